@@ -1,0 +1,29 @@
+//! The `#[capability]` macro of gateway-storage.
+
+mod capability;
+mod operation;
+
+use proc_macro::TokenStream;
+
+/// Makes the methods of a trait operations: values that a layer can be put around.
+///
+/// On a trait of backends it generates, for each method that is marked `#[operation(..)]`, a call value, and the
+/// implementation of the whole trait for `Layered<L, B>`, so that a layered backend has exactly the capabilities
+/// that the bare one has. With `#[capability(on = LayeredTransaction)]` it does so for a trait of transactions.
+///
+/// | on | attribute | says |
+/// |---|---|---|
+/// | a method | `#[operation(read)]` | it reads data, and may be repeated |
+/// | | `#[operation(write)]`, `#[operation(control)]` | it changes data; it does neither |
+/// | | `.., replayable` | doing it twice is doing it once, in effect and in result |
+/// | | `.., batch = items` | the length of the argument `items` is its batch size |
+/// | | `#[forward]` | it is no operation: layers pass it through |
+/// | a type | `#[layered(Wrapper)]` | layered, it is `Wrapper<L, ..>`; operations that return it wrap it |
+///
+/// An operation is `fn name(&self, ..) -> impl Future<Output = Result<T>> + Send` (or `impl Stream<Item =
+/// Result<T>> + Send`); a transaction's takes `&mut self`, or `self` if it ends it. Operations have no type
+/// parameters and no default body: their arguments must be borrowed or `Clone`, since a layer may run a call twice.
+#[proc_macro_attribute]
+pub fn capability(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    capability::expand(arguments.into(), item.into()).unwrap_or_else(|error| error.to_compile_error()).into()
+}

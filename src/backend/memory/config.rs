@@ -1,0 +1,31 @@
+//! Configuration in a map.
+
+use std::collections::BTreeMap;
+
+use super::Memory;
+use crate::{ConfigStore, ConfigValue, Error, Key, Result, error::Kind};
+
+fn missing() -> Error {
+    Error::not_found(Kind::Config)
+}
+
+impl ConfigStore for Memory {
+    async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
+        self.read(|data| data.configs.get(key).cloned().ok_or_else(missing))
+    }
+
+    async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
+        self.write(|data| {
+            data.configs.insert(key.clone(), value.clone());
+            Ok(())
+        })
+    }
+
+    async fn delete_config(&self, key: &Key) -> Result<()> {
+        self.write(|data| data.configs.remove(key).map(drop).ok_or_else(missing))
+    }
+
+    async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {
+        self.read(|data| Ok(data.configs.clone()))
+    }
+}

@@ -1,0 +1,50 @@
+//! Credentials in a map.
+
+use super::Memory;
+use crate::{BatchReport, Credential, CredentialStore, Error, Found, Key, Result, error::Kind};
+
+fn missing() -> Error {
+    Error::not_found(Kind::Credential)
+}
+
+impl CredentialStore for Memory {
+    async fn get_credential(&self, id: &Key) -> Result<Credential> {
+        self.read(|data| data.credentials.get(id).cloned().ok_or_else(missing))
+    }
+
+    async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
+        self.write(|data| {
+            data.credentials.insert(id.clone(), credential.clone());
+            Ok(())
+        })
+    }
+
+    async fn delete_credential(&self, id: &Key) -> Result<()> {
+        self.write(|data| data.credentials.remove(id).map(drop).ok_or_else(missing))
+    }
+
+    async fn list_credentials(&self) -> Result<Vec<Key>> {
+        self.read(|data| Ok(data.credentials.keys().cloned().collect()))
+    }
+
+    async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
+        self.read(|data| Ok(Found::collect(ids, |id| data.credentials.get(id).cloned())))
+    }
+
+    async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
+        self.write(|data| {
+            data.credentials.extend(credentials.iter().cloned());
+            Ok(BatchReport { succeeded: credentials.len(), failures: Vec::new() })
+        })
+    }
+
+    async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
+        self.write(|data| {
+            let report = BatchReport::of_deletes(ids, |id| data.credentials.contains_key(id));
+            for id in ids {
+                data.credentials.remove(id);
+            }
+            Ok(report)
+        })
+    }
+}

@@ -1,0 +1,128 @@
+//! [`Memory`]: the simplest correct backend, and so the specification of the others.
+
+mod cache;
+mod config;
+mod credential;
+mod export;
+mod transaction;
+mod usage;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use cache::CachedValue;
+use serde::Deserialize;
+pub use transaction::MemoryTransaction;
+
+use crate::{
+    Backend, ConfigValue, Credential, Error, Key, Open, Result, StorageStats, UsageRecord,
+    codec::{Location, unknown_option},
+};
+
+/// Everything in this process and nothing on disk: for the unit tests of applications, and the model that
+/// every other backend is compared with.
+///
+/// All capabilities but connections. Open it with `memory:`; each one that is opened is a store of its own, and its
+/// clones share it. Calls never wait, so deadlines don't matter.
+#[derive(Clone)]
+pub struct Memory {
+    store: Arc<Mutex<Store>>,
+}
+
+#[derive(Default)]
+struct Store {
+    data: Arc<Data>,
+    cache: BTreeMap<Key, CachedValue>,
+    closed: bool,
+}
+
+/// What exports and transactions see a snapshot of.
+#[derive(Clone, Default)]
+struct Data {
+    credentials: BTreeMap<Key, Credential>,
+    configs: BTreeMap<Key, ConfigValue>,
+    usage: BTreeMap<Key, UsageRecord>,
+}
+
+impl Memory {
+    fn lock<T>(&self, work: impl FnOnce(&mut Store) -> Result<T>) -> Result<T> {
+        // A panic under the lock can leave no half-done change: each one is a single insert or remove.
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        if store.closed { Err(Error::closed()) } else { work(&mut store) }
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&Data) -> Result<T>) -> Result<T> {
+        self.lock(|store| work(&store.data))
+    }
+
+    fn write<T>(&self, work: impl FnOnce(&mut Data) -> Result<T>) -> Result<T> {
+        self.lock(|store| work(Arc::make_mut(&mut store.data)))
+    }
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Memory")
+    }
+}
+
+impl Backend for Memory {
+    fn label(&self) -> &'static str {
+        "memory"
+    }
+
+    fn set_deadline(&mut self, _: Duration) {}
+
+    async fn health(&self) -> Result<()> {
+        self.lock(|_| Ok(()))
+    }
+
+    async fn stats(&self) -> Result<StorageStats> {
+        self.read(|data| {
+            Ok(StorageStats {
+                credential_count: data.credentials.len() as u64,
+                config_count: data.configs.len() as u64,
+                usage_record_count: data.usage.len() as u64,
+                ..StorageStats::new(self.label())
+            })
+        })
+    }
+
+    async fn close(&self) -> Result<()> {
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        *store = Store { closed: true, ..Store::default() };
+        Ok(())
+    }
+}
+
+/// The configuration of [`Memory`]: there is nothing to configure.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct MemoryConfig {}
+
+impl TryFrom<&str> for MemoryConfig {
+    type Error = Error;
+
+    fn try_from(url: &str) -> Result<Self> {
+        let location = Location::parse(url, "memory")?;
+        if !location.rest.is_empty() {
+            return Err(Error::new(crate::ErrorKind::InvalidValue, "a memory URL is just `memory:`"));
+        }
+        match location.options().next().transpose()? {
+            None => Ok(Self {}),
+            Some((name, _)) => Err(unknown_option(name, &[])),
+        }
+    }
+}
+
+impl Open for Memory {
+    type Config = MemoryConfig;
+
+    async fn open(_: MemoryConfig) -> Result<Self> {
+        Ok(Self { store: Arc::default() })
+    }
+}

@@ -1,0 +1,122 @@
+//! Optimistic transactions: a snapshot, what was read, what is written; compared and applied at commit.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Data, Memory};
+use crate::{
+    ConfigValue, Credential, Error, ErrorKind, Key, Result, Transaction, Transactional, error::Kind,
+};
+
+/// A transaction of [`Memory`]: serializable.
+pub struct MemoryTransaction {
+    memory: Memory,
+    snapshot: Arc<Data>,
+    credentials: Changes<Credential>,
+    configs: Changes<ConfigValue>,
+}
+
+/// What a transaction touched, and what it wrote there (`Some(None)`: a delete).
+///
+/// Every touched key must be at commit what it was in the snapshot. That makes it serializable: at that moment the
+/// transaction would read again what it read.
+struct Changes<V>(BTreeMap<Key, Option<Option<V>>>);
+
+impl<V: Clone + PartialEq> Changes<V> {
+    fn get(&mut self, key: &Key, snapshot: &BTreeMap<Key, V>) -> Option<V> {
+        match self.0.entry(key.clone()).or_default() {
+            Some(written) => written.clone(),
+            None => snapshot.get(key).cloned(),
+        }
+    }
+
+    fn set(&mut self, key: &Key, value: Option<V>) {
+        self.0.insert(key.clone(), Some(value));
+    }
+
+    fn delete(&mut self, key: &Key, snapshot: &BTreeMap<Key, V>, kind: Kind) -> Result<()> {
+        self.get(key, snapshot).ok_or_else(|| Error::not_found(kind))?;
+        self.set(key, None);
+        Ok(())
+    }
+
+    fn hold(&self, snapshot: &BTreeMap<Key, V>, now: &BTreeMap<Key, V>) -> bool {
+        self.0.keys().all(|key| snapshot.get(key) == now.get(key))
+    }
+
+    fn apply(self, to: &mut BTreeMap<Key, V>) {
+        for (key, change) in self.0 {
+            match change {
+                Some(Some(value)) => drop(to.insert(key, value)),
+                Some(None) => drop(to.remove(&key)),
+                None => {}
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for MemoryTransaction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MemoryTransaction")
+    }
+}
+
+impl Transactional for Memory {
+    type Transaction = MemoryTransaction;
+
+    async fn begin(&self) -> Result<MemoryTransaction> {
+        self.lock(|store| {
+            Ok(MemoryTransaction {
+                memory: self.clone(),
+                snapshot: store.data.clone(),
+                credentials: Changes(BTreeMap::new()),
+                configs: Changes(BTreeMap::new()),
+            })
+        })
+    }
+}
+
+impl Transaction for MemoryTransaction {
+    async fn get_credential(&mut self, id: &Key) -> Result<Credential> {
+        self.credentials.get(id, &self.snapshot.credentials).ok_or_else(|| Error::not_found(Kind::Credential))
+    }
+
+    async fn set_credential(&mut self, id: &Key, credential: &Credential) -> Result<()> {
+        self.credentials.set(id, Some(credential.clone()));
+        Ok(())
+    }
+
+    async fn delete_credential(&mut self, id: &Key) -> Result<()> {
+        self.credentials.delete(id, &self.snapshot.credentials, Kind::Credential)
+    }
+
+    async fn get_config(&mut self, key: &Key) -> Result<ConfigValue> {
+        self.configs.get(key, &self.snapshot.configs).ok_or_else(|| Error::not_found(Kind::Config))
+    }
+
+    async fn set_config(&mut self, key: &Key, value: &ConfigValue) -> Result<()> {
+        self.configs.set(key, Some(value.clone()));
+        Ok(())
+    }
+
+    async fn delete_config(&mut self, key: &Key) -> Result<()> {
+        self.configs.delete(key, &self.snapshot.configs, Kind::Config)
+    }
+
+    async fn commit(self) -> Result<()> {
+        let Self { memory, snapshot, credentials, configs } = self;
+        memory.write(|data| {
+            if !credentials.hold(&snapshot.credentials, &data.credentials)
+                || !configs.hold(&snapshot.configs, &data.configs)
+            {
+                return Err(Error::new(ErrorKind::Conflict, "another change came between; try again from the start"));
+            }
+            credentials.apply(&mut data.credentials);
+            configs.apply(&mut data.configs);
+            Ok(())
+        })
+    }
+
+    async fn rollback(self) -> Result<()> {
+        Ok(())
+    }
+}

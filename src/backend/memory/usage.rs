@@ -1,0 +1,47 @@
+//! Counters in a map of maps.
+
+use std::collections::BTreeMap;
+
+use super::{Data, Memory};
+use crate::{BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, error::Kind};
+
+fn missing() -> Error {
+    Error::not_found(Kind::Usage)
+}
+
+impl Data {
+    fn increment(&mut self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
+        let before = self.usage.get(key).and_then(|record| record.get(field.as_str())).unwrap_or(0);
+        let total = before.checked_add(delta).ok_or_else(Error::overflow)?;
+        self.usage.entry(key.clone()).or_default().set(field.clone(), total);
+        Ok(total)
+    }
+}
+
+impl UsageStore for Memory {
+    async fn increment_usage(&self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
+        self.write(|data| data.increment(key, field, delta))
+    }
+
+    async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
+        self.write(|data| {
+            let mut report = BatchReport::default();
+            for (index, Increment { key, field, delta }) in increments.iter().enumerate() {
+                report.record(index, key, data.increment(key, field, *delta));
+            }
+            Ok(report)
+        })
+    }
+
+    async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
+        self.read(|data| data.usage.get(key).cloned().ok_or_else(missing))
+    }
+
+    async fn reset_usage(&self, key: &Key) -> Result<()> {
+        self.write(|data| data.usage.remove(key).map(drop).ok_or_else(missing))
+    }
+
+    async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
+        self.read(|data| Ok(data.usage.clone()))
+    }
+}

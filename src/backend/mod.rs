@@ -1,0 +1,6 @@
+//! One folder a backend. No backend knows another one, or a layer.
+
+#[cfg(feature = "file")]
+pub(crate) mod file;
+#[cfg(feature = "memory")]
+pub(crate) mod memory;

@@ -1,0 +1,63 @@
+//! [`Backend`]: what everything that stores can do. [`Open`]: how it starts.
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use crate::{Error, Result, StorageStats, capability};
+
+/// A place where data is stored: the root of all capabilities.
+///
+/// A backend is a cheap handle: clones share the same store, and closing one closes all.
+///
+/// # Every operation of every capability
+///
+/// - ends: within the handle's [deadline](Backend::set_deadline), [`DEFAULT_DEADLINE`](crate::DEFAULT_DEADLINE)
+///   unless set. After it the error is [`Timeout`](crate::ErrorKind::Timeout), and its
+///   [outcome](crate::Error::outcome) says whether the operation may have been applied.
+/// - may be dropped at any await: it is then applied as a whole or not at all, and nothing else is disturbed.
+/// - after [`close`](Backend::close) is [`Closed`](crate::ErrorKind::Closed).
+#[capability]
+#[diagnostic::on_unimplemented(message = "`{Self}` is not a storage backend")]
+pub trait Backend: Clone + Send + Sync + 'static {
+    /// The backend's name in statistics, errors and telemetry: `"file"`, `"memory"`.
+    #[forward]
+    fn label(&self) -> &'static str;
+
+    /// Sets the deadline of every later call on this handle. Other handles keep theirs.
+    #[forward]
+    fn set_deadline(&mut self, deadline: Duration);
+
+    /// Says whether the backend can serve reads and writes now.
+    ///
+    /// - `Ok` only after asking: a server is spoken to, a store on disk has not failed a write.
+    #[operation(control, replayable)]
+    fn health(&self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Counts what is stored and describes the store. No secrets, no keys.
+    #[operation(control, replayable)]
+    fn stats(&self) -> impl Future<Output = Result<StorageStats>> + Send;
+
+    /// Finishes the writes under way and releases everything: files, locks, connections.
+    ///
+    /// - When it returns `Ok`, another process can open the store.
+    /// - Every handle is closed with it. Closing again is `Ok`.
+    #[operation(control, replayable)]
+    fn close(&self) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// A backend that is opened from a configuration: a URL such as `file:./data`, or the typed
+/// [`Config`](Open::Config).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be opened from a configuration",
+    note = "open the bare backend, `Storage::<File>::open(..)`, then add layers with `.layer(..)`"
+)]
+pub trait Open: Backend {
+    /// What it is opened with. It is made from a URL, or deserialized; unknown fields are refused.
+    type Config: DeserializeOwned + for<'url> TryFrom<&'url str, Error = Error> + Send;
+
+    /// Opens the store.
+    ///
+    /// - It checks what it finds: damaged, foreign or newer data is an error, and is left as it is.
+    fn open(config: Self::Config) -> impl Future<Output = Result<Self>> + Send;
+}

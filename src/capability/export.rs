@@ -1,0 +1,27 @@
+//! [`Exportable`]: everything out as a stream, and in again.
+
+use futures_core::Stream;
+
+use crate::{Backend, BatchReport, Record, Result, capability};
+
+/// Streams all records out, and takes records in.
+#[capability]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be exported or imported",
+    note = "backends that export and import: `File`, `Memory`"
+)]
+pub trait Exportable: Backend {
+    /// Streams every credential, then every config value, then every counter, each sorted by key (and field).
+    ///
+    /// - Ends after the first error.
+    /// - Writes may go on; `File` and `Memory` export the store as it was when the stream was made.
+    #[operation(read)]
+    fn export(&self) -> impl Stream<Item = Result<Record>> + Send;
+
+    /// Stores many records, in place of those that are there under the same keys. Others stay.
+    ///
+    /// - A counter is set to its count, so that repeating an import is harmless.
+    /// - One bad record does not stop the others; of several under one key the last one stays.
+    #[operation(write, replayable, batch = records)]
+    fn import(&self, records: &[Record]) -> impl Future<Output = Result<BatchReport>> + Send;
+}

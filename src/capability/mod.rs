@@ -1,0 +1,20 @@
+//! The contract: one trait a file. What a backend implements is what it can do.
+
+mod backend;
+mod cache;
+mod config;
+mod credential;
+mod export;
+mod pool;
+mod transaction;
+mod usage;
+
+pub use backend::{Backend, Open};
+pub use cache::{CacheStore, MAX_CACHE_TTL};
+pub(crate) use cache::check_cache;
+pub use config::ConfigStore;
+pub use credential::CredentialStore;
+pub use export::Exportable;
+pub use pool::Pooled;
+pub use transaction::{Transaction, Transactional};
+pub use usage::UsageStore;

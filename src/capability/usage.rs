@@ -1,0 +1,46 @@
+//! [`UsageStore`]: counters.
+
+use std::collections::BTreeMap;
+
+use crate::{Backend, BatchReport, Increment, Key, Result, UsageRecord, capability};
+
+/// Counts usage: records by key, each a map of fields to `i64`.
+#[capability]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot count usage",
+    note = "backends that count usage: `File`, `Memory`"
+)]
+pub trait UsageStore: Backend {
+    /// Adds `delta` to one counter and returns the new total. A missing counter starts at 0.
+    ///
+    /// - Atomic and exact under any concurrency, in this process and others; durable like any write.
+    /// - [`Overflow`](crate::ErrorKind::Overflow) if the total would leave `i64`; the counter is as it was.
+    /// - Never repeated by a layer: whoever repeats it after an [unknown outcome](crate::Outcome::Unknown) may
+    ///   count twice.
+    #[operation(write)]
+    fn increment_usage(&self, key: &Key, field: &Key, delta: i64) -> impl Future<Output = Result<i64>> + Send;
+
+    /// Adds to many counters in one round trip.
+    ///
+    /// - Each increment is atomic; the many are not one transaction.
+    /// - In order: increments of one counter add up, and one that overflows is a failure in the report and leaves
+    ///   the counter to the next.
+    #[operation(write, batch = increments)]
+    fn increment_many(&self, increments: &[Increment]) -> impl Future<Output = Result<BatchReport>> + Send;
+
+    /// Reads one record.
+    ///
+    /// - [`NotFound`](crate::ErrorKind::NotFound) if none of its counters was ever incremented, or it was reset.
+    #[operation(read)]
+    fn get_usage(&self, key: &Key) -> impl Future<Output = Result<UsageRecord>> + Send;
+
+    /// Removes one record with all its counters.
+    ///
+    /// - [`NotFound`](crate::ErrorKind::NotFound) if there is none.
+    #[operation(write)]
+    fn reset_usage(&self, key: &Key) -> impl Future<Output = Result<()>> + Send;
+
+    /// Reads all records, sorted by key.
+    #[operation(read)]
+    fn list_usage(&self) -> impl Future<Output = Result<BTreeMap<Key, UsageRecord>>> + Send;
+}

@@ -1,0 +1,100 @@
+//! The name of a stored record, of any kind, as bytes.
+
+use crate::{Error, ErrorKind, Key, Result};
+
+/// Which record: its kind, its key, and for a counter its field.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RecordKey {
+    /// A credential by its id.
+    Credential(Key),
+    /// A config value by its key.
+    Config(Key),
+    /// A counter by its record's key and its field.
+    Usage(Key, Key),
+}
+
+const CREDENTIAL: u8 = b'c';
+const CONFIG: u8 = b'f';
+const USAGE: u8 = b'u';
+
+/// Stands between key and field. No key holds it, so `a` + `b` is never another pair.
+const SEPARATOR: u8 = 0;
+
+impl RecordKey {
+    /// One byte for the kind, the key, and for a counter NUL and the field.
+    ///
+    /// Injective; the order of the bytes is the order of the records.
+    pub fn encode(&self) -> Vec<u8> {
+        let (kind, key, field) = match self {
+            Self::Credential(id) => (CREDENTIAL, id, None),
+            Self::Config(key) => (CONFIG, key, None),
+            Self::Usage(key, field) => (USAGE, key, Some(field)),
+        };
+        let mut bytes = Vec::with_capacity(2 + key.as_str().len() + field.map_or(0, |field| field.as_str().len()));
+        bytes.push(kind);
+        bytes.extend_from_slice(key.as_str().as_bytes());
+        if let Some(field) = field {
+            bytes.push(SEPARATOR);
+            bytes.extend_from_slice(field.as_str().as_bytes());
+        }
+        bytes
+    }
+
+    /// What [`encode`](Self::encode) wrote, and nothing else: other bytes are Corrupt.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let (kind, name) = bytes.split_first().ok_or_else(corrupt)?;
+        match *kind {
+            CREDENTIAL => Ok(Self::Credential(key(name)?)),
+            CONFIG => Ok(Self::Config(key(name)?)),
+            USAGE => {
+                let at = name.iter().position(|byte| *byte == SEPARATOR).ok_or_else(corrupt)?;
+                Ok(Self::Usage(key(&name[..at])?, key(&name[at + 1..])?))
+            }
+            _ => Err(corrupt()),
+        }
+    }
+}
+
+fn key(bytes: &[u8]) -> Result<Key> {
+    let name = std::str::from_utf8(bytes).map_err(|_| corrupt())?;
+    Key::new(name).map_err(|why| corrupt().with_source(why))
+}
+
+#[cold]
+fn corrupt() -> Error {
+    Error::new(ErrorKind::Corrupt, "the name of a stored record can't be read")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_key() -> impl Strategy<Value = Key> {
+        "[^\\p{Cc}]{1,60}".prop_map(|name| Key::new(&name).unwrap())
+    }
+
+    fn any_record() -> impl Strategy<Value = RecordKey> {
+        prop_oneof![
+            any_key().prop_map(RecordKey::Credential),
+            any_key().prop_map(RecordKey::Config),
+            (any_key(), any_key()).prop_map(|(key, field)| RecordKey::Usage(key, field)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn reversible_injective_and_in_order(left in any_record(), right in any_record()) {
+            prop_assert_eq!(&RecordKey::decode(&left.encode()).unwrap(), &left);
+            prop_assert_eq!(left.encode().cmp(&right.encode()), left.cmp(&right));
+        }
+
+        #[test]
+        fn foreign_bytes_are_refused_or_canonical(bytes: Vec<u8>) {
+            if let Ok(record) = RecordKey::decode(&bytes) {
+                prop_assert_eq!(record.encode(), bytes);
+            }
+        }
+    }
+}

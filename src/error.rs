@@ -1,0 +1,351 @@
+//! One error type for every operation of every backend.
+
+use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc};
+
+use crate::Key;
+
+/// What every operation returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, and whether the operation happened.
+///
+/// ```
+/// # use gateway_storage::{Error, ErrorKind, Key, Outcome};
+/// let error = Key::new("").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidKey);
+/// assert_eq!(error.outcome(), Outcome::NotApplied);
+/// assert!(!error.is_retryable());
+/// ```
+///
+/// # Design
+///
+/// One type, one word wide (a `Result<()>` too), cheap to clone: a group commit that fails gives the same
+/// error to everyone who waited for it. Match on [`kind`](Error::kind), ask [`outcome`](Error::outcome)
+/// before you repeat a write.
+///
+/// No text that this type prints (`Display`, `Debug`, its [sources](StdError::source)) contains a key, a
+/// credential, a stored value or a password. The key that an error is about is in [`key`](Error::key), for
+/// the caller who may decide to show it.
+#[derive(Clone, thiserror::Error)]
+#[error(transparent)]
+pub struct Error(Arc<Inner>);
+
+#[derive(thiserror::Error)]
+#[error("{message}")]
+struct Inner {
+    kind: ErrorKind,
+    outcome: Outcome,
+    retryable: bool,
+    message: Cow<'static, str>,
+    code: Option<Box<str>>,
+    key: Option<Key>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+/// The kinds of [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// There is no such record. `get`, `delete` and `reset` say so on every backend; see
+    /// [`Optional::optional`].
+    NotFound,
+    /// A key is empty, longer than [`Key::MAX_BYTES`] or holds a control character.
+    InvalidKey,
+    /// A value, an option or a configuration is not what the operation takes.
+    InvalidValue,
+    /// A value is over one of the documented limits.
+    TooLarge,
+    /// An increment would leave the range of `i64`; the counter is as it was.
+    Overflow,
+    /// Someone else changed the same thing; reread and try again.
+    Conflict,
+    /// The backend has no room for this now: a full queue, or a store that another process holds.
+    Busy,
+    /// The deadline passed. [`Error::outcome`] says whether the operation may have been applied.
+    Timeout,
+    /// The backend can't be reached or can't go on.
+    Unavailable,
+    /// The backend is there and does not let us.
+    Denied,
+    /// Stored data is damaged, or is not what this crate writes.
+    Corrupt,
+    /// The server behind the backend can't do this. Only what no type can know: a version, a topology.
+    Unsupported,
+    /// The storage was closed by one of its handles.
+    Closed,
+    /// A defect of this crate or of a driver.
+    Internal,
+}
+
+impl ErrorKind {
+    /// The kind's stable, low-cardinality name: `"not_found"`, `"timeout"`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::InvalidKey => "invalid_key",
+            Self::InvalidValue => "invalid_value",
+            Self::TooLarge => "too_large",
+            Self::Overflow => "overflow",
+            Self::Conflict => "conflict",
+            Self::Busy => "busy",
+            Self::Timeout => "timeout",
+            Self::Unavailable => "unavailable",
+            Self::Denied => "denied",
+            Self::Corrupt => "corrupt",
+            Self::Unsupported => "unsupported",
+            Self::Closed => "closed",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whether an operation that failed may have changed something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Nothing was changed, now or later.
+    NotApplied,
+    /// The operation may have been applied, or may still be.
+    Unknown,
+}
+
+impl Error {
+    /// An error of this kind, with the outcome [`Outcome::NotApplied`].
+    ///
+    /// The message is for people: lower case, no final full stop, and never a key, a value or a password.
+    #[cold]
+    pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        use ErrorKind::{Busy, Conflict, Timeout, Unavailable};
+        Self(Arc::new(Inner {
+            kind,
+            outcome: Outcome::NotApplied,
+            retryable: matches!(kind, Busy | Conflict | Timeout | Unavailable),
+            message: message.into(),
+            code: None,
+            key: None,
+            source: None,
+        }))
+    }
+
+    /// The same error with another outcome.
+    #[cold]
+    #[must_use]
+    pub fn with_outcome(self, outcome: Outcome) -> Self {
+        self.edit(|inner| inner.outcome = outcome)
+    }
+
+    /// The same error, retryable or not whatever its kind says.
+    #[cold]
+    #[must_use]
+    pub fn with_retryable(self, retryable: bool) -> Self {
+        self.edit(|inner| inner.retryable = retryable)
+    }
+
+    /// The same error with the backend's own code: an SQLSTATE, a Redis prefix, an `errno`.
+    #[cold]
+    #[must_use]
+    pub fn with_code(self, code: impl Into<Box<str>>) -> Self {
+        self.edit(|inner| inner.code = Some(code.into()))
+    }
+
+    /// The same error, about this key. The key is not printed.
+    #[cold]
+    #[must_use]
+    pub fn with_key(self, key: &Key) -> Self {
+        self.edit(|inner| inner.key = Some(key.clone()))
+    }
+
+    /// The same error with its cause. The cause's text must hold no key, value or password.
+    #[cold]
+    #[must_use]
+    pub fn with_source(self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.edit(|inner| inner.source = Some(Arc::new(source)))
+    }
+
+    fn edit(self, change: impl FnOnce(&mut Inner)) -> Self {
+        let mut inner = Arc::try_unwrap(self.0).unwrap_or_else(|shared| shared.copy());
+        change(&mut inner);
+        Self(Arc::new(inner))
+    }
+
+    /// What kind of error this is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether the operation may have been applied. Repeat a write that isn't replayable only after
+    /// [`Outcome::NotApplied`].
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        self.0.outcome
+    }
+
+    /// Whether the same call may succeed later. It does not say that repeating is harmless: see
+    /// [`outcome`](Error::outcome).
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        self.0.retryable
+    }
+
+    /// The backend's own code, if it gave one: an SQLSTATE, a Redis prefix, an `errno`.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        self.0.code.as_deref()
+    }
+
+    /// The key that the error is about, where one record is to blame. Keys can be secrets (a client's API
+    /// key, say), so it is never part of the printed error.
+    #[must_use]
+    pub fn key(&self) -> Option<&Key> {
+        self.0.key.as_ref()
+    }
+
+    #[cold]
+    pub(crate) fn not_found(what: Kind) -> Self {
+        Self::new(
+            ErrorKind::NotFound,
+            match what {
+                Kind::Credential => "no credential has this id",
+                Kind::Config => "no config has this key",
+                Kind::Usage => "no usage record has this key",
+                Kind::Cache => "the cache holds no value for this key",
+            },
+        )
+    }
+
+    #[cold]
+    pub(crate) fn overflow() -> Self {
+        Self::new(ErrorKind::Overflow, "the counter would leave the range of i64")
+    }
+
+    #[cold]
+    pub(crate) fn closed() -> Self {
+        Self::new(ErrorKind::Closed, "the storage is closed")
+    }
+}
+
+/// The kinds of data, for messages.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    Credential,
+    Config,
+    Usage,
+    #[cfg_attr(not(feature = "memory"), expect(dead_code, reason = "no backend of this build caches"))]
+    Cache,
+}
+
+impl Inner {
+    fn copy(&self) -> Self {
+        Self {
+            kind: self.kind,
+            outcome: self.outcome,
+            retryable: self.retryable,
+            message: self.message.clone(),
+            code: self.code.clone(),
+            key: self.key.clone(),
+            source: self.source.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt_debug(f)
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fmt_debug(f)
+    }
+}
+
+impl Inner {
+    // Sources are printed by their Display: a driver's Debug can hold statements and parameters.
+    fn fmt_debug(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind, self.message)?;
+        if let Some(code) = &self.code {
+            write!(f, " [{code}]")?;
+        }
+        if self.outcome == Outcome::Unknown {
+            f.write_str(" (outcome unknown)")?;
+        }
+        let mut source = self.source.as_deref().map(|source| source as &dyn StdError);
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// Turns "there is no such record" into `None`.
+///
+/// ```
+/// # use gateway_storage::{Memory, Optional, Storage};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+/// let storage = Storage::<Memory>::open("memory:").await?;
+/// assert!(storage.get_config("retries").await.optional()?.is_none());
+/// # Ok(()) }
+/// ```
+pub trait Optional<T> {
+    /// `Ok(Some(_))` for a value, `Ok(None)` for [`ErrorKind::NotFound`], any other error as it is.
+    fn optional(self) -> Result<Option<T>>;
+}
+
+impl<T> Optional<T> for Result<T> {
+    fn optional(self) -> Result<Option<T>> {
+        match self {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_is_one_word_wide() {
+        assert_eq!(size_of::<Result<()>>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn prints_its_chain_and_never_its_key() {
+        let key = Key::new("sk-client-api-key").unwrap();
+        let error = Error::new(ErrorKind::Corrupt, "a usage record can't be read")
+            .with_key(&key)
+            .with_code("E1")
+            .with_outcome(Outcome::Unknown)
+            .with_source(std::io::Error::other("disk"));
+        assert_eq!(
+            format!("{error:?}"),
+            "corrupt: a usage record can't be read [E1] (outcome unknown): disk"
+        );
+        assert_eq!(error.to_string(), "a usage record can't be read");
+        assert_eq!(error.source().unwrap().to_string(), "disk");
+        assert_eq!(error.key(), Some(&key));
+    }
+
+    #[test]
+    fn a_clone_can_be_edited_alone() {
+        let first = Error::new(ErrorKind::Busy, "busy");
+        let second = first.clone().with_retryable(false);
+        assert!(first.is_retryable() && !second.is_retryable());
+    }
+}

@@ -1,0 +1,205 @@
+//! Operations as values, and what is put around them.
+//!
+//! Every operation of every capability is a [`Call`]: a small value that knows its name and how to run. A
+//! [`Layer`] is written once, around any call there is or will be. [`Layered`] puts a layer on a backend and has
+//! exactly the capabilities that the backend has; `#[capability]` generates its forwarding.
+//!
+//! A whole layer, which says what is slow:
+//!
+//! ```
+//! use std::time::{Duration, Instant};
+//! use gateway_storage::{Call, Layer, Memory, Receiver, Result, Storage};
+//!
+//! #[derive(Clone)]
+//! struct LogSlow(Duration);
+//!
+//! impl Layer for LogSlow {
+//!     async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
+//!         let start = Instant::now();
+//!         let result = call.run(on).await;
+//!         if start.elapsed() > self.0 {
+//!             eprintln!("{} took {:?}", C::OPERATION.name, start.elapsed());
+//!         }
+//!         result
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<()> {
+//! let storage = Storage::<Memory>::open("memory:").await?.layer(LogSlow(Duration::from_millis(100)));
+//! storage.set_config("retries", serde_json::json!(3)).await?;
+//! # Ok(()) }
+//! ```
+
+mod count;
+mod trace;
+
+pub use count::Count;
+use futures_core::Stream;
+pub use trace::Trace;
+
+use crate::Result;
+
+/// What is known of an operation when the program is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Operation {
+    /// The method's name: `"get_credential"`, `"commit"`. Stable, and safe as a metric's attribute.
+    pub name: &'static str,
+    /// What the operation does to the data.
+    pub kind: OperationKind,
+    /// Whether doing it twice is the same as doing it once, in effect and in result.
+    pub replayable: bool,
+}
+
+impl Operation {
+    /// An operation. Only `#[capability]` needs this.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn new(name: &'static str, kind: OperationKind, replayable: bool) -> Self {
+        Self { name, kind, replayable }
+    }
+}
+
+/// What an operation does to the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OperationKind {
+    /// Reads it.
+    Read,
+    /// Changes it.
+    Write,
+    /// Neither: health, statistics, begin and end of a transaction, close.
+    Control,
+}
+
+/// An operation as a value: what it is called, and how to run it on a receiver.
+///
+/// `#[capability]` generates one for each method. [`run`](Call::run) borrows the call, so a layer may run it again.
+pub trait Call<R>: Send + Sync {
+    /// What the operation gives if it succeeds.
+    type Output: Send;
+
+    /// Its name, kind, and whether it may be repeated.
+    const OPERATION: Operation;
+
+    /// How many items a batch has; `None` for an operation that is not a batch.
+    fn batch_size(&self) -> Option<usize> {
+        None
+    }
+
+    /// Runs the operation.
+    fn run(&self, on: R) -> impl Future<Output = Result<Self::Output>> + Send;
+}
+
+/// What an operation runs on: `&B` (a backend), `&mut T` (a transaction), or [`Owned<T>`] (a transaction that
+/// ends).
+pub trait Receiver: Send + Sized {
+    /// The same receiver for another try, if there can be one: only a backend can be asked twice.
+    fn again(&self) -> Option<Self>;
+}
+
+impl<B: Sync> Receiver for &B {
+    #[inline]
+    fn again(&self) -> Option<Self> {
+        Some(self)
+    }
+}
+
+impl<T: Send> Receiver for &mut T {
+    #[inline]
+    fn again(&self) -> Option<Self> {
+        None
+    }
+}
+
+/// A receiver that the operation consumes, as `commit` does.
+#[derive(Debug)]
+pub struct Owned<T>(pub T);
+
+impl<T: Send> Receiver for Owned<T> {
+    #[inline]
+    fn again(&self) -> Option<Self> {
+        None
+    }
+}
+
+/// Middleware around every operation, written once. The [module's page](self) shows a whole one.
+pub trait Layer: Clone + Send + Sync + 'static {
+    /// Runs the call, and does its own work before and after. May run it not at all, or, if it is replayable and the
+    /// receiver can be had [again](Receiver::again), more than once.
+    fn around<R: Receiver, C: Call<R>>(
+        &self,
+        on: R,
+        call: C,
+    ) -> impl Future<Output = Result<C::Output>> + Send;
+
+    /// Wraps an operation that gives a stream. Passes it through unless the layer says otherwise.
+    fn around_stream<T: Send, S: Stream<Item = Result<T>> + Send>(
+        &self,
+        operation: Operation,
+        items: S,
+    ) -> impl Stream<Item = Result<T>> + Send {
+        let _ = operation;
+        items
+    }
+}
+
+/// A backend with a layer around it: implements exactly the capabilities that `B` has.
+#[derive(Clone, Debug)]
+pub struct Layered<L, B> {
+    layer: L,
+    inner: B,
+}
+
+impl<L, B> Layered<L, B> {
+    /// Puts the layer around the backend.
+    #[must_use]
+    pub const fn new(layer: L, inner: B) -> Self {
+        Self { layer, inner }
+    }
+
+    /// The layer.
+    #[inline]
+    pub const fn layer(&self) -> &L {
+        &self.layer
+    }
+
+    /// The backend inside.
+    #[inline]
+    pub const fn inner(&self) -> &B {
+        &self.inner
+    }
+
+    /// The backend inside, to change its settings.
+    #[inline]
+    pub const fn inner_mut(&mut self) -> &mut B {
+        &mut self.inner
+    }
+}
+
+/// A transaction with its storage's layer around it.
+#[derive(Debug)]
+pub struct LayeredTransaction<L, T> {
+    layer: L,
+    inner: T,
+}
+
+impl<L, T> LayeredTransaction<L, T> {
+    /// Puts the layer around the transaction.
+    #[must_use]
+    pub const fn new(layer: L, inner: T) -> Self {
+        Self { layer, inner }
+    }
+
+    /// The layer and the transaction inside.
+    #[inline]
+    pub const fn parts(&mut self) -> (&L, &mut T) {
+        (&self.layer, &mut self.inner)
+    }
+
+    /// The layer and the transaction, taken apart.
+    #[inline]
+    pub fn into_parts(self) -> (L, T) {
+        (self.layer, self.inner)
+    }
+}

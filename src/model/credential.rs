@@ -1,0 +1,180 @@
+//! [`Credential`]: a JSON object that never prints itself.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use super::document;
+use crate::{Error, ErrorKind, Result};
+
+/// An OAuth credential, or any other JSON object: stored as it is, field for field.
+///
+/// Cheap to clone (one reference count), and immutable: [`with`](Credential::with) makes a changed one.
+/// At most [`MAX_DEPTH`](crate::MAX_DEPTH) deep and [`MAX_VALUE_BYTES`](crate::MAX_VALUE_BYTES) as compact
+/// JSON, checked when it is made, so that every `Credential` can be stored in every backend.
+///
+/// ```
+/// # use gateway_storage::Credential;
+/// # use serde_json::json;
+/// let credential = Credential::try_from(json!({ "access_token": "ya29.xxx", "project_id": "p-1" }))?;
+/// assert_eq!(credential.get("project_id"), Some(&json!("p-1")));
+/// assert_eq!(format!("{credential:?}"), "Credential(2 fields)");
+/// # Ok::<(), gateway_storage::Error>(())
+/// ```
+#[derive(Clone, PartialEq)]
+pub struct Credential(Arc<Map<String, Value>>);
+
+impl Credential {
+    /// Checks the limits and takes the fields.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::TooLarge`] if they are nested too deep or too large.
+    pub fn new(fields: Map<String, Value>) -> Result<Self> {
+        document::check(fields.values(), 1)?;
+        document::check_size(&fields)?;
+        Ok(Self(Arc::new(fields)))
+    }
+
+    /// Reads JSON text.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidValue`] if it is not a JSON object, [`ErrorKind::TooLarge`] as
+    /// [`new`](Credential::new). The message names the place, and quotes nothing.
+    pub fn from_json(text: impl AsRef<[u8]>) -> Result<Self> {
+        document::parse::<Value>(text.as_ref())?.try_into()
+    }
+
+    /// Writes a type of yours as a credential.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidValue`] if it does not serialize to an object.
+    pub fn from_typed<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
+        document::from_typed(value)?.try_into()
+    }
+
+    /// Reads the credential as a type of yours.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidValue`] with the path of the field that does not fit.
+    pub fn to_typed<T: DeserializeOwned>(&self) -> Result<T> {
+        document::to_typed(Value::Object((*self.0).clone()))
+    }
+
+    /// The fields.
+    #[must_use]
+    pub fn fields(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
+    /// One field.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
+    /// The credential with one field set.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Credential::new).
+    pub fn with(&self, name: impl Into<String>, value: impl Into<Value>) -> Result<Self> {
+        let mut fields = (*self.0).clone();
+        fields.insert(name.into(), value.into());
+        Self::new(fields)
+    }
+
+    /// Compact JSON text, secrets and all.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(&*self.0).expect("a map of values with string keys is always JSON")
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "Credential({count} {})", if count == 1 { "field" } else { "fields" })
+    }
+}
+
+impl TryFrom<Map<String, Value>> for Credential {
+    type Error = Error;
+
+    fn try_from(fields: Map<String, Value>) -> Result<Self> {
+        Self::new(fields)
+    }
+}
+
+impl From<&Credential> for Credential {
+    fn from(shared: &Credential) -> Self {
+        shared.clone()
+    }
+}
+
+impl TryFrom<Value> for Credential {
+    type Error = Error;
+
+    fn try_from(value: Value) -> Result<Self> {
+        let found = match value {
+            Value::Object(fields) => return Self::new(fields),
+            Value::Null => "null",
+            Value::Bool(_) => "a boolean",
+            Value::Number(_) => "a number",
+            Value::String(_) => "a string",
+            Value::Array(_) => "an array",
+        };
+        Err(Error::new(ErrorKind::InvalidValue, format!("a credential is a JSON object, this is {found}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{MAX_DEPTH, MAX_VALUE_BYTES};
+
+    fn nested(depth: usize) -> Value {
+        (1..depth).fold(json!({}), |inner, _| json!({ "a": inner }))
+    }
+
+    #[test]
+    fn depth_is_limited() {
+        assert!(Credential::try_from(nested(MAX_DEPTH)).is_ok());
+        let error = Credential::try_from(nested(MAX_DEPTH + 1)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+    }
+
+    #[test]
+    fn size_is_that_of_the_compact_json() {
+        let around = r#"{"a":""}"#.len();
+        let fits = json!({ "a": "x".repeat(MAX_VALUE_BYTES - around) });
+        assert_eq!(Credential::try_from(fits).unwrap().to_json().len(), MAX_VALUE_BYTES);
+        let over = json!({ "a": "x".repeat(MAX_VALUE_BYTES - around + 1) });
+        assert_eq!(Credential::try_from(over).unwrap_err().kind(), ErrorKind::TooLarge);
+    }
+
+    #[test]
+    fn errors_name_the_place_and_quote_nothing() {
+        #[derive(serde::Deserialize, Debug)]
+        struct Token {
+            #[allow(dead_code)]
+            expires_in: u32,
+        }
+        let credential = Credential::try_from(json!({ "expires_in": "ya29.secret" })).unwrap();
+        let error = credential.to_typed::<Token>().unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(text.contains("at `expires_in`") && !text.contains("ya29"), "{text}");
+
+        for text in [r#"{"a": ya29.secret}"#, r#"["ya29.secret"]"#, r#"{"a":"ya29.secret"#] {
+            let error = Credential::from_json(text).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidValue);
+            assert!(!format!("{error} {error:?}").contains("ya29"));
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What a JSON document may be: its limits, checked before it is stored or sent.
+
+use std::io;
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{Error, ErrorKind, Result};
+
+/// How deep arrays and objects may be nested in a credential or a config value: a scalar is 0 deep, `{}` is 1.
+pub const MAX_DEPTH: usize = 64;
+
+/// The largest credential, config value (as compact JSON) or cache value, in bytes: 1 MiB.
+pub const MAX_VALUE_BYTES: usize = 1 << 20;
+
+/// Checks depth and encoded size.
+pub(crate) fn check<'v>(values: impl IntoIterator<Item = &'v Value>, depth: usize) -> Result<()> {
+    values.into_iter().try_for_each(|value| check_depth(value, depth))
+}
+
+fn check_depth(value: &Value, above: usize) -> Result<()> {
+    let depth = above + 1;
+    match value {
+        Value::Array(_) | Value::Object(_) if depth > MAX_DEPTH => Err(too_deep()),
+        Value::Array(items) => check(items, depth),
+        Value::Object(fields) => check(fields.values(), depth),
+        _ => Ok(()),
+    }
+}
+
+/// Checks the size of the compact JSON without keeping it.
+pub(crate) fn check_size(document: &impl Serialize) -> Result<()> {
+    serde_json::to_writer(Room(MAX_VALUE_BYTES), document).map_err(|_| too_large())
+}
+
+#[cold]
+fn too_deep() -> Error {
+    Error::new(ErrorKind::TooLarge, format!("a value is nested at most {MAX_DEPTH} deep, this one is deeper"))
+}
+
+#[cold]
+pub(crate) fn too_large() -> Error {
+    Error::new(ErrorKind::TooLarge, format!("a value has at most {MAX_VALUE_BYTES} bytes, this one has more"))
+}
+
+/// A writer that keeps nothing and has so much room.
+struct Room(usize);
+
+impl io::Write for Room {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::FileTooLarge)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// JSON text as a value. A parser's message has a line and a column, and none of the text.
+pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
+    if text.len() > MAX_PARSED_BYTES {
+        return Err(too_large());
+    }
+    serde_json::from_slice(text).map_err(|error| {
+        // serde_json stops at 128 levels and has no category for it.
+        if error.to_string().starts_with("recursion limit") {
+            return too_deep();
+        }
+        let problem = match error.classify() {
+            serde_json::error::Category::Eof => "ends too early",
+            serde_json::error::Category::Data => "is not of the type that is wanted",
+            _ => "is not JSON",
+        };
+        Error::new(
+            ErrorKind::InvalidValue,
+            format!("the text {problem}, at line {} column {}", error.line(), error.column()),
+        )
+    })
+}
+
+/// Text may be wider than the compact form that counts (indented, escaped), but not without end.
+const MAX_PARSED_BYTES: usize = 16 * MAX_VALUE_BYTES;
+
+/// A document as the caller's own type. Serde's messages quote values, so only the place is kept.
+pub(crate) fn to_typed<T: DeserializeOwned>(document: impl serde::Deserializer<'static>) -> Result<T> {
+    serde_path_to_error::deserialize(document).map_err(|error| {
+        let (path, wanted) = (error.path().to_string(), std::any::type_name::<T>());
+        let place = if path == "." { String::new() } else { format!(" at `{path}`") };
+        Error::new(ErrorKind::InvalidValue, format!("the stored value does not fit `{wanted}`{place}"))
+    })
+}
+
+/// The caller's own type as JSON.
+pub(crate) fn from_typed<T: Serialize + ?Sized>(value: &T) -> Result<Value> {
+    serde_json::to_value(value).map_err(|_| {
+        let given = std::any::type_name::<T>();
+        Error::new(ErrorKind::InvalidValue, format!("`{given}` can't be written as JSON"))
+    })
+}

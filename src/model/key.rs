@@ -1,0 +1,196 @@
+//! [`Key`]: the name of a record.
+
+use std::{
+    borrow::{Borrow, Cow},
+    fmt,
+    sync::Arc,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::{Error, ErrorKind, Result};
+
+/// The name of a record, or of a field in a usage record: UTF-8, 1 to 255 bytes, no control characters.
+///
+/// Nothing else is forbidden and nothing is ever interpreted: `../x`, `a/b`, `*`, `$where` and `con` are
+/// ordinary keys, and keys that differ only in case are two keys. Sorted by their bytes. Cheap to clone.
+///
+/// ```
+/// # use gateway_storage::Key;
+/// let key = Key::new("user.name@example.com-003")?;
+/// assert_eq!(key.as_str(), "user.name@example.com-003");
+/// assert!(Key::new("line\nbreak").is_err());
+/// # Ok::<(), gateway_storage::Error>(())
+/// ```
+///
+/// A key can be a secret (applications count usage under their clients' API keys), so `Debug` shows only its
+/// length and there is no `Display`: print [`as_str`](Key::as_str) where you mean it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Arc<str>);
+
+impl Key {
+    /// The longest key, in bytes.
+    pub const MAX_BYTES: usize = 255;
+
+    /// Checks a name and makes it a key.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidKey`] if it is empty, over [`Key::MAX_BYTES`], or holds a control character
+    /// (Unicode category Cc). The message does not repeat the name.
+    pub fn new(name: &str) -> Result<Self> {
+        check(name).map(|()| Self(name.into()))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn check(name: &str) -> Result<()> {
+    if name.is_empty() {
+        return Err(invalid("a key can't be empty"));
+    }
+    if name.len() > Key::MAX_BYTES {
+        return Err(invalid(format!("a key has at most {} bytes, this one {}", Key::MAX_BYTES, name.len())));
+    }
+    match name.char_indices().find(|(_, character)| character.is_control()) {
+        None => Ok(()),
+        Some((at, character)) => Err(invalid(format!(
+            "a key can't hold control characters, this one has U+{:04X} at byte {at}",
+            u32::from(character)
+        ))),
+    }
+}
+
+#[cold]
+fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidKey, message)
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({} bytes)", self.0.len())
+    }
+}
+
+impl AsRef<str> for Key {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+// Hash and Ord of a Key are those of its str, as Borrow demands: maps of keys can be asked with a `&str`.
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl TryFrom<&str> for Key {
+    type Error = Error;
+
+    fn try_from(name: &str) -> Result<Self> {
+        Self::new(name)
+    }
+}
+
+impl TryFrom<String> for Key {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self> {
+        Self::new(&name)
+    }
+}
+
+impl std::str::FromStr for Key {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::new(name)
+    }
+}
+
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = <Cow<'de, str>>::deserialize(deserializer)?;
+        Self::new(&name).map_err(de::Error::custom)
+    }
+}
+
+/// What [`Storage`](crate::Storage) takes where a key is needed: a [`Key`], or a string that is checked first.
+///
+/// A `&Key` costs nothing; a string is checked and copied once.
+pub trait AsKey: Send + Sync {
+    /// The key.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidKey`], as [`Key::new`].
+    fn as_key(&self) -> Result<Cow<'_, Key>>;
+}
+
+impl AsKey for Key {
+    #[inline]
+    fn as_key(&self) -> Result<Cow<'_, Key>> {
+        Ok(Cow::Borrowed(self))
+    }
+}
+
+impl AsKey for str {
+    fn as_key(&self) -> Result<Cow<'_, Key>> {
+        Key::new(self).map(Cow::Owned)
+    }
+}
+
+impl AsKey for String {
+    fn as_key(&self) -> Result<Cow<'_, Key>> {
+        self.as_str().as_key()
+    }
+}
+
+impl<K: AsKey + ?Sized> AsKey for &K {
+    #[inline]
+    fn as_key(&self) -> Result<Cow<'_, Key>> {
+        (**self).as_key()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits() {
+        assert!(Key::new(&"x".repeat(255)).is_ok());
+        assert!(Key::new(&"团".repeat(85)).is_ok());
+        for (name, message) in [
+            (String::new(), "a key can't be empty"),
+            ("x".repeat(256), "a key has at most 255 bytes, this one 256"),
+            ("a\nb".into(), "a key can't hold control characters, this one has U+000A at byte 1"),
+            ("\u{9f}".into(), "a key can't hold control characters, this one has U+009F at byte 0"),
+        ] {
+            let error = Key::new(&name).unwrap_err();
+            assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::InvalidKey, message));
+        }
+    }
+
+    #[test]
+    fn debug_is_silent() {
+        assert_eq!(format!("{:?}", Key::new("sk-secret").unwrap()), "Key(9 bytes)");
+    }
+
+    #[test]
+    fn serde_checks() {
+        assert_eq!(serde_json::from_str::<Key>(r#""a\u002fb""#).unwrap().as_str(), "a/b");
+        assert!(serde_json::from_str::<Key>(r#""""#).is_err());
+    }
+}

@@ -1,0 +1,21 @@
+//! What is stored and returned.
+
+mod batch;
+mod config;
+mod credential;
+mod document;
+mod key;
+mod record;
+mod stats;
+mod usage;
+
+pub use batch::{BatchFailure, BatchReport, Found};
+pub use config::ConfigValue;
+pub use credential::Credential;
+#[cfg_attr(not(feature = "memory"), expect(unused_imports, reason = "no backend of this build caches"))]
+pub(crate) use document::too_large;
+pub use document::{MAX_DEPTH, MAX_VALUE_BYTES};
+pub use key::{AsKey, Key};
+pub use record::Record;
+pub use stats::{PoolStats, StorageStats};
+pub use usage::{Increment, UsageRecord};

@@ -1,0 +1,75 @@
+//! [`UsageRecord`] and [`Increment`]: counters.
+
+use std::collections::BTreeMap;
+
+use crate::Key;
+
+/// The counters of one key, by field, sorted.
+///
+/// A field obeys the rules of a [`Key`]; a count is any `i64`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UsageRecord(BTreeMap<Key, i64>);
+
+impl UsageRecord {
+    /// One counter, if there is one.
+    #[must_use]
+    pub fn get(&self, field: &str) -> Option<i64> {
+        self.0.get(field).copied()
+    }
+
+    /// All counters, sorted by field.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Key, i64)> {
+        self.0.iter().map(|(field, count)| (field, *count))
+    }
+
+    /// How many counters there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Sets a counter.
+    pub fn set(&mut self, field: Key, count: i64) {
+        self.0.insert(field, count);
+    }
+}
+
+impl FromIterator<(Key, i64)> for UsageRecord {
+    fn from_iter<I: IntoIterator<Item = (Key, i64)>>(counters: I) -> Self {
+        Self(counters.into_iter().collect())
+    }
+}
+
+impl IntoIterator for UsageRecord {
+    type Item = (Key, i64);
+    type IntoIter = std::collections::btree_map::IntoIter<Key, i64>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+/// One step of [`increment_many`](crate::UsageStore::increment_many).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Increment {
+    /// The usage record.
+    pub key: Key,
+    /// The counter in it.
+    pub field: Key,
+    /// What is added; may be negative or zero.
+    pub delta: i64,
+}
+
+impl Increment {
+    /// Adds `delta` to `field` of `key`.
+    #[must_use]
+    pub fn new(key: &Key, field: &Key, delta: i64) -> Self {
+        Self { key: key.clone(), field: field.clone(), delta }
+    }
+}

@@ -1,0 +1,457 @@
+//! [`Storage`]: what an application holds.
+
+use std::{collections::BTreeMap, fmt, pin::pin, time::Duration};
+
+use futures_core::Stream;
+use futures_util::StreamExt;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use crate::{
+    AsKey, Backend, BatchReport, CacheStore, ConfigStore, ConfigValue, Credential, CredentialStore, Error,
+    Exportable, Found, Increment, Key, Layer, Layered, Open, PoolStats, Pooled, Record, Result, StorageStats,
+    Transactional, UsageRecord, UsageStore,
+};
+
+/// How many records [`Storage::import`] hands to the backend at a time.
+pub const IMPORT_CHUNK: usize = 500;
+
+/// A store, by the type of its backend: what an application holds, clones and passes around.
+///
+/// Every method says in its bounds what the backend must be able to do. A method that it can't do does not compile, and
+/// the compiler's message says which backends can:
+///
+/// ```compile_fail
+/// # use gateway_storage::{File, Storage};
+/// # async fn f(storage: Storage<File>) {
+/// storage.get_cache("models").await; // error: `File` cannot cache; backends that cache: ...
+/// # }
+/// ```
+///
+/// A generic application asks for what it needs:
+///
+/// ```
+/// use gateway_storage::{CredentialStore, Result, Storage, UsageStore};
+///
+/// async fn serve<B: CredentialStore + UsageStore>(storage: Storage<B>) -> Result<()> {
+///     for id in storage.list_credentials().await? {
+///         storage.increment_usage(&id, "requests", 1).await?;
+///     }
+///     Ok(())
+/// }
+/// ```
+///
+/// Keys are a [`Key`](crate::Key), or a string that is checked first. What an operation promises, its errors and its
+/// order are written once, at the trait: [`CredentialStore`], [`ConfigStore`], [`UsageStore`], [`CacheStore`],
+/// [`Transactional`], [`Exportable`], [`Pooled`], and for all of them [`Backend`]. Any method that takes a string may
+/// also fail with [`InvalidKey`](crate::ErrorKind::InvalidKey), any that takes a value with
+/// [`TooLarge`](crate::ErrorKind::TooLarge) or [`InvalidValue`](crate::ErrorKind::InvalidValue).
+///
+/// Clones share the store. Operations need a Tokio runtime with time enabled.
+#[derive(Clone)]
+pub struct Storage<B> {
+    backend: B,
+}
+
+/// Opening, layers, life.
+impl<B> Storage<B> {
+    /// Opens a store from a URL (`file:./data`), or from the backend's typed configuration.
+    ///
+    /// # Errors
+    ///
+    /// What the backend says of what it finds there; see its page.
+    pub async fn open<C>(config: C) -> Result<Self>
+    where
+        B: Open,
+        C: TryInto<B::Config>,
+        Error: From<C::Error>,
+    {
+        Ok(Self::new(B::open(config.try_into()?).await?))
+    }
+
+    /// A storage on a backend that is open already.
+    #[inline]
+    pub const fn new(backend: B) -> Self {
+        Self { backend }
+    }
+
+    /// The backend, for what only it can do.
+    #[inline]
+    pub const fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Puts a layer around every operation. The last one added is the outermost.
+    #[must_use]
+    pub fn layer<L>(self, layer: L) -> Storage<Layered<L, B>>
+    where
+        L: Layer,
+        B: Backend,
+    {
+        Storage { backend: Layered::new(layer, self.backend) }
+    }
+
+    /// A handle on the same store whose calls may take this long instead of
+    /// [`DEFAULT_DEADLINE`](crate::DEFAULT_DEADLINE). For one call: `storage.with_deadline(d).get_config("k")`.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self
+    where
+        B: Backend,
+    {
+        let mut backend = self.backend.clone();
+        backend.set_deadline(deadline);
+        Self { backend }
+    }
+
+    /// The backend's name: `"file"`, `"memory"`.
+    pub fn label(&self) -> &'static str
+    where
+        B: Backend,
+    {
+        self.backend.label()
+    }
+
+    /// Says whether the storage can serve reads and writes now. See [`Backend::health`].
+    pub async fn health(&self) -> Result<()>
+    where
+        B: Backend,
+    {
+        self.backend.health().await
+    }
+
+    /// Counts what is stored and describes the store. See [`Backend::stats`].
+    pub async fn stats(&self) -> Result<StorageStats>
+    where
+        B: Backend,
+    {
+        self.backend.stats().await
+    }
+
+    /// Finishes what is under way and releases files, locks and connections. Other handles are
+    /// [`Closed`](crate::ErrorKind::Closed) from then on. See [`Backend::close`].
+    pub async fn close(self) -> Result<()>
+    where
+        B: Backend,
+    {
+        self.backend.close().await
+    }
+}
+
+/// Credentials. See [`CredentialStore`].
+impl<B> Storage<B> {
+    /// Reads one credential. See [`CredentialStore::get_credential`].
+    #[inline]
+    pub async fn get_credential(&self, id: impl AsKey) -> Result<Credential>
+    where
+        B: CredentialStore,
+    {
+        self.backend.get_credential(&*id.as_key()?).await
+    }
+
+    /// Stores one credential: a [`Credential`], or a JSON object. See [`CredentialStore::set_credential`].
+    pub async fn set_credential<C>(&self, id: impl AsKey, credential: C) -> Result<()>
+    where
+        B: CredentialStore,
+        C: TryInto<Credential>,
+        Error: From<C::Error>,
+    {
+        let credential = credential.try_into()?;
+        self.backend.set_credential(&*id.as_key()?, &credential).await
+    }
+
+    /// Deletes one credential. See [`CredentialStore::delete_credential`].
+    pub async fn delete_credential(&self, id: impl AsKey) -> Result<()>
+    where
+        B: CredentialStore,
+    {
+        self.backend.delete_credential(&*id.as_key()?).await
+    }
+
+    /// Lists all ids, sorted. See [`CredentialStore::list_credentials`].
+    pub async fn list_credentials(&self) -> Result<Vec<Key>>
+    where
+        B: CredentialStore,
+    {
+        self.backend.list_credentials().await
+    }
+
+    /// Reads many credentials. See [`CredentialStore::get_credentials`].
+    pub async fn get_credentials(&self, ids: &[Key]) -> Result<Found>
+    where
+        B: CredentialStore,
+    {
+        self.backend.get_credentials(ids).await
+    }
+
+    /// Stores many credentials. See [`CredentialStore::set_credentials`].
+    pub async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport>
+    where
+        B: CredentialStore,
+    {
+        self.backend.set_credentials(credentials).await
+    }
+
+    /// Deletes many credentials. See [`CredentialStore::delete_credentials`].
+    pub async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport>
+    where
+        B: CredentialStore,
+    {
+        self.backend.delete_credentials(ids).await
+    }
+
+    /// Reads one credential as a type of yours.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidValue`](crate::ErrorKind::InvalidValue) with the path of the field that does not fit.
+    pub async fn get_credential_as<T: DeserializeOwned>(&self, id: impl AsKey) -> Result<T>
+    where
+        B: CredentialStore,
+    {
+        self.get_credential(id).await?.to_typed()
+    }
+
+    /// Stores a type of yours as one credential, in place of all fields that were there: see
+    /// [`update_credential_as`](Storage::update_credential_as) to keep those that `T` does not know.
+    pub async fn set_credential_as<T: Serialize + ?Sized>(&self, id: impl AsKey, value: &T) -> Result<()>
+    where
+        B: CredentialStore,
+    {
+        let credential = Credential::from_typed(value)?;
+        self.set_credential(id, credential).await
+    }
+
+    /// Reads one credential as a type of yours, changes it and stores it, and keeps the fields that `T` does not know.
+    ///
+    /// A field that `T` wrote before the change and does not write after it is removed. This is a read and a write, not
+    /// a transaction: of two updates at once the later one wins. Where that matters, use
+    /// [`transact!`](crate::transact).
+    ///
+    /// ```
+    /// # use gateway_storage::{Memory, Storage};
+    /// # use serde::{Deserialize, Serialize};
+    /// # use serde_json::json;
+    /// #[derive(Deserialize, Serialize)]
+    /// struct Token { access_token: String }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+    /// let storage = Storage::<Memory>::open("memory:").await?;
+    /// storage.set_credential("a", json!({ "access_token": "old", "project_id": "p-1" })).await?;
+    /// storage.update_credential_as("a", |token: &mut Token| token.access_token = "new".into()).await?;
+    /// let stored = storage.get_credential("a").await?;
+    /// assert_eq!(stored, json!({ "access_token": "new", "project_id": "p-1" }).try_into()?);
+    /// # Ok(()) }
+    /// ```
+    pub async fn update_credential_as<T>(&self, id: impl AsKey, change: impl FnOnce(&mut T)) -> Result<T>
+    where
+        B: CredentialStore,
+        T: Serialize + DeserializeOwned,
+    {
+        let id = id.as_key()?;
+        let stored = self.backend.get_credential(&id).await?;
+        let mut value: T = stored.to_typed()?;
+        let known = object_of(&value)?;
+        change(&mut value);
+        let mut fields = stored.fields().clone();
+        fields.retain(|name, _| !known.contains_key(name));
+        fields.extend(object_of(&value)?);
+        self.backend.set_credential(&id, &Credential::new(fields)?).await?;
+        Ok(value)
+    }
+}
+
+fn object_of<T: Serialize>(value: &T) -> Result<Map<String, Value>> {
+    Credential::from_typed(value).map(|credential| credential.fields().clone())
+}
+
+/// Configuration. See [`ConfigStore`].
+impl<B> Storage<B> {
+    /// Reads one value. See [`ConfigStore::get_config`].
+    #[inline]
+    pub async fn get_config(&self, key: impl AsKey) -> Result<ConfigValue>
+    where
+        B: ConfigStore,
+    {
+        self.backend.get_config(&*key.as_key()?).await
+    }
+
+    /// Stores one value: a [`ConfigValue`], or JSON. See [`ConfigStore::set_config`].
+    pub async fn set_config<V>(&self, key: impl AsKey, value: V) -> Result<()>
+    where
+        B: ConfigStore,
+        V: TryInto<ConfigValue>,
+        Error: From<V::Error>,
+    {
+        let value = value.try_into()?;
+        self.backend.set_config(&*key.as_key()?, &value).await
+    }
+
+    /// Deletes one value. See [`ConfigStore::delete_config`].
+    pub async fn delete_config(&self, key: impl AsKey) -> Result<()>
+    where
+        B: ConfigStore,
+    {
+        self.backend.delete_config(&*key.as_key()?).await
+    }
+
+    /// Reads all values, sorted by key. See [`ConfigStore::list_configs`].
+    pub async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>>
+    where
+        B: ConfigStore,
+    {
+        self.backend.list_configs().await
+    }
+
+    /// Reads one value as a type of yours.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidValue`](crate::ErrorKind::InvalidValue) with the path of the part that does not fit.
+    pub async fn get_config_as<T: DeserializeOwned>(&self, key: impl AsKey) -> Result<T>
+    where
+        B: ConfigStore,
+    {
+        self.get_config(key).await?.to_typed()
+    }
+
+    /// Stores a type of yours as one value.
+    pub async fn set_config_as<T: Serialize + ?Sized>(&self, key: impl AsKey, value: &T) -> Result<()>
+    where
+        B: ConfigStore,
+    {
+        let value = ConfigValue::from_typed(value)?;
+        self.set_config(key, value).await
+    }
+}
+
+/// Counters. See [`UsageStore`].
+impl<B> Storage<B> {
+    /// Adds to one counter and returns the new total. See [`UsageStore::increment_usage`].
+    #[inline]
+    pub async fn increment_usage(&self, key: impl AsKey, field: impl AsKey, delta: i64) -> Result<i64>
+    where
+        B: UsageStore,
+    {
+        self.backend.increment_usage(&*key.as_key()?, &*field.as_key()?, delta).await
+    }
+
+    /// Adds to many counters in one round trip. See [`UsageStore::increment_many`].
+    pub async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport>
+    where
+        B: UsageStore,
+    {
+        self.backend.increment_many(increments).await
+    }
+
+    /// Reads one record. See [`UsageStore::get_usage`].
+    pub async fn get_usage(&self, key: impl AsKey) -> Result<UsageRecord>
+    where
+        B: UsageStore,
+    {
+        self.backend.get_usage(&*key.as_key()?).await
+    }
+
+    /// Removes one record with all its counters. See [`UsageStore::reset_usage`].
+    pub async fn reset_usage(&self, key: impl AsKey) -> Result<()>
+    where
+        B: UsageStore,
+    {
+        self.backend.reset_usage(&*key.as_key()?).await
+    }
+
+    /// Reads all records, sorted by key. See [`UsageStore::list_usage`].
+    pub async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>>
+    where
+        B: UsageStore,
+    {
+        self.backend.list_usage().await
+    }
+}
+
+/// Cache. See [`CacheStore`].
+impl<B> Storage<B> {
+    /// Reads one value. See [`CacheStore::get_cache`].
+    pub async fn get_cache(&self, key: impl AsKey) -> Result<Vec<u8>>
+    where
+        B: CacheStore,
+    {
+        self.backend.get_cache(&*key.as_key()?).await
+    }
+
+    /// Stores one value for as long as `ttl` says. See [`CacheStore::set_cache`].
+    pub async fn set_cache(&self, key: impl AsKey, value: impl AsRef<[u8]>, ttl: Duration) -> Result<()>
+    where
+        B: CacheStore,
+    {
+        self.backend.set_cache(&*key.as_key()?, value.as_ref(), ttl).await
+    }
+
+    /// Deletes one value. See [`CacheStore::delete_cache`].
+    pub async fn delete_cache(&self, key: impl AsKey) -> Result<()>
+    where
+        B: CacheStore,
+    {
+        self.backend.delete_cache(&*key.as_key()?).await
+    }
+}
+
+/// Transactions, export and import, connections.
+impl<B> Storage<B> {
+    /// Begins a transaction. See [`Transactional::begin`], and [`transact!`](crate::transact), which retries conflicts.
+    pub async fn begin(&self) -> Result<B::Transaction>
+    where
+        B: Transactional,
+    {
+        self.backend.begin().await
+    }
+
+    /// Streams all records out. See [`Exportable::export`].
+    pub fn export(&self) -> impl Stream<Item = Result<Record>> + Send
+    where
+        B: Exportable,
+    {
+        self.backend.export()
+    }
+
+    /// Takes a stream of records in, [`IMPORT_CHUNK`] at a time. See [`Exportable::import`].
+    ///
+    /// # Errors
+    ///
+    /// The stream's own error, or that of a whole chunk, ends it; what came before stays. Importing again is
+    /// harmless.
+    pub async fn import(&self, records: impl Stream<Item = Result<Record>> + Send) -> Result<BatchReport>
+    where
+        B: Exportable,
+    {
+        let mut chunks = pin!(records.chunks(IMPORT_CHUNK));
+        let (mut report, mut offset) = (BatchReport::default(), 0);
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.into_iter().collect::<Result<Vec<Record>>>()?;
+            report.append(offset, self.backend.import(&chunk).await?);
+            offset += chunk.len();
+        }
+        Ok(report)
+    }
+
+    /// Counts the pool's connections. See [`Pooled::pool_stats`].
+    pub async fn pool_stats(&self) -> Result<PoolStats>
+    where
+        B: Pooled,
+    {
+        self.backend.pool_stats().await
+    }
+
+    /// Sets the most connections that the pool may hold. See [`Pooled::resize_pool`].
+    pub async fn resize_pool(&self, max: u32) -> Result<()>
+    where
+        B: Pooled,
+    {
+        self.backend.resize_pool(max).await
+    }
+}
+
+impl<B: Backend> fmt::Debug for Storage<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Storage({})", self.backend.label())
+    }
+}
