@@ -21,7 +21,8 @@ pub async fn backend<B: Backend>(storage: &Storage<B>) {
 
 async fn names<B: Backend>(storage: Storage<B>) {
     let label = storage.label();
-    let plain = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "_.".contains(letter);
+    let plain =
+        |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "_.".contains(letter);
     assert!(!label.is_empty() && label.chars().all(plain), "{label:?} is no plain name");
     let stats = ok("stats", storage.stats().await);
     same("the name in statistics", label, stats.backend);
@@ -48,7 +49,10 @@ async fn closes<B: Backend>(storage: Storage<B>) {
     ok("close", storage.close().await);
     closed::is_closed("health", other.health().await);
     closed::is_closed("stats", other.stats().await);
-    closed::is_closed("stats with a deadline of its own", other.with_deadline(Duration::from_secs(1)).stats().await);
+    closed::is_closed(
+        "stats with a deadline of its own",
+        other.with_deadline(Duration::from_secs(1)).stats().await,
+    );
     ok("close of another handle", other.close().await);
     ok("close, the third time", last.close().await);
 }

@@ -53,8 +53,16 @@ async fn missing<B: CacheStore>(storage: Storage<B>) {
     fails("delete from an empty cache", ErrorKind::NotFound, storage.delete_cache("there").await);
     set(&storage, "there", "", LONG).await;
     for name in ["no", "ther", "There", "t*", "there:", "*"] {
-        fails(format!("get of {name:?} beside \"there\""), ErrorKind::NotFound, storage.get_cache(name).await);
-        fails(format!("delete of {name:?} beside \"there\""), ErrorKind::NotFound, storage.delete_cache(name).await);
+        fails(
+            format!("get of {name:?} beside \"there\""),
+            ErrorKind::NotFound,
+            storage.get_cache(name).await,
+        );
+        fails(
+            format!("delete of {name:?} beside \"there\""),
+            ErrorKind::NotFound,
+            storage.delete_cache(name).await,
+        );
     }
     same("optional() of a missing one", None, ok("optional", storage.get_cache("no").await.optional()));
     delete(&storage, "there").await;
@@ -64,8 +72,16 @@ async fn missing<B: CacheStore>(storage: Storage<B>) {
 
 async fn equal<B: CacheStore>(storage: Storage<B>) {
     let every_byte: Vec<u8> = (0..=255).cycle().take(1_000).collect();
-    let values: [&[u8]; 8] =
-        [b"", b"\0", b"\xff\xfe\x00", b"{\"a\":1}", b"123", b"line\r\nline\n", "团队".as_bytes(), &every_byte];
+    let values: [&[u8]; 8] = [
+        b"",
+        b"\0",
+        b"\xff\xfe\x00",
+        b"{\"a\":1}",
+        b"123",
+        b"line\r\nline\n",
+        "团队".as_bytes(),
+        &every_byte,
+    ];
     for value in values {
         set(&storage, "bytes", value, LONG).await;
         same("the bytes", value, &*get(&storage, "bytes").await);
@@ -143,7 +159,11 @@ async fn expires<B: CacheStore>(storage: Storage<B>) {
         let start = Instant::now();
         set(&storage, "expires", "x", ttl).await;
         while ok("get_cache", storage.get_cache("expires").await.optional()).is_some() {
-            assert!(start.elapsed() < ttl + LATE, "it is still there {:?} after a ttl of {ttl:?}", start.elapsed());
+            assert!(
+                start.elapsed() < ttl + LATE,
+                "it is still there {:?} after a ttl of {ttl:?}",
+                start.elapsed()
+            );
             sleep(Duration::from_millis(2)).await;
         }
         assert!(start.elapsed() >= ttl, "it is gone {:?} after a ttl of {ttl:?}", start.elapsed());
@@ -214,7 +234,8 @@ async fn dropped<B: CacheStore>(storage: Storage<B>) {
     set(&storage, "hot", vec![0; 5_000], LONG).await;
     for writer in 0..32_u8 {
         let value = vec![writer; 5_000 + usize::from(writer)];
-        if let Some(result) = drop_after(u32::from(writer) % 6, storage.set_cache("hot", &value, LONG)).await {
+        if let Some(result) = drop_after(u32::from(writer) % 6, storage.set_cache("hot", &value, LONG)).await
+        {
             ok("set_cache", result);
         }
         drop(drop_after(u32::from(writer) % 4, storage.get_cache("hot")).await);
@@ -227,7 +248,9 @@ async fn dropped<B: CacheStore>(storage: Storage<B>) {
 async fn deadline<B: CacheStore>(storage: Storage<B>) {
     for micros in [0, 1, 100, 2_000] {
         let hasty = storage.with_deadline(Duration::from_micros(micros));
-        for result in [hasty.set_cache("hot", "x", LONG).await, hasty.get_cache("hot").await.optional().map(drop)] {
+        for result in
+            [hasty.set_cache("hot", "x", LONG).await, hasty.get_cache("hot").await.optional().map(drop)]
+        {
             if let Err(error) = result {
                 same("what comes after a deadline", ErrorKind::Timeout, error.kind());
             }

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::{fails, key, must, ok, same};
 use crate::{
-    BatchReport, CacheStore, ConfigStore, Credential, CredentialStore, ErrorKind, Exportable, Increment, Record,
-    Result, Storage, Transaction, Transactional, UsageStore,
+    BatchReport, CacheStore, ConfigStore, Credential, CredentialStore, ErrorKind, Exportable, Increment,
+    Record, Result, Storage, Transaction, Transactional, UsageStore,
 };
 
 const BULLET: &str = "every operation after close is Closed";

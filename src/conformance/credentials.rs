@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{
     at_once, complete,
     documents::{Documents, clear, documents},
-    drop_after, fail_with, hostile_credentials, hostile_keys, identical_fields, key, must, numbered, ok, same, sorted,
+    drop_after, fail_with, hostile_credentials, hostile_keys, identical_fields, key, must, numbered, ok,
+    same, sorted,
 };
 use crate::{Credential, CredentialStore, ErrorKind, Key, Result, Storage, StorageStats};
 
@@ -20,9 +21,11 @@ const MANY: usize = 1_000;
 pub async fn credentials<B: CredentialStore>(storage: &Storage<B>) {
     documents::<Credentials, B>(storage).await;
     must("get_credentials: sorted by id, each of the others a failure", gets(storage.clone())).await;
-    must("get_credentials: twice is found once, missing twice is two failures", gets_twice(storage.clone())).await;
+    must("get_credentials: twice is found once, missing twice is two failures", gets_twice(storage.clone()))
+        .await;
     must("set_credentials: equal to what was stored, under any key", sets(storage.clone())).await;
-    must("set_credentials: of several under one id the last stays, all succeed", sets_twice(storage.clone())).await;
+    must("set_credentials: of several under one id the last stays, all succeed", sets_twice(storage.clone()))
+        .await;
     must("delete_credentials: NotFound is a failure and stops nothing", deletes(storage.clone())).await;
     must("delete_credentials: twice is deleted once, with one result", deletes_twice(storage.clone())).await;
     must("a batch of nothing does nothing", nothing(storage.clone())).await;
@@ -115,7 +118,11 @@ async fn sets<B: CredentialStore>(storage: Storage<B>) {
         let of_many = &found.credentials[id];
         for found in [&one, of_many] {
             let (wanted, seen) = (stored.to_json(), found.to_json());
-            assert!(identical_fields(stored.fields(), found.fields()), "{:?}: {wanted} became {seen}", id.as_str());
+            assert!(
+                identical_fields(stored.fields(), found.fields()),
+                "{:?}: {wanted} became {seen}",
+                id.as_str()
+            );
         }
     }
     complete("delete_credentials", ids.len(), storage.delete_credentials(&ids).await);
@@ -169,8 +176,11 @@ async fn large<B: CredentialStore>(storage: Storage<B>) {
     same("ids", ids.clone(), ok("list", storage.list_credentials().await));
 
     // Every tenth one is missing, so that a place in a chunk is not taken for a place in the batch.
-    let mixed: Vec<Key> =
-        ids.iter().enumerate().map(|(n, id)| if n % 10 == 0 { key(&format!("no {n}")) } else { id.clone() }).collect();
+    let mixed: Vec<Key> = ids
+        .iter()
+        .enumerate()
+        .map(|(n, id)| if n % 10 == 0 { key(&format!("no {n}")) } else { id.clone() })
+        .collect();
     let missing: Vec<(usize, &Key)> = mixed.iter().enumerate().step_by(10).collect();
     let found = ok("get_credentials", storage.get_credentials(&mixed).await);
     fail_with("get_credentials", ErrorKind::NotFound, &missing, &found.failures);

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{TASKS, at_once, difference, drop_after, fails, hostile_keys, identical, key, must, numbered, ok, same, settle, sorted};
+use super::{
+    TASKS, at_once, difference, drop_after, fails, hostile_keys, identical, key, must, numbered, ok, same,
+    settle, sorted,
+};
 use crate::{Backend, ErrorKind, Key, Optional, Outcome, Result, Storage, StorageStats};
 
 /// One kind of documents.
@@ -24,18 +27,25 @@ pub(super) trait Documents<B: Backend>: 'static {
 pub(super) async fn documents<D: Documents<B>, B: Backend>(storage: &Storage<B>) {
     let name = D::NAME;
     must(format!("the kit needs a storage without {name}s"), is_empty::<D, B>(storage.clone())).await;
-    must(format!("get_{name}, delete_{name}: NotFound if there is none"), missing::<D, B>(storage.clone())).await;
+    must(format!("get_{name}, delete_{name}: NotFound if there is none"), missing::<D, B>(storage.clone()))
+        .await;
     must(format!("get_{name}: equal to what was stored"), equal::<D, B>(storage.clone())).await;
     must(format!("set_{name}: in place of any other"), replaces::<D, B>(storage.clone())).await;
     must(format!("delete_{name}: for good"), deletes::<D, B>(storage.clone())).await;
     must("a key is never interpreted", keys::<D, B>(storage.clone())).await;
     must(format!("list_{name}s: all keys, sorted by their bytes"), lists::<D, B>(storage.clone())).await;
     must(format!("stats: counts what is stored ({name}s), no keys"), counts::<D, B>(storage.clone())).await;
-    must(format!("set_{name}: at once, one of them stays, whole"), sets_at_once::<D, B>(storage.clone())).await;
+    must(format!("set_{name}: at once, one of them stays, whole"), sets_at_once::<D, B>(storage.clone()))
+        .await;
     must(format!("set_{name}: at once, none is lost"), none_is_lost::<D, B>(storage.clone())).await;
-    must(format!("delete_{name}: at once, one of them finds it"), deletes_at_once::<D, B>(storage.clone())).await;
+    must(format!("delete_{name}: at once, one of them finds it"), deletes_at_once::<D, B>(storage.clone()))
+        .await;
     must("a dropped call is applied as a whole or not at all", dropped::<D, B>(storage.clone())).await;
-    must("a call ends within its deadline, and says what may have happened", deadline::<D, B>(storage.clone())).await;
+    must(
+        "a call ends within its deadline, and says what may have happened",
+        deadline::<D, B>(storage.clone()),
+    )
+    .await;
     must("the kit leaves nothing", is_empty::<D, B>(storage.clone())).await;
 }
 
@@ -61,11 +71,27 @@ async fn missing<D: Documents<B>, B: Backend>(storage: Storage<B>) {
     fails("delete from an empty storage", ErrorKind::NotFound, D::delete(&storage, &nowhere).await);
     ok("set", D::set(&storage, &there, json!({})).await);
     for name in ["nowhere", "ther", "there.", "There", "t*", "there.json", "there/", "*"] {
-        fails(format!("get of {name:?} beside \"there\""), ErrorKind::NotFound, D::get(&storage, &key(name)).await);
-        fails(format!("delete of {name:?} beside \"there\""), ErrorKind::NotFound, D::delete(&storage, &key(name)).await);
+        fails(
+            format!("get of {name:?} beside \"there\""),
+            ErrorKind::NotFound,
+            D::get(&storage, &key(name)).await,
+        );
+        fails(
+            format!("delete of {name:?} beside \"there\""),
+            ErrorKind::NotFound,
+            D::delete(&storage, &key(name)).await,
+        );
     }
-    same("optional() of a missing one", true, ok("optional", D::get(&storage, &nowhere).await.optional()).is_none());
-    same("optional() of a stored one", true, ok("optional", D::get(&storage, &there).await.optional()).is_some());
+    same(
+        "optional() of a missing one",
+        true,
+        ok("optional", D::get(&storage, &nowhere).await.optional()).is_none(),
+    );
+    same(
+        "optional() of a stored one",
+        true,
+        ok("optional", D::get(&storage, &there).await.optional()).is_some(),
+    );
     ok("delete", D::delete(&storage, &there).await);
     fails("get after delete", ErrorKind::NotFound, D::get(&storage, &there).await);
     fails("delete after delete", ErrorKind::NotFound, D::delete(&storage, &there).await);
@@ -86,7 +112,13 @@ async fn equal<D: Documents<B>, B: Backend>(storage: Storage<B>) {
 
 async fn replaces<D: Documents<B>, B: Backend>(storage: Storage<B>) {
     let key = key("replaced");
-    let values = [json!({ "a": 1, "b": { "c": [1, 2, 3] } }), json!({ "b": { "d": 2 } }), json!({}), json!({ "a": 0.0 }), json!({ "a": -0.0 })];
+    let values = [
+        json!({ "a": 1, "b": { "c": [1, 2, 3] } }),
+        json!({ "b": { "d": 2 } }),
+        json!({}),
+        json!({ "a": 0.0 }),
+        json!({ "a": -0.0 }),
+    ];
     for value in &values {
         ok("set", D::set(&storage, &key, value.clone()).await);
         assert_identical("of the one before", value, &ok("get", D::get(&storage, &key).await));
@@ -161,7 +193,10 @@ fn whole(writer: usize) -> Value {
 
 #[track_caller]
 fn assert_whole(found: &Value, writers: usize) {
-    let writer = found["first"].as_u64().and_then(|writer| usize::try_from(writer).ok()).filter(|&writer| writer < writers);
+    let writer = found["first"]
+        .as_u64()
+        .and_then(|writer| usize::try_from(writer).ok())
+        .filter(|&writer| writer < writers);
     let writer = writer.unwrap_or_else(|| panic!("nobody stored what is there"));
     assert_identical("put together from two", &whole(writer), found);
 }
@@ -236,7 +271,8 @@ async fn dropped<D: Documents<B>, B: Backend>(storage: Storage<B>) {
 
 async fn deadline<D: Documents<B>, B: Backend>(storage: Storage<B>) {
     for micros in [0, 1, 20, 100, 500, 2_000] {
-        let (hasty, hot) = (storage.with_deadline(Duration::from_micros(micros)), key(&format!("after {micros} us")));
+        let (hasty, hot) =
+            (storage.with_deadline(Duration::from_micros(micros)), key(&format!("after {micros} us")));
         ok("set with the old deadline", D::set(&storage, &hot, whole(0)).await);
         let result = D::set(&hasty, &hot, whole(1)).await;
         let found = ok("get on the other handle, which has time", D::get(&storage, &hot).await);

@@ -4,12 +4,12 @@ use futures_util::{StreamExt, pin_mut, stream};
 use serde_json::json;
 
 use super::{
-    complete, configs::Configs, credentials::Credentials, documents::clear, hostile_credentials, hostile_keys,
-    hostile_values, identical_records, key, must, numbered, ok, records, same, sorted,
+    complete, configs::Configs, credentials::Credentials, documents::clear, hostile_credentials,
+    hostile_keys, hostile_values, identical_records, key, must, numbered, ok, records, same, sorted,
 };
 use crate::{
-    ConfigStore, ConfigValue, Credential, CredentialStore, Exportable, IMPORT_CHUNK, Increment, Key, Record, Result,
-    Storage, UsageRecord, UsageStore,
+    ConfigStore, ConfigValue, Credential, CredentialStore, Exportable, IMPORT_CHUNK, Increment, Key, Record,
+    Result, Storage, UsageRecord, UsageStore,
 };
 
 /// Asserts the contract of [`Exportable`] for credentials and configs. Needs a storage without any records.
@@ -71,7 +71,10 @@ fn credential(id: &Key, credential: Credential) -> Record {
 }
 
 fn config(key: &Key, value: serde_json::Value) -> Record {
-    Record::Config { key: key.clone(), value: ConfigValue::new(value).expect("the kit's own values are values") }
+    Record::Config {
+        key: key.clone(),
+        value: ConfigValue::new(value).expect("the kit's own values are values"),
+    }
 }
 
 fn fields(value: serde_json::Value) -> Credential {
@@ -104,9 +107,11 @@ fn name(record: &Record) -> String {
 fn hostile_records() -> Vec<Record> {
     let keys = sorted(hostile_keys());
     let credentials = hostile_credentials().into_iter().filter(|fields| fields.to_json().len() < 1_000);
-    let values: Vec<_> = hostile_values().into_iter().filter(|value| value.to_string().len() < 1_000).collect();
+    let values: Vec<_> =
+        hostile_values().into_iter().filter(|value| value.to_string().len() < 1_000).collect();
     let credentials: Vec<_> = credentials.collect();
-    let credentials = keys.iter().zip(credentials.into_iter().cycle()).map(|(id, fields)| credential(id, fields));
+    let credentials =
+        keys.iter().zip(credentials.into_iter().cycle()).map(|(id, fields)| credential(id, fields));
     let configs = keys.iter().zip(values.into_iter().cycle()).map(|(key, value)| config(key, value));
     credentials.chain(configs).collect()
 }

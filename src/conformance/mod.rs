@@ -124,20 +124,31 @@ fn fail_with(what: &str, wanted: ErrorKind, items: &[(usize, &Key)], failures: &
 #[track_caller]
 fn complete(what: impl AsRef<str>, items: usize, report: Result<BatchReport>) {
     let (what, report) = (what.as_ref(), ok(&what, report));
-    assert!(report.is_complete(), "{what}: {} of {items} failed: {:?}", report.failures.len(), report.failures);
+    assert!(
+        report.is_complete(),
+        "{what}: {} of {items} failed: {:?}",
+        report.failures.len(),
+        report.failures
+    );
     assert!(report.succeeded == items, "{what}: {} of {items} are said to have succeeded", report.succeeded);
 }
 
 #[track_caller]
 fn same<T: PartialEq + Debug>(what: impl AsRef<str>, wanted: T, found: T) {
-    assert!(wanted == found, "{}: {}", what.as_ref(), difference(&format!("{wanted:?}"), &format!("{found:?}")));
+    assert!(
+        wanted == found,
+        "{}: {}",
+        what.as_ref(),
+        difference(&format!("{wanted:?}"), &format!("{found:?}"))
+    );
 }
 
 /// Two texts, or where they part if they are long.
 fn difference(wanted: &str, found: &str) -> String {
     const SHOWN: usize = 200;
     let parts = wanted.chars().zip(found.chars()).take_while(|(wanted, found)| wanted == found).count();
-    let shown = |text: &str| text.chars().skip(parts.saturating_sub(SHOWN / 4)).take(SHOWN).collect::<String>();
+    let shown =
+        |text: &str| text.chars().skip(parts.saturating_sub(SHOWN / 4)).take(SHOWN).collect::<String>();
     format!("wanted {}, found {} (they part at character {parts})", shown(wanted), shown(found))
 }
 

@@ -4,8 +4,13 @@
 
 use serde_json::Value;
 
-use super::{complete, fails, hostile_credentials, hostile_keys, hostile_values, identical, identical_fields, ok, same, sorted};
-use crate::{Backend, ConfigStore, Credential, CredentialStore, ErrorKind, Increment, Key, Storage, UsageStore};
+use super::{
+    complete, fails, hostile_credentials, hostile_keys, hostile_values, identical, identical_fields, ok,
+    same, sorted,
+};
+use crate::{
+    Backend, ConfigStore, Credential, CredentialStore, ErrorKind, Increment, Key, Storage, UsageStore,
+};
 
 async fn close<B: Backend>(storage: Storage<B>) {
     ok("close", storage.close().await);
@@ -17,7 +22,8 @@ async fn close<B: Backend>(storage: Storage<B>) {
 ///
 /// At the first bullet that is violated.
 pub async fn credentials<B: CredentialStore, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
-    let stored: Vec<(Key, Credential)> = hostile_keys().into_iter().zip(hostile_credentials().into_iter().cycle()).collect();
+    let stored: Vec<(Key, Credential)> =
+        hostile_keys().into_iter().zip(hostile_credentials().into_iter().cycle()).collect();
     let storage = open().await;
     for (id, credential) in &stored {
         ok("set_credential", storage.set_credential(id, credential).await);
@@ -41,7 +47,11 @@ pub async fn credentials<B: CredentialStore, F: Future<Output = Storage<B>>>(ope
     let storage = open().await;
     fails("get of a deleted one after a restart", ErrorKind::NotFound, storage.get_credential(one).await);
     let stay = many[many.len() / 2..].to_vec();
-    same("ids after deletes and a restart", sorted(stay.clone()), ok("list", storage.list_credentials().await));
+    same(
+        "ids after deletes and a restart",
+        sorted(stay.clone()),
+        ok("list", storage.list_credentials().await),
+    );
     complete("delete_credentials", stay.len(), storage.delete_credentials(&stay).await);
     close(storage).await;
     same("ids at the end", Vec::new(), ok("list", open().await.list_credentials().await));
@@ -53,7 +63,8 @@ pub async fn credentials<B: CredentialStore, F: Future<Output = Storage<B>>>(ope
 ///
 /// At the first bullet that is violated.
 pub async fn configs<B: ConfigStore, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
-    let stored: Vec<(Key, Value)> = hostile_keys().into_iter().zip(hostile_values().into_iter().cycle()).collect();
+    let stored: Vec<(Key, Value)> =
+        hostile_keys().into_iter().zip(hostile_values().into_iter().cycle()).collect();
     let storage = open().await;
     for (key, value) in &stored {
         ok("set_config", storage.set_config(key, value.clone()).await);
@@ -79,8 +90,11 @@ pub async fn configs<B: ConfigStore, F: Future<Output = Storage<B>>>(open: impl 
 pub async fn usage<B: UsageStore, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
     let (keys, field) = (hostile_keys(), super::key("x"));
     let counts = [5, i64::MAX, i64::MIN, 9_007_199_254_740_993, 0, -1];
-    let steps: Vec<Increment> =
-        keys.iter().zip(counts.into_iter().cycle()).map(|(key, count)| Increment::new(key, &field, count)).collect();
+    let steps: Vec<Increment> = keys
+        .iter()
+        .zip(counts.into_iter().cycle())
+        .map(|(key, count)| Increment::new(key, &field, count))
+        .collect();
     let storage = open().await;
     complete("increment_many", steps.len(), storage.increment_many(&steps).await);
     ok("increment_usage", storage.increment_usage("counter", "x", 5).await);

@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 use super::{
-    at_once, configs::Configs, credentials::Credentials, documents::clear, fails, hostile_credentials, hostile_keys,
-    hostile_values, identical, identical_fields, key, must, ok, same, settle,
+    at_once, configs::Configs, credentials::Credentials, documents::clear, fails, hostile_credentials,
+    hostile_keys, hostile_values, identical, identical_fields, key, must, ok, same, settle,
 };
 use crate::{
-    ConfigStore, ConfigValue, Credential, CredentialStore, ErrorKind, Key, Optional, Outcome, Result, Storage,
-    Transaction, Transactional, transact,
+    ConfigStore, ConfigValue, Credential, CredentialStore, ErrorKind, Key, Optional, Outcome, Result,
+    Storage, Transaction, Transactional, transact,
 };
 
 /// Asserts the contract of [`Transactional`] and [`Transaction`]. Needs a storage without credentials and configs.
@@ -18,7 +18,8 @@ use crate::{
 /// At the first bullet that is violated.
 pub async fn transactions<B: Transactional + CredentialStore + ConfigStore>(storage: &Storage<B>) {
     must("the kit needs a storage without credentials and configs", is_empty(storage.clone())).await;
-    must("get, delete in a transaction: NotFound if there is none, and it goes on", missing(storage.clone())).await;
+    must("get, delete in a transaction: NotFound if there is none, and it goes on", missing(storage.clone()))
+        .await;
     must("begin: it sees its own writes", own_writes(storage.clone())).await;
     must("get in a transaction: equal to what was stored", equal(storage.clone())).await;
     must("commit: all changes are visible at once, none before", commits(storage.clone())).await;
@@ -28,8 +29,10 @@ pub async fn transactions<B: Transactional + CredentialStore + ConfigStore>(stor
     must("begin: it sees the store as it was at one moment", snapshot(storage.clone())).await;
     must("commit: of two that change the same record one gets Conflict", lost_update(storage.clone())).await;
     must("commit: of two that make the same record one gets Conflict", both_make(storage.clone())).await;
-    must("commit: a write from outside, between read and write, is a Conflict", outside(storage.clone())).await;
-    must("commit: of two that change what the other one read, one at least commits", skew(storage.clone())).await;
+    must("commit: a write from outside, between read and write, is a Conflict", outside(storage.clone()))
+        .await;
+    must("commit: of two that change what the other one read, one at least commits", skew(storage.clone()))
+        .await;
     must("commit: transactions on different records don't disturb each other", apart(storage.clone())).await;
     must("transact!: counts exactly at once", counts(storage.clone())).await;
     must("transact!: an error rolls back and is given to the caller", aborts(storage.clone())).await;
@@ -98,7 +101,11 @@ async fn own_writes<B: Transactional + CredentialStore + ConfigStore>(storage: S
         fails("get_config of one that it deleted", ErrorKind::NotFound, tx.get_config(key).await);
         fails("get_credential of one that it deleted", ErrorKind::NotFound, tx.get_credential(key).await);
         fails("delete_config of one that it deleted", ErrorKind::NotFound, tx.delete_config(key).await);
-        fails("delete_credential of one that it deleted", ErrorKind::NotFound, tx.delete_credential(key).await);
+        fails(
+            "delete_credential of one that it deleted",
+            ErrorKind::NotFound,
+            tx.delete_credential(key).await,
+        );
     }
     ok("set_config after delete", tx.set_config(&new, &config(json!("again"))).await);
     ok("commit", tx.commit().await);
@@ -110,11 +117,14 @@ async fn own_writes<B: Transactional + CredentialStore + ConfigStore>(storage: S
 
 async fn equal<B: Transactional + CredentialStore + ConfigStore>(storage: Storage<B>) {
     // Without the largest, which together are more than a server takes in one transaction.
-    let values: Vec<Value> = hostile_values().into_iter().filter(|value| value.to_string().len() < 1_000).collect();
+    let values: Vec<Value> =
+        hostile_values().into_iter().filter(|value| value.to_string().len() < 1_000).collect();
     let credentials = hostile_credentials().into_iter().filter(|fields| fields.to_json().len() < 1_000);
     let keys = hostile_keys();
-    let (values, credentials): (Vec<_>, Vec<_>) =
-        (keys.iter().zip(values.into_iter().cycle()).collect(), keys.iter().zip(credentials.cycle()).collect());
+    let (values, credentials): (Vec<_>, Vec<_>) = (
+        keys.iter().zip(values.into_iter().cycle()).collect(),
+        keys.iter().zip(credentials.cycle()).collect(),
+    );
 
     let mut tx = begin(&storage).await;
     for (key, value) in &values {
@@ -136,7 +146,11 @@ async fn equal<B: Transactional + CredentialStore + ConfigStore>(storage: Storag
         let (inside, outside) = (tx.get_credential(id).await, storage.get_credential(*id).await);
         for found in [ok("get_credential inside", inside), ok("get_credential outside", outside)] {
             let (wanted, seen) = (fields.to_json(), found.to_json());
-            assert!(identical_fields(fields.fields(), found.fields()), "{:?}: {wanted} became {seen}", id.as_str());
+            assert!(
+                identical_fields(fields.fields(), found.fields()),
+                "{:?}: {wanted} became {seen}",
+                id.as_str()
+            );
         }
     }
     ok("rollback", tx.rollback().await);
@@ -163,8 +177,15 @@ async fn assert_is<B: CredentialStore + ConfigStore>(storage: &Storage<B>, when:
     let keys = if state == "before" { ["changed", "deleted"] } else { ["changed", "made"] }.map(key).to_vec();
     let configs = ok("list_configs", storage.list_configs().await);
     same(format!("configs {when}"), keys.clone(), configs.keys().cloned().collect());
-    assert!(configs.values().all(|value| **value == json!(state)), "a config {when} is not the one of {state}");
-    same(format!("credentials {when}"), keys.clone(), ok("list_credentials", storage.list_credentials().await));
+    assert!(
+        configs.values().all(|value| **value == json!(state)),
+        "a config {when} is not the one of {state}"
+    );
+    same(
+        format!("credentials {when}"),
+        keys.clone(),
+        ok("list_credentials", storage.list_credentials().await),
+    );
     for id in &keys {
         let found = ok("get_credential", storage.get_credential(id).await);
         same(format!("a credential {when}"), credential(json!({ (state): 1 })), found);
@@ -277,7 +298,8 @@ async fn lost_update<B: Transactional + CredentialStore + ConfigStore>(storage: 
         for tx in [&mut left, &mut right] {
             same("what both read", &json!(10), ok("get_config", tx.get_config(&key).await).value());
         }
-        let won = both(at_once, finish(left, key.clone(), json!(11)), finish(right, key.clone(), json!(15))).await;
+        let won =
+            both(at_once, finish(left, key.clone(), json!(11)), finish(right, key.clone(), json!(15))).await;
         let expected = match won {
             [true, false] => json!(11),
             [false, true] => json!(15),
@@ -305,7 +327,8 @@ async fn both_make<B: Transactional + CredentialStore + ConfigStore>(storage: St
         for tx in [&mut left, &mut right] {
             fails("get_config of a missing one", ErrorKind::NotFound, tx.get_config(&key).await);
         }
-        let won = both(at_once, finish(left, key.clone(), json!(0)), finish(right, key.clone(), json!(1))).await;
+        let won =
+            both(at_once, finish(left, key.clone(), json!(0)), finish(right, key.clone(), json!(1))).await;
         same("how many committed", 1, won.into_iter().filter(|&won| won).count());
         same("who made it", Some(json!(usize::from(won[1]))), read(&storage, &key).await);
     }
@@ -338,7 +361,12 @@ async fn skew<B: Transactional + CredentialStore + ConfigStore>(storage: Storage
     ok("get_config", left.get_config(&keys[1]).await);
     ok("get_config", right.get_config(&keys[0]).await);
     // A serializable backend refuses one of them, snapshot isolation lets both pass.
-    let won = both(true, finish(left, keys[0].clone(), json!("after")), finish(right, keys[1].clone(), json!("after"))).await;
+    let won = both(
+        true,
+        finish(left, keys[0].clone(), json!("after")),
+        finish(right, keys[1].clone(), json!("after")),
+    )
+    .await;
     assert!(won[0] || won[1], "both got Conflict: one must commit");
     for (key, won) in keys.iter().zip(won) {
         same("what is there", Some(json!(if won { "after" } else { "before" })), read(&storage, key).await);
@@ -375,7 +403,11 @@ async fn count<B: Transactional>(storage: Storage<B>, key: Key) -> i64 {
         match transact!(&storage, |tx| { add(tx, &key, 1).await }) {
             Ok(()) => done += 1,
             // It may lose as often as it is tried, but then it has changed nothing.
-            Err(error) => same("why it gave up", (ErrorKind::Conflict, Outcome::NotApplied), (error.kind(), error.outcome())),
+            Err(error) => same(
+                "why it gave up",
+                (ErrorKind::Conflict, Outcome::NotApplied),
+                (error.kind(), error.outcome()),
+            ),
         }
     }
     done

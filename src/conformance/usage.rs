@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::json;
 
 use super::{
-    TASKS, at_once, complete, drop_after, fail_with, fails, hostile_keys, key, must, numbered, ok, same, settle, sorted,
+    TASKS, at_once, complete, drop_after, fail_with, fails, hostile_keys, key, must, numbered, ok, same,
+    settle, sorted,
 };
 use crate::{ErrorKind, Increment, Key, Optional, Outcome, Result, Storage, UsageRecord, UsageStore};
 
@@ -16,7 +17,8 @@ use crate::{ErrorKind, Increment, Key, Optional, Outcome, Result, Storage, Usage
 /// At the first bullet that is violated.
 pub async fn usage<B: UsageStore>(storage: &Storage<B>) {
     must("the kit needs a storage without usage", is_empty(storage.clone())).await;
-    must("increment_usage: gives the new total; a missing counter starts at 0", totals(storage.clone())).await;
+    must("increment_usage: gives the new total; a missing counter starts at 0", totals(storage.clone()))
+        .await;
     must("increment_usage: any i64, to the last digit", extremes(storage.clone())).await;
     must("increment_usage: Overflow leaves the counter", overflow(storage.clone())).await;
     must("get_usage, reset_usage: NotFound if there is none", missing(storage.clone())).await;
@@ -25,7 +27,11 @@ pub async fn usage<B: UsageStore>(storage: &Storage<B>) {
     must("list_usage: all records, sorted by key", lists(storage.clone())).await;
     must("stats: counts what is stored (usage records), no keys", counts(storage.clone())).await;
     must("increment_many: in order, increments of one counter add up", many(storage.clone())).await;
-    must("increment_many: an overflow is a failure and leaves the counter to the next", many_overflow(storage.clone())).await;
+    must(
+        "increment_many: an overflow is a failure and leaves the counter to the next",
+        many_overflow(storage.clone()),
+    )
+    .await;
     must("increment_many: of nothing, and of many", sizes(storage.clone())).await;
     must("increment_usage: atomic and exact at once", exact(storage.clone())).await;
     must("increment_usage: exact at once, up to the last i64", to_the_limit(storage.clone())).await;
@@ -73,7 +79,14 @@ async fn totals<B: UsageStore>(storage: Storage<B>) {
 }
 
 async fn extremes<B: UsageStore>(storage: Storage<B>) {
-    let deltas = [i64::MAX, i64::MIN, i64::MIN + 1, 9_007_199_254_740_993, -9_007_199_254_740_993, i64::from(u32::MAX) + 1];
+    let deltas = [
+        i64::MAX,
+        i64::MIN,
+        i64::MIN + 1,
+        9_007_199_254_740_993,
+        -9_007_199_254_740_993,
+        i64::from(u32::MAX) + 1,
+    ];
     for (field, delta) in numbered("f", deltas.len()).iter().zip(deltas) {
         same("total", delta, ok("increment_usage", storage.increment_usage("extreme", field, delta).await));
         same("count", Some(delta), get(&storage, "extreme").await.get(field.as_str()));
@@ -87,7 +100,11 @@ async fn overflow<B: UsageStore>(storage: Storage<B>) {
     for (end, beyond) in [(i64::MAX, 1), (i64::MAX, i64::MAX), (i64::MIN, -1), (i64::MIN, i64::MIN)] {
         add(&storage, "a", "count", end).await;
         for _ in 0..2 {
-            fails("an increment beyond i64", ErrorKind::Overflow, storage.increment_usage("a", "count", beyond).await);
+            fails(
+                "an increment beyond i64",
+                ErrorKind::Overflow,
+                storage.increment_usage("a", "count", beyond).await,
+            );
             same("the counter after Overflow", record([("count", end)]), get(&storage, "a").await);
         }
         let back = if end > 0 { -1 } else { 1 };
@@ -100,9 +117,19 @@ async fn missing<B: UsageStore>(storage: Storage<B>) {
     fails("get from an empty storage", ErrorKind::NotFound, storage.get_usage("no").await);
     fails("reset of an empty storage", ErrorKind::NotFound, storage.reset_usage("no").await);
     add(&storage, "there", "requests", 1).await;
-    for name in ["no", "ther", "there:requests", "There", "t*", "there.json", "there/requests", "requests", "*"] {
-        fails(format!("get of {name:?} beside \"there\""), ErrorKind::NotFound, storage.get_usage(name).await);
-        fails(format!("reset of {name:?} beside \"there\""), ErrorKind::NotFound, storage.reset_usage(name).await);
+    for name in
+        ["no", "ther", "there:requests", "There", "t*", "there.json", "there/requests", "requests", "*"]
+    {
+        fails(
+            format!("get of {name:?} beside \"there\""),
+            ErrorKind::NotFound,
+            storage.get_usage(name).await,
+        );
+        fails(
+            format!("reset of {name:?} beside \"there\""),
+            ErrorKind::NotFound,
+            storage.reset_usage(name).await,
+        );
     }
     same("optional() of a missing one", None, ok("optional", storage.get_usage("no").await.optional()));
     ok("reset", storage.reset_usage("there").await);
@@ -145,7 +172,11 @@ async fn keys<B: UsageStore>(storage: Storage<B>) {
         ok(format!("reset of {:?}", key.as_str()), storage.reset_usage(key).await);
         expected.remove(key);
     }
-    same("all records after every other one is reset", &expected, &ok("list_usage", storage.list_usage().await));
+    same(
+        "all records after every other one is reset",
+        &expected,
+        &ok("list_usage", storage.list_usage().await),
+    );
     clear(&storage).await;
 }
 
@@ -192,8 +223,20 @@ async fn many_overflow<B: UsageStore>(storage: Storage<B>) {
     add(&storage, "top", "x", i64::MAX - 1).await;
     add(&storage, "bottom", "x", i64::MIN).await;
     let steps = [
-        ("before", 1), ("top", 2), ("top", 1), ("top", 1), ("bottom", -1), ("between", 1), ("bottom", 1), ("bottom", -2),
-        ("top", -5), ("top", i64::MAX), ("after", 1), ("new", i64::MAX), ("new", 1), ("new", -1),
+        ("before", 1),
+        ("top", 2),
+        ("top", 1),
+        ("top", 1),
+        ("bottom", -1),
+        ("between", 1),
+        ("bottom", 1),
+        ("bottom", -2),
+        ("top", -5),
+        ("top", i64::MAX),
+        ("after", 1),
+        ("new", i64::MAX),
+        ("new", 1),
+        ("new", -1),
     ];
     let increments = steps.map(|(record, delta)| Increment::new(&key(record), &key("x"), delta));
     let report = ok("increment_many", storage.increment_many(&increments).await);
@@ -201,7 +244,12 @@ async fn many_overflow<B: UsageStore>(storage: Storage<B>) {
     fail_with("increment_many", ErrorKind::Overflow, &failed, &report.failures);
     same("how many are said to have succeeded", steps.len() - failed.len(), report.succeeded);
     let counts = [
-        ("before", 1), ("top", i64::MAX - 5), ("bottom", i64::MIN + 1), ("between", 1), ("after", 1), ("new", i64::MAX - 1),
+        ("before", 1),
+        ("top", i64::MAX - 5),
+        ("bottom", i64::MIN + 1),
+        ("between", 1),
+        ("after", 1),
+        ("new", i64::MAX - 1),
     ];
     for (key, count) in counts {
         same(key, record([("x", count)]), get(&storage, key).await);
@@ -313,7 +361,10 @@ async fn dropped<B: UsageStore>(storage: Storage<B>) {
     }
     settle().await;
     let total = add(&storage, "hot", "x", 0).await;
-    assert!((done..=done + open).contains(&total), "{done} ended and {open} were dropped, but the total is {total}");
+    assert!(
+        (done..=done + open).contains(&total),
+        "{done} ended and {open} were dropped, but the total is {total}"
+    );
     same("total after dropped calls", total + 1, add(&storage, "hot", "x", 1).await);
     clear(&storage).await;
 }
