@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{fails, key, must, ok, same};
 use crate::{
     BatchReport, CacheStore, ConfigStore, Credential, CredentialStore, ErrorKind, Exportable, Increment,
-    Record, Result, Storage, Transaction, Transactional, UsageStore,
+    Record, Result, Storage, Transactional, UsageStore,
 };
 
 const BULLET: &str = "every operation after close is Closed";
@@ -100,23 +100,6 @@ pub async fn transactions<B: Transactional>(closed: &Storage<B>) {
 
 async fn transactions_are<B: Transactional>(closed: Storage<B>) {
     is_closed("begin", closed.begin().await);
-}
-
-/// Asserts, for [`Transactional`], that a transaction which is under way at close can't commit. **Closes the storage.**
-///
-/// # Panics
-///
-/// If it commits.
-pub async fn under_way<B: Transactional>(open: &Storage<B>) {
-    must("close: a transaction under way can't commit", under_way_is(open.clone())).await;
-}
-
-async fn under_way_is<B: Transactional>(open: Storage<B>) {
-    let mut transaction = ok("begin", open.begin().await);
-    let value = ok("a value", json!(1).try_into());
-    ok("set_config", transaction.set_config(&key("a"), &value).await);
-    ok("close", open.close().await);
-    is_closed("commit", transaction.commit().await);
 }
 
 /// Asserts it for [`Exportable`].

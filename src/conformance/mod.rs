@@ -53,7 +53,7 @@ pub use credentials::credentials;
 pub use export::{export, export_snapshot, export_usage};
 use futures_util::StreamExt;
 use tokio::{task::JoinSet, time};
-pub use transactions::transactions;
+pub use transactions::{transactions, transactions_at_close};
 pub use usage::usage;
 pub use values::{
     hostile_credentials, hostile_keys, hostile_values, identical, identical_fields, identical_records,

@@ -39,6 +39,22 @@ pub async fn transactions<B: Transactional + CredentialStore + ConfigStore>(stor
     must("the kit leaves nothing", is_empty(storage.clone())).await;
 }
 
+/// Asserts that a transaction which is under way at close can't commit. **Closes the storage.**
+///
+/// # Panics
+///
+/// If it commits.
+pub async fn transactions_at_close<B: Transactional>(storage: &Storage<B>) {
+    must("close: a transaction under way can't commit", closes(storage.clone())).await;
+}
+
+async fn closes<B: Transactional>(storage: Storage<B>) {
+    let mut tx = begin(&storage).await;
+    ok("set_config", tx.set_config(&key("a"), &config(json!(1))).await);
+    ok("close", storage.close().await);
+    fails("commit after close", ErrorKind::Closed, tx.commit().await);
+}
+
 async fn is_empty<B: CredentialStore + ConfigStore>(storage: Storage<B>) {
     same("ids", Vec::new(), ok("list_credentials", storage.list_credentials().await));
     same("keys", 0, ok("list_configs", storage.list_configs().await).len());
