@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     documents::{Documents, clear, documents},
-    fails, hostile_keys, hostile_values, identical, key, must, ok, same, sorted,
+    fails, hostile_keys, hostile_values, identical, key, must, ok, same, same_keys, sorted,
 };
 use crate::{ConfigStore, ErrorKind, Key, Result, Storage, StorageStats};
 
@@ -58,7 +58,7 @@ async fn null<B: ConfigStore>(storage: Storage<B>) {
     let key = key("null");
     ok("set", storage.set_config(&key, Value::Null).await);
     same("the value", &Value::Null, ok("get", storage.get_config(&key).await).value());
-    same("keys", vec![key.clone()], ok("list", storage.list_configs().await).into_keys().collect());
+    same_keys("keys", &[key.clone()], ok("list", storage.list_configs().await).into_keys());
     ok("delete", storage.delete_config(&key).await);
     fails("get after delete", ErrorKind::NotFound, storage.get_config(&key).await);
 }
@@ -71,7 +71,7 @@ async fn lists<B: ConfigStore>(storage: Storage<B>) {
     }
     let found = ok("list_configs", storage.list_configs().await);
     let keys = stored.iter().map(|(key, _)| key.clone()).collect();
-    same("keys", sorted(keys), found.keys().cloned().collect());
+    same_keys("keys", &sorted(keys), found.keys().cloned());
     for (key, value) in &stored {
         let found = &found[key];
         assert!(identical(value, found), "{:?}: {value} became {}", key.as_str(), found.to_json());

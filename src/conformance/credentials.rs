@@ -6,7 +6,7 @@ use super::{
     at_once, complete,
     documents::{Documents, clear, documents},
     drop_after, fail_with, hostile_credentials, hostile_keys, identical_fields, key, must, numbered, ok,
-    same, sorted,
+    same, same_keys, sorted,
 };
 use crate::{Credential, CredentialStore, ErrorKind, Key, Result, Storage, StorageStats};
 
@@ -78,7 +78,7 @@ async fn fill<B: CredentialStore>(storage: &Storage<B>, ids: &[Key]) {
 }
 
 async fn is_empty<B: CredentialStore>(storage: Storage<B>) {
-    same("ids", Vec::new(), ok("list", storage.list_credentials().await));
+    same_keys("ids", &[], ok("list", storage.list_credentials().await));
 }
 
 async fn gets<B: CredentialStore>(storage: Storage<B>) {
@@ -110,7 +110,7 @@ async fn sets<B: CredentialStore>(storage: Storage<B>) {
     let items: Vec<(Key, Credential)> = hostile_keys().into_iter().zip(values.cycle()).collect();
     complete("set_credentials", items.len(), storage.set_credentials(&items).await);
     let ids: Vec<Key> = items.iter().map(|(id, _)| id.clone()).collect();
-    same("ids", sorted(ids.clone()), ok("list", storage.list_credentials().await));
+    same_keys("ids", &sorted(ids.clone()), ok("list", storage.list_credentials().await));
     let found = ok("get_credentials", storage.get_credentials(&ids).await);
     fail_with("get_credentials", ErrorKind::NotFound, &[], &found.failures);
     for (id, stored) in &items {
@@ -126,7 +126,7 @@ async fn sets<B: CredentialStore>(storage: Storage<B>) {
         }
     }
     complete("delete_credentials", ids.len(), storage.delete_credentials(&ids).await);
-    same("ids after delete_credentials", Vec::new(), ok("list", storage.list_credentials().await));
+    same_keys("ids after delete_credentials", &[], ok("list", storage.list_credentials().await));
 }
 
 async fn sets_twice<B: CredentialStore>(storage: Storage<B>) {
@@ -144,7 +144,7 @@ async fn deletes<B: CredentialStore>(storage: Storage<B>) {
     let report = ok("delete_credentials", storage.delete_credentials(&ids).await);
     fail_with("delete_credentials", ErrorKind::NotFound, &[(0, &ids[0]), (2, &ids[2])], &report.failures);
     same("how many are said to be deleted", 2, report.succeeded);
-    same("ids that stay", vec![key("a"), key("c")], ok("list", storage.list_credentials().await));
+    same_keys("ids that stay", &[key("a"), key("c")], ok("list", storage.list_credentials().await));
     for id in &ids {
         super::fails("get after delete", ErrorKind::NotFound, storage.get_credential(id).await);
     }
@@ -173,7 +173,7 @@ async fn nothing<B: CredentialStore>(storage: Storage<B>) {
 async fn large<B: CredentialStore>(storage: Storage<B>) {
     let ids = numbered("many ", MANY);
     fill(&storage, &ids).await;
-    same("ids", ids.clone(), ok("list", storage.list_credentials().await));
+    same_keys("ids", &ids, ok("list", storage.list_credentials().await));
 
     // Every tenth one is missing, so that a place in a chunk is not taken for a place in the batch.
     let mixed: Vec<Key> = ids
@@ -192,14 +192,14 @@ async fn large<B: CredentialStore>(storage: Storage<B>) {
     fail_with("delete_credentials", ErrorKind::NotFound, &missing, &report.failures);
     same("how many are said to be deleted", MANY - missing.len(), report.succeeded);
     let stay: Vec<Key> = ids.into_iter().step_by(10).collect();
-    same("ids that stay", stay, ok("list", storage.list_credentials().await));
+    same_keys("ids that stay", &stay, ok("list", storage.list_credentials().await));
     clear::<Credentials, B>(&storage).await;
 }
 
 async fn crossing<B: CredentialStore>(storage: Storage<B>) {
     let ids = numbered("shared ", 50);
     at_once((0..8).map(|turn| set_turned(storage.clone(), ids.clone(), turn))).await;
-    same("ids", ids.clone(), ok("list", storage.list_credentials().await));
+    same_keys("ids", &ids, ok("list", storage.list_credentials().await));
     let reports = at_once((0..8).map(|turn| delete_turned(storage.clone(), ids.clone(), turn))).await;
     same("how many are said to be deleted, by all", ids.len(), reports.into_iter().sum());
     is_empty(storage).await;

@@ -114,7 +114,7 @@ fn fails<T>(what: impl AsRef<str>, wanted: ErrorKind, result: Result<T>) {
 fn fail_with(what: &str, wanted: ErrorKind, items: &[(usize, &Key)], failures: &[BatchFailure]) {
     let found: Vec<_> = failures.iter().map(|failure| (failure.index, failure.key.as_str())).collect();
     let items: Vec<_> = items.iter().map(|(index, key)| (*index, key.as_str())).collect();
-    assert!(found == items, "{what}: the failures are {found:?} and not {items:?}");
+    same(format!("{what}: the failures"), items, found);
     for failure in failures {
         assert!(failure.error.kind() == wanted, "{what}: a failure is not {wanted} but {:?}", failure.error);
     }
@@ -141,6 +141,25 @@ fn same<T: PartialEq + Debug>(what: impl AsRef<str>, wanted: T, found: T) {
         what.as_ref(),
         difference(&format!("{wanted:?}"), &format!("{found:?}"))
     );
+}
+
+/// Panics unless the keys are these, in this order. Names them: a key does not print itself.
+#[track_caller]
+fn same_keys(what: impl AsRef<str>, wanted: &[Key], found: impl IntoIterator<Item = Key>) {
+    let found: Vec<Key> = found.into_iter().collect();
+    if wanted != found {
+        let without = |keys: &[Key], others: &[Key]| -> Vec<String> {
+            keys.iter()
+                .filter(|key| !others.contains(key))
+                .take(5)
+                .map(|key| key.as_str().to_owned())
+                .collect()
+        };
+        let (lost, more) = (without(wanted, &found), without(&found, wanted));
+        let problem =
+            if lost.is_empty() && more.is_empty() { "not sorted, or named twice" } else { "not those" };
+        panic!("{}: {problem}: {lost:?} are lost, {more:?} should not be there", what.as_ref());
+    }
 }
 
 /// Two texts, or where they part if they are long.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     complete, fails, hostile_credentials, hostile_keys, hostile_values, identical, identical_fields, ok,
-    same, sorted,
+    same, same_keys, sorted,
 };
 use crate::{
     Backend, ConfigStore, Credential, CredentialStore, ErrorKind, Increment, Key, Storage, UsageStore,
@@ -32,7 +32,7 @@ pub async fn credentials<B: CredentialStore, F: Future<Output = Storage<B>>>(ope
 
     let storage = open().await;
     let ids: Vec<Key> = stored.iter().map(|(id, _)| id.clone()).collect();
-    same("ids after a restart", sorted(ids.clone()), ok("list", storage.list_credentials().await));
+    same_keys("ids after a restart", &sorted(ids.clone()), ok("list", storage.list_credentials().await));
     for (id, credential) in &stored {
         let found = ok("get_credential after a restart", storage.get_credential(id).await);
         let equal = identical_fields(credential.fields(), found.fields());
@@ -54,7 +54,7 @@ pub async fn credentials<B: CredentialStore, F: Future<Output = Storage<B>>>(ope
     );
     complete("delete_credentials", stay.len(), storage.delete_credentials(&stay).await);
     close(storage).await;
-    same("ids at the end", Vec::new(), ok("list", open().await.list_credentials().await));
+    same_keys("ids at the end", &[], ok("list", open().await.list_credentials().await));
 }
 
 /// Asserts that configs are after a restart what they were, and that deleted ones are not back.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     at_once, configs::Configs, credentials::Credentials, documents::clear, fails, hostile_credentials,
-    hostile_keys, hostile_values, identical, identical_fields, key, must, ok, same, settle,
+    hostile_keys, hostile_values, identical, identical_fields, key, must, ok, same, same_keys, settle,
 };
 use crate::{
     ConfigStore, ConfigValue, Credential, CredentialStore, ErrorKind, Key, Optional, Outcome, Result,
@@ -56,7 +56,7 @@ async fn closes<B: Transactional>(storage: Storage<B>) {
 }
 
 async fn is_empty<B: CredentialStore + ConfigStore>(storage: Storage<B>) {
-    same("ids", Vec::new(), ok("list_credentials", storage.list_credentials().await));
+    same_keys("ids", &[], ok("list_credentials", storage.list_credentials().await));
     same("keys", 0, ok("list_configs", storage.list_configs().await).len());
 }
 
@@ -127,7 +127,7 @@ async fn own_writes<B: Transactional + CredentialStore + ConfigStore>(storage: S
     ok("commit", tx.commit().await);
     same("what it deleted", None, read(&storage, &old).await);
     same("what it set after its delete", Some(json!("again")), read(&storage, &new).await);
-    same("the credentials that it deleted", Vec::new(), ok("list", storage.list_credentials().await));
+    same_keys("the credentials that it deleted", &[], ok("list", storage.list_credentials().await));
     wipe(&storage).await;
 }
 
@@ -192,7 +192,7 @@ async fn change<B: Transactional + CredentialStore + ConfigStore>(storage: &Stor
 async fn assert_is<B: CredentialStore + ConfigStore>(storage: &Storage<B>, when: &str, state: &str) {
     let keys = if state == "before" { ["changed", "deleted"] } else { ["changed", "made"] }.map(key).to_vec();
     let configs = ok("list_configs", storage.list_configs().await);
-    same(format!("configs {when}"), keys.clone(), configs.keys().cloned().collect());
+    same_keys(format!("configs {when}"), &keys, configs.keys().cloned());
     assert!(
         configs.values().all(|value| **value == json!(state)),
         "a config {when} is not the one of {state}"
@@ -399,7 +399,7 @@ async fn apart<B: Transactional + CredentialStore + ConfigStore>(storage: Storag
     ok("set_credential", right.set_credential(&keys[1], &credential(json!({}))).await);
     ok("commit of the first", left.commit().await);
     ok("commit of the second", right.commit().await);
-    same("ids", keys.to_vec(), ok("list", storage.list_credentials().await));
+    same_keys("ids", &keys, ok("list", storage.list_credentials().await));
     same("keys", 2, ok("list", storage.list_configs().await).len());
     wipe(&storage).await;
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     TASKS, at_once, complete, drop_after, fail_with, fails, hostile_keys, key, must, numbered, ok, same,
-    settle, sorted,
+    same_keys, settle, sorted,
 };
 use crate::{ErrorKind, Increment, Key, Optional, Outcome, Result, Storage, UsageRecord, UsageStore};
 
@@ -62,6 +62,14 @@ async fn add<B: UsageStore>(storage: &Storage<B>, key: &str, field: &str, delta:
 
 async fn get<B: UsageStore>(storage: &Storage<B>, key: &str) -> UsageRecord {
     ok("get_usage", storage.get_usage(key).await)
+}
+
+fn same_records(what: &str, wanted: &BTreeMap<Key, UsageRecord>, found: &BTreeMap<Key, UsageRecord>) {
+    let keys: Vec<Key> = wanted.keys().cloned().collect();
+    same_keys(what, &keys, found.keys().cloned());
+    for (key, wanted) in wanted {
+        same(format!("{what}: {:?}", key.as_str()), wanted, &found[key]);
+    }
 }
 
 async fn totals<B: UsageStore>(storage: Storage<B>) {
@@ -164,7 +172,7 @@ async fn keys<B: UsageStore>(storage: Storage<B>) {
             same(format!("total of {:?} {:?}", record.as_str(), field.as_str()), count, total);
         }
     }
-    same("all records", &expected, &ok("list_usage", storage.list_usage().await));
+    same_records("all records", &expected, &ok("list_usage", storage.list_usage().await));
     for (key, record) in &expected {
         same(format!("record {:?}", key.as_str()), record, &ok("get_usage", storage.get_usage(key).await));
     }
@@ -190,8 +198,8 @@ async fn lists<B: UsageStore>(storage: Storage<B>) {
     complete("increment_many", increments.len(), storage.increment_many(&increments).await);
     let expected = keys.iter().cloned().zip((0..).map(|n| record([("n", n), ("-n", -n)]))).collect();
     let found = ok("list_usage", storage.list_usage().await);
-    same("keys", sorted(keys), found.keys().cloned().collect());
-    same("records", expected, found);
+    same_keys("keys", &sorted(keys), found.keys().cloned());
+    same_records("records", &expected, &found);
     clear(&storage).await;
 }
 
@@ -265,7 +273,7 @@ async fn sizes<B: UsageStore>(storage: Storage<B>) {
         keys.iter().cycle().take(1_000).zip(1..).map(|(key, n)| Increment::new(key, &field, n)).collect();
     complete("increment_many", increments.len(), storage.increment_many(&increments).await);
     let expected = keys.iter().cloned().zip((1..).map(|n| record([("x", 4 * n + 1_500)]))).collect();
-    same("records", expected, ok("list_usage", storage.list_usage().await));
+    same_records("records", &expected, &ok("list_usage", storage.list_usage().await));
     clear(&storage).await;
 }
 
@@ -316,7 +324,7 @@ async fn crossing<B: UsageStore>(storage: Storage<B>) {
         numbered("shared ", 50).iter().map(|key| Increment::new(key, &super::key("x"), 1)).collect();
     at_once((0..8).map(|turn| many_turned(storage.clone(), increments.clone(), turn))).await;
     let expected = increments.iter().map(|step| (step.key.clone(), record([("x", 8 * 5)]))).collect();
-    same("records", expected, ok("list_usage", storage.list_usage().await));
+    same_records("records", &expected, &ok("list_usage", storage.list_usage().await));
     clear(&storage).await;
 }
 
