@@ -171,3 +171,85 @@ impl Open for File {
         opened.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "opening the store panicked")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use serde_json::json;
+
+    use super::{engine::tests::Disk, *};
+    use crate::{DEFAULT_DEADLINE, Outcome, Storage};
+
+    fn store_on(disk: &Disk) -> Storage<File> {
+        let (engine, state) = disk.store();
+        Storage::new(File::start(engine, state, PathBuf::from("test"), DEFAULT_DEADLINE).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_failed_fsync_poisons_writes_and_not_reads() {
+        let disk = Disk::default();
+        let storage = store_on(&disk);
+        storage.set_config("a", json!(1)).await.unwrap();
+        disk.cannot_sync.store(true, Ordering::SeqCst);
+        let error = storage.set_config("a", json!(2)).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
+        assert_eq!(error.code(), Some("os error 5"));
+
+        disk.cannot_sync.store(false, Ordering::SeqCst);
+        let error = storage.set_config("a", json!(3)).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+        assert!(!error.is_retryable());
+        assert_eq!(storage.health().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert!(!storage.stats().await.unwrap().healthy);
+        assert_eq!(
+            storage.get_config("a").await.unwrap().value(),
+            &json!(1),
+            "only what is acknowledged is seen"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_unavailable_and_loses_nothing() {
+        let disk = Disk::default();
+        let storage = store_on(&disk);
+        storage.set_config("a", json!(1)).await.unwrap();
+        disk.full.store(true, Ordering::SeqCst);
+        let mut n = 0;
+        let error = loop {
+            n += 1;
+            if let Err(error) = storage.set_config(format!("big-{n}"), json!("x".repeat(100_000))).await {
+                break error;
+            }
+            assert!(n < 1000, "the disk never filled up");
+        };
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(error.code(), Some("os error 28"));
+        drop(storage);
+
+        disk.full.store(false, Ordering::SeqCst);
+        let (engine, state) = Engine::on(disk, "test").unwrap();
+        let storage =
+            Storage::new(File::start(engine, state, PathBuf::from("test"), DEFAULT_DEADLINE).unwrap());
+        assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1));
+        for earlier in 1..n {
+            storage.get_config(format!("big-{earlier}")).await.expect("it was acknowledged");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dropped_call_is_applied_whole_or_not_at_all() {
+        let storage = store_on(&Disk::default());
+        for n in 0..200 {
+            let write = storage.set_config(format!("k{n}"), json!(n));
+            // Polled once, so that it is in the queue, then dropped.
+            let first = futures_util::FutureExt::now_or_never(write);
+            assert!(first.is_none());
+        }
+        storage.health().await.unwrap();
+        let stored = storage.list_configs().await.unwrap();
+        for (key, value) in &stored {
+            assert_eq!(format!("k{}", value.value()), key.as_str());
+        }
+    }
+}
