@@ -14,6 +14,7 @@ use std::{
 use gateway_storage::{File, FileConfig, Increment, Key, Optional, Result, Storage};
 use serde_json::json;
 
+const NAME: &str = "kill_nine_loses_nothing_acknowledged";
 const ROUNDS: u64 = 200;
 const TASKS: u64 = 64;
 const BATCH: u64 = 10;
@@ -23,12 +24,26 @@ fn main() {
     match arguments.next().as_deref() {
         Some("--writer") => writer(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap()),
         // Asked by `cargo test -- --list` and by other runners.
-        Some("--list") => println!("kill_nine_loses_nothing_acknowledged: test\n\n1 test, 0 benchmarks"),
-        _ => {
-            println!("\nrunning 1 test");
-            kill_nine_loses_nothing_acknowledged();
-            println!("test kill_nine_loses_nothing_acknowledged ... ok");
-            println!("\ntest result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n");
+        Some("--list") => println!("{NAME}: test\n\n1 test, 0 benchmarks"),
+        first => {
+            // As libtest does it: words without dashes are filters.
+            let mut filters = first
+                .map(str::to_owned)
+                .into_iter()
+                .chain(arguments)
+                .filter(|word| !word.starts_with('-'))
+                .peekable();
+            let wanted = filters.peek().is_none() || filters.any(|filter| NAME.contains(&filter));
+            println!("\nrunning {} test", u8::from(wanted));
+            if wanted {
+                kill_nine_loses_nothing_acknowledged();
+                println!("test {NAME} ... ok");
+            }
+            println!(
+                "\ntest result: ok. {} passed; 0 failed; 0 ignored; 0 measured; {} filtered out\n",
+                u8::from(wanted),
+                u8::from(!wanted)
+            );
         }
     }
 }
