@@ -205,7 +205,7 @@ pub(super) mod tests {
         io,
         sync::{
             Arc, Mutex,
-            atomic::{AtomicBool, Ordering},
+            atomic::{AtomicBool, AtomicUsize, Ordering},
         },
     };
 
@@ -220,6 +220,10 @@ pub(super) mod tests {
         bytes: Arc<Mutex<Vec<u8>>>,
         pub(in crate::backend::file) full: Arc<AtomicBool>,
         pub(in crate::backend::file) cannot_sync: Arc<AtomicBool>,
+        /// How often it was synced.
+        pub(in crate::backend::file) syncs: Arc<AtomicUsize>,
+        /// Held by a test: a sync waits for it.
+        pub(in crate::backend::file) stalled: Arc<Mutex<()>>,
     }
 
     impl Disk {
@@ -260,6 +264,8 @@ pub(super) mod tests {
         }
 
         fn sync_data(&self) -> io::Result<()> {
+            drop(self.stalled.lock().unwrap());
+            self.syncs.fetch_add(1, Ordering::SeqCst);
             if self.cannot_sync.load(Ordering::SeqCst) {
                 Err(io::Error::from_raw_os_error(libc::EIO))
             } else {

@@ -238,6 +238,74 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_batch_is_one_fsync_and_so_are_the_writes_that_wait_together() {
+        let disk = Disk::default();
+        let storage = store_on(&disk);
+        let syncs = |disk: &Disk| disk.syncs.swap(0, Ordering::SeqCst);
+        syncs(&disk);
+        storage.set_config("a", json!(0)).await.unwrap();
+        assert_eq!(syncs(&disk), 1);
+
+        let items: Vec<_> = (0..1000)
+            .map(|n| (crate::Key::new(&n.to_string()).unwrap(), json!({ "n": n }).try_into().unwrap()))
+            .collect();
+        // The engine syncs once more when it makes the file larger, so the file is made large enough first.
+        for _ in 0..3 {
+            syncs(&disk);
+            assert_eq!(storage.set_credentials(&items).await.unwrap().succeeded, 1000);
+        }
+        assert_eq!(syncs(&disk), 1, "a batch of 1000 costs what one write costs");
+
+        let stalled = disk.stalled.lock().unwrap();
+        let first = tokio::spawn({
+            let storage = storage.clone();
+            async move { storage.set_config("a", json!(1)).await }
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let others: Vec<_> = (0..500)
+            .map(|_| {
+                let storage = storage.clone();
+                tokio::spawn(async move { storage.increment_usage("total", "requests", 1).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(stalled);
+        first.await.unwrap().unwrap();
+        let mut totals = Vec::new();
+        for other in others {
+            totals.push(other.await.unwrap().unwrap());
+        }
+        totals.sort_unstable();
+        assert_eq!(totals, (1..=500).collect::<Vec<i64>>(), "each saw a total of its own");
+        assert_eq!(syncs(&disk), 2, "one commit for the first, one for the 500 that waited");
+    }
+
+    #[tokio::test]
+    async fn a_deadline_says_whether_the_write_may_have_been_applied() {
+        let disk = Disk::default();
+        let storage = store_on(&disk);
+        storage.set_config("a", json!(0)).await.unwrap();
+        let hurried = storage.with_deadline(Duration::from_millis(100));
+
+        let stalled = disk.stalled.lock().unwrap();
+        let begun = hurried.set_config("a", json!(1));
+        let queued = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            hurried.set_config("b", json!(1)).await
+        };
+        let (begun, queued) = tokio::join!(begun, queued);
+        let (begun, queued) = (begun.unwrap_err(), queued.unwrap_err());
+        assert_eq!((begun.kind(), begun.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
+        assert_eq!((queued.kind(), queued.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
+        assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(0), "a read does not wait");
+
+        drop(stalled);
+        storage.health().await.unwrap();
+        assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1), "it was applied after all");
+        assert_eq!(storage.get_config("b").await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
     async fn a_dropped_call_is_applied_whole_or_not_at_all() {
         let storage = store_on(&Disk::default());
         for n in 0..200 {
