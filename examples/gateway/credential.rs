@@ -42,10 +42,14 @@ impl OAuth {
     }
 }
 
+/// Where the usage of this credential is counted.
+pub(crate) fn usage_key(id: &Key) -> Result<Key> {
+    Key::new(&format!("credential:{}", id.as_str()))
+}
+
 /// One credential of the pool.
 pub(crate) struct Member {
     pub(crate) id: Key,
-    /// Where its usage is counted.
     pub(crate) usage: Key,
     /// Held while it is refreshed. Holds what the last refresh of this run stored, for the proof at the end.
     refresh: Mutex<Option<OAuth>>,
@@ -99,8 +103,7 @@ impl Pool {
         let mut members = Vec::new();
         for (id, credential) in all_credentials(storage).await? {
             if credential.get("disabled") != Some(&Value::Bool(true)) {
-                let usage = Key::new(&format!("credential:{}", id.as_str()))?;
-                members.push(Member { id, usage, refresh: Mutex::default() });
+                members.push(Member { usage: usage_key(&id)?, id, refresh: Mutex::default() });
             }
         }
         Ok(Self(members))

@@ -1,11 +1,20 @@
 //! A folder of OAuth credential files, into the store. The id of a credential is its file's name without `.json`.
 
-use std::{collections::BTreeSet, ffi::OsStr, fmt, fs, io::Read, path::Path};
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fmt, fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
 
 use gateway_storage::{Credential, CredentialStore, Key, MAX_VALUE_BYTES, Storage};
 use serde_json::Value;
 
-use crate::{Failure, credential::OAuth};
+use crate::{
+    Failure,
+    credential::{OAuth, usage_key},
+};
 
 /// Files come from many programs. What this gateway reads and refreshes gets one name; everything else stays.
 const NAMES: [(&str, &[&str]); 4] = [
@@ -18,31 +27,31 @@ const NAMES: [(&str, &[&str]); 4] = [
 /// Reads every `*.json`. A file that is no credential is named on stderr and skipped.
 pub(crate) fn read_folder(folder: &Path) -> Result<Vec<(Key, Credential)>, Failure> {
     let unreadable = |error| Failure::Usage(format!("can't read the folder {folder:?}: {error}"));
-    let (mut credentials, mut skipped) = (Vec::new(), 0);
-    for entry in fs::read_dir(folder).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        if path.extension() != Some(OsStr::new("json")) {
-            continue;
-        }
-        match read_file(&path) {
+    let entries =
+        fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(unreadable)?;
+    let mut paths: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).collect();
+    paths.retain(|path| path.extension() == Some(OsStr::new("json")));
+    paths.sort();
+
+    let mut credentials = Vec::new();
+    for path in &paths {
+        match read_file(path) {
             Ok(credential) => credentials.push(credential),
-            Err(problem) => {
-                skipped += 1;
-                // `Debug` of a file name escapes what a terminal would obey.
-                eprintln!("skipped {:?}: {problem}", path.file_name().unwrap_or_default());
-            }
+            // `Debug` of a file name escapes what a terminal would obey.
+            Err(problem) => eprintln!("skipped {:?}: {problem}", path.file_name().unwrap_or_default()),
         }
     }
-    match (credentials.is_empty(), skipped) {
+    match (credentials.is_empty(), paths.is_empty()) {
         (false, _) => Ok(credentials),
-        (true, 0) => Err(Failure::Usage(format!("there are no .json files in {folder:?}"))),
-        (true, _) => Err(Failure::Usage(format!("there are no usable credentials in {folder:?}"))),
+        (true, true) => Err(Failure::Usage(format!("there are no .json files in {folder:?}"))),
+        (true, false) => Err(Failure::Usage(format!("there are no usable credentials in {folder:?}"))),
     }
 }
 
 fn read_file(path: &Path) -> Result<(Key, Credential), String> {
     let name = path.file_stem().and_then(OsStr::to_str).ok_or("the name is not UTF-8")?;
     let id = Key::new(name).map_err(|error| error.to_string())?;
+    usage_key(&id).map_err(|_| "the name is too long to count usage under")?;
 
     // Asked before it is opened: opening a named pipe waits for its writer.
     if !fs::metadata(path).map_err(|error| error.to_string())?.is_file() {
@@ -98,9 +107,11 @@ pub(crate) async fn store<B: CredentialStore>(
 
 impl fmt::Display for Loaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.stored {
-            0 => writeln!(f, "{} credentials loaded", self.added),
-            stored => writeln!(f, "{} credentials loaded, {stored} were stored already", self.added),
+        let Self { added, stored } = self;
+        write!(f, "{added} {} loaded", if *added == 1 { "credential" } else { "credentials" })?;
+        if *stored > 0 {
+            write!(f, ", {stored} stored already")?;
         }
+        writeln!(f)
     }
 }

@@ -35,15 +35,20 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Com
     let (mut folder, mut data, mut requests, mut concurrency) = (None, None, None, None);
     while let Some(argument) = arguments.next() {
         let text = argument.to_string_lossy();
-        let mut value = |what| match arguments.next() {
+        // `--name value` or `--name=value`
+        let (text, mut given) = match text.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => (name, Some(OsString::from(value))),
+            _ => (&*text, None),
+        };
+        let mut value = |what| match given.take().or_else(|| arguments.next()) {
             Some(value) if !value.is_empty() => Ok(value),
             _ => Err(format!("{text} needs {what}")),
         };
-        match &*text {
+        match text {
             "--help" | "-h" => return Ok(Command::Help),
-            "--requests" => once(&text, &mut requests, count(&text, value("a number")?, 10_000_000)?)?,
-            "--concurrency" => once(&text, &mut concurrency, count(&text, value("a number")?, 10_000)?)?,
-            "--data" => once(&text, &mut data, PathBuf::from(value("a directory")?))?,
+            "--requests" => once(text, &mut requests, count(text, value("a number")?, 10_000_000)?)?,
+            "--concurrency" => once(text, &mut concurrency, count(text, value("a number")?, 10_000)?)?,
+            "--data" => once(text, &mut data, PathBuf::from(value("a directory")?))?,
             option if option.starts_with('-') => return Err(format!("there is no option {option:?}")),
             "" => return Err("the folder has no name".into()),
             _ => once("the folder", &mut folder, PathBuf::from(&argument))?,
