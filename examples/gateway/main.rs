@@ -72,9 +72,14 @@ async fn main() -> ExitCode {
 
 /// Picks the place and the backend. The rest of the program is generic: another backend is another type here.
 async fn run(options: Options) -> Result<bool, Failure> {
-    let temporary =
-        tempfile::tempdir().map_err(|error| Failure::Usage(format!("no temporary directory: {error}")))?;
-    let directory = options.data.clone().unwrap_or_else(|| temporary.path().join("data"));
+    let (directory, _temporary) = match options.data.clone() {
+        Some(directory) => (directory, None),
+        None => {
+            let temporary = tempfile::tempdir()
+                .map_err(|error| Failure::Usage(format!("can't make a temporary directory: {error}")))?;
+            (temporary.path().join("data"), Some(temporary))
+        }
+    };
     gateway::<File>(FileConfig::new(directory), &options).await
 }
 

@@ -73,7 +73,7 @@ pub(crate) struct Served {
     pub(crate) refused: u64,
     pub(crate) retries: u64,
     pub(crate) refreshes: u64,
-    /// Requests that the storage failed, and how it failed the first.
+    /// Requests and changes that the storage failed, and how it failed the first.
     pub(crate) errors: u64,
     pub(crate) first_error: Option<Error>,
     /// The configurations that were written, and the revisions that requests read.
@@ -131,20 +131,23 @@ impl<B: CredentialStore + ConfigStore + UsageStore> Traffic<B> {
         served.whole.sort_unstable();
 
         self.over.store(true, Relaxed);
-        served.changes = 1 + operator.await.expect("the operator does not panic")?;
+        served.add(operator.await.expect("the operator does not panic"));
         Ok(served)
     }
 
-    /// Changes the configuration until the traffic is over. Says how often.
-    async fn operate(self: Arc<Self>, mut revision: u64) -> Result<u64> {
-        let mut changes = 0;
+    /// Changes the configuration until the traffic is over.
+    async fn operate(self: Arc<Self>, first: u64) -> Served {
+        let mut served = Served { changes: 1, ..Served::default() };
+        let mut revision = first;
         while !self.over.load(Relaxed) {
             sleep(CHANGE_EVERY).await;
             revision = revision.wrapping_add(1);
-            self.storage.set_config_as(CONFIG, &Live::of_revision(revision)).await?;
-            changes += 1;
+            match self.storage.set_config_as(CONFIG, &Live::of_revision(revision)).await {
+                Ok(()) => served.changes += 1,
+                Err(error) => served.fail(error),
+            }
         }
-        Ok(changes)
+        served
     }
 
     /// Serves one request after the other until all are taken.
@@ -156,8 +159,7 @@ impl<B: CredentialStore + ConfigStore + UsageStore> Traffic<B> {
                 return served;
             }
             if let Err(error) = self.request(number, &mut served).await {
-                served.errors += 1;
-                served.first_error.get_or_insert(error);
+                served.fail(error);
             }
             self.finished.fetch_add(1, Relaxed);
         }
@@ -220,6 +222,11 @@ impl<B: CredentialStore + ConfigStore + UsageStore> Traffic<B> {
 }
 
 impl Served {
+    fn fail(&mut self, error: Error) {
+        self.errors += 1;
+        self.first_error.get_or_insert(error);
+    }
+
     /// Adds up what the store says it has counted.
     fn count(&mut self, increments: &[Increment], report: &BatchReport) {
         for (index, Increment { key, field, delta }) in increments.iter().enumerate() {
@@ -236,6 +243,7 @@ impl Served {
         self.retries += other.retries;
         self.refreshes += other.refreshes;
         self.increments += other.increments;
+        self.changes += other.changes;
         self.errors += other.errors;
         self.first_error = self.first_error.take().or(other.first_error);
         self.revisions.extend(other.revisions);
