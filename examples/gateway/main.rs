@@ -108,7 +108,10 @@ where
     report::print(&served.to_string());
 
     let expected = before.after(&served.counted, traffic.pool().refreshed().await)?;
-    storage.close().await?;
+    if let Err(error) = storage.close().await {
+        // A store that failed a write says so again. What it promised must be there all the same.
+        eprintln!("closing the store: {error:?}");
+    }
 
     let reopened = Storage::<B>::open(config).await?;
     let proof = expected.compare(&Truth::read(&reopened).await?);

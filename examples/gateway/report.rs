@@ -75,9 +75,9 @@ impl fmt::Display for Served {
         let seen = thousands(self.revisions.len() as u64);
         writeln!(f, "{:24}{seen:>14} of {}", "config versions seen", thousands(self.changes))?;
         writeln!(f, "{:24}{:>14}", "failed by the storage", thousands(self.errors))?;
-        match &self.first_error {
+        match &self.an_error {
             None => Ok(()),
-            Some(error) => writeln!(f, "  the first: {error:?}"),
+            Some(error) => writeln!(f, "  for example: {error:?}"),
         }
     }
 }

@@ -73,9 +73,9 @@ pub(crate) struct Served {
     pub(crate) refused: u64,
     pub(crate) retries: u64,
     pub(crate) refreshes: u64,
-    /// Requests and changes that the storage failed, and how it failed the first.
+    /// Requests and changes that the storage failed, and how it failed one of them.
     pub(crate) errors: u64,
-    pub(crate) first_error: Option<Error>,
+    pub(crate) an_error: Option<Error>,
     /// The configurations that were written, and the revisions that requests read.
     pub(crate) changes: u64,
     pub(crate) revisions: BTreeSet<u64>,
@@ -224,7 +224,7 @@ impl<B: CredentialStore + ConfigStore + UsageStore> Traffic<B> {
 impl Served {
     fn fail(&mut self, error: Error) {
         self.errors += 1;
-        self.first_error.get_or_insert(error);
+        self.an_error.get_or_insert(error);
     }
 
     /// Adds up what the store says it has counted.
@@ -245,7 +245,7 @@ impl Served {
         self.increments += other.increments;
         self.changes += other.changes;
         self.errors += other.errors;
-        self.first_error = self.first_error.take().or(other.first_error);
+        self.an_error = self.an_error.take().or(other.an_error);
         self.revisions.extend(other.revisions);
         for (counter, count) in other.counted {
             *self.counted.entry(counter).or_default() += count;
