@@ -35,7 +35,7 @@ async fn credentials_are<B: CredentialStore>(closed: Storage<B>) {
     is_closed("set_credential", closed.set_credential(&id, &credential).await);
     is_closed("delete_credential", closed.delete_credential(&id).await);
     is_closed("list_credentials", closed.list_credentials().await);
-    is_closed("get_credentials", closed.get_credentials(&[id.clone()]).await);
+    is_closed("get_credentials", closed.get_credentials(std::slice::from_ref(&id)).await);
     is_closed("set_credentials", closed.set_credentials(&[(id.clone(), credential)]).await);
     is_closed("delete_credentials", closed.delete_credentials(&[id]).await);
 }

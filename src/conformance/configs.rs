@@ -58,7 +58,7 @@ async fn null<B: ConfigStore>(storage: Storage<B>) {
     let key = key("null");
     ok("set", storage.set_config(&key, Value::Null).await);
     same("the value", &Value::Null, ok("get", storage.get_config(&key).await).value());
-    same_keys("keys", &[key.clone()], ok("list", storage.list_configs().await).into_keys());
+    same_keys("keys", std::slice::from_ref(&key), ok("list", storage.list_configs().await).into_keys());
     ok("delete", storage.delete_config(&key).await);
     fails("get after delete", ErrorKind::NotFound, storage.get_config(&key).await);
 }
