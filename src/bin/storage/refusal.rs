@@ -1,0 +1,62 @@
+//! What is said of a line that is not one of ours.
+
+use std::{env, error::Error as _, process::ExitCode};
+
+use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
+use gateway_storage as storage;
+
+use crate::{failure::Failure, output::Output};
+
+/// Tells what clap found. Help and version are found, too.
+pub(crate) fn refuse(error: &Error) -> ExitCode {
+    let output = Output::wanted(env::args_os());
+    match quietly(error) {
+        Some(failure) => output.fail(&failure),
+        None if output == Output::Human || !error.use_stderr() => {
+            // Nobody reads it: nobody misses it.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+        None => output.fail(&Failure::line(first_paragraph(error))),
+    }
+}
+
+/// clap quotes what it does not understand. Where that can be a key or a part of a secret, this says it without.
+fn quietly(error: &Error) -> Option<Failure> {
+    let argument = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) => argument.as_str(),
+        _ => "",
+    };
+    match error.kind() {
+        ErrorKind::ValueValidation => {
+            let why = error.source();
+            let kind =
+                why.and_then(|why| why.downcast_ref::<storage::Error>()).map(|error| error.kind().as_str());
+            let why = why.map_or_else(String::new, |why| format!(": {why}"));
+            let failure = Failure::line(format!("{argument} is not valid{why}"));
+            Some(Failure { kind: kind.unwrap_or(failure.kind), ..failure })
+        }
+        ErrorKind::UnknownArgument if !is_option(argument) => {
+            let hint = "JSON and keys with spaces are quoted as one argument: '{\"a\": 1}'";
+            Some(Failure::line("the line has more arguments than the command takes").hint(hint))
+        }
+        _ => None,
+    }
+}
+
+/// Whether this is a word like `--reveal` or `-x`.
+fn is_option(word: &str) -> bool {
+    let is_word =
+        |text: &str| text.chars().all(|character| character.is_ascii_lowercase() || character == '-');
+    word.starts_with('-') && (is_word(word) || word.chars().count() == 2)
+}
+
+fn first_paragraph(error: &Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "the line has no command".into();
+    }
+    let text = error.render().to_string();
+    let lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
+    let paragraph = lines.collect::<Vec<_>>().join(" ");
+    paragraph.strip_prefix("error: ").map_or(paragraph.clone(), str::to_owned)
+}
