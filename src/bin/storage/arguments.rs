@@ -12,8 +12,10 @@ URLs:
   file:./data                a directory on disk; options: ?create=false&deadline=5s
   memory:                    this process only: nothing is kept
 
-Values (JSON, and the cache's) are one quoted argument, @FILE to read a file, or - to read stdin. Other users can see
-the arguments of a process: give secrets by @FILE or -.
+Values (JSON, and the cache's bytes) are one quoted argument, @FILE to read a file, or - to read stdin. Other users can
+see the arguments of a process: give secrets by @FILE or -.
+
+Only `set` and `increment` make a new store. With --output json an error is a document, too, on stderr.
 
 Examples:
   export STORAGE_URL=file:./data
@@ -28,8 +30,6 @@ Exit codes:
   0    done
   1    error; nothing is stored under this key, for one
   2    the line is wrong: a command, a key, a value, the URL, a file that can't be read
-  3    differences found
-  4    partly done
   5    can't open or reach the store, or it does not allow this
   6    the backend can't do this
   130  interrupted";
@@ -37,14 +37,13 @@ Exit codes:
 /// Looks into the storage of an LLM gateway, and changes it.
 #[derive(Parser)]
 #[command(name = "storage", version, after_help = AFTER_HELP, arg_required_else_help = true)]
-#[command(disable_help_subcommand = true, max_term_width = 120)]
 pub(crate) struct Arguments {
     // A URL can hold a password: help must not print the environment's.
     /// The store
     #[arg(long, global = true, env = "STORAGE_URL", hide_env_values = true)]
     pub(crate) url: Option<String>,
 
-    /// Write for people, or one JSON document (errors too, on stderr)
+    /// For people, or as one JSON document
     #[arg(long, global = true, value_enum, default_value_t = Output::Human)]
     pub(crate) output: Output,
 
@@ -69,4 +68,16 @@ pub(crate) enum Command {
     Usage(usage::Command),
     #[command(subcommand)]
     Cache(cache::Command),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_holds_together() {
+        Arguments::command().debug_assert();
+    }
 }

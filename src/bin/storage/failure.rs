@@ -12,7 +12,7 @@ pub(crate) enum Exit {
     /// What stands on the line is wrong, and will be wrong the next time.
     Line = 2,
     /// The store can't be opened or reached, or does not let us.
-    Closed = 5,
+    Unreachable = 5,
     /// The backend can't do this.
     Impossible = 6,
 }
@@ -99,7 +99,7 @@ impl Failure {
     /// The store could not be opened.
     pub(crate) fn opening(error: &Error) -> Self {
         // The URL names something that is no store, and never will be.
-        let exit = if error.kind() == ErrorKind::InvalidValue { Exit::Line } else { Exit::Closed };
+        let exit = if error.kind() == ErrorKind::InvalidValue { Exit::Line } else { Exit::Unreachable };
         let failure = Self::of(exit, error);
         match error.kind() {
             ErrorKind::NotFound => failure.hint("check the URL; only `set` and `increment` make a new store"),
@@ -130,7 +130,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let exit = match error.kind() {
             ErrorKind::InvalidKey | ErrorKind::InvalidValue | ErrorKind::TooLarge => Exit::Line,
-            ErrorKind::Unavailable | ErrorKind::Denied => Exit::Closed,
+            ErrorKind::Unavailable | ErrorKind::Denied => Exit::Unreachable,
             ErrorKind::Unsupported => Exit::Impossible,
             _ => Exit::Error,
         };

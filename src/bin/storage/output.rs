@@ -184,3 +184,33 @@ fn printable(json: &str) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(bytes: &[u8]) -> (Vec<u8>, String) {
+        let answer = Answer::Bytes(bytes.to_vec());
+        let (mut human, mut json) = (Vec::new(), Vec::new());
+        answer.human(&mut human).unwrap();
+        answer.json(&mut json).unwrap();
+        (human, String::from_utf8(json).unwrap())
+    }
+
+    #[test]
+    fn bytes_are_written_as_they_are_and_named_in_json() {
+        assert_eq!(written(b"a\n\0"), (b"a\n\0".to_vec(), "{\"text\":\"a\\n\\u0000\"}\n".into()));
+        assert_eq!(written(b"\xff\x00"), (b"\xff\x00".to_vec(), "{\"hex\":\"ff00\"}\n".into()));
+    }
+
+    #[test]
+    fn nothing_steers_the_terminal() {
+        let json = json!({ "a": "\u{9b}2J\u{7f}\u{1b}团" }).to_string();
+        let text = printable(&json);
+        assert_eq!(text, r#"{"a":"\u009b2J\u007f\u001b团"}"#);
+        assert_eq!(
+            serde_json::from_str::<Value>(&text).unwrap(),
+            serde_json::from_str::<Value>(&json).unwrap()
+        );
+    }
+}

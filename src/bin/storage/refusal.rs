@@ -23,10 +23,11 @@ pub(crate) fn refuse(error: &Error) -> ExitCode {
 
 /// clap quotes what it does not understand. Where that can be a key or a part of a secret, this says it without.
 fn quietly(error: &Error) -> Option<Failure> {
-    let argument = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(argument)) => argument.as_str(),
+    let named = |context| match error.get(context) {
+        Some(ContextValue::String(text)) => text.as_str(),
         _ => "",
     };
+    let argument = named(ContextKind::InvalidArg);
     match error.kind() {
         ErrorKind::ValueValidation => {
             let why = error.source();
@@ -36,19 +37,25 @@ fn quietly(error: &Error) -> Option<Failure> {
             let failure = Failure::line(format!("{argument} is not valid{why}"));
             Some(Failure { kind: kind.unwrap_or(failure.kind), ..failure })
         }
-        ErrorKind::UnknownArgument if !is_option(argument) => {
-            let hint = "JSON and keys with spaces are quoted as one argument: '{\"a\": 1}'";
+        ErrorKind::TooManyValues => Some(Failure::line(format!("{argument} takes no value"))),
+        ErrorKind::InvalidSubcommand if !is_word(named(ContextKind::InvalidSubcommand)) => {
+            Some(Failure::line("there is no such command").hint("`storage --help` lists them"))
+        }
+        ErrorKind::UnknownArgument if !is_word(argument) && argument.starts_with('-') => Some(
+            Failure::line("there is no such option").hint("`--` goes before a key that begins with a dash"),
+        ),
+        ErrorKind::UnknownArgument if !argument.starts_with('-') => {
+            let hint = "JSON, and a key with spaces, are quoted as one argument: '{\"a\": 1}'";
             Some(Failure::line("the line has more arguments than the command takes").hint(hint))
         }
         _ => None,
     }
 }
 
-/// Whether this is a word like `--reveal` or `-x`.
-fn is_option(word: &str) -> bool {
-    let is_word =
-        |text: &str| text.chars().all(|character| character.is_ascii_lowercase() || character == '-');
-    word.starts_with('-') && (is_word(word) || word.chars().count() == 2)
+/// Whether this is a word like `ping`, `--reveal` or `-x`, and so nothing to hide.
+fn is_word(text: &str) -> bool {
+    let is_letter = |character: char| character.is_ascii_lowercase() || character == '-';
+    text.len() < 16 && text.chars().all(is_letter) || text.chars().count() == 2
 }
 
 fn first_paragraph(error: &Error) -> String {

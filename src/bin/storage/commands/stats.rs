@@ -41,7 +41,7 @@ pub(super) fn counts(stats: &StorageStats) -> Vec<(String, String)> {
 /// A detail as a row: `format_version` is "format version".
 pub(super) fn row(name: &str, value: &Value) -> (String, String) {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    (name.replace('_', " "), text)
+    (if name == "tls" { "TLS".into() } else { name.replace('_', " ") }, text)
 }
 
 fn size(bytes: u64) -> String {
