@@ -1,5 +1,54 @@
-//! Storage for LLM gateways.
-#![cfg_attr(docsrs, feature(doc_cfg))]
+//! Storage for LLM gateways and API proxies: credentials, live configuration, usage counters, a cache.
+//!
+//! **The backend is a type, what it can't do doesn't compile, and what it does is proven the same on every backend.**
+//!
+//! ```
+//! use gateway_storage::{File, Storage};
+//! use serde_json::json;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> gateway_storage::Result<()> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let url = format!("file:{}/data", folder.path().display());
+//! # let url = url.as_str();
+//! let storage = Storage::<File>::open(url).await?; // "file:./data"
+//! storage.set_credential("alice", json!({ "access_token": "ya29.xxx" })).await?;
+//! assert_eq!(storage.increment_usage("alice", "requests", 1).await?, 1);
+//! assert_eq!(format!("{:?}", storage.get_credential("alice").await?), "Credential(1 field)");
+//! storage.close().await
+//! # }
+//! ```
+//!
+//! An application holds a [`Storage<B>`](Storage). `B` is a backend, and what it can do is the set of capability traits that
+//! it implements:
+//!
+//! | | [`File`] | [`Memory`] |
+//! |---|:---:|:---:|
+//! | [`CredentialStore`]: get, set, delete, list, and batches of them | x | x |
+//! | [`ConfigStore`]: get, set, delete, list | x | x |
+//! | [`UsageStore`]: increment, increment many, get, reset, list | x | x |
+//! | [`CacheStore`]: get, set with a time to live, delete | | x |
+//! | [`Transactional`]: begin, and commit or roll back; [`transact!`] retries conflicts | | x |
+//! | [`Exportable`]: stream out, import | x | x |
+//! | [`Pooled`]: connections | | |
+//!
+//! Each trait's methods list what they promise. [`Backend`] says what holds for all of them, [`Error`] what can go wrong,
+//! [`layer`] how to put something around every operation.
+//!
+//! # Limits
+//!
+//! | | |
+//! |---|---|
+//! | a key or a counter's field | [`Key::MAX_BYTES`] (255), UTF-8, no control characters |
+//! | a credential, config value (compact JSON) or cache value | [`MAX_VALUE_BYTES`] (1 MiB) |
+//! | how deep JSON is nested | [`MAX_DEPTH`] (64) |
+//! | a counter | `i64` |
+//! | a cache value's time to live | [`MAX_CACHE_TTL`] (10,000 days) |
+//! | a call's duration, unless set | [`DEFAULT_DEADLINE`] (10 s) |
+//!
+//! # Features
+//!
+//! `file` and `memory` (default): the backends. `conformance`: the public test-kit. `cli`: the command `storage`.
 
 // `#[capability]` names this crate by its name, here as in an application.
 extern crate self as gateway_storage;
@@ -28,5 +77,6 @@ pub use storage::{IMPORT_CHUNK, Storage};
 #[doc(hidden)]
 pub use transact::Attempts;
 pub use transact::TRANSACTION_ATTEMPTS;
+
 /// How long a call may take unless its storage says otherwise: 10 s.
 pub const DEFAULT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);

@@ -6,7 +6,8 @@ use std::{
 };
 
 use redb::{
-    Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, backends::FileBackend,
+    Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError,
+    backends::FileBackend,
 };
 
 use super::{
@@ -34,32 +35,31 @@ pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 pub(super) struct Engine {
     // Dropped in this order: the file is closed before the lock is released.
     database: Database,
-    _directory: Option<Directory>,
+    directory: Option<Directory>,
 }
 
 impl Engine {
     /// Opens or makes the store in this directory, verifies all of it, and loads it.
     pub(super) fn open(directory: Directory) -> Result<(Self, State)> {
         let place = directory.path().display().to_string();
+        let disk = |file| FileBackend::new(file).map_err(|error| describe(&place, error.into()));
         if !directory.has_store() {
-            let database = database(directory.new_store()?, &place)?;
-            initialize(&database).map_err(|error| describe(&place, error))?;
+            let new = database(disk(directory.new_store()?)?, &place)?;
+            initialize(&new).map_err(|error| describe(&place, error))?;
             // Closed before it is renamed, so that what gets the name is whole and on disk.
-            database.close().map_err(|error| describe(&place, error.into()))?;
+            new.close().map_err(|error| describe(&place, error.into()))?;
             directory.finish()?;
         }
-        let database = database(directory.open_store()?, &place)?;
-        let state = unpanicked(&place, || load(&database, &place))?;
-        Ok((Self { database, _directory: Some(directory) }, state))
+        let (mut engine, state) = Self::on(disk(directory.open_store()?)?, &place)?;
+        engine.directory = Some(directory);
+        Ok((engine, state))
     }
 
-    /// A new store on any disk: for tests that break it.
-    #[cfg(test)]
-    pub(super) fn on(disk: impl redb::StorageBackend) -> Result<Self> {
-        let database =
-            Builder::new().create_with_backend(disk).map_err(|error| describe("test", error.into()))?;
-        initialize(&database).map_err(|error| describe("test", error))?;
-        Ok(Self { database, _directory: None })
+    /// Opens the store on this disk, verifies all of it, and loads it.
+    pub(super) fn on(disk: impl StorageBackend, place: &str) -> Result<(Self, State)> {
+        let database = database(disk, place)?;
+        let state = unpanicked(place, || load(&database, place))?;
+        Ok((Self { database, directory: None }, state))
     }
 
     /// Makes all these writes durable together, with one fsync. An error before the commit itself has changed nothing.
@@ -76,12 +76,13 @@ impl Engine {
 
     /// Closes the store properly, so that opening it needs no repair.
     pub(super) fn close(self) -> Result<()> {
-        self.database.close().map_err(|error| not_written(error.into()))
+        let closed = self.database.close().map_err(|error| not_written(error.into()));
+        drop(self.directory);
+        closed
     }
 }
 
-fn database(file: std::fs::File, place: &str) -> Result<Database> {
-    let disk = FileBackend::new(file).map_err(|error| describe(place, error.into()))?;
+fn database(disk: impl StorageBackend, place: &str) -> Result<Database> {
     unpanicked(place, || {
         Builder::new()
             .set_cache_size(CACHE_BYTES)
@@ -195,5 +196,154 @@ fn not_written(error: redb::Error) -> Error {
         }
         error @ redb::Error::Corrupted(_) => Error::new(ErrorKind::Corrupt, message).with_source(error),
         error => Error::new(ErrorKind::Unavailable, message).with_source(error),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::{
+        io,
+        sync::{
+            Arc, Mutex,
+            atomic::{AtomicBool, AtomicUsize, Ordering},
+        },
+    };
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{ConfigValue, Credential, Key, backend::file::state::Draft};
+
+    /// A disk in memory that can be looked at, changed, and made to fail.
+    #[derive(Clone, Debug, Default)]
+    pub(in crate::backend::file) struct Disk {
+        bytes: Arc<Mutex<Vec<u8>>>,
+        pub(in crate::backend::file) full: Arc<AtomicBool>,
+        pub(in crate::backend::file) cannot_sync: Arc<AtomicBool>,
+        /// How often it was synced.
+        pub(in crate::backend::file) syncs: Arc<AtomicUsize>,
+        /// Held by a test: a sync waits for it.
+        pub(in crate::backend::file) stalled: Arc<Mutex<()>>,
+    }
+
+    impl Disk {
+        fn holding(bytes: Vec<u8>) -> Self {
+            Self { bytes: Arc::new(Mutex::new(bytes)), ..Self::default() }
+        }
+
+        /// A new store on this disk.
+        pub(in crate::backend::file) fn store(&self) -> (Engine, State) {
+            let new = database(self.clone(), "test").unwrap();
+            initialize(&new).unwrap();
+            new.close().unwrap();
+            Engine::on(self.clone(), "test").unwrap()
+        }
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.bytes.lock().unwrap().len() as u64)
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            let bytes = self.bytes.lock().unwrap();
+            let from = usize::try_from(offset).unwrap_or(usize::MAX);
+            let found = from.checked_add(out.len()).and_then(|to| bytes.get(from..to));
+            out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        }
+
+        fn set_len(&self, length: u64) -> io::Result<()> {
+            let mut bytes = self.bytes.lock().unwrap();
+            let length = usize::try_from(length).unwrap();
+            if length > bytes.len() && self.full.load(Ordering::SeqCst) {
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            bytes.resize(length, 0);
+            Ok(())
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            drop(self.stalled.lock().unwrap());
+            self.syncs.fetch_add(1, Ordering::SeqCst);
+            if self.cannot_sync.load(Ordering::SeqCst) {
+                Err(io::Error::from_raw_os_error(libc::EIO))
+            } else {
+                Ok(())
+            }
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            let mut bytes = self.bytes.lock().unwrap();
+            let from = usize::try_from(offset).unwrap();
+            let to = from + data.len();
+            bytes.get_mut(from..to).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
+            Ok(())
+        }
+    }
+
+    /// A closed store of a few commits, its bytes, and what it holds.
+    fn closed_store() -> (Vec<u8>, State) {
+        let disk = Disk::default();
+        let (mut engine, mut state) = disk.store();
+        let key = |name: String| Key::new(&name).unwrap();
+        for round in 0..4_i64 {
+            let mut draft = Draft::new(state);
+            for n in 0..6 {
+                let credential =
+                    Credential::try_from(json!({ "token": format!("{n}-{round}").repeat(20) })).unwrap();
+                draft.put_credential(
+                    key(format!("id-{n}")),
+                    credential.clone(),
+                    credential.to_json().into_bytes(),
+                );
+            }
+            let value = ConfigValue::new(json!({ "round": round })).unwrap();
+            draft.put_config(key("config".into()), value.clone(), value.to_json().into_bytes());
+            draft.increment(key("usage".into()), key("requests".into()), round).unwrap();
+            let (next, writes) = draft.into_parts();
+            engine.commit(&writes).unwrap();
+            state = next;
+        }
+        engine.close().unwrap();
+        let bytes = disk.bytes.lock().unwrap().clone();
+        (bytes, state)
+    }
+
+    /// Opens a store of these bytes: `Ok(true)` if it holds exactly what it should.
+    fn reopened(bytes: Vec<u8>, expected: &State) -> Result<bool> {
+        let (_, state) = Engine::on(Disk::holding(bytes), "test")?;
+        Ok(state.credentials == expected.credentials
+            && state.configs == expected.configs
+            && state.usage == expected.usage)
+    }
+
+    #[test]
+    fn any_flipped_byte_of_a_closed_store_is_harmless_or_reported() {
+        let (bytes, expected) = closed_store();
+        assert!(reopened(bytes.clone(), &expected).unwrap());
+        // The engine's assertions are expected here, thousands of them; those of other tests are not.
+        let (here, hook) = (std::thread::current().id(), std::panic::take_hook());
+        std::panic::set_hook(Box::new(move |panic| {
+            if std::thread::current().id() != here {
+                hook(panic);
+            }
+        }));
+        let (mut reported, mut wrong) = (0, Vec::new());
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << (at % 8);
+            match reopened(damaged, &expected) {
+                Ok(true) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
+                    reported += 1
+                }
+                Ok(false) => wrong.push(format!("byte {at}: other data, and no error")),
+                Err(error) => wrong.push(format!("byte {at}: {error:?}")),
+            }
+        }
+        drop(std::panic::take_hook());
+        assert!(wrong.is_empty(), "{} bytes, {wrong:#?}", bytes.len());
+        assert!(reported > 1000, "only {reported} flips were noticed");
     }
 }

@@ -171,3 +171,153 @@ impl Open for File {
         opened.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "opening the store panicked")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use serde_json::json;
+
+    use super::{engine::tests::Disk, *};
+    use crate::{DEFAULT_DEADLINE, Outcome, Storage};
+
+    fn store_on(disk: &Disk) -> Storage<File> {
+        let (engine, state) = disk.store();
+        Storage::new(File::start(engine, state, PathBuf::from("test"), DEFAULT_DEADLINE).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_failed_fsync_poisons_writes_and_not_reads() {
+        let disk = Disk::default();
+        let storage = store_on(&disk);
+        storage.set_config("a", json!(1)).await.unwrap();
+        disk.cannot_sync.store(true, Ordering::SeqCst);
+        let error = storage.set_config("a", json!(2)).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
+        assert_eq!(error.code(), Some("os error 5"));
+
+        disk.cannot_sync.store(false, Ordering::SeqCst);
+        let error = storage.set_config("a", json!(3)).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+        assert!(!error.is_retryable());
+        assert_eq!(storage.health().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert!(!storage.stats().await.unwrap().healthy);
+        assert_eq!(
+            storage.get_config("a").await.unwrap().value(),
+            &json!(1),
+            "only what is acknowledged is seen"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_unavailable_and_loses_nothing() {
+        let disk = Disk::default();
+        let storage = store_on(&disk);
+        storage.set_config("a", json!(1)).await.unwrap();
+        disk.full.store(true, Ordering::SeqCst);
+        let mut n = 0;
+        let error = loop {
+            n += 1;
+            if let Err(error) = storage.set_config(format!("big-{n}"), json!("x".repeat(100_000))).await {
+                break error;
+            }
+            assert!(n < 1000, "the disk never filled up");
+        };
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(error.code(), Some("os error 28"));
+        drop(storage);
+
+        disk.full.store(false, Ordering::SeqCst);
+        let (engine, state) = Engine::on(disk, "test").unwrap();
+        let storage =
+            Storage::new(File::start(engine, state, PathBuf::from("test"), DEFAULT_DEADLINE).unwrap());
+        assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1));
+        for earlier in 1..n {
+            storage.get_config(format!("big-{earlier}")).await.expect("it was acknowledged");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_one_fsync_and_so_are_the_writes_that_wait_together() {
+        let disk = Disk::default();
+        let storage = store_on(&disk);
+        let syncs = |disk: &Disk| disk.syncs.swap(0, Ordering::SeqCst);
+        syncs(&disk);
+        storage.set_config("a", json!(0)).await.unwrap();
+        assert_eq!(syncs(&disk), 1);
+
+        let items: Vec<_> = (0..1000)
+            .map(|n| (crate::Key::new(&n.to_string()).unwrap(), json!({ "n": n }).try_into().unwrap()))
+            .collect();
+        // The engine syncs once more when it makes the file larger, so the file is made large enough first.
+        for _ in 0..3 {
+            syncs(&disk);
+            assert_eq!(storage.set_credentials(&items).await.unwrap().succeeded, 1000);
+        }
+        assert_eq!(syncs(&disk), 1, "a batch of 1000 costs what one write costs");
+
+        let stalled = disk.stalled.lock().unwrap();
+        let first = tokio::spawn({
+            let storage = storage.clone();
+            async move { storage.set_config("a", json!(1)).await }
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let others: Vec<_> = (0..500)
+            .map(|_| {
+                let storage = storage.clone();
+                tokio::spawn(async move { storage.increment_usage("total", "requests", 1).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(stalled);
+        first.await.unwrap().unwrap();
+        let mut totals = Vec::new();
+        for other in others {
+            totals.push(other.await.unwrap().unwrap());
+        }
+        totals.sort_unstable();
+        assert_eq!(totals, (1..=500).collect::<Vec<i64>>(), "each saw a total of its own");
+        assert_eq!(syncs(&disk), 2, "one commit for the first, one for the 500 that waited");
+    }
+
+    #[tokio::test]
+    async fn a_deadline_says_whether_the_write_may_have_been_applied() {
+        let disk = Disk::default();
+        let storage = store_on(&disk);
+        storage.set_config("a", json!(0)).await.unwrap();
+        let hurried = storage.with_deadline(Duration::from_millis(100));
+
+        let stalled = disk.stalled.lock().unwrap();
+        let begun = hurried.set_config("a", json!(1));
+        let queued = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            hurried.set_config("b", json!(1)).await
+        };
+        let (begun, queued) = tokio::join!(begun, queued);
+        let (begun, queued) = (begun.unwrap_err(), queued.unwrap_err());
+        assert_eq!((begun.kind(), begun.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
+        assert_eq!((queued.kind(), queued.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
+        assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(0), "a read does not wait");
+
+        drop(stalled);
+        storage.health().await.unwrap();
+        assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1), "it was applied after all");
+        assert_eq!(storage.get_config("b").await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_call_is_applied_whole_or_not_at_all() {
+        let storage = store_on(&Disk::default());
+        for n in 0..200 {
+            let write = storage.set_config(format!("k{n}"), json!(n));
+            // Polled once, so that it is in the queue, then dropped.
+            let first = futures_util::FutureExt::now_or_never(write);
+            assert!(first.is_none());
+        }
+        storage.health().await.unwrap();
+        let stored = storage.list_configs().await.unwrap();
+        for (key, value) in &stored {
+            assert_eq!(format!("k{}", value.value()), key.as_str());
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Stores, reads and deletes many credentials at once.
+//!
+//!     cargo run --example batches              # in a temporary directory
+//!     cargo run --example batches -- ./data    # in a directory that stays
+
+use std::{env, error::Error};
+
+use gateway_storage::{Credential, File, FileConfig, Key, Storage};
+use serde_json::json;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let temporary = tempfile::tempdir()?;
+    let directory = env::args_os().nth(1).map_or_else(|| temporary.path().join("data"), Into::into);
+    let storage = Storage::<File>::open(FileConfig::new(directory)).await?;
+
+    let mut credentials = Vec::new();
+    for number in 1..=3 {
+        let id = Key::new(&format!("cred-{number:03}"))?;
+        let fields =
+            json!({ "access_token": format!("token{number}"), "project_id": format!("proj{number}") });
+        credentials.push((id, Credential::try_from(fields)?));
+    }
+
+    // A batch reports each item. `complete` makes the first failure an error.
+    let stored = storage.set_credentials(&credentials).await?.complete()?;
+    println!("stored {stored} credentials");
+
+    let mut ids: Vec<Key> = credentials.into_iter().map(|(id, _)| id).collect();
+    ids.push(Key::new("cred-999")?);
+
+    let found = storage.get_credentials(&ids).await?;
+    for (id, credential) in &found.credentials {
+        println!("found {}: {credential:?}", id.as_str());
+    }
+    for failure in &found.failures {
+        println!("not found {}: {}", failure.key.as_str(), failure.error);
+    }
+
+    // One bad item does not stop the others.
+    let deleted = storage.delete_credentials(&ids).await?;
+    println!("deleted {}, failed {}", deleted.succeeded, deleted.failures.len());
+
+    storage.close().await?;
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! Simulated requests: each reads live configuration, picks a credential, asks an upstream and counts what it used.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use gateway_storage::{
+    BatchReport, ConfigStore, CredentialStore, Error, Increment, Key, Optional, Result, Storage, UsageStore,
+};
+use serde::{Deserialize, Serialize};
+use tokio::{task::JoinSet, time::sleep};
+
+use crate::{
+    credential::{OAuth, Pool},
+    options::Options,
+};
+
+const MODELS: [&str; 3] = ["gemini-2.5-flash", "gemini-2.5-pro", "gemini-2.5-flash-lite"];
+const CLIENTS: u64 = 20;
+
+/// What is counted in each usage record.
+pub(crate) const FIELDS: [&str; 3] = ["requests", "prompt_tokens", "completion_tokens"];
+
+/// Where the configuration lies, and how often the operator changes it.
+const CONFIG: &str = "gateway";
+const CHANGE_EVERY: Duration = Duration::from_millis(5);
+
+/// The simulated clock starts here and goes on by this much a request.
+const NEW_YEAR_2026: Duration = Duration::from_secs(1_767_225_600);
+const SECONDS_A_REQUEST: u64 = 20;
+const CENTURY: u64 = 100 * 365 * 24 * 60 * 60;
+
+/// The configuration that an operator may change at any time.
+#[derive(Deserialize, Serialize)]
+struct Live {
+    revision: u64,
+    default_model: String,
+    max_retries: u64,
+}
+
+impl Live {
+    fn of_revision(revision: u64) -> Self {
+        let default_model = MODELS[(revision % MODELS.len() as u64) as usize].to_owned();
+        Self { revision, default_model, max_retries: 2 + revision % 3 }
+    }
+}
+
+/// What one run of requests shares.
+pub(crate) struct Traffic<B> {
+    storage: Storage<B>,
+    pool: Pool,
+    fields: [Key; FIELDS.len()],
+    requests: u64,
+    concurrency: u64,
+    /// How many requests the store had counted before this run: the clock goes on from there.
+    before: u64,
+    started: AtomicU64,
+    finished: AtomicU64,
+    over: AtomicBool,
+}
+
+/// What the requests did, as they saw it: nothing in it was read back from the store's counters.
+#[derive(Default)]
+pub(crate) struct Served {
+    pub(crate) elapsed: Duration,
+    pub(crate) answered: u64,
+    /// Given up on after the last retry, and so not counted.
+    pub(crate) refused: u64,
+    pub(crate) retries: u64,
+    pub(crate) refreshes: u64,
+    /// Requests and changes that the storage failed, and how it failed one of them.
+    pub(crate) errors: u64,
+    pub(crate) an_error: Option<Error>,
+    /// The configurations that were written, and the revisions that requests read.
+    pub(crate) changes: u64,
+    pub(crate) revisions: BTreeSet<u64>,
+    /// How many increments the store confirmed, and what they added to each counter, by record and field.
+    pub(crate) increments: u64,
+    pub(crate) counted: BTreeMap<(Key, Key), i64>,
+    /// How long each answered request took, on storage and as a whole. Sorted at the end.
+    pub(crate) on_storage: Vec<Duration>,
+    pub(crate) whole: Vec<Duration>,
+}
+
+impl<B: CredentialStore + ConfigStore + UsageStore> Traffic<B> {
+    pub(crate) fn new(storage: Storage<B>, pool: Pool, options: &Options, before: u64) -> Self {
+        Self {
+            storage,
+            pool,
+            fields: FIELDS.map(|field| Key::new(field).expect("a field's name is a key")),
+            requests: options.requests,
+            concurrency: options.concurrency.min(options.requests),
+            before,
+            started: AtomicU64::new(0),
+            finished: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// How many requests are finished, and how many there are.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        (self.finished.load(Relaxed), self.requests)
+    }
+
+    pub(crate) async fn serve(self: Arc<Self>) -> Result<Served> {
+        let last: Option<Live> = self.storage.get_config_as(CONFIG).await.optional()?;
+        let revision = last.map_or(0, |live| live.revision).wrapping_add(1);
+        self.storage.set_config_as(CONFIG, &Live::of_revision(revision)).await?;
+        let operator = tokio::spawn(self.clone().operate(revision));
+
+        let started = Instant::now();
+        let mut workers = JoinSet::new();
+        for _ in 0..self.concurrency {
+            workers.spawn(self.clone().work());
+        }
+        let mut served = Served::default();
+        for of_worker in workers.join_all().await {
+            served.add(of_worker);
+        }
+        served.elapsed = started.elapsed();
+        served.on_storage.sort_unstable();
+        served.whole.sort_unstable();
+
+        self.over.store(true, Relaxed);
+        served.add(operator.await.expect("the operator does not panic"));
+        Ok(served)
+    }
+
+    /// Changes the configuration until the traffic is over.
+    async fn operate(self: Arc<Self>, first: u64) -> Served {
+        let mut served = Served { changes: 1, ..Served::default() };
+        let mut revision = first;
+        while !self.over.load(Relaxed) {
+            sleep(CHANGE_EVERY).await;
+            revision = revision.wrapping_add(1);
+            match self.storage.set_config_as(CONFIG, &Live::of_revision(revision)).await {
+                Ok(()) => served.changes += 1,
+                Err(error) => served.fail(error),
+            }
+        }
+        served
+    }
+
+    /// Serves one request after the other until all are taken.
+    async fn work(self: Arc<Self>) -> Served {
+        let mut served = Served::default();
+        loop {
+            let number = self.started.fetch_add(1, Relaxed);
+            if number >= self.requests {
+                return served;
+            }
+            if let Err(error) = self.request(number, &mut served).await {
+                served.fail(error);
+            }
+            self.finished.fetch_add(1, Relaxed);
+        }
+    }
+
+    async fn request(&self, number: u64, served: &mut Served) -> Result<()> {
+        let (begun, mut on_storage) = (Instant::now(), Duration::ZERO);
+        let now = clock(self.before.saturating_add(number));
+
+        let live: Live = timed(&mut on_storage, self.storage.get_config_as(CONFIG)).await?;
+        served.revisions.insert(live.revision);
+
+        // The same number is the same request in every run.
+        let mut random = fastrand::Rng::with_seed(number);
+        let model = match random.u8(..100) {
+            0..45 => MODELS[0],
+            45..70 => MODELS[1],
+            70..80 => MODELS[2],
+            // This client names no model.
+            _ => &live.default_model,
+        };
+        let client = random.u64(..CLIENTS);
+        let used = [1, random.i64(20..4000), random.i64(1..1500)];
+
+        for attempt in 0..=live.max_retries {
+            let member = self.pool.pick(number + attempt);
+            let (oauth, refreshed) = member.fresh(&self.storage, now, &mut on_storage).await?;
+            served.refreshes += u64::from(refreshed);
+            if !ask_upstream(&oauth, &mut random).await {
+                served.retries += 1;
+                continue;
+            }
+            let records = [
+                Key::new("total")?,
+                Key::new(&format!("model:{model}"))?,
+                Key::new(&format!("client:{client:02}"))?,
+                Key::new(&format!("day:{}", day(now)))?,
+                member.usage.clone(),
+            ];
+            let increments: Vec<Increment> = records
+                .iter()
+                .flat_map(|record| {
+                    self.fields.iter().zip(used).map(|(field, n)| Increment::new(record, field, n))
+                })
+                .collect();
+            // Fifteen counters in one round trip.
+            let report = timed(&mut on_storage, self.storage.increment_many(&increments)).await?;
+            served.count(&increments, &report);
+            // To this gateway, a request that is counted in part is a failure.
+            report.complete()?;
+
+            served.answered += 1;
+            served.on_storage.push(on_storage);
+            served.whole.push(begun.elapsed());
+            return Ok(());
+        }
+        served.refused += 1;
+        Ok(())
+    }
+}
+
+impl Served {
+    fn fail(&mut self, error: Error) {
+        self.errors += 1;
+        self.an_error.get_or_insert(error);
+    }
+
+    /// Adds up what the store says it has counted.
+    fn count(&mut self, increments: &[Increment], report: &BatchReport) {
+        for (index, Increment { key, field, delta }) in increments.iter().enumerate() {
+            if !report.failures.iter().any(|failure| failure.index == index) {
+                *self.counted.entry((key.clone(), field.clone())).or_default() += delta;
+                self.increments += 1;
+            }
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.answered += other.answered;
+        self.refused += other.refused;
+        self.retries += other.retries;
+        self.refreshes += other.refreshes;
+        self.increments += other.increments;
+        self.changes += other.changes;
+        self.errors += other.errors;
+        self.an_error = self.an_error.take().or(other.an_error);
+        self.revisions.extend(other.revisions);
+        for (counter, count) in other.counted {
+            *self.counted.entry(counter).or_default() += count;
+        }
+        self.on_storage.extend(other.on_storage);
+        self.whole.extend(other.whole);
+    }
+}
+
+/// The upstream, simulated: it takes a while, and says no to one request in fifty.
+async fn ask_upstream(_with: &OAuth, random: &mut fastrand::Rng) -> bool {
+    sleep(Duration::from_millis(random.u64(1..=5))).await;
+    random.u8(..50) > 0
+}
+
+/// The simulated time at this request.
+fn clock(number: u64) -> SystemTime {
+    UNIX_EPOCH + NEW_YEAR_2026 + Duration::from_secs(number.saturating_mul(SECONDS_A_REQUEST).min(CENTURY))
+}
+
+/// `2026-01-01`
+fn day(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()[..10].to_owned()
+}
+
+/// Runs this and adds the time it took.
+pub(crate) async fn timed<F: Future>(spent: &mut Duration, work: F) -> F::Output {
+    let begun = Instant::now();
+    let output = work.await;
+    *spent += begun.elapsed();
+    output
+}

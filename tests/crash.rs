@@ -1,0 +1,218 @@
+//! kill -9 in the middle of concurrent writes, again and again, on one store.
+//!
+//! This program runs itself as the writer that is killed. What the writer says on its pipe before and after each
+//! operation is compared with what the store holds afterwards.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use gateway_storage::{File, FileConfig, Increment, Key, Optional, Result, Storage};
+use serde_json::json;
+
+const NAME: &str = "kill_nine_loses_nothing_acknowledged";
+const ROUNDS: u64 = 200;
+const TASKS: u64 = 64;
+const BATCH: u64 = 10;
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        Some("--writer") => writer(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap()),
+        // Asked by `cargo test -- --list` and by other runners.
+        Some("--list") => println!("{NAME}: test\n\n1 test, 0 benchmarks"),
+        first => {
+            // As libtest does it: words without dashes are filters.
+            let mut filters = first
+                .map(str::to_owned)
+                .into_iter()
+                .chain(arguments)
+                .filter(|word| !word.starts_with('-'))
+                .peekable();
+            let wanted = filters.peek().is_none() || filters.any(|filter| NAME.contains(&filter));
+            println!("\nrunning {} test", u8::from(wanted));
+            if wanted {
+                kill_nine_loses_nothing_acknowledged();
+                println!("test {NAME} ... ok");
+            }
+            println!(
+                "\ntest result: ok. {} passed; 0 failed; 0 ignored; 0 measured; {} filtered out\n",
+                u8::from(wanted),
+                u8::from(!wanted)
+            );
+        }
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+async fn open(path: &Path) -> Result<Storage<File>> {
+    Storage::open(FileConfig::new(path)).await
+}
+
+/// One line, in one `write`, on a pipe: it is there even if this process dies right after it.
+fn say(word: &str, task: u64, step: u64) {
+    let line = format!("{word} {task} {step}\n");
+    std::io::stdout().lock().write_all(line.as_bytes()).expect("the parent listens");
+}
+
+fn writer(path: &str, first_step: u64) {
+    runtime().block_on(async {
+        let storage = open(Path::new(path)).await.expect("the store opens at once after a crash");
+        let tasks: Vec<_> =
+            (0..TASKS).map(|task| tokio::spawn(write(storage.clone(), task, first_step))).collect();
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+    });
+}
+
+async fn write(storage: Storage<File>, task: u64, first_step: u64) -> Result<()> {
+    let batch: Vec<Key> =
+        (0..BATCH).map(|n| Key::new(&format!("batch-{task}-{n}"))).collect::<Result<_>>()?;
+    let (hot, own) = (Key::new("hot")?, Key::new(&format!("task-{task}"))?);
+    for step in first_step.. {
+        say("attempt", task, step);
+        storage
+            .set_credential(format!("single-{task}"), json!({ "step": step, "text": "x".repeat(300) }))
+            .await?;
+        say("single", task, step);
+
+        let increments = [Increment::new(&hot, &own, 1), Increment::new(&own, &hot, 1)];
+        storage.increment_many(&increments).await?.complete()?;
+        say("count", task, step);
+
+        let credential = gateway_storage::Credential::try_from(json!({ "step": step }))?;
+        let items: Vec<_> = batch.iter().map(|id| (id.clone(), credential.clone())).collect();
+        storage.set_credentials(&items).await?.complete()?;
+        say("batch", task, step);
+
+        let mortal = format!("mortal-{task}-{step}");
+        storage.set_config(&mortal, json!(step)).await?;
+        storage.delete_config(&mortal).await?;
+        say("delete", task, step);
+    }
+    Ok(())
+}
+
+/// The last step that each task attempted, or that was acknowledged to it, by word.
+#[derive(Default)]
+struct Heard(BTreeMap<(String, u64), u64>);
+
+impl Heard {
+    fn listen(&mut self, line: &str) -> Option<()> {
+        let mut words = line.split(' ');
+        let (word, task, step) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        self.0.insert((word.to_owned(), task), step);
+        Some(())
+    }
+
+    fn last(&self, word: &str, task: u64) -> Option<u64> {
+        self.0.get(&(word.to_owned(), task)).copied()
+    }
+}
+
+fn kill_nine_loses_nothing_acknowledged() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("store");
+    let runtime = runtime();
+    let mut heard = Heard::default();
+    let mut counted: BTreeMap<u64, i64> = BTreeMap::new();
+    let mut steps = 0;
+    for round in 0..ROUNDS {
+        // A round's steps are all higher than those of the rounds before.
+        let first_step = round * 1_000_000;
+        let lines = run_and_kill(&path, first_step, Duration::from_millis(1 + (round * 7) % 60));
+        let mut attempts: BTreeMap<u64, i64> = BTreeMap::new();
+        let mut acknowledged: BTreeMap<u64, i64> = BTreeMap::new();
+        for line in &lines {
+            heard.listen(line).unwrap_or_else(|| panic!("the writer said {line:?}"));
+            let task = line.split(' ').nth(1).unwrap().parse().unwrap();
+            match line.split(' ').next() {
+                Some("attempt") => *attempts.entry(task).or_default() += 1,
+                Some("count") => *acknowledged.entry(task).or_default() += 1,
+                _ => {}
+            }
+        }
+        steps += lines.len();
+        runtime.block_on(async {
+            let storage = open(&path).await.expect("the store opens at once after a crash");
+            for task in 0..TASKS {
+                let before = counted.get(&task).copied().unwrap_or(0);
+                let low = before + acknowledged.get(&task).copied().unwrap_or(0);
+                let high = before + attempts.get(&task).copied().unwrap_or(0);
+                let now = verify(&storage, &heard, task).await;
+                assert!((low..=high).contains(&now), "round {round}, task {task}: {low} <= {now} <= {high}");
+                counted.insert(task, now);
+            }
+            storage.close().await.unwrap();
+        });
+    }
+    println!("{ROUNDS} kills, {steps} lines heard, nothing acknowledged was lost");
+    assert!(steps > 10_000, "the writer was killed before it wrote");
+}
+
+/// Runs the writer until it has been heard, and for as long as this, and kills it.
+fn run_and_kill(path: &Path, first_step: u64, delay: Duration) -> Vec<String> {
+    let mut writer = Command::new(std::env::current_exe().unwrap())
+        .args(["--writer".as_ref(), path.as_os_str()])
+        .arg(first_step.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+    let first = lines.next().expect("the writer begins").unwrap();
+    let killer = std::thread::spawn(move || {
+        std::thread::sleep(delay);
+        writer.kill().unwrap();
+        writer.wait().unwrap()
+    });
+    // A line is written whole, so the last one is whole, too.
+    let heard = std::iter::once(first).chain(lines.map(Result::unwrap)).collect();
+    let status = killer.join().unwrap();
+    assert!(!status.success() && status.code().is_none(), "the writer ended by itself: {status}");
+    heard
+}
+
+/// Compares what is stored of one task with what was heard, and gives its counter.
+async fn verify(storage: &Storage<File>, heard: &Heard, task: u64) -> i64 {
+    let attempted = heard.last("attempt", task);
+    let step_of = async |id: String| {
+        storage
+            .get_credential(id)
+            .await
+            .optional()
+            .unwrap()
+            .map(|found| found.get("step").unwrap().as_u64().unwrap())
+    };
+    let single = step_of(format!("single-{task}")).await;
+    assert!(single >= heard.last("single", task) && single <= attempted, "single of task {task}");
+
+    let whole = step_of(format!("batch-{task}-0")).await;
+    assert!(whole >= heard.last("batch", task) && whole <= attempted, "batch of task {task}");
+    for n in 1..BATCH {
+        assert_eq!(step_of(format!("batch-{task}-{n}")).await, whole, "the batch of task {task} is torn");
+    }
+    if let Some(step) = heard.last("delete", task) {
+        let mortal = storage.get_config(format!("mortal-{task}-{step}")).await.optional().unwrap();
+        assert!(mortal.is_none(), "what task {task} deleted is back");
+    }
+
+    let count = async |key: String, field: String| {
+        let record = storage.get_usage(key).await.optional().unwrap();
+        record.and_then(|record| record.get(&field)).unwrap_or(0)
+    };
+    let hot = count("hot".into(), format!("task-{task}")).await;
+    assert_eq!(
+        hot,
+        count(format!("task-{task}"), "hot".into()).await,
+        "an increment_many of task {task} is torn"
+    );
+    hot
+}
