@@ -53,6 +53,11 @@ impl Operated for Memory {
 /// falls back on the trait's: so the question is answered at compile time.
 struct On<'c, B, C>(&'c C, PhantomData<B>);
 
+// The bound is here so that a backend that is not `Operated` does not compile, instead of being able to do nothing.
+const fn on<B: Operated, C>(command: &C) -> On<'_, B, C> {
+    On(command, PhantomData)
+}
+
 impl<B: Operated, C: Run<B>> On<'_, B, C> {
     fn is_possible(&self) -> bool {
         true
@@ -87,9 +92,9 @@ macro_rules! on_its_backend {
         }
     };
     ($url:ident $log:ident $command:ident $what:literal $($($scheme:literal)|+ => $backend:ident,)+) => {{
-        let able = || [$((stringify!($backend), On($command, PhantomData::<$backend>).is_possible())),+];
+        let able = || [$((stringify!($backend), on::<$backend, _>($command).is_possible())),+];
         match $url.split_once(':').map(|(scheme, _)| scheme) {
-            $(Some($($scheme)|+) => On($command, PhantomData::<$backend>)
+            $(Some($($scheme)|+) => on::<$backend, _>($command)
                 .run(&$url, $log)
                 .await
                 .unwrap_or_else(|| Err(Failure::impossible(stringify!($backend), $what, &able()))),)+
