@@ -56,6 +56,8 @@ extern crate self as gateway_storage;
 mod backend;
 mod capability;
 mod codec;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 pub mod layer;
 mod model;

@@ -16,9 +16,10 @@ pub trait Transactional: Backend {
     /// Begins a transaction.
     ///
     /// - At least snapshot isolation: it sees the store as it was at one moment, and its own writes.
-    /// - No lost update: of two transactions that change what the other one read, one commits and the other one gets
-    ///   [`Conflict`](crate::ErrorKind::Conflict), and may be tried again from the start
-    ///   ([`transact!`](crate::transact) does).
+    /// - No lost update: of two transactions that change the same record, or a transaction and a write outside it,
+    ///   one commits and the other one gets [`Conflict`](crate::ErrorKind::Conflict), at the write or at commit. It
+    ///   may be tried again from the start ([`transact!`](crate::transact) does). A backend may be stricter: `Memory`
+    ///   is serializable, and gives it for what was only read, too.
     #[operation(control)]
     fn begin(&self) -> impl Future<Output = Result<Self::Transaction>> + Send;
 }
@@ -58,8 +59,8 @@ pub trait Transaction: Send + 'static {
 
     /// Makes all changes visible and durable, at once.
     ///
-    /// - [`Conflict`](crate::ErrorKind::Conflict) if another one changed what this one read or wrote: nothing is
-    ///   changed.
+    /// - [`Conflict`](crate::ErrorKind::Conflict) if another one changed a record that this one changes, since it
+    ///   began: nothing is changed.
     /// - [`Outcome::Unknown`](crate::Outcome::Unknown) if nobody can say whether it happened: never `Ok` or
     ///   "not applied" on a guess.
     #[operation(control)]

@@ -11,7 +11,7 @@ use crate::{Backend, BatchReport, Increment, Key, Result, UsageRecord, capabilit
     note = "backends that count usage: `File`, `Memory`"
 )]
 pub trait UsageStore: Backend {
-    /// Adds `delta` to one counter and returns the new total. A missing counter starts at 0.
+    /// Adds `delta`, which may be 0, to one counter and returns the new total. A missing counter starts at 0.
     ///
     /// - Atomic and exact under any concurrency, in this process and others; durable like any write.
     /// - [`Overflow`](crate::ErrorKind::Overflow) if the total would leave `i64`; the counter is as it was.

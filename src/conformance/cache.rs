@@ -1,0 +1,262 @@
+//! The contract of [`CacheStore`].
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::{TASKS, at_once, drop_after, fails, hostile_keys, key, must, ok, same, settle};
+use crate::{CacheStore, ErrorKind, Key, MAX_CACHE_TTL, MAX_VALUE_BYTES, Optional, Result, Storage};
+
+/// Longer than the kit runs.
+const LONG: Duration = Duration::from_secs(600);
+
+/// How late a value may be found gone. A server may take its time, but not much.
+const LATE: Duration = Duration::from_secs(2);
+
+/// Asserts the contract of [`CacheStore`].
+///
+/// A cache can't be listed: that it is empty at first, and again at last, is seen only under the kit's own keys.
+///
+/// # Panics
+///
+/// At the first bullet that is violated.
+pub async fn cache<B: CacheStore>(storage: &Storage<B>) {
+    must("get_cache, delete_cache: NotFound if there is none", missing(storage.clone())).await;
+    must("get_cache: the bytes that were stored", equal(storage.clone())).await;
+    must("set_cache: in place of any other", replaces(storage.clone())).await;
+    must("a key is never interpreted", keys(storage.clone())).await;
+    must("set_cache: over MAX_VALUE_BYTES is TooLarge", large(storage.clone())).await;
+    must("set_cache: a ttl of zero or over MAX_CACHE_TTL is InvalidValue", limits(storage.clone())).await;
+    must("get_cache: NotFound if it expired, and not before", expires(storage.clone())).await;
+    must("delete_cache: NotFound if it expired", deletes_expired(storage.clone())).await;
+    must("set_cache: the ttl is that of the last one", lives_anew(storage.clone())).await;
+    must("set_cache: at once, one of them stays, whole", sets_at_once(storage.clone())).await;
+    must("delete_cache: at once, one of them finds it", deletes_at_once(storage.clone())).await;
+    must("a dropped call is applied as a whole or not at all", dropped(storage.clone())).await;
+    must("a call ends within its deadline", deadline(storage.clone())).await;
+}
+
+async fn get<B: CacheStore>(storage: &Storage<B>, key: &str) -> Vec<u8> {
+    ok("get_cache", storage.get_cache(key).await)
+}
+
+async fn set<B: CacheStore>(storage: &Storage<B>, key: &str, value: impl AsRef<[u8]> + Send, ttl: Duration) {
+    ok("set_cache", storage.set_cache(key, value.as_ref(), ttl).await);
+}
+
+async fn delete<B: CacheStore>(storage: &Storage<B>, key: &str) {
+    ok("delete_cache", storage.delete_cache(key).await);
+}
+
+async fn missing<B: CacheStore>(storage: Storage<B>) {
+    fails("get from an empty cache", ErrorKind::NotFound, storage.get_cache("there").await);
+    fails("delete from an empty cache", ErrorKind::NotFound, storage.delete_cache("there").await);
+    set(&storage, "there", "", LONG).await;
+    for name in ["no", "ther", "There", "t*", "there:", "*"] {
+        fails(
+            format!("get of {name:?} beside \"there\""),
+            ErrorKind::NotFound,
+            storage.get_cache(name).await,
+        );
+        fails(
+            format!("delete of {name:?} beside \"there\""),
+            ErrorKind::NotFound,
+            storage.delete_cache(name).await,
+        );
+    }
+    same("optional() of a missing one", None, ok("optional", storage.get_cache("no").await.optional()));
+    delete(&storage, "there").await;
+    fails("get after delete", ErrorKind::NotFound, storage.get_cache("there").await);
+    fails("delete after delete", ErrorKind::NotFound, storage.delete_cache("there").await);
+}
+
+async fn equal<B: CacheStore>(storage: Storage<B>) {
+    let every_byte: Vec<u8> = (0..=255).cycle().take(1_000).collect();
+    let values: [&[u8]; 8] = [
+        b"",
+        b"\0",
+        b"\xff\xfe\x00",
+        b"{\"a\":1}",
+        b"123",
+        b"line\r\nline\n",
+        "团队".as_bytes(),
+        &every_byte,
+    ];
+    for value in values {
+        set(&storage, "bytes", value, LONG).await;
+        same("the bytes", value, &*get(&storage, "bytes").await);
+    }
+    delete(&storage, "bytes").await;
+}
+
+async fn replaces<B: CacheStore>(storage: Storage<B>) {
+    for value in ["a long value", "short", ""] {
+        set(&storage, "replaced", value, LONG).await;
+        same("the bytes", value.as_bytes(), &*get(&storage, "replaced").await);
+    }
+    delete(&storage, "replaced").await;
+}
+
+async fn keys<B: CacheStore>(storage: Storage<B>) {
+    let keys = hostile_keys();
+    for key in &keys {
+        let set = storage.set_cache(key, key.as_str(), LONG).await;
+        ok(format!("set of {:?}", key.as_str()), set);
+    }
+    for (at, key) in keys.iter().enumerate() {
+        let found = ok(format!("get of {:?}", key.as_str()), storage.get_cache(key).await);
+        same("the bytes", key.as_str().as_bytes(), &*found);
+        if at % 2 == 0 {
+            ok(format!("delete of {:?}", key.as_str()), storage.delete_cache(key).await);
+        }
+    }
+    for (at, key) in keys.iter().enumerate() {
+        let found = ok("get", storage.get_cache(key).await.optional());
+        same(format!("{:?} is there", key.as_str()), at % 2 == 1, found.is_some());
+        if found.is_some() {
+            ok("delete", storage.delete_cache(key).await);
+        }
+    }
+}
+
+async fn large<B: CacheStore>(storage: Storage<B>) {
+    let largest: Vec<u8> = (0..=250).cycle().take(MAX_VALUE_BYTES).collect();
+    set(&storage, "large", &largest, LONG).await;
+    assert!(get(&storage, "large").await == largest, "1 MiB came back changed");
+    let over = vec![0; MAX_VALUE_BYTES + 1];
+    fails("one byte more", ErrorKind::TooLarge, storage.set_cache("large", &over, LONG).await);
+    assert!(get(&storage, "large").await == largest, "the refused value changed the one before");
+    fails("one byte more", ErrorKind::TooLarge, storage.set_cache("new", &over, LONG).await);
+    fails("get of a refused value", ErrorKind::NotFound, storage.get_cache("new").await);
+    delete(&storage, "large").await;
+}
+
+async fn limits<B: CacheStore>(storage: Storage<B>) {
+    set(&storage, "limits", "before", LONG).await;
+    for ttl in [Duration::ZERO, MAX_CACHE_TTL + Duration::from_nanos(1), Duration::MAX] {
+        let set = storage.set_cache("limits", "refused", ttl).await;
+        fails(format!("a ttl of {ttl:?}"), ErrorKind::InvalidValue, set);
+        same("the value before", "before".as_bytes(), &*get(&storage, "limits").await);
+    }
+    set(&storage, "limits", "longest", MAX_CACHE_TTL).await;
+    same("the value with the longest ttl", "longest".as_bytes(), &*get(&storage, "limits").await);
+    // A part of a millisecond counts as one, and not as zero: neither an error nor for ever.
+    set(&storage, "limits", "shortest", Duration::from_nanos(1)).await;
+    gone(&storage, "limits", Instant::now()).await;
+}
+
+/// Waits for a value that must have expired by now, or soon.
+async fn gone<B: CacheStore>(storage: &Storage<B>, key: &str, due: Instant) {
+    while ok("get_cache", storage.get_cache(key).await.optional()).is_some() {
+        assert!(due.elapsed() < LATE, "it is still there {:?} after it expired", due.elapsed());
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn expires<B: CacheStore>(storage: Storage<B>) {
+    for ttl in [50, 300].map(Duration::from_millis) {
+        // Timed from before the call, so that a slow one can only make it look older than it is.
+        let start = Instant::now();
+        set(&storage, "expires", "x", ttl).await;
+        while ok("get_cache", storage.get_cache("expires").await.optional()).is_some() {
+            assert!(
+                start.elapsed() < ttl + LATE,
+                "it is still there {:?} after a ttl of {ttl:?}",
+                start.elapsed()
+            );
+            sleep(Duration::from_millis(2)).await;
+        }
+        assert!(start.elapsed() >= ttl, "it is gone {:?} after a ttl of {ttl:?}", start.elapsed());
+    }
+    let start = Instant::now();
+    set(&storage, "expires", "x", Duration::from_secs(60)).await;
+    sleep(Duration::from_millis(120)).await;
+    assert!(start.elapsed() > Duration::from_secs(60) || get(&storage, "expires").await == b"x");
+    delete(&storage, "expires").await;
+}
+
+async fn deletes_expired<B: CacheStore>(storage: Storage<B>) {
+    set(&storage, "expired", "x", Duration::from_millis(20)).await;
+    // Not read before: expiry does not hang on a read.
+    sleep(Duration::from_millis(20) + LATE / 4).await;
+    fails("delete of an expired value", ErrorKind::NotFound, storage.delete_cache("expired").await);
+}
+
+async fn lives_anew<B: CacheStore>(storage: Storage<B>) {
+    let short = Duration::from_millis(60);
+    set(&storage, "anew", "short", short).await;
+    set(&storage, "anew", "long", LONG).await;
+    sleep(short * 3).await;
+    same("a long ttl after a short one", "long".as_bytes(), &*get(&storage, "anew").await);
+    set(&storage, "anew", "short", short).await;
+    gone(&storage, "anew", Instant::now() + short).await;
+    set(&storage, "anew", "after it expired", LONG).await;
+    same("after it expired", "after it expired".as_bytes(), &*get(&storage, "anew").await);
+    delete(&storage, "anew").await;
+}
+
+async fn sets_at_once<B: CacheStore>(storage: Storage<B>) {
+    at_once((0..TASKS as u8).map(|writer| set_and_read(storage.clone(), writer))).await;
+    assert_whole(&get(&storage, "hot").await);
+    delete(&storage, "hot").await;
+}
+
+async fn set_and_read<B: CacheStore>(storage: Storage<B>, writer: u8) {
+    for _ in 0..4 {
+        set(&storage, "hot", vec![writer; 5_000 + usize::from(writer)], LONG).await;
+        assert_whole(&get(&storage, "hot").await);
+    }
+}
+
+fn assert_whole(value: &[u8]) {
+    let writer = value.first().copied().unwrap_or_default();
+    assert!(
+        value.len() == 5_000 + usize::from(writer) && value.iter().all(|&byte| byte == writer),
+        "the value is put together from two"
+    );
+}
+
+async fn deletes_at_once<B: CacheStore>(storage: Storage<B>) {
+    set(&storage, "hot", "x", LONG).await;
+    let results = at_once((0..TASKS).map(|_| delete_one(storage.clone(), key("hot")))).await;
+    let (found, others): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    same("how many deletes found it", 1, found.len());
+    for other in others {
+        fails("delete after another one", ErrorKind::NotFound, other);
+    }
+}
+
+async fn delete_one<B: CacheStore>(storage: Storage<B>, key: Key) -> Result<()> {
+    storage.delete_cache(&key).await
+}
+
+async fn dropped<B: CacheStore>(storage: Storage<B>) {
+    set(&storage, "hot", vec![0; 5_000], LONG).await;
+    for writer in 0..32_u8 {
+        let value = vec![writer; 5_000 + usize::from(writer)];
+        if let Some(result) = drop_after(u32::from(writer) % 6, storage.set_cache("hot", &value, LONG)).await
+        {
+            ok("set_cache", result);
+        }
+        drop(drop_after(u32::from(writer) % 4, storage.get_cache("hot")).await);
+        assert_whole(&get(&storage, "hot").await);
+    }
+    settle().await;
+    delete(&storage, "hot").await;
+}
+
+async fn deadline<B: CacheStore>(storage: Storage<B>) {
+    for micros in [0, 1, 100, 2_000] {
+        let hasty = storage.with_deadline(Duration::from_micros(micros));
+        for result in
+            [hasty.set_cache("hot", "x", LONG).await, hasty.get_cache("hot").await.optional().map(drop)]
+        {
+            if let Err(error) = result {
+                same("what comes after a deadline", ErrorKind::Timeout, error.kind());
+            }
+        }
+        set(&storage, "hot", "the other handle has time", LONG).await;
+    }
+    settle().await;
+    delete(&storage, "hot").await;
+}

@@ -1,0 +1,121 @@
+//! After [`close`](crate::Backend::close) every operation is [`Closed`](crate::ErrorKind::Closed): one function per
+//! capability, each on a storage that is closed.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use serde_json::json;
+
+use super::{fails, key, must, ok, same};
+use crate::{
+    BatchReport, CacheStore, ConfigStore, Credential, CredentialStore, ErrorKind, Exportable, Increment,
+    Record, Result, Storage, Transactional, UsageStore,
+};
+
+const BULLET: &str = "every operation after close is Closed";
+
+#[track_caller]
+pub(super) fn is_closed<T>(what: &str, result: Result<T>) {
+    fails(format!("{what} after close"), ErrorKind::Closed, result);
+}
+
+/// Asserts it for [`CredentialStore`].
+///
+/// # Panics
+///
+/// If an operation gives anything else.
+pub async fn credentials<B: CredentialStore>(closed: &Storage<B>) {
+    must(BULLET, credentials_are(closed.clone())).await;
+}
+
+async fn credentials_are<B: CredentialStore>(closed: Storage<B>) {
+    let id = key("a");
+    let credential = ok("an empty credential", Credential::try_from(json!({})));
+    is_closed("get_credential", closed.get_credential(&id).await);
+    is_closed("set_credential", closed.set_credential(&id, &credential).await);
+    is_closed("delete_credential", closed.delete_credential(&id).await);
+    is_closed("list_credentials", closed.list_credentials().await);
+    is_closed("get_credentials", closed.get_credentials(&[id.clone()]).await);
+    is_closed("set_credentials", closed.set_credentials(&[(id.clone(), credential)]).await);
+    is_closed("delete_credentials", closed.delete_credentials(&[id]).await);
+}
+
+/// Asserts it for [`ConfigStore`].
+///
+/// # Panics
+///
+/// If an operation gives anything else.
+pub async fn configs<B: ConfigStore>(closed: &Storage<B>) {
+    must(BULLET, configs_are(closed.clone())).await;
+}
+
+async fn configs_are<B: ConfigStore>(closed: Storage<B>) {
+    is_closed("get_config", closed.get_config("a").await);
+    is_closed("set_config", closed.set_config("a", json!(1)).await);
+    is_closed("delete_config", closed.delete_config("a").await);
+    is_closed("list_configs", closed.list_configs().await);
+}
+
+/// Asserts it for [`UsageStore`].
+///
+/// # Panics
+///
+/// If an operation gives anything else.
+pub async fn usage<B: UsageStore>(closed: &Storage<B>) {
+    must(BULLET, usage_is(closed.clone())).await;
+}
+
+async fn usage_is<B: UsageStore>(closed: Storage<B>) {
+    let step = Increment::new(&key("a"), &key("x"), 1);
+    is_closed("increment_usage", closed.increment_usage("a", "x", 1).await);
+    is_closed("increment_many", closed.increment_many(&[step]).await);
+    is_closed("get_usage", closed.get_usage("a").await);
+    is_closed("reset_usage", closed.reset_usage("a").await);
+    is_closed("list_usage", closed.list_usage().await);
+}
+
+/// Asserts it for [`CacheStore`].
+///
+/// # Panics
+///
+/// If an operation gives anything else.
+pub async fn cache<B: CacheStore>(closed: &Storage<B>) {
+    must(BULLET, cache_is(closed.clone())).await;
+}
+
+async fn cache_is<B: CacheStore>(closed: Storage<B>) {
+    is_closed("get_cache", closed.get_cache("a").await);
+    is_closed("set_cache", closed.set_cache("a", "x", Duration::from_secs(1)).await);
+    is_closed("delete_cache", closed.delete_cache("a").await);
+}
+
+/// Asserts it for [`Transactional`].
+///
+/// # Panics
+///
+/// If an operation gives anything else.
+pub async fn transactions<B: Transactional>(closed: &Storage<B>) {
+    must(BULLET, transactions_are(closed.clone())).await;
+}
+
+async fn transactions_are<B: Transactional>(closed: Storage<B>) {
+    is_closed("begin", closed.begin().await);
+}
+
+/// Asserts it for [`Exportable`].
+///
+/// # Panics
+///
+/// If an operation gives anything else.
+pub async fn export<B: Exportable>(closed: &Storage<B>) {
+    must(BULLET, export_is(closed.clone())).await;
+}
+
+async fn export_is<B: Exportable>(closed: Storage<B>) {
+    let mut records: Vec<Result<Record>> = closed.export().collect().await;
+    same("how many items an export has that fails", 1, records.len());
+    is_closed("export", records.remove(0));
+    let record = Record::Config { key: key("a"), value: ok("a value", json!(1).try_into()) };
+    let imported: Result<BatchReport> = closed.import(futures_util::stream::iter([Ok(record)])).await;
+    is_closed("import", imported);
+}

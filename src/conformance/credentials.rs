@@ -1,0 +1,244 @@
+//! The contract of [`CredentialStore`]: what documents have, and batches.
+
+use serde_json::{Value, json};
+
+use super::{
+    at_once, complete,
+    documents::{Documents, clear, documents},
+    drop_after, fail_with, hostile_credentials, hostile_keys, identical_fields, key, must, numbered, ok,
+    same, same_keys, sorted,
+};
+use crate::{Credential, CredentialStore, ErrorKind, Key, Result, Storage, StorageStats};
+
+/// How many items a large batch has: more than one chunk, in any backend.
+const MANY: usize = 1_000;
+
+/// Asserts the contract of [`CredentialStore`].
+///
+/// # Panics
+///
+/// At the first bullet that is violated.
+pub async fn credentials<B: CredentialStore>(storage: &Storage<B>) {
+    documents::<Credentials, B>(storage).await;
+    must("get_credentials: sorted by id, each of the others a failure", gets(storage.clone())).await;
+    must("get_credentials: twice is found once, missing twice is two failures", gets_twice(storage.clone()))
+        .await;
+    must("set_credentials: equal to what was stored, under any key", sets(storage.clone())).await;
+    must("set_credentials: of several under one id the last stays, all succeed", sets_twice(storage.clone()))
+        .await;
+    must("delete_credentials: NotFound is a failure and stops nothing", deletes(storage.clone())).await;
+    must("delete_credentials: twice is deleted once, with one result", deletes_twice(storage.clone())).await;
+    must("a batch of nothing does nothing", nothing(storage.clone())).await;
+    must("a batch may be large", large(storage.clone())).await;
+    must("batches at once, over the same ids, succeed", crossing(storage.clone())).await;
+    must("a dropped batch leaves whole items and disturbs nothing", dropped(storage.clone())).await;
+    must("the kit leaves nothing", is_empty(storage.clone())).await;
+}
+
+pub(super) struct Credentials;
+
+impl<B: CredentialStore> Documents<B> for Credentials {
+    const NAME: &'static str = "credential";
+
+    async fn get(storage: &Storage<B>, key: &Key) -> Result<Value> {
+        storage.get_credential(key).await.map(|credential| Value::Object(credential.fields().clone()))
+    }
+
+    async fn set(storage: &Storage<B>, key: &Key, value: Value) -> Result<()> {
+        storage.set_credential(key, value).await
+    }
+
+    async fn delete(storage: &Storage<B>, key: &Key) -> Result<()> {
+        storage.delete_credential(key).await
+    }
+
+    async fn list(storage: &Storage<B>) -> Result<Vec<Key>> {
+        storage.list_credentials().await
+    }
+
+    fn count(stats: &StorageStats) -> u64 {
+        stats.credential_count
+    }
+
+    fn hostile_values() -> Vec<Value> {
+        hostile_credentials().iter().map(|credential| Value::Object(credential.fields().clone())).collect()
+    }
+}
+
+fn credential(value: Value) -> Credential {
+    Credential::try_from(value).expect("the kit's own credentials are credentials")
+}
+
+fn each(ids: &[Key]) -> Vec<(Key, Credential)> {
+    ids.iter().map(|id| (id.clone(), credential(json!({ "id": id.as_str() })))).collect()
+}
+
+async fn fill<B: CredentialStore>(storage: &Storage<B>, ids: &[Key]) {
+    complete("set_credentials", ids.len(), storage.set_credentials(&each(ids)).await);
+}
+
+async fn is_empty<B: CredentialStore>(storage: Storage<B>) {
+    same_keys("ids", &[], ok("list", storage.list_credentials().await));
+}
+
+async fn gets<B: CredentialStore>(storage: Storage<B>) {
+    let there = ["b", "a", "d", "c"].map(key);
+    fill(&storage, &there).await;
+    let ids = ["d", "no 2", "a", "no 1", "c", "A"].map(key);
+    let found = ok("get_credentials", storage.get_credentials(&ids).await);
+    same("ids that are found", vec!["a", "c", "d"], found.credentials.keys().map(Key::as_str).collect());
+    for (id, found) in &found.credentials {
+        same("its credential", Some(&json!(id.as_str())), found.get("id"));
+    }
+    let failures = [(1, &ids[1]), (3, &ids[3]), (5, &ids[5])];
+    fail_with("get_credentials", ErrorKind::NotFound, &failures, &found.failures);
+    clear::<Credentials, B>(&storage).await;
+}
+
+async fn gets_twice<B: CredentialStore>(storage: Storage<B>) {
+    fill(&storage, &[key("a")]).await;
+    let ids = ["no", "a", "no", "a", "a"].map(key);
+    let found = ok("get_credentials", storage.get_credentials(&ids).await);
+    same("ids that are found", vec![&ids[1]], found.credentials.keys().collect());
+    fail_with("get_credentials", ErrorKind::NotFound, &[(0, &ids[0]), (2, &ids[2])], &found.failures);
+    clear::<Credentials, B>(&storage).await;
+}
+
+async fn sets<B: CredentialStore>(storage: Storage<B>) {
+    // Small ones only: all together are one call, which a server may limit.
+    let values = hostile_credentials().into_iter().filter(|credential| credential.to_json().len() < 1_000);
+    let items: Vec<(Key, Credential)> = hostile_keys().into_iter().zip(values.cycle()).collect();
+    complete("set_credentials", items.len(), storage.set_credentials(&items).await);
+    let ids: Vec<Key> = items.iter().map(|(id, _)| id.clone()).collect();
+    same_keys("ids", &sorted(ids.clone()), ok("list", storage.list_credentials().await));
+    let found = ok("get_credentials", storage.get_credentials(&ids).await);
+    fail_with("get_credentials", ErrorKind::NotFound, &[], &found.failures);
+    for (id, stored) in &items {
+        let one = ok("get_credential", storage.get_credential(id).await);
+        let of_many = &found.credentials[id];
+        for found in [&one, of_many] {
+            let (wanted, seen) = (stored.to_json(), found.to_json());
+            assert!(
+                identical_fields(stored.fields(), found.fields()),
+                "{:?}: {wanted} became {seen}",
+                id.as_str()
+            );
+        }
+    }
+    complete("delete_credentials", ids.len(), storage.delete_credentials(&ids).await);
+    same_keys("ids after delete_credentials", &[], ok("list", storage.list_credentials().await));
+}
+
+async fn sets_twice<B: CredentialStore>(storage: Storage<B>) {
+    let numbers = [("a", 1), ("b", 2), ("a", 3), ("b", 4), ("a", 5)];
+    let items = numbers.map(|(id, n)| (key(id), credential(json!({ (format!("n{n}")): n }))));
+    complete("set_credentials", items.len(), storage.set_credentials(&items).await);
+    same("the last of a", &items[4].1, &ok("get", storage.get_credential("a").await));
+    same("the last of b", &items[3].1, &ok("get", storage.get_credential("b").await));
+    clear::<Credentials, B>(&storage).await;
+}
+
+async fn deletes<B: CredentialStore>(storage: Storage<B>) {
+    fill(&storage, &["a", "b", "c", "d"].map(key)).await;
+    let ids = ["no 1", "b", "no 2", "d"].map(key);
+    let report = ok("delete_credentials", storage.delete_credentials(&ids).await);
+    fail_with("delete_credentials", ErrorKind::NotFound, &[(0, &ids[0]), (2, &ids[2])], &report.failures);
+    same("how many are said to be deleted", 2, report.succeeded);
+    same_keys("ids that stay", &[key("a"), key("c")], ok("list", storage.list_credentials().await));
+    for id in &ids {
+        super::fails("get after delete", ErrorKind::NotFound, storage.get_credential(id).await);
+    }
+    let again = ok("delete_credentials", storage.delete_credentials(&ids).await);
+    same("how many are said to be deleted again", (0, 4), (again.succeeded, again.failures.len()));
+    clear::<Credentials, B>(&storage).await;
+}
+
+async fn deletes_twice<B: CredentialStore>(storage: Storage<B>) {
+    fill(&storage, &[key("a")]).await;
+    let ids = ["a", "no", "a", "no"].map(key);
+    let report = ok("delete_credentials", storage.delete_credentials(&ids).await);
+    fail_with("delete_credentials", ErrorKind::NotFound, &[(1, &ids[1]), (3, &ids[3])], &report.failures);
+    same("how many are said to be deleted", 2, report.succeeded);
+    is_empty(storage).await;
+}
+
+async fn nothing<B: CredentialStore>(storage: Storage<B>) {
+    complete("set_credentials", 0, storage.set_credentials(&[]).await);
+    complete("delete_credentials", 0, storage.delete_credentials(&[]).await);
+    let found = ok("get_credentials", storage.get_credentials(&[]).await);
+    same("found and failed", (0, 0), (found.credentials.len(), found.failures.len()));
+    is_empty(storage).await;
+}
+
+async fn large<B: CredentialStore>(storage: Storage<B>) {
+    let ids = numbered("many ", MANY);
+    fill(&storage, &ids).await;
+    same_keys("ids", &ids, ok("list", storage.list_credentials().await));
+
+    // Every tenth one is missing, so that a place in a chunk is not taken for a place in the batch.
+    let mixed: Vec<Key> = ids
+        .iter()
+        .enumerate()
+        .map(|(n, id)| if n % 10 == 0 { key(&format!("no {n}")) } else { id.clone() })
+        .collect();
+    let missing: Vec<(usize, &Key)> = mixed.iter().enumerate().step_by(10).collect();
+    let found = ok("get_credentials", storage.get_credentials(&mixed).await);
+    fail_with("get_credentials", ErrorKind::NotFound, &missing, &found.failures);
+    same("how many are found", MANY - missing.len(), found.credentials.len());
+    for (id, found) in &found.credentials {
+        same("its credential", Some(&json!(id.as_str())), found.get("id"));
+    }
+    let report = ok("delete_credentials", storage.delete_credentials(&mixed).await);
+    fail_with("delete_credentials", ErrorKind::NotFound, &missing, &report.failures);
+    same("how many are said to be deleted", MANY - missing.len(), report.succeeded);
+    let stay: Vec<Key> = ids.into_iter().step_by(10).collect();
+    same_keys("ids that stay", &stay, ok("list", storage.list_credentials().await));
+    clear::<Credentials, B>(&storage).await;
+}
+
+async fn crossing<B: CredentialStore>(storage: Storage<B>) {
+    let ids = numbered("shared ", 50);
+    at_once((0..8).map(|turn| set_turned(storage.clone(), ids.clone(), turn))).await;
+    same_keys("ids", &ids, ok("list", storage.list_credentials().await));
+    let reports = at_once((0..8).map(|turn| delete_turned(storage.clone(), ids.clone(), turn))).await;
+    same("how many are said to be deleted, by all", ids.len(), reports.into_iter().sum());
+    is_empty(storage).await;
+}
+
+/// Half of the tasks go backwards: that is how locks are taken crosswise.
+fn turned(mut ids: Vec<Key>, turn: usize) -> Vec<Key> {
+    ids.rotate_left(turn * 7 % 50);
+    if turn % 2 == 1 {
+        ids.reverse();
+    }
+    ids
+}
+
+async fn set_turned<B: CredentialStore>(storage: Storage<B>, ids: Vec<Key>, turn: usize) {
+    let ids = turned(ids, turn);
+    for _ in 0..4 {
+        fill(&storage, &ids).await;
+    }
+}
+
+async fn delete_turned<B: CredentialStore>(storage: Storage<B>, ids: Vec<Key>, turn: usize) -> usize {
+    ok("delete_credentials", storage.delete_credentials(&turned(ids, turn)).await).succeeded
+}
+
+async fn dropped<B: CredentialStore>(storage: Storage<B>) {
+    let ids = numbered("dropped ", 100);
+    let items = each(&ids);
+    for polls in 0..8 {
+        if let Some(report) = drop_after(polls, storage.set_credentials(&items)).await {
+            complete("set_credentials", items.len(), report);
+        }
+        let found = ok("get_credentials after a dropped batch", storage.get_credentials(&ids).await);
+        for (id, found) in &found.credentials {
+            same("an item of a dropped batch", &credential(json!({ "id": id.as_str() })), found);
+        }
+        drop(drop_after(polls, storage.delete_credentials(&ids)).await);
+    }
+    super::settle().await;
+    fill(&storage, &ids).await;
+    complete("delete_credentials after dropped batches", ids.len(), storage.delete_credentials(&ids).await);
+}

@@ -1,0 +1,118 @@
+//! `Ok` means durable: one function per capability, for backends that keep what they store.
+//!
+//! Each takes a way to open the same store, which is empty at first, as often as it asks.
+
+use serde_json::Value;
+
+use super::{
+    complete, fails, hostile_credentials, hostile_keys, hostile_values, identical, identical_fields, ok,
+    same, same_keys, sorted,
+};
+use crate::{
+    Backend, ConfigStore, Credential, CredentialStore, ErrorKind, Increment, Key, Storage, UsageStore,
+};
+
+async fn close<B: Backend>(storage: Storage<B>) {
+    ok("close", storage.close().await);
+}
+
+/// Asserts that credentials are after a restart what they were, and that deleted ones are not back.
+///
+/// # Panics
+///
+/// At the first bullet that is violated.
+pub async fn credentials<B: CredentialStore, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
+    let stored: Vec<(Key, Credential)> =
+        hostile_keys().into_iter().zip(hostile_credentials().into_iter().cycle()).collect();
+    let storage = open().await;
+    for (id, credential) in &stored {
+        ok("set_credential", storage.set_credential(id, credential).await);
+    }
+    close(storage).await;
+
+    let storage = open().await;
+    let ids: Vec<Key> = stored.iter().map(|(id, _)| id.clone()).collect();
+    same_keys("ids after a restart", &sorted(ids.clone()), ok("list", storage.list_credentials().await));
+    for (id, credential) in &stored {
+        let found = ok("get_credential after a restart", storage.get_credential(id).await);
+        let equal = identical_fields(credential.fields(), found.fields());
+        assert!(equal, "after a restart {:?} is not what was stored", id.as_str());
+    }
+    let (one, many) = ids.split_first().expect("there are some");
+    ok("delete_credential", storage.delete_credential(one).await);
+    complete("delete_credentials", many.len() / 2, storage.delete_credentials(&many[..many.len() / 2]).await);
+    complete("set_credentials", 2, storage.set_credentials(&stored[stored.len() - 2..]).await);
+    close(storage).await;
+
+    let storage = open().await;
+    fails("get of a deleted one after a restart", ErrorKind::NotFound, storage.get_credential(one).await);
+    let stay = many[many.len() / 2..].to_vec();
+    same(
+        "ids after deletes and a restart",
+        sorted(stay.clone()),
+        ok("list", storage.list_credentials().await),
+    );
+    complete("delete_credentials", stay.len(), storage.delete_credentials(&stay).await);
+    close(storage).await;
+    same_keys("ids at the end", &[], ok("list", open().await.list_credentials().await));
+}
+
+/// Asserts that configs are after a restart what they were, and that deleted ones are not back.
+///
+/// # Panics
+///
+/// At the first bullet that is violated.
+pub async fn configs<B: ConfigStore, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
+    let stored: Vec<(Key, Value)> =
+        hostile_keys().into_iter().zip(hostile_values().into_iter().cycle()).collect();
+    let storage = open().await;
+    for (key, value) in &stored {
+        ok("set_config", storage.set_config(key, value.clone()).await);
+    }
+    close(storage).await;
+
+    let storage = open().await;
+    let found = ok("list_configs after a restart", storage.list_configs().await);
+    same("how many configs there are after a restart", stored.len(), found.len());
+    for (key, value) in &stored {
+        assert!(identical(value, &found[key]), "after a restart {:?} is not what was stored", key.as_str());
+        ok("delete_config", storage.delete_config(key).await);
+    }
+    close(storage).await;
+    same("configs after deletes and a restart", 0, ok("list", open().await.list_configs().await).len());
+}
+
+/// Asserts that counters go on after a restart, and that records which were reset are not back.
+///
+/// # Panics
+///
+/// At the first bullet that is violated.
+pub async fn usage<B: UsageStore, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
+    let (keys, field) = (hostile_keys(), super::key("x"));
+    let counts = [5, i64::MAX, i64::MIN, 9_007_199_254_740_993, 0, -1];
+    let steps: Vec<Increment> = keys
+        .iter()
+        .zip(counts.into_iter().cycle())
+        .map(|(key, count)| Increment::new(key, &field, count))
+        .collect();
+    let storage = open().await;
+    complete("increment_many", steps.len(), storage.increment_many(&steps).await);
+    ok("increment_usage", storage.increment_usage("counter", "x", 5).await);
+    close(storage).await;
+
+    let storage = open().await;
+    same("5, restart, and 2", 7, ok("increment_usage", storage.increment_usage("counter", "x", 2).await));
+    for step in &steps {
+        let found = ok("get_usage after a restart", storage.get_usage(&step.key).await);
+        same("a count after a restart", (1, Some(step.delta)), (found.len(), found.get("x")));
+        ok("reset_usage", storage.reset_usage(&step.key).await);
+    }
+    close(storage).await;
+
+    let storage = open().await;
+    let left = ok("list_usage", storage.list_usage().await);
+    same("records after resets and a restart", vec!["counter"], left.keys().map(Key::as_str).collect());
+    same("total", 8, ok("increment_usage", storage.increment_usage("counter", "x", 1).await));
+    ok("reset_usage", storage.reset_usage("counter").await);
+    close(storage).await;
+}

@@ -1,0 +1,88 @@
+//! Every backend, bare and under layers, does what the contract says.
+//!
+//! A backend is one line: how a new, empty one is opened, what it can do, and what else it promises.
+
+use gateway_storage::{Count, File, Memory, Storage, Trace, conformance};
+use tempfile::TempDir;
+
+async fn memory() -> (Storage<Memory>, ()) {
+    (Storage::open("memory:").await.expect("memory opens"), ())
+}
+
+async fn file() -> (Storage<File>, TempDir) {
+    let dir = TempDir::new().expect("a directory");
+    (open_file(&dir).await, dir)
+}
+
+async fn open_file(dir: &TempDir) -> Storage<File> {
+    Storage::open(gateway_storage::FileConfig::new(dir.path().join("data")))
+        .await
+        .expect("a file store opens")
+}
+
+macro_rules! conforms {
+    ($backend:ident, $capabilities:tt, $promises:tt) => {
+        mod $backend {
+            cases!(bare, $backend, |storage| storage, $capabilities, $promises);
+            cases!(
+                layered,
+                $backend,
+                |storage| storage.layer(Trace).layer(Count::default()),
+                $capabilities,
+                $promises
+            );
+            cases!(
+                three_deep,
+                $backend,
+                |storage| storage.layer(Count::default()).layer(Trace).layer(Count::default()),
+                $capabilities,
+                $promises
+            );
+        }
+    };
+}
+
+macro_rules! cases {
+    ($name:ident, $open:ident, |$storage:ident| $layered:expr, [$($capability:ident)*], [$($promise:ident)*]) => {
+        mod $name {
+            #[allow(unused_imports)]
+            use crate::*;
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $capability() {
+                let ($storage, _kept) = $open().await;
+                let storage = $layered;
+                conformance::$capability(&storage).await;
+                storage.clone().close().await.expect("close");
+                conformance::closed::$capability(&storage).await;
+            })*
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $promise() {
+                let ($storage, _kept) = $open().await;
+                conformance::$promise(&$layered).await;
+            })*
+        }
+    };
+}
+
+conforms!(memory, [credentials configs usage cache transactions export], [backend export_usage export_snapshot transactions_at_close]);
+conforms!(file, [credentials configs usage export], [backend export_usage export_snapshot]);
+
+/// The same for backends that keep what they store.
+macro_rules! keeps {
+    ($($test:ident: $capability:ident of $new:ident, $open:ident;)*) => {$(
+        #[tokio::test]
+        async fn $test() {
+            let (first, kept) = $new().await;
+            first.close().await.expect("close");
+            conformance::restart::$capability(|| $open(&kept)).await;
+        }
+    )*};
+}
+
+keeps! {
+    file_keeps_credentials: credentials of file, open_file;
+    file_keeps_configs: configs of file, open_file;
+    file_keeps_usage: usage of file, open_file;
+}

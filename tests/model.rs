@@ -1,0 +1,370 @@
+//! Any sequence of operations gives the same answers on every backend as on `Memory`, restarts in between included.
+//!
+//! `PROPTEST_CASES=1000 cargo test --features conformance --test model` looks longer.
+
+mod broken;
+
+use std::{env, path::PathBuf};
+
+use broken::{Broken, Fault};
+use futures_util::{StreamExt, stream};
+use gateway_storage::{
+    BatchFailure, BatchReport, ConfigStore, ConfigValue, Credential, CredentialStore, Exportable, File,
+    FileConfig, Increment, Key, Memory, Record, Result, Storage, UsageStore,
+    conformance::{hostile_keys, hostile_values},
+};
+use proptest::{
+    collection::vec,
+    prelude::*,
+    sample::select,
+    test_runner::{Config, FileFailurePersistence, TestCaseError, TestError, TestRng, TestRunner},
+};
+use serde_json::{Map, Value, json};
+
+#[derive(Clone, Debug)]
+enum Operation {
+    GetCredential(Name),
+    SetCredential(Name, Fields),
+    DeleteCredential(Name),
+    ListCredentials,
+    GetCredentials(Vec<Name>),
+    SetCredentials(Vec<(Name, Fields)>),
+    DeleteCredentials(Vec<Name>),
+    GetConfig(Name),
+    SetConfig(Name, Value),
+    DeleteConfig(Name),
+    ListConfigs,
+    Increment(Step),
+    IncrementMany(Vec<Step>),
+    GetUsage(Name),
+    ResetUsage(Name),
+    ListUsage,
+    Import(Vec<Item>),
+    Export,
+    Counts,
+    Restart,
+}
+
+/// A key that shows itself in a counterexample.
+type Name = String;
+type Fields = Map<String, Value>;
+type Step = (Name, Name, i64);
+
+#[derive(Clone, Debug)]
+enum Item {
+    Credential(Name, Fields),
+    Config(Name, Value),
+    Usage(Name, Name, i64),
+}
+
+/// Few, so that operations meet, and those that a backend may hold for the same.
+fn name() -> impl Strategy<Value = Name> {
+    let few =
+        ["a", "A", "a:b", "a.b", "a/b", "a.json", "../a", "*", " a", "\u{e9}", "e\u{301}"].map(Name::from);
+    let hostile: Vec<Name> = hostile_keys().iter().map(|key| key.as_str().to_owned()).collect();
+    prop_oneof![12 => select(few.to_vec()), 2 => select(hostile), 1 => "\\PC{1,20}"]
+        .prop_filter("a key", |name| Key::new(name).is_ok())
+}
+
+/// Any JSON value, down to the bits of a float.
+fn value() -> impl Strategy<Value = Value> {
+    // Without the large and the deep, which must not be nested deeper.
+    let shallow = |text: &str| text.len() < 1_000 && text.matches(['[', '{']).count() < 20;
+    let hostile: Vec<Value> =
+        hostile_values().into_iter().filter(|value| shallow(&value.to_string())).collect();
+    let leaf = prop_oneof![
+        select(hostile),
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<u64>()
+            .prop_map(f64::from_bits)
+            .prop_filter("finite", |float| float.is_finite())
+            .prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 24, 6, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..6).prop_map(Value::from),
+            vec((text(), inner), 0..6).prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![any::<String>(), "[$.a_]{0,3}"]
+}
+
+fn fields() -> impl Strategy<Value = Fields> {
+    vec((text(), value()), 0..5).prop_map(|fields| fields.into_iter().collect())
+}
+
+/// Small ones, and those that overflow soon.
+fn delta() -> impl Strategy<Value = i64> {
+    prop_oneof![
+        -3..4_i64,
+        any::<i64>(),
+        select(vec![i64::MAX, i64::MIN, i64::MAX / 2 + 1, i64::MIN / 2 - 1, 9_007_199_254_740_993]),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    (name(), name(), delta())
+}
+
+fn item() -> impl Strategy<Value = Item> {
+    prop_oneof![
+        (name(), fields()).prop_map(|(id, fields)| Item::Credential(id, fields)),
+        (name(), value()).prop_map(|(key, value)| Item::Config(key, value)),
+        step().prop_map(|(key, field, count)| Item::Usage(key, field, count)),
+    ]
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    use Operation::*;
+    prop_oneof![
+        2 => name().prop_map(GetCredential),
+        4 => (name(), fields()).prop_map(|(id, fields)| SetCredential(id, fields)),
+        2 => name().prop_map(DeleteCredential),
+        1 => Just(ListCredentials),
+        1 => vec(name(), 0..8).prop_map(GetCredentials),
+        2 => vec((name(), fields()), 0..8).prop_map(SetCredentials),
+        2 => vec(name(), 0..8).prop_map(DeleteCredentials),
+        2 => name().prop_map(GetConfig),
+        4 => (name(), value()).prop_map(|(key, value)| SetConfig(key, value)),
+        2 => name().prop_map(DeleteConfig),
+        1 => Just(ListConfigs),
+        4 => step().prop_map(Increment),
+        3 => vec(step(), 0..8).prop_map(IncrementMany),
+        2 => name().prop_map(GetUsage),
+        2 => name().prop_map(ResetUsage),
+        1 => Just(ListUsage),
+        2 => vec(item(), 0..8).prop_map(Import),
+        1 => Just(Export),
+        1 => Just(Counts),
+        2 => Just(Restart),
+    ]
+}
+
+/// What a backend must have to be compared.
+trait Whole: CredentialStore + ConfigStore + UsageStore + Exportable {}
+impl<B: CredentialStore + ConfigStore + UsageStore + Exportable> Whole for B {}
+
+/// The answer as JSON. Its text is the comparison: there 0.0 is not -0.0, and 1 is not 1.0.
+async fn answer<B: Whole>(on: &Storage<B>, operation: &Operation) -> Result<Value> {
+    use Operation::*;
+    Ok(match operation {
+        GetCredential(id) => of_credential(&on.get_credential(id).await?),
+        SetCredential(id, fields) => json!(on.set_credential(id, Value::Object(fields.clone())).await?),
+        DeleteCredential(id) => json!(on.delete_credential(id).await?),
+        ListCredentials => json!(on.list_credentials().await?),
+        GetCredentials(ids) => {
+            let found = on.get_credentials(&keys(ids)).await?;
+            let credentials: Vec<_> =
+                found.credentials.iter().map(|(id, found)| json!([id, of_credential(found)])).collect();
+            json!([credentials, of_failures(&found.failures)])
+        }
+        SetCredentials(items) => {
+            let items: Vec<_> = items.iter().map(|(id, fields)| (key(id), credential(fields))).collect();
+            of_report(&on.set_credentials(&items).await?)
+        }
+        DeleteCredentials(ids) => of_report(&on.delete_credentials(&keys(ids)).await?),
+        GetConfig(key) => on.get_config(key).await?.value().clone(),
+        SetConfig(key, value) => json!(on.set_config(key, value.clone()).await?),
+        DeleteConfig(key) => json!(on.delete_config(key).await?),
+        ListConfigs => {
+            on.list_configs().await?.iter().map(|(key, value)| json!([key, value.value()])).collect()
+        }
+        Increment((key, field, delta)) => json!(on.increment_usage(key, field, *delta).await?),
+        IncrementMany(steps) => {
+            let steps: Vec<_> = steps.iter().map(increment).collect();
+            of_report(&on.increment_many(&steps).await?)
+        }
+        GetUsage(key) => {
+            on.get_usage(key).await?.iter().map(|(field, count)| json!([field, count])).collect()
+        }
+        ResetUsage(key) => json!(on.reset_usage(key).await?),
+        ListUsage => {
+            let list = on.list_usage().await?;
+            let counters =
+                list.iter().flat_map(|(key, record)| record.iter().map(move |counter| (key, counter)));
+            counters.map(|(key, (field, count))| json!([key, field, count])).collect()
+        }
+        Import(items) => of_report(&on.import(stream::iter(items.iter().map(record).map(Ok))).await?),
+        Export | Restart => {
+            let records: Vec<Result<Record>> = on.export().collect().await;
+            records
+                .into_iter()
+                .map(|record| record.map(|record| of_record(&record)))
+                .collect::<Result<_>>()?
+        }
+        Counts => {
+            let stats = on.stats().await?;
+            json!([stats.credential_count, stats.config_count, stats.usage_record_count])
+        }
+    })
+}
+
+fn key(name: &Name) -> Key {
+    Key::new(name).expect("names are keys")
+}
+
+fn keys(names: &[Name]) -> Vec<Key> {
+    names.iter().map(key).collect()
+}
+
+fn credential(fields: &Fields) -> Credential {
+    Credential::new(fields.clone()).expect("within the limits")
+}
+
+fn increment((record, field, delta): &Step) -> Increment {
+    Increment::new(&key(record), &key(field), *delta)
+}
+
+fn record(item: &Item) -> Record {
+    match item {
+        Item::Credential(id, fields) => Record::Credential { id: key(id), credential: credential(fields) },
+        Item::Config(name, value) => Record::Config {
+            key: key(name),
+            value: ConfigValue::new(value.clone()).expect("within the limits"),
+        },
+        Item::Usage(record, field, count) => {
+            Record::Usage { key: key(record), field: key(field), count: *count }
+        }
+    }
+}
+
+fn of_credential(credential: &Credential) -> Value {
+    Value::Object(credential.fields().clone())
+}
+
+fn of_report(report: &BatchReport) -> Value {
+    json!([report.succeeded, of_failures(&report.failures)])
+}
+
+fn of_failures(failures: &[BatchFailure]) -> Value {
+    failures
+        .iter()
+        .map(|failure| json!([failure.index, failure.key, failure.error.kind().as_str()]))
+        .collect()
+}
+
+fn of_record(record: &Record) -> Value {
+    match record {
+        Record::Credential { id, credential } => json!(["credential", id, of_credential(credential)]),
+        Record::Config { key, value } => json!(["config", key, value.value()]),
+        Record::Usage { key, field, count } => json!(["usage", key, field, count]),
+        other => json!(["unknown", other.key()]),
+    }
+}
+
+fn text_of(answer: Result<Value>) -> String {
+    answer.map_or_else(|error| format!("{} {:?}", error.kind(), error.outcome()), |value| value.to_string())
+}
+
+/// Does the operations on a new store and on a model, and stops where they differ. `open` opens the same store again.
+async fn check<B: Whole, F: Future<Output = Storage<B>>>(
+    open: impl Fn() -> F,
+    operations: Vec<Operation>,
+) -> Result<(), TestCaseError> {
+    let model = Storage::<Memory>::open("memory:").await.expect("memory opens");
+    let mut tested = open().await;
+    for (at, operation) in operations.iter().chain(&[Operation::Restart]).enumerate() {
+        if matches!(operation, Operation::Restart) {
+            tested.close().await.expect("close");
+            tested = open().await;
+        }
+        let (wanted, found) =
+            (text_of(answer(&model, operation).await), text_of(answer(&tested, operation).await));
+        prop_assert_eq!(wanted, found, "operation {} {:?}", at, operation);
+    }
+    tested.close().await.expect("close");
+    Ok(())
+}
+
+/// Checks random sequences, each on a store that `fresh` makes: it gives a way to open it.
+fn run<B: Whole, O: Fn() -> F, F: Future<Output = Storage<B>>>(
+    mut runner: TestRunner,
+    fresh: impl Fn() -> O,
+) -> Result<(), TestError<Vec<Operation>>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    runner.run(&vec(operation(), 1..40), |operations| runtime.block_on(check(fresh(), operations)))
+}
+
+fn config() -> Config {
+    let mut config = Config { source_file: Some(file!()), ..Config::default() };
+    config.failure_persistence = Some(Box::new(FileFailurePersistence::WithSource("regressions")));
+    if env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 64;
+    }
+    config
+}
+
+#[test]
+fn file_is_as_memory() {
+    let fresh = || {
+        let dir = tempfile::TempDir::new().expect("a directory");
+        move || open_file(dir.path().join("data"))
+    };
+    run(TestRunner::new(config()), fresh).unwrap_or_else(|error| panic!("{error}"));
+}
+
+async fn open_file(path: PathBuf) -> Storage<File> {
+    Storage::open(FileConfig::new(path)).await.expect("a file store opens")
+}
+
+/// That this test can fail: it finds these faults, and finds nothing in a backend without one.
+#[test]
+fn faults_are_found() {
+    use Fault::*;
+    let find = |fault, cases| {
+        let config = Config { cases, failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
+        // The same cases in every run: whether a fault is found is not left to chance.
+        let rng = TestRng::deterministic_rng(config.rng_algorithm);
+        run(TestRunner::new_with_rng(config, rng), || {
+            let broken =
+                futures_util::FutureExt::now_or_never(Broken::unclosed(fault)).expect("nothing to wait for");
+            move || std::future::ready(Storage::new(broken.clone()))
+        })
+    };
+    assert!(find(Sound, 30).is_ok(), "a sound backend differs");
+    for fault in [
+        FoldsCase,
+        DropsJsonSuffix,
+        RunsKeysTogether,
+        ZeroLosesItsSign,
+        IntegersBecomeFloats,
+        TextBecomesNumber,
+        DropsNulls,
+        AddsField,
+        Merges,
+        KeepsFirst,
+        DeleteOfMissingIsOk,
+        MissingUsageIsEmpty,
+        ResetOfMissingIsOk,
+        NullIsMissing,
+        SwallowsDelete,
+        SwallowsBatchDelete,
+        BatchStopsAtFailure,
+        BatchKeepsFirst,
+        EmptyBatchFails,
+        ListIsUnsorted,
+        LosesTenthIncrement,
+        CountsInFloats,
+        OverflowWraps,
+        OverflowIsOk,
+        OverflowStopsMany,
+        ManyReordered,
+        ZeroMakesNoCounter,
+        ImportDropsUsage,
+        ImportAddsUsage,
+        ImportReplacesRecord,
+        ExportSkipsLast,
+        ExportIsUnsorted,
+        MiscountsStats,
+    ] {
+        assert!(find(fault, 1_000).is_err(), "{fault:?} is not found");
+    }
+}
