@@ -242,7 +242,7 @@ impl Bench {
             |count| {
                 self.on_tasks(64, count, |_| {
                     let (storage, key, field) = (storage.clone(), key.clone(), field.clone());
-                    async move { drop(storage.increment_usage(key, field, 1).await.unwrap()) }
+                    async move { assert!(storage.increment_usage(key, field, 1).await.unwrap() > 0) }
                 })
             },
             |count| {

@@ -223,7 +223,8 @@ impl<B> Storage<B> {
 
     /// Reads one credential as a type of yours, changes it and stores it, and keeps the fields that `T` does not know.
     ///
-    /// A field that `T` wrote before the change and does not write after it is removed. This is a read and a write, not
+    /// A field that `T` wrote before the change and does not write after it is removed; one that `T` reads by a serde
+    /// `alias` is not among those that it writes, and stays beside the new one. This is a read and a write, not
     /// a transaction: of two updates at once the later one wins. Where that matters, use
     /// [`transact!`](crate::transact).
     ///

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{sync::Mutex, time::sleep};
 
-use crate::traffic::timed;
+use crate::served::timed;
 
 /// How long a new access token is good for.
 const LIFETIME: Duration = Duration::from_secs(60 * 60);

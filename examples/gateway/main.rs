@@ -6,12 +6,13 @@
 //!     cargo run --release --example gateway -- --help
 //!
 //! Read on in `options` (the command line), `load` (the folder), `credential` (the pool and refreshing), `traffic`
-//! (the requests), `truth` (the proof), `report` (what is shown).
+//! (the requests), `served` (what they did), `truth` (the proof), `report` (what is shown).
 
 mod credential;
 mod load;
 mod options;
 mod report;
+mod served;
 mod traffic;
 mod truth;
 

@@ -10,7 +10,10 @@ use std::{
 
 use gateway_storage::{ConfigStore, CredentialStore, UsageStore};
 
-use crate::traffic::{FIELDS, Served, Traffic};
+use crate::{
+    served::{FIELDS, Served},
+    traffic::Traffic,
+};
 
 /// Prints to a reader who may have gone away (`| head`).
 pub(crate) fn print(text: &str) {
@@ -77,7 +80,10 @@ impl fmt::Display for Served {
         writeln!(f, "{:24}{:>14}", "failed by the storage", thousands(self.errors))?;
         match &self.an_error {
             None => Ok(()),
-            Some(error) => writeln!(f, "  for example: {error:?}"),
+            Some(error) => {
+                writeln!(f, "{:24}{:>14}", "  outcome unknown", thousands(self.unclear))?;
+                writeln!(f, "  for example: {error:?}")
+            }
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Simulated requests: each reads live configuration, picks a credential, asks an upstream and counts what it used.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -9,22 +8,18 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use gateway_storage::{
-    BatchReport, ConfigStore, CredentialStore, Error, Increment, Key, Optional, Result, Storage, UsageStore,
-};
+use gateway_storage::{ConfigStore, CredentialStore, Increment, Key, Optional, Result, Storage, UsageStore};
 use serde::{Deserialize, Serialize};
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
     credential::{OAuth, Pool},
     options::Options,
+    served::{FIELDS, Served, timed},
 };
 
 const MODELS: [&str; 3] = ["gemini-2.5-flash", "gemini-2.5-pro", "gemini-2.5-flash-lite"];
 const CLIENTS: u64 = 20;
-
-/// What is counted in each usage record.
-pub(crate) const FIELDS: [&str; 3] = ["requests", "prompt_tokens", "completion_tokens"];
 
 /// Where the configuration lies, and how often the operator changes it.
 const CONFIG: &str = "gateway";
@@ -62,29 +57,6 @@ pub(crate) struct Traffic<B> {
     started: AtomicU64,
     finished: AtomicU64,
     over: AtomicBool,
-}
-
-/// What the requests did, as they saw it: nothing in it was read back from the store's counters.
-#[derive(Default)]
-pub(crate) struct Served {
-    pub(crate) elapsed: Duration,
-    pub(crate) answered: u64,
-    /// Given up on after the last retry, and so not counted.
-    pub(crate) refused: u64,
-    pub(crate) retries: u64,
-    pub(crate) refreshes: u64,
-    /// Requests and changes that the storage failed, and how it failed one of them.
-    pub(crate) errors: u64,
-    pub(crate) an_error: Option<Error>,
-    /// The configurations that were written, and the revisions that requests read.
-    pub(crate) changes: u64,
-    pub(crate) revisions: BTreeSet<u64>,
-    /// How many increments the store confirmed, and what they added to each counter, by record and field.
-    pub(crate) increments: u64,
-    pub(crate) counted: BTreeMap<(Key, Key), i64>,
-    /// How long each answered request took, on storage and as a whole. Sorted at the end.
-    pub(crate) on_storage: Vec<Duration>,
-    pub(crate) whole: Vec<Duration>,
 }
 
 impl<B: CredentialStore + ConfigStore + UsageStore> Traffic<B> {
@@ -221,40 +193,6 @@ impl<B: CredentialStore + ConfigStore + UsageStore> Traffic<B> {
     }
 }
 
-impl Served {
-    fn fail(&mut self, error: Error) {
-        self.errors += 1;
-        self.an_error.get_or_insert(error);
-    }
-
-    /// Adds up what the store says it has counted.
-    fn count(&mut self, increments: &[Increment], report: &BatchReport) {
-        for (index, Increment { key, field, delta }) in increments.iter().enumerate() {
-            if !report.failures.iter().any(|failure| failure.index == index) {
-                *self.counted.entry((key.clone(), field.clone())).or_default() += delta;
-                self.increments += 1;
-            }
-        }
-    }
-
-    fn add(&mut self, other: Self) {
-        self.answered += other.answered;
-        self.refused += other.refused;
-        self.retries += other.retries;
-        self.refreshes += other.refreshes;
-        self.increments += other.increments;
-        self.changes += other.changes;
-        self.errors += other.errors;
-        self.an_error = self.an_error.take().or(other.an_error);
-        self.revisions.extend(other.revisions);
-        for (counter, count) in other.counted {
-            *self.counted.entry(counter).or_default() += count;
-        }
-        self.on_storage.extend(other.on_storage);
-        self.whole.extend(other.whole);
-    }
-}
-
 /// The upstream, simulated: it takes a while, and says no to one request in fifty.
 async fn ask_upstream(_with: &OAuth, random: &mut fastrand::Rng) -> bool {
     sleep(Duration::from_millis(random.u64(1..=5))).await;
@@ -269,12 +207,4 @@ fn clock(number: u64) -> SystemTime {
 /// `2026-01-01`
 fn day(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()[..10].to_owned()
-}
-
-/// Runs this and adds the time it took.
-pub(crate) async fn timed<F: Future>(spent: &mut Duration, work: F) -> F::Output {
-    let begun = Instant::now();
-    let output = work.await;
-    *spent += begun.elapsed();
-    output
 }

@@ -83,6 +83,18 @@ pub struct Found {
 }
 
 impl Found {
+    /// The credentials, or the first failure as an error, for callers to whom a missing one is a failure.
+    ///
+    /// # Errors
+    ///
+    /// The first failure, if there is one.
+    pub fn complete(self) -> Result<BTreeMap<Key, Credential>, Error> {
+        match self.failures.into_iter().next() {
+            None => Ok(self.credentials),
+            Some(failure) => Err(failure.error.with_key(&failure.key)),
+        }
+    }
+
     /// Looks every id up.
     pub(crate) fn collect(ids: &[Key], get: impl Fn(&Key) -> Option<Credential>) -> Self {
         let mut found = Self::default();

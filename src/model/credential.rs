@@ -171,6 +171,9 @@ mod tests {
         let text = format!("{error} {error:?}");
         assert!(text.contains("at `expires_in`") && !text.contains("ya29"), "{text}");
 
+        let error = Credential::try_from(json!({ "secret": 1 })).unwrap().to_typed::<Token>().unwrap_err();
+        assert!(error.to_string().ends_with("::Token`, missing field `expires_in`"), "{error}");
+
         for text in [r#"{"a": ya29.secret}"#, r#"["ya29.secret"]"#, r#"{"a":"ya29.secret"#] {
             let error = Credential::from_json(text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidValue);

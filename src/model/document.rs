@@ -68,6 +68,7 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
             return too_deep();
         }
         let problem = match error.classify() {
+            _ if text.trim_ascii().is_empty() => "is empty",
             serde_json::error::Category::Eof => "ends too early",
             serde_json::error::Category::Data => "is not of the type that is wanted",
             _ => "is not JSON",
@@ -82,12 +83,15 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
 /// Text may be wider than the compact form that counts (indented, escaped), but not without end.
 const MAX_PARSED_BYTES: usize = 16 * MAX_VALUE_BYTES;
 
-/// A document as the caller's own type. Serde's messages quote values, so only the place is kept.
-pub(crate) fn to_typed<T: DeserializeOwned>(document: impl serde::Deserializer<'static>) -> Result<T> {
+/// A document as the caller's own type. Serde's messages quote values, so only the place is kept, and the name of a field
+/// that is missing.
+pub(crate) fn to_typed<T: DeserializeOwned>(document: Value) -> Result<T> {
     serde_path_to_error::deserialize(document).map_err(|error| {
-        let (path, wanted) = (error.path().to_string(), std::any::type_name::<T>());
+        let (path, inner) = (error.path().to_string(), error.inner().to_string());
         let place = if path == "." { String::new() } else { format!(" at `{path}`") };
-        Error::new(ErrorKind::InvalidValue, format!("the stored value does not fit `{wanted}`{place}"))
+        let missing = if inner.starts_with("missing field `") { format!(", {inner}") } else { String::new() };
+        let wanted = std::any::type_name::<T>();
+        Error::new(ErrorKind::InvalidValue, format!("the value does not fit `{wanted}`{place}{missing}"))
     })
 }
 

@@ -226,6 +226,8 @@ impl Worker {
         }
         self.state.store(Arc::new(State::closed()));
         let closed = guarded(|| self.engine.close());
+        // After a failed write the engine can't close in order; who made that write knows, and the rest is on disk.
+        let closed = if self.failed.is_some() { Ok(()) } else { closed };
         if let Some(reply) = closing {
             drop(reply.send(closed));
         }

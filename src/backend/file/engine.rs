@@ -222,8 +222,8 @@ pub(super) mod tests {
         pub(in crate::backend::file) cannot_sync: Arc<AtomicBool>,
         /// How often it was synced.
         pub(in crate::backend::file) syncs: Arc<AtomicUsize>,
-        /// Held by a test: a sync waits for it.
-        pub(in crate::backend::file) stalled: Arc<Mutex<()>>,
+        /// A sync waits while this is set.
+        pub(in crate::backend::file) stalled: Arc<AtomicBool>,
     }
 
     impl Disk {
@@ -264,7 +264,9 @@ pub(super) mod tests {
         }
 
         fn sync_data(&self) -> io::Result<()> {
-            drop(self.stalled.lock().unwrap());
+            while self.stalled.load(Ordering::SeqCst) {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
             self.syncs.fetch_add(1, Ordering::SeqCst);
             if self.cannot_sync.load(Ordering::SeqCst) {
                 Err(io::Error::from_raw_os_error(libc::EIO))

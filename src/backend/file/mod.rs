@@ -256,7 +256,7 @@ mod tests {
         }
         assert_eq!(syncs(&disk), 1, "a batch of 1000 costs what one write costs");
 
-        let stalled = disk.stalled.lock().unwrap();
+        disk.stalled.store(true, Ordering::SeqCst);
         let first = tokio::spawn({
             let storage = storage.clone();
             async move { storage.set_config("a", json!(1)).await }
@@ -269,7 +269,7 @@ mod tests {
             })
             .collect();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        drop(stalled);
+        disk.stalled.store(false, Ordering::SeqCst);
         first.await.unwrap().unwrap();
         let mut totals = Vec::new();
         for other in others {
@@ -287,7 +287,7 @@ mod tests {
         storage.set_config("a", json!(0)).await.unwrap();
         let hurried = storage.with_deadline(Duration::from_millis(100));
 
-        let stalled = disk.stalled.lock().unwrap();
+        disk.stalled.store(true, Ordering::SeqCst);
         let begun = hurried.set_config("a", json!(1));
         let queued = async {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -299,7 +299,7 @@ mod tests {
         assert_eq!((queued.kind(), queued.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
         assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(0), "a read does not wait");
 
-        drop(stalled);
+        disk.stalled.store(false, Ordering::SeqCst);
         storage.health().await.unwrap();
         assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1), "it was applied after all");
         assert_eq!(storage.get_config("b").await.unwrap_err().kind(), ErrorKind::NotFound);

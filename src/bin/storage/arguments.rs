@@ -1,0 +1,83 @@
+//! The line: what stands before, between and after the commands.
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    commands::{cache, config, credential, doctor::Doctor, ping::Ping, stats::Stats, usage},
+    output::Output,
+};
+
+const AFTER_HELP: &str = "\
+URLs:
+  file:./data                a directory on disk; options: ?create=false&deadline=5s
+  memory:                    this process only: nothing is kept
+
+Values (JSON, and the cache's bytes) are one quoted argument, @FILE to read a file, or - to read stdin. Other users can
+see the arguments of a process: give secrets by @FILE or -.
+
+Only `set` and `increment` make a new store. With --output json an error is a document, too, on stderr.
+
+Examples:
+  export STORAGE_URL=file:./data
+  storage credential set alice @alice.json
+  storage credential get alice --reveal
+  storage config set retries 3
+  storage usage increment alice requests -5
+  storage credential get -- -rf              # -- before a key that begins with a dash
+  storage stats --output json | jq .credential_count
+
+Exit codes:
+  0    done
+  1    error; nothing is stored under this key, for one
+  2    the line is wrong: a command, a key, a value, the URL, a file that can't be read
+  5    can't open or reach the store, or it does not allow this
+  6    the backend can't do this
+  130  interrupted";
+
+/// Looks into the storage of an LLM gateway, and changes it.
+#[derive(Parser)]
+#[command(name = "storage", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    // A URL can hold a password: help must not print the environment's.
+    /// The store
+    #[arg(long, global = true, env = "STORAGE_URL", hide_env_values = true)]
+    pub(crate) url: Option<String>,
+
+    /// For people, or as one JSON document
+    #[arg(long, global = true, value_enum, default_value_t = Output::Human)]
+    pub(crate) output: Output,
+
+    /// Tell on stderr what is done and how long it takes
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Ping(Ping),
+    Stats(Stats),
+    Doctor(Doctor),
+    #[command(subcommand)]
+    Credential(credential::Command),
+    #[command(subcommand)]
+    Config(config::Command),
+    #[command(subcommand)]
+    Usage(usage::Command),
+    #[command(subcommand)]
+    Cache(cache::Command),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_holds_together() {
+        Arguments::command().debug_assert();
+    }
+}

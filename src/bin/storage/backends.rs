@@ -1,0 +1,119 @@
+//! From a URL to a backend's type, and from there to what it can do.
+//!
+//! What each backend can do is not listed anywhere: the compiler knows.
+
+use std::marker::PhantomData;
+
+use gateway_storage::{File, FileConfig, Memory, Open};
+
+use crate::{
+    arguments::{Arguments, Command},
+    commands::Run,
+    door::Door,
+    failure::Failure,
+    log::Log,
+    output::Answer,
+};
+
+/// A backend of this command.
+pub(crate) trait Operated: Open {
+    /// What `doctor` says where the backend's statistics say nothing.
+    const FACTS: &[(&str, &str)];
+    /// What an operator should know before it hurts.
+    const WARNINGS: &[&str] = &[];
+
+    /// The configuration, changed so that opening makes no new store.
+    fn existing(config: Self::Config) -> Self::Config {
+        config
+    }
+}
+
+impl Operated for File {
+    const FACTS: &[(&str, &str)] =
+        &[("tls", "not needed: a directory of this machine"), ("topology", "one process at a time")];
+
+    fn existing(mut config: FileConfig) -> FileConfig {
+        config.create = false;
+        config
+    }
+}
+
+impl Operated for Memory {
+    const FACTS: &[(&str, &str)] = &[
+        ("tls", "not needed: this process"),
+        ("topology", "this process"),
+        ("durability", "none: gone when the process ends"),
+    ];
+    const WARNINGS: &[&str] = &["nothing is kept: every command starts with an empty store"];
+}
+
+/// A command on a backend, before anyone has asked whether that is possible.
+///
+/// Each method exists twice. On concrete types the compiler takes the inherent one where its bound holds, and else
+/// falls back on the trait's: so the question is answered at compile time.
+struct On<'c, B, C>(&'c C, PhantomData<B>);
+
+// The bound is here so that a backend that is not `Operated` does not compile, instead of being able to do nothing.
+const fn on<B: Operated, C>(command: &C) -> On<'_, B, C> {
+    On(command, PhantomData)
+}
+
+impl<B: Operated, C: Run<B>> On<'_, B, C> {
+    fn is_possible(&self) -> bool {
+        true
+    }
+
+    async fn run(&self, url: &str, log: Log) -> Option<Result<Answer, Failure>> {
+        let door = Door::new(url, log);
+        let result = self.0.run(&door).await;
+        door.close().await;
+        Some(result)
+    }
+}
+
+trait Impossible {
+    fn is_possible(&self) -> bool {
+        false
+    }
+
+    async fn run(&self, _: &str, _: Log) -> Option<Result<Answer, Failure>> {
+        None
+    }
+}
+
+impl<B, C> Impossible for On<'_, B, C> {}
+
+/// Every backend of this build. A new one is a line in the first rule, and an [`Operated`].
+macro_rules! on_its_backend {
+    ($url:ident, $log:ident, $command:ident, $what:literal) => {
+        on_its_backend! { $url $log $command $what
+            "file" => File,
+            "memory" => Memory,
+        }
+    };
+    ($url:ident $log:ident $command:ident $what:literal $($($scheme:literal)|+ => $backend:ident,)+) => {{
+        let able = || [$((stringify!($backend), on::<$backend, _>($command).is_possible())),+];
+        match $url.split_once(':').map(|(scheme, _)| scheme) {
+            $(Some($($scheme)|+) => on::<$backend, _>($command)
+                .run(&$url, $log)
+                .await
+                .unwrap_or_else(|| Err(Failure::impossible(stringify!($backend), $what, &able()))),)+
+            scheme => Err(Failure::scheme(scheme, &[$($($scheme),+),+])),
+        }
+    }};
+}
+
+/// Runs the command on the backend that the URL names.
+pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
+    let url = arguments.url.filter(|url| !url.is_empty()).ok_or_else(Failure::no_url)?;
+    let log = Log(arguments.verbose);
+    match &arguments.command {
+        Command::Ping(command) => on_its_backend!(url, log, command, "be asked"),
+        Command::Stats(command) => on_its_backend!(url, log, command, "be counted"),
+        Command::Doctor(command) => on_its_backend!(url, log, command, "be examined"),
+        Command::Credential(command) => on_its_backend!(url, log, command, "store credentials"),
+        Command::Config(command) => on_its_backend!(url, log, command, "store configuration"),
+        Command::Usage(command) => on_its_backend!(url, log, command, "count usage"),
+        Command::Cache(command) => on_its_backend!(url, log, command, "cache"),
+    }
+}

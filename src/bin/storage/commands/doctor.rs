@@ -1,0 +1,70 @@
+//! `storage doctor`.
+
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Run,
+    ping::{as_json, milliseconds, round_trip},
+    stats::{counts, row},
+};
+use crate::{backends::Operated, door::Door, failure::Failure, output::Answer};
+
+/// How often the store is asked for its latency.
+const ASKED: usize = 9;
+
+/// Examine the store: connection, latency, TLS, durability, topology, format, warnings
+#[derive(Args)]
+#[command(after_help = "\
+A store that can't be opened is an error that says why, and exit code 5.
+
+Examples:
+  storage doctor
+  storage doctor --output json | jq -r '.warnings[]'")]
+pub(crate) struct Doctor {}
+
+impl<B: Operated> Run<B> for Doctor {
+    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
+        let start = Instant::now();
+        let storage = door.open().await?;
+        let opened_in = start.elapsed();
+        let mut latencies = Vec::with_capacity(ASKED);
+        for _ in 0..ASKED {
+            latencies.push(round_trip(storage).await?);
+        }
+        latencies.sort_unstable();
+        let (median, slowest) = (latencies[ASKED / 2], latencies[ASKED - 1]);
+        let stats = storage.stats().await?;
+
+        let mut facts: Map<String, Value> =
+            B::FACTS.iter().map(|(name, text)| ((*name).to_owned(), json!(text))).collect();
+        facts.extend(stats.details.clone());
+
+        let mut rows = vec![
+            ("backend".into(), stats.backend.into()),
+            ("connection".into(), format!("ok, opened in {}", milliseconds(opened_in))),
+            (
+                "latency".into(),
+                format!("{} (median of {ASKED}, slowest {})", milliseconds(median), milliseconds(slowest)),
+            ),
+        ];
+        rows.extend(facts.iter().map(|(name, value)| row(name, value)));
+        rows.extend(counts(&stats));
+        rows.extend(B::WARNINGS.iter().map(|warning| ("warning".into(), (*warning).into())));
+        if B::WARNINGS.is_empty() {
+            rows.push(("warnings".into(), "none".into()));
+        }
+
+        let json = json!({
+            "backend": stats.backend,
+            "connection": { "ok": true, "opened_in_ms": as_json(opened_in) },
+            "latency_ms": { "median": as_json(median), "slowest": as_json(slowest) },
+            "facts": facts,
+            "stats": stats,
+            "warnings": B::WARNINGS,
+        });
+        Ok(Answer::report(rows, json))
+    }
+}

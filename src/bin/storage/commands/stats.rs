@@ -1,0 +1,57 @@
+//! `storage stats`.
+
+use clap::Args;
+use gateway_storage::StorageStats;
+use serde_json::{Value, json};
+
+use super::Run;
+use crate::{backends::Operated, door::Door, failure::Failure, output::Answer};
+
+/// Count what is stored and describe the store
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  storage stats
+  storage stats --output json | jq .credential_count")]
+pub(crate) struct Stats {}
+
+impl<B: Operated> Run<B> for Stats {
+    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
+        let stats = door.open().await?.stats().await?;
+        let mut rows = vec![("backend".into(), stats.backend.into())];
+        rows.push(("healthy".into(), (if stats.healthy { "yes" } else { "no" }).into()));
+        rows.extend(counts(&stats));
+        rows.extend(stats.details.iter().map(|(name, value)| row(name, value)));
+        Ok(Answer::report(rows, json!(stats)))
+    }
+}
+
+/// How much there is, in rows.
+pub(super) fn counts(stats: &StorageStats) -> Vec<(String, String)> {
+    let mut rows = vec![
+        ("credentials".into(), stats.credential_count.to_string()),
+        ("configs".into(), stats.config_count.to_string()),
+        ("usage records".into(), stats.usage_record_count.to_string()),
+    ];
+    rows.extend(stats.connection_count.map(|count| ("connections".into(), count.to_string())));
+    rows.extend(stats.total_size.map(|bytes| ("size".into(), size(bytes))));
+    rows
+}
+
+/// A detail as a row: `format_version` is "format version".
+pub(super) fn row(name: &str, value: &Value) -> (String, String) {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    (if name == "tls" { "TLS".into() } else { name.replace('_', " ") }, text)
+}
+
+fn size(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let (mut shown, mut unit) = (bytes as f64, "bytes");
+    for next in units {
+        if shown < 1024.0 {
+            break;
+        }
+        (shown, unit) = (shown / 1024.0, next);
+    }
+    if unit == "bytes" { format!("{bytes} bytes") } else { format!("{shown:.1} {unit}") }
+}

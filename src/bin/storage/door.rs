@@ -1,0 +1,46 @@
+//! How a command comes to its store.
+
+use std::{cell::OnceCell, time::Instant};
+
+use gateway_storage::{Layered, Storage};
+
+use crate::{backends::Operated, failure::Failure, log::Log};
+
+/// A store that is not open yet. A command opens it after it has checked everything it was given.
+pub(crate) struct Door<'u, B> {
+    url: &'u str,
+    log: Log,
+    inside: OnceCell<Storage<Layered<Log, B>>>,
+}
+
+impl<'u, B: Operated> Door<'u, B> {
+    pub(crate) fn new(url: &'u str, log: Log) -> Self {
+        Self { url, log, inside: OnceCell::new() }
+    }
+
+    /// Opens a store that exists. A mistyped path is an error then, and not a new, empty store.
+    pub(crate) async fn open(&self) -> Result<&Storage<Layered<Log, B>>, Failure> {
+        self.enter(B::existing).await
+    }
+
+    /// Opens a store, and makes it if there is none.
+    pub(crate) async fn create(&self) -> Result<&Storage<Layered<Log, B>>, Failure> {
+        self.enter(|config| config).await
+    }
+
+    async fn enter(&self, adjust: fn(B::Config) -> B::Config) -> Result<&Storage<Layered<Log, B>>, Failure> {
+        let config = B::Config::try_from(self.url).map_err(|error| Failure::url(&error))?;
+        let start = Instant::now();
+        let storage = Storage::<B>::open(adjust(config)).await.map_err(|error| Failure::opening(&error))?;
+        self.log.line(format_args!("open: ok in {:.1?}", start.elapsed()));
+        Ok(self.inside.get_or_init(|| storage.layer(self.log)))
+    }
+
+    /// Closes the store, if it was opened.
+    pub(crate) async fn close(self) {
+        if let Some(storage) = self.inside.into_inner() {
+            // What was answered is durable already. An error here must not make anyone repeat it; `-v` shows it.
+            let _ = storage.close().await;
+        }
+    }
+}

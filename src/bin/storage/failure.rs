@@ -1,0 +1,139 @@
+//! Why a command failed: for people, for programs, and as an exit code.
+
+use std::{error::Error as _, io};
+
+use gateway_storage::{Error, ErrorKind, Outcome};
+
+/// What the process ends with. `storage --help` says the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    Error = 1,
+    /// What stands on the line is wrong, and will be wrong the next time.
+    Line = 2,
+    /// The store can't be opened or reached, or does not let us.
+    Unreachable = 5,
+    /// The backend can't do this.
+    Impossible = 6,
+}
+
+/// A command that failed.
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) kind: &'static str,
+    pub(crate) outcome: &'static str,
+    /// What happened, then why, and why that.
+    pub(crate) chain: Vec<String>,
+    /// What to do about it.
+    pub(crate) hint: Option<String>,
+}
+
+impl Failure {
+    fn new(exit: Exit, kind: &'static str, message: impl Into<String>) -> Self {
+        Self { exit, kind, outcome: "not_applied", chain: vec![message.into()], hint: None }
+    }
+
+    /// An error of the library.
+    fn of(exit: Exit, error: &Error) -> Self {
+        let mut failure = Self::new(exit, error.kind().as_str(), error.to_string());
+        let mut source = error.source();
+        while let Some(cause) = source {
+            failure.chain.push(cause.to_string());
+            source = cause.source();
+        }
+        if let Some(code) = error.code().filter(|code| !failure.chain.iter().any(|text| text.contains(code)))
+        {
+            failure.chain[0].push_str(&format!(" [{code}]"));
+        }
+        if error.outcome() == Outcome::Unknown {
+            failure.outcome = "unknown";
+            failure.hint = Some("it may have been done all the same: look before you repeat it".into());
+        }
+        failure
+    }
+
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// The line is not one of ours.
+    pub(crate) fn line(message: impl Into<String>) -> Self {
+        Self::new(Exit::Line, "usage", message)
+    }
+
+    pub(crate) fn no_url() -> Self {
+        Self::line("no URL says which store is meant").hint("add `--url file:./data`, or set STORAGE_URL")
+    }
+
+    /// The URL names none of these backends. Only its scheme is repeated: the rest can hold a password.
+    pub(crate) fn scheme(scheme: Option<&str>, known: &[&str]) -> Self {
+        let plain = |scheme: &&str| {
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+            scheme.len() < 32 && !scheme.is_empty() && scheme.bytes().all(is_plain)
+        };
+        let known: Vec<String> = known.iter().map(|scheme| format!("`{scheme}:`")).collect();
+        match scheme.filter(plain) {
+            Some(scheme) => Self::line(format!("this build has no backend for `{scheme}:`")),
+            None => Self::line("the URL does not begin with its backend, as `file:./data` does"),
+        }
+        .hint(format!("backends of this build: {}", known.join(", ")))
+    }
+
+    /// The URL is not one of its backend.
+    pub(crate) fn url(error: &Error) -> Self {
+        Self::of(Exit::Line, error)
+    }
+
+    /// What should be stored can't be.
+    pub(crate) fn value(error: &Error) -> Self {
+        Self::of(Exit::Line, error)
+    }
+
+    /// A value's file, or stdin, can't be read.
+    pub(crate) fn unreadable(what: &str, error: &io::Error) -> Self {
+        let mut failure = Self::new(Exit::Line, "input", format!("{what} can't be read"));
+        failure.chain.push(error.to_string());
+        failure
+    }
+
+    /// The store could not be opened.
+    pub(crate) fn opening(error: &Error) -> Self {
+        // The URL names something that is no store, and never will be.
+        let exit = if error.kind() == ErrorKind::InvalidValue { Exit::Line } else { Exit::Unreachable };
+        let failure = Self::of(exit, error);
+        match error.kind() {
+            ErrorKind::NotFound => failure.hint("check the URL; only `set` and `increment` make a new store"),
+            ErrorKind::Busy => failure.hint("stop what has it open (a gateway?), or try again later"),
+            _ => failure,
+        }
+    }
+
+    /// The backend has no such capability; it is told which ones have it.
+    pub(crate) fn impossible(backend: &str, what: &str, backends: &[(&str, bool)]) -> Self {
+        let able: Vec<String> =
+            backends.iter().filter(|(_, able)| *able).map(|(name, _)| format!("`{name}`")).collect();
+        let message = format!("`{backend}` cannot {what}; backends that can: {}", able.join(", "));
+        Self::new(Exit::Impossible, ErrorKind::Unsupported.as_str(), message)
+    }
+
+    /// The command did its work, and nobody can be told.
+    pub(crate) fn unwritten(error: &io::Error) -> Self {
+        let mut failure = Self::new(Exit::Error, "output", "it is done, but the answer can't be written");
+        failure.outcome = "applied";
+        failure.chain.push(error.to_string());
+        failure
+    }
+}
+
+/// An error of an operation on an open store.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let exit = match error.kind() {
+            ErrorKind::InvalidKey | ErrorKind::InvalidValue | ErrorKind::TooLarge => Exit::Line,
+            ErrorKind::Unavailable | ErrorKind::Denied => Exit::Unreachable,
+            ErrorKind::Unsupported => Exit::Impossible,
+            _ => Exit::Error,
+        };
+        Self::of(exit, &error)
+    }
+}

@@ -1,0 +1,216 @@
+//! What a command says: to people, or to programs.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    io::{self, BufWriter, IsTerminal, Write, stderr, stdout},
+    process::ExitCode,
+};
+
+use clap::ValueEnum;
+use gateway_storage::{ConfigValue, Key, UsageRecord};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::failure::Failure;
+
+/// For whom it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Human,
+    Json,
+}
+
+/// What a command answers.
+pub(crate) enum Answer {
+    /// It is done. People are told nothing.
+    Done,
+    /// A JSON document.
+    Document(Value),
+    /// A credential without its values.
+    Hidden(Vec<String>),
+    /// Keys, one a line.
+    Keys(Vec<Key>),
+    /// Config values by key, one a line.
+    Configs(BTreeMap<Key, ConfigValue>),
+    /// The counters of one record, one a line.
+    Counters(UsageRecord),
+    /// The counters of all records, one a line.
+    Usage(BTreeMap<Key, UsageRecord>),
+    /// A counter's new total.
+    Total(i64),
+    /// Bytes, as they are.
+    Bytes(Vec<u8>),
+    /// A table for people, a document for programs.
+    Report { rows: Vec<(String, String)>, json: Value },
+}
+
+const HIDDEN: &str = "<hidden>";
+
+impl Output {
+    /// What a line that could not be parsed asks for.
+    pub(crate) fn wanted(line: impl Iterator<Item = OsString>) -> Self {
+        let line: Vec<OsString> = line.take_while(|word| word != "--").collect();
+        let asks = |words: &[OsString]| words == [OsStr::new("--output"), OsStr::new("json")];
+        let is_json = line.iter().any(|word| word == "--output=json") || line.windows(2).any(asks);
+        if is_json { Self::Json } else { Self::Human }
+    }
+
+    /// Writes the answer.
+    pub(crate) fn answer(self, answer: &Answer) -> ExitCode {
+        let mut out = BufWriter::new(stdout().lock());
+        let written = match self {
+            Self::Human => answer.human(&mut out),
+            Self::Json => answer.json(&mut out),
+        };
+        match written.and_then(|()| out.flush()) {
+            Ok(()) => {}
+            // Whoever reads has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(error) => return self.fail(&Failure::unwritten(&error)),
+        }
+        if self == Self::Human && matches!(answer, Answer::Hidden(_)) && stdout().is_terminal() {
+            say("note: values are hidden; --reveal shows them");
+        }
+        ExitCode::SUCCESS
+    }
+
+    /// Writes why there is none.
+    pub(crate) fn fail(self, failure: &Failure) -> ExitCode {
+        match self {
+            Self::Human => {
+                say(&format!("error: {}", failure.chain.join("\n  caused by: ")));
+                if let Some(hint) = &failure.hint {
+                    say(&format!("  hint: {hint}"));
+                }
+            }
+            Self::Json => {
+                let Failure { kind, outcome, chain, .. } = failure;
+                say(&json!({ "error": { "kind": kind, "message": chain.join(": "), "outcome": outcome } })
+                    .to_string());
+            }
+        }
+        ExitCode::from(failure.exit as u8)
+    }
+}
+
+/// Writes a line to stderr. It may be closed, which `eprintln!` would panic of.
+fn say(line: &str) {
+    let _ = writeln!(stderr(), "{line}");
+}
+
+impl Answer {
+    /// Statistics and the like.
+    pub(crate) fn report(rows: Vec<(String, String)>, json: Value) -> Self {
+        Self::Report { rows, json }
+    }
+
+    fn human(&self, out: &mut impl Write) -> io::Result<()> {
+        match self {
+            Self::Done => Ok(()),
+            Self::Document(document) => writeln!(out, "{}", printable(&format!("{document:#}"))),
+            // Not JSON, so that nobody stores it by mistake.
+            Self::Hidden(names) => names.iter().try_for_each(|name| {
+                let name = Value::from(name.as_str()).to_string();
+                writeln!(out, "{}: {HIDDEN}", printable(&name))
+            }),
+            Self::Keys(keys) => keys.iter().try_for_each(|key| writeln!(out, "{}", key.as_str())),
+            Self::Configs(configs) => configs.iter().try_for_each(|(key, value)| {
+                writeln!(out, "{}\t{}", key.as_str(), printable(&value.to_json()))
+            }),
+            Self::Counters(record) => {
+                record.iter().try_for_each(|(field, count)| writeln!(out, "{}\t{count}", field.as_str()))
+            }
+            Self::Usage(records) => records.iter().try_for_each(|(key, record)| {
+                record.iter().try_for_each(|(field, count)| {
+                    writeln!(out, "{}\t{}\t{count}", key.as_str(), field.as_str())
+                })
+            }),
+            Self::Total(total) => writeln!(out, "{total}"),
+            Self::Bytes(bytes) => out.write_all(bytes),
+            Self::Report { rows, .. } => {
+                let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+                rows.iter().try_for_each(|(name, text)| writeln!(out, "{name:width$}  {text}"))
+            }
+        }
+    }
+
+    fn json(&self, out: &mut impl Write) -> io::Result<()> {
+        match self {
+            Self::Done => document(out, &json!({ "ok": true })),
+            Self::Document(json) | Self::Report { json, .. } => document(out, json),
+            Self::Hidden(names) => {
+                document(out, &names.iter().map(|name| (name, HIDDEN)).collect::<BTreeMap<_, _>>())
+            }
+            Self::Keys(keys) => document(out, keys),
+            Self::Configs(configs) => document(
+                out,
+                &configs.iter().map(|(key, value)| (key, value.value())).collect::<BTreeMap<_, _>>(),
+            ),
+            Self::Counters(record) => document(out, &counters(record)),
+            Self::Usage(records) => document(
+                out,
+                &records.iter().map(|(key, record)| (key, counters(record))).collect::<BTreeMap<_, _>>(),
+            ),
+            Self::Total(total) => document(out, &json!({ "total": total })),
+            Self::Bytes(bytes) => document(out, &bytes_as_json(bytes)),
+        }
+    }
+}
+
+fn document(out: &mut impl Write, document: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, document)?;
+    writeln!(out)
+}
+
+fn counters(record: &UsageRecord) -> Map<String, Value> {
+    record.iter().map(|(field, count)| (field.as_str().to_owned(), count.into())).collect()
+}
+
+fn bytes_as_json(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => json!({ "text": text }),
+        Err(_) => json!({ "hex": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() }),
+    }
+}
+
+/// JSON in which DEL and the C1 control characters, which steer a terminal, are escaped as JSON does it with the others.
+fn printable(json: &str) -> String {
+    json.chars().fold(String::with_capacity(json.len()), |mut text, character| {
+        match character {
+            '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(character))),
+            _ => text.push(character),
+        }
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(bytes: &[u8]) -> (Vec<u8>, String) {
+        let answer = Answer::Bytes(bytes.to_vec());
+        let (mut human, mut json) = (Vec::new(), Vec::new());
+        answer.human(&mut human).unwrap();
+        answer.json(&mut json).unwrap();
+        (human, String::from_utf8(json).unwrap())
+    }
+
+    #[test]
+    fn bytes_are_written_as_they_are_and_named_in_json() {
+        assert_eq!(written(b"a\n\0"), (b"a\n\0".to_vec(), "{\"text\":\"a\\n\\u0000\"}\n".into()));
+        assert_eq!(written(b"\xff\x00"), (b"\xff\x00".to_vec(), "{\"hex\":\"ff00\"}\n".into()));
+    }
+
+    #[test]
+    fn nothing_steers_the_terminal() {
+        let json = json!({ "a": "\u{9b}2J\u{7f}\u{1b}团" }).to_string();
+        let text = printable(&json);
+        assert_eq!(text, r#"{"a":"\u009b2J\u007f\u001b团"}"#);
+        assert_eq!(
+            serde_json::from_str::<Value>(&text).unwrap(),
+            serde_json::from_str::<Value>(&json).unwrap()
+        );
+    }
+}

@@ -1,0 +1,601 @@
+//! The command `storage`, run as an operator runs it.
+#![cfg(feature = "cli")]
+
+use std::{
+    fs,
+    io::Write,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+};
+
+use gateway_storage::{Credential, File, Key, Storage};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A directory for a store that does not exist yet.
+struct Place {
+    dir: TempDir,
+}
+
+/// How a command ended.
+struct Ended {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    fn url(&self) -> String {
+        format!("file:{}", self.path().display())
+    }
+
+    /// The command with the URL in its environment, in a directory of its own.
+    fn command(&self, line: &[&str]) -> Command {
+        let mut command = bare(line);
+        command.env("STORAGE_URL", self.url()).current_dir(self.dir.path());
+        command
+    }
+
+    fn run(&self, line: &[&str]) -> Ended {
+        ended(self.command(line).output().unwrap())
+    }
+
+    /// Runs what must succeed, and gives what it prints.
+    #[track_caller]
+    fn ok(&self, line: &[&str]) -> String {
+        let ended = self.run(line);
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{line:?}");
+        ended.out
+    }
+
+    /// Runs what must succeed with `--output json`, and gives its one document.
+    #[track_caller]
+    fn json(&self, line: &[&str]) -> Value {
+        let out = self.ok(&[&["--output", "json"], line].concat());
+        assert_eq!(out.lines().count(), 1, "{out}");
+        serde_json::from_str(&out).unwrap()
+    }
+
+    /// Runs what must fail with this code, and gives what it says.
+    #[track_caller]
+    fn fails(&self, code: i32, line: &[&str]) -> String {
+        let ended = self.run(line);
+        assert_eq!((ended.code, ended.out.as_str()), (Some(code), ""), "{line:?}: {}", ended.err);
+        ended.err
+    }
+
+    /// The same with `--output json`: gives the kind.
+    #[track_caller]
+    fn fails_as(&self, code: i32, line: &[&str]) -> String {
+        let err = self.fails(code, &[&["--output=json"], line].concat());
+        let document: Value = serde_json::from_str(&err).unwrap_or_else(|_| panic!("no document: {err}"));
+        let error = document["error"].as_object().unwrap();
+        assert_eq!(error.keys().collect::<Vec<_>>(), ["kind", "message", "outcome"]);
+        assert_eq!(error["outcome"], "not_applied");
+        assert!(!error["message"].as_str().unwrap().is_empty());
+        error["kind"].as_str().unwrap().to_owned()
+    }
+
+    /// Runs a command with something on stdin.
+    fn fed(&self, input: &str, line: &[&str]) -> Ended {
+        let mut child = self
+            .command(line)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        ended(child.wait_with_output().unwrap())
+    }
+}
+
+fn bare(line: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_storage"));
+    command.args(line).env_remove("STORAGE_URL").stdin(Stdio::null());
+    command
+}
+
+fn ended(output: Output) -> Ended {
+    Ended {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[test]
+fn credentials() {
+    let place = Place::new();
+    assert_eq!(
+        place.ok(&["credential", "set", "b", r#"{"access_token":"ya29","n":{"deep":[1]},"z":null}"#]),
+        ""
+    );
+    assert_eq!(place.ok(&["credential", "set", "a", "{}"]), "");
+    assert_eq!(place.ok(&["credential", "list"]), "a\nb\n");
+
+    let hidden = "\"access_token\": <hidden>\n\"n\": <hidden>\n\"z\": <hidden>\n";
+    assert_eq!(place.ok(&["credential", "get", "b"]), hidden);
+    let shown: Value = serde_json::from_str(&place.ok(&["credential", "get", "b", "--reveal"])).unwrap();
+    assert_eq!(shown, json!({ "access_token": "ya29", "n": { "deep": [1] }, "z": null }));
+
+    assert_eq!(place.ok(&["credential", "delete", "b"]), "");
+    assert_eq!(place.fails(1, &["credential", "get", "b"]), "error: no credential has this id\n");
+    assert_eq!(place.fails(1, &["credential", "delete", "b"]), "error: no credential has this id\n");
+}
+
+#[test]
+fn what_is_hidden_can_not_be_stored_by_mistake() {
+    let place = Place::new();
+    place.ok(&["credential", "set", "a", r#"{"access_token":"ya29"}"#]);
+    let hidden = place.ok(&["credential", "get", "a"]);
+    assert_eq!(place.fed(&hidden, &["credential", "set", "a", "-"]).code, Some(2));
+}
+
+#[test]
+fn configuration() {
+    let place = Place::new();
+    for (key, value) in [("s", "\"text\""), ("n", "-5"), ("null", "null"), ("big", "18446744073709551615")] {
+        assert_eq!(place.ok(&["config", "set", key, value]), "");
+        assert_eq!(place.ok(&["config", "get", key]), format!("{value}\n"));
+    }
+    assert_eq!(place.ok(&["config", "list"]), "big\nn\nnull\ns\n");
+    assert_eq!(
+        place.ok(&["config", "list", "--reveal"]),
+        "big\t18446744073709551615\nn\t-5\nnull\tnull\ns\t\"text\"\n"
+    );
+    assert_eq!(place.ok(&["config", "delete", "s"]), "");
+    assert_eq!(place.fails(1, &["config", "get", "s"]), "error: no config has this key\n");
+}
+
+#[test]
+fn what_get_prints_set_takes() {
+    let place = Place::new();
+    let value = json!({ "text": "a\u{9b}b\u{7f}\n团", "float": 1e300, "list": [[], {}] });
+    place.ok(&["config", "set", "a", &value.to_string()]);
+    let printed = place.ok(&["config", "get", "a"]);
+    assert!(!printed.contains(['\u{9b}', '\u{7f}']), "it steers terminals: {printed:?}");
+    assert_eq!(place.fed(&printed, &["config", "set", "b", "-"]).code, Some(0));
+    assert_eq!(place.json(&["config", "get", "b"]), value);
+}
+
+#[test]
+fn usage() {
+    let place = Place::new();
+    assert_eq!(place.ok(&["usage", "increment", "k", "requests", "-5"]), "-5\n");
+    assert_eq!(place.ok(&["usage", "increment", "k", "requests", "12"]), "7\n");
+    assert_eq!(
+        place.ok(&["usage", "increment", "k", "errors", "-9223372036854775808"]),
+        "-9223372036854775808\n"
+    );
+    assert_eq!(place.ok(&["usage", "increment", "j", "requests", "0"]), "0\n");
+    assert_eq!(place.ok(&["usage", "get", "k"]), "errors\t-9223372036854775808\nrequests\t7\n");
+    assert_eq!(
+        place.ok(&["usage", "list"]),
+        "j\trequests\t0\nk\terrors\t-9223372036854775808\nk\trequests\t7\n"
+    );
+    assert_eq!(place.fails_as(1, &["usage", "increment", "k", "errors", "-1"]), "overflow");
+    assert_eq!(place.fails_as(2, &["usage", "increment", "k", "errors", "many"]), "usage");
+    assert_eq!(place.fails_as(2, &["usage", "increment", "k", "errors", "9223372036854775808"]), "usage");
+    assert_eq!(place.ok(&["usage", "reset", "k"]), "");
+    assert_eq!(place.fails(1, &["usage", "reset", "k"]), "error: no usage record has this key\n");
+}
+
+#[test]
+fn every_command_prints_one_document() {
+    let place = Place::new();
+    let done = json!({ "ok": true });
+    assert_eq!(place.json(&["credential", "set", "a", r#"{"t":"x"}"#]), done);
+    assert_eq!(place.json(&["credential", "get", "a"]), json!({ "t": "<hidden>" }));
+    assert_eq!(place.json(&["credential", "get", "a", "--reveal"]), json!({ "t": "x" }));
+    assert_eq!(place.json(&["credential", "list"]), json!(["a"]));
+    assert_eq!(place.json(&["credential", "delete", "a"]), done);
+    assert_eq!(place.json(&["config", "set", "c", "[1]"]), done);
+    assert_eq!(place.json(&["config", "get", "c"]), json!([1]));
+    assert_eq!(place.json(&["config", "list"]), json!(["c"]));
+    assert_eq!(place.json(&["config", "list", "--reveal"]), json!({ "c": [1] }));
+    assert_eq!(place.json(&["config", "delete", "c"]), done);
+    assert_eq!(place.json(&["usage", "increment", "u", "f", "3"]), json!({ "total": 3 }));
+    assert_eq!(place.json(&["usage", "get", "u"]), json!({ "f": 3 }));
+    assert_eq!(place.json(&["usage", "list"]), json!({ "u": { "f": 3 } }));
+
+    let ping = place.json(&["ping"]);
+    assert_eq!((&ping["ok"], &ping["backend"]), (&json!(true), &json!("file")));
+    assert!(ping["latency_ms"].as_f64().unwrap() > 0.0);
+    let stats = place.json(&["stats"]);
+    assert_eq!((&stats["backend"], &stats["usage_record_count"]), (&json!("file"), &json!(1)));
+    let doctor = place.json(&["doctor"]);
+    assert_eq!((&doctor["connection"]["ok"], &doctor["warnings"]), (&json!(true), &json!([])));
+    assert!(
+        doctor["latency_ms"]["median"].as_f64().unwrap() <= doctor["latency_ms"]["slowest"].as_f64().unwrap()
+    );
+    for fact in ["tls", "topology", "durability", "format_version"] {
+        assert!(!doctor["facts"][fact].is_null(), "{fact}");
+    }
+
+    assert_eq!(place.json(&["usage", "reset", "u"]), done);
+    assert_eq!(place.json(&["--url", "memory:", "cache", "set", "k", "v", "--ttl", "1m"]), done);
+}
+
+#[test]
+fn errors_are_documents_too() {
+    let place = Place::new();
+    assert_eq!(place.fails_as(5, &["ping"]), "not_found");
+    place.ok(&["config", "set", "c", "1"]);
+    assert_eq!(place.fails_as(1, &["config", "get", "x"]), "not_found");
+    assert_eq!(place.fails_as(2, &["config", "get", ""]), "invalid_key");
+    assert_eq!(place.fails_as(2, &["config", "set", "c", "text"]), "invalid_value");
+    assert_eq!(place.fails_as(2, &["config", "set", "c", "@nowhere"]), "input");
+    assert_eq!(place.fails_as(2, &["config", "gte", "c"]), "usage");
+    assert_eq!(place.fails_as(2, &["config", "get"]), "usage");
+    assert_eq!(place.fails_as(2, &["config"]), "usage");
+    assert_eq!(place.fails_as(6, &["cache", "get", "k"]), "unsupported");
+
+    // It is asked for anywhere on the line, but not by an argument that only looks like it.
+    assert!(place.fails(2, &["config", "gte", "--output", "json"]).starts_with('{'));
+    assert!(place.fails(2, &["config", "get", "a", "--", "--output=json"]).starts_with("error: "));
+}
+
+#[test]
+fn options_stand_anywhere() {
+    let place = Place::new();
+    let url = place.url();
+    let run = |line: &[&str]| ended(bare(line).output().unwrap());
+    assert_eq!(run(&["config", "set", "--url", &url, "c", "1"]).code, Some(0));
+    for line in [
+        ["--url", &url, "--output", "json", "config", "list"],
+        ["config", "--url", &url, "list", "--output", "json"],
+        ["config", "list", "--output", "json", "--url", &url],
+        ["--output", "json", "config", "list", "--url", &url],
+    ] {
+        let ended = run(&line);
+        assert_eq!((ended.code, ended.out.as_str()), (Some(0), "[\"c\"]\n"), "{line:?}: {}", ended.err);
+    }
+    // The line goes before the environment.
+    assert_eq!(place.ok(&["config", "list", "--url", "memory:"]), "");
+}
+
+#[test]
+fn keys_may_begin_with_a_dash() {
+    let place = Place::new();
+    place.ok(&["credential", "set", "--", "-rf", "{}"]);
+    place.ok(&["credential", "set", "--", "--reveal", "{}"]);
+    assert_eq!(place.ok(&["credential", "list"]), "--reveal\n-rf\n");
+    assert_eq!(place.ok(&["credential", "get", "--reveal", "--", "-rf"]), "{}\n");
+    assert!(place.fails(2, &["credential", "get", "-rf"]).contains("-- -r"));
+    assert_eq!(place.ok(&["usage", "increment", "--", "-1", "-2", "-3"]), "-3\n");
+    assert_eq!(place.ok(&["credential", "delete", "--", "-rf"]), "");
+}
+
+#[test]
+fn keys_are_printed_as_they_are() {
+    let place = Place::new();
+    let keys = ["../x", "a b", "%41", "\\n", "团"];
+    for key in keys {
+        place.ok(&["credential", "set", key, "{}"]);
+    }
+    assert_eq!(place.ok(&["credential", "list"]), "%41\n../x\n\\n\na b\n团\n");
+}
+
+#[test]
+fn values_from_files_and_stdin() {
+    let place = Place::new();
+    fs::write(place.dir.path().join("a.json"), "{\"from\": \"file\"}\n").unwrap();
+    place.ok(&["credential", "set", "a", "@a.json"]);
+    assert_eq!(place.json(&["credential", "get", "a", "--reveal"]), json!({ "from": "file" }));
+
+    assert_eq!(place.fed("{\"from\": \"stdin\"}\n", &["credential", "set", "a", "-"]).code, Some(0));
+    assert_eq!(place.json(&["credential", "get", "a", "--reveal"]), json!({ "from": "stdin" }));
+
+    let ended = place.fed("", &["credential", "set", "a", "-"]);
+    assert_eq!(
+        (ended.code, ended.err.as_str()),
+        (Some(2), "error: the text ends too early, at line 1 column 0\n")
+    );
+    let missing = place.fails(2, &["credential", "set", "a", "@b.json"]);
+    assert!(missing.starts_with("error: the file `b.json` can't be read\n  caused by: "), "{missing}");
+}
+
+#[test]
+fn large_values() {
+    let place = Place::new();
+    let fits = format!("\"{}\"", "x".repeat((1 << 20) - 2));
+    assert_eq!(place.fed(&fits, &["config", "set", "a", "-"]).code, Some(0));
+    assert_eq!(place.ok(&["config", "get", "a"]), format!("{fits}\n"));
+
+    let over = format!("\"{}\"", "x".repeat(1 << 20));
+    assert_eq!(place.fed(&over, &["config", "set", "a", "-"]).code, Some(2));
+    // Wide text of a value that fits.
+    let wide = format!("{}1", " ".repeat(2 << 20));
+    assert_eq!(place.fed(&wide, &["config", "set", "a", "-"]).code, Some(0));
+
+    // It stops reading what has no end.
+    let file = fs::File::open("/dev/zero").unwrap();
+    let ended = ended(place.command(&["config", "set", "a", "-"]).stdin(file).output().unwrap());
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.err.contains("at most 1048576 bytes"), "{}", ended.err);
+}
+
+#[test]
+fn wrong_json_gets_a_hint() {
+    let place = Place::new();
+    let err = place.fails(2, &["config", "set", "region", "eu"]);
+    assert!(err.contains("is not JSON") && err.contains(r#"'"text"'"#), "{err}");
+    let err = place.fails(2, &["credential", "set", "a", "[1]"]);
+    assert!(
+        err.contains("a credential is a JSON object, this is an array") && err.contains("hint: "),
+        "{err}"
+    );
+    let err = place.fails(2, &["credential", "set", "a", "{access_token:", "ya29}"]);
+    assert!(err.contains("quoted as one argument"), "{err}");
+    assert!(!place.path().exists(), "a wrong value made a store");
+}
+
+#[test]
+fn only_set_and_increment_make_a_store() {
+    let place = Place::new();
+    for line in [
+        &["ping"][..],
+        &["stats"],
+        &["doctor"],
+        &["credential", "get", "a"],
+        &["credential", "delete", "a"],
+        &["credential", "list"],
+        &["config", "get", "a"],
+        &["config", "delete", "a"],
+        &["config", "list"],
+        &["usage", "get", "a"],
+        &["usage", "reset", "a"],
+        &["usage", "list"],
+    ] {
+        let err = place.fails(5, line);
+        assert!(err.contains("there is no store") && err.contains("hint: check the URL"), "{line:?}: {err}");
+        assert!(!place.path().exists(), "{line:?}");
+    }
+    for line in [
+        &["credential", "set", "a", "{}"][..],
+        &["config", "set", "a", "{}"],
+        &["usage", "increment", "a", "f", "1"],
+    ] {
+        let place = Place::new();
+        let url = format!("{}?create=false", place.url());
+        place.fails(5, &[&["--url", &url], line].concat());
+        assert!(!place.path().exists(), "{line:?}");
+        place.ok(line);
+        assert!(place.path().exists(), "{line:?}");
+    }
+}
+
+#[test]
+fn urls() {
+    let run = |line: &[&str]| ended(bare(line).output().unwrap());
+    let none = run(&["ping"]);
+    assert_eq!(none.code, Some(2));
+    assert!(none.err.contains("--url file:./data") && none.err.contains("STORAGE_URL"), "{}", none.err);
+    assert_eq!(ended(bare(&["ping"]).env("STORAGE_URL", "").output().unwrap()).err, none.err);
+
+    for (url, says) in [
+        ("./data", "does not begin with its backend"),
+        ("mysql://h", "no backend for `mysql:`"),
+        ("file:", "a file URL is"),
+        ("file:x?mode=1", "options: create, deadline"),
+        ("file:x?deadline=5", "a duration such as `10s`"),
+        ("memory:x", "a memory URL is just `memory:`"),
+    ] {
+        let ended = run(&["ping", "--url", url]);
+        assert_eq!(ended.code, Some(2), "{url}");
+        assert!(ended.err.contains(says), "{url}: {}", ended.err);
+    }
+}
+
+#[test]
+fn what_is_no_store() {
+    let place = Place::new();
+    fs::write(place.path(), "mine").unwrap();
+    assert!(place.fails(2, &["config", "set", "a", "1"]).contains("is not a directory"));
+    assert_eq!(fs::read(place.path()).unwrap(), b"mine");
+
+    let place = Place::new();
+    fs::create_dir(place.path()).unwrap();
+    fs::write(place.path().join("store.redb"), "").unwrap();
+    assert_eq!(place.fails_as(5, &["doctor"]), "corrupt");
+}
+
+#[tokio::test]
+async fn one_process_at_a_time() {
+    let place = Place::new();
+    let holder = Storage::<File>::open(&*place.url()).await.unwrap();
+    let err = place.fails(5, &["credential", "list"]);
+    assert!(err.contains("open already") && err.contains("hint: "), "{err}");
+    assert_eq!(place.fails_as(5, &["credential", "set", "a", "{}"]), "busy");
+    holder.close().await.unwrap();
+    assert_eq!(place.ok(&["credential", "list"]), "");
+}
+
+#[test]
+fn what_a_backend_can_not_do() {
+    let place = Place::new();
+    for line in
+        [&["cache", "set", "k", "v", "--ttl", "90s"][..], &["cache", "get", "k"], &["cache", "delete", "k"]]
+    {
+        assert_eq!(
+            place.fails(6, line),
+            "error: `File` cannot cache; backends that can: `Memory`\n",
+            "{line:?}"
+        );
+    }
+    assert!(!place.path().exists());
+    // Nobody is kept waiting for a value first.
+    let mut child = place.command(&["cache", "set", "k", "-", "--ttl", "1s"]);
+    let mut child = child.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let _open = child.stdin.take();
+    assert_eq!(child.wait().unwrap().code(), Some(6));
+}
+
+#[test]
+fn the_cache() {
+    let place = Place::new();
+    let memory = |line: &[&'static str]| [&["--url", "memory:", "cache"], line].concat();
+    assert_eq!(place.ok(&memory(&["set", "k", "v", "--ttl", "90s"])), "");
+    assert_eq!(place.ok(&memory(&["set", "k", "-5", "--ttl", "50ms"])), "");
+    assert_eq!(place.fails(1, &memory(&["get", "k"])), "error: the cache holds no value for this key\n");
+    assert_eq!(place.fails_as(1, &memory(&["delete", "k"])), "not_found");
+    assert_eq!(place.fails_as(2, &memory(&["set", "k", "v", "--ttl", "0s"])), "invalid_value");
+    assert_eq!(place.fails_as(2, &memory(&["set", "k", "v", "--ttl", "soon"])), "usage");
+    assert!(place.fails(2, &memory(&["set", "k", "v"])).contains("--ttl"));
+}
+
+#[test]
+fn reports_for_people() {
+    let place = Place::new();
+    place.ok(&["credential", "set", "a", "{}"]);
+    assert!(place.ok(&["ping"]).starts_with("file  ok, "));
+    let stats = place.ok(&["stats"]);
+    assert!(
+        stats.starts_with("backend         file\n") && stats.contains("\ncredentials     1\n"),
+        "{stats}"
+    );
+    let doctor = place.ok(&["doctor"]);
+    for row in ["connection", "latency", "TLS", "durability", "topology", "format version", "warnings"] {
+        assert!(doctor.lines().any(|line| line.starts_with(row)), "{row}: {doctor}");
+    }
+    assert!(place.ok(&["doctor", "--url", "memory:"]).contains("warning        nothing is kept"));
+}
+
+#[test]
+fn verbose_tells_what_is_done() {
+    let place = Place::new();
+    let ended = place.run(&["-v", "credential", "set", "an-id", r#"{"access_token":"ya29"}"#]);
+    let told: Vec<&str> = ended.err.lines().map(|line| line.split(':').next().unwrap()).collect();
+    assert_eq!(told, ["open", "set_credential", "close"]);
+    assert!(!ended.err.contains("an-id") && !ended.err.contains("ya29"));
+    let ended = place.run(&["credential", "get", "x", "--verbose"]);
+    assert!(ended.err.contains("\nget_credential: not_found after "), "{}", ended.err);
+}
+
+#[test]
+fn secrets_stay_secret() {
+    let place = Place::new();
+    for line in [
+        &["credential", "set", "a", "{\"t\": SECRET}"][..],
+        &["credential", "set", "a", "[\"SECRET\"]"],
+        &["credential", "set", "a", "{t:", "SECRET}"],
+        &["credential", "set", "a", "{}", "secret"],
+        &["credential", "{\"t\":\"SECRET\"}"],
+        &["credential", "get", "SECRET\n"],
+        &["credential", "get", "--SECRET-1"],
+        &["credential", "get", "a", "--reveal=SECRET"],
+        &["usage", "increment", "k", "f", "SECRET"],
+        &["config", "set", "a", "SECRET"],
+        &["ping", "--url", "redis://:SECRET@host"],
+        &["ping", "--url", "SECRET@host"],
+        &["ping", "--url", "file:x?SECRET=1"],
+        &["ping", "--url", "memory:SECRET"],
+    ] {
+        for output in ["human", "json"] {
+            let err = place.fails(2, &[&["--output", output], line].concat());
+            assert!(!err.is_empty() && !err.to_lowercase().contains("secret"), "{line:?}: {err}");
+        }
+    }
+    let help = bare(&["--help"]).env("STORAGE_URL", "redis://:SECRET@host").output().unwrap();
+    assert!(!ended(help).out.contains("SECRET"));
+}
+
+#[tokio::test]
+async fn a_reader_may_go() {
+    let place = Place::new();
+    let storage = Storage::<File>::open(&*place.url()).await.unwrap();
+    let many: Vec<(Key, Credential)> = (0..2000)
+        .map(|i| (Key::new(&format!("{i:0200}")).unwrap(), Credential::new(serde_json::Map::new()).unwrap()))
+        .collect();
+    assert!(storage.set_credentials(&many).await.unwrap().is_complete());
+    storage.close().await.unwrap();
+
+    // More than a pipe holds, so that it can't be written before the reader is gone.
+    for output in ["human", "json"] {
+        let mut command = place.command(&["credential", "list", "--output", output]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let ended = ended(child.wait_with_output().unwrap());
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+    }
+
+    let mut child = place.command(&["credential", "get", "x"]).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_answer_that_can_not_be_written_is_an_error() {
+    let place = Place::new();
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = place.command(&["usage", "increment", "k", "f", "1", "--output", "json"]);
+    let ended = ended(command.stdout(full).output().unwrap());
+    assert_eq!(ended.code, Some(1));
+    let error: Value = serde_json::from_str(&ended.err).unwrap();
+    assert_eq!((&error["error"]["kind"], &error["error"]["outcome"]), (&json!("output"), &json!("applied")));
+    assert_eq!(place.ok(&["usage", "get", "k"]), "f\t1\n");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_it() {
+    use std::os::unix::process::ExitStatusExt;
+
+    let place = Place::new();
+    let mut command = place.command(&["credential", "set", "a", "-"]);
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    // Shells call this 130.
+    assert_eq!(child.wait().unwrap().signal(), Some(2));
+    assert!(!place.path().exists());
+}
+
+#[test]
+fn help_shows_how() {
+    let help = |line: &[&str]| ended(bare(line).output().unwrap());
+    let all = help(&["--help"]);
+    assert_eq!(all.code, Some(0));
+    for part in ["file:./data", "Exit codes:", "--reveal", "STORAGE_URL"] {
+        assert!(all.out.contains(part), "{part}");
+    }
+    for command in [
+        "ping",
+        "stats",
+        "doctor",
+        "credential set",
+        "credential get",
+        "credential delete",
+        "credential list",
+        "config set",
+        "config get",
+        "config delete",
+        "config list",
+        "usage increment",
+        "usage get",
+        "usage reset",
+        "usage list",
+        "cache set",
+        "cache get",
+        "cache delete",
+    ] {
+        let line: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let ended = help(&line);
+        assert_eq!(ended.code, Some(0), "{command}");
+        assert!(ended.out.contains(&format!("\n  storage {command}")), "no example: {}", ended.out);
+    }
+    let none = help(&[]);
+    assert_eq!((none.code, none.out.as_str()), (Some(2), ""));
+    assert!(none.err.contains("Usage: storage"));
+    assert!(help(&["--version"]).out.starts_with("storage "));
+}
