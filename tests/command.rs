@@ -296,10 +296,7 @@ fn values_from_files_and_stdin() {
     assert_eq!(place.json(&["credential", "get", "a", "--reveal"]), json!({ "from": "stdin" }));
 
     let ended = place.fed("", &["credential", "set", "a", "-"]);
-    assert_eq!(
-        (ended.code, ended.err.as_str()),
-        (Some(2), "error: the text ends too early, at line 1 column 0\n")
-    );
+    assert_eq!((ended.code, ended.err.as_str()), (Some(2), "error: the text is empty, at line 1 column 0\n"));
     let missing = place.fails(2, &["credential", "set", "a", "@b.json"]);
     assert!(missing.starts_with("error: the file `b.json` can't be read\n  caused by: "), "{missing}");
 }

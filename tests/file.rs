@@ -4,10 +4,9 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use gateway_storage::{CredentialStore, Error, ErrorKind, File, FileConfig, Key, Optional, Outcome, Storage};
+use gateway_storage::{CredentialStore, Error, ErrorKind, File, FileConfig, Key, Outcome, Storage};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -242,21 +241,6 @@ async fn a_deleted_credential_does_not_come_back() {
     assert_eq!((report.succeeded, report.failures.len(), report.failures[0].index), (2, 1, 0));
     drop(storage);
     assert_eq!(open(base.path()).await.unwrap().list_credentials().await.unwrap(), []);
-}
-
-#[tokio::test]
-async fn a_write_whose_deadline_passes_in_the_queue_is_not_applied() {
-    let base = TempDir::new().unwrap();
-    let storage = open(base.path()).await.unwrap();
-    let hurried = storage.with_deadline(Duration::ZERO);
-    let error = hurried.set_config("a", json!(1)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Timeout);
-    // Which one it is depends on who was first; what it says must be so.
-    storage.health().await.unwrap();
-    if error.outcome() == Outcome::NotApplied {
-        assert!(storage.get_config("a").await.optional().unwrap().is_none());
-    }
-    hurried.get_config("a").await.optional().expect("a read never waits");
 }
 
 #[tokio::test]
