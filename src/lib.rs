@@ -13,12 +13,16 @@ mod model;
 mod storage;
 mod transact;
 
+#[cfg(feature = "file")]
+pub use backend::file::{File, FileConfig};
 #[cfg(feature = "memory")]
 pub use backend::memory::{Memory, MemoryConfig, MemoryTransaction};
 pub use capability::*;
 pub use error::{Error, ErrorKind, Optional, Outcome, Result};
 pub use gateway_storage_macros::capability;
-pub use layer::{Call, Count, Layer, Layered, LayeredTransaction, Operation, OperationKind, Owned, Receiver, Trace};
+pub use layer::{
+    Call, Count, Layer, Layered, LayeredTransaction, Operation, OperationKind, Owned, Receiver, Trace,
+};
 pub use model::*;
 pub use storage::{IMPORT_CHUNK, Storage};
 #[doc(hidden)]

@@ -10,8 +10,8 @@ mod transaction;
 mod usage;
 
 pub use backend::{Backend, Open};
-pub use cache::{CacheStore, MAX_CACHE_TTL};
 pub(crate) use cache::check_cache;
+pub use cache::{CacheStore, MAX_CACHE_TTL};
 pub use config::ConfigStore;
 pub use credential::CredentialStore;
 pub use export::Exportable;

@@ -34,7 +34,11 @@ pub trait Transaction: Send + 'static {
 
     /// Stores one credential, as [`CredentialStore::set_credential`](crate::CredentialStore::set_credential).
     #[operation(write)]
-    fn set_credential(&mut self, id: &Key, credential: &Credential) -> impl Future<Output = Result<()>> + Send;
+    fn set_credential(
+        &mut self,
+        id: &Key,
+        credential: &Credential,
+    ) -> impl Future<Output = Result<()>> + Send;
 
     /// Deletes one credential, as [`CredentialStore::delete_credential`](crate::CredentialStore::delete_credential).
     #[operation(write)]

@@ -18,7 +18,8 @@ pub trait UsageStore: Backend {
     /// - Never repeated by a layer: whoever repeats it after an [unknown outcome](crate::Outcome::Unknown) may
     ///   count twice.
     #[operation(write)]
-    fn increment_usage(&self, key: &Key, field: &Key, delta: i64) -> impl Future<Output = Result<i64>> + Send;
+    fn increment_usage(&self, key: &Key, field: &Key, delta: i64)
+    -> impl Future<Output = Result<i64>> + Send;
 
     /// Adds to many counters in one round trip.
     ///

@@ -35,7 +35,11 @@ impl<'u> Location<'u> {
 pub(crate) fn unknown_option(name: &str, known: &[&str]) -> Error {
     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     // A mistyped separator can put a password into what looks like a name.
-    let shown = if name.chars().all(|character| character.is_ascii_lowercase() || character == '_') { name } else { "..." };
+    let shown = if name.chars().all(|character| character.is_ascii_lowercase() || character == '_') {
+        name
+    } else {
+        "..."
+    };
     invalid(format!("there is no URL option `{shown}`; this backend's options: {known}"))
 }
 

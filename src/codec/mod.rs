@@ -1,5 +1,8 @@
 //! Stored data <-> bytes: what backends write and read. Everything here is fuzzed.
 
+// Public to the fuzz targets only.
+#![allow(unreachable_pub)]
+
 mod json;
 mod location;
 mod record_key;

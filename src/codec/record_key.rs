@@ -30,7 +30,8 @@ impl RecordKey {
             Self::Config(key) => (CONFIG, key, None),
             Self::Usage(key, field) => (USAGE, key, Some(field)),
         };
-        let mut bytes = Vec::with_capacity(2 + key.as_str().len() + field.map_or(0, |field| field.as_str().len()));
+        let mut bytes =
+            Vec::with_capacity(2 + key.as_str().len() + field.map_or(0, |field| field.as_str().len()));
         bytes.push(kind);
         bytes.extend_from_slice(key.as_str().as_bytes());
         if let Some(field) = field {

@@ -54,7 +54,9 @@ impl BatchReport {
     pub fn append(&mut self, offset: usize, next: Self) {
         self.succeeded += next.succeeded;
         self.failures.extend(
-            next.failures.into_iter().map(|failure| BatchFailure { index: offset + failure.index, ..failure }),
+            next.failures
+                .into_iter()
+                .map(|failure| BatchFailure { index: offset + failure.index, ..failure }),
         );
     }
 

@@ -26,7 +26,12 @@ fn missing() -> Error {
 impl CacheStore for Memory {
     async fn get_cache(&self, key: &Key) -> Result<Vec<u8>> {
         self.lock(|store| {
-            store.cache.get(key).filter(|value| value.is_alive()).map(|value| value.bytes.clone()).ok_or_else(missing)
+            store
+                .cache
+                .get(key)
+                .filter(|value| value.is_alive())
+                .map(|value| value.bytes.clone())
+                .ok_or_else(missing)
         })
     }
 
@@ -41,8 +46,6 @@ impl CacheStore for Memory {
     }
 
     async fn delete_cache(&self, key: &Key) -> Result<()> {
-        self.lock(|store| {
-            store.cache.remove(key).filter(CachedValue::is_alive).map(drop).ok_or_else(missing)
-        })
+        self.lock(|store| store.cache.remove(key).filter(CachedValue::is_alive).map(drop).ok_or_else(missing))
     }
 }

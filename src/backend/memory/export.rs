@@ -15,7 +15,11 @@ impl Data {
         let configs =
             self.configs.iter().map(|(key, value)| Record::Config { key: key.clone(), value: value.clone() });
         let counters = self.usage.iter().flat_map(|(key, record)| {
-            record.iter().map(|(field, count)| Record::Usage { key: key.clone(), field: field.clone(), count })
+            record.iter().map(|(field, count)| Record::Usage {
+                key: key.clone(),
+                field: field.clone(),
+                count,
+            })
         });
         credentials.chain(configs).chain(counters)
     }

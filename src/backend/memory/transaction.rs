@@ -108,7 +108,10 @@ impl Transaction for MemoryTransaction {
             if !credentials.hold(&snapshot.credentials, &data.credentials)
                 || !configs.hold(&snapshot.configs, &data.configs)
             {
-                return Err(Error::new(ErrorKind::Conflict, "another change came between; try again from the start"));
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "another change came between; try again from the start",
+                ));
             }
             credentials.apply(&mut data.credentials);
             configs.apply(&mut data.configs);

@@ -1,0 +1,284 @@
+//! Group commit: one thread that takes whatever writes are waiting, and one fsync for all of them.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    engine::Engine,
+    state::{Draft, State},
+};
+use crate::{Error, ErrorKind, Outcome, Result};
+
+/// How many writes may wait. Those that come later wait for a place, within their deadlines.
+const QUEUE: usize = 4096;
+
+/// How many writes share a commit at most, so that the first one does not wait for an endless group.
+const GROUP: usize = 1024;
+
+/// The committer's handle: the only way to change the store.
+pub(super) struct Committer {
+    /// `None` only while it is dropped.
+    queue: Option<mpsc::Sender<Message>>,
+    /// Closes when the thread has released the store.
+    released: watch::Receiver<()>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+enum Message {
+    Write(Box<dyn Write>),
+    Compact(oneshot::Sender<Result<()>>),
+    Close(oneshot::Sender<Result<()>>),
+}
+
+impl Committer {
+    pub(super) fn start(engine: Engine, state: Arc<ArcSwap<State>>) -> Result<Self> {
+        let (queue, messages) = mpsc::channel(QUEUE);
+        let (releasing, released) = watch::channel(());
+        let worker = Worker { engine, state, failed: None };
+        let thread = thread::Builder::new()
+            .name("gateway-storage-file".into())
+            .spawn(move || {
+                worker.run(messages);
+                drop(releasing);
+            })
+            .map_err(|error| {
+                Error::new(ErrorKind::Unavailable, "the committer thread can't be started").with_source(error)
+            })?;
+        Ok(Self { queue: Some(queue), released, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// How many writes are waiting.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity())
+    }
+
+    /// Queues a change, and waits until it is durable or has failed.
+    ///
+    /// Whoever stops waiting before the committer begins with the change, by the deadline or because the future is
+    /// dropped, takes it back.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        change: impl FnOnce(&mut Draft) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let ticket = Ticket(Arc::default());
+        let write = Box::new(Pending {
+            change: Some(change),
+            result: None,
+            reply: Some(reply),
+            begun: ticket.0.clone(),
+        });
+        match tokio::time::timeout(deadline, self.ask(Message::Write(write), answer)).await {
+            Ok(Some(result)) => result,
+            Ok(None) if ticket.take() => Err(Error::closed()),
+            Ok(None) => Err(abandoned()),
+            Err(_) if ticket.take() => Err(Error::new(
+                ErrorKind::Timeout,
+                "the write was still waiting for others when its deadline passed, and was withdrawn",
+            )),
+            Err(_) => Err(unanswered()),
+        }
+    }
+
+    /// Compacts the store, after the writes that were queued before.
+    pub(super) async fn compact(&self, deadline: Duration) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        match tokio::time::timeout(deadline, self.ask(Message::Compact(reply), answer)).await {
+            Ok(answer) => answer.unwrap_or_else(|| Err(Error::closed())),
+            Err(_) => Err(unanswered()),
+        }
+    }
+
+    /// Finishes what is queued and releases the store. Returns once it is released, whoever closed it.
+    pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
+        let closed = async {
+            let (reply, answer) = oneshot::channel();
+            let closed = self.ask(Message::Close(reply), answer).await;
+            let mut released = self.released.clone();
+            while released.changed().await.is_ok() {}
+            // Nobody answers whoever was not the first.
+            closed.unwrap_or(Ok(()))
+        };
+        tokio::time::timeout(deadline, closed).await.unwrap_or_else(|_| Err(unanswered()))
+    }
+
+    /// Sends a message and waits for its answer. `None`: the committer is gone.
+    async fn ask<T>(&self, message: Message, answer: oneshot::Receiver<Result<T>>) -> Option<Result<T>> {
+        self.queue.as_ref()?.send(message).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // It has caught its own panics, and answered for them.
+            drop(thread.join());
+        }
+    }
+}
+
+#[cold]
+fn unanswered() -> Error {
+    Error::new(ErrorKind::Timeout, "the deadline passed while the store was being written")
+        .with_outcome(Outcome::Unknown)
+}
+
+#[cold]
+fn abandoned() -> Error {
+    Error::new(ErrorKind::Internal, "the committer thread died in the middle of a write")
+        .with_outcome(Outcome::Unknown)
+}
+
+/// Who may still decide about a write: the caller takes it back, or the committer begins with it.
+struct Ticket(Arc<AtomicBool>);
+
+impl Ticket {
+    fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.take();
+    }
+}
+
+/// A queued change of any type of answer.
+trait Write: Send {
+    /// Applies the change to the draft, unless it was withdrawn. Says whether it was there.
+    fn apply(&mut self, draft: &mut Draft) -> bool;
+
+    /// Answers: the change's own result, or the error of the commit.
+    fn answer(self: Box<Self>, committed: &Result<()>);
+}
+
+struct Pending<T, F> {
+    change: Option<F>,
+    result: Option<Result<T>>,
+    reply: Option<oneshot::Sender<Result<T>>>,
+    begun: Arc<AtomicBool>,
+}
+
+impl<T: Send, F: FnOnce(&mut Draft) -> Result<T> + Send> Write for Pending<T, F> {
+    fn apply(&mut self, draft: &mut Draft) -> bool {
+        if self.begun.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        self.result = self.change.take().map(|change| change(draft));
+        true
+    }
+
+    fn answer(mut self: Box<Self>, committed: &Result<()>) {
+        // Of a failed group nobody gets a result of its own: it may rest on changes that are not there.
+        let result = committed.clone().and_then(|()| self.result.take().unwrap_or_else(|| Err(abandoned())));
+        if let Some(reply) = self.reply.take() {
+            // If nobody waits any more, the change stays.
+            drop(reply.send(result));
+        }
+    }
+}
+
+/// The committer's own side.
+struct Worker {
+    engine: Engine,
+    state: Arc<ArcSwap<State>>,
+    /// The error of the first commit that failed: nobody knows what is on the disk since.
+    failed: Option<Error>,
+}
+
+impl Worker {
+    fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let mut closing: Option<oneshot::Sender<Result<()>>> = None;
+        while let Some(first) = messages.blocking_recv() {
+            let mut group = Vec::new();
+            let mut next = Some(first);
+            while let Some(message) = next {
+                match message {
+                    Message::Write(write) => group.push(write),
+                    Message::Compact(reply) => {
+                        self.commit(std::mem::take(&mut group));
+                        drop(reply.send(self.compact()));
+                    }
+                    Message::Close(reply) => {
+                        // What is queued is finished; what comes later is refused.
+                        messages.close();
+                        closing.get_or_insert(reply);
+                    }
+                }
+                next = if group.len() < GROUP { messages.try_recv().ok() } else { None };
+            }
+            self.commit(group);
+        }
+        self.state.store(Arc::new(State::closed()));
+        let closed = guarded(|| self.engine.close());
+        if let Some(reply) = closing {
+            drop(reply.send(closed));
+        }
+    }
+
+    /// Applies a group of writes, makes them durable, publishes them, and answers each.
+    fn commit(&mut self, mut group: Vec<Box<dyn Write>>) {
+        if group.is_empty() {
+            return;
+        }
+        let mut draft = Draft::new(State::clone(&self.state.load()));
+        group.retain_mut(|write| write.apply(&mut draft));
+        let (state, writes) = draft.into_parts();
+        let committed = match &self.failed {
+            Some(first) => Err(refused(first)),
+            None if writes.is_empty() => Ok(()),
+            None => guarded(|| self.engine.commit(&writes)),
+        };
+        match &committed {
+            Ok(()) if !writes.is_empty() => self.state.store(Arc::new(state)),
+            Ok(()) => {}
+            Err(error) => drop(self.failed.get_or_insert_with(|| error.clone())),
+        }
+        for write in group {
+            write.answer(&committed);
+        }
+    }
+
+    fn compact(&mut self) -> Result<()> {
+        if let Some(first) = &self.failed {
+            return Err(refused(first));
+        }
+        let compacted = guarded(|| self.engine.compact());
+        if let Err(error) = &compacted {
+            self.failed.get_or_insert_with(|| error.clone());
+        }
+        compacted
+    }
+}
+
+#[cold]
+fn refused(first: &Error) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the store failed a write before, and takes none until it is opened again",
+    )
+    .with_retryable(false)
+    .with_source(first.clone())
+}
+
+/// Runs the engine, whose panic must not leave the callers without an answer.
+fn guarded(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::Internal, "the storage engine panicked").with_outcome(Outcome::Unknown))
+    })
+}

@@ -1,0 +1,125 @@
+//! [`FileConfig`]: where the store is and how it is opened.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    DEFAULT_DEADLINE, Error, ErrorKind, Result,
+    codec::{Location, boolean, duration, readable, unknown_option},
+};
+
+/// How a [`File`](crate::File) store is opened.
+///
+/// As a URL: `file:./data`, `file:/var/lib/gateway?create=false&deadline=5s`, `file:///var/lib/gateway`. The path is
+/// taken as it stands, up to the first `?`; nothing in it is decoded. Deserialized, unknown fields are refused.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use gateway_storage::FileConfig;
+/// let config: FileConfig = serde_json::from_str(r#"{ "path": "./data", "deadline": "5s" }"#).unwrap();
+/// assert_eq!(config.deadline, Duration::from_secs(5));
+/// assert!(config.create);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct FileConfig {
+    /// The store's directory.
+    pub path: PathBuf,
+    /// Whether a missing store is created (the default) or an error.
+    #[serde(default = "yes")]
+    pub create: bool,
+    /// How long a write may take. Default: [`DEFAULT_DEADLINE`]. Opening has no deadline.
+    #[serde(default = "default_deadline", with = "readable")]
+    pub deadline: Duration,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_deadline() -> Duration {
+    DEFAULT_DEADLINE
+}
+
+impl FileConfig {
+    /// The defaults, for a store in this directory.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), create: yes(), deadline: default_deadline() }
+    }
+}
+
+impl TryFrom<&str> for FileConfig {
+    type Error = Error;
+
+    fn try_from(url: &str) -> Result<Self> {
+        let location = Location::parse(url, "file")?;
+        // `file://` is followed by a host, which is empty or this one.
+        let path = match location.rest.strip_prefix("//") {
+            Some(after) => after.strip_prefix("localhost").unwrap_or(after),
+            None => location.rest,
+        };
+        if path.is_empty() || (location.rest.starts_with("//") && !path.starts_with('/')) {
+            let message = "a file URL is `file:PATH` or `file:///ABSOLUTE/PATH`";
+            return Err(Error::new(ErrorKind::InvalidValue, message));
+        }
+        let mut config = Self::new(path);
+        for option in location.options() {
+            match option? {
+                ("create", value) => config.create = boolean("create", value)?,
+                ("deadline", value) => config.deadline = duration("deadline", value)?,
+                (name, _) => return Err(unknown_option(name, &["create", "deadline"])),
+            }
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path_of(url: &str) -> PathBuf {
+        FileConfig::try_from(url).unwrap().path
+    }
+
+    #[test]
+    fn urls() {
+        assert_eq!(path_of("file:./data"), PathBuf::from("./data"));
+        assert_eq!(path_of("file:/var/lib/x%20y"), PathBuf::from("/var/lib/x%20y"));
+        assert_eq!(path_of("file:///var/lib"), PathBuf::from("/var/lib"));
+        assert_eq!(path_of("file://localhost/var/lib"), PathBuf::from("/var/lib"));
+        let config = FileConfig::try_from("file:data?create=false&deadline=250ms").unwrap();
+        assert_eq!((config.create, config.deadline), (false, Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn wrong_urls() {
+        for (url, message) in [
+            ("redis://x", "the URL of this backend begins with `file:`"),
+            ("file:", "a file URL is `file:PATH` or `file:///ABSOLUTE/PATH`"),
+            ("file://host/x", "a file URL is `file:PATH` or `file:///ABSOLUTE/PATH`"),
+            ("file:x?create=maybe", "the URL option `create` is `true` or `false`"),
+            ("file:x?deadline=5", "the URL option `deadline` is a duration such as `10s` or `250ms`"),
+            ("file:x?mode=1", "there is no URL option `mode`; this backend's options: create, deadline"),
+            ("file:x?create", "an option of a URL is written `name=value`"),
+        ] {
+            let error = FileConfig::try_from(url).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.to_string().as_str()),
+                (ErrorKind::InvalidValue, message),
+                "{url}"
+            );
+        }
+    }
+
+    #[test]
+    fn typed() {
+        let config = FileConfig::new("./data");
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(text, r#"{"path":"./data","create":true,"deadline":"10s"}"#);
+        assert_eq!(serde_json::from_str::<FileConfig>(&text).unwrap(), config);
+        assert!(serde_json::from_str::<FileConfig>(r#"{"path":".","pth":1}"#).is_err());
+    }
+}

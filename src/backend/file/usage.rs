@@ -1,0 +1,45 @@
+//! Counters.
+
+use std::collections::BTreeMap;
+
+use super::File;
+use crate::{BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, error::Kind};
+
+impl UsageStore for File {
+    async fn increment_usage(&self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
+        let (key, field) = (key.clone(), field.clone());
+        self.write(move |draft| draft.increment(key, field, delta)).await
+    }
+
+    async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
+        let increments = increments.to_vec();
+        self.write(move |draft| {
+            let mut report = BatchReport::default();
+            for (index, Increment { key, field, delta }) in increments.into_iter().enumerate() {
+                let result = draft.increment(key.clone(), field, delta);
+                report.record(index, &key, result);
+            }
+            Ok(report)
+        })
+        .await
+    }
+
+    async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
+        let record = self.state()?.usage.get(key).cloned();
+        record.map(|record| UsageRecord::clone(&record)).ok_or_else(|| Error::not_found(Kind::Usage))
+    }
+
+    async fn reset_usage(&self, key: &Key) -> Result<()> {
+        let key = key.clone();
+        self.write(move |draft| draft.reset_usage(&key)).await
+    }
+
+    async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
+        Ok(self
+            .state()?
+            .usage
+            .iter()
+            .map(|(key, record)| (key.clone(), UsageRecord::clone(record)))
+            .collect())
+    }
+}

@@ -1,0 +1,278 @@
+//! The File backend's own promises: what it opens, what it refuses, what it leaves alone.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use gateway_storage::{CredentialStore, Error, ErrorKind, File, FileConfig, Key, Optional, Outcome, Storage};
+use serde_json::json;
+use tempfile::TempDir;
+
+async fn open(path: impl Into<PathBuf>) -> Result<Storage<File>, Error> {
+    Storage::open(FileConfig::new(path)).await
+}
+
+async fn refused(path: impl Into<PathBuf>) -> (ErrorKind, String) {
+    let error = open(path).await.expect_err("the store should be refused");
+    assert_eq!(error.outcome(), Outcome::NotApplied);
+    (error.kind(), error.to_string())
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// Every file below, with its content.
+fn contents(path: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path))
+        } else {
+            found.push((path.clone(), fs::read(path).unwrap()))
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn a_missing_directory_and_an_empty_one_become_stores() {
+    let base = TempDir::new().unwrap();
+    let empty = base.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    for path in [empty, base.path().join("missing/below/missing")] {
+        let storage = open(&path).await.unwrap();
+        storage.set_config("a", json!(1)).await.unwrap();
+        storage.close().await.unwrap();
+        assert_eq!(open(&path).await.unwrap().get_config("a").await.unwrap().value(), &json!(1));
+    }
+}
+
+#[tokio::test]
+async fn a_missing_store_is_not_found_where_it_may_not_be_created() {
+    let base = TempDir::new().unwrap();
+    let missing = base.path().join("missing");
+    for path in [missing.clone(), base.path().to_owned()] {
+        let mut config = FileConfig::new(path);
+        config.create = false;
+        let error = Storage::<File>::open(config).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.to_string().starts_with("there is no store in "), "{error}");
+    }
+    assert!(!missing.exists());
+    assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_directory_that_holds_other_things_is_left_alone() {
+    let base = TempDir::new().unwrap();
+    fs::create_dir(base.path().join("credentials")).unwrap();
+    fs::write(base.path().join("credentials/a.json"), "{}").unwrap();
+    fs::set_permissions(base.path(), Permissions::from_mode(0o755)).unwrap();
+    let before = contents(base.path());
+    let (kind, message) = refused(base.path()).await;
+    assert_eq!(kind, ErrorKind::InvalidValue);
+    assert!(
+        message.ends_with("holds other things and no store; name an empty or a new directory"),
+        "{message}"
+    );
+    assert_eq!(contents(base.path()), before);
+    assert_eq!(mode(base.path()), 0o755);
+}
+
+#[tokio::test]
+async fn a_plain_file_is_left_alone() {
+    let base = TempDir::new().unwrap();
+    let file = base.path().join("file");
+    fs::write(&file, "mine").unwrap();
+    let (kind, message) = refused(&file).await;
+    assert_eq!(kind, ErrorKind::InvalidValue);
+    assert!(message.ends_with("is not a directory"), "{message}");
+    assert_eq!(fs::read(&file).unwrap(), b"mine");
+}
+
+#[tokio::test]
+async fn symbolic_links_are_not_followed() {
+    let base = TempDir::new().unwrap();
+    let (real, link) = (base.path().join("real"), base.path().join("link"));
+    open(&real).await.unwrap().close().await.unwrap();
+    symlink(&real, &link).unwrap();
+    let (kind, message) = refused(&link).await;
+    assert_eq!(kind, ErrorKind::InvalidValue);
+    assert!(message.ends_with("is a symbolic link; name the directory itself"), "{message}");
+
+    let victim = base.path().join("victim");
+    fs::rename(real.join("store.redb"), &victim).unwrap();
+    symlink(&victim, real.join("store.redb")).unwrap();
+    let before = fs::read(&victim).unwrap();
+    let (kind, message) = refused(&real).await;
+    assert_eq!(kind, ErrorKind::InvalidValue);
+    assert!(message.ends_with("is a symbolic link; a store's file is never one"), "{message}");
+    assert_eq!(fs::read(&victim).unwrap(), before);
+}
+
+#[tokio::test]
+async fn an_unfinished_store_is_made_again() {
+    let base = TempDir::new().unwrap();
+    fs::write(base.path().join("store.redb.new"), "half").unwrap();
+    open(base.path()).await.unwrap().set_config("a", json!(1)).await.unwrap();
+    assert!(!base.path().join("store.redb.new").exists());
+}
+
+#[tokio::test]
+async fn a_newer_format_is_unsupported_and_a_foreign_database_is_not_ours() {
+    let base = TempDir::new().unwrap();
+    let path = base.path().join("newer");
+    open(&path).await.unwrap().close().await.unwrap();
+    let database = redb::Database::open(path.join("store.redb")).unwrap();
+    let write = database.begin_write().unwrap();
+    let meta = redb::TableDefinition::<&str, u64>::new("meta");
+    write.open_table(meta).unwrap().insert("format", 2).unwrap();
+    write.commit().unwrap();
+    drop(database);
+    let (kind, message) = refused(&path).await;
+    assert_eq!(kind, ErrorKind::Unsupported);
+    assert!(message.ends_with("has format 2, this version reads format 1"), "{message}");
+    let database = redb::Database::open(path.join("store.redb")).unwrap();
+    let format =
+        redb::ReadableDatabase::begin_read(&database).unwrap().open_table(meta).unwrap().get("format");
+    assert_eq!(format.unwrap().unwrap().value(), 2, "it is as the newer version left it");
+
+    let path = base.path().join("foreign");
+    fs::create_dir(&path).unwrap();
+    drop(redb::Database::create(path.join("store.redb")).unwrap());
+    let (kind, message) = refused(&path).await;
+    assert_eq!(kind, ErrorKind::InvalidValue);
+    assert!(message.ends_with("is a redb database, but not a store of ours"), "{message}");
+}
+
+#[tokio::test]
+async fn damage_is_corrupt_and_is_not_repaired_away() {
+    let base = TempDir::new().unwrap();
+    let file = base.path().join("store.redb");
+    let storage = open(base.path()).await.unwrap();
+    storage.set_config("a", json!(1)).await.unwrap();
+    storage.close().await.unwrap();
+    let whole = fs::read(&file).unwrap();
+    for damaged in
+        [Vec::new(), b"not a database at all".to_vec(), vec![0; 1 << 16], whole[..whole.len() / 2].to_vec()]
+    {
+        fs::write(&file, &damaged).unwrap();
+        let (kind, message) = refused(base.path()).await;
+        assert_eq!(kind, ErrorKind::Corrupt, "{message}");
+        assert_eq!(fs::read(&file).unwrap(), damaged, "what is damaged is evidence, and stays as it is");
+    }
+    fs::write(&file, &whole).unwrap();
+    assert_eq!(open(base.path()).await.unwrap().get_config("a").await.unwrap().value(), &json!(1));
+}
+
+#[tokio::test]
+async fn one_at_a_time() {
+    let base = TempDir::new().unwrap();
+    let storage = open(base.path()).await.unwrap();
+    let (kind, message) = refused(base.path()).await;
+    assert_eq!(kind, ErrorKind::Busy);
+    assert!(message.contains("is open already"), "{message}");
+
+    let other = storage.clone();
+    storage.close().await.unwrap();
+    assert_eq!(other.get_config("a").await.unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(other.set_config("a", json!(1)).await.unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(other.health().await.unwrap_err().kind(), ErrorKind::Closed);
+    other.close().await.expect("closing again is fine");
+    drop(open(base.path()).await.expect("a closed store can be opened at once"));
+    drop(open(base.path()).await.expect("a dropped store can be opened at once"));
+}
+
+#[tokio::test]
+async fn what_is_stored_is_only_for_its_owner() {
+    let base = TempDir::new().unwrap();
+    let path = base.path().join("store");
+    open(&path).await.unwrap().close().await.unwrap();
+    assert_eq!((mode(&path), mode(&path.join("store.redb"))), (0o700, 0o600));
+
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(path.join("store.redb"), Permissions::from_mode(0o644)).unwrap();
+    open(&path).await.unwrap().close().await.unwrap();
+    assert_eq!((mode(&path), mode(&path.join("store.redb"))), (0o700, 0o600));
+}
+
+#[tokio::test]
+async fn hostile_ids_stay_inside() {
+    let base = TempDir::new().unwrap();
+    fs::write(base.path().join("victim.json"), "{}").unwrap();
+    let path = base.path().join("store");
+    let storage = open(&path).await.unwrap();
+    let long = "x".repeat(255);
+    let ids = ["../../escape", "../victim", "a/b", "CON", "con", ".", "..", "%2e", "*", "/etc/passwd", &long];
+    for id in ids {
+        storage.set_credential(id, json!({ "id": id })).await.unwrap();
+    }
+    storage.close().await.unwrap();
+
+    let storage = open(&path).await.unwrap();
+    let mut sorted = ids.to_vec();
+    sorted.sort_unstable();
+    let listed = storage.list_credentials().await.unwrap();
+    assert_eq!(listed.iter().map(Key::as_str).collect::<Vec<_>>(), sorted);
+    for id in ids {
+        assert_eq!(storage.get_credential(id).await.unwrap().get("id"), Some(&json!(id)));
+        storage.delete_credential(id).await.unwrap();
+    }
+    storage.close().await.unwrap();
+    let names: Vec<_> = contents(base.path()).into_iter().map(|(path, _)| path).collect();
+    assert_eq!(names, [path.join("store.redb"), base.path().join("victim.json")]);
+}
+
+#[tokio::test]
+async fn a_deleted_credential_does_not_come_back() {
+    let base = TempDir::new().unwrap();
+    let storage = open(base.path()).await.unwrap();
+    let ids = ["a", "b", "c"].map(|id| Key::new(id).unwrap());
+    for id in &ids {
+        storage.set_credential(id, json!({ "n": 1 })).await.unwrap();
+    }
+    storage.delete_credential("a").await.unwrap();
+    let report = storage.delete_credentials(&ids).await.unwrap();
+    assert_eq!((report.succeeded, report.failures.len(), report.failures[0].index), (2, 1, 0));
+    drop(storage);
+    assert_eq!(open(base.path()).await.unwrap().list_credentials().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_write_whose_deadline_passes_in_the_queue_is_not_applied() {
+    let base = TempDir::new().unwrap();
+    let storage = open(base.path()).await.unwrap();
+    let hurried = storage.with_deadline(Duration::ZERO);
+    let error = hurried.set_config("a", json!(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    // Which one it is depends on who was first; what it says must be so.
+    storage.health().await.unwrap();
+    if error.outcome() == Outcome::NotApplied {
+        assert!(storage.get_config("a").await.optional().unwrap().is_none());
+    }
+    hurried.get_config("a").await.optional().expect("a read never waits");
+}
+
+#[tokio::test]
+async fn the_file_shrinks_when_it_is_compacted() {
+    let base = TempDir::new().unwrap();
+    let storage = open(base.path()).await.unwrap();
+    let big = json!({ "text": "x".repeat(100_000) });
+    let ids: Vec<Key> = (0..100).map(|n| Key::new(&format!("id-{n}")).unwrap()).collect();
+    for id in &ids {
+        storage.set_credential(id, big.clone()).await.unwrap();
+    }
+    assert!(storage.delete_credentials(&ids[1..]).await.unwrap().is_complete());
+    let saved = storage.backend().compact().await.unwrap();
+    assert!(saved > 1 << 20, "only {saved} bytes");
+    storage.close().await.unwrap();
+    let storage = open(base.path()).await.unwrap();
+    assert_eq!(storage.get_credential(&ids[0]).await.unwrap(), big.try_into().unwrap());
+    assert_eq!(storage.backend().list_credentials().await.unwrap(), ids[..1]);
+}
