@@ -6,7 +6,10 @@ extern crate self as gateway_storage;
 
 mod backend;
 mod capability;
+#[cfg(not(fuzzing))]
 mod codec;
+#[cfg(fuzzing)]
+pub mod codec;
 mod error;
 pub mod layer;
 mod model;

@@ -1,0 +1,10 @@
+//~ `B` is not a storage backend
+use gateway_storage::{Result, capability};
+
+#[capability]
+trait Labels {
+    #[operation(read)]
+    fn labels(&self) -> impl Future<Output = Result<Vec<String>>> + Send;
+}
+
+fn main() {}
