@@ -54,6 +54,17 @@ fn read_and_generate(arguments: TokenStream, item: &ItemTrait, marks: &[Marks]) 
         let message = "a capability has no parameters: the backend is the only type";
         return Err(Error::new_spanned(parameter, message));
     }
+    if item.supertraits.is_empty() {
+        let message = match target {
+            Target::Layered => {
+                format!("a capability stands on a backend: write `trait {}: Backend`", item.ident)
+            }
+            Target::LayeredTransaction => {
+                format!("a transaction is moved: write `trait {}: Send + 'static`", item.ident)
+            }
+        };
+        return Err(Error::new(item.ident.span(), message));
+    }
     let mut capability = Capability { name: &item.ident, target, wrapped: Vec::new() };
     let (mut calls, mut members) = (Vec::new(), Vec::new());
     let mut wrong: Option<Error> = None;

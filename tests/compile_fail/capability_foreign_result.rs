@@ -1,4 +1,4 @@
-//~ mismatched types
+//~ expected `gateway_storage::Error`, found `std::io::Error`
 use std::io::Result;
 
 use gateway_storage::{Backend, capability};

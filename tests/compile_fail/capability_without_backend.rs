@@ -1,4 +1,4 @@
-//~ `B` is not a storage backend
+//~ error: a capability stands on a backend: write `trait Labels: Backend`
 use gateway_storage::{Result, capability};
 
 #[capability]

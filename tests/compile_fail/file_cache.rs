@@ -1,4 +1,4 @@
-//~ error[E0277]: `File` cannot cache
+//~ error[E0277]: `gateway_storage::File` cannot cache
 //~ backends that cache: `Memory`
 use gateway_storage::{CacheStore, File, Storage};
 

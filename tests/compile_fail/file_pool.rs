@@ -1,4 +1,4 @@
-//~ error[E0277]: `File` has no connection pool
+//~ error[E0277]: `gateway_storage::File` has no connection pool
 //~ `File` and `Memory` are in this process and have none
 use gateway_storage::{File, Pooled, Storage};
 

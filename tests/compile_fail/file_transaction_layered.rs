@@ -1,4 +1,4 @@
-//~ error[E0277]: `File` has no transactions
+//~ error[E0277]: `gateway_storage::File` has no transactions
 //~ backends with transactions: `Memory`
 use gateway_storage::{Count, File, Storage, Trace};
 

@@ -1,4 +1,4 @@
-//~ `Duration` is not a layer
+//~ the trait bound `Duration: Layer` is not satisfied
 use std::time::Duration;
 
 use gateway_storage::{Memory, Storage};

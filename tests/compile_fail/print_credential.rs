@@ -1,4 +1,4 @@
-//~ error[E0277]: `Credential` doesn't implement `std::fmt::Display`
+//~ error[E0277]: `gateway_storage::Credential` doesn't implement `std::fmt::Display`
 use gateway_storage::Credential;
 
 fn main() {

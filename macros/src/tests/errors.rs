@@ -79,6 +79,12 @@ fn the_attribute_itself() {
     refused_with("«LayeredTransaction»", "trait T {}", &[TARGET]);
     refused_with("«on = LayeredTransaction, on = Layered»", "trait T {}", &[TARGET]);
     refused("«struct» S;", "#[capability] belongs on a trait: expected `trait`");
+    refused("trait «T» {}", "a capability stands on a backend: write `trait T: Backend`");
+    refused_with(
+        "on = LayeredTransaction",
+        "trait «T» {}",
+        &["a transaction is moved: write `trait T: Send + 'static`"],
+    );
     refused("trait T<«X: Send»> {}", "a capability has no parameters: the backend is the only type");
 }
 
