@@ -55,7 +55,10 @@ extern crate self as gateway_storage;
 
 mod backend;
 mod capability;
+#[cfg(not(fuzzing))]
 mod codec;
+#[cfg(fuzzing)]
+pub mod codec;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;

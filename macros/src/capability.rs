@@ -1,45 +1,102 @@
-//! A whole trait: its call values and its forwarding through layers.
+//! A whole trait: what its items say.
 
-use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use proc_macro2::{TokenStream, TokenTree};
+use quote::{ToTokens, quote};
 use syn::{
-    Attribute, Error, FnArg, Ident, ItemTrait, Meta, Pat, Result, TraitItem, TraitItemFn, TraitItemType,
-    Type, spanned::Spanned,
+    Attribute, Error, Expr, FnArg, Ident, ItemTrait, MetaNameValue, Path, Result, TraitItem, TraitItemFn,
+    TraitItemType, Type,
 };
 
-use crate::operation::{Operation, Receiver, Returns};
+use crate::operation::{self, Operation, Receiver, Returns};
 
 /// What the trait's layered implementation stands on.
 #[derive(Clone, Copy, PartialEq)]
-enum Target {
+pub(crate) enum Target {
     Layered,
     LayeredTransaction,
 }
 
-pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    let target = read_target(arguments)?;
-    let mut item: ItemTrait = syn::parse2(item)
-        .map_err(|error| Error::new(error.span(), format!("#[capability] belongs on a trait: {error}")))?;
-    if let Some(parameter) = item.generics.params.first() {
-        return Err(Error::new(
-            parameter.span(),
-            "a capability has no parameters: the backend is the only type",
-        ));
-    }
+/// A trait, understood.
+pub(crate) struct Capability<'t> {
+    pub(crate) name: &'t Ident,
+    pub(crate) target: Target,
+    /// Associated types that are wrapped when the trait is layered.
+    pub(crate) wrapped: Vec<Wrapped<'t>>,
+}
 
-    let mut generated = Generated::new(item.ident.clone(), target);
-    let mut errors: Option<Error> = None;
-    for item in &mut item.items {
-        if let Err(error) = generated.add(item) {
-            match &mut errors {
-                Some(errors) => errors.combine(error),
-                None => errors = Some(error),
+/// An associated type: its name, and what wraps it.
+pub(crate) struct Wrapped<'t> {
+    pub(crate) name: &'t Ident,
+    pub(crate) wrapper: Path,
+}
+
+/// What stands in place of the trait, and what is wrong with it.
+///
+/// A trait that is wrong stays, without our attributes: its users' code then gives no errors that hide ours.
+pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> (TokenStream, Option<Error>) {
+    let mut item: ItemTrait = match syn::parse2(item.clone()) {
+        Ok(item) => item,
+        Err(error) => {
+            let error = Error::new(error.span(), format!("#[capability] belongs on a trait: {error}"));
+            return (item, Some(error));
+        }
+    };
+    let marks: Vec<Marks> = item.items.iter_mut().map(Marks::take).collect();
+    match read_and_generate(arguments, &item, &marks) {
+        Ok(generated) => (quote!(#item #generated), None),
+        Err(error) => (item.into_token_stream(), Some(error)),
+    }
+}
+
+fn read_and_generate(arguments: TokenStream, item: &ItemTrait, marks: &[Marks]) -> Result<TokenStream> {
+    let target = read_target(arguments)?;
+    if let Some(parameter) = item.generics.params.first() {
+        let message = "a capability has no parameters: the backend is the only type";
+        return Err(Error::new_spanned(parameter, message));
+    }
+    if item.supertraits.is_empty() {
+        let message = match target {
+            Target::Layered => {
+                format!("a capability stands on a backend: write `trait {}: Backend`", item.ident)
+            }
+            Target::LayeredTransaction => {
+                format!("a transaction is moved: write `trait {}: Send + 'static`", item.ident)
+            }
+        };
+        return Err(Error::new(item.ident.span(), message));
+    }
+    let mut capability = Capability { name: &item.ident, target, wrapped: Vec::new() };
+    let (mut calls, mut members) = (Vec::new(), Vec::new());
+    let mut wrong: Option<Error> = None;
+    let mut note = |error: Error| match &mut wrong {
+        Some(wrong) => wrong.combine(error),
+        None => wrong = Some(error),
+    };
+    let items = || item.items.iter().zip(marks);
+
+    // Types first: an operation may return one that stands below it.
+    for (item, marks) in items() {
+        if let TraitItem::Type(associated) = item {
+            match capability.read_type(associated, marks) {
+                Ok(wrapped) => {
+                    members.push(capability.wrapped_type(&wrapped));
+                    capability.wrapped.push(wrapped);
+                }
+                Err(error) => note(error),
             }
         }
     }
-    match errors {
-        Some(errors) => Err(errors),
-        None => Ok(generated.into_tokens(&item)),
+    for (item, marks) in items() {
+        let result = match item {
+            TraitItem::Fn(method) => capability.add_method(method, marks, &mut calls, &mut members),
+            TraitItem::Type(_) => Ok(()),
+            other => Err(Error::new_spanned(other, "a capability has methods and associated types only")),
+        };
+        result.unwrap_or_else(&mut note);
+    }
+    match wrong {
+        Some(wrong) => Err(wrong),
+        None => Ok(capability.implementation(&calls, &members)),
     }
 }
 
@@ -47,265 +104,184 @@ fn read_target(arguments: TokenStream) -> Result<Target> {
     if arguments.is_empty() {
         return Ok(Target::Layered);
     }
-    let message = "expected `on = LayeredTransaction`, or nothing for a trait of backends";
-    let pair: syn::MetaNameValue =
-        syn::parse2(arguments.clone()).map_err(|_| Error::new(arguments.span(), message))?;
-    match &pair.value {
-        syn::Expr::Path(path) if pair.path.is_ident("on") && path.path.is_ident("LayeredTransaction") => {
+    match syn::parse2::<MetaNameValue>(arguments.clone()) {
+        Ok(MetaNameValue { path, value: Expr::Path(value), .. })
+            if path.is_ident("on") && value.path.is_ident("LayeredTransaction") =>
+        {
             Ok(Target::LayeredTransaction)
         }
-        _ => Err(Error::new(arguments.span(), message)),
+        _ => {
+            let message = "expected `on = LayeredTransaction`, or nothing for a trait of backends";
+            Err(Error::new_spanned(arguments, message))
+        }
     }
 }
 
-struct Generated {
-    name: Ident,
-    target: Target,
-    /// Associated types that are wrapped when the trait is layered: their name and their wrapper.
-    wrapped: Vec<(Ident, Type)>,
-    calls: Vec<TokenStream>,
-    members: Vec<TokenStream>,
-}
-
-impl Generated {
-    fn new(name: Ident, target: Target) -> Self {
-        Self { name, target, wrapped: Vec::new(), calls: Vec::new(), members: Vec::new() }
+impl<'t> Capability<'t> {
+    fn read_type(&self, associated: &'t TraitItemType, marks: &Marks) -> Result<Wrapped<'t>> {
+        if self.target == Target::LayeredTransaction {
+            return Err(Error::new_spanned(associated, "a trait of transactions has methods only"));
+        }
+        marks.refuse_cfg()?;
+        if let Some(parameter) = associated.generics.params.first() {
+            return Err(Error::new_spanned(parameter, "an associated type has no parameters here"));
+        }
+        let message = "say what this is when the backend is layered: `#[layered(LayeredTransaction)]`";
+        let Some(attribute) = &marks.layered else {
+            return Err(Error::new(associated.ident.span(), message));
+        };
+        let wrapper = attribute
+            .parse_args_with(Path::parse_mod_style)
+            .map_err(|_| Error::new_spanned(&attribute.meta, message))?;
+        Ok(Wrapped { name: &associated.ident, wrapper })
     }
 
-    /// Takes our attributes off an item of the trait, and generates what they ask for.
-    fn add(&mut self, item: &mut TraitItem) -> Result<()> {
-        match item {
-            TraitItem::Fn(method) => {
-                let operation = take(&mut method.attrs, "operation");
-                let forward = take(&mut method.attrs, "forward");
-                match (operation, forward) {
-                    (Some(attribute), None) => {
-                        let operation = Operation::read(method, &attribute)?;
-                        self.add_operation(method, &operation)
+    fn add_method(
+        &self,
+        method: &TraitItemFn,
+        marks: &Marks,
+        calls: &mut Vec<TokenStream>,
+        members: &mut Vec<TokenStream>,
+    ) -> Result<()> {
+        marks.refuse_cfg()?;
+        match (&marks.operation, &marks.forward) {
+            (Some(attribute), None) => {
+                let operation = Operation::read(method, attribute)?;
+                self.check_receiver(method, &operation)?;
+                let wrapped = self.check_return(&operation)?;
+                match &operation.returns {
+                    Returns::Future(output) => {
+                        calls.push(self.call(&operation, output, wrapped));
+                        members.push(self.around(&operation, output, wrapped, method));
                     }
-                    (None, Some(_)) => self.add_forward(method),
-                    (Some(_), Some(both)) => {
-                        Err(Error::new(both.span(), "a method is an operation, or passed through: not both"))
-                    }
-                    (None, None) => Err(Error::new(
-                        method.sig.ident.span(),
-                        "say what this is: `#[operation(read)]`, `#[operation(write)]`, `#[operation(control)]`, or \
-                         `#[forward]` if layers have nothing to do with it",
-                    )),
+                    Returns::Stream(_) => members.push(self.around_stream(&operation, method)),
                 }
+                Ok(())
             }
-            TraitItem::Type(associated) => self.add_type(associated),
-            other => Err(Error::new(other.span(), "a capability has methods and associated types only")),
+            (None, Some(attribute)) => {
+                if attribute.meta.require_path_only().is_err() {
+                    return Err(Error::new_spanned(&attribute.meta, "expected just `#[forward]`"));
+                }
+                members.push(self.read_forward(method)?);
+                Ok(())
+            }
+            (Some(_), Some(both)) => {
+                Err(Error::new_spanned(&both.meta, "a method is an operation, or passed through: not both"))
+            }
+            (None, None) => Err(Error::new(
+                method.sig.ident.span(),
+                "say what this is: `#[operation(read)]`, `#[operation(write)]`, `#[operation(control)]`, or \
+                 `#[forward]` if layers have nothing to do with it",
+            )),
         }
     }
 
-    fn add_type(&mut self, associated: &mut TraitItemType) -> Result<()> {
-        let Some(attribute) = take(&mut associated.attrs, "layered") else {
-            return Err(Error::new(
-                associated.ident.span(),
-                "say what this is when the backend is layered: `#[layered(LayeredTransaction)]`",
-            ));
+    fn check_receiver(&self, method: &TraitItemFn, operation: &Operation) -> Result<()> {
+        let message = match (self.target, operation.receiver) {
+            (Target::Layered, Receiver::Shared) => return Ok(()),
+            (Target::LayeredTransaction, Receiver::Exclusive | Receiver::Consumed) => return Ok(()),
+            (Target::Layered, _) => {
+                "a backend's operation takes `&self`; only a transaction is changed or consumed"
+            }
+            (Target::LayeredTransaction, _) => {
+                "a transaction's operation takes `&mut self`, or `self` if it ends the transaction"
+            }
         };
-        let wrapper: Type = attribute.parse_args()?;
-        let (capability, name) = (&self.name, &associated.ident);
-        self.members.push(quote! { type #name = #wrapper<L, <B as #capability>::#name>; });
-        self.wrapped.push((name.clone(), wrapper));
-        Ok(())
+        Err(Error::new_spanned(method.sig.inputs.first(), message))
     }
 
-    fn add_forward(&mut self, method: &TraitItemFn) -> Result<()> {
-        let signature = &method.sig;
-        let name = &signature.ident;
-        let inner = match signature.inputs.first() {
-            Some(FnArg::Receiver(receiver))
-                if receiver.reference.is_some() && self.target == Target::Layered =>
+    /// The associated type that an operation returns as it is. Inside of another type it could not be wrapped.
+    fn check_return(&self, operation: &Operation) -> Result<Option<&Wrapped<'t>>> {
+        let (Returns::Future(value) | Returns::Stream(value)) = &operation.returns;
+        let Some(found) = find_word(value.to_token_stream(), "Self") else { return Ok(None) };
+        let named = match (value, &operation.returns) {
+            (Type::Path(path), Returns::Future(_))
+                if path.qself.is_none() && path.path.segments.len() == 2 =>
             {
+                path.path.segments.last().map(|segment| &segment.ident)
+            }
+            _ => None,
+        };
+        let wrapped = self.wrapped.iter().find(|wrapped| Some(wrapped.name) == named);
+        wrapped.map(Some).ok_or_else(|| {
+            let message = "of `Self`, an operation returns only `Result<Self::Name>`, where this trait has \
+                           `#[layered(..)] type Name`: a layer must be able to wrap it";
+            match named {
+                Some(_) => Error::new_spanned(value, message),
+                None => Error::new(found.span(), message),
+            }
+        })
+    }
+
+    fn read_forward(&self, method: &TraitItemFn) -> Result<TokenStream> {
+        let signature = &method.sig;
+        if self.target == Target::LayeredTransaction {
+            return Err(Error::new(signature.ident.span(), "a transaction passes nothing through"));
+        }
+        if let Some(keyword) = &signature.asyncness {
+            return Err(Error::new(keyword.span, "what waits is an operation: it can't be passed through"));
+        }
+        let inner = match signature.inputs.first() {
+            Some(FnArg::Receiver(receiver)) if receiver.reference.is_some() => {
                 if receiver.mutability.is_some() { quote!(self.inner_mut()) } else { quote!(self.inner()) }
             }
             _ => {
-                return Err(Error::new(
-                    signature.span(),
-                    "what is passed through takes `&self` or `&mut self`",
-                ));
+                let message = "what is passed through takes `&self` or `&mut self`";
+                return Err(Error::new(signature.paren_token.span.join(), message));
             }
         };
-        let arguments = signature.inputs.iter().filter_map(|input| match input {
-            FnArg::Typed(argument) => match &*argument.pat {
-                Pat::Ident(name) => Some(name.ident.clone()),
-                _ => None,
-            },
-            FnArg::Receiver(_) => None,
-        });
-        let capability = &self.name;
-        self.members.push(quote! { #signature { <B as #capability>::#name(#inner #(, #arguments)*) } });
-        Ok(())
-    }
-
-    fn add_operation(&mut self, method: &TraitItemFn, operation: &Operation) -> Result<()> {
-        match (self.target, operation.receiver) {
-            (Target::Layered, Receiver::Shared) => {}
-            (Target::LayeredTransaction, Receiver::Exclusive | Receiver::Consumed) => {}
-            (Target::Layered, _) => {
-                let message =
-                    "a backend's operation takes `&self`; only a transaction is changed or consumed";
-                return Err(Error::new(method.sig.inputs.span(), message));
-            }
-            (Target::LayeredTransaction, _) => {
-                let message =
-                    "a transaction's operation takes `&mut self`, or `self` if it ends the transaction";
-                return Err(Error::new(method.sig.inputs.span(), message));
-            }
+        let (_, arguments) = operation::split_receiver(signature);
+        let names =
+            arguments.map(|argument| operation::argument_name(argument)).collect::<Result<Vec<_>>>()?;
+        if let Some(found) = find_word(signature.to_token_stream(), "Self") {
+            let message = "`Self` can't be passed through: layered, it is another type";
+            return Err(Error::new(found.span(), message));
         }
-        match &operation.returns {
-            Returns::Future(output) => {
-                self.add_call(operation, output);
-                self.add_around(operation, output, method);
-            }
-            Returns::Stream => self.add_around_stream(operation, method),
-        }
-        Ok(())
+        Ok(self.forward(signature, &inner, &names))
     }
+}
 
-    /// The operation as a value.
-    fn add_call(&mut self, operation: &Operation, output: &Type) {
-        let Operation { name, arguments, batch, .. } = operation;
-        let (capability, call) = (&self.name, call_name(name));
-        let fields = arguments.iter().map(|(name, kind)| quote!(#name: #kind));
-        let values = arguments.iter().map(|(name, _)| quote!(::core::clone::Clone::clone(&self.#name)));
-        let (receiver, on) = match operation.receiver {
-            Receiver::Shared => (quote!(&'on B), quote!(on)),
-            Receiver::Exclusive => (quote!(&'on mut B), quote!(on)),
-            Receiver::Consumed => (quote!(::gateway_storage::Owned<B>), quote!(on.0)),
+/// Our attributes on an item of the trait, taken off it.
+struct Marks {
+    operation: Option<Attribute>,
+    forward: Option<Attribute>,
+    layered: Option<Attribute>,
+    cfg: Option<Attribute>,
+}
+
+impl Marks {
+    fn take(item: &mut TraitItem) -> Self {
+        let none = &mut Vec::new();
+        let attributes = match item {
+            TraitItem::Fn(method) => &mut method.attrs,
+            TraitItem::Type(associated) => &mut associated.attrs,
+            _ => none,
         };
-        let on_lifetime = (operation.receiver != Receiver::Consumed).then(|| quote!('on,));
-        let output = match self.wrapper(output) {
-            Some((name, _)) => quote!(<B as #capability>::#name),
-            None => quote!(#output),
+        let mut take = |name: &str| {
+            let at = attributes.iter().position(|attribute| attribute.path().is_ident(name))?;
+            Some(attributes.remove(at))
         };
-        let batch_size = batch.as_ref().map(|items| {
-            quote! { fn batch_size(&self) -> ::core::option::Option<usize> { ::core::option::Option::Some(self.#items.len()) } }
-        });
-        let borrows = borrows(operation).then(|| quote!(<'call>));
-        let call_lifetime = borrows.as_ref().map(|_| quote!('call,));
-        let constant = constant(operation);
-        self.calls.push(quote! {
-            struct #call #borrows { #(#fields),* }
-            impl<#on_lifetime #call_lifetime B: #capability> ::gateway_storage::Call<#receiver> for #call #borrows {
-                type Output = #output;
-                const OPERATION: ::gateway_storage::Operation = #constant;
-                #batch_size
-                #[inline]
-                async fn run(&self, on: #receiver) -> ::gateway_storage::Result<#output> {
-                    <B as #capability>::#name(#on #(, #values)*).await
-                }
-            }
-        });
+        let (operation, forward, layered) = (take("operation"), take("forward"), take("layered"));
+        let cfg = attributes.iter().find(|attribute| attribute.path().is_ident("cfg")).cloned();
+        Self { operation, forward, layered, cfg }
     }
 
-    /// The method of the layered implementation.
-    fn add_around(&mut self, operation: &Operation, output: &Type, method: &TraitItemFn) {
-        let Operation { name, arguments, .. } = operation;
-        let call = call_name(name);
-        let inputs = &method.sig.inputs;
-        let names = arguments.iter().map(|(name, _)| name);
-        let call = quote!(#call { #(#names),* });
-        let body = match operation.receiver {
-            Receiver::Shared => match self.wrapper(output) {
-                None => quote!(::gateway_storage::Layer::around(self.layer(), self.inner(), #call).await),
-                Some((_, wrapper)) => quote! {
-                    let inner = ::gateway_storage::Layer::around(self.layer(), self.inner(), #call).await?;
-                    ::core::result::Result::Ok(#wrapper::new(::core::clone::Clone::clone(self.layer()), inner))
-                },
-            },
-            Receiver::Exclusive => quote! {
-                let (layer, inner) = self.parts();
-                ::gateway_storage::Layer::around(layer, inner, #call).await
-            },
-            Receiver::Consumed => quote! {
-                let (layer, inner) = self.into_parts();
-                ::gateway_storage::Layer::around(&layer, ::gateway_storage::Owned(inner), #call).await
-            },
-        };
-        self.members.push(quote! {
-            #[inline]
-            async fn #name(#inputs) -> ::gateway_storage::Result<#output> { #body }
-        });
-    }
-
-    fn add_around_stream(&mut self, operation: &Operation, method: &TraitItemFn) {
-        let (capability, signature, constant) = (&self.name, &method.sig, constant(operation));
-        let name = &signature.ident;
-        let names = operation.arguments.iter().map(|(name, _)| name);
-        self.members.push(quote! {
-            #signature {
-                let items = <B as #capability>::#name(self.inner() #(, #names)*);
-                ::gateway_storage::Layer::around_stream(self.layer(), #constant, items)
-            }
-        });
-    }
-
-    /// The associated type that an operation returns as it is, and what wraps it.
-    fn wrapper(&self, output: &Type) -> Option<(&Ident, &Type)> {
-        let Type::Path(path) = output else { return None };
-        let segments: Vec<_> = path.path.segments.iter().map(|segment| &segment.ident).collect();
-        match segments[..] {
-            [first, name] if first == "Self" => self
-                .wrapped
-                .iter()
-                .find(|(wrapped, _)| wrapped == name)
-                .map(|(name, wrapper)| (name, wrapper)),
-            _ => None,
-        }
-    }
-
-    fn into_tokens(self, item: &ItemTrait) -> TokenStream {
-        let Self { name, target, calls, members, .. } = self;
-        let layered = match target {
-            Target::Layered => quote!(::gateway_storage::Layered<L, B>),
-            Target::LayeredTransaction => quote!(::gateway_storage::LayeredTransaction<L, B>),
-        };
-        quote! {
-            #item
-
-            const _: () = {
-                #(#calls)*
-                #[deny(clippy::missing_trait_methods)]
-                impl<L: ::gateway_storage::Layer, B: #name> #name for #layered { #(#members)* }
-            };
+    fn refuse_cfg(&self) -> Result<()> {
+        match &self.cfg {
+            Some(cfg) => Err(Error::new_spanned(
+                cfg,
+                "a capability is the same in every build: put `#[cfg(..)]` on the whole trait",
+            )),
+            None => Ok(()),
         }
     }
 }
 
-/// Removes one of our attributes, and gives it.
-fn take(attributes: &mut Vec<Attribute>, name: &str) -> Option<Attribute> {
-    let at = attributes.iter().position(|attribute| match &attribute.meta {
-        Meta::Path(path) => path.is_ident(name),
-        Meta::List(list) => list.path.is_ident(name),
-        Meta::NameValue(pair) => pair.path.is_ident(name),
-    })?;
-    Some(attributes.remove(at))
-}
-
-/// `get_credential` -> `GetCredentialCall`: with the suffix, no call hides a type of the trait's module.
-fn call_name(name: &Ident) -> Ident {
-    let words = name.to_string();
-    let camel: String = words
-        .split('_')
-        .flat_map(|word| word.chars().take(1).flat_map(char::to_uppercase).chain(word.chars().skip(1)))
-        .collect();
-    format_ident!("{camel}Call", span = name.span())
-}
-
-fn borrows(operation: &Operation) -> bool {
-    operation.arguments.iter().any(|(_, kind)| quote!(#kind).to_string().contains("'call"))
-}
-
-/// The operation's constant. Inside a transaction it has a name of its own, so that telemetry tells them apart.
-fn constant(operation: &Operation) -> TokenStream {
-    let Operation { name, kind, replayable, receiver, .. } = operation;
-    let name = match receiver {
-        Receiver::Exclusive => format!("transaction_{name}"),
-        Receiver::Shared | Receiver::Consumed => name.to_string(),
-    };
-    quote!(::gateway_storage::Operation::new(#name, ::gateway_storage::OperationKind::#kind, #replayable))
+/// The first place where this word stands.
+pub(crate) fn find_word(tokens: TokenStream, word: &str) -> Option<Ident> {
+    tokens.into_iter().find_map(|token| match token {
+        TokenTree::Ident(ident) if ident == word => Some(ident),
+        TokenTree::Group(group) => find_word(group.stream(), word),
+        _ => None,
+    })
 }

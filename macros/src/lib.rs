@@ -1,7 +1,10 @@
 //! The `#[capability]` macro of gateway-storage.
 
 mod capability;
+mod generate;
 mod operation;
+#[cfg(test)]
+mod tests;
 
 use proc_macro::TokenStream;
 
@@ -23,7 +26,11 @@ use proc_macro::TokenStream;
 /// An operation is `fn name(&self, ..) -> impl Future<Output = Result<T>> + Send` (or `impl Stream<Item =
 /// Result<T>> + Send`); a transaction's takes `&mut self`, or `self` if it ends it. Operations have no type
 /// parameters and no default body: their arguments must be borrowed or `Clone`, since a layer may run a call twice.
+///
+/// The trait's supertrait is `Backend`, or another capability. The crate must be known as `gateway_storage`.
 #[proc_macro_attribute]
 pub fn capability(arguments: TokenStream, item: TokenStream) -> TokenStream {
-    capability::expand(arguments.into(), item.into()).unwrap_or_else(|error| error.to_compile_error()).into()
+    let (mut tokens, error) = capability::expand(arguments.into(), item.into());
+    tokens.extend(error.map(|error| error.to_compile_error()));
+    tokens.into()
 }

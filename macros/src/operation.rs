@@ -1,11 +1,14 @@
 //! One method of a capability: what its attribute and its signature say.
 
 use proc_macro2::{Ident, Span};
+use quote::ToTokens;
 use syn::{
-    Error, FnArg, GenericArgument, Lifetime, Meta, Pat, PathArguments, Result, ReturnType, Token,
-    TraitItemFn, Type, TypeParamBound, parse::Parser, punctuated::Punctuated, spanned::Spanned,
-    visit_mut::VisitMut,
+    Attribute, Error, Expr, FnArg, GenericArgument, Lifetime, Meta, ParenthesizedGenericArguments, Pat,
+    PatType, PathArguments, PathSegment, Result, ReturnType, Signature, Token, TraitItemFn, Type, TypeBareFn,
+    TypeParamBound, TypeReference, parse::Parser, punctuated::Punctuated, visit_mut::VisitMut,
 };
+
+use crate::capability::find_word;
 
 const RETURNS: &str = "an operation returns `impl Future<Output = Result<T>> + Send`, or \
                        `impl Stream<Item = Result<T>> + Send`";
@@ -18,6 +21,8 @@ pub(crate) struct Operation {
     pub(crate) batch: Option<Ident>,
     pub(crate) receiver: Receiver,
     pub(crate) arguments: Vec<(Ident, Type)>,
+    /// Whether an argument is borrowed: for `'call`, as long as the call value lives.
+    pub(crate) borrows: bool,
     pub(crate) returns: Returns,
 }
 
@@ -31,175 +36,229 @@ pub(crate) enum Receiver {
     Consumed,
 }
 
+/// The `T` that comes.
 pub(crate) enum Returns {
     Future(Type),
-    Stream,
+    Stream(Type),
 }
 
 impl Operation {
     /// Reads a method that is marked `#[operation(..)]`.
-    pub(crate) fn read(method: &TraitItemFn, attribute: &syn::Attribute) -> Result<Self> {
+    pub(crate) fn read(method: &TraitItemFn, attribute: &Attribute) -> Result<Self> {
         let signature = &method.sig;
-        if let Some(keyword) = &signature.asyncness {
-            let message = format!(
-                "write `fn {}(..) -> impl Future<Output = Result<T>> + Send`: \
-                                   an `async fn` doesn't promise Send",
-                signature.ident
-            );
-            return Err(Error::new(keyword.span(), message));
-        }
-        if let Some(parameter) = signature.generics.params.first() {
-            return Err(Error::new(
-                parameter.span(),
-                "an operation has no parameters of its own: layers must be able to run the call again",
-            ));
-        }
-        if let Some(body) = &method.default {
-            return Err(Error::new(
-                body.span(),
-                "an operation has no default body: every backend implements it",
-            ));
-        }
+        check_plain(method)?;
         let (kind, replayable, batch) = read_attribute(attribute)?;
-        let (receiver, arguments) = read_arguments(signature)?;
-        if let Some(batch) = &batch
-            && !arguments.iter().any(|(name, _)| name == batch)
+        let (receiver, inputs) = split_receiver(signature);
+        let receiver = receiver.ok_or_else(|| {
+            Error::new(
+                signature.paren_token.span.join(),
+                "an operation takes `&self`; a transaction's takes `&mut self`, or `self` if it ends it",
+            )
+        })?;
+        let mut borrowed = CallLifetime { used: false };
+        let arguments: Vec<_> = inputs
+            .map(|argument| {
+                let name = argument_name(argument)?.clone();
+                check_argument(&argument.ty)?;
+                let mut kind = (*argument.ty).clone();
+                borrowed.visit_type_mut(&mut kind);
+                Ok((name, kind))
+            })
+            .collect::<Result<_>>()?;
+        let returns = read_return(signature)?;
+        if let Returns::Stream(_) = returns
+            && receiver != Receiver::Shared
         {
-            return Err(Error::new(batch.span(), format!("there is no argument `{batch}`")));
+            let message = "an operation that gives a stream takes `&self`";
+            return Err(Error::new_spanned(signature.inputs.first(), message));
         }
-        let returns = read_return(&signature.output)?;
-        if matches!(returns, Returns::Stream) && receiver != Receiver::Shared {
-            return Err(Error::new(
-                signature.output.span(),
-                "an operation that gives a stream takes `&self`",
-            ));
+        if let Some(batch) = &batch {
+            if !arguments.iter().any(|(name, _)| name == batch) {
+                return Err(Error::new(batch.span(), format!("there is no argument `{batch}`")));
+            }
+            if let Returns::Stream(_) = returns {
+                return Err(Error::new(batch.span(), "a stream has no batch size"));
+            }
         }
-        Ok(Self { name: signature.ident.clone(), kind, replayable, batch, receiver, arguments, returns })
+        let (name, borrows) = (signature.ident.clone(), borrowed.used);
+        Ok(Self { name, kind, replayable, batch, receiver, arguments, borrows, returns })
     }
 }
 
-fn read_attribute(attribute: &syn::Attribute) -> Result<(Ident, bool, Option<Ident>)> {
+/// A call value holds arguments and nothing else: no types, no promises of its own.
+fn check_plain(method: &TraitItemFn) -> Result<()> {
+    let signature = &method.sig;
+    if let Some(keyword) = &signature.asyncness {
+        let message = format!(
+            "write `fn {}(..) -> impl Future<Output = Result<T>> + Send`: an `async fn` doesn't promise Send",
+            signature.ident
+        );
+        return Err(Error::new(keyword.span, message));
+    }
+    if let Some(keyword) = &signature.unsafety {
+        return Err(Error::new(keyword.span, "an operation is safe to call"));
+    }
+    if let Some(parameter) = signature.generics.params.first() {
+        return Err(Error::new_spanned(
+            parameter,
+            "an operation has no parameters of its own: layers must be able to run the call again",
+        ));
+    }
+    if let Some(clause) = &signature.generics.where_clause {
+        let message = "an operation has no `where` clause: what it needs is a supertrait of the capability";
+        return Err(Error::new_spanned(clause, message));
+    }
+    if let Some(body) = &method.default {
+        let message = "an operation has no default body: every backend implements it";
+        return Err(Error::new(body.brace_token.span.join(), message));
+    }
+    Ok(())
+}
+
+fn read_attribute(attribute: &Attribute) -> Result<(Ident, bool, Option<Ident>)> {
     const EXPECTED: &str =
         "expected `read`, `write` or `control`, then `replayable` and `batch = argument` if they apply";
-    let list = attribute.meta.require_list().map_err(|error| Error::new(error.span(), EXPECTED))?;
-    let words = Punctuated::<Meta, Token![,]>::parse_terminated.parse2(list.tokens.clone())?;
+    let expected = |found: &dyn ToTokens| Error::new_spanned(found.to_token_stream(), EXPECTED);
+    let meta = &attribute.meta;
+    let list = meta.require_list().map_err(|_| expected(meta))?;
+    let words = Punctuated::<Meta, Token![,]>::parse_terminated
+        .parse2(list.tokens.clone())
+        .map_err(|error| Error::new(error.span(), EXPECTED))?;
     let (mut kind, mut replayable, mut batch) = (None, false, None);
     for word in words {
         match &word {
             Meta::Path(path) if kind.is_none() && path.is_ident("read") => {
-                (kind, replayable) = (Some(Ident::new("Read", path.span())), true);
+                (kind, replayable) = (Some("Read"), true);
             }
-            Meta::Path(path) if kind.is_none() && path.is_ident("write") => {
-                kind = Some(Ident::new("Write", path.span()));
-            }
-            Meta::Path(path) if kind.is_none() && path.is_ident("control") => {
-                kind = Some(Ident::new("Control", path.span()));
-            }
+            Meta::Path(path) if kind.is_none() && path.is_ident("write") => kind = Some("Write"),
+            Meta::Path(path) if kind.is_none() && path.is_ident("control") => kind = Some("Control"),
             Meta::Path(path) if kind.is_some() && path.is_ident("replayable") => replayable = true,
             Meta::NameValue(pair) if kind.is_some() && pair.path.is_ident("batch") => match &pair.value {
-                syn::Expr::Path(path) => batch = Some(path.path.require_ident()?.clone()),
-                other => return Err(Error::new(other.span(), "expected the name of an argument")),
+                Expr::Path(path) if path.path.get_ident().is_some() => {
+                    batch = path.path.get_ident().cloned();
+                }
+                other => return Err(Error::new_spanned(other, "expected the name of an argument")),
             },
-            other => return Err(Error::new(other.span(), EXPECTED)),
+            other => return Err(expected(other)),
         }
     }
-    match kind {
-        Some(kind) => Ok((kind, replayable, batch)),
-        None => Err(Error::new(attribute.span(), EXPECTED)),
+    let kind = kind.ok_or_else(|| expected(meta))?;
+    Ok((Ident::new(kind, Span::call_site()), replayable, batch))
+}
+
+/// What the method runs on, if it is something that a call can hold, and the other arguments.
+pub(crate) fn split_receiver(signature: &Signature) -> (Option<Receiver>, impl Iterator<Item = &PatType>) {
+    let receiver = signature.receiver().filter(|receiver| receiver.colon_token.is_none());
+    let receiver = receiver.and_then(|receiver| match (&receiver.reference, &receiver.mutability) {
+        (Some((_, None)), Some(_)) => Some(Receiver::Exclusive),
+        (Some((_, None)), None) => Some(Receiver::Shared),
+        (Some((_, Some(_))), _) => None,
+        (None, _) => Some(Receiver::Consumed),
+    });
+    let arguments = signature.inputs.iter().filter_map(|input| match input {
+        FnArg::Typed(argument) => Some(argument),
+        FnArg::Receiver(_) => None,
+    });
+    (receiver, arguments)
+}
+
+pub(crate) fn argument_name(argument: &PatType) -> Result<&Ident> {
+    match &*argument.pat {
+        Pat::Ident(name) => Ok(&name.ident),
+        other => Err(Error::new_spanned(other, "an argument is a plain name here")),
     }
 }
 
-fn read_arguments(signature: &syn::Signature) -> Result<(Receiver, Vec<(Ident, Type)>)> {
-    let mut inputs = signature.inputs.iter();
-    let receiver = match inputs.next() {
-        Some(FnArg::Receiver(receiver)) if receiver.colon_token.is_none() => match &receiver.reference {
-            Some(_) if receiver.mutability.is_some() => Receiver::Exclusive,
-            Some(_) => Receiver::Shared,
-            None => Receiver::Consumed,
-        },
-        _ => {
-            return Err(Error::new(
-                signature.paren_token.span.join(),
-                "an operation takes `&self`; a transaction's takes `&mut self`, or `self` if it ends it",
-            ));
-        }
-    };
-    let arguments = inputs.map(|input| match input {
-        FnArg::Typed(argument) => match &*argument.pat {
-            Pat::Ident(name) => {
-                let mut kind = (*argument.ty).clone();
-                CallLifetime.visit_type_mut(&mut kind);
-                Ok((name.ident.clone(), kind))
-            }
-            other => Err(Error::new(other.span(), "an operation's argument is a plain name")),
-        },
-        FnArg::Receiver(receiver) => Err(Error::new(receiver.span(), "a second receiver")),
-    });
-    Ok((receiver, arguments.collect::<Result<_>>()?))
+fn check_argument(kind: &Type) -> Result<()> {
+    if let Some(found) = find_word(kind.to_token_stream(), "impl") {
+        let message = "an operation's arguments have types that can be named: a layer holds them";
+        return Err(Error::new(found.span(), message));
+    }
+    if let Some(found) = find_word(kind.to_token_stream(), "Self") {
+        let message = "an operation takes nothing of `Self`: layered, it is another type";
+        return Err(Error::new(found.span(), message));
+    }
+    Ok(())
 }
 
 /// Gives every borrowed argument the lifetime of the call value that holds it.
-struct CallLifetime;
+struct CallLifetime {
+    used: bool,
+}
+
+impl CallLifetime {
+    fn lifetime(&mut self) -> Lifetime {
+        self.used = true;
+        Lifetime::new("'call", Span::call_site())
+    }
+}
 
 impl VisitMut for CallLifetime {
-    fn visit_type_reference_mut(&mut self, reference: &mut syn::TypeReference) {
-        reference.lifetime.get_or_insert_with(call_lifetime);
+    fn visit_type_reference_mut(&mut self, reference: &mut TypeReference) {
+        if reference.lifetime.is_none() {
+            reference.lifetime = Some(self.lifetime());
+        }
         syn::visit_mut::visit_type_reference_mut(self, reference);
     }
 
     fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
         if lifetime.ident == "_" {
-            *lifetime = call_lifetime();
+            *lifetime = self.lifetime();
         }
     }
-}
 
-pub(crate) fn call_lifetime() -> Lifetime {
-    Lifetime::new("'call", Span::call_site())
+    // What a function takes is borrowed for its own call: `fn(&str)` stays as it is.
+    fn visit_type_bare_fn_mut(&mut self, _: &mut TypeBareFn) {}
+    fn visit_parenthesized_generic_arguments_mut(&mut self, _: &mut ParenthesizedGenericArguments) {}
 }
 
 /// `T` of `impl Future<Output = Result<T>> + Send`.
-fn read_return(output: &ReturnType) -> Result<Returns> {
-    let wrong = |span: Span| Error::new(span, RETURNS);
-    let ReturnType::Type(_, returned) = output else { return Err(Error::new(Span::call_site(), RETURNS)) };
-    let Type::ImplTrait(opaque) = &**returned else { return Err(wrong(returned.span())) };
-    let traits: Vec<&syn::PathSegment> = opaque
-        .bounds
-        .iter()
-        .filter_map(|bound| match bound {
+fn read_return(signature: &Signature) -> Result<Returns> {
+    let ReturnType::Type(_, returned) = &signature.output else {
+        return Err(Error::new(signature.ident.span(), RETURNS));
+    };
+    let wrong = || Error::new_spanned(returned, RETURNS);
+    let Type::ImplTrait(opaque) = &**returned else { return Err(wrong()) };
+    let (mut result, mut send) = (None, false);
+    for bound in &opaque.bounds {
+        let segment = match bound {
             TypeParamBound::Trait(bound) => bound.path.segments.last(),
             _ => None,
-        })
-        .collect();
-    if !traits.iter().any(|segment| segment.ident == "Send") {
-        return Err(Error::new(returned.span(), format!("missing `+ Send`: {RETURNS}")));
-    }
-    let find = |name: &str, item: &str| {
-        traits.iter().find(|segment| segment.ident == name).and_then(|segment| associated(segment, item))
-    };
-    let (result, stream) = match (find("Future", "Output"), find("Stream", "Item")) {
-        (Some(result), None) => (result, false),
-        (None, Some(result)) => (result, true),
-        _ => return Err(wrong(returned.span())),
-    };
-    let Type::Path(path) = result else { return Err(wrong(result.span())) };
-    let value = path.path.segments.last().filter(|segment| segment.ident == "Result").and_then(|segment| {
-        match &segment.arguments {
-            PathArguments::AngleBracketed(list) => match list.args.first() {
-                Some(GenericArgument::Type(value)) if list.args.len() == 1 => Some(value.clone()),
-                _ => None,
-            },
-            _ => None,
+        };
+        match segment.map(|segment| (segment.ident.to_string(), segment)) {
+            Some((name, segment)) if result.is_none() && name == "Future" => {
+                result = Some((associated(segment, "Output").ok_or_else(wrong)?, false));
+            }
+            Some((name, segment)) if result.is_none() && name == "Stream" => {
+                result = Some((associated(segment, "Item").ok_or_else(wrong)?, true));
+            }
+            Some((name, _)) if name == "Send" => send = true,
+            _ => {
+                let message = format!("a layer promises `Send` and no more: {RETURNS}");
+                return Err(Error::new_spanned(bound, message));
+            }
         }
-    });
-    match value {
-        Some(_) if stream => Ok(Returns::Stream),
-        Some(value) => Ok(Returns::Future(value)),
-        None => Err(wrong(result.span())),
+    }
+    let (result, stream) = result.ok_or_else(wrong)?;
+    if !send {
+        return Err(Error::new_spanned(returned, format!("missing `+ Send`: {RETURNS}")));
+    }
+    let value = value_of(result).ok_or_else(|| Error::new_spanned(result, RETURNS))?;
+    Ok(if stream { Returns::Stream(value) } else { Returns::Future(value) })
+}
+
+/// `T` of `Result<T>`.
+fn value_of(result: &Type) -> Option<Type> {
+    let Type::Path(path) = result else { return None };
+    let segment = path.path.segments.last().filter(|segment| segment.ident == "Result")?;
+    let PathArguments::AngleBracketed(list) = &segment.arguments else { return None };
+    match list.args.first()? {
+        GenericArgument::Type(value) if list.args.len() == 1 => Some(value.clone()),
+        _ => None,
     }
 }
 
-fn associated<'s>(segment: &'s syn::PathSegment, name: &str) -> Option<&'s Type> {
+fn associated<'s>(segment: &'s PathSegment, name: &str) -> Option<&'s Type> {
     let PathArguments::AngleBracketed(list) = &segment.arguments else { return None };
     list.args.iter().find_map(|argument| match argument {
         GenericArgument::AssocType(item) if item.ident == name => Some(&item.ty),

@@ -7,6 +7,6 @@ mod json;
 mod location;
 mod record_key;
 
-pub(crate) use json::{decode_config, decode_credential, encode_config, encode_credential};
+pub use json::{decode_config, decode_credential, encode_config, encode_credential};
 pub(crate) use location::{Location, boolean, duration, readable, unknown_option};
-pub(crate) use record_key::RecordKey;
+pub use record_key::RecordKey;

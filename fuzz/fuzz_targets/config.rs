@@ -1,0 +1,41 @@
+//! Config values from bytes, and back.
+#![no_main]
+
+use gateway_storage::{
+    ConfigValue, ErrorKind,
+    codec::{decode_config, encode_config},
+};
+use gateway_storage_fuzz::{assert_silent, is_same, is_within_limits, value, with_secret};
+use libfuzzer_sys::{arbitrary::Unstructured, fuzz_target};
+use serde_json::Value;
+
+fuzz_target!(|bytes: &[u8]| {
+    match serde_json::from_slice::<Value>(bytes) {
+        Ok(value) => check(value, ConfigValue::from_json(bytes)),
+        Err(_) => assert!(ConfigValue::from_json(bytes).is_err()),
+    }
+    if let Ok(value) = value(&mut Unstructured::new(bytes)) {
+        check(value.clone(), ConfigValue::new(value));
+    }
+    if let Err(error) = ConfigValue::from_json(with_secret(bytes)) {
+        assert_silent(&error);
+        assert_silent(&decode_config(&with_secret(bytes)).unwrap_err());
+    }
+});
+
+fn check(value: Value, config: gateway_storage::Result<ConfigValue>) {
+    match config {
+        Ok(config) => {
+            assert!(is_within_limits(&value));
+            assert!(is_same(&config, &value));
+            let encoded = encode_config(&config);
+            let decoded = decode_config(&encoded).unwrap();
+            assert!(is_same(&decoded, &value));
+            assert_eq!(encode_config(&decoded), encoded);
+        }
+        Err(error) => {
+            assert!(!is_within_limits(&value));
+            assert_eq!(error.kind(), ErrorKind::TooLarge);
+        }
+    }
+}

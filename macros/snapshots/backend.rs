@@ -1,0 +1,36 @@
+/// One of everything.
+pub trait Everything: Backend {
+    /// Wrapped with the backend.
+    #[layered(LayeredTransaction)]
+    type Transaction: Transaction;
+
+    /// No operation.
+    #[forward]
+    fn set_limit(&mut self, limit: usize);
+
+    /// Borrowed and owned arguments; names that the expansion uses, too.
+    #[operation(read)]
+    fn get(
+        &self,
+        key: &Key,
+        layer: Option<&'static str>,
+        inner: Cow<'_, [u8]>,
+        call: fn(&str) -> bool,
+    ) -> impl Future<Output = Result<Vec<u8>>> + Send;
+
+    /// A batch.
+    #[operation(write, replayable, batch = items)]
+    fn set_many(&self, items: &[(Key, Value)]) -> impl Future<Output = Result<BatchReport>> + Send;
+
+    /// Gives what is wrapped.
+    #[operation(control)]
+    fn begin(&self) -> impl Future<Output = Result<Self::Transaction>> + Send;
+
+    /// Gives a stream. Its name is a keyword.
+    #[operation(read)]
+    fn r#yield(&self, prefix: &str) -> impl Stream<Item = Result<Record>> + Send;
+
+    /// Its name is a keyword, too.
+    #[operation(write)]
+    fn r#move(&self, r#type: u8) -> impl Future<Output = Result<()>> + Send;
+}

@@ -1,0 +1,80 @@
+/// Changed, then consumed.
+pub trait Steps: Send + 'static {
+    /// Changes it.
+    fn put(
+        &mut self,
+        layer: &Key,
+        items: Vec<u8>,
+    ) -> impl Future<Output = Result<()>> + Send;
+    /// Ends it.
+    fn finish(self, inner: bool) -> impl Future<Output = Result<()>> + Send;
+}
+const _: () = {
+    struct PutCall<'call> {
+        layer: &'call Key,
+        items: Vec<u8>,
+    }
+    impl<'on, 'call, B: Steps> ::gateway_storage::Call<&'on mut B> for PutCall<'call> {
+        type Output = ();
+        const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
+            "transaction_put",
+            ::gateway_storage::OperationKind::Write,
+            false,
+        );
+        fn batch_size(&self) -> ::core::option::Option<usize> {
+            ::core::option::Option::Some(self.items.len())
+        }
+        #[inline]
+        async fn run(&self, on: &'on mut B) -> ::gateway_storage::Result<()> {
+            <B as Steps>::put(
+                    on,
+                    ::core::clone::Clone::clone(&self.layer),
+                    ::core::clone::Clone::clone(&self.items),
+                )
+                .await
+        }
+    }
+    struct FinishCall {
+        inner: bool,
+    }
+    impl<B: Steps> ::gateway_storage::Call<::gateway_storage::Owned<B>> for FinishCall {
+        type Output = ();
+        const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
+            "finish",
+            ::gateway_storage::OperationKind::Control,
+            false,
+        );
+        #[inline]
+        async fn run(
+            &self,
+            on: ::gateway_storage::Owned<B>,
+        ) -> ::gateway_storage::Result<()> {
+            <B as Steps>::finish(on.0, ::core::clone::Clone::clone(&self.inner)).await
+        }
+    }
+    #[deny(clippy::missing_trait_methods)]
+    impl<L: ::gateway_storage::Layer, B: Steps> Steps
+    for ::gateway_storage::LayeredTransaction<L, B> {
+        #[inline]
+        async fn put(
+            &mut self,
+            layer: &Key,
+            items: Vec<u8>,
+        ) -> ::gateway_storage::Result<()> {
+            let call = PutCall { layer, items };
+            let (layer, inner) = self.parts();
+            ::gateway_storage::Layer::around(layer, inner, call).await
+        }
+        #[inline]
+        async fn finish(self, inner: bool) -> ::gateway_storage::Result<()> {
+            let call = FinishCall { inner };
+            let (layer, inner) = self.into_parts();
+            ::gateway_storage::Layer::around(
+                    &layer,
+                    ::gateway_storage::Owned(inner),
+                    call,
+                )
+                .await
+        }
+    }
+};

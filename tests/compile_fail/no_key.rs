@@ -1,0 +1,8 @@
+//~ the trait bound `u8: AsKey` is not satisfied
+use gateway_storage::{Memory, Storage};
+
+async fn get(storage: &Storage<Memory>) {
+    let _ = storage.get_config(7_u8).await;
+}
+
+fn main() {}

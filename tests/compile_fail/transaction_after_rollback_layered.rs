@@ -1,0 +1,11 @@
+//~ error[E0382]: use of moved value: `tx`
+//~ takes ownership of the receiver `self`, which moves `tx`
+use gateway_storage::{Count, Memory, Result, Storage, Trace, Transaction};
+
+async fn twice(storage: Storage<Memory>) -> Result<()> {
+    let tx = storage.layer(Trace).layer(Count::default()).begin().await?;
+    tx.rollback().await?;
+    tx.commit().await
+}
+
+fn main() {}
