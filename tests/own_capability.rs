@@ -126,10 +126,12 @@ impl Draft for ShelfDraft {
     }
 }
 
+type Seen = Vec<(Operation, Option<usize>)>;
+
 /// Notes every operation, and runs it twice where that is allowed.
 #[derive(Clone, Default)]
 struct Twice {
-    seen: Arc<Mutex<Vec<(Operation, Option<usize>)>>>,
+    seen: Arc<Mutex<Seen>>,
     runs: Arc<AtomicUsize>,
 }
 
