@@ -70,6 +70,12 @@ impl ConfigValue {
         &self.0
     }
 
+    /// Whether the other one is a clone of this one.
+    #[cfg(feature = "memory")]
+    pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Compact JSON text.
     #[must_use]
     pub fn to_json(&self) -> String {

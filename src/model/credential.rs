@@ -88,6 +88,12 @@ impl Credential {
         Self::new(fields)
     }
 
+    /// Whether the other one is a clone of this one.
+    #[cfg(feature = "memory")]
+    pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Compact JSON text, secrets and all.
     #[must_use]
     pub fn to_json(&self) -> String {

@@ -21,7 +21,7 @@ pub struct MemoryTransaction {
 /// transaction would read again what it read.
 struct Changes<V>(BTreeMap<Key, Option<Option<V>>>);
 
-impl<V: Clone + PartialEq> Changes<V> {
+impl<V: Clone> Changes<V> {
     fn get(&mut self, key: &Key, snapshot: &BTreeMap<Key, V>) -> Option<V> {
         match self.0.entry(key.clone()).or_default() {
             Some(written) => written.clone(),
@@ -39,8 +39,13 @@ impl<V: Clone + PartialEq> Changes<V> {
         Ok(())
     }
 
-    fn hold(&self, snapshot: &BTreeMap<Key, V>, now: &BTreeMap<Key, V>) -> bool {
-        self.0.keys().all(|key| snapshot.get(key) == now.get(key))
+    /// Whether nobody else wrote what was touched. Values are compared by who they are: 0.0 equals -0.0.
+    fn hold(&self, snapshot: &BTreeMap<Key, V>, now: &BTreeMap<Key, V>, same: fn(&V, &V) -> bool) -> bool {
+        self.0.keys().all(|key| match (snapshot.get(key), now.get(key)) {
+            (None, None) => true,
+            (Some(before), Some(now)) => same(before, now),
+            _ => false,
+        })
     }
 
     fn apply(self, to: &mut BTreeMap<Key, V>) {
@@ -105,8 +110,8 @@ impl Transaction for MemoryTransaction {
     async fn commit(self) -> Result<()> {
         let Self { memory, snapshot, credentials, configs } = self;
         memory.write(|data| {
-            if !credentials.hold(&snapshot.credentials, &data.credentials)
-                || !configs.hold(&snapshot.configs, &data.configs)
+            if !credentials.hold(&snapshot.credentials, &data.credentials, Credential::is_clone_of)
+                || !configs.hold(&snapshot.configs, &data.configs, ConfigValue::is_clone_of)
             {
                 return Err(Error::new(
                     ErrorKind::Conflict,
