@@ -237,7 +237,6 @@ pub(crate) enum Kind {
     Credential,
     Config,
     Usage,
-    #[cfg_attr(not(feature = "memory"), expect(dead_code, reason = "no backend of this build caches"))]
     Cache,
 }
 

@@ -50,6 +50,9 @@
 //!
 //! `file` and `memory` (default): the backends. `conformance`: the public test-kit. `cli`: the command `storage`.
 
+// A build with fewer backends uses fewer of their common helpers.
+#![cfg_attr(not(all(feature = "file", feature = "memory")), allow(dead_code, unused_imports))]
+
 // `#[capability]` names this crate by its name, here as in an application.
 extern crate self as gateway_storage;
 

@@ -33,7 +33,6 @@ pub trait CacheStore: Backend {
 }
 
 /// Checks what [`CacheStore::set_cache`] takes, and gives the time to live in milliseconds.
-#[cfg_attr(not(feature = "memory"), expect(dead_code, reason = "no backend of this build caches"))]
 pub(crate) fn check_cache(value: &[u8], ttl: Duration) -> Result<u64> {
     if value.len() > MAX_VALUE_BYTES {
         return Err(model::too_large());

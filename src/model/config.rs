@@ -71,7 +71,6 @@ impl ConfigValue {
     }
 
     /// Whether the other one is a clone of this one.
-    #[cfg(feature = "memory")]
     pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }

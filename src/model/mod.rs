@@ -12,7 +12,6 @@ mod usage;
 pub use batch::{BatchFailure, BatchReport, Found};
 pub use config::ConfigValue;
 pub use credential::Credential;
-#[cfg_attr(not(feature = "memory"), expect(unused_imports, reason = "no backend of this build caches"))]
 pub(crate) use document::too_large;
 pub use document::{MAX_DEPTH, MAX_VALUE_BYTES};
 pub use key::{AsKey, Key};
