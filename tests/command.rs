@@ -596,3 +596,23 @@ fn help_shows_how() {
     assert!(none.err.contains("Usage: storage"));
     assert!(help(&["--version"]).out.starts_with("storage "));
 }
+
+#[test]
+fn an_open_umask_opens_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let place = Place::new();
+    let program = env!("CARGO_BIN_EXE_storage");
+    let script = "umask 000; \"$0\" config set a 1 && \"$0\" credential set b '{}'";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, program]).env("STORAGE_URL", place.url());
+    assert!(command.status().unwrap().success());
+    let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(place.path()), 0o700);
+    let mut files = 0;
+    for entry in fs::read_dir(place.path()).unwrap() {
+        assert_eq!(mode(entry.unwrap().path()), 0o600);
+        files += 1;
+    }
+    assert_eq!(files, 1);
+}
