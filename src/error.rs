@@ -39,6 +39,7 @@ struct Inner {
     message: Cow<'static, str>,
     code: Option<Box<str>>,
     key: Option<Key>,
+    path: Option<Box<str>>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -129,6 +130,7 @@ impl Error {
             message: message.into(),
             code: None,
             key: None,
+            path: None,
             source: None,
         }))
     }
@@ -159,6 +161,13 @@ impl Error {
     #[must_use]
     pub fn with_key(self, key: &Key) -> Self {
         self.edit(|inner| inner.key = Some(key.clone()))
+    }
+
+    /// The same error, about this part of a document. The path is not printed.
+    #[cold]
+    #[must_use]
+    pub fn with_path(self, path: impl Into<Box<str>>) -> Self {
+        self.edit(|inner| inner.path = Some(path.into()))
     }
 
     /// The same error with its cause. The cause's text must hold no key, value or password.
@@ -207,6 +216,13 @@ impl Error {
         self.0.key.as_ref()
     }
 
+    /// Which part of a document does not fit, such as `token.expires_in`, where one is to blame. The names in a document
+    /// are stored data like its values, so it is never part of the printed error.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        self.0.path.as_deref()
+    }
+
     #[cold]
     pub(crate) fn not_found(what: Kind) -> Self {
         Self::new(
@@ -249,6 +265,7 @@ impl Inner {
             message: self.message.clone(),
             code: self.code.clone(),
             key: self.key.clone(),
+            path: self.path.clone(),
             source: self.source.clone(),
         }
     }

@@ -53,6 +53,9 @@
 // A build with fewer backends uses fewer of their common helpers.
 #![cfg_attr(not(all(feature = "file", feature = "memory")), allow(dead_code, unused_imports))]
 
+#[cfg(all(feature = "file", not(unix)))]
+compile_error!("the feature `file` needs a Unix system; build with `default-features = false`");
+
 // `#[capability]` names this crate by its name, here as in an application.
 extern crate self as gateway_storage;
 

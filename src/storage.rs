@@ -203,7 +203,7 @@ impl<B> Storage<B> {
     ///
     /// # Errors
     ///
-    /// [`InvalidValue`](crate::ErrorKind::InvalidValue) with the path of the field that does not fit.
+    /// [`InvalidValue`](crate::ErrorKind::InvalidValue); [`Error::path`] says which field does not fit.
     pub async fn get_credential_as<T: DeserializeOwned>(&self, id: impl AsKey) -> Result<T>
     where
         B: CredentialStore,
@@ -307,7 +307,7 @@ impl<B> Storage<B> {
     ///
     /// # Errors
     ///
-    /// [`InvalidValue`](crate::ErrorKind::InvalidValue) with the path of the part that does not fit.
+    /// [`InvalidValue`](crate::ErrorKind::InvalidValue); [`Error::path`] says which part does not fit.
     pub async fn get_config_as<T: DeserializeOwned>(&self, key: impl AsKey) -> Result<T>
     where
         B: ConfigStore,

@@ -30,17 +30,11 @@ impl<'u> Location<'u> {
     }
 }
 
-/// An option that the backend does not have.
+/// An option that the backend does not have. It is not repeated: it may be a piece of a password after a stray `&`.
 #[cold]
-pub(crate) fn unknown_option(name: &str, known: &[&str]) -> Error {
+pub(crate) fn unknown_option(known: &[&str]) -> Error {
     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-    // A mistyped separator can put a password into what looks like a name.
-    let shown = if name.chars().all(|character| character.is_ascii_lowercase() || character == '_') {
-        name
-    } else {
-        "..."
-    };
-    invalid(format!("there is no URL option `{shown}`; this backend's options: {known}"))
+    invalid(format!("the URL has an option that this backend does not know; its options: {known}"))
 }
 
 /// `true` or `false`.

@@ -59,7 +59,7 @@ impl ConfigValue {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidValue`](crate::ErrorKind::InvalidValue) with the path of the part that does not fit.
+    /// [`ErrorKind::InvalidValue`](crate::ErrorKind::InvalidValue); [`Error::path`] says which part does not fit.
     pub fn to_typed<T: DeserializeOwned>(&self) -> Result<T> {
         document::to_typed((*self.0).clone())
     }

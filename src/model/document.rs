@@ -83,16 +83,25 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
 /// Text may be wider than the compact form that counts (indented, escaped), but not without end.
 const MAX_PARSED_BYTES: usize = 16 * MAX_VALUE_BYTES;
 
-/// A document as the caller's own type. Serde's messages quote values, so only the place is kept, and the name of a field
-/// that is missing.
+/// A document as the caller's own type. Serde's messages quote values, so only the place is kept, unprinted.
 pub(crate) fn to_typed<T: DeserializeOwned>(document: Value) -> Result<T> {
     serde_path_to_error::deserialize(document).map_err(|error| {
-        let (path, inner) = (error.path().to_string(), error.inner().to_string());
-        let place = if path == "." { String::new() } else { format!(" at `{path}`") };
-        let missing = if inner.starts_with("missing field `") { format!(", {inner}") } else { String::new() };
         let wanted = std::any::type_name::<T>();
-        Error::new(ErrorKind::InvalidValue, format!("the value does not fit `{wanted}`{place}{missing}"))
+        let path = error.path().to_string();
+        Error::new(
+            ErrorKind::InvalidValue,
+            format!("the value does not fit `{wanted}`; the error's path says where"),
+        )
+        .with_path(missing_field(&error).unwrap_or(path))
     })
+}
+
+/// The path of a field that is missing: serde names it in its message, and the path ends above it.
+fn missing_field(error: &serde_path_to_error::Error<serde_json::Error>) -> Option<String> {
+    let message = error.inner().to_string();
+    let (name, _) = message.strip_prefix("missing field `")?.split_once('`')?;
+    let above = error.path().to_string();
+    Some(if above == "." { name.to_owned() } else { format!("{above}.{name}") })
 }
 
 /// The caller's own type as JSON.

@@ -124,7 +124,8 @@ impl Drop for Committer {
     fn drop(&mut self) {
         drop(self.queue.take());
         let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
+        // The last handle may be in a future that the committer's own answer drops: a thread can't wait for itself.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
             // It has caught its own panics, and answered for them.
             drop(thread.join());
         }
@@ -239,13 +240,18 @@ impl Worker {
             return;
         }
         let mut draft = Draft::new(State::clone(&self.state.load()));
-        group.retain_mut(|write| write.apply(&mut draft));
+        let applied = guarded(|| {
+            group.retain_mut(|write| write.apply(&mut draft));
+            Ok(())
+        });
         let (state, writes) = draft.into_parts();
         let committed = match &self.failed {
             Some(first) => Err(refused(first)),
-            None if writes.is_empty() => Ok(()),
-            None => guarded(|| self.engine.commit(&writes)),
+            None if applied.is_ok() && writes.is_empty() => Ok(()),
+            None => applied.and_then(|()| guarded(|| self.engine.commit(&writes))),
         };
+        // Whatever it was, it won't go away by itself.
+        let committed = committed.map_err(|error| error.with_retryable(false));
         match &committed {
             Ok(()) if !writes.is_empty() => self.state.store(Arc::new(state)),
             Ok(()) => {}
@@ -274,7 +280,6 @@ fn refused(first: &Error) -> Error {
         ErrorKind::Unavailable,
         "the store failed a write before, and takes none until it is opened again",
     )
-    .with_retryable(false)
     .with_source(first.clone())
 }
 

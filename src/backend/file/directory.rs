@@ -26,25 +26,31 @@ pub(super) struct Directory {
 impl Directory {
     /// Opens the directory, makes it if it is missing and may be made, and locks it.
     pub(super) fn open(path: &Path, create: bool) -> Result<Self> {
-        match fs::symlink_metadata(path) {
+        // Absolute, since the working directory may change; by components, since `link/` would follow the link.
+        let path: PathBuf = std::path::absolute(path)
+            .map_err(|error| failed(path, "can't be looked at", error))?
+            .components()
+            .collect();
+        match fs::symlink_metadata(&path) {
             Ok(found) if found.is_dir() => {}
             Ok(found) if found.is_symlink() => {
-                return Err(refused(path, "is a symbolic link; name the directory itself"));
+                return Err(refused(&path, "is a symbolic link; name the directory itself"));
             }
-            Ok(_) => return Err(refused(path, "is not a directory")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && create => make(path)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing(path)),
-            Err(error) => return Err(failed(path, "can't be looked at", error)),
+            Ok(_) => return Err(refused(&path, "is not a directory")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && create => make(&path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing(&path)),
+            Err(error) => return Err(failed(&path, "can't be looked at", error)),
         }
         let handle = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
-            .open(path)
-            .map_err(|error| failed(path, "can't be opened", error))?;
-        lock(path, &handle)?;
-        let has_store = look_around(path, create)?;
-        keep_private(path, &handle, 0o700)?;
-        Ok(Self { path: path.to_owned(), handle, has_store })
+            .open(&path)
+            .map_err(|error| failed(&path, "can't be opened", error))?;
+        lock(&path, &handle)?;
+        let has_store = look_around(&path, create)?;
+        // Who made the store may have died before its name was on disk.
+        handle.sync_all().map_err(|error| failed(&path, "can't be written", error))?;
+        Ok(Self { path, handle, has_store })
     }
 
     /// Whether there is a store in it already.
@@ -60,7 +66,7 @@ impl Directory {
         if length == 0 {
             return Err(Error::new(
                 ErrorKind::Corrupt,
-                format!("the store in {} is an empty file", shown(&self.path)),
+                format!("the store in {} is an empty file", self.path.display()),
             ));
         }
         Ok(file)
@@ -68,6 +74,13 @@ impl Directory {
 
     /// A new file to make a store in. [`finish`](Self::finish) gives it its name.
     pub(super) fn new_store(&self) -> Result<File> {
+        // One that is there was left by a process that died while it made the store: it has no name and no data yet.
+        match fs::remove_file(self.path.join(UNFINISHED)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed(&self.path, "can't be written", error));
+            }
+            _ => {}
+        }
         self.open_file(UNFINISHED, OpenOptions::new().read(true).write(true).create_new(true))
     }
 
@@ -78,39 +91,47 @@ impl Directory {
             .map_err(|error| failed(&self.path, "can't be written", error))
     }
 
+    /// Takes every right on a store that is known to be ours from group and others, whatever the umask was.
+    pub(super) fn make_private(&self, store: &File) -> Result<()> {
+        keep_private(&self.path, &self.handle, 0o700)?;
+        keep_private(&self.path.join(STORE), store, 0o600)
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     fn open_file(&self, name: &str, options: &mut OpenOptions) -> Result<File> {
         let path = self.path.join(name);
-        let file = options.mode(0o600).custom_flags(libc::O_NOFOLLOW).open(&path).map_err(|error| {
+        options.mode(0o600).custom_flags(libc::O_NOFOLLOW).open(&path).map_err(|error| {
             if error.raw_os_error() == Some(libc::ELOOP) {
                 refused(&path, "is a symbolic link; a store's file is never one")
             } else {
                 failed(&path, "can't be opened", error)
             }
-        })?;
-        keep_private(&path, &file, 0o600)?;
-        Ok(file)
+        })
     }
 }
 
+/// Makes the directory and what is missing above it, each one's name durable.
 fn make(path: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        // The new directory's own entry must survive power loss, too.
-        .and_then(|()| File::open(path.join(".."))?.sync_all())
-        .map_err(|error| failed(path, "can't be created", error))
+    let unmade = |error| failed(path, "can't be created", error);
+    let missing: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
+    for new in missing.into_iter().rev() {
+        match DirBuilder::new().mode(0o700).create(new) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unmade(error)),
+            _ => {}
+        }
+        File::open(new.join("..")).and_then(|above| above.sync_all()).map_err(unmade)?;
+    }
+    Ok(())
 }
 
 fn lock(path: &Path, handle: &File) -> Result<()> {
     handle.try_lock().map_err(|error| match error {
         fs::TryLockError::WouldBlock => Error::new(
             ErrorKind::Busy,
-            format!("the store in {} is open already, in this process or another one", shown(path)),
+            format!("the store in {} is open already, in this process or another one", path.display()),
         ),
         fs::TryLockError::Error(error) => failed(path, "can't be locked", error),
     })
@@ -121,11 +142,9 @@ fn look_around(path: &Path, create: bool) -> Result<bool> {
     let unreadable = |error| failed(path, "can't be read", error);
     let (mut has_store, mut has_others) = (false, false);
     for entry in fs::read_dir(path).map_err(unreadable)? {
-        let name = entry.map_err(unreadable)?.file_name();
-        match name.to_str() {
+        match entry.map_err(unreadable)?.file_name().to_str() {
             Some(STORE) => has_store = true,
-            // Left by a process that died while it made the store; nothing was ever acknowledged in it.
-            Some(UNFINISHED) => fs::remove_file(path.join(UNFINISHED)).map_err(unreadable)?,
+            Some(UNFINISHED) => {}
             _ => has_others = true,
         }
     }
@@ -139,7 +158,6 @@ fn look_around(path: &Path, create: bool) -> Result<bool> {
     }
 }
 
-/// Takes every right from group and others, whatever the umask and whoever made it.
 fn keep_private(path: &Path, handle: &File, mode: u32) -> Result<()> {
     let unprotected = |error| failed(path, "can't be made private to its owner", error);
     let current = handle.metadata().map_err(unprotected)?.permissions().mode() & 0o777;
@@ -150,23 +168,19 @@ fn keep_private(path: &Path, handle: &File, mode: u32) -> Result<()> {
     }
 }
 
-fn shown(path: &Path) -> std::path::Display<'_> {
-    path.display()
-}
-
 #[cold]
 fn missing(path: &Path) -> Error {
-    Error::new(ErrorKind::NotFound, format!("there is no store in {}", shown(path)))
+    Error::new(ErrorKind::NotFound, format!("there is no store in {}", path.display()))
 }
 
 #[cold]
 fn refused(path: &Path, why: &str) -> Error {
-    Error::new(ErrorKind::InvalidValue, format!("{} {why}", shown(path)))
+    Error::new(ErrorKind::InvalidValue, format!("{} {why}", path.display()))
 }
 
 #[cold]
 fn failed(path: &Path, what: &str, error: io::Error) -> Error {
-    io_error(format!("{} {what}", shown(path)), error)
+    io_error(format!("{} {what}", path.display()), error)
 }
 
 /// An I/O error, by what the caller can do about it.

@@ -43,14 +43,18 @@ impl Engine {
     pub(super) fn open(directory: Directory) -> Result<(Self, State)> {
         let place = directory.path().display().to_string();
         let disk = |file| FileBackend::new(file).map_err(|error| describe(&place, error.into()));
-        if !directory.has_store() {
+        if directory.has_store() {
+            look(disk(directory.open_store()?)?, &place)?;
+        } else {
             let new = database(disk(directory.new_store()?)?, &place)?;
             initialize(&new).map_err(|error| describe(&place, error))?;
             // Closed before it is renamed, so that what gets the name is whole and on disk.
             new.close().map_err(|error| describe(&place, error.into()))?;
             directory.finish()?;
         }
-        let (mut engine, state) = Self::on(disk(directory.open_store()?)?, &place)?;
+        let file = directory.open_store()?;
+        directory.make_private(&file)?;
+        let (mut engine, state) = Self::on(disk(file)?, &place)?;
         engine.directory = Some(directory);
         Ok((engine, state))
     }
@@ -104,37 +108,52 @@ fn initialize(database: &Database) -> Result<(), redb::Error> {
     Ok(transaction.commit()?)
 }
 
+/// Looks whether this is a store of ours, without changing a byte: opening it for writing repairs and marks it.
+///
+/// What can't be looked at like this (a store that was not closed, a damaged one) is left to the opening itself.
+fn look(disk: impl StorageBackend, place: &str) -> Result<()> {
+    let looked = catch_unwind(AssertUnwindSafe(|| {
+        let database = Builder::new().set_cache_size(CACHE_BYTES).open_read_only_with_backend(disk).ok()?;
+        Some(check_format(&database.begin_read().ok()?, place))
+    }));
+    match looked {
+        Ok(Some(Err(error))) if matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::Unsupported) => {
+            Err(error)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_format(transaction: &redb::ReadTransaction, place: &str) -> Result<()> {
+    let format = match transaction.open_table(META) {
+        Ok(meta) => {
+            let format = meta.get(FORMAT_NAME).map_err(|error| describe(place, error.into()))?;
+            format.map(|format| format.value())
+        }
+        Err(TableError::TableDoesNotExist(_) | TableError::TableTypeMismatch { .. }) => None,
+        Err(error) => return Err(describe(place, error.into())),
+    };
+    match format {
+        Some(FORMAT) => Ok(()),
+        Some(other) => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("the store in {place} has format {other}, this version reads format {FORMAT}"),
+        )),
+        None => Err(Error::new(
+            ErrorKind::InvalidValue,
+            format!("the file in {place} is a redb database, but not a store of ours"),
+        )),
+    }
+}
+
 fn load(database: &Database, place: &str) -> Result<State> {
     let describe = |error: redb::Error| describe(place, error);
     let transaction = database.begin_read().map_err(|error| describe(error.into()))?;
-    let foreign = || {
-        Error::new(
-            ErrorKind::InvalidValue,
-            format!("the file in {place} is a redb database, but not a store of ours"),
-        )
-    };
-    let format = match transaction.open_table(META) {
-        Ok(meta) => {
-            meta.get(FORMAT_NAME).map_err(|error| describe(error.into()))?.map(|format| format.value())
-        }
-        Err(TableError::TableDoesNotExist(_) | TableError::TableTypeMismatch { .. }) => None,
-        Err(error) => return Err(describe(error.into())),
-    };
-    match format {
-        Some(FORMAT) => {}
-        Some(newer) => {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("the store in {place} has format {newer}, this version reads format {FORMAT}"),
-            ));
-        }
-        None => return Err(foreign()),
-    }
-    let records = match transaction.open_table(RECORDS) {
-        Ok(records) => records,
-        Err(TableError::TableDoesNotExist(_) | TableError::TableTypeMismatch { .. }) => return Err(foreign()),
-        Err(error) => return Err(describe(error.into())),
-    };
+    check_format(&transaction, place)?;
+    let records = transaction.open_table(RECORDS).map_err(|error| match error {
+        TableError::TableDoesNotExist(_) | TableError::TableTypeMismatch { .. } => damaged(place),
+        error => describe(error.into()),
+    })?;
     let mut state = State::default();
     for record in records.iter().map_err(|error| describe(error.into()))? {
         let (key, value) = record.map_err(|error| describe(error.into()))?;
@@ -220,6 +239,8 @@ pub(super) mod tests {
         bytes: Arc<Mutex<Vec<u8>>>,
         pub(in crate::backend::file) full: Arc<AtomicBool>,
         pub(in crate::backend::file) cannot_sync: Arc<AtomicBool>,
+        /// What would be there after power loss: the bytes at the last sync, and the writes since then, any of which may be.
+        synced: Arc<Mutex<(Vec<u8>, Vec<(usize, Vec<u8>)>)>>,
         /// How often it was synced.
         pub(in crate::backend::file) syncs: Arc<AtomicUsize>,
         /// A sync waits while this is set.
@@ -237,6 +258,21 @@ pub(super) mod tests {
             initialize(&new).unwrap();
             new.close().unwrap();
             Engine::on(self.clone(), "test").unwrap()
+        }
+    }
+
+    impl Disk {
+        /// The disk after power loss: of the writes since the last sync, those that `survives` picks.
+        fn after_power_loss(&self, mut survives: impl FnMut() -> bool) -> Self {
+            let (mut bytes, unsynced) = self.synced.lock().unwrap().clone();
+            for (from, data) in unsynced.into_iter().filter(|_| survives()) {
+                let to = from + data.len();
+                if bytes.len() < to {
+                    bytes.resize(to, 0);
+                }
+                bytes[from..to].copy_from_slice(&data);
+            }
+            Self::holding(bytes)
         }
     }
 
@@ -268,6 +304,7 @@ pub(super) mod tests {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
             self.syncs.fetch_add(1, Ordering::SeqCst);
+            *self.synced.lock().unwrap() = (self.bytes.lock().unwrap().clone(), Vec::new());
             if self.cannot_sync.load(Ordering::SeqCst) {
                 Err(io::Error::from_raw_os_error(libc::EIO))
             } else {
@@ -280,6 +317,7 @@ pub(super) mod tests {
             let from = usize::try_from(offset).unwrap();
             let to = from + data.len();
             bytes.get_mut(from..to).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
+            self.synced.lock().unwrap().1.push((from, data.to_vec()));
             Ok(())
         }
     }
@@ -332,9 +370,11 @@ pub(super) mod tests {
             }
         }));
         let (mut reported, mut wrong) = (0, Vec::new());
-        for at in 0..bytes.len() {
+        // One bit of every byte, and all bits of every byte of the header.
+        let flips = (0..bytes.len()).map(|at| (at, 1 << (at % 8))).chain((0..4096).map(|at| (at, 0xff)));
+        for (at, bits) in flips {
             let mut damaged = bytes.clone();
-            damaged[at] ^= 1 << (at % 8);
+            damaged[at] ^= bits;
             match reopened(damaged, &expected) {
                 Ok(true) => {}
                 Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
@@ -347,5 +387,36 @@ pub(super) mod tests {
         drop(std::panic::take_hook());
         assert!(wrong.is_empty(), "{} bytes, {wrong:#?}", bytes.len());
         assert!(reported > 1000, "only {reported} flips were noticed");
+    }
+    #[test]
+    fn what_was_committed_survives_power_loss() {
+        let disk = Disk::default();
+        let (mut engine, mut state) = disk.store();
+        let mut random = fastrand::Rng::with_seed(7);
+        for n in 0..150_i64 {
+            let mut draft = Draft::new(state);
+            let credential =
+                Credential::try_from(json!({ "n": n, "text": "x".repeat(random.usize(..20_000)) })).unwrap();
+            let id = Key::new(&format!("id-{}", n % 40)).unwrap();
+            draft.put_credential(id, credential.clone(), credential.to_json().into_bytes());
+            draft.increment(Key::new("usage").unwrap(), Key::new("requests").unwrap(), 1).unwrap();
+            let (next, writes) = draft.into_parts();
+            engine.commit(&writes).unwrap();
+            state = next;
+            for survivors in [0.0, 0.5, 1.0] {
+                let lost = disk.after_power_loss(|| random.f64() < survivors);
+                let (_, found) = Engine::on(lost, "test").unwrap();
+                assert!(found.credentials == state.credentials, "commit {n} was acknowledged and is lost");
+                assert!(found.usage == state.usage, "commit {n} was acknowledged and is lost");
+            }
+        }
+    }
+
+    #[test]
+    fn a_store_that_has_no_room_to_be_made_says_so() {
+        let disk = Disk::default();
+        disk.full.store(true, Ordering::SeqCst);
+        let error = database(disk, "test").map(drop).unwrap_err();
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Unavailable, Some("os error 28")));
     }
 }

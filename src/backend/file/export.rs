@@ -43,7 +43,7 @@ fn records(state: State) -> impl Iterator<Item = Record> + Send {
         .into_iter()
         .filter_map(move |key| configs.get(&key).cloned().map(|value| Record::Config { key, value }));
     let counters = sorted(&usage).into_iter().flat_map(move |key| {
-        let record = usage.get(&key).map(|record| (**record).clone()).unwrap_or_default();
+        let record = usage.get(&key).cloned().unwrap_or_default();
         record.into_iter().map(move |(field, count)| Record::Usage { key: key.clone(), field, count })
     });
     credentials.chain(configs).chain(counters)

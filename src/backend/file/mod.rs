@@ -86,17 +86,17 @@ impl File {
     ///
     /// As any write. A call that is dropped, or is over its deadline, may still compact.
     pub async fn compact(&self) -> Result<u64> {
-        let before = self.size();
+        let before = self.size().unwrap_or(0);
         self.store.committer.compact(self.deadline).await?;
-        Ok(before.saturating_sub(self.size()))
+        Ok(before.saturating_sub(self.size().unwrap_or(before)))
     }
 
-    /// The file's size in bytes; 0 if it can't be asked.
-    fn size(&self) -> u64 {
-        std::fs::metadata(self.store.path.join(directory::STORE)).map_or(0, |file| file.len())
+    /// The file's size in bytes, if the system says it.
+    fn size(&self) -> Option<u64> {
+        std::fs::metadata(self.store.path.join(directory::STORE)).ok().map(|file| file.len())
     }
 
-    /// Where the store is.
+    /// Where the store is, as an absolute path.
     #[must_use]
     pub fn path(&self) -> &std::path::Path {
         &self.store.path
@@ -140,11 +140,11 @@ impl Backend for File {
             credential_count: state.credentials.len() as u64,
             config_count: state.configs.len() as u64,
             usage_record_count: state.usage.len() as u64,
-            total_size: Some(self.size()),
+            total_size: self.size(),
             ..StorageStats::new(self.label())
         };
         for (name, value) in [
-            ("path", json!(self.store.path)),
+            ("path", json!(self.store.path.display().to_string())),
             ("format_version", json!(engine::FORMAT)),
             ("durability", json!("every write is fsynced before it is acknowledged")),
             ("queued_writes", json!(self.store.committer.queued())),
@@ -165,8 +165,9 @@ impl Open for File {
     async fn open(config: FileConfig) -> Result<Self> {
         let opened = tokio::task::spawn_blocking(move || {
             let directory = Directory::open(&config.path, config.create)?;
+            let path = directory.path().to_owned();
             let (engine, state) = Engine::open(directory)?;
-            Self::start(engine, state, config.path, config.deadline)
+            Self::start(engine, state, path, config.deadline)
         });
         opened.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "opening the store panicked")))
     }

@@ -69,7 +69,7 @@ impl TryFrom<&str> for FileConfig {
             match option? {
                 ("create", value) => config.create = boolean("create", value)?,
                 ("deadline", value) => config.deadline = duration("deadline", value)?,
-                (name, _) => return Err(unknown_option(name, &["create", "deadline"])),
+                _ => return Err(unknown_option(&["create", "deadline"])),
             }
         }
         Ok(config)
@@ -102,7 +102,10 @@ mod tests {
             ("file://host/x", "a file URL is `file:PATH` or `file:///ABSOLUTE/PATH`"),
             ("file:x?create=maybe", "the URL option `create` is `true` or `false`"),
             ("file:x?deadline=5", "the URL option `deadline` is a duration such as `10s` or `250ms`"),
-            ("file:x?mode=1", "there is no URL option `mode`; this backend's options: create, deadline"),
+            (
+                "file:x?mode=1",
+                "the URL has an option that this backend does not know; its options: create, deadline",
+            ),
             ("file:x?create", "an option of a URL is written `name=value`"),
         ] {
             let error = FileConfig::try_from(url).unwrap_err();

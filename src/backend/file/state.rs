@@ -1,8 +1,6 @@
 //! What is stored, in memory: an immutable state for readers, and a draft of the next one.
 
-use std::sync::Arc;
-
-use imbl::{GenericHashMap, shared_ptr::DefaultSharedPtr};
+use imbl::{GenericHashMap, OrdMap, shared_ptr::DefaultSharedPtr};
 
 use super::engine::Writes;
 use crate::{
@@ -13,12 +11,19 @@ use crate::{
 
 pub(super) type PersistentMap<V> = GenericHashMap<Key, V, foldhash::fast::RandomState, DefaultSharedPtr>;
 
+/// A usage record: persistent as well, since a record may have many fields and one of them is changed.
+pub(super) type Counters = OrdMap<Key, i64>;
+
+pub(super) fn record_of(counters: &Counters) -> UsageRecord {
+    counters.iter().map(|(field, count)| (field.clone(), *count)).collect()
+}
+
 /// Everything that is stored and acknowledged. Cloning it is O(1).
 #[derive(Clone, Default)]
 pub(super) struct State {
     pub(super) credentials: PersistentMap<Credential>,
     pub(super) configs: PersistentMap<ConfigValue>,
-    pub(super) usage: PersistentMap<Arc<UsageRecord>>,
+    pub(super) usage: PersistentMap<Counters>,
     closed: bool,
 }
 
@@ -54,7 +59,7 @@ impl State {
     }
 
     fn set_counter(&mut self, key: Key, field: Key, count: i64) {
-        Arc::make_mut(self.usage.entry(key).or_default()).set(field, count);
+        self.usage.entry(key).or_default().insert(field, count);
     }
 }
 
@@ -103,7 +108,7 @@ impl Draft {
     }
 
     pub(super) fn increment(&mut self, key: Key, field: Key, delta: i64) -> Result<i64> {
-        let before = self.state.usage.get(&key).and_then(|record| record.get(field.as_str())).unwrap_or(0);
+        let before = self.state.usage.get(&key).and_then(|record| record.get(&field)).copied().unwrap_or(0);
         let total = before.checked_add(delta).ok_or_else(Error::overflow)?;
         self.set_counter(key, field, total);
         Ok(total)
@@ -117,7 +122,7 @@ impl Draft {
 
     pub(super) fn reset_usage(&mut self, key: &Key) -> Result<()> {
         let record = self.state.usage.remove(key).ok_or_else(|| Error::not_found(Kind::Usage))?;
-        for (field, _) in record.iter() {
+        for field in record.keys() {
             self.writes.insert(RecordKey::Usage(key.clone(), field.clone()).encode(), None);
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::File;
+use super::{File, state::record_of};
 use crate::{BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, error::Kind};
 
 impl UsageStore for File {
@@ -25,8 +25,7 @@ impl UsageStore for File {
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
-        let record = self.state()?.usage.get(key).cloned();
-        record.map(|record| UsageRecord::clone(&record)).ok_or_else(|| Error::not_found(Kind::Usage))
+        self.state()?.usage.get(key).map(record_of).ok_or_else(|| Error::not_found(Kind::Usage))
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {
@@ -35,11 +34,6 @@ impl UsageStore for File {
     }
 
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
-        Ok(self
-            .state()?
-            .usage
-            .iter()
-            .map(|(key, record)| (key.clone(), UsageRecord::clone(record)))
-            .collect())
+        Ok(self.state()?.usage.iter().map(|(key, record)| (key.clone(), record_of(record))).collect())
     }
 }

@@ -114,7 +114,7 @@ impl TryFrom<&str> for MemoryConfig {
         }
         match location.options().next().transpose()? {
             None => Ok(Self {}),
-            Some((name, _)) => Err(unknown_option(name, &[])),
+            Some(_) => Err(unknown_option(&[])),
         }
     }
 }
