@@ -64,24 +64,17 @@ pub struct Attempts<'s, B> {
     pause: Duration,
 }
 
-// The bounds stand on the methods, so that the first error is ours: "`File` has no transactions".
-impl<'s, B> Attempts<'s, B> {
+impl<'s, B: Transactional> Attempts<'s, B> {
     pub fn new(storage: &'s Storage<B>) -> Self {
         Self { storage, left: TRANSACTION_ATTEMPTS - 1, pause: FIRST_PAUSE }
     }
 
-    pub async fn begin(&self) -> Result<B::Transaction>
-    where
-        B: Transactional,
-    {
+    pub async fn begin(&self) -> Result<B::Transaction> {
         self.storage.begin().await
     }
 
     /// Commits or rolls back. `None`: it lost, and may be tried again.
-    pub async fn settle<T>(&mut self, transaction: B::Transaction, result: Result<T>) -> Option<Result<T>>
-    where
-        B: Transactional,
-    {
+    pub async fn settle<T>(&mut self, transaction: B::Transaction, result: Result<T>) -> Option<Result<T>> {
         let result = match result {
             Ok(value) => transaction.commit().await.map(|()| value),
             Err(error) => {

@@ -616,3 +616,30 @@ fn an_open_umask_opens_nothing() {
     }
     assert_eq!(files, 1);
 }
+
+/// Run as nobody, if this is root: root may everything.
+#[test]
+fn what_is_not_allowed_is_said() {
+    use std::os::unix::{fs::PermissionsExt, process::CommandExt};
+
+    let place = Place::new();
+    place.ok(&["config", "set", "a", "1"]);
+    let program = place.dir.path().join("storage");
+    fs::copy(env!("CARGO_BIN_EXE_storage"), &program).unwrap();
+    fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let is_root =
+        fs::metadata("/proc/self").is_ok_and(|process| std::os::unix::fs::MetadataExt::uid(&process) == 0);
+    let mut command = Command::new(&program);
+    command.args(["config", "get", "a"]).env("STORAGE_URL", place.url());
+    if is_root {
+        command.uid(65534);
+    } else {
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    let ended = ended(command.output().unwrap());
+    if !is_root {
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    assert_eq!((ended.code, ended.out.as_str()), (Some(5), ""), "{}", ended.err);
+    assert!(ended.err.contains("store can't be opened\n  caused by: Permission denied"), "{}", ended.err);
+}

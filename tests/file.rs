@@ -71,6 +71,7 @@ async fn a_missing_store_is_not_found_where_it_may_not_be_created() {
 async fn a_directory_that_holds_other_things_is_left_alone() {
     let base = TempDir::new().unwrap();
     fs::create_dir(base.path().join("credentials")).unwrap();
+    fs::write(base.path().join("store.redb.new"), "somebody's").unwrap();
     fs::write(base.path().join("credentials/a.json"), "{}").unwrap();
     fs::set_permissions(base.path(), Permissions::from_mode(0o755)).unwrap();
     let before = contents(base.path());
@@ -101,9 +102,11 @@ async fn symbolic_links_are_not_followed() {
     let (real, link) = (base.path().join("real"), base.path().join("link"));
     open(&real).await.unwrap().close().await.unwrap();
     symlink(&real, &link).unwrap();
-    let (kind, message) = refused(&link).await;
-    assert_eq!(kind, ErrorKind::InvalidValue);
-    assert!(message.ends_with("is a symbolic link; name the directory itself"), "{message}");
+    for link in [link.clone(), link.join("")] {
+        let (kind, message) = refused(&link).await;
+        assert_eq!(kind, ErrorKind::InvalidValue);
+        assert!(message.ends_with("is a symbolic link; name the directory itself"), "{message}");
+    }
 
     let victim = base.path().join("victim");
     fs::rename(real.join("store.redb"), &victim).unwrap();
@@ -145,7 +148,9 @@ async fn a_newer_format_is_unsupported_and_a_foreign_database_is_not_ours() {
     let path = base.path().join("foreign");
     fs::create_dir(&path).unwrap();
     drop(redb::Database::create(path.join("store.redb")).unwrap());
+    let before = (contents(&path), mode(&path), mode(&path.join("store.redb")));
     let (kind, message) = refused(&path).await;
+    assert_eq!((contents(&path), mode(&path), mode(&path.join("store.redb"))), before, "nothing is changed");
     assert_eq!(kind, ErrorKind::InvalidValue);
     assert!(message.ends_with("is a redb database, but not a store of ours"), "{message}");
 }
@@ -259,4 +264,14 @@ async fn the_file_shrinks_when_it_is_compacted() {
     let storage = open(base.path()).await.unwrap();
     assert_eq!(storage.get_credential(&ids[0]).await.unwrap(), big.try_into().unwrap());
     assert_eq!(storage.backend().list_credentials().await.unwrap(), ids[..1]);
+}
+
+#[tokio::test]
+async fn a_path_that_is_not_unicode_is_a_path() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let base = TempDir::new().unwrap();
+    let storage = open(base.path().join(std::ffi::OsStr::from_bytes(b"n\xff"))).await.unwrap();
+    let stats = storage.stats().await.unwrap();
+    assert!(stats.healthy && stats.total_size > Some(0));
 }

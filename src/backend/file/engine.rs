@@ -233,14 +233,17 @@ pub(super) mod tests {
     use super::*;
     use crate::{ConfigValue, Credential, Key, backend::file::state::Draft};
 
+    /// Where a write went, and what it wrote.
+    type LateWrite = (usize, Vec<u8>);
+
     /// A disk in memory that can be looked at, changed, and made to fail.
     #[derive(Clone, Debug, Default)]
     pub(in crate::backend::file) struct Disk {
         bytes: Arc<Mutex<Vec<u8>>>,
         pub(in crate::backend::file) full: Arc<AtomicBool>,
         pub(in crate::backend::file) cannot_sync: Arc<AtomicBool>,
-        /// What would be there after power loss: the bytes at the last sync, and the writes since then, any of which may be.
-        synced: Arc<Mutex<(Vec<u8>, Vec<(usize, Vec<u8>)>)>>,
+        /// What would be there after power loss: the bytes at the last sync, and any of the writes since then.
+        synced: Arc<Mutex<(Vec<u8>, Vec<LateWrite>)>>,
         /// How often it was synced.
         pub(in crate::backend::file) syncs: Arc<AtomicUsize>,
         /// A sync waits while this is set.
