@@ -1,6 +1,7 @@
 //! The File backend against what one would write instead, in one run, as ratios.
 //!
-//! `cargo bench --bench file` prints criterion's own report and, at the end, one table. In each sample the peer runs
+//! `cargo bench --bench file` prints criterion's own report and, at the end, one table (`-- get`: only of the rows whose
+//! names contain "get"). In each sample the peer runs
 //! right before ours, so that both see the same machine; the table gives the medians of the samples.
 
 use std::{
@@ -84,6 +85,7 @@ impl Table {
 
 struct Bench {
     runtime: Runtime,
+    wanted: String,
     folder: TempDir,
     credential: Credential,
 }
@@ -95,7 +97,8 @@ impl Bench {
         // Beside the build, not in a temporary folder that may be memory.
         let beside = std::env::current_exe().unwrap();
         let folder = TempDir::new_in(beside.parent().unwrap()).unwrap();
-        Self { runtime, folder, credential: credential(0) }
+        let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
+        Self { runtime, wanted, folder, credential: credential(0) }
     }
 
     fn criterion(&self) -> Criterion {
@@ -129,6 +132,9 @@ impl Bench {
         mut ours: impl FnMut(u64) -> Duration,
         mut peer: impl FnMut(u64) -> Duration,
     ) {
+        if !row.contains(&self.wanted) {
+            return;
+        }
         let mut samples = Vec::new();
         let each = |time: Duration, count: u64| time.as_secs_f64() * 1e9 / count as f64;
         self.criterion().bench_function(&format!("{row} (against {against})"), |bencher| {
@@ -311,6 +317,9 @@ impl Bench {
 
     /// Opens a store of 100,000 credentials in a process of its own, five times.
     fn open(&self) {
+        if !"open".contains(&self.wanted) {
+            return;
+        }
         self.runtime.block_on(self.filled("open", MANY).close()).unwrap();
         println!("\nOpening {MANY} credentials of {} bytes:\n", self.credential.to_json().len());
         println!("| open | resident memory |\n|---:|---:|");

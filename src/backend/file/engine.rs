@@ -248,6 +248,8 @@ pub(super) mod tests {
         pub(in crate::backend::file) syncs: Arc<AtomicUsize>,
         /// A sync waits while this is set.
         pub(in crate::backend::file) stalled: Arc<AtomicBool>,
+        /// Whether one waits.
+        waits: Arc<AtomicBool>,
     }
 
     impl Disk {
@@ -265,6 +267,13 @@ pub(super) mod tests {
     }
 
     impl Disk {
+        /// Returns once a sync waits: the committer has begun with a write, and can begin with no other.
+        pub(in crate::backend::file) async fn stalls(&self) {
+            while !self.waits.load(Ordering::SeqCst) {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        }
+
         /// The disk after power loss: of the writes since the last sync, those that `survives` picks.
         fn after_power_loss(&self, mut survives: impl FnMut() -> bool) -> Self {
             let (mut bytes, unsynced) = self.synced.lock().unwrap().clone();
@@ -304,8 +313,10 @@ pub(super) mod tests {
 
         fn sync_data(&self) -> io::Result<()> {
             while self.stalled.load(Ordering::SeqCst) {
+                self.waits.store(true, Ordering::SeqCst);
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
+            self.waits.store(false, Ordering::SeqCst);
             self.syncs.fetch_add(1, Ordering::SeqCst);
             *self.synced.lock().unwrap() = (self.bytes.lock().unwrap().clone(), Vec::new());
             if self.cannot_sync.load(Ordering::SeqCst) {

@@ -262,14 +262,16 @@ mod tests {
             let storage = storage.clone();
             async move { storage.set_config("a", json!(1)).await }
         });
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        disk.stalls().await;
         let others: Vec<_> = (0..500)
             .map(|_| {
                 let storage = storage.clone();
                 tokio::spawn(async move { storage.increment_usage("total", "requests", 1).await })
             })
             .collect();
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        while storage.backend().store.committer.queued() < 500 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         disk.stalled.store(false, Ordering::SeqCst);
         first.await.unwrap().unwrap();
         let mut totals = Vec::new();
@@ -289,13 +291,13 @@ mod tests {
         let hurried = storage.with_deadline(Duration::from_millis(100));
 
         disk.stalled.store(true, Ordering::SeqCst);
-        let begun = hurried.set_config("a", json!(1));
-        let queued = async {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            hurried.set_config("b", json!(1)).await
-        };
-        let (begun, queued) = tokio::join!(begun, queued);
-        let (begun, queued) = (begun.unwrap_err(), queued.unwrap_err());
+        let begun = tokio::spawn({
+            let hurried = hurried.clone();
+            async move { hurried.set_config("a", json!(1)).await }
+        });
+        disk.stalls().await;
+        let queued = hurried.set_config("b", json!(1)).await.unwrap_err();
+        let begun = begun.await.unwrap().unwrap_err();
         assert_eq!((begun.kind(), begun.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
         assert_eq!((queued.kind(), queued.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
         assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(0), "a read does not wait");
@@ -308,17 +310,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_call_is_applied_whole_or_not_at_all() {
-        let storage = store_on(&Disk::default());
+        let disk = Disk::default();
+        let storage = store_on(&disk);
+        storage.set_config("a", json!(0)).await.unwrap();
+
+        disk.stalled.store(true, Ordering::SeqCst);
+        let begun = tokio::spawn({
+            let storage = storage.clone();
+            async move { storage.set_config("a", json!(1)).await }
+        });
+        disk.stalls().await;
+        begun.abort();
+        begun.await.expect_err("it was dropped");
         for n in 0..200 {
-            let write = storage.set_config(format!("k{n}"), json!(n));
             // Polled once, so that it is in the queue, then dropped.
-            let first = futures_util::FutureExt::now_or_never(write);
-            assert!(first.is_none());
+            let queued = futures_util::FutureExt::now_or_never(storage.set_config(format!("k{n}"), json!(n)));
+            assert!(queued.is_none(), "the committer is busy");
         }
+        disk.stalled.store(false, Ordering::SeqCst);
         storage.health().await.unwrap();
-        let stored = storage.list_configs().await.unwrap();
-        for (key, value) in &stored {
-            assert_eq!(format!("k{}", value.value()), key.as_str());
-        }
+        assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1), "what was begun is applied");
+        assert_eq!(storage.list_configs().await.unwrap().len(), 1, "what was not begun is withdrawn");
     }
 }
