@@ -73,12 +73,7 @@ impl Committer {
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let ticket = Ticket(Arc::default());
-        let write = Box::new(Pending {
-            change: Some(change),
-            result: None,
-            reply: Some(reply),
-            begun: ticket.0.clone(),
-        });
+        let write = Box::new(Pending { change: Some(change), result: None, reply, begun: ticket.0.clone() });
         match tokio::time::timeout(deadline, self.ask(Message::Write(write), answer)).await {
             Ok(Some(result)) => result,
             Ok(None) if ticket.take() => Err(Error::closed()),
@@ -171,7 +166,7 @@ trait Write: Send {
 struct Pending<T, F> {
     change: Option<F>,
     result: Option<Result<T>>,
-    reply: Option<oneshot::Sender<Result<T>>>,
+    reply: oneshot::Sender<Result<T>>,
     begun: Arc<AtomicBool>,
 }
 
@@ -184,13 +179,12 @@ impl<T: Send, F: FnOnce(&mut Draft) -> Result<T> + Send> Write for Pending<T, F>
         true
     }
 
-    fn answer(mut self: Box<Self>, committed: &Result<()>) {
+    fn answer(self: Box<Self>, committed: &Result<()>) {
+        let Self { result, reply, .. } = *self;
         // Of a failed group nobody gets a result of its own: it may rest on changes that are not there.
-        let result = committed.clone().and_then(|()| self.result.take().unwrap_or_else(|| Err(abandoned())));
-        if let Some(reply) = self.reply.take() {
-            // If nobody waits any more, the change stays.
-            drop(reply.send(result));
-        }
+        let answer = committed.clone().and_then(|()| result.unwrap_or_else(|| Err(abandoned())));
+        // If nobody waits any more, the change stays.
+        drop(reply.send(answer));
     }
 }
 
