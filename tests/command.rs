@@ -425,7 +425,7 @@ fn what_a_backend_can_not_do() {
     {
         assert_eq!(
             place.fails(6, line),
-            "error: `File` cannot cache; backends that can: `Memory`\n",
+            "error: `File` cannot cache; backends that can: `Memory`, `Redis`\n",
             "{line:?}"
         );
     }
@@ -492,7 +492,9 @@ fn secrets_stay_secret() {
         &["credential", "get", "a", "--reveal=SECRET"],
         &["usage", "increment", "k", "f", "SECRET"],
         &["config", "set", "a", "SECRET"],
-        &["ping", "--url", "redis://:SECRET@host"],
+        &["ping", "--url", "unknown://:SECRET@host"],
+        &["ping", "--url", "redis://:SECRET@host/SECRET"],
+        &["ping", "--url", "redis://:SECRET@host?secret=SECRET"],
         &["ping", "--url", "SECRET@host"],
         &["ping", "--url", "file:x?SECRET=1"],
         &["ping", "--url", "memory:SECRET"],
@@ -501,6 +503,11 @@ fn secrets_stay_secret() {
             let err = place.fails(2, &[&["--output", output], line].concat());
             assert!(!err.is_empty() && !err.to_lowercase().contains("secret"), "{line:?}: {err}");
         }
+    }
+    for output in ["human", "json"] {
+        let line = ["--output", output, "ping", "--url", "redis://user:SECRET@127.0.0.1:1"];
+        let err = place.fails(5, &line);
+        assert!(!err.is_empty() && !err.contains("SECRET"), "{err}");
     }
     let help = bare(&["--help"]).env("STORAGE_URL", "redis://:SECRET@host").output().unwrap();
     assert!(!ended(help).out.contains("SECRET"));

@@ -2,6 +2,9 @@
 //!
 //! A backend is one line: how a new, empty one is opened, what it can do, and what else it promises.
 
+#[cfg(feature = "redis")]
+mod servers;
+
 use gateway_storage::{Count, File, Memory, Storage, Trace, conformance};
 use tempfile::TempDir;
 
@@ -18,6 +21,17 @@ async fn open_file(dir: &TempDir) -> Storage<File> {
     Storage::open(gateway_storage::FileConfig::new(dir.path().join("data")))
         .await
         .expect("a file store opens")
+}
+
+#[cfg(feature = "redis")]
+async fn redis() -> (Storage<gateway_storage::Redis>, String) {
+    let url = servers::redis();
+    (open_redis(&url).await, url)
+}
+
+#[cfg(feature = "redis")]
+async fn open_redis(url: &str) -> Storage<gateway_storage::Redis> {
+    Storage::open(url).await.expect("a Redis store opens")
 }
 
 macro_rules! conforms {
@@ -68,6 +82,8 @@ macro_rules! cases {
 
 conforms!(memory, [credentials configs usage cache transactions export], [backend export_usage export_snapshot transactions_at_close]);
 conforms!(file, [credentials configs usage export], [backend export_usage export_snapshot]);
+#[cfg(feature = "redis")]
+conforms!(redis, [credentials configs usage cache export], [backend export_usage]);
 
 /// The same for backends that keep what they store.
 macro_rules! keeps {
@@ -85,4 +101,11 @@ keeps! {
     file_keeps_credentials: credentials of file, open_file;
     file_keeps_configs: configs of file, open_file;
     file_keeps_usage: usage of file, open_file;
+}
+
+#[cfg(feature = "redis")]
+keeps! {
+    redis_keeps_credentials: credentials of redis, open_redis;
+    redis_keeps_configs: configs of redis, open_redis;
+    redis_keeps_usage: usage of redis, open_redis;
 }

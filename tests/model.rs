@@ -3,6 +3,8 @@
 //! `PROPTEST_CASES=1000 cargo test --features conformance --test model` looks longer.
 
 mod broken;
+#[cfg(feature = "redis")]
+mod servers;
 
 use std::{env, path::PathBuf};
 
@@ -313,6 +315,21 @@ fn file_is_as_memory() {
 
 async fn open_file(path: PathBuf) -> Storage<File> {
     Storage::open(FileConfig::new(path)).await.expect("a file store opens")
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn redis_is_as_memory() {
+    let fresh = || {
+        let url = servers::redis();
+        move || open_redis(url.clone())
+    };
+    run(TestRunner::new(config()), fresh).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[cfg(feature = "redis")]
+async fn open_redis(url: String) -> Storage<gateway_storage::Redis> {
+    Storage::open(url.as_str()).await.expect("a Redis store opens")
 }
 
 /// That this test can fail: it finds these faults, and finds nothing in a backend without one.

@@ -20,7 +20,7 @@ use crate::{Error, Result, StorageStats, capability};
 #[capability]
 #[diagnostic::on_unimplemented(message = "`{Self}` is not a storage backend")]
 pub trait Backend: Clone + Send + Sync + 'static {
-    /// The backend's name in statistics, errors and telemetry: `"file"`, `"memory"`.
+    /// The backend's name in statistics, errors and telemetry: `"file"`, `"memory"`, `"redis"`.
     #[forward]
     fn label(&self) -> &'static str;
 

@@ -9,7 +9,10 @@ pub const MAX_CACHE_TTL: Duration = Duration::from_secs(10_000 * 24 * 60 * 60);
 
 /// Caches bytes for a while.
 #[capability]
-#[diagnostic::on_unimplemented(message = "`{Self}` cannot cache", note = "backends that cache: `Memory`")]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot cache",
+    note = "backends that cache: `Memory`, `Redis`"
+)]
 pub trait CacheStore: Backend {
     /// Reads one value: the bytes that were stored.
     ///

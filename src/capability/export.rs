@@ -8,7 +8,7 @@ use crate::{Backend, BatchReport, Record, Result, capability};
 #[capability]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be exported or imported",
-    note = "backends that export and import: `File`, `Memory`"
+    note = "backends that export and import: `File`, `Memory`, `Redis`"
 )]
 pub trait Exportable: Backend {
     /// Streams every credential, then every config value, then every counter, each sorted by key (and field).

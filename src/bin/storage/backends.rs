@@ -4,7 +4,7 @@
 
 use std::marker::PhantomData;
 
-use gateway_storage::{File, FileConfig, Memory, Open};
+use gateway_storage::{File, FileConfig, Memory, Open, Redis};
 
 use crate::{
     arguments::{Arguments, Command},
@@ -45,6 +45,14 @@ impl Operated for Memory {
         ("durability", "none: gone when the process ends"),
     ];
     const WARNINGS: &[&str] = &["nothing is kept: every command starts with an empty store"];
+}
+
+impl Operated for Redis {
+    const FACTS: &[(&str, &str)] = &[
+        ("tls", "none: use it on a network that you trust, or a Unix socket"),
+        ("topology", "one server"),
+        ("durability", "what the server promises: see its append-only file and eviction policy"),
+    ];
 }
 
 /// A command on a backend, before anyone has asked whether that is possible.
@@ -89,6 +97,7 @@ macro_rules! on_its_backend {
         on_its_backend! { $url $log $command $what
             "file" => File,
             "memory" => Memory,
+            "redis" | "redis+unix" => Redis,
         }
     };
     ($url:ident $log:ident $command:ident $what:literal $($($scheme:literal)|+ => $backend:ident,)+) => {{

@@ -41,6 +41,10 @@ impl<B: Operated> Run<B> for Doctor {
         let mut facts: Map<String, Value> =
             B::FACTS.iter().map(|(name, text)| ((*name).to_owned(), json!(text))).collect();
         facts.extend(stats.details.clone());
+        // What the server itself gives reason to.
+        let found = facts.remove("warnings");
+        let found = found.iter().filter_map(Value::as_array).flatten().filter_map(Value::as_str);
+        let warnings: Vec<&str> = B::WARNINGS.iter().copied().chain(found).collect();
 
         let mut rows = vec![
             ("backend".into(), stats.backend.into()),
@@ -52,8 +56,8 @@ impl<B: Operated> Run<B> for Doctor {
         ];
         rows.extend(facts.iter().map(|(name, value)| row(name, value)));
         rows.extend(counts(&stats));
-        rows.extend(B::WARNINGS.iter().map(|warning| ("warning".into(), (*warning).into())));
-        if B::WARNINGS.is_empty() {
+        rows.extend(warnings.iter().map(|warning| ("warning".into(), (*warning).into())));
+        if warnings.is_empty() {
             rows.push(("warnings".into(), "none".into()));
         }
 
@@ -63,7 +67,7 @@ impl<B: Operated> Run<B> for Doctor {
             "latency_ms": { "median": as_json(median), "slowest": as_json(slowest) },
             "facts": facts,
             "stats": stats,
-            "warnings": B::WARNINGS,
+            "warnings": warnings,
         });
         Ok(Answer::report(rows, json))
     }

@@ -1,0 +1,88 @@
+//! Many items in few round trips.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use futures_util::{StreamExt, stream};
+
+use crate::{BatchReport, Error, Key, Result};
+
+/// The most items of one chunk.
+const CHUNK_ITEMS: usize = 500;
+
+/// A chunk ends when it has this many bytes: other calls wait behind it on its connection.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// How many chunks are under way at once.
+const CONCURRENT_CHUNKS: usize = 10;
+
+/// Cuts items into chunks, by their number and their size.
+pub(super) fn chunks<T>(items: &[T], bytes: impl Fn(&T) -> usize) -> Vec<Range<usize>> {
+    let (mut chunks, mut begin, mut filled) = (Vec::new(), 0, 0);
+    for (at, item) in items.iter().enumerate() {
+        let size = bytes(item);
+        if at > begin && (at - begin == CHUNK_ITEMS || filled + size > CHUNK_BYTES) {
+            chunks.push(begin..at);
+            (begin, filled) = (at, 0);
+        }
+        filled += size;
+    }
+    if begin < items.len() {
+        chunks.push(begin..items.len());
+    }
+    chunks
+}
+
+/// Runs the chunks, several at once, and gathers what each said of its items.
+///
+/// The items must have different keys: chunks come in any order.
+pub(super) async fn run<'i, T: 'i, F>(
+    items: &'i [T],
+    bytes: impl Fn(&T) -> usize,
+    chunk: impl Fn(&'i [T]) -> F,
+) -> BTreeMap<Key, Result<F::Item>>
+where
+    F: Chunk,
+{
+    let runs = chunks(items, bytes).into_iter().map(|range| chunk(&items[range]));
+    let results: Vec<_> = stream::iter(runs).buffer_unordered(CONCURRENT_CHUNKS).collect().await;
+    results.into_iter().flatten().collect()
+}
+
+/// A chunk's run: a result for each of its items.
+pub(super) trait Chunk: Future<Output = Vec<(Key, Result<Self::Item>)>> {
+    type Item;
+}
+
+impl<T, F: Future<Output = Vec<(Key, Result<T>)>>> Chunk for F {
+    type Item = T;
+}
+
+/// The same error for each of a chunk's items.
+pub(super) fn all_failed<T>(keys: impl Iterator<Item = Key>, error: &Error) -> Vec<(Key, Result<T>)> {
+    keys.map(|key| (key, Err(error.clone()))).collect()
+}
+
+/// The report for the items as they were asked for.
+pub(super) fn report<'k>(
+    asked: impl Iterator<Item = &'k Key>,
+    results: &BTreeMap<Key, Result<()>>,
+) -> BatchReport {
+    let mut report = BatchReport::default();
+    for (index, key) in asked.enumerate() {
+        report.record(index, key, results[key].clone());
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_have_a_number_and_a_size() {
+        assert_eq!(chunks(&[0; 0], |_| 1), []);
+        assert_eq!(chunks(&[1; 1001], |_| 1), [0..500, 500..1000, 1000..1001]);
+        let half = CHUNK_BYTES / 2;
+        assert_eq!(chunks(&[half, half, 1, 5 * half, 1], |size| *size), [0..2, 2..3, 3..4, 4..5]);
+    }
+}

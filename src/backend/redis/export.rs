@@ -1,0 +1,161 @@
+//! Everything out, in bounded memory but for the keys, and records in.
+
+use std::future;
+
+use futures_core::Stream;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use redis::{Cmd, Pipeline, Value, cmd};
+
+use super::{Redis, batch, config, layout, layout::Space, reply, server::Effect};
+use crate::{
+    BatchReport, ErrorKind, Exportable, Key, Record, Result,
+    codec::{encode_config, encode_credential},
+};
+
+/// How many records are read at a time.
+const PAGE: usize = 100;
+
+#[derive(Clone, Copy)]
+enum Part {
+    Credentials,
+    Configs,
+    Usage,
+}
+
+impl Redis {
+    async fn keys(&self, part: Part) -> Result<Vec<Key>> {
+        let call = self.call()?;
+        match part {
+            Part::Credentials => self.scan(&call, Space::Credential).await,
+            Part::Usage => self.scan(&call, Space::Usage).await,
+            Part::Configs => {
+                let mut names = cmd("HKEYS");
+                names.arg(self.layout.config());
+                let mut keys = reply::list(call.send(Effect::Read, &names).await?)?
+                    .into_iter()
+                    .map(|name| layout::parse_key(&reply::bytes(name)?.unwrap_or_default()))
+                    .collect::<Result<Vec<Key>>>()?;
+                keys.sort_unstable();
+                Ok(keys)
+            }
+        }
+    }
+
+    /// The records of some keys. Those that are gone meanwhile are left out.
+    async fn page(&self, part: Part, keys: &[Key]) -> Result<Vec<Record>> {
+        let call = self.call()?;
+        let mut records = Vec::with_capacity(keys.len());
+        match part {
+            Part::Credentials => {
+                for (id, found) in self.get_chunk(&call, keys).await {
+                    match found {
+                        Ok(credential) => records.push(Record::Credential { id, credential }),
+                        Err(error) if error.kind() == ErrorKind::NotFound => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            Part::Configs => {
+                let mut values = cmd("HMGET");
+                values.arg(self.layout.config());
+                for key in keys {
+                    values.arg(key.as_str());
+                }
+                let replies = reply::list(call.send(Effect::Read, &values).await?)?;
+                for (key, reply) in keys.iter().zip(replies) {
+                    if let Some(text) = reply::bytes(reply)? {
+                        let value = config::read(key, &text)?;
+                        records.push(Record::Config { key: key.clone(), value });
+                    }
+                }
+            }
+            Part::Usage => {
+                for (key, record) in self.usage_chunk(&call, keys).await {
+                    for (field, count) in record?.unwrap_or_default() {
+                        records.push(Record::Usage { key: key.clone(), field, count });
+                    }
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    fn part(self, part: Part) -> impl Stream<Item = Result<Record>> + Send {
+        let lister = self.clone();
+        stream::once(async move { lister.keys(part).await })
+            .map_ok(move |keys| {
+                let reader = self.clone();
+                let pages: Vec<Vec<Key>> = keys.chunks(PAGE).map(<[Key]>::to_vec).collect();
+                stream::iter(pages)
+                    .then(move |keys| {
+                        let reader = reader.clone();
+                        async move { reader.page(part, &keys).await }
+                    })
+                    .map_ok(|records| stream::iter(records).map(Ok))
+                    .try_flatten()
+            })
+            .try_flatten()
+    }
+
+    fn put(&self, record: &Record) -> Cmd {
+        match record {
+            Record::Credential { id, credential } => {
+                let mut set = cmd("SET");
+                set.arg(self.layout.name(Space::Credential, id)).arg(encode_credential(credential));
+                set
+            }
+            Record::Config { key, value } => {
+                let mut set = cmd("HSET");
+                set.arg(self.layout.config()).arg(key.as_str()).arg(encode_config(value));
+                set
+            }
+            Record::Usage { key, field, count } => {
+                let mut set = cmd("HSET");
+                set.arg(self.layout.name(Space::Usage, key)).arg(field.as_str()).arg(*count);
+                set
+            }
+        }
+    }
+}
+
+impl Exportable for Redis {
+    /// Not a snapshot. It holds all keys of a kind, and the values of a page of them.
+    fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
+        let redis = self.clone();
+        stream::iter([Part::Credentials, Part::Configs, Part::Usage])
+            .flat_map(move |part| redis.clone().part(part))
+            .scan(false, |failed, record| {
+                let ended = std::mem::replace(failed, record.is_err());
+                future::ready((!ended).then_some(record))
+            })
+    }
+
+    /// One pipeline a chunk, one after the other: of several records under one key the last one stays.
+    async fn import(&self, records: &[Record]) -> Result<BatchReport> {
+        let call = self.call()?;
+        let commands: Vec<Cmd> = records.iter().map(|record| self.put(record)).collect();
+        let mut report = BatchReport::default();
+        for range in batch::chunks(&commands, |command| command.get_packed_command().len()) {
+            let mut pipeline = Pipeline::with_capacity(range.len());
+            for command in &commands[range.clone()] {
+                pipeline.add_command(command.clone());
+            }
+            let results: Vec<Result<()>> = match call.send(Effect::Write, &pipeline).await {
+                Ok(replies) => replies.into_iter().map(stored).collect(),
+                Err(error) => vec![Err(error); range.len()],
+            };
+            for (index, result) in range.zip(results) {
+                report.record(index, records[index].key(), result);
+            }
+        }
+        Ok(report)
+    }
+}
+
+/// SET says OK, HSET how many fields are new.
+fn stored(reply: Value) -> Result<()> {
+    match reply {
+        Value::Int(_) => Ok(()),
+        other => reply::done(other),
+    }
+}

@@ -1,0 +1,112 @@
+//! [`Redis`]: one round trip an operation, over a few connections that all calls share.
+
+mod batch;
+mod cache;
+mod config;
+mod connection;
+mod credential;
+mod export;
+mod failure;
+mod layout;
+mod options;
+mod pool;
+mod reply;
+mod scan;
+mod server;
+mod stats;
+mod usage;
+
+use std::{sync::Arc, time::Duration};
+
+use layout::Layout;
+pub use options::RedisConfig;
+use redis::{Value, cmd};
+use server::{Effect, Server};
+
+use crate::{Backend, Open, Result, StorageStats};
+
+/// A store on a Redis server, version 6 or later: for many processes at once, and the one that caches.
+///
+/// Open it with `redis://user:password@host:port/db?prefix=...`, `redis+unix:///path/of/socket`, or a [`RedisConfig`]. It can
+/// do everything but transactions.
+///
+/// # How it works
+///
+/// An operation is one command, one pipeline or, for a batch, one pipeline a chunk. All calls share a few multiplexed
+/// connections, which a bb8 pool opens, replaces and counts; no call holds one. A dead connection is noticed when it
+/// dies, not by a PING before each use.
+///
+/// # Where things are
+///
+/// | key | type | holds |
+/// |---|---|---|
+/// | `<prefix>cred:<id>` | string | a credential, as JSON |
+/// | `<prefix>config` | hash | every config value by its key, as JSON |
+/// | `<prefix>usage:<key>` | hash | the counters of one usage record |
+/// | `<prefix>cache:<key>` | string | a cache value, which expires |
+///
+/// Other keys are never touched. A config value that is not JSON and does not look like it (a bare word that another
+/// program left) is read as a string. What can't be read is [`Corrupt`](crate::ErrorKind::Corrupt), and the error has
+/// the record's key.
+///
+/// # What it promises and refuses
+///
+/// - `Ok` means what the server promises: with its default settings a crash can lose a second or more of writes, and a
+///   server with `allkeys-*` eviction may drop credentials. [`stats`](Backend::stats) lists such dangers as `warnings`.
+/// - A batch is applied chunk by chunk; a chunk of stored credentials is all or nothing.
+/// - An export is not a snapshot: what changes meanwhile may be seen or not.
+/// - A call that gets no connection is [`NotApplied`](crate::Outcome::NotApplied); a write that was sent and has no
+///   answer is [`Unknown`](crate::Outcome::Unknown).
+/// - Of two stores on one database neither's prefix may be the other's followed by one of the words above.
+#[derive(Clone)]
+pub struct Redis {
+    server: Arc<Server>,
+    layout: Arc<Layout>,
+    deadline: Duration,
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redis").field("deadline", &self.deadline).finish_non_exhaustive()
+    }
+}
+
+impl Backend for Redis {
+    fn label(&self) -> &'static str {
+        "redis"
+    }
+
+    fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
+    }
+
+    async fn health(&self) -> Result<()> {
+        let call = self.call()?;
+        match call.send(Effect::Read, &cmd("PING")).await? {
+            Value::SimpleString(pong) if pong == "PONG" => Ok(()),
+            _ => Err(failure::unexpected_reply(Effect::Read)),
+        }
+    }
+
+    async fn stats(&self) -> Result<StorageStats> {
+        self.describe().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.server.close(self.deadline).await
+    }
+}
+
+impl Open for Redis {
+    type Config = RedisConfig;
+
+    async fn open(config: RedisConfig) -> Result<Self> {
+        let redis = Self {
+            layout: Arc::new(Layout::new(&config.prefix)),
+            deadline: config.deadline,
+            server: Arc::new(Server::new(&config)?),
+        };
+        redis.health().await?;
+        Ok(redis)
+    }
+}

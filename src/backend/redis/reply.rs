@@ -1,0 +1,96 @@
+//! Replies as what they mean. A reply is never quoted.
+
+use redis::Value;
+
+use super::{failure, server::Effect};
+use crate::{Error, ErrorKind, Key, Result, UsageRecord};
+
+/// Bytes, or none.
+pub(super) fn bytes(reply: Value) -> Result<Option<Vec<u8>>> {
+    match reply {
+        Value::Nil => Ok(None),
+        Value::BulkString(bytes) => Ok(Some(bytes)),
+        other => Err(unexpected(other, Effect::Read)),
+    }
+}
+
+/// The `OK` of a write.
+pub(super) fn done(reply: Value) -> Result<()> {
+    match reply {
+        Value::Okay => Ok(()),
+        other => Err(unexpected(other, Effect::Write)),
+    }
+}
+
+/// The number that a write returns.
+pub(super) fn number(reply: Value) -> Result<i64> {
+    match reply {
+        Value::Int(number) => Ok(number),
+        other => Err(unexpected(other, Effect::Write)),
+    }
+}
+
+pub(super) fn list(reply: Value) -> Result<Vec<Value>> {
+    match reply {
+        Value::Array(items) | Value::Set(items) => Ok(items),
+        other => Err(unexpected(other, Effect::Read)),
+    }
+}
+
+/// The fields of a hash, and their values.
+pub(super) fn fields(reply: Value) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let Value::Map(fields) = reply else { return Err(unexpected(reply, Effect::Read)) };
+    fields
+        .into_iter()
+        .map(|field| match field {
+            (Value::BulkString(name), Value::BulkString(value)) => Ok((name, value)),
+            _ => Err(failure::unexpected_reply(Effect::Read)),
+        })
+        .collect()
+}
+
+/// A usage record, or none: Redis has no empty hashes.
+pub(super) fn usage(key: &Key, reply: Value) -> Result<Option<UsageRecord>> {
+    let counters = fields(reply).map_err(|error| error.with_key(key))?;
+    let record = counters.iter().map(|(field, count)| Some((counter_name(field)?, counter(count)?)));
+    match record.collect::<Option<UsageRecord>>() {
+        Some(record) => Ok(Some(record).filter(|record| !record.is_empty())),
+        None => {
+            Err(Error::new(ErrorKind::Corrupt, "a stored usage record holds something that is not a counter")
+                .with_key(key))
+        }
+    }
+}
+
+fn counter_name(field: &[u8]) -> Option<Key> {
+    super::layout::parse_key(field).ok()
+}
+
+/// What HINCRBY takes for an integer: no plus sign, no leading zeros.
+fn counter(text: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(text).ok()?;
+    let count: i64 = text.parse().ok()?;
+    (count.to_string() == text).then_some(count)
+}
+
+#[cold]
+fn unexpected(reply: Value, effect: Effect) -> Error {
+    match reply {
+        Value::ServerError(error) => failure::of_code(error.code(), error.details().unwrap_or_default()),
+        _ => failure::unexpected_reply(effect),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_what_the_server_takes_for_one() {
+        assert_eq!(counter(b"-9223372036854775808"), Some(i64::MIN));
+        assert_eq!(counter(b"0"), Some(0));
+        for other in ["", "+1", "01", "-0", "1.0", " 1", "1e3", "9223372036854775808"] {
+            assert_eq!(counter(other.as_bytes()), None, "{other}");
+        }
+    }
+}

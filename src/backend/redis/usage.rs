@@ -1,0 +1,107 @@
+//! Counters: a hash for each record.
+
+use std::collections::BTreeMap;
+
+use redis::{Cmd, Pipeline, cmd};
+
+use super::{
+    Redis, batch,
+    layout::Space,
+    reply,
+    server::{Call, Effect},
+};
+use crate::{BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, error::Kind};
+
+fn missing() -> Error {
+    Error::not_found(Kind::Usage)
+}
+
+/// The most increments of one pipeline. Pipelines follow each other: increments of one counter are in order.
+const PIPELINE: usize = 10_000;
+
+impl Redis {
+    fn usage(&self, key: &Key) -> String {
+        self.layout.name(Space::Usage, key)
+    }
+
+    fn increment(&self, key: &Key, field: &Key, delta: i64) -> Cmd {
+        let mut increment = cmd("HINCRBY");
+        increment.arg(self.usage(key)).arg(field.as_str()).arg(delta);
+        increment
+    }
+
+    fn whole_record(&self, key: &Key) -> Cmd {
+        let mut all = cmd("HGETALL");
+        all.arg(self.usage(key));
+        all
+    }
+
+    /// One pipeline. Records that are gone meanwhile are left out.
+    pub(super) async fn usage_chunk(
+        &self,
+        call: &Call<'_>,
+        keys: &[Key],
+    ) -> Vec<(Key, Result<Option<UsageRecord>>)> {
+        let mut records = Pipeline::with_capacity(keys.len());
+        for key in keys {
+            records.add_command(self.whole_record(key));
+        }
+        match call.send(Effect::Read, &records).await {
+            Ok(replies) => {
+                keys.iter().zip(replies).map(|(key, reply)| (key.clone(), reply::usage(key, reply))).collect()
+            }
+            Err(error) => batch::all_failed(keys.iter().cloned(), &error),
+        }
+    }
+}
+
+impl UsageStore for Redis {
+    async fn increment_usage(&self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
+        let reply = self.call()?.send(Effect::Write, &self.increment(key, field, delta)).await;
+        reply.and_then(reply::number).map_err(|error| error.with_key(key))
+    }
+
+    async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
+        let call = self.call()?;
+        let mut report = BatchReport::default();
+        for (number, chunk) in increments.chunks(PIPELINE).enumerate() {
+            let mut pipeline = Pipeline::with_capacity(chunk.len());
+            for Increment { key, field, delta } in chunk {
+                pipeline.add_command(self.increment(key, field, *delta));
+            }
+            let results: Vec<Result<i64>> = match call.send(Effect::Write, &pipeline).await {
+                Ok(replies) => replies.into_iter().map(reply::number).collect(),
+                Err(error) => vec![Err(error); chunk.len()],
+            };
+            for (at, (increment, result)) in chunk.iter().zip(results).enumerate() {
+                let result = result.map_err(|error| error.with_key(&increment.key));
+                report.record(number * PIPELINE + at, &increment.key, result);
+            }
+        }
+        Ok(report)
+    }
+
+    async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
+        let reply = self.call()?.send(Effect::Read, &self.whole_record(key)).await;
+        reply::usage(key, reply.map_err(|error| error.with_key(key))?)?.ok_or_else(missing)
+    }
+
+    async fn reset_usage(&self, key: &Key) -> Result<()> {
+        let mut unlink = cmd("UNLINK");
+        unlink.arg(self.usage(key));
+        match reply::number(self.call()?.send(Effect::Write, &unlink).await?)? {
+            0 => Err(missing()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
+        let call = self.call()?;
+        let keys = self.scan(&call, Space::Usage).await?;
+        let records = batch::run(&keys, |_| 0, |chunk| self.usage_chunk(&call, chunk)).await;
+        records
+            .into_iter()
+            .filter_map(|(key, record)| record.transpose().map(|record| record.map(|record| (key, record))))
+            .collect()
+    }
+}

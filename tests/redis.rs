@@ -1,0 +1,608 @@
+//! What only Redis has: its layout, its round trips, its server's death.
+#![cfg(feature = "redis")]
+
+mod servers;
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::TcpStream,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream};
+use gateway_storage::{Credential, ErrorKind, Increment, Key, Outcome, Record, Redis, RedisConfig, Storage};
+use serde_json::json;
+
+type Result<T = ()> = gateway_storage::Result<T>;
+
+fn key(name: &str) -> Key {
+    Key::new(name).unwrap()
+}
+
+/// Commands made by hand: what another program sends.
+struct Raw(TcpStream);
+
+impl Raw {
+    fn to(url: &str) -> Self {
+        let addr = RedisConfig::try_from(url).unwrap().addr;
+        let stream = TcpStream::connect(addr).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Self(stream)
+    }
+
+    fn send(&mut self, parts: &[&[u8]]) {
+        let mut bytes = format!("*{}\r\n", parts.len()).into_bytes();
+        for part in parts {
+            bytes.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
+            bytes.extend_from_slice(part);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        self.0.write_all(&bytes).unwrap();
+    }
+
+    fn line(&mut self) -> String {
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        while !line.ends_with(b"\r\n") {
+            self.0.read_exact(&mut byte).unwrap();
+            line.push(byte[0]);
+        }
+        String::from_utf8(line).unwrap().trim_end().to_owned()
+    }
+
+    /// The reply as text. An error is a panic.
+    fn ask(&mut self, parts: &[&[u8]]) -> String {
+        self.send(parts);
+        let line = self.line();
+        match line.split_at(1) {
+            ("$", "-1") => "(nil)".into(),
+            ("$", length) => {
+                let mut text = vec![0; length.parse::<usize>().unwrap() + 2];
+                self.0.read_exact(&mut text).unwrap();
+                text.truncate(text.len() - 2);
+                String::from_utf8_lossy(&text).into_owned()
+            }
+            ("+" | ":", text) => text.to_owned(),
+            _ => panic!("{line}"),
+        }
+    }
+
+    fn words(&mut self, command: &str) -> String {
+        let parts: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+        self.ask(&parts)
+    }
+}
+
+/// A server of the test's own, which it can kill and stop.
+struct Server {
+    process: Child,
+    port: u16,
+    folder: tempfile::TempDir,
+}
+
+impl Server {
+    fn start(options: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self { process: Self::run(port, folder.path(), options), port, folder }
+    }
+
+    fn run(port: u16, folder: &std::path::Path, options: &[&str]) -> Child {
+        let mut command = Command::new("redis-server");
+        command.args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+        ]);
+        let process = command.arg("--dir").arg(folder).args(options).stdout(Stdio::null()).spawn().expect(
+            "these tests start redis-server: apt-get install redis-server, or brew install redis, and see tests/run",
+        );
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "redis-server does not answer");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        process
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    fn restart(&mut self) {
+        self.process = Self::run(self.port, self.folder.path(), &[]);
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+#[tokio::test]
+async fn reads_what_the_go_module_left() -> Result {
+    let url = servers::redis();
+    let (_, prefix) = url.split_once("prefix=").unwrap();
+    let mut raw = Raw::to(&url);
+    let name = |rest: &str| format!("{prefix}{rest}");
+    raw.ask(&[b"SET", name("cred:alice").as_bytes(), br#"{"access_token":"t","n":18446744073709551615}"#]);
+    raw.ask(&[b"SET", name("cred:broken").as_bytes(), b"{"]);
+    raw.ask(&[b"SET", name("cache:models").as_bytes(), b"\0\xff", b"PX", b"60000"]);
+    for (field, value) in [
+        ("quoted", &br#""text""#[..]),
+        ("bare", b"127.0.0.1:8317"),
+        ("number", b"5"),
+        ("list", b"[1,\"two\"]"),
+        ("null", b"null"),
+    ] {
+        raw.ask(&[b"HSET", name("config").as_bytes(), field.as_bytes(), value]);
+    }
+    raw.ask(&[b"HSET", name("usage:alice").as_bytes(), b"requests", b"41"]);
+    raw.ask(&[b"HSET", name("usage:bob").as_bytes(), b"requests", b"many", b"tokens", b"7"]);
+    raw.ask(&[b"SET", name("usage:odd").as_bytes(), b"1"]);
+
+    let storage = Storage::<Redis>::open(url.as_str()).await?;
+    let expected = Credential::try_from(json!({ "access_token": "t", "n": u64::MAX }))?;
+    assert_eq!(storage.get_credential("alice").await?, expected);
+    let broken = storage.get_credential("broken").await.unwrap_err();
+    assert_eq!((broken.kind(), broken.key()), (ErrorKind::Corrupt, Some(&key("broken"))));
+    let found = storage.get_credentials(&[key("alice"), key("broken"), key("none")]).await?;
+    assert_eq!(found.credentials, BTreeMap::from([(key("alice"), expected)]));
+    let kinds: Vec<_> = found.failures.iter().map(|failure| failure.error.kind()).collect();
+    assert_eq!(kinds, [ErrorKind::Corrupt, ErrorKind::NotFound]);
+    assert_eq!(storage.get_cache("models").await?, b"\0\xff");
+
+    let configs: BTreeMap<_, _> = storage
+        .list_configs()
+        .await?
+        .into_iter()
+        .map(|(key, value)| (key.as_str().to_owned(), value.value().clone()))
+        .collect();
+    assert_eq!(
+        json!(configs),
+        json!({ "quoted": "text", "bare": "127.0.0.1:8317", "number": 5, "list": [1, "two"], "null": null })
+    );
+
+    assert_eq!(storage.increment_usage("alice", "requests", 1).await?, 42);
+    for error in [
+        storage.get_usage("bob").await.unwrap_err(),
+        storage.increment_usage("bob", "requests", 1).await.unwrap_err(),
+        storage.list_usage().await.unwrap_err(),
+    ] {
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Corrupt, Outcome::NotApplied));
+        assert!(error.key() == Some(&key("bob")) || error.key() == Some(&key("odd")));
+        assert!(!format!("{error:?}").contains("many"));
+    }
+    assert_eq!(storage.increment_usage("bob", "tokens", 1).await?, 8, "other fields are unharmed");
+    for error in [
+        storage.get_usage("odd").await.unwrap_err(),
+        storage.increment_usage("odd", "requests", 1).await.unwrap_err(),
+    ] {
+        assert_eq!((error.kind(), error.key()), (ErrorKind::Corrupt, Some(&key("odd"))));
+    }
+    let many = [("bob", "requests"), ("bob", "tokens"), ("odd", "x"), ("alice", "requests")]
+        .map(|(record, field)| Increment::new(&key(record), &key(field), 1));
+    let report = storage.increment_many(&many).await?;
+    assert_eq!((report.succeeded, report.failures.len()), (2, 2));
+    assert!(report.failures.iter().all(|failure| failure.error.kind() == ErrorKind::Corrupt));
+    storage.close().await
+}
+
+#[tokio::test]
+async fn leaves_what_the_go_module_reads() -> Result {
+    let url = servers::redis();
+    let (_, prefix) = url.split_once("prefix=").unwrap();
+    let mut raw = Raw::to(&url);
+    let storage = Storage::<Redis>::open(url.as_str()).await?;
+    storage.set_credential("alice", json!({ "b": 1, "a": "x" })).await?;
+    storage.set_config("host", json!("local")).await?;
+    storage.increment_usage("alice", "requests", 3).await?;
+    storage.set_cache("models", b"bytes", Duration::from_secs(60)).await?;
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&raw.words(&format!("GET {prefix}cred:alice"))).unwrap(),
+        json!({ "a": "x", "b": 1 })
+    );
+    assert_eq!(raw.words(&format!("TTL {prefix}cred:alice")), "-1");
+    assert_eq!(raw.words(&format!("HGET {prefix}config host")), "\"local\"");
+    assert_eq!(raw.words(&format!("HGET {prefix}usage:alice requests")), "3");
+    assert_eq!(raw.words(&format!("GET {prefix}cache:models")), "bytes");
+    let left: i64 = raw.words(&format!("PTTL {prefix}cache:models")).parse().unwrap();
+    assert!((50_000..=60_000).contains(&left), "{left}");
+    storage.close().await
+}
+
+#[tokio::test]
+async fn nothing_in_a_prefix_is_a_pattern_and_foreign_keys_are_untouched() -> Result {
+    let server = Server::start(&[]);
+    let mut raw = Raw::to(&server.url());
+    let foreign = ["app1:cred:x", "xy:cred:x", "ay:usage:x", "app[1]:credx", "app[1]:config2", "cred:x", "*"];
+    for name in foreign {
+        raw.words(&format!("SET {name} foreign"));
+    }
+    for prefix in ["app[1]:", "?y:", "*", "\\", "a-z^:", ""] {
+        let encoded: String = prefix.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let storage = Storage::<Redis>::open(format!("{}?prefix={encoded}", server.url()).as_str()).await?;
+        // The empty prefix shares its words with the foreign `cred:x`.
+        let own = if prefix.is_empty() { vec![key("mine"), key("x")] } else { vec![key("mine")] };
+        storage.set_credential("mine", json!({})).await?;
+        storage.increment_usage("mine", "n", 1).await?;
+        assert_eq!(storage.list_credentials().await?, own, "{prefix:?}");
+        assert_eq!(storage.list_usage().await?.into_keys().collect::<Vec<_>>(), [key("mine")], "{prefix:?}");
+        let stats = storage.stats().await?;
+        assert_eq!((stats.credential_count, stats.usage_record_count), (own.len() as u64, 1), "{prefix:?}");
+        storage.delete_credential("mine").await?;
+        storage.reset_usage("mine").await?;
+        storage.close().await?;
+    }
+    assert_eq!(raw.words("DBSIZE"), foreign.len().to_string());
+    for name in foreign {
+        assert_eq!(raw.words(&format!("GET {name}")), "foreign");
+    }
+    Ok(())
+}
+
+/// How often the server ran each command.
+fn commands(raw: &mut Raw) -> BTreeMap<String, u64> {
+    raw.words("INFO commandstats")
+        .lines()
+        .filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="))
+        .map(|(name, rest)| (name.to_owned(), rest.split(',').next().unwrap().parse().unwrap()))
+        .filter(|(name, _)| name != "info")
+        .collect()
+}
+
+macro_rules! one_command {
+    ($raw:ident, $times:literal x $command:literal, |$n:ident| $call:expr) => {{
+        $raw.words("CONFIG RESETSTAT");
+        for $n in 0..1000_usize {
+            let _ = $call.await.expect($command);
+        }
+        let mut counted = commands(&mut $raw);
+        counted.remove("config|resetstat");
+        assert_eq!(counted, BTreeMap::from([($command.to_owned(), 1000 * $times)]));
+    }};
+}
+
+#[tokio::test]
+async fn every_operation_is_one_command() -> Result {
+    let server = Server::start(&["--appendfsync", "no"]);
+    let mut raw = Raw::to(&server.url());
+    let storage = Storage::<Redis>::open(server.url().as_str()).await?;
+    // All connections are open: opening one is not part of an operation.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let names: Vec<Key> = (0..1000).map(|n| key(&format!("k{n}"))).collect();
+    let ttl = Duration::from_secs(60);
+    one_command!(raw, 1 x "set", |n| storage.set_credential(&names[n], json!({})));
+    one_command!(raw, 1 x "get", |n| storage.get_credential(&names[n]));
+    one_command!(raw, 1 x "unlink", |n| storage.delete_credential(&names[n]));
+    one_command!(raw, 1 x "hset", |n| storage.set_config(&names[n], json!(1)));
+    one_command!(raw, 1 x "hget", |n| storage.get_config(&names[n]));
+    one_command!(raw, 1 x "hdel", |n| storage.delete_config(&names[n]));
+    one_command!(raw, 1 x "hgetall", |_n| storage.list_configs());
+    one_command!(raw, 1 x "hincrby", |n| storage.increment_usage(&names[n], "f", 1));
+    one_command!(raw, 1 x "hgetall", |n| storage.get_usage(&names[n]));
+    one_command!(raw, 1 x "unlink", |n| storage.reset_usage(&names[n]));
+    one_command!(raw, 1 x "set", |n| storage.set_cache(&names[n], "x", ttl));
+    one_command!(raw, 1 x "get", |n| storage.get_cache(&names[n]));
+    one_command!(raw, 1 x "unlink", |n| storage.delete_cache(&names[n]));
+
+    let few: Vec<(Key, Credential)> =
+        names[..10].iter().map(|id| (id.clone(), json!({}).try_into().unwrap())).collect();
+    let steps: Vec<Increment> = names[..10].iter().map(|name| Increment::new(name, name, 1)).collect();
+    one_command!(raw, 1 x "mset", |_n| storage.set_credentials(&few));
+    one_command!(raw, 1 x "mget", |_n| storage.get_credentials(&names[..10]));
+    one_command!(raw, 10 x "unlink", |_n| storage.delete_credentials(&names[..10]));
+    one_command!(raw, 10 x "hincrby", |_n| storage.increment_many(&steps));
+    assert_eq!(storage.stats().await?.usage_record_count, 10);
+    storage.close().await
+}
+
+#[tokio::test]
+async fn a_cache_value_is_gone_when_its_time_is_over() -> Result {
+    let storage = Storage::<Redis>::open(servers::redis().as_str()).await?;
+    for _ in 0..5 {
+        storage.set_cache("k", b"x", Duration::from_millis(50)).await?;
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        assert_eq!(storage.get_cache("k").await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+    let mut random = vec![0_u8; 1 << 20];
+    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut random).unwrap();
+    storage.set_cache("wide", &random, Duration::from_secs(60)).await?;
+    assert!(storage.get_cache("wide").await? == random);
+    storage.close().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
+    let mut server = Server::start(&["--appendfsync", "always"]);
+    let storage = Storage::<Redis>::open(server.url().as_str()).await?;
+    let running = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let tasks: Vec<_> = (0..16)
+        .map(|_| {
+            let (storage, running) = (storage.clone(), running.clone());
+            tokio::spawn(async move {
+                let (mut sure, mut unsure, mut last) = (0_i64, 0_i64, Instant::now());
+                while running.load(std::sync::atomic::Ordering::SeqCst) {
+                    match storage.increment_usage("total", "n", 1).await {
+                        Ok(_) => (sure, last) = (sure + 1, Instant::now()),
+                        Err(error) => {
+                            assert!(error.is_retryable(), "{error:?}");
+                            unsure += i64::from(error.outcome() == Outcome::Unknown);
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                        }
+                    }
+                }
+                (sure, unsure, last)
+            })
+        })
+        .collect();
+    let mut returned = Instant::now();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.kill();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.restart();
+        returned = Instant::now();
+        while storage.health().await.is_err() {
+            assert!(returned.elapsed() < Duration::from_secs(2), "no recovery");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    running.store(false, std::sync::atomic::Ordering::SeqCst);
+    let (mut sure, mut unsure) = (0, 0);
+    for task in tasks {
+        let (task_sure, task_unsure, last) = task.await.unwrap();
+        assert!(last > returned, "a task never got through again");
+        (sure, unsure) = (sure + task_sure, unsure + task_unsure);
+    }
+    let total = storage.get_usage("total").await?.get("n").unwrap();
+    assert!(sure <= total && total <= sure + unsure, "{sure} <= {total} <= {sure} + {unsure}");
+    let pool = storage.pool_stats().await?;
+    assert!((1..=pool.max).contains(&pool.open) && pool.waiting == 0, "{pool:?}");
+    storage.close().await
+}
+
+#[tokio::test]
+async fn a_stopped_server_makes_true_timeouts() -> Result {
+    let server = Server::start(&[]);
+    let storage = Storage::<Redis>::open(server.url().as_str()).await?;
+    storage.set_config("a", json!(0)).await?;
+    server.signal("-STOP");
+    let hurried = storage.with_deadline(Duration::from_millis(200));
+    let begun = Instant::now();
+    let (set, increment, get, list) = tokio::join!(
+        hurried.set_config("a", json!(1)),
+        hurried.increment_usage("a", "n", 1),
+        hurried.get_config("a"),
+        hurried.list_credentials(),
+    );
+    assert!(begun.elapsed() < Duration::from_millis(300), "{:?}", begun.elapsed());
+    for (error, outcome) in [
+        (set.unwrap_err(), Outcome::Unknown),
+        (increment.unwrap_err(), Outcome::Unknown),
+        (get.unwrap_err(), Outcome::NotApplied),
+        (list.unwrap_err(), Outcome::NotApplied),
+    ] {
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, outcome));
+    }
+
+    // Nobody who opens now gets a connection, so nothing of theirs is applied.
+    let begun = Instant::now();
+    let config = RedisConfig::try_from(format!("{}?deadline=300ms", server.url()).as_str())?;
+    let error = Storage::<Redis>::open(config).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
+    assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
+
+    server.signal("-CONT");
+    storage.health().await?;
+    assert_eq!(
+        storage.increment_usage("a", "n", 1).await?,
+        2,
+        "the one with the unknown outcome was applied"
+    );
+    storage.close().await
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_replaced() -> Result {
+    let server = Server::start(&[]);
+    let storage =
+        Storage::<Redis>::open(format!("{}?read_timeout=100ms&dial_timeout=200ms", server.url()).as_str())
+            .await?;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    server.signal("-STOP");
+    let mut unknown = 0;
+    let error = loop {
+        let error = storage.increment_usage("a", "n", 1).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        if error.outcome() == Outcome::NotApplied {
+            break error;
+        }
+        unknown += 1;
+        assert!(unknown <= 10, "the silent connections are never given up");
+    };
+    assert!(error.is_retryable());
+    server.signal("-CONT");
+    let begun = Instant::now();
+    while storage.health().await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(2), "no recovery");
+    }
+    assert_eq!(
+        storage.increment_usage("a", "n", 1).await?,
+        unknown + 1,
+        "each was applied, and nothing else"
+    );
+    storage.close().await
+}
+
+#[tokio::test]
+async fn logs_in_and_says_why_not() -> Result {
+    let server = Server::start(&["--requirepass", "s3cret"]);
+    let at = |login: &str| format!("redis://{login}127.0.0.1:{}", server.port);
+    for login in ["", ":wr0ng@", "nobody:wr0ng@"] {
+        let error = Storage::<Redis>::open(at(login).as_str()).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Denied, Outcome::NotApplied), "{error:?}");
+        assert!(!format!("{error:?} {error}").contains("wr0ng"));
+    }
+    let admin = Storage::<Redis>::open(at(":s3cret@").as_str()).await?;
+    let mut raw = Raw::to(&server.url());
+    raw.words("AUTH s3cret");
+    raw.words("ACL SETUSER reader on >pa@ss ~gcli2api:* +@read +@connection");
+    admin.set_config("a", json!(1)).await?;
+    let reader = Storage::<Redis>::open(at("reader:pa%40ss@").as_str()).await?;
+    assert_eq!(reader.get_config("a").await?.value(), &json!(1));
+    let error = reader.set_config("a", json!(2)).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Denied, Some("NOPERM")));
+    assert_eq!(error.outcome(), Outcome::NotApplied);
+    assert!(!format!("{reader:?}").contains("pa@ss"));
+
+    let error = Storage::<Redis>::open(format!("{}/99", at(":s3cret@")).as_str()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidValue, "{error:?}");
+    reader.close().await?;
+    admin.close().await
+}
+
+#[tokio::test]
+async fn errors_of_the_server_are_what_they_are() -> Result {
+    let server = Server::start(&[]);
+    let mut raw = Raw::to(&server.url());
+    let storage = Storage::<Redis>::open(server.url().as_str()).await?;
+    raw.words("CONFIG SET maxmemory 1");
+    let error = storage.set_config("a", json!(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Busy, Some("OOM")));
+    assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotApplied, true));
+    raw.words("CONFIG SET maxmemory 0");
+
+    raw.words("REPLICAOF 127.0.0.1 1");
+    let error = storage.set_config("a", json!(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Unavailable, Some("READONLY")));
+    assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotApplied, true));
+    let warnings = storage.stats().await?.details["warnings"].clone();
+    assert_eq!(warnings.as_array().unwrap().len(), 2, "{warnings}");
+    raw.words("REPLICAOF NO ONE");
+    storage.set_config("a", json!(1)).await?;
+
+    raw.words("CONFIG SET maxmemory-policy allkeys-lru");
+    raw.words("CONFIG SET appendonly no");
+    let stats = storage.stats().await?;
+    assert_eq!(stats.details["warnings"].as_array().unwrap().len(), 2, "{:?}", stats.details);
+    assert!(stats.healthy && stats.connection_count.unwrap() >= 1 && stats.config_count == 1);
+    let text = json!(stats).to_string();
+    assert!(text.contains("redis_version") && text.contains("maxmemory_policy"), "{text}");
+    drop((storage.close().await?, server));
+    let nobody = Storage::<Redis>::open("redis://127.0.0.1:1").await.unwrap_err();
+    assert_eq!((nobody.kind(), nobody.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+    assert_eq!(nobody.code(), Some("os error 111"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_fails_while_the_pool_is_resized() -> Result {
+    let storage = Storage::<Redis>::open(servers::redis().as_str()).await?;
+    let calls: Vec<_> = (0..16)
+        .map(|_| {
+            let storage = storage.clone();
+            tokio::spawn(async move {
+                for _ in 0..200 {
+                    storage.increment_usage("a", "n", 1).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for max in [1, 5, 2, 20, 1, 3] {
+        storage.resize_pool(max).await?;
+        assert_eq!(storage.pool_stats().await?.max, max);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for call in calls {
+        call.await.unwrap();
+    }
+    assert_eq!(storage.get_usage("a").await?.get("n"), Some(3200));
+    assert!(storage.pool_stats().await?.open <= 3);
+    assert_eq!(storage.resize_pool(0).await.unwrap_err().kind(), ErrorKind::InvalidValue);
+    storage.close().await
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_command_serves_it_and_its_doctor_warns() {
+    let url = servers::redis();
+    let storage = |line: &[&str]| {
+        let ended =
+            Command::new(env!("CARGO_BIN_EXE_storage")).args(["--url", &url]).args(line).output().unwrap();
+        assert!(ended.status.success(), "{line:?}: {}", String::from_utf8_lossy(&ended.stderr));
+        String::from_utf8(ended.stdout).unwrap()
+    };
+    storage(&["cache", "set", "k", "v", "--ttl", "90s"]);
+    assert_eq!(storage(&["cache", "get", "k"]), "v");
+    assert_eq!(storage(&["usage", "increment", "k", "n", "2"]), "2\n");
+    let doctor: serde_json::Value = serde_json::from_str(&storage(&["--output", "json", "doctor"])).unwrap();
+    assert!(doctor["warnings"].to_string().contains("append-only"), "{}", doctor["warnings"]);
+}
+
+#[tokio::test]
+async fn works_over_a_unix_socket_in_another_database() -> Result {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("redis.sock");
+    let server = Server::start(&["--unixsocket", socket.to_str().unwrap()]);
+    let storage = Storage::<Redis>::open(format!("redis+unix://{}?db=3", socket.display()).as_str()).await?;
+    storage.set_config("a", json!(1)).await?;
+    let mut raw = Raw::to(&server.url());
+    assert_eq!(raw.words("EXISTS gcli2api:config"), "0");
+    raw.words("SELECT 3");
+    assert_eq!(raw.words("HGET gcli2api:config a"), "1");
+    assert!(raw.words("CLIENT LIST").contains("name=gateway-storage"));
+    storage.close().await
+}
+
+#[tokio::test]
+async fn a_large_store_is_listed_exported_and_imported_among_foreign_keys() -> Result {
+    let server = Server::start(&["--appendfsync", "no"]);
+    let mut raw = Raw::to(&server.url());
+    let fill = "for n = 1, 200000 do redis.call('SET', 'foreign:' .. n, 'x') end return 1";
+    raw.ask(&[b"EVAL", fill.as_bytes(), b"0"]);
+    let storage = Storage::<Redis>::open(server.url().as_str()).await?;
+    let ids: Vec<Key> = (0..2_300).map(|n| key(&format!("id-{n:05}"))).collect();
+    let credentials: Vec<_> =
+        ids.iter().map(|id| (id.clone(), json!({ "id": id }).try_into().unwrap())).collect();
+    assert!(storage.set_credentials(&credentials).await?.is_complete());
+    let steps: Vec<Increment> = ids.iter().map(|id| Increment::new(id, &key("n"), 5)).collect();
+    assert_eq!(storage.increment_many(&steps).await?.succeeded, 2_300);
+    storage.set_config("a", json!([1])).await?;
+    assert_eq!(storage.list_credentials().await?, ids);
+    assert_eq!(storage.list_usage().await?.len(), 2_300);
+
+    let records: Vec<Record> = storage.export().map(|record| record.unwrap()).collect().await;
+    assert_eq!(records.len(), 2_300 + 1 + 2_300);
+    let copy = Storage::<Redis>::open(format!("{}?prefix=copy:", server.url()).as_str()).await?;
+    for _ in 0..2 {
+        let report = copy.import(stream::iter(records.clone().into_iter().map(Ok))).await?;
+        assert_eq!((report.succeeded, report.is_complete()), (records.len(), true));
+    }
+    let copied: Vec<Record> = copy.export().map(|record| record.unwrap()).collect().await;
+    assert!(copied == records);
+    assert_eq!(storage.delete_credentials(&ids).await?.succeeded, 2_300);
+    assert_eq!(storage.list_credentials().await?, []);
+    assert_eq!(copy.list_credentials().await?, ids);
+    copy.close().await?;
+    storage.close().await
+}
