@@ -77,6 +77,10 @@ mod transact;
 pub use backend::file::{File, FileConfig};
 #[cfg(feature = "memory")]
 pub use backend::memory::{Memory, MemoryConfig, MemoryTransaction};
+#[cfg(feature = "postgres")]
+pub use backend::postgres::{
+    Isolation, Postgres, PostgresConfig, PostgresTransaction, SchemaStatus, SslMode,
+};
 #[cfg(feature = "redis")]
 pub use backend::redis::{Redis, RedisConfig};
 pub use capability::*;

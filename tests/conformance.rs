@@ -2,7 +2,7 @@
 //!
 //! A backend is one line: how a new, empty one is opened, what it can do, and what else it promises.
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 mod servers;
 
 use gateway_storage::{Count, File, Memory, Storage, Trace, conformance};
@@ -32,6 +32,23 @@ async fn redis() -> (Storage<gateway_storage::Redis>, String) {
 #[cfg(feature = "redis")]
 async fn open_redis(url: &str) -> Storage<gateway_storage::Redis> {
     Storage::open(url).await.expect("a Redis store opens")
+}
+
+#[cfg(feature = "postgres")]
+async fn postgres() -> (Storage<gateway_storage::Postgres>, String) {
+    let url = servers::postgres();
+    (open_postgres(&url).await, url)
+}
+
+#[cfg(feature = "postgres")]
+async fn pgbouncer() -> (Storage<gateway_storage::Postgres>, String) {
+    let url = servers::pgbouncer();
+    (open_postgres(&url).await, url)
+}
+
+#[cfg(feature = "postgres")]
+async fn open_postgres(url: &str) -> Storage<gateway_storage::Postgres> {
+    Storage::open(url).await.expect("a PostgreSQL store opens")
 }
 
 macro_rules! conforms {
@@ -84,6 +101,10 @@ conforms!(memory, [credentials configs usage cache transactions export], [backen
 conforms!(file, [credentials configs usage export], [backend export_usage export_snapshot]);
 #[cfg(feature = "redis")]
 conforms!(redis, [credentials configs usage cache export], [backend export_usage]);
+#[cfg(feature = "postgres")]
+conforms!(postgres, [credentials configs usage transactions export], [backend export_usage transactions_at_close]);
+#[cfg(feature = "postgres")]
+conforms!(pgbouncer, [credentials configs usage transactions export], [backend export_usage transactions_at_close]);
 
 /// The same for backends that keep what they store.
 macro_rules! keeps {
@@ -108,4 +129,11 @@ keeps! {
     redis_keeps_credentials: credentials of redis, open_redis;
     redis_keeps_configs: configs of redis, open_redis;
     redis_keeps_usage: usage of redis, open_redis;
+}
+
+#[cfg(feature = "postgres")]
+keeps! {
+    postgres_keeps_credentials: credentials of postgres, open_postgres;
+    postgres_keeps_configs: configs of postgres, open_postgres;
+    postgres_keeps_usage: usage of postgres, open_postgres;
 }

@@ -3,7 +3,7 @@
 //! `PROPTEST_CASES=1000 cargo test --features conformance --test model` looks longer.
 
 mod broken;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 mod servers;
 
 use std::{env, path::PathBuf};
@@ -330,6 +330,21 @@ fn redis_is_as_memory() {
 #[cfg(feature = "redis")]
 async fn open_redis(url: String) -> Storage<gateway_storage::Redis> {
     Storage::open(url.as_str()).await.expect("a Redis store opens")
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn postgres_is_as_memory() {
+    let fresh = || {
+        let url = servers::postgres();
+        move || open_postgres(url.clone())
+    };
+    run(TestRunner::new(config()), fresh).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[cfg(feature = "postgres")]
+async fn open_postgres(url: String) -> Storage<gateway_storage::Postgres> {
+    Storage::open(url.as_str()).await.expect("a PostgreSQL store opens")
 }
 
 /// That this test can fail: it finds these faults, and finds nothing in a backend without one.

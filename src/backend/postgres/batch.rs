@@ -1,0 +1,76 @@
+//! Many items in few statements.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use futures_util::{StreamExt, stream};
+
+use crate::{BatchReport, Error, Key};
+
+/// The most items of one statement.
+const CHUNK_ITEMS: usize = 1000;
+
+/// A chunk ends when it has this many bytes.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// How many chunks are under way at once: each has a connection.
+const CONCURRENT_CHUNKS: usize = 4;
+
+/// Cuts items into chunks, by their number and their size.
+pub(super) fn chunks<T>(items: &[T], bytes: impl Fn(&T) -> usize) -> Vec<Range<usize>> {
+    let (mut chunks, mut begin, mut filled) = (Vec::new(), 0, 0);
+    for (at, item) in items.iter().enumerate() {
+        let size = bytes(item);
+        if at > begin && (at - begin == CHUNK_ITEMS || filled + size > CHUNK_BYTES) {
+            chunks.push(begin..at);
+            (begin, filled) = (at, 0);
+        }
+        filled += size;
+    }
+    if begin < items.len() {
+        chunks.push(begin..items.len());
+    }
+    chunks
+}
+
+/// Runs something for each chunk, several at once.
+///
+/// The items must have different names: chunks come in any order.
+pub(super) async fn run<'i, T, R, F>(
+    items: &'i [T],
+    bytes: impl Fn(&T) -> usize,
+    chunk: impl Fn(&'i [T]) -> F,
+) -> Vec<(&'i [T], R)>
+where
+    F: Future<Output = R>,
+{
+    let runs = chunks(items, bytes).into_iter().map(|range| {
+        let (items, run) = (&items[range.clone()], chunk(&items[range]));
+        async move { (items, run.await) }
+    });
+    stream::iter(runs).buffer_unordered(CONCURRENT_CHUNKS).collect().await
+}
+
+/// The report for the items as they were asked for, given those that failed.
+pub(super) fn report<'k>(
+    asked: impl Iterator<Item = &'k Key>,
+    failed: &BTreeMap<&Key, Error>,
+) -> BatchReport {
+    let mut report = BatchReport::default();
+    for (index, key) in asked.enumerate() {
+        report.record(index, key, failed.get(key).map_or(Ok(()), |error| Err(error.clone())));
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_have_a_number_and_a_size() {
+        assert_eq!(chunks(&[0; 0], |_| 1), []);
+        assert_eq!(chunks(&[1; 2001], |_| 1), [0..1000, 1000..2000, 2000..2001]);
+        let half = CHUNK_BYTES / 2;
+        assert_eq!(chunks(&[half, half, 1, 5 * half, 1], |size| *size), [0..2, 2..3, 3..4, 4..5]);
+    }
+}

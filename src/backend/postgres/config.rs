@@ -1,0 +1,58 @@
+//! Configuration: a table of JSON.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Postgres,
+    server::Effect,
+    statement::{Json, Parameter, Sql, column, key},
+};
+use crate::{
+    ConfigStore, ConfigValue, Error, Key, Result,
+    codec::{decode_config, encode_config},
+    error::Kind,
+};
+
+pub(super) fn missing() -> Error {
+    Error::not_found(Kind::Config)
+}
+
+pub(super) fn read(key: &Key, row: &tokio_postgres::Row, at: usize) -> Result<ConfigValue> {
+    let Json(text) = column(row, at)?;
+    decode_config(text).map_err(|error| error.with_key(key))
+}
+
+impl ConfigStore for Postgres {
+    async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
+        let name = [Parameter::Text(key.as_str())];
+        let reply = self.call()?.run(Effect::Read, Sql::GetConfig, &name).await?;
+        read(key, reply.rows.first().ok_or_else(missing)?, 0)
+    }
+
+    async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
+        let text = encode_config(value);
+        let record = [Parameter::Text(key.as_str()), Parameter::Json(&text)];
+        self.call()?.run(Effect::Write, Sql::SetConfig, &record).await.map(drop)
+    }
+
+    async fn delete_config(&self, key: &Key) -> Result<()> {
+        let name = [Parameter::Text(key.as_str())];
+        match self.call()?.run(Effect::Write, Sql::DeleteConfig, &name).await?.count {
+            0 => Err(missing()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {
+        let reply = self.call()?.run(Effect::Read, Sql::ListConfigs, &[]).await?;
+        reply
+            .rows
+            .iter()
+            .map(|row| {
+                let key = key(row, 0)?;
+                let value = read(&key, row, 1)?;
+                Ok((key, value))
+            })
+            .collect()
+    }
+}

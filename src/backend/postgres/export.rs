@@ -1,0 +1,159 @@
+//! Everything out, from one snapshot and in bounded memory, and records in.
+
+use std::{collections::BTreeMap, vec};
+
+use futures_core::Stream;
+use futures_util::stream;
+
+use super::{
+    Postgres, batch, config, credential,
+    server::{Call, Effect},
+    session::Session,
+    statement::{Parameter, Sql, column, key},
+};
+use crate::{
+    BatchReport, Error, Exportable, Key, Record, Result,
+    codec::{encode_config, encode_credential},
+};
+
+/// A consumer may take its time between two records.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+    SET LOCAL idle_in_transaction_session_timeout = 0";
+
+/// Where an export is: which kind, and after which record. No key is empty.
+#[derive(Clone)]
+enum Place {
+    Credentials(String),
+    Configs(String),
+    Usage(String, String),
+    End,
+}
+
+struct Export {
+    postgres: Postgres,
+    session: Option<Session>,
+    page: vec::IntoIter<Record>,
+    place: Place,
+}
+
+impl Export {
+    async fn next(&mut self) -> Result<Option<Record>> {
+        loop {
+            if let Some(record) = self.page.next() {
+                return Ok(Some(record));
+            }
+            if matches!(self.place, Place::End) {
+                self.session = None;
+                return Ok(None);
+            }
+            let page = self.read_page().await?;
+            self.place = match (page.last(), &self.place) {
+                (Some(Record::Credential { id, .. }), _) => Place::Credentials(id.as_str().to_owned()),
+                (Some(Record::Config { key, .. }), _) => Place::Configs(key.as_str().to_owned()),
+                (Some(Record::Usage { key, field, .. }), _) => {
+                    Place::Usage(key.as_str().to_owned(), field.as_str().to_owned())
+                }
+                (None, Place::Credentials(_)) => Place::Configs(String::new()),
+                (None, Place::Configs(_)) => Place::Usage(String::new(), String::new()),
+                (None, Place::Usage(..) | Place::End) => Place::End,
+            };
+            self.page = page.into_iter();
+        }
+    }
+
+    async fn read_page(&mut self) -> Result<Vec<Record>> {
+        let postgres = self.postgres.clone();
+        let call = postgres.call()?;
+        let session = match &mut self.session {
+            Some(session) => session,
+            none => none.insert(Session::begin(&call, BEGIN).await?),
+        };
+        let (statement, after) = match &self.place {
+            Place::Credentials(id) => (Sql::PageCredentials, vec![Parameter::Text(id)]),
+            Place::Configs(key) => (Sql::PageConfigs, vec![Parameter::Text(key)]),
+            Place::Usage(key, field) => (Sql::PageUsage, vec![Parameter::Text(key), Parameter::Text(field)]),
+            Place::End => return Ok(Vec::new()),
+        };
+        let reply = session.run(&call, statement, &after).await?;
+        reply
+            .rows
+            .iter()
+            .map(|row| {
+                let key = key(row, 0)?;
+                Ok(match self.place {
+                    Place::Credentials(_) => {
+                        Record::Credential { credential: credential::read(&key, row, 1)?, id: key }
+                    }
+                    Place::Configs(_) => Record::Config { value: config::read(&key, row, 1)?, key },
+                    Place::Usage(..) | Place::End => {
+                        Record::Usage { key, field: super::statement::key(row, 1)?, count: column(row, 2)? }
+                    }
+                })
+            })
+            .collect()
+    }
+}
+
+async fn set_counters<'k>(
+    call: &Call<'_>,
+    counters: &[((&'k Key, &'k Key), i64)],
+) -> BTreeMap<(&'k Key, &'k Key), Error> {
+    let chunks = batch::run(counters, |_| 0, |chunk| async move {
+        let keys = chunk.iter().map(|((key, _), _)| key.as_str()).collect();
+        let fields = chunk.iter().map(|((_, field), _)| field.as_str()).collect();
+        let counts = chunk.iter().map(|(_, count)| *count).collect();
+        let counters = [Parameter::Texts(keys), Parameter::Texts(fields), Parameter::Numbers(counts)];
+        call.run(Effect::Write, Sql::SetCounters, &counters).await
+    });
+    let failed = chunks.await.into_iter().filter_map(|(chunk, result)| result.err().map(|error| (chunk, error)));
+    failed.flat_map(|(chunk, error)| chunk.iter().map(move |(name, _)| (*name, error.clone()))).collect()
+}
+
+impl Exportable for Postgres {
+    /// A snapshot, taken when the stream is first asked for a record. It holds a connection until it ends or is dropped.
+    fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
+        let export = Export {
+            postgres: self.clone(),
+            session: None,
+            page: Vec::new().into_iter(),
+            place: Place::Credentials(String::new()),
+        };
+        stream::unfold(Some(export), |export| async {
+            let mut export = export?;
+            match export.next().await {
+                Ok(record) => record.map(|record| (Ok(record), Some(export))),
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+
+    async fn import(&self, records: &[Record]) -> Result<BatchReport> {
+        let call = self.call()?;
+        let (mut credentials, mut configs, mut counters) =
+            (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        // The last one stays.
+        for record in records {
+            match record {
+                Record::Credential { id, credential } => drop(credentials.insert(id, credential)),
+                Record::Config { key, value } => drop(configs.insert(key, value)),
+                Record::Usage { key, field, count } => drop(counters.insert((key, field), *count)),
+            }
+        }
+        let credentials: Vec<_> = credentials.into_iter().map(|(id, of)| (id, encode_credential(of))).collect();
+        let configs: Vec<_> = configs.into_iter().map(|(key, of)| (key, encode_config(of))).collect();
+        let counters: Vec<_> = counters.into_iter().collect();
+        let credentials = credential::set_documents(&call, Sql::SetCredentials, &credentials).await;
+        let configs = credential::set_documents(&call, Sql::SetConfigs, &configs).await;
+        let counters = set_counters(&call, &counters).await;
+        let mut report = BatchReport::default();
+        for (index, record) in records.iter().enumerate() {
+            let failed = match record {
+                Record::Credential { id, .. } => credentials.get(id),
+                Record::Config { key, .. } => configs.get(key),
+                Record::Usage { key, field, .. } => counters.get(&(key, field)),
+            };
+            report.record(index, record.key(), failed.map_or(Ok(()), |error| Err(error.clone())));
+        }
+        Ok(report)
+    }
+}

@@ -1,0 +1,182 @@
+//! Connections: who may have one, counted and resized.
+
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use bb8::{Pool, PooledConnection, QueueStrategy, RunError};
+use futures_util::FutureExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::{
+    Postgres,
+    connection::{Connection, Dialer},
+    options::PostgresConfig,
+};
+use crate::{Error, ErrorKind, PoolStats, Pooled, Result};
+
+/// A pool of one size, with a fair queue in front: bb8 lets a caller that comes later go first.
+///
+/// bb8 can't be resized, so a pool of another size takes its place, and this one is retired: whoever waits is sent to the new
+/// one, and connections are closed as they come back.
+pub(super) struct Lane {
+    pool: Pool<Dialer>,
+    turns: Arc<Semaphore>,
+    waiting: AtomicU32,
+    failures: watch::Sender<Option<Error>>,
+}
+
+/// A connection, and the right to use it. Given back when it is dropped; a dirty one is closed.
+pub(super) struct Lease {
+    // Before the permit, so that whoever is next finds it.
+    connection: PooledConnection<'static, Dialer>,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Deref for Lease {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+}
+
+/// Why there is no lease.
+pub(super) enum NoLease {
+    Retired,
+    Failed(Error),
+}
+
+impl Lane {
+    pub(super) fn new(config: &PostgresConfig, max: u32) -> Result<Self> {
+        if max == 0 {
+            return Err(Error::new(ErrorKind::InvalidValue, "a pool has at least one connection"));
+        }
+        let (failures, turns) = (watch::Sender::new(None), Arc::new(Semaphore::new(max as usize)));
+        let dialer = Dialer::new(config, failures.clone(), turns.clone())?;
+        let limit = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
+        let pool = Pool::builder()
+            .max_size(max)
+            .test_on_check_out(false)
+            // Whoever waits for a connection is told why there is none, and the next call tries again.
+            .retry_connection(false)
+            // A call's own deadline decides.
+            .connection_timeout(Duration::MAX / 4)
+            .idle_timeout(limit(config.idle_timeout))
+            .max_lifetime(limit(config.max_lifetime))
+            .reaper_rate(Duration::from_secs(5))
+            .queue_strategy(QueueStrategy::Lifo)
+            .build_unchecked(dialer);
+        Ok(Self { pool, turns, waiting: AtomicU32::new(0), failures })
+    }
+
+    /// A living connection, in the order in which it was asked for.
+    pub(super) async fn lease(&self) -> Result<Lease, NoLease> {
+        // Never past those who wait: a permit that is given back is theirs before it is free.
+        let turn = match self.turns.clone().try_acquire_owned() {
+            Ok(turn) => turn,
+            Err(_) => {
+                let _waits = Waits::in_line(&self.waiting);
+                self.turns.clone().acquire_owned().await.map_err(|_| NoLease::Retired)?
+            }
+        };
+        loop {
+            let connection = self.connection().await.map_err(NoLease::Failed)?;
+            // A dead one is closed by the pool when it is given back, so that the next one is another.
+            if !connection.is_dead() {
+                return Ok(Lease { connection, _turn: turn });
+            }
+        }
+    }
+
+    async fn connection(&self) -> Result<PooledConnection<'static, Dialer>> {
+        if let Some(connection) = self.pool.get_owned().now_or_never() {
+            return connection.map_err(reason);
+        }
+        let mut failure = self.failures.subscribe();
+        // It asks for a new connection, so a failure from here on is news.
+        tokio::select! {
+            biased;
+            connection = self.pool.get_owned() => connection.map_err(reason),
+            Ok(()) = failure.changed() => {
+                let error = failure.borrow().clone();
+                Err(error.unwrap_or_else(no_connection))
+            }
+        }
+    }
+
+    /// Sends those who wait away and closes the connections that nobody uses.
+    pub(super) fn retire(&self) {
+        self.turns.close();
+        while self.pool.state().idle_connections > 0 {
+            // Given back at once, and closed then.
+            drop(self.pool.get_owned().now_or_never());
+        }
+    }
+
+    fn stats(&self) -> PoolStats {
+        let (max, state) = (self.pool.config().max_size, self.pool.state());
+        PoolStats {
+            max,
+            open: state.connections,
+            idle: state.idle_connections,
+            waiting: self.waiting.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn open(&self) -> u32 {
+        self.pool.state().connections
+    }
+}
+
+fn reason(error: RunError<Error>) -> Error {
+    match error {
+        RunError::User(error) => error,
+        RunError::TimedOut => no_connection(),
+    }
+}
+
+#[cold]
+pub(super) fn no_connection() -> Error {
+    Error::new(ErrorKind::Timeout, "no connection to the PostgreSQL server in time")
+}
+
+/// One who waits, until it is dropped.
+struct Waits<'w>(&'w AtomicU32);
+
+impl<'w> Waits<'w> {
+    fn in_line(waiting: &'w AtomicU32) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pooled for Postgres {
+    async fn pool_stats(&self) -> Result<PoolStats> {
+        Ok(self.server.lane()?.stats())
+    }
+
+    /// Calls under way finish on the old connections, and those that wait go on waiting for new ones.
+    async fn resize_pool(&self, max: u32) -> Result<()> {
+        // Held, so that a store which is being closed does not get a new pool afterwards.
+        let _call = self.call()?;
+        self.server.resize(max)
+    }
+}

@@ -1,0 +1,207 @@
+//! The server as one store sees it: calls with deadlines, on leased connections.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use futures_util::TryStreamExt;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout_at},
+};
+use tokio_postgres::RowStream;
+
+use super::{
+    Postgres,
+    connection::begin,
+    failure,
+    options::PostgresConfig,
+    pool::{Lane, Lease, NoLease, no_connection},
+    statement::{Parameter, Reply, Sql, Texts},
+};
+use crate::{Error, ErrorKind, Outcome, Result};
+
+/// More calls than can ever be under way at once.
+const CALLS: u32 = 1 << 28;
+
+pub(super) struct Server {
+    pub(super) config: PostgresConfig,
+    pub(super) texts: Texts,
+    /// How a transaction begins.
+    pub(super) begin: String,
+    /// None once the store is closed.
+    lane: ArcSwapOption<Lane>,
+    /// One permit a call; closing takes all of them, and so waits for the calls under way.
+    calls: Semaphore,
+}
+
+/// What a request does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    Read,
+    Write,
+}
+
+impl Effect {
+    /// What is known of a request that was sent and has no answer.
+    pub(super) const fn when_lost(self) -> Outcome {
+        match self {
+            Self::Read => Outcome::NotApplied,
+            Self::Write => Outcome::Unknown,
+        }
+    }
+}
+
+impl Server {
+    pub(super) fn new(config: PostgresConfig) -> Result<Self> {
+        let texts = Texts::new(&config.quoted_schema()?);
+        let lane = Arc::new(Lane::new(&config, config.pool_size)?);
+        let begin = begin(&config);
+        Ok(Self { config, texts, begin, lane: ArcSwapOption::new(Some(lane)), calls: Semaphore::new(CALLS as usize) })
+    }
+
+    pub(super) fn lane(&self) -> Result<Arc<Lane>> {
+        self.lane.load_full().ok_or_else(Error::closed)
+    }
+
+    fn replace(&self, lane: Option<Arc<Lane>>) {
+        if let Some(old) = self.lane.swap(lane) {
+            old.retire();
+        }
+    }
+
+    pub(super) fn resize(&self, max: u32) -> Result<()> {
+        self.replace(Some(Arc::new(Lane::new(&self.config, max)?)));
+        Ok(())
+    }
+
+    /// Waits until the calls under way are done, then disconnects. After the deadline it does not wait for them.
+    pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
+        let all = tokio::time::timeout(deadline, self.calls.acquire_many(CALLS)).await;
+        self.calls.close();
+        self.replace(None);
+        match all {
+            // Or another handle has closed it.
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::new(ErrorKind::Timeout, "closed, while calls were still under way")),
+        }
+    }
+}
+
+/// One call of an operation: it has a deadline, and a store that is being closed waits for it.
+pub(super) struct Call<'s> {
+    server: &'s Server,
+    deadline: Instant,
+    _under_way: SemaphorePermit<'s>,
+}
+
+impl Postgres {
+    pub(super) fn call(&self) -> Result<Call<'_>> {
+        let permit = self.server.calls.try_acquire().map_err(|_| Error::closed())?;
+        Ok(Call { server: &self.server, deadline: later(self.deadline), _under_way: permit })
+    }
+}
+
+/// A deadline that is too far away to be told is as good as one that is very far away.
+fn later(duration: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(duration).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 60 * 60))
+}
+
+impl Call<'_> {
+    pub(super) fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// One statement on any connection: one round trip.
+    pub(super) async fn run(
+        &self,
+        effect: Effect,
+        statement: Sql,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Reply> {
+        let mut lease = self.lease().await?;
+        self.run_on(&mut lease, effect, statement, parameters).await
+    }
+
+    /// A connection, in time.
+    pub(super) async fn lease(&self) -> Result<Lease> {
+        let wait = async {
+            loop {
+                match self.server.lane()?.lease().await {
+                    Ok(lease) => return Ok(lease),
+                    Err(NoLease::Retired) => {}
+                    Err(NoLease::Failed(error)) => return Err(error),
+                }
+            }
+        };
+        timeout_at(self.deadline, wait).await.unwrap_or_else(|_| Err(no_connection()))
+    }
+
+    /// One statement on this connection. Whatever cuts it off leaves the connection dirty.
+    pub(super) async fn run_on(
+        &self,
+        lease: &mut Lease,
+        effect: Effect,
+        statement: Sql,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Reply> {
+        let text = self.server.texts.of(statement);
+        if self.server.config.pgbouncer {
+            let typed = parameters.iter().map(|parameter| (parameter, parameter.type_of()));
+            lease.is_dirty = true;
+            let client = lease.client();
+            let asked = self.ask(effect, async { collect(client.query_typed_raw(text, typed).await?).await });
+            let (result, is_over) = asked.await;
+            lease.is_dirty = !is_over;
+            return result;
+        }
+        if lease.prepared(statement).is_none() {
+            lease.is_dirty = true;
+            let (result, is_over) = self.ask(Effect::Read, lease.client().prepare(text)).await;
+            lease.is_dirty = !is_over;
+            lease.keep(statement, result?);
+        }
+        lease.is_dirty = true;
+        let (client, prepared) = (lease.client(), lease.prepared(statement).expect("it was prepared"));
+        let asked = self.ask(effect, async { collect(client.query_raw(prepared, parameters).await?).await });
+        let (result, is_over) = asked.await;
+        lease.is_dirty = !is_over;
+        result
+    }
+
+    /// Statements without parameters or rows, in one round trip.
+    pub(super) async fn execute_on(&self, lease: &mut Lease, effect: Effect, text: &str) -> Result<()> {
+        lease.is_dirty = true;
+        let (result, is_over) = self.ask(effect, lease.client().batch_execute(text)).await;
+        lease.is_dirty = !is_over;
+        result
+    }
+
+    /// The answer to a request, and whether the connection can be used again.
+    async fn ask<T>(
+        &self,
+        effect: Effect,
+        request: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> (Result<T>, bool) {
+        match timeout_at(self.deadline, request).await {
+            Ok(Ok(reply)) => (Ok(reply), true),
+            Ok(Err(error)) => {
+                (Err(failure::of_request(&error, effect)), !failure::ends_connection(&error))
+            }
+            Err(_) => {
+                let error = Error::new(ErrorKind::Timeout, "no reply from the PostgreSQL server in time");
+                (Err(error.with_outcome(effect.when_lost())), false)
+            }
+        }
+    }
+}
+
+async fn collect(stream: RowStream) -> Result<Reply, tokio_postgres::Error> {
+    let mut stream = std::pin::pin!(stream);
+    let mut rows = Vec::new();
+    while let Some(row) = stream.try_next().await? {
+        rows.push(row);
+    }
+    let count = stream.rows_affected().unwrap_or_default();
+    Ok(Reply { rows, count })
+}

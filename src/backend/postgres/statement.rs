@@ -1,0 +1,239 @@
+//! Every statement, what goes into it and what comes out of it.
+
+use std::{error::Error as StdError, fmt};
+
+use bytes::BytesMut;
+use tokio_postgres::{
+    Row,
+    types::{FromSql, IsNull, ToSql, Type, to_sql_checked},
+};
+
+use super::failure;
+use crate::{Error, ErrorKind, Key, Result};
+
+macro_rules! statements {
+    ($($name:ident = $text:literal;)*) => {
+        /// A statement, by name. `{s}` in its text stands for the schema.
+        #[derive(Clone, Copy)]
+        pub(super) enum Sql { $($name),* }
+
+        const TEXTS: &[&str] = &[$($text),*];
+    };
+}
+
+statements! {
+    Health = "SELECT current_setting('transaction_read_only') = 'on'";
+    Server = "SELECT current_setting('server_version_num')::bigint, current_setting('server_encoding')";
+    Migrations = "SELECT version::bigint, checksum FROM {s}.schema_migrations ORDER BY version";
+    SchemaExists = "SELECT to_regnamespace($1) IS NOT NULL";
+    RecordMigration = "INSERT INTO {s}.schema_migrations (version, checksum) VALUES ($1::bigint, $2)";
+    TransactionStatus = "SELECT pg_xact_status($1::text::xid8)";
+    Stats = "SELECT (SELECT count(*) FROM {s}.credentials), (SELECT count(*) FROM {s}.configs), \
+        (SELECT count(DISTINCT key) FROM {s}.usage), \
+        pg_total_relation_size('{s}.credentials'::regclass) + pg_total_relation_size('{s}.configs'::regclass) \
+        + pg_total_relation_size('{s}.usage'::regclass), current_setting('server_version'), \
+        current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'), \
+        pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', \
+        (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), \
+        (SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()), inet_server_addr() IS NULL, \
+        (SELECT max(version)::bigint FROM {s}.schema_migrations), current_setting('max_connections')::bigint, \
+        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')";
+
+    GetCredential = "SELECT value FROM {s}.credentials WHERE id = $1";
+    SetCredential = "INSERT INTO {s}.credentials (id, value) VALUES ($1, $2) \
+        ON CONFLICT (id) DO UPDATE SET value = excluded.value";
+    DeleteCredential = "DELETE FROM {s}.credentials WHERE id = $1";
+    ListCredentials = "SELECT id FROM {s}.credentials ORDER BY id";
+    GetCredentials = "SELECT id, value FROM {s}.credentials WHERE id = ANY($1)";
+    SetCredentials = "INSERT INTO {s}.credentials (id, value) SELECT * FROM unnest($1::text[], $2::json[]) \
+        ON CONFLICT (id) DO UPDATE SET value = excluded.value";
+    DeleteCredentials = "WITH locked AS MATERIALIZED \
+        (SELECT id FROM {s}.credentials WHERE id = ANY($1) ORDER BY id FOR UPDATE) \
+        DELETE FROM {s}.credentials USING locked WHERE credentials.id = locked.id RETURNING credentials.id";
+    PageCredentials = "SELECT id, value FROM {s}.credentials WHERE id > $1 ORDER BY id LIMIT 250";
+
+    GetConfig = "SELECT value FROM {s}.configs WHERE key = $1";
+    SetConfig = "INSERT INTO {s}.configs (key, value) VALUES ($1, $2) \
+        ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    DeleteConfig = "DELETE FROM {s}.configs WHERE key = $1";
+    ListConfigs = "SELECT key, value FROM {s}.configs ORDER BY key";
+    SetConfigs = "INSERT INTO {s}.configs (key, value) SELECT * FROM unnest($1::text[], $2::json[]) \
+        ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    PageConfigs = "SELECT key, value FROM {s}.configs WHERE key > $1 ORDER BY key LIMIT 250";
+
+    Increment = "INSERT INTO {s}.usage AS counter (key, field, count) VALUES ($1, $2, $3) \
+        ON CONFLICT (key, field) DO UPDATE SET count = counter.count + excluded.count RETURNING count";
+    IncrementMany = "INSERT INTO {s}.usage AS counter (key, field, count) \
+        SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) \
+        ON CONFLICT (key, field) DO UPDATE SET count = counter.count + excluded.count";
+    GetUsage = "SELECT field, count FROM {s}.usage WHERE key = $1";
+    ResetUsage = "WITH locked AS MATERIALIZED \
+        (SELECT key, field FROM {s}.usage WHERE key = $1 ORDER BY field FOR UPDATE) \
+        DELETE FROM {s}.usage USING locked WHERE usage.key = locked.key AND usage.field = locked.field";
+    ListUsage = "SELECT key, field, count FROM {s}.usage ORDER BY key, field";
+    SetCounters = "INSERT INTO {s}.usage (key, field, count) \
+        SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) \
+        ON CONFLICT (key, field) DO UPDATE SET count = excluded.count";
+    PageUsage = "SELECT key, field, count FROM {s}.usage WHERE (key, field) > ($1, $2) \
+        ORDER BY key, field LIMIT 1000";
+
+    // In a transaction a write returns the transaction's number, by which a lost commit is looked up. An update goes before
+    // the insert: a record that the snapshot has and another one deleted meanwhile is a conflict for an update only.
+    ReplaceCredential = "WITH replaced AS (UPDATE {s}.credentials SET value = $2 WHERE id = $1 RETURNING id), \
+        made AS (INSERT INTO {s}.credentials (id, value) SELECT $1, $2 WHERE NOT EXISTS (SELECT FROM replaced) \
+        ON CONFLICT (id) DO UPDATE SET value = excluded.value) SELECT pg_current_xact_id()::text";
+    RemoveCredential = "DELETE FROM {s}.credentials WHERE id = $1 RETURNING pg_current_xact_id()::text";
+    ReplaceConfig = "WITH replaced AS (UPDATE {s}.configs SET value = $2 WHERE key = $1 RETURNING key), \
+        made AS (INSERT INTO {s}.configs (key, value) SELECT $1, $2 WHERE NOT EXISTS (SELECT FROM replaced) \
+        ON CONFLICT (key) DO UPDATE SET value = excluded.value) SELECT pg_current_xact_id()::text";
+    RemoveConfig = "DELETE FROM {s}.configs WHERE key = $1 RETURNING pg_current_xact_id()::text";
+}
+
+/// How many statements there are, and so the most that a connection has prepared.
+pub(super) const STATEMENTS: usize = TEXTS.len();
+
+/// The texts for one schema.
+pub(super) struct Texts([String; STATEMENTS]);
+
+impl Texts {
+    pub(super) fn new(quoted_schema: &str) -> Self {
+        // Inside of a literal quotes are doubled.
+        let literal = format!("'{}.", quoted_schema.replace('\'', "''"));
+        let of = |text: &str| text.replace("'{s}.", &literal).replace("{s}", quoted_schema);
+        Self(std::array::from_fn(|at| of(TEXTS[at])))
+    }
+
+    pub(super) fn of(&self, statement: Sql) -> &str {
+        &self.0[statement as usize]
+    }
+}
+
+/// What goes into a statement. The driver logs parameters by their `Debug`, so this one says nothing.
+pub(super) enum Parameter<'p> {
+    Text(&'p str),
+    Json(&'p [u8]),
+    Number(i64),
+    Texts(Vec<&'p str>),
+    Jsons(Vec<Json<'p>>),
+    Numbers(Vec<i64>),
+}
+
+/// JSON text, to and from the server.
+pub(super) struct Json<'j>(pub(super) &'j [u8]);
+
+impl Parameter<'_> {
+    pub(super) const fn type_of(&self) -> Type {
+        match self {
+            Self::Text(_) => Type::TEXT,
+            Self::Json(_) => Type::JSON,
+            Self::Number(_) => Type::INT8,
+            Self::Texts(_) => Type::TEXT_ARRAY,
+            Self::Jsons(_) => Type::JSON_ARRAY,
+            Self::Numbers(_) => Type::INT8_ARRAY,
+        }
+    }
+}
+
+type ToSqlResult = Result<IsNull, Box<dyn StdError + Sync + Send>>;
+
+impl ToSql for Parameter<'_> {
+    fn to_sql(&self, of: &Type, out: &mut BytesMut) -> ToSqlResult {
+        match self {
+            Self::Text(text) => text.to_sql(of, out),
+            Self::Json(text) => Json(text).to_sql(of, out),
+            Self::Number(number) => number.to_sql(of, out),
+            Self::Texts(texts) => texts.to_sql(of, out),
+            Self::Jsons(texts) => texts.to_sql(of, out),
+            Self::Numbers(numbers) => numbers.to_sql(of, out),
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+impl fmt::Debug for Parameter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("...")
+    }
+}
+
+impl ToSql for Json<'_> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> ToSqlResult {
+        out.extend_from_slice(self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(of: &Type) -> bool {
+        *of == Type::JSON
+    }
+
+    to_sql_checked!();
+}
+
+impl<'j> FromSql<'j> for Json<'j> {
+    fn from_sql(_: &Type, text: &'j [u8]) -> Result<Self, Box<dyn StdError + Sync + Send>> {
+        Ok(Self(text))
+    }
+
+    fn accepts(of: &Type) -> bool {
+        *of == Type::JSON
+    }
+}
+
+impl fmt::Debug for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("...")
+    }
+}
+
+/// What came out of a statement.
+pub(super) struct Reply {
+    pub(super) rows: Vec<Row>,
+    /// How many rows it changed or read.
+    pub(super) count: u64,
+}
+
+impl Reply {
+    pub(super) fn row(&self) -> Result<&Row> {
+        self.rows.first().ok_or_else(failure::unexpected_reply)
+    }
+}
+
+/// One column.
+pub(super) fn column<'r, T: FromSql<'r>>(row: &'r Row, at: usize) -> Result<T> {
+    row.try_get(at).map_err(|_| failure::unexpected_reply())
+}
+
+/// A column that holds a key.
+pub(super) fn key(row: &Row, at: usize) -> Result<Key> {
+    Key::new(column(row, at)?).map_err(|why| {
+        Error::new(ErrorKind::Corrupt, "the name of a stored record can't be read").with_source(why)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schema_is_quoted_where_it_stands() {
+        let texts = Texts::new("\"o'clock\"");
+        assert!(texts.of(Sql::GetConfig).contains("FROM \"o'clock\".configs"));
+        assert!(texts.of(Sql::Stats).contains("('\"o''clock\".usage'::regclass)"));
+    }
+
+    #[test]
+    fn parameters_are_silent() {
+        let parameters = [
+            Parameter::Text("secret"),
+            Parameter::Json(b"secret"),
+            Parameter::Texts(vec!["secret"]),
+            Parameter::Jsons(vec![Json(b"secret")]),
+        ];
+        assert_eq!(format!("{parameters:?} {:?}", Json(b"secret")), "[..., ..., ..., ...] ...");
+    }
+}

@@ -1,0 +1,110 @@
+//! What the server says of itself, and what an operator should worry about.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::{
+    Postgres,
+    options::Isolation,
+    server::Effect,
+    statement::{Sql, column},
+};
+use crate::{Backend, Result, StorageStats};
+
+impl Postgres {
+    pub(super) async fn describe(&self) -> Result<StorageStats> {
+        let reply = self.call()?.run(Effect::Read, Sql::Stats, &[]).await?;
+        let row = reply.row()?;
+        let count = |at| column::<i64>(row, at).map(i64::unsigned_abs);
+        let text = |at| column::<Option<&str>>(row, at);
+        let is = |at| column::<Option<bool>>(row, at).map(Option::unwrap_or_default);
+        let (is_local, has_tls) = (is(12)?, is(10)?);
+        let mut details = Map::new();
+        let mut tell = |name: &str, value: Json| details.insert(name.to_owned(), value);
+        tell("server_version", json!(text(4)?));
+        tell("schema", json!(self.server.config.schema));
+        tell("schema_version", json!(count(13)?));
+        tell("isolation", json!(match self.server.config.isolation {
+            Isolation::RepeatableRead => "repeatable read",
+            Isolation::Serializable => "serializable",
+        }));
+        tell("tls", json!(match text(11)? {
+            Some(version) if has_tls => version,
+            _ if is_local => "not needed: a Unix socket",
+            _ => "none",
+        }));
+        tell("synchronous_commit", json!(text(5)?));
+        tell("fsync", json!(text(6)?));
+        tell("full_page_writes", json!(text(7)?));
+        tell("in_recovery", json!(is(8)?));
+        tell("read_only", json!(is(9)?));
+        tell("max_connections", json!(count(14)?));
+        tell("connections_of_all", json!(count(15)?));
+        tell("pgbouncer", json!(self.server.config.pgbouncer));
+        let warnings = warnings(&details);
+        details.insert("warnings".to_owned(), json!(warnings));
+        Ok(StorageStats {
+            connection_count: Some(self.server.lane()?.open().into()),
+            credential_count: count(0)?,
+            config_count: count(1)?,
+            usage_record_count: count(2)?,
+            total_size: Some(count(3)?),
+            details,
+            ..StorageStats::new(self.label())
+        })
+    }
+}
+
+/// How the server, as it is set up, can lose what it acknowledged, or refuse us.
+fn warnings(details: &Map<String, Json>) -> Vec<&'static str> {
+    let is = |name: &str, value: Json| details.get(name) == Some(&value);
+    let number = |name: &str| details.get(name).and_then(Json::as_u64).unwrap_or_default();
+    [
+        (is("fsync", json!("off")), "fsync is off: a power failure can destroy the database"),
+        (is("full_page_writes", json!("off")), "full_page_writes is off: a power failure can damage pages"),
+        (
+            is("synchronous_commit", json!("off")),
+            "synchronous_commit is off: a crash loses the last commits that were acknowledged",
+        ),
+        (is("in_recovery", json!(true)), "a standby: it takes no writes"),
+        (
+            is("read_only", json!(true)) && is("in_recovery", json!(false)),
+            "transactions are read-only by default: it takes no writes",
+        ),
+        (is("tls", json!("none")), "no TLS: whoever is on the way can read every credential"),
+        (
+            number("connections_of_all") * 10 > number("max_connections") * 9,
+            "nine in ten of the server's connections are in use",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(holds, warning)| holds.then_some(warning))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warns_of_what_loses_data() {
+        let warnings = |found: Json| warnings(found.as_object().unwrap()).len();
+        let safe = json!({
+            "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "in_recovery": false,
+            "read_only": false, "tls": "TLSv1.3", "max_connections": 100, "connections_of_all": 12,
+        });
+        assert_eq!(warnings(safe.clone()), 0);
+        for (name, value) in [
+            ("fsync", json!("off")),
+            ("full_page_writes", json!("off")),
+            ("synchronous_commit", json!("off")),
+            ("in_recovery", json!(true)),
+            ("read_only", json!(true)),
+            ("tls", json!("none")),
+            ("connections_of_all", json!(95)),
+        ] {
+            let mut unsafe_one = safe.clone();
+            unsafe_one[name] = value;
+            assert_eq!(warnings(unsafe_one), 1, "{name}");
+        }
+    }
+}

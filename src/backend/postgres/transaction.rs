@@ -1,0 +1,162 @@
+//! Transactions, and what became of a commit whose reply was lost.
+
+use std::time::Duration;
+
+use super::{
+    Postgres, config, credential,
+    server::{Call, Effect},
+    session::Session,
+    statement::{Parameter, Reply, Sql, column},
+};
+use crate::{
+    ConfigValue, Credential, Error, ErrorKind, Key, Outcome, Result, Transaction, Transactional,
+    codec::{encode_config, encode_credential},
+};
+
+/// A transaction of [`Postgres`]: serializable, unless the configuration says
+/// [`RepeatableRead`](crate::Isolation::RepeatableRead).
+///
+/// It holds a connection until it ends. After an error of the server, or a call that was cut off, it is over: every later call
+/// and [`commit`](Transaction::commit) fail with that error, and nothing was changed.
+pub struct PostgresTransaction {
+    postgres: Postgres,
+    session: Session,
+    /// The server's number for it, once it has written.
+    number: Option<String>,
+    failed: Option<Error>,
+}
+
+impl std::fmt::Debug for PostgresTransaction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PostgresTransaction")
+    }
+}
+
+impl Transactional for Postgres {
+    type Transaction = PostgresTransaction;
+
+    async fn begin(&self) -> Result<PostgresTransaction> {
+        let session = Session::begin(&self.call()?, &self.server.begin).await?;
+        Ok(PostgresTransaction { postgres: self.clone(), session, number: None, failed: None })
+    }
+}
+
+impl PostgresTransaction {
+    /// Fails if the transaction has.
+    fn check(&mut self) -> Result<()> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        if self.session.is_cut() {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "a call of this transaction was cut off, or its connection was: it is rolled back",
+            ));
+        }
+        Ok(())
+    }
+
+    async fn run(&mut self, statement: Sql, parameters: &[Parameter<'_>]) -> Result<Reply> {
+        let postgres = self.postgres.clone();
+        let call = postgres.call()?;
+        self.check()?;
+        let result = self.session.run(&call, statement, parameters).await;
+        if let Err(error) = &result {
+            self.failed = Some(error.clone());
+        }
+        result
+    }
+
+    /// A statement that gives the transaction's number if it has written something.
+    async fn write(&mut self, statement: Sql, parameters: &[Parameter<'_>]) -> Result<bool> {
+        let reply = self.run(statement, parameters).await?;
+        let Some(row) = reply.rows.first() else { return Ok(false) };
+        if self.number.is_none() {
+            self.number = Some(column(row, 0)?);
+        }
+        Ok(true)
+    }
+}
+
+impl Transaction for PostgresTransaction {
+    async fn get_credential(&mut self, id: &Key) -> Result<Credential> {
+        let reply = self.run(Sql::GetCredential, &[Parameter::Text(id.as_str())]).await?;
+        credential::read(id, reply.rows.first().ok_or_else(credential::missing)?, 0)
+    }
+
+    async fn set_credential(&mut self, id: &Key, credential: &Credential) -> Result<()> {
+        let text = encode_credential(credential);
+        let record = [Parameter::Text(id.as_str()), Parameter::Json(&text)];
+        self.write(Sql::ReplaceCredential, &record).await.map(drop)
+    }
+
+    async fn delete_credential(&mut self, id: &Key) -> Result<()> {
+        match self.write(Sql::RemoveCredential, &[Parameter::Text(id.as_str())]).await? {
+            true => Ok(()),
+            false => Err(credential::missing()),
+        }
+    }
+
+    async fn get_config(&mut self, key: &Key) -> Result<ConfigValue> {
+        let reply = self.run(Sql::GetConfig, &[Parameter::Text(key.as_str())]).await?;
+        config::read(key, reply.rows.first().ok_or_else(config::missing)?, 0)
+    }
+
+    async fn set_config(&mut self, key: &Key, value: &ConfigValue) -> Result<()> {
+        let text = encode_config(value);
+        let record = [Parameter::Text(key.as_str()), Parameter::Json(&text)];
+        self.write(Sql::ReplaceConfig, &record).await.map(drop)
+    }
+
+    async fn delete_config(&mut self, key: &Key) -> Result<()> {
+        match self.write(Sql::RemoveConfig, &[Parameter::Text(key.as_str())]).await? {
+            true => Ok(()),
+            false => Err(config::missing()),
+        }
+    }
+
+    /// A lost reply is resolved: within the deadline, the server is asked what became of the transaction.
+    async fn commit(mut self) -> Result<()> {
+        let Self { postgres, .. } = &self;
+        let postgres = postgres.clone();
+        let call = postgres.call()?;
+        self.check()?;
+        match (self.session.commit(&call).await, self.number) {
+            (Err(error), Some(number)) if error.outcome() == Outcome::Unknown => {
+                resolve(&call, &number, error).await
+            }
+            // It changed nothing.
+            (Err(error), None) => Err(error.with_outcome(Outcome::NotApplied)),
+            (result, _) => result,
+        }
+    }
+
+    async fn rollback(self) -> Result<()> {
+        let call = self.postgres.call()?;
+        self.session.rollback(&call).await;
+        Ok(())
+    }
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// What the server knows of the transaction. `lost` if nobody can tell before the deadline.
+async fn resolve(call: &Call<'_>, number: &str, lost: Error) -> Result<()> {
+    let mut pause = FIRST_PAUSE;
+    while !call.is_over() {
+        let reply = call.run(Effect::Read, Sql::TransactionStatus, &[Parameter::Text(number)]).await;
+        let status = reply.as_ref().map(|reply| reply.row().and_then(|row| column::<Option<&str>>(row, 0)));
+        match status {
+            Ok(Ok(Some("committed"))) => return Ok(()),
+            Ok(Ok(Some("aborted"))) => return Err(lost.with_outcome(Outcome::NotApplied)),
+            // The old connection's end is not noticed yet.
+            Ok(Ok(Some("in progress"))) => {}
+            Err(error) if error.is_retryable() => {}
+            _ => break,
+        }
+        tokio::time::sleep(pause).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
+    Err(lost)
+}
