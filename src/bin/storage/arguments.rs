@@ -3,13 +3,14 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    commands::{cache, config, credential, doctor::Doctor, ping::Ping, stats::Stats, usage},
+    commands::{cache, config, credential, doctor::Doctor, ping::Ping, schema, stats::Stats, usage},
     output::Output,
 };
 
 const AFTER_HELP: &str = "\
 URLs:
   file:./data                a directory on disk; options: ?create=false&deadline=5s
+  postgres://user@host/db    a PostgreSQL database; options: ?sslmode=verify-full&schema=gateway_storage
   memory:                    this process only: nothing is kept
 
 Values (JSON, and the cache's bytes) are one quoted argument, @FILE to read a file, or - to read stdin. Other users can
@@ -68,6 +69,8 @@ pub(crate) enum Command {
     Usage(usage::Command),
     #[command(subcommand)]
     Cache(cache::Command),
+    #[command(subcommand)]
+    Schema(schema::Command),
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use std::marker::PhantomData;
 
-use gateway_storage::{File, FileConfig, Memory, Open, Redis};
+use gateway_storage::{File, FileConfig, Memory, Open, Postgres, PostgresConfig, Redis};
 
 use crate::{
     arguments::{Arguments, Command},
@@ -45,6 +45,18 @@ impl Operated for Memory {
         ("durability", "none: gone when the process ends"),
     ];
     const WARNINGS: &[&str] = &["nothing is kept: every command starts with an empty store"];
+}
+
+impl Operated for Postgres {
+    const FACTS: &[(&str, &str)] = &[
+        ("topology", "one server, or the first of several that takes writes"),
+        ("durability", "committed: as safe as fsync and synchronous_commit make it"),
+    ];
+
+    fn existing(mut config: PostgresConfig) -> PostgresConfig {
+        config.create = false;
+        config
+    }
 }
 
 impl Operated for Redis {
@@ -97,6 +109,7 @@ macro_rules! on_its_backend {
         on_its_backend! { $url $log $command $what
             "file" => File,
             "memory" => Memory,
+            "postgres" | "postgresql" => Postgres,
             "redis" | "redis+unix" => Redis,
         }
     };
@@ -124,5 +137,6 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
         Command::Config(command) => on_its_backend!(url, log, command, "store configuration"),
         Command::Usage(command) => on_its_backend!(url, log, command, "count usage"),
         Command::Cache(command) => on_its_backend!(url, log, command, "cache"),
+        Command::Schema(command) => on_its_backend!(url, log, command, "have a schema"),
     }
 }

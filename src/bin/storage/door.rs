@@ -28,8 +28,13 @@ impl<'u, B: Operated> Door<'u, B> {
         self.enter(|config| config).await
     }
 
+    /// What the URL says.
+    pub(crate) fn config(&self) -> Result<B::Config, Failure> {
+        B::Config::try_from(self.url).map_err(|error| Failure::url(&error))
+    }
+
     async fn enter(&self, adjust: fn(B::Config) -> B::Config) -> Result<&Storage<Layered<Log, B>>, Failure> {
-        let config = B::Config::try_from(self.url).map_err(|error| Failure::url(&error))?;
+        let config = self.config()?;
         let start = Instant::now();
         let storage = Storage::<B>::open(adjust(config)).await.map_err(|error| Failure::opening(&error))?;
         self.log.line(format_args!("open: ok in {:.1?}", start.elapsed()));

@@ -1,0 +1,53 @@
+//! `storage schema`.
+
+use clap::Subcommand;
+use gateway_storage::{Postgres, SchemaStatus};
+use serde_json::json;
+
+use super::Run;
+use crate::{door::Door, failure::Failure, output::Answer};
+
+/// Schema: the tables of a database, and their version
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Show the schema's version, and the one that this command works with
+    #[command(after_help = "\
+Examples:
+  storage schema status
+  storage schema status --output json | jq .current")]
+    Status,
+    /// Make the schema, or bring it to the version that this command works with
+    #[command(after_help = "\
+Examples:
+  storage schema up
+  storage schema up && systemctl start gateway")]
+    Up,
+}
+
+impl Run<Postgres> for Command {
+    async fn run(&self, door: &Door<'_, Postgres>) -> Result<Answer, Failure> {
+        let config = door.config()?;
+        let status = match self {
+            Self::Status => Postgres::schema_status(config).await,
+            Self::Up => Postgres::migrate(config).await,
+        };
+        Ok(report(&status.map_err(|error| Failure::opening(&error))?))
+    }
+}
+
+fn report(status: &SchemaStatus) -> Answer {
+    let SchemaStatus { schema, version, latest, .. } = status;
+    let state = match version {
+        _ if status.is_current() => "current",
+        0 => "not there: `storage schema up` makes it",
+        _ => "old: `storage schema up` migrates it",
+    };
+    Answer::report(
+        vec![
+            ("schema".into(), schema.clone()),
+            ("version".into(), format!("{version} of {latest}")),
+            ("state".into(), state.into()),
+        ],
+        json!({ "schema": schema, "version": version, "latest": latest, "current": status.is_current() }),
+    )
+}

@@ -1,0 +1,186 @@
+//! The server dies, stops, and cuts connections.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use gateway_storage::{ErrorKind, Outcome, Postgres, Storage, Transaction};
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use crate::{Result, config, key, open, private::Server, raw};
+
+/// Tasks that count, and how often each was told that it did.
+struct Load {
+    running: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<(i64, i64, Instant)>>,
+}
+
+impl Load {
+    fn start(storage: &Storage<Postgres>) -> Self {
+        let running = Arc::new(AtomicBool::new(true));
+        let tasks = (0..16)
+            .map(|task| {
+                let (storage, running) = (storage.clone(), running.clone());
+                tokio::spawn(async move {
+                    let (mut sure, mut unsure, mut last) = (0, 0, Instant::now());
+                    while running.load(Ordering::SeqCst) {
+                        match storage.increment_usage("total", format!("n{}", task % 4), 1).await {
+                            Ok(_) => (sure, last) = (sure + 1, Instant::now()),
+                            Err(error) => {
+                                assert!(error.is_retryable(), "{error:?}");
+                                unsure += i64::from(error.outcome() == Outcome::Unknown);
+                                tokio::time::sleep(Duration::from_millis(5)).await;
+                            }
+                        }
+                    }
+                    (sure, unsure, last)
+                })
+            })
+            .collect();
+        Self { running, tasks }
+    }
+
+    /// Every acknowledged increment is there, every task got through again, and no connection is missing.
+    async fn check(self, storage: &Storage<Postgres>, returned: Instant) -> Result {
+        self.running.store(false, Ordering::SeqCst);
+        let (mut sure, mut unsure) = (0, 0);
+        for task in self.tasks {
+            let (task_sure, task_unsure, last) = task.await.unwrap();
+            assert!(last > returned, "a task never got through again");
+            (sure, unsure) = (sure + task_sure, unsure + task_unsure);
+        }
+        let total: i64 = storage.get_usage("total").await?.iter().map(|(_, count)| count).sum();
+        assert!(sure <= total && total <= sure + unsure, "{sure} <= {total} <= {sure} + {unsure}");
+        println!("{sure} acknowledged, {unsure} unknown, {total} there");
+        let pool = storage.pool_stats().await?;
+        assert!((1..=pool.max).contains(&pool.open) && pool.waiting == 0, "{pool:?}");
+        // As many transactions as there are connections: none of them is leaked.
+        let mut held = Vec::new();
+        for _ in 0..pool.max {
+            held.push(storage.begin().await?);
+        }
+        let hurried = storage.with_deadline(Duration::from_millis(50));
+        assert_eq!(hurried.begin().await.unwrap_err().kind(), ErrorKind::Timeout);
+        Ok(())
+    }
+}
+
+async fn recovers(storage: &Storage<Postgres>) -> Instant {
+    let returned = Instant::now();
+    while storage.health().await.is_err() {
+        assert!(returned.elapsed() < Duration::from_secs(2), "no recovery");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    returned
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
+    let mut server = Server::start(&[]).ready().await;
+    let storage = open(&server.url()).await;
+    let load = Load::start(&storage);
+    let mut returned = Instant::now();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        server.kill();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.restart().await;
+        returned = recovers(&storage).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    load.check(&storage, returned).await?;
+    storage.close().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cut_connections_are_replaced_and_lose_no_count() -> Result {
+    let server = Server::start(&[]).ready().await;
+    let storage = open(&server.url()).await;
+    let administrator = raw(&server.url()).await;
+    let load = Load::start(&storage);
+    let mut cut = 0;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'gateway-storage'";
+        cut += administrator.query(all, &[]).await.unwrap().len();
+    }
+    assert!(cut > 20, "{cut}");
+    let returned = recovers(&storage).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    load.check(&storage, returned).await?;
+    storage.close().await
+}
+
+#[tokio::test]
+async fn a_stopped_server_makes_true_timeouts() -> Result {
+    let server = Server::start(&[]).ready().await;
+    let storage = open(&server.url()).await;
+    storage.set_config("a", json!(0)).await?;
+    let hurried = storage.with_deadline(Duration::from_millis(300));
+    let mut tx = hurried.begin().await?;
+    tx.set_config(&key("b"), &config(json!(1))).await?;
+    // As many connections as are needed below: a stopped server opens none.
+    let held = [storage.begin().await?, storage.begin().await?, storage.begin().await?, storage.begin().await?];
+    for tx in held {
+        tx.rollback().await?;
+    }
+    server.signal_all("-STOP");
+    let begun = Instant::now();
+    let (set, increment, get, list, commit) = tokio::join!(
+        hurried.set_config("a", json!(1)),
+        hurried.increment_usage("a", "n", 1),
+        hurried.get_config("a"),
+        hurried.list_credentials(),
+        tx.commit(),
+    );
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    for (error, outcomes) in [
+        (set.unwrap_err(), &[Outcome::Unknown, Outcome::NotApplied][..]),
+        (increment.unwrap_err(), &[Outcome::Unknown, Outcome::NotApplied]),
+        (get.unwrap_err(), &[Outcome::NotApplied]),
+        (list.unwrap_err(), &[Outcome::NotApplied]),
+        (commit.unwrap_err(), &[Outcome::Unknown]),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(outcomes.contains(&error.outcome()), "{error:?}");
+    }
+
+    // Nobody who opens now gets a connection, so nothing of theirs is applied.
+    let begun = Instant::now();
+    let error = Storage::<Postgres>::open(format!("{}&deadline=300ms", server.url()).as_str()).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+
+    server.signal_all("-CONT");
+    recovers(&storage).await;
+    let total = storage.increment_usage("a", "n", 1).await?;
+    assert!((1..=2).contains(&total), "{total}");
+    storage.close().await
+}
+
+#[tokio::test]
+async fn timeouts_of_the_server_say_that_nothing_happened() -> Result {
+    let server = Server::start(&[]).ready().await;
+    let holder = open(&server.url()).await;
+    holder.set_config("a", json!(0)).await?;
+    for (option, kind, code) in [
+        ("lock_timeout=100ms", ErrorKind::Busy, "55P03"),
+        ("statement_timeout=100ms", ErrorKind::Timeout, "57014"),
+    ] {
+        let mut tx = holder.begin().await?;
+        tx.set_config(&key("a"), &config(json!(1))).await?;
+        let storage = open(&format!("{}&{option}", server.url())).await;
+        let error = storage.set_config("a", json!(2)).await.unwrap_err();
+        assert_eq!((error.kind(), error.code()), (kind, Some(code)));
+        assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotApplied, true));
+        tx.rollback().await?;
+        storage.set_config("a", json!(2)).await?;
+        storage.close().await?;
+    }
+    holder.close().await
+}

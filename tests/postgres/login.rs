@@ -1,0 +1,139 @@
+//! TLS in all its modes, logins, sockets.
+
+use std::{fs, path::Path, process::Command};
+
+use gateway_storage::{ErrorKind, Outcome, Postgres, Storage};
+use serde_json::json;
+
+use crate::{Result, open, private::Server, raw};
+
+fn openssl(folder: &Path, arguments: &str) {
+    let mut openssl = Command::new("openssl");
+    let ran = openssl.current_dir(folder).args(arguments.split(' ')).output().expect("these tests need openssl");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+/// An authority, and a certificate that it signed.
+fn certificates(folder: &Path) {
+    for (authority, subject) in [("ca", "/CN=trusted"), ("other", "/CN=stranger")] {
+        openssl(
+            folder,
+            &format!(
+                "req -x509 -newkey rsa:2048 -nodes -days 30 -subj {subject} -keyout {authority}.key -out {authority}.crt"
+            ),
+        );
+    }
+    fs::write(folder.join("names"), "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
+    fs::write(folder.join("badge"), "basicConstraints=CA:FALSE\nextendedKeyUsage=clientAuth\n").unwrap();
+    for (name, subject, extensions) in [("server", "/CN=localhost", "names"), ("client", "/CN=badge", "badge")] {
+        openssl(folder, &format!("req -newkey rsa:2048 -nodes -subj {subject} -keyout {name}.key -out {name}.csr"));
+        openssl(
+            folder,
+            &format!(
+                "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile {extensions} -out {name}.crt"
+            ),
+        );
+    }
+}
+
+const RULES: &str = "\
+local   all all           trust
+hostssl all secured  all  trust
+hostnossl all plain  all  trust
+hostssl all badge    all  cert
+host    all password all  scram-sha-256
+host    all all      all  trust
+";
+
+#[tokio::test]
+async fn tls_in_every_mode_and_logins() -> Result {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let server = Server::prepared(
+        &["ssl=on", "ssl_cert_file=server.crt", "ssl_key_file=server.key", "ssl_ca_file=ca.crt"],
+        |data| {
+            use std::os::unix::fs::{MetadataExt, PermissionsExt};
+            let owner = fs::metadata(data).unwrap();
+            for name in ["server.crt", "server.key", "ca.crt"] {
+                let file = data.join(name);
+                fs::copy(folder.path().join(name), &file).unwrap();
+                fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+                std::os::unix::fs::chown(&file, Some(owner.uid()), Some(owner.gid())).unwrap();
+            }
+            fs::write(data.join("pg_hba.conf"), RULES).unwrap();
+        },
+    )
+    .ready()
+    .await;
+    let administrator = raw(&server.url()).await;
+    for statement in [
+        "CREATE ROLE secured LOGIN SUPERUSER",
+        "CREATE ROLE plain LOGIN SUPERUSER",
+        "CREATE ROLE badge LOGIN SUPERUSER",
+        "CREATE ROLE password LOGIN SUPERUSER PASSWORD 'pa@ss'",
+        "CREATE ROLE guest LOGIN",
+    ] {
+        administrator.batch_execute(statement).await.unwrap();
+    }
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let at = |user: &str, host: &str, options: &str| {
+        format!("postgres://{user}@{host}:{}/postgres?{options}", server.port)
+    };
+    let (ca, other) = (format!("sslrootcert={}", file("ca.crt")), format!("sslrootcert={}", file("other.crt")));
+    let badge = format!("sslcert={}&sslkey={}", file("client.crt"), file("client.key"));
+
+    let with_tls = Some("TLSv1.3");
+    for (user, host, options, expected) in [
+        ("tester", "127.0.0.1", "sslmode=disable".to_owned(), Ok(None)),
+        ("secured", "127.0.0.1", "sslmode=disable".to_owned(), Err(ErrorKind::Denied)),
+        ("tester", "127.0.0.1", "sslmode=allow".to_owned(), Ok(None)),
+        ("secured", "127.0.0.1", "sslmode=allow".to_owned(), Ok(with_tls)),
+        ("tester", "127.0.0.1", "sslmode=prefer".to_owned(), Ok(with_tls)),
+        ("plain", "127.0.0.1", "sslmode=prefer".to_owned(), Ok(None)),
+        ("plain", "127.0.0.1", "sslmode=require".to_owned(), Err(ErrorKind::Denied)),
+        ("tester", "127.0.0.1", "sslmode=require".to_owned(), Ok(with_tls)),
+        ("tester", "127.0.0.1", format!("sslmode=require&{other}"), Err(ErrorKind::Denied)),
+        ("tester", "127.0.0.1", format!("sslmode=verify-ca&{ca}"), Ok(with_tls)),
+        ("tester", "127.0.0.1", format!("sslmode=verify-ca&{other}"), Err(ErrorKind::Denied)),
+        // Nobody on this machine knows the authority.
+        ("tester", "localhost", "sslmode=verify-ca".to_owned(), Err(ErrorKind::Denied)),
+        ("tester", "127.0.0.1", format!("sslmode=verify-full&{ca}"), Err(ErrorKind::Denied)),
+        ("tester", "localhost", format!("sslmode=verify-full&{ca}"), Ok(with_tls)),
+        ("tester", "localhost", format!("sslmode=verify-full&{other}"), Err(ErrorKind::Denied)),
+        ("badge", "localhost", format!("sslmode=verify-full&{ca}&{badge}"), Ok(with_tls)),
+        ("badge", "localhost", format!("sslmode=verify-full&{ca}"), Err(ErrorKind::Denied)),
+        ("tester", "localhost", "sslmode=verify-ca&sslrootcert=/nowhere".to_owned(), Err(ErrorKind::InvalidValue)),
+        ("tester", "localhost", format!("sslcert={}", file("client.crt")), Err(ErrorKind::InvalidValue)),
+        ("password", "127.0.0.1", "sslmode=disable".to_owned(), Err(ErrorKind::Denied)),
+        ("password:wr0ng", "127.0.0.1", "sslmode=disable".to_owned(), Err(ErrorKind::Denied)),
+        ("password:wr0ng", "127.0.0.1", "sslmode=prefer".to_owned(), Err(ErrorKind::Denied)),
+        ("password:pa%40ss", "127.0.0.1", "sslmode=disable".to_owned(), Ok(None)),
+        ("password:pa%40ss", "127.0.0.1", "sslmode=require".to_owned(), Ok(with_tls)),
+        // A role that may not make a schema.
+        ("guest", "127.0.0.1", "schema=other&sslmode=disable".to_owned(), Err(ErrorKind::Denied)),
+    ] {
+        let url = at(user, host, &options);
+        let found = match Storage::<Postgres>::open(url.as_str()).await {
+            Ok(storage) => {
+                storage.set_config("k", json!(1)).await?;
+                let tls = storage.stats().await?.details["tls"].as_str().unwrap().to_owned();
+                storage.close().await?;
+                Ok(Some(tls).filter(|tls| tls != "none"))
+            }
+            Err(error) => {
+                assert_eq!(error.outcome(), Outcome::NotApplied);
+                assert!(!format!("{error:?}").contains("wr0ng"));
+                Err(error.kind())
+            }
+        };
+        assert_eq!(found, expected.map(|tls| tls.map(str::to_owned)), "{user} at {host}, {options}");
+    }
+
+    let error = Storage::<Postgres>::open(at("tester", "localhost", "dbname=nowhere").as_str()).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::InvalidValue, Some("3D000")));
+
+    let socket = format!("postgres:///postgres?host={}&port={}&user=tester", server.folder.path().display(), server.port);
+    let storage = open(&socket).await;
+    assert_eq!(storage.stats().await?.details["tls"], json!("not needed: a Unix socket"));
+    storage.close().await
+}

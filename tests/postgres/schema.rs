@@ -1,0 +1,113 @@
+//! Migrations: who makes the schema, and which one is refused.
+
+use std::process::Command;
+
+use gateway_storage::{ErrorKind, Postgres, PostgresConfig, Storage};
+use serde_json::json;
+
+use crate::{Result, open, raw, schema, servers};
+
+fn config(url: &str) -> PostgresConfig {
+    PostgresConfig::try_from(url).unwrap()
+}
+
+#[tokio::test]
+async fn a_schema_is_made_once_and_only_if_wanted() -> Result {
+    let url = servers::postgres();
+    let status = Postgres::schema_status(config(&url)).await?;
+    assert_eq!((status.version, status.schema.as_str(), status.is_current()), (0, schema(&url).as_str(), false));
+    let error = Storage::<Postgres>::open(format!("{url}&create=false").as_str()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    let status = Postgres::migrate(config(&url)).await?;
+    assert!(status.is_current() && status.version == status.latest && status.latest > 0);
+    assert_eq!(Postgres::migrate(config(&url)).await?, status);
+    assert_eq!(Postgres::schema_status(config(&url)).await?, status);
+    open(&format!("{url}&create=false")).await.close().await
+}
+
+#[tokio::test]
+async fn a_schema_of_another_version_is_refused() -> Result {
+    let url = servers::postgres();
+    open(&url).await.close().await?;
+    let administrator = raw(&url).await;
+    let change = async |sql: &str| {
+        administrator.batch_execute(&sql.replace("{s}", &schema(&url))).await.unwrap();
+        let opened = Storage::<Postgres>::open(url.as_str()).await.map(drop).map_err(|error| error.kind());
+        let status = Postgres::schema_status(config(&url)).await.map(drop).map_err(|error| error.kind());
+        assert_eq!(opened, status);
+        opened
+    };
+    let newer = change("INSERT INTO {s}.schema_migrations VALUES (1000, 'later')").await;
+    assert_eq!(newer, Err(ErrorKind::Unsupported));
+    assert_eq!(change("DELETE FROM {s}.schema_migrations WHERE version = 1000").await, Ok(()));
+    assert_eq!(change("UPDATE {s}.schema_migrations SET checksum = 'other'").await, Err(ErrorKind::Corrupt));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_strange_name_of_a_schema_is_a_name() -> Result {
+    let url = servers::postgres();
+    let name = format!("{}\"; DROP TABLE 'x' %s --", schema(&url));
+    let encoded: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let url = url.replace(&format!("schema={}", schema(&url)), &format!("schema={encoded}"));
+    for url in [url.clone(), format!("{url}&pgbouncer=true")] {
+        let storage = open(&url).await;
+        storage.set_config("k", json!(1)).await?;
+        assert_eq!(storage.stats().await?.details["schema"], json!(name));
+        storage.close().await?;
+    }
+    Ok(())
+}
+
+#[cfg(feature = "cli")]
+#[tokio::test]
+async fn ten_processes_open_an_empty_database_at_once() {
+    let url = servers::postgres();
+    let started: Vec<_> = (0..10)
+        .map(|n| {
+            Command::new(env!("CARGO_BIN_EXE_storage"))
+                .args(["--url", &url, "config", "set", &format!("k{n}"), "1"])
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for process in started {
+        let ended = process.wait_with_output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    }
+    let storage = open(&url).await;
+    assert_eq!(storage.list_configs().await.unwrap().len(), 10);
+    let applied = format!("SELECT count(*) FROM {}.schema_migrations", schema(&url));
+    assert_eq!(raw(&url).await.query_one(&applied, &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_command_shows_and_migrates_the_schema() {
+    let url = servers::postgres();
+    let storage = |line: &[&str]| {
+        let ended =
+            Command::new(env!("CARGO_BIN_EXE_storage")).args(["--url", &url]).args(line).output().unwrap();
+        let text = String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap();
+        (ended.status.code().unwrap(), text)
+    };
+    assert_eq!(storage(&["config", "get", "k"]).0, 5, "reading makes no schema");
+    let (code, text) = storage(&["schema", "status", "--output", "json"]);
+    let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &status["version"], &status["current"]), (0, &json!(0), &json!(false)), "{text}");
+    assert_eq!(storage(&["schema", "up"]).0, 0);
+    let (code, text) = storage(&["schema", "status"]);
+    assert!(code == 0 && text.contains("current"), "{text}");
+    assert_eq!(storage(&["config", "get", "k"]).0, 1, "there is a store now, and nothing in it");
+    let (code, text) = storage(&["cache", "get", "k"]);
+    assert!(code == 6 && text.contains("`Postgres` cannot cache"), "{text}");
+    let (code, text) = storage(&["doctor", "--output", "json"]);
+    let doctor: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &doctor["facts"]["isolation"]), (0, &json!("serializable")), "{text}");
+    assert!(doctor["warnings"].to_string().contains("TLS"), "{text}");
+    let ended = Command::new(env!("CARGO_BIN_EXE_storage")).args(["--url", "memory:", "schema", "up"]).output();
+    let ended = ended.unwrap();
+    assert_eq!(ended.status.code(), Some(6));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("`Postgres`"));
+}
