@@ -39,8 +39,11 @@ fn certificates(folder: &Path) {
 const RULES: &str = "\
 local   all all           trust
 hostssl all secured  all  trust
+host    all secured  all  reject
 hostnossl all plain  all  trust
+host    all plain    all  reject
 hostssl all badge    all  cert
+host    all badge    all  reject
 host    all password all  scram-sha-256
 host    all all      all  trust
 ";

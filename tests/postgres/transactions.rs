@@ -18,19 +18,19 @@ use crate::{Result, config, key, open, private::Server, proxy::Proxy, raw, round
 
 /// Tries until it is not a conflict.
 async fn write_all(storage: &Storage<Postgres>, keys: &[Key], value: &Value) -> usize {
-    let mut conflicts = 0;
+    let mut tries = 0;
     loop {
         let result: Result = transact!(storage, |tx| {
+            tries += 1;
             for key in keys {
                 tx.set_config(key, &config(value.clone())).await?;
             }
             Ok(())
         });
         match result {
-            Ok(()) => return conflicts,
+            Ok(()) => return tries,
             Err(error) => {
                 assert_eq!((error.kind(), error.outcome()), (ErrorKind::Conflict, Outcome::NotApplied));
-                conflicts += 1;
             }
         }
     }
@@ -46,16 +46,16 @@ async fn readers_see_all_of_a_round_or_nothing() -> Result {
             let storage = storage.clone().with_deadline(Duration::from_secs(60));
             tokio::spawn(async move {
                 let keys: Vec<Key> = (0..KEYS).map(|n| key(&format!("{writer:03}-{n:02}"))).collect();
-                let mut conflicts = 0;
+                let mut tries = 0;
                 for round in 0..rounds {
-                    conflicts += write_all(&storage, &keys, &json!([writer, round])).await;
+                    tries += write_all(&storage, &keys, &json!([writer, round])).await;
                 }
-                conflicts
+                tries
             })
         })
         .collect();
     let running = Arc::new(AtomicBool::new(true));
-    let readers: Vec<_> = (0..4)
+    let readers: Vec<_> = (0..3)
         .map(|_| {
             let (storage, running) = (storage.clone().with_deadline(Duration::from_secs(60)), running.clone());
             tokio::spawn(async move {
@@ -67,14 +67,15 @@ async fn readers_see_all_of_a_round_or_nothing() -> Result {
                     }
                     assert!(seen.values().all(|count| *count == KEYS), "a round was seen in part: {seen:?}");
                     looks += 1;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 looks
             })
         })
         .collect();
-    let mut conflicts = 0;
+    let mut tries = 0;
     for task in written {
-        conflicts += task.await.unwrap();
+        tries += task.await.unwrap();
     }
     running.store(false, Ordering::Relaxed);
     let mut looks = 0;
@@ -83,7 +84,7 @@ async fn readers_see_all_of_a_round_or_nothing() -> Result {
     }
     assert!(looks > 4, "the readers saw nothing");
     assert_eq!(storage.list_configs().await?.len(), writers * KEYS);
-    println!("{looks} looks at {} transactions, {conflicts} of which used up their tries", writers * rounds);
+    println!("{looks} looks at {} transactions, which took {tries} tries", writers * rounds);
     storage.close().await
 }
 
@@ -201,9 +202,11 @@ async fn what_the_server_rolled_back_is_never_ok() -> Result {
     storage.close().await
 }
 
+const ACCOUNTS: usize = 100;
+
 /// Balances and a record of each transfer, changed together.
 async fn transfer<B: Transactional + ConfigStore>(storage: &Storage<B>, number: usize) -> Result {
-    let (from, to) = (fastrand::usize(..10), fastrand::usize(..10));
+    let (from, to) = (fastrand::usize(..ACCOUNTS), fastrand::usize(..ACCOUNTS));
     let (from, to) = (key(&format!("account-{from}")), key(&format!("account-{to}")));
     let (record, amount) = (key(&format!("transfer-{number}")), fastrand::i64(1..100));
     let mut tx = storage.begin().await?;
@@ -225,12 +228,12 @@ async fn transfers_whose_commit_replies_are_lost_are_told_truly() -> Result {
     let server = Server::start(&[]).ready().await;
     let proxy = Proxy::start(server.port, 5, 2).await;
     let direct = open(&server.url()).await;
-    for account in 0..10 {
+    for account in 0..ACCOUNTS {
         direct.set_config(&key(&format!("account-{account}")), json!(1000)).await?;
     }
     let through = open(&server.url().replace(&server.port.to_string(), &proxy.port.to_string())).await;
     let (next, transfers) = (Arc::new(AtomicUsize::new(0)), rounds(80) * 10);
-    let tellers: Vec<_> = (0..8)
+    let tellers: Vec<_> = (0..4)
         .map(|_| {
             let (storage, next) = (through.clone(), next.clone());
             tokio::spawn(async move {
@@ -240,13 +243,21 @@ async fn transfers_whose_commit_replies_are_lost_are_told_truly() -> Result {
                     if number >= transfers {
                         return (done, undone, unknown);
                     }
-                    match transfer(&storage, number).await {
-                        Ok(()) => done.push(number),
-                        Err(error) if error.outcome() == Outcome::NotApplied => {
-                            assert!(error.is_retryable(), "{error:?}");
-                            undone.push(number);
+                    loop {
+                        match transfer(&storage, number).await {
+                            Ok(()) => done.push(number),
+                            Err(error) if error.kind() == ErrorKind::Conflict => {
+                                assert_eq!(error.outcome(), Outcome::NotApplied);
+                                tokio::time::sleep(Duration::from_micros(fastrand::u64(..3000))).await;
+                                continue;
+                            }
+                            Err(error) if error.outcome() == Outcome::NotApplied => {
+                                assert!(error.is_retryable(), "{error:?}");
+                                undone.push(number);
+                            }
+                            Err(_) => unknown.push(number),
                         }
-                        Err(_) => unknown.push(number),
+                        break;
                     }
                 }
             })
@@ -260,8 +271,8 @@ async fn transfers_whose_commit_replies_are_lost_are_told_truly() -> Result {
         unknown.extend(of_unknown);
     }
     let stored = direct.list_configs().await?;
-    let total: i64 = (0..10).map(|n| stored[&key(&format!("account-{n}"))].as_i64().unwrap()).sum();
-    assert_eq!(total, 10_000);
+    let total: i64 = (0..ACCOUNTS).map(|n| stored[&key(&format!("account-{n}"))].as_i64().unwrap()).sum();
+    assert_eq!(total, 1000 * ACCOUNTS as i64);
     for number in &done {
         assert!(stored.contains_key(&key(&format!("transfer-{number}"))), "a false commit was reported");
     }
@@ -273,7 +284,7 @@ async fn transfers_whose_commit_replies_are_lost_are_told_truly() -> Result {
         "{} done, {} not done, {} unknown; {} replies and {} commits were lost",
         done.len(), undone.len(), unknown.len(), lost.0, lost.1
     );
-    assert!(lost.0 > 0 && lost.1 > 0 && done.len() > 10);
+    assert!(lost.0 > 5 && lost.1 > 0 && undone.len() >= lost.1 && done.len() > transfers / 2);
     assert_eq!(unknown, [] as [usize; 0], "the server knew, and was not asked");
     through.close().await?;
     direct.close().await
