@@ -78,7 +78,7 @@ pub use backend::file::{File, FileConfig};
 #[cfg(feature = "memory")]
 pub use backend::memory::{Memory, MemoryConfig, MemoryTransaction};
 #[cfg(feature = "redis")]
-pub use backend::redis::{Redis, RedisConfig};
+pub use backend::redis::{Redis, RedisConfig, RedisDurability, RedisSentinel, RedisTls, RedisTopology};
 pub use capability::*;
 pub use error::{Error, ErrorKind, Optional, Outcome, Result};
 pub use gateway_storage_macros::capability;

@@ -5,7 +5,7 @@ use std::error::Error as _;
 use redis::{ErrorKind as DriverKind, RedisError};
 
 use super::server::Effect;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, Outcome};
 
 /// An error of a request that was sent.
 #[cold]
@@ -63,7 +63,9 @@ pub(super) fn of_code(code: &str, detail: &str) -> Error {
         "NOAUTH" => (Denied, "the Redis server wants a login"),
         "WRONGPASS" => (Denied, "the Redis server does not accept the login"),
         "NOPERM" => (Denied, "the Redis user may not do this"),
-        "MOVED" | "ASK" | "CROSSSLOT" => (Unsupported, "the Redis server is part of a cluster"),
+        "MOVED" | "ASK" | "CROSSSLOT" => {
+            (Unsupported, "the Redis server is part of a cluster: open it as one, with `redis-cluster://`")
+        }
         "NOPROTO" => (Unsupported, "the Redis server is too old: version 6 or later is needed"),
         "ERR" if detail.contains("would overflow") => return Error::overflow().with_code(code),
         "ERR" if detail.contains("not an integer") => (Corrupt, "a stored counter is not an integer"),
@@ -83,6 +85,13 @@ pub(super) fn of_code(code: &str, detail: &str) -> Error {
     if code == "MISCONF" { error.with_retryable(false) } else { error }
 }
 
+/// A write that the server did, and that fewer replicas than asked for have.
+#[cold]
+pub(super) fn unconfirmed() -> Error {
+    Error::new(ErrorKind::Unavailable, "too few replicas confirmed the write in time: a failover may lose it")
+        .with_outcome(Outcome::Unknown)
+}
+
 /// A reply of another type than the command has.
 #[cold]
 pub(super) fn unexpected_reply(effect: Effect) -> Error {
@@ -93,7 +102,6 @@ pub(super) fn unexpected_reply(effect: Effect) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Outcome;
 
     #[test]
     fn codes() {

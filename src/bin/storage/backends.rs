@@ -48,11 +48,8 @@ impl Operated for Memory {
 }
 
 impl Operated for Redis {
-    const FACTS: &[(&str, &str)] = &[
-        ("tls", "none: use it on a network that you trust, or a Unix socket"),
-        ("topology", "one server"),
-        ("durability", "what the server promises: see its append-only file and eviction policy"),
-    ];
+    const FACTS: &[(&str, &str)] =
+        &[("durability", "what the server promises: see its append-only file and eviction policy")];
 }
 
 /// A command on a backend, before anyone has asked whether that is possible.
@@ -97,7 +94,7 @@ macro_rules! on_its_backend {
         on_its_backend! { $url $log $command $what
             "file" => File,
             "memory" => Memory,
-            "redis" | "redis+unix" => Redis,
+            "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis-cluster" | "rediss-cluster" => Redis,
         }
     };
     ($url:ident $log:ident $command:ident $what:literal $($($scheme:literal)|+ => $backend:ident,)+) => {{
