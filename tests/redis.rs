@@ -5,136 +5,20 @@ mod servers;
 
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
-    net::TcpStream,
-    process::{Child, Command, Stdio},
+    io::Read,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream};
 use gateway_storage::{Credential, ErrorKind, Increment, Key, Outcome, Record, Redis, RedisConfig, Storage};
 use serde_json::json;
+use servers::redis::{Raw, Server};
 
 type Result<T = ()> = gateway_storage::Result<T>;
 
 fn key(name: &str) -> Key {
     Key::new(name).unwrap()
-}
-
-/// Commands made by hand: what another program sends.
-struct Raw(TcpStream);
-
-impl Raw {
-    fn to(url: &str) -> Self {
-        let addr = RedisConfig::try_from(url).unwrap().addr;
-        let stream = TcpStream::connect(addr).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        Self(stream)
-    }
-
-    fn send(&mut self, parts: &[&[u8]]) {
-        let mut bytes = format!("*{}\r\n", parts.len()).into_bytes();
-        for part in parts {
-            bytes.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
-            bytes.extend_from_slice(part);
-            bytes.extend_from_slice(b"\r\n");
-        }
-        self.0.write_all(&bytes).unwrap();
-    }
-
-    fn line(&mut self) -> String {
-        let (mut line, mut byte) = (Vec::new(), [0]);
-        while !line.ends_with(b"\r\n") {
-            self.0.read_exact(&mut byte).unwrap();
-            line.push(byte[0]);
-        }
-        String::from_utf8(line).unwrap().trim_end().to_owned()
-    }
-
-    /// The reply as text. An error is a panic.
-    fn ask(&mut self, parts: &[&[u8]]) -> String {
-        self.send(parts);
-        let line = self.line();
-        match line.split_at(1) {
-            ("$", "-1") => "(nil)".into(),
-            ("$", length) => {
-                let mut text = vec![0; length.parse::<usize>().unwrap() + 2];
-                self.0.read_exact(&mut text).unwrap();
-                text.truncate(text.len() - 2);
-                String::from_utf8_lossy(&text).into_owned()
-            }
-            ("+" | ":", text) => text.to_owned(),
-            _ => panic!("{line}"),
-        }
-    }
-
-    fn words(&mut self, command: &str) -> String {
-        let parts: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
-        self.ask(&parts)
-    }
-}
-
-/// A server of the test's own, which it can kill and stop.
-struct Server {
-    process: Child,
-    port: u16,
-    folder: tempfile::TempDir,
-}
-
-impl Server {
-    fn start(options: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { process: Self::run(port, folder.path(), options), port, folder }
-    }
-
-    fn run(port: u16, folder: &std::path::Path, options: &[&str]) -> Child {
-        let mut command = Command::new("redis-server");
-        command.args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "yes",
-        ]);
-        let process = command.arg("--dir").arg(folder).args(options).stdout(Stdio::null()).spawn().expect(
-            "these tests start redis-server: apt-get install redis-server, or brew install redis, and see tests/run",
-        );
-        let begun = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(10), "redis-server does not answer");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        process
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.process = Self::run(self.port, self.folder.path(), &[]);
-    }
-
-    fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
 }
 
 #[tokio::test]

@@ -1,18 +1,23 @@
-//! The servers that `tests/run` starts. Without one its tests fail: a test that is skipped proves nothing.
+//! Servers for tests. Where a program is missing its tests fail: a test that is skipped proves nothing.
+#![allow(dead_code)]
 
 use std::{
-    env, process,
+    process,
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// The Redis server, with a prefix that no other test has.
-pub(crate) fn redis() -> String {
-    let server = env::var("GATEWAY_STORAGE_TEST_REDIS").unwrap_or_else(|_| {
-        panic!(
-            "this test needs a Redis server: `tests/run` starts one, or set GATEWAY_STORAGE_TEST_REDIS to the URL of one \
-             whose data may be lost (`redis-server --port 6399 --save ''`, then redis://localhost:6399)"
-        )
-    });
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
+
+/// What no other test's keys begin with.
+pub(crate) fn prefix() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("{server}?prefix=test-{}-{}:", process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!("test-{}-{}:", process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The URL of a store that is empty, on a Redis server that all tests of this process share.
+#[cfg(feature = "redis")]
+pub(crate) fn redis() -> String {
+    static SERVER: std::sync::LazyLock<redis::Server> = std::sync::LazyLock::new(|| redis::Server::start(&[]));
+    format!("{}?prefix={}", SERVER.url(), prefix())
 }
