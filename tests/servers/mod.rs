@@ -7,6 +7,8 @@ use std::{
 };
 
 #[cfg(feature = "redis")]
+pub(crate) mod proxy;
+#[cfg(feature = "redis")]
 pub(crate) mod redis;
 
 /// What no other test's keys begin with.
@@ -18,6 +20,7 @@ pub(crate) fn prefix() -> String {
 /// The URL of a store that is empty, on a Redis server that all tests of this process share.
 #[cfg(feature = "redis")]
 pub(crate) fn redis() -> String {
-    static SERVER: std::sync::LazyLock<redis::Server> = std::sync::LazyLock::new(|| redis::Server::start(&[]));
+    static SERVER: std::sync::LazyLock<redis::Server> =
+        std::sync::LazyLock::new(|| redis::Server::start(&[]));
     format!("{}?prefix={}", SERVER.url(), prefix())
 }

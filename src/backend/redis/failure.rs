@@ -1,10 +1,10 @@
 //! What the driver and the server report, as our errors. Their texts can quote arguments, so only codes are kept.
 
-use std::error::Error as _;
+use std::{error::Error as _, io};
 
 use redis::{ErrorKind as DriverKind, RedisError};
 
-use super::server::Effect;
+use super::{server::Effect, tls};
 use crate::{Error, ErrorKind, Outcome};
 
 /// An error of a request that was sent.
@@ -34,13 +34,16 @@ pub(super) fn of_dial(error: &RedisError) -> Error {
 
 #[cold]
 fn lost(error: &RedisError) -> Error {
-    let lost = Error::new(ErrorKind::Unavailable, "the Redis server can't be reached");
     let io = error.source().and_then(|source| {
         let shared = source.downcast_ref::<std::sync::Arc<dyn std::error::Error + Send + Sync>>();
-        let io = source.downcast_ref().or_else(|| shared.and_then(|shared| shared.downcast_ref()));
-        io.and_then(std::io::Error::raw_os_error)
+        source.downcast_ref::<io::Error>().or_else(|| shared.and_then(|shared| shared.downcast_ref()))
     });
-    match io {
+    if let Some(tls) = io.and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref::<rustls::Error>())
+    {
+        return tls::of_handshake(tls);
+    }
+    let lost = Error::new(ErrorKind::Unavailable, "the Redis server can't be reached");
+    match io.and_then(io::Error::raw_os_error) {
         Some(number) => lost.with_code(format!("os error {number}")),
         None => lost,
     }

@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path};
 
-use redis::{Client, ClientTlsConfig, ConnectionInfo, RedisResult, TlsCertificates};
+use redis::{
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult, TlsCertificates,
+};
 use rustls::crypto::{CryptoProvider, ring};
 
 use super::RedisTls;
@@ -33,12 +35,39 @@ impl Certificates {
         if root_cert.as_ref().is_some_and(|pem| !pem.windows(BEGIN.len()).any(|at| at == BEGIN)) {
             return Err(unreadable());
         }
-        Ok(Self(TlsCertificates { client_tls, root_cert }))
+        let certificates = Self(TlsCertificates { client_tls, root_cert });
+        // Parses them: what is wrong with a file is said now, not by each connection.
+        let anywhere = ConnectionAddr::TcpTls {
+            host: "localhost".to_owned(),
+            port: 1,
+            insecure: false,
+            tls_params: None,
+        };
+        anywhere.into_connection_info().and_then(|info| certificates.client(info)).map_err(|_| {
+            Error::new(
+                ErrorKind::InvalidValue,
+                "the TLS client certificate and its key are not what they should be",
+            )
+        })?;
+        Ok(certificates)
     }
 
     pub(super) fn client(&self, info: ConnectionInfo) -> RedisResult<Client> {
         Client::build_with_tls(info, self.0.clone())
     }
+}
+
+/// Why there is no connection.
+#[cold]
+pub(super) fn of_handshake(error: &rustls::Error) -> Error {
+    let message = match error {
+        rustls::Error::InvalidCertificate(_) => {
+            "the Redis server's TLS certificate is not trusted for this host"
+        }
+        rustls::Error::AlertReceived(_) => "the Redis server refused TLS: it may want a client certificate",
+        _ => "the Redis server and this client find no common TLS",
+    };
+    Error::new(ErrorKind::Denied, message)
 }
 
 const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
