@@ -6,9 +6,8 @@
 //!
 //! It starts a server of its own, without fsync: the disk would hide what the backends cost.
 
-#[path = "../tests/postgres/private.rs"]
-#[allow(dead_code, reason = "shared with the tests")]
-mod private;
+#[path = "../tests/servers/postgres.rs"]
+mod postgres;
 
 use std::{
     error::Error as StdError,
@@ -21,7 +20,7 @@ use std::{
 use bytes::BytesMut;
 use criterion::Criterion;
 use gateway_storage::{Credential, Key, Postgres, Storage};
-use private::Server;
+use postgres::Server;
 use serde_json::{Map, Value, json};
 use tokio::{runtime::Runtime, sync::Semaphore};
 use tokio_postgres::{
@@ -124,7 +123,7 @@ impl Bench {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
-        let server = runtime.block_on(Server::start(&[]).ready());
+        let server = Server::start(&[]);
         let url = format!("{}&pool_size={POOL}&deadline=60s", server.url());
         let storage = runtime.block_on(Storage::<Postgres>::open(url.as_str())).unwrap();
         let items: Vec<_> = (0..RECORDS).map(|n| (id(n), credential(n))).collect();

@@ -24,15 +24,50 @@ async fn open_file(dir: &TempDir) -> Storage<File> {
 }
 
 #[cfg(feature = "redis")]
-async fn redis() -> (Storage<gateway_storage::Redis>, String) {
-    let url = servers::redis();
-    (open_redis(&url).await, url)
-}
+mod on_redis {
+    use std::sync::LazyLock;
 
-#[cfg(feature = "redis")]
-async fn open_redis(url: &str) -> Storage<gateway_storage::Redis> {
-    Storage::open(url).await.expect("a Redis store opens")
+    use gateway_storage::{Redis, Storage};
+
+    use crate::servers::{
+        self, prefix,
+        redis::{Cluster, Sentinels, Tls},
+    };
+
+    pub(crate) async fn open_redis(url: &str) -> Storage<Redis> {
+        Storage::open(url).await.expect("a Redis store opens")
+    }
+
+    async fn opened(url: String) -> (Storage<Redis>, String) {
+        (open_redis(&url).await, url)
+    }
+
+    pub(crate) async fn redis() -> (Storage<Redis>, String) {
+        opened(servers::redis()).await
+    }
+
+    pub(crate) async fn redis_tls() -> (Storage<Redis>, String) {
+        static SERVER: LazyLock<Tls> = LazyLock::new(Tls::start);
+        opened(format!("{}&prefix={}", SERVER.url(), prefix())).await
+    }
+
+    pub(crate) async fn redis_cluster() -> (Storage<Redis>, String) {
+        static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| Cluster::start(3, 0));
+        opened(format!("{}?prefix={}", CLUSTER.url(), prefix())).await
+    }
+
+    /// After a failover.
+    pub(crate) async fn redis_sentinel() -> (Storage<Redis>, String) {
+        static SENTINELS: LazyLock<Sentinels> = LazyLock::new(|| {
+            let mut sentinels = Sentinels::start();
+            sentinels.fail_over();
+            sentinels
+        });
+        opened(format!("{}?prefix={}", SENTINELS.url(), prefix())).await
+    }
 }
+#[cfg(feature = "redis")]
+use on_redis::{open_redis, redis, redis_cluster, redis_sentinel, redis_tls};
 
 #[cfg(feature = "postgres")]
 async fn postgres() -> (Storage<gateway_storage::Postgres>, String) {
@@ -101,6 +136,12 @@ conforms!(memory, [credentials configs usage cache transactions export], [backen
 conforms!(file, [credentials configs usage export], [backend export_usage export_snapshot]);
 #[cfg(feature = "redis")]
 conforms!(redis, [credentials configs usage cache export], [backend export_usage]);
+#[cfg(feature = "redis")]
+conforms!(redis_tls, [credentials configs usage cache export], [backend export_usage]);
+#[cfg(feature = "redis")]
+conforms!(redis_cluster, [credentials configs usage cache export], [backend export_usage]);
+#[cfg(feature = "redis")]
+conforms!(redis_sentinel, [credentials configs usage cache export], [backend export_usage]);
 #[cfg(feature = "postgres")]
 conforms!(postgres, [credentials configs usage transactions export], [backend export_usage transactions_at_close]);
 #[cfg(feature = "postgres")]

@@ -5,136 +5,27 @@ mod servers;
 
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
-    net::TcpStream,
-    process::{Child, Command, Stdio},
+    io::Read,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream};
 use gateway_storage::{Credential, ErrorKind, Increment, Key, Outcome, Record, Redis, RedisConfig, Storage};
 use serde_json::json;
+use servers::{
+    proxy::Proxy,
+    redis::{Cluster, Raw, Sentinels, Server, Tls},
+};
 
 type Result<T = ()> = gateway_storage::Result<T>;
 
 fn key(name: &str) -> Key {
     Key::new(name).unwrap()
-}
-
-/// Commands made by hand: what another program sends.
-struct Raw(TcpStream);
-
-impl Raw {
-    fn to(url: &str) -> Self {
-        let addr = RedisConfig::try_from(url).unwrap().addr;
-        let stream = TcpStream::connect(addr).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        Self(stream)
-    }
-
-    fn send(&mut self, parts: &[&[u8]]) {
-        let mut bytes = format!("*{}\r\n", parts.len()).into_bytes();
-        for part in parts {
-            bytes.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
-            bytes.extend_from_slice(part);
-            bytes.extend_from_slice(b"\r\n");
-        }
-        self.0.write_all(&bytes).unwrap();
-    }
-
-    fn line(&mut self) -> String {
-        let (mut line, mut byte) = (Vec::new(), [0]);
-        while !line.ends_with(b"\r\n") {
-            self.0.read_exact(&mut byte).unwrap();
-            line.push(byte[0]);
-        }
-        String::from_utf8(line).unwrap().trim_end().to_owned()
-    }
-
-    /// The reply as text. An error is a panic.
-    fn ask(&mut self, parts: &[&[u8]]) -> String {
-        self.send(parts);
-        let line = self.line();
-        match line.split_at(1) {
-            ("$", "-1") => "(nil)".into(),
-            ("$", length) => {
-                let mut text = vec![0; length.parse::<usize>().unwrap() + 2];
-                self.0.read_exact(&mut text).unwrap();
-                text.truncate(text.len() - 2);
-                String::from_utf8_lossy(&text).into_owned()
-            }
-            ("+" | ":", text) => text.to_owned(),
-            _ => panic!("{line}"),
-        }
-    }
-
-    fn words(&mut self, command: &str) -> String {
-        let parts: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
-        self.ask(&parts)
-    }
-}
-
-/// A server of the test's own, which it can kill and stop.
-struct Server {
-    process: Child,
-    port: u16,
-    folder: tempfile::TempDir,
-}
-
-impl Server {
-    fn start(options: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { process: Self::run(port, folder.path(), options), port, folder }
-    }
-
-    fn run(port: u16, folder: &std::path::Path, options: &[&str]) -> Child {
-        let mut command = Command::new("redis-server");
-        command.args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "yes",
-        ]);
-        let process = command.arg("--dir").arg(folder).args(options).stdout(Stdio::null()).spawn().expect(
-            "these tests start redis-server: apt-get install redis-server, or brew install redis, and see tests/run",
-        );
-        let begun = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(10), "redis-server does not answer");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        process
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.process = Self::run(self.port, self.folder.path(), &[]);
-    }
-
-    fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
 }
 
 #[tokio::test]
@@ -334,13 +225,13 @@ async fn a_cache_value_is_gone_when_its_time_is_over() -> Result {
 async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
     let mut server = Server::start(&["--appendfsync", "always"]);
     let storage = Storage::<Redis>::open(server.url().as_str()).await?;
-    let running = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let running = Arc::new(AtomicBool::new(true));
     let tasks: Vec<_> = (0..16)
         .map(|_| {
             let (storage, running) = (storage.clone(), running.clone());
             tokio::spawn(async move {
                 let (mut sure, mut unsure, mut last) = (0_i64, 0_i64, Instant::now());
-                while running.load(std::sync::atomic::Ordering::SeqCst) {
+                while running.load(Ordering::SeqCst) {
                     match storage.increment_usage("total", "n", 1).await {
                         Ok(_) => (sure, last) = (sure + 1, Instant::now()),
                         Err(error) => {
@@ -367,7 +258,7 @@ async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
         }
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
-    running.store(false, std::sync::atomic::Ordering::SeqCst);
+    running.store(false, Ordering::SeqCst);
     let (mut sure, mut unsure) = (0, 0);
     for task in tasks {
         let (task_sure, task_unsure, last) = task.await.unwrap();
@@ -545,7 +436,8 @@ async fn no_call_fails_while_the_pool_is_resized() -> Result {
 #[cfg(feature = "cli")]
 #[test]
 fn the_command_serves_it_and_its_doctor_warns() {
-    let url = servers::redis();
+    let server = Server::start(&["--appendonly", "no"]);
+    let url = server.url();
     let storage = |line: &[&str]| {
         let ended =
             Command::new(env!("CARGO_BIN_EXE_storage")).args(["--url", &url]).args(line).output().unwrap();
@@ -574,11 +466,411 @@ async fn works_over_a_unix_socket_in_another_database() -> Result {
     storage.close().await
 }
 
+/// Counts what a task knows of its own increments.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    acknowledged: i64,
+    unknown: i64,
+    slowest: Duration,
+}
+
+impl Tally {
+    fn add(self, other: Self) -> Self {
+        Self {
+            acknowledged: self.acknowledged + other.acknowledged,
+            unknown: self.unknown + other.unknown,
+            slowest: self.slowest.max(other.slowest),
+        }
+    }
+
+    /// Increments a counter until as many are acknowledged, or the time is over.
+    async fn of(storage: &Storage<Redis>, record: &str, times: i64, running: &AtomicBool) -> Self {
+        let mut tally = Self::default();
+        while tally.acknowledged < times && running.load(Ordering::SeqCst) {
+            let begun = Instant::now();
+            match storage.increment_usage(record, "n", 1).await {
+                Ok(_) => tally.acknowledged += 1,
+                Err(error) => {
+                    assert!(error.is_retryable(), "{error:?}");
+                    tally.unknown += i64::from(error.outcome() == Outcome::Unknown);
+                }
+            }
+            tally.slowest = tally.slowest.max(begun.elapsed());
+        }
+        tally
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_count_is_lost_or_doubled_while_connections_are_cut() -> Result {
+    const TASKS: i64 = 64;
+    const EACH: i64 = 100_000 / TASKS;
+    let server = Server::start(&["--appendfsync", "no"]);
+    let proxy = Proxy::start(server.addr()).await;
+    let deadline = Duration::from_secs(5);
+    let storage = Storage::<Redis>::open(format!("redis://{}?deadline=5s", proxy.addr).as_str()).await?;
+    let running = Arc::new(AtomicBool::new(true));
+    let cutter = tokio::spawn({
+        let (proxy, running) = (proxy.clone(), running.clone());
+        async move {
+            let mut cuts = 0;
+            while running.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                cuts += proxy.cut_one();
+            }
+            cuts
+        }
+    });
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|_| {
+            let storage = storage.clone();
+            tokio::spawn(async move { Tally::of(&storage, "total", EACH, &AtomicBool::new(true)).await })
+        })
+        .collect();
+    let mut tally = Tally::default();
+    for task in tasks {
+        tally = tally.add(task.await.unwrap());
+    }
+    running.store(false, Ordering::SeqCst);
+    let cuts = cutter.await.unwrap();
+    let total: i64 = server.raw().words("HGET gcli2api:usage:total n").parse().unwrap();
+    println!("{cuts} cuts: {} acknowledged, {} unknown, {total} counted", tally.acknowledged, tally.unknown);
+    assert!(cuts > 20 && tally.unknown > 0, "{cuts} cuts left {} in doubt", tally.unknown);
+    assert!(tally.acknowledged == TASKS * EACH, "every task came through");
+    assert!((tally.acknowledged..=tally.acknowledged + tally.unknown).contains(&total));
+    assert!(tally.slowest < deadline + Duration::from_millis(100), "{:?}", tally.slowest);
+    storage.close().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn follows_a_failover_of_sentinels() -> Result {
+    let mut sentinels = Sentinels::start();
+    // With WAIT no acknowledged write is only on the master that dies.
+    let storage =
+        Storage::<Redis>::open(format!("{}?wait_replicas=1&dial_timeout=1s", sentinels.url()).as_str())
+            .await?;
+    storage.set_config("before", json!(1)).await?;
+    let running = Arc::new(AtomicBool::new(true));
+    let tasks: Vec<_> = (0..8)
+        .map(|_| {
+            let (storage, running) = (storage.clone(), running.clone());
+            tokio::spawn(async move { Tally::of(&storage, "total", i64::MAX, &running).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let _sentinels = tokio::task::spawn_blocking(move || {
+        sentinels.fail_over();
+        sentinels
+    })
+    .await
+    .unwrap();
+    running.store(false, Ordering::SeqCst);
+    let mut tally = Tally::default();
+    for task in tasks {
+        tally = tally.add(task.await.unwrap());
+    }
+    // The new master has no replica, so that none of these is confirmed; and a read is as good as ever.
+    let error = storage.set_config("after", json!(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown), "{error:?}");
+    assert_eq!(storage.get_config("after").await?.value(), &json!(1));
+    assert_eq!(storage.get_config("before").await?.value(), &json!(1));
+    let total = storage.get_usage("total").await?.get("n").unwrap();
+    println!("{} acknowledged, {} unknown, {total} counted", tally.acknowledged, tally.unknown);
+    assert!(tally.acknowledged > 0);
+    assert!((tally.acknowledged..=tally.acknowledged + tally.unknown).contains(&total));
+    storage.close().await
+}
+
+#[tokio::test]
+async fn sentinels_must_know_the_master() -> Result {
+    let sentinels = Sentinels::start();
+    let url = sentinels.url().replace("/mymaster", "/nobody");
+    let error = Storage::<Redis>::open(url.as_str()).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidValue, Outcome::NotApplied), "{error:?}");
+    // Sentinels that are not there are passed over.
+    let some = sentinels.url().replace("://", "://127.0.0.1:1,");
+    let storage = Storage::<Redis>::open(some.as_str()).await?;
+    storage.health().await?;
+    storage.close().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_rearranged_under_load() -> Result {
+    let cluster = Cluster::start(3, 0);
+    let storage = Storage::<Redis>::open(cluster.url().as_str()).await?;
+    let running = Arc::new(AtomicBool::new(true));
+    // Keys of all servers.
+    let tasks: Vec<_> = (0..32)
+        .map(|n| {
+            let (storage, running) = (storage.clone(), running.clone());
+            tokio::spawn(async move {
+                let record = format!("r{n}");
+                (Tally::of(&storage, &record, i64::MAX, &running).await, record)
+            })
+        })
+        .collect();
+    let batches = tokio::spawn({
+        let (storage, running) = (storage.clone(), running.clone());
+        async move {
+            let ids: Vec<Key> = (0..500).map(|n| key(&format!("id-{n}"))).collect();
+            let mut rounds = 0;
+            while running.load(Ordering::SeqCst) {
+                let value: Credential = json!({ "round": rounds }).try_into().unwrap();
+                let items: Vec<_> = ids.iter().map(|id| (id.clone(), value.clone())).collect();
+                let set = storage.set_credentials(&items).await.unwrap();
+                assert!(set.is_complete(), "{:?}", set.failures.first());
+                let found = storage.get_credentials(&ids).await.unwrap();
+                assert!(
+                    found.credentials.len() == 500 && found.credentials.values().all(|one| *one == value)
+                );
+                rounds += 1;
+            }
+            rounds
+        }
+    });
+    let cluster = tokio::task::spawn_blocking(move || {
+        let id = |node: &Server| node.raw().words("CLUSTER MYID");
+        for (from, to) in [(0, 1), (1, 2), (2, 0)] {
+            let moved = Command::new("redis-cli")
+                .args([
+                    "--cluster",
+                    "reshard",
+                    &cluster.nodes[0].addr(),
+                    "--cluster-slots",
+                    "2000",
+                    "--cluster-yes",
+                ])
+                .args(["--cluster-from", &id(&cluster.nodes[from]), "--cluster-to", &id(&cluster.nodes[to])])
+                .output()
+                .unwrap();
+            assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stdout));
+        }
+        cluster
+    })
+    .await
+    .unwrap();
+    running.store(false, Ordering::SeqCst);
+    assert!(batches.await.unwrap() > 0);
+    let mut all = Tally::default();
+    for task in tasks {
+        let (tally, record) = task.await.unwrap();
+        assert_eq!(tally.unknown, 0, "nothing was lost on the way");
+        assert_eq!(storage.get_usage(record.as_str()).await?.get("n"), Some(tally.acknowledged));
+        all = all.add(tally);
+    }
+    assert!(all.acknowledged > 1000);
+    let stats = storage.stats().await?;
+    assert_eq!((stats.credential_count, stats.usage_record_count), (500, 32));
+    assert_eq!(stats.details["warnings"], json!([]));
+    assert_eq!(stats.details[&cluster.nodes[1].addr()]["role"], "master");
+    storage.close().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_loses_a_master() -> Result {
+    let mut cluster = Cluster::start(3, 1);
+    let storage = Storage::<Redis>::open(cluster.url().as_str()).await?;
+    let ids: Vec<Key> = (0..300).map(|n| key(&format!("id-{n}"))).collect();
+    let items: Vec<_> = ids.iter().map(|id| (id.clone(), json!({}).try_into().unwrap())).collect();
+    assert!(storage.set_credentials(&items).await?.is_complete());
+    for node in &cluster.nodes[..3] {
+        servers::redis::until("the replica has it all", || node.raw().words("WAIT 1 1000") == "1");
+        let info = node.raw().words("INFO replication");
+        assert!(info.contains("connected_slaves:1"), "{info}");
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    cluster.nodes[0].kill();
+    let killed = Instant::now();
+    let hurried = storage.with_deadline(Duration::from_secs(1));
+    loop {
+        let begun = Instant::now();
+        let report = hurried.set_credentials(&items).await?;
+        assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+        if report.is_complete() {
+            break;
+        }
+        assert!(
+            report.failures.iter().all(|failure| failure.error.is_retryable()),
+            "{:?}",
+            report.failures[0]
+        );
+        assert!(killed.elapsed() < Duration::from_secs(30), "{:?}", report.failures[0]);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("the cluster took {:?} to replace its master", killed.elapsed());
+    assert_eq!(storage.list_credentials().await?.len(), 300);
+    assert!(storage.get_credentials(&ids).await?.failures.is_empty());
+    storage.health().await?;
+    storage.close().await
+}
+
+#[tokio::test]
+async fn in_a_cluster_every_operation_is_one_command() -> Result {
+    let cluster = Cluster::start(3, 0);
+    let storage = Storage::<Redis>::open(cluster.url().as_str()).await?;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let ids: Vec<Key> = (0..1000).map(|n| key(&format!("k{n}"))).collect();
+    for node in &cluster.nodes {
+        node.raw().words("CONFIG RESETSTAT");
+    }
+    for id in &ids {
+        storage.set_credential(id, json!({})).await?;
+        storage.increment_usage(id, "n", 1).await?;
+    }
+    let mut counted = BTreeMap::<String, u64>::new();
+    for node in &cluster.nodes {
+        for (name, times) in commands(&mut node.raw()) {
+            *counted.entry(name).or_default() += times;
+        }
+    }
+    counted.retain(|name, _| !name.contains('|'));
+    assert_eq!(counted, BTreeMap::from([("set".to_owned(), 1000), ("hincrby".to_owned(), 1000)]));
+    let error = Storage::<Redis>::open(cluster.nodes[0].url().as_str()).await?.list_credentials().await;
+    assert!(error.is_ok(), "one of its servers, opened alone, serves what it has");
+    let alone = Storage::<Redis>::open(cluster.nodes[0].url().as_str()).await?;
+    let moved = alone.get_credentials(&ids).await?;
+    assert!(moved.failures.iter().all(|failure| failure.error.kind() == ErrorKind::Unsupported));
+    storage.close().await
+}
+
+#[tokio::test]
+async fn tls_trusts_nobody_else() -> Result {
+    let server = Tls::start();
+    let storage = Storage::<Redis>::open(server.url().as_str()).await?;
+    storage.set_config("a", json!(1)).await?;
+    assert_eq!(server.raw().words("HGET gcli2api:config a"), "1");
+    assert_eq!(storage.stats().await?.details["tls"], json!(true));
+    storage.close().await?;
+
+    let file = |name: &str| server.file(name).display().to_string();
+    let own = format!("tls_cert={}&tls_key={}", file("client.pem"), file("client.key"));
+    for (url, kind) in [
+        // Another authority; the system's; another host name; no certificate of ours.
+        (format!("{}?tls_ca={}&{own}", server.at("localhost"), file("stranger.pem")), ErrorKind::Denied),
+        (format!("{}?{own}", server.at("localhost")), ErrorKind::Denied),
+        (format!("{}?tls_ca={}&{own}", server.at("127.0.0.1"), file("ca.pem")), ErrorKind::Denied),
+        (format!("{}?tls_ca={}", server.at("localhost"), file("ca.pem")), ErrorKind::Denied),
+        // Files that are not what they should be.
+        (format!("{}?tls_ca={}", server.at("localhost"), file("none.pem")), ErrorKind::InvalidValue),
+        (format!("{}?tls_ca={}", server.at("localhost"), file("ca.key")), ErrorKind::InvalidValue),
+        (format!("{}?tls_cert={}", server.at("localhost"), file("client.pem")), ErrorKind::InvalidValue),
+        (
+            format!(
+                "{}?tls_cert={}&tls_key={}",
+                server.at("localhost"),
+                file("client.pem"),
+                file("client.pem")
+            ),
+            ErrorKind::InvalidValue,
+        ),
+    ] {
+        let error = Storage::<Redis>::open(url.as_str()).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (kind, Outcome::NotApplied), "{url}: {error:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_write_waits_for_its_replicas() -> Result {
+    let master = Server::start(&["--repl-diskless-sync-delay", "0"]);
+    let replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", master.port)]);
+    servers::redis::until("the replica follows", || {
+        replica.raw().words("INFO replication").contains("master_link_status:up")
+    });
+    let storage =
+        Storage::<Redis>::open(format!("{}?wait_replicas=1&wait_timeout=200ms", master.url()).as_str())
+            .await?;
+    let mut raw = replica.raw();
+    for n in 0..100 {
+        storage.increment_usage("a", "n", 1).await?;
+        assert_eq!(raw.words("HGET gcli2api:usage:a n"), (n + 1).to_string());
+    }
+    let ids = [key("x"), key("y")];
+    let items = ids.clone().map(|id| (id, json!({}).try_into().unwrap()));
+    assert!(storage.set_credentials(&items).await?.is_complete());
+    assert_eq!(raw.words("EXISTS gcli2api:cred:x gcli2api:cred:y"), "2");
+
+    replica.signal("-STOP");
+    let error = storage.increment_usage("a", "n", 1).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
+    let deleted = storage.delete_credentials(&[key("x"), key("none")]).await?;
+    assert_eq!(deleted.failures.len(), 2);
+    assert_eq!(storage.get_usage("a").await?.get("n"), Some(101), "reads do not wait");
+    replica.signal("-CONT");
+    storage.increment_usage("a", "n", 1).await?;
+    storage.close().await
+}
+
+#[tokio::test]
+async fn refuses_a_server_that_would_lose_data() -> Result {
+    let server = Server::start(&[]);
+    let mut raw = server.raw();
+    let at = |durability: &str| format!("{}?durability={durability}", server.url());
+    Storage::<Redis>::open(at("aof").as_str()).await?.close().await?;
+    for (setting, durability, word) in [
+        ("appendfsync everysec", "fsync", "appendfsync"),
+        ("maxmemory-policy allkeys-lru", "aof", "eviction"),
+        ("appendonly no", "aof", "append-only"),
+    ] {
+        raw.words(&format!("CONFIG SET {setting}"));
+        let error = Storage::<Redis>::open(at(durability).as_str()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains(word), "{error}");
+        Storage::<Redis>::open(at("any").as_str()).await?.close().await?;
+        raw.words("CONFIG SET maxmemory-policy noeviction");
+    }
+    raw.words("CONFIG SET appendonly yes");
+    raw.words("CONFIG SET appendfsync always");
+    Storage::<Redis>::open(at("fsync").as_str()).await?.close().await
+}
+
+/// The most memory that the command ever had, in KiB.
+#[cfg(all(feature = "cli", target_os = "linux"))]
+fn peak_memory(line: &[&str]) -> (String, u64) {
+    let mut process = Command::new(env!("CARGO_BIN_EXE_storage"))
+        .args(line)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut peak = 0;
+    while process.try_wait().unwrap().is_none() {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let now = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+        peak = peak.max(now.unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let ended = process.wait_with_output().unwrap();
+    assert!(ended.status.success());
+    (String::from_utf8(ended.stdout).unwrap(), peak)
+}
+
+#[cfg(all(feature = "cli", target_os = "linux"))]
+#[test]
+fn a_million_foreign_keys_take_no_memory() {
+    let server = Server::start(&["--appendonly", "no"]);
+    let list = ["--url", &server.url(), "credential", "list"].map(String::from);
+    let list: Vec<&str> = list.iter().map(String::as_str).collect();
+    for id in ["a", "b"] {
+        server.raw().words(&format!("SET gcli2api:cred:{id} {{}}"));
+    }
+    let (ours, alone) = peak_memory(&list);
+    assert_eq!(ours, "a\nb\n");
+    let fill = "for n = 1, 1000000 do redis.call('SET', 'gcli2api:credit:' .. n, 'x') end return 1";
+    server.raw().ask(&[b"EVAL", fill.as_bytes(), b"0"]);
+    assert_eq!(server.raw().words("DBSIZE"), "1000002");
+    let (ours, among_many) = peak_memory(&list);
+    println!("{alone} KiB alone, {among_many} KiB among a million foreign keys");
+    assert_eq!(ours, "a\nb\n");
+    assert!(among_many < alone + 8 * 1024, "{alone} KiB alone, {among_many} KiB among many");
+    assert_eq!(server.raw().words("DBSIZE"), "1000002");
+}
+
 #[tokio::test]
 async fn a_large_store_is_listed_exported_and_imported_among_foreign_keys() -> Result {
     let server = Server::start(&["--appendfsync", "no"]);
     let mut raw = Raw::to(&server.url());
-    let fill = "for n = 1, 200000 do redis.call('SET', 'foreign:' .. n, 'x') end return 1";
+    let fill = "for n = 1, 20000 do redis.call('SET', 'foreign:' .. n, 'x') end return 1";
     raw.ask(&[b"EVAL", fill.as_bytes(), b"0"]);
     let storage = Storage::<Redis>::open(server.url().as_str()).await?;
     let ids: Vec<Key> = (0..2_300).map(|n| key(&format!("id-{n:05}"))).collect();

@@ -6,7 +6,7 @@ use crate::{Backend, ConfigValue, Credential, Key, LayeredTransaction, Result, c
 #[capability]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no transactions",
-    note = "backends with transactions: `Memory`"
+    note = "backends with transactions: `Memory`, `Postgres`"
 )]
 pub trait Transactional: Backend {
     /// A transaction of this backend. It owns what it needs and can be moved to another task.
@@ -18,8 +18,8 @@ pub trait Transactional: Backend {
     /// - At least snapshot isolation: it sees the store as it was at one moment, and its own writes.
     /// - No lost update: of two transactions that change the same record, or a transaction and a write outside it,
     ///   one commits and the other one gets [`Conflict`](crate::ErrorKind::Conflict), at the write or at commit. It
-    ///   may be tried again from the start ([`transact!`](crate::transact) does). A backend may be stricter: `Memory`
-    ///   is serializable, and gives it for what was only read, too.
+    ///   may be tried again from the start ([`transact!`](crate::transact) does). A backend may be stricter:
+    ///   `Memory` and `Postgres` are serializable, and give it for what was only read, too.
     #[operation(control)]
     fn begin(&self) -> impl Future<Output = Result<Self::Transaction>> + Send;
 }

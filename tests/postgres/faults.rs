@@ -12,7 +12,7 @@ use gateway_storage::{ErrorKind, Outcome, Postgres, Storage, Transaction};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-use crate::{Result, config, key, open, private::Server, raw};
+use crate::{Result, config, key, open, servers::postgres::Server, raw};
 
 /// Tasks that count, and how often each was told that it did.
 struct Load {
@@ -81,7 +81,7 @@ async fn recovers(storage: &Storage<Postgres>) -> Instant {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
-    let mut server = Server::start(&[]).ready().await;
+    let mut server = Server::start(&[]);
     let storage = open(&server.url()).await;
     let load = Load::start(&storage);
     let mut returned = Instant::now();
@@ -89,7 +89,7 @@ async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
         tokio::time::sleep(Duration::from_millis(500)).await;
         server.kill();
         tokio::time::sleep(Duration::from_millis(300)).await;
-        server.restart().await;
+        server.restart();
         returned = recovers(&storage).await;
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -99,7 +99,7 @@ async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cut_connections_are_replaced_and_lose_no_count() -> Result {
-    let server = Server::start(&[]).ready().await;
+    let server = Server::start(&[]);
     let storage = open(&server.url()).await;
     let administrator = raw(&server.url()).await;
     let load = Load::start(&storage);
@@ -118,7 +118,7 @@ async fn cut_connections_are_replaced_and_lose_no_count() -> Result {
 
 #[tokio::test]
 async fn a_stopped_server_makes_true_timeouts() -> Result {
-    let server = Server::start(&[]).ready().await;
+    let server = Server::start(&[]);
     let storage = open(&server.url()).await;
     storage.set_config("a", json!(0)).await?;
     let hurried = storage.with_deadline(Duration::from_millis(300));
@@ -165,7 +165,7 @@ async fn a_stopped_server_makes_true_timeouts() -> Result {
 
 #[tokio::test]
 async fn timeouts_of_the_server_say_that_nothing_happened() -> Result {
-    let server = Server::start(&[]).ready().await;
+    let server = Server::start(&[]);
     let holder = open(&server.url()).await;
     holder.set_config("a", json!(0)).await?;
     for (option, kind, code) in [

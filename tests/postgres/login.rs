@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use gateway_storage::{ErrorKind, Outcome, Postgres, Storage};
 use serde_json::json;
 
-use crate::{Result, open, private::Server, raw};
+use crate::{Result, open, servers::postgres::Server, raw};
 
 fn openssl(folder: &Path, arguments: &str) {
     let mut openssl = Command::new("openssl");
@@ -65,9 +65,7 @@ async fn tls_in_every_mode_and_logins() -> Result {
             }
             fs::write(data.join("pg_hba.conf"), RULES).unwrap();
         },
-    )
-    .ready()
-    .await;
+    );
     let administrator = raw(&server.url()).await;
     for statement in [
         "CREATE ROLE secured LOGIN SUPERUSER",

@@ -11,11 +11,11 @@ use std::{
 use gateway_storage::{ErrorKind, Transaction};
 use serde_json::json;
 
-use crate::{Result, config, key, open, private::Server};
+use crate::{Result, config, key, open, servers::postgres::Server};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_fails_while_the_pool_is_resized() -> Result {
-    let server = Server::start(&[]).ready().await;
+    let server = Server::start(&[]);
     let storage = open(&format!("{}&pool_size=5", server.url())).await;
     let mut long = storage.begin().await?;
     long.set_config(&key("long"), &config(json!(1))).await?;
@@ -70,7 +70,7 @@ async fn no_call_fails_while_the_pool_is_resized() -> Result {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_came_first_goes_first() -> Result {
-    let server = Server::start(&[]).ready().await;
+    let server = Server::start(&[]);
     let storage = open(&format!("{}&pool_size=4", server.url())).await;
     storage.set_config("k", json!(1)).await?;
     let stop = Instant::now() + Duration::from_secs(2);

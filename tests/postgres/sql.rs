@@ -6,14 +6,14 @@ use futures_util::StreamExt;
 use gateway_storage::{Credential, ErrorKind, Exportable, Increment, Key, Record, Transaction};
 use serde_json::json;
 
-use crate::{Result, config, key, open, private::Server, raw, servers};
+use crate::{Result, config, key, open, servers::postgres::Server, raw, servers};
 
 /// In every key and value below.
 const MARK: &str = "mark-51c2";
 
 #[tokio::test]
 async fn an_operation_is_one_statement_and_a_batch_one_for_each_chunk() -> Result {
-    let server = Server::start(&["shared_preload_libraries=pg_stat_statements"]).ready().await;
+    let server = Server::start(&["shared_preload_libraries=pg_stat_statements"]);
     let administrator = raw(&server.url()).await;
     administrator.batch_execute("CREATE EXTENSION pg_stat_statements").await.unwrap();
     for url in [server.url(), format!("{}&pgbouncer=true", server.url())] {

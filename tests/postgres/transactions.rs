@@ -14,7 +14,7 @@ use gateway_storage::{
 };
 use serde_json::{Value, json};
 
-use crate::{Result, config, key, open, private::Server, proxy::Proxy, raw, rounds, servers};
+use crate::{Result, config, key, open, servers::postgres::Server, proxy::Proxy, raw, rounds, servers};
 
 /// Tries until it is not a conflict.
 async fn write_all(storage: &Storage<Postgres>, keys: &[Key], value: &Value) -> usize {
@@ -225,7 +225,7 @@ async fn transfer<B: Transactional + ConfigStore>(storage: &Storage<B>, number: 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transfers_whose_commit_replies_are_lost_are_told_truly() -> Result {
-    let server = Server::start(&[]).ready().await;
+    let server = Server::start(&[]);
     let proxy = Proxy::start(server.port, 5, 2).await;
     let direct = open(&server.url()).await;
     for account in 0..ACCOUNTS {

@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn one_direction_is_one_pass() {
-        assert_eq!(totals(&[]), []);
+        assert_eq!(totals(&[]), [] as [i64; 0]);
         assert_eq!(totals(&[1, 0, 2, 3]), [6]);
         assert_eq!(totals(&[0, -2, 0, -3]), [-5]);
         assert_eq!(totals(&[5, -5, -1, 2]), [5, -6, 2]);

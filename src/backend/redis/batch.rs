@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use futures_util::{StreamExt, stream};
 
-use crate::{BatchReport, Error, Key, Result};
+use crate::{BatchReport, Key, Result};
 
 /// The most items of one chunk.
 const CHUNK_ITEMS: usize = 500;
@@ -55,11 +55,6 @@ pub(super) trait Chunk: Future<Output = Vec<(Key, Result<Self::Item>)>> {
 
 impl<T, F: Future<Output = Vec<(Key, Result<T>)>>> Chunk for F {
     type Item = T;
-}
-
-/// The same error for each of a chunk's items.
-pub(super) fn all_failed<T>(keys: impl Iterator<Item = Key>, error: &Error) -> Vec<(Key, Result<T>)> {
-    keys.map(|key| (key, Err(error.clone()))).collect()
 }
 
 /// The report for the items as they were asked for.

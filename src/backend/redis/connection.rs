@@ -1,28 +1,26 @@
-//! One connection, and how it is opened.
+//! One connection that many calls share, and how it is opened.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use bb8::ManageConnection;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    RedisConnectionInfo, RedisError, aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
+    RedisConnectionInfo, RedisError, RedisResult, aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
 };
-use tokio::sync::watch;
 
-use super::{RedisConfig, failure};
+use super::{RedisConfig, failure, sentinel::Sentinels, tls};
 use crate::{Error, ErrorKind, Result};
 
-/// A handle on a connection that many calls share. It lives as long as one of its handles.
-#[derive(Clone)]
+/// A connection. It closes when the last call over it is done and its slot has another.
 pub(super) struct Connection {
-    pub(super) driver: MultiplexedConnection,
+    driver: MultiplexedConnection,
     dead: Arc<AtomicBool>,
+    in_flight: AtomicUsize,
 }
 
 impl Connection {
@@ -34,117 +32,206 @@ impl Connection {
     pub(super) fn abandon(&self) {
         self.dead.store(true, Ordering::Relaxed);
     }
+
+    /// How many calls wait on it.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// A call's use of the connection.
+    pub(super) fn lease(self: Arc<Self>) -> Lease {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Lease(self)
+    }
 }
 
-/// Opens connections for the pool.
-pub(super) struct Dialer {
-    client: Client,
-    config: AsyncConnectionConfig,
+/// Counts as one call in flight until it is dropped.
+pub(super) struct Lease(Arc<Connection>);
+
+impl Lease {
+    pub(super) fn driver(&self) -> MultiplexedConnection {
+        self.0.driver.clone()
+    }
+
+    pub(super) fn abandon(&self) {
+        self.0.abandon();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What all connections of a store have in common.
+pub(super) struct Settings {
+    login: RedisConnectionInfo,
+    tcp: TcpSettings,
+    tls: Option<tls::Certificates>,
+    driver: AsyncConnectionConfig,
     client_name: String,
     dial_timeout: Duration,
-    /// Tells the calls that wait for a connection why there is none: bb8 lets them wait.
-    failures: watch::Sender<Option<Error>>,
 }
 
-impl Dialer {
-    pub(super) fn new(config: &RedisConfig, failures: watch::Sender<Option<Error>>) -> Result<Self> {
-        let mut login = RedisConnectionInfo::default()
-            .set_db(config.db.into())
-            // Needed for the message that a connection was closed.
-            .set_protocol(ProtocolVersion::RESP3);
-        if let Some(username) = &config.username {
-            login = login.set_username(username);
-        }
-        if let Some(password) = &config.password {
-            login = login.set_password(password);
-        }
-        let client = address(&config.addr)?
-            .into_connection_info()
-            .map(|info| info.set_redis_settings(login).set_tcp_settings(tcp(config)))
-            .and_then(Client::open)
-            .map_err(|_| Error::new(ErrorKind::InvalidValue, "the Redis server's address can't be used"))?;
+impl Settings {
+    pub(super) fn new(config: &RedisConfig) -> Result<Self> {
         Ok(Self {
-            client,
-            config: AsyncConnectionConfig::new()
+            login: login(config.username.as_deref(), config.password.as_deref()).set_db(config.db.into()),
+            tcp: tcp(config),
+            tls: config.tls.as_ref().map(tls::Certificates::load).transpose()?,
+            driver: AsyncConnectionConfig::new()
                 .set_connection_timeout(None)
                 // The driver's own is 500 ms: too short for a write whose outcome then nobody knows.
                 .set_response_timeout(None)
                 .set_pipeline_buffer_size(QUEUE),
             client_name: config.client_name.clone(),
             dial_timeout: config.dial_timeout,
-            failures,
         })
     }
 
-    async fn dial(&self) -> Result<Connection, RedisError> {
-        let dead = Arc::new(AtomicBool::new(false));
-        let flag = dead.clone();
-        let config = self.config.clone().set_push_sender(move |push: PushInfo| {
-            if push.kind == PushKind::Disconnection {
-                flag.store(true, Ordering::Relaxed);
+    /// Connects to a server, and logs in as these settings say, or as another.
+    pub(super) async fn connect(
+        &self,
+        addr: &Address,
+        login: Option<&RedisConnectionInfo>,
+        push: Option<Arc<AtomicBool>>,
+    ) -> RedisResult<MultiplexedConnection> {
+        let login = login.unwrap_or(&self.login).clone();
+        let info = |addr: ConnectionAddr| {
+            let info = addr.into_connection_info()?;
+            Ok::<_, RedisError>(info.set_redis_settings(login).set_tcp_settings(self.tcp.clone()))
+        };
+        let client = match (addr, &self.tls) {
+            (Address::Socket(path), _) => Client::open(info(ConnectionAddr::Unix(path.into()))?)?,
+            (Address::Host(host, port), None) => {
+                Client::open(info(ConnectionAddr::Tcp(host.clone(), *port))?)?
             }
-            Ok::<(), ()>(())
-        });
-        let mut driver = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        if !self.client_name.is_empty() {
-            cmd("CLIENT").arg("SETNAME").arg(&self.client_name).exec_async(&mut driver).await?;
+            (Address::Host(host, port), Some(certificates)) => {
+                let addr = ConnectionAddr::TcpTls {
+                    host: host.clone(),
+                    port: *port,
+                    insecure: false,
+                    tls_params: None,
+                };
+                certificates.client(info(addr)?)?
+            }
+        };
+        let mut config = self.driver.clone();
+        if let Some(dead) = push {
+            config = config.set_push_sender(move |push: PushInfo| {
+                if push.kind == PushKind::Disconnection {
+                    dead.store(true, Ordering::Relaxed);
+                }
+                Ok::<(), ()>(())
+            });
         }
-        Ok(Connection { driver, dead })
+        client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    async fn dial(&self, target: &Target) -> Result<Connection> {
+        let addr = match target {
+            Target::Server(addr) => addr.clone(),
+            Target::Master(sentinels) => sentinels.master(self).await?,
+        };
+        let dead = Arc::new(AtomicBool::new(false));
+        let connect = async {
+            let mut driver = self.connect(&addr, None, Some(dead.clone())).await?;
+            if !self.client_name.is_empty() {
+                cmd("CLIENT").arg("SETNAME").arg(&self.client_name).exec_async(&mut driver).await?;
+            }
+            Ok(driver)
+        };
+        let mut driver = connect.await.map_err(|error| failure::of_dial(&error))?;
+        if let Target::Master(_) = target {
+            super::sentinel::check_role(&mut driver).await?;
+        }
+        Ok(Connection { driver, dead, in_flight: AtomicUsize::new(0) })
+    }
+
+    /// Opens a connection within the time that the configuration gives it.
+    pub(super) async fn open(&self, target: &Target) -> Result<Connection> {
+        tokio::time::timeout(self.dial_timeout, self.dial(target)).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Timeout, "the Redis server did not open a connection in time"))
+        })
+    }
+
+    pub(super) fn dial_timeout(&self) -> Duration {
+        self.dial_timeout
+    }
+
+    pub(super) fn uses_tls(&self) -> bool {
+        self.tls.is_some()
     }
 }
 
 /// How many requests may wait to be written to one connection before calls wait for room.
 const QUEUE: usize = 256;
 
-impl ManageConnection for Dialer {
-    type Connection = Connection;
-    type Error = Error;
+pub(super) fn login(username: Option<&str>, password: Option<&str>) -> RedisConnectionInfo {
+    // RESP3 has the message that a connection was closed, and tells maps from lists.
+    let mut login = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3);
+    if let Some(username) = username {
+        login = login.set_username(username);
+    }
+    if let Some(password) = password {
+        login = login.set_password(password);
+    }
+    login
+}
 
-    async fn connect(&self) -> Result<Connection> {
-        let dialed = tokio::time::timeout(self.dial_timeout, self.dial()).await;
-        let result = match dialed {
-            Ok(result) => result.map_err(|error| failure::of_dial(&error)),
-            Err(_) => {
-                Err(Error::new(ErrorKind::Timeout, "the Redis server did not open a connection in time"))
-            }
-        };
-        if let Err(error) = &result {
-            self.failures.send_replace(Some(error.clone()));
+/// What a connection leads to.
+pub(super) enum Target {
+    Server(Address),
+    /// Whoever is the master now.
+    Master(Sentinels),
+}
+
+/// Where one server is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Address {
+    Host(String, u16),
+    Socket(String),
+}
+
+impl Address {
+    /// `host`, `host:port`, `[ipv6]:port` or `/path`
+    pub(super) fn parse(addr: &str, default_port: u16) -> Result<Self> {
+        if addr.starts_with('/') {
+            return Ok(Self::Socket(addr.to_owned()));
         }
-        result
+        let wrong = || {
+            Error::new(
+                ErrorKind::InvalidValue,
+                "a Redis address is `host`, `host:port`, `[ipv6]:port` or `/path`",
+            )
+        };
+        let (host, port) = match addr.strip_prefix('[') {
+            Some(rest) => rest.split_once(']').ok_or_else(wrong)?,
+            None => addr.split_at(addr.find(':').unwrap_or(addr.len())),
+        };
+        let port = match port.strip_prefix(':') {
+            Some(port) => port.parse().map_err(|_| wrong())?,
+            None if port.is_empty() => default_port,
+            None => return Err(wrong()),
+        };
+        if host.is_empty() { Err(wrong()) } else { Ok(Self::Host(host.to_owned(), port)) }
     }
 
-    async fn is_valid(&self, _: &mut Connection) -> Result<()> {
-        Ok(())
-    }
-
-    fn has_broken(&self, connection: &mut Connection) -> bool {
-        connection.is_dead()
+    /// Several, separated by commas.
+    pub(super) fn parse_list(addrs: &str, default_port: u16) -> Result<Vec<Self>> {
+        addrs.split(',').map(|addr| Self::parse(addr.trim(), default_port)).collect()
     }
 }
 
-const DEFAULT_PORT: u16 = 6379;
-
-fn address(addr: &str) -> Result<ConnectionAddr> {
-    if addr.starts_with('/') {
-        return Ok(ConnectionAddr::Unix(addr.into()));
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Host(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Host(host, port) => write!(f, "{host}:{port}"),
+            Self::Socket(path) => f.write_str(path),
+        }
     }
-    let wrong = || {
-        Error::new(
-            ErrorKind::InvalidValue,
-            "a Redis address is `host`, `host:port`, `[ipv6]:port` or `/path`",
-        )
-    };
-    let (host, port) = match addr.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').ok_or_else(wrong)?,
-        None => addr.split_at(addr.find(':').unwrap_or(addr.len())),
-    };
-    let port = match port.strip_prefix(':') {
-        Some(port) => port.parse().map_err(|_| wrong())?,
-        None if port.is_empty() => DEFAULT_PORT,
-        None => return Err(wrong()),
-    };
-    if host.is_empty() { Err(wrong()) } else { Ok(ConnectionAddr::Tcp(host.to_owned(), port)) }
 }
 
 fn tcp(config: &RedisConfig) -> TcpSettings {
@@ -165,14 +252,20 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let tcp = |host: &str, port| ConnectionAddr::Tcp(host.into(), port);
-        assert_eq!(address("host").unwrap(), tcp("host", 6379));
-        assert_eq!(address("host:1").unwrap(), tcp("host", 1));
-        assert_eq!(address("[::1]:1").unwrap(), tcp("::1", 1));
-        assert_eq!(address("[::1]").unwrap(), tcp("::1", 6379));
-        assert_eq!(address("/run/x").unwrap(), ConnectionAddr::Unix("/run/x".into()));
-        for wrong in ["", ":1", "host:", "host:x", "::1", "[::1", "[::1]x"] {
-            assert_eq!(address(wrong).unwrap_err().kind(), ErrorKind::InvalidValue, "{wrong}");
+        let parse = |addr| Address::parse(addr, 6379);
+        let host = |host: &str, port| Address::Host(host.into(), port);
+        assert_eq!(parse("host").unwrap(), host("host", 6379));
+        assert_eq!(parse("host:1").unwrap(), host("host", 1));
+        assert_eq!(parse("[::1]:1").unwrap(), host("::1", 1));
+        assert_eq!(parse("[::1]").unwrap(), host("::1", 6379));
+        assert_eq!(parse("/run/x").unwrap(), Address::Socket("/run/x".into()));
+        for addr in ["host:1", "[::1]:1", "/run/x"] {
+            assert_eq!(parse(addr).unwrap().to_string(), addr);
         }
+        for wrong in ["", ":1", "host:", "host:x", "::1", "[::1", "[::1]x"] {
+            assert_eq!(parse(wrong).unwrap_err().kind(), ErrorKind::InvalidValue, "{wrong}");
+        }
+        assert_eq!(Address::parse_list("a, b:2", 1).unwrap(), [host("a", 1), host("b", 2)]);
+        assert!(Address::parse_list("a,,b", 1).is_err());
     }
 }

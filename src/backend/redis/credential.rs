@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use redis::{Cmd, Pipeline, cmd};
+use redis::{Cmd, cmd};
 
 use super::{
     Redis, batch,
@@ -25,47 +25,63 @@ impl Redis {
         self.layout.name(Space::Credential, id)
     }
 
-    /// One MGET.
+    /// One MGET; in a cluster, whose servers take keys of one slot, pipelines of GET.
     pub(super) async fn get_chunk(&self, call: &Call<'_>, ids: &[Key]) -> Vec<(Key, Result<Credential>)> {
-        let mut mget = cmd("MGET");
-        for id in ids {
-            mget.arg(self.credential(id));
-        }
-        match call.send(Effect::Read, &mget).await.and_then(reply::list) {
-            Ok(replies) => ids
-                .iter()
-                .zip(replies)
-                .map(|(id, reply)| {
-                    let found = reply::bytes(reply).and_then(|found| found.ok_or_else(missing));
-                    (id.clone(), found.and_then(|text| read(id, &text)))
-                })
-                .collect(),
-            Err(error) => batch::all_failed(ids.iter().cloned(), &error),
-        }
+        let replies = if call.takes_many_keys() {
+            let mut mget = cmd("MGET");
+            for id in ids {
+                mget.arg(self.credential(id));
+            }
+            match call.send(Effect::Read, &mget).await.and_then(reply::list) {
+                Ok(replies) => replies.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error); ids.len()],
+            }
+        } else {
+            call.send_all(Effect::Read, ids.iter().map(|id| self.get(id)).collect()).await
+        };
+        ids.iter()
+            .zip(replies)
+            .map(|(id, reply)| {
+                let found = reply.and_then(reply::bytes).and_then(|found| found.ok_or_else(missing));
+                (id.clone(), found.and_then(|text| read(id, &text)))
+            })
+            .collect()
     }
 
-    /// One MSET.
+    /// One MSET; in a cluster pipelines of SET.
     async fn set_chunk(&self, call: &Call<'_>, items: &[(&Key, Vec<u8>)]) -> Vec<(Key, Result<()>)> {
-        let mut mset = cmd("MSET");
-        for (id, text) in items {
-            mset.arg(self.credential(id)).arg(text);
-        }
-        let result = call.send(Effect::Write, &mset).await.and_then(reply::done);
-        items.iter().map(|(id, _)| ((*id).clone(), result.clone())).collect()
+        let results = if call.takes_many_keys() {
+            let mut mset = cmd("MSET");
+            for (id, text) in items {
+                mset.arg(self.credential(id)).arg(text);
+            }
+            vec![call.send(Effect::Write, &mset).await; items.len()]
+        } else {
+            call.send_all(Effect::Write, items.iter().map(|(id, text)| self.set(id, text)).collect()).await
+        };
+        items
+            .iter()
+            .zip(results)
+            .map(|((id, _), reply)| ((*id).clone(), reply.and_then(reply::done)))
+            .collect()
     }
 
     /// One pipeline: a single UNLINK of all would only tell how many were there, not which.
     async fn delete_chunk(&self, call: &Call<'_>, ids: &[&Key]) -> Vec<(Key, Result<()>)> {
-        let mut unlinks = Pipeline::with_capacity(ids.len());
-        for id in ids {
-            unlinks.add_command(self.unlink(id));
-        }
-        match call.send(Effect::Write, &unlinks).await {
-            Ok(replies) => {
-                ids.iter().zip(replies).map(|(id, reply)| ((*id).clone(), deleted(reply))).collect()
-            }
-            Err(error) => batch::all_failed(ids.iter().map(|id| (*id).clone()), &error),
-        }
+        let replies = call.send_all(Effect::Write, ids.iter().map(|id| self.unlink(id)).collect()).await;
+        ids.iter().zip(replies).map(|(id, reply)| ((*id).clone(), reply.and_then(deleted))).collect()
+    }
+
+    fn get(&self, id: &Key) -> Cmd {
+        let mut get = cmd("GET");
+        get.arg(self.credential(id));
+        get
+    }
+
+    pub(super) fn set(&self, id: &Key, text: &[u8]) -> Cmd {
+        let mut set = cmd("SET");
+        set.arg(self.credential(id)).arg(text);
+        set
     }
 
     fn unlink(&self, id: &Key) -> Cmd {
@@ -85,15 +101,13 @@ fn deleted(reply: redis::Value) -> Result<()> {
 
 impl CredentialStore for Redis {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
-        let mut get = cmd("GET");
-        get.arg(self.credential(id));
-        let reply = self.call()?.send(Effect::Read, &get).await.map_err(|error| error.with_key(id))?;
+        let reply =
+            self.call()?.send(Effect::Read, &self.get(id)).await.map_err(|error| error.with_key(id))?;
         read(id, &reply::bytes(reply)?.ok_or_else(missing)?)
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
-        let mut set = cmd("SET");
-        set.arg(self.credential(id)).arg(encode_credential(credential));
+        let set = self.set(id, &encode_credential(credential));
         reply::done(self.call()?.send(Effect::Write, &set).await?)
     }
 

@@ -4,7 +4,7 @@ use std::future;
 
 use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use redis::{Cmd, Pipeline, Value, cmd};
+use redis::{Cmd, Value, cmd};
 
 use super::{Redis, batch, config, layout, layout::Space, reply, server::Effect};
 use crate::{
@@ -24,7 +24,7 @@ enum Part {
 
 impl Redis {
     async fn keys(&self, part: Part) -> Result<Vec<Key>> {
-        let call = self.call()?;
+        let call = self.long_call()?;
         match part {
             Part::Credentials => self.scan(&call, Space::Credential).await,
             Part::Usage => self.scan(&call, Space::Usage).await,
@@ -99,11 +99,7 @@ impl Redis {
 
     fn put(&self, record: &Record) -> Cmd {
         match record {
-            Record::Credential { id, credential } => {
-                let mut set = cmd("SET");
-                set.arg(self.layout.name(Space::Credential, id)).arg(encode_credential(credential));
-                set
-            }
+            Record::Credential { id, credential } => self.set(id, &encode_credential(credential)),
             Record::Config { key, value } => {
                 let mut set = cmd("HSET");
                 set.arg(self.layout.config()).arg(key.as_str()).arg(encode_config(value));
@@ -136,14 +132,8 @@ impl Exportable for Redis {
         let commands: Vec<Cmd> = records.iter().map(|record| self.put(record)).collect();
         let mut report = BatchReport::default();
         for range in batch::chunks(&commands, |command| command.get_packed_command().len()) {
-            let mut pipeline = Pipeline::with_capacity(range.len());
-            for command in &commands[range.clone()] {
-                pipeline.add_command(command.clone());
-            }
-            let results: Vec<Result<()>> = match call.send(Effect::Write, &pipeline).await {
-                Ok(replies) => replies.into_iter().map(stored).collect(),
-                Err(error) => vec![Err(error); range.len()],
-            };
+            let replies = call.send_all(Effect::Write, commands[range.clone()].to_vec()).await;
+            let results = replies.into_iter().map(|reply| reply.and_then(stored));
             for (index, result) in range.zip(results) {
                 report.record(index, records[index].key(), result);
             }

@@ -1,11 +1,11 @@
 //! What the driver and the server report, as our errors. Their texts can quote arguments, so only codes are kept.
 
-use std::error::Error as _;
+use std::{error::Error as _, io};
 
 use redis::{ErrorKind as DriverKind, RedisError};
 
-use super::server::Effect;
-use crate::{Error, ErrorKind};
+use super::{server::Effect, tls};
+use crate::{Error, ErrorKind, Outcome};
 
 /// An error of a request that was sent.
 #[cold]
@@ -34,13 +34,16 @@ pub(super) fn of_dial(error: &RedisError) -> Error {
 
 #[cold]
 fn lost(error: &RedisError) -> Error {
-    let lost = Error::new(ErrorKind::Unavailable, "the Redis server can't be reached");
     let io = error.source().and_then(|source| {
         let shared = source.downcast_ref::<std::sync::Arc<dyn std::error::Error + Send + Sync>>();
-        let io = source.downcast_ref().or_else(|| shared.and_then(|shared| shared.downcast_ref()));
-        io.and_then(std::io::Error::raw_os_error)
+        source.downcast_ref::<io::Error>().or_else(|| shared.and_then(|shared| shared.downcast_ref()))
     });
-    match io {
+    if let Some(tls) = io.and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref::<rustls::Error>())
+    {
+        return tls::of_handshake(tls);
+    }
+    let lost = Error::new(ErrorKind::Unavailable, "the Redis server can't be reached");
+    match io.and_then(io::Error::raw_os_error) {
         Some(number) => lost.with_code(format!("os error {number}")),
         None => lost,
     }
@@ -63,7 +66,9 @@ pub(super) fn of_code(code: &str, detail: &str) -> Error {
         "NOAUTH" => (Denied, "the Redis server wants a login"),
         "WRONGPASS" => (Denied, "the Redis server does not accept the login"),
         "NOPERM" => (Denied, "the Redis user may not do this"),
-        "MOVED" | "ASK" | "CROSSSLOT" => (Unsupported, "the Redis server is part of a cluster"),
+        "MOVED" | "ASK" | "CROSSSLOT" => {
+            (Unsupported, "the Redis server is part of a cluster: open it as one, with `redis-cluster://`")
+        }
         "NOPROTO" => (Unsupported, "the Redis server is too old: version 6 or later is needed"),
         "ERR" if detail.contains("would overflow") => return Error::overflow().with_code(code),
         "ERR" if detail.contains("not an integer") => (Corrupt, "a stored counter is not an integer"),
@@ -83,6 +88,13 @@ pub(super) fn of_code(code: &str, detail: &str) -> Error {
     if code == "MISCONF" { error.with_retryable(false) } else { error }
 }
 
+/// A write that the server did, and that fewer replicas than asked for have.
+#[cold]
+pub(super) fn unconfirmed() -> Error {
+    Error::new(ErrorKind::Unavailable, "too few replicas confirmed the write in time: a failover may lose it")
+        .with_outcome(Outcome::Unknown)
+}
+
 /// A reply of another type than the command has.
 #[cold]
 pub(super) fn unexpected_reply(effect: Effect) -> Error {
@@ -93,7 +105,6 @@ pub(super) fn unexpected_reply(effect: Effect) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Outcome;
 
     #[test]
     fn codes() {

@@ -2,28 +2,32 @@
 
 mod batch;
 mod cache;
+mod cluster;
 mod config;
 mod connection;
 mod credential;
 mod export;
 mod failure;
 mod layout;
+mod node;
 mod options;
 mod pool;
 mod reply;
 mod scan;
+mod sentinel;
 mod server;
 mod stats;
+mod tls;
 mod usage;
 
 use std::{sync::Arc, time::Duration};
 
 use layout::Layout;
-pub use options::RedisConfig;
+pub use options::{RedisConfig, RedisDurability, RedisSentinel, RedisTls, RedisTopology};
 use redis::{Value, cmd};
 use server::{Effect, Server};
 
-use crate::{Backend, Open, Result, StorageStats};
+use crate::{Backend, Open, PoolStats, Pooled, Result, StorageStats};
 
 /// A store on a Redis server, version 6 or later: for many processes at once, and the one that caches.
 ///
@@ -80,12 +84,16 @@ impl Backend for Redis {
         self.deadline = deadline;
     }
 
+    /// Asks every server that owns data.
     async fn health(&self) -> Result<()> {
         let call = self.call()?;
-        match call.send(Effect::Read, &cmd("PING")).await? {
-            Value::SimpleString(pong) if pong == "PONG" => Ok(()),
-            _ => Err(failure::unexpected_reply(Effect::Read)),
+        for (_, node) in self.server.nodes() {
+            match call.send_to(&node, Effect::Read, &cmd("PING")).await? {
+                Value::SimpleString(pong) if pong == "PONG" => {}
+                _ => return Err(failure::unexpected_reply(Effect::Read)),
+            }
         }
+        Ok(())
     }
 
     async fn stats(&self) -> Result<StorageStats> {
@@ -106,7 +114,23 @@ impl Open for Redis {
             deadline: config.deadline,
             server: Arc::new(Server::new(&config)?),
         };
+        redis.server.begin(config.deadline).await?;
         redis.health().await?;
+        redis.demand(config.durability).await?;
         Ok(redis)
+    }
+}
+
+impl Pooled for Redis {
+    /// Calls share connections, so one is idle when no call waits on it. In a cluster the sum over its masters.
+    async fn pool_stats(&self) -> Result<PoolStats> {
+        self.server.pool_stats()
+    }
+
+    /// Sets the most connections to each server. Those that there are stay, as far as they are allowed.
+    async fn resize_pool(&self, max: u32) -> Result<()> {
+        // Held, so that a store which is being closed does not get new connections afterwards.
+        let _call = self.call()?;
+        self.server.resize(max)
     }
 }

@@ -1,6 +1,6 @@
 //! [`RedisConfig`]: where the server is and how it is spoken to.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
@@ -11,9 +11,19 @@ use crate::{
 
 /// How a [`Redis`](crate::Redis) store is opened.
 ///
-/// As a URL: `redis://localhost`, `redis://user:password@host:6379/0?prefix=app:`, `redis+unix:///run/redis.sock?db=2`. User,
-/// password and the option `prefix` may be percent-encoded; the other fields below are options under their names.
-/// Deserialized, unknown fields are refused.
+/// As a URL:
+///
+/// | URL | |
+/// |---|---|
+/// | `redis://user:password@host:6379/0?prefix=app:` | one server |
+/// | `redis+unix:///run/redis.sock?db=2` | one server, by its Unix socket |
+/// | `redis+sentinel://user:password@sentinel-1:26379,sentinel-2/mymaster/0` | the master that sentinels watch |
+/// | `redis-cluster://user:password@node-1:6379,node-2` | a cluster; any of its nodes will do |
+/// | `rediss://`, `rediss+sentinel://`, `rediss-cluster://` | the same over TLS |
+///
+/// User, password and options may be percent-encoded. The fields below are options under their names; those of
+/// [`RedisTls`] are `tls_ca`, `tls_cert` and `tls_key`, those of [`RedisSentinel`] `sentinel_username` and
+/// `sentinel_password`. Deserialized, unknown fields are refused.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -28,14 +38,18 @@ use crate::{
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct RedisConfig {
-    /// `host`, `host:port` or `[ipv6]:port`; or the path of a Unix socket, which begins with `/`. Default:
-    /// `localhost:6379`.
+    /// `host`, `host:port` or `[ipv6]:port`; or the path of a Unix socket, which begins with `/`. Several nodes of a
+    /// cluster, or sentinels, are separated by commas. Default: `localhost:6379`.
     pub addr: String,
+    /// Whether that is a server, a cluster, or sentinels.
+    pub topology: RedisTopology,
+    /// TLS, if it is used.
+    pub tls: Option<RedisTls>,
     /// The ACL user. None is the server's default user.
     pub username: Option<String>,
     /// Its password. `Debug` does not print it.
     pub password: Option<String>,
-    /// The database's number.
+    /// The database's number. A cluster has only 0.
     pub db: u32,
     /// What the store's keys begin with. Default: `gcli2api:`.
     pub prefix: String,
@@ -51,19 +65,110 @@ pub struct RedisConfig {
     /// its kernel so. Default: 3 s.
     #[serde(with = "readable")]
     pub write_timeout: Duration,
-    /// The most connections. Default: 10.
+    /// The most connections to a server, 1 to 1024. Default: 10.
     pub pool_size: u32,
-    /// Connections that are kept open. All calls share them, so more are opened only under contention. Default: 2.
+    /// Connections to a server that are kept open. All calls share them, so more are opened only when over a hundred calls
+    /// wait on each. Default: 2.
     pub min_idle: u32,
+    /// How many replicas have to have a write before it is `Ok`
+    /// ([WAIT](https://redis.io/docs/latest/commands/wait/)). Default: 0.
+    ///
+    /// A write that fewer have in time is done, but a failover may lose it: it fails as
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) and [`Unknown`](crate::Outcome::Unknown). Such writes have
+    /// connections of their own, on which they queue.
+    pub wait_replicas: u32,
+    /// How long a write waits for its replicas. Default: 1 s.
+    #[serde(with = "readable")]
+    pub wait_timeout: Duration,
+    /// What the server has to be set up for. Default: anything.
+    pub durability: RedisDurability,
     /// How long a call may take as a whole. Default: [`DEFAULT_DEADLINE`].
     #[serde(with = "readable")]
     pub deadline: Duration,
+}
+
+/// How the servers of a [`Redis`](crate::Redis) store work together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RedisTopology {
+    /// One server.
+    #[default]
+    Single,
+    /// A cluster: credentials, counters and cache values are spread over its masters by their keys.
+    Cluster,
+    /// A master, its replicas, and sentinels that make one of them the master when it fails.
+    Sentinel(RedisSentinel),
+}
+
+/// What sentinels are asked for.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RedisSentinel {
+    /// The name that the sentinels know the master by.
+    pub master: String,
+    /// The ACL user at the sentinels.
+    pub username: Option<String>,
+    /// Its password. `Debug` does not print it.
+    pub password: Option<String>,
+}
+
+impl RedisSentinel {
+    /// The master of this name, at sentinels without a login.
+    pub fn new(master: impl Into<String>) -> Self {
+        Self { master: master.into(), username: None, password: None }
+    }
+}
+
+impl fmt::Debug for RedisSentinel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisSentinel")
+            .field("master", &self.master)
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "..."))
+            .finish()
+    }
+}
+
+/// How the server is trusted, and how it trusts us.
+///
+/// The server's certificate must be for the host that was asked for; there is no way to turn that off.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct RedisTls {
+    /// A PEM file of the certificates to trust, in place of the system's.
+    pub ca: Option<PathBuf>,
+    /// A PEM file of the client's certificate and those that lead to it.
+    pub cert: Option<PathBuf>,
+    /// A PEM file of the client's private key.
+    pub key: Option<PathBuf>,
+}
+
+/// How well a server must keep what it is given, for [`open`](crate::Open::open) to take it.
+///
+/// A server that does not is refused as [`Unsupported`](crate::ErrorKind::Unsupported). In a cluster each is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RedisDurability {
+    /// As it likes.
+    #[default]
+    Any,
+    /// With an append-only file and no eviction of keys that don't expire: a crash loses at most what the file's policy
+    /// allows, a second by default.
+    Aof,
+    /// The same, and `appendfsync always`: a crash loses nothing. The user must be allowed `CONFIG GET`.
+    Fsync,
 }
 
 impl Default for RedisConfig {
     fn default() -> Self {
         Self {
             addr: "localhost:6379".to_owned(),
+            topology: RedisTopology::Single,
+            tls: None,
             username: None,
             password: None,
             db: 0,
@@ -74,6 +179,9 @@ impl Default for RedisConfig {
             write_timeout: Duration::from_secs(3),
             pool_size: 10,
             min_idle: 2,
+            wait_replicas: 0,
+            wait_timeout: Duration::from_secs(1),
+            durability: RedisDurability::Any,
             deadline: DEFAULT_DEADLINE,
         }
     }
@@ -90,6 +198,8 @@ impl fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisConfig")
             .field("addr", &self.addr)
+            .field("topology", &self.topology)
+            .field("tls", &self.tls)
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "..."))
             .field("db", &self.db)
@@ -100,57 +210,97 @@ impl fmt::Debug for RedisConfig {
             .field("write_timeout", &self.write_timeout)
             .field("pool_size", &self.pool_size)
             .field("min_idle", &self.min_idle)
+            .field("wait_replicas", &self.wait_replicas)
+            .field("wait_timeout", &self.wait_timeout)
+            .field("durability", &self.durability)
             .field("deadline", &self.deadline)
             .finish()
     }
 }
 
-const OPTIONS: [&str; 11] = [
+const OPTIONS: [&str; 19] = [
     "client_name",
     "db",
     "deadline",
     "dial_timeout",
+    "durability",
     "min_idle",
     "password",
     "pool_size",
     "prefix",
     "read_timeout",
+    "sentinel_password",
+    "sentinel_username",
+    "tls_ca",
+    "tls_cert",
+    "tls_key",
     "username",
+    "wait_replicas",
+    "wait_timeout",
     "write_timeout",
 ];
+
+/// The schemes of this backend's URLs.
+const SCHEMES: [&str; 7] =
+    ["redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel", "redis-cluster", "rediss-cluster"];
 
 impl TryFrom<&str> for RedisConfig {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
+        let scheme = url.split(':').next().filter(|scheme| SCHEMES.contains(scheme));
+        let scheme = scheme.ok_or_else(|| {
+            invalid(format!(
+                "a Redis URL begins with one of {}",
+                SCHEMES.map(|scheme| format!("`{scheme}:`")).join(", ")
+            ))
+        })?;
+        let location = Location::parse(url, scheme)?;
         let mut config = Self::default();
-        let location = if url.starts_with("redis+unix:") {
-            let location = Location::parse(url, "redis+unix")?;
-            let path = location.rest.strip_prefix("//").unwrap_or(location.rest);
-            if !path.starts_with('/') {
-                return Err(invalid("a Redis socket's URL is `redis+unix:///PATH`"));
+        if scheme.starts_with("rediss") {
+            config.tls = Some(RedisTls::default());
+        }
+        match scheme {
+            "redis+unix" => config.socket(location.rest)?,
+            "redis" | "rediss" => {
+                config.servers(location.rest, "redis://[USER:PASSWORD@]HOST[:PORT][/DB]")?
             }
-            config.addr = path.to_owned();
-            location
-        } else {
-            let location = Location::parse(url, "redis")?;
-            config.place(location.rest)?;
-            location
-        };
+            "redis-cluster" | "rediss-cluster" => {
+                config.servers(location.rest, "redis-cluster://[USER:PASSWORD@]HOST[:PORT][,HOST...]")?;
+                config.topology = RedisTopology::Cluster;
+            }
+            _ => config.sentinels(location.rest)?,
+        }
         for option in location.options() {
             let (name, value) = option?;
-            match name {
-                "client_name" => config.client_name = decode(value)?,
-                "db" => config.db = number(name, value)?,
-                "deadline" => config.deadline = duration(name, value)?,
-                "dial_timeout" => config.dial_timeout = duration(name, value)?,
-                "min_idle" => config.min_idle = number(name, value)?,
-                "password" => config.password = Some(decode(value)?),
-                "pool_size" => config.pool_size = number(name, value)?,
-                "prefix" => config.prefix = decode(value)?,
-                "read_timeout" => config.read_timeout = duration(name, value)?,
-                "username" => config.username = Some(decode(value)?),
-                "write_timeout" => config.write_timeout = duration(name, value)?,
+            match (name, &mut config.tls, &mut config.topology) {
+                ("client_name", ..) => config.client_name = decode(value)?,
+                ("db", ..) => config.db = number(name, value)?,
+                ("deadline", ..) => config.deadline = duration(name, value)?,
+                ("dial_timeout", ..) => config.dial_timeout = duration(name, value)?,
+                ("durability", ..) => config.durability = durability(value)?,
+                ("min_idle", ..) => config.min_idle = number(name, value)?,
+                ("password", ..) => config.password = Some(decode(value)?),
+                ("pool_size", ..) => config.pool_size = number(name, value)?,
+                ("prefix", ..) => config.prefix = decode(value)?,
+                ("read_timeout", ..) => config.read_timeout = duration(name, value)?,
+                ("sentinel_password", _, RedisTopology::Sentinel(of)) => of.password = Some(decode(value)?),
+                ("sentinel_username", _, RedisTopology::Sentinel(of)) => of.username = Some(decode(value)?),
+                ("tls_ca", Some(tls), _) => tls.ca = Some(decode(value)?.into()),
+                ("tls_cert", Some(tls), _) => tls.cert = Some(decode(value)?.into()),
+                ("tls_key", Some(tls), _) => tls.key = Some(decode(value)?.into()),
+                ("tls_ca" | "tls_cert" | "tls_key", None, _) => {
+                    return Err(invalid("the URL has TLS options, and its scheme is not `rediss`"));
+                }
+                ("sentinel_password" | "sentinel_username", ..) => {
+                    return Err(invalid(
+                        "the URL has options for sentinels, and its scheme is not `redis+sentinel`",
+                    ));
+                }
+                ("username", ..) => config.username = Some(decode(value)?),
+                ("wait_replicas", ..) => config.wait_replicas = number(name, value)?,
+                ("wait_timeout", ..) => config.wait_timeout = duration(name, value)?,
+                ("write_timeout", ..) => config.write_timeout = duration(name, value)?,
                 _ => return Err(unknown_option(&OPTIONS)),
             }
         }
@@ -159,26 +309,69 @@ impl TryFrom<&str> for RedisConfig {
 }
 
 impl RedisConfig {
-    /// `//[user[:password]@]host[:port][/db]`
-    fn place(&mut self, rest: &str) -> Result<()> {
-        let wrong = || invalid("a Redis URL is `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`");
-        let rest = rest.strip_prefix("//").ok_or_else(wrong)?;
-        let (login, place) =
-            rest.rsplit_once('@').map_or((None, rest), |(login, place)| (Some(login), place));
-        if let Some(login) = login {
-            let (user, password) = login.split_once(':').map_or((login, None), |(u, p)| (u, Some(p)));
-            self.username = Some(decode(user)?).filter(|user| !user.is_empty());
-            self.password = password.map(decode).transpose()?;
+    /// `//PATH`
+    fn socket(&mut self, rest: &str) -> Result<()> {
+        let path = rest.strip_prefix("//").unwrap_or(rest);
+        if !path.starts_with('/') {
+            return Err(invalid("a Redis socket's URL is `redis+unix:///PATH`"));
         }
+        path.clone_into(&mut self.addr);
+        Ok(())
+    }
+
+    /// `//[user[:password]@]host[:port][,host...][/db]`
+    fn servers(&mut self, rest: &str, form: &str) -> Result<()> {
+        let place = self.login(rest, form)?;
         let (addr, db) = place.split_once('/').unwrap_or((place, ""));
-        if addr.is_empty() {
-            return Err(wrong());
+        self.place(addr, db, form)
+    }
+
+    /// `//[user[:password]@]host[:port][,host...]/master[/db]`
+    fn sentinels(&mut self, rest: &str) -> Result<()> {
+        let form = "redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST...]/MASTER[/DB]";
+        let place = self.login(rest, form)?;
+        let (addr, master) = place.split_once('/').ok_or_else(|| not_of_form(form))?;
+        let (master, db) = master.split_once('/').unwrap_or((master, ""));
+        if master.is_empty() {
+            return Err(not_of_form(form));
         }
-        self.addr = addr.to_owned();
+        self.topology = RedisTopology::Sentinel(RedisSentinel::new(decode(master)?));
+        self.place(addr, db, form)
+    }
+
+    /// Takes the login off.
+    fn login<'u>(&mut self, rest: &'u str, form: &str) -> Result<&'u str> {
+        let rest = rest.strip_prefix("//").ok_or_else(|| not_of_form(form))?;
+        let Some((login, place)) = rest.rsplit_once('@') else { return Ok(rest) };
+        let (user, password) = login.split_once(':').map_or((login, None), |(u, p)| (u, Some(p)));
+        self.username = Some(decode(user)?).filter(|user| !user.is_empty());
+        self.password = password.map(decode).transpose()?;
+        Ok(place)
+    }
+
+    fn place(&mut self, addr: &str, db: &str, form: &str) -> Result<()> {
+        if addr.is_empty() {
+            return Err(not_of_form(form));
+        }
+        addr.clone_into(&mut self.addr);
         if !db.is_empty() {
-            self.db = db.parse().map_err(|_| wrong())?;
+            self.db = db.parse().map_err(|_| not_of_form(form))?;
         }
         Ok(())
+    }
+}
+
+#[cold]
+fn not_of_form(form: &str) -> Error {
+    invalid(format!("the URL is not of the form `{form}`"))
+}
+
+fn durability(text: &str) -> Result<RedisDurability> {
+    match text {
+        "any" => Ok(RedisDurability::Any),
+        "aof" => Ok(RedisDurability::Aof),
+        "fsync" => Ok(RedisDurability::Fsync),
+        _ => Err(invalid("the URL option `durability` is `any`, `aof` or `fsync`")),
     }
 }
 
@@ -238,6 +431,28 @@ mod tests {
     }
 
     #[test]
+    fn urls_of_many_servers() {
+        let config = RedisConfig::try_from(
+            "rediss+sentinel://u:p@s1:26379,s2/my%2dmaster/3?sentinel_password=q&tls_ca=/a%20b.pem&wait_replicas=1",
+        )
+        .unwrap();
+        assert_eq!((config.addr.as_str(), config.db, config.wait_replicas), ("s1:26379,s2", 3, 1));
+        let expected = RedisSentinel { password: Some("q".into()), ..RedisSentinel::new("my-master") };
+        assert_eq!(config.topology, RedisTopology::Sentinel(expected));
+        assert_eq!(config.tls.unwrap().ca.unwrap().to_str(), Some("/a b.pem"));
+
+        let config = RedisConfig::try_from("redis-cluster://a,b:7000?durability=fsync").unwrap();
+        assert_eq!((config.topology, config.addr.as_str()), (RedisTopology::Cluster, "a,b:7000"));
+        assert_eq!((config.durability, config.tls), (RedisDurability::Fsync, None));
+
+        let typed =
+            r#"{"addr":"s1","topology":{"sentinel":{"master":"m","password":"hidden"}},"tls":{"ca":"x"}}"#;
+        let config: RedisConfig = serde_json::from_str(typed).unwrap();
+        assert!(matches!(&config.topology, RedisTopology::Sentinel(of) if of.master == "m"));
+        assert!(!format!("{config:?}").contains("hidden"));
+    }
+
+    #[test]
     fn wrong_urls_repeat_nothing() {
         for url in [
             "file:secret",
@@ -253,6 +468,13 @@ mod tests {
             "redis://host?Secret=1",
             "redis://host?secret",
             "redis+unix:secret",
+            "redis+sentinel://secret",
+            "redis+sentinel://secret/",
+            "redis+sentinel://host/secret/secret",
+            "redis://host?tls_ca=secret",
+            "redis://host?sentinel_password=secret",
+            "redis://host?durability=secret",
+            "redis-other://secret",
         ] {
             let error = RedisConfig::try_from(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidValue, "{url}");

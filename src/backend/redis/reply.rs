@@ -5,6 +5,14 @@ use redis::Value;
 use super::{failure, server::Effect};
 use crate::{Error, ErrorKind, Key, Result, UsageRecord};
 
+/// A reply that is no refusal.
+pub(super) fn checked(reply: Value) -> Result<Value> {
+    match reply {
+        Value::ServerError(error) => Err(failure::of_code(error.code(), error.details().unwrap_or_default())),
+        reply => Ok(reply),
+    }
+}
+
 /// Bytes, or none.
 pub(super) fn bytes(reply: Value) -> Result<Option<Vec<u8>>> {
     match reply {

@@ -1,37 +1,50 @@
-//! The server behind all handles of a store: its connections, and requests over them.
+//! The server, or the servers, behind all handles of a store, and requests to them.
 
 use std::{sync::Arc, time::Duration};
 
-use arc_swap::ArcSwapOption;
-use bb8::{Pool, PooledConnection, RunError};
-use futures_util::FutureExt;
+use futures_util::future::join_all;
 use redis::{
     Cmd, Pipeline, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 use tokio::{
-    sync::{Semaphore, SemaphorePermit, watch},
+    sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout_at},
 };
 
 use super::{
-    Redis, RedisConfig,
-    connection::{Connection, Dialer},
+    Redis, RedisConfig, RedisTopology,
+    cluster::{self, Cluster, REDIRECTS},
+    connection::{Address, Lease, Settings, Target},
     failure,
+    node::{self, Envelope, Node, Wait},
+    reply,
+    sentinel::Sentinels,
 };
-use crate::{Error, ErrorKind, Outcome, Result};
+use crate::{Error, ErrorKind, Outcome, PoolStats, Result};
 
 pub(super) struct Server {
-    config: RedisConfig,
-    /// None once the store is closed. bb8's pool can't be resized, so a new one takes its place.
-    pool: ArcSwapOption<Pool<Dialer>>,
-    failures: watch::Sender<Option<Error>>,
+    servers: Servers,
+    settings: Arc<Settings>,
+    read_timeout: Duration,
+    wait: Option<Wait>,
     /// One permit a call; closing takes all of them, and so waits for the calls under way.
     calls: Semaphore,
 }
 
+/// Where the data is.
+enum Servers {
+    /// On one server, or on the master of several that hold the same.
+    One(Arc<Node>),
+    /// Spread over several.
+    Cluster(Arc<Cluster>),
+}
+
 /// More calls than can ever be under way at once.
 const CALLS: u32 = 1 << 28;
+
+const DEFAULT_PORT: u16 = 6379;
+const DEFAULT_SENTINEL_PORT: u16 = 26_379;
 
 /// Whether a request may change something.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,98 +65,94 @@ impl Effect {
 
 impl Server {
     pub(super) fn new(config: &RedisConfig) -> Result<Self> {
-        let server = Self {
-            config: config.clone(),
-            pool: ArcSwapOption::empty(),
-            failures: watch::Sender::new(None),
-            calls: Semaphore::new(CALLS as usize),
+        let settings = Arc::new(Settings::new(config)?);
+        let one = |target: &dyn Fn() -> Target| {
+            Node::new(&settings, target, config, config.pool_size).map(|node| Servers::One(Arc::new(node)))
         };
-        server.pool.store(Some(Arc::new(server.connections(config.pool_size)?)));
-        Ok(server)
+        let servers = match &config.topology {
+            RedisTopology::Single => {
+                let addr = Address::parse(&config.addr, DEFAULT_PORT)?;
+                one(&|| Target::Server(addr.clone()))?
+            }
+            RedisTopology::Sentinel(sentinel) => {
+                let addrs = Address::parse_list(&config.addr, DEFAULT_SENTINEL_PORT)?;
+                one(&|| Target::Master(Sentinels::new(addrs.clone(), sentinel)))?
+            }
+            RedisTopology::Cluster if config.db != 0 => {
+                return Err(Error::new(ErrorKind::InvalidValue, "a Redis cluster has only database 0"));
+            }
+            RedisTopology::Cluster => {
+                let seeds = Address::parse_list(&config.addr, DEFAULT_PORT)?;
+                Servers::Cluster(Arc::new(Cluster::new(settings.clone(), seeds, config)))
+            }
+        };
+        Ok(Self {
+            servers,
+            settings,
+            read_timeout: config.read_timeout,
+            wait: Wait::new(config),
+            calls: Semaphore::new(CALLS as usize),
+        })
     }
 
-    fn connections(&self, max: u32) -> Result<Pool<Dialer>> {
-        if max == 0 {
-            return Err(Error::new(ErrorKind::InvalidValue, "a pool has at least one connection"));
+    /// Finds the servers of a cluster, and opens the least number of connections to each.
+    pub(super) async fn begin(&self, deadline: Duration) -> Result<()> {
+        match &self.servers {
+            Servers::One(node) => node.warm(),
+            Servers::Cluster(cluster) => {
+                tokio::time::timeout(deadline, cluster.learn()).await.map_err(|_| no_connection())??;
+                cluster.warm();
+            }
         }
-        let dialer = Dialer::new(&self.config, self.failures.clone())?;
-        Ok(Pool::builder()
-            .max_size(max)
-            .min_idle(self.config.min_idle.min(max))
-            .test_on_check_out(false)
-            // Whoever waits for a connection is told why there is none, and the next call tries again.
-            .retry_connection(false)
-            // A call's own deadline decides.
-            .connection_timeout(Duration::MAX / 4)
-            .max_lifetime(None)
-            .build_unchecked(dialer))
-    }
-
-    pub(super) fn pool(&self) -> Result<Arc<Pool<Dialer>>> {
-        self.pool.load_full().ok_or_else(Error::closed)
-    }
-
-    /// Puts a pool of another size in place. Calls under way finish on the connections of the old one.
-    pub(super) fn resize(&self, max: u32) -> Result<()> {
-        let pool = Arc::new(self.connections(max)?);
-        self.pool.store(Some(pool));
         Ok(())
     }
 
-    pub(super) fn calls_under_way(&self) -> usize {
-        CALLS as usize - self.calls.available_permits()
+    /// Every server that owns data, with its name in a cluster.
+    pub(super) fn nodes(&self) -> Vec<(Option<Address>, Arc<Node>)> {
+        match &self.servers {
+            Servers::One(node) => vec![(None, node.clone())],
+            Servers::Cluster(cluster) => {
+                cluster.masters().into_iter().map(|(addr, node)| (Some(addr), node)).collect()
+            }
+        }
     }
 
-    /// Only a call that waits for a connection listens for the failure to open one.
-    pub(super) fn calls_that_wait(&self) -> usize {
-        self.failures.receiver_count()
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.servers, Servers::Cluster(_))
+    }
+
+    pub(super) fn uses_tls(&self) -> bool {
+        self.settings.uses_tls()
+    }
+
+    pub(super) fn pool_stats(&self) -> Result<PoolStats> {
+        if self.calls.is_closed() {
+            return Err(Error::closed());
+        }
+        Ok(self.nodes().iter().map(|(_, node)| node.stats()).fold(PoolStats::default(), node::sum))
+    }
+
+    /// Sets the most connections to each server. Calls under way finish on the connections that they have.
+    pub(super) fn resize(&self, max: u32) -> Result<()> {
+        match &self.servers {
+            Servers::One(node) => node.resize(max),
+            Servers::Cluster(cluster) => cluster.resize(max),
+        }
     }
 
     /// Waits until the calls under way are done, then disconnects. After the deadline it does not wait for them.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
         let all = tokio::time::timeout(deadline, self.calls.acquire_many(CALLS)).await;
         self.calls.close();
-        self.pool.store(None);
+        match &self.servers {
+            Servers::One(node) => node.close(),
+            Servers::Cluster(cluster) => cluster.close(),
+        }
         match all {
             // Or another handle has closed it.
             Ok(_) => Ok(()),
             Err(_) => Err(Error::new(ErrorKind::Timeout, "closed, while calls were still under way")),
         }
-    }
-
-    /// A handle on a living connection.
-    async fn connection(&self) -> Result<Connection> {
-        let pool = self.pool()?;
-        loop {
-            let connection = match pool.get().now_or_never() {
-                Some(checked_out) => handle(checked_out)?,
-                None => {
-                    let mut failure = self.failures.subscribe();
-                    // It asks for a new connection, so a failure from here on is news.
-                    tokio::select! {
-                        biased;
-                        checked_out = pool.get() => handle(checked_out)?,
-                        Ok(()) = failure.changed() => {
-                            let error = failure.borrow().clone();
-                            return Err(error.unwrap_or_else(no_connection));
-                        }
-                    }
-                }
-            };
-            // A dead one is dropped by the pool when it is given back, so that the next one is another.
-            if !connection.is_dead() {
-                return Ok(connection);
-            }
-        }
-    }
-}
-
-/// The checked-out connection goes back at once: a handle is all that a call needs.
-fn handle(checked_out: Result<PooledConnection<'_, Dialer>, RunError<Error>>) -> Result<Connection> {
-    match checked_out {
-        Ok(connection) => Ok(connection.clone()),
-        Err(RunError::User(error)) => Err(error),
-        Err(RunError::TimedOut) => Err(no_connection()),
     }
 }
 
@@ -155,14 +164,31 @@ fn no_connection() -> Error {
 /// One call of an operation: it has a deadline, and a store that is being closed waits for it.
 pub(super) struct Call<'s> {
     server: &'s Server,
-    deadline: Instant,
+    deadline: Deadline,
     _under_way: SemaphorePermit<'s>,
+}
+
+#[derive(Clone, Copy)]
+enum Deadline {
+    /// For the call as a whole.
+    At(Instant),
+    /// For each request.
+    Each(Duration),
 }
 
 impl Redis {
     pub(super) fn call(&self) -> Result<Call<'_>> {
+        self.call_until(Deadline::At(later(self.deadline)))
+    }
+
+    /// A call that may take as long as it has to, if only each of its requests is in time.
+    pub(super) fn long_call(&self) -> Result<Call<'_>> {
+        self.call_until(Deadline::Each(self.deadline))
+    }
+
+    fn call_until(&self, deadline: Deadline) -> Result<Call<'_>> {
         let permit = self.server.calls.try_acquire().map_err(|_| Error::closed())?;
-        Ok(Call { server: &self.server, deadline: later(self.deadline), _under_way: permit })
+        Ok(Call { server: &self.server, deadline, _under_way: permit })
     }
 }
 
@@ -173,16 +199,23 @@ fn later(duration: Duration) -> Instant {
 }
 
 /// One command, or a pipeline of some.
-pub(super) trait Request: Sync {
+trait Request: Sync {
     type Reply: Send;
     fn send(&self, driver: MultiplexedConnection) -> impl Future<Output = RedisResult<Self::Reply>> + Send;
+
+    /// Whether a server says that it is a replica.
+    fn is_demoted(reply: &Self::Reply) -> bool;
 }
 
 impl Request for Cmd {
     type Reply = Value;
 
     async fn send(&self, mut driver: MultiplexedConnection) -> RedisResult<Value> {
-        driver.req_packed_command(self).await?.extract_error()
+        driver.req_packed_command(self).await
+    }
+
+    fn is_demoted(reply: &Value) -> bool {
+        matches!(reply, Value::ServerError(error) if error.code() == "READONLY")
     }
 }
 
@@ -193,31 +226,197 @@ impl Request for Pipeline {
     async fn send(&self, mut driver: MultiplexedConnection) -> RedisResult<Vec<Value>> {
         driver.req_packed_commands(self, 0, self.len()).await
     }
+
+    fn is_demoted(replies: &Vec<Value>) -> bool {
+        replies.iter().any(Cmd::is_demoted)
+    }
 }
 
 impl Call<'_> {
-    /// Sends a request and waits for its reply: one round trip.
-    pub(super) async fn send<R: Request>(&self, effect: Effect, request: &R) -> Result<R::Reply> {
-        let connection =
-            timeout_at(self.deadline, self.server.connection()).await.map_err(|_| no_connection())??;
-        let patience = later(self.server.config.read_timeout);
-        let reply = timeout_at(self.deadline.min(patience), request.send(connection.driver.clone())).await;
-        match reply {
-            Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(error)) => {
+    /// Sends a command to the server that has its key, and waits for the reply: one round trip.
+    pub(super) async fn send(&self, effect: Effect, command: &Cmd) -> Result<Value> {
+        match &self.server.servers {
+            Servers::One(node) => reply::checked(self.one(node, effect, command, false).await?),
+            Servers::Cluster(cluster) => self.route(cluster, effect, command).await,
+        }
+    }
+
+    /// Sends a command to this server.
+    pub(super) async fn send_to(&self, node: &Node, effect: Effect, command: &Cmd) -> Result<Value> {
+        let reply = self.one(node, effect, command, false).await.and_then(reply::checked);
+        if let Servers::Cluster(cluster) = &self.server.servers {
+            return reply.inspect_err(|error| doubt(cluster, error));
+        }
+        reply
+    }
+
+    /// Sends many commands at once: one pipeline for each server that has some of their keys. A result for each.
+    pub(super) async fn send_all(&self, effect: Effect, commands: Vec<Cmd>) -> Vec<Result<Value>> {
+        match &self.server.servers {
+            Servers::One(node) => self
+                .many(node, effect, commands)
+                .await
+                .into_iter()
+                .map(|reply| reply::checked(reply?))
+                .collect(),
+            Servers::Cluster(cluster) => self.spread(cluster, effect, commands).await,
+        }
+    }
+
+    /// Whether one command may name any keys. Otherwise they must be of one slot.
+    pub(super) fn takes_many_keys(&self) -> bool {
+        !self.server.is_cluster()
+    }
+
+    async fn route(&self, cluster: &Arc<Cluster>, effect: Effect, command: &Cmd) -> Result<Value> {
+        let mut node = cluster.owner(cluster::slot(command)?).inspect_err(|_| cluster.suspect())?;
+        let mut asking = false;
+        for _ in 0..REDIRECTS {
+            let reply =
+                self.one(&node, effect, command, asking).await.inspect_err(|error| doubt(cluster, error))?;
+            match cluster.redirect(&reply, &node)? {
+                None => return reply::checked(reply).inspect_err(|error| doubt(cluster, error)),
+                Some(redirect) => {
+                    if !redirect.asking {
+                        cluster.suspect();
+                    }
+                    (node, asking) = (redirect.node, redirect.asking);
+                }
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable, "the Redis cluster is being rearranged"))
+    }
+
+    async fn spread(&self, cluster: &Arc<Cluster>, effect: Effect, commands: Vec<Cmd>) -> Vec<Result<Value>> {
+        let mut results: Vec<Option<Result<Value>>> = commands.iter().map(|_| None).collect();
+        let mut shares: Vec<(Arc<Node>, Vec<usize>)> = Vec::new();
+        for (index, command) in commands.iter().enumerate() {
+            match cluster::slot(command).and_then(|slot| cluster.owner(slot)) {
+                Ok(node) => match shares.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &node)) {
+                    Some((_, share)) => share.push(index),
+                    None => shares.push((node, vec![index])),
+                },
+                Err(error) => {
+                    doubt(cluster, &error);
+                    results[index] = Some(Err(error));
+                }
+            }
+        }
+        let replies = join_all(shares.iter().map(|(node, share)| {
+            self.many(node, effect, share.iter().map(|index| commands[*index].clone()).collect())
+        }))
+        .await;
+        let mut moved = Vec::new();
+        for ((node, share), replies) in shares.iter().zip(replies) {
+            for (index, reply) in share.iter().copied().zip(replies) {
+                match &reply {
+                    Ok(reply) if matches!(cluster.redirect(reply, node), Ok(Some(_))) => moved.push(index),
+                    Ok(_) => results[index] = Some(reply.and_then(reply::checked)),
+                    Err(error) => {
+                        doubt(cluster, error);
+                        results[index] = Some(reply);
+                    }
+                }
+            }
+        }
+        // They were not done. In their order, so that of two with one key the later one stays.
+        moved.sort_unstable();
+        for index in moved {
+            results[index] = Some(self.route(cluster, effect, &commands[index]).await);
+        }
+        results
+            .into_iter()
+            .map(|result| result.unwrap_or_else(|| Err(failure::unexpected_reply(effect))))
+            .collect()
+    }
+
+    async fn one(&self, node: &Node, effect: Effect, command: &Cmd, asking: bool) -> Result<Value> {
+        let wait = self.wait(effect);
+        if !asking && wait.is_none() {
+            return self.exchange(node, effect, command).await;
+        }
+        let envelope = Envelope::new(vec![command.clone()], asking, wait);
+        let replies = self.exchange(node, effect, &envelope.pipeline).await?;
+        envelope.open(replies).pop().unwrap_or_else(|| Err(failure::unexpected_reply(effect)))
+    }
+
+    async fn many(&self, node: &Node, effect: Effect, commands: Vec<Cmd>) -> Vec<Result<Value>> {
+        let number = commands.len();
+        if number == 0 {
+            return Vec::new();
+        }
+        let envelope = Envelope::new(commands, false, self.wait(effect));
+        match self.exchange(node, effect, &envelope.pipeline).await {
+            Ok(replies) => envelope.open(replies),
+            Err(error) => vec![Err(error); number],
+        }
+    }
+
+    fn wait(&self, effect: Effect) -> Option<Wait> {
+        self.server.wait.filter(|_| effect == Effect::Write)
+    }
+
+    /// Sends a request and waits for its reply. A read whose connection is lost is sent again, once.
+    async fn exchange<R: Request>(&self, node: &Node, effect: Effect, request: &R) -> Result<R::Reply> {
+        let deadline = match self.deadline {
+            Deadline::At(deadline) => deadline,
+            Deadline::Each(duration) => later(duration),
+        };
+        let mut again = effect == Effect::Read;
+        loop {
+            let lease = self.lease(node, effect, deadline).await?;
+            match self.await_reply(&lease, deadline, effect, request).await {
+                Err(error) if again && error.kind() == ErrorKind::Unavailable => again = false,
+                result => return result,
+            }
+        }
+    }
+
+    async fn lease(&self, node: &Node, effect: Effect, deadline: Instant) -> Result<Lease> {
+        let pool = node.pool(effect);
+        match pool.ready() {
+            Some(lease) => Ok(lease),
+            None => timeout_at(deadline, pool.connection()).await.map_err(|_| no_connection())?,
+        }
+    }
+
+    async fn await_reply<R: Request>(
+        &self,
+        lease: &Lease,
+        deadline: Instant,
+        effect: Effect,
+        request: &R,
+    ) -> Result<R::Reply> {
+        let wait = self.wait(effect).map_or(Duration::ZERO, Wait::timeout);
+        let patience = later(self.server.read_timeout.saturating_add(wait));
+        match timeout_at(deadline.min(patience), request.send(lease.driver())).await {
+            Ok(Ok(reply)) => {
                 // A demoted master stays one: the next connection may find the new one.
-                if error.is_unrecoverable_error() || error.code() == Some("READONLY") {
-                    connection.abandon();
+                if R::is_demoted(&reply) {
+                    lease.abandon();
+                }
+                Ok(reply)
+            }
+            Ok(Err(error)) => {
+                if error.is_unrecoverable_error() {
+                    lease.abandon();
                 }
                 Err(failure::of_request(&error, effect))
             }
             Err(_) => {
                 if patience <= Instant::now() {
-                    connection.abandon();
+                    lease.abandon();
                 }
                 Err(Error::new(ErrorKind::Timeout, "no reply from the Redis server in time")
                     .with_outcome(effect.when_lost()))
             }
         }
+    }
+}
+
+/// What may mean that another server has the data now.
+fn doubt(cluster: &Arc<Cluster>, error: &Error) {
+    if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
+        cluster.suspect();
     }
 }

@@ -3,14 +3,21 @@
 use redis::{Value, cmd};
 use serde_json::{Map, Value as Json, json};
 
-use super::{Redis, failure, layout::Space, reply, server::Effect};
-use crate::{Backend, Result, StorageStats};
+use super::{
+    Redis, RedisDurability, failure,
+    layout::Space,
+    node::Node,
+    reply,
+    server::{Call, Effect},
+};
+use crate::{Backend, Error, ErrorKind, Result, StorageStats};
 
 /// The lines of INFO that are passed on. Those of whole numbers become numbers.
-const DETAILS: [&str; 18] = [
+const DETAILS: [&str; 19] = [
     "redis_version",
     "valkey_version",
     "redis_mode",
+    "cluster_enabled",
     "role",
     "master_link_status",
     "connected_slaves",
@@ -31,24 +38,77 @@ const DETAILS: [&str; 18] = [
 impl Redis {
     pub(super) async fn describe(&self) -> Result<StorageStats> {
         let call = self.call()?;
-        let info = match call.send(Effect::Read, &cmd("INFO")).await? {
+        let mut nodes = Vec::new();
+        for (addr, node) in self.server.nodes() {
+            nodes.push((addr.map(|addr| addr.to_string()), self.inspect(&call, &node).await?));
+        }
+        let mut configs = cmd("HLEN");
+        configs.arg(self.layout.config());
+        Ok(StorageStats {
+            connection_count: Some(self.server.pool_stats()?.open.into()),
+            config_count: reply::number(call.send(Effect::Read, &configs).await?)?.unsigned_abs(),
+            credential_count: self.scan(&call, Space::Credential).await?.len() as u64,
+            usage_record_count: self.scan(&call, Space::Usage).await?.len() as u64,
+            details: together(nodes, self.server.uses_tls()),
+            ..StorageStats::new(self.label())
+        })
+    }
+
+    /// What one server says of itself.
+    async fn inspect(&self, call: &Call<'_>, node: &Node) -> Result<Map<String, Json>> {
+        let info = match call.send_to(node, Effect::Read, &cmd("INFO")).await? {
             Value::BulkString(text) => String::from_utf8_lossy(&text).into_owned(),
             Value::VerbatimString { text, .. } => text,
             _ => return Err(failure::unexpected_reply(Effect::Read)),
         };
-        let mut configs = cmd("HLEN");
-        configs.arg(self.layout.config());
         let mut details = details(&info);
-        details.insert("warnings".to_owned(), json!(warnings(&details)));
-        Ok(StorageStats {
-            connection_count: Some(self.server.pool()?.state().connections.into()),
-            config_count: reply::number(call.send(Effect::Read, &configs).await?)?.unsigned_abs(),
-            credential_count: self.scan(&call, Space::Credential).await?.len() as u64,
-            usage_record_count: self.scan(&call, Space::Usage).await?.len() as u64,
-            details,
-            ..StorageStats::new(self.label())
-        })
+        // Not everyone may ask.
+        if let Ok(Value::Map(policy)) =
+            call.send_to(node, Effect::Read, cmd("CONFIG").arg("GET").arg("appendfsync")).await
+            && let Some((_, Value::BulkString(policy))) = policy.first()
+        {
+            details.insert("appendfsync".to_owned(), json!(String::from_utf8_lossy(policy)));
+        }
+        Ok(details)
     }
+
+    /// Refuses servers that keep what they are given less well than this.
+    pub(super) async fn demand(&self, durability: RedisDurability) -> Result<()> {
+        let call = self.call()?;
+        if durability == RedisDurability::Any {
+            return Ok(());
+        }
+        for (_, node) in self.server.nodes() {
+            let details = self.inspect(&call, &node).await?;
+            let mut reasons = dangers(&details);
+            if durability == RedisDurability::Fsync && details.get("appendfsync") != Some(&json!("always")) {
+                reasons.push("its append-only file is not known to be written with `appendfsync always`");
+            }
+            if !reasons.is_empty() {
+                let reasons = reasons.join("; ");
+                let message = format!("the Redis server is not as durable as it was asked to be: {reasons}");
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The details of one server, or those of a cluster's by their addresses; and all that is to be said of them.
+fn together(nodes: Vec<(Option<String>, Map<String, Json>)>, tls: bool) -> Map<String, Json> {
+    let mut all = Map::new();
+    let mut warned = Vec::new();
+    for (addr, details) in nodes {
+        let of = addr.as_ref().map_or_else(String::new, |addr| format!("{addr}: "));
+        warned.extend(warnings(&details).iter().map(|warning| format!("{of}{warning}")));
+        match addr {
+            Some(addr) => drop(all.insert(addr, Json::Object(details))),
+            None => all.extend(details),
+        }
+    }
+    all.insert("tls".to_owned(), json!(tls));
+    all.insert("warnings".to_owned(), json!(warned));
+    all
 }
 
 fn details(info: &str) -> Map<String, Json> {
@@ -63,27 +123,37 @@ fn details(info: &str) -> Map<String, Json> {
 }
 
 /// How the server, as it is set up, can lose what it acknowledged.
+fn dangers(details: &Map<String, Json>) -> Vec<&'static str> {
+    let evicts = text(details, "maxmemory_policy").starts_with("allkeys-");
+    let mut dangers = Vec::new();
+    if details.get("aof_enabled") != Some(&json!(1)) {
+        dangers.push("no append-only file: a crash loses every write since the last snapshot");
+    }
+    if evicts {
+        dangers.push("the eviction policy lets the server drop credentials when its memory is full");
+    }
+    dangers
+}
+
+/// What an operator should worry about.
 fn warnings(details: &Map<String, Json>) -> Vec<&'static str> {
-    let is = |name: &str, value: Json| details.get(name) == Some(&value);
-    let text = |name: &str| details.get(name).and_then(Json::as_str).unwrap_or_default();
-    let broken = |name: &str| !matches!(text(name), "" | "ok");
-    [
-        (
-            is("aof_enabled", json!(0)),
-            "no append-only file: a crash loses every write since the last snapshot",
-        ),
-        (
-            text("maxmemory_policy").starts_with("allkeys-"),
-            "the eviction policy lets the server drop credentials when its memory is full",
-        ),
-        (broken("aof_last_write_status"), "the last write of the append-only file failed"),
-        (broken("rdb_last_bgsave_status"), "the last snapshot failed"),
-        (text("role") == "slave", "a replica: it takes no writes"),
-        (broken("master_link_status") && text("master_link_status") == "down", "the replica lost its master"),
-    ]
-    .into_iter()
-    .filter_map(|(holds, warning)| holds.then_some(warning))
-    .collect()
+    let broken = |name: &str| !matches!(text(details, name), "" | "ok");
+    let mut warnings = dangers(details);
+    warnings.extend(
+        [
+            (broken("aof_last_write_status"), "the last write of the append-only file failed"),
+            (broken("rdb_last_bgsave_status"), "the last snapshot failed"),
+            (text(details, "role") == "slave", "a replica: it takes no writes"),
+            (text(details, "master_link_status") == "down", "the replica lost its master"),
+        ]
+        .into_iter()
+        .filter_map(|(holds, warning)| holds.then_some(warning)),
+    );
+    warnings
+}
+
+fn text<'d>(details: &'d Map<String, Json>, name: &str) -> &'d str {
+    details.get(name).and_then(Json::as_str).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -98,7 +168,7 @@ mod tests {
         assert!(warnings(safe).is_empty());
         assert_eq!(warnings("aof_enabled:0\r\nmaxmemory_policy:allkeys-lru\r\n").len(), 2);
         assert_eq!(warnings("aof_enabled:1\r\naof_last_write_status:err\r\n").len(), 1);
-        assert_eq!(warnings("role:slave\r\nmaster_link_status:down\r\n").len(), 2);
-        assert!(warnings("role:slave\r\nmaster_link_status:up\r\n").len() == 1);
+        assert_eq!(warnings("aof_enabled:1\r\nrole:slave\r\nmaster_link_status:down\r\n").len(), 2);
+        assert!(warnings("aof_enabled:1\r\nrole:slave\r\nmaster_link_status:up\r\n").len() == 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use redis::{Cmd, Pipeline, cmd};
+use redis::{Cmd, cmd};
 
 use super::{
     Redis, batch,
@@ -42,16 +42,17 @@ impl Redis {
         call: &Call<'_>,
         keys: &[Key],
     ) -> Vec<(Key, Result<Option<UsageRecord>>)> {
-        let mut records = Pipeline::with_capacity(keys.len());
-        for key in keys {
-            records.add_command(self.whole_record(key));
-        }
-        match call.send(Effect::Read, &records).await {
-            Ok(replies) => {
-                keys.iter().zip(replies).map(|(key, reply)| (key.clone(), reply::usage(key, reply))).collect()
-            }
-            Err(error) => batch::all_failed(keys.iter().cloned(), &error),
-        }
+        let replies =
+            call.send_all(Effect::Read, keys.iter().map(|key| self.whole_record(key)).collect()).await;
+        keys.iter()
+            .zip(replies)
+            .map(|(key, reply)| {
+                (
+                    key.clone(),
+                    reply.map_err(|error| error.with_key(key)).and_then(|reply| reply::usage(key, reply)),
+                )
+            })
+            .collect()
     }
 }
 
@@ -65,16 +66,11 @@ impl UsageStore for Redis {
         let call = self.call()?;
         let mut report = BatchReport::default();
         for (number, chunk) in increments.chunks(PIPELINE).enumerate() {
-            let mut pipeline = Pipeline::with_capacity(chunk.len());
-            for Increment { key, field, delta } in chunk {
-                pipeline.add_command(self.increment(key, field, *delta));
-            }
-            let results: Vec<Result<i64>> = match call.send(Effect::Write, &pipeline).await {
-                Ok(replies) => replies.into_iter().map(reply::number).collect(),
-                Err(error) => vec![Err(error); chunk.len()],
-            };
-            for (at, (increment, result)) in chunk.iter().zip(results).enumerate() {
-                let result = result.map_err(|error| error.with_key(&increment.key));
+            let steps =
+                chunk.iter().map(|Increment { key, field, delta }| self.increment(key, field, *delta));
+            let replies = call.send_all(Effect::Write, steps.collect()).await;
+            for (at, (increment, reply)) in chunk.iter().zip(replies).enumerate() {
+                let result = reply.and_then(reply::number).map_err(|error| error.with_key(&increment.key));
                 report.record(number * PIPELINE + at, &increment.key, result);
             }
         }

@@ -60,11 +60,8 @@ impl Operated for Postgres {
 }
 
 impl Operated for Redis {
-    const FACTS: &[(&str, &str)] = &[
-        ("tls", "none: use it on a network that you trust, or a Unix socket"),
-        ("topology", "one server"),
-        ("durability", "what the server promises: see its append-only file and eviction policy"),
-    ];
+    const FACTS: &[(&str, &str)] =
+        &[("durability", "what the server promises: see its append-only file and eviction policy")];
 }
 
 /// A command on a backend, before anyone has asked whether that is possible.
@@ -110,7 +107,7 @@ macro_rules! on_its_backend {
             "file" => File,
             "memory" => Memory,
             "postgres" | "postgresql" => Postgres,
-            "redis" | "redis+unix" => Redis,
+            "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis-cluster" | "rediss-cluster" => Redis,
         }
     };
     ($url:ident $log:ident $command:ident $what:literal $($($scheme:literal)|+ => $backend:ident,)+) => {{

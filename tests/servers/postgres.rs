@@ -1,4 +1,5 @@
-//! A server of the test's own, which it can kill and stop.
+//! PostgreSQL servers of a test's own, which it can kill and stop, and PgBouncer before one.
+#![allow(dead_code)]
 
 use std::{
     fs,
@@ -14,6 +15,7 @@ use tempfile::TempDir;
 
 pub(crate) struct Server {
     process: Child,
+    guard: Child,
     pub(crate) port: u16,
     pub(crate) folder: TempDir,
     options: Vec<String>,
@@ -21,12 +23,14 @@ pub(crate) struct Server {
 
 /// PostgreSQL's programs are often not on the PATH.
 fn program(name: &str) -> PathBuf {
-    let on_path = std::env::var_os("PATH").into_iter().flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
     let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut folders: Vec<PathBuf> = debian.map(|version| version.path().join("bin")).collect();
     folders.sort();
     on_path.chain(folders.into_iter().rev()).map(|folder| folder.join(name)).find(|path| path.exists()).expect(
-        "these tests start PostgreSQL: apt-get install postgresql, or brew install postgresql, and see tests/run",
+        "these tests start PostgreSQL and PgBouncer: apt-get install postgresql pgbouncer, or brew install both, and see \
+         tests/run",
     )
 }
 
@@ -51,6 +55,31 @@ fn command(name: &str) -> Command {
     command
 }
 
+/// Ends a server when this process ends in whatever way, and takes its folder away.
+fn guard(process: &Child, folder: &Path) -> Child {
+    at_end(&format!("kill -CONT {0}; kill -QUIT {0}; sleep 1; kill -9 {0}", process.id()), folder)
+}
+
+/// Its end of the pipe closes when this process ends.
+fn at_end(command: &str, folder: &Path) -> Child {
+    let mut guard = Command::new("sh");
+    guard.args(["-c", &format!("cat >/dev/null; {command}; rm -rf \"$0\"")]).arg(folder);
+    guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until something holds. Generous: the machine may be busy.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     if let Some((user, group)) = owner() {
@@ -61,7 +90,7 @@ fn folder() -> TempDir {
 
 /// A new cluster, made once: making one takes a second.
 fn template() -> &'static Path {
-    static TEMPLATE: OnceLock<TempDir> = OnceLock::new();
+    static TEMPLATE: OnceLock<(TempDir, Child)> = OnceLock::new();
     TEMPLATE
         .get_or_init(|| {
             let folder = folder();
@@ -70,8 +99,10 @@ fn template() -> &'static Path {
                 .arg(folder.path().join("data"))
                 .status();
             assert!(made.unwrap().success(), "initdb");
-            folder
+            let guard = at_end(":", folder.path());
+            (folder, guard)
         })
+        .0
         .path()
 }
 
@@ -87,38 +118,25 @@ impl Server {
         let copied = Command::new("cp").arg("-a").arg(template().join("data")).arg(folder.path()).status();
         assert!(copied.unwrap().success());
         prepare(&folder.path().join("data"));
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
-        Self { process: Self::run(port, folder.path(), &options), port, folder, options }
+        let (process, guard) = Self::run(port, folder.path(), &options);
+        Self { process, guard, port, folder, options }
     }
 
-    fn run(port: u16, folder: &Path, options: &[String]) -> Child {
+    fn run(port: u16, folder: &Path, options: &[String]) -> (Child, Child) {
         let mut server = command("postgres");
         server.arg("-D").arg(folder.join("data")).arg("-k").arg(folder).args(["-p", &port.to_string()]);
         // A server that is killed loses nothing that the machine still has.
         server.args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"]);
         server.args(options.iter().flat_map(|option| ["-c", option]));
-        server.spawn().unwrap()
-    }
-
-    /// Waits until it takes connections.
-    pub(crate) async fn ready(self) -> Self {
-        self.wait().await;
-        self
-    }
-
-    async fn wait(&self) {
-        let begun = Instant::now();
-        loop {
-            let url = format!("host=127.0.0.1 port={} user=tester dbname=postgres", self.port);
-            if TcpStream::connect(("127.0.0.1", self.port)).is_ok()
-                && tokio_postgres::connect(&url, tokio_postgres::NoTls).await.is_ok()
-            {
-                return;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(20), "PostgreSQL does not answer");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let process = server.spawn().unwrap();
+        let guard = guard(&process, folder);
+        let port = port.to_string();
+        until("PostgreSQL answers", || {
+            command("pg_isready").args(["-q", "-h", "127.0.0.1", "-p", &port]).status().unwrap().success()
+        });
+        (process, guard)
     }
 
     pub(crate) fn url(&self) -> String {
@@ -129,11 +147,13 @@ impl Server {
     pub(crate) fn kill(&mut self) {
         self.signal("-QUIT", self.process.id());
         self.process.wait().unwrap();
+        // It would take the folder away.
+        drop(self.guard.kill());
+        drop(self.guard.wait());
     }
 
-    pub(crate) async fn restart(&mut self) {
-        self.process = Self::run(self.port, self.folder.path(), &self.options);
-        self.wait().await;
+    pub(crate) fn restart(&mut self) {
+        (self.process, self.guard) = Self::run(self.port, self.folder.path(), &self.options);
     }
 
     /// Stops (`-STOP`) or continues (`-CONT`) the server and all of its sessions.
@@ -146,7 +166,8 @@ impl Server {
     }
 
     fn signal(&self, signal: &str, process: u32) {
-        let sent = Command::new("kill").args([signal, &process.to_string()]).status().unwrap();
+        let sent =
+            Command::new("kill").args([signal, &process.to_string()]).stderr(Stdio::null()).status().unwrap();
         // A session may have ended meanwhile.
         assert!(sent.success() || process != self.process.id());
     }
@@ -156,6 +177,45 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.signal_all("-CONT");
         self.signal("-QUIT", self.process.id());
+        drop(self.process.wait());
+        drop(self.guard.kill());
+        drop(self.guard.wait());
+    }
+}
+
+/// PgBouncer in transaction mode.
+pub(crate) struct PgBouncer {
+    process: Child,
+    _guard: Child,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl PgBouncer {
+    pub(crate) fn before(server: &Server) -> Self {
+        let (folder, port) = (folder(), free_port());
+        let file = folder.path().join("pgbouncer.ini");
+        let config = format!(
+            "[databases]\npostgres = host=127.0.0.1 port={} dbname=postgres user=tester\n[pgbouncer]\n\
+             listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
+             pool_mode = transaction\ndefault_pool_size = 8\nmax_client_conn = 500\n",
+            server.port
+        );
+        fs::write(&file, config).unwrap();
+        let process = command("pgbouncer").arg("-q").arg(&file).spawn().unwrap();
+        let guard = guard(&process, folder.path());
+        until("PgBouncer answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self { process, _guard: guard, port, _folder: folder }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://tester@127.0.0.1:{}/postgres?sslmode=disable&pgbouncer=true", self.port)
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        drop(self.process.kill());
         drop(self.process.wait());
     }
 }

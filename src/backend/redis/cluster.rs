@@ -1,0 +1,306 @@
+//! A cluster: which server has which keys.
+//!
+//! As the [cluster specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/) says: a key
+//! belongs to one of 16,384 slots, a slot to one master. A server that is asked for another's key answers where it is.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use redis::{Cmd, Value, cmd};
+
+use super::{
+    RedisConfig,
+    connection::{Address, Settings, Target},
+    failure,
+    node::Node,
+    reply,
+};
+use crate::{Error, ErrorKind, Result};
+
+pub(super) const SLOTS: usize = 16_384;
+
+pub(super) struct Cluster {
+    settings: Arc<Settings>,
+    config: RedisConfig,
+    seeds: Vec<Address>,
+    max: AtomicU32,
+    map: ArcSwap<Map>,
+    learning: AtomicBool,
+    closed: AtomicBool,
+}
+
+/// Which server has which slots.
+struct Map {
+    nodes: Vec<(Address, Arc<Node>)>,
+    /// For each slot an index of `nodes`, or [`NOBODY`].
+    owners: Box<[u16]>,
+}
+
+const NOBODY: u16 = u16::MAX;
+
+impl Map {
+    fn node(&self, addr: &Address) -> Option<&Arc<Node>> {
+        self.nodes.iter().find(|(known, _)| known == addr).map(|(_, node)| node)
+    }
+}
+
+/// Where else a command has to go.
+pub(super) struct Redirect {
+    pub(super) node: Arc<Node>,
+    /// The slot is on its way there: only this one command may go.
+    pub(super) asking: bool,
+}
+
+/// A cluster that sends a command around more often than this is being rearranged.
+pub(super) const REDIRECTS: usize = 8;
+
+/// How long one server may take to tell of the cluster before another is asked.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The cluster is not asked more often than this.
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Cluster {
+    pub(super) fn new(settings: Arc<Settings>, seeds: Vec<Address>, config: &RedisConfig) -> Self {
+        Self {
+            settings,
+            config: config.clone(),
+            seeds,
+            max: AtomicU32::new(config.pool_size),
+            map: ArcSwap::from_pointee(Map { nodes: Vec::new(), owners: [NOBODY; SLOTS].into() }),
+            learning: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    fn open_node(&self, addr: &Address) -> Result<Arc<Node>> {
+        let target = || Target::Server(addr.clone());
+        Node::new(&self.settings, target, &self.config, self.max.load(Ordering::Relaxed)).map(Arc::new)
+    }
+
+    /// The master of a slot.
+    pub(super) fn owner(&self, slot: u16) -> Result<Arc<Node>> {
+        let map = self.map.load();
+        match map.nodes.get(usize::from(map.owners[usize::from(slot)])) {
+            Some((_, node)) => Ok(node.clone()),
+            None if self.closed.load(Ordering::Acquire) => Err(Error::closed()),
+            None => {
+                Err(Error::new(ErrorKind::Unavailable, "no server of the Redis cluster has this key's slot"))
+            }
+        }
+    }
+
+    /// All masters.
+    pub(super) fn masters(&self) -> Vec<(Address, Arc<Node>)> {
+        let map = self.map.load();
+        let mut owners = map.owners.to_vec();
+        owners.sort_unstable();
+        owners.dedup();
+        owners.iter().filter_map(|index| map.nodes.get(usize::from(*index)).cloned()).collect()
+    }
+
+    /// Where a reply sends its command, if it does.
+    pub(super) fn redirect(&self, reply: &Value, from: &Arc<Node>) -> Result<Option<Redirect>> {
+        let Value::ServerError(error) = reply else { return Ok(None) };
+        let asking = match error.code() {
+            "MOVED" => false,
+            "ASK" => true,
+            _ => return Ok(None),
+        };
+        let place =
+            error.details().and_then(|details| details.split_once(' ')).map_or("", |(_, place)| place);
+        // A server that does not know its own name leaves it out.
+        let host =
+            |host: &str| if host.is_empty() || host == "?" { self.host(from) } else { Some(host.to_owned()) };
+        let addr = place
+            .rsplit_once(':')
+            .and_then(|(name, port)| Some(Address::Host(host(name)?, port.parse().ok()?)))
+            .ok_or_else(|| failure::unexpected_reply(super::server::Effect::Read))?;
+        Ok(Some(Redirect { node: self.node(&addr)?, asking }))
+    }
+
+    fn host(&self, node: &Arc<Node>) -> Option<String> {
+        self.map.load().nodes.iter().find(|(_, known)| Arc::ptr_eq(known, node)).and_then(|(addr, _)| {
+            match addr {
+                Address::Host(host, _) => Some(host.clone()),
+                Address::Socket(_) => None,
+            }
+        })
+    }
+
+    /// The server at this address, which may be new.
+    fn node(&self, addr: &Address) -> Result<Arc<Node>> {
+        if let Some(node) = self.map.load().node(addr) {
+            return Ok(node.clone());
+        }
+        let node = self.open_node(addr)?;
+        self.map.rcu(|map| {
+            let mut nodes = map.nodes.clone();
+            if map.node(addr).is_none() {
+                nodes.push((addr.clone(), node.clone()));
+            }
+            Map { nodes, owners: map.owners.clone() }
+        });
+        Ok(self.map.load().node(addr).cloned().unwrap_or(node))
+    }
+
+    /// Has the cluster asked again who has what, soon and in the background: a call found something changed.
+    pub(super) fn suspect(self: &Arc<Self>) {
+        if self.closed.load(Ordering::Acquire) || self.learning.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            let _ = cluster.learn().await;
+            tokio::time::sleep(PAUSE).await;
+            cluster.learning.store(false, Ordering::Release);
+        });
+    }
+
+    /// Asks the servers that are known, then the first ones, who has what.
+    pub(super) async fn learn(&self) -> Result<()> {
+        let mut why = None;
+        let known: Vec<Address> = self.masters().into_iter().map(|(addr, _)| addr).collect();
+        for addr in known.iter().chain(&self.seeds) {
+            let told = tokio::time::timeout(PATIENCE, self.ask(addr)).await;
+            match told.unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::Timeout, "no server of the Redis cluster answers"))
+            }) {
+                Ok(map) => {
+                    self.publish(map);
+                    return Ok(());
+                }
+                Err(error) => why = Some(why.unwrap_or(error)),
+            }
+        }
+        Err(why.unwrap_or_else(Error::closed))
+    }
+
+    fn publish(&self, map: Map) {
+        self.map.store(Arc::new(map));
+        if self.closed.load(Ordering::Acquire) {
+            self.close();
+        }
+    }
+
+    async fn ask(&self, addr: &Address) -> Result<Map> {
+        let node = match self.map.load().node(addr) {
+            Some(node) => node.clone(),
+            None => self.open_node(addr)?,
+        };
+        let lease = match node.pool(super::server::Effect::Read).ready() {
+            Some(lease) => lease,
+            None => node.pool(super::server::Effect::Read).connection().await?,
+        };
+        let slots: Value = cmd("CLUSTER")
+            .arg("SLOTS")
+            .query_async(&mut lease.driver())
+            .await
+            .map_err(|error| failure::of_request(&error, super::server::Effect::Read))?;
+        self.map_of(addr, slots)
+    }
+
+    /// Reads the reply of CLUSTER SLOTS: first slot, last slot, master, replicas.
+    fn map_of(&self, from: &Address, slots: Value) -> Result<Map> {
+        let wrong = || failure::unexpected_reply(super::server::Effect::Read);
+        let present = self.map.load();
+        let mut map = Map { nodes: Vec::new(), owners: [NOBODY; SLOTS].into() };
+        for range in reply::list(slots)? {
+            let mut range = reply::list(range)?.into_iter();
+            let (first, last) = match (range.next(), range.next()) {
+                (Some(Value::Int(first)), Some(Value::Int(last))) => (first, last),
+                _ => return Err(wrong()),
+            };
+            let mut master = reply::list(range.next().ok_or_else(wrong)?)?.into_iter();
+            let name = reply::bytes(master.next().ok_or_else(wrong)?)?;
+            let Some(Value::Int(port)) = master.next() else { return Err(wrong()) };
+            let port = u16::try_from(port).map_err(|_| wrong())?;
+            let name = name.map(String::from_utf8).transpose().map_err(|_| wrong())?;
+            let addr = match (name.filter(|name| !name.is_empty() && name != "?"), from) {
+                (Some(name), _) => Address::Host(name, port),
+                (None, Address::Host(host, _)) => Address::Host(host.clone(), port),
+                (None, Address::Socket(_)) => return Err(wrong()),
+            };
+            let index = match map.nodes.iter().position(|(known, _)| *known == addr) {
+                Some(index) => index,
+                None => {
+                    let node = match present.node(&addr) {
+                        Some(node) => node.clone(),
+                        None => self.open_node(&addr)?,
+                    };
+                    map.nodes.push((addr, node));
+                    map.nodes.len() - 1
+                }
+            };
+            let index = u16::try_from(index).map_err(|_| wrong())?;
+            let range = usize::try_from(first).ok().zip(usize::try_from(last).ok());
+            let owners =
+                range.and_then(|(first, last)| map.owners.get_mut(first..=last)).ok_or_else(wrong)?;
+            owners.fill(index);
+        }
+        if map.nodes.is_empty() {
+            return Err(Error::new(ErrorKind::Unavailable, "the Redis cluster has no slots assigned yet"));
+        }
+        Ok(map)
+    }
+
+    pub(super) fn warm(&self) {
+        self.masters().iter().for_each(|(_, node)| node.warm());
+    }
+
+    pub(super) fn resize(&self, max: u32) -> Result<()> {
+        self.masters().iter().try_for_each(|(_, node)| node.resize(max))?;
+        self.max.store(max, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        let map = self.map.swap(Arc::new(Map { nodes: Vec::new(), owners: [NOBODY; SLOTS].into() }));
+        map.nodes.iter().for_each(|(_, node)| node.close());
+    }
+}
+
+/// The slot of the key that a command is about: its first argument.
+pub(super) fn slot(command: &Cmd) -> Result<u16> {
+    match command.args_iter().nth(1) {
+        Some(redis::Arg::Simple(key)) => Ok(slot_of(key)),
+        _ => Err(Error::new(ErrorKind::Internal, "a command without a key was sent to a cluster")),
+    }
+}
+
+fn slot_of(key: &[u8]) -> u16 {
+    let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
+        let length = key[open + 1..].iter().position(|byte| *byte == b'}')?;
+        Some(&key[open + 1..open + 1 + length]).filter(|tag| !tag.is_empty())
+    });
+    crc16::State::<crc16::XMODEM>::calculate(tag.unwrap_or(key)) % SLOTS as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(crc16::State::<crc16::XMODEM>::calculate(b"123456789"), 0x31c3);
+        // As CLUSTER KEYSLOT says.
+        assert_eq!(slot_of(b"foo"), 12182);
+        assert_eq!(slot_of(b"{foo}bar"), 12182);
+        assert_eq!(slot_of(b"x{foo}{bar}"), 12182);
+        assert_eq!(slot_of(b"foo{}{bar}"), 8363);
+        assert_eq!(slot_of(b"foo{{bar}}zap"), slot_of(b"{bar"));
+    }
+
+    #[test]
+    fn a_command_is_where_its_key_is() {
+        assert_eq!(slot(cmd("GET").arg("foo")).unwrap(), 12182);
+        assert!(slot(&cmd("PING")).is_err());
+    }
+}

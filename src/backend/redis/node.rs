@@ -1,0 +1,142 @@
+//! One server of the store.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::{Cmd, Pipeline, Value, cmd};
+
+use super::{
+    RedisConfig,
+    connection::{Settings, Target},
+    failure,
+    pool::Pool,
+    server::Effect,
+};
+use crate::{PoolStats, Result};
+
+/// One server: the connections to it.
+pub(super) struct Node {
+    /// For everything that the server answers at once.
+    pool: Pool,
+    /// For writes that wait for replicas: WAIT holds up what comes after it on its connection.
+    waiting: Option<Pool>,
+}
+
+impl Node {
+    /// `max` is the most connections.
+    pub(super) fn new(
+        settings: &Arc<Settings>,
+        target: impl Fn() -> Target,
+        config: &RedisConfig,
+        max: u32,
+    ) -> Result<Self> {
+        let pool = || Pool::new(settings.clone(), target(), config.min_idle, max);
+        Ok(Self { pool: pool()?, waiting: (config.wait_replicas > 0).then(pool).transpose()? })
+    }
+
+    /// The connections for requests of this effect.
+    pub(super) fn pool(&self, effect: Effect) -> &Pool {
+        match (&self.waiting, effect) {
+            (Some(waiting), Effect::Write) => waiting,
+            _ => &self.pool,
+        }
+    }
+
+    fn pools(&self) -> impl Iterator<Item = &Pool> {
+        std::iter::once(&self.pool).chain(&self.waiting)
+    }
+
+    pub(super) fn warm(&self) {
+        self.pools().for_each(Pool::warm);
+    }
+
+    pub(super) fn resize(&self, max: u32) -> Result<()> {
+        self.pools().try_for_each(|pool| pool.resize(max))
+    }
+
+    pub(super) fn close(&self) {
+        self.pools().for_each(Pool::close);
+    }
+
+    pub(super) fn stats(&self) -> PoolStats {
+        self.pools().map(Pool::stats).fold(PoolStats::default(), sum)
+    }
+}
+
+pub(super) fn sum(one: PoolStats, other: PoolStats) -> PoolStats {
+    PoolStats {
+        max: one.max.saturating_add(other.max),
+        open: one.open.saturating_add(other.open),
+        idle: one.idle.saturating_add(other.idle),
+        waiting: one.waiting.saturating_add(other.waiting),
+    }
+}
+
+/// Commands for one server, as they go over the wire.
+pub(super) struct Envelope {
+    pub(super) pipeline: Pipeline,
+    /// What goes with each command.
+    asking: bool,
+    /// What comes after all.
+    wait: Option<Wait>,
+}
+
+/// How many replicas have to have a write, and for how long it waits for them.
+#[derive(Clone, Copy)]
+pub(super) struct Wait {
+    replicas: u32,
+    millis: u64,
+}
+
+impl Wait {
+    pub(super) fn new(config: &RedisConfig) -> Option<Self> {
+        // Zero would be for ever.
+        let millis =
+            u64::try_from(config.wait_timeout.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64);
+        (config.wait_replicas > 0).then_some(Self { replicas: config.wait_replicas, millis })
+    }
+
+    pub(super) fn timeout(self) -> Duration {
+        Duration::from_millis(self.millis)
+    }
+
+    fn is_confirmed(self, reply: Option<&Value>) -> bool {
+        matches!(reply, Some(Value::Int(replicas)) if *replicas >= self.replicas.into())
+    }
+}
+
+impl Envelope {
+    pub(super) fn new(commands: Vec<Cmd>, asking: bool, wait: Option<Wait>) -> Self {
+        let mut pipeline = Pipeline::with_capacity(2 * commands.len() + 1);
+        for command in commands {
+            if asking {
+                pipeline.add_command(cmd("ASKING"));
+            }
+            pipeline.add_command(command);
+        }
+        if let Some(Wait { replicas, millis }) = wait {
+            let mut wait = cmd("WAIT");
+            wait.arg(replicas).arg(millis);
+            pipeline.add_command(wait);
+        }
+        Self { pipeline, asking, wait }
+    }
+
+    /// The reply to each command. What the server refused is a value; what too few replicas have is an error.
+    pub(super) fn open(&self, mut replies: Vec<Value>) -> Vec<Result<Value>> {
+        let unconfirmed = match self.wait {
+            Some(wait) => !wait.is_confirmed(replies.pop().as_ref()),
+            None => false,
+        };
+        let step = if self.asking { 2 } else { 1 };
+        replies
+            .into_iter()
+            .skip(step - 1)
+            .step_by(step)
+            .map(|reply| match reply {
+                Value::ServerError(_) => Ok(reply),
+                _ if unconfirmed => Err(failure::unconfirmed()),
+                _ => Ok(reply),
+            })
+            .collect()
+    }
+}
