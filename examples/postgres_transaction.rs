@@ -7,7 +7,8 @@ use serde_json::json;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let url = std::env::var("DATABASE_URL").unwrap_or_else(|_| "postgres://postgres@localhost/postgres".to_owned());
+    let url =
+        std::env::var("DATABASE_URL").unwrap_or_else(|_| "postgres://postgres@localhost/postgres".to_owned());
     let storage = Storage::<Postgres>::open(url.as_str()).await?;
     let (id, retry, count) = (Key::new("cred-tx-001")?, Key::new("retry_config")?, Key::new("refreshes")?);
 
@@ -27,7 +28,8 @@ async fn main() -> Result<()> {
             tokio::spawn(async move {
                 transact!(&storage, |tx| {
                     let refreshes = tx.get_config(&count).await?.as_i64().unwrap_or(0) + 1;
-                    let refreshed = tx.get_credential(&id).await?.with("access_token", format!("ya29.{n}"))?;
+                    let refreshed =
+                        tx.get_credential(&id).await?.with("access_token", format!("ya29.{n}"))?;
                     tx.set_credential(&id, &refreshed).await?;
                     tx.set_config(&count, &json!(refreshes).try_into()?).await
                 })

@@ -9,7 +9,9 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use gateway_storage::{Credential, ErrorKind, Increment, Key, Outcome, Postgres, Record, Storage, Transaction};
+use gateway_storage::{
+    Credential, ErrorKind, Increment, Key, Outcome, Postgres, Record, Storage, Transaction,
+};
 use serde_json::json;
 
 use crate::{Result, config, key, open, raw, rounds, servers};
@@ -46,7 +48,11 @@ async fn a_dropped_call_leaves_no_transaction_and_no_reply_behind() -> Result {
                         }
                     };
                     drop(tokio::time::timeout(patience, cut).await);
-                    assert_eq!(storage.get_config(&own).await.unwrap().value(), &json!(n), "another one's reply");
+                    assert_eq!(
+                        storage.get_config(&own).await.unwrap().value(),
+                        &json!(n),
+                        "another one's reply"
+                    );
                 }
             })
         })
@@ -168,7 +174,8 @@ impl std::io::Write for Lines {
 async fn no_secret_reaches_a_log_or_an_error() -> Result {
     log::set_logger(&LISTENER).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(|| Lines).finish();
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(|| Lines).finish();
     tracing::subscriber::set_global_default(subscriber).unwrap();
 
     let url = servers::postgres();
@@ -202,7 +209,8 @@ async fn no_secret_reaches_a_log_or_an_error() -> Result {
     // Damage is told by its key, and not quoted.
     let storage = open(&url).await;
     let other = raw(&url).await;
-    let damage = format!("INSERT INTO {0}.credentials VALUES ('damaged', '[\"{SECRET}\"]')", crate::schema(&url));
+    let damage =
+        format!("INSERT INTO {0}.credentials VALUES ('damaged', '[\"{SECRET}\"]')", crate::schema(&url));
     log::set_max_level(log::LevelFilter::Off);
     other.batch_execute(&damage).await.unwrap();
     log::set_max_level(log::LevelFilter::Trace);

@@ -12,7 +12,7 @@ use gateway_storage::{ErrorKind, Outcome, Postgres, Storage, Transaction};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-use crate::{Result, config, key, open, servers::postgres::Server, raw};
+use crate::{Result, config, key, open, raw, servers::postgres::Server};
 
 /// Tasks that count, and how often each was told that it did.
 struct Load {
@@ -125,7 +125,8 @@ async fn a_stopped_server_makes_true_timeouts() -> Result {
     let mut tx = hurried.begin().await?;
     tx.set_config(&key("b"), &config(json!(1))).await?;
     // As many connections as are needed below: a stopped server opens none.
-    let held = [storage.begin().await?, storage.begin().await?, storage.begin().await?, storage.begin().await?];
+    let held =
+        [storage.begin().await?, storage.begin().await?, storage.begin().await?, storage.begin().await?];
     for tx in held {
         tx.rollback().await?;
     }
@@ -152,7 +153,8 @@ async fn a_stopped_server_makes_true_timeouts() -> Result {
 
     // Nobody who opens now gets a connection, so nothing of theirs is applied.
     let begun = Instant::now();
-    let error = Storage::<Postgres>::open(format!("{}&deadline=300ms", server.url()).as_str()).await.unwrap_err();
+    let error =
+        Storage::<Postgres>::open(format!("{}&deadline=300ms", server.url()).as_str()).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
     assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
 

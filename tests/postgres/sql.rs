@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use gateway_storage::{Credential, ErrorKind, Exportable, Increment, Key, Record, Transaction};
 use serde_json::json;
 
-use crate::{Result, config, key, open, servers::postgres::Server, raw, servers};
+use crate::{Result, config, key, open, raw, servers, servers::postgres::Server};
 
 /// In every key and value below.
 const MARK: &str = "mark-51c2";
@@ -41,7 +41,12 @@ async fn an_operation_is_one_statement_and_a_batch_one_for_each_chunk() -> Resul
                 statements().await;
                 $call;
                 let sent = statements().await;
-                assert_eq!(sent.values().copied().collect::<Vec<_>>(), [$times], "{} sent {sent:?}", stringify!($call));
+                assert_eq!(
+                    sent.values().copied().collect::<Vec<_>>(),
+                    [$times],
+                    "{} sent {sent:?}",
+                    stringify!($call)
+                );
                 seen.extend(sent);
             };
         }
@@ -85,7 +90,8 @@ async fn an_operation_is_one_statement_and_a_batch_one_for_each_chunk() -> Resul
 async fn what_is_stored_can_be_queried_and_comes_back_equal() -> Result {
     let url = servers::postgres();
     let storage = open(&url).await;
-    let value = json!({ "project_id": "p-1", "n": u64::MAX, "zero": -0.0, "big": 1e300, "a.b": { "$c": [null] } });
+    let value =
+        json!({ "project_id": "p-1", "n": u64::MAX, "zero": -0.0, "big": 1e300, "a.b": { "$c": [null] } });
     storage.set_credential("alice", value.clone()).await?;
     storage.set_credential("nul", json!({ "project_id": "\0" })).await?;
     storage.increment_usage("alice", "tokens", 41).await?;
@@ -94,7 +100,8 @@ async fn what_is_stored_can_be_queried_and_comes_back_equal() -> Result {
     assert_eq!(storage.get_credential("nul").await?, json!({ "project_id": "\0" }).try_into()?);
 
     let (other, schema) = (raw(&url).await, crate::schema(&url));
-    let query = format!("SELECT value->>'project_id', value->>'n' FROM {schema}.credentials WHERE id = 'alice'");
+    let query =
+        format!("SELECT value->>'project_id', value->>'n' FROM {schema}.credentials WHERE id = 'alice'");
     let row = other.query_one(&query, &[]).await.unwrap();
     assert_eq!((row.get(0), row.get(1)), ("p-1", "18446744073709551615"));
     let query = format!("SELECT key, sum(count)::bigint FROM {schema}.usage GROUP BY key ORDER BY 2 DESC");
@@ -103,7 +110,9 @@ async fn what_is_stored_can_be_queried_and_comes_back_equal() -> Result {
 
     // What another program left.
     for (text, readable) in [("{\"a\": 1,\n \"b\":[ ]}", true), ("[1]", false), ("{\"n\":1e999}", false)] {
-        let put = format!("INSERT INTO {schema}.credentials VALUES ('left', $1::text::json) ON CONFLICT (id) DO UPDATE SET value = excluded.value");
+        let put = format!(
+            "INSERT INTO {schema}.credentials VALUES ('left', $1::text::json) ON CONFLICT (id) DO UPDATE SET value = excluded.value"
+        );
         other.execute(&put, &[&text]).await.unwrap();
         match storage.get_credential("left").await {
             Ok(found) => assert!(readable && found == json!({ "a": 1, "b": [] }).try_into()?),

@@ -14,7 +14,7 @@ use gateway_storage::{
 };
 use serde_json::{Value, json};
 
-use crate::{Result, config, key, open, servers::postgres::Server, proxy::Proxy, raw, rounds, servers};
+use crate::{Result, config, key, open, proxy::Proxy, raw, rounds, servers, servers::postgres::Server};
 
 /// Tries until it is not a conflict.
 async fn write_all(storage: &Storage<Postgres>, keys: &[Key], value: &Value) -> usize {
@@ -57,7 +57,8 @@ async fn readers_see_all_of_a_round_or_nothing() -> Result {
     let running = Arc::new(AtomicBool::new(true));
     let readers: Vec<_> = (0..3)
         .map(|_| {
-            let (storage, running) = (storage.clone().with_deadline(Duration::from_secs(60)), running.clone());
+            let (storage, running) =
+                (storage.clone().with_deadline(Duration::from_secs(60)), running.clone());
             tokio::spawn(async move {
                 let mut looks = 0;
                 while running.load(Ordering::Relaxed) {
@@ -282,7 +283,11 @@ async fn transfers_whose_commit_replies_are_lost_are_told_truly() -> Result {
     let lost = (proxy.lost.replies.load(Ordering::Relaxed), proxy.lost.requests.load(Ordering::Relaxed));
     println!(
         "{} done, {} not done, {} unknown; {} replies and {} commits were lost",
-        done.len(), undone.len(), unknown.len(), lost.0, lost.1
+        done.len(),
+        undone.len(),
+        unknown.len(),
+        lost.0,
+        lost.1
     );
     assert!(lost.0 > 5 && lost.1 > 0 && undone.len() >= lost.1 && done.len() > transfers / 2);
     assert_eq!(unknown, [] as [usize; 0], "the server knew, and was not asked");

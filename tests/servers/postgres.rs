@@ -41,7 +41,10 @@ fn owner() -> Option<(u32, u32)> {
         return None;
     }
     let users = fs::read_to_string("/etc/passwd").unwrap();
-    let user = users.lines().find(|line| line.starts_with("postgres:")).expect("a user `postgres` to run servers as");
+    let user = users
+        .lines()
+        .find(|line| line.starts_with("postgres:"))
+        .expect("a user `postgres` to run servers as");
     let fields: Vec<&str> = user.split(':').collect();
     Some((fields[2].parse().unwrap(), fields[3].parse().unwrap()))
 }

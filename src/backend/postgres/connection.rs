@@ -10,7 +10,9 @@ use bb8::ManageConnection;
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, watch},
-    task::AbortHandle, time::timeout};
+    task::AbortHandle,
+    time::timeout,
+};
 use tokio_postgres::{
     Client, Config, Statement,
     config::{SslMode as DriverMode, TargetSessionAttrs},

@@ -37,7 +37,8 @@ pub(super) async fn set_documents<'k>(
             call.run(Effect::Write, statement, &[Parameter::Texts(names), Parameter::Jsons(texts)]).await
         },
     );
-    let failed = chunks.await.into_iter().filter_map(|(chunk, result)| result.err().map(|error| (chunk, error)));
+    let failed =
+        chunks.await.into_iter().filter_map(|(chunk, result)| result.err().map(|error| (chunk, error)));
     failed.flat_map(|(chunk, error)| chunk.iter().map(move |(key, _)| (*key, error.clone()))).collect()
 }
 
@@ -78,18 +79,22 @@ impl CredentialStore for Postgres {
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
         let (call, distinct) = (self.call()?, distinct(ids));
-        let chunks = batch::run(&distinct, |_| 0, |chunk| {
-            let call = &call;
-            async move {
-                let reply = call.run(Effect::Read, Sql::GetCredentials, &[names(chunk)]).await?;
-                let read = |row| {
-                    let id = key(row, 0)?;
-                    let credential = read(&id, row, 1);
-                    Ok((id, credential))
-                };
-                reply.rows.iter().map(read).collect::<Result<Vec<(Key, Result<Credential>)>>>()
-            }
-        });
+        let chunks = batch::run(
+            &distinct,
+            |_| 0,
+            |chunk| {
+                let call = &call;
+                async move {
+                    let reply = call.run(Effect::Read, Sql::GetCredentials, &[names(chunk)]).await?;
+                    let read = |row| {
+                        let id = key(row, 0)?;
+                        let credential = read(&id, row, 1);
+                        Ok((id, credential))
+                    };
+                    reply.rows.iter().map(read).collect::<Result<Vec<(Key, Result<Credential>)>>>()
+                }
+            },
+        );
         let mut results: BTreeMap<Key, Result<Credential>> = BTreeMap::new();
         for (chunk, result) in chunks.await {
             match result {
@@ -121,13 +126,17 @@ impl CredentialStore for Postgres {
 
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
         let (call, distinct) = (self.call()?, distinct(ids));
-        let chunks = batch::run(&distinct, |_| 0, |chunk| {
-            let call = &call;
-            async move {
-                let reply = call.run(Effect::Write, Sql::DeleteCredentials, &[names(chunk)]).await?;
-                reply.rows.iter().map(|row| key(row, 0)).collect::<Result<BTreeSet<Key>>>()
-            }
-        });
+        let chunks = batch::run(
+            &distinct,
+            |_| 0,
+            |chunk| {
+                let call = &call;
+                async move {
+                    let reply = call.run(Effect::Write, Sql::DeleteCredentials, &[names(chunk)]).await?;
+                    reply.rows.iter().map(|row| key(row, 0)).collect::<Result<BTreeSet<Key>>>()
+                }
+            },
+        );
         let mut failed = BTreeMap::new();
         for (chunk, result) in chunks.await {
             for id in chunk {

@@ -98,14 +98,19 @@ async fn set_counters<'k>(
     call: &Call<'_>,
     counters: &[((&'k Key, &'k Key), i64)],
 ) -> BTreeMap<(&'k Key, &'k Key), Error> {
-    let chunks = batch::run(counters, |_| 0, |chunk| async move {
-        let keys = chunk.iter().map(|((key, _), _)| key.as_str()).collect();
-        let fields = chunk.iter().map(|((_, field), _)| field.as_str()).collect();
-        let counts = chunk.iter().map(|(_, count)| *count).collect();
-        let counters = [Parameter::Texts(keys), Parameter::Texts(fields), Parameter::Numbers(counts)];
-        call.run(Effect::Write, Sql::SetCounters, &counters).await
-    });
-    let failed = chunks.await.into_iter().filter_map(|(chunk, result)| result.err().map(|error| (chunk, error)));
+    let chunks = batch::run(
+        counters,
+        |_| 0,
+        |chunk| async move {
+            let keys = chunk.iter().map(|((key, _), _)| key.as_str()).collect();
+            let fields = chunk.iter().map(|((_, field), _)| field.as_str()).collect();
+            let counts = chunk.iter().map(|(_, count)| *count).collect();
+            let counters = [Parameter::Texts(keys), Parameter::Texts(fields), Parameter::Numbers(counts)];
+            call.run(Effect::Write, Sql::SetCounters, &counters).await
+        },
+    );
+    let failed =
+        chunks.await.into_iter().filter_map(|(chunk, result)| result.err().map(|error| (chunk, error)));
     failed.flat_map(|(chunk, error)| chunk.iter().map(move |(name, _)| (*name, error.clone()))).collect()
 }
 
@@ -139,7 +144,8 @@ impl Exportable for Postgres {
                 Record::Usage { key, field, count } => drop(counters.insert((key, field), *count)),
             }
         }
-        let credentials: Vec<_> = credentials.into_iter().map(|(id, of)| (id, encode_credential(of))).collect();
+        let credentials: Vec<_> =
+            credentials.into_iter().map(|(id, of)| (id, encode_credential(of))).collect();
         let configs: Vec<_> = configs.into_iter().map(|(key, of)| (key, encode_config(of))).collect();
         let counters: Vec<_> = counters.into_iter().collect();
         let credentials = credential::set_documents(&call, Sql::SetCredentials, &credentials).await;

@@ -41,7 +41,8 @@ pub(super) fn of_dial(error: &tokio_postgres::Error) -> Error {
         return of_code(answer.code().code());
     }
     if let Some(tls) = cause::<rustls::Error>(error) {
-        return Error::new(ErrorKind::Denied, "TLS with the PostgreSQL server failed").with_source(tls.clone());
+        return Error::new(ErrorKind::Denied, "TLS with the PostgreSQL server failed")
+            .with_source(tls.clone());
     }
     // The driver's kinds are private; its own words for them are not.
     match error.to_string().as_str() {
@@ -101,7 +102,9 @@ pub(super) fn of_code(code: &str) -> Error {
         "28P01" | "28000" => (Denied, "the PostgreSQL server does not accept the login"),
         "42501" => (Denied, "the PostgreSQL role may not do this"),
         "3D000" => (InvalidValue, "the PostgreSQL server has no database of this name"),
-        "42P01" | "42703" | "3F000" => (Corrupt, "the store's tables are not there, or not what they should be"),
+        "42P01" | "42703" | "3F000" => {
+            (Corrupt, "the store's tables are not there, or not what they should be")
+        }
         "26000" | "42P05" | "08P01" => {
             (Unsupported, "a pooler seems to stand before the PostgreSQL server: set `pgbouncer`")
         }

@@ -60,8 +60,8 @@ pub struct PostgresConfig {
     /// How long a connection may take to open, with its login. Default: 5 s.
     #[serde(with = "readable")]
     pub connect_timeout: Duration,
-    /// When the server gives a statement up. Zero: never. Default: 9 s, a little before our own deadline, so that the server
-    /// says that nothing happened.
+    /// When the server gives a statement up. Zero: never. Default: 9 s, a little before our own deadline, so that it is the
+    /// server who says that nothing happened. A longer deadline needs a longer one.
     #[serde(with = "readable")]
     pub statement_timeout: Duration,
     /// When the server gives a statement up that waits for a lock. Zero: never. Default: 5 s.
@@ -313,9 +313,7 @@ const DEFAULT_PORT: u16 = 5432;
 
 fn host(addr: &str) -> Result<(String, u16)> {
     let wrong = || {
-        invalid(
-            "a PostgreSQL address is `host`, `host:port`, `[ipv6]:port`, or `/folder` of a Unix socket",
-        )
+        invalid("a PostgreSQL address is `host`, `host:port`, `[ipv6]:port`, or `/folder` of a Unix socket")
     };
     let (host, port) = match addr.strip_prefix('[') {
         Some(rest) => rest.split_once(']').ok_or_else(wrong)?,
@@ -395,7 +393,8 @@ mod tests {
             assert_eq!(config.hosts().unwrap(), [("localhost".to_owned(), 5432)]);
             assert_eq!((config.user, config.dbname), (None, None));
         }
-        for url in ["postgres:///db?host=/run/postgresql&port=5433", "postgres://%2Frun%2Fpostgresql:5433/db"] {
+        for url in ["postgres:///db?host=/run/postgresql&port=5433", "postgres://%2Frun%2Fpostgresql:5433/db"]
+        {
             let config = PostgresConfig::try_from(url).unwrap();
             assert_eq!(config.hosts().unwrap(), [("/run/postgresql".to_owned(), 5433)]);
             assert_eq!(config.dbname.as_deref(), Some("db"));

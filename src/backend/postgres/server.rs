@@ -56,7 +56,13 @@ impl Server {
         let texts = Texts::new(&config.quoted_schema()?);
         let lane = Arc::new(Lane::new(&config, config.pool_size)?);
         let begin = begin(&config);
-        Ok(Self { config, texts, begin, lane: ArcSwapOption::new(Some(lane)), calls: Semaphore::new(CALLS as usize) })
+        Ok(Self {
+            config,
+            texts,
+            begin,
+            lane: ArcSwapOption::new(Some(lane)),
+            calls: Semaphore::new(CALLS as usize),
+        })
     }
 
     pub(super) fn lane(&self) -> Result<Arc<Lane>> {
@@ -185,9 +191,7 @@ impl Call<'_> {
     ) -> (Result<T>, bool) {
         match timeout_at(self.deadline, request).await {
             Ok(Ok(reply)) => (Ok(reply), true),
-            Ok(Err(error)) => {
-                (Err(failure::of_request(&error, effect)), !failure::ends_connection(&error))
-            }
+            Ok(Err(error)) => (Err(failure::of_request(&error, effect)), !failure::ends_connection(&error)),
             Err(_) => {
                 let error = Error::new(ErrorKind::Timeout, "no reply from the PostgreSQL server in time");
                 (Err(error.with_outcome(effect.when_lost())), false)

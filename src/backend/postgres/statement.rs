@@ -35,7 +35,7 @@ statements! {
         current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'), \
         pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', \
         (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), \
-        (SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()), inet_server_addr() IS NULL, \
+        (SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()), coalesce(inet_client_addr() <<= '127.0.0.0/8' OR inet_client_addr() = '::1', true), \
         (SELECT max(version)::bigint FROM {s}.schema_migrations), current_setting('max_connections')::bigint, \
         (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')";
 

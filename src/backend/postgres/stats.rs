@@ -23,15 +23,21 @@ impl Postgres {
         tell("server_version", json!(text(4)?));
         tell("schema", json!(self.server.config.schema));
         tell("schema_version", json!(count(13)?));
-        tell("isolation", json!(match self.server.config.isolation {
-            Isolation::RepeatableRead => "repeatable read",
-            Isolation::Serializable => "serializable",
-        }));
-        tell("tls", json!(match text(11)? {
-            Some(version) if has_tls => version,
-            _ if is_local => "not needed: a Unix socket",
-            _ => "none",
-        }));
+        tell(
+            "isolation",
+            json!(match self.server.config.isolation {
+                Isolation::RepeatableRead => "repeatable read",
+                Isolation::Serializable => "serializable",
+            }),
+        );
+        tell(
+            "tls",
+            json!(match text(11)? {
+                Some(version) if has_tls => version,
+                _ if is_local => "not needed: on this machine",
+                _ => "none",
+            }),
+        );
         tell("synchronous_commit", json!(text(5)?));
         tell("fsync", json!(text(6)?));
         tell("full_page_writes", json!(text(7)?));

@@ -44,7 +44,10 @@ fn certificates(path: &Path, name: &str) -> Result<Vec<CertificateDer<'static>>>
 
 #[cold]
 fn unusable(name: &str) -> Error {
-    Error::new(ErrorKind::InvalidValue, format!("the file of `{name}` can't be read, or is no PEM of its kind"))
+    Error::new(
+        ErrorKind::InvalidValue,
+        format!("the file of `{name}` can't be read, or is no PEM of its kind"),
+    )
 }
 
 /// Checks a server's certificate as far as the mode says. Signatures of the handshake are checked in any case.
@@ -65,7 +68,8 @@ impl Verifier {
         };
         let chain = if checks_chain {
             let roots = roots(config.sslrootcert.as_deref())?;
-            let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone()).build();
+            let verifier =
+                WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone()).build();
             Some(verifier.map_err(|error| unusable("sslrootcert").with_source(error))?)
         } else {
             None

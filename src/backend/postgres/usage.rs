@@ -79,9 +79,10 @@ async fn apply(call: &Call<'_>, sums: &[Sum<'_>], increments: &[Increment]) -> V
                     failed.extend(one.err().map(|error| (step, error)));
                 }
             }
-            _ => failed.extend(part.iter().flat_map(|sum| {
-                sum.steps.iter().map(|&step| (step, error.clone().with_key(sum.key)))
-            })),
+            _ => failed.extend(
+                part.iter()
+                    .flat_map(|sum| sum.steps.iter().map(|&step| (step, error.clone().with_key(sum.key)))),
+            ),
         }
     }
     failed
