@@ -43,7 +43,13 @@ impl ConfigValue {
     /// [`ErrorKind::InvalidValue`](crate::ErrorKind::InvalidValue) if it is not JSON, and as
     /// [`new`](ConfigValue::new).
     pub fn from_json(text: impl AsRef<[u8]>) -> Result<Self> {
-        Self::new(document::parse(text.as_ref())?)
+        let text = text.as_ref();
+        let value = document::parse(text)?;
+        if !document::is_short(text) {
+            return Self::new(value);
+        }
+        document::check([&value], 0)?;
+        Ok(Self(Arc::new(value)))
     }
 
     /// Writes a type of yours as a config value.
@@ -122,12 +128,26 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::{ErrorKind, MAX_VALUE_BYTES};
 
     #[test]
     fn scalars_are_not_nested_and_arrays_are() {
         let nested = |depth| (0..depth).fold(json!(1), |inner, _| json!([inner]));
         assert!(ConfigValue::new(nested(64)).is_ok());
         assert!(ConfigValue::new(nested(65)).is_err());
+    }
+
+    #[test]
+    fn short_numbers_that_become_long_are_counted_as_they_are_stored() {
+        let text = |count| format!("[{}]", vec!["1e15"; count].join(","));
+        let grown = |count: usize| count * "1000000000000000.0,".len() + 1;
+        let most = (MAX_VALUE_BYTES - 1) / "1000000000000000.0,".len();
+        let fits = ConfigValue::from_json(text(most)).unwrap();
+        assert_eq!(fits.to_json().len(), grown(most));
+        assert_eq!(ConfigValue::from_json(text(most + 1)).unwrap_err().kind(), ErrorKind::TooLarge);
+        // What is not looked at would fit.
+        let short = (MAX_VALUE_BYTES / 8 - 1) / "1e15,".len();
+        assert!(document::is_short(text(short).as_bytes()) && grown(short) <= MAX_VALUE_BYTES);
     }
 
     #[test]

@@ -33,6 +33,12 @@ pub(crate) fn check_size(document: &impl Serialize) -> Result<()> {
     serde_json::to_writer(Room(MAX_VALUE_BYTES), document).map_err(|_| too_large())
 }
 
+/// Whether what this text says can't be too large as compact JSON, so that nobody need write it to see. Compact JSON is longer
+/// than another writing of it only where that has short numbers: `1e15` becomes `1000000000000000.0`.
+pub(crate) fn is_short(text: &[u8]) -> bool {
+    text.len() <= MAX_VALUE_BYTES / 8
+}
+
 #[cold]
 fn too_deep() -> Error {
     Error::new(ErrorKind::TooLarge, format!("a value is nested at most {MAX_DEPTH} deep, this one is deeper"))

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{Error, ErrorKind, Result};
 
-/// A connection with the statements that were prepared on it.
+/// A connection with the statements that were prepared on it. The pool has it in a box, since it moves it about.
 pub(super) struct Connection {
     client: Option<Client>,
     prepared: [Option<Statement>; STATEMENTS],
@@ -141,7 +141,7 @@ impl Dialer {
         })
     }
 
-    async fn dial(&self) -> Result<Connection> {
+    async fn dial(&self) -> Result<Box<Connection>> {
         let mut first = None;
         for way in &self.ways {
             match self.dial_one(way).await {
@@ -156,20 +156,20 @@ impl Dialer {
         Err(first.expect("there is a way"))
     }
 
-    async fn dial_one(&self, way: &Config) -> Result<Connection> {
+    async fn dial_one(&self, way: &Config) -> Result<Box<Connection>> {
         let (client, mut connection) =
             way.connect(self.tls.clone()).await.map_err(|error| failure::of_dial(&error))?;
         // Driven by hand: the driver's own way would log the server's notices, which can quote values.
         let driver = tokio::spawn(async move {
             while let Some(Ok(_)) = poll_fn(|context| connection.poll_message(context)).await {}
         });
-        Ok(Connection {
+        Ok(Box::new(Connection {
             client: Some(client),
             prepared: [const { None }; STATEMENTS],
             is_dirty: false,
             driver: driver.abort_handle(),
             tls: self.tls.clone(),
-        })
+        }))
     }
 }
 
@@ -205,10 +205,10 @@ pub(super) fn begin(config: &PostgresConfig) -> String {
 }
 
 impl ManageConnection for Dialer {
-    type Connection = Connection;
+    type Connection = Box<Connection>;
     type Error = Error;
 
-    async fn connect(&self) -> Result<Connection> {
+    async fn connect(&self) -> Result<Box<Connection>> {
         let begun = Instant::now();
         let dialed = timeout(self.connect_timeout, self.dial()).await;
         let result = dialed.unwrap_or_else(|_| {
@@ -224,11 +224,11 @@ impl ManageConnection for Dialer {
         result
     }
 
-    async fn is_valid(&self, _: &mut Connection) -> Result<()> {
+    async fn is_valid(&self, _: &mut Box<Connection>) -> Result<()> {
         Ok(())
     }
 
-    fn has_broken(&self, connection: &mut Connection) -> bool {
+    fn has_broken(&self, connection: &mut Box<Connection>) -> bool {
         connection.is_dead() || self.turns.is_closed()
     }
 }
