@@ -43,7 +43,11 @@ impl ConfigValue {
     /// [`ErrorKind::InvalidValue`](crate::ErrorKind::InvalidValue) if it is not JSON, and as
     /// [`new`](ConfigValue::new).
     pub fn from_json(text: impl AsRef<[u8]>) -> Result<Self> {
-        Self::new(document::parse(text.as_ref())?)
+        let text = text.as_ref();
+        let value = document::parse(text)?;
+        document::check([&value], 0)?;
+        document::check_size_of_read(text.len(), &value)?;
+        Ok(Self(Arc::new(value)))
     }
 
     /// Writes a type of yours as a config value.

@@ -44,7 +44,15 @@ impl Credential {
     /// [`ErrorKind::InvalidValue`] if it is not a JSON object, [`ErrorKind::TooLarge`] as
     /// [`new`](Credential::new). The message names the place, and quotes nothing.
     pub fn from_json(text: impl AsRef<[u8]>) -> Result<Self> {
-        document::parse::<Value>(text.as_ref())?.try_into()
+        let text = text.as_ref();
+        match document::parse(text)? {
+            Value::Object(fields) => {
+                document::check(fields.values(), 1)?;
+                document::check_size_of_read(text.len(), &fields)?;
+                Ok(Self(Arc::new(fields)))
+            }
+            other => other.try_into(),
+        }
     }
 
     /// Writes a type of yours as a credential.

@@ -11,25 +11,24 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 
+use tokio::time::Instant;
+
 use super::connection::{Connection, Lease, Settings, Target};
 use crate::{Error, ErrorKind, PoolStats, Result};
 
-/// A few connections that all calls share: each call takes the less busy of the next two.
+/// A few connections that all calls share: each takes the first that keeps up.
 ///
-/// A dead one is opened again by the next call that comes by; the call waits for it only if there is no other. More
-/// than the least number are opened when the connections that there are get [`BUSY`].
+/// Requests that go out together cost the least, so that more connections are no faster. They are for when one is in the
+/// way of the others: a call passes over a connection that waits for a wide value, and if none keeps up one more is
+/// opened. A dead one is opened again by the next call that comes by; the call waits for it only if there is no other.
 pub(super) struct Pool {
     settings: Arc<Settings>,
     target: Arc<Target>,
     slots: ArcSwap<Vec<Arc<Slot>>>,
     /// How many of the slots are in use.
     width: AtomicUsize,
-    next: AtomicUsize,
     waiting: AtomicUsize,
 }
-
-/// As many calls that wait on one connection show that it does not keep up.
-const BUSY: usize = 128;
 
 #[derive(Default)]
 struct Slot {
@@ -41,8 +40,9 @@ struct Slot {
 type Dialing = Shared<BoxFuture<'static, Result<Arc<Connection>>>>;
 
 impl Slot {
-    fn living(&self) -> Option<Arc<Connection>> {
-        self.open.load_full().filter(|connection| !connection.is_dead())
+    /// Its connection, if that lives.
+    fn lease(&self) -> Option<Lease> {
+        self.open.load_full().map(Lease::from).filter(|lease| !lease.is_dead())
     }
 
     fn dialing(&self) -> MutexGuard<'_, Option<Dialing>> {
@@ -58,39 +58,31 @@ impl Pool {
             target: Arc::new(target),
             width: AtomicUsize::new((min as usize).clamp(1, slots.len())),
             slots: ArcSwap::from_pointee(slots),
-            next: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
         })
     }
 
     /// A connection, if one is open. Others that should be are opened meanwhile.
-    pub(super) fn ready(&self) -> Option<Lease> {
+    pub(super) fn ready(&self, now: Instant) -> Option<Lease> {
         let slots = self.slots.load();
         let width = self.width.load(Ordering::Relaxed).min(slots.len());
-        if width == 0 {
-            return None;
+        let mut calmest: Option<Lease> = None;
+        for slot in &slots[..width] {
+            let Some(lease) = slot.lease() else {
+                drop(self.dial(slot));
+                continue;
+            };
+            if !lease.is_stalled(now) {
+                return Some(lease);
+            }
+            if calmest.as_ref().is_none_or(|calmest| lease.others() < calmest.others()) {
+                calmest = Some(lease);
+            }
         }
-        let at = self.next.fetch_add(1, Ordering::Relaxed);
-        let (one, other) = (&slots[at % width], &slots[(at + 1) % width]);
-        let connection = match (one.living(), other.living()) {
-            (Some(one), Some(other)) => {
-                let calmer = if other.in_flight() < one.in_flight() { other } else { one };
-                if calmer.in_flight() >= BUSY && width < slots.len() {
-                    self.widen(width);
-                }
-                calmer
-            }
-            (Some(connection), None) => {
-                drop(self.dial(other));
-                connection
-            }
-            (None, Some(connection)) => {
-                drop(self.dial(one));
-                connection
-            }
-            (None, None) => return None,
-        };
-        Some(connection.lease())
+        if width < slots.len() && calmest.is_some() {
+            self.widen(width);
+        }
+        calmest
     }
 
     #[cold]
@@ -102,14 +94,10 @@ impl Pool {
     pub(super) async fn connection(&self) -> Result<Lease> {
         let slot = {
             let slots = self.slots.load();
-            let width = self.width.load(Ordering::Relaxed).min(slots.len());
-            if width == 0 {
-                return Err(Error::closed());
-            }
-            slots[self.next.fetch_add(1, Ordering::Relaxed) % width].clone()
+            slots.first().ok_or_else(Error::closed)?.clone()
         };
         let _waiting = Waiting::begin(&self.waiting);
-        Ok(self.dial(&slot).await?.lease())
+        Ok(self.dial(&slot).await?.into())
     }
 
     fn dial(&self, slot: &Arc<Slot>) -> Dialing {
@@ -117,7 +105,7 @@ impl Pool {
         if let Some(under_way) = dialing.as_ref().filter(|dialing| dialing.peek().is_none()) {
             return under_way.clone();
         }
-        if let Some(connection) = slot.living() {
+        if let Some(connection) = slot.open.load_full().filter(|connection| !connection.is_dead()) {
             return std::future::ready(Ok(connection)).boxed().shared();
         }
         let (settings, target, open) = (self.settings.clone(), self.target.clone(), slot.clone());
@@ -136,7 +124,7 @@ impl Pool {
     pub(super) fn warm(&self) {
         let slots = self.slots.load();
         for slot in slots.iter().take(self.width.load(Ordering::Relaxed)) {
-            if slot.living().is_none() {
+            if slot.lease().is_none() {
                 drop(self.dial(slot));
             }
         }
@@ -155,8 +143,8 @@ impl Pool {
 
     pub(super) fn stats(&self) -> PoolStats {
         let slots = self.slots.load();
-        let living: Vec<_> = slots.iter().filter_map(|slot| slot.living()).collect();
-        let idle = living.iter().filter(|connection| connection.in_flight() == 0).count();
+        let living: Vec<_> = slots.iter().filter_map(|slot| slot.lease()).collect();
+        let idle = living.iter().filter(|connection| connection.others() == 0).count();
         PoolStats {
             max: count(slots.len()),
             open: count(living.len()),
