@@ -27,9 +27,6 @@ pub(super) struct Connection {
     progress: AtomicU64,
 }
 
-/// A connection that owes replies and has brought none for so long does not keep up: a wide value is in the way.
-const STALL: Duration = Duration::from_millis(2);
-
 /// Progress is not noted more often than this: a note is seen by all threads, which costs more than reading one.
 const GRAIN: Duration = Duration::from_micros(500);
 
@@ -81,9 +78,9 @@ impl Lease {
         Arc::strong_count(&self.0).saturating_sub(2)
     }
 
-    /// Whether others wait on it in vain. If there are none, their wait begins now.
-    pub(super) fn is_stalled(&self, now: Instant) -> bool {
-        if self.0.silence(now) <= STALL {
+    /// Whether others wait on it, and have had no reply for longer than this. If there are none, their wait begins now.
+    pub(super) fn is_stalled(&self, now: Instant, stall: Duration) -> bool {
+        if self.0.silence(now) <= stall {
             return false;
         }
         if self.others() == 0 {

@@ -79,7 +79,7 @@ pub struct RedisConfig {
     ///
     /// A write that fewer have in time is done, but a failover may lose it: it fails as
     /// [`Unavailable`](crate::ErrorKind::Unavailable) and [`Unknown`](crate::Outcome::Unknown). Such writes have
-    /// connections of their own, on which they queue.
+    /// up to `pool_size` connections of their own, one each; more of them queue.
     pub wait_replicas: u32,
     /// How long a write waits for its replicas. Default: 1 s.
     #[serde(with = "readable")]

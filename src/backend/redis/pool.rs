@@ -1,8 +1,11 @@
 //! The connections to one server.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -24,11 +27,17 @@ use crate::{Error, ErrorKind, PoolStats, Result};
 pub(super) struct Pool {
     settings: Arc<Settings>,
     target: Arc<Target>,
+    /// How long a connection may owe replies before calls pass it over. Zero: one call a connection, while there are some.
+    stall: Duration,
     slots: ArcSwap<Vec<Arc<Slot>>>,
     /// How many of the slots are in use.
     width: AtomicUsize,
+    turn: AtomicUsize,
     waiting: AtomicUsize,
 }
+
+/// A connection that owes replies and has brought none for so long does not keep up: a wide value is in the way.
+pub(super) const STALL: Duration = Duration::from_millis(2);
 
 #[derive(Default)]
 struct Slot {
@@ -37,7 +46,7 @@ struct Slot {
 }
 
 /// One attempt to connect, for everyone who waits for it. It goes on when nobody does.
-type Dialing = Shared<BoxFuture<'static, Result<Arc<Connection>>>>;
+type Dialing = Shared<BoxFuture<'static, Result<()>>>;
 
 impl Slot {
     /// Its connection, if that lives.
@@ -51,13 +60,20 @@ impl Slot {
 }
 
 impl Pool {
-    pub(super) fn new(settings: Arc<Settings>, target: Target, min: u32, max: u32) -> Result<Self> {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        target: Target,
+        (min, max): (u32, u32),
+        stall: Duration,
+    ) -> Result<Self> {
         let slots = slots(&[], max)?;
         Ok(Self {
             settings,
             target: Arc::new(target),
+            stall,
             width: AtomicUsize::new((min as usize).clamp(1, slots.len())),
             slots: ArcSwap::from_pointee(slots),
+            turn: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
         })
     }
@@ -72,17 +88,25 @@ impl Pool {
                 drop(self.dial(slot));
                 continue;
             };
-            if !lease.is_stalled(now) {
+            if !lease.is_stalled(now, self.stall) {
                 return Some(lease);
             }
             if calmest.as_ref().is_none_or(|calmest| lease.others() < calmest.others()) {
                 calmest = Some(lease);
             }
         }
-        if width < slots.len() && calmest.is_some() {
+        if width < slots.len() && (self.is_patient() || calmest.is_some()) {
             self.widen(width);
+            if self.is_patient() {
+                return None;
+            }
         }
         calmest
+    }
+
+    /// Whether a call rather waits for one more connection than queues on one that is in use.
+    fn is_patient(&self) -> bool {
+        self.stall.is_zero()
     }
 
     #[cold]
@@ -94,10 +118,17 @@ impl Pool {
     pub(super) async fn connection(&self) -> Result<Lease> {
         let slot = {
             let slots = self.slots.load();
-            slots.first().ok_or_else(Error::closed)?.clone()
+            let width = self.width.load(Ordering::Relaxed).min(slots.len());
+            let turn = if self.is_patient() { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
+            turn.checked_rem(width).map(|at| slots[at].clone()).ok_or_else(Error::closed)?
         };
         let _waiting = Waiting::begin(&self.waiting);
-        Ok(self.dial(&slot).await?.into())
+        loop {
+            self.dial(&slot).await?;
+            if let Some(lease) = slot.lease() {
+                return Ok(lease);
+            }
+        }
     }
 
     fn dial(&self, slot: &Arc<Slot>) -> Dialing {
@@ -105,14 +136,14 @@ impl Pool {
         if let Some(under_way) = dialing.as_ref().filter(|dialing| dialing.peek().is_none()) {
             return under_way.clone();
         }
-        if let Some(connection) = slot.open.load_full().filter(|connection| !connection.is_dead()) {
-            return std::future::ready(Ok(connection)).boxed().shared();
+        if slot.lease().is_some() {
+            return std::future::ready(Ok(())).boxed().shared();
         }
         let (settings, target, open) = (self.settings.clone(), self.target.clone(), slot.clone());
         let attempt = tokio::spawn(async move {
-            let connection = Arc::new(settings.open(&target).await?);
-            open.open.store(Some(connection.clone()));
-            Ok(connection)
+            let connection = settings.open(&target).await?;
+            open.open.store(Some(Arc::new(connection)));
+            Ok(())
         });
         let ended = |ended: Result<_, _>| ended.unwrap_or_else(|_| Err(interrupted()));
         let attempt = attempt.map(ended).boxed().shared();
