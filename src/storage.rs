@@ -8,9 +8,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use crate::{
-    AsKey, Backend, BatchReport, CacheStore, ConfigStore, ConfigValue, Credential, CredentialStore, Error,
-    Exportable, Found, Increment, Key, Layer, Layered, Open, PoolStats, Pooled, Record, Result, StorageStats,
-    Transactional, UsageRecord, UsageStore,
+    AsKey, Backend, BatchReport, CacheEntry, CacheStore, ConfigStore, ConfigValue, Credential,
+    CredentialStore, Error, Exportable, Found, Increment, Key, Layer, Layered, Open, PoolStats, Pooled,
+    Record, Result, StorageStats, Transactional, UsageRecord, UsageStore,
 };
 
 /// How many records [`Storage::import`] hands to the backend at a time.
@@ -377,6 +377,14 @@ impl<B> Storage<B> {
         B: CacheStore,
     {
         self.backend.get_cache(&*key.as_key()?).await
+    }
+
+    /// Reads one value, and how long it has to live. See [`CacheStore::get_cache_entry`].
+    pub async fn get_cache_entry(&self, key: impl AsKey) -> Result<CacheEntry>
+    where
+        B: CacheStore,
+    {
+        self.backend.get_cache_entry(&*key.as_key()?).await
     }
 
     /// Stores one value for as long as `ttl` says. See [`CacheStore::set_cache`].

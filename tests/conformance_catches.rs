@@ -118,6 +118,7 @@ async fn cache() {
         (TtlInSeconds, "InvalidValue"),
         (TtlZeroForEver, "InvalidValue"),
         (TtlOfTheFirst, "ttl"),
+        (EntryNeverAges, "at most its ttl"),
         (NoSizeLimit, "TooLarge"),
         (CacheCutsAtNul, "the bytes that were stored"),
     ];

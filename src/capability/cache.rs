@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Backend, Error, ErrorKind, Key, MAX_VALUE_BYTES, Result, capability, model};
+use crate::{Backend, CacheEntry, Error, ErrorKind, Key, MAX_VALUE_BYTES, Result, capability, model};
 
 /// The longest time to live of a cache value: 10,000 days.
 pub const MAX_CACHE_TTL: Duration = Duration::from_secs(10_000 * 24 * 60 * 60);
@@ -19,6 +19,13 @@ pub trait CacheStore: Backend {
     /// - [`NotFound`](crate::ErrorKind::NotFound) if there is none, or it expired.
     #[operation(read)]
     fn get_cache(&self, key: &Key) -> impl Future<Output = Result<Vec<u8>>> + Send;
+
+    /// Reads one value, and how long it has to live: for those who renew a value before it expires.
+    ///
+    /// - What [`get_cache`](CacheStore::get_cache) would return, and at most the `ttl` that it was stored with.
+    /// - [`NotFound`](crate::ErrorKind::NotFound) if there is none, or it expired.
+    #[operation(read)]
+    fn get_cache_entry(&self, key: &Key) -> impl Future<Output = Result<CacheEntry>> + Send;
 
     /// Stores one value for as long as `ttl` says, in place of any other under this key.
     ///

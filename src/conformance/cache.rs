@@ -28,6 +28,7 @@ pub async fn cache<B: CacheStore>(storage: &Storage<B>) {
     must("set_cache: over MAX_VALUE_BYTES is TooLarge", large(storage.clone())).await;
     must("set_cache: a ttl of zero or over MAX_CACHE_TTL is InvalidValue", limits(storage.clone())).await;
     must("get_cache: NotFound if it expired, and not before", expires(storage.clone())).await;
+    must("get_cache_entry: the value, and at most its ttl", entry(storage.clone())).await;
     must("delete_cache: NotFound if it expired", deletes_expired(storage.clone())).await;
     must("set_cache: the ttl is that of the last one", lives_anew(storage.clone())).await;
     must("set_cache: at once, one of them stays, whole", sets_at_once(storage.clone())).await;
@@ -173,6 +174,22 @@ async fn expires<B: CacheStore>(storage: Storage<B>) {
     sleep(Duration::from_millis(120)).await;
     assert!(start.elapsed() > Duration::from_secs(60) || get(&storage, "expires").await == b"x");
     delete(&storage, "expires").await;
+}
+
+async fn entry<B: CacheStore>(storage: Storage<B>) {
+    fails("entry of none", ErrorKind::NotFound, storage.get_cache_entry("entry").await);
+    let ttl = Duration::from_secs(60);
+    let start = Instant::now();
+    set(&storage, "entry", b"\0\xff", ttl).await;
+    sleep(Duration::from_millis(20)).await;
+    let entry = ok("get_cache_entry", storage.get_cache_entry("entry").await);
+    same("the bytes", b"\0\xff".as_slice(), &*entry.value);
+    let left = entry.expires_in.expect("it expires");
+    assert!(left <= ttl - Duration::from_millis(10), "it has {left:?} to live, 20 ms after a ttl of {ttl:?}");
+    assert!(left + start.elapsed() + LATE >= ttl, "it has only {left:?} to live of {ttl:?}");
+    set(&storage, "entry", "", Duration::from_millis(20)).await;
+    gone(&storage, "entry", Instant::now() + Duration::from_millis(20)).await;
+    fails("entry of an expired one", ErrorKind::NotFound, storage.get_cache_entry("entry").await);
 }
 
 async fn deletes_expired<B: CacheStore>(storage: Storage<B>) {

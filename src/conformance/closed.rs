@@ -85,6 +85,7 @@ pub async fn cache<B: CacheStore>(closed: &Storage<B>) {
 
 async fn cache_is<B: CacheStore>(closed: Storage<B>) {
     is_closed("get_cache", closed.get_cache("a").await);
+    is_closed("get_cache_entry", closed.get_cache_entry("a").await);
     is_closed("set_cache", closed.set_cache("a", "x", Duration::from_secs(1)).await);
     is_closed("delete_cache", closed.delete_cache("a").await);
 }

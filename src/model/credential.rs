@@ -46,11 +46,12 @@ impl Credential {
     pub fn from_json(text: impl AsRef<[u8]>) -> Result<Self> {
         let text = text.as_ref();
         match document::parse(text)? {
-            Value::Object(fields) if document::is_short(text) => {
+            Value::Object(fields) => {
                 document::check(fields.values(), 1)?;
+                document::check_size_of_read(text.len(), &fields)?;
                 Ok(Self(Arc::new(fields)))
             }
-            value => value.try_into(),
+            other => other.try_into(),
         }
     }
 

@@ -33,10 +33,12 @@ pub(crate) fn check_size(document: &impl Serialize) -> Result<()> {
     serde_json::to_writer(Room(MAX_VALUE_BYTES), document).map_err(|_| too_large())
 }
 
-/// Whether what this text says can't be too large as compact JSON, so that nobody need write it to see. Compact JSON is longer
-/// than another writing of it only where that has short numbers: `1e15` becomes `1000000000000000.0`.
-pub(crate) fn is_short(text: &[u8]) -> bool {
-    text.len() <= MAX_VALUE_BYTES / 8
+/// The same for a document that was read from a text of so many bytes.
+///
+/// Written compactly it is not larger but for its numbers, and those at most eight times: the shortest text of a float has
+/// three bytes ("1e9"), the longest that is written 24. So a small text need not be written again to know.
+pub(crate) fn check_size_of_read(text: usize, document: &impl Serialize) -> Result<()> {
+    if text <= MAX_VALUE_BYTES / 8 { Ok(()) } else { check_size(document) }
 }
 
 #[cold]
@@ -116,4 +118,25 @@ pub(crate) fn from_typed<T: Serialize + ?Sized>(value: &T) -> Result<Value> {
         let given = std::any::type_name::<T>();
         Error::new(ErrorKind::InvalidValue, format!("`{given}` can't be written as JSON"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_number_is_written_over_eight_times_as_long() {
+        for digits in ["1", "9", "-1", "1.5", "-9.9", "12345678901234567", "0.1", "-0"] {
+            for exponent in -330..310 {
+                let text = format!("{digits}e{exponent}");
+                if let Ok(value) = parse::<Value>(text.as_bytes()) {
+                    assert!(value.to_string().len() <= 8 * text.len(), "{text}");
+                }
+            }
+        }
+        // So many of the worst, and just below the text that is not written again.
+        let text = format!("[{}1e9]", "1e15,".repeat(MAX_VALUE_BYTES / 8 / 5 - 2));
+        assert!(text.len() <= MAX_VALUE_BYTES / 8);
+        check_size(&parse::<Value>(text.as_bytes()).unwrap()).unwrap();
+    }
 }

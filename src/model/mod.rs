@@ -1,6 +1,7 @@
 //! What is stored and returned.
 
 mod batch;
+mod cache;
 mod config;
 mod credential;
 mod document;
@@ -10,6 +11,7 @@ mod stats;
 mod usage;
 
 pub use batch::{BatchFailure, BatchReport, Found};
+pub use cache::CacheEntry;
 pub use config::ConfigValue;
 pub use credential::Credential;
 pub(crate) use document::too_large;

@@ -12,9 +12,9 @@ use std::{
 
 use futures_util::{Stream, StreamExt};
 use gateway_storage::{
-    Backend, BatchReport, CacheStore, ConfigStore, ConfigValue, Credential, CredentialStore, Error,
-    ErrorKind, Exportable, Found, Increment, Key, Memory, MemoryTransaction, Open, Optional, Record, Result,
-    StorageStats, Transaction, Transactional, UsageRecord, UsageStore,
+    Backend, BatchReport, CacheEntry, CacheStore, ConfigStore, ConfigValue, Credential, CredentialStore,
+    Error, ErrorKind, Exportable, Found, Increment, Key, Memory, MemoryTransaction, Open, Optional, Record,
+    Result, StorageStats, Transaction, Transactional, UsageRecord, UsageStore,
 };
 use serde_json::{Map, Value, json};
 
@@ -79,6 +79,7 @@ pub(crate) enum Fault {
     TtlInSeconds,
     TtlZeroForEver,
     TtlOfTheFirst,
+    EntryNeverAges,
     NoSizeLimit,
     CacheCutsAtNul,
     // Transactions
@@ -417,6 +418,14 @@ impl UsageStore for Broken {
 impl CacheStore for Broken {
     async fn get_cache(&self, key: &Key) -> Result<Vec<u8>> {
         self.memory.get_cache(key).await
+    }
+
+    async fn get_cache_entry(&self, key: &Key) -> Result<CacheEntry> {
+        let mut entry = self.memory.get_cache_entry(key).await?;
+        if self.fault == EntryNeverAges {
+            entry.expires_in = Some(Duration::from_secs(60));
+        }
+        Ok(entry)
     }
 
     async fn set_cache(&self, key: &Key, value: &[u8], ttl: Duration) -> Result<()> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Memory;
-use crate::{CacheStore, Error, Key, Result, capability::check_cache, error::Kind};
+use crate::{CacheEntry, CacheStore, Error, Key, Result, capability::check_cache, error::Kind};
 
 pub(super) struct CachedValue {
     bytes: Vec<u8>,
@@ -32,6 +32,15 @@ impl CacheStore for Memory {
                 .filter(|value| value.is_alive())
                 .map(|value| value.bytes.clone())
                 .ok_or_else(missing)
+        })
+    }
+
+    async fn get_cache_entry(&self, key: &Key) -> Result<CacheEntry> {
+        self.lock(|store| {
+            let value = store.cache.get(key).filter(|value| value.is_alive()).ok_or_else(missing)?;
+            let left = value.expires.saturating_duration_since(Instant::now()).as_millis();
+            let left = Duration::from_millis(left.try_into().unwrap_or(u64::MAX));
+            Ok(CacheEntry::new(&*value.bytes, Some(left)))
         })
     }
 

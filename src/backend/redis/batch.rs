@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use crate::{BatchReport, Key, Result};
 
 /// The most items of one chunk.
-const CHUNK_ITEMS: usize = 500;
+const CHUNK_ITEMS: usize = 1000;
 
 /// A chunk ends when it has this many bytes: other calls wait behind it on its connection.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn chunks_have_a_number_and_a_size() {
         assert_eq!(chunks(&[0; 0], |_| 1), []);
-        assert_eq!(chunks(&[1; 1001], |_| 1), [0..500, 500..1000, 1000..1001]);
+        assert_eq!(chunks(&[1; 2001], |_| 1), [0..1000, 1000..2000, 2000..2001]);
         let half = CHUNK_BYTES / 2;
         assert_eq!(chunks(&[half, half, 1, 5 * half, 1], |size| *size), [0..2, 2..3, 3..4, 4..5]);
     }

@@ -194,7 +194,7 @@ impl Cluster {
             Some(node) => node.clone(),
             None => self.open_node(addr)?,
         };
-        let lease = match node.pool(super::server::Effect::Read).ready() {
+        let lease = match node.pool(super::server::Effect::Read).ready(tokio::time::Instant::now()) {
             Some(lease) => lease,
             None => node.pool(super::server::Effect::Read).connection().await?,
         };

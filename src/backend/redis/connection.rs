@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -13,6 +13,8 @@ use redis::{
     RedisConnectionInfo, RedisError, RedisResult, aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
 };
 
+use tokio::time::Instant;
+
 use super::{RedisConfig, failure, sentinel::Sentinels, tls};
 use crate::{Error, ErrorKind, Result};
 
@@ -20,8 +22,13 @@ use crate::{Error, ErrorKind, Result};
 pub(super) struct Connection {
     driver: MultiplexedConnection,
     dead: Arc<AtomicBool>,
-    in_flight: AtomicUsize,
+    opened: Instant,
+    /// About when a reply last came, or the first of those in flight was sent: in microseconds since it was opened.
+    progress: AtomicU64,
 }
+
+/// Progress is not noted more often than this: a note is seen by all threads, which costs more than reading one.
+const GRAIN: Duration = Duration::from_micros(500);
 
 impl Connection {
     pub(super) fn is_dead(&self) -> bool {
@@ -33,19 +40,23 @@ impl Connection {
         self.dead.store(true, Ordering::Relaxed);
     }
 
-    /// How many calls wait on it.
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+    fn new(driver: MultiplexedConnection, dead: Arc<AtomicBool>) -> Self {
+        Self { driver, dead, opened: Instant::now(), progress: AtomicU64::new(0) }
     }
 
-    /// A call's use of the connection.
-    pub(super) fn lease(self: Arc<Self>) -> Lease {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Lease(self)
+    /// How long it has brought no reply.
+    fn silence(&self, now: Instant) -> Duration {
+        let age = now.saturating_duration_since(self.opened);
+        age.saturating_sub(Duration::from_micros(self.progress.load(Ordering::Relaxed)))
+    }
+
+    fn note_progress(&self, now: Instant) {
+        let age = now.saturating_duration_since(self.opened).as_micros();
+        self.progress.store(u64::try_from(age).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
-/// Counts as one call in flight until it is dropped.
+/// The use of a connection by one call: in its slot it is one more.
 pub(super) struct Lease(Arc<Connection>);
 
 impl Lease {
@@ -56,11 +67,46 @@ impl Lease {
     pub(super) fn abandon(&self) {
         self.0.abandon();
     }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.0.is_dead()
+    }
+
+    /// How many other calls wait on the connection.
+    pub(super) fn others(&self) -> usize {
+        // Its slot and this lease are no others.
+        Arc::strong_count(&self.0).saturating_sub(2)
+    }
+
+    /// Whether others wait on it, and have had no reply for longer than this. If there are none, their wait begins now.
+    pub(super) fn is_stalled(&self, now: Instant, stall: Duration) -> bool {
+        if self.0.silence(now) <= stall {
+            return false;
+        }
+        if self.others() == 0 {
+            self.0.note_progress(now);
+            return false;
+        }
+        true
+    }
+
+    /// Whether it has brought nothing for so long.
+    pub(super) fn is_silent(&self, patience: Duration) -> bool {
+        self.0.silence(Instant::now()) + GRAIN >= patience
+    }
+
+    /// A reply came.
+    pub(super) fn replied(&self) {
+        let now = Instant::now();
+        if self.0.silence(now) > GRAIN {
+            self.0.note_progress(now);
+        }
+    }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+impl From<Arc<Connection>> for Lease {
+    fn from(connection: Arc<Connection>) -> Self {
+        Self(connection)
     }
 }
 
@@ -146,7 +192,7 @@ impl Settings {
         if let Target::Master(_) = target {
             super::sentinel::check_role(&mut driver).await?;
         }
-        Ok(Connection { driver, dead, in_flight: AtomicUsize::new(0) })
+        Ok(Connection::new(driver, dead))
     }
 
     /// Opens a connection within the time that the configuration gives it.
@@ -235,7 +281,7 @@ impl std::fmt::Display for Address {
 }
 
 fn tcp(config: &RedisConfig) -> TcpSettings {
-    let settings = TcpSettings::default().set_nodelay(true);
+    let settings = TcpSettings::default().set_nodelay(config.tcp_nodelay);
     #[cfg(target_os = "linux")]
     let settings = settings.set_user_timeout(config.write_timeout);
     #[cfg(not(target_os = "linux"))]

@@ -8,6 +8,7 @@ mod connection;
 mod credential;
 mod export;
 mod failure;
+mod gate;
 mod layout;
 mod node;
 mod options;

@@ -8,7 +8,7 @@ use super::{
     RedisConfig,
     connection::{Settings, Target},
     failure,
-    pool::Pool,
+    pool::{Pool, STALL},
     server::Effect,
 };
 use crate::{PoolStats, Result};
@@ -29,8 +29,10 @@ impl Node {
         config: &RedisConfig,
         max: u32,
     ) -> Result<Self> {
-        let pool = || Pool::new(settings.clone(), target(), config.min_idle, max);
-        Ok(Self { pool: pool()?, waiting: (config.wait_replicas > 0).then(pool).transpose()? })
+        let pool = |stall| Pool::new(settings.clone(), target(), (config.min_idle, max), stall);
+        // Nobody queues behind a WAIT as long as there is another connection.
+        let waiting = (config.wait_replicas > 0).then(|| pool(Duration::ZERO)).transpose()?;
+        Ok(Self { pool: pool(STALL)?, waiting })
     }
 
     /// The connections for requests of this effect.

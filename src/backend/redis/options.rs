@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     DEFAULT_DEADLINE, Error, ErrorKind, Result,
-    codec::{Location, duration, readable, unknown_option},
+    codec::{Location, boolean, duration, readable, unknown_option},
 };
 
 /// How a [`Redis`](crate::Redis) store is opened.
@@ -65,17 +65,21 @@ pub struct RedisConfig {
     /// its kernel so. Default: 3 s.
     #[serde(with = "readable")]
     pub write_timeout: Duration,
+    /// Whether each request leaves at once (the default), and not together with those that come while the one before it is
+    /// on its way (Nagle's algorithm). `false` carries more requests where the processor is what there is too little of,
+    /// and can hold up a request for 40 ms.
+    pub tcp_nodelay: bool,
     /// The most connections to a server, 1 to 1024. Default: 10.
     pub pool_size: u32,
-    /// Connections to a server that are kept open. All calls share them, so more are opened only when over a hundred calls
-    /// wait on each. Default: 2.
+    /// Connections to a server that are kept open. All calls share them; more are opened only when none of these keeps up.
+    /// Default: 2.
     pub min_idle: u32,
     /// How many replicas have to have a write before it is `Ok`
     /// ([WAIT](https://redis.io/docs/latest/commands/wait/)). Default: 0.
     ///
     /// A write that fewer have in time is done, but a failover may lose it: it fails as
     /// [`Unavailable`](crate::ErrorKind::Unavailable) and [`Unknown`](crate::Outcome::Unknown). Such writes have
-    /// connections of their own, on which they queue.
+    /// up to `pool_size` connections of their own, one each; more of them queue.
     pub wait_replicas: u32,
     /// How long a write waits for its replicas. Default: 1 s.
     #[serde(with = "readable")]
@@ -177,6 +181,7 @@ impl Default for RedisConfig {
             dial_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(3),
             write_timeout: Duration::from_secs(3),
+            tcp_nodelay: true,
             pool_size: 10,
             min_idle: 2,
             wait_replicas: 0,
@@ -208,6 +213,7 @@ impl fmt::Debug for RedisConfig {
             .field("dial_timeout", &self.dial_timeout)
             .field("read_timeout", &self.read_timeout)
             .field("write_timeout", &self.write_timeout)
+            .field("tcp_nodelay", &self.tcp_nodelay)
             .field("pool_size", &self.pool_size)
             .field("min_idle", &self.min_idle)
             .field("wait_replicas", &self.wait_replicas)
@@ -218,7 +224,7 @@ impl fmt::Debug for RedisConfig {
     }
 }
 
-const OPTIONS: [&str; 19] = [
+const OPTIONS: [&str; 20] = [
     "client_name",
     "db",
     "deadline",
@@ -231,6 +237,7 @@ const OPTIONS: [&str; 19] = [
     "read_timeout",
     "sentinel_password",
     "sentinel_username",
+    "tcp_nodelay",
     "tls_ca",
     "tls_cert",
     "tls_key",
@@ -286,6 +293,7 @@ impl TryFrom<&str> for RedisConfig {
                 ("read_timeout", ..) => config.read_timeout = duration(name, value)?,
                 ("sentinel_password", _, RedisTopology::Sentinel(of)) => of.password = Some(decode(value)?),
                 ("sentinel_username", _, RedisTopology::Sentinel(of)) => of.username = Some(decode(value)?),
+                ("tcp_nodelay", ..) => config.tcp_nodelay = boolean(name, value)?,
                 ("tls_ca", Some(tls), _) => tls.ca = Some(decode(value)?.into()),
                 ("tls_cert", Some(tls), _) => tls.cert = Some(decode(value)?.into()),
                 ("tls_key", Some(tls), _) => tls.key = Some(decode(value)?.into()),

@@ -1,8 +1,11 @@
 //! The connections to one server.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -11,25 +14,30 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 
+use tokio::time::Instant;
+
 use super::connection::{Connection, Lease, Settings, Target};
 use crate::{Error, ErrorKind, PoolStats, Result};
 
-/// A few connections that all calls share: each call takes the less busy of the next two.
+/// A few connections that all calls share: each takes the first that keeps up.
 ///
-/// A dead one is opened again by the next call that comes by; the call waits for it only if there is no other. More
-/// than the least number are opened when the connections that there are get [`BUSY`].
+/// Requests that go out together cost the least, so that more connections are no faster. They are for when one is in the
+/// way of the others: a call passes over a connection that waits for a wide value, and if none keeps up one more is
+/// opened. A dead one is opened again by the next call that comes by; the call waits for it only if there is no other.
 pub(super) struct Pool {
     settings: Arc<Settings>,
     target: Arc<Target>,
+    /// How long a connection may owe replies before calls pass it over. Zero: one call a connection, while there are some.
+    stall: Duration,
     slots: ArcSwap<Vec<Arc<Slot>>>,
     /// How many of the slots are in use.
     width: AtomicUsize,
-    next: AtomicUsize,
+    turn: AtomicUsize,
     waiting: AtomicUsize,
 }
 
-/// As many calls that wait on one connection show that it does not keep up.
-const BUSY: usize = 128;
+/// A connection that owes replies and has brought none for so long does not keep up: a wide value is in the way.
+pub(super) const STALL: Duration = Duration::from_millis(2);
 
 #[derive(Default)]
 struct Slot {
@@ -38,11 +46,12 @@ struct Slot {
 }
 
 /// One attempt to connect, for everyone who waits for it. It goes on when nobody does.
-type Dialing = Shared<BoxFuture<'static, Result<Arc<Connection>>>>;
+type Dialing = Shared<BoxFuture<'static, Result<()>>>;
 
 impl Slot {
-    fn living(&self) -> Option<Arc<Connection>> {
-        self.open.load_full().filter(|connection| !connection.is_dead())
+    /// Its connection, if that lives.
+    fn lease(&self) -> Option<Lease> {
+        self.open.load_full().map(Lease::from).filter(|lease| !lease.is_dead())
     }
 
     fn dialing(&self) -> MutexGuard<'_, Option<Dialing>> {
@@ -51,46 +60,53 @@ impl Slot {
 }
 
 impl Pool {
-    pub(super) fn new(settings: Arc<Settings>, target: Target, min: u32, max: u32) -> Result<Self> {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        target: Target,
+        (min, max): (u32, u32),
+        stall: Duration,
+    ) -> Result<Self> {
         let slots = slots(&[], max)?;
         Ok(Self {
             settings,
             target: Arc::new(target),
+            stall,
             width: AtomicUsize::new((min as usize).clamp(1, slots.len())),
             slots: ArcSwap::from_pointee(slots),
-            next: AtomicUsize::new(0),
+            turn: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
         })
     }
 
     /// A connection, if one is open. Others that should be are opened meanwhile.
-    pub(super) fn ready(&self) -> Option<Lease> {
+    pub(super) fn ready(&self, now: Instant) -> Option<Lease> {
         let slots = self.slots.load();
         let width = self.width.load(Ordering::Relaxed).min(slots.len());
-        if width == 0 {
-            return None;
+        let mut calmest: Option<Lease> = None;
+        for slot in &slots[..width] {
+            let Some(lease) = slot.lease() else {
+                drop(self.dial(slot));
+                continue;
+            };
+            if !lease.is_stalled(now, self.stall) {
+                return Some(lease);
+            }
+            if calmest.as_ref().is_none_or(|calmest| lease.others() < calmest.others()) {
+                calmest = Some(lease);
+            }
         }
-        let at = self.next.fetch_add(1, Ordering::Relaxed);
-        let (one, other) = (&slots[at % width], &slots[(at + 1) % width]);
-        let connection = match (one.living(), other.living()) {
-            (Some(one), Some(other)) => {
-                let calmer = if other.in_flight() < one.in_flight() { other } else { one };
-                if calmer.in_flight() >= BUSY && width < slots.len() {
-                    self.widen(width);
-                }
-                calmer
+        if width < slots.len() && (self.is_patient() || calmest.is_some()) {
+            self.widen(width);
+            if self.is_patient() {
+                return None;
             }
-            (Some(connection), None) => {
-                drop(self.dial(other));
-                connection
-            }
-            (None, Some(connection)) => {
-                drop(self.dial(one));
-                connection
-            }
-            (None, None) => return None,
-        };
-        Some(connection.lease())
+        }
+        calmest
+    }
+
+    /// Whether a call rather waits for one more connection than queues on one that is in use.
+    fn is_patient(&self) -> bool {
+        self.stall.is_zero()
     }
 
     #[cold]
@@ -103,13 +119,16 @@ impl Pool {
         let slot = {
             let slots = self.slots.load();
             let width = self.width.load(Ordering::Relaxed).min(slots.len());
-            if width == 0 {
-                return Err(Error::closed());
-            }
-            slots[self.next.fetch_add(1, Ordering::Relaxed) % width].clone()
+            let turn = if self.is_patient() { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
+            turn.checked_rem(width).map(|at| slots[at].clone()).ok_or_else(Error::closed)?
         };
         let _waiting = Waiting::begin(&self.waiting);
-        Ok(self.dial(&slot).await?.lease())
+        loop {
+            self.dial(&slot).await?;
+            if let Some(lease) = slot.lease() {
+                return Ok(lease);
+            }
+        }
     }
 
     fn dial(&self, slot: &Arc<Slot>) -> Dialing {
@@ -117,14 +136,14 @@ impl Pool {
         if let Some(under_way) = dialing.as_ref().filter(|dialing| dialing.peek().is_none()) {
             return under_way.clone();
         }
-        if let Some(connection) = slot.living() {
-            return std::future::ready(Ok(connection)).boxed().shared();
+        if slot.lease().is_some() {
+            return std::future::ready(Ok(())).boxed().shared();
         }
         let (settings, target, open) = (self.settings.clone(), self.target.clone(), slot.clone());
         let attempt = tokio::spawn(async move {
-            let connection = Arc::new(settings.open(&target).await?);
-            open.open.store(Some(connection.clone()));
-            Ok(connection)
+            let connection = settings.open(&target).await?;
+            open.open.store(Some(Arc::new(connection)));
+            Ok(())
         });
         let ended = |ended: Result<_, _>| ended.unwrap_or_else(|_| Err(interrupted()));
         let attempt = attempt.map(ended).boxed().shared();
@@ -136,7 +155,7 @@ impl Pool {
     pub(super) fn warm(&self) {
         let slots = self.slots.load();
         for slot in slots.iter().take(self.width.load(Ordering::Relaxed)) {
-            if slot.living().is_none() {
+            if slot.lease().is_none() {
                 drop(self.dial(slot));
             }
         }
@@ -155,8 +174,8 @@ impl Pool {
 
     pub(super) fn stats(&self) -> PoolStats {
         let slots = self.slots.load();
-        let living: Vec<_> = slots.iter().filter_map(|slot| slot.living()).collect();
-        let idle = living.iter().filter(|connection| connection.in_flight() == 0).count();
+        let living: Vec<_> = slots.iter().filter_map(|slot| slot.lease()).collect();
+        let idle = living.iter().filter(|connection| connection.others() == 0).count();
         PoolStats {
             max: count(slots.len()),
             open: count(living.len()),

@@ -7,16 +7,14 @@ use redis::{
     Cmd, Pipeline, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Redis, RedisConfig, RedisTopology,
     cluster::{self, Cluster, REDIRECTS},
     connection::{Address, Lease, Settings, Target},
     failure,
+    gate::{Entry, Gate},
     node::{self, Envelope, Node, Wait},
     reply,
     sentinel::Sentinels,
@@ -28,8 +26,8 @@ pub(super) struct Server {
     settings: Arc<Settings>,
     read_timeout: Duration,
     wait: Option<Wait>,
-    /// One permit a call; closing takes all of them, and so waits for the calls under way.
-    calls: Semaphore,
+    /// The calls under way, which closing waits for.
+    calls: Gate,
 }
 
 /// Where the data is.
@@ -39,9 +37,6 @@ enum Servers {
     /// Spread over several.
     Cluster(Arc<Cluster>),
 }
-
-/// More calls than can ever be under way at once.
-const CALLS: u32 = 1 << 28;
 
 const DEFAULT_PORT: u16 = 6379;
 const DEFAULT_SENTINEL_PORT: u16 = 26_379;
@@ -91,7 +86,7 @@ impl Server {
             settings,
             read_timeout: config.read_timeout,
             wait: Wait::new(config),
-            calls: Semaphore::new(CALLS as usize),
+            calls: Gate::new(),
         })
     }
 
@@ -142,15 +137,13 @@ impl Server {
 
     /// Waits until the calls under way are done, then disconnects. After the deadline it does not wait for them.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
-        let all = tokio::time::timeout(deadline, self.calls.acquire_many(CALLS)).await;
-        self.calls.close();
+        let all = tokio::time::timeout(deadline, self.calls.close()).await;
         match &self.servers {
             Servers::One(node) => node.close(),
             Servers::Cluster(cluster) => cluster.close(),
         }
         match all {
-            // Or another handle has closed it.
-            Ok(_) => Ok(()),
+            Ok(()) => Ok(()),
             Err(_) => Err(Error::new(ErrorKind::Timeout, "closed, while calls were still under way")),
         }
     }
@@ -165,7 +158,7 @@ fn no_connection() -> Error {
 pub(super) struct Call<'s> {
     server: &'s Server,
     deadline: Deadline,
-    _under_way: SemaphorePermit<'s>,
+    _under_way: Entry<'s>,
 }
 
 #[derive(Clone, Copy)]
@@ -178,7 +171,7 @@ enum Deadline {
 
 impl Redis {
     pub(super) fn call(&self) -> Result<Call<'_>> {
-        self.call_until(Deadline::At(later(self.deadline)))
+        self.call_until(Deadline::At(later(Instant::now(), self.deadline)))
     }
 
     /// A call that may take as long as it has to, if only each of its requests is in time.
@@ -187,14 +180,13 @@ impl Redis {
     }
 
     fn call_until(&self, deadline: Deadline) -> Result<Call<'_>> {
-        let permit = self.server.calls.try_acquire().map_err(|_| Error::closed())?;
-        Ok(Call { server: &self.server, deadline, _under_way: permit })
+        let under_way = self.server.calls.enter()?;
+        Ok(Call { server: &self.server, deadline, _under_way: under_way })
     }
 }
 
 /// A deadline that is too far away to be told is as good as one that is very far away.
-fn later(duration: Duration) -> Instant {
-    let now = Instant::now();
+fn later(now: Instant, duration: Duration) -> Instant {
     now.checked_add(duration).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 60 * 60))
 }
 
@@ -358,39 +350,42 @@ impl Call<'_> {
 
     /// Sends a request and waits for its reply. A read whose connection is lost is sent again, once.
     async fn exchange<R: Request>(&self, node: &Node, effect: Effect, request: &R) -> Result<R::Reply> {
-        let deadline = match self.deadline {
-            Deadline::At(deadline) => deadline,
-            Deadline::Each(duration) => later(duration),
-        };
         let mut again = effect == Effect::Read;
         loop {
-            let lease = self.lease(node, effect, deadline).await?;
-            match self.await_reply(&lease, deadline, effect, request).await {
+            let now = Instant::now();
+            let deadline = match self.deadline {
+                Deadline::At(deadline) => deadline,
+                Deadline::Each(duration) => later(now, duration),
+            };
+            let pool = node.pool(effect);
+            let lease = match pool.ready(now) {
+                Some(lease) => lease,
+                None => timeout_at(deadline, pool.connection()).await.map_err(|_| no_connection())??,
+            };
+            let patience = later(now, self.patience(effect));
+            match self.await_reply(&lease, deadline.min(patience), effect, request).await {
                 Err(error) if again && error.kind() == ErrorKind::Unavailable => again = false,
                 result => return result,
             }
         }
     }
 
-    async fn lease(&self, node: &Node, effect: Effect, deadline: Instant) -> Result<Lease> {
-        let pool = node.pool(effect);
-        match pool.ready() {
-            Some(lease) => Ok(lease),
-            None => timeout_at(deadline, pool.connection()).await.map_err(|_| no_connection())?,
-        }
+    /// How long a server may take to reply.
+    fn patience(&self, effect: Effect) -> Duration {
+        let wait = self.wait(effect).map_or(Duration::ZERO, Wait::timeout);
+        self.server.read_timeout.saturating_add(wait)
     }
 
     async fn await_reply<R: Request>(
         &self,
         lease: &Lease,
-        deadline: Instant,
+        until: Instant,
         effect: Effect,
         request: &R,
     ) -> Result<R::Reply> {
-        let wait = self.wait(effect).map_or(Duration::ZERO, Wait::timeout);
-        let patience = later(self.server.read_timeout.saturating_add(wait));
-        match timeout_at(deadline.min(patience), request.send(lease.driver())).await {
+        match timeout_at(until, request.send(lease.driver())).await {
             Ok(Ok(reply)) => {
+                lease.replied();
                 // A demoted master stays one: the next connection may find the new one.
                 if R::is_demoted(&reply) {
                     lease.abandon();
@@ -404,7 +399,7 @@ impl Call<'_> {
                 Err(failure::of_request(&error, effect))
             }
             Err(_) => {
-                if patience <= Instant::now() {
+                if lease.is_silent(self.patience(effect)) {
                     lease.abandon();
                 }
                 Err(Error::new(ErrorKind::Timeout, "no reply from the Redis server in time")

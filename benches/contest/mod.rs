@@ -1,0 +1,129 @@
+//! Ours against peers, in one run: who takes which time for the same operations, call by call.
+//!
+//! In each sample every contender does the same number of operations, one contender right after the other, so that all
+//! see the same machine. A table at the end has the medians of the samples, and the calls of all samples.
+
+use std::{
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use criterion::Criterion;
+use tokio::runtime::Runtime;
+
+pub(crate) struct Contest {
+    pub(crate) runtime: Arc<Runtime>,
+    wanted: String,
+    lines: Vec<String>,
+}
+
+/// How long some operations took together, and each of them.
+#[derive(Default)]
+pub(crate) struct Lap {
+    elapsed: Duration,
+    calls: Vec<Duration>,
+}
+
+/// Does as many operations.
+pub(crate) type Contender<'c> = (&'static str, Box<dyn Fn(u64) -> Lap + 'c>);
+
+impl Contest {
+    pub(crate) fn new(title: &str) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
+        let lines = vec![
+            format!("\n{title}\n"),
+            "| operation | who | one operation | ratio | p50 | p99 | slowest |".into(),
+            "|---|---|---:|---:|---:|---:|---:|".into(),
+        ];
+        Self { runtime: Arc::new(runtime), wanted, lines }
+    }
+
+    /// Measures a row. The first contender is ours; the ratio says how many times faster it is than another.
+    pub(crate) fn row(&mut self, name: &str, contenders: Vec<Contender<'_>>) {
+        if !name.contains(&self.wanted) {
+            return;
+        }
+        let mut samples: Vec<Vec<Lap>> = contenders.iter().map(|_| Vec::new()).collect();
+        let mut turn = 0;
+        Criterion::default()
+            .sample_size(20)
+            .warm_up_time(Duration::from_millis(500))
+            .measurement_time(Duration::from_secs(4))
+            .without_plots()
+            .bench_function(name, |bencher| {
+                bencher.iter_custom(|count| {
+                    // Who is first would have the colder or the warmer machine.
+                    turn += 1;
+                    let mut all = Duration::ZERO;
+                    for at in (0..contenders.len()).map(|at| (at + turn) % contenders.len()) {
+                        let lap = contenders[at].1(count);
+                        all += lap.elapsed;
+                        samples[at].push(lap);
+                    }
+                    all
+                });
+            });
+        let each = |lap: &Lap| lap.elapsed.as_secs_f64() / lap.calls.len() as f64;
+        for (at, (who, _)) in contenders.iter().enumerate() {
+            let ratios = samples[0].iter().zip(&samples[at]).map(|(ours, theirs)| each(theirs) / each(ours));
+            let ratio = if at == 0 { String::new() } else { format!("{:.2}x", median(ratios.collect())) };
+            let mut calls: Vec<Duration> = samples[at].iter().flat_map(|lap| &lap.calls).copied().collect();
+            calls.sort_unstable();
+            let part = |part: f64| shown(calls[((calls.len() - 1) as f64 * part) as usize]);
+            let one = shown(Duration::from_secs_f64(median(samples[at].iter().map(each).collect())));
+            let (p50, p99, slowest) = (part(0.5), part(0.99), part(1.0));
+            self.lines.push(format!("| {name} | {who} | {one} | {ratio} | {p50} | {p99} | {slowest} |"));
+        }
+    }
+
+    pub(crate) fn print(self) {
+        println!("{}", self.lines.join("\n"));
+    }
+}
+
+/// `count` operations, shared among so many tasks.
+pub(crate) fn on_tasks<F, T>(
+    runtime: &Runtime,
+    tasks: u64,
+    count: u64,
+    operation: impl Fn(u64) -> F + Clone + Send + 'static,
+) -> Lap
+where
+    F: Future<Output = T> + Send + 'static,
+{
+    let start = Instant::now();
+    let work: Vec<_> = (0..tasks.min(count))
+        .map(|task| {
+            let operation = operation.clone();
+            runtime.spawn(async move {
+                let mut calls = Vec::with_capacity((count / tasks + 1) as usize);
+                for n in (task..count).step_by(tasks as usize) {
+                    let begun = Instant::now();
+                    black_box(operation(n).await);
+                    calls.push(begun.elapsed());
+                }
+                calls
+            })
+        })
+        .collect();
+    let calls = runtime.block_on(async {
+        let mut calls = Vec::with_capacity(count as usize);
+        for task in work {
+            calls.append(&mut task.await.unwrap());
+        }
+        calls
+    });
+    Lap { elapsed: start.elapsed(), calls }
+}
+
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}
+
+fn shown(time: Duration) -> String {
+    format!("{time:.1?}")
+}
