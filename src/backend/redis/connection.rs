@@ -78,16 +78,18 @@ impl Lease {
         Arc::strong_count(&self.0).saturating_sub(2)
     }
 
-    /// Whether others wait on it, and have had no reply for longer than this. If there are none, their wait begins now.
-    pub(super) fn is_stalled(&self, now: Instant, stall: Duration) -> bool {
-        if self.0.silence(now) <= stall {
-            return false;
-        }
-        if self.others() == 0 {
+    /// Whether nobody else waits on it. A wait begins now, then.
+    pub(super) fn is_first(&self, now: Instant) -> bool {
+        let first = self.others() == 0;
+        if first && self.0.silence(now) > GRAIN {
             self.0.note_progress(now);
-            return false;
         }
-        true
+        first
+    }
+
+    /// Whether it owes replies and has brought none for longer than this.
+    pub(super) fn is_stalled(&self, now: Instant, stall: Duration) -> bool {
+        self.0.silence(now) > stall
     }
 
     /// Whether it has brought nothing for so long.
@@ -95,12 +97,13 @@ impl Lease {
         self.0.silence(Instant::now()) + GRAIN >= patience
     }
 
-    /// A reply came.
-    pub(super) fn replied(&self) {
-        let now = Instant::now();
-        if self.0.silence(now) > GRAIN {
+    /// A reply came. Says how long there had been none.
+    pub(super) fn replied(&self, now: Instant) -> Duration {
+        let silence = self.0.silence(now);
+        if silence > GRAIN {
             self.0.note_progress(now);
         }
+        silence
     }
 }
 

@@ -47,9 +47,9 @@ impl Redis {
         let mut records = Vec::with_capacity(keys.len());
         match part {
             Part::Credentials => {
-                for (id, found) in self.get_chunk(&call, keys).await {
+                for (id, found) in keys.iter().zip(self.get_chunk(&call, keys).await) {
                     match found {
-                        Ok(credential) => records.push(Record::Credential { id, credential }),
+                        Ok(credential) => records.push(Record::Credential { id: id.clone(), credential }),
                         Err(error) if error.kind() == ErrorKind::NotFound => {}
                         Err(error) => return Err(error),
                     }
@@ -70,7 +70,7 @@ impl Redis {
                 }
             }
             Part::Usage => {
-                for (key, record) in self.usage_chunk(&call, keys).await {
+                for (key, record) in keys.iter().zip(self.usage_chunk(&call, keys).await) {
                     for (field, count) in record?.unwrap_or_default() {
                         records.push(Record::Usage { key: key.clone(), field, count });
                     }

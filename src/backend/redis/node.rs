@@ -8,7 +8,7 @@ use super::{
     RedisConfig,
     connection::{Settings, Target},
     failure,
-    pool::{Pool, STALL},
+    pool::Pool,
     server::Effect,
 };
 use crate::{PoolStats, Result};
@@ -29,10 +29,10 @@ impl Node {
         config: &RedisConfig,
         max: u32,
     ) -> Result<Self> {
-        let pool = |stall| Pool::new(settings.clone(), target(), (config.min_idle, max), stall);
+        let pool = |alone| Pool::new(settings.clone(), target(), (config.min_idle, max), alone);
         // Nobody queues behind a WAIT as long as there is another connection.
-        let waiting = (config.wait_replicas > 0).then(|| pool(Duration::ZERO)).transpose()?;
-        Ok(Self { pool: pool(STALL)?, waiting })
+        let waiting = (config.wait_replicas > 0).then(|| pool(true)).transpose()?;
+        Ok(Self { pool: pool(false)?, waiting })
     }
 
     /// The connections for requests of this effect.

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -22,13 +22,17 @@ use crate::{Error, ErrorKind, PoolStats, Result};
 /// A few connections that all calls share: each takes the first that keeps up.
 ///
 /// Requests that go out together cost the least, so that more connections are no faster. They are for when one is in the
-/// way of the others: a call passes over a connection that waits for a wide value, and if none keeps up one more is
-/// opened. A dead one is opened again by the next call that comes by; the call waits for it only if there is no other.
+/// way of the others: when a reply was a long time coming (behind a wide value), calls are spread for a while, each to the
+/// connection on which the fewest wait, and more are opened. A dead one is opened again by the next call that comes by;
+/// the call waits for it only if there is no other.
 pub(super) struct Pool {
     settings: Arc<Settings>,
     target: Arc<Target>,
-    /// How long a connection may owe replies before calls pass it over. Zero: one call a connection, while there are some.
-    stall: Duration,
+    /// One call a connection, while there are some.
+    alone: bool,
+    made: Instant,
+    /// In milliseconds since it was made.
+    spread_until: AtomicU64,
     slots: ArcSwap<Vec<Arc<Slot>>>,
     /// How many of the slots are in use.
     width: AtomicUsize,
@@ -37,7 +41,10 @@ pub(super) struct Pool {
 }
 
 /// A connection that owes replies and has brought none for so long does not keep up: a wide value is in the way.
-pub(super) const STALL: Duration = Duration::from_millis(2);
+pub(super) const STALL: Duration = Duration::from_millis(10);
+
+/// How long calls are spread over all connections after that was seen.
+const SPREAD_MILLIS: u64 = 1000;
 
 #[derive(Default)]
 struct Slot {
@@ -64,13 +71,15 @@ impl Pool {
         settings: Arc<Settings>,
         target: Target,
         (min, max): (u32, u32),
-        stall: Duration,
+        alone: bool,
     ) -> Result<Self> {
         let slots = slots(&[], max)?;
         Ok(Self {
             settings,
             target: Arc::new(target),
-            stall,
+            alone,
+            made: Instant::now(),
+            spread_until: AtomicU64::new(0),
             width: AtomicUsize::new((min as usize).clamp(1, slots.len())),
             slots: ArcSwap::from_pointee(slots),
             turn: AtomicUsize::new(0),
@@ -82,31 +91,43 @@ impl Pool {
     pub(super) fn ready(&self, now: Instant) -> Option<Lease> {
         let slots = self.slots.load();
         let width = self.width.load(Ordering::Relaxed).min(slots.len());
+        let spread = self.spreads(now);
         let mut calmest: Option<Lease> = None;
         for slot in &slots[..width] {
             let Some(lease) = slot.lease() else {
                 drop(self.dial(slot));
                 continue;
             };
-            if !lease.is_stalled(now, self.stall) {
+            if lease.is_first(now) || !spread && !lease.is_stalled(now, STALL) {
                 return Some(lease);
             }
             if calmest.as_ref().is_none_or(|calmest| lease.others() < calmest.others()) {
                 calmest = Some(lease);
             }
         }
-        if width < slots.len() && (self.is_patient() || calmest.is_some()) {
+        if width < slots.len() && (self.alone || calmest.is_some()) {
             self.widen(width);
-            if self.is_patient() {
+            if self.alone {
                 return None;
             }
         }
         calmest
     }
 
-    /// Whether a call rather waits for one more connection than queues on one that is in use.
-    fn is_patient(&self) -> bool {
-        self.stall.is_zero()
+    fn age(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.made).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether calls keep out of each other's way rather than go out together.
+    fn spreads(&self, now: Instant) -> bool {
+        let since = self.age(now);
+        self.alone || since < self.spread_until.load(Ordering::Relaxed)
+    }
+
+    /// A reply was a long time coming: something may be in the way of others on its connection.
+    #[cold]
+    pub(super) fn note_stall(&self, now: Instant) {
+        self.spread_until.store(self.age(now) + SPREAD_MILLIS, Ordering::Relaxed);
     }
 
     #[cold]
@@ -119,7 +140,7 @@ impl Pool {
         let slot = {
             let slots = self.slots.load();
             let width = self.width.load(Ordering::Relaxed).min(slots.len());
-            let turn = if self.is_patient() { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
+            let turn = if self.alone { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
             turn.checked_rem(width).map(|at| slots[at].clone()).ok_or_else(Error::closed)?
         };
         let _waiting = Waiting::begin(&self.waiting);

@@ -16,6 +16,7 @@ use super::{
     failure,
     gate::{Entry, Gate},
     node::{self, Envelope, Node, Wait},
+    pool::{Pool, STALL},
     reply,
     sentinel::Sentinels,
 };
@@ -363,7 +364,7 @@ impl Call<'_> {
                 None => timeout_at(deadline, pool.connection()).await.map_err(|_| no_connection())??,
             };
             let patience = later(now, self.patience(effect));
-            match self.await_reply(&lease, deadline.min(patience), effect, request).await {
+            match self.await_reply(pool, &lease, deadline.min(patience), effect, request).await {
                 Err(error) if again && error.kind() == ErrorKind::Unavailable => again = false,
                 result => return result,
             }
@@ -378,6 +379,7 @@ impl Call<'_> {
 
     async fn await_reply<R: Request>(
         &self,
+        pool: &Pool,
         lease: &Lease,
         until: Instant,
         effect: Effect,
@@ -385,7 +387,10 @@ impl Call<'_> {
     ) -> Result<R::Reply> {
         match timeout_at(until, request.send(lease.driver())).await {
             Ok(Ok(reply)) => {
-                lease.replied();
+                let now = Instant::now();
+                if lease.replied(now) > STALL {
+                    pool.note_stall(now);
+                }
                 // A demoted master stays one: the next connection may find the new one.
                 if R::is_demoted(&reply) {
                     lease.abandon();
@@ -399,6 +404,7 @@ impl Call<'_> {
                 Err(failure::of_request(&error, effect))
             }
             Err(_) => {
+                pool.note_stall(Instant::now());
                 if lease.is_silent(self.patience(effect)) {
                     lease.abandon();
                 }
