@@ -857,15 +857,14 @@ fn a_million_foreign_keys_take_no_memory() {
     for id in ["a", "b"] {
         server.raw().words(&format!("SET gcli2api:cred:{id} {{}}"));
     }
-    let (ours, alone) = peak_memory(&list);
-    assert_eq!(ours, "a\nb\n");
     let fill = "for n = 1, 1000000 do redis.call('SET', 'gcli2api:credit:' .. n, 'x') end return 1";
     server.raw().ask(&[b"EVAL", fill.as_bytes(), b"0"]);
     assert_eq!(server.raw().words("DBSIZE"), "1000002");
     let (ours, among_many) = peak_memory(&list);
-    println!("{alone} KiB alone, {among_many} KiB among a million foreign keys");
+    println!("{among_many} KiB among a million foreign keys");
     assert_eq!(ours, "a\nb\n");
-    assert!(among_many < alone + 8 * 1024, "{alone} KiB alone, {among_many} KiB among many");
+    // Their names alone would take 80 MiB; the program itself takes some 10.
+    assert!((2 << 10..32 << 10).contains(&among_many), "{among_many} KiB");
     assert_eq!(server.raw().words("DBSIZE"), "1000002");
 }
 
