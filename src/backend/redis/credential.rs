@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use redis::{Cmd, cmd};
+use redis::{Cmd, Value, cmd};
 
 use super::{
-    Redis, batch,
+    Redis, batch, failure,
     layout::Space,
     reply,
     server::{Call, Effect},
@@ -28,22 +28,39 @@ impl Redis {
     /// One MGET; in a cluster, whose servers take keys of one slot, pipelines of GET.
     pub(super) async fn get_chunk(&self, call: &Call<'_>, ids: &[Key]) -> Vec<Result<Credential>> {
         let replies = if call.takes_many_keys() {
-            let mut mget = cmd("MGET");
-            for id in ids {
-                mget.arg(self.credential(id));
-            }
-            match call.send(Effect::Read, &mget).await.and_then(reply::list) {
-                Ok(replies) => replies.into_iter().map(Ok).collect(),
-                Err(error) => vec![Err(error); ids.len()],
-            }
+            self.get_at_once(call, ids).await
         } else {
             call.send_all(Effect::Read, ids.iter().map(|id| self.get(id)).collect()).await
         };
         ids.iter()
             .zip(replies)
             .map(|(id, reply)| {
+                let reply = reply.map_err(|error| error.with_key(id));
                 let found = reply.and_then(reply::bytes).and_then(|found| found.ok_or_else(missing));
                 found.and_then(|text| read(id, &text))
+            })
+            .collect()
+    }
+
+    async fn get_at_once(&self, call: &Call<'_>, ids: &[Key]) -> Vec<Result<Value>> {
+        let mut mget = cmd("MGET");
+        for id in ids {
+            mget.arg(self.credential(id));
+        }
+        let replies = match call.send(Effect::Read, &mget).await.and_then(reply::list) {
+            Ok(replies) if replies.len() == ids.len() => replies,
+            Ok(_) => return vec![Err(failure::unexpected_reply(Effect::Read)); ids.len()],
+            Err(error) => return vec![Err(error); ids.len()],
+        };
+        // MGET says of what is no string that there is nothing.
+        let nothing = ids.iter().zip(&replies).filter(|(_, reply)| **reply == Value::Nil);
+        let gets = nothing.map(|(id, _)| self.get(id)).collect();
+        let mut looked = call.send_all(Effect::Read, gets).await.into_iter();
+        replies
+            .into_iter()
+            .map(|reply| match reply {
+                Value::Nil => looked.next().unwrap_or(Ok(Value::Nil)),
+                found => Ok(found),
             })
             .collect()
     }
@@ -113,7 +130,7 @@ fn encode_some(items: &[(&Key, &Credential)], mut put: impl FnMut(&Key, &[u8])) 
     items.len()
 }
 
-fn deleted(reply: redis::Value) -> Result<()> {
+fn deleted(reply: Value) -> Result<()> {
     if reply::number(reply)? == 0 { Err(missing()) } else { Ok(()) }
 }
 
