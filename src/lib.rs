@@ -27,7 +27,7 @@
 //! | [`CredentialStore`]: get, set, delete, list, and batches of them | x | x | x | x |
 //! | [`ConfigStore`]: get, set, delete, list | x | x | x | x |
 //! | [`UsageStore`]: increment, increment many, get, reset, list | x | x | x | x |
-//! | [`CacheStore`]: get, set with a time to live, delete | | x | | x |
+//! | [`CacheStore`]: get (also with the time it has left), set with a time to live, delete | | x | | x |
 //! | [`Transactional`]: begin, and commit or roll back; [`transact!`] retries conflicts | | | x | x |
 //! | [`Exportable`]: stream out, import | x | x | x | x |
 //! | [`Pooled`]: connections | | x | x | |

@@ -59,6 +59,14 @@ async fn reads_what_the_go_module_left() -> Result {
     assert_eq!(found.credentials, BTreeMap::from([(key("alice"), expected)]));
     let kinds: Vec<_> = found.failures.iter().map(|failure| failure.error.kind()).collect();
     assert_eq!(kinds, [ErrorKind::Corrupt, ErrorKind::NotFound]);
+    raw.ask(&[b"HSET", name("cred:hash").as_bytes(), b"a", b"b"]);
+    let of_a_wrong_type = storage.get_credentials(&[key("alice"), key("hash")]).await?;
+    assert_eq!(of_a_wrong_type.failures[0].error.kind(), ErrorKind::Corrupt);
+    assert_eq!(storage.get_credential("hash").await.unwrap_err().kind(), ErrorKind::Corrupt);
+    raw.ask(&[b"SET", name("cred:not\na key").as_bytes(), b"{}"]);
+    assert!(storage.stats().await?.details["warnings"].to_string().contains("1 records have names"));
+    assert_eq!(storage.list_credentials().await.unwrap_err().kind(), ErrorKind::Corrupt);
+    raw.ask(&[b"DEL", name("cred:not\na key").as_bytes(), name("cred:hash").as_bytes()]);
     assert_eq!(storage.get_cache("models").await?, b"\0\xff");
 
     let configs: BTreeMap<_, _> = storage
@@ -193,6 +201,11 @@ async fn every_operation_is_one_command() -> Result {
     one_command!(raw, 1 x "unlink", |n| storage.reset_usage(&names[n]));
     one_command!(raw, 1 x "set", |n| storage.set_cache(&names[n], "x", ttl));
     one_command!(raw, 1 x "get", |n| storage.get_cache(&names[n]));
+    raw.words("CONFIG RESETSTAT");
+    for name in &names {
+        storage.get_cache_entry(name).await?;
+    }
+    assert_eq!(commands(&mut raw)["eval"], 1000, "one script");
     one_command!(raw, 1 x "unlink", |n| storage.delete_cache(&names[n]));
 
     let few: Vec<(Key, Credential)> =
@@ -267,8 +280,16 @@ async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
     }
     let total = storage.get_usage("total").await?.get("n").unwrap();
     assert!(sure <= total && total <= sure + unsure, "{sure} <= {total} <= {sure} + {unsure}");
-    let pool = storage.pool_stats().await?;
-    assert!((1..=pool.max).contains(&pool.open) && pool.waiting == 0, "{pool:?}");
+    let begun = Instant::now();
+    loop {
+        storage.health().await?;
+        let pool = storage.pool_stats().await?;
+        if (2..=pool.max).contains(&pool.open) && pool.waiting == 0 {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "the least number is open again: {pool:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     storage.close().await
 }
 
@@ -343,6 +364,119 @@ async fn a_silent_connection_is_replaced() -> Result {
         "each was applied, and nothing else"
     );
     storage.close().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_is_whole_though_the_server_is_another_process_meanwhile() -> Result {
+    const MANY: usize = 50_000;
+    let mut server = Server::start(&["--appendfsync", "no"]);
+    let fill = format!("for n = 1, {MANY} do redis.call('SET', 'gcli2api:cred:' .. n, '{{}}') end return 1");
+    server.raw().ask(&[b"EVAL", fill.as_bytes(), b"0"]);
+    let storage = Storage::<Redis>::open(server.url().as_str()).await?;
+    let lists = tokio::spawn({
+        let storage = storage.clone();
+        async move {
+            let (mut whole, mut failed) = (0, 0);
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(6) || whole == 0 {
+                match storage.list_credentials().await {
+                    Ok(ids) => {
+                        assert_eq!(ids.len(), MANY, "a list that is Ok is whole");
+                        whole += 1;
+                    }
+                    Err(error) => {
+                        assert!(error.is_retryable(), "{error:?}");
+                        failed += 1;
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                }
+            }
+            println!("{whole} whole lists, {failed} failed");
+        }
+    });
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(437)).await;
+        server.kill();
+        server.restart();
+    }
+    lists.await.unwrap();
+    storage.close().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_fell_silent_is_given_up_although_calls_are_short() -> Result {
+    let server = Server::start(&[]);
+    let proxy = Proxy::start(server.addr()).await;
+    let url = format!("redis://{}?deadline=300ms&read_timeout=1s", proxy.addr);
+    let storage = Storage::<Redis>::open(url.as_str()).await?;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    proxy.fall_silent();
+    let begun = Instant::now();
+    let mut failed = 0;
+    while let Err(error) = storage.health().await {
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
+        failed += 1;
+        assert!(begun.elapsed() < Duration::from_secs(20), "never given up");
+    }
+    assert!(failed > 0, "nothing was silent");
+    storage.close().await
+}
+
+#[tokio::test]
+async fn the_time_to_connect_is_not_the_time_to_reply() -> Result {
+    let server = Server::start(&[]);
+    let proxy = Proxy::start(server.addr()).await;
+    proxy.delay_connections(Duration::from_millis(900));
+    let storage =
+        Storage::<Redis>::open(format!("redis://{}?read_timeout=400ms&min_idle=1", proxy.addr).as_str())
+            .await?;
+    while proxy.cut_one() > 0 {}
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(storage.increment_usage("a", "n", 1).await?, 1);
+    storage.close().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waited_writes_do_not_queue_while_there_are_connections() -> Result {
+    let server = Server::start(&[]);
+    let storage =
+        Storage::<Redis>::open(format!("{}?wait_replicas=1&wait_timeout=1s", server.url()).as_str()).await?;
+    let writes: Vec<_> = (0..8)
+        .map(|n| {
+            let storage = storage.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(60 * n)).await;
+                let begun = Instant::now();
+                let error = storage.set_config("a", json!(n)).await.unwrap_err();
+                assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
+                begun.elapsed()
+            })
+        })
+        .collect();
+    for write in writes {
+        let took = write.await.unwrap();
+        assert!(took < Duration::from_millis(1800), "{took:?}: one wait of a second, not two");
+    }
+    storage.close().await
+}
+
+#[tokio::test]
+async fn refuses_settings_that_can_not_be_meant() {
+    for url in [
+        "redis://alice@localhost",
+        "redis://a,b",
+        "redis://localhost?read_timeout=0s",
+        "redis://localhost?dial_timeout=0s",
+        "redis://localhost?deadline=0s",
+        "redis://localhost?pool_size=0",
+        "redis://localhost?pool_size=5000",
+        "redis://localhost?client_name=two%20words",
+        "redis-cluster://localhost/1",
+        "redis+sentinel://localhost/m?sentinel_username=alice",
+    ] {
+        let error = Storage::<Redis>::open(url).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidValue, Outcome::NotApplied), "{url}");
+    }
 }
 
 #[tokio::test]
@@ -456,6 +590,7 @@ async fn works_over_a_unix_socket_in_another_database() -> Result {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("redis.sock");
     let server = Server::start(&["--unixsocket", socket.to_str().unwrap()]);
+    servers::redis::until("the socket is there", || socket.exists());
     let storage = Storage::<Redis>::open(format!("redis+unix://{}?db=3", socket.display()).as_str()).await?;
     storage.set_config("a", json!(1)).await?;
     let mut raw = Raw::to(&server.url());
@@ -856,15 +991,14 @@ fn a_million_foreign_keys_take_no_memory() {
     for id in ["a", "b"] {
         server.raw().words(&format!("SET gcli2api:cred:{id} {{}}"));
     }
-    let (ours, alone) = peak_memory(&list);
-    assert_eq!(ours, "a\nb\n");
     let fill = "for n = 1, 1000000 do redis.call('SET', 'gcli2api:credit:' .. n, 'x') end return 1";
     server.raw().ask(&[b"EVAL", fill.as_bytes(), b"0"]);
     assert_eq!(server.raw().words("DBSIZE"), "1000002");
     let (ours, among_many) = peak_memory(&list);
-    println!("{alone} KiB alone, {among_many} KiB among a million foreign keys");
+    println!("{among_many} KiB among a million foreign keys");
     assert_eq!(ours, "a\nb\n");
-    assert!(among_many < alone + 8 * 1024, "{alone} KiB alone, {among_many} KiB among many");
+    // Their names alone would take 80 MiB; the program itself takes some 10.
+    assert!((2 << 10..32 << 10).contains(&among_many), "{among_many} KiB");
     assert_eq!(server.raw().words("DBSIZE"), "1000002");
 }
 

@@ -1,16 +1,16 @@
 //! Many items in few round trips.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::HashMap, ops::Range};
 
 use futures_util::{StreamExt, stream};
 
-use crate::{BatchReport, Key, Result};
+use crate::{BatchReport, Error, Key, Result};
 
 /// The most items of one chunk.
 const CHUNK_ITEMS: usize = 1000;
 
 /// A chunk ends when it has this many bytes: other calls wait behind it on its connection.
-const CHUNK_BYTES: usize = 4 << 20;
+pub(super) const CHUNK_BYTES: usize = 4 << 20;
 
 /// How many chunks are under way at once.
 const CONCURRENT_CHUNKS: usize = 10;
@@ -32,39 +32,35 @@ pub(super) fn chunks<T>(items: &[T], bytes: impl Fn(&T) -> usize) -> Vec<Range<u
     chunks
 }
 
-/// Runs the chunks, several at once, and gathers what each said of its items.
+/// Runs the chunks, several at once, and gathers what they gave for their items, in the order of these.
 ///
-/// The items must have different keys: chunks come in any order.
-pub(super) async fn run<'i, T: 'i, F>(
+/// The items must have different keys: a chunk does not wait for the one before it.
+pub(super) async fn run<'i, T, R, F: Future<Output = Vec<R>>>(
     items: &'i [T],
     bytes: impl Fn(&T) -> usize,
     chunk: impl Fn(&'i [T]) -> F,
-) -> BTreeMap<Key, Result<F::Item>>
-where
-    F: Chunk,
-{
+) -> Vec<R> {
     let runs = chunks(items, bytes).into_iter().map(|range| chunk(&items[range]));
-    let results: Vec<_> = stream::iter(runs).buffer_unordered(CONCURRENT_CHUNKS).collect().await;
+    let results: Vec<Vec<R>> = stream::iter(runs).buffered(CONCURRENT_CHUNKS).collect().await;
     results.into_iter().flatten().collect()
 }
 
-/// A chunk's run: a result for each of its items.
-pub(super) trait Chunk: Future<Output = Vec<(Key, Result<Self::Item>)>> {
-    type Item;
+/// What failed, of items with different keys.
+pub(super) fn failures<'k, T>(
+    keys: impl Iterator<Item = &'k Key>,
+    results: Vec<Result<T>>,
+) -> HashMap<&'k Key, Error> {
+    keys.zip(results).filter_map(|(key, result)| Some((key, result.err()?))).collect()
 }
 
-impl<T, F: Future<Output = Vec<(Key, Result<T>)>>> Chunk for F {
-    type Item = T;
-}
-
-/// The report for the items as they were asked for.
+/// The report for the items as they were asked for, some of them twice.
 pub(super) fn report<'k>(
     asked: impl Iterator<Item = &'k Key>,
-    results: &BTreeMap<Key, Result<()>>,
+    failures: &HashMap<&Key, Error>,
 ) -> BatchReport {
     let mut report = BatchReport::default();
     for (index, key) in asked.enumerate() {
-        report.record(index, key, results[key].clone());
+        report.record(index, key, failures.get(key).map_or(Ok(()), |error| Err(error.clone())));
     }
     report
 }

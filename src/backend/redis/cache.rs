@@ -11,6 +11,11 @@ fn missing() -> Error {
     Error::not_found(Kind::Cache)
 }
 
+/// Both at once: otherwise the value could be of one write, and the time of the next.
+const GET_WITH_TTL: &str = "local value = redis.call('GET', KEYS[1]) \
+    if value then return {value, redis.call('PTTL', KEYS[1])} end \
+    return false";
+
 impl CacheStore for Redis {
     async fn get_cache(&self, key: &Key) -> Result<Vec<u8>> {
         let mut get = cmd("GET");
@@ -18,20 +23,20 @@ impl CacheStore for Redis {
         reply::bytes(self.call()?.send(Effect::Read, &get).await?)?.ok_or_else(missing)
     }
 
-    /// GET and PTTL, sent together.
     async fn get_cache_entry(&self, key: &Key) -> Result<CacheEntry> {
-        let name = self.layout.name(Space::Cache, key);
-        let commands = ["GET", "PTTL"].map(|command| cmd(command).arg(&name).to_owned());
-        let mut replies = self.call()?.send_all(Effect::Read, commands.into()).await.into_iter();
-        let mut reply = || replies.next().unwrap_or_else(|| Err(failure::unexpected_reply(Effect::Read)));
-        let value = reply::bytes(reply()?)?.ok_or_else(missing)?;
-        match reply()? {
-            // It expired in between.
-            Value::Int(-2) => Err(missing()),
-            Value::Int(millis) => {
-                Ok(CacheEntry::new(value, u64::try_from(millis).ok().map(Duration::from_millis)))
+        let mut both = cmd("EVAL");
+        both.arg(GET_WITH_TTL).arg(1).arg(self.layout.name(Space::Cache, key));
+        let wrong = || failure::unexpected_reply(Effect::Read);
+        match self.call()?.send(Effect::Read, &both).await? {
+            Value::Nil => Err(missing()),
+            Value::Array(found) => {
+                let [value, millis]: [Value; 2] = found.try_into().map_err(|_| wrong())?;
+                let value = reply::bytes(value)?.ok_or_else(wrong)?;
+                // Below zero: it does not expire.
+                let left = u64::try_from(reply::number(millis)?).ok();
+                Ok(CacheEntry::new(value, left.map(Duration::from_millis)))
             }
-            _ => Err(failure::unexpected_reply(Effect::Read)),
+            _ => Err(wrong()),
         }
     }
 

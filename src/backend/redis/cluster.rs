@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -32,6 +32,7 @@ pub(super) struct Cluster {
     max: AtomicU32,
     map: ArcSwap<Map>,
     learning: AtomicBool,
+    turn: AtomicUsize,
     closed: AtomicBool,
 }
 
@@ -50,11 +51,29 @@ impl Map {
     }
 }
 
-/// Where else a command has to go.
+/// Where a command has to go.
 pub(super) struct Redirect {
     pub(super) node: Arc<Node>,
     /// The slot is on its way there: only this one command may go.
     pub(super) asking: bool,
+}
+
+impl Redirect {
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.node, &other.node) && self.asking == other.asking
+    }
+}
+
+/// What a server of a cluster says.
+pub(super) enum Reply {
+    Final(Value),
+    /// Nothing was done: it has to go to another.
+    Elsewhere(Redirect),
+}
+
+#[cold]
+pub(super) fn rearranged() -> Error {
+    Error::new(ErrorKind::Unavailable, "the Redis cluster is being rearranged")
 }
 
 /// A cluster that sends a command around more often than this is being rearranged.
@@ -75,6 +94,7 @@ impl Cluster {
             max: AtomicU32::new(config.pool_size),
             map: ArcSwap::from_pointee(Map { nodes: Vec::new(), owners: [NOBODY; SLOTS].into() }),
             learning: AtomicBool::new(false),
+            turn: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         }
     }
@@ -105,14 +125,17 @@ impl Cluster {
         owners.iter().filter_map(|index| map.nodes.get(usize::from(*index)).cloned()).collect()
     }
 
-    /// Where a reply sends its command, if it does.
-    pub(super) fn redirect(&self, reply: &Value, from: &Arc<Node>) -> Result<Option<Redirect>> {
-        let Value::ServerError(error) = reply else { return Ok(None) };
-        let asking = match error.code() {
-            "MOVED" => false,
-            "ASK" => true,
-            _ => return Ok(None),
+    /// Whether a reply sends its command elsewhere.
+    pub(super) fn redirect(self: &Arc<Self>, reply: Value, from: &Arc<Node>) -> Result<Reply> {
+        let asking = match &reply {
+            Value::ServerError(error) if error.code() == "MOVED" => false,
+            Value::ServerError(error) if error.code() == "ASK" => true,
+            _ => return Ok(Reply::Final(reply)),
         };
+        if !asking {
+            self.suspect();
+        }
+        let Value::ServerError(error) = &reply else { return Ok(Reply::Final(reply)) };
         let place =
             error.details().and_then(|details| details.split_once(' ')).map_or("", |(_, place)| place);
         // A server that does not know its own name leaves it out.
@@ -121,8 +144,15 @@ impl Cluster {
         let addr = place
             .rsplit_once(':')
             .and_then(|(name, port)| Some(Address::Host(host(name)?, port.parse().ok()?)))
-            .ok_or_else(|| failure::unexpected_reply(super::server::Effect::Read))?;
-        Ok(Some(Redirect { node: self.node(&addr)?, asking }))
+            .ok_or_else(rearranged)?;
+        Ok(Reply::Elsewhere(Redirect { node: self.node(&addr)?, asking }))
+    }
+
+    /// An error that may mean that another server has the data now.
+    pub(super) fn doubt(self: &Arc<Self>, error: &Error) {
+        if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
+            self.suspect();
+        }
     }
 
     fn host(&self, node: &Arc<Node>) -> Option<String> {
@@ -138,6 +168,9 @@ impl Cluster {
     fn node(&self, addr: &Address) -> Result<Arc<Node>> {
         if let Some(node) = self.map.load().node(addr) {
             return Ok(node.clone());
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::closed());
         }
         let node = self.open_node(addr)?;
         self.map.rcu(|map| {
@@ -157,9 +190,9 @@ impl Cluster {
         }
         let cluster = self.clone();
         tokio::spawn(async move {
+            let _learning = Learning(&cluster);
             let _ = cluster.learn().await;
             tokio::time::sleep(PAUSE).await;
-            cluster.learning.store(false, Ordering::Release);
         });
     }
 
@@ -167,11 +200,13 @@ impl Cluster {
     pub(super) async fn learn(&self) -> Result<()> {
         let mut why = None;
         let known: Vec<Address> = self.masters().into_iter().map(|(addr, _)| addr).collect();
-        for addr in known.iter().chain(&self.seeds) {
-            let told = tokio::time::timeout(PATIENCE, self.ask(addr)).await;
-            match told.unwrap_or_else(|_| {
-                Err(Error::new(ErrorKind::Timeout, "no server of the Redis cluster answers"))
-            }) {
+        let addrs: Vec<&Address> = known.iter().chain(&self.seeds).collect();
+        // One that is cut off from the others goes on telling what was.
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        let patience = PATIENCE.max(self.config.dial_timeout / 2);
+        for at in 0..addrs.len() {
+            let told = tokio::time::timeout(patience, self.ask(addrs[(first + at) % addrs.len()])).await;
+            match told.unwrap_or_else(|_| Err(silent())) {
                 Ok(map) => {
                     self.publish(map);
                     return Ok(());
@@ -194,7 +229,7 @@ impl Cluster {
             Some(node) => node.clone(),
             None => self.open_node(addr)?,
         };
-        let lease = match node.pool(super::server::Effect::Read).ready(tokio::time::Instant::now()) {
+        let mut lease = match node.pool(super::server::Effect::Read).ready(tokio::time::Instant::now()) {
             Some(lease) => lease,
             None => node.pool(super::server::Effect::Read).connection().await?,
         };
@@ -203,6 +238,7 @@ impl Cluster {
             .query_async(&mut lease.driver())
             .await
             .map_err(|error| failure::of_request(&error, super::server::Effect::Read))?;
+        lease.replied(tokio::time::Instant::now());
         self.map_of(addr, slots)
     }
 
@@ -255,9 +291,10 @@ impl Cluster {
     }
 
     pub(super) fn resize(&self, max: u32) -> Result<()> {
-        self.masters().iter().try_for_each(|(_, node)| node.resize(max))?;
-        self.max.store(max, Ordering::Relaxed);
-        Ok(())
+        let before = self.max.swap(max, Ordering::Relaxed);
+        let resized = self.map.load().nodes.iter().try_for_each(|(_, node)| node.resize(max));
+        // Only a wrong size fails, and the first node says so.
+        resized.inspect_err(|_| self.max.store(before, Ordering::Relaxed))
     }
 
     pub(super) fn close(&self) {
@@ -267,9 +304,25 @@ impl Cluster {
     }
 }
 
-/// The slot of the key that a command is about: its first argument.
+#[cold]
+fn silent() -> Error {
+    Error::new(ErrorKind::Timeout, "no server of the Redis cluster answers")
+}
+
+/// The end of an attempt to learn, however it comes.
+struct Learning<'c>(&'c Cluster);
+
+impl Drop for Learning<'_> {
+    fn drop(&mut self) {
+        self.0.learning.store(false, Ordering::Release);
+    }
+}
+
+/// The slot of the key that a command is about: its first argument, or what follows a script and the number of its keys.
 pub(super) fn slot(command: &Cmd) -> Result<u16> {
-    match command.args_iter().nth(1) {
+    let mut words = command.args_iter();
+    let is_script = matches!(words.next(), Some(redis::Arg::Simple(b"EVAL")));
+    match words.nth(if is_script { 2 } else { 0 }) {
         Some(redis::Arg::Simple(key)) => Ok(slot_of(key)),
         _ => Err(Error::new(ErrorKind::Internal, "a command without a key was sent to a cluster")),
     }
@@ -301,6 +354,7 @@ mod tests {
     #[test]
     fn a_command_is_where_its_key_is() {
         assert_eq!(slot(cmd("GET").arg("foo")).unwrap(), 12182);
+        assert_eq!(slot(cmd("EVAL").arg("return 1").arg(1).arg("foo").arg("x")).unwrap(), 12182);
         assert!(slot(&cmd("PING")).is_err());
     }
 }

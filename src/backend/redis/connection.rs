@@ -25,12 +25,19 @@ pub(super) struct Connection {
     opened: Instant,
     /// About when a reply last came, or the first of those in flight was sent: in microseconds since it was opened.
     progress: AtomicU64,
+    /// Whether a call was given up after the last reply: it still owes one, although nobody waits.
+    owes: AtomicBool,
 }
 
 /// Progress is not noted more often than this: a note is seen by all threads, which costs more than reading one.
 const GRAIN: Duration = Duration::from_micros(500);
 
 impl Connection {
+    fn new(driver: MultiplexedConnection, dead: Arc<AtomicBool>) -> Self {
+        let (progress, owes) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { driver, dead, opened: Instant::now(), progress, owes }
+    }
+
     pub(super) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Relaxed)
     }
@@ -40,12 +47,20 @@ impl Connection {
         self.dead.store(true, Ordering::Relaxed);
     }
 
-    fn new(driver: MultiplexedConnection, dead: Arc<AtomicBool>) -> Self {
-        Self { driver, dead, opened: Instant::now(), progress: AtomicU64::new(0) }
+    /// How many calls wait on it. Its slot and whoever looks are none.
+    pub(super) fn in_flight(self: &Arc<Self>) -> usize {
+        Arc::strong_count(self).saturating_sub(2)
     }
 
-    /// How long it has brought no reply.
-    fn silence(&self, now: Instant) -> Duration {
+    /// How long it has brought no reply, if it owes one.
+    pub(super) fn silence(self: &Arc<Self>, now: Instant) -> Duration {
+        if self.in_flight() == 0 && !self.owes.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
+        self.since_progress(now)
+    }
+
+    fn since_progress(&self, now: Instant) -> Duration {
         let age = now.saturating_duration_since(self.opened);
         age.saturating_sub(Duration::from_micros(self.progress.load(Ordering::Relaxed)))
     }
@@ -54,59 +69,51 @@ impl Connection {
         let age = now.saturating_duration_since(self.opened).as_micros();
         self.progress.store(u64::try_from(age).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
+
+    /// The use of the connection by one call. Where nothing is owed, a wait begins now.
+    pub(super) fn lease(self: Arc<Self>, now: Instant) -> Lease {
+        if self.silence(now).is_zero() && self.since_progress(now) > GRAIN {
+            self.note_progress(now);
+        }
+        Lease { connection: self, replied: false }
+    }
 }
 
-/// The use of a connection by one call: in its slot it is one more.
-pub(super) struct Lease(Arc<Connection>);
+/// The use of a connection by one call: as long as it lives the call is in flight.
+pub(super) struct Lease {
+    connection: Arc<Connection>,
+    replied: bool,
+}
 
 impl Lease {
     pub(super) fn driver(&self) -> MultiplexedConnection {
-        self.0.driver.clone()
+        self.connection.driver.clone()
     }
 
     pub(super) fn abandon(&self) {
-        self.0.abandon();
+        self.connection.abandon();
     }
 
-    pub(super) fn is_dead(&self) -> bool {
-        self.0.is_dead()
-    }
-
-    /// How many other calls wait on the connection.
-    pub(super) fn others(&self) -> usize {
-        // Its slot and this lease are no others.
-        Arc::strong_count(&self.0).saturating_sub(2)
-    }
-
-    /// Whether others wait on it, and have had no reply for longer than this. If there are none, their wait begins now.
-    pub(super) fn is_stalled(&self, now: Instant, stall: Duration) -> bool {
-        if self.0.silence(now) <= stall {
-            return false;
+    /// A reply came. Says how long there had been none.
+    pub(super) fn replied(&mut self, now: Instant) -> Duration {
+        self.replied = true;
+        // Replies come in order: what was given up before is answered, too.
+        if self.connection.owes.load(Ordering::Relaxed) {
+            self.connection.owes.store(false, Ordering::Relaxed);
         }
-        if self.others() == 0 {
-            self.0.note_progress(now);
-            return false;
+        let silence = self.connection.since_progress(now);
+        if silence > GRAIN {
+            self.connection.note_progress(now);
         }
-        true
-    }
-
-    /// Whether it has brought nothing for so long.
-    pub(super) fn is_silent(&self, patience: Duration) -> bool {
-        self.0.silence(Instant::now()) + GRAIN >= patience
-    }
-
-    /// A reply came.
-    pub(super) fn replied(&self) {
-        let now = Instant::now();
-        if self.0.silence(now) > GRAIN {
-            self.0.note_progress(now);
-        }
+        silence
     }
 }
 
-impl From<Arc<Connection>> for Lease {
-    fn from(connection: Arc<Connection>) -> Self {
-        Self(connection)
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.replied {
+            self.connection.owes.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -122,9 +129,10 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn new(config: &RedisConfig) -> Result<Self> {
+        let tcp = tcp(config);
         Ok(Self {
             login: login(config.username.as_deref(), config.password.as_deref()).set_db(config.db.into()),
-            tcp: tcp(config),
+            tcp,
             tls: config.tls.as_ref().map(tls::Certificates::load).transpose()?,
             driver: AsyncConnectionConfig::new()
                 .set_connection_timeout(None)
@@ -175,23 +183,29 @@ impl Settings {
         client.get_multiplexed_async_connection_with_config(&config).await
     }
 
-    async fn dial(&self, target: &Target) -> Result<Connection> {
-        let addr = match target {
-            Target::Server(addr) => addr.clone(),
-            Target::Master(sentinels) => sentinels.master(self).await?,
-        };
-        let dead = Arc::new(AtomicBool::new(false));
-        let connect = async {
-            let mut driver = self.connect(&addr, None, Some(dead.clone())).await?;
-            if !self.client_name.is_empty() {
-                cmd("CLIENT").arg("SETNAME").arg(&self.client_name).exec_async(&mut driver).await?;
-            }
-            Ok(driver)
-        };
-        let mut driver = connect.await.map_err(|error| failure::of_dial(&error))?;
-        if let Target::Master(_) = target {
-            super::sentinel::check_role(&mut driver).await?;
+    /// Connects to a server of the store. The flag is set when the connection is closed.
+    pub(super) async fn greet(
+        &self,
+        addr: &Address,
+        dead: &Arc<AtomicBool>,
+    ) -> RedisResult<MultiplexedConnection> {
+        let mut driver = self.connect(addr, None, Some(dead.clone())).await?;
+        if !self.client_name.is_empty() {
+            let named = cmd("CLIENT").arg("SETNAME").arg(&self.client_name).exec_async(&mut driver).await;
+            // Not every user may.
+            named.or_else(|error| if error.code().is_some() { Ok(()) } else { Err(error) })?;
         }
+        Ok(driver)
+    }
+
+    async fn dial(&self, target: &Target) -> Result<Connection> {
+        let dead = Arc::new(AtomicBool::new(false));
+        let driver = match target {
+            Target::Server(addr) => {
+                self.greet(addr, &dead).await.map_err(|error| failure::of_dial(&error))?
+            }
+            Target::Master(sentinels) => sentinels.greet_master(self, &dead).await?,
+        };
         Ok(Connection::new(driver, dead))
     }
 
@@ -261,7 +275,11 @@ impl Address {
             None if port.is_empty() => default_port,
             None => return Err(wrong()),
         };
-        if host.is_empty() { Err(wrong()) } else { Ok(Self::Host(host.to_owned(), port)) }
+        if host.is_empty() || host.contains([',', ' ']) {
+            Err(wrong())
+        } else {
+            Ok(Self::Host(host.to_owned(), port))
+        }
     }
 
     /// Several, separated by commas.
@@ -283,7 +301,9 @@ impl std::fmt::Display for Address {
 fn tcp(config: &RedisConfig) -> TcpSettings {
     let settings = TcpSettings::default().set_nodelay(config.tcp_nodelay);
     #[cfg(target_os = "linux")]
-    let settings = settings.set_user_timeout(config.write_timeout);
+    // Milliseconds in an int.
+    let settings =
+        settings.set_user_timeout(config.write_timeout.min(Duration::from_millis(i32::MAX as u64)));
     #[cfg(not(target_os = "linux"))]
     let _ = config;
     let keepalive = redis::io::tcp::socket2::TcpKeepalive::new()
@@ -308,7 +328,7 @@ mod tests {
         for addr in ["host:1", "[::1]:1", "/run/x"] {
             assert_eq!(parse(addr).unwrap().to_string(), addr);
         }
-        for wrong in ["", ":1", "host:", "host:x", "::1", "[::1", "[::1]x"] {
+        for wrong in ["", ":1", "host:", "host:x", "::1", "[::1", "[::1]x", "a,b"] {
             assert_eq!(parse(wrong).unwrap_err().kind(), ErrorKind::InvalidValue, "{wrong}");
         }
         assert_eq!(Address::parse_list("a, b:2", 1).unwrap(), [host("a", 1), host("b", 2)]);

@@ -1,17 +1,17 @@
 //! Credentials: strings of JSON.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use redis::{Cmd, cmd};
+use redis::{Cmd, Value, cmd};
 
 use super::{
-    Redis, batch,
+    Redis, batch, failure,
     layout::Space,
     reply,
     server::{Call, Effect},
 };
 use crate::{
-    BatchFailure, BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
+    BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
     codec::{decode_credential, encode_credential},
     error::Kind,
 };
@@ -26,50 +26,71 @@ impl Redis {
     }
 
     /// One MGET; in a cluster, whose servers take keys of one slot, pipelines of GET.
-    pub(super) async fn get_chunk(&self, call: &Call<'_>, ids: &[Key]) -> Vec<(Key, Result<Credential>)> {
+    pub(super) async fn get_chunk(&self, call: &Call<'_>, ids: &[Key]) -> Vec<Result<Credential>> {
         let replies = if call.takes_many_keys() {
-            let mut mget = cmd("MGET");
-            for id in ids {
-                mget.arg(self.credential(id));
-            }
-            match call.send(Effect::Read, &mget).await.and_then(reply::list) {
-                Ok(replies) => replies.into_iter().map(Ok).collect(),
-                Err(error) => vec![Err(error); ids.len()],
-            }
+            self.get_at_once(call, ids).await
         } else {
             call.send_all(Effect::Read, ids.iter().map(|id| self.get(id)).collect()).await
         };
         ids.iter()
             .zip(replies)
             .map(|(id, reply)| {
+                let reply = reply.map_err(|error| error.with_key(id));
                 let found = reply.and_then(reply::bytes).and_then(|found| found.ok_or_else(missing));
-                (id.clone(), found.and_then(|text| read(id, &text)))
+                found.and_then(|text| read(id, &text))
             })
             .collect()
     }
 
-    /// One MSET; in a cluster pipelines of SET.
-    async fn set_chunk(&self, call: &Call<'_>, items: &[(&Key, Vec<u8>)]) -> Vec<(Key, Result<()>)> {
-        let results = if call.takes_many_keys() {
-            let mut mset = cmd("MSET");
-            for (id, text) in items {
-                mset.arg(self.credential(id)).arg(text);
-            }
-            vec![call.send(Effect::Write, &mset).await; items.len()]
-        } else {
-            call.send_all(Effect::Write, items.iter().map(|(id, text)| self.set(id, text)).collect()).await
+    async fn get_at_once(&self, call: &Call<'_>, ids: &[Key]) -> Vec<Result<Value>> {
+        let mut mget = cmd("MGET");
+        for id in ids {
+            mget.arg(self.credential(id));
+        }
+        let replies = match call.send(Effect::Read, &mget).await.and_then(reply::list) {
+            Ok(replies) if replies.len() == ids.len() => replies,
+            Ok(_) => return vec![Err(failure::unexpected_reply(Effect::Read)); ids.len()],
+            Err(error) => return vec![Err(error); ids.len()],
         };
-        items
-            .iter()
-            .zip(results)
-            .map(|((id, _), reply)| ((*id).clone(), reply.and_then(reply::done)))
+        // MGET says of what is no string that there is nothing.
+        let nothing = ids.iter().zip(&replies).filter(|(_, reply)| **reply == Value::Nil);
+        let gets = nothing.map(|(id, _)| self.get(id)).collect();
+        let mut looked = call.send_all(Effect::Read, gets).await.into_iter();
+        replies
+            .into_iter()
+            .map(|reply| match reply {
+                Value::Nil => looked.next().unwrap_or(Ok(Value::Nil)),
+                found => Ok(found),
+            })
             .collect()
     }
 
+    /// One MSET, in a cluster pipelines of SET; more than one only for wide values.
+    async fn set_chunk(&self, call: &Call<'_>, items: &[(&Key, &Credential)]) -> Vec<Result<()>> {
+        let mut results = Vec::with_capacity(items.len());
+        while results.len() < items.len() {
+            let rest = &items[results.len()..];
+            if call.takes_many_keys() {
+                let mut mset = cmd("MSET");
+                let taken = encode_some(rest, |id, text| {
+                    mset.arg(self.credential(id)).arg(text);
+                });
+                let result = call.send(Effect::Write, &mset).await.and_then(reply::done);
+                results.resize(results.len() + taken, result);
+            } else {
+                let mut sets = Vec::with_capacity(rest.len());
+                encode_some(rest, |id, text| sets.push(self.set(id, text)));
+                let replies = call.send_all(Effect::Write, sets).await;
+                results.extend(replies.into_iter().map(|reply| reply.and_then(reply::done)));
+            }
+        }
+        results
+    }
+
     /// One pipeline: a single UNLINK of all would only tell how many were there, not which.
-    async fn delete_chunk(&self, call: &Call<'_>, ids: &[&Key]) -> Vec<(Key, Result<()>)> {
+    async fn delete_chunk(&self, call: &Call<'_>, ids: &[&Key]) -> Vec<Result<()>> {
         let replies = call.send_all(Effect::Write, ids.iter().map(|id| self.unlink(id)).collect()).await;
-        ids.iter().zip(replies).map(|(id, reply)| ((*id).clone(), reply.and_then(deleted))).collect()
+        replies.into_iter().map(|reply| reply.and_then(deleted)).collect()
     }
 
     fn get(&self, id: &Key) -> Cmd {
@@ -95,7 +116,21 @@ fn read(id: &Key, text: &[u8]) -> Result<Credential> {
     decode_credential(text).map_err(|error| error.with_key(id))
 }
 
-fn deleted(reply: redis::Value) -> Result<()> {
+/// Encodes one item after the other, as long as a chunk has room. Says how many: at least one.
+fn encode_some(items: &[(&Key, &Credential)], mut put: impl FnMut(&Key, &[u8])) -> usize {
+    let mut bytes = 0;
+    for (at, (id, credential)) in items.iter().enumerate() {
+        let text = encode_credential(credential);
+        bytes += text.len();
+        if at > 0 && bytes > batch::CHUNK_BYTES {
+            return at;
+        }
+        put(id, &text);
+    }
+    items.len()
+}
+
+fn deleted(reply: Value) -> Result<()> {
     if reply::number(reply)? == 0 { Err(missing()) } else { Ok(()) }
 }
 
@@ -123,28 +158,31 @@ impl CredentialStore for Redis {
         let call = self.call()?;
         let unique: Vec<Key> = ids.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect();
         let results = batch::run(&unique, |_| 0, |chunk| self.get_chunk(&call, chunk)).await;
+        let mut failures = HashMap::new();
         let mut found = Found::default();
-        for (index, id) in ids.iter().enumerate() {
-            if let Err(error) = &results[id] {
-                found.failures.push(BatchFailure { index, key: id.clone(), error: error.clone() });
+        for (id, result) in unique.iter().zip(results) {
+            match result {
+                Ok(credential) => drop(found.credentials.insert(id.clone(), credential)),
+                Err(error) => drop(failures.insert(id, error)),
             }
         }
-        found.credentials = results.into_iter().filter_map(|(id, result)| Some((id, result.ok()?))).collect();
+        found.failures = batch::report(ids.iter(), &failures).failures;
         Ok(found)
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
         let call = self.call()?;
-        let last: BTreeMap<&Key, &Credential> = credentials.iter().map(|(id, item)| (id, item)).collect();
-        let items: Vec<_> = last.into_iter().map(|(id, item)| (id, encode_credential(item))).collect();
-        let results = batch::run(&items, |(_, text)| text.len(), |chunk| self.set_chunk(&call, chunk)).await;
-        Ok(batch::report(credentials.iter().map(|(id, _)| id), &results))
+        let last: HashMap<&Key, &Credential> = credentials.iter().map(|(id, item)| (id, item)).collect();
+        let items: Vec<_> = last.into_iter().collect();
+        let results = batch::run(&items, |_| 0, |chunk| self.set_chunk(&call, chunk)).await;
+        let failures = batch::failures(items.iter().map(|(id, _)| *id), results);
+        Ok(batch::report(credentials.iter().map(|(id, _)| id), &failures))
     }
 
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
         let call = self.call()?;
-        let unique: Vec<&Key> = ids.iter().collect::<BTreeSet<_>>().into_iter().collect();
+        let unique: Vec<&Key> = ids.iter().collect::<HashSet<_>>().into_iter().collect();
         let results = batch::run(&unique, |_| 0, |chunk| self.delete_chunk(&call, chunk)).await;
-        Ok(batch::report(ids.iter(), &results))
+        Ok(batch::report(ids.iter(), &batch::failures(unique.iter().copied(), results)))
     }
 }

@@ -4,7 +4,7 @@ use std::future;
 
 use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use redis::{Cmd, Value, cmd};
+use redis::{Arg, Cmd, Value, cmd};
 
 use super::{Redis, batch, config, layout, layout::Space, reply, server::Effect};
 use crate::{
@@ -47,9 +47,9 @@ impl Redis {
         let mut records = Vec::with_capacity(keys.len());
         match part {
             Part::Credentials => {
-                for (id, found) in self.get_chunk(&call, keys).await {
+                for (id, found) in keys.iter().zip(self.get_chunk(&call, keys).await) {
                     match found {
-                        Ok(credential) => records.push(Record::Credential { id, credential }),
+                        Ok(credential) => records.push(Record::Credential { id: id.clone(), credential }),
                         Err(error) if error.kind() == ErrorKind::NotFound => {}
                         Err(error) => return Err(error),
                     }
@@ -70,7 +70,7 @@ impl Redis {
                 }
             }
             Part::Usage => {
-                for (key, record) in self.usage_chunk(&call, keys).await {
+                for (key, record) in keys.iter().zip(self.usage_chunk(&call, keys).await) {
                     for (field, count) in record?.unwrap_or_default() {
                         records.push(Record::Usage { key: key.clone(), field, count });
                     }
@@ -131,7 +131,7 @@ impl Exportable for Redis {
         let call = self.call()?;
         let commands: Vec<Cmd> = records.iter().map(|record| self.put(record)).collect();
         let mut report = BatchReport::default();
-        for range in batch::chunks(&commands, |command| command.get_packed_command().len()) {
+        for range in batch::chunks(&commands, |command| command.args_iter().map(length).sum()) {
             let replies = call.send_all(Effect::Write, commands[range.clone()].to_vec()).await;
             let results = replies.into_iter().map(|reply| reply.and_then(stored));
             for (index, result) in range.zip(results) {
@@ -140,6 +140,10 @@ impl Exportable for Redis {
         }
         Ok(report)
     }
+}
+
+fn length(word: Arg<&[u8]>) -> usize {
+    if let Arg::Simple(word) = word { word.len() } else { 0 }
 }
 
 /// SET says OK, HSET how many fields are new.

@@ -39,8 +39,8 @@ impl Layout {
         [&self.prefix, "config"].concat()
     }
 
-    /// What SCAN must match to see every record of a kind. In the prefix nothing is a wildcard.
-    pub(super) fn pattern(&self, space: Space) -> String {
+    /// What SCAN must match to see every record of a kind, or of all. In the prefix nothing is a wildcard.
+    pub(super) fn pattern(&self, space: Option<Space>) -> String {
         let mut pattern = String::with_capacity(self.prefix.len() + 8);
         for character in self.prefix.chars() {
             if matches!(character, '*' | '?' | '[' | ']' | '^' | '-' | '\\') {
@@ -48,9 +48,17 @@ impl Layout {
             }
             pattern.push(character);
         }
-        pattern.push_str(space.word());
+        pattern.push_str(space.map_or("", Space::word));
         pattern.push('*');
         pattern
+    }
+
+    /// Which kind a Redis key is of.
+    pub(super) fn space(&self, name: &[u8]) -> Option<Space> {
+        let rest = name.strip_prefix(self.prefix.as_bytes())?;
+        [Space::Credential, Space::Usage, Space::Cache]
+            .into_iter()
+            .find(|space| rest.starts_with(space.word().as_bytes()))
     }
 
     /// The record's key, from its Redis key.
@@ -89,7 +97,7 @@ mod tests {
 
     #[test]
     fn nothing_in_a_prefix_is_a_wildcard() {
-        let pattern = |prefix| Layout::new(prefix).pattern(Space::Credential);
+        let pattern = |prefix| Layout::new(prefix).pattern(Some(Space::Credential));
         assert_eq!(pattern("app[1]:"), r"app\[1\]:cred:*");
         assert_eq!(pattern("?y^-\\*"), r"\?y\^\-\\\*cred:*");
     }

@@ -30,16 +30,16 @@ use server::{Effect, Server};
 
 use crate::{Backend, Open, PoolStats, Pooled, Result, StorageStats};
 
-/// A store on a Redis server, version 6 or later: for many processes at once, and the one that caches.
+/// A store on Redis, version 6 or later: for many processes at once, and the one that caches.
 ///
-/// Open it with `redis://user:password@host:port/db?prefix=...`, `redis+unix:///path/of/socket`, or a [`RedisConfig`]. It can
-/// do everything but transactions.
+/// Open it with `redis://user:password@host:port/db`, or another URL or field of [`RedisConfig`]: one server, a cluster or
+/// sentinels, over TCP, TLS or a Unix socket. It can do everything but transactions.
 ///
 /// # How it works
 ///
-/// An operation is one command, one pipeline or, for a batch, one pipeline a chunk. All calls share a few multiplexed
-/// connections, which a bb8 pool opens, replaces and counts; no call holds one. A dead connection is noticed when it
-/// dies, not by a PING before each use.
+/// An operation is one command, one pipeline or, for a batch, one MGET, MSET or pipeline a chunk. All calls share a few
+/// multiplexed connections; no call owns one. A dead connection is noticed when it dies, not by a PING before each use.
+/// A read whose connection is lost is sent once more; a write never is.
 ///
 /// # Where things are
 ///
@@ -58,10 +58,12 @@ use crate::{Backend, Open, PoolStats, Pooled, Result, StorageStats};
 ///
 /// - `Ok` means what the server promises: with its default settings a crash can lose a second or more of writes, and a
 ///   server with `allkeys-*` eviction may drop credentials. [`stats`](Backend::stats) lists such dangers as `warnings`.
-/// - A batch is applied chunk by chunk; a chunk of stored credentials is all or nothing.
+/// - A batch is applied in chunks of 1000; a chunk of stored credentials is all or nothing, but in a cluster.
 /// - An export is not a snapshot: what changes meanwhile may be seen or not.
 /// - A call that gets no connection is [`NotApplied`](crate::Outcome::NotApplied); a write that was sent and has no
 ///   answer is [`Unknown`](crate::Outcome::Unknown).
+/// - With `wait_replicas`, a write that too few replicas have is an error although it is done: see [`RedisConfig`].
+/// - In a cluster, keys that are moved while they are listed may be missing from the list.
 /// - Of two stores on one database neither's prefix may be the other's followed by one of the words above.
 #[derive(Clone)]
 pub struct Redis {

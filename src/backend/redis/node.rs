@@ -1,6 +1,6 @@
 //! One server of the store.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use redis::{Cmd, Pipeline, Value, cmd};
 
@@ -8,10 +8,10 @@ use super::{
     RedisConfig,
     connection::{Settings, Target},
     failure,
-    pool::{Pool, STALL},
+    pool::Pool,
     server::Effect,
 };
-use crate::{PoolStats, Result};
+use crate::{Error, Outcome, PoolStats, Result};
 
 /// One server: the connections to it.
 pub(super) struct Node {
@@ -29,10 +29,10 @@ impl Node {
         config: &RedisConfig,
         max: u32,
     ) -> Result<Self> {
-        let pool = |stall| Pool::new(settings.clone(), target(), (config.min_idle, max), stall);
+        let pool = |alone| Pool::new(settings.clone(), target(), config, max, alone);
         // Nobody queues behind a WAIT as long as there is another connection.
-        let waiting = (config.wait_replicas > 0).then(|| pool(Duration::ZERO)).transpose()?;
-        Ok(Self { pool: pool(STALL)?, waiting })
+        let waiting = (config.wait_replicas > 0).then(|| pool(true)).transpose()?;
+        Ok(Self { pool: pool(false)?, waiting })
     }
 
     /// The connections for requests of this effect.
@@ -97,12 +97,16 @@ impl Wait {
         (config.wait_replicas > 0).then_some(Self { replicas: config.wait_replicas, millis })
     }
 
-    pub(super) fn timeout(self) -> Duration {
-        Duration::from_millis(self.millis)
-    }
-
-    fn is_confirmed(self, reply: Option<&Value>) -> bool {
-        matches!(reply, Some(Value::Int(replicas)) if *replicas >= self.replicas.into())
+    /// Why a write is not confirmed, from the reply to WAIT. It is done all the same.
+    fn problem(self, reply: Option<&Value>) -> Option<Error> {
+        match reply {
+            Some(Value::Int(replicas)) if *replicas >= self.replicas.into() => None,
+            Some(Value::ServerError(error)) => {
+                let error = failure::of_code(error.code(), error.details().unwrap_or_default());
+                Some(error.with_outcome(Outcome::Unknown))
+            }
+            _ => Some(failure::unconfirmed()),
+        }
     }
 }
 
@@ -125,19 +129,15 @@ impl Envelope {
 
     /// The reply to each command. What the server refused is a value; what too few replicas have is an error.
     pub(super) fn open(&self, mut replies: Vec<Value>) -> Vec<Result<Value>> {
-        let unconfirmed = match self.wait {
-            Some(wait) => !wait.is_confirmed(replies.pop().as_ref()),
-            None => false,
-        };
+        let unconfirmed = self.wait.and_then(|wait| wait.problem(replies.pop().as_ref()));
         let step = if self.asking { 2 } else { 1 };
         replies
             .into_iter()
             .skip(step - 1)
             .step_by(step)
-            .map(|reply| match reply {
-                Value::ServerError(_) => Ok(reply),
-                _ if unconfirmed => Err(failure::unconfirmed()),
-                _ => Ok(reply),
+            .map(|reply| match (&reply, &unconfirmed) {
+                (Value::ServerError(_), _) | (_, None) => Ok(reply),
+                (_, Some(problem)) => Err(problem.clone()),
             })
             .collect()
     }

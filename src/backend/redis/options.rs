@@ -45,7 +45,10 @@ pub struct RedisConfig {
     pub topology: RedisTopology,
     /// TLS, if it is used.
     pub tls: Option<RedisTls>,
-    /// The ACL user. None is the server's default user.
+    /// The ACL user, who has a password. None is the server's default user.
+    ///
+    /// The user may do `+@read +@write +@connection +@scripting` on the prefix's keys and, for [`stats`](crate::Backend::stats),
+    /// `+info +config|get`; with `wait_replicas` also `+wait`, at sentinels `+role`, in a cluster `+cluster|slots`.
     pub username: Option<String>,
     /// Its password. `Debug` does not print it.
     pub password: Option<String>,
@@ -58,7 +61,8 @@ pub struct RedisConfig {
     /// How long a connection may take to open, with its login. Default: 5 s.
     #[serde(with = "readable")]
     pub dial_timeout: Duration,
-    /// How long a request that was sent waits for its reply. After it the connection is replaced. Default: 3 s.
+    /// How long a request that was sent waits for its whole reply, however wide. A connection that brings nothing for so long
+    /// is replaced. Default: 3 s.
     #[serde(with = "readable")]
     pub read_timeout: Duration,
     /// How long the network may leave what was sent unacknowledged before the connection is given up. Only Linux can tell
@@ -196,6 +200,36 @@ impl RedisConfig {
     /// The defaults, for the server at this address.
     pub fn new(addr: impl Into<String>) -> Self {
         Self { addr: addr.into(), ..Self::default() }
+    }
+}
+
+impl RedisConfig {
+    /// How long a connection may owe a reply.
+    pub(super) fn patience(&self) -> Duration {
+        let wait = if self.wait_replicas > 0 { self.wait_timeout } else { Duration::ZERO };
+        self.read_timeout.saturating_add(wait)
+    }
+
+    /// Refuses what can't be meant.
+    pub(super) fn check(&self) -> Result<()> {
+        let refuse = |wrong: bool, why: &'static str| if wrong { Err(invalid(why)) } else { Ok(()) };
+        let timeouts = [self.dial_timeout, self.read_timeout, self.write_timeout, self.deadline];
+        let sentinel_user = match &self.topology {
+            RedisTopology::Sentinel(of) => of.username.is_some() && of.password.is_none(),
+            _ => false,
+        };
+        // The driver would log in as the default user.
+        let user = self.username.is_some() && self.password.is_none();
+        let is_socket = self.addr.starts_with('/');
+        let spaced = |text: &str| text.contains(|letter: char| !letter.is_ascii_graphic());
+        refuse(timeouts.iter().any(Duration::is_zero), "a timeout of a Redis store is more than zero")?;
+        refuse(user || sentinel_user, "a Redis user has a password")?;
+        refuse(is_socket && self.tls.is_some(), "TLS is not spoken over a Unix socket")?;
+        refuse(
+            spaced(&self.client_name),
+            "the `client_name` of a Redis store has no spaces or special characters",
+        )?;
+        refuse(self.topology == RedisTopology::Cluster && self.db != 0, "a Redis cluster has only database 0")
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -11,24 +11,32 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::{
     FutureExt,
-    future::{BoxFuture, Shared},
+    future::{BoxFuture, Shared, select_ok},
 };
-
 use tokio::time::Instant;
 
-use super::connection::{Connection, Lease, Settings, Target};
+use super::{
+    RedisConfig,
+    connection::{Connection, Lease, Settings, Target},
+};
 use crate::{Error, ErrorKind, PoolStats, Result};
 
 /// A few connections that all calls share: each takes the first that keeps up.
 ///
 /// Requests that go out together cost the least, so that more connections are no faster. They are for when one is in the
-/// way of the others: a call passes over a connection that waits for a wide value, and if none keeps up one more is
-/// opened. A dead one is opened again by the next call that comes by; the call waits for it only if there is no other.
+/// way of the others: when a reply was a long time coming (behind a wide value), calls are spread for a while, each to the
+/// connection on which the fewest wait, and more are opened. A dead one is opened again by the next call that comes by;
+/// the call waits for it only if there is no other.
 pub(super) struct Pool {
     settings: Arc<Settings>,
     target: Arc<Target>,
-    /// How long a connection may owe replies before calls pass it over. Zero: one call a connection, while there are some.
-    stall: Duration,
+    /// A connection that owes a reply for longer than this is given up.
+    patience: Duration,
+    /// One call a connection, while there are some.
+    alone: bool,
+    made: Instant,
+    /// In milliseconds since it was made.
+    spread_until: AtomicU64,
     slots: ArcSwap<Vec<Arc<Slot>>>,
     /// How many of the slots are in use.
     width: AtomicUsize,
@@ -37,25 +45,37 @@ pub(super) struct Pool {
 }
 
 /// A connection that owes replies and has brought none for so long does not keep up: a wide value is in the way.
-pub(super) const STALL: Duration = Duration::from_millis(2);
+pub(super) const STALL: Duration = Duration::from_millis(10);
+
+/// How long calls are spread over all connections after that was seen.
+const SPREAD_MILLIS: u64 = 1000;
 
 #[derive(Default)]
 struct Slot {
     open: ArcSwapOption<Connection>,
-    dialing: Mutex<Option<Dialing>>,
+    dial: Mutex<Dial>,
+}
+
+#[derive(Default)]
+struct Dial {
+    under_way: Option<Dialing>,
+    failed: Option<Instant>,
 }
 
 /// One attempt to connect, for everyone who waits for it. It goes on when nobody does.
 type Dialing = Shared<BoxFuture<'static, Result<()>>>;
 
+/// How long after a failure nobody connects but a call that needs it.
+const PAUSE: Duration = Duration::from_millis(100);
+
 impl Slot {
     /// Its connection, if that lives.
-    fn lease(&self) -> Option<Lease> {
-        self.open.load_full().map(Lease::from).filter(|lease| !lease.is_dead())
+    fn living(&self) -> Option<Arc<Connection>> {
+        self.open.load_full().filter(|connection| !connection.is_dead())
     }
 
-    fn dialing(&self) -> MutexGuard<'_, Option<Dialing>> {
-        self.dialing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn dial(&self) -> MutexGuard<'_, Dial> {
+        self.dial.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -63,15 +83,19 @@ impl Pool {
     pub(super) fn new(
         settings: Arc<Settings>,
         target: Target,
-        (min, max): (u32, u32),
-        stall: Duration,
+        config: &RedisConfig,
+        max: u32,
+        alone: bool,
     ) -> Result<Self> {
         let slots = slots(&[], max)?;
         Ok(Self {
             settings,
             target: Arc::new(target),
-            stall,
-            width: AtomicUsize::new((min as usize).clamp(1, slots.len())),
+            patience: config.patience(),
+            alone,
+            made: Instant::now(),
+            spread_until: AtomicU64::new(0),
+            width: AtomicUsize::new((config.min_idle as usize).clamp(1, slots.len())),
             slots: ArcSwap::from_pointee(slots),
             turn: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -82,31 +106,50 @@ impl Pool {
     pub(super) fn ready(&self, now: Instant) -> Option<Lease> {
         let slots = self.slots.load();
         let width = self.width.load(Ordering::Relaxed).min(slots.len());
-        let mut calmest: Option<Lease> = None;
+        let spread = self.spreads(now);
+        let mut calmest: Option<Arc<Connection>> = None;
         for slot in &slots[..width] {
-            let Some(lease) = slot.lease() else {
-                drop(self.dial(slot));
+            let Some(connection) = slot.living() else {
+                self.dial_meanwhile(slot, now);
                 continue;
             };
-            if !lease.is_stalled(now, self.stall) {
-                return Some(lease);
+            let silence = connection.silence(now);
+            if silence > self.patience {
+                connection.abandon();
+                self.dial_meanwhile(slot, now);
+                continue;
             }
-            if calmest.as_ref().is_none_or(|calmest| lease.others() < calmest.others()) {
-                calmest = Some(lease);
+            let in_flight = connection.in_flight();
+            if in_flight == 0 && silence < STALL || !spread && silence < STALL {
+                return Some(connection.lease(now));
+            }
+            if calmest.as_ref().is_none_or(|calmest| in_flight < calmest.in_flight()) {
+                calmest = Some(connection);
             }
         }
-        if width < slots.len() && (self.is_patient() || calmest.is_some()) {
+        if width < slots.len() && (self.alone || calmest.is_some()) {
             self.widen(width);
-            if self.is_patient() {
+            if self.alone {
                 return None;
             }
         }
-        calmest
+        calmest.map(|connection| connection.lease(now))
     }
 
-    /// Whether a call rather waits for one more connection than queues on one that is in use.
-    fn is_patient(&self) -> bool {
-        self.stall.is_zero()
+    fn age(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.made).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether calls keep out of each other's way rather than go out together.
+    fn spreads(&self, now: Instant) -> bool {
+        let since = self.age(now);
+        self.alone || since < self.spread_until.load(Ordering::Relaxed)
+    }
+
+    /// A reply was a long time coming: something may be in the way of others on its connection.
+    #[cold]
+    pub(super) fn note_stall(&self, now: Instant) {
+        self.spread_until.store(self.age(now) + SPREAD_MILLIS, Ordering::Relaxed);
     }
 
     #[cold]
@@ -114,50 +157,69 @@ impl Pool {
         let _ = self.width.compare_exchange(width, width + 1, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// A connection; waits until one is open, or can't be opened.
+    /// A connection; waits until one is open, or none can be opened.
     pub(super) async fn connection(&self) -> Result<Lease> {
-        let slot = {
-            let slots = self.slots.load();
-            let width = self.width.load(Ordering::Relaxed).min(slots.len());
-            let turn = if self.is_patient() { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
-            turn.checked_rem(width).map(|at| slots[at].clone()).ok_or_else(Error::closed)?
-        };
         let _waiting = Waiting::begin(&self.waiting);
         loop {
-            self.dial(&slot).await?;
-            if let Some(lease) = slot.lease() {
-                return Ok(lease);
+            let slots = self.wanted();
+            if slots.is_empty() {
+                return Err(Error::closed());
+            }
+            select_ok(slots.iter().map(|slot| self.dial(slot))).await?;
+            if let Some(connection) = slots.iter().find_map(|slot| slot.living()) {
+                return Ok(connection.lease(Instant::now()));
             }
         }
     }
 
+    /// The slots to wait for: any, or for a call that wants to be alone one that nobody has.
+    fn wanted(&self) -> Vec<Arc<Slot>> {
+        let slots = self.slots.load();
+        let width = self.width.load(Ordering::Relaxed).min(slots.len());
+        let slots = &slots[..width];
+        if !self.alone {
+            return slots.to_vec();
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let unused = slots.iter().find(|slot| slot.living().is_none() && slot.dial().under_way.is_none());
+        unused.or_else(|| slots.get(turn % width.max(1))).cloned().into_iter().collect()
+    }
+
     fn dial(&self, slot: &Arc<Slot>) -> Dialing {
-        let mut dialing = slot.dialing();
-        if let Some(under_way) = dialing.as_ref().filter(|dialing| dialing.peek().is_none()) {
+        let mut dial = slot.dial();
+        if let Some(under_way) = &dial.under_way {
             return under_way.clone();
         }
-        if slot.lease().is_some() {
+        if slot.living().is_some() {
             return std::future::ready(Ok(())).boxed().shared();
         }
-        let (settings, target, open) = (self.settings.clone(), self.target.clone(), slot.clone());
+        let (settings, target, slot) = (self.settings.clone(), self.target.clone(), slot.clone());
         let attempt = tokio::spawn(async move {
-            let connection = settings.open(&target).await?;
-            open.open.store(Some(Arc::new(connection)));
+            let _ended = Ended(&slot);
+            let opened = settings.open(&target).await;
+            slot.dial().failed = opened.is_err().then(Instant::now);
+            slot.open.store(Some(Arc::new(opened?)));
             Ok(())
         });
         let ended = |ended: Result<_, _>| ended.unwrap_or_else(|_| Err(interrupted()));
         let attempt = attempt.map(ended).boxed().shared();
-        *dialing = Some(attempt.clone());
+        dial.under_way = Some(attempt.clone());
         attempt
+    }
+
+    /// Opens a connection that nobody waits for.
+    fn dial_meanwhile(&self, slot: &Arc<Slot>, now: Instant) {
+        let failed = slot.dial().failed;
+        if failed.is_none_or(|failed| now.saturating_duration_since(failed) > PAUSE) {
+            drop(self.dial(slot));
+        }
     }
 
     /// Opens the least number of connections.
     pub(super) fn warm(&self) {
         let slots = self.slots.load();
         for slot in slots.iter().take(self.width.load(Ordering::Relaxed)) {
-            if slot.lease().is_none() {
-                drop(self.dial(slot));
-            }
+            drop(self.dial(slot));
         }
     }
 
@@ -174,8 +236,8 @@ impl Pool {
 
     pub(super) fn stats(&self) -> PoolStats {
         let slots = self.slots.load();
-        let living: Vec<_> = slots.iter().filter_map(|slot| slot.lease()).collect();
-        let idle = living.iter().filter(|connection| connection.others() == 0).count();
+        let living: Vec<_> = slots.iter().filter_map(|slot| slot.living()).collect();
+        let idle = living.iter().filter(|connection| connection.in_flight() == 0).count();
         PoolStats {
             max: count(slots.len()),
             open: count(living.len()),
@@ -204,6 +266,15 @@ const MAX_CONNECTIONS: u32 = 1024;
 #[cold]
 fn interrupted() -> Error {
     Error::new(ErrorKind::Unavailable, "the runtime shut down while a connection was opened")
+}
+
+/// The end of an attempt, however it comes.
+struct Ended<'s>(&'s Slot);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.dial().under_way = None;
+    }
 }
 
 /// Counts a call that waits for a connection, however its wait ends.

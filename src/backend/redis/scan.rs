@@ -1,44 +1,82 @@
-//! Finding the records of a kind among everything that the server holds.
+//! Finding the records of a kind among everything that the servers hold.
 
 use std::collections::BTreeSet;
 
-use redis::{Value, cmd};
+use redis::{Cmd, Value, cmd};
 
 use super::{
-    Redis, failure,
+    Redis,
+    connection::Lease,
+    failure,
     layout::Space,
+    node::Node,
     reply,
     server::{Call, Effect},
 };
-use crate::{Key, Result};
+use crate::{ErrorKind, Key, Result};
 
 /// How many keys the server looks at in one step: it serves nobody else meanwhile.
 const STEP: u32 = 1000;
 
+/// A server that is lost more often than this while it is listed is an error.
+const RESTARTS: usize = 5;
+
 impl Redis {
-    /// The keys of all records of a kind, sorted. A server may name one twice.
+    /// The keys of all records of a kind, sorted.
     pub(super) async fn scan(&self, call: &Call<'_>, space: Space) -> Result<Vec<Key>> {
-        let pattern = self.layout.pattern(space);
         let mut keys = BTreeSet::new();
+        self.names(call, &self.layout.pattern(Some(space)), |name| {
+            keys.insert(self.layout.key(space, name)?);
+            Ok(())
+        })
+        .await?;
+        Ok(keys.into_iter().collect())
+    }
+
+    /// Every name that matches, some of them more than once.
+    pub(super) async fn names(
+        &self,
+        call: &Call<'_>,
+        pattern: &str,
+        mut see: impl FnMut(&[u8]) -> Result<()> + Send,
+    ) -> Result<()> {
         for (_, node) in self.server.nodes() {
-            let mut cursor = b"0".to_vec();
+            let mut restarts = 0;
+            let (mut cursor, mut lease) = (b"0".to_vec(), None);
             loop {
                 let mut scan = cmd("SCAN");
-                scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(STEP);
-                let step: [Value; 2] = reply::list(call.send_to(&node, Effect::Read, &scan).await?)?
-                    .try_into()
-                    .map_err(|_| failure::unexpected_reply(Effect::Read))?;
-                let [next, names] = step;
-                for name in reply::list(names)? {
-                    let name = reply::bytes(name)?.unwrap_or_default();
-                    keys.insert(self.layout.key(space, &name)?);
-                }
-                cursor = reply::bytes(next)?.unwrap_or_default();
-                if cursor == b"0" {
-                    break;
+                scan.arg(&cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(STEP);
+                match step(call, &node, lease.take(), &scan).await {
+                    Ok((next, names, same)) => {
+                        names.iter().try_for_each(|name| see(name))?;
+                        if next == b"0" {
+                            break;
+                        }
+                        (cursor, lease) = (next, Some(same));
+                    }
+                    // A cursor means something only to the process that gave it; now it may be another.
+                    Err(error) if error.kind() == ErrorKind::Unavailable && restarts < RESTARTS => {
+                        restarts += 1;
+                        cursor = b"0".to_vec();
+                    }
+                    Err(error) => return Err(error),
                 }
             }
         }
-        Ok(keys.into_iter().collect())
+        Ok(())
     }
+}
+
+/// One step, on the connection of the step before: the next cursor, and names.
+async fn step(
+    call: &Call<'_>,
+    node: &Node,
+    lease: Option<Lease>,
+    scan: &Cmd,
+) -> Result<(Vec<u8>, Vec<Vec<u8>>, Lease)> {
+    let (reply, lease) = call.send_next(node, lease, scan).await?;
+    let wrong = || failure::unexpected_reply(Effect::Read);
+    let [next, names]: [Value; 2] = reply::list(reply)?.try_into().map_err(|_| wrong())?;
+    let names = reply::list(names)?.into_iter().map(|name| reply::bytes(name)?.ok_or_else(wrong));
+    Ok((reply::bytes(next)?.ok_or_else(wrong)?, names.collect::<Result<_>>()?, lease))
 }

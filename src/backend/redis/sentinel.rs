@@ -3,6 +3,8 @@
 //! As the [client guidelines](https://redis.io/docs/latest/develop/reference/sentinel-clients/) say: ask the sentinels
 //! in turn, connect to the master that the first of them names, and see that it is one.
 
+use std::sync::{Arc, atomic::AtomicBool};
+
 use redis::{RedisConnectionInfo, Value, aio::MultiplexedConnection, cmd};
 
 use super::{
@@ -25,20 +27,39 @@ impl Sentinels {
         Self { addrs, master: config.master.clone(), login }
     }
 
-    /// Where the master is now. A sentinel that does not answer in its part of the dial timeout is passed over.
-    pub(super) async fn master(&self, settings: &Settings) -> Result<Address> {
-        let parts = u32::try_from(self.addrs.len() + 1).unwrap_or(u32::MAX);
+    /// Connects to the master. A sentinel that does not answer in its part of the dial timeout is passed over, and so is
+    /// one that names a server which is no master: it may be cut off from the others.
+    pub(super) async fn greet_master(
+        &self,
+        settings: &Settings,
+        dead: &Arc<AtomicBool>,
+    ) -> Result<MultiplexedConnection> {
+        let parts = u32::try_from(self.addrs.len()).unwrap_or(u32::MAX).max(1);
         let patience = settings.dial_timeout() / parts;
-        let mut why = None;
-        for addr in &self.addrs {
-            match tokio::time::timeout(patience, self.ask(settings, addr)).await {
-                Ok(Ok(Some(master))) => return Ok(master),
-                Ok(Ok(None)) => why = Some(unknown_master()),
-                Ok(Err(error)) => why = Some(why.unwrap_or(error)),
-                Err(_) => {}
+        let (mut why, mut tried) = (None, Vec::new());
+        for sentinel in &self.addrs {
+            let attempt = async {
+                let addr = self.ask(settings, sentinel).await?.ok_or_else(unknown_master)?;
+                if tried.contains(&addr) {
+                    return Ok(None);
+                }
+                tried.push(addr.clone());
+                let mut driver =
+                    settings.greet(&addr, dead).await.map_err(|error| failure::of_dial(&error))?;
+                check_role(&mut driver).await?;
+                Ok(Some(driver))
+            };
+            match tokio::time::timeout(patience, attempt).await {
+                Ok(Ok(Some(driver))) => return Ok(driver),
+                Ok(Ok(None)) | Err(_) => {}
+                // What is said of the master counts more than that a sentinel is not there.
+                Ok(Err(error)) if tried.is_empty() => why = Some(why.unwrap_or(error)),
+                Ok(Err(error)) => why = Some(error),
             }
         }
-        Err(why.unwrap_or_else(|| Error::new(ErrorKind::Timeout, "no Redis sentinel answered in time")))
+        Err(why.unwrap_or_else(|| {
+            Error::new(ErrorKind::Timeout, "neither the Redis sentinels nor the master answered in time")
+        }))
     }
 
     async fn ask(&self, settings: &Settings, addr: &Address) -> Result<Option<Address>> {
@@ -57,7 +78,7 @@ impl Sentinels {
 }
 
 /// What a sentinel calls the master may have become a replica.
-pub(super) async fn check_role(driver: &mut MultiplexedConnection) -> Result<()> {
+async fn check_role(driver: &mut MultiplexedConnection) -> Result<()> {
     let role: Value = cmd("ROLE").query_async(driver).await.map_err(|error| failure::of_dial(&error))?;
     match role {
         Value::Array(parts) if matches!(parts.first(), Some(Value::BulkString(role)) if role == b"master") => {

@@ -11,11 +11,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Redis, RedisConfig, RedisTopology,
-    cluster::{self, Cluster, REDIRECTS},
+    cluster::{self, Cluster, REDIRECTS, Redirect, Reply},
     connection::{Address, Lease, Settings, Target},
     failure,
     gate::{Entry, Gate},
     node::{self, Envelope, Node, Wait},
+    pool::STALL,
     reply,
     sentinel::Sentinels,
 };
@@ -24,7 +25,7 @@ use crate::{Error, ErrorKind, Outcome, PoolStats, Result};
 pub(super) struct Server {
     servers: Servers,
     settings: Arc<Settings>,
-    read_timeout: Duration,
+    patience: Duration,
     wait: Option<Wait>,
     /// The calls under way, which closing waits for.
     calls: Gate,
@@ -60,6 +61,7 @@ impl Effect {
 
 impl Server {
     pub(super) fn new(config: &RedisConfig) -> Result<Self> {
+        config.check()?;
         let settings = Arc::new(Settings::new(config)?);
         let one = |target: &dyn Fn() -> Target| {
             Node::new(&settings, target, config, config.pool_size).map(|node| Servers::One(Arc::new(node)))
@@ -73,9 +75,6 @@ impl Server {
                 let addrs = Address::parse_list(&config.addr, DEFAULT_SENTINEL_PORT)?;
                 one(&|| Target::Master(Sentinels::new(addrs.clone(), sentinel)))?
             }
-            RedisTopology::Cluster if config.db != 0 => {
-                return Err(Error::new(ErrorKind::InvalidValue, "a Redis cluster has only database 0"));
-            }
             RedisTopology::Cluster => {
                 let seeds = Address::parse_list(&config.addr, DEFAULT_PORT)?;
                 Servers::Cluster(Arc::new(Cluster::new(settings.clone(), seeds, config)))
@@ -84,7 +83,7 @@ impl Server {
         Ok(Self {
             servers,
             settings,
-            read_timeout: config.read_timeout,
+            patience: config.patience(),
             wait: Wait::new(config),
             calls: Gate::new(),
         })
@@ -137,14 +136,24 @@ impl Server {
 
     /// Waits until the calls under way are done, then disconnects. After the deadline it does not wait for them.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
+        // Also if this future is dropped.
+        let _disconnect = Disconnect(&self.servers);
         let all = tokio::time::timeout(deadline, self.calls.close()).await;
-        match &self.servers {
-            Servers::One(node) => node.close(),
-            Servers::Cluster(cluster) => cluster.close(),
-        }
         match all {
             Ok(()) => Ok(()),
             Err(_) => Err(Error::new(ErrorKind::Timeout, "closed, while calls were still under way")),
+        }
+    }
+}
+
+/// Gives all connections up when it is dropped.
+struct Disconnect<'s>(&'s Servers);
+
+impl Drop for Disconnect<'_> {
+    fn drop(&mut self) {
+        match self.0 {
+            Servers::One(node) => node.close(),
+            Servers::Cluster(cluster) => cluster.close(),
         }
     }
 }
@@ -237,7 +246,7 @@ impl Call<'_> {
     pub(super) async fn send_to(&self, node: &Node, effect: Effect, command: &Cmd) -> Result<Value> {
         let reply = self.one(node, effect, command, false).await.and_then(reply::checked);
         if let Servers::Cluster(cluster) = &self.server.servers {
-            return reply.inspect_err(|error| doubt(cluster, error));
+            return reply.inspect_err(|error| cluster.doubt(error));
         }
         reply
     }
@@ -246,7 +255,7 @@ impl Call<'_> {
     pub(super) async fn send_all(&self, effect: Effect, commands: Vec<Cmd>) -> Vec<Result<Value>> {
         match &self.server.servers {
             Servers::One(node) => self
-                .many(node, effect, commands)
+                .many(node, effect, commands, false)
                 .await
                 .into_iter()
                 .map(|reply| reply::checked(reply?))
@@ -261,65 +270,59 @@ impl Call<'_> {
     }
 
     async fn route(&self, cluster: &Arc<Cluster>, effect: Effect, command: &Cmd) -> Result<Value> {
-        let mut node = cluster.owner(cluster::slot(command)?).inspect_err(|_| cluster.suspect())?;
-        let mut asking = false;
+        let result = self.follow(cluster, effect, command).await;
+        result.inspect_err(|error| cluster.doubt(error))
+    }
+
+    async fn follow(&self, cluster: &Arc<Cluster>, effect: Effect, command: &Cmd) -> Result<Value> {
+        let mut to = Redirect { node: cluster.owner(cluster::slot(command)?)?, asking: false };
         for _ in 0..REDIRECTS {
-            let reply =
-                self.one(&node, effect, command, asking).await.inspect_err(|error| doubt(cluster, error))?;
-            match cluster.redirect(&reply, &node)? {
-                None => return reply::checked(reply).inspect_err(|error| doubt(cluster, error)),
-                Some(redirect) => {
-                    if !redirect.asking {
-                        cluster.suspect();
-                    }
-                    (node, asking) = (redirect.node, redirect.asking);
-                }
+            let reply = self.one(&to.node, effect, command, to.asking).await?;
+            match cluster.redirect(reply, &to.node)? {
+                Reply::Final(reply) => return reply::checked(reply),
+                Reply::Elsewhere(redirect) => to = redirect,
             }
         }
-        Err(Error::new(ErrorKind::Unavailable, "the Redis cluster is being rearranged"))
+        Err(cluster::rearranged())
     }
 
     async fn spread(&self, cluster: &Arc<Cluster>, effect: Effect, commands: Vec<Cmd>) -> Vec<Result<Value>> {
         let mut results: Vec<Option<Result<Value>>> = commands.iter().map(|_| None).collect();
-        let mut shares: Vec<(Arc<Node>, Vec<usize>)> = Vec::new();
+        let mut pending = Vec::new();
         for (index, command) in commands.iter().enumerate() {
             match cluster::slot(command).and_then(|slot| cluster.owner(slot)) {
-                Ok(node) => match shares.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &node)) {
-                    Some((_, share)) => share.push(index),
-                    None => shares.push((node, vec![index])),
-                },
-                Err(error) => {
-                    doubt(cluster, &error);
-                    results[index] = Some(Err(error));
-                }
+                Ok(node) => pending.push((index, Redirect { node, asking: false })),
+                Err(error) => results[index] = Some(Err(error)),
             }
         }
-        let replies = join_all(shares.iter().map(|(node, share)| {
-            self.many(node, effect, share.iter().map(|index| commands[*index].clone()).collect())
-        }))
-        .await;
-        let mut moved = Vec::new();
-        for ((node, share), replies) in shares.iter().zip(replies) {
-            for (index, reply) in share.iter().copied().zip(replies) {
-                match &reply {
-                    Ok(reply) if matches!(cluster.redirect(reply, node), Ok(Some(_))) => moved.push(index),
-                    Ok(_) => results[index] = Some(reply.and_then(reply::checked)),
-                    Err(error) => {
-                        doubt(cluster, error);
-                        results[index] = Some(reply);
+        // What is sent elsewhere was not done, so it can go there.
+        for _ in 0..REDIRECTS {
+            let shares = shares(pending);
+            let replies = join_all(shares.iter().map(|(to, share)| {
+                let share = share.iter().map(|index| commands[*index].clone()).collect();
+                self.many(&to.node, effect, share, to.asking)
+            }))
+            .await;
+            pending = Vec::new();
+            for ((to, share), replies) in shares.iter().zip(replies) {
+                for (index, reply) in share.iter().copied().zip(replies) {
+                    match reply.and_then(|reply| cluster.redirect(reply, &to.node)) {
+                        Ok(Reply::Elsewhere(redirect)) => pending.push((index, redirect)),
+                        Ok(Reply::Final(reply)) => results[index] = Some(reply::checked(reply)),
+                        Err(error) => results[index] = Some(Err(error)),
                     }
                 }
             }
+            if pending.is_empty() {
+                break;
+            }
+            // In their order, so that of two with one key the later one stays.
+            pending.sort_unstable_by_key(|(index, _)| *index);
         }
-        // They were not done. In their order, so that of two with one key the later one stays.
-        moved.sort_unstable();
-        for index in moved {
-            results[index] = Some(self.route(cluster, effect, &commands[index]).await);
-        }
+        let results: Vec<_> =
+            results.into_iter().map(|result| result.unwrap_or_else(|| Err(cluster::rearranged()))).collect();
+        results.iter().filter_map(|result| result.as_ref().err()).for_each(|error| cluster.doubt(error));
         results
-            .into_iter()
-            .map(|result| result.unwrap_or_else(|| Err(failure::unexpected_reply(effect))))
-            .collect()
     }
 
     async fn one(&self, node: &Node, effect: Effect, command: &Cmd, asking: bool) -> Result<Value> {
@@ -332,12 +335,18 @@ impl Call<'_> {
         envelope.open(replies).pop().unwrap_or_else(|| Err(failure::unexpected_reply(effect)))
     }
 
-    async fn many(&self, node: &Node, effect: Effect, commands: Vec<Cmd>) -> Vec<Result<Value>> {
+    async fn many(
+        &self,
+        node: &Node,
+        effect: Effect,
+        commands: Vec<Cmd>,
+        asking: bool,
+    ) -> Vec<Result<Value>> {
         let number = commands.len();
         if number == 0 {
             return Vec::new();
         }
-        let envelope = Envelope::new(commands, false, self.wait(effect));
+        let envelope = Envelope::new(commands, asking, self.wait(effect));
         match self.exchange(node, effect, &envelope.pipeline).await {
             Ok(replies) => envelope.open(replies),
             Err(error) => vec![Err(error); number],
@@ -352,56 +361,76 @@ impl Call<'_> {
     async fn exchange<R: Request>(&self, node: &Node, effect: Effect, request: &R) -> Result<R::Reply> {
         let mut again = effect == Effect::Read;
         loop {
-            let now = Instant::now();
-            let deadline = match self.deadline {
-                Deadline::At(deadline) => deadline,
-                Deadline::Each(duration) => later(now, duration),
-            };
-            let pool = node.pool(effect);
-            let lease = match pool.ready(now) {
-                Some(lease) => lease,
-                None => timeout_at(deadline, pool.connection()).await.map_err(|_| no_connection())??,
-            };
-            let patience = later(now, self.patience(effect));
-            match self.await_reply(&lease, deadline.min(patience), effect, request).await {
+            let lease = self.lease(node, effect).await?;
+            match self.send_over(node, lease, effect, request).await {
                 Err(error) if again && error.kind() == ErrorKind::Unavailable => again = false,
-                result => return result,
+                result => return result.map(|(reply, _)| reply),
             }
         }
     }
 
-    /// How long a server may take to reply.
-    fn patience(&self, effect: Effect) -> Duration {
-        let wait = self.wait(effect).map_or(Duration::ZERO, Wait::timeout);
-        self.server.read_timeout.saturating_add(wait)
+    /// A read on the connection of the one before it, which is given back. A lost connection is an error.
+    pub(super) async fn send_next(
+        &self,
+        node: &Node,
+        lease: Option<Lease>,
+        command: &Cmd,
+    ) -> Result<(Value, Lease)> {
+        let lease = match lease {
+            Some(lease) => lease,
+            None => self.lease(node, Effect::Read).await?,
+        };
+        let (reply, lease) = self.send_over(node, lease, Effect::Read, command).await?;
+        Ok((reply::checked(reply)?, lease))
     }
 
-    async fn await_reply<R: Request>(
+    fn deadline(&self, now: Instant) -> Instant {
+        match self.deadline {
+            Deadline::At(deadline) => deadline,
+            Deadline::Each(duration) => later(now, duration),
+        }
+    }
+
+    async fn lease(&self, node: &Node, effect: Effect) -> Result<Lease> {
+        let (pool, now) = (node.pool(effect), Instant::now());
+        match pool.ready(now) {
+            Some(lease) => Ok(lease),
+            None => timeout_at(self.deadline(now), pool.connection()).await.map_err(|_| no_connection())?,
+        }
+    }
+
+    async fn send_over<R: Request>(
         &self,
-        lease: &Lease,
-        until: Instant,
+        node: &Node,
+        mut lease: Lease,
         effect: Effect,
         request: &R,
-    ) -> Result<R::Reply> {
+    ) -> Result<(R::Reply, Lease)> {
+        let now = Instant::now();
+        let deadline = self.deadline(now);
+        if now >= deadline {
+            return Err(Error::new(ErrorKind::Timeout, "the time was over before the request was sent"));
+        }
+        let until = deadline.min(later(now, self.server.patience));
         match timeout_at(until, request.send(lease.driver())).await {
             Ok(Ok(reply)) => {
-                lease.replied();
+                let now = Instant::now();
+                if lease.replied(now) > STALL {
+                    node.pool(effect).note_stall(now);
+                }
                 // A demoted master stays one: the next connection may find the new one.
                 if R::is_demoted(&reply) {
                     lease.abandon();
                 }
-                Ok(reply)
+                Ok((reply, lease))
             }
+            // A refusal would be a reply: the connection is broken.
             Ok(Err(error)) => {
-                if error.is_unrecoverable_error() {
-                    lease.abandon();
-                }
+                lease.abandon();
                 Err(failure::of_request(&error, effect))
             }
             Err(_) => {
-                if lease.is_silent(self.patience(effect)) {
-                    lease.abandon();
-                }
+                node.pool(effect).note_stall(Instant::now());
                 Err(Error::new(ErrorKind::Timeout, "no reply from the Redis server in time")
                     .with_outcome(effect.when_lost()))
             }
@@ -409,9 +438,14 @@ impl Call<'_> {
     }
 }
 
-/// What may mean that another server has the data now.
-fn doubt(cluster: &Arc<Cluster>, error: &Error) {
-    if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
-        cluster.suspect();
+/// What goes to which server, each share in its order.
+fn shares(pending: Vec<(usize, Redirect)>) -> Vec<(Redirect, Vec<usize>)> {
+    let mut shares: Vec<(Redirect, Vec<usize>)> = Vec::new();
+    for (index, to) in pending {
+        match shares.iter_mut().find(|(other, _)| other.is(&to)) {
+            Some((_, share)) => share.push(index),
+            None => shares.push((to, vec![index])),
+        }
     }
+    shares
 }

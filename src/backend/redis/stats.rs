@@ -1,5 +1,7 @@
 //! What the server says of itself, and what an operator should worry about.
 
+use std::collections::HashSet;
+
 use redis::{Value, cmd};
 use serde_json::{Map, Value as Json, json};
 
@@ -44,12 +46,38 @@ impl Redis {
         }
         let mut configs = cmd("HLEN");
         configs.arg(self.layout.config());
+        let config_count = reply::number(call.send(Effect::Read, &configs).await?)?.unsigned_abs();
+        let (mut seen, mut unreadable) = (HashSet::new(), 0_u64);
+        let (mut credentials, mut usage, mut cached) = (0, 0, 0_u64);
+        self.names(&call, &self.layout.pattern(None), |name| {
+            let Some(space) = self.layout.space(name) else { return Ok(()) };
+            // A server may name one twice.
+            if seen.insert(name.to_vec()) {
+                match space {
+                    _ if self.layout.key(space, name).is_err() => unreadable += 1,
+                    Space::Credential => credentials += 1,
+                    Space::Usage => usage += 1,
+                    Space::Cache => cached += 1,
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        let mut details = together(nodes, self.server.uses_tls());
+        details.insert("cache_count".to_owned(), json!(cached));
+        if unreadable > 0
+            && let Some(Json::Array(warnings)) = details.get_mut("warnings")
+        {
+            warnings.push(json!(format!(
+                "{unreadable} records have names that are no keys: lists and exports fail until they are renamed"
+            )));
+        }
         Ok(StorageStats {
             connection_count: Some(self.server.pool_stats()?.open.into()),
-            config_count: reply::number(call.send(Effect::Read, &configs).await?)?.unsigned_abs(),
-            credential_count: self.scan(&call, Space::Credential).await?.len() as u64,
-            usage_record_count: self.scan(&call, Space::Usage).await?.len() as u64,
-            details: together(nodes, self.server.uses_tls()),
+            config_count,
+            credential_count: credentials,
+            usage_record_count: usage,
+            details,
             ..StorageStats::new(self.label())
         })
     }

@@ -41,16 +41,13 @@ impl Redis {
         &self,
         call: &Call<'_>,
         keys: &[Key],
-    ) -> Vec<(Key, Result<Option<UsageRecord>>)> {
+    ) -> Vec<Result<Option<UsageRecord>>> {
         let replies =
             call.send_all(Effect::Read, keys.iter().map(|key| self.whole_record(key)).collect()).await;
         keys.iter()
             .zip(replies)
             .map(|(key, reply)| {
-                (
-                    key.clone(),
-                    reply.map_err(|error| error.with_key(key)).and_then(|reply| reply::usage(key, reply)),
-                )
+                reply.map_err(|error| error.with_key(key)).and_then(|reply| reply::usage(key, reply))
             })
             .collect()
     }
@@ -95,8 +92,8 @@ impl UsageStore for Redis {
         let call = self.call()?;
         let keys = self.scan(&call, Space::Usage).await?;
         let records = batch::run(&keys, |_| 0, |chunk| self.usage_chunk(&call, chunk)).await;
-        records
-            .into_iter()
+        keys.into_iter()
+            .zip(records)
             .filter_map(|(key, record)| record.transpose().map(|record| record.map(|record| (key, record))))
             .collect()
     }
