@@ -1,6 +1,6 @@
 //! The URL of a storage: `scheme:rest?name=value&name=value`.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -46,6 +46,45 @@ pub(crate) fn boolean(name: &str, text: &str) -> Result<bool> {
 pub(crate) fn duration(name: &str, text: &str) -> Result<Duration> {
     humantime::parse_duration(text)
         .map_err(|_| invalid(format!("the URL option `{name}` is a duration such as `10s` or `250ms`")))
+}
+
+/// A whole number.
+pub(crate) fn number<T: FromStr>(name: &str, text: &str) -> Result<T> {
+    text.parse().map_err(|_| invalid(format!("the URL option `{name}` is a whole number")))
+}
+
+/// Undoes percent-encoding.
+pub(crate) fn decode(text: &str) -> Result<String> {
+    let wrong = || invalid("a part of the URL is not percent-encoded UTF-8");
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let (digits, after) = after.split_at_checked(2).ok_or_else(wrong)?;
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let (high, low) = digit(digits[0]).zip(digit(digits[1])).ok_or_else(wrong)?;
+        bytes.push(high << 4 | low);
+        rest = after;
+    }
+    String::from_utf8(bytes).map_err(|_| wrong())
+}
+
+/// `host`, `host:port` or `[ipv6]:port`.
+pub(crate) fn host_and_port(addr: &str, default_port: u16) -> Option<(String, u16)> {
+    let (host, port) = match addr.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?,
+        None => addr.split_at(addr.find(':').unwrap_or(addr.len())),
+    };
+    let port = match port.strip_prefix(':') {
+        Some(port) => port.parse().ok()?,
+        None if port.is_empty() => default_port,
+        None => return None,
+    };
+    (!host.is_empty() && !host.contains([',', ' '])).then(|| (host.to_owned(), port))
 }
 
 #[cold]

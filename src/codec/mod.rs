@@ -8,5 +8,7 @@ mod location;
 mod record_key;
 
 pub use json::{decode_config, decode_credential, encode_config, encode_credential};
-pub(crate) use location::{Location, boolean, duration, readable, unknown_option};
+pub(crate) use location::{
+    Location, boolean, decode, duration, host_and_port, number, readable, unknown_option,
+};
 pub use record_key::RecordKey;

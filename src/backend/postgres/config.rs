@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use super::{
     Postgres,
-    server::Effect,
     statement::{Json, Parameter, Sql, column, key},
 };
 use crate::{
     ConfigStore, ConfigValue, Error, Key, Result,
+    backend::remote::Effect,
     codec::{decode_config, encode_config},
     error::Kind,
 };

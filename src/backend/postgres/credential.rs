@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Postgres, batch,
-    server::{Call, Effect},
+    CONCURRENT_CHUNKS, Postgres,
+    server::Call,
     statement::{Json, Parameter, Sql, column, key},
 };
 use crate::{
     BatchFailure, BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
+    backend::remote::{Effect, batch},
     codec::{decode_credential, encode_credential},
     error::Kind,
 };
@@ -31,6 +32,7 @@ pub(super) async fn set_documents<'k>(
     let chunks = batch::run(
         documents,
         |(key, text)| key.as_str().len() + text.len(),
+        CONCURRENT_CHUNKS,
         |chunk| async move {
             let names = chunk.iter().map(|(key, _)| key.as_str()).collect();
             let texts = chunk.iter().map(|(_, text)| Json(text)).collect();
@@ -82,6 +84,7 @@ impl CredentialStore for Postgres {
         let chunks = batch::run(
             &distinct,
             |_| 0,
+            CONCURRENT_CHUNKS,
             |chunk| {
                 let call = &call;
                 async move {
@@ -129,6 +132,7 @@ impl CredentialStore for Postgres {
         let chunks = batch::run(
             &distinct,
             |_| 0,
+            CONCURRENT_CHUNKS,
             |chunk| {
                 let call = &call;
                 async move {

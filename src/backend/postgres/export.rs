@@ -6,13 +6,14 @@ use futures_core::Stream;
 use futures_util::stream;
 
 use super::{
-    Postgres, batch, config, credential,
-    server::{Call, Effect},
+    CONCURRENT_CHUNKS, Postgres, config, credential,
+    server::Call,
     session::Session,
     statement::{Parameter, Sql, column, key},
 };
 use crate::{
     BatchReport, Error, Exportable, Key, Record, Result,
+    backend::remote::{Effect, batch},
     codec::{encode_config, encode_credential},
 };
 
@@ -101,6 +102,7 @@ async fn set_counters<'k>(
     let chunks = batch::run(
         counters,
         |_| 0,
+        CONCURRENT_CHUNKS,
         |chunk| async move {
             let keys = chunk.iter().map(|((key, _), _)| key.as_str()).collect();
             let fields = chunk.iter().map(|((_, field), _)| field.as_str()).collect();

@@ -4,8 +4,7 @@ use std::error::Error as StdError;
 
 use tokio_postgres::error::{DbError, Severity};
 
-use super::server::Effect;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, backend::remote::Effect};
 
 /// An error of a request that was sent.
 #[cold]

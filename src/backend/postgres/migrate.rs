@@ -7,11 +7,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Postgres, PostgresConfig,
-    server::Effect,
     session::Session,
     statement::{Parameter, Reply, Sql, column},
 };
-use crate::{Backend, Error, ErrorKind, Result};
+use crate::{Backend, Error, ErrorKind, Result, backend::remote::Effect};
 
 /// Each leads from the version before it. They are never changed, only added: `{s}` stands for the schema.
 const MIGRATIONS: [&str; 1] = [

@@ -1,6 +1,5 @@
 //! [`Postgres`]: one statement an operation, over a fair pool, with transactions.
 
-mod batch;
 mod config;
 mod connection;
 mod credential;
@@ -21,11 +20,14 @@ use std::{sync::Arc, time::Duration};
 
 pub use migrate::SchemaStatus;
 pub use options::{Isolation, PostgresConfig, SslMode};
-use server::{Effect, Server};
+use server::Server;
 use statement::{Sql, column};
 pub use transaction::PostgresTransaction;
 
-use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats};
+use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, backend::remote::Effect};
+
+/// How many chunks of a batch are under way at once: each has a connection.
+const CONCURRENT_CHUNKS: usize = 4;
 
 /// A store in a PostgreSQL database, version 13 or later: for many processes at once, with transactions, and SQL beside it.
 ///

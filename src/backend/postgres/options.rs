@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     DEFAULT_DEADLINE, Error, ErrorKind, Result,
-    codec::{Location, boolean, duration, readable, unknown_option},
+    codec::{Location, boolean, decode, duration, host_and_port, number, readable, unknown_option},
 };
 
 /// How a [`Postgres`](crate::Postgres) store is opened.
@@ -312,19 +312,9 @@ impl PostgresConfig {
 const DEFAULT_PORT: u16 = 5432;
 
 fn host(addr: &str) -> Result<(String, u16)> {
-    let wrong = || {
+    host_and_port(addr, DEFAULT_PORT).ok_or_else(|| {
         invalid("a PostgreSQL address is `host`, `host:port`, `[ipv6]:port`, or `/folder` of a Unix socket")
-    };
-    let (host, port) = match addr.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').ok_or_else(wrong)?,
-        None => addr.split_at(addr.find(':').unwrap_or(addr.len())),
-    };
-    let port = match port.strip_prefix(':') {
-        Some(port) => port.parse().map_err(|_| wrong())?,
-        None if port.is_empty() => DEFAULT_PORT,
-        None => return Err(wrong()),
-    };
-    if host.is_empty() { Err(wrong()) } else { Ok((host.to_owned(), port)) }
+    })
 }
 
 fn one_of<T: Copy>(name: &str, text: &str, words: &[(&str, T)]) -> Result<T> {
@@ -334,33 +324,9 @@ fn one_of<T: Copy>(name: &str, text: &str, words: &[(&str, T)]) -> Result<T> {
     })
 }
 
-fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T> {
-    text.parse().map_err(|_| invalid(format!("the URL option `{name}` is a whole number")))
-}
-
 /// A duration; a bare number is seconds, as libpq has it.
 fn seconds(name: &str, text: &str) -> Result<Duration> {
     text.parse().map(Duration::from_secs).or_else(|_| duration(name, text))
-}
-
-/// Undoes percent-encoding.
-fn decode(text: &str) -> Result<String> {
-    let wrong = || invalid("a part of the URL is not percent-encoded UTF-8");
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let (digits, after) = after.split_at_checked(2).ok_or_else(wrong)?;
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let (high, low) = digit(digits[0]).zip(digit(digits[1])).ok_or_else(wrong)?;
-        bytes.push(high << 4 | low);
-        rest = after;
-    }
-    String::from_utf8(bytes).map_err(|_| wrong())
 }
 
 #[cold]

@@ -18,7 +18,7 @@ use super::{
     connection::{Connection, Dialer},
     options::PostgresConfig,
 };
-use crate::{Error, ErrorKind, PoolStats, Pooled, Result};
+use crate::{Error, ErrorKind, PoolStats, Pooled, Result, backend::remote::Waiting};
 
 /// A pool of one size, with a fair queue in front: bb8 lets a caller that comes later go first.
 ///
@@ -87,7 +87,7 @@ impl Lane {
         let turn = match self.turns.clone().try_acquire_owned() {
             Ok(turn) => turn,
             Err(_) => {
-                let _waits = Waits::in_line(&self.waiting);
+                let _waits = Waiting::begin(&self.waiting);
                 self.turns.clone().acquire_owned().await.map_err(|_| NoLease::Retired)?
             }
         };
@@ -150,22 +150,6 @@ fn reason(error: RunError<Error>) -> Error {
 #[cold]
 pub(super) fn no_connection() -> Error {
     Error::new(ErrorKind::Timeout, "no connection to the PostgreSQL server in time")
-}
-
-/// One who waits, until it is dropped.
-struct Waits<'w>(&'w AtomicU32);
-
-impl<'w> Waits<'w> {
-    fn in_line(waiting: &'w AtomicU32) -> Self {
-        waiting.fetch_add(1, Ordering::Relaxed);
-        Self(waiting)
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Pooled for Postgres {

@@ -4,10 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use futures_util::TryStreamExt;
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::RowStream;
 
 use super::{
@@ -18,10 +15,14 @@ use super::{
     pool::{Lane, Lease, NoLease, no_connection},
     statement::{Parameter, Reply, Sql, Texts},
 };
-use crate::{Error, ErrorKind, Outcome, Result};
-
-/// More calls than can ever be under way at once.
-const CALLS: u32 = 1 << 28;
+use crate::{
+    Error, ErrorKind, Result,
+    backend::remote::{
+        Effect,
+        gate::{Entry, Gate},
+        later,
+    },
+};
 
 pub(super) struct Server {
     pub(super) config: PostgresConfig,
@@ -30,25 +31,8 @@ pub(super) struct Server {
     pub(super) begin: String,
     /// None once the store is closed.
     lane: ArcSwapOption<Lane>,
-    /// One permit a call; closing takes all of them, and so waits for the calls under way.
-    calls: Semaphore,
-}
-
-/// What a request does.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Effect {
-    Read,
-    Write,
-}
-
-impl Effect {
-    /// What is known of a request that was sent and has no answer.
-    pub(super) const fn when_lost(self) -> Outcome {
-        match self {
-            Self::Read => Outcome::NotApplied,
-            Self::Write => Outcome::Unknown,
-        }
-    }
+    /// The calls under way, which closing waits for.
+    calls: Gate,
 }
 
 impl Server {
@@ -56,13 +40,7 @@ impl Server {
         let texts = Texts::new(&config.quoted_schema()?);
         let lane = Arc::new(Lane::new(&config, config.pool_size)?);
         let begin = begin(&config);
-        Ok(Self {
-            config,
-            texts,
-            begin,
-            lane: ArcSwapOption::new(Some(lane)),
-            calls: Semaphore::new(CALLS as usize),
-        })
+        Ok(Self { config, texts, begin, lane: ArcSwapOption::new(Some(lane)), calls: Gate::new() })
     }
 
     pub(super) fn lane(&self) -> Result<Arc<Lane>> {
@@ -82,12 +60,10 @@ impl Server {
 
     /// Waits until the calls under way are done, then disconnects. After the deadline it does not wait for them.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
-        let all = tokio::time::timeout(deadline, self.calls.acquire_many(CALLS)).await;
-        self.calls.close();
+        let all = tokio::time::timeout(deadline, self.calls.close()).await;
         self.replace(None);
         match all {
-            // Or another handle has closed it.
-            Ok(_) => Ok(()),
+            Ok(()) => Ok(()),
             Err(_) => Err(Error::new(ErrorKind::Timeout, "closed, while calls were still under way")),
         }
     }
@@ -97,20 +73,18 @@ impl Server {
 pub(super) struct Call<'s> {
     server: &'s Server,
     deadline: Instant,
-    _under_way: SemaphorePermit<'s>,
+    _under_way: Entry<'s>,
 }
 
 impl Postgres {
     pub(super) fn call(&self) -> Result<Call<'_>> {
-        let permit = self.server.calls.try_acquire().map_err(|_| Error::closed())?;
-        Ok(Call { server: &self.server, deadline: later(self.deadline), _under_way: permit })
+        let under_way = self.server.calls.enter()?;
+        Ok(Call {
+            server: &self.server,
+            deadline: later(Instant::now(), self.deadline),
+            _under_way: under_way,
+        })
     }
-}
-
-/// A deadline that is too far away to be told is as good as one that is very far away.
-fn later(duration: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(duration).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 60 * 60))
 }
 
 impl Call<'_> {

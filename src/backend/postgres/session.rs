@@ -6,10 +6,10 @@ use tokio::{runtime::Handle, time::timeout};
 
 use super::{
     pool::Lease,
-    server::{Call, Effect},
+    server::Call,
     statement::{Parameter, Reply, Sql},
 };
-use crate::Result;
+use crate::{Result, backend::remote::Effect};
 
 /// An open transaction of the server. Dropped, it is rolled back before the connection is used again.
 pub(super) struct Session {

@@ -5,10 +5,9 @@ use serde_json::{Map, Value as Json, json};
 use super::{
     Postgres,
     options::Isolation,
-    server::Effect,
     statement::{Sql, column},
 };
-use crate::{Backend, Result, StorageStats};
+use crate::{Backend, Result, StorageStats, backend::remote::Effect};
 
 impl Postgres {
     pub(super) async fn describe(&self) -> Result<StorageStats> {

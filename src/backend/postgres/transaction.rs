@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use super::{
     Postgres, config, credential,
-    server::{Call, Effect},
+    server::Call,
     session::Session,
     statement::{Parameter, Reply, Sql, column},
 };
 use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, Outcome, Result, Transaction, Transactional,
+    backend::remote::Effect,
     codec::{encode_config, encode_credential},
 };
 

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Postgres, batch,
-    server::{Call, Effect},
+    CONCURRENT_CHUNKS, Postgres,
+    server::Call,
     statement::{Parameter, Sql, column, key as name},
 };
-use crate::{BatchReport, Error, ErrorKind, Increment, Key, Result, UsageRecord, UsageStore, error::Kind};
+use crate::{
+    BatchReport, Error, ErrorKind, Increment, Key, Result, UsageRecord, UsageStore,
+    backend::remote::{Effect, batch},
+    error::Kind,
+};
 
 fn missing() -> Error {
     Error::not_found(Kind::Usage)
@@ -97,7 +101,7 @@ impl UsageStore for Postgres {
         let call = self.call()?;
         let mut failed = BTreeMap::new();
         for sums in passes(increments) {
-            let chunks = batch::run(&sums, |_| 0, |chunk| apply(&call, chunk, increments));
+            let chunks = batch::run(&sums, |_| 0, CONCURRENT_CHUNKS, |chunk| apply(&call, chunk, increments));
             failed.extend(chunks.await.into_iter().flat_map(|(_, failed)| failed));
         }
         let mut report = BatchReport::default();

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use redis::{Value, cmd};
 
-use super::{Redis, failure, layout::Space, reply, server::Effect};
-use crate::{CacheEntry, CacheStore, Error, Key, Result, capability::check_cache, error::Kind};
+use super::{Redis, failure, layout::Space, reply};
+use crate::{
+    CacheEntry, CacheStore, Error, Key, Result, backend::remote::Effect, capability::check_cache, error::Kind,
+};
 
 fn missing() -> Error {
     Error::not_found(Kind::Cache)

@@ -21,7 +21,7 @@ use super::{
     node::Node,
     reply,
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, backend::remote::Effect};
 
 pub(super) const SLOTS: usize = 16_384;
 
@@ -229,22 +229,22 @@ impl Cluster {
             Some(node) => node.clone(),
             None => self.open_node(addr)?,
         };
-        let mut lease = match node.pool(super::server::Effect::Read).ready(tokio::time::Instant::now()) {
+        let mut lease = match node.pool(Effect::Read).ready(tokio::time::Instant::now()) {
             Some(lease) => lease,
-            None => node.pool(super::server::Effect::Read).connection().await?,
+            None => node.pool(Effect::Read).connection().await?,
         };
         let slots: Value = cmd("CLUSTER")
             .arg("SLOTS")
             .query_async(&mut lease.driver())
             .await
-            .map_err(|error| failure::of_request(&error, super::server::Effect::Read))?;
+            .map_err(|error| failure::of_request(&error, Effect::Read))?;
         lease.replied(tokio::time::Instant::now());
         self.map_of(addr, slots)
     }
 
     /// Reads the reply of CLUSTER SLOTS: first slot, last slot, master, replicas.
     fn map_of(&self, from: &Address, slots: Value) -> Result<Map> {
-        let wrong = || failure::unexpected_reply(super::server::Effect::Read);
+        let wrong = || failure::unexpected_reply(Effect::Read);
         let present = self.map.load();
         let mut map = Map { nodes: Vec::new(), owners: [NOBODY; SLOTS].into() };
         for range in reply::list(slots)? {

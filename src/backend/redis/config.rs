@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use redis::cmd;
 
-use super::{Redis, layout, reply, server::Effect};
+use super::{Redis, layout, reply};
 use crate::{
     ConfigStore, ConfigValue, Error, ErrorKind, Key, Result,
+    backend::remote::Effect,
     codec::{decode_config, encode_config},
     error::Kind,
 };

@@ -16,7 +16,7 @@ use redis::{
 use tokio::time::Instant;
 
 use super::{RedisConfig, failure, sentinel::Sentinels, tls};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, codec::host_and_port};
 
 /// A connection. It closes when the last call over it is done and its slot has another.
 pub(super) struct Connection {
@@ -260,26 +260,13 @@ impl Address {
         if addr.starts_with('/') {
             return Ok(Self::Socket(addr.to_owned()));
         }
-        let wrong = || {
+        let (host, port) = host_and_port(addr, default_port).ok_or_else(|| {
             Error::new(
                 ErrorKind::InvalidValue,
                 "a Redis address is `host`, `host:port`, `[ipv6]:port` or `/path`",
             )
-        };
-        let (host, port) = match addr.strip_prefix('[') {
-            Some(rest) => rest.split_once(']').ok_or_else(wrong)?,
-            None => addr.split_at(addr.find(':').unwrap_or(addr.len())),
-        };
-        let port = match port.strip_prefix(':') {
-            Some(port) => port.parse().map_err(|_| wrong())?,
-            None if port.is_empty() => default_port,
-            None => return Err(wrong()),
-        };
-        if host.is_empty() || host.contains([',', ' ']) {
-            Err(wrong())
-        } else {
-            Ok(Self::Host(host.to_owned(), port))
-        }
+        })?;
+        Ok(Self::Host(host, port))
     }
 
     /// Several, separated by commas.

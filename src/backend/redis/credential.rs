@@ -1,17 +1,13 @@
 //! Credentials: strings of JSON.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use redis::{Cmd, Value, cmd};
 
-use super::{
-    Redis, batch, failure,
-    layout::Space,
-    reply,
-    server::{Call, Effect},
-};
+use super::{CONCURRENT_CHUNKS, Redis, failure, layout::Space, reply, server::Call};
 use crate::{
     BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
+    backend::remote::{Effect, batch},
     codec::{decode_credential, encode_credential},
     error::Kind,
 };
@@ -130,6 +126,20 @@ fn encode_some(items: &[(&Key, &Credential)], mut put: impl FnMut(&Key, &[u8])) 
     items.len()
 }
 
+/// What the chunks give for their items, in the order of these.
+pub(super) async fn in_chunks<'i, T, R, F: Future<Output = Vec<R>>>(
+    items: &'i [T],
+    chunk: impl Fn(&'i [T]) -> F,
+) -> Vec<R> {
+    let chunks = batch::run(items, |_| 0, CONCURRENT_CHUNKS, chunk).await;
+    chunks.into_iter().flat_map(|(_, results)| results).collect()
+}
+
+/// What failed, of items with different keys.
+fn failures<'k>(keys: impl Iterator<Item = &'k Key>, results: Vec<Result<()>>) -> BTreeMap<&'k Key, Error> {
+    keys.zip(results).filter_map(|(key, result)| Some((key, result.err()?))).collect()
+}
+
 fn deleted(reply: Value) -> Result<()> {
     if reply::number(reply)? == 0 { Err(missing()) } else { Ok(()) }
 }
@@ -157,8 +167,8 @@ impl CredentialStore for Redis {
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
         let call = self.call()?;
         let unique: Vec<Key> = ids.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect();
-        let results = batch::run(&unique, |_| 0, |chunk| self.get_chunk(&call, chunk)).await;
-        let mut failures = HashMap::new();
+        let results = in_chunks(&unique, |chunk| self.get_chunk(&call, chunk)).await;
+        let mut failures = BTreeMap::new();
         let mut found = Found::default();
         for (id, result) in unique.iter().zip(results) {
             match result {
@@ -174,15 +184,15 @@ impl CredentialStore for Redis {
         let call = self.call()?;
         let last: HashMap<&Key, &Credential> = credentials.iter().map(|(id, item)| (id, item)).collect();
         let items: Vec<_> = last.into_iter().collect();
-        let results = batch::run(&items, |_| 0, |chunk| self.set_chunk(&call, chunk)).await;
-        let failures = batch::failures(items.iter().map(|(id, _)| *id), results);
-        Ok(batch::report(credentials.iter().map(|(id, _)| id), &failures))
+        let results = in_chunks(&items, |chunk| self.set_chunk(&call, chunk)).await;
+        let failed = failures(items.iter().map(|(id, _)| *id), results);
+        Ok(batch::report(credentials.iter().map(|(id, _)| id), &failed))
     }
 
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
         let call = self.call()?;
         let unique: Vec<&Key> = ids.iter().collect::<HashSet<_>>().into_iter().collect();
-        let results = batch::run(&unique, |_| 0, |chunk| self.delete_chunk(&call, chunk)).await;
-        Ok(batch::report(ids.iter(), &batch::failures(unique.iter().copied(), results)))
+        let results = in_chunks(&unique, |chunk| self.delete_chunk(&call, chunk)).await;
+        Ok(batch::report(ids.iter(), &failures(unique.iter().copied(), results)))
     }
 }

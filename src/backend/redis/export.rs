@@ -6,9 +6,10 @@ use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::{Arg, Cmd, Value, cmd};
 
-use super::{Redis, batch, config, layout, layout::Space, reply, server::Effect};
+use super::{Redis, config, layout, layout::Space, reply};
 use crate::{
     BatchReport, ErrorKind, Exportable, Key, Record, Result,
+    backend::remote::{Effect, batch},
     codec::{encode_config, encode_credential},
 };
 

@@ -4,8 +4,8 @@ use std::{error::Error as _, io};
 
 use redis::{ErrorKind as DriverKind, RedisError};
 
-use super::{server::Effect, tls};
-use crate::{Error, ErrorKind, Outcome};
+use super::tls;
+use crate::{Error, ErrorKind, Outcome, backend::remote::Effect};
 
 /// An error of a request that was sent.
 #[cold]

@@ -1,6 +1,5 @@
 //! [`Redis`]: one round trip an operation, over a few connections that all calls share.
 
-mod batch;
 mod cache;
 mod cluster;
 mod config;
@@ -8,7 +7,6 @@ mod connection;
 mod credential;
 mod export;
 mod failure;
-mod gate;
 mod layout;
 mod node;
 mod options;
@@ -26,9 +24,12 @@ use std::{sync::Arc, time::Duration};
 use layout::Layout;
 pub use options::{RedisConfig, RedisDurability, RedisSentinel, RedisTls, RedisTopology};
 use redis::{Value, cmd};
-use server::{Effect, Server};
+use server::Server;
 
-use crate::{Backend, Open, PoolStats, Pooled, Result, StorageStats};
+use crate::{Backend, Open, PoolStats, Pooled, Result, StorageStats, backend::remote::Effect};
+
+/// How many chunks of a batch are under way at once.
+const CONCURRENT_CHUNKS: usize = 10;
 
 /// A store on Redis, version 6 or later: for many processes at once, and the one that caches.
 ///

@@ -9,9 +9,8 @@ use super::{
     connection::{Settings, Target},
     failure,
     pool::Pool,
-    server::Effect,
 };
-use crate::{Error, Outcome, PoolStats, Result};
+use crate::{Error, Outcome, PoolStats, Result, backend::remote::Effect};
 
 /// One server: the connections to it.
 pub(super) struct Node {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     DEFAULT_DEADLINE, Error, ErrorKind, Result,
-    codec::{Location, boolean, duration, readable, unknown_option},
+    codec::{Location, boolean, decode, duration, number, readable, unknown_option},
 };
 
 /// How a [`Redis`](crate::Redis) store is opened.
@@ -415,30 +415,6 @@ fn durability(text: &str) -> Result<RedisDurability> {
         "fsync" => Ok(RedisDurability::Fsync),
         _ => Err(invalid("the URL option `durability` is `any`, `aof` or `fsync`")),
     }
-}
-
-fn number(name: &str, text: &str) -> Result<u32> {
-    text.parse().map_err(|_| invalid(format!("the URL option `{name}` is a whole number")))
-}
-
-/// Undoes percent-encoding.
-fn decode(text: &str) -> Result<String> {
-    let wrong = || invalid("a part of the URL is not percent-encoded UTF-8");
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let (digits, after) = after.split_at_checked(2).ok_or_else(wrong)?;
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let (high, low) = digit(digits[0]).zip(digit(digits[1])).ok_or_else(wrong)?;
-        bytes.push(high << 4 | low);
-        rest = after;
-    }
-    String::from_utf8(bytes).map_err(|_| wrong())
 }
 
 #[cold]

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -19,7 +19,7 @@ use super::{
     RedisConfig,
     connection::{Connection, Lease, Settings, Target},
 };
-use crate::{Error, ErrorKind, PoolStats, Result};
+use crate::{Error, ErrorKind, PoolStats, Result, backend::remote::Waiting};
 
 /// A few connections that all calls share: each takes the first that keeps up.
 ///
@@ -41,7 +41,7 @@ pub(super) struct Pool {
     /// How many of the slots are in use.
     width: AtomicUsize,
     turn: AtomicUsize,
-    waiting: AtomicUsize,
+    waiting: AtomicU32,
 }
 
 /// A connection that owes replies and has brought none for so long does not keep up: a wide value is in the way.
@@ -98,7 +98,7 @@ impl Pool {
             width: AtomicUsize::new((config.min_idle as usize).clamp(1, slots.len())),
             slots: ArcSwap::from_pointee(slots),
             turn: AtomicUsize::new(0),
-            waiting: AtomicUsize::new(0),
+            waiting: AtomicU32::new(0),
         })
     }
 
@@ -120,7 +120,7 @@ impl Pool {
                 continue;
             }
             let in_flight = connection.in_flight();
-            if in_flight == 0 && silence < STALL || !spread && silence < STALL {
+            if silence < STALL && (in_flight == 0 || !spread) {
                 return Some(connection.lease(now));
             }
             if calmest.as_ref().is_none_or(|calmest| in_flight < calmest.in_flight()) {
@@ -242,7 +242,7 @@ impl Pool {
             max: count(slots.len()),
             open: count(living.len()),
             idle: count(idle),
-            waiting: count(self.waiting.load(Ordering::Relaxed)),
+            waiting: self.waiting.load(Ordering::Relaxed),
         }
     }
 }
@@ -274,21 +274,5 @@ struct Ended<'s>(&'s Slot);
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
         self.0.dial().under_way = None;
-    }
-}
-
-/// Counts a call that waits for a connection, however its wait ends.
-struct Waiting<'n>(&'n AtomicUsize);
-
-impl<'n> Waiting<'n> {
-    fn begin(waiting: &'n AtomicUsize) -> Self {
-        waiting.fetch_add(1, Ordering::Relaxed);
-        Self(waiting)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -2,8 +2,8 @@
 
 use redis::Value;
 
-use super::{failure, server::Effect};
-use crate::{Error, ErrorKind, Key, Result, UsageRecord};
+use super::failure;
+use crate::{Error, ErrorKind, Key, Result, UsageRecord, backend::remote::Effect};
 
 /// A reply that is no refusal.
 pub(super) fn checked(reply: Value) -> Result<Value> {

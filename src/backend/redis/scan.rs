@@ -4,16 +4,8 @@ use std::collections::BTreeSet;
 
 use redis::{Cmd, Value, cmd};
 
-use super::{
-    Redis,
-    connection::Lease,
-    failure,
-    layout::Space,
-    node::Node,
-    reply,
-    server::{Call, Effect},
-};
-use crate::{ErrorKind, Key, Result};
+use super::{Redis, connection::Lease, failure, layout::Space, node::Node, reply, server::Call};
+use crate::{ErrorKind, Key, Result, backend::remote::Effect};
 
 /// How many keys the server looks at in one step: it serves nobody else meanwhile.
 const STEP: u32 = 1000;

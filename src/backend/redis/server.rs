@@ -14,13 +14,19 @@ use super::{
     cluster::{self, Cluster, REDIRECTS, Redirect, Reply},
     connection::{Address, Lease, Settings, Target},
     failure,
-    gate::{Entry, Gate},
     node::{self, Envelope, Node, Wait},
     pool::STALL,
     reply,
     sentinel::Sentinels,
 };
-use crate::{Error, ErrorKind, Outcome, PoolStats, Result};
+use crate::{
+    Error, ErrorKind, PoolStats, Result,
+    backend::remote::{
+        Effect,
+        gate::{Entry, Gate},
+        later,
+    },
+};
 
 pub(super) struct Server {
     servers: Servers,
@@ -41,23 +47,6 @@ enum Servers {
 
 const DEFAULT_PORT: u16 = 6379;
 const DEFAULT_SENTINEL_PORT: u16 = 26_379;
-
-/// Whether a request may change something.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Effect {
-    Read,
-    Write,
-}
-
-impl Effect {
-    /// What is known of a request that was sent and has no answer.
-    pub(super) const fn when_lost(self) -> Outcome {
-        match self {
-            Self::Read => Outcome::NotApplied,
-            Self::Write => Outcome::Unknown,
-        }
-    }
-}
 
 impl Server {
     pub(super) fn new(config: &RedisConfig) -> Result<Self> {
@@ -192,11 +181,6 @@ impl Redis {
         let under_way = self.server.calls.enter()?;
         Ok(Call { server: &self.server, deadline, _under_way: under_way })
     }
-}
-
-/// A deadline that is too far away to be told is as good as one that is very far away.
-fn later(now: Instant, duration: Duration) -> Instant {
-    now.checked_add(duration).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 60 * 60))
 }
 
 /// One command, or a pipeline of some.

@@ -5,14 +5,8 @@ use std::collections::HashSet;
 use redis::{Value, cmd};
 use serde_json::{Map, Value as Json, json};
 
-use super::{
-    Redis, RedisDurability, failure,
-    layout::Space,
-    node::Node,
-    reply,
-    server::{Call, Effect},
-};
-use crate::{Backend, Error, ErrorKind, Result, StorageStats};
+use super::{Redis, RedisDurability, failure, layout::Space, node::Node, reply, server::Call};
+use crate::{Backend, Error, ErrorKind, Result, StorageStats, backend::remote::Effect};
 
 /// The lines of INFO that are passed on. Those of whole numbers become numbers.
 const DETAILS: [&str; 19] = [

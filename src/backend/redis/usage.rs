@@ -4,13 +4,10 @@ use std::collections::BTreeMap;
 
 use redis::{Cmd, cmd};
 
-use super::{
-    Redis, batch,
-    layout::Space,
-    reply,
-    server::{Call, Effect},
+use super::{Redis, credential::in_chunks, layout::Space, reply, server::Call};
+use crate::{
+    BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, backend::remote::Effect, error::Kind,
 };
-use crate::{BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, error::Kind};
 
 fn missing() -> Error {
     Error::not_found(Kind::Usage)
@@ -91,7 +88,7 @@ impl UsageStore for Redis {
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
         let call = self.call()?;
         let keys = self.scan(&call, Space::Usage).await?;
-        let records = batch::run(&keys, |_| 0, |chunk| self.usage_chunk(&call, chunk)).await;
+        let records = in_chunks(&keys, |chunk| self.usage_chunk(&call, chunk)).await;
         keys.into_iter()
             .zip(records)
             .filter_map(|(key, record)| record.transpose().map(|record| record.map(|record| (key, record))))

@@ -1,4 +1,4 @@
-//! Many items in few statements.
+//! Many items in few requests.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -6,17 +6,14 @@ use futures_util::{StreamExt, stream};
 
 use crate::{BatchReport, Error, Key};
 
-/// The most items of one statement.
+/// The most items of one chunk.
 const CHUNK_ITEMS: usize = 1000;
 
-/// A chunk ends when it has this many bytes.
-const CHUNK_BYTES: usize = 4 << 20;
-
-/// How many chunks are under way at once: each has a connection.
-const CONCURRENT_CHUNKS: usize = 4;
+/// A chunk ends when it has this many bytes: others wait behind it.
+pub(crate) const CHUNK_BYTES: usize = 4 << 20;
 
 /// Cuts items into chunks, by their number and their size.
-pub(super) fn chunks<T>(items: &[T], bytes: impl Fn(&T) -> usize) -> Vec<Range<usize>> {
+pub(crate) fn chunks<T>(items: &[T], bytes: impl Fn(&T) -> usize) -> Vec<Range<usize>> {
     let (mut chunks, mut begin, mut filled) = (Vec::new(), 0, 0);
     for (at, item) in items.iter().enumerate() {
         let size = bytes(item);
@@ -32,26 +29,24 @@ pub(super) fn chunks<T>(items: &[T], bytes: impl Fn(&T) -> usize) -> Vec<Range<u
     chunks
 }
 
-/// Runs something for each chunk, several at once.
+/// Runs something for each chunk, several at once, and gives what they gave in the order of the items.
 ///
-/// The items must have different names: chunks come in any order.
-pub(super) async fn run<'i, T, R, F>(
+/// The items must have different names: a chunk does not wait for the one before it.
+pub(crate) async fn run<'i, T, R, F: Future<Output = R>>(
     items: &'i [T],
     bytes: impl Fn(&T) -> usize,
+    at_once: usize,
     chunk: impl Fn(&'i [T]) -> F,
-) -> Vec<(&'i [T], R)>
-where
-    F: Future<Output = R>,
-{
+) -> Vec<(&'i [T], R)> {
     let runs = chunks(items, bytes).into_iter().map(|range| {
         let (items, run) = (&items[range.clone()], chunk(&items[range]));
         async move { (items, run.await) }
     });
-    stream::iter(runs).buffer_unordered(CONCURRENT_CHUNKS).collect().await
+    stream::iter(runs).buffered(at_once).collect().await
 }
 
-/// The report for the items as they were asked for, given those that failed.
-pub(super) fn report<'k>(
+/// The report for the items as they were asked for, some of them twice, given those that failed.
+pub(crate) fn report<'k>(
     asked: impl Iterator<Item = &'k Key>,
     failed: &BTreeMap<&Key, Error>,
 ) -> BatchReport {

@@ -1,4 +1,4 @@
-//! The calls under way.
+//! The calls under way on a store whose server is elsewhere.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,7 +10,7 @@ use crate::{Error, Result};
 ///
 /// One number that every call changes twice, and nothing else that all threads share: a semaphore or a task tracker costs
 /// a hot operation a tenth of its time.
-pub(super) struct Gate {
+pub(crate) struct Gate {
     /// Twice the calls under way; odd once it is closed.
     state: AtomicUsize,
     empty: Notify,
@@ -20,22 +20,22 @@ const CLOSED: usize = 1;
 const CALL: usize = 2;
 
 impl Gate {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { state: AtomicUsize::new(0), empty: Notify::const_new() }
     }
 
-    pub(super) fn enter(&self) -> Result<Entry<'_>> {
+    pub(crate) fn enter(&self) -> Result<Entry<'_>> {
         let before = self.state.fetch_add(CALL, Ordering::AcqRel);
         let entry = Entry(self);
         if before & CLOSED == 0 { Ok(entry) } else { Err(Error::closed()) }
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.state.load(Ordering::Acquire) & CLOSED != 0
     }
 
     /// Lets nobody in any more, and waits until all are out.
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         let mut emptied = std::pin::pin!(self.empty.notified());
         emptied.as_mut().enable();
         self.state.fetch_or(CLOSED, Ordering::AcqRel);
@@ -48,7 +48,7 @@ impl Gate {
 }
 
 /// One call under way, until it is dropped.
-pub(super) struct Entry<'g>(&'g Gate);
+pub(crate) struct Entry<'g>(&'g Gate);
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
