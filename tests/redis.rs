@@ -590,7 +590,7 @@ async fn works_over_a_unix_socket_in_another_database() -> Result {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("redis.sock");
     let server = Server::start(&["--unixsocket", socket.to_str().unwrap()]);
-    servers::redis::until("the socket is there", || socket.exists());
+    servers::until("the socket is there", || socket.exists());
     let storage = Storage::<Redis>::open(format!("redis+unix://{}?db=3", socket.display()).as_str()).await?;
     storage.set_config("a", json!(1)).await?;
     let mut raw = Raw::to(&server.url());
@@ -809,7 +809,7 @@ async fn a_cluster_loses_a_master() -> Result {
     let items: Vec<_> = ids.iter().map(|id| (id.clone(), json!({}).try_into().unwrap())).collect();
     assert!(storage.set_credentials(&items).await?.is_complete());
     for node in &cluster.nodes[..3] {
-        servers::redis::until("the replica has it all", || node.raw().words("WAIT 1 1000") == "1");
+        servers::until("the replica has it all", || node.raw().words("WAIT 1 1000") == "1");
         let info = node.raw().words("INFO replication");
         assert!(info.contains("connected_slaves:1"), "{info}");
     }
@@ -909,7 +909,7 @@ async fn tls_trusts_nobody_else() -> Result {
 async fn a_write_waits_for_its_replicas() -> Result {
     let master = Server::start(&["--repl-diskless-sync-delay", "0"]);
     let replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", master.port)]);
-    servers::redis::until("the replica follows", || {
+    servers::until("the replica follows", || {
         replica.raw().words("INFO replication").contains("master_link_status:up")
     });
     let storage =

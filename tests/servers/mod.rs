@@ -2,8 +2,10 @@
 #![allow(dead_code)]
 
 use std::{
+    net::TcpListener,
     process,
     sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
 };
 
 #[cfg(feature = "postgres")]
@@ -12,6 +14,19 @@ pub(crate) mod postgres;
 pub(crate) mod proxy;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until something holds. Generous: the machine may be busy.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
 
 /// What no other test's keys begin with.
 pub(crate) fn prefix() -> String {

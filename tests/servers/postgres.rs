@@ -3,15 +3,16 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::OnceLock,
-    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
+
+use super::{free_port, until};
 
 pub(crate) struct Server {
     process: Child,
@@ -68,19 +69,6 @@ fn at_end(command: &str, folder: &Path) -> Child {
     let mut guard = Command::new("sh");
     guard.args(["-c", &format!("cat >/dev/null; {command}; rm -rf \"$0\"")]).arg(folder);
     guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// Waits until something holds. Generous: the machine may be busy.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 fn folder() -> TempDir {

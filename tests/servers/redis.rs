@@ -4,14 +4,16 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use gateway_storage::RedisConfig;
 use tempfile::TempDir;
+
+use super::{free_port, until};
 
 /// Commands made by hand: what another program sends.
 pub(crate) struct Raw(TcpStream);
@@ -71,19 +73,6 @@ impl Raw {
     pub(crate) fn words(&mut self, command: &str) -> String {
         let parts: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
         self.ask(&parts)
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// Waits until something holds. Generous: the machine may be busy.
-pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
