@@ -34,7 +34,9 @@ pub(super) struct Connection {
     /// A request is under way, or was cut off: its reply may still come, a transaction may be open.
     pub(super) is_dirty: bool,
     driver: AbortHandle,
-    tls: MakeRustlsConnect,
+    /// What a request to cancel is sent with. None behind a pooler: PgBouncer 1.18 crashes of some, and closes the server's
+    /// connection of a client that is gone.
+    cancel: Option<MakeRustlsConnect>,
 }
 
 impl Connection {
@@ -65,8 +67,10 @@ impl Drop for Connection {
         if !self.is_dirty || client.is_closed() {
             return;
         }
-        let (driver, tls) = (self.driver.clone(), self.tls.clone());
-        let Ok(runtime) = Handle::try_current() else { return driver.abort() };
+        let driver = self.driver.clone();
+        let (Some(tls), Ok(runtime)) = (self.cancel.take(), Handle::try_current()) else {
+            return driver.abort();
+        };
         // A statement that goes on would hold its locks until it is done.
         runtime.spawn(async move {
             drop(timeout(CANCEL_TIMEOUT, client.cancel_token().cancel_query(tls)).await);
@@ -80,6 +84,7 @@ pub(super) struct Dialer {
     /// What to try, in order: `allow` and `prefer` are two ways to connect.
     ways: Vec<Config>,
     tls: MakeRustlsConnect,
+    cancels: bool,
     connect_timeout: Duration,
     /// Tells the calls that wait for a connection why there is none: bb8 lets them wait.
     failures: watch::Sender<Option<Error>>,
@@ -135,6 +140,7 @@ impl Dialer {
         Ok(Self {
             ways,
             tls: tls::connector(config)?,
+            cancels: !config.pgbouncer,
             connect_timeout: config.connect_timeout,
             failures,
             turns,
@@ -168,7 +174,7 @@ impl Dialer {
             prepared: [const { None }; STATEMENTS],
             is_dirty: false,
             driver: driver.abort_handle(),
-            tls: self.tls.clone(),
+            cancel: self.cancels.then(|| self.tls.clone()),
         }))
     }
 }
