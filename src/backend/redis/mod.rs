@@ -53,7 +53,7 @@ const CONCURRENT_CHUNKS: usize = 10;
 ///
 /// Other keys are never touched. A config value that is not JSON and does not look like it (a bare word that another
 /// program left) is read as a string. What can't be read is [`Corrupt`](crate::ErrorKind::Corrupt), and the error has
-/// the record's key.
+/// the record's key, if its name is one. A name that is no key fails lists and exports; [`stats`](Backend::stats) counts those.
 ///
 /// # What it promises and refuses
 ///

@@ -54,7 +54,7 @@ pub struct RedisConfig {
     pub password: Option<String>,
     /// The database's number. A cluster has only 0.
     pub db: u32,
-    /// What the store's keys begin with. Default: `gcli2api:`.
+    /// What the store's keys begin with. Default: `gcli2api:`. In a cluster a `{tag}` in it would keep all keys on one server.
     pub prefix: String,
     /// The name that the server's `CLIENT LIST` shows for our connections. Default: `gateway-storage`.
     pub client_name: String,
