@@ -186,3 +186,83 @@ async fn timeouts_of_the_server_say_that_nothing_happened() -> Result {
     }
     holder.close().await
 }
+
+/// A server that crashed gives out the numbers of transactions that it lost again: their new owners' fate is not ours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_commit_is_reported_that_a_crash_undid() -> Result {
+    let mut server = Server::start(&[]);
+    let storage = open(&server.url()).await;
+    let running = Arc::new(AtomicBool::new(true));
+    let tasks: Vec<_> = (0..16)
+        .map(|task| {
+            let (storage, running) = (storage.clone(), running.clone());
+            tokio::spawn(async move {
+                let (mut there, mut not_there, mut unknown) = (Vec::new(), Vec::new(), 0);
+                let mut n = 0;
+                while running.load(Ordering::SeqCst) {
+                    n += 1;
+                    let id = key(&format!("transfer-{task}-{n}"));
+                    let transfer = async {
+                        let mut tx = storage.begin().await?;
+                        tx.set_config(&id, &config(json!(n))).await?;
+                        tx.commit().await
+                    };
+                    match transfer.await {
+                        Ok(()) => there.push(id),
+                        Err(error) if error.outcome() == Outcome::Unknown => unknown += 1,
+                        Err(_) => {
+                            not_there.push(id);
+                            tokio::time::sleep(Duration::from_millis(2)).await;
+                        }
+                    }
+                }
+                (there, not_there, unknown)
+            })
+        })
+        .collect();
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        server.kill();
+        server.restart();
+        recovers(&storage).await;
+    }
+    running.store(false, Ordering::SeqCst);
+    let (mut sure, mut undone, mut unknown) = (0, 0, 0);
+    let mut stored = std::collections::BTreeSet::new();
+    let mut results = Vec::new();
+    for task in tasks {
+        results.push(task.await.unwrap());
+    }
+    stored.extend(storage.list_configs().await?.into_keys());
+    for (there, not_there, in_doubt) in results {
+        assert!(there.iter().all(|id| stored.contains(id)), "a commit that was Ok is not there");
+        assert!(not_there.iter().all(|id| !stored.contains(id)), "a commit that was NotApplied is there");
+        (sure, undone, unknown) = (sure + there.len(), undone + not_there.len(), unknown + in_doubt);
+    }
+    println!("{sure} committed, {undone} not, {unknown} unknown");
+    assert!(sure > 0);
+    storage.close().await
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_answer_is_passed_over() -> Result {
+    let server = Server::start(&[]);
+    // It accepts and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = server.url().replace("@127.0.0.1", &format!("@{},127.0.0.1", silent.local_addr().unwrap()));
+    assert!(url.contains(','), "{url}");
+    let storage = Storage::<Postgres>::open(format!("{url}&connect_timeout=300ms").as_str()).await?;
+    storage.set_config("a", json!(1)).await?;
+    storage.close().await
+}
+
+#[tokio::test]
+async fn what_is_not_sent_in_time_is_not_applied() -> Result {
+    let server = Server::start(&[]);
+    let storage = open(&server.url()).await;
+    let late = storage.with_deadline(Duration::ZERO);
+    let error = late.set_config("a", json!(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied), "{error:?}");
+    assert_eq!(storage.get_config("a").await.unwrap_err().kind(), ErrorKind::NotFound);
+    storage.close().await
+}

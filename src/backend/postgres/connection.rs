@@ -7,12 +7,7 @@ use std::{
 };
 
 use bb8::ManageConnection;
-use tokio::{
-    runtime::Handle,
-    sync::{Semaphore, watch},
-    task::AbortHandle,
-    time::timeout,
-};
+use tokio::{runtime::Handle, sync::Semaphore, task::AbortHandle, time::timeout};
 use tokio_postgres::{
     Client, Config, Statement,
     config::{SslMode as DriverMode, TargetSessionAttrs},
@@ -31,6 +26,8 @@ use crate::{Error, ErrorKind, Result};
 pub(super) struct Connection {
     client: Option<Client>,
     prepared: [Option<Statement>; STATEMENTS],
+    /// Which life of the server this is, once somebody asked.
+    pub(super) life: Option<String>,
     /// A request is under way, or was cut off: its reply may still come, a transaction may be open.
     pub(super) is_dirty: bool,
     driver: AbortHandle,
@@ -81,28 +78,20 @@ impl Drop for Connection {
 
 /// Opens connections for the pool.
 pub(super) struct Dialer {
-    /// What to try, in order: `allow` and `prefer` are two ways to connect.
-    ways: Vec<Config>,
+    /// What to try, in order, for each host: `allow` and `prefer` are two ways to connect.
+    ways: Vec<Vec<Config>>,
     tls: MakeRustlsConnect,
     cancels: bool,
+    behind_pooler: bool,
     connect_timeout: Duration,
-    /// Tells the calls that wait for a connection why there is none: bb8 lets them wait.
-    failures: watch::Sender<Option<Error>>,
     /// The queue in front. Closed once another pool is in place: connections are closed then when they are given back.
     turns: Arc<Semaphore>,
 }
 
 impl Dialer {
-    pub(super) fn new(
-        config: &PostgresConfig,
-        failures: watch::Sender<Option<Error>>,
-        turns: Arc<Semaphore>,
-    ) -> Result<Self> {
+    pub(super) fn new(config: &PostgresConfig, turns: Arc<Semaphore>) -> Result<Self> {
         let hosts = config.hosts()?;
         let mut plain = Config::new();
-        for (host, port) in &hosts {
-            plain.host(host).port(*port);
-        }
         if let Some(user) = &config.user {
             plain.user(user);
         }
@@ -125,32 +114,48 @@ impl Dialer {
             .keepalives_idle(Duration::from_secs(15))
             .keepalives_interval(Duration::from_secs(5))
             .keepalives_retries(3);
-        let with = |mode| {
-            let mut way = plain.clone();
-            way.ssl_mode(mode);
-            way
-        };
-        let ways = match config.sslmode {
-            _ if hosts.iter().any(|(host, _)| host.starts_with('/')) => vec![with(DriverMode::Disable)],
-            SslMode::Disable => vec![with(DriverMode::Disable)],
-            SslMode::Allow => vec![with(DriverMode::Disable), with(DriverMode::Require)],
-            SslMode::Prefer => vec![with(DriverMode::Prefer), with(DriverMode::Disable)],
-            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => vec![with(DriverMode::Require)],
-        };
+        let ways = hosts
+            .iter()
+            .map(|(host, port)| {
+                modes(config.sslmode, host)
+                    .iter()
+                    .map(|mode| {
+                        let mut way = plain.clone();
+                        way.host(host).port(*port).ssl_mode(*mode);
+                        way
+                    })
+                    .collect()
+            })
+            .collect();
         Ok(Self {
             ways,
             tls: tls::connector(config)?,
             cancels: !config.pgbouncer,
+            behind_pooler: config.pgbouncer,
             connect_timeout: config.connect_timeout,
-            failures,
             turns,
         })
     }
 
+    /// The first host that can be reached and, where there are several, takes writes.
     async fn dial(&self) -> Result<Box<Connection>> {
         let mut first = None;
-        for way in &self.ways {
-            match self.dial_one(way).await {
+        for ways in &self.ways {
+            match self.dial_host(ways).await {
+                Ok(connection) => return Ok(connection),
+                // Who is not let in here would not be let in elsewhere, and should know.
+                Err(error) if error.kind() == ErrorKind::Denied => return Err(error),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.expect("there is a host"))
+    }
+
+    async fn dial_host(&self, ways: &[Config]) -> Result<Box<Connection>> {
+        let mut first = None;
+        for way in ways {
+            let dialed = timeout(self.connect_timeout, self.dial_one(way)).await;
+            match dialed.unwrap_or_else(|_| Err(slow())) {
                 Ok(connection) => return Ok(connection),
                 // Only a refusal can be answered by another way, and not that of a password.
                 Err(error) if error.kind() == ErrorKind::Denied && error.code() != Some("28P01") => {
@@ -163,8 +168,10 @@ impl Dialer {
     }
 
     async fn dial_one(&self, way: &Config) -> Result<Box<Connection>> {
-        let (client, mut connection) =
-            way.connect(self.tls.clone()).await.map_err(|error| failure::of_dial(&error))?;
+        let (client, mut connection) = way
+            .connect(self.tls.clone())
+            .await
+            .map_err(|error| failure::of_dial(&error, self.behind_pooler))?;
         // Driven by hand: the driver's own way would log the server's notices, which can quote values.
         let driver = tokio::spawn(async move {
             while let Some(Ok(_)) = poll_fn(|context| connection.poll_message(context)).await {}
@@ -172,6 +179,7 @@ impl Dialer {
         Ok(Box::new(Connection {
             client: Some(client),
             prepared: [const { None }; STATEMENTS],
+            life: None,
             is_dirty: false,
             driver: driver.abort_handle(),
             cancel: self.cancels.then(|| self.tls.clone()),
@@ -179,14 +187,35 @@ impl Dialer {
     }
 }
 
+/// How a host may be spoken to. Over a Unix socket there is no TLS.
+fn modes(sslmode: SslMode, host: &str) -> &'static [DriverMode] {
+    match sslmode {
+        _ if host.starts_with('/') => &[DriverMode::Disable],
+        SslMode::Disable => &[DriverMode::Disable],
+        SslMode::Allow => &[DriverMode::Disable, DriverMode::Require],
+        SslMode::Prefer => &[DriverMode::Prefer, DriverMode::Disable],
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => &[DriverMode::Require],
+    }
+}
+
+#[cold]
+fn slow() -> Error {
+    Error::new(ErrorKind::Timeout, "the PostgreSQL server did not open a connection in time")
+}
+
+/// Milliseconds as the server takes them: zero is for ever, and only zero is.
+fn millis(duration: Duration) -> u128 {
+    duration.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128)
+}
+
 /// What a session is started with. Inside of the value a space is escaped.
 fn session_settings(config: &PostgresConfig) -> String {
     format!(
         "-c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={} \
          -c default_transaction_isolation=read\\ committed",
-        config.statement_timeout.as_millis(),
-        config.lock_timeout.as_millis(),
-        config.idle_in_transaction_session_timeout.as_millis(),
+        millis(config.statement_timeout),
+        millis(config.lock_timeout),
+        millis(config.idle_in_transaction_session_timeout),
     )
 }
 
@@ -196,7 +225,11 @@ pub(super) fn begin(config: &PostgresConfig) -> String {
         Isolation::RepeatableRead => "REPEATABLE READ",
         Isolation::Serializable => "SERIALIZABLE",
     };
-    let begin = format!("BEGIN ISOLATION LEVEL {level}");
+    let mut begin = format!("BEGIN ISOLATION LEVEL {level}");
+    if config.isolation == Isolation::Serializable {
+        // A small table would be scanned, and a scan conflicts with every write to the table.
+        begin.push_str("; SET LOCAL enable_seqscan = off");
+    }
     if !config.pgbouncer {
         return begin;
     }
@@ -204,9 +237,9 @@ pub(super) fn begin(config: &PostgresConfig) -> String {
     format!(
         "{begin}; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
          SET LOCAL idle_in_transaction_session_timeout = {}",
-        config.statement_timeout.as_millis(),
-        config.lock_timeout.as_millis(),
-        config.idle_in_transaction_session_timeout.as_millis(),
+        millis(config.statement_timeout),
+        millis(config.lock_timeout),
+        millis(config.idle_in_transaction_session_timeout),
     )
 }
 
@@ -216,16 +249,10 @@ impl ManageConnection for Dialer {
 
     async fn connect(&self) -> Result<Box<Connection>> {
         let begun = Instant::now();
-        let dialed = timeout(self.connect_timeout, self.dial()).await;
-        let result = dialed.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Timeout, "the PostgreSQL server did not open a connection in time"))
-        });
+        let result = self.dial().await;
         match &result {
             Ok(_) => tracing::debug!(elapsed = ?begun.elapsed(), "connected to PostgreSQL"),
-            Err(error) => {
-                tracing::debug!(%error, code = error.code(), "no connection to PostgreSQL");
-                self.failures.send_replace(Some(error.clone()));
-            }
+            Err(error) => tracing::debug!(%error, code = error.code(), "no connection to PostgreSQL"),
         }
         result
     }
@@ -236,5 +263,32 @@ impl ManageConnection for Dialer {
 
     fn has_broken(&self, connection: &mut Box<Connection>) -> bool {
         connection.is_dead() || self.turns.is_closed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_does_not_speak_for_other_hosts() {
+        assert_eq!(modes(SslMode::VerifyFull, "/run/postgresql"), [DriverMode::Disable]);
+        assert_eq!(modes(SslMode::VerifyFull, "db.internal"), [DriverMode::Require]);
+        let config = PostgresConfig {
+            sslmode: SslMode::Require,
+            ..PostgresConfig::new("/run/postgresql,db.internal")
+        };
+        let dialer = Dialer::new(&config, Arc::new(Semaphore::new(1))).unwrap();
+        let modes: Vec<_> = dialer.ways.iter().map(|ways| ways[0].get_ssl_mode()).collect();
+        assert_eq!(modes, [DriverMode::Disable, DriverMode::Require]);
+    }
+
+    #[test]
+    fn only_zero_is_for_ever() {
+        let duration = Duration::from_micros(1);
+        assert_eq!(
+            (millis(Duration::ZERO), millis(duration), millis(Duration::MAX)),
+            (0, 1, i32::MAX as u128)
+        );
     }
 }

@@ -20,8 +20,11 @@ pub(super) fn of_request(error: &tokio_postgres::Error, effect: Effect) -> Error
 /// Whether the connection is of no use any more, although the server answered.
 pub(super) fn ends_connection(error: &tokio_postgres::Error) -> bool {
     match error.as_db_error() {
-        // A demoted primary stays one: the next connection may find the new one. A pooler forgets prepared statements.
-        Some(answer) => is_fatal(answer) || matches!(answer.code().code(), "25006" | "26000" | "42P05"),
+        // A demoted primary stays one: the next connection may find the new one. A pooler forgets prepared statements,
+        // and a migration changes what they return.
+        Some(answer) => {
+            is_fatal(answer) || matches!(answer.code().code(), "25006" | "26000" | "42P05" | "0A000")
+        }
         None => true,
     }
 }
@@ -35,8 +38,12 @@ fn is_fatal(answer: &DbError) -> bool {
 
 /// An error of opening a connection: nothing was sent.
 #[cold]
-pub(super) fn of_dial(error: &tokio_postgres::Error) -> Error {
+pub(super) fn of_dial(error: &tokio_postgres::Error, behind_pooler: bool) -> Error {
     if let Some(answer) = error.as_db_error() {
+        // What a pooler says to settings that it does not know.
+        if answer.code().code() == "08P01" && !behind_pooler {
+            return of_code("26000").with_code("08P01");
+        }
         return of_code(answer.code().code());
     }
     if let Some(tls) = cause::<rustls::Error>(error) {
@@ -104,7 +111,7 @@ pub(super) fn of_code(code: &str) -> Error {
         "42P01" | "42703" | "3F000" => {
             (Corrupt, "the store's tables are not there, or not what they should be")
         }
-        "26000" | "42P05" | "08P01" => {
+        "26000" | "42P05" => {
             (Unsupported, "a pooler seems to stand before the PostgreSQL server: set `pgbouncer`")
         }
         "54000" | "54001" => (Unsupported, "a limit of the PostgreSQL server is too low for this value"),

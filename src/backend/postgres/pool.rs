@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bb8::{Pool, PooledConnection, QueueStrategy, RunError};
+use bb8::{ErrorSink, Pool, PooledConnection, QueueStrategy, RunError};
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -64,7 +64,7 @@ impl Lane {
             return Err(Error::new(ErrorKind::InvalidValue, "a pool has at least one connection"));
         }
         let (failures, turns) = (watch::Sender::new(None), Arc::new(Semaphore::new(max as usize)));
-        let dialer = Dialer::new(config, failures.clone(), turns.clone())?;
+        let dialer = Dialer::new(config, turns.clone())?;
         let limit = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
         let pool = Pool::builder()
             .max_size(max)
@@ -77,6 +77,8 @@ impl Lane {
             .max_lifetime(limit(config.max_lifetime))
             .reaper_rate(Duration::from_secs(5))
             .queue_strategy(QueueStrategy::Lifo)
+            // It hears of a failure after the pool has counted it, so whoever is told can ask again.
+            .error_sink(Box::new(Failures(failures.clone())))
             .build_unchecked(dialer);
         Ok(Self { pool, turns, waiting: AtomicU32::new(0), failures })
     }
@@ -106,12 +108,18 @@ impl Lane {
         }
         let mut failure = self.failures.subscribe();
         // It asks for a new connection, so a failure from here on is news.
-        tokio::select! {
-            biased;
-            connection = self.pool.get_owned() => connection.map_err(reason),
-            Ok(()) = failure.changed() => {
-                let error = failure.borrow().clone();
-                Err(error.unwrap_or_else(no_connection))
+        let mut connection = std::pin::pin!(self.pool.get_owned());
+        loop {
+            tokio::select! {
+                biased;
+                connection = &mut connection => return connection.map_err(reason),
+                Ok(()) = failure.changed() => {
+                    let error = failure.borrow_and_update().clone().unwrap_or_else(no_connection);
+                    // The server has no more, but some are ours: one of them will be given back.
+                    if error.kind() != ErrorKind::Busy || self.pool.state().connections == 0 {
+                        return Err(error);
+                    }
+                }
             }
         }
     }
@@ -137,6 +145,20 @@ impl Lane {
 
     pub(super) fn open(&self) -> u32 {
         self.pool.state().connections
+    }
+}
+
+/// Tells the calls that wait for a connection why there is none: bb8 lets them wait.
+#[derive(Clone, Debug)]
+struct Failures(watch::Sender<Option<Error>>);
+
+impl ErrorSink<Error> for Failures {
+    fn sink(&self, error: Error) {
+        self.0.send_replace(Some(error));
+    }
+
+    fn boxed_clone(&self) -> Box<dyn ErrorSink<Error>> {
+        Box::new(self.clone())
     }
 }
 

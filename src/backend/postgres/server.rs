@@ -13,7 +13,7 @@ use super::{
     failure,
     options::PostgresConfig,
     pool::{Lane, Lease, NoLease, no_connection},
-    statement::{Parameter, Reply, Sql, Texts},
+    statement::{Parameter, Reply, Sql, Texts, column},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -88,6 +88,21 @@ impl Postgres {
 }
 
 impl Call<'_> {
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Which life of the server this connection has, asked once. None behind a pooler, where it is nobody's own.
+    ///
+    /// After a crash numbers of transactions that were lost are given out again, and the statistics begin anew.
+    pub(super) async fn life(&self, lease: &mut Lease) -> Result<()> {
+        if lease.life.is_none() && !self.server.config.pgbouncer {
+            let reply = self.run_on(lease, Effect::Read, Sql::Life, &[]).await?;
+            lease.life = column(reply.row()?, 0)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn is_over(&self) -> bool {
         Instant::now() >= self.deadline
     }
@@ -105,6 +120,9 @@ impl Call<'_> {
 
     /// A connection, in time.
     pub(super) async fn lease(&self) -> Result<Lease> {
+        if self.is_over() {
+            return Err(over());
+        }
         let wait = async {
             loop {
                 match self.server.lane()?.lease().await {
@@ -163,6 +181,10 @@ impl Call<'_> {
         effect: Effect,
         request: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> (Result<T>, bool) {
+        if self.is_over() {
+            // Not sent, so nothing is owed.
+            return (Err(over()), true);
+        }
         match timeout_at(self.deadline, request).await {
             Ok(Ok(reply)) => (Ok(reply), true),
             Ok(Err(error)) => (Err(failure::of_request(&error, effect)), !failure::ends_connection(&error)),
@@ -172,6 +194,11 @@ impl Call<'_> {
             }
         }
     }
+}
+
+#[cold]
+fn over() -> Error {
+    Error::new(ErrorKind::Timeout, "the time was over before the request was sent")
 }
 
 async fn collect(stream: RowStream) -> Result<Reply, tokio_postgres::Error> {

@@ -22,14 +22,30 @@ const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Session {
     pub(super) async fn begin(call: &Call<'_>, begin: &str) -> Result<Self> {
+        Self::begin_on(call, call.lease().await?, begin).await
+    }
+
+    /// Begins, and knows afterwards which life of the server it is in.
+    pub(super) async fn begin_in_life(call: &Call<'_>, begin: &str) -> Result<Self> {
+        let mut lease = call.lease().await?;
+        call.life(&mut lease).await?;
+        Self::begin_on(call, lease, begin).await
+    }
+
+    async fn begin_on(call: &Call<'_>, lease: Lease, begin: &str) -> Result<Self> {
         // Whole from the start: if this fails half way, a transaction may be open.
-        let mut session = Self { lease: Some(call.lease().await?) };
+        let mut session = Self { lease: Some(lease) };
         session.execute(call, Effect::Read, begin).await?;
         Ok(session)
     }
 
     fn lease(&mut self) -> &mut Lease {
         self.lease.as_mut().expect("only an ended session has no lease")
+    }
+
+    /// Which life of the server it is in.
+    pub(super) fn life(&mut self) -> Option<String> {
+        self.lease().life.clone()
     }
 
     /// Whether a call was cut off, so that nothing more can be said in this transaction.

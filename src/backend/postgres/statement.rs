@@ -27,7 +27,9 @@ statements! {
     Migrations = "SELECT version::bigint, checksum FROM {s}.schema_migrations ORDER BY version";
     SchemaExists = "SELECT to_regnamespace($1) IS NOT NULL";
     RecordMigration = "INSERT INTO {s}.schema_migrations (version, checksum) VALUES ($1::bigint, $2)";
-    TransactionStatus = "SELECT pg_xact_status($1::text::xid8)";
+    Life = "SELECT extract(epoch FROM stats_reset)::text FROM pg_stat_bgwriter";
+    TransactionStatus = "SELECT pg_xact_status($1::text::xid8), \
+        (SELECT extract(epoch FROM stats_reset)::text FROM pg_stat_bgwriter)";
     Stats = "SELECT (SELECT count(*) FROM {s}.credentials), (SELECT count(*) FROM {s}.configs), \
         (SELECT count(DISTINCT key) FROM {s}.usage), \
         pg_total_relation_size('{s}.credentials'::regclass) + pg_total_relation_size('{s}.configs'::regclass) \
@@ -37,7 +39,7 @@ statements! {
         (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), \
         (SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()), coalesce(inet_client_addr() <<= '127.0.0.0/8' OR inet_client_addr() = '::1', true), \
         (SELECT max(version)::bigint FROM {s}.schema_migrations), current_setting('max_connections')::bigint, \
-        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')";
+        (SELECT sum(numbackends)::bigint FROM pg_stat_database)";
 
     GetCredential = "SELECT value FROM {s}.credentials WHERE id = $1";
     SetCredential = "INSERT INTO {s}.credentials (id, value) VALUES ($1, $2) \

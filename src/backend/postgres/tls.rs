@@ -61,6 +61,12 @@ struct Verifier {
 
 impl Verifier {
     fn new(config: &PostgresConfig, provider: Arc<CryptoProvider>) -> Result<Self> {
+        if config.sslmode == SslMode::VerifyCa && config.sslrootcert.is_none() {
+            return Err(Error::new(
+                ErrorKind::InvalidValue,
+                "`verify-ca` needs `sslrootcert`: without it, whoever has any public certificate would do",
+            ));
+        }
         let checks_chain = match config.sslmode {
             SslMode::VerifyCa | SslMode::VerifyFull => true,
             SslMode::Require => config.sslrootcert.is_some(),

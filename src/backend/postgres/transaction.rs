@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{
     Postgres, config, credential,
     server::Call,
@@ -37,7 +39,7 @@ impl Transactional for Postgres {
     type Transaction = PostgresTransaction;
 
     async fn begin(&self) -> Result<PostgresTransaction> {
-        let session = Session::begin(&self.call()?, &self.server.begin).await?;
+        let session = Session::begin_in_life(&self.call()?, &self.server.begin).await?;
         Ok(PostgresTransaction { postgres: self.clone(), session, number: None, failed: None })
     }
 }
@@ -122,9 +124,10 @@ impl Transaction for PostgresTransaction {
         let postgres = postgres.clone();
         let call = postgres.call()?;
         self.check()?;
+        let life = self.session.life();
         match (self.session.commit(&call).await, self.number) {
             (Err(error), Some(number)) if error.outcome() == Outcome::Unknown => {
-                resolve(&call, &number, error).await
+                resolve(&call, &number, life.as_deref(), error).await
             }
             // It changed nothing.
             (Err(error), None) => Err(error.with_outcome(Outcome::NotApplied)),
@@ -143,20 +146,26 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the server knows of the transaction. `lost` if nobody can tell before the deadline.
-async fn resolve(call: &Call<'_>, number: &str, lost: Error) -> Result<()> {
+///
+/// A server that crashed gives out the numbers of transactions that it lost again, so "committed" counts only in the same life of
+/// the server. "aborted" is true in any: ours is not there.
+async fn resolve(call: &Call<'_>, number: &str, life: Option<&str>, lost: Error) -> Result<()> {
     let mut pause = FIRST_PAUSE;
     while !call.is_over() {
         let reply = call.run(Effect::Read, Sql::TransactionStatus, &[Parameter::Text(number)]).await;
-        let status = reply.as_ref().map(|reply| reply.row().and_then(|row| column::<Option<&str>>(row, 0)));
+        let status = reply.as_ref().map(|reply| {
+            let row = reply.row()?;
+            Ok::<_, Error>((column::<Option<&str>>(row, 0)?, column::<Option<&str>>(row, 1)?))
+        });
         match status {
-            Ok(Ok(Some("committed"))) => return Ok(()),
-            Ok(Ok(Some("aborted"))) => return Err(lost.with_outcome(Outcome::NotApplied)),
+            Ok(Ok((Some("committed"), now))) if now.is_some() && now == life => return Ok(()),
+            Ok(Ok((Some("aborted"), _))) => return Err(lost.with_outcome(Outcome::NotApplied)),
             // The old connection's end is not noticed yet.
-            Ok(Ok(Some("in progress"))) => {}
+            Ok(Ok((Some("in progress"), _))) => {}
             Err(error) if error.is_retryable() => {}
             _ => break,
         }
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep_until(call.deadline().min(Instant::now() + pause)).await;
         pause = LONGEST_PAUSE.min(pause * 2);
     }
     Err(lost)

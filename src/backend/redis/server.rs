@@ -109,9 +109,7 @@ impl Server {
     }
 
     pub(super) fn pool_stats(&self) -> Result<PoolStats> {
-        if self.calls.is_closed() {
-            return Err(Error::closed());
-        }
+        let _call = self.calls.enter()?;
         Ok(self.nodes().iter().map(|(_, node)| node.stats()).fold(PoolStats::default(), node::sum))
     }
 
