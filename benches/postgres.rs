@@ -6,8 +6,8 @@
 //!
 //! It starts a server of its own, without fsync: the disk would hide what the backends cost.
 
-#[path = "../tests/servers/postgres.rs"]
-mod postgres;
+#[path = "../tests/servers/mod.rs"]
+mod servers;
 
 use std::{
     error::Error as StdError,
@@ -20,8 +20,8 @@ use std::{
 use bytes::BytesMut;
 use criterion::Criterion;
 use gateway_storage::{Credential, Key, Postgres, Storage};
-use postgres::Server;
 use serde_json::{Map, Value, json};
+use servers::postgres::Server;
 use tokio::{runtime::Runtime, sync::Semaphore};
 use tokio_postgres::{
     Client, NoTls, Statement,
