@@ -91,6 +91,9 @@ pub(super) struct Dialer {
 impl Dialer {
     pub(super) fn new(config: &PostgresConfig, turns: Arc<Semaphore>) -> Result<Self> {
         let hosts = config.hosts()?;
+        if config.connect_timeout.is_zero() {
+            return Err(Error::new(ErrorKind::InvalidValue, "`connect_timeout` is more than zero"));
+        }
         let mut plain = Config::new();
         if let Some(user) = &config.user {
             plain.user(user);
@@ -279,6 +282,8 @@ mod tests {
             ..PostgresConfig::new("/run/postgresql,db.internal")
         };
         let dialer = Dialer::new(&config, Arc::new(Semaphore::new(1))).unwrap();
+        let hurried = PostgresConfig { connect_timeout: Duration::ZERO, ..config };
+        assert!(Dialer::new(&hurried, Arc::new(Semaphore::new(1))).is_err());
         let modes: Vec<_> = dialer.ways.iter().map(|ways| ways[0].get_ssl_mode()).collect();
         assert_eq!(modes, [DriverMode::Disable, DriverMode::Require]);
     }

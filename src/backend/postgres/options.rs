@@ -50,14 +50,14 @@ pub struct PostgresConfig {
     pub sslcert: Option<PathBuf>,
     /// A file with its private key (PEM).
     pub sslkey: Option<PathBuf>,
-    /// Whether a pooler in transaction mode, such as PgBouncer, stands in between: nothing is prepared then, and the
-    /// server's timeouts are set for transactions only.
+    /// Whether a pooler in transaction mode, such as PgBouncer, stands in between: nothing is prepared then, the server's
+    /// timeouts are set for transactions only, and a commit whose reply is lost is Unknown unless it was undone.
     pub pgbouncer: bool,
     /// What transactions promise. Default: [`Isolation::Serializable`].
     pub isolation: Isolation,
     /// The most connections. Default: 10.
     pub pool_size: u32,
-    /// How long a connection may take to open, with its login. Default: 5 s.
+    /// How long a connection to one host may take to open, with its login. Default: 5 s.
     #[serde(with = "readable")]
     pub connect_timeout: Duration,
     /// When the server gives a statement up. Zero: never. Default: 9 s, a little before our own deadline, so that it is the
@@ -99,7 +99,7 @@ pub enum SslMode {
     Prefer,
     /// TLS. The certificate is checked only if `sslrootcert` is given, and then as in `verify-ca`.
     Require,
-    /// TLS, and somebody we trust signed the server's certificate.
+    /// TLS, and somebody in `sslrootcert`, which it needs, signed the server's certificate, for whatever host.
     VerifyCa,
     /// TLS, and somebody we trust signed the server's certificate for the host that we connect to.
     VerifyFull,
