@@ -202,6 +202,11 @@ fn modes(sslmode: SslMode, host: &str) -> &'static [DriverMode] {
 }
 
 #[cold]
+fn retired() -> Error {
+    Error::new(ErrorKind::Unavailable, "the pool was replaced while a connection was opened")
+}
+
+#[cold]
 fn slow() -> Error {
     Error::new(ErrorKind::Timeout, "the PostgreSQL server did not open a connection in time")
 }
@@ -252,7 +257,11 @@ impl ManageConnection for Dialer {
 
     async fn connect(&self) -> Result<Box<Connection>> {
         let begun = Instant::now();
-        let result = self.dial().await;
+        let mut result = self.dial().await;
+        // A pool that was retired meanwhile would keep it, idle, as long as one of its leases lives.
+        if result.is_ok() && self.turns.is_closed() {
+            result = Err(retired());
+        }
         match &result {
             Ok(_) => tracing::debug!(elapsed = ?begun.elapsed(), "connected to PostgreSQL"),
             Err(error) => tracing::debug!(%error, code = error.code(), "no connection to PostgreSQL"),

@@ -94,7 +94,11 @@ impl Lane {
             }
         };
         loop {
-            let connection = self.connection().await.map_err(NoLease::Failed)?;
+            let connection = self.connection().await;
+            // Whoever waits here is sent to the pool that took this one's place.
+            let retired =
+                |error| if self.turns.is_closed() { NoLease::Retired } else { NoLease::Failed(error) };
+            let connection = connection.map_err(retired)?;
             // A dead one is closed by the pool when it is given back, so that the next one is another.
             if !connection.is_dead() {
                 return Ok(Lease { connection, _turn: turn });
