@@ -1,0 +1,187 @@
+//! What a call sends, and what the server says to it.
+
+use super::*;
+
+/// How often the server ran each command.
+fn commands(raw: &mut Raw) -> BTreeMap<String, u64> {
+    raw.words("INFO commandstats")
+        .lines()
+        .filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="))
+        .map(|(name, rest)| (name.to_owned(), rest.split(',').next().unwrap().parse().unwrap()))
+        .filter(|(name, _)| name != "info")
+        .collect()
+}
+
+macro_rules! one_command {
+    ($raw:ident, $times:literal x $command:literal, |$n:ident| $call:expr) => {{
+        $raw.words("CONFIG RESETSTAT");
+        for $n in 0..1000_usize {
+            let _ = $call.await.expect($command);
+        }
+        let mut counted = commands(&mut $raw);
+        counted.remove("config|resetstat");
+        assert_eq!(counted, BTreeMap::from([($command.to_owned(), 1000 * $times)]));
+    }};
+}
+
+#[tokio::test]
+async fn every_operation_is_one_command() -> Result {
+    let server = Server::start(&["--appendfsync", "no"]);
+    let mut raw = Raw::to(&server.url());
+    let storage = Storage::<Redis>::open(server.url().as_str()).await?;
+    // All connections are open: opening one is not part of an operation.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let names: Vec<Key> = (0..1000).map(|n| key(&format!("k{n}"))).collect();
+    let ttl = Duration::from_secs(60);
+    one_command!(raw, 1 x "set", |n| storage.set_credential(&names[n], json!({})));
+    one_command!(raw, 1 x "get", |n| storage.get_credential(&names[n]));
+    one_command!(raw, 1 x "unlink", |n| storage.delete_credential(&names[n]));
+    one_command!(raw, 1 x "hset", |n| storage.set_config(&names[n], json!(1)));
+    one_command!(raw, 1 x "hget", |n| storage.get_config(&names[n]));
+    one_command!(raw, 1 x "hdel", |n| storage.delete_config(&names[n]));
+    one_command!(raw, 1 x "hgetall", |_n| storage.list_configs());
+    one_command!(raw, 1 x "hincrby", |n| storage.increment_usage(&names[n], "f", 1));
+    one_command!(raw, 1 x "hgetall", |n| storage.get_usage(&names[n]));
+    one_command!(raw, 1 x "unlink", |n| storage.reset_usage(&names[n]));
+    one_command!(raw, 1 x "set", |n| storage.set_cache(&names[n], "x", ttl));
+    one_command!(raw, 1 x "get", |n| storage.get_cache(&names[n]));
+    raw.words("CONFIG RESETSTAT");
+    for name in &names {
+        storage.get_cache_entry(name).await?;
+    }
+    assert_eq!(commands(&mut raw)["eval"], 1000, "one script");
+    one_command!(raw, 1 x "unlink", |n| storage.delete_cache(&names[n]));
+
+    let few: Vec<(Key, Credential)> =
+        names[..10].iter().map(|id| (id.clone(), json!({}).try_into().unwrap())).collect();
+    let steps: Vec<Increment> = names[..10].iter().map(|name| Increment::new(name, name, 1)).collect();
+    one_command!(raw, 1 x "mset", |_n| storage.set_credentials(&few));
+    one_command!(raw, 1 x "mget", |_n| storage.get_credentials(&names[..10]));
+    one_command!(raw, 10 x "unlink", |_n| storage.delete_credentials(&names[..10]));
+    one_command!(raw, 10 x "hincrby", |_n| storage.increment_many(&steps));
+    assert_eq!(storage.stats().await?.usage_record_count, 10);
+    storage.close().await
+}
+
+#[tokio::test]
+async fn a_cache_value_is_gone_when_its_time_is_over() -> Result {
+    let storage = Storage::<Redis>::open(servers::redis().as_str()).await?;
+    for _ in 0..5 {
+        storage.set_cache("k", b"x", Duration::from_millis(50)).await?;
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        assert_eq!(storage.get_cache("k").await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+    let mut random = vec![0_u8; 1 << 20];
+    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut random).unwrap();
+    storage.set_cache("wide", &random, Duration::from_secs(60)).await?;
+    assert!(storage.get_cache("wide").await? == random);
+    storage.close().await
+}
+
+#[tokio::test]
+async fn errors_of_the_server_are_what_they_are() -> Result {
+    let server = Server::start(&[]);
+    let mut raw = Raw::to(&server.url());
+    let storage = Storage::<Redis>::open(server.url().as_str()).await?;
+    raw.words("CONFIG SET maxmemory 1");
+    let error = storage.set_config("a", json!(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Busy, Some("OOM")));
+    assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotApplied, true));
+    raw.words("CONFIG SET maxmemory 0");
+
+    raw.words("REPLICAOF 127.0.0.1 1");
+    let error = storage.set_config("a", json!(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Unavailable, Some("READONLY")));
+    assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotApplied, true));
+    let warnings = storage.stats().await?.details["warnings"].clone();
+    assert_eq!(warnings.as_array().unwrap().len(), 2, "{warnings}");
+    raw.words("REPLICAOF NO ONE");
+    storage.set_config("a", json!(1)).await?;
+
+    raw.words("CONFIG SET maxmemory-policy allkeys-lru");
+    raw.words("CONFIG SET appendonly no");
+    let stats = storage.stats().await?;
+    assert_eq!(stats.details["warnings"].as_array().unwrap().len(), 2, "{:?}", stats.details);
+    assert!(stats.healthy && stats.connection_count.unwrap() >= 1 && stats.config_count == 1);
+    let text = json!(stats).to_string();
+    assert!(text.contains("redis_version") && text.contains("maxmemory_policy"), "{text}");
+    drop((storage.close().await?, server));
+    let nobody = Storage::<Redis>::open("redis://127.0.0.1:1").await.unwrap_err();
+    assert_eq!((nobody.kind(), nobody.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+    assert_eq!(nobody.code(), Some("os error 111"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_fails_while_the_pool_is_resized() -> Result {
+    let storage = Storage::<Redis>::open(servers::redis().as_str()).await?;
+    let calls: Vec<_> = (0..16)
+        .map(|_| {
+            let storage = storage.clone();
+            tokio::spawn(async move {
+                for _ in 0..200 {
+                    storage.increment_usage("a", "n", 1).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for max in [1, 5, 2, 20, 1, 3] {
+        storage.resize_pool(max).await?;
+        assert_eq!(storage.pool_stats().await?.max, max);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for call in calls {
+        call.await.unwrap();
+    }
+    assert_eq!(storage.get_usage("a").await?.get("n"), Some(3200));
+    assert!(storage.pool_stats().await?.open <= 3);
+    assert_eq!(storage.resize_pool(0).await.unwrap_err().kind(), ErrorKind::InvalidValue);
+    storage.close().await
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_command_serves_it_and_its_doctor_warns() {
+    let server = Server::start(&["--appendonly", "no"]);
+    let url = server.url();
+    let storage = |line: &[&str]| {
+        let ended =
+            Command::new(env!("CARGO_BIN_EXE_storage")).args(["--url", &url]).args(line).output().unwrap();
+        assert!(ended.status.success(), "{line:?}: {}", String::from_utf8_lossy(&ended.stderr));
+        String::from_utf8(ended.stdout).unwrap()
+    };
+    storage(&["cache", "set", "k", "v", "--ttl", "90s"]);
+    assert_eq!(storage(&["cache", "get", "k"]), "v");
+    assert_eq!(storage(&["usage", "increment", "k", "n", "2"]), "2\n");
+    let doctor: serde_json::Value = serde_json::from_str(&storage(&["--output", "json", "doctor"])).unwrap();
+    assert!(doctor["warnings"].to_string().contains("append-only"), "{}", doctor["warnings"]);
+}
+
+#[tokio::test]
+async fn in_a_cluster_every_operation_is_one_command() -> Result {
+    let cluster = Cluster::start(3, 0);
+    let storage = Storage::<Redis>::open(cluster.url().as_str()).await?;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let ids: Vec<Key> = (0..1000).map(|n| key(&format!("k{n}"))).collect();
+    for node in &cluster.nodes {
+        node.raw().words("CONFIG RESETSTAT");
+    }
+    for id in &ids {
+        storage.set_credential(id, json!({})).await?;
+        storage.increment_usage(id, "n", 1).await?;
+    }
+    let mut counted = BTreeMap::<String, u64>::new();
+    for node in &cluster.nodes {
+        for (name, times) in commands(&mut node.raw()) {
+            *counted.entry(name).or_default() += times;
+        }
+    }
+    counted.retain(|name, _| !name.contains('|'));
+    assert_eq!(counted, BTreeMap::from([("set".to_owned(), 1000), ("hincrby".to_owned(), 1000)]));
+    let error = Storage::<Redis>::open(cluster.nodes[0].url().as_str()).await?.list_credentials().await;
+    assert!(error.is_ok(), "one of its servers, opened alone, serves what it has");
+    let alone = Storage::<Redis>::open(cluster.nodes[0].url().as_str()).await?;
+    let moved = alone.get_credentials(&ids).await?;
+    assert!(moved.failures.iter().all(|failure| failure.error.kind() == ErrorKind::Unsupported));
+    storage.close().await
+}

@@ -1,0 +1,246 @@
+//! The server dies, stops, falls silent; connections are cut.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
+    let mut server = Server::start(&["--appendfsync", "always"]);
+    let storage = Storage::<Redis>::open(server.url().as_str()).await?;
+    let running = Arc::new(AtomicBool::new(true));
+    let tasks: Vec<_> = (0..16)
+        .map(|_| {
+            let (storage, running) = (storage.clone(), running.clone());
+            tokio::spawn(async move {
+                let (mut sure, mut unsure, mut last) = (0_i64, 0_i64, Instant::now());
+                while running.load(Ordering::SeqCst) {
+                    match storage.increment_usage("total", "n", 1).await {
+                        Ok(_) => (sure, last) = (sure + 1, Instant::now()),
+                        Err(error) => {
+                            assert!(error.is_retryable(), "{error:?}");
+                            unsure += i64::from(error.outcome() == Outcome::Unknown);
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                        }
+                    }
+                }
+                (sure, unsure, last)
+            })
+        })
+        .collect();
+    let mut returned = Instant::now();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.kill();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.restart();
+        returned = Instant::now();
+        while storage.health().await.is_err() {
+            assert!(returned.elapsed() < Duration::from_secs(2), "no recovery");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    running.store(false, Ordering::SeqCst);
+    let (mut sure, mut unsure) = (0, 0);
+    for task in tasks {
+        let (task_sure, task_unsure, last) = task.await.unwrap();
+        assert!(last > returned, "a task never got through again");
+        (sure, unsure) = (sure + task_sure, unsure + task_unsure);
+    }
+    let total = storage.get_usage("total").await?.get("n").unwrap();
+    assert!(sure <= total && total <= sure + unsure, "{sure} <= {total} <= {sure} + {unsure}");
+    let begun = Instant::now();
+    loop {
+        storage.health().await?;
+        let pool = storage.pool_stats().await?;
+        if (2..=pool.max).contains(&pool.open) && pool.waiting == 0 {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "the least number is open again: {pool:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    storage.close().await
+}
+
+#[tokio::test]
+async fn a_stopped_server_makes_true_timeouts() -> Result {
+    let server = Server::start(&[]);
+    let storage = Storage::<Redis>::open(server.url().as_str()).await?;
+    storage.set_config("a", json!(0)).await?;
+    server.signal("-STOP");
+    let hurried = storage.with_deadline(Duration::from_millis(200));
+    let begun = Instant::now();
+    let (set, increment, get, list) = tokio::join!(
+        hurried.set_config("a", json!(1)),
+        hurried.increment_usage("a", "n", 1),
+        hurried.get_config("a"),
+        hurried.list_credentials(),
+    );
+    assert!(begun.elapsed() < Duration::from_millis(300), "{:?}", begun.elapsed());
+    for (error, outcome) in [
+        (set.unwrap_err(), Outcome::Unknown),
+        (increment.unwrap_err(), Outcome::Unknown),
+        (get.unwrap_err(), Outcome::NotApplied),
+        (list.unwrap_err(), Outcome::NotApplied),
+    ] {
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, outcome));
+    }
+
+    // Nobody who opens now gets a connection, so nothing of theirs is applied.
+    let begun = Instant::now();
+    let config = RedisConfig::try_from(format!("{}?deadline=300ms", server.url()).as_str())?;
+    let error = Storage::<Redis>::open(config).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
+    assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
+
+    server.signal("-CONT");
+    storage.health().await?;
+    assert_eq!(
+        storage.increment_usage("a", "n", 1).await?,
+        2,
+        "the one with the unknown outcome was applied"
+    );
+    storage.close().await
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_replaced() -> Result {
+    let server = Server::start(&[]);
+    let storage =
+        Storage::<Redis>::open(format!("{}?read_timeout=100ms&dial_timeout=200ms", server.url()).as_str())
+            .await?;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    server.signal("-STOP");
+    let mut unknown = 0;
+    let error = loop {
+        let error = storage.increment_usage("a", "n", 1).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        if error.outcome() == Outcome::NotApplied {
+            break error;
+        }
+        unknown += 1;
+        assert!(unknown <= 10, "the silent connections are never given up");
+    };
+    assert!(error.is_retryable());
+    server.signal("-CONT");
+    let begun = Instant::now();
+    while storage.health().await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(2), "no recovery");
+    }
+    assert_eq!(
+        storage.increment_usage("a", "n", 1).await?,
+        unknown + 1,
+        "each was applied, and nothing else"
+    );
+    storage.close().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_is_whole_though_the_server_is_another_process_meanwhile() -> Result {
+    const MANY: usize = 50_000;
+    let mut server = Server::start(&["--appendfsync", "no"]);
+    let fill = format!("for n = 1, {MANY} do redis.call('SET', 'gcli2api:cred:' .. n, '{{}}') end return 1");
+    server.raw().ask(&[b"EVAL", fill.as_bytes(), b"0"]);
+    let storage = Storage::<Redis>::open(server.url().as_str()).await?;
+    let lists = tokio::spawn({
+        let storage = storage.clone();
+        async move {
+            let (mut whole, mut failed) = (0, 0);
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(6) || whole == 0 {
+                match storage.list_credentials().await {
+                    Ok(ids) => {
+                        assert_eq!(ids.len(), MANY, "a list that is Ok is whole");
+                        whole += 1;
+                    }
+                    Err(error) => {
+                        assert!(error.is_retryable(), "{error:?}");
+                        failed += 1;
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                }
+            }
+            println!("{whole} whole lists, {failed} failed");
+        }
+    });
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(437)).await;
+        server.kill();
+        server.restart();
+    }
+    lists.await.unwrap();
+    storage.close().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_fell_silent_is_given_up_although_calls_are_short() -> Result {
+    let server = Server::start(&[]);
+    let proxy = Proxy::start(server.addr()).await;
+    let url = format!("redis://{}?deadline=300ms&read_timeout=1s", proxy.addr);
+    let storage = Storage::<Redis>::open(url.as_str()).await?;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    proxy.fall_silent();
+    let begun = Instant::now();
+    let mut failed = 0;
+    while let Err(error) = storage.health().await {
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
+        failed += 1;
+        assert!(begun.elapsed() < Duration::from_secs(20), "never given up");
+    }
+    assert!(failed > 0, "nothing was silent");
+    storage.close().await
+}
+
+#[tokio::test]
+async fn the_time_to_connect_is_not_the_time_to_reply() -> Result {
+    let server = Server::start(&[]);
+    let proxy = Proxy::start(server.addr()).await;
+    proxy.delay_connections(Duration::from_millis(900));
+    let storage =
+        Storage::<Redis>::open(format!("redis://{}?read_timeout=400ms&min_idle=1", proxy.addr).as_str())
+            .await?;
+    while proxy.cut_one() > 0 {}
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(storage.increment_usage("a", "n", 1).await?, 1);
+    storage.close().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_count_is_lost_or_doubled_while_connections_are_cut() -> Result {
+    const TASKS: i64 = 64;
+    const EACH: i64 = 100_000 / TASKS;
+    let server = Server::start(&["--appendfsync", "no"]);
+    let proxy = Proxy::start(server.addr()).await;
+    let deadline = Duration::from_secs(5);
+    let storage = Storage::<Redis>::open(format!("redis://{}?deadline=5s", proxy.addr).as_str()).await?;
+    let running = Arc::new(AtomicBool::new(true));
+    let cutter = tokio::spawn({
+        let (proxy, running) = (proxy.clone(), running.clone());
+        async move {
+            let mut cuts = 0;
+            while running.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                cuts += proxy.cut_one();
+            }
+            cuts
+        }
+    });
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|_| {
+            let storage = storage.clone();
+            tokio::spawn(async move { Tally::of(&storage, "total", EACH, &AtomicBool::new(true)).await })
+        })
+        .collect();
+    let mut tally = Tally::default();
+    for task in tasks {
+        tally = tally.add(task.await.unwrap());
+    }
+    running.store(false, Ordering::SeqCst);
+    let cuts = cutter.await.unwrap();
+    let total: i64 = server.raw().words("HGET gcli2api:usage:total n").parse().unwrap();
+    println!("{cuts} cuts: {} acknowledged, {} unknown, {total} counted", tally.acknowledged, tally.unknown);
+    assert!(cuts > 20 && tally.unknown > 0, "{cuts} cuts left {} in doubt", tally.unknown);
+    assert!(tally.acknowledged == TASKS * EACH, "every task came through");
+    assert!((tally.acknowledged..=tally.acknowledged + tally.unknown).contains(&total));
+    assert!(tally.slowest < deadline + Duration::from_millis(100), "{:?}", tally.slowest);
+    storage.close().await
+}

@@ -1,0 +1,71 @@
+//! What only Redis has: its layout, its round trips, its server's death.
+#![cfg(feature = "redis")]
+
+mod calls;
+mod durability;
+mod faults;
+mod layout;
+mod login;
+#[path = "../servers/mod.rs"]
+mod servers;
+mod topology;
+
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream};
+use gateway_storage::{Credential, ErrorKind, Increment, Key, Outcome, Record, Redis, RedisConfig, Storage};
+use serde_json::json;
+use servers::{
+    proxy::Proxy,
+    redis::{Cluster, Raw, Sentinels, Server, Tls},
+};
+
+type Result<T = ()> = gateway_storage::Result<T>;
+
+fn key(name: &str) -> Key {
+    Key::new(name).unwrap()
+}
+
+/// Counts what a task knows of its own increments.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    acknowledged: i64,
+    unknown: i64,
+    slowest: Duration,
+}
+
+impl Tally {
+    fn add(self, other: Self) -> Self {
+        Self {
+            acknowledged: self.acknowledged + other.acknowledged,
+            unknown: self.unknown + other.unknown,
+            slowest: self.slowest.max(other.slowest),
+        }
+    }
+
+    /// Increments a counter until as many are acknowledged, or the time is over.
+    async fn of(storage: &Storage<Redis>, record: &str, times: i64, running: &AtomicBool) -> Self {
+        let mut tally = Self::default();
+        while tally.acknowledged < times && running.load(Ordering::SeqCst) {
+            let begun = Instant::now();
+            match storage.increment_usage(record, "n", 1).await {
+                Ok(_) => tally.acknowledged += 1,
+                Err(error) => {
+                    assert!(error.is_retryable(), "{error:?}");
+                    tally.unknown += i64::from(error.outcome() == Outcome::Unknown);
+                }
+            }
+            tally.slowest = tally.slowest.max(begun.elapsed());
+        }
+        tally
+    }
+}
