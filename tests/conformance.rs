@@ -169,7 +169,7 @@ macro_rules! cases {
 conforms!(memory, [credentials configs usage cache transactions export], [backend export_usage export_snapshot transactions_at_close]);
 conforms!(file, [credentials configs usage export], [backend export_usage export_snapshot]);
 #[cfg(feature = "mongodb")]
-conforms!(mongodb, [credentials configs usage transactions export], [backend export_usage transactions_at_close]);
+conforms_also!(mongodb, [credentials configs usage transactions export], [backend export_usage transactions_at_close]);
 #[cfg(feature = "mongodb")]
 conforms_also!(mongodb_alone, [credentials configs usage export], [backend export_usage]);
 #[cfg(feature = "redis")]
