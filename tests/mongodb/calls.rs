@@ -4,9 +4,16 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use gateway_storage::{Credential, ErrorKind, Exportable, Increment, Key, Outcome, Record, Transaction};
+use mongodb::bson::doc;
 use serde_json::json;
 
-use crate::{Result, config, key, open, raw, rounds, runs, servers, servers::mongodb::ReplicaSet};
+use crate::{
+    Result, config, key, open, raw, rounds, runs,
+    servers::{
+        self,
+        mongodb::{ReplicaSet, Server},
+    },
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upserts_that_race_are_no_error_and_one_document() -> Result {
@@ -98,16 +105,16 @@ async fn one_command_an_operation_and_one_a_chunk() -> Result {
         )*};
     }
     counted! {
-        storage.set_credential(&id, &credential).await? => ["update" 1];
+        storage.set_credential(&id, &credential).await? => ["findAndModify" 1];
         storage.get_credential(&id).await? => ["find" 1];
-        storage.delete_credential(&id).await? => ["delete" 1];
-        storage.set_config(&id, &one).await? => ["update" 1];
+        storage.delete_credential(&id).await? => ["findAndModify" 1];
+        storage.set_config(&id, &one).await? => ["findAndModify" 1];
         storage.get_config(&id).await? => ["find" 1];
         storage.list_configs().await? => ["find" 1];
-        storage.delete_config(&id).await? => ["delete" 1];
+        storage.delete_config(&id).await? => ["findAndModify" 1];
         storage.increment_usage(&id, &id, 1).await? => ["findAndModify" 1];
         storage.get_usage(&id).await? => ["find" 1];
-        storage.reset_usage(&id).await? => ["delete" 1];
+        storage.reset_usage(&id).await? => ["findAndModify" 1];
         storage.set_credentials(&many).await?.complete()? => ["update" 3];
         storage.get_credentials(&ids).await?.complete()? => ["find" 3];
         storage.list_credentials().await? => ["find" 1];
@@ -196,4 +203,62 @@ async fn an_export_is_what_was_there_when_it_was_first_asked() -> Result {
     assert_eq!(found.len(), 1001);
     assert_eq!(found[1000], Record::Config { key: key("later"), value: config(json!("old")) });
     storage.clone().close().await
+}
+
+#[tokio::test]
+async fn what_a_batch_did_before_it_was_refused_is_told() -> Result {
+    let server = Server::start(&["--setParameter", "enableTestCommands=1"]);
+    let url = server.url("partly");
+    let storage = open(&url).await;
+    // A second document with the same count is refused as a duplicate, and sent again.
+    let index = doc! { "createIndexes": "usage", "indexes": [{ "key": { "counts.n": 1 }, "name": "n", "unique": true }] };
+    server.ask("partly", index);
+    let refuse = doc! { "configureFailPoint": "failCommand", "mode": { "skip": 1 },
+    "data": { "failCommands": ["update"], "errorCode": 10107 } };
+    server.ask("admin", refuse);
+    let steps: Vec<_> = ["a", "b", "c"].map(|id| Increment::new(&key(id), &key("n"), 1)).into();
+    let report = storage.increment_many(&steps).await?;
+    server.ask("admin", doc! { "configureFailPoint": "failCommand", "mode": "off" });
+    assert_eq!(report.succeeded, 1, "{report:?}");
+    for failure in &report.failures {
+        assert_eq!(failure.error.outcome(), Outcome::NotApplied);
+    }
+    assert_eq!(storage.list_usage().await?.len(), 1);
+    storage.close().await
+}
+
+#[tokio::test]
+async fn a_write_that_is_cut_off_disturbs_no_other() -> Result {
+    let url = servers::mongodb();
+    let (holder, storage) = (open(&url).await, open(&url).await);
+    storage.set_config("held", json!(0)).await?;
+    let mut tx = holder.begin().await?;
+    tx.set_config(&key("held"), &config(json!(1))).await?;
+    let hurried = storage.with_deadline(Duration::from_millis(300));
+    for _ in 0..3 {
+        // One is given up by its deadline, one by its caller.
+        let error = hurried.set_config("held", json!(2)).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
+        drop(tokio::time::timeout(Duration::from_millis(50), storage.set_config("held", json!(3))).await);
+        let quick = storage.with_deadline(Duration::from_secs(3));
+        for n in 0..4 {
+            quick.set_config(&key(&format!("other {n}")), json!(n)).await?;
+        }
+        let mut other = quick.begin().await?;
+        other.set_config(&key("other"), &config(json!(1))).await?;
+        other.commit().await?;
+    }
+    tx.rollback().await?;
+    holder.close().await?;
+    storage.close().await
+}
+
+#[tokio::test]
+async fn what_was_written_is_listed_whatever_the_concerns() -> Result {
+    let storage = open(&format!("{}&w=1&journal=false&readConcernLevel=local", servers::mongodb())).await;
+    for n in 0..50 {
+        storage.set_config("n", json!(n)).await?;
+        assert_eq!(storage.list_configs().await?[&key("n")].value(), &json!(n));
+    }
+    storage.close().await
 }

@@ -174,3 +174,28 @@ async fn without_a_server_calls_end_in_time_and_say_that_nothing_happened() -> R
     assert_eq!(storage.increment_usage("a", "n", 1).await?, 1);
     storage.close().await
 }
+
+#[tokio::test]
+async fn closing_ends_in_time_whatever_the_server_does() -> Result {
+    let server = Server::start(&[]);
+    let storage = open(&server.url("stopped")).await.with_deadline(Duration::from_millis(500));
+    storage.set_config("a", json!(0)).await?;
+    server.signal("-STOP");
+    let begun = Instant::now();
+    storage.close().await?;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    server.signal("-CONT");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_is_alone_deletes_right_after_a_resize() -> Result {
+    let server = Server::start(&[]);
+    let storage = open(&server.url("resized")).await;
+    for size in 2..6 {
+        storage.set_credential("a", json!({})).await?;
+        storage.resize_pool(size).await?;
+        storage.delete_credentials(&[key("a")]).await?.complete()?;
+    }
+    storage.close().await
+}

@@ -2,7 +2,8 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use gateway_storage::{ErrorKind, Outcome, Transaction};
+use futures_util::StreamExt;
+use gateway_storage::{ErrorKind, Increment, Outcome, Transaction};
 use mongodb::bson::doc;
 use serde_json::json;
 use tokio::runtime::Handle;
@@ -129,4 +130,59 @@ async fn transfers_whose_commit_replies_are_lost_are_told_truly() -> Result {
     assert_eq!(told.unknown, [] as [usize; 0], "the server knew, and was not asked");
     through.close().await?;
     direct.close().await
+}
+
+#[tokio::test]
+async fn a_commit_that_too_few_have_is_unknown() -> Result {
+    let url = servers::mongodb();
+    let storage = open(&url).await;
+    // More members than there are.
+    let demanding = open(&format!("{url}&w=3&create=false")).await;
+    let mut tx = demanding.begin().await?;
+    tx.set_config(&key("a"), &config(json!(1))).await?;
+    let error = tx.commit().await.unwrap_err();
+    assert_eq!((error.outcome(), error.code()), (Outcome::Unknown, Some("100")), "{error:?}");
+    let error = demanding.set_config("b", json!(1)).await.unwrap_err();
+    assert_eq!((error.outcome(), error.code()), (Outcome::Unknown, Some("100")), "{error:?}");
+    let error =
+        demanding.increment_many(&[Increment::new(&key("a"), &key("n"), 1)]).await?.complete().unwrap_err();
+    assert_eq!((error.outcome(), error.code()), (Outcome::Unknown, Some("100")), "{error:?}");
+    assert_eq!(storage.list_configs().await?.len(), 2, "they were done");
+    demanding.close().await?;
+    storage.close().await
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_held_while_its_store_closes_holds_nothing() -> Result {
+    let url = servers::mongodb();
+    let (storage, other) = (open(&url).await, open(&url).await);
+    let a = key("a");
+    let mut tx = storage.begin().await?;
+    tx.set_config(&a, &config(json!(1))).await?;
+    storage.close().await?;
+    other.with_deadline(Duration::from_secs(3)).set_config(&a, json!(2)).await?;
+    assert_eq!(tx.commit().await.unwrap_err().kind(), ErrorKind::Closed);
+    other.close().await
+}
+
+#[tokio::test]
+async fn a_transaction_outlives_the_pool_that_it_began_on() -> Result {
+    let storage = open(&servers::mongodb()).await;
+    let (a, b) = (key("a"), key("b"));
+    storage.set_credential(&a, json!({})).await?;
+    storage.set_config(&a, json!(0)).await?;
+    let mut tx = storage.begin().await?;
+    tx.set_config(&a, &config(json!(1))).await?;
+    let mut dropped = storage.begin().await?;
+    dropped.set_config(&b, &config(json!(1))).await?;
+    let mut records = Box::pin(storage.export());
+    records.next().await.unwrap()?;
+    storage.resize_pool(3).await?;
+    drop(dropped);
+    tx.get_config(&a).await?;
+    tx.commit().await?;
+    assert_eq!(storage.get_config(&a).await?.value(), &json!(1));
+    assert_eq!(records.count().await, 1, "an export goes on, too");
+    storage.delete_credentials(&[a]).await?.complete()?;
+    storage.close().await
 }

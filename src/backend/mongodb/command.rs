@@ -8,14 +8,22 @@ use mongodb::{
     options::{Acknowledgment, WriteConcern},
 };
 
-use super::{document::ID, failure, pool::Lane, server::Call};
-use crate::{Error, Key, Result, backend::remote::Effect};
+use super::{
+    document::ID,
+    failure,
+    pool::Lane,
+    server::{Call, UPSERT_ATTEMPTS},
+};
+use crate::{
+    Error, Key, Result,
+    backend::remote::{Effect, batch},
+};
 
-/// How often the statements are sent again that another upsert of the same new document came before.
-const UPSERT_ATTEMPTS: u32 = 10;
+/// Which collection of a lane.
+pub(super) type Of = fn(&Lane) -> &Collection<RawDocumentBuf>;
 
 /// `{ _id: key }`
-pub(super) fn id_of(key: &Key) -> RawDocumentBuf {
+fn id_of(key: &Key) -> RawDocumentBuf {
     let mut query = RawDocumentBuf::new();
     query.append(ID, key.as_str());
     query
@@ -36,69 +44,83 @@ pub(super) fn any_of<'k>(keys: impl Iterator<Item = &'k Key>) -> Document {
     mongodb::bson::doc! { "_id": { "$in": keys } }
 }
 
-impl Call<'_> {
-    /// Upserts, in order, in one command; says which failed, and with what code. Those that an upsert of somebody else came
-    /// before are sent again.
-    pub(super) async fn upsert_many(
-        &self,
-        lane: &Lane,
-        collection: &Collection<RawDocumentBuf>,
-        statements: &[&RawDocumentBuf],
-    ) -> Result<BTreeMap<usize, i32>> {
-        let mut failed = BTreeMap::new();
-        let mut left: Vec<usize> = (0..statements.len()).collect();
-        let mut attempts = 0;
-        while !left.is_empty() {
-            attempts += 1;
-            let command = update(lane, collection, left.iter().map(|at| statements[*at]));
-            let refused = self.write(lane, command).await?;
-            let sent = std::mem::take(&mut left);
-            for (at, code) in refused {
-                let at = *sent.get(at).ok_or_else(|| failure::unexpected_reply(Effect::Write))?;
-                if code == failure::DUPLICATE_KEY && attempts < UPSERT_ATTEMPTS {
-                    left.push(at);
-                } else {
-                    failed.insert(at, code);
-                }
-            }
-        }
-        Ok(failed)
-    }
-
-    /// The statements that failed, by place and code.
-    async fn write(&self, lane: &Lane, command: RawDocumentBuf) -> Result<Vec<(usize, i32)>> {
-        let reply = self.ask(Effect::Write, lane.database.run_raw_command(command)).await?;
-        let wrong = || failure::unexpected_reply(Effect::Write);
-        if let Some(error) = failure::of_write_concern(&reply) {
-            return Err(error);
-        }
-        let mut failed = Vec::new();
-        for failure in reply.get_array("writeErrors").into_iter().flatten() {
-            let failure = failure.as_document().ok_or_else(wrong)?;
-            let at =
-                failure.get_i32("index").ok().and_then(|at| usize::try_from(at).ok()).ok_or_else(wrong)?;
-            failed.push((at, failure.get_i32("code").map_err(|_| wrong())?));
-        }
-        Ok(failed)
-    }
+/// Carries statements out, chunk by chunk, so many at once, and says which failed, by the names that they have here.
+pub(super) async fn upsert_all<K: Copy + Ord + Send + Sync>(
+    call: &Call<'_>,
+    of: Of,
+    statements: &[(K, RawDocumentBuf)],
+    at_once: usize,
+) -> BTreeMap<K, Error> {
+    let bytes = |(_, statement): &(K, RawDocumentBuf)| statement.as_bytes().len();
+    let chunks = batch::run(statements, bytes, at_once, |chunk| call.upsert_chunk(of, chunk));
+    chunks.await.into_iter().flat_map(|(_, failed)| failed).collect()
 }
 
-/// The driver adds no write concern to a command that it does not make itself.
-fn update<'s>(
-    lane: &Lane,
-    collection: &Collection<RawDocumentBuf>,
-    statements: impl Iterator<Item = &'s RawDocumentBuf>,
-) -> RawDocumentBuf {
-    let mut items = RawArrayBuf::new();
-    for statement in statements {
-        items.push(statement);
+/// The places of the statements that failed, each with its code; and the failure of what the others should have got.
+type Answer = (Vec<(usize, i32)>, Option<Error>);
+
+impl Call<'_> {
+    /// One command. Statements that an upsert of somebody else came before are sent again.
+    async fn upsert_chunk<K: Copy + Ord + Send + Sync>(
+        &self,
+        of: Of,
+        chunk: &[(K, RawDocumentBuf)],
+    ) -> BTreeMap<K, Error> {
+        let mut failed = BTreeMap::new();
+        let mut left: Vec<usize> = (0..chunk.len()).collect();
+        for attempt in 1..=UPSERT_ATTEMPTS {
+            let sent = std::mem::take(&mut left);
+            let (refused, others) = match self.update(of, sent.iter().map(|at| &chunk[*at].1)).await {
+                Ok(answer) => answer,
+                // What an earlier attempt did stays done.
+                Err(error) => (Vec::new(), Some(error)),
+            };
+            if let Some(error) = others {
+                failed.extend(sent.iter().map(|at| (chunk[*at].0, error.clone())));
+            }
+            for (at, code) in refused {
+                let name = chunk[sent[at]].0;
+                failed.remove(&name);
+                if code == failure::DUPLICATE_KEY && attempt < UPSERT_ATTEMPTS {
+                    left.push(sent[at]);
+                } else {
+                    failed.insert(name, failure::of_code(code));
+                }
+            }
+            if left.is_empty() {
+                break;
+            }
+        }
+        failed
     }
-    let mut command = RawDocumentBuf::new();
-    command.append(cstr!("update"), collection.name());
-    command.append(cstr!("updates"), items);
-    command.append(cstr!("ordered"), false);
-    command.append(cstr!("writeConcern"), write_concern(&lane.write_concern));
-    command
+
+    async fn update(&self, of: Of, statements: impl Iterator<Item = &RawDocumentBuf>) -> Result<Answer> {
+        let mut items = RawArrayBuf::new();
+        let mut count = 0;
+        for statement in statements {
+            items.push(statement);
+            count += 1;
+        }
+        let lease = self.lease().await?;
+        let mut command = RawDocumentBuf::new();
+        command.append(cstr!("update"), of(&lease).name());
+        command.append(cstr!("updates"), items);
+        command.append(cstr!("ordered"), false);
+        // The driver adds no write concern to a command that it does not make itself.
+        command.append(cstr!("writeConcern"), write_concern(&lease.write_concern));
+        command.append(cstr!("maxTimeMS"), i64::try_from(self.server_time().as_millis()).unwrap_or(i64::MAX));
+        let reply =
+            self.write(lease, |lease| async move { lease.database.run_raw_command(command).await }).await?;
+        let wrong = || failure::unexpected_reply(Effect::Write);
+        let mut refused = Vec::new();
+        for failure in reply.get_array("writeErrors").into_iter().flatten() {
+            let failure = failure.as_document().ok_or_else(wrong)?;
+            let at = failure.get_i32("index").ok().and_then(|at| usize::try_from(at).ok());
+            let at = at.filter(|at| *at < count).ok_or_else(wrong)?;
+            refused.push((at, failure.get_i32("code").map_err(|_| wrong())?));
+        }
+        Ok((refused, failure::of_write_concern(&reply)))
+    }
 }
 
 fn write_concern(concern: &WriteConcern) -> RawDocumentBuf {
@@ -109,12 +131,4 @@ fn write_concern(concern: &WriteConcern) -> RawDocumentBuf {
     }
     document.append(cstr!("j"), concern.journal.unwrap_or(true));
     document
-}
-
-/// The same error for each item of a chunk.
-pub(super) fn all_failed<'k, K: Copy + Ord + 'k>(
-    chunk: impl Iterator<Item = K>,
-    error: &Error,
-) -> BTreeMap<K, Error> {
-    chunk.map(|key| (key, error.clone())).collect()
 }

@@ -3,21 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt, stream};
-use mongodb::{
-    Collection,
-    bson::{Document, RawDocument, RawDocumentBuf, doc},
-};
-use tokio::time::{Instant, timeout_at};
+use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
+use tokio::time::Instant;
 
 use super::{
     CONCURRENT_CHUNKS, MongoDb,
-    command::{all_failed, any_of, upsert},
-    document, failure,
-    pool::{Lane, Lease},
+    command::{Of, any_of, upsert, upsert_all},
+    document,
+    pool::Lease,
     scan::collect,
-    server::{Call, no_reply},
+    server::{Call, upserted},
     session::Session,
-    topology::Writable,
     transaction::{Pauses, commit, of_statement},
 };
 use crate::{
@@ -33,35 +29,6 @@ pub(super) fn missing() -> Error {
     Error::not_found(Kind::Credential)
 }
 
-/// Stores documents under different keys, and says which failed.
-pub(super) async fn set_documents<'k>(
-    call: &Call<'_>,
-    collection: fn(&Lane) -> &Collection<RawDocumentBuf>,
-    documents: Vec<(&'k Key, RawDocumentBuf)>,
-) -> BTreeMap<&'k Key, Error> {
-    let statements: Vec<_> = documents.into_iter().map(|(key, body)| (key, upsert(key, body))).collect();
-    let chunks = batch::run(
-        &statements,
-        |(_, statement)| statement.as_bytes().len(),
-        CONCURRENT_CHUNKS,
-        |chunk| async move {
-            let lane = call.lease().await?;
-            let sent: Vec<_> = chunk.iter().map(|(_, statement)| statement).collect();
-            call.upsert_many(&lane, collection(&lane), &sent).await
-        },
-    );
-    let mut failed = BTreeMap::new();
-    for (chunk, result) in chunks.await {
-        match result {
-            Ok(codes) => {
-                failed.extend(codes.into_iter().map(|(at, code)| (chunk[at].0, failure::of_code(code))));
-            }
-            Err(error) => failed.extend(all_failed(chunk.iter().map(|(key, _)| *key), &error)),
-        }
-    }
-    failed
-}
-
 /// Each id once, in order.
 fn distinct(ids: &[Key]) -> Vec<&Key> {
     ids.iter().collect::<BTreeSet<_>>().into_iter().collect()
@@ -71,28 +38,24 @@ impl CredentialStore for MongoDb {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
         let call = self.call()?;
         let lane = call.lease().await?;
-        let found = call.ask(Effect::Read, lane.credentials.find_one(doc! { "_id": id.as_str() })).await?;
+        let found = call.ask(lane.credentials.find_one(doc! { "_id": id.as_str() })).await?;
         document::credential(id, &found.ok_or_else(missing)?)
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
-        let body = document::of_credential(credential);
         let call = self.call()?;
-        let lane = call.lease().await?;
-        let set = || lane.credentials.replace_one(doc! { "_id": id.as_str() }, &body).upsert(true);
-        call.upsert(set).await.map(drop)
+        set(&call, |lane| &lane.credentials, id, document::of_credential(credential)).await
     }
 
     async fn delete_credential(&self, id: &Key) -> Result<()> {
-        delete(&self.call()?, id).await
+        delete_one(&self.call()?, id).await
     }
 
     async fn list_credentials(&self) -> Result<Vec<Key>> {
         let call = self.call()?;
         let lane = call.lease().await?;
         let find = lane.credentials.find(doc! {}).projection(doc! { "_id": 1 }).sort(doc! { "_id": 1 });
-        call.ask(Effect::Read, std::pin::pin!(collect(&lane, find.batch_size(KEYS_A_REPLY), document::key)))
-            .await?
+        call.ask(std::pin::pin!(collect(&lane, find.batch_size(KEYS_A_REPLY), document::key))).await?
     }
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
@@ -113,7 +76,7 @@ impl CredentialStore for MongoDb {
                     };
                     let most = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
                     let found = std::pin::pin!(collect(&lane, find.batch_size(most), read));
-                    call.ask(Effect::Read, found).await?
+                    call.ask(found).await?
                 }
             },
         );
@@ -140,67 +103,94 @@ impl CredentialStore for MongoDb {
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
         let call = self.call()?;
         let last: BTreeMap<&Key, &Credential> = credentials.iter().map(|(id, fields)| (id, fields)).collect();
-        let documents =
-            last.into_iter().map(|(id, credential)| (id, document::of_credential(credential))).collect();
-        let failed = set_documents(&call, |lane| &lane.credentials, documents).await;
+        let statements: Vec<_> = last
+            .into_iter()
+            .map(|(id, credential)| (id, upsert(id, document::of_credential(credential))))
+            .collect();
+        let failed = upsert_all(&call, |lane| &lane.credentials, &statements, CONCURRENT_CHUNKS).await;
         Ok(batch::report(credentials.iter().map(|(id, _)| id), &failed))
     }
 
     /// The server says how many documents it deleted, not which. So a chunk is a transaction, which looks them up first; on a
     /// standalone server, which has none, each is deleted by a command of its own.
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
-        let (call, distinct) = (self.call()?, distinct(ids));
-        let (lane, call) = (self.server.lane()?, &call);
-        if lane.topology.writable() == Writable::Standalone {
-            // A loop, since a closure over the ids is not general enough to be spawned.
-            let mut deletes = Vec::with_capacity(distinct.len());
-            for id in &distinct {
-                deletes.push(delete(call, id));
-            }
-            let results: Vec<Result<()>> = stream::iter(deletes).buffered(CONCURRENT_CHUNKS).collect().await;
-            let results = distinct.iter().copied().zip(results);
-            let failed = results.filter_map(|(id, result)| Some((id, result.err()?))).collect();
+        let (call, distinct) = (&self.call()?, distinct(ids));
+        if call.lease().await?.writable.has_transactions() {
+            let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| delete_chunk(call, chunk));
+            let failed = chunks.await.into_iter().flat_map(|(_, failed)| failed).collect();
             return Ok(batch::report(ids.iter(), &failed));
         }
-        let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| delete_chunk(call, chunk));
-        let mut failed = BTreeMap::new();
-        for (chunk, result) in chunks.await {
-            match result {
-                Ok(deleted) => failed
-                    .extend(chunk.iter().filter(|id| !deleted.contains(**id)).map(|id| (*id, missing()))),
-                Err(error) => failed.extend(all_failed(chunk.iter().copied(), &error)),
-            }
+        // A loop, since a closure over the ids is not general enough to be spawned.
+        let mut deletes = Vec::with_capacity(distinct.len());
+        for id in &distinct {
+            deletes.push(delete_one(call, id));
         }
+        let results: Vec<Result<()>> = stream::iter(deletes).buffered(CONCURRENT_CHUNKS).collect().await;
+        let results = distinct.iter().copied().zip(results);
+        let failed = results.filter_map(|(id, result)| Some((id, result.err()?))).collect();
         Ok(batch::report(ids.iter(), &failed))
     }
 }
 
-async fn delete(call: &Call<'_>, id: &Key) -> Result<()> {
-    let lane = call.lease().await?;
-    let delete = lane.credentials.delete_one(doc! { "_id": id.as_str() });
-    match call.ask(Effect::Write, delete).await?.deleted_count {
-        0 => Err(missing()),
-        _ => Ok(()),
+/// Stores one document in place of any other.
+pub(super) async fn set(call: &Call<'_>, of: Of, key: &Key, body: RawDocumentBuf) -> Result<()> {
+    let (query, patience) = (doc! { "_id": key.as_str() }, call.server_time());
+    let set = |lane: Lease| async move {
+        // A plain `replaceOne` has no time limit.
+        let replace = || {
+            let replace = of(&lane).find_one_and_replace(query.clone(), &body).upsert(true);
+            replace.projection(doc! { "_id": 1 }).max_time(patience)
+        };
+        upserted(replace).await
+    };
+    call.write(call.lease().await?, set).await.map(drop)
+}
+
+/// Deletes one document, and says whether there was one.
+pub(super) async fn delete(call: &Call<'_>, of: Of, key: &Key) -> Result<bool> {
+    let (query, patience) = (doc! { "_id": key.as_str() }, call.server_time());
+    let delete = |lane: Lease| async move {
+        let delete = of(&lane).find_one_and_delete(query);
+        delete.projection(doc! { "_id": 1 }).max_time(patience).await
+    };
+    Ok(call.write(call.lease().await?, delete).await?.is_some())
+}
+
+async fn delete_one(call: &Call<'_>, id: &Key) -> Result<()> {
+    match delete(call, |lane| &lane.credentials, id).await? {
+        true => Ok(()),
+        false => Err(missing()),
     }
 }
 
-/// Deletes what is there of a chunk, and says what it was. Tried again when another one comes between.
-async fn delete_chunk(call: &Call<'_>, chunk: &[&Key]) -> Result<BTreeSet<Key>> {
-    let (ids, mut pauses) = (any_of(chunk.iter().copied()), Pauses::until(call.deadline()));
-    loop {
-        let lease = call.lease().await?;
-        let session = Session::begin(call, &lease).await?;
-        let attempt = tokio::spawn(delete_in(lease, session, ids.clone(), call.deadline()));
-        match timeout_at(call.deadline(), attempt).await {
-            Ok(Ok(Err(error))) if error.kind() == ErrorKind::Conflict && pauses.pause().await => {}
-            Ok(Ok(result)) => return result,
-            Ok(Err(_)) => {
-                let panicked = Error::new(ErrorKind::Internal, "a batch of deletes panicked");
-                return Err(panicked.with_outcome(Effect::Write.when_lost()));
+/// Deletes what is there of a chunk, and says what failed. Where another one comes between, the chunk is halved.
+async fn delete_chunk<'k>(call: &Call<'_>, chunk: &[&'k Key]) -> BTreeMap<&'k Key, Error> {
+    let (mut failed, mut parts) = (BTreeMap::new(), vec![chunk]);
+    let mut pauses = Pauses::until(call.deadline());
+    while let Some(part) = parts.pop() {
+        if let [id] = part {
+            failed.extend(delete_one(call, id).await.err().map(|error| (*id, error)));
+            continue;
+        }
+        match delete_part(call, part).await {
+            Ok(there) => {
+                failed.extend(part.iter().filter(|id| !there.contains(**id)).map(|id| (*id, missing())));
             }
-            Err(_) => return Err(no_reply(Effect::Write)),
+            Err(error) if error.kind() == ErrorKind::Conflict && pauses.pause().await => {
+                let (left, right) = part.split_at(part.len() / 2);
+                parts.extend([right, left]);
+            }
+            Err(error) => failed.extend(part.iter().map(|id| (*id, error.clone()))),
         }
     }
+    failed
+}
+
+async fn delete_part(call: &Call<'_>, part: &[&Key]) -> Result<BTreeSet<Key>> {
+    let lease = call.lease().await?;
+    let session = Session::begin(call, &lease).await?;
+    let (ids, deadline) = (any_of(part.iter().copied()), call.deadline());
+    call.detached(Effect::Write, delete_in(lease, session, ids, deadline)).await?
 }
 
 async fn delete_in(
@@ -225,8 +215,6 @@ async fn delete_in(
         Ok(Ok(there))
     };
     let there = work.await.map_err(|error| of_statement(&error))??;
-    if !there.is_empty() {
-        commit(session, deadline).await?;
-    }
+    commit(session, deadline).await?;
     Ok(there)
 }

@@ -1,6 +1,6 @@
 //! Everything out, from one snapshot where the server can, and records in.
 
-use std::{collections::BTreeMap, vec};
+use std::{collections::BTreeMap, sync::Arc, vec};
 
 use futures_core::Stream;
 use futures_util::stream;
@@ -11,18 +11,13 @@ use mongodb::{
 
 use super::{
     CONCURRENT_CHUNKS, MongoDb,
-    command::{all_failed, upsert},
-    credential::set_documents,
-    document, failure,
+    command::{upsert, upsert_all},
+    document,
     pool::Lane,
     scan::{of_snapshot, snapshot},
-    server::Call,
     usage,
 };
-use crate::{
-    BatchReport, Error, Exportable, Key, Record, Result,
-    backend::remote::{Effect, batch},
-};
+use crate::{BatchReport, Exportable, Key, Record, Result};
 
 /// A page ends after this many documents, or this many bytes.
 const PAGE: u32 = 250;
@@ -39,6 +34,7 @@ enum Place {
 
 struct Export {
     mongodb: MongoDb,
+    lane: Option<Arc<Lane>>,
     session: Option<ClientSession>,
     cursor: Option<SessionCursor<RawDocumentBuf>>,
     page: vec::IntoIter<Record>,
@@ -62,27 +58,32 @@ impl Export {
     async fn read_page(&mut self) -> Result<Vec<Record>> {
         let mongodb = self.mongodb.clone();
         let call = mongodb.call()?;
-        let lane = call.lease().await?;
+        let lease = match &self.lane {
+            // The session is good for no other client.
+            Some(lane) => call.lease_of(lane).await?,
+            None => call.lease().await?,
+        };
+        self.lane = Some(lease.lane.clone());
         let session = match &mut self.session {
             Some(session) => session,
-            none => none.insert(call.ask(Effect::Read, std::pin::pin!(snapshot(&lane))).await?),
+            none => none.insert(call.ask(std::pin::pin!(snapshot(&lease))).await?),
         };
         let cursor = match &mut self.cursor {
             Some(cursor) => cursor,
             none => {
                 let collection = match self.place {
-                    Place::Credentials => &lane.credentials,
-                    Place::Configs => &lane.configs,
-                    Place::Usage | Place::End => &lane.usage,
+                    Place::Credentials => &lease.credentials,
+                    Place::Configs => &lease.configs,
+                    Place::Usage | Place::End => &lease.usage,
                 };
                 let find = collection.find(doc! {}).sort(doc! { "_id": 1 }).batch_size(PAGE);
-                let find = of_snapshot(&lane, find);
-                none.insert(call.ask(Effect::Read, find.session(&mut *session).into_future()).await?)
+                let find = of_snapshot(&lease, find).session(&mut *session);
+                none.insert(call.ask(find.into_future()).await?)
             }
         };
         let (mut page, mut bytes, mut documents) = (Vec::new(), 0, 0);
         while documents < PAGE && bytes < PAGE_BYTES {
-            if !call.ask(Effect::Read, std::pin::pin!(cursor.advance(session))).await? {
+            if !call.ask(std::pin::pin!(cursor.advance(session))).await? {
                 self.cursor = None;
                 self.place = match self.place {
                     Place::Credentials => Place::Configs,
@@ -121,37 +122,15 @@ impl Export {
 /// How many counters of a record are set by one statement, which must be smaller than a document.
 const COUNTERS: usize = 1000;
 
-/// Sets counters: those of a record together.
-async fn set_counters<'k>(
-    call: &Call<'_>,
-    records: BTreeMap<&'k Key, BTreeMap<&'k Key, i64>>,
-) -> BTreeMap<&'k Key, Error> {
+/// Statements that set counters: those of a record together.
+fn set_counters<'k>(records: BTreeMap<&'k Key, BTreeMap<&'k Key, i64>>) -> Vec<(&'k Key, RawDocumentBuf)> {
     let mut statements = Vec::new();
     for (key, counts) in records {
         let counts: Vec<(&Key, i64)> = counts.into_iter().collect();
         let parts = counts.chunks(COUNTERS).map(|part| usage::change(cstr!("$set"), part.iter().copied()));
         statements.extend(parts.map(|change| (key, upsert(key, change))));
     }
-    let chunks = batch::run(
-        &statements,
-        |(_, statement)| statement.as_bytes().len(),
-        CONCURRENT_CHUNKS,
-        |chunk| async move {
-            let lane = call.lease().await?;
-            let sent: Vec<_> = chunk.iter().map(|(_, statement)| statement).collect();
-            call.upsert_many(&lane, &lane.usage, &sent).await
-        },
-    );
-    let mut failed = BTreeMap::new();
-    for (chunk, result) in chunks.await {
-        match result {
-            Ok(codes) => {
-                failed.extend(codes.into_iter().map(|(at, code)| (chunk[at].0, failure::of_code(code))));
-            }
-            Err(error) => failed.extend(all_failed(chunk.iter().map(|(key, _)| *key), &error)),
-        }
-    }
-    failed
+    statements
 }
 
 impl Exportable for MongoDb {
@@ -161,6 +140,7 @@ impl Exportable for MongoDb {
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         let export = Export {
             mongodb: self.clone(),
+            lane: None,
             session: None,
             cursor: None,
             page: Vec::new().into_iter(),
@@ -189,11 +169,14 @@ impl Exportable for MongoDb {
                 }
             }
         }
-        let credentials = credentials.into_iter().map(|(id, of)| (id, document::of_credential(of))).collect();
-        let configs = configs.into_iter().map(|(key, of)| (key, document::of_config(of))).collect();
-        let credentials = set_documents(&call, |lane: &Lane| &lane.credentials, credentials).await;
-        let configs = set_documents(&call, |lane: &Lane| &lane.configs, configs).await;
-        let counters = set_counters(&call, counters).await;
+        let credential = |(id, of)| (id, upsert(id, document::of_credential(of)));
+        let credentials: Vec<_> = credentials.into_iter().map(credential).collect();
+        let config = |(key, of)| (key, upsert(key, document::of_config(of)));
+        let configs: Vec<_> = configs.into_iter().map(config).collect();
+        let counters = set_counters(counters);
+        let credentials = upsert_all(&call, |lane| &lane.credentials, &credentials, CONCURRENT_CHUNKS).await;
+        let configs = upsert_all(&call, |lane| &lane.configs, &configs, CONCURRENT_CHUNKS).await;
+        let counters = upsert_all(&call, |lane| &lane.usage, &counters, CONCURRENT_CHUNKS).await;
         let mut report = BatchReport::default();
         for (index, record) in records.iter().enumerate() {
             let failed = match record {

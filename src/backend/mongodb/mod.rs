@@ -24,7 +24,7 @@ pub use options::{MongoDbConfig, ReadLevel, WriteLevel};
 use server::Server;
 pub use transaction::MongoDbTransaction;
 
-use crate::{Backend, Open, Result, StorageStats, backend::remote::Effect};
+use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats};
 
 /// How many chunks of a batch are under way at once: each has a connection.
 const CONCURRENT_CHUNKS: usize = 4;
@@ -78,13 +78,16 @@ const CONCURRENT_CHUNKS: usize = 4;
 /// - `Ok` means that the majority has it in its journals: no failover loses it. [`stats`](Backend::stats) warns of settings
 ///   with which one can.
 /// - A batch is applied document by document.
-/// - A usage record is one document, so its counters (about 60,000 of the longest names) fit in 16 MiB; more are
+/// - A usage record is one document, so its counters (20,000 to 60,000 of the longest names) fit in 16 MiB; more are
 ///   [`TooLarge`](crate::ErrorKind::TooLarge).
 /// - A list, or a chunk of a batch of reads, is what was there at one moment; an export what was there when the stream was first
-///   asked for a record. Not on a standalone server, which has no snapshots.
+///   asked for a record. Not on a standalone server, which has no snapshots, and not if reads or writes are of less than the
+///   majority.
 /// - A call that gets no turn, finds no server that takes writes, or that the server refuses, is
 ///   [`NotApplied`](crate::Outcome::NotApplied); a write that was sent and has no answer, or whose acknowledgement by the
-///   majority failed, is [`Unknown`](crate::Outcome::Unknown). A commit is sent until it is answered.
+///   majority failed, is [`Unknown`](crate::Outcome::Unknown). So is one that the driver could not send, but for a refused
+///   connection: it does not say. A commit is sent until it is answered.
+/// - The server gives a write up a little before our deadline. One whose future is dropped goes on until then.
 #[derive(Clone)]
 pub struct MongoDb {
     server: Arc<Server>,
@@ -110,7 +113,7 @@ impl Backend for MongoDb {
     async fn health(&self) -> Result<()> {
         let call = self.call()?;
         let lane = call.lease().await?;
-        let hello = call.ask(Effect::Read, lane.database.run_command(doc! { "hello": 1 })).await?;
+        let hello = call.ask(lane.database.run_command(doc! { "hello": 1 })).await?;
         match hello.get_bool("isWritablePrimary") {
             Ok(true) => Ok(()),
             _ => Err(failure::no_primary()),
@@ -131,9 +134,15 @@ impl Open for MongoDb {
 
     async fn open(config: MongoDbConfig) -> Result<Self> {
         let (create, deadline) = (config.create, config.deadline);
-        let mongodb = Self { server: Arc::new(Server::new(config).await?), deadline };
-        mongodb.check_server().await?;
-        mongodb.ready_schema(create).await?;
-        Ok(mongodb)
+        let opened = async {
+            let mongodb = Self { server: Arc::new(Server::new(config).await?), deadline };
+            mongodb.check_server().await?;
+            mongodb.ready_schema(create).await?;
+            Ok(mongodb)
+        };
+        // Of several calls.
+        tokio::time::timeout(deadline, opened).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Timeout, "the MongoDB store was not opened in time"))
+        })
     }
 }

@@ -47,7 +47,8 @@ pub struct MongoDbConfig {
     pub user: Option<String>,
     /// Its password. `Debug` does not print it.
     pub password: Option<String>,
-    /// The database that knows the user. `authSource`. None: the one that the URL names, or `admin`.
+    /// The database that knows the user. `authSource`. None: the one that the URL names; with `srv` the one that its TXT record
+    /// names; or `admin`.
     pub auth_source: Option<String>,
     /// How the user logs in: `SCRAM-SHA-256`, `SCRAM-SHA-1`, `PLAIN` (LDAP) or `MONGODB-X509`. `authMechanism`. None: the
     /// best that the server has.
@@ -91,7 +92,9 @@ pub struct MongoDbConfig {
     pub retry_writes: bool,
     /// Whether the driver sends a read once more if its connection is lost. `retryReads`. Default: true.
     pub retry_reads: bool,
-    /// What a read may see. `readConcernLevel`. Default: [`ReadLevel::Majority`].
+    /// What a read may see. `readConcernLevel`. Default: [`ReadLevel::Majority`]. Transactions read a snapshot of what the majority
+    /// has, whatever this says. Lists, batches of reads and exports see one moment only if this and the write concern are
+    /// the majority: otherwise they would not show what was just written.
     pub read_concern: ReadLevel,
     /// How long a call may take as a whole. Default: [`DEFAULT_DEADLINE`].
     #[serde(with = "readable")]
@@ -276,7 +279,10 @@ impl MongoDbConfig {
             rest.rsplit_once('@').map_or((None, rest), |(login, place)| (Some(login), place));
         if let Some(login) = login {
             let (user, password) = login.split_once(':').map_or((login, None), |(u, p)| (u, Some(p)));
-            self.user = Some(decode(user)?).filter(|user| !user.is_empty());
+            if user.is_empty() {
+                return Err(invalid("a MongoDB URL with a password has a user, too"));
+            }
+            self.user = Some(decode(user)?);
             self.password = password.map(decode).transpose()?;
         }
         let (addr, database) = place.split_once('/').unwrap_or((place, ""));
@@ -286,7 +292,8 @@ impl MongoDbConfig {
         self.addr = decode(addr)?;
         if !database.is_empty() {
             self.database = decode(database)?;
-            self.auth_source = Some(self.database.clone());
+            // With SRV records it is theirs to say.
+            self.auth_source = Some(self.database.clone()).filter(|_| !self.srv);
         }
         Ok(())
     }
@@ -295,15 +302,17 @@ impl MongoDbConfig {
     pub(super) async fn driver_options(&self, pool_size: u32) -> Result<ClientOptions> {
         self.check_database()?;
         let mut options = if self.srv {
-            let url = format!("mongodb+srv://{}/", self.addr);
+            // A login, so that the driver tells which database the TXT record names for it.
+            let url = format!("mongodb+srv://x:x@{}/", self.addr);
             let found = ClientOptions::parse(url).await;
             found.map_err(|error| failure::of_request(&error, Effect::Read))?
         } else {
             ClientOptions::builder().hosts(self.servers()?).build()
         };
         options.app_name = Some(self.app_name.clone());
+        let named = options.credential.take().and_then(|login| login.source);
         if self.user.is_some() || self.auth_mechanism.as_deref() == Some("MONGODB-X509") {
-            options.credential = Some(self.credential()?);
+            options.credential = Some(self.credential(named)?);
         }
         if self.replica_set.is_some() {
             options.repl_set_name.clone_from(&self.replica_set);
@@ -327,6 +336,10 @@ impl MongoDbConfig {
         Ok(options)
     }
 
+    pub(super) fn wants_snapshots(&self) -> bool {
+        self.read_concern == ReadLevel::Majority && self.write_concern == WriteLevel::Majority
+    }
+
     fn servers(&self) -> Result<Vec<ServerAddress>> {
         let server = |addr| {
             let (host, port) = host_and_port(addr, DEFAULT_PORT)
@@ -336,11 +349,12 @@ impl MongoDbConfig {
         self.addr.split(',').map(server).collect()
     }
 
-    fn credential(&self) -> Result<Credential> {
+    /// `named` is the database that the TXT record names.
+    fn credential(&self, named: Option<String>) -> Result<Credential> {
         let mut credential = Credential::default();
         credential.username.clone_from(&self.user);
         credential.password.clone_from(&self.password);
-        credential.source.clone_from(&self.auth_source);
+        credential.source = self.auth_source.clone().or(named);
         credential.mechanism = match self.auth_mechanism.as_deref() {
             None => None,
             Some("SCRAM-SHA-1") => Some(AuthMechanism::ScramSha1),
@@ -353,9 +367,13 @@ impl MongoDbConfig {
                 ));
             }
         };
-        // Their users are not in a database of the server.
-        if matches!(credential.mechanism, Some(AuthMechanism::Plain | AuthMechanism::MongoDbX509)) {
-            credential.source = Some("$external".to_owned());
+        // These users are in no database of the server.
+        match credential.mechanism {
+            Some(AuthMechanism::MongoDbX509) => credential.source = Some("$external".to_owned()),
+            Some(AuthMechanism::Plain) if self.auth_source.is_none() => {
+                credential.source = Some("$external".to_owned());
+            }
+            _ => {}
         }
         Ok(credential)
     }
@@ -467,6 +485,7 @@ mod tests {
             "redis:secret",
             "mongodb:secret",
             "mongodb://",
+            "mongodb://:secret@host",
             "mongodb://:secret@host/a/secret",
             "mongodb://:secret%4@host",
             "mongodb://host?w=secret",

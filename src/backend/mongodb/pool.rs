@@ -11,7 +11,11 @@ use std::{
 use mongodb::{Client, Collection, Database, bson::RawDocumentBuf, options::WriteConcern};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{MongoDb, MongoDbConfig, failure, session::Rollbacks, topology::Topology};
+use super::{
+    MongoDb, MongoDbConfig, failure,
+    session::Transactions,
+    topology::{Topology, Writable},
+};
 use crate::{
     Error, ErrorKind, PoolStats, Pooled, Result,
     backend::remote::{Effect, Waiting},
@@ -28,8 +32,10 @@ pub(super) struct Lane {
     pub(super) configs: Collection<RawDocumentBuf>,
     pub(super) usage: Collection<RawDocumentBuf>,
     pub(super) topology: Topology,
+    /// Whether queries of many documents see one moment.
+    pub(super) wants_snapshots: bool,
     pub(super) write_concern: WriteConcern,
-    pub(super) rollbacks: Arc<Rollbacks>,
+    pub(super) transactions: Transactions,
     patience: Duration,
     max: u32,
     turns: Arc<Semaphore>,
@@ -38,8 +44,10 @@ pub(super) struct Lane {
 
 /// The right to have one command under way on this client.
 pub(super) struct Lease {
-    lane: Arc<Lane>,
-    _turn: OwnedSemaphorePermit,
+    pub(super) lane: Arc<Lane>,
+    /// The kind of server that takes it, as it was a moment ago.
+    pub(super) writable: Writable,
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl std::ops::Deref for Lease {
@@ -62,7 +70,11 @@ impl Lane {
             return Err(Error::new(ErrorKind::InvalidValue, "a pool has at least one connection"));
         }
         let topology = Topology::new();
-        let mut options = config.driver_options(max).await?;
+        // The names of the servers may have to be looked up.
+        let options = tokio::time::timeout(config.deadline, config.driver_options(max)).await;
+        let mut options = options.map_err(|_| {
+            Error::new(ErrorKind::Timeout, "the names of the MongoDB servers were not resolved in time")
+        })??;
         options.sdam_event_handler = Some(topology.servers());
         options.cmap_event_handler = Some(topology.pools());
         let client =
@@ -76,7 +88,8 @@ impl Lane {
             client,
             topology,
             write_concern: config.write_concern()?,
-            rollbacks: Rollbacks::new(),
+            wants_snapshots: config.wants_snapshots(),
+            transactions: Transactions::default(),
             patience: config.server_selection_timeout,
             max,
             turns: Arc::new(Semaphore::new(max as usize)),
@@ -94,9 +107,21 @@ impl Lane {
                 self.turns.clone().acquire_owned().await.map_err(|_| NoLease::Retired)?
             }
         };
-        let found = tokio::time::timeout(self.patience, self.topology.until_writable());
-        found.await.map_err(|_| NoLease::Failed(self.topology.why_none()))?;
-        Ok(Lease { lane: self, _turn: turn })
+        self.leased(Some(turn)).await
+    }
+
+    /// The same for whoever must stay on this lane. When another one has taken its place there is no queue any more.
+    pub(super) async fn lease_kept(self: Arc<Self>) -> Result<Lease, NoLease> {
+        match self.clone().lease().await {
+            Err(NoLease::Retired) => self.leased(None).await,
+            result => result,
+        }
+    }
+
+    async fn leased(self: Arc<Self>, turn: Option<OwnedSemaphorePermit>) -> Result<Lease, NoLease> {
+        let found = tokio::time::timeout(self.patience, self.topology.until_writable()).await;
+        let writable = found.map_err(|_| NoLease::Failed(self.topology.why_none()))?;
+        Ok(Lease { lane: self, writable, _turn: turn })
     }
 
     /// Sends those who wait away.

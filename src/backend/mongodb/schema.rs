@@ -5,8 +5,12 @@ use mongodb::{
     error::{Error as DriverError, ErrorKind as DriverKind},
 };
 
-use super::{MongoDb, pool::Lane, server::Call};
-use crate::{Error, ErrorKind, Result, backend::remote::Effect};
+use super::{
+    MongoDb,
+    pool::{Lane, Lease},
+    server::{Call, upserted},
+};
+use crate::{Error, ErrorKind, Result};
 
 /// What this crate writes. A later version is refused.
 pub(super) const VERSION: i32 = 1;
@@ -25,7 +29,7 @@ impl MongoDb {
     pub(super) async fn check_server(&self) -> Result<()> {
         let call = self.call()?;
         let lane = call.lease().await?;
-        let hello = call.ask(Effect::Read, lane.database.run_command(doc! { "hello": 1 })).await?;
+        let hello = call.ask(lane.database.run_command(doc! { "hello": 1 })).await?;
         if hello.get_i32("maxWireVersion").unwrap_or_default() < OLDEST_WIRE_VERSION {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -46,7 +50,7 @@ impl MongoDb {
             return Err(Error::new(ErrorKind::NotFound, "the database holds no store of this crate"));
         }
         for collection in [&lane.credentials, &lane.configs, &lane.usage] {
-            let found = call.ask(Effect::Read, collection.find_one(doc! {})).await?;
+            let found = call.ask(collection.find_one(doc! {})).await?;
             // Another one may have made the store, and used it, meanwhile.
             if found.is_some() && version(&call, &lane).await?.is_none() {
                 return Err(Error::new(
@@ -55,21 +59,18 @@ impl MongoDb {
                 ));
             }
         }
-        for name in [META, lane.credentials.name(), lane.configs.name(), lane.usage.name()] {
-            let made = async {
+        let make = |lane: Lease| async move {
+            for name in [META, "credentials", "configs", "usage"] {
                 match lane.database.create_collection(name).await {
-                    Err(error) if is_there_already(&error) => Ok(()),
-                    result => result,
+                    Err(error) if is_there_already(&error) => {}
+                    result => result?,
                 }
-            };
-            call.ask(Effect::Write, std::pin::pin!(made)).await?;
-        }
-        let meta = lane.database.collection::<RawDocumentBuf>(META);
-        let ours = || {
-            meta.update_one(doc! { "_id": "schema" }, doc! { "$setOnInsert": { "version": VERSION } })
-                .upsert(true)
+            }
+            let ours = doc! { "$setOnInsert": { "version": VERSION } };
+            let meta = lane.database.collection::<RawDocumentBuf>(META);
+            upserted(|| meta.update_one(doc! { "_id": "schema" }, ours.clone()).upsert(true)).await
         };
-        call.upsert(ours).await.map(drop)
+        call.write(lane, make).await.map(drop)
     }
 }
 
@@ -80,7 +81,7 @@ fn is_there_already(error: &DriverError) -> bool {
 /// None: there is no store.
 async fn version(call: &Call<'_>, lane: &Lane) -> Result<Option<i32>> {
     let meta = lane.database.collection::<Document>(META);
-    let found = call.ask(Effect::Read, meta.find_one(doc! { "_id": "schema" })).await?;
+    let found = call.ask(meta.find_one(doc! { "_id": "schema" })).await?;
     let Some(found) = found else { return Ok(None) };
     match found.get_i32("version") {
         Ok(VERSION) => Ok(Some(VERSION)),

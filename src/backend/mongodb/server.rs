@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How often an upsert is tried that another one of the same new document came before.
-const UPSERT_ATTEMPTS: u32 = 10;
+pub(super) const UPSERT_ATTEMPTS: u32 = 10;
 
 pub(super) struct Server {
     pub(super) config: MongoDbConfig,
@@ -42,25 +42,33 @@ impl Server {
     }
 
     pub(super) async fn resize(&self, max: u32) -> Result<()> {
+        let old = self.lane()?;
         let lane = Arc::new(Lane::new(&self.config, max).await?);
-        if let Some(old) = self.lane.swap(Some(lane)) {
-            old.retire();
+        // Unless it was closed, or resized, meanwhile.
+        let found = self.lane.compare_and_swap(&old, Some(lane.clone()));
+        match &*found {
+            Some(found) if Arc::ptr_eq(found, &old) => old.retire(),
+            Some(_) => lane.retire(),
+            None => return Err(Error::closed()),
         }
         Ok(())
     }
 
-    /// Waits until the calls under way are done, then disconnects. After the deadline it does not wait for them.
+    /// Waits until the calls under way are done, rolls back what is open, and disconnects. After the deadline it waits for
+    /// nothing.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
-        let all = tokio::time::timeout(deadline, self.calls.close()).await;
-        if let Some(lane) = self.lane.swap(None) {
-            lane.retire();
-            // A transaction that is still held would keep it waiting.
-            lane.client.clone().shutdown().immediate(true).await;
-        }
-        match all {
-            Ok(()) => Ok(()),
-            Err(_) => Err(Error::new(ErrorKind::Timeout, "closed, while calls were still under way")),
-        }
+        let deadline = later(Instant::now(), deadline);
+        let late = |_| Error::new(ErrorKind::Timeout, "closed, while calls were still under way");
+        let all = timeout_at(deadline, self.calls.close()).await.map_err(late);
+        let Some(lane) = self.lane.swap(None) else { return all };
+        lane.retire();
+        // The server would keep what they hold for a minute.
+        lane.transactions.roll_back();
+        drop(timeout_at(deadline, lane.transactions.settled()).await);
+        // It tells the servers, which may not listen. What is still held would keep it waiting.
+        let goodbye = tokio::spawn(lane.client.clone().shutdown().immediate(true).into_future());
+        drop(timeout_at(deadline, goodbye).await);
+        all
     }
 }
 
@@ -87,11 +95,14 @@ impl Call<'_> {
         self.deadline
     }
 
+    /// When the server is to give up: a little before our deadline, so that it is the server who says so.
+    pub(super) fn server_time(&self) -> Duration {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        left.mul_f64(0.95).clamp(Duration::from_millis(1), Duration::from_secs(24 * 60 * 60))
+    }
+
     /// A turn, in time. Until here nothing was sent.
     pub(super) async fn lease(&self) -> Result<Lease> {
-        if Instant::now() >= self.deadline {
-            return Err(over());
-        }
         let wait = async {
             loop {
                 match self.server.lane()?.lease().await {
@@ -101,72 +112,91 @@ impl Call<'_> {
                 }
             }
         };
+        self.in_turn(wait).await
+    }
+
+    /// A turn on this lane, even if another one has taken its place: where a session is, its requests must go.
+    pub(super) async fn lease_of(&self, lane: &Arc<Lane>) -> Result<Lease> {
+        let wait = async {
+            lane.clone().lease_kept().await.map_err(|none| match none {
+                NoLease::Failed(error) => error,
+                NoLease::Retired => Error::closed(),
+            })
+        };
+        self.in_turn(wait).await
+    }
+
+    async fn in_turn(&self, wait: impl Future<Output = Result<Lease>>) -> Result<Lease> {
+        if Instant::now() >= self.deadline {
+            return Err(over());
+        }
         timeout_at(self.deadline, wait).await.unwrap_or_else(|_| match self.server.lane() {
             Ok(lane) if lane.topology.writable() == Writable::None => Err(lane.topology.why_none()),
             _ => Err(Error::new(ErrorKind::Timeout, "no turn to speak to the MongoDB server in time")),
         })
     }
 
-    /// The answer to a request, in time.
+    /// The answer to a question, in time.
     ///
     /// The driver closes a connection on which a request was cut off instead of giving it to the next call.
-    pub(super) async fn ask<T>(
-        &self,
-        effect: Effect,
-        request: impl IntoFuture<Output = DriverResult<T>>,
-    ) -> Result<T> {
-        self.answer(effect, request).await.map_err(|failure| failure.into_error(effect))
-    }
-
-    /// An upsert, and again while another one of the same new document came before it.
-    pub(super) async fn upsert<T, R: IntoFuture<Output = DriverResult<T>>>(
-        &self,
-        request: impl Fn() -> R,
-    ) -> Result<T> {
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            match self.answer(Effect::Write, request()).await {
-                Err(Failure::Answered(error))
-                    if failure::lost_upsert(&error) && attempts < UPSERT_ATTEMPTS => {}
-                result => return result.map_err(|failure| failure.into_error(Effect::Write)),
-            }
-        }
-    }
-
-    async fn answer<T>(
-        &self,
-        effect: Effect,
-        request: impl IntoFuture<Output = DriverResult<T>>,
-    ) -> Result<T, Failure> {
+    pub(super) async fn ask<T>(&self, request: impl IntoFuture<Output = DriverResult<T>>) -> Result<T> {
         if Instant::now() >= self.deadline {
-            return Err(Failure::Late(over()));
+            return Err(over());
         }
         match timeout_at(self.deadline, request.into_future()).await {
-            Ok(result) => result.map_err(Failure::Answered),
-            Err(_) => Err(Failure::Late(no_reply(effect))),
+            Ok(result) => result.map_err(|error| failure::of_request(&error, Effect::Read)),
+            Err(_) => Err(no_reply(Effect::Read)),
+        }
+    }
+
+    /// The answer to a write, in time.
+    ///
+    /// It goes on in a task of its own when nobody waits for it any more: the driver would give its session to the next write,
+    /// and the server makes that one wait for this one.
+    pub(super) async fn write<T, F>(&self, lease: Lease, request: impl FnOnce(Lease) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = DriverResult<T>> + Send + 'static,
+    {
+        let result = self.detached(Effect::Write, request(lease)).await?;
+        result.map_err(|error| failure::of_request(&error, Effect::Write))
+    }
+
+    /// Work in a task of its own, which goes on to its end whoever waits for it.
+    pub(super) async fn detached<T: Send + 'static>(
+        &self,
+        effect: Effect,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T> {
+        if Instant::now() >= self.deadline {
+            return Err(over());
+        }
+        match timeout_at(self.deadline, tokio::spawn(work)).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) => {
+                let panicked = Error::new(ErrorKind::Internal, "a request to the MongoDB server panicked");
+                Err(panicked.with_outcome(effect.when_lost()))
+            }
+            Err(_) => Err(no_reply(effect)),
         }
     }
 }
 
-/// Why there is no answer.
-enum Failure {
-    Answered(mongodb::error::Error),
-    Late(Error),
-}
-
-impl Failure {
-    #[cold]
-    fn into_error(self, effect: Effect) -> Error {
-        match self {
-            Self::Answered(error) => failure::of_request(&error, effect),
-            Self::Late(error) => error,
+/// An upsert, and again while another one of the same new document came before it.
+pub(super) async fn upserted<T, R: IntoFuture<Output = DriverResult<T>>>(
+    request: impl Fn() -> R,
+) -> DriverResult<T> {
+    let mut attempt = 1;
+    loop {
+        match request().await {
+            Err(error) if failure::lost_upsert(&error) && attempt < UPSERT_ATTEMPTS => attempt += 1,
+            result => return result,
         }
     }
 }
 
 #[cold]
-pub(super) fn no_reply(effect: Effect) -> Error {
+fn no_reply(effect: Effect) -> Error {
     Error::new(ErrorKind::Timeout, "no reply from the MongoDB server in time")
         .with_outcome(effect.when_lost())
 }

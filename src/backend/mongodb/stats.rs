@@ -4,18 +4,18 @@ use mongodb::bson::{Bson, Document, doc};
 use serde_json::{Map, Value as Json, json};
 
 use super::{MongoDb, ReadLevel, WriteLevel, schema::VERSION};
-use crate::{Backend, Result, StorageStats, backend::remote::Effect};
+use crate::{Backend, Result, StorageStats};
 
 impl MongoDb {
     pub(super) async fn describe(&self) -> Result<StorageStats> {
         let call = self.call()?;
         let lane = call.lease().await?;
-        let hello = call.ask(Effect::Read, lane.database.run_command(doc! { "hello": 1 })).await?;
-        let build = call.ask(Effect::Read, lane.database.run_command(doc! { "buildInfo": 1 })).await?;
-        let size = call.ask(Effect::Read, lane.database.run_command(doc! { "dbStats": 1 })).await?;
+        let hello = call.ask(lane.database.run_command(doc! { "hello": 1 })).await?;
+        let build = call.ask(lane.database.run_command(doc! { "buildInfo": 1 })).await?;
+        let size = call.ask(lane.database.run_command(doc! { "dbStats": 1 })).await?;
         let mut counts = [0; 3];
         for (count, collection) in counts.iter_mut().zip([&lane.credentials, &lane.configs, &lane.usage]) {
-            *count = call.ask(Effect::Read, collection.count_documents(doc! {})).await?;
+            *count = call.ask(collection.count_documents(doc! {})).await?;
         }
         let config = &self.server.config;
         let mut details = Map::new();
@@ -23,10 +23,10 @@ impl MongoDb {
         tell("server_version", json!(build.get_str("version").ok()));
         tell("schema_version", json!(VERSION));
         tell("database", json!(config.database));
-        tell("topology", json!(lane.topology.writable().as_str()));
+        tell("topology", json!(lane.writable.as_str()));
         tell("replica_set", json!(hello.get_str("setName").ok()));
         tell("members", json!(hello.get_array("hosts").ok().map(Vec::len)));
-        tell("transactions", json!(lane.topology.writable().has_transactions()));
+        tell("transactions", json!(lane.writable.has_transactions()));
         tell(
             "write_concern",
             match config.write_concern {

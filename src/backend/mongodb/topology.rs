@@ -124,11 +124,16 @@ impl Topology {
         self.known.borrow().writable
     }
 
-    /// Waits until a server takes writes.
-    pub(super) async fn until_writable(&self) {
-        if self.writable() == Writable::None {
-            // The sender is ours, so it is there.
-            drop(self.known.subscribe().wait_for(|known| known.writable != Writable::None).await);
+    /// Waits until a server takes writes, and says of which kind it is.
+    pub(super) async fn until_writable(&self) -> Writable {
+        match self.writable() {
+            Writable::None => {
+                let mut news = self.known.subscribe();
+                let found = news.wait_for(|known| known.writable != Writable::None).await;
+                // The sender is ours, so it is there.
+                found.map_or(Writable::None, |known| known.writable)
+            }
+            known => known,
         }
     }
 

@@ -1,20 +1,28 @@
 //! Transactions, and what became of a commit whose reply was lost.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use mongodb::{
     bson::doc,
     error::{Result as DriverResult, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    MongoDb, config, credential, document, failure, pool::Lease, server::no_reply, session::Session,
+    MongoDb, config, credential, document, failure,
+    pool::{Lane, Lease},
+    session::{Session, Slot, take},
 };
 use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, Outcome, Result, Transaction, Transactional,
     backend::remote::Effect,
 };
+
+/// How long a new transaction waits for rollbacks that are under way. After it a conflict with one is possible.
+const ROLLBACKS: Duration = Duration::from_millis(100);
 
 /// A transaction of [`MongoDb`]: snapshot isolation, committed to the majority.
 ///
@@ -23,8 +31,10 @@ use crate::{
 /// (`transactionLifetimeLimitSeconds`).
 pub struct MongoDbTransaction {
     mongodb: MongoDb,
-    /// None while a call is under way, and after one was cut off.
-    session: Option<Session>,
+    /// The client that began it: its session is good for no other.
+    lane: Arc<Lane>,
+    /// Empty while a call is under way, after one was cut off, and when the store is closed.
+    session: Arc<Slot>,
     failed: Option<Error>,
 }
 
@@ -40,17 +50,18 @@ impl Transactional for MongoDb {
     /// A standalone server has no transactions: [`Unsupported`](ErrorKind::Unsupported). The snapshot is taken by the first call.
     async fn begin(&self) -> Result<MongoDbTransaction> {
         let call = self.call()?;
-        let lane = call.lease().await?;
-        if !lane.topology.writable().has_transactions() {
+        // One that was dropped holds its documents until the server has heard of it.
+        drop(timeout(ROLLBACKS, self.server.lane()?.transactions.settled()).await);
+        let lease = call.lease().await?;
+        if !lease.writable.has_transactions() {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 "a standalone MongoDB server has no transactions: make it a replica set, of one member if need be",
             ));
         }
-        // One that was dropped holds its documents until the server has heard of it.
-        drop(timeout_at(call.deadline(), lane.rollbacks.all()).await);
-        let session = Session::begin(&call, &lane).await?;
-        Ok(MongoDbTransaction { mongodb: self.clone(), session: Some(session), failed: None })
+        let session = Session::begin(&call, &lease).await?;
+        let session = lease.transactions.slot(session);
+        Ok(MongoDbTransaction { mongodb: self.clone(), lane: lease.lane.clone(), session, failed: None })
     }
 }
 
@@ -59,7 +70,7 @@ impl MongoDbTransaction {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        self.session.take().ok_or_else(|| {
+        take(&self.session).ok_or_else(|| {
             Error::new(ErrorKind::Unavailable, "a call of this transaction was cut off: it is rolled back")
         })
     }
@@ -73,21 +84,23 @@ impl MongoDbTransaction {
         let mongodb = self.mongodb.clone();
         let call = mongodb.call()?;
         let session = self.take_session()?;
-        let lease = match call.lease().await {
-            Ok(lease) => lease,
-            Err(error) => {
-                self.failed = Some(error.clone());
-                return Err(error);
-            }
+        let result = match call.lease_of(&self.lane).await {
+            // What is cut off is never committed.
+            Ok(lease) => call.detached(Effect::Read, request(lease, session)).await,
+            Err(error) => Err(error),
         };
-        let result = match timeout_at(call.deadline(), tokio::spawn(request(lease, session))).await {
-            Ok(Ok((session, result))) => {
-                self.session = Some(session);
-                result.map_err(|error| of_statement(&error))
+        let result = match result {
+            Ok((session, Ok(value))) => {
+                *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+                Ok(value)
             }
-            Ok(Err(_)) => Err(Error::new(ErrorKind::Internal, "a request of a transaction panicked")),
-            // It is never committed.
-            Err(_) => Err(no_reply(Effect::Read)),
+            Ok((session, Err(error))) => {
+                if error.contains_label(TRANSIENT_TRANSACTION_ERROR) {
+                    session.end();
+                }
+                Err(of_statement(&error))
+            }
+            Err(error) => Err(error),
         };
         if let Err(error) = &result {
             self.failed = Some(error.clone());
@@ -160,27 +173,19 @@ impl Transaction for MongoDbTransaction {
         let mongodb = self.mongodb.clone();
         let call = mongodb.call()?;
         let session = self.take_session()?;
-        let (lease, deadline) = (call.lease().await?, call.deadline());
-        let committing = tokio::spawn(async move {
+        let (lease, deadline) = (call.lease_of(&self.lane).await?, call.deadline());
+        let committing = async move {
             let _lease = lease;
             commit(session, deadline).await
-        });
-        match timeout_at(deadline, committing).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => {
-                Err(Error::new(ErrorKind::Internal, "a commit panicked").with_outcome(Outcome::Unknown))
-            }
-            Err(_) => Err(no_reply(Effect::Write)),
-        }
+        };
+        call.detached(Effect::Write, committing).await?
     }
 
-    async fn rollback(mut self) -> Result<()> {
-        let mongodb = self.mongodb.clone();
-        let call = mongodb.call()?;
-        let lane = call.lease().await?;
+    async fn rollback(self) -> Result<()> {
+        let call = self.mongodb.call()?;
         // Dropped, it rolls back in the background, like one whose call was cut off.
-        drop(self.session.take());
-        drop(timeout_at(call.deadline(), lane.rollbacks.all()).await);
+        drop(take(&self.session));
+        drop(timeout_at(call.deadline(), self.lane.transactions.settled()).await);
         Ok(())
     }
 }
@@ -217,10 +222,12 @@ pub(super) async fn commit(mut session: Session, deadline: Instant) -> Result<()
     let result = loop {
         let Err(error) = session.driver().commit_transaction().await else { break Ok(()) };
         if !error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) {
-            break Err(match failure::code_of(&error) {
-                // The server answered, and it is none of the answers after which nobody can tell.
-                Some(_) => of_statement(&error),
-                None => failure::of_request(&error, Effect::Write),
+            // Only this label says that it did not happen.
+            let is_undone = error.contains_label(TRANSIENT_TRANSACTION_ERROR);
+            break Err(if is_undone {
+                of_statement(&error)
+            } else {
+                failure::of_request(&error, Effect::Write)
             });
         }
         if !pauses.pause().await {

@@ -12,15 +12,16 @@ use mongodb::{
 
 use super::{
     MongoDb,
-    command::upsert,
+    command::{upsert, upsert_all},
+    credential::delete,
     document::{self, corrupt, damaged},
     failure,
+    pool::Lease,
     scan::collect,
+    server::upserted,
 };
 use crate::{
-    BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore,
-    backend::remote::{Effect, batch},
-    error::Kind,
+    BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, backend::remote::Effect, error::Kind,
 };
 
 /// The field of a document that holds the counters, by their encoded names.
@@ -109,17 +110,21 @@ fn overflow(error: Error) -> Error {
 
 impl UsageStore for MongoDb {
     async fn increment_usage(&self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
-        let path = path_of(field);
         let call = self.call()?;
-        let lane = call.lease().await?;
-        let increment = || {
-            lane.usage
-                .find_one_and_update(doc! { "_id": key.as_str() }, doc! { "$inc": { &path: delta } })
-                .upsert(true)
-                .return_document(ReturnDocument::After)
-                .projection(doc! { &path: 1 })
+        let (query, path, patience) = (doc! { "_id": key.as_str() }, path_of(field), call.server_time());
+        let increment = |lane: Lease| async move {
+            let increment = || {
+                lane.usage
+                    .find_one_and_update(query.clone(), doc! { "$inc": { &path: delta } })
+                    .upsert(true)
+                    .return_document(ReturnDocument::After)
+                    .projection(doc! { &path: 1 })
+                    .max_time(patience)
+            };
+            upserted(increment).await
         };
-        let found = call.upsert(increment).await.map_err(|error| overflow(error).with_key(key))?;
+        let found = call.write(call.lease().await?, increment).await;
+        let found = found.map_err(|error| overflow(error).with_key(key))?;
         let unexpected = || failure::unexpected_reply(Effect::Write).with_key(key);
         let counters = record(&found.ok_or_else(unexpected)?).map_err(|_| unexpected())?;
         counters.get(field.as_str()).ok_or_else(unexpected)
@@ -128,39 +133,15 @@ impl UsageStore for MongoDb {
     /// One command a chunk, one chunk after the other: increments of one counter stay in order.
     async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
         let call = self.call()?;
-        let statements: Vec<_> = increments
-            .iter()
-            .map(|Increment { key, field, delta }| {
-                upsert(key, change(cstr!("$inc"), [(field, *delta)].into_iter()))
-            })
-            .collect();
-        let chunks = batch::run(
-            &statements,
-            |statement| statement.as_bytes().len(),
-            1,
-            |chunk| {
-                let call = &call;
-                async move {
-                    let lane = call.lease().await?;
-                    call.upsert_many(&lane, &lane.usage, &chunk.iter().collect::<Vec<_>>()).await
-                }
-            },
-        );
-        let (mut report, mut index) = (BatchReport::default(), 0);
-        for (chunk, result) in chunks.await {
-            for at in 0..chunk.len() {
-                let key = &increments[index].key;
-                let result = match &result {
-                    Ok(failed) => match failed.get(&at) {
-                        None => Ok(()),
-                        Some(&failure::BAD_VALUE) => Err(overflow(failure::of_code(failure::BAD_VALUE))),
-                        Some(code) => Err(failure::of_code(*code)),
-                    },
-                    Err(error) => Err(error.clone()),
-                };
-                report.record(index, key, result.map_err(|error| error.with_key(key)));
-                index += 1;
-            }
+        let statement = |Increment { key, field, delta }: &Increment| {
+            upsert(key, change(cstr!("$inc"), [(field, *delta)].into_iter()))
+        };
+        let statements: Vec<_> = increments.iter().map(statement).enumerate().collect();
+        let mut failed = upsert_all(&call, |lane| &lane.usage, &statements, 1).await;
+        let mut report = BatchReport::default();
+        for (index, Increment { key, .. }) in increments.iter().enumerate() {
+            let result = failed.remove(&index).map_or(Ok(()), |error| Err(overflow(error).with_key(key)));
+            report.record(index, key, result);
         }
         Ok(report)
     }
@@ -168,17 +149,14 @@ impl UsageStore for MongoDb {
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
         let call = self.call()?;
         let lane = call.lease().await?;
-        let found = call.ask(Effect::Read, lane.usage.find_one(doc! { "_id": key.as_str() })).await?;
+        let found = call.ask(lane.usage.find_one(doc! { "_id": key.as_str() })).await?;
         record(&found.ok_or_else(missing)?).map_err(|error| error.with_key(key))
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {
-        let call = self.call()?;
-        let lane = call.lease().await?;
-        let delete = lane.usage.delete_one(doc! { "_id": key.as_str() });
-        match call.ask(Effect::Write, delete).await?.deleted_count {
-            0 => Err(missing()),
-            _ => Ok(()),
+        match delete(&self.call()?, |lane| &lane.usage, key).await? {
+            true => Ok(()),
+            false => Err(missing()),
         }
     }
 
@@ -186,7 +164,7 @@ impl UsageStore for MongoDb {
         let call = self.call()?;
         let lane = call.lease().await?;
         let found = std::pin::pin!(collect(&lane, lane.usage.find(doc! {}).batch_size(1000), keyed_record));
-        Ok(call.ask(Effect::Read, found).await??.into_iter().collect())
+        Ok(call.ask(found).await??.into_iter().collect())
     }
 }
 
