@@ -5,6 +5,7 @@ mod cache;
 mod config;
 mod credential;
 mod export;
+mod plan;
 mod pool;
 mod transaction;
 mod usage;
@@ -15,6 +16,10 @@ pub use cache::{CacheStore, MAX_CACHE_TTL};
 pub use config::ConfigStore;
 pub use credential::CredentialStore;
 pub use export::Exportable;
+pub use plan::ConfigBatch;
+pub(crate) use plan::{
+    ApplyStep, Attempt, RollbackStep, apply_step, first_unexpected, last_mutations, rollback_step,
+};
 pub use pool::Pooled;
 pub use transaction::{Transaction, Transactional};
 pub use usage::UsageStore;
