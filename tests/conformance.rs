@@ -149,8 +149,8 @@ macro_rules! cases {
     };
 }
 
-conforms!(memory, [credentials configs usage cache transactions export], [backend export_usage export_snapshot transactions_at_close]);
-conforms!(file, [credentials configs usage export], [backend export_usage export_snapshot]);
+conforms!(memory, [credentials configs plans usage cache transactions export], [backend export_usage export_snapshot transactions_at_close]);
+conforms!(file, [credentials configs plans usage export], [backend export_usage export_snapshot]);
 #[cfg(feature = "redis")]
 conforms!(redis, [credentials configs usage cache export], [backend export_usage]);
 #[cfg(feature = "redis")]
@@ -179,6 +179,7 @@ macro_rules! keeps {
 keeps! {
     file_keeps_credentials: credentials of file, open_file;
     file_keeps_configs: configs of file, open_file;
+    file_keeps_plans: plans of file, open_file;
     file_keeps_usage: usage of file, open_file;
 }
 

@@ -8,8 +8,9 @@ use std::{
 use futures_core::Stream;
 
 use crate::{
-    Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, ConfigStore, ConfigValue, Error, Expect, Key,
-    MAX_PLAN_BYTES, PayloadHash, Plan, PlanAction, PlanRefusal, Result, Rollback, RollbackOptions, capability,
+    Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, ConfigStore, ConfigValue, Error, Expect,
+    Key, MAX_PLAN_BYTES, PayloadHash, Plan, PlanAction, PlanRefusal, Result, Rollback, RollbackOptions,
+    capability,
     codec::{PlanChange, PlanRecord, is_same, times, to_micros, to_millis},
     model::size_of_record,
 };
@@ -135,7 +136,12 @@ impl<'a> Attempt<'a> {
     }
 
     /// Its audit entry, if it ends now.
-    pub(crate) fn entry(&self, status: AuditStatus, error: Option<PlanRefusal>, now: SystemTime) -> Result<AuditEntry> {
+    pub(crate) fn entry(
+        &self,
+        status: AuditStatus,
+        error: Option<PlanRefusal>,
+        now: SystemTime,
+    ) -> Result<AuditEntry> {
         let (started, finished, duration) = times(to_millis(now), self.micros())?;
         Ok(AuditEntry {
             backend: self.backend,
@@ -189,18 +195,21 @@ pub(crate) fn apply_step(
         Some(record) if record.is_rolled_back => ApplyStep::Refuse(PlanRefusal::RolledBack, None),
         Some(_) => ApplyStep::Replay,
         None => {
-            let unexpected =
-                first_unexpected(plan, |key, wanted| match (wanted, stored(key)) {
-                    (Expect::Absent, found) => found.is_none(),
-                    (Expect::Value(wanted), Some(found)) => is_same(wanted, &found),
-                    (Expect::Value(_), None) => false,
-                });
+            let unexpected = first_unexpected(plan, |key, wanted| match (wanted, stored(key)) {
+                (Expect::Absent, found) => found.is_none(),
+                (Expect::Value(wanted), Some(found)) => is_same(wanted, &found),
+                (Expect::Value(_), None) => false,
+            });
             if let Some(key) = unexpected {
                 return ApplyStep::Refuse(PlanRefusal::Unexpected, Some(key.clone()));
             }
             let changes: Vec<PlanChange> = last_mutations(plan)
                 .into_iter()
-                .map(|(key, after)| PlanChange { key: key.clone(), before: stored(key), after: after.cloned() })
+                .map(|(key, after)| PlanChange {
+                    key: key.clone(),
+                    before: stored(key),
+                    after: after.cloned(),
+                })
                 .collect();
             let replaced: usize =
                 changes.iter().map(|change| size_of_record(&change.key, change.before.as_ref())).sum();
@@ -243,9 +252,7 @@ impl RollbackStep {
         match self {
             Self::Restore => (Committed, None, Ok(Rollback::RolledBack)),
             Self::Already => (Replayed, None, Ok(Rollback::AlreadyRolledBack)),
-            Self::Refuse(changed) => {
-                (Failed, Some(PlanRefusal::Changed), Ok(Rollback::Refused { changed }))
-            }
+            Self::Refuse(changed) => (Failed, Some(PlanRefusal::Changed), Ok(Rollback::Refused { changed })),
             Self::Unknown => {
                 let refusal = PlanRefusal::NotFound;
                 (Failed, Some(refusal), Err(Error::from(refusal)))

@@ -159,7 +159,8 @@ mod tests {
     #[test]
     fn names_are_sorted_and_texts_escaped() {
         let value = json!({ "b": [null, true, {}], "a": "\u{0}\u{1f}\n\"\\/\u{7f}é\u{2028}", "": 1, "B": 2 });
-        let wanted = "{\"\":1,\"B\":2,\"a\":\"\\u0000\\u001f\\n\\\"\\\\/\u{7f}é\u{2028}\",\"b\":[null,true,{}]}";
+        let wanted =
+            "{\"\":1,\"B\":2,\"a\":\"\\u0000\\u001f\\n\\\"\\\\/\u{7f}é\u{2028}\",\"b\":[null,true,{}]}";
         assert_eq!(form(&value), wanted);
     }
 

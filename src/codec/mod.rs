@@ -16,7 +16,7 @@ pub(crate) use location::{
 };
 pub(crate) use plan::corrupt as corrupt_plan;
 pub use plan::{
-    PlanChange, PlanRecord, decode_audit, decode_changes, decode_plan, encode_audit, encode_changes, encode_plan, times,
-    to_micros, to_millis,
+    PlanChange, PlanRecord, decode_audit, decode_changes, decode_plan, encode_audit, encode_changes,
+    encode_plan, times, to_micros, to_millis,
 };
 pub use record_key::RecordKey;

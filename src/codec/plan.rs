@@ -68,7 +68,9 @@ struct StoredChange<'r> {
 }
 
 /// A value that is there, `null` among them.
-fn present<'de, 'r, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'r, Value>>, D::Error> {
+fn present<'de, 'r, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Cow<'r, Value>>, D::Error> {
     Value::deserialize(deserializer).map(|value| Some(Cow::Owned(value)))
 }
 
@@ -86,7 +88,8 @@ fn stored_changes(changes: &[PlanChange]) -> Vec<StoredChange<'_>> {
 }
 
 fn read_changes(changes: Vec<StoredChange<'_>>) -> Result<Vec<PlanChange>> {
-    let value = |value: Option<Cow<'_, Value>>| value.map(|value| ConfigValue::new(value.into_owned())).transpose();
+    let value =
+        |value: Option<Cow<'_, Value>>| value.map(|value| ConfigValue::new(value.into_owned())).transpose();
     changes
         .into_iter()
         .map(|change| {

@@ -55,7 +55,9 @@ impl RecordKey {
         let (kind, name) = bytes.split_first().ok_or_else(corrupt)?;
         match *kind {
             CREDENTIAL => Ok(Self::Credential(key(name)?)),
-            AUDIT => name.try_into().map(|number| Self::Audit(u64::from_be_bytes(number))).map_err(|_| corrupt()),
+            AUDIT => {
+                name.try_into().map(|number| Self::Audit(u64::from_be_bytes(number))).map_err(|_| corrupt())
+            }
             CONFIG => Ok(Self::Config(key(name)?)),
             PLAN => Ok(Self::Plan(key(name)?)),
             USAGE => {

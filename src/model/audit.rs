@@ -152,12 +152,16 @@ impl PlanRefusal {
             Self::RolledBack => {
                 (ErrorKind::Conflict, "the plan of this key was rolled back; apply it under another key")
             }
-            Self::Unexpected => (ErrorKind::Conflict, "a value is not what the plan expects; nothing was applied"),
+            Self::Unexpected => {
+                (ErrorKind::Conflict, "a value is not what the plan expects; nothing was applied")
+            }
             Self::TooLarge => {
                 (ErrorKind::TooLarge, "what the plan would replace is too large to be kept for a rollback")
             }
             Self::Changed => (ErrorKind::Conflict, "a value was changed since the plan was applied"),
-            Self::NotFound => (ErrorKind::NotFound, "no plan was applied under this key, or its record expired"),
+            Self::NotFound => {
+                (ErrorKind::NotFound, "no plan was applied under this key, or its record expired")
+            }
         };
         // It would be refused again.
         let error = Error::new(kind, message).with_retryable(false);

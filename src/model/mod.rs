@@ -24,8 +24,8 @@ pub use document::{MAX_DEPTH, MAX_VALUE_BYTES};
 pub use key::{AsKey, Key};
 pub(crate) use plan::size_of_record;
 pub use plan::{
-    Applied, ApplyOptions, DEFAULT_PLAN_TTL, Expect, MAX_PLAN_BYTES, MAX_PLAN_MUTATIONS, MAX_PLAN_TTL, Mutation, Plan,
-    Rollback, RollbackOptions,
+    Applied, ApplyOptions, DEFAULT_PLAN_TTL, Expect, MAX_PLAN_BYTES, MAX_PLAN_MUTATIONS, MAX_PLAN_TTL,
+    Mutation, Plan, Rollback, RollbackOptions,
 };
 pub use record::Record;
 pub use stats::{PoolStats, StorageStats};

@@ -351,7 +351,10 @@ mod tests {
         ];
         assert_eq!(plan.unwrap().mutations(), wanted);
 
-        assert_eq!(refused(r#"[{"set":"secret"}]"#), "mutation 0 (they count from 0) sets a key and has no `value`");
+        assert_eq!(
+            refused(r#"[{"set":"secret"}]"#),
+            "mutation 0 (they count from 0) sets a key and has no `value`"
+        );
         refused(r#"[{"set":"a","value":1},{"delete":"secret","value":1}]"#);
         refused(r#"[{"set":"a","delete":"secret","value":1}]"#);
         refused(r#"[{}]"#);

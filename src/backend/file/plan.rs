@@ -10,8 +10,8 @@ use futures_util::{StreamExt, future, stream};
 
 use super::{File, state::Draft};
 use crate::{
-    Applied, ApplyOptions, AuditEntry, AuditFilter, Backend, ConfigBatch, ConfigValue, Key, PayloadHash, Plan,
-    Result, Rollback, RollbackOptions,
+    Applied, ApplyOptions, AuditEntry, AuditFilter, Backend, ConfigBatch, ConfigValue, Key, PayloadHash,
+    Plan, Result, Rollback, RollbackOptions,
     capability::{ApplyStep, Attempt, RollbackStep, apply_step, rollback_step},
     codec::{PlanRecord, encode_config, to_millis},
 };

@@ -157,7 +157,9 @@ impl Draft {
         let number = self.state.audit.get_max().map_or(0, |(number, _)| number + 1);
         self.writes.insert(RecordKey::Audit(number).encode(), Some(encode_audit(&entry)));
         self.state.audit.insert(number, Arc::new(entry));
-        while let Some((oldest, _)) = self.state.audit.get_min().filter(|_| self.state.audit.len() > MAX_AUDIT_ENTRIES) {
+        while let Some((oldest, _)) =
+            self.state.audit.get_min().filter(|_| self.state.audit.len() > MAX_AUDIT_ENTRIES)
+        {
             let oldest = *oldest;
             self.state.audit.remove(&oldest);
             self.writes.insert(RecordKey::Audit(oldest).encode(), None);
