@@ -152,13 +152,13 @@ macro_rules! cases {
 conforms!(memory, [credentials configs plans usage cache transactions export], [backend export_usage export_snapshot transactions_at_close]);
 conforms!(file, [credentials configs plans usage export], [backend export_usage export_snapshot]);
 #[cfg(feature = "redis")]
-conforms!(redis, [credentials configs usage cache export], [backend export_usage]);
+conforms!(redis, [credentials configs plans usage cache export], [backend export_usage]);
 #[cfg(feature = "redis")]
-conforms_also!(redis_tls, [credentials configs usage cache export], [backend export_usage]);
+conforms_also!(redis_tls, [credentials configs plans usage cache export], [backend export_usage]);
 #[cfg(feature = "redis")]
-conforms_also!(redis_cluster, [credentials configs usage cache export], [backend export_usage]);
+conforms_also!(redis_cluster, [credentials configs plans usage cache export], [backend export_usage]);
 #[cfg(feature = "redis")]
-conforms_also!(redis_sentinel, [credentials configs usage cache export], [backend export_usage]);
+conforms_also!(redis_sentinel, [credentials configs plans usage cache export], [backend export_usage]);
 #[cfg(feature = "postgres")]
 conforms!(postgres, [credentials configs usage transactions export], [backend export_usage transactions_at_close]);
 #[cfg(feature = "postgres")]
@@ -187,6 +187,7 @@ keeps! {
 keeps! {
     redis_keeps_credentials: credentials of redis, open_redis;
     redis_keeps_configs: configs of redis, open_redis;
+    redis_keeps_plans: plans of redis, open_redis;
     redis_keeps_usage: usage of redis, open_redis;
 }
 
