@@ -160,9 +160,9 @@ conforms_also!(redis_cluster, [credentials configs plans usage cache export], [b
 #[cfg(feature = "redis")]
 conforms_also!(redis_sentinel, [credentials configs plans usage cache export], [backend export_usage]);
 #[cfg(feature = "postgres")]
-conforms!(postgres, [credentials configs usage transactions export], [backend export_usage transactions_at_close]);
+conforms!(postgres, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
 #[cfg(feature = "postgres")]
-conforms_also!(pgbouncer, [credentials configs usage transactions export], [backend export_usage transactions_at_close]);
+conforms_also!(pgbouncer, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
 
 /// The same for backends that keep what they store.
 macro_rules! keeps {
@@ -195,5 +195,6 @@ keeps! {
 keeps! {
     postgres_keeps_credentials: credentials of postgres, open_postgres;
     postgres_keeps_configs: configs of postgres, open_postgres;
+    postgres_keeps_plans: plans of postgres, open_postgres;
     postgres_keeps_usage: usage of postgres, open_postgres;
 }

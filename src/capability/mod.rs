@@ -17,9 +17,11 @@ pub use config::ConfigStore;
 pub use credential::CredentialStore;
 pub use export::Exportable;
 pub use plan::ConfigBatch;
-pub(crate) use plan::{
-    ApplyStep, Attempt, RollbackStep, apply_step, first_unexpected, last_mutations, rollback_step,
-};
+#[cfg(feature = "redis")]
+pub(crate) use plan::first_unexpected;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(crate) use plan::last_mutations;
+pub(crate) use plan::{ApplyStep, Attempt, RollbackStep, apply_step, rollback_step};
 pub use pool::Pooled;
 pub use transaction::{Transaction, Transactional};
 pub use usage::UsageStore;

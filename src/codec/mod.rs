@@ -9,7 +9,9 @@ mod location;
 mod plan;
 mod record_key;
 
-pub use canonical::{canonical, is_same};
+#[cfg(fuzzing)]
+pub use canonical::canonical;
+pub use canonical::is_same;
 pub use json::{decode_config, decode_credential, encode_config, encode_credential};
 pub(crate) use location::{
     Location, boolean, decode, duration, host_and_port, number, readable, unknown_option,
