@@ -1,0 +1,284 @@
+//! Plans that are applied and rolled back one after the other: each is all there or not at all, and applying it again
+//! gives its final state, once.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures_util::TryStreamExt;
+use gateway_storage::{
+    Applied, ApplyOptions, AuditFilter, AuditStatus, ConfigBatch, ConfigValue, Key, Mutation, Open, Plan,
+    PlanAction, Rollback, RollbackOptions, Storage,
+};
+use serde_json::json;
+
+use crate::{run_and_kill, runtime, say};
+
+/// How many config values a plan sets.
+const WIDTH: usize = 20;
+
+/// How often each test kills.
+fn rounds(default: u64) -> u64 {
+    std::env::var("CRASH_ROUNDS").map_or(default, |rounds| rounds.parse().expect("CRASH_ROUNDS is a number"))
+}
+
+/// Sets all values to `n`, and one of two others, of which it deletes the other one.
+fn plan(n: u64) -> Plan {
+    let key = |name: &str| Key::new(name).unwrap();
+    let value = ConfigValue::new(json!(n)).unwrap();
+    let (set, delete) = if n.is_multiple_of(2) { ("even", "odd") } else { ("odd", "even") };
+    let wide = (0..WIDTH).map(|at| Mutation::set(&key(&format!("value-{at}")), &value));
+    let others = [Mutation::delete(&key(delete)), Mutation::set(&key(set), &value)];
+    Plan::new(wide.chain(others).collect::<Vec<_>>()).unwrap()
+}
+
+fn name(n: u64) -> String {
+    format!("plan-{n}")
+}
+
+/// Whether the plan is rolled back after it was applied.
+fn goes_back(n: u64) -> bool {
+    n % 4 == 3
+}
+
+/// Which plan's values are stored: all of them, and nothing else.
+async fn state<B: ConfigBatch>(storage: &Storage<B>) -> Option<u64> {
+    let found: BTreeMap<Key, ConfigValue> = storage.list_configs().await.unwrap();
+    let n = found.values().next()?.as_u64().unwrap();
+    assert!(found.values().all(|value| value.as_u64() == Some(n)), "a plan is applied in part: {found:?}");
+    let other = if n.is_multiple_of(2) { "even" } else { "odd" };
+    assert!(found.len() == WIDTH + 1 && found.contains_key(other), "a plan is applied in part");
+    Some(n)
+}
+
+/// Says what it is about to do and what it has done, without end.
+async fn apply_all<B: ConfigBatch>(
+    storage: &Storage<B>,
+    first: u64,
+    mut say: impl FnMut(&str, u64),
+) -> gateway_storage::Result<()> {
+    for n in first.. {
+        say("apply", n);
+        let applied = storage.apply_plan(name(n), &plan(n), &ApplyOptions::default()).await?;
+        assert_eq!(applied, Applied::Applied, "nobody applied it before");
+        say("applied", n);
+        if goes_back(n) {
+            say("roll back", n);
+            let back = storage.rollback_plan(name(n), &RollbackOptions::default()).await?;
+            assert_eq!(back, Rollback::RolledBack);
+            say("rolled back", n);
+        }
+    }
+    Ok(())
+}
+
+/// The process that is killed.
+pub(crate) fn applier(url: &str, first: u64) {
+    async fn on<B: Open + ConfigBatch>(url: &str, first: u64) {
+        let storage = open::<B>(url).await;
+        apply_all(&storage, first, |word, n| say(&format!("{word} {n}"))).await.unwrap();
+    }
+    runtime().block_on(async {
+        match url.split_once(':').unwrap().0 {
+            "file" => on::<gateway_storage::File>(url, first).await,
+            #[cfg(feature = "redis")]
+            "redis" => on::<gateway_storage::Redis>(url, first).await,
+            #[cfg(feature = "postgres")]
+            "postgres" => on::<gateway_storage::Postgres>(url, first).await,
+            other => panic!("no backend for {other}"),
+        }
+    });
+}
+
+async fn open<B: Open>(url: &str) -> Storage<B> {
+    Storage::new(B::open(url.try_into().unwrap()).await.expect("the store opens at once after a crash"))
+}
+
+/// A server that was just started may still be loading what it has.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+async fn open_when_ready<B: Open>(url: &str) -> Storage<B> {
+    for _ in 0..600 {
+        match B::open(url.try_into().unwrap()).await {
+            Ok(backend) => return Storage::new(backend),
+            Err(error) if error.is_retryable() => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    panic!("the server is not ready after a minute")
+}
+
+/// What must be there, told by what was heard.
+#[derive(Default)]
+struct Expected {
+    /// What the last plan that was settled left.
+    settled: Option<u64>,
+    /// What that plan replaced.
+    before: Option<u64>,
+    heard: u64,
+}
+
+impl Expected {
+    fn hear(&mut self, line: &str) {
+        let (word, n) = line.rsplit_once(' ').unwrap();
+        let n = n.parse().unwrap();
+        self.heard += 1;
+        match word {
+            "applied" => self.settle(n),
+            "rolled back" => self.settled = self.before,
+            _ => {}
+        }
+    }
+
+    fn settle(&mut self, n: u64) {
+        (self.before, self.settled) = (self.settled, Some(n));
+    }
+
+    /// Compares the store with what was heard last, and finishes what was begun.
+    async fn check<B: ConfigBatch>(&mut self, storage: &Storage<B>, last: &str, is_exact: bool) -> bool {
+        let (word, n) = last.rsplit_once(' ').unwrap();
+        let n: u64 = n.parse().unwrap();
+        let found = state(storage).await;
+        let mut was_in_the_middle = false;
+        match word {
+            "apply" => {
+                assert!(found == self.settled || found == Some(n), "{last}: found {found:?}");
+                let again = storage.apply_plan(name(n), &plan(n), &ApplyOptions::default()).await.unwrap();
+                let was_there = found == Some(n);
+                // A server may still have been about to do what it was told.
+                let may_be_late = !is_exact && !was_there;
+                let wanted = if was_there { Applied::Replayed } else { Applied::Applied };
+                assert!(again == wanted || may_be_late, "{last}: {again:?}, and {found:?} was found");
+                self.settle(n);
+                was_in_the_middle = !was_there;
+            }
+            "roll back" => {
+                assert!(found == Some(n) || found == self.before, "{last}: found {found:?}");
+                let again = storage.rollback_plan(name(n), &RollbackOptions::default()).await.unwrap();
+                assert!(
+                    matches!(again, Rollback::RolledBack | Rollback::AlreadyRolledBack),
+                    "{last}: {again:?}"
+                );
+                self.settled = self.before;
+            }
+            _ => assert_eq!(found, self.settled, "{last}: what was acknowledged is lost"),
+        }
+        assert_eq!(state(storage).await, self.settled, "{last}");
+        // Once.
+        if self.settled == Some(n) {
+            let again = storage.apply_plan(name(n), &plan(n), &ApplyOptions::default()).await.unwrap();
+            assert_eq!(again, Applied::Replayed, "{last}");
+            assert_eq!(state(storage).await, self.settled, "{last}");
+        }
+        let filter = AuditFilter::default().with_key(&Key::new(&name(n)).unwrap());
+        let filter = filter.with_status(AuditStatus::Committed);
+        let committed: Vec<_> = storage.audit_plans(filter).try_collect().await.unwrap();
+        let applied = committed.iter().filter(|entry| entry.action == PlanAction::Apply).count();
+        assert_eq!(applied, 1, "{last}: it was applied so often");
+        was_in_the_middle
+    }
+}
+
+/// Kills the process that applies.
+fn kill_processes<B: Open + ConfigBatch>(url: &str, default: u64, is_exact: bool) {
+    let (runtime, rounds, mut expected, mut undone) = (runtime(), rounds(default), Expected::default(), 0);
+    for round in 0..rounds {
+        let first = (round * 1_000_000).to_string();
+        // Not a multiple of anything that an apply takes.
+        let delay = Duration::from_micros(1 + (round * 7_919) % 40_000);
+        let lines = run_and_kill(&["--applier", url, &first], delay);
+        lines.iter().for_each(|line| expected.hear(line));
+        let last = lines.last().expect("it was heard");
+        runtime.block_on(async {
+            let storage = open::<B>(url).await;
+            undone += u64::from(expected.check(&storage, last, is_exact).await);
+            storage.close().await.unwrap();
+        });
+    }
+    println!("{rounds} kills, {} lines heard, {undone} plans were not applied when it died", expected.heard);
+    assert!(expected.heard > rounds * 3, "the process was killed before it did anything");
+}
+
+/// Kills the server under a process that applies.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+fn kill_servers<B: Open + ConfigBatch>(
+    url: &str,
+    default: u64,
+    mut kill: impl FnMut(),
+    mut restart: impl FnMut(),
+) {
+    use std::sync::{Arc, Mutex};
+
+    let (runtime, rounds, mut expected, mut undone) = (runtime(), rounds(default), Expected::default(), 0);
+    for round in 0..rounds {
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let storage = runtime.block_on(open_when_ready::<B>(url));
+        let task = runtime.spawn({
+            let (storage, lines) = (storage.clone(), lines.clone());
+            async move {
+                let say = |word: &str, n: u64| lines.lock().unwrap().push(format!("{word} {n}"));
+                apply_all(&storage, round * 1_000_000, say).await
+            }
+        });
+        std::thread::sleep(Duration::from_micros(5_000 + (round * 7_919) % 40_000));
+        kill();
+        let ended = runtime.block_on(task).expect("it does not panic");
+        ended.expect_err("the server is dead");
+        restart();
+        let lines = lines.lock().unwrap();
+        lines.iter().for_each(|line| expected.hear(line));
+        runtime.block_on(async {
+            drop(storage.close().await);
+            let storage = open_when_ready::<B>(url).await;
+            undone += u64::from(expected.check(&storage, lines.last().expect("it began"), true).await);
+            storage.close().await.unwrap();
+        });
+    }
+    println!(
+        "{rounds} kills of the server, {} lines, {undone} plans were not applied when it died",
+        expected.heard
+    );
+    assert!(expected.heard > rounds * 3, "the server was killed before it did anything");
+}
+
+pub(crate) fn on_file() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let url = format!("file:{}", folder.path().join("store").display());
+    kill_processes::<gateway_storage::File>(&url, 60, true);
+}
+
+#[cfg(feature = "redis")]
+const REDIS: &[&str] = &["--appendfsync", "always"];
+
+#[cfg(feature = "redis")]
+pub(crate) fn on_redis() {
+    let server = crate::servers::redis::Server::start(REDIS);
+    kill_processes::<gateway_storage::Redis>(&server.url(), 60, false);
+}
+
+#[cfg(feature = "redis")]
+pub(crate) fn on_redis_that_dies() {
+    let server = std::cell::RefCell::new(crate::servers::redis::Server::start(REDIS));
+    let url = server.borrow().url();
+    kill_servers::<gateway_storage::Redis>(
+        &url,
+        15,
+        || server.borrow_mut().kill(),
+        || server.borrow_mut().restart(),
+    );
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) fn on_postgres() {
+    let server = crate::servers::postgres::Server::start(&[]);
+    kill_processes::<gateway_storage::Postgres>(&server.url(), 30, false);
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) fn on_postgres_that_dies() {
+    let server = std::cell::RefCell::new(crate::servers::postgres::Server::start(&[]));
+    let url = server.borrow().url();
+    kill_servers::<gateway_storage::Postgres>(
+        &url,
+        10,
+        || server.borrow_mut().kill_nine(),
+        || server.borrow_mut().restart(),
+    );
+}
