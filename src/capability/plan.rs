@@ -8,8 +8,8 @@ use std::{
 use futures_core::Stream;
 
 use crate::{
-    Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, ConfigStore, ConfigValue, Error, Expect,
-    Key, MAX_PLAN_BYTES, PayloadHash, Plan, PlanAction, PlanRefusal, Result, Rollback, RollbackOptions,
+    Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, ConfigStore, ConfigValue, Expect, Key,
+    MAX_PLAN_BYTES, PayloadHash, Plan, PlanAction, PlanRefusal, Result, Rollback, RollbackOptions,
     capability,
     codec::{PlanChange, PlanRecord, is_same, times, to_micros, to_millis},
     model::size_of_record,
@@ -255,15 +255,9 @@ impl RollbackStep {
             Self::Refuse(changed) => (Failed, Some(PlanRefusal::Changed), Ok(Rollback::Refused { changed })),
             Self::Unknown => {
                 let refusal = PlanRefusal::NotFound;
-                (Failed, Some(refusal), Err(Error::from(refusal)))
+                (Failed, Some(refusal), Err(refusal.error(None)))
             }
         }
-    }
-}
-
-impl From<PlanRefusal> for Error {
-    fn from(refusal: PlanRefusal) -> Self {
-        refusal.error(None)
     }
 }
 

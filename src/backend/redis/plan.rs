@@ -142,7 +142,7 @@ impl ConfigBatch for Redis {
                 changed.sort_unstable();
                 Ok(Rollback::Refused { changed })
             }
-            word => Err(PlanRefusal::named(word).map_or_else(unknown_word, Error::from)),
+            word => Err(PlanRefusal::named(word).map_or_else(unknown_word, |refusal| refusal.error(None))),
         }
     }
 
