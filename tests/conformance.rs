@@ -2,7 +2,7 @@
 //!
 //! A backend is one line: how a new, empty one is opened, what it can do, and what else it promises.
 
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod servers;
 
 use gateway_storage::{Count, File, Memory, Storage, Trace, conformance};
@@ -86,6 +86,23 @@ async fn open_postgres(url: &str) -> Storage<gateway_storage::Postgres> {
     Storage::open(url).await.expect("a PostgreSQL store opens")
 }
 
+#[cfg(feature = "mongodb")]
+async fn mongodb() -> (Storage<gateway_storage::MongoDb>, String) {
+    let url = servers::mongodb();
+    (open_mongodb(&url).await, url)
+}
+
+#[cfg(feature = "mongodb")]
+async fn mongodb_alone() -> (Storage<gateway_storage::MongoDb>, String) {
+    let url = servers::mongodb_alone();
+    (open_mongodb(&url).await, url)
+}
+
+#[cfg(feature = "mongodb")]
+async fn open_mongodb(url: &str) -> Storage<gateway_storage::MongoDb> {
+    Storage::open(url).await.expect("a MongoDB store opens")
+}
+
 macro_rules! conforms {
     ($backend:ident, $capabilities:tt, $promises:tt) => {
         mod $backend {
@@ -109,7 +126,7 @@ macro_rules! conforms {
 }
 
 /// The same for another way to reach a backend, without the third depth: each takes the compiler a while.
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 macro_rules! conforms_also {
     ($backend:ident, $capabilities:tt, $promises:tt) => {
         mod $backend {
@@ -151,6 +168,10 @@ macro_rules! cases {
 
 conforms!(memory, [credentials configs plans usage cache transactions export], [backend export_usage export_snapshot transactions_at_close]);
 conforms!(file, [credentials configs plans usage export], [backend export_usage export_snapshot]);
+#[cfg(feature = "mongodb")]
+conforms!(mongodb, [credentials configs usage transactions export], [backend export_usage transactions_at_close]);
+#[cfg(feature = "mongodb")]
+conforms_also!(mongodb_alone, [credentials configs usage export], [backend export_usage]);
 #[cfg(feature = "redis")]
 conforms!(redis, [credentials configs plans usage cache export], [backend export_usage]);
 #[cfg(feature = "redis")]
@@ -197,4 +218,11 @@ keeps! {
     postgres_keeps_configs: configs of postgres, open_postgres;
     postgres_keeps_plans: plans of postgres, open_postgres;
     postgres_keeps_usage: usage of postgres, open_postgres;
+}
+
+#[cfg(feature = "mongodb")]
+keeps! {
+    mongodb_keeps_credentials: credentials of mongodb, open_mongodb;
+    mongodb_keeps_configs: configs of mongodb, open_mongodb;
+    mongodb_keeps_usage: usage of mongodb, open_mongodb;
 }
