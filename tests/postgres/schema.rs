@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use gateway_storage::{ErrorKind, Postgres, PostgresConfig, Storage};
+use gateway_storage::{Applied, ApplyOptions, ErrorKind, Plan, Postgres, PostgresConfig, Storage};
 use serde_json::json;
 
 use crate::{Result, open, raw, schema, servers};
@@ -45,6 +45,24 @@ async fn a_schema_of_another_version_is_refused() -> Result {
     assert_eq!(change("DELETE FROM {s}.schema_migrations WHERE version = 1000").await, Ok(()));
     assert_eq!(change("UPDATE {s}.schema_migrations SET checksum = 'other'").await, Err(ErrorKind::Corrupt));
     Ok(())
+}
+
+/// A database that was made before there were plans.
+#[tokio::test]
+async fn an_older_schema_is_migrated_only_if_wanted() -> Result {
+    let url = servers::postgres();
+    let storage = open(&url).await;
+    storage.set_config("k", json!(1)).await?;
+    storage.close().await?;
+    let older = "DROP TABLE {s}.plans, {s}.plan_audit; DELETE FROM {s}.schema_migrations WHERE version = 2";
+    raw(&url).await.batch_execute(&older.replace("{s}", &schema(&url))).await.unwrap();
+    assert_eq!(Postgres::schema_status(config(&url)).await?.version, 1);
+    let error = Storage::<Postgres>::open(format!("{url}&create=false").as_str()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    let storage = open(&url).await;
+    let plan = Plan::from_json(r#"[{"set":"k","value":2,"expect":1}]"#)?;
+    assert_eq!(storage.apply_plan("k", &plan, &ApplyOptions::default()).await?, Applied::Applied);
+    storage.close().await
 }
 
 #[tokio::test]
