@@ -169,9 +169,9 @@ macro_rules! cases {
 conforms!(memory, [credentials configs plans usage cache transactions export], [backend export_usage export_snapshot transactions_at_close]);
 conforms!(file, [credentials configs plans usage export], [backend export_usage export_snapshot]);
 #[cfg(feature = "mongodb")]
-conforms!(mongodb, [credentials configs usage transactions export], [backend export_usage transactions_at_close]);
+conforms!(mongodb, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
 #[cfg(feature = "mongodb")]
-conforms_also!(mongodb_alone, [credentials configs usage export], [backend export_usage]);
+conforms_also!(mongodb_alone, [credentials configs plans usage export], [backend export_usage]);
 #[cfg(feature = "redis")]
 conforms!(redis, [credentials configs plans usage cache export], [backend export_usage]);
 #[cfg(feature = "redis")]
@@ -224,5 +224,6 @@ keeps! {
 keeps! {
     mongodb_keeps_credentials: credentials of mongodb, open_mongodb;
     mongodb_keeps_configs: configs of mongodb, open_mongodb;
+    mongodb_keeps_plans: plans of mongodb, open_mongodb;
     mongodb_keeps_usage: usage of mongodb, open_mongodb;
 }

@@ -19,7 +19,7 @@ pub use export::Exportable;
 pub use plan::ConfigBatch;
 #[cfg(feature = "redis")]
 pub(crate) use plan::first_unexpected;
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 pub(crate) use plan::last_mutations;
 pub(crate) use plan::{ApplyStep, Attempt, RollbackStep, apply_step, rollback_step};
 pub use pool::Pooled;

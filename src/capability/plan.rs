@@ -25,7 +25,7 @@ use crate::{
 #[capability]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot apply config batches",
-    note = "backends that can: `File`, `Memory`, `Postgres`, `Redis`"
+    note = "backends that can: `File`, `Memory`, `MongoDb`, `Postgres`, `Redis`"
 )]
 pub trait ConfigBatch: ConfigStore {
     /// Applies a plan under a key.
