@@ -169,7 +169,7 @@ macro_rules! cases {
 conforms!(memory, [credentials configs plans usage cache transactions export], [backend export_usage export_snapshot transactions_at_close]);
 conforms!(file, [credentials configs plans usage export], [backend export_usage export_snapshot]);
 #[cfg(feature = "mongodb")]
-conforms!(mongodb, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
+conforms_also!(mongodb, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
 #[cfg(feature = "mongodb")]
 conforms_also!(mongodb_alone, [credentials configs plans usage export], [backend export_usage]);
 #[cfg(feature = "redis")]

@@ -29,6 +29,14 @@ const TESTS: &[(&str, fn())] = &[
     ("a_plan_on_postgres_is_whole_after_kill_nine", plans::on_postgres),
     #[cfg(feature = "postgres")]
     ("a_plan_on_postgres_is_whole_after_kill_nine_of_the_server", plans::on_postgres_that_dies),
+    #[cfg(feature = "mongodb")]
+    ("a_plan_on_mongodb_is_whole_after_kill_nine", plans::on_mongodb),
+    #[cfg(feature = "mongodb")]
+    ("a_plan_on_mongodb_is_whole_after_kill_nine_of_the_server", plans::on_mongodb_that_dies),
+    #[cfg(feature = "mongodb")]
+    ("a_plan_on_mongodb_alone_is_finished_after_kill_nine", plans::on_mongodb_alone),
+    #[cfg(feature = "mongodb")]
+    ("a_plan_on_mongodb_alone_is_finished_after_kill_nine_of_the_server", plans::on_mongodb_alone_that_dies),
 ];
 
 fn main() {

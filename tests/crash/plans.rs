@@ -83,6 +83,8 @@ pub(crate) fn applier(url: &str, first: u64) {
             "redis" => on::<gateway_storage::Redis>(url, first).await,
             #[cfg(feature = "postgres")]
             "postgres" => on::<gateway_storage::Postgres>(url, first).await,
+            #[cfg(feature = "mongodb")]
+            "mongodb" => on::<gateway_storage::MongoDb>(url, first).await,
             other => panic!("no backend for {other}"),
         }
     });
@@ -93,7 +95,7 @@ async fn open<B: Open>(url: &str) -> Storage<B> {
 }
 
 /// A server that was just started may still be loading what it has.
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 async fn open_when_ready<B: Open>(url: &str) -> Storage<B> {
     for _ in 0..600 {
         match B::open(url.try_into().unwrap()).await {
@@ -103,6 +105,17 @@ async fn open_when_ready<B: Open>(url: &str) -> Storage<B> {
         }
     }
     panic!("the server is not ready after a minute")
+}
+
+/// How sure it is what the store holds after a kill.
+#[derive(Clone, Copy, PartialEq)]
+enum Sight {
+    /// Nobody else is at it.
+    Exact,
+    /// A server may still be about to do what it was told.
+    Late,
+    /// What was begun is finished by the next one who applies a plan.
+    Staged,
 }
 
 /// What must be there, told by what was heard.
@@ -132,39 +145,43 @@ impl Expected {
     }
 
     /// Compares the store with what was heard last, and finishes what was begun.
-    async fn check<B: ConfigBatch>(&mut self, storage: &Storage<B>, last: &str, is_exact: bool) -> bool {
+    async fn check<B: ConfigBatch>(&mut self, storage: &Storage<B>, last: &str, sight: Sight) -> bool {
         let (word, n) = last.rsplit_once(' ').unwrap();
         let n: u64 = n.parse().unwrap();
-        let found = state(storage).await;
         let mut was_in_the_middle = false;
+        let apply = async || storage.apply_plan(name(n), &plan(n), &ApplyOptions::default()).await.unwrap();
+        let roll_back = async || storage.rollback_plan(name(n), &RollbackOptions::default()).await.unwrap();
         match word {
+            "apply" if sight == Sight::Staged => {
+                was_in_the_middle = apply().await == Applied::Applied;
+                self.settle(n);
+            }
             "apply" => {
+                let found = state(storage).await;
                 assert!(found == self.settled || found == Some(n), "{last}: found {found:?}");
-                let again = storage.apply_plan(name(n), &plan(n), &ApplyOptions::default()).await.unwrap();
-                let was_there = found == Some(n);
-                // A server may still have been about to do what it was told.
-                let may_be_late = !is_exact && !was_there;
-                let wanted = if was_there { Applied::Replayed } else { Applied::Applied };
+                let again = apply().await;
+                was_in_the_middle = found != Some(n);
+                let wanted = if was_in_the_middle { Applied::Applied } else { Applied::Replayed };
+                let may_be_late = sight == Sight::Late && was_in_the_middle;
                 assert!(again == wanted || may_be_late, "{last}: {again:?}, and {found:?} was found");
                 self.settle(n);
-                was_in_the_middle = !was_there;
             }
             "roll back" => {
-                assert!(found == Some(n) || found == self.before, "{last}: found {found:?}");
-                let again = storage.rollback_plan(name(n), &RollbackOptions::default()).await.unwrap();
-                assert!(
-                    matches!(again, Rollback::RolledBack | Rollback::AlreadyRolledBack),
-                    "{last}: {again:?}"
-                );
+                if sight != Sight::Staged {
+                    let found = state(storage).await;
+                    assert!(found == Some(n) || found == self.before, "{last}: found {found:?}");
+                }
+                let again = roll_back().await;
+                let is_back = matches!(again, Rollback::RolledBack | Rollback::AlreadyRolledBack);
+                assert!(is_back, "{last}: {again:?}");
                 self.settled = self.before;
             }
-            _ => assert_eq!(found, self.settled, "{last}: what was acknowledged is lost"),
+            _ => assert_eq!(state(storage).await, self.settled, "{last}: what was acknowledged is lost"),
         }
         assert_eq!(state(storage).await, self.settled, "{last}");
         // Once.
         if self.settled == Some(n) {
-            let again = storage.apply_plan(name(n), &plan(n), &ApplyOptions::default()).await.unwrap();
-            assert_eq!(again, Applied::Replayed, "{last}");
+            assert_eq!(apply().await, Applied::Replayed, "{last}");
             assert_eq!(state(storage).await, self.settled, "{last}");
         }
         let filter = AuditFilter::default().with_key(&Key::new(&name(n)).unwrap());
@@ -177,7 +194,7 @@ impl Expected {
 }
 
 /// Kills the process that applies.
-fn kill_processes<B: Open + ConfigBatch>(url: &str, default: u64, is_exact: bool) {
+fn kill_processes<B: Open + ConfigBatch>(url: &str, default: u64, sight: Sight) {
     let (runtime, rounds, mut expected, mut undone) = (runtime(), rounds(default), Expected::default(), 0);
     for round in 0..rounds {
         let first = (round * 1_000_000).to_string();
@@ -188,7 +205,7 @@ fn kill_processes<B: Open + ConfigBatch>(url: &str, default: u64, is_exact: bool
         let last = lines.last().expect("it was heard");
         runtime.block_on(async {
             let storage = open::<B>(url).await;
-            undone += u64::from(expected.check(&storage, last, is_exact).await);
+            undone += u64::from(expected.check(&storage, last, sight).await);
             storage.close().await.unwrap();
         });
     }
@@ -197,10 +214,11 @@ fn kill_processes<B: Open + ConfigBatch>(url: &str, default: u64, is_exact: bool
 }
 
 /// Kills the server under a process that applies.
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 fn kill_servers<B: Open + ConfigBatch>(
     url: &str,
     default: u64,
+    sight: Sight,
     mut kill: impl FnMut(),
     mut restart: impl FnMut(),
 ) {
@@ -227,7 +245,7 @@ fn kill_servers<B: Open + ConfigBatch>(
         runtime.block_on(async {
             drop(storage.close().await);
             let storage = open_when_ready::<B>(url).await;
-            undone += u64::from(expected.check(&storage, lines.last().expect("it began"), true).await);
+            undone += u64::from(expected.check(&storage, lines.last().expect("it began"), sight).await);
             storage.close().await.unwrap();
         });
     }
@@ -241,7 +259,7 @@ fn kill_servers<B: Open + ConfigBatch>(
 pub(crate) fn on_file() {
     let folder = tempfile::TempDir::new().unwrap();
     let url = format!("file:{}", folder.path().join("store").display());
-    kill_processes::<gateway_storage::File>(&url, 60, true);
+    kill_processes::<gateway_storage::File>(&url, 60, Sight::Exact);
 }
 
 #[cfg(feature = "redis")]
@@ -250,7 +268,7 @@ const REDIS: &[&str] = &["--appendfsync", "always"];
 #[cfg(feature = "redis")]
 pub(crate) fn on_redis() {
     let server = crate::servers::redis::Server::start(REDIS);
-    kill_processes::<gateway_storage::Redis>(&server.url(), 60, false);
+    kill_processes::<gateway_storage::Redis>(&server.url(), 60, Sight::Late);
 }
 
 #[cfg(feature = "redis")]
@@ -260,6 +278,7 @@ pub(crate) fn on_redis_that_dies() {
     kill_servers::<gateway_storage::Redis>(
         &url,
         15,
+        Sight::Exact,
         || server.borrow_mut().kill(),
         || server.borrow_mut().restart(),
     );
@@ -268,7 +287,7 @@ pub(crate) fn on_redis_that_dies() {
 #[cfg(feature = "postgres")]
 pub(crate) fn on_postgres() {
     let server = crate::servers::postgres::Server::start(&[]);
-    kill_processes::<gateway_storage::Postgres>(&server.url(), 30, false);
+    kill_processes::<gateway_storage::Postgres>(&server.url(), 30, Sight::Late);
 }
 
 #[cfg(feature = "postgres")]
@@ -278,7 +297,50 @@ pub(crate) fn on_postgres_that_dies() {
     kill_servers::<gateway_storage::Postgres>(
         &url,
         10,
+        Sight::Exact,
         || server.borrow_mut().kill_nine(),
         || server.borrow_mut().restart(),
     );
+}
+
+/// A set of one member, which ends the transactions of those that are gone sooner than it would by itself, after a minute.
+#[cfg(feature = "mongodb")]
+fn replica_set() -> crate::servers::mongodb::ReplicaSet {
+    let set = crate::servers::mongodb::ReplicaSet::start(1);
+    set.members[0]
+        .ask("admin", mongodb::bson::doc! { "setParameter": 1, "transactionLifetimeLimitSeconds": 2 });
+    set
+}
+
+#[cfg(feature = "mongodb")]
+pub(crate) fn on_mongodb() {
+    let set = replica_set();
+    kill_processes::<gateway_storage::MongoDb>(&format!("{}&deadline=60s", set.url("plans")), 8, Sight::Late);
+}
+
+#[cfg(feature = "mongodb")]
+pub(crate) fn on_mongodb_that_dies() {
+    let set = std::cell::RefCell::new(replica_set());
+    let url = format!("{}&deadline=60s", set.borrow().url("plans"));
+    let restart = || {
+        set.borrow_mut().members[0].restart();
+        set.borrow().primary();
+    };
+    let kill = || set.borrow_mut().members[0].kill();
+    kill_servers::<gateway_storage::MongoDb>(&url, 5, Sight::Exact, kill, restart);
+}
+
+#[cfg(feature = "mongodb")]
+pub(crate) fn on_mongodb_alone() {
+    let server = crate::servers::mongodb::Server::start(&[]);
+    let url = server.url("plans").replace("deadline=10s", "deadline=60s");
+    kill_processes::<gateway_storage::MongoDb>(&url, 3, Sight::Staged);
+}
+
+#[cfg(feature = "mongodb")]
+pub(crate) fn on_mongodb_alone_that_dies() {
+    let server = std::cell::RefCell::new(crate::servers::mongodb::Server::start(&[]));
+    let url = server.borrow().url("plans").replace("deadline=10s", "deadline=60s");
+    let (kill, restart) = (|| server.borrow_mut().kill(), || server.borrow_mut().restart());
+    kill_servers::<gateway_storage::MongoDb>(&url, 3, Sight::Staged, kill, restart);
 }

@@ -10,6 +10,7 @@ use super::{
     MongoDb, MongoDbConfig, failure,
     plan::Plans,
     pool::{Lane, Lease, NoLease},
+    topology::Writable,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -102,8 +103,9 @@ impl Call<'_> {
                 }
             }
         };
-        timeout_at(self.deadline, wait).await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Timeout, "no turn to speak to the MongoDB server in time"))
+        timeout_at(self.deadline, wait).await.unwrap_or_else(|_| match self.server.lane() {
+            Ok(lane) if lane.topology.writable() == Writable::None => Err(lane.topology.why_none()),
+            _ => Err(Error::new(ErrorKind::Timeout, "no turn to speak to the MongoDB server in time")),
         })
     }
 

@@ -13,9 +13,9 @@ use mongodb::{
 use super::{
     MongoDb,
     command::upsert,
-    credential::collect,
     document::{self, corrupt, damaged},
     failure,
+    scan::collect,
 };
 use crate::{
     BatchReport, Error, ErrorKind, Increment, Key, Result, UsageRecord, UsageStore,
@@ -185,7 +185,7 @@ impl UsageStore for MongoDb {
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
         let call = self.call()?;
         let lane = call.lease().await?;
-        let found = std::pin::pin!(collect(lane.usage.find(doc! {}).batch_size(1000), keyed_record));
+        let found = std::pin::pin!(collect(&lane, lane.usage.find(doc! {}).batch_size(1000), keyed_record));
         Ok(call.ask(Effect::Read, found).await??.into_iter().collect())
     }
 }
