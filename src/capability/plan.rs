@@ -222,7 +222,7 @@ pub(crate) fn apply_step(
 }
 
 /// The first key for which the plan expects what does not hold.
-pub(crate) fn first_unexpected<'p>(plan: &'p Plan, holds: impl Fn(&Key, &Expect) -> bool) -> Option<&'p Key> {
+pub(crate) fn first_unexpected(plan: &Plan, holds: impl Fn(&Key, &Expect) -> bool) -> Option<&Key> {
     let expectations =
         plan.mutations().iter().filter_map(|mutation| Some((&mutation.key, mutation.expect.as_ref()?)));
     expectations.into_iter().find(|(key, expect)| !holds(key, expect)).map(|(key, _)| key)
