@@ -18,7 +18,7 @@ use super::{
     scan::collect,
 };
 use crate::{
-    BatchReport, Error, ErrorKind, Increment, Key, Result, UsageRecord, UsageStore,
+    BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore,
     backend::remote::{Effect, batch},
     error::Kind,
 };
@@ -193,6 +193,7 @@ impl UsageStore for MongoDb {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     #[test]
     fn names_of_counters() {
