@@ -137,16 +137,19 @@ async fn an_older_format_becomes_this_one() {
     storage.close().await.unwrap();
     let meta = redb::TableDefinition::<&str, u64>::new("meta");
     let database = || redb::Database::open(base.path().join("store.redb")).unwrap();
-    let write = database().begin_write().unwrap();
+    let older = database();
+    let write = older.begin_write().unwrap();
     write.open_table(meta).unwrap().insert("format", 1).unwrap();
     write.commit().unwrap();
+    drop(older);
 
     let storage = open(base.path()).await.unwrap();
     assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1));
     let plan = Plan::from_json(r#"[{"delete":"a"}]"#).unwrap();
     storage.apply_plan("k", &plan, &ApplyOptions::default()).await.unwrap();
     storage.close().await.unwrap();
-    let read = redb::ReadableDatabase::begin_read(&database()).unwrap();
+    let newer = database();
+    let read = redb::ReadableDatabase::begin_read(&newer).unwrap();
     assert_eq!(read.open_table(meta).unwrap().get("format").unwrap().unwrap().value(), 2);
 }
 

@@ -449,7 +449,6 @@ fn faults_are_found() {
         PlanDeletesLast,
         PlanExpectsNothing,
         PlanReplaysAnother,
-        PlanComesBack,
         RollbackForces,
         AuditOmitsFailures,
         ImportAddsUsage,
