@@ -66,6 +66,8 @@ const CONCURRENT_CHUNKS: usize = 10;
 /// - `Ok` means what the server promises: with its default settings a crash can lose a second or more of writes, and a
 ///   server with `allkeys-*` eviction may drop credentials. [`stats`](Backend::stats) lists such dangers as `warnings`.
 /// - A batch is applied in chunks of 1000; a chunk of stored credentials is all or nothing, but in a cluster.
+/// - A plan is one script, which holds the server up: some 0.1 s for the most mutations. A server that evicts keys that expire
+///   (`volatile-*`) may forget a plan before its time.
 /// - An export is not a snapshot: what changes meanwhile may be seen or not.
 /// - A call that gets no connection is [`NotApplied`](crate::Outcome::NotApplied); a write that was sent and has no
 ///   answer is [`Unknown`](crate::Outcome::Unknown).
