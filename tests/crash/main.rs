@@ -3,7 +3,7 @@
 //! This program runs itself as the writer that is killed. What the writer says on its pipe before and after each
 //! operation is compared with what the store holds afterwards.
 //!
-//! `CRASH_ROUNDS=200 cargo test --all-features --test crash plan` kills 200 times, where it is some twenty otherwise.
+//! `CRASH_ROUNDS=200 cargo test --all-features --test crash plan` kills 200 times, where it is a few times otherwise.
 
 mod plans;
 #[path = "../servers/mod.rs"]

@@ -267,7 +267,7 @@ fn kill_servers<B: Open + ConfigBatch>(
 pub(crate) fn on_file() {
     let folder = tempfile::TempDir::new().unwrap();
     let url = format!("file:{}", folder.path().join("store").display());
-    kill_processes::<gateway_storage::File>(&url, 60, FAST, Sight::Exact);
+    kill_processes::<gateway_storage::File>(&url, 40, FAST, Sight::Exact);
 }
 
 #[cfg(feature = "redis")]
@@ -276,7 +276,7 @@ const REDIS: &[&str] = &["--appendfsync", "always"];
 #[cfg(feature = "redis")]
 pub(crate) fn on_redis() {
     let server = crate::servers::redis::Server::start(REDIS);
-    kill_processes::<gateway_storage::Redis>(&server.url(), 60, FAST, Sight::Late);
+    kill_processes::<gateway_storage::Redis>(&server.url(), 40, FAST, Sight::Late);
 }
 
 #[cfg(feature = "redis")]
@@ -285,7 +285,7 @@ pub(crate) fn on_redis_that_dies() {
     let url = server.borrow().url();
     kill_servers::<gateway_storage::Redis>(
         &url,
-        15,
+        8,
         FAST,
         Sight::Exact,
         || server.borrow_mut().kill(),
@@ -296,7 +296,7 @@ pub(crate) fn on_redis_that_dies() {
 #[cfg(feature = "postgres")]
 pub(crate) fn on_postgres() {
     let server = crate::servers::postgres::Server::start(&[]);
-    kill_processes::<gateway_storage::Postgres>(&server.url(), 30, 2 * FAST, Sight::Late);
+    kill_processes::<gateway_storage::Postgres>(&server.url(), 15, 2 * FAST, Sight::Late);
 }
 
 #[cfg(feature = "postgres")]
@@ -305,7 +305,7 @@ pub(crate) fn on_postgres_that_dies() {
     let url = server.borrow().url();
     kill_servers::<gateway_storage::Postgres>(
         &url,
-        10,
+        6,
         FAST,
         Sight::Exact,
         || server.borrow_mut().kill_nine(),
@@ -327,7 +327,7 @@ pub(crate) fn on_mongodb() {
     let set = replica_set();
     kill_processes::<gateway_storage::MongoDb>(
         &format!("{}&deadline=60s", set.url("plans")),
-        8,
+        5,
         10 * FAST,
         Sight::Late,
     );
@@ -342,14 +342,14 @@ pub(crate) fn on_mongodb_that_dies() {
         set.borrow().primary();
     };
     let kill = || set.borrow_mut().members[0].kill();
-    kill_servers::<gateway_storage::MongoDb>(&url, 5, 10 * FAST, Sight::Exact, kill, restart);
+    kill_servers::<gateway_storage::MongoDb>(&url, 3, 10 * FAST, Sight::Exact, kill, restart);
 }
 
 #[cfg(feature = "mongodb")]
 pub(crate) fn on_mongodb_alone() {
     let server = crate::servers::mongodb::Server::start(&[]);
     let url = server.url("plans").replace("deadline=10s", "deadline=60s");
-    kill_processes::<gateway_storage::MongoDb>(&url, 3, 10 * FAST, Sight::Staged);
+    kill_processes::<gateway_storage::MongoDb>(&url, 2, 10 * FAST, Sight::Staged);
 }
 
 #[cfg(feature = "mongodb")]
@@ -357,5 +357,5 @@ pub(crate) fn on_mongodb_alone_that_dies() {
     let server = std::cell::RefCell::new(crate::servers::mongodb::Server::start(&[]));
     let url = server.borrow().url("plans").replace("deadline=10s", "deadline=60s");
     let (kill, restart) = (|| server.borrow_mut().kill(), || server.borrow_mut().restart());
-    kill_servers::<gateway_storage::MongoDb>(&url, 3, 10 * FAST, Sight::Staged, kill, restart);
+    kill_servers::<gateway_storage::MongoDb>(&url, 2, 10 * FAST, Sight::Staged, kill, restart);
 }

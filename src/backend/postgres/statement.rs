@@ -262,6 +262,12 @@ mod tests {
     }
 
     #[test]
+    fn the_audit_is_as_long_as_it_is_said_to_be() {
+        let kept = format!("(SELECT max(number) FROM s.plan_audit) - {})", crate::MAX_AUDIT_ENTRIES - 1);
+        assert!(Texts::new("s").of(Sql::FinishPlan).contains(&kept));
+    }
+
+    #[test]
     fn parameters_are_silent() {
         let parameters = [
             Parameter::Text("secret"),
