@@ -26,6 +26,7 @@
 //! |---|:---:|:---:|:---:|:---:|:---:|
 //! | [`CredentialStore`]: get, set, delete, list, and batches of them | x | x | x | x | x |
 //! | [`ConfigStore`]: get, set, delete, list | x | x | x | x | x |
+//! | [`ConfigBatch`]: many config changes at once, idempotent by a key, reversible, audited | x | x | x | x | x |
 //! | [`UsageStore`]: increment, increment many, get, reset, list | x | x | x | x | x |
 //! | [`CacheStore`]: get (also with the time it has left), set with a time to live, delete | | x | | | x |
 //! | [`Transactional`]: begin, and commit or roll back; [`transact!`] retries conflicts | | | x | x | x |
@@ -44,6 +45,9 @@
 //! | how deep JSON is nested | [`MAX_DEPTH`] (64) |
 //! | a counter | `i64` |
 //! | a cache value's time to live | [`MAX_CACHE_TTL`] (10,000 days) |
+//! | a plan | [`MAX_PLAN_MUTATIONS`] (10,000) of [`MAX_PLAN_BYTES`] (8 MiB), and it replaces as much |
+//! | how long its key is taken, unless set | [`DEFAULT_PLAN_TTL`] (14 days), at most [`MAX_PLAN_TTL`] |
+//! | the audit | the newest [`MAX_AUDIT_ENTRIES`] (10,000) |
 //! | a call's duration, unless set | [`DEFAULT_DEADLINE`] (10 s) |
 //!
 //! # Features

@@ -8,9 +8,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use crate::{
-    AsKey, Backend, BatchReport, CacheEntry, CacheStore, ConfigStore, ConfigValue, Credential,
-    CredentialStore, Error, Exportable, Found, Increment, Key, Layer, Layered, Open, PoolStats, Pooled,
-    Record, Result, StorageStats, Transactional, UsageRecord, UsageStore,
+    Applied, ApplyOptions, AsKey, AuditEntry, AuditFilter, Backend, BatchReport, CacheEntry, CacheStore,
+    ConfigBatch, ConfigStore, ConfigValue, Credential, CredentialStore, Error, Exportable, Found, Increment,
+    Key, Layer, Layered, Open, Plan, PoolStats, Pooled, Record, Result, Rollback, RollbackOptions,
+    StorageStats, Transactional, UsageRecord, UsageStore,
 };
 
 /// How many records [`Storage::import`] hands to the backend at a time.
@@ -43,7 +44,7 @@ pub const IMPORT_CHUNK: usize = 500;
 ///
 /// Keys are a [`Key`](crate::Key), or a string that is checked first. What an operation promises, its errors and its
 /// order are written once, at the trait: [`CredentialStore`], [`ConfigStore`], [`UsageStore`], [`CacheStore`],
-/// [`Transactional`], [`Exportable`], [`Pooled`], and for all of them [`Backend`]. Any method that takes a string may
+/// [`Transactional`], [`ConfigBatch`], [`Exportable`], [`Pooled`], and for all of them [`Backend`]. Any method that takes a string may
 /// also fail with [`InvalidKey`](crate::ErrorKind::InvalidKey), any that takes a value with
 /// [`TooLarge`](crate::ErrorKind::TooLarge) or [`InvalidValue`](crate::ErrorKind::InvalidValue).
 ///
@@ -322,6 +323,44 @@ impl<B> Storage<B> {
     {
         let value = ConfigValue::from_typed(value)?;
         self.set_config(key, value).await
+    }
+}
+
+/// Config batches. See [`ConfigBatch`].
+impl<B> Storage<B> {
+    /// Applies a plan under a key, once. See [`ConfigBatch::apply_plan`].
+    ///
+    /// ```
+    /// # use gateway_storage::{Applied, ApplyOptions, Memory, Plan, Storage};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+    /// let storage = Storage::<Memory>::open("memory:").await?;
+    /// let plan = Plan::from_json(r#"[{ "set": "retries", "value": 3, "expect_absent": true }]"#)?;
+    /// let options = ApplyOptions::default().with_stage("canary");
+    /// assert_eq!(storage.apply_plan("release-42", &plan, &options).await?, Applied::Applied);
+    /// assert_eq!(storage.apply_plan("release-42", &plan, &options).await?, Applied::Replayed);
+    /// # Ok(()) }
+    /// ```
+    pub async fn apply_plan(&self, key: impl AsKey, plan: &Plan, options: &ApplyOptions) -> Result<Applied>
+    where
+        B: ConfigBatch,
+    {
+        self.backend.apply_plan(&*key.as_key()?, plan, options).await
+    }
+
+    /// Puts back what a plan replaced. See [`ConfigBatch::rollback_plan`].
+    pub async fn rollback_plan(&self, key: impl AsKey, options: &RollbackOptions) -> Result<Rollback>
+    where
+        B: ConfigBatch,
+    {
+        self.backend.rollback_plan(&*key.as_key()?, options).await
+    }
+
+    /// Streams the audit of plans, newest first. See [`ConfigBatch::audit_plans`].
+    pub fn audit_plans(&self, filter: AuditFilter) -> impl Stream<Item = Result<AuditEntry>> + Send
+    where
+        B: ConfigBatch,
+    {
+        self.backend.audit_plans(filter)
     }
 }
 

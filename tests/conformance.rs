@@ -166,24 +166,24 @@ macro_rules! cases {
     };
 }
 
-conforms!(memory, [credentials configs usage cache transactions export], [backend export_usage export_snapshot transactions_at_close]);
-conforms!(file, [credentials configs usage export], [backend export_usage export_snapshot]);
+conforms!(memory, [credentials configs plans usage cache transactions export], [backend export_usage export_snapshot transactions_at_close]);
+conforms!(file, [credentials configs plans usage export], [backend export_usage export_snapshot]);
 #[cfg(feature = "mongodb")]
-conforms_also!(mongodb, [credentials configs usage transactions export], [backend export_usage transactions_at_close]);
+conforms_also!(mongodb, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
 #[cfg(feature = "mongodb")]
-conforms_also!(mongodb_alone, [credentials configs usage export], [backend export_usage]);
+conforms_also!(mongodb_alone, [credentials configs plans usage export], [backend export_usage]);
 #[cfg(feature = "redis")]
-conforms!(redis, [credentials configs usage cache export], [backend export_usage]);
+conforms!(redis, [credentials configs plans usage cache export], [backend export_usage]);
 #[cfg(feature = "redis")]
-conforms_also!(redis_tls, [credentials configs usage cache export], [backend export_usage]);
+conforms_also!(redis_tls, [credentials configs plans usage cache export], [backend export_usage]);
 #[cfg(feature = "redis")]
-conforms_also!(redis_cluster, [credentials configs usage cache export], [backend export_usage]);
+conforms_also!(redis_cluster, [credentials configs plans usage cache export], [backend export_usage]);
 #[cfg(feature = "redis")]
-conforms_also!(redis_sentinel, [credentials configs usage cache export], [backend export_usage]);
+conforms_also!(redis_sentinel, [credentials configs plans usage cache export], [backend export_usage]);
 #[cfg(feature = "postgres")]
-conforms!(postgres, [credentials configs usage transactions export], [backend export_usage transactions_at_close]);
+conforms!(postgres, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
 #[cfg(feature = "postgres")]
-conforms_also!(pgbouncer, [credentials configs usage transactions export], [backend export_usage transactions_at_close]);
+conforms_also!(pgbouncer, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
 
 /// The same for backends that keep what they store.
 macro_rules! keeps {
@@ -200,6 +200,7 @@ macro_rules! keeps {
 keeps! {
     file_keeps_credentials: credentials of file, open_file;
     file_keeps_configs: configs of file, open_file;
+    file_keeps_plans: plans of file, open_file;
     file_keeps_usage: usage of file, open_file;
 }
 
@@ -207,6 +208,7 @@ keeps! {
 keeps! {
     redis_keeps_credentials: credentials of redis, open_redis;
     redis_keeps_configs: configs of redis, open_redis;
+    redis_keeps_plans: plans of redis, open_redis;
     redis_keeps_usage: usage of redis, open_redis;
 }
 
@@ -214,6 +216,7 @@ keeps! {
 keeps! {
     postgres_keeps_credentials: credentials of postgres, open_postgres;
     postgres_keeps_configs: configs of postgres, open_postgres;
+    postgres_keeps_plans: plans of postgres, open_postgres;
     postgres_keeps_usage: usage of postgres, open_postgres;
 }
 
@@ -221,5 +224,6 @@ keeps! {
 keeps! {
     mongodb_keeps_credentials: credentials of mongodb, open_mongodb;
     mongodb_keeps_configs: configs of mongodb, open_mongodb;
+    mongodb_keeps_plans: plans of mongodb, open_mongodb;
     mongodb_keeps_usage: usage of mongodb, open_mongodb;
 }

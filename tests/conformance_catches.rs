@@ -71,6 +71,23 @@ catches! {
         NullIsMissing: "get_config: equal to what was stored",
         DeleteOfMissingIsOk: "NotFound if there is none",
     }
+    plans: conformance::plans {
+        PlanDeletesLast: "all mutations, in their order",
+        PlanLosesItsSign: "equal to what was stored",
+        PlanReplaysAnother: "another plan under the same key is Conflict",
+        PlanReplaysItself: "Replayed, and changes nothing",
+        PlanExpectsNothing: "what a mutation expects holds",
+        PlanRefusedInPart: "what a mutation expects holds",
+        PlanNeverExpires: "after the time to live the key is free",
+        PlanComesBack: "not applied again",
+        PlanIsRacy: "one is Applied and the others Replayed",
+        RollbackForces: "refused, with the keys",
+        RollbackForgets: "puts back what the plan replaced, once",
+        RollbackNamesOne: "refused, with the keys",
+        AuditIsOldestFirst: "newest first",
+        AuditOmitsFailures: "one entry for each attempt",
+        AuditIgnoresStages: "the filter",
+    }
     usage: conformance::usage {
         RunsKeysTogether: "never interpreted",
         FoldsCase: "NotFound",

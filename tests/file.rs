@@ -6,7 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use gateway_storage::{CredentialStore, Error, ErrorKind, File, FileConfig, Key, Outcome, Storage};
+use gateway_storage::{
+    ApplyOptions, CredentialStore, Error, ErrorKind, File, FileConfig, Key, Outcome, Plan, Storage,
+};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -126,6 +128,42 @@ async fn an_unfinished_store_is_made_again() {
     assert!(!base.path().join("store.redb.new").exists());
 }
 
+/// A store that was made before there were plans.
+#[tokio::test]
+async fn an_older_format_becomes_this_one() {
+    let base = TempDir::new().unwrap();
+    let storage = open(base.path()).await.unwrap();
+    storage.set_config("a", json!(1)).await.unwrap();
+    storage.close().await.unwrap();
+    let meta = redb::TableDefinition::<&str, u64>::new("meta");
+    let database = || redb::Database::open(base.path().join("store.redb")).unwrap();
+    let older = database();
+    let write = older.begin_write().unwrap();
+    write.open_table(meta).unwrap().insert("format", 1).unwrap();
+    write.commit().unwrap();
+    drop(older);
+
+    let storage = open(base.path()).await.unwrap();
+    assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1));
+    let plan = Plan::from_json(r#"[{"delete":"a"}]"#).unwrap();
+    storage.apply_plan("k", &plan, &ApplyOptions::default()).await.unwrap();
+    storage.close().await.unwrap();
+    let newer = database();
+    let read = redb::ReadableDatabase::begin_read(&newer).unwrap();
+    assert_eq!(read.open_table(meta).unwrap().get("format").unwrap().unwrap().value(), 2);
+}
+
+/// Records of plans and their audit are this store's own.
+#[tokio::test]
+async fn plans_are_not_exported() {
+    let base = TempDir::new().unwrap();
+    let storage = open(base.path()).await.unwrap();
+    let plan = Plan::from_json(r#"[{"set":"a","value":1}]"#).unwrap();
+    storage.apply_plan("k", &plan, &ApplyOptions::default()).await.unwrap();
+    let exported: Vec<_> = futures_util::StreamExt::collect(storage.export()).await;
+    assert_eq!(exported.len(), 1, "the config value, and nothing else");
+}
+
 #[tokio::test]
 async fn a_newer_format_is_unsupported_and_a_foreign_database_is_not_ours() {
     let base = TempDir::new().unwrap();
@@ -134,16 +172,16 @@ async fn a_newer_format_is_unsupported_and_a_foreign_database_is_not_ours() {
     let database = redb::Database::open(path.join("store.redb")).unwrap();
     let write = database.begin_write().unwrap();
     let meta = redb::TableDefinition::<&str, u64>::new("meta");
-    write.open_table(meta).unwrap().insert("format", 2).unwrap();
+    write.open_table(meta).unwrap().insert("format", 3).unwrap();
     write.commit().unwrap();
     drop(database);
     let (kind, message) = refused(&path).await;
     assert_eq!(kind, ErrorKind::Unsupported);
-    assert!(message.ends_with("has format 2, this version reads format 1"), "{message}");
+    assert!(message.ends_with("has format 3, this version reads formats up to 2"), "{message}");
     let database = redb::Database::open(path.join("store.redb")).unwrap();
     let format =
         redb::ReadableDatabase::begin_read(&database).unwrap().open_table(meta).unwrap().get("format");
-    assert_eq!(format.unwrap().unwrap().value(), 2, "it is as the newer version left it");
+    assert_eq!(format.unwrap().unwrap().value(), 3, "it is as the newer version left it");
 
     let path = base.path().join("foreign");
     fs::create_dir(&path).unwrap();

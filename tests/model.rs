@@ -11,8 +11,9 @@ use std::{env, path::PathBuf};
 use broken::{Broken, Fault};
 use futures_util::{StreamExt, stream};
 use gateway_storage::{
-    BatchFailure, BatchReport, ConfigStore, ConfigValue, Credential, CredentialStore, Exportable, File,
-    FileConfig, Increment, Key, Memory, Record, Result, Storage, UsageStore,
+    ApplyOptions, AuditEntry, AuditFilter, BatchFailure, BatchReport, ConfigBatch, ConfigValue, Credential,
+    CredentialStore, Expect, Exportable, File, FileConfig, Increment, Key, Memory, Mutation, Plan, Record,
+    Result, RollbackOptions, Storage, UsageStore,
     conformance::{hostile_keys, hostile_values},
 };
 use proptest::{
@@ -36,6 +37,9 @@ enum Operation {
     SetConfig(Name, Value),
     DeleteConfig(Name),
     ListConfigs,
+    ApplyPlan(Name, Vec<Change>),
+    RollbackPlan(Name, bool),
+    AuditPlans,
     Increment(Step),
     IncrementMany(Vec<Step>),
     GetUsage(Name),
@@ -51,6 +55,8 @@ enum Operation {
 type Name = String;
 type Fields = Map<String, Value>;
 type Step = (Name, Name, i64);
+/// A key, what it becomes, and what is expected of it.
+type Change = (Name, Option<Value>, Option<Option<Value>>);
 
 #[derive(Clone, Debug)]
 enum Item {
@@ -115,6 +121,21 @@ fn step() -> impl Strategy<Value = Step> {
     (name(), name(), delta())
 }
 
+/// Of few keys and few values, so that some expectations hold.
+fn change() -> impl Strategy<Value = Change> {
+    let key = || select(["a", "A", "a:b"].map(Name::from).to_vec());
+    let few =
+        || select(vec![json!(0), json!(0.0), json!(-0.0), json!({ "$a.b": null, "": [1] }), json!("0")]);
+    let becomes = prop_oneof![3 => few().prop_map(Some), 1 => value().prop_map(Some), 1 => Just(None)];
+    let expects =
+        prop_oneof![8 => Just(None), 1 => Just(Some(None)), 1 => few().prop_map(|value| Some(Some(value)))];
+    (key(), becomes, expects)
+}
+
+fn plan_key() -> impl Strategy<Value = Name> {
+    select(["a", "A", "}:plan:"].map(Name::from).to_vec())
+}
+
 fn item() -> impl Strategy<Value = Item> {
     prop_oneof![
         (name(), fields()).prop_map(|(id, fields)| Item::Credential(id, fields)),
@@ -137,6 +158,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         4 => (name(), value()).prop_map(|(key, value)| SetConfig(key, value)),
         2 => name().prop_map(DeleteConfig),
         1 => Just(ListConfigs),
+        4 => (plan_key(), vec(change(), 1..5)).prop_map(|(key, changes)| ApplyPlan(key, changes)),
+        2 => (plan_key(), any::<bool>()).prop_map(|(key, force)| RollbackPlan(key, force)),
+        1 => Just(AuditPlans),
         4 => step().prop_map(Increment),
         3 => vec(step(), 0..8).prop_map(IncrementMany),
         2 => name().prop_map(GetUsage),
@@ -150,8 +174,8 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 /// What a backend must have to be compared.
-trait Whole: CredentialStore + ConfigStore + UsageStore + Exportable {}
-impl<B: CredentialStore + ConfigStore + UsageStore + Exportable> Whole for B {}
+trait Whole: CredentialStore + ConfigBatch + UsageStore + Exportable {}
+impl<B: CredentialStore + ConfigBatch + UsageStore + Exportable> Whole for B {}
 
 /// The answer as JSON. Its text is the comparison: there 0.0 is not -0.0, and 1 is not 1.0.
 async fn answer<B: Whole>(on: &Storage<B>, operation: &Operation) -> Result<Value> {
@@ -177,6 +201,22 @@ async fn answer<B: Whole>(on: &Storage<B>, operation: &Operation) -> Result<Valu
         DeleteConfig(key) => json!(on.delete_config(key).await?),
         ListConfigs => {
             on.list_configs().await?.iter().map(|(key, value)| json!([key, value.value()])).collect()
+        }
+        ApplyPlan(key, changes) => {
+            let plan = Plan::new(changes.iter().map(mutation).collect::<Vec<_>>())?;
+            json!(format!(
+                "{:?}",
+                on.apply_plan(key, &plan, &ApplyOptions::default().with_stage("model")).await?
+            ))
+        }
+        RollbackPlan(key, force) => {
+            let mut options = RollbackOptions::default();
+            options.force = *force;
+            json!(format!("{:?}", on.rollback_plan(key, &options).await?))
+        }
+        AuditPlans => {
+            let entries: Vec<Result<AuditEntry>> = on.audit_plans(AuditFilter::default()).collect().await;
+            entries.into_iter().map(|entry| entry.map(|entry| of_entry(&entry))).collect::<Result<_>>()?
         }
         Increment((key, field, delta)) => json!(on.increment_usage(key, field, *delta).await?),
         IncrementMany(steps) => {
@@ -218,6 +258,24 @@ fn keys(names: &[Name]) -> Vec<Key> {
 
 fn credential(fields: &Fields) -> Credential {
     Credential::new(fields.clone()).expect("within the limits")
+}
+
+fn mutation((name, becomes, expects): &Change) -> Mutation {
+    let value = |value: &Value| ConfigValue::new(value.clone()).expect("within the limits");
+    let mutation = match becomes {
+        Some(becomes) => Mutation::set(&key(name), &value(becomes)),
+        None => Mutation::delete(&key(name)),
+    };
+    match expects {
+        None => mutation,
+        Some(None) => mutation.expecting(Expect::Absent),
+        Some(Some(expected)) => mutation.expecting(Expect::Value(value(expected))),
+    }
+}
+
+fn of_entry(entry: &AuditEntry) -> Value {
+    let AuditEntry { key, action, status, stage, source, mutations, payload_hash, error, .. } = entry;
+    json!([key, action, status, stage, source, mutations, payload_hash, error])
 }
 
 fn increment((record, field, delta): &Step) -> Increment {
@@ -388,6 +446,11 @@ fn faults_are_found() {
         CountsInFloats,
         OverflowStopsMany,
         ManyReordered,
+        PlanDeletesLast,
+        PlanExpectsNothing,
+        PlanReplaysAnother,
+        RollbackForces,
+        AuditOmitsFailures,
         ImportAddsUsage,
         ImportReplacesRecord,
         ExportSkipsLast,

@@ -3,12 +3,22 @@
 // Public to the fuzz targets only.
 #![allow(unreachable_pub)]
 
+mod canonical;
 mod json;
 mod location;
+mod plan;
 mod record_key;
 
+#[cfg(fuzzing)]
+pub use canonical::canonical;
+pub use canonical::is_same;
 pub use json::{decode_config, decode_credential, encode_config, encode_credential};
 pub(crate) use location::{
     Location, boolean, decode, duration, host_and_port, number, readable, unknown_option,
+};
+pub(crate) use plan::corrupt as corrupt_plan;
+pub use plan::{
+    PlanChange, PlanRecord, decode_audit, decode_changes, decode_plan, encode_audit, encode_changes,
+    encode_plan, times, to_micros, to_millis,
 };
 pub use record_key::RecordKey;

@@ -5,29 +5,38 @@ use crate::{Error, ErrorKind, Key, Result};
 /// Which record: its kind, its key, and for a counter its field.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RecordKey {
+    /// An audit entry by its number.
+    Audit(u64),
     /// A credential by its id.
     Credential(Key),
     /// A config value by its key.
     Config(Key),
+    /// The record of a plan by its key.
+    Plan(Key),
     /// A counter by its record's key and its field.
     Usage(Key, Key),
 }
 
+const AUDIT: u8 = b'a';
 const CREDENTIAL: u8 = b'c';
 const CONFIG: u8 = b'f';
+const PLAN: u8 = b'p';
 const USAGE: u8 = b'u';
 
 /// Stands between key and field. No key holds it, so `a` + `b` is never another pair.
 const SEPARATOR: u8 = 0;
 
 impl RecordKey {
-    /// One byte for the kind, the key, and for a counter NUL and the field.
+    /// One byte for the kind, the key, and for a counter NUL and the field. An audit entry's number is eight bytes,
+    /// big-endian.
     ///
     /// Injective; the order of the bytes is the order of the records.
     pub fn encode(&self) -> Vec<u8> {
         let (kind, key, field) = match self {
+            Self::Audit(number) => return [&[AUDIT][..], &number.to_be_bytes()].concat(),
             Self::Credential(id) => (CREDENTIAL, id, None),
             Self::Config(key) => (CONFIG, key, None),
+            Self::Plan(key) => (PLAN, key, None),
             Self::Usage(key, field) => (USAGE, key, Some(field)),
         };
         let mut bytes =
@@ -46,7 +55,11 @@ impl RecordKey {
         let (kind, name) = bytes.split_first().ok_or_else(corrupt)?;
         match *kind {
             CREDENTIAL => Ok(Self::Credential(key(name)?)),
+            AUDIT => {
+                name.try_into().map(|number| Self::Audit(u64::from_be_bytes(number))).map_err(|_| corrupt())
+            }
             CONFIG => Ok(Self::Config(key(name)?)),
+            PLAN => Ok(Self::Plan(key(name)?)),
             USAGE => {
                 let at = name.iter().position(|byte| *byte == SEPARATOR).ok_or_else(corrupt)?;
                 Ok(Self::Usage(key(&name[..at])?, key(&name[at + 1..])?))
@@ -80,6 +93,8 @@ mod tests {
         prop_oneof![
             any_key().prop_map(RecordKey::Credential),
             any_key().prop_map(RecordKey::Config),
+            any_key().prop_map(RecordKey::Plan),
+            any::<u64>().prop_map(RecordKey::Audit),
             (any_key(), any_key()).prop_map(|(key, field)| RecordKey::Usage(key, field)),
         ]
     }

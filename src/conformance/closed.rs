@@ -6,10 +6,15 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use serde_json::json;
 
-use super::{fails, key, must, ok, same};
+use super::{
+    fails, key, must, ok,
+    plans::{plan, value},
+    same,
+};
 use crate::{
-    BatchReport, CacheStore, ConfigStore, Credential, CredentialStore, ErrorKind, Exportable, Increment,
-    Record, Result, Storage, Transactional, UsageStore,
+    ApplyOptions, AuditEntry, AuditFilter, BatchReport, CacheStore, ConfigBatch, ConfigStore, Credential,
+    CredentialStore, ErrorKind, Exportable, Increment, Mutation, Record, Result, RollbackOptions, Storage,
+    Transactional, UsageStore,
 };
 
 const BULLET: &str = "every operation after close is Closed";
@@ -119,4 +124,22 @@ async fn export_is<B: Exportable>(closed: Storage<B>) {
     let record = Record::Config { key: key("a"), value: ok("a value", json!(1).try_into()) };
     let imported: Result<BatchReport> = closed.import(futures_util::stream::iter([Ok(record)])).await;
     is_closed("import", imported);
+}
+
+/// Asserts it for [`ConfigBatch`].
+///
+/// # Panics
+///
+/// If an operation gives anything else.
+pub async fn plans<B: ConfigBatch>(closed: &Storage<B>) {
+    must(BULLET, plans_are(closed.clone())).await;
+}
+
+async fn plans_are<B: ConfigBatch>(closed: Storage<B>) {
+    let plan = plan([Mutation::set(&key("a"), &value(json!(1)))]);
+    is_closed("apply_plan", closed.apply_plan("a", &plan, &ApplyOptions::default()).await);
+    is_closed("rollback_plan", closed.rollback_plan("a", &RollbackOptions::default()).await);
+    let mut entries: Vec<Result<AuditEntry>> = closed.audit_plans(AuditFilter::default()).collect().await;
+    same("how many items an audit has that fails", 1, entries.len());
+    is_closed("audit_plans", entries.remove(0));
 }

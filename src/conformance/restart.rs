@@ -2,14 +2,16 @@
 //!
 //! Each takes a way to open the same store, which is empty at first, as often as it asks.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
-    complete, fails, hostile_credentials, hostile_keys, hostile_values, identical, identical_fields, ok,
+    complete, fails, hostile_credentials, hostile_keys, hostile_values, identical, identical_fields, key, ok,
+    plans::{audit, plan, value},
     same, same_keys, sorted,
 };
 use crate::{
-    Backend, ConfigStore, Credential, CredentialStore, ErrorKind, Increment, Key, Storage, UsageStore,
+    Applied, ApplyOptions, AuditFilter, Backend, ConfigBatch, ConfigStore, Credential, CredentialStore,
+    ErrorKind, Increment, Key, Mutation, Rollback, RollbackOptions, Storage, UsageStore,
 };
 
 async fn close<B: Backend>(storage: Storage<B>) {
@@ -88,7 +90,7 @@ pub async fn configs<B: ConfigStore, F: Future<Output = Storage<B>>>(open: impl 
 ///
 /// At the first bullet that is violated.
 pub async fn usage<B: UsageStore, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
-    let (keys, field) = (hostile_keys(), super::key("x"));
+    let (keys, field) = (hostile_keys(), key("x"));
     let counts = [5, i64::MAX, i64::MIN, 9_007_199_254_740_993, 0, -1];
     let steps: Vec<Increment> = keys
         .iter()
@@ -114,5 +116,60 @@ pub async fn usage<B: UsageStore, F: Future<Output = Storage<B>>>(open: impl Fn(
     same("records after resets and a restart", vec!["counter"], left.keys().map(Key::as_str).collect());
     same("total", 8, ok("increment_usage", storage.increment_usage("counter", "x", 1).await));
     ok("reset_usage", storage.reset_usage("counter").await);
+    close(storage).await;
+}
+
+/// Asserts that plans are after a restart what they were: replayed, rolled back, audited.
+///
+/// # Panics
+///
+/// At the first bullet that is violated.
+pub async fn plans<B: ConfigBatch, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
+    let options = ApplyOptions::default().with_stage("canary").with_source("the kit");
+    let back = RollbackOptions::default();
+    let all = |values: &mut dyn Iterator<Item = Value>| {
+        plan(
+            hostile_keys()
+                .iter()
+                .zip(values)
+                .map(|(key, json)| Mutation::set(key, &value(json)))
+                .collect::<Vec<_>>(),
+        )
+    };
+    let small = || hostile_values().into_iter().filter(|value| value.to_string().len() < 1_000).cycle();
+    let (first, second) = (all(&mut small()), all(&mut std::iter::repeat(json!(2))));
+    let storage = open().await;
+    same("first", Applied::Applied, ok("apply_plan", storage.apply_plan("first", &first, &options).await));
+    same("second", Applied::Applied, ok("apply_plan", storage.apply_plan("second", &second, &options).await));
+    let before = audit(&storage, AuditFilter::default()).await;
+    close(storage).await;
+
+    let storage = open().await;
+    same("the audit after a restart", &before, &audit(&storage, AuditFilter::default()).await);
+    let again = ok("apply_plan after a restart", storage.apply_plan("first", &first, &options).await);
+    same("a plan after a restart", Applied::Replayed, again);
+    let other = storage.apply_plan("first", &second, &options).await;
+    fails("another plan after a restart", ErrorKind::Conflict, other);
+    let rolled = ok("rollback_plan after a restart", storage.rollback_plan("second", &back).await);
+    same("a rollback after a restart", Rollback::RolledBack, rolled);
+    let found = ok("list_configs", storage.list_configs().await);
+    for (key, wanted) in hostile_keys().iter().zip(small()) {
+        assert!(identical(&wanted, &found[key]), "{:?} is not back as it was", key.as_str());
+    }
+    close(storage).await;
+
+    let storage = open().await;
+    let rolled = ok("rollback_plan", storage.rollback_plan("second", &back).await);
+    same("a second rollback after a restart", Rollback::AlreadyRolledBack, rolled);
+    same(
+        "a rollback",
+        Rollback::RolledBack,
+        ok("rollback_plan", storage.rollback_plan("first", &back).await),
+    );
+    same("configs at the end", 0, ok("list", storage.list_configs().await).len());
+    same("entries", 7, audit(&storage, AuditFilter::default()).await.len());
+    let deleted = plan([Mutation::delete(&key("a"))]);
+    let result = storage.apply_plan("first", &deleted, &options).await;
+    fails("another plan under the key of one that was rolled back", ErrorKind::Conflict, result);
     close(storage).await;
 }

@@ -41,6 +41,13 @@ pub(crate) fn check_size_of_read(text: usize, document: &impl Serialize) -> Resu
     if text <= MAX_VALUE_BYTES / 8 { Ok(()) } else { check_size(document) }
 }
 
+/// The size of the compact JSON, in bytes.
+pub(crate) fn size(document: &impl Serialize) -> usize {
+    let mut room = Room(usize::MAX);
+    serde_json::to_writer(&mut room, document).expect("JSON with room enough");
+    usize::MAX - room.0
+}
+
 #[cold]
 fn too_deep() -> Error {
     Error::new(ErrorKind::TooLarge, format!("a value is nested at most {MAX_DEPTH} deep, this one is deeper"))

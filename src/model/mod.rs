@@ -1,15 +1,20 @@
 //! What is stored and returned.
 
+mod audit;
 mod batch;
 mod cache;
 mod config;
 mod credential;
 mod document;
 mod key;
+mod plan;
 mod record;
 mod stats;
 mod usage;
 
+pub use audit::{
+    AuditEntry, AuditFilter, AuditStatus, MAX_AUDIT_ENTRIES, PayloadHash, PlanAction, PlanRefusal,
+};
 pub use batch::{BatchFailure, BatchReport, Found};
 pub use cache::CacheEntry;
 pub use config::ConfigValue;
@@ -17,6 +22,11 @@ pub use credential::Credential;
 pub(crate) use document::too_large;
 pub use document::{MAX_DEPTH, MAX_VALUE_BYTES};
 pub use key::{AsKey, Key};
+pub(crate) use plan::size_of_record;
+pub use plan::{
+    Applied, ApplyOptions, DEFAULT_PLAN_TTL, Expect, MAX_PLAN_BYTES, MAX_PLAN_MUTATIONS, MAX_PLAN_TTL,
+    Mutation, Plan, Rollback, RollbackOptions,
+};
 pub use record::Record;
 pub use stats::{PoolStats, StorageStats};
 pub use usage::{Increment, UsageRecord};

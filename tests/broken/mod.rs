@@ -1,6 +1,8 @@
 //! A backend with one fault: `Memory`, but for what the fault says. Most were seen in the Go module.
 #![allow(dead_code, reason = "each of the tests that share it uses a part")]
 
+mod plans;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -82,6 +84,22 @@ pub(crate) enum Fault {
     EntryNeverAges,
     NoSizeLimit,
     CacheCutsAtNul,
+    // Config batches
+    PlanDeletesLast,
+    PlanLosesItsSign,
+    PlanReplaysAnother,
+    PlanReplaysItself,
+    PlanExpectsNothing,
+    PlanRefusedInPart,
+    PlanNeverExpires,
+    PlanComesBack,
+    PlanIsRacy,
+    RollbackForces,
+    RollbackForgets,
+    RollbackNamesOne,
+    AuditIsOldestFirst,
+    AuditOmitsFailures,
+    AuditIgnoresStages,
     // Transactions
     LostUpdate,
     DropCommits,
@@ -149,7 +167,7 @@ impl Broken {
     fn value(&self, value: &Value) -> Value {
         match value {
             Value::Number(number) => match (self.fault, number.as_f64()) {
-                (ZeroLosesItsSign, Some(0.0)) if number.is_f64() => json!(0.0),
+                (ZeroLosesItsSign | PlanLosesItsSign, Some(0.0)) if number.is_f64() => json!(0.0),
                 (IntegersBecomeFloats, Some(float)) if float.abs() > 9e15 => json!(float),
                 _ => value.clone(),
             },

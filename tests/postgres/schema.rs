@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use gateway_storage::{ErrorKind, Postgres, PostgresConfig, Storage};
+use gateway_storage::{Applied, ApplyOptions, ErrorKind, Plan, Postgres, PostgresConfig, Storage};
 use serde_json::json;
 
 use crate::{Result, open, raw, schema, servers};
@@ -47,6 +47,24 @@ async fn a_schema_of_another_version_is_refused() -> Result {
     Ok(())
 }
 
+/// A database that was made before there were plans.
+#[tokio::test]
+async fn an_older_schema_is_migrated_only_if_wanted() -> Result {
+    let url = servers::postgres();
+    let storage = open(&url).await;
+    storage.set_config("k", json!(1)).await?;
+    storage.close().await?;
+    let older = "DROP TABLE {s}.plans, {s}.plan_audit; DELETE FROM {s}.schema_migrations WHERE version = 2";
+    raw(&url).await.batch_execute(&older.replace("{s}", &schema(&url))).await.unwrap();
+    assert_eq!(Postgres::schema_status(config(&url)).await?.version, 1);
+    let error = Storage::<Postgres>::open(format!("{url}&create=false").as_str()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    let storage = open(&url).await;
+    let plan = Plan::from_json(r#"[{"set":"k","value":2,"expect":1}]"#)?;
+    assert_eq!(storage.apply_plan("k", &plan, &ApplyOptions::default()).await?, Applied::Applied);
+    storage.close().await
+}
+
 #[tokio::test]
 async fn a_strange_name_of_a_schema_is_a_name() -> Result {
     let url = servers::postgres();
@@ -82,7 +100,11 @@ async fn ten_processes_open_an_empty_database_at_once() {
     let storage = open(&url).await;
     assert_eq!(storage.list_configs().await.unwrap().len(), 10);
     let applied = format!("SELECT count(*) FROM {}.schema_migrations", schema(&url));
-    assert_eq!(raw(&url).await.query_one(&applied, &[]).await.unwrap().get::<_, i64>(0), 1);
+    assert_eq!(
+        raw(&url).await.query_one(&applied, &[]).await.unwrap().get::<_, i64>(0),
+        2,
+        "each migration once"
+    );
 }
 
 #[cfg(feature = "cli")]

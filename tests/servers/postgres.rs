@@ -143,6 +143,16 @@ impl Server {
         drop(self.guard.wait());
     }
 
+    /// kill -9 of the server and all of its sessions.
+    pub(crate) fn kill_nine(&mut self) {
+        // First, or it would end its sessions in order.
+        self.signal("-STOP", self.process.id());
+        self.signal_all("-KILL");
+        self.process.wait().unwrap();
+        drop(self.guard.kill());
+        drop(self.guard.wait());
+    }
+
     pub(crate) fn restart(&mut self) {
         (self.process, self.guard) = Self::run(self.port, self.folder.path(), &self.options);
     }

@@ -16,8 +16,10 @@ use super::{
 };
 use crate::{Error, ErrorKind, Outcome, Result};
 
-/// The version of what is written here. A store with a higher one is refused.
-pub(super) const FORMAT: u64 = 1;
+/// The version of what is written here. A store with a higher one is refused, one with a lower one becomes this one.
+///
+/// 1: credentials, config values, counters. 2: also records of plans, and their audit.
+pub(super) const FORMAT: u64 = 2;
 
 /// Every record, by `RecordKey`: JSON for documents, eight bytes (big-endian) for a counter.
 const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
@@ -62,7 +64,11 @@ impl Engine {
     /// Opens the store on this disk, verifies all of it, and loads it.
     pub(super) fn on(disk: impl StorageBackend, place: &str) -> Result<(Self, State)> {
         let database = database(disk, place)?;
-        let state = unpanicked(place, || load(&database, place))?;
+        let state = unpanicked(place, || {
+            let state = load(&database, place)?;
+            upgrade(&database).map_err(|error| describe(place, error))?;
+            Ok(state)
+        })?;
         Ok((Self { database, directory: None }, state))
     }
 
@@ -108,6 +114,17 @@ fn initialize(database: &Database) -> Result<(), redb::Error> {
     Ok(transaction.commit()?)
 }
 
+/// Makes an older store one of this format. What it holds is written in this format as it was in that.
+fn upgrade(database: &Database) -> Result<(), redb::Error> {
+    let format = database.begin_read()?.open_table(META)?.get(FORMAT_NAME)?.map(|format| format.value());
+    if format == Some(FORMAT) {
+        return Ok(());
+    }
+    let transaction = database.begin_write()?;
+    transaction.open_table(META)?.insert(FORMAT_NAME, FORMAT)?;
+    Ok(transaction.commit()?)
+}
+
 /// Looks whether this is a store of ours, without changing a byte: opening it for writing repairs and marks it.
 ///
 /// What can't be looked at like this (a store that was not closed, a damaged one) is left to the opening itself.
@@ -134,10 +151,10 @@ fn check_format(transaction: &redb::ReadTransaction, place: &str) -> Result<()> 
         Err(error) => return Err(describe(place, error.into())),
     };
     match format {
-        Some(FORMAT) => Ok(()),
+        Some(1..=FORMAT) => Ok(()),
         Some(other) => Err(Error::new(
             ErrorKind::Unsupported,
-            format!("the store in {place} has format {other}, this version reads format {FORMAT}"),
+            format!("the store in {place} has format {other}, this version reads formats up to {FORMAT}"),
         )),
         None => Err(Error::new(
             ErrorKind::InvalidValue,

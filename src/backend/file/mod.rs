@@ -7,6 +7,7 @@ mod directory;
 mod engine;
 mod export;
 mod options;
+mod plan;
 mod state;
 mod usage;
 
@@ -117,7 +118,7 @@ impl std::fmt::Debug for File {
 
 impl Backend for File {
     fn label(&self) -> &'static str {
-        "file"
+        state::LABEL
     }
 
     fn set_deadline(&mut self, deadline: Duration) {

@@ -1,13 +1,21 @@
 //! What is stored, in memory: an immutable state for readers, and a draft of the next one.
 
+use std::sync::Arc;
+
 use imbl::{GenericHashMap, OrdMap, shared_ptr::DefaultSharedPtr};
 
 use super::engine::Writes;
 use crate::{
-    ConfigValue, Credential, Error, ErrorKind, Key, Result, UsageRecord,
-    codec::{RecordKey, decode_config, decode_credential},
+    AuditEntry, ConfigValue, Credential, Error, ErrorKind, Key, MAX_AUDIT_ENTRIES, Result, UsageRecord,
+    codec::{
+        PlanRecord, RecordKey, decode_audit, decode_config, decode_credential, decode_plan, encode_audit,
+        encode_plan,
+    },
     error::Kind,
 };
+
+/// The backend's name.
+pub(super) const LABEL: &str = "file";
 
 pub(super) type PersistentMap<V> = GenericHashMap<Key, V, foldhash::fast::RandomState, DefaultSharedPtr>;
 
@@ -24,6 +32,9 @@ pub(super) struct State {
     pub(super) credentials: PersistentMap<Credential>,
     pub(super) configs: PersistentMap<ConfigValue>,
     pub(super) usage: PersistentMap<Counters>,
+    pub(super) plans: PersistentMap<Arc<PlanRecord>>,
+    /// By their numbers, which rise.
+    pub(super) audit: OrdMap<u64, Arc<AuditEntry>>,
     closed: bool,
 }
 
@@ -47,6 +58,13 @@ impl State {
             RecordKey::Config(key) => {
                 let value = decode_config(value).map_err(|error| error.with_key(&key))?;
                 self.configs.insert(key, value);
+            }
+            RecordKey::Plan(key) => {
+                let record = decode_plan(value).map_err(|error| error.with_key(&key))?;
+                self.plans.insert(key, Arc::new(record));
+            }
+            RecordKey::Audit(number) => {
+                self.audit.insert(number, Arc::new(decode_audit(LABEL, value)?));
             }
             RecordKey::Usage(key, field) => {
                 let count = value.try_into().map(i64::from_be_bytes).map_err(|_| {
@@ -118,6 +136,34 @@ impl Draft {
         let name = RecordKey::Usage(key.clone(), field.clone()).encode();
         self.writes.insert(name, Some(count.to_be_bytes().to_vec()));
         self.state.set_counter(key, field, count);
+    }
+
+    pub(super) fn put_plan(&mut self, key: Key, record: PlanRecord) {
+        self.writes.insert(RecordKey::Plan(key.clone()).encode(), Some(encode_plan(&record)));
+        self.state.plans.insert(key, Arc::new(record));
+    }
+
+    /// Forgets the plans that have expired by then.
+    pub(super) fn forget_plans(&mut self, now: i64) {
+        let expired = self.state.plans.iter().filter(|(_, record)| record.expires <= now);
+        for key in expired.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.state.plans.remove(&key);
+            self.writes.insert(RecordKey::Plan(key).encode(), None);
+        }
+    }
+
+    /// Adds an entry to the audit, which forgets its oldest.
+    pub(super) fn put_audit(&mut self, entry: AuditEntry) {
+        let number = self.state.audit.get_max().map_or(0, |(number, _)| number + 1);
+        self.writes.insert(RecordKey::Audit(number).encode(), Some(encode_audit(&entry)));
+        self.state.audit.insert(number, Arc::new(entry));
+        while let Some((oldest, _)) =
+            self.state.audit.get_min().filter(|_| self.state.audit.len() > MAX_AUDIT_ENTRIES)
+        {
+            let oldest = *oldest;
+            self.state.audit.remove(&oldest);
+            self.writes.insert(RecordKey::Audit(oldest).encode(), None);
+        }
     }
 
     pub(super) fn reset_usage(&mut self, key: &Key) -> Result<()> {

@@ -4,6 +4,7 @@ mod cache;
 mod config;
 mod credential;
 mod export;
+mod plan;
 mod transaction;
 mod usage;
 
@@ -14,6 +15,7 @@ use std::{
 };
 
 use cache::CachedValue;
+use plan::Plans;
 use serde::Deserialize;
 pub use transaction::MemoryTransaction;
 
@@ -36,6 +38,7 @@ pub struct Memory {
 struct Store {
     data: Arc<Data>,
     cache: BTreeMap<Key, CachedValue>,
+    plans: Plans,
     closed: bool,
 }
 

@@ -7,6 +7,7 @@ mod document;
 mod export;
 mod failure;
 mod options;
+mod plan;
 mod pool;
 mod scan;
 mod schema;
@@ -52,7 +53,9 @@ const CONCURRENT_CHUNKS: usize = 4;
 /// | `credentials` | `{ _id: <id>, value: { .. } }` |
 /// | `configs` | `{ _id: <key>, value: <any> }` |
 /// | `usage` | `{ _id: <key>, counts: { <field>: <count>, .. } }` |
-/// | `meta` | `{ _id: "schema", version: 1 }` |
+/// | `plans` | `{ _id: <key>, payload, mutations, stage, applied, expires, rolled_back, changes: <JSON text> }` |
+/// | `plan_audit` | `{ _id: <number>, key, action, status, stage, source, finished, micros, mutations, payload, error }` |
+/// | `meta` | `{ _id: "schema", version: 1 }`; `{ _id: "plans", number, now, lease }` |
 ///
 /// In `mongosh` a credential looks as it did when it was stored:
 ///
@@ -78,6 +81,10 @@ const CONCURRENT_CHUNKS: usize = 4;
 /// - `Ok` means that the majority has it in its journals: no failover loses it. [`stats`](Backend::stats) warns of settings
 ///   with which one can.
 /// - A batch is applied document by document.
+/// - A plan is one transaction. On a standalone server, which has none, it is two stages under a lease: its record, then its
+///   values. Readers may see a part of it meanwhile. If the process dies between them, the next plan on the store, when the
+///   lease of ten seconds is over, finishes it first; until then others are [`Busy`](crate::ErrorKind::Busy).
+/// - The record of a plan is one document: what it replaces and leaves is at most 15 MiB of JSON together.
 /// - A usage record is one document, so its counters (20,000 to 60,000 of the longest names) fit in 16 MiB; more are
 ///   [`TooLarge`](crate::ErrorKind::TooLarge).
 /// - A list, or a chunk of a batch of reads, is what was there at one moment; an export what was there when the stream was first

@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     MongoDb, MongoDbConfig, failure,
+    plan::Plans,
     pool::{Lane, Lease, NoLease},
     topology::Writable,
 };
@@ -29,12 +30,13 @@ pub(super) struct Server {
     lane: ArcSwapOption<Lane>,
     /// The calls under way, which closing waits for.
     calls: Gate,
+    pub(super) plans: Plans,
 }
 
 impl Server {
     pub(super) async fn new(config: MongoDbConfig) -> Result<Self> {
         let lane = Arc::new(Lane::new(&config, config.pool_size).await?);
-        Ok(Self { config, lane: ArcSwapOption::new(Some(lane)), calls: Gate::new() })
+        Ok(Self { config, lane: ArcSwapOption::new(Some(lane)), calls: Gate::new(), plans: Plans::default() })
     }
 
     pub(super) fn lane(&self) -> Result<Arc<Lane>> {
@@ -196,7 +198,7 @@ pub(super) async fn upserted<T, R: IntoFuture<Output = DriverResult<T>>>(
 }
 
 #[cold]
-fn no_reply(effect: Effect) -> Error {
+pub(super) fn no_reply(effect: Effect) -> Error {
     Error::new(ErrorKind::Timeout, "no reply from the MongoDB server in time")
         .with_outcome(effect.when_lost())
 }

@@ -238,12 +238,26 @@ pub(super) fn begin(config: &PostgresConfig) -> String {
         // A small table would be scanned, and a scan conflicts with every write to the table.
         begin.push_str("; SET LOCAL enable_seqscan = off");
     }
+    begin + &transaction_settings(config)
+}
+
+/// How a transaction begins that applies a plan: after all others that do.
+///
+/// The lock takes no snapshot; so what the transaction sees is what the one before it left.
+pub(super) fn begin_plan(config: &PostgresConfig) -> Result<String> {
+    let (settings, schema) = (transaction_settings(config), config.quoted_schema()?);
+    Ok(format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ{settings}; LOCK TABLE {schema}.plans IN SHARE ROW EXCLUSIVE MODE"
+    ))
+}
+
+/// Behind a pooler a session is nobody's own, so only a transaction can have settings.
+fn transaction_settings(config: &PostgresConfig) -> String {
     if !config.pgbouncer {
-        return begin;
+        return String::new();
     }
-    // Behind a pooler a session is nobody's own, so only a transaction can have settings.
     format!(
-        "{begin}; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
+        "; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
          SET LOCAL idle_in_transaction_session_timeout = {}",
         millis(config.statement_timeout),
         millis(config.lock_timeout),

@@ -13,12 +13,20 @@ use super::{
 use crate::{Backend, Error, ErrorKind, Result, backend::remote::Effect};
 
 /// Each leads from the version before it. They are never changed, only added: `{s}` stands for the schema.
-const MIGRATIONS: [&str; 1] = [
+const MIGRATIONS: [&str; 2] = [
     // json keeps its text, jsonb does not. Counters change in place: room in the page keeps their index entries.
     "CREATE TABLE {s}.credentials (id text COLLATE \"C\" PRIMARY KEY, value json NOT NULL); \
      CREATE TABLE {s}.configs (key text COLLATE \"C\" PRIMARY KEY, value json NOT NULL); \
      CREATE TABLE {s}.usage (key text COLLATE \"C\", field text COLLATE \"C\", count bigint NOT NULL, \
      PRIMARY KEY (key, field)) WITH (fillfactor = 70)",
+    // Plans, and the audit of who applied them.
+    "CREATE TABLE {s}.plans (key text COLLATE \"C\" PRIMARY KEY, payload text NOT NULL, mutations bigint NOT NULL, \
+     stage text, applied timestamptz NOT NULL, expires timestamptz NOT NULL, rolled_back timestamptz, \
+     keys text[] NOT NULL, changes json NOT NULL); \
+     CREATE INDEX plans_expires ON {s}.plans (expires); \
+     CREATE TABLE {s}.plan_audit (number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, \
+     key text COLLATE \"C\" NOT NULL, action text NOT NULL, status text NOT NULL, stage text, source text, \
+     finished timestamptz NOT NULL, micros bigint NOT NULL, mutations bigint NOT NULL, payload text, error text)",
 ];
 
 /// What a database's schema is, and what it could be.
@@ -176,6 +184,10 @@ mod tests {
     #[test]
     fn what_was_released_stays() {
         let checksums = MIGRATIONS.map(checksum);
-        assert_eq!(checksums, ["12c481af15e869e9e924f48c49c0f2aeba73ac39315cee3592641d0e19b3d04c"]);
+        let released = [
+            "12c481af15e869e9e924f48c49c0f2aeba73ac39315cee3592641d0e19b3d04c",
+            "42a4ea657027075609ada43ab94e4bc5a168c142f2df026b37e4de22921c2341",
+        ];
+        assert_eq!(checksums, released);
     }
 }

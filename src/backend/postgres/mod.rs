@@ -7,6 +7,7 @@ mod export;
 mod failure;
 mod migrate;
 mod options;
+mod plan;
 mod pool;
 mod server;
 mod session;
@@ -51,6 +52,8 @@ const CONCURRENT_CHUNKS: usize = 4;
 /// | `credentials` | `id text`, `value json` |
 /// | `configs` | `key text`, `value json` |
 /// | `usage` | `key text`, `field text`, `count bigint` |
+/// | `plans` | `key text`, `payload text`, `mutations bigint`, `stage text`, `applied timestamptz`, `expires timestamptz`, `rolled_back timestamptz`, `keys text[]`, `changes json` |
+/// | `plan_audit` | `number bigint`, `key`, `action`, `status`, `stage`, `source text`, `finished timestamptz`, `micros bigint`, `mutations bigint`, `payload`, `error text` |
 /// | `schema_migrations` | `version`, `checksum`, `applied` |
 ///
 /// The type is `json` and not `jsonb`, which changes numbers and refuses U+0000; so what comes back is equal to what was

@@ -9,7 +9,7 @@ use tokio_postgres::RowStream;
 
 use super::{
     Postgres,
-    connection::begin,
+    connection::{begin, begin_plan},
     failure,
     options::PostgresConfig,
     pool::{Lane, Lease, NoLease, no_connection},
@@ -29,6 +29,8 @@ pub(super) struct Server {
     pub(super) texts: Texts,
     /// How a transaction begins.
     pub(super) begin: String,
+    /// How one begins that applies a plan.
+    pub(super) begin_plan: String,
     /// None once the store is closed.
     lane: ArcSwapOption<Lane>,
     /// The calls under way, which closing waits for.
@@ -39,8 +41,15 @@ impl Server {
     pub(super) fn new(config: PostgresConfig) -> Result<Self> {
         let texts = Texts::new(&config.quoted_schema()?);
         let lane = Arc::new(Lane::new(&config, config.pool_size)?);
-        let begin = begin(&config);
-        Ok(Self { config, texts, begin, lane: ArcSwapOption::new(Some(lane)), calls: Gate::new() })
+        let (begin, begin_plan) = (begin(&config), begin_plan(&config)?);
+        Ok(Self {
+            config,
+            texts,
+            begin,
+            begin_plan,
+            lane: ArcSwapOption::new(Some(lane)),
+            calls: Gate::new(),
+        })
     }
 
     pub(super) fn lane(&self) -> Result<Arc<Lane>> {

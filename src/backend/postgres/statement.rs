@@ -33,7 +33,8 @@ statements! {
     Stats = "SELECT (SELECT count(*) FROM {s}.credentials), (SELECT count(*) FROM {s}.configs), \
         (SELECT count(DISTINCT key) FROM {s}.usage), \
         pg_total_relation_size('{s}.credentials'::regclass) + pg_total_relation_size('{s}.configs'::regclass) \
-        + pg_total_relation_size('{s}.usage'::regclass), current_setting('server_version'), \
+        + pg_total_relation_size('{s}.usage'::regclass) + pg_total_relation_size('{s}.plans'::regclass) \
+        + pg_total_relation_size('{s}.plan_audit'::regclass), current_setting('server_version'), \
         current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'), \
         pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', \
         (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), \
@@ -78,6 +79,38 @@ statements! {
         ON CONFLICT (key, field) DO UPDATE SET count = excluded.count";
     PageUsage = "SELECT key, field, count FROM {s}.usage WHERE (key, field) > ($1, $2) \
         ORDER BY key, field LIMIT 1000";
+
+    // Of plans the transaction holds a lock on their table, so one is applied at a time. Config values are locked in the order
+    // of their keys; one that is not there is a conflict if another one makes it meanwhile.
+    PlanToApply = "WITH found AS MATERIALIZED \
+        (SELECT key, value FROM {s}.configs WHERE key = ANY($2) ORDER BY key FOR UPDATE) \
+        SELECT payload, mutations, stage, rolled_back IS NOT NULL, changes, NULL::text, NULL::json \
+        FROM {s}.plans WHERE key = $1 AND expires > clock_timestamp() \
+        UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, key, value FROM found";
+    PlanToRollBack = "WITH record AS MATERIALIZED \
+        (SELECT * FROM {s}.plans WHERE key = $1 AND expires > clock_timestamp()), found AS MATERIALIZED \
+        (SELECT key, value FROM {s}.configs WHERE key = ANY(ARRAY(SELECT unnest(keys) FROM record)) \
+        ORDER BY key FOR UPDATE) \
+        SELECT payload, mutations, stage, rolled_back IS NOT NULL, changes, NULL::text, NULL::json FROM record \
+        UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, key, value FROM found";
+    FinishPlan = "WITH deleted AS (DELETE FROM {s}.configs WHERE key = ANY($2)), \
+        stored AS (INSERT INTO {s}.configs (key, value) SELECT * FROM unnest($3::text[], $4::json[]) \
+        ON CONFLICT (key) DO UPDATE SET value = excluded.value), \
+        recorded AS (INSERT INTO {s}.plans (key, payload, mutations, stage, applied, expires, keys, changes) \
+        SELECT $1, $11, $10, nullif($7, ''), now, now + $13::bigint * interval '1 millisecond', $2::text[] || $3::text[], \
+        $14::json FROM clock_timestamp() AS now WHERE $5 = 'apply' AND $6 = 'committed' \
+        ON CONFLICT (key) DO UPDATE SET (payload, mutations, stage, applied, expires, rolled_back, keys, changes) = \
+        (excluded.payload, excluded.mutations, excluded.stage, excluded.applied, excluded.expires, NULL, excluded.keys, \
+        excluded.changes)), \
+        rolled_back AS (UPDATE {s}.plans SET rolled_back = clock_timestamp() \
+        WHERE key = $1 AND $5 = 'rollback' AND $6 = 'committed'), \
+        forgotten AS (DELETE FROM {s}.plans WHERE expires <= clock_timestamp() AND key <> $1), \
+        trimmed AS (DELETE FROM {s}.plan_audit WHERE number <= (SELECT max(number) FROM {s}.plan_audit) - 9999) \
+        INSERT INTO {s}.plan_audit (key, action, status, stage, source, finished, micros, mutations, payload, error) \
+        VALUES ($1, $5, $6, nullif($7, ''), nullif($8, ''), clock_timestamp(), $9, $10, nullif($11, ''), nullif($12, ''))";
+    PageAudit = "SELECT number, key, action, status, stage, source, \
+        floor(extract(epoch FROM finished) * 1000)::bigint, micros, mutations, payload, error \
+        FROM {s}.plan_audit WHERE number < $1 ORDER BY number DESC LIMIT 500";
 
     // In a transaction a write returns the transaction's number, by which a lost commit is looked up. An update goes before
     // the insert: a record that the snapshot has and another one deleted meanwhile is a conflict for an update only.
@@ -226,6 +259,12 @@ mod tests {
         let texts = Texts::new("\"o'clock\"");
         assert!(texts.of(Sql::GetConfig).contains("FROM \"o'clock\".configs"));
         assert!(texts.of(Sql::Stats).contains("('\"o''clock\".usage'::regclass)"));
+    }
+
+    #[test]
+    fn the_audit_is_as_long_as_it_is_said_to_be() {
+        let kept = format!("(SELECT max(number) FROM s.plan_audit) - {})", crate::MAX_AUDIT_ENTRIES - 1);
+        assert!(Texts::new("s").of(Sql::FinishPlan).contains(&kept));
     }
 
     #[test]

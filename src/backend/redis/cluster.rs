@@ -328,12 +328,15 @@ pub(super) fn slot(command: &Cmd) -> Result<u16> {
     }
 }
 
-fn slot_of(key: &[u8]) -> u16 {
-    let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
-        let length = key[open + 1..].iter().position(|byte| *byte == b'}')?;
-        Some(&key[open + 1..open + 1 + length]).filter(|tag| !tag.is_empty())
-    });
-    crc16::State::<crc16::XMODEM>::calculate(tag.unwrap_or(key)) % SLOTS as u16
+pub(super) fn slot_of(key: &[u8]) -> u16 {
+    crc16::State::<crc16::XMODEM>::calculate(tag_of(key).unwrap_or(key)) % SLOTS as u16
+}
+
+/// The part of a key that says where it is, if not the whole does.
+pub(super) fn tag_of(key: &[u8]) -> Option<&[u8]> {
+    let open = key.iter().position(|byte| *byte == b'{')?;
+    let length = key[open + 1..].iter().position(|byte| *byte == b'}')?;
+    Some(&key[open + 1..open + 1 + length]).filter(|tag| !tag.is_empty())
 }
 
 #[cfg(test)]

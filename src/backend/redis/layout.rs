@@ -1,9 +1,12 @@
 //! Which Redis key holds what: the layout of the Go module.
 
+use super::cluster::{slot_of, tag_of};
 use crate::{Error, ErrorKind, Key, Result};
 
 pub(super) struct Layout {
     prefix: String,
+    /// What the names begin with that are in the slot of the configuration.
+    beside_config: String,
 }
 
 /// The kinds of data that have a Redis key for each record.
@@ -26,7 +29,7 @@ impl Space {
 
 impl Layout {
     pub(super) fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned() }
+        Self { prefix: prefix.to_owned(), beside_config: beside(&[prefix, "config"].concat()) }
     }
 
     /// The Redis key of one record.
@@ -37,6 +40,16 @@ impl Layout {
     /// The hash of all config values.
     pub(super) fn config(&self) -> String {
         [&self.prefix, "config"].concat()
+    }
+
+    /// The record of a plan.
+    pub(super) fn plan(&self, key: &Key) -> String {
+        [&self.beside_config, ":plan:", key.as_str()].concat()
+    }
+
+    /// The audit of plans.
+    pub(super) fn audit(&self) -> String {
+        [&self.beside_config, ":audit"].concat()
     }
 
     /// What SCAN must match to see every record of a kind, or of all. In the prefix nothing is a wildcard.
@@ -70,6 +83,20 @@ impl Layout {
     }
 }
 
+/// Names that begin so are in the slot of this name, whatever follows.
+fn beside(name: &str) -> String {
+    let slot = slot_of(name.as_bytes());
+    match tag_of(name.as_bytes()) {
+        Some(_) => name.to_owned(),
+        None if !name.contains('}') => format!("{{{name}}}"),
+        // It can't be a tag. A number can: some number is in every slot.
+        None => (0_u32..)
+            .map(|number| format!("{{{number}}}"))
+            .find(|tag| slot_of(tag.as_bytes()) == slot)
+            .map_or_else(String::new, |tag| tag + name),
+    }
+}
+
 /// A key that another program may have written.
 pub(super) fn parse_key(bytes: &[u8]) -> Result<Key> {
     let corrupt = || Error::new(ErrorKind::Corrupt, "the name of a stored record can't be read");
@@ -92,6 +119,23 @@ mod tests {
         assert_eq!(layout.key(Space::Usage, b"gcli2api:usage:a:b*").unwrap(), key);
         for broken in [&b"gcli2api:cred:"[..], b"gcli2api:cred:a\n", b"gcli2api:cred:\xff"] {
             assert_eq!(layout.key(Space::Credential, broken).unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn plans_are_in_the_slot_of_the_configuration() {
+        let names = |prefix| {
+            let layout = Layout::new(prefix);
+            [layout.plan(&Key::new("a}{b}").unwrap()), layout.audit(), layout.config()]
+        };
+        let ours = names("gcli2api:");
+        assert_eq!(ours[..2], ["{gcli2api:config}:plan:a}{b}", "{gcli2api:config}:audit"]);
+        assert_eq!(names("{app}:")[1], "{app}:config:audit");
+        for prefix in ["gcli2api:", "{app}:", "x{app}:", "{", "}", "{}", "{}{app}", "a}b:", "}{", "", "{{a}}"]
+        {
+            let names = names(prefix);
+            let slots = names.clone().map(|name| slot_of(name.as_bytes()));
+            assert!(slots[0] == slots[2] && slots[1] == slots[2], "{names:?} are in {slots:?}");
         }
     }
 

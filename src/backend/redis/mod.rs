@@ -10,6 +10,7 @@ mod failure;
 mod layout;
 mod node;
 mod options;
+mod plan;
 mod pool;
 mod reply;
 mod scan;
@@ -50,6 +51,11 @@ const CONCURRENT_CHUNKS: usize = 10;
 /// | `<prefix>config` | hash | every config value by its key, as JSON |
 /// | `<prefix>usage:<key>` | hash | the counters of one usage record |
 /// | `<prefix>cache:<key>` | string | a cache value, which expires |
+/// | `{<prefix>config}:plan:<key>` | hash | the record of a plan, which expires: what it replaced (`b<config key>`) and left (`a<config key>`) |
+/// | `{<prefix>config}:audit` | stream | the audit of plans |
+///
+/// The braces put these two where the configuration is in a cluster. (If the prefix has a `{tag}` of its own they are left out;
+/// if it has a stray `}`, a number in braces stands before it.)
 ///
 /// Other keys are never touched. A config value that is not JSON and does not look like it (a bare word that another
 /// program left) is read as a string. What can't be read is [`Corrupt`](crate::ErrorKind::Corrupt), and the error has
@@ -60,6 +66,8 @@ const CONCURRENT_CHUNKS: usize = 10;
 /// - `Ok` means what the server promises: with its default settings a crash can lose a second or more of writes, and a
 ///   server with `allkeys-*` eviction may drop credentials. [`stats`](Backend::stats) lists such dangers as `warnings`.
 /// - A batch is applied in chunks of 1000; a chunk of stored credentials is all or nothing, but in a cluster.
+/// - A plan is one script, which holds the server up: some 0.1 s for the most mutations. A server that evicts keys that expire
+///   (`volatile-*`) may forget a plan before its time.
 /// - An export is not a snapshot: what changes meanwhile may be seen or not.
 /// - A call that gets no connection is [`NotApplied`](crate::Outcome::NotApplied); a write that was sent and has no
 ///   answer is [`Unknown`](crate::Outcome::Unknown).

@@ -1,5 +1,6 @@
 //! What backends whose server is elsewhere have in common.
 
+pub(crate) mod audit;
 pub(crate) mod batch;
 pub(crate) mod gate;
 

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    commands::{cache, config, credential, doctor::Doctor, ping::Ping, schema, stats::Stats, usage},
+    commands::{cache, config, credential, doctor::Doctor, ping::Ping, plan, schema, stats::Stats, usage},
     output::Output,
 };
 
@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Credential(credential::Command),
     #[command(subcommand)]
     Config(config::Command),
+    #[command(subcommand)]
+    Plan(plan::Command),
     #[command(subcommand)]
     Usage(usage::Command),
     #[command(subcommand)]

@@ -145,6 +145,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
         Command::Doctor(command) => on_its_backend!(url, log, command, "be examined"),
         Command::Credential(command) => on_its_backend!(url, log, command, "store credentials"),
         Command::Config(command) => on_its_backend!(url, log, command, "store configuration"),
+        Command::Plan(command) => on_its_backend!(url, log, command, "apply config batches"),
         Command::Usage(command) => on_its_backend!(url, log, command, "count usage"),
         Command::Cache(command) => on_its_backend!(url, log, command, "cache"),
         Command::Schema(command) => on_its_backend!(url, log, command, "have a schema"),

@@ -2,7 +2,7 @@
 
 use std::{error::Error as _, io};
 
-use gateway_storage::{Error, ErrorKind, Outcome};
+use gateway_storage::{Error, ErrorKind, Key, Outcome};
 
 /// What the process ends with. `storage --help` says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +114,14 @@ impl Failure {
             backends.iter().filter(|(_, able)| *able).map(|(name, _)| format!("`{name}`")).collect();
         let message = format!("`{backend}` cannot {what}; backends that can: {}", able.join(", "));
         Self::new(Exit::Impossible, ErrorKind::Unsupported.as_str(), message)
+    }
+
+    /// A plan is not rolled back. The keys of configurations are shown, as `config list` does it.
+    pub(crate) fn changed(keys: &[Key]) -> Self {
+        let names: Vec<&str> = keys.iter().map(Key::as_str).collect();
+        let message = format!("changed since the plan was applied: {}", names.join(", "));
+        Self::new(Exit::Error, ErrorKind::Conflict.as_str(), message)
+            .hint("nothing was changed; --force puts these back, too")
     }
 
     /// The command did its work, and nobody can be told.

@@ -41,6 +41,8 @@ pub(crate) enum Answer {
     Total(i64),
     /// Bytes, as they are.
     Bytes(Vec<u8>),
+    /// Lines for people, a document for programs.
+    Lines { lines: Vec<String>, json: Value },
     /// A table for people, a document for programs.
     Report { rows: Vec<(String, String)>, json: Value },
 }
@@ -128,6 +130,7 @@ impl Answer {
             }),
             Self::Total(total) => writeln!(out, "{total}"),
             Self::Bytes(bytes) => out.write_all(bytes),
+            Self::Lines { lines, .. } => lines.iter().try_for_each(|line| writeln!(out, "{line}")),
             Self::Report { rows, .. } => {
                 let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
                 rows.iter().try_for_each(|(name, text)| writeln!(out, "{name:width$}  {text}"))
@@ -138,7 +141,9 @@ impl Answer {
     fn json(&self, out: &mut impl Write) -> io::Result<()> {
         match self {
             Self::Done => document(out, &json!({ "ok": true })),
-            Self::Document(json) | Self::Report { json, .. } => document(out, json),
+            Self::Document(json) | Self::Lines { json, .. } | Self::Report { json, .. } => {
+                document(out, json)
+            }
             Self::Hidden(names) => {
                 document(out, &names.iter().map(|name| (name, HIDDEN)).collect::<BTreeMap<_, _>>())
             }
@@ -175,7 +180,7 @@ fn bytes_as_json(bytes: &[u8]) -> Value {
 }
 
 /// JSON in which DEL and the C1 control characters, which steer a terminal, are escaped as JSON does it with the others.
-fn printable(json: &str) -> String {
+pub(crate) fn printable(json: &str) -> String {
     json.chars().fold(String::with_capacity(json.len()), |mut text, character| {
         match character {
             '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(character))),

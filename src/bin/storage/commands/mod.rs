@@ -5,6 +5,7 @@ pub(crate) mod config;
 pub(crate) mod credential;
 pub(crate) mod doctor;
 pub(crate) mod ping;
+pub(crate) mod plan;
 pub(crate) mod schema;
 pub(crate) mod stats;
 pub(crate) mod usage;

@@ -1,6 +1,8 @@
 //! The command `storage`, run as an operator runs it.
 #![cfg(feature = "cli")]
 
+mod plan;
+
 use std::{
     fs,
     io::Write,

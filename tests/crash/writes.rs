@@ -1,73 +1,25 @@
-//! kill -9 in the middle of concurrent writes, again and again, on one store.
-//!
-//! This program runs itself as the writer that is killed. What the writer says on its pipe before and after each
-//! operation is compared with what the store holds afterwards.
+//! 64 tasks that write credentials, counters, batches and config values on one file.
 
-use std::{
-    collections::BTreeMap,
-    io::{BufRead, BufReader, Write},
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use gateway_storage::{File, FileConfig, Increment, Key, Optional, Result, Storage};
 use serde_json::json;
 
-const NAME: &str = "kill_nine_loses_nothing_acknowledged";
+use crate::{run_and_kill, runtime};
+
 const ROUNDS: u64 = 200;
 const TASKS: u64 = 64;
 const BATCH: u64 = 10;
-
-fn main() {
-    let mut arguments = std::env::args().skip(1);
-    match arguments.next().as_deref() {
-        Some("--writer") => writer(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap()),
-        // Asked by `cargo test -- --list` and by other runners.
-        Some("--list") => println!("{NAME}: test\n\n1 test, 0 benchmarks"),
-        first => {
-            // As libtest does it: words without dashes are filters.
-            let mut filters = first
-                .map(str::to_owned)
-                .into_iter()
-                .chain(arguments)
-                .filter(|word| !word.starts_with('-'))
-                .peekable();
-            let wanted = filters.peek().is_none() || filters.any(|filter| NAME.contains(&filter));
-            println!("\nrunning {} test", u8::from(wanted));
-            if wanted {
-                if std::panic::catch_unwind(kill_nine_loses_nothing_acknowledged).is_err() {
-                    println!(
-                        "test {NAME} ... FAILED\n\ntest result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured\n"
-                    );
-                    std::process::exit(101);
-                }
-                println!("test {NAME} ... ok");
-            }
-            println!(
-                "\ntest result: ok. {} passed; 0 failed; 0 ignored; 0 measured; {} filtered out\n",
-                u8::from(wanted),
-                u8::from(!wanted)
-            );
-        }
-    }
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
-}
 
 async fn open(path: &Path) -> Result<Storage<File>> {
     Storage::open(FileConfig::new(path)).await
 }
 
-/// One line, in one `write`, on a pipe: it is there even if this process dies right after it.
 fn say(word: &str, task: u64, step: u64) {
-    let line = format!("{word} {task} {step}\n");
-    std::io::stdout().lock().write_all(line.as_bytes()).expect("the parent listens");
+    crate::say(&format!("{word} {task} {step}"));
 }
 
-fn writer(path: &str, first_step: u64) {
+pub(crate) fn writer(path: &str, first_step: u64) {
     runtime().block_on(async {
         let storage = open(Path::new(path)).await.expect("the store opens at once after a crash");
         let tasks: Vec<_> =
@@ -123,7 +75,7 @@ impl Heard {
     }
 }
 
-fn kill_nine_loses_nothing_acknowledged() {
+pub(crate) fn kill_nine_loses_nothing_acknowledged() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("store");
     let runtime = runtime();
@@ -133,7 +85,10 @@ fn kill_nine_loses_nothing_acknowledged() {
     for round in 0..ROUNDS {
         // A round's steps are all higher than those of the rounds before.
         let first_step = round * 1_000_000;
-        let lines = run_and_kill(&path, first_step, Duration::from_millis(1 + (round * 7) % 60));
+        let lines = run_and_kill(
+            &["--writer", path.to_str().unwrap(), &first_step.to_string()],
+            Duration::from_millis(1 + (round * 7) % 60),
+        );
         let mut attempts: BTreeMap<u64, i64> = BTreeMap::new();
         let mut acknowledged: BTreeMap<u64, i64> = BTreeMap::new();
         for line in &lines {
@@ -161,28 +116,6 @@ fn kill_nine_loses_nothing_acknowledged() {
     }
     println!("{ROUNDS} kills, {steps} lines heard, nothing acknowledged was lost");
     assert!(steps > 10_000, "the writer was killed before it wrote");
-}
-
-/// Runs the writer until it has been heard, and for as long as this, and kills it.
-fn run_and_kill(path: &Path, first_step: u64, delay: Duration) -> Vec<String> {
-    let mut writer = Command::new(std::env::current_exe().unwrap())
-        .args(["--writer".as_ref(), path.as_os_str()])
-        .arg(first_step.to_string())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
-    let first = lines.next().expect("the writer begins").unwrap();
-    let killer = std::thread::spawn(move || {
-        std::thread::sleep(delay);
-        writer.kill().unwrap();
-        writer.wait().unwrap()
-    });
-    // A line is written whole, so the last one is whole, too.
-    let heard = std::iter::once(first).chain(lines.map(Result::unwrap)).collect();
-    let status = killer.join().unwrap();
-    assert!(!status.success() && status.code().is_none(), "the writer ended by itself: {status}");
-    heard
 }
 
 /// Compares what is stored of one task with what was heard, and gives its counter.

@@ -1,0 +1,134 @@
+//! Plans: their records and their audit, in the commit that changes the configuration.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use futures_core::Stream;
+use futures_util::{StreamExt, future, stream};
+
+use super::{File, state::Draft};
+use crate::{
+    Applied, ApplyOptions, AuditEntry, AuditFilter, Backend, ConfigBatch, ConfigValue, Key, PayloadHash,
+    Plan, Result, Rollback, RollbackOptions,
+    capability::{ApplyStep, Attempt, RollbackStep, apply_step, rollback_step},
+    codec::{PlanRecord, encode_config, to_millis},
+};
+
+fn put(draft: &mut Draft, key: &Key, value: Option<&ConfigValue>) {
+    match value {
+        Some(value) => draft.put_config(key.clone(), value.clone(), encode_config(value)),
+        // It may not be there.
+        None => drop(draft.delete_config(key)),
+    }
+}
+
+/// What the caller asks for, made on its own thread.
+struct Order {
+    backend: &'static str,
+    begun: Instant,
+    key: Key,
+    plan: Plan,
+    payload: PayloadHash,
+    options: ApplyOptions,
+    ttl: u64,
+}
+
+fn apply(draft: &mut Draft, order: &Order) -> Result<Applied> {
+    let Order { backend, begun, key, plan, payload, options, ttl } = order;
+    let attempt = Attempt { begun: *begun, ..Attempt::to_apply(backend, key, plan, *payload, options) };
+    let now = SystemTime::now();
+    let applied = to_millis(now);
+    draft.forget_plans(applied);
+    let state = draft.state();
+    let record = state.plans.get(key).map(|record| &**record);
+    let step = apply_step(plan, *payload, record, |key| state.configs.get(key).cloned());
+    let (status, error, result) = step.end();
+    let entry = attempt.entry(status, error, now)?;
+    if let ApplyStep::Change(changes) = step {
+        for change in &changes {
+            put(draft, &change.key, change.after.as_ref());
+        }
+        let record = PlanRecord {
+            payload: *payload,
+            mutations: plan.len(),
+            stage: options.stage.clone(),
+            applied,
+            expires: applied.saturating_add_unsigned(*ttl),
+            is_rolled_back: false,
+            changes,
+        };
+        draft.put_plan(key.clone(), record);
+    }
+    draft.put_audit(entry);
+    result
+}
+
+fn roll_back(
+    draft: &mut Draft,
+    key: &Key,
+    options: &RollbackOptions,
+    attempt: Attempt<'_>,
+) -> Result<Rollback> {
+    let now = SystemTime::now();
+    draft.forget_plans(to_millis(now));
+    let state = draft.state();
+    let record: Option<Arc<PlanRecord>> = state.plans.get(key).cloned();
+    let step = rollback_step(record.as_deref(), options.force, |key| state.configs.get(key).cloned());
+    if let (RollbackStep::Restore, Some(record)) = (&step, &record) {
+        for change in &record.changes {
+            put(draft, &change.key, change.before.as_ref());
+        }
+        draft.put_plan(key.clone(), PlanRecord { is_rolled_back: true, ..PlanRecord::clone(record) });
+    }
+    let attempt = match &record {
+        Some(record) => attempt.about(record),
+        None => attempt,
+    };
+    let (status, error, result) = step.end();
+    draft.put_audit(attempt.entry(status, error, now)?);
+    result
+}
+
+impl ConfigBatch for File {
+    async fn apply_plan(&self, key: &Key, plan: &Plan, options: &ApplyOptions) -> Result<Applied> {
+        let order = Order {
+            ttl: options.check()?,
+            backend: self.label(),
+            begun: Instant::now(),
+            key: key.clone(),
+            payload: plan.payload_hash(),
+            plan: plan.clone(),
+            options: options.clone(),
+        };
+        self.write(move |draft| apply(draft, &order)).await
+    }
+
+    async fn rollback_plan(&self, key: &Key, options: &RollbackOptions) -> Result<Rollback> {
+        options.check()?;
+        let (key, options, backend) = (key.clone(), options.clone(), self.label());
+        let begun = Instant::now();
+        self.write(move |draft| {
+            let attempt = Attempt { begun, ..Attempt::to_roll_back(backend, &key, &options) };
+            roll_back(draft, &key, &options, attempt)
+        })
+        .await
+    }
+
+    fn audit_plans(&self, filter: AuditFilter) -> impl Stream<Item = Result<AuditEntry>> + Send {
+        match self.state() {
+            Ok(state) => {
+                let limit = filter.limit.unwrap_or(usize::MAX);
+                let entries = state.audit.clone();
+                let numbers: Vec<u64> = entries.keys().rev().copied().collect();
+                let wanted = numbers
+                    .into_iter()
+                    .filter_map(move |number| entries.get(&number).cloned())
+                    .filter(move |entry| filter.wants(entry));
+                stream::iter(wanted.take(limit).map(|entry| Ok(AuditEntry::clone(&entry)))).left_stream()
+            }
+            Err(error) => stream::once(future::ready(Err(error))).right_stream(),
+        }
+    }
+}

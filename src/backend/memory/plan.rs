@@ -1,0 +1,127 @@
+//! Plans and their audit.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_core::Stream;
+use futures_util::{StreamExt, future, stream};
+// Tokio's clock, so that an application's test can pause it.
+use tokio::time::Instant;
+
+use super::{Data, Memory};
+use crate::{
+    Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Backend, ConfigBatch, ConfigValue, Key,
+    MAX_AUDIT_ENTRIES, Plan, PlanRefusal, Result, Rollback, RollbackOptions,
+    capability::{ApplyStep, Attempt, RollbackStep, apply_step, rollback_step},
+    codec::{PlanRecord, to_millis},
+};
+
+#[derive(Default)]
+pub(super) struct Plans {
+    records: BTreeMap<Key, Kept>,
+    /// The oldest first.
+    audit: VecDeque<AuditEntry>,
+}
+
+struct Kept {
+    record: PlanRecord,
+    expires: Instant,
+}
+
+impl Plans {
+    fn forget(&mut self) {
+        let now = Instant::now();
+        self.records.retain(|_, kept| now < kept.expires);
+    }
+
+    fn note(&mut self, attempt: &Attempt<'_>, status: AuditStatus, error: Option<PlanRefusal>) -> Result<()> {
+        self.audit.push_back(attempt.entry(status, error, SystemTime::now())?);
+        if self.audit.len() > MAX_AUDIT_ENTRIES {
+            self.audit.pop_front();
+        }
+        Ok(())
+    }
+}
+
+impl Data {
+    fn put_config(&mut self, key: &Key, value: Option<&ConfigValue>) {
+        match value {
+            Some(value) => drop(self.configs.insert(key.clone(), value.clone())),
+            None => drop(self.configs.remove(key)),
+        }
+    }
+}
+
+impl ConfigBatch for Memory {
+    async fn apply_plan(&self, key: &Key, plan: &Plan, options: &ApplyOptions) -> Result<Applied> {
+        let ttl = options.check()?;
+        let payload = plan.payload_hash();
+        let attempt = Attempt::to_apply(self.label(), key, plan, payload, options);
+        self.lock(|store| {
+            store.plans.forget();
+            let known = store.plans.records.get(key).map(|kept| &kept.record);
+            let stored = |key: &Key| store.data.configs.get(key).cloned();
+            let step = apply_step(plan, payload, known, stored);
+            let (status, error, result) = step.end();
+            store.plans.note(&attempt, status, error)?;
+            if let ApplyStep::Change(changes) = step {
+                let data = Arc::make_mut(&mut store.data);
+                for change in &changes {
+                    data.put_config(&change.key, change.after.as_ref());
+                }
+                let applied = to_millis(SystemTime::now());
+                let record = PlanRecord {
+                    payload,
+                    mutations: plan.len(),
+                    stage: options.stage.clone(),
+                    applied,
+                    expires: applied.saturating_add_unsigned(ttl),
+                    is_rolled_back: false,
+                    changes,
+                };
+                let expires = Instant::now() + Duration::from_millis(ttl);
+                store.plans.records.insert(key.clone(), Kept { record, expires });
+            }
+            result
+        })
+    }
+
+    async fn rollback_plan(&self, key: &Key, options: &RollbackOptions) -> Result<Rollback> {
+        options.check()?;
+        let attempt = Attempt::to_roll_back(self.label(), key, options);
+        self.lock(|store| {
+            store.plans.forget();
+            let record = store.plans.records.get(key).map(|kept| kept.record.clone());
+            let stored = |key: &Key| store.data.configs.get(key).cloned();
+            let step = rollback_step(record.as_ref(), options.force, stored);
+            if let (RollbackStep::Restore, Some(kept)) = (&step, store.plans.records.get_mut(key)) {
+                let data = Arc::make_mut(&mut store.data);
+                for change in &kept.record.changes {
+                    data.put_config(&change.key, change.before.as_ref());
+                }
+                kept.record.is_rolled_back = true;
+            }
+            let (status, error, result) = step.end();
+            let attempt = match &record {
+                Some(record) => attempt.about(record),
+                None => attempt,
+            };
+            store.plans.note(&attempt, status, error)?;
+            result
+        })
+    }
+
+    fn audit_plans(&self, filter: AuditFilter) -> impl Stream<Item = Result<AuditEntry>> + Send {
+        let entries = self.lock(|store| {
+            let wanted = store.plans.audit.iter().rev().filter(|entry| filter.wants(entry));
+            Ok(wanted.take(filter.limit.unwrap_or(usize::MAX)).cloned().collect::<Vec<_>>())
+        });
+        match entries {
+            Ok(entries) => stream::iter(entries.into_iter().map(Ok)).left_stream(),
+            Err(error) => stream::once(future::ready(Err(error))).right_stream(),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Plans: a transaction of two statements, one plan at a time.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures_core::Stream;
+use tokio::time::Instant;
+use tokio_postgres::Row;
+
+use super::{
+    Postgres, config, failure,
+    server::Call,
+    session::Session,
+    statement::{Json, Parameter, Reply, Sql, column, key as name},
+};
+use crate::{
+    Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Backend, ConfigBatch, ConfigValue, Error,
+    Key, Outcome, Plan, PlanAction, PlanRefusal, Result, Rollback, RollbackOptions,
+    backend::remote::{
+        Effect,
+        audit::{self, Page},
+    },
+    capability::{ApplyStep, Attempt, RollbackStep, apply_step, last_mutations, rollback_step},
+    codec::{PlanRecord, corrupt_plan, decode_changes, encode_changes, encode_config, times},
+};
+
+/// How many audit entries `PageAudit` reads at a time.
+const PAGE: usize = 500;
+
+/// The longest pause before a transaction is run again that met another one.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What the database holds: the record of a plan, and the config values that it is about, locked.
+struct Stored {
+    record: Option<PlanRecord>,
+    configs: BTreeMap<Key, ConfigValue>,
+}
+
+impl Stored {
+    fn read(reply: &Reply) -> Result<Self> {
+        let (mut record, mut configs) = (None, BTreeMap::new());
+        for row in &reply.rows {
+            match column::<Option<&str>>(row, 0)? {
+                Some(payload) => record = Some(read_record(row, payload)?),
+                None => {
+                    let key = name(row, 5)?;
+                    let value = config::read(&key, row, 6)?;
+                    configs.insert(key, value);
+                }
+            }
+        }
+        Ok(Self { record, configs })
+    }
+
+    fn get(&self, key: &Key) -> Option<ConfigValue> {
+        self.configs.get(key).cloned()
+    }
+}
+
+fn read_record(row: &Row, payload: &str) -> Result<PlanRecord> {
+    let Json(changes) = column(row, 4)?;
+    Ok(PlanRecord {
+        payload: payload.parse().map_err(|_| corrupt_plan())?,
+        mutations: column::<i64>(row, 1)?.try_into().map_err(|_| corrupt_plan())?,
+        stage: column::<Option<String>>(row, 2)?,
+        // The server compares times with its own clock.
+        applied: 0,
+        expires: 0,
+        is_rolled_back: column(row, 3)?,
+        changes: decode_changes(changes)?,
+    })
+}
+
+/// What a transaction changes.
+#[derive(Default)]
+struct Changes<'c> {
+    values: Vec<(&'c Key, Option<&'c ConfigValue>)>,
+    /// The plan's time to live in milliseconds, and its changes; nothing for a rollback.
+    ttl: u64,
+    record: Vec<u8>,
+}
+
+/// Writes what is changed, and the audit entry, and commits.
+async fn finish(
+    call: &Call<'_>,
+    mut session: Session,
+    attempt: &Attempt<'_>,
+    status: AuditStatus,
+    error: Option<PlanRefusal>,
+    changes: &Changes<'_>,
+) -> Result<()> {
+    let payload = attempt.payload.map(|payload| payload.to_string()).unwrap_or_default();
+    let (sets, deletes): (Vec<_>, Vec<_>) = changes.values.iter().partition(|(_, value)| value.is_some());
+    let names = |values: &[(&Key, Option<&ConfigValue>)]| -> Vec<String> {
+        values.iter().map(|(key, _)| key.as_str().to_owned()).collect()
+    };
+    let (set_names, deleted_names) = (names(&sets), names(&deletes));
+    let texts: Vec<Vec<u8>> = sets.iter().filter_map(|(_, value)| value.map(encode_config)).collect();
+    let number = |number: u64| Parameter::Number(i64::try_from(number).unwrap_or(i64::MAX));
+    let record = if changes.record.is_empty() { b"[]" } else { &*changes.record };
+    let parameters = [
+        Parameter::Text(attempt.key.as_str()),
+        Parameter::Texts(deleted_names.iter().map(String::as_str).collect()),
+        Parameter::Texts(set_names.iter().map(String::as_str).collect()),
+        Parameter::Jsons(texts.iter().map(|text| Json(text)).collect()),
+        Parameter::Text(attempt.action.as_str()),
+        Parameter::Text(status.as_str()),
+        Parameter::Text(attempt.stage.unwrap_or_default()),
+        Parameter::Text(attempt.source.unwrap_or_default()),
+        Parameter::Number(attempt.micros()),
+        number(attempt.mutations as u64),
+        Parameter::Text(&payload),
+        Parameter::Text(error.map_or("", PlanRefusal::as_str)),
+        number(changes.ttl),
+        Parameter::Json(record),
+    ];
+    session.run(call, Sql::FinishPlan, &parameters).await?;
+    let committed = session.commit(call).await;
+    if changes.values.is_empty() {
+        // Whether the audit has it or not, nothing was changed.
+        return committed.map_err(|error| error.with_outcome(Outcome::NotApplied));
+    }
+    committed
+}
+
+/// Whether a transaction met another one, and would not meet it again.
+fn met_another(error: &Error) -> bool {
+    error.outcome() == Outcome::NotApplied && matches!(error.code(), Some("40001" | "40P01" | "23505"))
+}
+
+/// Waits a moment before the transaction is run again.
+async fn pause(call: &Call<'_>) {
+    let pause = PAUSE.mul_f32(fastrand::f32());
+    tokio::time::sleep_until(call.deadline().min(Instant::now() + pause)).await;
+}
+
+impl Postgres {
+    async fn try_to_apply(
+        &self,
+        call: &Call<'_>,
+        plan: &Plan,
+        ttl: u64,
+        attempt: &Attempt<'_>,
+    ) -> Result<Result<Applied>> {
+        let mut session = Session::begin(call, &self.server.begin_plan).await?;
+        let touched = last_mutations(plan).into_keys().map(Key::as_str).collect();
+        let about = [Parameter::Text(attempt.key.as_str()), Parameter::Texts(touched)];
+        let stored = Stored::read(&session.run(call, Sql::PlanToApply, &about).await?)?;
+        let payload = attempt.payload.ok_or_else(failure::unexpected_reply)?;
+        let step = apply_step(plan, payload, stored.record.as_ref(), |key| stored.get(key));
+        let (status, error, result) = step.end();
+        let changes = match &step {
+            ApplyStep::Change(changes) => Changes {
+                values: changes.iter().map(|change| (&change.key, change.after.as_ref())).collect(),
+                ttl,
+                record: encode_changes(changes),
+            },
+            ApplyStep::Replay | ApplyStep::Refuse(..) => Changes::default(),
+        };
+        finish(call, session, attempt, status, error, &changes).await?;
+        Ok(result)
+    }
+
+    async fn try_to_roll_back(
+        &self,
+        call: &Call<'_>,
+        key: &Key,
+        options: &RollbackOptions,
+        begun: std::time::Instant,
+    ) -> Result<Result<Rollback>> {
+        let attempt = Attempt { begun, ..Attempt::to_roll_back(self.label(), key, options) };
+        let mut session = Session::begin(call, &self.server.begin_plan).await?;
+        let about = [Parameter::Text(key.as_str())];
+        let stored = Stored::read(&session.run(call, Sql::PlanToRollBack, &about).await?)?;
+        let step = rollback_step(stored.record.as_ref(), options.force, |key| stored.get(key));
+        let mut changes = Changes::default();
+        if let (RollbackStep::Restore, Some(record)) = (&step, &stored.record) {
+            changes.values =
+                record.changes.iter().map(|change| (&change.key, change.before.as_ref())).collect();
+        }
+        let attempt = match &stored.record {
+            Some(record) => attempt.about(record),
+            None => attempt,
+        };
+        let (status, error, result) = step.end();
+        finish(call, session, &attempt, status, error, &changes).await?;
+        Ok(result)
+    }
+
+    async fn audit_page(&self, before: i64) -> Result<Page<i64>> {
+        let reply = self.call()?.run(Effect::Read, Sql::PageAudit, &[Parameter::Number(before)]).await?;
+        let entries = reply.rows.iter().map(|row| entry(self.label(), row)).collect::<Result<Vec<_>>>()?;
+        let last = reply.rows.last().filter(|_| entries.len() == PAGE);
+        Ok((entries, last.map(|row| column(row, 0)).transpose()?))
+    }
+}
+
+impl ConfigBatch for Postgres {
+    /// Four round trips: begin, which waits for other plans; read, and lock; write; commit. What meets another change is run
+    /// again, until the deadline.
+    async fn apply_plan(&self, key: &Key, plan: &Plan, options: &ApplyOptions) -> Result<Applied> {
+        let ttl = options.check()?;
+        let attempt = Attempt::to_apply(self.label(), key, plan, plan.payload_hash(), options);
+        let call = self.call()?;
+        loop {
+            match self.try_to_apply(&call, plan, ttl, &attempt).await {
+                Ok(result) => return result,
+                Err(error) if met_another(&error) => pause(&call).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn rollback_plan(&self, key: &Key, options: &RollbackOptions) -> Result<Rollback> {
+        options.check()?;
+        let begun = std::time::Instant::now();
+        let call = self.call()?;
+        loop {
+            match self.try_to_roll_back(&call, key, options, begun).await {
+                Ok(result) => return result,
+                Err(error) if met_another(&error) => pause(&call).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn audit_plans(&self, filter: AuditFilter) -> impl Stream<Item = Result<AuditEntry>> + Send {
+        let postgres = self.clone();
+        audit::pages(filter, i64::MAX, move |before| {
+            let postgres = postgres.clone();
+            async move { postgres.audit_page(before).await }
+        })
+    }
+}
+
+fn entry(backend: &'static str, row: &Row) -> Result<AuditEntry> {
+    let text = |at| column::<Option<&str>>(row, at);
+    let label = |at| text(at).map(|text| text.map(str::to_owned));
+    let (started, finished, duration) = times(column(row, 6)?, column(row, 7)?)?;
+    Ok(AuditEntry {
+        backend,
+        key: name(row, 1)?,
+        action: text(2)?.and_then(PlanAction::named).ok_or_else(corrupt_plan)?,
+        status: text(3)?.and_then(AuditStatus::named).ok_or_else(corrupt_plan)?,
+        stage: label(4)?,
+        source: label(5)?,
+        started,
+        finished,
+        duration,
+        mutations: column::<i64>(row, 8)?.try_into().map_err(|_| corrupt_plan())?,
+        payload_hash: text(9)?.map(|text| text.parse().map_err(|_| corrupt_plan())).transpose()?,
+        error: text(10)?.map(|text| PlanRefusal::named(text).ok_or_else(corrupt_plan)).transpose()?,
+    })
+}

@@ -1,0 +1,77 @@
+-- Applies a plan: all of it or nothing. Whatever can be wrong is looked for before the first write.
+--
+-- KEYS: the config hash, the plan's record, the audit.
+-- ARGV: plan key, payload, ttl in ms, stage, source, microseconds so far, mutations, most bytes replaced, most audit
+-- entries, whether an expectation does not hold ('1'), how many config keys were looked at for that; for each of these its
+-- name and what was found; then for each config key that changes its name and what it becomes.
+-- A text is '+' and the text, or '-' for none.
+local config, plan, audit = KEYS[1], KEYS[2], KEYS[3]
+local key, payload, ttl, stage, source, micros, mutations = unpack(ARGV, 1, 7)
+local most_bytes, most_entries, unexpected, looked_at = tonumber(ARGV[8]), ARGV[9], ARGV[10], tonumber(ARGV[11])
+local CHUNK = 1000
+
+for at, wanted in ipairs({'hash', 'hash', 'stream'}) do
+  local found = redis.call('TYPE', KEYS[at])['ok']
+  if found ~= wanted and found ~= 'none' then
+    return redis.error_reply('WRONGTYPE a key of the plan holds another type')
+  end
+end
+
+local function finish(status, refusal)
+  redis.call('XADD', audit, 'MAXLEN', most_entries, '*', 'key', key, 'action', 'apply', 'status', status,
+    'stage', stage, 'source', source, 'micros', micros, 'mutations', mutations, 'payload', payload, 'error', refusal)
+  return {refusal == '' and status or refusal}
+end
+
+local known = redis.call('HMGET', plan, ':payload', ':rolled_back')
+if known[1] then
+  if known[1] ~= payload then return finish('failed', 'other_payload') end
+  if known[2] then return finish('failed', 'rolled_back') end
+  return finish('replayed', '')
+end
+
+local at = 12
+for _ = 1, looked_at do
+  local found = redis.call('HGET', config, ARGV[at])
+  if (found and '+' .. found or '-') ~= ARGV[at + 1] then return {'look_again'} end
+  at = at + 2
+end
+if unexpected == '1' then return finish('failed', 'unexpected') end
+
+local before, bytes = {}, 0
+for first = at, #ARGV, 2 * CHUNK do
+  local names = {}
+  for n = first, math.min(first + 2 * CHUNK - 2, #ARGV), 2 do names[#names + 1] = ARGV[n] end
+  for n, found in ipairs(redis.call('HMGET', config, unpack(names))) do
+    before[#before + 1] = found and '+' .. found or '-'
+    bytes = bytes + #names[n] + (found and #found or 0)
+  end
+end
+if bytes > most_bytes then return finish('failed', 'too_large') end
+
+local time = redis.call('TIME')
+redis.call('HSET', plan, ':payload', payload, ':mutations', mutations, ':stage', stage, ':applied',
+  time[1] .. string.format('%03d', math.floor(tonumber(time[2]) / 1000)))
+local nth = 0
+for first = at, #ARGV, 2 * CHUNK do
+  local record, sets, deletes = {}, {}, {}
+  for n = first, math.min(first + 2 * CHUNK - 2, #ARGV), 2 do
+    local name, after = ARGV[n], ARGV[n + 1]
+    nth = nth + 1
+    record[#record + 1] = 'b' .. name
+    record[#record + 1] = before[nth]
+    record[#record + 1] = 'a' .. name
+    record[#record + 1] = after
+    if after == '-' then
+      deletes[#deletes + 1] = name
+    else
+      sets[#sets + 1] = name
+      sets[#sets + 1] = string.sub(after, 2)
+    end
+  end
+  redis.call('HSET', plan, unpack(record))
+  if #sets > 0 then redis.call('HSET', config, unpack(sets)) end
+  if #deletes > 0 then redis.call('HDEL', config, unpack(deletes)) end
+end
+redis.call('PEXPIRE', plan, ttl)
+return finish('committed', '')

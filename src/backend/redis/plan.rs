@@ -1,0 +1,217 @@
+//! Plans: one script each to apply and to roll back, on keys of one slot.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_core::Stream;
+use redis::{Cmd, Value, cmd};
+
+use super::{Redis, config, layout, reply, server::Call};
+use crate::{
+    Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Backend, ConfigBatch, ConfigValue, Error,
+    Expect, Key, MAX_AUDIT_ENTRIES, MAX_PLAN_BYTES, Plan, PlanAction, PlanRefusal, Result, Rollback,
+    RollbackOptions,
+    backend::remote::{
+        Effect,
+        audit::{self, Page},
+    },
+    capability::{Attempt, first_unexpected, last_mutations},
+    codec::{corrupt_plan, encode_config, is_same, times},
+};
+
+/// Applies a plan, if what was found for its expectations is still there.
+const APPLY: &str = include_str!("apply_plan.lua");
+
+/// Rolls a plan back.
+const ROLLBACK: &str = include_str!("rollback_plan.lua");
+
+/// How many audit entries are read at a time.
+const PAGE: usize = 500;
+
+/// A text that may be none, as the scripts have it.
+fn marked(text: Option<&[u8]>) -> Vec<u8> {
+    text.map_or_else(|| b"-".to_vec(), |text| [b"+", text].concat())
+}
+
+/// The first item of a script's reply, and the others.
+fn words(reply: Value) -> Result<(String, Vec<Value>)> {
+    let mut words = reply::list(reply)?.into_iter();
+    let first = words.next().map(reply::bytes).transpose()?.flatten().unwrap_or_default();
+    Ok((String::from_utf8_lossy(&first).into_owned(), words.collect()))
+}
+
+/// What the configuration holds under some keys, as it is stored.
+type Found<'p> = BTreeMap<&'p Key, Option<Vec<u8>>>;
+
+impl Redis {
+    fn script(&self, script: &str, key: &Key) -> Cmd {
+        let mut eval = cmd("EVAL");
+        eval.arg(script).arg(3).arg(self.layout.config()).arg(self.layout.plan(key)).arg(self.layout.audit());
+        eval.arg(key.as_str());
+        eval
+    }
+
+    async fn look<'p>(&self, call: &Call<'_>, keys: &BTreeSet<&'p Key>) -> Result<Found<'p>> {
+        if keys.is_empty() {
+            return Ok(Found::new());
+        }
+        let mut get = cmd("HMGET");
+        get.arg(self.layout.config());
+        for key in keys {
+            get.arg(key.as_str());
+        }
+        let texts = reply::list(call.send(Effect::Read, &get).await?)?;
+        keys.iter().zip(texts).map(|(key, text)| Ok((*key, reply::bytes(text)?))).collect()
+    }
+
+    async fn audit_page(&self, until: String) -> Result<Page<String>> {
+        let mut range = cmd("XREVRANGE");
+        range.arg(self.layout.audit()).arg(until).arg("-").arg("COUNT").arg(PAGE);
+        let items = reply::list(self.call()?.send(Effect::Read, &range).await?)?;
+        let is_full = items.len() == PAGE;
+        let entries = items.into_iter().map(|item| entry(self.label(), item)).collect::<Result<Vec<_>>>()?;
+        let next = entries.last().filter(|_| is_full).map(|(id, _)| before(id));
+        Ok((entries.into_iter().map(|(_, entry)| entry).collect(), next))
+    }
+}
+
+/// The expectation that does not hold first, given what was found.
+fn unexpected<'p>(plan: &'p Plan, found: &Found<'_>) -> Result<Option<&'p Key>> {
+    let values = found
+        .iter()
+        .map(|(key, text)| Ok((*key, text.as_ref().map(|text| config::read(key, text)).transpose()?)))
+        .collect::<Result<BTreeMap<&Key, Option<ConfigValue>>>>()?;
+    Ok(first_unexpected(plan, |key, expect| match (expect, values.get(key).and_then(Option::as_ref)) {
+        (Expect::Absent, found) => found.is_none(),
+        (Expect::Value(wanted), Some(found)) => is_same(wanted, found),
+        (Expect::Value(_), None) => false,
+    }))
+}
+
+impl ConfigBatch for Redis {
+    /// One script; one round trip more if the plan expects something, since only we can compare values.
+    async fn apply_plan(&self, key: &Key, plan: &Plan, options: &ApplyOptions) -> Result<Applied> {
+        let ttl = options.check()?;
+        let payload = plan.payload_hash();
+        let attempt = Attempt::to_apply(self.label(), key, plan, payload, options);
+        let expecting = plan.mutations().iter().filter(|mutation| mutation.expect.is_some());
+        let expected: BTreeSet<&Key> = expecting.map(|mutation| &mutation.key).collect();
+        let changes = last_mutations(plan);
+        let call = self.call()?;
+        loop {
+            let found = self.look(&call, &expected).await?;
+            let unexpected = unexpected(plan, &found)?;
+            let mut apply = self.script(APPLY, key);
+            apply.arg(payload.to_string()).arg(ttl);
+            apply.arg(attempt.stage.unwrap_or_default()).arg(attempt.source.unwrap_or_default());
+            apply.arg(attempt.micros()).arg(plan.len()).arg(MAX_PLAN_BYTES).arg(MAX_AUDIT_ENTRIES);
+            apply.arg(i64::from(unexpected.is_some())).arg(found.len());
+            for (key, text) in &found {
+                apply.arg(key.as_str()).arg(marked(text.as_deref()));
+            }
+            for (key, value) in &changes {
+                apply.arg(key.as_str()).arg(marked(value.map(encode_config).as_deref()));
+            }
+            let (word, _) = words(call.send(Effect::Write, &apply).await?)?;
+            match word.as_str() {
+                "committed" => return Ok(Applied::Applied),
+                "replayed" => return Ok(Applied::Replayed),
+                // Someone changed what the plan expects something of.
+                "look_again" => {}
+                word => {
+                    let refusal = PlanRefusal::named(word).ok_or_else(unknown_word)?;
+                    return Err(refusal.error(unexpected.filter(|_| refusal == PlanRefusal::Unexpected)));
+                }
+            }
+        }
+    }
+
+    async fn rollback_plan(&self, key: &Key, options: &RollbackOptions) -> Result<Rollback> {
+        options.check()?;
+        let attempt = Attempt::to_roll_back(self.label(), key, options);
+        let mut roll_back = self.script(ROLLBACK, key);
+        roll_back.arg(attempt.source.unwrap_or_default()).arg(attempt.micros());
+        roll_back.arg(MAX_AUDIT_ENTRIES).arg(i64::from(options.force));
+        let (word, others) = words(self.call()?.send(Effect::Write, &roll_back).await?)?;
+        match word.as_str() {
+            "committed" => Ok(Rollback::RolledBack),
+            "replayed" => Ok(Rollback::AlreadyRolledBack),
+            "changed" => {
+                let names = others.into_iter().map(|name| reply::bytes(name).map(Option::unwrap_or_default));
+                let mut changed =
+                    names.map(|name| layout::parse_key(&name?)).collect::<Result<Vec<Key>>>()?;
+                changed.sort_unstable();
+                Ok(Rollback::Refused { changed })
+            }
+            word => Err(PlanRefusal::named(word).map_or_else(unknown_word, |refusal| refusal.error(None))),
+        }
+    }
+
+    fn audit_plans(&self, filter: AuditFilter) -> impl Stream<Item = Result<AuditEntry>> + Send {
+        let redis = self.clone();
+        audit::pages(filter, "+".to_owned(), move |until| {
+            let redis = redis.clone();
+            async move { redis.audit_page(until).await }
+        })
+    }
+}
+
+#[cold]
+fn unknown_word() -> Error {
+    super::failure::unexpected_reply(Effect::Write)
+}
+
+/// The id of the entry before this one, or where it would be: `(` is for version 6.2 or later.
+fn before(id: &str) -> String {
+    let (millis, number) = id.split_once('-').unwrap_or((id, "0"));
+    match (millis.parse::<u64>(), number.parse::<u64>()) {
+        (Ok(millis), Ok(0)) => millis.saturating_sub(1).to_string(),
+        (_, number) => format!("{millis}-{}", number.unwrap_or(1) - 1),
+    }
+}
+
+/// An item of the stream: its id, and its fields.
+fn entry(backend: &'static str, item: Value) -> Result<(String, AuditEntry)> {
+    let mut parts = reply::list(item)?.into_iter();
+    let text = |part: Option<Value>| -> Result<String> {
+        let bytes = part.map(reply::bytes).transpose()?.flatten().ok_or_else(corrupt_plan)?;
+        String::from_utf8(bytes).map_err(|_| corrupt_plan())
+    };
+    let id = text(parts.next())?;
+    let mut fields = BTreeMap::new();
+    let mut items = reply::list(parts.next().ok_or_else(corrupt_plan)?)?.into_iter();
+    while let Some(name) = items.next() {
+        fields.insert(text(Some(name))?, text(items.next())?);
+    }
+    let named = |name: &str| fields.get(name).filter(|text| !text.is_empty());
+    let wanted = |name: &str| named(name).ok_or_else(corrupt_plan);
+    let finished = id.split_once('-').and_then(|(millis, _)| millis.parse().ok()).ok_or_else(corrupt_plan)?;
+    let micros = wanted("micros")?.parse().map_err(|_| corrupt_plan())?;
+    let (started, finished, duration) = times(finished, micros)?;
+    let entry = AuditEntry {
+        backend,
+        key: layout::parse_key(wanted("key")?.as_bytes())?,
+        action: PlanAction::named(wanted("action")?).ok_or_else(corrupt_plan)?,
+        status: AuditStatus::named(wanted("status")?).ok_or_else(corrupt_plan)?,
+        stage: named("stage").cloned(),
+        source: named("source").cloned(),
+        started,
+        finished,
+        duration,
+        mutations: wanted("mutations")?.parse().map_err(|_| corrupt_plan())?,
+        payload_hash: named("payload").map(|text| text.parse().map_err(|_| corrupt_plan())).transpose()?,
+        error: named("error").map(|text| PlanRefusal::named(text).ok_or_else(corrupt_plan)).transpose()?,
+    };
+    Ok((id, entry))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_entry_before() {
+        assert_eq!(before("1700000000123-7"), "1700000000123-6");
+        assert_eq!(before("1700000000123-0"), "1700000000122");
+        assert_eq!(before("0-1"), "0-0");
+    }
+}

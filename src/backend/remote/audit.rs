@@ -1,0 +1,33 @@
+//! The audit of plans, page by page.
+
+use std::future;
+
+use futures_core::Stream;
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use crate::{AuditEntry, AuditFilter, Result};
+
+/// A page of entries, and where the next one begins, if there may be one.
+pub(crate) type Page<C> = (Vec<AuditEntry>, Option<C>);
+
+/// The entries that the filter wants, of pages that are read as they are needed.
+pub(crate) fn pages<C: Send, F: Future<Output = Result<Page<C>>> + Send>(
+    filter: AuditFilter,
+    first: C,
+    page: impl Fn(C) -> F + Send,
+) -> impl Stream<Item = Result<AuditEntry>> + Send {
+    let limit = filter.limit.unwrap_or(usize::MAX);
+    stream::try_unfold(Some(first), move |place| {
+        let page = place.map(&page);
+        async move {
+            match page {
+                Some(page) => page.await.map(Some),
+                None => Ok(None),
+            }
+        }
+    })
+    .map_ok(|entries| stream::iter(entries).map(Ok))
+    .try_flatten()
+    .try_filter(move |entry| future::ready(filter.wants(entry)))
+    .take(limit)
+}

@@ -1,0 +1,256 @@
+//! `storage plan`.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    time::{Duration, SystemTime},
+};
+
+use clap::{Args, Subcommand};
+use futures_util::TryStreamExt;
+use gateway_storage::{
+    Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, ConfigBatch, ConfigValue, Expect, Key,
+    Mutation, Plan, Rollback, RollbackOptions,
+};
+use serde_json::{Map, Value, json};
+
+use super::Run;
+use crate::{
+    backends::Operated,
+    door::Door,
+    failure::Failure,
+    input::Input,
+    output::{Answer, printable},
+};
+
+/// Plans: many changes to the configuration at once, under a key
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Apply a plan: all of it or nothing, once
+    #[command(after_help = r#"FILE is a JSON array of changes, in order:
+  [
+    { "set": "retries", "value": 3, "expect": 2 },
+    { "set": "models", "value": ["gemini-2.5-pro"], "expect_absent": true },
+    { "delete": "debug" }
+  ]
+`expect` is what must be stored before, `expect_absent` that nothing is; where one does not hold nothing is applied.
+
+The same plan under the same key is `replayed` and changes nothing; another plan under it is refused.
+
+Examples:
+  storage plan apply release-42.json --key release-42 --stage canary --dry-run
+  storage plan apply release-42.json --key release-42 --stage canary
+  jq '[.[] | {set: .key, value: .value}]' all.json | storage plan apply - --key import-7"#)]
+    Apply(Apply),
+    /// Put back what a plan replaced, unless it was changed since
+    #[command(after_help = "\
+Examples:
+  storage plan rollback release-42
+  storage plan rollback release-42 --force      # also what was changed since")]
+    Rollback {
+        /// The plan's key
+        key: Key,
+        /// Also put back values that were changed since
+        #[arg(long)]
+        force: bool,
+        /// Who does it, for the audit
+        #[arg(long, default_value = SOURCE)]
+        source: String,
+    },
+    /// List what was attempted, newest first: time, status, action, key, mutations, stage, source, error
+    #[command(after_help = "\
+Examples:
+  storage plan audit --limit 20
+  storage plan audit --status failed --since 24h
+  storage plan audit --key release-42 --output json | jq '.[0].payload_hash'")]
+    Audit {
+        /// Only this plan
+        #[arg(long)]
+        key: Option<Key>,
+        /// Only this stage
+        #[arg(long)]
+        stage: Option<String>,
+        /// Only these: committed, replayed or failed
+        #[arg(long)]
+        status: Option<AuditStatus>,
+        /// Only so long ago (24h), or since then (2026-01-31T12:00:00Z)
+        #[arg(long, value_parser = since)]
+        since: Option<SystemTime>,
+        /// Only so many
+        #[arg(long)]
+        limit: Option<usize>,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct Apply {
+    /// A file with the changes, or - for stdin
+    #[arg(value_name = "FILE|-")]
+    file: OsString,
+    /// The plan's key: the same one again is a replay
+    #[arg(long)]
+    key: Key,
+    /// A label for the audit
+    #[arg(long)]
+    stage: Option<String>,
+    /// How long the key is taken, and the plan can be rolled back
+    #[arg(long, default_value = "14d", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+    /// Who applies it, for the audit
+    #[arg(long, default_value = SOURCE)]
+    source: String,
+    /// Show what it would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// With --dry-run: show the values, too
+    #[arg(long, requires = "dry_run")]
+    reveal: bool,
+}
+
+const SOURCE: &str = "storage plan";
+
+fn since(text: &str) -> Result<SystemTime, &'static str> {
+    let ago = humantime::parse_duration(text).ok().and_then(|ago| SystemTime::now().checked_sub(ago));
+    ago.or_else(|| humantime::parse_rfc3339_weak(text).ok()).ok_or("expected 24h, or 2026-01-31T12:00:00Z")
+}
+
+impl<B: Operated + ConfigBatch> Run<B> for Command {
+    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
+        match self {
+            Self::Apply(apply) => apply.run(door).await,
+            Self::Rollback { key, force, source } => {
+                let mut options = RollbackOptions::default().with_source(source);
+                options.force = *force;
+                match door.open().await?.rollback_plan(key, &options).await? {
+                    Rollback::RolledBack => Ok(word("rolled_back", &[])),
+                    Rollback::AlreadyRolledBack => Ok(word("already_rolled_back", &[])),
+                    Rollback::Refused { changed } => Err(Failure::changed(&changed)),
+                }
+            }
+            Self::Audit { key, stage, status, since, limit } => {
+                let mut filter = AuditFilter::default();
+                (filter.key, filter.stage, filter.status) = (key.clone(), stage.clone(), *status);
+                (filter.since, filter.limit) = (*since, *limit);
+                let entries: Vec<AuditEntry> = door.open().await?.audit_plans(filter).try_collect().await?;
+                Ok(Answer::Lines {
+                    lines: entries.iter().map(line).collect(),
+                    json: entries.iter().map(document).collect(),
+                })
+            }
+        }
+    }
+}
+
+impl Apply {
+    async fn run<B: Operated + ConfigBatch>(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
+        let input = if self.file == "-" { Input::Stdin } else { Input::File(self.file.clone()) };
+        let plan = Plan::from_json(input.bytes()?).map_err(|error| {
+            Failure::value(&error).hint("`storage plan apply --help` shows what the file looks like")
+        })?;
+        let storage = door.open().await?;
+        if self.dry_run {
+            let stored = storage.list_configs().await?;
+            return Ok(differences(&plan, &stored, self.reveal));
+        }
+        let mut options = ApplyOptions::default().with_ttl(self.ttl).with_source(&self.source);
+        options.stage.clone_from(&self.stage);
+        let applied = storage.apply_plan(&self.key, &plan, &options).await.map_err(|error| {
+            let blamed = error.key().map(|key| format!("it is the value of `{}`", key.as_str()));
+            let failure = Failure::from(error);
+            blamed.into_iter().fold(failure, Failure::hint)
+        })?;
+        let hash = json!(plan.payload_hash());
+        Ok(match applied {
+            Applied::Applied => word("applied", &[("payload_hash", hash)]),
+            Applied::Replayed => word("replayed", &[("payload_hash", hash)]),
+        })
+    }
+}
+
+/// One word for people, and a document with it for programs.
+fn word(word: &str, more: &[(&str, Value)]) -> Answer {
+    let more = more.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+    let json: Map<String, Value> = more.chain([("result".to_owned(), json!(word))]).collect();
+    Answer::Lines { lines: vec![word.to_owned()], json: json.into() }
+}
+
+/// What the plan would change, by key.
+fn differences(plan: &Plan, stored: &BTreeMap<Key, ConfigValue>, reveal: bool) -> Answer {
+    let last: BTreeMap<&Key, &Mutation> =
+        plan.mutations().iter().map(|mutation| (&mutation.key, mutation)).collect();
+    let is_unexpected = |mutation: &&Mutation| match (&mutation.expect, stored.get(&mutation.key)) {
+        (None, _) => false,
+        (Some(Expect::Absent), found) => found.is_some(),
+        (Some(Expect::Value(wanted)), found) => found.is_none_or(|found| found.to_json() != wanted.to_json()),
+    };
+    let unexpected: BTreeMap<&Key, &Mutation> =
+        plan.mutations().iter().filter(is_unexpected).map(|mutation| (&mutation.key, mutation)).collect();
+    let mut rows = Vec::new();
+    let mut documents = Vec::new();
+    for (key, mutation) in last {
+        let (before, after) = (stored.get(key), mutation.value.as_ref());
+        let change = match (before, after) {
+            (None, None) => "none",
+            (None, Some(_)) => "set",
+            (Some(_), None) => "delete",
+            (Some(before), Some(after)) if before.to_json() == after.to_json() => "none",
+            (Some(_), Some(_)) => "change",
+        };
+        let holds = !unexpected.contains_key(key);
+        let mut text = change.to_owned();
+        let mut document = json!({ "key": key, "change": change, "expected": holds });
+        if reveal {
+            let shown = |value: Option<&ConfigValue>| {
+                value.map_or_else(|| "nothing".to_owned(), |value| printable(&value.to_json()))
+            };
+            text.push_str(&format!("  {} -> {}", shown(before), shown(after)));
+            for (name, value) in [("before", before), ("after", after)] {
+                if let Some(value) = value {
+                    document[name] = value.value().clone();
+                }
+            }
+        }
+        if !holds {
+            text.push_str("  (not what the plan expects: it would be refused)");
+        }
+        rows.push((key.as_str().to_owned(), text));
+        documents.push(document);
+    }
+    Answer::report(rows, Value::from(documents))
+}
+
+fn time(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+fn line(entry: &AuditEntry) -> String {
+    let label = |label: &Option<String>| label.clone().unwrap_or_else(|| "-".to_owned());
+    [
+        &*time(entry.finished),
+        entry.status.as_str(),
+        entry.action.as_str(),
+        entry.key.as_str(),
+        &*entry.mutations.to_string(),
+        &*label(&entry.stage),
+        &*label(&entry.source),
+        entry.error.map_or("-", |error| error.as_str()),
+    ]
+    .join("\t")
+}
+
+fn document(entry: &AuditEntry) -> Value {
+    json!({
+        "backend": entry.backend,
+        "key": entry.key,
+        "action": entry.action,
+        "status": entry.status,
+        "stage": entry.stage,
+        "source": entry.source,
+        "started": time(entry.started),
+        "finished": time(entry.finished),
+        "duration_seconds": entry.duration.as_secs_f64(),
+        "mutations": entry.mutations,
+        "payload_hash": entry.payload_hash,
+        "error": entry.error,
+    })
+}

@@ -1,0 +1,282 @@
+//! What a store keeps of plans: their records, and the audit.
+
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    AuditEntry, AuditStatus, ConfigValue, Error, ErrorKind, Key, PayloadHash, PlanAction, PlanRefusal, Result,
+};
+
+/// What a plan did, kept under its key until it expires.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanRecord {
+    /// What it was.
+    pub payload: PayloadHash,
+    /// How many mutations it had.
+    pub mutations: usize,
+    /// The caller's label.
+    pub stage: Option<String>,
+    /// In milliseconds since 1970, by the clock of whoever stores it.
+    pub applied: i64,
+    /// When the record is forgotten; in the same unit.
+    pub expires: i64,
+    /// Whether it was taken back.
+    pub is_rolled_back: bool,
+    /// What it changed, sorted by key.
+    pub changes: Vec<PlanChange>,
+}
+
+/// One config value before and after a plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanChange {
+    /// Its key.
+    pub key: Key,
+    /// What the plan replaced.
+    pub before: Option<ConfigValue>,
+    /// What the plan left.
+    pub after: Option<ConfigValue>,
+}
+
+/// A record as JSON: `{"payload":"7ec6..","mutations":1,"stage":"canary","applied":1,"expires":2,"rolled_back":false,
+/// "changes":[{"key":"retries","before":2,"after":3}]}`. Where there was nothing, or is nothing, the name is left out.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored<'r> {
+    payload: PayloadHash,
+    mutations: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stage: Option<Cow<'r, str>>,
+    applied: i64,
+    expires: i64,
+    rolled_back: bool,
+    changes: Vec<StoredChange<'r>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredChange<'r> {
+    key: Cow<'r, Key>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    before: Option<Cow<'r, Value>>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    after: Option<Cow<'r, Value>>,
+}
+
+/// A value that is there, `null` among them.
+fn present<'de, 'r, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Cow<'r, Value>>, D::Error> {
+    Value::deserialize(deserializer).map(|value| Some(Cow::Owned(value)))
+}
+
+const NEVER: &str = "texts, numbers and values are always JSON";
+
+fn stored_changes(changes: &[PlanChange]) -> Vec<StoredChange<'_>> {
+    changes
+        .iter()
+        .map(|PlanChange { key, before, after }| StoredChange {
+            key: Cow::Borrowed(key),
+            before: before.as_ref().map(|value| Cow::Borrowed(value.value())),
+            after: after.as_ref().map(|value| Cow::Borrowed(value.value())),
+        })
+        .collect()
+}
+
+fn read_changes(changes: Vec<StoredChange<'_>>) -> Result<Vec<PlanChange>> {
+    let value =
+        |value: Option<Cow<'_, Value>>| value.map(|value| ConfigValue::new(value.into_owned())).transpose();
+    changes
+        .into_iter()
+        .map(|change| {
+            Ok(PlanChange {
+                key: change.key.into_owned(),
+                before: value(change.before)?,
+                after: value(change.after)?,
+            })
+        })
+        .collect::<Result<_>>()
+        .map_err(|why| corrupt().with_source(why))
+}
+
+/// A record as JSON, which [`decode_plan`] reads back equal.
+pub fn encode_plan(record: &PlanRecord) -> Vec<u8> {
+    let stored = Stored {
+        payload: record.payload,
+        mutations: record.mutations,
+        stage: record.stage.as_deref().map(Cow::Borrowed),
+        applied: record.applied,
+        expires: record.expires,
+        rolled_back: record.is_rolled_back,
+        changes: stored_changes(&record.changes),
+    };
+    serde_json::to_vec(&stored).expect(NEVER)
+}
+
+/// What [`encode_plan`] wrote; other bytes are Corrupt.
+pub fn decode_plan(bytes: &[u8]) -> Result<PlanRecord> {
+    let stored: Stored<'_> = serde_json::from_slice(bytes).map_err(|_| corrupt())?;
+    Ok(PlanRecord {
+        payload: stored.payload,
+        mutations: stored.mutations,
+        stage: stored.stage.map(Cow::into_owned),
+        applied: stored.applied,
+        expires: stored.expires,
+        is_rolled_back: stored.rolled_back,
+        changes: read_changes(stored.changes)?,
+    })
+}
+
+/// The changes of a record alone, for a store that has columns for the rest.
+pub fn encode_changes(changes: &[PlanChange]) -> Vec<u8> {
+    serde_json::to_vec(&stored_changes(changes)).expect(NEVER)
+}
+
+/// What [`encode_changes`] wrote; other bytes are Corrupt.
+pub fn decode_changes(bytes: &[u8]) -> Result<Vec<PlanChange>> {
+    read_changes(serde_json::from_slice(bytes).map_err(|_| corrupt())?)
+}
+
+/// An audit entry as JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredEntry<'e> {
+    key: Cow<'e, Key>,
+    action: PlanAction,
+    status: AuditStatus,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stage: Option<Cow<'e, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<Cow<'e, str>>,
+    finished: i64,
+    micros: i64,
+    mutations: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    payload: Option<PayloadHash>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<PlanRefusal>,
+}
+
+/// An audit entry as JSON, which [`decode_audit`] reads back equal.
+pub fn encode_audit(entry: &AuditEntry) -> Vec<u8> {
+    let stored = StoredEntry {
+        key: Cow::Borrowed(&entry.key),
+        action: entry.action,
+        status: entry.status,
+        stage: entry.stage.as_deref().map(Cow::Borrowed),
+        source: entry.source.as_deref().map(Cow::Borrowed),
+        finished: to_millis(entry.finished),
+        micros: to_micros(entry.duration),
+        mutations: entry.mutations,
+        payload: entry.payload_hash,
+        error: entry.error,
+    };
+    serde_json::to_vec(&stored).expect(NEVER)
+}
+
+/// What [`encode_audit`] wrote, in a store of this label; other bytes are Corrupt.
+pub fn decode_audit(backend: &'static str, bytes: &[u8]) -> Result<AuditEntry> {
+    let stored: StoredEntry<'_> = serde_json::from_slice(bytes).map_err(|_| corrupt())?;
+    let (started, finished, duration) = times(stored.finished, stored.micros)?;
+    Ok(AuditEntry {
+        backend,
+        key: stored.key.into_owned(),
+        action: stored.action,
+        status: stored.status,
+        stage: stored.stage.map(Cow::into_owned),
+        source: stored.source.map(Cow::into_owned),
+        started,
+        finished,
+        duration,
+        mutations: stored.mutations,
+        payload_hash: stored.payload,
+        error: stored.error,
+    })
+}
+
+/// Milliseconds since 1970.
+pub fn to_millis(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Microseconds.
+pub fn to_micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// When something that ended then and took so long began, when it ended, and how long it took.
+pub fn times(finished: i64, micros: i64) -> Result<(SystemTime, SystemTime, Duration)> {
+    let wrong = |_| corrupt();
+    let duration = Duration::from_micros(micros.try_into().map_err(wrong)?);
+    let finished = Duration::from_millis(finished.try_into().map_err(wrong)?);
+    let finished = SystemTime::UNIX_EPOCH.checked_add(finished).ok_or_else(corrupt)?;
+    Ok((finished.checked_sub(duration).ok_or_else(corrupt)?, finished, duration))
+}
+
+#[cold]
+pub(crate) fn corrupt() -> Error {
+    Error::new(ErrorKind::Corrupt, "what is stored of a plan can't be read")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn value(value: Value) -> Option<ConfigValue> {
+        Some(ConfigValue::new(value).unwrap())
+    }
+
+    #[test]
+    fn a_record_comes_back() {
+        let change = |name, before, after| PlanChange { key: Key::new(name).unwrap(), before, after };
+        let record = PlanRecord {
+            payload: PayloadHash([7; 32]),
+            mutations: 3,
+            stage: Some("canary".into()),
+            applied: 1,
+            expires: i64::MAX,
+            is_rolled_back: true,
+            changes: vec![
+                change("a", None, value(Value::Null)),
+                change("b", value(json!(u64::MAX)), None),
+                change("c", None, None),
+                change("d", value(json!({ "": -0.5 })), value(json!("\u{0}"))),
+            ],
+        };
+        let encoded = encode_plan(&record);
+        assert_eq!(decode_plan(&encoded).unwrap(), record);
+        assert_eq!(decode_changes(&encode_changes(&record.changes)).unwrap(), record.changes);
+        for damaged in [&encoded[1..], &encoded[..encoded.len() - 1], b"{}", b""] {
+            assert_eq!(decode_plan(damaged).unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn an_entry_comes_back() {
+        let (started, finished, duration) = times(1_700_000_000_123, 1_500).unwrap();
+        let entry = AuditEntry {
+            backend: "file",
+            key: Key::new("k").unwrap(),
+            action: PlanAction::Rollback,
+            status: AuditStatus::Failed,
+            stage: None,
+            source: Some("me".into()),
+            started,
+            finished,
+            duration,
+            mutations: 0,
+            payload_hash: None,
+            error: Some(PlanRefusal::NotFound),
+        };
+        let encoded = encode_audit(&entry);
+        assert_eq!(decode_audit("file", &encoded).unwrap(), entry);
+        assert_eq!(decode_audit("file", &encoded[1..]).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}

@@ -1,0 +1,113 @@
+//! kill -9 in the middle of writes, again and again, on one store.
+//!
+//! This program runs itself as the writer that is killed. What the writer says on its pipe before and after each
+//! operation is compared with what the store holds afterwards.
+//!
+//! `CRASH_ROUNDS=200 cargo test --all-features --test crash plan` kills 200 times, where it is a few times otherwise.
+
+mod plans;
+#[path = "../servers/mod.rs"]
+mod servers;
+mod writes;
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    panic::catch_unwind,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+/// What is killed, and by which test.
+const TESTS: &[(&str, fn())] = &[
+    ("kill_nine_loses_nothing_acknowledged", writes::kill_nine_loses_nothing_acknowledged),
+    ("a_plan_on_a_file_is_whole_after_kill_nine", plans::on_file),
+    #[cfg(feature = "redis")]
+    ("a_plan_on_redis_is_whole_after_kill_nine", plans::on_redis),
+    #[cfg(feature = "redis")]
+    ("a_plan_on_redis_is_whole_after_kill_nine_of_the_server", plans::on_redis_that_dies),
+    #[cfg(feature = "postgres")]
+    ("a_plan_on_postgres_is_whole_after_kill_nine", plans::on_postgres),
+    #[cfg(feature = "postgres")]
+    ("a_plan_on_postgres_is_whole_after_kill_nine_of_the_server", plans::on_postgres_that_dies),
+    #[cfg(feature = "mongodb")]
+    ("a_plan_on_mongodb_is_whole_after_kill_nine", plans::on_mongodb),
+    #[cfg(feature = "mongodb")]
+    ("a_plan_on_mongodb_is_whole_after_kill_nine_of_the_server", plans::on_mongodb_that_dies),
+    #[cfg(feature = "mongodb")]
+    ("a_plan_on_mongodb_alone_is_finished_after_kill_nine", plans::on_mongodb_alone),
+    #[cfg(feature = "mongodb")]
+    ("a_plan_on_mongodb_alone_is_finished_after_kill_nine_of_the_server", plans::on_mongodb_alone_that_dies),
+];
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        Some("--writer") => {
+            writes::writer(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap());
+        }
+        Some("--applier") => {
+            plans::applier(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap());
+        }
+        // Asked by `cargo test -- --list` and by other runners.
+        Some("--list") => {
+            TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
+            println!("\n{} tests, 0 benchmarks", TESTS.len());
+        }
+        first => {
+            // As libtest does it: words without dashes are filters.
+            let words = first.map(str::to_owned).into_iter().chain(arguments);
+            run(&words.filter(|word| !word.starts_with('-')).collect::<Vec<_>>());
+        }
+    }
+}
+
+fn run(filters: &[String]) {
+    let is_wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter));
+    let wanted: Vec<_> = TESTS.iter().filter(|(name, _)| is_wanted(name)).collect();
+    println!("\nrunning {} tests", wanted.len());
+    let mut failed = 0;
+    for (name, test) in &wanted {
+        let passed = catch_unwind(test).is_ok();
+        failed += usize::from(!passed);
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+    }
+    println!(
+        "\ntest result: {}. {} passed; {failed} failed; 0 ignored; 0 measured; {} filtered out\n",
+        if failed == 0 { "ok" } else { "FAILED" },
+        wanted.len() - failed,
+        TESTS.len() - wanted.len()
+    );
+    if failed > 0 {
+        std::process::exit(101);
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// One line, in one `write`, on a pipe: it is there even if this process dies right after it.
+fn say(line: &str) {
+    std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()).expect("the parent listens");
+}
+
+/// Runs this program as a writer until it has been heard, and for as long as this, and kills it. Gives what it said.
+fn run_and_kill(arguments: &[&str], delay: Duration) -> Vec<String> {
+    let mut writer = Command::new(std::env::current_exe().unwrap())
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+    let first = lines.next().expect("the writer begins").unwrap();
+    let killer = std::thread::spawn(move || {
+        std::thread::sleep(delay);
+        writer.kill().unwrap();
+        writer.wait().unwrap()
+    });
+    // A line is written whole, so the last one is whole, too.
+    let heard = std::iter::once(first).chain(lines.map(Result::unwrap)).collect();
+    let status = killer.join().unwrap();
+    assert!(!status.success() && status.code().is_none(), "the writer ended by itself: {status}");
+    heard
+}
