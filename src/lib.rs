@@ -87,7 +87,8 @@ pub use capability::*;
 pub use error::{Error, ErrorKind, Optional, Outcome, Result};
 pub use gateway_storage_macros::capability;
 pub use layer::{
-    Call, Count, Layer, Layered, LayeredTransaction, Operation, OperationKind, Owned, Receiver, Trace,
+    Call, Count, Fault, Instrument, Layer, Layered, LayeredTransaction, Limit, Operation, OperationKind,
+    Owned, POOL_INTERVAL, Receiver, Retry, Stack, Timeout,
 };
 pub use model::*;
 pub use storage::{IMPORT_CHUNK, Storage};

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use crate::{
     AsKey, Backend, BatchReport, CacheEntry, CacheStore, ConfigStore, ConfigValue, Credential,
-    CredentialStore, Error, Exportable, Found, Increment, Key, Layer, Layered, Open, PoolStats, Pooled,
-    Record, Result, StorageStats, Transactional, UsageRecord, UsageStore,
+    CredentialStore, Error, Exportable, Found, Increment, Instrument, Key, Layer, Layered, Open,
+    POOL_INTERVAL, PoolStats, Pooled, Record, Result, StorageStats, Transactional, UsageRecord, UsageStore,
 };
 
 /// How many records [`Storage::import`] hands to the backend at a time.
@@ -89,6 +89,32 @@ impl<B> Storage<B> {
         B: Backend,
     {
         Storage { backend: Layered::new(layer, self.backend) }
+    }
+
+    /// Tells `tracing` and `metrics` of every operation, and knows the store's recent
+    /// [performance](StorageStats::performance): see [`Instrument`].
+    #[must_use]
+    pub fn instrumented(self) -> Storage<Layered<Instrument, B>>
+    where
+        B: Backend,
+    {
+        let instrument = Instrument::new(&self.backend);
+        self.layer(instrument)
+    }
+
+    /// The same, and the pool's gauges, every [`POOL_INTERVAL`]. A task sees to them until the storage is closed or its
+    /// last handle is dropped: see [`Instrument::sample_pool`] for another interval.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
+    #[must_use]
+    pub fn instrumented_pool(self) -> Storage<Layered<Instrument, B>>
+    where
+        B: Pooled,
+    {
+        let instrument = Instrument::new(&self.backend).sample_pool(&self.backend, POOL_INTERVAL);
+        self.layer(instrument)
     }
 
     /// A handle on the same store whose calls may take this long instead of

@@ -31,13 +31,25 @@
 //! ```
 
 mod count;
-mod trace;
+mod fault;
+mod instrument;
+mod limit;
+mod retry;
+mod stack;
+mod timeout;
+
+use std::time::Duration;
 
 pub use count::Count;
+pub use fault::Fault;
 use futures_core::Stream;
-pub use trace::Trace;
+pub use instrument::{Instrument, POOL_INTERVAL};
+pub use limit::Limit;
+pub use retry::Retry;
+pub use stack::Stack;
+pub use timeout::Timeout;
 
-use crate::Result;
+use crate::{Result, StorageStats};
 
 /// What is known of an operation when the program is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +61,8 @@ pub struct Operation {
     pub kind: OperationKind,
     /// Whether doing it twice is the same as doing it once, in effect and in result.
     pub replayable: bool,
+    /// Of the name, for tables by operation.
+    hash: u32,
 }
 
 impl Operation {
@@ -56,8 +70,24 @@ impl Operation {
     #[doc(hidden)]
     #[must_use]
     pub const fn new(name: &'static str, kind: OperationKind, replayable: bool) -> Self {
-        Self { name, kind, replayable }
+        Self { name, kind, replayable, hash: fnv1a(name) }
     }
+
+    /// Whether it does an application's work. Health, statistics, close and the pool's operations don't: an operator needs
+    /// them most when all the others are slow or refused.
+    #[must_use]
+    pub const fn is_work(self) -> bool {
+        !matches!(self.kind, OperationKind::Control) || !self.replayable
+    }
+}
+
+const fn fnv1a(text: &str) -> u32 {
+    let (bytes, mut hash, mut at) = (text.as_bytes(), 0x811c_9dc5_u32, 0);
+    while at < bytes.len() {
+        hash = (hash ^ bytes[at] as u32).wrapping_mul(0x0100_0193);
+        at += 1;
+    }
+    hash
 }
 
 /// What an operation does to the data.
@@ -89,6 +119,22 @@ pub trait Call<R>: Send + Sync {
 
     /// Runs the operation.
     fn run(&self, on: R) -> impl Future<Output = Result<Self::Output>> + Send;
+}
+
+/// A borrowed call is a call, so that a layer can give it to another one.
+impl<R, C: Call<R>> Call<R> for &C {
+    type Output = C::Output;
+    const OPERATION: Operation = C::OPERATION;
+
+    #[inline]
+    fn batch_size(&self) -> Option<usize> {
+        (**self).batch_size()
+    }
+
+    #[inline]
+    fn run(&self, on: R) -> impl Future<Output = Result<Self::Output>> + Send {
+        (**self).run(on)
+    }
 }
 
 /// What an operation runs on: `&B` (a backend), `&mut T` (a transaction), or [`Owned<T>`] (a transaction that
@@ -142,6 +188,28 @@ pub trait Layer: Clone + Send + Sync + 'static {
         let _ = operation;
         items
     }
+
+    /// Adds what the layer knows to the store's statistics: see [`Backend::stats`](crate::Backend::stats).
+    fn complete_stats(&self, stats: &mut StorageStats) {
+        let _ = stats;
+    }
+
+    /// Is told that calls on this handle may take so long: see [`Backend::set_deadline`](crate::Backend::set_deadline).
+    fn set_deadline(&mut self, deadline: Duration) {
+        let _ = deadline;
+    }
+}
+
+/// No layer: costs nothing. For types that have a place for one.
+impl Layer for () {
+    #[inline]
+    fn around<R: Receiver, C: Call<R>>(
+        &self,
+        on: R,
+        call: C,
+    ) -> impl Future<Output = Result<C::Output>> + Send {
+        async move { call.run(on).await }
+    }
 }
 
 /// A backend with a layer around it: implements exactly the capabilities that `B` has.
@@ -162,6 +230,12 @@ impl<L, B> Layered<L, B> {
     #[inline]
     pub const fn layer(&self) -> &L {
         &self.layer
+    }
+
+    /// The layer, to change its settings.
+    #[inline]
+    pub const fn layer_mut(&mut self) -> &mut L {
+        &mut self.layer
     }
 
     /// The backend inside.

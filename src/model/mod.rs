@@ -18,5 +18,5 @@ pub(crate) use document::too_large;
 pub use document::{MAX_DEPTH, MAX_VALUE_BYTES};
 pub use key::{AsKey, Key};
 pub use record::Record;
-pub use stats::{PoolStats, StorageStats};
+pub use stats::{Performance, PoolStats, StorageStats};
 pub use usage::{Increment, UsageRecord};

@@ -26,6 +26,8 @@ use crate::{
 
 pub(super) struct Server {
     pub(super) config: PostgresConfig,
+    /// What telemetry calls the database and schema.
+    pub(super) namespace: Option<String>,
     pub(super) texts: Texts,
     /// How a transaction begins.
     pub(super) begin: String,
@@ -40,7 +42,9 @@ impl Server {
         let texts = Texts::new(&config.quoted_schema()?);
         let lane = Arc::new(Lane::new(&config, config.pool_size)?);
         let begin = begin(&config);
-        Ok(Self { config, texts, begin, lane: ArcSwapOption::new(Some(lane)), calls: Gate::new() })
+        let database = config.dbname.as_ref().or(config.user.as_ref());
+        let namespace = database.map(|database| format!("{database}|{}", config.schema));
+        Ok(Self { config, namespace, texts, begin, lane: ArcSwapOption::new(Some(lane)), calls: Gate::new() })
     }
 
     pub(super) fn lane(&self) -> Result<Arc<Lane>> {
