@@ -4,6 +4,16 @@
 //! [`Layer`] is written once, around any call there is or will be. [`Layered`] puts a layer on a backend and has
 //! exactly the capabilities that the backend has; `#[capability]` generates its forwarding.
 //!
+//! The library's own, in the order in which [`Stack`] puts them around a backend:
+//!
+//! | | |
+//! |---|---|
+//! | [`Instrument`] | spans, metrics, recent performance |
+//! | [`Timeout`] | one deadline for everything inside |
+//! | [`Retry`] | another try, where it is harmless, within a budget |
+//! | [`Limit`] | so many at once, so many in the queue |
+//! | [`Count`], [`Fault`] | for tests: what was called; what goes wrong |
+//!
 //! A whole layer, which says what is slow:
 //!
 //! ```

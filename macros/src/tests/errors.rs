@@ -245,6 +245,13 @@ fn what_is_passed_through() {
     member_refused("#[forward] fn a(&self) -> «Self»;", own);
     let waits = "what waits is an operation: it can't be passed through";
     member_refused("#[forward] «async» fn a(&self);", waits);
+    let told = "#[operation(control, then = «1»)] fn a(&self) -> impl Future<Output = Result<u8>> + Send;";
+    member_refused(told, "expected the name of a method of `Layer`");
+    let stream = "#[operation(read, then = «b»)] fn a(&self) -> impl Stream<Item = Result<u8>> + Send;";
+    member_refused(stream, "a layer adds nothing to a stream");
+    let wrapped = "#[layered(L)] type T; \
+                   #[operation(control, then = «b»)] fn a(&self) -> impl Future<Output = Result<Self::T>> + Send;";
+    member_refused(wrapped, "a layer wraps what came, or adds to it: not both");
     member_refused(
         "#[«forward(x)»] fn a(&self);",
         "expected `#[forward]`, or `#[forward(layer)]` if the layer is told, too",
