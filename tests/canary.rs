@@ -19,13 +19,10 @@ use std::{
 };
 
 use base64::Engine;
-use gateway_storage::{
-    Backend, ConfigStore, Error, File, Layered, Limit, Memory, Postgres, Redis, Result, Retry, Stack,
-    Storage, Timeout,
-};
+use gateway_storage::{ConfigStore, Error, File, Memory, Postgres, Redis, Result, Storage};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tracing_subscriber::fmt::format::FmtSpan;
-use workload::{Errors, Words};
+use workload::{Errors, Words, stacked};
 
 /// In every secret, twice: so that one that is cut off is found, too. What stands between has to be escaped in a URL.
 const MARKS: [&str; 2] = ["kT9vQ2xLr7", "Zp4mWc8Yd1"];
@@ -125,15 +122,6 @@ fn text_of(error: &Error) -> String {
         source = cause.source();
     }
     text
-}
-
-fn stacked<B: Backend>(storage: Storage<B>) -> Storage<Layered<Stack, B>> {
-    let stack = Stack::new()
-        .limit(Limit::new(64))
-        .retry(Retry::new())
-        .timeout(Timeout::default())
-        .instrument(storage.backend());
-    storage.layer(stack)
 }
 
 /// Does what the backend can, under the full stack, and listens to the errors.

@@ -4,11 +4,11 @@
 
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod servers;
+mod workload;
 
-use gateway_storage::{
-    Backend, Count, File, Layered, Limit, Memory, Retry, Stack, Storage, Timeout, conformance,
-};
+use gateway_storage::{Count, File, Memory, Storage, conformance};
 use tempfile::TempDir;
+use workload::stacked;
 
 async fn memory() -> (Storage<Memory>, ()) {
     (Storage::open("memory:").await.expect("memory opens"), ())
@@ -86,16 +86,6 @@ async fn pgbouncer() -> (Storage<gateway_storage::Postgres>, String) {
 #[cfg(feature = "postgres")]
 async fn open_postgres(url: &str) -> Storage<gateway_storage::Postgres> {
     Storage::open(url).await.expect("a PostgreSQL store opens")
-}
-
-/// The backend under all the layers that the library has for production.
-fn stacked<B: Backend>(storage: Storage<B>) -> Storage<Layered<Stack, B>> {
-    let stack = Stack::new()
-        .limit(Limit::new(64).queue(10_000))
-        .retry(Retry::new())
-        .timeout(Timeout::default())
-        .instrument(storage.backend());
-    storage.layer(stack)
 }
 
 macro_rules! conforms {

@@ -1,6 +1,8 @@
 //! What the layers cost, and what `Retry` does over a hundred thousand calls.
 #![cfg(feature = "memory")]
 
+mod workload;
+
 use std::{
     sync::{
         Arc,
@@ -11,10 +13,10 @@ use std::{
 
 use futures_util::FutureExt;
 use gateway_storage::{
-    Backend, Count, CredentialStore, Fault, Key, Limit, Memory, Outcome, Retry, Stack, Storage, Timeout,
-    UsageStore,
+    Count, CredentialStore, Fault, Key, Limit, Memory, Outcome, Retry, Storage, Timeout, UsageStore,
 };
 use serde_json::json;
+use workload::stacked;
 
 async fn memory() -> Storage<Memory> {
     Storage::open("memory:").await.unwrap()
@@ -147,15 +149,6 @@ fn no_layer_allocates() {
     check("Limit", &storage.clone().layer(Limit::new(1)), &id, &field, direct);
     check("Timeout", &storage.clone().layer(Timeout::default()), &id, &field, direct);
     check("the stack", &stacked(storage), &id, &field, direct);
-}
-
-fn stacked<B: Backend>(storage: Storage<B>) -> Storage<gateway_storage::Layered<Stack, B>> {
-    let stack = Stack::new()
-        .limit(Limit::new(64))
-        .retry(Retry::new())
-        .timeout(Timeout::default())
-        .instrument(storage.backend());
-    storage.layer(stack)
 }
 
 /// The futures' sizes in bytes, which grow with each layer: whoever spawns a task for each request pays for them.

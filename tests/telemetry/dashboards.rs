@@ -5,11 +5,11 @@ use std::{
     time::Duration,
 };
 
-use gateway_storage::{Fault, Instrument, Redis, Storage};
+use gateway_storage::{Instrument, Redis, Storage};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use serde_json::{Value, json};
 
-use crate::{runtime, servers, stacked, work};
+use crate::{retries, runtime, servers, workload::work};
 
 /// Metrics by name, each with the labels that it has, and the values of those.
 type Page = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
@@ -25,7 +25,8 @@ fn page() -> Page {
         .build_recorder();
     let text = metrics::with_local_recorder(&recorder, || {
         runtime().block_on(async {
-            work(&stacked(Fault::seeded(3).errors(0.2)).await).await.unwrap();
+            work().await;
+            retries().await;
             let redis = Storage::<Redis>::open(&*servers::redis()).await.unwrap();
             let pool =
                 Instrument::new(redis.backend()).sample_pool(redis.backend(), Duration::from_millis(5));
@@ -105,7 +106,7 @@ fn faults(query: &str, page: &Page) -> Vec<String> {
             if !page.get(metric).is_some_and(|labels| labels.contains_key(&ended)) {
                 faults.push(format!("{metric} has no label {ended}"));
             }
-        } else if is_name && (in_list || before == "label_values") {
+        } else if is_name && in_list {
             let is_known =
                 all_labels.contains(&*ended) || page.contains_key(&ended) || ADDED.contains(&&*ended);
             if !is_known {
@@ -123,7 +124,7 @@ fn faults(query: &str, page: &Page) -> Vec<String> {
             '(' => {
                 in_list = matches!(
                     if ended.is_empty() { &before } else { &ended }.as_str(),
-                    "by" | "on" | "group_left"
+                    "by" | "on" | "group_left" | "label_values"
                 )
             }
             ')' => in_list = false,
