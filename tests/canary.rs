@@ -88,11 +88,11 @@ impl Listener {
                 self.leaks.lock().unwrap().push(format!("{form}: {text}"));
             }
         }
-        let targets = ["tokio_postgres", "gateway_storage", "redis", "rustls", "bb8"];
-        let mut heard = self.targets.lock().unwrap();
-        heard.extend(
-            targets.into_iter().filter(|target| text.contains(&format!(" {target}"))).map(str::to_owned),
-        );
+        // What comes by way of `log` names its target in a field.
+        let said_by =
+            |target: &&str| text.contains(&format!(" {target}")) || text.contains(&format!("\"{target}"));
+        let heard = ["gateway_storage", "redis", "rustls", "tokio_postgres"].into_iter().filter(said_by);
+        self.targets.lock().unwrap().extend(heard.map(str::to_owned));
     }
 
     fn leaks(&self) -> Vec<String> {
