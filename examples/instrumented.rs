@@ -26,7 +26,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // Traces.
     let spans = InMemorySpanExporter::default();
     let provider = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build();
-    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("example"));
+    let layer = tracing_opentelemetry::layer()
+        .with_location(false)
+        .with_threads(false)
+        .with_tracer(provider.tracer("example"));
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))?;
 
     let folder = tempfile::tempdir()?;

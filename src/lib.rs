@@ -33,7 +33,8 @@
 //! | [`Pooled`]: connections | | x | x | |
 //!
 //! Each trait's methods list what they promise. [`Backend`] says what holds for all of them, [`Error`] what can go wrong,
-//! [`layer`] how to put something around every operation.
+//! [`layer`] how to put something around every operation: telemetry ([`Storage::instrumented`]), a deadline, retries, a limit
+//! ([`Stack`]), or your own.
 //!
 //! # Limits
 //!

@@ -1,12 +1,6 @@
 //! Calls that are cut off, that cross each other, and what is said of them.
 
-use std::{
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use gateway_storage::{

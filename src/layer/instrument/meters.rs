@@ -108,7 +108,7 @@ impl Meters {
 
     /// None until there is a recorder.
     #[inline]
-    pub(super) fn handles(&self) -> Option<&Handles> {
+    pub(super) fn handles(&self, is_batch: bool) -> Option<&Handles> {
         self.handles.get().or_else(|| {
             with_recorder(|recorder| {
                 // The facade doesn't say whether this is the one that does nothing. That one is a type without fields.
@@ -116,7 +116,10 @@ impl Meters {
                     let key = |name| Key::from_parts(name, self.labels.clone());
                     self.handles.get_or_init(|| Handles {
                         duration: recorder.register_histogram(&key(DURATION), &METADATA),
-                        batch_size: recorder.register_histogram(&key(BATCH_SIZE), &METADATA),
+                        batch_size: match is_batch {
+                            true => recorder.register_histogram(&key(BATCH_SIZE), &METADATA),
+                            false => Histogram::noop(),
+                        },
                         active: recorder.register_gauge(&key(ACTIVE), &METADATA),
                     })
                 })

@@ -124,7 +124,7 @@ impl Instrument {
     fn begin(&self, operation: Operation, batch: Option<usize>) -> Running<'_> {
         let Shared { table, recent, .. } = &*self.0;
         let meters = table.meters(operation);
-        let handles = meters.handles();
+        let handles = meters.handles(batch.is_some());
         if let Some(handles) = handles {
             handles.active.increment(1.0);
             if let Some(size) = batch {
