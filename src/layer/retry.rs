@@ -125,7 +125,7 @@ fn is_harmless(operation: Operation, error: &Error) -> bool {
 #[cold]
 fn tell(operation: Operation, error: &Error, tried: u32, pause: Duration) {
     let (operation, kind) = (operation.name, error.kind().as_str());
-    tracing::debug!(target: "gateway_storage", operation, error = kind, tried, ?pause, "trying again");
+    tracing::debug!(target: "gateway_storage", operation, "error.type" = kind, tried, ?pause, "trying again");
     metrics::counter!("gateway_storage.operation.retries", "db.operation.name" => operation, "error.type" => kind)
         .increment(1);
 }

@@ -23,7 +23,8 @@ const ENTRIES: usize = 128;
 /// What the conventions call something that has no name of its own.
 const OTHER: &str = "_OTHER";
 
-static METADATA: Metadata<'static> = Metadata::new("gateway_storage", Level::INFO, Some(module_path!()));
+pub(super) static METADATA: Metadata<'static> =
+    Metadata::new("gateway_storage", Level::INFO, Some(module_path!()));
 
 /// Says what the metrics are, to recorders that want to know.
 pub(super) fn describe() {

@@ -21,7 +21,10 @@ use meters::{Handles, Meters, Table};
 pub use pool::POOL_INTERVAL;
 use recent::Recent;
 use tokio::sync::watch;
-use tracing::{Span, field::Empty};
+use tracing::{
+    Span,
+    field::{Empty, debug},
+};
 
 use crate::{
     Backend, Call, Error, ErrorKind, Layer, Operation, OperationKind, Receiver, Result, StorageStats,
@@ -103,8 +106,8 @@ impl Instrument {
 
     /// Buckets for [`DURATION`](Self::DURATION): those of the OpenTelemetry conventions, and finer ones below, since a store on
     /// this machine answers in microseconds.
-    pub const DURATION_BUCKETS: [f64; 13] =
-        [1e-6, 5e-6, 2.5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1.0, 10.0];
+    pub const DURATION_BUCKETS: [f64; 14] =
+        [1e-6, 5e-6, 2.5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1.0, 5.0, 10.0];
 
     /// The histogram of every batch's number of items.
     pub const BATCH_SIZE: &str = meters::BATCH_SIZE;
@@ -217,10 +220,11 @@ impl Running<'_> {
                 handles.duration.record(elapsed);
             }
         }
+        let name = self.operation.name;
         let Some((kind, code)) = failure else {
             if !self.span.is_none() {
                 let _entered = self.span.enter();
-                tracing::debug!(target: "gateway_storage", operation = self.operation.name, elapsed = ?elapsed, "done");
+                tracing::debug!(target: "gateway_storage", operation = name, elapsed = elapsed.map(debug), "done");
             }
             return;
         };
@@ -234,7 +238,12 @@ impl Running<'_> {
         }
         let _entered = self.span.enter();
         tracing::warn!(
-            target: "gateway_storage", operation = self.operation.name, elapsed = ?elapsed, error = kind, code, "failed"
+            target: "gateway_storage",
+            operation = name,
+            elapsed = elapsed.map(debug),
+            "error.type" = kind,
+            "db.response.status_code" = code,
+            "failed"
         );
     }
 }

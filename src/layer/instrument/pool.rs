@@ -3,12 +3,12 @@
 use std::{pin::pin, time::Duration};
 
 use futures_util::future::select;
-use metrics::{Key, Label, Level, Metadata, with_recorder};
+use metrics::{Key, Label, with_recorder};
 use tokio::{sync::watch, time::MissedTickBehavior};
 
 use super::{
     Instrument, Table,
-    meters::{CONNECTIONS, MAX_CONNECTIONS, PENDING_REQUESTS},
+    meters::{CONNECTIONS, MAX_CONNECTIONS, METADATA, PENDING_REQUESTS},
 };
 use crate::{ErrorKind, PoolStats, Pooled};
 
@@ -69,8 +69,7 @@ impl Gauges {
         let set = |name, state: Option<&'static str>, value: u32| {
             let state = state.map(|state| Label::from_static_parts("db.client.connection.state", state));
             let key = Key::from_parts(name, self.labels.iter().cloned().chain(state).collect::<Vec<_>>());
-            let metadata = Metadata::new("gateway_storage", Level::INFO, Some(module_path!()));
-            with_recorder(|recorder| recorder.register_gauge(&key, &metadata)).set(value);
+            with_recorder(|recorder| recorder.register_gauge(&key, &METADATA)).set(value);
         };
         set(CONNECTIONS, Some("used"), open.saturating_sub(idle));
         set(CONNECTIONS, Some("idle"), idle);
