@@ -78,6 +78,8 @@ mod transact;
 pub use backend::file::{File, FileConfig};
 #[cfg(feature = "memory")]
 pub use backend::memory::{Memory, MemoryConfig, MemoryTransaction};
+#[cfg(feature = "mongodb")]
+pub use backend::mongodb::{MongoDb, MongoDbConfig, MongoDbTransaction, ReadLevel, WriteLevel};
 #[cfg(feature = "postgres")]
 pub use backend::postgres::{
     Isolation, Postgres, PostgresConfig, PostgresTransaction, SchemaStatus, SslMode,

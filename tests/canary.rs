@@ -2,7 +2,13 @@
 //!
 //! A subscriber hears every target at TRACE, drivers and what they say to `log` included, and spans as they open and close. A
 //! backend is one line.
-#![cfg(all(feature = "file", feature = "memory", feature = "postgres", feature = "redis"))]
+#![cfg(all(
+    feature = "file",
+    feature = "memory",
+    feature = "mongodb",
+    feature = "postgres",
+    feature = "redis"
+))]
 
 mod servers;
 mod workload;
@@ -19,8 +25,9 @@ use std::{
 };
 
 use base64::Engine;
-use gateway_storage::{ConfigStore, Error, File, Memory, Postgres, Redis, Result, Storage};
+use gateway_storage::{ConfigStore, Error, File, Memory, MongoDb, Postgres, Redis, Result, Storage};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use mongodb::bson::doc;
 use tracing_subscriber::fmt::format::FmtSpan;
 use workload::{Errors, Words, stacked};
 
@@ -169,9 +176,24 @@ async fn guarded_postgres(password: &str) -> (servers::postgres::Server, String)
     drop(administrator);
     connection.await.unwrap().unwrap();
     LISTENER.is_on.store(true, Ordering::SeqCst);
-    let encoded: String = password.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let url = format!("postgres://keeper:{encoded}@127.0.0.1:{}/postgres?sslmode=prefer", server.port);
+    let url =
+        format!("postgres://keeper:{}@127.0.0.1:{}/postgres?sslmode=prefer", encoded(password), server.port);
     (server, url)
+}
+
+/// A user who has the password.
+fn guarded_mongodb(password: &str) -> String {
+    LISTENER.is_on.store(false, Ordering::SeqCst);
+    let set = servers::mongodb_set();
+    let user = doc! { "createUser": "keeper", "pwd": password, "roles": ["readWriteAnyDatabase"] };
+    set.members[set.primary()].ask("admin", user);
+    LISTENER.is_on.store(true, Ordering::SeqCst);
+    let url = set.url(&servers::database());
+    format!("{}&authSource=admin", url.replace("://", &format!("://keeper:{}@", encoded(password))))
+}
+
+fn encoded(password: &str) -> String {
+    password.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -203,7 +225,7 @@ async fn no_secret_is_told() {
     sing!(&*format!("file:{}/data", folder.path().display()), File: credentials configs usage exports);
 
     let redis = servers::redis::Server::start(&["--requirepass", &password]);
-    let encoded: String = password.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let encoded = encoded(&password);
     let url = format!("redis://:{encoded}@127.0.0.1:{}", redis.port);
     sing!(&*url, Redis: credentials configs usage cache exports pool);
     refused(Storage::<Redis>::open(&*url.replace("redis://:", "redis://nobody:")).await);
@@ -216,6 +238,11 @@ async fn no_secret_is_told() {
     refused(Storage::<Postgres>::open(&*url.replace("keeper:", "keeper:x")).await);
     refused(Storage::<Postgres>::open(&*format!("postgres://keeper:{encoded}@127.0.0.1:1/{encoded}")).await);
     refused(Storage::<Postgres>::open(&*format!("{url}&{encoded}=1")).await);
+
+    let url = guarded_mongodb(&password);
+    sing!(&*url, MongoDb: credentials configs usage transactions exports pool);
+    refused(Storage::<MongoDb>::open(&*url.replace("keeper:", "nobody:")).await);
+    refused(Storage::<MongoDb>::open(&*format!("{url}&{encoded}=1")).await);
 
     LISTENER.hear(&metrics.render());
     let heard = LISTENER.bytes.load(Ordering::Relaxed);

@@ -2,7 +2,7 @@
 //!
 //! A backend is one line: how a new, empty one is opened, what it can do, and what else it promises.
 
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod servers;
 mod workload;
 
@@ -88,6 +88,23 @@ async fn open_postgres(url: &str) -> Storage<gateway_storage::Postgres> {
     Storage::open(url).await.expect("a PostgreSQL store opens")
 }
 
+#[cfg(feature = "mongodb")]
+async fn mongodb() -> (Storage<gateway_storage::MongoDb>, String) {
+    let url = servers::mongodb();
+    (open_mongodb(&url).await, url)
+}
+
+#[cfg(feature = "mongodb")]
+async fn mongodb_alone() -> (Storage<gateway_storage::MongoDb>, String) {
+    let url = servers::mongodb_alone();
+    (open_mongodb(&url).await, url)
+}
+
+#[cfg(feature = "mongodb")]
+async fn open_mongodb(url: &str) -> Storage<gateway_storage::MongoDb> {
+    Storage::open(url).await.expect("a MongoDB store opens")
+}
+
 macro_rules! conforms {
     ($backend:ident, $capabilities:tt, $promises:tt) => {
         mod $backend {
@@ -133,6 +150,10 @@ mod memory_deep {
     );
 }
 conforms!(file, [credentials configs usage export], [backend export_usage export_snapshot]);
+#[cfg(feature = "mongodb")]
+conforms!(mongodb, [credentials configs usage transactions export], [backend export_usage transactions_at_close]);
+#[cfg(feature = "mongodb")]
+conforms!(mongodb_alone, [credentials configs usage export], [backend export_usage]);
 #[cfg(feature = "redis")]
 conforms!(redis, [credentials configs usage cache export], [backend export_usage]);
 #[cfg(feature = "redis")]
@@ -176,4 +197,11 @@ keeps! {
     postgres_keeps_credentials: credentials of postgres, open_postgres;
     postgres_keeps_configs: configs of postgres, open_postgres;
     postgres_keeps_usage: usage of postgres, open_postgres;
+}
+
+#[cfg(feature = "mongodb")]
+keeps! {
+    mongodb_keeps_credentials: credentials of mongodb, open_mongodb;
+    mongodb_keeps_configs: configs of mongodb, open_mongodb;
+    mongodb_keeps_usage: usage of mongodb, open_mongodb;
 }

@@ -130,36 +130,52 @@ impl<'de> Deserialize<'de> for Key {
 ///
 /// A `&Key` costs nothing; a string is checked and copied once.
 pub trait AsKey: Send + Sync {
+    /// What was checked: a key, or one that is borrowed, so that nothing has to be dropped.
+    type Checked<'k>: Borrow<Key> + Send
+    where
+        Self: 'k;
+
     /// The key.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidKey`], as [`Key::new`].
-    fn as_key(&self) -> Result<Cow<'_, Key>>;
+    fn as_key(&self) -> Result<Self::Checked<'_>>;
 }
 
 impl AsKey for Key {
+    type Checked<'k> = &'k Self;
+
     #[inline]
-    fn as_key(&self) -> Result<Cow<'_, Key>> {
-        Ok(Cow::Borrowed(self))
+    fn as_key(&self) -> Result<&Self> {
+        Ok(self)
     }
 }
 
 impl AsKey for str {
-    fn as_key(&self) -> Result<Cow<'_, Key>> {
-        Key::new(self).map(Cow::Owned)
+    type Checked<'k> = Key;
+
+    fn as_key(&self) -> Result<Key> {
+        Key::new(self)
     }
 }
 
 impl AsKey for String {
-    fn as_key(&self) -> Result<Cow<'_, Key>> {
-        self.as_str().as_key()
+    type Checked<'k> = Key;
+
+    fn as_key(&self) -> Result<Key> {
+        Key::new(self)
     }
 }
 
 impl<K: AsKey + ?Sized> AsKey for &K {
+    type Checked<'k>
+        = K::Checked<'k>
+    where
+        Self: 'k;
+
     #[inline]
-    fn as_key(&self) -> Result<Cow<'_, Key>> {
+    fn as_key(&self) -> Result<K::Checked<'_>> {
         (**self).as_key()
     }
 }

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(feature = "mongodb")]
+pub(crate) mod mongodb;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(feature = "redis")]
@@ -73,4 +75,31 @@ pub(crate) fn postgres() -> String {
 #[cfg(feature = "postgres")]
 pub(crate) fn pgbouncer() -> String {
     format!("{}&{}", shared().1.url(), schema())
+}
+
+/// A name that no other test uses.
+#[cfg(feature = "mongodb")]
+pub(crate) fn database() -> String {
+    format!("test_{}_{}", process::id(), next())
+}
+
+/// The URL of a store that is empty, on a standalone MongoDB server that all tests of this process share.
+#[cfg(feature = "mongodb")]
+pub(crate) fn mongodb_alone() -> String {
+    static SERVER: std::sync::LazyLock<mongodb::Server> =
+        std::sync::LazyLock::new(|| mongodb::Server::start(&[]));
+    SERVER.url(&database())
+}
+
+/// The same on a replica set of three.
+#[cfg(feature = "mongodb")]
+pub(crate) fn mongodb_set() -> &'static mongodb::ReplicaSet {
+    static SET: std::sync::LazyLock<mongodb::ReplicaSet> =
+        std::sync::LazyLock::new(|| mongodb::ReplicaSet::start(3));
+    &SET
+}
+
+#[cfg(feature = "mongodb")]
+pub(crate) fn mongodb() -> String {
+    mongodb_set().url(&database())
 }

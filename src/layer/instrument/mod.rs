@@ -41,13 +41,13 @@ use crate::{
 ///
 /// | attribute | |
 /// |---|---|
-/// | `db.system.name` | `postgresql`, `redis`, `file`, `memory` |
-/// | `db.namespace` | PostgreSQL: `database\|schema`; Redis: the database's number; else absent |
+/// | `db.system.name` | `postgresql`, `redis`, `mongodb`, `file`, `memory` |
+/// | `db.namespace` | PostgreSQL: `database\|schema`; Redis: the database's number; MongoDB: the database; else absent |
 /// | `db.operation.name` | `get_credential`, `transaction_set_config`, `commit` |
 /// | `db.operation.batch.size` | items of a batch, unless it is one |
 /// | `db.response.returned_rows` | records that a stream gave |
 /// | `error.type` | the error's [kind](ErrorKind::as_str), or `cancelled`: the caller dropped the call. Absent if it succeeded |
-/// | `db.response.status_code` | with an error: the [code](Error::code), an SQLSTATE or a Redis prefix, if there was one |
+/// | `db.response.status_code` | with an error: the [code](Error::code), an SQLSTATE, a Redis prefix or MongoDB's number, if there was one |
 /// | `otel.kind`, `otel.status_code` | `client`; `ERROR` with an error |
 ///
 /// In the span an event when the operation ends: at DEBUG, with an error at WARN. [`NotFound`](ErrorKind::NotFound) is an answer

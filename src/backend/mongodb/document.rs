@@ -1,0 +1,218 @@
+//! JSON <-> BSON, so that every JSON value comes back equal.
+//!
+//! BSON holds almost every JSON value as it is. What it does not hold (a number above `i64::MAX`, a field's name with U+0000)
+//! and what the server gives a meaning to (a name that begins with `$`) makes the whole value JSON text, in another field.
+
+use mongodb::bson::{
+    RawArray, RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf,
+    raw::{CStr, cstr},
+};
+use serde_json::{Map, Number, Value};
+
+use crate::{ConfigValue, Credential, Error, ErrorKind, Key, Result, codec};
+
+/// Holds a value as BSON.
+const VALUE: &CStr = cstr!("value");
+
+/// Holds a value that BSON can't hold, as JSON text.
+const JSON: &CStr = cstr!("json");
+
+pub(super) const ID: &CStr = cstr!("_id");
+
+/// The stored fields of a credential, without its `_id`.
+pub(super) fn of_credential(credential: &Credential) -> RawDocumentBuf {
+    stored(object(credential.fields()).map(RawBson::Document), || credential.to_json())
+}
+
+/// The stored fields of a config value, without its `_id`.
+pub(super) fn of_config(value: &ConfigValue) -> RawDocumentBuf {
+    stored(bson(value.value()), || value.to_json())
+}
+
+fn stored(value: Option<RawBson>, json: impl FnOnce() -> String) -> RawDocumentBuf {
+    let mut document = RawDocumentBuf::new();
+    match value {
+        Some(value) => document.append(VALUE, value),
+        None => document.append(JSON, json()),
+    }
+    document
+}
+
+/// None if BSON can't hold it.
+fn bson(value: &Value) -> Option<RawBson> {
+    Some(match value {
+        Value::Null => RawBson::Null,
+        Value::Bool(is) => RawBson::Boolean(*is),
+        Value::Number(number) => number_as_bson(number)?,
+        Value::String(text) => RawBson::String(text.clone()),
+        Value::Array(items) => {
+            let mut array = RawArrayBuf::new();
+            for item in items {
+                array.push(bson(item)?);
+            }
+            RawBson::Array(array)
+        }
+        Value::Object(fields) => RawBson::Document(object(fields)?),
+    })
+}
+
+fn object(fields: &Map<String, Value>) -> Option<RawDocumentBuf> {
+    let mut document = RawDocumentBuf::new();
+    for (name, value) in fields {
+        if name.starts_with('$') {
+            return None;
+        }
+        document.append(<&CStr>::try_from(name.as_str()).ok()?, bson(value)?);
+    }
+    Some(document)
+}
+
+/// The smallest type that holds it: a shell shows an `Int32` without a word around it.
+fn number_as_bson(number: &Number) -> Option<RawBson> {
+    if number.is_f64() {
+        return number.as_f64().map(RawBson::Double);
+    }
+    let whole = number.as_i64()?;
+    Some(i32::try_from(whole).map_or(RawBson::Int64(whole), RawBson::Int32))
+}
+
+/// A key from a document's `_id`.
+pub(super) fn key(document: &RawDocument) -> Result<Key> {
+    let name = document.get_str("_id").map_err(|_| corrupt("a document's `_id` is not a key"))?;
+    Key::new(name).map_err(|why| corrupt("a document's `_id` is not a key").with_source(why))
+}
+
+pub(super) fn credential(id: &Key, document: &RawDocument) -> Result<Credential> {
+    let read = || match content(document)? {
+        Content::Text(text) => codec::decode_credential(text.as_bytes()),
+        Content::Value(value) => json(value)?
+            .try_into()
+            .map_err(|why| corrupt("a stored credential can't be read").with_source(why)),
+    };
+    read().map_err(|error| error.with_key(id))
+}
+
+pub(super) fn config(key: &Key, document: &RawDocument) -> Result<ConfigValue> {
+    let read = || match content(document)? {
+        Content::Text(text) => codec::decode_config(text.as_bytes()),
+        Content::Value(value) => ConfigValue::new(json(value)?)
+            .map_err(|why| corrupt("a stored config value can't be read").with_source(why)),
+    };
+    read().map_err(|error| error.with_key(key))
+}
+
+enum Content<'d> {
+    Value(RawBsonRef<'d>),
+    Text(&'d str),
+}
+
+fn content(document: &RawDocument) -> Result<Content<'_>> {
+    for field in document {
+        let (name, value) = field.map_err(damaged)?;
+        match (name, value) {
+            (name, value) if name == VALUE => return Ok(Content::Value(value)),
+            (name, RawBsonRef::String(text)) if name == JSON => return Ok(Content::Text(text)),
+            _ => {}
+        }
+    }
+    Err(corrupt("a stored document has neither `value` nor `json`"))
+}
+
+/// A BSON value that JSON has, too. Others (dates, object ids) are nothing that this crate wrote.
+fn json(value: RawBsonRef<'_>) -> Result<Value> {
+    Ok(match value {
+        RawBsonRef::Null => Value::Null,
+        RawBsonRef::Boolean(is) => Value::Bool(is),
+        RawBsonRef::Int32(number) => number.into(),
+        RawBsonRef::Int64(number) => number.into(),
+        RawBsonRef::Double(number) => Number::from_f64(number)
+            .map(Value::Number)
+            .ok_or_else(|| corrupt("a stored number is not finite, and JSON has no such number"))?,
+        RawBsonRef::String(text) => Value::String(text.to_owned()),
+        RawBsonRef::Array(items) => Value::Array(items_of(items)?),
+        RawBsonRef::Document(fields) => Value::Object(fields_of(fields)?),
+        _ => return Err(corrupt("a stored value has a BSON type that JSON does not have")),
+    })
+}
+
+fn items_of(items: &RawArray) -> Result<Vec<Value>> {
+    items.into_iter().map(|item| json(item.map_err(damaged)?)).collect()
+}
+
+fn fields_of(fields: &RawDocument) -> Result<Map<String, Value>> {
+    let mut object = Map::new();
+    for field in fields {
+        let (name, value) = field.map_err(damaged)?;
+        object.insert(name.as_str().to_owned(), json(value)?);
+    }
+    Ok(object)
+}
+
+/// The driver's error may quote what it could not read.
+#[cold]
+pub(super) fn damaged(_: mongodb::bson::error::Error) -> Error {
+    corrupt("a document is not BSON")
+}
+
+#[cold]
+pub(super) fn corrupt(message: &'static str) -> Error {
+    Error::new(ErrorKind::Corrupt, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn there_and_back(value: Value) -> (Value, bool) {
+        let stored = of_config(&ConfigValue::new(value).unwrap());
+        let is_bson = stored.get("value").unwrap().is_some();
+        (config(&Key::new("k").unwrap(), &stored).unwrap().value().clone(), is_bson)
+    }
+
+    #[test]
+    fn comes_back_equal_and_is_bson_where_it_can_be() {
+        for (value, is_bson) in [
+            (json!(null), true),
+            (json!([true, [], {}, "", "a\u{0}b", -1, 2_147_483_648_u64, 9_007_199_254_740_993_i64]), true),
+            (json!({ "a.b": 1, "": { "_id": 2 }, "a$": 3, "1": i64::MIN, "2": i64::MAX }), true),
+            (json!([1.0, 1e300, 5e-324, 1e16]), true),
+            (json!([u64::MAX]), false),
+            (json!(i64::MAX as u64 + 1), false),
+            (json!({ "a": { "$set": 1 } }), false),
+            (json!({ "a\u{0}": 1 }), false),
+            (json!({ "$ref": "x", "$id": 1 }), false),
+        ] {
+            assert_eq!(there_and_back(value.clone()), (value.clone(), is_bson), "{value}");
+        }
+        let (minus_zero, _) = there_and_back(json!(-0.0));
+        assert!(minus_zero.as_f64().unwrap().is_sign_negative());
+    }
+
+    #[test]
+    fn what_others_left_is_corrupt_and_not_quoted() {
+        let key = Key::new("k").unwrap();
+        let mut date = RawDocumentBuf::new();
+        date.append(VALUE, mongodb::bson::DateTime::from_millis(42));
+        let mut nan = RawDocumentBuf::new();
+        nan.append(VALUE, f64::NAN);
+        let mut text = RawDocumentBuf::new();
+        text.append(JSON, "{secret");
+        let mut list = RawDocumentBuf::new();
+        list.append(VALUE, RawArrayBuf::new());
+        for (document, is_config) in [
+            (RawDocumentBuf::new(), false),
+            (date, false),
+            (nan, false),
+            (text, false),
+            // A config value may be a list, a credential may not.
+            (list, true),
+        ] {
+            assert_eq!(config(&key, &document).is_ok(), is_config);
+            let error = credential(&key, &document).unwrap_err();
+            assert_eq!((error.kind(), error.key()), (ErrorKind::Corrupt, Some(&key)));
+            assert!(!format!("{error:?}").contains("secret"));
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Everything out, from one snapshot where the server can, and records in.
+
+use std::{collections::BTreeMap, vec};
+
+use futures_core::Stream;
+use futures_util::stream;
+use mongodb::{
+    ClientSession, SessionCursor,
+    bson::{RawDocumentBuf, doc, raw::cstr},
+};
+
+use super::{
+    CONCURRENT_CHUNKS, MongoDb,
+    command::{all_failed, upsert},
+    credential::set_documents,
+    document, failure,
+    pool::Lane,
+    server::Call,
+    topology::Writable,
+    usage,
+};
+use crate::{
+    BatchReport, Error, Exportable, Key, Record, Result,
+    backend::remote::{Effect, batch},
+};
+
+/// A page ends after this many documents, or this many bytes.
+const PAGE: u32 = 250;
+const PAGE_BYTES: usize = 4 << 20;
+
+/// What an export is at.
+#[derive(Clone, Copy)]
+enum Place {
+    Credentials,
+    Configs,
+    Usage,
+    End,
+}
+
+struct Export {
+    mongodb: MongoDb,
+    session: Option<ClientSession>,
+    cursor: Option<SessionCursor<RawDocumentBuf>>,
+    page: vec::IntoIter<Record>,
+    place: Place,
+}
+
+impl Export {
+    async fn next(&mut self) -> Result<Option<Record>> {
+        loop {
+            if let Some(record) = self.page.next() {
+                return Ok(Some(record));
+            }
+            if matches!(self.place, Place::End) {
+                (self.cursor, self.session) = (None, None);
+                return Ok(None);
+            }
+            self.page = self.read_page().await?.into_iter();
+        }
+    }
+
+    async fn read_page(&mut self) -> Result<Vec<Record>> {
+        let mongodb = self.mongodb.clone();
+        let call = mongodb.call()?;
+        let lane = call.lease().await?;
+        let session = match &mut self.session {
+            Some(session) => session,
+            none => {
+                // All queries of such a session see what was there at the first one.
+                let is_snapshot = lane.topology.writable() != Writable::Standalone;
+                let session =
+                    lane.client.start_session().snapshot(is_snapshot).causal_consistency(!is_snapshot);
+                none.insert(call.ask(Effect::Read, session).await?)
+            }
+        };
+        let cursor = match &mut self.cursor {
+            Some(cursor) => cursor,
+            none => {
+                let collection = match self.place {
+                    Place::Credentials => &lane.credentials,
+                    Place::Configs => &lane.configs,
+                    Place::Usage | Place::End => &lane.usage,
+                };
+                let find = collection.find(doc! {}).sort(doc! { "_id": 1 }).batch_size(PAGE);
+                none.insert(call.ask(Effect::Read, find.session(&mut *session).into_future()).await?)
+            }
+        };
+        let (mut page, mut bytes, mut documents) = (Vec::new(), 0, 0);
+        while documents < PAGE && bytes < PAGE_BYTES {
+            if !call.ask(Effect::Read, std::pin::pin!(cursor.advance(session))).await? {
+                self.cursor = None;
+                self.place = match self.place {
+                    Place::Credentials => Place::Configs,
+                    Place::Configs => Place::Usage,
+                    Place::Usage | Place::End => Place::End,
+                };
+                break;
+            }
+            let document = cursor.current();
+            (documents, bytes) = (documents + 1, bytes + document.as_bytes().len());
+            let key = document::key(document)?;
+            match self.place {
+                Place::Credentials => {
+                    let credential = document::credential(&key, document)?;
+                    page.push(Record::Credential { id: key, credential });
+                }
+                Place::Configs => {
+                    let value = document::config(&key, document)?;
+                    page.push(Record::Config { key, value });
+                }
+                Place::Usage | Place::End => {
+                    let record = usage::record(document).map_err(|error| error.with_key(&key))?;
+                    let counters = record.into_iter();
+                    page.extend(counters.map(|(field, count)| Record::Usage {
+                        key: key.clone(),
+                        field,
+                        count,
+                    }));
+                }
+            }
+        }
+        Ok(page)
+    }
+}
+
+/// Sets counters: all of a record in one statement.
+async fn set_counters<'k>(
+    call: &Call<'_>,
+    records: BTreeMap<&'k Key, BTreeMap<&'k Key, i64>>,
+) -> BTreeMap<&'k Key, Error> {
+    let statements: Vec<_> = records
+        .into_iter()
+        .map(|(key, counts)| (key, upsert(key, usage::change(cstr!("$set"), counts.into_iter()))))
+        .collect();
+    let chunks = batch::run(
+        &statements,
+        |(_, statement)| statement.as_bytes().len(),
+        CONCURRENT_CHUNKS,
+        |chunk| async move {
+            let lane = call.lease().await?;
+            let sent: Vec<_> = chunk.iter().map(|(_, statement)| statement).collect();
+            call.upsert_many(&lane, &lane.usage, &sent).await
+        },
+    );
+    let mut failed = BTreeMap::new();
+    for (chunk, result) in chunks.await {
+        match result {
+            Ok(codes) => {
+                failed.extend(codes.into_iter().map(|(at, code)| (chunk[at].0, failure::of_code(code))));
+            }
+            Err(error) => failed.extend(all_failed(chunk.iter().map(|(key, _)| *key), &error)),
+        }
+    }
+    failed
+}
+
+impl Exportable for MongoDb {
+    /// A snapshot, taken when the stream is first asked for a record, but on a standalone server, which has none: what changes
+    /// there meanwhile may be seen or not. The server keeps a snapshot for five minutes (`minSnapshotHistoryWindowInSeconds`);
+    /// a stream that takes longer may end with [`Unavailable`](crate::ErrorKind::Unavailable).
+    fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
+        let export = Export {
+            mongodb: self.clone(),
+            session: None,
+            cursor: None,
+            page: Vec::new().into_iter(),
+            place: Place::Credentials,
+        };
+        stream::unfold(Some(export), |export| async {
+            let mut export = export?;
+            match export.next().await {
+                Ok(record) => record.map(|record| (Ok(record), Some(export))),
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+
+    async fn import(&self, records: &[Record]) -> Result<BatchReport> {
+        let call = self.call()?;
+        let (mut credentials, mut configs) = (BTreeMap::new(), BTreeMap::new());
+        let mut counters: BTreeMap<&Key, BTreeMap<&Key, i64>> = BTreeMap::new();
+        // The last one stays.
+        for record in records {
+            match record {
+                Record::Credential { id, credential } => drop(credentials.insert(id, credential)),
+                Record::Config { key, value } => drop(configs.insert(key, value)),
+                Record::Usage { key, field, count } => {
+                    counters.entry(key).or_default().insert(field, *count);
+                }
+            }
+        }
+        let credentials = credentials.into_iter().map(|(id, of)| (id, document::of_credential(of))).collect();
+        let configs = configs.into_iter().map(|(key, of)| (key, document::of_config(of))).collect();
+        let credentials = set_documents(&call, |lane: &Lane| &lane.credentials, credentials).await;
+        let configs = set_documents(&call, |lane: &Lane| &lane.configs, configs).await;
+        let counters = set_counters(&call, counters).await;
+        let mut report = BatchReport::default();
+        for (index, record) in records.iter().enumerate() {
+            let failed = match record {
+                Record::Credential { .. } => &credentials,
+                Record::Config { .. } => &configs,
+                Record::Usage { .. } => &counters,
+            };
+            let failed = failed.get(record.key());
+            report.record(index, record.key(), failed.map_or(Ok(()), |error| Err(error.clone())));
+        }
+        Ok(report)
+    }
+}

@@ -1,0 +1,141 @@
+//! [`MongoDb`]: documents that read well in a shell, and transactions on replica sets.
+
+mod command;
+mod config;
+mod credential;
+mod document;
+mod export;
+mod failure;
+mod options;
+mod pool;
+mod schema;
+mod server;
+mod session;
+mod stats;
+mod topology;
+mod transaction;
+mod usage;
+
+use std::{sync::Arc, time::Duration};
+
+use mongodb::bson::doc;
+pub use options::{MongoDbConfig, ReadLevel, WriteLevel};
+use server::Server;
+pub use transaction::MongoDbTransaction;
+
+use crate::{Backend, Open, Result, StorageStats, backend::remote::Effect};
+
+/// How many chunks of a batch are under way at once: each has a connection.
+const CONCURRENT_CHUNKS: usize = 4;
+
+/// A store in a MongoDB database, version 5.0 or later: for many processes at once, with failover, and transactions on replica
+/// sets and sharded clusters.
+///
+/// Open it with `mongodb://user:password@host1,host2/database?replicaSet=rs0`, `mongodb+srv://..`, or a [`MongoDbConfig`]. It
+/// can do everything but cache.
+///
+/// # How it works
+///
+/// An operation is one command, a batch one command for each thousand items (deletes: a transaction), over the official driver. Writes
+/// are acknowledged by the majority and their journals, and reads see what the majority has, unless the configuration says
+/// otherwise. Calls wait for their turn in a queue in which whoever came first goes first. While no server takes writes (an
+/// election takes some seconds) calls wait for one. On a replica set the driver sends a single write once more if its
+/// connection is lost; the server knows it by its number and carries it out once. A batch is not sent again.
+///
+/// # Where things are
+///
+/// In a database of its own, `gateway_storage` unless the configuration says otherwise:
+///
+/// | collection | documents |
+/// |---|---|
+/// | `credentials` | `{ _id: <id>, value: { .. } }` |
+/// | `configs` | `{ _id: <key>, value: <any> }` |
+/// | `usage` | `{ _id: <key>, counts: { <field>: <count>, .. } }` |
+/// | `meta` | `{ _id: "schema", version: 1 }` |
+///
+/// In `mongosh` a credential looks as it did when it was stored:
+///
+/// ```text
+/// gateway_storage> db.credentials.findOne({ _id: "alice" })
+/// { _id: 'alice', value: { access_token: 'ya29.xxx', expires_at: Long('1767225600000'), project_id: 'p-1' } }
+/// gateway_storage> db.credentials.find({ "value.project_id": "p-1" }, { _id: 1 })
+/// [ { _id: 'alice' } ]
+/// gateway_storage> db.usage.findOne({ _id: "alice" })
+/// { _id: 'alice', counts: { requests: Long('42'), 'tokens%2Ein': Long('1234') } }
+/// ```
+///
+/// What BSON can't hold (a number above `i64::MAX`, a name with U+0000), or the server would give a meaning to (a name that
+/// begins with `$`), makes the whole value JSON text: `{ _id: <key>, json: "{\"$a\":1}" }`. So every value comes back equal.
+/// In the names of counters `.`, `$` and `%` are percent-encoded. A document that another program changed to what JSON does not
+/// have (a date, an object id) is [`Corrupt`](crate::ErrorKind::Corrupt).
+///
+/// The database is made ready by whoever opens the store first; the user needs the role `readWrite` on it. One that holds
+/// collections of these names from another program, or was made by a later version of this crate, is refused.
+///
+/// # What it promises and refuses
+///
+/// - `Ok` means that the majority has it in its journals: no failover loses it. [`stats`](Backend::stats) warns of settings
+///   with which one can.
+/// - A batch is applied document by document.
+/// - A usage record is one document, so its counters (about 60,000 of the longest names) fit in 16 MiB; more are
+///   [`TooLarge`](crate::ErrorKind::TooLarge).
+/// - An export is a snapshot: the store as it was when the stream was first asked for a record. Not on a standalone server.
+/// - A call that gets no turn, finds no server that takes writes, or that the server refuses, is
+///   [`NotApplied`](crate::Outcome::NotApplied); a write that was sent and has no answer, or whose acknowledgement by the
+///   majority failed, is [`Unknown`](crate::Outcome::Unknown). A commit is sent until it is answered.
+#[derive(Clone)]
+pub struct MongoDb {
+    server: Arc<Server>,
+    deadline: Duration,
+}
+
+impl std::fmt::Debug for MongoDb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MongoDb").field("deadline", &self.deadline).finish_non_exhaustive()
+    }
+}
+
+impl Backend for MongoDb {
+    fn label(&self) -> &'static str {
+        "mongodb"
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        Some(&self.server.config.database)
+    }
+
+    fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
+    }
+
+    /// Asks the server that takes writes.
+    async fn health(&self) -> Result<()> {
+        let call = self.call()?;
+        let lane = call.lease().await?;
+        let hello = call.ask(Effect::Read, lane.database.run_command(doc! { "hello": 1 })).await?;
+        match hello.get_bool("isWritablePrimary") {
+            Ok(true) => Ok(()),
+            _ => Err(failure::no_primary()),
+        }
+    }
+
+    async fn stats(&self) -> Result<StorageStats> {
+        self.describe().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.server.close(self.deadline).await
+    }
+}
+
+impl Open for MongoDb {
+    type Config = MongoDbConfig;
+
+    async fn open(config: MongoDbConfig) -> Result<Self> {
+        let (create, deadline) = (config.create, config.deadline);
+        let mongodb = Self { server: Arc::new(Server::new(config).await?), deadline };
+        mongodb.check_server().await?;
+        mongodb.ready_schema(create).await?;
+        Ok(mongodb)
+    }
+}

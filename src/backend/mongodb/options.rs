@@ -1,0 +1,489 @@
+//! [`MongoDbConfig`]: where the servers are and how they are spoken to.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use mongodb::options::{
+    Acknowledgment, AuthMechanism, ClientOptions, Credential, ReadConcern, ReadPreference, SelectionCriteria,
+    ServerAddress, Tls, TlsOptions, WriteConcern,
+};
+use serde::Deserialize;
+
+use super::failure;
+use crate::{
+    DEFAULT_DEADLINE, Error, ErrorKind, Result,
+    backend::remote::Effect,
+    codec::{Location, boolean, decode, duration, host_and_port, number, readable, unknown_option},
+};
+
+/// How a [`MongoDb`](crate::MongoDb) store is opened.
+///
+/// As a URL: `mongodb://user:password@host1:27017,host2/database?replicaSet=rs0&tls=true`, or `mongodb+srv://name/database`, with
+/// the options of [MongoDB's connection strings](https://www.mongodb.com/docs/manual/reference/connection-string-options/) that
+/// are named below, and `deadline` and `create`. The parts of the URL and the option values may be percent-encoded.
+/// Deserialized, the fields have the names below, and unknown ones are refused.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use gateway_storage::{MongoDbConfig, WriteLevel};
+/// let config = MongoDbConfig::try_from("mongodb://app:x@db1,db2:27018/gateway?replicaSet=rs0&maxPoolSize=20")?;
+/// assert_eq!((config.database.as_str(), config.pool_size), ("gateway", 20));
+/// assert_eq!(config.write_concern, WriteLevel::Majority);
+/// assert!(!format!("{config:?}").contains("\"x\""));
+///
+/// let config: MongoDbConfig = serde_json::from_str(r#"{ "addr": "db1", "replica_set": "rs0", "deadline": "3s" }"#).unwrap();
+/// assert_eq!(config.deadline, Duration::from_secs(3));
+/// # Ok::<(), gateway_storage::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct MongoDbConfig {
+    /// `host`, `host:port` or `[ipv6]:port`; several, separated by commas: members of one replica set, or routers of one
+    /// cluster. With `srv`, the name that lists them. Default: `localhost:27017`.
+    pub addr: String,
+    /// Whether `addr` is a name whose SRV records list the servers: `mongodb+srv://`. It turns TLS on.
+    pub srv: bool,
+    /// The user. None: no login.
+    pub user: Option<String>,
+    /// Its password. `Debug` does not print it.
+    pub password: Option<String>,
+    /// The database that knows the user. `authSource`. None: the one that the URL names, or `admin`.
+    pub auth_source: Option<String>,
+    /// How the user logs in: `SCRAM-SHA-256`, `SCRAM-SHA-1`, `PLAIN` (LDAP) or `MONGODB-X509`. `authMechanism`. None: the
+    /// best that the server has.
+    pub auth_mechanism: Option<String>,
+    /// The database that holds our collections. Default: `gateway_storage`.
+    pub database: String,
+    /// The replica set's name. `replicaSet`. None: any.
+    pub replica_set: Option<String>,
+    /// Whether only the server at `addr` is spoken to, and other members of its set are not looked for.
+    /// `directConnection`.
+    pub direct_connection: bool,
+    /// Whether connections are TLS. The server's certificate must be signed for the host by somebody we trust.
+    pub tls: bool,
+    /// A file of certificates (PEM) that are trusted. `tlsCAFile`. None: those of Mozilla's list.
+    pub tls_ca_file: Option<PathBuf>,
+    /// A file with our own certificate and its private key (PEM). `tlsCertificateKeyFile`.
+    pub tls_certificate_key_file: Option<PathBuf>,
+    /// Whether any certificate is accepted, so that whoever is in between can read everything.
+    /// `tlsAllowInvalidCertificates`.
+    pub tls_allow_invalid_certificates: bool,
+    /// The name that the server's log and `currentOp` show. `appName`. Default: `gateway-storage`.
+    pub app_name: String,
+    /// The most connections to the server that takes writes. `maxPoolSize`. Default: 10.
+    pub pool_size: u32,
+    /// How long a connection may take to open. `connectTimeoutMS`. Default: 5 s.
+    #[serde(with = "readable")]
+    pub connect_timeout: Duration,
+    /// How long a call waits for a server that takes writes, while none is known: an election takes some seconds.
+    /// `serverSelectionTimeoutMS`. Default: 10 s; the deadline may end it earlier.
+    #[serde(with = "readable")]
+    pub server_selection_timeout: Duration,
+    /// When a connection that nobody uses is closed. Zero: never. `maxIdleTimeMS`. Default: 10 min.
+    #[serde(with = "readable")]
+    pub idle_timeout: Duration,
+    /// Which members of the replica set must have a write before it is `Ok`. `w`. Default: [`WriteLevel::Majority`].
+    pub write_concern: WriteLevel,
+    /// Whether they must have it in their journals. `journal`. Default: true.
+    pub journal: bool,
+    /// What a read may see. `readConcernLevel`. Default: [`ReadLevel::Majority`].
+    pub read_concern: ReadLevel,
+    /// How long a call may take as a whole. Default: [`DEFAULT_DEADLINE`].
+    #[serde(with = "readable")]
+    pub deadline: Duration,
+    /// Whether the collections are made if they are missing. Default: true.
+    pub create: bool,
+}
+
+/// Which members of a replica set must have a write before it is `Ok`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteLevel {
+    /// The majority: no failover loses it.
+    Majority,
+    /// This many, the primary among them. At least one.
+    Members(u32),
+}
+
+/// What a read may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadLevel {
+    /// What the majority has: no failover takes it back.
+    Majority,
+    /// What the primary has, although a failover may take it back.
+    Local,
+    /// What the majority has, and the primary proves with each read that it still is one.
+    Linearizable,
+}
+
+const READ_LEVELS: [(&str, ReadLevel); 3] = [
+    ("linearizable", ReadLevel::Linearizable),
+    ("local", ReadLevel::Local),
+    ("majority", ReadLevel::Majority),
+];
+
+const DEFAULT_PORT: u16 = 27017;
+
+impl Default for MongoDbConfig {
+    fn default() -> Self {
+        Self {
+            addr: "localhost:27017".to_owned(),
+            srv: false,
+            user: None,
+            password: None,
+            auth_source: None,
+            auth_mechanism: None,
+            database: "gateway_storage".to_owned(),
+            replica_set: None,
+            direct_connection: false,
+            tls: false,
+            tls_ca_file: None,
+            tls_certificate_key_file: None,
+            tls_allow_invalid_certificates: false,
+            app_name: "gateway-storage".to_owned(),
+            pool_size: 10,
+            connect_timeout: Duration::from_secs(5),
+            server_selection_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(10 * 60),
+            write_concern: WriteLevel::Majority,
+            journal: true,
+            read_concern: ReadLevel::Majority,
+            deadline: DEFAULT_DEADLINE,
+            create: true,
+        }
+    }
+}
+
+impl fmt::Debug for MongoDbConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MongoDbConfig")
+            .field("addr", &self.addr)
+            .field("srv", &self.srv)
+            .field("user", &self.user)
+            .field("password", &self.password.as_ref().map(|_| "..."))
+            .field("auth_source", &self.auth_source)
+            .field("auth_mechanism", &self.auth_mechanism)
+            .field("database", &self.database)
+            .field("replica_set", &self.replica_set)
+            .field("direct_connection", &self.direct_connection)
+            .field("tls", &self.tls)
+            .field("tls_ca_file", &self.tls_ca_file)
+            .field("tls_certificate_key_file", &self.tls_certificate_key_file)
+            .field("tls_allow_invalid_certificates", &self.tls_allow_invalid_certificates)
+            .field("app_name", &self.app_name)
+            .field("pool_size", &self.pool_size)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("server_selection_timeout", &self.server_selection_timeout)
+            .field("idle_timeout", &self.idle_timeout)
+            .field("write_concern", &self.write_concern)
+            .field("journal", &self.journal)
+            .field("read_concern", &self.read_concern)
+            .field("deadline", &self.deadline)
+            .field("create", &self.create)
+            .finish()
+    }
+}
+
+/// As MongoDB spells them; case does not matter there.
+const OPTIONS: [&str; 19] = [
+    "appName",
+    "authMechanism",
+    "authSource",
+    "connectTimeoutMS",
+    "create",
+    "deadline",
+    "directConnection",
+    "journal",
+    "maxIdleTimeMS",
+    "maxPoolSize",
+    "readConcernLevel",
+    "replicaSet",
+    "serverSelectionTimeoutMS",
+    "ssl",
+    "tls",
+    "tlsAllowInvalidCertificates",
+    "tlsCAFile",
+    "tlsCertificateKeyFile",
+    "w",
+];
+
+impl TryFrom<&str> for MongoDbConfig {
+    type Error = Error;
+
+    fn try_from(url: &str) -> Result<Self> {
+        let srv = url.starts_with("mongodb+srv:");
+        let location = Location::parse(url, if srv { "mongodb+srv" } else { "mongodb" })?;
+        let mut config = Self { srv, tls: srv, ..Self::default() };
+        config.place(location.rest)?;
+        for option in location.options() {
+            let (name, value) = option?;
+            let Some(name) = OPTIONS.into_iter().find(|known| known.eq_ignore_ascii_case(name)) else {
+                return Err(unknown_option(&OPTIONS));
+            };
+            match name {
+                "appName" => config.app_name = decode(value)?,
+                "authMechanism" => config.auth_mechanism = Some(decode(value)?),
+                "authSource" => config.auth_source = Some(decode(value)?),
+                "connectTimeoutMS" => config.connect_timeout = milliseconds(name, value)?,
+                "create" => config.create = boolean(name, value)?,
+                "deadline" => config.deadline = duration(name, value)?,
+                "directConnection" => config.direct_connection = boolean(name, value)?,
+                "journal" => config.journal = boolean(name, value)?,
+                "maxIdleTimeMS" => config.idle_timeout = milliseconds(name, value)?,
+                "maxPoolSize" => config.pool_size = number(name, value)?,
+                "readConcernLevel" => config.read_concern = read_level(value)?,
+                "replicaSet" => config.replica_set = Some(decode(value)?),
+                "serverSelectionTimeoutMS" => config.server_selection_timeout = milliseconds(name, value)?,
+                "ssl" | "tls" => config.tls = boolean(name, value)?,
+                "tlsAllowInvalidCertificates" => {
+                    config.tls_allow_invalid_certificates = boolean(name, value)?;
+                }
+                "tlsCAFile" => config.tls_ca_file = Some(decode(value)?.into()),
+                "tlsCertificateKeyFile" => config.tls_certificate_key_file = Some(decode(value)?.into()),
+                _ => config.write_concern = write_level(name, value)?,
+            }
+        }
+        Ok(config)
+    }
+}
+
+impl MongoDbConfig {
+    /// The defaults, for the servers at this address.
+    pub fn new(addr: impl Into<String>) -> Self {
+        Self { addr: addr.into(), ..Self::default() }
+    }
+
+    /// `//[user[:password]@]host[:port][,...][/database]`
+    fn place(&mut self, rest: &str) -> Result<()> {
+        let wrong =
+            || invalid("a MongoDB URL is `mongodb://[USER:PASSWORD@]HOST[:PORT][,HOST...][/DATABASE]`");
+        let rest = rest.strip_prefix("//").ok_or_else(wrong)?;
+        let (login, place) =
+            rest.rsplit_once('@').map_or((None, rest), |(login, place)| (Some(login), place));
+        if let Some(login) = login {
+            let (user, password) = login.split_once(':').map_or((login, None), |(u, p)| (u, Some(p)));
+            self.user = Some(decode(user)?).filter(|user| !user.is_empty());
+            self.password = password.map(decode).transpose()?;
+        }
+        let (addr, database) = place.split_once('/').unwrap_or((place, ""));
+        if addr.is_empty() || database.contains('/') {
+            return Err(wrong());
+        }
+        self.addr = decode(addr)?;
+        if !database.is_empty() {
+            self.database = decode(database)?;
+            self.auth_source = Some(self.database.clone());
+        }
+        Ok(())
+    }
+
+    /// What the driver is told. For a name with SRV records this asks the DNS.
+    pub(super) async fn driver_options(&self, pool_size: u32) -> Result<ClientOptions> {
+        self.check_database()?;
+        let mut options = if self.srv {
+            let url = format!("mongodb+srv://{}/", self.addr);
+            let found = ClientOptions::parse(url).await;
+            found.map_err(|error| failure::of_request(&error, Effect::Read))?
+        } else {
+            ClientOptions::builder().hosts(self.servers()?).build()
+        };
+        options.app_name = Some(self.app_name.clone());
+        if self.user.is_some() || self.auth_mechanism.as_deref() == Some("MONGODB-X509") {
+            options.credential = Some(self.credential()?);
+        }
+        if self.replica_set.is_some() {
+            options.repl_set_name.clone_from(&self.replica_set);
+        }
+        options.direct_connection = Some(self.direct_connection);
+        options.tls = Some(self.tls_options());
+        options.max_pool_size = Some(pool_size);
+        options.max_connecting = Some(pool_size);
+        options.connect_timeout = Some(self.connect_timeout);
+        options.server_selection_timeout = Some(self.server_selection_timeout);
+        options.max_idle_time = Some(self.idle_timeout);
+        options.write_concern = Some(self.write_concern()?);
+        options.read_concern = Some(match self.read_concern {
+            ReadLevel::Majority => ReadConcern::majority(),
+            ReadLevel::Local => ReadConcern::local(),
+            ReadLevel::Linearizable => ReadConcern::linearizable(),
+        });
+        options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+        Ok(options)
+    }
+
+    fn servers(&self) -> Result<Vec<ServerAddress>> {
+        let server = |addr| {
+            let (host, port) = host_and_port(addr, DEFAULT_PORT)
+                .ok_or_else(|| invalid("a MongoDB address is `host`, `host:port` or `[ipv6]:port`"))?;
+            Ok(ServerAddress::Tcp { host, port: Some(port) })
+        };
+        self.addr.split(',').map(server).collect()
+    }
+
+    fn credential(&self) -> Result<Credential> {
+        let mut credential = Credential::default();
+        credential.username.clone_from(&self.user);
+        credential.password.clone_from(&self.password);
+        credential.source.clone_from(&self.auth_source);
+        credential.mechanism = match self.auth_mechanism.as_deref() {
+            None => None,
+            Some("SCRAM-SHA-1") => Some(AuthMechanism::ScramSha1),
+            Some("SCRAM-SHA-256") => Some(AuthMechanism::ScramSha256),
+            Some("PLAIN") => Some(AuthMechanism::Plain),
+            Some("MONGODB-X509") => Some(AuthMechanism::MongoDbX509),
+            Some(_) => {
+                return Err(invalid(
+                    "`authMechanism` is one of SCRAM-SHA-256, SCRAM-SHA-1, PLAIN, MONGODB-X509",
+                ));
+            }
+        };
+        // Their users are not in a database of the server.
+        if matches!(credential.mechanism, Some(AuthMechanism::Plain | AuthMechanism::MongoDbX509)) {
+            credential.source = Some("$external".to_owned());
+        }
+        Ok(credential)
+    }
+
+    fn tls_options(&self) -> Tls {
+        if !self.tls {
+            return Tls::Disabled;
+        }
+        let mut options = TlsOptions::default();
+        options.ca_file_path.clone_from(&self.tls_ca_file);
+        options.cert_key_file_path.clone_from(&self.tls_certificate_key_file);
+        options.allow_invalid_certificates = Some(self.tls_allow_invalid_certificates);
+        Tls::Enabled(options)
+    }
+
+    pub(super) fn write_concern(&self) -> Result<WriteConcern> {
+        let acknowledgment = match self.write_concern {
+            WriteLevel::Majority => Acknowledgment::Majority,
+            WriteLevel::Members(0) => return Err(invalid("a write that nobody acknowledges is not stored")),
+            WriteLevel::Members(count) => Acknowledgment::Nodes(count),
+        };
+        Ok(WriteConcern::builder().w(acknowledgment).journal(self.journal).build())
+    }
+
+    /// [MongoDB's rules](https://www.mongodb.com/docs/manual/reference/limits/#naming-restrictions), those of every system.
+    fn check_database(&self) -> Result<()> {
+        let fits = (1..=63).contains(&self.database.len())
+            && !self.database.contains(|c: char| c.is_control() || "/\\. \"$*<>:|?".contains(c));
+        if !fits {
+            return Err(invalid(
+                "the name of a MongoDB database has 1 to 63 bytes, no control characters, spaces or any of /\\.\"$*<>:|?",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn milliseconds(name: &str, text: &str) -> Result<Duration> {
+    number(name, text).map(Duration::from_millis)
+}
+
+fn read_level(text: &str) -> Result<ReadLevel> {
+    let level = READ_LEVELS.iter().find(|(word, _)| *word == text);
+    level
+        .map(|(_, level)| *level)
+        .ok_or_else(|| invalid("the URL option `readConcernLevel` is linearizable, local or majority"))
+}
+
+fn write_level(name: &str, text: &str) -> Result<WriteLevel> {
+    match text {
+        "majority" => Ok(WriteLevel::Majority),
+        count => count
+            .parse()
+            .map(WriteLevel::Members)
+            .map_err(|_| invalid(format!("the URL option `{name}` is `majority` or a number of members"))),
+    }
+}
+
+#[cold]
+fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidValue, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        let config = MongoDbConfig::try_from(
+            "mongodb://alice:p%40ss%3a@db1,db2:27018,[::1]:1/gateway?replicaset=rs0&authSource=admin&w=2&journal=false\
+             &readConcernLevel=local&connectTimeoutMS=250&deadline=3s&tls=true&tlsCAFile=%2Fca.pem&create=false",
+        )
+        .unwrap();
+        let expected = MongoDbConfig {
+            user: Some("alice".into()),
+            password: Some("p@ss:".into()),
+            auth_source: Some("admin".into()),
+            database: "gateway".into(),
+            replica_set: Some("rs0".into()),
+            write_concern: WriteLevel::Members(2),
+            journal: false,
+            read_concern: ReadLevel::Local,
+            connect_timeout: Duration::from_millis(250),
+            deadline: Duration::from_secs(3),
+            tls: true,
+            tls_ca_file: Some("/ca.pem".into()),
+            create: false,
+            ..MongoDbConfig::new("db1,db2:27018,[::1]:1")
+        };
+        assert_eq!(config, expected);
+        assert!(!format!("{config:?}").contains("p@ss"));
+        let servers: Vec<String> = config.servers().unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(servers.len(), 3);
+        assert_eq!(&servers[..2], ["db1:27017", "db2:27018"]);
+
+        let config = MongoDbConfig::try_from("mongodb+srv://u:p@cluster.example.com/?tls=false").unwrap();
+        assert_eq!((config.srv, config.tls, config.addr.as_str()), (true, false, "cluster.example.com"));
+        assert_eq!((config.auth_source, config.database.as_str()), (None, "gateway_storage"));
+        assert!(MongoDbConfig::try_from("mongodb+srv://name").unwrap().tls);
+    }
+
+    #[tokio::test]
+    async fn wrong_ones_repeat_nothing() {
+        for url in [
+            "redis:secret",
+            "mongodb:secret",
+            "mongodb://",
+            "mongodb://:secret@host/a/secret",
+            "mongodb://:secret%4@host",
+            "mongodb://host?w=secret",
+            "mongodb://host?maxPoolSize=secret",
+            "mongodb://host?readConcernLevel=secret",
+            "mongodb://host?connectTimeoutMS=5secret",
+            "mongodb://host?Secret=1",
+            "mongodb://host?secret",
+        ] {
+            let error = MongoDbConfig::try_from(url).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidValue, "{url}");
+            assert!(!format!("{error:?}").contains("ecret"), "{error:?}");
+        }
+        for url in [
+            "mongodb://host:secret",
+            "mongodb://u@host/?authMechanism=secret",
+            "mongodb://host?w=0",
+            "mongodb://host/a.secret",
+            "mongodb://host/%00secret",
+        ] {
+            let error = MongoDbConfig::try_from(url).unwrap().driver_options(1).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidValue, "{url}");
+            assert!(!format!("{error:?}").contains("ecret"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn typed() {
+        let config: MongoDbConfig = serde_json::from_str(
+            r#"{"addr":"h:1","password":"hunter2","write_concern":{"members":3},"read_concern":"linearizable"}"#,
+        )
+        .unwrap();
+        assert_eq!(config.write_concern, WriteLevel::Members(3));
+        assert_eq!(config.read_concern, ReadLevel::Linearizable);
+        assert!(!format!("{config:?}").contains("hunter2"));
+        assert!(serde_json::from_str::<MongoDbConfig>(r#"{"adr":"h:1"}"#).is_err());
+    }
+}

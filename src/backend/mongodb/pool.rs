@@ -1,0 +1,125 @@
+//! A client of the driver with a fair queue in front, counted and replaced by one of another size.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use mongodb::{Client, Collection, Database, bson::RawDocumentBuf, options::WriteConcern};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{MongoDb, MongoDbConfig, failure, session::Rollbacks, topology::Topology};
+use crate::{
+    Error, ErrorKind, PoolStats, Pooled, Result,
+    backend::remote::{Effect, Waiting},
+};
+
+/// One client of the driver, and who may use it.
+///
+/// The driver's own queue can't be left in time with the knowledge that nothing was sent; in this one it can. A client can't
+/// be resized, so another one takes its place, and this one ends with the last call on it.
+pub(super) struct Lane {
+    pub(super) client: Client,
+    pub(super) database: Database,
+    pub(super) credentials: Collection<RawDocumentBuf>,
+    pub(super) configs: Collection<RawDocumentBuf>,
+    pub(super) usage: Collection<RawDocumentBuf>,
+    pub(super) topology: Topology,
+    pub(super) write_concern: WriteConcern,
+    pub(super) rollbacks: Arc<Rollbacks>,
+    patience: Duration,
+    max: u32,
+    turns: Arc<Semaphore>,
+    waiting: AtomicU32,
+}
+
+/// The right to have one command under way on this client.
+pub(super) struct Lease {
+    lane: Arc<Lane>,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl std::ops::Deref for Lease {
+    type Target = Lane;
+
+    fn deref(&self) -> &Lane {
+        &self.lane
+    }
+}
+
+/// Why there is no lease.
+pub(super) enum NoLease {
+    Retired,
+    Failed(Error),
+}
+
+impl Lane {
+    pub(super) async fn new(config: &MongoDbConfig, max: u32) -> Result<Self> {
+        if max == 0 {
+            return Err(Error::new(ErrorKind::InvalidValue, "a pool has at least one connection"));
+        }
+        let topology = Topology::new();
+        let mut options = config.driver_options(max).await?;
+        options.sdam_event_handler = Some(topology.servers());
+        options.cmap_event_handler = Some(topology.pools());
+        let client =
+            Client::with_options(options).map_err(|error| failure::of_request(&error, Effect::Read))?;
+        let database = client.database(&config.database);
+        Ok(Self {
+            credentials: database.collection("credentials"),
+            configs: database.collection("configs"),
+            usage: database.collection("usage"),
+            database,
+            client,
+            topology,
+            write_concern: config.write_concern()?,
+            rollbacks: Rollbacks::new(),
+            patience: config.server_selection_timeout,
+            max,
+            turns: Arc::new(Semaphore::new(max as usize)),
+            waiting: AtomicU32::new(0),
+        })
+    }
+
+    /// A turn, in the order in which it was asked for, when there is a server that takes writes.
+    pub(super) async fn lease(self: Arc<Self>) -> Result<Lease, NoLease> {
+        // Never past those who wait: a permit that is given back is theirs before it is free.
+        let turn = match self.turns.clone().try_acquire_owned() {
+            Ok(turn) => turn,
+            Err(_) => {
+                let _waits = Waiting::begin(&self.waiting);
+                self.turns.clone().acquire_owned().await.map_err(|_| NoLease::Retired)?
+            }
+        };
+        let found = tokio::time::timeout(self.patience, self.topology.until_writable());
+        found.await.map_err(|_| NoLease::Failed(failure::no_primary()))?;
+        Ok(Lease { lane: self, _turn: turn })
+    }
+
+    /// Sends those who wait away.
+    pub(super) fn retire(&self) {
+        self.turns.close();
+    }
+
+    fn stats(&self) -> PoolStats {
+        let (open, idle) = self.topology.connections();
+        PoolStats { max: self.max, open, idle, waiting: self.waiting.load(Ordering::Relaxed) }
+    }
+}
+
+impl Pooled for MongoDb {
+    /// Of a replica set, the connections to all members; the driver's own, which watch the servers, are not counted.
+    async fn pool_stats(&self) -> Result<PoolStats> {
+        Ok(self.server.lane()?.stats())
+    }
+
+    /// Calls under way finish on the old connections, and those that wait go on waiting for new ones.
+    async fn resize_pool(&self, max: u32) -> Result<()> {
+        // Held, so that a store which is being closed does not get a new pool afterwards.
+        let _call = self.call()?;
+        self.server.resize(max).await
+    }
+}

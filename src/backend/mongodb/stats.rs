@@ -1,0 +1,139 @@
+//! What the servers say of themselves, and what an operator should worry about.
+
+use mongodb::bson::{Bson, Document, doc};
+use serde_json::{Map, Value as Json, json};
+
+use super::{MongoDb, ReadLevel, WriteLevel, schema::VERSION};
+use crate::{Backend, Result, StorageStats, backend::remote::Effect};
+
+impl MongoDb {
+    pub(super) async fn describe(&self) -> Result<StorageStats> {
+        let call = self.call()?;
+        let lane = call.lease().await?;
+        let hello = call.ask(Effect::Read, lane.database.run_command(doc! { "hello": 1 })).await?;
+        let build = call.ask(Effect::Read, lane.database.run_command(doc! { "buildInfo": 1 })).await?;
+        let size = call.ask(Effect::Read, lane.database.run_command(doc! { "dbStats": 1 })).await?;
+        let mut counts = [0; 3];
+        for (count, collection) in counts.iter_mut().zip([&lane.credentials, &lane.configs, &lane.usage]) {
+            *count = call.ask(Effect::Read, collection.count_documents(doc! {})).await?;
+        }
+        let config = &self.server.config;
+        let mut details = Map::new();
+        let mut tell = |name: &str, value: Json| details.insert(name.to_owned(), value);
+        tell("server_version", json!(build.get_str("version").ok()));
+        tell("schema_version", json!(VERSION));
+        tell("database", json!(config.database));
+        tell("topology", json!(lane.topology.writable().as_str()));
+        tell("replica_set", json!(hello.get_str("setName").ok()));
+        tell("members", json!(hello.get_array("hosts").ok().map(Vec::len)));
+        tell("transactions", json!(lane.topology.writable().has_transactions()));
+        tell(
+            "write_concern",
+            match config.write_concern {
+                WriteLevel::Majority => json!("majority"),
+                WriteLevel::Members(count) => json!(count),
+            },
+        );
+        tell("journal", json!(config.journal));
+        tell(
+            "read_concern",
+            json!(match config.read_concern {
+                ReadLevel::Majority => "majority",
+                ReadLevel::Local => "local",
+                ReadLevel::Linearizable => "linearizable",
+            }),
+        );
+        tell(
+            "tls",
+            json!(match (config.tls, config.tls_allow_invalid_certificates) {
+                (false, _) => "none",
+                (true, false) => "verified",
+                (true, true) => "not verified",
+            }),
+        );
+        let warnings = warnings(&details);
+        details.insert("warnings".to_owned(), json!(warnings));
+        let [credential_count, config_count, usage_record_count] = counts;
+        Ok(StorageStats {
+            connection_count: Some(lane.topology.connections().0.into()),
+            credential_count,
+            config_count,
+            usage_record_count,
+            total_size: whole(&size, "totalSize"),
+            details,
+            ..StorageStats::new(self.label())
+        })
+    }
+}
+
+/// A count, of whatever numeric type the server sends.
+fn whole(document: &Document, name: &str) -> Option<u64> {
+    match document.get(name)? {
+        Bson::Int32(count) => u64::try_from(*count).ok(),
+        Bson::Int64(count) => u64::try_from(*count).ok(),
+        // Sizes are sent as doubles.
+        Bson::Double(count) if *count >= 0.0 => Some(*count as u64),
+        _ => None,
+    }
+}
+
+/// How the servers, as they are set up and as we ask them, can lose what was acknowledged, or tell it to others.
+fn warnings(details: &Map<String, Json>) -> Vec<&'static str> {
+    let is = |name: &str, value: Json| details.get(name) == Some(&value);
+    let members = details.get("members").and_then(Json::as_u64);
+    [
+        (
+            is("topology", json!("standalone")),
+            "a standalone server: no transactions, no snapshot for exports, and nobody takes over when it fails",
+        ),
+        (
+            is("topology", json!("replica set")) && members.is_some_and(|count| count < 3),
+            "fewer than three members: when one fails, nobody is elected",
+        ),
+        (
+            !is("write_concern", json!("majority")),
+            "the write concern is not `majority`: a failover can lose writes that were acknowledged",
+        ),
+        (is("journal", json!(false)), "`journal` is off: a power failure can lose writes that were acknowledged"),
+        (
+            is("read_concern", json!("local")),
+            "the read concern is `local`: a failover can take back what was read",
+        ),
+        (is("tls", json!("none")), "no TLS: whoever is on the way can read every credential"),
+        (
+            is("tls", json!("not verified")),
+            "any certificate is accepted: whoever is on the way can read every credential",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(holds, warning)| holds.then_some(warning))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warns_of_what_loses_data() {
+        let warnings = |found: Json| warnings(found.as_object().unwrap()).len();
+        let safe = json!({
+            "topology": "replica set", "members": 3, "write_concern": "majority", "journal": true,
+            "read_concern": "majority", "tls": "verified",
+        });
+        assert_eq!(warnings(safe.clone()), 0);
+        for (name, value) in [
+            ("topology", json!("standalone")),
+            ("members", json!(2)),
+            ("write_concern", json!(1)),
+            ("journal", json!(false)),
+            ("read_concern", json!("local")),
+            ("tls", json!("none")),
+            ("tls", json!("not verified")),
+        ] {
+            let mut unsafe_one = safe.clone();
+            unsafe_one[name] = value;
+            assert_eq!(warnings(unsafe_one), 1, "{name}");
+        }
+    }
+}

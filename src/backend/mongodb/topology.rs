@@ -1,0 +1,124 @@
+//! What the driver tells of the servers and of its connections, while it finds them out.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI32, Ordering},
+};
+
+use mongodb::{
+    ServerType,
+    event::{
+        EventHandler,
+        cmap::CmapEvent,
+        sdam::{SdamEvent, TopologyDescription},
+    },
+};
+use tokio::sync::watch;
+
+/// The server that takes writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writable {
+    /// None is known now: none can be reached, or an election is under way.
+    None,
+    /// A server without replicas, and without transactions.
+    Standalone,
+    /// The primary of a replica set.
+    Primary,
+    /// A router to shards, or a load balancer before routers.
+    Router,
+}
+
+impl Writable {
+    fn of(topology: &TopologyDescription) -> Self {
+        let servers = topology.servers();
+        let is = |wanted: ServerType| servers.values().any(|server| server.server_type() == wanted);
+        if is(ServerType::RsPrimary) {
+            Self::Primary
+        } else if is(ServerType::Mongos) || is(ServerType::LoadBalancer) {
+            Self::Router
+        } else if is(ServerType::Standalone) {
+            Self::Standalone
+        } else {
+            Self::None
+        }
+    }
+
+    pub(super) const fn has_transactions(self) -> bool {
+        matches!(self, Self::Primary | Self::Router)
+    }
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "no server takes writes",
+            Self::Standalone => "standalone",
+            Self::Primary => "replica set",
+            Self::Router => "sharded",
+        }
+    }
+}
+
+/// One client's view: kept up to date by the driver's events.
+#[derive(Clone)]
+pub(super) struct Topology {
+    writable: watch::Sender<Writable>,
+    connections: Arc<Connections>,
+}
+
+/// Can go below zero for a moment: events of two threads may arrive in either order.
+#[derive(Default)]
+struct Connections {
+    open: AtomicI32,
+    used: AtomicI32,
+}
+
+impl Topology {
+    pub(super) fn new() -> Self {
+        Self { writable: watch::Sender::new(Writable::None), connections: Arc::default() }
+    }
+
+    pub(super) fn servers(&self) -> EventHandler<SdamEvent> {
+        let writable = self.writable.clone();
+        EventHandler::callback(move |event| {
+            if let SdamEvent::TopologyDescriptionChanged(change) = event {
+                writable.send_replace(Writable::of(&change.new_description));
+            }
+        })
+    }
+
+    pub(super) fn pools(&self) -> EventHandler<CmapEvent> {
+        let connections = self.connections.clone();
+        EventHandler::callback(move |event| {
+            let (counter, change) = match event {
+                CmapEvent::ConnectionCreated(_) => (&connections.open, 1),
+                CmapEvent::ConnectionClosed(_) => (&connections.open, -1),
+                CmapEvent::ConnectionCheckedOut(_) => (&connections.used, 1),
+                CmapEvent::ConnectionCheckedIn(_) => (&connections.used, -1),
+                _ => return,
+            };
+            counter.fetch_add(change, Ordering::Relaxed);
+        })
+    }
+
+    pub(super) fn writable(&self) -> Writable {
+        *self.writable.borrow()
+    }
+
+    /// Waits until a server takes writes, and says which kind of server it is.
+    pub(super) async fn until_writable(&self) -> Writable {
+        let known = self.writable();
+        if known != Writable::None {
+            return known;
+        }
+        let mut news = self.writable.subscribe();
+        let found = news.wait_for(|writable| *writable != Writable::None).await;
+        // The sender is ours, so it is there.
+        found.map_or(Writable::None, |found| *found)
+    }
+
+    /// How many connections are open, and how many of them are not used now.
+    pub(super) fn connections(&self) -> (u32, u32) {
+        let count = |counter: &AtomicI32| u32::try_from(counter.load(Ordering::Relaxed)).unwrap_or(0);
+        let (open, used) = (count(&self.connections.open), count(&self.connections.used));
+        (open, open.saturating_sub(used))
+    }
+}

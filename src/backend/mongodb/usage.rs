@@ -1,0 +1,221 @@
+//! Counters: a document a record, so that a record is read, reset and changed as a whole.
+
+use std::collections::BTreeMap;
+
+use mongodb::{
+    bson::{
+        RawBsonRef, RawDocument, RawDocumentBuf, doc,
+        raw::{CString, cstr},
+    },
+    options::ReturnDocument,
+};
+
+use super::{
+    MongoDb,
+    command::upsert,
+    credential::collect,
+    document::{self, corrupt, damaged},
+    failure,
+};
+use crate::{
+    BatchReport, Error, ErrorKind, Increment, Key, Result, UsageRecord, UsageStore,
+    backend::remote::{Effect, batch},
+    error::Kind,
+};
+
+/// The field of a document that holds the counters, by their encoded names.
+const COUNTS: &str = "counts";
+
+fn missing() -> Error {
+    Error::not_found(Kind::Usage)
+}
+
+/// The path of a counter in its document. `.`, `$` and `%` are percent-encoded: the server would read the first two.
+pub(super) fn path_of(field: &Key) -> String {
+    let mut path = String::with_capacity(COUNTS.len() + 1 + field.as_str().len());
+    path.push_str(COUNTS);
+    path.push('.');
+    for character in field.as_str().chars() {
+        match character {
+            '.' => path.push_str("%2E"),
+            '$' => path.push_str("%24"),
+            '%' => path.push_str("%25"),
+            other => path.push(other),
+        }
+    }
+    path
+}
+
+/// Undoes the encoding of [`path_of`]; anything else is Corrupt.
+fn field_of(name: &str) -> Result<Key> {
+    let wrong = || corrupt("the name of a stored counter can't be read");
+    let (mut field, mut rest) = (String::with_capacity(name.len()), name);
+    while let Some(at) = rest.find(['%', '.', '$']) {
+        field.push_str(&rest[..at]);
+        field.push(match rest.get(at..at + 3) {
+            Some("%2E") => '.',
+            Some("%24") => '$',
+            Some("%25") => '%',
+            _ => return Err(wrong()),
+        });
+        rest = &rest[at + 3..];
+    }
+    field.push_str(rest);
+    Key::new(&field).map_err(|why| wrong().with_source(why))
+}
+
+/// `{ verb: { path: count, .. } }`, such as `$inc`.
+pub(super) fn change<'f>(
+    verb: &'static mongodb::bson::raw::CStr,
+    counts: impl Iterator<Item = (&'f Key, i64)>,
+) -> RawDocumentBuf {
+    let mut fields = RawDocumentBuf::new();
+    for (field, count) in counts {
+        let path = CString::try_from(path_of(field)).expect("a key has no control characters");
+        fields.append(path, count);
+    }
+    let mut change = RawDocumentBuf::new();
+    change.append(verb, fields);
+    change
+}
+
+pub(super) fn record(document: &RawDocument) -> Result<UsageRecord> {
+    let counts =
+        document.get_document(COUNTS).map_err(|_| corrupt("a stored usage record has no counters"))?;
+    counts
+        .into_iter()
+        .map(|counter| {
+            let (name, count) = counter.map_err(damaged)?;
+            let count = match count {
+                RawBsonRef::Int64(count) => count,
+                RawBsonRef::Int32(count) => count.into(),
+                _ => return Err(corrupt("a stored counter is not a whole number")),
+            };
+            Ok((field_of(name.as_str())?, count))
+        })
+        .collect()
+}
+
+fn keyed_record(document: &RawDocument) -> Result<(Key, UsageRecord)> {
+    let key = document::key(document)?;
+    let record = record(document).map_err(|error| error.with_key(&key))?;
+    Ok((key, record))
+}
+
+/// `$inc` refuses a sum that is no `i64`, with a code that nothing else about it has.
+fn overflow(error: Error) -> Error {
+    if error.code() == Some("2") { Error::overflow().with_code("2") } else { error }
+}
+
+impl UsageStore for MongoDb {
+    async fn increment_usage(&self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
+        let path = path_of(field);
+        let call = self.call()?;
+        let lane = call.lease().await?;
+        let increment = || {
+            lane.usage
+                .find_one_and_update(doc! { "_id": key.as_str() }, doc! { "$inc": { &path: delta } })
+                .upsert(true)
+                .return_document(ReturnDocument::After)
+                .projection(doc! { &path: 1 })
+        };
+        let found = call.upsert(increment).await.map_err(|error| overflow(error).with_key(key))?;
+        let unexpected = || failure::unexpected_reply(Effect::Write).with_key(key);
+        let counters = record(&found.ok_or_else(unexpected)?).map_err(|_| unexpected())?;
+        counters.get(field.as_str()).ok_or_else(unexpected)
+    }
+
+    /// One command a chunk, one chunk after the other: increments of one counter stay in order.
+    async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
+        let call = self.call()?;
+        let statements: Vec<_> = increments
+            .iter()
+            .map(|Increment { key, field, delta }| {
+                upsert(key, change(cstr!("$inc"), [(field, *delta)].into_iter()))
+            })
+            .collect();
+        let chunks = batch::run(
+            &statements,
+            |statement| statement.as_bytes().len(),
+            1,
+            |chunk| {
+                let call = &call;
+                async move {
+                    let lane = call.lease().await?;
+                    call.upsert_many(&lane, &lane.usage, &chunk.iter().collect::<Vec<_>>()).await
+                }
+            },
+        );
+        let (mut report, mut index) = (BatchReport::default(), 0);
+        for (chunk, result) in chunks.await {
+            for at in 0..chunk.len() {
+                let key = &increments[index].key;
+                let result = match &result {
+                    Ok(failed) => match failed.get(&at) {
+                        None => Ok(()),
+                        Some(&failure::BAD_VALUE) => Err(overflow(failure::of_code(failure::BAD_VALUE))),
+                        Some(code) => Err(failure::of_code(*code)),
+                    },
+                    Err(error) => Err(error.clone()),
+                };
+                report.record(index, key, result.map_err(|error| error.with_key(key)));
+                index += 1;
+            }
+        }
+        Ok(report)
+    }
+
+    async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
+        let call = self.call()?;
+        let lane = call.lease().await?;
+        let found = call.ask(Effect::Read, lane.usage.find_one(doc! { "_id": key.as_str() })).await?;
+        record(&found.ok_or_else(missing)?).map_err(|error| error.with_key(key))
+    }
+
+    async fn reset_usage(&self, key: &Key) -> Result<()> {
+        let call = self.call()?;
+        let lane = call.lease().await?;
+        let delete = lane.usage.delete_one(doc! { "_id": key.as_str() });
+        match call.ask(Effect::Write, delete).await?.deleted_count {
+            0 => Err(missing()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
+        let call = self.call()?;
+        let lane = call.lease().await?;
+        let found = std::pin::pin!(collect(lane.usage.find(doc! {}).batch_size(1000), keyed_record));
+        Ok(call.ask(Effect::Read, found).await??.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_counters() {
+        for (field, path) in [
+            ("requests", "counts.requests"),
+            ("a.b", "counts.a%2Eb"),
+            ("$where", "counts.%24where"),
+            ("100%", "counts.100%25"),
+            ("%2E", "counts.%252E"),
+            ("0", "counts.0"),
+        ] {
+            let field = Key::new(field).unwrap();
+            assert_eq!(path_of(&field), path);
+            assert_eq!(field_of(path.strip_prefix("counts.").unwrap()).unwrap(), field);
+        }
+        for foreign in ["", "a.b", "$a", "%", "%2", "%2e", "a%41", "\n"] {
+            assert_eq!(field_of(foreign).unwrap_err().kind(), ErrorKind::Corrupt, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn only_the_code_of_inc_is_an_overflow() {
+        assert_eq!(overflow(failure::of_code(failure::BAD_VALUE)).kind(), ErrorKind::Overflow);
+        assert_eq!(overflow(failure::of_code(14)).kind(), ErrorKind::Corrupt);
+    }
+}
