@@ -1,6 +1,6 @@
 //! [`Storage`]: what an application holds.
 
-use std::{borrow::Borrow, collections::BTreeMap, fmt, pin::pin, time::Duration};
+use std::{collections::BTreeMap, fmt, pin::pin, time::Duration};
 
 use futures_core::Stream;
 use futures_util::StreamExt;
@@ -171,7 +171,10 @@ impl<B> Storage<B> {
     where
         B: CredentialStore,
     {
-        self.backend.get_credential(id.as_key()?.borrow()).await
+        if let Some(id) = id.as_checked() {
+            return self.backend.get_credential(id).await;
+        }
+        self.backend.get_credential(&*id.as_key()?).await
     }
 
     /// Stores one credential: a [`Credential`], or a JSON object. See [`CredentialStore::set_credential`].
@@ -182,7 +185,7 @@ impl<B> Storage<B> {
         Error: From<C::Error>,
     {
         let credential = credential.try_into()?;
-        self.backend.set_credential(id.as_key()?.borrow(), &credential).await
+        self.backend.set_credential(&*id.as_key()?, &credential).await
     }
 
     /// Deletes one credential. See [`CredentialStore::delete_credential`].
@@ -190,7 +193,7 @@ impl<B> Storage<B> {
     where
         B: CredentialStore,
     {
-        self.backend.delete_credential(id.as_key()?.borrow()).await
+        self.backend.delete_credential(&*id.as_key()?).await
     }
 
     /// Lists all ids, sorted. See [`CredentialStore::list_credentials`].
@@ -275,14 +278,14 @@ impl<B> Storage<B> {
         T: Serialize + DeserializeOwned,
     {
         let id = id.as_key()?;
-        let stored = self.backend.get_credential(id.borrow()).await?;
+        let stored = self.backend.get_credential(&id).await?;
         let mut value: T = stored.to_typed()?;
         let known = object_of(&value)?;
         change(&mut value);
         let mut fields = stored.fields().clone();
         fields.retain(|name, _| !known.contains_key(name));
         fields.extend(object_of(&value)?);
-        self.backend.set_credential(id.borrow(), &Credential::new(fields)?).await?;
+        self.backend.set_credential(&id, &Credential::new(fields)?).await?;
         Ok(value)
     }
 }
@@ -299,7 +302,10 @@ impl<B> Storage<B> {
     where
         B: ConfigStore,
     {
-        self.backend.get_config(key.as_key()?.borrow()).await
+        if let Some(key) = key.as_checked() {
+            return self.backend.get_config(key).await;
+        }
+        self.backend.get_config(&*key.as_key()?).await
     }
 
     /// Stores one value: a [`ConfigValue`], or JSON. See [`ConfigStore::set_config`].
@@ -310,7 +316,7 @@ impl<B> Storage<B> {
         Error: From<V::Error>,
     {
         let value = value.try_into()?;
-        self.backend.set_config(key.as_key()?.borrow(), &value).await
+        self.backend.set_config(&*key.as_key()?, &value).await
     }
 
     /// Deletes one value. See [`ConfigStore::delete_config`].
@@ -318,7 +324,7 @@ impl<B> Storage<B> {
     where
         B: ConfigStore,
     {
-        self.backend.delete_config(key.as_key()?.borrow()).await
+        self.backend.delete_config(&*key.as_key()?).await
     }
 
     /// Reads all values, sorted by key. See [`ConfigStore::list_configs`].
@@ -359,8 +365,10 @@ impl<B> Storage<B> {
     where
         B: UsageStore,
     {
-        let (key, field) = (key.as_key()?, field.as_key()?);
-        self.backend.increment_usage(key.borrow(), field.borrow(), delta).await
+        if let (Some(key), Some(field)) = (key.as_checked(), field.as_checked()) {
+            return self.backend.increment_usage(key, field, delta).await;
+        }
+        self.backend.increment_usage(&*key.as_key()?, &*field.as_key()?, delta).await
     }
 
     /// Adds to many counters in one round trip. See [`UsageStore::increment_many`].
@@ -376,7 +384,7 @@ impl<B> Storage<B> {
     where
         B: UsageStore,
     {
-        self.backend.get_usage(key.as_key()?.borrow()).await
+        self.backend.get_usage(&*key.as_key()?).await
     }
 
     /// Removes one record with all its counters. See [`UsageStore::reset_usage`].
@@ -384,7 +392,7 @@ impl<B> Storage<B> {
     where
         B: UsageStore,
     {
-        self.backend.reset_usage(key.as_key()?.borrow()).await
+        self.backend.reset_usage(&*key.as_key()?).await
     }
 
     /// Reads all records, sorted by key. See [`UsageStore::list_usage`].
@@ -403,7 +411,7 @@ impl<B> Storage<B> {
     where
         B: CacheStore,
     {
-        self.backend.get_cache(key.as_key()?.borrow()).await
+        self.backend.get_cache(&*key.as_key()?).await
     }
 
     /// Reads one value, and how long it has to live. See [`CacheStore::get_cache_entry`].
@@ -411,7 +419,7 @@ impl<B> Storage<B> {
     where
         B: CacheStore,
     {
-        self.backend.get_cache_entry(key.as_key()?.borrow()).await
+        self.backend.get_cache_entry(&*key.as_key()?).await
     }
 
     /// Stores one value for as long as `ttl` says. See [`CacheStore::set_cache`].
@@ -419,7 +427,7 @@ impl<B> Storage<B> {
     where
         B: CacheStore,
     {
-        self.backend.set_cache(key.as_key()?.borrow(), value.as_ref(), ttl).await
+        self.backend.set_cache(&*key.as_key()?, value.as_ref(), ttl).await
     }
 
     /// Deletes one value. See [`CacheStore::delete_cache`].
@@ -427,7 +435,7 @@ impl<B> Storage<B> {
     where
         B: CacheStore,
     {
-        self.backend.delete_cache(key.as_key()?.borrow()).await
+        self.backend.delete_cache(&*key.as_key()?).await
     }
 }
 

@@ -130,53 +130,53 @@ impl<'de> Deserialize<'de> for Key {
 ///
 /// A `&Key` costs nothing; a string is checked and copied once.
 pub trait AsKey: Send + Sync {
-    /// What was checked: a key, or one that is borrowed, so that nothing has to be dropped.
-    type Checked<'k>: Borrow<Key> + Send
-    where
-        Self: 'k;
-
     /// The key.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidKey`], as [`Key::new`].
-    fn as_key(&self) -> Result<Self::Checked<'_>>;
+    fn as_key(&self) -> Result<Cow<'_, Key>>;
+
+    /// The key, if this is one: then there is nothing to check, to copy or to drop.
+    #[inline]
+    fn as_checked(&self) -> Option<&Key> {
+        None
+    }
 }
 
 impl AsKey for Key {
-    type Checked<'k> = &'k Self;
+    #[inline]
+    fn as_key(&self) -> Result<Cow<'_, Key>> {
+        Ok(Cow::Borrowed(self))
+    }
 
     #[inline]
-    fn as_key(&self) -> Result<&Self> {
-        Ok(self)
+    fn as_checked(&self) -> Option<&Key> {
+        Some(self)
     }
 }
 
 impl AsKey for str {
-    type Checked<'k> = Key;
-
-    fn as_key(&self) -> Result<Key> {
-        Key::new(self)
+    fn as_key(&self) -> Result<Cow<'_, Key>> {
+        Key::new(self).map(Cow::Owned)
     }
 }
 
 impl AsKey for String {
-    type Checked<'k> = Key;
-
-    fn as_key(&self) -> Result<Key> {
-        Key::new(self)
+    fn as_key(&self) -> Result<Cow<'_, Key>> {
+        self.as_str().as_key()
     }
 }
 
 impl<K: AsKey + ?Sized> AsKey for &K {
-    type Checked<'k>
-        = K::Checked<'k>
-    where
-        Self: 'k;
+    #[inline]
+    fn as_key(&self) -> Result<Cow<'_, Key>> {
+        (**self).as_key()
+    }
 
     #[inline]
-    fn as_key(&self) -> Result<K::Checked<'_>> {
-        (**self).as_key()
+    fn as_checked(&self) -> Option<&Key> {
+        (**self).as_checked()
     }
 }
 

@@ -21,10 +21,7 @@ use meters::{Handles, Meters, Table};
 pub use pool::POOL_INTERVAL;
 use recent::Recent;
 use tokio::sync::watch;
-use tracing::{
-    Span,
-    field::{Empty, debug},
-};
+use tracing::{Span, field::Empty};
 
 use crate::{
     Backend, Call, Error, ErrorKind, Layer, Operation, OperationKind, Receiver, Result, StorageStats,
