@@ -213,12 +213,8 @@ pub trait Layer: Clone + Send + Sync + 'static {
 /// No layer: costs nothing. For types that have a place for one.
 impl Layer for () {
     #[inline]
-    fn around<R: Receiver, C: Call<R>>(
-        &self,
-        on: R,
-        call: C,
-    ) -> impl Future<Output = Result<C::Output>> + Send {
-        async move { call.run(on).await }
+    async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
+        call.run(on).await
     }
 }
 
