@@ -22,15 +22,15 @@
 //! An application holds a [`Storage<B>`](Storage). `B` is a backend, and what it can do is the set of capability traits that
 //! it implements:
 //!
-//! | | [`File`] | [`Redis`] | [`Postgres`] | [`Memory`] |
-//! |---|:---:|:---:|:---:|:---:|
-//! | [`CredentialStore`]: get, set, delete, list, and batches of them | x | x | x | x |
-//! | [`ConfigStore`]: get, set, delete, list | x | x | x | x |
-//! | [`UsageStore`]: increment, increment many, get, reset, list | x | x | x | x |
-//! | [`CacheStore`]: get (also with the time it has left), set with a time to live, delete | | x | | x |
-//! | [`Transactional`]: begin, and commit or roll back; [`transact!`] retries conflicts | | | x | x |
-//! | [`Exportable`]: stream out, import | x | x | x | x |
-//! | [`Pooled`]: connections | | x | x | |
+//! | | [`File`] | [`Redis`] | [`MongoDb`] | [`Postgres`] | [`Memory`] |
+//! |---|:---:|:---:|:---:|:---:|:---:|
+//! | [`CredentialStore`]: get, set, delete, list, and batches of them | x | x | x | x | x |
+//! | [`ConfigStore`]: get, set, delete, list | x | x | x | x | x |
+//! | [`UsageStore`]: increment, increment many, get, reset, list | x | x | x | x | x |
+//! | [`CacheStore`]: get (also with the time it has left), set with a time to live, delete | | x | | | x |
+//! | [`Transactional`]: begin, and commit or roll back; [`transact!`] retries conflicts | | | x | x | x |
+//! | [`Exportable`]: stream out, import | x | x | x | x | x |
+//! | [`Pooled`]: connections | | x | x | x | |
 //!
 //! Each trait's methods list what they promise. [`Backend`] says what holds for all of them, [`Error`] what can go wrong,
 //! [`layer`] how to put something around every operation: telemetry ([`Storage::instrumented`]), a deadline, retries, a limit
@@ -49,7 +49,7 @@
 //!
 //! # Features
 //!
-//! `file` and `memory` (default), `postgres`, `redis`: the backends. `conformance`: the public test-kit. `cli`: the command `storage`.
+//! `file` and `memory` (default), `mongodb`, `postgres`, `redis`: the backends. `conformance`: the public test-kit. `cli`: the command `storage`.
 
 // A build with fewer backends uses fewer of their common helpers.
 #![cfg_attr(not(all(feature = "file", feature = "memory")), allow(dead_code, unused_imports))]

@@ -10,12 +10,13 @@ pub const TRANSACTION_ATTEMPTS: u32 = 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs a transaction, and again from the start, after a pause, if another one came between.
+/// Runs a transaction, and again from the start, after a pause, if another one came between, or its server was lost.
 ///
 /// `transact!(&storage, |tx| { .. })` expands to a loop, not to a closure: the block may borrow local variables and use
 /// `.await` and `?`, and the whole may be spawned. The block gives a [`Result`]; `Ok` is committed, an error rolls back.
-/// Only [`Conflict`](crate::ErrorKind::Conflict) is tried again, at most [`TRANSACTION_ATTEMPTS`] times: what the block
-/// does besides the transaction happens that often.
+/// [`Conflict`](crate::ErrorKind::Conflict) and [`Unavailable`](crate::ErrorKind::Unavailable) are tried again if they are
+/// certain not to be applied, at most [`TRANSACTION_ATTEMPTS`] times: what the block does besides the transaction happens
+/// that often. An error of beginning is the caller's.
 ///
 /// ```
 /// use gateway_storage::{Memory, Storage, Transaction, transact};
@@ -96,5 +97,7 @@ impl<'s, B: Transactional> Attempts<'s, B> {
 }
 
 fn lost(error: &Error) -> bool {
-    error.kind() == ErrorKind::Conflict && error.outcome() == Outcome::NotApplied && error.is_retryable()
+    matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Unavailable)
+        && error.outcome() == Outcome::NotApplied
+        && error.is_retryable()
 }

@@ -3,7 +3,13 @@
 //! Each case is a program in `compile_fail/`, with the compiler's whole output beside it. The first lines of a case
 //! name the sentences that this output must hold: `//~ sentence`. So a bless (`TRYBUILD=overwrite`) can't lose one.
 
-#![cfg(all(feature = "file", feature = "memory", feature = "postgres", feature = "redis"))]
+#![cfg(all(
+    feature = "file",
+    feature = "memory",
+    feature = "mongodb",
+    feature = "postgres",
+    feature = "redis"
+))]
 
 use std::{
     fs,

@@ -3,7 +3,7 @@
 //! `PROPTEST_CASES=1000 cargo test --features conformance --test model` looks longer.
 
 mod broken;
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod servers;
 
 use std::{env, path::PathBuf};
@@ -330,6 +330,21 @@ fn redis_is_as_memory() {
 #[cfg(feature = "redis")]
 async fn open_redis(url: String) -> Storage<gateway_storage::Redis> {
     Storage::open(url.as_str()).await.expect("a Redis store opens")
+}
+
+#[cfg(feature = "mongodb")]
+#[test]
+fn mongodb_is_as_memory() {
+    let fresh = || {
+        let url = servers::mongodb();
+        move || open_mongodb(url.clone())
+    };
+    run(TestRunner::new(config()), fresh).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[cfg(feature = "mongodb")]
+async fn open_mongodb(url: String) -> Storage<gateway_storage::MongoDb> {
+    Storage::open(url.as_str()).await.expect("a MongoDB store opens")
 }
 
 #[cfg(feature = "postgres")]

@@ -6,7 +6,7 @@ use crate::{Backend, BatchReport, Credential, Found, Key, Result, capability};
 #[capability]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot store credentials",
-    note = "backends that store credentials: `File`, `Memory`, `Postgres`, `Redis`"
+    note = "backends that store credentials: `File`, `Memory`, `MongoDb`, `Postgres`, `Redis`"
 )]
 pub trait CredentialStore: Backend {
     /// Reads one credential.

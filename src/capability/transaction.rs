@@ -6,7 +6,7 @@ use crate::{Backend, ConfigValue, Credential, Key, LayeredTransaction, Result, c
 #[capability]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no transactions",
-    note = "backends with transactions: `Memory`, `Postgres`"
+    note = "backends with transactions: `Memory`, `MongoDb`, `Postgres`"
 )]
 pub trait Transactional: Backend {
     /// A transaction of this backend. It owns what it needs and can be moved to another task.

@@ -8,7 +8,7 @@ use crate::{Backend, BatchReport, Increment, Key, Result, UsageRecord, capabilit
 #[capability]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot count usage",
-    note = "backends that count usage: `File`, `Memory`, `Postgres`, `Redis`"
+    note = "backends that count usage: `File`, `Memory`, `MongoDb`, `Postgres`, `Redis`"
 )]
 pub trait UsageStore: Backend {
     /// Adds `delta`, which may be 0, to one counter and returns the new total. A missing counter starts at 0.

@@ -1,46 +1,14 @@
 //! TLS in all its modes, logins, sockets.
 
-use std::{fs, path::Path, process::Command};
+use std::fs;
 
 use gateway_storage::{ErrorKind, Outcome, Postgres, Storage};
 use serde_json::json;
 
-use crate::{Result, open, raw, servers, servers::postgres::Server};
-
-fn openssl(folder: &Path, arguments: &str) {
-    let mut openssl = Command::new("openssl");
-    let ran =
-        openssl.current_dir(folder).args(arguments.split(' ')).output().expect("these tests need openssl");
-    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-}
-
-/// An authority, and a certificate that it signed.
-fn certificates(folder: &Path) {
-    for (authority, subject) in [("ca", "/CN=trusted"), ("other", "/CN=stranger")] {
-        openssl(
-            folder,
-            &format!(
-                "req -x509 -newkey rsa:2048 -nodes -days 30 -subj {subject} -keyout {authority}.key -out {authority}.crt"
-            ),
-        );
-    }
-    fs::write(folder.join("names"), "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
-    fs::write(folder.join("badge"), "basicConstraints=CA:FALSE\nextendedKeyUsage=clientAuth\n").unwrap();
-    for (name, subject, extensions) in
-        [("server", "/CN=localhost", "names"), ("client", "/CN=badge", "badge")]
-    {
-        openssl(
-            folder,
-            &format!("req -newkey rsa:2048 -nodes -subj {subject} -keyout {name}.key -out {name}.csr"),
-        );
-        openssl(
-            folder,
-            &format!(
-                "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile {extensions} -out {name}.crt"
-            ),
-        );
-    }
-}
+use crate::{
+    Result, open, raw,
+    servers::{self, certificates, postgres::Server},
+};
 
 const RULES: &str = "\
 local   all all           trust
@@ -57,7 +25,7 @@ host    all all      all  trust
 #[tokio::test]
 async fn tls_in_every_mode_and_logins() -> Result {
     let folder = tempfile::tempdir().unwrap();
-    certificates(folder.path());
+    certificates::make(folder.path());
     let server = Server::prepared(
         &["ssl=on", "ssl_cert_file=server.crt", "ssl_key_file=server.key", "ssl_ca_file=ca.crt"],
         |data| {

@@ -5,7 +5,6 @@ mod calls;
 mod faults;
 mod login;
 mod pool;
-mod proxy;
 mod schema;
 #[path = "../servers/mod.rs"]
 mod servers;

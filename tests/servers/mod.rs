@@ -8,6 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
+pub(crate) mod certificates;
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
+pub(crate) mod commits;
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
+pub(crate) mod load;
 #[cfg(feature = "mongodb")]
 pub(crate) mod mongodb;
 #[cfg(feature = "postgres")]
@@ -16,6 +22,8 @@ pub(crate) mod postgres;
 pub(crate) mod proxy;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
+pub(crate) mod transactions;
 
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -91,11 +99,11 @@ pub(crate) fn mongodb_alone() -> String {
     SERVER.url(&database())
 }
 
-/// The same on a replica set of three.
+/// The same on a replica set. It has one member: the tests of failovers start sets of three.
 #[cfg(feature = "mongodb")]
 pub(crate) fn mongodb_set() -> &'static mongodb::ReplicaSet {
     static SET: std::sync::LazyLock<mongodb::ReplicaSet> =
-        std::sync::LazyLock::new(|| mongodb::ReplicaSet::start(3));
+        std::sync::LazyLock::new(|| mongodb::ReplicaSet::start(1));
     &SET
 }
 

@@ -108,6 +108,11 @@ impl Server {
         self.until_it_answers();
     }
 
+    /// From the next start on.
+    pub(crate) fn add_option(&mut self, option: &str) {
+        self.options.push(option.to_owned());
+    }
+
     /// Stops (`-STOP`) or continues (`-CONT`) it.
     pub(crate) fn signal(&self, signal: &str) {
         assert!(

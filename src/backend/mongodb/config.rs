@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mongodb::bson::{RawDocument, doc};
 
-use super::{MongoDb, credential::collect, document};
+use super::{MongoDb, document, scan::collect};
 use crate::{ConfigStore, ConfigValue, Error, Key, Result, backend::remote::Effect, error::Kind};
 
 pub(super) fn missing() -> Error {
@@ -45,7 +45,7 @@ impl ConfigStore for MongoDb {
             let value = document::config(&key, document)?;
             Ok((key, value))
         };
-        let found = std::pin::pin!(collect(lane.configs.find(doc! {}).batch_size(1000), read));
+        let found = std::pin::pin!(collect(&lane, lane.configs.find(doc! {}).batch_size(1000), read));
         Ok(call.ask(Effect::Read, found).await??.into_iter().collect())
     }
 }

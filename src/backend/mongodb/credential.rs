@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::{StreamExt, stream};
 use mongodb::{
     Collection,
-    action::Find,
     bson::{Document, RawDocument, RawDocumentBuf, doc},
-    error::Result as DriverResult,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -16,6 +14,7 @@ use super::{
     command::{all_failed, any_of, upsert},
     document, failure,
     pool::{Lane, Lease},
+    scan::collect,
     server::{Call, no_reply},
     session::Session,
     topology::Writable,
@@ -32,22 +31,6 @@ const KEYS_A_REPLY: u32 = 100_000;
 
 pub(super) fn missing() -> Error {
     Error::not_found(Kind::Credential)
-}
-
-/// What a query finds, read while it comes.
-pub(super) async fn collect<T>(
-    find: Find<'_, RawDocumentBuf>,
-    read: impl Fn(&RawDocument) -> Result<T>,
-) -> DriverResult<Result<Vec<T>>> {
-    let mut found = find.await?;
-    let mut items = Vec::new();
-    while found.advance().await? {
-        match read(found.current()) {
-            Ok(item) => items.push(item),
-            Err(error) => return Ok(Err(error)),
-        }
-    }
-    Ok(Ok(items))
 }
 
 /// Stores documents under different keys, and says which failed.
@@ -108,7 +91,8 @@ impl CredentialStore for MongoDb {
         let call = self.call()?;
         let lane = call.lease().await?;
         let find = lane.credentials.find(doc! {}).projection(doc! { "_id": 1 }).sort(doc! { "_id": 1 });
-        call.ask(Effect::Read, std::pin::pin!(collect(find.batch_size(KEYS_A_REPLY), document::key))).await?
+        call.ask(Effect::Read, std::pin::pin!(collect(&lane, find.batch_size(KEYS_A_REPLY), document::key)))
+            .await?
     }
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
@@ -128,7 +112,7 @@ impl CredentialStore for MongoDb {
                         Ok((id, credential))
                     };
                     let most = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-                    let found = std::pin::pin!(collect(find.batch_size(most), read));
+                    let found = std::pin::pin!(collect(&lane, find.batch_size(most), read));
                     call.ask(Effect::Read, found).await?
                 }
             },

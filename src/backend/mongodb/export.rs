@@ -15,8 +15,8 @@ use super::{
     credential::set_documents,
     document, failure,
     pool::Lane,
+    scan::{of_snapshot, snapshot},
     server::Call,
-    topology::Writable,
     usage,
 };
 use crate::{
@@ -65,13 +65,7 @@ impl Export {
         let lane = call.lease().await?;
         let session = match &mut self.session {
             Some(session) => session,
-            none => {
-                // All queries of such a session see what was there at the first one.
-                let is_snapshot = lane.topology.writable() != Writable::Standalone;
-                let session =
-                    lane.client.start_session().snapshot(is_snapshot).causal_consistency(!is_snapshot);
-                none.insert(call.ask(Effect::Read, session).await?)
-            }
+            none => none.insert(call.ask(Effect::Read, std::pin::pin!(snapshot(&lane))).await?),
         };
         let cursor = match &mut self.cursor {
             Some(cursor) => cursor,
@@ -82,6 +76,7 @@ impl Export {
                     Place::Usage | Place::End => &lane.usage,
                 };
                 let find = collection.find(doc! {}).sort(doc! { "_id": 1 }).batch_size(PAGE);
+                let find = of_snapshot(&lane, find);
                 none.insert(call.ask(Effect::Read, find.session(&mut *session).into_future()).await?)
             }
         };
@@ -123,15 +118,20 @@ impl Export {
     }
 }
 
-/// Sets counters: all of a record in one statement.
+/// How many counters of a record are set by one statement, which must be smaller than a document.
+const COUNTERS: usize = 1000;
+
+/// Sets counters: those of a record together.
 async fn set_counters<'k>(
     call: &Call<'_>,
     records: BTreeMap<&'k Key, BTreeMap<&'k Key, i64>>,
 ) -> BTreeMap<&'k Key, Error> {
-    let statements: Vec<_> = records
-        .into_iter()
-        .map(|(key, counts)| (key, upsert(key, usage::change(cstr!("$set"), counts.into_iter()))))
-        .collect();
+    let mut statements = Vec::new();
+    for (key, counts) in records {
+        let counts: Vec<(&Key, i64)> = counts.into_iter().collect();
+        let parts = counts.chunks(COUNTERS).map(|part| usage::change(cstr!("$set"), part.iter().copied()));
+        statements.extend(parts.map(|change| (key, upsert(key, change))));
+    }
     let chunks = batch::run(
         &statements,
         |(_, statement)| statement.as_bytes().len(),

@@ -8,6 +8,7 @@ mod export;
 mod failure;
 mod options;
 mod pool;
+mod scan;
 mod schema;
 mod server;
 mod session;
@@ -79,7 +80,8 @@ const CONCURRENT_CHUNKS: usize = 4;
 /// - A batch is applied document by document.
 /// - A usage record is one document, so its counters (about 60,000 of the longest names) fit in 16 MiB; more are
 ///   [`TooLarge`](crate::ErrorKind::TooLarge).
-/// - An export is a snapshot: the store as it was when the stream was first asked for a record. Not on a standalone server.
+/// - A list, or a chunk of a batch of reads, is what was there at one moment; an export what was there when the stream was first
+///   asked for a record. Not on a standalone server, which has no snapshots.
 /// - A call that gets no turn, finds no server that takes writes, or that the server refuses, is
 ///   [`NotApplied`](crate::Outcome::NotApplied); a write that was sent and has no answer, or whose acknowledgement by the
 ///   majority failed, is [`Unknown`](crate::Outcome::Unknown). A commit is sent until it is answered.

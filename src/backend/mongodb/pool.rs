@@ -95,7 +95,7 @@ impl Lane {
             }
         };
         let found = tokio::time::timeout(self.patience, self.topology.until_writable());
-        found.await.map_err(|_| NoLease::Failed(failure::no_primary()))?;
+        found.await.map_err(|_| NoLease::Failed(self.topology.why_none()))?;
         Ok(Lease { lane: self, _turn: turn })
     }
 

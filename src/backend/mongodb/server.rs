@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     MongoDb, MongoDbConfig, failure,
     pool::{Lane, Lease, NoLease},
+    topology::Writable,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -100,8 +101,9 @@ impl Call<'_> {
                 }
             }
         };
-        timeout_at(self.deadline, wait).await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Timeout, "no turn to speak to the MongoDB server in time"))
+        timeout_at(self.deadline, wait).await.unwrap_or_else(|_| match self.server.lane() {
+            Ok(lane) if lane.topology.writable() == Writable::None => Err(lane.topology.why_none()),
+            _ => Err(Error::new(ErrorKind::Timeout, "no turn to speak to the MongoDB server in time")),
         })
     }
 

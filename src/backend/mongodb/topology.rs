@@ -15,6 +15,9 @@ use mongodb::{
 };
 use tokio::sync::watch;
 
+use super::failure;
+use crate::{Error, backend::remote::Effect};
+
 /// The server that takes writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writable {
@@ -60,8 +63,25 @@ impl Writable {
 /// One client's view: kept up to date by the driver's events.
 #[derive(Clone)]
 pub(super) struct Topology {
-    writable: watch::Sender<Writable>,
+    known: watch::Sender<Known>,
     connections: Arc<Connections>,
+}
+
+struct Known {
+    writable: Writable,
+    /// Why a server can't be reached, if one can't.
+    failure: Option<Error>,
+}
+
+impl Known {
+    fn of(topology: &TopologyDescription) -> Self {
+        let servers = topology.servers();
+        let mut failures = servers.values().filter_map(|server| server.error());
+        Self {
+            writable: Writable::of(topology),
+            failure: failures.next().map(|error| failure::of_request(error, Effect::Read)),
+        }
+    }
 }
 
 /// Can go below zero for a moment: events of two threads may arrive in either order.
@@ -73,14 +93,15 @@ struct Connections {
 
 impl Topology {
     pub(super) fn new() -> Self {
-        Self { writable: watch::Sender::new(Writable::None), connections: Arc::default() }
+        let known = Known { writable: Writable::None, failure: None };
+        Self { known: watch::Sender::new(known), connections: Arc::default() }
     }
 
     pub(super) fn servers(&self) -> EventHandler<SdamEvent> {
-        let writable = self.writable.clone();
+        let known = self.known.clone();
         EventHandler::callback(move |event| {
             if let SdamEvent::TopologyDescriptionChanged(change) = event {
-                writable.send_replace(Writable::of(&change.new_description));
+                known.send_replace(Known::of(&change.new_description));
             }
         })
     }
@@ -100,19 +121,20 @@ impl Topology {
     }
 
     pub(super) fn writable(&self) -> Writable {
-        *self.writable.borrow()
+        self.known.borrow().writable
     }
 
-    /// Waits until a server takes writes, and says which kind of server it is.
-    pub(super) async fn until_writable(&self) -> Writable {
-        let known = self.writable();
-        if known != Writable::None {
-            return known;
+    /// Waits until a server takes writes.
+    pub(super) async fn until_writable(&self) {
+        if self.writable() == Writable::None {
+            // The sender is ours, so it is there.
+            drop(self.known.subscribe().wait_for(|known| known.writable != Writable::None).await);
         }
-        let mut news = self.writable.subscribe();
-        let found = news.wait_for(|writable| *writable != Writable::None).await;
-        // The sender is ours, so it is there.
-        found.map_or(Writable::None, |found| *found)
+    }
+
+    /// Why no server takes writes, as far as that is known.
+    pub(super) fn why_none(&self) -> Error {
+        self.known.borrow().failure.clone().unwrap_or_else(failure::no_primary)
     }
 
     /// How many connections are open, and how many of them are not used now.

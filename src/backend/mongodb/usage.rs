@@ -13,12 +13,12 @@ use mongodb::{
 use super::{
     MongoDb,
     command::upsert,
-    credential::collect,
     document::{self, corrupt, damaged},
     failure,
+    scan::collect,
 };
 use crate::{
-    BatchReport, Error, ErrorKind, Increment, Key, Result, UsageRecord, UsageStore,
+    BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore,
     backend::remote::{Effect, batch},
     error::Kind,
 };
@@ -185,7 +185,7 @@ impl UsageStore for MongoDb {
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
         let call = self.call()?;
         let lane = call.lease().await?;
-        let found = std::pin::pin!(collect(lane.usage.find(doc! {}).batch_size(1000), keyed_record));
+        let found = std::pin::pin!(collect(&lane, lane.usage.find(doc! {}).batch_size(1000), keyed_record));
         Ok(call.ask(Effect::Read, found).await??.into_iter().collect())
     }
 }
@@ -193,6 +193,7 @@ impl UsageStore for MongoDb {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     #[test]
     fn names_of_counters() {

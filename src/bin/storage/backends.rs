@@ -4,7 +4,9 @@
 
 use std::marker::PhantomData;
 
-use gateway_storage::{File, FileConfig, Memory, Open, Postgres, PostgresConfig, Redis};
+use gateway_storage::{
+    File, FileConfig, Memory, MongoDb, MongoDbConfig, Open, Postgres, PostgresConfig, Redis,
+};
 
 use crate::{
     arguments::{Arguments, Command},
@@ -45,6 +47,16 @@ impl Operated for Memory {
         ("durability", "none: gone when the process ends"),
     ];
     const WARNINGS: &[&str] = &["nothing is kept: every command starts with an empty store"];
+}
+
+impl Operated for MongoDb {
+    const FACTS: &[(&str, &str)] =
+        &[("durability", "acknowledged by as many members and journals as the write concern says")];
+
+    fn existing(mut config: MongoDbConfig) -> MongoDbConfig {
+        config.create = false;
+        config
+    }
 }
 
 impl Operated for Postgres {
@@ -106,6 +118,7 @@ macro_rules! on_its_backend {
         on_its_backend! { $url $log $command $what
             "file" => File,
             "memory" => Memory,
+            "mongodb" | "mongodb+srv" => MongoDb,
             "postgres" | "postgresql" => Postgres,
             "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis-cluster" | "rediss-cluster" => Redis,
         }

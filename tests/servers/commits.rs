@@ -11,6 +11,12 @@ use tokio::{
     time::Duration,
 };
 
+#[derive(Clone, Copy)]
+pub(crate) enum Protocol {
+    MongoDb,
+    Postgres,
+}
+
 /// How many of each kind were lost.
 #[derive(Default)]
 pub(crate) struct Lost {
@@ -25,20 +31,26 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// Before the server at this port. In percent: how many commits lose their reply, and how many are lost themselves.
-    pub(crate) async fn start(server: u16, replies: u8, requests: u8) -> Self {
+    pub(crate) async fn start(protocol: Protocol, server: u16, replies: u8, requests: u8) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (port, lost) = (listener.local_addr().unwrap().port(), Arc::<Lost>::default());
         let counts = lost.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(relay(client, server, replies, requests, counts.clone()));
+                tokio::spawn(relay(protocol, client, server, (replies, requests), counts.clone()));
             }
         });
         Self { port, lost }
     }
 }
 
-async fn relay(client: TcpStream, server: u16, replies: u8, requests: u8, lost: Arc<Lost>) {
+async fn relay(
+    protocol: Protocol,
+    client: TcpStream,
+    server: u16,
+    (replies, requests): (u8, u8),
+    lost: Arc<Lost>,
+) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { return };
     for stream in [&client, &server] {
         stream.set_nodelay(true).unwrap();
@@ -53,8 +65,8 @@ async fn relay(client: TcpStream, server: u16, replies: u8, requests: u8, lost: 
             }
         }
     });
-    while let Some(message) = message(&mut from_client, first).await {
-        let is_commit = !first && message[0] == b'Q' && message.windows(6).any(|word| word == b"COMMIT");
+    while let Some(message) = protocol.message(&mut from_client, first).await {
+        let is_commit = !first && protocol.is_commit(&message);
         first = false;
         let dice = fastrand::u8(..100);
         if is_commit && dice < requests {
@@ -76,13 +88,30 @@ async fn relay(client: TcpStream, server: u16, replies: u8, requests: u8, lost: 
     answers.abort();
 }
 
-/// One message of the protocol. The first has no type.
-async fn message(from: &mut OwnedReadHalf, first: bool) -> Option<Vec<u8>> {
-    let mut message = vec![0; if first { 4 } else { 5 }];
-    from.read_exact(&mut message).await.ok()?;
-    let head = message.len();
-    let length = u32::from_be_bytes(message[head - 4..].try_into().unwrap()) as usize;
-    message.resize(head + length - 4, 0);
-    from.read_exact(&mut message[head..]).await.ok()?;
-    Some(message)
+impl Protocol {
+    fn is_commit(self, message: &[u8]) -> bool {
+        let holds = |wanted: &[u8]| message.windows(wanted.len()).any(|word| word == wanted);
+        match self {
+            Self::MongoDb => holds(b"commitTransaction"),
+            Self::Postgres => message[0] == b'Q' && holds(b"COMMIT"),
+        }
+    }
+
+    /// One message. PostgreSQL's first has no type.
+    async fn message(self, from: &mut OwnedReadHalf, first: bool) -> Option<Vec<u8>> {
+        let head = match self {
+            Self::Postgres if !first => 5,
+            Self::MongoDb | Self::Postgres => 4,
+        };
+        let mut message = vec![0; head];
+        from.read_exact(&mut message).await.ok()?;
+        let length = message[head - 4..].try_into().unwrap();
+        let length = match self {
+            Self::MongoDb => u32::from_le_bytes(length) as usize,
+            Self::Postgres => head - 4 + u32::from_be_bytes(length) as usize,
+        };
+        message.resize(length, 0);
+        from.read_exact(&mut message[head..]).await.ok()?;
+        Some(message)
+    }
 }

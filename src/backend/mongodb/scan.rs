@@ -1,0 +1,46 @@
+//! Many documents, as they were at one moment.
+
+use mongodb::{
+    ClientSession,
+    action::Find,
+    bson::{RawDocument, RawDocumentBuf},
+    error::Result as DriverResult,
+    options::ReadConcern,
+};
+
+use super::{pool::Lane, topology::Writable};
+use crate::Result;
+
+/// A standalone server has none: there what changes meanwhile may be seen or not.
+fn has_snapshots(lane: &Lane) -> bool {
+    lane.topology.writable() != Writable::Standalone
+}
+
+/// A session whose queries all see what was there at the first one.
+pub(super) async fn snapshot(lane: &Lane) -> DriverResult<ClientSession> {
+    let has_snapshots = has_snapshots(lane);
+    lane.client.start_session().snapshot(has_snapshots).causal_consistency(!has_snapshots).await
+}
+
+/// A query for such a session. Unless told, the driver asks with the client's own read concern there.
+pub(super) fn of_snapshot<'f>(lane: &Lane, find: Find<'f, RawDocumentBuf>) -> Find<'f, RawDocumentBuf> {
+    if has_snapshots(lane) { find.read_concern(ReadConcern::snapshot()) } else { find }
+}
+
+/// What a query finds, read while it comes.
+pub(super) async fn collect<T>(
+    lane: &Lane,
+    find: Find<'_, RawDocumentBuf>,
+    read: impl Fn(&RawDocument) -> Result<T>,
+) -> DriverResult<Result<Vec<T>>> {
+    let mut session = snapshot(lane).await?;
+    let mut found = of_snapshot(lane, find).session(&mut session).await?;
+    let mut items = Vec::new();
+    while found.advance(&mut session).await? {
+        match read(found.current()) {
+            Ok(item) => items.push(item),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(Ok(items))
+}

@@ -1,0 +1,65 @@
+//! What only MongoDB has: its documents, its elections, its transactions.
+#![cfg(feature = "mongodb")]
+
+mod calls;
+mod faults;
+mod layout;
+mod login;
+mod pool;
+#[path = "../servers/mod.rs"]
+mod servers;
+mod transactions;
+
+use std::time::{Duration, Instant};
+
+use gateway_storage::{ConfigValue, Key, MongoDb, MongoDbConfig, Storage};
+use mongodb::{
+    Client, Collection, Database,
+    bson::{Document, doc},
+};
+use serde_json::Value;
+
+type Result<T = ()> = gateway_storage::Result<T>;
+
+fn key(name: &str) -> Key {
+    Key::new(name).unwrap()
+}
+
+fn config(value: Value) -> ConfigValue {
+    ConfigValue::new(value).unwrap()
+}
+
+async fn open(url: &str) -> Storage<MongoDb> {
+    Storage::open(url).await.expect("a MongoDB store opens")
+}
+
+/// A size that a long run may raise: `GATEWAY_STORAGE_TEST_ROUNDS=1000`.
+fn rounds(usual: usize) -> usize {
+    std::env::var("GATEWAY_STORAGE_TEST_ROUNDS").map_or(usual, |rounds| rounds.parse().expect("a number"))
+}
+
+/// The plain driver: what another program would use.
+async fn raw(url: &str) -> Database {
+    let client = Client::with_uri_str(url).await.expect("the plain driver connects");
+    client.database(&MongoDbConfig::try_from(url).unwrap().database)
+}
+
+async fn documents(url: &str, collection: &str) -> Collection<Document> {
+    raw(url).await.collection(collection)
+}
+
+/// How often the server ran a command.
+async fn runs(database: &Database, command: &str) -> i64 {
+    let status = database.client().database("admin").run_command(doc! { "serverStatus": 1 }).await.unwrap();
+    let commands = status.get_document("metrics").unwrap().get_document("commands").unwrap();
+    commands.get_document(command).map_or(0, |counts| counts.get_i64("total").unwrap())
+}
+
+async fn recovers(storage: &Storage<MongoDb>) -> Instant {
+    let begun = Instant::now();
+    while storage.health().await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no recovery");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Instant::now()
+}

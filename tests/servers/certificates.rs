@@ -1,0 +1,38 @@
+//! Certificates for a server on `localhost` and its client.
+
+use std::{fs, path::Path, process::Command};
+
+fn openssl(folder: &Path, arguments: &str) {
+    let mut openssl = Command::new("openssl");
+    let ran =
+        openssl.current_dir(folder).args(arguments.split(' ')).output().expect("these tests need openssl");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+/// Two authorities, and a server's and a client's certificate that the first one signed.
+pub(crate) fn make(folder: &Path) {
+    for (authority, subject) in [("ca", "/CN=trusted"), ("other", "/CN=stranger")] {
+        openssl(
+            folder,
+            &format!(
+                "req -x509 -newkey rsa:2048 -nodes -days 30 -subj {subject} -keyout {authority}.key -out {authority}.crt"
+            ),
+        );
+    }
+    fs::write(folder.join("names"), "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
+    fs::write(folder.join("badge"), "basicConstraints=CA:FALSE\nextendedKeyUsage=clientAuth\n").unwrap();
+    for (name, subject, extensions) in
+        [("server", "/CN=localhost", "names"), ("client", "/CN=badge", "badge")]
+    {
+        openssl(
+            folder,
+            &format!("req -newkey rsa:2048 -nodes -subj {subject} -keyout {name}.key -out {name}.csr"),
+        );
+        openssl(
+            folder,
+            &format!(
+                "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile {extensions} -out {name}.crt"
+            ),
+        );
+    }
+}
