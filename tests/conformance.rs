@@ -151,7 +151,7 @@ mod memory_deep {
 }
 conforms!(file, [credentials configs usage export], [backend export_usage export_snapshot]);
 #[cfg(feature = "mongodb")]
-conforms_also!(mongodb, [credentials configs usage transactions export], [backend export_usage transactions_at_close]);
+conforms!(mongodb, [credentials configs usage transactions export], [backend export_usage transactions_at_close]);
 #[cfg(feature = "mongodb")]
 conforms!(mongodb_alone, [credentials configs usage export], [backend export_usage]);
 #[cfg(feature = "redis")]
