@@ -86,6 +86,11 @@ pub struct MongoDbConfig {
     pub write_concern: WriteLevel,
     /// Whether they must have it in their journals. `journal`. Default: true.
     pub journal: bool,
+    /// Whether the driver sends a single write once more, under the same number, if its connection is lost. Servers that only
+    /// speak MongoDB's language may not know such numbers. `retryWrites`. Default: true.
+    pub retry_writes: bool,
+    /// Whether the driver sends a read once more if its connection is lost. `retryReads`. Default: true.
+    pub retry_reads: bool,
     /// What a read may see. `readConcernLevel`. Default: [`ReadLevel::Majority`].
     pub read_concern: ReadLevel,
     /// How long a call may take as a whole. Default: [`DEFAULT_DEADLINE`].
@@ -148,6 +153,8 @@ impl Default for MongoDbConfig {
             idle_timeout: Duration::from_secs(10 * 60),
             write_concern: WriteLevel::Majority,
             journal: true,
+            retry_writes: true,
+            retry_reads: true,
             read_concern: ReadLevel::Majority,
             deadline: DEFAULT_DEADLINE,
             create: true,
@@ -178,6 +185,8 @@ impl fmt::Debug for MongoDbConfig {
             .field("idle_timeout", &self.idle_timeout)
             .field("write_concern", &self.write_concern)
             .field("journal", &self.journal)
+            .field("retry_writes", &self.retry_writes)
+            .field("retry_reads", &self.retry_reads)
             .field("read_concern", &self.read_concern)
             .field("deadline", &self.deadline)
             .field("create", &self.create)
@@ -186,7 +195,7 @@ impl fmt::Debug for MongoDbConfig {
 }
 
 /// As MongoDB spells them; case does not matter there.
-const OPTIONS: [&str; 19] = [
+const OPTIONS: [&str; 21] = [
     "appName",
     "authMechanism",
     "authSource",
@@ -199,6 +208,8 @@ const OPTIONS: [&str; 19] = [
     "maxPoolSize",
     "readConcernLevel",
     "replicaSet",
+    "retryReads",
+    "retryWrites",
     "serverSelectionTimeoutMS",
     "ssl",
     "tls",
@@ -234,6 +245,8 @@ impl TryFrom<&str> for MongoDbConfig {
                 "maxPoolSize" => config.pool_size = number(name, value)?,
                 "readConcernLevel" => config.read_concern = read_level(value)?,
                 "replicaSet" => config.replica_set = Some(decode(value)?),
+                "retryReads" => config.retry_reads = boolean(name, value)?,
+                "retryWrites" => config.retry_writes = boolean(name, value)?,
                 "serverSelectionTimeoutMS" => config.server_selection_timeout = milliseconds(name, value)?,
                 "ssl" | "tls" => config.tls = boolean(name, value)?,
                 "tlsAllowInvalidCertificates" => {
@@ -302,6 +315,8 @@ impl MongoDbConfig {
         options.connect_timeout = Some(self.connect_timeout);
         options.server_selection_timeout = Some(self.server_selection_timeout);
         options.max_idle_time = Some(self.idle_timeout);
+        options.retry_writes = Some(self.retry_writes);
+        options.retry_reads = Some(self.retry_reads);
         options.write_concern = Some(self.write_concern()?);
         options.read_concern = Some(match self.read_concern {
             ReadLevel::Majority => ReadConcern::majority(),
@@ -437,6 +452,9 @@ mod tests {
         assert_eq!(servers.len(), 3);
         assert_eq!(&servers[..2], ["db1:27017", "db2:27018"]);
 
+        // As Atlas gives it to its users.
+        let atlas = "mongodb+srv://u:p@cluster.example.com/?retryWrites=true&w=majority&appName=Cluster0";
+        assert_eq!(MongoDbConfig::try_from(atlas).unwrap().app_name, "Cluster0");
         let config = MongoDbConfig::try_from("mongodb+srv://u:p@cluster.example.com/?tls=false").unwrap();
         assert_eq!((config.srv, config.tls, config.addr.as_str()), (true, false, "cluster.example.com"));
         assert_eq!((config.auth_source, config.database.as_str()), (None, "gateway_storage"));
