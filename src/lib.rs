@@ -34,7 +34,8 @@
 //! | [`Pooled`]: connections | | x | x | x | |
 //!
 //! Each trait's methods list what they promise. [`Backend`] says what holds for all of them, [`Error`] what can go wrong,
-//! [`layer`] how to put something around every operation.
+//! [`layer`] how to put something around every operation: telemetry ([`Storage::instrumented`]), a deadline, retries, a limit
+//! ([`Stack`]), or your own.
 //!
 //! # Limits
 //!
@@ -93,7 +94,8 @@ pub use capability::*;
 pub use error::{Error, ErrorKind, Optional, Outcome, Result};
 pub use gateway_storage_macros::capability;
 pub use layer::{
-    Call, Count, Layer, Layered, LayeredTransaction, Operation, OperationKind, Owned, Receiver, Trace,
+    Call, Count, Fault, Instrument, Layer, Layered, LayeredTransaction, Limit, Operation, OperationKind,
+    Owned, POOL_INTERVAL, Receiver, Retry, Stack, Timeout,
 };
 pub use model::*;
 pub use storage::{IMPORT_CHUNK, Storage};

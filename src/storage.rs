@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use crate::{
     Applied, ApplyOptions, AsKey, AuditEntry, AuditFilter, Backend, BatchReport, CacheEntry, CacheStore,
     ConfigBatch, ConfigStore, ConfigValue, Credential, CredentialStore, Error, Exportable, Found, Increment,
-    Key, Layer, Layered, Open, Plan, PoolStats, Pooled, Record, Result, Rollback, RollbackOptions,
-    StorageStats, Transactional, UsageRecord, UsageStore,
+    Instrument, Key, Layer, Layered, Open, POOL_INTERVAL, Plan, PoolStats, Pooled, Record, Result, Rollback,
+    RollbackOptions, StorageStats, Transactional, UsageRecord, UsageStore,
 };
 
 /// How many records [`Storage::import`] hands to the backend at a time.
@@ -92,6 +92,32 @@ impl<B> Storage<B> {
         Storage { backend: Layered::new(layer, self.backend) }
     }
 
+    /// Tells `tracing` and `metrics` of every operation, and knows the store's recent
+    /// [performance](StorageStats::performance): see [`Instrument`].
+    #[must_use]
+    pub fn instrumented(self) -> Storage<Layered<Instrument, B>>
+    where
+        B: Backend,
+    {
+        let instrument = Instrument::new(&self.backend);
+        self.layer(instrument)
+    }
+
+    /// The same, and the pool's gauges, every [`POOL_INTERVAL`]. A task sees to them until the storage is closed or its
+    /// last handle is dropped: see [`Instrument::sample_pool`] for another interval.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
+    #[must_use]
+    pub fn instrumented_pool(self) -> Storage<Layered<Instrument, B>>
+    where
+        B: Pooled,
+    {
+        let instrument = Instrument::new(&self.backend).sample_pool(&self.backend, POOL_INTERVAL);
+        self.layer(instrument)
+    }
+
     /// A handle on the same store whose calls may take this long instead of
     /// [`DEFAULT_DEADLINE`](crate::DEFAULT_DEADLINE). For one call: `storage.with_deadline(d).get_config("k")`.
     #[must_use]
@@ -146,6 +172,9 @@ impl<B> Storage<B> {
     where
         B: CredentialStore,
     {
+        if let Some(id) = id.as_checked() {
+            return self.backend.get_credential(id).await;
+        }
         self.backend.get_credential(&*id.as_key()?).await
     }
 
@@ -274,6 +303,9 @@ impl<B> Storage<B> {
     where
         B: ConfigStore,
     {
+        if let Some(key) = key.as_checked() {
+            return self.backend.get_config(key).await;
+        }
         self.backend.get_config(&*key.as_key()?).await
     }
 
@@ -372,6 +404,9 @@ impl<B> Storage<B> {
     where
         B: UsageStore,
     {
+        if let (Some(key), Some(field)) = (key.as_checked(), field.as_checked()) {
+            return self.backend.increment_usage(key, field, delta).await;
+        }
         self.backend.increment_usage(&*key.as_key()?, &*field.as_key()?, delta).await
     }
 

@@ -1,12 +1,14 @@
-//! Every backend, bare and under layers, does what the contract says.
+//! Every backend, bare and under the full stack of layers, does what the contract says.
 //!
 //! A backend is one line: how a new, empty one is opened, what it can do, and what else it promises.
 
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod servers;
+mod workload;
 
-use gateway_storage::{Count, File, Memory, Storage, Trace, conformance};
+use gateway_storage::{Count, File, Memory, Storage, conformance};
 use tempfile::TempDir;
+use workload::stacked;
 
 async fn memory() -> (Storage<Memory>, ()) {
     (Storage::open("memory:").await.expect("memory opens"), ())
@@ -107,37 +109,7 @@ macro_rules! conforms {
     ($backend:ident, $capabilities:tt, $promises:tt) => {
         mod $backend {
             cases!(bare, $backend, |storage| storage, $capabilities, $promises);
-            cases!(
-                layered,
-                $backend,
-                |storage| storage.layer(Trace).layer(Count::default()),
-                $capabilities,
-                $promises
-            );
-            cases!(
-                three_deep,
-                $backend,
-                |storage| storage.layer(Count::default()).layer(Trace).layer(Count::default()),
-                $capabilities,
-                $promises
-            );
-        }
-    };
-}
-
-/// The same for another way to reach a backend, without the third depth: each takes the compiler a while.
-#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
-macro_rules! conforms_also {
-    ($backend:ident, $capabilities:tt, $promises:tt) => {
-        mod $backend {
-            cases!(bare, $backend, |storage| storage, $capabilities, $promises);
-            cases!(
-                layered,
-                $backend,
-                |storage| storage.layer(Trace).layer(Count::default()),
-                $capabilities,
-                $promises
-            );
+            cases!(stacked, $backend, |storage| stacked(storage), $capabilities, $promises);
         }
     };
 }
@@ -167,23 +139,33 @@ macro_rules! cases {
 }
 
 conforms!(memory, [credentials configs plans usage cache transactions export], [backend export_usage export_snapshot transactions_at_close]);
+// Layers on layers: each takes the compiler a while, so on one backend.
+mod memory_deep {
+    cases!(
+        three,
+        memory,
+        |storage| storage.layer(Count::default()).layer(Count::default()).layer(Count::default()),
+        [credentials configs plans usage cache transactions export],
+        [backend export_usage]
+    );
+}
 conforms!(file, [credentials configs plans usage export], [backend export_usage export_snapshot]);
 #[cfg(feature = "mongodb")]
-conforms_also!(mongodb, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
+conforms!(mongodb, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
 #[cfg(feature = "mongodb")]
-conforms_also!(mongodb_alone, [credentials configs plans usage export], [backend export_usage]);
+conforms!(mongodb_alone, [credentials configs plans usage export], [backend export_usage]);
 #[cfg(feature = "redis")]
 conforms!(redis, [credentials configs plans usage cache export], [backend export_usage]);
 #[cfg(feature = "redis")]
-conforms_also!(redis_tls, [credentials configs plans usage cache export], [backend export_usage]);
+conforms!(redis_tls, [credentials configs plans usage cache export], [backend export_usage]);
 #[cfg(feature = "redis")]
-conforms_also!(redis_cluster, [credentials configs plans usage cache export], [backend export_usage]);
+conforms!(redis_cluster, [credentials configs plans usage cache export], [backend export_usage]);
 #[cfg(feature = "redis")]
-conforms_also!(redis_sentinel, [credentials configs plans usage cache export], [backend export_usage]);
+conforms!(redis_sentinel, [credentials configs plans usage cache export], [backend export_usage]);
 #[cfg(feature = "postgres")]
 conforms!(postgres, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
 #[cfg(feature = "postgres")]
-conforms_also!(pgbouncer, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
+conforms!(pgbouncer, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
 
 /// The same for backends that keep what they store.
 macro_rules! keeps {

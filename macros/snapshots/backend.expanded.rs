@@ -4,6 +4,12 @@ pub trait Everything: Backend {
     type Transaction: Transaction;
     /// No operation.
     fn set_limit(&mut self, limit: usize);
+    /// The layer is told, and there is a default.
+    fn set_name(&mut self, name: String) {
+        drop(name);
+    }
+    /// The layer adds to what came.
+    fn describe(&self) -> impl Future<Output = Result<Text>> + Send;
     /// Borrowed and owned arguments; names that the expansion uses, too.
     fn get(
         &self,
@@ -25,6 +31,19 @@ pub trait Everything: Backend {
     fn r#move(&self, r#type: u8) -> impl Future<Output = Result<()>> + Send;
 }
 const _: () = {
+    struct DescribeCall {}
+    impl<'on, B: Everything> ::gateway_storage::Call<&'on B> for DescribeCall {
+        type Output = Text;
+        const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
+            "describe",
+            ::gateway_storage::OperationKind::Control,
+            true,
+        );
+        #[inline]
+        async fn run(&self, on: &'on B) -> ::gateway_storage::Result<Text> {
+            <B as Everything>::describe(on).await
+        }
+    }
     struct GetCall<'call> {
         key: &'call Key,
         layer: Option<&'static str>,
@@ -108,6 +127,21 @@ const _: () = {
         type Transaction = LayeredTransaction<L, <B as Everything>::Transaction>;
         fn set_limit(&mut self, limit: usize) {
             <B as Everything>::set_limit(self.inner_mut(), limit)
+        }
+        fn set_name(&mut self, name: String) {
+            ::gateway_storage::Layer::set_name(
+                self.layer_mut(),
+                ::core::clone::Clone::clone(&name),
+            );
+            <B as Everything>::set_name(self.inner_mut(), name)
+        }
+        #[inline]
+        async fn describe(&self) -> ::gateway_storage::Result<Text> {
+            let call = DescribeCall {};
+            let (layer, inner) = (self.layer(), self.inner());
+            let mut output = ::gateway_storage::Layer::around(layer, inner, call).await?;
+            ::gateway_storage::Layer::complete(layer, &mut output);
+            ::core::result::Result::Ok(output)
         }
         #[inline]
         async fn get(

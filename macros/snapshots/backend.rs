@@ -8,6 +8,16 @@ pub trait Everything: Backend {
     #[forward]
     fn set_limit(&mut self, limit: usize);
 
+    /// The layer is told, and there is a default.
+    #[forward(layer)]
+    fn set_name(&mut self, name: String) {
+        drop(name);
+    }
+
+    /// The layer adds to what came.
+    #[operation(control, replayable, then = complete)]
+    fn describe(&self) -> impl Future<Output = Result<Text>> + Send;
+
     /// Borrowed and owned arguments; names that the expansion uses, too.
     #[operation(read)]
     fn get(

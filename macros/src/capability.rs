@@ -3,8 +3,8 @@
 use proc_macro2::{TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::{
-    Attribute, Error, Expr, FnArg, Ident, ItemTrait, MetaNameValue, Path, Result, TraitItem, TraitItemFn,
-    TraitItemType, Type,
+    Attribute, Error, Expr, FnArg, Ident, ItemTrait, Meta, MetaNameValue, Path, Result, TraitItem,
+    TraitItemFn, TraitItemType, Type,
 };
 
 use crate::operation::{self, Operation, Receiver, Returns};
@@ -151,6 +151,10 @@ impl<'t> Capability<'t> {
                 let wrapped = self.check_return(&operation)?;
                 match &operation.returns {
                     Returns::Future(output) => {
+                        if let (Some(then), Some(_)) = (&operation.then, wrapped) {
+                            let message = "a layer wraps what came, or adds to it: not both";
+                            return Err(Error::new(then.span(), message));
+                        }
                         calls.push(self.call(&operation, output, wrapped));
                         members.push(self.around(&operation, output, wrapped, method));
                     }
@@ -159,10 +163,20 @@ impl<'t> Capability<'t> {
                 Ok(())
             }
             (None, Some(attribute)) => {
-                if attribute.meta.require_path_only().is_err() {
-                    return Err(Error::new_spanned(&attribute.meta, "expected just `#[forward]`"));
-                }
-                members.push(self.read_forward(method)?);
+                let told = match &attribute.meta {
+                    Meta::Path(_) => false,
+                    Meta::List(list)
+                        if syn::parse2::<Ident>(list.tokens.clone()).is_ok_and(|word| word == "layer") =>
+                    {
+                        true
+                    }
+                    other => {
+                        let message =
+                            "expected `#[forward]`, or `#[forward(layer)]` if the layer is told, too";
+                        return Err(Error::new_spanned(other, message));
+                    }
+                };
+                members.push(self.read_forward(method, told)?);
                 Ok(())
             }
             (Some(_), Some(both)) => {
@@ -213,7 +227,7 @@ impl<'t> Capability<'t> {
         })
     }
 
-    fn read_forward(&self, method: &TraitItemFn) -> Result<TokenStream> {
+    fn read_forward(&self, method: &TraitItemFn, told: bool) -> Result<TokenStream> {
         let signature = &method.sig;
         if self.target == Target::LayeredTransaction {
             return Err(Error::new(signature.ident.span(), "a transaction passes nothing through"));
@@ -221,9 +235,13 @@ impl<'t> Capability<'t> {
         if let Some(keyword) = &signature.asyncness {
             return Err(Error::new(keyword.span, "what waits is an operation: it can't be passed through"));
         }
-        let inner = match signature.inputs.first() {
+        let (layer, inner) = match signature.inputs.first() {
             Some(FnArg::Receiver(receiver)) if receiver.reference.is_some() => {
-                if receiver.mutability.is_some() { quote!(self.inner_mut()) } else { quote!(self.inner()) }
+                if receiver.mutability.is_some() {
+                    (quote!(self.layer_mut()), quote!(self.inner_mut()))
+                } else {
+                    (quote!(self.layer()), quote!(self.inner()))
+                }
             }
             _ => {
                 let message = "what is passed through takes `&self` or `&mut self`";
@@ -237,7 +255,7 @@ impl<'t> Capability<'t> {
             let message = "`Self` can't be passed through: layered, it is another type";
             return Err(Error::new(found.span(), message));
         }
-        Ok(self.forward(signature, &inner, &names))
+        Ok(self.forward(signature, told.then_some(&layer), &inner, &names))
     }
 }
 

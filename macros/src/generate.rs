@@ -18,11 +18,17 @@ impl Capability<'_> {
     pub(crate) fn forward(
         &self,
         signature: &Signature,
+        layer: Option<&TokenStream>,
         inner: &TokenStream,
         names: &[&Ident],
     ) -> TokenStream {
         let (capability, name) = (self.name, &signature.ident);
-        quote! { #signature { <B as #capability>::#name(#inner #(, #names)*) } }
+        let tell = layer.map(|layer| {
+            quote! {
+                ::gateway_storage::Layer::#name(#layer #(, ::core::clone::Clone::clone(&#names))*);
+            }
+        });
+        quote! { #signature { #tell <B as #capability>::#name(#inner #(, #names)*) } }
     }
 
     /// The operation as a value.
@@ -95,7 +101,14 @@ impl Capability<'_> {
         };
         let around = quote!(::gateway_storage::Layer::around(#layer, #on, call).await);
         let result = match wrapped {
-            None => around,
+            None => match &operation.then {
+                None => around,
+                Some(then) => quote! {
+                    let mut output = #around?;
+                    ::gateway_storage::Layer::#then(#layer, &mut output);
+                    ::core::result::Result::Ok(output)
+                },
+            },
             Some(Wrapped { wrapper, .. }) => quote! {
                 ::core::result::Result::Ok(#wrapper::new(::core::clone::Clone::clone(layer), #around?))
             },

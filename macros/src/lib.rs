@@ -20,7 +20,9 @@ use proc_macro::TokenStream;
 /// | | `#[operation(write)]`, `#[operation(control)]` | it changes data; it does neither |
 /// | | `.., replayable` | doing it twice is doing it once, in effect and in result |
 /// | | `.., batch = items` | the length of the argument `items` is its batch size |
+/// | | `.., then = method` | `Layer::method(&layer, &mut T)` may add to what came |
 /// | | `#[forward]` | it is no operation: layers pass it through |
+/// | | `#[forward(layer)]` | `Layer`'s method of that name is told, too |
 /// | a type | `#[layered(Wrapper)]` | layered, it is `Wrapper<L, ..>`; operations that return it wrap it |
 ///
 /// An operation is `fn name(&self, ..) -> impl Future<Output = Result<T>> + Send` (or `impl Stream<Item =

@@ -19,6 +19,8 @@ pub(crate) struct Operation {
     pub(crate) kind: Ident,
     pub(crate) replayable: bool,
     pub(crate) batch: Option<Ident>,
+    /// The layer's method that may add to what came.
+    pub(crate) then: Option<Ident>,
     pub(crate) receiver: Receiver,
     pub(crate) arguments: Vec<(Ident, Type)>,
     /// Whether an argument is borrowed: for `'call`, as long as the call value lives.
@@ -47,7 +49,7 @@ impl Operation {
     pub(crate) fn read(method: &TraitItemFn, attribute: &Attribute) -> Result<Self> {
         let signature = &method.sig;
         check_plain(method)?;
-        let (kind, replayable, batch) = read_attribute(attribute)?;
+        let Attributes { kind, replayable, batch, then } = read_attribute(attribute)?;
         let (receiver, inputs) = split_receiver(signature);
         let receiver = receiver.ok_or_else(|| {
             Error::new(
@@ -80,8 +82,11 @@ impl Operation {
                 return Err(Error::new(batch.span(), "a stream has no batch size"));
             }
         }
+        if let (Some(then), Returns::Stream(_)) = (&then, &returns) {
+            return Err(Error::new(then.span(), "a layer adds nothing to a stream"));
+        }
         let (name, borrows) = (signature.ident.clone(), borrowed.used);
-        Ok(Self { name, kind, replayable, batch, receiver, arguments, borrows, returns })
+        Ok(Self { name, kind, replayable, batch, then, receiver, arguments, borrows, returns })
     }
 }
 
@@ -115,16 +120,24 @@ fn check_plain(method: &TraitItemFn) -> Result<()> {
     Ok(())
 }
 
-fn read_attribute(attribute: &Attribute) -> Result<(Ident, bool, Option<Ident>)> {
-    const EXPECTED: &str =
-        "expected `read`, `write` or `control`, then `replayable` and `batch = argument` if they apply";
+/// What `#[operation(..)]` says.
+struct Attributes {
+    kind: Ident,
+    replayable: bool,
+    batch: Option<Ident>,
+    then: Option<Ident>,
+}
+
+fn read_attribute(attribute: &Attribute) -> Result<Attributes> {
+    const EXPECTED: &str = "expected `read`, `write` or `control`, then `replayable`, `batch = argument` and \
+                            `then = method` if they apply";
     let expected = |found: &dyn ToTokens| Error::new_spanned(found.to_token_stream(), EXPECTED);
     let meta = &attribute.meta;
     let list = meta.require_list().map_err(|_| expected(meta))?;
     let words = Punctuated::<Meta, Token![,]>::parse_terminated
         .parse2(list.tokens.clone())
         .map_err(|error| Error::new(error.span(), EXPECTED))?;
-    let (mut kind, mut replayable, mut batch) = (None, false, None);
+    let (mut kind, mut replayable, mut batch, mut then) = (None, false, None, None);
     for word in words {
         match &word {
             Meta::Path(path) if kind.is_none() && path.is_ident("read") => {
@@ -139,11 +152,17 @@ fn read_attribute(attribute: &Attribute) -> Result<(Ident, bool, Option<Ident>)>
                 }
                 other => return Err(Error::new_spanned(other, "expected the name of an argument")),
             },
+            Meta::NameValue(pair) if kind.is_some() && pair.path.is_ident("then") => match &pair.value {
+                Expr::Path(path) if path.path.get_ident().is_some() => {
+                    then = path.path.get_ident().cloned();
+                }
+                other => return Err(Error::new_spanned(other, "expected the name of a method of `Layer`")),
+            },
             other => return Err(expected(other)),
         }
     }
     let kind = kind.ok_or_else(|| expected(meta))?;
-    Ok((Ident::new(kind, Span::call_site()), replayable, batch))
+    Ok(Attributes { kind: Ident::new(kind, Span::call_site()), replayable, batch, then })
 }
 
 /// What the method runs on, if it is something that a call can hold, and the other arguments.

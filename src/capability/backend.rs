@@ -24,8 +24,15 @@ pub trait Backend: Clone + Send + Sync + 'static {
     #[forward]
     fn label(&self) -> &'static str;
 
-    /// Sets the deadline of every later call on this handle. Other handles keep theirs.
+    /// The part of a server that holds the store, as the OpenTelemetry conventions want it for `db.namespace`: a database's
+    /// name or number. None if there is no such thing. No secret.
     #[forward]
+    fn namespace(&self) -> Option<&str> {
+        None
+    }
+
+    /// Sets the deadline of every later call on this handle. Other handles keep theirs.
+    #[forward(layer)]
     fn set_deadline(&mut self, deadline: Duration);
 
     /// Says whether the backend can serve reads and writes now.
@@ -35,7 +42,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn health(&self) -> impl Future<Output = Result<()>> + Send;
 
     /// Counts what is stored and describes the store. No secrets, no keys.
-    #[operation(control, replayable)]
+    ///
+    /// Layers may add what they know: see [`StorageStats`].
+    #[operation(control, replayable, then = complete_stats)]
     fn stats(&self) -> impl Future<Output = Result<StorageStats>> + Send;
 
     /// Finishes the writes under way and releases everything: files, locks, connections.

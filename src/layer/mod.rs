@@ -4,6 +4,16 @@
 //! [`Layer`] is written once, around any call there is or will be. [`Layered`] puts a layer on a backend and has
 //! exactly the capabilities that the backend has; `#[capability]` generates its forwarding.
 //!
+//! The library's own, in the order in which [`Stack`] puts them around a backend:
+//!
+//! | | |
+//! |---|---|
+//! | [`Instrument`] | spans, metrics, recent performance |
+//! | [`Timeout`] | one deadline for everything inside |
+//! | [`Retry`] | another try, where it is harmless, within a budget |
+//! | [`Limit`] | so many at once, so many in the queue |
+//! | [`Count`], [`Fault`] | for tests: what was called; what goes wrong |
+//!
 //! A whole layer, which says what is slow:
 //!
 //! ```
@@ -31,13 +41,25 @@
 //! ```
 
 mod count;
-mod trace;
+mod fault;
+mod instrument;
+mod limit;
+mod retry;
+mod stack;
+mod timeout;
+
+use std::time::Duration;
 
 pub use count::Count;
+pub use fault::Fault;
 use futures_core::Stream;
-pub use trace::Trace;
+pub use instrument::{Instrument, POOL_INTERVAL};
+pub use limit::Limit;
+pub use retry::Retry;
+pub use stack::Stack;
+pub use timeout::Timeout;
 
-use crate::Result;
+use crate::{Result, StorageStats};
 
 /// What is known of an operation when the program is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +71,8 @@ pub struct Operation {
     pub kind: OperationKind,
     /// Whether doing it twice is the same as doing it once, in effect and in result.
     pub replayable: bool,
+    /// Of the name, for tables by operation.
+    hash: u32,
 }
 
 impl Operation {
@@ -56,8 +80,24 @@ impl Operation {
     #[doc(hidden)]
     #[must_use]
     pub const fn new(name: &'static str, kind: OperationKind, replayable: bool) -> Self {
-        Self { name, kind, replayable }
+        Self { name, kind, replayable, hash: fnv1a(name) }
     }
+
+    /// Whether it does an application's work. Health, statistics, close and the pool's operations don't: an operator needs
+    /// them most when all the others are slow or refused.
+    #[must_use]
+    pub const fn is_work(self) -> bool {
+        !matches!(self.kind, OperationKind::Control) || !self.replayable
+    }
+}
+
+const fn fnv1a(text: &str) -> u32 {
+    let (bytes, mut hash, mut at) = (text.as_bytes(), 0x811c_9dc5_u32, 0);
+    while at < bytes.len() {
+        hash = (hash ^ bytes[at] as u32).wrapping_mul(0x0100_0193);
+        at += 1;
+    }
+    hash
 }
 
 /// What an operation does to the data.
@@ -89,6 +129,22 @@ pub trait Call<R>: Send + Sync {
 
     /// Runs the operation.
     fn run(&self, on: R) -> impl Future<Output = Result<Self::Output>> + Send;
+}
+
+/// A borrowed call is a call, so that a layer can give it to another one.
+impl<R, C: Call<R>> Call<R> for &C {
+    type Output = C::Output;
+    const OPERATION: Operation = C::OPERATION;
+
+    #[inline]
+    fn batch_size(&self) -> Option<usize> {
+        (**self).batch_size()
+    }
+
+    #[inline]
+    fn run(&self, on: R) -> impl Future<Output = Result<Self::Output>> + Send {
+        (**self).run(on)
+    }
 }
 
 /// What an operation runs on: `&B` (a backend), `&mut T` (a transaction), or [`Owned<T>`] (a transaction that
@@ -142,6 +198,24 @@ pub trait Layer: Clone + Send + Sync + 'static {
         let _ = operation;
         items
     }
+
+    /// Adds what the layer knows to the store's statistics: see [`Backend::stats`](crate::Backend::stats).
+    fn complete_stats(&self, stats: &mut StorageStats) {
+        let _ = stats;
+    }
+
+    /// Is told that calls on this handle may take so long: see [`Backend::set_deadline`](crate::Backend::set_deadline).
+    fn set_deadline(&mut self, deadline: Duration) {
+        let _ = deadline;
+    }
+}
+
+/// No layer: costs nothing. For types that have a place for one.
+impl Layer for () {
+    #[inline]
+    async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
+        call.run(on).await
+    }
 }
 
 /// A backend with a layer around it: implements exactly the capabilities that `B` has.
@@ -162,6 +236,12 @@ impl<L, B> Layered<L, B> {
     #[inline]
     pub const fn layer(&self) -> &L {
         &self.layer
+    }
+
+    /// The layer, to change its settings.
+    #[inline]
+    pub const fn layer_mut(&mut self) -> &mut L {
+        &mut self.layer
     }
 
     /// The backend inside.

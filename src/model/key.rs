@@ -136,12 +136,23 @@ pub trait AsKey: Send + Sync {
     ///
     /// [`ErrorKind::InvalidKey`], as [`Key::new`].
     fn as_key(&self) -> Result<Cow<'_, Key>>;
+
+    /// The key, if this is one: then there is nothing to check, to copy or to drop.
+    #[inline]
+    fn as_checked(&self) -> Option<&Key> {
+        None
+    }
 }
 
 impl AsKey for Key {
     #[inline]
     fn as_key(&self) -> Result<Cow<'_, Key>> {
         Ok(Cow::Borrowed(self))
+    }
+
+    #[inline]
+    fn as_checked(&self) -> Option<&Key> {
+        Some(self)
     }
 }
 
@@ -161,6 +172,11 @@ impl<K: AsKey + ?Sized> AsKey for &K {
     #[inline]
     fn as_key(&self) -> Result<Cow<'_, Key>> {
         (**self).as_key()
+    }
+
+    #[inline]
+    fn as_checked(&self) -> Option<&Key> {
+        (**self).as_checked()
     }
 }
 

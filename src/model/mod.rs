@@ -28,5 +28,5 @@ pub use plan::{
     Mutation, Plan, Rollback, RollbackOptions,
 };
 pub use record::Record;
-pub use stats::{PoolStats, StorageStats};
+pub use stats::{Performance, PoolStats, StorageStats};
 pub use usage::{Increment, UsageRecord};

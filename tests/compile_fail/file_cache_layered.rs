@@ -1,9 +1,9 @@
 //~ error[E0277]: `gateway_storage::File` cannot cache
 //~ backends that cache: `Memory`
-use gateway_storage::{CacheStore, Count, File, Storage, Trace};
+use gateway_storage::{CacheStore, Count, File, Storage, Timeout};
 
 fn needs<B: CacheStore>(_: &Storage<B>) {}
 
 fn main() {
-    let _ = |storage: Storage<File>| needs(&storage.layer(Trace).layer(Count::default()).layer(Trace));
+    let _ = |storage: Storage<File>| needs(&storage.instrumented().layer(Count::default()).layer(Timeout::default()));
 }

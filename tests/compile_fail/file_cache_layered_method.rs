@@ -1,9 +1,9 @@
 //~ error[E0277]: `gateway_storage::File` cannot cache
 //~ backends that cache: `Memory`
-use gateway_storage::{Count, File, Storage, Trace};
+use gateway_storage::{Count, File, Storage, Timeout};
 
 async fn cache(storage: Storage<File>) {
-    let storage = storage.layer(Trace).layer(Count::default()).layer(Trace);
+    let storage = storage.instrumented().layer(Count::default()).layer(Timeout::default());
     let _ = storage.get_cache("k").await;
 }
 

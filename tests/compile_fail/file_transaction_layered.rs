@@ -1,9 +1,9 @@
 //~ error[E0277]: `gateway_storage::File` has no transactions
 //~ backends with transactions: `Memory`
-use gateway_storage::{Count, File, Storage, Trace};
+use gateway_storage::{Count, File, Storage, Timeout};
 
 async fn begin(storage: Storage<File>) {
-    let _ = storage.layer(Trace).layer(Count::default()).layer(Trace).begin().await;
+    let _ = storage.instrumented().layer(Count::default()).layer(Timeout::default()).begin().await;
 }
 
 fn main() {}

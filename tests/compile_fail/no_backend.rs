@@ -1,6 +1,6 @@
 //~ error[E0277]: `String` is not a storage backend
-use gateway_storage::{Storage, Trace};
+use gateway_storage::{Count, Storage};
 
 fn main() {
-    let _ = Storage::new(String::new()).layer(Trace);
+    let _ = Storage::new(String::new()).layer(Count::default());
 }

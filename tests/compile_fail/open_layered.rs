@@ -1,9 +1,9 @@
 //~ can't be opened from a configuration
 //~ open the bare backend, `Storage::<File>::open(..)`, then add layers with `.layer(..)`
-use gateway_storage::{File, Layered, Storage, Trace};
+use gateway_storage::{File, Layered, Stack, Storage};
 
 async fn open() {
-    let _ = Storage::<Layered<Trace, File>>::open("file:./data").await;
+    let _ = Storage::<Layered<Stack, File>>::open("file:./data").await;
 }
 
 fn main() {}

@@ -1,9 +1,9 @@
 //~ error[E0382]: use of moved value: `tx`
 //~ takes ownership of the receiver `self`, which moves `tx`
-use gateway_storage::{Count, Memory, Result, Storage, Trace, Transaction};
+use gateway_storage::{Count, Memory, Result, Storage, Transaction};
 
 async fn twice(storage: Storage<Memory>) -> Result<()> {
-    let tx = storage.layer(Trace).layer(Count::default()).begin().await?;
+    let tx = storage.instrumented().layer(Count::default()).begin().await?;
     tx.rollback().await?;
     tx.commit().await
 }

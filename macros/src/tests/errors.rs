@@ -5,8 +5,7 @@ use std::ops::Range;
 use crate::capability::expand;
 
 const RETURNS: &str = "an operation returns `impl Future<Output = Result<T>> + Send`, or `impl Stream<Item = Result<T>> + Send`";
-const OPERATION: &str =
-    "expected `read`, `write` or `control`, then `replayable` and `batch = argument` if they apply";
+const OPERATION: &str = "expected `read`, `write` or `control`, then `replayable`, `batch = argument` and `then = method` if they apply";
 const TARGET: &str = "expected `on = LayeredTransaction`, or nothing for a trait of backends";
 const LAYERED: &str = "say what this is when the backend is layered: `#[layered(LayeredTransaction)]`";
 const SELF_RETURNED: &str = "of `Self`, an operation returns only `Result<Self::Name>`, where this trait has \
@@ -246,6 +245,16 @@ fn what_is_passed_through() {
     member_refused("#[forward] fn a(&self) -> «Self»;", own);
     let waits = "what waits is an operation: it can't be passed through";
     member_refused("#[forward] «async» fn a(&self);", waits);
-    member_refused("#[«forward(x)»] fn a(&self);", "expected just `#[forward]`");
+    let told = "#[operation(control, then = «1»)] fn a(&self) -> impl Future<Output = Result<u8>> + Send;";
+    member_refused(told, "expected the name of a method of `Layer`");
+    let stream = "#[operation(read, then = «b»)] fn a(&self) -> impl Stream<Item = Result<u8>> + Send;";
+    member_refused(stream, "a layer adds nothing to a stream");
+    let wrapped = "#[layered(L)] type T; \
+                   #[operation(control, then = «b»)] fn a(&self) -> impl Future<Output = Result<Self::T>> + Send;";
+    member_refused(wrapped, "a layer wraps what came, or adds to it: not both");
+    member_refused(
+        "#[«forward(x)»] fn a(&self);",
+        "expected `#[forward]`, or `#[forward(layer)]` if the layer is told, too",
+    );
     transaction_refused("#[forward] fn «a»(&self);", "a transaction passes nothing through");
 }

@@ -40,9 +40,6 @@ pub(super) fn lost_upsert(error: &DriverError) -> bool {
 
 pub(super) const DUPLICATE_KEY: i32 = 11000;
 
-/// What `$inc` says if the sum is no `i64`.
-pub(super) const BAD_VALUE: i32 = 2;
-
 fn may_be_applied(error: &DriverError) -> bool {
     // The driver sends a write once more, under the same number, after an error that says so; what it reports is about the
     // second attempt then.

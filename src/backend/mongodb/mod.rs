@@ -112,6 +112,10 @@ impl Backend for MongoDb {
         "mongodb"
     }
 
+    fn namespace(&self) -> Option<&str> {
+        Some(&self.server.config.database)
+    }
+
     fn set_deadline(&mut self, deadline: Duration) {
         self.deadline = deadline;
     }

@@ -95,6 +95,11 @@ impl Backend for Postgres {
         "postgres"
     }
 
+    /// `database|schema`, if the configuration names the database, or a role that it has its name from.
+    fn namespace(&self) -> Option<&str> {
+        self.server.namespace.as_deref()
+    }
+
     fn set_deadline(&mut self, deadline: Duration) {
         self.deadline = deadline;
     }

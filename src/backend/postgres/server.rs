@@ -26,6 +26,8 @@ use crate::{
 
 pub(super) struct Server {
     pub(super) config: PostgresConfig,
+    /// What telemetry calls the database and schema.
+    pub(super) namespace: Option<String>,
     pub(super) texts: Texts,
     /// How a transaction begins.
     pub(super) begin: String,
@@ -42,8 +44,11 @@ impl Server {
         let texts = Texts::new(&config.quoted_schema()?);
         let lane = Arc::new(Lane::new(&config, config.pool_size)?);
         let (begin, begin_plan) = (begin(&config), begin_plan(&config)?);
+        let database = config.dbname.as_ref().or(config.user.as_ref());
+        let namespace = database.map(|database| format!("{database}|{}", config.schema));
         Ok(Self {
             config,
+            namespace,
             texts,
             begin,
             begin_plan,

@@ -78,6 +78,8 @@ const CONCURRENT_CHUNKS: usize = 10;
 pub struct Redis {
     server: Arc<Server>,
     layout: Arc<Layout>,
+    /// The database's number.
+    namespace: Arc<str>,
     deadline: Duration,
 }
 
@@ -90,6 +92,10 @@ impl std::fmt::Debug for Redis {
 impl Backend for Redis {
     fn label(&self) -> &'static str {
         "redis"
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        Some(&self.namespace)
     }
 
     fn set_deadline(&mut self, deadline: Duration) {
@@ -123,6 +129,7 @@ impl Open for Redis {
     async fn open(config: RedisConfig) -> Result<Self> {
         let redis = Self {
             layout: Arc::new(Layout::new(&config.prefix)),
+            namespace: config.db.to_string().into(),
             deadline: config.deadline,
             server: Arc::new(Server::new(&config)?),
         };

@@ -1,0 +1,232 @@
+//! [`Fault`]: what goes wrong between an application and its store, on purpose.
+
+use std::{
+    ops::RangeInclusive,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use fastrand::Rng;
+use futures_core::Stream;
+use futures_util::{future::Either, stream};
+
+use crate::{Call, Error, ErrorKind, Layer, Operation, OperationKind, Outcome, Receiver, Result};
+
+/// Makes operations fail, wait, or lose their reply: for tests of what an application does then.
+///
+/// Each fault has a probability, 0 unless set. The faults of a run follow from the seed: the same operations in the same order
+/// meet the same ones. Clones share the sequence. [Health, statistics, `close` and the pool](Operation::is_work) are spared.
+///
+/// ```
+/// # use gateway_storage::{Fault, Memory, Outcome, Storage};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+/// let storage = Storage::<Memory>::open("memory:").await?.layer(Fault::seeded(7).lost_replies(0.5));
+/// let lost = loop {
+///     if let Err(error) = storage.increment_usage("alice", "requests", 1).await { break error }
+/// };
+/// assert_eq!(lost.outcome(), Outcome::Unknown); // it was counted, and nobody was told
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Fault {
+    seed: u64,
+    calls: Arc<AtomicU64>,
+    errors: f64,
+    lost_requests: f64,
+    lost_replies: f64,
+    delays: f64,
+    delay: (Duration, Duration),
+}
+
+/// What happens to one call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fate {
+    Nothing,
+    Refused,
+    RequestLost,
+    ReplyLost,
+}
+
+impl Fault {
+    /// No faults yet.
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        let delay = (Duration::ZERO, Duration::ZERO);
+        Self {
+            seed,
+            calls: Arc::default(),
+            errors: 0.0,
+            lost_requests: 0.0,
+            lost_replies: 0.0,
+            delays: 0.0,
+            delay,
+        }
+    }
+
+    /// The operation is not tried, and the error says so: [`Unavailable`](ErrorKind::Unavailable),
+    /// [`NotApplied`](Outcome::NotApplied). A stream has this error in place of its items.
+    #[must_use]
+    pub const fn errors(mut self, probability: f64) -> Self {
+        self.errors = probability;
+        self
+    }
+
+    /// The operation is not done, and nobody can know it: `Unavailable`, [`Unknown`](Outcome::Unknown).
+    #[must_use]
+    pub const fn lost_requests(mut self, probability: f64) -> Self {
+        self.lost_requests = probability;
+        self
+    }
+
+    /// The operation is done, and nobody can know it: `Unavailable`, [`Unknown`](Outcome::Unknown).
+    #[must_use]
+    pub const fn lost_replies(mut self, probability: f64) -> Self {
+        self.lost_replies = probability;
+        self
+    }
+
+    /// The operation begins later, by a time in this range. Whatever comes then, comes after the delay.
+    #[must_use]
+    pub fn delays(mut self, probability: f64, range: RangeInclusive<Duration>) -> Self {
+        (self.delays, self.delay) = (probability, range.into_inner());
+        self
+    }
+
+    /// What happens to the next call, and how long it waits first.
+    fn next(&self) -> (Fate, Option<Duration>) {
+        // A generator for each call: what one call draws does not change what the next one does.
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        let mut random = Rng::with_seed(self.seed ^ call.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut at = random.f64();
+        let mut fate = Fate::Nothing;
+        for (one, probability) in [
+            (Fate::Refused, self.errors),
+            (Fate::RequestLost, self.lost_requests),
+            (Fate::ReplyLost, self.lost_replies),
+        ] {
+            if at < probability {
+                fate = one;
+                break;
+            }
+            at -= probability;
+        }
+        let (shortest, longest) = self.delay;
+        let delay = (random.f64() < self.delays)
+            .then(|| shortest + longest.saturating_sub(shortest).mul_f64(random.f64()));
+        (fate, delay)
+    }
+}
+
+#[cold]
+fn error(fate: Fate, kind: OperationKind) -> Error {
+    let (message, outcome) = match fate {
+        Fate::Refused => ("a fault on purpose: refused", Outcome::NotApplied),
+        _ => (
+            "a fault on purpose: no reply",
+            if kind == OperationKind::Read { Outcome::NotApplied } else { Outcome::Unknown },
+        ),
+    };
+    Error::new(ErrorKind::Unavailable, message).with_outcome(outcome)
+}
+
+impl Layer for Fault {
+    async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
+        let (fate, delay) = if C::OPERATION.is_work() { self.next() } else { (Fate::Nothing, None) };
+        if let Some(delay) = delay {
+            tokio::time::sleep(delay).await;
+        }
+        match fate {
+            Fate::Nothing => call.run(on).await,
+            Fate::ReplyLost => {
+                // An error is a reply, too.
+                drop(call.run(on).await);
+                Err(error(fate, C::OPERATION.kind))
+            }
+            Fate::Refused | Fate::RequestLost => Err(error(fate, C::OPERATION.kind)),
+        }
+    }
+
+    fn around_stream<T: Send, S: Stream<Item = Result<T>> + Send>(
+        &self,
+        operation: Operation,
+        items: S,
+    ) -> impl Stream<Item = Result<T>> + Send {
+        match self.next().0 {
+            Fate::Refused => Either::Left(stream::iter([Err(error(Fate::Refused, operation.kind))])),
+            _ => Either::Right(items),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use futures_util::StreamExt;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{Memory, Storage, Transaction};
+
+    async fn with(fault: Fault) -> (Storage<Memory>, Storage<crate::Layered<Fault, Memory>>) {
+        let memory = Storage::<Memory>::open("memory:").await.unwrap();
+        (memory.clone(), memory.layer(fault))
+    }
+
+    #[tokio::test]
+    async fn each_fault_is_what_it_says() {
+        let (memory, faulty) = with(Fault::seeded(1).errors(1.0)).await;
+        let error = faulty.increment_usage("a", "b", 1).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+        assert!(error.is_retryable());
+        assert!(memory.get_usage("a").await.is_err());
+        assert_eq!(faulty.export().collect::<Vec<_>>().await.len(), 1);
+        faulty.health().await.unwrap();
+
+        let (memory, faulty) = with(Fault::seeded(1).lost_requests(1.0)).await;
+        let error = faulty.increment_usage("a", "b", 1).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
+        assert!(memory.get_usage("a").await.is_err());
+
+        let (memory, faulty) = with(Fault::seeded(1).lost_replies(1.0)).await;
+        let error = faulty.increment_usage("a", "b", 1).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
+        assert_eq!(memory.increment_usage("a", "b", 0).await.unwrap(), 1);
+        assert_eq!(
+            faulty.get_config("a").await.unwrap_err().outcome(),
+            Outcome::NotApplied,
+            "a read changes nothing"
+        );
+
+        let mut tx = memory.begin().await.unwrap();
+        tx.set_config(&crate::Key::new("k").unwrap(), &json!(1).try_into().unwrap()).await.unwrap();
+        let tx = crate::LayeredTransaction::new(Fault::seeded(1).lost_replies(1.0), tx);
+        assert_eq!(tx.commit().await.unwrap_err().outcome(), Outcome::Unknown);
+        memory.get_config("k").await.expect("it was committed");
+    }
+
+    #[tokio::test]
+    async fn a_seed_is_a_run_and_a_probability_a_share() {
+        let run = |seed| {
+            let fault = Fault::seeded(seed).errors(0.1).lost_requests(0.2).lost_replies(0.3);
+            (0..10_000).map(|_| fault.next().0).collect::<Vec<_>>()
+        };
+        let fates = run(7);
+        assert_eq!(fates, run(7));
+        assert_ne!(fates, run(8));
+        for (fate, share) in [(Fate::Refused, 1_000), (Fate::RequestLost, 2_000), (Fate::ReplyLost, 3_000)] {
+            let count = fates.iter().filter(|other| **other == fate).count();
+            assert!(count.abs_diff(share) < share / 10, "{fate:?}: {count} of 10,000");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delay_comes_before_the_rest() {
+        let second = Duration::from_secs(1);
+        let (_, faulty) = with(Fault::seeded(1).errors(1.0).delays(1.0, second..=second * 3)).await;
+        let begun = tokio::time::Instant::now();
+        faulty.get_config("a").await.unwrap_err();
+        assert!((second..second * 3 + second / 100).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    }
+}

@@ -1,0 +1,307 @@
+//! [`Instrument`]: spans, metrics and recent performance.
+
+mod meters;
+mod pool;
+mod recent;
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Poll,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use futures_core::Stream;
+use futures_util::stream;
+use meters::{Handles, Meters, Table};
+pub use pool::POOL_INTERVAL;
+use recent::Recent;
+use tokio::sync::watch;
+use tracing::{Span, field::Empty};
+
+use crate::{
+    Backend, Call, Error, ErrorKind, Layer, Operation, OperationKind, Receiver, Result, StorageStats,
+};
+
+/// Tells `tracing` and `metrics` of every operation, under the names of the stable OpenTelemetry conventions for databases, and
+/// fills [`StorageStats::performance`]. Put it on with [`Storage::instrumented`](crate::Storage::instrumented), or as part of a
+/// [`Stack`](crate::Stack). No key, no value and no password is in anything that it tells.
+///
+/// # Spans and events
+///
+/// One span an operation, at level INFO, with the target `gateway_storage`. Its name for OpenTelemetry (`otel.name`) is
+/// `{operation} {namespace}`.
+///
+/// | attribute | |
+/// |---|---|
+/// | `db.system.name` | `postgresql`, `redis`, `mongodb`, `file`, `memory` |
+/// | `db.namespace` | PostgreSQL: `database\|schema`; Redis: the database's number; MongoDB: the database; else absent |
+/// | `db.operation.name` | `get_credential`, `transaction_set_config`, `commit` |
+/// | `db.operation.batch.size` | items of a batch, unless it is one |
+/// | `db.response.returned_rows` | records that a stream gave |
+/// | `error.type` | the error's [kind](ErrorKind::as_str), or `cancelled`: the caller dropped the call. Absent if it succeeded |
+/// | `db.response.status_code` | with an error: the [code](Error::code), an SQLSTATE, a Redis prefix or MongoDB's number, if there was one |
+/// | `otel.kind`, `otel.status_code` | `client`; `ERROR` with an error |
+///
+/// In the span an event when the operation ends: at DEBUG, with an error at WARN. [`NotFound`](ErrorKind::NotFound) is an answer
+/// and not an error, here and everywhere below.
+///
+/// # Metrics
+///
+/// | name | kind | labels, besides `db.system.name` and `db.namespace` |
+/// |---|---|---|
+/// | `db.client.operation.duration` | histogram, seconds | `db.operation.name`; with an error `error.type`, `db.response.status_code` |
+/// | `gateway_storage.operation.batch.size` | histogram | `db.operation.name` |
+/// | `gateway_storage.operation.active` | gauge | `db.operation.name` |
+/// | `gateway_storage.operation.retries` | counter, of [`Retry`](crate::Retry) | only `db.operation.name`, `error.type` |
+/// | `db.client.connection.count` | gauge | `db.client.connection.state` (`idle`, `used`), `db.client.connection.pool.name` |
+/// | `db.client.connection.max`, `.pending_requests` | gauge | `db.client.connection.pool.name` |
+///
+/// The last two rows are for backends with a pool, and sampled on an interval: see
+/// [`Storage::instrumented_pool`](crate::Storage::instrumented_pool).
+///
+/// A recorder may be installed before or after this; an operation keeps the handles of the first one that it meets. (One whose type
+/// has no fields is taken for none.)
+///
+/// # Cost
+///
+/// With neither a subscriber nor a recorder: tens of nanoseconds, and no allocation. One call in sixteen is timed then, for
+/// the statistics; all of them are counted. [BENCHMARKS] has the numbers.
+///
+/// Clones share everything. A transaction, and a stream until it is dropped, tell through the layer of the storage that began
+/// them.
+///
+/// [BENCHMARKS]: https://github.com/gateway-storage/gateway-storage/blob/main/BENCHMARKS.md
+#[derive(Clone, Debug)]
+pub struct Instrument(Arc<Shared>);
+
+struct Shared {
+    table: Table,
+    recent: Recent,
+    /// When an export was last read to its end, in milliseconds since 1970. 0 is never.
+    last_export: AtomicU64,
+    /// Whoever samples a pool listens to this, and hears also when it is dropped.
+    closed: watch::Sender<()>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.table.system)
+    }
+}
+
+/// One call in so many is timed if nobody listens: asking for the time twice costs more than everything else here.
+const TIMED: u64 = 16;
+
+impl Instrument {
+    /// The histogram of every operation's duration, in seconds: whoever chooses buckets needs the name.
+    pub const DURATION: &str = meters::DURATION;
+
+    /// Buckets for [`DURATION`](Self::DURATION): those of the OpenTelemetry conventions, and finer ones below, since a store on
+    /// this machine answers in microseconds.
+    pub const DURATION_BUCKETS: [f64; 14] =
+        [1e-6, 5e-6, 2.5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1.0, 5.0, 10.0];
+
+    /// The histogram of every batch's number of items.
+    pub const BATCH_SIZE: &str = meters::BATCH_SIZE;
+
+    /// Tells of operations on this backend.
+    #[must_use]
+    pub fn new(backend: &impl Backend) -> Self {
+        meters::describe();
+        Self(Arc::new(Shared {
+            table: Table::new(backend.label(), backend.namespace()),
+            recent: Recent::new(),
+            last_export: AtomicU64::new(0),
+            closed: watch::Sender::new(()),
+        }))
+    }
+
+    fn begin(&self, operation: Operation, batch: Option<usize>) -> Running<'_> {
+        let Shared { table, recent, .. } = &*self.0;
+        let meters = table.meters(operation);
+        let handles = meters.handles(batch.is_some());
+        if let Some(handles) = handles {
+            handles.active.increment(1.0);
+            if let Some(size) = batch {
+                handles.batch_size.record(size as f64);
+            }
+        }
+        let span = tracing::info_span!(
+            target: "gateway_storage",
+            "operation",
+            otel.name = &*meters.span_name,
+            otel.kind = "client",
+            otel.status_code = Empty,
+            db.system.name = &*table.system,
+            db.namespace = table.namespace.as_deref(),
+            db.operation.name = operation.name,
+            db.operation.batch.size = batch.filter(|size| *size != 1),
+            db.response.status_code = Empty,
+            db.response.returned_rows = Empty,
+            "error.type" = Empty,
+        );
+        let count = recent.count();
+        let is_timed = handles.is_some() || !span.is_none() || count % TIMED == 0;
+        Running {
+            instrument: &self.0,
+            meters,
+            handles,
+            span,
+            begun: is_timed.then(Instant::now),
+            operation,
+            items: None,
+            ended: false,
+        }
+    }
+}
+
+/// One operation, from its beginning to its end, or until it is dropped.
+struct Running<'i> {
+    instrument: &'i Shared,
+    meters: &'i Meters,
+    handles: Option<&'i Handles>,
+    span: Span,
+    begun: Option<Instant>,
+    operation: Operation,
+    /// Of a stream that is not at its end.
+    items: Option<u64>,
+    ended: bool,
+}
+
+impl Running<'_> {
+    #[inline]
+    fn end(&mut self, error: Option<&Error>) {
+        match error.filter(|error| error.kind() != ErrorKind::NotFound) {
+            None => self.settle(None),
+            Some(error) => self.settle(Some((error.kind().as_str(), error.code().and_then(status_code)))),
+        }
+    }
+
+    /// What a stream gave.
+    fn note<T>(&mut self, next: Option<&Result<T>>) {
+        if self.ended {
+            return;
+        }
+        match next {
+            Some(Ok(_)) => self.items = self.items.map(|items| items + 1),
+            Some(Err(error)) => self.end(Some(error)),
+            None => {
+                self.end(None);
+                if self.operation.name == "export" {
+                    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                    self.instrument.last_export.fetch_max(now.as_millis() as u64, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn settle(&mut self, failure: Option<(&'static str, Option<&str>)>) {
+        self.ended = true;
+        if let Some(items) = self.items {
+            self.span.record("db.response.returned_rows", items);
+        }
+        let Shared { recent, .. } = self.instrument;
+        let now = self.begun.map(|begun| (Instant::now(), begun));
+        let elapsed = now.map(|(now, begun)| now.duration_since(begun));
+        if let (Some((now, _)), Some(elapsed)) = (now, elapsed) {
+            recent.measure(now, self.operation.kind, elapsed);
+        }
+        if let Some(handles) = self.handles {
+            handles.active.decrement(1.0);
+            if let (None, Some(elapsed)) = (failure, elapsed) {
+                handles.duration.record(elapsed);
+            }
+        }
+        let name = self.operation.name;
+        let Some((kind, code)) = failure else {
+            if !self.span.is_none() {
+                let _entered = self.span.enter();
+                tracing::debug!(target: "gateway_storage", operation = name, elapsed = elapsed.map(debug), "done");
+            }
+            return;
+        };
+        recent.fail();
+        if let (Some(_), Some(elapsed)) = (self.handles, elapsed) {
+            self.meters.fail(kind, code, elapsed);
+        }
+        self.span.record("otel.status_code", "ERROR").record("error.type", kind);
+        if let Some(code) = code {
+            self.span.record("db.response.status_code", code);
+        }
+        let _entered = self.span.enter();
+        tracing::warn!(
+            target: "gateway_storage",
+            operation = name,
+            elapsed = elapsed.map(debug),
+            "error.type" = kind,
+            "db.response.status_code" = code,
+            "failed"
+        );
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        match (self.ended, self.items) {
+            (true, _) => {}
+            (false, None) => self.settle(Some(("cancelled", None))),
+            // The reader of a stream saw enough.
+            (false, Some(_)) => self.settle(None),
+        }
+    }
+}
+
+/// The backend's code, if it looks like one: what a broken server sends in its place must not become a label.
+fn status_code(code: &str) -> Option<&str> {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == ' ' || letter == '_';
+    (code.len() <= 24 && code.chars().all(plain)).then_some(code)
+}
+
+impl Layer for Instrument {
+    async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
+        let mut running = self.begin(C::OPERATION, call.batch_size());
+        let result = {
+            let mut run = pin!(call.run(on));
+            poll_fn(|context| running.span.in_scope(|| run.as_mut().poll(context))).await
+        };
+        running.end(result.as_ref().err());
+        if C::OPERATION.name == "close" && result.is_ok() {
+            self.0.closed.send_replace(());
+        }
+        result
+    }
+
+    fn around_stream<T: Send, S: Stream<Item = Result<T>> + Send>(
+        &self,
+        operation: Operation,
+        items: S,
+    ) -> impl Stream<Item = Result<T>> + Send {
+        let mut running = self.begin(operation, None);
+        // It takes as long as its reader, which says nothing of the store.
+        running.operation.kind = OperationKind::Control;
+        running.items = Some(0);
+        // Boxed once a stream, which is never short.
+        let mut items = Box::pin(items);
+        stream::poll_fn(move |context| {
+            let next = running.span.in_scope(|| items.as_mut().poll_next(context));
+            if let Poll::Ready(next) = &next {
+                running.note(next.as_ref());
+            }
+            next
+        })
+    }
+
+    fn complete_stats(&self, stats: &mut StorageStats) {
+        stats.performance = Some(self.0.recent.performance());
+        let exported = self.0.last_export.load(Ordering::Relaxed);
+        if exported != 0 {
+            let when = UNIX_EPOCH + Duration::from_millis(exported);
+            stats.last_backup = stats.last_backup.max(Some(when));
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! [`Retry`]: another try, where that is harmless and may help.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use crate::{Call, DEFAULT_DEADLINE, Error, Layer, Operation, Outcome, Receiver, Result};
+
+/// Tries an operation again after an error that may pass, if that can't do it twice.
+///
+/// That is so if the operation is [replayable](Operation::replayable), or the error says that
+/// [nothing was done](Outcome::NotApplied). So a counter or a delete whose reply was lost is never tried again: the caller gets
+/// [`Outcome::Unknown`] and decides. Only [retryable](Error::is_retryable) errors are; a plain operation's `Conflict` is one, since
+/// it read nothing that could be stale.
+///
+/// - **Pauses** are random, up to 20 ms before the second try, and up to twice as much before each other one, up to a second
+///   ("full jitter": callers that failed together don't come back together).
+/// - **Tries** are at most 4, and none begins after the deadline that
+///   [`with_deadline`](crate::Storage::with_deadline) set, [`DEFAULT_DEADLINE`] if nobody did. A call without another try left ends
+///   with the error of its last one.
+/// - **The budget** is shared by all clones: 100 tries in reserve, and half a try more for each operation that succeeds. A store
+///   that is down is soon asked once a call, instead of four times, when it can bear that least.
+///
+/// A batch is tried again if the whole call failed. Failures of single items are in its report, for the caller to repeat; they
+/// are errors of data more often than not. Streams and operations on a transaction are not tried again: for those there is
+/// [`transact!`](crate::transact).
+///
+/// A retry is an event of `tracing` (DEBUG) and a count in the metric `gateway_storage.operation.retries`.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    tries: u32,
+    first_pause: Duration,
+    longest_pause: Duration,
+    deadline: Duration,
+    budget: Arc<Budget>,
+}
+
+impl Retry {
+    /// What the [type's page](Retry) says.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            tries: 4,
+            first_pause: Duration::from_millis(20),
+            longest_pause: Duration::from_secs(1),
+            deadline: DEFAULT_DEADLINE,
+            budget: Arc::new(Budget::new(100)),
+        }
+    }
+
+    /// At most so many tries of one call, the first one included.
+    #[must_use]
+    pub const fn tries(mut self, tries: u32) -> Self {
+        self.tries = tries;
+        self
+    }
+
+    /// The longest that the first pause can be, and the longest of any.
+    #[must_use]
+    pub const fn pauses(mut self, first: Duration, longest: Duration) -> Self {
+        (self.first_pause, self.longest_pause) = (first, longest);
+        self
+    }
+
+    /// A new budget, with so many tries in reserve. Clones that there are keep the old one.
+    #[must_use]
+    pub fn budget(mut self, reserve: u32) -> Self {
+        self.budget = Arc::new(Budget::new(reserve));
+        self
+    }
+
+    /// Up to twice as long each time.
+    fn pause(&self, tried: u32) -> Duration {
+        let longest = self.first_pause.saturating_mul(1 << (tried - 1).min(20)).min(self.longest_pause);
+        longest.mul_f64(fastrand::f64())
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Layer for Retry {
+    async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
+        let operation = C::OPERATION;
+        let begun = Instant::now();
+        let (mut on, mut tried) = (on, 1);
+        loop {
+            let again = if tried < self.tries { on.again() } else { None };
+            let error = match call.run(on).await {
+                Err(error) if error.is_retryable() => error,
+                settled => {
+                    self.budget.deposit();
+                    return settled;
+                }
+            };
+            let Some(next) = again.filter(|_| is_harmless(operation, &error)) else { return Err(error) };
+            let pause = self.pause(tried);
+            if begun.elapsed() + pause >= self.deadline || !self.budget.withdraw() {
+                return Err(error);
+            }
+            tell(operation, &error, tried, pause);
+            sleep(pause).await;
+            (on, tried) = (next, tried + 1);
+        }
+    }
+
+    fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
+    }
+}
+
+fn is_harmless(operation: Operation, error: &Error) -> bool {
+    operation.replayable || error.outcome() == Outcome::NotApplied
+}
+
+#[cold]
+fn tell(operation: Operation, error: &Error, tried: u32, pause: Duration) {
+    let (operation, kind) = (operation.name, error.kind().as_str());
+    tracing::debug!(target: "gateway_storage", operation, "error.type" = kind, tried, ?pause, "trying again");
+    metrics::counter!("gateway_storage.operation.retries", "db.operation.name" => operation, "error.type" => kind)
+        .increment(1);
+}
+
+/// Half tries, of which there are never more than at the beginning.
+#[derive(Debug)]
+struct Budget {
+    halves: AtomicU32,
+    most: u32,
+}
+
+impl Budget {
+    fn new(reserve: u32) -> Self {
+        let most = reserve.saturating_mul(2);
+        Self { halves: AtomicU32::new(most), most }
+    }
+
+    /// A load and no more as long as nothing was withdrawn: this is what every call does.
+    #[inline]
+    fn deposit(&self) {
+        if self.halves.load(Ordering::Relaxed) < self.most {
+            self.change(|halves| (halves < self.most).then_some(halves + 1));
+        }
+    }
+
+    #[cold]
+    fn withdraw(&self) -> bool {
+        self.change(|halves| halves.checked_sub(2))
+    }
+
+    fn change(&self, change: impl FnMut(u32) -> Option<u32>) -> bool {
+        self.halves.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change).is_ok()
+    }
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{Count, ErrorKind, Fault, Memory, Storage, UsageStore};
+
+    async fn memory() -> Storage<Memory> {
+        Storage::open("memory:").await.unwrap()
+    }
+
+    /// The layer around faults, and how often the backend behind them was asked.
+    fn around(
+        retry: Retry,
+        fault: Fault,
+        memory: Storage<Memory>,
+    ) -> (Storage<impl UsageStore + crate::ConfigStore + crate::CredentialStore>, Count) {
+        let asked = Count::default();
+        (memory.layer(fault).layer(asked.clone()).layer(retry), asked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn repeats_only_what_is_harmless() {
+        let lost = || Fault::seeded(1).lost_replies(1.0);
+        let (storage, asked) = around(Retry::new(), lost(), memory().await);
+        storage.increment_usage("a", "b", 1).await.unwrap_err();
+        storage.delete_config("a").await.unwrap_err();
+        storage.set_config("a", json!(1)).await.unwrap_err();
+        storage.get_config("a").await.unwrap_err();
+        let counts =
+            ["increment_usage", "delete_config", "set_config", "get_config"].map(|name| asked.of(name));
+        assert_eq!(counts, [1, 1, 4, 4]);
+
+        let (storage, asked) = around(Retry::new(), Fault::seeded(1).errors(1.0), memory().await);
+        storage.increment_usage("a", "b", 1).await.unwrap_err();
+        assert_eq!(asked.of("increment_usage"), 4, "nothing was done, so it may be repeated");
+
+        let (storage, asked) = around(Retry::new(), Fault::seeded(1), memory().await);
+        storage.get_config("a").await.unwrap_err();
+        assert_eq!(asked.of("get_config"), 1, "NotFound is an answer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_at_the_deadline_and_with_the_last_error() {
+        let refuse =
+            Fault::seeded(1).errors(1.0).delays(1.0, Duration::from_secs(1)..=Duration::from_secs(1));
+        let retry = Retry::new().tries(100);
+        let (storage, asked) = around(retry, refuse, memory().await);
+        let begun = Instant::now();
+        let error = storage.with_deadline(Duration::from_secs(5)).get_config("a").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(begun.elapsed() < Duration::from_secs(6), "the last try began before the deadline");
+        assert!((4..=5).contains(&asked.of("get_config")), "{}", asked.of("get_config"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_budget_is_shared_spent_and_earned() {
+        let (storage, asked) = around(Retry::new().budget(10), Fault::seeded(1).errors(1.0), memory().await);
+        for _ in 0..100 {
+            storage.clone().get_config("a").await.unwrap_err();
+        }
+        assert_eq!(
+            asked.of("get_config"),
+            110,
+            "a store that is down is asked once a call, and ten times more"
+        );
+
+        let budget = Budget::new(1);
+        assert!(budget.withdraw() && !budget.withdraw());
+        budget.deposit();
+        assert!(!budget.withdraw(), "one success is half a try");
+        (0..10).for_each(|_| budget.deposit());
+        assert!(budget.withdraw() && !budget.withdraw(), "never more than the reserve");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_and_are_random() {
+        let retry = Retry::new();
+        for (tried, longest) in [(1, 20), (2, 40), (3, 80), (7, 1_000), (100, 1_000)] {
+            let longest = Duration::from_millis(longest);
+            let pauses: Vec<_> = (0..1_000).map(|_| retry.pause(tried)).collect();
+            assert!(pauses.iter().all(|pause| *pause <= longest));
+            assert!(pauses.iter().any(|pause| *pause < longest / 10), "full jitter");
+            assert!(pauses.iter().any(|pause| *pause > longest / 10 * 9), "full jitter");
+        }
+    }
+}

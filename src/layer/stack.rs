@@ -1,0 +1,146 @@
+//! [`Stack`]: layers in the one order that makes sense.
+
+use std::time::Duration;
+
+use futures_core::Stream;
+
+use crate::{
+    Backend, Call, Instrument, Layer, Limit, Operation, Receiver, Result, Retry, StorageStats, Timeout,
+};
+
+/// The library's layers in their order: instrument(timeout(retry(limit(backend)))). Another one can't be written.
+///
+/// So a span and a metric tell what the caller saw, the deadline holds for all tries and pauses together, each try waits for
+/// its own turn, and the limit bounds what reaches the server. A layer that is left out costs nothing.
+///
+/// ```
+/// use std::time::Duration;
+/// use gateway_storage::{Limit, Memory, Retry, Stack, Storage, Timeout};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+/// let storage = Storage::<Memory>::open("memory:").await?;
+/// let stack = Stack::new()
+///     .limit(Limit::new(64))
+///     .retry(Retry::new())
+///     .timeout(Timeout::new(Duration::from_secs(5)))
+///     .instrument(storage.backend());
+/// let storage = storage.layer(stack);
+/// # storage.health().await
+/// # }
+/// ```
+///
+/// Its whole type is `Storage<Layered<Stack, Memory>>`; what is left out is `()` in it. Layers of your own go around or
+/// inside with [`Storage::layer`](crate::Storage::layer).
+#[derive(Clone, Debug)]
+pub struct Stack<I = Instrument, T = Timeout, R = Retry, L = Limit> {
+    instrument: I,
+    timeout: T,
+    retry: R,
+    limit: L,
+}
+
+impl Stack<(), (), (), ()> {
+    /// No layers yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { instrument: (), timeout: (), retry: (), limit: () }
+    }
+}
+
+impl Default for Stack<(), (), (), ()> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<I, T, R, L> Stack<I, T, R, L> {
+    /// Outermost: spans and metrics of this backend's operations. See [`Instrument::new`].
+    #[must_use]
+    pub fn instrument(self, backend: &impl Backend) -> Stack<Instrument, T, R, L> {
+        self.instrument_with(Instrument::new(backend))
+    }
+
+    /// Outermost: spans and metrics, by an [`Instrument`] that there is already.
+    #[must_use]
+    pub fn instrument_with(self, instrument: Instrument) -> Stack<Instrument, T, R, L> {
+        let Self { timeout, retry, limit, .. } = self;
+        Stack { instrument, timeout, retry, limit }
+    }
+
+    /// Around the tries: one deadline for all of them.
+    #[must_use]
+    pub fn timeout(self, timeout: Timeout) -> Stack<I, Timeout, R, L> {
+        let Self { instrument, retry, limit, .. } = self;
+        Stack { instrument, timeout, retry, limit }
+    }
+
+    /// Around the limit: another try waits for another turn.
+    #[must_use]
+    pub fn retry(self, retry: Retry) -> Stack<I, T, Retry, L> {
+        let Self { instrument, timeout, limit, .. } = self;
+        Stack { instrument, timeout, retry, limit }
+    }
+
+    /// Innermost: what reaches the backend.
+    #[must_use]
+    pub fn limit(self, limit: Limit) -> Stack<I, T, R, Limit> {
+        let Self { instrument, timeout, retry, .. } = self;
+        Stack { instrument, timeout, retry, limit }
+    }
+}
+
+/// A call with a layer around it, which is a call.
+struct Within<'l, L, C> {
+    layer: &'l L,
+    call: C,
+}
+
+impl<Rc: Receiver, L: Layer, C: Call<Rc>> Call<Rc> for Within<'_, L, C> {
+    type Output = C::Output;
+    const OPERATION: Operation = C::OPERATION;
+
+    #[inline]
+    fn batch_size(&self) -> Option<usize> {
+        self.call.batch_size()
+    }
+
+    #[inline]
+    async fn run(&self, on: Rc) -> Result<C::Output> {
+        self.layer.around(on, &self.call).await
+    }
+}
+
+impl<I: Layer, T: Layer, R: Layer, L: Layer> Layer for Stack<I, T, R, L> {
+    #[inline]
+    async fn around<Rc: Receiver, C: Call<Rc>>(&self, on: Rc, call: C) -> Result<C::Output> {
+        let call = Within { layer: &self.limit, call };
+        let call = Within { layer: &self.retry, call };
+        let call = Within { layer: &self.timeout, call };
+        self.instrument.around(on, call).await
+    }
+
+    fn around_stream<O: Send, S: Stream<Item = Result<O>> + Send>(
+        &self,
+        operation: Operation,
+        items: S,
+    ) -> impl Stream<Item = Result<O>> + Send {
+        let items = self.limit.around_stream(operation, items);
+        let items = self.retry.around_stream(operation, items);
+        let items = self.timeout.around_stream(operation, items);
+        self.instrument.around_stream(operation, items)
+    }
+
+    fn complete_stats(&self, stats: &mut StorageStats) {
+        self.limit.complete_stats(stats);
+        self.retry.complete_stats(stats);
+        self.timeout.complete_stats(stats);
+        self.instrument.complete_stats(stats);
+    }
+
+    fn set_deadline(&mut self, deadline: Duration) {
+        self.limit.set_deadline(deadline);
+        self.retry.set_deadline(deadline);
+        self.timeout.set_deadline(deadline);
+        self.instrument.set_deadline(deadline);
+    }
+}

@@ -1,0 +1,72 @@
+//! What OpenTelemetry gets, by name. Alone in its process: which events anybody hears is known to `tracing` for all threads.
+
+mod workload;
+
+use std::collections::BTreeSet;
+
+use opentelemetry::trace::{SpanKind, Status, TracerProvider};
+use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+use tracing_subscriber::layer::SubscriberExt;
+use workload::{OPERATIONS, work};
+
+/// What OpenTelemetry gets of the work.
+async fn spans() -> Vec<SpanData> {
+    let exporter = InMemorySpanExporter::default();
+    let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+    let layer = tracing_opentelemetry::layer()
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_level(false)
+        .with_target(false)
+        .with_tracer(provider.tracer("test"));
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+    work().await;
+    exporter.get_finished_spans().unwrap()
+}
+
+#[tokio::test]
+async fn spans_are_named_as_the_conventions_say() {
+    let spans = spans().await;
+    let names: BTreeSet<&str> = spans.iter().map(|span| &*span.name).collect();
+    assert_eq!(names.into_iter().collect::<Vec<_>>(), OPERATIONS);
+    let mut attributes = BTreeSet::new();
+    for span in &spans {
+        assert_eq!(span.span_kind, SpanKind::Client);
+        let value = |name: &str| {
+            let found = span.attributes.iter().find(|attribute| attribute.key.as_str() == name);
+            found.map(|attribute| attribute.value.to_string())
+        };
+        assert_eq!(value("db.system.name").as_deref(), Some("memory"));
+        assert_eq!(value("db.operation.name").as_deref(), Some(&*span.name));
+        assert_eq!(value("error.type").is_some(), matches!(span.status, Status::Error { .. }), "{span:?}");
+        assert_ne!(value("db.operation.batch.size").as_deref(), Some("1"), "one is no batch");
+        assert_eq!(span.events.len(), 1, "one event, at the end: {span:?}");
+        attributes.extend(span.attributes.iter().map(|attribute| attribute.key.to_string()));
+    }
+    let expected = [
+        "db.operation.batch.size",
+        "db.operation.name",
+        "db.response.returned_rows",
+        "db.system.name",
+        "error.type",
+    ];
+    assert_eq!(attributes.into_iter().collect::<Vec<_>>(), expected);
+
+    let errors: BTreeSet<(String, String)> = spans
+        .iter()
+        .filter_map(|span| {
+            let error = span.attributes.iter().find(|attribute| attribute.key.as_str() == "error.type")?;
+            Some((span.name.to_string(), error.value.to_string()))
+        })
+        .collect();
+    let expected = [
+        ("commit", "conflict"),
+        ("get_config", "closed"),
+        ("increment_usage", "overflow"),
+        ("set_cache", "invalid_value"),
+        ("set_cache", "too_large"),
+    ];
+    let expected = expected.map(|(operation, error)| (operation.to_owned(), error.to_owned()));
+    assert_eq!(errors.into_iter().collect::<Vec<_>>(), expected, "and NotFound is none");
+}

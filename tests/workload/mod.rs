@@ -1,0 +1,254 @@
+//! Every operation there is, at least once, and errors of many kinds: what telemetry is looked at for.
+#![allow(dead_code)]
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use gateway_storage::{
+    Backend, BatchFailure, CacheStore, ConfigStore, CredentialStore, Error, Exportable, Increment, Key,
+    Layered, Limit, Pooled, Record, Result, Retry, Stack, Storage, Timeout, Transaction, Transactional,
+    UsageStore,
+};
+use serde_json::json;
+
+/// The texts that the application stores.
+pub(crate) struct Words {
+    pub(crate) id: String,
+    pub(crate) secret: String,
+    pub(crate) config_key: String,
+    pub(crate) config: String,
+    pub(crate) usage_key: String,
+    pub(crate) field: String,
+    pub(crate) cache_key: String,
+    pub(crate) cached: Vec<u8>,
+}
+
+impl Words {
+    pub(crate) fn new(word: impl Fn(&str) -> String) -> Self {
+        Self {
+            id: word("id"),
+            secret: word("secret"),
+            config_key: word("config-key"),
+            config: word("config"),
+            usage_key: word("usage-key"),
+            field: word("field"),
+            cache_key: word("cache-key"),
+            cached: word("cached").into_bytes(),
+        }
+    }
+}
+
+/// What went wrong, on purpose or not.
+#[derive(Default)]
+pub(crate) struct Errors(pub(crate) Vec<Error>);
+
+impl Errors {
+    #[track_caller]
+    pub(crate) fn of<T>(&mut self, result: Result<T>) {
+        self.0.push(result.err().expect("this fails"));
+    }
+
+    fn among(&mut self, failures: Vec<BatchFailure>) {
+        assert!(!failures.is_empty(), "some of it fails");
+        self.0.extend(failures.into_iter().map(|failure| failure.error.with_key(&failure.key)));
+    }
+}
+
+pub(crate) async fn credentials<B: CredentialStore>(
+    on: &Storage<B>,
+    words: &Words,
+    errors: &mut Errors,
+) -> Result<()> {
+    let (id, missing) = (Key::new(&words.id)?, Key::new(&format!("{} is not there", words.id))?);
+    let fields = json!({ "token": words.secret, (&words.secret): [words.secret] });
+    on.set_credential(&id, fields.clone()).await?;
+    on.get_credential(&id).await?;
+    errors.of(on.get_credential(&missing).await);
+    errors.of(on.get_credential_as::<u32>(&id).await);
+    errors.of(on
+        .set_credential(&id, json!({ "token": words.secret.repeat(2_000_000 / words.secret.len()) }))
+        .await);
+    errors.of(on.set_credential(&id, json!([words.secret])).await);
+    errors.of(on.get_credential(format!("{}\n", words.id)).await);
+    assert!(!on.list_credentials().await?.is_empty());
+    let many = [(id.clone(), fields.clone().try_into()?), (missing.clone(), fields.clone().try_into()?)];
+    on.set_credentials(&many).await?.complete()?;
+    on.delete_credential(&missing).await?;
+    errors.of(on.delete_credential(&missing).await);
+    let both = [id.clone(), missing.clone()];
+    errors.among(on.get_credentials(&both).await?.failures);
+    errors.among(on.delete_credentials(&both).await?.failures);
+    on.set_credential(&id, fields).await
+}
+
+pub(crate) async fn configs<B: ConfigStore>(
+    on: &Storage<B>,
+    words: &Words,
+    errors: &mut Errors,
+) -> Result<()> {
+    let key = &words.config_key;
+    on.set_config(key, json!({ "value": words.config })).await?;
+    on.get_config(key).await?;
+    errors.of(on.get_config_as::<Vec<u8>>(key).await);
+    assert!(!on.list_configs().await?.is_empty());
+    on.delete_config(key).await?;
+    errors.of(on.get_config(key).await);
+    errors.of(on.delete_config(key).await);
+    on.set_config(key, json!(words.config)).await
+}
+
+pub(crate) async fn usage<B: UsageStore>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
+    let (key, field) = (Key::new(&words.usage_key)?, Key::new(&words.field)?);
+    on.increment_usage(&key, &field, i64::MAX).await?;
+    errors.of(on.increment_usage(&key, &field, 1).await);
+    let steps = [Increment::new(&key, &field, 1), Increment::new(&key, &field, -1)];
+    errors.among(on.increment_many(&steps).await?.failures);
+    on.get_usage(&key).await?;
+    assert!(!on.list_usage().await?.is_empty());
+    on.reset_usage(&key).await?;
+    errors.of(on.reset_usage(&key).await);
+    errors.of(on.get_usage(&key).await);
+    on.increment_usage(&key, &field, 1).await.map(drop)
+}
+
+pub(crate) async fn cache<B: CacheStore>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
+    let (key, minute) = (&words.cache_key, Duration::from_secs(60));
+    on.set_cache(key, &words.cached, minute).await?;
+    errors.of(on.set_cache(key, &words.cached, Duration::ZERO).await);
+    errors.of(on.set_cache(key, words.cached.repeat(2_000_000 / words.cached.len()), minute).await);
+    on.get_cache(key).await?;
+    on.get_cache_entry(key).await?;
+    on.delete_cache(key).await?;
+    errors.of(on.delete_cache(key).await);
+    errors.of(on.get_cache(key).await);
+    on.set_cache(key, &words.cached, minute).await
+}
+
+pub(crate) async fn transactions<B: Transactional + ConfigStore>(
+    on: &Storage<B>,
+    words: &Words,
+    errors: &mut Errors,
+) -> Result<()> {
+    let (id, missing) = (Key::new(&words.id)?, Key::new(&words.cache_key)?);
+    let (credential, config) =
+        (json!({ "token": words.secret }).try_into()?, json!(words.config).try_into()?);
+    let mut tx = on.begin().await?;
+    tx.set_credential(&id, &credential).await?;
+    tx.get_credential(&id).await?;
+    tx.delete_credential(&id).await?;
+    errors.of(tx.get_credential(&id).await);
+    tx.set_config(&id, &config).await?;
+    tx.get_config(&id).await?;
+    tx.delete_config(&id).await?;
+    errors.of(tx.delete_config(&missing).await);
+    tx.set_credential(&id, &credential).await?;
+    tx.commit().await?;
+    on.begin().await?.rollback().await?;
+
+    // One loses.
+    let key = Key::new(&words.config_key)?;
+    let mut tx = on.begin().await?;
+    drop(tx.get_config(&key).await);
+    on.set_config(&key, json!([words.config])).await?;
+    let lost = match tx.set_config(&key, &config).await {
+        Ok(()) => tx.commit().await,
+        lost => lost,
+    };
+    errors.of(lost);
+    Ok(())
+}
+
+pub(crate) async fn exports<B: Exportable>(on: &Storage<B>) -> Result<()> {
+    let records: Vec<Record> = on.export().try_collect().await?;
+    assert!(!records.is_empty());
+    assert!(on.import(stream::iter(records).map(Ok)).await?.is_complete());
+    // A reader who saw enough.
+    assert_eq!(on.export().take(1).count().await, 1);
+    Ok(())
+}
+
+pub(crate) async fn pool<B: Pooled>(on: &Storage<B>, errors: &mut Errors) -> Result<()> {
+    on.pool_stats().await?;
+    on.resize_pool(3).await?;
+    errors.of(on.resize_pool(0).await);
+    Ok(())
+}
+
+/// Every operation's name: stable, since dashboards and alerts are written with them.
+pub(crate) const OPERATIONS: [&str; 34] = [
+    "begin",
+    "close",
+    "commit",
+    "delete_cache",
+    "delete_config",
+    "delete_credential",
+    "delete_credentials",
+    "export",
+    "get_cache",
+    "get_cache_entry",
+    "get_config",
+    "get_credential",
+    "get_credentials",
+    "get_usage",
+    "health",
+    "import",
+    "increment_many",
+    "increment_usage",
+    "list_configs",
+    "list_credentials",
+    "list_usage",
+    "reset_usage",
+    "rollback",
+    "set_cache",
+    "set_config",
+    "set_credential",
+    "set_credentials",
+    "stats",
+    "transaction_delete_config",
+    "transaction_delete_credential",
+    "transaction_get_config",
+    "transaction_get_credential",
+    "transaction_set_config",
+    "transaction_set_credential",
+];
+
+/// A backend under all the layers that the library has for production.
+pub(crate) fn stacked<B: Backend>(storage: Storage<B>) -> Storage<Layered<Stack, B>> {
+    let stack = Stack::new()
+        .limit(Limit::new(64).queue(10_000))
+        .retry(Retry::new())
+        .timeout(Timeout::default())
+        .instrument(storage.backend());
+    storage.layer(stack)
+}
+
+/// Everything that `Memory` can do, under the full stack.
+#[cfg(feature = "memory")]
+pub(crate) async fn work() {
+    let storage = stacked(Storage::<gateway_storage::Memory>::open("memory:").await.unwrap());
+    let (words, mut errors) = (Words::new(str::to_owned), Errors::default());
+    credentials(&storage, &words, &mut errors).await.unwrap();
+    configs(&storage, &words, &mut errors).await.unwrap();
+    usage(&storage, &words, &mut errors).await.unwrap();
+    cache(&storage, &words, &mut errors).await.unwrap();
+    transactions(&storage, &words, &mut errors).await.unwrap();
+    exports(&storage).await.unwrap();
+    end(&storage, &words, &mut errors).await.unwrap();
+}
+
+/// Last, and what comes after the end.
+pub(crate) async fn end<B: ConfigStore>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
+    on.health().await?;
+    let stats = on.stats().await?;
+    assert!(!format!("{stats:?}").is_empty());
+    let late = on.with_deadline(Duration::ZERO);
+    drop((
+        late.get_config(&words.config_key).await,
+        late.set_config(&words.config_key, json!(words.config)).await,
+    ));
+    // Dropped in the middle.
+    drop(futures_util::FutureExt::now_or_never(on.set_config(&words.config_key, json!(words.config))));
+    on.clone().close().await?;
+    errors.of(on.get_config(&words.config_key).await);
+    Ok(())
+}
