@@ -56,7 +56,16 @@
 //! `file` and `memory` (default), `mongodb`, `postgres`, `redis`: the backends. `conformance`: the public test-kit. `cli`: the command `storage`.
 
 // A build with fewer backends uses fewer of their common helpers.
-#![cfg_attr(not(all(feature = "file", feature = "memory")), allow(dead_code, unused_imports))]
+#![cfg_attr(
+    not(all(
+        feature = "file",
+        feature = "memory",
+        feature = "mongodb",
+        feature = "postgres",
+        feature = "redis"
+    )),
+    allow(dead_code, unused_imports)
+)]
 
 #[cfg(all(feature = "file", not(unix)))]
 compile_error!("the feature `file` needs a Unix system; build with `default-features = false`");
