@@ -219,28 +219,28 @@ async fn no_secret_is_told() {
     }
 
     let password = secret("password");
-    sing!("memory:", Memory: credentials configs usage cache transactions exports);
+    sing!("memory:", Memory: credentials configs plans usage cache transactions exports);
 
     let folder = tempfile::tempdir().unwrap();
-    sing!(&*format!("file:{}/data", folder.path().display()), File: credentials configs usage exports);
+    sing!(&*format!("file:{}/data", folder.path().display()), File: credentials configs plans usage exports);
 
     let redis = servers::redis::Server::start(&["--requirepass", &password]);
     let encoded = encoded(&password);
     let url = format!("redis://:{encoded}@127.0.0.1:{}", redis.port);
-    sing!(&*url, Redis: credentials configs usage cache exports pool);
+    sing!(&*url, Redis: credentials configs plans usage cache exports pool);
     refused(Storage::<Redis>::open(&*url.replace("redis://:", "redis://nobody:")).await);
     refused(Storage::<Redis>::open(&*format!("redis://:{encoded}@127.0.0.1:1")).await);
     refused(Storage::<Redis>::open(&*format!("{url}?{encoded}=1&db={encoded}")).await);
 
     let (_postgres, url) = guarded_postgres(&password).await;
-    sing!(&*url, Postgres: credentials configs usage transactions exports pool);
-    sing!(&*format!("{url}&pgbouncer=true&schema=other"), Postgres: credentials configs usage transactions exports pool);
+    sing!(&*url, Postgres: credentials configs plans usage transactions exports pool);
+    sing!(&*format!("{url}&pgbouncer=true&schema=other"), Postgres: credentials configs plans usage transactions exports pool);
     refused(Storage::<Postgres>::open(&*url.replace("keeper:", "keeper:x")).await);
     refused(Storage::<Postgres>::open(&*format!("postgres://keeper:{encoded}@127.0.0.1:1/{encoded}")).await);
     refused(Storage::<Postgres>::open(&*format!("{url}&{encoded}=1")).await);
 
     let url = guarded_mongodb(&password);
-    sing!(&*url, MongoDb: credentials configs usage transactions exports pool);
+    sing!(&*url, MongoDb: credentials configs plans usage transactions exports pool);
     refused(Storage::<MongoDb>::open(&*url.replace("keeper:", "nobody:")).await);
     refused(Storage::<MongoDb>::open(&*format!("{url}&{encoded}=1")).await);
 

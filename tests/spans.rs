@@ -61,8 +61,10 @@ async fn spans_are_named_as_the_conventions_say() {
         })
         .collect();
     let expected = [
+        ("apply_plan", "conflict"),
         ("commit", "conflict"),
         ("get_config", "closed"),
+        ("increment_many", "overflow"),
         ("increment_usage", "overflow"),
         ("set_cache", "invalid_value"),
         ("set_cache", "too_large"),

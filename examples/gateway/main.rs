@@ -2,8 +2,8 @@
 //! requests that pick credentials, refresh some, count usage and read live configuration while an operator changes
 //! it, then reopens the store and proves that every count is exact.
 //!
-//!     cargo run --release --example gateway
-//!     cargo run --release --example gateway -- --help
+//!     cargo run --release --package gateway
+//!     cargo run --release --package gateway -- --help
 //!
 //! Read on in `options` (the command line), `load` (the folder), `credential` (the pool and refreshing), `traffic`
 //! (the requests), `served` (what they did), `truth` (the proof), `report` (what is shown).

@@ -17,7 +17,7 @@ Exit codes: 0 every count is exact, 1 not so or the storage failed, 2 nothing to
 ";
 
 /// So that it is found from any working directory.
-const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/gateway/credentials");
+const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/credentials");
 
 pub(crate) enum Command {
     Help,

@@ -60,6 +60,11 @@ impl Capability<'_> {
                 fn batch_size(&self) -> ::core::option::Option<usize> {
                     ::core::option::Option::Some(self.#items.len())
                 }
+                fn failure(output: &#output) -> ::core::option::Option<&::gateway_storage::Error> {
+                    #[allow(unused_imports)]
+                    use ::gateway_storage::layer::NoReport as _;
+                    ::gateway_storage::layer::Outcomes(output).failure()
+                }
             }
         });
         let borrows = operation.borrows.then(|| quote!(<'call>));

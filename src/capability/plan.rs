@@ -41,7 +41,8 @@ pub trait ConfigBatch: ConfigStore {
     /// - If something that a mutation [expects](Expect) does not hold, it is `Conflict`, and the error's
     ///   [key](crate::Error::key) is the first that it does not hold for. Expectations are compared with what is stored
     ///   before the plan, not with what earlier mutations of it made. A replay expects nothing.
-    /// - After the [time to live](ApplyOptions::ttl), by the clock of whoever stores it, the key is free again.
+    /// - After the [time to live](ApplyOptions::ttl), by the clock of whoever stores it, the key is free again. One that is shorter
+    ///   than the tries of a caller, or of a [`Retry`](crate::Retry) layer, makes a second application of a late try.
     /// - Of many at once with one key and one plan, one is `Applied`, the others `Replayed`, or
     ///   [`Busy`](crate::ErrorKind::Busy) if they would wait too long. Plans with different keys that touch the same
     ///   config values are applied one after the other.

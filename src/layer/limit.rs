@@ -22,7 +22,8 @@ use crate::{Call, Error, ErrorKind, Layer, Receiver, Result};
 /// - Streams, since they are as slow as their reader.
 /// - [`health`, statistics, `close`, the pool](crate::Operation::is_work): an operator needs them most when all is full.
 ///
-/// Dropping a call that waits gives its place in the queue back.
+/// Nobody waits for longer than half of the handle's deadline. Dropping a call that waits gives its place in the queue back. One that
+/// runs gives its place back, too, although the server may still be at it.
 ///
 /// ```
 /// # use gateway_storage::{Limit, Memory, Storage};
@@ -111,6 +112,11 @@ impl Layer for Limit {
         let is_limited = C::OPERATION.is_work() && on.again().is_some();
         let _place = if is_limited { Some(self.enter().await?) } else { None };
         call.run(on).await
+    }
+
+    /// Who waits for half of the deadline has the other half for the operation, and is still told that nothing was done.
+    fn set_deadline(&mut self, deadline: Duration) {
+        self.patience = self.patience.min(deadline / 2);
     }
 }
 

@@ -59,7 +59,7 @@ pub use retry::Retry;
 pub use stack::Stack;
 pub use timeout::Timeout;
 
-use crate::{Result, StorageStats};
+use crate::{BatchFailure, BatchReport, Error, ErrorKind, Found, Result, StorageStats};
 
 /// What is known of an operation when the program is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -124,6 +124,13 @@ pub trait Call<R>: Send + Sync {
 
     /// How many items a batch has; `None` for an operation that is not a batch.
     fn batch_size(&self) -> Option<usize> {
+        None
+    }
+
+    /// What went wrong although the operation succeeded: the first failure in a batch's report that is not
+    /// [`NotFound`](crate::ErrorKind::NotFound).
+    fn failure(output: &Self::Output) -> Option<&Error> {
+        let _ = output;
         None
     }
 
@@ -281,5 +288,41 @@ impl<L, T> LayeredTransaction<L, T> {
     #[inline]
     pub fn into_parts(self) -> (L, T) {
         (self.layer, self.inner)
+    }
+}
+
+/// What a batch gives, asked for a failure. Only `#[capability]` needs this: of a report the inherent method is found, of
+/// anything else the trait's.
+#[doc(hidden)]
+pub struct Outcomes<'o, T>(pub &'o T);
+
+fn first(failures: &[BatchFailure]) -> Option<&Error> {
+    failures.iter().map(|failure| &failure.error).find(|error| error.kind() != ErrorKind::NotFound)
+}
+
+impl<'o> Outcomes<'o, BatchReport> {
+    #[doc(hidden)]
+    #[must_use]
+    pub fn failure(&self) -> Option<&'o Error> {
+        first(&self.0.failures)
+    }
+}
+
+impl<'o> Outcomes<'o, Found> {
+    #[doc(hidden)]
+    #[must_use]
+    pub fn failure(&self) -> Option<&'o Error> {
+        first(&self.0.failures)
+    }
+}
+
+#[doc(hidden)]
+pub trait NoReport<'o> {
+    fn failure(&self) -> Option<&'o Error>;
+}
+
+impl<'o, T> NoReport<'o> for Outcomes<'o, T> {
+    fn failure(&self) -> Option<&'o Error> {
+        None
     }
 }

@@ -8,9 +8,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::{Call, DEFAULT_DEADLINE, Error, Layer, Operation, Outcome, Receiver, Result};
+use super::timeout::late;
+use crate::{
+    Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Operation, OperationKind, Outcome, Receiver, Result,
+};
 
 /// Tries an operation again after an error that may pass, if that can't do it twice.
 ///
@@ -21,10 +24,11 @@ use crate::{Call, DEFAULT_DEADLINE, Error, Layer, Operation, Outcome, Receiver, 
 ///
 /// - **Pauses** are random, up to 20 ms before the second try, and up to twice as much before each other one, up to a second
 ///   ("full jitter": callers that failed together don't come back together).
-/// - **Tries** are at most 4, and none begins after the deadline that
+/// - **Tries** are at most 4. The second and later ones end at the deadline that
 ///   [`with_deadline`](crate::Storage::with_deadline) set, [`DEFAULT_DEADLINE`] if nobody did. A call without another try left ends
-///   with the error of its last one.
-/// - **The budget** is shared by all clones: 100 tries in reserve, and half a try more for each operation that succeeds. A store
+///   with the error of its last one; its outcome is Unknown if that of any try was.
+/// - **The budget** is shared by all clones: 100 tries in reserve, and half a try more for each operation that succeeds
+///   ([`NotFound`](ErrorKind::NotFound) is an answer, too). A store
 ///   that is down is soon asked once a call, instead of four times, when it can bear that least.
 ///
 /// A batch is tried again if the whole call failed. Failures of single items are in its report, for the caller to repeat; they
@@ -92,20 +96,32 @@ impl Layer for Retry {
     async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
         let operation = C::OPERATION;
         let begun = Instant::now();
-        let (mut on, mut tried) = (on, 1);
+        let (mut on, mut tried, mut is_unknown) = (on, 1, false);
         loop {
             let again = if tried < self.tries { on.again() } else { None };
-            let error = match call.run(on).await {
-                Err(error) if error.is_retryable() => error,
-                settled => {
-                    self.budget.deposit();
-                    return settled;
+            let result = if tried == 1 {
+                call.run(on).await
+            } else {
+                // It has what the tries before it left of the deadline.
+                let left = self.deadline.saturating_sub(begun.elapsed());
+                match timeout(left, call.run(on)).await {
+                    Ok(result) => result,
+                    Err(_) => Err(late(operation, false)),
                 }
             };
-            let Some(next) = again.filter(|_| is_harmless(operation, &error)) else { return Err(error) };
+            let error = match result {
+                Err(error) if error.kind() != ErrorKind::NotFound => error,
+                settled => {
+                    self.budget.deposit();
+                    return settled.map_err(|error| told(operation, error, is_unknown));
+                }
+            };
+            is_unknown |= error.outcome() == Outcome::Unknown;
+            let next = again.filter(|_| error.is_retryable() && is_harmless(operation, &error));
+            let Some(next) = next else { return Err(told(operation, error, is_unknown)) };
             let pause = self.pause(tried);
             if begun.elapsed() + pause >= self.deadline || !self.budget.withdraw() {
-                return Err(error);
+                return Err(told(operation, error, is_unknown));
             }
             tell(operation, &error, tried, pause);
             sleep(pause).await;
@@ -115,6 +131,15 @@ impl Layer for Retry {
 
     fn set_deadline(&mut self, deadline: Duration) {
         self.deadline = deadline;
+    }
+}
+
+/// The last try's error, and the outcome of all: what an earlier one may have done, the last one does not undo.
+fn told(operation: Operation, error: Error, is_unknown: bool) -> Error {
+    if is_unknown && operation.kind != OperationKind::Read {
+        error.with_outcome(Outcome::Unknown)
+    } else {
+        error
     }
 }
 
@@ -214,6 +239,40 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(begun.elapsed() < Duration::from_secs(6), "the last try began before the deadline");
         assert!((4..=5).contains(&asked.of("get_config")), "{}", asked.of("get_config"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_early_try_may_have_done_is_told_by_a_late_one() {
+        let (mut undone, mut unknown) = (0, 0);
+        for seed in 0..300 {
+            let memory = memory().await;
+            let fault = Fault::seeded(seed).lost_replies(0.4).errors(0.5);
+            let (storage, _) = around(Retry::new().tries(3), fault, memory.clone());
+            let result = storage.set_config("a", json!(1)).await;
+            let is_stored = memory.get_config("a").await.is_ok();
+            match result {
+                Ok(()) => assert!(is_stored),
+                Err(error) if error.outcome() == Outcome::NotApplied => {
+                    assert!(!is_stored, "seed {seed}");
+                    undone += 1;
+                }
+                Err(_) => unknown += 1,
+            }
+        }
+        assert!(undone > 10 && unknown > 10, "{undone} {unknown}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_try_ends_at_the_deadline() {
+        let slow = Duration::from_secs(4)..=Duration::from_secs(4);
+        let fault = Fault::seeded(1).errors(1.0).delays(1.0, slow);
+        let (storage, asked) = around(Retry::new().tries(100), fault, memory().await);
+        let begun = Instant::now();
+        let error =
+            storage.with_deadline(Duration::from_secs(5)).set_config("a", json!(1)).await.unwrap_err();
+        assert!(begun.elapsed() <= Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
+        assert_eq!(asked.of("set_config"), 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use crate::{Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, OperationKind, Outcome, Receiver, Result};
+use crate::{
+    Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Operation, OperationKind, Outcome, Receiver, Result,
+};
 
 /// Ends every operation at a deadline, with all that is inside: tries, pauses, queues.
 ///
-/// The error is [`ErrorKind::Timeout`]. Its outcome is [`NotApplied`](Outcome::NotApplied) for a read and
-/// [`Unknown`](Outcome::Unknown) for everything else: from here nobody sees how far it came. What is inside often knows better
+/// The error is [`ErrorKind::Timeout`]. Its outcome is [`Unknown`](Outcome::Unknown) for a write, a commit, and a close or resize
+/// of the pool: from here nobody sees how far it came. Anything else, and a write in a transaction, is
+/// [`NotApplied`](Outcome::NotApplied). What is inside often knows better
 /// (a backend whose own deadline ends, [`Limit`](crate::Limit) whose queue is too long), so give it less time than this.
 ///
 /// Without a number of its own it is [`DEFAULT_DEADLINE`];
@@ -34,10 +37,11 @@ impl Default for Timeout {
 
 impl Layer for Timeout {
     async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
+        let on_transaction = on.again().is_none();
         // The call is asked before the clock: what needs no waiting never comes too late.
         match tokio::time::timeout(self.0, call.run(on)).await {
             Ok(result) => result,
-            Err(_) => Err(late(C::OPERATION.kind)),
+            Err(_) => Err(late(C::OPERATION, on_transaction)),
         }
     }
 
@@ -47,9 +51,14 @@ impl Layer for Timeout {
 }
 
 #[cold]
-fn late(kind: OperationKind) -> Error {
-    let outcome = match kind {
+pub(super) fn late(operation: Operation, on_transaction: bool) -> Error {
+    let outcome = match operation.kind {
         OperationKind::Read => Outcome::NotApplied,
+        // A transaction that is not committed did not happen.
+        OperationKind::Write if on_transaction => Outcome::NotApplied,
+        OperationKind::Control if !matches!(operation.name, "commit" | "close" | "resize_pool") => {
+            Outcome::NotApplied
+        }
         OperationKind::Write | OperationKind::Control => Outcome::Unknown,
     };
     Error::new(ErrorKind::Timeout, "the operation did not end in time").with_outcome(outcome)

@@ -1,7 +1,7 @@
 //! The documents as a shell sees them, and databases that are not ours.
 
 use futures_util::StreamExt;
-use gateway_storage::{ErrorKind, Exportable, Increment, MongoDb, Record, Storage};
+use gateway_storage::{ApplyOptions, ErrorKind, Exportable, Increment, MongoDb, Plan, Record, Storage};
 use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 use serde_json::json;
 
@@ -145,4 +145,36 @@ async fn stats_say_what_matters() -> Result {
     let alone = open(&servers::mongodb_alone()).await;
     assert_eq!(alone.stats().await?.details["topology"], "standalone");
     alone.close().await
+}
+
+#[tokio::test]
+async fn a_plan_that_was_left_halfway_is_finished_without_what_others_wrote_since() -> Result {
+    let url = servers::mongodb_alone();
+    let storage = open(&url).await;
+    let plan = |text: &str| Plan::from_json(text).unwrap();
+    for key in ["a", "b", "c"] {
+        storage.set_config(key, json!(0)).await?;
+    }
+    let halfway =
+        plan(r#"[{"set":"a","value":1},{"set":"b","value":1},{"delete":"c"},{"set":"d","value":1}]"#);
+    storage.apply_plan("halfway", &halfway, &ApplyOptions::default()).await?;
+    // As a process leaves it that dies before it writes any value.
+    let entry = documents(&url, "plan_audit").await.find_one(doc! {}).await.unwrap().unwrap();
+    let pending = doc! { "$set": { "pending": { "back": false, "entry": entry } } };
+    documents(&url, "plans").await.update_one(doc! { "_id": "halfway" }, pending).await.unwrap();
+    storage.set_config("a", json!(0)).await?;
+    storage.set_config("c", json!(0)).await?;
+    storage.delete_config("d").await?;
+    // And somebody else comes.
+    storage.set_config("b", json!("mine")).await?;
+    let next = plan(r#"[{"set":"e","value":1}]"#);
+    storage.apply_plan("next", &next, &ApplyOptions::default()).await?;
+    let found = storage.list_configs().await?;
+    let found: Vec<(&str, &serde_json::Value)> =
+        found.iter().map(|(key, value)| (key.as_str(), value.value())).collect();
+    let (one, mine) = (json!(1), json!("mine"));
+    assert_eq!(found, [("a", &one), ("b", &mine), ("d", &one), ("e", &one)]);
+    let left = documents(&url, "plans").await.count_documents(doc! { "pending": { "$exists": true } });
+    assert_eq!(left.await.unwrap(), 0);
+    storage.close().await
 }

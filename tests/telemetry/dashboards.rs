@@ -64,7 +64,7 @@ fn parse(text: &str) -> Page {
 }
 
 /// What is not a metric outside of braces.
-const LANGUAGE: [&str; 16] = [
+const LANGUAGE: [&str; 17] = [
     "and",
     "by",
     "clamp_min",
@@ -72,6 +72,7 @@ const LANGUAGE: [&str; 16] = [
     "histogram_quantile",
     "increase",
     "label_values",
+    "offset",
     "on",
     "or",
     "rate",

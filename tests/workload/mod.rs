@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use gateway_storage::{
-    Backend, BatchFailure, CacheStore, ConfigStore, CredentialStore, Error, Exportable, Increment, Key,
-    Layered, Limit, Pooled, Record, Result, Retry, Stack, Storage, Timeout, Transaction, Transactional,
-    UsageStore,
+    ApplyOptions, AuditFilter, Backend, BatchFailure, CacheStore, ConfigBatch, ConfigStore, CredentialStore,
+    Error, Exportable, Increment, Key, Layered, Limit, Plan, Pooled, Record, Result, Retry, RollbackOptions,
+    Stack, Storage, Timeout, Transaction, Transactional, UsageStore,
 };
 use serde_json::json;
 
@@ -158,6 +158,24 @@ pub(crate) async fn transactions<B: Transactional + ConfigStore>(
     Ok(())
 }
 
+pub(crate) async fn plans<B: ConfigBatch>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
+    let text = |changes: serde_json::Value| Plan::from_json(changes.to_string());
+    let (key, stored) = (&words.id, Key::new(&words.config_key)?);
+    let options = ApplyOptions::default().with_stage(&words.secret).with_source(&words.config);
+    let plan = text(json!([{ "set": stored.as_str(), "value": [words.secret] }]))?;
+    on.apply_plan(key, &plan, &options).await?;
+    on.apply_plan(key, &plan, &options).await?;
+    let other = text(json!([{ "set": stored.as_str(), "value": words.secret, "expect": words.config }]))?;
+    errors.of(on.apply_plan(key, &other, &options).await);
+    errors.of(on.apply_plan(&words.usage_key, &other, &options).await);
+    errors.of(on.rollback_plan(&words.cache_key, &RollbackOptions::default()).await);
+    on.rollback_plan(key, &RollbackOptions::default().with_source(&words.secret)).await?;
+    errors.of(Plan::from_json(format!("[{{\"set\": \"{0}\", \"{0}\": 1}}]", words.secret)));
+    let audit: Vec<_> = on.audit_plans(AuditFilter::default()).try_collect().await?;
+    assert!(audit.len() >= 4);
+    Ok(())
+}
+
 pub(crate) async fn exports<B: Exportable>(on: &Storage<B>) -> Result<()> {
     let records: Vec<Record> = on.export().try_collect().await?;
     assert!(!records.is_empty());
@@ -175,7 +193,9 @@ pub(crate) async fn pool<B: Pooled>(on: &Storage<B>, errors: &mut Errors) -> Res
 }
 
 /// Every operation's name: stable, since dashboards and alerts are written with them.
-pub(crate) const OPERATIONS: [&str; 34] = [
+pub(crate) const OPERATIONS: [&str; 37] = [
+    "apply_plan",
+    "audit_plans",
     "begin",
     "close",
     "commit",
@@ -199,6 +219,7 @@ pub(crate) const OPERATIONS: [&str; 34] = [
     "list_usage",
     "reset_usage",
     "rollback",
+    "rollback_plan",
     "set_cache",
     "set_config",
     "set_credential",
@@ -229,6 +250,7 @@ pub(crate) async fn work() {
     let (words, mut errors) = (Words::new(str::to_owned), Errors::default());
     credentials(&storage, &words, &mut errors).await.unwrap();
     configs(&storage, &words, &mut errors).await.unwrap();
+    plans(&storage, &words, &mut errors).await.unwrap();
     usage(&storage, &words, &mut errors).await.unwrap();
     cache(&storage, &words, &mut errors).await.unwrap();
     transactions(&storage, &words, &mut errors).await.unwrap();

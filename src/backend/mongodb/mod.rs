@@ -83,7 +83,8 @@ const CONCURRENT_CHUNKS: usize = 4;
 /// - A batch is applied document by document.
 /// - A plan is one transaction. On a standalone server, which has none, it is two stages under a lease: its record, then its
 ///   values. Readers may see a part of it meanwhile. If the process dies between them, the next plan on the store, when the
-///   lease of ten seconds is over, finishes it first; until then others are [`Busy`](crate::ErrorKind::Busy).
+///   lease of ten seconds is over, finishes it first, but for the values that somebody changed since; until then others are
+///   [`Busy`](crate::ErrorKind::Busy), and the values are those that were written.
 /// - The record of a plan is one document: what it replaces and leaves is at most 15 MiB of JSON together.
 /// - A usage record is one document, so its counters (20,000 to 60,000 of the longest names) fit in 16 MiB; more are
 ///   [`TooLarge`](crate::ErrorKind::TooLarge).
@@ -94,6 +95,8 @@ const CONCURRENT_CHUNKS: usize = 4;
 ///   [`NotApplied`](crate::Outcome::NotApplied); a write that was sent and has no answer, or whose acknowledgement by the
 ///   majority failed, is [`Unknown`](crate::Outcome::Unknown). So is one that the driver could not send, but for a refused
 ///   connection: it does not say. A commit is sent until it is answered.
+/// - Nothing is logged by this crate or by the driver as it is built here. If another crate of the application turns the driver's
+///   feature `tracing-unstable` on, the driver logs commands at DEBUG, credentials and all: filter its target `mongodb` out.
 /// - The server gives a write up a little before our deadline. One whose future is dropped goes on until then.
 #[derive(Clone)]
 pub struct MongoDb {

@@ -31,7 +31,7 @@ use crate::{
         batch,
     },
     capability::{ApplyStep, Attempt, RollbackStep, apply_step, last_mutations, rollback_step},
-    codec::{PlanRecord, corrupt_plan, decode_changes, encode_changes, times},
+    codec::{PlanRecord, corrupt_plan, decode_changes, encode_changes, is_same, times},
 };
 
 const CONFIGS: &str = "configs";
@@ -74,15 +74,31 @@ struct Turn {
     now: DateTime,
 }
 
-/// A change of one config value.
+/// What one config value becomes.
 type Value<'v> = (&'v Key, Option<&'v ConfigValue>);
 
+/// What it was, too.
+struct Change<'c> {
+    key: &'c Key,
+    from: Option<&'c ConfigValue>,
+    to: Option<&'c ConfigValue>,
+}
+
 impl Desk {
-    /// The answer to a command.
+    /// The answer to a command. What is under way when the time is over is given up, by the server too.
     async fn ask(&mut self, effect: Effect, mut command: Document) -> Result<Document> {
-        if Instant::now() >= self.until {
+        let until = self.until;
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             return Err(no_reply(effect));
         }
+        if !command.contains_key("getMore") {
+            command.insert("maxTimeMS", millis(left.mul_f64(0.95)).max(1));
+        }
+        timeout_at(until, self.answer(effect, command)).await.unwrap_or_else(|_| Err(no_reply(effect)))
+    }
+
+    async fn answer(&mut self, effect: Effect, mut command: Document) -> Result<Document> {
         let answer = match &mut self.seat {
             Seat::Transaction(session) => {
                 let session = session.as_mut().ok_or_else(wrong)?;
@@ -160,6 +176,47 @@ impl Desk {
         Ok(())
     }
 
+    /// Changes the config values that are still what they were when that was decided, and leaves those that somebody changed
+    /// since. Nothing locks them: so a value is changed only as it is found.
+    async fn put_unchanged(&mut self, changes: &[Change<'_>]) -> Result<()> {
+        for chunk in changes.chunks(1000) {
+            let names: Vec<&str> = chunk.iter().map(|change| change.key.as_str()).collect();
+            let mut found = BTreeMap::new();
+            for document in self.find(CONFIGS, doc! { "_id": { "$in": names } }).await? {
+                let raw = RawDocumentBuf::try_from(&document).map_err(document::damaged)?;
+                let key = document::key(&raw)?;
+                let value = document::config(&key, &raw)?;
+                found.insert(key, (document, value));
+            }
+            for Change { key, from, to } in chunk {
+                let found = found.get(*key);
+                let is = |wanted: Option<&ConfigValue>| match (wanted, found) {
+                    (Some(wanted), Some((_, value))) => is_same(wanted, value),
+                    (wanted, found) => wanted.is_none() && found.is_none(),
+                };
+                if is(*to) || !is(*from) {
+                    continue;
+                }
+                let body = to.map(|value| Document::try_from(&*document::of_config(value)));
+                let body = body.transpose().map_err(document::damaged)?;
+                let command = match (found, body) {
+                    (Some((as_found, _)), Some(body)) => {
+                        doc! { "update": CONFIGS, "updates": [{ "q": as_found.clone(), "u": body }] }
+                    }
+                    (None, Some(body)) => doc! { "update": CONFIGS, "updates": [{
+                        "q": { "_id": key.as_str() }, "u": { "$setOnInsert": body }, "upsert": true,
+                    }] },
+                    (Some((as_found, _)), None) => {
+                        doc! { "delete": CONFIGS, "deletes": [{ "q": as_found.clone(), "limit": 1 }] }
+                    }
+                    (None, None) => continue,
+                };
+                self.ask(Effect::Write, command).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// What is stored under some keys.
     async fn look(&mut self, keys: &[&Key]) -> Result<BTreeMap<Key, ConfigValue>> {
         let mut values = BTreeMap::new();
@@ -186,6 +243,7 @@ impl Desk {
             query.insert("$expr", doc! { "$lte": ["$lease", "$$NOW"] });
         }
         loop {
+            let asked = Instant::now();
             let take = doc! {
                 "findAndModify": META, "query": query.clone(), "update": [{ "$set": fields.clone() }],
                 "upsert": !is_alone, "new": true,
@@ -194,7 +252,8 @@ impl Desk {
             if let Ok(found) = answer.get_document("value") {
                 let number = found.get_i64("number").map_err(|_| wrong())?;
                 let now = *found.get_datetime("now").map_err(|_| wrong())?;
-                self.until = Instant::now() + WORK;
+                // The server's time began after this.
+                self.until = asked + WORK;
                 return Ok(Turn { number, now });
             }
             // It is taken, or it is not there yet.
@@ -226,15 +285,23 @@ impl Desk {
 
     /// The second stage: the values, the audit, and that it is done. Doing it twice is doing it once.
     async fn finish(&mut self, record: &PlanRecord, is_back: bool, id: Bson, entry: Document) -> Result<()> {
-        let values: Vec<Value<'_>> = record
-            .changes
-            .iter()
-            .map(|change| (&change.key, if is_back { &change.before } else { &change.after }.as_ref()))
-            .collect();
-        self.put(&values).await?;
+        let sides = record.changes.iter().map(|change| {
+            let (before, after) = (change.before.as_ref(), change.after.as_ref());
+            let (from, to) = if is_back { (after, before) } else { (before, after) };
+            Change { key: &change.key, from, to }
+        });
+        let changes: Vec<Change<'_>> = sides.collect();
+        match self.seat {
+            Seat::Alone(_) => self.put_unchanged(&changes).await?,
+            Seat::Transaction(_) => {
+                let values: Vec<Value<'_>> = changes.iter().map(|change| (change.key, change.to)).collect();
+                self.put(&values).await?;
+            }
+        }
         self.note(entry).await?;
         let done = doc! { "$unset": { "pending": 1 }, "$set": { "rolled_back": is_back } };
-        self.upsert(PLANS, id, done).await
+        let statement = doc! { "q": { "_id": id }, "u": done };
+        self.ask(Effect::Write, doc! { "update": PLANS, "updates": [statement] }).await.map(drop)
     }
 
     async fn note(&mut self, entry: Document) -> Result<()> {
@@ -409,7 +476,10 @@ impl Order {
             })?;
             return Ok(done);
         }
-        desk.recover().await.map_err(|error| error.with_outcome(Outcome::NotApplied))?;
+        if let Err(error) = desk.recover().await {
+            drop(desk.leave(&turn).await);
+            return Err(error.with_outcome(Outcome::NotApplied));
+        }
         // Once something may be pending, whoever comes next finishes it.
         let (done, _) =
             self.carry_out(&mut desk, &turn).await.map_err(|error| error.with_outcome(Outcome::Unknown))?;

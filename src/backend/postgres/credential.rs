@@ -8,7 +8,7 @@ use super::{
     statement::{Json, Parameter, Sql, column, key},
 };
 use crate::{
-    BatchFailure, BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
+    BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
     backend::remote::{Effect, batch},
     codec::{decode_credential, encode_credential},
     error::Kind,
@@ -105,17 +105,7 @@ impl CredentialStore for Postgres {
                 Err(error) => results.extend(chunk.iter().map(|id| ((*id).clone(), Err(error.clone())))),
             }
         }
-        let mut failures = Vec::new();
-        for (index, id) in ids.iter().enumerate() {
-            let error = match results.get(id) {
-                Some(Ok(_)) => continue,
-                Some(Err(error)) => error.clone(),
-                None => missing(),
-            };
-            failures.push(BatchFailure { index, key: id.clone(), error });
-        }
-        let credentials = results.into_iter().filter_map(|(id, result)| Some((id, result.ok()?))).collect();
-        Ok(Found { credentials, failures })
+        Ok(batch::found(ids, results))
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {

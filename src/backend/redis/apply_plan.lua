@@ -1,4 +1,5 @@
--- Applies a plan: all of it or nothing. Whatever can be wrong is looked for before the first write.
+-- Applies a plan: all of it or nothing. Whatever can be wrong with what is stored is looked for before the first write, and
+-- the audit, which has limits of its own, is the first. (A user who may not run one of the commands stops it in the middle.)
 --
 -- KEYS: the config hash, the plan's record, the audit.
 -- ARGV: plan key, payload, ttl in ms, stage, source, microseconds so far, mutations, most bytes replaced, most audit
@@ -49,6 +50,7 @@ for first = at, #ARGV, 2 * CHUNK do
 end
 if bytes > most_bytes then return finish('failed', 'too_large') end
 
+local reply = finish('committed', '')
 local time = redis.call('TIME')
 redis.call('HSET', plan, ':payload', payload, ':mutations', mutations, ':stage', stage, ':applied',
   time[1] .. string.format('%03d', math.floor(tonumber(time[2]) / 1000)))
@@ -74,4 +76,4 @@ for first = at, #ARGV, 2 * CHUNK do
   if #deletes > 0 then redis.call('HDEL', config, unpack(deletes)) end
 end
 redis.call('PEXPIRE', plan, ttl)
-return finish('committed', '')
+return reply

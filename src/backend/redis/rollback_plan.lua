@@ -51,6 +51,7 @@ if force ~= '1' then
   end
 end
 
+local reply = finish('committed', '')
 for first = 1, #names, CHUNK do
   local sets, deletes = {}, {}
   for n = first, math.min(first + CHUNK - 1, #names) do
@@ -66,4 +67,4 @@ for first = 1, #names, CHUNK do
   if #deletes > 0 then redis.call('HDEL', config, unpack(deletes)) end
 end
 redis.call('HSET', plan, ':rolled_back', '1')
-return finish('committed', '')
+return reply

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use futures_util::{StreamExt, stream};
 
-use crate::{BatchReport, Error, Key};
+use crate::{BatchFailure, BatchReport, Credential, Error, Found, Key, error::Kind};
 
 /// The most items of one chunk.
 const CHUNK_ITEMS: usize = 1000;
@@ -55,6 +55,21 @@ pub(crate) fn report<'k>(
         report.record(index, key, failed.get(key).map_or(Ok(()), |error| Err(error.clone())));
     }
     report
+}
+
+/// What was found for the ids as they were asked for, given what there is under some of them.
+pub(crate) fn found(ids: &[Key], results: BTreeMap<Key, Result<Credential, Error>>) -> Found {
+    let mut found = Found::default();
+    for (index, id) in ids.iter().enumerate() {
+        let error = match results.get(id) {
+            Some(Ok(_)) => continue,
+            Some(Err(error)) => error.clone(),
+            None => Error::not_found(Kind::Credential),
+        };
+        found.failures.push(BatchFailure { index, key: id.clone(), error });
+    }
+    found.credentials = results.into_iter().filter_map(|(id, result)| Some((id, result.ok()?))).collect();
+    found
 }
 
 #[cfg(test)]

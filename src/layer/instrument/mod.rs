@@ -155,6 +155,7 @@ impl Instrument {
             begun: is_timed.then(Instant::now),
             operation,
             items: None,
+            is_awaited: false,
             ended: false,
         }
     }
@@ -170,6 +171,8 @@ struct Running<'i> {
     operation: Operation,
     /// Of a stream that is not at its end.
     items: Option<u64>,
+    /// Whether the stream was asked for an item and has not given it.
+    is_awaited: bool,
     ended: bool,
 }
 
@@ -249,9 +252,9 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         match (self.ended, self.items) {
             (true, _) => {}
-            (false, None) => self.settle(Some(("cancelled", None))),
             // The reader of a stream saw enough.
-            (false, Some(_)) => self.settle(None),
+            (false, Some(_)) if !self.is_awaited => self.settle(None),
+            (false, _) => self.settle(Some(("cancelled", None))),
         }
     }
 }
@@ -269,7 +272,10 @@ impl Layer for Instrument {
             let mut run = pin!(call.run(on));
             poll_fn(|context| running.span.in_scope(|| run.as_mut().poll(context))).await
         };
-        running.end(result.as_ref().err());
+        running.end(match &result {
+            Ok(output) => C::failure(output),
+            Err(error) => Some(error),
+        });
         if C::OPERATION.name == "close" && result.is_ok() {
             self.0.closed.send_replace(());
         }
@@ -289,6 +295,7 @@ impl Layer for Instrument {
         let mut items = Box::pin(items);
         stream::poll_fn(move |context| {
             let next = running.span.in_scope(|| items.as_mut().poll_next(context));
+            running.is_awaited = next.is_pending();
             if let Poll::Ready(next) = &next {
                 running.note(next.as_ref());
             }

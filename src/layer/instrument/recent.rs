@@ -79,6 +79,11 @@ impl Recent {
     /// Counts an error.
     #[cold]
     pub(super) fn fail(&self) {
+        // Few calls are timed when nobody listens, and only those go on to the slot of their time.
+        let before = self.current.load(Relaxed);
+        if self.turn(Instant::now()) != before {
+            self.slot().calls.fetch_add(1, Relaxed);
+        }
         self.slot().errors.fetch_add(1, Relaxed);
     }
 

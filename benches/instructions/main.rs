@@ -1,6 +1,6 @@
 //! How many instructions static dispatch costs: `Storage<Memory>` against direct calls of `Memory`, counted by callgrind.
 //!
-//! `cargo bench --bench instructions` runs itself under `valgrind`, prints a table, and fails where they differ by more than a
+//! `cargo run --release --package instructions` runs itself under `valgrind`, prints a table, and fails where they differ by more than a
 //! handful. A count is that of one call: of a run with many, less that of a run with few, by the difference.
 
 use std::{
@@ -24,7 +24,7 @@ const HANDFUL: f64 = 20.0;
 const OPERATIONS: [&str; 2] = ["get_credential", "increment_usage"];
 
 fn main() {
-    let words: Vec<String> = env::args().skip(1).filter(|word| word != "--bench").collect();
+    let words: Vec<String> = env::args().skip(1).collect();
     if let [operation, way, count] = &words[..] {
         return run(operation, way, count.parse().unwrap());
     }
