@@ -83,6 +83,13 @@ const _: () = {
         fn batch_size(&self) -> ::core::option::Option<usize> {
             ::core::option::Option::Some(self.items.len())
         }
+        fn failure(
+            output: &BatchReport,
+        ) -> ::core::option::Option<&::gateway_storage::Error> {
+            #[allow(unused_imports)]
+            use ::gateway_storage::layer::NoReport as _;
+            ::gateway_storage::layer::Outcomes(output).failure()
+        }
         #[inline]
         async fn run(&self, on: &'on B) -> ::gateway_storage::Result<BatchReport> {
             <B as Everything>::set_many(on, ::core::clone::Clone::clone(&self.items))

@@ -24,6 +24,11 @@ const _: () = {
         fn batch_size(&self) -> ::core::option::Option<usize> {
             ::core::option::Option::Some(self.items.len())
         }
+        fn failure(output: &()) -> ::core::option::Option<&::gateway_storage::Error> {
+            #[allow(unused_imports)]
+            use ::gateway_storage::layer::NoReport as _;
+            ::gateway_storage::layer::Outcomes(output).failure()
+        }
         #[inline]
         async fn run(&self, on: &'on mut B) -> ::gateway_storage::Result<()> {
             <B as Steps>::put(

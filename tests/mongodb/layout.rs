@@ -174,7 +174,7 @@ async fn a_plan_that_was_left_halfway_is_finished_without_what_others_wrote_sinc
         found.iter().map(|(key, value)| (key.as_str(), value.value())).collect();
     let (one, mine) = (json!(1), json!("mine"));
     assert_eq!(found, [("a", &one), ("b", &mine), ("d", &one), ("e", &one)]);
-    let left = documents(&url, "plans").await.count_documents(doc! { "pending": { "$exists": true } });
-    assert_eq!(left.await.unwrap(), 0);
+    let left = documents(&url, "plans").await;
+    assert_eq!(left.count_documents(doc! { "pending": { "$exists": true } }).await.unwrap(), 0);
     storage.close().await
 }

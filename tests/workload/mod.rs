@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use gateway_storage::{
     ApplyOptions, AuditFilter, Backend, BatchFailure, CacheStore, ConfigBatch, ConfigStore, CredentialStore,
-    Error, Exportable, Increment, Key, Layered, Limit, Plan, Pooled, Record, Result, Retry, RollbackOptions,
-    Stack, Storage, Timeout, Transaction, Transactional, UsageStore,
+    Error, Exportable, Increment, Key, Layered, Limit, Plan, Pooled, Record, Result, Retry, Rollback,
+    RollbackOptions, Stack, Storage, Timeout, Transaction, Transactional, UsageStore,
 };
 use serde_json::json;
 
@@ -169,7 +169,8 @@ pub(crate) async fn plans<B: ConfigBatch>(on: &Storage<B>, words: &Words, errors
     errors.of(on.apply_plan(key, &other, &options).await);
     errors.of(on.apply_plan(&words.usage_key, &other, &options).await);
     errors.of(on.rollback_plan(&words.cache_key, &RollbackOptions::default()).await);
-    on.rollback_plan(key, &RollbackOptions::default().with_source(&words.secret)).await?;
+    let back = on.rollback_plan(key, &RollbackOptions::default().with_source(&words.secret)).await?;
+    assert_eq!(back, Rollback::RolledBack);
     errors.of(Plan::from_json(format!("[{{\"set\": \"{0}\", \"{0}\": 1}}]", words.secret)));
     let audit: Vec<_> = on.audit_plans(AuditFilter::default()).try_collect().await?;
     assert!(audit.len() >= 4);
