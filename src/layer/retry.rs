@@ -229,15 +229,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn ends_at_the_deadline_and_with_the_last_error() {
+    async fn ends_at_the_deadline_or_with_the_last_error() {
         let refuse =
             Fault::seeded(1).errors(1.0).delays(1.0, Duration::from_secs(1)..=Duration::from_secs(1));
         let retry = Retry::new().tries(100);
         let (storage, asked) = around(retry, refuse, memory().await);
         let begun = Instant::now();
         let error = storage.with_deadline(Duration::from_secs(5)).get_config("a").await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert!(begun.elapsed() < Duration::from_secs(6), "the last try began before the deadline");
+        // The last one was refused, or the deadline came in its middle.
+        assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout), "{error:?}");
+        assert!(begun.elapsed() <= Duration::from_secs(5), "{:?}", begun.elapsed());
         assert!((4..=5).contains(&asked.of("get_config")), "{}", asked.of("get_config"));
     }
 
