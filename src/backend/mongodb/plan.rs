@@ -95,7 +95,13 @@ impl Desk {
         if !command.contains_key("getMore") {
             command.insert("maxTimeMS", millis(left.mul_f64(0.95)).max(1));
         }
-        timeout_at(until, self.answer(effect, command)).await.unwrap_or_else(|_| Err(no_reply(effect)))
+        match self.seat {
+            // The driver forgets a transaction whose request is cut off, and the server keeps its locks.
+            Seat::Transaction(_) => self.answer(effect, command).await,
+            Seat::Alone(_) => timeout_at(until, self.answer(effect, command))
+                .await
+                .unwrap_or_else(|_| Err(no_reply(effect))),
+        }
     }
 
     async fn answer(&mut self, effect: Effect, mut command: Document) -> Result<Document> {
@@ -188,6 +194,7 @@ impl Desk {
                 let value = document::config(&key, &raw)?;
                 found.insert(key, (document, value));
             }
+            let (mut updates, mut deletes) = (Vec::new(), Vec::new());
             for Change { key, from, to } in chunk {
                 let found = found.get(*key);
                 let is = |wanted: Option<&ConfigValue>| match (wanted, found) {
@@ -198,20 +205,28 @@ impl Desk {
                     continue;
                 }
                 let body = to.map(|value| Document::try_from(&*document::of_config(value)));
-                let body = body.transpose().map_err(document::damaged)?;
-                let command = match (found, body) {
+                match (found, body.transpose().map_err(document::damaged)?) {
                     (Some((as_found, _)), Some(body)) => {
-                        doc! { "update": CONFIGS, "updates": [{ "q": as_found.clone(), "u": body }] }
+                        updates.push(doc! { "q": as_found.clone(), "u": body });
                     }
-                    (None, Some(body)) => doc! { "update": CONFIGS, "updates": [{
-                        "q": { "_id": key.as_str() }, "u": { "$setOnInsert": body }, "upsert": true,
-                    }] },
-                    (Some((as_found, _)), None) => {
-                        doc! { "delete": CONFIGS, "deletes": [{ "q": as_found.clone(), "limit": 1 }] }
+                    (None, Some(body)) => {
+                        let made = doc! { "$setOnInsert": body };
+                        updates.push(doc! { "q": { "_id": key.as_str() }, "u": made, "upsert": true });
                     }
-                    (None, None) => continue,
-                };
-                self.ask(Effect::Write, command).await?;
+                    (Some((as_found, _)), None) => deletes.push(doc! { "q": as_found.clone(), "limit": 1 }),
+                    (None, None) => {}
+                }
+            }
+            let bytes = |statement: &Document| {
+                RawDocumentBuf::try_from(statement).map_or(0, |raw| raw.as_bytes().len())
+            };
+            for range in batch::chunks(&updates, bytes) {
+                self.ask(Effect::Write, doc! { "update": CONFIGS, "updates": updates[range].to_vec() })
+                    .await?;
+            }
+            for range in batch::chunks(&deletes, bytes) {
+                self.ask(Effect::Write, doc! { "delete": CONFIGS, "deletes": deletes[range].to_vec() })
+                    .await?;
             }
         }
         Ok(())
