@@ -174,11 +174,11 @@ fn futures_have_these_sizes() {
     ];
     let pinned = [
         ("no layer", [96, 32, 176]),
-        ("Timeout", [296, 256, 424]),
-        ("Retry", [328, 280, 440]),
+        ("Timeout", [304, 264, 432]),
+        ("Retry", [384, 336, 512]),
         ("Limit", [368, 320, 480]),
         ("Instrument", [344, 304, 472]),
-        ("the stack", [992, 952, 1120]),
+        ("the stack", [1120, 1072, 1248]),
     ];
     assert_eq!(found, pinned, "get_credential, set_credential, increment_usage");
 }

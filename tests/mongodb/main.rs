@@ -40,7 +40,10 @@ fn rounds(usual: usize) -> usize {
 
 /// The plain driver: what another program would use.
 async fn raw(url: &str) -> Database {
-    let client = Client::with_uri_str(url).await.expect("the plain driver connects");
+    // It does not know our options.
+    let client = Client::with_uri_str(url.replace("deadline=10s", "appName=raw"))
+        .await
+        .expect("the plain driver connects");
     client.database(&MongoDbConfig::try_from(url).unwrap().database)
 }
 

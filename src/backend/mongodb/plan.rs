@@ -293,25 +293,32 @@ impl Desk {
             let is_back = pending.get_bool("back").map_err(|_| corrupt_plan())?;
             let id = left.get("_id").cloned().ok_or_else(corrupt_plan)?;
             let entry = pending.get_document("entry").map_err(|_| corrupt_plan())?.clone();
-            self.finish(&record, is_back, id, entry).await?;
+            self.finish(&record, is_back, id, entry, true).await?;
         }
         Ok(())
     }
 
     /// The second stage: the values, the audit, and that it is done. Doing it twice is doing it once.
-    async fn finish(&mut self, record: &PlanRecord, is_back: bool, id: Bson, entry: Document) -> Result<()> {
+    /// What another one left (`was_left`) may be old: what somebody changed since stays.
+    async fn finish(
+        &mut self,
+        record: &PlanRecord,
+        is_back: bool,
+        id: Bson,
+        entry: Document,
+        was_left: bool,
+    ) -> Result<()> {
         let sides = record.changes.iter().map(|change| {
             let (before, after) = (change.before.as_ref(), change.after.as_ref());
             let (from, to) = if is_back { (after, before) } else { (before, after) };
             Change { key: &change.key, from, to }
         });
         let changes: Vec<Change<'_>> = sides.collect();
-        match self.seat {
-            Seat::Alone(_) => self.put_unchanged(&changes).await?,
-            Seat::Transaction(_) => {
-                let values: Vec<Value<'_>> = changes.iter().map(|change| (change.key, change.to)).collect();
-                self.put(&values).await?;
-            }
+        if was_left {
+            self.put_unchanged(&changes).await?;
+        } else {
+            let values: Vec<Value<'_>> = changes.iter().map(|change| (change.key, change.to)).collect();
+            self.put(&values).await?;
         }
         self.note(entry).await?;
         let done = doc! { "$unset": { "pending": 1 }, "$set": { "rolled_back": is_back } };
@@ -338,7 +345,7 @@ impl Desk {
         let read = read_record(&record)?;
         // In a transaction nobody sees that it is pending.
         self.upsert(PLANS, key.as_str(), record).await?;
-        self.finish(&read, is_back, key.as_str().into(), entry).await
+        self.finish(&read, is_back, key.as_str().into(), entry, false).await
     }
 }
 
