@@ -82,7 +82,7 @@ impl Mutation {
 ///     ]"#,
 /// )?;
 /// assert_eq!(plan.len(), 3);
-/// assert!(plan.payload_hash().to_string().starts_with("7ec6"));
+/// assert!(plan.payload_hash().to_string().starts_with("24fbfc02"));
 /// # Ok::<(), gateway_storage::Error>(())
 /// ```
 #[derive(Clone, PartialEq)]
