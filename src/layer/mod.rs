@@ -148,6 +148,10 @@ impl<R, C: Call<R>> Call<R> for &C {
         (**self).batch_size()
     }
 
+    fn failure(output: &Self::Output) -> Option<&Error> {
+        C::failure(output)
+    }
+
     #[inline]
     fn run(&self, on: R) -> impl Future<Output = Result<Self::Output>> + Send {
         (**self).run(on)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_core::Stream;
 
 use crate::{
-    Backend, Call, Instrument, Layer, Limit, Operation, Receiver, Result, Retry, StorageStats, Timeout,
+    Backend, Call, Error, Instrument, Layer, Limit, Operation, Receiver, Result, Retry, StorageStats, Timeout,
 };
 
 /// The library's layers in their order: instrument(timeout(retry(limit(backend)))). Another one can't be written.
@@ -102,6 +102,10 @@ impl<Rc: Receiver, L: Layer, C: Call<Rc>> Call<Rc> for Within<'_, L, C> {
     #[inline]
     fn batch_size(&self) -> Option<usize> {
         self.call.batch_size()
+    }
+
+    fn failure(output: &C::Output) -> Option<&Error> {
+        C::failure(output)
     }
 
     #[inline]
