@@ -85,23 +85,12 @@ struct Change<'c> {
 }
 
 impl Desk {
-    /// The answer to a command. What is under way when the time is over is given up, by the server too.
-    async fn ask(&mut self, effect: Effect, mut command: Document) -> Result<Document> {
-        let until = self.until;
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+    /// The answer to a command. None is sent when the time is over.
+    async fn ask(&mut self, effect: Effect, command: Document) -> Result<Document> {
+        if Instant::now() >= self.until {
             return Err(no_reply(effect));
         }
-        if !command.contains_key("getMore") {
-            command.insert("maxTimeMS", millis(left.mul_f64(0.95)).max(1));
-        }
-        match self.seat {
-            // The driver forgets a transaction whose request is cut off, and the server keeps its locks.
-            Seat::Transaction(_) => self.answer(effect, command).await,
-            Seat::Alone(_) => timeout_at(until, self.answer(effect, command))
-                .await
-                .unwrap_or_else(|_| Err(no_reply(effect))),
-        }
+        self.answer(effect, command).await
     }
 
     async fn answer(&mut self, effect: Effect, mut command: Document) -> Result<Document> {
