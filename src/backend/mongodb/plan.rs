@@ -86,14 +86,10 @@ struct Change<'c> {
 
 impl Desk {
     /// The answer to a command. None is sent when the time is over.
-    async fn ask(&mut self, effect: Effect, command: Document) -> Result<Document> {
+    async fn ask(&mut self, effect: Effect, mut command: Document) -> Result<Document> {
         if Instant::now() >= self.until {
             return Err(no_reply(effect));
         }
-        self.answer(effect, command).await
-    }
-
-    async fn answer(&mut self, effect: Effect, mut command: Document) -> Result<Document> {
         let answer = match &mut self.seat {
             Seat::Transaction(session) => {
                 let session = session.as_mut().ok_or_else(wrong)?;
