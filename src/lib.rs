@@ -59,6 +59,7 @@
 #![cfg_attr(
     not(all(
         feature = "file",
+        feature = "git",
         feature = "memory",
         feature = "mongodb",
         feature = "postgres",
@@ -67,8 +68,8 @@
     allow(dead_code, unused_imports)
 )]
 
-#[cfg(all(feature = "file", not(unix)))]
-compile_error!("the feature `file` needs a Unix system; build with `default-features = false`");
+#[cfg(all(any(feature = "file", feature = "git"), not(unix)))]
+compile_error!("the features `file` and `git` need a Unix system; build with `default-features = false`");
 
 // `#[capability]` names this crate by its name, here as in an application.
 extern crate self as gateway_storage;
@@ -89,6 +90,8 @@ mod transact;
 
 #[cfg(feature = "file")]
 pub use backend::file::{File, FileConfig};
+#[cfg(feature = "git")]
+pub use backend::git::{Git, GitConfig, GitSync};
 #[cfg(feature = "memory")]
 pub use backend::memory::{Memory, MemoryConfig, MemoryTransaction};
 #[cfg(feature = "mongodb")]

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "file")]
 pub(crate) mod file;
+#[cfg(feature = "git")]
+pub(crate) mod git;
 #[cfg(feature = "memory")]
 pub(crate) mod memory;
 #[cfg(feature = "mongodb")]

@@ -9,6 +9,7 @@ mod plan;
 mod pool;
 mod transaction;
 mod usage;
+mod versioned;
 
 pub use backend::{Backend, Open};
 pub(crate) use cache::check_cache;
@@ -25,3 +26,4 @@ pub(crate) use plan::{ApplyStep, Attempt, RollbackStep, apply_step, rollback_ste
 pub use pool::Pooled;
 pub use transaction::{Transaction, Transactional};
 pub use usage::UsageStore;
+pub use versioned::Versioned;

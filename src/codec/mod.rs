@@ -12,7 +12,7 @@ mod record_key;
 #[cfg(fuzzing)]
 pub use canonical::canonical;
 pub use canonical::is_same;
-pub use json::{decode_config, decode_credential, encode_config, encode_credential};
+pub use json::{decode_config, decode_credential, decode_loose_config, encode_config, encode_credential};
 pub(crate) use location::{
     Location, boolean, decode, duration, host_and_port, number, readable, unknown_option,
 };

@@ -9,6 +9,7 @@ mod document;
 mod key;
 mod plan;
 mod record;
+mod revision;
 mod stats;
 mod usage;
 
@@ -28,5 +29,6 @@ pub use plan::{
     Mutation, Plan, Rollback, RollbackOptions,
 };
 pub use record::Record;
+pub use revision::{RecordKind, Revision, RevisionId};
 pub use stats::{Performance, PoolStats, StorageStats};
 pub use usage::{Increment, UsageRecord};

@@ -1,0 +1,256 @@
+//! The remote: one thread that speaks to it, so that nobody waits for a network that is silent.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    thread,
+    time::Duration,
+};
+
+use git2::{Cred, CredentialType, Direction, ErrorCode, FetchOptions, Oid, PushOptions, RemoteCallbacks, Repository};
+
+use super::{GitConfig, failure::failed, options::local_path, place::Place};
+use crate::{Error, ErrorKind, Result};
+
+/// What became of commits that were sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    Accepted,
+    /// The remote has others, or does not want these.
+    Rejected,
+}
+
+enum Errand {
+    Fetch(Sender<Result<Option<Oid>>>),
+    Push { commit: Oid, expected: Option<Oid>, reply: Sender<Result<Sent>> },
+}
+
+/// The handle of the thread. It is not waited for when it is dropped.
+pub(super) struct Courier {
+    errands: Sender<Errand>,
+    patience: Duration,
+}
+
+/// An answer that is on its way.
+pub(super) struct Answer<T>(Receiver<Result<T>>);
+
+impl<T> Answer<T> {
+    /// The answer, if it is there.
+    pub(super) fn now(&self) -> Option<Result<T>> {
+        self.0.try_recv().ok()
+    }
+
+    fn wait(self, patience: Duration) -> Result<T> {
+        self.0.recv_timeout(patience).unwrap_or_else(|end| {
+            let silent = "the remote did not answer in time";
+            let gone = "the thread that speaks to the remote is gone";
+            let (kind, message) = match end {
+                RecvTimeoutError::Timeout => (ErrorKind::Unavailable, silent),
+                RecvTimeoutError::Disconnected => (ErrorKind::Internal, gone),
+            };
+            Err(Error::new(kind, message))
+        })
+    }
+}
+
+impl Courier {
+    pub(super) fn start(path: &Path, config: &GitConfig, remote: String) -> Result<Self> {
+        let repository = Place::reopen(path)?;
+        let (errands, waiting) = channel();
+        let route = Route { repository, remote, config: config.clone() };
+        thread::Builder::new().name("gateway-storage-git-remote".into()).spawn(move || route.run(&waiting)).map_err(
+            |error| {
+                Error::new(ErrorKind::Unavailable, "the thread for the remote can't be started").with_source(error)
+            },
+        )?;
+        Ok(Self { errands, patience: config.remote_timeout })
+    }
+
+    /// Fetches the remote's branch, and gives its newest commit, if it has one.
+    pub(super) fn fetch(&self) -> Result<Option<Oid>> {
+        self.fetching().wait(self.patience)
+    }
+
+    /// Sends a commit and what it stands on, if the remote's branch is where it is expected to be.
+    pub(super) fn push(&self, commit: Oid, expected: Option<Oid>) -> Result<Sent> {
+        self.pushing(commit, expected).wait(self.patience)
+    }
+
+    pub(super) fn fetching(&self) -> Answer<Option<Oid>> {
+        let (reply, answer) = channel();
+        // If the thread is gone, so is the answer.
+        drop(self.errands.send(Errand::Fetch(reply)));
+        Answer(answer)
+    }
+
+    pub(super) fn pushing(&self, commit: Oid, expected: Option<Oid>) -> Answer<Sent> {
+        let (reply, answer) = channel();
+        drop(self.errands.send(Errand::Push { commit, expected, reply }));
+        Answer(answer)
+    }
+}
+
+/// The thread's own side.
+struct Route {
+    repository: Repository,
+    remote: String,
+    config: GitConfig,
+}
+
+impl Route {
+    fn run(self, errands: &Receiver<Errand>) {
+        while let Ok(errand) = errands.recv() {
+            match errand {
+                Errand::Fetch(reply) => drop(reply.send(self.fetch())),
+                Errand::Push { commit, expected, reply } => {
+                    let sent = match local_path(&self.remote) {
+                        Some(path) => self.push_here(&path, commit, expected),
+                        None => self.push_there(commit),
+                    };
+                    let known = match sent {
+                        Ok(Sent::Accepted) => self.track(commit),
+                        _ => Ok(()),
+                    };
+                    drop(reply.send(known.and(sent)));
+                }
+            }
+        }
+    }
+
+    fn track(&self, commit: Oid) -> Result<()> {
+        self.repository
+            .reference(&self.config.tracking(), commit, true, "gateway-storage: remote")
+            .map(drop)
+            .map_err(|error| failed("what the remote has can't be noted", error))
+    }
+
+    fn fetch(&self) -> Result<Option<Oid>> {
+        let fetch = || {
+            let mut remote = self.repository.remote_anonymous(&self.remote)?;
+            let reference = self.config.reference();
+            let mut connection = remote.connect_auth(Direction::Fetch, Some(self.callbacks()), None)?;
+            let tip = connection.list()?.iter().find(|head| head.name() == reference).map(git2::RemoteHead::oid);
+            let Some(tip) = tip else { return Ok(None) };
+            if self.repository.refname_to_id(&self.config.tracking()).ok() != Some(tip) {
+                let mut options = FetchOptions::new();
+                options.remote_callbacks(self.callbacks()).update_fetchhead(false);
+                connection.remote().download(&[&reference], Some(&mut options))?;
+            }
+            Ok(Some(tip))
+        };
+        let tip = fetch().map_err(unreached)?;
+        tip.map_or(Ok(()), |tip| self.track(tip))?;
+        Ok(tip)
+    }
+
+    /// Into a repository of this machine. libgit2's own way there moves the branch whatever it has become since.
+    fn push_here(&self, path: &Path, commit: Oid, expected: Option<Oid>) -> Result<Sent> {
+        let there = Repository::open(path).map_err(unreached)?;
+        let reference = self.config.reference();
+        let is_checked_out = there.find_reference("HEAD").is_ok_and(|head| {
+            head.symbolic_target().ok().flatten() == Some(reference.as_str())
+        });
+        if !there.is_bare() && is_checked_out {
+            return Err(Error::new(
+                ErrorKind::Denied,
+                "the remote is not bare and has this branch checked out: its work tree would be left behind",
+            ));
+        }
+        let push = || {
+            if there.refname_to_id(&reference).ok() != expected {
+                return Ok(Sent::Rejected);
+            }
+            let mut walk = self.repository.revwalk()?;
+            walk.push(commit)?;
+            expected.map_or(Ok(()), |expected| walk.hide(expected))?;
+            let mut pack = self.repository.packbuilder()?;
+            pack.set_threads(1);
+            pack.insert_walk(&mut walk)?;
+            if pack.object_count() > 0 {
+                pack.write(&there.commondir().join("objects/pack"), 0o444)?;
+                there.odb()?.refresh()?;
+            }
+            let before = expected.unwrap_or(Oid::ZERO_SHA1);
+            match there.reference_matching(&reference, commit, true, before, "push") {
+                Ok(_) => Ok(Sent::Accepted),
+                Err(error) if [ErrorCode::Modified, ErrorCode::Locked].contains(&error.code()) => Ok(Sent::Rejected),
+                Err(error) => Err(error),
+            }
+        };
+        push().map_err(unreached)
+    }
+
+    /// Over a network. The server moves the branch only if it is where it was when we connected.
+    fn push_there(&self, commit: Oid) -> Result<Sent> {
+        let refused = std::cell::Cell::new(false);
+        let push = || {
+            let mut remote = self.repository.remote_anonymous(&self.remote)?;
+            let mut callbacks = self.callbacks();
+            callbacks.push_update_reference(|_, status| {
+                refused.set(refused.get() || status.is_some());
+                Ok(())
+            });
+            let mut options = PushOptions::new();
+            options.remote_callbacks(callbacks).packbuilder_parallelism(1);
+            remote.push(&[format!("{commit}:{}", self.config.reference())], Some(&mut options))
+        };
+        match push() {
+            Ok(()) if refused.get() => Ok(Sent::Rejected),
+            Ok(()) => Ok(Sent::Accepted),
+            Err(error) if error.code() == ErrorCode::NotFastForward => Ok(Sent::Rejected),
+            Err(error) => Err(unreached(error)),
+        }
+    }
+
+    fn callbacks(&self) -> RemoteCallbacks<'_> {
+        let mut callbacks = RemoteCallbacks::new();
+        let mut asked = 0;
+        callbacks.credentials(move |url, user, allowed| {
+            asked += 1;
+            // Whoever refuses a credential asks again, without end.
+            if asked > 3 {
+                return Err(git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Callback, "refused"));
+            }
+            let user = self.config.username.as_deref().or(user).unwrap_or("git");
+            if allowed.contains(CredentialType::USERNAME) {
+                return Cred::username(user);
+            }
+            if allowed.contains(CredentialType::SSH_KEY) {
+                return match &self.config.ssh_key {
+                    Some(key) => Cred::ssh_key(user, None, key, None),
+                    None => Cred::ssh_key_from_agent(user),
+                };
+            }
+            match self.token() {
+                // Never over a line that others can read.
+                Some(token) if url.starts_with("https://") => Cred::userpass_plaintext(user, &token),
+                _ => Err(git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Callback, "no token")),
+            }
+        });
+        callbacks
+    }
+
+    /// The token, as it is now: it may have been renewed.
+    fn token(&self) -> Option<String> {
+        let GitConfig { token, token_env, token_file, .. } = &self.config;
+        let from_file = |path: &PathBuf| fs::read_to_string(path).ok().map(|token| token.trim().to_owned());
+        token
+            .clone()
+            .or_else(|| token_env.as_ref().and_then(|name| std::env::var(name).ok()))
+            .or_else(|| token_file.as_ref().and_then(from_file))
+    }
+}
+
+#[cold]
+fn unreached(error: git2::Error) -> Error {
+    let error = failed("the remote can't be reached, or refuses", error);
+    match error.kind() {
+        ErrorKind::Denied => error,
+        // Whatever it is: the remote can't be used now.
+        _ => {
+            let code = error.code().unwrap_or_default().to_owned();
+            Error::new(ErrorKind::Unavailable, "the remote can't be reached, or refuses").with_code(code)
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Credentials.
+
+use super::Git;
+use crate::{BatchReport, Credential, CredentialStore, Error, Found, Key, Result, error::Kind};
+
+impl CredentialStore for Git {
+    async fn get_credential(&self, id: &Key) -> Result<Credential> {
+        self.state()?.credentials.get(id).cloned().ok_or_else(|| Error::not_found(Kind::Credential))
+    }
+
+    async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
+        let (id, credential) = (id.clone(), credential.clone());
+        self.commit("", move |draft| draft.put_credential(&id, &credential)).await
+    }
+
+    async fn delete_credential(&self, id: &Key) -> Result<()> {
+        let id = id.clone();
+        self.commit("", move |draft| draft.delete_credential(&id)).await
+    }
+
+    async fn list_credentials(&self) -> Result<Vec<Key>> {
+        Ok(self.state()?.credentials.keys().cloned().collect())
+    }
+
+    async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
+        let state = self.state()?;
+        Ok(Found::collect(ids, |id| state.credentials.get(id).cloned()))
+    }
+
+    async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
+        let credentials = credentials.to_vec();
+        self.commit("set credentials", move |draft| {
+            credentials.iter().try_for_each(|(id, credential)| draft.put_credential(id, credential))?;
+            Ok(BatchReport { succeeded: credentials.len(), failures: Vec::new() })
+        })
+        .await
+    }
+
+    async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
+        let ids = ids.to_vec();
+        self.commit("delete credentials", move |draft| {
+            let report = BatchReport::of_deletes(&ids, |id| draft.state.credentials.contains_key(id));
+            for id in &ids {
+                // A second mention finds nothing, and the report has counted it already.
+                drop(draft.delete_credential(id));
+            }
+            Ok(report)
+        })
+        .await
+    }
+}

@@ -1,0 +1,43 @@
+//! The state as a stream, and records in.
+
+use futures_core::Stream;
+use futures_util::{StreamExt, future, stream};
+
+use super::{Git, state::State};
+use crate::{BatchReport, Error, ErrorKind, Exportable, Record, Result};
+
+impl Exportable for Git {
+    /// The state when the stream was made: a snapshot, which holds its memory until the stream is dropped.
+    fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
+        match self.state() {
+            Ok(state) => stream::iter(records(State::clone(&state)).map(Ok)).left_stream(),
+            Err(error) => stream::once(future::ready(Err(error))).right_stream(),
+        }
+    }
+
+    /// One commit, all or nothing, but for counters: each of them is a failure, [`Unsupported`](ErrorKind::Unsupported).
+    async fn import(&self, records: &[Record]) -> Result<BatchReport> {
+        let records = records.to_vec();
+        self.commit("import", move |draft| {
+            let mut report = BatchReport::default();
+            for (index, record) in records.iter().enumerate() {
+                let imported = match record {
+                    Record::Credential { id, credential } => draft.put_credential(id, credential),
+                    Record::Config { key, value } => draft.put_config(key, value),
+                    Record::Usage { .. } => Err(Error::new(
+                        ErrorKind::Unsupported,
+                        "a Git store does not count usage: import counters into another store",
+                    )),
+                };
+                report.record(index, record.key(), imported);
+            }
+            Ok(report)
+        })
+        .await
+    }
+}
+
+fn records(State { credentials, configs, .. }: State) -> impl Iterator<Item = Record> + Send {
+    let credentials = credentials.into_iter().map(|(id, credential)| Record::Credential { id, credential });
+    credentials.chain(configs.into_iter().map(|(key, value)| Record::Config { key, value }))
+}

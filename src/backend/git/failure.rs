@@ -1,0 +1,49 @@
+//! What libgit2 and the file system say, as our errors. libgit2's texts name files and servers: they are dropped.
+
+use std::{borrow::Cow, io};
+
+use git2::{ErrorClass, ErrorCode};
+
+use crate::{Error, ErrorKind, Outcome};
+
+/// An error of libgit2.
+#[cold]
+pub(super) fn failed(message: impl Into<Cow<'static, str>>, error: git2::Error) -> Error {
+    let kind = match (error.class(), error.code()) {
+        (_, ErrorCode::Locked) => ErrorKind::Busy,
+        (_, ErrorCode::Auth | ErrorCode::Certificate | ErrorCode::Owner) => ErrorKind::Denied,
+        (ErrorClass::Net | ErrorClass::Http | ErrorClass::Ssh | ErrorClass::Ssl | ErrorClass::Os, _) => {
+            ErrorKind::Unavailable
+        }
+        (
+            ErrorClass::Odb | ErrorClass::Object | ErrorClass::Tree | ErrorClass::Zlib | ErrorClass::Indexer,
+            _,
+        ) => ErrorKind::Corrupt,
+        (_, ErrorCode::NotFound) => ErrorKind::Corrupt,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, message).with_code(format!("{:?} {:?}", error.class(), error.code()))
+}
+
+/// An error of the file system.
+#[cold]
+pub(super) fn io_failed(message: impl Into<Cow<'static, str>>, error: io::Error) -> Error {
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    let kind = match error.kind() {
+        PermissionDenied | ReadOnlyFilesystem => ErrorKind::Denied,
+        _ => ErrorKind::Unavailable,
+    };
+    let code = error.raw_os_error().map(|code| format!("os error {code}"));
+    code.into_iter().fold(Error::new(kind, message).with_source(error), Error::with_code)
+}
+
+#[cold]
+pub(super) fn refused(message: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidValue, message)
+}
+
+#[cold]
+pub(super) fn unanswered() -> Error {
+    Error::new(ErrorKind::Timeout, "the deadline passed while the repository was being written")
+        .with_outcome(Outcome::Unknown)
+}

@@ -1,0 +1,173 @@
+//! What was stored earlier: read from the commits, on a thread of its own.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use git2::{Commit, ErrorCode, Oid, Repository, Sort, Tree};
+
+use super::{Git, failure::failed, ledger::changes, name, place::Place, state::Files};
+use crate::{
+    Error, ErrorKind, Key, Record, RecordKind, Result, Revision, RevisionId, Versioned,
+    error::Kind,
+};
+
+fn missing(kind: RecordKind) -> Error {
+    Error::not_found(match kind {
+        RecordKind::Credential => Kind::Credential,
+        RecordKind::Config => Kind::Config,
+    })
+}
+
+#[cold]
+fn unknown() -> Error {
+    Error::new(ErrorKind::NotFound, "the history has no such revision")
+}
+
+#[cold]
+fn unread(error: git2::Error) -> Error {
+    failed("the history can't be read", error)
+}
+
+pub(super) fn id_of(commit: Oid) -> RevisionId {
+    let mut bytes = [0; 20];
+    bytes.copy_from_slice(commit.as_bytes());
+    RevisionId::from_bytes(bytes)
+}
+
+/// A commit of the history that ends at `head`.
+fn find(repository: &Repository, head: Option<Oid>, revision: RevisionId) -> Result<Commit<'_>> {
+    let head = head.ok_or_else(unknown)?;
+    let id = Oid::from_bytes(revision.as_bytes()).map_err(unread)?;
+    let commit = match repository.find_commit(id) {
+        Err(error) if error.code() == ErrorCode::NotFound => return Err(unknown()),
+        commit => commit.map_err(unread)?,
+    };
+    if head == id || repository.graph_descendant_of(head, id).map_err(unread)? { Ok(commit) } else { Err(unknown()) }
+}
+
+/// What a commit has of one record.
+struct Lookup {
+    kind: RecordKind,
+    names: Vec<String>,
+}
+
+impl Lookup {
+    /// The directory of the record's kind: a cheap way to see that nothing in it changed.
+    fn directory(&self, commit: &Commit<'_>) -> Result<Option<Oid>, git2::Error> {
+        Ok(commit.tree()?.get_name(self.kind.directory()).map(|entry| entry.id()))
+    }
+
+    fn blob(&self, repository: &Repository, directory: Option<Oid>) -> Option<Oid> {
+        let tree: Tree<'_> = repository.find_tree(directory?).ok()?;
+        self.names.iter().find_map(|name| Some(tree.get_path(name.as_ref()).ok()?.id()))
+    }
+}
+
+fn history(
+    repository: &Repository,
+    head: Option<Oid>,
+    kind: RecordKind,
+    key: &Key,
+    limit: usize,
+) -> Result<Vec<Revision>> {
+    let head = head.ok_or_else(|| missing(kind))?;
+    let names = [Some(name::encode(key)), name::plain(key)].into_iter().flatten().collect();
+    let lookup = Lookup { kind, names };
+    let mut revisions = Vec::new();
+    let mut walk = || {
+        let mut walk = repository.revwalk()?;
+        walk.set_sorting(Sort::TOPOLOGICAL | Sort::TIME)?;
+        walk.push(head)?;
+        for id in walk {
+            let commit = repository.find_commit(id?)?;
+            let directory = lookup.directory(&commit)?;
+            let parents = commit.parents().map(|parent| lookup.directory(&parent)).collect::<Result<Vec<_>, _>>()?;
+            let is_untouched = if parents.is_empty() { directory.is_none() } else { parents.contains(&directory) };
+            if is_untouched {
+                continue;
+            }
+            let now = lookup.blob(repository, directory);
+            // A merge changes a record if it has it as none of its parents.
+            let was_there = parents.iter().any(|parent| lookup.blob(repository, *parent) == now);
+            if if parents.is_empty() { now.is_none() } else { was_there } {
+                continue;
+            }
+            let mut revision = revision(&commit);
+            revision.is_deleted = now.is_none();
+            revisions.push(revision);
+            if revisions.len() >= limit {
+                break;
+            }
+        }
+        Ok(())
+    };
+    walk().map_err(unread)?;
+    if revisions.is_empty() { Err(missing(kind)) } else { Ok(revisions) }
+}
+
+fn revision(commit: &Commit<'_>) -> Revision {
+    let (author, seconds) = (commit.author(), commit.time().seconds());
+    let time: SystemTime = match u64::try_from(seconds) {
+        Ok(seconds) => UNIX_EPOCH + Duration::from_secs(seconds),
+        Err(_) => UNIX_EPOCH,
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Revision::new(id_of(commit.id()), time, text(author.name_bytes()), text(author.email_bytes()))
+}
+
+impl Git {
+    /// Reads the repository on a thread where that may take a while.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Repository, Option<Oid>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (path, head) = (self.store.path.clone(), self.state()?.head);
+        let read = tokio::task::spawn_blocking(move || work(&Place::reopen(&path)?, head));
+        match tokio::time::timeout(self.deadline, read).await {
+            Ok(done) => done.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "reading the history panicked"))),
+            Err(_) => Err(Error::new(ErrorKind::Timeout, "the deadline passed while the history was being read")),
+        }
+    }
+}
+
+impl Versioned for Git {
+    async fn history(&self, kind: RecordKind, key: &Key, limit: usize) -> Result<Vec<Revision>> {
+        let key = key.clone();
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        self.read(move |repository, head| history(repository, head, kind, &key, limit)).await
+    }
+
+    async fn value_at(&self, revision: RevisionId, kind: RecordKind, key: &Key) -> Result<Record> {
+        let key = key.clone();
+        self.read(move |repository, head| {
+            let commit = find(repository, head, revision)?;
+            let files = Files::of(repository, Some(commit.id()))?;
+            let blob = files.find(kind, &key).ok_or_else(|| missing(kind))?;
+            Ok(match kind {
+                RecordKind::Credential => {
+                    Record::Credential { credential: files.credential(blob, &key)?, id: key }
+                }
+                RecordKind::Config => Record::Config { value: files.config(blob, &key)?, key },
+            })
+        })
+        .await
+    }
+
+    async fn revert(&self, revision: RevisionId) -> Result<RevisionId> {
+        self.ask(move |writer| {
+            let head = writer.snapshot().head;
+            let (id, parent) = {
+                let commit = find(writer.repository(), head, revision)?;
+                if commit.parent_count() > 1 {
+                    return Err(super::failure::refused("a merge can't be reverted: revert the commits that it brought"));
+                }
+                (commit.id(), commit.parent_ids().next())
+            };
+            let undone = changes(writer.repository(), parent, Some(id))?;
+            writer.commit(&format!("revert {id}"), |draft| undone.iter().try_for_each(|change| draft.undo(change)))?;
+            writer.snapshot().head.map(id_of).ok_or_else(unknown)
+        })
+        .await
+    }
+}

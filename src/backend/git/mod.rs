@@ -1,0 +1,261 @@
+//! [`Git`]: every change is a commit.
+
+mod config;
+mod courier;
+mod credential;
+mod export;
+mod failure;
+mod history;
+mod ledger;
+mod name;
+mod options;
+mod place;
+mod state;
+mod sync;
+mod text;
+mod worker;
+mod worktree;
+mod writer;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+pub use options::{GitConfig, GitSync};
+use serde_json::{Value, json};
+use state::{Draft, State};
+use worker::Worker;
+use writer::{Shared, Writer};
+
+use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats};
+
+/// A store in a Git repository: for a small team's credentials and configuration, with a history that can be reviewed and
+/// reverted. Experimental.
+///
+/// Open it with `git:PATH`, or a [`GitConfig`]. It stores credentials and configuration, exports, imports, and keeps a
+/// [history](crate::Versioned). It counts no usage, caches nothing, and has no transactions.
+///
+/// # What deleting means
+///
+/// **Nothing that was ever committed goes away.** A credential that was deleted, or replaced, is in the history of this
+/// repository, of its remote and of each clone, for whoever can read one of them. So revoke it where it was issued. (To remove
+/// it from the history as well, rewrite it with a tool such as `git filter-repo`, in every clone, while no store is open
+/// on one; a server may keep the old commits still.) The files are not encrypted.
+///
+/// # Where things are
+///
+/// | file | holds |
+/// |---|---|
+/// | `credentials/<id>.json` | a credential: pretty JSON, names sorted, a final newline |
+/// | `config/<key>.json` | a config value, the same |
+///
+/// Names are encoded, so that any key is a file of its own on any file system: what is not a letter, a digit, one of `-_.@+=,` or
+/// Chinese is `%XX`, capital letters are listed behind a `~` (`Alice~8.json`), and names of over 200 bytes are cut into
+/// directories. Plain names and bare words, as the Go program wrote them, are read, too; the first change gives the file its
+/// new name. Everything else in the repository is left alone.
+///
+/// # How it works
+///
+/// All data is in memory, as in `File`: a read is a look-up. One thread owns the repository. A write, or a batch, is one commit:
+/// its objects, then the branch, then the files of the work tree and the index. A write that changes nothing makes no commit. The
+/// message names the files and what happened to them, never a value. Commits that others make with git in this work tree
+/// are seen at the next write, [`health`](Backend::health) or [`pull`](Git::pull).
+///
+/// `Ok` means that the commit's objects and the branch are fsynced. (libgit2 does not sync the directories that new objects are in: a
+/// file system that orders them after files, as ext4 and xfs do, keeps them.) A commit costs some milliseconds, and more the
+/// more files there are: this is for changes by people, not for tokens that are refreshed every second. Objects pile
+/// up until someone runs `git gc`, which may be done at any time.
+///
+/// # What it promises and refuses
+///
+/// - One process at a time has a repository open; many have clones of one remote.
+/// - An empty or a missing directory becomes a repository. An existing one is used as it is; `HEAD` must be at the branch. A
+///   bare, shallow or linked one, one in the middle of a merge, and a directory with other things in it are refused.
+/// - Files of the store that hold changes which are in no commit: opening is [`Conflict`](ErrorKind::Conflict), and nothing is
+///   touched. If they appear later they are left as they are, and [`stats`](Backend::stats) warn of them.
+/// - After a crash the work tree and the index are repaired, locks that we left are removed. A lock of another program is
+///   left alone: while it holds the branch, writes are [`Busy`](ErrorKind::Busy).
+/// - Hooks and filters don't run, the system's and the user's settings are not read, no symbolic link is followed. `.git` and the
+///   store's directories are only for their owner (0700, files 0600).
+///
+/// # With a remote
+///
+/// [`GitConfig::pull`] and [`push`](GitConfig::push) say when others' commits come here and ours go there. Ours are put on top of
+/// theirs. If both changed the same record, the write, [`pull`](Git::pull) or [`push`](Git::push) is
+/// [`Conflict`](ErrorKind::Conflict); its message names both commits, its [key](crate::Error::key) the record, and nothing here is changed.
+/// A write that is refused so is gone; after a pull it can be made again. Commits that were made offline and are in conflict
+/// stay until a person brings both sides together with git; writes go on meanwhile, here.
+///
+/// A remote that does not answer does not stop a write: it is kept, and sent later. [`stats`](Backend::stats) count the
+/// commits that are only here (`ahead`) and only there (`behind`).
+#[derive(Clone)]
+pub struct Git {
+    store: Arc<Store>,
+    deadline: Duration,
+}
+
+struct Store {
+    state: Arc<ArcSwap<State>>,
+    shared: Arc<Mutex<Shared>>,
+    worker: Worker,
+    path: PathBuf,
+    config: GitConfig,
+}
+
+impl Git {
+    /// What can be read now. Errors once the store is closed.
+    fn state(&self) -> Result<arc_swap::Guard<Arc<State>>> {
+        let state = self.store.state.load();
+        if state.is_closed() { Err(Error::closed()) } else { Ok(state) }
+    }
+
+    /// Queues some work for the thread that owns the repository.
+    async fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Writer) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.store.worker.ask(self.deadline, work).await
+    }
+
+    /// Makes a change as one commit.
+    async fn commit<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        change: impl FnMut(&mut Draft<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.ask(move |writer| writer.commit(what, change)).await
+    }
+
+    /// Fetches the remote's commits, and puts those that are only here on top of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Conflict`](ErrorKind::Conflict) if a record was changed on both sides: nothing is changed, and the message names both
+    /// commits. [`Unavailable`](ErrorKind::Unavailable) if the remote does not answer, [`InvalidValue`](ErrorKind::InvalidValue)
+    /// without a remote.
+    pub async fn pull(&self) -> Result<()> {
+        self.ask(|writer| writer.pull()).await
+    }
+
+    /// Sends the commits that are only here, on top of the remote's.
+    ///
+    /// # Errors
+    ///
+    /// As [`pull`](Git::pull), and [`Denied`](ErrorKind::Denied) if the remote does not take them.
+    pub async fn push(&self) -> Result<()> {
+        self.ask(|writer| {
+            writer.adopt()?;
+            writer.push()
+        })
+        .await
+    }
+
+    /// The newest revision, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](ErrorKind::Closed) once it is.
+    pub fn head(&self) -> Result<Option<RevisionId>> {
+        Ok(self.state()?.head.map(history::id_of))
+    }
+
+    /// Where the work tree is, as an absolute path.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        &self.store.path
+    }
+
+    fn shared(&self) -> Shared {
+        self.store.shared.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl std::fmt::Debug for Git {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Git").field("path", &self.store.path).field("deadline", &self.deadline).finish()
+    }
+}
+
+impl Backend for Git {
+    fn label(&self) -> &'static str {
+        "git"
+    }
+
+    /// The branch.
+    fn namespace(&self) -> Option<&str> {
+        Some(&self.store.config.branch)
+    }
+
+    fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
+    }
+
+    async fn health(&self) -> Result<()> {
+        self.ask(Writer::adopt).await
+    }
+
+    async fn stats(&self) -> Result<StorageStats> {
+        let looked = self.ask(|writer| {
+            writer.adopt()?;
+            Ok((writer.counts()?, writer.worktree.left(), writer.worktree.is_behind()))
+        });
+        let (counts, left, is_behind) = match looked.await {
+            Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
+            Ok(found) => (Some(found.0), found.1, found.2),
+            Err(_) => (None, 0, false),
+        };
+        let (state, shared, config) = (self.state()?, self.shared(), &self.store.config);
+        let mut stats = StorageStats {
+            healthy: counts.is_some(),
+            credential_count: state.credentials.len() as u64,
+            config_count: state.configs.len() as u64,
+            ..StorageStats::new(self.label())
+        };
+        let mut tell = |name: &str, value: Value| stats.details.insert(name.to_owned(), value);
+        tell("path", json!(self.store.path.display().to_string()));
+        tell("branch", json!(config.branch));
+        tell("head", json!(state.head.map(|head| head.to_string())));
+        tell("durability", json!("every commit is fsynced before it is acknowledged"));
+        let mut warnings = Vec::new();
+        if let Some(remote) = &config.remote {
+            tell("remote", json!(remote));
+            tell("ahead", json!(counts.map(|(ahead, _)| ahead)));
+            tell("behind", json!(counts.map(|(_, behind)| behind)));
+            let answered = shared.answered.map(|time| humantime::format_rfc3339_seconds(time).to_string());
+            tell("remote_answered", json!(answered));
+            if let Some(trouble) = shared.trouble {
+                warnings.push(format!("the remote and this clone are not the same: {trouble}"));
+            }
+        }
+        if left > 0 {
+            warnings.push(format!("{left} files of the work tree could not follow the branch: they hold changes that are in no commit"));
+        }
+        if is_behind {
+            warnings.push("another program holds the index: `git status` shows changes that are none".to_owned());
+        }
+        tell("warnings", json!(warnings));
+        Ok(stats)
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.store.worker.close(self.deadline).await
+    }
+}
+
+impl Open for Git {
+    type Config = GitConfig;
+
+    async fn open(config: GitConfig) -> Result<Self> {
+        config.check()?;
+        let opened = tokio::task::spawn_blocking(move || {
+            let (deadline, wanted) = (config.deadline, config.clone());
+            let look = |writer: &Writer| (writer.state.clone(), writer.shared.clone(), writer.place.path.clone());
+            let (worker, (state, shared, path)) = Worker::start(move || Writer::open(&wanted), look)?;
+            Ok(Self { store: Arc::new(Store { state, shared, worker, path, config }), deadline })
+        });
+        opened.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "opening the store panicked")))
+    }
+}

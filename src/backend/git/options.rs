@@ -1,0 +1,324 @@
+//! [`GitConfig`]: where the repository is, and how it is shared.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+use super::failure::refused;
+use crate::{
+    DEFAULT_DEADLINE, Error, Result,
+    codec::{Location, boolean, decode, duration, readable, unknown_option},
+};
+
+/// When commits are fetched from the remote, or sent to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GitSync {
+    /// With every write: before it is made, or before it is acknowledged.
+    Write,
+    /// Every [`interval`](GitConfig::interval), in the background.
+    Interval,
+    /// Only by [`Git::pull`](crate::Git::pull) and [`Git::push`](crate::Git::push).
+    Manual,
+}
+
+/// How a [`Git`](crate::Git) store is opened.
+///
+/// As a URL: `git:./settings?branch=main&remote=https://git.example/team/settings.git&token_env=GIT_TOKEN`. The path is taken as
+/// it stands, up to the first `?`; the options' values may be percent-encoded. The fields below are options under their
+/// names, but for `token`: a URL is seen by others. Deserialized, unknown fields are refused.
+///
+/// ```
+/// # use gateway_storage::{GitConfig, GitSync};
+/// let config = GitConfig::try_from("git:./settings?remote=/srv/settings.git&pull=write")?;
+/// assert_eq!((config.branch.as_str(), config.pull, config.push), ("main", GitSync::Write, GitSync::Write));
+/// # Ok::<(), gateway_storage::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct GitConfig {
+    /// The directory of the work tree.
+    pub path: PathBuf,
+    /// The branch that holds the data. `HEAD` must be at it. Default: `main`.
+    pub branch: String,
+    /// The repository that this one is shared through: a path, or a URL (`file://`; `https://` needs the feature
+    /// `git-https`, `ssh://` and `user@host:path` the feature `git-ssh`). A password in it is refused. None: not shared.
+    pub remote: Option<String>,
+    /// Who the commits are by. Default: `gateway-storage`.
+    pub author_name: String,
+    /// Their address. Default: `gateway-storage@localhost`.
+    pub author_email: String,
+    /// When commits of others are fetched. Default: [`GitSync::Interval`]; opening fetches unless it is `Manual`.
+    pub pull: GitSync,
+    /// When our commits are sent. Default: [`GitSync::Write`]. Unless it is `Manual`, closing sends what was not.
+    pub push: GitSync,
+    /// How often, for [`GitSync::Interval`], and how soon what could not be sent is tried again. Default: 60 s.
+    #[serde(with = "readable")]
+    pub interval: Duration,
+    /// How long the remote may take to answer before it counts as offline. Default: 5 s.
+    #[serde(with = "readable")]
+    pub remote_timeout: Duration,
+    /// The name to log in with at the remote. Default: the URL's, or `git`.
+    pub username: Option<String>,
+    /// The token, or password, to log in with. Sent over TLS only. `Debug` does not print it.
+    pub token: Option<String>,
+    /// The environment variable that holds it, read whenever it is needed.
+    pub token_env: Option<String>,
+    /// The file that holds it, read whenever it is needed.
+    pub token_file: Option<PathBuf>,
+    /// The file of a private key, without a passphrase, for `ssh`. None: the agent's.
+    pub ssh_key: Option<PathBuf>,
+    /// Whether a missing repository is made (the default) or an error.
+    pub create: bool,
+    /// How long a call may take. Default: [`DEFAULT_DEADLINE`]. Opening has no deadline.
+    #[serde(with = "readable")]
+    pub deadline: Duration,
+}
+
+const SYNCS: [(&str, GitSync); 3] =
+    [("write", GitSync::Write), ("interval", GitSync::Interval), ("manual", GitSync::Manual)];
+
+const OPTIONS: [&str; 14] = [
+    "author_email",
+    "author_name",
+    "branch",
+    "create",
+    "deadline",
+    "interval",
+    "pull",
+    "push",
+    "remote",
+    "remote_timeout",
+    "ssh_key",
+    "token_env",
+    "token_file",
+    "username",
+];
+
+impl Default for GitConfig {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::new(),
+            branch: "main".to_owned(),
+            remote: None,
+            author_name: "gateway-storage".to_owned(),
+            author_email: "gateway-storage@localhost".to_owned(),
+            pull: GitSync::Interval,
+            push: GitSync::Write,
+            interval: Duration::from_secs(60),
+            remote_timeout: Duration::from_secs(5),
+            username: None,
+            token: None,
+            token_env: None,
+            token_file: None,
+            ssh_key: None,
+            create: true,
+            deadline: DEFAULT_DEADLINE,
+        }
+    }
+}
+
+impl GitConfig {
+    /// The defaults, for a repository in this directory that is not shared.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), ..Self::default() }
+    }
+
+    /// Refuses what can't work, before anything is touched.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.path.as_os_str().is_empty() {
+            return Err(refused("a Git URL is `git:PATH`"));
+        }
+        if !git2::Reference::is_valid_name(&self.reference()) {
+            return Err(refused("the branch is not a name that Git allows"));
+        }
+        for text in [&self.author_name, &self.author_email] {
+            if text.trim().is_empty() || text.contains(|each: char| "<>".contains(each) || each.is_control()) {
+                return Err(refused("the author's name and address are not empty, and hold no `<`, `>` or control character"));
+            }
+        }
+        if let Some(remote) = &self.remote {
+            check_remote(remote)?;
+        }
+        if self.interval.is_zero() || self.remote_timeout.is_zero() {
+            return Err(refused("the interval and the remote's timeout are more than zero"));
+        }
+        Ok(())
+    }
+
+    /// The branch's full name.
+    pub(super) fn reference(&self) -> String {
+        format!("refs/heads/{}", self.branch)
+    }
+
+    /// What is known of the remote's branch.
+    pub(super) fn tracking(&self) -> String {
+        format!("refs/remotes/gateway-storage/{}", self.branch)
+    }
+}
+
+/// Whether the remote is a directory of this machine.
+pub(super) fn local_path(remote: &str) -> Option<PathBuf> {
+    match remote.strip_prefix("file://") {
+        Some(path) => Some(PathBuf::from(decode(path).ok()?)),
+        // As Git has it: a colon before any slash is behind a host's name.
+        None if remote.split('/').next().is_some_and(|first| first.contains(':')) => None,
+        None => Some(PathBuf::from(remote)),
+    }
+}
+
+/// Refuses a remote with a password in it, and one that this build can't speak to. It is not repeated.
+fn check_remote(remote: &str) -> Result<()> {
+    let (scheme, rest) = remote.split_once("://").unwrap_or(("", remote));
+    let user = rest.split('/').next().and_then(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
+    match (scheme, user) {
+        ("https" | "http", Some(_)) => {
+            return Err(refused("the remote's URL names a user or a password: use `username` and `token_env`, `token_file` or `token`"));
+        }
+        (_, Some(user)) if user.contains(':') => {
+            return Err(refused("the remote's URL holds a password: use a key"));
+        }
+        _ => {}
+    }
+    let is_known = match scheme {
+        "" if local_path(remote).is_none() => cfg!(feature = "git-ssh"),
+        "" | "file" | "http" | "git" => true,
+        "https" => cfg!(feature = "git-https"),
+        "ssh" => cfg!(feature = "git-ssh"),
+        _ => false,
+    };
+    if is_known && !remote.is_empty() && !remote.contains(char::is_control) {
+        Ok(())
+    } else {
+        Err(refused("this build can't speak to such a remote: `https` needs the feature `git-https`, `ssh` the feature `git-ssh`"))
+    }
+}
+
+impl TryFrom<&str> for GitConfig {
+    type Error = Error;
+
+    fn try_from(url: &str) -> Result<Self> {
+        let location = Location::parse(url, "git")?;
+        let mut config = Self::new(location.rest);
+        for option in location.options() {
+            let (name, value) = option?;
+            let value = decode(value)?;
+            let sync = |name: &str| {
+                SYNCS.iter().find(|(word, _)| *word == value).map(|(_, sync)| *sync).ok_or_else(|| {
+                    refused(format!("the URL option `{name}` is `write`, `interval` or `manual`"))
+                })
+            };
+            match name {
+                "author_email" => config.author_email = value,
+                "author_name" => config.author_name = value,
+                "branch" => config.branch = value,
+                "create" => config.create = boolean("create", &value)?,
+                "deadline" => config.deadline = duration("deadline", &value)?,
+                "interval" => config.interval = duration("interval", &value)?,
+                "pull" => config.pull = sync("pull")?,
+                "push" => config.push = sync("push")?,
+                "remote" => config.remote = Some(value),
+                "remote_timeout" => config.remote_timeout = duration("remote_timeout", &value)?,
+                "ssh_key" => config.ssh_key = Some(value.into()),
+                "token_env" => config.token_env = Some(value),
+                "token_file" => config.token_file = Some(value.into()),
+                "username" => config.username = Some(value),
+                _ => return Err(unknown_option(&OPTIONS)),
+            }
+        }
+        config.check()?;
+        Ok(config)
+    }
+}
+
+impl fmt::Debug for GitConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A remote that was not checked yet can hold a password.
+        let remote = self.remote.as_deref().map(|remote| check_remote(remote).map_or("...", |()| remote));
+        f.debug_struct("GitConfig")
+            .field("path", &self.path)
+            .field("branch", &self.branch)
+            .field("remote", &remote)
+            .field("author_name", &self.author_name)
+            .field("author_email", &self.author_email)
+            .field("pull", &self.pull)
+            .field("push", &self.push)
+            .field("interval", &self.interval)
+            .field("remote_timeout", &self.remote_timeout)
+            .field("username", &self.username)
+            .field("token", &self.token.as_ref().map(|_| "..."))
+            .field("token_env", &self.token_env)
+            .field("token_file", &self.token_file)
+            .field("ssh_key", &self.ssh_key)
+            .field("create", &self.create)
+            .field("deadline", &self.deadline)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        let config = GitConfig::try_from(
+            "git:./settings?branch=team/live&remote=%2Fsrv%2Fa%20b.git&push=interval&interval=5s&author_name=A%20B",
+        )
+        .unwrap();
+        assert_eq!((config.branch.as_str(), config.remote.as_deref()), ("team/live", Some("/srv/a b.git")));
+        assert_eq!((config.push, config.pull), (GitSync::Interval, GitSync::Interval));
+        assert_eq!((config.interval, config.author_name.as_str()), (Duration::from_secs(5), "A B"));
+    }
+
+    #[test]
+    fn wrong_urls() {
+        for (url, message) in [
+            ("file:x", "the URL of this backend begins with `git:`"),
+            ("git:", "a Git URL is `git:PATH`"),
+            ("git:x?branch=a..b", "the branch is not a name that Git allows"),
+            ("git:x?push=often", "the URL option `push` is `write`, `interval` or `manual`"),
+            ("git:x?token=secret", "the URL has an option that this backend does not know; its options: author_email,"),
+            ("git:x?author_name=<", "the author's name and address are not empty,"),
+            ("git:x?remote=https://ghp_secret@host/x", "the remote's URL names a user or a password:"),
+            ("git:x?remote=https://a:secret@host/x", "the remote's URL names a user or a password:"),
+            ("git:x?remote=ssh://a:secret@host/x", "the remote's URL holds a password: use a key"),
+            ("git:x?remote=ftp://host/x", "this build can't speak to such a remote:"),
+            ("git:x?interval=0s", "the interval and the remote's timeout are more than zero"),
+        ] {
+            let error = GitConfig::try_from(url).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::InvalidValue, "{url}");
+            assert!(error.to_string().starts_with(message), "{url}: {error}");
+            assert!(!error.to_string().contains("secret"));
+        }
+    }
+
+    #[test]
+    fn remotes_on_this_machine() {
+        for (remote, path) in [
+            ("/srv/x.git", Some("/srv/x.git")),
+            ("./a:b", Some("./a:b")),
+            ("file:///srv/x%20y", Some("/srv/x y")),
+            ("git@host:x.git", None),
+            ("https://host/x", None),
+        ] {
+            assert_eq!(local_path(remote), path.map(PathBuf::from), "{remote}");
+        }
+    }
+
+    #[test]
+    fn debug_prints_no_secret() {
+        let mut config = GitConfig::new("x");
+        config.token = Some("secret".into());
+        config.remote = Some("https://a:secret@host/x".into());
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+
+    #[test]
+    fn typed() {
+        let config: GitConfig = serde_json::from_str(r#"{ "path": "x", "pull": "manual", "interval": "1m" }"#).unwrap();
+        assert_eq!((config.pull, config.interval), (GitSync::Manual, Duration::from_secs(60)));
+        assert!(serde_json::from_str::<GitConfig>(r#"{"path":".","pth":1}"#).is_err());
+    }
+}

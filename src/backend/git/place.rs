@@ -1,0 +1,289 @@
+//! The directory of the repository: found or made, locked, and what a process that died left in it cleared up.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use git2::{Config, ConfigLevel, ErrorCode, Oid, Repository, RepositoryInitOptions, RepositoryState};
+
+use super::{
+    GitConfig,
+    failure::{failed, io_failed, refused},
+};
+use crate::{Error, ErrorKind, Result};
+
+/// Our own folder in `.git`.
+const OURS: &str = "gateway-storage";
+
+/// What we set for ourselves, over the repository's own settings. The system's and the user's are not read.
+fn settings(config: &GitConfig) -> String {
+    let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+    format!(
+        "# For gateway-storage; git itself does not read it.\n\
+         [core]\n\tfsyncObjectFiles = true\n\
+         [user]\n\tname = \"{}\"\n\temail = \"{}\"\n",
+        quoted(&config.author_name),
+        quoted(&config.author_email)
+    )
+}
+
+/// An open repository, locked for this process until it is dropped.
+pub(super) struct Place {
+    /// The work tree.
+    pub(super) path: PathBuf,
+    /// `.git`.
+    pub(super) git: PathBuf,
+    _lock: File,
+    /// Whether a process died while it wrote.
+    pub(super) was_left: bool,
+}
+
+impl Place {
+    /// Opens the repository, or makes it, and locks it.
+    pub(super) fn open(config: &GitConfig) -> Result<(Self, Repository)> {
+        let path = absolute(&config.path)?;
+        let is_there = match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => true,
+            Ok(found) if found.is_symlink() => {
+                return Err(refused(format!("{} is a symbolic link; name the directory itself", path.display())));
+            }
+            Ok(_) => return Err(refused(format!("{} is not a directory", path.display()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(at(&path, "can't be looked at", error)),
+        };
+        if !is_there {
+            if !config.create {
+                return Err(missing(&path));
+            }
+            make(&path)?;
+        }
+        let git = path.join(".git");
+        match fs::symlink_metadata(&git) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => {
+                return Err(refused(format!(
+                    "the `.git` of {} is not a directory: a linked work tree, or a submodule",
+                    path.display()
+                )));
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&git, "can't be looked at", error)),
+            Err(_) if !config.create => return Err(missing(&path)),
+            Err(_) => make_repository(config, &path)?,
+        }
+        let ours = git.join(OURS);
+        let place = Self { _lock: lock(&path, &ours)?, was_left: false, path, git };
+        let was_left = place.clear_up(config)?;
+        write_file(&ours.join("config"), settings(config).as_bytes())?;
+        let repository = open_repository(&place.path)?;
+        place.check(config, &repository)?;
+        for private in [&place.git, &ours] {
+            make_private(private)?;
+        }
+        Ok((Self { was_left, ..place }, repository))
+    }
+
+    /// Another handle on the same repository, for another thread.
+    pub(super) fn reopen(path: &Path) -> Result<Repository> {
+        open_repository(path)
+    }
+
+    /// A file in our own folder.
+    pub(super) fn own(&self, name: &str) -> PathBuf {
+        self.git.join(OURS).join(name)
+    }
+
+    /// Says on disk that locks of the repository may be ours, until the result is dropped.
+    pub(super) fn begin(&self) -> Result<Writing> {
+        let path = self.own("writing");
+        match OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path) {
+            Ok(_) => Ok(Writing(path)),
+            Err(error) => Err(at(&path, "can't be written", error)),
+        }
+    }
+
+    /// Removes the locks that a process left which died while it wrote. There is no other one: we have the store's own lock.
+    fn clear_up(&self, config: &GitConfig) -> Result<bool> {
+        let writing = self.own("writing");
+        if fs::symlink_metadata(&writing).is_err() {
+            return Ok(false);
+        }
+        for lock in [
+            "index".to_owned(),
+            "HEAD".to_owned(),
+            "packed-refs".to_owned(),
+            config.reference(),
+            config.tracking(),
+        ] {
+            remove(&self.git.join(lock + ".lock"))?;
+        }
+        if let Ok(entries) = fs::read_dir(self.git.join(OURS)) {
+            for entry in entries.filter_map(Result::ok) {
+                if entry.file_name().to_string_lossy().ends_with(".new") {
+                    remove(&entry.path())?;
+                }
+            }
+        }
+        remove(&writing)?;
+        Ok(true)
+    }
+
+    /// Refuses a repository that is not as we can use it.
+    fn check(&self, config: &GitConfig, repository: &Repository) -> Result<()> {
+        let path = self.path.display();
+        if repository.is_bare() || repository.workdir().map(Path::components) != Some(self.path.components()) {
+            return Err(refused(format!("the repository in {path} has its work tree elsewhere, or none")));
+        }
+        if repository.is_shallow() {
+            return Err(refused(format!("the repository in {path} is shallow: fetch its whole history first")));
+        }
+        if repository.state() != RepositoryState::Clean {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("a merge, rebase or the like is under way in {path}: finish it with git first"),
+            ));
+        }
+        let reference = config.reference();
+        let head = repository
+            .find_reference("HEAD")
+            .map_err(|error| failed(format!("the HEAD of {path} can't be read"), error))?;
+        let target = head.symbolic_target().ok().flatten();
+        if target == Some(reference.as_str()) {
+            return Ok(());
+        }
+        // Without a commit the branch has no meaning yet: `git init` and an empty remote make one of some name.
+        let is_unborn = target.is_some_and(|target| {
+            repository.refname_to_id(target).is_err_and(|error| error.code() == ErrorCode::NotFound)
+        });
+        let is_empty = repository.references().is_ok_and(|mut references| references.next().is_none());
+        if is_unborn && is_empty {
+            return repository
+                .set_head(&reference)
+                .map_err(|error| failed(format!("the HEAD of {path} can't be set"), error));
+        }
+        Err(refused(format!(
+            "the repository in {path} is at another branch than the one of the configuration: check it out, or name the other one"
+        )))
+    }
+}
+
+/// While it exists, locks in the repository may be ours.
+pub(super) struct Writing(PathBuf);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        // If it stays, the next start looks for locks in vain.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Absolute, since the working directory may change; by components, since `link/` would follow the link.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path)
+        .map(|path| path.components().collect())
+        .map_err(|error| at(path, "can't be looked at", error))
+}
+
+/// Makes the directory and what is missing above it.
+fn make(path: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| at(path, "can't be created", error))
+}
+
+fn make_repository(config: &GitConfig, path: &Path) -> Result<()> {
+    let mut entries = fs::read_dir(path).map_err(|error| at(path, "can't be read", error))?;
+    if entries.next().is_some() {
+        return Err(refused(format!(
+            "{} holds other things and no repository; name an empty directory, or make one of it with `git init`",
+            path.display()
+        )));
+    }
+    make_private(path)?;
+    // Without templates: they hold hooks.
+    let mut options = RepositoryInitOptions::new();
+    options.initial_head(&config.branch).external_template(false).no_reinit(true);
+    Repository::init_opts(path, &options)
+        .map(drop)
+        .map_err(|error| failed(format!("a repository can't be made in {}", path.display()), error))
+}
+
+fn open_repository(path: &Path) -> Result<Repository> {
+    let open = || {
+        let repository = Repository::open(path)?;
+        let mut config = Config::new()?;
+        config.add_file(&path.join(".git/config"), ConfigLevel::Local, false)?;
+        config.add_file(&path.join(".git").join(OURS).join("config"), ConfigLevel::App, false)?;
+        repository.set_config(&config)?;
+        Ok(repository)
+    };
+    open().map_err(|error| failed(format!("the repository in {} can't be opened", path.display()), error))
+}
+
+fn lock(path: &Path, ours: &Path) -> Result<File> {
+    match DirBuilder::new().mode(0o700).create(ours) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(ours, "can't be created", error)),
+        _ => {}
+    }
+    let name = ours.join("lock");
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&name)
+        .map_err(|error| at(&name, "can't be opened", error))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => Err(Error::new(
+            ErrorKind::Busy,
+            format!("the store in {} is open already, in this process or another one", path.display()),
+        )),
+        Err(fs::TryLockError::Error(error)) => Err(at(&name, "can't be locked", error)),
+    }
+}
+
+/// Writes a small file whole: aside, synced, renamed.
+pub(super) fn write_file(path: &Path, content: &[u8]) -> Result<()> {
+    let aside = path.with_extension("new");
+    let write = || {
+        remove_io(&aside)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+        io::Write::write_all(&mut file, content)?;
+        file.sync_all()?;
+        fs::rename(&aside, path)
+    };
+    write().map_err(|error| at(path, "can't be written", error))
+}
+
+fn remove_io(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    remove_io(path).map_err(|error| at(path, "can't be removed", error))
+}
+
+fn make_private(path: &Path) -> Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(0o700))
+        .map_err(|error| at(path, "can't be made private to its owner", error))
+}
+
+/// The commit that an own file names.
+pub(super) fn read_id(path: &Path) -> Option<Oid> {
+    Oid::from_str(fs::read_to_string(path).ok()?.trim()).ok()
+}
+
+#[cold]
+fn missing(path: &Path) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no repository in {}", path.display()))
+}
+
+#[cold]
+fn at(path: &Path, what: &str, error: io::Error) -> Error {
+    io_failed(format!("{} {what}", path.display()), error)
+}

@@ -1,0 +1,218 @@
+//! What is stored, in memory: an immutable state for readers, and a draft of the next one.
+
+use std::collections::BTreeMap;
+
+use git2::{ObjectType, Oid, Repository, Tree};
+use imbl::OrdMap;
+
+use super::{
+    failure::failed,
+    ledger::{Blob, Change},
+    name::{self, record_of},
+    text,
+};
+use crate::{
+    ConfigValue, Credential, Error, ErrorKind, Key, RecordKind, Result,
+    codec::{decode_credential, decode_loose_config},
+    error::Kind,
+};
+
+/// Everything that is stored and acknowledged. Cloning it is O(1).
+#[derive(Clone, Default)]
+pub(super) struct State {
+    pub(super) credentials: OrdMap<Key, Credential>,
+    pub(super) configs: OrdMap<Key, ConfigValue>,
+    /// The commit that this is the content of.
+    pub(super) head: Option<Oid>,
+    closed: bool,
+}
+
+impl State {
+    /// What readers find after close.
+    pub(super) fn closed() -> Self {
+        Self { closed: true, ..Self::default() }
+    }
+
+    pub(super) const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Reads again what is in these files, as another commit has them.
+    pub(super) fn follow<'p>(&mut self, files: &Files<'_>, paths: impl Iterator<Item = &'p str>) -> Result<()> {
+        for (kind, key) in paths.filter_map(record_of) {
+            let blob = files.find(kind, &key);
+            match kind {
+                RecordKind::Credential => match blob {
+                    Some(blob) => drop(self.credentials.insert(key.clone(), files.credential(blob, &key)?)),
+                    None => drop(self.credentials.remove(&key)),
+                },
+                RecordKind::Config => match blob {
+                    Some(blob) => drop(self.configs.insert(key.clone(), files.config(blob, &key)?)),
+                    None => drop(self.configs.remove(&key)),
+                },
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The files of one commit that hold records.
+pub(super) struct Files<'r> {
+    repository: &'r Repository,
+    credentials: Option<Tree<'r>>,
+    configs: Option<Tree<'r>>,
+}
+
+impl<'r> Files<'r> {
+    /// Of this commit, or of none.
+    pub(super) fn of(repository: &'r Repository, commit: Option<Oid>) -> Result<Self> {
+        let unread = |error| failed("a commit can't be read", error);
+        let root = commit
+            .map(|commit| repository.find_commit(commit).and_then(|commit| commit.tree()))
+            .transpose()
+            .map_err(unread)?;
+        let directory = |kind: RecordKind| {
+            let entry = root.as_ref().and_then(|root| root.get_name(kind.directory()));
+            match entry {
+                Some(entry) if entry.kind() == Some(ObjectType::Tree) => {
+                    repository.find_tree(entry.id()).map(Some).map_err(unread)
+                }
+                Some(_) => Err(super::failure::refused(format!(
+                    "`{}` is not a directory in the repository's commit: it is where records would be",
+                    kind.directory()
+                ))),
+                None => Ok(None),
+            }
+        };
+        let (credentials, configs) = (directory(RecordKind::Credential)?, directory(RecordKind::Config)?);
+        Ok(Self { repository, credentials, configs })
+    }
+
+    /// The blob of a file below its kind's directory.
+    pub(super) fn blob(&self, kind: RecordKind, name: &str) -> Option<Oid> {
+        let tree = match kind {
+            RecordKind::Credential => self.credentials.as_ref()?,
+            RecordKind::Config => self.configs.as_ref()?,
+        };
+        let entry = match name.contains('/') {
+            true => tree.get_path(name.as_ref()).ok()?,
+            false => tree.get_name(name)?.to_owned(),
+        };
+        (entry.kind() == Some(ObjectType::Blob) && entry.filemode() & 0o170_000 == 0o100_000).then(|| entry.id())
+    }
+
+    /// The blob of a key: of its own file, or of one with a plain name.
+    pub(super) fn find(&self, kind: RecordKind, key: &Key) -> Option<Oid> {
+        self.blob(kind, &name::encode(key))
+            .or_else(|| name::plain(key).and_then(|plain| self.blob(kind, &plain)))
+    }
+
+    pub(super) fn credential(&self, blob: Oid, key: &Key) -> Result<Credential> {
+        self.read(blob, decode_credential).map_err(|error| error.with_key(key))
+    }
+
+    pub(super) fn config(&self, blob: Oid, key: &Key) -> Result<ConfigValue> {
+        self.read(blob, decode_loose_config).map_err(|error| error.with_key(key))
+    }
+
+    fn read<T>(&self, blob: Oid, decode: impl Fn(&[u8]) -> Result<T>) -> Result<T> {
+        let blob = self.repository.find_blob(blob).map_err(|error| failed("a stored record can't be read", error))?;
+        decode(blob.content())
+    }
+}
+
+/// The files to change: their paths in the repository, and what they become.
+pub(super) type Changes = BTreeMap<String, Option<Vec<u8>>>;
+
+/// The next state, and the files that change with it.
+///
+/// A method that returns an error has changed nothing.
+pub(super) struct Draft<'r> {
+    pub(super) state: State,
+    files: Files<'r>,
+    changes: Changes,
+    /// Whether `state` is not what the changes come to.
+    is_raw: bool,
+}
+
+impl<'r> Draft<'r> {
+    pub(super) const fn new(state: State, files: Files<'r>) -> Self {
+        Self { state, files, changes: Changes::new(), is_raw: false }
+    }
+
+    /// The next state, if it is known without looking at the files, and the changes.
+    pub(super) fn into_parts(self) -> (Option<State>, Changes) {
+        ((!self.is_raw).then_some(self.state), self.changes)
+    }
+
+    /// Undoes the change of one file, if it still is what the change made of it.
+    pub(super) fn undo(&mut self, change: &Change) -> Result<()> {
+        let Some((kind, key)) = record_of(&change.path) else { return Ok(()) };
+        let name = change.path.split_once('/').map_or("", |(_, name)| name);
+        let (found, id) = (self.files.blob(kind, name), |blob: Option<Blob>| blob.map(|blob| blob.id));
+        if found == id(change.old) {
+            return Ok(());
+        }
+        if found != id(change.new) {
+            return Err(Error::new(ErrorKind::Conflict, "a record was changed since the revision").with_key(&key));
+        }
+        let text = id(change.old).map(|blob| self.files.read(blob, |text| Ok(text.to_vec()))).transpose()?;
+        self.is_raw = true;
+        self.changes.insert(change.path.clone(), text);
+        Ok(())
+    }
+
+    pub(super) fn put_credential(&mut self, id: &Key, credential: &Credential) -> Result<()> {
+        self.put(RecordKind::Credential, id, text::of_credential(credential))?;
+        self.state.credentials.insert(id.clone(), credential.clone());
+        Ok(())
+    }
+
+    pub(super) fn put_config(&mut self, key: &Key, value: &ConfigValue) -> Result<()> {
+        self.put(RecordKind::Config, key, text::of_config(value))?;
+        self.state.configs.insert(key.clone(), value.clone());
+        Ok(())
+    }
+
+    pub(super) fn delete_credential(&mut self, id: &Key) -> Result<()> {
+        self.state.credentials.remove(id).ok_or_else(|| Error::not_found(Kind::Credential))?;
+        self.delete(RecordKind::Credential, id);
+        Ok(())
+    }
+
+    pub(super) fn delete_config(&mut self, key: &Key) -> Result<()> {
+        self.state.configs.remove(key).ok_or_else(|| Error::not_found(Kind::Config))?;
+        self.delete(RecordKind::Config, key);
+        Ok(())
+    }
+
+    fn put(&mut self, kind: RecordKind, key: &Key, text: Vec<u8>) -> Result<()> {
+        let name = name::encode(key);
+        let path = format!("{}/{name}", kind.directory());
+        let blob = Oid::hash_object(ObjectType::Blob, &text)
+            .map_err(|error| failed("a record can't be written", error))?;
+        if self.changes.contains_key(&path) || self.files.blob(kind, &name) != Some(blob) {
+            self.changes.insert(path, Some(text));
+        }
+        self.delete_plain(kind, key);
+        Ok(())
+    }
+
+    fn delete(&mut self, kind: RecordKind, key: &Key) {
+        let name = name::encode(key);
+        let path = format!("{}/{name}", kind.directory());
+        if self.files.blob(kind, &name).is_some() {
+            self.changes.insert(path, None);
+        } else {
+            self.changes.remove(&path);
+        }
+        self.delete_plain(kind, key);
+    }
+
+    /// The file that the Go program wrote: ours takes its place.
+    fn delete_plain(&mut self, kind: RecordKind, key: &Key) {
+        if let Some(plain) = name::plain(key).filter(|plain| self.files.blob(kind, plain).is_some()) {
+            self.changes.insert(format!("{}/{plain}", kind.directory()), None);
+        }
+    }
+}

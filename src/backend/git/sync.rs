@@ -1,0 +1,314 @@
+//! With the remote: its commits here, ours there, and what happens when both changed the same record.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use git2::Oid;
+
+use super::{
+    GitSync,
+    courier::Sent,
+    failure::refused,
+    ledger::{Blob, Change},
+    name::record_of,
+    state::State,
+    writer::{Expected, Writer},
+};
+use crate::{Error, ErrorKind, Key, RecordKind, Result};
+
+/// How often our commits are put on top of the remote's, since others sent theirs meanwhile.
+const TRIES: usize = 16;
+
+/// What a change is about: a record by its key, whatever its file's name is, or another file.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Subject {
+    Record(RecordKind, Key),
+    File(String),
+}
+
+impl Subject {
+    fn of(path: &str) -> Self {
+        record_of(path).map_or_else(|| Self::File(path.to_owned()), |(kind, key)| Self::Record(kind, key))
+    }
+}
+
+impl Writer {
+    /// Whether the remote is left alone for now.
+    pub(super) fn is_offline(&self) -> bool {
+        self.offline_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whether there are commits here that the remote is not known to have.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.courier.is_some() && self.counts().is_ok_and(|(ahead, _)| ahead > 0)
+    }
+
+    /// How many commits are only here, and only there, as far as is known.
+    pub(super) fn counts(&self) -> Result<(usize, usize)> {
+        let (head, tracked) = (self.state.load().head, self.ledger.tracked()?);
+        let base = self.ledger.base(head, tracked)?;
+        Ok((self.ledger.since(base, head)?.len(), self.ledger.since(base, tracked)?.len()))
+    }
+
+    /// Notes what came of speaking to the remote.
+    fn heard<T>(&mut self, result: Result<T>) -> Result<T> {
+        match &result {
+            Ok(_) => {
+                self.offline_until = None;
+                let mut shared = self.shared();
+                (shared.answered, shared.trouble) = (Some(SystemTime::now()), None);
+            }
+            Err(error) => {
+                self.offline_until = Some(Instant::now() + self.config.interval);
+                self.next_sync = Instant::now() + self.config.interval;
+                self.shared().trouble = Some(error.clone());
+            }
+        }
+        result
+    }
+
+    fn courier(&self) -> Result<&super::courier::Courier> {
+        self.courier.as_ref().ok_or_else(|| refused("the store has no remote: its configuration names none"))
+    }
+
+    fn fetch(&mut self) -> Result<Option<Oid>> {
+        let fetched = self.courier()?.fetch();
+        self.heard(fetched)
+    }
+
+    /// Fetches the remote's commits, and puts ours on top of them.
+    pub(super) fn pull(&mut self) -> Result<()> {
+        let theirs = self.fetch()?;
+        self.integrate(theirs)
+    }
+
+    /// Sends our commits, on top of the remote's.
+    pub(super) fn push(&mut self) -> Result<()> {
+        let mut known = self.ledger.tracked()?;
+        for attempt in 0..TRIES {
+            let Some(head) = self.state.load().head.filter(|head| Some(*head) != known) else { return Ok(()) };
+            let sent = self.courier()?.push(head, known);
+            if self.heard(sent)? == Sent::Accepted {
+                return Ok(());
+            }
+            let theirs = self.fetch()?;
+            if theirs == known && attempt > 0 {
+                return Err(unwanted());
+            }
+            self.integrate(theirs)?;
+            known = theirs;
+            std::thread::sleep(Duration::from_millis(fastrand::u64(1..10 << attempt.min(4))));
+        }
+        Err(Error::new(ErrorKind::Busy, "others sent their commits first, again and again"))
+    }
+
+    /// Sends a write before it is acknowledged, if that is wanted. Says whether the remote has it now; none if the write must
+    /// be made again, on top of what others have sent.
+    pub(super) fn send_write(&mut self, state: &State, commit: Oid) -> Result<Option<bool>> {
+        if self.courier.is_none() || self.config.push != GitSync::Write || self.is_offline() {
+            return Ok(Some(false));
+        }
+        let known = self.ledger.tracked()?;
+        let sent = self.courier()?.push(commit, known);
+        match self.heard(sent) {
+            Ok(Sent::Accepted) => return Ok(Some(true)),
+            // It is kept here, and sent later.
+            Err(_) => return Ok(Some(false)),
+            Ok(Sent::Rejected) => {}
+        }
+        let Ok(theirs) = self.fetch() else { return Ok(Some(false)) };
+        if theirs == known {
+            // Not a race that we can see: once more, and then it is the remote's will.
+            let sent = self.courier()?.push(commit, known);
+            return match self.heard(sent) {
+                Ok(Sent::Accepted) => Ok(Some(true)),
+                Ok(Sent::Rejected) => {
+                    self.shared().trouble = Some(unwanted());
+                    Ok(Some(false))
+                }
+                Err(_) => Ok(Some(false)),
+            };
+        }
+        let base = self.ledger.base(state.head, theirs)?;
+        if let Some(conflict) = self.conflict(state.head, commit, base, theirs)? {
+            // If an earlier commit is to blame, this write is not.
+            return Err(conflict);
+        }
+        match self.integrate(theirs) {
+            Ok(()) => Ok(None),
+            Err(error) => {
+                self.shared().trouble = Some(error);
+                Ok(Some(false))
+            }
+        }
+    }
+
+    /// Takes the remote's commits over, with those that are only here on top of them.
+    ///
+    /// Nothing changes if a record was changed on both sides, or if what the remote has can't be read.
+    pub(super) fn integrate(&mut self, theirs: Option<Oid>) -> Result<()> {
+        let _writing = self.place.begin()?;
+        self.adopt()?;
+        let state = self.state.load_full();
+        let base = self.ledger.base(state.head, theirs)?;
+        let Some(theirs) = theirs.filter(|theirs| Some(*theirs) != base) else { return Ok(()) };
+        let tip = if base == state.head { theirs } else { self.rebase(state.head, base, theirs)? };
+        let next = self.state_at(&state, Some(tip))?;
+        self.move_to(tip, next)
+    }
+
+    /// Makes our commits again, on top of the remote's, and gives the last one.
+    fn rebase(&mut self, head: Option<Oid>, base: Option<Oid>, theirs: Oid) -> Result<Oid> {
+        let (own, changed) = (self.ledger.since(base, head)?, self.ledger.changes(base, Some(theirs))?);
+        let changed = by_subject(&changed);
+        let both: HashSet<Subject> = by_subject(&self.ledger.changes(base, head)?)
+            .into_iter()
+            .filter(|(subject, files)| changed.get(subject) == Some(files))
+            .map(|(subject, _)| subject)
+            .collect();
+        let mut tip = theirs;
+        for id in own {
+            let commit = self.ledger.commit(id)?;
+            if commit.parent_count() > 1 {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    format!("commit {id} is a merge that the remote has not: bring both together with git"),
+                )
+                .with_retryable(false));
+            }
+            let mut changes = self.ledger.changes(commit.parent_ids().next(), Some(id))?;
+            changes.retain(|change| !both.contains(&Subject::of(&change.path)));
+            if let Some(change) = changes.iter().find(|change| changed.contains_key(&Subject::of(&change.path))) {
+                let culprit = self.culprit(base, theirs, &Subject::of(&change.path))?;
+                let newest = self.culprit(base, head.unwrap_or(id), &Subject::of(&change.path))?;
+                return Err(conflict(newest, culprit, change));
+            }
+            if let Some(made) = self.ledger.replay(tip, &commit, &changes)? {
+                tip = made;
+            }
+        }
+        Ok(tip)
+    }
+
+    /// Whether a write that is not on the branch yet changes what others changed.
+    fn conflict(
+        &self,
+        head: Option<Oid>,
+        commit: Oid,
+        base: Option<Oid>,
+        theirs: Option<Oid>,
+    ) -> Result<Option<Error>> {
+        let Some(theirs) = theirs else { return Ok(None) };
+        let (own, changed) = (self.ledger.changes(head, Some(commit))?, self.ledger.changes(base, Some(theirs))?);
+        let changed = by_subject(&changed);
+        let wanted = by_subject(&own);
+        for change in &own {
+            let subject = Subject::of(&change.path);
+            if changed.get(&subject).is_some_and(|files| Some(files) != wanted.get(&subject)) {
+                return Ok(Some(conflict(commit, self.culprit(base, theirs, &subject)?, change)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The newest commit that changed this.
+    fn culprit(&self, base: Option<Oid>, tip: Oid, subject: &Subject) -> Result<Oid> {
+        for id in self.ledger.since(base, Some(tip))?.into_iter().rev() {
+            let parent = self.ledger.commit(id)?.parent_ids().next();
+            if self.ledger.changes(parent, Some(id))?.iter().any(|change| Subject::of(&change.path) == *subject) {
+                return Ok(id);
+            }
+        }
+        Ok(tip)
+    }
+
+    /// Whether the remote owes an answer.
+    pub(super) const fn is_expecting(&self) -> bool {
+        self.expected.is_some()
+    }
+
+    /// When the remote is spoken to again by itself.
+    pub(super) fn next_sync(&self) -> Option<Instant> {
+        let wants = self.config.pull == GitSync::Interval || self.config.push != GitSync::Manual;
+        (self.courier.is_some() && wants).then_some(self.next_sync)
+    }
+
+    /// What is due in the background. Never waits for the remote.
+    pub(super) fn sync(&mut self) {
+        match self.expected.take() {
+            None => {
+                if self.next_sync().is_some_and(|due| Instant::now() >= due) {
+                    self.next_sync = Instant::now() + self.config.interval;
+                    self.expected = self.courier.as_ref().map(|courier| Expected::Fetch(courier.fetching()));
+                }
+            }
+            Some(Expected::Fetch(answer)) => match answer.now() {
+                None => self.wait_for(Expected::Fetch(answer)),
+                Some(fetched) => {
+                    if let Ok(theirs) = self.heard(fetched) {
+                        self.go_on(theirs);
+                    }
+                }
+            },
+            Some(Expected::Push(answer)) => match answer.now() {
+                None => self.wait_for(Expected::Push(answer)),
+                Some(sent) => match self.heard(sent) {
+                    // The next fetch sees what came between.
+                    Ok(Sent::Rejected) => self.next_sync = Instant::now() + self.config.interval.min(Duration::from_secs(1)),
+                    Ok(Sent::Accepted) | Err(_) => {}
+                },
+            },
+        }
+    }
+
+    /// A remote that is silent is offline; its answer is taken whenever it comes.
+    fn wait_for(&mut self, expected: Expected) {
+        self.expected = Some(expected);
+    }
+
+    fn go_on(&mut self, theirs: Option<Oid>) {
+        if let Err(error) = self.integrate(theirs) {
+            self.shared().trouble = Some(error);
+            return;
+        }
+        let head = self.state.load().head;
+        if self.config.push != GitSync::Manual && head != theirs {
+            let push = |courier: &super::courier::Courier| head.map(|head| courier.pushing(head, theirs));
+            self.expected = self.courier.as_ref().and_then(push).map(Expected::Push);
+        }
+    }
+
+    /// What the branch is at, for readers that can't wait.
+    pub(super) fn snapshot(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+}
+
+/// What became of each record, or other file, that changed.
+fn by_subject(changes: &[Change]) -> BTreeMap<Subject, Vec<(&str, Option<Blob>)>> {
+    let mut subjects: BTreeMap<Subject, Vec<(&str, Option<Blob>)>> = BTreeMap::new();
+    for change in changes {
+        subjects.entry(Subject::of(&change.path)).or_default().push((&change.path, change.new));
+    }
+    subjects
+}
+
+#[cold]
+fn conflict(own: Oid, theirs: Oid, change: &Change) -> Error {
+    let error = Error::new(
+        ErrorKind::Conflict,
+        format!("commit {own} of this clone and commit {theirs} of the remote change the same record"),
+    );
+    match record_of(&change.path) {
+        Some((_, key)) => error.with_key(&key),
+        None => error,
+    }
+}
+
+#[cold]
+fn unwanted() -> Error {
+    Error::new(ErrorKind::Denied, "the remote does not take our commits: the branch may be protected")
+}

@@ -1,0 +1,176 @@
+//! The one thread that owns the repository, and the queue of what it is asked to do.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{oneshot, watch};
+
+use super::{failure::unanswered, writer::Writer};
+use crate::{Error, ErrorKind, Outcome, Result};
+
+/// How soon files are synced after the last write.
+const TIDY_AFTER: Duration = Duration::from_millis(200);
+
+/// How often answers of the remote are looked for while one is on its way.
+const LOOK_AFTER: Duration = Duration::from_millis(20);
+
+enum Message {
+    Work(Box<dyn FnOnce(&mut Writer) + Send>),
+    Close(oneshot::Sender<()>),
+}
+
+/// The thread's handle: the only way to change the store.
+pub(super) struct Worker {
+    /// `None` only while it is dropped.
+    queue: Option<Sender<Message>>,
+    /// Closes when the thread has released the store.
+    released: watch::Receiver<()>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Worker {
+    /// Starts the thread, which opens the store: a repository's index can't be given to another one. Gives what `look` sees.
+    pub(super) fn start<T: Send + 'static>(
+        open: impl FnOnce() -> Result<Writer> + Send + 'static,
+        look: impl FnOnce(&Writer) -> T + Send + 'static,
+    ) -> Result<(Self, T)> {
+        let (queue, messages) = channel();
+        let (opening, opened) = channel();
+        let (releasing, released) = watch::channel(());
+        let thread = thread::Builder::new()
+            .name("gateway-storage-git".into())
+            .spawn(move || {
+                let writer = match catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(abandoned())) {
+                    Ok(writer) => writer,
+                    // Whoever opens it waits for this.
+                    Err(error) => return drop(opening.send(Err(error))),
+                };
+                drop(opening.send(Ok(look(&writer))));
+                run(writer, &messages);
+                drop(releasing);
+            })
+            .map_err(|error| {
+                Error::new(ErrorKind::Unavailable, "the writer's thread can't be started").with_source(error)
+            })?;
+        let seen = opened.recv().unwrap_or_else(|_| Err(abandoned()))?;
+        Ok((Self { queue: Some(queue), released, thread: Mutex::new(Some(thread)) }, seen))
+    }
+
+    /// Queues some work, and waits until it is done.
+    ///
+    /// Whoever stops waiting before it is begun, by the deadline or because the future is dropped, takes it back.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        work: impl FnOnce(&mut Writer) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let ticket = Ticket(Arc::default());
+        let begun = ticket.0.clone();
+        let job = Box::new(move |writer: &mut Writer| {
+            if !begun.swap(true, Ordering::AcqRel) {
+                let result = catch_unwind(AssertUnwindSafe(|| work(writer))).unwrap_or_else(|_| Err(abandoned()));
+                // If nobody waits any more, what was done stays.
+                drop(reply.send(result));
+            }
+        });
+        let queue = self.queue.as_ref().ok_or_else(Error::closed)?;
+        queue.send(Message::Work(job)).map_err(|_| Error::closed())?;
+        match tokio::time::timeout(deadline, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) if ticket.take() => Err(Error::closed()),
+            Ok(Err(_)) => Err(abandoned()),
+            Err(_) if ticket.take() => Err(Error::new(
+                ErrorKind::Timeout,
+                "the call was still waiting for others when its deadline passed, and was withdrawn",
+            )),
+            Err(_) => Err(unanswered()),
+        }
+    }
+
+    /// Finishes what is queued and releases the store. Returns once it is released, whoever closed it.
+    pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
+        let closed = async {
+            let (reply, answer) = oneshot::channel();
+            if let Some(queue) = &self.queue
+                && queue.send(Message::Close(reply)).is_ok()
+            {
+                drop(answer.await);
+            }
+            let mut released = self.released.clone();
+            while released.changed().await.is_ok() {}
+            Ok(())
+        };
+        tokio::time::timeout(deadline, closed).await.unwrap_or_else(|_| Err(unanswered()))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // The last handle may be in a future that the thread's own answer drops: a thread can't wait for itself.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
+            // It has caught its own panics, and answered for them.
+            drop(thread.join());
+        }
+    }
+}
+
+#[cold]
+fn abandoned() -> Error {
+    Error::new(ErrorKind::Internal, "the writer died in the middle of a call").with_outcome(Outcome::Unknown)
+}
+
+/// Who may still decide about some work: the caller takes it back, or the thread begins with it.
+struct Ticket(Arc<AtomicBool>);
+
+impl Ticket {
+    fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.take();
+    }
+}
+
+fn run(mut writer: Writer, messages: &Receiver<Message>) {
+    let mut closing = None;
+    while closing.is_none() {
+        let wait = match () {
+            () if writer.is_expecting() => LOOK_AFTER,
+            () if writer.is_untidy() => TIDY_AFTER,
+            () => writer.next_sync().map_or(Duration::from_secs(3600), |at| {
+                at.saturating_duration_since(Instant::now()).max(LOOK_AFTER)
+            }),
+        };
+        match messages.recv_timeout(wait) {
+            Ok(Message::Work(job)) => job(&mut writer),
+            Ok(Message::Close(reply)) => closing = Some(reply),
+            Err(RecvTimeoutError::Timeout) => writer.tidy(),
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        writer.sync();
+    }
+    // What is queued is finished; what comes later finds nobody.
+    while let Ok(message) = messages.try_recv() {
+        if let Message::Work(job) = message {
+            job(&mut writer);
+        }
+    }
+    writer.finish();
+    if let Some(reply) = closing {
+        drop(reply.send(()));
+    }
+}

@@ -1,0 +1,247 @@
+//! One write: a commit, the branch, the work tree, and what readers see.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use git2::{Oid, Repository};
+
+use super::{
+    GitConfig, GitSync,
+    courier::{Answer, Courier, Sent},
+    ledger::Ledger,
+    place::Place,
+    state::{Draft, State},
+    worktree::Worktree,
+};
+use crate::{Error, ErrorKind, Outcome, Result};
+
+/// How often a write is made again, since others were first.
+const TRIES: usize = 16;
+
+/// So many files are synced at close; more are compared at the next start instead.
+const SYNCED_AT_CLOSE: usize = 1000;
+
+/// What is known of the remote.
+#[derive(Clone, Default)]
+pub(super) struct Shared {
+    /// When it last answered.
+    pub(super) answered: Option<SystemTime>,
+    /// Why it can't be reached, or why our commits can't go there.
+    pub(super) trouble: Option<Error>,
+}
+
+/// What the remote is doing for us in the background.
+pub(super) enum Expected {
+    Fetch(Answer<Option<Oid>>),
+    Push(Answer<Sent>),
+}
+
+/// The repository, and everything that follows its branch. Belongs to one thread.
+pub(super) struct Writer {
+    pub(super) place: Place,
+    pub(super) ledger: Ledger,
+    pub(super) worktree: Worktree,
+    pub(super) state: Arc<ArcSwap<State>>,
+    pub(super) config: GitConfig,
+    pub(super) courier: Option<Courier>,
+    pub(super) shared: Arc<Mutex<Shared>>,
+    pub(super) expected: Option<Expected>,
+    /// Until when the remote is left alone, since it did not answer.
+    pub(super) offline_until: Option<Instant>,
+    pub(super) next_sync: Instant,
+}
+
+impl Writer {
+    /// Opens the repository and reads what is in it.
+    pub(super) fn open(config: &GitConfig) -> Result<Self> {
+        let (place, repository) = Place::open(config)?;
+        let path = place.path.clone();
+        let is_new = repository.refname_to_id(&config.reference()).is_err();
+        let worktree = Worktree::open(&place, &repository)?;
+        let ledger = Ledger::new(repository, &path, config);
+        let courier = config
+            .remote
+            .as_ref()
+            .map(|remote| {
+                let remote = match super::options::local_path(remote) {
+                    Some(path) => std::path::absolute(path).ok().and_then(|path| path.to_str().map(str::to_owned)),
+                    None => Some(remote.clone()),
+                };
+                let remote = remote.ok_or_else(|| super::failure::refused("the remote's path is not UTF-8"))?;
+                Courier::start(&path, config, remote)
+            })
+            .transpose()?;
+        let mut writer = Self {
+            place,
+            ledger,
+            worktree,
+            state: Arc::default(),
+            courier,
+            shared: Arc::default(),
+            expected: None,
+            offline_until: None,
+            next_sync: Instant::now() + config.interval,
+            config: config.clone(),
+        };
+        writer.start(is_new)?;
+        Ok(writer)
+    }
+
+    fn start(&mut self, is_new: bool) -> Result<()> {
+        let _writing = self.place.begin()?;
+        if is_new && self.worktree.checkpoint().is_none() {
+            // Whatever comes first comes into an empty work tree.
+            self.worktree.mark(None);
+        }
+        let head = self.ledger.head()?;
+        self.adopt()?;
+        self.settle(head)?;
+        if self.courier.is_some() && self.config.pull != GitSync::Manual {
+            match self.pull() {
+                Err(error) if error.kind() == ErrorKind::Unavailable && head.is_some() => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the work tree to the branch, after whatever happened.
+    fn settle(&mut self, head: Option<Oid>) -> Result<()> {
+        let files = self.ledger.changes(None, head)?;
+        let checkpoint = self.worktree.checkpoint();
+        let steps = match checkpoint {
+            None => Vec::new(),
+            // It was a commit, and another history is there now: nothing is known of the files.
+            Some(id) if !id.is_zero() && self.ledger.commit(id).is_err() => Vec::new(),
+            Some(id) if Some(id) == head => Vec::new(),
+            Some(id) => {
+                let base = (!id.is_zero()).then_some(id);
+                let shared = self.ledger.base(base, head)?;
+                // Commits that the branch has lost, and those that it has won.
+                let mut steps = vec![self.ledger.changes(base, shared)?];
+                for commit in self.ledger.since(shared, head)? {
+                    let parent = self.ledger.commit(commit)?.parent_ids().next();
+                    steps.push(self.ledger.changes(parent, Some(commit))?);
+                }
+                steps
+            }
+        };
+        self.worktree.settle(&self.ledger.repository, &files, &steps)?;
+        if self.worktree.unsynced() == 0 {
+            self.worktree.mark(head);
+        }
+        Ok(())
+    }
+
+    pub(super) fn shared(&self) -> MutexGuard<'_, Shared> {
+        // Each change of it is whole.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what others have committed to the branch with git.
+    pub(super) fn adopt(&mut self) -> Result<()> {
+        let (head, state) = (self.ledger.head()?, self.state.load_full());
+        if head != state.head {
+            let next = self.state_at(&state, head)?;
+            self.state.store(Arc::new(next));
+        }
+        Ok(())
+    }
+
+    /// The state of another commit.
+    pub(super) fn state_at(&self, state: &State, head: Option<Oid>) -> Result<State> {
+        let changes = self.ledger.changes(state.head, head)?;
+        let mut next = state.clone();
+        next.follow(&self.ledger.files(head)?, changes.iter().map(|change| &*change.path))?;
+        next.head = head;
+        Ok(next)
+    }
+
+    /// Makes a change: one commit, or none if it changes nothing.
+    ///
+    /// The change is made again if somebody else was first.
+    pub(super) fn commit<T>(&mut self, what: &str, mut change: impl FnMut(&mut Draft<'_>) -> Result<T>) -> Result<T> {
+        let _writing = self.place.begin()?;
+        self.adopt()?;
+        if self.courier.is_some() && self.config.pull == GitSync::Write && !self.is_offline() {
+            // What can't be fetched now is fetched later.
+            drop(self.pull());
+        }
+        for attempt in 0..TRIES {
+            let state = self.state.load_full();
+            let mut draft = Draft::new(State::clone(&state), self.ledger.files(state.head)?);
+            let value = change(&mut draft)?;
+            let (next, changes) = draft.into_parts();
+            let Some(commit) = self.ledger.write(state.head, &changes, what)? else { return Ok(value) };
+            let is_sent = match self.send_write(&state, commit)? {
+                Some(is_sent) => is_sent,
+                None => {
+                    std::thread::sleep(Duration::from_millis(fastrand::u64(1..10 << attempt.min(4))));
+                    continue;
+                }
+            };
+            let next = match next {
+                Some(next) => State { head: Some(commit), ..next },
+                None => self.state_at(&state, Some(commit))?,
+            };
+            return match self.move_to(commit, next) {
+                Ok(()) => Ok(value),
+                // The remote has it; another program holds the branch here.
+                Err(error) if is_sent => Err(error.with_outcome(Outcome::Unknown)),
+                Err(error) if error.outcome() == Outcome::NotApplied && error.kind() == ErrorKind::Busy => {
+                    self.adopt()?;
+                    continue;
+                }
+                Err(error) => Err(error),
+            };
+        }
+        Err(Error::new(ErrorKind::Busy, "others were first, again and again"))
+    }
+
+    /// Moves the branch, then the files, then what readers see.
+    pub(super) fn move_to(&mut self, commit: Oid, next: State) -> Result<()> {
+        let before = self.state.load().head;
+        let changes = self.ledger.changes(before, Some(commit))?;
+        self.ledger.advance(before, commit, "gateway-storage")?;
+        self.state.store(Arc::new(next));
+        self.worktree.follow(&self.ledger.repository, &changes);
+        Ok(())
+    }
+
+    /// The repository, for what only reads it.
+    pub(super) const fn repository(&self) -> &Repository {
+        &self.ledger.repository
+    }
+
+    /// Whether there is something to do when nobody asks for anything.
+    pub(super) fn is_untidy(&self) -> bool {
+        self.worktree.unsynced() > 0 || self.worktree.is_behind()
+    }
+
+    pub(super) fn tidy(&mut self) {
+        if self.is_untidy()
+            && let Ok(_writing) = self.place.begin()
+        {
+            let head = self.state.load().head;
+            self.worktree.tidy(head, false);
+        }
+    }
+
+    /// The last thing: sends what was not sent, and leaves everything in order.
+    pub(super) fn finish(&mut self) {
+        if self.config.push != GitSync::Manual && self.is_ahead() && !self.is_offline() {
+            // It stays here, and goes out after the next start.
+            drop(self.push());
+        }
+        if let Ok(_writing) = self.place.begin() {
+            let (head, all) = (self.state.load().head, self.worktree.unsynced() <= SYNCED_AT_CLOSE);
+            if all {
+                self.worktree.tidy(head, true);
+            }
+        }
+        self.state.store(Arc::new(State::closed()));
+    }
+}

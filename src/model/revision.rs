@@ -1,0 +1,114 @@
+//! [`Revision`]: one change in the history of a record.
+
+use std::{fmt, str::FromStr, time::SystemTime};
+
+use serde::{Serialize, Serializer};
+
+use crate::{Error, ErrorKind, Result};
+
+/// The kinds of records that have a history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordKind {
+    /// A credential.
+    Credential,
+    /// A configuration value.
+    Config,
+}
+
+/// The name of a revision: a commit's id, 40 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RevisionId([u8; 20]);
+
+impl RevisionId {
+    /// A revision by the bytes of its id.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 20]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes of its id.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 20] {
+        &self.0
+    }
+}
+
+impl fmt::Display for RevisionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for RevisionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RevisionId({self})")
+    }
+}
+
+impl FromStr for RevisionId {
+    type Err = Error;
+
+    /// Reads 40 hexadecimal digits: [`InvalidValue`](ErrorKind::InvalidValue) if they are not.
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || Error::new(ErrorKind::InvalidValue, "a revision is named by 40 hexadecimal digits");
+        if text.len() != 40 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(wrong());
+        }
+        let mut bytes = [0; 20];
+        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| wrong())?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl Serialize for RevisionId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// One change of one record: when, by whom, and the revision that it came with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Revision {
+    /// Its name.
+    pub id: RevisionId,
+    /// When it was made, to the second, by the clock of whoever made it. As JSON in RFC 3339.
+    #[serde(serialize_with = "time")]
+    pub time: SystemTime,
+    /// The name of whoever made it, as they gave it.
+    pub author: String,
+    /// Their address, as they gave it.
+    pub email: String,
+    /// Whether the record was deleted by it; otherwise it was set.
+    pub is_deleted: bool,
+}
+
+impl Revision {
+    /// A revision in which a record was set.
+    #[must_use]
+    pub fn new(id: RevisionId, time: SystemTime, author: String, email: String) -> Self {
+        Self { id, time, author, email, is_deleted: false }
+    }
+}
+
+fn time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_rfc3339_seconds(*time))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_hexadecimal() {
+        let text = "00ff0102030405060708090a0b0c0d0e0f101112";
+        assert_eq!(text.parse::<RevisionId>().unwrap().to_string(), text);
+        for wrong in ["", "00ff", &"g".repeat(40), &"+1".repeat(20), &"é".repeat(20)] {
+            assert_eq!(wrong.parse::<RevisionId>().unwrap_err().kind(), ErrorKind::InvalidValue);
+        }
+    }
+}
