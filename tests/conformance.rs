@@ -25,6 +25,29 @@ async fn open_file(dir: &TempDir) -> Storage<File> {
         .expect("a file store opens")
 }
 
+#[cfg(feature = "git")]
+async fn git() -> (Storage<gateway_storage::Git>, TempDir) {
+    let dir = TempDir::new().expect("a directory");
+    (open_git(&dir).await, dir)
+}
+
+#[cfg(feature = "git")]
+async fn open_git(dir: &TempDir) -> Storage<gateway_storage::Git> {
+    Storage::open(gateway_storage::GitConfig::new(dir.path().join("data"))).await.expect("a Git store opens")
+}
+
+/// With a bare remote, to which every write goes before it is acknowledged.
+#[cfg(feature = "git")]
+async fn git_shared() -> (Storage<gateway_storage::Git>, TempDir) {
+    let dir = TempDir::new().expect("a directory");
+    let remote = dir.path().join("remote.git");
+    git2::Repository::init_bare(&remote).expect("a bare repository");
+    let mut config = gateway_storage::GitConfig::new(dir.path().join("data"));
+    config.remote = Some(remote.to_str().expect("a plain path").to_owned());
+    config.pull = gateway_storage::GitSync::Write;
+    (Storage::open(config).await.expect("a Git store opens"), dir)
+}
+
 #[cfg(feature = "redis")]
 mod on_redis {
     use std::sync::LazyLock;
@@ -150,6 +173,10 @@ mod memory_deep {
     );
 }
 conforms!(file, [credentials configs plans usage export], [backend export_usage export_snapshot]);
+#[cfg(feature = "git")]
+conforms!(git, [credentials configs export], [backend export_snapshot]);
+#[cfg(feature = "git")]
+conforms!(git_shared, [credentials configs export], [backend export_snapshot]);
 #[cfg(feature = "mongodb")]
 conforms!(mongodb, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
 // Plans on a standalone server take two stages: the large plan of the kit can take longer than its lease there.
@@ -185,6 +212,12 @@ keeps! {
     file_keeps_configs: configs of file, open_file;
     file_keeps_plans: plans of file, open_file;
     file_keeps_usage: usage of file, open_file;
+}
+
+#[cfg(feature = "git")]
+keeps! {
+    git_keeps_credentials: credentials of git, open_git;
+    git_keeps_configs: configs of git, open_git;
 }
 
 #[cfg(feature = "redis")]

@@ -171,6 +171,7 @@ fn run(mut writer: Writer, messages: &Receiver<Message>) {
     }
     writer.finish();
     if let Some(reply) = closing {
-        drop(reply.send(()));
+        // Whoever closed it may be gone.
+        let _ = reply.send(());
     }
 }

@@ -184,7 +184,10 @@ impl Writer {
                 }
             };
             let next = match next {
-                Some(next) => State { head: Some(commit), ..next },
+                Some(mut next) => {
+                    next.head = Some(commit);
+                    next
+                }
                 None => self.state_at(&state, Some(commit))?,
             };
             return match self.move_to(commit, next) {

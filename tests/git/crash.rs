@@ -1,0 +1,99 @@
+//! kill -9 in the middle of writes, again and again, on one repository.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use gateway_storage::{Credential, Key};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{is_clean, open};
+
+/// Names the repository to a process that is to be killed.
+pub(crate) const WRITER: &str = "GATEWAY_STORAGE_GIT_WRITER";
+
+const BATCH: u64 = 40;
+
+/// Writes without end, and says what was acknowledged.
+pub(crate) fn write(path: &Path) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let storage = open(path).await.expect("the store opens at once after a crash");
+        let first = match storage.get_credential("single").await {
+            Ok(found) => found.get("step").unwrap().as_u64().unwrap(),
+            Err(_) => 0,
+        };
+        for step in first + 1.. {
+            say(&format!("attempt {step}"));
+            storage.set_credential("single", json!({ "step": step, "text": "x".repeat(300) })).await.unwrap();
+            say(&format!("single {step}"));
+            let fields = Credential::try_from(json!({ "step": step })).unwrap();
+            let items: Vec<_> =
+                (0..BATCH).map(|n| (Key::new(&format!("batch-{n}")).unwrap(), fields.clone())).collect();
+            storage.set_credentials(&items).await.unwrap().complete().unwrap();
+            say(&format!("batch {step}"));
+            storage.set_config("mortal", json!(step)).await.unwrap();
+            storage.delete_config("mortal").await.unwrap();
+        }
+    });
+}
+
+fn say(line: &str) {
+    std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
+#[test]
+fn kill_nine_loses_nothing_and_leaves_a_repository_in_order() {
+    let rounds: u64 = std::env::var("CRASH_ROUNDS").ok().map_or(25, |rounds| rounds.parse().unwrap());
+    let base = TempDir::new().unwrap();
+    let path = base.path().join("store");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (mut single, mut batch, mut attempt) = (0, 0, 0);
+    for round in 0..rounds {
+        let mut writer = Command::new(std::env::current_exe().unwrap())
+            .args(["writes_until_it_is_killed", "--nocapture"])
+            .env(WRITER, &path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(writer.stderr.take().unwrap()).lines();
+        let first = lines.next().expect("the writer begins").unwrap();
+        let killer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(1 + (round * 37) % 150));
+            writer.kill().unwrap();
+            writer.wait().unwrap()
+        });
+        for line in std::iter::once(first).chain(lines.map(Result::unwrap)) {
+            let (word, step) = line.split_once(' ').unwrap_or_else(|| panic!("the writer said {line:?}"));
+            let step: u64 = step.parse().unwrap_or_else(|_| panic!("the writer said {line:?}"));
+            match word {
+                "attempt" => attempt = step,
+                "single" => single = step,
+                _ => batch = step,
+            }
+        }
+        assert!(killer.join().unwrap().code().is_none(), "the writer ended by itself");
+        runtime.block_on(async {
+            let storage = open(&path).await.expect("the store opens at once after a crash");
+            let step = async |id: String| match storage.get_credential(id).await {
+                Ok(found) => found.get("step").unwrap().as_u64().unwrap(),
+                Err(_) => 0,
+            };
+            let found = step("single".into()).await;
+            assert!((single..=attempt).contains(&found), "round {round}: {single} <= {found} <= {attempt}");
+            let whole = step("batch-0".into()).await;
+            assert!((batch..=attempt).contains(&whole), "round {round}: {batch} <= {whole} <= {attempt}");
+            for n in 1..BATCH {
+                assert_eq!(step(format!("batch-{n}")).await, whole, "round {round}: the batch is torn");
+            }
+            storage.close().await.unwrap();
+        });
+        is_clean(&path);
+    }
+    assert!(attempt > rounds, "the writer was killed before it wrote");
+}

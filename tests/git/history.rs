@@ -1,0 +1,89 @@
+//! Who changed what, when, and what it was before.
+
+use std::time::SystemTime;
+
+use gateway_storage::{Git, Key, Record, RecordKind, RevisionId, Versioned, ErrorKind, Storage};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{commits, config, git, is_clean, open};
+
+fn key(name: &str) -> Key {
+    Key::new(name).unwrap()
+}
+
+async fn config_at(on: &Storage<Git>, revision: RevisionId, name: &str) -> Result<Value, ErrorKind> {
+    match on.backend().value_at(revision, RecordKind::Config, &key(name)).await {
+        Ok(Record::Config { value, .. }) => Ok(value.value().clone()),
+        Ok(_) => panic!("another kind of record"),
+        Err(error) => Err(error.kind()),
+    }
+}
+
+#[tokio::test]
+async fn a_record_has_a_history() {
+    let base = TempDir::new().unwrap();
+    let mut config = config(base.path().join("store"));
+    config.author_name = "Jo \"J\" O'Neil".into();
+    config.author_email = "jo@example.com".into();
+    let storage = Storage::<Git>::open(config).await.unwrap();
+    let before = SystemTime::now() - std::time::Duration::from_secs(1);
+    storage.set_config("A", json!(1)).await.unwrap();
+    storage.set_config("other", json!(0)).await.unwrap();
+    storage.set_config("A", json!(2)).await.unwrap();
+    storage.delete_config("A").await.unwrap();
+    storage.set_credential("A", json!({})).await.unwrap();
+
+    let backend = storage.backend();
+    let history = backend.history(RecordKind::Config, &key("A"), 100).await.unwrap();
+    assert_eq!(history.iter().map(|revision| revision.is_deleted).collect::<Vec<_>>(), [true, false, false]);
+    assert!(history.iter().all(|revision| revision.author == "Jo \"J\" O'Neil" && revision.email == "jo@example.com"));
+    assert!(history.iter().all(|revision| revision.time >= before && revision.time <= SystemTime::now()));
+    let wanted = git(backend.path(), &["log", "--format=%H", "--", "config/A~8.json"]);
+    assert_eq!(history.iter().map(|revision| revision.id.to_string()).collect::<Vec<_>>(), wanted.lines().collect::<Vec<_>>());
+    assert_eq!(backend.history(RecordKind::Config, &key("A"), 1).await.unwrap(), history[..1]);
+
+    assert_eq!(config_at(&storage, history[0].id, "A").await, Err(ErrorKind::NotFound));
+    assert_eq!(config_at(&storage, history[1].id, "A").await, Ok(json!(2)));
+    assert_eq!(config_at(&storage, history[2].id, "A").await, Ok(json!(1)));
+    assert_eq!(config_at(&storage, history[1].id, "other").await, Ok(json!(0)));
+    let nobody = RevisionId::from_bytes([1; 20]);
+    assert_eq!(config_at(&storage, nobody, "A").await, Err(ErrorKind::NotFound));
+    let error = backend.history(RecordKind::Config, &key("never"), 9).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(backend.head().unwrap().unwrap().to_string(), git(backend.path(), &["rev-parse", "HEAD"]).trim());
+}
+
+#[tokio::test]
+async fn a_revision_is_reverted() {
+    let base = TempDir::new().unwrap();
+    let path = base.path().join("store");
+    let storage = open(&path).await.unwrap();
+    let backend = storage.backend().clone();
+    storage.set_config("a", json!(1)).await.unwrap();
+    let records: Vec<_> = ["a", "b"]
+        .map(|name| Record::Config { key: key(name), value: json!([2]).try_into().unwrap() })
+        .to_vec();
+    gateway_storage::Exportable::import(&backend, &records).await.unwrap().complete().unwrap();
+    let revision = backend.head().unwrap().unwrap();
+
+    let undone = backend.revert(revision).await.unwrap();
+    assert_eq!(Some(undone), backend.head().unwrap());
+    assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1));
+    assert_eq!(storage.get_config("b").await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(git(&path, &["log", "-1", "--format=%s"]).starts_with(&format!("revert {revision}: 2 files")));
+    assert_eq!(backend.revert(revision).await.unwrap(), undone, "twice is once");
+    assert_eq!(commits(&path), 3);
+
+    // Undoing what was undone brings it back.
+    backend.revert(undone).await.unwrap();
+    assert_eq!(storage.get_config("b").await.unwrap().value(), &json!([2]));
+    storage.set_config("b", json!(3)).await.unwrap();
+    let error = backend.revert(revision).await.unwrap_err();
+    assert_eq!((error.kind(), error.key()), (ErrorKind::Conflict, Some(&key("b"))));
+    assert_eq!(storage.get_config("a").await.unwrap().value(), &json!([2]), "all or none");
+    let error = backend.revert(RevisionId::from_bytes([1; 20])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    storage.close().await.unwrap();
+    is_clean(&path);
+}

@@ -1,0 +1,68 @@
+//! The Git backend's own promises, looked at with the real `git`.
+
+mod crash;
+mod history;
+mod opens;
+mod shared;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use gateway_storage::{Error, Git, GitConfig, GitSync, Storage};
+
+/// As the program that is killed, if it is asked to be; else as tests.
+#[test]
+fn writes_until_it_is_killed() {
+    if let Some(path) = std::env::var_os(crash::WRITER) {
+        crash::write(Path::new(&path));
+    }
+}
+
+fn config(path: impl Into<PathBuf>) -> GitConfig {
+    GitConfig::new(path)
+}
+
+async fn open(path: impl Into<PathBuf>) -> Result<Storage<Git>, Error> {
+    Storage::open(config(path)).await
+}
+
+/// A clone of a remote: nothing happens by itself, but that writes are sent.
+fn clone_of(remote: &Path, path: impl Into<PathBuf>) -> GitConfig {
+    let mut config = config(path);
+    config.remote = Some(remote.to_str().unwrap().to_owned());
+    (config.pull, config.push) = (GitSync::Interval, GitSync::Write);
+    config.interval = std::time::Duration::from_secs(3600);
+    config
+}
+
+/// Runs git, which must succeed, and gives what it says.
+#[track_caller]
+fn git(path: &Path, arguments: &[&str]) -> String {
+    let mut command = Command::new("git");
+    // Neither this machine's settings nor its user.
+    command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null").env("LC_ALL", "C");
+    for who in ["GIT_AUTHOR", "GIT_COMMITTER"] {
+        command.env(format!("{who}_NAME"), "A Person").env(format!("{who}_EMAIL"), "person@example.com");
+    }
+    let output = command.arg("-C").arg(path).args(arguments).output().expect("git is installed");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "git {arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// That git finds nothing wrong, and nothing to commit.
+#[track_caller]
+fn is_clean(path: &Path) {
+    git(path, &["fsck", "--strict", "--no-dangling"]);
+    assert_eq!(git(path, &["status", "--porcelain"]), "");
+}
+
+fn commits(path: &Path) -> usize {
+    git(path, &["rev-list", "--count", "HEAD"]).trim().parse().unwrap()
+}
+
+fn bare(path: &Path) {
+    git(path.parent().unwrap(), &["init", "--quiet", "--bare", "-b", "main", path.to_str().unwrap()]);
+}

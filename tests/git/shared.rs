@@ -1,0 +1,248 @@
+//! Clones of one remote, in turn and at once.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use gateway_storage::{ErrorKind, Git, GitConfig, GitSync, Key, Outcome, Storage};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{bare, clone_of, commits, git, is_clean};
+
+struct Clones {
+    base: TempDir,
+}
+
+impl Clones {
+    fn new() -> Self {
+        let base = TempDir::new().unwrap();
+        bare(&base.path().join("remote.git"));
+        Self { base }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.base.path().join(name)
+    }
+
+    fn config(&self, name: &str) -> GitConfig {
+        clone_of(&self.at("remote.git"), self.at(name))
+    }
+
+    async fn open(&self, name: &str) -> Storage<Git> {
+        Storage::open(self.config(name)).await.unwrap()
+    }
+
+    fn head(&self, name: &str) -> String {
+        git(&self.at(name), &["rev-parse", "main"])
+    }
+
+    fn are_in_order(&self, names: &[&str]) {
+        for name in names {
+            is_clean(&self.at(name));
+            assert_eq!(self.head(name), self.head("remote.git"), "{name}");
+        }
+        git(&self.at("remote.git"), &["fsck", "--strict"]);
+    }
+}
+
+async fn value(on: &Storage<Git>, key: &str) -> serde_json::Value {
+    on.get_config(key).await.unwrap().value().clone()
+}
+
+#[tokio::test]
+async fn in_turn() {
+    let clones = Clones::new();
+    let (one, other) = (clones.open("one").await, clones.open("other").await);
+    for step in 0..5 {
+        one.set_config(format!("one-{step}"), json!(step)).await.unwrap();
+        // It knows nothing of that, and is put on top of it.
+        other.set_config(format!("other-{step}"), json!(step)).await.unwrap();
+        assert_eq!(value(&other, &format!("one-{step}")).await, json!(step));
+    }
+    one.backend().pull().await.unwrap();
+    assert_eq!(one.list_configs().await.unwrap(), other.list_configs().await.unwrap());
+    assert_eq!(commits(&clones.at("one")), 10);
+    for storage in [one, other] {
+        storage.close().await.unwrap();
+    }
+    clones.are_in_order(&["one", "other"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_once() {
+    let clones = Clones::new();
+    let names = ["one", "other", "third"];
+    let mut writers = Vec::new();
+    for name in names {
+        let storage = clones.open(name).await.with_deadline(Duration::from_secs(60));
+        writers.push(tokio::spawn(async move {
+            for step in 0..15 {
+                storage.set_config(format!("{name}-{step}"), json!(step)).await.unwrap();
+            }
+            storage
+        }));
+    }
+    let mut opened = Vec::new();
+    for writer in writers {
+        opened.push(writer.await.unwrap());
+    }
+    for storage in &opened {
+        storage.backend().pull().await.unwrap();
+        assert_eq!(storage.list_configs().await.unwrap().len(), 45, "nobody's write is lost");
+    }
+    for storage in opened {
+        storage.close().await.unwrap();
+    }
+    assert_eq!(commits(&clones.at("remote.git")), 45);
+    clones.are_in_order(&names);
+}
+
+#[tokio::test]
+async fn the_same_record_on_both_sides_is_a_conflict() {
+    let clones = Clones::new();
+    let (one, other) = (clones.open("one").await, clones.open("other").await);
+    one.set_config("Key", json!(1)).await.unwrap();
+    other.backend().pull().await.unwrap();
+    one.set_config("Key", json!(2)).await.unwrap();
+    let theirs = clones.head("one").trim().to_owned();
+    let before = clones.head("other");
+
+    let error = other.set_config("Key", json!(3)).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Conflict, Outcome::NotApplied));
+    assert_eq!(error.key().unwrap().as_str(), "Key");
+    let message = error.to_string();
+    let own = message.split(' ').nth(1).unwrap();
+    assert!(message.contains(&theirs) && own != theirs, "{message}");
+    assert_eq!(git(&clones.at("other"), &["show", &format!("{own}:config/Key~8.json")]), "3\n");
+    assert!(!message.contains("Key"));
+    // Nothing here has changed.
+    assert_eq!(clones.head("other"), before);
+    assert_eq!(value(&other, "Key").await, json!(1));
+    is_clean(&clones.at("other"));
+
+    other.backend().pull().await.unwrap();
+    assert_eq!(value(&other, "Key").await, json!(2));
+    other.set_config("Key", json!(3)).await.unwrap();
+    // The same change on both sides is none.
+    one.set_config("Key", json!(3)).await.unwrap();
+    for storage in [one, other] {
+        storage.backend().pull().await.unwrap();
+        storage.close().await.unwrap();
+    }
+    clones.are_in_order(&["one", "other"]);
+}
+
+#[tokio::test]
+async fn what_is_written_offline_is_kept_and_sent_later() {
+    let clones = Clones::new();
+    let mut config = clones.config("one");
+    config.interval = Duration::from_millis(100);
+    let one = Storage::<Git>::open(config).await.unwrap();
+    one.set_config("a", json!(1)).await.unwrap();
+    let other = clones.open("other").await;
+
+    fs::rename(clones.at("remote.git"), clones.at("away")).unwrap();
+    one.set_config("b", json!(2)).await.unwrap();
+    one.set_config("c", json!(3)).await.unwrap();
+    let stats = one.stats().await.unwrap();
+    assert_eq!((&stats.details["ahead"], &stats.details["behind"]), (&json!(2), &json!(0)));
+    assert!(stats.details["warnings"][0].as_str().unwrap().contains("the remote can't be reached"), "{stats:?}");
+    assert_eq!(one.backend().push().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    fs::rename(clones.at("away"), clones.at("remote.git")).unwrap();
+    other.set_config("d", json!(4)).await.unwrap();
+
+    let mut waited = 0;
+    while one.stats().await.unwrap().details["ahead"] != json!(0) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        waited += 1;
+        assert!(waited < 1000, "it is never sent: {:?}", one.stats().await.unwrap());
+    }
+    assert_eq!(value(&one, "d").await, json!(4));
+    other.backend().pull().await.unwrap();
+    assert_eq!(other.list_configs().await.unwrap().len(), 4);
+    for storage in [one, other] {
+        storage.close().await.unwrap();
+    }
+    clones.are_in_order(&["one", "other"]);
+}
+
+#[tokio::test]
+async fn a_conflict_of_what_was_written_offline_stays_until_a_person_ends_it() {
+    let clones = Clones::new();
+    let mut config = clones.config("one");
+    (config.pull, config.push) = (GitSync::Manual, GitSync::Manual);
+    let one = Storage::<Git>::open(config.clone()).await.unwrap();
+    one.set_config("a", json!(1)).await.unwrap();
+    one.set_config("b", json!(1)).await.unwrap();
+    let other = clones.open("other").await;
+    other.set_config("b", json!(2)).await.unwrap();
+    let before = clones.head("one");
+    for error in [one.backend().pull().await, one.backend().push().await] {
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Conflict);
+    }
+    assert_eq!(clones.head("one"), before);
+    assert_eq!(value(&one, "b").await, json!(1));
+    one.set_config("c", json!(1)).await.unwrap();
+    let stats = one.stats().await.unwrap();
+    assert_eq!((&stats.details["ahead"], &stats.details["behind"]), (&json!(3), &json!(1)));
+    one.set_config("b", json!(2)).await.unwrap();
+    one.backend().push().await.unwrap();
+    other.backend().pull().await.unwrap();
+    assert_eq!(other.list_configs().await.unwrap().len(), 3);
+    for storage in [one, other] {
+        storage.close().await.unwrap();
+    }
+    clones.are_in_order(&["one", "other"]);
+}
+
+#[tokio::test]
+async fn others_files_come_along() {
+    let clones = Clones::new();
+    let one = clones.open("one").await;
+    one.set_config("a", json!(1)).await.unwrap();
+    git(clones.base.path(), &["clone", "--quiet", "remote.git", "person"]);
+    let person = clones.at("person");
+    fs::create_dir(person.join("docs")).unwrap();
+    fs::write(person.join("docs/README.md"), "text").unwrap();
+    fs::write(person.join("config/b.json"), "{}").unwrap();
+    git(&person, &["add", "."]);
+    git(&person, &["commit", "--quiet", "-m", "by hand"]);
+    git(&person, &["push", "--quiet"]);
+    one.set_config("c", json!(1)).await.unwrap();
+    assert_eq!(value(&one, "b").await, json!({}));
+    assert_eq!(fs::read_to_string(clones.at("one").join("docs/README.md")).unwrap(), "text");
+    one.close().await.unwrap();
+    clones.are_in_order(&["one"]);
+}
+
+#[tokio::test]
+async fn a_damaged_record_of_others_is_not_taken_over() {
+    let clones = Clones::new();
+    let one = clones.open("one").await;
+    one.set_config("a", json!(1)).await.unwrap();
+    git(clones.base.path(), &["clone", "--quiet", "remote.git", "person"]);
+    let person = clones.at("person");
+    fs::write(person.join("config/a.json"), "{ broken").unwrap();
+    git(&person, &["commit", "--quiet", "-am", "by hand"]);
+    git(&person, &["push", "--quiet"]);
+    let before = clones.head("one");
+    let error = one.backend().pull().await.unwrap_err();
+    assert_eq!((error.kind(), error.key()), (ErrorKind::Corrupt, Some(&Key::new("a").unwrap())));
+    assert_eq!(clones.head("one"), before);
+    assert_eq!(value(&one, "a").await, json!(1));
+}
+
+#[tokio::test]
+async fn a_missing_remote_is_unavailable_unless_there_is_a_clone() {
+    let clones = Clones::new();
+    clones.open("one").await.set_config("a", json!(1)).await.unwrap();
+    fs::remove_dir_all(clones.at("remote.git")).unwrap();
+    assert_eq!(value(&clones.open("one").await, "a").await, json!(1));
+    let error = Storage::<Git>::open(clones.config("new")).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+    let alone = clones.open("one").await;
+    alone.close().await.unwrap();
+    let mut config = clones.config("one");
+    config.remote = None;
+    let error = Storage::<Git>::open(config).await.unwrap().backend().pull().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidValue);
+}
