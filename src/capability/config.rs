@@ -8,7 +8,7 @@ use crate::{Backend, ConfigValue, Key, Result, capability};
 #[capability]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot store configuration",
-    note = "backends that store configuration: `File`, `Memory`, `MongoDb`, `Postgres`, `Redis`"
+    note = "backends that store configuration: `File`, `Git`, `Memory`, `MongoDb`, `Postgres`, `Redis`"
 )]
 pub trait ConfigStore: Backend {
     /// Reads one value.

@@ -6,7 +6,7 @@ use crate::{Backend, BatchReport, Credential, Found, Key, Result, capability};
 #[capability]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot store credentials",
-    note = "backends that store credentials: `File`, `Memory`, `MongoDb`, `Postgres`, `Redis`"
+    note = "backends that store credentials: `File`, `Git`, `Memory`, `MongoDb`, `Postgres`, `Redis`"
 )]
 pub trait CredentialStore: Backend {
     /// Reads one credential.
@@ -43,7 +43,7 @@ pub trait CredentialStore: Backend {
     ///
     /// - One bad item does not stop the others; the report names each failure.
     /// - Of several items under one id the last one stays, and all of them count as succeeded.
-    /// - All-or-nothing only where the backend says so (`File`, `Memory`): elsewhere use a transaction.
+    /// - All-or-nothing only where the backend says so (`File`, `Git`, `Memory`): elsewhere use a transaction.
     #[operation(write, replayable, batch = credentials)]
     fn set_credentials(
         &self,

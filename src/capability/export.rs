@@ -8,13 +8,13 @@ use crate::{Backend, BatchReport, Record, Result, capability};
 #[capability]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be exported or imported",
-    note = "backends that export and import: `File`, `Memory`, `MongoDb`, `Postgres`, `Redis`"
+    note = "backends that export and import: `File`, `Git`, `Memory`, `MongoDb`, `Postgres`, `Redis`"
 )]
 pub trait Exportable: Backend {
     /// Streams every credential, then every config value, then every counter, each sorted by key (and field).
     ///
     /// - Ends after the first error.
-    /// - Writes may go on; `File` and `Memory` export the store as it was when the stream was made, `Postgres` and
+    /// - Writes may go on; `File`, `Git` and `Memory` export the store as it was when the stream was made, `Postgres` and
     ///   `MongoDb` (but on a standalone server) as it was when the stream was first asked for a record.
     #[operation(read)]
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send;

@@ -6,7 +6,7 @@ use crate::{Backend, PoolStats, Result, capability};
 #[capability]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no connection pool",
-    note = "backends with one: `MongoDb`, `Postgres`, `Redis`; `File` and `Memory` are in this process and have none"
+    note = "backends with one: `MongoDb`, `Postgres`, `Redis`; `File`, `Git` and `Memory` are in this process and have none"
 )]
 pub trait Pooled: Backend {
     /// Counts the pool's connections and the callers that wait for one.

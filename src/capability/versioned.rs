@@ -6,10 +6,7 @@ use crate::{Backend, Key, Record, RecordKind, Result, Revision, RevisionId, capa
 ///
 /// So what was deleted is not gone: a credential that must not be found any more has to be revoked where it was issued.
 #[capability]
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` keeps no history",
-    note = "backends that keep one: `Git`"
-)]
+#[diagnostic::on_unimplemented(message = "`{Self}` keeps no history", note = "backends that keep one: `Git`")]
 pub trait Versioned: Backend {
     /// Lists the changes of one record, newest first, at most `limit`.
     ///

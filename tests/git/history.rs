@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use gateway_storage::{Git, Key, Record, RecordKind, RevisionId, Versioned, ErrorKind, Storage};
+use gateway_storage::{ErrorKind, Git, Key, Record, RecordKind, RevisionId, Storage, Versioned};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -37,10 +37,17 @@ async fn a_record_has_a_history() {
     let backend = storage.backend();
     let history = backend.history(RecordKind::Config, &key("A"), 100).await.unwrap();
     assert_eq!(history.iter().map(|revision| revision.is_deleted).collect::<Vec<_>>(), [true, false, false]);
-    assert!(history.iter().all(|revision| revision.author == "Jo \"J\" O'Neil" && revision.email == "jo@example.com"));
+    assert!(
+        history
+            .iter()
+            .all(|revision| revision.author == "Jo \"J\" O'Neil" && revision.email == "jo@example.com")
+    );
     assert!(history.iter().all(|revision| revision.time >= before && revision.time <= SystemTime::now()));
     let wanted = git(backend.path(), &["log", "--format=%H", "--", "config/A~8.json"]);
-    assert_eq!(history.iter().map(|revision| revision.id.to_string()).collect::<Vec<_>>(), wanted.lines().collect::<Vec<_>>());
+    assert_eq!(
+        history.iter().map(|revision| revision.id.to_string()).collect::<Vec<_>>(),
+        wanted.lines().collect::<Vec<_>>()
+    );
     assert_eq!(backend.history(RecordKind::Config, &key("A"), 1).await.unwrap(), history[..1]);
 
     assert_eq!(config_at(&storage, history[0].id, "A").await, Err(ErrorKind::NotFound));
@@ -51,7 +58,10 @@ async fn a_record_has_a_history() {
     assert_eq!(config_at(&storage, nobody, "A").await, Err(ErrorKind::NotFound));
     let error = backend.history(RecordKind::Config, &key("never"), 9).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert_eq!(backend.head().unwrap().unwrap().to_string(), git(backend.path(), &["rev-parse", "HEAD"]).trim());
+    assert_eq!(
+        backend.head().unwrap().unwrap().to_string(),
+        git(backend.path(), &["rev-parse", "HEAD"]).trim()
+    );
 }
 
 #[tokio::test]

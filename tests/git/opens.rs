@@ -40,13 +40,21 @@ async fn missing_and_empty_directories_become_repositories_that_people_can_read(
         assert_eq!(commits(&path), 4, "a write that changes nothing makes no commit");
         let log = git(&path, &["log", "--format=%an <%ae>: %s", "--reverse"]);
         let by = "gateway-storage <gateway-storage@localhost>: ";
-        let wanted = ["set config/retries.json", "set credentials/Alice~8.json", "set config/retries.json", "delete credentials/Alice~8.json"];
+        let wanted = [
+            "set config/retries.json",
+            "set credentials/Alice~8.json",
+            "set config/retries.json",
+            "delete credentials/Alice~8.json",
+        ];
         assert_eq!(log.lines().collect::<Vec<_>>(), wanted.map(|line| format!("{by}{line}")));
         let change = git(&path, &["log", "-p", "-1", "--format=", "HEAD~1"]);
         assert!(change.contains("-  \"b\": 1\n+  \"b\": 2\n"), "{change}");
         let messages = git(&path, &["log", "--format=%B"]);
         assert!(!messages.contains("ya29"));
-        assert_eq!(fs::read_to_string(path.join("config/retries.json")).unwrap(), "{\n  \"a\": [],\n  \"b\": 2\n}\n");
+        assert_eq!(
+            fs::read_to_string(path.join("config/retries.json")).unwrap(),
+            "{\n  \"a\": [],\n  \"b\": 2\n}\n"
+        );
         assert!(!path.join("credentials").exists());
         assert_eq!(mode(&path.join("config/retries.json")), 0o600);
         for private in [path.clone(), path.join(".git"), path.join("config")] {
@@ -104,7 +112,11 @@ async fn what_else_is_in_a_repository_is_left_alone() {
     let status = git(path, &["status", "--porcelain"]);
     assert_eq!(status, " M README.md\nA  staged\n?? untracked\n");
     assert_eq!(fs::read_to_string(path.join("README.md")).unwrap(), "changed");
-    assert_eq!(git(path, &["show", "--stat", "--format=", "HEAD"]).lines().count(), 2, "one file and the sum");
+    assert_eq!(
+        git(path, &["show", "--stat", "--format=", "HEAD"]).lines().count(),
+        2,
+        "one file and the sum"
+    );
     assert!(!path.join("hooked").exists() && !path.join("filtered").exists());
     assert!(path.join("credentials/notes.txt").exists());
 }
@@ -135,7 +147,10 @@ async fn changes_that_are_in_no_commit_are_refused_and_not_touched() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "3\n");
     assert_eq!(git(&path, &["show", "HEAD:config/a.json"]), "4\n");
     let stats = storage.stats().await.unwrap();
-    assert!(stats.details["warnings"][0].as_str().unwrap().starts_with("1 files of the work tree"), "{stats:?}");
+    assert!(
+        stats.details["warnings"][0].as_str().unwrap().starts_with("1 files of the work tree"),
+        "{stats:?}"
+    );
     storage.close().await.unwrap();
     assert_eq!(git(&path, &["status", "--porcelain"]), " M config/a.json\n");
     git(&path, &["commit", "--quiet", "-am", "by hand"]);
@@ -283,7 +298,10 @@ async fn ten_thousand_credentials_are_one_commit() {
     assert_eq!(storage.set_credentials(&items).await.unwrap().succeeded, 10_000);
     println!("a batch of 10,000 credentials took {:?}", begun.elapsed());
     assert_eq!(commits(&path), 1);
-    assert!(git(&path, &["log", "-1", "--format=%B"]).starts_with("set credentials: 10000 files\n\nset credentials/"));
+    assert!(
+        git(&path, &["log", "-1", "--format=%B"])
+            .starts_with("set credentials: 10000 files\n\nset credentials/")
+    );
     let loose = git(&path, &["count-objects"]);
     assert!(loose.starts_with("0 objects"), "they are in one pack: {loose}");
     let begun = std::time::Instant::now();
@@ -319,7 +337,10 @@ async fn a_repository_of_the_go_program_is_taken_over() {
     let path = base.path();
     git(path, &["init", "--quiet", "-b", "master"]);
     for (file, text) in [
-        ("credentials/account-001.json", "{\n  \"access_token\": \"at-1\",\n  \"scopes\": [\n    \"openid\"\n  ]\n}\n"),
+        (
+            "credentials/account-001.json",
+            "{\n  \"access_token\": \"at-1\",\n  \"scopes\": [\n    \"openid\"\n  ]\n}\n",
+        ),
         ("credentials/Team-001.json", "{\n  \"ID\": \"Team-001\",\n  \"HealthScore\": 0.483\n}\n"),
         ("config/assembly_plan:nightly.json", "{\n  \"version\": 2\n}"),
         ("config/greeting.json", "plain string, 中文"),
@@ -382,7 +403,12 @@ async fn a_fresh_clone_an_empty_remote_and_an_empty_directory() {
     // An empty directory, and a remote that has something.
     fs::create_dir(at("third")).unwrap();
     let third = Storage::<Git>::open(clone_of(&at("remote.git"), at("third"))).await.unwrap();
-    let configs: Vec<Value> = ConfigStore::list_configs(third.backend()).await.unwrap().values().map(|value| value.value().clone()).collect();
+    let configs: Vec<Value> = ConfigStore::list_configs(third.backend())
+        .await
+        .unwrap()
+        .values()
+        .map(|value| value.value().clone())
+        .collect();
     assert_eq!(configs, [json!(1), json!(2)]);
     third.close().await.unwrap();
     // A clone that git made of a remote without anything.

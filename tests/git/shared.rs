@@ -145,7 +145,10 @@ async fn what_is_written_offline_is_kept_and_sent_later() {
     one.set_config("c", json!(3)).await.unwrap();
     let stats = one.stats().await.unwrap();
     assert_eq!((&stats.details["ahead"], &stats.details["behind"]), (&json!(2), &json!(0)));
-    assert!(stats.details["warnings"][0].as_str().unwrap().contains("the remote can't be reached"), "{stats:?}");
+    assert!(
+        stats.details["warnings"][0].as_str().unwrap().contains("the remote can't be reached"),
+        "{stats:?}"
+    );
     assert_eq!(one.backend().push().await.unwrap_err().kind(), ErrorKind::Unavailable);
     fs::rename(clones.at("away"), clones.at("remote.git")).unwrap();
     other.set_config("d", json!(4)).await.unwrap();

@@ -8,10 +8,21 @@ use std::{
     time::Duration,
 };
 
-use git2::{Cred, CredentialType, Direction, ErrorCode, FetchOptions, Oid, PushOptions, RemoteCallbacks, Repository};
+use git2::{
+    ConfigLevel, Cred, CredentialType, Direction, ErrorCode, FetchOptions, ObjectType, Odb, Oid, PushOptions,
+    RemoteCallbacks, Repository, Sort,
+};
 
-use super::{GitConfig, failure::failed, options::local_path, place::Place};
+use super::{
+    GitConfig,
+    failure::failed,
+    options::local_path,
+    place::{OURS, Place},
+};
 use crate::{Error, ErrorKind, Result};
+
+/// From so many files on, what is sent is one pack.
+const PACKED: usize = 100;
 
 /// What became of commits that were sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +70,13 @@ impl Courier {
         let repository = Place::reopen(path)?;
         let (errands, waiting) = channel();
         let route = Route { repository, remote, config: config.clone() };
-        thread::Builder::new().name("gateway-storage-git-remote".into()).spawn(move || route.run(&waiting)).map_err(
-            |error| {
-                Error::new(ErrorKind::Unavailable, "the thread for the remote can't be started").with_source(error)
-            },
-        )?;
+        thread::Builder::new()
+            .name("gateway-storage-git-remote".into())
+            .spawn(move || route.run(&waiting))
+            .map_err(|error| {
+            Error::new(ErrorKind::Unavailable, "the thread for the remote can't be started")
+                .with_source(error)
+        })?;
         Ok(Self { errands, patience: config.remote_timeout })
     }
 
@@ -130,7 +143,8 @@ impl Route {
             let mut remote = self.repository.remote_anonymous(&self.remote)?;
             let reference = self.config.reference();
             let mut connection = remote.connect_auth(Direction::Fetch, Some(self.callbacks()), None)?;
-            let tip = connection.list()?.iter().find(|head| head.name() == reference).map(git2::RemoteHead::oid);
+            let tip =
+                connection.list()?.iter().find(|head| head.name() == reference).map(git2::RemoteHead::oid);
             let Some(tip) = tip else { return Ok(None) };
             if self.repository.refname_to_id(&self.config.tracking()).ok() != Some(tip) {
                 let mut options = FetchOptions::new();
@@ -147,10 +161,13 @@ impl Route {
     /// Into a repository of this machine. libgit2's own way there moves the branch whatever it has become since.
     fn push_here(&self, path: &Path, commit: Oid, expected: Option<Oid>) -> Result<Sent> {
         let there = Repository::open(path).map_err(unreached)?;
+        let mut settings = there.config().map_err(unreached)?;
+        let ours = self.repository.path().join(OURS).join("config");
+        settings.add_file(&ours, ConfigLevel::App, true).map_err(unreached)?;
         let reference = self.config.reference();
-        let is_checked_out = there.find_reference("HEAD").is_ok_and(|head| {
-            head.symbolic_target().ok().flatten() == Some(reference.as_str())
-        });
+        let is_checked_out = there
+            .find_reference("HEAD")
+            .is_ok_and(|head| head.symbolic_target().ok().flatten() == Some(reference.as_str()));
         if !there.is_bare() && is_checked_out {
             return Err(Error::new(
                 ErrorKind::Denied,
@@ -162,19 +179,25 @@ impl Route {
                 return Ok(Sent::Rejected);
             }
             let mut walk = self.repository.revwalk()?;
+            walk.set_sorting(Sort::TOPOLOGICAL | Sort::REVERSE)?;
             walk.push(commit)?;
             expected.map_or(Ok(()), |expected| walk.hide(expected))?;
-            let mut pack = self.repository.packbuilder()?;
-            pack.set_threads(1);
-            pack.insert_walk(&mut walk)?;
-            if pack.object_count() > 0 {
+            if differ(&self.repository, expected, commit)? < PACKED {
+                let store = there.odb()?;
+                walk.into_iter().try_for_each(|commit| copy(&self.repository, &store, commit?))?;
+            } else {
+                let mut pack = self.repository.packbuilder()?;
+                pack.set_threads(1);
+                pack.insert_walk(&mut walk)?;
                 pack.write(&there.commondir().join("objects/pack"), 0o444)?;
                 there.odb()?.refresh()?;
             }
             let before = expected.unwrap_or(Oid::ZERO_SHA1);
             match there.reference_matching(&reference, commit, true, before, "push") {
                 Ok(_) => Ok(Sent::Accepted),
-                Err(error) if [ErrorCode::Modified, ErrorCode::Locked].contains(&error.code()) => Ok(Sent::Rejected),
+                Err(error) if [ErrorCode::Modified, ErrorCode::Locked].contains(&error.code()) => {
+                    Ok(Sent::Rejected)
+                }
                 Err(error) => Err(error),
             }
         };
@@ -240,6 +263,43 @@ impl Route {
             .or_else(|| token_env.as_ref().and_then(|name| std::env::var(name).ok()))
             .or_else(|| token_file.as_ref().and_then(from_file))
     }
+}
+
+/// How many files two commits have differently.
+fn differ(repository: &Repository, old: Option<Oid>, new: Oid) -> Result<usize, git2::Error> {
+    let tree = |id: Oid| repository.find_commit(id)?.tree();
+    let old = old.map(tree).transpose()?;
+    Ok(repository.diff_tree_to_tree(old.as_ref(), Some(&tree(new)?), None)?.deltas().len())
+}
+
+/// Copies a commit whose parents are there already, and what it holds.
+fn copy(from: &Repository, to: &Odb<'_>, commit: Oid) -> Result<(), git2::Error> {
+    copy_tree(from, to, from.find_commit(commit)?.tree_id())?;
+    copy_object(from, to, commit)
+}
+
+/// Whatever is there has all that it holds there, too: so the tree itself comes last.
+fn copy_tree(from: &Repository, to: &Odb<'_>, tree: Oid) -> Result<(), git2::Error> {
+    if to.exists(tree) {
+        return Ok(());
+    }
+    for entry in from.find_tree(tree)?.iter() {
+        match entry.kind() {
+            Some(ObjectType::Tree) => copy_tree(from, to, entry.id())?,
+            Some(ObjectType::Blob) => copy_object(from, to, entry.id())?,
+            _ => {}
+        }
+    }
+    copy_object(from, to, tree)
+}
+
+fn copy_object(from: &Repository, to: &Odb<'_>, id: Oid) -> Result<(), git2::Error> {
+    if !to.exists(id) {
+        let store = from.odb()?;
+        let object = store.read(id)?;
+        to.write(object.kind(), object.data())?;
+    }
+    Ok(())
 }
 
 #[cold]

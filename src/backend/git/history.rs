@@ -6,8 +6,7 @@ use git2::{Commit, ErrorCode, Oid, Repository, Sort, Tree};
 
 use super::{Git, failure::failed, ledger::changes, name, place::Place, state::Files};
 use crate::{
-    Error, ErrorKind, Key, Record, RecordKind, Result, Revision, RevisionId, Versioned,
-    error::Kind,
+    Error, ErrorKind, Key, Record, RecordKind, Result, Revision, RevisionId, Versioned, error::Kind,
 };
 
 fn missing(kind: RecordKind) -> Error {
@@ -41,7 +40,11 @@ fn find(repository: &Repository, head: Option<Oid>, revision: RevisionId) -> Res
         Err(error) if error.code() == ErrorCode::NotFound => return Err(unknown()),
         commit => commit.map_err(unread)?,
     };
-    if head == id || repository.graph_descendant_of(head, id).map_err(unread)? { Ok(commit) } else { Err(unknown()) }
+    if head == id || repository.graph_descendant_of(head, id).map_err(unread)? {
+        Ok(commit)
+    } else {
+        Err(unknown())
+    }
 }
 
 /// What a commit has of one record.
@@ -80,8 +83,10 @@ fn history(
         for id in walk {
             let commit = repository.find_commit(id?)?;
             let directory = lookup.directory(&commit)?;
-            let parents = commit.parents().map(|parent| lookup.directory(&parent)).collect::<Result<Vec<_>, _>>()?;
-            let is_untouched = if parents.is_empty() { directory.is_none() } else { parents.contains(&directory) };
+            let parents =
+                commit.parents().map(|parent| lookup.directory(&parent)).collect::<Result<Vec<_>, _>>()?;
+            let is_untouched =
+                if parents.is_empty() { directory.is_none() } else { parents.contains(&directory) };
             if is_untouched {
                 continue;
             }
@@ -123,8 +128,12 @@ impl Git {
         let (path, head) = (self.store.path.clone(), self.state()?.head);
         let read = tokio::task::spawn_blocking(move || work(&Place::reopen(&path)?, head));
         match tokio::time::timeout(self.deadline, read).await {
-            Ok(done) => done.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "reading the history panicked"))),
-            Err(_) => Err(Error::new(ErrorKind::Timeout, "the deadline passed while the history was being read")),
+            Ok(done) => {
+                done.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "reading the history panicked")))
+            }
+            Err(_) => {
+                Err(Error::new(ErrorKind::Timeout, "the deadline passed while the history was being read"))
+            }
         }
     }
 }
@@ -160,12 +169,16 @@ impl Versioned for Git {
             let (id, parent) = {
                 let commit = find(writer.repository(), head, revision)?;
                 if commit.parent_count() > 1 {
-                    return Err(super::failure::refused("a merge can't be reverted: revert the commits that it brought"));
+                    return Err(super::failure::refused(
+                        "a merge can't be reverted: revert the commits that it brought",
+                    ));
                 }
                 (commit.id(), commit.parent_ids().next())
             };
             let undone = changes(writer.repository(), parent, Some(id))?;
-            writer.commit(&format!("revert {id}"), |draft| undone.iter().try_for_each(|change| draft.undo(change)))?;
+            writer.commit(&format!("revert {id}"), |draft| {
+                undone.iter().try_for_each(|change| draft.undo(change))
+            })?;
             writer.snapshot().head.map(id_of).ok_or_else(unknown)
         })
         .await

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use git2::{
-    Commit, Delta, DiffOptions, ErrorCode, FileMode, ObjectType, Oid, Repository, Signature, Tree, TreeWalkMode,
-    build::TreeUpdateBuilder,
+    Commit, Delta, DiffOptions, ErrorCode, FileMode, ObjectType, Oid, Repository, Signature, Tree,
+    TreeWalkMode, build::TreeUpdateBuilder,
 };
 
 use super::{
@@ -112,7 +112,8 @@ impl Ledger {
     }
 
     fn signature(&self) -> Result<Signature<'static>> {
-        Signature::now(&self.author.0, &self.author.1).map_err(|error| failed("the author can't be named", error))
+        Signature::now(&self.author.0, &self.author.1)
+            .map_err(|error| failed("the author can't be named", error))
     }
 
     /// Makes a commit of these changes, if they are any. The branch does not move yet.
@@ -174,10 +175,9 @@ impl Ledger {
         let from = from.unwrap_or(Oid::ZERO_SHA1);
         match self.repository.reference_matching(&self.reference, to, true, from, why) {
             Ok(_) => Ok(()),
-            Err(error) if [ErrorCode::Modified, ErrorCode::Locked].contains(&error.code()) => Err(Error::new(
-                ErrorKind::Busy,
-                "another program works on the branch at this moment",
-            )),
+            Err(error) if [ErrorCode::Modified, ErrorCode::Locked].contains(&error.code()) => {
+                Err(Error::new(ErrorKind::Busy, "another program works on the branch at this moment"))
+            }
             Err(error) => Err(failed("the branch can't be moved", error).with_outcome(Outcome::Unknown)),
         }
     }
@@ -197,7 +197,11 @@ pub(super) fn changes(repository: &Repository, old: Option<Oid>, new: Option<Oid
     read().map_err(|error| failed("two commits can't be compared", error))
 }
 
-fn compare(repository: &Repository, old: Option<&Tree<'_>>, new: Option<&Tree<'_>>) -> Result<Vec<Change>, git2::Error> {
+fn compare(
+    repository: &Repository,
+    old: Option<&Tree<'_>>,
+    new: Option<&Tree<'_>>,
+) -> Result<Vec<Change>, git2::Error> {
     let mut options = DiffOptions::new();
     options.skip_binary_check(true).ignore_submodules(true).disable_pathspec_match(true);
     let diff = repository.diff_tree_to_tree(old, new, Some(&mut options))?;
@@ -222,10 +226,7 @@ type Edit = (String, Option<Blob>);
 
 fn blobs(repository: &Repository, changes: &Changes) -> Result<Vec<Edit>, git2::Error> {
     let blob = |text: &Vec<u8>| repository.blob(text).map(|id| Blob { id, mode: FileMode::Blob });
-    changes
-        .iter()
-        .map(|(path, text)| Ok((path.clone(), text.as_ref().map(blob).transpose()?)))
-        .collect()
+    changes.iter().map(|(path, text)| Ok((path.clone(), text.as_ref().map(blob).transpose()?))).collect()
 }
 
 struct Made {
@@ -259,7 +260,8 @@ fn make(
         return Ok(None);
     }
     let parents: Vec<&Commit<'_>> = parent.iter().collect();
-    let commit = repository.commit(None, author, committer, message, &repository.find_tree(tree)?, &parents)?;
+    let commit =
+        repository.commit(None, author, committer, message, &repository.find_tree(tree)?, &parents)?;
     Ok(Some(Made { commit, tree }))
 }
 

@@ -234,7 +234,8 @@ impl Backend for Git {
             warnings.push(format!("{left} files of the work tree could not follow the branch: they hold changes that are in no commit"));
         }
         if is_behind {
-            warnings.push("another program holds the index: `git status` shows changes that are none".to_owned());
+            warnings
+                .push("another program holds the index: `git status` shows changes that are none".to_owned());
         }
         tell("warnings", json!(warnings));
         Ok(stats)
@@ -252,7 +253,8 @@ impl Open for Git {
         config.check()?;
         let opened = tokio::task::spawn_blocking(move || {
             let (deadline, wanted) = (config.deadline, config.clone());
-            let look = |writer: &Writer| (writer.state.clone(), writer.shared.clone(), writer.place.path.clone());
+            let look =
+                |writer: &Writer| (writer.state.clone(), writer.shared.clone(), writer.place.path.clone());
             let (worker, (state, shared, path)) = Worker::start(move || Writer::open(&wanted), look)?;
             Ok(Self { store: Arc::new(Store { state, shared, worker, path, config }), deadline })
         });

@@ -34,9 +34,15 @@ pub(super) fn encode(key: &Key) -> String {
         let is_escaped = match character {
             '.' => is_first,
             'a'..='z' | 'A'..='Z' => is_first && is_device(key),
-            '0'..='9' | '-' | '_' | '@' | '+' | '=' | ',' | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' => {
-                false
-            }
+            '0'..='9'
+            | '-'
+            | '_'
+            | '@'
+            | '+'
+            | '='
+            | ','
+            | '\u{3400}'..='\u{4dbf}'
+            | '\u{4e00}'..='\u{9fff}' => false,
             _ => true,
         };
         if is_escaped {
@@ -83,7 +89,9 @@ pub(super) fn decode(path: &str) -> Option<Key> {
 /// The kind and the key of a file in the repository.
 pub(super) fn record_of(path: &str) -> Option<(RecordKind, Key)> {
     let (directory, name) = path.split_once('/')?;
-    let kind = [RecordKind::Credential, RecordKind::Config].into_iter().find(|kind| kind.directory() == directory)?;
+    let kind = [RecordKind::Credential, RecordKind::Config]
+        .into_iter()
+        .find(|kind| kind.directory() == directory)?;
     Some((kind, decode(name)?))
 }
 
@@ -95,14 +103,12 @@ fn unescape(text: &str) -> Option<Key> {
 
 /// Which of the key's letters are capitals: a bit each, four a hexadecimal digit, without the zeros at the end.
 fn capitals(key: &str) -> Option<String> {
-    let letters: Vec<bool> = key
-        .bytes()
-        .filter(u8::is_ascii_alphabetic)
-        .map(|letter| letter.is_ascii_uppercase())
-        .collect();
+    let letters: Vec<bool> =
+        key.bytes().filter(u8::is_ascii_alphabetic).map(|letter| letter.is_ascii_uppercase()).collect();
     let last = letters.iter().rposition(|is_capital| *is_capital)?;
     let digits = letters[..=last].chunks(4).map(|bits| {
-        let value = bits.iter().enumerate().fold(0_u32, |value, (at, bit)| value | u32::from(*bit) << (3 - at));
+        let value =
+            bits.iter().enumerate().fold(0_u32, |value, (at, bit)| value | u32::from(*bit) << (3 - at));
         char::from_digit(value, 16).unwrap_or('0')
     });
     Some(digits.collect())
@@ -112,7 +118,8 @@ fn capitals(key: &str) -> Option<String> {
 fn is_device(key: &str) -> bool {
     let stem = key.split('.').next().unwrap_or(key).to_ascii_lowercase();
     let numbered = |name: &str| {
-        stem.strip_prefix(name).is_some_and(|number| number.len() == 1 && number.as_bytes()[0].is_ascii_digit())
+        stem.strip_prefix(name)
+            .is_some_and(|number| number.len() == 1 && number.as_bytes()[0].is_ascii_digit())
     };
     ["con", "prn", "aux", "nul"].contains(&stem.as_str()) || numbered("com") || numbered("lpt")
 }
@@ -181,7 +188,12 @@ mod tests {
     }
 
     fn key() -> impl Strategy<Value = String> {
-        prop_oneof!["[^\\p{Cc}]{1,40}", "[aAbB.%~/:]{1,12}", "(con|CON|Com1|\\.git)[.a]{0,2}", "[A团%]{60,80}"]
+        prop_oneof![
+            "[^\\p{Cc}]{1,40}",
+            "[aAbB.%~/:]{1,12}",
+            "(con|CON|Com1|\\.git)[.a]{0,2}",
+            "[A团%]{60,80}"
+        ]
     }
 
     proptest! {

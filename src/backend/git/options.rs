@@ -134,8 +134,11 @@ impl GitConfig {
             return Err(refused("the branch is not a name that Git allows"));
         }
         for text in [&self.author_name, &self.author_email] {
-            if text.trim().is_empty() || text.contains(|each: char| "<>".contains(each) || each.is_control()) {
-                return Err(refused("the author's name and address are not empty, and hold no `<`, `>` or control character"));
+            if text.trim().is_empty() || text.contains(|each: char| "<>".contains(each) || each.is_control())
+            {
+                return Err(refused(
+                    "the author's name and address are not empty, and hold no `<`, `>` or control character",
+                ));
             }
         }
         if let Some(remote) = &self.remote {
@@ -174,7 +177,9 @@ fn check_remote(remote: &str) -> Result<()> {
     let user = rest.split('/').next().and_then(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
     match (scheme, user) {
         ("https" | "http", Some(_)) => {
-            return Err(refused("the remote's URL names a user or a password: use `username` and `token_env`, `token_file` or `token`"));
+            return Err(refused(
+                "the remote's URL names a user or a password: use `username` and `token_env`, `token_file` or `token`",
+            ));
         }
         (_, Some(user)) if user.contains(':') => {
             return Err(refused("the remote's URL holds a password: use a key"));
@@ -191,7 +196,9 @@ fn check_remote(remote: &str) -> Result<()> {
     if is_known && !remote.is_empty() && !remote.contains(char::is_control) {
         Ok(())
     } else {
-        Err(refused("this build can't speak to such a remote: `https` needs the feature `git-https`, `ssh` the feature `git-ssh`"))
+        Err(refused(
+            "this build can't speak to such a remote: `https` needs the feature `git-https`, `ssh` the feature `git-ssh`",
+        ))
     }
 }
 
@@ -279,7 +286,10 @@ mod tests {
             ("git:", "a Git URL is `git:PATH`"),
             ("git:x?branch=a..b", "the branch is not a name that Git allows"),
             ("git:x?push=often", "the URL option `push` is `write`, `interval` or `manual`"),
-            ("git:x?token=secret", "the URL has an option that this backend does not know; its options: author_email,"),
+            (
+                "git:x?token=secret",
+                "the URL has an option that this backend does not know; its options: author_email,",
+            ),
             ("git:x?author_name=<", "the author's name and address are not empty,"),
             ("git:x?remote=https://ghp_secret@host/x", "the remote's URL names a user or a password:"),
             ("git:x?remote=https://a:secret@host/x", "the remote's URL names a user or a password:"),
@@ -317,7 +327,8 @@ mod tests {
 
     #[test]
     fn typed() {
-        let config: GitConfig = serde_json::from_str(r#"{ "path": "x", "pull": "manual", "interval": "1m" }"#).unwrap();
+        let config: GitConfig =
+            serde_json::from_str(r#"{ "path": "x", "pull": "manual", "interval": "1m" }"#).unwrap();
         assert_eq!((config.pull, config.interval), (GitSync::Manual, Duration::from_secs(60)));
         assert!(serde_json::from_str::<GitConfig>(r#"{"path":".","pth":1}"#).is_err());
     }

@@ -16,7 +16,7 @@ use super::{
 use crate::{Error, ErrorKind, Result};
 
 /// Our own folder in `.git`.
-const OURS: &str = "gateway-storage";
+pub(super) const OURS: &str = "gateway-storage";
 
 /// What we set for ourselves, over the repository's own settings. The system's and the user's are not read.
 fn settings(config: &GitConfig) -> String {
@@ -48,7 +48,10 @@ impl Place {
         let is_there = match fs::symlink_metadata(&path) {
             Ok(found) if found.is_dir() => true,
             Ok(found) if found.is_symlink() => {
-                return Err(refused(format!("{} is a symbolic link; name the directory itself", path.display())));
+                return Err(refused(format!(
+                    "{} is a symbolic link; name the directory itself",
+                    path.display()
+                )));
             }
             Ok(_) => return Err(refused(format!("{} is not a directory", path.display()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
@@ -69,7 +72,9 @@ impl Place {
                     path.display()
                 )));
             }
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&git, "can't be looked at", error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(at(&git, "can't be looked at", error));
+            }
             Err(_) if !config.create => return Err(missing(&path)),
             Err(_) => make_repository(config, &path)?,
         }
@@ -133,11 +138,14 @@ impl Place {
     /// Refuses a repository that is not as we can use it.
     fn check(&self, config: &GitConfig, repository: &Repository) -> Result<()> {
         let path = self.path.display();
-        if repository.is_bare() || repository.workdir().map(Path::components) != Some(self.path.components()) {
+        if repository.is_bare() || repository.workdir().map(Path::components) != Some(self.path.components())
+        {
             return Err(refused(format!("the repository in {path} has its work tree elsewhere, or none")));
         }
         if repository.is_shallow() {
-            return Err(refused(format!("the repository in {path} is shallow: fetch its whole history first")));
+            return Err(refused(format!(
+                "the repository in {path} is shallow: fetch its whole history first"
+            )));
         }
         if repository.state() != RepositoryState::Clean {
             return Err(Error::new(
@@ -188,7 +196,11 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 
 /// Makes the directory and what is missing above it.
 fn make(path: &Path) -> Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| at(path, "can't be created", error))
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| at(path, "can't be created", error))
 }
 
 fn make_repository(config: &GitConfig, path: &Path) -> Result<()> {
@@ -222,7 +234,9 @@ fn open_repository(path: &Path) -> Result<Repository> {
 
 fn lock(path: &Path, ours: &Path) -> Result<File> {
     match DirBuilder::new().mode(0o700).create(ours) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(ours, "can't be created", error)),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(at(ours, "can't be created", error));
+        }
         _ => {}
     }
     let name = ours.join("lock");

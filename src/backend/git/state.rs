@@ -38,7 +38,11 @@ impl State {
     }
 
     /// Reads again what is in these files, as another commit has them.
-    pub(super) fn follow<'p>(&mut self, files: &Files<'_>, paths: impl Iterator<Item = &'p str>) -> Result<()> {
+    pub(super) fn follow<'p>(
+        &mut self,
+        files: &Files<'_>,
+        paths: impl Iterator<Item = &'p str>,
+    ) -> Result<()> {
         for (kind, key) in paths.filter_map(record_of) {
             let blob = files.find(kind, &key);
             match kind {
@@ -98,7 +102,8 @@ impl<'r> Files<'r> {
             true => tree.get_path(name.as_ref()).ok()?,
             false => tree.get_name(name)?.to_owned(),
         };
-        (entry.kind() == Some(ObjectType::Blob) && entry.filemode() & 0o170_000 == 0o100_000).then(|| entry.id())
+        (entry.kind() == Some(ObjectType::Blob) && entry.filemode() & 0o170_000 == 0o100_000)
+            .then(|| entry.id())
     }
 
     /// The blob of a key: of its own file, or of one with a plain name.
@@ -116,7 +121,10 @@ impl<'r> Files<'r> {
     }
 
     fn read<T>(&self, blob: Oid, decode: impl Fn(&[u8]) -> Result<T>) -> Result<T> {
-        let blob = self.repository.find_blob(blob).map_err(|error| failed("a stored record can't be read", error))?;
+        let blob = self
+            .repository
+            .find_blob(blob)
+            .map_err(|error| failed("a stored record can't be read", error))?;
         decode(blob.content())
     }
 }
@@ -154,7 +162,9 @@ impl<'r> Draft<'r> {
             return Ok(());
         }
         if found != id(change.new) {
-            return Err(Error::new(ErrorKind::Conflict, "a record was changed since the revision").with_key(&key));
+            return Err(
+                Error::new(ErrorKind::Conflict, "a record was changed since the revision").with_key(&key)
+            );
         }
         let text = id(change.old).map(|blob| self.files.read(blob, |text| Ok(text.to_vec()))).transpose()?;
         self.is_raw = true;

@@ -89,7 +89,9 @@ impl Writer {
     pub(super) fn push(&mut self) -> Result<()> {
         let mut known = self.ledger.tracked()?;
         for attempt in 0..TRIES {
-            let Some(head) = self.state.load().head.filter(|head| Some(*head) != known) else { return Ok(()) };
+            let Some(head) = self.state.load().head.filter(|head| Some(*head) != known) else {
+                return Ok(());
+            };
             let sent = self.courier()?.push(head, known);
             if self.heard(sent)? == Sent::Accepted {
                 return Ok(());
@@ -181,7 +183,9 @@ impl Writer {
             }
             let mut changes = self.ledger.changes(commit.parent_ids().next(), Some(id))?;
             changes.retain(|change| !both.contains(&Subject::of(&change.path)));
-            if let Some(change) = changes.iter().find(|change| changed.contains_key(&Subject::of(&change.path))) {
+            if let Some(change) =
+                changes.iter().find(|change| changed.contains_key(&Subject::of(&change.path)))
+            {
                 let culprit = self.culprit(base, theirs, &Subject::of(&change.path))?;
                 let newest = self.culprit(base, head.unwrap_or(id), &Subject::of(&change.path))?;
                 return Err(conflict(newest, culprit, change));
@@ -202,7 +206,8 @@ impl Writer {
         theirs: Option<Oid>,
     ) -> Result<Option<Error>> {
         let Some(theirs) = theirs else { return Ok(None) };
-        let (own, changed) = (self.ledger.changes(head, Some(commit))?, self.ledger.changes(base, Some(theirs))?);
+        let (own, changed) =
+            (self.ledger.changes(head, Some(commit))?, self.ledger.changes(base, Some(theirs))?);
         let changed = by_subject(&changed);
         let wanted = by_subject(&own);
         for change in &own {
@@ -218,7 +223,12 @@ impl Writer {
     fn culprit(&self, base: Option<Oid>, tip: Oid, subject: &Subject) -> Result<Oid> {
         for id in self.ledger.since(base, Some(tip))?.into_iter().rev() {
             let parent = self.ledger.commit(id)?.parent_ids().next();
-            if self.ledger.changes(parent, Some(id))?.iter().any(|change| Subject::of(&change.path) == *subject) {
+            if self
+                .ledger
+                .changes(parent, Some(id))?
+                .iter()
+                .any(|change| Subject::of(&change.path) == *subject)
+            {
                 return Ok(id);
             }
         }
@@ -257,7 +267,9 @@ impl Writer {
                 None => self.wait_for(Expected::Push(answer)),
                 Some(sent) => match self.heard(sent) {
                     // The next fetch sees what came between.
-                    Ok(Sent::Rejected) => self.next_sync = Instant::now() + self.config.interval.min(Duration::from_secs(1)),
+                    Ok(Sent::Rejected) => {
+                        self.next_sync = Instant::now() + self.config.interval.min(Duration::from_secs(1))
+                    }
                     Ok(Sent::Accepted) | Err(_) => {}
                 },
             },

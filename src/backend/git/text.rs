@@ -61,9 +61,11 @@ mod tests {
 
     #[test]
     fn sorted_with_a_newline() {
-        let credential = Credential::try_from(json!({ "b": [1, -0.0], "a": { "y": {}, "x": null } })).unwrap();
+        let credential =
+            Credential::try_from(json!({ "b": [1, -0.0], "a": { "y": {}, "x": null } })).unwrap();
         let text = of_credential(&credential);
-        let wanted = "{\n  \"a\": {\n    \"x\": null,\n    \"y\": {}\n  },\n  \"b\": [\n    1,\n    -0.0\n  ]\n}\n";
+        let wanted =
+            "{\n  \"a\": {\n    \"x\": null,\n    \"y\": {}\n  },\n  \"b\": [\n    1,\n    -0.0\n  ]\n}\n";
         assert_eq!(std::str::from_utf8(&text).unwrap(), wanted);
         assert_eq!(decode_credential(&text).unwrap(), credential);
     }

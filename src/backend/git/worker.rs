@@ -77,7 +77,8 @@ impl Worker {
         let begun = ticket.0.clone();
         let job = Box::new(move |writer: &mut Writer| {
             if !begun.swap(true, Ordering::AcqRel) {
-                let result = catch_unwind(AssertUnwindSafe(|| work(writer))).unwrap_or_else(|_| Err(abandoned()));
+                let result =
+                    catch_unwind(AssertUnwindSafe(|| work(writer))).unwrap_or_else(|_| Err(abandoned()));
                 // If nobody waits any more, what was done stays.
                 drop(reply.send(result));
             }

@@ -93,8 +93,16 @@ impl Worktree {
     }
 
     /// Writes one file, unless it holds what none of ours did. Says whether it is as it should be.
-    fn put(&mut self, repository: &Repository, path: &str, known: &[Option<Oid>], new: Option<Blob>) -> io::Result<bool> {
-        let is_plain = |blob: &Blob| matches!(blob.mode, FileMode::Blob | FileMode::BlobExecutable | FileMode::BlobGroupWritable);
+    fn put(
+        &mut self,
+        repository: &Repository,
+        path: &str,
+        known: &[Option<Oid>],
+        new: Option<Blob>,
+    ) -> io::Result<bool> {
+        let is_plain = |blob: &Blob| {
+            matches!(blob.mode, FileMode::Blob | FileMode::BlobExecutable | FileMode::BlobGroupWritable)
+        };
         if new.is_some_and(|blob| !is_plain(&blob)) {
             // A symbolic link: git makes it, if someone asks it to.
             return Ok(false);
@@ -119,7 +127,8 @@ impl Worktree {
                 self.make_parents(path)?;
                 remove(&self.aside)?;
                 let mode = if blob.mode == FileMode::BlobExecutable { 0o700 } else { 0o600 };
-                let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&self.aside)?;
+                let mut file =
+                    OpenOptions::new().write(true).create_new(true).mode(mode).open(&self.aside)?;
                 file.write_all(content.content())?;
                 fs::rename(&self.aside, &target)?;
             }
@@ -143,7 +152,9 @@ impl Worktree {
         if !found.is_file() {
             return Ok(Found::Other);
         }
-        if let Some(entry) = self.index.get_path(Path::new(path), 0).filter(|entry| is_unchanged(entry, &found)) {
+        if let Some(entry) =
+            self.index.get_path(Path::new(path), 0).filter(|entry| is_unchanged(entry, &found))
+        {
             return Ok(Found::File(entry.id, found));
         }
         let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&target)?;
@@ -212,7 +223,12 @@ impl Worktree {
 
     /// Compares the files with the newest commit when the store is opened. `steps` are the changes of each commit since the
     /// checkpoint, oldest first: a process that died may have left any of their versions.
-    pub(super) fn settle(&mut self, repository: &Repository, head: &[Change], steps: &[Vec<Change>]) -> Result<()> {
+    pub(super) fn settle(
+        &mut self,
+        repository: &Repository,
+        head: &[Change],
+        steps: &[Vec<Change>],
+    ) -> Result<()> {
         let mut versions: BTreeMap<&str, HashSet<Option<Oid>>> = BTreeMap::new();
         for change in steps.iter().flatten() {
             let known = versions.entry(&change.path).or_default();
@@ -238,7 +254,9 @@ impl Worktree {
                 Found::Nothing if id.is_none() => {
                     self.unindexed.insert(path.to_owned(), None);
                 }
-                Found::File(found, metadata) if is_left(Some(found)) || known.is_some() && metadata.len() == 0 => {
+                Found::File(found, metadata)
+                    if is_left(Some(found)) || known.is_some() && metadata.len() == 0 =>
+                {
                     late.push((path, blob));
                 }
                 Found::Nothing if is_left(None) => late.push((path, blob)),
@@ -259,7 +277,8 @@ impl Worktree {
         for (path, blob) in late {
             self.unsynced.insert(path.to_owned());
             let known: Vec<Option<Oid>> = versions.get(path).into_iter().flatten().copied().collect();
-            self.put(repository, path, &known, blob).map_err(|error| io_failed("the work tree can't be written", error))?;
+            self.put(repository, path, &known, blob)
+                .map_err(|error| io_failed("the work tree can't be written", error))?;
             self.unindexed.insert(path.to_owned(), blob);
         }
         self.write_index();
@@ -268,10 +287,9 @@ impl Worktree {
 
     /// Has the index know a file whose content is right.
     fn remember(&mut self, path: &str, blob: Option<Blob>, metadata: &Metadata) {
-        let is_known = self
-            .index
-            .get_path(Path::new(path), 0)
-            .is_some_and(|entry| Some(entry.id) == blob.map(|blob| blob.id) && is_unchanged(&entry, metadata));
+        let is_known = self.index.get_path(Path::new(path), 0).is_some_and(|entry| {
+            Some(entry.id) == blob.map(|blob| blob.id) && is_unchanged(&entry, metadata)
+        });
         if !is_known {
             self.unindexed.insert(path.to_owned(), blob);
         }
@@ -308,7 +326,10 @@ impl Worktree {
             return true;
         }
         let names = ["credentials", "config", "."].map(|name| self.root.join(name));
-        let on_disk = names.iter().filter_map(|name| File::open(name).ok()).all(|directory| directory.sync_all().is_ok());
+        let on_disk = names
+            .iter()
+            .filter_map(|name| File::open(name).ok())
+            .all(|directory| directory.sync_all().is_ok());
         if on_disk {
             self.mark(head);
         }
@@ -354,7 +375,9 @@ fn is_unchanged(seen: &IndexEntry, found: &Metadata) -> bool {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn entry(found: Option<&Metadata>, path: &str, blob: Blob) -> IndexEntry {
     let time = |seconds: fn(&Metadata) -> i64, nanoseconds: fn(&Metadata) -> i64| {
-        found.map_or(IndexTime::new(0, 0), |found| IndexTime::new(seconds(found) as i32, nanoseconds(found) as u32))
+        found.map_or(IndexTime::new(0, 0), |found| {
+            IndexTime::new(seconds(found) as i32, nanoseconds(found) as u32)
+        })
     };
     let number = |number: fn(&Metadata) -> u64| found.map_or(0, |found| number(found) as u32);
     IndexEntry {

@@ -67,10 +67,13 @@ impl Writer {
             .as_ref()
             .map(|remote| {
                 let remote = match super::options::local_path(remote) {
-                    Some(path) => std::path::absolute(path).ok().and_then(|path| path.to_str().map(str::to_owned)),
+                    Some(path) => {
+                        std::path::absolute(path).ok().and_then(|path| path.to_str().map(str::to_owned))
+                    }
                     None => Some(remote.clone()),
                 };
-                let remote = remote.ok_or_else(|| super::failure::refused("the remote's path is not UTF-8"))?;
+                let remote =
+                    remote.ok_or_else(|| super::failure::refused("the remote's path is not UTF-8"))?;
                 Courier::start(&path, config, remote)
             })
             .transpose()?;
@@ -163,7 +166,11 @@ impl Writer {
     /// Makes a change: one commit, or none if it changes nothing.
     ///
     /// The change is made again if somebody else was first.
-    pub(super) fn commit<T>(&mut self, what: &str, mut change: impl FnMut(&mut Draft<'_>) -> Result<T>) -> Result<T> {
+    pub(super) fn commit<T>(
+        &mut self,
+        what: &str,
+        mut change: impl FnMut(&mut Draft<'_>) -> Result<T>,
+    ) -> Result<T> {
         let _writing = self.place.begin()?;
         self.adopt()?;
         if self.courier.is_some() && self.config.pull == GitSync::Write && !self.is_offline() {
