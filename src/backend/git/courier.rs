@@ -30,6 +30,8 @@ pub(super) enum Sent {
     Accepted,
     /// The remote has others, or does not want these.
     Rejected,
+    /// Somebody else is sending at this moment.
+    Busy,
 }
 
 enum Errand {
@@ -175,7 +177,10 @@ impl Route {
             ));
         }
         let push = || {
-            if there.refname_to_id(&reference).ok() != expected {
+            let is_on_top = expected.is_none_or(|expected| {
+                self.repository.graph_descendant_of(commit, expected).unwrap_or(false)
+            });
+            if !is_on_top || there.refname_to_id(&reference).ok() != expected {
                 return Ok(Sent::Rejected);
             }
             let mut walk = self.repository.revwalk()?;
@@ -195,9 +200,8 @@ impl Route {
             let before = expected.unwrap_or(Oid::ZERO_SHA1);
             match there.reference_matching(&reference, commit, true, before, "push") {
                 Ok(_) => Ok(Sent::Accepted),
-                Err(error) if [ErrorCode::Modified, ErrorCode::Locked].contains(&error.code()) => {
-                    Ok(Sent::Rejected)
-                }
+                Err(error) if error.code() == ErrorCode::Modified => Ok(Sent::Rejected),
+                Err(error) if error.code() == ErrorCode::Locked => Ok(Sent::Busy),
                 Err(error) => Err(error),
             }
         };

@@ -19,9 +19,6 @@ use super::{
 };
 use crate::{Error, ErrorKind, Key, RecordKind, Result};
 
-/// How often our commits are put on top of the remote's, since others sent theirs meanwhile.
-const TRIES: usize = 16;
-
 /// What a change is about: a record by its key, whatever its file's name is, or another file.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Subject {
@@ -87,8 +84,8 @@ impl Writer {
 
     /// Sends our commits, on top of the remote's.
     pub(super) fn push(&mut self) -> Result<()> {
-        let mut known = self.ledger.tracked()?;
-        for attempt in 0..TRIES {
+        let (mut known, begun) = (self.ledger.tracked()?, Instant::now());
+        while begun.elapsed() < self.config.deadline {
             let Some(head) = self.state.load().head.filter(|head| Some(*head) != known) else {
                 return Ok(());
             };
@@ -96,20 +93,21 @@ impl Writer {
             if self.heard(sent)? == Sent::Accepted {
                 return Ok(());
             }
+            let is_on_top = self.ledger.base(Some(head), known)? == known;
             let theirs = self.fetch()?;
-            if theirs == known && attempt > 0 {
+            if sent_is_unwanted(is_on_top, theirs == known, begun) {
                 return Err(unwanted());
             }
             self.integrate(theirs)?;
             known = theirs;
-            std::thread::sleep(Duration::from_millis(fastrand::u64(1..10 << attempt.min(4))));
+            pause();
         }
         Err(Error::new(ErrorKind::Busy, "others sent their commits first, again and again"))
     }
 
     /// Sends a write before it is acknowledged, if that is wanted. Says whether the remote has it now; none if the write must
     /// be made again, on top of what others have sent.
-    pub(super) fn send_write(&mut self, state: &State, commit: Oid) -> Result<Option<bool>> {
+    pub(super) fn send_write(&mut self, state: &State, commit: Oid, begun: Instant) -> Result<Option<bool>> {
         if self.courier.is_none() || self.config.push != GitSync::Write || self.is_offline() {
             return Ok(Some(false));
         }
@@ -117,22 +115,19 @@ impl Writer {
         let sent = self.courier()?.push(commit, known);
         match self.heard(sent) {
             Ok(Sent::Accepted) => return Ok(Some(true)),
+            Ok(Sent::Rejected) => {}
+            Ok(Sent::Busy) => return Ok(None),
             // It is kept here, and sent later.
             Err(_) => return Ok(Some(false)),
-            Ok(Sent::Rejected) => {}
         }
+        let is_on_top = self.ledger.base(state.head, known)? == known;
         let Ok(theirs) = self.fetch() else { return Ok(Some(false)) };
-        if theirs == known {
-            // Not a race that we can see: once more, and then it is the remote's will.
-            let sent = self.courier()?.push(commit, known);
-            return match self.heard(sent) {
-                Ok(Sent::Accepted) => Ok(Some(true)),
-                Ok(Sent::Rejected) => {
-                    self.shared().trouble = Some(unwanted());
-                    Ok(Some(false))
-                }
-                Err(_) => Ok(Some(false)),
-            };
+        if sent_is_unwanted(is_on_top, theirs == known, begun) {
+            self.shared().trouble = Some(unwanted());
+            return Ok(Some(false));
+        }
+        if is_on_top && theirs == known {
+            return Ok(None);
         }
         let base = self.ledger.base(state.head, theirs)?;
         if let Some(conflict) = self.conflict(state.head, commit, base, theirs)? {
@@ -270,7 +265,7 @@ impl Writer {
                     Ok(Sent::Rejected) => {
                         self.next_sync = Instant::now() + self.config.interval.min(Duration::from_secs(1))
                     }
-                    Ok(Sent::Accepted) | Err(_) => {}
+                    Ok(Sent::Accepted | Sent::Busy) | Err(_) => {}
                 },
             },
         }
@@ -318,6 +313,16 @@ fn conflict(own: Oid, theirs: Oid, change: &Change) -> Error {
         Some((_, key)) => error.with_key(&key),
         None => error,
     }
+}
+
+/// Whether the remote refuses commits that stand on its own: not a race, if that goes on for a while.
+fn sent_is_unwanted(is_on_top: bool, is_unchanged: bool, begun: Instant) -> bool {
+    is_on_top && is_unchanged && begun.elapsed() > Duration::from_secs(1)
+}
+
+/// Before another try, so that those who were in each other's way are not again.
+pub(super) fn pause() {
+    std::thread::sleep(Duration::from_millis(fastrand::u64(1..60)));
 }
 
 #[cold]

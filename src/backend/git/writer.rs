@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -17,9 +17,6 @@ use super::{
     worktree::Worktree,
 };
 use crate::{Error, ErrorKind, Outcome, Result};
-
-/// How often a write is made again, since others were first.
-const TRIES: usize = 16;
 
 /// So many files are synced at close; more are compared at the next start instead.
 const SYNCED_AT_CLOSE: usize = 1000;
@@ -177,16 +174,17 @@ impl Writer {
             // What can't be fetched now is fetched later.
             drop(self.pull());
         }
-        for attempt in 0..TRIES {
+        let begun = Instant::now();
+        while begun.elapsed() < self.config.deadline {
             let state = self.state.load_full();
             let mut draft = Draft::new(State::clone(&state), self.ledger.files(state.head)?);
             let value = change(&mut draft)?;
             let (next, changes) = draft.into_parts();
             let Some(commit) = self.ledger.write(state.head, &changes, what)? else { return Ok(value) };
-            let is_sent = match self.send_write(&state, commit)? {
+            let is_sent = match self.send_write(&state, commit, begun)? {
                 Some(is_sent) => is_sent,
                 None => {
-                    std::thread::sleep(Duration::from_millis(fastrand::u64(1..10 << attempt.min(4))));
+                    super::sync::pause();
                     continue;
                 }
             };
