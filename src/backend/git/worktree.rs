@@ -107,11 +107,12 @@ impl Worktree {
             // A symbolic link: git makes it, if someone asks it to.
             return Ok(false);
         }
+        let mut is_new = false;
         match self.look(path)? {
             Found::File(id, _) if new.is_some_and(|blob| blob.id == id) => return Ok(true),
             Found::File(id, _) if known.contains(&Some(id)) => {}
             Found::Nothing if new.is_none() => return Ok(true),
-            Found::Nothing => {}
+            Found::Nothing => is_new = true,
             // A power failure leaves empty files.
             Found::File(_, metadata) if metadata.len() == 0 && self.unsynced.contains(path) => {}
             Found::File(..) | Found::Other => return Ok(false),
@@ -125,12 +126,17 @@ impl Worktree {
             Some(blob) => {
                 let content = repository.find_blob(blob.id).map_err(io::Error::other)?;
                 self.make_parents(path)?;
-                remove(&self.aside)?;
                 let mode = if blob.mode == FileMode::BlobExecutable { 0o700 } else { 0o600 };
-                let mut file =
-                    OpenOptions::new().write(true).create_new(true).mode(mode).open(&self.aside)?;
+                // A new file is written in its place: half of one is known for what it is at the next start.
+                let place = if is_new { &target } else { &self.aside };
+                if !is_new {
+                    remove(place)?;
+                }
+                let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(place)?;
                 file.write_all(content.content())?;
-                fs::rename(&self.aside, &target)?;
+                if !is_new {
+                    fs::rename(place, &target)?;
+                }
             }
         }
         self.unsynced.insert(path.to_owned());
@@ -247,6 +253,14 @@ impl Worktree {
             let id = blob.map(|blob| blob.id);
             let found = self.look(path).map_err(unread)?;
             let is_left = |id: Option<Oid>| known.is_some_and(|known| known.contains(&id));
+            if is_left(None)
+                && let (Found::File(..), Some(blob)) = (&found, blob)
+                && self.is_begun(repository, path, blob).map_err(unread)?
+            {
+                fs::remove_file(self.root.join(path)).map_err(unread)?;
+                late.push((path, Some(blob)));
+                continue;
+            }
             match found {
                 Found::File(found, metadata) if Some(found) == id => {
                     self.remember(path, blob, &metadata);
@@ -283,6 +297,13 @@ impl Worktree {
         }
         self.write_index();
         Ok(())
+    }
+
+    /// Whether a file holds the beginning of what it should, and no more: who wrote it was killed.
+    fn is_begun(&self, repository: &Repository, path: &str, blob: Blob) -> io::Result<bool> {
+        let found = fs::read(self.root.join(path))?;
+        let wanted = repository.find_blob(blob.id).map_err(io::Error::other)?;
+        Ok(found.len() < wanted.content().len() && wanted.content().starts_with(&found))
     }
 
     /// Has the index know a file whose content is right.

@@ -18,6 +18,9 @@ use super::{
 };
 use crate::{Error, ErrorKind, Outcome, Result};
 
+/// How often a branch is tried that another program holds.
+const HELD: usize = 5;
+
 /// So many files are synced at close; more are compared at the next start instead.
 const SYNCED_AT_CLOSE: usize = 1000;
 
@@ -174,7 +177,7 @@ impl Writer {
             // What can't be fetched now is fetched later.
             drop(self.pull());
         }
-        let begun = Instant::now();
+        let (begun, mut held) = (Instant::now(), 0);
         while begun.elapsed() < self.config.deadline {
             let state = self.state.load_full();
             let mut draft = Draft::new(State::clone(&state), self.ledger.files(state.head)?);
@@ -199,7 +202,13 @@ impl Writer {
                 Ok(()) => Ok(value),
                 // The remote has it; another program holds the branch here.
                 Err(error) if is_sent => Err(error.with_outcome(Outcome::Unknown)),
-                Err(error) if error.outcome() == Outcome::NotApplied && error.kind() == ErrorKind::Busy => {
+                Err(error)
+                    if error.outcome() == Outcome::NotApplied
+                        && error.kind() == ErrorKind::Busy
+                        && held < HELD =>
+                {
+                    held += 1;
+                    super::sync::pause();
                     self.adopt()?;
                     continue;
                 }

@@ -3,7 +3,15 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    commands::{cache, config, credential, doctor::Doctor, ping::Ping, plan, schema, stats::Stats, usage},
+    commands::{
+        cache, config, credential,
+        doctor::Doctor,
+        history::{History, Revert, Show},
+        ping::Ping,
+        plan, schema,
+        stats::Stats,
+        usage,
+    },
     output::Output,
 };
 
@@ -11,6 +19,7 @@ const AFTER_HELP: &str = "\
 URLs:
   file:./data                a directory on disk; options: ?create=false&deadline=5s
   postgres://user@host/db    a PostgreSQL database; options: ?sslmode=verify-full&schema=gateway_storage
+  git:./settings             a Git repository; options: ?branch=main&remote=URL&token_env=NAME
   memory:                    this process only: nothing is kept
 
 Values (JSON, and the cache's bytes) are one quoted argument, @FILE to read a file, or - to read stdin. Other users can
@@ -71,6 +80,9 @@ pub(crate) enum Command {
     Usage(usage::Command),
     #[command(subcommand)]
     Cache(cache::Command),
+    History(History),
+    Show(Show),
+    Revert(Revert),
     #[command(subcommand)]
     Schema(schema::Command),
 }

@@ -5,7 +5,7 @@
 use std::marker::PhantomData;
 
 use gateway_storage::{
-    File, FileConfig, Memory, MongoDb, MongoDbConfig, Open, Postgres, PostgresConfig, Redis,
+    File, FileConfig, Git, GitConfig, Memory, MongoDb, MongoDbConfig, Open, Postgres, PostgresConfig, Redis,
 };
 
 use crate::{
@@ -35,6 +35,18 @@ impl Operated for File {
         &[("tls", "not needed: a directory of this machine"), ("topology", "one process at a time")];
 
     fn existing(mut config: FileConfig) -> FileConfig {
+        config.create = false;
+        config
+    }
+}
+
+impl Operated for Git {
+    const FACTS: &[(&str, &str)] = &[
+        ("topology", "one process at a time a clone; many clones of one remote"),
+        ("history", "keeps what was deleted or replaced: revoke such credentials where they were issued"),
+    ];
+
+    fn existing(mut config: GitConfig) -> GitConfig {
         config.create = false;
         config
     }
@@ -117,6 +129,7 @@ macro_rules! on_its_backend {
     ($url:ident, $log:ident, $command:ident, $what:literal) => {
         on_its_backend! { $url $log $command $what
             "file" => File,
+            "git" => Git,
             "memory" => Memory,
             "mongodb" | "mongodb+srv" => MongoDb,
             "postgres" | "postgresql" => Postgres,
@@ -148,6 +161,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
         Command::Plan(command) => on_its_backend!(url, log, command, "apply config batches"),
         Command::Usage(command) => on_its_backend!(url, log, command, "count usage"),
         Command::Cache(command) => on_its_backend!(url, log, command, "cache"),
+        Command::History(command) => on_its_backend!(url, log, command, "keep a history"),
+        Command::Show(command) => on_its_backend!(url, log, command, "keep a history"),
+        Command::Revert(command) => on_its_backend!(url, log, command, "keep a history"),
         Command::Schema(command) => on_its_backend!(url, log, command, "have a schema"),
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod cache;
 pub(crate) mod config;
 pub(crate) mod credential;
 pub(crate) mod doctor;
+pub(crate) mod history;
 pub(crate) mod ping;
 pub(crate) mod plan;
 pub(crate) mod schema;

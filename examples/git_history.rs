@@ -1,0 +1,26 @@
+//! A configuration under version control: who changed what, what it was before, and back to it.
+//!
+//! `cargo run --example git_history --features git`
+
+use gateway_storage::{Git, Key, RecordKind, Storage, Versioned};
+use serde_json::json;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> gateway_storage::Result<()> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let url = format!("git:{}/settings?author_name=Jo", folder.path().display());
+    let storage = Storage::<Git>::open(url.as_str()).await?;
+    storage.set_config("retries", json!(3)).await?;
+    storage.set_config("retries", json!(30)).await?;
+
+    let (git, key) = (storage.backend(), Key::new("retries")?);
+    let history = git.history(RecordKind::Config, &key, 10).await?;
+    for revision in &history {
+        println!("{} by {}", revision.id, revision.author);
+    }
+    // That was a typing error.
+    git.revert(history[0].id).await?;
+    assert_eq!(storage.get_config("retries").await?.value(), &json!(3));
+    println!("`git log -p` in {} shows the same", git.path().display());
+    storage.close().await
+}
