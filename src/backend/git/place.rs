@@ -37,8 +37,6 @@ pub(super) struct Place {
     /// `.git`.
     pub(super) git: PathBuf,
     _lock: File,
-    /// Whether a process died while it wrote.
-    pub(super) was_left: bool,
 }
 
 impl Place {
@@ -79,15 +77,15 @@ impl Place {
             Err(_) => make_repository(config, &path)?,
         }
         let ours = git.join(OURS);
-        let place = Self { _lock: lock(&path, &ours)?, was_left: false, path, git };
-        let was_left = place.clear_up(config)?;
+        let place = Self { _lock: lock(&path, &ours)?, path, git };
+        place.clear_up(config)?;
         write_file(&ours.join("config"), settings(config).as_bytes())?;
         let repository = open_repository(&place.path)?;
         place.check(config, &repository)?;
         for private in [&place.git, &ours] {
             make_private(private)?;
         }
-        Ok((Self { was_left, ..place }, repository))
+        Ok((place, repository))
     }
 
     /// Another handle on the same repository, for another thread.
@@ -110,10 +108,10 @@ impl Place {
     }
 
     /// Removes the locks that a process left which died while it wrote. There is no other one: we have the store's own lock.
-    fn clear_up(&self, config: &GitConfig) -> Result<bool> {
+    fn clear_up(&self, config: &GitConfig) -> Result<()> {
         let writing = self.own("writing");
         if fs::symlink_metadata(&writing).is_err() {
-            return Ok(false);
+            return Ok(());
         }
         for lock in [
             "index".to_owned(),
@@ -131,8 +129,7 @@ impl Place {
                 }
             }
         }
-        remove(&writing)?;
-        Ok(true)
+        remove(&writing)
     }
 
     /// Refuses a repository that is not as we can use it.
