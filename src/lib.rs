@@ -22,16 +22,17 @@
 //! An application holds a [`Storage<B>`](Storage). `B` is a backend, and what it can do is the set of capability traits that
 //! it implements:
 //!
-//! | | [`File`] | [`Redis`] | [`MongoDb`] | [`Postgres`] | [`Memory`] |
-//! |---|:---:|:---:|:---:|:---:|:---:|
-//! | [`CredentialStore`]: get, set, delete, list, and batches of them | x | x | x | x | x |
-//! | [`ConfigStore`]: get, set, delete, list | x | x | x | x | x |
-//! | [`ConfigBatch`]: many config changes at once, idempotent by a key, reversible, audited | x | x | x | x | x |
-//! | [`UsageStore`]: increment, increment many, get, reset, list | x | x | x | x | x |
-//! | [`CacheStore`]: get (also with the time it has left), set with a time to live, delete | | x | | | x |
-//! | [`Transactional`]: begin, and commit or roll back; [`transact!`] retries conflicts | | | x | x | x |
-//! | [`Exportable`]: stream out, import | x | x | x | x | x |
-//! | [`Pooled`]: connections | | x | x | x | |
+//! | | [`File`] | [`Redis`] | [`MongoDb`] | [`Postgres`] | [`Git`] | [`Memory`] |
+//! |---|:---:|:---:|:---:|:---:|:---:|:---:|
+//! | [`CredentialStore`]: get, set, delete, list, and batches of them | x | x | x | x | x | x |
+//! | [`ConfigStore`]: get, set, delete, list | x | x | x | x | x | x |
+//! | [`ConfigBatch`]: many config changes at once, idempotent by a key, reversible, audited | x | x | x | x | | x |
+//! | [`UsageStore`]: increment, increment many, get, reset, list | x | x | x | x | | x |
+//! | [`CacheStore`]: get (also with the time it has left), set with a time to live, delete | | x | | | | x |
+//! | [`Transactional`]: begin, and commit or roll back; [`transact!`] retries conflicts | | | x | x | | x |
+//! | [`Exportable`]: stream out, import | x | x | x | x | x | x |
+//! | [`Pooled`]: connections | | x | x | x | | |
+//! | [`Versioned`]: history of a record, its value at a revision, revert | | | | | x | |
 //!
 //! Each trait's methods list what they promise. [`Backend`] says what holds for all of them, [`Error`] what can go wrong,
 //! [`layer`] how to put something around every operation: telemetry ([`Storage::instrumented`]), a deadline, retries, a limit
@@ -53,7 +54,7 @@
 //!
 //! # Features
 //!
-//! `file` and `memory` (default), `mongodb`, `postgres`, `redis`: the backends. `conformance`: the public test-kit. `cli`: the command `storage`.
+//! `file` and `memory` (default), `git`, `mongodb`, `postgres`, `redis`: the backends. `git-https` and `git-ssh`: remotes over a network. `conformance`: the public test-kit. `cli`: the command `storage`.
 
 // A build with fewer backends uses fewer of their common helpers.
 #![cfg_attr(

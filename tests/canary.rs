@@ -18,7 +18,7 @@ mod workload;
 use std::{fs, sync::atomic::Ordering};
 
 use base64::Engine;
-use gateway_storage::{ConfigStore, File, Memory, MongoDb, Postgres, Redis, Result, Storage};
+use gateway_storage::{ConfigStore, File, Git, Memory, MongoDb, Postgres, Redis, Result, Storage};
 use listener::{CANARY, LISTENER, assert_silent, listen, text_of};
 use mongodb::bson::doc;
 use workload::{Errors, Words, stacked};
@@ -112,6 +112,13 @@ async fn no_secret_is_told() {
 
     let folder = tempfile::tempdir().unwrap();
     sing!(&*format!("file:{}/data", folder.path().display()), File: credentials configs plans usage exports);
+
+    // The file names that it writes are keys; what it says is not.
+    sing!(&*format!("git:{}/git", folder.path().display()), Git: credentials configs exports);
+    refused(
+        Storage::<Git>::open(&*format!("git:x?remote=https://keeper:{}@localhost/x", encoded(&password)))
+            .await,
+    );
 
     let redis = servers::redis::Server::start(&["--requirepass", &password]);
     let encoded = encoded(&password);

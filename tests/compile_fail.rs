@@ -5,6 +5,7 @@
 
 #![cfg(all(
     feature = "file",
+    feature = "git",
     feature = "memory",
     feature = "mongodb",
     feature = "postgres",
