@@ -1,5 +1,5 @@
 //~ error[E0277]: `gateway_storage::File` has no connection pool
-//~ `File` and `Memory` are in this process and have none
+//~ `File`, `Git` and `Memory` are in this process and have none
 use gateway_storage::{File, Storage};
 
 fn main() {

@@ -1,5 +1,5 @@
 //~ error[E0277]: `Memory` has no connection pool
-//~ `File` and `Memory` are in this process and have none
+//~ `File`, `Git` and `Memory` are in this process and have none
 use gateway_storage::{Memory, Pooled, Storage};
 
 fn needs<B: Pooled>(_: &Storage<B>) {}
