@@ -73,6 +73,8 @@ compile_error!("the feature `file` needs a Unix system; build with `default-feat
 // `#[capability]` names this crate by its name, here as in an application.
 extern crate self as gateway_storage;
 
+#[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
+mod adopt;
 mod backend;
 mod capability;
 #[cfg(not(fuzzing))]
@@ -87,6 +89,8 @@ mod model;
 mod storage;
 mod transact;
 
+#[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
+pub use adopt::{Adoption, Layout};
 #[cfg(feature = "file")]
 pub use backend::file::{File, FileConfig};
 #[cfg(feature = "memory")]

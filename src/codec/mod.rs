@@ -12,7 +12,9 @@ mod record_key;
 #[cfg(fuzzing)]
 pub use canonical::canonical;
 pub use canonical::is_same;
-pub use json::{decode_config, decode_credential, encode_config, encode_credential};
+pub use json::{
+    decode_config, decode_config_or_word, decode_credential, encode_config, encode_credential, whole,
+};
 pub(crate) use location::{
     Location, boolean, decode, duration, host_and_port, number, readable, unknown_option,
 };

@@ -9,6 +9,7 @@ mod document;
 mod key;
 mod plan;
 mod record;
+mod remark;
 mod stats;
 mod usage;
 
@@ -28,5 +29,7 @@ pub use plan::{
     Mutation, Plan, Rollback, RollbackOptions,
 };
 pub use record::Record;
+pub(crate) use remark::Piece;
+pub use remark::{Remark, RemarkKind};
 pub use stats::{Performance, PoolStats, StorageStats};
 pub use usage::{Increment, UsageRecord};
