@@ -1,7 +1,7 @@
 //! Collections of the MongoDB backend.
 
 use gateway_storage::{Adoption, ErrorKind, MongoDb, RemarkKind};
-use mongodb::{
+use ::mongodb::{
     Client, Database,
     bson::{Bson, DateTime, Document, doc, oid::ObjectId},
 };

@@ -37,8 +37,8 @@ async fn load(client: &Client, schema: &str) {
 async fn dump(client: &Client, schema: &str) -> Vec<String> {
     let mut dump = Vec::new();
     for table in ["credentials", "credential_states", "configs", "usage_stats", "schema_migrations"] {
-        let rows = client.query(&format!("SELECT t.xmin::text || ctid::text || t::text FROM {schema}.{table} t"), &[]);
-        dump.extend(rows.await.unwrap().iter().map(|row| row.get::<_, String>(0)));
+        let rows = format!("SELECT t.xmin::text || ctid::text || t::text FROM {schema}.{table} t");
+        dump.extend(client.query(&rows, &[]).await.unwrap().iter().map(|row| row.get::<_, String>(0)));
     }
     let schemas = client.query("SELECT nspname::text FROM pg_namespace ORDER BY 1", &[]).await.unwrap();
     dump.extend(schemas.iter().map(|row| row.get::<_, String>(0)));

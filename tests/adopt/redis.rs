@@ -46,7 +46,7 @@ async fn the_redis_backend_as_go_reads_it() -> Result {
     load(&mut raw, PREFIX);
     let digest = raw.ask(&[b"DEBUG", b"DIGEST"]);
     let changes = |raw: &mut Raw| {
-        let info = String::from_utf8_lossy(&raw.ask(&[b"INFO", b"persistence"])).into_owned();
+        let info = raw.ask(&[b"INFO", b"persistence"]);
         info.lines().find(|line| line.starts_with("rdb_changes_since_last_save")).map(str::to_owned)
     };
     let changed = changes(&mut raw);
@@ -126,7 +126,7 @@ async fn a_configuration_that_is_no_hash() -> Result {
 
 #[tokio::test]
 async fn a_cluster() -> Result {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start(3, 0);
     let url = cluster.url();
     let storage = Storage::<gateway_storage::Redis>::open(url.as_str()).await?;
     let adoption = Adoption::open(&format!("file:{}", fixture("file").display()), None).await?;
