@@ -73,6 +73,7 @@ compile_error!("the feature `file` needs a Unix system; build with `default-feat
 // `#[capability]` names this crate by its name, here as in an application.
 extern crate self as gateway_storage;
 
+pub mod archive;
 mod backend;
 mod capability;
 #[cfg(not(fuzzing))]
