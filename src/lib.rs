@@ -84,6 +84,7 @@ pub mod codec;
 pub mod conformance;
 mod error;
 pub mod layer;
+pub mod migrate;
 mod model;
 mod storage;
 mod transact;

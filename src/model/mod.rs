@@ -27,6 +27,6 @@ pub use plan::{
     Applied, ApplyOptions, DEFAULT_PLAN_TTL, Expect, MAX_PLAN_BYTES, MAX_PLAN_MUTATIONS, MAX_PLAN_TTL,
     Mutation, Plan, Rollback, RollbackOptions,
 };
-pub use record::Record;
+pub use record::{Record, RecordKind};
 pub use stats::{Performance, PoolStats, StorageStats};
 pub use usage::{Increment, UsageRecord};
