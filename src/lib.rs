@@ -75,6 +75,7 @@ extern crate self as gateway_storage;
 
 #[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod adopt;
+pub mod archive;
 mod backend;
 mod capability;
 #[cfg(not(fuzzing))]
@@ -85,6 +86,7 @@ pub mod codec;
 pub mod conformance;
 mod error;
 pub mod layer;
+pub mod migrate;
 mod model;
 mod storage;
 mod transact;

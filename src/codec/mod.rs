@@ -7,6 +7,7 @@ mod canonical;
 mod json;
 mod location;
 mod plan;
+mod record;
 mod record_key;
 
 #[cfg(fuzzing)]
@@ -23,4 +24,5 @@ pub use plan::{
     PlanChange, PlanRecord, decode_audit, decode_changes, decode_plan, encode_audit, encode_changes,
     encode_plan, times, to_micros, to_millis,
 };
+pub use record::{MAX_LINE_BYTES, RecordHasher, decode_record, encode_record};
 pub use record_key::RecordKey;

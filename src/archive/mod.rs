@@ -1,0 +1,3 @@
+//! Export files.
+
+pub use crate::codec::RecordHasher;

@@ -1,0 +1,108 @@
+//! [`copy`]: from a source to a store.
+
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_core::Stream;
+use futures_util::{StreamExt, stream};
+
+use super::{
+    CopyEvent, CopyOptions, CopyReport, MAX_NAMED,
+    checkpoint::Place,
+    chunk::{Chunk, Chunks, write},
+    join::Sorted,
+};
+use crate::{Exportable, Record, Result, Storage};
+
+/// How often a checkpoint is saved.
+const SAVE_EVERY: Duration = Duration::from_millis(500);
+
+/// Copies records to a store; what else it holds stays.
+///
+/// - Records are written in chunks, several at once, while the source is read on; the source is read no faster than the
+///   target takes it.
+/// - A record that the target will never take (too large for its server, or of a kind that it does not have) is a failure in the
+///   report, and stops nothing. What it can't take now is tried again for ten seconds or so, and then stops the copy.
+/// - An error of the source, a conflict under [`OnConflict::Fail`](super::OnConflict::Fail), or a target that is lost end the copy in
+///   order: what was read before is written, the checkpoint is saved, and the report says why it
+///   [stopped](CopyReport::stopped). It is a part then, and not a failure of this function.
+/// - A counter is set to its count, and a record is written as a whole, so that copying again is harmless.
+/// - May be dropped at any await: a part is copied then, and the checkpoint is half a second old at most.
+///
+/// # Errors
+///
+/// Before anything is written: options that make no sense, a checkpoint that is of another copy or can't be read or written.
+pub async fn copy<B: Exportable>(
+    source: impl Stream<Item = Result<Record>> + Send,
+    target: &Storage<B>,
+    options: &CopyOptions,
+    progress: impl FnMut(CopyEvent) + Send,
+) -> Result<CopyReport> {
+    options.check()?;
+    let begun = Instant::now();
+    let mut place = match &options.checkpoint {
+        Some(checkpoint) if !options.dry_run => Some(Place::open(checkpoint, &options.filter).await?),
+        _ => None,
+    };
+    let mut report = CopyReport { dry_run: options.dry_run, ..CopyReport::default() };
+    // Chunks tell of their tries, too.
+    let progress = Arc::new(Mutex::new(progress));
+    let tell = |event| progress.lock().unwrap_or_else(PoisonError::into_inner)(event);
+    let mut after = None;
+    if let Some(place) = place.as_ref().filter(|place| place.resumed) {
+        (report.resumed, report.tallies, after) = (true, place.tallies, place.through.clone());
+        tell(CopyEvent::Resumed(report.tallies));
+    }
+
+    let source = Sorted::new(source, "source", &options.filter, after.clone());
+    let compared = options.compares().then(|| Sorted::new(target.export(), "target", &options.filter, after));
+    let chunks = stream::unfold(Chunks::new(source, compared, options), |mut chunks| async {
+        chunks.next().await.map(|chunk| (chunk, chunks))
+    });
+    let written = chunks.map(|chunk| {
+        let (target, progress, dry_run) = (target.clone(), progress.clone(), options.dry_run);
+        async move {
+            let tell = |event| progress.lock().unwrap_or_else(PoisonError::into_inner)(event);
+            write(&target, chunk, dry_run, tell).await
+        }
+    });
+    // In the order of the source, so that all before the last one is written.
+    let mut written = pin!(written.buffered(options.concurrency));
+    let mut saved = Instant::now();
+    while let Some(Chunk { tallies, failures, through, stopped, .. }) = written.next().await {
+        report.tallies.add(&tallies);
+        for failure in failures {
+            tell(CopyEvent::Failed(failure.clone()));
+            if report.failures.len() < MAX_NAMED {
+                report.failures.push(failure);
+            }
+        }
+        tell(CopyEvent::Progress(report.tallies));
+        if stopped.is_some() {
+            report.stopped = stopped;
+            break;
+        }
+        if let Some(place) = &mut place {
+            (place.through, place.tallies) = (through.or(place.through.take()), report.tallies);
+            if saved.elapsed() >= SAVE_EVERY {
+                if let Err(error) = place.save().await {
+                    report.stopped = Some(error);
+                    break;
+                }
+                saved = Instant::now();
+            }
+        }
+    }
+    let kept = match place {
+        Some(place) if report.stopped.is_none() => place.remove().await,
+        Some(place) => place.save().await,
+        None => Ok(()),
+    };
+    // What stopped it says more than that its place can't be kept either.
+    report.stopped = report.stopped.or(kept.err());
+    report.elapsed = begun.elapsed();
+    Ok(report)
+}
