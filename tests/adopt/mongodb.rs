@@ -1,6 +1,6 @@
 //! Collections of the MongoDB backend.
 
-use gateway_storage::{Adoption, ErrorKind, MongoDb, RemarkKind};
+use gateway_storage::{Adoption, ErrorKind, MongoDb, MongoDbConfig, RemarkKind};
 use ::mongodb::{
     Client, Database,
     bson::{Bson, DateTime, Document, doc, oid::ObjectId},
@@ -10,9 +10,10 @@ use serde_json::json;
 use super::*;
 
 async fn database(url: &str) -> Database {
-    let (_, name) = url.split_once("//").unwrap().1.split_once('/').unwrap();
-    let name = name.split('?').next().unwrap();
-    Client::with_uri_str(url).await.unwrap().database(name)
+    let config = MongoDbConfig::try_from(url).unwrap();
+    let set = config.replica_set.map_or_else(String::new, |set| format!("?replicaSet={set}"));
+    let url = format!("mongodb://{}/{set}", config.addr);
+    Client::with_uri_str(url).await.unwrap().database(&config.database)
 }
 
 /// Canonical Extended JSON.

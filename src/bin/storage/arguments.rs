@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        cache, config, copy::Copy, credential, doctor::Doctor, ping::Ping, plan, schema, stats::Stats, usage,
+        adopt::Adopt, cache, config, copy::Copy, credential, doctor::Doctor, ping::Ping, plan, schema, stats::Stats, usage,
         verify::Verify,
     },
     output::Output,
@@ -80,6 +80,7 @@ pub(crate) enum Command {
     Schema(schema::Command),
     Copy(Copy),
     Verify(Verify),
+    Adopt(Adopt),
 }
 
 #[cfg(test)]

@@ -143,6 +143,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
         // These name their stores themselves.
         Command::Copy(copy) => Some(copy.target.clone()),
         Command::Verify(verify) => Some(verify.target.clone()),
+        Command::Adopt(adopt) => Some(adopt.target.clone()),
         _ => arguments.url,
     };
     let url = url.filter(|url| !url.is_empty()).ok_or_else(Failure::no_url)?;
@@ -158,6 +159,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
         Command::Schema(command) => on_its_backend!(url, log, command, "have a schema"),
         Command::Copy(command) => on_its_backend!(url, log, command, "import"),
         Command::Verify(verify) => verify.run(log).await,
+        Command::Adopt(command) => on_its_backend!(url, log, command, "import"),
     }
 }
 

@@ -116,6 +116,12 @@ impl Failure {
         }
     }
 
+    /// The Go program left nothing there.
+    pub(crate) fn nothing_found() -> Self {
+        Self::new(Exit::Error, ErrorKind::NotFound.as_str(), "there is nothing to adopt")
+            .hint("check the URL, and its prefix, database or schema")
+    }
+
     /// Records were moved, but not all of them.
     pub(crate) fn partly(message: impl Into<String>) -> Self {
         Self { outcome: "partly_applied", ..Self::new(Exit::Partly, "partly_done", message) }
