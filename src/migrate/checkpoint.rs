@@ -52,6 +52,12 @@ impl Checkpoint {
         Self { path: path.into(), stores: digest(&[source, target]), resume: false }
     }
 
+    /// A name for a file, which other stores' checkpoints don't have: 16 hexadecimal digits.
+    #[must_use]
+    pub fn name(source: &str, target: &str) -> String {
+        digest(&[source, target])[..16].to_owned()
+    }
+
     /// The same, but the copy goes on from where it was. If there is no file it begins at the beginning.
     #[must_use]
     pub const fn resuming(mut self) -> Self {

@@ -6,7 +6,10 @@ use futures_core::Stream;
 use futures_util::{StreamExt, future};
 
 use super::Filter;
-use crate::{Error, ErrorKind, Record, Result, codec::RecordKey};
+use crate::{
+    Error, ErrorKind, Record, Result,
+    codec::{RecordKey, encode_record},
+};
 
 /// A stream whose order is checked, and whose next record can be looked at.
 pub(super) struct Sorted<'f, S> {
@@ -114,30 +117,17 @@ where
 /// The canonical lines of two records, in memory that is used again.
 #[derive(Default)]
 pub(super) struct Lines {
-    left: Vec<u8>,
-    right: Vec<u8>,
+    pub(super) left: Vec<u8>,
+    pub(super) right: Vec<u8>,
 }
 
 impl Lines {
     /// Whether two records are equal to the last bit.
     pub(super) fn are_same(&mut self, left: &Record, right: &Record) -> bool {
-        let (left, right) = self.of(left, right);
-        left == right
-    }
-
-    pub(super) fn of(&mut self, left: &Record, right: &Record) -> (&[u8], &[u8]) {
         for (record, line) in [(left, &mut self.left), (right, &mut self.right)] {
             line.clear();
-            write_line(record, line);
+            encode_record(record, line);
         }
-        (&self.left, &self.right)
+        self.left == self.right
     }
-}
-fn write_line(record: &Record, out: &mut Vec<u8>) {
-    let text = match record {
-        Record::Credential { credential, .. } => credential.to_json(),
-        Record::Config { value, .. } => value.to_json(),
-        Record::Usage { count, .. } => count.to_string(),
-    };
-    out.extend_from_slice(text.as_bytes());
 }

@@ -9,7 +9,7 @@ use super::{
     Filter, MAX_NAMED,
     join::{Lines, Pair, Sorted, next_of_both},
 };
-use crate::{Key, Record, RecordKind, Result};
+use crate::{Key, Record, RecordDigest, RecordKind, Result, codec::RecordHasher};
 
 /// What [`verify`] compares. The default is everything.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +54,18 @@ pub enum DifferenceKind {
     Extra,
 }
 
+impl DifferenceKind {
+    /// `"different"`, `"missing"`, `"extra"`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Different => "different",
+            Self::Missing => "missing",
+            Self::Extra => "extra",
+        }
+    }
+}
+
 /// A record that differs. Its key may be shown to whoever may see the data; `Debug` does not print it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -69,7 +81,7 @@ pub struct Difference {
 }
 
 /// How two sides compare.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct VerifyReport {
     /// Credentials.
@@ -78,6 +90,10 @@ pub struct VerifyReport {
     pub configs: Compared,
     /// Counters.
     pub usage: Compared,
+    /// The digest of the source's records, those that the filter allows.
+    pub source_digest: RecordDigest,
+    /// The digest of the target's.
+    pub target_digest: RecordDigest,
     /// The first [`MAX_NAMED`] records that differ.
     pub differences: Vec<Difference>,
     /// How long it took.
@@ -85,6 +101,20 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
+    fn new() -> Self {
+        let none = Compared::default();
+        let empty = RecordHasher::default().finish();
+        Self {
+            credentials: none,
+            configs: none,
+            usage: none,
+            source_digest: empty,
+            target_digest: empty,
+            differences: Vec::new(),
+            elapsed: Duration::ZERO,
+        }
+    }
+
     /// That of one kind.
     #[must_use]
     pub const fn of(&self, kind: RecordKind) -> &Compared {
@@ -161,15 +191,26 @@ pub async fn verify(
     let begun = Instant::now();
     let mut source = Sorted::new(source, "source", &options.filter, None);
     let mut target = Sorted::new(target, "target", &options.filter, None);
-    let (mut report, mut lines, mut count) = (VerifyReport::default(), Lines::default(), 0);
+    let (mut report, mut lines, mut digests) = (VerifyReport::new(), Lines::default(), Digests::default());
+    let mut count = 0;
     while let Some(pair) = next_of_both(&mut source, &mut target).await? {
         match pair {
             Pair { left: Some(left), right: Some(right) } => {
                 let is_same = lines.are_same(&left, &right);
+                match is_same {
+                    true => digests.both(&lines.left),
+                    false => digests.each(&lines.left, &lines.right),
+                }
                 report.add(&left, (!is_same).then_some(DifferenceKind::Different));
             }
-            Pair { left: Some(left), right: None } => report.add(&left, Some(DifferenceKind::Missing)),
-            Pair { left: None, right: Some(right) } => report.add(&right, Some(DifferenceKind::Extra)),
+            Pair { left: Some(left), right: None } => {
+                digests.split().0.update(&left);
+                report.add(&left, Some(DifferenceKind::Missing));
+            }
+            Pair { left: None, right: Some(right) } => {
+                digests.split().1.update(&right);
+                report.add(&right, Some(DifferenceKind::Extra));
+            }
             Pair { left: None, right: None } => {}
         }
         count += 1;
@@ -178,7 +219,41 @@ pub async fn verify(
             progress(&report);
         }
     }
+    (report.source_digest, report.target_digest) = digests.finish();
     report.elapsed = begun.elapsed();
     progress(&report);
     Ok(report)
+}
+
+/// The digests of both sides: one, as long as they are the same.
+#[derive(Default)]
+struct Digests {
+    left: RecordHasher,
+    right: Option<RecordHasher>,
+}
+
+impl Digests {
+    fn both(&mut self, line: &[u8]) {
+        self.left.update_lines(line);
+        if let Some(right) = &mut self.right {
+            right.update_lines(line);
+        }
+    }
+
+    fn each(&mut self, left: &[u8], right: &[u8]) {
+        let both = self.split();
+        both.0.update_lines(left);
+        both.1.update_lines(right);
+    }
+
+    fn split(&mut self) -> (&mut RecordHasher, &mut RecordHasher) {
+        let right = self.right.get_or_insert_with(|| self.left.clone());
+        (&mut self.left, right)
+    }
+
+    fn finish(self) -> (RecordDigest, RecordDigest) {
+        let right = self.right.map(RecordHasher::finish);
+        let left = self.left.finish();
+        (left, right.unwrap_or(left))
+    }
 }

@@ -3,7 +3,10 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    commands::{cache, config, credential, doctor::Doctor, ping::Ping, plan, schema, stats::Stats, usage},
+    commands::{
+        cache, config, copy::Copy, credential, doctor::Doctor, ping::Ping, plan, schema, stats::Stats, usage,
+        verify::Verify,
+    },
     output::Output,
 };
 
@@ -16,7 +19,7 @@ URLs:
 Values (JSON, and the cache's bytes) are one quoted argument, @FILE to read a file, or - to read stdin. Other users can
 see the arguments of a process: give secrets by @FILE or -.
 
-Only `set` and `increment` make a new store. With --output json an error is a document, too, on stderr.
+Only `set`, `increment` and `copy` make a new store. With --output json an error is a document, too, on stderr.
 
 Examples:
   export STORAGE_URL=file:./data
@@ -31,9 +34,11 @@ Exit codes:
   0    done
   1    error; nothing is stored under this key, for one
   2    the line is wrong: a command, a key, a value, the URL, a file that can't be read
+  3    two stores differ
+  4    partly done: some records were not taken, or it stopped and --resume goes on
   5    can't open or reach the store, or it does not allow this
   6    the backend can't do this
-  130  interrupted";
+  130  interrupted; a copy has saved its checkpoint";
 
 /// Looks into the storage of an LLM gateway, and changes it.
 #[derive(Parser)]
@@ -73,6 +78,8 @@ pub(crate) enum Command {
     Cache(cache::Command),
     #[command(subcommand)]
     Schema(schema::Command),
+    Copy(Copy),
+    Verify(Verify),
 }
 
 #[cfg(test)]

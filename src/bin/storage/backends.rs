@@ -15,6 +15,7 @@ use crate::{
     failure::Failure,
     log::Log,
     output::Answer,
+    source::{OpenSource, Source},
 };
 
 /// A backend of this command.
@@ -137,8 +138,14 @@ macro_rules! on_its_backend {
 
 /// Runs the command on the backend that the URL names.
 pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
-    let url = arguments.url.filter(|url| !url.is_empty()).ok_or_else(Failure::no_url)?;
     let log = Log(arguments.verbose);
+    let url = match &arguments.command {
+        // These name their stores themselves.
+        Command::Copy(copy) => Some(copy.target.clone()),
+        Command::Verify(verify) => Some(verify.target.clone()),
+        _ => arguments.url,
+    };
+    let url = url.filter(|url| !url.is_empty()).ok_or_else(Failure::no_url)?;
     match &arguments.command {
         Command::Ping(command) => on_its_backend!(url, log, command, "be asked"),
         Command::Stats(command) => on_its_backend!(url, log, command, "be counted"),
@@ -149,5 +156,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
         Command::Usage(command) => on_its_backend!(url, log, command, "count usage"),
         Command::Cache(command) => on_its_backend!(url, log, command, "cache"),
         Command::Schema(command) => on_its_backend!(url, log, command, "have a schema"),
+        Command::Copy(command) => on_its_backend!(url, log, command, "import"),
+        Command::Verify(verify) => verify.run(log).await,
     }
+}
+
+/// Opens the store of a URL to read its records, whatever its backend is.
+pub(crate) async fn source(url: &str, log: Log) -> Result<Source, Failure> {
+    let (url, open) = (url.to_owned(), OpenSource::default());
+    let command = &open;
+    on_its_backend!(url, log, command, "export")?;
+    open.opened()
 }

@@ -11,10 +11,16 @@ pub(crate) enum Exit {
     Error = 1,
     /// What stands on the line is wrong, and will be wrong the next time.
     Line = 2,
+    /// Two stores do not hold the same.
+    Differences = 3,
+    /// Some of it was done.
+    Partly = 4,
     /// The store can't be opened or reached, or does not let us.
     Unreachable = 5,
     /// The backend can't do this.
     Impossible = 6,
+    /// Somebody wanted it to end.
+    Interrupted = 130,
 }
 
 /// A command that failed.
@@ -102,10 +108,47 @@ impl Failure {
         let exit = if error.kind() == ErrorKind::InvalidValue { Exit::Line } else { Exit::Unreachable };
         let failure = Self::of(exit, error);
         match error.kind() {
-            ErrorKind::NotFound => failure.hint("check the URL; only `set` and `increment` make a new store"),
+            ErrorKind::NotFound => {
+                failure.hint("check the URL; only `set`, `increment` and `copy` make a new store")
+            }
             ErrorKind::Busy => failure.hint("stop what has it open (a gateway?), or try again later"),
             _ => failure,
         }
+    }
+
+    /// Records were moved, but not all of them.
+    pub(crate) fn partly(message: impl Into<String>) -> Self {
+        Self { outcome: "partly_applied", ..Self::new(Exit::Partly, "partly_done", message) }
+    }
+
+    /// The same, and this is why.
+    pub(crate) fn stopped(error: &Error) -> Self {
+        Self { outcome: "partly_applied", ..Self::of(Exit::Partly, error) }
+    }
+
+    /// Ctrl-C, before all was done.
+    pub(crate) fn interrupted() -> Self {
+        let failure = Self::new(Exit::Interrupted, "interrupted", "interrupted");
+        Self { outcome: "partly_applied", ..failure }
+    }
+
+    /// What would be in place of another one.
+    pub(crate) fn conflicts(count: u64) -> Self {
+        let message = format!("the target has {count} of the records with another value");
+        Self::new(Exit::Error, ErrorKind::Conflict.as_str(), message)
+            .hint("nothing was written; --on-conflict skip keeps them, --on-conflict overwrite replaces them")
+    }
+
+    /// Nobody could end it in order.
+    pub(crate) fn unheard(error: &io::Error) -> Self {
+        let mut failure = Self::new(Exit::Error, ErrorKind::Internal.as_str(), "can't listen to signals");
+        failure.chain.push(error.to_string());
+        failure
+    }
+
+    /// Two stores do not hold the same.
+    pub(crate) fn differences(message: impl Into<String>) -> Self {
+        Self::new(Exit::Differences, "differences", message)
     }
 
     /// The backend has no such capability; it is told which ones have it.

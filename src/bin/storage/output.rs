@@ -45,6 +45,8 @@ pub(crate) enum Answer {
     Lines { lines: Vec<String>, json: Value },
     /// A table for people, a document for programs.
     Report { rows: Vec<(String, String)>, json: Value },
+    /// An answer to something that did not end well.
+    But { answer: Box<Answer>, failure: Failure },
 }
 
 const HIDDEN: &str = "<hidden>";
@@ -74,7 +76,10 @@ impl Output {
         if self == Self::Human && matches!(answer, Answer::Hidden(_)) && stdout().is_terminal() {
             say("note: values are hidden; --reveal shows them");
         }
-        ExitCode::SUCCESS
+        match answer {
+            Answer::But { failure, .. } => self.fail(failure),
+            _ => ExitCode::SUCCESS,
+        }
     }
 
     /// Writes why there is none.
@@ -97,7 +102,7 @@ impl Output {
 }
 
 /// Writes a line to stderr. It may be closed, which `eprintln!` would panic of.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let _ = writeln!(stderr(), "{line}");
 }
 
@@ -135,6 +140,7 @@ impl Answer {
                 let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
                 rows.iter().try_for_each(|(name, text)| writeln!(out, "{name:width$}  {text}"))
             }
+            Self::But { answer, .. } => answer.human(out),
         }
     }
 
@@ -159,6 +165,7 @@ impl Answer {
             ),
             Self::Total(total) => document(out, &json!({ "total": total })),
             Self::Bytes(bytes) => document(out, &bytes_as_json(bytes)),
+            Self::But { answer, .. } => answer.json(out),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod cache;
 pub(crate) mod config;
+pub(crate) mod copy;
 pub(crate) mod credential;
 pub(crate) mod doctor;
 pub(crate) mod ping;
@@ -9,6 +10,7 @@ pub(crate) mod plan;
 pub(crate) mod schema;
 pub(crate) mod stats;
 pub(crate) mod usage;
+pub(crate) mod verify;
 
 use crate::{door::Door, failure::Failure, output::Answer};
 
