@@ -98,6 +98,16 @@ impl Directory {
     }
 }
 
+/// A file that the caller names.
+pub(super) fn open_file(path: &Path) -> Result<File> {
+    let handle = open(path, READ, Mode::empty()).map_err(|error| failed(path, "can't be opened", error))?;
+    let file = File::from(handle);
+    match file.metadata() {
+        Ok(found) if found.is_file() => Ok(file),
+        _ => Err(Error::new(ErrorKind::InvalidValue, format!("{} is no regular file", path.display()))),
+    }
+}
+
 pub(super) const LINK: &str = "a symbolic link, which is not followed";
 pub(super) const NO_FILE: &str = "it is no regular file";
 const UNREADABLE: &str = "it can't be read";
@@ -113,7 +123,7 @@ fn failed(path: &Path, what: &str, error: Errno) -> Error {
     };
     let what = match error {
         Errno::NOENT => "is not there",
-        Errno::LOOP | Errno::NOTDIR => "is not a directory, or a symbolic link; name the directory itself",
+        Errno::LOOP | Errno::NOTDIR => "is a symbolic link, or leads through a file; name the thing itself",
         _ => what,
     };
     Error::new(kind, format!("{} {what}", path.display())).with_source(io::Error::from(error))

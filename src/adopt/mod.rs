@@ -3,6 +3,8 @@
 #[cfg(feature = "file")]
 mod directory;
 #[cfg(feature = "file")]
+mod document;
+#[cfg(feature = "file")]
 mod folder;
 
 use std::{
@@ -57,6 +59,7 @@ use crate::{Backend, Error, ErrorKind, Record, Remark, Result, model::Piece};
 /// | [`File`](Layout::File) | `file:DIR` | `credentials/<id>.json`, `config/config.json`, `usage/<key>.json` |
 /// | [`Git`](Layout::Git) | `file:DIR` | a clone's work tree: `credentials/<id>.json`, `config/<key>.json` |
 /// | [`Folder`](Layout::Folder) | `file:DIR` | `<id>.json`, each a JSON object with a field of an OAuth credential |
+/// | [`Json`](Layout::Json) | `file:FILE` | the document that it exported, `{"credentials": .., "configs": .., "usage": ..}` |
 /// | [`Redis`](Layout::Redis) | `redis://..?prefix=gcli2api:` and its kin | `<prefix>cred:<id>`, `<prefix>config`, `<prefix>usage:<key>` |
 /// | [`MongoDb`](Layout::MongoDb) | `mongodb://HOST/DATABASE` | `credentials` (by `id`), `configs`, `usage_stats` (by `key`) |
 /// | [`Postgres`](Layout::Postgres) | `postgres://..?schema=public` | `credentials(filename, data)`, `configs(config_key, value)`, `usage_stats(usage_key, field, value)` |
@@ -76,6 +79,8 @@ use crate::{Backend, Error, ErrorKind, Record, Remark, Result, model::Piece};
 /// - **PostgreSQL**: it dropped the fields of a credential that it did not know when it read it, though they may be stored; they
 ///   are adopted. What it dropped when it wrote is gone: such credentials (no token, `0001-01-01T00:00:00Z`) are told.
 /// - **Redis**: it showed counters as text; they are numbers. A config value that is no JSON is a text.
+/// - **Its exported document**: what holds for the backend that it came from. Of MongoDB's credentials `id` and `updated_at` are
+///   left out, and Redis's counters are numbers again.
 /// - **Git**: it stored a text as it is, so the text `123` can't be told from the number, and is adopted as the number. It never
 ///   kept usage.
 ///
@@ -89,7 +94,8 @@ use crate::{Backend, Error, ErrorKind, Record, Remark, Result, model::Piece};
 /// # Limits
 ///
 /// A stream of records holds the names of all files or Redis keys, and a page of the values; and all remarks. A file is at
-/// most 16 MiB, `config/config.json` 64 MiB. Redis, a directory and a standalone MongoDB server give no snapshot: what changes
+/// most 16 MiB, `config/config.json` 64 MiB, an exported document [`MAX_GO_BYTES`](crate::archive::MAX_GO_BYTES), all of which is
+/// held. Redis, a directory and a standalone MongoDB server give no snapshot: what changes
 /// meanwhile may be seen or not, so stop the program first.
 pub struct Adoption {
     layout: Layout,
@@ -108,6 +114,8 @@ pub enum Layout {
     Folder,
     /// The work tree of its Git backend.
     Git,
+    /// The document that it exported.
+    Json,
     /// The collections of its MongoDB backend.
     MongoDb,
     /// The tables of its PostgreSQL backend.
@@ -118,8 +126,8 @@ pub enum Layout {
 
 impl Layout {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::File, Self::Folder, Self::Git, Self::MongoDb, Self::Postgres, Self::Redis];
+    pub const ALL: [Self; 7] =
+        [Self::File, Self::Folder, Self::Git, Self::Json, Self::MongoDb, Self::Postgres, Self::Redis];
 
     /// The layout's stable name: `"file"`, `"mongodb"`.
     #[must_use]
@@ -128,6 +136,7 @@ impl Layout {
             Self::File => "file",
             Self::Folder => "folder",
             Self::Git => "git",
+            Self::Json => "json",
             Self::MongoDb => "mongodb",
             Self::Postgres => "postgres",
             Self::Redis => "redis",
@@ -155,8 +164,9 @@ fn names(layouts: &[Layout]) -> String {
 }
 
 enum Source {
+    /// A directory, or a file.
     #[cfg(feature = "file")]
-    Directory(PathBuf),
+    Path(PathBuf),
     #[cfg(feature = "mongodb")]
     MongoDb(MongoDb),
     #[cfg(feature = "postgres")]
@@ -235,7 +245,7 @@ impl Adoption {
     pub async fn close(self) -> Result<()> {
         match &self.source {
             #[cfg(feature = "file")]
-            Source::Directory(_) => Ok(()),
+            Source::Path(_) => Ok(()),
             #[cfg(feature = "mongodb")]
             Source::MongoDb(mongodb) => mongodb.close().await,
             #[cfg(feature = "postgres")]
@@ -261,8 +271,8 @@ impl Source {
             #[cfg(feature = "file")]
             "file" => {
                 let path = crate::FileConfig::try_from(url)?.path;
-                let found = directory_layouts(path.clone(), layout).await?;
-                Ok((Self::Directory(path), found))
+                let found = path_layouts(path.clone(), layout).await?;
+                Ok((Self::Path(path), found))
             }
             #[cfg(feature = "mongodb")]
             "mongodb" | "mongodb+srv" => {
@@ -289,7 +299,9 @@ impl Source {
     fn pieces(&self, layout: Layout) -> Pieces {
         match self {
             #[cfg(feature = "file")]
-            Self::Directory(path) => Box::pin(directory_pieces(path.clone(), layout)),
+            Self::Path(path) if layout == Layout::Json => Box::pin(document_pieces(path.clone())),
+            #[cfg(feature = "file")]
+            Self::Path(path) => Box::pin(directory_pieces(path.clone(), layout)),
             #[cfg(feature = "mongodb")]
             Self::MongoDb(mongodb) => Box::pin(mongodb.adopt()),
             #[cfg(feature = "postgres")]
@@ -301,15 +313,27 @@ impl Source {
 }
 
 #[cfg(feature = "file")]
-async fn directory_layouts(path: PathBuf, layout: Option<Layout>) -> Result<Vec<Layout>> {
+async fn path_layouts(path: PathBuf, layout: Option<Layout>) -> Result<Vec<Layout>> {
+    const THESE: [Layout; 4] = [Layout::File, Layout::Folder, Layout::Git, Layout::Json];
     match layout {
-        None => off_thread(move || folder::recognise(&path)).await?,
-        Some(layout @ (Layout::File | Layout::Folder | Layout::Git)) => Ok(vec![layout]),
+        None => off_thread(move || match path.is_file() {
+            true => document::recognise(&path),
+            false => folder::recognise(&path),
+        })
+        .await?,
+        Some(layout) if THESE.contains(&layout) => Ok(vec![layout]),
         Some(_) => Err(Error::new(
             ErrorKind::InvalidValue,
-            format!("a directory is of one of {}", names(&[Layout::File, Layout::Folder, Layout::Git])),
+            format!("behind this URL there is one of the layouts {}", names(&THESE)),
         )),
     }
+}
+
+#[cfg(feature = "file")]
+fn document_pieces(path: PathBuf) -> impl Stream<Item = Result<Piece>> + Send + 'static {
+    stream::once(async move { off_thread(move || document::read(&path)).await? })
+        .map_ok(|pieces| stream::iter(pieces).map(Ok))
+        .try_flatten()
 }
 
 /// How many files are read at a time.

@@ -190,7 +190,7 @@ async fn what_is_no_layout_is_refused() {
     assert_eq!(refused(folder.path()).await.0, ErrorKind::NotFound, "an empty folder");
     write(&folder, "notes.txt", "x");
     assert_eq!(refused(folder.path()).await.0, ErrorKind::NotFound);
-    assert_eq!(refused(&folder.path().join("notes.txt")).await.0, ErrorKind::InvalidValue);
+    assert_eq!(refused(&folder.path().join("notes.txt")).await.0, ErrorKind::NotFound);
     assert_eq!(refused(&folder.path().join("nowhere")).await.0, ErrorKind::NotFound);
 
     let store = folder.path().join("store");
@@ -299,5 +299,61 @@ async fn keys_of_every_kind_are_in_order() -> Result {
     }
     let (found, remarks) = adopted(&url(folder.path()), None).await?;
     assert_eq!((found["credentials"].as_object().unwrap().len(), remarks.len()), (12, 0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn documents_that_it_exported() -> Result {
+    for backend in ["file", "mongodb", "postgres", "redis"] {
+        let place = place();
+        // What it exports is what it reads.
+        let mut document = as_read_by_go(backend);
+        document["backend"] = json!(backend);
+        document["exported_at"] = json!("2026-11-22T21:35:40.6Z");
+        document["more"] = json!(1);
+        document["usage"]["odd"] = json!({ "n": "many", "ok": 1.0 });
+        write(&place, "export.json", format!("{document:#}"));
+        let before = snapshot(place.path());
+        let url = url(&place.path().join("export.json"));
+        assert_eq!(Adoption::open(&url, None).await?.layout(), Layout::Json);
+        let (found, remarks) = adopted(&url, None).await?;
+        let mut wanted = as_read_by_go(backend);
+        for credential in wanted["credentials"].as_object_mut().unwrap().values_mut() {
+            let fields = credential.as_object_mut().unwrap();
+            assert_eq!(fields.remove("updated_at").is_some() && fields.remove("id").is_some(), backend == "mongodb");
+        }
+        for count in wanted["usage"].as_object_mut().unwrap().values_mut().flat_map(|record| {
+            record.as_object_mut().unwrap().values_mut()
+        }) {
+            if let Some(text) = count.as_str() {
+                *count = json!(text.parse::<i64>().unwrap());
+            }
+        }
+        wanted["usage"]["odd"] = json!({ "ok": 1 });
+        assert_eq!(found, wanted, "{backend}");
+        assert_eq!(remarks.len(), 2, "{remarks:?}");
+        assert!(not_understood(&remarks)[1].starts_with("usage/odd/n: "));
+        assert!(snapshot(place.path()) == before, "the source is as it was");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn damaged_documents_and_exports_of_ours_are_refused() -> Result {
+    let place = place();
+    write(&place, "half.json", r#"{"credentials":{"a":{"access_token":"ya29"#);
+    let path = place.path().join("half.json");
+    let adoption = Adoption::open(&url(&path), None).await?;
+    let error = adoption.records().try_collect::<Vec<Record>>().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("line 1") && !format!("{error:?}").contains("ya29"), "{error}");
+
+    let storage = Storage::<Memory>::open("memory:").await?;
+    let mut file = Vec::new();
+    let header = gateway_storage::archive::Header::new("memory");
+    gateway_storage::archive::write(&header, storage.export(), &mut file).await?;
+    write(&place, "export.jsonl", file);
+    let (kind, message) = refused(&place.path().join("export.jsonl")).await;
+    assert!(kind == ErrorKind::InvalidValue && message.ends_with("import it instead"), "{message}");
     Ok(())
 }

@@ -24,6 +24,7 @@ Layouts, and what they are read from. Nothing is ever written there; stop the Go
   file      file:DIR             credentials/ID.json, config/config.json, usage/KEY.json
   git       file:DIR             a clone's work tree: credentials/ID.json, config/KEY.json
   folder    file:DIR             a folder of credential files, ID.json
+  json      file:FILE            the document that it exported
   redis     redis://HOST         keys PREFIXcred:ID, PREFIXconfig, PREFIXusage:KEY; option: ?prefix=gcli2api:
   mongodb   mongodb://HOST/DB    collections credentials, configs, usage_stats
   postgres  postgres://HOST/DB   tables credentials, configs, usage_stats; option: ?schema=public
@@ -45,7 +46,7 @@ pub(crate) struct Adopt {
     /// The store to put it into; it is made if it is not there
     #[arg(value_name = "DST")]
     pub(crate) target: String,
-    /// Which layout it is, where that can't be told: file, folder, git, mongodb, postgres or redis
+    /// Which layout it is, where that can't be told: file, folder, git, json, mongodb, postgres or redis
     #[arg(long, value_name = "LAYOUT")]
     layout: Option<Layout>,
     #[command(flatten)]
