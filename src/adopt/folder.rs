@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ffi::OsString, path::Path};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
     Layout,
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, MAX_VALUE_BYTES, Record, Result,
     codec::{decode_config_or_word, whole},
-    model::Piece,
+    model::{Piece, parse_any},
 };
 
 /// The largest file of one value: it may be wider than the compact JSON that counts.
@@ -85,7 +85,8 @@ pub(super) fn plan(path: &Path, layout: Layout) -> Result<(Vec<Step>, Vec<Piece>
                 Ok(Some(directory)) => {
                     let mut entries = list(&directory)?;
                     if *name == "config" && layout == Layout::File {
-                        let (map, others) = entries.into_iter().partition(|entry| entry.name == "config.json");
+                        let (map, others) =
+                            entries.into_iter().partition(|entry| entry.name == "config.json");
                         entries = map;
                         remarks.extend(beside("config/", others));
                     }
@@ -101,9 +102,9 @@ pub(super) fn plan(path: &Path, layout: Layout) -> Result<(Vec<Step>, Vec<Piece>
 }
 
 fn list(directory: &Directory) -> Result<Vec<Entry>> {
-    directory.entries().map_err(|error| {
-        Error::new(ErrorKind::Unavailable, "a directory can't be listed").with_source(error)
-    })
+    directory
+        .entries()
+        .map_err(|error| Error::new(ErrorKind::Unavailable, "a directory can't be listed").with_source(error))
 }
 
 fn is_json(entry: &Entry) -> bool {
@@ -138,8 +139,14 @@ fn files(
     let mut found = BTreeMap::new();
     for entry in entries {
         let place = format!("{folder}{}", entry.name.to_string_lossy());
+        let is_hidden = entry.name.as_encoded_bytes().starts_with(b".");
         let Some(stem) = stem(&entry.name) else {
-            remarks.push(Piece::left_out(place, "its name does not end with `.json`"));
+            remarks.push(match entry.is {
+                Is::Directory if !is_hidden => {
+                    Piece::not_understood(place, "a folder, which is not looked into")
+                }
+                _ => Piece::left_out(place, "its name does not end with `.json`"),
+            });
             continue;
         };
         match entry.is {
@@ -168,12 +175,17 @@ impl Step {
         let read = match &self.of {
             Of::Credential(id, must_look_like_one) => match Credential::from_json(&text) {
                 Ok(credential) if *must_look_like_one && !looks_like_one(&credential) => {
-                    return vec![Piece::not_understood(place(), "a JSON object without a field of a credential")];
+                    return vec![Piece::not_understood(
+                        place(),
+                        "a JSON object without a field of a credential",
+                    )];
                 }
                 read => read.map(|credential| Record::Credential { id: id.clone(), credential }),
             },
             // The Go program wrote strings as they are, so text that is no JSON is one. It never wrote nothing.
-            Of::Config(_) if text.is_empty() => return vec![Piece::not_understood(place(), "the file is empty")],
+            Of::Config(_) if text.is_empty() => {
+                return vec![Piece::not_understood(place(), "the file is empty")];
+            }
             Of::Config(key) => {
                 decode_config_or_word(&text).map(|value| Record::Config { key: key.clone(), value })
             }
@@ -185,22 +197,19 @@ impl Step {
 
     /// What the members of a JSON object are, sorted by their names.
     fn members(&self, text: &[u8], read: impl Fn(Key, Value) -> Result<Record, Reason>) -> Vec<Piece> {
-        let members: Map<String, Value> = match serde_json::from_slice(text) {
+        let members: BTreeMap<String, Value> = match parse_any(text) {
             Ok(members) => members,
-            Err(error) => {
-                let place = (error.line(), error.column());
-                let reason = format!("no JSON object: line {}, column {}", place.0, place.1);
-                return vec![Piece::not_understood(self.place.clone(), reason)];
-            }
+            Err(error) => return vec![Piece::unreadable(self.place.clone(), &error)],
         };
-        let members: BTreeMap<String, Value> = members.into_iter().collect();
         let piece = |(name, value): (String, Value)| {
             let read = Key::new(&name).map_err(Reason::Error).and_then(|key| read(key, value));
             let place = || format!("{} {name}", self.place);
             match read {
                 Ok(record) => Piece::Record(record),
                 Err(Reason::Error(error)) => Piece::unreadable(place(), &error),
-                Err(Reason::NoCounter) => Piece::not_understood(place(), "the counter is not an integer of 64 bits"),
+                Err(Reason::NoCounter) => {
+                    Piece::not_understood(place(), "the counter is not an integer of 64 bits")
+                }
             }
         };
         members.into_iter().map(piece).collect()
@@ -225,8 +234,18 @@ fn counter(key: &Key, field: Key, count: &Value) -> Result<Record, Reason> {
 /// Whether an object has a field that credentials have. The Go program wrote them in two casings.
 fn looks_like_one(credential: &Credential) -> bool {
     const NAMES: [&str; 12] = [
-        "access_token", "api_key", "client_id", "client_secret", "private_key", "refresh_token", "token", "AccessToken",
-        "APIKey", "ClientID", "ClientSecret", "RefreshToken",
+        "access_token",
+        "api_key",
+        "client_id",
+        "client_secret",
+        "private_key",
+        "refresh_token",
+        "token",
+        "AccessToken",
+        "APIKey",
+        "ClientID",
+        "ClientSecret",
+        "RefreshToken",
     ];
     NAMES.iter().any(|name| credential.get(name).is_some())
 }

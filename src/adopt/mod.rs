@@ -23,9 +23,9 @@ use serde::Serialize;
 use crate::MongoDb;
 #[cfg(feature = "postgres")]
 use crate::Postgres;
+use crate::{Backend, Error, ErrorKind, Record, Remark, Result, model::Piece};
 #[cfg(feature = "redis")]
 use crate::{Open, Redis, RedisConfig};
-use crate::{Backend, Error, ErrorKind, Record, Remark, Result, model::Piece};
 
 /// What the Go program left somewhere: found, told apart, and read as a sorted stream of records. Nothing is ever written there.
 ///
@@ -155,7 +155,9 @@ impl FromStr for Layout {
 
     fn from_str(name: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|layout| layout.as_str() == name);
-        found.ok_or_else(|| Error::new(ErrorKind::InvalidValue, format!("a layout is one of {}", names(&Self::ALL))))
+        found.ok_or_else(|| {
+            Error::new(ErrorKind::InvalidValue, format!("a layout is one of {}", names(&Self::ALL)))
+        })
     }
 }
 
@@ -202,7 +204,8 @@ impl Adoption {
                 ));
             }
             (None, several) => {
-                let message = format!("it may be of more than one layout: {}; say which one it is", names(several));
+                let message =
+                    format!("it may be of more than one layout: {}; say which one it is", names(several));
                 return Err(Error::new(ErrorKind::InvalidValue, message));
             }
         };
@@ -260,13 +263,6 @@ impl Source {
     /// The source, and of which layouts it may be.
     async fn open(url: &str, layout: Option<Layout>) -> Result<(Self, Vec<Layout>)> {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-        let only = |wanted: Layout| match layout {
-            Some(layout) if layout != wanted => Err(Error::new(
-                ErrorKind::InvalidValue,
-                format!("behind this URL there is no layout but `{wanted}`"),
-            )),
-            _ => Ok(vec![wanted]),
-        };
         match scheme {
             #[cfg(feature = "file")]
             "file" => {
@@ -276,17 +272,17 @@ impl Source {
             }
             #[cfg(feature = "mongodb")]
             "mongodb" | "mongodb+srv" => {
-                let found = only(Layout::MongoDb)?;
+                let found = only(Layout::MongoDb, layout)?;
                 Ok((Self::MongoDb(MongoDb::open_foreign(url).await?), found))
             }
             #[cfg(feature = "postgres")]
             "postgres" | "postgresql" => {
-                let found = only(Layout::Postgres)?;
+                let found = only(Layout::Postgres, layout)?;
                 Ok((Self::Postgres(Postgres::open_foreign(url).await?), found))
             }
             #[cfg(feature = "redis")]
             _ if scheme.starts_with("redis") => {
-                let found = only(Layout::Redis)?;
+                let found = only(Layout::Redis, layout)?;
                 Ok((Self::Redis(Redis::open(RedisConfig::try_from(url)?).await?), found))
             }
             _ => Err(Error::new(
@@ -312,15 +308,28 @@ impl Source {
     }
 }
 
+/// What there is behind a URL that says it already.
+fn only(layout: Layout, wanted: Option<Layout>) -> Result<Vec<Layout>> {
+    match wanted {
+        Some(wanted) if wanted != layout => Err(Error::new(
+            ErrorKind::InvalidValue,
+            format!("behind this URL there is no layout but `{layout}`"),
+        )),
+        _ => Ok(vec![layout]),
+    }
+}
+
 #[cfg(feature = "file")]
 async fn path_layouts(path: PathBuf, layout: Option<Layout>) -> Result<Vec<Layout>> {
     const THESE: [Layout; 4] = [Layout::File, Layout::Folder, Layout::Git, Layout::Json];
     match layout {
-        None => off_thread(move || match path.is_file() {
-            true => document::recognise(&path),
-            false => folder::recognise(&path),
-        })
-        .await?,
+        None => {
+            off_thread(move || match path.is_file() {
+                true => document::recognise(&path),
+                false => folder::recognise(&path),
+            })
+            .await?
+        }
         Some(layout) if THESE.contains(&layout) => Ok(vec![layout]),
         Some(_) => Err(Error::new(
             ErrorKind::InvalidValue,
@@ -346,8 +355,13 @@ fn directory_pieces(path: PathBuf, layout: Layout) -> impl Stream<Item = Result<
         .map_ok(|(steps, remarks)| {
             let files = stream::try_unfold(steps.into_iter(), |mut steps| async move {
                 off_thread(move || {
-                    let page: Vec<Piece> =
-                        steps.by_ref().take(PAGE).collect::<Vec<_>>().iter().flat_map(folder::Step::read).collect();
+                    let page: Vec<Piece> = steps
+                        .by_ref()
+                        .take(PAGE)
+                        .collect::<Vec<_>>()
+                        .iter()
+                        .flat_map(folder::Step::read)
+                        .collect();
                     (steps.len() > 0 || !page.is_empty()).then_some((page, steps))
                 })
                 .await

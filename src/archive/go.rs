@@ -19,7 +19,8 @@ use super::{
     write::{failed, send},
 };
 use crate::{
-    ConfigValue, Credential, Error, ErrorKind, Key, Record, RecordKind, Result, archive::Header,
+    ConfigValue, Credential, Error, ErrorKind, Key, Record, RecordKind, Result,
+    archive::Header,
     codec::{RecordKey, whole},
 };
 

@@ -67,10 +67,7 @@ pub(crate) enum Piece {
 }
 
 impl Piece {
-    pub(crate) fn not_understood(
-        place: impl Into<String>,
-        reason: impl Into<Cow<'static, str>>,
-    ) -> Self {
+    pub(crate) fn not_understood(place: impl Into<String>, reason: impl Into<Cow<'static, str>>) -> Self {
         Self::Remark(Remark::new(RemarkKind::NotUnderstood, place, reason))
     }
 

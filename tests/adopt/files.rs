@@ -90,7 +90,10 @@ async fn the_file_backend_into_a_store_on_disk() -> Result {
     let storage = Storage::<File>::open(config.as_str()).await?;
     let stored: Vec<Record> = storage.export().try_collect().await?;
     assert_eq!(document(&stored), as_read_by_go("file"));
-    assert_eq!(storage.get_credential("user.name@example.com-003").await?.get("HealthScore"), Some(&json!(0.178)));
+    assert_eq!(
+        storage.get_credential("user.name@example.com-003").await?.get("HealthScore"),
+        Some(&json!(0.178))
+    );
     Ok(())
 }
 
@@ -121,7 +124,9 @@ async fn a_clone_of_the_git_backend() -> Result {
 #[tokio::test]
 async fn texts_of_the_git_backend() -> Result {
     let folder = place();
-    for (key, text) in [("word", "debug"), ("number", "123"), ("empty", ""), ("damaged", "{\"a\": "), ("text", "\"a\"\n")] {
+    for (key, text) in
+        [("word", "debug"), ("number", "123"), ("empty", ""), ("damaged", "{\"a\": "), ("text", "\"a\"\n")]
+    {
         write(&folder, &format!("config/{key}.json"), text);
     }
     let (found, remarks) = adopted(&url(folder.path()), None).await?;
@@ -160,9 +165,7 @@ async fn what_may_be_several_is_refused_and_can_be_said() -> Result {
     write(&folder, "credentials/a.json", r#"{"access_token":"1"}"#);
     write(&folder, "b.json", r#"{"access_token":"2"}"#);
     assert_eq!(refused(folder.path()).await, several("`file`, `folder`"));
-    let ids = |found: &Value| {
-        found["credentials"].as_object().unwrap().keys().cloned().collect::<Vec<_>>()
-    };
+    let ids = |found: &Value| found["credentials"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     let (found, remarks) = adopted(&url(folder.path()), Some(Layout::File)).await?;
     assert_eq!(ids(&found), ["a"]);
     assert_eq!(not_understood(&remarks), ["b.json: a JSON file that is no part of the layout"]);
@@ -196,7 +199,9 @@ async fn what_is_no_layout_is_refused() {
     let store = folder.path().join("store");
     Storage::<File>::open(url(&store).as_str()).await.unwrap().close().await.unwrap();
     let (kind, message) = refused(&store).await;
-    assert!(kind == ErrorKind::InvalidValue && message.ends_with("holds a store of this crate: copy it instead"));
+    assert!(
+        kind == ErrorKind::InvalidValue && message.ends_with("holds a store of this crate: copy it instead")
+    );
 }
 
 #[tokio::test]
@@ -213,6 +218,8 @@ async fn what_can_not_be_read_is_told_and_stops_nothing() -> Result {
     write(&folder, "credentials/.json", "{}");
     write(&folder, "credentials/x.json.tmp", "{}");
     write(&folder, "credentials/dir.json/inner.json", "{}");
+    write(&folder, "credentials/sub/inner.json", "{}");
+    write(&folder, "credentials/.git/inner.json", "{}");
     let long = format!("credentials/{}.json", "x".repeat(250));
     write(&folder, &long, "{}");
     write(&folder, "credentials/line\nbreak.json", "{}");
@@ -245,6 +252,7 @@ async fn what_can_not_be_read_is_told_and_stops_nothing() -> Result {
             "credentials/large.json",
             "credentials/line\nbreak.json",
             "credentials/list.json",
+            "credentials/sub",
             "usage/list.json",
             "usage/odd.json ",
             "usage/odd.json a",
@@ -255,7 +263,10 @@ async fn what_can_not_be_read_is_told_and_stops_nothing() -> Result {
     );
     assert_eq!(
         of_kind(&remarks, RemarkKind::LeftOut),
-        ["credentials/x.json.tmp: its name does not end with `.json`"]
+        [
+            "credentials/.git: its name does not end with `.json`",
+            "credentials/x.json.tmp: its name does not end with `.json`",
+        ]
     );
     let reasons: String = remarks.iter().map(|remark| remark.reason.as_ref()).collect();
     assert!(!reasons.contains("ya29"), "no value is quoted");
@@ -320,11 +331,17 @@ async fn documents_that_it_exported() -> Result {
         let mut wanted = as_read_by_go(backend);
         for credential in wanted["credentials"].as_object_mut().unwrap().values_mut() {
             let fields = credential.as_object_mut().unwrap();
-            assert_eq!(fields.remove("updated_at").is_some() && fields.remove("id").is_some(), backend == "mongodb");
+            assert_eq!(
+                fields.remove("updated_at").is_some() && fields.remove("id").is_some(),
+                backend == "mongodb"
+            );
         }
-        for count in wanted["usage"].as_object_mut().unwrap().values_mut().flat_map(|record| {
-            record.as_object_mut().unwrap().values_mut()
-        }) {
+        for count in wanted["usage"]
+            .as_object_mut()
+            .unwrap()
+            .values_mut()
+            .flat_map(|record| record.as_object_mut().unwrap().values_mut())
+        {
             if let Some(text) = count.as_str() {
                 *count = json!(text.parse::<i64>().unwrap());
             }

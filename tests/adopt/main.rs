@@ -48,7 +48,10 @@ async fn adopted(url: &str, layout: Option<Layout>) -> Result<(Value, Vec<Remark
     assert!(records == again, "reading changes nothing");
     assert_eq!(adoption.remarks(), remarks);
     adoption.close().await?;
-    assert!(records.is_sorted_by_key(place_of) && records.windows(2).all(|pair| place_of(&pair[0]) != place_of(&pair[1])));
+    assert!(
+        records.is_sorted_by_key(place_of)
+            && records.windows(2).all(|pair| place_of(&pair[0]) != place_of(&pair[1]))
+    );
 
     let storage = Storage::<Memory>::open("memory:").await?;
     storage.import(futures_util::stream::iter(records.iter().cloned().map(Ok))).await?.complete()?;
@@ -104,6 +107,7 @@ fn not_understood(remarks: &[Remark]) -> Vec<String> {
 fn layouts_have_names() {
     for layout in Layout::ALL {
         assert_eq!(layout.as_str().parse::<Layout>().unwrap(), layout);
+        assert_eq!(serde_json::to_value(layout).unwrap(), layout.as_str());
     }
     assert!("sqlite".parse::<Layout>().is_err());
 }

@@ -1,10 +1,10 @@
 //! Collections of the MongoDB backend.
 
-use gateway_storage::{Adoption, ErrorKind, MongoDb, MongoDbConfig, RemarkKind};
 use ::mongodb::{
     Client, Database,
     bson::{Bson, DateTime, Document, doc, oid::ObjectId},
 };
+use gateway_storage::{Adoption, ErrorKind, MongoDb, MongoDbConfig, RemarkKind};
 use serde_json::json;
 
 use super::*;
@@ -101,9 +101,21 @@ async fn what_races_left_and_what_can_not_be_read() -> Result {
     let insert = async |collection: &str, document: Document| {
         database.collection::<Document>(collection).insert_one(document).await.unwrap();
     };
-    insert("usage_stats", doc! { "_id": first, "key": "raced", "n": 20_i64, "a": 1_i32, "updated_at": time(1) }).await;
-    insert("usage_stats", doc! { "_id": second, "key": "raced", "n": 12.0, "b": 2_i64, "updated_at": time(2) }).await;
-    insert("usage_stats", doc! { "_id": "n", "key": "nested", "a": { "b": { "c": 3_i64 } }, "x": "many", "y": 1.5 }).await;
+    insert(
+        "usage_stats",
+        doc! { "_id": first, "key": "raced", "n": 20_i64, "a": 1_i32, "updated_at": time(1) },
+    )
+    .await;
+    insert(
+        "usage_stats",
+        doc! { "_id": second, "key": "raced", "n": 12.0, "b": 2_i64, "updated_at": time(2) },
+    )
+    .await;
+    insert(
+        "usage_stats",
+        doc! { "_id": "n", "key": "nested", "a": { "b": { "c": 3_i64 } }, "x": "many", "y": 1.5 },
+    )
+    .await;
     insert("usage_stats", doc! { "_id": "k", "n": 1_i64 }).await;
     insert("credentials", doc! { "_id": first, "id": "raced", "token": "new", "updated_at": time(9) }).await;
     insert("credentials", doc! { "_id": second, "id": "raced", "token": "old", "updated_at": time(5) }).await;
@@ -149,7 +161,8 @@ async fn what_races_left_and_what_can_not_be_read() -> Result {
     wanted.sort_unstable();
     assert_eq!(places, wanted);
     let changed = of_kind(&remarks, RemarkKind::Changed);
-    let merged = format!("usage_stats {}: a further document of its key: its counters are added up", second.to_hex());
+    let merged =
+        format!("usage_stats {}: a further document of its key: its counters are added up", second.to_hex());
     assert!(changed.contains(&merged), "{changed:?}");
     assert_eq!(changed.len(), 4, "{changed:?}");
     Ok(())

@@ -1,6 +1,6 @@
 //! Tables of the PostgreSQL backend.
 
-use gateway_storage::{Adoption, ErrorKind, RemarkKind};
+use gateway_storage::{Adoption, ErrorKind, PostgresConfig, RemarkKind};
 use serde_json::json;
 use tokio_postgres::{Client, NoTls};
 
@@ -17,8 +17,13 @@ const TABLES: &str = "
     CREATE TABLE {s}.schema_migrations (version bigint PRIMARY KEY, dirty boolean NOT NULL);";
 
 async fn client(server: &Server) -> Client {
-    let config = format!("host=127.0.0.1 port={} user=tester dbname=postgres", server.port);
-    let (client, connection) = tokio_postgres::connect(&config, NoTls).await.expect("the plain driver connects");
+    connect(&server.port.to_string()).await
+}
+
+async fn connect(port: &str) -> Client {
+    let config = format!("host=127.0.0.1 port={port} user=tester dbname=postgres");
+    let (client, connection) =
+        tokio_postgres::connect(&config, NoTls).await.expect("the plain driver connects");
     tokio::spawn(connection);
     client
 }
@@ -27,7 +32,9 @@ async fn load(client: &Client, schema: &str) {
     client.batch_execute(&TABLES.replace("{s}", schema)).await.unwrap();
     for table in ["credentials", "credential_states", "configs", "usage_stats", "schema_migrations"] {
         for row in lines(&format!("postgres/{table}.jsonl")) {
-            let insert = format!("INSERT INTO {schema}.{table} SELECT * FROM json_populate_record(NULL::{schema}.{table}, $1::text::json)");
+            let insert = format!(
+                "INSERT INTO {schema}.{table} SELECT * FROM json_populate_record(NULL::{schema}.{table}, $1::text::json)"
+            );
             client.execute(&insert, &[&row.to_string()]).await.unwrap();
         }
     }
@@ -69,7 +76,8 @@ async fn the_postgres_backend_as_go_reads_it() -> Result {
     assert_eq!(dump(&client, "public").await, before, "the source is as it was");
 
     // What a transaction of the Go program kept, its reads dropped.
-    let kept = r#"INSERT INTO credentials VALUES ('kept', '{"access_token":"t","Email":"a@b","expires_at":5}')"#;
+    let kept =
+        r#"INSERT INTO credentials VALUES ('kept', '{"access_token":"t","Email":"a@b","expires_at":5}')"#;
     client.batch_execute(kept).await.unwrap();
     let (found, _) = adopted(&server.url(), None).await?;
     assert_eq!(found["credentials"]["kept"], json!({ "access_token": "t", "Email": "a@b", "expires_at": 5 }));
@@ -134,15 +142,28 @@ async fn another_schema_and_what_can_not_be_read() -> Result {
 }
 
 #[tokio::test]
+async fn through_pgbouncer() -> Result {
+    let (pooled, direct) = (servers::pgbouncer(), servers::postgres());
+    let config = PostgresConfig::try_from(direct.as_str())?;
+    let (_, port) = config.addr.rsplit_once(':').unwrap();
+    let client = connect(port).await;
+    let schema = PostgresConfig::try_from(pooled.as_str())?.schema;
+    client.batch_execute(&format!("CREATE SCHEMA {schema}")).await.unwrap();
+    load(&client, &schema).await;
+    assert_eq!(adopted(&pooled, None).await?.0, as_read_by_go("postgres"));
+    Ok(())
+}
+
+#[tokio::test]
 async fn rows_of_many_pages_are_sorted_by_their_bytes() -> Result {
-    // Its databases are sorted as people do it: a before B.
     let server = Server::start(&[]);
     let client = client(&server).await;
-    client.batch_execute("CREATE DATABASE spoken TEMPLATE template0 LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'").await.unwrap();
     load(&client, "public").await;
     client
         .batch_execute(
-            "INSERT INTO credentials SELECT chr(65 + n % 58) || '-' || n, '{}' FROM generate_series(1, 1500) n;
+            // As people sort: a before B.
+            "ALTER TABLE credentials ALTER filename TYPE varchar(255) COLLATE \"und-x-icu\";
+             INSERT INTO credentials SELECT chr(65 + n % 58) || '-' || n, '{}' FROM generate_series(1, 1500) n;
              INSERT INTO usage_stats SELECT 'k' || n % 7, 'f' || n, n FROM generate_series(1, 3000) n;",
         )
         .await
@@ -150,7 +171,8 @@ async fn rows_of_many_pages_are_sorted_by_their_bytes() -> Result {
     let (found, _) = adopted(&server.url(), None).await?;
     assert_eq!(found["credentials"].as_object().unwrap().len(), 1530);
     assert_eq!(found["usage"]["k3"]["f3"], json!(3));
-    let all: usize = found["usage"].as_object().unwrap().values().map(|record| record.as_object().unwrap().len()).sum();
+    let all: usize =
+        found["usage"].as_object().unwrap().values().map(|record| record.as_object().unwrap().len()).sum();
     assert_eq!(all, 3050);
     Ok(())
 }

@@ -47,7 +47,9 @@ fn dump(raw: &mut Raw) -> Vec<(String, Vec<String>)> {
 fn left_out(prefix: &str) -> [String; 2] {
     [
         format!("{prefix}cache:model:gemini-2.5-pro:capabilities: a cache value: it expires"),
-        format!("{prefix}plan:meta:redis:apply:p1: the record of a config plan of the Go program: it expires"),
+        format!(
+            "{prefix}plan:meta:redis:apply:p1: the record of a config plan of the Go program: it expires"
+        ),
     ]
 }
 
@@ -98,8 +100,10 @@ async fn another_prefix_and_what_can_not_be_read() -> Result {
     wanted["usage"]["odd"] = json!({ "ok": 1 });
     assert_eq!(found, wanted);
     let lines = not_understood(&remarks);
-    let mut places: Vec<String> =
-        lines.iter().map(|line| line.strip_prefix(prefix).unwrap().split_once(": ").unwrap().0.to_owned()).collect();
+    let mut places: Vec<String> = lines
+        .iter()
+        .map(|line| line.strip_prefix(prefix).unwrap().split_once(": ").unwrap().0.to_owned())
+        .collect();
     places.sort();
     assert_eq!(
         places,

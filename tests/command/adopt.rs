@@ -28,11 +28,17 @@ fn adopts_what_is_there() {
     let place = Place::new();
     let (source, target) = (fixture("file"), place.url());
     let dry = place.json(&["adopt", &source, &target, "--dry-run"]);
-    assert_eq!((&dry["layout"], &dry["total"]["written"], &dry["dry_run"]), (&json!("file"), &json!(90), &json!(true)));
+    assert_eq!(
+        (&dry["layout"], &dry["total"]["written"], &dry["dry_run"]),
+        (&json!("file"), &json!(90), &json!(true))
+    );
     assert!(!place.path().exists(), "a dry run makes no store");
 
     let done = place.json(&["adopt", &source, &target, "--verify"]);
-    assert_eq!((&done["layout"], &done["complete"], &done["remarks"]), (&json!("file"), &json!(true), &json!([])));
+    assert_eq!(
+        (&done["layout"], &done["complete"], &done["remarks"]),
+        (&json!("file"), &json!(true), &json!([]))
+    );
     assert_eq!(done["credentials"]["written"], 30);
     assert_eq!(done["verify"]["same"], true);
     assert_eq!(place.json(&["usage", "get", "total"])["total_requests"], 55202);
@@ -59,7 +65,7 @@ fn what_is_not_understood_is_listed_and_exits_with_four() {
     let target = place.url();
     let ended = place.run(&["adopt", &source, &target]);
     assert_eq!(ended.code, Some(4), "{}", ended.err);
-    assert_eq!(ended.err, "error: 3 things could not be understood, and stay where they are\n");
+    assert_eq!(ended.err, "error: 3 things can't be understood, and stay where they are\n");
     for line in [
         "not understood (3):",
         "  credentials/half.json: the text ends too early, at line 1 column 21",
@@ -87,18 +93,26 @@ fn what_is_not_understood_is_listed_and_exits_with_four() {
 #[test]
 fn what_it_is_can_be_said() {
     let place = Place::new();
-    let source = place.left(&[
-        ("credentials/a.json", r#"{"access_token":"x"}"#),
-        ("b.json", r#"{"access_token":"x"}"#),
-    ]);
+    let source = place
+        .left(&[("credentials/a.json", r#"{"access_token":"x"}"#), ("b.json", r#"{"access_token":"x"}"#)]);
     let target = place.url();
     assert_eq!(
         place.fails(2, &["adopt", &source, &target]),
         "error: it may be of more than one layout: `file`, `folder`; say which one it is\n  hint: --layout says which one it is\n"
     );
-    assert_eq!(place.json(&["adopt", &source, &target, "--layout", "folder"])["layout"], "folder");
+    let ended = place.run(&["adopt", &source, &target, "--layout", "folder"]);
+    assert_eq!(ended.err, "error: 1 thing can't be understood, and stays where it is\n");
+    assert!(
+        ended.out.ends_with("\nnot understood (1):\n  credentials: a folder, which is not looked into\n"),
+        "{}",
+        ended.out
+    );
     assert_eq!(place.ok(&["credential", "list"]), "b\n");
-    assert!(place.fails(2, &["adopt", &source, &target, "--layout", "sqlite"]).contains("a layout is one of `file`"));
+    assert!(
+        place
+            .fails(2, &["adopt", &source, &target, "--layout", "sqlite"])
+            .contains("a layout is one of `file`")
+    );
     assert_eq!(place.fails_as(2, &["adopt", &source, &target, "--layout", "redis"]), "invalid_value");
 }
 

@@ -69,7 +69,10 @@ impl MongoDb {
         let lease = call.lease().await?;
         let names = call.ask(lease.database.list_collection_names()).await?;
         if names.iter().any(|name| name == "meta")
-            && call.ask(lease.database.collection::<RawDocumentBuf>("meta").find_one(doc! { "_id": "schema" })).await?.is_some()
+            && call
+                .ask(lease.database.collection::<RawDocumentBuf>("meta").find_one(doc! { "_id": "schema" }))
+                .await?
+                .is_some()
         {
             return Err(Error::new(
                 ErrorKind::InvalidValue,
@@ -169,7 +172,10 @@ impl Adoption {
             let document = cursor.current();
             (documents, bytes) = (documents + 1, bytes + document.as_bytes().len());
             if name.starts_with("config_plan") {
-                page.push(Piece::left_out(place(name, document), "the record of a config plan of the Go program"));
+                page.push(Piece::left_out(
+                    place(name, document),
+                    "the record of a config plan of the Go program",
+                ));
                 continue;
             }
             let place = place(name, document);
@@ -223,13 +229,19 @@ impl Found {
     fn merge(&mut self, next: Self, next_place: String, page: &mut Vec<Piece>) {
         match (self, next) {
             (Self::Counters(_, sums), Self::Counters(_, counts)) => {
-                page.push(Piece::changed(next_place.clone(), "a further document of its key: its counters are added up"));
+                page.push(Piece::changed(
+                    next_place.clone(),
+                    "a further document of its key: its counters are added up",
+                ));
                 for (field, count) in counts {
                     let sum = sums.entry(field).or_default();
                     match sum.checked_add(count) {
                         Some(total) => *sum = total,
                         None => {
-                            page.push(Piece::not_understood(next_place.clone(), "a sum of its counters leaves 64 bits"));
+                            page.push(Piece::not_understood(
+                                next_place.clone(),
+                                "a sum of its counters leaves 64 bits",
+                            ));
                         }
                     }
                 }
@@ -240,7 +252,10 @@ impl Found {
                     older = std::mem::replace(place, next_place);
                     (*record, *changed) = (next, next_changed);
                 }
-                page.push(Piece::not_understood(older, "another document of its key was changed later: that one is adopted"));
+                page.push(Piece::not_understood(
+                    older,
+                    "another document of its key was changed later: that one is adopted",
+                ));
             }
             // They are of one collection.
             (Self::Counters(..), Self::Document(..)) | (Self::Document(..), Self::Counters(..)) => {}
@@ -250,9 +265,11 @@ impl Found {
     fn finish(self, page: &mut Vec<Piece>) {
         match self {
             Self::Document(record, ..) => page.push(Piece::Record(record)),
-            Self::Counters(key, counts) => page.extend(counts.into_iter().map(|(field, count)| {
-                Piece::Record(Record::Usage { key: key.clone(), field, count })
-            })),
+            Self::Counters(key, counts) => page.extend(
+                counts
+                    .into_iter()
+                    .map(|(field, count)| Piece::Record(Record::Usage { key: key.clone(), field, count })),
+            ),
         }
     }
 }
@@ -264,7 +281,8 @@ fn read(
     place: &str,
     page: &mut Vec<Piece>,
 ) -> Result<Found> {
-    let name = document.get_str(key_field).map_err(|_| corrupt("the document's key is missing, or no text"))?;
+    let name =
+        document.get_str(key_field).map_err(|_| corrupt("the document's key is missing, or no text"))?;
     let key = Key::new(name)?;
     let (mut changed, mut fields) = (None, Map::new());
     let mut counts = BTreeMap::new();
@@ -307,7 +325,10 @@ fn count(
     page: &mut Vec<Piece>,
 ) -> Result<()> {
     if let RawBsonRef::Document(parts) = value {
-        page.push(Piece::changed(format!("{place} {name}"), "a nested document: its counters' names are joined by dots"));
+        page.push(Piece::changed(
+            format!("{place} {name}"),
+            "a nested document: its counters' names are joined by dots",
+        ));
         for part in parts {
             let (part, value) = part.map_err(damaged)?;
             count(place, &format!("{name}.{}", part.as_str()), value, counts, page)?;

@@ -12,7 +12,8 @@ use super::{
     statement::{Json, Parameter, Sql, column},
 };
 use crate::{
-    Backend, Credential, Error, ErrorKind, Key, Record, Result, backend::remote::Effect, codec::Location, model::Piece,
+    Backend, Credential, Error, ErrorKind, Key, Record, Result, backend::remote::Effect, codec::Location,
+    model::Piece,
 };
 
 /// One snapshot, and a cursor for each table: the tables' indexes are in the order of the database's language, not in ours.
@@ -86,7 +87,12 @@ impl Postgres {
 
     /// Every record of the tables, sorted, and a remark for every other row. A snapshot.
     pub(crate) fn adopt(&self) -> impl Stream<Item = Result<Piece>> + Send + 'static {
-        let adoption = Adoption { postgres: self.clone(), session: None, tables: Vec::new().into_iter(), page: Vec::new().into_iter() };
+        let adoption = Adoption {
+            postgres: self.clone(),
+            session: None,
+            tables: Vec::new().into_iter(),
+            page: Vec::new().into_iter(),
+        };
         stream::unfold(Some(adoption), |adoption| async {
             let mut adoption = adoption?;
             match adoption.next().await {
@@ -106,7 +112,9 @@ impl Postgres {
         }
         let has = |table: &Table| {
             let columns = found.get(table.name);
-            columns.is_some_and(|columns| table.columns.iter().all(|wanted| columns.iter().any(|it| it == wanted)))
+            columns.is_some_and(|columns| {
+                table.columns.iter().all(|wanted| columns.iter().any(|it| it == wanted))
+            })
         };
         Ok(TABLES.into_iter().filter(has).collect())
     }

@@ -43,7 +43,10 @@ impl Redis {
                     let reader = reader.clone();
                     async move { reader.adopt_page(&page).await }
                 });
-                stream::iter([Ok(remarks)]).chain(pages).map_ok(|pieces| stream::iter(pieces).map(Ok)).try_flatten()
+                stream::iter([Ok(remarks)])
+                    .chain(pages)
+                    .map_ok(|pieces| stream::iter(pieces).map(Ok))
+                    .try_flatten()
             })
             .try_flatten()
             .scan(false, |failed, piece| {
@@ -124,7 +127,10 @@ impl Redis {
                 for (id, found) in ids.iter().zip(self.get_chunk(&call, ids).await) {
                     match found {
                         Ok(credential) => {
-                            pieces.push(Piece::Record(crate::Record::Credential { id: id.clone(), credential }));
+                            pieces.push(Piece::Record(crate::Record::Credential {
+                                id: id.clone(),
+                                credential,
+                            }));
                         }
                         Err(error) if error.kind() == ErrorKind::NotFound => {}
                         Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -151,7 +157,8 @@ impl Redis {
                 }
             }
             Page::Usage(keys) => {
-                let replies = call.send_all(Effect::Read, keys.iter().map(|key| self.whole_record(key)).collect());
+                let replies =
+                    call.send_all(Effect::Read, keys.iter().map(|key| self.whole_record(key)).collect());
                 for (key, reply) in keys.iter().zip(replies.await) {
                     let name = self.layout.name(Space::Usage, key);
                     match reply.and_then(reply::fields) {

@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        adopt::Adopt, cache, config, copy::Copy, credential, doctor::Doctor, ping::Ping, plan, schema, stats::Stats, usage,
-        verify::Verify,
+        adopt::Adopt, cache, config, copy::Copy, credential, doctor::Doctor, ping::Ping, plan, schema,
+        stats::Stats, usage, verify::Verify,
     },
     output::Output,
 };

@@ -62,7 +62,9 @@ impl<B: Operated + Exportable> Run<B> for Adopt {
         let adoption = Adoption::open(&self.source, self.layout).await.map_err(|error| {
             let failure = Failure::opening(&error);
             match error.kind() {
-                ErrorKind::InvalidValue if self.layout.is_none() => failure.hint("--layout says which one it is"),
+                ErrorKind::InvalidValue if self.layout.is_none() => {
+                    failure.hint("--layout says which one it is")
+                }
                 ErrorKind::NotFound => failure.hint("`storage adopt --help` lists what is looked for"),
                 _ => failure,
             }
@@ -98,12 +100,14 @@ impl Adopt {
 
 /// Whether two URLs name one Redis store: what the Go program left there is one already.
 fn is_same_redis(source: &str, target: &str) -> bool {
-    match (RedisConfig::try_from(source), RedisConfig::try_from(target)) {
-        (Ok(source), Ok(target)) => {
-            (source.addr, source.db, source.prefix) == (target.addr, target.db, target.prefix)
+    let place = |url| {
+        let RedisConfig { mut addr, db, prefix, .. } = RedisConfig::try_from(url).ok()?;
+        if !addr.contains(':') {
+            addr.push_str(":6379");
         }
-        _ => false,
-    }
+        Some((addr, db, prefix))
+    };
+    place(source).is_some_and(|source| place(target) == Some(source))
 }
 
 /// The answer with what there is to say of the source.
@@ -132,10 +136,7 @@ fn told(answer: Answer, layout: Layout, remarks: &[Remark]) -> Answer {
     json["remarks"] = json!(remarks);
     if not_understood > 0 {
         json["complete"] = Value::Bool(false);
-        failure = failure.or_else(|| {
-            let things = if not_understood == 1 { "thing" } else { "things" };
-            Some(Failure::partly(format!("{not_understood} {things} could not be understood, and stay where they are")))
-        });
+        failure = failure.or_else(|| Some(Failure::not_understood(not_understood)));
     }
     let answer = Answer::Lines { lines, json };
     match failure {
