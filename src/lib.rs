@@ -37,6 +37,9 @@
 //! [`layer`] how to put something around every operation: telemetry ([`Storage::instrumented`]), a deadline, retries, a limit
 //! ([`Stack`]), or your own.
 //!
+//! [`migrate`] copies records between any two stores, and [`Adoption`] reads what the Go program that came before left in files
+//! and databases.
+//!
 //! # Limits
 //!
 //! | | |

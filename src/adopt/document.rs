@@ -39,7 +39,13 @@ pub(super) fn read(path: &Path) -> Result<Vec<Piece>> {
         }
         record => Ok(Piece::Record(record)),
     });
-    remarks.map(Ok).chain(records).collect()
+    let added = is_mongodb.then(|| {
+        Piece::left_out(
+            "credentials",
+            "`updated_at` of each, which the Go program added, and `id`, which is the key",
+        )
+    });
+    remarks.chain(added).map(Ok).chain(records).collect()
 }
 
 /// A credential without what the MongoDB backend had added to it.

@@ -200,12 +200,14 @@ impl Adoption {
             (None, []) => {
                 return Err(Error::new(
                     ErrorKind::NotFound,
-                    "nothing there looks like what the Go program left; say which layout it is if you know better",
+                    "nothing there looks like what the Go program left; name the layout (`--layout` on a command line) if it is there all the same",
                 ));
             }
             (None, several) => {
-                let message =
-                    format!("it may be of more than one layout: {}; say which one it is", names(several));
+                let message = format!(
+                    "it may be of more than one layout: {}; name one (`--layout` on a command line)",
+                    names(several)
+                );
                 return Err(Error::new(ErrorKind::InvalidValue, message));
             }
         };

@@ -25,13 +25,21 @@ use crate::{
 const PAGE: u32 = 250;
 const PAGE_BYTES: usize = 4 << 20;
 
-/// The collections of the layout, in the order in which they are read, and the field that is the key.
-const COLLECTIONS: [(&str, &str); 5] = [
-    ("credentials", "id"),
-    ("configs", "_id"),
-    ("usage_stats", "key"),
-    ("config_plan_commits", "_id"),
-    ("config_plan_locks", "_id"),
+/// The collections of the layout, in the order in which they are read, the field that is the key, and what is left out.
+const COLLECTIONS: [(&str, &str, Option<&str>); 5] = [
+    (
+        "credentials",
+        "id",
+        Some("`_id` and `updated_at` of every document, which the Go program added; `id` is the key"),
+    ),
+    ("configs", "_id", Some("`updated_at` of every document, which the Go program added; `_id` is the key")),
+    (
+        "usage_stats",
+        "key",
+        Some("`_id` and `updated_at` of every document, which the Go program added; `key` is the key"),
+    ),
+    ("config_plan_commits", "_id", None),
+    ("config_plan_locks", "_id", None),
 ];
 
 impl MongoDb {
@@ -79,7 +87,7 @@ impl MongoDb {
                 "the database holds a store of this crate: copy it instead",
             ));
         }
-        if !names.iter().any(|name| COLLECTIONS[..3].iter().any(|(known, _)| known == name)) {
+        if !names.iter().any(|name| COLLECTIONS[..3].iter().any(|(known, ..)| known == name)) {
             return Err(Error::new(
                 ErrorKind::NotFound,
                 "the database holds none of the Go program's collections (`credentials`, `configs`, `usage_stats`)",
@@ -147,7 +155,8 @@ impl Adoption {
             Some(session) => session,
             none => none.insert(call.ask(std::pin::pin!(snapshot(&lease))).await?),
         };
-        let (name, key) = COLLECTIONS[self.place];
+        let (name, key, left_out) = COLLECTIONS[self.place];
+        let is_begin = self.cursor.is_none();
         let cursor = match &mut self.cursor {
             Some(cursor) => cursor,
             none => {
@@ -170,6 +179,9 @@ impl Adoption {
                 break;
             }
             let document = cursor.current();
+            if let Some(reason) = left_out.filter(|_| is_begin && documents == 0) {
+                page.push(Piece::left_out(name, reason));
+            }
             (documents, bytes) = (documents + 1, bytes + document.as_bytes().len());
             if name.starts_with("config_plan") {
                 page.push(Piece::left_out(
@@ -296,6 +308,9 @@ fn read(
             (name, value) => drop(fields.insert(name.to_owned(), json_but(value, as_go_reads_it)?)),
         }
     }
+    if has_time(document, &["updated_at"]) {
+        page.push(Piece::changed(place, "a time in it is adopted as text"));
+    }
     Ok(match collection {
         "usage_stats" => Found::Counters(key, counts),
         "credentials" => {
@@ -354,6 +369,18 @@ fn as_go_reads_it(value: RawBsonRef<'_>) -> Option<Value> {
         RawBsonRef::DateTime(time) => time.try_to_rfc3339_string().ok().map(Value::String),
         _ => None,
     }
+}
+
+/// Whether there is a time in a document, but for these fields.
+fn has_time(document: &RawDocument, but: &[&str]) -> bool {
+    let is_time = |value: RawBsonRef<'_>| match value {
+        RawBsonRef::DateTime(_) => true,
+        RawBsonRef::Document(inner) => has_time(inner, &[]),
+        // Its elements are stored like fields.
+        RawBsonRef::Array(items) => has_time(items.as_ref(), &[]),
+        _ => false,
+    };
+    document.into_iter().flatten().any(|(name, value)| !but.contains(&name.as_str()) && is_time(value))
 }
 
 /// Whether a URL says which database is meant.

@@ -71,7 +71,7 @@ impl Postgres {
         postgres.check_server().await?;
         let found = postgres.foreign_tables().await;
         match found {
-            Ok(found) if !found.is_empty() => Ok(postgres),
+            Ok((found, _)) if !found.is_empty() => Ok(postgres),
             found => {
                 postgres.close().await?;
                 found.and_then(|_| {
@@ -102,8 +102,8 @@ impl Postgres {
         })
     }
 
-    /// The tables of the layout that are there, with the columns that they must have.
-    async fn foreign_tables(&self) -> Result<Vec<Table>> {
+    /// The tables of the layout that are there, with the columns that they must have; and what is there and left out.
+    async fn foreign_tables(&self) -> Result<(Vec<Table>, Vec<Piece>)> {
         let schema = [Parameter::Text(&self.server.config.schema)];
         let reply = self.call()?.run(Effect::Read, Sql::ForeignColumns, &schema).await?;
         let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -116,9 +116,21 @@ impl Postgres {
                 table.columns.iter().all(|wanted| columns.iter().any(|it| it == wanted))
             })
         };
-        Ok(TABLES.into_iter().filter(has).collect())
+        let tables: Vec<Table> = TABLES.into_iter().filter(has).collect();
+        let times = |table: &Table| {
+            let is_time = |column: &String| TIMES.contains(&column.as_str());
+            let has_times = found.get(table.name).is_some_and(|columns| columns.iter().any(is_time));
+            has_times.then(|| Piece::left_out(table.name, "the columns with times of changes"))
+        };
+        let mut remarks: Vec<Piece> = tables.iter().filter_map(times).collect();
+        if found.get("schema_migrations").is_some_and(|columns| columns.iter().any(|it| it == "dirty")) {
+            remarks.push(Piece::left_out("schema_migrations", "the version of the Go program's tables"));
+        }
+        Ok((tables, remarks))
     }
 }
+
+const TIMES: [&str; 2] = ["created_at", "updated_at"];
 
 struct Adoption {
     postgres: Postgres,
@@ -135,6 +147,7 @@ impl Adoption {
             }
             if self.session.is_none() {
                 self.begin().await?;
+                continue;
             }
             let Some(table) = self.tables.as_slice().first().copied() else {
                 self.session = None;
@@ -155,7 +168,7 @@ impl Adoption {
 
     async fn begin(&mut self) -> Result<()> {
         let postgres = self.postgres.clone();
-        let tables = postgres.foreign_tables().await?;
+        let (tables, remarks) = postgres.foreign_tables().await?;
         let call = postgres.call()?;
         let schema = postgres.server.config.quoted_schema()?;
         let mut session = Session::begin(&call, BEGIN).await?;
@@ -165,6 +178,7 @@ impl Adoption {
             session.execute(&call, Effect::Read, &declare).await?;
         }
         (self.session, self.tables) = (Some(session), tables.into_iter());
+        self.page = remarks.into_iter();
         Ok(())
     }
 }

@@ -62,9 +62,6 @@ impl<B: Operated + Exportable> Run<B> for Adopt {
         let adoption = Adoption::open(&self.source, self.layout).await.map_err(|error| {
             let failure = Failure::opening(&error);
             match error.kind() {
-                ErrorKind::InvalidValue if self.layout.is_none() => {
-                    failure.hint("--layout says which one it is")
-                }
                 ErrorKind::NotFound => failure.hint("`storage adopt --help` lists what is looked for"),
                 _ => failure,
             }
