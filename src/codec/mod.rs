@@ -24,7 +24,7 @@ pub use plan::{
     PlanChange, PlanRecord, decode_audit, decode_changes, decode_plan, encode_audit, encode_changes,
     encode_plan, times, to_micros, to_millis,
 };
-pub use record::{MAX_LINE_BYTES, RecordHasher};
 #[cfg(fuzzing)]
-pub use record::{decode_record, encode_record};
+pub use record::decode_record;
+pub use record::{MAX_LINE_BYTES, RecordHasher, encode_record};
 pub use record_key::RecordKey;
