@@ -232,7 +232,7 @@ async fn a_line_without_end_is_refused_early() {
         count.fetch_add(1000, Ordering::Relaxed);
         b"x".repeat(1000)
     }));
-    let error = archive::check(Pieces(endless.map(Ok))).await.unwrap_err();
+    let error = archive::check(Pieces::new(endless.map(Ok))).await.unwrap_err();
     assert_eq!(error.to_string(), "line 2 is longer than any line of an export");
     assert!(taken.load(Ordering::Relaxed) <= MAX_LINE_BYTES + 1000);
 }
@@ -251,13 +251,19 @@ async fn the_longest_records_fit() {
 async fn it_does_not_matter_how_it_is_read() {
     let (file, contents) = written(&few()).await;
     for size in [1, 2, 7, 100] {
-        let pieces = Pieces(file.chunks(size).map(|piece| Ok(piece.to_vec())));
+        let pieces = Pieces::new(file.chunks(size).map(|piece| Ok(piece.to_vec())));
         assert_eq!(archive::check(pieces).await.unwrap(), contents);
     }
 }
 
 /// A file that comes in pieces.
-struct Pieces<I>(I);
+struct Pieces<I>(I, Vec<u8>);
+
+impl<I: Iterator<Item = io::Result<Vec<u8>>>> Pieces<I> {
+    fn new(pieces: I) -> Self {
+        Self(pieces, Vec::new())
+    }
+}
 
 impl<I: Iterator<Item = io::Result<Vec<u8>>> + Unpin> AsyncRead for Pieces<I> {
     fn poll_read(
@@ -265,7 +271,13 @@ impl<I: Iterator<Item = io::Result<Vec<u8>>> + Unpin> AsyncRead for Pieces<I> {
         _: &mut Context<'_>,
         room: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Poll::Ready(self.0.next().unwrap_or(Ok(Vec::new())).map(|piece| room.put_slice(&piece)))
+        if self.1.is_empty() {
+            self.1 = self.0.next().unwrap_or(Ok(Vec::new()))?;
+        }
+        let length = self.1.len().min(room.remaining());
+        room.put_slice(&self.1[..length]);
+        self.1.drain(..length);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -273,7 +285,7 @@ impl<I: Iterator<Item = io::Result<Vec<u8>>> + Unpin> AsyncRead for Pieces<I> {
 async fn an_error_of_the_input_is_told() {
     let (file, _) = written(&few()).await;
     let input = [Ok(file[..50].to_vec()), Err(io::Error::other("disk"))];
-    let error = archive::check(Pieces(input.into_iter())).await.unwrap_err();
+    let error = archive::check(Pieces::new(input.into_iter())).await.unwrap_err();
     assert_eq!(
         (error.kind(), error.to_string().as_str()),
         (ErrorKind::Unavailable, "the export can't be read")
