@@ -14,7 +14,7 @@ use crate::{Error, ErrorKind, Key, RecordKind, Result, codec::RecordKey};
 
 /// A file that says up to where a copy has written everything, so that it can be resumed.
 ///
-/// It is made when the copy begins, replaced about twice a second, and removed when all is done. It holds the key of one record and
+/// It is made when the copy begins, replaced five times a second, and removed when all is done. It holds the key of one record and
 /// numbers; nobody else may read it (0600).
 #[derive(Clone, Debug)]
 pub struct Checkpoint {

@@ -1,13 +1,16 @@
 //! [`copy`]: from a source to a store.
 
 use std::{
-    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures_core::Stream;
-use futures_util::{StreamExt, stream};
+use futures_util::{
+    StreamExt,
+    future::{Either, select},
+    stream::FuturesOrdered,
+};
 
 use super::{
     CopyEvent, CopyOptions, CopyReport, MAX_NAMED,
@@ -17,8 +20,17 @@ use super::{
 };
 use crate::{Exportable, Record, Result, Storage};
 
+/// The next chunk, and who makes those after it. By value, since closures over borrows can't be spawned by generic code.
+async fn next<S, T>(mut chunks: Chunks<'_, S, T>) -> (Option<Chunk>, Chunks<'_, S, T>)
+where
+    S: Stream<Item = Result<Record>> + Send,
+    T: Stream<Item = Result<Record>> + Send,
+{
+    (chunks.next().await, chunks)
+}
+
 /// How often a checkpoint is saved.
-const SAVE_EVERY: Duration = Duration::from_millis(500);
+const SAVE_EVERY: Duration = Duration::from_millis(200);
 
 /// Copies records to a store; what else it holds stays.
 ///
@@ -30,7 +42,7 @@ const SAVE_EVERY: Duration = Duration::from_millis(500);
 ///   order: what was read before is written, the checkpoint is saved, and the report says why it
 ///   [stopped](CopyReport::stopped). It is a part then, and not a failure of this function.
 /// - A counter is set to its count, and a record is written as a whole, so that copying again is harmless.
-/// - May be dropped at any await: a part is copied then, and the checkpoint is half a second old at most.
+/// - May be dropped at any await: a part is copied then, and the checkpoint is a fifth of a second old, and what is written since then is written again.
 ///
 /// # Errors
 ///
@@ -59,20 +71,39 @@ pub async fn copy<B: Exportable>(
 
     let source = Sorted::new(source, "source", &options.filter, after.clone());
     let compared = options.compares().then(|| Sorted::new(target.export(), "target", &options.filter, after));
-    let chunks = stream::unfold(Chunks::new(source, compared, options), |mut chunks| async {
-        chunks.next().await.map(|chunk| (chunk, chunks))
-    });
-    let written = chunks.map(|chunk| {
-        let (target, progress, dry_run) = (target.clone(), progress.clone(), options.dry_run);
-        async move {
-            let tell = |event| progress.lock().unwrap_or_else(PoisonError::into_inner)(event);
-            write(&target, chunk, dry_run, tell).await
-        }
-    });
+    let mut making = Some(Box::pin(next(Chunks::new(source, compared, options))));
     // In the order of the source, so that all before the last one is written.
-    let mut written = pin!(written.buffered(options.concurrency));
+    let mut writing = FuturesOrdered::new();
     let mut saved = Instant::now();
-    while let Some(Chunk { tallies, failures, through, stopped, .. }) = written.next().await {
+    loop {
+        let written = match &mut making {
+            Some(make) if writing.len() < options.concurrency => {
+                let made = match writing.is_empty() {
+                    true => Either::Left(make.await),
+                    false => match select(make, writing.next()).await {
+                        Either::Left((made, _)) => Either::Left(made),
+                        Either::Right((written, _)) => Either::Right(written),
+                    },
+                };
+                match made {
+                    Either::Left((None, _)) => {
+                        making = None;
+                        continue;
+                    }
+                    Either::Left((Some(chunk), chunks)) => {
+                        let tell = progress.clone();
+                        writing.push_back(write(target, chunk, options.dry_run, move |event| {
+                            tell.lock().unwrap_or_else(PoisonError::into_inner)(event);
+                        }));
+                        making = Some(Box::pin(next(chunks)));
+                        continue;
+                    }
+                    Either::Right(written) => written,
+                }
+            }
+            _ => writing.next().await,
+        };
+        let Some(Chunk { tallies, failures, through, stopped, .. }) = written else { break };
         report.tallies.add(&tallies);
         for failure in failures {
             tell(CopyEvent::Failed(failure.clone()));

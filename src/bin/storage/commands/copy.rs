@@ -19,7 +19,7 @@ What else the target holds stays. By default nothing is written if the target ha
 values, plans and their audit are not copied.
 
 Ctrl-C ends it in order (exit code 130) and saves its place, and so does what can't go on (4); a copy that is killed has saved it
-half a second before. The same line with --resume goes on.
+a moment before. The same line with --resume goes on.
 
 Examples:
   storage copy file:./data redis://localhost --dry-run
