@@ -12,8 +12,8 @@ use crate::{
     codec::Decoder,
 };
 
-/// How much is read at once.
-const PAGE: usize = 256 * 1024;
+/// How much is read at once, but for longer lines.
+const PAGE: usize = 64 * 1024;
 
 /// Reads an export file to its end, and gives what it holds: nothing of it is kept.
 ///
@@ -50,16 +50,18 @@ struct Reader<R> {
     // On the heap, so that the stream can be moved while it is read.
     input: Pin<Box<R>>,
     decoder: Decoder,
-    bytes: Vec<u8>,
-    /// Where in `bytes` the line begins that is not whole yet, and how far it is known to have no LF.
+    /// Room, of which `begin..filled` was read and not decoded; it has no LF before `searched`.
+    room: Vec<u8>,
     begin: usize,
     searched: usize,
+    filled: usize,
     ended: bool,
 }
 
 impl<R: AsyncRead> Reader<R> {
     fn new(input: Pin<Box<R>>) -> Self {
-        Self { input, decoder: Decoder::default(), bytes: Vec::new(), begin: 0, searched: 0, ended: false }
+        let (decoder, room) = (Decoder::default(), vec![0; PAGE]);
+        Self { input, decoder, room, begin: 0, searched: 0, filled: 0, ended: false }
     }
 
     /// The records of some lines. An error is the last of them, and of all.
@@ -77,21 +79,21 @@ impl<R: AsyncRead> Reader<R> {
     async fn read_on(&mut self, records: &mut Vec<Result<Record>>) -> Result<()> {
         if !self.fill().await? {
             self.ended = true;
-            // What is left has no LF.
-            let rest = &self.bytes[self.begin..];
+            let rest = &self.room[self.begin..self.filled];
             if !rest.is_empty() {
                 self.decoder.line(rest)?;
             }
             return self.decoder.finish().map(drop);
         }
-        while let Some(length) = self.bytes[self.searched..].iter().position(|byte| *byte == b'\n') {
+        while let Some(length) = self.room[self.searched..self.filled].iter().position(|byte| *byte == b'\n')
+        {
             let end = self.searched + length + 1;
-            let record = self.decoder.line(&self.bytes[self.begin..end])?;
+            let record = self.decoder.line(&self.room[self.begin..end])?;
             (self.begin, self.searched) = (end, end);
             records.extend(record.map(Ok));
         }
-        self.searched = self.bytes.len();
-        if self.bytes.len() - self.begin > MAX_LINE_BYTES {
+        self.searched = self.filled;
+        if self.filled - self.begin > MAX_LINE_BYTES {
             return Err(self.decoder.endless());
         }
         Ok(())
@@ -99,16 +101,18 @@ impl<R: AsyncRead> Reader<R> {
 
     /// Reads more, behind the line that is not whole yet. False at the end.
     async fn fill(&mut self) -> Result<bool> {
-        self.bytes.drain(..self.begin);
+        self.room.copy_within(self.begin..self.filled, 0);
+        self.filled -= self.begin;
         (self.begin, self.searched) = (0, self.searched - self.begin);
-        let kept = self.bytes.len();
-        self.bytes.resize(kept + PAGE, 0);
-        let mut room = ReadBuf::new(&mut self.bytes[kept..]);
-        let read = poll_fn(|context| self.input.as_mut().poll_read(context, &mut room)).await;
-        let filled = room.filled().len();
-        self.bytes.truncate(kept + filled);
+        if self.filled == self.room.len() {
+            self.room.resize(2 * self.filled, 0);
+        }
+        let mut free = ReadBuf::new(&mut self.room[self.filled..]);
+        let read = poll_fn(|context| self.input.as_mut().poll_read(context, &mut free)).await;
+        let count = free.filled().len();
+        self.filled += count;
         read.map_err(failed)?;
-        Ok(filled > 0)
+        Ok(count > 0)
     }
 }
 
