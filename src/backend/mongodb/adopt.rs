@@ -296,7 +296,7 @@ fn read(
     let name =
         document.get_str(key_field).map_err(|_| corrupt("the document's key is missing, or no text"))?;
     let key = Key::new(name)?;
-    let (mut changed, mut fields) = (None, Map::new());
+    let (mut changed, mut times, mut fields) = (None, false, Map::new());
     let mut counts = BTreeMap::new();
     for field in document {
         let (name, value) = field.map_err(damaged)?;
@@ -305,10 +305,13 @@ fn read(
             ("updated_at", RawBsonRef::DateTime(time)) => changed = Some(time),
             (name, _) if name == key_field => {}
             (name, value) if collection == "usage_stats" => count(place, name, value, &mut counts, page)?,
-            (name, value) => drop(fields.insert(name.to_owned(), json_but(value, as_go_reads_it)?)),
+            (name, value) => {
+                times |= has_time(value);
+                fields.insert(name.to_owned(), json_but(value, as_go_reads_it)?);
+            }
         }
     }
-    if has_time(document, &["updated_at"]) {
+    if times {
         page.push(Piece::changed(place, "a time in it is adopted as text"));
     }
     Ok(match collection {
@@ -371,16 +374,14 @@ fn as_go_reads_it(value: RawBsonRef<'_>) -> Option<Value> {
     }
 }
 
-/// Whether there is a time in a document, but for these fields.
-fn has_time(document: &RawDocument, but: &[&str]) -> bool {
-    let is_time = |value: RawBsonRef<'_>| match value {
+/// Whether a value is a time, or holds one.
+fn has_time(value: RawBsonRef<'_>) -> bool {
+    match value {
         RawBsonRef::DateTime(_) => true,
-        RawBsonRef::Document(inner) => has_time(inner, &[]),
-        // Its elements are stored like fields.
-        RawBsonRef::Array(items) => has_time(items.as_ref(), &[]),
+        RawBsonRef::Document(fields) => fields.into_iter().flatten().any(|(_, value)| has_time(value)),
+        RawBsonRef::Array(items) => items.into_iter().flatten().any(has_time),
         _ => false,
-    };
-    document.into_iter().flatten().any(|(name, value)| !but.contains(&name.as_str()) && is_time(value))
+    }
 }
 
 /// Whether a URL says which database is meant.
