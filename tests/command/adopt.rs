@@ -124,6 +124,12 @@ fn what_is_no_layout_is_refused() {
     assert_eq!(place.fails_as(2, &["adopt", "memory:", &target]), "invalid_value");
     assert_eq!(place.fails_as(2, &["adopt", "redis://h/1", "redis://h:6379/1?prefix=gcli2api:"]), "usage");
     assert!(!place.path().exists());
+    place.left(&[("credentials/a.json", "{}")]);
+    std::os::unix::fs::symlink("left", place.dir.path().join("link")).unwrap();
+    for within in ["file:left", "file:left/credentials/new", "file:./left/../left/new", "file:link/new"] {
+        assert_eq!(place.fails_as(2, &["adopt", "file:left", within]), "usage", "{within}");
+    }
+    fs::remove_file(place.dir.path().join("left/credentials/a.json")).unwrap();
 
     let source = place.left(&[("credentials/.keep", "")]);
     fs::remove_file(place.dir.path().join("left/credentials/.keep")).unwrap();

@@ -1,10 +1,10 @@
 //! `storage adopt`.
 
-use std::sync::Arc;
+use std::{path::absolute, sync::Arc};
 
 use clap::Args;
 use futures_util::StreamExt;
-use gateway_storage::{Adoption, ErrorKind, Exportable, Layout, RedisConfig, Remark, RemarkKind};
+use gateway_storage::{Adoption, ErrorKind, Exportable, FileConfig, Layout, RedisConfig, Remark, RemarkKind};
 use serde_json::{Value, json};
 
 use super::Run;
@@ -56,8 +56,10 @@ pub(crate) struct Adopt {
 impl<B: Operated + Exportable> Run<B> for Adopt {
     async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
         door.config()?;
-        if is_same_redis(&self.source, door.url()) {
-            return Err(Failure::line("source and target are the same store: open it, it needs no adoption"));
+        if is_within(&self.source, door.url()) {
+            return Err(Failure::line("the target is in the source, where nothing may be written").hint(
+                "name another place; Redis data that stay where they are need no adoption: open them",
+            ));
         }
         let adoption = Adoption::open(&self.source, self.layout).await.map_err(|error| {
             let failure = Failure::opening(&error);
@@ -95,16 +97,23 @@ impl Adopt {
     }
 }
 
-/// Whether two URLs name one Redis store: what the Go program left there is one already.
-fn is_same_redis(source: &str, target: &str) -> bool {
-    let place = |url| {
+/// Whether the target is a place in the source: a folder in a folder, or the keys of one Redis database.
+fn is_within(source: &str, target: &str) -> bool {
+    let redis = |url| {
         let RedisConfig { mut addr, db, prefix, .. } = RedisConfig::try_from(url).ok()?;
         if !addr.contains(':') {
             addr.push_str(":6379");
         }
         Some((addr, db, prefix))
     };
-    place(source).is_some_and(|source| place(target) == Some(source))
+    let folder = |url| {
+        let path = absolute(FileConfig::try_from(url).ok()?.path).ok()?;
+        // What is not there yet is in what is.
+        path.ancestors()
+            .find_map(|above| Some(above.canonicalize().ok()?.join(path.strip_prefix(above).ok()?)))
+    };
+    redis(source).is_some_and(|source| redis(target) == Some(source))
+        || folder(source).zip(folder(target)).is_some_and(|(source, target)| target.starts_with(source))
 }
 
 /// The answer with what there is to say of the source.
