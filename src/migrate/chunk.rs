@@ -128,6 +128,8 @@ struct Pace {
     burst: usize,
 }
 
+const SAVED: Duration = Duration::from_millis(50);
+
 impl Pace {
     fn new(rate: NonZeroU32) -> Self {
         let each = Duration::from_secs(1) / rate.get();
@@ -136,11 +138,11 @@ impl Pace {
 
     async fn wait(&mut self) {
         let now = Instant::now();
+        // A little time is saved up, since a timer is late by a millisecond or so; no more.
+        self.at = self.at.max(now.checked_sub(SAVED).unwrap_or(now)) + self.each;
         if self.at > now {
             sleep_until(self.at).await;
         }
-        // Time that nobody used is not saved up.
-        self.at = self.at.max(now) + self.each;
     }
 }
 

@@ -2,6 +2,7 @@
 #![cfg(feature = "cli")]
 
 mod plan;
+mod transfer;
 
 use std::{
     fs,

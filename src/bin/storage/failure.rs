@@ -62,6 +62,12 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// The same, with the store that it is about.
+    pub(crate) fn at(mut self, which: &str) -> Self {
+        self.chain[0] = format!("{which}: {}", self.chain[0]);
+        self
+    }
+
     /// The line is not one of ours.
     pub(crate) fn line(message: impl Into<String>) -> Self {
         Self::new(Exit::Line, "usage", message)

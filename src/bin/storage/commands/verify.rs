@@ -40,8 +40,8 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(crate) async fn run(&self, log: Log) -> Result<Answer, Failure> {
-        let source = backends::source(&self.source, log).await?;
-        let target = backends::source(&self.target, log).await?;
+        let source = backends::source(&self.source, log).await.map_err(|failure| failure.at("source"))?;
+        let target = backends::source(&self.target, log).await.map_err(|failure| failure.at("target"))?;
         let interrupt = Interrupt::listen().map_err(|error| Failure::unheard(&error))?;
         let (records, others) = (source.records(), target.records());
         let compared = compare(records, source.total, others, &self.meant.filter(), &interrupt).await;
