@@ -29,7 +29,7 @@ pub(super) struct Chunk {
     records: Vec<Record>,
     pub(super) tallies: Tallies,
     pub(super) failures: Vec<CopyFailure>,
-    /// The last record that was read.
+    /// The last record that was read, if all up to it is done.
     pub(super) through: Option<RecordKey>,
     /// Why there is no other chunk after this one, unless the source has ended.
     pub(super) stopped: Option<Error>,
@@ -101,7 +101,8 @@ where
                     let error = conflict();
                     chunk.failures.push(CopyFailure::new(&record, error.clone()));
                     if !self.options.dry_run {
-                        // It is read again when the copy is resumed.
+                        // It is read and counted again when the copy is resumed.
+                        chunk.through = None;
                         return Err(error.with_key(record.key()));
                     }
                 }
@@ -189,7 +190,7 @@ pub(super) async fn write<B: Exportable>(
         }
         let Some(error) = last else { break };
         if !error.is_retryable() || tried == TRIES {
-            chunk.stopped = Some(error);
+            (chunk.stopped, chunk.through) = (Some(error), None);
             break;
         }
         retrying(CopyEvent::Retrying { error, after: pause });

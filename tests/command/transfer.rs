@@ -98,6 +98,9 @@ fn a_conflict_is_found_before_anything_is_written() {
     assert!(out.contains("different: config `retries`"), "{out}");
     assert_eq!(err, "error: source and target are not the same: 1 different\n");
     place.moves(0, &["verify", &from, &to, "--exclude", "retr*"]);
+    place.moves(3, &["verify", &from, &to, "--sample", "100"]);
+    let found = place.moves_json(0, &["verify", &from, &to, "--sample", "1", "--kinds", "usage"]);
+    assert_eq!(found["usage"]["same"], 1);
 
     place.moves(0, &["copy", &from, &to, "--on-conflict", "overwrite", "--verify"]);
     place.ok(&["--url", &to, "config", "set", "more", "1"]);

@@ -134,8 +134,7 @@ impl Failure {
 
     /// Ctrl-C, before all was done.
     pub(crate) fn interrupted() -> Self {
-        let failure = Self::new(Exit::Interrupted, "interrupted", "interrupted");
-        Self { outcome: "partly_applied", ..failure }
+        Self::new(Exit::Interrupted, "interrupted", "interrupted")
     }
 
     /// What would be in place of another one.

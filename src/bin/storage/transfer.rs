@@ -268,7 +268,9 @@ impl Moving<'_> {
 
     fn stopped(&self, error: &Error, has_written: bool) -> Failure {
         if self.interrupt.is_set() {
-            Failure::interrupted()
+            let failure = Failure::interrupted();
+            let outcome = if has_written { "partly_applied" } else { failure.outcome };
+            Failure { outcome, ..failure }
         } else if has_written {
             Failure::stopped(error)
         } else {
