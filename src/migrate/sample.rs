@@ -44,7 +44,7 @@ pub async fn verify_sample<B: CredentialStore + ConfigStore + UsageStore>(
         }
         seen += 1;
     }
-    sample.sort_by_cached_key(RecordKey::from);
+    sample.sort_by_cached_key(|record: &Record| RecordKey::from(record));
 
     let (mut report, mut lines) = (VerifyReport::new(), Lines::default());
     let (mut left, mut right) = (RecordHasher::default(), RecordHasher::default());
