@@ -3,6 +3,7 @@
 
 mod adopt;
 mod plan;
+mod transfer;
 
 use std::{
     fs,
