@@ -4,7 +4,18 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        cache, config, copy::Copy, credential, doctor::Doctor, ping::Ping, plan, schema, stats::Stats, usage,
+        cache, config,
+        copy::Copy,
+        credential,
+        doctor::Doctor,
+        export::Export,
+        import::Import,
+        inspect::Inspect,
+        ping::Ping,
+        plan, schema,
+        shell::{Completions, Pages},
+        stats::Stats,
+        usage,
         verify::Verify,
     },
     output::Output,
@@ -80,6 +91,11 @@ pub(crate) enum Command {
     Schema(schema::Command),
     Copy(Copy),
     Verify(Verify),
+    Export(Export),
+    Import(Import),
+    Inspect(Inspect),
+    Completions(Completions),
+    Man(Pages),
 }
 
 #[cfg(test)]

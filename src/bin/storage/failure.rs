@@ -1,8 +1,10 @@
 //! Why a command failed: for people, for programs, and as an exit code.
 
-use std::{error::Error as _, io};
+use std::{error::Error as _, io, path::Path};
 
-use gateway_storage::{Error, ErrorKind, Key, Outcome};
+use gateway_storage::{Error, ErrorKind, Key, Outcome, archive::NotUnderstood};
+
+use crate::commands::import::described;
 
 /// What the process ends with. `storage --help` says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +100,39 @@ impl Failure {
     /// A value's file, or stdin, can't be read.
     pub(crate) fn unreadable(what: &str, error: &io::Error) -> Self {
         let mut failure = Self::new(Exit::Line, "input", format!("{what} can't be read"));
+        failure.chain.push(error.to_string());
+        failure
+    }
+
+    /// A file of exported records is not one, or is damaged.
+    pub(crate) fn archive(name: &str, error: &Error) -> Self {
+        let mut failure = Self::of(Exit::Error, error);
+        failure.chain.insert(0, format!("{name} can't be imported"));
+        failure
+    }
+
+    /// An exported document has parts that are no records.
+    pub(crate) fn not_understood(parts: &[NotUnderstood]) -> Self {
+        const NAMED: usize = 20;
+        let count = parts.len();
+        let mut failure = Self::new(
+            Exit::Error,
+            ErrorKind::Corrupt.as_str(),
+            format!(
+                "{count} {} of the document can't be stored; nothing was",
+                if count == 1 { "part" } else { "parts" }
+            ),
+        );
+        failure.chain.extend(parts.iter().take(NAMED).map(described));
+        if count > NAMED {
+            failure.chain.push(format!("and {} more", count - NAMED));
+        }
+        failure.hint("--leave-out imports the rest")
+    }
+
+    /// A file could not be written.
+    pub(crate) fn unwritten_file(path: &Path, error: &io::Error) -> Self {
+        let mut failure = Self::new(Exit::Error, "output", format!("`{}` can't be written", path.display()));
         failure.chain.push(error.to_string());
         failure
     }
