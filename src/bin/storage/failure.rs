@@ -70,7 +70,9 @@ impl Failure {
     }
 
     pub(crate) fn no_url() -> Self {
-        Self::line("no URL says which store is meant").hint("add `--url file:./data`, or set STORAGE_URL")
+        Self::line("no URL says which store is meant").hint(
+            "add `--url file:./data`, or set STORAGE_URL, or name a store `default`; see `storage --help`",
+        )
     }
 
     /// The URL names none of these backends. Only its scheme is repeated: the rest can hold a password.
@@ -107,7 +109,7 @@ impl Failure {
     /// A file of exported records is not one, or is damaged.
     pub(crate) fn archive(name: &str, error: &Error) -> Self {
         let mut failure = Self::of(Exit::Error, error);
-        failure.chain.insert(0, format!("{name} can't be imported"));
+        failure.chain.insert(0, format!("{name} can't be read"));
         failure
     }
 
@@ -144,7 +146,7 @@ impl Failure {
         let failure = Self::of(exit, error);
         match error.kind() {
             ErrorKind::NotFound => {
-                failure.hint("check the URL; only `set`, `increment` and `copy` make a new store")
+                failure.hint("check the URL; only `set`, `increment`, `copy` and `import` make a new store")
             }
             ErrorKind::Busy => failure.hint("stop what has it open (a gateway?), or try again later"),
             _ => failure,

@@ -114,11 +114,6 @@ impl Answer {
         Self::Report { rows, json }
     }
 
-    /// The same with one more fact.
-    pub(crate) fn and(self, line: &str, name: &str, value: Value) -> Self {
-        self.and_line(line.to_owned()).and_json(name, value)
-    }
-
     /// The same with one more line for people.
     pub(crate) fn and_line(mut self, line: String) -> Self {
         match &mut self {

@@ -53,7 +53,7 @@ impl<B: Operated + Exportable> Run<B> for Import {
         match archive.kind().await? {
             Kind::Export if self.no_verify_first => {
                 let answer = self.transfer.run(archive.source(None), door).await?;
-                Ok(answer.and("checked while it was read", "verified_first", json!(false)))
+                Ok(told(answer, "the file is whole: it was checked while it was imported", false))
             }
             Kind::Export if archive.is_pipe() => {
                 let failure =
@@ -63,7 +63,7 @@ impl<B: Operated + Exportable> Run<B> for Import {
             Kind::Export => {
                 let contents = archive.check().await?;
                 let answer = self.transfer.run(archive.source(Some(&contents)), door).await?;
-                Ok(answer.and("checked before it was imported", "verified_first", json!(true)))
+                Ok(told(answer, "the file is whole: it was checked before anything was imported", true))
             }
             Kind::Go => {
                 let document = archive.go().await?;
@@ -72,12 +72,18 @@ impl<B: Operated + Exportable> Run<B> for Import {
                     return Err(Failure::not_understood(&left_out));
                 }
                 let answer = self.transfer.run(document_source(document.records), door).await?;
-                Ok(left_out.iter().fold(answer.and_json("left_out", parts(&left_out)), |answer, part| {
-                    answer.and_line(format!("left out: {}", described(part)))
-                }))
+                let answer = answer.and_json("left_out", parts(&left_out));
+                let named = left_out.iter().map(|part| format!("left out: {}", described(part)));
+                Ok(named.fold(answer, Answer::and_line))
             }
         }
     }
+}
+
+/// Whether it was checked first; what did not end well has been read in part only.
+fn told(answer: Answer, whole: &str, first: bool) -> Answer {
+    let answer = answer.and_json("verified_first", json!(first));
+    if matches!(answer, Answer::But { .. }) { answer } else { answer.and_line(whole.to_owned()) }
 }
 
 /// The place is shown: it is a name that the operator has to look for.

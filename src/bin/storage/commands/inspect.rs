@@ -83,7 +83,7 @@ pub(super) fn rows(contents: &Contents) -> (Rows, Value) {
 fn counters(counters: u64, records: u64) -> String {
     match counters {
         0 => "0".to_owned(),
-        _ => format!("{} counters in {} records", grouped(counters), grouped(records)),
+        _ => format!("{} counters of {} keys", grouped(counters), grouped(records)),
     }
 }
 
