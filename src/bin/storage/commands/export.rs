@@ -22,8 +22,16 @@ use tokio::io::AsyncWrite;
 
 use super::{Run, inspect};
 use crate::{
-    aside::Aside, backends::Operated, bytes::Blocking, door::Door, failure::Failure, interrupt::Interrupt,
-    output::Answer, progress::Bar, source::counted, transfer::Meant,
+    aside::Aside,
+    backends::Operated,
+    bytes::Blocking,
+    door::Door,
+    failure::Failure,
+    interrupt::Interrupt,
+    output::Answer,
+    progress::{Bar, grouped},
+    source::counted,
+    transfer::Meant,
 };
 
 /// Write all records of a store into a file
@@ -74,16 +82,17 @@ impl<B: Operated + Exportable> Run<B> for Export {
 
         let unwritten = |error| Failure::unwritten_file(file.unwrap_or(Path::new("-")), &error);
         let aside = file.map(Aside::create).transpose().map_err(unwritten)?;
-        let (done, mut count) = (Arc::new(AtomicU64::new(0)), 0);
+        let (done, mut read, mut kept) = (Arc::new(AtomicU64::new(0)), 0_u64, 0_u64);
         let mut bar = Bar::new("exporting", total);
         let filter = self.meant.filter();
         let records = interrupt.ends(counted(storage.export(), done.clone()));
         let records = records
             .inspect(|record| {
-                count += u64::from(record.is_ok());
-                bar.at(done.load(Ordering::Relaxed), count);
+                read += 1;
+                bar.at(done.load(Ordering::Relaxed), read);
             })
-            .filter(|record| future::ready(record.as_ref().map_or(true, |record| filter.allows(record))));
+            .filter(|record| future::ready(record.as_ref().map_or(true, |record| filter.allows(record))))
+            .inspect(|_| kept += 1);
         let header = Header::new(storage.label()).with_snapshot(storage.exports_snapshot());
         let written = match &aside {
             Some(aside) => self.write(&header, records, Blocking(aside.file())).await,
@@ -98,7 +107,13 @@ impl<B: Operated + Exportable> Run<B> for Export {
         aside.keep().map_err(unwritten)?;
         let (mut rows, mut document) = match contents {
             Some(contents) => inspect::rows(&contents),
-            None => (Vec::new(), json!({ "format": "go" })),
+            None => {
+                let format = ("format".to_owned(), "the Go module's document".to_owned());
+                (
+                    vec![format, ("records".to_owned(), grouped(kept))],
+                    json!({ "format": "go", "records": kept }),
+                )
+            }
         };
         rows.insert(0, ("file".into(), path.display().to_string()));
         document["file"] = path.display().to_string().into();
