@@ -72,8 +72,10 @@ pub struct Contents {
     pub credentials: u64,
     /// How many config values.
     pub configs: u64,
-    /// How many counters, of all usage records.
+    /// How many counters.
     pub usage: u64,
+    /// How many usage records they are in.
+    pub usage_records: u64,
     /// The digest of its records: exports that hold the same have the same.
     pub digest: RecordDigest,
     /// The size of the file.
@@ -112,13 +114,21 @@ struct State {
     header_digest: RecordDigest,
     last: Option<RecordKey>,
     counts: [u64; 3],
+    usage_records: u64,
     records: RecordHasher,
 }
 
 impl State {
     fn new(header: Header, line: &[u8]) -> Self {
         let header_digest = RecordDigest(Sha256::digest(line).into());
-        Self { header, header_digest, last: None, counts: [0; 3], records: RecordHasher::default() }
+        Self {
+            header,
+            header_digest,
+            last: None,
+            counts: [0; 3],
+            usage_records: 0,
+            records: RecordHasher::default(),
+        }
     }
 
     /// Adds a record by its line.
@@ -131,6 +141,11 @@ impl State {
             }
             _ => {}
         }
+        let is_next = match (&self.last, &place) {
+            (Some(RecordKey::Usage(last, _)), RecordKey::Usage(key, _)) => last != key,
+            (_, place) => matches!(place, RecordKey::Usage(..)),
+        };
+        self.usage_records += u64::from(is_next);
         self.last = Some(place);
         self.counts[match record.kind() {
             RecordKind::Credential => 0,
@@ -142,10 +157,12 @@ impl State {
     }
 
     fn end(self, bytes: u64) -> (Contents, End) {
-        let Self { header, header_digest, counts: [credentials, configs, usage], records, .. } = self;
+        let Self {
+            header, header_digest, counts: [credentials, configs, usage], usage_records, records, ..
+        } = self;
         let digest = records.finish();
         let end = End { credentials, configs, usage, header: header_digest, records: digest };
-        (Contents { header, credentials, configs, usage, digest, bytes }, end)
+        (Contents { header, credentials, configs, usage, usage_records, digest, bytes }, end)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     failure::Failure,
     output::Answer,
     source::{Source, label},
+    stores,
     transfer::Transfer,
 };
 
@@ -56,12 +57,13 @@ pub(crate) struct Adopt {
 impl<B: Operated + Exportable> Run<B> for Adopt {
     async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
         door.config()?;
-        if is_within(&self.source, door.url()) {
+        let url = stores::resolve(&self.source)?;
+        if is_within(&url, door.url()) {
             return Err(Failure::line("the target is in the source, where nothing may be written").hint(
                 "name another place; Redis data that stay where they are need no adoption: open them",
             ));
         }
-        let adoption = Adoption::open(&self.source, self.layout).await.map_err(|error| {
+        let adoption = Adoption::open(&url, self.layout).await.map_err(|error| {
             let failure = Failure::opening(&error);
             match error.kind() {
                 ErrorKind::NotFound => failure.hint("`storage adopt --help` lists what is looked for"),
@@ -69,7 +71,7 @@ impl<B: Operated + Exportable> Run<B> for Adopt {
             }
         })?;
         let adoption = Arc::new(adoption);
-        let result = self.adopt(&adoption, door).await;
+        let result = self.adopt(&url, &adoption, door).await;
         if let Some(adoption) = Arc::into_inner(adoption) {
             // Nothing was written.
             let _ = adoption.close().await;
@@ -81,6 +83,7 @@ impl<B: Operated + Exportable> Run<B> for Adopt {
 impl Adopt {
     async fn adopt<B: Operated + Exportable>(
         &self,
+        url: &str,
         adoption: &Arc<Adoption>,
         door: &Door<'_, B>,
     ) -> Result<Answer, Failure> {
@@ -89,7 +92,7 @@ impl Adopt {
             return Err(Failure::nothing_found());
         }
         let layout = adoption.layout();
-        let label = format!("{} as {layout}", label(&self.source));
+        let label = format!("{} as {layout}", label(url));
         let source = adoption.clone();
         let source = Source::new(label, true, move || source.records().boxed());
         let answer = self.transfer.run(source, door).await?;
