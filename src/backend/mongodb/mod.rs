@@ -4,6 +4,7 @@ mod adopt;
 mod command;
 mod config;
 mod credential;
+mod desk;
 mod document;
 mod export;
 mod failure;
