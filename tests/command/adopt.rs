@@ -98,7 +98,7 @@ fn what_it_is_can_be_said() {
     let target = place.url();
     assert_eq!(
         place.fails(2, &["adopt", &source, &target]),
-        "error: it may be of more than one layout: `file`, `folder`; name one (`--layout` on a command line)\n"
+        "error: source: it may be of more than one layout: `file`, `folder`; name one (`--layout` on a command line)\n"
     );
     let ended = place.run(&["adopt", &source, &target, "--layout", "folder"]);
     assert_eq!(ended.err, "error: 1 thing can't be understood, and stays where it is\n");

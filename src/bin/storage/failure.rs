@@ -166,7 +166,7 @@ impl Failure {
     }
 
     /// What could be read is adopted; so many things could not.
-    pub(crate) fn not_understood(count: usize) -> Self {
+    pub(crate) fn left_behind(count: usize) -> Self {
         Self::partly(match count {
             1 => "1 thing can't be understood, and stays where it is".to_owned(),
             _ => format!("{count} things can't be understood, and stay where they are"),

@@ -64,7 +64,7 @@ impl<B: Operated + Exportable> Run<B> for Adopt {
             ));
         }
         let adoption = Adoption::open(&url, self.layout).await.map_err(|error| {
-            let failure = Failure::opening(&error);
+            let failure = Failure::opening(&error).at("source");
             match error.kind() {
                 ErrorKind::NotFound => failure.hint("`storage adopt --help` lists what is looked for"),
                 _ => failure,
@@ -145,7 +145,7 @@ fn told(answer: Answer, layout: Layout, remarks: &[Remark]) -> Answer {
     json["remarks"] = json!(remarks);
     if not_understood > 0 {
         json["complete"] = Value::Bool(false);
-        failure = failure.or_else(|| Some(Failure::not_understood(not_understood)));
+        failure = failure.or_else(|| Some(Failure::left_behind(not_understood)));
     }
     let answer = Answer::Lines { lines, json };
     match failure {
