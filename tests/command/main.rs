@@ -1,6 +1,7 @@
 //! The command `storage`, run as an operator runs it.
 #![cfg(feature = "cli")]
 
+mod archive;
 mod plan;
 
 use std::{
@@ -102,7 +103,7 @@ impl Place {
 
 fn bare(line: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_storage"));
-    command.args(line).env_remove("STORAGE_URL").stdin(Stdio::null());
+    command.args(line).env_remove("STORAGE_URL").env_remove("STORAGE_CONFIG").stdin(Stdio::null());
     command
 }
 
@@ -594,6 +595,11 @@ fn help_shows_how() {
         "cache set",
         "cache get",
         "cache delete",
+        "export",
+        "import",
+        "inspect",
+        "completions",
+        "man",
     ] {
         let line: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         let ended = help(&line);
