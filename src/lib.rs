@@ -35,7 +35,7 @@
 //!
 //! Each trait's methods list what they promise. [`Backend`] says what holds for all of them, [`Error`] what can go wrong,
 //! [`layer`] how to put something around every operation: telemetry ([`Storage::instrumented`]), a deadline, retries, a limit
-//! ([`Stack`]), or your own.
+//! ([`Stack`]), or your own. [`migrate`] copies between any two stores, and compares them.
 //!
 //! # Limits
 //!

@@ -4,6 +4,10 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use serde::{Deserialize, Serialize};
@@ -76,8 +80,12 @@ fn digest(texts: &[&str]) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Held by whoever changes a checkpoint: the work of a copy that was dropped may still be under way when the next one begins.
+static CHANGES: Mutex<()> = Mutex::new(());
+
 /// The checkpoint of a copy that is under way.
 pub(super) struct Place {
+    is_dropped: Arc<AtomicBool>,
     path: PathBuf,
     copy: String,
     pub(super) resumed: bool,
@@ -95,8 +103,14 @@ impl Place {
             names.push(digest(&patterns.iter().map(String::as_str).collect::<Vec<_>>()));
         }
         let copy = digest(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        let path = checkpoint.path.clone();
-        let mut place = Self { path, copy, resumed: false, through: None, tallies: Tallies::default() };
+        let mut place = Self {
+            is_dropped: Arc::default(),
+            path: checkpoint.path.clone(),
+            copy,
+            resumed: false,
+            through: None,
+            tallies: Tallies::default(),
+        };
         let path = place.path.clone();
         let found = blocking(move || read(&path)).await?;
         if let Some(found) = found {
@@ -124,8 +138,12 @@ impl Place {
             through: self.through.as_ref().and_then(through),
             tallies: self.tallies,
         };
-        let path = self.path.clone();
+        let (path, is_dropped) = (self.path.clone(), self.is_dropped.clone());
         blocking(move || {
+            let _changes = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
+            if is_dropped.load(Ordering::Relaxed) {
+                return Ok(());
+            }
             let json = serde_json::to_vec(&content).map_err(io::Error::from);
             json.and_then(|json| write(&path, &json)).map_err(|error| failed("written", error))
         })
@@ -134,7 +152,18 @@ impl Place {
 
     /// Removes it: all is done.
     pub(super) async fn remove(self) -> Result<()> {
-        blocking(move || fs::remove_file(&self.path).map_err(|error| failed("removed", error))).await
+        let path = self.path.clone();
+        blocking(move || {
+            let _changes = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
+            fs::remove_file(&path).map_err(|error| failed("removed", error))
+        })
+        .await
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.is_dropped.store(true, Ordering::Relaxed);
     }
 }
 

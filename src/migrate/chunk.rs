@@ -29,7 +29,7 @@ pub(super) struct Chunk {
     records: Vec<Record>,
     pub(super) tallies: Tallies,
     pub(super) failures: Vec<CopyFailure>,
-    /// The last record that was read.
+    /// The last record that was read, if all up to it is done.
     pub(super) through: Option<RecordKey>,
     /// Why there is no other chunk after this one, unless the source has ended.
     pub(super) stopped: Option<Error>,
@@ -101,7 +101,8 @@ where
                     let error = conflict();
                     chunk.failures.push(CopyFailure::new(&record, error.clone()));
                     if !self.options.dry_run {
-                        // It is read again when the copy is resumed.
+                        // It is read and counted again when the copy is resumed.
+                        chunk.through = None;
                         return Err(error.with_key(record.key()));
                     }
                 }
@@ -128,6 +129,8 @@ struct Pace {
     burst: usize,
 }
 
+const SAVED: Duration = Duration::from_millis(50);
+
 impl Pace {
     fn new(rate: NonZeroU32) -> Self {
         let each = Duration::from_secs(1) / rate.get();
@@ -136,11 +139,11 @@ impl Pace {
 
     async fn wait(&mut self) {
         let now = Instant::now();
+        // A little time is saved up, since a timer is late by a millisecond or so; no more.
+        self.at = self.at.max(now.checked_sub(SAVED).unwrap_or(now)) + self.each;
         if self.at > now {
             sleep_until(self.at).await;
         }
-        // Time that nobody used is not saved up.
-        self.at = self.at.max(now) + self.each;
     }
 }
 
@@ -187,7 +190,7 @@ pub(super) async fn write<B: Exportable>(
         }
         let Some(error) = last else { break };
         if !error.is_retryable() || tried == TRIES {
-            chunk.stopped = Some(error);
+            (chunk.stopped, chunk.through) = (Some(error), None);
             break;
         }
         retrying(CopyEvent::Retrying { error, after: pause });

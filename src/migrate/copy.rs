@@ -37,7 +37,7 @@ const SAVE_EVERY: Duration = Duration::from_millis(200);
 /// - Records are written in chunks, several at once, while the source is read on; the source is read no faster than the
 ///   target takes it.
 /// - A record that the target will never take (too large for its server, or of a kind that it does not have) is a failure in the
-///   report, and stops nothing. What it can't take now is tried again for ten seconds or so, and then stops the copy.
+///   report, and stops nothing. What it can't take now is tried again, nine times in ten seconds or more, and then stops the copy.
 /// - An error of the source, a conflict under [`OnConflict::Fail`](super::OnConflict::Fail), or a target that is lost end the copy in
 ///   order: what was read before is written, the checkpoint is saved, and the report says why it
 ///   [stopped](CopyReport::stopped). It is a part then, and not a failure of this function.
@@ -112,12 +112,14 @@ pub async fn copy<B: Exportable>(
             }
         }
         tell(CopyEvent::Progress(report.tallies));
+        if let Some((place, through)) = place.as_mut().zip(through) {
+            (place.through, place.tallies) = (Some(through), report.tallies);
+        }
         if stopped.is_some() {
             report.stopped = stopped;
             break;
         }
-        if let Some(place) = &mut place {
-            (place.through, place.tallies) = (through.or(place.through.take()), report.tallies);
+        if let Some(place) = &place {
             if saved.elapsed() >= SAVE_EVERY {
                 if let Err(error) = place.save().await {
                     report.stopped = Some(error);

@@ -1,4 +1,5 @@
-//! Moving records: [`copy`] from any source to any store, [`verify`] that two hold the same.
+//! Moving records: [`copy`] from any source to any store, [`verify`] that two hold the same, [`verify_sample`]
+//! that one has some of the other.
 //!
 //! A **source** is a stream of records, sorted as [`Exportable::export`](crate::Exportable::export) says: an export of a
 //! store, or a reader of anything else. A **target** is a [`Storage`](crate::Storage) whose backend imports. Memory is bounded by
@@ -32,6 +33,7 @@ mod filter;
 mod join;
 mod options;
 mod report;
+mod sample;
 mod verify;
 
 pub use checkpoint::Checkpoint;
@@ -39,4 +41,5 @@ pub use copy::copy;
 pub use filter::{Filter, Glob};
 pub use options::{CopyOptions, OnConflict};
 pub use report::{CopyEvent, CopyFailure, CopyReport, MAX_NAMED, Tallies, Tally};
+pub use sample::verify_sample;
 pub use verify::{Compared, Difference, DifferenceKind, VerifyOptions, VerifyReport, verify};

@@ -101,7 +101,7 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let none = Compared::default();
         let empty = RecordHasher::default().finish();
         Self {
@@ -150,7 +150,7 @@ impl VerifyReport {
         (total.different, total.missing) == (0, 0)
     }
 
-    fn add(&mut self, record: &Record, difference: Option<DifferenceKind>) {
+    pub(super) fn add(&mut self, record: &Record, difference: Option<DifferenceKind>) {
         let compared = match record.kind() {
             RecordKind::Credential => &mut self.credentials,
             RecordKind::Config => &mut self.configs,

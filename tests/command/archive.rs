@@ -34,7 +34,7 @@ impl Place {
         let entries = fs::read_dir(self.dir.path()).unwrap();
         let mut names: Vec<String> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.retain(|name| !["store", "other", "home"].contains(&name.as_str()));
+        names.retain(|name| !["store", "other", "home", "state"].contains(&name.as_str()));
         names.sort_unstable();
         names
     }
@@ -52,14 +52,14 @@ impl Place {
         self.run(&line.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    fn other(&self, line: &[&str]) -> String {
+    fn ok_in_other(&self, line: &[&str]) -> String {
         let ended = self.run_in_other(line);
         assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{line:?}");
         ended.out
     }
 
     #[track_caller]
-    fn other_fails(&self, code: i32, line: &[&str]) -> String {
+    fn fails_in_other(&self, code: i32, line: &[&str]) -> String {
         let ended = self.run_in_other(line);
         assert_eq!((ended.code, ended.out.as_str()), (Some(code), ""), "{line:?}: {}", ended.err);
         ended.err
@@ -78,16 +78,20 @@ fn from_store_to_store() {
     assert_eq!((&said["snapshot"], &said["source"]), (&json!(true), &json!("file")));
     assert_eq!(place.json(&["inspect", "a.ndjson"])["digest"], said["digest"]);
 
-    let report = place.other(&["import", "a.ndjson", "--verify"]);
+    let report = place.ok_in_other(&["import", "a.ndjson", "--verify"]);
     assert!(report.contains("the file is whole: it was checked before anything was imported"), "{report}");
     assert!(report.contains(said["digest"].as_str().unwrap()), "{report}");
-    assert_eq!(place.other(&["credential", "get", "alice", "--reveal"]), place.ok(&["credential", "get", "alice", "--reveal"]));
-    assert_eq!(place.other(&["usage", "list"]), place.ok(&["usage", "list"]));
+    assert_eq!(
+        place.ok_in_other(&["credential", "get", "alice", "--reveal"]),
+        place.ok(&["credential", "get", "alice", "--reveal"])
+    );
+    assert_eq!(place.ok_in_other(&["usage", "list"]), place.ok(&["usage", "list"]));
 
-    place.other(&["export", "b.ndjson"]);
+    place.ok_in_other(&["export", "b.ndjson"]);
     let records = |text: String| text.lines().skip(1).take(4).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(records(place.text("a.ndjson")), records(place.text("b.ndjson")));
-    let again: Value = serde_json::from_str(&place.other(&["--output", "json", "import", "a.ndjson"])).unwrap();
+    let again: Value =
+        serde_json::from_str(&place.ok_in_other(&["--output", "json", "import", "a.ndjson"])).unwrap();
     assert_eq!((&again["total"]["written"], &again["verified_first"]), (&json!(0), &json!(true)));
 }
 
@@ -107,7 +111,7 @@ fn an_export_is_its_owners_and_complete() {
 
     // One that fails leaves what was there.
     place.write_text("a", "before");
-    place.other_fails(5, &["export", "a"]);
+    place.fails_in_other(5, &["export", "a"]);
     assert_eq!((place.text("a").as_str(), place.files()), ("before", vec!["a".into(), "b".into()]));
 
     // A link is replaced, not followed; what is no file is left alone.
@@ -184,7 +188,7 @@ fn what_is_damaged_is_refused_before_anything_is_stored() {
         ("hello\n".to_owned(), "line 1 is not the first line of an export"),
     ] {
         place.write_text("a", &damaged);
-        let err = place.other_fails(1, &["import", "a"]);
+        let err = place.fails_in_other(1, &["import", "a"]);
         assert!(err.starts_with("error: the file `a` can't be read\n  caused by: "), "{err}");
         assert!(err.contains(line), "{line}: {err}");
         assert_eq!(err, place.fails(1, &["inspect", "a"]));
@@ -205,7 +209,7 @@ fn what_a_later_version_wrote_is_said_so() {
     let place = Place::filled();
     let whole = place.ok(&["export"]);
     place.write_text("a", &whole.replace("\"version\":1", "\"version\":2"));
-    let err = place.other_fails(1, &["import", "a"]);
+    let err = place.fails_in_other(1, &["import", "a"]);
     assert!(err.contains("line 1: the export has the format version 2") && err.contains("hint: "), "{err}");
     assert_eq!(place.fails_as(1, &["import", "a"]), "unsupported");
 }
@@ -215,32 +219,36 @@ fn only_some_of_it() {
     let place = Place::filled();
     place.ok(&["config", "set", "models", "[]"]);
     let keys = |text: String| -> Vec<String> {
-        let line = |line: &str| serde_json::from_str::<Value>(line).unwrap()["key"].as_str().map(str::to_owned);
+        let line =
+            |line: &str| serde_json::from_str::<Value>(line).unwrap()["key"].as_str().map(str::to_owned);
         text.lines().filter_map(line).collect()
     };
     assert_eq!(keys(place.ok(&["export", "--kinds", "configs"])), ["models", "retries"]);
     assert_eq!(keys(place.ok(&["export", "--include", "*e*", "--exclude", "mod*"])), ["alice", "retries"]);
     place.ok(&["export", "a"]);
-    place.other(&["import", "a", "--kinds", "configs", "--include", "m*"]);
-    assert_eq!(place.other(&["config", "list"]), "models\n");
-    assert_eq!(place.other(&["credential", "list"]), "");
+    place.ok_in_other(&["import", "a", "--kinds", "configs", "--include", "m*"]);
+    assert_eq!(place.ok_in_other(&["config", "list"]), "models\n");
+    assert_eq!(place.ok_in_other(&["credential", "list"]), "");
 }
 
 #[test]
 fn conflicts_are_the_operators_choice() {
     let place = Place::filled();
     place.ok(&["export", "a"]);
-    place.other(&["config", "set", "retries", "7"]);
+    place.ok_in_other(&["config", "set", "retries", "7"]);
     let refused = place.run_in_other(&["import", "a"]);
     assert_eq!(refused.code, Some(1), "{}", refused.err);
-    assert_eq!(place.other(&["credential", "list"]), "", "something was stored");
-    place.other(&["import", "a", "--on-conflict", "skip"]);
-    assert_eq!((place.other(&["config", "get", "retries"]), place.other(&["credential", "list"])), ("7\n".into(), "alice\n".into()));
-    let dry = place.other(&["import", "a", "--on-conflict", "overwrite", "--dry-run"]);
+    assert_eq!(place.ok_in_other(&["credential", "list"]), "", "something was stored");
+    place.ok_in_other(&["import", "a", "--on-conflict", "skip"]);
+    assert_eq!(
+        (place.ok_in_other(&["config", "get", "retries"]), place.ok_in_other(&["credential", "list"])),
+        ("7\n".into(), "alice\n".into())
+    );
+    let dry = place.ok_in_other(&["import", "a", "--on-conflict", "overwrite", "--dry-run"]);
     assert!(dry.contains("would write"), "{dry}");
-    assert_eq!(place.other(&["config", "get", "retries"]), "7\n");
-    place.other(&["import", "a", "--on-conflict", "overwrite"]);
-    assert_eq!(place.other(&["config", "get", "retries"]), "3\n");
+    assert_eq!(place.ok_in_other(&["config", "get", "retries"]), "7\n");
+    place.ok_in_other(&["import", "a", "--on-conflict", "overwrite"]);
+    assert_eq!(place.ok_in_other(&["config", "get", "retries"]), "3\n");
 }
 
 #[test]
@@ -251,14 +259,17 @@ fn the_document_of_the_go_module() {
     assert_eq!(document["credentials"], json!({ "alice": { "access_token": "ya29.secret" } }));
     assert_eq!(document["configs"], json!({ "retries": 3 }));
     assert_eq!(document["usage"], json!({ "sk-1": { "errors": -1, "requests": 42 } }));
-    place.other(&["import", "a.json"]);
-    assert_eq!(place.other(&["usage", "list"]), place.ok(&["usage", "list"]));
+    place.ok_in_other(&["import", "a.json"]);
+    assert_eq!(place.ok_in_other(&["usage", "list"]), place.ok(&["usage", "list"]));
 
     // What the Go program itself exported.
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/go/export-redis.json");
     let fixture = fixture.to_str().unwrap();
     let said = place.json(&["inspect", fixture]);
-    assert_eq!((&said["format"], &said["source"], &said["not_understood"]), (&json!("go"), &json!("redis"), &json!([])));
+    assert_eq!(
+        (&said["format"], &said["source"], &said["not_understood"]),
+        (&json!("go"), &json!("redis"), &json!([]))
+    );
     let third = ["--url", "file:./third", "--output", "json", "import", fixture, "--verify"];
     let imported: Value = serde_json::from_str(&place.ok(&third)).unwrap();
     assert_eq!(imported["credentials"]["written"], said["credentials"]);
@@ -303,13 +314,21 @@ fn stores_have_names() {
     assert_eq!(run(&list).code, Some(2));
     let unknown = run(&["--url", "prod", "config", "list"]);
     assert_eq!(unknown.code, Some(2));
-    assert!(unknown.err.contains("no file of named stores") && unknown.err.contains("prod = URL"), "{}", unknown.err);
+    assert!(
+        unknown.err.contains("no file of named stores") && unknown.err.contains("prod = URL"),
+        "{}",
+        unknown.err
+    );
 
     fs::write(&stores, format!("# ours\nprod = {0}\ndefault = {0}\n", place.url())).unwrap();
     fs::set_permissions(&stores, fs::Permissions::from_mode(0o640)).unwrap();
     let open = run(&list);
     assert_eq!(open.code, Some(2));
-    assert!(open.err.contains("can be read by other users") && open.err.contains("chmod 600"), "{}", open.err);
+    assert!(
+        open.err.contains("can be read by other users") && open.err.contains("chmod 600"),
+        "{}",
+        open.err
+    );
     fs::set_permissions(&stores, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(run(&list).out, "retries\n");
     assert_eq!(run(&["--url", "prod", "config", "list"]).out, "retries\n");

@@ -3,6 +3,7 @@
 
 mod archive;
 mod plan;
+mod transfer;
 
 use std::{
     fs,
@@ -44,6 +45,7 @@ impl Place {
     fn command(&self, line: &[&str]) -> Command {
         let mut command = bare(line);
         command.env("STORAGE_URL", self.url()).current_dir(self.dir.path());
+        command.env("XDG_STATE_HOME", self.dir.path().join("state"));
         command
     }
 

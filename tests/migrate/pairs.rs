@@ -1,12 +1,14 @@
-//! From every backend to every backend, itself too: what is there afterwards is what was there before, on both sides.
+//! From every backend to every other one: what is there afterwards is what was there before, on both sides.
 //!
 //! A backend is one line in `from_each!` and one in `onto_each`.
 
+use futures_util::stream::BoxStream;
 use gateway_storage::{
     Exportable, File, FileConfig, Memory, RecordDigest, Storage,
     migrate::{CopyOptions, VerifyOptions, copy, verify},
 };
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 
 use crate::records::{digest, hostile_records, of};
 
@@ -36,15 +38,18 @@ async fn redis() -> (Storage<gateway_storage::Redis>, ()) {
 
 /// Copies to a store, and compares both ways.
 async fn onto<S: Exportable, T: Exportable>(source: &Storage<S>, target: Storage<T>, wanted: RecordDigest) {
+    if source.label() == target.label() {
+        return;
+    }
     let pair = format!("{source:?} to {target:?}");
     // As the command does it: one type of source for all.
-    let records: futures_util::stream::BoxStream<'_, _> = Box::pin(source.export());
+    let records: BoxStream<'_, _> = Box::pin(source.export());
     let report = copy(records, &target, &CopyOptions::default(), |_| ()).await.unwrap();
     let report = report.complete().unwrap_or_else(|error| panic!("{pair}: {error:?}"));
     assert!(report.tallies.total().written >= 5000, "{pair}: {}", report.tallies.total());
 
-    let export: futures_util::stream::BoxStream<'_, _> = Box::pin(source.export());
-    let others: futures_util::stream::BoxStream<'_, _> = Box::pin(target.export());
+    let export: BoxStream<'_, _> = Box::pin(source.export());
+    let others: BoxStream<'_, _> = Box::pin(target.export());
     let verified = verify(export, others, &VerifyOptions::default(), |_| ()).await.unwrap();
     assert!(verified.is_same(), "{pair}: {:?}", verified.total());
     assert_eq!(verified.total().same, report.tallies.total().written, "{pair}");
@@ -53,12 +58,12 @@ async fn onto<S: Exportable, T: Exportable>(source: &Storage<S>, target: Storage
 }
 
 async fn onto_each<S: Exportable>(source: Storage<S>) {
+    static WANTED: OnceCell<RecordDigest> = OnceCell::const_new();
     let imported = source.import(of(hostile_records())).await.unwrap().complete().unwrap();
     assert!(imported >= 5000, "{imported}");
     // What a store without any tricks makes of the same.
-    let (reference, ()) = memory().await;
-    let _ = reference.import(of(hostile_records())).await.unwrap().complete().unwrap();
-    let wanted = digest(&reference).await;
+    let wanted = async { digest(&crate::records::memory(hostile_records()).await).await };
+    let wanted = *WANTED.get_or_init(|| wanted).await;
     assert_eq!(digest(&source).await, wanted, "{source:?} holds what was imported");
 
     onto(&source, memory().await.0, wanted).await;

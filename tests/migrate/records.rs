@@ -47,7 +47,8 @@ pub(crate) fn hostile_records() -> Vec<Record> {
     for (at, credential) in credentials.iter().enumerate() {
         records.push(Record::Credential { id: key(&format!("value {at}")), credential: credential.clone() });
     }
-    for (at, value) in values.iter().enumerate() {
+    // They are there as credentials.
+    for (at, value) in values.iter().enumerate().filter(|(_, value)| value.to_string().len() < 1 << 16) {
         records.push(config(&format!("value {at}"), value.clone()));
     }
     let keys = hostile_keys();

@@ -2,11 +2,13 @@
 
 use gateway_storage::{
     ErrorKind, Record, RecordKind,
-    migrate::{Compared, DifferenceKind, Filter, MAX_NAMED, VerifyOptions, VerifyReport, verify},
+    migrate::{
+        Compared, DifferenceKind, Filter, MAX_NAMED, VerifyOptions, VerifyReport, verify, verify_sample,
+    },
 };
 use serde_json::json;
 
-use crate::records::{config, configs, digest, memory, of, usage};
+use crate::records::{config, configs, digest, key, memory, of, usage};
 
 async fn compared(left: Vec<Record>, right: Vec<Record>) -> VerifyReport {
     verify(of(left), of(right), &VerifyOptions::default(), |_| ()).await.unwrap()
@@ -73,4 +75,36 @@ async fn what_is_not_sorted_is_refused() {
         assert_eq!(error.kind(), ErrorKind::InvalidValue);
         assert!(error.to_string().contains(side), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_sample_is_chosen_at_random_and_looked_up() {
+    let mut records =
+        vec![Record::Credential { id: key("a"), credential: json!({ "x": 1 }).try_into().unwrap() }];
+    records.extend(configs(500));
+    records.extend((0..500).map(|n| usage(&format!("u{n}"), "x", n)));
+    let all = VerifyOptions::default();
+    // Unsorted, too.
+    let whole = memory(records.clone()).await;
+    let report = verify_sample(of(records.clone()), &whole, 5000, &all).await.unwrap();
+    assert!(report.is_same() && report.total().same == 1001);
+    assert_eq!((report.source_digest, report.target_digest), (digest(&whole).await, digest(&whole).await));
+
+    let count = gateway_storage::Count::default();
+    let report = verify_sample(of(records.clone()), &whole.layer(count.clone()), 100, &all).await.unwrap();
+    assert!(report.is_same() && report.total().same == 100);
+    assert_eq!((count.of("export"), count.of("list_configs")), (0, 0));
+    let (configs, usage) = (report.configs.same, report.usage.same);
+    assert!((20..80).contains(&configs) && (20..80).contains(&usage), "{configs} and {usage} of 500 each");
+
+    // Half of it is another one, and one is not there.
+    let other = records.iter().take(1000).enumerate().map(|(at, record)| match record {
+        Record::Usage { key, field, .. } if at % 2 == 0 => {
+            Record::Usage { key: key.clone(), field: field.clone(), count: -1 }
+        }
+        other => other.clone(),
+    });
+    let report = verify_sample(of(records), &memory(other.collect()).await, 5000, &all).await.unwrap();
+    assert_eq!((report.usage.different, report.usage.missing, report.configs.same), (249, 1, 500));
+    assert!(!report.has_source());
 }

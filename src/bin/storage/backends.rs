@@ -10,7 +10,7 @@ use gateway_storage::{
 
 use crate::{
     arguments::{Arguments, Command},
-    commands::Run,
+    commands::{Run, verify::Sampled},
     door::Door,
     failure::Failure,
     log::Log,
@@ -160,6 +160,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
         Command::Cache(command) => on_its_backend!(url, log, command, "cache"),
         Command::Schema(command) => on_its_backend!(url, log, command, "have a schema"),
         Command::Copy(command) => on_its_backend!(url, log, command, "import"),
+        Command::Verify(verify) if verify.sample.is_some() => {
+            let command = &Sampled(verify);
+            on_its_backend!(url, log, command, "be asked for every kind of record")
+        }
         Command::Verify(verify) => verify.run(log).await,
         Command::Export(command) => on_its_backend!(url, log, command, "export"),
         Command::Import(command) => on_its_backend!(url, log, command, "import"),

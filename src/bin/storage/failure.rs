@@ -64,6 +64,12 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// The same, with the store that it is about.
+    pub(crate) fn at(mut self, which: &str) -> Self {
+        self.chain[0] = format!("{which}: {}", self.chain[0]);
+        self
+    }
+
     /// The line is not one of ours.
     pub(crate) fn line(message: impl Into<String>) -> Self {
         Self::new(Exit::Line, "usage", message)
@@ -165,8 +171,7 @@ impl Failure {
 
     /// Ctrl-C, before all was done.
     pub(crate) fn interrupted() -> Self {
-        let failure = Self::new(Exit::Interrupted, "interrupted", "interrupted");
-        Self { outcome: "partly_applied", ..failure }
+        Self::new(Exit::Interrupted, "interrupted", "interrupted")
     }
 
     /// What would be in place of another one.

@@ -2,8 +2,14 @@
 
 use std::{
     io::{IsTerminal, Write, stderr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
+
+use futures_util::{Stream, StreamExt};
 
 use crate::output::say;
 
@@ -36,6 +42,15 @@ impl Bar {
             let text = line(self.what, done, self.total, records, self.begun.elapsed());
             let _ = write!(stderr(), "\r{text}{CLEAR}");
         }
+    }
+
+    /// The same records, under a bar of which so many are done.
+    pub(crate) fn over<S: Stream>(mut self, records: S, done: Arc<AtomicU64>) -> impl Stream<Item = S::Item> {
+        let mut seen = 0;
+        records.inspect(move |_| {
+            seen += 1;
+            self.at(done.load(Ordering::Relaxed), seen);
+        })
     }
 
     /// Tells something, above the bar.

@@ -60,9 +60,9 @@ impl Source {
     }
 }
 
-/// How many records are ahead of who reads them.
-const AHEAD: usize = 8;
-const PAGE: usize = 256;
+/// How many pages are ahead of who reads them, and how many records a page has: a record can have a mebibyte.
+const AHEAD: usize = 1;
+const PAGE: usize = 64;
 
 /// An export that owns its store, and reads on while the records before are written.
 fn export<B: Exportable>(storage: Storage<B>) -> Records {

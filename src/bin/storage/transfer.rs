@@ -153,11 +153,11 @@ impl Moving<'_> {
                     let empty = Storage::<Memory>::open("memory:").await?;
                     return self.dry_run(&empty).await;
                 }
-                Err(failure) => return Err(failure),
+                Err(failure) => return Err(failure.at("target")),
             };
             return self.dry_run(target).await;
         }
-        let target = door.create().await?;
+        let target = door.create().await.map_err(|failure| failure.at("target"))?;
         let conflicts = self.conflicts(target).await?;
         if let Some(report) = conflicts {
             let count = report.tallies.total().failed;
@@ -268,7 +268,9 @@ impl Moving<'_> {
 
     fn stopped(&self, error: &Error, has_written: bool) -> Failure {
         if self.interrupt.is_set() {
-            Failure::interrupted()
+            let failure = Failure::interrupted();
+            let outcome = if has_written { "partly_applied" } else { failure.outcome };
+            Failure { outcome, ..failure }
         } else if has_written {
             Failure::stopped(error)
         } else {

@@ -40,7 +40,8 @@ pub(crate) struct Copy {
 impl<B: Operated + Exportable> Run<B> for Copy {
     async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
         door.config()?;
-        let source = backends::source(&self.source, door.log()).await?;
+        let source =
+            backends::source(&self.source, door.log()).await.map_err(|failure| failure.at("source"))?;
         self.transfer.run(source, door).await
     }
 }

@@ -1,20 +1,32 @@
 //! `storage verify`.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use clap::Args;
 use futures_util::Stream;
 use gateway_storage::{
-    Record,
+    ConfigStore, CredentialStore, Record, UsageStore,
     migrate::{self, Filter, VerifyOptions, VerifyReport},
 };
 
+use super::Run;
 use crate::{
-    backends, failure::Failure, interrupt::Interrupt, log::Log, output::Answer, progress::Bar, report,
-    source::counted, transfer::Meant,
+    backends::{self, Operated},
+    door::Door,
+    failure::Failure,
+    interrupt::Interrupt,
+    log::Log,
+    output::Answer,
+    progress::Bar,
+    report,
+    source::counted,
+    transfer::Meant,
 };
 
 /// Compare two stores, record by record
@@ -25,6 +37,7 @@ SHA-256 of all records, the same for the same records on every backend.
 
 Examples:
   storage verify file:./data redis://localhost
+  storage verify file:./data redis://localhost --sample 1000
   storage verify file:./data redis://localhost --kinds credentials,configs
   storage verify file:./data redis://localhost --output json | jq .differences")]
 pub(crate) struct Verify {
@@ -36,24 +49,54 @@ pub(crate) struct Verify {
     pub(crate) target: String,
     #[command(flatten)]
     meant: Meant,
+    /// Compare only so many records of SRC, chosen at random: DST is asked for them, and not read as a whole
+    #[arg(long, value_name = "N")]
+    pub(crate) sample: Option<NonZeroUsize>,
+}
+
+/// `verify --sample`: asks the target for records, instead of reading it.
+pub(crate) struct Sampled<'v>(pub(crate) &'v Verify);
+
+impl<B: Operated + CredentialStore + ConfigStore + UsageStore> Run<B> for Sampled<'_> {
+    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
+        let Verify { source, meant, sample, .. } = self.0;
+        let target = door.open().await.map_err(|failure| failure.at("target"))?;
+        let source = backends::source(source, door.log()).await.map_err(|failure| failure.at("source"))?;
+        let interrupt = Interrupt::listen().map_err(|error| Failure::unheard(&error))?;
+        let done = Arc::new(AtomicU64::new(0));
+        let bar = Bar::new("reading", source.total);
+        let records = interrupt.ends(bar.over(counted(source.records(), done.clone()), done));
+        let options = VerifyOptions::default().with_filter(meant.filter());
+        let count = sample.map_or(usize::MAX, NonZeroUsize::get);
+        let compared = migrate::verify_sample(records, target, count, &options).await;
+        source.close().await;
+        match compared {
+            Ok(compared) => Ok(answer(&compared)),
+            Err(_) if interrupt.is_set() => Err(Failure::interrupted()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn answer(compared: &VerifyReport) -> Answer {
+    let (lines, json) = report::compared(compared);
+    let answer = Answer::Lines { lines, json };
+    match compared.is_same() {
+        true => answer,
+        false => Answer::But { answer: Box::new(answer), failure: failure(compared) },
+    }
 }
 
 impl Verify {
     pub(crate) async fn run(&self, log: Log) -> Result<Answer, Failure> {
-        let source = backends::source(&self.source, log).await?;
-        let target = backends::source(&self.target, log).await?;
+        let source = backends::source(&self.source, log).await.map_err(|failure| failure.at("source"))?;
+        let target = backends::source(&self.target, log).await.map_err(|failure| failure.at("target"))?;
         let interrupt = Interrupt::listen().map_err(|error| Failure::unheard(&error))?;
         let (records, others) = (source.records(), target.records());
         let compared = compare(records, source.total, others, &self.meant.filter(), &interrupt).await;
         source.close().await;
         target.close().await;
-        let compared = compared?;
-        let (lines, json) = report::compared(&compared);
-        let answer = Answer::Lines { lines, json };
-        Ok(match compared.is_same() {
-            true => answer,
-            false => Answer::But { answer: Box::new(answer), failure: failure(&compared) },
-        })
+        Ok(answer(&compared?))
     }
 }
 
