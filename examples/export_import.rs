@@ -32,12 +32,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(BACKUP)?;
     file.write_all(&exported)?;
     file.sync_all()?;
-    println!("exported {} credentials, {} configs, {} counters", contents.credentials, contents.configs, contents.usage);
+    println!(
+        "exported {} credentials, {} configs, {} counters",
+        contents.credentials, contents.configs, contents.usage
+    );
 
     let backup = fs::read(BACKUP)?;
     archive::check(&backup[..]).await?;
     let redis = Storage::<Redis>::open(url("redis://localhost").as_str()).await?;
-    let report = copy(archive::read(&backup[..]), &redis, &CopyOptions::default(), |_| {}).await?.complete()?;
+    let report =
+        copy(archive::read(&backup[..]), &redis, &CopyOptions::default(), |_| {}).await?.complete()?;
     println!("imported: {}", report.tallies.total());
 
     let options = VerifyOptions::default();
