@@ -7,8 +7,9 @@ use mongodb::error::Result as DriverResult;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    MongoDb, MongoDbConfig, failure,
-    plan::Plans,
+    MongoDb, MongoDbConfig,
+    desk::Plans,
+    failure,
     pool::{Lane, Lease, NoLease},
     topology::Writable,
 };
