@@ -104,7 +104,8 @@ async fn a_sample_is_chosen_at_random_and_looked_up() {
         }
         other => other.clone(),
     });
-    let report = verify_sample(of(records), &memory(other.collect()).await, 5000, &all).await.unwrap();
+    let report =
+        verify_sample(of(records.clone()), &memory(other.collect()).await, 5000, &all).await.unwrap();
     assert_eq!((report.usage.different, report.usage.missing, report.configs.same), (249, 1, 500));
     assert!(!report.has_source());
 }

@@ -87,7 +87,7 @@ impl<B: Operated + Exportable> Run<B> for Export {
         let filter = self.meant.filter();
         let records = interrupt.ends(counted(storage.export(), done.clone()));
         let records = records
-            .inspect(|record| {
+            .inspect(|_| {
                 read += 1;
                 bar.at(done.load(Ordering::Relaxed), read);
             })
