@@ -294,6 +294,8 @@ impl Source {
         }
     }
 
+    // Only a path can be of several layouts.
+    #[cfg_attr(not(feature = "file"), allow(unused_variables))]
     fn pieces(&self, layout: Layout) -> Pieces {
         match self {
             #[cfg(feature = "file")]
