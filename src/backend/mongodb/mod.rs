@@ -1,5 +1,6 @@
 //! [`MongoDb`]: documents that read well in a shell, and transactions on replica sets.
 
+mod adopt;
 mod command;
 mod config;
 mod credential;
