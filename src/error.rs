@@ -1,6 +1,6 @@
 //! One error type for every operation of every backend.
 
-use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc};
+use std::{borrow::Cow, error::Error as StdError, fmt, io, sync::Arc};
 
 use crate::Key;
 
@@ -221,6 +221,19 @@ impl Error {
     #[must_use]
     pub fn path(&self) -> Option<&str> {
         self.0.path.as_deref()
+    }
+
+    /// An I/O error, by what the caller can do about it.
+    #[cold]
+    pub(crate) fn io(message: impl Into<Cow<'static, str>>, error: io::Error) -> Self {
+        use io::ErrorKind::{InvalidData, PermissionDenied, ReadOnlyFilesystem, UnexpectedEof};
+        let kind = match error.kind() {
+            PermissionDenied | ReadOnlyFilesystem => ErrorKind::Denied,
+            UnexpectedEof | InvalidData => ErrorKind::Corrupt,
+            _ => ErrorKind::Unavailable,
+        };
+        let code = error.raw_os_error().map(|code| format!("os error {code}"));
+        code.into_iter().fold(Self::new(kind, message).with_source(error), Self::with_code)
     }
 
     #[cold]

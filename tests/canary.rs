@@ -3,6 +3,7 @@
 //! A subscriber hears every target at TRACE, drivers and what they say to `log` included, and spans as they open and close. A
 //! backend is one line.
 #![cfg(all(
+    feature = "conformance",
     feature = "file",
     feature = "memory",
     feature = "mongodb",
@@ -10,125 +11,21 @@
     feature = "redis"
 ))]
 
+mod listener;
 mod servers;
 mod workload;
 
-use std::{
-    collections::BTreeSet,
-    error::Error as _,
-    fmt::Write as _,
-    fs, io,
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-};
+use std::{fs, sync::atomic::Ordering};
 
 use base64::Engine;
-use gateway_storage::{ConfigStore, Error, File, Memory, MongoDb, Postgres, Redis, Result, Storage};
-use metrics_exporter_prometheus::PrometheusBuilder;
+use gateway_storage::{ConfigStore, File, Memory, MongoDb, Postgres, Redis, Result, Storage};
+use listener::{CANARY, LISTENER, assert_silent, listen, text_of};
 use mongodb::bson::doc;
-use tracing_subscriber::fmt::format::FmtSpan;
 use workload::{Errors, Words, stacked};
 
-/// In every secret, twice: so that one that is cut off is found, too. What stands between has to be escaped in a URL.
-const MARKS: [&str; 2] = ["kT9vQ2xLr7", "Zp4mWc8Yd1"];
-
+/// The mark, twice: so that one that is cut off is found, too. What stands between has to be escaped in a URL.
 fn secret(kind: &str) -> String {
-    format!("{kind}-{}/ñ+{}", MARKS[0], MARKS[1])
-}
-
-/// What a mark looks like in other clothes.
-fn clothes(mark: &str) -> Vec<(&'static str, String)> {
-    let bytes = mark.as_bytes();
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let joined = |form: &dyn Fn(&u8) -> String, between: &str| {
-        bytes.iter().map(form).collect::<Vec<_>>().join(between)
-    };
-    let mut found = vec![
-        ("raw", mark.to_owned()),
-        ("hex", hex.to_uppercase()),
-        ("hex", hex),
-        ("a list of bytes", joined(&|byte| byte.to_string(), ", ")),
-        ("a list of hex", joined(&|byte| format!("{byte:x}"), ", ")),
-        ("URL-encoded", joined(&|byte| format!("%{byte:02X}"), "")),
-        ("URL-encoded", joined(&|byte| format!("%{byte:02x}"), "")),
-        ("escaped", joined(&|byte| format!("\\x{byte:02x}"), "")),
-        ("escaped", joined(&|byte| format!("\\u{byte:04x}"), "")),
-    ];
-    for engine in [base64::engine::general_purpose::STANDARD, base64::engine::general_purpose::URL_SAFE] {
-        for before in 0..3_usize {
-            let coded = engine.encode([&vec![0; before], bytes].concat());
-            // Only the letters that no neighbour has a part in.
-            let (first, last) = ((before * 8).div_ceil(6), (before + bytes.len()) * 8 / 6);
-            found.push(("base64", coded[first..last].to_owned()));
-        }
-    }
-    found
-}
-
-/// Hears everything.
-struct Listener {
-    is_on: AtomicBool,
-    bytes: AtomicUsize,
-    targets: Mutex<BTreeSet<String>>,
-    leaks: Mutex<Vec<String>>,
-}
-
-static LISTENER: Listener = Listener {
-    is_on: AtomicBool::new(true),
-    bytes: AtomicUsize::new(0),
-    targets: Mutex::new(BTreeSet::new()),
-    leaks: Mutex::new(Vec::new()),
-};
-
-impl Listener {
-    fn hear(&self, text: &str) {
-        if !self.is_on.load(Ordering::SeqCst) {
-            return;
-        }
-        self.bytes.fetch_add(text.len(), Ordering::Relaxed);
-        static CLOTHES: std::sync::LazyLock<Vec<(&str, String)>> =
-            std::sync::LazyLock::new(|| MARKS.into_iter().flat_map(clothes).collect());
-        for (form, mark) in &*CLOTHES {
-            if text.contains(mark.as_str()) {
-                self.leaks.lock().unwrap().push(format!("{form}: {text}"));
-            }
-        }
-        // What comes by way of `log` names its target in a field.
-        let said_by =
-            |target: &&str| text.contains(&format!(" {target}")) || text.contains(&format!("\"{target}"));
-        let heard = ["gateway_storage", "redis", "rustls", "tokio_postgres"].into_iter().filter(said_by);
-        self.targets.lock().unwrap().extend(heard.map(str::to_owned));
-    }
-
-    fn leaks(&self) -> Vec<String> {
-        std::mem::take(&mut self.leaks.lock().unwrap())
-    }
-}
-
-struct Lines;
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        LISTENER.hear(&String::from_utf8_lossy(bytes));
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// All that an error says, and those behind it.
-fn text_of(error: &Error) -> String {
-    let mut text = format!("{error} {error:#} {error:?} {error:#?} {:?} {:?}", error.code(), error.kind());
-    let mut source = error.source();
-    while let Some(cause) = source {
-        write!(text, " {cause} {cause:#} {cause:?} {cause:#?}").unwrap();
-        source = cause.source();
-    }
-    text
+    format!("{kind}-{}/ñ+{}", CANARY[0], CANARY[1])
 }
 
 /// Does what the backend can, under the full stack, and listens to the errors.
@@ -198,15 +95,7 @@ fn encoded(password: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_secret_is_told() {
-    tracing_log::LogTracer::init().unwrap();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_span_events(FmtSpan::FULL)
-        .with_ansi(false)
-        .with_writer(|| Lines)
-        .finish();
-    tracing::subscriber::set_global_default(subscriber).unwrap();
-    let metrics = PrometheusBuilder::new().install_recorder().unwrap();
+    listen();
 
     // That it can fail.
     tracing::info!(leak = secret("x"), "said");
@@ -244,13 +133,11 @@ async fn no_secret_is_told() {
     refused(Storage::<MongoDb>::open(&*url.replace("keeper:", "nobody:")).await);
     refused(Storage::<MongoDb>::open(&*format!("{url}&{encoded}=1")).await);
 
-    LISTENER.hear(&metrics.render());
     let heard = LISTENER.bytes.load(Ordering::Relaxed);
     assert!(heard > 1_000_000, "{heard} bytes are not everything");
     let targets: Vec<_> = LISTENER.targets.lock().unwrap().iter().cloned().collect();
     for target in ["gateway_storage", "tokio_postgres"] {
         assert!(targets.iter().any(|heard| heard == target), "{target} was not heard, but {targets:?}");
     }
-    let leaks = LISTENER.leaks();
-    assert!(leaks.is_empty(), "{} leaks: {:#?}", leaks.len(), leaks.iter().take(5).collect::<Vec<_>>());
+    assert_silent();
 }

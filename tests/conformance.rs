@@ -1,7 +1,10 @@
 //! Every backend, bare and under the full stack of layers, does what the contract says.
 //!
+//! Whatever is logged, traced or measured meanwhile is searched for what the kit stored.
+//!
 //! A backend is one line: how a new, empty one is opened, what it can do, and what else it promises.
 
+mod listener;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod servers;
 mod workload;
@@ -122,11 +125,13 @@ macro_rules! cases {
 
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $capability() {
+                listener::listen();
                 let ($storage, _kept) = $open().await;
                 let storage = $layered;
                 conformance::$capability(&storage).await;
                 storage.clone().close().await.expect("close");
                 conformance::closed::$capability(&storage).await;
+                listener::assert_silent();
             })*
 
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -152,9 +157,8 @@ mod memory_deep {
 conforms!(file, [credentials configs plans usage export], [backend export_usage export_snapshot]);
 #[cfg(feature = "mongodb")]
 conforms!(mongodb, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
-// Plans on a standalone server take two stages: the large plan of the kit can take longer than its lease there.
 #[cfg(feature = "mongodb")]
-conforms!(mongodb_alone, [credentials configs usage export], [backend export_usage]);
+conforms!(mongodb_alone, [credentials configs plans usage export], [backend export_usage]);
 #[cfg(feature = "redis")]
 conforms!(redis, [credentials configs plans usage cache export], [backend export_usage]);
 #[cfg(feature = "redis")]

@@ -116,7 +116,7 @@ impl<'a> Attempt<'a> {
     pub(crate) fn to_roll_back(backend: &'static str, key: &'a Key, options: &'a RollbackOptions) -> Self {
         Self {
             backend,
-            action: PlanAction::Rollback,
+            action: options.action(),
             key,
             stage: None,
             source: options.source.as_deref(),

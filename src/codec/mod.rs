@@ -3,6 +3,7 @@
 // Public to the fuzz targets only.
 #![allow(unreachable_pub)]
 
+mod archive;
 mod canonical;
 mod json;
 mod location;
@@ -10,6 +11,7 @@ mod plan;
 mod record;
 mod record_key;
 
+pub use archive::{ARCHIVE_VERSION, Contents, Decoder, Encoder, Header, MAGIC};
 #[cfg(fuzzing)]
 pub use canonical::canonical;
 pub use canonical::is_same;
@@ -22,5 +24,7 @@ pub use plan::{
     PlanChange, PlanRecord, decode_audit, decode_changes, decode_plan, encode_audit, encode_changes,
     encode_plan, times, to_micros, to_millis,
 };
-pub use record::{MAX_LINE_BYTES, RecordHasher, decode_record, encode_record};
+#[cfg(fuzzing)]
+pub use record::decode_record;
+pub use record::{MAX_LINE_BYTES, RecordHasher, encode_record};
 pub use record_key::RecordKey;

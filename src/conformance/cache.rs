@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::{TASKS, at_once, drop_after, fails, hostile_keys, key, must, ok, same, settle};
+use super::{CANARY, TASKS, at_once, drop_after, fails, hostile_keys, key, must, ok, same, settle};
 use crate::{CacheStore, ErrorKind, Key, MAX_CACHE_TTL, MAX_VALUE_BYTES, Optional, Result, Storage};
 
 /// Longer than the kit runs.
@@ -73,7 +73,8 @@ async fn missing<B: CacheStore>(storage: Storage<B>) {
 
 async fn equal<B: CacheStore>(storage: Storage<B>) {
     let every_byte: Vec<u8> = (0..=255).cycle().take(1_000).collect();
-    let values: [&[u8]; 8] = [
+    let values: [&[u8]; 9] = [
+        CANARY[0].as_bytes(),
         b"",
         b"\0",
         b"\xff\xfe\x00",

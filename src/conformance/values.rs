@@ -4,6 +4,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{Credential, Key, MAX_DEPTH, MAX_VALUE_BYTES, Record};
 
+/// Words that some of the kit's credentials, config values, cache values and keys hold: whoever finds one in a log, a span, a
+/// metric or an error has found a leak. Two, side by side, so that one that is cut off is found, too.
+pub const CANARY: [&str; 2] = ["kT9vQ2xLr7", "Zp4mWc8Yd1"];
+
 /// Keys that file systems, globs, query languages, schemas and shells would interpret, or hold for the same. They are
 /// ordinary keys and all distinct.
 ///
@@ -12,12 +16,16 @@ use crate::{Credential, Key, MAX_DEPTH, MAX_VALUE_BYTES, Record};
 /// Never: each one is a [`Key`].
 #[must_use]
 pub fn hostile_keys() -> Vec<Key> {
-    let longest =
-        ["x".repeat(Key::MAX_BYTES), format!("{}y", "x".repeat(Key::MAX_BYTES - 1)), "团".repeat(85)];
+    let made = [
+        "x".repeat(Key::MAX_BYTES),
+        format!("{}y", "x".repeat(Key::MAX_BYTES - 1)),
+        "团".repeat(85),
+        CANARY.join(" "),
+    ];
     HOSTILE_KEYS
         .iter()
         .copied()
-        .chain(longest.iter().map(String::as_str))
+        .chain(made.iter().map(String::as_str))
         .map(|name| Key::new(name).expect("these are keys"))
         .collect()
 }
@@ -131,6 +139,8 @@ const HOSTILE_KEYS: &[&str] = &[
 #[must_use]
 pub fn hostile_values() -> Vec<Value> {
     let mut values = vec![
+        json!({ "access_token": CANARY }),
+        json!(CANARY.join("/")),
         // Integers that a double can't hold, and doubles that are no integers
         json!(u64::MAX),
         json!(i64::MAX),

@@ -62,6 +62,8 @@ named! {
         Apply = "apply",
         /// [`rollback_plan`](crate::ConfigBatch::rollback_plan).
         Rollback = "rollback",
+        /// The same, [forced](crate::RollbackOptions::force).
+        ForcedRollback = "forced_rollback",
     }
 }
 

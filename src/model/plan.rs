@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::document;
+use super::{PlanAction, document};
 use crate::{ConfigValue, Error, ErrorKind, Key, Result};
 
 /// The most mutations of one [`Plan`].
@@ -292,6 +292,11 @@ impl RollbackOptions {
     #[must_use]
     pub fn with_source(self, source: impl Into<String>) -> Self {
         Self { source: Some(source.into()), ..self }
+    }
+
+    /// As the audit calls it.
+    pub(crate) fn action(&self) -> PlanAction {
+        if self.force { PlanAction::ForcedRollback } else { PlanAction::Rollback }
     }
 
     pub(crate) fn check(&self) -> Result<()> {

@@ -8,6 +8,8 @@
 mod plans;
 #[path = "../servers/mod.rs"]
 mod servers;
+#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
+mod steps;
 mod writes;
 
 use std::{
@@ -37,6 +39,22 @@ const TESTS: &[(&str, fn())] = &[
     ("a_plan_on_mongodb_alone_is_finished_after_kill_nine", plans::on_mongodb_alone),
     #[cfg(feature = "mongodb")]
     ("a_plan_on_mongodb_alone_is_finished_after_kill_nine_of_the_server", plans::on_mongodb_alone_that_dies),
+    #[cfg(feature = "redis")]
+    ("a_plan_on_redis_is_whole_wherever_its_process_dies", steps::on_redis),
+    #[cfg(feature = "redis")]
+    ("a_plan_on_redis_is_whole_wherever_its_server_dies", steps::on_redis_that_dies),
+    #[cfg(feature = "postgres")]
+    ("a_plan_on_postgres_is_whole_wherever_its_process_dies", steps::on_postgres),
+    #[cfg(feature = "postgres")]
+    ("a_plan_on_postgres_is_whole_wherever_its_server_dies", steps::on_postgres_that_dies),
+    #[cfg(feature = "mongodb")]
+    ("a_plan_on_mongodb_is_whole_wherever_its_process_dies", steps::on_mongodb),
+    #[cfg(feature = "mongodb")]
+    ("a_plan_on_mongodb_is_whole_wherever_its_server_dies", steps::on_mongodb_that_dies),
+    #[cfg(feature = "mongodb")]
+    ("a_plan_on_mongodb_alone_is_whole_wherever_its_process_dies", steps::on_mongodb_alone),
+    #[cfg(feature = "mongodb")]
+    ("a_plan_on_mongodb_alone_is_whole_wherever_its_server_dies", steps::on_mongodb_alone_that_dies),
 ];
 
 fn main() {
@@ -46,7 +64,10 @@ fn main() {
             writes::writer(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap());
         }
         Some("--applier") => {
-            plans::applier(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap());
+            plans::applier(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap(), false);
+        }
+        Some("--one") => {
+            plans::applier(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap(), true);
         }
         // Asked by `cargo test -- --list` and by other runners.
         Some("--list") => {

@@ -78,21 +78,27 @@ async fn apply_all<B: ConfigBatch>(
     Ok(())
 }
 
-/// The process that is killed.
-pub(crate) fn applier(url: &str, first: u64) {
-    async fn on<B: Open + ConfigBatch>(url: &str, first: u64) {
+/// The process that is killed: it applies all plans from this one on, or only this one, when it is told to.
+pub(crate) fn applier(url: &str, n: u64, only: bool) {
+    async fn on<B: Open + ConfigBatch>(url: &str, n: u64, only: bool) {
         let storage = open::<B>(url).await;
-        apply_all(&storage, first, |word, n| say(&format!("{word} {n}"))).await.unwrap();
+        if only {
+            say(&format!("open {n}"));
+            std::io::stdin().read_line(&mut String::new()).unwrap();
+            storage.apply_plan(name(n), &plan(n), &ApplyOptions::default()).await.unwrap();
+            return say(&format!("applied {n}"));
+        }
+        apply_all(&storage, n, |word, n| say(&format!("{word} {n}"))).await.unwrap();
     }
     runtime().block_on(async {
         match url.split_once(':').unwrap().0 {
-            "file" => on::<gateway_storage::File>(url, first).await,
+            "file" => on::<gateway_storage::File>(url, n, only).await,
             #[cfg(feature = "redis")]
-            "redis" => on::<gateway_storage::Redis>(url, first).await,
+            "redis" => on::<gateway_storage::Redis>(url, n, only).await,
             #[cfg(feature = "postgres")]
-            "postgres" => on::<gateway_storage::Postgres>(url, first).await,
+            "postgres" => on::<gateway_storage::Postgres>(url, n, only).await,
             #[cfg(feature = "mongodb")]
-            "mongodb" => on::<gateway_storage::MongoDb>(url, first).await,
+            "mongodb" => on::<gateway_storage::MongoDb>(url, n, only).await,
             other => panic!("no backend for {other}"),
         }
     });
@@ -104,7 +110,7 @@ async fn open<B: Open>(url: &str) -> Storage<B> {
 
 /// A server that was just started may still be loading what it has.
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
-async fn open_when_ready<B: Open>(url: &str) -> Storage<B> {
+pub(crate) async fn open_when_ready<B: Open>(url: &str) -> Storage<B> {
     for _ in 0..600 {
         match B::open(url.try_into().unwrap()).await {
             Ok(backend) => return Storage::new(backend),
@@ -117,7 +123,7 @@ async fn open_when_ready<B: Open>(url: &str) -> Storage<B> {
 
 /// How sure it is what the store holds after a kill.
 #[derive(Clone, Copy, PartialEq)]
-enum Sight {
+pub(crate) enum Sight {
     /// Nobody else is at it.
     Exact,
     /// A server may still be about to do what it was told.
@@ -128,7 +134,7 @@ enum Sight {
 
 /// What must be there, told by what was heard.
 #[derive(Default)]
-struct Expected {
+pub(crate) struct Expected {
     /// What the last plan that was settled left.
     settled: Option<u64>,
     /// What that plan replaced.
@@ -137,7 +143,7 @@ struct Expected {
 }
 
 impl Expected {
-    fn hear(&mut self, line: &str) {
+    pub(crate) fn hear(&mut self, line: &str) {
         let (word, n) = line.rsplit_once(' ').unwrap();
         let n = n.parse().unwrap();
         self.heard += 1;
@@ -153,7 +159,12 @@ impl Expected {
     }
 
     /// Compares the store with what was heard last, and finishes what was begun.
-    async fn check<B: ConfigBatch>(&mut self, storage: &Storage<B>, last: &str, sight: Sight) -> bool {
+    pub(crate) async fn check<B: ConfigBatch>(
+        &mut self,
+        storage: &Storage<B>,
+        last: &str,
+        sight: Sight,
+    ) -> bool {
         let (word, n) = last.rsplit_once(' ').unwrap();
         let n: u64 = n.parse().unwrap();
         let mut was_in_the_middle = false;
@@ -202,7 +213,13 @@ impl Expected {
 }
 
 /// Kills the process that applies. It lives at most so many microseconds after its first word.
-fn kill_processes<B: Open + ConfigBatch>(url: &str, default: u64, longest: u64, sight: Sight) {
+fn kill_processes<B: Open + ConfigBatch>(
+    url: &str,
+    default: u64,
+    longest: u64,
+    sight: Sight,
+    later: impl Fn(),
+) {
     let (runtime, rounds, mut expected, mut undone) = (runtime(), rounds(default), Expected::default(), 0);
     for round in 0..rounds {
         let first = (round * 1_000_000).to_string();
@@ -210,6 +227,7 @@ fn kill_processes<B: Open + ConfigBatch>(url: &str, default: u64, longest: u64, 
         let lines = run_and_kill(&["--applier", url, &first], delay);
         lines.iter().for_each(|line| expected.hear(line));
         let last = lines.last().expect("it was heard");
+        later();
         runtime.block_on(async {
             let storage = open::<B>(url).await;
             undone += u64::from(expected.check(&storage, last, sight).await);
@@ -229,6 +247,7 @@ fn kill_servers<B: Open + ConfigBatch>(
     sight: Sight,
     mut kill: impl FnMut(),
     mut restart: impl FnMut(),
+    later: impl Fn(),
 ) {
     use std::sync::{Arc, Mutex};
 
@@ -250,6 +269,7 @@ fn kill_servers<B: Open + ConfigBatch>(
         restart();
         let lines = lines.lock().unwrap();
         lines.iter().for_each(|line| expected.hear(line));
+        later();
         runtime.block_on(async {
             drop(storage.close().await);
             let storage = open_when_ready::<B>(url).await;
@@ -267,16 +287,16 @@ fn kill_servers<B: Open + ConfigBatch>(
 pub(crate) fn on_file() {
     let folder = tempfile::TempDir::new().unwrap();
     let url = format!("file:{}", folder.path().join("store").display());
-    kill_processes::<gateway_storage::File>(&url, 40, FAST, Sight::Exact);
+    kill_processes::<gateway_storage::File>(&url, 40, FAST, Sight::Exact, || ());
 }
 
 #[cfg(feature = "redis")]
-const REDIS: &[&str] = &["--appendfsync", "always"];
+pub(crate) const REDIS: &[&str] = &["--appendfsync", "always"];
 
 #[cfg(feature = "redis")]
 pub(crate) fn on_redis() {
     let server = crate::servers::redis::Server::start(REDIS);
-    kill_processes::<gateway_storage::Redis>(&server.url(), 40, FAST, Sight::Late);
+    kill_processes::<gateway_storage::Redis>(&server.url(), 40, FAST, Sight::Late, || ());
 }
 
 #[cfg(feature = "redis")]
@@ -290,13 +310,14 @@ pub(crate) fn on_redis_that_dies() {
         Sight::Exact,
         || server.borrow_mut().kill(),
         || server.borrow_mut().restart(),
+        || (),
     );
 }
 
 #[cfg(feature = "postgres")]
 pub(crate) fn on_postgres() {
     let server = crate::servers::postgres::Server::start(&[]);
-    kill_processes::<gateway_storage::Postgres>(&server.url(), 15, 2 * FAST, Sight::Late);
+    kill_processes::<gateway_storage::Postgres>(&server.url(), 15, 2 * FAST, Sight::Late, || ());
 }
 
 #[cfg(feature = "postgres")]
@@ -310,16 +331,30 @@ pub(crate) fn on_postgres_that_dies() {
         Sight::Exact,
         || server.borrow_mut().kill_nine(),
         || server.borrow_mut().restart(),
+        || (),
     );
 }
 
 /// A set of one member, which ends the transactions of those that are gone sooner than it would by itself, after a minute.
 #[cfg(feature = "mongodb")]
-fn replica_set() -> crate::servers::mongodb::ReplicaSet {
+pub(crate) fn replica_set() -> crate::servers::mongodb::ReplicaSet {
     let set = crate::servers::mongodb::ReplicaSet::start(1);
     set.members[0]
         .ask("admin", mongodb::bson::doc! { "setParameter": 1, "transactionLifetimeLimitSeconds": 2 });
     set
+}
+
+/// What a server does a minute after it heard the last of a process.
+#[cfg(feature = "mongodb")]
+pub(crate) fn end_sessions(server: &crate::servers::mongodb::Server) {
+    server.ask("admin", mongodb::bson::doc! { "killAllSessions": [] });
+}
+
+/// What ten seconds do.
+#[cfg(feature = "mongodb")]
+pub(crate) fn end_lease(server: &crate::servers::mongodb::Server) {
+    let change = mongodb::bson::doc! { "q": {}, "u": { "$unset": { "lease": 1 } }, "multi": true };
+    server.ask("plans", mongodb::bson::doc! { "update": "meta", "updates": [change] });
 }
 
 #[cfg(feature = "mongodb")]
@@ -327,9 +362,10 @@ pub(crate) fn on_mongodb() {
     let set = replica_set();
     kill_processes::<gateway_storage::MongoDb>(
         &format!("{}&deadline=60s", set.url("plans")),
-        5,
+        10,
         10 * FAST,
         Sight::Late,
+        || end_sessions(&set.members[0]),
     );
 }
 
@@ -342,14 +378,14 @@ pub(crate) fn on_mongodb_that_dies() {
         set.borrow().primary();
     };
     let kill = || set.borrow_mut().members[0].kill();
-    kill_servers::<gateway_storage::MongoDb>(&url, 3, 10 * FAST, Sight::Exact, kill, restart);
+    kill_servers::<gateway_storage::MongoDb>(&url, 3, 10 * FAST, Sight::Exact, kill, restart, || ());
 }
 
 #[cfg(feature = "mongodb")]
 pub(crate) fn on_mongodb_alone() {
     let server = crate::servers::mongodb::Server::start(&[]);
     let url = server.url("plans").replace("deadline=10s", "deadline=60s");
-    kill_processes::<gateway_storage::MongoDb>(&url, 2, 10 * FAST, Sight::Staged);
+    kill_processes::<gateway_storage::MongoDb>(&url, 10, 10 * FAST, Sight::Staged, || end_lease(&server));
 }
 
 #[cfg(feature = "mongodb")]
@@ -357,5 +393,6 @@ pub(crate) fn on_mongodb_alone_that_dies() {
     let server = std::cell::RefCell::new(crate::servers::mongodb::Server::start(&[]));
     let url = server.borrow().url("plans").replace("deadline=10s", "deadline=60s");
     let (kill, restart) = (|| server.borrow_mut().kill(), || server.borrow_mut().restart());
-    kill_servers::<gateway_storage::MongoDb>(&url, 2, 10 * FAST, Sight::Staged, kill, restart);
+    let later = || end_lease(&server.borrow());
+    kill_servers::<gateway_storage::MongoDb>(&url, 3, 10 * FAST, Sight::Staged, kill, restart, later);
 }

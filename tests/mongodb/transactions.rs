@@ -1,9 +1,14 @@
 //! Transactions that mean it.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use futures_util::StreamExt;
-use gateway_storage::{ErrorKind, Increment, Outcome, Transaction};
+use gateway_storage::{
+    ConfigValue, ErrorKind, Increment, Key, MongoDb, MongoDbTransaction, Outcome, Storage, Transaction,
+};
 use mongodb::bson::doc;
 use serde_json::json;
 use tokio::runtime::Handle;
@@ -32,6 +37,20 @@ async fn a_standalone_server_says_at_once_that_it_has_none() -> Result {
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unsupported, Outcome::NotApplied));
     assert!(error.to_string().contains("replica set"), "{error}");
     storage.close().await
+}
+
+/// A transaction that has set a value. One before it, which is rolled back in the background, may hold the value for a while.
+async fn writer_of(storage: &Storage<MongoDb>, key: &Key, value: &ConfigValue) -> Result<MongoDbTransaction> {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut tx = storage.begin().await?;
+        match tx.set_config(key, value).await {
+            Err(error) if error.kind() == ErrorKind::Conflict && Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            result => return result.map(|()| tx),
+        }
+    }
 }
 
 #[tokio::test]
@@ -66,13 +85,10 @@ async fn what_the_server_rolled_back_is_never_ok() -> Result {
     let error = tx.commit().await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
 
-    // Its last handle is dropped: whoever comes next is not in its way.
-    let mut tx = storage.begin().await?;
-    tx.set_config(&a, &one).await?;
+    // Its last handle is dropped: it is soon in nobody's way.
+    let tx = writer_of(&storage, &a, &one).await?;
     drop(tx);
-    let mut tx = storage.begin().await?;
-    tx.set_config(&a, &config(json!(6))).await?;
-    tx.commit().await?;
+    writer_of(&storage, &a, &config(json!(6))).await?.commit().await?;
 
     assert_eq!(storage.get_config(&a).await?.value(), &json!(6), "nothing else of all this was applied");
     storage.close().await

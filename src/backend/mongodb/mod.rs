@@ -3,6 +3,7 @@
 mod command;
 mod config;
 mod credential;
+mod desk;
 mod document;
 mod export;
 mod failure;

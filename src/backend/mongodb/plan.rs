@@ -1,374 +1,42 @@
 //! Plans: one transaction; on a standalone server, which has none, two stages under a lease.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::collections::BTreeMap;
 
 use futures_core::Stream;
-use mongodb::{
-    ClientSession,
-    bson::{Bson, DateTime, Document, RawDocumentBuf, doc},
-    options::WriteConcern,
-};
-use tokio::{
-    sync::OwnedMutexGuard,
-    time::{Instant, timeout_at},
-};
+use mongodb::bson::{Bson, DateTime, Document, doc};
+use tokio::time::Instant;
 
 use super::{
-    MongoDb, document, failure,
-    pool::Lease,
-    server::{Call, no_reply},
-    session::Session,
-    topology::Writable,
-    transaction::{Pauses, commit, of_statement},
+    MongoDb,
+    desk::{AUDIT, Desk, MAX_RECORD_BYTES, PLANS, Seat, Turn, busy, read_record, wrong},
+    transaction::{Pauses, commit},
 };
 use crate::{
     Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Backend, ConfigBatch, ConfigValue, Error,
-    ErrorKind, Key, MAX_AUDIT_ENTRIES, Outcome, PayloadHash, Plan, PlanAction, PlanRefusal, Result, Rollback,
-    RollbackOptions,
+    ErrorKind, Key, Outcome, PayloadHash, Plan, PlanAction, PlanRefusal, Result, Rollback, RollbackOptions,
     backend::remote::{
         Effect,
         audit::{self, Page},
-        batch,
     },
     capability::{ApplyStep, Attempt, RollbackStep, apply_step, last_mutations, rollback_step},
-    codec::{PlanRecord, corrupt_plan, decode_changes, encode_changes, is_same, times},
+    codec::{PlanChange, PlanRecord, corrupt_plan, encode_changes, times},
 };
-
-const CONFIGS: &str = "configs";
-const PLANS: &str = "plans";
-const AUDIT: &str = "plan_audit";
-
-/// Holds one document, `{ _id: "plans" }`: the number of the last attempt, and on a standalone server who is at it.
-const META: &str = "meta";
-
-/// The most that a record may have: it is one document.
-const MAX_RECORD_BYTES: usize = 15 << 20;
-
-/// How long whoever holds the lease may go on, and after how long another one takes over what it left.
-const WORK: Duration = Duration::from_secs(7);
-const LEASE: Duration = Duration::from_secs(10);
 
 /// How many audit entries are read at a time.
 const PAGE: i32 = 500;
 
-/// Who speaks to the server: in a transaction, or under the lease of a standalone server.
-struct Desk {
-    lane: Lease,
-    seat: Seat,
-    /// No command is sent later.
-    until: Instant,
-    /// In turn with the other plans of this store.
-    _turn: OwnedMutexGuard<()>,
-}
-
-enum Seat {
-    /// Taken when it is committed.
-    Transaction(Option<Session>),
-    /// Only so that a cursor is read on where it began.
-    Alone(Box<ClientSession>),
-}
-
-/// What an attempt is told by the document that all attempts change.
-struct Turn {
-    number: i64,
-    now: DateTime,
-}
-
-/// What one config value becomes.
-type Value<'v> = (&'v Key, Option<&'v ConfigValue>);
-
-/// What it was, too.
-struct Change<'c> {
-    key: &'c Key,
-    from: Option<&'c ConfigValue>,
-    to: Option<&'c ConfigValue>,
-}
-
-impl Desk {
-    /// The answer to a command. None is sent when the time is over.
-    async fn ask(&mut self, effect: Effect, mut command: Document) -> Result<Document> {
-        if Instant::now() >= self.until {
-            return Err(no_reply(effect));
-        }
-        let answer = match &mut self.seat {
-            Seat::Transaction(session) => {
-                let session = session.as_mut().ok_or_else(wrong)?;
-                let sent = self.lane.database.run_command(command).session(session.driver()).await;
-                sent.map_err(|error| of_statement(&error))?
-            }
-            Seat::Alone(session) => {
-                if effect == Effect::Write {
-                    command.insert("writeConcern", concern(&self.lane.write_concern));
-                }
-                let sent = self.lane.database.run_command(command).session(&mut **session).await;
-                sent.map_err(|error| failure::of_request(&error, effect))?
-            }
-        };
-        if let Some(refused) = answer.get_array("writeErrors").ok().and_then(|errors| errors.first()) {
-            let code = refused.as_document().and_then(|error| error.get_i32("code").ok()).unwrap_or_default();
-            return Err(failure::of_code(code));
-        }
-        match failure::of_write_concern(&answer) {
-            Some(error) => Err(error),
-            None => Ok(answer),
-        }
+/// The changes of a record, from what is stored now.
+fn as_found(record: &PlanRecord, stored: &BTreeMap<Key, ConfigValue>) -> Result<String> {
+    let changes = record.changes.iter().map(|change| PlanChange {
+        key: change.key.clone(),
+        before: change.before.clone(),
+        after: stored.get(&change.key).cloned(),
+    });
+    let changes = encode_changes(&changes.collect::<Vec<_>>());
+    if changes.len() > MAX_RECORD_BYTES {
+        return Err(PlanRefusal::TooLarge.error(None));
     }
-
-    /// Everything that a query finds.
-    async fn find(&mut self, collection: &str, filter: Document) -> Result<Vec<Document>> {
-        let mut answer = self.ask(Effect::Read, doc! { "find": collection, "filter": filter }).await?;
-        let mut found = Vec::new();
-        loop {
-            let cursor = answer.get_document("cursor").map_err(|_| wrong())?;
-            let batch = cursor.get_array("firstBatch").or_else(|_| cursor.get_array("nextBatch"));
-            for item in batch.map_err(|_| wrong())? {
-                found.push(item.as_document().ok_or_else(wrong)?.clone());
-            }
-            match cursor.get_i64("id").map_err(|_| wrong())? {
-                0 => return Ok(found),
-                id => {
-                    let more = doc! { "getMore": id, "collection": collection };
-                    answer = self.ask(Effect::Read, more).await?;
-                }
-            }
-        }
-    }
-
-    async fn upsert(&mut self, collection: &str, id: impl Into<Bson>, change: Document) -> Result<()> {
-        let statement = doc! { "q": { "_id": id.into() }, "u": change, "upsert": true };
-        self.ask(Effect::Write, doc! { "update": collection, "updates": [statement] }).await.map(drop)
-    }
-
-    async fn delete(&mut self, collection: &str, filter: Document) -> Result<()> {
-        let statement = doc! { "q": filter, "limit": 0 };
-        self.ask(Effect::Write, doc! { "delete": collection, "deletes": [statement] }).await.map(drop)
-    }
-
-    /// Changes config values, in the order of their keys.
-    async fn put(&mut self, values: &[Value<'_>]) -> Result<()> {
-        let (sets, deletes): (Vec<Value<'_>>, Vec<Value<'_>>) =
-            values.iter().copied().partition(|(_, value)| value.is_some());
-        let statements = sets
-            .iter()
-            .filter_map(|(key, value)| Some((key, document::of_config((*value)?))))
-            .map(|(key, body)| {
-                let body = Document::try_from(&*body).map_err(document::damaged)?;
-                Ok(doc! { "q": { "_id": key.as_str() }, "u": body, "upsert": true })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        for range in batch::chunks(&sets, |(_, value)| value.map_or(0, |value| value.to_json().len())) {
-            let chunk = statements[range].to_vec();
-            self.ask(Effect::Write, doc! { "update": CONFIGS, "updates": chunk }).await?;
-        }
-        for chunk in deletes.chunks(1000) {
-            let keys: Vec<&str> = chunk.iter().map(|(key, _)| key.as_str()).collect();
-            self.delete(CONFIGS, doc! { "_id": { "$in": keys } }).await?;
-        }
-        Ok(())
-    }
-
-    /// Changes the config values that are still what they were when that was decided, and leaves those that somebody changed
-    /// since. Nothing locks them: so a value is changed only as it is found.
-    async fn put_unchanged(&mut self, changes: &[Change<'_>]) -> Result<()> {
-        for chunk in changes.chunks(1000) {
-            let names: Vec<&str> = chunk.iter().map(|change| change.key.as_str()).collect();
-            let mut found = BTreeMap::new();
-            for document in self.find(CONFIGS, doc! { "_id": { "$in": names } }).await? {
-                let raw = RawDocumentBuf::try_from(&document).map_err(document::damaged)?;
-                let key = document::key(&raw)?;
-                let value = document::config(&key, &raw)?;
-                found.insert(key, (document, value));
-            }
-            let (mut updates, mut deletes) = (Vec::new(), Vec::new());
-            for Change { key, from, to } in chunk {
-                let found = found.get(*key);
-                let is = |wanted: Option<&ConfigValue>| match (wanted, found) {
-                    (Some(wanted), Some((_, value))) => is_same(wanted, value),
-                    (wanted, found) => wanted.is_none() && found.is_none(),
-                };
-                if is(*to) || !is(*from) {
-                    continue;
-                }
-                let body = to.map(|value| Document::try_from(&*document::of_config(value)));
-                match (found, body.transpose().map_err(document::damaged)?) {
-                    (Some((as_found, _)), Some(body)) => {
-                        updates.push(doc! { "q": as_found.clone(), "u": body });
-                    }
-                    (None, Some(body)) => {
-                        let made = doc! { "$setOnInsert": body };
-                        updates.push(doc! { "q": { "_id": key.as_str() }, "u": made, "upsert": true });
-                    }
-                    (Some((as_found, _)), None) => deletes.push(doc! { "q": as_found.clone(), "limit": 1 }),
-                    (None, None) => {}
-                }
-            }
-            let bytes = |statement: &Document| {
-                RawDocumentBuf::try_from(statement).map_or(0, |raw| raw.as_bytes().len())
-            };
-            for range in batch::chunks(&updates, bytes) {
-                self.ask(Effect::Write, doc! { "update": CONFIGS, "updates": updates[range].to_vec() })
-                    .await?;
-            }
-            for range in batch::chunks(&deletes, bytes) {
-                self.ask(Effect::Write, doc! { "delete": CONFIGS, "deletes": deletes[range].to_vec() })
-                    .await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What is stored under some keys.
-    async fn look(&mut self, keys: &[&Key]) -> Result<BTreeMap<Key, ConfigValue>> {
-        let mut values = BTreeMap::new();
-        for chunk in keys.chunks(1000) {
-            let names: Vec<&str> = chunk.iter().map(|key| key.as_str()).collect();
-            for found in self.find(CONFIGS, doc! { "_id": { "$in": names } }).await? {
-                let raw = RawDocumentBuf::try_from(&found).map_err(document::damaged)?;
-                let key = document::key(&raw)?;
-                let value = document::config(&key, &raw)?;
-                values.insert(key, value);
-            }
-        }
-        Ok(values)
-    }
-
-    /// Takes the next number: in a transaction whoever else takes it is a conflict.
-    async fn turn(&mut self, pauses: &mut Pauses) -> Result<Turn> {
-        let next = doc! { "$add": [{ "$ifNull": ["$number", 0_i64] }, 1_i64] };
-        let mut fields = doc! { "number": next, "now": "$$NOW" };
-        let is_alone = matches!(self.seat, Seat::Alone(_));
-        let mut query = doc! { "_id": PLANS };
-        if is_alone {
-            fields.insert("lease", doc! { "$add": ["$$NOW", millis(LEASE)] });
-            query.insert("$expr", doc! { "$lte": ["$lease", "$$NOW"] });
-        }
-        loop {
-            let asked = Instant::now();
-            let take = doc! {
-                "findAndModify": META, "query": query.clone(), "update": [{ "$set": fields.clone() }],
-                "upsert": !is_alone, "new": true,
-            };
-            let answer = self.ask(Effect::Write, take).await?;
-            if let Ok(found) = answer.get_document("value") {
-                let number = found.get_i64("number").map_err(|_| wrong())?;
-                let now = *found.get_datetime("now").map_err(|_| wrong())?;
-                // The server's time began after this.
-                self.until = asked + WORK;
-                return Ok(Turn { number, now });
-            }
-            // It is taken, or it is not there yet.
-            self.upsert(META, PLANS, doc! { "$setOnInsert": { "number": 0_i64 } }).await.or_else(already)?;
-            if !pauses.pause().await {
-                return Err(busy());
-            }
-        }
-    }
-
-    /// Gives the lease back.
-    async fn leave(&mut self, turn: &Turn) -> Result<()> {
-        let change = doc! { "q": { "_id": PLANS, "number": turn.number }, "u": { "$unset": { "lease": 1 } } };
-        self.ask(Effect::Write, doc! { "update": META, "updates": [change] }).await.map(drop)
-    }
-
-    /// Finishes what others began under the lease and did not finish.
-    async fn recover(&mut self) -> Result<()> {
-        for left in self.find(PLANS, doc! { "pending": { "$exists": true } }).await? {
-            let pending = left.get_document("pending").map_err(|_| corrupt_plan())?.clone();
-            let record = read_record(&left)?;
-            let is_back = pending.get_bool("back").map_err(|_| corrupt_plan())?;
-            let id = left.get("_id").cloned().ok_or_else(corrupt_plan)?;
-            let entry = pending.get_document("entry").map_err(|_| corrupt_plan())?.clone();
-            self.finish(&record, is_back, id, entry, true).await?;
-        }
-        Ok(())
-    }
-
-    /// The second stage: the values, the audit, and that it is done. Doing it twice is doing it once.
-    /// What another one left (`was_left`) may be old: what somebody changed since stays.
-    async fn finish(
-        &mut self,
-        record: &PlanRecord,
-        is_back: bool,
-        id: Bson,
-        entry: Document,
-        was_left: bool,
-    ) -> Result<()> {
-        let sides = record.changes.iter().map(|change| {
-            let (before, after) = (change.before.as_ref(), change.after.as_ref());
-            let (from, to) = if is_back { (after, before) } else { (before, after) };
-            Change { key: &change.key, from, to }
-        });
-        let changes: Vec<Change<'_>> = sides.collect();
-        if was_left {
-            self.put_unchanged(&changes).await?;
-        } else {
-            let values: Vec<Value<'_>> = changes.iter().map(|change| (change.key, change.to)).collect();
-            self.put(&values).await?;
-        }
-        self.note(entry).await?;
-        let done = doc! { "$unset": { "pending": 1 }, "$set": { "rolled_back": is_back } };
-        let statement = doc! { "q": { "_id": id }, "u": done };
-        self.ask(Effect::Write, doc! { "update": PLANS, "updates": [statement] }).await.map(drop)
-    }
-
-    async fn note(&mut self, entry: Document) -> Result<()> {
-        let number = entry.get_i64("_id").map_err(|_| corrupt_plan())?;
-        self.upsert(AUDIT, number, entry).await?;
-        let kept = i64::try_from(MAX_AUDIT_ENTRIES).unwrap_or(i64::MAX);
-        self.delete(AUDIT, doc! { "_id": { "$lte": number - kept } }).await
-    }
-
-    /// Stores what an attempt comes to.
-    async fn carry_out(
-        &mut self,
-        key: &Key,
-        record: Option<(Document, bool)>,
-        entry: Document,
-    ) -> Result<()> {
-        let Some((mut record, is_back)) = record else { return self.note(entry).await };
-        record.insert("pending", doc! { "back": is_back, "entry": entry.clone() });
-        let read = read_record(&record)?;
-        // In a transaction nobody sees that it is pending.
-        self.upsert(PLANS, key.as_str(), record).await?;
-        self.finish(&read, is_back, key.as_str().into(), entry, false).await
-    }
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// Another one made the same document.
-fn already(error: Error) -> Result<()> {
-    if error.kind() == ErrorKind::Conflict { Ok(()) } else { Err(error) }
-}
-
-fn concern(concern: &WriteConcern) -> Document {
-    doc! { "w": "majority", "j": concern.journal.unwrap_or(true) }
-}
-
-#[cold]
-fn busy() -> Error {
-    Error::new(ErrorKind::Busy, "other plans are being applied")
-}
-
-#[cold]
-fn wrong() -> Error {
-    failure::unexpected_reply(Effect::Read)
-}
-
-fn read_record(found: &Document) -> Result<PlanRecord> {
-    let wrong = |_| corrupt_plan();
-    Ok(PlanRecord {
-        payload: found.get_str("payload").map_err(wrong)?.parse().map_err(|_| corrupt_plan())?,
-        mutations: found.get_i64("mutations").map_err(wrong)?.try_into().map_err(|_| corrupt_plan())?,
-        stage: found.get_str("stage").ok().map(str::to_owned),
-        // The server's times are compared with its own.
-        applied: 0,
-        expires: 0,
-        is_rolled_back: found.get_bool("rolled_back").map_err(wrong)?,
-        changes: decode_changes(found.get_str("changes").map_err(wrong)?.as_bytes())?,
-    })
+    String::from_utf8(changes).map_err(|_| corrupt_plan())
 }
 
 fn entry_of(attempt: &Attempt<'_>, turn: &Turn, status: AuditStatus, error: Option<PlanRefusal>) -> Document {
@@ -456,7 +124,12 @@ impl Order {
                     record.iter().flat_map(|record| &record.changes).map(|change| &change.key).collect();
                 let stored = desk.look(&touched).await?;
                 let step = rollback_step(record.as_ref(), options.force, |key| stored.get(key).cloned());
-                let kept = found.filter(|_| matches!(step, RollbackStep::Restore)).map(|found| (found, true));
+                let mut kept =
+                    found.filter(|_| matches!(step, RollbackStep::Restore)).map(|found| (found, true));
+                if let (Some((kept, _)), Some(record), true) = (&mut kept, &record, options.force) {
+                    // What is there instead of what the plan set is to go, too.
+                    kept.insert("changes", as_found(record, &stored)?);
+                }
                 let attempt = Attempt { begun: *begun, ..Attempt::to_roll_back(backend, key, options) };
                 let attempt = match &record {
                     Some(record) => attempt.about(record),
@@ -497,17 +170,6 @@ impl Order {
 }
 
 impl MongoDb {
-    async fn desk(&self, call: &Call<'_>) -> Result<Desk> {
-        let waiting = self.server.plans.clone().lock_owned();
-        let turn = timeout_at(call.deadline(), waiting).await.map_err(|_| busy())?;
-        let lane = call.lease().await?;
-        let seat = match lane.writable {
-            Writable::Standalone => Seat::Alone(Box::new(call.ask(lane.client.start_session()).await?)),
-            _ => Seat::Transaction(Some(Session::begin(call, &lane).await?)),
-        };
-        Ok(Desk { lane, seat, until: call.deadline(), _turn: turn })
-    }
-
     async fn order(&self, order: Order) -> Result<Done> {
         let call = self.call()?;
         let mut pauses = Pauses::until(call.deadline());
@@ -598,6 +260,3 @@ impl ConfigBatch for MongoDb {
         })
     }
 }
-
-/// In turn, so that the plans of one store do not meet each other.
-pub(super) type Plans = Arc<tokio::sync::Mutex<()>>;

@@ -7,8 +7,9 @@ use mongodb::error::Result as DriverResult;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    MongoDb, MongoDbConfig, failure,
-    plan::Plans,
+    MongoDb, MongoDbConfig,
+    desk::Plans,
+    failure,
     pool::{Lane, Lease, NoLease},
     topology::Writable,
 };
@@ -41,6 +42,14 @@ impl Server {
 
     pub(super) fn lane(&self) -> Result<Arc<Lane>> {
         self.lane.load_full().ok_or_else(Error::closed)
+    }
+
+    /// Whether many documents are read as they were at one moment. False while no server is known.
+    pub(super) fn has_snapshots(&self) -> bool {
+        self.lane().is_ok_and(|lane| {
+            let writable = lane.topology.writable();
+            writable != Writable::None && lane.has_snapshots(writable)
+        })
     }
 
     pub(super) async fn resize(&self, max: u32) -> Result<()> {

@@ -103,7 +103,7 @@ statements! {
         (excluded.payload, excluded.mutations, excluded.stage, excluded.applied, excluded.expires, NULL, excluded.keys, \
         excluded.changes)), \
         rolled_back AS (UPDATE {s}.plans SET rolled_back = clock_timestamp() \
-        WHERE key = $1 AND $5 = 'rollback' AND $6 = 'committed'), \
+        WHERE key = $1 AND $5 <> 'apply' AND $6 = 'committed'), \
         forgotten AS (DELETE FROM {s}.plans WHERE expires <= clock_timestamp() AND key <> $1), \
         trimmed AS (DELETE FROM {s}.plan_audit WHERE number <= (SELECT max(number) FROM {s}.plan_audit) - 9999) \
         INSERT INTO {s}.plan_audit (key, action, status, stage, source, finished, micros, mutations, payload, error) \

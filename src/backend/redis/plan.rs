@@ -130,7 +130,7 @@ impl ConfigBatch for Redis {
         let attempt = Attempt::to_roll_back(self.label(), key, options);
         let mut roll_back = self.script(ROLLBACK, key);
         roll_back.arg(attempt.source.unwrap_or_default()).arg(attempt.micros());
-        roll_back.arg(MAX_AUDIT_ENTRIES).arg(i64::from(options.force));
+        roll_back.arg(MAX_AUDIT_ENTRIES).arg(options.action().as_str());
         let (word, others) = words(self.call()?.send(Effect::Write, &roll_back).await.map_err(cut_off)?)?;
         match word.as_str() {
             "committed" => Ok(Rollback::RolledBack),

@@ -1,10 +1,10 @@
 -- Puts back what a plan replaced: all of it or nothing. Whatever can be wrong is looked for before the first write.
 --
 -- KEYS: the config hash, the plan's record, the audit.
--- ARGV: plan key, source, microseconds so far, most audit entries, whether it is forced ('1').
+-- ARGV: plan key, source, microseconds so far, most audit entries, the action: 'rollback', or 'forced_rollback'.
 -- A text in the record is '+' and the text, or '-' for none.
 local config, plan, audit = KEYS[1], KEYS[2], KEYS[3]
-local key, source, micros, most_entries, force = unpack(ARGV)
+local key, source, micros, most_entries, action = unpack(ARGV)
 local CHUNK = 1000
 
 for at, wanted in ipairs({'hash', 'hash', 'stream'}) do
@@ -26,7 +26,7 @@ for n = 1, #record, 2 do
 end
 
 local function finish(status, refusal)
-  redis.call('XADD', audit, 'MAXLEN', most_entries, '*', 'key', key, 'action', 'rollback', 'status', status,
+  redis.call('XADD', audit, 'MAXLEN', most_entries, '*', 'key', key, 'action', action, 'status', status,
     'stage', about['stage'] or '', 'source', source, 'micros', micros, 'mutations', about['mutations'] or '0',
     'payload', about['payload'] or '', 'error', refusal)
   return {refusal == '' and status or refusal}
@@ -35,7 +35,7 @@ end
 if #record == 0 then return finish('failed', 'not_found') end
 if about['rolled_back'] then return finish('replayed', '') end
 
-if force ~= '1' then
+if action ~= 'forced_rollback' then
   local changed = {}
   for first = 1, #names, CHUNK do
     local last = math.min(first + CHUNK - 1, #names)

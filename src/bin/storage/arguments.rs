@@ -4,7 +4,18 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        cache, config, copy::Copy, credential, doctor::Doctor, ping::Ping, plan, schema, stats::Stats, usage,
+        cache, config,
+        copy::Copy,
+        credential,
+        doctor::Doctor,
+        export::Export,
+        import::Import,
+        inspect::Inspect,
+        ping::Ping,
+        plan, schema,
+        shell::{Completions, Pages},
+        stats::Stats,
+        usage,
         verify::Verify,
     },
     output::Output,
@@ -14,12 +25,19 @@ const AFTER_HELP: &str = "\
 URLs:
   file:./data                a directory on disk; options: ?create=false&deadline=5s
   postgres://user@host/db    a PostgreSQL database; options: ?sslmode=verify-full&schema=gateway_storage
+  redis://host:6379/0        a Redis server; also rediss, redis+sentinel, redis-cluster; options: ?prefix=gcli2api:
+  mongodb://host/db          a MongoDB database; also mongodb+srv; options: ?create=false
   memory:                    this process only: nothing is kept
+Other users can see the arguments of a process, and a URL can hold a password. So wherever a URL is taken there can stand:
+  env:NAME                   the URL in this environment variable
+  NAME                       the URL of this store in ~/.config/gateway-storage/stores, or in the file that STORAGE_CONFIG
+                             names: `NAME = URL` a line, readable by its owner only (chmod 600). The store `default` is
+                             meant where there is neither --url nor STORAGE_URL.
 
-Values (JSON, and the cache's bytes) are one quoted argument, @FILE to read a file, or - to read stdin. Other users can
-see the arguments of a process: give secrets by @FILE or -.
+Values (JSON, and the cache's bytes) are one quoted argument, @FILE to read a file, or - to read stdin: give secrets by
+@FILE or -.
 
-Only `set`, `increment` and `copy` make a new store. With --output json an error is a document, too, on stderr.
+Only `set`, `increment`, `copy` and `import` make a new store. With --output json an error is a document, too, on stderr.
 
 Examples:
   export STORAGE_URL=file:./data
@@ -29,6 +47,9 @@ Examples:
   storage usage increment alice requests -5
   storage credential get -- -rf              # -- before a key that begins with a dash
   storage stats --output json | jq .credential_count
+  storage export backup.ndjson
+  storage --url redis://localhost import backup.ndjson --dry-run
+  storage copy prod env:STAGING_URL --verify # `prod` is in the file of stores
 
 Exit codes:
   0    done
@@ -80,6 +101,11 @@ pub(crate) enum Command {
     Schema(schema::Command),
     Copy(Copy),
     Verify(Verify),
+    Export(Export),
+    Import(Import),
+    Inspect(Inspect),
+    Completions(Completions),
+    Man(Pages),
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::{
     log::Log,
     output::Answer,
     source::{OpenSource, Source},
+    stores,
 };
 
 /// A backend of this command.
@@ -140,12 +141,14 @@ macro_rules! on_its_backend {
 pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
     let log = Log(arguments.verbose);
     let url = match &arguments.command {
-        // These name their stores themselves.
-        Command::Copy(copy) => Some(copy.target.clone()),
-        Command::Verify(verify) => Some(verify.target.clone()),
-        _ => arguments.url,
+        // These name their stores themselves, or have none.
+        Command::Copy(copy) => stores::resolve(&copy.target)?,
+        Command::Verify(_) | Command::Inspect(_) | Command::Completions(_) | Command::Man(_) => String::new(),
+        _ => match arguments.url.filter(|url| !url.is_empty()) {
+            Some(given) => stores::resolve(&given)?,
+            None => stores::default()?.ok_or_else(Failure::no_url)?,
+        },
     };
-    let url = url.filter(|url| !url.is_empty()).ok_or_else(Failure::no_url)?;
     match &arguments.command {
         Command::Ping(command) => on_its_backend!(url, log, command, "be asked"),
         Command::Stats(command) => on_its_backend!(url, log, command, "be counted"),
@@ -162,12 +165,17 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
             on_its_backend!(url, log, command, "be asked for every kind of record")
         }
         Command::Verify(verify) => verify.run(log).await,
+        Command::Export(command) => on_its_backend!(url, log, command, "export"),
+        Command::Import(command) => on_its_backend!(url, log, command, "import"),
+        Command::Inspect(inspect) => inspect.run().await,
+        Command::Completions(completions) => Ok(completions.run()),
+        Command::Man(pages) => pages.run(),
     }
 }
 
 /// Opens the store of a URL to read its records, whatever its backend is.
 pub(crate) async fn source(url: &str, log: Log) -> Result<Source, Failure> {
-    let (url, open) = (url.to_owned(), OpenSource::default());
+    let (url, open) = (stores::resolve(url)?, OpenSource::default());
     let command = &open;
     on_its_backend!(url, log, command, "export")?;
     open.opened()

@@ -1,8 +1,10 @@
 //! Why a command failed: for people, for programs, and as an exit code.
 
-use std::{error::Error as _, io};
+use std::{error::Error as _, io, path::Path};
 
-use gateway_storage::{Error, ErrorKind, Key, Outcome};
+use gateway_storage::{Error, ErrorKind, Key, Outcome, archive::NotUnderstood};
+
+use crate::commands::import::described;
 
 /// What the process ends with. `storage --help` says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +76,9 @@ impl Failure {
     }
 
     pub(crate) fn no_url() -> Self {
-        Self::line("no URL says which store is meant").hint("add `--url file:./data`, or set STORAGE_URL")
+        Self::line("no URL says which store is meant").hint(
+            "add `--url file:./data`, or set STORAGE_URL, or name a store `default`; see `storage --help`",
+        )
     }
 
     /// The URL names none of these backends. Only its scheme is repeated: the rest can hold a password.
@@ -108,6 +112,39 @@ impl Failure {
         failure
     }
 
+    /// A file of exported records is not one, or is damaged.
+    pub(crate) fn archive(name: &str, error: &Error) -> Self {
+        let mut failure = Self::of(Exit::Error, error);
+        failure.chain.insert(0, format!("{name} can't be read"));
+        failure
+    }
+
+    /// An exported document has parts that are no records.
+    pub(crate) fn not_understood(parts: &[NotUnderstood]) -> Self {
+        const NAMED: usize = 20;
+        let count = parts.len();
+        let mut failure = Self::new(
+            Exit::Error,
+            ErrorKind::Corrupt.as_str(),
+            format!(
+                "{count} {} of the document can't be stored; nothing was",
+                if count == 1 { "part" } else { "parts" }
+            ),
+        );
+        failure.chain.extend(parts.iter().take(NAMED).map(described));
+        if count > NAMED {
+            failure.chain.push(format!("and {} more", count - NAMED));
+        }
+        failure.hint("--leave-out imports the rest")
+    }
+
+    /// A file could not be written.
+    pub(crate) fn unwritten_file(path: &Path, error: &io::Error) -> Self {
+        let mut failure = Self::new(Exit::Error, "output", format!("`{}` can't be written", path.display()));
+        failure.chain.push(error.to_string());
+        failure
+    }
+
     /// The store could not be opened.
     pub(crate) fn opening(error: &Error) -> Self {
         // The URL names something that is no store, and never will be.
@@ -115,7 +152,7 @@ impl Failure {
         let failure = Self::of(exit, error);
         match error.kind() {
             ErrorKind::NotFound => {
-                failure.hint("check the URL; only `set`, `increment` and `copy` make a new store")
+                failure.hint("check the URL; only `set`, `increment`, `copy` and `import` make a new store")
             }
             ErrorKind::Busy => failure.hint("stop what has it open (a gateway?), or try again later"),
             _ => failure,

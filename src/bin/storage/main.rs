@@ -1,8 +1,11 @@
 //! `storage`: the operator's command.
 #![forbid(unsafe_code)]
 
+mod archives;
 mod arguments;
+mod aside;
 mod backends;
+mod bytes;
 mod commands;
 mod door;
 mod failure;
@@ -14,6 +17,7 @@ mod progress;
 mod refusal;
 mod report;
 mod source;
+mod stores;
 mod transfer;
 
 use std::process::ExitCode;

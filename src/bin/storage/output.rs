@@ -45,6 +45,8 @@ pub(crate) enum Answer {
     Lines { lines: Vec<String>, json: Value },
     /// A table for people, a document for programs.
     Report { rows: Vec<(String, String)>, json: Value },
+    /// It is on stdout already.
+    Streamed,
     /// An answer to something that did not end well.
     But { answer: Box<Answer>, failure: Failure },
 }
@@ -112,9 +114,35 @@ impl Answer {
         Self::Report { rows, json }
     }
 
+    /// The same with one more line for people.
+    pub(crate) fn and_line(mut self, line: String) -> Self {
+        match &mut self {
+            Self::Lines { lines, .. } => lines.push(line),
+            Self::But { answer, .. } => {
+                let inner = std::mem::replace(&mut **answer, Self::Done);
+                **answer = inner.and_line(line);
+            }
+            _ => {}
+        }
+        self
+    }
+
+    /// The same with one more field for programs.
+    pub(crate) fn and_json(mut self, name: &str, value: Value) -> Self {
+        match &mut self {
+            Self::Lines { json, .. } => json[name] = value,
+            Self::But { answer, .. } => {
+                let inner = std::mem::replace(&mut **answer, Self::Done);
+                **answer = inner.and_json(name, value);
+            }
+            _ => {}
+        }
+        self
+    }
+
     fn human(&self, out: &mut impl Write) -> io::Result<()> {
         match self {
-            Self::Done => Ok(()),
+            Self::Done | Self::Streamed => Ok(()),
             Self::Document(document) => writeln!(out, "{}", printable(&format!("{document:#}"))),
             // Not JSON, so that nobody stores it by mistake.
             Self::Hidden(names) => names.iter().try_for_each(|name| {
@@ -146,6 +174,7 @@ impl Answer {
 
     fn json(&self, out: &mut impl Write) -> io::Result<()> {
         match self {
+            Self::Streamed => Ok(()),
             Self::Done => document(out, &json!({ "ok": true })),
             Self::Document(json) | Self::Lines { json, .. } | Self::Report { json, .. } => {
                 document(out, json)

@@ -1,0 +1,135 @@
+//! Hears everything that is logged, traced and measured, at TRACE and from every target, and knows what must not be in it.
+#![allow(dead_code)]
+
+use std::{
+    collections::BTreeSet,
+    error::Error as _,
+    fmt::Write as _,
+    io,
+    sync::{
+        LazyLock, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use base64::Engine;
+use gateway_storage::Error;
+pub(crate) use gateway_storage::conformance::CANARY;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::fmt::format::FmtSpan;
+
+/// What a mark looks like in other clothes.
+fn clothes(mark: &str) -> Vec<(&'static str, String)> {
+    let bytes = mark.as_bytes();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let joined = |form: &dyn Fn(&u8) -> String, between: &str| {
+        bytes.iter().map(form).collect::<Vec<_>>().join(between)
+    };
+    let mut found = vec![
+        ("raw", mark.to_owned()),
+        ("hex", hex.to_uppercase()),
+        ("hex", hex),
+        ("a list of bytes", joined(&|byte| byte.to_string(), ", ")),
+        ("a list of hex", joined(&|byte| format!("{byte:x}"), ", ")),
+        ("URL-encoded", joined(&|byte| format!("%{byte:02X}"), "")),
+        ("URL-encoded", joined(&|byte| format!("%{byte:02x}"), "")),
+        ("escaped", joined(&|byte| format!("\\x{byte:02x}"), "")),
+        ("escaped", joined(&|byte| format!("\\u{byte:04x}"), "")),
+    ];
+    for engine in [base64::engine::general_purpose::STANDARD, base64::engine::general_purpose::URL_SAFE] {
+        for before in 0..3_usize {
+            let coded = engine.encode([&vec![0; before], bytes].concat());
+            // Only the letters that no neighbour has a part in.
+            let (first, last) = ((before * 8).div_ceil(6), (before + bytes.len()) * 8 / 6);
+            found.push(("base64", coded[first..last].to_owned()));
+        }
+    }
+    found
+}
+
+/// Hears everything.
+pub(crate) struct Listener {
+    pub(crate) is_on: AtomicBool,
+    pub(crate) bytes: AtomicUsize,
+    pub(crate) targets: Mutex<BTreeSet<String>>,
+    leaks: Mutex<Vec<String>>,
+}
+
+pub(crate) static LISTENER: Listener = Listener {
+    is_on: AtomicBool::new(true),
+    bytes: AtomicUsize::new(0),
+    targets: Mutex::new(BTreeSet::new()),
+    leaks: Mutex::new(Vec::new()),
+};
+
+impl Listener {
+    pub(crate) fn hear(&self, text: &str) {
+        if !self.is_on.load(Ordering::SeqCst) {
+            return;
+        }
+        self.bytes.fetch_add(text.len(), Ordering::Relaxed);
+        static CLOTHES: LazyLock<Vec<(&str, String)>> =
+            LazyLock::new(|| CANARY.into_iter().flat_map(clothes).collect());
+        for (form, mark) in &*CLOTHES {
+            if text.contains(mark.as_str()) {
+                self.leaks.lock().unwrap().push(format!("{form}: {text}"));
+            }
+        }
+        // What comes by way of `log` names its target in a field.
+        let said_by =
+            |target: &&str| text.contains(&format!(" {target}")) || text.contains(&format!("\"{target}"));
+        let heard = ["gateway_storage", "redis", "rustls", "tokio_postgres"].into_iter().filter(said_by);
+        self.targets.lock().unwrap().extend(heard.map(str::to_owned));
+    }
+
+    pub(crate) fn leaks(&self) -> Vec<String> {
+        std::mem::take(&mut self.leaks.lock().unwrap())
+    }
+}
+
+struct Lines;
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LISTENER.hear(&String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// All that an error says, and those behind it.
+pub(crate) fn text_of(error: &Error) -> String {
+    let mut text = format!("{error} {error:#} {error:?} {error:#?} {:?} {:?}", error.code(), error.kind());
+    let mut source = error.source();
+    while let Some(cause) = source {
+        write!(text, " {cause} {cause:#} {cause:?} {cause:#?}").unwrap();
+        source = cause.source();
+    }
+    text
+}
+
+/// Hears from here on, for as long as the process lives: drivers, what they say to `log`, and spans as they open and close, too.
+pub(crate) fn listen() -> &'static PrometheusHandle {
+    static METRICS: LazyLock<PrometheusHandle> = LazyLock::new(|| {
+        tracing_log::LogTracer::init().unwrap();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_span_events(FmtSpan::FULL)
+            .with_ansi(false)
+            .with_writer(|| Lines)
+            .finish();
+        tracing::subscriber::set_global_default(subscriber).unwrap();
+        PrometheusBuilder::new().install_recorder().unwrap()
+    });
+    &METRICS
+}
+
+/// Panics if anything was told that must not be.
+pub(crate) fn assert_silent() {
+    LISTENER.hear(&listen().render());
+    let leaks = LISTENER.leaks();
+    assert!(leaks.is_empty(), "{} leaks: {:#?}", leaks.len(), leaks.iter().take(5).collect::<Vec<_>>());
+}
