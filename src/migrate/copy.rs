@@ -119,14 +119,14 @@ pub async fn copy<B: Exportable>(
             report.stopped = stopped;
             break;
         }
-        if let Some(place) = &place {
-            if saved.elapsed() >= SAVE_EVERY {
-                if let Err(error) = place.save().await {
-                    report.stopped = Some(error);
-                    break;
-                }
-                saved = Instant::now();
+        if let Some(place) = &place
+            && saved.elapsed() >= SAVE_EVERY
+        {
+            if let Err(error) = place.save().await {
+                report.stopped = Some(error);
+                break;
             }
+            saved = Instant::now();
         }
     }
     let kept = match place {

@@ -146,7 +146,7 @@ async fn what_is_not_sorted_is_refused_and_what_came_before_is_written() {
         assert_eq!(error.kind(), ErrorKind::InvalidValue);
         assert!(error.to_string().contains(text), "{error}");
         assert_eq!(report.tallies.total().written, 2);
-        assert_eq!(to.list_configs().await.unwrap().contains_key("a"), true);
+        assert!(to.list_configs().await.unwrap().contains_key("a"));
     }
 }
 

@@ -117,7 +117,7 @@ impl Transfer {
     ) -> Result<Answer, Failure> {
         let interrupt = Interrupt::listen().map_err(|error| Failure::unheard(&error))?;
         let moving = Moving { transfer: self, source: &source, interrupt: &interrupt };
-        let result = moving.into_store(door).await;
+        let result = moving.move_to(door).await;
         source.close().await;
         result
     }
@@ -144,7 +144,7 @@ struct Moving<'m> {
 }
 
 impl Moving<'_> {
-    async fn into_store<B: Operated + Exportable>(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
+    async fn move_to<B: Operated + Exportable>(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
         if self.transfer.dry_run {
             let target = match door.open().await {
                 Ok(target) => target,
