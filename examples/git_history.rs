@@ -2,7 +2,7 @@
 //!
 //! `cargo run --example git_history --features git`
 
-use gateway_storage::{Git, Key, RecordKind, Storage, Versioned};
+use gateway_storage::{Git, Key, Storage, Versioned, VersionedKind};
 use serde_json::json;
 
 #[tokio::main(flavor = "current_thread")]
@@ -14,7 +14,7 @@ async fn main() -> gateway_storage::Result<()> {
     storage.set_config("retries", json!(30)).await?;
 
     let (git, key) = (storage.backend(), Key::new("retries")?);
-    let history = git.history(RecordKind::Config, &key, 10).await?;
+    let history = git.history(VersionedKind::Config, &key, 10).await?;
     for revision in &history {
         println!("{} by {}", revision.id, revision.author);
     }

@@ -1,6 +1,6 @@
 //! One error type for every operation of every backend.
 
-use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc};
+use std::{borrow::Cow, error::Error as StdError, fmt, io, sync::Arc};
 
 use crate::Key;
 
@@ -223,6 +223,19 @@ impl Error {
         self.0.path.as_deref()
     }
 
+    /// An I/O error, by what the caller can do about it.
+    #[cold]
+    pub(crate) fn io(message: impl Into<Cow<'static, str>>, error: io::Error) -> Self {
+        use io::ErrorKind::{InvalidData, PermissionDenied, ReadOnlyFilesystem, UnexpectedEof};
+        let kind = match error.kind() {
+            PermissionDenied | ReadOnlyFilesystem => ErrorKind::Denied,
+            UnexpectedEof | InvalidData => ErrorKind::Corrupt,
+            _ => ErrorKind::Unavailable,
+        };
+        let code = error.raw_os_error().map(|code| format!("os error {code}"));
+        code.into_iter().fold(Self::new(kind, message).with_source(error), Self::with_code)
+    }
+
     #[cold]
     pub(crate) fn not_found(what: Kind) -> Self {
         Self::new(
@@ -348,7 +361,7 @@ mod tests {
             .with_key(&key)
             .with_code("E1")
             .with_outcome(Outcome::Unknown)
-            .with_source(std::io::Error::other("disk"));
+            .with_source(io::Error::other("disk"));
         assert_eq!(
             format!("{error:?}"),
             "corrupt: a usage record can't be read [E1] (outcome unknown): disk"

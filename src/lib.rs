@@ -36,7 +36,10 @@
 //!
 //! Each trait's methods list what they promise. [`Backend`] says what holds for all of them, [`Error`] what can go wrong,
 //! [`layer`] how to put something around every operation: telemetry ([`Storage::instrumented`]), a deadline, retries, a limit
-//! ([`Stack`]), or your own.
+//! ([`Stack`]), or your own. [`migrate`] copies between any two stores, and compares them.
+//!
+//! [`migrate`] copies records between any two stores, and [`Adoption`] reads what the Go program that came before left in files
+//! and databases.
 //!
 //! # Limits
 //!
@@ -75,6 +78,9 @@ compile_error!("the features `file` and `git` need a Unix system; build with `de
 // `#[capability]` names this crate by its name, here as in an application.
 extern crate self as gateway_storage;
 
+#[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
+mod adopt;
+pub mod archive;
 mod backend;
 mod capability;
 #[cfg(not(fuzzing))]
@@ -85,10 +91,13 @@ pub mod codec;
 pub mod conformance;
 mod error;
 pub mod layer;
+pub mod migrate;
 mod model;
 mod storage;
 mod transact;
 
+#[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
+pub use adopt::{Adoption, Layout};
 #[cfg(feature = "file")]
 pub use backend::file::{File, FileConfig};
 #[cfg(feature = "git")]

@@ -496,6 +496,15 @@ impl<B> Storage<B> {
         self.backend.export()
     }
 
+    /// Whether an export is one state of the store. See [`Exportable::exports_snapshot`].
+    #[must_use]
+    pub fn exports_snapshot(&self) -> bool
+    where
+        B: Exportable,
+    {
+        self.backend.exports_snapshot()
+    }
+
     /// Takes a stream of records in, [`IMPORT_CHUNK`] at a time. See [`Exportable::import`].
     ///
     /// # Errors

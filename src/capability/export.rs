@@ -19,6 +19,13 @@ pub trait Exportable: Backend {
     #[operation(read)]
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send;
 
+    /// Whether an export is one state of the store, although writes go on. No, unless the backend says so; a server's topology may
+    /// decide it, as far as it is known.
+    #[forward]
+    fn exports_snapshot(&self) -> bool {
+        false
+    }
+
     /// Stores many records, in place of those that are there under the same keys. Others stay.
     ///
     /// - A counter is set to its count, so that repeating an import is harmless.

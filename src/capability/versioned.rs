@@ -1,6 +1,6 @@
 //! [`Versioned`]: what was stored earlier.
 
-use crate::{Backend, Key, Record, RecordKind, Result, Revision, RevisionId, capability};
+use crate::{Backend, Key, Record, Result, Revision, RevisionId, VersionedKind, capability};
 
 /// Keeps every earlier value, with who changed it and when.
 ///
@@ -14,7 +14,7 @@ pub trait Versioned: Backend {
     #[operation(read)]
     fn history(
         &self,
-        kind: RecordKind,
+        kind: VersionedKind,
         key: &Key,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Revision>>> + Send;
@@ -26,7 +26,7 @@ pub trait Versioned: Backend {
     fn value_at(
         &self,
         revision: RevisionId,
-        kind: RecordKind,
+        kind: VersionedKind,
         key: &Key,
     ) -> impl Future<Output = Result<Record>> + Send;
 

@@ -13,7 +13,7 @@
 
 use std::io::Write;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::{Expect, Key, Mutation, PayloadHash, Plan};
@@ -35,30 +35,34 @@ pub fn canonical(value: &Value, out: &mut Vec<u8>) {
             }
             out.push(b']');
         }
-        Value::Object(fields) => {
-            // serde_json sorts them itself, unless a feature of it is on.
-            let mut fields: Vec<_> = fields.iter().collect();
-            fields.sort_unstable_by_key(|(name, _)| name.as_bytes());
-            out.push(b'{');
-            for (at, (name, value)) in fields.into_iter().enumerate() {
-                if at > 0 {
-                    out.push(b',');
-                }
-                text(name, out);
-                out.push(b':');
-                canonical(value, out);
-            }
-            out.push(b'}');
-        }
+        Value::Object(fields) => canonical_fields(fields, out),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
             serde_json::to_writer(out, value).expect(NEVER);
         }
     }
 }
 
+/// The same of an object.
+pub fn canonical_fields(fields: &Map<String, Value>, out: &mut Vec<u8>) {
+    // serde_json sorts them itself, unless a feature of it is on.
+    let mut fields: Vec<_> = fields.iter().collect();
+    fields.sort_unstable_by_key(|(name, _)| name.as_bytes());
+    out.push(b'{');
+    for (at, (name, value)) in fields.into_iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        text(name, out);
+        out.push(b':');
+        canonical(value, out);
+    }
+    out.push(b'}');
+}
+
 const NEVER: &str = "a vector takes everything, and a value is always JSON";
 
-fn text(text: &str, out: &mut Vec<u8>) {
+/// Writes a text as JSON.
+pub fn text(text: &str, out: &mut Vec<u8>) {
     serde_json::to_writer(out, text).expect(NEVER);
 }
 

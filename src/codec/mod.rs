@@ -3,16 +3,21 @@
 // Public to the fuzz targets only.
 #![allow(unreachable_pub)]
 
+mod archive;
 mod canonical;
 mod json;
 mod location;
 mod plan;
+mod record;
 mod record_key;
 
+pub use archive::{ARCHIVE_VERSION, Contents, Decoder, Encoder, Header, MAGIC};
 #[cfg(fuzzing)]
 pub use canonical::canonical;
 pub use canonical::is_same;
-pub use json::{decode_config, decode_credential, decode_loose_config, encode_config, encode_credential};
+pub use json::{
+    decode_config, decode_config_or_word, decode_credential, encode_config, encode_credential, whole,
+};
 pub(crate) use location::{
     Location, boolean, decode, duration, host_and_port, number, readable, unknown_option,
 };
@@ -21,4 +26,7 @@ pub use plan::{
     PlanChange, PlanRecord, decode_audit, decode_changes, decode_plan, encode_audit, encode_changes,
     encode_plan, times, to_micros, to_millis,
 };
+#[cfg(fuzzing)]
+pub use record::decode_record;
+pub use record::{MAX_LINE_BYTES, RecordHasher, encode_record};
 pub use record_key::RecordKey;

@@ -1,8 +1,10 @@
 //! The name of a stored record, of any kind, as bytes.
 
-use crate::{Error, ErrorKind, Key, Result};
+use crate::{Error, ErrorKind, Key, Record, Result};
 
 /// Which record: its kind, its key, and for a counter its field.
+///
+/// Ordered as an export is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RecordKey {
     /// An audit entry by its number.
@@ -25,6 +27,16 @@ const USAGE: u8 = b'u';
 
 /// Stands between key and field. No key holds it, so `a` + `b` is never another pair.
 const SEPARATOR: u8 = 0;
+
+impl From<&Record> for RecordKey {
+    fn from(record: &Record) -> Self {
+        match record {
+            Record::Credential { id, .. } => Self::Credential(id.clone()),
+            Record::Config { key, .. } => Self::Config(key.clone()),
+            Record::Usage { key, field, .. } => Self::Usage(key.clone(), field.clone()),
+        }
+    }
+}
 
 impl RecordKey {
     /// One byte for the kind, the key, and for a counter NUL and the field. An audit entry's number is eight bytes,

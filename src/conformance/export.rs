@@ -48,6 +48,7 @@ pub async fn export_usage<B: Exportable + CredentialStore + ConfigStore + UsageS
 /// At the first bullet that is violated.
 pub async fn export_snapshot<B: Exportable + CredentialStore + ConfigStore>(storage: &Storage<B>) {
     must("the kit needs a storage without records", is_empty(storage.clone())).await;
+    assert!(storage.exports_snapshot(), "exports_snapshot: says so");
     must("export: the store as it was when the stream was made", snapshot(storage.clone())).await;
     must("the kit leaves nothing", is_empty(storage.clone())).await;
 }

@@ -8,59 +8,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::hash::PayloadHash;
 use crate::{Error, ErrorKind, Key, Result};
 
 /// The most audit entries that a store keeps: the newest.
 pub const MAX_AUDIT_ENTRIES: usize = 10_000;
-
-/// SHA-256 of a plan's canonical form: the same for the same mutations in the same order, and for no others.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PayloadHash(pub(crate) [u8; 32]);
-
-impl fmt::Display for PayloadHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for PayloadHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PayloadHash({self})")
-    }
-}
-
-impl FromStr for PayloadHash {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let mut bytes = [0; 32];
-        let digits = text.as_bytes();
-        let is_hash = digits.len() == 64
-            && digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-            && bytes.iter_mut().zip(digits.chunks(2)).all(|(byte, pair)| {
-                let digit = |at: usize| char::from(pair[at]).to_digit(16);
-                let value = digit(0).zip(digit(1)).and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
-                value.map(|value| *byte = value).is_some()
-            });
-        if is_hash {
-            return Ok(Self(bytes));
-        }
-        Err(Error::new(ErrorKind::InvalidValue, "a payload hash is 64 hexadecimal digits, in lower case"))
-    }
-}
-
-impl Serialize for PayloadHash {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for PayloadHash {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
 
 /// An enum whose variants have stable names, in stores and in JSON.
 macro_rules! named {

@@ -44,9 +44,13 @@ impl ConfigValue {
     /// [`new`](ConfigValue::new).
     pub fn from_json(text: impl AsRef<[u8]>) -> Result<Self> {
         let text = text.as_ref();
-        let value = document::parse(text)?;
+        Self::of_read(document::parse(text)?, text.len())
+    }
+
+    /// Takes the value that was read from a text of so many bytes.
+    pub(crate) fn of_read(value: Value, text: usize) -> Result<Self> {
         document::check([&value], 0)?;
-        document::check_size_of_read(text.len(), &value)?;
+        document::check_size_of_read(text, &value)?;
         Ok(Self(Arc::new(value)))
     }
 

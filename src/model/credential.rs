@@ -46,13 +46,16 @@ impl Credential {
     pub fn from_json(text: impl AsRef<[u8]>) -> Result<Self> {
         let text = text.as_ref();
         match document::parse(text)? {
-            Value::Object(fields) => {
-                document::check(fields.values(), 1)?;
-                document::check_size_of_read(text.len(), &fields)?;
-                Ok(Self(Arc::new(fields)))
-            }
+            Value::Object(fields) => Self::of_read(fields, text.len()),
             other => other.try_into(),
         }
+    }
+
+    /// Takes the fields that were read from a text of so many bytes.
+    pub(crate) fn of_read(fields: Map<String, Value>, text: usize) -> Result<Self> {
+        document::check(fields.values(), 1)?;
+        document::check_size_of_read(text, &fields)?;
+        Ok(Self(Arc::new(fields)))
     }
 
     /// Writes a type of yours as a credential.

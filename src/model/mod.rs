@@ -6,29 +6,32 @@ mod cache;
 mod config;
 mod credential;
 mod document;
+mod hash;
 mod key;
 mod plan;
 mod record;
+mod remark;
 mod revision;
 mod stats;
 mod usage;
 
-pub use audit::{
-    AuditEntry, AuditFilter, AuditStatus, MAX_AUDIT_ENTRIES, PayloadHash, PlanAction, PlanRefusal,
-};
+pub use audit::{AuditEntry, AuditFilter, AuditStatus, MAX_AUDIT_ENTRIES, PlanAction, PlanRefusal};
 pub use batch::{BatchFailure, BatchReport, Found};
 pub use cache::CacheEntry;
 pub use config::ConfigValue;
 pub use credential::Credential;
-pub(crate) use document::too_large;
 pub use document::{MAX_DEPTH, MAX_VALUE_BYTES};
+pub(crate) use document::{parse_any, too_large};
+pub use hash::{PayloadHash, RecordDigest};
 pub use key::{AsKey, Key};
 pub(crate) use plan::size_of_record;
 pub use plan::{
     Applied, ApplyOptions, DEFAULT_PLAN_TTL, Expect, MAX_PLAN_BYTES, MAX_PLAN_MUTATIONS, MAX_PLAN_TTL,
     Mutation, Plan, Rollback, RollbackOptions,
 };
-pub use record::Record;
-pub use revision::{RecordKind, Revision, RevisionId};
+pub use record::{Record, RecordKind};
+pub(crate) use remark::Piece;
+pub use remark::{Remark, RemarkKind};
+pub use revision::{Revision, RevisionId, VersionedKind};
 pub use stats::{Performance, PoolStats, StorageStats};
 pub use usage::{Increment, UsageRecord};

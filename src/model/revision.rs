@@ -9,7 +9,7 @@ use crate::{Error, ErrorKind, Result};
 /// The kinds of records that have a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum RecordKind {
+pub enum VersionedKind {
     /// A credential.
     Credential,
     /// A configuration value.

@@ -1,7 +1,10 @@
 //! The command `storage`, run as an operator runs it.
 #![cfg(feature = "cli")]
 
+mod adopt;
+mod archive;
 mod plan;
+mod transfer;
 
 use std::{
     fs,
@@ -43,6 +46,7 @@ impl Place {
     fn command(&self, line: &[&str]) -> Command {
         let mut command = bare(line);
         command.env("STORAGE_URL", self.url()).current_dir(self.dir.path());
+        command.env("XDG_STATE_HOME", self.dir.path().join("state"));
         command
     }
 
@@ -102,7 +106,7 @@ impl Place {
 
 fn bare(line: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_storage"));
-    command.args(line).env_remove("STORAGE_URL").stdin(Stdio::null());
+    command.args(line).env_remove("STORAGE_URL").env_remove("STORAGE_CONFIG").stdin(Stdio::null());
     command
 }
 
@@ -594,6 +598,11 @@ fn help_shows_how() {
         "cache set",
         "cache get",
         "cache delete",
+        "export",
+        "import",
+        "inspect",
+        "completions",
+        "man",
     ] {
         let line: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         let ended = help(&line);

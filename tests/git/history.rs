@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use gateway_storage::{ErrorKind, Git, Key, Record, RecordKind, RevisionId, Storage, Versioned};
+use gateway_storage::{ErrorKind, Git, Key, Record, RevisionId, Storage, Versioned, VersionedKind};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -13,7 +13,7 @@ fn key(name: &str) -> Key {
 }
 
 async fn config_at(on: &Storage<Git>, revision: RevisionId, name: &str) -> Result<Value, ErrorKind> {
-    match on.backend().value_at(revision, RecordKind::Config, &key(name)).await {
+    match on.backend().value_at(revision, VersionedKind::Config, &key(name)).await {
         Ok(Record::Config { value, .. }) => Ok(value.value().clone()),
         Ok(_) => panic!("another kind of record"),
         Err(error) => Err(error.kind()),
@@ -35,7 +35,7 @@ async fn a_record_has_a_history() {
     storage.set_credential("A", json!({})).await.unwrap();
 
     let backend = storage.backend();
-    let history = backend.history(RecordKind::Config, &key("A"), 100).await.unwrap();
+    let history = backend.history(VersionedKind::Config, &key("A"), 100).await.unwrap();
     assert_eq!(history.iter().map(|revision| revision.is_deleted).collect::<Vec<_>>(), [true, false, false]);
     assert!(
         history
@@ -48,7 +48,7 @@ async fn a_record_has_a_history() {
         history.iter().map(|revision| revision.id.to_string()).collect::<Vec<_>>(),
         wanted.lines().collect::<Vec<_>>()
     );
-    assert_eq!(backend.history(RecordKind::Config, &key("A"), 1).await.unwrap(), history[..1]);
+    assert_eq!(backend.history(VersionedKind::Config, &key("A"), 1).await.unwrap(), history[..1]);
 
     assert_eq!(config_at(&storage, history[0].id, "A").await, Err(ErrorKind::NotFound));
     assert_eq!(config_at(&storage, history[1].id, "A").await, Ok(json!(2)));
@@ -56,7 +56,7 @@ async fn a_record_has_a_history() {
     assert_eq!(config_at(&storage, history[1].id, "other").await, Ok(json!(0)));
     let nobody = RevisionId::from_bytes([1; 20]);
     assert_eq!(config_at(&storage, nobody, "A").await, Err(ErrorKind::NotFound));
-    let error = backend.history(RecordKind::Config, &key("never"), 9).await.unwrap_err();
+    let error = backend.history(VersionedKind::Config, &key("never"), 9).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert_eq!(
         backend.head().unwrap().unwrap().to_string(),

@@ -180,18 +180,5 @@ fn refused(path: &Path, why: &str) -> Error {
 
 #[cold]
 fn failed(path: &Path, what: &str, error: io::Error) -> Error {
-    io_error(format!("{} {what}", path.display()), error)
-}
-
-/// An I/O error, by what the caller can do about it.
-#[cold]
-pub(super) fn io_error(message: String, error: io::Error) -> Error {
-    use io::ErrorKind::{InvalidData, PermissionDenied, ReadOnlyFilesystem, UnexpectedEof};
-    let kind = match error.kind() {
-        PermissionDenied | ReadOnlyFilesystem => ErrorKind::Denied,
-        UnexpectedEof | InvalidData => ErrorKind::Corrupt,
-        _ => ErrorKind::Unavailable,
-    };
-    let code = error.raw_os_error().map(|code| format!("os error {code}"));
-    code.into_iter().fold(Error::new(kind, message).with_source(error), Error::with_code)
+    Error::io(format!("{} {what}", path.display()), error)
 }

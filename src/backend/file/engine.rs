@@ -10,10 +10,7 @@ use redb::{
     backends::FileBackend,
 };
 
-use super::{
-    directory::{Directory, io_error},
-    state::State,
-};
+use super::{directory::Directory, state::State};
 use crate::{Error, ErrorKind, Outcome, Result};
 
 /// The version of what is written here. A store with a higher one is refused, one with a lower one becomes this one.
@@ -204,7 +201,7 @@ fn describe(place: &str, error: redb::Error) -> Error {
     match error {
         // redb's word for "there is no magic number at the start of this file".
         Io(error) if error.kind() == std::io::ErrorKind::InvalidData => damaged(place).with_source(error),
-        Io(error) => io_error(format!("the store in {place} can't be opened"), error),
+        Io(error) => Error::io(format!("the store in {place} can't be opened"), error),
         DatabaseAlreadyOpen | LockProtocolMismatch => {
             Error::new(ErrorKind::Busy, format!("the store in {place} is open in another process"))
         }

@@ -21,6 +21,10 @@ impl Exportable for File {
         }
     }
 
+    fn exports_snapshot(&self) -> bool {
+        true
+    }
+
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
         let writes: Vec<_> = records.iter().map(|record| (record.clone(), encode(record))).collect();
         self.write(move |draft| {

@@ -15,6 +15,10 @@ impl Exportable for Git {
         }
     }
 
+    fn exports_snapshot(&self) -> bool {
+        true
+    }
+
     /// One commit, all or nothing, but for counters: each of them is a failure, [`Unsupported`](ErrorKind::Unsupported).
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
         let records = records.to_vec();

@@ -6,13 +6,13 @@ use git2::{Commit, ErrorCode, Oid, Repository, Sort, Tree};
 
 use super::{Git, failure::failed, ledger::changes, name, place::Place, state::Files};
 use crate::{
-    Error, ErrorKind, Key, Record, RecordKind, Result, Revision, RevisionId, Versioned, error::Kind,
+    Error, ErrorKind, Key, Record, Result, Revision, RevisionId, Versioned, VersionedKind, error::Kind,
 };
 
-fn missing(kind: RecordKind) -> Error {
+fn missing(kind: VersionedKind) -> Error {
     Error::not_found(match kind {
-        RecordKind::Credential => Kind::Credential,
-        RecordKind::Config => Kind::Config,
+        VersionedKind::Credential => Kind::Credential,
+        VersionedKind::Config => Kind::Config,
     })
 }
 
@@ -49,7 +49,7 @@ fn find(repository: &Repository, head: Option<Oid>, revision: RevisionId) -> Res
 
 /// What a commit has of one record.
 struct Lookup {
-    kind: RecordKind,
+    kind: VersionedKind,
     names: Vec<String>,
 }
 
@@ -68,7 +68,7 @@ impl Lookup {
 fn history(
     repository: &Repository,
     head: Option<Oid>,
-    kind: RecordKind,
+    kind: VersionedKind,
     key: &Key,
     limit: usize,
 ) -> Result<Vec<Revision>> {
@@ -139,7 +139,7 @@ impl Git {
 }
 
 impl Versioned for Git {
-    async fn history(&self, kind: RecordKind, key: &Key, limit: usize) -> Result<Vec<Revision>> {
+    async fn history(&self, kind: VersionedKind, key: &Key, limit: usize) -> Result<Vec<Revision>> {
         let key = key.clone();
         if limit == 0 {
             return Ok(Vec::new());
@@ -147,17 +147,17 @@ impl Versioned for Git {
         self.read(move |repository, head| history(repository, head, kind, &key, limit)).await
     }
 
-    async fn value_at(&self, revision: RevisionId, kind: RecordKind, key: &Key) -> Result<Record> {
+    async fn value_at(&self, revision: RevisionId, kind: VersionedKind, key: &Key) -> Result<Record> {
         let key = key.clone();
         self.read(move |repository, head| {
             let commit = find(repository, head, revision)?;
             let files = Files::of(repository, Some(commit.id()))?;
             let blob = files.find(kind, &key).ok_or_else(|| missing(kind))?;
             Ok(match kind {
-                RecordKind::Credential => {
+                VersionedKind::Credential => {
                     Record::Credential { credential: files.credential(blob, &key)?, id: key }
                 }
-                RecordKind::Config => Record::Config { value: files.config(blob, &key)?, key },
+                VersionedKind::Config => Record::Config { value: files.config(blob, &key)?, key },
             })
         })
         .await

@@ -8,14 +8,14 @@
 //!
 //! The Go program wrote plain names: one that is not in this form is read as it stands.
 
-use crate::{Key, RecordKind};
+use crate::{Key, VersionedKind};
 
 /// The longest part of a cut name: most file systems take 255 bytes.
 const PART: usize = 200;
 
 const SUFFIX: &str = ".json";
 
-impl RecordKind {
+impl VersionedKind {
     /// The directory of its files.
     pub(super) const fn directory(self) -> &'static str {
         match self {
@@ -87,9 +87,9 @@ pub(super) fn decode(path: &str) -> Option<Key> {
 }
 
 /// The kind and the key of a file in the repository.
-pub(super) fn record_of(path: &str) -> Option<(RecordKind, Key)> {
+pub(super) fn record_of(path: &str) -> Option<(VersionedKind, Key)> {
     let (directory, name) = path.split_once('/')?;
-    let kind = [RecordKind::Credential, RecordKind::Config]
+    let kind = [VersionedKind::Credential, VersionedKind::Config]
         .into_iter()
         .find(|kind| kind.directory() == directory)?;
     Some((kind, decode(name)?))

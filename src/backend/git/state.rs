@@ -12,8 +12,8 @@ use super::{
     text,
 };
 use crate::{
-    ConfigValue, Credential, Error, ErrorKind, Key, RecordKind, Result,
-    codec::{decode_credential, decode_loose_config},
+    ConfigValue, Credential, Error, ErrorKind, Key, Result, VersionedKind,
+    codec::{decode_config_or_word, decode_credential},
     error::Kind,
 };
 
@@ -46,11 +46,11 @@ impl State {
         for (kind, key) in paths.filter_map(record_of) {
             let blob = files.find(kind, &key);
             match kind {
-                RecordKind::Credential => match blob {
+                VersionedKind::Credential => match blob {
                     Some(blob) => drop(self.credentials.insert(key.clone(), files.credential(blob, &key)?)),
                     None => drop(self.credentials.remove(&key)),
                 },
-                RecordKind::Config => match blob {
+                VersionedKind::Config => match blob {
                     Some(blob) => drop(self.configs.insert(key.clone(), files.config(blob, &key)?)),
                     None => drop(self.configs.remove(&key)),
                 },
@@ -75,7 +75,7 @@ impl<'r> Files<'r> {
             .map(|commit| repository.find_commit(commit).and_then(|commit| commit.tree()))
             .transpose()
             .map_err(unread)?;
-        let directory = |kind: RecordKind| {
+        let directory = |kind: VersionedKind| {
             let entry = root.as_ref().and_then(|root| root.get_name(kind.directory()));
             match entry {
                 Some(entry) if entry.kind() == Some(ObjectType::Tree) => {
@@ -88,15 +88,16 @@ impl<'r> Files<'r> {
                 None => Ok(None),
             }
         };
-        let (credentials, configs) = (directory(RecordKind::Credential)?, directory(RecordKind::Config)?);
+        let (credentials, configs) =
+            (directory(VersionedKind::Credential)?, directory(VersionedKind::Config)?);
         Ok(Self { repository, credentials, configs })
     }
 
     /// The blob of a file below its kind's directory.
-    pub(super) fn blob(&self, kind: RecordKind, name: &str) -> Option<Oid> {
+    pub(super) fn blob(&self, kind: VersionedKind, name: &str) -> Option<Oid> {
         let tree = match kind {
-            RecordKind::Credential => self.credentials.as_ref()?,
-            RecordKind::Config => self.configs.as_ref()?,
+            VersionedKind::Credential => self.credentials.as_ref()?,
+            VersionedKind::Config => self.configs.as_ref()?,
         };
         let entry = match name.contains('/') {
             true => tree.get_path(name.as_ref()).ok()?,
@@ -107,7 +108,7 @@ impl<'r> Files<'r> {
     }
 
     /// The blob of a key: of its own file, or of one with a plain name.
-    pub(super) fn find(&self, kind: RecordKind, key: &Key) -> Option<Oid> {
+    pub(super) fn find(&self, kind: VersionedKind, key: &Key) -> Option<Oid> {
         self.blob(kind, &name::encode(key))
             .or_else(|| name::plain(key).and_then(|plain| self.blob(kind, &plain)))
     }
@@ -117,7 +118,7 @@ impl<'r> Files<'r> {
     }
 
     pub(super) fn config(&self, blob: Oid, key: &Key) -> Result<ConfigValue> {
-        self.read(blob, decode_loose_config).map_err(|error| error.with_key(key))
+        self.read(blob, decode_config_or_word).map_err(|error| error.with_key(key))
     }
 
     fn read<T>(&self, blob: Oid, decode: impl Fn(&[u8]) -> Result<T>) -> Result<T> {
@@ -173,30 +174,30 @@ impl<'r> Draft<'r> {
     }
 
     pub(super) fn put_credential(&mut self, id: &Key, credential: &Credential) -> Result<()> {
-        self.put(RecordKind::Credential, id, text::of_credential(credential))?;
+        self.put(VersionedKind::Credential, id, text::of_credential(credential))?;
         self.state.credentials.insert(id.clone(), credential.clone());
         Ok(())
     }
 
     pub(super) fn put_config(&mut self, key: &Key, value: &ConfigValue) -> Result<()> {
-        self.put(RecordKind::Config, key, text::of_config(value))?;
+        self.put(VersionedKind::Config, key, text::of_config(value))?;
         self.state.configs.insert(key.clone(), value.clone());
         Ok(())
     }
 
     pub(super) fn delete_credential(&mut self, id: &Key) -> Result<()> {
         self.state.credentials.remove(id).ok_or_else(|| Error::not_found(Kind::Credential))?;
-        self.delete(RecordKind::Credential, id);
+        self.delete(VersionedKind::Credential, id);
         Ok(())
     }
 
     pub(super) fn delete_config(&mut self, key: &Key) -> Result<()> {
         self.state.configs.remove(key).ok_or_else(|| Error::not_found(Kind::Config))?;
-        self.delete(RecordKind::Config, key);
+        self.delete(VersionedKind::Config, key);
         Ok(())
     }
 
-    fn put(&mut self, kind: RecordKind, key: &Key, text: Vec<u8>) -> Result<()> {
+    fn put(&mut self, kind: VersionedKind, key: &Key, text: Vec<u8>) -> Result<()> {
         let name = name::encode(key);
         let path = format!("{}/{name}", kind.directory());
         let blob = Oid::hash_object(ObjectType::Blob, &text)
@@ -208,7 +209,7 @@ impl<'r> Draft<'r> {
         Ok(())
     }
 
-    fn delete(&mut self, kind: RecordKind, key: &Key) {
+    fn delete(&mut self, kind: VersionedKind, key: &Key) {
         let name = name::encode(key);
         let path = format!("{}/{name}", kind.directory());
         if self.files.blob(kind, &name).is_some() {
@@ -220,7 +221,7 @@ impl<'r> Draft<'r> {
     }
 
     /// The file that the Go program wrote: ours takes its place.
-    fn delete_plain(&mut self, kind: RecordKind, key: &Key) {
+    fn delete_plain(&mut self, kind: VersionedKind, key: &Key) {
         if let Some(plain) = name::plain(key).filter(|plain| self.files.blob(kind, plain).is_some()) {
             self.changes.insert(format!("{}/{plain}", kind.directory()), None);
         }

@@ -17,12 +17,12 @@ use super::{
     state::State,
     writer::{Expected, Writer},
 };
-use crate::{Error, ErrorKind, Key, RecordKind, Result};
+use crate::{Error, ErrorKind, Key, Result, VersionedKind};
 
 /// What a change is about: a record by its key, whatever its file's name is, or another file.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Subject {
-    Record(RecordKind, Key),
+    Record(VersionedKind, Key),
     File(String),
 }
 

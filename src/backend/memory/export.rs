@@ -46,6 +46,10 @@ impl Exportable for Memory {
         }
     }
 
+    fn exports_snapshot(&self) -> bool {
+        true
+    }
+
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
         self.write(|data| {
             records.iter().cloned().for_each(|record| data.put(record));

@@ -155,6 +155,11 @@ impl Exportable for MongoDb {
         })
     }
 
+    /// Yes, unless the server that takes writes is known to be alone, or reads or writes are of less than the majority.
+    fn exports_snapshot(&self) -> bool {
+        self.server.has_snapshots()
+    }
+
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
         let call = self.call()?;
         let (mut credentials, mut configs) = (BTreeMap::new(), BTreeMap::new());

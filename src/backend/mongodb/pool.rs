@@ -124,6 +124,12 @@ impl Lane {
         Ok(Lease { lane: self, writable, _turn: turn })
     }
 
+    /// Not on a standalone server, which has none, and not if they could miss what was just written: there what changes meanwhile
+    /// may be seen or not.
+    pub(super) fn has_snapshots(&self, writable: Writable) -> bool {
+        self.wants_snapshots && writable != Writable::Standalone
+    }
+
     /// Sends those who wait away.
     pub(super) fn retire(&self) {
         self.turns.close();

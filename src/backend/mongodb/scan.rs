@@ -8,24 +8,18 @@ use mongodb::{
     options::ReadConcern,
 };
 
-use super::{pool::Lease, topology::Writable};
+use super::pool::Lease;
 use crate::Result;
-
-/// Not on a standalone server, which has none, and not if they could miss what was just written: there what changes meanwhile
-/// may be seen or not.
-fn has_snapshots(lease: &Lease) -> bool {
-    lease.wants_snapshots && lease.writable != Writable::Standalone
-}
 
 /// A session whose queries all see what was there at the first one.
 pub(super) async fn snapshot(lease: &Lease) -> DriverResult<ClientSession> {
-    let has_snapshots = has_snapshots(lease);
+    let has_snapshots = lease.has_snapshots(lease.writable);
     lease.client.start_session().snapshot(has_snapshots).causal_consistency(!has_snapshots).await
 }
 
 /// A query for such a session. Unless told, the driver asks with the client's own read concern there.
 pub(super) fn of_snapshot<'f>(lease: &Lease, find: Find<'f, RawDocumentBuf>) -> Find<'f, RawDocumentBuf> {
-    if has_snapshots(lease) { find.read_concern(ReadConcern::snapshot()) } else { find }
+    if lease.has_snapshots(lease.writable) { find.read_concern(ReadConcern::snapshot()) } else { find }
 }
 
 /// What a query finds, read while it comes.

@@ -44,6 +44,14 @@ impl Server {
         self.lane.load_full().ok_or_else(Error::closed)
     }
 
+    /// Whether many documents are read as they were at one moment. False while no server is known.
+    pub(super) fn has_snapshots(&self) -> bool {
+        self.lane().is_ok_and(|lane| {
+            let writable = lane.topology.writable();
+            writable != Writable::None && lane.has_snapshots(writable)
+        })
+    }
+
     pub(super) async fn resize(&self, max: u32) -> Result<()> {
         let old = self.lane()?;
         let lane = Arc::new(Lane::new(&self.config, max).await?);

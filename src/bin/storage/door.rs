@@ -33,12 +33,32 @@ impl<'u, B: Operated> Door<'u, B> {
         B::Config::try_from(self.url).map_err(|error| Failure::url(&error))
     }
 
+    /// Opens a store that exists, for whoever closes it.
+    pub(crate) async fn open_apart(&self) -> Result<Storage<Layered<Log, B>>, Failure> {
+        self.opened(B::existing).await
+    }
+
+    /// What tells of the work.
+    pub(crate) const fn log(&self) -> Log {
+        self.log
+    }
+
+    /// The URL.
+    pub(crate) const fn url(&self) -> &str {
+        self.url
+    }
+
     async fn enter(&self, adjust: fn(B::Config) -> B::Config) -> Result<&Storage<Layered<Log, B>>, Failure> {
+        let storage = self.opened(adjust).await?;
+        Ok(self.inside.get_or_init(|| storage))
+    }
+
+    async fn opened(&self, adjust: fn(B::Config) -> B::Config) -> Result<Storage<Layered<Log, B>>, Failure> {
         let config = self.config()?;
         let start = Instant::now();
         let storage = Storage::<B>::open(adjust(config)).await.map_err(|error| Failure::opening(&error))?;
         self.log.line(format_args!("open: ok in {:.1?}", start.elapsed()));
-        Ok(self.inside.get_or_init(|| storage.layer(self.log)))
+        Ok(storage.layer(self.log))
     }
 
     /// Closes the store, if it was opened.

@@ -1,8 +1,10 @@
 //! Why a command failed: for people, for programs, and as an exit code.
 
-use std::{error::Error as _, io};
+use std::{error::Error as _, io, path::Path};
 
-use gateway_storage::{Error, ErrorKind, Key, Outcome};
+use gateway_storage::{Error, ErrorKind, Key, Outcome, archive::NotUnderstood};
+
+use crate::commands::import::described;
 
 /// What the process ends with. `storage --help` says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,10 +13,16 @@ pub(crate) enum Exit {
     Error = 1,
     /// What stands on the line is wrong, and will be wrong the next time.
     Line = 2,
+    /// Two stores do not hold the same.
+    Differences = 3,
+    /// Some of it was done.
+    Partly = 4,
     /// The store can't be opened or reached, or does not let us.
     Unreachable = 5,
     /// The backend can't do this.
     Impossible = 6,
+    /// Somebody wanted it to end.
+    Interrupted = 130,
 }
 
 /// A command that failed.
@@ -56,13 +64,21 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// The same, with the store that it is about.
+    pub(crate) fn at(mut self, which: &str) -> Self {
+        self.chain[0] = format!("{which}: {}", self.chain[0]);
+        self
+    }
+
     /// The line is not one of ours.
     pub(crate) fn line(message: impl Into<String>) -> Self {
         Self::new(Exit::Line, "usage", message)
     }
 
     pub(crate) fn no_url() -> Self {
-        Self::line("no URL says which store is meant").hint("add `--url file:./data`, or set STORAGE_URL")
+        Self::line("no URL says which store is meant").hint(
+            "add `--url file:./data`, or set STORAGE_URL, or name a store `default`; see `storage --help`",
+        )
     }
 
     /// The URL names none of these backends. Only its scheme is repeated: the rest can hold a password.
@@ -96,16 +112,99 @@ impl Failure {
         failure
     }
 
+    /// A file of exported records is not one, or is damaged.
+    pub(crate) fn archive(name: &str, error: &Error) -> Self {
+        let mut failure = Self::of(Exit::Error, error);
+        failure.chain.insert(0, format!("{name} can't be read"));
+        failure
+    }
+
+    /// An exported document has parts that are no records.
+    pub(crate) fn not_understood(parts: &[NotUnderstood]) -> Self {
+        const NAMED: usize = 20;
+        let count = parts.len();
+        let mut failure = Self::new(
+            Exit::Error,
+            ErrorKind::Corrupt.as_str(),
+            format!(
+                "{count} {} of the document can't be stored; nothing was",
+                if count == 1 { "part" } else { "parts" }
+            ),
+        );
+        failure.chain.extend(parts.iter().take(NAMED).map(described));
+        if count > NAMED {
+            failure.chain.push(format!("and {} more", count - NAMED));
+        }
+        failure.hint("--leave-out imports the rest")
+    }
+
+    /// A file could not be written.
+    pub(crate) fn unwritten_file(path: &Path, error: &io::Error) -> Self {
+        let mut failure = Self::new(Exit::Error, "output", format!("`{}` can't be written", path.display()));
+        failure.chain.push(error.to_string());
+        failure
+    }
+
     /// The store could not be opened.
     pub(crate) fn opening(error: &Error) -> Self {
         // The URL names something that is no store, and never will be.
         let exit = if error.kind() == ErrorKind::InvalidValue { Exit::Line } else { Exit::Unreachable };
         let failure = Self::of(exit, error);
         match error.kind() {
-            ErrorKind::NotFound => failure.hint("check the URL; only `set` and `increment` make a new store"),
+            ErrorKind::NotFound => {
+                failure.hint("check the URL; only `set`, `increment`, `copy` and `import` make a new store")
+            }
             ErrorKind::Busy => failure.hint("stop what has it open (a gateway?), or try again later"),
             _ => failure,
         }
+    }
+
+    /// The Go program left nothing there.
+    pub(crate) fn nothing_found() -> Self {
+        Self::new(Exit::Error, ErrorKind::NotFound.as_str(), "there is nothing to adopt")
+            .hint("check the URL, and its prefix, database or schema")
+    }
+
+    /// What could be read is adopted; so many things could not.
+    pub(crate) fn left_behind(count: usize) -> Self {
+        Self::partly(match count {
+            1 => "1 thing can't be understood, and stays where it is".to_owned(),
+            _ => format!("{count} things can't be understood, and stay where they are"),
+        })
+    }
+
+    /// Records were moved, but not all of them.
+    pub(crate) fn partly(message: impl Into<String>) -> Self {
+        Self { outcome: "partly_applied", ..Self::new(Exit::Partly, "partly_done", message) }
+    }
+
+    /// The same, and this is why.
+    pub(crate) fn stopped(error: &Error) -> Self {
+        Self { outcome: "partly_applied", ..Self::of(Exit::Partly, error) }
+    }
+
+    /// Ctrl-C, before all was done.
+    pub(crate) fn interrupted() -> Self {
+        Self::new(Exit::Interrupted, "interrupted", "interrupted")
+    }
+
+    /// What would be in place of another one.
+    pub(crate) fn conflicts(count: u64) -> Self {
+        let message = format!("the target has {count} of the records with another value");
+        Self::new(Exit::Error, ErrorKind::Conflict.as_str(), message)
+            .hint("nothing was written; --on-conflict skip keeps them, --on-conflict overwrite replaces them")
+    }
+
+    /// Nobody could end it in order.
+    pub(crate) fn unheard(error: &io::Error) -> Self {
+        let mut failure = Self::new(Exit::Error, ErrorKind::Internal.as_str(), "can't listen to signals");
+        failure.chain.push(error.to_string());
+        failure
+    }
+
+    /// Two stores do not hold the same.
+    pub(crate) fn differences(message: impl Into<String>) -> Self {
+        Self::new(Exit::Differences, "differences", message)
     }
 
     /// The backend has no such capability; it is told which ones have it.

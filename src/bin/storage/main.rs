@@ -1,22 +1,32 @@
 //! `storage`: the operator's command.
 #![forbid(unsafe_code)]
 
+mod archives;
 mod arguments;
+mod aside;
 mod backends;
+mod bytes;
 mod commands;
 mod door;
 mod failure;
 mod input;
+mod interrupt;
 mod log;
 mod output;
+mod progress;
 mod refusal;
+mod report;
+mod source;
+mod stores;
+mod transfer;
 
 use std::process::ExitCode;
 
 use arguments::Arguments;
 use clap::Parser;
 
-// An interrupt needs no code: SIGINT ends the process, shells call that 130, and a write is whole or not at all.
+// An interrupt needs no code but where records are moved: SIGINT ends the process, shells call that 130, and a write is whole
+// or not at all.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {

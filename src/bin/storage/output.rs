@@ -45,6 +45,10 @@ pub(crate) enum Answer {
     Lines { lines: Vec<String>, json: Value },
     /// A table for people, a document for programs.
     Report { rows: Vec<(String, String)>, json: Value },
+    /// It is on stdout already.
+    Streamed,
+    /// An answer to something that did not end well.
+    But { answer: Box<Answer>, failure: Failure },
 }
 
 const HIDDEN: &str = "<hidden>";
@@ -74,7 +78,10 @@ impl Output {
         if self == Self::Human && matches!(answer, Answer::Hidden(_)) && stdout().is_terminal() {
             say("note: values are hidden; --reveal shows them");
         }
-        ExitCode::SUCCESS
+        match answer {
+            Answer::But { failure, .. } => self.fail(failure),
+            _ => ExitCode::SUCCESS,
+        }
     }
 
     /// Writes why there is none.
@@ -97,7 +104,7 @@ impl Output {
 }
 
 /// Writes a line to stderr. It may be closed, which `eprintln!` would panic of.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let _ = writeln!(stderr(), "{line}");
 }
 
@@ -107,9 +114,35 @@ impl Answer {
         Self::Report { rows, json }
     }
 
+    /// The same with one more line for people.
+    pub(crate) fn and_line(mut self, line: String) -> Self {
+        match &mut self {
+            Self::Lines { lines, .. } => lines.push(line),
+            Self::But { answer, .. } => {
+                let inner = std::mem::replace(&mut **answer, Self::Done);
+                **answer = inner.and_line(line);
+            }
+            _ => {}
+        }
+        self
+    }
+
+    /// The same with one more field for programs.
+    pub(crate) fn and_json(mut self, name: &str, value: Value) -> Self {
+        match &mut self {
+            Self::Lines { json, .. } => json[name] = value,
+            Self::But { answer, .. } => {
+                let inner = std::mem::replace(&mut **answer, Self::Done);
+                **answer = inner.and_json(name, value);
+            }
+            _ => {}
+        }
+        self
+    }
+
     fn human(&self, out: &mut impl Write) -> io::Result<()> {
         match self {
-            Self::Done => Ok(()),
+            Self::Done | Self::Streamed => Ok(()),
             Self::Document(document) => writeln!(out, "{}", printable(&format!("{document:#}"))),
             // Not JSON, so that nobody stores it by mistake.
             Self::Hidden(names) => names.iter().try_for_each(|name| {
@@ -135,11 +168,13 @@ impl Answer {
                 let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
                 rows.iter().try_for_each(|(name, text)| writeln!(out, "{name:width$}  {text}"))
             }
+            Self::But { answer, .. } => answer.human(out),
         }
     }
 
     fn json(&self, out: &mut impl Write) -> io::Result<()> {
         match self {
+            Self::Streamed => Ok(()),
             Self::Done => document(out, &json!({ "ok": true })),
             Self::Document(json) | Self::Lines { json, .. } | Self::Report { json, .. } => {
                 document(out, json)
@@ -159,6 +194,7 @@ impl Answer {
             ),
             Self::Total(total) => document(out, &json!({ "total": total })),
             Self::Bytes(bytes) => document(out, &bytes_as_json(bytes)),
+            Self::But { answer, .. } => answer.json(out),
         }
     }
 }

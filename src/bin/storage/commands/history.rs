@@ -1,7 +1,7 @@
 //! `storage history`, `show` and `revert`: what was stored earlier.
 
 use clap::{Args, ValueEnum};
-use gateway_storage::{Key, Record, RecordKind, Revision, RevisionId, Versioned};
+use gateway_storage::{Key, Record, Revision, RevisionId, Versioned, VersionedKind};
 use serde_json::json;
 
 use super::Run;
@@ -13,7 +13,7 @@ enum Kind {
     Config,
 }
 
-impl From<Kind> for RecordKind {
+impl From<Kind> for VersionedKind {
     fn from(kind: Kind) -> Self {
         match kind {
             Kind::Credential => Self::Credential,

@@ -44,7 +44,8 @@ pub(super) fn row(name: &str, value: &Value) -> (String, String) {
     (if name == "tls" { "TLS".into() } else { name.replace('_', " ") }, text)
 }
 
-fn size(bytes: u64) -> String {
+/// Bytes, for people.
+pub(crate) fn size(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
     let (mut shown, mut unit) = (bytes as f64, "bytes");
     for next in units {

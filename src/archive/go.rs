@@ -1,0 +1,348 @@
+//! The document that the Go module exported and imported: [`read_go`], [`write_go`].
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+    io::{BufReader, Read},
+    pin::pin,
+};
+
+use futures_core::Stream;
+use futures_util::StreamExt;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Value, error::Category};
+use tokio::io::AsyncWrite;
+
+use super::{
+    read,
+    write::{failed, send},
+};
+use crate::{
+    ConfigValue, Credential, Error, ErrorKind, Key, Record, RecordKind, Result,
+    archive::Header,
+    codec::{RecordKey, whole},
+};
+
+/// The largest document that is read, in bytes: 1 GiB.
+pub const MAX_GO_BYTES: u64 = 1 << 30;
+
+/// What the Go module exported, read.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct GoDocument {
+    /// Which of its backends it came from, as it says.
+    pub backend: Option<String>,
+    /// When, as it says.
+    pub exported_at: Option<String>,
+    /// The records, sorted as an export is.
+    pub records: Vec<Record>,
+    /// What is no record that could be stored, by its place.
+    pub not_understood: Vec<NotUnderstood>,
+}
+
+/// A part of a [`GoDocument`] that is no record. `Debug` does not show its place.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NotUnderstood {
+    /// Where it is: `credentials`, then the key, then the field. Keys can be secrets.
+    pub place: String,
+    /// Why. It quotes nothing.
+    pub reason: Cow<'static, str>,
+}
+
+impl fmt::Debug for NotUnderstood {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NotUnderstood({})", self.reason)
+    }
+}
+
+/// Whether a file that begins with these bytes could be a document of the Go module, and is no export of this crate.
+#[must_use]
+pub fn is_go(beginning: &[u8]) -> bool {
+    !super::is_export(beginning) && beginning.trim_ascii_start().starts_with(b"{")
+}
+
+/// Reads the document of the Go module: `{"backend": "..", "exported_at": "..", "credentials": {id: {..}}, "configs": {key: ..},
+/// "usage": {key: {field: count}}}`.
+///
+/// Its records are not in our order, so all of them are held in memory. What is in it stays as it is; a count may be text with a
+/// number, as its Redis backend exported it. It has no digest: a document that was changed and still is JSON is not noticed.
+///
+/// Blocks while `input` does.
+///
+/// # Errors
+///
+/// [`Corrupt`](ErrorKind::Corrupt) with line and column, if it is not such a document or is cut off;
+/// [`TooLarge`](ErrorKind::TooLarge) over [`MAX_GO_BYTES`]; what `input` says.
+pub fn read_go(input: impl Read) -> Result<GoDocument> {
+    let mut limited = input.take(MAX_GO_BYTES + 1);
+    let mut parser = serde_json::Deserializer::from_reader(BufReader::new(&mut limited));
+    let parsed = parser.deserialize_map(Document).and_then(|found| parser.end().map(|()| found));
+    drop(parser);
+    if limited.limit() == 0 {
+        let message =
+            format!("a document of the Go module has at most {MAX_GO_BYTES} bytes, this one has more");
+        return Err(Error::new(ErrorKind::TooLarge, message));
+    }
+    let found = parsed.map_err(|error| {
+        let what = match error.classify() {
+            Category::Io => return read::failed(error.into()),
+            Category::Eof => "it ends too early",
+            Category::Syntax => "it is not JSON there",
+            Category::Data => "something else was expected there",
+        };
+        let (line, column) = (error.line(), error.column());
+        let message = format!("no document of the Go module: at line {line} column {column}, {what}");
+        Error::new(ErrorKind::Corrupt, message)
+    })?;
+    if !found.has_section {
+        let message = "no document of the Go module: it has no credentials, configs or usage";
+        return Err(Error::new(ErrorKind::Corrupt, message));
+    }
+    let Found { backend, exported_at, records, not_understood, .. } = found;
+    Ok(GoDocument { backend, exported_at, records: records.into_values().collect(), not_understood })
+}
+
+#[derive(Default)]
+struct Found {
+    backend: Option<String>,
+    exported_at: Option<String>,
+    has_section: bool,
+    records: BTreeMap<RecordKey, Record>,
+    not_understood: Vec<NotUnderstood>,
+}
+
+impl Found {
+    fn add(&mut self, place: &[&str], record: Result<Record>) {
+        let reason = match record {
+            Ok(record) => match self.records.entry(RecordKey::from(&record)) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(record);
+                    return;
+                }
+                Entry::Occupied(_) => "it comes twice; the first one is taken".into(),
+            },
+            Err(error) => Cow::from(error.to_string()),
+        };
+        self.not_understood.push(NotUnderstood { place: place.join("/"), reason });
+    }
+
+    fn entry(&mut self, kind: RecordKind, name: &str, value: Value) {
+        let key = match Key::new(name) {
+            Ok(key) => key,
+            Err(error) => return self.add(&[section(kind), name], Err(error)),
+        };
+        match kind {
+            RecordKind::Credential => {
+                let record =
+                    Credential::try_from(value).map(|credential| Record::Credential { id: key, credential });
+                self.add(&[section(kind), name], record);
+            }
+            RecordKind::Config => {
+                let record = ConfigValue::new(value).map(|value| Record::Config { key, value });
+                self.add(&[section(kind), name], record);
+            }
+            RecordKind::Usage => match value {
+                Value::Object(fields) => {
+                    for (field, count) in fields {
+                        let record = counter(&key, &field, &count);
+                        self.add(&[section(kind), name, &field], record);
+                    }
+                }
+                _ => {
+                    let error =
+                        Error::new(ErrorKind::InvalidValue, "a usage record is an object of counters");
+                    self.add(&[section(kind), name], Err(error));
+                }
+            },
+        }
+    }
+}
+
+const fn section(kind: RecordKind) -> &'static str {
+    match kind {
+        RecordKind::Credential => "credentials",
+        RecordKind::Config => "configs",
+        RecordKind::Usage => "usage",
+    }
+}
+
+fn counter(key: &Key, field: &str, count: &Value) -> Result<Record> {
+    let count = match count {
+        Value::Number(number) => number.as_i64().or_else(|| number.as_f64().and_then(whole)),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    let wrong = || Error::new(ErrorKind::InvalidValue, "a count is a whole number that fits i64");
+    Ok(Record::Usage { key: key.clone(), field: Key::new(field)?, count: count.ok_or_else(wrong)? })
+}
+
+struct Document;
+
+impl<'de> Visitor<'de> for Document {
+    type Value = Found;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a document")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found, A::Error> {
+        let mut found = Found::default();
+        while let Some(name) = map.next_key::<String>()? {
+            let kind = RecordKind::ALL.into_iter().find(|kind| section(*kind) == name);
+            match (name.as_str(), kind) {
+                ("backend", _) => found.backend = map.next_value()?,
+                ("exported_at", _) => found.exported_at = map.next_value()?,
+                (_, Some(kind)) => {
+                    found.has_section = true;
+                    map.next_value_seed(Section { kind, found: &mut found })?;
+                }
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    let reason = "no such document has this part".into();
+                    found.not_understood.push(NotUnderstood { place: name, reason });
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// One part of the document, an entry at a time: an object, or null where there was nothing.
+struct Section<'f> {
+    kind: RecordKind,
+    found: &'f mut Found,
+}
+
+impl<'de> DeserializeSeed<'de> for Section<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Section<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((name, value)) = map.next_entry::<String, Value>()? {
+            self.found.entry(self.kind, &name, value);
+        }
+        Ok(())
+    }
+}
+
+/// Writes records as the document of the Go module, in constant memory.
+///
+/// The Go module reads numbers as 64-bit floats, so it changes integers beyond 2^53. The document has no digest.
+///
+/// # Errors
+///
+/// As [`write`](super::write()).
+pub async fn write_go(
+    header: &Header,
+    records: impl Stream<Item = Result<Record>>,
+    out: impl AsyncWrite,
+) -> Result<()> {
+    let (mut records, mut out) = (pin!(records), pin!(out));
+    let created = humantime::format_rfc3339_seconds(header.created).to_string();
+    let mut page = Vec::with_capacity(PAGE);
+    page.extend_from_slice(b"{\n\"backend\": ");
+    text(&header.source, &mut page);
+    page.extend_from_slice(b",\n\"exported_at\": ");
+    text(&created, &mut page);
+    let mut at = Place { kind: None, last: None };
+    while let Some(record) = records.next().await {
+        at.add(&record?, &mut page)?;
+        if page.len() >= PAGE {
+            send(out.as_mut(), &page).await?;
+            page.clear();
+        }
+    }
+    at.move_to(None, &mut page);
+    page.extend_from_slice(b"\n}\n");
+    send(out.as_mut(), &page).await?;
+    std::future::poll_fn(|context| out.as_mut().poll_flush(context)).await.map_err(failed)
+}
+
+/// How much is written at once.
+const PAGE: usize = 256 * 1024;
+
+fn text(text: &str, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, text).expect("a text is JSON");
+}
+
+/// Where in the document the writer is.
+struct Place {
+    kind: Option<RecordKind>,
+    last: Option<RecordKey>,
+}
+
+impl Place {
+    fn add(&mut self, record: &Record, out: &mut Vec<u8>) -> Result<()> {
+        let place = RecordKey::from(record);
+        if self.last.as_ref().is_some_and(|last| *last >= place) {
+            let error = Error::new(ErrorKind::InvalidValue, "the records to export are not sorted");
+            return Err(error.with_key(record.key()));
+        }
+        let is_first = self.kind != Some(record.kind());
+        if is_first {
+            self.move_to(Some(record.kind()), out);
+        }
+        let is_same_record = !is_first
+            && matches!((&self.last, &place), (Some(RecordKey::Usage(last, _)), RecordKey::Usage(key, _)) if last == key);
+        if let Record::Usage { key, field, count } = record {
+            if !is_same_record {
+                out.extend_from_slice(if is_first { b"\n" } else { b"},\n" });
+                text(key.as_str(), out);
+                out.extend_from_slice(b": {");
+            } else {
+                out.extend_from_slice(b", ");
+            }
+            text(field.as_str(), out);
+            out.extend_from_slice(format!(": {count}").as_bytes());
+        } else {
+            out.extend_from_slice(if is_first { b"\n" } else { b",\n" });
+            text(record.key().as_str(), out);
+            out.extend_from_slice(b": ");
+            match record {
+                Record::Credential { credential, .. } => {
+                    out.extend_from_slice(credential.to_json().as_bytes())
+                }
+                Record::Config { value, .. } => out.extend_from_slice(value.to_json().as_bytes()),
+                Record::Usage { .. } => {}
+            }
+        }
+        self.last = Some(place);
+        Ok(())
+    }
+
+    /// Ends the part, and begins those up to this one, or to the end: empty ones are there, too.
+    fn move_to(&mut self, kind: Option<RecordKind>, out: &mut Vec<u8>) {
+        match self.kind {
+            Some(RecordKind::Usage) => out.extend_from_slice(b"}}"),
+            Some(_) => out.push(b'}'),
+            None => {}
+        }
+        let passed = |other: &RecordKind| Some(*other) > self.kind && kind.is_none_or(|kind| *other <= kind);
+        for begun in RecordKind::ALL.into_iter().filter(passed) {
+            out.extend_from_slice(b",\n");
+            text(section(begun), out);
+            out.extend_from_slice(b": {");
+            if kind != Some(begun) {
+                out.push(b'}');
+            }
+        }
+        self.kind = kind.or(self.kind);
+    }
+}

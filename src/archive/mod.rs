@@ -1,0 +1,59 @@
+//! Export files: [`write()`] a stream of records, [`check`] a file, [`read()`] it as a stream of records.
+//!
+//! ```
+//! use futures_util::TryStreamExt;
+//! use gateway_storage::{Memory, Storage, archive};
+//! # use serde_json::json;
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+//! # let (storage, other) = (Storage::<Memory>::open("memory:").await?, Storage::<Memory>::open("memory:").await?);
+//! storage.set_config("retries", json!(3)).await?;
+//! let header = archive::Header::new(storage.label()).with_snapshot(storage.exports_snapshot());
+//! let mut file = Vec::new(); // or a `tokio::fs::File`
+//! let written = archive::write(&header, storage.export(), &mut file).await?;
+//!
+//! let checked = archive::check(&file[..]).await?; // all of it, before anything is applied
+//! assert_eq!((checked.configs, checked.digest), (1, written.digest));
+//! other.import(archive::read(&file[..])).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Format
+//!
+//! UTF-8 text, a JSON object a line, each line with its LF: a header, the records, an end.
+//!
+//! ```text
+//! {"format":"gateway-storage","version":1,"source":"file","created":"2026-01-31T12:00:00Z","snapshot":true}
+//! {"key":"alice","kind":"credential","value":{"access_token":"ya29"}}
+//! {"key":"retries","kind":"config","value":3}
+//! {"count":42,"field":"requests","key":"alice","kind":"usage"}
+//! {"end":{"credentials":1,"configs":1,"usage":1,"header":"9f86..","records":"60e4.."}}
+//! ```
+//!
+//! - Records are sorted: credentials by id, config values by key, counters by key and field. None comes twice.
+//! - A record is written in the canonical form of JSON: no spaces, names sorted by their bytes, integers as digits, other
+//!   numbers in scientific form (`1.5e0`), and in a string only `"`, `\` and control characters below U+0020 escaped.
+//! - `records` is the SHA-256 of the lines of all records: what `sed '1d;$d' FILE | sha256sum` prints, and the same for two stores that
+//!   hold the same. `header` is that of the first line.
+//! - A file that is not exactly this is [`Corrupt`](crate::ErrorKind::Corrupt), and the error names the line: one that is cut off,
+//!   changed, reordered, has CRLF or a byte order mark, or goes on after its end. The digests find damage, not forgery: whoever
+//!   can change the file can make new ones.
+//! - One of a later version is [`Unsupported`](crate::ErrorKind::Unsupported).
+//! - A line has [`MAX_LINE_BYTES`] at most.
+//!
+//! The file holds secrets. Whoever creates it should let nobody else read it.
+
+mod go;
+mod read;
+mod write;
+
+pub use go::{GoDocument, MAX_GO_BYTES, NotUnderstood, is_go, read_go, write_go};
+pub use read::{check, read};
+pub use write::write;
+
+pub use crate::codec::{ARCHIVE_VERSION, Contents, Header, MAX_LINE_BYTES, RecordHasher};
+
+/// Whether a file that begins with these bytes says that it is an export, of any version.
+#[must_use]
+pub fn is_export(beginning: &[u8]) -> bool {
+    beginning.starts_with(crate::codec::MAGIC)
+}

@@ -1,0 +1,135 @@
+//! An export file or stdin, as what the library reads.
+
+use std::{
+    fs::File,
+    io::{self, Read, stdin},
+    os::unix::fs::FileExt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    thread,
+};
+
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    sync::mpsc,
+};
+
+/// How much is read at once.
+const PAGE: usize = 64 * 1024;
+
+/// A file from its beginning, again and again: each has a place of its own in it.
+///
+/// Reads block: a file is there.
+#[derive(Clone)]
+pub(crate) struct FromFile {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl FromFile {
+    pub(crate) fn new(file: File) -> Self {
+        Self { file: Arc::new(file), at: 0 }
+    }
+}
+
+impl Read for FromFile {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(room, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+impl AsyncRead for FromFile {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = self.read(room.initialize_unfilled())?;
+        room.advance(read);
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Stdin, read by a thread: a pipe can be slow, and a process does not wait for a thread to end.
+pub(crate) struct FromStdin {
+    pages: mpsc::Receiver<io::Result<Vec<u8>>>,
+    page: Vec<u8>,
+    at: usize,
+}
+
+impl FromStdin {
+    pub(crate) fn new() -> Self {
+        let (sender, pages) = mpsc::channel(4);
+        thread::spawn(move || {
+            let mut from = stdin().lock();
+            loop {
+                let mut page = vec![0; PAGE];
+                let read = from.read(&mut page).map(|read| {
+                    page.truncate(read);
+                    page
+                });
+                let is_last = !matches!(&read, Ok(page) if !page.is_empty());
+                if sender.blocking_send(read).is_err() || is_last {
+                    break;
+                }
+            }
+        });
+        Self { pages, page: Vec::new(), at: 0 }
+    }
+
+    /// What comes first, without taking it.
+    pub(crate) async fn peek(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.page.len() {
+            (self.page, self.at) = (self.pages.recv().await.unwrap_or(Ok(Vec::new()))?, 0);
+        }
+        Ok(&self.page[self.at..])
+    }
+
+    /// The same for who waits in the ordinary way.
+    pub(crate) async fn read_all(mut self, limit: u64) -> io::Result<Vec<u8>> {
+        let mut all = Vec::new();
+        while !self.peek().await?.is_empty() && all.len() as u64 <= limit {
+            all.extend_from_slice(&self.page[self.at..]);
+            self.at = self.page.len();
+        }
+        Ok(all)
+    }
+}
+
+impl AsyncRead for FromStdin {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.at == self.page.len() {
+            let page = ready!(self.pages.poll_recv(context));
+            (self.page, self.at) = (page.unwrap_or(Ok(Vec::new()))?, 0);
+        }
+        let length = room.remaining().min(self.page.len() - self.at);
+        let at = self.at;
+        room.put_slice(&self.page[at..at + length]);
+        self.at += length;
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Something that takes bytes when it is given them.
+pub(crate) struct Blocking<W>(pub(crate) W);
+
+impl<W: io::Write + Unpin> tokio::io::AsyncWrite for Blocking<W> {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(self.0.write(bytes))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.0.flush())
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(context)
+    }
+}

@@ -1,0 +1,137 @@
+//! `storage export`.
+
+use std::{
+    future,
+    io::{IsTerminal, stderr, stdout},
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use clap::{Args, ValueEnum};
+use futures_util::{Stream, StreamExt};
+use gateway_storage::{
+    Exportable, Record, Result as StorageResult,
+    archive::{self, Contents, Header},
+};
+use serde_json::json;
+use tokio::io::AsyncWrite;
+
+use super::{Run, inspect};
+use crate::{
+    aside::Aside,
+    backends::Operated,
+    bytes::Blocking,
+    door::Door,
+    failure::Failure,
+    interrupt::Interrupt,
+    output::Answer,
+    progress::{Bar, grouped},
+    source::counted,
+    transfer::Meant,
+};
+
+/// Write all records of a store into a file
+#[derive(Args)]
+#[command(after_help = "\
+The file holds secrets as they are stored. It is made for its owner only (0600), and is in its place when it is complete: what was
+there before stays until then. Cache values, plans and their audit are not exported.
+
+Each record is a line of JSON; the last line has their counts and SHA-256, by which `import` and `inspect` see damage. --format go
+writes the one document that the Go module exported; it has no such sum.
+
+Examples:
+  storage export backup.ndjson
+  storage export | zstd > backup.ndjson.zst
+  storage export --kinds configs - | grep '\"models\"'
+  storage export --format go for-the-old-gateway.json")]
+pub(crate) struct Export {
+    /// The file; - or nothing is stdout
+    #[arg(value_name = "FILE|-")]
+    file: Option<PathBuf>,
+    /// How it is written
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Ndjson)]
+    format: Format,
+    #[command(flatten)]
+    meant: Meant,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Format {
+    /// A record a line
+    Ndjson,
+    /// The Go module's document
+    Go,
+}
+
+impl<B: Operated + Exportable> Run<B> for Export {
+    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
+        let file = self.file.as_deref().filter(|path| *path != Path::new("-"));
+        if file.is_none() && stdout().is_terminal() {
+            let failure = Failure::line("an export holds secrets, and stdout is a terminal");
+            return Err(failure.hint("name a file, or pipe it into a command"));
+        }
+        let interrupt = Interrupt::listen().map_err(|error| Failure::unheard(&error))?;
+        let storage = door.open().await?;
+        // Only for the bar, and it can take a while.
+        let stats = if stderr().is_terminal() { storage.stats().await.ok() } else { None };
+        let total = stats.map(|stats| stats.credential_count + stats.config_count + stats.usage_record_count);
+
+        let unwritten = |error| Failure::unwritten_file(file.unwrap_or(Path::new("-")), &error);
+        let aside = file.map(Aside::create).transpose().map_err(unwritten)?;
+        let (done, mut read, mut kept) = (Arc::new(AtomicU64::new(0)), 0_u64, 0_u64);
+        let mut bar = Bar::new("exporting", total);
+        let filter = self.meant.filter();
+        let records = interrupt.ends(counted(storage.export(), done.clone()));
+        let records = records
+            .inspect(|_| {
+                read += 1;
+                bar.at(done.load(Ordering::Relaxed), read);
+            })
+            .filter(|record| future::ready(record.as_ref().map_or(true, |record| filter.allows(record))))
+            .inspect(|_| kept += 1);
+        let header = Header::new(storage.label()).with_snapshot(storage.exports_snapshot());
+        let written = match &aside {
+            Some(aside) => self.write(&header, records, Blocking(aside.file())).await,
+            None => self.write(&header, records, Blocking(stdout().lock())).await,
+        };
+        bar.clear();
+        let contents = written.map_err(|error| match interrupt.is_set() {
+            true => Failure::interrupted(),
+            false => error.into(),
+        })?;
+        let (Some(path), Some(aside)) = (file, aside) else { return Ok(Answer::Streamed) };
+        aside.keep().map_err(unwritten)?;
+        let (mut rows, mut document) = match contents {
+            Some(contents) => inspect::rows(&contents),
+            None => {
+                let format = ("format".to_owned(), "the Go module's document".to_owned());
+                (
+                    vec![format, ("records".to_owned(), grouped(kept))],
+                    json!({ "format": "go", "records": kept }),
+                )
+            }
+        };
+        rows.insert(0, ("file".into(), path.display().to_string()));
+        document["file"] = path.display().to_string().into();
+        Ok(Answer::report(rows, document))
+    }
+}
+
+impl Export {
+    async fn write(
+        &self,
+        header: &Header,
+        records: impl Stream<Item = StorageResult<Record>>,
+        out: impl AsyncWrite,
+    ) -> StorageResult<Option<Contents>> {
+        let records = pin!(records);
+        match self.format {
+            Format::Ndjson => archive::write(header, records, out).await.map(Some),
+            Format::Go => archive::write_go(header, records, out).await.map(|()| None),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Ctrl-C, where work should end in order.
+
+use std::{
+    future, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt, stream};
+use gateway_storage::{Error, ErrorKind, Record, Result};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag,
+};
+use tokio::time::sleep;
+
+use crate::failure::Exit;
+
+/// Whether somebody wants the work to end. The second time the process ends at once.
+#[derive(Clone)]
+pub(crate) struct Interrupt(Arc<AtomicBool>);
+
+/// How soon it is noticed where nothing else happens.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+impl Interrupt {
+    /// Listens, from now on.
+    pub(crate) fn listen() -> io::Result<Self> {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            // In this order: the flag of the first one is seen by the second.
+            flag::register_conditional_shutdown(signal, Exit::Interrupted as i32, interrupted.clone())?;
+            flag::register(signal, interrupted.clone())?;
+        }
+        Ok(Self(interrupted))
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// The same records, with an error in place of those that come after an interrupt.
+    pub(crate) fn ends(
+        &self,
+        records: impl Stream<Item = Result<Record>> + Send,
+    ) -> impl Stream<Item = Result<Record>> + Send {
+        let (waiting, asked) = (self.clone(), self.clone());
+        let interrupted = async move {
+            while !waiting.is_set() {
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        let ended = stream::once(future::ready(())).filter_map(move |()| {
+            let error = asked.is_set().then(|| Error::new(ErrorKind::Unavailable, "interrupted"));
+            future::ready(error.map(Err))
+        });
+        records.take_until(interrupted).chain(ended)
+    }
+}

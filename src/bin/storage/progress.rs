@@ -1,0 +1,136 @@
+//! How far long work is, on a terminal; in a pipe, nothing.
+
+use std::{
+    io::{IsTerminal, Write, stderr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::{Stream, StreamExt};
+
+use crate::output::say;
+
+/// One line that is drawn over and over.
+pub(crate) struct Bar {
+    what: &'static str,
+    /// Of how many, if that is known.
+    total: Option<u64>,
+    begun: Instant,
+    drawn: Option<Instant>,
+    is_shown: bool,
+}
+
+const DRAW_EVERY: Duration = Duration::from_millis(100);
+
+/// From the cursor to the line's end.
+const CLEAR: &str = "\x1b[K";
+
+impl Bar {
+    /// A bar, if stderr is a terminal.
+    pub(crate) fn new(what: &'static str, total: Option<u64>) -> Self {
+        let is_shown = stderr().is_terminal();
+        Self { what, total, begun: Instant::now(), drawn: None, is_shown }
+    }
+
+    /// So many of the total are done, and so many records.
+    pub(crate) fn at(&mut self, done: u64, records: u64) {
+        if self.is_shown && self.drawn.is_none_or(|drawn| drawn.elapsed() >= DRAW_EVERY) {
+            self.drawn = Some(Instant::now());
+            let text = line(self.what, done, self.total, records, self.begun.elapsed());
+            let _ = write!(stderr(), "\r{text}{CLEAR}");
+        }
+    }
+
+    /// The same records, under a bar of which so many are done.
+    pub(crate) fn over<S: Stream>(mut self, records: S, done: Arc<AtomicU64>) -> impl Stream<Item = S::Item> {
+        let mut seen = 0;
+        records.inspect(move |_| {
+            seen += 1;
+            self.at(done.load(Ordering::Relaxed), seen);
+        })
+    }
+
+    /// Tells something, above the bar.
+    pub(crate) fn note(&mut self, text: &str) {
+        if self.is_shown {
+            self.clear();
+            say(text);
+        }
+    }
+
+    /// Takes the line away.
+    pub(crate) fn clear(&mut self) {
+        if self.drawn.take().is_some() {
+            let _ = write!(stderr(), "\r{CLEAR}");
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// `copying   42%  421,337 records  52,300/s  0:11 left`
+fn line(what: &str, done: u64, total: Option<u64>, records: u64, elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64().max(1e-3);
+    let rate = (records as f64 / seconds) as u64;
+    let tail = format!("{} records  {}/s", grouped(records), grouped(rate));
+    match total.filter(|total| *total > 0) {
+        // What is written meanwhile can make it more than there was.
+        Some(total) => {
+            let share = (done as f64 / total as f64).min(1.0);
+            let left = if share > 0.0 { seconds * (1.0 - share) / share } else { f64::NAN };
+            let left = if left.is_finite() { clock(left as u64) } else { "-:--".to_owned() };
+            format!("{what}  {:3.0}%  {tail}  {left} left", (share * 100.0).floor())
+        }
+        None => format!("{what}  {tail}  {}", clock(seconds as u64)),
+    }
+}
+
+fn clock(seconds: u64) -> String {
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines() {
+        let ten = Duration::from_secs(10);
+        assert_eq!(
+            line("copying", 420, Some(1000), 421_337, ten),
+            "copying   42%  421,337 records  42,133/s  0:13 left"
+        );
+        assert_eq!(line("copying", 0, Some(10), 0, ten), "copying    0%  0 records  0/s  -:-- left");
+        assert_eq!(line("copying", 12, Some(10), 12, ten), "copying  100%  12 records  1/s  0:00 left");
+        assert_eq!(
+            line("reading", 1, None, 5, Duration::from_secs(3671)),
+            "reading  5 records  0/s  1:01:11"
+        );
+    }
+
+    #[test]
+    fn groups() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+}

@@ -1,0 +1,137 @@
+//! What was moved and compared: a table for people, a document for programs.
+
+use gateway_storage::{
+    Key, RecordKind,
+    migrate::{CopyReport, Tally, VerifyReport},
+};
+use serde_json::{Value, json};
+
+use crate::{commands::stats::size, output::Answer, progress::grouped};
+
+/// How many records are named to people. Programs are told of all that the report names.
+const NAMED: usize = 20;
+
+/// A copy, and the comparison after it if there was one.
+pub(crate) fn copied(report: &CopyReport, verified: Option<&VerifyReport>) -> Answer {
+    let tallies = &report.tallies;
+    let written = if report.dry_run { "would write" } else { "written" };
+    let mut table = vec![["", "read", written, "unchanged", "skipped", "failed"].map(str::to_owned)];
+    let row = |name: &str, tally: &Tally| {
+        let Tally { read, written, unchanged, skipped, failed, .. } = *tally;
+        let [read, written, unchanged, skipped, failed] =
+            [read, written, unchanged, skipped, failed].map(grouped);
+        [name.to_owned(), read, written, unchanged, skipped, failed]
+    };
+    table.extend(RecordKind::ALL.map(|kind| row(plural(kind), tallies.of(kind))));
+    let total = tallies.total();
+    let seconds = report.elapsed.as_secs_f64();
+    let mut lines = aligned(&table);
+    let mut summary = format!("{}, {seconds:.1} s", size(total.bytes));
+    if report.resumed {
+        summary.push_str(", resumed");
+    }
+    lines.push(summary);
+    let failures = &report.failures;
+    lines.extend(failures.iter().take(NAMED).map(|failure| {
+        format!("failed: {}: {}", name(failure.kind, &failure.key, failure.field.as_ref()), failure.error)
+    }));
+    lines.extend(rest(total.failed, failures.len().min(NAMED)));
+    let mut json = json!({
+        "credentials": tallies.credentials,
+        "configs": tallies.configs,
+        "usage": tallies.usage,
+        "total": total,
+        "failures": failures.iter().map(|failure| json!({
+            "kind": failure.kind,
+            "key": failure.key,
+            "field": failure.field,
+            "error": { "kind": failure.error.kind().as_str(), "message": failure.error.to_string() },
+        })).collect::<Vec<_>>(),
+        "complete": report.is_complete(),
+        "dry_run": report.dry_run,
+        "resumed": report.resumed,
+        "elapsed_seconds": seconds,
+    });
+    if let Some(verified) = verified {
+        let (more, document) = compared(verified);
+        lines.push(String::new());
+        lines.extend(more);
+        json["verify"] = document;
+    }
+    Answer::Lines { lines, json }
+}
+
+/// A comparison.
+pub(crate) fn compared(report: &VerifyReport) -> (Vec<String>, Value) {
+    let mut table = vec![["", "same", "different", "missing", "extra"].map(str::to_owned)];
+    table.extend(RecordKind::ALL.map(|kind| {
+        let compared = report.of(kind);
+        let counts = [compared.same, compared.different, compared.missing, compared.extra];
+        let [same, different, missing, extra] = counts.map(grouped);
+        [plural(kind).to_owned(), same, different, missing, extra]
+    }));
+    let mut lines = aligned(&table);
+    let (source, target) = (report.source_digest.to_string(), report.target_digest.to_string());
+    lines.push(format!("source  sha256:{source}"));
+    lines.push(format!("target  sha256:{target}"));
+    let differences = &report.differences;
+    lines.extend(differences.iter().take(NAMED).map(|difference| {
+        let name = name(difference.kind, &difference.key, difference.field.as_ref());
+        format!("{}: {name}", difference.difference.as_str())
+    }));
+    let total = report.total();
+    lines.extend(rest(total.different + total.missing + total.extra, differences.len().min(NAMED)));
+    let json = json!({
+        "credentials": report.credentials,
+        "configs": report.configs,
+        "usage": report.usage,
+        "total": total,
+        "same": report.is_same(),
+        "source_digest": source,
+        "target_digest": target,
+        "differences": differences.iter().map(|difference| json!({
+            "kind": difference.kind,
+            "key": difference.key,
+            "field": difference.field,
+            "difference": difference.difference,
+        })).collect::<Vec<_>>(),
+        "elapsed_seconds": report.elapsed.as_secs_f64(),
+    });
+    (lines, json)
+}
+
+fn plural(kind: RecordKind) -> &'static str {
+    match kind {
+        RecordKind::Credential => "credentials",
+        RecordKind::Config => "configs",
+        RecordKind::Usage => "usage",
+    }
+}
+
+fn name(kind: RecordKind, key: &Key, field: Option<&Key>) -> String {
+    let field = field.map_or_else(String::new, |field| format!(" `{}`", field.as_str()));
+    format!("{kind} `{}`{field}", key.as_str())
+}
+
+fn rest(all: u64, named: usize) -> Option<String> {
+    let rest = all.saturating_sub(named as u64);
+    (rest > 0).then(|| format!("and {} more; --output json names the first 1,000", grouped(rest)))
+}
+
+/// The first column to the left, the others to the right.
+fn aligned<const N: usize>(table: &[[String; N]]) -> Vec<String> {
+    let widths: Vec<usize> =
+        (0..N).map(|at| table.iter().map(|row| row[at].len()).max().unwrap_or(0)).collect();
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(&widths).enumerate();
+        let text: Vec<String> = cells
+            .map(
+                |(at, (cell, width))| {
+                    if at == 0 { format!("{cell:width$}") } else { format!("{cell:>width$}") }
+                },
+            )
+            .collect();
+        text.join("  ")
+    };
+    table.iter().map(line).collect()
+}

@@ -1,0 +1,45 @@
+//! Moving records: [`copy`] from any source to any store, [`verify`] that two hold the same, [`verify_sample`]
+//! that one has some of the other.
+//!
+//! A **source** is a stream of records, sorted as [`Exportable::export`](crate::Exportable::export) says: an export of a
+//! store, or a reader of anything else. A **target** is a [`Storage`](crate::Storage) whose backend imports. Memory is bounded by
+//! [`batch`](CopyOptions::batch) and [`concurrency`](CopyOptions::concurrency), whatever the number of records.
+//!
+//! ```
+//! use gateway_storage::{
+//!     Memory, Storage,
+//!     migrate::{CopyOptions, VerifyOptions, copy, verify},
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+//! # let old = Storage::<Memory>::open("memory:").await?;
+//! # let new = Storage::<Memory>::open("memory:").await?;
+//! # old.set_config("retries", serde_json::json!(3)).await?;
+//! let report = copy(old.export(), &new, &CopyOptions::default(), |_| ()).await?.complete()?;
+//! assert_eq!(report.tallies.configs.written, 1);
+//!
+//! let report = verify(old.export(), new.export(), &VerifyOptions::default(), |_| ()).await?;
+//! assert!(report.is_same());
+//! # Ok(()) }
+//! ```
+//!
+//! Both sides are sorted, so what the target has is found by reading both once, side by side. Events are handed to a function;
+//! one that sends them to a channel makes a stream of them.
+
+mod checkpoint;
+mod chunk;
+mod copy;
+mod filter;
+mod join;
+mod options;
+mod report;
+mod sample;
+mod verify;
+
+pub use checkpoint::Checkpoint;
+pub use copy::copy;
+pub use filter::{Filter, Glob};
+pub use options::{CopyOptions, OnConflict};
+pub use report::{CopyEvent, CopyFailure, CopyReport, MAX_NAMED, Tallies, Tally};
+pub use sample::verify_sample;
+pub use verify::{Compared, Difference, DifferenceKind, VerifyOptions, VerifyReport, verify};

@@ -1,0 +1,92 @@
+//! [`verify_sample`]: whether a store has some of a source's records.
+
+use std::{pin::pin, time::Instant};
+
+use futures_core::Stream;
+use futures_util::StreamExt;
+
+use super::{DifferenceKind, VerifyOptions, VerifyReport, join::Lines};
+use crate::{
+    ConfigStore, CredentialStore, Key, Optional, Record, Result, Storage, UsageStore,
+    codec::{RecordHasher, RecordKey},
+};
+
+/// How many credentials are read by one call.
+const PAGE: usize = 100;
+
+/// Compares so many records of a source, chosen at random, each as likely as any other, with what a store has under their keys. The
+/// source is read to its end; of the store nothing else is read. What only the store has is not found.
+///
+/// The sample is held in memory. The digests are those of the sample, and of what was found of it.
+///
+/// # Errors
+///
+/// That of the source or of the store.
+pub async fn verify_sample<B: CredentialStore + ConfigStore + UsageStore>(
+    source: impl Stream<Item = Result<Record>> + Send,
+    target: &Storage<B>,
+    count: usize,
+    options: &VerifyOptions,
+) -> Result<VerifyReport> {
+    let begun = Instant::now();
+    let mut sample: Vec<Record> = Vec::new();
+    let (mut source, mut seen) = (pin!(source), 0);
+    while let Some(record) = source.next().await.transpose()? {
+        tokio::task::consume_budget().await;
+        if !options.filter.allows(&record) {
+            continue;
+        }
+        // Each of those seen is in it with the same probability.
+        if sample.len() < count {
+            sample.push(record);
+        } else if let Some(place) = sample.get_mut(fastrand::usize(0..=seen)) {
+            *place = record;
+        }
+        seen += 1;
+    }
+    sample.sort_by_cached_key(|record: &Record| RecordKey::from(record));
+
+    let (mut report, mut lines) = (VerifyReport::new(), Lines::default());
+    let (mut left, mut right) = (RecordHasher::default(), RecordHasher::default());
+    for page in sample.chunks(PAGE) {
+        let ids = page.iter().filter_map(|record| match record {
+            Record::Credential { id, .. } => Some(id.clone()),
+            Record::Config { .. } | Record::Usage { .. } => None,
+        });
+        let ids: Vec<Key> = ids.collect();
+        let mut credentials = target.get_credentials(&ids).await?;
+        let missing = |error: &crate::Error| error.kind() == crate::ErrorKind::NotFound;
+        if let Some(failure) = credentials.failures.into_iter().find(|failure| !missing(&failure.error)) {
+            return Err(failure.error.with_key(&failure.key));
+        }
+        for record in page {
+            let found = match record {
+                Record::Credential { id, .. } => credentials
+                    .credentials
+                    .remove(id)
+                    .map(|credential| Record::Credential { id: id.clone(), credential }),
+                Record::Config { key, .. } => {
+                    let value = target.get_config(key).await.optional()?;
+                    value.map(|value| Record::Config { key: key.clone(), value })
+                }
+                Record::Usage { key, field, .. } => {
+                    let counters = target.get_usage(key).await.optional()?;
+                    let count = counters.and_then(|counters| counters.get(field.as_str()));
+                    count.map(|count| Record::Usage { key: key.clone(), field: field.clone(), count })
+                }
+            };
+            left.update(record);
+            let difference = match &found {
+                None => Some(DifferenceKind::Missing),
+                Some(found) => {
+                    right.update(found);
+                    (!lines.are_same(record, found)).then_some(DifferenceKind::Different)
+                }
+            };
+            report.add(record, difference);
+        }
+    }
+    (report.source_digest, report.target_digest) = (left.finish(), right.finish());
+    report.elapsed = begun.elapsed();
+    Ok(report)
+}

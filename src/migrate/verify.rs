@@ -1,0 +1,259 @@
+//! [`verify`]: whether two streams hold the same.
+
+use std::time::{Duration, Instant};
+
+use futures_core::Stream;
+use serde::Serialize;
+
+use super::{
+    Filter, MAX_NAMED,
+    join::{Lines, Pair, Sorted, next_of_both},
+};
+use crate::{Key, Record, RecordDigest, RecordKind, Result, codec::RecordHasher};
+
+/// What [`verify`] compares. The default is everything.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct VerifyOptions {
+    /// Which records are compared, of both sides.
+    pub filter: Filter,
+}
+
+impl VerifyOptions {
+    /// The same for only these records.
+    #[must_use]
+    pub fn with_filter(mut self, filter: Filter) -> Self {
+        self.filter = filter;
+        self
+    }
+}
+
+/// How the records of one kind compare.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Compared {
+    /// On both sides, equal to the last bit.
+    pub same: u64,
+    /// On both sides, with another value.
+    pub different: u64,
+    /// Only in the source.
+    pub missing: u64,
+    /// Only in the target.
+    pub extra: u64,
+}
+
+/// In which way a record differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DifferenceKind {
+    /// It has another value in the target.
+    Different,
+    /// Only the source has it.
+    Missing,
+    /// Only the target has it.
+    Extra,
+}
+
+impl DifferenceKind {
+    /// `"different"`, `"missing"`, `"extra"`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Different => "different",
+            Self::Missing => "missing",
+            Self::Extra => "extra",
+        }
+    }
+}
+
+/// A record that differs. Its key may be shown to whoever may see the data; `Debug` does not print it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Difference {
+    /// Its kind.
+    pub kind: RecordKind,
+    /// Its key.
+    pub key: Key,
+    /// Its field, if it is a counter.
+    pub field: Option<Key>,
+    /// In which way.
+    pub difference: DifferenceKind,
+}
+
+/// How two sides compare.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Credentials.
+    pub credentials: Compared,
+    /// Config values.
+    pub configs: Compared,
+    /// Counters.
+    pub usage: Compared,
+    /// The digest of the source's records, those that the filter allows.
+    pub source_digest: RecordDigest,
+    /// The digest of the target's.
+    pub target_digest: RecordDigest,
+    /// The first [`MAX_NAMED`] records that differ.
+    pub differences: Vec<Difference>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl VerifyReport {
+    pub(super) fn new() -> Self {
+        let none = Compared::default();
+        let empty = RecordHasher::default().finish();
+        Self {
+            credentials: none,
+            configs: none,
+            usage: none,
+            source_digest: empty,
+            target_digest: empty,
+            differences: Vec::new(),
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    /// That of one kind.
+    #[must_use]
+    pub const fn of(&self, kind: RecordKind) -> &Compared {
+        match kind {
+            RecordKind::Credential => &self.credentials,
+            RecordKind::Config => &self.configs,
+            RecordKind::Usage => &self.usage,
+        }
+    }
+
+    /// All kinds together.
+    #[must_use]
+    pub fn total(&self) -> Compared {
+        let all = RecordKind::ALL.map(|kind| *self.of(kind));
+        all.into_iter().fold(Compared::default(), |sum, one| Compared {
+            same: sum.same + one.same,
+            different: sum.different + one.different,
+            missing: sum.missing + one.missing,
+            extra: sum.extra + one.extra,
+        })
+    }
+
+    /// Whether the two sides hold the same.
+    #[must_use]
+    pub fn is_same(&self) -> bool {
+        self.has_source() && self.total().extra == 0
+    }
+
+    /// Whether the target holds all of the source, whatever else it holds: what a copy is for.
+    #[must_use]
+    pub fn has_source(&self) -> bool {
+        let total = self.total();
+        (total.different, total.missing) == (0, 0)
+    }
+
+    pub(super) fn add(&mut self, record: &Record, difference: Option<DifferenceKind>) {
+        let compared = match record.kind() {
+            RecordKind::Credential => &mut self.credentials,
+            RecordKind::Config => &mut self.configs,
+            RecordKind::Usage => &mut self.usage,
+        };
+        match difference {
+            None => compared.same += 1,
+            Some(DifferenceKind::Different) => compared.different += 1,
+            Some(DifferenceKind::Missing) => compared.missing += 1,
+            Some(DifferenceKind::Extra) => compared.extra += 1,
+        }
+        if let Some(difference) = difference
+            && self.differences.len() < MAX_NAMED
+        {
+            let (kind, key, field) = (record.kind(), record.key().clone(), record.field().cloned());
+            self.differences.push(Difference { kind, key, field, difference });
+        }
+    }
+}
+
+/// After how many records progress is told.
+const TELL_EVERY: u64 = 1000;
+
+/// Compares two sorted streams, record by record, in memory that does not grow. Values are equal if they are so to the last bit: 1 and
+/// 1.0 differ.
+///
+/// What is written to a store meanwhile can be seen as a difference, unless its export is a snapshot.
+///
+/// # Errors
+///
+/// That of a stream, or [`InvalidValue`](crate::ErrorKind::InvalidValue) if one is not sorted.
+pub async fn verify(
+    source: impl Stream<Item = Result<Record>> + Send,
+    target: impl Stream<Item = Result<Record>> + Send,
+    options: &VerifyOptions,
+    mut progress: impl FnMut(&VerifyReport) + Send,
+) -> Result<VerifyReport> {
+    let begun = Instant::now();
+    let mut source = Sorted::new(source, "source", &options.filter, None);
+    let mut target = Sorted::new(target, "target", &options.filter, None);
+    let (mut report, mut lines, mut digests) = (VerifyReport::new(), Lines::default(), Digests::default());
+    let mut count = 0;
+    while let Some(pair) = next_of_both(&mut source, &mut target).await? {
+        match pair {
+            Pair { left: Some(left), right: Some(right) } => {
+                let is_same = lines.are_same(&left, &right);
+                match is_same {
+                    true => digests.both(&lines.left),
+                    false => digests.each(&lines.left, &lines.right),
+                }
+                report.add(&left, (!is_same).then_some(DifferenceKind::Different));
+            }
+            Pair { left: Some(left), right: None } => {
+                digests.split().0.update(&left);
+                report.add(&left, Some(DifferenceKind::Missing));
+            }
+            Pair { left: None, right: Some(right) } => {
+                digests.split().1.update(&right);
+                report.add(&right, Some(DifferenceKind::Extra));
+            }
+            Pair { left: None, right: None } => {}
+        }
+        count += 1;
+        if count % TELL_EVERY == 0 {
+            report.elapsed = begun.elapsed();
+            progress(&report);
+        }
+    }
+    (report.source_digest, report.target_digest) = digests.finish();
+    report.elapsed = begun.elapsed();
+    progress(&report);
+    Ok(report)
+}
+
+/// The digests of both sides: one, as long as they are the same.
+#[derive(Default)]
+struct Digests {
+    left: RecordHasher,
+    right: Option<RecordHasher>,
+}
+
+impl Digests {
+    fn both(&mut self, line: &[u8]) {
+        self.left.update_lines(line);
+        if let Some(right) = &mut self.right {
+            right.update_lines(line);
+        }
+    }
+
+    fn each(&mut self, left: &[u8], right: &[u8]) {
+        let both = self.split();
+        both.0.update_lines(left);
+        both.1.update_lines(right);
+    }
+
+    fn split(&mut self) -> (&mut RecordHasher, &mut RecordHasher) {
+        let right = self.right.get_or_insert_with(|| self.left.clone());
+        (&mut self.left, right)
+    }
+
+    fn finish(self) -> (RecordDigest, RecordDigest) {
+        let right = self.right.map(RecordHasher::finish);
+        let left = self.left.finish();
+        (left, right.unwrap_or(left))
+    }
+}

@@ -1,0 +1,156 @@
+//! The document of the Go module.
+
+use futures_util::stream;
+use gateway_storage::{
+    ErrorKind, Record,
+    archive::{self, GoDocument},
+};
+use serde_json::{Value, json};
+
+use crate::{config, credential, few, header, usage};
+
+fn read(document: &Value) -> GoDocument {
+    archive::read_go(document.to_string().as_bytes()).unwrap()
+}
+
+async fn written(records: Vec<Record>) -> Value {
+    let mut file = Vec::new();
+    archive::write_go(&header(), stream::iter(records.into_iter().map(Ok)), &mut file).await.unwrap();
+    serde_json::from_slice(&file).unwrap()
+}
+
+#[test]
+fn what_the_program_exported() {
+    let texts =
+        [include_str!("../fixtures/go/export-file.json"), include_str!("../fixtures/go/export-redis.json")];
+    let [file, redis] = texts.map(|text| {
+        let (document, wanted) = (archive::read_go(text.as_bytes()).unwrap(), text.parse::<Value>().unwrap());
+        assert_eq!(document.not_understood, []);
+        assert_eq!(document.backend.as_deref(), wanted["backend"].as_str());
+        assert_eq!(document.exported_at.as_deref(), wanted["exported_at"].as_str());
+        for (name, fields) in wanted["credentials"].as_object().unwrap() {
+            assert!(document.records.contains(&credential(name, fields.clone())), "{name}");
+        }
+        for (name, value) in wanted["configs"].as_object().unwrap() {
+            assert!(document.records.contains(&config(name, value.clone())), "{name}");
+        }
+        let mut count =
+            wanted["credentials"].as_object().unwrap().len() + wanted["configs"].as_object().unwrap().len();
+        for (name, record) in wanted["usage"].as_object().unwrap() {
+            for (field, total) in record.as_object().unwrap() {
+                let total = total.as_i64().or_else(|| total.as_str()?.parse().ok()).unwrap();
+                assert!(document.records.contains(&usage(name, field, total)), "{name} {field}");
+                count += 1;
+            }
+        }
+        assert_eq!(document.records.len(), count);
+        document
+    });
+    // Redis gave counts as text.
+    let counters = |document: &GoDocument| -> Vec<Record> {
+        document.records.iter().filter(|record| matches!(record, Record::Usage { .. })).cloned().collect()
+    };
+    assert!(!counters(&file).is_empty());
+    assert_eq!(counters(&file), counters(&redis));
+}
+
+#[tokio::test]
+async fn what_is_written_is_read() {
+    for records in [few(), Vec::new(), few()[1..2].to_vec(), few()[2..4].to_vec(), few()[4..].to_vec()] {
+        let document = written(records.clone()).await;
+        let names: Vec<&str> = document.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(names, ["backend", "configs", "credentials", "exported_at", "usage"]);
+        let read = read(&document);
+        assert_eq!((&read.records, &read.not_understood), (&records, &vec![]));
+        assert_eq!(read.backend.as_deref(), Some("file"));
+        assert_eq!(read.exported_at.as_deref(), Some("2026-01-31T12:00:00Z"));
+    }
+}
+
+#[test]
+fn what_is_not_understood_is_named_and_the_rest_is_read() {
+    let document = read(&json!({
+        "credentials": { "good": {}, "": {}, "list": [], "line\nbreak": {} },
+        "configs": { "good": 1, "x".repeat(256): 1 },
+        "usage": {
+            "good": { "int": 1, "text": "-2", "float": 3.0, "half": 0.5, "null": null, "word": "many", "": 1,
+                      "huge": 1e19 },
+            "bad": 5,
+        },
+        "plans": {},
+    }));
+    let wanted = [
+        credential("good", json!({})),
+        config("good", json!(1)),
+        usage("good", "float", 3),
+        usage("good", "int", 1),
+        usage("good", "text", -2),
+    ];
+    assert_eq!(document.records, wanted);
+    let mut places: Vec<&str> = document.not_understood.iter().map(|part| part.place.as_str()).collect();
+    places.sort_unstable();
+    let long = format!("configs/{}", "x".repeat(256));
+    assert_eq!(
+        places,
+        [
+            long.as_str(),
+            "credentials/",
+            "credentials/line\nbreak",
+            "credentials/list",
+            "plans",
+            "usage/bad",
+            "usage/good/",
+            "usage/good/half",
+            "usage/good/huge",
+            "usage/good/null",
+            "usage/good/word",
+        ]
+    );
+    assert!(!format!("{:?}", document.not_understood).contains("good"));
+}
+
+#[test]
+fn a_name_that_comes_twice_is_told() {
+    let text = r#"{"configs":{"a":1,"a":2}}"#;
+    let document = archive::read_go(text.as_bytes()).unwrap();
+    assert_eq!(document.records, [config("a", json!(1))]);
+    assert_eq!(document.not_understood[0].place, "configs/a");
+}
+
+#[test]
+fn parts_may_be_missing_or_null() {
+    assert_eq!(read(&json!({ "credentials": null, "usage": {} })).records, []);
+    assert_eq!(read(&json!({ "configs": { "a": null } })).records, [config("a", json!(null))]);
+}
+
+#[test]
+fn other_documents_are_refused() {
+    let whole =
+        json!({ "backend": "file", "credentials": { "sk-secret": { "a": "sk-secret" } } }).to_string();
+    let cut = (0..whole.len()).map(|length| whole[..length].to_owned());
+    let others = [
+        "{}",
+        "[]",
+        "null",
+        "1",
+        r#"{"backend":"file"}"#,
+        r#"{"credentials":"sk-secret"}"#,
+        r#"{"credentials":[]}"#,
+        r#"{"backend":["sk-secret"],"credentials":{}}"#,
+    ];
+    let behind = format!("{whole} x");
+    for text in cut.chain(others.map(str::to_owned)).chain([behind]) {
+        let error = archive::read_go(text.as_bytes()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{text}");
+        assert!(!format!("{error} {error:?}").contains("sk-secret"), "{error:?}");
+        assert!(error.to_string().starts_with("no document of the Go module: "), "{error}");
+    }
+}
+
+#[test]
+fn the_two_formats_are_told_apart() {
+    assert!(archive::is_export(b"{\"format\":\"gateway-storage\",\"version\":7"));
+    assert!(!archive::is_go(b"{\"format\":\"gateway-storage\",\"version\":7"));
+    assert!(archive::is_go(b" \n{\"backend\""));
+    assert!(!archive::is_go(b"hello") && !archive::is_go(b"") && !archive::is_export(b""));
+}

@@ -1,0 +1,187 @@
+//! `storage copy` and `storage verify`.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{Place, ended};
+
+impl Place {
+    /// A store with a record of each kind.
+    fn with_records() -> Self {
+        let place = Self::new();
+        place.ok(&["credential", "set", "alice", r#"{"access_token":"ya29.secret"}"#]);
+        place.ok(&["config", "set", "retries", "3"]);
+        place.ok(&["usage", "increment", "alice", "requests", "5"]);
+        place
+    }
+
+    /// The URL of another store in the same place.
+    fn other(&self, name: &str) -> String {
+        format!("file:{}", self.dir.path().join(name).display())
+    }
+
+    /// A command whose checkpoints stay here.
+    fn moving(&self, line: &[&str]) -> Command {
+        let mut command = self.command(line);
+        command.env("XDG_STATE_HOME", self.dir.path().join("state")).env_remove("STORAGE_URL");
+        command
+    }
+
+    #[track_caller]
+    fn moves(&self, code: i32, line: &[&str]) -> (String, String) {
+        let ended = ended(self.moving(line).output().unwrap());
+        assert_eq!(ended.code, Some(code), "{line:?}: {}{}", ended.out, ended.err);
+        (ended.out, ended.err)
+    }
+
+    #[track_caller]
+    fn moves_json(&self, code: i32, line: &[&str]) -> Value {
+        let (out, _) = self.moves(code, &[line, &["--output", "json"]].concat());
+        serde_json::from_str(&out).unwrap_or_else(|_| panic!("no document: {out}"))
+    }
+}
+
+fn lines(text: &str) -> Vec<Vec<&str>> {
+    text.lines().map(|line| line.split_whitespace().collect()).collect()
+}
+
+#[test]
+fn copies_and_verifies() {
+    let place = Place::with_records();
+    let (from, to) = (place.url(), place.other("copy"));
+    let (out, err) = place.moves(0, &["copy", &from, &to, "--verify"]);
+    assert_eq!(err, "", "nothing is drawn in a pipe");
+    let table = lines(&out);
+    assert_eq!(table[0], ["read", "written", "unchanged", "skipped", "failed"]);
+    assert_eq!(table[1], ["credentials", "1", "1", "0", "0", "0"]);
+    assert_eq!(table[3], ["usage", "1", "1", "0", "0", "0"]);
+    assert!(!out.contains("ya29"));
+    place.moves(0, &["verify", &from, &to]);
+
+    // Again: nothing is to be done, and nothing is a conflict.
+    let report = place.moves_json(0, &["copy", &from, &to]);
+    assert_eq!((&report["total"]["unchanged"], &report["complete"]), (&json!(3), &json!(true)));
+    let left = fs::read_dir(place.dir.path().join("state/gateway-storage")).unwrap().count();
+    assert_eq!(left, 0, "the checkpoint is gone");
+}
+
+#[test]
+fn a_dry_run_makes_no_store() {
+    let place = Place::with_records();
+    let (from, to) = (place.url(), place.other("copy"));
+    let report = place.moves_json(0, &["copy", &from, &to, "--dry-run"]);
+    assert_eq!((&report["total"]["written"], &report["dry_run"]), (&json!(3), &json!(true)));
+    assert!(!place.dir.path().join("copy").exists());
+}
+
+#[test]
+fn a_conflict_is_found_before_anything_is_written() {
+    let place = Place::with_records();
+    let (from, to) = (place.url(), place.other("copy"));
+    place.ok(&["--url", &to, "config", "set", "retries", "3.0"]);
+    let (out, err) = place.moves(1, &["copy", &from, &to]);
+    assert!(out.contains("failed: config `retries`: the target has this record with another value"), "{out}");
+    assert!(err.contains("nothing was written"), "{err}");
+    let found = place.moves_json(3, &["verify", &from, &to]);
+    assert_eq!((&found["total"]["missing"], &found["total"]["different"]), (&json!(2), &json!(1)));
+
+    let report = place.moves_json(0, &["copy", &from, &to, "--on-conflict", "skip"]);
+    assert_eq!((&report["configs"]["skipped"], &report["total"]["written"]), (&json!(1), &json!(2)));
+    assert_eq!(place.ok(&["--url", &to, "config", "get", "retries"]), "3.0\n");
+    let (out, err) = place.moves(3, &["verify", &from, &to]);
+    assert!(out.contains("different: config `retries`"), "{out}");
+    assert_eq!(err, "error: source and target are not the same: 1 different\n");
+    place.moves(0, &["verify", &from, &to, "--exclude", "retr*"]);
+    place.moves(3, &["verify", &from, &to, "--sample", "100"]);
+    let found = place.moves_json(0, &["verify", &from, &to, "--sample", "1", "--kinds", "usage"]);
+    assert_eq!(found["usage"]["same"], 1);
+
+    place.moves(0, &["copy", &from, &to, "--on-conflict", "overwrite", "--verify"]);
+    place.ok(&["--url", &to, "config", "set", "more", "1"]);
+    place.moves(0, &["copy", &from, &to, "--verify"]);
+    let found = place.moves_json(3, &["verify", &from, &to]);
+    assert_eq!(
+        found["differences"][0],
+        json!({ "kind": "config", "key": "more", "field": null, "difference": "extra" })
+    );
+    assert_ne!(found["source_digest"], found["target_digest"]);
+}
+
+#[test]
+fn filters() {
+    let place = Place::with_records();
+    let (from, to) = (place.url(), place.other("copy"));
+    let report =
+        place.moves_json(0, &["copy", &from, &to, "--kinds", "credentials,usage", "--include", "a*e"]);
+    assert_eq!((&report["credentials"]["written"], &report["configs"]["read"]), (&json!(1), &json!(0)));
+    assert_eq!(place.ok(&["--url", &to, "config", "list"]), "");
+}
+
+#[test]
+fn what_can_not_be_reached_or_is_wrong() {
+    let place = Place::with_records();
+    let (from, to) = (place.url(), place.other("copy"));
+    let (_, err) = place.moves(5, &["copy", &place.other("nothing"), &to]);
+    assert!(err.starts_with("error: source: there is no store in"), "{err}");
+    assert!(!place.dir.path().join("copy").exists());
+    let (_, err) = place.moves(5, &["copy", &from, "redis://user:hunter2@127.0.0.1:1"]);
+    assert!(err.starts_with("error: target: ") && !err.contains("hunter2"), "{err}");
+    place.moves(5, &["copy", &from, &from]);
+    for line in [
+        &["copy", &from][..],
+        &["copy", &from, &to, "--kinds", "cache"],
+        &["copy", &from, &to, "--include", ""],
+        &["copy", &from, &to, "--batch", "0"],
+        &["copy", &from, &to, "--rate", "0"],
+        &["copy", &from, &to, "--resume", "--dry-run"],
+        &["copy", "nothing:x", &to],
+        &["copy", &from, "nothing:x"],
+        &["verify", &from],
+    ] {
+        place.moves(2, line);
+    }
+    fs::write(place.dir.path().join("notes"), "mine").unwrap();
+    let (_, err) = place.moves(2, &["copy", &from, &to, "--checkpoint", "notes"]);
+    assert!(err.contains("is no checkpoint"), "{err}");
+    assert_eq!(fs::read_to_string(place.dir.path().join("notes")).unwrap(), "mine");
+}
+
+#[test]
+fn interrupted_it_saves_its_place_and_goes_on() {
+    for signal in ["-INT", "-TERM"] {
+        let place = Place::new();
+        let many: Vec<String> = (0..300).map(|n| format!(r#"{{"set":"k{n:03}","value":{n}}}"#)).collect();
+        fs::write(place.dir.path().join("plan"), format!("[{}]", many.join(","))).unwrap();
+        place.ok(&["config", "set", "k", "0"]);
+        place.ok(&["plan", "apply", "plan", "--key", "many"]);
+        let (from, to) = (place.url(), place.other("copy"));
+        let begun = Instant::now();
+        let child = place
+            .moving(&["copy", &from, &to, "--rate", "60", "--output", "json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        sleep(Duration::from_millis(1500));
+        let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let stopped = ended(child.wait_with_output().unwrap());
+        assert_eq!(stopped.code, Some(130), "{}", stopped.err);
+        assert!(begun.elapsed() < Duration::from_secs(4), "it ends at once, and not when all is copied");
+        let report: Value = serde_json::from_str(&stopped.out).unwrap();
+        let written = report["total"]["written"].as_u64().unwrap();
+        assert!((1..301).contains(&written), "{report}");
+        assert_eq!(report["complete"], false);
+        let error: Value = serde_json::from_str(&stopped.err).unwrap();
+        assert_eq!(error["error"]["kind"], "interrupted");
+        let report = place.moves_json(0, &["copy", &from, &to, "--resume", "--verify"]);
+        assert_eq!((&report["resumed"], &report["total"]["read"]), (&json!(true), &json!(301)));
+        assert_eq!(report["verify"]["same"], true);
+    }
+}

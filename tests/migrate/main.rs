@@ -1,0 +1,12 @@
+//! Moving records: the rules of a copy, every pair of backends, and kills in the middle.
+
+mod checkpoints;
+mod copies;
+#[cfg(feature = "cli")]
+mod kills;
+mod pairs;
+mod records;
+#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
+#[path = "../servers/mod.rs"]
+mod servers;
+mod verifies;
