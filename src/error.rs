@@ -361,7 +361,7 @@ mod tests {
             .with_key(&key)
             .with_code("E1")
             .with_outcome(Outcome::Unknown)
-            .with_source(std::io::Error::other("disk"));
+            .with_source(io::Error::other("disk"));
         assert_eq!(
             format!("{error:?}"),
             "corrupt: a usage record can't be read [E1] (outcome unknown): disk"

@@ -143,6 +143,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
     let url = match &arguments.command {
         // These name their stores themselves, or have none.
         Command::Copy(copy) => stores::resolve(&copy.target)?,
+        Command::Verify(verify) if verify.sample.is_some() => stores::resolve(&verify.target)?,
         Command::Verify(_) | Command::Inspect(_) | Command::Completions(_) | Command::Man(_) => String::new(),
         _ => match arguments.url.filter(|url| !url.is_empty()) {
             Some(given) => stores::resolve(&given)?,
