@@ -37,6 +37,9 @@
 //! [`layer`] how to put something around every operation: telemetry ([`Storage::instrumented`]), a deadline, retries, a limit
 //! ([`Stack`]), or your own. [`migrate`] copies between any two stores, and compares them.
 //!
+//! [`migrate`] copies records between any two stores, and [`Adoption`] reads what the Go program that came before left in files
+//! and databases.
+//!
 //! # Limits
 //!
 //! | | |
@@ -73,6 +76,8 @@ compile_error!("the feature `file` needs a Unix system; build with `default-feat
 // `#[capability]` names this crate by its name, here as in an application.
 extern crate self as gateway_storage;
 
+#[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
+mod adopt;
 pub mod archive;
 mod backend;
 mod capability;
@@ -89,6 +94,8 @@ mod model;
 mod storage;
 mod transact;
 
+#[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
+pub use adopt::{Adoption, Layout};
 #[cfg(feature = "file")]
 pub use backend::file::{File, FileConfig};
 #[cfg(feature = "memory")]

@@ -36,7 +36,7 @@ async fn miss(fault: Fault, bullet: &str, run: tokio::task::JoinHandle<()>) -> O
 catches! {
     backend: conformance::backend {
         ServesAfterClose: "close: every handle is closed",
-        Hangs: "no end after 60s",
+        Hangs: "no end after 120s",
     }
     credentials: conformance::credentials {
         MiscountsStats: "counts what is stored",

@@ -3,7 +3,7 @@
 
 use gateway_storage::{
     ConfigValue, ErrorKind,
-    codec::{decode_config, encode_config},
+    codec::{decode_config, decode_config_or_word, encode_config},
 };
 use gateway_storage_fuzz::{assert_silent, is_same, is_within_limits, value, with_secret};
 use libfuzzer_sys::{arbitrary::Unstructured, fuzz_target};
@@ -16,6 +16,12 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(value) = value(&mut Unstructured::new(bytes)) {
         check(value.clone(), ConfigValue::new(value));
+    }
+    // What is JSON is that, and what is a word is that word.
+    match (decode_config(bytes), decode_config_or_word(bytes)) {
+        (Ok(value), read) => assert!(is_same(&read.unwrap(), &value)),
+        (Err(_), Ok(word)) => assert_eq!(word.as_str().unwrap().as_bytes(), bytes),
+        (Err(_), Err(error)) => assert_eq!(error.kind(), ErrorKind::Corrupt),
     }
     if let Err(error) = ConfigValue::from_json(with_secret(bytes)) {
         assert_silent(&error);

@@ -19,8 +19,9 @@ use super::{
     write::{failed, send},
 };
 use crate::{
-    ConfigValue, Credential, Error, ErrorKind, Key, Record, RecordKind, Result, archive::Header,
-    codec::RecordKey,
+    ConfigValue, Credential, Error, ErrorKind, Key, Record, RecordKind, Result,
+    archive::Header,
+    codec::{RecordKey, whole},
 };
 
 /// The largest document that is read, in bytes: 1 GiB.
@@ -168,9 +169,6 @@ const fn section(kind: RecordKind) -> &'static str {
 }
 
 fn counter(key: &Key, field: &str, count: &Value) -> Result<Record> {
-    // What a float can hold and still be the number that was counted.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    let whole = |float: f64| (float.fract() == 0.0 && float.abs() <= EXACT).then_some(float as i64);
     let count = match count {
         Value::Number(number) => number.as_i64().or_else(|| number.as_f64().and_then(whole)),
         Value::String(text) => text.parse().ok(),

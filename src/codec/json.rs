@@ -26,3 +26,64 @@ pub fn decode_config(bytes: &[u8]) -> Result<ConfigValue> {
 fn corrupt(what: &str, why: Error) -> Error {
     Error::new(ErrorKind::Corrupt, format!("{what} can't be read")).with_source(why)
 }
+
+/// What [`encode_config`] or the Go module wrote.
+///
+/// The Go module returned text that is not JSON as a string, so a bare word is one. What begins like JSON and is not is
+/// damaged.
+pub fn decode_config_or_word(text: &[u8]) -> Result<ConfigValue> {
+    decode_config(text).or_else(|error| match std::str::from_utf8(text) {
+        Ok(word) if !word.trim_start().starts_with(['{', '[', '"']) && !is_json(word) => {
+            ConfigValue::try_from(serde_json::Value::from(word))
+                .map_err(|why| Error::new(ErrorKind::Corrupt, error.to_string()).with_source(why))
+        }
+        _ => Err(error),
+    })
+}
+
+/// A float that is an integer, as other languages write them. Not -0.0, and not what a float can't tell from the next integer.
+pub fn whole(number: f64) -> Option<i64> {
+    const EXACT: f64 = (1_u64 << 53) as f64;
+    let is_whole = number.fract() == 0.0 && number.abs() <= EXACT && number.to_bits() != (-0.0_f64).to_bits();
+    is_whole.then_some(number as i64)
+}
+
+/// JSON that is refused for another reason.
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn value(text: &[u8]) -> Option<Value> {
+        decode_config_or_word(text).ok().map(|value| value.value().clone())
+    }
+
+    #[test]
+    fn whole_floats_are_integers() {
+        let numbers = [5.0, -3.0, 0.0, 9_007_199_254_740_992.0].map(whole);
+        assert_eq!(numbers, [Some(5), Some(-3), Some(0), Some(1 << 53)]);
+        for number in [-0.0, 0.5, 1e16, f64::NAN, f64::INFINITY] {
+            assert_eq!(whole(number), None, "{number}");
+        }
+    }
+
+    #[test]
+    fn bare_words_are_strings_and_damage_is_not() {
+        assert_eq!(value(b"127.0.0.1:8317"), Some(json!("127.0.0.1:8317")));
+        assert_eq!(value(b""), Some(json!("")));
+        assert_eq!(value(b"debug"), Some(json!("debug")));
+        assert_eq!(value(b"007"), Some(json!("007")));
+        assert_eq!(value(b"\"debug\""), Some(json!("debug")));
+        assert_eq!(value(b"5"), Some(json!(5)));
+        assert_eq!(value(b"true"), Some(json!(true)));
+        assert_eq!(value(b"[1,2]"), Some(json!([1, 2])));
+        for damaged in [&b"{\"a\":"[..], b"[1,", b"\"open", b" {", b"\xff"] {
+            assert_eq!(value(damaged), None);
+        }
+    }
+}

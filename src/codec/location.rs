@@ -22,6 +22,13 @@ impl<'u> Location<'u> {
         Ok(Self { rest, options })
     }
 
+    /// Whether the URL has this option, whatever its scheme is.
+    pub(crate) fn has_option(url: &'u str, name: &str) -> Result<bool> {
+        let (_, options) = url.split_once('?').unwrap_or((url, ""));
+        let mut options = Self { rest: "", options }.options();
+        options.try_fold(false, |has, option| Ok(has || option?.0 == name))
+    }
+
     /// The options, in order.
     pub(crate) fn options(self) -> impl Iterator<Item = Result<(&'u str, &'u str)>> {
         self.options.split('&').filter(|option| !option.is_empty()).map(|option| {

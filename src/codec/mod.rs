@@ -15,7 +15,9 @@ pub use archive::{ARCHIVE_VERSION, Contents, Decoder, Encoder, Header, MAGIC};
 #[cfg(fuzzing)]
 pub use canonical::canonical;
 pub use canonical::is_same;
-pub use json::{decode_config, decode_credential, encode_config, encode_credential};
+pub use json::{
+    decode_config, decode_config_or_word, decode_credential, encode_config, encode_credential, whole,
+};
 pub(crate) use location::{
     Location, boolean, decode, duration, host_and_port, number, readable, unknown_option,
 };

@@ -77,6 +77,11 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
     if text.len() > MAX_PARSED_BYTES {
         return Err(too_large());
     }
+    parse_any(text)
+}
+
+/// The same for text of any length, whose limit is the caller's affair.
+pub(crate) fn parse_any<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
     serde_json::from_slice(text).map_err(|error| {
         // serde_json stops at 128 levels and has no category for it.
         if error.to_string().starts_with("recursion limit") {

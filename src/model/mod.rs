@@ -10,6 +10,7 @@ mod hash;
 mod key;
 mod plan;
 mod record;
+mod remark;
 mod stats;
 mod usage;
 
@@ -18,8 +19,8 @@ pub use batch::{BatchFailure, BatchReport, Found};
 pub use cache::CacheEntry;
 pub use config::ConfigValue;
 pub use credential::Credential;
-pub(crate) use document::too_large;
 pub use document::{MAX_DEPTH, MAX_VALUE_BYTES};
+pub(crate) use document::{parse_any, too_large};
 pub use hash::{PayloadHash, RecordDigest};
 pub use key::{AsKey, Key};
 pub(crate) use plan::size_of_record;
@@ -28,5 +29,7 @@ pub use plan::{
     Mutation, Plan, Rollback, RollbackOptions,
 };
 pub use record::{Record, RecordKind};
+pub(crate) use remark::Piece;
+pub use remark::{Remark, RemarkKind};
 pub use stats::{Performance, PoolStats, StorageStats};
 pub use usage::{Increment, UsageRecord};

@@ -1,6 +1,7 @@
 //! The command `storage`, run as an operator runs it.
 #![cfg(feature = "cli")]
 
+mod adopt;
 mod archive;
 mod plan;
 mod transfer;

@@ -4,7 +4,7 @@
 //! and what the server gives a meaning to (a name that begins with `$`) makes the whole value JSON text, in another field.
 
 use mongodb::bson::{
-    RawArray, RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf,
+    RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf,
     raw::{CStr, cstr},
 };
 use serde_json::{Map, Number, Value};
@@ -120,6 +120,14 @@ fn content(document: &RawDocument) -> Result<Content<'_>> {
 
 /// A BSON value that JSON has, too. Others (dates, object ids) are nothing that this crate wrote.
 fn json(value: RawBsonRef<'_>) -> Result<Value> {
+    json_but(value, |_| None)
+}
+
+/// The same, but for what is read in another way.
+pub(super) fn json_but(value: RawBsonRef<'_>, other: fn(RawBsonRef<'_>) -> Option<Value>) -> Result<Value> {
+    if let Some(value) = other(value) {
+        return Ok(value);
+    }
     Ok(match value {
         RawBsonRef::Null => Value::Null,
         RawBsonRef::Boolean(is) => Value::Bool(is),
@@ -129,23 +137,20 @@ fn json(value: RawBsonRef<'_>) -> Result<Value> {
             .map(Value::Number)
             .ok_or_else(|| corrupt("a stored number is not finite, and JSON has no such number"))?,
         RawBsonRef::String(text) => Value::String(text.to_owned()),
-        RawBsonRef::Array(items) => Value::Array(items_of(items)?),
-        RawBsonRef::Document(fields) => Value::Object(fields_of(fields)?),
+        RawBsonRef::Array(items) => {
+            let items = items.into_iter().map(|item| json_but(item.map_err(damaged)?, other));
+            Value::Array(items.collect::<Result<_>>()?)
+        }
+        RawBsonRef::Document(fields) => {
+            let mut object = Map::new();
+            for field in fields {
+                let (name, value) = field.map_err(damaged)?;
+                object.insert(name.as_str().to_owned(), json_but(value, other)?);
+            }
+            Value::Object(object)
+        }
         _ => return Err(corrupt("a stored value has a BSON type that JSON does not have")),
     })
-}
-
-fn items_of(items: &RawArray) -> Result<Vec<Value>> {
-    items.into_iter().map(|item| json(item.map_err(damaged)?)).collect()
-}
-
-fn fields_of(fields: &RawDocument) -> Result<Map<String, Value>> {
-    let mut object = Map::new();
-    for field in fields {
-        let (name, value) = field.map_err(damaged)?;
-        object.insert(name.as_str().to_owned(), json(value)?);
-    }
-    Ok(object)
 }
 
 /// The driver's error may quote what it could not read.

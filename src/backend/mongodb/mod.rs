@@ -1,5 +1,6 @@
 //! [`MongoDb`]: documents that read well in a shell, and transactions on replica sets.
 
+mod adopt;
 mod command;
 mod config;
 mod credential;
@@ -83,9 +84,9 @@ const CONCURRENT_CHUNKS: usize = 4;
 ///   with which one can.
 /// - A batch is applied document by document.
 /// - A plan is one transaction. On a standalone server, which has none, it is two stages under a lease: its record, then its
-///   values. Readers may see a part of it meanwhile. If the process dies between them, the next plan on the store, when the
-///   lease of ten seconds is over, finishes it first, but for the values that somebody changed since; until then others are
-///   [`Busy`](crate::ErrorKind::Busy), and the values are those that were written.
+///   values, but for those that somebody changes meanwhile: those come after the plan. Readers may see a part of it until it is
+///   done. If the process dies, the next plan on the store finishes it, when the lease of ten seconds is over; until then
+///   others are [`Busy`](crate::ErrorKind::Busy), and the values are those that were written.
 /// - The record of a plan is one document: what it replaces and leaves is at most 15 MiB of JSON together.
 /// - A usage record is one document, so its counters (20,000 to 60,000 of the longest names) fit in 16 MiB; more are
 ///   [`TooLarge`](crate::ErrorKind::TooLarge).

@@ -1,5 +1,6 @@
 //! [`Postgres`]: one statement an operation, over a fair pool, with transactions.
 
+mod adopt;
 mod config;
 mod connection;
 mod credential;

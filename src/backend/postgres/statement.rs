@@ -122,6 +122,13 @@ statements! {
         made AS (INSERT INTO {s}.configs (key, value) SELECT $1, $2 WHERE NOT EXISTS (SELECT FROM replaced) \
         ON CONFLICT (key) DO UPDATE SET value = excluded.value) SELECT pg_current_xact_id()::text";
     RemoveConfig = "DELETE FROM {s}.configs WHERE key = $1 RETURNING pg_current_xact_id()::text";
+
+    // What the Go program left.
+    ForeignColumns = "SELECT table_name::text, column_name::text FROM information_schema.columns WHERE table_schema = $1";
+    FetchForeignCredentials = "FETCH 250 FROM foreign_credentials";
+    FetchForeignStates = "FETCH 250 FROM foreign_credential_states";
+    FetchForeignConfigs = "FETCH 250 FROM foreign_configs";
+    FetchForeignUsage = "FETCH 1000 FROM foreign_usage_stats";
 }
 
 /// How many statements there are, and so the most that a connection has prepared.

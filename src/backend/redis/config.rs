@@ -6,9 +6,9 @@ use redis::cmd;
 
 use super::{Redis, layout, reply};
 use crate::{
-    ConfigStore, ConfigValue, Error, ErrorKind, Key, Result,
+    ConfigStore, ConfigValue, Error, Key, Result,
     backend::remote::Effect,
-    codec::{decode_config, encode_config},
+    codec::{decode_config_or_word, encode_config},
     error::Kind,
 };
 
@@ -17,24 +17,8 @@ fn missing() -> Error {
 }
 
 /// A value that we or another program stored.
-///
-/// The Go module returned text that is not JSON as a string, so a bare word is one. What begins like JSON and is not is
-/// damaged.
 pub(super) fn read(key: &Key, text: &[u8]) -> Result<ConfigValue> {
-    decode_config(text)
-        .or_else(|error| match std::str::from_utf8(text) {
-            Ok(word) if !word.trim_start().starts_with(['{', '[', '"']) && !is_json(word) => {
-                ConfigValue::try_from(serde_json::Value::from(word))
-                    .map_err(|why| Error::new(ErrorKind::Corrupt, error.to_string()).with_source(why))
-            }
-            _ => Err(error),
-        })
-        .map_err(|error| error.with_key(key))
-}
-
-/// JSON that is refused for another reason.
-fn is_json(text: &str) -> bool {
-    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+    decode_config_or_word(text).map_err(|error| error.with_key(key))
 }
 
 impl ConfigStore for Redis {
@@ -71,31 +55,5 @@ impl ConfigStore for Redis {
                 Ok((key, value))
             })
             .collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn value(text: &[u8]) -> Option<Value> {
-        read(&Key::new("k").unwrap(), text).ok().map(|value| value.value().clone())
-    }
-
-    #[test]
-    fn bare_words_are_strings_and_damage_is_not() {
-        assert_eq!(value(b"127.0.0.1:8317"), Some(json!("127.0.0.1:8317")));
-        assert_eq!(value(b""), Some(json!("")));
-        assert_eq!(value(b"debug"), Some(json!("debug")));
-        assert_eq!(value(b"007"), Some(json!("007")));
-        assert_eq!(value(b"\"debug\""), Some(json!("debug")));
-        assert_eq!(value(b"5"), Some(json!(5)));
-        assert_eq!(value(b"true"), Some(json!(true)));
-        assert_eq!(value(b"[1,2]"), Some(json!([1, 2])));
-        for damaged in [&b"{\"a\":"[..], b"[1,", b"\"open", b" {", b"\xff"] {
-            assert_eq!(value(damaged), None);
-        }
     }
 }

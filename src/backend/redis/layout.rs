@@ -52,6 +52,16 @@ impl Layout {
         [&self.beside_config, ":audit"].concat()
     }
 
+    /// What the keys of this crate's own plans, and of the audit, begin with.
+    pub(super) fn beside_config(&self) -> String {
+        [&self.beside_config, ":"].concat()
+    }
+
+    /// What the records of the Go program's plans begin with.
+    pub(super) fn foreign_plans(&self) -> String {
+        [&self.prefix, "plan:"].concat()
+    }
+
     /// What SCAN must match to see every record of a kind, or of all. In the prefix nothing is a wildcard.
     pub(super) fn pattern(&self, space: Option<Space>) -> String {
         let mut pattern = String::with_capacity(self.prefix.len() + 8);

@@ -1,5 +1,6 @@
 //! [`Redis`]: one round trip an operation, over a few connections that all calls share.
 
+mod adopt;
 mod cache;
 mod cluster;
 mod config;

@@ -75,7 +75,7 @@ fn counter_name(field: &[u8]) -> Option<Key> {
 }
 
 /// What HINCRBY takes for an integer: no plus sign, no leading zeros.
-fn counter(text: &[u8]) -> Option<i64> {
+pub(super) fn counter(text: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?;
     let count: i64 = text.parse().ok()?;
     (count.to_string() == text).then_some(count)

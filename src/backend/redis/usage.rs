@@ -27,7 +27,7 @@ impl Redis {
         increment
     }
 
-    fn whole_record(&self, key: &Key) -> Cmd {
+    pub(super) fn whole_record(&self, key: &Key) -> Cmd {
         let mut all = cmd("HGETALL");
         all.arg(self.usage(key));
         all

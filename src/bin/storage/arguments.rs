@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
+        adopt::Adopt,
         cache, config,
         copy::Copy,
         credential,
@@ -101,6 +102,7 @@ pub(crate) enum Command {
     Schema(schema::Command),
     Copy(Copy),
     Verify(Verify),
+    Adopt(Adopt),
     Export(Export),
     Import(Import),
     Inspect(Inspect),

@@ -143,8 +143,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
     let url = match &arguments.command {
         // These name their stores themselves, or have none.
         Command::Copy(copy) => stores::resolve(&copy.target)?,
-        Command::Verify(verify) if verify.sample.is_some() => stores::resolve(&verify.target)?,
-        Command::Verify(_) | Command::Inspect(_) | Command::Completions(_) | Command::Man(_) => String::new(),
+        Command::Verify(verify) => stores::resolve(&verify.target)?,
+        Command::Adopt(adopt) => stores::resolve(&adopt.target)?,
+        Command::Inspect(_) | Command::Completions(_) | Command::Man(_) => String::new(),
         _ => match arguments.url.filter(|url| !url.is_empty()) {
             Some(given) => stores::resolve(&given)?,
             None => stores::default()?.ok_or_else(Failure::no_url)?,
@@ -166,6 +167,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
             on_its_backend!(url, log, command, "be asked for every kind of record")
         }
         Command::Verify(verify) => verify.run(log).await,
+        Command::Adopt(command) => on_its_backend!(url, log, command, "import"),
         Command::Export(command) => on_its_backend!(url, log, command, "export"),
         Command::Import(command) => on_its_backend!(url, log, command, "import"),
         Command::Inspect(inspect) => inspect.run().await,

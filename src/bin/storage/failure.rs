@@ -159,6 +159,20 @@ impl Failure {
         }
     }
 
+    /// The Go program left nothing there.
+    pub(crate) fn nothing_found() -> Self {
+        Self::new(Exit::Error, ErrorKind::NotFound.as_str(), "there is nothing to adopt")
+            .hint("check the URL, and its prefix, database or schema")
+    }
+
+    /// What could be read is adopted; so many things could not.
+    pub(crate) fn left_behind(count: usize) -> Self {
+        Self::partly(match count {
+            1 => "1 thing can't be understood, and stays where it is".to_owned(),
+            _ => format!("{count} things can't be understood, and stay where they are"),
+        })
+    }
+
     /// Records were moved, but not all of them.
     pub(crate) fn partly(message: impl Into<String>) -> Self {
         Self { outcome: "partly_applied", ..Self::new(Exit::Partly, "partly_done", message) }

@@ -1,5 +1,6 @@
 //! The commands: what each one takes, and what it does with a backend that can.
 
+pub(crate) mod adopt;
 pub(crate) mod cache;
 pub(crate) mod config;
 pub(crate) mod copy;

@@ -1,0 +1,251 @@
+//! The layouts that are files: those of the backends `File` and `Git`, and a folder of credentials.
+
+use std::{collections::BTreeMap, ffi::OsString, path::Path};
+
+use serde_json::Value;
+
+use super::{
+    Layout,
+    directory::{Directory, Entry, Is, LINK, NO_FILE},
+};
+use crate::{
+    ConfigValue, Credential, Error, ErrorKind, Key, MAX_VALUE_BYTES, Record, Result,
+    codec::{decode_config_or_word, whole},
+    model::{Piece, parse_any},
+};
+
+/// The largest file of one value: it may be wider than the compact JSON that counts.
+const ONE: usize = 16 * MAX_VALUE_BYTES;
+
+/// The largest `config/config.json`, which is read as a whole.
+const ALL: usize = 4 * ONE;
+
+/// A file to read, in the order in which records come.
+pub(super) struct Step {
+    of: Of,
+    directory: Directory,
+    name: OsString,
+    place: String,
+}
+
+enum Of {
+    /// A credential, and whether it must look like one.
+    Credential(Key, bool),
+    /// All config values.
+    Configs,
+    Config(Key),
+    Usage(Key),
+}
+
+/// Which layouts a directory may be of.
+pub(super) fn recognise(path: &Path) -> Result<Vec<Layout>> {
+    let root = Directory::open(path)?;
+    let entries = list(&root)?;
+    let has = |name: &str, is: Is| entries.iter().any(|entry| entry.name == name && entry.is == is);
+    if has("store.redb", Is::File) {
+        return Err(Error::new(
+            ErrorKind::InvalidValue,
+            format!("{} holds a store of this crate: copy it instead", path.display()),
+        ));
+    }
+    let configs = match root.directory("config") {
+        Ok(Some(config)) => list(&config)?,
+        _ => Vec::new(),
+    };
+    let (map, others): (Vec<&Entry>, Vec<&Entry>) =
+        configs.iter().filter(|entry| is_json(entry)).partition(|entry| entry.name == "config.json");
+    let has_records = has("credentials", Is::Directory) || has("config", Is::Directory);
+    let is_git = !others.is_empty() || has_records && entries.iter().any(|entry| entry.name == ".git");
+    // Without a sign of either the layouts are the same.
+    let is_file = !map.is_empty() || has("usage", Is::Directory) || has_records && !is_git;
+    let is_folder = entries.iter().any(is_json);
+    let candidates = [(Layout::File, is_file), (Layout::Git, is_git), (Layout::Folder, is_folder)];
+    Ok(candidates.into_iter().filter_map(|(layout, is)| is.then_some(layout)).collect())
+}
+
+/// What is to be read of a directory, sorted, and what is there beside.
+pub(super) fn plan(path: &Path, layout: Layout) -> Result<(Vec<Step>, Vec<Piece>)> {
+    let root = Directory::open(path)?;
+    let mut remarks = Vec::new();
+    let mut steps = Vec::new();
+    let top = list(&root)?;
+    if layout == Layout::Folder {
+        steps = files(&root, "", top, &mut remarks, |key| Of::Credential(key, true));
+    } else {
+        type Make = fn(Key) -> Of;
+        let mut parts: Vec<(&str, Make)> = vec![("credentials", |id| Of::Credential(id, false))];
+        match layout {
+            Layout::Git => parts.push(("config", Of::Config)),
+            _ => parts.extend([("config", (|_| Of::Configs) as Make), ("usage", Of::Usage)]),
+        }
+        for (name, make) in &parts {
+            match root.directory(name) {
+                Ok(None) => {}
+                Err(reason) => remarks.push(Piece::not_understood(*name, reason)),
+                Ok(Some(directory)) => {
+                    let mut entries = list(&directory)?;
+                    if *name == "config" && layout == Layout::File {
+                        let (map, others) =
+                            entries.into_iter().partition(|entry| entry.name == "config.json");
+                        entries = map;
+                        remarks.extend(beside("config/", others));
+                    }
+                    let prefix = format!("{name}/");
+                    steps.extend(files(&directory, &prefix, entries, &mut remarks, make));
+                }
+            }
+        }
+        let known = |entry: &Entry| parts.iter().any(|(name, _)| entry.name == *name);
+        remarks.extend(beside("", top.into_iter().filter(|entry| !known(entry)).collect()));
+    }
+    Ok((steps, remarks))
+}
+
+fn list(directory: &Directory) -> Result<Vec<Entry>> {
+    directory
+        .entries()
+        .map_err(|error| Error::new(ErrorKind::Unavailable, "a directory can't be listed").with_source(error))
+}
+
+fn is_json(entry: &Entry) -> bool {
+    entry.is == Is::File && stem(&entry.name).is_some()
+}
+
+fn stem(name: &OsString) -> Option<&[u8]> {
+    name.as_encoded_bytes().strip_suffix(b".json")
+}
+
+/// What is no part of the layout.
+fn beside(folder: &str, entries: Vec<Entry>) -> Vec<Piece> {
+    let remark = |entry: Entry| {
+        let place = format!("{folder}{}", entry.name.to_string_lossy());
+        if is_json(&entry) {
+            Piece::not_understood(place, "a JSON file that is no part of the layout")
+        } else {
+            Piece::left_out(place, "no part of the layout")
+        }
+    };
+    entries.into_iter().map(remark).collect()
+}
+
+/// The files of a directory whose names are keys, sorted by these.
+fn files(
+    directory: &Directory,
+    folder: &str,
+    entries: Vec<Entry>,
+    remarks: &mut Vec<Piece>,
+    make: impl Fn(Key) -> Of,
+) -> Vec<Step> {
+    let mut found = BTreeMap::new();
+    for entry in entries {
+        let place = format!("{folder}{}", entry.name.to_string_lossy());
+        let is_hidden = entry.name.as_encoded_bytes().starts_with(b".");
+        let Some(stem) = stem(&entry.name) else {
+            remarks.push(match entry.is {
+                Is::Directory if !is_hidden => {
+                    Piece::not_understood(place, "a folder, which is not looked into")
+                }
+                _ => Piece::left_out(place, "its name does not end with `.json`"),
+            });
+            continue;
+        };
+        match entry.is {
+            Is::Link => remarks.push(Piece::not_understood(place, LINK)),
+            Is::Directory | Is::Other => remarks.push(Piece::not_understood(place, NO_FILE)),
+            Is::File => match std::str::from_utf8(stem).ok().map(Key::new) {
+                Some(Ok(key)) => drop(found.insert(key, (entry.name, place))),
+                Some(Err(error)) => remarks.push(Piece::unreadable(place, &error)),
+                None => remarks.push(Piece::not_understood(place, "its name is not UTF-8")),
+            },
+        }
+    }
+    let step = |(key, (name, place))| Step { of: make(key), directory: directory.clone(), name, place };
+    found.into_iter().map(step).collect()
+}
+
+impl Step {
+    /// Reads the file.
+    pub(super) fn read(&self) -> Vec<Piece> {
+        let place = || self.place.clone();
+        let limit = if matches!(self.of, Of::Configs) { ALL } else { ONE };
+        let text = match self.directory.read(&self.name, limit) {
+            Ok(text) => text,
+            Err(reason) => return vec![Piece::not_understood(place(), reason)],
+        };
+        let read = match &self.of {
+            Of::Credential(id, must_look_like_one) => match Credential::from_json(&text) {
+                Ok(credential) if *must_look_like_one && !looks_like_one(&credential) => {
+                    return vec![Piece::not_understood(
+                        place(),
+                        "a JSON object without a field of a credential",
+                    )];
+                }
+                read => read.map(|credential| Record::Credential { id: id.clone(), credential }),
+            },
+            // The Go program wrote strings as they are, so text that is no JSON is one. It never wrote nothing.
+            Of::Config(_) if text.is_empty() => {
+                return vec![Piece::not_understood(place(), "the file is empty")];
+            }
+            Of::Config(key) => {
+                decode_config_or_word(&text).map(|value| Record::Config { key: key.clone(), value })
+            }
+            Of::Configs => return self.members(&text, config),
+            Of::Usage(key) => return self.members(&text, |field, count| counter(key, field, &count)),
+        };
+        vec![read.map_or_else(|error| Piece::unreadable(place(), &error), Piece::Record)]
+    }
+
+    /// What the members of a JSON object are, sorted by their names.
+    fn members(&self, text: &[u8], read: impl Fn(Key, Value) -> Result<Record, Reason>) -> Vec<Piece> {
+        let members: BTreeMap<String, Value> = match parse_any(text) {
+            Ok(members) => members,
+            Err(error) => return vec![Piece::unreadable(self.place.clone(), &error)],
+        };
+        let piece = |(name, value): (String, Value)| {
+            let read = Key::new(&name).map_err(Reason::Error).and_then(|key| read(key, value));
+            let place = || format!("{} {name}", self.place);
+            match read {
+                Ok(record) => Piece::Record(record),
+                Err(Reason::Error(error)) => Piece::unreadable(place(), &error),
+                Err(Reason::NoCounter) => {
+                    Piece::not_understood(place(), "the counter is not an integer of 64 bits")
+                }
+            }
+        };
+        members.into_iter().map(piece).collect()
+    }
+}
+
+enum Reason {
+    Error(Error),
+    NoCounter,
+}
+
+fn config(key: Key, value: Value) -> Result<Record, Reason> {
+    let value = ConfigValue::new(value).map_err(Reason::Error)?;
+    Ok(Record::Config { key, value })
+}
+
+fn counter(key: &Key, field: Key, count: &Value) -> Result<Record, Reason> {
+    let count = count.as_i64().or_else(|| count.as_f64().and_then(whole)).ok_or(Reason::NoCounter)?;
+    Ok(Record::Usage { key: key.clone(), field, count })
+}
+
+/// Whether an object has a field that credentials have. The Go program wrote them in two casings.
+fn looks_like_one(credential: &Credential) -> bool {
+    const NAMES: [&str; 12] = [
+        "access_token",
+        "api_key",
+        "client_id",
+        "client_secret",
+        "private_key",
+        "refresh_token",
+        "token",
+        "AccessToken",
+        "APIKey",
+        "ClientID",
+        "ClientSecret",
+        "RefreshToken",
+    ];
+    NAMES.iter().any(|name| credential.get(name).is_some())
+}

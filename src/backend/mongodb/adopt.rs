@@ -1,0 +1,392 @@
+//! What the Go program left, document by document: where one can't be read the others still are.
+
+use std::{collections::BTreeMap, sync::Arc, vec};
+
+use futures_core::Stream;
+use futures_util::stream;
+use mongodb::{
+    ClientSession, SessionCursor,
+    bson::{DateTime, RawBsonRef, RawDocument, RawDocumentBuf, doc},
+    options::Collation,
+};
+use serde_json::{Map, Value};
+
+use super::{
+    MongoDb, MongoDbConfig, Server,
+    document::{corrupt, damaged, json_but},
+    pool::Lane,
+    scan::{of_snapshot, snapshot},
+};
+use crate::{
+    Backend, ConfigValue, Credential, Error, ErrorKind, Key, Record, Result, codec::whole, model::Piece,
+};
+
+/// A page ends after this many documents, or this many bytes.
+const PAGE: u32 = 250;
+const PAGE_BYTES: usize = 4 << 20;
+
+/// The collections of the layout, in the order in which they are read, the field that is the key, and what is left out.
+const COLLECTIONS: [(&str, &str, Option<&str>); 5] = [
+    (
+        "credentials",
+        "id",
+        Some("`_id` and `updated_at` of every document, which the Go program added; `id` is the key"),
+    ),
+    ("configs", "_id", Some("`updated_at` of every document, which the Go program added; `_id` is the key")),
+    (
+        "usage_stats",
+        "key",
+        Some("`_id` and `updated_at` of every document, which the Go program added; `key` is the key"),
+    ),
+    ("config_plan_commits", "_id", None),
+    ("config_plan_locks", "_id", None),
+];
+
+impl MongoDb {
+    /// A handle to read with. No collection of ours is looked for, and none is made.
+    pub(crate) async fn open_foreign(url: &str) -> Result<Self> {
+        let config = MongoDbConfig::try_from(url)?;
+        if !names_database(url) {
+            return Err(Error::new(
+                ErrorKind::InvalidValue,
+                "the URL names no database: the Go program's was in its configuration (mongodb://HOST/DATABASE)",
+            ));
+        }
+        let deadline = config.deadline;
+        let opened = async {
+            let mongodb = Self { server: Arc::new(Server::new(config).await?), deadline };
+            mongodb.check_server().await?;
+            Ok(mongodb)
+        };
+        let opened: Result<Self> = tokio::time::timeout(deadline, opened).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Timeout, "the MongoDB database was not opened in time"))
+        });
+        let mongodb = opened?;
+        match mongodb.foreign_collections().await {
+            Ok(()) => Ok(mongodb),
+            Err(error) => {
+                mongodb.close().await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Refuses a database without the layout, and one that holds a store of ours.
+    async fn foreign_collections(&self) -> Result<()> {
+        let call = self.call()?;
+        let lease = call.lease().await?;
+        let names = call.ask(lease.database.list_collection_names()).await?;
+        if names.iter().any(|name| name == "meta")
+            && call
+                .ask(lease.database.collection::<RawDocumentBuf>("meta").find_one(doc! { "_id": "schema" }))
+                .await?
+                .is_some()
+        {
+            return Err(Error::new(
+                ErrorKind::InvalidValue,
+                "the database holds a store of this crate: copy it instead",
+            ));
+        }
+        if !names.iter().any(|name| COLLECTIONS[..3].iter().any(|(known, ..)| known == name)) {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                "the database holds none of the Go program's collections (`credentials`, `configs`, `usage_stats`)",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Every record of the collections, sorted, and a remark for every other document. A snapshot, but on a standalone server.
+    pub(crate) fn adopt(&self) -> impl Stream<Item = Result<Piece>> + Send + 'static {
+        let adoption = Adoption {
+            mongodb: self.clone(),
+            lane: None,
+            session: None,
+            cursor: None,
+            page: Vec::new().into_iter(),
+            place: 0,
+            pending: None,
+        };
+        stream::unfold(Some(adoption), |adoption| async {
+            let mut adoption = adoption?;
+            match adoption.next().await {
+                Ok(piece) => piece.map(|piece| (Ok(piece), Some(adoption))),
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+}
+
+struct Adoption {
+    mongodb: MongoDb,
+    lane: Option<Arc<Lane>>,
+    session: Option<ClientSession>,
+    cursor: Option<SessionCursor<RawDocumentBuf>>,
+    page: vec::IntoIter<Piece>,
+    /// Which of the collections.
+    place: usize,
+    pending: Option<Found>,
+}
+
+impl Adoption {
+    async fn next(&mut self) -> Result<Option<Piece>> {
+        loop {
+            if let Some(piece) = self.page.next() {
+                return Ok(Some(piece));
+            }
+            if self.place == COLLECTIONS.len() {
+                (self.cursor, self.session) = (None, None);
+                return Ok(None);
+            }
+            self.page = self.read_page().await?.into_iter();
+        }
+    }
+
+    async fn read_page(&mut self) -> Result<Vec<Piece>> {
+        let mongodb = self.mongodb.clone();
+        let call = mongodb.call()?;
+        let lease = match &self.lane {
+            // The session is good for no other client.
+            Some(lane) => call.lease_of(lane).await?,
+            None => call.lease().await?,
+        };
+        self.lane = Some(lease.lane.clone());
+        let session = match &mut self.session {
+            Some(session) => session,
+            none => none.insert(call.ask(std::pin::pin!(snapshot(&lease))).await?),
+        };
+        let (name, key, left_out) = COLLECTIONS[self.place];
+        let is_begin = self.cursor.is_none();
+        let cursor = match &mut self.cursor {
+            Some(cursor) => cursor,
+            none => {
+                let collection = lease.database.collection::<RawDocumentBuf>(name);
+                // By their bytes, whatever the collection's language is.
+                let bytes = Collation::builder().locale("simple").build();
+                let find = collection.find(doc! {}).sort(doc! { key: 1, "_id": 1 });
+                let find = find.collation(bytes).allow_disk_use(true).batch_size(PAGE);
+                let find = of_snapshot(&lease, find).session(&mut *session);
+                none.insert(call.ask(find.into_future()).await?)
+            }
+        };
+        let (mut page, mut bytes, mut documents) = (Vec::new(), 0, 0);
+        while documents < PAGE && bytes < PAGE_BYTES {
+            if !call.ask(std::pin::pin!(cursor.advance(session))).await? {
+                if let Some(pending) = self.pending.take() {
+                    pending.finish(&mut page);
+                }
+                (self.cursor, self.place) = (None, self.place + 1);
+                break;
+            }
+            let document = cursor.current();
+            if let Some(reason) = left_out.filter(|_| is_begin && documents == 0) {
+                page.push(Piece::left_out(name, reason));
+            }
+            (documents, bytes) = (documents + 1, bytes + document.as_bytes().len());
+            if name.starts_with("config_plan") {
+                page.push(Piece::left_out(
+                    place(name, document),
+                    "the record of a config plan of the Go program",
+                ));
+                continue;
+            }
+            let place = place(name, document);
+            let found = match read(name, key, document, &place, &mut page) {
+                Ok(found) => found,
+                // It is about this document alone.
+                Err(error) => {
+                    page.push(Piece::unreadable(place, &error));
+                    continue;
+                }
+            };
+            match &mut self.pending {
+                Some(pending) if pending.key() == found.key() => pending.merge(found, place, &mut page),
+                pending => {
+                    if let Some(before) = pending.replace(found) {
+                        before.finish(&mut page);
+                    }
+                }
+            }
+        }
+        Ok(page)
+    }
+}
+
+fn place(collection: &str, document: &RawDocument) -> String {
+    let id = match document.get("_id") {
+        Ok(Some(RawBsonRef::String(id))) => id.to_owned(),
+        Ok(Some(RawBsonRef::ObjectId(id))) => id.to_hex(),
+        _ => "(no name)".to_owned(),
+    };
+    format!("{collection} {id}")
+}
+
+/// What a document holds. Its key may come again: the Go program had no unique index, so racing writers made a document each.
+enum Found {
+    /// A record, where it is, and when it was changed.
+    Document(Record, String, Option<DateTime>),
+    Counters(Key, BTreeMap<Key, i64>),
+}
+
+impl Found {
+    fn key(&self) -> &Key {
+        match self {
+            Self::Document(record, ..) => record.key(),
+            Self::Counters(key, _) => key,
+        }
+    }
+
+    /// The next document of the same key. Of values the last one that was changed is in use; counters were counted in one
+    /// document or in the other.
+    fn merge(&mut self, next: Self, next_place: String, page: &mut Vec<Piece>) {
+        match (self, next) {
+            (Self::Counters(_, sums), Self::Counters(_, counts)) => {
+                page.push(Piece::changed(
+                    next_place.clone(),
+                    "a further document of its key: its counters are added up",
+                ));
+                for (field, count) in counts {
+                    let sum = sums.entry(field).or_default();
+                    match sum.checked_add(count) {
+                        Some(total) => *sum = total,
+                        None => {
+                            page.push(Piece::not_understood(
+                                next_place.clone(),
+                                "a sum of its counters leaves 64 bits",
+                            ));
+                        }
+                    }
+                }
+            }
+            (Self::Document(record, place, changed), Self::Document(next, _, next_changed)) => {
+                let mut older = next_place.clone();
+                if next_changed > *changed {
+                    older = std::mem::replace(place, next_place);
+                    (*record, *changed) = (next, next_changed);
+                }
+                page.push(Piece::not_understood(
+                    older,
+                    "another document of its key was changed later: that one is adopted",
+                ));
+            }
+            // They are of one collection.
+            (Self::Counters(..), Self::Document(..)) | (Self::Document(..), Self::Counters(..)) => {}
+        }
+    }
+
+    fn finish(self, page: &mut Vec<Piece>) {
+        match self {
+            Self::Document(record, ..) => page.push(Piece::Record(record)),
+            Self::Counters(key, counts) => page.extend(
+                counts
+                    .into_iter()
+                    .map(|(field, count)| Piece::Record(Record::Usage { key: key.clone(), field, count })),
+            ),
+        }
+    }
+}
+
+fn read(
+    collection: &str,
+    key_field: &str,
+    document: &RawDocument,
+    place: &str,
+    page: &mut Vec<Piece>,
+) -> Result<Found> {
+    let name =
+        document.get_str(key_field).map_err(|_| corrupt("the document's key is missing, or no text"))?;
+    let key = Key::new(name)?;
+    let (mut changed, mut times, mut fields) = (None, false, Map::new());
+    let mut counts = BTreeMap::new();
+    for field in document {
+        let (name, value) = field.map_err(damaged)?;
+        match (name.as_str(), value) {
+            ("_id", _) => {}
+            ("updated_at", RawBsonRef::DateTime(time)) => changed = Some(time),
+            (name, _) if name == key_field => {}
+            (name, value) if collection == "usage_stats" => count(place, name, value, &mut counts, page)?,
+            (name, value) => {
+                times |= has_time(value);
+                fields.insert(name.to_owned(), json_but(value, as_go_reads_it)?);
+            }
+        }
+    }
+    if times {
+        page.push(Piece::changed(place, "a time in it is adopted as text"));
+    }
+    Ok(match collection {
+        "usage_stats" => Found::Counters(key, counts),
+        "credentials" => {
+            let credential = Credential::new(fields)?;
+            Found::Document(Record::Credential { id: key, credential }, place.to_owned(), changed)
+        }
+        _ => {
+            let value = fields.remove("value").ok_or_else(|| corrupt("the document has no `value`"))?;
+            if fields.remove("key").is_some_and(|name| name != key.as_str()) {
+                return Err(corrupt("the document's `key` and `_id` differ"));
+            }
+            if !fields.is_empty() {
+                page.push(Piece::changed(place, "its fields beside `value` are left out"));
+            }
+            let value = ConfigValue::new(value)?;
+            Found::Document(Record::Config { key, value }, place.to_owned(), changed)
+        }
+    })
+}
+
+/// Counts one counter. The server took `a.b` for a path, so documents in the document are such names.
+fn count(
+    place: &str,
+    name: &str,
+    value: RawBsonRef<'_>,
+    counts: &mut BTreeMap<Key, i64>,
+    page: &mut Vec<Piece>,
+) -> Result<()> {
+    if let RawBsonRef::Document(parts) = value {
+        page.push(Piece::changed(
+            format!("{place} {name}"),
+            "a nested document: its counters' names are joined by dots",
+        ));
+        for part in parts {
+            let (part, value) = part.map_err(damaged)?;
+            count(place, &format!("{name}.{}", part.as_str()), value, counts, page)?;
+        }
+        return Ok(());
+    }
+    let number = json_but(value, as_go_reads_it).ok().and_then(|value| value.as_i64());
+    match (Key::new(name), number) {
+        (Ok(field), Some(number)) => drop(counts.insert(field, number)),
+        (Err(error), _) => page.push(Piece::unreadable(format!("{place} {name}"), &error)),
+        (Ok(_), None) => {
+            let reason = "the counter is not an integer of 64 bits";
+            page.push(Piece::not_understood(format!("{place} {name}"), reason));
+        }
+    }
+    Ok(())
+}
+
+/// What the Go program's own JSON was of: 5.0 is written as 5, and a time as text.
+fn as_go_reads_it(value: RawBsonRef<'_>) -> Option<Value> {
+    match value {
+        RawBsonRef::Double(number) => whole(number).map(Value::from),
+        RawBsonRef::DateTime(time) => time.try_to_rfc3339_string().ok().map(Value::String),
+        _ => None,
+    }
+}
+
+/// Whether a value is a time, or holds one.
+fn has_time(value: RawBsonRef<'_>) -> bool {
+    match value {
+        RawBsonRef::DateTime(_) => true,
+        RawBsonRef::Document(fields) => fields.into_iter().flatten().any(|(_, value)| has_time(value)),
+        RawBsonRef::Array(items) => items.into_iter().flatten().any(has_time),
+        _ => false,
+    }
+}
+
+/// Whether a URL says which database is meant.
+fn names_database(url: &str) -> bool {
+    let place = url.split_once("://").map_or("", |(_, place)| place);
+    let place = place.split('?').next().unwrap_or_default().rsplit('@').next().unwrap_or_default();
+    place.split_once('/').is_some_and(|(_, database)| !database.is_empty())
+}

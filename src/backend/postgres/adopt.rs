@@ -1,0 +1,243 @@
+//! What the Go program left, row by row: where one can't be read the others still are.
+
+use std::{collections::BTreeMap, vec};
+
+use futures_core::Stream;
+use futures_util::stream;
+use tokio_postgres::Row;
+
+use super::{
+    Postgres, PostgresConfig, config, credential, failure,
+    session::Session,
+    statement::{Json, Parameter, Sql, column},
+};
+use crate::{
+    Backend, Credential, Error, ErrorKind, Key, Record, Result, backend::remote::Effect, codec::Location,
+    model::Piece,
+};
+
+/// One snapshot, and a cursor for each table: the tables' indexes are in the order of the database's language, not in ours.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+    SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0";
+
+/// What is read one after the other: the table, the columns that it must have, its query and the statement that goes on.
+const TABLES: [Table; 4] = [
+    Table {
+        name: "credentials",
+        columns: &["data", "filename"],
+        query: "SELECT filename::text, data::json FROM {t} ORDER BY filename::text COLLATE \"C\"",
+        fetch: Sql::FetchForeignCredentials,
+    },
+    Table {
+        name: "credential_states",
+        columns: &["filename"],
+        query: "SELECT filename::text FROM {t} ORDER BY filename::text COLLATE \"C\"",
+        fetch: Sql::FetchForeignStates,
+    },
+    Table {
+        name: "configs",
+        columns: &["config_key", "value"],
+        query: "SELECT config_key::text, value::json FROM {t} ORDER BY config_key::text COLLATE \"C\"",
+        fetch: Sql::FetchForeignConfigs,
+    },
+    Table {
+        name: "usage_stats",
+        columns: &["field", "usage_key", "value"],
+        query: "SELECT usage_key::text, field::text, value::text FROM {t} \
+            ORDER BY usage_key::text COLLATE \"C\", field::text COLLATE \"C\"",
+        fetch: Sql::FetchForeignUsage,
+    },
+];
+
+#[derive(Clone, Copy)]
+struct Table {
+    name: &'static str,
+    columns: &'static [&'static str],
+    query: &'static str,
+    fetch: Sql,
+}
+
+/// What the Go program's schema is by default.
+const SCHEMA: &str = "public";
+
+impl Postgres {
+    /// A handle to read with. No schema of ours is looked for, and none is made.
+    pub(crate) async fn open_foreign(url: &str) -> Result<Self> {
+        let mut config = PostgresConfig::try_from(url)?;
+        if !Location::has_option(url, "schema")? {
+            SCHEMA.clone_into(&mut config.schema);
+        }
+        let postgres = Self::new(config)?;
+        postgres.check_server().await?;
+        let found = postgres.foreign_tables().await;
+        match found {
+            Ok((found, _)) if !found.is_empty() => Ok(postgres),
+            found => {
+                postgres.close().await?;
+                found.and_then(|_| {
+                    Err(Error::new(
+                        ErrorKind::NotFound,
+                        "the schema holds none of the Go program's tables (`credentials` with `filename` and `data`, \
+                         `configs`, `usage_stats`); the URL's option `schema` names another one",
+                    ))
+                })
+            }
+        }
+    }
+
+    /// Every record of the tables, sorted, and a remark for every other row. A snapshot.
+    pub(crate) fn adopt(&self) -> impl Stream<Item = Result<Piece>> + Send + 'static {
+        let adoption = Adoption {
+            postgres: self.clone(),
+            session: None,
+            tables: Vec::new().into_iter(),
+            page: Vec::new().into_iter(),
+        };
+        stream::unfold(Some(adoption), |adoption| async {
+            let mut adoption = adoption?;
+            match adoption.next().await {
+                Ok(piece) => piece.map(|piece| (Ok(piece), Some(adoption))),
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+
+    /// The tables of the layout that are there, with the columns that they must have; and what is there and left out.
+    async fn foreign_tables(&self) -> Result<(Vec<Table>, Vec<Piece>)> {
+        let schema = [Parameter::Text(&self.server.config.schema)];
+        let reply = self.call()?.run(Effect::Read, Sql::ForeignColumns, &schema).await?;
+        let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for row in &reply.rows {
+            found.entry(column(row, 0)?).or_default().push(column(row, 1)?);
+        }
+        let has = |table: &Table| {
+            let columns = found.get(table.name);
+            columns.is_some_and(|columns| {
+                table.columns.iter().all(|wanted| columns.iter().any(|it| it == wanted))
+            })
+        };
+        let tables: Vec<Table> = TABLES.into_iter().filter(has).collect();
+        let times = |table: &Table| {
+            let is_time = |column: &String| TIMES.contains(&column.as_str());
+            let has_times = found.get(table.name).is_some_and(|columns| columns.iter().any(is_time));
+            has_times.then(|| Piece::left_out(table.name, "the columns with times of changes"))
+        };
+        let mut remarks: Vec<Piece> = tables.iter().filter_map(times).collect();
+        if found.get("schema_migrations").is_some_and(|columns| columns.iter().any(|it| it == "dirty")) {
+            remarks.push(Piece::left_out("schema_migrations", "the version of the Go program's tables"));
+        }
+        Ok((tables, remarks))
+    }
+}
+
+const TIMES: [&str; 2] = ["created_at", "updated_at"];
+
+struct Adoption {
+    postgres: Postgres,
+    session: Option<Session>,
+    tables: vec::IntoIter<Table>,
+    page: vec::IntoIter<Piece>,
+}
+
+impl Adoption {
+    async fn next(&mut self) -> Result<Option<Piece>> {
+        loop {
+            if let Some(piece) = self.page.next() {
+                return Ok(Some(piece));
+            }
+            if self.session.is_none() {
+                self.begin().await?;
+                continue;
+            }
+            let Some(table) = self.tables.as_slice().first().copied() else {
+                self.session = None;
+                return Ok(None);
+            };
+            let postgres = self.postgres.clone();
+            let call = postgres.call()?;
+            let session = self.session.as_mut().ok_or_else(failure::unexpected_reply)?;
+            let reply = session.run(&call, table.fetch, &[]).await?;
+            if reply.rows.is_empty() {
+                self.tables.next();
+            }
+            let mut page = Vec::with_capacity(reply.rows.len());
+            reply.rows.iter().try_for_each(|row| read(table, row, &mut page))?;
+            self.page = page.into_iter();
+        }
+    }
+
+    async fn begin(&mut self) -> Result<()> {
+        let postgres = self.postgres.clone();
+        let (tables, remarks) = postgres.foreign_tables().await?;
+        let call = postgres.call()?;
+        let schema = postgres.server.config.quoted_schema()?;
+        let mut session = Session::begin(&call, BEGIN).await?;
+        for table in &tables {
+            let query = table.query.replace("{t}", &format!("{schema}.{}", table.name));
+            let declare = format!("DECLARE foreign_{} NO SCROLL CURSOR FOR {query}", table.name);
+            session.execute(&call, Effect::Read, &declare).await?;
+        }
+        (self.session, self.tables) = (Some(session), tables.into_iter());
+        self.page = remarks.into_iter();
+        Ok(())
+    }
+}
+
+fn read(table: Table, row: &Row, pieces: &mut Vec<Piece>) -> Result<()> {
+    let name: &str = column(row, 0)?;
+    let place = format!("{} {name}", table.name);
+    let key = match Key::new(name) {
+        Ok(key) => key,
+        Err(error) => {
+            pieces.push(Piece::unreadable(place, &error));
+            return Ok(());
+        }
+    };
+    let document = || column::<Option<Json<'_>>>(row, 1).map(|document| document.is_some());
+    let piece = match table.fetch {
+        Sql::FetchForeignCredentials | Sql::FetchForeignConfigs if !document()? => {
+            Piece::not_understood(place, "the value is NULL")
+        }
+        Sql::FetchForeignCredentials => {
+            let credential = credential::read(&key, row, 1);
+            if credential.as_ref().is_ok_and(is_stripped) {
+                pieces.push(Piece::changed(place.clone(), STRIPPED));
+            }
+            of_document(place, credential.map(|credential| Record::Credential { id: key, credential }))?
+        }
+        Sql::FetchForeignConfigs => {
+            of_document(place, config::read(&key, row, 1).map(|value| Record::Config { key, value }))?
+        }
+        Sql::FetchForeignUsage => {
+            let field: &str = column(row, 1)?;
+            let place = format!("{place} {field}");
+            let count: Option<&str> = column(row, 2)?;
+            match (Key::new(field), count.and_then(|count| count.parse().ok())) {
+                (Ok(field), Some(count)) => Piece::Record(Record::Usage { key, field, count }),
+                (Err(error), _) => Piece::unreadable(place, &error),
+                (Ok(_), None) => Piece::not_understood(place, "the counter is not an integer of 64 bits"),
+            }
+        }
+        _ => Piece::left_out(place, "the state of a credential, which only the Go program understood"),
+    };
+    pieces.push(piece);
+    Ok(())
+}
+
+fn of_document(place: String, read: Result<Record>) -> Result<Piece> {
+    match read {
+        Ok(record) => Ok(Piece::Record(record)),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Piece::unreadable(place, &error)),
+        Err(error) => Err(error),
+    }
+}
+
+const STRIPPED: &str = "it is adopted as it is stored, but has no token: the Go program wrote it back without the fields that \
+    it did not know";
+
+/// Whether the Go program has written a credential back without the fields that it did not know.
+fn is_stripped(credential: &Credential) -> bool {
+    let is = |name: &str, text: &str| credential.get(name).is_some_and(|value| value == text);
+    let no_token = credential.get("access_token").is_none_or(|token| token == "");
+    no_token && is("refresh_token", "") && is("expires_at", "0001-01-01T00:00:00Z")
+}

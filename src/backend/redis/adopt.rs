@@ -1,0 +1,194 @@
+//! What the Go program left, item by item: where one can't be read the others still are.
+
+use std::{collections::BTreeSet, future};
+
+use futures_core::Stream;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use redis::cmd;
+
+use super::{Redis, config, layout, layout::Space, reply};
+use crate::{ErrorKind, Key, Result, backend::remote::Effect, model::Piece};
+
+/// How many records are read at a time.
+const PAGE: usize = 100;
+
+const NO_KEY: &str = "its name is not 1 to 255 bytes of UTF-8 without control characters";
+
+/// Everything under the prefix, by name.
+#[derive(Default)]
+struct Names {
+    credentials: BTreeSet<Key>,
+    configs: BTreeSet<Key>,
+    usage: BTreeSet<Key>,
+    others: BTreeSet<Vec<u8>>,
+}
+
+/// Names of one kind, of which a page is read at a time.
+enum Page {
+    Credentials(Vec<Key>),
+    Configs(Vec<Key>),
+    Usage(Vec<Key>),
+}
+
+impl Redis {
+    /// Every record under the prefix, sorted, and a remark for every other key. It is not a snapshot. It holds all keys, and
+    /// the values of a page of them.
+    pub(crate) fn adopt(&self) -> impl Stream<Item = Result<Piece>> + Send + 'static {
+        let lister = self.clone();
+        let reader = self.clone();
+        stream::once(async move { lister.list().await })
+            .map_ok(move |(pages, remarks)| {
+                let reader = reader.clone();
+                let pages = stream::iter(pages).then(move |page| {
+                    let reader = reader.clone();
+                    async move { reader.adopt_page(&page).await }
+                });
+                stream::iter([Ok(remarks)])
+                    .chain(pages)
+                    .map_ok(|pieces| stream::iter(pieces).map(Ok))
+                    .try_flatten()
+            })
+            .try_flatten()
+            .scan(false, |failed, piece| {
+                let ended = std::mem::replace(failed, piece.is_err());
+                future::ready((!ended).then_some(piece))
+            })
+    }
+
+    async fn list(&self) -> Result<(Vec<Page>, Vec<Piece>)> {
+        let call = self.long_call()?;
+        let (mut names, mut remarks) = (Names::default(), Vec::new());
+        let (layout, config) = (&self.layout, self.layout.config());
+        self.names(&call, &layout.pattern(None), |name| {
+            let space = layout.space(name);
+            match space.map(|space| (space, layout.key(space, name))) {
+                Some((Space::Credential, Ok(id))) => drop(names.credentials.insert(id)),
+                Some((Space::Usage, Ok(key))) => drop(names.usage.insert(key)),
+                _ => drop(names.others.insert(name.to_vec())),
+            }
+            Ok(())
+        })
+        .await?;
+        if names.others.remove(config.as_bytes()) {
+            let mut fields = cmd("HKEYS");
+            fields.arg(&config);
+            match call.send(Effect::Read, &fields).await.and_then(reply::list) {
+                Ok(fields) => {
+                    for name in fields {
+                        let name = reply::bytes(name)?.unwrap_or_default();
+                        match layout::parse_key(&name) {
+                            Ok(key) => drop(names.configs.insert(key)),
+                            Err(_) => remarks.push(Piece::not_understood(of_field(&config, &name), NO_KEY)),
+                        }
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    remarks.push(Piece::unreadable(config, &error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        remarks.extend(names.others.iter().map(|name| self.remark(name)));
+        let mut pages = Vec::new();
+        for (keys, page) in [
+            (names.credentials, Page::Credentials as fn(Vec<Key>) -> Page),
+            (names.configs, Page::Configs),
+            (names.usage, Page::Usage),
+        ] {
+            let keys: Vec<Key> = keys.into_iter().collect();
+            pages.extend(keys.chunks(PAGE).map(|keys| page(keys.to_vec())));
+        }
+        Ok((pages, remarks))
+    }
+
+    /// Why a key is not a record.
+    fn remark(&self, name: &[u8]) -> Piece {
+        let place = String::from_utf8_lossy(name).into_owned();
+        let (plan, ours) = (self.layout.foreign_plans(), self.layout.beside_config());
+        match self.layout.space(name) {
+            Some(Space::Cache) => Piece::left_out(place, "a cache value: it expires"),
+            Some(Space::Credential | Space::Usage) => Piece::not_understood(place, NO_KEY),
+            None if name.starts_with(plan.as_bytes()) => {
+                Piece::left_out(place, "the record of a config plan of the Go program: it expires")
+            }
+            None if name.starts_with(ours.as_bytes()) => {
+                Piece::left_out(place, "a plan, or the audit, of this crate")
+            }
+            None => Piece::not_understood(place, "a key that is no part of the layout"),
+        }
+    }
+
+    /// The records of some keys. Those that are gone meanwhile are left out.
+    async fn adopt_page(&self, page: &Page) -> Result<Vec<Piece>> {
+        let call = self.call()?;
+        let mut pieces = Vec::new();
+        match page {
+            Page::Credentials(ids) => {
+                for (id, found) in ids.iter().zip(self.get_chunk(&call, ids).await) {
+                    match found {
+                        Ok(credential) => {
+                            pieces.push(Piece::Record(crate::Record::Credential {
+                                id: id.clone(),
+                                credential,
+                            }));
+                        }
+                        Err(error) if error.kind() == ErrorKind::NotFound => {}
+                        Err(error) if error.kind() == ErrorKind::Corrupt => {
+                            pieces.push(Piece::unreadable(self.layout.name(Space::Credential, id), &error));
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            Page::Configs(keys) => {
+                let name = self.layout.config();
+                let mut values = cmd("HMGET");
+                values.arg(&name);
+                for key in keys {
+                    values.arg(key.as_str());
+                }
+                let replies = reply::list(call.send(Effect::Read, &values).await?)?;
+                for (key, reply) in keys.iter().zip(replies) {
+                    let Some(text) = reply::bytes(reply)? else { continue };
+                    pieces.push(match config::read(key, &text) {
+                        Ok(value) => Piece::Record(crate::Record::Config { key: key.clone(), value }),
+                        Err(error) => Piece::unreadable(of_field(&name, key.as_str().as_bytes()), &error),
+                    });
+                }
+            }
+            Page::Usage(keys) => {
+                let replies =
+                    call.send_all(Effect::Read, keys.iter().map(|key| self.whole_record(key)).collect());
+                for (key, reply) in keys.iter().zip(replies.await) {
+                    let name = self.layout.name(Space::Usage, key);
+                    match reply.and_then(reply::fields) {
+                        Ok(mut counters) => {
+                            counters.sort_unstable();
+                            let counters = counters.iter();
+                            pieces.extend(counters.map(|(field, count)| counter(key, &name, field, count)));
+                        }
+                        Err(error) if error.kind() == ErrorKind::Corrupt => {
+                            pieces.push(Piece::unreadable(name, &error));
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+        Ok(pieces)
+    }
+}
+
+fn counter(key: &Key, name: &str, field: &[u8], count: &[u8]) -> Piece {
+    let place = || of_field(name, field);
+    match (layout::parse_key(field), reply::counter(count)) {
+        (Ok(field), Some(count)) => Piece::Record(crate::Record::Usage { key: key.clone(), field, count }),
+        (Err(_), _) => Piece::not_understood(place(), NO_KEY),
+        (Ok(_), None) => Piece::not_understood(place(), "the counter is not an integer of 64 bits"),
+    }
+}
+
+/// Where a field of a hash is.
+fn of_field(name: &str, field: &[u8]) -> String {
+    format!("{name} {}", String::from_utf8_lossy(field))
+}

@@ -1,0 +1,379 @@
+//! Directories: of the File backend, of the Git backend, of credentials.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+    time::SystemTime,
+};
+
+use gateway_storage::{Adoption, ErrorKind, File, Layout, RemarkKind, Storage};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), &to).unwrap();
+        }
+    }
+}
+
+fn place() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn url(path: &Path) -> String {
+    format!("file:{}", path.display())
+}
+
+fn write(folder: &TempDir, name: &str, text: impl AsRef<[u8]>) {
+    let path = folder.path().join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// Every file, byte for byte, and when it was changed.
+fn snapshot(path: &Path) -> BTreeMap<PathBuf, (Option<Vec<u8>>, SystemTime)> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        found.insert(folder.clone(), (None, fs::metadata(&folder).unwrap().modified().unwrap()));
+        for entry in fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            } else {
+                let changed = entry.metadata().unwrap().modified().unwrap();
+                found.insert(entry.path(), (fs::read(entry.path()).ok(), changed));
+            }
+        }
+    }
+    found
+}
+
+async fn refused(path: &Path) -> (ErrorKind, String) {
+    let error = Adoption::open(&url(path), None).await.unwrap_err();
+    (error.kind(), error.to_string())
+}
+
+#[tokio::test]
+async fn the_file_backend_as_go_reads_it() -> Result {
+    let folder = place();
+    copy(&fixture("file"), folder.path());
+    let before = snapshot(folder.path());
+    assert_eq!(Adoption::open(&url(folder.path()), None).await?.layout(), Layout::File);
+    let (found, remarks) = adopted(&url(folder.path()), None).await?;
+    assert_eq!(found, as_read_by_go("file"));
+    assert_eq!(remarks, []);
+    assert!(snapshot(folder.path()) == before, "the source is as it was");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_file_backend_into_a_store_on_disk() -> Result {
+    let adoption = Adoption::open(&url(&fixture("file")), None).await?;
+    let folder = place();
+    let config = url(&folder.path().join("store"));
+    let storage = Storage::<File>::open(config.as_str()).await?;
+    storage.import(adoption.records()).await?.complete()?;
+    storage.close().await?;
+    let storage = Storage::<File>::open(config.as_str()).await?;
+    let stored: Vec<Record> = storage.export().try_collect().await?;
+    assert_eq!(document(&stored), as_read_by_go("file"));
+    assert_eq!(
+        storage.get_credential("user.name@example.com-003").await?.get("HealthScore"),
+        Some(&json!(0.178))
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_clone_of_the_git_backend() -> Result {
+    let folder = place();
+    let clone = folder.path().join("clone");
+    let mut git = Command::new("git");
+    git.args(["clone", "--quiet"]).arg(fixture("git.bundle")).arg(&clone);
+    assert!(git.output().expect("these tests need git").status.success());
+    let before = snapshot(&clone);
+    assert_eq!(Adoption::open(&url(&clone), None).await?.layout(), Layout::Git);
+    let (found, remarks) = adopted(&url(&clone), None).await?;
+    // It keeps no usage: Go reads null, and here there is none.
+    let mut wanted = as_read_by_go("git");
+    wanted["usage"] = json!({});
+    assert_eq!(found, wanted);
+    assert_eq!(of_kind(&remarks, RemarkKind::LeftOut), [".git: no part of the layout"]);
+    assert_eq!(remarks.len(), 1);
+    assert!(snapshot(&clone) == before, "the source is as it was");
+
+    // Also when only the files are there.
+    fs::remove_dir_all(clone.join(".git")).unwrap();
+    assert_eq!(adopted(&url(&clone), None).await?, (wanted, Vec::new()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn texts_of_the_git_backend() -> Result {
+    let folder = place();
+    for (key, text) in
+        [("word", "debug"), ("number", "123"), ("empty", ""), ("damaged", "{\"a\": "), ("text", "\"a\"\n")]
+    {
+        write(&folder, &format!("config/{key}.json"), text);
+    }
+    let (found, remarks) = adopted(&url(folder.path()), None).await?;
+    assert_eq!(found["configs"], json!({ "word": "debug", "number": 123, "text": "a" }));
+    assert_eq!(
+        not_understood(&remarks),
+        [
+            "config/damaged.json: a stored config value can't be read: the text ends too early, at line 1 column 6",
+            "config/empty.json: the file is empty",
+        ]
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_folder_of_credentials() -> Result {
+    let folder = place();
+    copy(&fixture("file/credentials"), folder.path());
+    write(&folder, "package.json", r#"{"name":"x"}"#);
+    write(&folder, "notes.txt", "x");
+    let (found, remarks) = adopted(&url(folder.path()), None).await?;
+    assert_eq!(found["credentials"], as_read_by_go("file")["credentials"]);
+    assert_eq!((&found["configs"], &found["usage"]), (&json!({}), &json!({})));
+    assert_eq!(not_understood(&remarks), ["package.json: a JSON object without a field of a credential"]);
+    assert_eq!(of_kind(&remarks, RemarkKind::LeftOut), ["notes.txt: its name does not end with `.json`"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_may_be_several_is_refused_and_can_be_said() -> Result {
+    let several = |names: &str| {
+        let message =
+            format!("it may be of more than one layout: {names}; name one (`--layout` on a command line)");
+        (ErrorKind::InvalidValue, message)
+    };
+    let folder = place();
+    write(&folder, "credentials/a.json", r#"{"access_token":"1"}"#);
+    write(&folder, "b.json", r#"{"access_token":"2"}"#);
+    assert_eq!(refused(folder.path()).await, several("`file`, `folder`"));
+    let ids = |found: &Value| found["credentials"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let (found, remarks) = adopted(&url(folder.path()), Some(Layout::File)).await?;
+    assert_eq!(ids(&found), ["a"]);
+    assert_eq!(not_understood(&remarks), ["b.json: a JSON file that is no part of the layout"]);
+    let (found, _) = adopted(&url(folder.path()), Some(Layout::Folder)).await?;
+    assert_eq!(ids(&found), ["b"]);
+
+    let folder = place();
+    write(&folder, "config/config.json", r#"{"a":1}"#);
+    write(&folder, "config/b.json", "2");
+    assert_eq!(refused(folder.path()).await, several("`file`, `git`"));
+    let (found, remarks) = adopted(&url(folder.path()), Some(Layout::File)).await?;
+    assert_eq!(found["configs"], json!({ "a": 1 }));
+    assert_eq!(not_understood(&remarks), ["config/b.json: a JSON file that is no part of the layout"]);
+    let (found, _) = adopted(&url(folder.path()), Some(Layout::Git)).await?;
+    assert_eq!(found["configs"], json!({ "b": 2, "config": { "a": 1 } }));
+
+    let error = Adoption::open(&url(folder.path()), Some(Layout::Redis)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidValue);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_no_layout_is_refused() {
+    let folder = place();
+    assert_eq!(refused(folder.path()).await.0, ErrorKind::NotFound, "an empty folder");
+    write(&folder, "notes.txt", "x");
+    assert_eq!(refused(folder.path()).await.0, ErrorKind::NotFound);
+    assert_eq!(refused(&folder.path().join("notes.txt")).await.0, ErrorKind::NotFound);
+    assert_eq!(refused(&folder.path().join("nowhere")).await.0, ErrorKind::NotFound);
+
+    let store = folder.path().join("store");
+    Storage::<File>::open(url(&store).as_str()).await.unwrap().close().await.unwrap();
+    let (kind, message) = refused(&store).await;
+    assert!(
+        kind == ErrorKind::InvalidValue && message.ends_with("holds a store of this crate: copy it instead")
+    );
+}
+
+#[tokio::test]
+async fn what_can_not_be_read_is_told_and_stops_nothing() -> Result {
+    let folder = place();
+    let deep = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+    write(&folder, "credentials/good.json", r#"{"refresh_token":"r","n":18446744073709551615}"#);
+    write(&folder, "credentials/half.json", r#"{"access_token":"ya29.secret"#);
+    write(&folder, "credentials/empty.json", "");
+    write(&folder, "credentials/list.json", "[]");
+    write(&folder, "credentials/deep.json", format!("{{\"a\":{}}}", deep(64)));
+    write(&folder, "credentials/large.json", format!("{{\"a\":\"{}\"}}", "x".repeat(1 << 20)));
+    write(&folder, "credentials/huge.json", " ".repeat((16 << 20) + 1));
+    write(&folder, "credentials/.json", "{}");
+    write(&folder, "credentials/x.json.tmp", "{}");
+    write(&folder, "credentials/dir.json/inner.json", "{}");
+    write(&folder, "credentials/sub/inner.json", "{}");
+    write(&folder, "credentials/.git/inner.json", "{}");
+    let long = format!("credentials/{}.json", "x".repeat(250));
+    write(&folder, &long, "{}");
+    write(&folder, "credentials/line\nbreak.json", "{}");
+    write(&folder, "config/config.json", format!(r#"{{"good":[1],"":2,"deep":{}}}"#, deep(65)));
+    write(&folder, "usage/good.json", r#"{"a":5,"b":-9223372036854775808,"c":7.0}"#);
+    write(&folder, "usage/odd.json", r#"{"a":"5","b":1.5,"c":9223372036854775808,"d":1e21,"":1,"ok":1}"#);
+    write(&folder, "usage/list.json", "[]");
+    let (found, remarks) = adopted(&url(folder.path()), None).await?;
+    assert_eq!(
+        found,
+        json!({
+            "credentials": { "good": { "refresh_token": "r", "n": u64::MAX }, "x".repeat(250): {} },
+            "configs": { "good": [1] },
+            "usage": { "good": { "a": 5, "b": i64::MIN, "c": 7 }, "odd": { "ok": 1 } },
+        })
+    );
+    let lines = not_understood(&remarks);
+    let places: Vec<&str> = lines.iter().map(|line| line.split_once(": ").unwrap().0).collect();
+    assert_eq!(
+        places,
+        [
+            "config/config.json ",
+            "config/config.json deep",
+            "credentials/.json",
+            "credentials/deep.json",
+            "credentials/dir.json",
+            "credentials/empty.json",
+            "credentials/half.json",
+            "credentials/huge.json",
+            "credentials/large.json",
+            "credentials/line\nbreak.json",
+            "credentials/list.json",
+            "credentials/sub",
+            "usage/list.json",
+            "usage/odd.json ",
+            "usage/odd.json a",
+            "usage/odd.json b",
+            "usage/odd.json c",
+            "usage/odd.json d",
+        ]
+    );
+    assert_eq!(
+        of_kind(&remarks, RemarkKind::LeftOut),
+        [
+            "credentials/.git: its name does not end with `.json`",
+            "credentials/x.json.tmp: its name does not end with `.json`",
+        ]
+    );
+    let reasons: String = remarks.iter().map(|remark| remark.reason.as_ref()).collect();
+    assert!(!reasons.contains("ya29"), "no value is quoted");
+    assert!(!format!("{remarks:?}").contains("half.json"), "no place is in Debug");
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_link_is_followed_and_nothing_waits() -> Result {
+    let (folder, outside) = (place(), place());
+    write(&outside, "secret.json", r#"{"access_token":"outside"}"#);
+    write(&folder, "credentials/a.json", r#"{"access_token":"inside"}"#);
+    symlink(outside.path().join("secret.json"), folder.path().join("credentials/link.json")).unwrap();
+    symlink(outside.path(), folder.path().join("usage")).unwrap();
+    let pipe = folder.path().join("credentials/pipe.json");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (found, remarks) = adopted(&url(folder.path()), Some(Layout::File)).await?;
+    assert_eq!(found["credentials"], json!({ "a": { "access_token": "inside" } }));
+    assert_eq!(
+        not_understood(&remarks),
+        [
+            "credentials/link.json: a symbolic link, which is not followed",
+            "credentials/pipe.json: it is no regular file",
+            "usage: it should be a directory, and is none or a symbolic link",
+        ]
+    );
+    let link = outside.path().join("link");
+    symlink(folder.path(), &link).unwrap();
+    for path in [link.clone(), link.join(".").join("")] {
+        assert_eq!(refused(&path).await.0, ErrorKind::InvalidValue);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn keys_of_every_kind_are_in_order() -> Result {
+    let folder = place();
+    // By their names with `.json` they would come in another order.
+    for id in ["a", "a-b", "a.b", "A", "a b", "团", "$where", "con", "..", "a.json", "-rf", "%2e"] {
+        write(&folder, &format!("credentials/{id}.json"), r#"{"token":"x"}"#);
+    }
+    let (found, remarks) = adopted(&url(folder.path()), None).await?;
+    assert_eq!((found["credentials"].as_object().unwrap().len(), remarks.len()), (12, 0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn documents_that_it_exported() -> Result {
+    for backend in ["file", "mongodb", "postgres", "redis"] {
+        let place = place();
+        // What it exports is what it reads.
+        let mut document = as_read_by_go(backend);
+        document["backend"] = json!(backend);
+        document["exported_at"] = json!("2026-11-22T21:35:40.6Z");
+        document["more"] = json!(1);
+        document["usage"]["odd"] = json!({ "n": "many", "ok": 1.0 });
+        write(&place, "export.json", format!("{document:#}"));
+        let before = snapshot(place.path());
+        let url = url(&place.path().join("export.json"));
+        assert_eq!(Adoption::open(&url, None).await?.layout(), Layout::Json);
+        let (found, remarks) = adopted(&url, None).await?;
+        let mut wanted = as_read_by_go(backend);
+        for credential in wanted["credentials"].as_object_mut().unwrap().values_mut() {
+            let fields = credential.as_object_mut().unwrap();
+            assert_eq!(
+                fields.remove("updated_at").is_some() && fields.remove("id").is_some(),
+                backend == "mongodb"
+            );
+        }
+        for count in wanted["usage"]
+            .as_object_mut()
+            .unwrap()
+            .values_mut()
+            .flat_map(|record| record.as_object_mut().unwrap().values_mut())
+        {
+            if let Some(text) = count.as_str() {
+                *count = json!(text.parse::<i64>().unwrap());
+            }
+        }
+        wanted["usage"]["odd"] = json!({ "ok": 1 });
+        assert_eq!(found, wanted, "{backend}");
+        let added = of_kind(&remarks, RemarkKind::LeftOut);
+        assert_eq!(added.len(), usize::from(backend == "mongodb"), "{added:?}");
+        assert_eq!(remarks.len(), 2 + added.len(), "{remarks:?}");
+        assert!(not_understood(&remarks)[1].starts_with("usage/odd/n: "));
+        assert!(snapshot(place.path()) == before, "the source is as it was");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn damaged_documents_and_exports_of_ours_are_refused() -> Result {
+    let place = place();
+    write(&place, "half.json", r#"{"credentials":{"a":{"access_token":"ya29"#);
+    let path = place.path().join("half.json");
+    let adoption = Adoption::open(&url(&path), None).await?;
+    let error = adoption.records().try_collect::<Vec<Record>>().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("line 1") && !format!("{error:?}").contains("ya29"), "{error}");
+
+    let storage = Storage::<Memory>::open("memory:").await?;
+    let mut file = Vec::new();
+    let header = gateway_storage::archive::Header::new("memory");
+    gateway_storage::archive::write(&header, storage.export(), &mut file).await?;
+    write(&place, "export.jsonl", file);
+    let (kind, message) = refused(&place.path().join("export.jsonl")).await;
+    assert!(kind == ErrorKind::InvalidValue && message.ends_with("import it instead"), "{message}");
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! Collections of the MongoDB backend.
+
+use ::mongodb::{
+    Client, Database,
+    bson::{Bson, DateTime, Document, doc, oid::ObjectId},
+};
+use gateway_storage::{Adoption, ErrorKind, MongoDb, MongoDbConfig, RemarkKind};
+use serde_json::json;
+
+use super::*;
+
+async fn database(url: &str) -> Database {
+    let config = MongoDbConfig::try_from(url).unwrap();
+    let set = config.replica_set.map_or_else(String::new, |set| format!("?replicaSet={set}"));
+    let url = format!("mongodb://{}/{set}", config.addr);
+    Client::with_uri_str(url).await.unwrap().database(&config.database)
+}
+
+/// Canonical Extended JSON.
+fn bson(value: &Value) -> Bson {
+    let whole = |text: &Value| text.as_str().unwrap().parse::<i64>().unwrap();
+    match value {
+        Value::Null => Bson::Null,
+        Value::Bool(is) => Bson::Boolean(*is),
+        Value::String(text) => Bson::String(text.clone()),
+        Value::Array(items) => Bson::Array(items.iter().map(bson).collect()),
+        Value::Number(_) => panic!("canonical numbers are objects"),
+        Value::Object(fields) => match fields.iter().next().map(|(name, value)| (name.as_str(), value)) {
+            Some(("$oid", id)) => Bson::ObjectId(ObjectId::parse_str(id.as_str().unwrap()).unwrap()),
+            Some(("$date", time)) => Bson::DateTime(DateTime::from_millis(whole(&time["$numberLong"]))),
+            Some(("$numberLong", number)) => Bson::Int64(whole(number)),
+            Some(("$numberInt", number)) => Bson::Int32(whole(number).try_into().unwrap()),
+            Some(("$numberDouble", number)) => Bson::Double(number.as_str().unwrap().parse().unwrap()),
+            _ => Bson::Document(fields.iter().map(|(name, value)| (name.clone(), bson(value))).collect()),
+        },
+    }
+}
+
+const COLLECTIONS: [&str; 5] =
+    ["credentials", "configs", "usage_stats", "config_plan_commits", "config_plan_locks"];
+
+async fn load(database: &Database) {
+    for collection in COLLECTIONS {
+        for line in lines(&format!("mongodb/{collection}.jsonl")) {
+            let Bson::Document(document) = bson(&line) else { panic!("a document a line") };
+            database.collection::<Document>(collection).insert_one(document).await.unwrap();
+        }
+    }
+}
+
+async fn dump(database: &Database) -> Vec<String> {
+    let mut dump = database.list_collection_names().await.unwrap();
+    dump.sort();
+    for collection in COLLECTIONS {
+        let mut found = database.collection::<Document>(collection).find(doc! {}).await.unwrap();
+        while found.advance().await.unwrap() {
+            dump.push(format!("{:?}", found.current()));
+        }
+    }
+    dump
+}
+
+/// What Go reads, without the fields that it added itself.
+fn wanted() -> Value {
+    let mut wanted = as_read_by_go("mongodb");
+    for credential in wanted["credentials"].as_object_mut().unwrap().values_mut() {
+        let fields = credential.as_object_mut().unwrap();
+        assert!(fields.remove("id").is_some() && fields.remove("updated_at").is_some());
+    }
+    wanted
+}
+
+const LEFT_OUT: [&str; 5] = [
+    "config_plan_commits 6b03602d1f480c9a24df4439: the record of a config plan of the Go program",
+    "config_plan_locks mongodb:apply:p1: the record of a config plan of the Go program",
+    "configs: `updated_at` of every document, which the Go program added; `_id` is the key",
+    "credentials: `_id` and `updated_at` of every document, which the Go program added; `id` is the key",
+    "usage_stats: `_id` and `updated_at` of every document, which the Go program added; `key` is the key",
+];
+
+#[tokio::test]
+async fn the_mongodb_backend_as_go_reads_it() -> Result {
+    for url in [servers::mongodb_alone(), servers::mongodb()] {
+        let database = database(&url).await;
+        load(&database).await;
+        let before = dump(&database).await;
+        assert_eq!(Adoption::open(&url, None).await?.layout(), Layout::MongoDb);
+        let (found, remarks) = adopted(&url, None).await?;
+        assert_eq!(found, wanted());
+        assert_eq!(of_kind(&remarks, RemarkKind::LeftOut), LEFT_OUT);
+        assert_eq!(remarks.len(), 5);
+        assert_eq!(dump(&database).await, before, "the source is as it was");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_races_left_and_what_can_not_be_read() -> Result {
+    let url = servers::mongodb();
+    let database = database(&url).await;
+    load(&database).await;
+    let time = DateTime::from_millis;
+    let (first, second) = (ObjectId::new(), ObjectId::new());
+    let insert = async |collection: &str, document: Document| {
+        database.collection::<Document>(collection).insert_one(document).await.unwrap();
+    };
+    insert(
+        "usage_stats",
+        doc! { "_id": first, "key": "raced", "n": 20_i64, "a": 1_i32, "updated_at": time(1) },
+    )
+    .await;
+    insert(
+        "usage_stats",
+        doc! { "_id": second, "key": "raced", "n": 12.0, "b": 2_i64, "updated_at": time(2) },
+    )
+    .await;
+    insert(
+        "usage_stats",
+        doc! { "_id": "n", "key": "nested", "a": { "b": { "c": 3_i64 } }, "x": "many", "y": 1.5 },
+    )
+    .await;
+    insert("usage_stats", doc! { "_id": "k", "n": 1_i64 }).await;
+    insert("credentials", doc! { "_id": first, "id": "raced", "token": "new", "updated_at": time(9) }).await;
+    insert("credentials", doc! { "_id": second, "id": "raced", "token": "old", "updated_at": time(5) }).await;
+    insert("credentials", doc! { "_id": "t", "id": "times", "expiry": time(1_795_383_340_640), "n": [5.0, 5.5, -0.0], "updated_at": "mine" })
+        .await;
+    insert("credentials", doc! { "_id": "o", "id": "object id", "owner": first }).await;
+    insert("credentials", doc! { "_id": "nan", "id": "nan", "n": f64::NAN }).await;
+    insert("credentials", doc! { "_id": "i", "id": 5 }).await;
+    insert("credentials", doc! { "_id": "e", "id": "" }).await;
+    insert("credentials", doc! { "_id": "l", "id": "large", "a": "x".repeat(1 << 20) }).await;
+    let deep = (0..64).fold(Bson::Int32(1), |inner, _| Bson::Array(vec![inner]));
+    insert("credentials", doc! { "_id": "d", "id": "deep", "a": deep }).await;
+    insert("configs", doc! { "_id": "none", "key": "none" }).await;
+    insert("configs", doc! { "_id": "this", "key": "that", "value": 1 }).await;
+    insert("configs", doc! { "_id": "more", "key": "more", "value": 1, "note": "x" }).await;
+    let (found, remarks) = adopted(&url, None).await?;
+    let mut wanted = wanted();
+    wanted["usage"]["raced"] = json!({ "n": 32, "a": 1, "b": 2 });
+    wanted["usage"]["nested"] = json!({ "a.b.c": 3 });
+    wanted["credentials"]["raced"] = json!({ "token": "new" });
+    wanted["credentials"]["times"] =
+        json!({ "expiry": "2026-11-22T21:35:40.64Z", "n": [5, 5.5, -0.0], "updated_at": "mine" });
+    wanted["configs"]["more"] = json!(1);
+    assert_eq!(found, wanted);
+    assert!(found["credentials"]["times"]["n"][2].as_f64().unwrap().is_sign_negative());
+    let lines = not_understood(&remarks);
+    let places: Vec<&str> = lines.iter().map(|line| line.split_once(": ").unwrap().0).collect();
+    let older = format!("credentials {}", second.to_hex());
+    let mut wanted = [
+        "configs none",
+        "configs this",
+        "credentials d",
+        "credentials e",
+        "credentials i",
+        "credentials l",
+        "credentials nan",
+        "credentials o",
+        &older,
+        "usage_stats k",
+        "usage_stats n x",
+        "usage_stats n y",
+    ];
+    wanted.sort_unstable();
+    assert_eq!(places, wanted);
+    let changed = of_kind(&remarks, RemarkKind::Changed);
+    let merged =
+        format!("usage_stats {}: a further document of its key: its counters are added up", second.to_hex());
+    assert!(changed.contains(&merged), "{changed:?}");
+    assert!(changed.contains(&"credentials t: a time in it is adopted as text".to_owned()), "{changed:?}");
+    assert_eq!(changed.len(), 5, "{changed:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_no_layout_is_refused() -> Result {
+    let url = servers::mongodb();
+    assert_eq!(Adoption::open(&url, None).await.unwrap_err().kind(), ErrorKind::NotFound);
+    Storage::<MongoDb>::open(url.as_str()).await?.close().await?;
+    let error = Adoption::open(&url, None).await.unwrap_err();
+    assert_eq!(error.to_string(), "the database holds a store of this crate: copy it instead");
+    let nameless = url.split_once("/test_").unwrap().0;
+    let error = Adoption::open(nameless, None).await.unwrap_err();
+    assert_eq!((error.kind(), error.to_string().contains("no database")), (ErrorKind::InvalidValue, true));
+    Ok(())
+}

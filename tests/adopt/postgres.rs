@@ -1,0 +1,196 @@
+//! Tables of the PostgreSQL backend.
+
+use gateway_storage::{Adoption, ErrorKind, PostgresConfig, RemarkKind};
+use serde_json::json;
+use tokio_postgres::{Client, NoTls};
+
+use super::*;
+use crate::servers::postgres::Server;
+
+/// As the Go program's migration made them.
+const TABLES: &str = "
+    CREATE TABLE {s}.credentials (filename varchar(255) PRIMARY KEY, data jsonb NOT NULL, created_at timestamp, updated_at timestamp);
+    CREATE TABLE {s}.credential_states (filename varchar(255) PRIMARY KEY, data jsonb NOT NULL, created_at timestamp, updated_at timestamp);
+    CREATE TABLE {s}.configs (config_key varchar(255) PRIMARY KEY, value jsonb NOT NULL, updated_at timestamp);
+    CREATE TABLE {s}.usage_stats (usage_key varchar(255), field varchar(255), value bigint, updated_at timestamp,
+        PRIMARY KEY (usage_key, field));
+    CREATE TABLE {s}.schema_migrations (version bigint PRIMARY KEY, dirty boolean NOT NULL);";
+
+async fn client(server: &Server) -> Client {
+    connect(&server.port.to_string()).await
+}
+
+async fn connect(port: &str) -> Client {
+    let config = format!("host=127.0.0.1 port={port} user=tester dbname=postgres");
+    let (client, connection) =
+        tokio_postgres::connect(&config, NoTls).await.expect("the plain driver connects");
+    tokio::spawn(connection);
+    client
+}
+
+async fn load(client: &Client, schema: &str) {
+    client.batch_execute(&TABLES.replace("{s}", schema)).await.unwrap();
+    for table in ["credentials", "credential_states", "configs", "usage_stats", "schema_migrations"] {
+        for row in lines(&format!("postgres/{table}.jsonl")) {
+            let insert = format!(
+                "INSERT INTO {schema}.{table} SELECT * FROM json_populate_record(NULL::{schema}.{table}, $1::text::json)"
+            );
+            client.execute(&insert, &[&row.to_string()]).await.unwrap();
+        }
+    }
+}
+
+/// Everything in the tables, and how often they were written to.
+async fn dump(client: &Client, schema: &str) -> Vec<String> {
+    let mut dump = Vec::new();
+    for table in ["credentials", "credential_states", "configs", "usage_stats", "schema_migrations"] {
+        let rows = format!("SELECT t.xmin::text || ctid::text || t::text FROM {schema}.{table} t");
+        dump.extend(client.query(&rows, &[]).await.unwrap().iter().map(|row| row.get::<_, String>(0)));
+    }
+    let schemas = client.query("SELECT nspname::text FROM pg_namespace ORDER BY 1", &[]).await.unwrap();
+    dump.extend(schemas.iter().map(|row| row.get::<_, String>(0)));
+    dump
+}
+
+/// What is not data.
+fn left_out() -> Vec<String> {
+    let times = ["configs", "credential_states", "credentials"].map(|table| format!("{table}: {TIMES}"));
+    let version = "schema_migrations: the version of the Go program's tables".to_owned();
+    times.into_iter().chain([version, format!("usage_stats: {TIMES}")]).collect()
+}
+
+const TIMES: &str = "the columns with times of changes";
+
+/// What Go reads. It keeps all that is stored in this fixture: what it does not know it had dropped when it wrote.
+fn stripped() -> Vec<String> {
+    let wanted = as_read_by_go("postgres");
+    let credentials = wanted["credentials"].as_object().unwrap();
+    let has_no_token = credentials.iter().filter(|(_, fields)| fields["refresh_token"] == "");
+    let reason = "it is adopted as it is stored, but has no token: the Go program wrote it back without the fields that it \
+        did not know";
+    has_no_token.map(|(id, _)| format!("credentials {id}: {reason}")).collect()
+}
+
+#[tokio::test]
+async fn the_postgres_backend_as_go_reads_it() -> Result {
+    let server = Server::start(&[]);
+    let client = client(&server).await;
+    load(&client, "public").await;
+    let before = dump(&client, "public").await;
+    assert_eq!(Adoption::open(&server.url(), None).await?.layout(), Layout::Postgres);
+    let (found, remarks) = adopted(&server.url(), None).await?;
+    assert_eq!(found, as_read_by_go("postgres"));
+    assert_eq!(of_kind(&remarks, RemarkKind::Changed), stripped());
+    assert_eq!(of_kind(&remarks, RemarkKind::LeftOut), left_out());
+    assert_eq!(remarks.len(), 12);
+    assert_eq!(dump(&client, "public").await, before, "the source is as it was");
+
+    // What a transaction of the Go program kept, its reads dropped.
+    let kept =
+        r#"INSERT INTO credentials VALUES ('kept', '{"access_token":"t","Email":"a@b","expires_at":5}')"#;
+    client.batch_execute(kept).await.unwrap();
+    let (found, _) = adopted(&server.url(), None).await?;
+    assert_eq!(found["credentials"]["kept"], json!({ "access_token": "t", "Email": "a@b", "expires_at": 5 }));
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_schema_and_what_can_not_be_read() -> Result {
+    let server = Server::start(&[]);
+    let client = client(&server).await;
+    client.batch_execute("CREATE SCHEMA \"o'clock\"").await.unwrap();
+    load(&client, "\"o'clock\"").await;
+    client
+        .batch_execute(&format!(
+            "SET search_path TO \"o'clock\";
+             ALTER TABLE credentials ALTER data DROP NOT NULL;
+             INSERT INTO credentials VALUES ('', '{{}}'), (E'no\\nkey', '{{}}'), (repeat('团', 100), '{{}}'), ('list', '[]'),
+                ('deep', ('{{\"a\":' || repeat('[', 70) || repeat(']', 70) || '}}')::jsonb), ('null', NULL),
+                ('large', jsonb_build_object('a', repeat('x', {})));
+             INSERT INTO configs VALUES ('deep', (repeat('[', 65) || repeat(']', 65))::jsonb), ('text', '\"a\"');
+             INSERT INTO usage_stats VALUES ('odd', '', 1), ('', 'a', 1), ('odd', 'null', NULL), ('odd', 'min', {});
+             INSERT INTO credential_states VALUES ('gemini-000', '{{\"disabled\":true}}');",
+            1 << 20,
+            i64::MIN
+        ))
+        .await
+        .unwrap();
+    let url = format!("{}&schema=o'clock", server.url());
+    let (found, remarks) = adopted(&url, None).await?;
+    let mut wanted = as_read_by_go("postgres");
+    wanted["configs"]["text"] = json!("a");
+    wanted["usage"]["odd"] = json!({ "min": i64::MIN });
+    assert_eq!(found, wanted);
+    let lines = not_understood(&remarks);
+    let places: Vec<&str> = lines.iter().map(|line| line.split_once(": ").unwrap().0).collect();
+    let wide = format!("credentials {}", "团".repeat(100));
+    assert_eq!(
+        places,
+        [
+            "configs deep",
+            "credentials ",
+            "credentials deep",
+            "credentials large",
+            "credentials list",
+            "credentials no\nkey",
+            "credentials null",
+            wide.as_str(),
+            "usage_stats ",
+            "usage_stats odd ",
+            "usage_stats odd null",
+        ]
+    );
+    let state =
+        "credential_states gemini-000: the state of a credential, which only the Go program understood";
+    assert!(of_kind(&remarks, RemarkKind::LeftOut).contains(&state.to_owned()), "{remarks:?}");
+
+    // Nothing of it is in the schema that is meant unless the URL says so.
+    let error = Adoption::open(&server.url(), None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    Ok(())
+}
+
+#[tokio::test]
+async fn through_pgbouncer() -> Result {
+    let (pooled, direct) = (servers::pgbouncer(), servers::postgres());
+    let config = PostgresConfig::try_from(direct.as_str())?;
+    let (_, port) = config.addr.rsplit_once(':').unwrap();
+    let client = connect(port).await;
+    let schema = PostgresConfig::try_from(pooled.as_str())?.schema;
+    client.batch_execute(&format!("CREATE SCHEMA {schema}")).await.unwrap();
+    load(&client, &schema).await;
+    assert_eq!(adopted(&pooled, None).await?.0, as_read_by_go("postgres"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn rows_of_many_pages_are_sorted_by_their_bytes() -> Result {
+    let server = Server::start(&[]);
+    let client = client(&server).await;
+    load(&client, "public").await;
+    client
+        .batch_execute(
+            // As people sort: a before B.
+            "ALTER TABLE credentials ALTER filename TYPE varchar(255) COLLATE \"und-x-icu\";
+             INSERT INTO credentials SELECT chr(65 + n % 58) || '-' || n, '{}' FROM generate_series(1, 1500) n;
+             INSERT INTO usage_stats SELECT 'k' || n % 7, 'f' || n, n FROM generate_series(1, 3000) n;",
+        )
+        .await
+        .unwrap();
+    let (found, _) = adopted(&server.url(), None).await?;
+    assert_eq!(found["credentials"].as_object().unwrap().len(), 1530);
+    assert_eq!(found["usage"]["k3"]["f3"], json!(3));
+    let all: usize =
+        found["usage"].as_object().unwrap().values().map(|record| record.as_object().unwrap().len()).sum();
+    assert_eq!(all, 3050);
+    Ok(())
+}
+
+#[tokio::test]
+async fn our_own_schema_is_not_taken_for_it() -> Result {
+    let server = Server::start(&[]);
+    Storage::<gateway_storage::Postgres>::open(server.url().as_str()).await?.close().await?;
+    let url = format!("{}&schema=gateway_storage", server.url());
+    assert_eq!(Adoption::open(&url, None).await.unwrap_err().kind(), ErrorKind::NotFound);
+    Ok(())
+}
