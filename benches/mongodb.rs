@@ -152,7 +152,7 @@ impl Bench {
                 theirs.0.replace_one(doc! { "_id": id }, stored).upsert(true).await.unwrap();
             }
         });
-        contest.row(&format!("set, {}", self::of(tasks)), vec![mine, raw]);
+        contest.row(&format!("set, {}", of(tasks)), vec![mine, raw]);
     }
 
     fn increment(&self, contest: &mut Contest, tasks: u64) {
