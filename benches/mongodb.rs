@@ -8,7 +8,14 @@ mod contest;
 #[path = "../tests/servers/mod.rs"]
 mod servers;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use contest::{Contender, Contest, on_tasks};
 use futures_util::TryStreamExt;
@@ -122,28 +129,30 @@ impl Bench {
     }
 
     fn set(&self, contest: &mut Contest, tasks: u64) {
-        // What is there already would not be written.
-        let of = |n: u64| self.credential.with("n", n).unwrap();
-        let values: Arc<Vec<Credential>> = Arc::new((0..16).map(of).collect());
-        let ours = Arc::new((self.ours.clone(), self.ids.clone(), values.clone()));
-        let theirs = Arc::new((self.theirs.clone(), self.ids.clone(), values));
+        // What is there already would not be written: each value is another one.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let fresh = |credential: &Credential| {
+            credential.with("n", NEXT.fetch_add(1, Ordering::Relaxed)).expect("it is not too large")
+        };
+        let ours = Arc::new((self.ours.clone(), self.ids.clone(), self.credential.clone()));
+        let theirs = Arc::new((self.theirs.clone(), self.ids.clone(), self.credential.clone()));
         let mine = self.contender("ours", tasks, move |n| {
             let ours = ours.clone();
             async move {
                 let id = &ours.1[(n % RECORDS) as usize];
-                ours.0.set_credential(id, &ours.2[(n % 16) as usize]).await.unwrap();
+                ours.0.set_credential(id, fresh(&ours.2)).await.unwrap();
             }
         });
         let raw = self.contender("driver", tasks, move |n| {
             let theirs = theirs.clone();
             async move {
                 let id = theirs.1[(n % RECORDS) as usize].as_str();
-                let value = theirs.2[(n % 16) as usize].fields().clone();
+                let value = fresh(&theirs.2).fields().clone();
                 let stored = Stored { _id: id.to_owned(), value };
                 theirs.0.replace_one(doc! { "_id": id }, stored).upsert(true).await.unwrap();
             }
         });
-        contest.row(&format!("set, {}", self::of(tasks)), vec![mine, raw]);
+        contest.row(&format!("set, {}", of(tasks)), vec![mine, raw]);
     }
 
     fn increment(&self, contest: &mut Contest, tasks: u64) {

@@ -24,7 +24,7 @@ pub(super) fn recognise(path: &Path) -> Result<Vec<Layout>> {
             format!("{} is an export of this crate: import it instead", path.display()),
         ));
     }
-    Ok(if archive::is_go(&beginning) { vec![Layout::Json] } else { Vec::new() })
+    Ok(if archive::is_go(&beginning) { vec![Layout::Document] } else { Vec::new() })
 }
 
 /// All of it: its records are in another order than ours.

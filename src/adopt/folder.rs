@@ -59,7 +59,7 @@ pub(super) fn recognise(path: &Path) -> Result<Vec<Layout>> {
     // Without a sign of either the layouts are the same.
     let is_file = !map.is_empty() || has("usage", Is::Directory) || has_records && !is_git;
     let is_folder = entries.iter().any(is_json);
-    let candidates = [(Layout::File, is_file), (Layout::Git, is_git), (Layout::Folder, is_folder)];
+    let candidates = [(Layout::Directory, is_file), (Layout::WorkTree, is_git), (Layout::Folder, is_folder)];
     Ok(candidates.into_iter().filter_map(|(layout, is)| is.then_some(layout)).collect())
 }
 
@@ -75,7 +75,7 @@ pub(super) fn plan(path: &Path, layout: Layout) -> Result<(Vec<Step>, Vec<Piece>
         type Make = fn(Key) -> Of;
         let mut parts: Vec<(&str, Make)> = vec![("credentials", |id| Of::Credential(id, false))];
         match layout {
-            Layout::Git => parts.push(("config", Of::Config)),
+            Layout::WorkTree => parts.push(("config", Of::Config)),
             _ => parts.extend([("config", (|_| Of::Configs) as Make), ("usage", Of::Usage)]),
         }
         for (name, make) in &parts {
@@ -84,7 +84,7 @@ pub(super) fn plan(path: &Path, layout: Layout) -> Result<(Vec<Step>, Vec<Piece>
                 Err(reason) => remarks.push(Piece::not_understood(*name, reason)),
                 Ok(Some(directory)) => {
                     let mut entries = list(&directory)?;
-                    if *name == "config" && layout == Layout::File {
+                    if *name == "config" && layout == Layout::Directory {
                         let (map, others) =
                             entries.into_iter().partition(|entry| entry.name == "config.json");
                         entries = map;

@@ -17,7 +17,7 @@ use std::{
 
 use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, future, stream};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 #[cfg(feature = "mongodb")]
 use crate::MongoDb;
@@ -40,7 +40,7 @@ use crate::{Open, Redis, RedisConfig};
 /// # let url = format!("file:{}", folder.path().display());
 /// # let url = url.as_str();
 /// let adoption = Adoption::open(url, None).await?; // "file:/var/lib/gcli2api/data"
-/// assert_eq!(adoption.layout(), Layout::File);
+/// assert_eq!(adoption.layout(), Layout::Directory);
 ///
 /// let storage = Storage::<Memory>::open("memory:").await?;
 /// storage.import(adoption.records()).await?;
@@ -56,13 +56,13 @@ use crate::{Open, Redis, RedisConfig};
 ///
 /// | layout | URL | read from |
 /// |---|---|---|
-/// | [`File`](Layout::File) | `file:DIR` | `credentials/<id>.json`, `config/config.json`, `usage/<key>.json` |
-/// | [`Git`](Layout::Git) | `file:DIR` | a clone's work tree: `credentials/<id>.json`, `config/<key>.json` |
+/// | [`Directory`](Layout::Directory) | `file:DIR` | `credentials/<id>.json`, `config/config.json`, `usage/<key>.json` |
+/// | [`WorkTree`](Layout::WorkTree) | `file:DIR` | a clone's work tree: `credentials/<id>.json`, `config/<key>.json` |
 /// | [`Folder`](Layout::Folder) | `file:DIR` | `<id>.json`, each a JSON object with a field of an OAuth credential |
-/// | [`Json`](Layout::Json) | `file:FILE` | the document that it exported, `{"credentials": .., "configs": .., "usage": ..}` |
-/// | [`Redis`](Layout::Redis) | `redis://..?prefix=gcli2api:` and its kin | `<prefix>cred:<id>`, `<prefix>config`, `<prefix>usage:<key>` |
-/// | [`MongoDb`](Layout::MongoDb) | `mongodb://HOST/DATABASE` | `credentials` (by `id`), `configs`, `usage_stats` (by `key`) |
-/// | [`Postgres`](Layout::Postgres) | `postgres://..?schema=public` | `credentials(filename, data)`, `configs(config_key, value)`, `usage_stats(usage_key, field, value)` |
+/// | [`Document`](Layout::Document) | `file:FILE` | the document that it exported, `{"credentials": .., "configs": .., "usage": ..}` |
+/// | [`Keys`](Layout::Keys) | `redis://..?prefix=gcli2api:` and its kin | `<prefix>cred:<id>`, `<prefix>config`, `<prefix>usage:<key>` |
+/// | [`Collections`](Layout::Collections) | `mongodb://HOST/DATABASE` | `credentials` (by `id`), `configs`, `usage_stats` (by `key`) |
+/// | [`Tables`](Layout::Tables) | `postgres://..?schema=public` | `credentials(filename, data)`, `configs(config_key, value)`, `usage_stats(usage_key, field, value)` |
 ///
 /// A place that may be of more than one of them is an error that names them, unless the caller says which one it is. The
 /// options of a URL are those of the backend; `schema` is `public` unless it is there.
@@ -104,42 +104,50 @@ pub struct Adoption {
 }
 
 /// How the Go program stored things. See [`Adoption`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+///
+/// A variant says what is read; its name is that of the Go program's backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Layout {
     /// The directory of its File backend.
-    File,
+    Directory,
     /// A folder of credential files.
     Folder,
     /// The work tree of its Git backend.
-    Git,
+    WorkTree,
     /// The document that it exported.
-    Json,
+    Document,
     /// The collections of its MongoDB backend.
-    MongoDb,
+    Collections,
     /// The tables of its PostgreSQL backend.
-    Postgres,
+    Tables,
     /// The keys of its Redis backend.
-    Redis,
+    Keys,
 }
 
 impl Layout {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::File, Self::Folder, Self::Git, Self::Json, Self::MongoDb, Self::Postgres, Self::Redis];
+    pub const ALL: [Self; 7] = [
+        Self::Directory,
+        Self::Folder,
+        Self::WorkTree,
+        Self::Document,
+        Self::Collections,
+        Self::Tables,
+        Self::Keys,
+    ];
 
     /// The layout's stable name: `"file"`, `"mongodb"`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::File => "file",
+            Self::Directory => "file",
             Self::Folder => "folder",
-            Self::Git => "git",
-            Self::Json => "json",
-            Self::MongoDb => "mongodb",
-            Self::Postgres => "postgres",
-            Self::Redis => "redis",
+            Self::WorkTree => "git",
+            Self::Document => "json",
+            Self::Collections => "mongodb",
+            Self::Tables => "postgres",
+            Self::Keys => "redis",
         }
     }
 }
@@ -147,6 +155,12 @@ impl Layout {
 impl fmt::Display for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Layout {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -274,17 +288,17 @@ impl Source {
             }
             #[cfg(feature = "mongodb")]
             "mongodb" | "mongodb+srv" => {
-                let found = only(Layout::MongoDb, layout)?;
+                let found = only(Layout::Collections, layout)?;
                 Ok((Self::MongoDb(MongoDb::open_foreign(url).await?), found))
             }
             #[cfg(feature = "postgres")]
             "postgres" | "postgresql" => {
-                let found = only(Layout::Postgres, layout)?;
+                let found = only(Layout::Tables, layout)?;
                 Ok((Self::Postgres(Postgres::open_foreign(url).await?), found))
             }
             #[cfg(feature = "redis")]
             _ if scheme.starts_with("redis") => {
-                let found = only(Layout::Redis, layout)?;
+                let found = only(Layout::Keys, layout)?;
                 Ok((Self::Redis(Redis::open(RedisConfig::try_from(url)?).await?), found))
             }
             _ => Err(Error::new(
@@ -299,7 +313,7 @@ impl Source {
     fn pieces(&self, layout: Layout) -> Pieces {
         match self {
             #[cfg(feature = "file")]
-            Self::Path(path) if layout == Layout::Json => Box::pin(document_pieces(path.clone())),
+            Self::Path(path) if layout == Layout::Document => Box::pin(document_pieces(path.clone())),
             #[cfg(feature = "file")]
             Self::Path(path) => Box::pin(directory_pieces(path.clone(), layout)),
             #[cfg(feature = "mongodb")]
@@ -325,7 +339,7 @@ fn only(layout: Layout, wanted: Option<Layout>) -> Result<Vec<Layout>> {
 
 #[cfg(feature = "file")]
 async fn path_layouts(path: PathBuf, layout: Option<Layout>) -> Result<Vec<Layout>> {
-    const THESE: [Layout; 4] = [Layout::File, Layout::Folder, Layout::Git, Layout::Json];
+    const THESE: [Layout; 4] = [Layout::Directory, Layout::Folder, Layout::WorkTree, Layout::Document];
     match layout {
         None => {
             off_thread(move || match path.is_file() {

@@ -71,7 +71,7 @@ async fn the_file_backend_as_go_reads_it() -> Result {
     let folder = place();
     copy(&fixture("file"), folder.path());
     let before = snapshot(folder.path());
-    assert_eq!(Adoption::open(&url(folder.path()), None).await?.layout(), Layout::File);
+    assert_eq!(Adoption::open(&url(folder.path()), None).await?.layout(), Layout::Directory);
     let (found, remarks) = adopted(&url(folder.path()), None).await?;
     assert_eq!(found, as_read_by_go("file"));
     assert_eq!(remarks, []);
@@ -105,7 +105,7 @@ async fn a_clone_of_the_git_backend() -> Result {
     git.args(["clone", "--quiet"]).arg(fixture("git.bundle")).arg(&clone);
     assert!(git.output().expect("these tests need git").status.success());
     let before = snapshot(&clone);
-    assert_eq!(Adoption::open(&url(&clone), None).await?.layout(), Layout::Git);
+    assert_eq!(Adoption::open(&url(&clone), None).await?.layout(), Layout::WorkTree);
     let (found, remarks) = adopted(&url(&clone), None).await?;
     // It keeps no usage: Go reads null, and here there is none.
     let mut wanted = as_read_by_go("git");
@@ -167,7 +167,7 @@ async fn what_may_be_several_is_refused_and_can_be_said() -> Result {
     write(&folder, "b.json", r#"{"access_token":"2"}"#);
     assert_eq!(refused(folder.path()).await, several("`file`, `folder`"));
     let ids = |found: &Value| found["credentials"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    let (found, remarks) = adopted(&url(folder.path()), Some(Layout::File)).await?;
+    let (found, remarks) = adopted(&url(folder.path()), Some(Layout::Directory)).await?;
     assert_eq!(ids(&found), ["a"]);
     assert_eq!(not_understood(&remarks), ["b.json: a JSON file that is no part of the layout"]);
     let (found, _) = adopted(&url(folder.path()), Some(Layout::Folder)).await?;
@@ -177,13 +177,13 @@ async fn what_may_be_several_is_refused_and_can_be_said() -> Result {
     write(&folder, "config/config.json", r#"{"a":1}"#);
     write(&folder, "config/b.json", "2");
     assert_eq!(refused(folder.path()).await, several("`file`, `git`"));
-    let (found, remarks) = adopted(&url(folder.path()), Some(Layout::File)).await?;
+    let (found, remarks) = adopted(&url(folder.path()), Some(Layout::Directory)).await?;
     assert_eq!(found["configs"], json!({ "a": 1 }));
     assert_eq!(not_understood(&remarks), ["config/b.json: a JSON file that is no part of the layout"]);
-    let (found, _) = adopted(&url(folder.path()), Some(Layout::Git)).await?;
+    let (found, _) = adopted(&url(folder.path()), Some(Layout::WorkTree)).await?;
     assert_eq!(found["configs"], json!({ "b": 2, "config": { "a": 1 } }));
 
-    let error = Adoption::open(&url(folder.path()), Some(Layout::Redis)).await.unwrap_err();
+    let error = Adoption::open(&url(folder.path()), Some(Layout::Keys)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidValue);
     Ok(())
 }
@@ -284,7 +284,7 @@ async fn no_link_is_followed_and_nothing_waits() -> Result {
     symlink(outside.path(), folder.path().join("usage")).unwrap();
     let pipe = folder.path().join("credentials/pipe.json");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let (found, remarks) = adopted(&url(folder.path()), Some(Layout::File)).await?;
+    let (found, remarks) = adopted(&url(folder.path()), Some(Layout::Directory)).await?;
     assert_eq!(found["credentials"], json!({ "a": { "access_token": "inside" } }));
     assert_eq!(
         not_understood(&remarks),
@@ -327,7 +327,7 @@ async fn documents_that_it_exported() -> Result {
         write(&place, "export.json", format!("{document:#}"));
         let before = snapshot(place.path());
         let url = url(&place.path().join("export.json"));
-        assert_eq!(Adoption::open(&url, None).await?.layout(), Layout::Json);
+        assert_eq!(Adoption::open(&url, None).await?.layout(), Layout::Document);
         let (found, remarks) = adopted(&url, None).await?;
         let mut wanted = as_read_by_go(backend);
         for credential in wanted["credentials"].as_object_mut().unwrap().values_mut() {

@@ -84,7 +84,7 @@ async fn the_mongodb_backend_as_go_reads_it() -> Result {
         let database = database(&url).await;
         load(&database).await;
         let before = dump(&database).await;
-        assert_eq!(Adoption::open(&url, None).await?.layout(), Layout::MongoDb);
+        assert_eq!(Adoption::open(&url, None).await?.layout(), Layout::Collections);
         let (found, remarks) = adopted(&url, None).await?;
         assert_eq!(found, wanted());
         assert_eq!(of_kind(&remarks, RemarkKind::LeftOut), LEFT_OUT);

@@ -77,7 +77,7 @@ async fn the_postgres_backend_as_go_reads_it() -> Result {
     let client = client(&server).await;
     load(&client, "public").await;
     let before = dump(&client, "public").await;
-    assert_eq!(Adoption::open(&server.url(), None).await?.layout(), Layout::Postgres);
+    assert_eq!(Adoption::open(&server.url(), None).await?.layout(), Layout::Tables);
     let (found, remarks) = adopted(&server.url(), None).await?;
     assert_eq!(found, as_read_by_go("postgres"));
     assert_eq!(of_kind(&remarks, RemarkKind::Changed), stripped());

@@ -65,14 +65,14 @@ async fn the_redis_backend_as_go_reads_it() -> Result {
         info.lines().find(|line| line.starts_with("rdb_changes_since_last_save")).map(str::to_owned)
     };
     let changed = changes(&mut raw);
-    assert_eq!(Adoption::open(&server.url(), None).await?.layout(), Layout::Redis);
+    assert_eq!(Adoption::open(&server.url(), None).await?.layout(), Layout::Keys);
     let (found, remarks) = adopted(&server.url(), None).await?;
     assert_eq!(found, wanted());
     assert_eq!(of_kind(&remarks, RemarkKind::LeftOut), left_out(PREFIX));
     assert_eq!(remarks.len(), 2);
     assert_eq!(dump(&mut raw), before, "the source is as it was");
     assert_eq!(changes(&mut raw), changed, "and was not written to");
-    let error = Adoption::open(&server.url(), Some(Layout::File)).await.unwrap_err();
+    let error = Adoption::open(&server.url(), Some(Layout::Directory)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidValue);
     Ok(())
 }

@@ -467,6 +467,10 @@ impl CacheStore for Broken {
 }
 
 impl Exportable for Broken {
+    fn exports_snapshot(&self) -> bool {
+        self.memory.exports_snapshot()
+    }
+
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         let broken = self.clone();
         // Made when it is first asked, and not now: only `ExportIsLive` may be seen by it.

@@ -17,7 +17,7 @@ use gateway_storage::{
 use crate::{
     bytes::{FromFile, FromStdin},
     failure::Failure,
-    source::{Records, Source},
+    source::{Records, Source, ahead},
 };
 
 /// A file that is read.
@@ -118,7 +118,7 @@ impl Archive {
             From::File(file) => {
                 // The place in a copy is that in its records, wherever the file is.
                 let label = contents.map_or(self.name, |contents| format!("export {}", contents.digest));
-                let mut source = Source::new(label, true, move || Box::pin(archive::read(file.clone())));
+                let mut source = Source::new(label, true, move || ahead(archive::read(file.clone())));
                 source.total =
                     contents.map(|contents| contents.credentials + contents.configs + contents.usage_records);
                 source
@@ -127,7 +127,7 @@ impl Archive {
                 let pipe = Mutex::new(Some(pipe));
                 Source::new(self.name, false, move || {
                     match pipe.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                        Some(pipe) => Box::pin(archive::read(pipe)),
+                        Some(pipe) => ahead(archive::read(pipe)),
                         None => Box::pin(stream::empty()) as Records,
                     }
                 })

@@ -9,11 +9,12 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
 };
 
 use futures_util::{Stream, StreamExt, stream};
 use gateway_storage::{Exportable, Key, Record, Result, Storage};
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 
 use crate::{backends::Operated, commands::Run, door::Door, failure::Failure, output::Answer};
 
@@ -64,17 +65,31 @@ impl Source {
 const AHEAD: usize = 1;
 const PAGE: usize = 64;
 
-/// An export that owns its store, and reads on while the records before are written.
+/// An export that owns its store, read ahead.
 fn export<B: Exportable>(storage: Storage<B>) -> Records {
     let (sender, receiver) = mpsc::channel(AHEAD);
-    tokio::spawn(async move {
-        let mut pages = pin!(storage.export().ready_chunks(PAGE));
-        while let Some(page) = pages.next().await {
-            if sender.send(page).await.is_err() {
-                break;
-            }
+    tokio::spawn(async move { send(storage.export(), sender).await });
+    received(receiver)
+}
+
+/// Records that are read on by a thread while those before are written: reading a file is work, and blocks.
+pub(crate) fn ahead(records: impl Stream<Item = Result<Record>> + Send + 'static) -> Records {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let runtime = Handle::current();
+    thread::spawn(move || runtime.block_on(send(records, sender)));
+    received(receiver)
+}
+
+async fn send(records: impl Stream<Item = Result<Record>> + Send, to: mpsc::Sender<Vec<Result<Record>>>) {
+    let mut pages = pin!(records.ready_chunks(PAGE));
+    while let Some(page) = pages.next().await {
+        if to.send(page).await.is_err() {
+            break;
         }
-    });
+    }
+}
+
+fn received(receiver: mpsc::Receiver<Vec<Result<Record>>>) -> Records {
     let pages = stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) });
     Box::pin(pages.map(stream::iter).flatten())
 }
