@@ -57,6 +57,35 @@ impl Interrupt {
             let error = asked.is_set().then(|| Error::new(ErrorKind::Unavailable, "interrupted"));
             future::ready(error.map(Err))
         });
+        // A source that never waits lets no timer run.
+        let seen = self.clone();
+        let records = records.take_while(move |_| future::ready(!seen.is_set()));
         records.take_until(interrupted).chain(ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_storage::Key;
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_source_that_never_waits_is_ended() {
+        let interrupt = Interrupt(Arc::default());
+        let record = Record::Config { key: Key::new("k").unwrap(), value: json!(1).try_into().unwrap() };
+        let endless = stream::repeat_with(|| Ok(record.clone()));
+        let third = interrupt.clone();
+        let mut given = 0;
+        let seen: Vec<_> = interrupt
+            .ends(endless.inspect(move |_| {
+                given += 1;
+                third.0.store(given == 3, Ordering::Relaxed);
+            }))
+            .collect()
+            .await;
+        assert_eq!(seen.len(), 3);
+        assert_eq!(seen[2].as_ref().unwrap_err().to_string(), "interrupted");
     }
 }

@@ -84,7 +84,8 @@ fn line(what: &str, done: u64, total: Option<u64>, records: u64, elapsed: Durati
         // What is written meanwhile can make it more than there was.
         Some(total) => {
             let share = (done as f64 / total as f64).min(1.0);
-            let left = if share > 0.0 { seconds * (1.0 - share) / share } else { f64::NAN };
+            // Nothing can be said of the first moments.
+            let left = if share > 0.0 && seconds > 0.5 { seconds * (1.0 - share) / share } else { f64::NAN };
             let left = if left.is_finite() { clock(left as u64) } else { "-:--".to_owned() };
             format!("{what}  {:3.0}%  {tail}  {left} left", (share * 100.0).floor())
         }
@@ -122,6 +123,11 @@ mod tests {
             "copying   42%  421,337 records  42,133/s  0:13 left"
         );
         assert_eq!(line("copying", 0, Some(10), 0, ten), "copying    0%  0 records  0/s  -:-- left");
+        let begun = Duration::from_millis(400);
+        assert_eq!(
+            line("copying", 9, Some(10), 9, begun),
+            "copying   90%  9 records  22/s  -:-- left"
+        );
         assert_eq!(line("copying", 12, Some(10), 12, ten), "copying  100%  12 records  1/s  0:00 left");
         assert_eq!(
             line("reading", 1, None, 5, Duration::from_secs(3671)),
