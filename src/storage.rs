@@ -1,6 +1,9 @@
 //! [`Storage`]: what an application holds.
 
-use std::{collections::BTreeMap, fmt, pin::pin, time::Duration};
+// A stated `Send` is what lets a task be generic over the backend, whatever it takes for a key.
+#![expect(clippy::manual_async_fn)]
+
+use std::{borrow::Borrow, collections::BTreeMap, fmt, pin::pin, time::Duration};
 
 use futures_core::Stream;
 use futures_util::StreamExt;
@@ -168,33 +171,30 @@ impl<B> Storage<B> {
 impl<B> Storage<B> {
     /// Reads one credential. See [`CredentialStore::get_credential`].
     #[inline]
-    pub async fn get_credential(&self, id: impl AsKey) -> Result<Credential>
+    pub fn get_credential(&self, id: impl AsKey) -> impl Future<Output = Result<Credential>> + Send
     where
         B: CredentialStore,
     {
-        if let Some(id) = id.as_checked() {
-            return self.backend.get_credential(id).await;
-        }
-        self.backend.get_credential(&*id.as_key()?).await
+        async move { self.backend.get_credential(id.as_key()?.borrow()).await }
     }
 
     /// Stores one credential: a [`Credential`], or a JSON object. See [`CredentialStore::set_credential`].
-    pub async fn set_credential<C>(&self, id: impl AsKey, credential: C) -> Result<()>
+    pub fn set_credential<C>(&self, id: impl AsKey, credential: C) -> impl Future<Output = Result<()>> + Send
     where
         B: CredentialStore,
         C: TryInto<Credential>,
         Error: From<C::Error>,
     {
-        let credential = credential.try_into()?;
-        self.backend.set_credential(&*id.as_key()?, &credential).await
+        let credential = credential.try_into().map_err(Error::from);
+        async move { self.backend.set_credential(id.as_key()?.borrow(), &credential?).await }
     }
 
     /// Deletes one credential. See [`CredentialStore::delete_credential`].
-    pub async fn delete_credential(&self, id: impl AsKey) -> Result<()>
+    pub fn delete_credential(&self, id: impl AsKey) -> impl Future<Output = Result<()>> + Send
     where
         B: CredentialStore,
     {
-        self.backend.delete_credential(&*id.as_key()?).await
+        async move { self.backend.delete_credential(id.as_key()?.borrow()).await }
     }
 
     /// Lists all ids, sorted. See [`CredentialStore::list_credentials`].
@@ -278,7 +278,7 @@ impl<B> Storage<B> {
         B: CredentialStore,
         T: Serialize + DeserializeOwned,
     {
-        let id = id.as_key()?;
+        let id: Key = id.as_key()?.borrow().clone();
         let stored = self.backend.get_credential(&id).await?;
         let mut value: T = stored.to_typed()?;
         let known = object_of(&value)?;
@@ -299,33 +299,30 @@ fn object_of<T: Serialize>(value: &T) -> Result<Map<String, Value>> {
 impl<B> Storage<B> {
     /// Reads one value. See [`ConfigStore::get_config`].
     #[inline]
-    pub async fn get_config(&self, key: impl AsKey) -> Result<ConfigValue>
+    pub fn get_config(&self, key: impl AsKey) -> impl Future<Output = Result<ConfigValue>> + Send
     where
         B: ConfigStore,
     {
-        if let Some(key) = key.as_checked() {
-            return self.backend.get_config(key).await;
-        }
-        self.backend.get_config(&*key.as_key()?).await
+        async move { self.backend.get_config(key.as_key()?.borrow()).await }
     }
 
     /// Stores one value: a [`ConfigValue`], or JSON. See [`ConfigStore::set_config`].
-    pub async fn set_config<V>(&self, key: impl AsKey, value: V) -> Result<()>
+    pub fn set_config<V>(&self, key: impl AsKey, value: V) -> impl Future<Output = Result<()>> + Send
     where
         B: ConfigStore,
         V: TryInto<ConfigValue>,
         Error: From<V::Error>,
     {
-        let value = value.try_into()?;
-        self.backend.set_config(&*key.as_key()?, &value).await
+        let value = value.try_into().map_err(Error::from);
+        async move { self.backend.set_config(key.as_key()?.borrow(), &value?).await }
     }
 
     /// Deletes one value. See [`ConfigStore::delete_config`].
-    pub async fn delete_config(&self, key: impl AsKey) -> Result<()>
+    pub fn delete_config(&self, key: impl AsKey) -> impl Future<Output = Result<()>> + Send
     where
         B: ConfigStore,
     {
-        self.backend.delete_config(&*key.as_key()?).await
+        async move { self.backend.delete_config(key.as_key()?.borrow()).await }
     }
 
     /// Reads all values, sorted by key. See [`ConfigStore::list_configs`].
@@ -372,19 +369,28 @@ impl<B> Storage<B> {
     /// assert_eq!(storage.apply_plan("release-42", &plan, &options).await?, Applied::Replayed);
     /// # Ok(()) }
     /// ```
-    pub async fn apply_plan(&self, key: impl AsKey, plan: &Plan, options: &ApplyOptions) -> Result<Applied>
+    pub fn apply_plan(
+        &self,
+        key: impl AsKey,
+        plan: &Plan,
+        options: &ApplyOptions,
+    ) -> impl Future<Output = Result<Applied>> + Send
     where
         B: ConfigBatch,
     {
-        self.backend.apply_plan(&*key.as_key()?, plan, options).await
+        async move { self.backend.apply_plan(key.as_key()?.borrow(), plan, options).await }
     }
 
     /// Puts back what a plan replaced. See [`ConfigBatch::rollback_plan`].
-    pub async fn rollback_plan(&self, key: impl AsKey, options: &RollbackOptions) -> Result<Rollback>
+    pub fn rollback_plan(
+        &self,
+        key: impl AsKey,
+        options: &RollbackOptions,
+    ) -> impl Future<Output = Result<Rollback>> + Send
     where
         B: ConfigBatch,
     {
-        self.backend.rollback_plan(&*key.as_key()?, options).await
+        async move { self.backend.rollback_plan(key.as_key()?.borrow(), options).await }
     }
 
     /// Streams the audit of plans, newest first. See [`ConfigBatch::audit_plans`].
@@ -400,14 +406,16 @@ impl<B> Storage<B> {
 impl<B> Storage<B> {
     /// Adds to one counter and returns the new total. See [`UsageStore::increment_usage`].
     #[inline]
-    pub async fn increment_usage(&self, key: impl AsKey, field: impl AsKey, delta: i64) -> Result<i64>
+    pub fn increment_usage(
+        &self,
+        key: impl AsKey,
+        field: impl AsKey,
+        delta: i64,
+    ) -> impl Future<Output = Result<i64>> + Send
     where
         B: UsageStore,
     {
-        if let (Some(key), Some(field)) = (key.as_checked(), field.as_checked()) {
-            return self.backend.increment_usage(key, field, delta).await;
-        }
-        self.backend.increment_usage(&*key.as_key()?, &*field.as_key()?, delta).await
+        async move { self.backend.increment_usage(key.as_key()?.borrow(), field.as_key()?.borrow(), delta).await }
     }
 
     /// Adds to many counters in one round trip. See [`UsageStore::increment_many`].
@@ -419,19 +427,19 @@ impl<B> Storage<B> {
     }
 
     /// Reads one record. See [`UsageStore::get_usage`].
-    pub async fn get_usage(&self, key: impl AsKey) -> Result<UsageRecord>
+    pub fn get_usage(&self, key: impl AsKey) -> impl Future<Output = Result<UsageRecord>> + Send
     where
         B: UsageStore,
     {
-        self.backend.get_usage(&*key.as_key()?).await
+        async move { self.backend.get_usage(key.as_key()?.borrow()).await }
     }
 
     /// Removes one record with all its counters. See [`UsageStore::reset_usage`].
-    pub async fn reset_usage(&self, key: impl AsKey) -> Result<()>
+    pub fn reset_usage(&self, key: impl AsKey) -> impl Future<Output = Result<()>> + Send
     where
         B: UsageStore,
     {
-        self.backend.reset_usage(&*key.as_key()?).await
+        async move { self.backend.reset_usage(key.as_key()?.borrow()).await }
     }
 
     /// Reads all records, sorted by key. See [`UsageStore::list_usage`].
@@ -446,35 +454,40 @@ impl<B> Storage<B> {
 /// Cache. See [`CacheStore`].
 impl<B> Storage<B> {
     /// Reads one value. See [`CacheStore::get_cache`].
-    pub async fn get_cache(&self, key: impl AsKey) -> Result<Vec<u8>>
+    pub fn get_cache(&self, key: impl AsKey) -> impl Future<Output = Result<Vec<u8>>> + Send
     where
         B: CacheStore,
     {
-        self.backend.get_cache(&*key.as_key()?).await
+        async move { self.backend.get_cache(key.as_key()?.borrow()).await }
     }
 
     /// Reads one value, and how long it has to live. See [`CacheStore::get_cache_entry`].
-    pub async fn get_cache_entry(&self, key: impl AsKey) -> Result<CacheEntry>
+    pub fn get_cache_entry(&self, key: impl AsKey) -> impl Future<Output = Result<CacheEntry>> + Send
     where
         B: CacheStore,
     {
-        self.backend.get_cache_entry(&*key.as_key()?).await
+        async move { self.backend.get_cache_entry(key.as_key()?.borrow()).await }
     }
 
     /// Stores one value for as long as `ttl` says. See [`CacheStore::set_cache`].
-    pub async fn set_cache(&self, key: impl AsKey, value: impl AsRef<[u8]>, ttl: Duration) -> Result<()>
+    pub fn set_cache(
+        &self,
+        key: impl AsKey,
+        value: impl AsRef<[u8]> + Send,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<()>> + Send
     where
         B: CacheStore,
     {
-        self.backend.set_cache(&*key.as_key()?, value.as_ref(), ttl).await
+        async move { self.backend.set_cache(key.as_key()?.borrow(), value.as_ref(), ttl).await }
     }
 
     /// Deletes one value. See [`CacheStore::delete_cache`].
-    pub async fn delete_cache(&self, key: impl AsKey) -> Result<()>
+    pub fn delete_cache(&self, key: impl AsKey) -> impl Future<Output = Result<()>> + Send
     where
         B: CacheStore,
     {
-        self.backend.delete_cache(&*key.as_key()?).await
+        async move { self.backend.delete_cache(key.as_key()?.borrow()).await }
     }
 }
 

@@ -37,7 +37,7 @@ async fn git() -> (Storage<gateway_storage::Git>, TempDir) {
 #[cfg(feature = "git")]
 async fn open_git(dir: &TempDir) -> Storage<gateway_storage::Git> {
     let mut config = gateway_storage::GitConfig::new(dir.path().join("data"));
-    config.deadline = std::time::Duration::from_secs(60);
+    config.deadline = PATIENT;
     Storage::open(config).await.expect("a Git store opens")
 }
 
@@ -49,7 +49,7 @@ async fn git_shared() -> (Storage<gateway_storage::Git>, TempDir) {
     git2::Repository::init_bare(&remote).expect("a bare repository");
     let mut config = gateway_storage::GitConfig::new(dir.path().join("data"));
     config.remote = Some(remote.to_str().expect("a plain path").to_owned());
-    config.deadline = std::time::Duration::from_secs(60);
+    config.deadline = PATIENT;
     (Storage::open(config).await.expect("a Git store opens"), dir)
 }
 
@@ -180,10 +180,19 @@ mod memory_deep {
     );
 }
 conforms!(file, [credentials configs plans usage export], [backend export_usage export_snapshot]);
-// A write is a commit of its own: thousands at once take longer than the layers' deadlines.
+/// A write is a commit of its own: of thousands at once the last one waits for long.
 #[cfg(feature = "git")]
-mod git_bare {
-    cases!(alone, git, |storage| storage, [credentials configs export], [backend export_snapshot]);
+const PATIENT: std::time::Duration = std::time::Duration::from_secs(60);
+#[cfg(feature = "git")]
+mod git {
+    cases!(
+        stacked,
+        git,
+        |storage| workload::stacked_within(storage, gateway_storage::Timeout::new(PATIENT)),
+        [credentials configs export],
+        [backend export_snapshot]
+    );
+    cases!(bare, git, |storage| storage, [credentials configs export], [backend export_snapshot]);
     cases!(shared, git_shared, |storage| storage, [credentials configs export], [backend]);
 }
 #[cfg(feature = "mongodb")]

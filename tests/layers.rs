@@ -173,12 +173,12 @@ fn futures_have_these_sizes() {
         ("the stack", sizes(&stacked(storage), &key)),
     ];
     let pinned = [
-        ("no layer", [96, 32, 176]),
-        ("Timeout", [304, 264, 432]),
-        ("Retry", [384, 336, 512]),
-        ("Limit", [368, 320, 480]),
-        ("Instrument", [344, 304, 472]),
-        ("the stack", [1120, 1072, 1248]),
+        ("no layer", [72, 32, 128]),
+        ("Timeout", [280, 264, 384]),
+        ("Retry", [360, 336, 464]),
+        ("Limit", [344, 320, 432]),
+        ("Instrument", [320, 304, 424]),
+        ("the stack", [1096, 1072, 1200]),
     ];
     assert_eq!(found, pinned, "get_credential, set_credential, increment_usage");
 }

@@ -130,53 +130,53 @@ impl<'de> Deserialize<'de> for Key {
 ///
 /// A `&Key` costs nothing; a string is checked and copied once.
 pub trait AsKey: Send + Sync {
+    /// A key that was checked: `&Key` where there is one, else a [`Key`].
+    type Checked<'a>: Borrow<Key> + Send
+    where
+        Self: 'a;
+
     /// The key.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidKey`], as [`Key::new`].
-    fn as_key(&self) -> Result<Cow<'_, Key>>;
-
-    /// The key, if this is one: then there is nothing to check, to copy or to drop.
-    #[inline]
-    fn as_checked(&self) -> Option<&Key> {
-        None
-    }
+    fn as_key(&self) -> Result<Self::Checked<'_>>;
 }
 
 impl AsKey for Key {
-    #[inline]
-    fn as_key(&self) -> Result<Cow<'_, Key>> {
-        Ok(Cow::Borrowed(self))
-    }
+    type Checked<'a> = &'a Self;
 
     #[inline]
-    fn as_checked(&self) -> Option<&Key> {
-        Some(self)
+    fn as_key(&self) -> Result<&Self> {
+        Ok(self)
     }
 }
 
 impl AsKey for str {
-    fn as_key(&self) -> Result<Cow<'_, Key>> {
-        Key::new(self).map(Cow::Owned)
+    type Checked<'a> = Key;
+
+    fn as_key(&self) -> Result<Key> {
+        Key::new(self)
     }
 }
 
 impl AsKey for String {
-    fn as_key(&self) -> Result<Cow<'_, Key>> {
-        self.as_str().as_key()
+    type Checked<'a> = Key;
+
+    fn as_key(&self) -> Result<Key> {
+        Key::new(self)
     }
 }
 
 impl<K: AsKey + ?Sized> AsKey for &K {
-    #[inline]
-    fn as_key(&self) -> Result<Cow<'_, Key>> {
-        (**self).as_key()
-    }
+    type Checked<'a>
+        = K::Checked<'a>
+    where
+        Self: 'a;
 
     #[inline]
-    fn as_checked(&self) -> Option<&Key> {
-        (**self).as_checked()
+    fn as_key(&self) -> Result<K::Checked<'_>> {
+        (**self).as_key()
     }
 }
 

@@ -1,11 +1,11 @@
 //! From every backend to every other one: what is there afterwards is what was there before, on both sides.
 //!
-//! A backend is one line in `from_each!` and one in `onto_each`.
+//! A backend is one line in `from_each!` and one in `onto_each`; one that does not store everything says what it stores.
 
-use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, stream::BoxStream};
 use gateway_storage::{
-    Exportable, File, FileConfig, Memory, RecordDigest, Storage,
-    migrate::{CopyOptions, VerifyOptions, copy, verify},
+    Exportable, File, FileConfig, Memory, RecordDigest, RecordKind, Storage,
+    migrate::{CopyOptions, Filter, VerifyOptions, copy, verify},
 };
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -36,76 +36,132 @@ async fn redis() -> (Storage<gateway_storage::Redis>, ()) {
     (Storage::open(&*crate::servers::redis()).await.unwrap(), ())
 }
 
+#[cfg(feature = "git")]
+async fn git() -> (Storage<gateway_storage::Git>, TempDir) {
+    let dir = TempDir::new().unwrap();
+    (Storage::open(gateway_storage::GitConfig::new(dir.path().join("data"))).await.unwrap(), dir)
+}
+
+/// What is moved.
+#[derive(Clone)]
+struct Load {
+    filter: Filter,
+    count: u64,
+    /// What a store without any tricks makes of the records.
+    digest: RecordDigest,
+}
+
+impl Load {
+    async fn of(kinds: &[RecordKind]) -> Self {
+        let mut filter = Filter::default();
+        filter.kinds = kinds.to_vec();
+        let mut records = hostile_records();
+        records.retain(|record| filter.allows(record));
+        let plain = crate::records::memory(records).await;
+        let count = plain.export().count().await as u64;
+        Self { filter, count, digest: digest(&plain).await }
+    }
+
+    async fn everything() -> Self {
+        static LOAD: OnceCell<Load> = OnceCell::const_new();
+        let load = LOAD.get_or_init(|| Self::of(&[])).await;
+        assert!(load.count >= 5000, "{}", load.count);
+        load.clone()
+    }
+
+    /// What Git stores.
+    #[cfg(feature = "git")]
+    async fn without_usage() -> Self {
+        static LOAD: OnceCell<Load> = OnceCell::const_new();
+        let load = LOAD.get_or_init(|| Self::of(&[RecordKind::Credential, RecordKind::Config])).await;
+        assert!(load.count >= 3000, "{}", load.count);
+        load.clone()
+    }
+}
+
 /// Copies to a store, and compares both ways.
-async fn onto<S: Exportable, T: Exportable>(source: &Storage<S>, target: Storage<T>, wanted: RecordDigest) {
+async fn onto<S: Exportable, T: Exportable>(source: &Storage<S>, target: Storage<T>, load: &Load) {
     if source.label() == target.label() {
         return;
     }
     let pair = format!("{source:?} to {target:?}");
     // As the command does it: one type of source for all.
     let records: BoxStream<'_, _> = Box::pin(source.export());
-    let report = copy(records, &target, &CopyOptions::default(), |_| ()).await.unwrap();
+    let mut options = CopyOptions::default();
+    options.filter = load.filter.clone();
+    let report = copy(records, &target, &options, |_| ()).await.unwrap();
     let report = report.complete().unwrap_or_else(|error| panic!("{pair}: {error:?}"));
-    assert!(report.tallies.total().written >= 5000, "{pair}: {}", report.tallies.total());
+    assert_eq!(report.tallies.total().written, load.count, "{pair}: {}", report.tallies.total());
 
     let export: BoxStream<'_, _> = Box::pin(source.export());
     let others: BoxStream<'_, _> = Box::pin(target.export());
-    let verified = verify(export, others, &VerifyOptions::default(), |_| ()).await.unwrap();
+    let mut options = VerifyOptions::default();
+    options.filter = load.filter.clone();
+    let verified = verify(export, others, &options, |_| ()).await.unwrap();
     assert!(verified.is_same(), "{pair}: {:?}", verified.total());
-    assert_eq!(verified.total().same, report.tallies.total().written, "{pair}");
-    assert_eq!((verified.source_digest, verified.target_digest), (wanted, wanted), "{pair}");
+    assert_eq!(verified.total().same, load.count, "{pair}");
+    assert_eq!((verified.source_digest, verified.target_digest), (load.digest, load.digest), "{pair}");
+    assert_eq!(digest(&target).await, load.digest, "{pair}: nothing else is there");
     target.close().await.unwrap();
 }
 
-async fn onto_each<S: Exportable>(source: Storage<S>) {
-    static WANTED: OnceCell<RecordDigest> = OnceCell::const_new();
-    let imported = source.import(of(hostile_records())).await.unwrap().complete().unwrap();
-    assert!(imported >= 5000, "{imported}");
-    // What a store without any tricks makes of the same.
-    let wanted = async { digest(&crate::records::memory(hostile_records()).await).await };
-    let wanted = *WANTED.get_or_init(|| wanted).await;
-    assert_eq!(digest(&source).await, wanted, "{source:?} holds what was imported");
+async fn onto_each<S: Exportable>(source: Storage<S>, load: Load) {
+    let mut records = hostile_records();
+    records.retain(|record| load.filter.allows(record));
+    let imported = source.import(of(records)).await.unwrap().complete().unwrap();
+    assert!(imported as u64 >= load.count, "{imported}");
+    assert_eq!(digest(&source).await, load.digest, "{source:?} holds what was imported");
 
-    onto(&source, memory().await.0, wanted).await;
+    onto(&source, memory().await.0, &load).await;
     let (target, _kept) = file().await;
-    onto(&source, target, wanted).await;
+    onto(&source, target, &load).await;
+    #[cfg(feature = "git")]
+    {
+        let (target, _kept) = git().await;
+        onto(&source, target, &Load::without_usage().await).await;
+    }
     #[cfg(feature = "mongodb")]
-    onto(&source, mongodb().await.0, wanted).await;
+    onto(&source, mongodb().await.0, &load).await;
     #[cfg(feature = "postgres")]
-    onto(&source, postgres().await.0, wanted).await;
+    onto(&source, postgres().await.0, &load).await;
     #[cfg(feature = "redis")]
-    onto(&source, redis().await.0, wanted).await;
+    onto(&source, redis().await.0, &load).await;
 
-    assert_eq!(digest(&source).await, wanted, "{source:?} is untouched");
+    assert_eq!(digest(&source).await, load.digest, "{source:?} is untouched");
     source.close().await.unwrap();
 }
 
 macro_rules! from_each {
-    ($($test:ident: $open:ident;)*) => {$(
+    ($($test:ident: $open:ident, $load:ident;)*) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $test() {
             let (source, _kept) = $open().await;
-            onto_each(source).await;
+            onto_each(source, Load::$load().await).await;
         }
     )*};
 }
 
 from_each! {
-    from_file: file;
-    from_memory: memory;
+    from_file: file, everything;
+    from_memory: memory, everything;
+}
+
+#[cfg(feature = "git")]
+from_each! {
+    from_git: git, without_usage;
 }
 
 #[cfg(feature = "mongodb")]
 from_each! {
-    from_mongodb: mongodb;
+    from_mongodb: mongodb, everything;
 }
 
 #[cfg(feature = "postgres")]
 from_each! {
-    from_postgres: postgres;
+    from_postgres: postgres, everything;
 }
 
 #[cfg(feature = "redis")]
 from_each! {
-    from_redis: redis;
+    from_redis: redis, everything;
 }

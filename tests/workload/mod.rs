@@ -236,10 +236,18 @@ pub(crate) const OPERATIONS: [&str; 37] = [
 
 /// A backend under all the layers that the library has for production.
 pub(crate) fn stacked<B: Backend>(storage: Storage<B>) -> Storage<Layered<Stack, B>> {
+    stacked_within(storage, Timeout::default())
+}
+
+/// The same, for one that needs other deadlines.
+pub(crate) fn stacked_within<B: Backend>(
+    storage: Storage<B>,
+    timeout: Timeout,
+) -> Storage<Layered<Stack, B>> {
     let stack = Stack::new()
         .limit(Limit::new(64).queue(10_000))
         .retry(Retry::new())
-        .timeout(Timeout::default())
+        .timeout(timeout)
         .instrument(storage.backend());
     storage.layer(stack)
 }

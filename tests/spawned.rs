@@ -1,0 +1,71 @@
+//! An application that is generic over its backend runs its work as tasks: what every method returns is `Send`, whatever it
+//! takes for a key.
+
+use std::time::Duration;
+
+use gateway_storage::{
+    ApplyOptions, CacheStore, ConfigBatch, ConfigStore, CredentialStore, Key, Memory, Plan, Result, Rollback,
+    RollbackOptions, Storage, UsageStore,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+#[derive(Debug, Deserialize, Serialize, PartialEq)]
+struct Token {
+    token: String,
+}
+
+async fn work<B>(storage: Storage<B>, name: String, key: Key) -> Result<()>
+where
+    B: CredentialStore + ConfigStore + ConfigBatch + UsageStore + CacheStore,
+{
+    tokio::spawn(async move {
+        storage.set_credential("a", json!({ "token": "1" })).await?;
+        storage.set_credential(&name, json!({ "token": "2" })).await?;
+        storage.set_credential(&key, json!({ "token": "3" })).await?;
+        for id in [&key, &Key::new("a")?] {
+            storage.get_credential(id).await?;
+            storage.get_credential(&id).await?;
+        }
+        for id in ["a", &name, key.as_str()] {
+            storage.get_credential(id).await?;
+            storage.get_credential(id.to_owned()).await?;
+            storage.get_credential(&id.to_owned()).await?;
+            storage.update_credential_as(id, |token: &mut Token| token.token.push('!')).await?;
+        }
+        assert_eq!(storage.get_credential_as::<Token>(&name).await?.token, "2!");
+        storage.set_credential_as(key.clone(), &Token { token: "4".into() }).await?;
+        storage.delete_credential(key.clone()).await?;
+
+        storage.set_config(&name, json!(1)).await?;
+        storage.set_config_as(&*name, &2).await?;
+        assert_eq!(storage.get_config_as::<i64>(&name).await?, 2);
+        assert_eq!(storage.get_config(&name).await?, json!(2).try_into()?);
+        storage.delete_config(&name).await?;
+        let plan = Plan::from_json(r#"[{ "set": "k", "value": 1 }]"#)?;
+        storage.apply_plan(&name, &plan, &ApplyOptions::default()).await?;
+        assert_eq!(storage.rollback_plan(&name, &RollbackOptions::default()).await?, Rollback::RolledBack);
+
+        assert_eq!(storage.increment_usage(&name, "requests", 2).await?, 2);
+        assert_eq!(storage.increment_usage(name.as_str(), &Key::new("requests")?, 2).await?, 4);
+        assert_eq!(storage.get_usage(&name).await?.len(), 1);
+        storage.reset_usage(&name).await?;
+
+        storage.set_cache(&name, b"v", Duration::from_secs(9)).await?;
+        storage.set_cache(&name, vec![1], Duration::from_secs(9)).await?;
+        storage.get_cache_entry(&name).await?;
+        assert_eq!(storage.get_cache(&name).await?, [1]);
+        storage.delete_cache(&name).await
+    })
+    .await
+    .expect("no panic")
+}
+
+#[tokio::test]
+async fn a_task_that_is_generic_over_the_backend() {
+    let (name, key) = ("b".to_owned(), Key::new("c").unwrap());
+    let storage = Storage::<Memory>::open("memory:").await.unwrap();
+    work(storage, name.clone(), key.clone()).await.unwrap();
+    let layered = Storage::<Memory>::open("memory:").await.unwrap().instrumented();
+    work(layered, name, key).await.unwrap();
+}
