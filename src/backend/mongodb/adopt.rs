@@ -1,29 +1,21 @@
 //! What the Go program left, document by document: where one can't be read the others still are.
 
-use std::{collections::BTreeMap, sync::Arc, vec};
+use std::{collections::BTreeMap, mem, sync::Arc, vec};
 
 use futures_core::Stream;
 use futures_util::stream;
-use mongodb::{
-    ClientSession, SessionCursor,
-    bson::{DateTime, RawBsonRef, RawDocument, RawDocumentBuf, doc},
-    options::Collation,
-};
+use mongodb::bson::{DateTime, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use serde_json::{Map, Value};
 
 use super::{
     MongoDb, MongoDbConfig, Server,
     document::{corrupt, damaged, json_but},
-    pool::Lane,
-    scan::{of_snapshot, snapshot},
+    pool::Lease,
+    scan::Pages,
 };
 use crate::{
     Backend, ConfigValue, Credential, Error, ErrorKind, Key, Record, Result, codec::whole, model::Piece,
 };
-
-/// A page ends after this many documents, or this many bytes.
-const PAGE: u32 = 250;
-const PAGE_BYTES: usize = 4 << 20;
 
 /// The collections of the layout, in the order in which they are read, the field that is the key, and what is left out.
 const COLLECTIONS: [(&str, &str, Option<&str>); 5] = [
@@ -99,12 +91,10 @@ impl MongoDb {
     /// Every record of the collections, sorted, and a remark for every other document. A snapshot, but on a standalone server.
     pub(crate) fn adopt(&self) -> impl Stream<Item = Result<Piece>> + Send + 'static {
         let adoption = Adoption {
-            mongodb: self.clone(),
-            lane: None,
-            session: None,
-            cursor: None,
+            pages: Pages::of(self),
             page: Vec::new().into_iter(),
             place: 0,
+            is_begun: false,
             pending: None,
         };
         stream::unfold(Some(adoption), |adoption| async {
@@ -118,13 +108,11 @@ impl MongoDb {
 }
 
 struct Adoption {
-    mongodb: MongoDb,
-    lane: Option<Arc<Lane>>,
-    session: Option<ClientSession>,
-    cursor: Option<SessionCursor<RawDocumentBuf>>,
+    pages: Pages,
     page: vec::IntoIter<Piece>,
-    /// Which of the collections.
+    /// Which of the collections, and whether something was found in it.
     place: usize,
+    is_begun: bool,
     pending: Option<Found>,
 }
 
@@ -135,7 +123,6 @@ impl Adoption {
                 return Ok(Some(piece));
             }
             if self.place == COLLECTIONS.len() {
-                (self.cursor, self.session) = (None, None);
                 return Ok(None);
             }
             self.page = self.read_page().await?.into_iter();
@@ -143,70 +130,37 @@ impl Adoption {
     }
 
     async fn read_page(&mut self) -> Result<Vec<Piece>> {
-        let mongodb = self.mongodb.clone();
-        let call = mongodb.call()?;
-        let lease = match &self.lane {
-            // The session is good for no other client.
-            Some(lane) => call.lease_of(lane).await?,
-            None => call.lease().await?,
-        };
-        self.lane = Some(lease.lane.clone());
-        let session = match &mut self.session {
-            Some(session) => session,
-            none => none.insert(call.ask(std::pin::pin!(snapshot(&lease))).await?),
-        };
         let (name, key, left_out) = COLLECTIONS[self.place];
-        let is_begin = self.cursor.is_none();
-        let cursor = match &mut self.cursor {
-            Some(cursor) => cursor,
-            none => {
-                let collection = lease.database.collection::<RawDocumentBuf>(name);
-                // By their bytes, whatever the collection's language is.
-                let bytes = Collation::builder().locale("simple").build();
-                let find = collection.find(doc! {}).sort(doc! { key: 1, "_id": 1 });
-                let find = find.collation(bytes).allow_disk_use(true).batch_size(PAGE);
-                let find = of_snapshot(&lease, find).session(&mut *session);
-                none.insert(call.ask(find.into_future()).await?)
-            }
-        };
-        let (mut page, mut bytes, mut documents) = (Vec::new(), 0, 0);
-        while documents < PAGE && bytes < PAGE_BYTES {
-            if !call.ask(std::pin::pin!(cursor.advance(session))).await? {
-                if let Some(pending) = self.pending.take() {
-                    pending.finish(&mut page);
-                }
-                (self.cursor, self.place) = (None, self.place + 1);
-                break;
-            }
-            let document = cursor.current();
-            if let Some(reason) = left_out.filter(|_| is_begin && documents == 0) {
+        let (pending, is_begun, mut page) = (&mut self.pending, &mut self.is_begun, Vec::new());
+        let each = |document: &RawDocument| {
+            if let Some(reason) = left_out.filter(|_| !mem::replace(is_begun, true)) {
                 page.push(Piece::left_out(name, reason));
             }
-            (documents, bytes) = (documents + 1, bytes + document.as_bytes().len());
-            if name.starts_with("config_plan") {
-                page.push(Piece::left_out(
-                    place(name, document),
-                    "the record of a config plan of the Go program",
-                ));
-                continue;
-            }
             let place = place(name, document);
-            let found = match read(name, key, document, &place, &mut page) {
-                Ok(found) => found,
+            if name.starts_with("config_plan") {
+                page.push(Piece::left_out(place, "the record of a config plan of the Go program"));
+                return Ok(());
+            }
+            match (read(name, key, document, &place, &mut page), &mut *pending) {
                 // It is about this document alone.
-                Err(error) => {
-                    page.push(Piece::unreadable(place, &error));
-                    continue;
+                (Err(error), _) => page.push(Piece::unreadable(place, &error)),
+                (Ok(found), Some(before)) if before.key() == found.key() => {
+                    before.merge(found, place, &mut page);
                 }
-            };
-            match &mut self.pending {
-                Some(pending) if pending.key() == found.key() => pending.merge(found, place, &mut page),
-                pending => {
+                (Ok(found), pending) => {
                     if let Some(before) = pending.replace(found) {
                         before.finish(&mut page);
                     }
                 }
             }
+            Ok(())
+        };
+        let collection = |lease: &Lease| lease.database.collection(name);
+        if !self.pages.read(collection, doc! { key: 1, "_id": 1 }, each).await? {
+            if let Some(last) = self.pending.take() {
+                last.finish(&mut page);
+            }
+            (self.place, self.is_begun) = (self.place + 1, false);
         }
         Ok(page)
     }
@@ -261,7 +215,7 @@ impl Found {
             (Self::Document(record, place, changed), Self::Document(next, _, next_changed)) => {
                 let mut older = next_place.clone();
                 if next_changed > *changed {
-                    older = std::mem::replace(place, next_place);
+                    older = mem::replace(place, next_place);
                     (*record, *changed) = (next, next_changed);
                 }
                 page.push(Piece::not_understood(

@@ -1,27 +1,20 @@
 //! Everything out, from one snapshot where the server can, and records in.
 
-use std::{collections::BTreeMap, sync::Arc, vec};
+use std::{collections::BTreeMap, vec};
 
 use futures_core::Stream;
 use futures_util::stream;
-use mongodb::{
-    ClientSession, SessionCursor,
-    bson::{RawDocumentBuf, doc, raw::cstr},
-};
+use mongodb::bson::{RawDocument, RawDocumentBuf, doc, raw::cstr};
 
 use super::{
     CONCURRENT_CHUNKS, MongoDb,
     command::{upsert, upsert_all},
     document,
-    pool::Lane,
-    scan::{of_snapshot, snapshot},
+    pool::Lease,
+    scan::Pages,
     usage,
 };
 use crate::{BatchReport, Exportable, Key, Record, Result};
-
-/// A page ends after this many documents, or this many bytes.
-const PAGE: u32 = 250;
-const PAGE_BYTES: usize = 4 << 20;
 
 /// What an export is at.
 #[derive(Clone, Copy)]
@@ -33,10 +26,7 @@ enum Place {
 }
 
 struct Export {
-    mongodb: MongoDb,
-    lane: Option<Arc<Lane>>,
-    session: Option<ClientSession>,
-    cursor: Option<SessionCursor<RawDocumentBuf>>,
+    pages: Pages,
     page: vec::IntoIter<Record>,
     place: Place,
 }
@@ -48,7 +38,6 @@ impl Export {
                 return Ok(Some(record));
             }
             if matches!(self.place, Place::End) {
-                (self.cursor, self.session) = (None, None);
                 return Ok(None);
             }
             self.page = self.read_page().await?.into_iter();
@@ -56,46 +45,16 @@ impl Export {
     }
 
     async fn read_page(&mut self) -> Result<Vec<Record>> {
-        let mongodb = self.mongodb.clone();
-        let call = mongodb.call()?;
-        let lease = match &self.lane {
-            // The session is good for no other client.
-            Some(lane) => call.lease_of(lane).await?,
-            None => call.lease().await?,
+        let place = self.place;
+        let collection = |lease: &Lease| match place {
+            Place::Credentials => lease.credentials.clone(),
+            Place::Configs => lease.configs.clone(),
+            Place::Usage | Place::End => lease.usage.clone(),
         };
-        self.lane = Some(lease.lane.clone());
-        let session = match &mut self.session {
-            Some(session) => session,
-            none => none.insert(call.ask(std::pin::pin!(snapshot(&lease))).await?),
-        };
-        let cursor = match &mut self.cursor {
-            Some(cursor) => cursor,
-            none => {
-                let collection = match self.place {
-                    Place::Credentials => &lease.credentials,
-                    Place::Configs => &lease.configs,
-                    Place::Usage | Place::End => &lease.usage,
-                };
-                let find = collection.find(doc! {}).sort(doc! { "_id": 1 }).batch_size(PAGE);
-                let find = of_snapshot(&lease, find).session(&mut *session);
-                none.insert(call.ask(find.into_future()).await?)
-            }
-        };
-        let (mut page, mut bytes, mut documents) = (Vec::new(), 0, 0);
-        while documents < PAGE && bytes < PAGE_BYTES {
-            if !call.ask(std::pin::pin!(cursor.advance(session))).await? {
-                self.cursor = None;
-                self.place = match self.place {
-                    Place::Credentials => Place::Configs,
-                    Place::Configs => Place::Usage,
-                    Place::Usage | Place::End => Place::End,
-                };
-                break;
-            }
-            let document = cursor.current();
-            (documents, bytes) = (documents + 1, bytes + document.as_bytes().len());
+        let mut page = Vec::new();
+        let read = |document: &RawDocument| {
             let key = document::key(document)?;
-            match self.place {
+            match place {
                 Place::Credentials => {
                     let credential = document::credential(&key, document)?;
                     page.push(Record::Credential { id: key, credential });
@@ -106,14 +65,18 @@ impl Export {
                 }
                 Place::Usage | Place::End => {
                     let record = usage::record(document).map_err(|error| error.with_key(&key))?;
-                    let counters = record.into_iter();
-                    page.extend(counters.map(|(field, count)| Record::Usage {
-                        key: key.clone(),
-                        field,
-                        count,
-                    }));
+                    let counter = |(field, count)| Record::Usage { key: key.clone(), field, count };
+                    page.extend(record.into_iter().map(counter));
                 }
             }
+            Ok(())
+        };
+        if !self.pages.read(collection, doc! { "_id": 1 }, read).await? {
+            self.place = match place {
+                Place::Credentials => Place::Configs,
+                Place::Configs => Place::Usage,
+                Place::Usage | Place::End => Place::End,
+            };
         }
         Ok(page)
     }
@@ -138,14 +101,8 @@ impl Exportable for MongoDb {
     /// there meanwhile may be seen or not. The server keeps a snapshot for five minutes (`minSnapshotHistoryWindowInSeconds`);
     /// a stream that takes longer may end with [`Unavailable`](crate::ErrorKind::Unavailable).
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
-        let export = Export {
-            mongodb: self.clone(),
-            lane: None,
-            session: None,
-            cursor: None,
-            page: Vec::new().into_iter(),
-            place: Place::Credentials,
-        };
+        let export =
+            Export { pages: Pages::of(self), page: Vec::new().into_iter(), place: Place::Credentials };
         stream::unfold(Some(export), |export| async {
             let mut export = export?;
             match export.next().await {
