@@ -29,9 +29,9 @@ pub(super) fn recognise(path: &Path) -> Result<Vec<Layout>> {
 
 /// All of it: its records are in another order than ours.
 pub(super) fn read(path: &Path) -> Result<Vec<Piece>> {
-    let GoDocument { backend, records, not_understood, .. } = archive::read_go(open_file(path)?)?;
+    let GoDocument { backend, records, remarks, .. } = archive::read_go(open_file(path)?)?;
     let is_mongodb = backend.as_deref() == Some("mongodb");
-    let remarks = not_understood.into_iter().map(|it| Piece::not_understood(it.place, it.reason));
+    let remarks = remarks.into_iter().map(Piece::Remark);
     let records = records.into_iter().map(|record| match record {
         Record::Credential { id, credential } if is_mongodb => {
             let credential = without_added(id.as_str(), &credential)?;

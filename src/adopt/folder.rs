@@ -42,7 +42,9 @@ pub(super) fn recognise(path: &Path) -> Result<Vec<Layout>> {
     let root = Directory::open(path)?;
     let entries = list(&root)?;
     let has = |name: &str, is: Is| entries.iter().any(|entry| entry.name == name && entry.is == is);
-    if has("store.redb", Is::File) {
+    let is_ours = has("store.redb", Is::File)
+        || matches!(root.directory(".git"), Ok(Some(git)) if list(&git)?.iter().any(|entry| entry.name == "gateway-storage"));
+    if is_ours {
         return Err(Error::new(
             ErrorKind::InvalidValue,
             format!("{} holds a store of this crate: copy it instead", path.display()),
@@ -121,6 +123,11 @@ fn beside(folder: &str, entries: Vec<Entry>) -> Vec<Piece> {
         let place = format!("{folder}{}", entry.name.to_string_lossy());
         if is_json(&entry) {
             Piece::not_understood(place, "a JSON file that is no part of the layout")
+        } else if place == ".git" {
+            Piece::left_out(
+                place,
+                "the history; files are read as they are in the work tree, committed or not",
+            )
         } else {
             Piece::left_out(place, "no part of the layout")
         }
@@ -153,7 +160,12 @@ fn files(
             Is::Link => remarks.push(Piece::not_understood(place, LINK)),
             Is::Directory | Is::Other => remarks.push(Piece::not_understood(place, NO_FILE)),
             Is::File => match std::str::from_utf8(stem).ok().map(Key::new) {
-                Some(Ok(key)) => drop(found.insert(key, (entry.name, place))),
+                Some(Ok(key)) => {
+                    if is_encoded(key.as_str()) {
+                        remarks.push(Piece::changed(place.clone(), ENCODED));
+                    }
+                    found.insert(key, (entry.name, place));
+                }
                 Some(Err(error)) => remarks.push(Piece::unreadable(place, &error)),
                 None => remarks.push(Piece::not_understood(place, "its name is not UTF-8")),
             },
@@ -161,6 +173,18 @@ fn files(
     }
     let step = |(key, (name, place))| Step { of: make(key), directory: directory.clone(), name, place };
     found.into_iter().map(step).collect()
+}
+
+const ENCODED: &str =
+    "its name is adopted as it is, but is one that a Git store of this crate gives: copy that store instead";
+
+/// Whether a name is like `Alice~8` or `a%20b`. The Go program never wrote such names by itself.
+fn is_encoded(name: &str) -> bool {
+    let is_hex = |text: &[u8]| text.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'A'..=b'F'));
+    let has_capitals = name.rsplit_once('~').is_some_and(|(_, bits)| {
+        !bits.is_empty() && bits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+    });
+    has_capitals || name.as_bytes().windows(3).any(|part| part[0] == b'%' && is_hex(&part[1..]))
 }
 
 impl Step {

@@ -1,7 +1,6 @@
 //! The document that the Go module exported and imported: [`read_go`], [`write_go`].
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, btree_map::Entry},
     fmt,
     io::{BufReader, Read},
@@ -19,7 +18,7 @@ use super::{
     write::{failed, send},
 };
 use crate::{
-    ConfigValue, Credential, Error, ErrorKind, Key, Record, RecordKind, Result,
+    ConfigValue, Credential, Error, ErrorKind, Key, Record, RecordKind, Remark, Result,
     archive::Header,
     codec::{RecordKey, whole},
 };
@@ -37,24 +36,9 @@ pub struct GoDocument {
     pub exported_at: Option<String>,
     /// The records, sorted as an export is.
     pub records: Vec<Record>,
-    /// What is no record that could be stored, by its place.
-    pub not_understood: Vec<NotUnderstood>,
-}
-
-/// A part of a [`GoDocument`] that is no record. `Debug` does not show its place.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct NotUnderstood {
-    /// Where it is: `credentials`, then the key, then the field. Keys can be secrets.
-    pub place: String,
-    /// Why. It quotes nothing.
-    pub reason: Cow<'static, str>,
-}
-
-impl fmt::Debug for NotUnderstood {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "NotUnderstood({})", self.reason)
-    }
+    /// What is no record that could be stored, each [`NotUnderstood`](crate::RemarkKind::NotUnderstood). The place is
+    /// `credentials`, then the key, then the field.
+    pub remarks: Vec<Remark>,
 }
 
 /// Whether a file that begins with these bytes could be a document of the Go module, and is no export of this crate.
@@ -100,8 +84,8 @@ pub fn read_go(input: impl Read) -> Result<GoDocument> {
         let message = "no document of the Go module: it has no credentials, configs or usage";
         return Err(Error::new(ErrorKind::Corrupt, message));
     }
-    let Found { backend, exported_at, records, not_understood, .. } = found;
-    Ok(GoDocument { backend, exported_at, records: records.into_values().collect(), not_understood })
+    let Found { backend, exported_at, records, remarks, .. } = found;
+    Ok(GoDocument { backend, exported_at, records: records.into_values().collect(), remarks })
 }
 
 #[derive(Default)]
@@ -110,22 +94,23 @@ struct Found {
     exported_at: Option<String>,
     has_section: bool,
     records: BTreeMap<RecordKey, Record>,
-    not_understood: Vec<NotUnderstood>,
+    remarks: Vec<Remark>,
 }
 
 impl Found {
     fn add(&mut self, place: &[&str], record: Result<Record>) {
-        let reason = match record {
+        let place = place.join("/");
+        let remark = match record {
             Ok(record) => match self.records.entry(RecordKey::from(&record)) {
                 Entry::Vacant(vacant) => {
                     vacant.insert(record);
                     return;
                 }
-                Entry::Occupied(_) => "it comes twice; the first one is taken".into(),
+                Entry::Occupied(_) => Remark::not_understood(place, "it comes twice; the first one is taken"),
             },
-            Err(error) => Cow::from(error.to_string()),
+            Err(error) => Remark::unreadable(place, &error),
         };
-        self.not_understood.push(NotUnderstood { place: place.join("/"), reason });
+        self.remarks.push(remark);
     }
 
     fn entry(&mut self, kind: RecordKind, name: &str, value: Value) {
@@ -200,8 +185,7 @@ impl<'de> Visitor<'de> for Document {
                 }
                 _ => {
                     map.next_value::<IgnoredAny>()?;
-                    let reason = "no such document has this part".into();
-                    found.not_understood.push(NotUnderstood { place: name, reason });
+                    found.remarks.push(Remark::not_understood(name, "no such document has this part"));
                 }
             }
         }

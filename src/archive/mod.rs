@@ -46,7 +46,7 @@ mod go;
 mod read;
 mod write;
 
-pub use go::{GoDocument, MAX_GO_BYTES, NotUnderstood, is_go, read_go, write_go};
+pub use go::{GoDocument, MAX_GO_BYTES, is_go, read_go, write_go};
 pub use read::{check, read};
 pub use write::write;
 

@@ -44,7 +44,7 @@ pub fn decode_config_or_word(text: &[u8]) -> Result<ConfigValue> {
 /// A float that is an integer, as other languages write them. Not -0.0, and not what a float can't tell from the next integer.
 pub fn whole(number: f64) -> Option<i64> {
     const EXACT: f64 = (1_u64 << 53) as f64;
-    let is_whole = number.fract() == 0.0 && number.abs() <= EXACT && number.to_bits() != (-0.0_f64).to_bits();
+    let is_whole = number.fract() == 0.0 && number.abs() < EXACT && number.to_bits() != (-0.0_f64).to_bits();
     is_whole.then_some(number as i64)
 }
 
@@ -65,9 +65,9 @@ mod tests {
 
     #[test]
     fn whole_floats_are_integers() {
-        let numbers = [5.0, -3.0, 0.0, 9_007_199_254_740_992.0].map(whole);
-        assert_eq!(numbers, [Some(5), Some(-3), Some(0), Some(1 << 53)]);
-        for number in [-0.0, 0.5, 1e16, f64::NAN, f64::INFINITY] {
+        let numbers = [5.0, -3.0, 0.0, 9_007_199_254_740_991.0].map(whole);
+        assert_eq!(numbers, [Some(5), Some(-3), Some(0), Some((1 << 53) - 1)]);
+        for number in [-0.0, 0.5, 9_007_199_254_740_992.0, 1e16, f64::NAN, f64::INFINITY] {
             assert_eq!(whole(number), None, "{number}");
         }
     }

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::Record;
 
-/// What [`Adoption`](crate::Adoption) has to say of one thing that it found. `Debug` does not show the place.
+/// What a reader of another program's data ([`Adoption`](crate::Adoption), [`read_go`](crate::archive::read_go)) has to say of
+/// one thing that it found. `Debug` does not show the place.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Remark {
@@ -19,7 +20,7 @@ pub struct Remark {
     pub reason: Cow<'static, str>,
 }
 
-/// What became of a thing that [`Adoption`](crate::Adoption) found.
+/// What becomes of a thing that such a reader found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -45,12 +46,20 @@ impl RemarkKind {
 }
 
 impl Remark {
-    pub(crate) fn new(
-        kind: RemarkKind,
-        place: impl Into<String>,
-        reason: impl Into<Cow<'static, str>>,
-    ) -> Self {
-        Self { kind, place: place.into(), reason: reason.into() }
+    pub(crate) fn not_understood(place: impl Into<String>, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind: RemarkKind::NotUnderstood, place: place.into(), reason: reason.into() }
+    }
+
+    /// What can't be read, by the error that says why. Errors quote nothing.
+    pub(crate) fn unreadable(place: impl Into<String>, error: &crate::Error) -> Self {
+        let mut reason = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            reason.push_str(": ");
+            reason.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        Self::not_understood(place, reason)
     }
 }
 
@@ -68,26 +77,18 @@ pub(crate) enum Piece {
 
 impl Piece {
     pub(crate) fn not_understood(place: impl Into<String>, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::Remark(Remark::new(RemarkKind::NotUnderstood, place, reason))
+        Self::Remark(Remark::not_understood(place, reason))
     }
 
-    /// What can't be read, by the error that says why. Errors quote nothing.
     pub(crate) fn unreadable(place: impl Into<String>, error: &crate::Error) -> Self {
-        let mut reason = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            reason.push_str(": ");
-            reason.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        Self::not_understood(place, reason)
+        Self::Remark(Remark::unreadable(place, error))
     }
 
     pub(crate) fn left_out(place: impl Into<String>, reason: &'static str) -> Self {
-        Self::Remark(Remark::new(RemarkKind::LeftOut, place, reason))
+        Self::Remark(Remark { kind: RemarkKind::LeftOut, place: place.into(), reason: reason.into() })
     }
 
     pub(crate) fn changed(place: impl Into<String>, reason: &'static str) -> Self {
-        Self::Remark(Remark::new(RemarkKind::Changed, place, reason))
+        Self::Remark(Remark { kind: RemarkKind::Changed, place: place.into(), reason: reason.into() })
     }
 }

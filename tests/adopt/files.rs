@@ -111,13 +111,27 @@ async fn a_clone_of_the_git_backend() -> Result {
     let mut wanted = as_read_by_go("git");
     wanted["usage"] = json!({});
     assert_eq!(found, wanted);
-    assert_eq!(of_kind(&remarks, RemarkKind::LeftOut), [".git: no part of the layout"]);
+    assert_eq!(
+        of_kind(&remarks, RemarkKind::LeftOut),
+        [".git: the history; files are read as they are in the work tree, committed or not"]
+    );
     assert_eq!(remarks.len(), 1);
     assert!(snapshot(&clone) == before, "the source is as it was");
 
-    // Also when only the files are there.
+    // A Git store of ours, and one of which only the files are there.
+    fs::create_dir(clone.join(".git/gateway-storage")).unwrap();
+    let error = Adoption::open(&url(&clone), None).await.unwrap_err();
+    assert!(error.to_string().ends_with("holds a store of this crate: copy it instead"), "{error}");
     fs::remove_dir_all(clone.join(".git")).unwrap();
     assert_eq!(adopted(&url(&clone), None).await?, (wanted, Vec::new()));
+    for name in ["Alice~8", "a%20b"] {
+        fs::write(clone.join(format!("config/{name}.json")), "1").unwrap();
+        let (found, remarks) = adopted(&url(&clone), None).await?;
+        assert_eq!(found["configs"][name], 1);
+        let changed = of_kind(&remarks, RemarkKind::Changed);
+        assert!(changed[0].contains("one that a Git store of this crate gives"), "{changed:?}");
+        fs::remove_file(clone.join(format!("config/{name}.json"))).unwrap();
+    }
     Ok(())
 }
 

@@ -122,6 +122,9 @@ async fn what_races_left_and_what_can_not_be_read() -> Result {
     insert("usage_stats", doc! { "_id": "k", "n": 1_i64 }).await;
     insert("credentials", doc! { "_id": first, "id": "raced", "token": "new", "updated_at": time(9) }).await;
     insert("credentials", doc! { "_id": second, "id": "raced", "token": "old", "updated_at": time(5) }).await;
+    insert("credentials", doc! { "_id": "1", "id": "twice", "n": 1 }).await;
+    insert("credentials", doc! { "_id": "2", "id": "twice", "n": 2 }).await;
+    insert("sessions", doc! { "_id": "x" }).await;
     insert("credentials", doc! { "_id": "t", "id": "times", "expiry": time(1_795_383_340_640), "n": [5.0, 5.5, -0.0], "updated_at": "mine" })
         .await;
     insert("credentials", doc! { "_id": "o", "id": "object id", "owner": first }).await;
@@ -139,6 +142,7 @@ async fn what_races_left_and_what_can_not_be_read() -> Result {
     wanted["usage"]["raced"] = json!({ "n": 32, "a": 1, "b": 2 });
     wanted["usage"]["nested"] = json!({ "a.b.c": 3 });
     wanted["credentials"]["raced"] = json!({ "token": "new" });
+    wanted["credentials"]["twice"] = json!({ "n": 1 });
     wanted["credentials"]["times"] =
         json!({ "expiry": "2026-11-22T21:35:40.64Z", "n": [5, 5.5, -0.0], "updated_at": "mine" });
     wanted["configs"]["more"] = json!(1);
@@ -150,6 +154,7 @@ async fn what_races_left_and_what_can_not_be_read() -> Result {
     let mut wanted = [
         "configs none",
         "configs this",
+        "credentials 2",
         "credentials d",
         "credentials e",
         "credentials i",
@@ -163,6 +168,12 @@ async fn what_races_left_and_what_can_not_be_read() -> Result {
     ];
     wanted.sort_unstable();
     assert_eq!(places, wanted);
+    assert!(
+        lines.iter().any(|line| line.starts_with("credentials 2: ") && line.contains("no time tells")),
+        "{lines:?}"
+    );
+    let other = "sessions: a collection that is no part of the layout";
+    assert!(of_kind(&remarks, RemarkKind::LeftOut).contains(&other.to_owned()), "{remarks:?}");
     let changed = of_kind(&remarks, RemarkKind::Changed);
     let merged =
         format!("usage_stats {}: a further document of its key: its counters are added up", second.to_hex());

@@ -144,6 +144,21 @@ async fn another_schema_and_what_can_not_be_read() -> Result {
         "credential_states gemini-000: the state of a credential, which only the Go program understood";
     assert!(of_kind(&remarks, RemarkKind::LeftOut).contains(&state.to_owned()), "{remarks:?}");
 
+    // Tables that are not the Go program's.
+    client
+        .batch_execute(
+            "CREATE TABLE \"o'clock\".somebody (configs int);
+             ALTER TABLE \"o'clock\".usage_stats RENAME COLUMN field TO name",
+        )
+        .await
+        .unwrap();
+    let (found, remarks) = adopted(&url, None).await?;
+    assert_eq!((&found["configs"], &found["usage"]), (&wanted["configs"], &json!({})));
+    let foreign = "usage_stats: a table of this name without the columns that the Go program made";
+    assert!(not_understood(&remarks).contains(&foreign.to_owned()), "{remarks:?}");
+    let other = "somebody: a table that is no part of the layout";
+    assert!(of_kind(&remarks, RemarkKind::LeftOut).contains(&other.to_owned()), "{remarks:?}");
+
     // Nothing of it is in the schema that is meant unless the URL says so.
     let error = Adoption::open(&server.url(), None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);

@@ -25,7 +25,7 @@ fn what_the_program_exported() {
         [include_str!("../fixtures/go/export-file.json"), include_str!("../fixtures/go/export-redis.json")];
     let [file, redis] = texts.map(|text| {
         let (document, wanted) = (archive::read_go(text.as_bytes()).unwrap(), text.parse::<Value>().unwrap());
-        assert_eq!(document.not_understood, []);
+        assert_eq!(document.remarks, []);
         assert_eq!(document.backend.as_deref(), wanted["backend"].as_str());
         assert_eq!(document.exported_at.as_deref(), wanted["exported_at"].as_str());
         for (name, fields) in wanted["credentials"].as_object().unwrap() {
@@ -61,7 +61,7 @@ async fn what_is_written_is_read() {
         let names: Vec<&str> = document.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(names, ["backend", "configs", "credentials", "exported_at", "usage"]);
         let read = read(&document);
-        assert_eq!((&read.records, &read.not_understood), (&records, &vec![]));
+        assert_eq!((&read.records, &read.remarks), (&records, &vec![]));
         assert_eq!(read.backend.as_deref(), Some("file"));
         assert_eq!(read.exported_at.as_deref(), Some("2026-01-31T12:00:00Z"));
     }
@@ -87,7 +87,7 @@ fn what_is_not_understood_is_named_and_the_rest_is_read() {
         usage("good", "text", -2),
     ];
     assert_eq!(document.records, wanted);
-    let mut places: Vec<&str> = document.not_understood.iter().map(|part| part.place.as_str()).collect();
+    let mut places: Vec<&str> = document.remarks.iter().map(|remark| remark.place.as_str()).collect();
     places.sort_unstable();
     let long = format!("configs/{}", "x".repeat(256));
     assert_eq!(
@@ -106,7 +106,7 @@ fn what_is_not_understood_is_named_and_the_rest_is_read() {
             "usage/good/word",
         ]
     );
-    assert!(!format!("{:?}", document.not_understood).contains("good"));
+    assert!(!format!("{:?}", document.remarks).contains("good"));
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_name_that_comes_twice_is_told() {
     let text = r#"{"configs":{"a":1,"a":2}}"#;
     let document = archive::read_go(text.as_bytes()).unwrap();
     assert_eq!(document.records, [config("a", json!(1))]);
-    assert_eq!(document.not_understood[0].place, "configs/a");
+    assert_eq!(document.remarks[0].place, "configs/a");
 }
 
 #[test]

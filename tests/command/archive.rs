@@ -268,13 +268,13 @@ fn the_document_of_the_go_module() {
     let fixture = fixture.to_str().unwrap();
     let said = place.json(&["inspect", fixture]);
     assert_eq!(
-        (&said["format"], &said["source"], &said["not_understood"]),
+        (&said["format"], &said["source"], &said["remarks"]),
         (&json!("go"), &json!("redis"), &json!([]))
     );
     let third = ["--url", "file:./third", "--output", "json", "import", fixture, "--verify"];
     let imported: Value = serde_json::from_str(&place.ok(&third)).unwrap();
     assert_eq!(imported["credentials"]["written"], said["credentials"]);
-    assert_eq!((&imported["verify"]["same"], &imported["left_out"]), (&json!(true), &json!([])));
+    assert_eq!((&imported["verify"]["same"], &imported["remarks"]), (&json!(true), &json!([])));
 
     place.write_text("b.json", r#"{"configs":{"good":1},"usage":{"sk-1":{"f":"many"}}}"#);
     let fourth = ["--url", "file:./fourth", "import", "b.json"];

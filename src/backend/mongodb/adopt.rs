@@ -88,11 +88,27 @@ impl MongoDb {
         Ok(())
     }
 
-    /// Every record of the collections, sorted, and a remark for every other document. A snapshot, but on a standalone server.
+    /// A remark for each collection that is no part of the layout.
+    async fn others(&self) -> Result<Vec<Piece>> {
+        let call = self.call()?;
+        let lease = call.lease().await?;
+        let mut names = call.ask(lease.database.list_collection_names()).await?;
+        names.retain(|name| {
+            !name.starts_with("system.") && COLLECTIONS.iter().all(|(known, ..)| known != name)
+        });
+        names.sort_unstable();
+        Ok(names
+            .into_iter()
+            .map(|name| Piece::left_out(name, "a collection that is no part of the layout"))
+            .collect())
+    }
+
+    /// Every record of the collections, sorted, and a remark for every other document and collection. A snapshot, but on a standalone server.
     pub(crate) fn adopt(&self) -> impl Stream<Item = Result<Piece>> + Send + 'static {
         let adoption = Adoption {
             pages: Pages::of(self),
             page: Vec::new().into_iter(),
+            is_listed: false,
             place: 0,
             is_begun: false,
             pending: None,
@@ -110,6 +126,7 @@ impl MongoDb {
 struct Adoption {
     pages: Pages,
     page: vec::IntoIter<Piece>,
+    is_listed: bool,
     /// Which of the collections, and whether something was found in it.
     place: usize,
     is_begun: bool,
@@ -121,6 +138,10 @@ impl Adoption {
         loop {
             if let Some(piece) = self.page.next() {
                 return Ok(Some(piece));
+            }
+            if !mem::replace(&mut self.is_listed, true) {
+                self.page = self.pages.mongodb.others().await?.into_iter();
+                continue;
             }
             if self.place == COLLECTIONS.len() {
                 return Ok(None);
@@ -213,15 +234,18 @@ impl Found {
                 }
             }
             (Self::Document(record, place, changed), Self::Document(next, _, next_changed)) => {
+                let why = match next_changed == *changed {
+                    true => {
+                        "a further document of its key, and no time tells which is newer: the other one is adopted"
+                    }
+                    false => "another document of its key was changed later: that one is adopted",
+                };
                 let mut older = next_place.clone();
                 if next_changed > *changed {
                     older = mem::replace(place, next_place);
                     (*record, *changed) = (next, next_changed);
                 }
-                page.push(Piece::not_understood(
-                    older,
-                    "another document of its key was changed later: that one is adopted",
-                ));
+                page.push(Piece::not_understood(older, why));
             }
             // They are of one collection.
             (Self::Counters(..), Self::Document(..)) | (Self::Document(..), Self::Counters(..)) => {}

@@ -51,7 +51,7 @@ const PAGE_BYTES: usize = 4 << 20;
 
 /// Whole collections, one after the other, as they were at one moment. Read a page at a time, each with the deadline of a call.
 pub(super) struct Pages {
-    mongodb: MongoDb,
+    pub(super) mongodb: MongoDb,
     lane: Option<Arc<Lane>>,
     session: Option<ClientSession>,
     cursor: Option<SessionCursor<RawDocumentBuf>>,

@@ -123,8 +123,18 @@ impl Postgres {
             has_times.then(|| Piece::left_out(table.name, "the columns with times of changes"))
         };
         let mut remarks: Vec<Piece> = tables.iter().filter_map(times).collect();
-        if found.get("schema_migrations").is_some_and(|columns| columns.iter().any(|it| it == "dirty")) {
-            remarks.push(Piece::left_out("schema_migrations", "the version of the Go program's tables"));
+        for (name, columns) in &found {
+            remarks.push(match name.as_str() {
+                name if tables.iter().any(|table| table.name == name) => continue,
+                name if TABLES.iter().any(|table| table.name == name) => Piece::not_understood(
+                    name,
+                    "a table of this name without the columns that the Go program made",
+                ),
+                "schema_migrations" if columns.iter().any(|it| it == "dirty") => {
+                    Piece::left_out(name.as_str(), "the version of the Go program's tables")
+                }
+                name => Piece::left_out(name, "a table that is no part of the layout"),
+            });
         }
         Ok((tables, remarks))
     }

@@ -2,9 +2,9 @@
 
 use std::{error::Error as _, io, path::Path};
 
-use gateway_storage::{Error, ErrorKind, Key, Outcome, archive::NotUnderstood};
+use gateway_storage::{Error, ErrorKind, Key, Outcome, Remark};
 
-use crate::commands::import::described;
+use crate::output::described;
 
 /// What the process ends with. `storage --help` says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +120,7 @@ impl Failure {
     }
 
     /// An exported document has parts that are no records.
-    pub(crate) fn not_understood(parts: &[NotUnderstood]) -> Self {
+    pub(crate) fn not_understood(parts: &[Remark]) -> Self {
         const NAMED: usize = 20;
         let count = parts.len();
         let mut failure = Self::new(

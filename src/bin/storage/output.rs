@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use gateway_storage::{ConfigValue, Key, UsageRecord};
+use gateway_storage::{ConfigValue, Key, Remark, UsageRecord};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -224,6 +224,19 @@ pub(crate) fn printable(json: &str) -> String {
         }
         text
     })
+}
+
+/// The place is shown: it is a name that the operator has to look for, without what steers a terminal.
+pub(crate) fn described(remark: &Remark) -> String {
+    let place =
+        remark.place.chars().fold(String::with_capacity(remark.place.len()), |mut text, character| {
+            match character.is_control() {
+                true => text.extend(character.escape_default()),
+                false => text.push(character),
+            }
+            text
+        });
+    format!("{place}: {}", remark.reason)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::{
     backends::Operated,
     door::Door,
     failure::Failure,
-    output::Answer,
+    output::{Answer, described},
     source::{Source, label},
     stores,
     transfer::Transfer,
@@ -137,7 +137,7 @@ fn told(answer: Answer, layout: Layout, remarks: &[Remark]) -> Answer {
         if !these.is_empty() {
             lines.push(String::new());
             lines.push(format!("{} ({}):", kind.as_str().replace('_', " "), these.len()));
-            let line = |remark: &&Remark| format!("  {}: {}", visible(&remark.place), remark.reason);
+            let line = |remark: &&Remark| format!("  {}", described(remark));
             lines.extend(these.iter().map(line));
         }
     }
@@ -152,15 +152,4 @@ fn told(answer: Answer, layout: Layout, remarks: &[Remark]) -> Answer {
         Some(failure) => Answer::But { answer: Box::new(answer), failure },
         None => answer,
     }
-}
-
-/// A name that another program chose, without what steers a terminal.
-fn visible(name: &str) -> String {
-    name.chars().fold(String::with_capacity(name.len()), |mut text, character| {
-        match character.is_control() {
-            true => text.extend(character.escape_default()),
-            false => text.push(character),
-        }
-        text
-    })
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gateway_storage::{Exportable, archive::NotUnderstood};
+use gateway_storage::Exportable;
 use serde_json::json;
 
 use super::Run;
@@ -12,7 +12,7 @@ use crate::{
     backends::Operated,
     door::Door,
     failure::Failure,
-    output::{Answer, printable},
+    output::{Answer, described},
     transfer::Transfer,
 };
 
@@ -67,13 +67,13 @@ impl<B: Operated + Exportable> Run<B> for Import {
             }
             Kind::Go => {
                 let document = archive.go().await?;
-                let left_out = document.not_understood;
-                if !left_out.is_empty() && !self.leave_out {
-                    return Err(Failure::not_understood(&left_out));
+                let remarks = document.remarks;
+                if !remarks.is_empty() && !self.leave_out {
+                    return Err(Failure::not_understood(&remarks));
                 }
                 let answer = self.transfer.run(document_source(document.records), door).await?;
-                let answer = answer.and_json("left_out", parts(&left_out));
-                let named = left_out.iter().map(|part| format!("left out: {}", described(part)));
+                let answer = answer.and_json("remarks", json!(remarks));
+                let named = remarks.iter().map(|remark| format!("left out: {}", described(remark)));
                 Ok(named.fold(answer, Answer::and_line))
             }
         }
@@ -84,13 +84,4 @@ impl<B: Operated + Exportable> Run<B> for Import {
 fn told(answer: Answer, whole: &str, first: bool) -> Answer {
     let answer = answer.and_json("verified_first", json!(first));
     if matches!(answer, Answer::But { .. }) { answer } else { answer.and_line(whole.to_owned()) }
-}
-
-/// The place is shown: it is a name that the operator has to look for.
-pub(crate) fn described(part: &NotUnderstood) -> String {
-    format!("{}: {}", printable(&part.place.escape_debug().to_string()), part.reason)
-}
-
-pub(crate) fn parts(parts: &[NotUnderstood]) -> serde_json::Value {
-    parts.iter().map(|part| json!({ "place": part.place, "reason": part.reason })).collect()
 }

@@ -9,14 +9,11 @@ use gateway_storage::{
 };
 use serde_json::{Value, json};
 
-use super::{
-    import::{described, parts},
-    stats::size,
-};
+use super::stats::size;
 use crate::{
     archives::{Archive, Kind},
     failure::Failure,
-    output::{Answer, printable},
+    output::{Answer, described, printable},
     progress::grouped,
 };
 
@@ -104,8 +101,8 @@ fn go_rows(document: &GoDocument) -> (Rows, Value) {
     ]
     .map(|(name, text)| (name.to_owned(), text))
     .into();
-    let not_understood = document.not_understood.iter();
-    rows.extend(not_understood.map(|part| ("not understood".to_owned(), described(part))));
+    let remarks = document.remarks.iter();
+    rows.extend(remarks.map(|remark| ("not understood".to_owned(), described(remark))));
     let json = json!({
         "format": "go",
         "source": document.backend,
@@ -113,7 +110,7 @@ fn go_rows(document: &GoDocument) -> (Rows, Value) {
         "credentials": credentials,
         "configs": configs,
         "usage": usage,
-        "not_understood": parts(&document.not_understood),
+        "remarks": document.remarks,
     });
     (rows, json)
 }
