@@ -141,3 +141,36 @@ async fn says_what_is_wrong_and_quotes_nothing() -> Result {
     assert!(!format!("{error:?}").contains(SECRET));
     Ok(())
 }
+
+/// A page of an export ends by its bytes: what is held does not grow with what is stored.
+#[test]
+fn an_export_of_large_values_holds_a_few() {
+    const LARGE: usize = 60;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let storage = runtime.block_on(async { open(&servers::postgres()).await });
+    let text = "x".repeat(1_000_000);
+    runtime.block_on(async {
+        for n in 0..LARGE {
+            storage.set_credential(&key(&format!("{n:03}")), json!({ "a": text })).await.unwrap();
+            storage.set_config(&key(&format!("{n:03}")), json!(text)).await.unwrap();
+            let few: Vec<_> = (0..20)
+                .map(|small| (key(&format!("{n:03} {small:02}")), json!({ "n": small }).try_into().unwrap()))
+                .collect();
+            assert!(storage.set_credentials(&few).await.unwrap().failures.is_empty());
+        }
+    });
+    let mut keys = Vec::new();
+    let held = allocation_counter::measure(|| {
+        runtime.block_on(async {
+            let mut records = std::pin::pin!(storage.export());
+            while let Some(record) = records.next().await {
+                let record = record.unwrap();
+                keys.push((record.kind(), record.key().clone()));
+            }
+        });
+    });
+    assert_eq!(keys.len(), LARGE * 22);
+    assert!(keys.is_sorted());
+    // Replies, their values, and what is made of them: of one page at a time.
+    assert!(held.bytes_max < 30 << 20, "{} bytes", held.bytes_max);
+}

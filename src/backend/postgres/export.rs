@@ -30,11 +30,17 @@ enum Place {
     End,
 }
 
+/// A page of documents ends after this many of them, or this many bytes and the document that crosses them.
+const PAGE: i64 = 250;
+const PAGE_BYTES: i64 = 4 << 20;
+
 struct Export {
     postgres: Postgres,
     session: Option<Session>,
     page: vec::IntoIter<Record>,
     place: Place,
+    /// How many documents the server looks at for the next page: it reads them all to know how long they are.
+    limit: i64,
 }
 
 impl Export {
@@ -48,6 +54,7 @@ impl Export {
                 return Ok(None);
             }
             let page = self.read_page().await?;
+            self.limit = PAGE.min(2 * page.len() as i64).max(1);
             self.place = match (page.last(), &self.place) {
                 (Some(Record::Credential { id, .. }), _) => Place::Credentials(id.as_str().to_owned()),
                 (Some(Record::Config { key, .. }), _) => Place::Configs(key.as_str().to_owned()),
@@ -69,9 +76,10 @@ impl Export {
             Some(session) => session,
             none => none.insert(Session::begin(&call, BEGIN).await?),
         };
+        let (limit, bytes) = (Parameter::Number(self.limit), Parameter::Number(PAGE_BYTES));
         let (statement, after) = match &self.place {
-            Place::Credentials(id) => (Sql::PageCredentials, vec![Parameter::Text(id)]),
-            Place::Configs(key) => (Sql::PageConfigs, vec![Parameter::Text(key)]),
+            Place::Credentials(id) => (Sql::PageCredentials, vec![Parameter::Text(id), limit, bytes]),
+            Place::Configs(key) => (Sql::PageConfigs, vec![Parameter::Text(key), limit, bytes]),
             Place::Usage(key, field) => (Sql::PageUsage, vec![Parameter::Text(key), Parameter::Text(field)]),
             Place::End => return Ok(Vec::new()),
         };
@@ -124,6 +132,7 @@ impl Exportable for Postgres {
             session: None,
             page: Vec::new().into_iter(),
             place: Place::Credentials(String::new()),
+            limit: PAGE,
         };
         stream::unfold(Some(export), |export| async {
             let mut export = export?;

@@ -53,7 +53,11 @@ statements! {
     DeleteCredentials = "WITH locked AS MATERIALIZED \
         (SELECT id FROM {s}.credentials WHERE id = ANY($1) ORDER BY id FOR UPDATE) \
         DELETE FROM {s}.credentials USING locked WHERE credentials.id = locked.id RETURNING credentials.id";
-    PageCredentials = "SELECT id, value FROM {s}.credentials WHERE id > $1 ORDER BY id LIMIT 250";
+    // A page ends after so many bytes, too: `before` is what stands before a row in it.
+    PageCredentials = "SELECT id, value FROM (SELECT id, value, \
+        sum(octet_length(value::text)) OVER (ORDER BY id) - octet_length(value::text) AS before \
+        FROM (SELECT id, value FROM {s}.credentials WHERE id > $1 ORDER BY id LIMIT $2) AS page) AS sized \
+        WHERE before < $3 ORDER BY id";
 
     GetConfig = "SELECT value FROM {s}.configs WHERE key = $1";
     SetConfig = "INSERT INTO {s}.configs (key, value) VALUES ($1, $2) \
@@ -62,7 +66,10 @@ statements! {
     ListConfigs = "SELECT key, value FROM {s}.configs ORDER BY key";
     SetConfigs = "INSERT INTO {s}.configs (key, value) SELECT * FROM unnest($1::text[], $2::json[]) \
         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
-    PageConfigs = "SELECT key, value FROM {s}.configs WHERE key > $1 ORDER BY key LIMIT 250";
+    PageConfigs = "SELECT key, value FROM (SELECT key, value, \
+        sum(octet_length(value::text)) OVER (ORDER BY key) - octet_length(value::text) AS before \
+        FROM (SELECT key, value FROM {s}.configs WHERE key > $1 ORDER BY key LIMIT $2) AS page) AS sized \
+        WHERE before < $3 ORDER BY key";
 
     Increment = "INSERT INTO {s}.usage AS counter (key, field, count) VALUES ($1, $2, $3) \
         ON CONFLICT (key, field) DO UPDATE SET count = counter.count + excluded.count RETURNING count";

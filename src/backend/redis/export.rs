@@ -116,7 +116,7 @@ impl Redis {
 }
 
 impl Exportable for Redis {
-    /// Not a snapshot. It holds all keys of a kind, and the values of a page of them.
+    /// Not a snapshot. It holds all keys of a kind, and the values of 100 of them: at most 100 MiB.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         let redis = self.clone();
         stream::iter([Part::Credentials, Part::Configs, Part::Usage])
