@@ -273,12 +273,19 @@ async fn a_foreign_lock_is_left_and_ours_is_not() {
     storage.close().await.unwrap();
     is_clean(&path);
 
-    // One of ours died while it wrote.
-    for left in ["gateway-storage/writing", "index.lock", "refs/heads/main.lock", "HEAD.lock"] {
+    // One of ours died while it wrote, and fetched.
+    let locks = ["index.lock", "refs/heads/main.lock", "HEAD.lock", "shallow.lock"];
+    let tracking = "refs/remotes/gateway-storage";
+    fs::create_dir_all(path.join(".git").join(tracking)).unwrap();
+    let tracking = format!("{tracking}/main.lock");
+    for left in ["gateway-storage/writing", "gateway-storage/fetching", &tracking].into_iter().chain(locks) {
         fs::write(path.join(".git").join(left), "").unwrap();
     }
     let storage = open(&path).await.unwrap();
     storage.set_config("c", json!(4)).await.unwrap();
+    for lock in locks.into_iter().chain([&*tracking]) {
+        assert!(!path.join(".git").join(lock).exists(), "{lock}");
+    }
     storage.close().await.unwrap();
     is_clean(&path);
 }

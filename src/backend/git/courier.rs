@@ -3,7 +3,10 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
     thread,
     time::Duration,
 };
@@ -16,6 +19,7 @@ use git2::{
 use super::{
     GitConfig,
     failure::failed,
+    marker::Marker,
     options::local_path,
     place::{OURS, Place},
 };
@@ -68,10 +72,10 @@ impl<T> Answer<T> {
 }
 
 impl Courier {
-    pub(super) fn start(path: &Path, config: &GitConfig, remote: String) -> Result<Self> {
-        let repository = Place::reopen(path)?;
+    pub(super) fn start(place: &Place, config: &GitConfig, remote: String) -> Result<Self> {
+        let (repository, fetching) = (Place::reopen(&place.path)?, place.fetching.clone());
         let (errands, waiting) = channel();
-        let route = Route { repository, remote, config: config.clone() };
+        let route = Route { repository, remote, fetching, config: config.clone() };
         thread::Builder::new()
             .name("gateway-storage-git-remote".into())
             .spawn(move || route.run(&waiting))
@@ -110,6 +114,7 @@ impl Courier {
 struct Route {
     repository: Repository,
     remote: String,
+    fetching: Arc<Marker>,
     config: GitConfig,
 }
 
@@ -141,6 +146,7 @@ impl Route {
     }
 
     fn fetch(&self) -> Result<Option<Oid>> {
+        let _fetching = self.fetching.begin()?;
         let fetch = || {
             let mut remote = self.repository.remote_anonymous(&self.remote)?;
             let reference = self.config.reference();

@@ -7,6 +7,7 @@ mod export;
 mod failure;
 mod history;
 mod ledger;
+mod marker;
 mod name;
 mod options;
 mod place;

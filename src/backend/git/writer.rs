@@ -74,7 +74,7 @@ impl Writer {
                 };
                 let remote =
                     remote.ok_or_else(|| super::failure::refused("the remote's path is not UTF-8"))?;
-                Courier::start(&path, config, remote)
+                Courier::start(&place, config, remote)
             })
             .transpose()?;
         let mut writer = Self {
