@@ -4,6 +4,7 @@ mod crash;
 mod history;
 mod opens;
 mod shared;
+mod trouble;
 
 use std::{
     path::{Path, PathBuf},

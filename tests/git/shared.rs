@@ -8,34 +8,57 @@ use tempfile::TempDir;
 
 use crate::{bare, clone_of, commits, git, is_clean};
 
-struct Clones {
+pub(crate) struct Clones {
     base: TempDir,
 }
 
 impl Clones {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let base = TempDir::new().unwrap();
         bare(&base.path().join("remote.git"));
         Self { base }
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.base.path().join(name)
     }
 
-    fn config(&self, name: &str) -> GitConfig {
+    pub(crate) fn config(&self, name: &str) -> GitConfig {
         clone_of(&self.at("remote.git"), self.at(name))
     }
 
-    async fn open(&self, name: &str) -> Storage<Git> {
+    pub(crate) async fn open(&self, name: &str) -> Storage<Git> {
         Storage::open(self.config(name)).await.unwrap()
     }
 
-    fn head(&self, name: &str) -> String {
+    pub(crate) fn head(&self, name: &str) -> String {
         git(&self.at(name), &["rev-parse", "main"])
     }
 
-    fn are_in_order(&self, names: &[&str]) {
+    /// A person's clone, made with git.
+    pub(crate) fn person(&self) -> PathBuf {
+        let person = self.at("person");
+        if person.exists() {
+            git(&person, &["pull", "--quiet"]);
+        } else {
+            git(self.base.path(), &["clone", "--quiet", "remote.git", "person"]);
+        }
+        person
+    }
+
+    /// A person's commit at the remote: its name.
+    pub(crate) fn by_hand(&self, file: &str, text: &str) -> String {
+        let person = self.person();
+        let path = person.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        git(&person, &["add", "."]);
+        git(&person, &["commit", "--quiet", "-m", "by hand"]);
+        git(&person, &["push", "--quiet"]);
+        git(&person, &["rev-parse", "HEAD"]).trim().to_owned()
+    }
+
+    pub(crate) fn are_in_order(&self, names: &[&str]) {
         for name in names {
             is_clean(&self.at(name));
             assert_eq!(self.head(name), self.head("remote.git"), "{name}");
@@ -44,7 +67,7 @@ impl Clones {
     }
 }
 
-async fn value(on: &Storage<Git>, key: &str) -> serde_json::Value {
+pub(crate) async fn value(on: &Storage<Git>, key: &str) -> serde_json::Value {
     on.get_config(key).await.unwrap().value().clone()
 }
 
@@ -202,14 +225,8 @@ async fn others_files_come_along() {
     let clones = Clones::new();
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();
-    git(clones.base.path(), &["clone", "--quiet", "remote.git", "person"]);
-    let person = clones.at("person");
-    fs::create_dir(person.join("docs")).unwrap();
-    fs::write(person.join("docs/README.md"), "text").unwrap();
-    fs::write(person.join("config/b.json"), "{}").unwrap();
-    git(&person, &["add", "."]);
-    git(&person, &["commit", "--quiet", "-m", "by hand"]);
-    git(&person, &["push", "--quiet"]);
+    clones.by_hand("docs/README.md", "text");
+    clones.by_hand("config/b.json", "{}");
     one.set_config("c", json!(1)).await.unwrap();
     assert_eq!(value(&one, "b").await, json!({}));
     assert_eq!(fs::read_to_string(clones.at("one").join("docs/README.md")).unwrap(), "text");
@@ -222,11 +239,7 @@ async fn a_damaged_record_of_others_is_not_taken_over() {
     let clones = Clones::new();
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();
-    git(clones.base.path(), &["clone", "--quiet", "remote.git", "person"]);
-    let person = clones.at("person");
-    fs::write(person.join("config/a.json"), "{ broken").unwrap();
-    git(&person, &["commit", "--quiet", "-am", "by hand"]);
-    git(&person, &["push", "--quiet"]);
+    clones.by_hand("config/a.json", "{ broken");
     let before = clones.head("one");
     let error = one.backend().pull().await.unwrap_err();
     assert_eq!((error.kind(), error.key()), (ErrorKind::Corrupt, Some(&Key::new("a").unwrap())));

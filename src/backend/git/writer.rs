@@ -184,19 +184,20 @@ impl Writer {
             let value = change(&mut draft)?;
             let (next, changes) = draft.into_parts();
             let Some(commit) = self.ledger.write(state.head, &changes, what)? else { return Ok(value) };
-            let is_sent = match self.send_write(&state, commit, begun)? {
-                Some(is_sent) => is_sent,
-                None => {
-                    super::sync::pause();
-                    continue;
-                }
-            };
+            // What can't be read is not sent.
             let next = match next {
                 Some(mut next) => {
                     next.head = Some(commit);
                     next
                 }
                 None => self.state_at(&state, Some(commit))?,
+            };
+            let is_sent = match self.send_write(&state, commit, begun)? {
+                Some(is_sent) => is_sent,
+                None => {
+                    super::sync::pause();
+                    continue;
+                }
             };
             return match self.move_to(commit, next) {
                 Ok(()) => Ok(value),
