@@ -11,6 +11,49 @@ use crate::{
 };
 
 #[tokio::test]
+async fn a_conflict_does_not_stop_a_start() {
+    let clones = Clones::new();
+    let one = clones.open("one").await;
+    one.set_config("b", json!(0)).await.unwrap();
+    let other = clones.open("other").await;
+    one.close().await.unwrap();
+    let mut config = clones.config("one");
+    (config.pull, config.push) = (GitSync::Manual, GitSync::Manual);
+    let one = Storage::<Git>::open(config).await.unwrap();
+    one.set_config("b", json!(1)).await.unwrap();
+    one.close().await.unwrap();
+    other.set_config("b", json!(2)).await.unwrap();
+
+    let one = clones.open("one").await;
+    assert_eq!(value(&one, "b").await, json!(1));
+    one.set_config("c", json!(1)).await.unwrap();
+    let stats = one.stats().await.unwrap();
+    let warning = stats.details["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("change the same record"), "{warning}");
+    assert_eq!((&stats.details["ahead"], &stats.details["behind"]), (&json!(2), &json!(1)));
+    one.close().await.unwrap();
+    is_clean(&clones.at("one"));
+}
+
+#[tokio::test]
+async fn a_damaged_record_of_others_does_not_stop_a_start() {
+    let clones = Clones::new();
+    let one = clones.open("one").await;
+    one.set_config("a", json!(1)).await.unwrap();
+    one.close().await.unwrap();
+    clones.by_hand("config/a.json", "{ broken");
+    let one = clones.open("one").await;
+    assert_eq!(value(&one, "a").await, json!(1));
+    let stats = one.stats().await.unwrap();
+    assert_eq!(stats.details["behind"], json!(1));
+    assert_eq!(stats.details["warnings"].as_array().unwrap().len(), 1);
+    one.close().await.unwrap();
+    // Who has nothing yet has nothing to go on with.
+    let error = Storage::<Git>::open(clones.config("new")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[tokio::test]
 async fn what_a_revert_can_not_read_is_not_sent() {
     let clones = Clones::new();
     let one = clones.open("one").await;
@@ -22,4 +65,21 @@ async fn what_a_revert_can_not_read_is_not_sent() {
     let error = one.backend().revert(fix.parse().unwrap()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert_eq!(git(&clones.at("remote.git"), &["rev-parse", "main"]).trim(), fix);
+}
+
+#[tokio::test]
+async fn a_remote_that_never_answers_does_not_stop_a_write() {
+    let clones = Clones::new();
+    clones.open("one").await.set_config("a", json!(1)).await.unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = clones.config("one");
+    config.remote = Some(format!("git://127.0.0.1:{}/x.git", silent.local_addr().unwrap().port()));
+    config.remote_timeout = Duration::from_millis(200);
+    let one = Storage::<Git>::open(config).await.unwrap();
+    one.set_config("b", json!(2)).await.unwrap();
+    assert_eq!(value(&one, "b").await, json!(2));
+    let stats = one.stats().await.unwrap();
+    let warning = stats.details["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("did not answer in time"), "{warning}");
+    one.close().await.unwrap();
 }

@@ -90,8 +90,9 @@ use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats};
 /// A write that is refused so is gone; after a pull it can be made again. Commits that were made offline and are in conflict
 /// stay until a person brings both sides together with git; writes go on meanwhile, here.
 ///
-/// A remote that does not answer does not stop a write: it is kept, and sent later. [`stats`](Backend::stats) count the
-/// commits that are only here (`ahead`) and only there (`behind`).
+/// Once there is something here, nothing that is wrong with the remote stops a start, and a remote that does not answer stops
+/// no write: it is kept, and sent later. [`stats`](Backend::stats) say what is wrong, and count the commits that are only
+/// here (`ahead`) and only there (`behind`).
 #[derive(Clone)]
 pub struct Git {
     store: Arc<Store>,

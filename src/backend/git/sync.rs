@@ -134,19 +134,21 @@ impl Writer {
             // If an earlier commit is to blame, this write is not.
             return Err(conflict);
         }
-        match self.integrate(theirs) {
-            Ok(()) => Ok(None),
-            Err(error) => {
-                self.shared().trouble = Some(error);
-                Ok(Some(false))
-            }
-        }
+        Ok(self.integrate(theirs).map_or(Some(false), |()| None))
     }
 
     /// Takes the remote's commits over, with those that are only here on top of them.
     ///
-    /// Nothing changes if a record was changed on both sides, or if what the remote has can't be read.
+    /// Nothing changes if a record was changed on both sides, or if what the remote has can't be read; that is noted.
     pub(super) fn integrate(&mut self, theirs: Option<Oid>) -> Result<()> {
+        let taken = self.take_over(theirs);
+        if let Err(error) = &taken {
+            self.shared().trouble = Some(error.clone());
+        }
+        taken
+    }
+
+    fn take_over(&mut self, theirs: Option<Oid>) -> Result<()> {
         let _writing = self.place.begin()?;
         self.adopt()?;
         let state = self.state.load_full();
@@ -277,8 +279,7 @@ impl Writer {
     }
 
     fn go_on(&mut self, theirs: Option<Oid>) {
-        if let Err(error) = self.integrate(theirs) {
-            self.shared().trouble = Some(error);
+        if self.integrate(theirs).is_err() {
             return;
         }
         let head = self.state.load().head;

@@ -104,7 +104,8 @@ impl Writer {
         self.settle(head)?;
         if self.courier.is_some() && self.config.pull != GitSync::Manual {
             match self.pull() {
-                Err(error) if error.kind() == ErrorKind::Unavailable && head.is_some() => {}
+                // What is here can be used, whatever is wrong with the remote.
+                Err(_) if head.is_some() => {}
                 other => other?,
             }
         }
