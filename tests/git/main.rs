@@ -3,6 +3,7 @@
 mod crash;
 mod history;
 mod opens;
+mod rewritten;
 mod shared;
 mod trouble;
 

@@ -44,7 +44,8 @@ use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats};
 /// **Nothing that was ever committed goes away.** A credential that was deleted, or replaced, is in the history of this
 /// repository, of its remote and of each clone, for whoever can read one of them. So revoke it where it was issued. (To remove
 /// it from the history as well, rewrite it with a tool such as `git filter-repo`, in every clone, while no store is open
-/// on one; a server may keep the old commits still.) The files are not encrypted.
+/// on one; a server may keep the old commits still. A clone that was forgotten does not bring it back, see below.) The files
+/// are not encrypted.
 ///
 /// # Where things are
 ///
@@ -89,6 +90,10 @@ use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats};
 /// [`Conflict`](ErrorKind::Conflict); its message names both commits, its [key](crate::Error::key) the record, and nothing here is changed.
 /// A write that is refused so is gone; after a pull it can be made again. Commits that were made offline and are in conflict
 /// stay until a person brings both sides together with git; writes go on meanwhile, here.
+///
+/// A remote whose history was rewritten, so that it has lost commits that are here, is [`Conflict`](ErrorKind::Conflict), too, and gets
+/// nothing from this clone: what was removed there would come back. Bring the clone to the new history (`git fetch`, then
+/// `git reset --hard` or `git rebase`). Histories that have nothing in common are not joined either.
 ///
 /// Once there is something here, nothing that is wrong with the remote stops a start, and a remote that does not answer stops
 /// no write: it is kept, and sent later. [`stats`](Backend::stats) say what is wrong, and count the commits that are only
@@ -136,7 +141,7 @@ impl Git {
     /// # Errors
     ///
     /// [`Conflict`](ErrorKind::Conflict) if a record was changed on both sides: nothing is changed, and the message names both
-    /// commits. [`Unavailable`](ErrorKind::Unavailable) if the remote does not answer, [`InvalidValue`](ErrorKind::InvalidValue)
+    /// commits; or if the remote's history was rewritten. [`Unavailable`](ErrorKind::Unavailable) if the remote does not answer, [`InvalidValue`](ErrorKind::InvalidValue)
     /// without a remote.
     pub async fn pull(&self) -> Result<()> {
         self.ask(|writer| writer.pull()).await
