@@ -22,6 +22,7 @@ use super::{
     ledger::base,
     marker::Marker,
     options::local_path,
+    packs::Packs,
     place::{OURS, Place},
 };
 use crate::{Error, ErrorKind, Result};
@@ -76,7 +77,8 @@ impl Courier {
     pub(super) fn start(place: &Place, config: &GitConfig, remote: String) -> Result<Self> {
         let (repository, fetching) = (Place::reopen(&place.path)?, place.fetching.clone());
         let (errands, waiting) = channel();
-        let route = Route { repository, remote, fetching, config: config.clone() };
+        let packs = Packs::new(&place.git);
+        let route = Route { repository, remote, fetching, packs, config: config.clone() };
         thread::Builder::new()
             .name("gateway-storage-git-remote".into())
             .spawn(move || route.run(&waiting))
@@ -116,11 +118,12 @@ struct Route {
     repository: Repository,
     remote: String,
     fetching: Arc<Marker>,
+    packs: Packs,
     config: GitConfig,
 }
 
 impl Route {
-    fn run(self, errands: &Receiver<Errand>) {
+    fn run(mut self, errands: &Receiver<Errand>) {
         while let Ok(errand) = errands.recv() {
             match errand {
                 Errand::Fetch(reply) => drop(reply.send(self.fetch())),
@@ -146,7 +149,7 @@ impl Route {
             .map_err(|error| failed("what the remote has can't be noted", error))
     }
 
-    fn fetch(&self) -> Result<Option<Oid>> {
+    fn fetch(&mut self) -> Result<Option<Oid>> {
         let _fetching = self.fetching.begin()?;
         let fetch = || {
             let mut remote = self.repository.remote_anonymous(&self.remote)?;
@@ -161,6 +164,7 @@ impl Route {
             Ok(Some(tip))
         };
         let tip = fetch().map_err(unreached)?;
+        self.packs.sync()?;
         if !self.is_kept(tip).map_err(|error| failed("the history can't be read", error))? {
             return Err(rewritten());
         }

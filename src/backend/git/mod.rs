@@ -10,6 +10,7 @@ mod ledger;
 mod marker;
 mod name;
 mod options;
+mod packs;
 mod place;
 mod state;
 mod sync;
@@ -66,8 +67,9 @@ use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats};
 /// message names the files and what happened to them, never a value. Commits that others make with git in this work tree
 /// are seen at the next write, [`health`](Backend::health) or [`pull`](Git::pull).
 ///
-/// `Ok` means that the commit's objects and the branch are fsynced. (libgit2 does not sync the directories that new objects are in: a
-/// file system that orders them after files, as ext4 and xfs do, keeps them.) A commit costs some milliseconds, and more the
+/// `Ok` means that the commit's objects and the branch are fsynced, as is what was fetched before the branch stands on it. (libgit2
+/// does not sync the directories that new objects are in: a file system that orders them after files, as ext4 and xfs do,
+/// keeps them.) A commit costs some milliseconds, and more the
 /// more files there are: this is for changes by people, not for tokens that are refreshed every second. Objects pile
 /// up until someone runs `git gc`, which may be done at any time.
 ///
