@@ -68,6 +68,27 @@ async fn what_a_revert_can_not_read_is_not_sent() {
 }
 
 #[tokio::test]
+async fn a_branch_that_is_held_at_the_remote_does_not_stop_a_write() {
+    let clones = Clones::new();
+    let one = clones.open("one").await;
+    one.set_config("a", json!(1)).await.unwrap();
+    let lock = clones.at("remote.git/refs/heads/main.lock");
+    fs::write(&lock, "").unwrap();
+    for key in ["b", "c"] {
+        one.set_config(key, json!(2)).await.unwrap();
+    }
+    let stats = one.stats().await.unwrap();
+    assert_eq!(stats.details["ahead"], json!(2));
+    let warning = stats.details["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("holds the remote's branch"), "{warning}");
+    assert_eq!(one.backend().push().await.unwrap_err().kind(), ErrorKind::Busy);
+    fs::remove_file(lock).unwrap();
+    one.backend().push().await.unwrap();
+    one.close().await.unwrap();
+    clones.are_in_order(&["one"]);
+}
+
+#[tokio::test]
 async fn a_remote_that_never_answers_does_not_stop_a_write() {
     let clones = Clones::new();
     clones.open("one").await.set_config("a", json!(1)).await.unwrap();
