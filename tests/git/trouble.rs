@@ -89,6 +89,21 @@ async fn a_branch_that_is_held_at_the_remote_does_not_stop_a_write() {
 }
 
 #[tokio::test]
+async fn a_handle_that_is_dropped_sends_nothing() {
+    let clones = Clones::new();
+    let mut config = clones.config("one");
+    config.push = GitSync::Interval;
+    let one = Storage::<Git>::open(config.clone()).await.unwrap();
+    one.set_config("a", json!(1)).await.unwrap();
+    drop(one);
+    let here = git(&clones.at("remote.git"), &["for-each-ref"]);
+    assert_eq!(here, "");
+    let one = Storage::<Git>::open(config).await.unwrap();
+    one.close().await.unwrap();
+    clones.are_in_order(&["one"]);
+}
+
+#[tokio::test]
 async fn a_remote_that_never_answers_does_not_stop_a_write() {
     let clones = Clones::new();
     clones.open("one").await.set_config("a", json!(1)).await.unwrap();

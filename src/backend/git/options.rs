@@ -52,7 +52,8 @@ pub struct GitConfig {
     pub author_email: String,
     /// When commits of others are fetched. Default: [`GitSync::Interval`]; opening fetches unless it is `Manual`.
     pub pull: GitSync,
-    /// When our commits are sent. Default: [`GitSync::Write`]. Unless it is `Manual`, closing sends what was not.
+    /// When our commits are sent. Default: [`GitSync::Write`]. Unless it is `Manual`, closing sends what was not;
+    /// dropping the last handle, which may be in the way of others, does not.
     pub push: GitSync,
     /// How often, for [`GitSync::Interval`], and how soon what could not be sent is tried again. Default: 60 s.
     #[serde(with = "readable")]

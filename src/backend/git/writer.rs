@@ -249,9 +249,9 @@ impl Writer {
         }
     }
 
-    /// The last thing: sends what was not sent, and leaves everything in order.
-    pub(super) fn finish(&mut self) {
-        if self.config.push != GitSync::Manual && self.is_ahead() && !self.is_offline() {
+    /// The last thing: sends what was not sent, if someone waits for that, and leaves everything in order.
+    pub(super) fn finish(&mut self, is_waited_for: bool) {
+        if is_waited_for && self.config.push != GitSync::Manual && self.is_ahead() && !self.is_offline() {
             // It stays here, and goes out after the next start.
             drop(self.push());
         }
