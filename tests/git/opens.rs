@@ -236,6 +236,28 @@ async fn no_symbolic_link_is_followed() {
 }
 
 #[tokio::test]
+async fn a_committed_link_at_the_place_of_a_record_is_none() {
+    let base = TempDir::new().unwrap();
+    let (path, victim) = (base.path().join("store"), base.path().join("victim"));
+    fs::write(&victim, "victim").unwrap();
+    let storage = open(&path).await.unwrap();
+    storage.set_config("a", json!(1)).await.unwrap();
+    storage.close().await.unwrap();
+    symlink(&victim, path.join("config/p.json")).unwrap();
+    git(&path, &["add", "."]);
+    git(&path, &["commit", "--quiet", "-m", "by hand"]);
+    for start in 0..3 {
+        let storage = open(&path).await.unwrap();
+        assert_eq!(storage.list_configs().await.unwrap().len(), if start == 0 { 1 } else { 2 });
+        storage.set_config("p", json!(start)).await.unwrap();
+        storage.close().await.unwrap();
+        is_clean(&path);
+    }
+    assert_eq!(fs::read_to_string(path.join("config/p.json")).unwrap(), "2\n");
+    assert_eq!(fs::read_to_string(victim).unwrap(), "victim");
+}
+
+#[tokio::test]
 async fn no_key_reaches_the_repository_itself() {
     let base = TempDir::new().unwrap();
     let path = base.path().join("store");
