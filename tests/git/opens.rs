@@ -257,6 +257,33 @@ async fn a_committed_link_at_the_place_of_a_record_is_none() {
     assert_eq!(fs::read_to_string(victim).unwrap(), "victim");
 }
 
+/// Somebody works on another branch while the store is open.
+#[tokio::test]
+async fn another_branch_that_is_checked_out_is_left_alone() {
+    let base = TempDir::new().unwrap();
+    let path = base.path().join("store");
+    let storage = open(&path).await.unwrap();
+    storage.set_config("a", json!(1)).await.unwrap();
+    git(&path, &["checkout", "--quiet", "-b", "other"]);
+    storage.set_config("a", json!(2)).await.unwrap();
+    storage.set_config("b", json!(2)).await.unwrap();
+    assert_eq!(git(&path, &["status", "--porcelain"]), "");
+    assert_eq!(git(&path, &["show", "main:config/b.json"]), "2\n");
+    let stats = storage.stats().await.unwrap();
+    let warning = stats.details["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("is not checked out"), "{warning}");
+    fs::write(path.join("mine"), "mine").unwrap();
+    git(&path, &["add", "."]);
+    git(&path, &["commit", "--quiet", "-m", "mine"]);
+    assert_eq!(git(&path, &["show", "--stat", "--format=", "HEAD"]).lines().count(), 2);
+    git(&path, &["checkout", "--quiet", "main"]);
+    storage.set_config("c", json!(3)).await.unwrap();
+    assert_eq!(storage.stats().await.unwrap().details["warnings"], json!([]));
+    storage.close().await.unwrap();
+    is_clean(&path);
+    assert_eq!(open(&path).await.unwrap().list_configs().await.unwrap().len(), 3);
+}
+
 #[tokio::test]
 async fn no_key_reaches_the_repository_itself() {
     let base = TempDir::new().unwrap();

@@ -61,6 +61,12 @@ impl Ledger {
         self.target(&self.reference)
     }
 
+    /// Whether `HEAD` is at the branch: a person may check another one out while the store is open.
+    pub(super) fn is_checked_out(&self) -> bool {
+        let head = self.repository.find_reference("HEAD");
+        head.is_ok_and(|head| head.symbolic_target().ok().flatten() == Some(&*self.reference))
+    }
+
     /// The newest commit that the remote is known to have.
     pub(super) fn tracked(&self) -> Result<Option<Oid>> {
         self.target(&self.tracking)

@@ -78,6 +78,7 @@ use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats};
 /// - One process at a time has a repository open; many have clones of one remote.
 /// - An empty or a missing directory becomes a repository. An existing one is used as it is; `HEAD` must be at the branch. A
 ///   bare, shallow or linked one, one in the middle of a merge, and a directory with other things in it are refused.
+/// - While another branch is checked out commits go to the store's branch, and the work tree and the index are left alone.
 /// - Files of the store that hold changes which are in no commit: opening is [`Conflict`](ErrorKind::Conflict), and nothing is
 ///   touched. If they appear later they are left as they are, and [`stats`](Backend::stats) warn of them.
 /// - After a crash the work tree and the index are repaired, locks that we left are removed. A lock of another program is
@@ -209,12 +210,12 @@ impl Backend for Git {
     async fn stats(&self) -> Result<StorageStats> {
         let looked = self.ask(|writer| {
             writer.adopt()?;
-            Ok((writer.counts()?, writer.worktree.left(), writer.worktree.is_behind()))
+            Ok((writer.counts()?, writer.warnings()))
         });
-        let (counts, left, is_behind) = match looked.await {
+        let (counts, local) = match looked.await {
             Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
-            Ok(found) => (Some(found.0), found.1, found.2),
-            Err(_) => (None, 0, false),
+            Ok((counts, local)) => (Some(counts), local),
+            Err(_) => (None, Vec::new()),
         };
         let (state, shared, config) = (self.state()?, self.shared(), &self.store.config);
         let mut stats = StorageStats {
@@ -239,13 +240,7 @@ impl Backend for Git {
                 warnings.push(format!("the remote and this clone are not the same: {trouble}"));
             }
         }
-        if left > 0 {
-            warnings.push(format!("{left} files of the work tree could not follow the branch: they hold changes that are in no commit"));
-        }
-        if is_behind {
-            warnings
-                .push("another program holds the index: `git status` shows changes that are none".to_owned());
-        }
+        warnings.extend(local);
         tell("warnings", json!(warnings));
         Ok(stats)
     }

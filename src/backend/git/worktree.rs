@@ -366,6 +366,13 @@ impl Worktree {
         false
     }
 
+    /// Forgets what was to be done: another branch is checked out, and git brings the files of ours when it is again.
+    pub(super) fn leave(&mut self) {
+        self.unsynced.clear();
+        self.left.clear();
+        self.unindexed.clear();
+    }
+
     /// How many files may not be on disk.
     pub(super) fn unsynced(&self) -> usize {
         self.unsynced.len()

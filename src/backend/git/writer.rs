@@ -226,13 +226,36 @@ impl Writer {
         let changes = self.ledger.changes(before, Some(commit))?;
         self.ledger.advance(before, commit, "gateway-storage")?;
         self.state.store(Arc::new(next));
-        self.worktree.follow(&self.ledger.repository, &changes);
+        if self.ledger.is_checked_out() {
+            self.worktree.follow(&self.ledger.repository, &changes);
+        }
         Ok(())
     }
 
     /// The repository, for what only reads it.
     pub(super) const fn repository(&self) -> &Repository {
         &self.ledger.repository
+    }
+
+    /// What an operator should know of the work tree.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !self.ledger.is_checked_out() {
+            warnings.push(
+                "the store's branch is not checked out: the work tree and the index are left as they are"
+                    .to_owned(),
+            );
+            return warnings;
+        }
+        let left = self.worktree.left();
+        if left > 0 {
+            warnings.push(format!("{left} files of the work tree could not follow the branch: they hold changes that are in no commit"));
+        }
+        if self.worktree.is_behind() {
+            warnings
+                .push("another program holds the index: `git status` shows changes that are none".to_owned());
+        }
+        warnings
     }
 
     /// Whether there is something to do when nobody asks for anything.
@@ -245,7 +268,15 @@ impl Writer {
             && let Ok(_writing) = self.place.begin()
         {
             let head = self.state.load().head;
-            self.worktree.tidy(head, false);
+            self.tidy_up(head, false);
+        }
+    }
+
+    fn tidy_up(&mut self, head: Option<Oid>, all: bool) {
+        if self.ledger.is_checked_out() {
+            self.worktree.tidy(head, all);
+        } else {
+            self.worktree.leave();
         }
     }
 
@@ -258,7 +289,7 @@ impl Writer {
         if let Ok(_writing) = self.place.begin() {
             let (head, all) = (self.state.load().head, self.worktree.unsynced() <= SYNCED_AT_CLOSE);
             if all {
-                self.worktree.tidy(head, true);
+                self.tidy_up(head, true);
             }
         }
         self.state.store(Arc::new(State::closed()));
