@@ -45,6 +45,9 @@ pub struct GitConfig {
     /// The repository that this one is shared through: a path, or a URL (`file://`; `https://` needs the feature
     /// `git-https`, `ssh://` and `user@host:path` the feature `git-ssh`). What can hold a password or a token is refused: a
     /// user for `http` and `https`, a second `@`, a query. None: not shared.
+    ///
+    /// To a path, or `file://`, commits are written by this process itself: **no hook of that repository runs, and its `receive`
+    /// settings don't count.** Where they guard the branch, reach it over `ssh://`, `https://` or `git://`.
     pub remote: Option<String>,
     /// Who the commits are by. Default: `gateway-storage`.
     pub author_name: String,
