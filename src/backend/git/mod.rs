@@ -100,11 +100,21 @@ use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats};
 ///
 /// Once there is something here, nothing that is wrong with the remote stops a start, and a remote that does not answer stops
 /// no write: it is kept, and sent later. [`stats`](Backend::stats) say what is wrong, and count the commits that are only
-/// here (`ahead`) and only there (`behind`).
+/// here (`ahead`) and only there (`behind`); [`unsent`](Git::unsent) says what closing left here.
 #[derive(Clone)]
 pub struct Git {
     store: Arc<Store>,
     deadline: Duration,
+}
+
+/// Commits that are only here once a store is closed: see [`Git::unsent`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Unsent {
+    /// How many they are.
+    pub commits: usize,
+    /// Why.
+    pub reason: Option<Error>,
 }
 
 struct Store {
@@ -170,6 +180,13 @@ impl Git {
     /// [`Closed`](ErrorKind::Closed) once it is.
     pub fn head(&self) -> Result<Option<RevisionId>> {
         Ok(self.state()?.head.map(history::id_of))
+    }
+
+    /// What closing could not send. None while the store is open, if the remote has everything, without a remote, and if
+    /// nothing is sent by itself.
+    #[must_use]
+    pub fn unsent(&self) -> Option<Unsent> {
+        self.shared().unsent
     }
 
     /// Where the work tree is, as an absolute path.

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use git2::{Oid, Repository};
 
 use super::{
-    GitConfig, GitSync,
+    GitConfig, GitSync, Unsent,
     courier::{Answer, Courier, Sent},
     ledger::Ledger,
     place::Place,
@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) answered: Option<SystemTime>,
     /// Why it can't be reached, or why our commits can't go there.
     pub(super) trouble: Option<Error>,
+    /// What closing left here.
+    pub(super) unsent: Option<Unsent>,
 }
 
 /// What the remote is doing for us in the background.
@@ -282,9 +284,13 @@ impl Writer {
 
     /// The last thing: sends what was not sent, if someone waits for that, and leaves everything in order.
     pub(super) fn finish(&mut self, is_waited_for: bool) {
-        if is_waited_for && self.config.push != GitSync::Manual && self.is_ahead() && !self.is_offline() {
+        if is_waited_for && self.config.push != GitSync::Manual && self.is_ahead() {
             // It stays here, and goes out after the next start.
-            drop(self.push());
+            let pushed = if self.is_offline() { Ok(()) } else { self.push() };
+            let commits = self.counts().map_or(0, |(ahead, _)| ahead);
+            let mut shared = self.shared();
+            let reason = pushed.err().or_else(|| shared.trouble.clone());
+            shared.unsent = (commits > 0).then_some(Unsent { commits, reason });
         }
         if let Ok(_writing) = self.place.begin() {
             let (head, all) = (self.state.load().head, self.worktree.unsynced() <= SYNCED_AT_CLOSE);
