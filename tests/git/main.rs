@@ -1,6 +1,7 @@
 //! The Git backend's own promises, looked at with the real `git`.
 
 mod crash;
+mod daemon;
 mod durable;
 mod history;
 mod opens;

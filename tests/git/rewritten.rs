@@ -57,7 +57,15 @@ async fn a_secret_stays_removed() {
 
 #[tokio::test]
 async fn a_commit_that_was_taken_back_is_not_sent_again() {
-    let clones = Clones::new();
+    taken_back(Clones::new()).await;
+}
+
+#[tokio::test]
+async fn nor_over_a_network() {
+    taken_back(Clones::served()).await;
+}
+
+async fn taken_back(clones: Clones) {
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();
     one.set_config("a", json!("TAKEN BACK")).await.unwrap();

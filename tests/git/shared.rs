@@ -6,9 +6,11 @@ use gateway_storage::{ErrorKind, Git, GitConfig, GitSync, Key, Outcome, Storage}
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::{bare, clone_of, commits, git, is_clean};
+use crate::{bare, clone_of, commits, daemon::Daemon, git, is_clean};
 
 pub(crate) struct Clones {
+    /// None: the remote is a directory for all.
+    daemon: Option<Daemon>,
     base: TempDir,
 }
 
@@ -16,7 +18,13 @@ impl Clones {
     pub(crate) fn new() -> Self {
         let base = TempDir::new().unwrap();
         bare(&base.path().join("remote.git"));
-        Self { base }
+        Self { daemon: None, base }
+    }
+
+    /// The remote is reached over a network.
+    pub(crate) fn served() -> Self {
+        let clones = Self::new();
+        Self { daemon: Some(Daemon::start(clones.base.path())), ..clones }
     }
 
     pub(crate) fn at(&self, name: &str) -> PathBuf {
@@ -24,7 +32,11 @@ impl Clones {
     }
 
     pub(crate) fn config(&self, name: &str) -> GitConfig {
-        clone_of(&self.at("remote.git"), self.at(name))
+        let mut config = clone_of(&self.at("remote.git"), self.at(name));
+        if let Some(daemon) = &self.daemon {
+            config.remote = Some(daemon.url("remote.git"));
+        }
+        config
     }
 
     pub(crate) async fn open(&self, name: &str) -> Storage<Git> {
@@ -72,8 +84,16 @@ pub(crate) async fn value(on: &Storage<Git>, key: &str) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn in_turn() {
-    let clones = Clones::new();
+async fn in_turn_through_a_directory() {
+    in_turn(Clones::new()).await;
+}
+
+#[tokio::test]
+async fn in_turn_over_a_network() {
+    in_turn(Clones::served()).await;
+}
+
+async fn in_turn(clones: Clones) {
     let (one, other) = (clones.open("one").await, clones.open("other").await);
     for step in 0..5 {
         one.set_config(format!("one-{step}"), json!(step)).await.unwrap();
@@ -91,8 +111,16 @@ async fn in_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_once() {
-    let clones = Clones::new();
+async fn at_once_through_a_directory() {
+    at_once(Clones::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_once_over_a_network() {
+    at_once(Clones::served()).await;
+}
+
+async fn at_once(clones: Clones) {
     let names = ["one", "other", "third"];
     let mut writers = Vec::new();
     for name in names {
@@ -117,6 +145,49 @@ async fn at_once() {
     }
     assert_eq!(commits(&clones.at("remote.git")), 45);
     clones.are_in_order(&names);
+}
+
+#[tokio::test]
+async fn what_others_sent_is_there_before_a_write_if_that_is_asked_for() {
+    let clones = Clones::new();
+    let one = clones.open("one").await;
+    let mut config = clones.config("other");
+    config.pull = GitSync::Write;
+    let other = Storage::<Git>::open(config).await.unwrap();
+    for step in 0..3 {
+        // The same key in turn: no conflict, since each knows what the other did.
+        one.backend().pull().await.unwrap();
+        one.set_config("Key", json!([step])).await.unwrap();
+        other.set_config("Key", json!(step)).await.unwrap();
+    }
+    one.backend().pull().await.unwrap();
+    assert_eq!(value(&one, "Key").await, json!(2));
+    for storage in [one, other] {
+        storage.close().await.unwrap();
+    }
+    clones.are_in_order(&["one", "other"]);
+}
+
+#[tokio::test]
+async fn what_others_sent_comes_by_itself() {
+    let clones = Clones::served();
+    let mut config = clones.config("other");
+    config.interval = Duration::from_millis(50);
+    let other = Storage::<Git>::open(config).await.unwrap();
+    let one = clones.open("one").await;
+    for step in 0..3 {
+        one.set_config("a", json!(step)).await.unwrap();
+        let mut waited = 0;
+        while other.get_config("a").await.ok().is_none_or(|found| found.value() != &json!(step)) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            waited += 1;
+            assert!(waited < 1000, "it never comes: {:?}", other.stats().await.unwrap());
+        }
+    }
+    for storage in [one, other] {
+        storage.close().await.unwrap();
+    }
+    clones.are_in_order(&["one", "other"]);
 }
 
 #[tokio::test]

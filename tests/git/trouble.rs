@@ -1,6 +1,6 @@
 //! What is wrong with the remote stops neither a start nor a write.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use gateway_storage::{ErrorKind, Git, GitSync, Storage, Versioned};
 use serde_json::json;
@@ -85,6 +85,32 @@ async fn a_branch_that_is_held_at_the_remote_does_not_stop_a_write() {
     fs::remove_file(lock).unwrap();
     one.backend().push().await.unwrap();
     one.close().await.unwrap();
+    clones.are_in_order(&["one"]);
+}
+
+#[tokio::test]
+async fn what_a_server_refuses_is_kept_and_told() {
+    let clones = Clones::served();
+    let one = clones.open("one").await;
+    one.set_config("a", json!(1)).await.unwrap();
+    let hook = clones.at("remote.git/hooks/pre-receive");
+    fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    fs::write(&hook, "#!/bin/sh\nexit 1\n").unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    one.set_config("b", json!(1)).await.unwrap();
+    assert_eq!(one.backend().push().await.unwrap_err().kind(), ErrorKind::Denied);
+    let backend = one.backend().clone();
+    assert!(backend.unsent().is_none());
+    one.close().await.unwrap();
+    let unsent = backend.unsent().unwrap();
+    assert_eq!((unsent.commits, unsent.reason.unwrap().kind()), (1, ErrorKind::Denied));
+    assert_eq!(git(&clones.at("remote.git"), &["rev-list", "--count", "main"]), "1\n");
+
+    fs::remove_file(hook).unwrap();
+    let one = clones.open("one").await;
+    let backend = one.backend().clone();
+    one.close().await.unwrap();
+    assert!(backend.unsent().is_none());
     clones.are_in_order(&["one"]);
 }
 
