@@ -372,6 +372,35 @@ async fn ten_thousand_credentials_are_one_commit() {
 }
 
 #[tokio::test]
+async fn ten_thousand_records_that_are_imported_are_one_commit() {
+    let base = TempDir::new().unwrap();
+    let path = base.path().join("store");
+    let storage = open(&path).await.unwrap().with_deadline(std::time::Duration::from_secs(120));
+    let record = |n: u32| match n % 2 {
+        0 => Record::Credential {
+            id: Key::new(&format!("account-{n}")).unwrap(),
+            credential: Credential::try_from(json!({ "n": n })).unwrap(),
+        },
+        _ => Record::Config {
+            key: Key::new(&format!("key-{n}")).unwrap(),
+            value: json!(n).try_into().unwrap(),
+        },
+    };
+    let records: Vec<Record> = (0..10_000).map(record).collect();
+    let report = gateway_storage::Exportable::import(storage.backend(), &records).await.unwrap();
+    assert_eq!((report.succeeded, commits(&path)), (10_000, 1));
+    assert!(git(&path, &["count-objects"]).starts_with("0 objects"), "they are in one pack");
+    // The same again changes nothing.
+    let report = gateway_storage::Exportable::import(storage.backend(), &records).await.unwrap();
+    assert_eq!((report.succeeded, commits(&path)), (10_000, 1));
+    storage.close().await.unwrap();
+    is_clean(&path);
+    let storage = open(&path).await.unwrap();
+    assert_eq!(storage.list_credentials().await.unwrap().len(), 5000);
+    assert_eq!(storage.list_configs().await.unwrap().len(), 5000);
+}
+
+#[tokio::test]
 async fn counters_are_not_imported() {
     let base = TempDir::new().unwrap();
     let storage = open(base.path().join("store")).await.unwrap();

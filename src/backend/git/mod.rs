@@ -73,6 +73,12 @@ use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats};
 /// more files there are: this is for changes by people, not for tokens that are refreshed every second. Objects pile
 /// up until someone runs `git gc`, which may be done at any time.
 ///
+/// Each batch of an import is a commit, too, and writes the list of all files anew: with [`IMPORT_CHUNK`](crate::IMPORT_CHUNK)
+/// records in each the time grows with the square of how many there are. Tens of thousands are better given to [`import`] in one
+/// call, or copied with a large [`batch`](crate::migrate::CopyOptions::batch), as by `storage copy --batch 10000`.
+///
+/// [`import`]: crate::Exportable::import
+///
 /// # What it promises and refuses
 ///
 /// - One process at a time has a repository open; many have clones of one remote.
