@@ -114,7 +114,7 @@ async fn no_secret_is_told() {
     sing!(&*format!("file:{}/data", folder.path().display()), File: credentials configs plans usage exports);
 
     // The file names that it writes are keys; what it says is not.
-    sing!(&*format!("git:{}/git", folder.path().display()), Git: credentials configs exports);
+    sing!(&*format!("git:{}/git", folder.path().display()), Git: credentials configs history exports);
     let leaky = folder.path().join("leaky");
     for (before, after) in [
         ("https://keeper:", "@localhost/x"),
