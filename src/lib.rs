@@ -101,7 +101,7 @@ pub use adopt::{Adoption, Layout};
 #[cfg(feature = "file")]
 pub use backend::file::{File, FileConfig};
 #[cfg(feature = "git")]
-pub use backend::git::{Git, GitConfig, GitSync};
+pub use backend::git::{Git, GitConfig, GitSync, Unsent};
 #[cfg(feature = "memory")]
 pub use backend::memory::{Memory, MemoryConfig, MemoryTransaction};
 #[cfg(feature = "mongodb")]

@@ -18,7 +18,7 @@ mod workload;
 use std::{fs, sync::atomic::Ordering};
 
 use base64::Engine;
-use gateway_storage::{ConfigStore, File, Git, Memory, MongoDb, Postgres, Redis, Result, Storage};
+use gateway_storage::{ConfigStore, ErrorKind, File, Git, Memory, MongoDb, Postgres, Redis, Result, Storage};
 use listener::{CANARY, LISTENER, assert_silent, listen, text_of};
 use mongodb::bson::doc;
 use workload::{Errors, Words, stacked};
@@ -114,11 +114,20 @@ async fn no_secret_is_told() {
     sing!(&*format!("file:{}/data", folder.path().display()), File: credentials configs plans usage exports);
 
     // The file names that it writes are keys; what it says is not.
-    sing!(&*format!("git:{}/git", folder.path().display()), Git: credentials configs exports);
-    refused(
-        Storage::<Git>::open(&*format!("git:x?remote=https://keeper:{}@localhost/x", encoded(&password)))
-            .await,
-    );
+    sing!(&*format!("git:{}/git", folder.path().display()), Git: credentials configs history exports);
+    let leaky = folder.path().join("leaky");
+    for (before, after) in [
+        ("https://keeper:", "@localhost/x"),
+        ("http://keeper:", "@localhost/x"),
+        ("http://localhost/x%3Fk=", ""),
+    ] {
+        let url = format!("git:{}?remote={before}{}{after}", leaky.display(), encoded(&password));
+        let error = Storage::<Git>::open(&*url).await.err().expect("a password is no part of a remote");
+        assert_eq!(error.kind(), ErrorKind::InvalidValue);
+        assert!(error.to_string().contains("the remote's URL"), "{error}");
+        LISTENER.hear(&text_of(&error));
+        assert!(!leaky.exists(), "nothing is made before it is refused");
+    }
 
     let redis = servers::redis::Server::start(&["--requirepass", &password]);
     let encoded = encoded(&password);

@@ -9,8 +9,8 @@ use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData
 use tracing_subscriber::layer::SubscriberExt;
 use workload::{OPERATIONS, work};
 
-/// What OpenTelemetry gets of the work.
-async fn spans() -> Vec<SpanData> {
+/// What OpenTelemetry gets of some work.
+async fn spans(work: impl Future<Output = ()>) -> Vec<SpanData> {
     let exporter = InMemorySpanExporter::default();
     let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
     let layer = tracing_opentelemetry::layer()
@@ -21,13 +21,28 @@ async fn spans() -> Vec<SpanData> {
         .with_target(false)
         .with_tracer(provider.tracer("test"));
     let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
-    work().await;
+    work.await;
     exporter.get_finished_spans().unwrap()
+}
+
+/// What Memory does not do.
+#[cfg(feature = "git")]
+async fn look_back() {
+    use gateway_storage::{Git, Key, Storage, Versioned, VersionedKind};
+
+    let folder = tempfile::tempdir().unwrap();
+    let opened = Storage::<Git>::open(&*format!("git:{}/store", folder.path().display())).await.unwrap();
+    let (storage, key) = (workload::stacked(opened), Key::new("a").unwrap());
+    storage.set_config("a", serde_json::json!(1)).await.unwrap();
+    let on = storage.backend();
+    let newest = on.history(VersionedKind::Config, &key, 9).await.unwrap()[0].id;
+    on.value_at(newest, VersionedKind::Config, &key).await.unwrap();
+    on.revert(newest).await.unwrap();
 }
 
 #[tokio::test]
 async fn spans_are_named_as_the_conventions_say() {
-    let spans = spans().await;
+    let spans = spans(work()).await;
     let names: BTreeSet<&str> = spans.iter().map(|span| &*span.name).collect();
     assert_eq!(names.into_iter().collect::<Vec<_>>(), OPERATIONS);
     let mut attributes = BTreeSet::new();
@@ -71,4 +86,12 @@ async fn spans_are_named_as_the_conventions_say() {
     ];
     let expected = expected.map(|(operation, error)| (operation.to_owned(), error.to_owned()));
     assert_eq!(errors.into_iter().collect::<Vec<_>>(), expected, "and NotFound is none");
+
+    #[cfg(feature = "git")]
+    {
+        let spans = self::spans(look_back()).await;
+        let names: Vec<&str> = spans.iter().map(|span| &*span.name).collect();
+        // The branch is the namespace.
+        assert_eq!(names, ["set_config main", "history main", "value_at main", "revert main"]);
+    }
 }

@@ -3,6 +3,7 @@
 
 mod adopt;
 mod archive;
+mod git;
 mod plan;
 mod transfer;
 

@@ -7,22 +7,34 @@ use std::{
     time::Duration,
 };
 
-use gateway_storage::{Credential, Key};
+use gateway_storage::{Credential, Git, GitConfig, GitSync, Key, Storage};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::{is_clean, open};
+use crate::{bare, clone_of, config, git, is_clean};
 
 /// Names the repository to a process that is to be killed.
 pub(crate) const WRITER: &str = "GATEWAY_STORAGE_GIT_WRITER";
 
 const BATCH: u64 = 40;
 
+/// With the remote that is beside it, if there is one: fetched from and sent to with every write, and in between.
+fn beside(path: &Path) -> GitConfig {
+    let remote = path.with_file_name("remote.git");
+    if !remote.exists() {
+        return config(path);
+    }
+    let mut config = clone_of(&remote, path);
+    (config.pull, config.interval) = (GitSync::Write, Duration::from_millis(20));
+    config
+}
+
 /// Writes without end, and says what was acknowledged.
 pub(crate) fn write(path: &Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let storage = open(path).await.expect("the store opens at once after a crash");
+        let storage =
+            Storage::<Git>::open(beside(path)).await.expect("the store opens at once after a crash");
         let first = match storage.get_credential("single").await {
             Ok(found) => found.get("step").unwrap().as_u64().unwrap(),
             Err(_) => 0,
@@ -48,15 +60,28 @@ fn say(line: &str) {
 
 #[test]
 fn kill_nine_loses_nothing_and_leaves_a_repository_in_order() {
-    let rounds: u64 = std::env::var("CRASH_ROUNDS").ok().map_or(25, |rounds| rounds.parse().unwrap());
     let base = TempDir::new().unwrap();
-    let path = base.path().join("store");
+    kill_nine(&base.path().join("store"));
+}
+
+#[test]
+fn kill_nine_with_a_remote() {
+    let base = TempDir::new().unwrap();
+    let remote = base.path().join("remote.git");
+    bare(&remote);
+    kill_nine(&base.path().join("store"));
+    git(&remote, &["fsck", "--strict", "--no-dangling"]);
+    assert_eq!(git(&remote, &["rev-parse", "main"]), git(&base.path().join("store"), &["rev-parse", "main"]));
+}
+
+fn kill_nine(path: &Path) {
+    let rounds: u64 = std::env::var("CRASH_ROUNDS").ok().map_or(25, |rounds| rounds.parse().unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (mut single, mut batch, mut attempt) = (0, 0, 0);
     for round in 0..rounds {
         let mut writer = Command::new(std::env::current_exe().unwrap())
             .args(["writes_until_it_is_killed", "--nocapture"])
-            .env(WRITER, &path)
+            .env(WRITER, path)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -78,8 +103,11 @@ fn kill_nine_loses_nothing_and_leaves_a_repository_in_order() {
             }
         }
         assert!(killer.join().unwrap().code().is_none(), "the writer ended by itself");
+        // In the remote it may be another clone's: a person removes it.
+        drop(std::fs::remove_file(path.with_file_name("remote.git/refs/heads/main.lock")));
         runtime.block_on(async {
-            let storage = open(&path).await.expect("the store opens at once after a crash");
+            let storage =
+                Storage::<Git>::open(beside(path)).await.expect("the store opens at once after a crash");
             let step = async |id: String| match storage.get_credential(id).await {
                 Ok(found) => found.get("step").unwrap().as_u64().unwrap(),
                 Err(_) => 0,
@@ -93,7 +121,7 @@ fn kill_nine_loses_nothing_and_leaves_a_repository_in_order() {
             }
             storage.close().await.unwrap();
         });
-        is_clean(&path);
+        is_clean(path);
     }
     assert!(attempt > rounds / 2, "the writer was killed before it wrote");
 }

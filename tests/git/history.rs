@@ -97,3 +97,45 @@ async fn a_revision_is_reverted() {
     storage.close().await.unwrap();
     is_clean(&path);
 }
+
+/// A revision is of records: where its file is now does not matter, and what was set since is not lost.
+#[tokio::test]
+async fn a_record_whose_file_has_another_name_since_is_in_conflict() {
+    let base = TempDir::new().unwrap();
+    let path = base.path().join("store");
+    let storage = open(&path).await.unwrap();
+    storage.set_config("first", json!(1)).await.unwrap();
+    let by_hand = |text: Option<&str>| {
+        let file = path.join("config/Bob.json");
+        text.map_or_else(|| std::fs::remove_file(&file), |text| std::fs::write(&file, text)).unwrap();
+        git(&path, &["add", "-A"]);
+        git(&path, &["commit", "--quiet", "-m", "by hand"]);
+        git(&path, &["rev-parse", "HEAD"]).trim().parse::<RevisionId>().unwrap()
+    };
+    let backend = storage.backend();
+    let added = by_hand(Some("1\n"));
+    let changed = by_hand(Some("2\n"));
+    storage.set_config("Bob", json!(3)).await.unwrap();
+    for revision in [added, changed] {
+        assert_eq!(backend.revert(revision).await.unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(storage.get_config("Bob").await.unwrap().value(), &json!(3));
+    }
+    // The same value under the new name is what the revision made.
+    storage.set_config("Bob", json!(2)).await.unwrap();
+    backend.revert(changed).await.unwrap();
+    assert_eq!(storage.get_config("Bob").await.unwrap().value(), &json!(1));
+    backend.revert(added).await.unwrap();
+    assert_eq!(storage.get_config("Bob").await.unwrap_err().kind(), ErrorKind::NotFound);
+
+    by_hand(Some("4\n"));
+    let deleted = by_hand(None);
+    storage.set_config("Bob", json!(5)).await.unwrap();
+    assert_eq!(backend.revert(deleted).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(storage.get_config("Bob").await.unwrap().value(), &json!(5));
+    storage.delete_config("Bob").await.unwrap();
+    backend.revert(deleted).await.unwrap();
+    assert_eq!(storage.get_config("Bob").await.unwrap().value(), &json!(4));
+    assert_eq!(git(&path, &["ls-files", "config"]).lines().filter(|file| file.contains("ob")).count(), 1);
+    storage.close().await.unwrap();
+    is_clean(&path);
+}

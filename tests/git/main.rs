@@ -1,9 +1,13 @@
 //! The Git backend's own promises, looked at with the real `git`.
 
 mod crash;
+mod daemon;
+mod durable;
 mod history;
 mod opens;
+mod rewritten;
 mod shared;
+mod trouble;
 
 use std::{
     path::{Path, PathBuf},

@@ -236,6 +236,55 @@ async fn no_symbolic_link_is_followed() {
 }
 
 #[tokio::test]
+async fn a_committed_link_at_the_place_of_a_record_is_none() {
+    let base = TempDir::new().unwrap();
+    let (path, victim) = (base.path().join("store"), base.path().join("victim"));
+    fs::write(&victim, "victim").unwrap();
+    let storage = open(&path).await.unwrap();
+    storage.set_config("a", json!(1)).await.unwrap();
+    storage.close().await.unwrap();
+    symlink(&victim, path.join("config/p.json")).unwrap();
+    git(&path, &["add", "."]);
+    git(&path, &["commit", "--quiet", "-m", "by hand"]);
+    for start in 0..3 {
+        let storage = open(&path).await.unwrap();
+        assert_eq!(storage.list_configs().await.unwrap().len(), if start == 0 { 1 } else { 2 });
+        storage.set_config("p", json!(start)).await.unwrap();
+        storage.close().await.unwrap();
+        is_clean(&path);
+    }
+    assert_eq!(fs::read_to_string(path.join("config/p.json")).unwrap(), "2\n");
+    assert_eq!(fs::read_to_string(victim).unwrap(), "victim");
+}
+
+/// Somebody works on another branch while the store is open.
+#[tokio::test]
+async fn another_branch_that_is_checked_out_is_left_alone() {
+    let base = TempDir::new().unwrap();
+    let path = base.path().join("store");
+    let storage = open(&path).await.unwrap();
+    storage.set_config("a", json!(1)).await.unwrap();
+    git(&path, &["checkout", "--quiet", "-b", "other"]);
+    storage.set_config("a", json!(2)).await.unwrap();
+    storage.set_config("b", json!(2)).await.unwrap();
+    assert_eq!(git(&path, &["status", "--porcelain"]), "");
+    assert_eq!(git(&path, &["show", "main:config/b.json"]), "2\n");
+    let stats = storage.stats().await.unwrap();
+    let warning = stats.details["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("is not checked out"), "{warning}");
+    fs::write(path.join("mine"), "mine").unwrap();
+    git(&path, &["add", "."]);
+    git(&path, &["commit", "--quiet", "-m", "mine"]);
+    assert_eq!(git(&path, &["show", "--stat", "--format=", "HEAD"]).lines().count(), 2);
+    git(&path, &["checkout", "--quiet", "main"]);
+    storage.set_config("c", json!(3)).await.unwrap();
+    assert_eq!(storage.stats().await.unwrap().details["warnings"], json!([]));
+    storage.close().await.unwrap();
+    is_clean(&path);
+    assert_eq!(open(&path).await.unwrap().list_configs().await.unwrap().len(), 3);
+}
+
+#[tokio::test]
 async fn no_key_reaches_the_repository_itself() {
     let base = TempDir::new().unwrap();
     let path = base.path().join("store");
@@ -273,12 +322,19 @@ async fn a_foreign_lock_is_left_and_ours_is_not() {
     storage.close().await.unwrap();
     is_clean(&path);
 
-    // One of ours died while it wrote.
-    for left in ["gateway-storage/writing", "index.lock", "refs/heads/main.lock", "HEAD.lock"] {
+    // One of ours died while it wrote, and fetched.
+    let locks = ["index.lock", "refs/heads/main.lock", "HEAD.lock", "shallow.lock"];
+    let tracking = "refs/remotes/gateway-storage";
+    fs::create_dir_all(path.join(".git").join(tracking)).unwrap();
+    let tracking = format!("{tracking}/main.lock");
+    for left in ["gateway-storage/writing", "gateway-storage/fetching", &tracking].into_iter().chain(locks) {
         fs::write(path.join(".git").join(left), "").unwrap();
     }
     let storage = open(&path).await.unwrap();
     storage.set_config("c", json!(4)).await.unwrap();
+    for lock in locks.into_iter().chain([&*tracking]) {
+        assert!(!path.join(".git").join(lock).exists(), "{lock}");
+    }
     storage.close().await.unwrap();
     is_clean(&path);
 }
@@ -313,6 +369,35 @@ async fn ten_thousand_credentials_are_one_commit() {
     let storage = open(&path).await.unwrap();
     println!("opening 10,000 took {:?}", begun.elapsed());
     assert_eq!(storage.list_credentials().await.unwrap().len(), 10_000);
+}
+
+#[tokio::test]
+async fn ten_thousand_records_that_are_imported_are_one_commit() {
+    let base = TempDir::new().unwrap();
+    let path = base.path().join("store");
+    let storage = open(&path).await.unwrap().with_deadline(std::time::Duration::from_secs(120));
+    let record = |n: u32| match n % 2 {
+        0 => Record::Credential {
+            id: Key::new(&format!("account-{n}")).unwrap(),
+            credential: Credential::try_from(json!({ "n": n })).unwrap(),
+        },
+        _ => Record::Config {
+            key: Key::new(&format!("key-{n}")).unwrap(),
+            value: json!(n).try_into().unwrap(),
+        },
+    };
+    let records: Vec<Record> = (0..10_000).map(record).collect();
+    let report = gateway_storage::Exportable::import(storage.backend(), &records).await.unwrap();
+    assert_eq!((report.succeeded, commits(&path)), (10_000, 1));
+    assert!(git(&path, &["count-objects"]).starts_with("0 objects"), "they are in one pack");
+    // The same again changes nothing.
+    let report = gateway_storage::Exportable::import(storage.backend(), &records).await.unwrap();
+    assert_eq!((report.succeeded, commits(&path)), (10_000, 1));
+    storage.close().await.unwrap();
+    is_clean(&path);
+    let storage = open(&path).await.unwrap();
+    assert_eq!(storage.list_credentials().await.unwrap().len(), 5000);
+    assert_eq!(storage.list_configs().await.unwrap().len(), 5000);
 }
 
 #[tokio::test]

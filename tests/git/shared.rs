@@ -6,36 +6,71 @@ use gateway_storage::{ErrorKind, Git, GitConfig, GitSync, Key, Outcome, Storage}
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::{bare, clone_of, commits, git, is_clean};
+use crate::{bare, clone_of, commits, daemon::Daemon, git, is_clean};
 
-struct Clones {
+pub(crate) struct Clones {
+    /// None: the remote is a directory for all.
+    daemon: Option<Daemon>,
     base: TempDir,
 }
 
 impl Clones {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let base = TempDir::new().unwrap();
         bare(&base.path().join("remote.git"));
-        Self { base }
+        Self { daemon: None, base }
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    /// The remote is reached over a network.
+    pub(crate) fn served() -> Self {
+        let clones = Self::new();
+        Self { daemon: Some(Daemon::start(clones.base.path())), ..clones }
+    }
+
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.base.path().join(name)
     }
 
-    fn config(&self, name: &str) -> GitConfig {
-        clone_of(&self.at("remote.git"), self.at(name))
+    pub(crate) fn config(&self, name: &str) -> GitConfig {
+        let mut config = clone_of(&self.at("remote.git"), self.at(name));
+        if let Some(daemon) = &self.daemon {
+            config.remote = Some(daemon.url("remote.git"));
+        }
+        config
     }
 
-    async fn open(&self, name: &str) -> Storage<Git> {
+    pub(crate) async fn open(&self, name: &str) -> Storage<Git> {
         Storage::open(self.config(name)).await.unwrap()
     }
 
-    fn head(&self, name: &str) -> String {
+    pub(crate) fn head(&self, name: &str) -> String {
         git(&self.at(name), &["rev-parse", "main"])
     }
 
-    fn are_in_order(&self, names: &[&str]) {
+    /// A person's clone, made with git.
+    pub(crate) fn person(&self) -> PathBuf {
+        let person = self.at("person");
+        if person.exists() {
+            git(&person, &["pull", "--quiet"]);
+        } else {
+            git(self.base.path(), &["clone", "--quiet", "remote.git", "person"]);
+        }
+        person
+    }
+
+    /// A person's commit at the remote: its name.
+    pub(crate) fn by_hand(&self, file: &str, text: &str) -> String {
+        let person = self.person();
+        let path = person.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        git(&person, &["add", "."]);
+        git(&person, &["commit", "--quiet", "-m", "by hand"]);
+        git(&person, &["push", "--quiet"]);
+        git(&person, &["rev-parse", "HEAD"]).trim().to_owned()
+    }
+
+    pub(crate) fn are_in_order(&self, names: &[&str]) {
         for name in names {
             is_clean(&self.at(name));
             assert_eq!(self.head(name), self.head("remote.git"), "{name}");
@@ -44,13 +79,21 @@ impl Clones {
     }
 }
 
-async fn value(on: &Storage<Git>, key: &str) -> serde_json::Value {
+pub(crate) async fn value(on: &Storage<Git>, key: &str) -> serde_json::Value {
     on.get_config(key).await.unwrap().value().clone()
 }
 
 #[tokio::test]
-async fn in_turn() {
-    let clones = Clones::new();
+async fn in_turn_through_a_directory() {
+    in_turn(Clones::new()).await;
+}
+
+#[tokio::test]
+async fn in_turn_over_a_network() {
+    in_turn(Clones::served()).await;
+}
+
+async fn in_turn(clones: Clones) {
     let (one, other) = (clones.open("one").await, clones.open("other").await);
     for step in 0..5 {
         one.set_config(format!("one-{step}"), json!(step)).await.unwrap();
@@ -68,8 +111,16 @@ async fn in_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_once() {
-    let clones = Clones::new();
+async fn at_once_through_a_directory() {
+    at_once(Clones::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_once_over_a_network() {
+    at_once(Clones::served()).await;
+}
+
+async fn at_once(clones: Clones) {
     let names = ["one", "other", "third"];
     let mut writers = Vec::new();
     for name in names {
@@ -94,6 +145,49 @@ async fn at_once() {
     }
     assert_eq!(commits(&clones.at("remote.git")), 45);
     clones.are_in_order(&names);
+}
+
+#[tokio::test]
+async fn what_others_sent_is_there_before_a_write_if_that_is_asked_for() {
+    let clones = Clones::new();
+    let one = clones.open("one").await;
+    let mut config = clones.config("other");
+    config.pull = GitSync::Write;
+    let other = Storage::<Git>::open(config).await.unwrap();
+    for step in 0..3 {
+        // The same key in turn: no conflict, since each knows what the other did.
+        one.backend().pull().await.unwrap();
+        one.set_config("Key", json!([step])).await.unwrap();
+        other.set_config("Key", json!(step)).await.unwrap();
+    }
+    one.backend().pull().await.unwrap();
+    assert_eq!(value(&one, "Key").await, json!(2));
+    for storage in [one, other] {
+        storage.close().await.unwrap();
+    }
+    clones.are_in_order(&["one", "other"]);
+}
+
+#[tokio::test]
+async fn what_others_sent_comes_by_itself() {
+    let clones = Clones::served();
+    let mut config = clones.config("other");
+    config.interval = Duration::from_millis(50);
+    let other = Storage::<Git>::open(config).await.unwrap();
+    let one = clones.open("one").await;
+    for step in 0..3 {
+        one.set_config("a", json!(step)).await.unwrap();
+        let mut waited = 0;
+        while other.get_config("a").await.ok().is_none_or(|found| found.value() != &json!(step)) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            waited += 1;
+            assert!(waited < 1000, "it never comes: {:?}", other.stats().await.unwrap());
+        }
+    }
+    for storage in [one, other] {
+        storage.close().await.unwrap();
+    }
+    clones.are_in_order(&["one", "other"]);
 }
 
 #[tokio::test]
@@ -175,8 +269,9 @@ async fn a_conflict_of_what_was_written_offline_stays_until_a_person_ends_it() {
     (config.pull, config.push) = (GitSync::Manual, GitSync::Manual);
     let one = Storage::<Git>::open(config.clone()).await.unwrap();
     one.set_config("a", json!(1)).await.unwrap();
-    one.set_config("b", json!(1)).await.unwrap();
+    one.backend().push().await.unwrap();
     let other = clones.open("other").await;
+    one.set_config("b", json!(1)).await.unwrap();
     other.set_config("b", json!(2)).await.unwrap();
     let before = clones.head("one");
     for error in [one.backend().pull().await, one.backend().push().await] {
@@ -186,7 +281,7 @@ async fn a_conflict_of_what_was_written_offline_stays_until_a_person_ends_it() {
     assert_eq!(value(&one, "b").await, json!(1));
     one.set_config("c", json!(1)).await.unwrap();
     let stats = one.stats().await.unwrap();
-    assert_eq!((&stats.details["ahead"], &stats.details["behind"]), (&json!(3), &json!(1)));
+    assert_eq!((&stats.details["ahead"], &stats.details["behind"]), (&json!(2), &json!(1)));
     one.set_config("b", json!(2)).await.unwrap();
     one.backend().push().await.unwrap();
     other.backend().pull().await.unwrap();
@@ -202,14 +297,8 @@ async fn others_files_come_along() {
     let clones = Clones::new();
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();
-    git(clones.base.path(), &["clone", "--quiet", "remote.git", "person"]);
-    let person = clones.at("person");
-    fs::create_dir(person.join("docs")).unwrap();
-    fs::write(person.join("docs/README.md"), "text").unwrap();
-    fs::write(person.join("config/b.json"), "{}").unwrap();
-    git(&person, &["add", "."]);
-    git(&person, &["commit", "--quiet", "-m", "by hand"]);
-    git(&person, &["push", "--quiet"]);
+    clones.by_hand("docs/README.md", "text");
+    clones.by_hand("config/b.json", "{}");
     one.set_config("c", json!(1)).await.unwrap();
     assert_eq!(value(&one, "b").await, json!({}));
     assert_eq!(fs::read_to_string(clones.at("one").join("docs/README.md")).unwrap(), "text");
@@ -222,11 +311,7 @@ async fn a_damaged_record_of_others_is_not_taken_over() {
     let clones = Clones::new();
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();
-    git(clones.base.path(), &["clone", "--quiet", "remote.git", "person"]);
-    let person = clones.at("person");
-    fs::write(person.join("config/a.json"), "{ broken").unwrap();
-    git(&person, &["commit", "--quiet", "-am", "by hand"]);
-    git(&person, &["push", "--quiet"]);
+    clones.by_hand("config/a.json", "{ broken");
     let before = clones.head("one");
     let error = one.backend().pull().await.unwrap_err();
     assert_eq!((error.kind(), error.key()), (ErrorKind::Corrupt, Some(&Key::new("a").unwrap())));

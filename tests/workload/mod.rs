@@ -6,8 +6,9 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use gateway_storage::{
     ApplyOptions, AuditFilter, Backend, BatchFailure, CacheStore, ConfigBatch, ConfigStore, CredentialStore,
-    Error, Exportable, Increment, Key, Layered, Limit, Plan, Pooled, Record, Result, Retry, Rollback,
-    RollbackOptions, Stack, Storage, Timeout, Transaction, Transactional, UsageStore,
+    Error, Exportable, Increment, Key, Layered, Limit, Plan, Pooled, Record, Result, Retry, RevisionId,
+    Rollback, RollbackOptions, Stack, Storage, Timeout, Transaction, Transactional, UsageStore, Versioned,
+    VersionedKind,
 };
 use serde_json::json;
 
@@ -184,6 +185,22 @@ pub(crate) async fn exports<B: Exportable>(on: &Storage<B>) -> Result<()> {
     // A reader who saw enough.
     assert_eq!(on.export().take(1).count().await, 1);
     Ok(())
+}
+
+pub(crate) async fn history<B: Versioned + ConfigStore>(
+    on: &Storage<B>,
+    words: &Words,
+    errors: &mut Errors,
+) -> Result<()> {
+    let (key, kind) = (Key::new(&words.config_key)?, VersionedKind::Config);
+    on.set_config(&words.config_key, json!(words.config)).await?;
+    let newest = on.backend().history(kind, &key, 9).await?[0].id;
+    errors.of(on.backend().history(VersionedKind::Credential, &key, 9).await);
+    on.backend().value_at(newest, kind, &key).await?;
+    errors.of(on.backend().value_at(RevisionId::from_bytes([1; 20]), kind, &key).await);
+    on.set_config(&words.config_key, json!([words.config])).await?;
+    errors.of(on.backend().revert(newest).await);
+    on.set_config(&words.config_key, json!(words.config)).await
 }
 
 pub(crate) async fn pool<B: Pooled>(on: &Storage<B>, errors: &mut Errors) -> Result<()> {

@@ -3,20 +3,26 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
     thread,
     time::Duration,
 };
 
 use git2::{
     ConfigLevel, Cred, CredentialType, Direction, ErrorCode, FetchOptions, ObjectType, Odb, Oid, PushOptions,
-    RemoteCallbacks, Repository, Sort,
+    RemoteCallbacks, RemoteConnection, Repository, Sort,
 };
 
 use super::{
     GitConfig,
     failure::failed,
+    ledger::base,
+    marker::Marker,
     options::local_path,
+    packs::Packs,
     place::{OURS, Place},
 };
 use crate::{Error, ErrorKind, Result};
@@ -68,10 +74,11 @@ impl<T> Answer<T> {
 }
 
 impl Courier {
-    pub(super) fn start(path: &Path, config: &GitConfig, remote: String) -> Result<Self> {
-        let repository = Place::reopen(path)?;
+    pub(super) fn start(place: &Place, config: &GitConfig, remote: String) -> Result<Self> {
+        let (repository, fetching) = (Place::reopen(&place.path)?, place.fetching.clone());
         let (errands, waiting) = channel();
-        let route = Route { repository, remote, config: config.clone() };
+        let packs = Packs::new(&place.git);
+        let route = Route { repository, remote, fetching, packs, config: config.clone() };
         thread::Builder::new()
             .name("gateway-storage-git-remote".into())
             .spawn(move || route.run(&waiting))
@@ -110,18 +117,20 @@ impl Courier {
 struct Route {
     repository: Repository,
     remote: String,
+    fetching: Arc<Marker>,
+    packs: Packs,
     config: GitConfig,
 }
 
 impl Route {
-    fn run(self, errands: &Receiver<Errand>) {
+    fn run(mut self, errands: &Receiver<Errand>) {
         while let Ok(errand) = errands.recv() {
             match errand {
                 Errand::Fetch(reply) => drop(reply.send(self.fetch())),
                 Errand::Push { commit, expected, reply } => {
                     let sent = match local_path(&self.remote) {
                         Some(path) => self.push_here(&path, commit, expected),
-                        None => self.push_there(commit),
+                        None => self.push_there(commit, expected),
                     };
                     let known = match sent {
                         Ok(Sent::Accepted) => self.track(commit),
@@ -140,14 +149,13 @@ impl Route {
             .map_err(|error| failed("what the remote has can't be noted", error))
     }
 
-    fn fetch(&self) -> Result<Option<Oid>> {
+    fn fetch(&mut self) -> Result<Option<Oid>> {
+        let _fetching = self.fetching.begin()?;
         let fetch = || {
             let mut remote = self.repository.remote_anonymous(&self.remote)?;
             let reference = self.config.reference();
             let mut connection = remote.connect_auth(Direction::Fetch, Some(self.callbacks()), None)?;
-            let tip =
-                connection.list()?.iter().find(|head| head.name() == reference).map(git2::RemoteHead::oid);
-            let Some(tip) = tip else { return Ok(None) };
+            let Some(tip) = tip_of(&connection, &reference)? else { return Ok(None) };
             if self.repository.refname_to_id(&self.config.tracking()).ok() != Some(tip) {
                 let mut options = FetchOptions::new();
                 options.remote_callbacks(self.callbacks()).update_fetchhead(false);
@@ -156,8 +164,28 @@ impl Route {
             Ok(Some(tip))
         };
         let tip = fetch().map_err(unreached)?;
+        self.packs.sync()?;
+        if !self.is_kept(tip).map_err(|error| failed("the history can't be read", error))? {
+            return Err(rewritten());
+        }
         tip.map_or(Ok(()), |tip| self.track(tip))?;
         Ok(tip)
+    }
+
+    /// Whether the remote still has what the branch here and the remote once had in common: what it has lost was removed
+    /// there, and would come back with our commits. Histories that never had anything in common are not joined either.
+    fn is_kept(&self, tip: Option<Oid>) -> Result<bool, git2::Error> {
+        let here = self.repository.refname_to_id(&self.config.reference()).ok();
+        let known = self.repository.refname_to_id(&self.config.tracking()).ok();
+        let (Some(here), true) = (here, known.is_some() || tip.is_some()) else { return Ok(true) };
+        let shared = known.map_or(Ok(None), |known| base(&self.repository, here, known))?;
+        match (shared, tip) {
+            (Some(shared), Some(tip)) => {
+                Ok(shared == tip || self.repository.graph_descendant_of(tip, shared)?)
+            }
+            (None, Some(tip)) => Ok(base(&self.repository, here, tip)?.is_some()),
+            (shared, None) => Ok(shared.is_none()),
+        }
     }
 
     /// Into a repository of this machine. libgit2's own way there moves the branch whatever it has become since.
@@ -208,11 +236,17 @@ impl Route {
         push().map_err(unreached)
     }
 
-    /// Over a network. The server moves the branch only if it is where it was when we connected.
-    fn push_there(&self, commit: Oid) -> Result<Sent> {
+    /// Over a network. The server moves the branch only if it still is where we saw it.
+    fn push_there(&self, commit: Oid, expected: Option<Oid>) -> Result<Sent> {
         let refused = std::cell::Cell::new(false);
         let push = || {
             let mut remote = self.repository.remote_anonymous(&self.remote)?;
+            let reference = self.config.reference();
+            let mut connection = remote.connect_auth(Direction::Push, Some(self.callbacks()), None)?;
+            if tip_of(&connection, &reference)? != expected {
+                refused.set(true);
+                return Ok(());
+            }
             let mut callbacks = self.callbacks();
             callbacks.push_update_reference(|_, status| {
                 refused.set(refused.get() || status.is_some());
@@ -220,7 +254,7 @@ impl Route {
             });
             let mut options = PushOptions::new();
             options.remote_callbacks(callbacks).packbuilder_parallelism(1);
-            remote.push(&[format!("{commit}:{}", self.config.reference())], Some(&mut options))
+            connection.remote().push(&[format!("{commit}:{reference}")], Some(&mut options))
         };
         match push() {
             Ok(()) if refused.get() => Ok(Sent::Rejected),
@@ -267,6 +301,11 @@ impl Route {
             .or_else(|| token_env.as_ref().and_then(|name| std::env::var(name).ok()))
             .or_else(|| token_file.as_ref().and_then(from_file))
     }
+}
+
+/// Where the remote's branch is.
+fn tip_of(connection: &RemoteConnection<'_, '_, '_>, reference: &str) -> Result<Option<Oid>, git2::Error> {
+    Ok(connection.list()?.iter().find(|head| head.name() == reference).map(git2::RemoteHead::oid))
 }
 
 /// How many files two commits have differently.
@@ -317,4 +356,13 @@ fn unreached(error: git2::Error) -> Error {
             Error::new(ErrorKind::Unavailable, "the remote can't be reached, or refuses").with_code(code)
         }
     }
+}
+
+#[cold]
+fn rewritten() -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+"the remote's history was rewritten, or is another one: bring this clone to it with git, or what was removed there would come back",
+    )
+    .with_retryable(false)
 }

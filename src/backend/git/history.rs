@@ -1,6 +1,9 @@
 //! What was stored earlier: read from the commits, on a thread of its own.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use git2::{Commit, ErrorCode, Oid, Repository, Sort, Tree};
 
@@ -109,6 +112,27 @@ fn history(
     if revisions.is_empty() { Err(missing(kind)) } else { Ok(revisions) }
 }
 
+type Blobs = (Option<Oid>, Option<Oid>);
+
+/// The records that a commit changed, and what they were before and after it.
+fn undone(
+    repository: &Repository,
+    parent: Option<Oid>,
+    id: Oid,
+) -> Result<BTreeMap<(VersionedKind, Key), Blobs>> {
+    let (before, after) = (Files::of(repository, parent)?, Files::of(repository, Some(id))?);
+    let changes = changes(repository, parent, Some(id))?;
+    let records = changes.iter().filter_map(|change| name::record_of(&change.path));
+    Ok(records
+        .map(|(kind, key)| {
+            let blobs = (before.find(kind, &key), after.find(kind, &key));
+            ((kind, key), blobs)
+        })
+        // A file that only got another name.
+        .filter(|(_, (old, new))| old != new)
+        .collect())
+}
+
 fn revision(commit: &Commit<'_>) -> Revision {
     let (author, seconds) = (commit.author(), commit.time().seconds());
     let time: SystemTime = match u64::try_from(seconds) {
@@ -175,9 +199,9 @@ impl Versioned for Git {
                 }
                 (commit.id(), commit.parent_ids().next())
             };
-            let undone = changes(writer.repository(), parent, Some(id))?;
+            let undone = undone(writer.repository(), parent, id)?;
             writer.commit(&format!("revert {id}"), |draft| {
-                undone.iter().try_for_each(|change| draft.undo(change))
+                undone.iter().try_for_each(|((kind, key), blobs)| draft.undo(*kind, key, *blobs))
             })?;
             writer.snapshot().head.map(id_of).ok_or_else(unknown)
         })

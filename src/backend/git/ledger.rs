@@ -61,6 +61,12 @@ impl Ledger {
         self.target(&self.reference)
     }
 
+    /// Whether `HEAD` is at the branch: a person may check another one out while the store is open.
+    pub(super) fn is_checked_out(&self) -> bool {
+        let head = self.repository.find_reference("HEAD");
+        head.is_ok_and(|head| head.symbolic_target().ok().flatten() == Some(&*self.reference))
+    }
+
     /// The newest commit that the remote is known to have.
     pub(super) fn tracked(&self) -> Result<Option<Oid>> {
         self.target(&self.tracking)
@@ -91,11 +97,7 @@ impl Ledger {
     /// The newest commit that both have. None for two that have nothing in common.
     pub(super) fn base(&self, one: Option<Oid>, other: Option<Oid>) -> Result<Option<Oid>> {
         let (Some(one), Some(other)) = (one, other) else { return Ok(None) };
-        match self.repository.merge_base(one, other) {
-            Ok(base) => Ok(Some(base)),
-            Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
-            Err(error) => Err(failed("the history can't be read", error)),
-        }
+        base(&self.repository, one, other).map_err(|error| failed("the history can't be read", error))
     }
 
     /// The commits that `tip` has and `base` has not, oldest first.
@@ -185,6 +187,15 @@ impl Ledger {
 
 fn unwritten(error: git2::Error) -> Error {
     failed("a commit can't be written", error)
+}
+
+/// The newest commit that two have in common, if there is one.
+pub(super) fn base(repository: &Repository, one: Oid, other: Oid) -> Result<Option<Oid>, git2::Error> {
+    match repository.merge_base(one, other) {
+        Ok(base) => Ok(Some(base)),
+        Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The files that differ between two commits of a repository.

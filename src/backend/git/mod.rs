@@ -7,8 +7,10 @@ mod export;
 mod failure;
 mod history;
 mod ledger;
+mod marker;
 mod name;
 mod options;
+mod packs;
 mod place;
 mod state;
 mod sync;
@@ -43,7 +45,8 @@ use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats};
 /// **Nothing that was ever committed goes away.** A credential that was deleted, or replaced, is in the history of this
 /// repository, of its remote and of each clone, for whoever can read one of them. So revoke it where it was issued. (To remove
 /// it from the history as well, rewrite it with a tool such as `git filter-repo`, in every clone, while no store is open
-/// on one; a server may keep the old commits still.) The files are not encrypted.
+/// on one; a server may keep the old commits still. A clone that was forgotten does not bring it back, see below.) The files
+/// are not encrypted.
 ///
 /// # Where things are
 ///
@@ -64,16 +67,24 @@ use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats};
 /// message names the files and what happened to them, never a value. Commits that others make with git in this work tree
 /// are seen at the next write, [`health`](Backend::health) or [`pull`](Git::pull).
 ///
-/// `Ok` means that the commit's objects and the branch are fsynced. (libgit2 does not sync the directories that new objects are in: a
-/// file system that orders them after files, as ext4 and xfs do, keeps them.) A commit costs some milliseconds, and more the
+/// `Ok` means that the commit's objects and the branch are fsynced, as is what was fetched before the branch stands on it. (libgit2
+/// does not sync the directories that new objects are in: a file system that orders them after files, as ext4 and xfs do,
+/// keeps them.) A commit costs some milliseconds, and more the
 /// more files there are: this is for changes by people, not for tokens that are refreshed every second. Objects pile
 /// up until someone runs `git gc`, which may be done at any time.
+///
+/// Each batch of an import is a commit, too, and writes the list of all files anew: with [`IMPORT_CHUNK`](crate::IMPORT_CHUNK)
+/// records in each the time grows with the square of how many there are. Tens of thousands are better given to [`import`] in one
+/// call, or copied with a large [`batch`](crate::migrate::CopyOptions::batch), as by `storage copy --batch 10000`.
+///
+/// [`import`]: crate::Exportable::import
 ///
 /// # What it promises and refuses
 ///
 /// - One process at a time has a repository open; many have clones of one remote.
 /// - An empty or a missing directory becomes a repository. An existing one is used as it is; `HEAD` must be at the branch. A
 ///   bare, shallow or linked one, one in the middle of a merge, and a directory with other things in it are refused.
+/// - While another branch is checked out commits go to the store's branch, and the work tree and the index are left alone.
 /// - Files of the store that hold changes which are in no commit: opening is [`Conflict`](ErrorKind::Conflict), and nothing is
 ///   touched. If they appear later they are left as they are, and [`stats`](Backend::stats) warn of them.
 /// - After a crash the work tree and the index are repaired, locks that we left are removed. A lock of another program is
@@ -89,12 +100,27 @@ use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats};
 /// A write that is refused so is gone; after a pull it can be made again. Commits that were made offline and are in conflict
 /// stay until a person brings both sides together with git; writes go on meanwhile, here.
 ///
-/// A remote that does not answer does not stop a write: it is kept, and sent later. [`stats`](Backend::stats) count the
-/// commits that are only here (`ahead`) and only there (`behind`).
+/// A remote whose history was rewritten, so that it has lost commits that are here, is [`Conflict`](ErrorKind::Conflict), too, and gets
+/// nothing from this clone: what was removed there would come back. Bring the clone to the new history (`git fetch`, then
+/// `git reset --hard` or `git rebase`). Histories that have nothing in common are not joined either.
+///
+/// Once there is something here, nothing that is wrong with the remote stops a start, and a remote that does not answer stops
+/// no write: it is kept, and sent later. [`stats`](Backend::stats) say what is wrong, and count the commits that are only
+/// here (`ahead`) and only there (`behind`); [`unsent`](Git::unsent) says what closing left here.
 #[derive(Clone)]
 pub struct Git {
     store: Arc<Store>,
     deadline: Duration,
+}
+
+/// Commits that are only here once a store is closed: see [`Git::unsent`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Unsent {
+    /// How many they are.
+    pub commits: usize,
+    /// Why.
+    pub reason: Option<Error>,
 }
 
 struct Store {
@@ -134,7 +160,7 @@ impl Git {
     /// # Errors
     ///
     /// [`Conflict`](ErrorKind::Conflict) if a record was changed on both sides: nothing is changed, and the message names both
-    /// commits. [`Unavailable`](ErrorKind::Unavailable) if the remote does not answer, [`InvalidValue`](ErrorKind::InvalidValue)
+    /// commits; or if the remote's history was rewritten. [`Unavailable`](ErrorKind::Unavailable) if the remote does not answer, [`InvalidValue`](ErrorKind::InvalidValue)
     /// without a remote.
     pub async fn pull(&self) -> Result<()> {
         self.ask(|writer| writer.pull()).await
@@ -160,6 +186,13 @@ impl Git {
     /// [`Closed`](ErrorKind::Closed) once it is.
     pub fn head(&self) -> Result<Option<RevisionId>> {
         Ok(self.state()?.head.map(history::id_of))
+    }
+
+    /// What closing could not send. None while the store is open, if the remote has everything, without a remote, and if
+    /// nothing is sent by itself.
+    #[must_use]
+    pub fn unsent(&self) -> Option<Unsent> {
+        self.shared().unsent
     }
 
     /// Where the work tree is, as an absolute path.
@@ -200,12 +233,12 @@ impl Backend for Git {
     async fn stats(&self) -> Result<StorageStats> {
         let looked = self.ask(|writer| {
             writer.adopt()?;
-            Ok((writer.counts()?, writer.worktree.left(), writer.worktree.is_behind()))
+            Ok((writer.counts()?, writer.warnings()))
         });
-        let (counts, left, is_behind) = match looked.await {
+        let (counts, local) = match looked.await {
             Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
-            Ok(found) => (Some(found.0), found.1, found.2),
-            Err(_) => (None, 0, false),
+            Ok((counts, local)) => (Some(counts), local),
+            Err(_) => (None, Vec::new()),
         };
         let (state, shared, config) = (self.state()?, self.shared(), &self.store.config);
         let mut stats = StorageStats {
@@ -230,13 +263,7 @@ impl Backend for Git {
                 warnings.push(format!("the remote and this clone are not the same: {trouble}"));
             }
         }
-        if left > 0 {
-            warnings.push(format!("{left} files of the work tree could not follow the branch: they hold changes that are in no commit"));
-        }
-        if is_behind {
-            warnings
-                .push("another program holds the index: `git status` shows changes that are none".to_owned());
-        }
+        warnings.extend(local);
         tell("warnings", json!(warnings));
         Ok(stats)
     }

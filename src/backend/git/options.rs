@@ -43,7 +43,11 @@ pub struct GitConfig {
     /// The branch that holds the data. `HEAD` must be at it. Default: `main`.
     pub branch: String,
     /// The repository that this one is shared through: a path, or a URL (`file://`; `https://` needs the feature
-    /// `git-https`, `ssh://` and `user@host:path` the feature `git-ssh`). A password in it is refused. None: not shared.
+    /// `git-https`, `ssh://` and `user@host:path` the feature `git-ssh`). What can hold a password or a token is refused: a
+    /// user for `http` and `https`, a second `@`, a query. None: not shared.
+    ///
+    /// To a path, or `file://`, commits are written by this process itself: **no hook of that repository runs, and its `receive`
+    /// settings don't count.** Where they guard the branch, reach it over `ssh://`, `https://` or `git://`.
     pub remote: Option<String>,
     /// Who the commits are by. Default: `gateway-storage`.
     pub author_name: String,
@@ -51,7 +55,8 @@ pub struct GitConfig {
     pub author_email: String,
     /// When commits of others are fetched. Default: [`GitSync::Interval`]; opening fetches unless it is `Manual`.
     pub pull: GitSync,
-    /// When our commits are sent. Default: [`GitSync::Write`]. Unless it is `Manual`, closing sends what was not.
+    /// When our commits are sent. Default: [`GitSync::Write`]. Unless it is `Manual`, closing sends what was not;
+    /// dropping the last handle, which may be in the way of others, does not.
     pub push: GitSync,
     /// How often, for [`GitSync::Interval`], and how soon what could not be sent is tried again. Default: 60 s.
     #[serde(with = "readable")]
@@ -174,17 +179,25 @@ pub(super) fn local_path(remote: &str) -> Option<PathBuf> {
 /// Refuses a remote with a password in it, and one that this build can't speak to. It is not repeated.
 fn check_remote(remote: &str) -> Result<()> {
     let (scheme, rest) = remote.split_once("://").unwrap_or(("", remote));
-    let user = rest.split('/').next().and_then(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
-    match (scheme, user) {
-        ("https" | "http", Some(_)) => {
+    let is_url = !scheme.is_empty();
+    if is_url && rest.contains(['?', '#']) {
+        return Err(refused(
+            "the remote's URL has a query or a fragment: no Git URL needs one, and it can hold a token",
+        ));
+    }
+    // Whatever is before the last `@` may be a password, also where it holds what should have been encoded.
+    if let Some((user, rest)) = rest.split_once('@').filter(|_| is_url || local_path(remote).is_none()) {
+        if ["http", "https"].contains(&scheme) {
             return Err(refused(
                 "the remote's URL names a user or a password: use `username` and `token_env`, `token_file` or `token`",
             ));
         }
-        (_, Some(user)) if user.contains(':') => {
-            return Err(refused("the remote's URL holds a password: use a key"));
+        let is_name = |each: char| each.is_ascii_alphanumeric() || "-_.".contains(each);
+        if user.is_empty() || !user.chars().all(is_name) || rest.contains('@') {
+            return Err(refused(
+                "the remote's URL may hold a password: use a key, and write an `@` of its path as `%40`",
+            ));
         }
-        _ => {}
     }
     let is_known = match scheme {
         "" if local_path(remote).is_none() => cfg!(feature = "git-ssh"),
@@ -293,7 +306,19 @@ mod tests {
             ("git:x?author_name=<", "the author's name and address are not empty,"),
             ("git:x?remote=https://ghp_secret@host/x", "the remote's URL names a user or a password:"),
             ("git:x?remote=https://a:secret@host/x", "the remote's URL names a user or a password:"),
-            ("git:x?remote=ssh://a:secret@host/x", "the remote's URL holds a password: use a key"),
+            ("git:x?remote=http://a:pa/secret@host/x", "the remote's URL names a user or a password:"),
+            (
+                "git:x?remote=http://host/x%3Fprivate_token=secret",
+                "the remote's URL has a query or a fragment:",
+            ),
+            ("git:x?remote=http://host/x%23secret", "the remote's URL has a query or a fragment:"),
+            ("git:x?remote=ssh://a:secret@host/x", "the remote's URL may hold a password: use a key"),
+            ("git:x?remote=ssh://a:pa/secret@host/x", "the remote's URL may hold a password: use a key"),
+            ("git:x?remote=ssh://a%253Asecret@host/x", "the remote's URL may hold a password: use a key"),
+            ("git:x?remote=git://a:secret@host/x", "the remote's URL may hold a password: use a key"),
+            ("git:x?remote=file://a:secret@host/x", "the remote's URL may hold a password: use a key"),
+            ("git:x?remote=a:secret@host:x", "the remote's URL may hold a password: use a key"),
+            ("git:x?remote=a:pa/secret@host:x", "the remote's URL may hold a password: use a key"),
             ("git:x?remote=ftp://host/x", "this build can't speak to such a remote:"),
             ("git:x?interval=0s", "the interval and the remote's timeout are more than zero"),
         ] {
@@ -321,8 +346,10 @@ mod tests {
     fn debug_prints_no_secret() {
         let mut config = GitConfig::new("x");
         config.token = Some("secret".into());
-        config.remote = Some("https://a:secret@host/x".into());
-        assert!(!format!("{config:?}").contains("secret"));
+        for remote in ["https://a:secret@host/x", "http://a:pa/secret@host/x", "http://host/x?token=secret"] {
+            config.remote = Some(remote.into());
+            assert!(!format!("{config:?}").contains("secret"));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use git2::{Config, ConfigLevel, ErrorCode, Oid, Repository, RepositoryInitOptions, RepositoryState};
@@ -12,6 +13,7 @@ use git2::{Config, ConfigLevel, ErrorCode, Oid, Repository, RepositoryInitOption
 use super::{
     GitConfig,
     failure::{failed, io_failed, refused},
+    marker::{Marker, Writing},
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -36,6 +38,10 @@ pub(super) struct Place {
     pub(super) path: PathBuf,
     /// `.git`.
     pub(super) git: PathBuf,
+    /// Locks of the branch, `HEAD`, the index may be ours.
+    writing: Arc<Marker>,
+    /// Locks that only fetching takes may be ours.
+    pub(super) fetching: Arc<Marker>,
     _lock: File,
 }
 
@@ -77,7 +83,13 @@ impl Place {
             Err(_) => make_repository(config, &path)?,
         }
         let ours = git.join(OURS);
-        let place = Self { _lock: lock(&path, &ours)?, path, git };
+        let place = Self {
+            _lock: lock(&path, &ours)?,
+            writing: Marker::new(ours.join("writing")),
+            fetching: Marker::new(ours.join("fetching")),
+            path,
+            git,
+        };
         place.clear_up(config)?;
         write_file(&ours.join("config"), settings(config).as_bytes())?;
         let repository = open_repository(&place.path)?;
@@ -100,26 +112,21 @@ impl Place {
 
     /// Says on disk that locks of the repository may be ours, until the result is dropped.
     pub(super) fn begin(&self) -> Result<Writing> {
-        let path = self.own("writing");
-        match OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path) {
-            Ok(_) => Ok(Writing(path)),
-            Err(error) => Err(at(&path, "can't be written", error)),
-        }
+        self.writing.begin()
     }
 
     /// Removes the locks that a process left which died while it wrote. There is no other one: we have the store's own lock.
     fn clear_up(&self, config: &GitConfig) -> Result<()> {
-        let writing = self.own("writing");
-        if fs::symlink_metadata(&writing).is_err() {
+        // This name is ours alone.
+        remove(&self.git.join(config.tracking() + ".lock"))?;
+        if self.fetching.is_left() {
+            remove(&self.git.join("shallow.lock"))?;
+            self.fetching.clear()?;
+        }
+        if !self.writing.is_left() {
             return Ok(());
         }
-        for lock in [
-            "index".to_owned(),
-            "HEAD".to_owned(),
-            "packed-refs".to_owned(),
-            config.reference(),
-            config.tracking(),
-        ] {
+        for lock in ["index".to_owned(), "HEAD".to_owned(), "packed-refs".to_owned(), config.reference()] {
             remove(&self.git.join(lock + ".lock"))?;
         }
         if let Ok(entries) = fs::read_dir(self.git.join(OURS)) {
@@ -129,7 +136,7 @@ impl Place {
                 }
             }
         }
-        remove(&writing)
+        self.writing.clear()
     }
 
     /// Refuses a repository that is not as we can use it.
@@ -171,16 +178,6 @@ impl Place {
         Err(refused(format!(
             "the repository in {path} is at another branch than the one of the configuration: check it out, or name the other one"
         )))
-    }
-}
-
-/// While it exists, locks in the repository may be ours.
-pub(super) struct Writing(PathBuf);
-
-impl Drop for Writing {
-    fn drop(&mut self) {
-        // If it stays, the next start looks for locks in vain.
-        let _ = fs::remove_file(&self.0);
     }
 }
 
@@ -275,7 +272,7 @@ fn remove_io(path: &Path) -> io::Result<()> {
     }
 }
 
-fn remove(path: &Path) -> Result<()> {
+pub(super) fn remove(path: &Path) -> Result<()> {
     remove_io(path).map_err(|error| at(path, "can't be removed", error))
 }
 
@@ -295,6 +292,6 @@ fn missing(path: &Path) -> Error {
 }
 
 #[cold]
-fn at(path: &Path, what: &str, error: io::Error) -> Error {
+pub(super) fn at(path: &Path, what: &str, error: io::Error) -> Error {
     io_failed(format!("{} {what}", path.display()), error)
 }

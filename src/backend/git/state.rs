@@ -7,7 +7,6 @@ use imbl::OrdMap;
 
 use super::{
     failure::failed,
-    ledger::{Blob, Change},
     name::{self, record_of},
     text,
 };
@@ -154,23 +153,31 @@ impl<'r> Draft<'r> {
         ((!self.is_raw).then_some(self.state), self.changes)
     }
 
-    /// Undoes the change of one file, if it still is what the change made of it.
-    pub(super) fn undo(&mut self, change: &Change) -> Result<()> {
-        let Some((kind, key)) = record_of(&change.path) else { return Ok(()) };
-        let name = change.path.split_once('/').map_or("", |(_, name)| name);
-        let (found, id) = (self.files.blob(kind, name), |blob: Option<Blob>| blob.map(|blob| blob.id));
-        if found == id(change.old) {
+    /// Undoes the change of a record, from one blob to another, if it still is what the change made of it: whatever its file is
+    /// called by now.
+    pub(super) fn undo(
+        &mut self,
+        kind: VersionedKind,
+        key: &Key,
+        (old, new): (Option<Oid>, Option<Oid>),
+    ) -> Result<()> {
+        let found = self.files.find(kind, key);
+        if found == old {
             return Ok(());
         }
-        if found != id(change.new) {
+        if found != new {
             return Err(
-                Error::new(ErrorKind::Conflict, "a record was changed since the revision").with_key(&key)
+                Error::new(ErrorKind::Conflict, "a record was changed since the revision").with_key(key)
             );
         }
-        let text = id(change.old).map(|blob| self.files.read(blob, |text| Ok(text.to_vec()))).transpose()?;
         self.is_raw = true;
-        self.changes.insert(change.path.clone(), text);
-        Ok(())
+        match old {
+            Some(blob) => self.put(kind, key, self.files.read(blob, |text| Ok(text.to_vec()))?),
+            None => {
+                self.delete(kind, key);
+                Ok(())
+            }
+        }
     }
 
     pub(super) fn put_credential(&mut self, id: &Key, credential: &Credential) -> Result<()> {

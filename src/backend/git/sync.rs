@@ -90,8 +90,14 @@ impl Writer {
                 return Ok(());
             };
             let sent = self.courier()?.push(head, known);
-            if self.heard(sent)? == Sent::Accepted {
-                return Ok(());
+            match self.heard(sent)? {
+                Sent::Accepted => return Ok(()),
+                Sent::Busy if is_long(begun) => return self.heard(Err(held())),
+                Sent::Busy => {
+                    pause();
+                    continue;
+                }
+                Sent::Rejected => {}
             }
             let is_on_top = self.ledger.base(Some(head), known)? == known;
             let theirs = self.fetch()?;
@@ -116,6 +122,11 @@ impl Writer {
         match self.heard(sent) {
             Ok(Sent::Accepted) => return Ok(Some(true)),
             Ok(Sent::Rejected) => {}
+            Ok(Sent::Busy) if is_long(begun) => {
+                let held: Result<()> = Err(held());
+                drop(self.heard(held));
+                return Ok(Some(false));
+            }
             Ok(Sent::Busy) => return Ok(None),
             // It is kept here, and sent later.
             Err(_) => return Ok(Some(false)),
@@ -134,19 +145,21 @@ impl Writer {
             // If an earlier commit is to blame, this write is not.
             return Err(conflict);
         }
-        match self.integrate(theirs) {
-            Ok(()) => Ok(None),
-            Err(error) => {
-                self.shared().trouble = Some(error);
-                Ok(Some(false))
-            }
-        }
+        Ok(self.integrate(theirs).map_or(Some(false), |()| None))
     }
 
     /// Takes the remote's commits over, with those that are only here on top of them.
     ///
-    /// Nothing changes if a record was changed on both sides, or if what the remote has can't be read.
+    /// Nothing changes if a record was changed on both sides, or if what the remote has can't be read; that is noted.
     pub(super) fn integrate(&mut self, theirs: Option<Oid>) -> Result<()> {
+        let taken = self.take_over(theirs);
+        if let Err(error) = &taken {
+            self.shared().trouble = Some(error.clone());
+        }
+        taken
+    }
+
+    fn take_over(&mut self, theirs: Option<Oid>) -> Result<()> {
         let _writing = self.place.begin()?;
         self.adopt()?;
         let state = self.state.load_full();
@@ -265,7 +278,8 @@ impl Writer {
                     Ok(Sent::Rejected) => {
                         self.next_sync = Instant::now() + self.config.interval.min(Duration::from_secs(1))
                     }
-                    Ok(Sent::Accepted | Sent::Busy) | Err(_) => {}
+                    Ok(Sent::Busy) => self.shared().trouble = Some(held()),
+                    Ok(Sent::Accepted) | Err(_) => {}
                 },
             },
         }
@@ -277,8 +291,7 @@ impl Writer {
     }
 
     fn go_on(&mut self, theirs: Option<Oid>) {
-        if let Err(error) = self.integrate(theirs) {
-            self.shared().trouble = Some(error);
+        if self.integrate(theirs).is_err() {
             return;
         }
         let head = self.state.load().head;
@@ -317,7 +330,12 @@ fn conflict(own: Oid, theirs: Oid, change: &Change) -> Error {
 
 /// Whether the remote refuses commits that stand on its own: not a race, if that goes on for a while.
 fn sent_is_unwanted(is_on_top: bool, is_unchanged: bool, begun: Instant) -> bool {
-    is_on_top && is_unchanged && begun.elapsed() > Duration::from_secs(1)
+    is_on_top && is_unchanged && is_long(begun)
+}
+
+/// Longer than anybody is in the way who is only faster.
+fn is_long(begun: Instant) -> bool {
+    begun.elapsed() > Duration::from_secs(1)
 }
 
 /// Before another try, so that those who were in each other's way are not again.
@@ -328,4 +346,12 @@ pub(super) fn pause() {
 #[cold]
 fn unwanted() -> Error {
     Error::new(ErrorKind::Denied, "the remote does not take our commits: the branch may be protected")
+}
+
+#[cold]
+fn held() -> Error {
+    Error::new(
+        ErrorKind::Busy,
+        "another program holds the remote's branch; if it died, remove the branch's lock there: `refs/heads/*.lock`",
+    )
 }

@@ -170,7 +170,7 @@ fn run(mut writer: Writer, messages: &Receiver<Message>) {
             job(&mut writer);
         }
     }
-    writer.finish();
+    writer.finish(closing.is_some());
     if let Some(reply) = closing {
         // Whoever closed it may be gone.
         let _ = reply.send(());

@@ -7,7 +7,10 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs::{self, DirBuilder, File, Metadata, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -46,7 +49,9 @@ enum Found {
     Nothing,
     /// A file and its content; if that was not looked at, it is as the index says.
     File(Oid, Metadata),
-    /// A directory, a symbolic link, a device.
+    /// A symbolic link, as git would store it.
+    Link(Oid),
+    /// A directory, a device, or something behind a symbolic link.
     Other,
 }
 
@@ -100,22 +105,19 @@ impl Worktree {
         known: &[Option<Oid>],
         new: Option<Blob>,
     ) -> io::Result<bool> {
-        let is_plain = |blob: &Blob| {
-            matches!(blob.mode, FileMode::Blob | FileMode::BlobExecutable | FileMode::BlobGroupWritable)
-        };
-        if new.is_some_and(|blob| !is_plain(&blob)) {
+        if new.is_some_and(|blob| !is_plain(blob)) {
             // A symbolic link: git makes it, if someone asks it to.
             return Ok(false);
         }
         let mut is_new = false;
         match self.look(path)? {
             Found::File(id, _) if new.is_some_and(|blob| blob.id == id) => return Ok(true),
-            Found::File(id, _) if known.contains(&Some(id)) => {}
+            Found::File(id, _) | Found::Link(id) if known.contains(&Some(id)) => {}
             Found::Nothing if new.is_none() => return Ok(true),
             Found::Nothing => is_new = true,
             // A power failure leaves empty files.
             Found::File(_, metadata) if metadata.len() == 0 && self.unsynced.contains(path) => {}
-            Found::File(..) | Found::Other => return Ok(false),
+            Found::File(..) | Found::Link(_) | Found::Other => return Ok(false),
         }
         let target = self.root.join(path);
         match new {
@@ -155,6 +157,11 @@ impl Worktree {
             }
             found => found?,
         };
+        if found.is_symlink() {
+            let link = fs::read_link(&target)?;
+            let id = Oid::hash_object(ObjectType::Blob, link.as_os_str().as_bytes());
+            return id.map(Found::Link).map_err(io::Error::other);
+        }
         if !found.is_file() {
             return Ok(Found::Other);
         }
@@ -247,7 +254,8 @@ impl Worktree {
         for (path, blob) in newest {
             let is_ours = record_of(path).is_some();
             let known = versions.get(path);
-            if !is_ours && known.is_none() {
+            // A symbolic link is no record, and git's affair.
+            if !is_ours && known.is_none() || blob.is_some_and(|blob| !is_plain(blob)) {
                 continue;
             }
             let id = blob.map(|blob| blob.id);
@@ -273,6 +281,7 @@ impl Worktree {
                 {
                     late.push((path, blob));
                 }
+                Found::Link(found) if is_left(Some(found)) => late.push((path, blob)),
                 Found::Nothing if is_left(None) => late.push((path, blob)),
                 _ if is_ours && id.is_some() => changed += 1,
                 _ => {}
@@ -357,6 +366,13 @@ impl Worktree {
         false
     }
 
+    /// Forgets what was to be done: another branch is checked out, and git brings the files of ours when it is again.
+    pub(super) fn leave(&mut self) {
+        self.unsynced.clear();
+        self.left.clear();
+        self.unindexed.clear();
+    }
+
     /// How many files may not be on disk.
     pub(super) fn unsynced(&self) -> usize {
         self.unsynced.len()
@@ -370,6 +386,10 @@ impl Worktree {
             drop(write_file(&self.checkpoint, format!("{head}\n").as_bytes()));
         }
     }
+}
+
+const fn is_plain(blob: Blob) -> bool {
+    matches!(blob.mode, FileMode::Blob | FileMode::BlobExecutable | FileMode::BlobGroupWritable)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

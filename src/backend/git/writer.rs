@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use git2::{Oid, Repository};
 
 use super::{
-    GitConfig, GitSync,
+    GitConfig, GitSync, Unsent,
     courier::{Answer, Courier, Sent},
     ledger::Ledger,
     place::Place,
@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) answered: Option<SystemTime>,
     /// Why it can't be reached, or why our commits can't go there.
     pub(super) trouble: Option<Error>,
+    /// What closing left here.
+    pub(super) unsent: Option<Unsent>,
 }
 
 /// What the remote is doing for us in the background.
@@ -74,7 +76,7 @@ impl Writer {
                 };
                 let remote =
                     remote.ok_or_else(|| super::failure::refused("the remote's path is not UTF-8"))?;
-                Courier::start(&path, config, remote)
+                Courier::start(&place, config, remote)
             })
             .transpose()?;
         let mut writer = Self {
@@ -104,7 +106,8 @@ impl Writer {
         self.settle(head)?;
         if self.courier.is_some() && self.config.pull != GitSync::Manual {
             match self.pull() {
-                Err(error) if error.kind() == ErrorKind::Unavailable && head.is_some() => {}
+                // What is here can be used, whatever is wrong with the remote.
+                Err(_) if head.is_some() => {}
                 other => other?,
             }
         }
@@ -184,19 +187,20 @@ impl Writer {
             let value = change(&mut draft)?;
             let (next, changes) = draft.into_parts();
             let Some(commit) = self.ledger.write(state.head, &changes, what)? else { return Ok(value) };
-            let is_sent = match self.send_write(&state, commit, begun)? {
-                Some(is_sent) => is_sent,
-                None => {
-                    super::sync::pause();
-                    continue;
-                }
-            };
+            // What can't be read is not sent.
             let next = match next {
                 Some(mut next) => {
                     next.head = Some(commit);
                     next
                 }
                 None => self.state_at(&state, Some(commit))?,
+            };
+            let is_sent = match self.send_write(&state, commit, begun)? {
+                Some(is_sent) => is_sent,
+                None => {
+                    super::sync::pause();
+                    continue;
+                }
             };
             return match self.move_to(commit, next) {
                 Ok(()) => Ok(value),
@@ -224,13 +228,36 @@ impl Writer {
         let changes = self.ledger.changes(before, Some(commit))?;
         self.ledger.advance(before, commit, "gateway-storage")?;
         self.state.store(Arc::new(next));
-        self.worktree.follow(&self.ledger.repository, &changes);
+        if self.ledger.is_checked_out() {
+            self.worktree.follow(&self.ledger.repository, &changes);
+        }
         Ok(())
     }
 
     /// The repository, for what only reads it.
     pub(super) const fn repository(&self) -> &Repository {
         &self.ledger.repository
+    }
+
+    /// What an operator should know of the work tree.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !self.ledger.is_checked_out() {
+            warnings.push(
+                "the store's branch is not checked out: the work tree and the index are left as they are"
+                    .to_owned(),
+            );
+            return warnings;
+        }
+        let left = self.worktree.left();
+        if left > 0 {
+            warnings.push(format!("{left} files of the work tree could not follow the branch: they hold changes that are in no commit"));
+        }
+        if self.worktree.is_behind() {
+            warnings
+                .push("another program holds the index: `git status` shows changes that are none".to_owned());
+        }
+        warnings
     }
 
     /// Whether there is something to do when nobody asks for anything.
@@ -243,20 +270,32 @@ impl Writer {
             && let Ok(_writing) = self.place.begin()
         {
             let head = self.state.load().head;
-            self.worktree.tidy(head, false);
+            self.tidy_up(head, false);
         }
     }
 
-    /// The last thing: sends what was not sent, and leaves everything in order.
-    pub(super) fn finish(&mut self) {
-        if self.config.push != GitSync::Manual && self.is_ahead() && !self.is_offline() {
+    fn tidy_up(&mut self, head: Option<Oid>, all: bool) {
+        if self.ledger.is_checked_out() {
+            self.worktree.tidy(head, all);
+        } else {
+            self.worktree.leave();
+        }
+    }
+
+    /// The last thing: sends what was not sent, if someone waits for that, and leaves everything in order.
+    pub(super) fn finish(&mut self, is_waited_for: bool) {
+        if is_waited_for && self.config.push != GitSync::Manual && self.is_ahead() {
             // It stays here, and goes out after the next start.
-            drop(self.push());
+            let pushed = if self.is_offline() { Ok(()) } else { self.push() };
+            let commits = self.counts().map_or(0, |(ahead, _)| ahead);
+            let mut shared = self.shared();
+            let reason = pushed.err().or_else(|| shared.trouble.clone());
+            shared.unsent = (commits > 0).then_some(Unsent { commits, reason });
         }
         if let Ok(_writing) = self.place.begin() {
             let (head, all) = (self.state.load().head, self.worktree.unsynced() <= SYNCED_AT_CLOSE);
             if all {
-                self.worktree.tidy(head, true);
+                self.tidy_up(head, true);
             }
         }
         self.state.store(Arc::new(State::closed()));

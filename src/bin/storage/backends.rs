@@ -26,6 +26,11 @@ pub(crate) trait Operated: Open {
     /// What an operator should know before it hurts.
     const WARNINGS: &[&str] = &[];
 
+    /// What an operator should know once the store is closed.
+    fn afterwards(&self) -> Option<String> {
+        None
+    }
+
     /// The configuration, changed so that opening makes no new store.
     fn existing(config: Self::Config) -> Self::Config {
         config
@@ -47,6 +52,16 @@ impl Operated for Git {
         ("topology", "one process at a time a clone; many clones of one remote"),
         ("history", "keeps what was deleted or replaced: revoke such credentials where they were issued"),
     ];
+
+    fn afterwards(&self) -> Option<String> {
+        let unsent = self.unsent()?;
+        let count = match unsent.commits {
+            1 => "1 commit is".to_owned(),
+            commits => format!("{commits} commits are"),
+        };
+        let why = unsent.reason.map_or(String::new(), |reason| format!(": {reason}"));
+        Some(format!("{count} only here, and not at the remote{why}"))
+    }
 
     fn existing(mut config: GitConfig) -> GitConfig {
         config.create = false;

@@ -4,7 +4,7 @@ use std::{cell::OnceCell, time::Instant};
 
 use gateway_storage::{Layered, Storage};
 
-use crate::{backends::Operated, failure::Failure, log::Log};
+use crate::{backends::Operated, failure::Failure, log::Log, output::say};
 
 /// A store that is not open yet. A command opens it after it has checked everything it was given.
 pub(crate) struct Door<'u, B> {
@@ -64,8 +64,12 @@ impl<'u, B: Operated> Door<'u, B> {
     /// Closes the store, if it was opened.
     pub(crate) async fn close(self) {
         if let Some(storage) = self.inside.into_inner() {
+            let closed = storage.backend().inner().clone();
             // What was answered is durable already. An error here must not make anyone repeat it; `-v` shows it.
             let _ = storage.close().await;
+            if let Some(line) = closed.afterwards() {
+                say(&format!("warning: {line}"));
+            }
         }
     }
 }

@@ -1,0 +1,87 @@
+//! A store with a history, and a remote.
+
+use std::{fs, path::Path, process::Command};
+
+use serde_json::Value;
+
+use crate::{Ended, Place, bare, ended};
+
+/// Runs a command on the Git store of a place, with a remote beside it.
+fn run(place: &Place, line: &[&str]) -> Ended {
+    let url = format!("git:./store?remote={}", place.dir.path().join("remote.git").display());
+    ended(bare(line).env("STORAGE_URL", url).current_dir(place.dir.path()).output().unwrap())
+}
+
+#[track_caller]
+fn ok(place: &Place, line: &[&str]) -> String {
+    let ended = run(place, line);
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{line:?}");
+    ended.out
+}
+
+fn with_a_remote() -> Place {
+    let place = Place::new();
+    init(place.dir.path(), &["--bare", "remote.git"]);
+    place
+}
+
+fn init(at: &Path, what: &[&str]) {
+    let made =
+        Command::new("git").args(["init", "--quiet", "-b", "main"]).args(what).current_dir(at).status();
+    assert!(made.expect("git is installed").success());
+}
+
+#[test]
+fn a_history_is_listed_shown_and_reverted() {
+    let place = with_a_remote();
+    for value in ["1", "2"] {
+        ok(&place, &["config", "set", "retries", value]);
+    }
+    ok(&place, &["credential", "set", "alice", r#"{"token":"ya29"}"#]);
+    let told = ok(&place, &["history", "config", "retries", "--output", "json"]);
+    let revisions: Value = serde_json::from_str(&told).unwrap();
+    let [newest, first] = [0, 1].map(|n| revisions[n]["id"].as_str().unwrap().to_owned());
+    assert_eq!(revisions.as_array().unwrap().len(), 2);
+    let lines = ok(&place, &["history", "config", "retries", "--limit", "1"]);
+    assert!(lines.starts_with(&newest) && lines.contains("  set  ") && lines.lines().count() == 1, "{lines}");
+
+    assert_eq!(ok(&place, &["show", &first, "config", "retries"]), "1\n");
+    ok(&place, &["revert", &newest]);
+    assert_eq!(ok(&place, &["config", "get", "retries"]), "1\n");
+    // Undone once; what came since is in its way.
+    ok(&place, &["config", "set", "retries", "3"]);
+    let refused = run(&place, &["revert", &newest]);
+    assert_eq!((refused.code, refused.out.as_str()), (Some(1), ""), "{}", refused.err);
+
+    let told = ok(&place, &["history", "credential", "alice", "--output", "json"]);
+    let set = serde_json::from_str::<Value>(&told).unwrap()[0]["id"].as_str().unwrap().to_owned();
+    ok(&place, &["credential", "delete", "alice"]);
+    assert_eq!(ok(&place, &["show", &set, "credential", "alice"]), "\"token\": <hidden>\n");
+    assert!(ok(&place, &["show", &set, "credential", "alice", "--reveal"]).contains("ya29"));
+    assert_eq!(run(&place, &["show", &"1".repeat(40), "config", "retries"]).code, Some(1));
+    assert_eq!(run(&place, &["history", "config", "never"]).code, Some(1));
+}
+
+#[test]
+fn what_did_not_reach_the_remote_is_told() {
+    let place = with_a_remote();
+    ok(&place, &["config", "set", "a", "1"]);
+    let remote = place.dir.path().join("remote.git");
+    fs::rename(&remote, place.dir.path().join("away")).unwrap();
+    for (key, told) in
+        [("b", "warning: 1 commit is only here, "), ("c", "warning: 2 commits are only here, ")]
+    {
+        let kept = run(&place, &["config", "set", key, "1"]);
+        assert_eq!((kept.code, kept.out.as_str()), (Some(0), ""));
+        assert!(kept.err.starts_with(told) && kept.err.contains("can't be reached"), "{}", kept.err);
+    }
+    // One that refuses: it has the branch checked out.
+    init(place.dir.path(), &["remote.git"]);
+    let kept = run(&place, &["config", "get", "c"]);
+    assert_eq!((kept.code, kept.out.as_str()), (Some(0), "1\n"));
+    assert!(kept.err.contains("not at the remote: "), "{}", kept.err);
+    fs::remove_dir_all(&remote).unwrap();
+    fs::rename(place.dir.path().join("away"), &remote).unwrap();
+    assert_eq!(ok(&place, &["config", "get", "c"]), "1\n");
+    assert!(!ok(&place, &["stats"]).contains("warning: "));
+}
