@@ -4,6 +4,9 @@
 mod adopt;
 mod archive;
 mod plan;
+#[path = "../servers/mod.rs"]
+mod servers;
+mod stops;
 mod transfer;
 
 use std::{

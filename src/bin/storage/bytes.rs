@@ -118,15 +118,36 @@ impl AsyncRead for FromStdin {
 }
 
 /// Something that takes bytes when it is given them.
-pub(crate) struct Blocking<W>(pub(crate) W);
+pub(crate) struct Blocking<W> {
+    to: W,
+    /// Why it takes no more.
+    pub(crate) failed: Option<io::Error>,
+}
+
+impl<W: io::Write> Blocking<W> {
+    pub(crate) const fn new(to: W) -> Self {
+        Self { to, failed: None }
+    }
+
+    /// The result, with its error kept.
+    fn seen<T>(&mut self, result: io::Result<T>) -> Poll<io::Result<T>> {
+        Poll::Ready(result.map_err(|error| {
+            let copy = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+            self.failed = Some(error);
+            copy
+        }))
+    }
+}
 
 impl<W: io::Write + Unpin> tokio::io::AsyncWrite for Blocking<W> {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.0.write(bytes))
+        let written = self.to.write(bytes);
+        self.seen(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.0.flush())
+        let flushed = self.to.flush();
+        self.seen(flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -140,7 +140,8 @@ impl Failure {
 
     /// A file could not be written.
     pub(crate) fn unwritten_file(path: &Path, error: &io::Error) -> Self {
-        let mut failure = Self::new(Exit::Error, "output", format!("`{}` can't be written", path.display()));
+        let name = if path == "-" { "stdout".to_owned() } else { format!("`{}`", path.display()) };
+        let mut failure = Self::new(Exit::Error, "output", format!("{name} can't be written"));
         failure.chain.push(error.to_string());
         failure
     }
@@ -197,7 +198,12 @@ impl Failure {
 
     /// Nobody could end it in order.
     pub(crate) fn unheard(error: &io::Error) -> Self {
-        let mut failure = Self::new(Exit::Error, ErrorKind::Internal.as_str(), "can't listen to signals");
+        Self::system("can't listen to signals", error)
+    }
+
+    /// The system gives us too little.
+    pub(crate) fn system(message: &str, error: &io::Error) -> Self {
+        let mut failure = Self::new(Exit::Error, ErrorKind::Internal.as_str(), message);
         failure.chain.push(error.to_string());
         failure
     }

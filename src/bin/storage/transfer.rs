@@ -146,7 +146,7 @@ struct Moving<'m> {
 impl Moving<'_> {
     async fn move_to<B: Operated + Exportable>(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
         if self.transfer.dry_run {
-            let target = match door.open().await {
+            let target = match self.interrupt.unless(door.open()).await? {
                 Ok(target) => target,
                 // It would be made.
                 Err(failure) if failure.kind == ErrorKind::NotFound.as_str() => {
@@ -157,7 +157,7 @@ impl Moving<'_> {
             };
             return self.dry_run(target).await;
         }
-        let target = door.create().await.map_err(|failure| failure.at("target"))?;
+        let target = self.interrupt.unless(door.create()).await?.map_err(|failure| failure.at("target"))?;
         let conflicts = self.conflicts(target).await?;
         if let Some(report) = conflicts {
             let count = report.tallies.total().failed;
@@ -201,7 +201,7 @@ impl Moving<'_> {
         {
             let export = target.export();
             pin_mut!(export);
-            if export.next().await.transpose()?.is_none() {
+            if self.interrupt.unless(export.next()).await?.transpose()?.is_none() {
                 return Ok(None);
             }
         }
