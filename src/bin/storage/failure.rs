@@ -4,7 +4,7 @@ use std::{error::Error as _, io, path::Path};
 
 use gateway_storage::{Error, ErrorKind, Key, Outcome, archive::NotUnderstood};
 
-use crate::commands::import::described;
+use crate::{commands::import::described, source::server};
 
 /// What the process ends with. `storage --help` says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,9 @@ pub(crate) struct Failure {
     /// What to do about it.
     pub(crate) hint: Option<String>,
 }
+
+/// `storage --help` says the same.
+const NEW: &str = "only `set`, `increment`, `copy`, `import` and `adopt` make a new store";
 
 impl Failure {
     fn new(exit: Exit, kind: &'static str, message: impl Into<String>) -> Self {
@@ -147,14 +150,19 @@ impl Failure {
     }
 
     /// The store could not be opened.
-    pub(crate) fn opening(error: &Error) -> Self {
+    pub(crate) fn opening(url: &str, error: &Error) -> Self {
         // The URL names something that is no store, and never will be.
         let exit = if error.kind() == ErrorKind::InvalidValue { Exit::Line } else { Exit::Unreachable };
         let failure = Self::of(exit, error);
+        let failure = match server(url) {
+            Some(server) => failure.at(&server),
+            None => failure,
+        };
         match error.kind() {
-            ErrorKind::NotFound => {
-                failure.hint("check the URL; only `set`, `increment`, `copy` and `import` make a new store")
+            ErrorKind::NotFound if url.starts_with("postgres") => {
+                failure.hint(format!("check the URL; {NEW}, and `schema up` makes one without a record"))
             }
+            ErrorKind::NotFound => failure.hint(format!("check the URL; {NEW}")),
             ErrorKind::Busy => failure.hint("stop what has it open (a gateway?), or try again later"),
             _ => failure,
         }
