@@ -23,14 +23,13 @@ mod transfer;
 use std::process::ExitCode;
 
 use arguments::Arguments;
-use clap::Parser;
 use failure::Failure;
 use tokio::runtime::Builder;
 
 // An interrupt needs no code but where records are moved: SIGINT ends the process, shells call that 130, and a write is whole
 // or not at all.
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match Arguments::read() {
         Ok(arguments) => arguments,
         Err(error) => return refusal::refuse(&error),
     };
