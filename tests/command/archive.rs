@@ -246,6 +246,34 @@ fn what_is_damaged_is_refused_before_anything_is_stored() {
 }
 
 #[test]
+fn what_is_compressed_is_said_so() {
+    let place = Place::new();
+    for (program, begin) in [
+        ("gzip", &b"\x1f\x8b\x08\0"[..]),
+        ("zstd", b"\x28\xb5\x2f\xfd\0"),
+        ("xz", b"\xfd7zXZ\0\0"),
+        ("bzip2", b"BZh91AY"),
+    ] {
+        fs::write(place.file("a"), begin).unwrap();
+        for command in ["inspect", "import"] {
+            let err = place.fails(2, &[command, "a"]);
+            let wanted =
+                format!("error: the file `a` is compressed\n  hint: `{program} -d < FILE | storage inspect`");
+            assert!(err.starts_with(&wanted), "{err}");
+        }
+    }
+}
+
+#[test]
+fn one_is_not_several() {
+    let place = Place::new();
+    place.ok(&["usage", "increment", "sk-1", "requests", "1"]);
+    assert!(place.ok(&["export", "a"]).contains("1 counter of 1 key\n"));
+    place.ok(&["export", "--format", "go", "b"]);
+    assert!(place.ok(&["inspect", "b"]).contains("1 counter\n"));
+}
+
+#[test]
 fn what_a_later_version_wrote_is_said_so() {
     let place = Place::filled();
     let whole = place.ok(&["export"]);

@@ -15,6 +15,8 @@ use tokio::{
     sync::mpsc,
 };
 
+use crate::progress::Bar;
+
 /// How much is read at once.
 const PAGE: usize = 64 * 1024;
 
@@ -31,6 +33,11 @@ impl FromFile {
     pub(crate) fn new(file: File) -> Self {
         Self { file: Arc::new(file), at: 0 }
     }
+
+    /// How long it is now.
+    pub(crate) fn length(&self) -> Option<u64> {
+        Some(self.file.metadata().ok()?.len())
+    }
 }
 
 impl Read for FromFile {
@@ -38,6 +45,45 @@ impl Read for FromFile {
         let read = self.file.read_at(room, self.at)?;
         self.at += read as u64;
         Ok(read)
+    }
+}
+
+/// The same under a bar.
+pub(crate) struct Watched<R> {
+    from: R,
+    read: u64,
+    bar: Bar,
+}
+
+impl<R> Watched<R> {
+    pub(crate) const fn new(from: R, bar: Bar) -> Self {
+        Self { from, read: 0, bar }
+    }
+
+    fn went_on(&mut self, by: usize) {
+        self.read += by as u64;
+        self.bar.at(self.read, self.read);
+    }
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(room)?;
+        self.went_on(read);
+        Ok(read)
+    }
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Watched<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = room.filled().len();
+        ready!(Pin::new(&mut self.from).poll_read(context, room))?;
+        self.went_on(room.filled().len() - before);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -23,8 +23,9 @@ use crate::{
     door::Door,
     failure::Failure,
     interrupt::Interrupt,
+    log::Log,
     output::Answer,
-    progress::Bar,
+    progress::{Bar, several},
     report,
     source::{Source, counted, label},
 };
@@ -116,7 +117,7 @@ impl Transfer {
         door: &Door<'_, B>,
     ) -> Result<Answer, Failure> {
         let interrupt = Interrupt::listen().map_err(|error| Failure::unheard(&error))?;
-        let moving = Moving { transfer: self, source: &source, interrupt: &interrupt };
+        let moving = Moving { transfer: self, source: &source, interrupt: &interrupt, log: door.log() };
         let result = moving.move_to(door).await;
         source.close().await;
         result
@@ -141,6 +142,7 @@ struct Moving<'m> {
     transfer: &'m Transfer,
     source: &'m Source,
     interrupt: &'m Interrupt,
+    log: Log,
 }
 
 impl Moving<'_> {
@@ -220,7 +222,7 @@ impl Moving<'_> {
     ) -> Result<CopyReport, Failure> {
         let done = Arc::new(AtomicU64::new(0));
         let records = self.interrupt.ends(counted(self.source.records(), done.clone()));
-        let mut bar = Bar::new(what, self.source.total);
+        let (mut bar, log) = (Bar::new(what, self.source.total), self.log);
         let mut resumed = 0;
         let report = migrate::copy(records, target, options, |event| match event {
             CopyEvent::Resumed(tallies) => resumed = tallies.total().read,
@@ -228,7 +230,7 @@ impl Moving<'_> {
                 bar.at(done.load(Ordering::Relaxed), tallies.total().read.saturating_sub(resumed));
             }
             CopyEvent::Retrying { error, after } => {
-                bar.note(&format!("note: {error}; trying again in {after:.1?}"));
+                bar.note(log, &format!("note: {error}; trying again in {after:.1?}"));
             }
             _ => {}
         });
@@ -260,8 +262,12 @@ impl Moving<'_> {
         }
         let failed = report.tallies.total().failed;
         if failed > 0 {
-            let verb = if report.dry_run { "would not be" } else { "were not" };
-            return Some(Failure::partly(format!("{failed} records {verb} copied")));
+            let verb = match (report.dry_run, failed) {
+                (true, _) => "would not be",
+                (false, 1) => "was not",
+                (false, _) => "were not",
+            };
+            return Some(Failure::partly(format!("{} {verb} copied", several(failed, "record"))));
         }
         verified.filter(|verified| !verified.has_source()).map(verify::failure)
     }
