@@ -1,6 +1,6 @@
 //! The URL of a storage: `scheme:rest?name=value&name=value`.
 
-use std::{str::FromStr, time::Duration};
+use std::{net::IpAddr, str::FromStr, time::Duration};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -92,6 +92,11 @@ pub(crate) fn host_and_port(addr: &str, default_port: u16) -> Option<(String, u1
         None => return None,
     };
     (!host.is_empty() && !host.contains([',', ' '])).then(|| (host.to_owned(), port))
+}
+
+/// Whether a host is this machine, as far as its name says it.
+pub(crate) fn is_this_machine(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cold]

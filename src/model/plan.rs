@@ -1,8 +1,8 @@
 //! [`Plan`]: an ordered list of changes to the configuration, and how it is applied and taken back.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::Value;
 
 use super::{PlanAction, document};
@@ -121,8 +121,8 @@ impl Plan {
         if text.len() > 2 * MAX_PLAN_BYTES {
             return Err(too_large());
         }
-        let steps: Vec<Step> = document::parse(text)?;
-        let mutations = steps.into_iter().enumerate().map(|(at, step)| step.mutation(at));
+        let steps: Vec<Step> = document::parse(text).map_err(|error| misnamed(text).unwrap_or(error))?;
+        let mutations = (1..).zip(steps).map(|(at, step)| step.mutation(at));
         Self::new(mutations.collect::<Result<Vec<_>>>()?)
     }
 
@@ -181,6 +181,20 @@ struct Step {
     expect_absent: bool,
 }
 
+/// What has a name that no mutation has. It is not repeated: what is stored can stand where a name should.
+#[cold]
+fn misnamed(text: &[u8]) -> Option<Error> {
+    const NAMES: [&str; 5] = ["set", "delete", "value", "expect", "expect_absent"];
+    let steps: Vec<BTreeMap<String, IgnoredAny>> = serde_json::from_slice(text).ok()?;
+    let is_known = |name: &String| NAMES.contains(&name.as_str());
+    let at = steps.iter().position(|step| !step.keys().all(is_known))? + 1;
+    let message = format!(
+        "mutation {at} has a name that is none of {}",
+        NAMES.map(|name| format!("`{name}`")).join(", ")
+    );
+    Some(Error::new(ErrorKind::InvalidValue, message))
+}
+
 /// A value that is there, `null` among them.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
@@ -188,9 +202,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, 
 
 impl Step {
     fn mutation(self, at: usize) -> Result<Mutation> {
-        let wrong = |why: &str| {
-            Error::new(ErrorKind::InvalidValue, format!("mutation {at} (they count from 0) {why}"))
-        };
+        let wrong = |why: &str| Error::new(ErrorKind::InvalidValue, format!("mutation {at} {why}"));
         let value = self.value.map(ConfigValue::new).transpose()?;
         let (key, value) = match (self.set, self.delete, value) {
             (Some(key), None, Some(value)) => (key, Some(value)),
@@ -356,15 +368,15 @@ mod tests {
         ];
         assert_eq!(plan.unwrap().mutations(), wanted);
 
-        assert_eq!(
-            refused(r#"[{"set":"secret"}]"#),
-            "mutation 0 (they count from 0) sets a key and has no `value`"
-        );
+        assert_eq!(refused(r#"[{"set":"secret"}]"#), "mutation 1 sets a key and has no `value`");
         refused(r#"[{"set":"a","value":1},{"delete":"secret","value":1}]"#);
         refused(r#"[{"set":"a","delete":"secret","value":1}]"#);
         refused(r#"[{}]"#);
         refused(r#"[{"delete":"a","expect":1,"expect_absent":true}]"#);
-        refused(r#"[{"delete":"a","secret":1}]"#);
+        assert_eq!(
+            refused(r#"[{"delete":"a"},{"delete":"a","secret":1}]"#),
+            "mutation 2 has a name that is none of `set`, `delete`, `value`, `expect`, `expect_absent`"
+        );
         refused(r#"[{"delete":"a","delete":"secret"}]"#);
         refused(r#"[{"delete":"secret\n"}]"#);
         refused("[]");

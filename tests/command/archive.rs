@@ -1,6 +1,14 @@
 //! `storage export`, `import` and `inspect`.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio};
+use std::{
+    fs,
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, chown, symlink},
+        process::CommandExt,
+    },
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use serde_json::{Value, json};
 
@@ -102,7 +110,7 @@ fn an_export_is_its_owners_and_complete() {
     place.write_text("a", "before");
     fs::set_permissions(place.file("a"), fs::Permissions::from_mode(0o644)).unwrap();
     let script = "umask 000; \"$0\" export a; \"$0\" export --format go b";
-    let mut command = std::process::Command::new("sh");
+    let mut command = Command::new("sh");
     command.args(["-c", script, env!("CARGO_BIN_EXE_storage")]).env("STORAGE_URL", place.url());
     assert!(command.current_dir(place.dir.path()).stdout(Stdio::null()).status().unwrap().success());
     assert_eq!((mode("a"), mode("b")), (0o600, 0o600));
@@ -114,16 +122,47 @@ fn an_export_is_its_owners_and_complete() {
     place.fails_in_other(5, &["export", "a"]);
     assert_eq!((place.text("a").as_str(), place.files()), ("before", vec!["a".into(), "b".into()]));
 
-    // A link is replaced, not followed; what is no file is left alone.
-    std::os::unix::fs::symlink(place.file("b"), place.file("link")).unwrap();
+    // A link is neither replaced nor followed; what is no file is left alone.
+    symlink(place.file("b"), place.file("link")).unwrap();
     let before = place.text("b");
-    place.ok(&["export", "link"]);
+    let err = place.fails(1, &["export", "link"]);
+    assert!(err.contains("`link` can't be written\n  caused by: this is a link; name the file"), "{err}");
     assert_eq!(place.text("b"), before);
-    assert!(fs::symlink_metadata(place.file("link")).unwrap().is_file());
+    assert!(fs::symlink_metadata(place.file("link")).unwrap().is_symlink());
     for other in ["/dev/null", "."] {
         assert!(place.fails(1, &["export", other]).contains("can't be written"));
     }
     assert!(!fs::metadata("/dev/null").unwrap().is_file());
+}
+
+/// Its folder can be written and not read, so nobody could tell that the file is there to stay.
+#[test]
+fn an_export_that_can_not_be_made_safe_is_not_made() {
+    let place = Place::new();
+    let folder = place.file("in");
+    fs::create_dir(&folder).unwrap();
+    let program = place.file("program");
+    fs::copy(env!("CARGO_BIN_EXE_storage"), &program).unwrap();
+    let mut command = Command::new(&program);
+    command.args(["--url", "memory:", "export", "in/a"]).current_dir(place.dir.path());
+    // Root may read everything.
+    if fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
+        for path in [place.dir.path(), &folder] {
+            chown(path, Some(65534), Some(65534)).unwrap();
+        }
+        command.uid(65534);
+    }
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o333)).unwrap();
+    let refused = ended(command.output().unwrap());
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(refused.code, Some(1), "{}", refused.err);
+    assert!(
+        refused.err.contains("`in/a` can't be written\n  caused by: Permission denied"),
+        "{}",
+        refused.err
+    );
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    assert_eq!(ended(command.output().unwrap()).code, Some(0));
 }
 
 /// Held up by a full pipe, it is interrupted.
@@ -136,8 +175,9 @@ fn an_interrupted_export_has_no_end() {
     }
     let mut held =
         place.command(&["export", "-"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    let killed = std::process::Command::new("kill").args(["-INT", &held.id().to_string()]).status().unwrap();
+    // It writes.
+    std::io::Read::read_exact(held.stdout.as_mut().unwrap(), &mut [0; 10]).unwrap();
+    let killed = Command::new("kill").args(["-INT", &held.id().to_string()]).status().unwrap();
     assert!(killed.success());
     let mut rest = Vec::new();
     std::io::Read::read_to_end(&mut held.stdout.take().unwrap(), &mut rest).unwrap();
@@ -203,6 +243,34 @@ fn what_is_damaged_is_refused_before_anything_is_stored() {
     let late = place.fed(&whole.replace(".secret", ".sEcret"), &line);
     assert_eq!(late.code, Some(4), "{}", late.err);
     assert!(late.err.contains("line 6 says") && !late.out.contains("is whole"), "{} {}", late.out, late.err);
+}
+
+#[test]
+fn what_is_compressed_is_said_so() {
+    let place = Place::new();
+    for (program, begin) in [
+        ("gzip", &b"\x1f\x8b\x08\0"[..]),
+        ("zstd", b"\x28\xb5\x2f\xfd\0"),
+        ("xz", b"\xfd7zXZ\0\0"),
+        ("bzip2", b"BZh91AY"),
+    ] {
+        fs::write(place.file("a"), begin).unwrap();
+        for command in ["inspect", "import"] {
+            let err = place.fails(2, &[command, "a"]);
+            let wanted =
+                format!("error: the file `a` is compressed\n  hint: `{program} -d < FILE | storage inspect`");
+            assert!(err.starts_with(&wanted), "{err}");
+        }
+    }
+}
+
+#[test]
+fn one_is_not_several() {
+    let place = Place::new();
+    place.ok(&["usage", "increment", "sk-1", "requests", "1"]);
+    assert!(place.ok(&["export", "a"]).contains("1 counter of 1 key\n"));
+    place.ok(&["export", "--format", "go", "b"]);
+    assert!(place.ok(&["inspect", "b"]).contains("1 counter\n"));
 }
 
 #[test]

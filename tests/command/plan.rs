@@ -31,6 +31,28 @@ fn first() -> Value {
 }
 
 #[test]
+fn what_is_wrong_with_a_file_is_said() {
+    let place = Place::new();
+    place.ok(&["config", "set", "a", "1"]);
+    for (text, says) in [
+        (
+            r#"[{"set":"a","value":1,"expcet":2}]"#,
+            "mutation 1 has a name that is none of `set`, `delete`, `value`, `expect`",
+        ),
+        (r#"[{"delete":"b"},{"set":"a"}]"#, "mutation 2 sets a key and has no `value`"),
+        (
+            r#"[{"set":"a","value":{"x":1,"x":2}}]"#,
+            "an object of the value has a name twice, at line 1 column",
+        ),
+    ] {
+        let ended = place.fed(text, &["plan", "apply", "-", "--key", "k"]);
+        assert_eq!(ended.code, Some(2));
+        assert!(ended.err.starts_with(&format!("error: {says}")), "{}", ended.err);
+    }
+    assert_eq!(place.ok(&["config", "get", "a"]), "1\n");
+}
+
+#[test]
 fn is_applied_once_and_rolled_back_once() {
     let place = Place::with_plan(&first());
     assert_eq!(place.ok(&["plan", "apply", "plan.json", "--key", "k", "--stage", "canary"]), "applied\n");

@@ -70,7 +70,7 @@ async fn tls_trusts_nobody_else() -> Result {
     let storage = Storage::<Redis>::open(server.url().as_str()).await?;
     storage.set_config("a", json!(1)).await?;
     assert_eq!(server.raw().words("HGET gcli2api:config a"), "1");
-    assert_eq!(storage.stats().await?.details["tls"], json!(true));
+    assert_eq!(storage.stats().await?.details["tls"], json!("verified"));
     storage.close().await?;
 
     let file = |name: &str| server.file(name).display().to_string();

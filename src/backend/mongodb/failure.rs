@@ -10,7 +10,10 @@ use mongodb::{
     },
 };
 
-use crate::{Error, ErrorKind, Outcome, backend::remote::Effect};
+use crate::{
+    Error, ErrorKind, Outcome,
+    backend::remote::{Effect, unreachable},
+};
 
 /// An error of a request that may have been sent.
 #[cold]
@@ -115,14 +118,7 @@ fn of_io(cause: &std::io::Error) -> Error {
     if let Some(tls) = cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         return Error::new(ErrorKind::Denied, "TLS with the MongoDB server failed").with_source(tls.clone());
     }
-    let lost = Error::new(
-        ErrorKind::Unavailable,
-        "the connection to the MongoDB server was lost, or can't be opened",
-    );
-    match cause.raw_os_error() {
-        Some(number) => lost.with_code(format!("os error {number}")),
-        None => lost,
-    }
+    unreachable("the MongoDB server", Some(cause))
 }
 
 #[cold]

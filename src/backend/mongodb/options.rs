@@ -12,7 +12,9 @@ use super::failure;
 use crate::{
     DEFAULT_DEADLINE, Error, ErrorKind, Result,
     backend::remote::Effect,
-    codec::{Location, boolean, decode, duration, host_and_port, number, readable, unknown_option},
+    codec::{
+        Location, boolean, decode, duration, host_and_port, is_this_machine, number, readable, unknown_option,
+    },
 };
 
 /// How a [`MongoDb`](crate::MongoDb) store is opened.
@@ -338,6 +340,13 @@ impl MongoDbConfig {
 
     pub(super) fn wants_snapshots(&self) -> bool {
         self.read_concern == ReadLevel::Majority && self.write_concern == WriteLevel::Majority
+    }
+
+    /// Whether our servers are on this machine: those that are named here, and those that they name.
+    pub(super) fn is_local<'n>(&'n self, members: impl IntoIterator<Item = &'n str>) -> bool {
+        let is_local =
+            |addr| host_and_port(addr, DEFAULT_PORT).is_some_and(|(host, _)| is_this_machine(&host));
+        self.addr.split(',').chain(members).all(is_local)
     }
 
     fn servers(&self) -> Result<Vec<ServerAddress>> {

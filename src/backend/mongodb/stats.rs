@@ -4,7 +4,10 @@ use mongodb::bson::{Bson, Document, doc};
 use serde_json::{Map, Value as Json, json};
 
 use super::{MongoDb, ReadLevel, WriteLevel, schema::VERSION};
-use crate::{Backend, Result, StorageStats};
+use crate::{
+    Backend, Result, StorageStats,
+    backend::remote::{NO_TLS, ON_THIS_MACHINE},
+};
 
 impl MongoDb {
     pub(super) async fn describe(&self) -> Result<StorageStats> {
@@ -18,6 +21,7 @@ impl MongoDb {
             *count = call.ask(collection.count_documents(doc! {})).await?;
         }
         let config = &self.server.config;
+        let members = hello.get_array("hosts").into_iter().flatten().filter_map(Bson::as_str);
         let mut details = Map::new();
         let mut tell = |name: &str, value: Json| details.insert(name.to_owned(), value);
         tell("server_version", json!(build.get_str("version").ok()));
@@ -46,6 +50,7 @@ impl MongoDb {
         tell(
             "tls",
             json!(match (config.tls, config.tls_allow_invalid_certificates) {
+                (false, _) if config.is_local(members) => ON_THIS_MACHINE,
                 (false, _) => "none",
                 (true, false) => "verified",
                 (true, true) => "not verified",
@@ -99,7 +104,7 @@ fn warnings(details: &Map<String, Json>) -> Vec<&'static str> {
             is("read_concern", json!("local")),
             "the read concern is `local`: a failover can take back what was read",
         ),
-        (is("tls", json!("none")), "no TLS: whoever is on the way can read every credential"),
+        (is("tls", json!("none")), NO_TLS),
         (
             is("tls", json!("not verified")),
             "any certificate is accepted: whoever is on the way can read every credential",

@@ -4,7 +4,10 @@ use std::error::Error as StdError;
 
 use tokio_postgres::error::{DbError, Severity};
 
-use crate::{Error, ErrorKind, backend::remote::Effect};
+use crate::{
+    Error, ErrorKind,
+    backend::remote::{Effect, unreachable},
+};
 
 /// An error of a request that was sent.
 #[cold]
@@ -64,11 +67,7 @@ pub(super) fn of_dial(error: &tokio_postgres::Error, behind_pooler: bool) -> Err
 
 #[cold]
 fn lost(error: &tokio_postgres::Error) -> Error {
-    let lost = Error::new(ErrorKind::Unavailable, "the PostgreSQL server can't be reached");
-    match cause::<std::io::Error>(error).and_then(std::io::Error::raw_os_error) {
-        Some(number) => lost.with_code(format!("os error {number}")),
-        None => lost,
-    }
+    unreachable("the PostgreSQL server", cause::<std::io::Error>(error))
 }
 
 /// The cause of this type. An I/O error hands over what it wraps, and not what that wraps.

@@ -7,7 +7,10 @@ use super::{
     options::Isolation,
     statement::{Sql, column},
 };
-use crate::{Backend, Result, StorageStats, backend::remote::Effect};
+use crate::{
+    Backend, Result, StorageStats,
+    backend::remote::{Effect, NO_TLS, ON_THIS_MACHINE},
+};
 
 impl Postgres {
     pub(super) async fn describe(&self) -> Result<StorageStats> {
@@ -33,7 +36,7 @@ impl Postgres {
             "tls",
             json!(match text(11)? {
                 Some(version) if has_tls => version,
-                _ if is_local => "not needed: on this machine",
+                _ if is_local => ON_THIS_MACHINE,
                 _ => "none",
             }),
         );
@@ -75,7 +78,7 @@ fn warnings(details: &Map<String, Json>) -> Vec<&'static str> {
             is("read_only", json!(true)) && is("in_recovery", json!(false)),
             "transactions are read-only by default: it takes no writes",
         ),
-        (is("tls", json!("none")), "no TLS: whoever is on the way can read every credential"),
+        (is("tls", json!("none")), NO_TLS),
         (
             number("connections_of_all") * 10 > number("max_connections") * 9,
             "nine in ten of the server's connections are in use",

@@ -16,7 +16,10 @@ use redis::{
 use tokio::time::Instant;
 
 use super::{RedisConfig, failure, sentinel::Sentinels, tls};
-use crate::{Error, ErrorKind, Result, codec::host_and_port};
+use crate::{
+    Error, ErrorKind, Result,
+    codec::{host_and_port, is_this_machine},
+};
 
 /// A connection. It closes when the last call over it is done and its slot has another.
 pub(super) struct Connection {
@@ -255,6 +258,14 @@ pub(super) enum Address {
 }
 
 impl Address {
+    /// Whether it is on this machine.
+    pub(super) fn is_local(&self) -> bool {
+        match self {
+            Self::Host(host, _) => is_this_machine(host),
+            Self::Socket(_) => true,
+        }
+    }
+
     /// `host`, `host:port`, `[ipv6]:port` or `/path`
     pub(super) fn parse(addr: &str, default_port: u16) -> Result<Self> {
         if addr.starts_with('/') {

@@ -5,7 +5,10 @@ use std::{error::Error as _, io};
 use redis::{ErrorKind as DriverKind, RedisError};
 
 use super::tls;
-use crate::{Error, ErrorKind, Outcome, backend::remote::Effect};
+use crate::{
+    Error, ErrorKind, Outcome,
+    backend::remote::{Effect, unreachable},
+};
 
 /// An error of a request that was sent.
 #[cold]
@@ -42,11 +45,7 @@ fn lost(error: &RedisError) -> Error {
     {
         return tls::of_handshake(tls);
     }
-    let lost = Error::new(ErrorKind::Unavailable, "the Redis server can't be reached");
-    match io.and_then(io::Error::raw_os_error) {
-        Some(number) => lost.with_code(format!("os error {number}")),
-        None => lost,
-    }
+    unreachable("the Redis server", io)
 }
 
 /// An error reply. `detail` decides between kinds and is not kept.

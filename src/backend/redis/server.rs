@@ -22,7 +22,7 @@ use super::{
 use crate::{
     Error, ErrorKind, PoolStats, Result,
     backend::remote::{
-        Effect,
+        Effect, ON_THIS_MACHINE,
         gate::{Entry, Gate},
         later,
     },
@@ -31,6 +31,8 @@ use crate::{
 pub(super) struct Server {
     servers: Servers,
     settings: Arc<Settings>,
+    /// Whether that is one server, on this machine.
+    is_local: bool,
     patience: Duration,
     wait: Option<Wait>,
     /// The calls under way, which closing waits for.
@@ -55,9 +57,11 @@ impl Server {
         let one = |target: &dyn Fn() -> Target| {
             Node::new(&settings, target, config, config.pool_size).map(|node| Servers::One(Arc::new(node)))
         };
+        let mut is_local = false;
         let servers = match &config.topology {
             RedisTopology::Single => {
                 let addr = Address::parse(&config.addr, DEFAULT_PORT)?;
+                is_local = addr.is_local();
                 one(&|| Target::Server(addr.clone()))?
             }
             RedisTopology::Sentinel(sentinel) => {
@@ -72,6 +76,7 @@ impl Server {
         Ok(Self {
             servers,
             settings,
+            is_local,
             patience: config.patience(),
             wait: Wait::new(config),
             calls: Gate::new(),
@@ -104,8 +109,17 @@ impl Server {
         matches!(self.servers, Servers::Cluster(_))
     }
 
-    pub(super) fn uses_tls(&self) -> bool {
-        self.settings.uses_tls()
+    /// What is to be said of TLS. Where sentinels send us can be any machine.
+    pub(super) fn tls(&self) -> &'static str {
+        let is_local = match &self.servers {
+            Servers::One(_) => self.is_local,
+            Servers::Cluster(cluster) => cluster.masters().iter().all(|(addr, _)| addr.is_local()),
+        };
+        match (self.settings.uses_tls(), is_local) {
+            (true, _) => "verified",
+            (false, true) => ON_THIS_MACHINE,
+            (false, false) => "none",
+        }
     }
 
     pub(super) fn pool_stats(&self) -> Result<PoolStats> {

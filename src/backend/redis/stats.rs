@@ -6,7 +6,10 @@ use redis::{Value, cmd};
 use serde_json::{Map, Value as Json, json};
 
 use super::{Redis, RedisDurability, failure, layout::Space, node::Node, reply, server::Call};
-use crate::{Backend, Error, ErrorKind, Result, StorageStats, backend::remote::Effect};
+use crate::{
+    Backend, Error, ErrorKind, Result, StorageStats,
+    backend::remote::{Effect, NO_TLS},
+};
 
 /// The lines of INFO that are passed on. Those of whole numbers become numbers.
 const DETAILS: [&str; 19] = [
@@ -57,7 +60,7 @@ impl Redis {
             Ok(())
         })
         .await?;
-        let mut details = together(nodes, self.server.uses_tls());
+        let mut details = together(nodes, self.server.tls());
         details.insert("cache_count".to_owned(), json!(cached));
         if unreadable > 0
             && let Some(Json::Array(warnings)) = details.get_mut("warnings")
@@ -117,7 +120,7 @@ impl Redis {
 }
 
 /// The details of one server, or those of a cluster's by their addresses; and all that is to be said of them.
-fn together(nodes: Vec<(Option<String>, Map<String, Json>)>, tls: bool) -> Map<String, Json> {
+fn together(nodes: Vec<(Option<String>, Map<String, Json>)>, tls: &str) -> Map<String, Json> {
     let mut all = Map::new();
     let mut warned = Vec::new();
     for (addr, details) in nodes {
@@ -127,6 +130,9 @@ fn together(nodes: Vec<(Option<String>, Map<String, Json>)>, tls: bool) -> Map<S
             Some(addr) => drop(all.insert(addr, Json::Object(details))),
             None => all.extend(details),
         }
+    }
+    if tls == "none" {
+        warned.push(NO_TLS.to_owned());
     }
     all.insert("tls".to_owned(), json!(tls));
     all.insert("warnings".to_owned(), json!(warned));
@@ -181,6 +187,7 @@ fn text<'d>(details: &'d Map<String, Json>, name: &str) -> &'d str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::remote::ON_THIS_MACHINE;
 
     #[test]
     fn warns_of_what_loses_data() {
@@ -192,5 +199,10 @@ mod tests {
         assert_eq!(warnings("aof_enabled:1\r\naof_last_write_status:err\r\n").len(), 1);
         assert_eq!(warnings("aof_enabled:1\r\nrole:slave\r\nmaster_link_status:down\r\n").len(), 2);
         assert!(warnings("aof_enabled:1\r\nrole:slave\r\nmaster_link_status:up\r\n").len() == 1);
+        let told = |tls| together(vec![(None, details(safe))], tls)["warnings"].clone();
+        assert_eq!(
+            [told("verified"), told(ON_THIS_MACHINE), told("none")],
+            [json!([]), json!([]), json!([NO_TLS])]
+        );
     }
 }

@@ -15,8 +15,9 @@ use gateway_storage::{
 };
 
 use crate::{
-    bytes::{FromFile, FromStdin},
+    bytes::{FromFile, FromStdin, Watched},
     failure::Failure,
+    progress::Bar,
     source::{Records, Source, ahead},
 };
 
@@ -76,6 +77,12 @@ impl Archive {
             From::Pipe(pipe) => pipe.peek().await.map(|page| begin.extend_from_slice(page)),
         };
         read.map_err(|error| Failure::unreadable(&self.name, &error))?;
+        if let Some(name) = compressor(&begin) {
+            let hint = format!(
+                "`{name} -d < FILE | storage inspect`; `import` takes such a pipe with --no-verify-first"
+            );
+            return Err(Failure::line(format!("{} is compressed", self.name)).hint(hint));
+        }
         // An export that is damaged at its very beginning is told so.
         Ok(if archive::is_go(&begin) && !begin.starts_with(b"{\"form") { Kind::Go } else { Kind::Export })
     }
@@ -83,8 +90,8 @@ impl Archive {
     /// Reads all of it, and says what it holds.
     pub(crate) async fn check(&mut self) -> Result<Contents, Failure> {
         let checked = match &mut self.from {
-            From::File(file) => archive::check(file.clone()).await,
-            From::Pipe(pipe) => archive::check(pipe).await,
+            From::File(file) => archive::check(watched(file.clone())).await,
+            From::Pipe(pipe) => archive::check(Watched::new(pipe, Bar::of_bytes("checking", None))).await,
         };
         checked.map_err(|error| self.refused(&error))
     }
@@ -93,7 +100,7 @@ impl Archive {
     pub(crate) async fn go(self) -> Result<GoDocument, Failure> {
         let Self { name, from } = self;
         let document = match from {
-            From::File(file) => archive::read_go(file),
+            From::File(file) => archive::read_go(watched(file)),
             From::Pipe(pipe) => {
                 let all = pipe.read_all(archive::MAX_GO_BYTES).await;
                 archive::read_go(&all.map_err(|error| Failure::unreadable(&name, &error))?[..])
@@ -134,6 +141,18 @@ impl Archive {
             }
         }
     }
+}
+
+fn watched(file: FromFile) -> Watched<FromFile> {
+    let bar = Bar::of_bytes("checking", file.length());
+    Watched::new(file, bar)
+}
+
+/// What a file that begins so is made smaller with.
+fn compressor(begin: &[u8]) -> Option<&'static str> {
+    let known: [(&[u8], _); 4] =
+        [(b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\0", "xz"), (b"BZh", "bzip2")];
+    known.into_iter().find_map(|(magic, name)| begin.starts_with(magic).then_some(name))
 }
 
 /// The records of a document.

@@ -1,6 +1,8 @@
 //! The line: what stands before, between and after the commands.
 
-use clap::{Parser, Subcommand};
+use std::env;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     commands::{
@@ -20,6 +22,7 @@ use crate::{
         usage,
         verify::Verify,
     },
+    failure::Failure,
     output::Output,
 };
 
@@ -40,7 +43,7 @@ Other users can see the arguments of a process, and a URL can hold a password. S
 Values (JSON, and the cache's bytes) are one quoted argument, @FILE to read a file, or - to read stdin: give secrets by
 @FILE or -.
 
-Only `set`, `increment`, `copy` and `import` make a new store. With --output json an error is a document, too, on stderr.
+Only `set`, `increment`, `copy`, `import` and `adopt` make a new store. With --output json an error is a document, too, on stderr.
 
 Examples:
   export STORAGE_URL=file:./data
@@ -68,22 +71,63 @@ Exit codes:
 #[derive(Parser)]
 #[command(name = "storage", version, after_help = AFTER_HELP, arg_required_else_help = true)]
 pub(crate) struct Arguments {
-    // A URL can hold a password: help must not print the environment's.
-    /// The store
-    #[arg(long, global = true, env = "STORAGE_URL", hide_env_values = true)]
+    // Not by clap: it would take the environment's for one on the line.
+    /// The store [env: STORAGE_URL]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub(crate) url: Option<String>,
 
     /// For people, or as one JSON document
-    #[arg(long, global = true, value_enum, default_value_t = Output::Human)]
+    #[arg(long, global = true, value_enum, default_value_t = Output::Human, help_heading = GLOBAL)]
     pub(crate) output: Output,
 
     /// Tell on stderr what is done and how long it takes
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub(crate) verbose: bool,
 
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+const GLOBAL: &str = "Global options";
+
+impl Arguments {
+    /// The grammar of the line. What says of itself which stores it is about does not offer `--url`.
+    pub(crate) fn grammar() -> clap::Command {
+        let grammar = Self::command();
+        let url = grammar.get_arguments().find(|argument| argument.get_id() == "url").cloned();
+        let hidden = url.map(|url| url.hide(true));
+        OWN.iter().fold(grammar, |grammar, name| {
+            grammar.mut_subcommand(name, |command| command.args(hidden.clone()))
+        })
+    }
+
+    /// What the line says.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        let mut grammar = Self::grammar();
+        let mut found = grammar.try_get_matches_from_mut(env::args_os())?;
+        Self::from_arg_matches_mut(&mut found).map_err(|error| error.format(&mut grammar))
+    }
+
+    /// Why a URL on the line is of no use to this command.
+    pub(crate) fn refusal(&self) -> Option<Failure> {
+        self.url.as_ref()?;
+        let (name, why) = match self.command {
+            Command::Copy(_) => ("copy", NAMES),
+            Command::Verify(_) => ("verify", NAMES),
+            Command::Adopt(_) => ("adopt", NAMES),
+            Command::Inspect(_) => ("inspect", "reads a file, and no store"),
+            Command::Completions(_) => ("completions", NEEDS_NONE),
+            Command::Man(_) => ("man", NEEDS_NONE),
+            _ => return None,
+        };
+        Some(Failure::line(format!("`{name}` takes no --url: it {why}")))
+    }
+}
+
+/// The commands that take no `--url`.
+const OWN: [&str; 6] = ["copy", "verify", "adopt", "inspect", "completions", "man"];
+const NAMES: &str = "names both of its stores itself";
+const NEEDS_NONE: &str = "needs no store";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -117,12 +161,10 @@ pub(crate) enum Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_grammar_holds_together() {
-        Arguments::command().debug_assert();
+        Arguments::grammar().debug_assert();
     }
 }

@@ -168,16 +168,16 @@ macro_rules! on_its_backend {
 /// Runs the command on the backend that the URL names.
 pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
     let log = Log(arguments.verbose);
+    if let Some(refusal) = arguments.refusal() {
+        return Err(refusal);
+    }
     let url = match &arguments.command {
         // These name their stores themselves, or have none.
         Command::Copy(copy) => stores::resolve(&copy.target)?,
         Command::Verify(verify) => stores::resolve(&verify.target)?,
         Command::Adopt(adopt) => stores::resolve(&adopt.target)?,
         Command::Inspect(_) | Command::Completions(_) | Command::Man(_) => String::new(),
-        _ => match arguments.url.filter(|url| !url.is_empty()) {
-            Some(given) => stores::resolve(&given)?,
-            None => stores::default()?.ok_or_else(Failure::no_url)?,
-        },
+        _ => stores::chosen(arguments.url)?,
     };
     match &arguments.command {
         Command::Ping(command) => on_its_backend!(url, log, command, "be asked"),

@@ -15,6 +15,8 @@ use tokio::{
     sync::mpsc,
 };
 
+use crate::progress::Bar;
+
 /// How much is read at once.
 const PAGE: usize = 64 * 1024;
 
@@ -31,6 +33,11 @@ impl FromFile {
     pub(crate) fn new(file: File) -> Self {
         Self { file: Arc::new(file), at: 0 }
     }
+
+    /// How long it is now.
+    pub(crate) fn length(&self) -> Option<u64> {
+        Some(self.file.metadata().ok()?.len())
+    }
 }
 
 impl Read for FromFile {
@@ -38,6 +45,45 @@ impl Read for FromFile {
         let read = self.file.read_at(room, self.at)?;
         self.at += read as u64;
         Ok(read)
+    }
+}
+
+/// The same under a bar.
+pub(crate) struct Watched<R> {
+    from: R,
+    read: u64,
+    bar: Bar,
+}
+
+impl<R> Watched<R> {
+    pub(crate) const fn new(from: R, bar: Bar) -> Self {
+        Self { from, read: 0, bar }
+    }
+
+    fn went_on(&mut self, by: usize) {
+        self.read += by as u64;
+        self.bar.at(self.read, self.read);
+    }
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(room)?;
+        self.went_on(read);
+        Ok(read)
+    }
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Watched<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = room.filled().len();
+        ready!(Pin::new(&mut self.from).poll_read(context, room))?;
+        self.went_on(room.filled().len() - before);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -118,15 +164,36 @@ impl AsyncRead for FromStdin {
 }
 
 /// Something that takes bytes when it is given them.
-pub(crate) struct Blocking<W>(pub(crate) W);
+pub(crate) struct Blocking<W> {
+    to: W,
+    /// Why it takes no more.
+    pub(crate) failed: Option<io::Error>,
+}
+
+impl<W: io::Write> Blocking<W> {
+    pub(crate) const fn new(to: W) -> Self {
+        Self { to, failed: None }
+    }
+
+    /// The result, with its error kept.
+    fn seen<T>(&mut self, result: io::Result<T>) -> Poll<io::Result<T>> {
+        Poll::Ready(result.map_err(|error| {
+            let copy = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+            self.failed = Some(error);
+            copy
+        }))
+    }
+}
 
 impl<W: io::Write + Unpin> tokio::io::AsyncWrite for Blocking<W> {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.0.write(bytes))
+        let written = self.to.write(bytes);
+        self.seen(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.0.flush())
+        let flushed = self.to.flush();
+        self.seen(flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -56,7 +56,8 @@ impl<'u, B: Operated> Door<'u, B> {
     async fn opened(&self, adjust: fn(B::Config) -> B::Config) -> Result<Storage<Layered<Log, B>>, Failure> {
         let config = self.config()?;
         let start = Instant::now();
-        let storage = Storage::<B>::open(adjust(config)).await.map_err(|error| Failure::opening(&error))?;
+        let storage =
+            Storage::<B>::open(adjust(config)).await.map_err(|error| Failure::opening(self.url, &error))?;
         self.log.line(format_args!("open: ok in {:.1?}", start.elapsed()));
         Ok(storage.layer(self.log))
     }

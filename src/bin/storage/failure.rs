@@ -4,7 +4,7 @@ use std::{error::Error as _, io, path::Path};
 
 use gateway_storage::{Error, ErrorKind, Key, Outcome, Remark};
 
-use crate::output::described;
+use crate::{output::described, source::server};
 
 /// What the process ends with. `storage --help` says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,9 @@ pub(crate) struct Failure {
     /// What to do about it.
     pub(crate) hint: Option<String>,
 }
+
+/// `storage --help` says the same.
+const NEW: &str = "only `set`, `increment`, `copy`, `import` and `adopt` make a new store";
 
 impl Failure {
     fn new(exit: Exit, kind: &'static str, message: impl Into<String>) -> Self {
@@ -140,20 +143,26 @@ impl Failure {
 
     /// A file could not be written.
     pub(crate) fn unwritten_file(path: &Path, error: &io::Error) -> Self {
-        let mut failure = Self::new(Exit::Error, "output", format!("`{}` can't be written", path.display()));
+        let name = if path == "-" { "stdout".to_owned() } else { format!("`{}`", path.display()) };
+        let mut failure = Self::new(Exit::Error, "output", format!("{name} can't be written"));
         failure.chain.push(error.to_string());
         failure
     }
 
     /// The store could not be opened.
-    pub(crate) fn opening(error: &Error) -> Self {
+    pub(crate) fn opening(url: &str, error: &Error) -> Self {
         // The URL names something that is no store, and never will be.
         let exit = if error.kind() == ErrorKind::InvalidValue { Exit::Line } else { Exit::Unreachable };
         let failure = Self::of(exit, error);
+        let failure = match server(url) {
+            Some(server) => failure.at(&server),
+            None => failure,
+        };
         match error.kind() {
-            ErrorKind::NotFound => {
-                failure.hint("check the URL; only `set`, `increment`, `copy` and `import` make a new store")
+            ErrorKind::NotFound if url.starts_with("postgres") => {
+                failure.hint(format!("check the URL; {NEW}, and `schema up` makes one without a record"))
             }
+            ErrorKind::NotFound => failure.hint(format!("check the URL; {NEW}")),
             ErrorKind::Busy => failure.hint("stop what has it open (a gateway?), or try again later"),
             _ => failure,
         }
@@ -197,7 +206,12 @@ impl Failure {
 
     /// Nobody could end it in order.
     pub(crate) fn unheard(error: &io::Error) -> Self {
-        let mut failure = Self::new(Exit::Error, ErrorKind::Internal.as_str(), "can't listen to signals");
+        Self::system("can't listen to signals", error)
+    }
+
+    /// The system gives us too little.
+    pub(crate) fn system(message: &str, error: &io::Error) -> Self {
+        let mut failure = Self::new(Exit::Error, ErrorKind::Internal.as_str(), message);
         failure.chain.push(error.to_string());
         failure
     }

@@ -1,12 +1,18 @@
 //! Values that are given on the line, in a file, or on stdin.
 
 use std::{
+    collections::HashSet,
     ffi::OsString,
+    fmt,
     fs::File,
     io::{self, Read, stdin},
 };
 
 use gateway_storage::{ConfigValue, Credential, Error, ErrorKind, MAX_VALUE_BYTES};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, SeqAccess, Visitor},
+};
 
 use crate::failure::Failure;
 
@@ -33,7 +39,7 @@ impl From<OsString> for Input {
 impl Input {
     /// A credential.
     pub(crate) fn credential(&self) -> Result<Credential, Failure> {
-        Credential::from_json(self.bytes()?).map_err(|error| {
+        Credential::from_json(self.json()?).map_err(|error| {
             self.not_json(
                 &error,
                 r#"quote JSON for the shell: '{"access_token": "..."}'; @FILE reads a file"#,
@@ -43,9 +49,22 @@ impl Input {
 
     /// A config value.
     pub(crate) fn config(&self) -> Result<ConfigValue, Failure> {
-        ConfigValue::from_json(self.bytes()?).map_err(|error| {
+        ConfigValue::from_json(self.json()?).map_err(|error| {
             self.not_json(&error, r#"quote JSON for the shell, a string too: '"text"'; @FILE reads a file"#)
         })
+    }
+
+    /// JSON, or what its reader refuses. It would take the last of what an object has twice.
+    pub(crate) fn json(&self) -> Result<Vec<u8>, Failure> {
+        let bytes = self.bytes()?;
+        match serde_json::from_slice::<Once>(&bytes) {
+            Err(error) if error.to_string().starts_with(TWICE) => {
+                let place = format!("at line {} column {}", error.line(), error.column());
+                let message = format!("an object of the value has a name twice, {place}");
+                Err(Failure::value(&Error::new(ErrorKind::InvalidValue, message)))
+            }
+            _ => Ok(bytes),
+        }
     }
 
     /// As it is.
@@ -66,6 +85,65 @@ impl Input {
             Self::Text(_) if error.kind() == ErrorKind::InvalidValue => failure.hint(hint),
             _ => failure,
         }
+    }
+}
+
+const TWICE: &str = "twice";
+
+/// JSON in whose objects each name is there once.
+struct Once;
+
+impl<'de> Deserialize<'de> for Once {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Once {
+    type Value = Self;
+
+    fn expecting(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self, A::Error> {
+        let mut names = HashSet::new();
+        while let Some(name) = fields.next_key::<String>()? {
+            if !names.insert(name) {
+                return Err(A::Error::custom(TWICE));
+            }
+            fields.next_value::<Self>()?;
+        }
+        Ok(self)
     }
 }
 

@@ -1,23 +1,32 @@
 //! Ctrl-C, where work should end in order.
 
 use std::{
-    future, io,
+    fs, future, io,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{
+    Stream, StreamExt,
+    future::{Either, select},
+    stream,
+};
 use gateway_storage::{Error, ErrorKind, Record, Result};
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
-    flag,
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
 };
 use tokio::time::sleep;
 
-use crate::failure::Exit;
+use crate::{
+    aside,
+    failure::{Exit, Failure},
+};
 
 /// Whether somebody wants the work to end. The second time the process ends at once.
 #[derive(Clone)]
@@ -30,16 +39,37 @@ impl Interrupt {
     /// Listens, from now on.
     pub(crate) fn listen() -> io::Result<Self> {
         let interrupted = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            // In this order: the flag of the first one is seen by the second.
-            flag::register_conditional_shutdown(signal, Exit::Interrupted as i32, interrupted.clone())?;
-            flag::register(signal, interrupted.clone())?;
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        if !is_to_outlive_its_terminal() {
+            signals.add_signal(SIGHUP)?;
         }
+        let first = interrupted.clone();
+        thread::Builder::new().spawn(move || {
+            for _ in signals.forever() {
+                if first.swap(true, Ordering::Relaxed) {
+                    aside::end(Exit::Interrupted as i32);
+                }
+            }
+        })?;
         Ok(Self(interrupted))
     }
 
     pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+
+    async fn comes(&self) {
+        while !self.is_set() {
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Work that an interrupt gives up, where it stands: that of reaching a store, say.
+    pub(crate) async fn unless<F: Future>(&self, work: F) -> std::result::Result<F::Output, Failure> {
+        match select(pin!(work), pin!(self.comes())).await {
+            Either::Left((done, _)) => Ok(done),
+            Either::Right(_) => Err(Failure::interrupted()),
+        }
     }
 
     /// The same records, with an error in place of those that come after an interrupt.
@@ -48,11 +78,7 @@ impl Interrupt {
         records: impl Stream<Item = Result<Record>> + Send,
     ) -> impl Stream<Item = Result<Record>> + Send {
         let (waiting, asked) = (self.clone(), self.clone());
-        let interrupted = async move {
-            while !waiting.is_set() {
-                sleep(LOOK_EVERY).await;
-            }
-        };
+        let interrupted = async move { waiting.comes().await };
         let ended = stream::once(future::ready(())).filter_map(move |()| {
             let error = asked.is_set().then(|| Error::new(ErrorKind::Unavailable, "interrupted"));
             future::ready(error.map(Err))
@@ -62,6 +88,14 @@ impl Interrupt {
         let records = records.take_while(move |_| future::ready(!seen.is_set()));
         records.take_until(interrupted).chain(ended)
     }
+}
+
+/// `nohup` has it ignore that its terminal is gone, and so must we. Only Linux tells; elsewhere nobody listens to it.
+fn is_to_outlive_its_terminal() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_none_or(|mask| mask >> (SIGHUP - 1) & 1 == 1)
 }
 
 #[cfg(test)]

@@ -94,9 +94,10 @@ impl Output {
                 }
             }
             Self::Json => {
-                let Failure { kind, outcome, chain, .. } = failure;
-                say(&json!({ "error": { "kind": kind, "message": chain.join(": "), "outcome": outcome } })
-                    .to_string());
+                let Failure { kind, outcome, chain, hint, .. } = failure;
+                let message = chain.join(": ");
+                let error = json!({ "kind": kind, "message": message, "outcome": outcome, "hint": hint });
+                say(&json!({ "error": error }).to_string());
             }
         }
         ExitCode::from(failure.exit as u8)

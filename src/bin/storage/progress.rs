@@ -11,11 +11,21 @@ use std::{
 
 use futures_util::{Stream, StreamExt};
 
-use crate::output::say;
+use rustix::termios::tcgetwinsize;
+
+use crate::{commands::stats::size, log::Log, output::say};
+
+/// What is counted.
+#[derive(Clone, Copy)]
+enum Unit {
+    Records,
+    Bytes,
+}
 
 /// One line that is drawn over and over.
 pub(crate) struct Bar {
     what: &'static str,
+    unit: Unit,
     /// Of how many, if that is known.
     total: Option<u64>,
     begun: Instant,
@@ -32,14 +42,23 @@ impl Bar {
     /// A bar, if stderr is a terminal.
     pub(crate) fn new(what: &'static str, total: Option<u64>) -> Self {
         let is_shown = stderr().is_terminal();
-        Self { what, total, begun: Instant::now(), drawn: None, is_shown }
+        Self { what, unit: Unit::Records, total, begun: Instant::now(), drawn: None, is_shown }
     }
 
-    /// So many of the total are done, and so many records.
-    pub(crate) fn at(&mut self, done: u64, records: u64) {
+    /// One that counts bytes.
+    pub(crate) fn of_bytes(what: &'static str, total: Option<u64>) -> Self {
+        Self { unit: Unit::Bytes, ..Self::new(what, total) }
+    }
+
+    /// So many of the total are done, and so many records or bytes.
+    pub(crate) fn at(&mut self, done: u64, amount: u64) {
         if self.is_shown && self.drawn.is_none_or(|drawn| drawn.elapsed() >= DRAW_EVERY) {
             self.drawn = Some(Instant::now());
-            let text = line(self.what, done, self.total, records, self.begun.elapsed());
+            let mut text = line(self.what, done, self.total, (amount, self.unit), self.begun.elapsed());
+            // A line that wraps is never drawn over. All of it is ASCII.
+            if let Ok(size) = tcgetwinsize(stderr()) {
+                text.truncate(usize::from(size.ws_col.saturating_sub(1)));
+            }
             let _ = write!(stderr(), "\r{text}{CLEAR}");
         }
     }
@@ -53,9 +72,9 @@ impl Bar {
         })
     }
 
-    /// Tells something, above the bar.
-    pub(crate) fn note(&mut self, text: &str) {
-        if self.is_shown {
+    /// Tells something, above the bar; where there is none, who asked to be told.
+    pub(crate) fn note(&mut self, log: Log, text: &str) {
+        if self.is_shown || log.0 {
             self.clear();
             say(text);
         }
@@ -76,10 +95,13 @@ impl Drop for Bar {
 }
 
 /// `copying   42%  421,337 records  52,300/s  0:11 left`
-fn line(what: &str, done: u64, total: Option<u64>, records: u64, elapsed: Duration) -> String {
+fn line(what: &str, done: u64, total: Option<u64>, (amount, unit): (u64, Unit), elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64().max(1e-3);
-    let rate = (records as f64 / seconds) as u64;
-    let tail = format!("{} records  {}/s", grouped(records), grouped(rate));
+    let rate = (amount as f64 / seconds) as u64;
+    let tail = match unit {
+        Unit::Records => format!("{}  {}/s", several(amount, "record"), grouped(rate)),
+        Unit::Bytes => format!("{}  {}/s", size(amount), size(rate)),
+    };
     match total.filter(|total| *total > 0) {
         // What is written meanwhile can make it more than there was.
         Some(total) => {
@@ -111,6 +133,11 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
+/// `1 key`, `1,234 keys`.
+pub(crate) fn several(number: u64, what: &str) -> String {
+    format!("{} {what}{}", grouped(number), if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,15 +146,28 @@ mod tests {
     fn lines() {
         let ten = Duration::from_secs(10);
         assert_eq!(
-            line("copying", 420, Some(1000), 421_337, ten),
+            line("copying", 420, Some(1000), (421_337, Unit::Records), ten),
             "copying   42%  421,337 records  42,133/s  0:13 left"
         );
-        assert_eq!(line("copying", 0, Some(10), 0, ten), "copying    0%  0 records  0/s  -:-- left");
-        let begun = Duration::from_millis(400);
-        assert_eq!(line("copying", 9, Some(10), 9, begun), "copying   90%  9 records  22/s  -:-- left");
-        assert_eq!(line("copying", 12, Some(10), 12, ten), "copying  100%  12 records  1/s  0:00 left");
         assert_eq!(
-            line("reading", 1, None, 5, Duration::from_secs(3671)),
+            line("copying", 0, Some(10), (0, Unit::Records), ten),
+            "copying    0%  0 records  0/s  -:-- left"
+        );
+        let begun = Duration::from_millis(400);
+        assert_eq!(
+            line("copying", 9, Some(10), (9, Unit::Records), begun),
+            "copying   90%  9 records  22/s  -:-- left"
+        );
+        assert_eq!(
+            line("copying", 12, Some(10), (12, Unit::Records), ten),
+            "copying  100%  12 records  1/s  0:00 left"
+        );
+        assert_eq!(
+            line("checking", 1 << 30, Some(4 << 30), (1 << 30, Unit::Bytes), ten),
+            "checking   25%  1.0 GiB  102.4 MiB/s  0:30 left"
+        );
+        assert_eq!(
+            line("reading", 1, None, (5, Unit::Records), Duration::from_secs(3671)),
             "reading  5 records  0/s  1:01:11"
         );
     }

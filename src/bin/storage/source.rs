@@ -119,6 +119,15 @@ pub(crate) fn label(url: &str) -> String {
     label
 }
 
+/// What an error calls a server. A store in a folder is named by its errors.
+pub(crate) fn server(url: &str) -> Option<String> {
+    let (_, options) = url.split_once('?').unwrap_or((url, ""));
+    let label = label(url);
+    // A login with a `?` in it ends somewhere in the options.
+    let is_plain = label.contains("://") && !label.starts_with("file:") && !options.contains('@');
+    is_plain.then_some(label)
+}
+
 /// A command that opens a store to read it.
 #[derive(Default)]
 pub(crate) struct OpenSource(OnceCell<Source>);
@@ -174,6 +183,8 @@ mod tests {
             ("memory:", "memory:"),
         ] {
             assert_eq!(label(url), wanted);
+            assert_eq!(server(url).as_deref(), wanted.contains("://").then_some(wanted));
         }
+        assert_eq!(server("redis://user:pa?db=ss@host"), None);
     }
 }

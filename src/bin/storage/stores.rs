@@ -19,8 +19,16 @@ pub(crate) fn resolve(given: &str) -> Result<String, Failure> {
     named(given)
 }
 
-/// The store that is meant where none is named: the one called `default`, if there is one.
-pub(crate) fn default() -> Result<Option<String>, Failure> {
+/// The URL that is meant: the one on the line, or `STORAGE_URL`, or the store called `default`.
+pub(crate) fn chosen(given: Option<String>) -> Result<String, Failure> {
+    let given = given.or_else(|| env::var("STORAGE_URL").ok()).filter(|url| !url.is_empty());
+    match given {
+        Some(given) => resolve(&given),
+        None => default()?.ok_or_else(Failure::no_url),
+    }
+}
+
+fn default() -> Result<Option<String>, Failure> {
     let Some(path) = path().filter(|path| path.exists()) else { return Ok(None) };
     Ok(find(&read(&path)?, &path, "default")?.map(str::to_owned))
 }

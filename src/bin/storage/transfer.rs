@@ -23,8 +23,9 @@ use crate::{
     door::Door,
     failure::Failure,
     interrupt::Interrupt,
+    log::Log,
     output::Answer,
-    progress::Bar,
+    progress::{Bar, several},
     report,
     source::{Source, counted, label},
 };
@@ -116,7 +117,7 @@ impl Transfer {
         door: &Door<'_, B>,
     ) -> Result<Answer, Failure> {
         let interrupt = Interrupt::listen().map_err(|error| Failure::unheard(&error))?;
-        let moving = Moving { transfer: self, source: &source, interrupt: &interrupt };
+        let moving = Moving { transfer: self, source: &source, interrupt: &interrupt, log: door.log() };
         let result = moving.move_to(door).await;
         source.close().await;
         result
@@ -141,12 +142,13 @@ struct Moving<'m> {
     transfer: &'m Transfer,
     source: &'m Source,
     interrupt: &'m Interrupt,
+    log: Log,
 }
 
 impl Moving<'_> {
     async fn move_to<B: Operated + Exportable>(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
         if self.transfer.dry_run {
-            let target = match door.open().await {
+            let target = match self.interrupt.unless(door.open()).await? {
                 Ok(target) => target,
                 // It would be made.
                 Err(failure) if failure.kind == ErrorKind::NotFound.as_str() => {
@@ -157,7 +159,7 @@ impl Moving<'_> {
             };
             return self.dry_run(target).await;
         }
-        let target = door.create().await.map_err(|failure| failure.at("target"))?;
+        let target = self.interrupt.unless(door.create()).await?.map_err(|failure| failure.at("target"))?;
         let conflicts = self.conflicts(target).await?;
         if let Some(report) = conflicts {
             let count = report.tallies.total().failed;
@@ -201,7 +203,7 @@ impl Moving<'_> {
         {
             let export = target.export();
             pin_mut!(export);
-            if export.next().await.transpose()?.is_none() {
+            if self.interrupt.unless(export.next()).await?.transpose()?.is_none() {
                 return Ok(None);
             }
         }
@@ -220,7 +222,7 @@ impl Moving<'_> {
     ) -> Result<CopyReport, Failure> {
         let done = Arc::new(AtomicU64::new(0));
         let records = self.interrupt.ends(counted(self.source.records(), done.clone()));
-        let mut bar = Bar::new(what, self.source.total);
+        let (mut bar, log) = (Bar::new(what, self.source.total), self.log);
         let mut resumed = 0;
         let report = migrate::copy(records, target, options, |event| match event {
             CopyEvent::Resumed(tallies) => resumed = tallies.total().read,
@@ -228,7 +230,7 @@ impl Moving<'_> {
                 bar.at(done.load(Ordering::Relaxed), tallies.total().read.saturating_sub(resumed));
             }
             CopyEvent::Retrying { error, after } => {
-                bar.note(&format!("note: {error}; trying again in {after:.1?}"));
+                bar.note(log, &format!("note: {error}; trying again in {after:.1?}"));
             }
             _ => {}
         });
@@ -260,8 +262,12 @@ impl Moving<'_> {
         }
         let failed = report.tallies.total().failed;
         if failed > 0 {
-            let verb = if report.dry_run { "would not be" } else { "were not" };
-            return Some(Failure::partly(format!("{failed} records {verb} copied")));
+            let verb = match (report.dry_run, failed) {
+                (true, _) => "would not be",
+                (false, 1) => "was not",
+                (false, _) => "were not",
+            };
+            return Some(Failure::partly(format!("{} {verb} copied", several(failed, "record"))));
         }
         verified.filter(|verified| !verified.has_source()).map(verify::failure)
     }

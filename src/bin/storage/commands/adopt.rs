@@ -64,7 +64,7 @@ impl<B: Operated + Exportable> Run<B> for Adopt {
             ));
         }
         let adoption = Adoption::open(&url, self.layout).await.map_err(|error| {
-            let failure = Failure::opening(&error).at("source");
+            let failure = Failure::opening(&url, &error).at("source");
             match error.kind() {
                 ErrorKind::NotFound => failure.hint("`storage adopt --help` lists what is looked for"),
                 _ => failure,

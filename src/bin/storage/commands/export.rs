@@ -2,7 +2,7 @@
 
 use std::{
     future,
-    io::{IsTerminal, stderr, stdout},
+    io::{self, IsTerminal, stderr, stdout},
     path::{Path, PathBuf},
     pin::pin,
     sync::{
@@ -18,7 +18,6 @@ use gateway_storage::{
     archive::{self, Contents, Header},
 };
 use serde_json::json;
-use tokio::io::AsyncWrite;
 
 use super::{Run, inspect};
 use crate::{
@@ -38,7 +37,8 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = "\
 The file holds secrets as they are stored. It is made for its owner only (0600), and is in its place when it is complete: what was
-there before stays until then. Cache values, plans and their audit are not exported.
+there before stays until then. What a killed export leaves beside it, .NAME.PID.tmp, the next one to this place removes. Cache
+values, plans and their audit are not exported.
 
 Each record is a line of JSON; the last line has their counts and SHA-256, by which `import` and `inspect` see damage. --format go
 writes the one document that the Go module exported; it has no such sum.
@@ -74,12 +74,13 @@ impl<B: Operated + Exportable> Run<B> for Export {
             let failure = Failure::line("an export holds secrets, and stdout is a terminal");
             return Err(failure.hint("name a file, or pipe it into a command"));
         }
-        let interrupt = Interrupt::listen().map_err(|error| Failure::unheard(&error))?;
         let storage = door.open().await?;
         // Only for the bar, and it can take a while.
         let stats = if stderr().is_terminal() { storage.stats().await.ok() } else { None };
         let total = stats.map(|stats| stats.credential_count + stats.config_count + stats.usage_record_count);
 
+        // Not before: until the store is open there is nothing to end in order.
+        let interrupt = Interrupt::listen().map_err(|error| Failure::unheard(&error))?;
         let unwritten = |error| Failure::unwritten_file(file.unwrap_or(Path::new("-")), &error);
         let aside = file.map(Aside::create).transpose().map_err(unwritten)?;
         let (done, mut read, mut kept) = (Arc::new(AtomicU64::new(0)), 0_u64, 0_u64);
@@ -94,15 +95,21 @@ impl<B: Operated + Exportable> Run<B> for Export {
             .filter(|record| future::ready(record.as_ref().map_or(true, |record| filter.allows(record))))
             .inspect(|_| kept += 1);
         let header = Header::new(storage.label()).with_snapshot(storage.exports_snapshot());
-        let written = match &aside {
-            Some(aside) => self.write(&header, records, Blocking(aside.file())).await,
-            None => self.write(&header, records, Blocking(stdout().lock())).await,
+        let (written, failed) = match &aside {
+            Some(aside) => self.write(&header, records, aside.file()).await,
+            None => self.write(&header, records, stdout().lock()).await,
         };
         bar.clear();
-        let contents = written.map_err(|error| match interrupt.is_set() {
-            true => Failure::interrupted(),
-            false => error.into(),
-        })?;
+        let contents = match (written, failed) {
+            (Ok(contents), _) => contents,
+            (Err(_), _) if interrupt.is_set() => return Err(Failure::interrupted()),
+            // Whoever reads has seen enough.
+            (Err(_), Some(error)) if file.is_none() && error.kind() == io::ErrorKind::BrokenPipe => {
+                return Ok(Answer::Streamed);
+            }
+            (Err(_), Some(error)) => return Err(unwritten(error)),
+            (Err(error), None) => return Err(error.into()),
+        };
         let (Some(path), Some(aside)) = (file, aside) else { return Ok(Answer::Streamed) };
         aside.keep().map_err(unwritten)?;
         let (mut rows, mut document) = match contents {
@@ -122,16 +129,18 @@ impl<B: Operated + Exportable> Run<B> for Export {
 }
 
 impl Export {
+    /// Writes them, and says whether it was the writing that failed.
     async fn write(
         &self,
         header: &Header,
         records: impl Stream<Item = StorageResult<Record>>,
-        out: impl AsyncWrite,
-    ) -> StorageResult<Option<Contents>> {
-        let records = pin!(records);
-        match self.format {
-            Format::Ndjson => archive::write(header, records, out).await.map(Some),
-            Format::Go => archive::write_go(header, records, out).await.map(|()| None),
-        }
+        out: impl io::Write + Unpin,
+    ) -> (StorageResult<Option<Contents>>, Option<io::Error>) {
+        let (records, mut out) = (pin!(records), Blocking::new(out));
+        let written = match self.format {
+            Format::Ndjson => archive::write(header, records, &mut out).await.map(Some),
+            Format::Go => archive::write_go(header, records, &mut out).await.map(|()| None),
+        };
+        (written, out.failed)
     }
 }

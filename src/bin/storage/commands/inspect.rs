@@ -14,7 +14,7 @@ use crate::{
     archives::{Archive, Kind},
     failure::Failure,
     output::{Answer, described, printable},
-    progress::grouped,
+    progress::{grouped, several},
 };
 
 /// Say what an exported file holds, and whether it is whole
@@ -80,7 +80,7 @@ pub(super) fn rows(contents: &Contents) -> (Rows, Value) {
 fn counters(counters: u64, records: u64) -> String {
     match counters {
         0 => "0".to_owned(),
-        _ => format!("{} counters of {} keys", grouped(counters), grouped(records)),
+        _ => format!("{} of {}", several(counters, "counter"), several(records, "key")),
     }
 }
 
@@ -97,7 +97,7 @@ fn go_rows(document: &GoDocument) -> (Rows, Value) {
         ("created", said(&document.exported_at)),
         ("credentials", grouped(credentials as u64)),
         ("configs", grouped(configs as u64)),
-        ("usage", format!("{} counters", grouped(usage as u64))),
+        ("usage", several(usage as u64, "counter")),
     ]
     .map(|(name, text)| (name.to_owned(), text))
     .into();

@@ -144,7 +144,7 @@ impl<B: Operated + ConfigBatch> Run<B> for Command {
 impl Apply {
     async fn run<B: Operated + ConfigBatch>(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
         let input = if self.file == "-" { Input::Stdin } else { Input::File(self.file.clone()) };
-        let plan = Plan::from_json(input.bytes()?).map_err(|error| {
+        let plan = Plan::from_json(input.json()?).map_err(|error| {
             Failure::value(&error).hint("`storage plan apply --help` shows what the file looks like")
         })?;
         let storage = door.open().await?;

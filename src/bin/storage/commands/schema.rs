@@ -31,7 +31,7 @@ impl Run<Postgres> for Command {
             Self::Status => Postgres::schema_status(config).await,
             Self::Up => Postgres::migrate(config).await,
         };
-        Ok(report(&status.map_err(|error| Failure::opening(&error))?))
+        Ok(report(&status.map_err(|error| Failure::opening(door.url(), &error))?))
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
@@ -28,7 +28,7 @@ pub(crate) struct Completions {
 impl Completions {
     pub(crate) fn run(&self) -> Answer {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Arguments::command(), "storage", &mut script);
+        clap_complete::generate(self.shell, &mut Arguments::grammar(), "storage", &mut script);
         Answer::Bytes(script)
     }
 }
@@ -47,7 +47,7 @@ pub(crate) struct Pages {
 
 impl Pages {
     pub(crate) fn run(&self) -> Result<Answer, Failure> {
-        let command = Arguments::command();
+        let command = Arguments::grammar();
         match &self.directory {
             None => {
                 let mut page = Vec::new();

@@ -1,5 +1,7 @@
 //! `storage stats`.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use clap::Args;
 use gateway_storage::StorageStats;
 use serde_json::{Value, json};
@@ -40,7 +42,15 @@ pub(super) fn counts(stats: &StorageStats) -> Vec<(String, String)> {
 
 /// A detail as a row: `format_version` is "format version".
 pub(super) fn row(name: &str, value: &Value) -> (String, String) {
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let text = match (name, value.as_u64()) {
+        // What Redis says in numbers of its own.
+        ("maxmemory", Some(0)) => "no limit".to_owned(),
+        ("maxmemory" | "used_memory", Some(bytes)) => size(bytes),
+        ("rdb_last_save_time", Some(seconds)) => UNIX_EPOCH
+            .checked_add(Duration::from_secs(seconds))
+            .map_or_else(|| seconds.to_string(), |time| humantime::format_rfc3339_seconds(time).to_string()),
+        _ => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
+    };
     (if name == "tls" { "TLS".into() } else { name.replace('_', " ") }, text)
 }
 

@@ -1,0 +1,188 @@
+//! What ends a command before its time: signals, a full disk, a reader that leaves.
+
+use std::{
+    fs,
+    io::Read,
+    net::TcpListener,
+    os::unix::{fs::symlink, process::CommandExt},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::Duration,
+};
+
+use gateway_storage::PostgresConfig;
+use serde_json::{Value, json};
+use tokio_postgres::{Client, NoTls};
+
+use crate::{
+    Ended, Place, bare, ended,
+    servers::{self, until},
+};
+
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+}
+
+impl Place {
+    /// The files that are written beside their places.
+    fn asides(&self) -> Vec<String> {
+        let names = fs::read_dir(self.dir.path()).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".tmp")).collect()
+    }
+
+    fn begin(&self, url: &str, line: &[&str]) -> Child {
+        let mut command = self.command(line);
+        command.env("STORAGE_URL", url).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+}
+
+/// A store in PostgreSQL whose export waits until the client is gone.
+async fn held() -> (Client, String) {
+    let url = servers::postgres();
+    let set = bare(&["--url", &url, "config", "set", "a", "1"]).output().unwrap();
+    assert_eq!(ended(set).code, Some(0));
+    let config = PostgresConfig::try_from(&*url).unwrap();
+    let (host, port) = config.addr.rsplit_once(':').unwrap();
+    let mut raw = tokio_postgres::Config::new();
+    raw.host(host).port(port.parse().unwrap()).user("tester").dbname("postgres");
+    let (client, connection) = raw.connect(NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let lock = format!("BEGIN; LOCK TABLE {}.configs", config.schema);
+    client.batch_execute(&lock).await.unwrap();
+    (client, url)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_that_is_ended_leaves_no_file() {
+    let place = Place::new();
+    let (client, url) = held().await;
+    for signals in [&["-INT"][..], &["-TERM"], &["-HUP"], &["-STOP", "-INT", "-TERM", "-CONT"]] {
+        let child = place.begin(&url, &["export", "a"]);
+        until("it is written", || !place.asides().is_empty());
+        signals.iter().for_each(|name| signal(&child, name));
+        let ended = ended(child.wait_with_output().unwrap());
+        assert_eq!((ended.code, ended.out.as_str()), (Some(130), ""), "{signals:?}: {}", ended.err);
+        assert_eq!(place.asides(), [""; 0], "{signals:?}");
+        assert!(!place.dir.path().join("a").exists());
+    }
+    drop(client);
+}
+
+/// It is held where nothing but the second signal can end it: it writes into a pipe that is full.
+#[test]
+fn the_second_signal_ends_it_at_once() {
+    let place = Place::with_much();
+    let mut child = place.begin(&place.url(), &["export"]);
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 10]).unwrap();
+    signal(&child, "-INT");
+    // Two at once are one.
+    sleep(Duration::from_millis(500));
+    signal(&child, "-INT");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_told_to_outlive_its_terminal_does() {
+    let place = Place::new();
+    let (client, url) = held().await;
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" export a", env!("CARGO_BIN_EXE_storage")]);
+    command.env("STORAGE_URL", url).current_dir(place.dir.path()).stdout(Stdio::null());
+    let mut child = command.process_group(0).spawn().unwrap();
+    until("it is written", || !place.asides().is_empty());
+    signal(&child, "-HUP");
+    sleep(Duration::from_millis(300));
+    drop(client);
+    assert!(child.wait().unwrap().success());
+    assert!(place.dir.path().join("a").exists());
+}
+
+#[test]
+fn what_a_killed_export_left_is_swept() {
+    let place = Place::new();
+    place.ok(&["config", "set", "a", "1"]);
+    let write = |name: &str| fs::write(place.dir.path().join(name), "secrets").unwrap();
+    [".a.4711.tmp", ".b.4711.tmp", ".a.x.tmp", ".a..tmp", ".a.12.tmp"].into_iter().for_each(write);
+    let other = fs::File::open(place.dir.path().join(".a.12.tmp")).unwrap();
+    other.lock().unwrap();
+    symlink(place.dir.path().join(".b.4711.tmp"), place.dir.path().join(".a.13.tmp")).unwrap();
+    place.ok(&["export", "a"]);
+    let mut left = place.asides();
+    left.sort_unstable();
+    assert_eq!(left, [".a..tmp", ".a.12.tmp", ".a.13.tmp", ".a.x.tmp", ".b.4711.tmp"], "only what is dead");
+}
+
+impl Place {
+    /// A store with more than a pipe holds.
+    fn with_much() -> Self {
+        let place = Self::new();
+        let value = format!("\"{}\"", "x".repeat(1_000_000));
+        assert_eq!(place.fed(&value, &["config", "set", "a", "-"]).code, Some(0));
+        place
+    }
+}
+
+#[track_caller]
+fn is_of_the_output(ended: &Ended, file: &str) {
+    let error: Value = serde_json::from_str(&ended.err).unwrap_or_else(|_| panic!("{}", ended.err));
+    let error = &error["error"];
+    assert_eq!(
+        (ended.code, &error["kind"], &error["outcome"]),
+        (Some(1), &json!("output"), &json!("not_applied"))
+    );
+    assert!(error["message"].as_str().unwrap().starts_with(&format!("{file} can't be written: ")), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_not_the_stores_fault() {
+    let place = Place::with_much();
+    for format in ["ndjson", "go"] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = place.command(&["export", "--format", format, "--output", "json"]);
+        is_of_the_output(&ended(command.stdout(full).output().unwrap()), "stdout");
+
+        let script = "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_storage"), "--url", "memory:", "--output", "json"]);
+        command.args(["export", "a", "--format", format]).current_dir(place.dir.path());
+        is_of_the_output(&ended(command.output().unwrap()), "`a`");
+        assert_eq!(place.asides(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_reader_of_an_export_may_go() {
+    let place = Place::with_much();
+    for format in ["ndjson", "go"] {
+        let mut child = place.begin(&place.url(), &["export", "--format", format]);
+        child.stdout.take().unwrap().read_exact(&mut [0; 10]).unwrap();
+        let ended = ended(child.wait_with_output().unwrap());
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{format}");
+    }
+}
+
+/// Nobody answers there, and nobody refuses.
+#[test]
+fn an_interrupt_does_not_wait_for_a_store() {
+    let place = Place::new();
+    place.ok(&["config", "set", "a", "1"]);
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("mongodb://{}/db", silent.local_addr().unwrap());
+    let from = place.url();
+    for line in [
+        &["copy", &from, &url][..],
+        &["copy", &from, &url, "--dry-run"],
+        &["verify", &from, &url],
+        &["export", "a"],
+    ] {
+        let child = place.begin(&url, line);
+        // It listens by then, or does not yet and is ended all the same.
+        sleep(Duration::from_millis(700));
+        signal(&child, "-INT");
+        let status = child.wait_with_output().unwrap().status;
+        let by_signal = std::os::unix::process::ExitStatusExt::signal(&status) == Some(2);
+        assert!(by_signal || status.code() == Some(130), "{line:?}: {status}");
+    }
+}
