@@ -155,7 +155,9 @@ impl Place {
         let found = blocking(move || read(&path)).await?;
         if let Some(found) = found {
             if found.copy != place.copy {
-                return Err(invalid("the checkpoint is of another copy: other stores, or another filter"));
+                return Err(invalid(
+                    "the checkpoint is of another copy, of other stores or with another filter; without it the copy begins anew",
+                ));
             }
             if checkpoint.resume {
                 place.go_on(found)?;
@@ -170,7 +172,9 @@ impl Place {
     fn go_on(&mut self, found: Content) -> Result<()> {
         // Up to a conflict nothing was kept or replaced, so it can go on either way.
         if ![self.on_conflict, OnConflict::Fail].contains(&found.on_conflict) {
-            return Err(invalid("the checkpoint is of a copy with another policy for conflicts"));
+            return Err(invalid(
+                "the checkpoint is of a copy with another policy for conflicts; without it the copy begins anew",
+            ));
         }
         self.resumed = true;
         self.through = found.through.map(position).transpose()?;

@@ -168,6 +168,6 @@ pub async fn copy<B: Exportable>(
 
 #[cold]
 fn another_target() -> Error {
-    Error::new(ErrorKind::Conflict, "the target does not have what the checkpoint says that it was given")
+    Error::new(ErrorKind::Conflict, "the target does not have what the checkpoint says that it was given; without it the copy begins anew")
         .with_retryable(false)
 }

@@ -238,6 +238,22 @@ async fn a_target_whose_export_breaks_off_is_read_anew() {
     assert_eq!(to.exports.load(Ordering::Relaxed), 2);
 }
 
+/// As after five minutes, in a few seconds.
+#[cfg(feature = "mongodb")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_mongodb_does_not_keep_is_taken_anew() {
+    let server = crate::servers::mongodb::ReplicaSet::start(1);
+    let shorter = mongodb::bson::doc! { "setParameter": 1, "minSnapshotHistoryWindowInSeconds": 1 };
+    crate::servers::mongodb::ask(server.members[0].port, "admin", shorter).unwrap();
+    let to = Storage::<gateway_storage::MongoDb>::open(&*server.url("copy")).await.unwrap();
+    let held = configs(3000).into_iter().step_by(2).collect();
+    let _ = to.import(of(held)).await.unwrap().complete().unwrap();
+    let mut options = CopyOptions::default().with_on_conflict(OnConflict::Skip);
+    (options.rate, options.batch) = (std::num::NonZeroU32::new(500), 50);
+    let report = copied(configs(3000), &to, &options).await.complete().unwrap();
+    counts(&report, RecordKind::Config, [3000, 1500, 1500, 0, 0]);
+}
+
 #[cfg(feature = "postgres")]
 #[tokio::test]
 async fn a_pool_of_one_is_refused_where_it_would_wait_for_itself() {
