@@ -2,7 +2,7 @@
 
 use std::{error::Error as _, io, path::Path};
 
-use gateway_storage::{Error, ErrorKind, Key, Outcome, archive::NotUnderstood};
+use gateway_storage::{Error, ErrorKind, Key, Outcome, archive::NotUnderstood, migrate::CopyReport};
 
 use crate::commands::import::described;
 
@@ -186,6 +186,24 @@ impl Failure {
     /// Ctrl-C, before all was done.
     pub(crate) fn interrupted() -> Self {
         Self::new(Exit::Interrupted, "interrupted", "interrupted")
+    }
+
+    /// What was copied could not be compared.
+    pub(crate) fn after(mut self, report: &CopyReport) -> Self {
+        let (copied, outcome) = match report.is_complete() {
+            true => ("all records are copied", "applied"),
+            false => ("what could be is copied", "partly_applied"),
+        };
+        let what = match self.exit {
+            Exit::Interrupted => "the comparison was interrupted",
+            _ => "could not be compared",
+        };
+        if self.exit == Exit::Interrupted {
+            self.chain.clear();
+        }
+        self.chain.insert(0, format!("{copied}; {what}"));
+        self.outcome = outcome;
+        self.hint("`storage verify` compares two stores")
     }
 
     /// What would be in place of another one.

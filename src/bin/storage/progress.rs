@@ -124,10 +124,7 @@ mod tests {
         );
         assert_eq!(line("copying", 0, Some(10), 0, ten), "copying    0%  0 records  0/s  -:-- left");
         let begun = Duration::from_millis(400);
-        assert_eq!(
-            line("copying", 9, Some(10), 9, begun),
-            "copying   90%  9 records  22/s  -:-- left"
-        );
+        assert_eq!(line("copying", 9, Some(10), 9, begun), "copying   90%  9 records  22/s  -:-- left");
         assert_eq!(line("copying", 12, Some(10), 12, ten), "copying  100%  12 records  1/s  0:00 left");
         assert_eq!(
             line("reading", 1, None, 5, Duration::from_secs(3671)),
