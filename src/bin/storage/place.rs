@@ -116,7 +116,7 @@ fn is_host(text: &str) -> bool {
 /// Whether two URLs are known to name one store.
 pub(crate) fn is_same(one: &str, other: &str) -> bool {
     let folders = folder(one).zip(folder(other));
-    label(one) == label(other)
+    server(&label(one)) == server(&label(other))
         || redis(one).is_some_and(|one| redis(other) == Some(one))
         || folders.is_some_and(|(one, other)| one == other)
 }
@@ -128,11 +128,28 @@ pub(crate) fn is_within(source: &str, target: &str) -> bool {
 }
 
 fn redis(url: &str) -> Option<(String, u32, String)> {
-    let RedisConfig { mut addr, db, prefix, .. } = RedisConfig::try_from(url).ok()?;
-    if !addr.contains(':') {
-        addr.push_str(":6379");
-    }
-    Some((addr, db, prefix))
+    let RedisConfig { addr, db, prefix, .. } = RedisConfig::try_from(url).ok()?;
+    Some((hosts(&addr, "6379"), db, prefix))
+}
+
+/// A label with its hosts in full.
+fn server(label: &str) -> String {
+    let Some((scheme, rest)) = label.split_once("://") else { return label.to_owned() };
+    let (scheme, port) = match scheme {
+        "postgres" | "postgresql" => ("postgres", "5432"),
+        scheme => (scheme, "27017"),
+    };
+    let (names, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    format!("{scheme}://{}{rest}", hosts(names, port))
+}
+
+/// Hosts, each with its port, and this machine by one of its names.
+fn hosts(names: &str, port: &str) -> String {
+    let whole = |name: &str| {
+        let (name, port) = name.rsplit_once(':').filter(|_| !name.ends_with(']')).unwrap_or((name, port));
+        format!("{}:{port}", if name == "localhost" { "127.0.0.1" } else { name })
+    };
+    names.split(',').map(whole).collect::<Vec<_>>().join(",")
 }
 
 /// The folder of a store on disk, whatever links lead there.
@@ -180,6 +197,9 @@ mod tests {
         for (one, other) in [
             ("redis://u:a@host/0", "redis://u:b@host:6379?prefix=gcli2api:"),
             ("postgres://u@h/db?schema=s", "postgres://v@h/db?pool_size=3&schema=s"),
+            ("redis://localhost", "rediss://127.0.0.1:6379/0"),
+            ("postgresql://u@localhost/db", "postgres://127.0.0.1:5432/db"),
+            ("mongodb://[::1],localhost/db", "mongodb://[::1]:27017,127.0.0.1:27017/db"),
             ("file:/tmp", "file:///tmp/."),
             ("file:/tmp/nothing", "git:/tmp/nothing"),
         ] {
@@ -188,7 +208,10 @@ mod tests {
         for (one, other) in [
             ("redis://host/0", "redis://host/1"),
             ("redis://host?prefix=a", "redis://host?prefix=b"),
+            ("redis://host", "redis://host:6380"),
             ("postgres://u@h/a", "postgres://u@h/b"),
+            ("postgres:///a", "postgres:///b"),
+            ("mongodb://h/db", "mongodb://h:27018/db"),
             ("postgres://h", "mongodb://h"),
             ("file:/tmp/a", "file:/tmp"),
         ] {

@@ -18,8 +18,8 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = "\
 What else the target holds stays. By default nothing is written if the target has one of the records with another value. Cache
-values, plans and their audit are not copied. A store is not copied onto itself: it would undo what others write meanwhile. Under
-another name of its host it is not known again.
+values, plans and their audit are not copied. A store is not copied onto itself, which would undo what others write
+meanwhile: but under another name of its host it is not known again.
 
 Ctrl-C ends it in order (exit code 130) and saves its place, and so does what can't go on (4); a copy that is killed has saved it
 a moment before. The same line with --resume goes on.
