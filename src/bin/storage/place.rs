@@ -115,16 +115,15 @@ fn is_host(text: &str) -> bool {
 
 /// Whether two URLs are known to name one store.
 pub(crate) fn is_same(one: &str, other: &str) -> bool {
-    let folders = folder(one).zip(folder(other));
-    server(&label(one)) == server(&label(other))
-        || redis(one).is_some_and(|one| redis(other) == Some(one))
-        || folders.is_some_and(|(one, other)| one == other)
+    server(&label(one)) == server(&label(other)) || (is_within(one, other) && is_within(other, one))
 }
 
-/// Whether the target is a place in the source: a folder in a folder, or the keys of one Redis database.
+/// Whether the target is a place in what another program left: a folder in a folder, or the keys of one Redis database. In one
+/// database of another server they are two places.
 pub(crate) fn is_within(source: &str, target: &str) -> bool {
     let folders = folder(source).zip(folder(target));
-    is_same(source, target) || folders.is_some_and(|(source, target)| target.starts_with(source))
+    redis(source).is_some_and(|source| redis(target) == Some(source))
+        || folders.is_some_and(|(source, target)| target.starts_with(source))
 }
 
 fn redis(url: &str) -> Option<(String, u32, String)> {
@@ -203,7 +202,7 @@ mod tests {
             ("file:/tmp", "file:///tmp/."),
             ("file:/tmp/nothing", "git:/tmp/nothing"),
         ] {
-            assert!(is_same(one, other) && is_within(one, other), "{one} {other}");
+            assert!(is_same(one, other), "{one} {other}");
         }
         for (one, other) in [
             ("redis://host/0", "redis://host/1"),
@@ -218,5 +217,8 @@ mod tests {
             assert!(!is_same(one, other) && !is_within(one, other), "{one} {other}");
         }
         assert!(is_within("file:/tmp", "file:/tmp/a") && !is_same("file:/tmp", "file:/tmp/a"));
+        assert!(is_within("redis://u@h", "redis://h:6379/0") && !is_within("redis://h", "redis://h/1"));
+        // Its tables are in another schema.
+        assert!(!is_within("postgres://h/db", "postgres://h/db"));
     }
 }
