@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, error::Error as StdError, fmt, io, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use crate::Key;
 
 /// What every operation returns.
@@ -44,7 +46,8 @@ struct Inner {
 }
 
 /// The kinds of [`Error`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// There is no such record. `get`, `delete` and `reset` say so on every backend; see

@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 use crate::{
     Applied, ApplyOptions, AsKey, AuditEntry, AuditFilter, Backend, BatchReport, CacheEntry, CacheStore,
     ConfigBatch, ConfigStore, ConfigValue, Credential, CredentialStore, Error, Exportable, Found, Increment,
-    Instrument, Key, Layer, Layered, Open, POOL_INTERVAL, Plan, PoolStats, Pooled, Record, Result, Rollback,
-    RollbackOptions, StorageStats, Transactional, UsageRecord, UsageStore,
+    Instrument, Key, Layer, Layered, Open, Outcome, POOL_INTERVAL, Plan, PoolStats, Pooled, Record,
+    RecordKind, Result, Rollback, RollbackOptions, StorageStats, Transactional, UsageRecord, UsageStore,
 };
 
 /// How many records [`Storage::import`] hands to the backend at a time.
@@ -518,12 +518,31 @@ impl<B> Storage<B> {
         self.backend.exports_snapshot()
     }
 
+    /// Whether it has a place for records of this kind. See [`Exportable::imports`].
+    #[must_use]
+    pub fn imports(&self, kind: RecordKind) -> bool
+    where
+        B: Exportable,
+    {
+        self.backend.imports(kind)
+    }
+
+    /// Whether records can be imported while an export is under way. See [`Exportable::imports_while_exporting`].
+    #[must_use]
+    pub fn imports_while_exporting(&self) -> bool
+    where
+        B: Exportable,
+    {
+        self.backend.imports_while_exporting()
+    }
+
     /// Takes a stream of records in, [`IMPORT_CHUNK`] at a time. See [`Exportable::import`].
     ///
     /// # Errors
     ///
-    /// The stream's own error, or that of a whole chunk, ends it; what came before stays. Importing again is
-    /// harmless.
+    /// The stream's own error, or that of a whole chunk, ends it; what came before stays, so its outcome is
+    /// [`Unknown`](Outcome::Unknown) but in the first chunk, and which records failed is not told. Importing again is harmless;
+    /// [`migrate::copy`](crate::migrate::copy()) counts what it did.
     pub async fn import(&self, records: impl Stream<Item = Result<Record>> + Send) -> Result<BatchReport>
     where
         B: Exportable,
@@ -531,8 +550,9 @@ impl<B> Storage<B> {
         let mut chunks = pin!(records.chunks(IMPORT_CHUNK));
         let (mut report, mut offset) = (BatchReport::default(), 0);
         while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.into_iter().collect::<Result<Vec<Record>>>()?;
-            report.append(offset, self.backend.import(&chunk).await?);
+            let ends = |error: Error| if offset > 0 { error.with_outcome(Outcome::Unknown) } else { error };
+            let chunk = chunk.into_iter().collect::<Result<Vec<Record>>>().map_err(ends)?;
+            report.append(offset, self.backend.import(&chunk).await.map_err(ends)?);
             offset += chunk.len();
         }
         Ok(report)

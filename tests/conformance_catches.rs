@@ -116,6 +116,7 @@ catches! {
     export: conformance::export {
         ExportSkipsLast: "export: every credential",
         ExportIsUnsorted: "sorted by key",
+        ImportSaysNo: "of what it says no to",
     }
     export_usage: conformance::export_usage {
         ImportDropsUsage: "counter",

@@ -2,7 +2,7 @@
 
 use futures_core::Stream;
 
-use crate::{Backend, BatchReport, Record, Result, capability};
+use crate::{Backend, BatchReport, Record, RecordKind, Result, capability};
 
 /// Streams all records out, and takes records in.
 #[capability]
@@ -24,6 +24,21 @@ pub trait Exportable: Backend {
     #[forward]
     fn exports_snapshot(&self) -> bool {
         false
+    }
+
+    /// Whether it has a place for records of this kind. Where it says no, each of them is a failure of an import,
+    /// [`Unsupported`](crate::ErrorKind::Unsupported). Yes, unless the backend says so.
+    #[forward]
+    fn imports(&self, kind: RecordKind) -> bool {
+        let _ = kind;
+        true
+    }
+
+    /// Whether records can be imported while an export of the same store is under way. Yes, unless the backend says so: an export may
+    /// hold the only connection.
+    #[forward]
+    fn imports_while_exporting(&self) -> bool {
+        true
     }
 
     /// Stores many records, in place of those that are there under the same keys. Others stay.

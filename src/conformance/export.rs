@@ -4,12 +4,13 @@ use futures_util::{StreamExt, pin_mut, stream};
 use serde_json::json;
 
 use super::{
-    complete, configs::Configs, credentials::Credentials, documents::clear, hostile_credentials,
-    hostile_keys, hostile_values, identical_records, key, must, numbered, ok, records, same, sorted,
+    complete, configs::Configs, credentials::Credentials, documents::clear, fail_with, fails,
+    hostile_credentials, hostile_keys, hostile_values, identical_records, key, must, numbered, ok, records,
+    same, sorted,
 };
 use crate::{
-    ConfigStore, ConfigValue, Credential, CredentialStore, Exportable, IMPORT_CHUNK, Increment, Key, Record,
-    Result, Storage, UsageRecord, UsageStore,
+    ConfigStore, ConfigValue, Credential, CredentialStore, Error, ErrorKind, Exportable, IMPORT_CHUNK,
+    Increment, Key, Outcome, Record, RecordKind, Result, Storage, UsageRecord, UsageStore,
 };
 
 /// Asserts the contract of [`Exportable`] for credentials and configs. Needs a storage without any records.
@@ -24,6 +25,9 @@ pub async fn export<B: Exportable + CredentialStore + ConfigStore>(storage: &Sto
     must("import: in place of those under the same keys, others stay", replaces(storage.clone())).await;
     must("import: of several under one key the last one stays", last_stays(storage.clone())).await;
     must("import: of nothing, and of many", sizes(storage.clone())).await;
+    must("import: says what it did when its stream ends with an error", says_what_it_did(storage.clone()))
+        .await;
+    must("imports: of what it says no to, it takes nothing", takes_what_it_says(storage.clone())).await;
     must("export: writes may go on", writes_go_on(storage.clone())).await;
     must("the kit leaves nothing", is_empty(storage.clone())).await;
 }
@@ -177,6 +181,31 @@ async fn sizes<B: Exportable + CredentialStore + ConfigStore>(storage: Storage<B
     import(&storage, &many).await;
     assert_same("export", &many, &records(&storage).await);
     wipe(&storage).await;
+}
+
+async fn says_what_it_did<B: Exportable + CredentialStore + ConfigStore>(storage: Storage<B>) {
+    let many = numbered("many ", IMPORT_CHUNK).into_iter().map(|key| Ok(config(&key, json!(1))));
+    let error = || stream::iter([Err(Error::new(ErrorKind::Unavailable, "the stream is lost"))]);
+    fails("import of nothing but an error", ErrorKind::Unavailable, storage.import(error()).await);
+    let report = storage.import(stream::iter(many).chain(error())).await;
+    let found = report.map(|_| ()).map_err(|error| (error.kind(), error.outcome()));
+    same("import", Err((ErrorKind::Unavailable, Outcome::Unknown)), found);
+    same("how many are stored", IMPORT_CHUNK, records(&storage).await.len());
+    wipe(&storage).await;
+}
+
+async fn takes_what_it_says<B: Exportable + CredentialStore + ConfigStore>(storage: Storage<B>) {
+    let key = key("kind");
+    let one_of = |kind| match kind {
+        RecordKind::Credential => credential(&key, fields(json!({}))),
+        RecordKind::Config => config(&key, json!(1)),
+        RecordKind::Usage => usage(&key, &key, 1),
+    };
+    for kind in RecordKind::ALL.into_iter().filter(|kind| !storage.imports(*kind)) {
+        let report = ok("import", storage.import(stream::iter([Ok(one_of(kind))])).await);
+        fail_with("import", ErrorKind::Unsupported, &[(0, &key)], &report.failures);
+        is_empty(storage.clone()).await;
+    }
 }
 
 async fn writes_go_on<B: Exportable + CredentialStore + ConfigStore>(storage: Storage<B>) {

@@ -13,13 +13,16 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Filter, Tallies};
+use super::{CopyFailure, CopyOptions, Filter, MAX_NAMED, OnConflict, Tallies};
 use crate::{Error, ErrorKind, Key, RecordKind, Result, codec::RecordKey};
 
 /// A file that says up to where a copy has written everything, so that it can be resumed.
 ///
-/// It is made when the copy begins, replaced five times a second, and removed when all is done. It holds the key of one record and
-/// numbers; nobody else may read it (0600).
+/// It is made when the copy begins, replaced five times a second, and removed when all is done. It holds numbers, and the keys of
+/// the last record and of those that failed; nobody else may read it (0600).
+///
+/// What the source or the target changes up to that place while the copy is interrupted is not seen when it goes on: `verify` finds
+/// it.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -35,12 +38,25 @@ struct Content {
     format: String,
     version: u32,
     copy: String,
-    through: Option<Through>,
+    on_conflict: OnConflict,
+    /// All records of the source up to this one are done.
+    through: Option<Name>,
+    /// The last of them that the target has.
+    held: Option<Name>,
     tallies: Tallies,
+    failures: Vec<Failed>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Through {
+struct Failed {
+    #[serde(flatten)]
+    name: Name,
+    error: ErrorKind,
+    message: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Name {
     kind: RecordKind,
     key: Key,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,7 +65,8 @@ struct Through {
 
 impl Checkpoint {
     /// A checkpoint in this file, of a copy between two stores, by names that tell them from others (a URL without its password, for
-    /// one). A copy that is resumed must be of the same two, with the same filter.
+    /// one). A copy that is resumed must be of the same two, with the same filter and policy; only what began under
+    /// [`OnConflict::Fail`] may go on under another policy.
     ///
     /// A file that is there is overwritten if it is a checkpoint of the same copy; if it is anything else the copy does not begin.
     pub fn new(path: impl Into<PathBuf>, source: &str, target: &str) -> Self {
@@ -68,6 +85,17 @@ impl Checkpoint {
         self.resume = true;
         self
     }
+
+    /// Whether there is a place that a copy with it goes on from. If not, it begins at the beginning.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read, or is no checkpoint.
+    pub async fn is_begun(&self) -> Result<bool> {
+        let path = self.path.clone();
+        let found = blocking(move || read(&path)).await?;
+        Ok(self.resume && found.is_some_and(|found| found.through.is_some()))
+    }
 }
 
 /// The SHA-256 of texts, which can't be cut in another way.
@@ -80,6 +108,19 @@ fn digest(texts: &[&str]) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// What tells a copy from others: its stores and its filter.
+fn name(checkpoint: &Checkpoint, filter: &Filter) -> String {
+    let mut kinds: Vec<&str> = filter.kinds.iter().map(|kind| kind.as_str()).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    let mut names = vec![checkpoint.stores.clone(), kinds.join(",")];
+    for globs in [&filter.include, &filter.exclude] {
+        let patterns: Vec<String> = globs.iter().map(super::Glob::pattern).collect();
+        names.push(digest(&patterns.iter().map(String::as_str).collect::<Vec<_>>()));
+    }
+    digest(&names.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
 /// Held by whoever changes a checkpoint: the work of a copy that was dropped may still be under way when the next one begins.
 static CHANGES: Mutex<()> = Mutex::new(());
 
@@ -88,39 +129,38 @@ pub(super) struct Place {
     is_dropped: Arc<AtomicBool>,
     path: PathBuf,
     copy: String,
+    on_conflict: OnConflict,
     pub(super) resumed: bool,
     pub(super) through: Option<RecordKey>,
+    pub(super) held: Option<RecordKey>,
     pub(super) tallies: Tallies,
+    pub(super) failures: Vec<CopyFailure>,
 }
 
 impl Place {
     /// Reads the file if the copy is resumed, and makes it otherwise.
-    pub(super) async fn open(checkpoint: &Checkpoint, filter: &Filter) -> Result<Self> {
-        let mut names: Vec<String> = vec![checkpoint.stores.clone()];
-        names.push(filter.kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(","));
-        for globs in [&filter.include, &filter.exclude] {
-            let patterns: Vec<String> = globs.iter().map(super::Glob::pattern).collect();
-            names.push(digest(&patterns.iter().map(String::as_str).collect::<Vec<_>>()));
-        }
-        let copy = digest(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    pub(super) async fn open(checkpoint: &Checkpoint, options: &CopyOptions) -> Result<Self> {
         let mut place = Self {
             is_dropped: Arc::default(),
             path: checkpoint.path.clone(),
-            copy,
+            copy: name(checkpoint, &options.filter),
+            on_conflict: options.on_conflict,
             resumed: false,
             through: None,
+            held: None,
             tallies: Tallies::default(),
+            failures: Vec::new(),
         };
         let path = place.path.clone();
         let found = blocking(move || read(&path)).await?;
         if let Some(found) = found {
             if found.copy != place.copy {
-                return Err(invalid("the checkpoint is of another copy: other stores, or another filter"));
+                return Err(invalid(
+                    "the checkpoint is of another copy, of other stores or with another filter; without it the copy begins anew",
+                ));
             }
             if checkpoint.resume {
-                place.resumed = true;
-                place.through = found.through.map(position).transpose()?;
-                place.tallies = found.tallies;
+                place.go_on(found)?;
             }
         }
         if !place.resumed {
@@ -129,14 +169,46 @@ impl Place {
         Ok(place)
     }
 
+    fn go_on(&mut self, found: Content) -> Result<()> {
+        // Up to a conflict nothing was kept or replaced, so it can go on either way.
+        if ![self.on_conflict, OnConflict::Fail].contains(&found.on_conflict) {
+            return Err(invalid(
+                "the checkpoint is of a copy with another policy for conflicts; without it the copy begins anew",
+            ));
+        }
+        self.resumed = true;
+        self.through = found.through.map(position).transpose()?;
+        self.held = found.held.map(position).transpose()?;
+        self.tallies = found.tallies;
+        self.failures = found.failures.into_iter().map(Failed::failure).collect();
+        Ok(())
+    }
+
+    /// All up to there is done; this is what became of it.
+    pub(super) fn advance(
+        &mut self,
+        through: RecordKey,
+        held: Option<RecordKey>,
+        tallies: Tallies,
+        failures: &[CopyFailure],
+    ) {
+        self.through = Some(through);
+        self.held = held.or(self.held.take());
+        self.tallies = tallies;
+        self.failures.extend(failures.iter().take(MAX_NAMED.saturating_sub(self.failures.len())).cloned());
+    }
+
     /// Puts it on disk.
     pub(super) async fn save(&self) -> Result<()> {
         let content = Content {
             format: FORMAT.to_owned(),
             version: VERSION,
             copy: self.copy.clone(),
-            through: self.through.as_ref().and_then(through),
+            on_conflict: self.on_conflict,
+            through: self.through.as_ref().and_then(Name::of),
+            held: self.held.as_ref().and_then(Name::of),
             tallies: self.tallies,
+            failures: self.failures.iter().map(Failed::of).collect(),
         };
         let (path, is_dropped) = (self.path.clone(), self.is_dropped.clone());
         blocking(move || {
@@ -155,7 +227,10 @@ impl Place {
         let path = self.path.clone();
         blocking(move || {
             let _changes = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
-            fs::remove_file(&path).map_err(|error| failed("removed", error))
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removed", error)),
+                _ => Ok(()),
+            }
         })
         .await
     }
@@ -217,23 +292,38 @@ fn write(path: &Path, json: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn position(through: Through) -> Result<RecordKey> {
-    match (through.kind, through.field) {
-        (RecordKind::Credential, None) => Ok(RecordKey::Credential(through.key)),
-        (RecordKind::Config, None) => Ok(RecordKey::Config(through.key)),
-        (RecordKind::Usage, Some(field)) => Ok(RecordKey::Usage(through.key, field)),
+fn position(name: Name) -> Result<RecordKey> {
+    match (name.kind, name.field) {
+        (RecordKind::Credential, None) => Ok(RecordKey::Credential(name.key)),
+        (RecordKind::Config, None) => Ok(RecordKey::Config(name.key)),
+        (RecordKind::Usage, Some(field)) => Ok(RecordKey::Usage(name.key, field)),
         _ => Err(corrupt()),
     }
 }
 
-fn through(position: &RecordKey) -> Option<Through> {
-    let (kind, key, field) = match position {
-        RecordKey::Credential(id) => (RecordKind::Credential, id, None),
-        RecordKey::Config(key) => (RecordKind::Config, key, None),
-        RecordKey::Usage(key, field) => (RecordKind::Usage, key, Some(field.clone())),
-        RecordKey::Audit(_) | RecordKey::Plan(_) => return None,
-    };
-    Some(Through { kind, key: key.clone(), field })
+impl Name {
+    fn of(position: &RecordKey) -> Option<Self> {
+        let (kind, key, field) = match position {
+            RecordKey::Credential(id) => (RecordKind::Credential, id, None),
+            RecordKey::Config(key) => (RecordKind::Config, key, None),
+            RecordKey::Usage(key, field) => (RecordKind::Usage, key, Some(field.clone())),
+            RecordKey::Audit(_) | RecordKey::Plan(_) => return None,
+        };
+        Some(Self { kind, key: key.clone(), field })
+    }
+}
+
+impl Failed {
+    fn of(failure: &CopyFailure) -> Self {
+        let CopyFailure { kind, key, field, error } = failure;
+        let name = Name { kind: *kind, key: key.clone(), field: field.clone() };
+        Self { name, error: error.kind(), message: error.to_string() }
+    }
+
+    fn failure(self) -> CopyFailure {
+        let Name { kind, key, field } = self.name;
+        CopyFailure { kind, key, field, error: Error::new(self.error, self.message).with_retryable(false) }
+    }
 }
 
 #[cold]

@@ -3,13 +3,16 @@
 use std::{mem, num::NonZeroU32, time::Duration};
 
 use futures_core::Stream;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
 
 use super::{
     CopyEvent, CopyFailure, CopyOptions, OnConflict, Tallies,
     join::{Lines, Sorted, match_of},
 };
-use crate::{Error, ErrorKind, Exportable, Record, Result, Storage, codec::RecordKey};
+use crate::{Error, ErrorKind, Exportable, Outcome, Record, RecordKind, Result, Storage, codec::RecordKey};
 
 /// A chunk ends when its records have this many bytes.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -31,6 +34,8 @@ pub(super) struct Chunk {
     pub(super) failures: Vec<CopyFailure>,
     /// The last record that was read, if all up to it is done.
     pub(super) through: Option<RecordKey>,
+    /// The last one that the target has now.
+    pub(super) held: Option<RecordKey>,
     /// Why there is no other chunk after this one, unless the source has ended.
     pub(super) stopped: Option<Error>,
 }
@@ -41,6 +46,8 @@ pub(super) struct Chunks<'o, S, T> {
     /// What the target had, if it is read.
     pub(super) target: Option<Sorted<'o, T>>,
     options: &'o CopyOptions,
+    /// What the target has a place for.
+    imports: Vec<RecordKind>,
     lines: Lines,
     pace: Option<Pace>,
     has_ended: bool,
@@ -55,9 +62,10 @@ where
         source: Sorted<'o, S>,
         target: Option<Sorted<'o, T>>,
         options: &'o CopyOptions,
+        imports: Vec<RecordKind>,
     ) -> Self {
         let pace = options.rate.map(Pace::new);
-        Self { source, target, options, lines: Lines::default(), pace, has_ended: false }
+        Self { source, target, options, imports, lines: Lines::default(), pace, has_ended: false }
     }
 
     pub(super) async fn next(&mut self) -> Option<Chunk> {
@@ -88,14 +96,25 @@ where
             if let Some(pace) = &mut self.pace {
                 pace.wait().await;
             }
-            chunk.through = Some(key.clone());
+            let key = key.clone();
             let Some(record) = self.source.take() else { return Ok(false) };
             read += 1;
             let tally = chunk.tallies.of_mut(record.kind());
             tally.read += 1;
+            chunk.through = Some(key.clone());
             match found {
-                Some(found) if self.lines.are_same(&record, &found) => tally.unchanged += 1,
-                Some(_) if self.options.on_conflict == OnConflict::Skip => tally.skipped += 1,
+                _ if !self.imports.contains(&record.kind()) => {
+                    tally.failed += 1;
+                    chunk.failures.push(CopyFailure::new(&record, no_place()));
+                }
+                Some(found) if self.lines.are_same(&record, &found) => {
+                    tally.unchanged += 1;
+                    chunk.held = Some(key);
+                }
+                Some(_) if self.options.on_conflict == OnConflict::Skip => {
+                    tally.skipped += 1;
+                    chunk.held = Some(key);
+                }
                 Some(_) if self.options.on_conflict == OnConflict::Fail => {
                     tally.failed += 1;
                     let error = conflict();
@@ -119,6 +138,11 @@ where
 #[cold]
 fn conflict() -> Error {
     Error::new(ErrorKind::Conflict, "the target has this record with another value").with_retryable(false)
+}
+
+#[cold]
+fn no_place() -> Error {
+    Error::new(ErrorKind::Unsupported, "the target has no place for records of this kind")
 }
 
 /// So many records a second.
@@ -147,16 +171,17 @@ impl Pace {
     }
 }
 
-/// Writes a chunk. What the target can't take now is tried again; what it will never take is a failure, unless it would take
-/// nothing else either.
+/// Writes a chunk. What the target can't take now is tried again, unless the copy stops meanwhile; what it will never take is a
+/// failure, unless it would take nothing else either.
 pub(super) async fn write<B: Exportable>(
     target: &Storage<B>,
     mut chunk: Chunk,
     dry_run: bool,
+    mut stops: watch::Receiver<bool>,
     mut retrying: impl FnMut(CopyEvent) + Send,
 ) -> Chunk {
     let mut records = mem::take(&mut chunk.records);
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, mut outcome) = (FIRST_PAUSE, Outcome::NotApplied);
     for tried in 1.. {
         let failures = if dry_run || records.is_empty() {
             Vec::new()
@@ -170,33 +195,43 @@ pub(super) async fn write<B: Exportable>(
                 Err(error) => (0..records.len()).map(|index| (index, false, error.clone())).collect(),
             }
         };
-        let (mut failures, mut again, mut last) = (failures.into_iter().peekable(), Vec::new(), None);
+        let (mut failures, mut again) = (failures.into_iter().peekable(), Vec::new());
+        let (mut last, mut written) = (None, None);
         for (index, record) in records.into_iter().enumerate() {
             let tally = chunk.tallies.of_mut(record.kind());
             match failures.next_if(|(failed, ..)| *failed == index) {
                 None => {
                     tally.written += 1;
                     tally.bytes += record.size() as u64;
+                    written = Some(record);
                 }
                 Some((_, true, error)) => {
                     tally.failed += 1;
                     chunk.failures.push(CopyFailure::new(&record, error));
                 }
                 Some((_, false, error)) => {
+                    if error.outcome() == Outcome::Unknown {
+                        outcome = Outcome::Unknown;
+                    }
                     last = Some(error);
                     again.push(record);
                 }
             }
         }
+        chunk.held = chunk.held.max(written.as_ref().map(RecordKey::from));
         let Some(error) = last else { break };
-        if !error.is_retryable() || tried == TRIES {
-            (chunk.stopped, chunk.through) = (Some(error), None);
-            break;
+        if error.is_retryable() && tried < TRIES && !*stops.borrow() {
+            retrying(CopyEvent::Retrying { error: error.clone(), after: pause });
+            // An error is the pause that has passed, or a copy that was dropped.
+            if timeout(pause, stops.wait_for(|stops| *stops)).await.is_err() {
+                pause = (2 * pause).min(LONGEST_PAUSE);
+                records = again;
+                continue;
+            }
         }
-        retrying(CopyEvent::Retrying { error, after: pause });
-        sleep(pause).await;
-        pause = (2 * pause).min(LONGEST_PAUSE);
-        records = again;
+        // What an earlier try may have written is not undone by this one.
+        (chunk.stopped, chunk.through) = (Some(error.with_outcome(outcome)), None);
+        break;
     }
     chunk
 }

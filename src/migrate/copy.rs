@@ -11,14 +11,15 @@ use futures_util::{
     future::{Either, select},
     stream::FuturesOrdered,
 };
+use tokio::sync::watch;
 
 use super::{
     CopyEvent, CopyOptions, CopyReport, MAX_NAMED,
     checkpoint::Place,
     chunk::{Chunk, Chunks, write},
-    join::Sorted,
+    join::{Sorted, has},
 };
-use crate::{Exportable, Record, Result, Storage};
+use crate::{Error, ErrorKind, Exportable, Outcome, Record, RecordKind, Result, Storage};
 
 /// The next chunk, and who makes those after it. By value, since closures over borrows can't be spawned by generic code.
 async fn next<S, T>(mut chunks: Chunks<'_, S, T>) -> (Option<Chunk>, Chunks<'_, S, T>)
@@ -40,13 +41,18 @@ const SAVE_EVERY: Duration = Duration::from_millis(200);
 ///   report, and stops nothing. What it can't take now is tried again, nine times in ten seconds or more, and then stops the copy.
 /// - An error of the source, a conflict under [`OnConflict::Fail`](super::OnConflict::Fail), or a target that is lost end the copy in
 ///   order: what was read before is written, the checkpoint is saved, and the report says why it
-///   [stopped](CopyReport::stopped). It is a part then, and not a failure of this function.
+///   [stopped](CopyReport::stopped). It is a part then, and not a failure of this function. If that error's outcome is
+///   [`Unknown`](Outcome::Unknown), some records that are not counted as written may be.
 /// - A counter is set to its count, and a record is written as a whole, so that copying again is harmless.
+/// - An export of the target that breaks off is begun again, as long as it comes further. One of the source is the source's end:
+///   `MongoDb`'s has five minutes, and a copy that takes longer is to be resumed.
 /// - May be dropped at any await: a part is copied then, and the checkpoint is a fifth of a second old, and what is written since then is written again.
 ///
 /// # Errors
 ///
-/// Before anything is written: options that make no sense, a checkpoint that is of another copy or can't be read or written.
+/// Before anything is written: options that make no sense, a checkpoint that is of another copy or can't be read or written, a target
+/// that does not have what the checkpoint says, or one that must be read and [can't import
+/// meanwhile](Exportable::imports_while_exporting).
 pub async fn copy<B: Exportable>(
     source: impl Stream<Item = Result<Record>> + Send,
     target: &Storage<B>,
@@ -54,9 +60,15 @@ pub async fn copy<B: Exportable>(
     progress: impl FnMut(CopyEvent) + Send,
 ) -> Result<CopyReport> {
     options.check()?;
+    if options.compares() && !options.dry_run && !target.imports_while_exporting() {
+        return Err(Error::new(
+            ErrorKind::InvalidValue,
+            "the target's pool has one connection, and the target is read and written at once: it needs two",
+        ));
+    }
     let begun = Instant::now();
     let mut place = match &options.checkpoint {
-        Some(checkpoint) if !options.dry_run => Some(Place::open(checkpoint, &options.filter).await?),
+        Some(checkpoint) if !options.dry_run => Some(Place::open(checkpoint, options).await?),
         _ => None,
     };
     let mut report = CopyReport { dry_run: options.dry_run, ..CopyReport::default() };
@@ -65,13 +77,22 @@ pub async fn copy<B: Exportable>(
     let tell = |event| progress.lock().unwrap_or_else(PoisonError::into_inner)(event);
     let mut after = None;
     if let Some(place) = place.as_ref().filter(|place| place.resumed) {
+        if let Some(held) = &place.held
+            && !has(target.export(), held).await?
+        {
+            return Err(another_target());
+        }
         (report.resumed, report.tallies, after) = (true, place.tallies, place.through.clone());
+        report.failures.clone_from(&place.failures);
         tell(CopyEvent::Resumed(report.tallies));
     }
 
     let source = Sorted::new(source, "source", &options.filter, after.clone());
-    let compared = options.compares().then(|| Sorted::new(target.export(), "target", &options.filter, after));
-    let mut making = Some(Box::pin(next(Chunks::new(source, compared, options))));
+    let compared =
+        options.compares().then(|| Sorted::renewed(|| target.export(), "target", &options.filter, after));
+    let imports = RecordKind::ALL.into_iter().filter(|kind| target.imports(*kind)).collect();
+    let mut making = Some(Box::pin(next(Chunks::new(source, compared, options, imports))));
+    let (stop, stops) = watch::channel(false);
     // In the order of the source, so that all before the last one is written.
     let mut writing = FuturesOrdered::new();
     let mut saved = Instant::now();
@@ -91,8 +112,8 @@ pub async fn copy<B: Exportable>(
                         continue;
                     }
                     Either::Left((Some(chunk), chunks)) => {
-                        let tell = progress.clone();
-                        writing.push_back(write(target, chunk, options.dry_run, move |event| {
+                        let (tell, stops) = (progress.clone(), stops.clone());
+                        writing.push_back(write(target, chunk, options.dry_run, stops, move |event| {
                             tell.lock().unwrap_or_else(PoisonError::into_inner)(event);
                         }));
                         making = Some(Box::pin(next(chunks)));
@@ -103,30 +124,35 @@ pub async fn copy<B: Exportable>(
             }
             _ => writing.next().await,
         };
-        let Some(Chunk { tallies, failures, through, stopped, .. }) = written else { break };
+        let Some(Chunk { tallies, failures, through, held, mut stopped, .. }) = written else { break };
         report.tallies.add(&tallies);
-        for failure in failures {
+        for failure in &failures {
             tell(CopyEvent::Failed(failure.clone()));
             if report.failures.len() < MAX_NAMED {
-                report.failures.push(failure);
+                report.failures.push(failure.clone());
             }
         }
         tell(CopyEvent::Progress(report.tallies));
+        if let Some(first) = report.stopped.take() {
+            // Those that were under way with it are counted, and not passed over when the copy is resumed.
+            let unknown = stopped.is_some_and(|error| error.outcome() == Outcome::Unknown);
+            report.stopped = Some(if unknown { first.with_outcome(Outcome::Unknown) } else { first });
+            continue;
+        }
         if let Some((place, through)) = place.as_mut().zip(through) {
-            (place.through, place.tallies) = (Some(through), report.tallies);
+            place.advance(through, held, report.tallies, &failures);
+        }
+        if let Some(place) = &place
+            && stopped.is_none()
+            && saved.elapsed() >= SAVE_EVERY
+        {
+            stopped = place.save().await.err();
+            saved = Instant::now();
         }
         if stopped.is_some() {
             report.stopped = stopped;
-            break;
-        }
-        if let Some(place) = &place
-            && saved.elapsed() >= SAVE_EVERY
-        {
-            if let Err(error) = place.save().await {
-                report.stopped = Some(error);
-                break;
-            }
-            saved = Instant::now();
+            making = None;
+            stop.send_replace(true);
         }
     }
     let kept = match place {
@@ -138,4 +164,10 @@ pub async fn copy<B: Exportable>(
     report.stopped = report.stopped.or(kept.err());
     report.elapsed = begun.elapsed();
     Ok(report)
+}
+
+#[cold]
+fn another_target() -> Error {
+    Error::new(ErrorKind::Conflict, "the target does not have what the checkpoint says that it was given; without it the copy begins anew")
+        .with_retryable(false)
 }

@@ -21,12 +21,31 @@ pub(super) struct Sorted<'f, S> {
     last: Option<RecordKey>,
     next: Option<(RecordKey, Record)>,
     has_ended: bool,
+    /// Makes the same stream once more, if it breaks off.
+    again: Option<Again<'f, S>>,
+    /// Up to here it was read before it broke off.
+    read: Option<RecordKey>,
 }
+
+type Again<'f, S> = Box<dyn Fn() -> S + Send + 'f>;
 
 impl<'f, S: Stream<Item = Result<Record>>> Sorted<'f, S> {
     pub(super) fn new(records: S, side: &'static str, filter: &'f Filter, after: Option<RecordKey>) -> Self {
         let records = Box::pin(records);
-        Self { records, side, filter, after, last: None, next: None, has_ended: false }
+        let (last, next, again, read) = (None, None, None, None);
+        Self { records, side, filter, after, last, next, has_ended: false, again, read }
+    }
+
+    /// A stream that is made anew where it breaks off, as long as it comes further each time: a server keeps a snapshot for some
+    /// minutes.
+    pub(super) fn renewed(
+        make: impl Fn() -> S + Send + 'f,
+        side: &'static str,
+        filter: &'f Filter,
+        after: Option<RecordKey>,
+    ) -> Self {
+        let sorted = Self::new(make(), side, filter, after);
+        Self { again: Some(Box::new(make)), ..sorted }
     }
 
     /// The next record that the filter allows.
@@ -34,11 +53,22 @@ impl<'f, S: Stream<Item = Result<Record>>> Sorted<'f, S> {
         while self.next.is_none() && !self.has_ended {
             // A stream that is always ready would keep others from their turn.
             tokio::task::consume_budget().await;
-            let Some(record) = self.records.next().await.transpose()? else {
-                self.has_ended = true;
-                break;
+            let record = match self.records.next().await {
+                Some(Ok(record)) => record,
+                Some(Err(error)) => {
+                    self.renew(error)?;
+                    continue;
+                }
+                None => {
+                    self.has_ended = true;
+                    break;
+                }
             };
             let key = RecordKey::from(&record);
+            if self.read.as_ref().is_some_and(|read| key <= *read) {
+                continue;
+            }
+            self.read = None;
             if let Some(last) = &self.last
                 && *last >= key
             {
@@ -50,6 +80,19 @@ impl<'f, S: Stream<Item = Result<Record>>> Sorted<'f, S> {
             }
         }
         Ok(self.next.as_ref().map(|(key, _)| key))
+    }
+
+    /// Begins again after an error, if that can help.
+    fn renew(&mut self, error: Error) -> Result<()> {
+        let has_come_further = self.read.is_none() && self.last.is_some();
+        match &self.again {
+            Some(again) if error.is_retryable() && has_come_further => {
+                self.records = Box::pin(again());
+                self.read.clone_from(&self.last);
+                Ok(())
+            }
+            _ => Err(error),
+        }
     }
 
     pub(super) fn take(&mut self) -> Option<Record> {
@@ -112,6 +155,16 @@ where
         }
     }
     Ok(None)
+}
+
+/// Whether a stream has this record.
+pub(super) async fn has<S>(records: S, key: &RecordKey) -> Result<bool>
+where
+    S: Stream<Item = Result<Record>>,
+{
+    let all = Filter::default();
+    let mut records = Sorted::new(records, "target", &all, None);
+    Ok(match_of(key, &mut records).await?.is_some())
 }
 
 /// The canonical lines of two records, in memory that is used again.

@@ -2,18 +2,21 @@
 
 use std::num::NonZeroU32;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Checkpoint, Filter};
 use crate::{Error, ErrorKind, IMPORT_CHUNK, Result};
 
 /// What becomes of a record that the target has already, with another value. One with the same value is never a conflict.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OnConflict {
     /// The copy stops there. What came before it is written, and stays.
     #[default]
     Fail,
     /// The target keeps its own.
     Skip,
-    /// The source's takes its place. The target is not read at all.
+    /// The source's takes its place. The target is not read, but for a look at what a copy that is resumed has written.
     Overwrite,
 }
 

@@ -114,9 +114,10 @@ pub struct CopyReport {
     /// What became of the records, by kind; of a resumed copy since its very beginning. What was written after the checkpoint was
     /// last saved is done and counted again.
     pub tallies: Tallies,
-    /// The first [`MAX_NAMED`] records that failed, of this run.
+    /// The first [`MAX_NAMED`] records that failed; of a resumed copy since its very beginning.
     pub failures: Vec<CopyFailure>,
-    /// Why the copy stopped before the source's end, if it did: what came before is written, and it can be resumed.
+    /// Why the copy stopped before the source's end, if it did: what came before is written, and it can be resumed. Its
+    /// [outcome](Error::outcome) is that of the records that were read and are not counted as written.
     pub stopped: Option<Error>,
     /// Whether it went on from a checkpoint.
     pub resumed: bool,

@@ -7,7 +7,8 @@ use futures_util::StreamExt;
 
 use super::{DifferenceKind, VerifyOptions, VerifyReport, join::Lines};
 use crate::{
-    ConfigStore, CredentialStore, Key, Optional, Record, Result, Storage, UsageStore,
+    ConfigStore, CredentialStore, Error, ErrorKind, Key, Optional, Record, Result, Storage, UsageRecord,
+    UsageStore,
     codec::{RecordHasher, RecordKey},
 };
 
@@ -21,16 +22,19 @@ const PAGE: usize = 100;
 ///
 /// # Errors
 ///
-/// That of the source or of the store.
+/// That of the source or of the store, or [`InvalidValue`](ErrorKind::InvalidValue) if the sample is of none.
 pub async fn verify_sample<B: CredentialStore + ConfigStore + UsageStore>(
     source: impl Stream<Item = Result<Record>> + Send,
     target: &Storage<B>,
     count: usize,
     options: &VerifyOptions,
 ) -> Result<VerifyReport> {
+    if count == 0 {
+        return Err(Error::new(ErrorKind::InvalidValue, "a sample has at least one record"));
+    }
     let begun = Instant::now();
     let mut sample: Vec<Record> = Vec::new();
-    let (mut source, mut seen) = (pin!(source), 0);
+    let (mut source, mut seen) = (pin!(source), 0_usize);
     while let Some(record) = source.next().await.transpose()? {
         tokio::task::consume_budget().await;
         if !options.filter.allows(&record) {
@@ -47,6 +51,9 @@ pub async fn verify_sample<B: CredentialStore + ConfigStore + UsageStore>(
     sample.sort_by_cached_key(|record: &Record| RecordKey::from(record));
 
     let (mut report, mut lines) = (VerifyReport::new(), Lines::default());
+    report.sampled_of = Some(seen as u64);
+    // Counters of one record come together.
+    let mut counters: Option<(Key, Option<UsageRecord>)> = None;
     let (mut left, mut right) = (RecordHasher::default(), RecordHasher::default());
     for page in sample.chunks(PAGE) {
         let ids = page.iter().filter_map(|record| match record {
@@ -55,7 +62,7 @@ pub async fn verify_sample<B: CredentialStore + ConfigStore + UsageStore>(
         });
         let ids: Vec<Key> = ids.collect();
         let mut credentials = target.get_credentials(&ids).await?;
-        let missing = |error: &crate::Error| error.kind() == crate::ErrorKind::NotFound;
+        let missing = |error: &Error| error.kind() == ErrorKind::NotFound;
         if let Some(failure) = credentials.failures.into_iter().find(|failure| !missing(&failure.error)) {
             return Err(failure.error.with_key(&failure.key));
         }
@@ -70,8 +77,11 @@ pub async fn verify_sample<B: CredentialStore + ConfigStore + UsageStore>(
                     value.map(|value| Record::Config { key: key.clone(), value })
                 }
                 Record::Usage { key, field, .. } => {
-                    let counters = target.get_usage(key).await.optional()?;
-                    let count = counters.and_then(|counters| counters.get(field.as_str()));
+                    if counters.as_ref().is_none_or(|(of, _)| of != key) {
+                        counters = Some((key.clone(), target.get_usage(key).await.optional()?));
+                    }
+                    let found = counters.as_ref().and_then(|(_, found)| found.as_ref());
+                    let count = found.and_then(|counters| counters.get(field.as_str()));
                     count.map(|count| Record::Usage { key: key.clone(), field: field.clone(), count })
                 }
             };

@@ -94,6 +94,8 @@ pub struct VerifyReport {
     pub source_digest: RecordDigest,
     /// The digest of the target's.
     pub target_digest: RecordDigest,
+    /// How many records of the source there are, if only a sample of them was compared.
+    pub sampled_of: Option<u64>,
     /// The first [`MAX_NAMED`] records that differ.
     pub differences: Vec<Difference>,
     /// How long it took.
@@ -110,6 +112,7 @@ impl VerifyReport {
             usage: none,
             source_digest: empty,
             target_digest: empty,
+            sampled_of: None,
             differences: Vec::new(),
             elapsed: Duration::ZERO,
         }
@@ -137,13 +140,13 @@ impl VerifyReport {
         })
     }
 
-    /// Whether the two sides hold the same.
+    /// Whether the two sides hold the same, as far as they were compared: of a [sample](Self::sampled_of) it says nothing more.
     #[must_use]
     pub fn is_same(&self) -> bool {
         self.has_source() && self.total().extra == 0
     }
 
-    /// Whether the target holds all of the source, whatever else it holds: what a copy is for.
+    /// Whether the target holds all of the source that was compared, whatever else it holds: what a copy is for.
     #[must_use]
     pub fn has_source(&self) -> bool {
         let total = self.total();

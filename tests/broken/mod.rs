@@ -16,7 +16,7 @@ use futures_util::{Stream, StreamExt};
 use gateway_storage::{
     Backend, BatchReport, CacheEntry, CacheStore, ConfigStore, ConfigValue, Credential, CredentialStore,
     Error, ErrorKind, Exportable, Found, Increment, Key, Memory, MemoryTransaction, Open, Optional, Record,
-    Result, StorageStats, Transaction, Transactional, UsageRecord, UsageStore,
+    RecordKind, Result, StorageStats, Transaction, Transactional, UsageRecord, UsageStore,
 };
 use serde_json::{Map, Value, json};
 
@@ -72,6 +72,7 @@ pub(crate) enum Fault {
     TimeoutLies,
     // Export and import
     ImportDropsUsage,
+    ImportSaysNo,
     ImportAddsUsage,
     ImportReplacesRecord,
     ExportIsLive,
@@ -469,6 +470,10 @@ impl CacheStore for Broken {
 impl Exportable for Broken {
     fn exports_snapshot(&self) -> bool {
         self.memory.exports_snapshot()
+    }
+
+    fn imports(&self, _: RecordKind) -> bool {
+        !self.has(ImportSaysNo)
     }
 
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {

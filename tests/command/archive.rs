@@ -200,6 +200,11 @@ fn to_stdout_and_from_stdin() {
     let refused = piped(&["import"]);
     assert_eq!((refused.code, place.has_other()), (Some(2), false));
     assert!(refused.err.contains("add --no-verify-first"), "{}", refused.err);
+    for more in [&["--verify"][..], &["--resume"], &["--checkpoint", "place"]] {
+        let refused = piped(&[&["import", "--no-verify-first"], more].concat());
+        assert_eq!((refused.code, place.has_other()), (Some(2), false), "{}", refused.err);
+        assert!(refused.err.contains("a pipe can be read once"), "{}", refused.err);
+    }
     let taken = piped(&["import", "-", "--no-verify-first"]);
     assert_eq!(taken.code, Some(0), "{}", taken.err);
     assert!(taken.out.contains("the file is whole: it was checked while it was imported"), "{}", taken.out);
@@ -243,6 +248,34 @@ fn what_is_damaged_is_refused_before_anything_is_stored() {
     let late = place.fed(&whole.replace(".secret", ".sEcret"), &line);
     assert_eq!(late.code, Some(4), "{}", late.err);
     assert!(late.err.contains("line 6 says") && !late.out.contains("is whole"), "{} {}", late.out, late.err);
+    assert!(late.err.contains("the 4 records before it are stored"), "{}", late.err);
+
+    // And what is there already is told as it is of a file.
+    place.ok_in_other(&["config", "set", "retries", "7"]);
+    let conflict = place.fed(&whole, &line);
+    assert_eq!(conflict.code, Some(1), "{}", conflict.err);
+    assert!(conflict.err.contains("--on-conflict skip"), "{}", conflict.err);
+}
+
+/// A file that is not checked first is told from another one of the same name.
+#[test]
+fn the_place_in_a_file_is_not_that_in_another() {
+    let place = Place::filled();
+    let whole = place.ok(&["export"]);
+    // All of it is written, and then found to be damaged.
+    place.write_text("a", &whole.replace(".secret", ".sEcret"));
+    let line = ["import", "a", "--no-verify-first", "--on-conflict", "overwrite"];
+    let damaged = place.run_in_other(&line);
+    assert_eq!(damaged.code, Some(4), "{}", damaged.err);
+    place.write_text("a", &whole);
+    let mended = place.run_in_other(&[&line[..], &["--resume"]].concat());
+    assert_eq!(mended.code, Some(0), "{}", mended.err);
+    assert_eq!(
+        place.ok_in_other(&["credential", "get", "alice", "--reveal"]),
+        place.ok(&["credential", "get", "alice", "--reveal"])
+    );
+    let again = place.run_in_other(&[&line[..], &["--checkpoint", "place"]].concat());
+    assert_eq!(again.code, Some(0), "{}", again.err);
 }
 
 #[test]

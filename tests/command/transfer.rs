@@ -101,6 +101,10 @@ fn a_conflict_is_found_before_anything_is_written() {
     place.moves(3, &["verify", &from, &to, "--sample", "100"]);
     let found = place.moves_json(0, &["verify", &from, &to, "--sample", "1", "--kinds", "usage"]);
     assert_eq!(found["usage"]["same"], 1);
+    // It says nothing of the others.
+    assert_eq!((&found["same"], &found["sampled_of"]), (&Value::Null, &json!(1)));
+    let (out, _) = place.moves(0, &["verify", &from, &to, "--sample", "1", "--exclude", "retries"]);
+    assert!(out.contains("a sample of 1 of 2 records"), "{out}");
 
     place.moves(0, &["copy", &from, &to, "--on-conflict", "overwrite", "--verify"]);
     place.ok(&["--url", &to, "config", "set", "more", "1"]);
@@ -111,6 +115,84 @@ fn a_conflict_is_found_before_anything_is_written() {
         json!({ "kind": "config", "key": "more", "field": null, "difference": "extra" })
     );
     assert_ne!(found["source_digest"], found["target_digest"]);
+}
+
+#[test]
+fn a_copy_that_never_began_is_not_resumed_into_a_conflict() {
+    let place = Place::with_records();
+    let (from, to) = (place.url(), place.other("copy"));
+    place.ok(&["--url", &to, "config", "set", "retries", "4"]);
+    let (_, err) = place.moves(1, &["copy", &from, &to, "--resume"]);
+    assert!(err.contains("nothing was written"), "{err}");
+    assert_eq!(place.ok(&["--url", &to, "credential", "list"]), "");
+}
+
+#[test]
+fn a_dry_run_ends_as_the_copy_would() {
+    let place = Place::with_records();
+    let (from, to) = (place.url(), place.other("copy"));
+    place.ok(&["--url", &to, "config", "set", "retries", "4"]);
+    for line in [&["copy", &from, &to, "--dry-run"][..], &["copy", &from, &to]] {
+        let (out, err) = place.moves(1, &[line, &["--output", "json"]].concat());
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(report["total"]["failed"], 1);
+        let error: Value = serde_json::from_str(&err).unwrap();
+        assert_eq!(
+            (&error["error"]["kind"], &error["error"]["outcome"]),
+            (&json!("conflict"), &json!("not_applied"))
+        );
+    }
+
+    // What the target has no place for is found without writing, and is no conflict.
+    place.ok(&["--url", "git:./settings", "config", "set", "retries", "3"]);
+    for (more, written) in [(&["--dry-run"][..], "not_applied"), (&[], "partly_applied")] {
+        let line = [&["copy", &from, "git:./settings", "--output", "json"], more].concat();
+        let (out, err) = place.moves(4, &line);
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((&report["usage"]["written"], &report["usage"]["failed"]), (&json!(0), &json!(1)));
+        assert_eq!(
+            (&report["credentials"]["written"], &report["configs"]["unchanged"]),
+            (&json!(1), &json!(1))
+        );
+        let error: Value = serde_json::from_str(&err).unwrap();
+        assert_eq!(error["error"]["outcome"], written);
+    }
+}
+
+#[test]
+fn what_is_copied_is_told_although_the_comparison_fails() {
+    let place = Place::new();
+    let many: Vec<String> = (0..120).map(|n| format!(r#"{{"set":"k{n:03}","value":{n}}}"#)).collect();
+    fs::write(place.dir.path().join("plan"), format!("[{}]", many.join(","))).unwrap();
+    place.ok(&["config", "set", "k", "0"]);
+    place.ok(&["plan", "apply", "plan", "--key", "many"]);
+    place.ok(&["export", "a"]);
+    let to = place.other("copy");
+    let child = place
+        .moving(&["--url", &to, "import", "a", "--rate", "60", "--verify", "--output", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Such a small file is read as a whole long before the last record is written.
+    sleep(Duration::from_millis(700));
+    fs::write(place.dir.path().join("a"), "no export any more").unwrap();
+    let ended = ended(child.wait_with_output().unwrap());
+    let report: Value = serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{}", ended.err));
+    assert_eq!((&report["total"]["written"], &report["complete"]), (&json!(121), &json!(true)));
+    let error: Value = serde_json::from_str(&ended.err).unwrap();
+    assert_eq!((ended.code, &error["error"]["outcome"]), (Some(1), &json!("applied")));
+    assert!(error["error"]["message"].as_str().unwrap().contains("could not be compared"), "{error}");
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_is_named() {
+    let place = Place::with_records();
+    let (from, to) = (place.url(), place.other("copy"));
+    let line = ["copy", &from, &to, "--checkpoint", "place"];
+    fs::write(place.dir.path().join("place"), "{}").unwrap();
+    let (_, err) = place.moves(2, &line);
+    assert!(err.contains("is no checkpoint") && err.contains("the checkpoint is `place`"), "{err}");
 }
 
 #[test]
@@ -132,7 +214,12 @@ fn what_can_not_be_reached_or_is_wrong() {
     assert!(!place.dir.path().join("copy").exists());
     let (_, err) = place.moves(5, &["copy", &from, "redis://user:hunter2@127.0.0.1:1"]);
     assert!(err.starts_with("error: target: ") && !err.contains("hunter2"), "{err}");
-    place.moves(5, &["copy", &from, &from]);
+    let link = place.dir.path().join("link");
+    std::os::unix::fs::symlink(place.path(), &link).unwrap();
+    for same in [from.clone(), format!("file:{}", link.display()), "file:./store/../store".to_owned()] {
+        let (_, err) = place.moves(2, &["copy", &from, &same, "--on-conflict", "overwrite"]);
+        assert!(err.contains("source and target are the same store"), "{err}");
+    }
     for line in [
         &["copy", &from][..],
         &["copy", &from, &to, "--kinds", "cache"],

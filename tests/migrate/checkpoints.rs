@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::{Stream, StreamExt, stream};
 use gateway_storage::{
-    Count, Error, ErrorKind, Memory, Record, Result, Storage,
+    Count, Error, ErrorKind, Memory, Record, RecordKind, Result, Storage,
     migrate::{Checkpoint, CopyEvent, CopyOptions, CopyReport, Filter, OnConflict, copy},
 };
 use serde_json::{Value, json};
@@ -107,6 +107,93 @@ async fn a_conflict_is_met_again() {
     let options = place.options(place.checkpoint().resuming()).with_on_conflict(OnConflict::Overwrite);
     let _ = copy(of(records()), &to, &options, |_| ()).await.unwrap().complete().unwrap();
     assert_eq!(digest(&to).await, digest(&memory(records()).await).await);
+}
+
+/// Its records up to the checkpoint are not what they would be under the other policy.
+#[tokio::test]
+async fn a_policy_that_was_followed_is_kept() {
+    use OnConflict::{Fail, Overwrite, Skip};
+    for (first, second, goes_on) in [
+        (Fail, Skip, true),
+        (Fail, Overwrite, true),
+        (Skip, Overwrite, false),
+        (Skip, Fail, false),
+        (Overwrite, Skip, false),
+        (Overwrite, Overwrite, true),
+    ] {
+        let (place, to) = (Place::new(), memory(Vec::new()).await);
+        let with = |checkpoint, policy| place.options(checkpoint).with_on_conflict(policy);
+        let _ = copy(broken(records(), 50), &to, &with(place.checkpoint(), first), |_| ()).await.unwrap();
+        let options = with(place.checkpoint().resuming(), second);
+        let resumed = copy(of(records()), &to, &options, |_| ()).await;
+        match goes_on {
+            true => assert!(resumed.unwrap().complete().unwrap().resumed),
+            false => assert_eq!(resumed.unwrap_err().kind(), ErrorKind::InvalidValue),
+        }
+        // From the beginning every policy may be followed.
+        let _ = copy(of(records()), &to, &with(place.checkpoint(), second), |_| ()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_target_without_what_was_copied_is_another_one() {
+    for policy in [OnConflict::Fail, OnConflict::Skip, OnConflict::Overwrite] {
+        let (place, to) = (Place::new(), memory(Vec::new()).await);
+        let options = |checkpoint| place.options(checkpoint).with_on_conflict(policy);
+        let _ = copy(broken(records(), 150), &to, &options(place.checkpoint()), |_| ()).await.unwrap();
+        let whole = fs::read(place.path()).unwrap();
+        let emptied = memory(configs(99)).await;
+        let resuming = options(place.checkpoint().resuming());
+        let error = copy(of(records()), &emptied, &resuming, |_| ()).await.unwrap_err();
+        assert!(
+            error.to_string().contains("does not have what the checkpoint says that it was given"),
+            "{error}"
+        );
+        assert_eq!(
+            (digest(&emptied).await, fs::read(place.path()).unwrap()),
+            (digest(&memory(configs(99)).await).await, whole)
+        );
+        let _ = copy(of(records()), &to, &resuming, |_| ()).await.unwrap().complete().unwrap();
+    }
+}
+
+/// What failed is no longer in the target, but it is known, and it is no reason to think that the target is another one.
+#[tokio::test]
+async fn what_failed_is_named_after_a_kill_too() {
+    let (place, to) = (Place::new(), crate::faults::without_usage().await);
+    let report = copy(broken(records(), 150), &to, &place.options(place.checkpoint()), |_| ()).await.unwrap();
+    assert_eq!(report.tallies.usage.failed, 50);
+    let options = place.options(place.checkpoint().resuming());
+    let report = copy(of(records()), &to, &options, |_| ()).await.unwrap();
+    assert_eq!((report.tallies.usage.failed, report.failures.len()), (100, 100));
+    let first = &report.failures[0];
+    assert_eq!((first.key.as_str(), first.field.as_ref().unwrap().as_str()), ("u0", "f0"));
+    assert_eq!((first.error.kind(), first.error.is_retryable()), (ErrorKind::Unsupported, false));
+    assert_eq!(first.error.to_string(), report.failures[99].error.to_string());
+    assert_eq!(report.complete().unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[tokio::test]
+async fn the_order_of_kinds_says_nothing() {
+    let (place, to) = (Place::new(), memory(Vec::new()).await);
+    let with = |kinds: [RecordKind; 3], checkpoint| {
+        let mut filter = Filter::default();
+        filter.kinds = kinds.to_vec();
+        place.options(checkpoint).with_filter(filter)
+    };
+    use RecordKind::{Config, Usage};
+    let options = with([Config, Usage, Config], place.checkpoint());
+    let _ = copy(broken(records(), 50), &to, &options, |_| ()).await.unwrap();
+    let options = with([Usage, Config, Config], place.checkpoint().resuming());
+    assert!(copy(of(records()), &to, &options, |_| ()).await.unwrap().complete().unwrap().resumed);
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_is_gone_is_no_failure() {
+    let (place, to) = (Place::new(), memory(Vec::new()).await);
+    let path = place.path();
+    let records = of(records()).inspect(move |_| drop(fs::remove_file(&path)));
+    let _ = place.copy(records, &to, place.checkpoint()).await.unwrap().complete().unwrap();
 }
 
 #[tokio::test]

@@ -9,17 +9,16 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{StreamExt, stream};
 use gateway_storage::{
-    Backend, BatchFailure, BatchReport, Call, Count, Error, ErrorKind, Exportable, Fault, Layer, Memory,
-    Receiver, Record, RecordKind, Result, Storage, StorageStats,
-    migrate::{CopyEvent, CopyOptions, CopyReport, Filter, MAX_NAMED, OnConflict, Tally, copy},
+    Call, Count, ErrorKind, Exportable, Layer, Memory, Receiver, Record, RecordKind, Result, Storage,
+    migrate::{CopyEvent, CopyOptions, CopyReport, Filter, OnConflict, Tally, copy},
 };
 use serde_json::json;
 
 use crate::records::{config, configs, digest, key, memory, of, usage};
 
-async fn copied<B: Exportable>(
+pub(crate) async fn copied<B: Exportable>(
     records: Vec<Record>,
     target: &Storage<B>,
     options: &CopyOptions,
@@ -28,7 +27,7 @@ async fn copied<B: Exportable>(
 }
 
 #[track_caller]
-fn counts(report: &CopyReport, kind: RecordKind, wanted: [u64; 5]) {
+pub(crate) fn counts(report: &CopyReport, kind: RecordKind, wanted: [u64; 5]) {
     let Tally { read, written, unchanged, skipped, failed, .. } = *report.tallies.of(kind);
     assert_eq!(
         [read, written, unchanged, skipped, failed],
@@ -159,100 +158,6 @@ async fn options_without_sense_are_refused() {
         let error = copy(of(three()), &to, &options, |_| ()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidValue);
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_the_target_cannot_take_now_is_tried_again() {
-    let faulty = Fault::seeded(3).errors(0.2).lost_requests(0.2).lost_replies(0.2);
-    let to = memory(Vec::new()).await;
-    let mut options = CopyOptions::default().with_on_conflict(OnConflict::Overwrite);
-    options.batch = 10;
-    let mut retries = 0;
-    let records = configs(1000);
-    let report = copy(of(records.clone()), &to.clone().layer(faulty), &options, |event| {
-        retries += u64::from(matches!(event, CopyEvent::Retrying { .. }));
-    })
-    .await
-    .unwrap()
-    .complete()
-    .unwrap();
-    counts(&report, RecordKind::Config, [1000, 1000, 0, 0, 0]);
-    assert!(retries > 50, "{retries}");
-    assert_eq!(digest(&to).await, digest(&memory(records).await).await);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_target_that_is_lost_stops_the_copy() {
-    let count = Count::default();
-    let to = memory(Vec::new()).await.layer(Fault::seeded(1).errors(1.0)).layer(count.clone());
-    let mut options = CopyOptions::default().with_on_conflict(OnConflict::Overwrite);
-    (options.batch, options.concurrency) = (10, 1);
-    let report = copied(configs(1000), &to, &options).await;
-    assert_eq!(report.stopped.as_ref().unwrap().kind(), ErrorKind::Unavailable);
-    assert_eq!(report.tallies.total().written, 0);
-    assert!(report.failures.is_empty(), "it is not the records' fault");
-    assert!((5..20).contains(&count.of("import")), "{}", count.of("import"));
-}
-
-/// Refuses what it is told to, for good.
-#[derive(Clone)]
-struct Picky(Memory, fn(&Record) -> bool);
-
-impl Backend for Picky {
-    fn label(&self) -> &'static str {
-        "picky"
-    }
-    fn set_deadline(&mut self, deadline: Duration) {
-        self.0.set_deadline(deadline);
-    }
-    async fn health(&self) -> Result<()> {
-        self.0.health().await
-    }
-    async fn stats(&self) -> Result<StorageStats> {
-        self.0.stats().await
-    }
-    async fn close(&self) -> Result<()> {
-        self.0.close().await
-    }
-}
-
-impl Exportable for Picky {
-    fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
-        self.0.export()
-    }
-    async fn import(&self, records: &[Record]) -> Result<BatchReport> {
-        let taken: Vec<Record> = records.iter().filter(|record| !self.1(record)).cloned().collect();
-        let mut report = self.0.import(&taken).await?;
-        for (index, record) in records.iter().enumerate().filter(|(_, record)| self.1(record)) {
-            let error = Error::new(ErrorKind::Unsupported, "not here");
-            report.failures.push(BatchFailure { index, key: record.key().clone(), error });
-        }
-        Ok(report)
-    }
-}
-
-#[tokio::test]
-async fn what_the_target_never_takes_is_named_and_stops_nothing() {
-    let inner = memory(Vec::new()).await;
-    let refuses = |record: &Record| record.kind() == RecordKind::Usage || record.key().as_str() == "k00007";
-    let to = Storage::new(Picky(inner.backend().clone(), refuses));
-    let mut records = configs(100);
-    records.extend((0..1500).map(|n| usage("u", &format!("f{n:05}"), n)));
-    let mut told = 0;
-    let report = copy(of(records), &to, &CopyOptions::default(), |event| {
-        told += u64::from(matches!(event, CopyEvent::Failed(_)));
-    })
-    .await
-    .unwrap();
-    assert!(report.stopped.is_none() && !report.is_complete());
-    counts(&report, RecordKind::Config, [100, 99, 0, 0, 1]);
-    counts(&report, RecordKind::Usage, [1500, 0, 0, 0, 1500]);
-    assert_eq!(inner.list_configs().await.unwrap().len(), 99);
-    assert_eq!((told, report.failures.len()), (1501, MAX_NAMED), "all are counted, the first are named");
-    let first = &report.failures[0];
-    assert_eq!((first.kind, first.key.as_str(), &first.field), (RecordKind::Config, "k00007", &None));
-    assert_eq!(report.failures[1].field.as_ref().unwrap().as_str(), "f00000");
-    assert_eq!(report.complete().unwrap_err().kind(), ErrorKind::Unsupported);
 }
 
 /// A target that never answers.

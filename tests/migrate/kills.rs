@@ -117,6 +117,35 @@ fn kills<B: Open + Exportable>(url: impl Fn(&Path, u32) -> String) {
     assert!(resumed > 0, "no copy got far enough to leave a checkpoint");
 }
 
+/// The place in a copy to one database is not that in a copy to another one of the same server.
+#[cfg(feature = "redis")]
+#[test]
+fn another_database_is_another_target() {
+    let (stores, url) = (Stores::new(), crate::servers::redis());
+    let database = |number: u32| format!("{url}&db={number}");
+    let begin = |target: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_storage"));
+        command.args(["copy", &stores.source, target, "--output", "json", "--batch", "25"]);
+        command.args(["--on-conflict", "overwrite"]).args(more);
+        command.env("XDG_STATE_HOME", stores.dir.path()).env_remove("STORAGE_URL").stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    for checkpoint in [&[][..], &["--checkpoint", stores.dir.path().join("named").to_str().unwrap()]] {
+        let mut child = begin(&database(0), &[&["--rate", "500"], checkpoint].concat());
+        sleep(Duration::from_millis(1000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let ended = begin(&database(1), &[&["--resume"], checkpoint].concat()).wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        if checkpoint.is_empty() {
+            let report: Value = serde_json::from_slice(&ended.stdout).unwrap_or_else(|_| panic!("{said}"));
+            assert_eq!((&report["resumed"], &report["total"]["written"]), (&false.into(), &RECORDS.into()));
+        } else {
+            assert!(ended.status.code() == Some(2) && said.contains("is of another copy"), "{said}");
+        }
+    }
+}
+
 #[test]
 fn a_copy_to_file_that_is_killed_can_be_resumed() {
     kills::<File>(|dir, round| format!("file:{}", dir.join(format!("target{round}")).display()));

@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod copies;
+mod faults;
 #[cfg(feature = "cli")]
 mod kills;
 mod pairs;

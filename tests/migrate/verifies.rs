@@ -88,12 +88,14 @@ async fn a_sample_is_chosen_at_random_and_looked_up() {
     let whole = memory(records.clone()).await;
     let report = verify_sample(of(records.clone()), &whole, 5000, &all).await.unwrap();
     assert!(report.is_same() && report.total().same == 1001);
+    assert_eq!(report.sampled_of, Some(1001));
     assert_eq!((report.source_digest, report.target_digest), (digest(&whole).await, digest(&whole).await));
 
     let count = gateway_storage::Count::default();
-    let report = verify_sample(of(records.clone()), &whole.layer(count.clone()), 100, &all).await.unwrap();
+    let counted = whole.clone().layer(count.clone());
+    let report = verify_sample(of(records.clone()), &counted, 100, &all).await.unwrap();
     assert!(report.is_same() && report.total().same == 100);
-    assert_eq!((count.of("export"), count.of("list_configs")), (0, 0));
+    assert_eq!((count.of("export"), count.of("list_configs"), report.sampled_of), (0, 0, Some(1001)));
     let (configs, usage) = (report.configs.same, report.usage.same);
     assert!((20..80).contains(&configs) && (20..80).contains(&usage), "{configs} and {usage} of 500 each");
 
@@ -108,4 +110,16 @@ async fn a_sample_is_chosen_at_random_and_looked_up() {
         verify_sample(of(records.clone()), &memory(other.collect()).await, 5000, &all).await.unwrap();
     assert_eq!((report.usage.different, report.usage.missing, report.configs.same), (249, 1, 500));
     assert!(!report.has_source());
+    let error = verify_sample(of(records), &whole, 0, &all).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidValue);
+}
+
+#[tokio::test]
+async fn counters_of_one_record_are_asked_for_once() {
+    let records: Vec<Record> =
+        (0..500).map(|n| usage(&format!("u{}", n / 100), &format!("f{n}"), n)).collect();
+    let count = gateway_storage::Count::default();
+    let whole = memory(records.clone()).await.layer(count.clone());
+    let report = verify_sample(of(records), &whole, 500, &VerifyOptions::default()).await.unwrap();
+    assert_eq!((report.usage.same, count.of("get_usage")), (500, 5));
 }

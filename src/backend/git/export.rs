@@ -4,7 +4,7 @@ use futures_core::Stream;
 use futures_util::{StreamExt, future, stream};
 
 use super::{Git, state::State};
-use crate::{BatchReport, Error, ErrorKind, Exportable, Record, Result};
+use crate::{BatchReport, Error, ErrorKind, Exportable, Record, RecordKind, Result};
 
 impl Exportable for Git {
     /// The state when the stream was made: a snapshot, which holds its memory until the stream is dropped.
@@ -17,6 +17,10 @@ impl Exportable for Git {
 
     fn exports_snapshot(&self) -> bool {
         true
+    }
+
+    fn imports(&self, kind: RecordKind) -> bool {
+        kind != RecordKind::Usage
     }
 
     /// One commit, all or nothing, but for counters: each of them is a failure, [`Unsupported`](ErrorKind::Unsupported).

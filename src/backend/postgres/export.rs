@@ -147,6 +147,11 @@ impl Exportable for Postgres {
         true
     }
 
+    /// Yes, unless the pool has one connection only.
+    fn imports_while_exporting(&self) -> bool {
+        self.server.lane().map_or(true, |lane| lane.max() > 1)
+    }
+
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
         let call = self.call()?;
         let (mut credentials, mut configs, mut counters) =

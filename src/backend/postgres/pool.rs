@@ -138,13 +138,18 @@ impl Lane {
     }
 
     fn stats(&self) -> PoolStats {
-        let (max, state) = (self.pool.config().max_size, self.pool.state());
+        let state = self.pool.state();
         PoolStats {
-            max,
+            max: self.max(),
             open: state.connections,
             idle: state.idle_connections,
             waiting: self.waiting.load(Ordering::Relaxed),
         }
+    }
+
+    /// The most connections.
+    pub(super) fn max(&self) -> u32 {
+        self.pool.config().max_size
     }
 
     pub(super) fn open(&self) -> u32 {

@@ -123,8 +123,12 @@ impl Archive {
     pub(crate) fn source(self, contents: Option<&Contents>) -> Source {
         match self.from {
             From::File(file) => {
-                // The place in a copy is that in its records, wherever the file is.
-                let label = contents.map_or(self.name, |contents| format!("export {}", contents.digest));
+                // The place in a copy is that in its records, wherever the file is; in those of a file that was not checked only as
+                // long as nobody touches it.
+                let label = match contents {
+                    Some(contents) => Some(format!("export {}", contents.digest)),
+                    None => file.identity().ok(),
+                };
                 let mut source = Source::new(label, true, move || ahead(archive::read(file.clone())));
                 source.total =
                     contents.map(|contents| contents.credentials + contents.configs + contents.usage_records);
@@ -132,7 +136,7 @@ impl Archive {
             }
             From::Pipe(pipe) => {
                 let pipe = Mutex::new(Some(pipe));
-                Source::new(self.name, false, move || {
+                Source::new(None, false, move || {
                     match pipe.lock().unwrap_or_else(PoisonError::into_inner).take() {
                         Some(pipe) => ahead(archive::read(pipe)),
                         None => Box::pin(stream::empty()) as Records,
@@ -161,7 +165,7 @@ pub(crate) fn document_source(records: Vec<Record>) -> Source {
     records.iter().for_each(|record| hasher.update(record));
     let records = Arc::new(records);
     let label = format!("export {}", hasher.finish());
-    Source::new(label, true, move || {
+    Source::new(Some(label), true, move || {
         let records = records.clone();
         Box::pin(stream::iter((0..records.len()).map(move |at| Ok(records[at].clone()))))
     })

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read, stdin},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -37,6 +37,13 @@ impl FromFile {
     /// How long it is now.
     pub(crate) fn length(&self) -> Option<u64> {
         Some(self.file.metadata().ok()?.len())
+    }
+
+    /// What tells it from every other file, and from itself before it was changed.
+    pub(crate) fn identity(&self) -> io::Result<String> {
+        let found = self.file.metadata()?;
+        let (device, inode, size) = (found.dev(), found.ino(), found.len());
+        Ok(format!("file {device}:{inode} {size} {}.{:09}", found.ctime(), found.ctime_nsec()))
     }
 }
 

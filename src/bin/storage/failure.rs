@@ -2,9 +2,9 @@
 
 use std::{error::Error as _, io, path::Path};
 
-use gateway_storage::{Error, ErrorKind, Key, Outcome, Remark};
+use gateway_storage::{Error, ErrorKind, Key, Outcome, Remark, migrate::CopyReport};
 
-use crate::{output::described, source::server};
+use crate::{output::described, place::shown};
 
 /// What the process ends with. `storage --help` says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +154,7 @@ impl Failure {
         // The URL names something that is no store, and never will be.
         let exit = if error.kind() == ErrorKind::InvalidValue { Exit::Line } else { Exit::Unreachable };
         let failure = Self::of(exit, error);
-        let failure = match server(url) {
+        let failure = match shown(url) {
             Some(server) => failure.at(&server),
             None => failure,
         };
@@ -195,6 +195,24 @@ impl Failure {
     /// Ctrl-C, before all was done.
     pub(crate) fn interrupted() -> Self {
         Self::new(Exit::Interrupted, "interrupted", "interrupted")
+    }
+
+    /// What was copied could not be compared.
+    pub(crate) fn after(mut self, report: &CopyReport) -> Self {
+        let (copied, outcome) = match report.is_complete() {
+            true => ("all records are copied", "applied"),
+            false => ("what could be is copied", "partly_applied"),
+        };
+        let what = match self.exit {
+            Exit::Interrupted => "the comparison was interrupted",
+            _ => "could not be compared",
+        };
+        if self.exit == Exit::Interrupted {
+            self.chain.clear();
+        }
+        self.chain.insert(0, format!("{copied}; {what}"));
+        self.outcome = outcome;
+        self.hint("`storage verify` compares two stores")
     }
 
     /// What would be in place of another one.

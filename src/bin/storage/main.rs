@@ -13,6 +13,7 @@ mod input;
 mod interrupt;
 mod log;
 mod output;
+mod place;
 mod progress;
 mod refusal;
 mod report;

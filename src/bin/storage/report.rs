@@ -71,6 +71,11 @@ pub(crate) fn compared(report: &VerifyReport) -> (Vec<String>, Value) {
         [plural(kind).to_owned(), same, different, missing, extra]
     }));
     let mut lines = aligned(&table);
+    if let Some(all) = report.sampled_of {
+        let total = report.total();
+        let sample = grouped(total.same + total.different + total.missing);
+        lines.push(format!("a sample of {sample} of {} records", grouped(all)));
+    }
     let (source, target) = (report.source_digest.to_string(), report.target_digest.to_string());
     lines.push(format!("source  sha256:{source}"));
     lines.push(format!("target  sha256:{target}"));
@@ -86,7 +91,9 @@ pub(crate) fn compared(report: &VerifyReport) -> (Vec<String>, Value) {
         "configs": report.configs,
         "usage": report.usage,
         "total": total,
-        "same": report.is_same(),
+        // A sample says nothing of the others.
+        "same": report.sampled_of.is_none().then(|| report.is_same()),
+        "sampled_of": report.sampled_of,
         "source_digest": source,
         "target_digest": target,
         "differences": differences.iter().map(|difference| json!({

@@ -3,7 +3,6 @@
 use std::{
     cell::OnceCell,
     io::{IsTerminal, stderr},
-    path::absolute,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -13,18 +12,18 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt, stream};
-use gateway_storage::{Exportable, Key, Record, Result, Storage};
+use gateway_storage::{Error, ErrorKind, Exportable, Key, Record, Result, Storage};
 use tokio::{runtime::Handle, sync::mpsc};
 
-use crate::{backends::Operated, commands::Run, door::Door, failure::Failure, output::Answer};
+use crate::{backends::Operated, commands::Run, door::Door, failure::Failure, output::Answer, place::label};
 
 /// Sorted, as an export is.
 pub(crate) type Records = Pin<Box<dyn Stream<Item = Result<Record>> + Send>>;
 
 /// Where records come from.
 pub(crate) struct Source {
-    /// What tells it from others, without a password.
-    pub(crate) label: String,
+    /// What tells it from others, without a password. Without a label a copy can't be resumed.
+    pub(crate) label: Option<String>,
     /// How many records there are, if that is known: credentials, config values, and records of counters.
     pub(crate) total: Option<u64>,
     /// Whether it can be read again.
@@ -35,7 +34,7 @@ pub(crate) struct Source {
 
 impl Source {
     /// A source that is read by a function: once, or as often as it is wanted.
-    pub(crate) fn new(label: String, can_repeat: bool, read: impl Fn() -> Records + 'static) -> Self {
+    pub(crate) fn new(label: Option<String>, can_repeat: bool, read: impl Fn() -> Records + 'static) -> Self {
         Self { label, total: None, can_repeat, read: Box::new(read), close: Box::pin(async {}) }
     }
 
@@ -56,7 +55,7 @@ impl Source {
             // Nothing was written.
             let _ = closing.close().await;
         });
-        let source = Self::new(label(url), true, move || export(storage.clone()));
+        let source = Self::new(Some(label(url)), true, move || export(storage.clone()));
         Self { close, ..source }
     }
 }
@@ -80,8 +79,9 @@ pub(crate) fn ahead(records: impl Stream<Item = Result<Record>> + Send + 'static
     received(receiver)
 }
 
+/// An empty page is the end: without it whoever reads has failed.
 async fn send(records: impl Stream<Item = Result<Record>> + Send, to: mpsc::Sender<Vec<Result<Record>>>) {
-    let mut pages = pin!(records.ready_chunks(PAGE));
+    let mut pages = pin!(records.ready_chunks(PAGE).chain(stream::once(async { Vec::new() })));
     while let Some(page) = pages.next().await {
         if to.send(page).await.is_err() {
             break;
@@ -90,42 +90,18 @@ async fn send(records: impl Stream<Item = Result<Record>> + Send, to: mpsc::Send
 }
 
 fn received(receiver: mpsc::Receiver<Vec<Result<Record>>>) -> Records {
-    let pages = stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) });
-    Box::pin(pages.map(stream::iter).flatten())
-}
-
-/// What tells a store from others: its URL without user, password and what does not say where it is.
-pub(crate) fn label(url: &str) -> String {
-    let (place, options) = url.split_once('?').unwrap_or((url, ""));
-    let mut label = match place.split_once(':') {
-        Some(("file", path)) => {
-            let whole = absolute(path).ok().and_then(|path| path.to_str().map(str::to_owned));
-            format!("file:{}", whole.unwrap_or_else(|| path.to_owned()))
-        }
-        _ => match place.split_once("//") {
-            Some((scheme, rest)) => {
-                let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-                format!("{scheme}//{host}")
+    let pages = stream::unfold(Some(receiver), |receiver| async {
+        let mut receiver = receiver?;
+        match receiver.recv().await {
+            Some(page) if page.is_empty() => None,
+            Some(page) => Some((page, Some(receiver))),
+            None => {
+                let error = Error::new(ErrorKind::Internal, "the source ended in the middle of its records");
+                Some((vec![Err(error)], None))
             }
-            None => place.to_owned(),
-        },
-    };
-    let names = ["prefix=", "schema="];
-    let mut options = options.split('&').filter(|option| names.iter().any(|name| option.starts_with(name)));
-    if let Some(option) = options.next() {
-        label.push('?');
-        label.push_str(option);
-    }
-    label
-}
-
-/// What an error calls a server. A store in a folder is named by its errors.
-pub(crate) fn server(url: &str) -> Option<String> {
-    let (_, options) = url.split_once('?').unwrap_or((url, ""));
-    let label = label(url);
-    // A login with a `?` in it ends somewhere in the options.
-    let is_plain = label.contains("://") && !label.starts_with("file:") && !options.contains('@');
-    is_plain.then_some(label)
+        }
+    });
+    Box::pin(pages.map(stream::iter).flatten())
 }
 
 /// A command that opens a store to read it.
@@ -141,12 +117,16 @@ impl OpenSource {
 impl<B: Operated + Exportable> Run<B> for OpenSource {
     async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
         let storage = door.open_apart().await?;
-        // Only for the bar, and it can take a while.
-        let stats = if stderr().is_terminal() { storage.stats().await.ok() } else { None };
-        let total = stats.map(|stats| stats.credential_count + stats.config_count + stats.usage_record_count);
+        let total = counts(&storage).await;
         self.0.get_or_init(|| Source { total, ..Source::of(door.url(), storage) });
         Ok(Answer::Done)
     }
+}
+
+/// How many records a store has, as [`Source::total`] counts them. Only for a bar, and it can take a while.
+pub(crate) async fn counts<B: Exportable>(storage: &Storage<B>) -> Option<u64> {
+    let stats = if stderr().is_terminal() { storage.stats().await.ok()? } else { return None };
+    Some(stats.credential_count + stats.config_count + stats.usage_record_count)
 }
 
 /// Counts records as [`Source::total`] does: a record of counters is one.
@@ -173,18 +153,18 @@ pub(crate) fn counted(
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_label_names_the_store_and_no_secret() {
-        for (url, wanted) in [
-            ("redis://user:p@ss@host:1/0?prefix=a:&read_timeout=1s", "redis://host:1/0?prefix=a:"),
-            ("postgres://u:hunter2@h/db?password=x&schema=s", "postgres://h/db?schema=s"),
-            ("mongodb://h1,h2/db?replicaSet=rs0", "mongodb://h1,h2/db"),
-            ("file:/a/b?deadline=1s", "file:/a/b"),
-            ("memory:", "memory:"),
-        ] {
-            assert_eq!(label(url), wanted);
-            assert_eq!(server(url).as_deref(), wanted.contains("://").then_some(wanted));
-        }
-        assert_eq!(server("redis://user:pa?db=ss@host"), None);
+    #[tokio::test]
+    async fn a_source_that_breaks_off_is_not_one_that_ends() {
+        let key = Key::new("k").unwrap();
+        let one = stream::iter([Ok(Record::Usage { key: key.clone(), field: key, count: 1 })]);
+        let breaks = one.chain(stream::once(async { panic!("a defect") }));
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        tokio::spawn(async move { send(breaks, sender).await });
+        let records: Vec<_> = received(receiver).collect().await;
+        assert_eq!(records.last().unwrap().as_ref().unwrap_err().kind(), ErrorKind::Internal);
+
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        tokio::spawn(async move { send(stream::empty(), sender).await });
+        assert_eq!(received(receiver).count().await, 0);
     }
 }

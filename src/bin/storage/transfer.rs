@@ -25,9 +25,10 @@ use crate::{
     interrupt::Interrupt,
     log::Log,
     output::Answer,
-    progress::{Bar, several},
+    place::label,
+    progress::{Bar, grouped, several},
     report,
-    source::{Source, counted, label},
+    source::{Source, counted, counts},
 };
 
 /// Which records are meant.
@@ -60,9 +61,6 @@ impl Meant {
         };
         let mut filter = Filter::default();
         filter.kinds = self.kinds.iter().map(kind).collect();
-        // The order of kinds says nothing, and a checkpoint knows its filter again.
-        filter.kinds.sort_unstable();
-        filter.kinds.dedup();
         (filter.include, filter.exclude) = (self.include.clone(), self.exclude.clone());
         filter
     }
@@ -94,14 +92,14 @@ pub(crate) struct Transfer {
     /// How many records a batch has
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(IMPORT_CHUNK).unwrap_or(NonZeroUsize::MIN))]
     batch: NonZeroUsize,
-    /// The most records a second
+    /// The most records a second. MongoDB ends the reading of a source after five minutes: --resume goes on
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Conflict {
-    /// Write nothing at all if there is one
+    /// Write nothing at all if there is one; with --resume, or from a pipe, stop there
     Fail,
     /// The target keeps its own
     Skip,
@@ -116,6 +114,18 @@ impl Transfer {
         source: Source,
         door: &Door<'_, B>,
     ) -> Result<Answer, Failure> {
+        let keeps_place = self.resume || self.checkpoint.is_some();
+        if !source.can_repeat && (self.verify || keeps_place) {
+            return Err(Failure::line(
+                "a pipe can be read once: --verify, --resume and --checkpoint need a file",
+            )
+            .hint("name a file, or run `storage verify` afterwards"));
+        }
+        if source.label.is_none() && keeps_place {
+            return Err(Failure::line(
+                "nothing tells this source from others, so a place in it can't be kept",
+            ));
+        }
         let interrupt = Interrupt::listen().map_err(|error| Failure::unheard(&error))?;
         let moving = Moving { transfer: self, source: &source, interrupt: &interrupt, log: door.log() };
         let result = moving.move_to(door).await;
@@ -160,44 +170,49 @@ impl Moving<'_> {
             return self.dry_run(target).await;
         }
         let target = self.interrupt.unless(door.create()).await?.map_err(|failure| failure.at("target"))?;
-        let conflicts = self.conflicts(target).await?;
-        if let Some(report) = conflicts {
-            let count = report.tallies.total().failed;
-            let failure = Failure::conflicts(count);
-            return Ok(Answer::But { answer: Box::new(report::copied(&report, None)), failure });
-        }
         let mut options = self.transfer.options();
-        let (path, label) = (self.checkpoint(door.url())?, label(door.url()));
-        options.checkpoint = path.as_ref().map(|path| {
-            let checkpoint = Checkpoint::new(path, &self.source.label, &label);
-            if self.transfer.resume { checkpoint.resuming() } else { checkpoint }
-        });
-        let report = self.copy(target, &options, "copying").await?;
-        let verified = match self.transfer.verify && report.stopped.is_none() {
-            true => Some(self.verify(target, &options.filter).await?),
-            false => None,
+        let place = self.place(&label(door.url()))?;
+        let is_begun = match &place {
+            Some(place) => place.checkpoint.is_begun().await.map_err(|error| place.refused(error))?,
+            None => false,
         };
-        let answer = report::copied(&report, verified.as_ref());
-        Ok(match self.failure(&report, verified.as_ref(), path) {
-            Some(failure) => Answer::But { answer: Box::new(answer), failure },
-            None => answer,
-        })
+        if !is_begun && let Some((report, failure)) = self.conflicts(target).await? {
+            return Ok(but(report::copied(&report, None), Some(failure)));
+        }
+        options.checkpoint = place.as_ref().map(|place| place.checkpoint.clone());
+        let copied = self.copy(target, &options, "copying").await;
+        let (report, _) = copied.map_err(|error| match &place {
+            Some(place) => place.refused(error),
+            None => error.into(),
+        })?;
+        let (verified, failure) = match self.transfer.verify && report.stopped.is_none() {
+            false => (None, None),
+            true => match self.verify(target, &options.filter).await {
+                Ok(verified) => (Some(verified), None),
+                Err(failure) => (None, Some(failure.after(&report))),
+            },
+        };
+        let failure = failure.or_else(|| self.failure(&report, verified.as_ref(), place.is_some()));
+        Ok(but(report::copied(&report, verified.as_ref()), failure))
     }
 
     async fn dry_run<B: Exportable>(&self, target: &Storage<B>) -> Result<Answer, Failure> {
-        let report = self.copy(target, &self.transfer.options(), "comparing").await?;
-        let answer = report::copied(&report, None);
-        Ok(match self.failure(&report, None, None) {
-            Some(failure) => Answer::But { answer: Box::new(answer), failure },
-            None => answer,
-        })
+        let (report, conflicts) = self.copy(target, &self.transfer.options(), "comparing").await?;
+        let failure = match conflicts {
+            0 => self.failure(&report, None, false),
+            _ if report.stopped.is_some() => self.failure(&report, None, false),
+            _ => Some(Failure::conflicts(conflicts)),
+        };
+        Ok(but(report::copied(&report, None), failure))
     }
 
     /// What would stop a copy that must not meet a conflict: found before anything is written. Where the target has nothing there is
     /// nothing to find; and what was begun may have been written by ourselves.
-    async fn conflicts<B: Exportable>(&self, target: &Storage<B>) -> Result<Option<CopyReport>, Failure> {
-        let Transfer { on_conflict, resume, .. } = self.transfer;
-        if *on_conflict != Conflict::Fail || *resume || !self.source.can_repeat {
+    async fn conflicts<B: Exportable>(
+        &self,
+        target: &Storage<B>,
+    ) -> Result<Option<(CopyReport, Failure)>, Failure> {
+        if self.transfer.on_conflict != Conflict::Fail || !self.source.can_repeat {
             return Ok(None);
         }
         {
@@ -207,23 +222,25 @@ impl Moving<'_> {
                 return Ok(None);
             }
         }
-        let report = self.copy(target, &self.transfer.options().with_dry_run(), "comparing").await?;
+        let options = self.transfer.options().with_dry_run();
+        let (report, conflicts) = self.copy(target, &options, "comparing").await?;
         if let Some(error) = &report.stopped {
             return Err(self.stopped(error, false));
         }
-        Ok((report.tallies.total().failed > 0).then_some(report))
+        Ok((conflicts > 0).then(|| (report, Failure::conflicts(conflicts))))
     }
 
+    /// The report, and how many records were in conflict.
     async fn copy<B: Exportable>(
         &self,
         target: &Storage<B>,
         options: &CopyOptions,
         what: &'static str,
-    ) -> Result<CopyReport, Failure> {
+    ) -> Result<(CopyReport, u64), Error> {
         let done = Arc::new(AtomicU64::new(0));
         let records = self.interrupt.ends(counted(self.source.records(), done.clone()));
         let (mut bar, log) = (Bar::new(what, self.source.total), self.log);
-        let mut resumed = 0;
+        let (mut resumed, mut conflicts) = (0, 0);
         let report = migrate::copy(records, target, options, |event| match event {
             CopyEvent::Resumed(tallies) => resumed = tallies.total().read,
             CopyEvent::Progress(tallies) => {
@@ -232,9 +249,11 @@ impl Moving<'_> {
             CopyEvent::Retrying { error, after } => {
                 bar.note(log, &format!("note: {error}; trying again in {after:.1?}"));
             }
+            CopyEvent::Failed(failure) => conflicts += u64::from(failure.error.kind() == ErrorKind::Conflict),
             _ => {}
         });
-        Ok(report.await?)
+        let report = report.await?;
+        Ok((report, conflicts))
     }
 
     async fn verify<B: Exportable>(
@@ -242,8 +261,11 @@ impl Moving<'_> {
         target: &Storage<B>,
         filter: &Filter,
     ) -> Result<VerifyReport, Failure> {
-        let source = self.source.records();
-        verify::compare(source, self.source.total, target.export(), filter, self.interrupt).await
+        let total = match self.source.total {
+            Some(total) => counts(target).await.map(|there| total + there),
+            None => None,
+        };
+        verify::compare(self.source.records(), target.export(), total, filter, self.interrupt).await
     }
 
     /// What keeps this from being a success.
@@ -251,32 +273,52 @@ impl Moving<'_> {
         &self,
         report: &CopyReport,
         verified: Option<&VerifyReport>,
-        checkpoint: Option<PathBuf>,
+        has_place: bool,
     ) -> Option<Failure> {
+        let total = report.tallies.total();
         if let Some(error) = &report.stopped {
-            let failure = self.stopped(error, report.tallies.total().written > 0 && !report.dry_run);
-            return Some(match checkpoint {
-                Some(_) => failure.hint("the same line with --resume goes on from there"),
-                None => failure,
+            let has_written = total.written > 0 && !report.dry_run;
+            let failure = self.stopped(error, has_written);
+            let written = match total.written {
+                1 => "the record before it is stored".to_owned(),
+                count => format!("the {} records before it are stored", grouped(count)),
+            };
+            use ErrorKind::{Conflict, Corrupt, InvalidValue};
+            return Some(match error.kind() {
+                // It would be met again.
+                Conflict if has_place => failure.hint(
+                    "--resume with --on-conflict skip goes on and keeps them, with --on-conflict overwrite it replaces them",
+                ),
+                Conflict if has_written => failure.hint(format!(
+                    "{written}; --on-conflict skip keeps what differs, --on-conflict overwrite replaces it"
+                )),
+                Conflict => failure.hint("--on-conflict skip keeps them, --on-conflict overwrite replaces them"),
+                Corrupt | InvalidValue if has_written => failure.hint(written),
+                Corrupt | InvalidValue => failure,
+                _ if has_place => failure.hint("the same line with --resume goes on from there"),
+                _ if has_written => failure.hint(written),
+                _ => failure,
             });
         }
-        let failed = report.tallies.total().failed;
-        if failed > 0 {
-            let verb = match (report.dry_run, failed) {
+        if total.failed > 0 {
+            let verb = match (report.dry_run, total.failed) {
                 (true, _) => "would not be",
                 (false, 1) => "was not",
                 (false, _) => "were not",
             };
-            return Some(Failure::partly(format!("{} {verb} copied", several(failed, "record"))));
+            let failure = Failure::partly(format!("{} {verb} copied", several(total.failed, "record")));
+            return Some(match report.dry_run {
+                true => Failure { outcome: "not_applied", ..failure },
+                false => failure,
+            });
         }
         verified.filter(|verified| !verified.has_source()).map(verify::failure)
     }
 
     fn stopped(&self, error: &Error, has_written: bool) -> Failure {
         if self.interrupt.is_set() {
-            let failure = Failure::interrupted();
-            let outcome = if has_written { "partly_applied" } else { failure.outcome };
-            Failure { outcome, ..failure }
+            let outcome = if has_written { "partly_applied" } else { Failure::from(error.clone()).outcome };
+            Failure { outcome, ..Failure::interrupted() }
         } else if has_written {
             Failure::stopped(error)
         } else {
@@ -284,14 +326,21 @@ impl Moving<'_> {
         }
     }
 
-    /// The checkpoint's file: the one that is named, or one for these two stores where programs keep such things.
-    fn checkpoint(&self, target: &str) -> Result<Option<PathBuf>, Failure> {
-        if let Some(path) = &self.transfer.checkpoint {
-            return Ok(Some(path.clone()));
-        }
-        if !self.source.can_repeat {
-            return Ok(None);
-        }
+    /// Where the copy's place is kept: in the file that is named, or in one for these two stores where programs keep such things.
+    fn place(&self, target: &str) -> Result<Option<Place>, Failure> {
+        let Some(source) = &self.source.label else { return Ok(None) };
+        let path = match &self.transfer.checkpoint {
+            Some(path) => Some(path.clone()),
+            None => self.default_path(source, target)?,
+        };
+        Ok(path.map(|path| {
+            let checkpoint = Checkpoint::new(&path, source, target);
+            let checkpoint = if self.transfer.resume { checkpoint.resuming() } else { checkpoint };
+            Place { path, checkpoint }
+        }))
+    }
+
+    fn default_path(&self, source: &str, target: &str) -> Result<Option<PathBuf>, Failure> {
         let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let state =
             absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
@@ -299,15 +348,37 @@ impl Moving<'_> {
         let mut builder = fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         match builder.recursive(true).create(&folder) {
-            Ok(()) => {
-                let name = Checkpoint::name(&self.source.label, &label(target));
-                Ok(Some(folder.join(format!("copy-{name}.json"))))
-            }
+            Ok(()) => Ok(Some(folder.join(format!("copy-{}.json", Checkpoint::name(source, target))))),
             Err(error) if self.transfer.resume => {
                 Err(Failure::unreadable(&format!("the folder `{}`", folder.display()), &error))
             }
             // A system without a home for us: then there is nothing to resume from.
             Err(_) => Ok(None),
         }
+    }
+}
+
+/// A checkpoint and its file.
+struct Place {
+    path: PathBuf,
+    checkpoint: Checkpoint,
+}
+
+impl Place {
+    /// A copy that does not begin. Where that is because of the checkpoint, people want to know where it is.
+    fn refused(&self, error: Error) -> Failure {
+        let names_it = error.to_string().contains("checkpoint");
+        let failure = Failure::from(error);
+        match names_it {
+            true => failure.hint(format!("the checkpoint is `{}`", self.path.display())),
+            false => failure,
+        }
+    }
+}
+
+fn but(answer: Answer, failure: Option<Failure>) -> Answer {
+    match failure {
+        Some(failure) => Answer::But { answer: Box::new(answer), failure },
+        None => answer,
     }
 }

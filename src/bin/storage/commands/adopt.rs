@@ -1,10 +1,10 @@
 //! `storage adopt`.
 
-use std::{path::absolute, sync::Arc};
+use std::sync::Arc;
 
 use clap::Args;
 use futures_util::StreamExt;
-use gateway_storage::{Adoption, ErrorKind, Exportable, FileConfig, Layout, RedisConfig, Remark, RemarkKind};
+use gateway_storage::{Adoption, ErrorKind, Exportable, Layout, Remark, RemarkKind};
 use serde_json::{Value, json};
 
 use super::Run;
@@ -13,7 +13,8 @@ use crate::{
     door::Door,
     failure::Failure,
     output::{Answer, described},
-    source::{Source, label},
+    place::{is_within, label},
+    source::Source,
     stores,
     transfer::Transfer,
 };
@@ -94,29 +95,10 @@ impl Adopt {
         let layout = adoption.layout();
         let label = format!("{} as {layout}", label(url));
         let source = adoption.clone();
-        let source = Source::new(label, true, move || source.records().boxed());
+        let source = Source::new(Some(label), true, move || source.records().boxed());
         let answer = self.transfer.run(source, door).await?;
         Ok(told(answer, layout, &adoption.remarks()))
     }
-}
-
-/// Whether the target is a place in the source: a folder in a folder, or the keys of one Redis database.
-fn is_within(source: &str, target: &str) -> bool {
-    let redis = |url| {
-        let RedisConfig { mut addr, db, prefix, .. } = RedisConfig::try_from(url).ok()?;
-        if !addr.contains(':') {
-            addr.push_str(":6379");
-        }
-        Some((addr, db, prefix))
-    };
-    let folder = |url| {
-        let path = absolute(FileConfig::try_from(url).ok()?.path).ok()?;
-        // What is not there yet is in what is.
-        path.ancestors()
-            .find_map(|above| Some(above.canonicalize().ok()?.join(path.strip_prefix(above).ok()?)))
-    };
-    redis(source).is_some_and(|source| redis(target) == Some(source))
-        || folder(source).zip(folder(target)).is_some_and(|(source, target)| target.starts_with(source))
 }
 
 /// The answer with what there is to say of the source.

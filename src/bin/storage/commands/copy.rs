@@ -9,6 +9,8 @@ use crate::{
     door::Door,
     failure::Failure,
     output::Answer,
+    place::is_same,
+    stores,
     transfer::Transfer,
 };
 
@@ -16,7 +18,8 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = "\
 What else the target holds stays. By default nothing is written if the target has one of the records with another value. Cache
-values, plans and their audit are not copied.
+values, plans and their audit are not copied. A store is not copied onto itself, which would undo what others write
+meanwhile: but under another name of its host it is not known again.
 
 Ctrl-C ends it in order (exit code 130) and saves its place, and so does what can't go on (4); a copy that is killed has saved it
 a moment before. The same line with --resume goes on.
@@ -40,6 +43,9 @@ pub(crate) struct Copy {
 impl<B: Operated + Exportable> Run<B> for Copy {
     async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
         door.config()?;
+        if is_same(&stores::resolve(&self.source)?, door.url()) {
+            return Err(Failure::line("source and target are the same store"));
+        }
         let source =
             backends::source(&self.source, door.log()).await.map_err(|failure| failure.at("source"))?;
         self.transfer.run(source, door).await

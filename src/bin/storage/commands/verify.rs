@@ -93,23 +93,26 @@ impl Verify {
         let target = backends::source(&self.target, log).await.map_err(|failure| failure.at("target"))?;
         let interrupt = Interrupt::listen().map_err(|error| Failure::unheard(&error))?;
         let (records, others) = (source.records(), target.records());
-        let compared = compare(records, source.total, others, &self.meant.filter(), &interrupt).await;
+        let total = source.total.zip(target.total).map(|(one, other)| one + other);
+        let compared = compare(records, others, total, &self.meant.filter(), &interrupt).await;
         source.close().await;
         target.close().await;
         Ok(answer(&compared?))
     }
 }
 
-/// Compares two streams under a bar.
+/// Compares two streams, which together have so many records, under a bar.
 pub(crate) async fn compare(
     source: impl Stream<Item = gateway_storage::Result<Record>> + Send,
-    total: Option<u64>,
     target: impl Stream<Item = gateway_storage::Result<Record>> + Send,
+    total: Option<u64>,
     filter: &Filter,
     interrupt: &Interrupt,
 ) -> Result<VerifyReport, Failure> {
     let done = Arc::new(AtomicU64::new(0));
     let source = interrupt.ends(counted(source, done.clone()));
+    // Either can have much more than the other one.
+    let target = interrupt.ends(counted(target, done.clone()));
     let mut bar = Bar::new("verifying", total);
     let options = VerifyOptions::default().with_filter(filter.clone());
     let report = migrate::verify(source, target, &options, |report| {

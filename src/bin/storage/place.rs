@@ -1,0 +1,254 @@
+//! Where a store is: what tells it from others, and whether two URLs name one.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf, absolute},
+};
+
+use gateway_storage::{FileConfig, RedisConfig};
+
+/// Options that say who asks, how, and for how long. All others are part of the place: one that is missing here makes two of one
+/// store, which is harmless.
+const NOT_OF_THE_PLACE: [&str; 61] = [
+    "appname",
+    "application_name",
+    "author_email",
+    "author_name",
+    "authmechanism",
+    "authsource",
+    "client_name",
+    "connect_timeout",
+    "connecttimeoutms",
+    "create",
+    "deadline",
+    "dial_timeout",
+    "directconnection",
+    "durability",
+    "idle_in_transaction_session_timeout",
+    "idle_timeout",
+    "interval",
+    "isolation",
+    "journal",
+    "lock_timeout",
+    "max_lifetime",
+    "maxidletimems",
+    "maxpoolsize",
+    "min_idle",
+    "password",
+    "pgbouncer",
+    "pool_size",
+    "pull",
+    "push",
+    "read_timeout",
+    "readconcernlevel",
+    "remote",
+    "remote_timeout",
+    "replicaset",
+    "retryreads",
+    "retrywrites",
+    "sentinel_password",
+    "sentinel_username",
+    "serverselectiontimeoutms",
+    "ssh_key",
+    "ssl",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement_timeout",
+    "tcp_nodelay",
+    "tcp_user_timeout",
+    "tls",
+    "tls_ca",
+    "tls_cert",
+    "tls_key",
+    "tlsallowinvalidcertificates",
+    "tlscafile",
+    "tlscertificatekeyfile",
+    "token_env",
+    "token_file",
+    "w",
+    "wait_replicas",
+    "wait_timeout",
+    "write_timeout",
+];
+
+/// What tells a store from others: its URL without passwords and without what does not say where it is.
+pub(crate) fn label(url: &str) -> String {
+    let (place, options) = url.split_once('?').unwrap_or((url, ""));
+    let Some((scheme, rest)) = place.split_once(':') else { return String::new() };
+    // The last one counts.
+    let mut options: BTreeMap<&str, &str> =
+        options.split('&').filter_map(|text| text.split_once('=')).collect();
+    options.retain(|name, _| {
+        let name = name.to_ascii_lowercase();
+        !NOT_OF_THE_PLACE.contains(&&*name)
+            && !["password", "secret", "token", "properties"].iter().any(|part| name.contains(part))
+    });
+    let users = [options.remove("user"), options.remove("username")];
+    let place = match (scheme, rest.strip_prefix("//")) {
+        ("file" | "git", _) => folder(url).unwrap_or_else(|| rest.into()).display().to_string(),
+        ("redis+unix", _) | (_, None) => rest.to_owned(),
+        (_, Some(rest)) => {
+            let (login, host) = rest.rsplit_once('@').unwrap_or(("", rest));
+            let (hosts, path) = host.split_once('/').unwrap_or((host, ""));
+            if !hosts.split(',').all(is_host) {
+                // A password with a `?` in it, perhaps.
+                return format!("{scheme}:");
+            }
+            // PostgreSQL calls the database as the user, unless it is named.
+            if scheme.starts_with("postgres") && path.is_empty() && !options.contains_key("dbname") {
+                let user = login.split(':').next().filter(|user| !user.is_empty());
+                options.extend(users[0].or(user).map(|user| ("user", user)));
+            }
+            format!("//{host}")
+        }
+    };
+    let options: Vec<String> = options.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mark = if options.is_empty() { "" } else { "?" };
+    format!("{scheme}:{place}{mark}{}", options.join("&"))
+}
+
+/// What an error calls a server: its scheme, host and path. A store in a folder is named by its errors.
+pub(crate) fn shown(url: &str) -> Option<String> {
+    let (_, options) = url.split_once('?').unwrap_or((url, ""));
+    let label = label(url);
+    let place = label.split('?').next().filter(|place| place.contains("://"))?;
+    // A login with a `?` in it ends somewhere in the options.
+    (!options.contains('@')).then(|| place.to_owned())
+}
+
+/// Whether it is a name or an address, with a port or without.
+fn is_host(text: &str) -> bool {
+    match text.rsplit_once(':') {
+        Some((_, port)) if !text.ends_with(']') => port.bytes().all(|byte| byte.is_ascii_digit()),
+        _ => true,
+    }
+}
+
+/// Whether two URLs are known to name one store.
+pub(crate) fn is_same(one: &str, other: &str) -> bool {
+    server(&label(one)) == server(&label(other)) || (is_within(one, other) && is_within(other, one))
+}
+
+/// Whether the target is a place in what another program left: a folder in a folder, or the keys of one Redis database. In one
+/// database of another server they are two places.
+pub(crate) fn is_within(source: &str, target: &str) -> bool {
+    let folders = folder(source).zip(folder(target));
+    redis(source).is_some_and(|source| redis(target) == Some(source))
+        || folders.is_some_and(|(source, target)| target.starts_with(source))
+}
+
+fn redis(url: &str) -> Option<(String, u32, String)> {
+    let RedisConfig { addr, db, prefix, .. } = RedisConfig::try_from(url).ok()?;
+    Some((hosts(&addr, "6379"), db, prefix))
+}
+
+/// A label with its hosts in full.
+fn server(label: &str) -> String {
+    let Some((scheme, rest)) = label.split_once("://") else { return label.to_owned() };
+    let (scheme, port) = match scheme {
+        "postgres" | "postgresql" => ("postgres", "5432"),
+        scheme => (scheme, "27017"),
+    };
+    let (names, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    format!("{scheme}://{}{rest}", hosts(names, port))
+}
+
+/// Hosts, each with its port, and this machine by one of its names.
+fn hosts(names: &str, port: &str) -> String {
+    let whole = |name: &str| {
+        let (name, port) = name.rsplit_once(':').filter(|_| !name.ends_with(']')).unwrap_or((name, port));
+        format!("{}:{port}", if name == "localhost" { "127.0.0.1" } else { name })
+    };
+    names.split(',').map(whole).collect::<Vec<_>>().join(",")
+}
+
+/// The folder of a store on disk, whatever links lead there.
+fn folder(url: &str) -> Option<PathBuf> {
+    let path = match url.strip_prefix("git:") {
+        Some(rest) => rest.split('?').next()?.into(),
+        None => FileConfig::try_from(url).ok()?.path,
+    };
+    let path = absolute(path).ok()?;
+    // What is not there yet is in what is.
+    let whole = |above: &Path| Some(above.canonicalize().ok()?.join(path.strip_prefix(above).ok()?));
+    path.ancestors().find_map(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_names_the_store_and_no_secret() {
+        for (url, wanted) in [
+            ("redis://user:p@ss@host:1/0?prefix=a:&read_timeout=1s", "redis://host:1/0?prefix=a:"),
+            ("redis+unix:///run/a@b/redis.sock?db=1", "redis+unix:///run/a@b/redis.sock?db=1"),
+            ("postgres://u:hunter2@h/db?password=x&schema=s", "postgres://h/db?schema=s"),
+            ("postgres://u@h:5/?user=x&port=6&dbname=a", "postgres://h:5/?dbname=a&port=6"),
+            ("postgres:///?host=/run/pg&dbname=a&pool_size=1", "postgres:///?dbname=a&host=/run/pg"),
+            // The database has the user's name then.
+            ("postgres://u:hunter2@h", "postgres://h?user=u"),
+            ("postgres://u@h?user=b&schema=s", "postgres://h?schema=s&user=b"),
+            ("mongodb://h1,h2/db?replicaSet=rs0&maxpoolsize=3", "mongodb://h1,h2/db"),
+            ("file:/a/b?deadline=1s", "file:/a/b"),
+            ("file:///a/b", "file:/a/b"),
+            ("git:/a/b?branch=x&author_name=me", "git:/a/b?branch=x"),
+            ("memory:", "memory:"),
+            // Nobody knows where such a password ends.
+            ("postgres://u:hunt?er2@h/db", "postgres:"),
+        ] {
+            assert_eq!(label(url), wanted);
+        }
+        assert!(label("git:x").starts_with("git:/"));
+        let secrets =
+            "mongodb://h/db?authMechanismProperties=AWS_SESSION_TOKEN:x&tlsCertificateKeyFilePassword=y";
+        assert_eq!(label(secrets), "mongodb://h/db");
+    }
+
+    #[test]
+    fn a_server_is_shown() {
+        for (url, wanted) in [
+            ("redis://user:p@ss@host:1/0?prefix=a:", Some("redis://host:1/0")),
+            ("postgres://u:hunter2@h/db?password=x&schema=s", Some("postgres://h/db")),
+            ("mongodb://h1,h2/db?replicaSet=rs0", Some("mongodb://h1,h2/db")),
+            ("redis://user:pa?db=ss@host", None),
+            ("file:/a/b", None),
+            ("memory:", None),
+        ] {
+            assert_eq!(shown(url).as_deref(), wanted);
+        }
+    }
+
+    #[test]
+    fn one_store_by_two_names() {
+        for (one, other) in [
+            ("redis://u:a@host/0", "redis://u:b@host:6379?prefix=gcli2api:"),
+            ("postgres://u@h/db?schema=s", "postgres://v@h/db?pool_size=3&schema=s"),
+            ("redis://localhost", "rediss://127.0.0.1:6379/0"),
+            ("postgresql://u@localhost/db", "postgres://127.0.0.1:5432/db"),
+            ("mongodb://[::1],localhost/db", "mongodb://[::1]:27017,127.0.0.1:27017/db"),
+            ("file:/tmp", "file:///tmp/."),
+            ("file:/tmp/nothing", "git:/tmp/nothing"),
+        ] {
+            assert!(is_same(one, other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("redis://host/0", "redis://host/1"),
+            ("redis://host?prefix=a", "redis://host?prefix=b"),
+            ("redis://host", "redis://host:6380"),
+            ("postgres://u@h/a", "postgres://u@h/b"),
+            ("postgres:///a", "postgres:///b"),
+            ("mongodb://h/db", "mongodb://h:27018/db"),
+            ("postgres://h", "mongodb://h"),
+            ("file:/tmp/a", "file:/tmp"),
+        ] {
+            assert!(!is_same(one, other) && !is_within(one, other), "{one} {other}");
+        }
+        assert!(is_within("file:/tmp", "file:/tmp/a") && !is_same("file:/tmp", "file:/tmp/a"));
+        assert!(is_within("redis://u@h", "redis://h:6379/0") && !is_within("redis://h", "redis://h/1"));
+        // Its tables are in another schema.
+        assert!(!is_within("postgres://h/db", "postgres://h/db"));
+    }
+}
