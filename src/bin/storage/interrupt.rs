@@ -16,7 +16,7 @@ use futures_util::{
     future::{Either, select},
     stream,
 };
-use gateway_storage::{Error, ErrorKind, Record, Result};
+use gateway_storage::{Call, Error, ErrorKind, Layer, Operation, Receiver, Result};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
@@ -73,10 +73,10 @@ impl Interrupt {
     }
 
     /// The same records, with an error in place of those that come after an interrupt.
-    pub(crate) fn ends(
+    pub(crate) fn ends<T: Send>(
         &self,
-        records: impl Stream<Item = Result<Record>> + Send,
-    ) -> impl Stream<Item = Result<Record>> + Send {
+        records: impl Stream<Item = Result<T>> + Send,
+    ) -> impl Stream<Item = Result<T>> + Send {
         let (waiting, asked) = (self.clone(), self.clone());
         let interrupted = async move { waiting.comes().await };
         let ended = stream::once(future::ready(())).filter_map(move |()| {
@@ -98,9 +98,24 @@ fn is_to_outlive_its_terminal() -> bool {
     ignored.is_none_or(|mask| mask >> (SIGHUP - 1) & 1 == 1)
 }
 
+/// As a layer it ends what a store gives: much of a target can be read before the next record of the source is.
+impl Layer for Interrupt {
+    async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
+        call.run(on).await
+    }
+
+    fn around_stream<T: Send, S: Stream<Item = Result<T>> + Send>(
+        &self,
+        _: Operation,
+        items: S,
+    ) -> impl Stream<Item = Result<T>> + Send {
+        self.ends(items)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use gateway_storage::Key;
+    use gateway_storage::{Key, Memory, Record, Storage};
     use serde_json::json;
 
     use super::*;
@@ -121,5 +136,18 @@ mod tests {
             .await;
         assert_eq!(seen.len(), 3);
         assert_eq!(seen[2].as_ref().unwrap_err().to_string(), "interrupted");
+    }
+
+    #[tokio::test]
+    async fn a_target_that_is_read_is_ended_and_can_be_written() {
+        let interrupt = Interrupt(Arc::default());
+        let storage = Storage::<Memory>::open("memory:").await.unwrap().layer(interrupt.clone());
+        storage.set_config("a", json!(1)).await.unwrap();
+        assert!(storage.export().all(|record| future::ready(record.is_ok())).await);
+        interrupt.0.store(true, Ordering::Relaxed);
+        storage.set_config("b", json!(1)).await.unwrap();
+        let seen: Vec<_> = storage.export().collect().await;
+        assert_eq!(seen.len(), 1);
+        assert_eq!(seen[0].as_ref().unwrap_err().to_string(), "interrupted");
     }
 }

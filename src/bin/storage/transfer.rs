@@ -182,6 +182,7 @@ impl Moving<'_> {
         options.checkpoint = place.as_ref().map(|place| place.checkpoint.clone());
         let copied = self.copy(target, &options, "copying").await;
         let (report, _) = copied.map_err(|error| match &place {
+            _ if self.interrupt.is_set() => Failure::interrupted(),
             Some(place) => place.refused(error),
             None => error.into(),
         })?;
@@ -241,7 +242,8 @@ impl Moving<'_> {
         let records = self.interrupt.ends(counted(self.source.records(), done.clone()));
         let (mut bar, log) = (Bar::new(what, self.source.total), self.log);
         let (mut resumed, mut conflicts) = (0, 0);
-        let report = migrate::copy(records, target, options, |event| match event {
+        let target = target.clone().layer(self.interrupt.clone());
+        let report = migrate::copy(records, &target, options, |event| match event {
             CopyEvent::Resumed(tallies) => resumed = tallies.total().read,
             CopyEvent::Progress(tallies) => {
                 bar.at(done.load(Ordering::Relaxed), tallies.total().read.saturating_sub(resumed));
