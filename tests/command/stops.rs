@@ -39,7 +39,7 @@ impl Place {
 
 /// A store in PostgreSQL whose export waits until the client is gone.
 async fn held() -> (Client, String) {
-    let url = servers::postgres();
+    let url = format!("{}&deadline=1h&statement_timeout=0s&lock_timeout=0s", servers::postgres());
     let set = bare(&["--url", &url, "config", "set", "a", "1"]).output().unwrap();
     assert_eq!(ended(set).code, Some(0));
     let config = PostgresConfig::try_from(&*url).unwrap();
@@ -161,6 +161,31 @@ fn a_reader_of_an_export_may_go() {
         let ended = ended(child.wait_with_output().unwrap());
         assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{format}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupt_does_not_wait_for_records() {
+    let place = Place::new();
+    place.ok(&["config", "set", "a", "1"]);
+    let (client, url) = held().await;
+    let from = place.url();
+    for line in [
+        &["verify", &from, &url][..],
+        &["verify", &url, &from],
+        &["copy", &from, &url],
+        &["copy", &url, "file:./to"],
+        &["export", "a"],
+    ] {
+        let mut child = place.begin(&url, line);
+        // Until the server has it wait.
+        sleep(Duration::from_secs(1));
+        signal(&child, "-INT");
+        until("it ends", || child.try_wait().unwrap().is_some());
+        let ended = ended(child.wait_with_output().unwrap());
+        assert_eq!(ended.code, Some(130), "{line:?}");
+        assert!(ended.err.starts_with("error: interrupted\n"), "{line:?}: {}", ended.err);
+    }
+    drop(client);
 }
 
 /// Nobody answers there, and nobody refuses.

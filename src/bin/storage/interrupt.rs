@@ -26,6 +26,7 @@ use tokio::time::sleep;
 use crate::{
     aside,
     failure::{Exit, Failure},
+    source::Source,
 };
 
 /// Whether somebody wants the work to end. The second time the process ends at once.
@@ -70,6 +71,11 @@ impl Interrupt {
             Either::Left((done, _)) => Ok(done),
             Either::Right(_) => Err(Failure::interrupted()),
         }
+    }
+
+    /// Lets go of a source. A call that an interrupt gave up is not waited for: nothing is written there.
+    pub(crate) async fn close(&self, source: Source) {
+        let _ = self.unless(source.close()).await;
     }
 
     /// The same records, with an error in place of those that come after an interrupt.

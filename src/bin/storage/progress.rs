@@ -55,9 +55,9 @@ impl Bar {
         if self.is_shown && self.drawn.is_none_or(|drawn| drawn.elapsed() >= DRAW_EVERY) {
             self.drawn = Some(Instant::now());
             let mut text = line(self.what, done, self.total, (amount, self.unit), self.begun.elapsed());
-            // A line that wraps is never drawn over. All of it is ASCII.
+            // A line that wraps is never drawn over.
             if let Ok(size) = tcgetwinsize(stderr()) {
-                text.truncate(usize::from(size.ws_col.saturating_sub(1)));
+                fit(&mut text, size.ws_col.saturating_sub(1).into());
             }
             let _ = write!(stderr(), "\r{text}{CLEAR}");
         }
@@ -115,6 +115,14 @@ fn line(what: &str, done: u64, total: Option<u64>, (amount, unit): (u64, Unit), 
     }
 }
 
+/// Leaves off what has no room, a figure as a whole. All of it is ASCII.
+fn fit(text: &mut String, room: usize) {
+    if text.len() > room {
+        let whole = text[..=room].rfind("  ").unwrap_or(room);
+        text.truncate(text[..whole].trim_end().len());
+    }
+}
+
 fn clock(seconds: u64) -> String {
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
@@ -141,6 +149,17 @@ pub(crate) fn several(number: u64, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn figures_are_whole() {
+        for (room, wanted) in
+            [(25, "copying   42%  421 /s  0s"), (24, "copying   42%  421 /s"), (12, "copying"), (3, "cop")]
+        {
+            let mut text = "copying   42%  421 /s  0s".to_owned();
+            fit(&mut text, room);
+            assert_eq!(text, wanted, "{room}");
+        }
+    }
 
     #[test]
     fn lines() {

@@ -129,7 +129,7 @@ impl Transfer {
         let interrupt = Interrupt::listen().map_err(|error| Failure::unheard(&error))?;
         let moving = Moving { transfer: self, source: &source, interrupt: &interrupt, log: door.log() };
         let result = moving.move_to(door).await;
-        source.close().await;
+        interrupt.close(source).await;
         result
     }
 

@@ -68,9 +68,10 @@ impl<B: Operated + CredentialStore + ConfigStore + UsageStore> Run<B> for Sample
         let records = interrupt.ends(bar.over(counted(source.records(), done.clone()), done));
         let options = VerifyOptions::default().with_filter(meant.filter());
         let count = sample.map_or(usize::MAX, NonZeroUsize::get);
-        let compared = migrate::verify_sample(records, target, count, &options).await;
-        source.close().await;
-        match compared {
+        let compared = migrate::verify_sample(records, target, count, &options);
+        let compared = interrupt.unless(compared).await;
+        interrupt.close(source).await;
+        match compared? {
             Ok(compared) => Ok(answer(&compared)),
             Err(_) if interrupt.is_set() => Err(Failure::interrupted()),
             Err(error) => Err(error.into()),
@@ -95,8 +96,8 @@ impl Verify {
         let (records, others) = (source.records(), target.records());
         let total = source.total.zip(target.total).map(|(one, other)| one + other);
         let compared = compare(records, others, total, &self.meant.filter(), &interrupt).await;
-        source.close().await;
-        target.close().await;
+        interrupt.close(source).await;
+        interrupt.close(target).await;
         Ok(answer(&compared?))
     }
 }
@@ -119,7 +120,8 @@ pub(crate) async fn compare(
         let total = report.total();
         bar.at(done.load(Ordering::Relaxed), total.same + total.different + total.missing + total.extra);
     });
-    report.await.map_err(|error| match interrupt.is_set() {
+    // The other side may be the one that waits.
+    interrupt.unless(report).await?.map_err(|error| match interrupt.is_set() {
         true => Failure::interrupted(),
         false => error.into(),
     })
