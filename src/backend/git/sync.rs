@@ -22,6 +22,9 @@ use crate::{Error, ErrorKind, Key, Result, VersionedKind};
 /// How often in a row a branch of the remote is tried that is held there: about a second.
 const HELD_THERE: u32 = 30;
 
+/// How often in a row the remote may refuse commits that stand on its own, while another one is sending.
+const REFUSED: u32 = 5;
+
 /// What a change is about: a record by its key, whatever its file's name is, or another file.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Subject {
@@ -105,7 +108,7 @@ impl Writer {
             }
             let is_on_top = self.ledger.base(Some(head), known)? == known;
             let theirs = self.fetch()?;
-            if sent_is_unwanted(is_on_top, theirs == known, begun) {
+            if self.is_unwanted(is_on_top && theirs == known, begun) {
                 return Err(unwanted());
             }
             self.integrate(theirs)?;
@@ -140,7 +143,7 @@ impl Writer {
         }
         let is_on_top = self.ledger.base(state.head, known)? == known;
         let Ok(theirs) = self.fetch() else { return Ok(Some(false)) };
-        if sent_is_unwanted(is_on_top, theirs == known, begun) {
+        if self.is_unwanted(is_on_top && theirs == known, begun) {
             self.shared().trouble = Some(unwanted());
             return Ok(Some(false));
         }
@@ -159,6 +162,12 @@ impl Writer {
     const fn is_held(&mut self) -> bool {
         self.held += 1;
         self.held > HELD_THERE
+    }
+
+    /// Counts a try at which the remote refused commits, and whether it had moved. Whether that is no race.
+    fn is_unwanted(&mut self, is_without_reason: bool, begun: Instant) -> bool {
+        self.refused = if is_without_reason { self.refused + 1 } else { 0 };
+        self.refused >= REFUSED && begun.elapsed() > Duration::from_secs(1)
     }
 
     /// Takes the remote's commits over, with those that are only here on top of them.
@@ -339,11 +348,6 @@ fn conflict(own: Oid, theirs: Oid, change: &Change) -> Error {
         Some((_, key)) => error.with_key(&key),
         None => error,
     }
-}
-
-/// Whether the remote refuses commits that stand on its own: not a race, if that goes on for a while.
-fn sent_is_unwanted(is_on_top: bool, is_unchanged: bool, begun: Instant) -> bool {
-    is_on_top && is_unchanged && begun.elapsed() > Duration::from_secs(1)
 }
 
 /// Before another try, so that those who were in each other's way are not again.

@@ -56,6 +56,8 @@ pub(super) struct Writer {
     pub(super) next_sync: Instant,
     /// At how many tries in a row somebody held the remote's branch.
     pub(super) held: u32,
+    /// At how many it refused commits for no reason that is seen.
+    pub(super) refused: u32,
 }
 
 impl Writer {
@@ -91,6 +93,7 @@ impl Writer {
             expected: None,
             offline_until: None,
             held: 0,
+            refused: 0,
             next_sync: Instant::now() + config.interval,
             config: config.clone(),
         };
