@@ -122,7 +122,7 @@ async fn no_secret_is_told() {
         ("http://localhost/x%3Fk=", ""),
     ] {
         let url = format!("git:{}?remote={before}{}{after}", leaky.display(), encoded(&password));
-        let error = Storage::<Git>::open(&*url).await.err().expect("a password is no part of a remote");
+        let error = Storage::<Git>::open(&*url).await.expect_err("a password is no part of a remote");
         assert_eq!(error.kind(), ErrorKind::InvalidValue);
         assert!(error.to_string().contains("the remote's URL"), "{error}");
         LISTENER.hear(&text_of(&error));

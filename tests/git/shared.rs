@@ -124,7 +124,9 @@ async fn at_once(clones: Clones) {
     let names = ["one", "other", "third"];
     let mut writers = Vec::new();
     for name in names {
-        let storage = clones.open(name).await.with_deadline(Duration::from_secs(60));
+        let mut config = clones.config(name);
+        config.deadline = Duration::from_secs(120);
+        let storage = Storage::<Git>::open(config).await.unwrap();
         writers.push(tokio::spawn(async move {
             for step in 0..15 {
                 storage.set_config(format!("{name}-{step}"), json!(step)).await.unwrap();

@@ -19,11 +19,11 @@ use git2::{
 use super::{
     GitConfig,
     failure::failed,
-    ledger::base,
+    ledger::{base, target},
     marker::Marker,
     options::local_path,
     packs::Packs,
-    place::{OURS, Place},
+    place::{OURS, Place, is_checked_out},
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -175,8 +175,8 @@ impl Route {
     /// Whether the remote still has what the branch here and the remote once had in common: what it has lost was removed
     /// there, and would come back with our commits. Histories that never had anything in common are not joined either.
     fn is_kept(&self, tip: Option<Oid>) -> Result<bool, git2::Error> {
-        let here = self.repository.refname_to_id(&self.config.reference()).ok();
-        let known = self.repository.refname_to_id(&self.config.tracking()).ok();
+        let here = target(&self.repository, &self.config.reference())?;
+        let known = target(&self.repository, &self.config.tracking())?;
         let (Some(here), true) = (here, known.is_some() || tip.is_some()) else { return Ok(true) };
         let shared = known.map_or(Ok(None), |known| base(&self.repository, here, known))?;
         match (shared, tip) {
@@ -195,10 +195,7 @@ impl Route {
         let ours = self.repository.path().join(OURS).join("config");
         settings.add_file(&ours, ConfigLevel::App, true).map_err(unreached)?;
         let reference = self.config.reference();
-        let is_checked_out = there
-            .find_reference("HEAD")
-            .is_ok_and(|head| head.symbolic_target().ok().flatten() == Some(reference.as_str()));
-        if !there.is_bare() && is_checked_out {
+        if !there.is_bare() && is_checked_out(&there, &reference) {
             return Err(Error::new(
                 ErrorKind::Denied,
                 "the remote is not bare and has this branch checked out: its work tree would be left behind",

@@ -10,7 +10,7 @@ use git2::{
 use super::{
     GitConfig,
     failure::failed,
-    place::Place,
+    place::{Place, is_checked_out},
     state::{Changes, Files},
 };
 use crate::{Error, ErrorKind, Outcome, Result};
@@ -63,8 +63,7 @@ impl Ledger {
 
     /// Whether `HEAD` is at the branch: a person may check another one out while the store is open.
     pub(super) fn is_checked_out(&self) -> bool {
-        let head = self.repository.find_reference("HEAD");
-        head.is_ok_and(|head| head.symbolic_target().ok().flatten() == Some(&*self.reference))
+        is_checked_out(&self.repository, &self.reference)
     }
 
     /// The newest commit that the remote is known to have.
@@ -73,11 +72,7 @@ impl Ledger {
     }
 
     fn target(&self, name: &str) -> Result<Option<Oid>> {
-        match self.repository.refname_to_id(name) {
-            Ok(id) => Ok(Some(id)),
-            Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
-            Err(error) => Err(failed("a branch can't be read", error)),
-        }
+        target(&self.repository, name).map_err(|error| failed("a branch can't be read", error))
     }
 
     /// The files with records at this commit.
@@ -187,6 +182,15 @@ impl Ledger {
 
 fn unwritten(error: git2::Error) -> Error {
     failed("a commit can't be written", error)
+}
+
+/// Where a branch is, if there is one.
+pub(super) fn target(repository: &Repository, name: &str) -> Result<Option<Oid>, git2::Error> {
+    match repository.refname_to_id(name) {
+        Ok(id) => Ok(Some(id)),
+        Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The newest commit that two have in common, if there is one.

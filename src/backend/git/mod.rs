@@ -102,7 +102,8 @@ use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats};
 ///
 /// A remote whose history was rewritten, so that it has lost commits that are here, is [`Conflict`](ErrorKind::Conflict), too, and gets
 /// nothing from this clone: what was removed there would come back. Bring the clone to the new history (`git fetch`, then
-/// `git reset --hard` or `git rebase`). Histories that have nothing in common are not joined either.
+/// `git reset --hard` or `git rebase`). Histories that have nothing in common are not joined either, as those of two
+/// clones that were both written to before one of them had reached an empty remote.
 ///
 /// Once there is something here, nothing that is wrong with the remote stops a start, and a remote that does not answer stops
 /// no write: it is kept, and sent later. [`stats`](Backend::stats) say what is wrong, and count the commits that are only

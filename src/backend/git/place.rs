@@ -158,13 +158,13 @@ impl Place {
             ));
         }
         let reference = config.reference();
+        if is_checked_out(repository, &reference) {
+            return Ok(());
+        }
         let head = repository
             .find_reference("HEAD")
             .map_err(|error| failed(format!("the HEAD of {path} can't be read"), error))?;
         let target = head.symbolic_target().ok().flatten();
-        if target == Some(reference.as_str()) {
-            return Ok(());
-        }
         // Without a commit the branch has no meaning yet: `git init` and an empty remote make one of some name.
         let is_unborn = target.is_some_and(|target| {
             repository.refname_to_id(target).is_err_and(|error| error.code() == ErrorCode::NotFound)
@@ -212,6 +212,12 @@ fn make_repository(config: &GitConfig, path: &Path) -> Result<()> {
     Repository::init_opts(path, &options)
         .map(drop)
         .map_err(|error| failed(format!("a repository can't be made in {}", path.display()), error))
+}
+
+/// Whether `HEAD` is at this branch.
+pub(super) fn is_checked_out(repository: &Repository, reference: &str) -> bool {
+    let head = repository.find_reference("HEAD");
+    head.is_ok_and(|head| head.symbolic_target().ok().flatten() == Some(reference))
 }
 
 fn open_repository(path: &Path) -> Result<Repository> {

@@ -19,6 +19,12 @@ use super::{
 };
 use crate::{Error, ErrorKind, Key, Result, VersionedKind};
 
+/// How often in a row a branch of the remote is tried that is held there: about a second.
+const HELD_THERE: u32 = 30;
+
+/// How often in a row the remote may refuse commits that stand on its own, while another one is sending.
+const REFUSED: u32 = 5;
+
 /// What a change is about: a record by its key, whatever its file's name is, or another file.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Subject {
@@ -85,6 +91,7 @@ impl Writer {
     /// Sends our commits, on top of the remote's.
     pub(super) fn push(&mut self) -> Result<()> {
         let (mut known, begun) = (self.ledger.tracked()?, Instant::now());
+        self.held = 0;
         while begun.elapsed() < self.config.deadline {
             let Some(head) = self.state.load().head.filter(|head| Some(*head) != known) else {
                 return Ok(());
@@ -92,16 +99,16 @@ impl Writer {
             let sent = self.courier()?.push(head, known);
             match self.heard(sent)? {
                 Sent::Accepted => return Ok(()),
-                Sent::Busy if is_long(begun) => return self.heard(Err(held())),
+                Sent::Busy if self.is_held() => return self.heard(Err(held())),
                 Sent::Busy => {
                     pause();
                     continue;
                 }
-                Sent::Rejected => {}
+                Sent::Rejected => self.held = 0,
             }
             let is_on_top = self.ledger.base(Some(head), known)? == known;
             let theirs = self.fetch()?;
-            if sent_is_unwanted(is_on_top, theirs == known, begun) {
+            if self.is_unwanted(is_on_top && theirs == known, begun) {
                 return Err(unwanted());
             }
             self.integrate(theirs)?;
@@ -120,9 +127,12 @@ impl Writer {
         let known = self.ledger.tracked()?;
         let sent = self.courier()?.push(commit, known);
         match self.heard(sent) {
-            Ok(Sent::Accepted) => return Ok(Some(true)),
-            Ok(Sent::Rejected) => {}
-            Ok(Sent::Busy) if is_long(begun) => {
+            Ok(Sent::Accepted) => {
+                self.held = 0;
+                return Ok(Some(true));
+            }
+            Ok(Sent::Rejected) => self.held = 0,
+            Ok(Sent::Busy) if self.is_held() => {
                 let held: Result<()> = Err(held());
                 drop(self.heard(held));
                 return Ok(Some(false));
@@ -133,7 +143,7 @@ impl Writer {
         }
         let is_on_top = self.ledger.base(state.head, known)? == known;
         let Ok(theirs) = self.fetch() else { return Ok(Some(false)) };
-        if sent_is_unwanted(is_on_top, theirs == known, begun) {
+        if self.is_unwanted(is_on_top && theirs == known, begun) {
             self.shared().trouble = Some(unwanted());
             return Ok(Some(false));
         }
@@ -146,6 +156,18 @@ impl Writer {
             return Err(conflict);
         }
         Ok(self.integrate(theirs).map_or(Some(false), |()| None))
+    }
+
+    /// Counts a try at which the remote's branch was held. Whether that is nobody who is only faster.
+    const fn is_held(&mut self) -> bool {
+        self.held += 1;
+        self.held > HELD_THERE
+    }
+
+    /// Counts a try at which the remote refused commits, and whether it had moved. Whether that is no race.
+    fn is_unwanted(&mut self, is_without_reason: bool, begun: Instant) -> bool {
+        self.refused = if is_without_reason { self.refused + 1 } else { 0 };
+        self.refused >= REFUSED && begun.elapsed() > Duration::from_secs(1)
     }
 
     /// Takes the remote's commits over, with those that are only here on top of them.
@@ -326,16 +348,6 @@ fn conflict(own: Oid, theirs: Oid, change: &Change) -> Error {
         Some((_, key)) => error.with_key(&key),
         None => error,
     }
-}
-
-/// Whether the remote refuses commits that stand on its own: not a race, if that goes on for a while.
-fn sent_is_unwanted(is_on_top: bool, is_unchanged: bool, begun: Instant) -> bool {
-    is_on_top && is_unchanged && is_long(begun)
-}
-
-/// Longer than anybody is in the way who is only faster.
-fn is_long(begun: Instant) -> bool {
-    begun.elapsed() > Duration::from_secs(1)
 }
 
 /// Before another try, so that those who were in each other's way are not again.

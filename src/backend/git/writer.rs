@@ -54,6 +54,10 @@ pub(super) struct Writer {
     /// Until when the remote is left alone, since it did not answer.
     pub(super) offline_until: Option<Instant>,
     pub(super) next_sync: Instant,
+    /// At how many tries in a row somebody held the remote's branch.
+    pub(super) held: u32,
+    /// At how many it refused commits for no reason that is seen.
+    pub(super) refused: u32,
 }
 
 impl Writer {
@@ -88,6 +92,8 @@ impl Writer {
             shared: Arc::default(),
             expected: None,
             offline_until: None,
+            held: 0,
+            refused: 0,
             next_sync: Instant::now() + config.interval,
             config: config.clone(),
         };
