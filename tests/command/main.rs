@@ -5,6 +5,7 @@ mod adopt;
 mod archive;
 mod git;
 mod plan;
+mod refusals;
 #[path = "../servers/mod.rs"]
 mod servers;
 mod stops;
@@ -334,44 +335,6 @@ fn large_values() {
 }
 
 #[test]
-fn wrong_json_gets_a_hint() {
-    let place = Place::new();
-    let err = place.fails(2, &["config", "set", "region", "eu"]);
-    assert!(err.contains("is not JSON") && err.contains(r#"'"text"'"#), "{err}");
-    let err = place.fails(2, &["credential", "set", "a", "[1]"]);
-    assert!(
-        err.contains("a credential is a JSON object, this is an array") && err.contains("hint: "),
-        "{err}"
-    );
-    let err = place.fails(2, &["credential", "set", "a", "{access_token:", "ya29}"]);
-    assert!(err.contains("quoted as one argument"), "{err}");
-    assert!(!place.path().exists(), "a wrong value made a store");
-}
-
-#[test]
-fn what_is_given_twice_is_refused() {
-    let place = Place::new();
-    for value in [r#"{"secret":1,"secret":2}"#, r#"{"a":[{},{"b":{"x":1,"y":2,"\u0078":null}}]}"#] {
-        for what in ["credential", "config"] {
-            let err = place.fails(2, &[what, "set", "a", value]);
-            assert!(
-                err.starts_with("error: an object of the value has a name twice, at line 1 column "),
-                "{err}"
-            );
-            assert!(!err.contains("secret"));
-        }
-    }
-    place.ok(&["config", "set", "a", r#"[{"x":1},{"x":-2.5,"y":{"x":"x"}}]"#]);
-    assert_eq!(
-        place.ok(&["config", "get", "a"]).split_whitespace().collect::<String>(),
-        r#"[{"x":1},{"x":-2.5,"y":{"x":"x"}}]"#
-    );
-    // Deeper than any reader goes.
-    let deep = "[".repeat(200);
-    assert_eq!(place.fails_as(2, &["config", "set", "a", &deep]), "too_large");
-}
-
-#[test]
 fn only_set_and_increment_make_a_store() {
     let place = Place::new();
     for line in [
@@ -406,106 +369,6 @@ fn only_set_and_increment_make_a_store() {
     }
 }
 
-#[test]
-fn urls() {
-    let run = |line: &[&str]| ended(bare(line).output().unwrap());
-    let none = run(&["ping"]);
-    assert_eq!(none.code, Some(2));
-    assert!(none.err.contains("--url file:./data") && none.err.contains("STORAGE_URL"), "{}", none.err);
-    assert_eq!(ended(bare(&["ping"]).env("STORAGE_URL", "").output().unwrap()).err, none.err);
-
-    for (url, says) in [
-        ("./data", "does not begin with its backend"),
-        ("mysql://h", "no backend for `mysql:`"),
-        ("file:", "a file URL is"),
-        ("file:x?mode=1", "options: create, deadline"),
-        ("file:x?deadline=5", "a duration such as `10s`"),
-        ("memory:x", "a memory URL is just `memory:`"),
-    ] {
-        let ended = run(&["ping", "--url", url]);
-        assert_eq!(ended.code, Some(2), "{url}");
-        assert!(ended.err.contains(says), "{url}: {}", ended.err);
-    }
-}
-
-#[test]
-fn what_can_not_be_reached_is_named() {
-    let place = Place::new();
-    let refused = "can't be reached\n  caused by: Connection refused (os error 111)\n";
-    for (url, says) in [
-        (
-            "redis://u:SECRET@127.0.0.1:1/0?prefix=a:",
-            &*format!("redis://127.0.0.1:1/0?prefix=a:: the Redis server {refused}"),
-        ),
-        (
-            "postgres://u:SECRET@127.0.0.1:1/db",
-            &*format!("postgres://127.0.0.1:1/db: the PostgreSQL server {refused}"),
-        ),
-        (
-            "redis://u:SECRET@nowhere.invalid",
-            "redis://nowhere.invalid: the name of the Redis server can't be resolved\n",
-        ),
-        (
-            "postgres://u:SECRET@nowhere.invalid/db",
-            "postgres://nowhere.invalid/db: the name of the PostgreSQL server can't be resolved\n",
-        ),
-        (
-            "mongodb://u:SECRET@127.0.0.1:1/db?serverSelectionTimeoutMS=500",
-            &*format!("mongodb://127.0.0.1:1/db: the MongoDB server {refused}"),
-        ),
-    ] {
-        let err = place.fails(5, &["ping", "--url", url]);
-        assert!(err.starts_with(&format!("error: {says}")) && !err.contains("SECRET"), "{url}: {err}");
-    }
-    let url = servers::postgres();
-    let err = place.fails(5, &["ping", "--url", &url]);
-    assert!(err.contains("`adopt` make a new store") && err.contains("`schema up`"), "{err}");
-    let err = place.fails(5, &["ping", "--output", "json"]);
-    let error: Value = serde_json::from_str(&err).unwrap();
-    assert!(error["error"]["hint"].as_str().unwrap().starts_with("check the URL"), "{err}");
-}
-
-#[test]
-fn a_url_is_taken_where_it_is_of_use() {
-    let place = Place::new();
-    place.ok(&["config", "set", "a", "1"]);
-    let url = place.url();
-    for line in [
-        &["copy", &url, "file:./copy"][..],
-        &["verify", &url, &url],
-        &["adopt", &url, "file:./copy"],
-        &["inspect", "x"],
-        &["completions", "bash"],
-        &["man"],
-    ] {
-        let err = place.fails(2, &[&["--url", &url], line].concat());
-        assert!(err.starts_with(&format!("error: `{}` takes no --url: it ", line[0])), "{err}");
-        assert_eq!(place.fails(2, &[line, &["--url", &url]].concat()), err);
-        assert!(!place.ok(&[line[0], "--help"]).contains("--url <URL>"), "{line:?}");
-    }
-    assert!(!place.dir.path().join("copy").exists());
-    let help = place.ok(&["import", "--help"]);
-    let (own, global) = help.split_once("\nGlobal options:\n").expect(&help);
-    assert!(own.contains("--dry-run") && !own.contains("--verbose"), "{help}");
-    assert!(global.contains("--url <URL>") && global.contains("[env: STORAGE_URL]"), "{help}");
-    // The environment's is not on the line.
-    let err = place.fails(2, &["config", "get"]);
-    assert!(err.contains("Usage: storage config get") && !err.contains("--url"), "{err}");
-}
-
-#[test]
-fn what_is_no_store() {
-    let place = Place::new();
-    fs::write(place.path(), "mine").unwrap();
-    assert!(place.fails(2, &["config", "set", "a", "1"]).contains("is not a directory"));
-    assert_eq!(fs::read(place.path()).unwrap(), b"mine");
-
-    let place = Place::new();
-    fs::create_dir(place.path()).unwrap();
-    fs::write(place.path().join("store.redb"), "").unwrap();
-    assert_eq!(place.fails_as(5, &["doctor"]), "corrupt");
-}
-
 #[tokio::test]
 async fn one_process_at_a_time() {
     let place = Place::new();
@@ -515,26 +378,6 @@ async fn one_process_at_a_time() {
     assert_eq!(place.fails_as(5, &["credential", "set", "a", "{}"]), "busy");
     holder.close().await.unwrap();
     assert_eq!(place.ok(&["credential", "list"]), "");
-}
-
-#[test]
-fn what_a_backend_can_not_do() {
-    let place = Place::new();
-    for line in
-        [&["cache", "set", "k", "v", "--ttl", "90s"][..], &["cache", "get", "k"], &["cache", "delete", "k"]]
-    {
-        assert_eq!(
-            place.fails(6, line),
-            "error: `File` cannot cache; backends that can: `Memory`, `Redis`\n",
-            "{line:?}"
-        );
-    }
-    assert!(!place.path().exists());
-    // Nobody is kept waiting for a value first.
-    let mut child = place.command(&["cache", "set", "k", "-", "--ttl", "1s"]);
-    let mut child = child.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let _open = child.stdin.take();
-    assert_eq!(child.wait().unwrap().code(), Some(6));
 }
 
 #[test]
@@ -565,26 +408,6 @@ fn reports_for_people() {
         assert!(doctor.lines().any(|line| line.starts_with(row)), "{row}: {doctor}");
     }
     assert!(place.ok(&["doctor", "--url", "memory:"]).contains("warning        nothing is kept"));
-}
-
-#[test]
-fn servers_on_this_machine_need_no_tls() {
-    let place = Place::new();
-    let server = servers::redis::Server::start(&[]);
-    for url in [servers::postgres(), servers::mongodb_alone(), server.url()] {
-        place.ok(&["--url", &url, "config", "set", "a", "1"]);
-        let doctor = place.ok(&["--url", &url, "doctor"]);
-        let tls = doctor.lines().find(|line| line.starts_with("TLS ")).unwrap();
-        assert!(tls.ends_with("  not needed: on this machine"), "{doctor}");
-        assert!(!doctor.contains("no TLS"), "{doctor}");
-    }
-    let doctor = place.ok(&["--url", &server.url(), "doctor"]);
-    let row = |name: &str| doctor.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
-    assert!(row("used memory").ends_with("iB") && row("maxmemory ") == "no limit", "{doctor}");
-    assert!(
-        row("rdb last save time").starts_with("20") && row("rdb last save time").ends_with('Z'),
-        "{doctor}"
-    );
 }
 
 #[test]
