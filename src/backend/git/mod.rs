@@ -161,8 +161,8 @@ impl Git {
     /// # Errors
     ///
     /// [`Conflict`](ErrorKind::Conflict) if a record was changed on both sides: nothing is changed, and the message names both
-    /// commits; or if the remote's history was rewritten. [`Unavailable`](ErrorKind::Unavailable) if the remote does not answer, [`InvalidValue`](ErrorKind::InvalidValue)
-    /// without a remote.
+    /// commits; or if the remote's history was rewritten. [`Unavailable`](ErrorKind::Unavailable) if the remote does not answer,
+    /// [`InvalidValue`](ErrorKind::InvalidValue) without a remote.
     pub async fn pull(&self) -> Result<()> {
         self.ask(|writer| writer.pull()).await
     }
