@@ -28,9 +28,15 @@ async fn open_file(dir: &TempDir) -> Storage<File> {
         .expect("a file store opens")
 }
 
+/// In memory where that can be: thousands of commits are not here to wait for a disk.
+#[cfg(feature = "git")]
+fn git_dir() -> TempDir {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).expect("a directory")
+}
+
 #[cfg(feature = "git")]
 async fn git() -> (Storage<gateway_storage::Git>, TempDir) {
-    let dir = TempDir::new().expect("a directory");
+    let dir = git_dir();
     (open_git(&dir).await, dir)
 }
 
@@ -44,7 +50,7 @@ async fn open_git(dir: &TempDir) -> Storage<gateway_storage::Git> {
 /// With a bare remote, to which every write goes before it is acknowledged.
 #[cfg(feature = "git")]
 async fn git_shared() -> (Storage<gateway_storage::Git>, TempDir) {
-    let dir = TempDir::new().expect("a directory");
+    let dir = git_dir();
     let remote = dir.path().join("remote.git");
     git2::Repository::init_bare(&remote).expect("a bare repository");
     let mut config = gateway_storage::GitConfig::new(dir.path().join("data"));
