@@ -85,3 +85,45 @@ fn what_did_not_reach_the_remote_is_told() {
     assert_eq!(ok(&place, &["config", "get", "c"]), "1\n");
     assert!(!ok(&place, &["stats"]).contains("warning: "));
 }
+
+#[test]
+fn commits_come_and_go_when_they_are_told_to() {
+    let place = with_a_remote();
+    let remote = place.dir.path().join("remote.git");
+    let on = |clone: &str, line: &[&str]| {
+        let url = format!("git:./{clone}?remote={}&pull=manual&push=manual", remote.display());
+        ended(bare(line).env("STORAGE_URL", url).current_dir(place.dir.path()).output().unwrap())
+    };
+    let said = |clone: &str, line: &[&str]| {
+        let ended = on(clone, line);
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{clone} {line:?}");
+        ended.out
+    };
+    said("one", &["config", "set", "a", "1"]);
+    assert_eq!(said("one", &["push"]), "ahead   0\nbehind  0\n");
+    // A clone of it, and one that has not heard of what comes next.
+    assert_eq!(said("two", &["pull"]), "ahead   0\nbehind  0\n");
+    assert_eq!(said("two", &["config", "get", "a"]), "1\n");
+    said("two", &["config", "set", "a", "2"]);
+    said("two", &["push"]);
+    assert_eq!(said("one", &["config", "get", "a"]), "1\n");
+    let pulled: Value = serde_json::from_str(&said("one", &["pull", "--output", "json"])).unwrap();
+    assert_eq!(pulled, serde_json::json!({ "ahead": 0, "behind": 0 }));
+    assert_eq!(said("one", &["config", "get", "a"]), "2\n");
+
+    // Both change it.
+    said("one", &["config", "set", "a", "3"]);
+    said("two", &["config", "set", "a", "4"]);
+    said("two", &["push"]);
+    for line in ["pull", "push"] {
+        let refused = on("one", &[line]);
+        assert_eq!((refused.code, refused.out.as_str()), (Some(1), ""), "{}", refused.err);
+        assert!(refused.err.contains("change the same record"), "{}", refused.err);
+    }
+    assert_eq!(said("one", &["config", "get", "a"]), "3\n");
+    let other = place.run(&["pull"]);
+    assert_eq!(
+        (other.code, other.err.as_str()),
+        (Some(6), "error: `File` cannot have a remote; backends that can: `Git`\n")
+    );
+}

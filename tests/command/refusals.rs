@@ -59,7 +59,7 @@ fn what_can_not_be_reached_is_named() {
     }
     let url = servers::postgres();
     let err = place.fails(5, &["ping", "--url", &url]);
-    assert!(err.contains("`adopt` make a new store") && err.contains("`schema up`"), "{err}");
+    assert!(err.contains("`pull` make a new store") && err.contains("`schema up`"), "{err}");
     let err = place.fails(5, &["ping", "--output", "json"]);
     let error: Value = serde_json::from_str(&err).unwrap();
     assert!(error["error"]["hint"].as_str().unwrap().starts_with("check the URL"), "{err}");

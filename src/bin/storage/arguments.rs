@@ -16,7 +16,9 @@ use crate::{
         import::Import,
         inspect::Inspect,
         ping::Ping,
-        plan, schema,
+        plan,
+        remote::{Pull, Push},
+        schema,
         shell::{Completions, Pages},
         stats::Stats,
         usage,
@@ -43,7 +45,8 @@ Other users can see the arguments of a process, and a URL can hold a password. S
 Values (JSON, and the cache's bytes) are one quoted argument, @FILE to read a file, or - to read stdin: give secrets by
 @FILE or -.
 
-Only `set`, `increment`, `copy`, `import` and `adopt` make a new store. With --output json an error is a document, too, on stderr.
+Only `set`, `increment`, `copy`, `import`, `adopt` and `pull` make a new store. With --output json an error is a
+document, too, on stderr.
 
 Examples:
   export STORAGE_URL=file:./data
@@ -147,6 +150,8 @@ pub(crate) enum Command {
     History(History),
     Show(Show),
     Revert(Revert),
+    Pull(Pull),
+    Push(Push),
     #[command(subcommand)]
     Schema(schema::Command),
     Copy(Copy),

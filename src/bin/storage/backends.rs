@@ -191,6 +191,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
         Command::History(command) => on_its_backend!(url, log, command, "keep a history"),
         Command::Show(command) => on_its_backend!(url, log, command, "keep a history"),
         Command::Revert(command) => on_its_backend!(url, log, command, "keep a history"),
+        Command::Pull(command) => on_its_backend!(url, log, command, "have a remote"),
+        Command::Push(command) => on_its_backend!(url, log, command, "have a remote"),
         Command::Schema(command) => on_its_backend!(url, log, command, "have a schema"),
         Command::Copy(command) => on_its_backend!(url, log, command, "import"),
         Command::Verify(verify) if verify.sample.is_some() => {

@@ -37,7 +37,7 @@ pub(crate) struct Failure {
 }
 
 /// `storage --help` says the same.
-const NEW: &str = "only `set`, `increment`, `copy`, `import` and `adopt` make a new store";
+const NEW: &str = "only `set`, `increment`, `copy`, `import`, `adopt` and `pull` make a new store";
 
 impl Failure {
     fn new(exit: Exit, kind: &'static str, message: impl Into<String>) -> Self {

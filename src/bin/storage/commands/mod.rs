@@ -12,6 +12,7 @@ pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod ping;
 pub(crate) mod plan;
+pub(crate) mod remote;
 pub(crate) mod schema;
 pub(crate) mod shell;
 pub(crate) mod stats;
