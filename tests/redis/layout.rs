@@ -205,3 +205,28 @@ async fn a_large_store_is_listed_exported_and_imported_among_foreign_keys() -> R
     copy.close().await?;
     storage.close().await
 }
+
+/// An export holds 100,000 keys, and looks for the next ones.
+#[test]
+fn more_keys_than_are_held_are_exported_in_order() {
+    const COUNT: usize = 250_000;
+    let server = Server::start(&["--appendonly", "no"]);
+    let fill = format!(
+        "for n = 1, {COUNT} do redis.call('SET', 'gcli2api:cred:' .. string.format('%06d', n), '{{}}') end return 1"
+    );
+    server.raw().ask(&[b"EVAL", fill.as_bytes(), b"0"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let storage = runtime.block_on(Storage::<Redis>::open(server.url().as_str())).unwrap();
+    let mut count = 0;
+    let held = allocation_counter::measure(|| {
+        runtime.block_on(async {
+            let mut records = std::pin::pin!(storage.export());
+            while let Some(record) = records.next().await {
+                count += 1;
+                assert_eq!(record.unwrap().key().as_str(), format!("{count:06}"));
+            }
+        });
+    });
+    assert_eq!(count, COUNT);
+    assert!(held.bytes_max < 13 << 20, "{} bytes", held.bytes_max);
+}

@@ -1,4 +1,4 @@
-//! Everything out, in bounded memory but for the keys, and records in.
+//! Everything out, in bounded memory but for the names of config values, and records in.
 
 use std::future;
 
@@ -6,7 +6,7 @@ use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::{Arg, Cmd, Value, cmd};
 
-use super::{Redis, config, layout, layout::Space, reply};
+use super::{Redis, config, layout, layout::Space, reply, server::Call};
 use crate::{
     BatchReport, ErrorKind, Exportable, Key, Record, Result,
     backend::remote::{Effect, batch},
@@ -16,6 +16,15 @@ use crate::{
 /// How many records are read at a time.
 const PAGE: usize = 100;
 
+/// How many keys are held at a time.
+const HELD: usize = 100_000;
+
+/// Where a list of keys goes on.
+enum Next {
+    After(Option<Key>),
+    Nothing,
+}
+
 #[derive(Clone, Copy)]
 enum Part {
     Credentials,
@@ -24,22 +33,30 @@ enum Part {
 }
 
 impl Redis {
-    async fn keys(&self, part: Part) -> Result<Vec<Key>> {
+    /// The next keys, and where those behind them begin.
+    async fn keys(&self, part: Part, next: Next) -> Result<Option<(Vec<Key>, Next)>> {
+        let Next::After(after) = next else { return Ok(None) };
         let call = self.long_call()?;
-        match part {
-            Part::Credentials => self.scan(&call, Space::Credential).await,
-            Part::Usage => self.scan(&call, Space::Usage).await,
-            Part::Configs => {
-                let mut names = cmd("HKEYS");
-                names.arg(self.layout.config());
-                let mut keys = reply::list(call.send(Effect::Read, &names).await?)?
-                    .into_iter()
-                    .map(|name| layout::parse_key(&reply::bytes(name)?.unwrap_or_default()))
-                    .collect::<Result<Vec<Key>>>()?;
-                keys.sort_unstable();
-                Ok(keys)
-            }
-        }
+        let space = match part {
+            Part::Credentials => Space::Credential,
+            Part::Usage => Space::Usage,
+            // A hash gives its names all at once, or with its values.
+            Part::Configs => return Ok(Some((self.config_keys(&call).await?, Next::Nothing))),
+        };
+        let keys = self.scan_after(&call, space, after.as_ref(), HELD).await?;
+        let next = if keys.len() == HELD { Next::After(keys.last().cloned()) } else { Next::Nothing };
+        Ok(Some((keys, next)))
+    }
+
+    async fn config_keys(&self, call: &Call<'_>) -> Result<Vec<Key>> {
+        let mut names = cmd("HKEYS");
+        names.arg(self.layout.config());
+        let mut keys = reply::list(call.send(Effect::Read, &names).await?)?
+            .into_iter()
+            .map(|name| layout::parse_key(&reply::bytes(name)?.unwrap_or_default()))
+            .collect::<Result<Vec<Key>>>()?;
+        keys.sort_unstable();
+        Ok(keys)
     }
 
     /// The records of some keys. Those that are gone meanwhile are left out.
@@ -83,19 +100,22 @@ impl Redis {
 
     fn part(self, part: Part) -> impl Stream<Item = Result<Record>> + Send {
         let lister = self.clone();
-        stream::once(async move { lister.keys(part).await })
-            .map_ok(move |keys| {
-                let reader = self.clone();
-                let pages: Vec<Vec<Key>> = keys.chunks(PAGE).map(<[Key]>::to_vec).collect();
-                stream::iter(pages)
-                    .then(move |keys| {
-                        let reader = reader.clone();
-                        async move { reader.page(part, &keys).await }
-                    })
-                    .map_ok(|records| stream::iter(records).map(Ok))
-                    .try_flatten()
-            })
-            .try_flatten()
+        stream::try_unfold(Next::After(None), move |next| {
+            let lister = lister.clone();
+            async move { lister.keys(part, next).await }
+        })
+        .map_ok(move |keys| {
+            let reader = self.clone();
+            let pages: Vec<Vec<Key>> = keys.chunks(PAGE).map(<[Key]>::to_vec).collect();
+            stream::iter(pages)
+                .then(move |keys| {
+                    let reader = reader.clone();
+                    async move { reader.page(part, &keys).await }
+                })
+                .map_ok(|records| stream::iter(records).map(Ok))
+                .try_flatten()
+        })
+        .try_flatten()
     }
 
     fn put(&self, record: &Record) -> Cmd {
@@ -116,7 +136,8 @@ impl Redis {
 }
 
 impl Exportable for Redis {
-    /// Not a snapshot. It holds all keys of a kind, and the values of 100 of them: at most 100 MiB.
+    /// Not a snapshot. It holds 100,000 keys, and of credentials and usage records looks through all keys again for the next
+    /// 100,000, since a SCAN has no order; the names of all config values; and the values of 100 keys: at most 100 MiB.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         let redis = self.clone();
         stream::iter([Part::Credentials, Part::Configs, Part::Usage])

@@ -16,9 +16,29 @@ const RESTARTS: usize = 5;
 impl Redis {
     /// The keys of all records of a kind, sorted.
     pub(super) async fn scan(&self, call: &Call<'_>, space: Space) -> Result<Vec<Key>> {
+        self.scan_after(call, space, None, usize::MAX).await
+    }
+
+    /// The first keys behind one, sorted. A SCAN has no order, so whoever does not want to hold them all looks through all of them
+    /// again for the next ones.
+    pub(super) async fn scan_after(
+        &self,
+        call: &Call<'_>,
+        space: Space,
+        after: Option<&Key>,
+        most: usize,
+    ) -> Result<Vec<Key>> {
         let mut keys = BTreeSet::new();
         self.names(call, &self.layout.pattern(Some(space)), |name| {
-            keys.insert(self.layout.key(space, name)?);
+            let key = self.layout.key(space, name)?;
+            let is_full = keys.len() == most;
+            if after.is_none_or(|after| key > *after)
+                && !(is_full && keys.last().is_some_and(|last| key >= *last))
+                && keys.insert(key)
+                && is_full
+            {
+                keys.pop_last();
+            }
             Ok(())
         })
         .await?;
