@@ -127,3 +127,24 @@ fn commits_come_and_go_when_they_are_told_to() {
         (Some(6), "error: `File` cannot have a remote; backends that can: `Git`\n")
     );
 }
+
+#[test]
+fn a_dry_run_to_a_store_that_is_not_there_knows_what_it_will_not_take() {
+    let place = Place::new();
+    place.ok(&["config", "set", "a", "1"]);
+    place.ok(&["usage", "increment", "k", "f", "1"]);
+    for (line, outcome) in [
+        (&["copy", "file:./store", "git:./new", "--dry-run"][..], "not_applied"),
+        (&["copy", "file:./store", "git:./new"], "partly_applied"),
+    ] {
+        let moved = place.run(&[line, &["--output", "json"]].concat());
+        assert_eq!(moved.code, Some(4), "{}", moved.err);
+        let report: Value = serde_json::from_str(&moved.out).unwrap();
+        assert_eq!(
+            (&report["total"]["written"], &report["usage"]["failed"]),
+            (&serde_json::json!(1), &serde_json::json!(1))
+        );
+        let error: Value = serde_json::from_str(&moved.err).unwrap();
+        assert_eq!(error["error"]["outcome"], outcome);
+    }
+}

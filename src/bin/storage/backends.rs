@@ -5,7 +5,8 @@
 use std::marker::PhantomData;
 
 use gateway_storage::{
-    File, FileConfig, Git, GitConfig, Memory, MongoDb, MongoDbConfig, Open, Postgres, PostgresConfig, Redis,
+    File, FileConfig, Git, GitConfig, Memory, MongoDb, MongoDbConfig, Open, Postgres, PostgresConfig,
+    RecordKind, Redis,
 };
 
 use crate::{
@@ -25,6 +26,9 @@ pub(crate) trait Operated: Open {
     const FACTS: &[(&str, &str)];
     /// What an operator should know before it hurts.
     const WARNINGS: &[&str] = &[];
+
+    /// What it has a place for, known before there is a store.
+    const KINDS: &[RecordKind] = &RecordKind::ALL;
 
     /// What an operator should know once the store is closed.
     fn afterwards(&self) -> Option<String> {
@@ -52,6 +56,8 @@ impl Operated for Git {
         ("topology", "one process at a time a clone; many clones of one remote"),
         ("history", "keeps what was deleted or replaced: revoke such credentials where they were issued"),
     ];
+
+    const KINDS: &[RecordKind] = &[RecordKind::Credential, RecordKind::Config];
 
     fn afterwards(&self) -> Option<String> {
         let unsent = self.unsent()?;

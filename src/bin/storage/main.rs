@@ -12,6 +12,7 @@ mod failure;
 mod input;
 mod interrupt;
 mod log;
+mod nothing;
 mod output;
 mod place;
 mod progress;

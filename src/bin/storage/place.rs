@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf, absolute},
 };
 
-use gateway_storage::{FileConfig, RedisConfig};
+use gateway_storage::{FileConfig, MongoDbConfig, PostgresConfig, RedisConfig, RedisTopology};
 
 /// Options that say who asks, how, and for how long. All others are part of the place: one that is missing here makes two of one
 /// store, which is harmless.
@@ -128,7 +128,9 @@ fn is_host(text: &str) -> bool {
 
 /// Whether two URLs are known to name one store.
 pub(crate) fn is_same(one: &str, other: &str) -> bool {
-    server(&label(one)) == server(&label(other)) || (is_within(one, other) && is_within(other, one))
+    let servers = redis(one).or_else(|| database(one)).zip(redis(other).or_else(|| database(other)));
+    let folders = folder(one).zip(folder(other));
+    servers.is_some_and(|(one, other)| one == other) || folders.is_some_and(|(one, other)| one == other)
 }
 
 /// Whether the target is a place in what another program left: a folder in a folder, or the keys of one Redis database. In one
@@ -139,20 +141,41 @@ pub(crate) fn is_within(source: &str, target: &str) -> bool {
         || folders.is_some_and(|(source, target)| target.starts_with(source))
 }
 
-fn redis(url: &str) -> Option<(String, u32, String)> {
-    let RedisConfig { addr, db, prefix, .. } = RedisConfig::try_from(url).ok()?;
-    Some((hosts(&addr, "6379"), db, prefix))
+/// Where records are on a server.
+#[derive(PartialEq, Eq)]
+struct Seat {
+    backend: &'static str,
+    hosts: String,
+    database: String,
+    space: String,
 }
 
-/// A label with its hosts in full.
-fn server(label: &str) -> String {
-    let Some((scheme, rest)) = label.split_once("://") else { return label.to_owned() };
-    let (scheme, port) = match scheme {
-        "postgres" | "postgresql" => ("postgres", "5432"),
-        scheme => (scheme, "27017"),
+fn redis(url: &str) -> Option<Seat> {
+    let RedisConfig { addr, db, prefix, topology, .. } = RedisConfig::try_from(url).ok()?;
+    let (port, master) = match topology {
+        RedisTopology::Sentinel(sentinel) => ("26379", sentinel.master),
+        _ => ("6379", String::new()),
     };
-    let (names, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    format!("{scheme}://{}{rest}", hosts(names, port))
+    Some(Seat {
+        backend: "redis",
+        hosts: hosts(&addr, port),
+        database: format!("{master}/{db}"),
+        space: prefix,
+    })
+}
+
+fn database(url: &str) -> Option<Seat> {
+    let postgres = || {
+        let PostgresConfig { addr, user, dbname, schema, .. } = PostgresConfig::try_from(url).ok()?;
+        // PostgreSQL calls the database as the user, unless it is named.
+        let database = dbname.or(user).unwrap_or_default();
+        Some(Seat { backend: "postgres", hosts: hosts(&addr, "5432"), database, space: schema })
+    };
+    let mongodb = || {
+        let MongoDbConfig { addr, database, .. } = MongoDbConfig::try_from(url).ok()?;
+        Some(Seat { backend: "mongodb", hosts: hosts(&addr, "27017"), database, space: String::new() })
+    };
+    postgres().or_else(mongodb)
 }
 
 /// Hosts, each with its port, and this machine by one of its names.
@@ -229,6 +252,10 @@ mod tests {
             ("redis://localhost", "rediss://127.0.0.1:6379/0"),
             ("postgresql://u@localhost/db", "postgres://127.0.0.1:5432/db"),
             ("mongodb://[::1],localhost/db", "mongodb://[::1]:27017,127.0.0.1:27017/db"),
+            ("postgres://u@h/db?schema=gateway_storage", "postgres://v@h?port=5432&dbname=db"),
+            ("postgres://db@h", "postgres://h/db"),
+            ("mongodb://h", "mongodb://h/gateway_storage"),
+            ("redis+sentinel://s1/m1", "redis+sentinel://u@s1:26379/m1/0"),
             ("file:/tmp", "file:///tmp/."),
             ("file:/tmp/nothing", "git:/tmp/nothing"),
         ] {
@@ -238,6 +265,8 @@ mod tests {
             ("redis://host/0", "redis://host/1"),
             ("redis://host?prefix=a", "redis://host?prefix=b"),
             ("redis://host", "redis://host:6380"),
+            ("redis+sentinel://s1:26379/m1", "redis+sentinel://s1:26379/m2"),
+            ("redis+sentinel://s1:26379/m1/0", "redis://s1:26379/0"),
             ("postgres://u@h/a", "postgres://u@h/b"),
             ("postgres:///a", "postgres:///b"),
             ("mongodb://h/db", "mongodb://h:27018/db"),

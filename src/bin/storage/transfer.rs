@@ -13,7 +13,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use futures_util::{StreamExt, pin_mut};
 use gateway_storage::{
-    Error, ErrorKind, Exportable, IMPORT_CHUNK, Memory, RecordKind, Storage,
+    Error, ErrorKind, Exportable, IMPORT_CHUNK, RecordKind, Storage,
     migrate::{self, Checkpoint, CopyEvent, CopyOptions, CopyReport, Filter, Glob, OnConflict, VerifyReport},
 };
 
@@ -24,6 +24,7 @@ use crate::{
     failure::Failure,
     interrupt::Interrupt,
     log::Log,
+    nothing::Nothing,
     output::Answer,
     place::label,
     progress::{Bar, grouped, several},
@@ -162,8 +163,7 @@ impl Moving<'_> {
                 Ok(target) => target,
                 // It would be made.
                 Err(failure) if failure.kind == ErrorKind::NotFound.as_str() => {
-                    let empty = Storage::<Memory>::open("memory:").await?;
-                    return self.dry_run(&empty).await;
+                    return self.dry_run(&Storage::new(Nothing(B::KINDS))).await;
                 }
                 Err(failure) => return Err(failure.at("target")),
             };
