@@ -459,3 +459,14 @@ fn completions_and_pages() {
     assert!(page.contains(".TH storage-export 1") && page.contains("backup.ndjson"), "{page}");
     assert!(place.file("pages/storage-config-set.1").exists());
 }
+
+#[test]
+fn an_export_does_not_replace_the_store() {
+    let place = Place::filled();
+    for file in ["store/store.redb", "./store/backup.ndjson", "store"] {
+        let err = place.fails(2, &["export", file]);
+        assert!(err.contains("in the store's own folder"), "{err}");
+    }
+    place.ok(&["export", "store.ndjson"]);
+    place.ok(&["config", "list"]);
+}

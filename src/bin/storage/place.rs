@@ -118,6 +118,12 @@ pub(crate) fn shown(url: &str) -> Option<String> {
     (!options.contains('@')).then(|| place.to_owned())
 }
 
+/// Whether a path is in the folder of a store on disk.
+pub(crate) fn holds(url: &str, path: &Path) -> bool {
+    let whole = path.to_str().and_then(|path| folder(&format!("git:{path}")));
+    folder(url).zip(whole).is_some_and(|(store, path)| path.starts_with(store))
+}
+
 /// Whether it is a name or an address, with a port or without.
 fn is_host(text: &str) -> bool {
     match text.rsplit_once(':') {

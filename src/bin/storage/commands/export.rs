@@ -28,6 +28,7 @@ use crate::{
     failure::Failure,
     interrupt::Interrupt,
     output::Answer,
+    place::holds,
     progress::{Bar, grouped},
     source::counted,
     transfer::Meant,
@@ -73,6 +74,11 @@ impl<B: Operated + Exportable> Run<B> for Export {
         if file.is_none() && stdout().is_terminal() {
             let failure = Failure::line("an export holds secrets, and stdout is a terminal");
             return Err(failure.hint("name a file, or pipe it into a command"));
+        }
+        if file.is_some_and(|file| holds(door.url(), file)) {
+            return Err(
+                Failure::line("the file would be in the store's own folder").hint("name one outside of it")
+            );
         }
         let storage = door.open().await?;
         // Only for the bar, and it can take a while.
