@@ -272,3 +272,17 @@ fn interrupted_it_saves_its_place_and_goes_on() {
         assert_eq!(report["verify"]["same"], true);
     }
 }
+
+#[test]
+fn without_a_place_for_checkpoints_nothing_is_resumed() {
+    let place = Place::new();
+    place.ok(&["config", "set", "a", "1"]);
+    let copy = |more: &[&str]| {
+        let mut command = place.command(&[&["copy", &place.url(), &place.other("copy")], more].concat());
+        ended(command.env_remove("HOME").env_remove("XDG_STATE_HOME").output().unwrap())
+    };
+    let refused = copy(&["--resume"]);
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.err.contains("name one with --checkpoint"), "{}", refused.err);
+    assert_eq!(copy(&[]).code, Some(0));
+}

@@ -346,7 +346,14 @@ impl Moving<'_> {
         let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let state =
             absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
-        let Some(folder) = state.map(|state| state.join("gateway-storage")) else { return Ok(None) };
+        let Some(folder) = state.map(|state| state.join("gateway-storage")) else {
+            let lost = Failure::line("neither XDG_STATE_HOME nor HOME says where checkpoints are");
+            return if self.transfer.resume {
+                Err(lost.hint("name one with --checkpoint"))
+            } else {
+                Ok(None)
+            };
+        };
         let mut builder = fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         match builder.recursive(true).create(&folder) {
@@ -372,7 +379,9 @@ impl Place {
         let names_it = error.to_string().contains("checkpoint");
         let failure = Failure::from(error);
         match names_it {
-            true => failure.hint(format!("the checkpoint is `{}`", self.path.display())),
+            true => {
+                failure.hint(format!("the checkpoint is `{}`: remove it to begin anew", self.path.display()))
+            }
             false => failure,
         }
     }
