@@ -127,3 +127,18 @@ fn commits_come_and_go_when_they_are_told_to() {
         (Some(6), "error: `File` cannot have a remote; backends that can: `Git`\n")
     );
 }
+
+#[test]
+fn a_clone_that_can_not_be_made_leaves_no_empty_store() {
+    let place = with_a_remote();
+    for parameters in ["", "?remote=./gone.git", "?remote=./gone.git&pull=manual"] {
+        let url = format!("git:./typo{parameters}");
+        let pull =
+            |line| ended(bare(line).env("STORAGE_URL", &url).current_dir(place.dir.path()).output().unwrap());
+        let failed = pull(&["pull"]);
+        assert_ne!(failed.code, Some(0), "{url}");
+        assert!(failed.err.contains("remote"), "{}", failed.err);
+        assert!(!place.dir.path().join("typo").exists(), "{url}");
+        assert_ne!(pull(&["config", "list"]).code, Some(0), "{url}");
+    }
+}
