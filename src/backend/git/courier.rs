@@ -63,7 +63,7 @@ impl<T> Answer<T> {
 
     fn wait(self, patience: Duration) -> Result<T> {
         self.0.recv_timeout(patience).unwrap_or_else(|end| {
-            let silent = "the remote did not answer in time";
+            let silent = "the remote did not answer in time: `remote_timeout` is how long it may take";
             let gone = "the thread that speaks to the remote is gone";
             let (kind, message) = match end {
                 RecvTimeoutError::Timeout => (ErrorKind::Unavailable, silent),
