@@ -148,3 +148,18 @@ fn a_dry_run_to_a_store_that_is_not_there_knows_what_it_will_not_take() {
         assert_eq!(error["error"]["outcome"], outcome);
     }
 }
+
+#[test]
+fn a_clone_that_can_not_be_made_leaves_no_empty_store() {
+    let place = with_a_remote();
+    for parameters in ["", "?remote=./gone.git", "?remote=./gone.git&pull=manual"] {
+        let url = format!("git:./typo{parameters}");
+        let pull =
+            |line| ended(bare(line).env("STORAGE_URL", &url).current_dir(place.dir.path()).output().unwrap());
+        let failed = pull(&["pull"]);
+        assert_ne!(failed.code, Some(0), "{url}");
+        assert!(failed.err.contains("remote"), "{}", failed.err);
+        assert!(!place.dir.path().join("typo").exists(), "{url}");
+        assert_ne!(pull(&["config", "list"]).code, Some(0), "{url}");
+    }
+}

@@ -323,7 +323,8 @@ async fn a_foreign_lock_is_left_and_ours_is_not() {
     is_clean(&path);
 
     // One of ours died while it wrote, and fetched.
-    let locks = ["index.lock", "refs/heads/main.lock", "HEAD.lock", "shallow.lock"];
+    let locks =
+        ["index.lock", "refs/heads/main.lock", "HEAD.lock", "shallow.lock", "objects/pack/pack_git2_0a1b2c"];
     let tracking = "refs/remotes/gateway-storage";
     fs::create_dir_all(path.join(".git").join(tracking)).unwrap();
     let tracking = format!("{tracking}/main.lock");

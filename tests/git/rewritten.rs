@@ -1,5 +1,7 @@
 //! What was removed from the remote's history does not come back from a clone.
 
+use std::fs;
+
 use gateway_storage::{Error, ErrorKind, Git, GitSync, Storage};
 use serde_json::json;
 
@@ -14,6 +16,7 @@ fn is_refused(error: &Error, words: &str) {
 }
 
 const REWRITTEN: &str = "the remote's history was rewritten";
+const GONE: &str = "the remote has no such branch";
 
 /// The history of the remote, as text.
 fn told(clones: &Clones) -> String {
@@ -73,9 +76,97 @@ async fn taken_back(clones: Clones) {
     one.set_config("b", json!(1)).await.unwrap();
     is_refused(&one.backend().push().await.unwrap_err(), REWRITTEN);
     git(&clones.at("remote.git"), &["update-ref", "-d", "refs/heads/main"]);
-    is_refused(&one.backend().push().await.unwrap_err(), REWRITTEN);
+    is_refused(&one.backend().push().await.unwrap_err(), GONE);
     one.close().await.unwrap();
     assert_eq!(git(&clones.at("remote.git"), &["for-each-ref"]), "");
+}
+
+#[tokio::test]
+async fn what_git_fetched_is_known_to_have_been_there() {
+    let clones = Clones::new();
+    let one = clones.open("one").await;
+    one.set_config("a", json!(1)).await.unwrap();
+    one.set_config("leak", json!("LEAKED")).await.unwrap();
+    one.close().await.unwrap();
+    clones.person();
+    let remote = clones.at("remote.git");
+    git(&remote, &["update-ref", "refs/heads/main", "main~1"]);
+    is_kept_out(&clones, "person").await;
+    let clean = git(&remote, &["commit-tree", "-p", "main", "-m", "clean", "main^{tree}"]);
+    git(&remote, &["update-ref", "refs/heads/main", clean.trim()]);
+    is_kept_out(&clones, "person").await;
+    // A person brings the clone to the new history.
+    git(&clones.at("person"), &["fetch", "--quiet"]);
+    git(&clones.at("person"), &["reset", "--quiet", "--hard", "origin/main"]);
+    let store = clones.open("person").await;
+    store.set_config("c", json!(1)).await.unwrap();
+    store.close().await.unwrap();
+    clones.are_in_order(&["person"]);
+}
+
+#[tokio::test]
+async fn so_is_what_git_pulled_into_a_store() {
+    let clones = Clones::new();
+    let one = clones.open("one").await;
+    one.set_config("a", json!(1)).await.unwrap();
+    one.close().await.unwrap();
+    let other = clones.open("other").await;
+    other.set_config("leak", json!("LEAKED")).await.unwrap();
+    other.close().await.unwrap();
+    let remote = clones.at("remote.git");
+    git(&clones.at("one"), &["pull", "--quiet", "--ff-only", remote.to_str().unwrap(), "main"]);
+    // What this store itself saw there last is what is there again.
+    git(&remote, &["update-ref", "refs/heads/main", "main~1"]);
+    is_kept_out(&clones, "one").await;
+}
+
+/// That no reading, writing or sending brings back what the remote has lost.
+async fn is_kept_out(clones: &Clones, name: &str) {
+    for pull in [GitSync::Interval, GitSync::Manual] {
+        let mut config = clones.config(name);
+        config.pull = pull;
+        Storage::<Git>::open(config.clone()).await.unwrap().close().await.unwrap();
+        let store = Storage::<Git>::open(config).await.unwrap();
+        store.set_config(format!("own-{pull:?}"), json!(1)).await.unwrap();
+        is_refused(&store.backend().pull().await.unwrap_err(), REWRITTEN);
+        is_refused(&store.backend().push().await.unwrap_err(), REWRITTEN);
+        store.close().await.unwrap();
+        assert!(!told(clones).contains("LEAKED"), "{pull:?}");
+    }
+}
+
+#[tokio::test]
+async fn pushing_asks_the_remote_even_if_there_is_nothing_to_send() {
+    let clones = Clones::new();
+    let one = clones.open("one").await;
+    one.set_config("a", json!(1)).await.unwrap();
+    one.set_config("a", json!(2)).await.unwrap();
+    one.backend().push().await.unwrap();
+    let remote = clones.at("remote.git");
+    git(&remote, &["update-ref", "refs/heads/main", "main~1"]);
+    is_refused(&one.backend().push().await.unwrap_err(), REWRITTEN);
+    git(&remote, &["update-ref", "-d", "refs/heads/main"]);
+    is_refused(&one.backend().push().await.unwrap_err(), GONE);
+    fs::rename(&remote, clones.at("away")).unwrap();
+    assert_eq!(one.backend().push().await.unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_new_remote_is_filled_by_a_person() {
+    let clones = Clones::new();
+    let one = clones.open("one").await;
+    one.set_config("a", json!(1)).await.unwrap();
+    one.close().await.unwrap();
+    bare(&clones.at("new.git"));
+    let mut config = clones.config("one");
+    config.remote = Some(clones.at("new.git").to_str().unwrap().to_owned());
+    let one = Storage::<Git>::open(config).await.unwrap();
+    is_refused(&one.backend().push().await.unwrap_err(), GONE);
+    git(&clones.at("one"), &["push", "--quiet", clones.at("new.git").to_str().unwrap(), "main"]);
+    one.set_config("b", json!(1)).await.unwrap();
+    one.backend().push().await.unwrap();
+    one.close().await.unwrap();
+    assert_eq!(git(&clones.at("new.git"), &["rev-parse", "main"]), clones.head("one"));
 }
 
 #[tokio::test]

@@ -329,6 +329,7 @@ async fn a_missing_remote_is_unavailable_unless_there_is_a_clone() {
     assert_eq!(value(&clones.open("one").await, "a").await, json!(1));
     let error = Storage::<Git>::open(clones.config("new")).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+    assert!(!clones.at("new").exists(), "an empty store would pass for a clone");
     let alone = clones.open("one").await;
     alone.close().await.unwrap();
     let mut config = clones.config("one");

@@ -142,6 +142,6 @@ async fn a_remote_that_never_answers_does_not_stop_a_write() {
     assert_eq!(value(&one, "b").await, json!(2));
     let stats = one.stats().await.unwrap();
     let warning = stats.details["warnings"][0].as_str().unwrap();
-    assert!(warning.contains("did not answer in time"), "{warning}");
+    assert!(warning.contains("did not answer in time") && warning.contains("`remote_timeout`"), "{warning}");
     one.close().await.unwrap();
 }

@@ -1,6 +1,7 @@
 //! The remote: one thread that speaks to it, so that nobody waits for a network that is silent.
 
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -62,7 +63,7 @@ impl<T> Answer<T> {
 
     fn wait(self, patience: Duration) -> Result<T> {
         self.0.recv_timeout(patience).unwrap_or_else(|end| {
-            let silent = "the remote did not answer in time";
+            let silent = "the remote did not answer in time: `remote_timeout` is how long it may take";
             let gone = "the thread that speaks to the remote is gone";
             let (kind, message) = match end {
                 RecvTimeoutError::Timeout => (ErrorKind::Unavailable, silent),
@@ -128,9 +129,12 @@ impl Route {
             match errand {
                 Errand::Fetch(reply) => drop(reply.send(self.fetch())),
                 Errand::Push { commit, expected, reply } => {
-                    let sent = match local_path(&self.remote) {
-                        Some(path) => self.push_here(&path, commit, expected),
-                        None => self.push_there(commit, expected),
+                    let sent = match (self.is_kept(expected), local_path(&self.remote)) {
+                        (Err(error), _) => Err(unread(error)),
+                        // Fetching says what is wrong, or that the remote has moved on.
+                        (Ok(false), _) => Ok(Sent::Rejected),
+                        (Ok(true), Some(path)) => self.push_here(&path, commit, expected),
+                        (Ok(true), None) => self.push_there(commit, expected),
                     };
                     let known = match sent {
                         Ok(Sent::Accepted) => self.track(commit),
@@ -165,8 +169,8 @@ impl Route {
         };
         let tip = fetch().map_err(unreached)?;
         self.packs.sync()?;
-        if !self.is_kept(tip).map_err(|error| failed("the history can't be read", error))? {
-            return Err(rewritten());
+        if !self.is_kept(tip).map_err(unread)? {
+            return Err(tip.map_or_else(gone, |_| rewritten()));
         }
         tip.map_or(Ok(()), |tip| self.track(tip))?;
         Ok(tip)
@@ -175,17 +179,26 @@ impl Route {
     /// Whether the remote still has what the branch here and the remote once had in common: what it has lost was removed
     /// there, and would come back with our commits. Histories that never had anything in common are not joined either.
     fn is_kept(&self, tip: Option<Oid>) -> Result<bool, git2::Error> {
-        let here = target(&self.repository, &self.config.reference())?;
-        let known = target(&self.repository, &self.config.tracking())?;
-        let (Some(here), true) = (here, known.is_some() || tip.is_some()) else { return Ok(true) };
-        let shared = known.map_or(Ok(None), |known| base(&self.repository, here, known))?;
-        match (shared, tip) {
-            (Some(shared), Some(tip)) => {
-                Ok(shared == tip || self.repository.graph_descendant_of(tip, shared)?)
+        let Some(here) = target(&self.repository, &self.config.reference())? else { return Ok(true) };
+        let mut shared = HashSet::new();
+        for known in fetched(&self.repository, &self.config.branch)? {
+            match self.repository.merge_bases(here, known) {
+                Ok(bases) => shared.extend(bases.iter().copied()),
+                // Nothing in common, or a commit that git has cleared away.
+                Err(error) if error.code() == ErrorCode::NotFound => {}
+                Err(error) => return Err(error),
             }
-            (None, Some(tip)) => Ok(base(&self.repository, here, tip)?.is_some()),
-            (shared, None) => Ok(shared.is_none()),
         }
+        let Some(tip) = tip else { return Ok(shared.is_empty()) };
+        if shared.is_empty() {
+            return Ok(base(&self.repository, here, tip)?.is_some());
+        }
+        for commit in shared {
+            if commit != tip && !self.repository.graph_descendant_of(tip, commit)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Into a repository of this machine. libgit2's own way there moves the branch whatever it has become since.
@@ -300,6 +313,27 @@ impl Route {
     }
 }
 
+/// What a remote is known to have had on this branch: from us, from git's own remotes, and from what git fetched last.
+fn fetched(repository: &Repository, branch: &str) -> Result<Vec<Oid>, git2::Error> {
+    let mut known = Vec::new();
+    for reference in repository.references_glob("refs/remotes/*")? {
+        let reference = reference?;
+        if reference.name().is_ok_and(|name| name.ends_with(&format!("/{branch}"))) {
+            known.push(reference.peel_to_commit()?.id());
+        }
+    }
+    // Lines of an id, `not-for-merge` or nothing, and where it is from, parted by tabs.
+    for line in fs::read_to_string(repository.path().join("FETCH_HEAD")).unwrap_or_default().lines() {
+        let mut parts = line.split('\t');
+        let (id, merged, from) = (parts.next(), parts.next(), parts.next().unwrap_or_default());
+        let is_other = from.starts_with("branch '") && !from.starts_with(&format!("branch '{branch}' "));
+        if merged == Some("") && !is_other && !from.starts_with("tag '") {
+            known.extend(id.and_then(|id| Oid::from_str(id).ok()));
+        }
+    }
+    Ok(known)
+}
+
 /// Where the remote's branch is.
 fn tip_of(connection: &RemoteConnection<'_, '_, '_>, reference: &str) -> Result<Option<Oid>, git2::Error> {
     Ok(connection.list()?.iter().find(|head| head.name() == reference).map(git2::RemoteHead::oid))
@@ -353,6 +387,20 @@ fn unreached(error: git2::Error) -> Error {
             Error::new(ErrorKind::Unavailable, "the remote can't be reached, or refuses").with_code(code)
         }
     }
+}
+
+#[cold]
+fn unread(error: git2::Error) -> Error {
+    failed("the history can't be read", error)
+}
+
+#[cold]
+fn gone() -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "the remote has no such branch, or none any more: `git push REMOTE BRANCH` puts it there",
+    )
+    .with_retryable(false)
 }
 
 #[cold]

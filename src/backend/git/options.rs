@@ -61,7 +61,8 @@ pub struct GitConfig {
     /// How often, for [`GitSync::Interval`], and how soon what could not be sent is tried again. Default: 60 s.
     #[serde(with = "readable")]
     pub interval: Duration,
-    /// How long the remote may take to answer before it counts as offline. Default: 5 s.
+    /// How long the remote may take to answer before it counts as offline. Default: 5 s. What is fetched must be here
+    /// by then, so the first clone of something large needs more.
     #[serde(with = "readable")]
     pub remote_timeout: Duration,
     /// The name to log in with at the remote. Default: the URL's, or `git`.

@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use git2::{Config, ConfigLevel, ErrorCode, Oid, Repository, RepositoryInitOptions, RepositoryState};
@@ -19,6 +20,9 @@ use crate::{Error, ErrorKind, Result};
 
 /// Our own folder in `.git`.
 pub(super) const OURS: &str = "gateway-storage";
+
+/// How often it is tried to take a new repository away again: the remote's thread may still write into it.
+const UNMADE: u32 = 20;
 
 /// What we set for ourselves, over the repository's own settings. The system's and the user's are not read.
 fn settings(config: &GitConfig) -> String {
@@ -42,6 +46,8 @@ pub(super) struct Place {
     writing: Arc<Marker>,
     /// Locks that only fetching takes may be ours.
     pub(super) fetching: Arc<Marker>,
+    /// Whether the directory was made by this opening, if the repository was.
+    made: Option<bool>,
     _lock: File,
 }
 
@@ -67,7 +73,7 @@ impl Place {
             }
             make(&path)?;
         }
-        let git = path.join(".git");
+        let (git, mut made) = (path.join(".git"), None);
         match fs::symlink_metadata(&git) {
             Ok(found) if found.is_dir() => {}
             Ok(_) => {
@@ -80,13 +86,17 @@ impl Place {
                 return Err(at(&git, "can't be looked at", error));
             }
             Err(_) if !config.create => return Err(missing(&path)),
-            Err(_) => make_repository(config, &path)?,
+            Err(_) => {
+                make_repository(config, &path)?;
+                made = Some(!is_there);
+            }
         }
         let ours = git.join(OURS);
         let place = Self {
             _lock: lock(&path, &ours)?,
             writing: Marker::new(ours.join("writing")),
             fetching: Marker::new(ours.join("fetching")),
+            made,
             path,
             git,
         };
@@ -121,6 +131,7 @@ impl Place {
         remove(&self.git.join(config.tracking() + ".lock"))?;
         if self.fetching.is_left() {
             remove(&self.git.join("shallow.lock"))?;
+            remove_those(&self.git.join("objects/pack"), |name| name.starts_with("pack_git2_"))?;
             self.fetching.clear()?;
         }
         if !self.writing.is_left() {
@@ -129,14 +140,31 @@ impl Place {
         for lock in ["index".to_owned(), "HEAD".to_owned(), "packed-refs".to_owned(), config.reference()] {
             remove(&self.git.join(lock + ".lock"))?;
         }
-        if let Ok(entries) = fs::read_dir(self.git.join(OURS)) {
-            for entry in entries.filter_map(Result::ok) {
-                if entry.file_name().to_string_lossy().ends_with(".new") {
-                    remove(&entry.path())?;
+        remove_those(&self.git.join(OURS), |name| name.ends_with(".new"))?;
+        self.writing.clear()
+    }
+
+    /// Takes a repository away again that was made by this opening, and that nothing has come into.
+    pub(super) fn unmake(&self) {
+        let Some(is_directory_ours) = self.made else { return };
+        let is_alone = fs::read_dir(&self.path).is_ok_and(|entries| {
+            entries.into_iter().all(|entry| entry.is_ok_and(|entry| entry.path() == self.git))
+        });
+        if !is_alone {
+            return;
+        }
+        for _ in 0..UNMADE {
+            match fs::remove_dir_all(&self.git) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    std::thread::sleep(Duration::from_millis(10))
                 }
+                _ => break,
             }
         }
-        self.writing.clear()
+        if is_directory_ours {
+            // If somebody has put something into it, it stays.
+            drop(fs::remove_dir(&self.path));
+        }
     }
 
     /// Refuses a repository that is not as we can use it.
@@ -276,6 +304,17 @@ fn remove_io(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// Removes the files of a directory that have such names.
+fn remove_those(directory: &Path, is_meant: fn(&str) -> bool) -> Result<()> {
+    let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
+    for entry in entries.filter_map(Result::ok) {
+        if is_meant(&entry.file_name().to_string_lossy()) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn remove(path: &Path) -> Result<()> {

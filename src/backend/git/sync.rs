@@ -92,6 +92,11 @@ impl Writer {
     pub(super) fn push(&mut self) -> Result<()> {
         let (mut known, begun) = (self.ledger.tracked()?, Instant::now());
         self.held = 0;
+        if self.state.load().head == known {
+            // Nothing to send, if the remote still has what it had.
+            known = self.fetch()?;
+            self.integrate(known)?;
+        }
         while begun.elapsed() < self.config.deadline {
             let Some(head) = self.state.load().head.filter(|head| Some(*head) != known) else {
                 return Ok(());

@@ -97,7 +97,13 @@ impl Writer {
             next_sync: Instant::now() + config.interval,
             config: config.clone(),
         };
-        writer.start(is_new)?;
+        if let Err(error) = writer.start(is_new) {
+            // An empty store would pass for a clone of the remote.
+            if writer.ledger.head().is_ok_and(|head| head.is_none()) {
+                writer.place.unmake();
+            }
+            return Err(error);
+        }
         Ok(writer)
     }
 

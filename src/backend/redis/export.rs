@@ -17,7 +17,7 @@ use crate::{
 const PAGE: usize = 100;
 
 /// How many keys are held at a time.
-const HELD: usize = 100_000;
+const HELD: usize = 200_000;
 
 /// Where a list of keys goes on.
 enum Next {
@@ -136,8 +136,8 @@ impl Redis {
 }
 
 impl Exportable for Redis {
-    /// Not a snapshot. It holds 100,000 keys, and of credentials and usage records looks through all keys again for the next
-    /// 100,000, since a SCAN has no order; the names of all config values; and the values of 100 keys: at most 100 MiB.
+    /// Not a snapshot. It holds 200,000 keys, and of credentials and usage records looks through all keys again for the next
+    /// 200,000, since a SCAN has no order; the names of all config values; and the values of 100 keys: at most 100 MiB.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         let redis = self.clone();
         stream::iter([Part::Credentials, Part::Configs, Part::Usage])

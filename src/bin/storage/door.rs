@@ -48,7 +48,11 @@ impl<'u, B: Operated> Door<'u, B> {
         self.url
     }
 
-    async fn enter(&self, adjust: fn(B::Config) -> B::Config) -> Result<&Storage<Layered<Log, B>>, Failure> {
+    /// Opens a store with another configuration than the URL's.
+    pub(crate) async fn enter(
+        &self,
+        adjust: fn(B::Config) -> B::Config,
+    ) -> Result<&Storage<Layered<Log, B>>, Failure> {
         let storage = self.opened(adjust).await?;
         Ok(self.inside.get_or_init(|| storage))
     }

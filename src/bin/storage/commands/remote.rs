@@ -1,7 +1,7 @@
 //! `storage pull` and `storage push`: a Git store and its remote.
 
 use clap::Args;
-use gateway_storage::Git;
+use gateway_storage::{Git, GitConfig, GitSync};
 use serde_json::{Map, Value};
 
 use super::Run;
@@ -19,7 +19,17 @@ pub(crate) struct Pull {}
 
 impl Run<Git> for Pull {
     async fn run(&self, door: &Door<'_, Git>) -> Result<Answer, Failure> {
-        let storage = door.create().await?;
+        if door.config()?.remote.is_none() {
+            return Err(Failure::line("the store has no remote: its URL names none").hint(
+                "add `remote=` to the URL: `git:./settings?remote=git@git.example:team/settings.git`",
+            ));
+        }
+        // Opening fetches, so that a clone which can't be made leaves no empty store.
+        let fetching = |mut config: GitConfig| {
+            config.pull = GitSync::Interval;
+            config
+        };
+        let storage = door.enter(fetching).await?;
         storage.backend().inner().pull().await?;
         Ok(standing(&storage.stats().await?.details))
     }
