@@ -95,8 +95,9 @@ async fn what_git_fetched_is_known_to_have_been_there() {
     let clean = git(&remote, &["commit-tree", "-p", "main", "-m", "clean", "main^{tree}"]);
     git(&remote, &["update-ref", "refs/heads/main", clean.trim()]);
     is_kept_out(&clones, "person").await;
-    // A person brings the clone to the new history.
+    // A person has seen that, and not yet brought the clone to the new history.
     git(&clones.at("person"), &["fetch", "--quiet"]);
+    is_kept_out(&clones, "person").await;
     git(&clones.at("person"), &["reset", "--quiet", "--hard", "origin/main"]);
     let store = clones.open("person").await;
     store.set_config("c", json!(1)).await.unwrap();

@@ -180,25 +180,14 @@ impl Route {
     /// there, and would come back with our commits. Histories that never had anything in common are not joined either.
     fn is_kept(&self, tip: Option<Oid>) -> Result<bool, git2::Error> {
         let Some(here) = target(&self.repository, &self.config.reference())? else { return Ok(true) };
-        let mut shared = HashSet::new();
-        for known in fetched(&self.repository, &self.config.branch)? {
-            match self.repository.merge_bases(here, known) {
-                Ok(bases) => shared.extend(bases.iter().copied()),
-                // Nothing in common, or a commit that git has cleared away.
-                Err(error) if error.code() == ErrorCode::NotFound => {}
-                Err(error) => return Err(error),
-            }
+        if let Some(tip) = tip
+            && base(&self.repository, here, tip)?.is_none()
+        {
+            return Ok(false);
         }
-        let Some(tip) = tip else { return Ok(shared.is_empty()) };
-        if shared.is_empty() {
-            return Ok(base(&self.repository, here, tip)?.is_some());
-        }
-        for commit in shared {
-            if commit != tip && !self.repository.graph_descendant_of(tip, commit)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let known = fetched(&self.repository, &self.config.branch, &self.config.tracking())?;
+        let lost = lacking(&self.repository, tip, &known)?;
+        Ok(lost.is_empty() || lacking(&self.repository, tip, &[here])?.is_disjoint(&lost))
     }
 
     /// Into a repository of this machine. libgit2's own way there moves the branch whatever it has become since.
@@ -313,17 +302,28 @@ impl Route {
     }
 }
 
-/// What a remote is known to have had on this branch: from us, from git's own remotes, and from what git fetched last.
-fn fetched(repository: &Repository, branch: &str) -> Result<Vec<Oid>, git2::Error> {
+/// What a remote is known to have had on this branch: from us, from what git's own remotes were at, and from what git
+/// fetched last.
+fn fetched(repository: &Repository, branch: &str, tracking: &str) -> Result<Vec<Oid>, git2::Error> {
+    let text = |name: &str| {
+        fs::read(repository.path().join(name)).map(|text| String::from_utf8_lossy(&text).into_owned())
+    };
     let mut known = Vec::new();
     for reference in repository.references_glob("refs/remotes/*")? {
         let reference = reference?;
-        if reference.name().is_ok_and(|name| name.ends_with(&format!("/{branch}"))) {
-            known.push(reference.peel_to_commit()?.id());
+        let Some(name) = reference.name().ok().filter(|name| name.ends_with(&format!("/{branch}"))) else {
+            continue;
+        };
+        known.push(reference.peel_to_commit()?.id());
+        // Where it was before; ours never moves off what it was at.
+        if name != tracking {
+            let moves = text(&format!("logs/{name}")).unwrap_or_default();
+            let ids = moves.lines().flat_map(|line| line.split(' ').take(2));
+            known.extend(ids.filter_map(|id| Oid::from_str(id).ok()));
         }
     }
     // Lines of an id, `not-for-merge` or nothing, and where it is from, parted by tabs.
-    for line in fs::read_to_string(repository.path().join("FETCH_HEAD")).unwrap_or_default().lines() {
+    for line in text("FETCH_HEAD").unwrap_or_default().lines() {
         let mut parts = line.split('\t');
         let (id, merged, from) = (parts.next(), parts.next(), parts.next().unwrap_or_default());
         let is_other = from.starts_with("branch '") && !from.starts_with(&format!("branch '{branch}' "));
@@ -331,7 +331,17 @@ fn fetched(repository: &Repository, branch: &str) -> Result<Vec<Oid>, git2::Erro
             known.extend(id.and_then(|id| Oid::from_str(id).ok()));
         }
     }
+    // What git has cleared away is not in the branch here either.
+    known.retain(|id| repository.find_commit(*id).is_ok());
     Ok(known)
+}
+
+/// The commits of some histories that another one does not have.
+fn lacking(repository: &Repository, tip: Option<Oid>, of: &[Oid]) -> Result<HashSet<Oid>, git2::Error> {
+    let mut walk = repository.revwalk()?;
+    of.iter().try_for_each(|id| walk.push(*id))?;
+    tip.map_or(Ok(()), |tip| walk.hide(tip))?;
+    walk.collect()
 }
 
 /// Where the remote's branch is.

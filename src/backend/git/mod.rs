@@ -45,7 +45,8 @@ use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats};
 /// **Nothing that was ever committed goes away.** A credential that was deleted, or replaced, is in the history of this
 /// repository, of its remote and of each clone, for whoever can read one of them. So revoke it where it was issued. (To remove
 /// it from the history as well, rewrite it with a tool such as `git filter-repo`, in every clone, while no store is open
-/// on one; a server may keep the old commits still. A clone that was forgotten does not bring it back, see below.) The files
+/// on one; a server may keep the old commits still. A clone that was forgotten brings back nothing that it knows to have been at the
+/// remote, see below.) The files
 /// are not encrypted.
 ///
 /// # Where things are
@@ -102,8 +103,19 @@ use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats};
 ///
 /// A remote whose history was rewritten, so that it has lost commits that are here, is [`Conflict`](ErrorKind::Conflict), too, and gets
 /// nothing from this clone: what was removed there would come back. Bring the clone to the new history (`git fetch`, then
-/// `git reset --hard` or `git rebase`). Histories that have nothing in common are not joined either, as those of two
+/// `git reset --hard` or `git rebase`). So is a remote without the branch, if this clone knows of one that had it: for a new,
+/// empty remote, `git push REMOTE BRANCH` once. Histories that have nothing in common are not joined either, as those of two
 /// clones that were both written to before one of them had reached an empty remote.
+///
+/// What a remote once had is known from what this store has fetched and sent, from `refs/remotes/*/BRANCH` of this
+/// clone and their reflogs, whichever remote they are of, and from the last `git fetch` or `git pull` that named a URL. More is not
+/// known: a commit that came by an earlier one of those, or that a person sent with `git push URL`, is taken for one of this
+/// clone alone, and is sent again. So use git here with a named remote (`git remote add`). And if that is another one than
+/// the store's, send with git what came from it.
+///
+/// An opening that makes the repository and then can't fetch takes it away again: an empty store would pass for a clone. With
+/// [`GitSync::Manual`] opening does not fetch. The first clone must be here within [`GitConfig::remote_timeout`]; what an
+/// attempt leaves that was broken off is removed by the next opening.
 ///
 /// Once there is something here, nothing that is wrong with the remote stops a start, and a remote that does not answer stops
 /// no write: it is kept, and sent later. [`stats`](Backend::stats) say what is wrong, and count the commits that are only
@@ -167,7 +179,8 @@ impl Git {
         self.ask(|writer| writer.pull()).await
     }
 
-    /// Sends the commits that are only here, on top of the remote's.
+    /// Sends the commits that are only here, on top of the remote's. The remote is asked even if there are none, and what
+    /// others have sent comes here then.
     ///
     /// # Errors
     ///
