@@ -31,12 +31,9 @@ impl Redis {
         let mut keys = BTreeSet::new();
         self.names(call, &self.layout.pattern(Some(space)), |name| {
             let key = self.layout.key(space, name)?;
-            let is_full = keys.len() == most;
-            if after.is_none_or(|after| key > *after)
-                && !(is_full && keys.last().is_some_and(|last| key >= *last))
-                && keys.insert(key)
-                && is_full
-            {
+            let is_behind = after.is_none_or(|after| key > *after);
+            let has_room = keys.len() < most || keys.last().is_some_and(|last| key < *last);
+            if is_behind && has_room && keys.insert(key) && keys.len() > most {
                 keys.pop_last();
             }
             Ok(())
