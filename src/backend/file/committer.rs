@@ -3,10 +3,10 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::Duration,
 };
 
@@ -17,7 +17,10 @@ use super::{
     engine::Engine,
     state::{Draft, State},
 };
-use crate::{Error, ErrorKind, Outcome, Result};
+use crate::{
+    Error, ErrorKind, Outcome, Result,
+    backend::local::{Joined, Ticket},
+};
 
 /// How many writes may wait. Those that come later wait for a place, within their deadlines.
 const QUEUE: usize = 4096;
@@ -27,11 +30,11 @@ const GROUP: usize = 1024;
 
 /// The committer's handle: the only way to change the store.
 pub(super) struct Committer {
-    /// `None` only while it is dropped.
-    queue: Option<mpsc::Sender<Message>>,
+    queue: mpsc::Sender<Message>,
     /// Closes when the thread has released the store.
     released: watch::Receiver<()>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// After the queue, whose end ends it.
+    _thread: Joined,
 }
 
 enum Message {
@@ -54,12 +57,12 @@ impl Committer {
             .map_err(|error| {
                 Error::new(ErrorKind::Unavailable, "the committer thread can't be started").with_source(error)
             })?;
-        Ok(Self { queue: Some(queue), released, thread: Mutex::new(Some(thread)) })
+        Ok(Self { queue, released, _thread: Joined::new(thread) })
     }
 
     /// How many writes are waiting.
     pub(super) fn queued(&self) -> usize {
-        self.queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity())
+        self.queue.max_capacity() - self.queue.capacity()
     }
 
     /// Queues a change, and waits until it is durable or has failed.
@@ -72,8 +75,8 @@ impl Committer {
         change: impl FnOnce(&mut Draft) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        let ticket = Ticket(Arc::default());
-        let write = Box::new(Pending { change: Some(change), result: None, reply, begun: ticket.0.clone() });
+        let ticket = Ticket::default();
+        let write = Box::new(Pending { change: Some(change), result: None, reply, begun: ticket.begun() });
         match tokio::time::timeout(deadline, self.ask(Message::Write(write), answer)).await {
             Ok(Some(result)) => result,
             Ok(None) if ticket.take() => Err(Error::closed()),
@@ -110,20 +113,8 @@ impl Committer {
 
     /// Sends a message and waits for its answer. `None`: the committer is gone.
     async fn ask<T>(&self, message: Message, answer: oneshot::Receiver<Result<T>>) -> Option<Result<T>> {
-        self.queue.as_ref()?.send(message).await.ok()?;
+        self.queue.send(message).await.ok()?;
         answer.await.ok()
-    }
-}
-
-impl Drop for Committer {
-    fn drop(&mut self) {
-        drop(self.queue.take());
-        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        // The last handle may be in a future that the committer's own answer drops: a thread can't wait for itself.
-        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
-            // It has caught its own panics, and answered for them.
-            drop(thread.join());
-        }
     }
 }
 
@@ -137,21 +128,6 @@ fn unanswered() -> Error {
 fn abandoned() -> Error {
     Error::new(ErrorKind::Internal, "the committer thread died in the middle of a write")
         .with_outcome(Outcome::Unknown)
-}
-
-/// Who may still decide about a write: the caller takes it back, or the committer begins with it.
-struct Ticket(Arc<AtomicBool>);
-
-impl Ticket {
-    fn take(&self) -> bool {
-        !self.0.swap(true, Ordering::AcqRel)
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.take();
-    }
 }
 
 /// A queued change of any type of answer.

@@ -3,18 +3,20 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
 use tokio::sync::{oneshot, watch};
 
 use super::{failure::unanswered, writer::Writer};
-use crate::{Error, ErrorKind, Outcome, Result};
+use crate::{
+    Error, ErrorKind, Outcome, Result,
+    backend::local::{Joined, Ticket},
+};
 
 /// How soon files are synced after the last write.
 const TIDY_AFTER: Duration = Duration::from_millis(200);
@@ -29,11 +31,11 @@ enum Message {
 
 /// The thread's handle: the only way to change the store.
 pub(super) struct Worker {
-    /// `None` only while it is dropped.
-    queue: Option<Sender<Message>>,
+    queue: Sender<Message>,
     /// Closes when the thread has released the store.
     released: watch::Receiver<()>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// After the queue, whose end ends it.
+    _thread: Joined,
 }
 
 impl Worker {
@@ -61,7 +63,7 @@ impl Worker {
                 Error::new(ErrorKind::Unavailable, "the writer's thread can't be started").with_source(error)
             })?;
         let seen = opened.recv().unwrap_or_else(|_| Err(abandoned()))?;
-        Ok((Self { queue: Some(queue), released, thread: Mutex::new(Some(thread)) }, seen))
+        Ok((Self { queue, released, _thread: Joined::new(thread) }, seen))
     }
 
     /// Queues some work, and waits until it is done.
@@ -73,8 +75,8 @@ impl Worker {
         work: impl FnOnce(&mut Writer) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        let ticket = Ticket(Arc::default());
-        let begun = ticket.0.clone();
+        let ticket = Ticket::default();
+        let begun = ticket.begun();
         let job = Box::new(move |writer: &mut Writer| {
             if !begun.swap(true, Ordering::AcqRel) {
                 let result =
@@ -83,8 +85,7 @@ impl Worker {
                 drop(reply.send(result));
             }
         });
-        let queue = self.queue.as_ref().ok_or_else(Error::closed)?;
-        queue.send(Message::Work(job)).map_err(|_| Error::closed())?;
+        self.queue.send(Message::Work(job)).map_err(|_| Error::closed())?;
         match tokio::time::timeout(deadline, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) if ticket.take() => Err(Error::closed()),
@@ -101,9 +102,7 @@ impl Worker {
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
         let closed = async {
             let (reply, answer) = oneshot::channel();
-            if let Some(queue) = &self.queue
-                && queue.send(Message::Close(reply)).is_ok()
-            {
+            if self.queue.send(Message::Close(reply)).is_ok() {
                 drop(answer.await);
             }
             let mut released = self.released.clone();
@@ -114,36 +113,9 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        drop(self.queue.take());
-        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        // The last handle may be in a future that the thread's own answer drops: a thread can't wait for itself.
-        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
-            // It has caught its own panics, and answered for them.
-            drop(thread.join());
-        }
-    }
-}
-
 #[cold]
 fn abandoned() -> Error {
     Error::new(ErrorKind::Internal, "the writer died in the middle of a call").with_outcome(Outcome::Unknown)
-}
-
-/// Who may still decide about some work: the caller takes it back, or the thread begins with it.
-struct Ticket(Arc<AtomicBool>);
-
-impl Ticket {
-    fn take(&self) -> bool {
-        !self.0.swap(true, Ordering::AcqRel)
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.take();
-    }
 }
 
 fn run(mut writer: Writer, messages: &Receiver<Message>) {
