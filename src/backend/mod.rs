@@ -16,3 +16,5 @@ pub(crate) mod postgres;
 pub(crate) mod redis;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod remote;
+#[cfg(any(feature = "file", feature = "git", feature = "memory"))]
+mod snapshot;

@@ -1,7 +1,6 @@
 //! The state as a stream, and records in.
 
 use futures_core::Stream;
-use futures_util::{StreamExt, future, stream};
 
 use super::{
     File,
@@ -9,16 +8,14 @@ use super::{
 };
 use crate::{
     BatchReport, Exportable, Key, Record, Result,
+    backend::snapshot::stream_of,
     codec::{encode_config, encode_credential},
 };
 
 impl Exportable for File {
     /// The state when the stream was made: a snapshot, which holds its memory until the stream is dropped.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
-        match self.state() {
-            Ok(state) => stream::iter(records(State::clone(&state)).map(Ok)).left_stream(),
-            Err(error) => stream::once(future::ready(Err(error))).right_stream(),
-        }
+        stream_of(self.state().map(|state| records(State::clone(&state))))
     }
 
     fn exports_snapshot(&self) -> bool {

@@ -1,18 +1,16 @@
 //! The state as a stream, and records in.
 
 use futures_core::Stream;
-use futures_util::{StreamExt, future, stream};
 
 use super::{Git, state::State};
-use crate::{BatchReport, Error, ErrorKind, Exportable, Record, RecordKind, Result};
+use crate::{
+    BatchReport, Error, ErrorKind, Exportable, Record, RecordKind, Result, backend::snapshot::stream_of,
+};
 
 impl Exportable for Git {
     /// The state when the stream was made: a snapshot, which holds its memory until the stream is dropped.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
-        match self.state() {
-            Ok(state) => stream::iter(records(State::clone(&state)).map(Ok)).left_stream(),
-            Err(error) => stream::once(future::ready(Err(error))).right_stream(),
-        }
+        stream_of(self.state().map(|state| records(State::clone(&state))))
     }
 
     fn exports_snapshot(&self) -> bool {

@@ -1,10 +1,9 @@
 //! A snapshot as a stream, and records in.
 
 use futures_core::Stream;
-use futures_util::{StreamExt, future, stream};
 
 use super::{Data, Memory};
-use crate::{BatchReport, Exportable, Record, Result};
+use crate::{BatchReport, Exportable, Record, Result, backend::snapshot::stream_of};
 
 impl Data {
     fn records(&self) -> impl Iterator<Item = Record> {
@@ -40,10 +39,7 @@ impl Data {
 impl Exportable for Memory {
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         let records: Result<Vec<Record>> = self.read(|data| Ok(data.records().collect()));
-        match records {
-            Ok(records) => stream::iter(records.into_iter().map(Ok)).left_stream(),
-            Err(error) => stream::once(future::ready(Err(error))).right_stream(),
-        }
+        stream_of(records.map(Vec::into_iter))
     }
 
     fn exports_snapshot(&self) -> bool {

@@ -9,7 +9,7 @@ use gateway_storage::{FileConfig, MongoDbConfig, PostgresConfig, RedisConfig, Re
 
 /// Options that say who asks, how, and for how long. All others are part of the place: one that is missing here makes two of one
 /// store, which is harmless.
-const NOT_OF_THE_PLACE: [&str; 61] = [
+const NOT_OF_THE_PLACE: [&str; 57] = [
     "appname",
     "application_name",
     "author_email",
@@ -34,7 +34,6 @@ const NOT_OF_THE_PLACE: [&str; 61] = [
     "maxidletimems",
     "maxpoolsize",
     "min_idle",
-    "password",
     "pgbouncer",
     "pool_size",
     "pull",
@@ -46,7 +45,6 @@ const NOT_OF_THE_PLACE: [&str; 61] = [
     "replicaset",
     "retryreads",
     "retrywrites",
-    "sentinel_password",
     "sentinel_username",
     "serverselectiontimeoutms",
     "ssh_key",
@@ -65,13 +63,14 @@ const NOT_OF_THE_PLACE: [&str; 61] = [
     "tlsallowinvalidcertificates",
     "tlscafile",
     "tlscertificatekeyfile",
-    "token_env",
-    "token_file",
     "w",
     "wait_replicas",
     "wait_timeout",
     "write_timeout",
 ];
+
+/// What the name of an option has in it whose value may be a secret.
+const SECRET: [&str; 4] = ["password", "secret", "token", "properties"];
 
 /// What tells a store from others: its URL without passwords and without what does not say where it is.
 pub(crate) fn label(url: &str) -> String {
@@ -82,8 +81,7 @@ pub(crate) fn label(url: &str) -> String {
         options.split('&').filter_map(|text| text.split_once('=')).collect();
     options.retain(|name, _| {
         let name = name.to_ascii_lowercase();
-        !NOT_OF_THE_PLACE.contains(&&*name)
-            && !["password", "secret", "token", "properties"].iter().any(|part| name.contains(part))
+        !NOT_OF_THE_PLACE.contains(&&*name) && !SECRET.iter().any(|part| name.contains(part))
     });
     let users = [options.remove("user"), options.remove("username")];
     let place = match (scheme, rest.strip_prefix("//")) {
@@ -120,8 +118,7 @@ pub(crate) fn shown(url: &str) -> Option<String> {
 
 /// Whether a path is in the folder of a store on disk.
 pub(crate) fn holds(url: &str, path: &Path) -> bool {
-    let whole = path.to_str().and_then(|path| folder(&format!("git:{path}")));
-    folder(url).zip(whole).is_some_and(|(store, path)| path.starts_with(store))
+    folder(url).zip(whole(path)).is_some_and(|(store, path)| path.starts_with(store))
 }
 
 /// Whether it is a name or an address, with a port or without.
@@ -199,10 +196,13 @@ fn folder(url: &str) -> Option<PathBuf> {
         Some(rest) => rest.split('?').next()?.into(),
         None => FileConfig::try_from(url).ok()?.path,
     };
+    whole(&path)
+}
+
+/// A path from the root, without links. What is not there yet is in what is.
+fn whole(path: &Path) -> Option<PathBuf> {
     let path = absolute(path).ok()?;
-    // What is not there yet is in what is.
-    let whole = |above: &Path| Some(above.canonicalize().ok()?.join(path.strip_prefix(above).ok()?));
-    path.ancestors().find_map(whole)
+    path.ancestors().find_map(|above| Some(above.canonicalize().ok()?.join(path.strip_prefix(above).ok()?)))
 }
 
 #[cfg(test)]
