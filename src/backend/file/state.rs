@@ -109,7 +109,7 @@ impl Draft {
     }
 
     pub(super) fn delete_credential(&mut self, id: &Key) -> Result<()> {
-        self.state.credentials.remove(id).ok_or_else(|| Error::not_found(Kind::Credential))?;
+        self.state.credentials.remove(id).ok_or_else(|| Error::not_found(Kind::Credential, id))?;
         self.writes.insert(RecordKey::Credential(id.clone()).encode(), None);
         Ok(())
     }
@@ -120,7 +120,7 @@ impl Draft {
     }
 
     pub(super) fn delete_config(&mut self, key: &Key) -> Result<()> {
-        self.state.configs.remove(key).ok_or_else(|| Error::not_found(Kind::Config))?;
+        self.state.configs.remove(key).ok_or_else(|| Error::not_found(Kind::Config, key))?;
         self.writes.insert(RecordKey::Config(key.clone()).encode(), None);
         Ok(())
     }
@@ -167,7 +167,7 @@ impl Draft {
     }
 
     pub(super) fn reset_usage(&mut self, key: &Key) -> Result<()> {
-        let record = self.state.usage.remove(key).ok_or_else(|| Error::not_found(Kind::Usage))?;
+        let record = self.state.usage.remove(key).ok_or_else(|| Error::not_found(Kind::Usage, key))?;
         for field in record.keys() {
             self.writes.insert(RecordKey::Usage(key.clone(), field.clone()).encode(), None);
         }
