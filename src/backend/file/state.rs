@@ -127,7 +127,7 @@ impl Draft {
 
     pub(super) fn increment(&mut self, key: Key, field: Key, delta: i64) -> Result<i64> {
         let before = self.state.usage.get(&key).and_then(|record| record.get(&field)).copied().unwrap_or(0);
-        let total = before.checked_add(delta).ok_or_else(Error::overflow)?;
+        let total = before.checked_add(delta).ok_or_else(|| Error::overflow().with_key(&key))?;
         self.set_counter(key, field, total);
         Ok(total)
     }

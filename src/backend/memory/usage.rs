@@ -12,7 +12,7 @@ fn missing(key: &Key) -> Error {
 impl Data {
     fn increment(&mut self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
         let before = self.usage.get(key).and_then(|record| record.get(field.as_str())).unwrap_or(0);
-        let total = before.checked_add(delta).ok_or_else(Error::overflow)?;
+        let total = before.checked_add(delta).ok_or_else(|| Error::overflow().with_key(key))?;
         self.usage.entry(key.clone()).or_default().set(field.clone(), total);
         Ok(total)
     }
