@@ -83,7 +83,7 @@ async fn a_user_who_may_not_make_indexes_has_plans_all_the_same() -> Result {
     let url = format!("mongodb://carol:secret@{}/own", server.addr());
     for n in 0..2 {
         let storage = open(&url).await;
-        let plan = Plan::from_json(&json!([{ "set": "a", "value": n }]).to_string()).unwrap();
+        let plan = Plan::from_json(json!([{ "set": "a", "value": n }]).to_string()).unwrap();
         storage.apply_plan(format!("{n}"), &plan, &ApplyOptions::default()).await?;
         assert_eq!(storage.get_config("a").await?.value(), &json!(n));
         storage.close().await?;
