@@ -18,10 +18,12 @@ pub(crate) mod load;
 pub(crate) mod mongodb;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "mongodb", feature = "redis"))]
 pub(crate) mod proxy;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+#[cfg(feature = "mongodb")]
+pub(crate) mod router;
 #[cfg(any(feature = "mongodb", feature = "postgres"))]
 pub(crate) mod transactions;
 

@@ -12,11 +12,12 @@ use crate::{
     Error, ErrorKind, Key, Record, Result, Revision, RevisionId, Versioned, VersionedKind, error::Kind,
 };
 
-fn missing(kind: VersionedKind) -> Error {
-    Error::not_found(match kind {
+fn missing(kind: VersionedKind, key: &Key) -> Error {
+    let kind = match kind {
         VersionedKind::Credential => Kind::Credential,
         VersionedKind::Config => Kind::Config,
-    })
+    };
+    Error::not_found(kind, key)
 }
 
 #[cold]
@@ -75,7 +76,7 @@ fn history(
     key: &Key,
     limit: usize,
 ) -> Result<Vec<Revision>> {
-    let head = head.ok_or_else(|| missing(kind))?;
+    let head = head.ok_or_else(|| missing(kind, key))?;
     let names = [Some(name::encode(key)), name::plain(key)].into_iter().flatten().collect();
     let lookup = Lookup { kind, names };
     let mut revisions = Vec::new();
@@ -109,7 +110,7 @@ fn history(
         Ok(())
     };
     walk().map_err(unread)?;
-    if revisions.is_empty() { Err(missing(kind)) } else { Ok(revisions) }
+    if revisions.is_empty() { Err(missing(kind, key)) } else { Ok(revisions) }
 }
 
 type Blobs = (Option<Oid>, Option<Oid>);
@@ -176,7 +177,7 @@ impl Versioned for Git {
         self.read(move |repository, head| {
             let commit = find(repository, head, revision)?;
             let files = Files::of(repository, Some(commit.id()))?;
-            let blob = files.find(kind, &key).ok_or_else(|| missing(kind))?;
+            let blob = files.find(kind, &key).ok_or_else(|| missing(kind, &key))?;
             Ok(match kind {
                 VersionedKind::Credential => {
                     Record::Credential { credential: files.credential(blob, &key)?, id: key }
