@@ -44,7 +44,7 @@ impl Daemon {
                 if TcpStream::connect(("127.0.0.1", port)).is_ok() {
                     return daemon;
                 }
-                std::thread::sleep(Duration::from_millis(10));
+                thread::sleep(Duration::from_millis(10));
             }
         }
     }

@@ -184,7 +184,8 @@ impl Git {
     ///
     /// # Errors
     ///
-    /// As [`pull`](Git::pull), and [`Denied`](ErrorKind::Denied) if the remote does not take them.
+    /// As [`pull`](Git::pull), and [`Denied`](ErrorKind::Denied) if the remote does not take them: `remote_said` in the
+    /// [`stats`](Backend::stats) is why, in its own words. The outcome is Unknown if they may have been sent.
     pub async fn push(&self) -> Result<()> {
         self.ask(|writer| {
             writer.adopt()?;
