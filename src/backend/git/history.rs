@@ -2,14 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use git2::{Commit, ErrorCode, Oid, Repository, Sort, Tree};
 
 use super::{Git, failure::failed, ledger::changes, name, place::Place, state::Files};
 use crate::{
-    Error, ErrorKind, Key, Record, Result, Revision, RevisionId, Versioned, VersionedKind, error::Kind,
+    Error, ErrorKind, Key, Record, Result, Revision, RevisionId, Versioned, VersionedKind,
+    codec::LAST_SECOND, error::Kind,
 };
 
 fn missing(kind: VersionedKind, key: &Key) -> Error {
@@ -136,10 +137,9 @@ fn undone(
 
 fn revision(commit: &Commit<'_>) -> Revision {
     let (author, seconds) = (commit.author(), commit.time().seconds());
-    let time: SystemTime = match u64::try_from(seconds) {
-        Ok(seconds) => UNIX_EPOCH + Duration::from_secs(seconds),
-        Err(_) => UNIX_EPOCH,
-    };
+    // Who makes a commit dates it as they like.
+    let since = u64::try_from(seconds).unwrap_or(0).min(LAST_SECOND);
+    let time = UNIX_EPOCH + Duration::from_secs(since);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Revision::new(id_of(commit.id()), time, text(author.name_bytes()), text(author.email_bytes()))
 }

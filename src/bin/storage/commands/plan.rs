@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use futures_util::TryStreamExt;
 use gateway_storage::{
     Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, ConfigBatch, ConfigValue, Expect, Key,
-    Mutation, Plan, Rollback, RollbackOptions,
+    Mutation, Plan, Rollback, RollbackOptions, rfc3339_millis,
 };
 use serde_json::{Map, Value, json};
 
@@ -219,14 +219,10 @@ fn differences(plan: &Plan, stored: &BTreeMap<Key, ConfigValue>, reveal: bool) -
     Answer::report(rows, Value::from(documents))
 }
 
-fn time(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
-}
-
 fn line(entry: &AuditEntry) -> String {
     let label = |label: &Option<String>| label.clone().unwrap_or_else(|| "-".to_owned());
     [
-        &*time(entry.finished),
+        &*rfc3339_millis(entry.finished),
         entry.status.as_str(),
         entry.action.as_str(),
         entry.key.as_str(),
@@ -246,8 +242,8 @@ fn document(entry: &AuditEntry) -> Value {
         "status": entry.status,
         "stage": entry.stage,
         "source": entry.source,
-        "started": time(entry.started),
-        "finished": time(entry.finished),
+        "started": rfc3339_millis(entry.started),
+        "finished": rfc3339_millis(entry.finished),
         "duration_seconds": entry.duration.as_secs_f64(),
         "mutations": entry.mutations,
         "payload_hash": entry.payload_hash,
