@@ -78,14 +78,14 @@ impl Proxy {
         let Ok(server) = TcpStream::connect(server).await else { return };
         let ((client_reads, client_writes), (server_reads, server_writes)) =
             (client.into_split(), server.into_split());
-        let both = async {
+        let mut both = std::pin::pin!(async {
             tokio::join!(
                 carry(client_reads, server_writes, &latency),
                 carry(server_reads, client_writes, &latency)
             )
-        };
+        });
         tokio::select! {
-            _ = both => {}
+            _ = &mut both => {}
             // Both ends stay open.
             () = self.silence.notified() => std::future::pending().await,
         }
