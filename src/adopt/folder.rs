@@ -1,7 +1,8 @@
 //! The layouts that are files: those of the backends `File` and `Git`, and a folder of credentials.
 
-use std::{collections::BTreeMap, ffi::OsString, path::Path};
+use std::{cell::Cell, collections::BTreeMap, ffi::OsString, path::Path};
 
+use serde::Deserializer;
 use serde_json::Value;
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
 use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, MAX_VALUE_BYTES, Record, Result,
     codec::{decode_config_or_word, whole},
-    model::{Piece, parse_any},
+    model::{Members, Piece, Refused, Watched, unreadable},
 };
 
 /// The largest file of one value: it may be wider than the compact JSON that counts.
@@ -214,19 +215,23 @@ impl Step {
                 decode_config_or_word(&text).map(|value| Record::Config { key: key.clone(), value })
             }
             Of::Configs => return self.members(&text, config),
-            Of::Usage(key) => return self.members(&text, |field, count| counter(key, field, &count)),
+            Of::Usage(key) => return self.members(&text, |field, count| counter(key, field, &count.value)),
         };
         vec![read.map_or_else(|error| Piece::unreadable(place(), &error), Piece::Record)]
     }
 
     /// What the members of a JSON object are, sorted by their names.
-    fn members(&self, text: &[u8], read: impl Fn(Key, Value) -> Result<Record, Reason>) -> Vec<Piece> {
-        let members: BTreeMap<String, Value> = match parse_any(text) {
-            Ok(members) => members,
-            Err(error) => return vec![Piece::unreadable(self.place.clone(), &error)],
-        };
-        let piece = |(name, value): (String, Value)| {
-            let read = Key::new(&name).map_err(Reason::Error).and_then(|key| read(key, value));
+    fn members(&self, text: &[u8], read: impl Fn(Key, Member) -> Result<Record, Reason>) -> Vec<Piece> {
+        let seen = Cell::new(None);
+        let mut members = BTreeMap::new();
+        let each = |name: String, value, refused| drop(members.insert(name, Member { value, refused }));
+        let mut parser = serde_json::Deserializer::from_reader(Watched::new(text, &seen));
+        let parsed = parser.deserialize_map(Members { seen: &seen, each }).and_then(|()| parser.end());
+        if let Err(error) = parsed {
+            return vec![Piece::unreadable(self.place.clone(), &unreadable(text, &error))];
+        }
+        let piece = |(name, member): (String, Member)| {
+            let read = Key::new(&name).map_err(Reason::Error).and_then(|key| read(key, member));
             let place = || format!("{} {name}", self.place);
             match read {
                 Ok(record) => Piece::Record(record),
@@ -240,13 +245,20 @@ impl Step {
     }
 }
 
+/// A member of an object, and what its value has that can't be stored.
+struct Member {
+    value: Value,
+    refused: Option<Refused>,
+}
+
 enum Reason {
     Error(Error),
     NoCounter,
 }
 
-fn config(key: Key, value: Value) -> Result<Record, Reason> {
-    let value = ConfigValue::new(value).map_err(Reason::Error)?;
+fn config(key: Key, Member { value, refused }: Member) -> Result<Record, Reason> {
+    let value = refused.map_or_else(|| ConfigValue::new(value), |refused| Err(refused.into()));
+    let value = value.map_err(Reason::Error)?;
     Ok(Record::Config { key, value })
 }
 

@@ -1,6 +1,7 @@
 //! The document that the Go module exported and imported: [`read_go`], [`write_go`].
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, btree_map::Entry},
     fmt,
     io::{BufReader, Read},
@@ -9,7 +10,7 @@ use std::{
 
 use futures_core::Stream;
 use futures_util::StreamExt;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value, error::Category};
 use tokio::io::AsyncWrite;
 
@@ -21,6 +22,7 @@ use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, Record, RecordKind, Remark, Result,
     archive::Header,
     codec::{RecordKey, created, rfc3339_seconds, whole},
+    model::{Members, Refused, Watched},
 };
 
 /// The largest document that is read, in bytes: 1 GiB.
@@ -61,8 +63,11 @@ pub fn is_go(beginning: &[u8]) -> bool {
 /// [`TooLarge`](ErrorKind::TooLarge) over [`MAX_GO_BYTES`]; what `input` says.
 pub fn read_go(input: impl Read) -> Result<GoDocument> {
     let mut limited = input.take(MAX_GO_BYTES + 1);
-    let mut parser = serde_json::Deserializer::from_reader(BufReader::new(&mut limited));
-    let parsed = parser.deserialize_map(Document).and_then(|found| parser.end().map(|()| found));
+    let seen = Cell::new(None);
+    let watched = Watched::new(BufReader::new(&mut limited), &seen);
+    let mut parser = serde_json::Deserializer::from_reader(watched);
+    let parsed =
+        parser.deserialize_map(Document { seen: &seen }).and_then(|found| parser.end().map(|()| found));
     drop(parser);
     if limited.limit() == 0 {
         let message =
@@ -113,11 +118,15 @@ impl Found {
         self.remarks.push(remark);
     }
 
-    fn entry(&mut self, kind: RecordKind, name: &str, value: Value) {
+    fn entry(&mut self, kind: RecordKind, name: &str, value: Value, refused: Option<Refused>) {
         let key = match Key::new(name) {
             Ok(key) => key,
             Err(error) => return self.add(&[section(kind), name], Err(error)),
         };
+        // A counter is looked at by itself.
+        if let Some(refused) = refused.filter(|_| kind != RecordKind::Usage) {
+            return self.add(&[section(kind), name], Err(refused.into()));
+        }
         match kind {
             RecordKind::Credential => {
                 let record =
@@ -163,9 +172,11 @@ fn counter(key: &Key, field: &str, count: &Value) -> Result<Record> {
     Ok(Record::Usage { key: key.clone(), field: Key::new(field)?, count: count.ok_or_else(wrong)? })
 }
 
-struct Document;
+struct Document<'c> {
+    seen: &'c Cell<Option<Refused>>,
+}
 
-impl<'de> Visitor<'de> for Document {
+impl<'de> Visitor<'de> for Document<'_> {
     type Value = Found;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -181,7 +192,8 @@ impl<'de> Visitor<'de> for Document {
                 ("exported_at", _) => found.exported_at = map.next_value()?,
                 (_, Some(kind)) => {
                     found.has_section = true;
-                    map.next_value_seed(Section { kind, found: &mut found })?;
+                    let each = |name: String, value, refused| found.entry(kind, &name, value, refused);
+                    map.next_value_seed(Members { seen: self.seen, each })?;
                 }
                 _ => {
                     map.next_value::<IgnoredAny>()?;
@@ -190,39 +202,6 @@ impl<'de> Visitor<'de> for Document {
             }
         }
         Ok(found)
-    }
-}
-
-/// One part of the document, an entry at a time: an object, or null where there was nothing.
-struct Section<'f> {
-    kind: RecordKind,
-    found: &'f mut Found,
-}
-
-impl<'de> DeserializeSeed<'de> for Section<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Section<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some((name, value)) = map.next_entry::<String, Value>()? {
-            self.found.entry(self.kind, &name, value);
-        }
-        Ok(())
     }
 }
 

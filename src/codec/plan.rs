@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::time::at_millis;
 use crate::{
-    AuditEntry, AuditStatus, ConfigValue, Error, ErrorKind, Key, PayloadHash, PlanAction, PlanRefusal, Result,
+    AuditEntry, AuditStatus, ConfigValue, Error, ErrorKind, Key, PayloadHash, PlanAction, PlanRefusal,
+    Result, model::parse_any,
 };
 
 /// What a plan did, kept under its key until it expires.
@@ -120,7 +121,7 @@ pub fn encode_plan(record: &PlanRecord) -> Vec<u8> {
 
 /// What [`encode_plan`] wrote; other bytes are Corrupt.
 pub fn decode_plan(bytes: &[u8]) -> Result<PlanRecord> {
-    let stored: Stored<'_> = serde_json::from_slice(bytes).map_err(|_| corrupt())?;
+    let stored: Stored<'_> = parse_any(bytes).map_err(|why| corrupt().with_source(why))?;
     Ok(PlanRecord {
         payload: stored.payload,
         mutations: stored.mutations,
@@ -139,7 +140,7 @@ pub fn encode_changes(changes: &[PlanChange]) -> Vec<u8> {
 
 /// What [`encode_changes`] wrote; other bytes are Corrupt.
 pub fn decode_changes(bytes: &[u8]) -> Result<Vec<PlanChange>> {
-    read_changes(serde_json::from_slice(bytes).map_err(|_| corrupt())?)
+    read_changes(parse_any(bytes).map_err(|why| corrupt().with_source(why))?)
 }
 
 /// An audit entry as JSON.
@@ -258,6 +259,8 @@ mod tests {
         for damaged in [&encoded[1..], &encoded[..encoded.len() - 1], b"{}", b""] {
             assert_eq!(decode_plan(damaged).unwrap_err().kind(), ErrorKind::Corrupt);
         }
+        let wide = r#"[{"key":"a","before":18446744073709551617}]"#;
+        assert_eq!(decode_changes(wide.as_bytes()).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
     #[test]

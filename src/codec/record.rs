@@ -13,7 +13,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::canonical::{canonical, canonical_fields, text};
-use crate::{ConfigValue, Credential, Key, MAX_VALUE_BYTES, Record, RecordDigest, RecordKind};
+use crate::{
+    ConfigValue, Credential, Error, ErrorKind, Key, MAX_VALUE_BYTES, Record, RecordDigest, RecordKind,
+};
 
 /// The longest line, without LF: the canonical form of a number is at most twice as long as its compact JSON, and a
 /// character of a key at most two.
@@ -79,7 +81,10 @@ fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D:
 
 impl Line {
     fn record(self, bytes: usize) -> Result<Record, &'static str> {
-        let limits = |_| "holds a value that is over the limits";
+        let limits = |error: Error| match error.kind() {
+            ErrorKind::TooLarge => "holds a value that is over the limits",
+            _ => "holds a number or a name that can't be stored",
+        };
         match self {
             Self { kind: RecordKind::Credential, key: id, value: Some(Value::Object(fields)), .. } => {
                 let credential = Credential::of_read(fields, bytes).map_err(limits)?;

@@ -14,6 +14,16 @@ use crate::{Error, Result};
 /// request. The limits are those of a [`Credential`](crate::Credential). `Debug` shows no content: configurations
 /// hold API keys, too.
 ///
+/// # Numbers
+///
+/// A number is an `i64`, a `u64` or a finite `f64`; one that is none of these is refused, and never rounded to one that is.
+/// JSON text says by its form which it is: 18446744073709551616 is a whole number, and more than 64 bits hold;
+/// 18446744073709551616.0 is a float. A float's digits stand for the nearest `f64`, as everywhere.
+///
+/// All of this is so, too, where the application has switched on serde_json's feature `arbitrary_precision`. There, and with its
+/// `raw_value`, objects with a name that begins with `$serde_json::private::` are refused: serde_json itself reads them as
+/// something else.
+///
 /// ```
 /// # use gateway_storage::ConfigValue;
 /// # use serde_json::json;
@@ -29,9 +39,10 @@ impl ConfigValue {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if it is nested too deep or too large.
-    pub fn new(value: Value) -> Result<Self> {
-        document::check([&value], 0)?;
+    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if it is nested too deep or too large,
+    /// [`ErrorKind::InvalidValue`](crate::ErrorKind::InvalidValue) if there is a number as [above](ConfigValue#numbers).
+    pub fn new(mut value: Value) -> Result<Self> {
+        document::check([&mut value], 0)?;
         document::check_size(&value)?;
         Ok(Self(Arc::new(value)))
     }
@@ -40,16 +51,16 @@ impl ConfigValue {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidValue`](crate::ErrorKind::InvalidValue) if it is not JSON, and as
-    /// [`new`](ConfigValue::new).
+    /// [`ErrorKind::InvalidValue`](crate::ErrorKind::InvalidValue) if it is not JSON or has a whole number beyond 64 bits, and
+    /// as [`new`](ConfigValue::new).
     pub fn from_json(text: impl AsRef<[u8]>) -> Result<Self> {
         let text = text.as_ref();
         Self::of_read(document::parse(text)?, text.len())
     }
 
     /// Takes the value that was read from a text of so many bytes.
-    pub(crate) fn of_read(value: Value, text: usize) -> Result<Self> {
-        document::check([&value], 0)?;
+    pub(crate) fn of_read(mut value: Value, text: usize) -> Result<Self> {
+        document::check([&mut value], 0)?;
         document::check_size_of_read(text, &value)?;
         Ok(Self(Arc::new(value)))
     }
@@ -146,6 +157,60 @@ mod tests {
         let most = (MAX_VALUE_BYTES - 1) / long;
         assert_eq!(ConfigValue::from_json(text(most)).unwrap().to_json().len(), most * long + 1);
         assert_eq!(ConfigValue::from_json(text(most + 1)).unwrap_err().kind(), ErrorKind::TooLarge);
+    }
+
+    #[test]
+    fn numbers_are_what_every_build_reads_or_refused() {
+        let refused = |text: &str| {
+            let error = ConfigValue::from_json(text).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidValue, "{text}");
+            error.to_string()
+        };
+        for wide in ["18446744073709551616", "18446744073709551617", "-9223372036854775809"] {
+            for text in [wide.to_owned(), format!("[1.5, {wide}]"), format!("{{\"a\": {{\"b\": {wide}}}}}")] {
+                assert!(refused(&text).starts_with("whole numbers beyond 64 bits can't be stored"), "{text}");
+            }
+        }
+        for text in ["1e400", "-1.5e309", "[1, {\"a\": 2E999}]"] {
+            assert!(refused(text).contains("beyond the range of a 64-bit float"), "{text}");
+        }
+        for (text, stored) in [
+            ("18446744073709551615", "18446744073709551615"),
+            ("-9223372036854775808", "-9223372036854775808"),
+            ("18446744073709551616.0", "1.8446744073709552e+19"),
+            ("1.00000000000000000001", "1.0"),
+            ("[1E2, 100.00]", "[100.0,100.0]"),
+            ("1e-400", "0.0"),
+            ("[-0, -0.0]", "[-0.0,-0.0]"),
+            ("\"18446744073709551616\"", "\"18446744073709551616\""),
+        ] {
+            let value = ConfigValue::from_json(text).unwrap();
+            assert_eq!(value.to_json(), stored);
+            assert_eq!(ConfigValue::from_json(stored).unwrap(), value, "equal values are equal");
+        }
+    }
+
+    #[test]
+    fn a_type_whose_number_does_not_fit_is_refused() {
+        assert_eq!(ConfigValue::from_typed(&u128::MAX).unwrap_err().kind(), ErrorKind::InvalidValue);
+        assert_eq!(ConfigValue::from_typed(&u64::MAX).unwrap().to_json(), u64::MAX.to_string());
+    }
+
+    #[test]
+    fn a_name_that_serde_json_takes_is_kept_or_refused() {
+        for name in ["Number", "RawValue"] {
+            let value = json!({ format!("$serde_json::private::{name}"): "1" });
+            let text = value.to_string();
+            let is_kept = serde_json::from_str(&text).is_ok_and(|read: Value| read.is_object());
+            for made in [ConfigValue::new(value.clone()), ConfigValue::from_json(&text)] {
+                match made {
+                    Ok(kept) => assert_eq!((kept.value(), is_kept), (&value, true)),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::InvalidValue),
+                }
+            }
+            let as_text = ConfigValue::new(json!([text, format!("$serde_json::private::{name}")])).unwrap();
+            assert_eq!(ConfigValue::from_json(as_text.to_json()).unwrap(), as_text);
+        }
     }
 
     #[test]

@@ -30,9 +30,10 @@ impl Credential {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TooLarge`] if they are nested too deep or too large.
-    pub fn new(fields: Map<String, Value>) -> Result<Self> {
-        document::check(fields.values(), 1)?;
+    /// [`ErrorKind::TooLarge`] if they are nested too deep or too large, [`ErrorKind::InvalidValue`] if there is a number
+    /// that is no `i64`, `u64` or finite `f64` (see [`ConfigValue`](crate::ConfigValue#numbers)).
+    pub fn new(mut fields: Map<String, Value>) -> Result<Self> {
+        document::check_fields(&mut fields, 1)?;
         document::check_size(&fields)?;
         Ok(Self(Arc::new(fields)))
     }
@@ -41,7 +42,7 @@ impl Credential {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidValue`] if it is not a JSON object, [`ErrorKind::TooLarge`] as
+    /// [`ErrorKind::InvalidValue`] if it is not a JSON object, or has a whole number beyond 64 bits, and as
     /// [`new`](Credential::new). The message names the place, and quotes nothing.
     pub fn from_json(text: impl AsRef<[u8]>) -> Result<Self> {
         let text = text.as_ref();
@@ -52,8 +53,8 @@ impl Credential {
     }
 
     /// Takes the fields that were read from a text of so many bytes.
-    pub(crate) fn of_read(fields: Map<String, Value>, text: usize) -> Result<Self> {
-        document::check(fields.values(), 1)?;
+    pub(crate) fn of_read(mut fields: Map<String, Value>, text: usize) -> Result<Self> {
+        document::check_fields(&mut fields, 1)?;
         document::check_size_of_read(text, &fields)?;
         Ok(Self(Arc::new(fields)))
     }

@@ -1,10 +1,14 @@
 //! What a JSON document may be: its limits, checked before it is stored or sent.
 
-use std::io;
+use std::{io, marker::PhantomData};
 
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, DeserializeSeed},
+};
+use serde_json::{Map, Number, Value};
 
+use super::scan::{self, Refused};
 use crate::{Error, ErrorKind, Result};
 
 /// How deep arrays and objects may be nested in a credential or a config value: a scalar is 0 deep, `{}` is 1.
@@ -13,18 +17,49 @@ pub const MAX_DEPTH: usize = 64;
 /// The largest credential, config value (as compact JSON) or cache value, in bytes: 1 MiB.
 pub const MAX_VALUE_BYTES: usize = 1 << 20;
 
-/// Checks depth and encoded size.
-pub(crate) fn check<'v>(values: impl IntoIterator<Item = &'v Value>, depth: usize) -> Result<()> {
-    values.into_iter().try_for_each(|value| check_depth(value, depth))
+/// Checks the depth, and that there is nothing but what comes back as it is.
+///
+/// An application can switch on serde_json's feature `arbitrary_precision`, which keeps a number's digits. Here it becomes what
+/// it is in all other builds: an `i64`, a `u64` or a finite `f64`, so that every build finds the same in a store.
+pub(crate) fn check<'v>(values: impl IntoIterator<Item = &'v mut Value>, depth: usize) -> Result<()> {
+    values.into_iter().try_for_each(|value| check_one(value, depth))
 }
 
-fn check_depth(value: &Value, above: usize) -> Result<()> {
+/// The same of an object's fields.
+pub(crate) fn check_fields(fields: &mut Map<String, Value>, depth: usize) -> Result<()> {
+    if fields.keys().any(|name| scan::is_private(name)) {
+        return Err(Refused::Name.into());
+    }
+    check(fields.values_mut(), depth)
+}
+
+fn check_one(value: &mut Value, above: usize) -> Result<()> {
     let depth = above + 1;
     match value {
         Value::Array(_) | Value::Object(_) if depth > MAX_DEPTH => Err(too_deep()),
         Value::Array(items) => check(items, depth),
-        Value::Object(fields) => check(fields.values(), depth),
+        Value::Object(fields) => check_fields(fields, depth),
+        Value::Number(number) => {
+            *number = settled(number)?;
+            Ok(())
+        }
         _ => Ok(()),
+    }
+}
+
+/// The number as it is without `arbitrary_precision`.
+fn settled(number: &Number) -> Result<Number> {
+    let float = || number.as_f64().and_then(Number::from_f64);
+    if number.is_f64() {
+        return float().ok_or_else(|| Refused::Number.into());
+    }
+    match (number.as_u64(), number.as_i64()) {
+        (Some(whole), _) => Ok(whole.into()),
+        // "-0" is a float.
+        (None, Some(0)) => float().ok_or_else(|| Refused::Number.into()),
+        (None, Some(whole)) => Ok(whole.into()),
+        (None, None) if number.to_string().contains(['.', 'e', 'E']) => Err(Refused::Number.into()),
+        (None, None) => Err(Refused::Wide.into()),
     }
 }
 
@@ -82,22 +117,50 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
 
 /// The same for text of any length, whose limit is the caller's affair.
 pub(crate) fn parse_any<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
-    serde_json::from_slice(text).map_err(|error| {
-        // serde_json stops at 128 levels and has no category for it.
-        if error.to_string().starts_with("recursion limit") {
-            return too_deep();
+    parse_seed(PhantomData::<T>, text)
+}
+
+/// The same by a seed.
+pub(crate) fn parse_seed<'t, S: DeserializeSeed<'t>>(seed: S, text: &'t [u8]) -> Result<S::Value> {
+    let mut parser = serde_json::Deserializer::from_slice(text);
+    let parsed = seed.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value));
+    let value = parsed.map_err(|error| unreadable(text, &error))?;
+    match scan::find(text) {
+        None => Ok(value),
+        Some((at, refused)) => Err(unstorable(&text[..at], refused)),
+    }
+}
+
+/// Why a text can't be read.
+#[cold]
+pub(crate) fn unreadable(text: &[u8], error: &serde_json::Error) -> Error {
+    let message = error.to_string();
+    // serde_json stops at 128 levels, and has no category for it, nor for a number.
+    if message.starts_with("recursion limit") {
+        return too_deep();
+    }
+    let problem = match error.classify() {
+        _ if text.trim_ascii().is_empty() => "is empty",
+        _ if message.starts_with("number out of range") => {
+            "has a number beyond the range of a 64-bit float, which can't be stored"
         }
-        let problem = match error.classify() {
-            _ if text.trim_ascii().is_empty() => "is empty",
-            serde_json::error::Category::Eof => "ends too early",
-            serde_json::error::Category::Data => "is not of the type that is wanted",
-            _ => "is not JSON",
-        };
-        Error::new(
-            ErrorKind::InvalidValue,
-            format!("the text {problem}, at line {} column {}", error.line(), error.column()),
-        )
-    })
+        serde_json::error::Category::Eof => "ends too early",
+        serde_json::error::Category::Data => "is not of the type that is wanted",
+        _ => "is not JSON",
+    };
+    Error::new(
+        ErrorKind::InvalidValue,
+        format!("the text {problem}, at line {} column {}", error.line(), error.column()),
+    )
+}
+
+/// What a text says can't be stored. It ends where that ends.
+#[cold]
+fn unstorable(text: &[u8], refused: Refused) -> Error {
+    let line = text.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let column = text.iter().rev().take_while(|byte| **byte != b'\n').count();
+    let message = format!("{}: the text has one at line {line} column {column}", refused.as_str());
+    Error::new(ErrorKind::InvalidValue, message)
 }
 
 /// Text may be wider than the compact form that counts (indented, escaped), but not without end.

@@ -1,8 +1,11 @@
 //! [`Plan`]: an ordered list of changes to the configuration, and how it is applied and taken back.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, Error as _, SeqAccess, Visitor},
+};
 use serde_json::Value;
 
 use super::{PlanAction, document};
@@ -101,9 +104,7 @@ impl Plan {
             return Err(Error::new(ErrorKind::InvalidValue, "a plan has at least one mutation"));
         }
         if mutations.len() > MAX_PLAN_MUTATIONS {
-            let message =
-                format!("a plan has at most {MAX_PLAN_MUTATIONS} mutations, this one {}", mutations.len());
-            return Err(Error::new(ErrorKind::TooLarge, message));
+            return Err(too_many());
         }
         let bytes: usize = mutations.iter().map(size_of_mutation).sum();
         if bytes > MAX_PLAN_BYTES { Err(too_large()) } else { Ok(Self(mutations.into())) }
@@ -121,9 +122,13 @@ impl Plan {
         if text.len() > 2 * MAX_PLAN_BYTES {
             return Err(too_large());
         }
-        let steps: Vec<Step> = document::parse(text).map_err(|error| misnamed(text).unwrap_or(error))?;
-        let mutations = (1..).zip(steps).map(|(at, step)| step.mutation(at));
-        Self::new(mutations.collect::<Result<Vec<_>>>()?)
+        let mut steps = Steps::default();
+        let read = document::parse_seed(&mut steps, text);
+        if let Some(refused) = steps.refused {
+            return Err(refused);
+        }
+        read?;
+        Self::new(steps.mutations)
     }
 
     /// The mutations, in order.
@@ -160,6 +165,12 @@ pub(crate) fn size_of_record(key: &Key, value: Option<&ConfigValue>) -> usize {
 }
 
 #[cold]
+fn too_many() -> Error {
+    let message = format!("a plan has at most {MAX_PLAN_MUTATIONS} mutations, this one has more");
+    Error::new(ErrorKind::TooLarge, message)
+}
+
+#[cold]
 fn too_large() -> Error {
     Error::new(
         ErrorKind::TooLarge,
@@ -181,18 +192,72 @@ struct Step {
     expect_absent: bool,
 }
 
-/// What has a name that no mutation has. It is not repeated: what is stored can stand where a name should.
+/// Mutations that are read one by one, so that a text of too many of them ends at the first that is too much.
+#[derive(Default)]
+struct Steps {
+    mutations: Vec<Mutation>,
+    bytes: usize,
+    /// Why no more are read.
+    refused: Option<Error>,
+}
+
+impl Steps {
+    fn add(&mut self, step: Step) -> Result<()> {
+        let mutation = step.mutation(self.mutations.len() + 1)?;
+        self.bytes += size_of_mutation(&mutation);
+        if self.mutations.len() == MAX_PLAN_MUTATIONS {
+            return Err(too_many());
+        }
+        if self.bytes > MAX_PLAN_BYTES {
+            return Err(too_large());
+        }
+        self.mutations.push(mutation);
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Steps {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Steps {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of mutations")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut steps: A) -> Result<(), A::Error> {
+        loop {
+            let step = match steps.next_element() {
+                Ok(Some(step)) => step,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    // The name is not repeated: what is stored can stand where a name should.
+                    if error.to_string().starts_with("unknown field") {
+                        self.refused = Some(misnamed(self.mutations.len() + 1));
+                    }
+                    return Err(error);
+                }
+            };
+            if let Err(refused) = self.add(step) {
+                self.refused = Some(refused);
+                return Err(A::Error::custom("refused"));
+            }
+        }
+    }
+}
+
+/// A mutation has a name that none has.
 #[cold]
-fn misnamed(text: &[u8]) -> Option<Error> {
+fn misnamed(at: usize) -> Error {
     const NAMES: [&str; 5] = ["set", "delete", "value", "expect", "expect_absent"];
-    let steps: Vec<BTreeMap<String, IgnoredAny>> = serde_json::from_slice(text).ok()?;
-    let is_known = |name: &String| NAMES.contains(&name.as_str());
-    let at = steps.iter().position(|step| !step.keys().all(is_known))? + 1;
-    let message = format!(
-        "mutation {at} has a name that is none of {}",
-        NAMES.map(|name| format!("`{name}`")).join(", ")
-    );
-    Some(Error::new(ErrorKind::InvalidValue, message))
+    let names = NAMES.map(|name| format!("`{name}`")).join(", ");
+    Error::new(ErrorKind::InvalidValue, format!("mutation {at} has a name that is none of {names}"))
 }
 
 /// A value that is there, `null` among them.
@@ -394,6 +459,33 @@ mod tests {
         let wide = |count| Plan::new(vec![Mutation::set(&key, &wide); count]);
         assert_eq!(wide(8).unwrap().len(), 8);
         assert_eq!(wide(9).unwrap_err().kind(), ErrorKind::TooLarge);
+    }
+
+    #[test]
+    fn a_text_of_too_much_is_not_read_to_its_end() {
+        // The end is no JSON: only what looks at it says so.
+        let kind = |text: String| Plan::from_json(text).unwrap_err().kind();
+        let most = MAX_PLAN_MUTATIONS;
+        assert_eq!(kind(format!("[{}oh", r#"{"delete":"a"},"#.repeat(most))), ErrorKind::InvalidValue);
+        assert_eq!(kind(format!("[{}oh", r#"{"delete":"a"},"#.repeat(most + 1))), ErrorKind::TooLarge);
+        let wide = format!(r#"{{"set":"a","value":"{}"}},"#, "x".repeat(MAX_VALUE_BYTES - 3));
+        assert_eq!(kind(format!("[{}oh", wide.repeat(8))), ErrorKind::InvalidValue);
+        assert_eq!(kind(format!("[{}oh", wide.repeat(9))), ErrorKind::TooLarge);
+    }
+
+    #[test]
+    fn a_whole_number_beyond_64_bits_is_refused() {
+        for text in [
+            r#"[{"set":"a","value":18446744073709551617}]"#,
+            r#"[{"set":"a","value":1,"expect":[-9223372036854775809]}]"#,
+        ] {
+            let message = refused(text);
+            assert!(
+                message
+                    .starts_with("whole numbers beyond 64 bits can't be stored: the text has one at line 1"),
+                "{message}"
+            );
+        }
     }
 
     #[test]
