@@ -235,3 +235,61 @@ async fn the_librarys_capabilities_through_a_strangers_layer() {
     let names: Vec<_> = layer.seen.lock().unwrap().iter().map(|(operation, _)| operation.name).collect();
     assert_eq!(names, ["begin", "transaction_set_config", "commit"]);
 }
+
+/// Does its work, and answers late.
+#[capability]
+trait Vault: Backend {
+    #[operation(control)]
+    fn rotate_keys(&self) -> impl Future<Output = Result<()>> + Send;
+
+    #[operation(control, harmless)]
+    fn count_keys(&self) -> impl Future<Output = Result<()>> + Send;
+}
+
+impl Vault for Shelf {
+    async fn rotate_keys(&self) -> Result<()> {
+        let rotations = self.0.lock().unwrap().len();
+        self.0.lock().unwrap().insert(Key::new(&rotations.to_string())?, String::new());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(())
+    }
+
+    async fn count_keys(&self) -> Result<()> {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(())
+    }
+}
+
+/// What a layer can't know was not done is Unknown, whatever the operation is called.
+#[tokio::test(start_paused = true)]
+async fn a_late_operation_of_another_crate_may_have_been_done() {
+    use gateway_storage::{Outcome, Retry, Storage, Timeout};
+    let shelf = Shelf::default();
+    let timed =
+        Storage::new(shelf.clone()).layer(Timeout::new(Duration::from_millis(50))).layer(Retry::new());
+    let error = timed.backend().rotate_keys().await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
+    assert_eq!(shelf.0.lock().unwrap().len(), 1, "it is not repeated");
+    let error = timed.backend().count_keys().await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::NotApplied);
+
+    let draft = timed.backend().draft().await.unwrap();
+    let late = LayeredDraft::new(Timeout::new(Duration::from_millis(50)), Slow(draft.into_parts().1));
+    let error = late.publish(Key::new("a").unwrap()).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
+}
+
+/// A draft that answers late.
+struct Slow<D>(D);
+
+impl<D: Draft> Draft for Slow<D> {
+    async fn append(&mut self, text: &str) -> Result<()> {
+        self.0.append(text).await
+    }
+
+    async fn publish(self, key: Key) -> Result<()> {
+        self.0.publish(key).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(())
+    }
+}

@@ -11,15 +11,15 @@ use std::{
 use tokio::time::{Instant, sleep, timeout};
 
 use super::timeout::late;
-use crate::{
-    Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Operation, OperationKind, Outcome, Receiver, Result,
-};
+use crate::{Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Operation, Outcome, Receiver, Result};
 
 /// Tries an operation again after an error that may pass, if that can't do it twice.
 ///
-/// That is so if the operation is [replayable](Operation::replayable), or the error says that
-/// [nothing was done](Outcome::NotApplied). So a counter or a delete whose reply was lost is never tried again: the caller gets
-/// [`Outcome::Unknown`] and decides. Only [retryable](Error::is_retryable) errors are; a plain operation's `Conflict` is one, since
+/// That is so if the operation is [replayable](Operation::replayable), as reads and plans are, or the error says that
+/// [nothing was done](Outcome::NotApplied). So any other write whose reply was lost is never tried again: the caller gets
+/// [`Outcome::Unknown`] and decides. That holds for a plain `set`, too: if it was done and someone else has since deleted or replaced
+/// what it wrote, a second one would undo that. Where no one else writes under the same keys, [`overwriting`](Retry::overwriting)
+/// repeats it. Only [retryable](Error::is_retryable) errors are; a plain operation's `Conflict` is one, since
 /// it read nothing that could be stale.
 ///
 /// - **Pauses** are random, up to 20 ms before the second try, and up to twice as much before each other one, up to a second
@@ -28,11 +28,12 @@ use crate::{
 ///   [`with_deadline`](crate::Storage::with_deadline) set, [`DEFAULT_DEADLINE`] if nobody did. A call without another try left ends
 ///   with the error of its last one; its outcome is Unknown if that of any try was.
 /// - **The budget** is shared by all clones: 100 tries in reserve, and half a try more for each operation that succeeds
-///   ([`NotFound`](ErrorKind::NotFound) is an answer, too). A store
+///   ([`NotFound`](ErrorKind::NotFound) is an answer, too; a batch whose report has another failure earns nothing). A store
 ///   that is down is soon asked once a call, instead of four times, when it can bear that least.
+/// - **Of a batch** whose report has failures, only those items are tried again to which all of this applies. The report is that of
+///   all tries.
 ///
-/// A batch is tried again if the whole call failed. Failures of single items are in its report, for the caller to repeat; they
-/// are errors of data more often than not. Streams and operations on a transaction are not tried again: for those there is
+/// Streams and operations on a transaction are not tried again: for those there is
 /// [`transact!`](crate::transact).
 ///
 /// A retry is an event of `tracing` (DEBUG) and a count in the metric `gateway_storage.operation.retries`.
@@ -42,6 +43,7 @@ pub struct Retry {
     first_pause: Duration,
     longest_pause: Duration,
     deadline: Duration,
+    is_overwriting: bool,
     budget: Arc<Budget>,
 }
 
@@ -54,6 +56,7 @@ impl Retry {
             first_pause: Duration::from_millis(20),
             longest_pause: Duration::from_secs(1),
             deadline: DEFAULT_DEADLINE,
+            is_overwriting: false,
             budget: Arc::new(Budget::new(100)),
         }
     }
@@ -79,6 +82,21 @@ impl Retry {
         self
     }
 
+    /// Also repeats what [overwrites](Operation::overwrites) after a try that may have been done: `set_credential`,
+    /// `set_credentials`, `set_config`, `set_cache`, `revert`. For an application that is the only writer of its keys: what
+    /// another one wrote or deleted between two tries is overwritten. Never an import.
+    #[must_use]
+    pub const fn overwriting(mut self) -> Self {
+        self.is_overwriting = true;
+        self
+    }
+
+    fn is_harmless(&self, operation: Operation, error: &Error) -> bool {
+        operation.replayable
+            || error.outcome() == Outcome::NotApplied
+            || self.is_overwriting && operation.overwrites
+    }
+
     /// Up to twice as long each time.
     fn pause(&self, tried: u32) -> Duration {
         let longest = self.first_pause.saturating_mul(1 << (tried - 1).min(20)).min(self.longest_pause);
@@ -97,6 +115,8 @@ impl Layer for Retry {
         let operation = C::OPERATION;
         let begun = Instant::now();
         let (mut on, mut tried, mut is_unknown) = (on, 1, false);
+        // Of a batch: what came of it so far, and which of its items are tried again.
+        let (mut report, mut items): (Option<C::Output>, Vec<usize>) = (None, Vec::new());
         loop {
             let again = if tried < self.tries { on.again() } else { None };
             let result = if tried == 1 {
@@ -104,28 +124,56 @@ impl Layer for Retry {
             } else {
                 // It has what the tries before it left of the deadline.
                 let left = self.deadline.saturating_sub(begun.elapsed());
-                match timeout(left, call.run(on)).await {
+                let run = async {
+                    if items.is_empty() { call.run(on).await } else { call.run_items(on, &items).await }
+                };
+                match timeout(left, run).await {
                     Ok(result) => result,
-                    Err(_) => Err(late(operation, false)),
+                    Err(_) => Err(late(operation)),
                 }
             };
-            let error = match result {
-                Err(error) if error.kind() != ErrorKind::NotFound => error,
-                settled => {
+            let result = match report.take() {
+                None => result,
+                Some(mut report) => {
+                    C::merge_items(&mut report, &items, result);
+                    Ok(report)
+                }
+            };
+            let (result, error) = match result {
+                Ok(mut output) => {
+                    items = C::failed_items(&mut output, |error| {
+                        if is_unknown {
+                            *error = told(operation, error.clone(), true);
+                        }
+                        error.is_retryable() && self.is_harmless(operation, error)
+                    });
+                    let Some(failure) = C::failure(&output).cloned() else {
+                        self.budget.deposit();
+                        return Ok(output);
+                    };
+                    (Ok(output), failure)
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {
                     self.budget.deposit();
-                    return settled.map_err(|error| told(operation, error, is_unknown));
+                    return Err(told(operation, error, is_unknown));
+                }
+                Err(error) => {
+                    is_unknown |= error.outcome() == Outcome::Unknown;
+                    (Err(told(operation, error.clone(), is_unknown)), error)
                 }
             };
-            is_unknown |= error.outcome() == Outcome::Unknown;
-            let next = again.filter(|_| error.is_retryable() && is_harmless(operation, &error));
-            let Some(next) = next else { return Err(told(operation, error, is_unknown)) };
+            let may_help = match &result {
+                Ok(_) => !items.is_empty(),
+                Err(_) => error.is_retryable() && self.is_harmless(operation, &error),
+            };
+            let Some(next) = again.filter(|_| may_help) else { return result };
             let pause = self.pause(tried);
             if begun.elapsed() + pause >= self.deadline || !self.budget.withdraw() {
-                return Err(told(operation, error, is_unknown));
+                return result;
             }
             tell(operation, &error, tried, pause);
             sleep(pause).await;
-            (on, tried) = (next, tried + 1);
+            (on, tried, report) = (next, tried + 1, result.ok());
         }
     }
 
@@ -136,15 +184,11 @@ impl Layer for Retry {
 
 /// The last try's error, and the outcome of all: what an earlier one may have done, the last one does not undo.
 fn told(operation: Operation, error: Error, is_unknown: bool) -> Error {
-    if is_unknown && operation.kind != OperationKind::Read {
+    if is_unknown && operation.when_lost == Outcome::Unknown {
         error.with_outcome(Outcome::Unknown)
     } else {
         error
     }
-}
-
-fn is_harmless(operation: Operation, error: &Error) -> bool {
-    operation.replayable || error.outcome() == Outcome::NotApplied
 }
 
 #[cold]
@@ -193,6 +237,8 @@ mod tests {
     use super::*;
     use crate::{Count, ErrorKind, Fault, Memory, Storage, UsageStore};
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     async fn memory() -> Storage<Memory> {
         Storage::open("memory:").await.unwrap()
     }
@@ -217,7 +263,14 @@ mod tests {
         storage.get_config("a").await.unwrap_err();
         let counts =
             ["increment_usage", "delete_config", "set_config", "get_config"].map(|name| asked.of(name));
-        assert_eq!(counts, [1, 1, 4, 4]);
+        assert_eq!(counts, [1, 1, 1, 4]);
+
+        let (storage, asked) = around(Retry::new().overwriting(), lost(), memory().await);
+        storage.set_config("a", json!(1)).await.unwrap_err();
+        storage.increment_usage("a", "b", 1).await.unwrap_err();
+        storage.delete_config("a").await.unwrap_err();
+        let counts = ["set_config", "increment_usage", "delete_config"].map(|name| asked.of(name));
+        assert_eq!(counts, [4, 1, 1], "only what overwrites");
 
         let (storage, asked) = around(Retry::new(), Fault::seeded(1).errors(1.0), memory().await);
         storage.increment_usage("a", "b", 1).await.unwrap_err();
@@ -274,6 +327,86 @@ mod tests {
         assert!(begun.elapsed() <= Duration::from_secs(5), "{:?}", begun.elapsed());
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
         assert_eq!(asked.of("set_config"), 2);
+    }
+
+    /// A credential that was deleted after a lost reply does not come back.
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_may_be_done_is_not_put_over_what_came_later() {
+        let bare = memory().await;
+        let fault = Fault::seeded(1).lost_replies(1.0);
+        let (storage, _) = around(Retry::new().pauses(SECOND, SECOND), fault, bare.clone());
+        let (set, ()) = tokio::join!(storage.set_credential("alice", json!({ "token": "old" })), async {
+            sleep(Duration::from_millis(1)).await;
+            bare.delete_credential("alice").await.unwrap();
+        });
+        assert_eq!(set.unwrap_err().outcome(), Outcome::Unknown);
+        assert_eq!(bare.get_credential("alice").await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    /// Fails items of a batch by what its table says of each try.
+    #[derive(Clone)]
+    struct Items(Arc<std::sync::Mutex<Vec<Vec<Option<Error>>>>>);
+
+    impl Layer for Items {
+        async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
+            let mut output = call.run(on).await?;
+            let errors = self.0.lock().unwrap().pop().expect("there is a try more than the table has");
+            assert_eq!(call.batch_size(), Some(errors.len()), "the items that are tried");
+            let mut errors = errors.into_iter();
+            C::failed_items(&mut output, |failure| {
+                *failure = errors.next().flatten().expect("each item fails in this test");
+                false
+            });
+            Ok(output)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_items_that_may_be_repeated_are() {
+        let key = |name: &str| crate::Key::new(name).unwrap();
+        let gone = || Error::new(ErrorKind::Unavailable, "gone");
+        let lost = || gone().with_outcome(Outcome::Unknown);
+        // Each of them overflows, so that the backend's report has a failure for each.
+        let keys = ["a", "b", "c"].map(key);
+        let field = key("n");
+        let bare = memory().await;
+        for key in &keys {
+            bare.increment_usage(key, &field, i64::MAX).await.unwrap();
+        }
+        let steps: Vec<_> = keys.iter().map(|key| crate::Increment::new(key, &field, 1)).collect();
+        let table = vec![
+            vec![Some(Error::new(ErrorKind::Overflow, "too much"))],
+            vec![Some(gone()), Some(lost()), Some(Error::new(ErrorKind::Overflow, "too much"))],
+        ];
+        let retry = Retry::new().budget(10);
+        let storage = bare.layer(Items(Arc::new(table.into()))).layer(retry.clone());
+        let report = storage.increment_many(&steps).await.unwrap();
+        let told: Vec<_> = report
+            .failures
+            .iter()
+            .map(|failure| (failure.index, failure.error.kind(), failure.error.outcome()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (0, ErrorKind::Overflow, Outcome::NotApplied),
+                (1, ErrorKind::Unavailable, Outcome::Unknown),
+                (2, ErrorKind::Overflow, Outcome::NotApplied)
+            ]
+        );
+        assert_eq!(retry.budget.halves.load(Ordering::Relaxed), 18, "a try was taken, and nothing earned");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_limit_sheds_is_not_tried_again() {
+        let slow = Fault::seeded(1).delays(1.0, SECOND..=SECOND);
+        let asked = Count::default();
+        let limited = memory().await.layer(slow).layer(crate::Limit::new(1).queue(0));
+        let storage = limited.layer(asked.clone()).layer(Retry::new());
+        let (ran, shed) = tokio::join!(storage.set_config("a", json!(1)), storage.set_config("b", json!(1)));
+        ran.unwrap();
+        assert_eq!(shed.unwrap_err().kind(), ErrorKind::Busy);
+        assert_eq!(asked.of("set_config"), 2, "once each");
     }
 
     #[tokio::test(start_paused = true)]

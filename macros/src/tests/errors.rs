@@ -5,8 +5,8 @@ use std::ops::Range;
 use crate::capability::expand;
 
 const RETURNS: &str = "an operation returns `impl Future<Output = Result<T>> + Send`, or `impl Stream<Item = Result<T>> + Send`";
-const OPERATION: &str = "expected `read`, `write` or `control`, then `replayable`, `batch = argument` and `then = method` if they apply";
-const TARGET: &str = "expected `on = LayeredTransaction`, or nothing for a trait of backends";
+const OPERATION: &str = "expected `read`, `write` or `control`, then `harmless`, `replayable`, `overwrites`, `operator`, `closes`, `backup`, `batch = argument` and `then = method` if they apply";
+const TARGET: &str = "expected nothing for a trait of backends, `on = LayeredTransaction`, and `crate = path` if this crate has another name";
 const LAYERED: &str = "say what this is when the backend is layered: `#[layered(LayeredTransaction)]`";
 const SELF_RETURNED: &str = "of `Self`, an operation returns only `Result<Self::Name>`, where this trait has \
                              `#[layered(..)] type Name`: a layer must be able to wrap it";
@@ -76,7 +76,7 @@ fn the_marks_are_places() {
 fn the_attribute_itself() {
     refused_with("«on = Layered»", "trait T {}", &[TARGET]);
     refused_with("«LayeredTransaction»", "trait T {}", &[TARGET]);
-    refused_with("«on = LayeredTransaction, on = Layered»", "trait T {}", &[TARGET]);
+    refused_with("on = LayeredTransaction, «on = Layered»", "trait T {}", &[TARGET]);
     refused("«struct» S;", "#[capability] belongs on a trait: expected `trait`");
     refused("trait «T» {}", "a capability stands on a backend: write `trait T: Backend`");
     refused_with(
