@@ -324,8 +324,9 @@ impl ApplyOptions {
         Self { source: Some(source.into()), ..self }
     }
 
-    /// Checks them, and gives the time to live in milliseconds.
-    pub(crate) fn check(&self) -> Result<u64> {
+    /// Checks them, and gives the time to live in milliseconds. Only the command's dry run needs this.
+    #[doc(hidden)]
+    pub fn check(&self) -> Result<u64> {
         check_label("stage", self.stage.as_deref())?;
         check_label("source", self.source.as_deref())?;
         if self.ttl.is_zero() || self.ttl > MAX_PLAN_TTL {
