@@ -212,7 +212,8 @@ impl Error {
         self.0.code.as_deref()
     }
 
-    /// The key that the error is about, where one record is to blame. Keys can be secrets (a client's API
+    /// The key that the error is about, where one record is to blame: `get`, `delete` and `reset` that find none, a
+    /// counter that would overflow, a record that can't be read. Keys can be secrets (a client's API
     /// key, say), so it is never part of the printed error.
     #[must_use]
     pub fn key(&self) -> Option<&Key> {
@@ -240,16 +241,14 @@ impl Error {
     }
 
     #[cold]
-    pub(crate) fn not_found(what: Kind) -> Self {
-        Self::new(
-            ErrorKind::NotFound,
-            match what {
-                Kind::Credential => "no credential has this id",
-                Kind::Config => "no config has this key",
-                Kind::Usage => "no usage record has this key",
-                Kind::Cache => "the cache holds no value for this key",
-            },
-        )
+    pub(crate) fn not_found(what: Kind, key: &Key) -> Self {
+        let message = match what {
+            Kind::Credential => "no credential has this id",
+            Kind::Config => "no config has this key",
+            Kind::Usage => "no usage record has this key",
+            Kind::Cache => "the cache holds no value for this key",
+        };
+        Self::new(ErrorKind::NotFound, message).with_key(key)
     }
 
     #[cold]

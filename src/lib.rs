@@ -113,6 +113,8 @@ pub use backend::postgres::{
 #[cfg(feature = "redis")]
 pub use backend::redis::{Redis, RedisConfig, RedisDurability, RedisSentinel, RedisTls, RedisTopology};
 pub use capability::*;
+#[doc(hidden)]
+pub use codec::{rfc3339_millis, rfc3339_seconds};
 pub use error::{Error, ErrorKind, Optional, Outcome, Result};
 pub use gateway_storage_macros::capability;
 pub use layer::{

@@ -313,3 +313,40 @@ async fn a_path_that_is_not_unicode_is_a_path() {
     let stats = storage.stats().await.unwrap();
     assert!(stats.healthy && stats.total_size > Some(0));
 }
+
+/// A write to a file that has no name any more would be lost when it is closed.
+#[tokio::test]
+async fn a_directory_that_is_removed_or_replaced_is_found_by_the_next_write_and_by_health() {
+    for replaced in [false, true] {
+        for asks_health in [false, true] {
+            let base = TempDir::new().unwrap();
+            let path = base.path().join("store");
+            let storage = open(&path).await.unwrap();
+            storage.set_config("a", json!(1)).await.unwrap();
+            storage.health().await.unwrap();
+            if replaced {
+                let old = base.path().join("old");
+                fs::rename(&path, &old).unwrap();
+                fs::create_dir(&path).unwrap();
+                fs::copy(old.join("store.redb"), path.join("store.redb")).unwrap();
+            } else {
+                fs::remove_dir_all(&path).unwrap();
+            }
+            let error = if asks_health {
+                storage.health().await.unwrap_err()
+            } else {
+                storage.set_config("a", json!(2)).await.unwrap_err()
+            };
+            assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+            assert!(!error.is_retryable(), "it takes an operator");
+            assert!(error.to_string().contains("open it again"), "{error}");
+            storage.set_config("b", json!(1)).await.unwrap_err();
+            storage.health().await.unwrap_err();
+            assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1), "reads go on");
+            storage.close().await.unwrap();
+            if replaced {
+                assert_eq!(open(&path).await.unwrap().get_config("a").await.unwrap().value(), &json!(1));
+            }
+        }
+    }
+}

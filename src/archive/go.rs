@@ -21,7 +21,7 @@ use super::{
 use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, Record, RecordKind, Remark, Result,
     archive::Header,
-    codec::{RecordKey, whole},
+    codec::{RecordKey, created, rfc3339_seconds, whole},
     model::{Members, Refused, Watched},
 };
 
@@ -218,7 +218,7 @@ pub async fn write_go(
     out: impl AsyncWrite,
 ) -> Result<()> {
     let (mut records, mut out) = (pin!(records), pin!(out));
-    let created = humantime::format_rfc3339_seconds(header.created).to_string();
+    let created = rfc3339_seconds(created(header.created)?);
     let mut page = Vec::with_capacity(PAGE);
     page.extend_from_slice(b"{\n\"backend\": ");
     text(&header.source, &mut page);

@@ -15,7 +15,13 @@ use crate::{Error, Result, StorageStats, capability};
 /// - ends: within the handle's [deadline](Backend::set_deadline), [`DEFAULT_DEADLINE`](crate::DEFAULT_DEADLINE)
 ///   unless set. After it the error is [`Timeout`](crate::ErrorKind::Timeout), and its
 ///   [outcome](crate::Error::outcome) says whether the operation may have been applied.
-/// - may be dropped at any await: it is then applied as a whole or not at all, and nothing else is disturbed.
+/// - may be dropped at any await, and nothing else is disturbed. What is no batch is then applied as a whole or not at all.
+///   Of a batch (an operation with a [report](crate::BatchReport) of its items) each item is: some may be applied and others
+///   not, but where the backend says that a batch is all-or-nothing.
+/// - is a batch that is late: it may be `Ok`, with items that were applied, and others whose error is
+///   [`Timeout`](crate::ErrorKind::Timeout).
+/// - says which record an error is about, if it is about one: `get`, `delete` and `reset` of one that is not there, an
+///   overflow. Its key is [`Error::key`](crate::Error::key), and in no text.
 /// - after [`close`](Backend::close) is [`Closed`](crate::ErrorKind::Closed).
 #[capability]
 #[diagnostic::on_unimplemented(message = "`{Self}` is not a storage backend")]

@@ -10,7 +10,7 @@
 //! Records are sorted by kind, key and field. `header` is the SHA-256 of the first line, `records` that of the lines of all
 //! records, each with its LF. There is one way to write each line, so a file that was changed in any place is refused.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use super::{
     RecordKey,
     record::{MAX_LINE_BYTES, RecordHasher, decode_record, encode_record},
+    time::{created, rfc3339_seconds},
 };
 use crate::{Error, ErrorKind, Record, RecordDigest, RecordKind, Result};
 
@@ -188,20 +189,12 @@ pub struct Encoder {
 impl Encoder {
     /// Begins with the first line.
     pub fn new(header: &Header, out: &mut Vec<u8>) -> Result<Self> {
-        let since = header.created.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::MAX);
-        let seconds = Duration::from_secs(since.as_secs());
-        if seconds > YEAR_10000 {
-            return Err(Error::new(
-                ErrorKind::InvalidValue,
-                "an export is of a time between the years 1970 and 9999",
-            ));
-        }
-        let created = SystemTime::UNIX_EPOCH + seconds;
+        let created = created(header.created)?;
         let first = First {
             format: FORMAT.to_owned(),
             version: ARCHIVE_VERSION,
             source: header.source.clone(),
-            created: humantime::format_rfc3339_seconds(created).to_string(),
+            created: rfc3339_seconds(created),
             snapshot: header.snapshot,
         };
         let begin = out.len();
@@ -234,9 +227,6 @@ impl Encoder {
         contents
     }
 }
-
-/// The first second that RFC 3339 has no name for.
-const YEAR_10000: Duration = Duration::from_secs(253_402_300_799);
 
 /// Reads an export, line by line, and believes nothing.
 #[derive(Default)]
@@ -296,7 +286,7 @@ impl Decoder {
         let first: First =
             read_line(line).filter(|first: &First| first.version == ARCHIVE_VERSION).ok_or_else(foreign)?;
         let created = humantime::parse_rfc3339(&first.created).map_err(|_| foreign())?;
-        if humantime::format_rfc3339_seconds(created).to_string() != first.created {
+        if rfc3339_seconds(created) != first.created {
             return Err(foreign());
         }
         Ok(Header { source: first.source, created, snapshot: first.snapshot })

@@ -8,6 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::time::at_millis;
 use crate::{
     AuditEntry, AuditStatus, ConfigValue, Error, ErrorKind, Key, PayloadHash, PlanAction, PlanRefusal,
     Result, model::parse_any,
@@ -210,13 +211,14 @@ pub fn to_micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// When something that ended then and took so long began, when it ended, and how long it took.
+/// When something that ended then and took so long began, when it ended, and how long it took. All of it is between the
+/// years 1970 and 9999; else what is stored is Corrupt.
 pub fn times(finished: i64, micros: i64) -> Result<(SystemTime, SystemTime, Duration)> {
     let wrong = |_| corrupt();
     let duration = Duration::from_micros(micros.try_into().map_err(wrong)?);
-    let finished = Duration::from_millis(finished.try_into().map_err(wrong)?);
-    let finished = SystemTime::UNIX_EPOCH.checked_add(finished).ok_or_else(corrupt)?;
-    Ok((finished.checked_sub(duration).ok_or_else(corrupt)?, finished, duration))
+    let finished = at_millis(finished).ok_or_else(corrupt)?;
+    let started = finished.checked_sub(duration).filter(|started| *started >= SystemTime::UNIX_EPOCH);
+    Ok((started.ok_or_else(corrupt)?, finished, duration))
 }
 
 #[cold]
@@ -259,6 +261,25 @@ mod tests {
         }
         let wide = r#"[{"key":"a","before":18446744073709551617}]"#;
         assert_eq!(decode_changes(wide.as_bytes()).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn times_that_can_not_be_are_corrupt() {
+        assert!(times(0, 0).is_ok() && times(253_402_300_799_999, 1).is_ok() && times(1, 1000).is_ok());
+        for (finished, micros) in [
+            (253_402_300_800_000, 1),
+            (i64::MAX, 1),
+            (-1, 0),
+            (1, -1),
+            (1, 1001),
+            (1_700_000_000_000, i64::MAX),
+        ] {
+            assert_eq!(
+                times(finished, micros).unwrap_err().kind(),
+                ErrorKind::Corrupt,
+                "{finished} {micros}"
+            );
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::{CANARY, TASKS, at_once, drop_after, fails, hostile_keys, key, must, ok, same, settle};
+use super::{
+    CANARY, TASKS, at_once, drop_after, fails, fails_about, hostile_keys, key, must, ok, same, settle,
+};
 use crate::{CacheStore, ErrorKind, Key, MAX_CACHE_TTL, MAX_VALUE_BYTES, Optional, Result, Storage};
 
 /// Longer than the kit runs.
@@ -50,25 +52,34 @@ async fn delete<B: CacheStore>(storage: &Storage<B>, key: &str) {
 }
 
 async fn missing<B: CacheStore>(storage: Storage<B>) {
-    fails("get from an empty cache", ErrorKind::NotFound, storage.get_cache("there").await);
-    fails("delete from an empty cache", ErrorKind::NotFound, storage.delete_cache("there").await);
+    fails_about(
+        "get from an empty cache",
+        ErrorKind::NotFound,
+        &key("there"),
+        storage.get_cache("there").await,
+    );
+    fails_about(
+        "delete from an empty cache",
+        ErrorKind::NotFound,
+        &key("there"),
+        storage.delete_cache("there").await,
+    );
     set(&storage, "there", "", LONG).await;
     for name in ["no", "ther", "There", "t*", "there:", "*"] {
-        fails(
-            format!("get of {name:?} beside \"there\""),
-            ErrorKind::NotFound,
-            storage.get_cache(name).await,
-        );
-        fails(
-            format!("delete of {name:?} beside \"there\""),
-            ErrorKind::NotFound,
-            storage.delete_cache(name).await,
-        );
+        let (other, get, delete) =
+            (key(name), storage.get_cache(name).await, storage.delete_cache(name).await);
+        fails_about(format!("get of {name:?} beside \"there\""), ErrorKind::NotFound, &other, get);
+        fails_about(format!("delete of {name:?} beside \"there\""), ErrorKind::NotFound, &other, delete);
     }
     same("optional() of a missing one", None, ok("optional", storage.get_cache("no").await.optional()));
     delete(&storage, "there").await;
-    fails("get after delete", ErrorKind::NotFound, storage.get_cache("there").await);
-    fails("delete after delete", ErrorKind::NotFound, storage.delete_cache("there").await);
+    fails_about("get after delete", ErrorKind::NotFound, &key("there"), storage.get_cache("there").await);
+    fails_about(
+        "delete after delete",
+        ErrorKind::NotFound,
+        &key("there"),
+        storage.delete_cache("there").await,
+    );
 }
 
 async fn equal<B: CacheStore>(storage: Storage<B>) {
@@ -129,7 +140,7 @@ async fn large<B: CacheStore>(storage: Storage<B>) {
     fails("one byte more", ErrorKind::TooLarge, storage.set_cache("large", &over, LONG).await);
     assert!(get(&storage, "large").await == largest, "the refused value changed the one before");
     fails("one byte more", ErrorKind::TooLarge, storage.set_cache("new", &over, LONG).await);
-    fails("get of a refused value", ErrorKind::NotFound, storage.get_cache("new").await);
+    fails_about("get of a refused value", ErrorKind::NotFound, &key("new"), storage.get_cache("new").await);
     delete(&storage, "large").await;
 }
 
@@ -178,7 +189,7 @@ async fn expires<B: CacheStore>(storage: Storage<B>) {
 }
 
 async fn entry<B: CacheStore>(storage: Storage<B>) {
-    fails("entry of none", ErrorKind::NotFound, storage.get_cache_entry("entry").await);
+    fails_about("entry of none", ErrorKind::NotFound, &key("entry"), storage.get_cache_entry("entry").await);
     let ttl = Duration::from_secs(60);
     let start = Instant::now();
     set(&storage, "entry", b"\0\xff", ttl).await;
@@ -190,14 +201,24 @@ async fn entry<B: CacheStore>(storage: Storage<B>) {
     assert!(left + start.elapsed() + LATE >= ttl, "it has only {left:?} to live of {ttl:?}");
     set(&storage, "entry", "", Duration::from_millis(20)).await;
     gone(&storage, "entry", Instant::now() + Duration::from_millis(20)).await;
-    fails("entry of an expired one", ErrorKind::NotFound, storage.get_cache_entry("entry").await);
+    fails_about(
+        "entry of an expired one",
+        ErrorKind::NotFound,
+        &key("entry"),
+        storage.get_cache_entry("entry").await,
+    );
 }
 
 async fn deletes_expired<B: CacheStore>(storage: Storage<B>) {
     set(&storage, "expired", "x", Duration::from_millis(20)).await;
     // Not read before: expiry does not hang on a read.
     sleep(Duration::from_millis(20) + LATE / 4).await;
-    fails("delete of an expired value", ErrorKind::NotFound, storage.delete_cache("expired").await);
+    fails_about(
+        "delete of an expired value",
+        ErrorKind::NotFound,
+        &key("expired"),
+        storage.delete_cache("expired").await,
+    );
 }
 
 async fn lives_anew<B: CacheStore>(storage: Storage<B>) {
@@ -240,7 +261,7 @@ async fn deletes_at_once<B: CacheStore>(storage: Storage<B>) {
     let (found, others): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
     same("how many deletes found it", 1, found.len());
     for other in others {
-        fails("delete after another one", ErrorKind::NotFound, other);
+        fails_about("delete after another one", ErrorKind::NotFound, &key("hot"), other);
     }
 }
 

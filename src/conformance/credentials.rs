@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{Credential, CredentialStore, ErrorKind, Key, Result, Storage, StorageStats};
 
-/// How many items a large batch has: more than one chunk, in any backend.
-const MANY: usize = 1_000;
+/// How many items a large batch has: more than two chunks, in any backend.
+const MANY: usize = 2_500;
 
 /// Asserts the contract of [`CredentialStore`].
 ///
@@ -226,7 +226,7 @@ async fn delete_turned<B: CredentialStore>(storage: Storage<B>, ids: Vec<Key>, t
 }
 
 async fn dropped<B: CredentialStore>(storage: Storage<B>) {
-    let ids = numbered("dropped ", 100);
+    let ids = numbered("dropped ", MANY);
     let items = each(&ids);
     for polls in 0..8 {
         if let Some(report) = drop_after(polls, storage.set_credentials(&items)).await {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
-    Patience, TASKS, at_once, difference, drop_after, fails, hostile_keys, identical, key, must, numbered,
-    ok, same, same_keys, settle, sorted,
+    CANARY, Patience, TASKS, at_once, difference, drop_after, fails_about, hostile_keys, identical, key,
+    must, numbered, ok, same, same_keys, settle, sorted,
 };
 use crate::{Backend, ErrorKind, Key, Optional, Outcome, Result, Storage, StorageStats};
 
@@ -66,21 +66,20 @@ fn assert_identical(what: &str, wanted: &Value, found: &Value) {
 }
 
 async fn missing<D: Documents<B>, B: Backend>(storage: Storage<B>) {
-    let (there, nowhere) = (key("there"), key("nowhere"));
-    fails("get from an empty storage", ErrorKind::NotFound, D::get(&storage, &nowhere).await);
-    fails("delete from an empty storage", ErrorKind::NotFound, D::delete(&storage, &nowhere).await);
+    let (there, nowhere) = (key("there"), key(CANARY[0]));
+    fails_about("get from an empty storage", ErrorKind::NotFound, &nowhere, D::get(&storage, &nowhere).await);
+    fails_about(
+        "delete from an empty storage",
+        ErrorKind::NotFound,
+        &nowhere,
+        D::delete(&storage, &nowhere).await,
+    );
     ok("set", D::set(&storage, &there, json!({})).await);
     for name in ["nowhere", "ther", "there.", "There", "t*", "there.json", "there/", "*"] {
-        fails(
-            format!("get of {name:?} beside \"there\""),
-            ErrorKind::NotFound,
-            D::get(&storage, &key(name)).await,
-        );
-        fails(
-            format!("delete of {name:?} beside \"there\""),
-            ErrorKind::NotFound,
-            D::delete(&storage, &key(name)).await,
-        );
+        let other = key(name);
+        let (get, delete) = (D::get(&storage, &other).await, D::delete(&storage, &other).await);
+        fails_about(format!("get of {name:?} beside \"there\""), ErrorKind::NotFound, &other, get);
+        fails_about(format!("delete of {name:?} beside \"there\""), ErrorKind::NotFound, &other, delete);
     }
     same(
         "optional() of a missing one",
@@ -93,8 +92,8 @@ async fn missing<D: Documents<B>, B: Backend>(storage: Storage<B>) {
         ok("optional", D::get(&storage, &there).await.optional()).is_some(),
     );
     ok("delete", D::delete(&storage, &there).await);
-    fails("get after delete", ErrorKind::NotFound, D::get(&storage, &there).await);
-    fails("delete after delete", ErrorKind::NotFound, D::delete(&storage, &there).await);
+    fails_about("get after delete", ErrorKind::NotFound, &there, D::get(&storage, &there).await);
+    fails_about("delete after delete", ErrorKind::NotFound, &there, D::delete(&storage, &there).await);
 }
 
 async fn equal<D: Documents<B>, B: Backend>(storage: Storage<B>) {
@@ -245,7 +244,7 @@ async fn deletes_at_once<D: Documents<B>, B: Backend>(storage: Storage<B>) {
     let (found, others): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
     same("how many deletes found it", 1, found.len());
     for other in others {
-        fails("delete after another one", ErrorKind::NotFound, other);
+        fails_about("delete after another one", ErrorKind::NotFound, &hot, other);
     }
 }
 

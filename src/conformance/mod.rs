@@ -61,7 +61,7 @@ pub use values::{
     CANARY, hostile_credentials, hostile_keys, hostile_values, identical, identical_fields, identical_records,
 };
 
-use crate::{BatchFailure, BatchReport, ErrorKind, Exportable, Key, Outcome, Record, Result, Storage};
+use crate::{BatchFailure, BatchReport, Error, ErrorKind, Exportable, Key, Outcome, Record, Result, Storage};
 
 /// How long the assertion of one bullet may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -113,6 +113,15 @@ fn fails<T>(what: impl AsRef<str>, wanted: ErrorKind, result: Result<T>) {
     }
 }
 
+/// The same for what is wrong with one record: the error has its key.
+#[track_caller]
+fn fails_about<T>(what: impl AsRef<str>, wanted: ErrorKind, key: &Key, result: Result<T>) {
+    let what = what.as_ref();
+    let named = result.as_ref().err().and_then(Error::key).cloned();
+    fails(what, wanted, result);
+    same(format!("{what}: the key of the error"), Some(key.as_str()), named.as_ref().map(Key::as_str));
+}
+
 /// Panics unless the failures are these, in this order, all of one kind.
 #[track_caller]
 fn fail_with(what: &str, wanted: ErrorKind, items: &[(usize, &Key)], failures: &[BatchFailure]) {
@@ -121,6 +130,8 @@ fn fail_with(what: &str, wanted: ErrorKind, items: &[(usize, &Key)], failures: &
     same(format!("{what}: the failures"), items, found);
     for failure in failures {
         assert!(failure.error.kind() == wanted, "{what}: a failure is not {wanted} but {:?}", failure.error);
+        let (wanted, found) = (Some(failure.key.as_str()), failure.error.key().map(Key::as_str));
+        same(format!("{what}: the key of a failure's error"), wanted, found);
     }
 }
 

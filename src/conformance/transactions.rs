@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Patience, at_once, configs::Configs, credentials::Credentials, documents::clear, fails,
+    Patience, at_once, configs::Configs, credentials::Credentials, documents::clear, fails, fails_about,
     hostile_credentials, hostile_keys, hostile_values, identical, identical_fields, key, must, ok, same,
     same_keys, settle,
 };
@@ -90,10 +90,15 @@ async fn add<T: Transaction>(transaction: &mut T, key: &Key, delta: i64) -> Resu
 
 async fn missing<B: Transactional + CredentialStore + ConfigStore>(storage: Storage<B>) {
     let (key, mut tx) = (key("no"), begin(&storage).await);
-    fails("get_credential of a missing one", ErrorKind::NotFound, tx.get_credential(&key).await);
-    fails("delete_credential of a missing one", ErrorKind::NotFound, tx.delete_credential(&key).await);
-    fails("get_config of a missing one", ErrorKind::NotFound, tx.get_config(&key).await);
-    fails("delete_config of a missing one", ErrorKind::NotFound, tx.delete_config(&key).await);
+    fails_about("get_credential of a missing one", ErrorKind::NotFound, &key, tx.get_credential(&key).await);
+    fails_about(
+        "delete_credential of a missing one",
+        ErrorKind::NotFound,
+        &key,
+        tx.delete_credential(&key).await,
+    );
+    fails_about("get_config of a missing one", ErrorKind::NotFound, &key, tx.get_config(&key).await);
+    fails_about("delete_config of a missing one", ErrorKind::NotFound, &key, tx.delete_config(&key).await);
     ok("set_config after NotFound", tx.set_config(&key, &config(json!(1))).await);
     ok("commit after NotFound", tx.commit().await);
     same("what it committed", Some(json!(1)), read(&storage, &key).await);
@@ -115,14 +120,21 @@ async fn own_writes<B: Transactional + CredentialStore + ConfigStore>(storage: S
         }
         ok("delete_config", tx.delete_config(key).await);
         ok("delete_credential", tx.delete_credential(key).await);
-        fails("get_config of one that it deleted", ErrorKind::NotFound, tx.get_config(key).await);
-        fails("get_credential of one that it deleted", ErrorKind::NotFound, tx.get_credential(key).await);
-        fails("delete_config of one that it deleted", ErrorKind::NotFound, tx.delete_config(key).await);
-        fails(
-            "delete_credential of one that it deleted",
+        fails_about("get_config of one that it deleted", ErrorKind::NotFound, key, tx.get_config(key).await);
+        fails_about(
+            "get_credential of one that it deleted",
             ErrorKind::NotFound,
-            tx.delete_credential(key).await,
+            key,
+            tx.get_credential(key).await,
         );
+        fails_about(
+            "delete_config of one that it deleted",
+            ErrorKind::NotFound,
+            key,
+            tx.delete_config(key).await,
+        );
+        let result = tx.delete_credential(key).await;
+        fails_about("delete_credential of one that it deleted", ErrorKind::NotFound, key, result);
     }
     ok("set_config after delete", tx.set_config(&new, &config(json!("again"))).await);
     ok("commit", tx.commit().await);
@@ -350,7 +362,7 @@ async fn both_make<B: Transactional + CredentialStore + ConfigStore>(storage: St
         let key = key(&format!("new {n}"));
         let (mut left, mut right) = (begin(&storage).await, begin(&storage).await);
         for tx in [&mut left, &mut right] {
-            fails("get_config of a missing one", ErrorKind::NotFound, tx.get_config(&key).await);
+            fails_about("get_config of a missing one", ErrorKind::NotFound, &key, tx.get_config(&key).await);
         }
         let won =
             both(at_once, finish(left, key.clone(), json!(0)), finish(right, key.clone(), json!(1))).await;

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::json;
 
 use super::{
-    Patience, TASKS, at_once, complete, drop_after, fail_with, fails, hostile_keys, key, must, numbered, ok,
-    same, same_keys, settle, sorted,
+    Patience, TASKS, at_once, complete, drop_after, fail_with, fails_about, hostile_keys, key, must,
+    numbered, ok, same, same_keys, settle, sorted,
 };
 use crate::{ErrorKind, Increment, Key, Optional, Outcome, Result, Storage, UsageRecord, UsageStore};
 
@@ -108,11 +108,8 @@ async fn overflow<B: UsageStore>(storage: Storage<B>) {
     for (end, beyond) in [(i64::MAX, 1), (i64::MAX, i64::MAX), (i64::MIN, -1), (i64::MIN, i64::MIN)] {
         add(&storage, "a", "count", end).await;
         for _ in 0..2 {
-            fails(
-                "an increment beyond i64",
-                ErrorKind::Overflow,
-                storage.increment_usage("a", "count", beyond).await,
-            );
+            let result = storage.increment_usage("a", "count", beyond).await;
+            fails_about("an increment beyond i64", ErrorKind::Overflow, &key("a"), result);
             same("the counter after Overflow", record([("count", end)]), get(&storage, "a").await);
         }
         let back = if end > 0 { -1 } else { 1 };
@@ -122,27 +119,25 @@ async fn overflow<B: UsageStore>(storage: Storage<B>) {
 }
 
 async fn missing<B: UsageStore>(storage: Storage<B>) {
-    fails("get from an empty storage", ErrorKind::NotFound, storage.get_usage("no").await);
-    fails("reset of an empty storage", ErrorKind::NotFound, storage.reset_usage("no").await);
+    fails_about("get from an empty storage", ErrorKind::NotFound, &key("no"), storage.get_usage("no").await);
+    fails_about(
+        "reset of an empty storage",
+        ErrorKind::NotFound,
+        &key("no"),
+        storage.reset_usage("no").await,
+    );
     add(&storage, "there", "requests", 1).await;
     for name in
         ["no", "ther", "there:requests", "There", "t*", "there.json", "there/requests", "requests", "*"]
     {
-        fails(
-            format!("get of {name:?} beside \"there\""),
-            ErrorKind::NotFound,
-            storage.get_usage(name).await,
-        );
-        fails(
-            format!("reset of {name:?} beside \"there\""),
-            ErrorKind::NotFound,
-            storage.reset_usage(name).await,
-        );
+        let (other, get, reset) = (key(name), storage.get_usage(name).await, storage.reset_usage(name).await);
+        fails_about(format!("get of {name:?} beside \"there\""), ErrorKind::NotFound, &other, get);
+        fails_about(format!("reset of {name:?} beside \"there\""), ErrorKind::NotFound, &other, reset);
     }
     same("optional() of a missing one", None, ok("optional", storage.get_usage("no").await.optional()));
     ok("reset", storage.reset_usage("there").await);
-    fails("get after reset", ErrorKind::NotFound, storage.get_usage("there").await);
-    fails("reset after reset", ErrorKind::NotFound, storage.reset_usage("there").await);
+    fails_about("get after reset", ErrorKind::NotFound, &key("there"), storage.get_usage("there").await);
+    fails_about("reset after reset", ErrorKind::NotFound, &key("there"), storage.reset_usage("there").await);
 }
 
 async fn resets<B: UsageStore>(storage: Storage<B>) {
@@ -309,7 +304,7 @@ async fn to_the_limit<B: UsageStore>(storage: Storage<B>) {
     let (fit, over): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
     same("how many fit", 10, fit.len());
     for result in over {
-        fails("an increment beyond i64", ErrorKind::Overflow, result);
+        fails_about("an increment beyond i64", ErrorKind::Overflow, &key("hot"), result);
     }
     same("the counter", record([("x", i64::MAX)]), get(&storage, "hot").await);
     clear(&storage).await;
@@ -348,7 +343,7 @@ async fn resets_at_once<B: UsageStore>(storage: Storage<B>) {
     let (found, others): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
     same("how many resets found it", 1, found.len());
     for other in others {
-        fails("reset after another one", ErrorKind::NotFound, other);
+        fails_about("reset after another one", ErrorKind::NotFound, &key("hot"), other);
     }
 }
 

@@ -44,7 +44,7 @@ impl BatchReport {
     pub(crate) fn of_deletes(ids: &[Key], was_there: impl Fn(&Key) -> bool) -> Self {
         let mut report = Self::default();
         for (index, id) in ids.iter().enumerate() {
-            let result = if was_there(id) { Ok(()) } else { Err(Error::not_found(Kind::Credential)) };
+            let result = if was_there(id) { Ok(()) } else { Err(Error::not_found(Kind::Credential, id)) };
             report.record(index, id, result);
         }
         report
@@ -104,7 +104,7 @@ impl Found {
                 None => found.failures.push(BatchFailure {
                     index,
                     key: id.clone(),
-                    error: Error::not_found(Kind::Credential),
+                    error: Error::not_found(Kind::Credential, id),
                 }),
             }
         }

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::SystemTime};
 
 use serde::{Serialize, Serializer};
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, codec::rfc3339_seconds};
 
 /// The kinds of records that have a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -76,7 +76,8 @@ impl Serialize for RevisionId {
 pub struct Revision {
     /// Its name.
     pub id: RevisionId,
-    /// When it was made, to the second, by the clock of whoever made it. As JSON in RFC 3339.
+    /// When it was made, to the second, by the clock of whoever made it; as the nearest time between the years 1970 and 9999.
+    /// As JSON in RFC 3339.
     #[serde(serialize_with = "time")]
     pub time: SystemTime,
     /// The name of whoever made it, as they gave it.
@@ -96,12 +97,27 @@ impl Revision {
 }
 
 fn time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&humantime::format_rfc3339_seconds(*time))
+    serializer.serialize_str(&rfc3339_seconds(*time))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn any_time_is_json() {
+        let (epoch, id) = (SystemTime::UNIX_EPOCH, RevisionId::from_bytes([0; 20]));
+        let late = Duration::from_secs(253_402_300_800);
+        for (time, text) in
+            [(epoch + late, "9999-12-31T23:59:59Z"), (epoch - Duration::from_secs(1), "1970-01-01T00:00:00Z")]
+        {
+            let revision = Revision::new(id, time, String::new(), String::new());
+            assert_eq!(serde_json::to_value(&revision).unwrap()["time"], text);
+            assert!(serde_json::to_string(&revision).unwrap().contains(text));
+        }
+    }
 
     #[test]
     fn ids_are_hexadecimal() {

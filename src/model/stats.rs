@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use crate::codec::rfc3339_millis;
+
 /// The state of a storage. Serializes to JSON under the field names that the Go module used.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -82,7 +84,7 @@ fn milliseconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Re
 }
 
 fn time<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    time.map(|time| humantime::format_rfc3339_millis(time).to_string()).serialize(serializer)
+    time.map(rfc3339_millis).serialize(serializer)
 }
 
 /// The state of a connection pool.

@@ -48,6 +48,8 @@ pub(crate) enum Fault {
     MissingUsageIsEmpty,
     ResetOfMissingIsOk,
     MissingIsAnotherError,
+    MissingHasNoKey,
+    FailuresHaveNoKey,
     NullIsMissing,
     // Deletes and batches
     SwallowsDelete,
@@ -199,6 +201,7 @@ impl Broken {
             Err(error) if error.kind() == ErrorKind::NotFound && self.has(MissingIsAnotherError) => {
                 Err(Error::new(ErrorKind::Unavailable, "no such file"))
             }
+            Err(error) if self.has(MissingHasNoKey) => Err(Error::new(error.kind(), "no such file")),
             other => other,
         }
     }
@@ -208,8 +211,8 @@ impl Broken {
     }
 }
 
-fn overflow() -> Error {
-    Error::new(ErrorKind::Overflow, "too much")
+fn overflow(key: &Key) -> Error {
+    Error::new(ErrorKind::Overflow, "too much").with_key(key)
 }
 
 impl Backend for Broken {
@@ -293,7 +296,11 @@ impl CredentialStore for Broken {
         let ids: Vec<Key> = ids.iter().map(|id| self.key(id)).collect();
         let mut found = self.memory.get_credentials(&ids).await?;
         if self.has(FailureIndexInChunk) {
-            found.failures.iter_mut().for_each(|failure| failure.index %= 100);
+            found.failures.iter_mut().for_each(|failure| failure.index %= 1_000);
+        }
+        if self.has(FailuresHaveNoKey) {
+            let error = Error::new(ErrorKind::NotFound, "no such file");
+            found.failures.iter_mut().for_each(|failure| failure.error = error.clone());
         }
         Ok(found)
     }
@@ -368,10 +375,10 @@ impl UsageStore for Broken {
             self.memory.import(&[record]).await?.complete().map(|_| count)
         };
         match self.fault {
-            LosesTenthIncrement if self.every(10) => before.checked_add(delta).ok_or_else(overflow),
+            LosesTenthIncrement if self.every(10) => before.checked_add(delta).ok_or_else(|| overflow(&key)),
             RacyIncrement => {
                 tokio::task::yield_now().await;
-                set(before.checked_add(delta).ok_or_else(overflow)?).await
+                set(before.checked_add(delta).ok_or_else(|| overflow(&key))?).await
             }
             CountsInFloats => {
                 let total = self.memory.increment_usage(&key, &field, delta).await?;
@@ -421,6 +428,7 @@ impl UsageStore for Broken {
         let before = self.memory.get_usage(key).await;
         match (self.memory.reset_usage(key).await, before) {
             (Err(error), _) if error.kind() == ErrorKind::NotFound && self.has(ResetOfMissingIsOk) => Ok(()),
+            (Err(error), _) if self.has(MissingHasNoKey) => Err(Error::new(error.kind(), "no such file")),
             (Ok(()), Ok(before)) if self.has(ResetLeavesAField) && before.len() > 2 => {
                 let (field, count) = before.into_iter().next_back().expect("more than two");
                 self.memory.increment_usage(key, &field, count).await.map(drop)

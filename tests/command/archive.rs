@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{Ended, Place, bare, ended};
+use crate::{Ended, Place, bare, ended, servers::output_of};
 
 impl Place {
     /// A store with a record of every kind, and two counters.
@@ -181,7 +181,7 @@ fn an_interrupted_export_has_no_end() {
     assert!(killed.success());
     let mut rest = Vec::new();
     std::io::Read::read_to_end(&mut held.stdout.take().unwrap(), &mut rest).unwrap();
-    assert_eq!(held.wait().unwrap().code(), Some(130));
+    assert_eq!(output_of(held).status.code(), Some(130));
     assert!(!String::from_utf8(rest).unwrap().contains("{\"end\":"), "an export that was cut off has no end");
 }
 

@@ -62,6 +62,27 @@ fn a_history_is_listed_shown_and_reverted() {
     assert_eq!(run(&place, &["history", "config", "never"]).code, Some(1));
 }
 
+/// Who makes a commit dates it as they like.
+#[test]
+fn a_date_that_can_not_be_written_ends_nothing() {
+    let place = with_a_remote();
+    ok(&place, &["config", "set", "a", "1"]);
+    let store = place.dir.path().join("store");
+    for (date, shown) in
+        [("@253402300800 +0000", "9999-12-31T23:59:59Z"), ("@253402300799 +0000", "9999-12-31T23:59:59Z")]
+    {
+        fs::write(store.join("config/a.json"), format!("\"{date}\"\n")).unwrap();
+        let mut git = Command::new("git");
+        git.args(["-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "--quiet", "-am", "late"]);
+        git.env("GIT_AUTHOR_DATE", date).env("GIT_COMMITTER_DATE", date).current_dir(&store);
+        assert!(git.status().unwrap().success());
+        for output in ["human", "json"] {
+            let told = ok(&place, &["history", "config", "a", "--output", output]);
+            assert!(told.contains(shown), "{told}");
+        }
+    }
+}
+
 #[test]
 fn what_did_not_reach_the_remote_is_told() {
     let place = with_a_remote();

@@ -24,6 +24,8 @@ use gateway_storage::{Credential, File, Key, Storage};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::servers::output_of;
+
 /// A directory for a store that does not exist yet.
 struct Place {
     dir: TempDir,
@@ -58,7 +60,8 @@ impl Place {
     }
 
     fn run(&self, line: &[&str]) -> Ended {
-        ended(self.command(line).output().unwrap())
+        let mut command = self.command(line);
+        ended(output_of(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()))
     }
 
     /// Runs what must succeed, and gives what it prints.
@@ -107,12 +110,12 @@ impl Place {
             .spawn()
             .unwrap();
         child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        ended(child.wait_with_output().unwrap())
+        ended(output_of(child))
     }
 }
 
 fn bare(line: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_storage"));
+    let mut command = servers::interruptible(env!("CARGO_BIN_EXE_storage"));
     command.args(line).env_remove("STORAGE_URL").env_remove("STORAGE_CONFIG").stdin(Stdio::null());
     command
 }
@@ -471,13 +474,13 @@ async fn a_reader_may_go() {
         let mut command = place.command(&["credential", "list", "--output", output]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
-        let ended = ended(child.wait_with_output().unwrap());
+        let ended = ended(output_of(child));
         assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
     }
 
     let mut child = place.command(&["credential", "get", "x"]).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stderr.take());
-    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(output_of(child).status.code(), Some(1));
 }
 
 #[cfg(target_os = "linux")]
@@ -500,11 +503,16 @@ fn an_interrupt_ends_it() {
 
     let place = Place::new();
     let mut command = place.command(&["credential", "set", "a", "-"]);
-    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let child = command.stdin(Stdio::piped()).spawn().unwrap();
+    // Until then it may ignore the signal.
+    let name = format!("/proc/{}/comm", child.id());
+    servers::until("it runs", || {
+        cfg!(not(target_os = "linux")) || fs::read_to_string(&name).unwrap() == "storage\n"
+    });
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     // Shells call this 130.
-    assert_eq!(child.wait().unwrap().signal(), Some(2));
+    assert_eq!(output_of(child).status.signal(), Some(2));
     assert!(!place.path().exists());
 }
 

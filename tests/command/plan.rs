@@ -231,3 +231,19 @@ fn a_bad_file_is_a_bad_line() {
     elsewhere.write(&first());
     elsewhere.fails(5, &line);
 }
+
+/// Its time is the year 10000: no store of ours wrote that.
+#[test]
+fn an_audit_entry_with_a_time_that_can_not_be_is_corrupt() {
+    let url = crate::servers::redis();
+    let (server, prefix) = url.split_once("?prefix=").unwrap();
+    let place = Place::new();
+    place.ok(&["--url", &url, "config", "set", "a", "1"]);
+    let mut raw = crate::servers::redis::Raw::to(server);
+    let entry = "253402300800000-0 key p action apply status committed micros 1 mutations 1";
+    raw.words(&format!("XADD {{{prefix}config}}:audit {entry}"));
+    for output in ["human", "json"] {
+        let error = place.fails(1, &["--url", &url, "--output", output, "plan", "audit"]);
+        assert!(error.contains("can't be read"), "{error}");
+    }
+}

@@ -4,7 +4,7 @@ use std::{fs, process::Stdio};
 
 use serde_json::Value;
 
-use crate::{Place, bare, ended, servers};
+use crate::{Place, bare, ended, servers, servers::output_of};
 
 #[test]
 fn urls() {
@@ -178,7 +178,7 @@ fn what_a_backend_can_not_do() {
     let mut child = place.command(&["cache", "set", "k", "-", "--ttl", "1s"]);
     let mut child = child.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let _open = child.stdin.take();
-    assert_eq!(child.wait().unwrap().code(), Some(6));
+    assert_eq!(output_of(child).status.code(), Some(6));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::{
     Ended, Place, bare, ended,
-    servers::{self, until},
+    servers::{self, output_of, until},
 };
 
 fn signal(child: &Child, name: &str) {
@@ -61,7 +61,7 @@ async fn an_export_that_is_ended_leaves_no_file() {
         let child = place.begin(&url, &["export", "a"]);
         until("it is written", || !place.asides().is_empty());
         signals.iter().for_each(|name| signal(&child, name));
-        let ended = ended(child.wait_with_output().unwrap());
+        let ended = ended(output_of(child));
         assert_eq!((ended.code, ended.out.as_str()), (Some(130), ""), "{signals:?}: {}", ended.err);
         assert_eq!(place.asides(), [""; 0], "{signals:?}");
         assert!(!place.dir.path().join("a").exists());
@@ -79,7 +79,7 @@ fn the_second_signal_ends_it_at_once() {
     // Two at once are one.
     sleep(Duration::from_millis(500));
     signal(&child, "-INT");
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(output_of(child).status.code(), Some(130));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,12 +89,12 @@ async fn what_is_told_to_outlive_its_terminal_does() {
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' HUP; exec \"$0\" export a", env!("CARGO_BIN_EXE_storage")]);
     command.env("STORAGE_URL", url).current_dir(place.dir.path()).stdout(Stdio::null());
-    let mut child = command.process_group(0).spawn().unwrap();
+    let child = command.process_group(0).spawn().unwrap();
     until("it is written", || !place.asides().is_empty());
     signal(&child, "-HUP");
     sleep(Duration::from_millis(300));
     drop(client);
-    assert!(child.wait().unwrap().success());
+    assert!(output_of(child).status.success());
     assert!(place.dir.path().join("a").exists());
 }
 
@@ -158,7 +158,7 @@ fn a_reader_of_an_export_may_go() {
     for format in ["ndjson", "go"] {
         let mut child = place.begin(&place.url(), &["export", "--format", format]);
         child.stdout.take().unwrap().read_exact(&mut [0; 10]).unwrap();
-        let ended = ended(child.wait_with_output().unwrap());
+        let ended = ended(output_of(child));
         assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{format}");
     }
 }
@@ -181,7 +181,7 @@ async fn an_interrupt_does_not_wait_for_records() {
         sleep(Duration::from_secs(1));
         signal(&child, "-INT");
         until("it ends", || child.try_wait().unwrap().is_some());
-        let ended = ended(child.wait_with_output().unwrap());
+        let ended = ended(output_of(child));
         assert_eq!(ended.code, Some(130), "{line:?}");
         assert!(ended.err.starts_with("error: interrupted\n"), "{line:?}: {}", ended.err);
     }
@@ -206,7 +206,7 @@ fn an_interrupt_does_not_wait_for_a_store() {
         // It listens by then, or does not yet and is ended all the same.
         sleep(Duration::from_millis(700));
         signal(&child, "-INT");
-        let status = child.wait_with_output().unwrap().status;
+        let status = output_of(child).status;
         let by_signal = std::os::unix::process::ExitStatusExt::signal(&status) == Some(2);
         assert!(by_signal || status.code() == Some(130), "{line:?}: {status}");
     }

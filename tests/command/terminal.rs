@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Place, ended, servers};
+use crate::{Place, ended, servers, servers::output_of};
 
 impl Place {
     /// What a command draws on a terminal of so many columns.
@@ -70,7 +70,7 @@ fn what_is_tried_again_is_told_to_who_asked() {
     server.kill();
     sleep(Duration::from_secs(1));
     server.restart();
-    let ended = ended(copy.wait_with_output().unwrap());
+    let ended = ended(output_of(copy));
     assert_eq!(ended.code, Some(0), "{}", ended.err);
     assert!(ended.err.contains("note: ") && ended.err.contains("; trying again in "), "{}", ended.err);
 }

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{Place, ended};
+use crate::{Place, ended, servers::output_of};
 
 impl Place {
     /// A store with a record of each kind.
@@ -181,7 +181,7 @@ fn what_is_copied_is_told_although_the_comparison_fails() {
     // Such a small file is read as a whole long before the last record is written.
     sleep(Duration::from_millis(700));
     fs::write(place.dir.path().join("a"), "no export any more").unwrap();
-    let ended = ended(child.wait_with_output().unwrap());
+    let ended = ended(output_of(child));
     let report: Value = serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{}", ended.err));
     assert_eq!((&report["total"]["written"], &report["complete"]), (&json!(121), &json!(true)));
     let error: Value = serde_json::from_str(&ended.err).unwrap();
@@ -262,7 +262,7 @@ fn interrupted_it_saves_its_place_and_goes_on() {
         sleep(Duration::from_millis(1500));
         let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
         assert!(sent.success());
-        let stopped = ended(child.wait_with_output().unwrap());
+        let stopped = ended(output_of(child));
         assert_eq!(stopped.code, Some(130), "{}", stopped.err);
         assert!(begun.elapsed() < Duration::from_secs(4), "it ends at once, and not when all is copied");
         let report: Value = serde_json::from_str(&stopped.out).unwrap();

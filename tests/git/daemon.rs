@@ -1,9 +1,15 @@
 //! A server of git's own: remotes over a network.
 
 use std::{
-    net::{TcpListener, TcpStream},
+    io,
+    net::{Shutdown, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
@@ -38,7 +44,7 @@ impl Daemon {
                 if TcpStream::connect(("127.0.0.1", port)).is_ok() {
                     return daemon;
                 }
-                std::thread::sleep(Duration::from_millis(10));
+                thread::sleep(Duration::from_millis(10));
             }
         }
     }
@@ -52,5 +58,59 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+}
+
+/// A relay before a server: while it is silent it takes connections, and nothing passes on those for as long as it likes.
+pub(crate) struct Relay {
+    port: u16,
+    server: u16,
+    is_silent: Arc<AtomicBool>,
+    held: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Relay {
+    pub(crate) fn start(daemon: &Daemon) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (port, server) = (listener.local_addr().unwrap().port(), daemon.port);
+        let relay = Self { port, server, is_silent: Arc::default(), held: Arc::default() };
+        let (is_silent, held) = (relay.is_silent.clone(), relay.held.clone());
+        // Until the test's process ends.
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                match is_silent.load(Ordering::SeqCst) {
+                    true => held.lock().unwrap().push(client),
+                    false => pass(client, server),
+                }
+            }
+        });
+        relay
+    }
+
+    pub(crate) fn url(&self, name: &str) -> String {
+        format!("git://127.0.0.1:{}/{name}", self.port)
+    }
+
+    /// For connections that are made from now on.
+    pub(crate) fn silence(&self, is_silent: bool) {
+        self.is_silent.store(is_silent, Ordering::SeqCst);
+    }
+
+    /// Lets pass what was held, too. Says how many connections that are.
+    pub(crate) fn release(&self) -> usize {
+        let held = std::mem::take(&mut *self.held.lock().unwrap());
+        held.into_iter().map(|client| pass(client, self.server)).count()
+    }
+}
+
+fn pass(client: TcpStream, server: u16) {
+    let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
+    let ways = [(&client, &server), (&server, &client)].map(|(from, to)| (from.try_clone(), to.try_clone()));
+    for (from, to) in ways {
+        let (mut from, mut to) = (from.unwrap(), to.unwrap());
+        thread::spawn(move || {
+            drop(io::copy(&mut from, &mut to));
+            drop(to.shutdown(Shutdown::Write));
+        });
     }
 }

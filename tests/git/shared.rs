@@ -1,12 +1,16 @@
 //! Clones of one remote, in turn and at once.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 
 use gateway_storage::{ErrorKind, Git, GitConfig, GitSync, Key, Outcome, Storage};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::{bare, clone_of, commits, daemon::Daemon, git, is_clean};
+use crate::{
+    bare, clone_of, commits,
+    daemon::{Daemon, Relay},
+    git, is_clean,
+};
 
 pub(crate) struct Clones {
     /// None: the remote is a directory for all.
@@ -19,6 +23,25 @@ impl Clones {
         let base = TempDir::new().unwrap();
         bare(&base.path().join("remote.git"));
         Self { daemon: None, base }
+    }
+
+    /// A relay before the remote.
+    pub(crate) fn relay(&self) -> Relay {
+        Relay::start(self.daemon.as_ref().unwrap())
+    }
+
+    /// Has this done at the remote before it takes commits.
+    pub(crate) fn hook(&self, script: &str) -> PathBuf {
+        let hook = self.at("remote.git/hooks/pre-receive");
+        fs::create_dir_all(hook.parent().unwrap()).unwrap();
+        fs::write(&hook, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+        hook
+    }
+
+    /// How many commits the remote has.
+    pub(crate) fn there(&self) -> usize {
+        git(&self.at("remote.git"), &["rev-list", "--count", "main"]).trim().parse().unwrap()
     }
 
     /// The remote is reached over a network.

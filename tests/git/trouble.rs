@@ -1,8 +1,8 @@
 //! What is wrong with the remote stops neither a start nor a write.
 
-use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+use std::{fs, time::Duration};
 
-use gateway_storage::{ErrorKind, Git, GitSync, Storage, Versioned};
+use gateway_storage::{ErrorKind, Git, GitSync, Outcome, Storage, Versioned};
 use serde_json::json;
 
 use crate::{
@@ -93,10 +93,7 @@ async fn what_a_server_refuses_is_kept_and_told() {
     let clones = Clones::served();
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();
-    let hook = clones.at("remote.git/hooks/pre-receive");
-    fs::create_dir_all(hook.parent().unwrap()).unwrap();
-    fs::write(&hook, "#!/bin/sh\nexit 1\n").unwrap();
-    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let hook = clones.hook("exit 1");
     one.set_config("b", json!(1)).await.unwrap();
     assert_eq!(one.backend().push().await.unwrap_err().kind(), ErrorKind::Denied);
     let backend = one.backend().clone();
@@ -144,4 +141,162 @@ async fn a_remote_that_never_answers_does_not_stop_a_write() {
     let warning = stats.details["warnings"][0].as_str().unwrap();
     assert!(warning.contains("did not answer in time") && warning.contains("`remote_timeout`"), "{warning}");
     one.close().await.unwrap();
+}
+
+/// How often the hook was asked.
+fn asked(clones: &Clones) -> usize {
+    fs::read_to_string(clones.at("asked")).map_or(0, |text| text.lines().count())
+}
+
+#[tokio::test]
+async fn a_remote_that_takes_no_commit_is_asked_once_an_interval() {
+    let clones = Clones::served();
+    let log = clones.at("asked");
+    let one = clones.open("one").await;
+    one.set_config("a", json!(1)).await.unwrap();
+    let script = "echo x >> ASKED; printf 'no \\033[31mcommits' >&2; exit 1";
+    let hook = clones.hook(&script.replace("ASKED", log.to_str().unwrap()));
+    one.set_config("b", json!(0)).await.unwrap();
+    let known = asked(&clones);
+    assert!(known > 1, "one refusal may be a race");
+    for step in 1..12 {
+        one.set_config("b", json!(step)).await.unwrap();
+    }
+    assert_eq!(asked(&clones), known, "the interval is an hour");
+    // The remote's own words are for who asks, and in no error.
+    let error = one.backend().push().await.unwrap_err();
+    assert_eq!((error.kind(), asked(&clones)), (ErrorKind::Denied, known + 1));
+    assert!(!format!("{error:?}").contains("no "), "{error:?}");
+    // What others send still comes.
+    one.backend().pull().await.unwrap();
+    let stats = one.stats().await.unwrap();
+    assert_eq!(stats.details["remote_said"], "no [31mcommits pre-receive hook declined");
+    assert!(stats.details["warnings"][0].as_str().unwrap().contains("may be protected"));
+    one.set_config("b", json!(12)).await.unwrap();
+    assert_eq!(asked(&clones), known + 1);
+
+    fs::remove_file(hook).unwrap();
+    one.backend().push().await.unwrap();
+    let stats = one.stats().await.unwrap();
+    assert_eq!((&stats.details["warnings"], stats.details.get("remote_said")), (&json!([]), None));
+    one.set_config("c", json!(1)).await.unwrap();
+    assert_eq!(clones.there(), 15, "it is sent again with each write");
+    one.close().await.unwrap();
+    clones.are_in_order(&["one"]);
+}
+
+#[tokio::test]
+async fn a_remote_that_takes_no_commit_is_asked_again() {
+    let clones = Clones::served();
+    let mut config = clones.config("one");
+    config.interval = Duration::from_millis(1500);
+    config.push = GitSync::Interval;
+    let one = Storage::<Git>::open(config).await.unwrap();
+    let log = clones.at("asked");
+    let hook = clones.hook(&format!("echo x >> {}; exit 1", log.display()));
+    one.set_config("a", json!(1)).await.unwrap();
+    // In the background it is known after some refusals, too.
+    let mut waited = 0;
+    while asked(&clones) < 5 || one.stats().await.unwrap().details["warnings"] == json!([]) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        waited += 1;
+        assert!(waited < 600, "it is never told: {:?}", one.stats().await.unwrap());
+    }
+    fs::remove_file(hook).unwrap();
+    while one.stats().await.unwrap().details["ahead"] != json!(0) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        waited += 1;
+        assert!(waited < 1200, "it is never sent: {:?}", one.stats().await.unwrap());
+    }
+    one.close().await.unwrap();
+    clones.are_in_order(&["one"]);
+}
+
+/// A push that is late may arrive, so a write that fails here is not known to be gone.
+#[tokio::test]
+async fn what_may_have_been_sent_is_unknown() {
+    let clones = Clones::served();
+    let mut config = clones.config("one");
+    config.remote_timeout = Duration::from_secs(1);
+    let one = Storage::<Git>::open(config).await.unwrap();
+    one.set_config("a", json!(1)).await.unwrap();
+    clones.hook("sleep 3");
+    fs::write(clones.at("one/.git/refs/heads/main.lock"), "").unwrap();
+    let error = one.set_config("b", json!(2)).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Busy, Outcome::Unknown));
+    fs::remove_file(clones.at("one/.git/refs/heads/main.lock")).unwrap();
+    let mut waited = 0;
+    while clones.there() < 2 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        waited += 1;
+        assert!(waited < 600, "the push was on its way");
+    }
+    one.backend().pull().await.unwrap();
+    assert_eq!(value(&one, "b").await, json!(2));
+    one.close().await.unwrap();
+    clones.are_in_order(&["one"]);
+}
+
+#[tokio::test]
+async fn a_remote_that_was_silent_is_used_again() {
+    let clones = Clones::served();
+    let relay = clones.relay();
+    let mut config = clones.config("one");
+    config.remote = Some(relay.url("remote.git"));
+    config.remote_timeout = Duration::from_secs(1);
+    let one = Storage::<Git>::open(config).await.unwrap();
+    one.set_config("a", json!(1)).await.unwrap();
+    relay.silence(true);
+    // The connection that it waits on stays silent for ever.
+    one.set_config("b", json!(1)).await.unwrap();
+    assert_eq!(one.backend().pull().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    relay.silence(false);
+    one.backend().pull().await.unwrap();
+    one.set_config("c", json!(1)).await.unwrap();
+    assert_eq!(clones.there(), 3);
+    one.close().await.unwrap();
+    clones.are_in_order(&["one"]);
+}
+
+#[tokio::test]
+async fn the_first_write_after_a_silence_is_sent() {
+    let clones = Clones::served();
+    let relay = clones.relay();
+    let mut config = clones.config("one");
+    config.remote = Some(relay.url("remote.git"));
+    (config.remote_timeout, config.interval) = (Duration::from_millis(700), Duration::from_millis(100));
+    // Nothing is done in the background.
+    config.pull = GitSync::Manual;
+    let one = Storage::<Git>::open(config).await.unwrap();
+    one.set_config("a", json!(1)).await.unwrap();
+    relay.silence(true);
+    one.set_config("b", json!(1)).await.unwrap();
+    assert_eq!(clones.there(), 1);
+    relay.silence(false);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    one.set_config("c", json!(1)).await.unwrap();
+    assert_eq!(clones.there(), 3);
+    one.close().await.unwrap();
+}
+
+/// What nobody waits for any more is not carried out once the remote is back.
+#[tokio::test]
+async fn a_push_that_was_given_up_is_not_sent() {
+    let clones = Clones::served();
+    let relay = clones.relay();
+    let mut config = clones.config("one");
+    config.remote = Some(relay.url("remote.git"));
+    config.remote_timeout = Duration::from_millis(500);
+    let one = Storage::<Git>::open(config).await.unwrap();
+    one.set_config("a", json!(1)).await.unwrap();
+    relay.silence(true);
+    fs::write(clones.at("one/.git/refs/heads/main.lock"), "").unwrap();
+    let error = one.set_config("b", json!(2)).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Busy, Outcome::NotApplied));
+    fs::remove_file(clones.at("one/.git/refs/heads/main.lock")).unwrap();
+    one.set_config("c", json!(1)).await.unwrap();
+    one.close().await.unwrap();
+    assert!(relay.release() > 0);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(clones.there(), 1);
 }

@@ -13,7 +13,10 @@ use gateway_storage::{Exportable, File, Open, Storage};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::records::{config, configs, digest, of, usage};
+use crate::{
+    records::{config, configs, digest, of, usage},
+    servers::output_of,
+};
 
 /// How often a copy is killed, unless somebody wants more.
 const KILLS: u32 = 6;
@@ -80,7 +83,7 @@ fn kills<B: Open + Exportable>(url: impl Fn(&Path, u32) -> String) {
     let kills = std::env::var("MIGRATE_KILLS").map_or(KILLS, |text| text.parse().unwrap());
     let undisturbed = url(stores.dir.path(), 0);
     runtime.block_on(prepare::<B>(&undisturbed));
-    let ended = stores.command(&undisturbed, false).output().unwrap();
+    let ended = output_of(stores.command(&undisturbed, false).spawn().unwrap());
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     let wanted = runtime.block_on(digest_of::<B>(&undisturbed));
 
@@ -98,7 +101,7 @@ fn kills<B: Open + Exportable>(url: impl Fn(&Path, u32) -> String) {
                 child.kill().unwrap();
             }
             tries += 1;
-            let ended = child.wait_with_output().unwrap();
+            let ended = output_of(child);
             if ended.status.success() {
                 break serde_json::from_slice(&ended.stdout).unwrap();
             }
@@ -134,8 +137,8 @@ fn another_database_is_another_target() {
         let mut child = begin(&database(0), &[&["--rate", "500"], checkpoint].concat());
         sleep(Duration::from_millis(1000));
         child.kill().unwrap();
-        child.wait().unwrap();
-        let ended = begin(&database(1), &[&["--resume"], checkpoint].concat()).wait_with_output().unwrap();
+        output_of(child);
+        let ended = output_of(begin(&database(1), &[&["--resume"], checkpoint].concat()));
         let said = String::from_utf8_lossy(&ended.stderr);
         if checkpoint.is_empty() {
             let report: Value = serde_json::from_slice(&ended.stdout).unwrap_or_else(|_| panic!("{said}"));

@@ -7,7 +7,7 @@ mod faults;
 mod kills;
 mod pairs;
 mod records;
-#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "cli", feature = "mongodb", feature = "postgres", feature = "redis"))]
 #[path = "../servers/mod.rs"]
 mod servers;
 mod verifies;

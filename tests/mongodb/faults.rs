@@ -17,6 +17,7 @@ use crate::{
     servers::{
         load::Load,
         mongodb::{ReplicaSet, Server},
+        proxy::Proxy,
     },
 };
 
@@ -197,5 +198,38 @@ async fn a_server_that_is_alone_deletes_right_after_a_resize() -> Result {
         storage.resize_pool(size).await?;
         storage.delete_credentials(&[key("a")]).await?.complete()?;
     }
+    storage.close().await
+}
+
+#[tokio::test]
+async fn writes_that_hang_give_their_turns_back() -> Result {
+    let server = Server::start(&[]);
+    let proxy = Proxy::start(server.addr()).await;
+    // With this heartbeat the driver takes half a minute to see that a server is silent.
+    let url = format!(
+        "mongodb://{}/hung?maxPoolSize=2&deadline=300ms&connectTimeoutMS=20000&serverSelectionTimeoutMS=200",
+        proxy.addr
+    );
+    let storage = open(&url).await;
+    storage.set_config("a", json!(0)).await?;
+    let hanging = || async {
+        let error = storage.set_config("a", json!(1)).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown), "{error:?}");
+    };
+    drop(tokio::join!(storage.get_config("a"), storage.get_config("a")));
+    proxy.fall_silent();
+    let begun = Instant::now();
+    tokio::join!(hanging(), hanging());
+    let error = storage.get_config("a").await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.outcome()),
+        (ErrorKind::Timeout, Outcome::NotApplied),
+        "no turn: {error:?}"
+    );
+    // On new connections everything passes.
+    while let Err(error) = storage.get_config("a").await {
+        assert!(begun.elapsed() < Duration::from_secs(15), "the turns are not given back: {error:?}");
+    }
+    assert!(begun.elapsed() > Duration::from_secs(4), "it was no turn that was missing");
     storage.close().await
 }

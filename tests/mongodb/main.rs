@@ -5,7 +5,9 @@ mod calls;
 mod faults;
 mod layout;
 mod login;
+mod plans;
 mod pool;
+mod router;
 #[path = "../servers/mod.rs"]
 mod servers;
 mod transactions;

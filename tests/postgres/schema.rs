@@ -94,7 +94,7 @@ async fn ten_processes_open_an_empty_database_at_once() {
         })
         .collect();
     for process in started {
-        let ended = process.wait_with_output().unwrap();
+        let ended = servers::output_of(process);
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     }
     let storage = open(&url).await;

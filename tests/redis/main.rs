@@ -1,14 +1,19 @@
 //! What only Redis has: its layout, its round trips, its server's death.
 #![cfg(feature = "redis")]
 
+mod acl;
 mod calls;
+mod connections;
 mod durability;
 mod faults;
+mod health;
 mod layout;
 mod login;
 #[path = "../servers/mod.rs"]
 mod servers;
 mod topology;
+#[path = "../workload/mod.rs"]
+mod workload;
 
 use std::{
     collections::BTreeMap,

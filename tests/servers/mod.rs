@@ -3,8 +3,12 @@
 
 use std::{
     net::TcpListener,
-    process,
-    sync::atomic::{AtomicU32, Ordering},
+    process::{self, Child, Command, Output},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc::channel,
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -18,10 +22,12 @@ pub(crate) mod load;
 pub(crate) mod mongodb;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "mongodb", feature = "redis"))]
 pub(crate) mod proxy;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+#[cfg(feature = "mongodb")]
+pub(crate) mod router;
 #[cfg(any(feature = "mongodb", feature = "postgres"))]
 pub(crate) mod transactions;
 
@@ -34,8 +40,31 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Waits for a process to end, and gives what it said. One that does not end is killed, and fails the test.
+#[track_caller]
+pub(crate) fn output_of(child: Child) -> Output {
+    let (id, (told, heard)) = (child.id().to_string(), channel());
+    thread::spawn(move || told.send(child.wait_with_output()));
+    if let Ok(output) = heard.recv_timeout(Duration::from_secs(300)) {
+        return output.unwrap();
+    }
+    drop(Command::new("kill").args(["-KILL", &id]).status());
+    panic!("a process does not end: {:?}", heard.recv_timeout(Duration::from_secs(10)));
+}
+
+/// A program that starts with signals as a person's shell has them: what a script runs in the background ignores SIGINT,
+/// and so does what that starts.
+pub(crate) fn interruptible(program: &str) -> Command {
+    if cfg!(not(target_os = "linux")) {
+        return Command::new(program);
+    }
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT,TERM,HUP,QUIT", program]);
+    command
 }
 
 /// What no other test's keys begin with.

@@ -1,4 +1,4 @@
-//! A relay between a store and its server that can cut connections, fall silent, and be slow to connect.
+//! A relay between a store and its server that can cut connections, fall silent, be slow to connect and slow to carry.
 
 use std::{
     sync::{
@@ -9,18 +9,46 @@ use std::{
 };
 
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Notify, mpsc},
     task::AbortHandle,
+    time::Instant,
 };
 
 #[derive(Clone)]
 pub(crate) struct Proxy {
     pub(crate) addr: String,
-    connections: Arc<Mutex<Vec<AbortHandle>>>,
+    server: Arc<Mutex<String>>,
+    connections: Arc<Mutex<Vec<(AbortHandle, Arc<AtomicU64>)>>>,
     silence: Arc<Notify>,
     delay: Arc<AtomicU64>,
+}
+
+/// Carries what comes, each part a while after it came.
+async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, latency: &AtomicU64) {
+    let (came, mut due) = mpsc::unbounded_channel();
+    let take = async move {
+        let mut part = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = from.read(&mut part).await {
+            let at = Instant::now() + Duration::from_millis(latency.load(Ordering::SeqCst));
+            if came.send((at, part[..length].to_vec())).is_err() {
+                break;
+            }
+        }
+    };
+    let give = async move {
+        while let Some((at, part)) = due.recv().await {
+            if at > Instant::now() {
+                tokio::time::sleep_until(at).await;
+            }
+            if to.write_all(&part).await.is_err() {
+                break;
+            }
+        }
+        drop(to.shutdown().await);
+    };
+    tokio::join!(take, give);
 }
 
 impl Proxy {
@@ -28,6 +56,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self {
             addr: listener.local_addr().unwrap().to_string(),
+            server: Arc::new(Mutex::new(server)),
             connections: Arc::default(),
             silence: Arc::default(),
             delay: Arc::default(),
@@ -35,18 +64,28 @@ impl Proxy {
         let relay = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let connection = tokio::spawn(relay.clone().relay(client, server.clone()));
-                relay.connections.lock().unwrap().push(connection.abort_handle());
+                let latency = Arc::new(AtomicU64::new(0));
+                let connection = tokio::spawn(relay.clone().relay(client, latency.clone()));
+                relay.connections.lock().unwrap().push((connection.abort_handle(), latency));
             }
         });
         proxy
     }
 
-    async fn relay(self, mut client: TcpStream, server: String) {
+    async fn relay(self, client: TcpStream, latency: Arc<AtomicU64>) {
         tokio::time::sleep(Duration::from_millis(self.delay.load(Ordering::SeqCst))).await;
-        let Ok(mut server) = TcpStream::connect(server).await else { return };
+        let server = self.server.lock().unwrap().clone();
+        let Ok(server) = TcpStream::connect(server).await else { return };
+        let ((client_reads, client_writes), (server_reads, server_writes)) =
+            (client.into_split(), server.into_split());
+        let mut both = std::pin::pin!(async {
+            tokio::join!(
+                carry(client_reads, server_writes, &latency),
+                carry(server_reads, client_writes, &latency)
+            )
+        });
         tokio::select! {
-            _ = copy_bidirectional(&mut client, &mut server) => {}
+            _ = &mut both => {}
             // Both ends stay open.
             () = self.silence.notified() => std::future::pending().await,
         }
@@ -55,17 +94,29 @@ impl Proxy {
     /// Cuts the oldest connection, whatever is on its way. Says how many were cut.
     pub(crate) fn cut_one(&self) -> usize {
         let mut connections = self.connections.lock().unwrap();
-        connections.retain(|relay| !relay.is_finished());
+        connections.retain(|(relay, _)| !relay.is_finished());
         if connections.is_empty() {
             return 0;
         }
-        connections.remove(0).abort();
+        connections.remove(0).0.abort();
         1
+    }
+
+    /// Where new connections lead.
+    pub(crate) fn lead_to(&self, server: String) {
+        *self.server.lock().unwrap() = server;
     }
 
     /// Nothing passes any more on the connections that there are.
     pub(crate) fn fall_silent(&self) {
         self.silence.notify_waiters();
+    }
+
+    /// How long everything takes, each way, on the connections that there are.
+    pub(crate) fn delay_replies(&self, delay: Duration) {
+        for (_, latency) in &*self.connections.lock().unwrap() {
+            latency.store(delay.as_millis() as u64, Ordering::SeqCst);
+        }
     }
 
     /// How long a new connection waits before anything passes.

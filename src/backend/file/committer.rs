@@ -31,8 +31,8 @@ const GROUP: usize = 1024;
 /// The committer's handle: the only way to change the store.
 pub(super) struct Committer {
     queue: mpsc::Sender<Message>,
-    /// Closes when the thread has released the store.
-    released: watch::Receiver<()>,
+    /// How the store was released, once it is.
+    released: watch::Receiver<Option<Result<()>>>,
     /// After the queue, whose end ends it.
     _thread: Joined,
 }
@@ -40,19 +40,19 @@ pub(super) struct Committer {
 enum Message {
     Write(Box<dyn Write>),
     Compact(oneshot::Sender<Result<()>>),
-    Close(oneshot::Sender<Result<()>>),
+    Close,
 }
 
 impl Committer {
     pub(super) fn start(engine: Engine, state: Arc<ArcSwap<State>>) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
-        let (releasing, released) = watch::channel(());
+        let (releasing, released) = watch::channel(None);
         let worker = Worker { engine, state, failed: None };
         let thread = thread::Builder::new()
             .name("gateway-storage-file".into())
             .spawn(move || {
-                worker.run(messages);
-                drop(releasing);
+                let closed = worker.run(messages);
+                releasing.send_replace(Some(closed));
             })
             .map_err(|error| {
                 Error::new(ErrorKind::Unavailable, "the committer thread can't be started").with_source(error)
@@ -98,15 +98,14 @@ impl Committer {
         }
     }
 
-    /// Finishes what is queued and releases the store. Returns once it is released, whoever closed it.
+    /// Finishes what is queued and releases the store. Returns once it is released; every caller gets the same result.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
         let closed = async {
-            let (reply, answer) = oneshot::channel();
-            let closed = self.ask(Message::Close(reply), answer).await;
+            // The queue is closed already if another call came first.
+            drop(self.queue.send(Message::Close).await);
             let mut released = self.released.clone();
-            while released.changed().await.is_ok() {}
-            // Nobody answers whoever was not the first.
-            closed.unwrap_or(Ok(()))
+            let closed = released.wait_for(Option::is_some).await.ok().and_then(|closed| closed.clone());
+            closed.unwrap_or_else(|| Err(abandoned()))
         };
         tokio::time::timeout(deadline, closed).await.unwrap_or_else(|_| Err(unanswered()))
     }
@@ -168,13 +167,12 @@ impl<T: Send, F: FnOnce(&mut Draft) -> Result<T> + Send> Write for Pending<T, F>
 struct Worker {
     engine: Engine,
     state: Arc<ArcSwap<State>>,
-    /// The error of the first commit that failed: nobody knows what is on the disk since.
+    /// The error of the first commit that failed: what is on the disk since is not known.
     failed: Option<Error>,
 }
 
 impl Worker {
-    fn run(mut self, mut messages: mpsc::Receiver<Message>) {
-        let mut closing: Option<oneshot::Sender<Result<()>>> = None;
+    fn run(mut self, mut messages: mpsc::Receiver<Message>) -> Result<()> {
         while let Some(first) = messages.blocking_recv() {
             let mut group = Vec::new();
             let mut next = Some(first);
@@ -185,11 +183,8 @@ impl Worker {
                         self.commit(std::mem::take(&mut group));
                         drop(reply.send(self.compact()));
                     }
-                    Message::Close(reply) => {
-                        // What is queued is finished; what comes later is refused.
-                        messages.close();
-                        closing.get_or_insert(reply);
-                    }
+                    // What is queued is finished; what comes later is refused.
+                    Message::Close => messages.close(),
                 }
                 next = if group.len() < GROUP { messages.try_recv().ok() } else { None };
             }
@@ -198,10 +193,7 @@ impl Worker {
         self.state.store(Arc::new(State::closed()));
         let closed = guarded(|| self.engine.close());
         // After a failed write the engine can't close in order; who made that write knows, and the rest is on disk.
-        let closed = if self.failed.is_some() { Ok(()) } else { closed };
-        if let Some(reply) = closing {
-            drop(reply.send(closed));
-        }
+        if self.failed.is_some() { Ok(()) } else { closed }
     }
 
     /// Applies a group of writes, makes them durable, publishes them, and answers each.
@@ -214,13 +206,19 @@ impl Worker {
             group.retain_mut(|write| write.apply(&mut draft));
             Ok(())
         });
+        // The draft is dropped, and the disk is as it was: the store goes on.
+        if let Err(error) = applied {
+            let error = Err(error.with_outcome(Outcome::NotApplied));
+            group.into_iter().for_each(|write| write.answer(&error));
+            return;
+        }
         let (state, writes) = draft.into_parts();
         let committed = match &self.failed {
             Some(first) => Err(refused(first)),
-            None if applied.is_ok() && writes.is_empty() => Ok(()),
-            None => applied.and_then(|()| guarded(|| self.engine.commit(&writes))),
+            None if writes.is_empty() => self.engine.check(),
+            None => guarded(|| self.engine.commit(&writes)),
         };
-        // Whatever it was, it won't go away by itself.
+        // It won't go away by itself.
         let committed = committed.map_err(|error| error.with_retryable(false));
         match &committed {
             Ok(()) if !writes.is_empty() => self.state.store(Arc::new(state)),

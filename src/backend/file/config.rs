@@ -7,7 +7,7 @@ use crate::{ConfigStore, ConfigValue, Error, Key, Result, codec::encode_config, 
 
 impl ConfigStore for File {
     async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
-        self.state()?.configs.get(key).cloned().ok_or_else(|| Error::not_found(Kind::Config))
+        self.state()?.configs.get(key).cloned().ok_or_else(|| Error::not_found(Kind::Config, key))
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {

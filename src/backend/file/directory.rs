@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -21,6 +21,8 @@ pub(super) struct Directory {
     path: PathBuf,
     handle: File,
     has_store: bool,
+    /// Device and inode of the store's file that is open.
+    opened: Option<(u64, u64)>,
 }
 
 impl Directory {
@@ -50,7 +52,7 @@ impl Directory {
         let has_store = look_around(&path, create)?;
         // Who made the store may have died before its name was on disk.
         handle.sync_all().map_err(|error| failed(&path, "can't be written", error))?;
-        Ok(Self { path, handle, has_store })
+        Ok(Self { path, handle, has_store, opened: None })
     }
 
     /// Whether there is a store in it already.
@@ -95,6 +97,25 @@ impl Directory {
     pub(super) fn make_private(&self, store: &File) -> Result<()> {
         keep_private(&self.path, &self.handle, 0o700)?;
         keep_private(&self.path.join(STORE), store, 0o600)
+    }
+
+    /// Notes which file the open store is, for [`check`](Self::check).
+    pub(super) fn note(&mut self, store: &File) -> Result<()> {
+        let found = store.metadata().map_err(|error| failed(&self.path, "can't be read", error))?;
+        self.opened = Some((found.dev(), found.ino()));
+        Ok(())
+    }
+
+    /// Checks that the directory's path still leads to the file that is open. What is written to one without a name is
+    /// lost when it is closed.
+    pub(super) fn check(&self) -> Result<()> {
+        let found = fs::symlink_metadata(self.path.join(STORE));
+        match found {
+            Ok(found) if Some((found.dev(), found.ino())) == self.opened => Ok(()),
+            Ok(_) => Err(gone(&self.path, "was replaced")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(gone(&self.path, "was removed")),
+            Err(error) => Err(failed(&self.path, "can't be looked at", error)),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -166,6 +187,14 @@ fn keep_private(path: &Path, handle: &File, mode: u32) -> Result<()> {
     } else {
         handle.set_permissions(Permissions::from_mode(mode)).map_err(unprotected)
     }
+}
+
+#[cold]
+fn gone(path: &Path, how: &str) -> Error {
+    let path = path.display();
+    let message =
+        format!("the store in {path} {how} while it was open: open it again to write to what is there now");
+    Error::new(ErrorKind::Unavailable, message)
 }
 
 #[cold]

@@ -39,7 +39,7 @@ pub(super) struct Engine {
 
 impl Engine {
     /// Opens or makes the store in this directory, verifies all of it, and loads it.
-    pub(super) fn open(directory: Directory) -> Result<(Self, State)> {
+    pub(super) fn open(mut directory: Directory) -> Result<(Self, State)> {
         let place = directory.path().display().to_string();
         let disk = |file| FileBackend::new(file).map_err(|error| describe(&place, error.into()));
         if directory.has_store() {
@@ -53,6 +53,7 @@ impl Engine {
         }
         let file = directory.open_store()?;
         directory.make_private(&file)?;
+        directory.note(&file)?;
         let (mut engine, state) = Self::on(disk(file)?, &place)?;
         engine.directory = Some(directory);
         Ok((engine, state))
@@ -69,11 +70,23 @@ impl Engine {
         Ok((Self { database, directory: None }, state))
     }
 
+    /// Checks that the path of the store still leads to the file that is open.
+    pub(super) fn check(&self) -> Result<()> {
+        self.directory.as_ref().map_or(Ok(()), Directory::check)
+    }
+
     /// Makes all these writes durable together, with one fsync. An error before the commit itself has changed nothing.
+    ///
+    /// The path is checked before, when nothing is written yet, and after: what is durable then has a name.
     pub(super) fn commit(&mut self, writes: &Writes) -> Result<()> {
+        self.check()?;
         let transaction = self.database.begin_write().map_err(|error| not_written(error.into()))?;
         put(&transaction, writes).map_err(not_written)?;
-        transaction.commit().map_err(|error| not_written(error.into()).with_outcome(Outcome::Unknown))
+        transaction
+            .commit()
+            .map_err(|error| not_written(error.into()))
+            .and_then(|()| self.check())
+            .map_err(|error| error.with_outcome(Outcome::Unknown))
     }
 
     /// Moves the free space to the end of the file and cuts it off.

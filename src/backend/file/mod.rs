@@ -44,6 +44,8 @@ use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats};
 /// - A write that times out says whether it may still be applied: not if it was still waiting in the queue.
 /// - After a failed write or fsync nobody knows what is on the disk: reads go on, every later write and
 ///   [`health`](Backend::health) is [`Unavailable`](ErrorKind::Unavailable) until the store is opened again.
+/// - A directory that is removed or replaced while the store is open (a backup that is moved in its place) is found by the next
+///   write and by `health`: they are `Unavailable`, as is everything later until the store is opened again.
 /// - Dropping the last handle closes the store, and waits for the commit under way;
 ///   [`close`](crate::Storage::close) does so without blocking the thread.
 ///

@@ -109,7 +109,7 @@ impl Draft {
     }
 
     pub(super) fn delete_credential(&mut self, id: &Key) -> Result<()> {
-        self.state.credentials.remove(id).ok_or_else(|| Error::not_found(Kind::Credential))?;
+        self.state.credentials.remove(id).ok_or_else(|| Error::not_found(Kind::Credential, id))?;
         self.writes.insert(RecordKey::Credential(id.clone()).encode(), None);
         Ok(())
     }
@@ -120,14 +120,14 @@ impl Draft {
     }
 
     pub(super) fn delete_config(&mut self, key: &Key) -> Result<()> {
-        self.state.configs.remove(key).ok_or_else(|| Error::not_found(Kind::Config))?;
+        self.state.configs.remove(key).ok_or_else(|| Error::not_found(Kind::Config, key))?;
         self.writes.insert(RecordKey::Config(key.clone()).encode(), None);
         Ok(())
     }
 
     pub(super) fn increment(&mut self, key: Key, field: Key, delta: i64) -> Result<i64> {
         let before = self.state.usage.get(&key).and_then(|record| record.get(&field)).copied().unwrap_or(0);
-        let total = before.checked_add(delta).ok_or_else(Error::overflow)?;
+        let total = before.checked_add(delta).ok_or_else(|| Error::overflow().with_key(&key))?;
         self.set_counter(key, field, total);
         Ok(total)
     }
@@ -167,7 +167,7 @@ impl Draft {
     }
 
     pub(super) fn reset_usage(&mut self, key: &Key) -> Result<()> {
-        let record = self.state.usage.remove(key).ok_or_else(|| Error::not_found(Kind::Usage))?;
+        let record = self.state.usage.remove(key).ok_or_else(|| Error::not_found(Kind::Usage, key))?;
         for field in record.keys() {
             self.writes.insert(RecordKey::Usage(key.clone(), field.clone()).encode(), None);
         }

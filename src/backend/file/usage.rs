@@ -25,7 +25,7 @@ impl UsageStore for File {
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
-        self.state()?.usage.get(key).map(record_of).ok_or_else(|| Error::not_found(Kind::Usage))
+        self.state()?.usage.get(key).map(record_of).ok_or_else(|| Error::not_found(Kind::Usage, key))
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {

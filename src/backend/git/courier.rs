@@ -1,15 +1,17 @@
 //! The remote: one thread that speaks to it, so that nobody waits for a network that is silent.
 
 use std::{
+    cell::{Cell, RefCell},
     collections::HashSet,
     fs,
     path::{Path, PathBuf},
     sync::{
-        Arc,
-        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel},
     },
-    thread,
-    time::Duration,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use git2::{
@@ -26,91 +28,232 @@ use super::{
     packs::Packs,
     place::{OURS, Place, is_checked_out},
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Outcome, Result, backend::local::Ticket};
 
 /// From so many files on, what is sent is one pack.
 const PACKED: usize = 100;
 
+/// How many threads that hang are left as soon as they are late. Each one more makes the next wait twice as long.
+const LEFT_AT_ONCE: usize = 8;
+
+/// How often that wait is doubled at most.
+const DOUBLED: usize = 7;
+
+/// How much is kept of what the remote says, in characters.
+const MAX_SAID: usize = 1000;
+
 /// What became of commits that were sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
     Accepted,
-    /// The remote has others, or does not want these.
-    Rejected,
+    /// The remote has others, or does not want these: then in its own words, if it has any.
+    Rejected(Option<String>),
     /// Somebody else is sending at this moment.
     Busy,
 }
 
-enum Errand {
+struct Errand {
+    asked: Instant,
+    /// Set by who comes first: the thread when it begins to send, or the caller when it waits no more.
+    begun: Arc<AtomicBool>,
+    task: Task,
+}
+
+enum Task {
     Fetch(Sender<Result<Option<Oid>>>),
     Push { commit: Oid, expected: Option<Oid>, reply: Sender<Result<Sent>> },
 }
 
-/// The handle of the thread. It is not waited for when it is dropped.
-pub(super) struct Courier {
-    errands: Sender<Errand>,
+/// An answer that is on its way. What is dropped before it is sent is not sent any more.
+pub(super) struct Answer<T> {
+    reply: Receiver<Result<T>>,
+    ticket: Ticket,
+    asked: Instant,
     patience: Duration,
 }
 
-/// An answer that is on its way.
-pub(super) struct Answer<T>(Receiver<Result<T>>);
-
 impl<T> Answer<T> {
-    /// The answer, if it is there.
+    /// The answer, if it is there, or is late.
     pub(super) fn now(&self) -> Option<Result<T>> {
-        self.0.try_recv().ok()
+        let answer = match self.reply.try_recv() {
+            Ok(answer) => answer,
+            Err(TryRecvError::Empty) if self.asked.elapsed() < self.patience => return None,
+            Err(TryRecvError::Empty) => Err(silent()),
+            Err(TryRecvError::Disconnected) => Err(died()),
+        };
+        Some(self.judged(answer))
     }
 
-    fn wait(self, patience: Duration) -> Result<T> {
-        self.0.recv_timeout(patience).unwrap_or_else(|end| {
-            let silent = "the remote did not answer in time: `remote_timeout` is how long it may take";
-            let gone = "the thread that speaks to the remote is gone";
-            let (kind, message) = match end {
-                RecvTimeoutError::Timeout => (ErrorKind::Unavailable, silent),
-                RecvTimeoutError::Disconnected => (ErrorKind::Internal, gone),
-            };
-            Err(Error::new(kind, message))
+    fn wait(self) -> Result<T> {
+        let answer = self.reply.recv_timeout(self.patience).unwrap_or_else(|end| {
+            Err(match end {
+                RecvTimeoutError::Timeout => silent(),
+                RecvTimeoutError::Disconnected => died(),
+            })
+        });
+        self.judged(answer)
+    }
+
+    /// An error's outcome says whether commits may have gone out, or may still.
+    fn judged(&self, answer: Result<T>) -> Result<T> {
+        answer.map_err(|error| match self.ticket.take() {
+            true => error,
+            false => error.with_outcome(Outcome::Unknown),
         })
+    }
+}
+
+/// The handle of the thread. It is not waited for when it is dropped.
+///
+/// A network that is silent can hold the thread for ever. Then it is left, and another one is started.
+pub(super) struct Courier {
+    post: Post,
+    thread: Thread,
+    /// Those that were left, and hang still.
+    left: Vec<JoinHandle<()>>,
+}
+
+/// What a thread is started with.
+struct Post {
+    path: PathBuf,
+    git: PathBuf,
+    fetching: Arc<Marker>,
+    remote: String,
+    config: GitConfig,
+}
+
+struct Thread {
+    errands: Sender<Errand>,
+    line: Arc<Line>,
+    handle: JoinHandle<()>,
+}
+
+impl Post {
+    fn start(&self) -> Result<Thread> {
+        let (errands, waiting) = channel();
+        let line = Arc::<Line>::default();
+        let route = Route {
+            repository: Place::reopen(&self.path)?,
+            remote: self.remote.clone(),
+            fetching: self.fetching.clone(),
+            packs: Packs::new(&self.git),
+            config: self.config.clone(),
+            line: line.clone(),
+        };
+        let handle = thread::Builder::new()
+            .name("gateway-storage-git-remote".into())
+            .spawn(move || route.run(&waiting))
+            .map_err(|error| {
+                Error::new(ErrorKind::Unavailable, "the thread for the remote can't be started")
+                    .with_source(error)
+            })?;
+        Ok(Thread { errands, line, handle })
     }
 }
 
 impl Courier {
     pub(super) fn start(place: &Place, config: &GitConfig, remote: String) -> Result<Self> {
-        let (repository, fetching) = (Place::reopen(&place.path)?, place.fetching.clone());
-        let (errands, waiting) = channel();
-        let packs = Packs::new(&place.git);
-        let route = Route { repository, remote, fetching, packs, config: config.clone() };
-        thread::Builder::new()
-            .name("gateway-storage-git-remote".into())
-            .spawn(move || route.run(&waiting))
-            .map_err(|error| {
-            Error::new(ErrorKind::Unavailable, "the thread for the remote can't be started")
-                .with_source(error)
-        })?;
-        Ok(Self { errands, patience: config.remote_timeout })
+        let post = Post {
+            path: place.path.clone(),
+            git: place.git.clone(),
+            fetching: place.fetching.clone(),
+            remote,
+            config: config.clone(),
+        };
+        Ok(Self { thread: post.start()?, post, left: Vec::new() })
     }
 
     /// Fetches the remote's branch, and gives its newest commit, if it has one.
-    pub(super) fn fetch(&self) -> Result<Option<Oid>> {
-        self.fetching().wait(self.patience)
+    pub(super) fn fetch(&mut self) -> Result<Option<Oid>> {
+        self.fetching().wait()
     }
 
-    /// Sends a commit and what it stands on, if the remote's branch is where it is expected to be.
-    pub(super) fn push(&self, commit: Oid, expected: Option<Oid>) -> Result<Sent> {
-        self.pushing(commit, expected).wait(self.patience)
+    /// Sends a commit and what it stands on, if the remote's branch is where it is expected to be. The outcome of an error is
+    /// Unknown if the remote may have it, or may still get it.
+    pub(super) fn push(&mut self, commit: Oid, expected: Option<Oid>) -> Result<Sent> {
+        self.pushing(commit, expected).wait()
     }
 
-    pub(super) fn fetching(&self) -> Answer<Option<Oid>> {
+    pub(super) fn fetching(&mut self) -> Answer<Option<Oid>> {
+        self.ask(Task::Fetch)
+    }
+
+    pub(super) fn pushing(&mut self, commit: Oid, expected: Option<Oid>) -> Answer<Sent> {
+        self.ask(|reply| Task::Push { commit, expected, reply })
+    }
+
+    fn ask<T>(&mut self, task: impl FnOnce(Sender<Result<T>>) -> Task) -> Answer<T> {
         let (reply, answer) = channel();
-        // If the thread is gone, so is the answer.
-        drop(self.errands.send(Errand::Fetch(reply)));
-        Answer(answer)
+        let (ticket, asked) = (Ticket::default(), Instant::now());
+        match self.listens() {
+            // If the thread is gone, so is the answer.
+            Ok(()) => {
+                drop(self.thread.errands.send(Errand { asked, begun: ticket.begun(), task: task(reply) }))
+            }
+            Err(error) => drop(reply.send(Err(error))),
+        }
+        Answer { reply: answer, ticket, asked, patience: self.post.config.remote_timeout }
     }
 
-    pub(super) fn pushing(&self, commit: Oid, expected: Option<Oid>) -> Answer<Sent> {
-        let (reply, answer) = channel();
-        drop(self.errands.send(Errand::Push { commit, expected, reply }));
-        Answer(answer)
+    /// Sees to it that there is a thread that listens. Nothing is queued behind one that is late, so the queue stays short.
+    fn listens(&mut self) -> Result<()> {
+        self.left.retain(|thread| !thread.is_finished());
+        let (patience, silence) = (self.post.config.remote_timeout, self.thread.line.silence());
+        if !self.thread.handle.is_finished() {
+            if silence < patience {
+                return Ok(());
+            }
+            // A remote that takes connections and never answers must not cost a thread each time.
+            let doubled = self.left.len().saturating_sub(LEFT_AT_ONCE).min(DOUBLED);
+            if silence < patience.saturating_mul(1 << doubled) {
+                return Err(silent());
+            }
+        }
+        let old = std::mem::replace(&mut self.thread, self.post.start()?);
+        old.line.leave();
+        self.left.push(old.handle);
+        Ok(())
+    }
+}
+
+impl Drop for Courier {
+    fn drop(&mut self) {
+        self.thread.line.leave();
+    }
+}
+
+/// What both sides know of a thread.
+#[derive(Default)]
+struct Line(Mutex<Heard>);
+
+#[derive(Default)]
+struct Heard {
+    /// Since when the remote owes it a word. None: it has nothing to do.
+    silent_since: Option<Instant>,
+    /// Nobody listens to it any more: it may neither send nor note anything.
+    is_left: bool,
+}
+
+impl Line {
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        // Each change of it is whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long the remote has owed the thread a word.
+    fn silence(&self) -> Duration {
+        self.heard().silent_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn leave(&self) {
+        self.heard().is_left = true;
+    }
+
+    /// Whether the thread is still wanted. Notes since when it waits.
+    fn waits(&self, since: Option<Instant>) -> bool {
+        let mut heard = self.heard();
+        heard.silent_since = since;
+        !heard.is_left
     }
 }
 
@@ -121,32 +264,58 @@ struct Route {
     fetching: Arc<Marker>,
     packs: Packs,
     config: GitConfig,
+    line: Arc<Line>,
 }
 
 impl Route {
     fn run(mut self, errands: &Receiver<Errand>) {
-        while let Ok(errand) = errands.recv() {
-            match errand {
-                Errand::Fetch(reply) => drop(reply.send(self.fetch())),
-                Errand::Push { commit, expected, reply } => {
+        let mut free = Instant::now();
+        while let Ok(Errand { asked, begun, task }) = errands.recv() {
+            // Its caller is gone.
+            if begun.load(Ordering::Acquire) {
+                continue;
+            }
+            // It did not wait for the remote while it waited for its turn.
+            if !self.line.waits(Some(asked.max(free))) {
+                return;
+            }
+            match task {
+                Task::Fetch(reply) => {
+                    let fetched = self.fetch();
+                    self.line.waits(None);
+                    drop(reply.send(fetched));
+                }
+                Task::Push { commit, expected, reply } => {
                     let sent = match (self.is_kept(expected), local_path(&self.remote)) {
                         (Err(error), _) => Err(unread(error)),
                         // Fetching says what is wrong, or that the remote has moved on.
-                        (Ok(false), _) => Ok(Sent::Rejected),
-                        (Ok(true), Some(path)) => self.push_here(&path, commit, expected),
-                        (Ok(true), None) => self.push_there(commit, expected),
+                        (Ok(false), _) => Ok(Sent::Rejected(None)),
+                        (Ok(true), Some(path)) => self.push_here(&path, commit, expected, &begun),
+                        (Ok(true), None) => self.push_there(commit, expected, &begun),
                     };
                     let known = match sent {
                         Ok(Sent::Accepted) => self.track(commit),
                         _ => Ok(()),
                     };
+                    self.line.waits(None);
                     drop(reply.send(known.and(sent)));
                 }
             }
+            free = Instant::now();
         }
     }
 
+    /// Whether somebody still wants this to be sent. From here on it can't be taken back.
+    fn may_send(&self, begun: &AtomicBool) -> bool {
+        !self.line.heard().is_left && !begun.swap(true, Ordering::AcqRel)
+    }
+
+    /// Notes what the remote has, unless another thread does that by now.
     fn track(&self, commit: Oid) -> Result<()> {
+        let heard = self.line.heard();
+        if heard.is_left {
+            return Ok(());
+        }
         self.repository
             .reference(&self.config.tracking(), commit, true, "gateway-storage: remote")
             .map(drop)
@@ -161,8 +330,10 @@ impl Route {
             let mut connection = remote.connect_auth(Direction::Fetch, Some(self.callbacks()), None)?;
             let Some(tip) = tip_of(&connection, &reference)? else { return Ok(None) };
             if self.repository.refname_to_id(&self.config.tracking()).ok() != Some(tip) {
+                let mut callbacks = self.callbacks();
+                callbacks.transfer_progress(|_| self.line.waits(Some(Instant::now())));
                 let mut options = FetchOptions::new();
-                options.remote_callbacks(self.callbacks()).update_fetchhead(false);
+                options.remote_callbacks(callbacks).update_fetchhead(false);
                 connection.remote().download(&[&reference], Some(&mut options))?;
             }
             Ok(Some(tip))
@@ -191,7 +362,7 @@ impl Route {
     }
 
     /// Into a repository of this machine. libgit2's own way there moves the branch whatever it has become since.
-    fn push_here(&self, path: &Path, commit: Oid, expected: Option<Oid>) -> Result<Sent> {
+    fn push_here(&self, path: &Path, commit: Oid, expected: Option<Oid>, begun: &AtomicBool) -> Result<Sent> {
         let there = Repository::open(path).map_err(unreached)?;
         let mut settings = there.config().map_err(unreached)?;
         let ours = self.repository.path().join(OURS).join("config");
@@ -208,7 +379,7 @@ impl Route {
                 self.repository.graph_descendant_of(commit, expected).unwrap_or(false)
             });
             if !is_on_top || there.refname_to_id(&reference).ok() != expected {
-                return Ok(Sent::Rejected);
+                return Ok(Sent::Rejected(None));
             }
             let mut walk = self.repository.revwalk()?;
             walk.set_sorting(Sort::TOPOLOGICAL | Sort::REVERSE)?;
@@ -225,9 +396,12 @@ impl Route {
                 there.odb()?.refresh()?;
             }
             let before = expected.unwrap_or(Oid::ZERO_SHA1);
+            if !self.may_send(begun) {
+                return Ok(Sent::Rejected(None));
+            }
             match there.reference_matching(&reference, commit, true, before, "push") {
                 Ok(_) => Ok(Sent::Accepted),
-                Err(error) if error.code() == ErrorCode::Modified => Ok(Sent::Rejected),
+                Err(error) if error.code() == ErrorCode::Modified => Ok(Sent::Rejected(None)),
                 Err(error) if error.code() == ErrorCode::Locked => Ok(Sent::Busy),
                 Err(error) => Err(error),
             }
@@ -236,19 +410,37 @@ impl Route {
     }
 
     /// Over a network. The server moves the branch only if it still is where we saw it.
-    fn push_there(&self, commit: Oid, expected: Option<Oid>) -> Result<Sent> {
-        let refused = std::cell::Cell::new(false);
+    fn push_there(&self, commit: Oid, expected: Option<Oid>, begun: &AtomicBool) -> Result<Sent> {
+        let (moved, refused) = (Cell::new(false), Cell::new(false));
+        let said = RefCell::new(Vec::new());
+        let say = |words: &[u8]| {
+            let mut said = said.borrow_mut();
+            // A character is four bytes at most.
+            let room = (4 * MAX_SAID).saturating_sub(said.len());
+            said.extend_from_slice(&words[..words.len().min(room)]);
+        };
         let push = || {
             let mut remote = self.repository.remote_anonymous(&self.remote)?;
             let reference = self.config.reference();
             let mut connection = remote.connect_auth(Direction::Push, Some(self.callbacks()), None)?;
-            if tip_of(&connection, &reference)? != expected {
-                refused.set(true);
+            if tip_of(&connection, &reference)? != expected || !self.may_send(begun) {
+                moved.set(true);
                 return Ok(());
             }
             let mut callbacks = self.callbacks();
+            callbacks.push_transfer_progress(|_, _, _| {
+                self.line.waits(Some(Instant::now()));
+            });
+            callbacks.sideband_progress(|words| {
+                say(words);
+                true
+            });
             callbacks.push_update_reference(|_, status| {
-                refused.set(refused.get() || status.is_some());
+                if let Some(status) = status {
+                    refused.set(true);
+                    say(b" ");
+                    say(status.as_bytes());
+                }
                 Ok(())
             });
             let mut options = PushOptions::new();
@@ -256,9 +448,10 @@ impl Route {
             connection.remote().push(&[format!("{commit}:{reference}")], Some(&mut options))
         };
         match push() {
-            Ok(()) if refused.get() => Ok(Sent::Rejected),
+            Ok(()) if refused.get() => Ok(Sent::Rejected(Some(readable(&said.borrow())))),
+            Ok(()) if moved.get() => Ok(Sent::Rejected(None)),
             Ok(()) => Ok(Sent::Accepted),
-            Err(error) if error.code() == ErrorCode::NotFastForward => Ok(Sent::Rejected),
+            Err(error) if error.code() == ErrorCode::NotFastForward => Ok(Sent::Rejected(None)),
             Err(error) => Err(unreached(error)),
         }
     }
@@ -300,6 +493,13 @@ impl Route {
             .or_else(|| token_env.as_ref().and_then(|name| std::env::var(name).ok()))
             .or_else(|| token_file.as_ref().and_then(from_file))
     }
+}
+
+/// A remote's own words, as one line that can't steer a terminal.
+fn readable(said: &[u8]) -> String {
+    let said = String::from_utf8_lossy(said).replace(char::is_control, " ");
+    let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    words.chars().take(MAX_SAID).collect()
 }
 
 /// What a remote is known to have had on this branch: from us, from what git's own remotes were at, and from what git
@@ -387,6 +587,19 @@ fn copy_object(from: &Repository, to: &Odb<'_>, id: Oid) -> Result<(), git2::Err
 }
 
 #[cold]
+fn silent() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the remote did not answer in time: `remote_timeout` is how long it may take",
+    )
+}
+
+#[cold]
+fn died() -> Error {
+    Error::new(ErrorKind::Internal, "the thread that speaks to the remote is gone")
+}
+
+#[cold]
 fn unreached(error: git2::Error) -> Error {
     let error = failed("the remote can't be reached, or refuses", error);
     match error.kind() {
@@ -420,4 +633,16 @@ fn rewritten() -> Error {
 "the remote's history was rewritten, or is another one: bring this clone to it with git, or what was removed there would come back",
     )
     .with_retryable(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_remote_says_is_one_short_line() {
+        assert_eq!(readable("a\u{1b}[31m b\r\n\n\u{9b}c\t".as_bytes()), "a [31m b c");
+        assert_eq!(readable(b"\xffx"), "\u{fffd}x");
+        assert_eq!(readable("\u{e9}".repeat(3000).as_bytes()).chars().count(), MAX_SAID);
+    }
 }

@@ -5,7 +5,7 @@ use crate::{BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
 
 impl CredentialStore for Git {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
-        self.state()?.credentials.get(id).cloned().ok_or_else(|| Error::not_found(Kind::Credential))
+        self.state()?.credentials.get(id).cloned().ok_or_else(|| Error::not_found(Kind::Credential, id))
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {

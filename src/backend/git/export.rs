@@ -33,7 +33,8 @@ impl Exportable for Git {
                     Record::Usage { .. } => Err(Error::new(
                         ErrorKind::Unsupported,
                         "a Git store does not count usage: import counters into another store",
-                    )),
+                    )
+                    .with_key(record.key())),
                 };
                 report.record(index, record.key(), imported);
             }

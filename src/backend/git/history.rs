@@ -2,21 +2,23 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use git2::{Commit, ErrorCode, Oid, Repository, Sort, Tree};
 
 use super::{Git, failure::failed, ledger::changes, name, place::Place, state::Files};
 use crate::{
-    Error, ErrorKind, Key, Record, Result, Revision, RevisionId, Versioned, VersionedKind, error::Kind,
+    Error, ErrorKind, Key, Record, Result, Revision, RevisionId, Versioned, VersionedKind,
+    codec::LAST_SECOND, error::Kind,
 };
 
-fn missing(kind: VersionedKind) -> Error {
-    Error::not_found(match kind {
+fn missing(kind: VersionedKind, key: &Key) -> Error {
+    let kind = match kind {
         VersionedKind::Credential => Kind::Credential,
         VersionedKind::Config => Kind::Config,
-    })
+    };
+    Error::not_found(kind, key)
 }
 
 #[cold]
@@ -75,7 +77,7 @@ fn history(
     key: &Key,
     limit: usize,
 ) -> Result<Vec<Revision>> {
-    let head = head.ok_or_else(|| missing(kind))?;
+    let head = head.ok_or_else(|| missing(kind, key))?;
     let names = [Some(name::encode(key)), name::plain(key)].into_iter().flatten().collect();
     let lookup = Lookup { kind, names };
     let mut revisions = Vec::new();
@@ -109,7 +111,7 @@ fn history(
         Ok(())
     };
     walk().map_err(unread)?;
-    if revisions.is_empty() { Err(missing(kind)) } else { Ok(revisions) }
+    if revisions.is_empty() { Err(missing(kind, key)) } else { Ok(revisions) }
 }
 
 type Blobs = (Option<Oid>, Option<Oid>);
@@ -135,10 +137,9 @@ fn undone(
 
 fn revision(commit: &Commit<'_>) -> Revision {
     let (author, seconds) = (commit.author(), commit.time().seconds());
-    let time: SystemTime = match u64::try_from(seconds) {
-        Ok(seconds) => UNIX_EPOCH + Duration::from_secs(seconds),
-        Err(_) => UNIX_EPOCH,
-    };
+    // Who makes a commit dates it as they like.
+    let since = u64::try_from(seconds).unwrap_or(0).min(LAST_SECOND);
+    let time = UNIX_EPOCH + Duration::from_secs(since);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Revision::new(id_of(commit.id()), time, text(author.name_bytes()), text(author.email_bytes()))
 }
@@ -176,7 +177,7 @@ impl Versioned for Git {
         self.read(move |repository, head| {
             let commit = find(repository, head, revision)?;
             let files = Files::of(repository, Some(commit.id()))?;
-            let blob = files.find(kind, &key).ok_or_else(|| missing(kind))?;
+            let blob = files.find(kind, &key).ok_or_else(|| missing(kind, &key))?;
             Ok(match kind {
                 VersionedKind::Credential => {
                     Record::Credential { credential: files.credential(blob, &key)?, id: key }

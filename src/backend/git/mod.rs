@@ -32,7 +32,7 @@ use state::{Draft, State};
 use worker::Worker;
 use writer::{Shared, Writer};
 
-use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats};
+use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats, codec::rfc3339_seconds};
 
 /// A store in a Git repository: for a small team's credentials and configuration, with a history that can be reviewed and
 /// reverted. Experimental.
@@ -184,7 +184,8 @@ impl Git {
     ///
     /// # Errors
     ///
-    /// As [`pull`](Git::pull), and [`Denied`](ErrorKind::Denied) if the remote does not take them.
+    /// As [`pull`](Git::pull), and [`Denied`](ErrorKind::Denied) if the remote does not take them: `remote_said` in the
+    /// [`stats`](Backend::stats) is why, in its own words. The outcome is Unknown if they may have been sent.
     pub async fn push(&self) -> Result<()> {
         self.ask(|writer| {
             writer.adopt()?;
@@ -271,8 +272,11 @@ impl Backend for Git {
             tell("remote", json!(remote));
             tell("ahead", json!(counts.map(|(ahead, _)| ahead)));
             tell("behind", json!(counts.map(|(_, behind)| behind)));
-            let answered = shared.answered.map(|time| humantime::format_rfc3339_seconds(time).to_string());
+            let answered = shared.answered.map(rfc3339_seconds);
             tell("remote_answered", json!(answered));
+            if let Some(said) = shared.said {
+                tell("remote_said", json!(said));
+            }
             if let Some(trouble) = shared.trouble {
                 warnings.push(format!("the remote and this clone are not the same: {trouble}"));
             }

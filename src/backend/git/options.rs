@@ -57,12 +57,19 @@ pub struct GitConfig {
     pub pull: GitSync,
     /// When our commits are sent. Default: [`GitSync::Write`]. Unless it is `Manual`, closing sends what was not;
     /// dropping the last handle, which may be in the way of others, does not.
+    ///
+    /// With none of them `Ok` says that the remote has a write: it says that it is kept here. `Write` tries to send it first, and
+    /// refuses it if others have changed the same record; where the remote does not answer, or takes no commit (a protected
+    /// branch, a hook), it is kept and sent later, with all those after it. A remote that takes no commit is tried once an
+    /// [`interval`](Self::interval). Its own words are `remote_said` in the [`stats`](crate::Backend::stats), and nowhere else:
+    /// they may quote what was sent. Where a write must be at the remote, call [`Git::push`](crate::Git::push) after it.
     pub push: GitSync,
     /// How often, for [`GitSync::Interval`], and how soon what could not be sent is tried again. Default: 60 s.
     #[serde(with = "readable")]
     pub interval: Duration,
     /// How long the remote may take to answer before it counts as offline. Default: 5 s. What is fetched must be here
-    /// by then, so the first clone of something large needs more.
+    /// by then, so the first clone of something large needs more. A connection that is silent for longer is left, and a new
+    /// one is made the next time; after eight that still hang, only after waits that grow up to 128 times this.
     #[serde(with = "readable")]
     pub remote_timeout: Duration,
     /// The name to log in with at the remote. Default: the URL's, or `git`.

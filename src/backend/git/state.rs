@@ -193,13 +193,13 @@ impl<'r> Draft<'r> {
     }
 
     pub(super) fn delete_credential(&mut self, id: &Key) -> Result<()> {
-        self.state.credentials.remove(id).ok_or_else(|| Error::not_found(Kind::Credential))?;
+        self.state.credentials.remove(id).ok_or_else(|| Error::not_found(Kind::Credential, id))?;
         self.delete(VersionedKind::Credential, id);
         Ok(())
     }
 
     pub(super) fn delete_config(&mut self, key: &Key) -> Result<()> {
-        self.state.configs.remove(key).ok_or_else(|| Error::not_found(Kind::Config))?;
+        self.state.configs.remove(key).ok_or_else(|| Error::not_found(Kind::Config, key))?;
         self.delete(VersionedKind::Config, key);
         Ok(())
     }

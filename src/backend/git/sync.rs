@@ -15,9 +15,9 @@ use super::{
     ledger::{Blob, Change},
     name::record_of,
     state::State,
-    writer::{Expected, Writer},
+    writer::{Expected, Reached, Writer},
 };
-use crate::{Error, ErrorKind, Key, Result, VersionedKind};
+use crate::{Error, ErrorKind, Key, Outcome, Result, VersionedKind};
 
 /// How often in a row a branch of the remote is tried that is held there: about a second.
 const HELD_THERE: u32 = 30;
@@ -61,20 +61,55 @@ impl Writer {
         match &result {
             Ok(_) => {
                 self.offline_until = None;
+                // That it answers does not mean that it takes our commits.
+                let trouble = self.refused_until.map(|_| unwanted());
                 let mut shared = self.shared();
-                (shared.answered, shared.trouble) = (Some(SystemTime::now()), None);
+                (shared.answered, shared.trouble) = (Some(SystemTime::now()), trouble);
             }
             Err(error) => {
-                self.offline_until = Some(Instant::now() + self.config.interval);
-                self.next_sync = Instant::now() + self.config.interval;
+                self.offline_until = Some(after(self.config.interval));
+                self.next_sync = after(self.config.interval);
                 self.shared().trouble = Some(error.clone());
             }
         }
         result
     }
 
-    fn courier(&self) -> Result<&super::courier::Courier> {
-        self.courier.as_ref().ok_or_else(|| refused("the store has no remote: its configuration names none"))
+    /// The same, of commits that were sent.
+    fn heard_of(&mut self, sent: Result<Sent>) -> Result<Sent> {
+        let sent = self.heard(sent)?;
+        match &sent {
+            Sent::Accepted => {
+                (self.held, self.refused, self.refused_until) = (0, 0, None);
+                let mut shared = self.shared();
+                (shared.trouble, shared.said) = (None, None);
+            }
+            Sent::Rejected(said) => {
+                self.held = 0;
+                if said.is_some() {
+                    self.shared().said.clone_from(said);
+                }
+            }
+            Sent::Busy => {}
+        }
+        Ok(sent)
+    }
+
+    /// Whether nothing is sent by itself for now, since the remote is known to take none of our commits.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Leaves the remote, which takes none of our commits, alone for a while.
+    fn give_up(&mut self) -> Error {
+        self.refused_until = Some(after(self.config.interval));
+        let error = unwanted();
+        self.shared().trouble = Some(error.clone());
+        error
+    }
+
+    fn courier(&mut self) -> Result<&mut super::courier::Courier> {
+        self.courier.as_mut().ok_or_else(|| refused("the store has no remote: its configuration names none"))
     }
 
     fn fetch(&mut self) -> Result<Option<Oid>> {
@@ -102,19 +137,19 @@ impl Writer {
                 return Ok(());
             };
             let sent = self.courier()?.push(head, known);
-            match self.heard(sent)? {
+            match self.heard_of(sent)? {
                 Sent::Accepted => return Ok(()),
                 Sent::Busy if self.is_held() => return self.heard(Err(held())),
                 Sent::Busy => {
                     pause();
                     continue;
                 }
-                Sent::Rejected => self.held = 0,
+                Sent::Rejected(_) => {}
             }
             let is_on_top = self.ledger.base(Some(head), known)? == known;
             let theirs = self.fetch()?;
             if self.is_unwanted(is_on_top && theirs == known, begun) {
-                return Err(unwanted());
+                return Err(self.give_up());
             }
             self.integrate(theirs)?;
             known = theirs;
@@ -123,34 +158,38 @@ impl Writer {
         Err(Error::new(ErrorKind::Busy, "others sent their commits first, again and again"))
     }
 
-    /// Sends a write before it is acknowledged, if that is wanted. Says whether the remote has it now; none if the write must
+    /// Sends a write before it is acknowledged, if that is wanted. Says whether the remote has it; none if the write must
     /// be made again, on top of what others have sent.
-    pub(super) fn send_write(&mut self, state: &State, commit: Oid, begun: Instant) -> Result<Option<bool>> {
-        if self.courier.is_none() || self.config.push != GitSync::Write || self.is_offline() {
-            return Ok(Some(false));
+    pub(super) fn send_write(
+        &mut self,
+        state: &State,
+        commit: Oid,
+        begun: Instant,
+    ) -> Result<Option<Reached>> {
+        let is_wanted = self.courier.is_some() && self.config.push == GitSync::Write;
+        if !is_wanted || self.is_offline() || self.is_refused() {
+            return Ok(Some(Reached::No));
         }
         let known = self.ledger.tracked()?;
         let sent = self.courier()?.push(commit, known);
-        match self.heard(sent) {
-            Ok(Sent::Accepted) => {
-                self.held = 0;
-                return Ok(Some(true));
-            }
-            Ok(Sent::Rejected) => self.held = 0,
+        match self.heard_of(sent) {
+            Ok(Sent::Accepted) => return Ok(Some(Reached::Yes)),
+            Ok(Sent::Rejected(_)) => {}
             Ok(Sent::Busy) if self.is_held() => {
                 let held: Result<()> = Err(held());
                 drop(self.heard(held));
-                return Ok(Some(false));
+                return Ok(Some(Reached::No));
             }
             Ok(Sent::Busy) => return Ok(None),
             // It is kept here, and sent later.
-            Err(_) => return Ok(Some(false)),
+            Err(error) if error.outcome() == Outcome::NotApplied => return Ok(Some(Reached::No)),
+            Err(_) => return Ok(Some(Reached::Perhaps)),
         }
         let is_on_top = self.ledger.base(state.head, known)? == known;
-        let Ok(theirs) = self.fetch() else { return Ok(Some(false)) };
+        let Ok(theirs) = self.fetch() else { return Ok(Some(Reached::No)) };
         if self.is_unwanted(is_on_top && theirs == known, begun) {
-            self.shared().trouble = Some(unwanted());
-            return Ok(Some(false));
+            drop(self.give_up());
+            return Ok(Some(Reached::No));
         }
         if is_on_top && theirs == known {
             return Ok(None);
@@ -160,7 +199,7 @@ impl Writer {
             // If an earlier commit is to blame, this write is not.
             return Err(conflict);
         }
-        Ok(self.integrate(theirs).map_or(Some(false), |()| None))
+        Ok(self.integrate(theirs).map_or(Some(Reached::No), |()| None))
     }
 
     /// Counts a try at which the remote's branch was held. Whether that is nobody who is only faster.
@@ -171,8 +210,9 @@ impl Writer {
 
     /// Counts a try at which the remote refused commits, and whether it had moved. Whether that is no race.
     fn is_unwanted(&mut self, is_without_reason: bool, begun: Instant) -> bool {
-        self.refused = if is_without_reason { self.refused + 1 } else { 0 };
-        self.refused >= REFUSED && begun.elapsed() > Duration::from_secs(1)
+        self.refused = if is_without_reason { self.refused.saturating_add(1) } else { 0 };
+        let is_known = self.refused_until.is_some();
+        is_without_reason && (is_known || self.refused >= REFUSED && begun.elapsed() > Duration::from_secs(1))
     }
 
     /// Takes the remote's commits over, with those that are only here on top of them.
@@ -286,25 +326,22 @@ impl Writer {
         match self.expected.take() {
             None => {
                 if self.next_sync().is_some_and(|due| Instant::now() >= due) {
-                    self.next_sync = Instant::now() + self.config.interval;
-                    self.expected = self.courier.as_ref().map(|courier| Expected::Fetch(courier.fetching()));
+                    self.next_sync = after(self.config.interval);
+                    self.expected = self.courier.as_mut().map(|courier| Expected::Fetch(courier.fetching()));
                 }
             }
             Some(Expected::Fetch(answer)) => match answer.now() {
-                None => self.wait_for(Expected::Fetch(answer)),
+                None => self.expected = Some(Expected::Fetch(answer)),
                 Some(fetched) => {
                     if let Ok(theirs) = self.heard(fetched) {
                         self.go_on(theirs);
                     }
                 }
             },
-            Some(Expected::Push(answer)) => match answer.now() {
-                None => self.wait_for(Expected::Push(answer)),
-                Some(sent) => match self.heard(sent) {
-                    // The next fetch sees what came between.
-                    Ok(Sent::Rejected) => {
-                        self.next_sync = Instant::now() + self.config.interval.min(Duration::from_secs(1))
-                    }
+            Some(Expected::Push(onto, answer)) => match answer.now() {
+                None => self.expected = Some(Expected::Push(onto, answer)),
+                Some(sent) => match self.heard_of(sent) {
+                    Ok(Sent::Rejected(_)) => self.was_refused(onto),
                     Ok(Sent::Busy) => self.shared().trouble = Some(held()),
                     Ok(Sent::Accepted) | Err(_) => {}
                 },
@@ -312,19 +349,26 @@ impl Writer {
         }
     }
 
-    /// A remote that is silent is offline; its answer is taken whenever it comes.
-    fn wait_for(&mut self, expected: Expected) {
-        self.expected = Some(expected);
+    /// Notes that the remote refused what it was sent in the background.
+    fn was_refused(&mut self, onto: Option<Oid>) {
+        let is_same = self.refused_onto.replace(onto) == Some(onto);
+        self.refused = if is_same { self.refused.saturating_add(1) } else { 1 };
+        if self.refused_until.is_some() || self.refused >= REFUSED {
+            drop(self.give_up());
+        } else {
+            // The next fetch sees what came between.
+            self.next_sync = after(self.config.interval.min(Duration::from_secs(1)));
+        }
     }
 
     fn go_on(&mut self, theirs: Option<Oid>) {
         if self.integrate(theirs).is_err() {
             return;
         }
-        let head = self.state.load().head;
-        if self.config.push != GitSync::Manual && head != theirs {
-            let push = |courier: &super::courier::Courier| head.map(|head| courier.pushing(head, theirs));
-            self.expected = self.courier.as_ref().and_then(push).map(Expected::Push);
+        let Some(head) = self.state.load().head.filter(|head| Some(*head) != theirs) else { return };
+        if self.config.push != GitSync::Manual && !self.is_refused() {
+            let push = |courier: &mut super::courier::Courier| courier.pushing(head, theirs);
+            self.expected = self.courier.as_mut().map(push).map(|answer| Expected::Push(theirs, answer));
         }
     }
 
@@ -355,6 +399,13 @@ fn conflict(own: Oid, theirs: Oid, change: &Change) -> Error {
     }
 }
 
+/// When so much time will have passed. What is beyond all clocks is in a year.
+pub(super) fn after(time: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    let now = Instant::now();
+    now.checked_add(time).unwrap_or(now + YEAR)
+}
+
 /// Before another try, so that those who were in each other's way are not again.
 pub(super) fn pause() {
     std::thread::sleep(Duration::from_millis(fastrand::u64(1..60)));
@@ -362,7 +413,10 @@ pub(super) fn pause() {
 
 #[cold]
 fn unwanted() -> Error {
-    Error::new(ErrorKind::Denied, "the remote does not take our commits: the branch may be protected")
+    Error::new(
+        ErrorKind::Denied,
+        "the remote does not take our commits: the branch may be protected; the stats have its own words, if it has any",
+    )
 }
 
 #[cold]

@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) answered: Option<SystemTime>,
     /// Why it can't be reached, or why our commits can't go there.
     pub(super) trouble: Option<Error>,
+    /// Why it takes none of our commits, in its own words. They may quote what was sent: only for those who ask.
+    pub(super) said: Option<String>,
     /// What closing left here.
     pub(super) unsent: Option<Unsent>,
 }
@@ -38,7 +40,17 @@ pub(super) struct Shared {
 /// What the remote is doing for us in the background.
 pub(super) enum Expected {
     Fetch(Answer<Option<Oid>>),
-    Push(Answer<Sent>),
+    /// And what it goes on top of.
+    Push(Option<Oid>, Answer<Sent>),
+}
+
+/// Whether the remote has a write.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reached {
+    Yes,
+    /// It may have it, or may still get it.
+    Perhaps,
+    No,
 }
 
 /// The repository, and everything that follows its branch. Belongs to one thread.
@@ -58,6 +70,10 @@ pub(super) struct Writer {
     pub(super) held: u32,
     /// At how many it refused commits for no reason that is seen.
     pub(super) refused: u32,
+    /// On top of what it last refused commits in the background.
+    pub(super) refused_onto: Option<Option<Oid>>,
+    /// Until when nothing is sent by itself. None: it is not known to take none of our commits.
+    pub(super) refused_until: Option<Instant>,
 }
 
 impl Writer {
@@ -94,7 +110,9 @@ impl Writer {
             offline_until: None,
             held: 0,
             refused: 0,
-            next_sync: Instant::now() + config.interval,
+            refused_onto: None,
+            refused_until: None,
+            next_sync: super::sync::after(config.interval),
             config: config.clone(),
         };
         if let Err(error) = writer.start(is_new) {
@@ -207,17 +225,14 @@ impl Writer {
                 }
                 None => self.state_at(&state, Some(commit))?,
             };
-            let is_sent = match self.send_write(&state, commit, begun)? {
-                Some(is_sent) => is_sent,
-                None => {
-                    super::sync::pause();
-                    continue;
-                }
+            let Some(reached) = self.send_write(&state, commit, begun)? else {
+                super::sync::pause();
+                continue;
             };
             return match self.move_to(commit, next) {
                 Ok(()) => Ok(value),
-                // The remote has it; another program holds the branch here.
-                Err(error) if is_sent => Err(error.with_outcome(Outcome::Unknown)),
+                // The remote has it, or may; another program holds the branch here.
+                Err(error) if reached != Reached::No => Err(error.with_outcome(Outcome::Unknown)),
                 Err(error)
                     if error.outcome() == Outcome::NotApplied
                         && error.kind() == ErrorKind::Busy
@@ -298,7 +313,7 @@ impl Writer {
     pub(super) fn finish(&mut self, is_waited_for: bool) {
         if is_waited_for && self.config.push != GitSync::Manual && self.is_ahead() {
             // It stays here, and goes out after the next start.
-            let pushed = if self.is_offline() { Ok(()) } else { self.push() };
+            let pushed = if self.is_offline() || self.is_refused() { Ok(()) } else { self.push() };
             let commits = self.counts().map_or(0, |(ahead, _)| ahead);
             let mut shared = self.shared();
             let reason = pushed.err().or_else(|| shared.trouble.clone());

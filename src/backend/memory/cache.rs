@@ -19,8 +19,8 @@ impl CachedValue {
     }
 }
 
-fn missing() -> Error {
-    Error::not_found(Kind::Cache)
+fn missing(key: &Key) -> Error {
+    Error::not_found(Kind::Cache, key)
 }
 
 impl CacheStore for Memory {
@@ -31,13 +31,13 @@ impl CacheStore for Memory {
                 .get(key)
                 .filter(|value| value.is_alive())
                 .map(|value| value.bytes.clone())
-                .ok_or_else(missing)
+                .ok_or_else(|| missing(key))
         })
     }
 
     async fn get_cache_entry(&self, key: &Key) -> Result<CacheEntry> {
         self.lock(|store| {
-            let value = store.cache.get(key).filter(|value| value.is_alive()).ok_or_else(missing)?;
+            let value = store.cache.get(key).filter(|value| value.is_alive()).ok_or_else(|| missing(key))?;
             let left = value.expires.saturating_duration_since(Instant::now()).as_millis();
             let left = Duration::from_millis(left.try_into().unwrap_or(u64::MAX));
             Ok(CacheEntry::new(&*value.bytes, Some(left)))
@@ -55,6 +55,8 @@ impl CacheStore for Memory {
     }
 
     async fn delete_cache(&self, key: &Key) -> Result<()> {
-        self.lock(|store| store.cache.remove(key).filter(CachedValue::is_alive).map(drop).ok_or_else(missing))
+        self.lock(|store| {
+            store.cache.remove(key).filter(CachedValue::is_alive).map(drop).ok_or_else(|| missing(key))
+        })
     }
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use super::Memory;
 use crate::{ConfigStore, ConfigValue, Error, Key, Result, error::Kind};
 
-fn missing() -> Error {
-    Error::not_found(Kind::Config)
+fn missing(key: &Key) -> Error {
+    Error::not_found(Kind::Config, key)
 }
 
 impl ConfigStore for Memory {
     async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
-        self.read(|data| data.configs.get(key).cloned().ok_or_else(missing))
+        self.read(|data| data.configs.get(key).cloned().ok_or_else(|| missing(key)))
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
@@ -22,7 +22,7 @@ impl ConfigStore for Memory {
     }
 
     async fn delete_config(&self, key: &Key) -> Result<()> {
-        self.write(|data| data.configs.remove(key).map(drop).ok_or_else(missing))
+        self.write(|data| data.configs.remove(key).map(drop).ok_or_else(|| missing(key)))
     }
 
     async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {

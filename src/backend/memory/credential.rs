@@ -3,13 +3,13 @@
 use super::Memory;
 use crate::{BatchReport, Credential, CredentialStore, Error, Found, Key, Result, error::Kind};
 
-fn missing() -> Error {
-    Error::not_found(Kind::Credential)
+fn missing(id: &Key) -> Error {
+    Error::not_found(Kind::Credential, id)
 }
 
 impl CredentialStore for Memory {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
-        self.read(|data| data.credentials.get(id).cloned().ok_or_else(missing))
+        self.read(|data| data.credentials.get(id).cloned().ok_or_else(|| missing(id)))
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
@@ -20,7 +20,7 @@ impl CredentialStore for Memory {
     }
 
     async fn delete_credential(&self, id: &Key) -> Result<()> {
-        self.write(|data| data.credentials.remove(id).map(drop).ok_or_else(missing))
+        self.write(|data| data.credentials.remove(id).map(drop).ok_or_else(|| missing(id)))
     }
 
     async fn list_credentials(&self) -> Result<Vec<Key>> {

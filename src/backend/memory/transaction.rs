@@ -34,7 +34,7 @@ impl<V: Clone> Changes<V> {
     }
 
     fn delete(&mut self, key: &Key, snapshot: &BTreeMap<Key, V>, kind: Kind) -> Result<()> {
-        self.get(key, snapshot).ok_or_else(|| Error::not_found(kind))?;
+        self.get(key, snapshot).ok_or_else(|| Error::not_found(kind, key))?;
         self.set(key, None);
         Ok(())
     }
@@ -82,7 +82,9 @@ impl Transactional for Memory {
 
 impl Transaction for MemoryTransaction {
     async fn get_credential(&mut self, id: &Key) -> Result<Credential> {
-        self.credentials.get(id, &self.snapshot.credentials).ok_or_else(|| Error::not_found(Kind::Credential))
+        self.credentials
+            .get(id, &self.snapshot.credentials)
+            .ok_or_else(|| Error::not_found(Kind::Credential, id))
     }
 
     async fn set_credential(&mut self, id: &Key, credential: &Credential) -> Result<()> {
@@ -95,7 +97,7 @@ impl Transaction for MemoryTransaction {
     }
 
     async fn get_config(&mut self, key: &Key) -> Result<ConfigValue> {
-        self.configs.get(key, &self.snapshot.configs).ok_or_else(|| Error::not_found(Kind::Config))
+        self.configs.get(key, &self.snapshot.configs).ok_or_else(|| Error::not_found(Kind::Config, key))
     }
 
     async fn set_config(&mut self, key: &Key, value: &ConfigValue) -> Result<()> {

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use super::{Data, Memory};
 use crate::{BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, error::Kind};
 
-fn missing() -> Error {
-    Error::not_found(Kind::Usage)
+fn missing(key: &Key) -> Error {
+    Error::not_found(Kind::Usage, key)
 }
 
 impl Data {
     fn increment(&mut self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
         let before = self.usage.get(key).and_then(|record| record.get(field.as_str())).unwrap_or(0);
-        let total = before.checked_add(delta).ok_or_else(Error::overflow)?;
+        let total = before.checked_add(delta).ok_or_else(|| Error::overflow().with_key(key))?;
         self.usage.entry(key.clone()).or_default().set(field.clone(), total);
         Ok(total)
     }
@@ -34,11 +34,11 @@ impl UsageStore for Memory {
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
-        self.read(|data| data.usage.get(key).cloned().ok_or_else(missing))
+        self.read(|data| data.usage.get(key).cloned().ok_or_else(|| missing(key)))
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {
-        self.write(|data| data.usage.remove(key).map(drop).ok_or_else(missing))
+        self.write(|data| data.usage.remove(key).map(drop).ok_or_else(|| missing(key)))
     }
 
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {

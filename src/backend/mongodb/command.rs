@@ -84,7 +84,7 @@ impl Call<'_> {
                 if code == failure::DUPLICATE_KEY && attempt < UPSERT_ATTEMPTS {
                     left.push(sent[at]);
                 } else {
-                    failed.insert(name, failure::of_code(code));
+                    failed.insert(name, failure::of_item(code));
                 }
             }
             if left.is_empty() {

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{ConfigStore, ConfigValue, Error, Key, Result, error::Kind};
 
-pub(super) fn missing() -> Error {
-    Error::not_found(Kind::Config)
+pub(super) fn missing(key: &Key) -> Error {
+    Error::not_found(Kind::Config, key)
 }
 
 impl ConfigStore for MongoDb {
@@ -21,7 +21,7 @@ impl ConfigStore for MongoDb {
         let call = self.call()?;
         let lane = call.lease().await?;
         let found = call.ask(lane.configs.find_one(doc! { "_id": key.as_str() })).await?;
-        document::config(key, &found.ok_or_else(missing)?)
+        document::config(key, &found.ok_or_else(|| missing(key))?)
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
@@ -31,7 +31,7 @@ impl ConfigStore for MongoDb {
     async fn delete_config(&self, key: &Key) -> Result<()> {
         match delete(&self.call()?, |lane| &lane.configs, key).await? {
             true => Ok(()),
-            false => Err(missing()),
+            false => Err(missing(key)),
         }
     }
 

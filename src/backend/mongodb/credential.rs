@@ -25,8 +25,8 @@ use crate::{
 /// Keys are small: all of them in few replies.
 const KEYS_A_REPLY: u32 = 100_000;
 
-pub(super) fn missing() -> Error {
-    Error::not_found(Kind::Credential)
+pub(super) fn missing(id: &Key) -> Error {
+    Error::not_found(Kind::Credential, id)
 }
 
 /// Each id once, in order.
@@ -39,7 +39,7 @@ impl CredentialStore for MongoDb {
         let call = self.call()?;
         let lane = call.lease().await?;
         let found = call.ask(lane.credentials.find_one(doc! { "_id": id.as_str() })).await?;
-        document::credential(id, &found.ok_or_else(missing)?)
+        document::credential(id, &found.ok_or_else(|| missing(id))?)
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
@@ -149,7 +149,7 @@ pub(super) async fn delete(call: &Call<'_>, of: Of, key: &Key) -> Result<bool> {
 async fn delete_one(call: &Call<'_>, id: &Key) -> Result<()> {
     match delete(call, |lane| &lane.credentials, id).await? {
         true => Ok(()),
-        false => Err(missing()),
+        false => Err(missing(id)),
     }
 }
 
@@ -164,7 +164,7 @@ async fn delete_chunk<'k>(call: &Call<'_>, chunk: &[&'k Key]) -> BTreeMap<&'k Ke
         }
         match delete_part(call, part).await {
             Ok(there) => {
-                failed.extend(part.iter().filter(|id| !there.contains(**id)).map(|id| (*id, missing())));
+                failed.extend(part.iter().filter(|id| !there.contains(**id)).map(|id| (*id, missing(id))));
             }
             Err(error) if error.kind() == ErrorKind::Conflict && pauses.pause().await => {
                 let (left, right) = part.split_at(part.len() / 2);

@@ -289,7 +289,7 @@ impl Desk {
 
     /// Finishes what others began under the lease and did not finish.
     pub(super) async fn recover(&mut self) -> Result<()> {
-        for left in self.find(PLANS, doc! { "pending": { "$exists": true } }).await? {
+        for left in self.find(PLANS, doc! { "pending.back": { "$exists": true } }).await? {
             let pending = left.get_document("pending").map_err(|_| corrupt_plan())?.clone();
             let record = read_record(&left)?;
             let is_back = pending.get_bool("back").map_err(|_| corrupt_plan())?;

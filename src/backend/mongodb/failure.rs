@@ -75,9 +75,28 @@ fn was_never_connected(error: &DriverError) -> bool {
     matches!(&*error.kind, DriverKind::Io(cause) if cause.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
-/// The server was interrupted, or gave up, in the middle of it.
+/// The server was interrupted, or gave up, in the middle of it; or a router lost the server that it sent it to.
 const fn may_be_applied_after(code: i32) -> bool {
-    matches!(code, 50 | 64 | 91 | 189 | 11600 | 11601 | 11602)
+    matches!(code, 6 | 7 | 50 | 64 | 89 | 91 | 189 | 262 | 9001 | 11600 | 11601 | 11602)
+}
+
+/// What is wrong with the item itself, or with who asks: so it was refused before anything was written.
+const fn refuses_an_item(code: i32) -> bool {
+    matches!(
+        code,
+        2 | 9 | 13 | 14 | 28 | 52 | 56 | 66 | 73 | 121 | 10334 | DUPLICATE_KEY | 17280 | 17419 | 17420
+    )
+}
+
+/// A `writeErrors` entry of a batch.
+///
+/// A server has entries for items that it refused, and fails the whole command if it was interrupted. A router makes
+/// entries of that: one for each item that the shard was to get, with the code of the command's failure (`noteBatchError` in
+/// `batch_write_op.cpp`), although the shard may have applied some of them.
+#[cold]
+pub(super) fn of_item(code: i32) -> Error {
+    let outcome = if refuses_an_item(code) { Outcome::NotApplied } else { Outcome::Unknown };
+    of_code(code).with_outcome(outcome)
 }
 
 #[cold]
@@ -219,8 +238,32 @@ mod tests {
         ] {
             assert_eq!(of_request(error, effect).outcome(), outcome, "{error:?}");
         }
-        for (code, may_be) in [(2, false), (112, false), (50, true), (11602, true), (64, true)] {
+        for (code, may_be) in [
+            (2, false),
+            (112, false),
+            (50, true),
+            (11602, true),
+            (64, true),
+            (6, true),
+            (89, true),
+            (262, true),
+        ] {
             assert_eq!(may_be_applied_after(code), may_be, "{code}");
+        }
+        // What is not known is not taken for refused.
+        for (code, outcome) in [
+            (2, Outcome::NotApplied),
+            (14, Outcome::NotApplied),
+            (11000, Outcome::NotApplied),
+            (17419, Outcome::NotApplied),
+            (6, Outcome::Unknown),
+            (50, Outcome::Unknown),
+            (112, Outcome::Unknown),
+            (11602, Outcome::Unknown),
+            (99999, Outcome::Unknown),
+        ] {
+            let error = of_item(code);
+            assert_eq!((error.outcome(), error.kind()), (outcome, of_code(code).kind()), "{code}");
         }
     }
 }

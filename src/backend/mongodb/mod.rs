@@ -75,6 +75,10 @@ const CONCURRENT_CHUNKS: usize = 4;
 /// In the names of counters `.`, `$` and `%` are percent-encoded. A document that another program changed to what JSON does not
 /// have (a date, an object id) is [`Corrupt`](crate::ErrorKind::Corrupt).
 ///
+/// Two indexes on `plans` spare each plan the reading of all records of others. They are made when a store is opened, also one of
+/// an earlier version, unless `create=false`. A user without the right to make them (`createIndex`, which `readWrite` has) can
+/// do everything, but a plan takes longer the more others were applied in their time to live (14 days unless told otherwise).
+///
 /// The database is made ready by whoever opens the store first; the user needs the role `readWrite` on it. One that holds
 /// collections of these names from another program, or was made by a later version of this crate, is refused.
 ///
@@ -97,9 +101,13 @@ const CONCURRENT_CHUNKS: usize = 4;
 ///   [`NotApplied`](crate::Outcome::NotApplied); a write that was sent and has no answer, or whose acknowledgement by the
 ///   majority failed, is [`Unknown`](crate::Outcome::Unknown). So is one that the driver could not send, but for a refused
 ///   connection: it does not say. A commit is sent until it is answered.
+/// - Of a batch behind a router to shards (mongos), items that the router calls failed are Unknown, unless something is wrong
+///   with the item itself: the router says so of all items of a shard that answered too late, or not. **No router was
+///   tried**: the tests have a relay before a replica set that answers as one does by its source.
 /// - Nothing is logged by this crate or by the driver as it is built here. If another crate of the application turns the driver's
 ///   feature `tracing-unstable` on, the driver logs commands at DEBUG, credentials and all: filter its target `mongodb` out.
-/// - The server gives a write up a little before our deadline. One whose future is dropped goes on until then.
+/// - The server gives a write up a little before our deadline. One whose future is dropped goes on until then. A write that a
+///   server does not answer at all keeps its turn for five seconds more, and not longer.
 #[derive(Clone)]
 pub struct MongoDb {
     server: Arc<Server>,

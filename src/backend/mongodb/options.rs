@@ -101,7 +101,7 @@ pub struct MongoDbConfig {
     /// How long a call may take as a whole. Default: [`DEFAULT_DEADLINE`].
     #[serde(with = "readable")]
     pub deadline: Duration,
-    /// Whether the collections are made if they are missing. Default: true.
+    /// Whether the collections and indexes are made if they are missing. Default: true.
     pub create: bool,
 }
 

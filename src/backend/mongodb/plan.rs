@@ -113,7 +113,7 @@ impl Order {
                 let (status, error, result) = step.end();
                 let attempt = Attempt::to_apply(backend, key, plan, *payload, options);
                 let entry = entry_of(&Attempt { begun: *begun, ..attempt }, turn, status, error);
-                let expired = doc! { "expires": { "$lte": turn.now }, "_id": { "$ne": key.as_str() } };
+                let expired = doc! { "expires": { "$lte": turn.now } };
                 desk.delete(PLANS, expired).await?;
                 let changes_something = kept.is_some();
                 desk.carry_out(key, kept, entry).await?;

@@ -5,8 +5,11 @@ use mongodb::{
     error::{Error as DriverError, ErrorKind as DriverKind},
 };
 
+use tokio::time::timeout;
+
 use super::{
     MongoDb,
+    desk::PLANS,
     pool::{Lane, Lease},
     server::{Call, upserted},
 };
@@ -44,6 +47,9 @@ impl MongoDb {
         let call = self.call()?;
         let lane = call.lease().await?;
         if version(&call, &lane).await?.is_some() {
+            if create {
+                drop(timeout(self.deadline / 2, self.ready_indexes(&call)).await);
+            }
             return Ok(());
         }
         if !create {
@@ -70,7 +76,25 @@ impl MongoDb {
             let meta = lane.database.collection::<RawDocumentBuf>(META);
             upserted(|| meta.update_one(doc! { "_id": "schema" }, ours.clone()).upsert(true)).await
         };
-        call.write(lane, make).await.map(drop)
+        call.write(lane, make).await?;
+        drop(timeout(self.deadline / 2, self.ready_indexes(&call)).await);
+        Ok(())
+    }
+
+    /// With which a plan finds the records that are over, and those that are to be finished, without reading the others.
+    ///
+    /// Plans work without them, but more slowly: so a user who may not make them opens the store all the same, and opening does
+    /// not wait for long while the server makes them of many records. There is one command, and the server makes what is missing.
+    async fn ready_indexes(&self, call: &Call<'_>) -> Result<()> {
+        let indexes = vec![
+            doc! { "key": { "expires": 1 }, "name": "expires" },
+            // Its values are small, and only records that are pending are in it.
+            doc! { "key": { "pending.back": 1 }, "name": "pending", "sparse": true },
+        ];
+        let create = |lane: Lease| async move {
+            lane.database.run_command(doc! { "createIndexes": PLANS, "indexes": indexes }).await
+        };
+        call.write(call.lease().await?, create).await.map(drop)
     }
 }
 

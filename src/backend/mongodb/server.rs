@@ -25,6 +25,9 @@ use crate::{
 /// How often an upsert is tried that another one of the same new document came before.
 pub(super) const UPSERT_ATTEMPTS: u32 = 10;
 
+/// How long after its deadline a write may keep its turn that the server does not answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 pub(super) struct Server {
     pub(super) config: MongoDbConfig,
     /// None once the store is closed.
@@ -173,7 +176,8 @@ impl Call<'_> {
         result.map_err(|error| failure::of_request(&error, Effect::Write))
     }
 
-    /// Work in a task of its own, which goes on to its end whoever waits for it.
+    /// Work in a task of its own, which goes on whoever waits for it: to its end, or until [`PATIENCE`] after the deadline. Then
+    /// the server has given it up, or is not there any more, and its turn is for another call.
     pub(super) async fn detached<T: Send + 'static>(
         &self,
         effect: Effect,
@@ -182,8 +186,10 @@ impl Call<'_> {
         if Instant::now() >= self.deadline {
             return Err(over());
         }
+        let work = timeout_at(later(self.deadline, PATIENCE), work);
         match timeout_at(self.deadline, tokio::spawn(work)).await {
-            Ok(Ok(result)) => Ok(result),
+            Ok(Ok(Ok(result))) => Ok(result),
+            Ok(Ok(Err(_))) => Err(no_reply(effect)),
             Ok(Err(_)) => {
                 let panicked = Error::new(ErrorKind::Internal, "a request to the MongoDB server panicked");
                 Err(panicked.with_outcome(effect.when_lost()))

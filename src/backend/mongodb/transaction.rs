@@ -132,7 +132,7 @@ impl Transaction for MongoDbTransaction {
     async fn get_credential(&mut self, id: &Key) -> Result<Credential> {
         let query = doc! { "_id": id.as_str() };
         let found = statement!(self, |lane| lane.credentials.find_one(query))?;
-        document::credential(id, &found.ok_or_else(credential::missing)?)
+        document::credential(id, &found.ok_or_else(|| credential::missing(id))?)
     }
 
     async fn set_credential(&mut self, id: &Key, credential: &Credential) -> Result<()> {
@@ -143,7 +143,7 @@ impl Transaction for MongoDbTransaction {
     async fn delete_credential(&mut self, id: &Key) -> Result<()> {
         let query = doc! { "_id": id.as_str() };
         match statement!(self, |lane| lane.credentials.delete_one(query))?.deleted_count {
-            0 => Err(credential::missing()),
+            0 => Err(credential::missing(id)),
             _ => Ok(()),
         }
     }
@@ -151,7 +151,7 @@ impl Transaction for MongoDbTransaction {
     async fn get_config(&mut self, key: &Key) -> Result<ConfigValue> {
         let query = doc! { "_id": key.as_str() };
         let found = statement!(self, |lane| lane.configs.find_one(query))?;
-        document::config(key, &found.ok_or_else(config::missing)?)
+        document::config(key, &found.ok_or_else(|| config::missing(key))?)
     }
 
     async fn set_config(&mut self, key: &Key, value: &ConfigValue) -> Result<()> {
@@ -162,7 +162,7 @@ impl Transaction for MongoDbTransaction {
     async fn delete_config(&mut self, key: &Key) -> Result<()> {
         let query = doc! { "_id": key.as_str() };
         match statement!(self, |lane| lane.configs.delete_one(query))?.deleted_count {
-            0 => Err(config::missing()),
+            0 => Err(config::missing(key)),
             _ => Ok(()),
         }
     }

@@ -27,8 +27,8 @@ use crate::{
 /// The field of a document that holds the counters, by their encoded names.
 const COUNTS: &str = "counts";
 
-fn missing() -> Error {
-    Error::not_found(Kind::Usage)
+fn missing(key: &Key) -> Error {
+    Error::not_found(Kind::Usage, key)
 }
 
 /// The path of a counter in its document. `.`, `$` and `%` are percent-encoded: the server would read the first two.
@@ -152,13 +152,13 @@ impl UsageStore for MongoDb {
         let call = self.call()?;
         let lane = call.lease().await?;
         let found = call.ask(lane.usage.find_one(doc! { "_id": key.as_str() })).await?;
-        record(&found.ok_or_else(missing)?).map_err(|error| error.with_key(key))
+        record(&found.ok_or_else(|| missing(key))?).map_err(|error| error.with_key(key))
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {
         match delete(&self.call()?, |lane| &lane.usage, key).await? {
             true => Ok(()),
-            false => Err(missing()),
+            false => Err(missing(key)),
         }
     }
 

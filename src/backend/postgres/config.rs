@@ -13,8 +13,8 @@ use crate::{
     error::Kind,
 };
 
-pub(super) fn missing() -> Error {
-    Error::not_found(Kind::Config)
+pub(super) fn missing(key: &Key) -> Error {
+    Error::not_found(Kind::Config, key)
 }
 
 pub(super) fn read(key: &Key, row: &tokio_postgres::Row, at: usize) -> Result<ConfigValue> {
@@ -26,7 +26,7 @@ impl ConfigStore for Postgres {
     async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
         let name = [Parameter::Text(key.as_str())];
         let reply = self.call()?.run(Effect::Read, Sql::GetConfig, &name).await?;
-        read(key, reply.rows.first().ok_or_else(missing)?, 0)
+        read(key, reply.rows.first().ok_or_else(|| missing(key))?, 0)
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
@@ -38,7 +38,7 @@ impl ConfigStore for Postgres {
     async fn delete_config(&self, key: &Key) -> Result<()> {
         let name = [Parameter::Text(key.as_str())];
         match self.call()?.run(Effect::Write, Sql::DeleteConfig, &name).await?.count {
-            0 => Err(missing()),
+            0 => Err(missing(key)),
             _ => Ok(()),
         }
     }

@@ -14,8 +14,8 @@ use crate::{
     error::Kind,
 };
 
-pub(super) fn missing() -> Error {
-    Error::not_found(Kind::Credential)
+pub(super) fn missing(id: &Key) -> Error {
+    Error::not_found(Kind::Credential, id)
 }
 
 pub(super) fn read(id: &Key, row: &tokio_postgres::Row, at: usize) -> Result<Credential> {
@@ -57,7 +57,7 @@ impl CredentialStore for Postgres {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
         let name = [Parameter::Text(id.as_str())];
         let reply = self.call()?.run(Effect::Read, Sql::GetCredential, &name).await?;
-        read(id, reply.rows.first().ok_or_else(missing)?, 0)
+        read(id, reply.rows.first().ok_or_else(|| missing(id))?, 0)
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
@@ -69,7 +69,7 @@ impl CredentialStore for Postgres {
     async fn delete_credential(&self, id: &Key) -> Result<()> {
         let name = [Parameter::Text(id.as_str())];
         match self.call()?.run(Effect::Write, Sql::DeleteCredential, &name).await?.count {
-            0 => Err(missing()),
+            0 => Err(missing(id)),
             _ => Ok(()),
         }
     }
@@ -136,7 +136,7 @@ impl CredentialStore for Postgres {
             for id in chunk {
                 match &result {
                     Ok(deleted) if deleted.contains(*id) => {}
-                    Ok(_) => drop(failed.insert(*id, missing())),
+                    Ok(_) => drop(failed.insert(*id, missing(id))),
                     Err(error) => drop(failed.insert(*id, error.clone())),
                 }
             }

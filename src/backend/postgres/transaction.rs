@@ -84,7 +84,7 @@ impl PostgresTransaction {
 impl Transaction for PostgresTransaction {
     async fn get_credential(&mut self, id: &Key) -> Result<Credential> {
         let reply = self.run(Sql::GetCredential, &[Parameter::Text(id.as_str())]).await?;
-        credential::read(id, reply.rows.first().ok_or_else(credential::missing)?, 0)
+        credential::read(id, reply.rows.first().ok_or_else(|| credential::missing(id))?, 0)
     }
 
     async fn set_credential(&mut self, id: &Key, credential: &Credential) -> Result<()> {
@@ -96,13 +96,13 @@ impl Transaction for PostgresTransaction {
     async fn delete_credential(&mut self, id: &Key) -> Result<()> {
         match self.write(Sql::RemoveCredential, &[Parameter::Text(id.as_str())]).await? {
             true => Ok(()),
-            false => Err(credential::missing()),
+            false => Err(credential::missing(id)),
         }
     }
 
     async fn get_config(&mut self, key: &Key) -> Result<ConfigValue> {
         let reply = self.run(Sql::GetConfig, &[Parameter::Text(key.as_str())]).await?;
-        config::read(key, reply.rows.first().ok_or_else(config::missing)?, 0)
+        config::read(key, reply.rows.first().ok_or_else(|| config::missing(key))?, 0)
     }
 
     async fn set_config(&mut self, key: &Key, value: &ConfigValue) -> Result<()> {
@@ -114,7 +114,7 @@ impl Transaction for PostgresTransaction {
     async fn delete_config(&mut self, key: &Key) -> Result<()> {
         match self.write(Sql::RemoveConfig, &[Parameter::Text(key.as_str())]).await? {
             true => Ok(()),
-            false => Err(config::missing()),
+            false => Err(config::missing(key)),
         }
     }
 

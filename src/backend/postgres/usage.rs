@@ -13,8 +13,8 @@ use crate::{
     error::Kind,
 };
 
-fn missing() -> Error {
-    Error::not_found(Kind::Usage)
+fn missing(key: &Key) -> Error {
+    Error::not_found(Kind::Usage, key)
 }
 
 /// Increments of one counter, in one direction, that are one row of a statement.
@@ -114,15 +114,16 @@ impl UsageStore for Postgres {
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
         let reply = self.call()?.run(Effect::Read, Sql::GetUsage, &[Parameter::Text(key.as_str())]).await?;
         if reply.rows.is_empty() {
-            return Err(missing());
+            return Err(missing(key));
         }
-        reply.rows.iter().map(|row| Ok((name(row, 0)?, column(row, 1)?))).collect()
+        let record: Result<_> = reply.rows.iter().map(|row| Ok((name(row, 0)?, column(row, 1)?))).collect();
+        record.map_err(|error| error.with_key(key))
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {
         let name = [Parameter::Text(key.as_str())];
         match self.call()?.run(Effect::Write, Sql::ResetUsage, &name).await?.count {
-            0 => Err(missing()),
+            0 => Err(missing(key)),
             _ => Ok(()),
         }
     }

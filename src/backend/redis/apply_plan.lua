@@ -1,5 +1,6 @@
--- Applies a plan: all of it or nothing. Whatever can be wrong with what is stored is looked for before the first write, and
--- the audit, which has limits of its own, is the first. (A user who may not run one of the commands stops it in the middle.)
+-- Applies a plan: all of it or nothing. Whatever can be wrong is found before the audit says that it is committed: what is
+-- stored is looked at, each command that writes is tried on the record, and the audit has limits of its own. Nothing can
+-- fail after that.
 --
 -- KEYS: the config hash, the plan's record, the audit.
 -- ARGV: plan key, payload, ttl in ms, stage, source, microseconds so far, mutations, most bytes replaced, most audit
@@ -19,9 +20,9 @@ for at, wanted in ipairs({'hash', 'hash', 'stream'}) do
 end
 
 local function finish(status, refusal)
-  redis.call('XADD', audit, 'MAXLEN', most_entries, '*', 'key', key, 'action', 'apply', 'status', status,
+  local id = redis.call('XADD', audit, 'MAXLEN', most_entries, '*', 'key', key, 'action', 'apply', 'status', status,
     'stage', stage, 'source', source, 'micros', micros, 'mutations', mutations, 'payload', payload, 'error', refusal)
-  return {refusal == '' and status or refusal}
+  return {refusal == '' and status or refusal}, id
 end
 
 local known = redis.call('HMGET', plan, ':payload', ':rolled_back')
@@ -50,10 +51,15 @@ for first = at, #ARGV, 2 * CHUNK do
 end
 if bytes > most_bytes then return finish('failed', 'too_large') end
 
-local reply = finish('committed', '')
-local time = redis.call('TIME')
+-- What the user may not do, or a full server refuses, stops the script here. HSET is the first: a script that has written
+-- is not stopped by a full memory any more. What is left of it expires.
+redis.call('HSET', plan, ':mutations', mutations)
+redis.call('PEXPIRE', plan, ttl)
+redis.call('HDEL', plan, ':mutations')
+local reply, id = finish('committed', '')
+-- The entry's id begins with the server's time in milliseconds.
 redis.call('HSET', plan, ':payload', payload, ':mutations', mutations, ':stage', stage, ':applied',
-  time[1] .. string.format('%03d', math.floor(tonumber(time[2]) / 1000)))
+  string.match(id, '^%d+'))
 local nth = 0
 for first = at, #ARGV, 2 * CHUNK do
   local record, sets, deletes = {}, {}, {}

@@ -9,8 +9,8 @@ use crate::{
     CacheEntry, CacheStore, Error, Key, Result, backend::remote::Effect, capability::check_cache, error::Kind,
 };
 
-fn missing() -> Error {
-    Error::not_found(Kind::Cache)
+fn missing(key: &Key) -> Error {
+    Error::not_found(Kind::Cache, key)
 }
 
 /// Both at once: otherwise the value could be of one write, and the time of the next.
@@ -22,7 +22,7 @@ impl CacheStore for Redis {
     async fn get_cache(&self, key: &Key) -> Result<Vec<u8>> {
         let mut get = cmd("GET");
         get.arg(self.layout.name(Space::Cache, key));
-        reply::bytes(self.call()?.send(Effect::Read, &get).await?)?.ok_or_else(missing)
+        reply::bytes(self.call()?.send(Effect::Read, &get).await?)?.ok_or_else(|| missing(key))
     }
 
     async fn get_cache_entry(&self, key: &Key) -> Result<CacheEntry> {
@@ -30,7 +30,7 @@ impl CacheStore for Redis {
         both.arg(GET_WITH_TTL).arg(1).arg(self.layout.name(Space::Cache, key));
         let wrong = || failure::unexpected_reply(Effect::Read);
         match self.call()?.send(Effect::Read, &both).await? {
-            Value::Nil => Err(missing()),
+            Value::Nil => Err(missing(key)),
             Value::Array(found) => {
                 let [value, millis]: [Value; 2] = found.try_into().map_err(|_| wrong())?;
                 let value = reply::bytes(value)?.ok_or_else(wrong)?;
@@ -53,7 +53,7 @@ impl CacheStore for Redis {
         let mut unlink = cmd("UNLINK");
         unlink.arg(self.layout.name(Space::Cache, key));
         match reply::number(self.call()?.send(Effect::Write, &unlink).await?)? {
-            0 => Err(missing()),
+            0 => Err(missing(key)),
             _ => Ok(()),
         }
     }

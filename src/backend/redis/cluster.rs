@@ -64,6 +64,16 @@ impl Redirect {
     }
 }
 
+/// Some slots, and a name in one of them if they have a server.
+#[derive(Default)]
+pub(super) struct Place {
+    pub(super) slots: usize,
+    pub(super) name: Option<String>,
+}
+
+/// A master of a single slot is found among so many names in all but one of some ten million searches.
+const MOST_NAMES: usize = 1 << 18;
+
 /// What a server of a cluster says.
 pub(super) enum Reply {
     Final(Value),
@@ -123,6 +133,27 @@ impl Cluster {
         owners.sort_unstable();
         owners.dedup();
         owners.iter().filter_map(|index| map.nodes.get(usize::from(*index)).cloned()).collect()
+    }
+
+    /// For each master how many slots it has and which of these names is in one of them; last the slots that have none.
+    pub(super) fn places(&self, names: impl Iterator<Item = String>) -> Vec<Place> {
+        let map = self.map.load();
+        let mut places: Vec<Place> = (0..=map.nodes.len()).map(|_| Place::default()).collect();
+        let place = |owner: u16| usize::from(owner).min(map.nodes.len());
+        map.owners.iter().for_each(|owner| places[place(*owner)].slots += 1);
+        let mut unnamed = places[..map.nodes.len()].iter().filter(|place| place.slots > 0).count();
+        for name in names.take(MOST_NAMES) {
+            if unnamed == 0 {
+                break;
+            }
+            let owner = place(map.owners[usize::from(slot_of(name.as_bytes()))]);
+            if owner < map.nodes.len() && places[owner].name.is_none() {
+                places[owner].name = Some(name);
+                unnamed -= 1;
+            }
+        }
+        places.retain(|place| place.slots > 0);
+        places
     }
 
     /// Whether a reply sends its command elsewhere.
@@ -233,12 +264,13 @@ impl Cluster {
             Some(lease) => lease,
             None => node.pool(Effect::Read).connection().await?,
         };
+        let sent = tokio::time::Instant::now();
         let slots: Value = cmd("CLUSTER")
             .arg("SLOTS")
             .query_async(&mut lease.driver())
             .await
             .map_err(|error| failure::of_request(&error, Effect::Read))?;
-        lease.replied(tokio::time::Instant::now());
+        lease.replied(sent, tokio::time::Instant::now());
         self.map_of(addr, slots)
     }
 

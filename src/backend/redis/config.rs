@@ -12,8 +12,8 @@ use crate::{
     error::Kind,
 };
 
-fn missing() -> Error {
-    Error::not_found(Kind::Config)
+fn missing(key: &Key) -> Error {
+    Error::not_found(Kind::Config, key)
 }
 
 /// A value that we or another program stored.
@@ -26,7 +26,7 @@ impl ConfigStore for Redis {
         let mut get = cmd("HGET");
         get.arg(self.layout.config()).arg(key.as_str());
         let reply = self.call()?.send(Effect::Read, &get).await?;
-        read(key, &reply::bytes(reply)?.ok_or_else(missing)?)
+        read(key, &reply::bytes(reply)?.ok_or_else(|| missing(key))?)
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
@@ -39,7 +39,7 @@ impl ConfigStore for Redis {
         let mut delete = cmd("HDEL");
         delete.arg(self.layout.config()).arg(key.as_str());
         match reply::number(self.call()?.send(Effect::Write, &delete).await?)? {
-            0 => Err(missing()),
+            0 => Err(missing(key)),
             _ => Ok(()),
         }
     }

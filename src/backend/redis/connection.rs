@@ -10,12 +10,13 @@ use std::{
 
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    RedisConnectionInfo, RedisError, RedisResult, aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
+    RedisConnectionInfo, RedisError, RedisResult, Value, aio::MultiplexedConnection, cmd,
+    io::tcp::TcpSettings,
 };
 
 use tokio::time::Instant;
 
-use super::{RedisConfig, failure, sentinel::Sentinels, tls};
+use super::{RedisConfig, failure, pulse::Pulse, sentinel::Sentinels, tls};
 use crate::{
     Error, ErrorKind, Result,
     codec::{host_and_port, is_this_machine},
@@ -25,20 +26,17 @@ use crate::{
 pub(super) struct Connection {
     driver: MultiplexedConnection,
     dead: Arc<AtomicBool>,
-    opened: Instant,
-    /// About when a reply last came, or the first of those in flight was sent: in microseconds since it was opened.
-    progress: AtomicU64,
-    /// Whether a call was given up after the last reply: it still owes one, although nobody waits.
-    owes: AtomicBool,
+    pulse: Pulse,
+    /// When it was last asked for its role, in milliseconds since it was opened.
+    asked: AtomicU64,
 }
 
-/// Progress is not noted more often than this: a note is seen by all threads, which costs more than reading one.
-const GRAIN: Duration = Duration::from_micros(500);
+/// A connection in use is asked for its role so often.
+const ROLE_EVERY: Duration = Duration::from_secs(5);
 
 impl Connection {
-    fn new(driver: MultiplexedConnection, dead: Arc<AtomicBool>) -> Self {
-        let (progress, owes) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self { driver, dead, opened: Instant::now(), progress, owes }
+    fn new(driver: MultiplexedConnection, dead: Arc<AtomicBool>, dialed: Duration) -> Self {
+        Self { driver, dead, pulse: Pulse::new(Instant::now(), dialed), asked: AtomicU64::new(0) }
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -50,36 +48,39 @@ impl Connection {
         self.dead.store(true, Ordering::Relaxed);
     }
 
-    /// How many calls wait on it. Its slot and whoever looks are none.
-    pub(super) fn in_flight(self: &Arc<Self>) -> usize {
-        Arc::strong_count(self).saturating_sub(2)
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
-    /// How long it has brought no reply, if it owes one.
-    pub(super) fn silence(self: &Arc<Self>, now: Instant) -> Duration {
-        if self.in_flight() == 0 && !self.owes.load(Ordering::Relaxed) {
-            return Duration::ZERO;
-        }
-        self.since_progress(now)
-    }
-
-    fn since_progress(&self, now: Instant) -> Duration {
-        let age = now.saturating_duration_since(self.opened);
-        age.saturating_sub(Duration::from_micros(self.progress.load(Ordering::Relaxed)))
-    }
-
-    fn note_progress(&self, now: Instant) {
-        let age = now.saturating_duration_since(self.opened).as_micros();
-        self.progress.store(u64::try_from(age).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// The use of the connection by one call. Where nothing is owed, a wait begins now.
+    /// The use of the connection by one call.
     pub(super) fn lease(self: Arc<Self>, now: Instant) -> Lease {
-        if self.silence(now).is_zero() && self.since_progress(now) > GRAIN {
-            self.note_progress(now);
+        let age = self.pulse.age(now).as_millis() as u64;
+        if age.saturating_sub(self.asked.load(Ordering::Relaxed)) > ROLE_EVERY.as_millis() as u64 {
+            self.ask_role(age);
         }
+        self.pulse.begin(now);
         Lease { connection: self, replied: false }
     }
+
+    /// Asks the server for its role, meanwhile: only a write is refused by one that has become a replica.
+    #[cold]
+    fn ask_role(&self, age: u64) {
+        self.asked.store(age, Ordering::Relaxed);
+        let (mut driver, dead) = (self.driver.clone(), self.dead.clone());
+        tokio::spawn(async move {
+            // Not every user may ask.
+            if let Ok(Ok(false)) = tokio::time::timeout(ROLE_EVERY, is_master(&mut driver)).await {
+                dead.store(true, Ordering::Relaxed);
+            }
+        });
+    }
+}
+
+/// Whether a server says that it is a master.
+pub(super) async fn is_master(driver: &mut MultiplexedConnection) -> RedisResult<bool> {
+    let role: Value = cmd("ROLE").query_async(driver).await?;
+    let Value::Array(parts) = role else { return Ok(false) };
+    Ok(matches!(parts.first(), Some(Value::BulkString(role)) if role == b"master"))
 }
 
 /// The use of a connection by one call: as long as it lives the call is in flight.
@@ -89,7 +90,9 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn driver(&self) -> MultiplexedConnection {
+    /// What sends the next request.
+    pub(super) fn driver(&mut self) -> MultiplexedConnection {
+        self.replied = false;
         self.connection.driver.clone()
     }
 
@@ -97,26 +100,19 @@ impl Lease {
         self.connection.abandon();
     }
 
-    /// A reply came. Says how long there had been none.
-    pub(super) fn replied(&mut self, now: Instant) -> Duration {
+    /// A reply to what was sent then came. Says whether it was a long time coming.
+    pub(super) fn replied(&mut self, sent: Instant, now: Instant) -> bool {
         self.replied = true;
-        // Replies come in order: what was given up before is answered, too.
-        if self.connection.owes.load(Ordering::Relaxed) {
-            self.connection.owes.store(false, Ordering::Relaxed);
-        }
-        let silence = self.connection.since_progress(now);
-        if silence > GRAIN {
-            self.connection.note_progress(now);
-        }
-        silence
+        self.connection.pulse.replied(sent, now)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         if !self.replied {
-            self.connection.owes.store(true, Ordering::Relaxed);
+            self.connection.pulse.give_up(Instant::now());
         }
+        self.connection.pulse.end();
     }
 }
 
@@ -202,14 +198,14 @@ impl Settings {
     }
 
     async fn dial(&self, target: &Target) -> Result<Connection> {
-        let dead = Arc::new(AtomicBool::new(false));
+        let (begun, dead) = (Instant::now(), Arc::new(AtomicBool::new(false)));
         let driver = match target {
             Target::Server(addr) => {
                 self.greet(addr, &dead).await.map_err(|error| failure::of_dial(&error))?
             }
             Target::Master(sentinels) => sentinels.greet_master(self, &dead).await?,
         };
-        Ok(Connection::new(driver, dead))
+        Ok(Connection::new(driver, dead, begun.elapsed()))
     }
 
     /// Opens a connection within the time that the configuration gives it.

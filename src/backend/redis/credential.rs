@@ -12,8 +12,8 @@ use crate::{
     error::Kind,
 };
 
-fn missing() -> Error {
-    Error::not_found(Kind::Credential)
+fn missing(id: &Key) -> Error {
+    Error::not_found(Kind::Credential, id)
 }
 
 impl Redis {
@@ -32,7 +32,7 @@ impl Redis {
             .zip(replies)
             .map(|(id, reply)| {
                 let reply = reply.map_err(|error| error.with_key(id));
-                let found = reply.and_then(reply::bytes).and_then(|found| found.ok_or_else(missing));
+                let found = reply.and_then(reply::bytes).and_then(|found| found.ok_or_else(|| missing(id)));
                 found.and_then(|text| read(id, &text))
             })
             .collect()
@@ -86,7 +86,7 @@ impl Redis {
     /// One pipeline: a single UNLINK of all would only tell how many were there, not which.
     async fn delete_chunk(&self, call: &Call<'_>, ids: &[&Key]) -> Vec<Result<()>> {
         let replies = call.send_all(Effect::Write, ids.iter().map(|id| self.unlink(id)).collect()).await;
-        replies.into_iter().map(|reply| reply.and_then(deleted)).collect()
+        ids.iter().zip(replies).map(|(id, reply)| reply.and_then(|reply| deleted(id, reply))).collect()
     }
 
     fn get(&self, id: &Key) -> Cmd {
@@ -140,15 +140,15 @@ fn failures<'k>(keys: impl Iterator<Item = &'k Key>, results: Vec<Result<()>>) -
     keys.zip(results).filter_map(|(key, result)| Some((key, result.err()?))).collect()
 }
 
-fn deleted(reply: Value) -> Result<()> {
-    if reply::number(reply)? == 0 { Err(missing()) } else { Ok(()) }
+fn deleted(id: &Key, reply: Value) -> Result<()> {
+    if reply::number(reply)? == 0 { Err(missing(id)) } else { Ok(()) }
 }
 
 impl CredentialStore for Redis {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
         let reply =
             self.call()?.send(Effect::Read, &self.get(id)).await.map_err(|error| error.with_key(id))?;
-        read(id, &reply::bytes(reply)?.ok_or_else(missing)?)
+        read(id, &reply::bytes(reply)?.ok_or_else(|| missing(id))?)
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
@@ -157,7 +157,7 @@ impl CredentialStore for Redis {
     }
 
     async fn delete_credential(&self, id: &Key) -> Result<()> {
-        deleted(self.call()?.send(Effect::Write, &self.unlink(id)).await?)
+        deleted(id, self.call()?.send(Effect::Write, &self.unlink(id)).await?)
     }
 
     async fn list_credentials(&self) -> Result<Vec<Key>> {

@@ -48,10 +48,25 @@ fn lost(error: &RedisError) -> Error {
     unreachable("the Redis server", io)
 }
 
+/// The code of an error reply. What a command of a script was refused for is in the text: version 6 has its code there, and no
+/// version has one for a command that the user may not run.
+pub(super) fn code_of<'r>(code: &'r str, detail: &'r str) -> &'r str {
+    if code != "ERR" {
+        return code;
+    }
+    if detail.contains("The user executing the script can't") || detail.starts_with("ACL failure in script") {
+        return "NOPERM";
+    }
+    let inner = detail.strip_prefix("Error running script").and_then(|detail| detail.split_once(": -"));
+    let word = inner.and_then(|(_, reply)| reply.split_whitespace().next());
+    word.filter(|word| word.bytes().all(|byte| byte.is_ascii_uppercase())).unwrap_or(code)
+}
+
 /// An error reply. `detail` decides between kinds and is not kept.
 #[cold]
 pub(super) fn of_code(code: &str, detail: &str) -> Error {
     use ErrorKind::{Busy, Corrupt, Denied, Internal, InvalidValue, Unavailable, Unsupported};
+    let code = code_of(code, detail);
     let (kind, message) = match code {
         "WRONGTYPE" => (Corrupt, "a stored record is not of the Redis type that it should be"),
         "LOADING" => (Unavailable, "the Redis server is still loading its data"),
@@ -122,11 +137,46 @@ mod tests {
             ("ERR", "increment or decrement would overflow", ErrorKind::Overflow, false),
             ("ERR", "hash value is not an integer", ErrorKind::Corrupt, false),
             ("ERR", "unknown command 'SECRET'", ErrorKind::Internal, false),
+            ("ERR", "Error running script (call to f_1): @user_script:1: SECRET", ErrorKind::Internal, false),
         ] {
             let error = of_code(code, detail);
             assert_eq!((error.kind(), error.is_retryable()), (kind, retryable), "{code} {detail}");
             assert_eq!((error.code(), error.outcome()), (Some(code), Outcome::NotApplied));
             assert!(!format!("{error:?}").contains("SECRET"));
+        }
+    }
+
+    /// As `scripting.c` of 6.2 makes them (`luaPushError`, the handler of errors, `evalGenericCommand`), and later versions.
+    #[test]
+    fn what_a_script_was_refused_for() {
+        let of_6 = |line: &str| {
+            format!("Error running script (call to f_0a1b): @user_script:45: @user_script: 45: {line} ")
+        };
+        for (detail, code, kind) in [
+            (of_6("-READONLY You can't write against a read only replica."), "READONLY", ErrorKind::Unavailable),
+            (of_6("-OOM command not allowed when used memory > 'maxmemory'."), "OOM", ErrorKind::Busy),
+            (of_6("-MISCONF Errors writing to the AOF file: No space"), "MISCONF", ErrorKind::Unavailable),
+            (
+                of_6("The user executing the script can't run this command or subcommand"),
+                "NOPERM",
+                ErrorKind::Denied,
+            ),
+            (
+                "The user executing the script can't run this command or subcommand script: 1f, on @user_script:54."
+                    .to_owned(),
+                "NOPERM",
+                ErrorKind::Denied,
+            ),
+            (
+                "ACL failure in script: User u has no permissions to run the 'hdel' command".to_owned(),
+                "NOPERM",
+                ErrorKind::Denied,
+            ),
+            (of_6("Script killed by user with SCRIPT KILL..."), "ERR", ErrorKind::Internal),
+        ] {
+            let error = of_code("ERR", &detail);
+            assert_eq!((error.code(), error.kind()), (Some(code), kind), "{detail}");
+            assert_eq!(error.outcome(), Outcome::NotApplied);
         }
     }
 }

@@ -52,6 +52,21 @@ impl Layout {
         [&self.beside_config, ":audit"].concat()
     }
 
+    /// A key that never is: what a health check is about.
+    pub(super) fn health(&self) -> String {
+        [&self.prefix, "health"].concat()
+    }
+
+    /// The same for a cluster: one in every slot, sooner or later.
+    pub(super) fn health_names(&self) -> impl Iterator<Item = String> {
+        (0_u32..).map(|number| format!("{}health:{number}", self.prefix))
+    }
+
+    /// Whether the prefix has a tag, so that all keys are in one slot.
+    pub(super) fn is_in_one_slot(&self) -> bool {
+        tag_of(self.prefix.as_bytes()).is_some()
+    }
+
     /// What the keys of this crate's own plans, and of the audit, begin with.
     pub(super) fn beside_config(&self) -> String {
         [&self.beside_config, ":"].concat()

@@ -8,11 +8,13 @@ mod connection;
 mod credential;
 mod export;
 mod failure;
+mod health;
 mod layout;
 mod node;
 mod options;
 mod plan;
 mod pool;
+mod pulse;
 mod reply;
 mod scan;
 mod sentinel;
@@ -25,10 +27,9 @@ use std::{sync::Arc, time::Duration};
 
 use layout::Layout;
 pub use options::{RedisConfig, RedisDurability, RedisSentinel, RedisTls, RedisTopology};
-use redis::{Value, cmd};
 use server::Server;
 
-use crate::{Backend, Open, PoolStats, Pooled, Result, StorageStats, backend::remote::Effect};
+use crate::{Backend, Open, PoolStats, Pooled, Result, StorageStats};
 
 /// How many chunks of a batch are under way at once.
 const CONCURRENT_CHUNKS: usize = 10;
@@ -42,7 +43,12 @@ const CONCURRENT_CHUNKS: usize = 10;
 ///
 /// An operation is one command, one pipeline or, for a batch, one MGET, MSET or pipeline a chunk. All calls share a few
 /// multiplexed connections; no call owns one. A dead connection is noticed when it dies, not by a PING before each use.
-/// A read whose connection is lost is sent once more; a write never is.
+/// A read whose connection is lost is sent once more; a write never is: when a connection dies, every write in flight on it, of
+/// all callers, is [`Unknown`](crate::Outcome::Unknown).
+///
+/// A server that became a replica is noticed by the first write, by [`health`](Backend::health), and by ROLE, which a connection in
+/// use is asked every 5 s: reads stay with it for no longer, and its sentinels, or its name, say who is the master now. After
+/// a quiet time the first reads are answered before ROLE is.
 ///
 /// # Where things are
 ///
@@ -103,16 +109,11 @@ impl Backend for Redis {
         self.deadline = deadline;
     }
 
-    /// Asks every server that owns data.
+    /// Sends every server that owns data a write that changes nothing: a replica, a server that is full, can't save or has too
+    /// few replicas (its own setting, or `wait_replicas`), and a user who may not write, are errors. Of a cluster the error
+    /// says how many slots are not served.
     async fn health(&self) -> Result<()> {
-        let call = self.call()?;
-        for (_, node) in self.server.nodes() {
-            match call.send_to(&node, Effect::Read, &cmd("PING")).await? {
-                Value::SimpleString(pong) if pong == "PONG" => {}
-                _ => return Err(failure::unexpected_reply(Effect::Read)),
-            }
-        }
-        Ok(())
+        self.check_health().await
     }
 
     async fn stats(&self) -> Result<StorageStats> {
@@ -127,6 +128,7 @@ impl Backend for Redis {
 impl Open for Redis {
     type Config = RedisConfig;
 
+    /// Refuses a replica. A server that is full or has too few replicas is opened; so is a cluster of which one master answers.
     async fn open(config: RedisConfig) -> Result<Self> {
         let redis = Self {
             layout: Arc::new(Layout::new(&config.prefix)),
@@ -135,7 +137,7 @@ impl Open for Redis {
             server: Arc::new(Server::new(&config)?),
         };
         redis.server.begin(config.deadline).await?;
-        redis.health().await?;
+        redis.check_open().await?;
         redis.demand(config.durability).await?;
         Ok(redis)
     }

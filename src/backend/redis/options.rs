@@ -47,8 +47,7 @@ pub struct RedisConfig {
     pub tls: Option<RedisTls>,
     /// The ACL user, who has a password. None is the server's default user.
     ///
-    /// The user may do `+@read +@write +@connection +@scripting` on the prefix's keys and, for [`stats`](crate::Backend::stats),
-    /// `+info +config|get`; with `wait_replicas` also `+wait`, at sentinels `+role`, in a cluster `+cluster|slots`.
+    #[doc = include_str!("acl.md")]
     pub username: Option<String>,
     /// Its password. `Debug` does not print it.
     pub password: Option<String>,
@@ -75,15 +74,16 @@ pub struct RedisConfig {
     pub tcp_nodelay: bool,
     /// The most connections to a server, 1 to 1024. Default: 10.
     pub pool_size: u32,
-    /// Connections to a server that are kept open. All calls share them; more are opened only when none of these keeps up.
-    /// Default: 2.
+    /// Connections to a server that are kept open. All calls share them; more are opened only when none of these keeps up, and
+    /// closed after a minute in which all did. Default: 2.
     pub min_idle: u32,
     /// How many replicas have to have a write before it is `Ok`
     /// ([WAIT](https://redis.io/docs/latest/commands/wait/)). Default: 0.
     ///
     /// A write that fewer have in time is done, but a failover may lose it: it fails as
     /// [`Unavailable`](crate::ErrorKind::Unavailable) and [`Unknown`](crate::Outcome::Unknown). Such writes have
-    /// up to `pool_size` connections of their own, one each; more of them queue.
+    /// up to `pool_size` connections of their own, one each; more of them queue where the fewest wait. While too few
+    /// replicas confirm, [`health`](crate::Backend::health) is an error.
     pub wait_replicas: u32,
     /// How long a write waits for its replicas. Default: 1 s.
     #[serde(with = "readable")]

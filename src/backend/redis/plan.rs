@@ -8,7 +8,7 @@ use redis::{Cmd, Value, cmd};
 use super::{Redis, config, layout, reply, server::Call};
 use crate::{
     Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Backend, ConfigBatch, ConfigValue, Error,
-    Expect, Key, MAX_AUDIT_ENTRIES, MAX_PLAN_BYTES, Outcome, Plan, PlanAction, PlanRefusal, Result, Rollback,
+    Expect, Key, MAX_AUDIT_ENTRIES, MAX_PLAN_BYTES, Plan, PlanAction, PlanRefusal, Result, Rollback,
     RollbackOptions,
     backend::remote::{
         Effect,
@@ -88,7 +88,7 @@ fn unexpected<'p>(plan: &'p Plan, found: &Found<'_>) -> Result<Option<&'p Key>> 
 }
 
 impl ConfigBatch for Redis {
-    /// One script; one round trip more if the plan expects something, since only we can compare values.
+    /// One script, which fails before it changes the configuration or not at all; one round trip more if the plan expects something, since only we can compare values.
     async fn apply_plan(&self, key: &Key, plan: &Plan, options: &ApplyOptions) -> Result<Applied> {
         let ttl = options.check()?;
         let payload = plan.payload_hash();
@@ -111,7 +111,7 @@ impl ConfigBatch for Redis {
             for (key, value) in &changes {
                 apply.arg(key.as_str()).arg(marked(value.map(encode_config).as_deref()));
             }
-            let (word, _) = words(call.send(Effect::Write, &apply).await.map_err(cut_off)?)?;
+            let (word, _) = words(call.send(Effect::Write, &apply).await?)?;
             match word.as_str() {
                 "committed" => return Ok(Applied::Applied),
                 "replayed" => return Ok(Applied::Replayed),
@@ -131,7 +131,7 @@ impl ConfigBatch for Redis {
         let mut roll_back = self.script(ROLLBACK, key);
         roll_back.arg(attempt.source.unwrap_or_default()).arg(attempt.micros());
         roll_back.arg(MAX_AUDIT_ENTRIES).arg(options.action().as_str());
-        let (word, others) = words(self.call()?.send(Effect::Write, &roll_back).await.map_err(cut_off)?)?;
+        let (word, others) = words(self.call()?.send(Effect::Write, &roll_back).await?)?;
         match word.as_str() {
             "committed" => Ok(Rollback::RolledBack),
             "replayed" => Ok(Rollback::AlreadyRolledBack),
@@ -153,12 +153,6 @@ impl ConfigBatch for Redis {
             async move { redis.audit_page(until).await }
         })
     }
-}
-
-/// A script that a command of it stopped keeps what it wrote before: one that the user may not run, say.
-#[cold]
-fn cut_off(error: Error) -> Error {
-    if matches!(error.code(), Some("ERR" | "NOPERM")) { error.with_outcome(Outcome::Unknown) } else { error }
 }
 
 #[cold]

@@ -25,7 +25,7 @@ use crate::{Error, ErrorKind, PoolStats, Result, backend::remote::Waiting};
 ///
 /// Requests that go out together cost the least, so that more connections are no faster. They are for when one is in the
 /// way of the others: when a reply was a long time coming (behind a wide value), calls are spread for a while, each to the
-/// connection on which the fewest wait, and more are opened. A dead one is opened again by the next call that comes by;
+/// connection on which the fewest wait, and more are opened; after a minute without one they are closed. A dead one is opened again by the next call that comes by;
 /// the call waits for it only if there is no other.
 pub(super) struct Pool {
     settings: Arc<Settings>,
@@ -38,17 +38,19 @@ pub(super) struct Pool {
     /// In milliseconds since it was made.
     spread_until: AtomicU64,
     slots: ArcSwap<Vec<Arc<Slot>>>,
-    /// How many of the slots are in use.
+    /// How many of the slots are in use, and at least are.
     width: AtomicUsize,
-    turn: AtomicUsize,
+    least: usize,
+    /// When all connections last kept up again, in milliseconds since it was made.
+    calm_since: AtomicU64,
     waiting: AtomicU32,
 }
 
-/// A connection that owes replies and has brought none for so long does not keep up: a wide value is in the way.
-pub(super) const STALL: Duration = Duration::from_millis(10);
-
 /// How long calls are spread over all connections after that was seen.
 const SPREAD_MILLIS: u64 = 1000;
+
+/// How long all connections keep up before those that were opened for a stall are closed.
+const CALM_MILLIS: u64 = 60_000;
 
 #[derive(Default)]
 struct Slot {
@@ -74,6 +76,18 @@ impl Slot {
         self.open.load_full().filter(|connection| !connection.is_dead())
     }
 
+    /// How many calls wait on its connection, or for it.
+    fn load(&self) -> usize {
+        match self.living() {
+            Some(connection) => connection.pulse().in_flight(),
+            // The slot has one itself.
+            None => {
+                let attempt = self.dial().under_way.as_ref().and_then(Shared::strong_count);
+                attempt.map_or(0, |handles| handles.saturating_sub(1).max(1))
+            }
+        }
+    }
+
     fn dial(&self) -> MutexGuard<'_, Dial> {
         self.dial.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -88,6 +102,7 @@ impl Pool {
         alone: bool,
     ) -> Result<Self> {
         let slots = slots(&[], max)?;
+        let least = (config.min_idle as usize).clamp(1, slots.len());
         Ok(Self {
             settings,
             target: Arc::new(target),
@@ -95,9 +110,10 @@ impl Pool {
             alone,
             made: Instant::now(),
             spread_until: AtomicU64::new(0),
-            width: AtomicUsize::new((config.min_idle as usize).clamp(1, slots.len())),
+            width: AtomicUsize::new(least),
+            least,
+            calm_since: AtomicU64::new(0),
             slots: ArcSwap::from_pointee(slots),
-            turn: AtomicUsize::new(0),
             waiting: AtomicU32::new(0),
         })
     }
@@ -105,7 +121,10 @@ impl Pool {
     /// A connection, if one is open. Others that should be are opened meanwhile.
     pub(super) fn ready(&self, now: Instant) -> Option<Lease> {
         let slots = self.slots.load();
-        let width = self.width.load(Ordering::Relaxed).min(slots.len());
+        let mut width = self.width.load(Ordering::Relaxed).min(slots.len());
+        if width > self.least && self.is_calm(now) {
+            width = self.narrow(&slots);
+        }
         let spread = self.spreads(now);
         let mut calmest: Option<Arc<Connection>> = None;
         for slot in &slots[..width] {
@@ -113,22 +132,22 @@ impl Pool {
                 self.dial_meanwhile(slot, now);
                 continue;
             };
-            let silence = connection.silence(now);
+            let silence = connection.pulse().silence(now);
             if silence > self.patience {
                 connection.abandon();
                 self.dial_meanwhile(slot, now);
                 continue;
             }
-            let in_flight = connection.in_flight();
-            if silence < STALL && (in_flight == 0 || !spread) {
+            let in_flight = connection.pulse().in_flight();
+            if silence < connection.pulse().stall() && (in_flight == 0 || !spread) {
                 return Some(connection.lease(now));
             }
-            if calmest.as_ref().is_none_or(|calmest| in_flight < calmest.in_flight()) {
+            if calmest.as_ref().is_none_or(|calmest| in_flight < calmest.pulse().in_flight()) {
                 calmest = Some(connection);
             }
         }
         if width < slots.len() && (self.alone || calmest.is_some()) {
-            self.widen(width);
+            self.widen(width, now);
             if self.alone {
                 return None;
             }
@@ -150,10 +169,27 @@ impl Pool {
     #[cold]
     pub(super) fn note_stall(&self, now: Instant) {
         self.spread_until.store(self.age(now) + SPREAD_MILLIS, Ordering::Relaxed);
+        self.calm_since.store(self.age(now), Ordering::Relaxed);
+    }
+
+    /// Whether all connections kept up for so long that fewer will do. For calls that are alone any number can be needed again
+    /// at once.
+    fn is_calm(&self, now: Instant) -> bool {
+        !self.alone && self.age(now).saturating_sub(self.calm_since.load(Ordering::Relaxed)) > CALM_MILLIS
+    }
+
+    /// Gives up those that are more than the least. They close when the last call over them is done.
+    #[cold]
+    fn narrow(&self, slots: &[Arc<Slot>]) -> usize {
+        self.width.store(self.least, Ordering::Relaxed);
+        let least = self.least.min(slots.len());
+        slots[least..].iter().for_each(|slot| slot.open.store(None));
+        least
     }
 
     #[cold]
-    fn widen(&self, width: usize) {
+    fn widen(&self, width: usize, now: Instant) {
+        self.calm_since.store(self.age(now), Ordering::Relaxed);
         let _ = self.width.compare_exchange(width, width + 1, Ordering::Relaxed, Ordering::Relaxed);
     }
 
@@ -172,7 +208,7 @@ impl Pool {
         }
     }
 
-    /// The slots to wait for: any, or for a call that wants to be alone one that nobody has.
+    /// The slots to wait for: any, or for a call that wants to be alone the one for which the fewest wait.
     fn wanted(&self) -> Vec<Arc<Slot>> {
         let slots = self.slots.load();
         let width = self.width.load(Ordering::Relaxed).min(slots.len());
@@ -180,9 +216,7 @@ impl Pool {
         if !self.alone {
             return slots.to_vec();
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let unused = slots.iter().find(|slot| slot.living().is_none() && slot.dial().under_way.is_none());
-        unused.or_else(|| slots.get(turn % width.max(1))).cloned().into_iter().collect()
+        slots.iter().min_by_key(|slot| slot.load()).cloned().into_iter().collect()
     }
 
     fn dial(&self, slot: &Arc<Slot>) -> Dialing {
@@ -237,7 +271,7 @@ impl Pool {
     pub(super) fn stats(&self) -> PoolStats {
         let slots = self.slots.load();
         let living: Vec<_> = slots.iter().filter_map(|slot| slot.living()).collect();
-        let idle = living.iter().filter(|connection| connection.in_flight() == 0).count();
+        let idle = living.iter().filter(|connection| connection.pulse().in_flight() == 0).count();
         PoolStats {
             max: count(slots.len()),
             open: count(living.len()),
@@ -274,5 +308,35 @@ struct Ended<'s>(&'s Slot);
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
         self.0.dial().under_way = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn is_narrow_again_after_a_calm_minute() {
+        // No server is there: what counts is how many connections it would use.
+        let config = RedisConfig::new("127.0.0.1:1");
+        let settings = Arc::new(Settings::new(&config).unwrap());
+        let pool = |alone| {
+            let addr = super::super::connection::Address::parse(&config.addr, 1).unwrap();
+            Pool::new(settings.clone(), Target::Server(addr), &config, 10, alone).unwrap()
+        };
+        let (pool, alone) = (pool(false), pool(true));
+        let at = |millis| pool.made.max(alone.made) + Duration::from_millis(millis);
+        let width_at = |pool: &Pool, millis| {
+            drop(pool.ready(at(millis)));
+            pool.width.load(Ordering::Relaxed)
+        };
+        for width in 2..6 {
+            pool.widen(width, at(1000));
+            alone.widen(width, at(1000));
+        }
+        pool.note_stall(at(30_000));
+        assert_eq!([width_at(&pool, 61_500), width_at(&pool, 89_000)], [6, 6]);
+        assert_eq!(width_at(&pool, 91_000), 2);
+        assert!(width_at(&alone, 91_000) >= 6);
     }
 }

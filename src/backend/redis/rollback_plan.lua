@@ -1,4 +1,5 @@
--- Puts back what a plan replaced: all of it or nothing. Whatever can be wrong is looked for before the first write.
+-- Puts back what a plan replaced: all of it or nothing. Whatever can be wrong is found before the audit says that it is
+-- committed: what is stored is looked at, and each command that writes is tried on the record.
 --
 -- KEYS: the config hash, the plan's record, the audit.
 -- ARGV: plan key, source, microseconds so far, most audit entries, the action: 'rollback', or 'forced_rollback'.
@@ -51,6 +52,9 @@ if action ~= 'forced_rollback' then
   end
 end
 
+-- What the user may not do, or a full server refuses, stops the script here, and changes nothing.
+redis.call('HSET', plan, ':payload', about['payload'])
+redis.call('HDEL', plan, ':rolled_back')
 local reply = finish('committed', '')
 for first = 1, #names, CHUNK do
   local sets, deletes = {}, {}

@@ -5,11 +5,11 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use redis::{RedisConnectionInfo, Value, aio::MultiplexedConnection, cmd};
+use redis::{RedisConnectionInfo, aio::MultiplexedConnection, cmd};
 
 use super::{
     RedisSentinel,
-    connection::{Address, Settings, login},
+    connection::{Address, Settings, is_master, login},
     failure,
 };
 use crate::{Error, ErrorKind, Result};
@@ -79,16 +79,11 @@ impl Sentinels {
 
 /// What a sentinel calls the master may have become a replica.
 async fn check_role(driver: &mut MultiplexedConnection) -> Result<()> {
-    let role: Value = cmd("ROLE").query_async(driver).await.map_err(|error| failure::of_dial(&error))?;
-    match role {
-        Value::Array(parts) if matches!(parts.first(), Some(Value::BulkString(role)) if role == b"master") => {
-            Ok(())
-        }
-        _ => Err(Error::new(
-            ErrorKind::Unavailable,
-            "the server that the sentinels name is no master: a failover is under way",
-        )),
+    if is_master(driver).await.map_err(|error| failure::of_dial(&error))? {
+        return Ok(());
     }
+    let message = "the server that the sentinels name is no master: a failover is under way";
+    Err(Error::new(ErrorKind::Unavailable, message))
 }
 
 #[cold]

@@ -11,11 +11,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Redis, RedisConfig, RedisTopology,
-    cluster::{self, Cluster, REDIRECTS, Redirect, Reply},
+    cluster::{self, Cluster, Place, REDIRECTS, Redirect, Reply},
     connection::{Address, Lease, Settings, Target},
     failure,
     node::{self, Envelope, Node, Wait},
-    pool::STALL,
     reply,
     sentinel::Sentinels,
 };
@@ -212,7 +211,8 @@ impl Request for Cmd {
     }
 
     fn is_demoted(reply: &Value) -> bool {
-        matches!(reply, Value::ServerError(error) if error.code() == "READONLY")
+        matches!(reply, Value::ServerError(error)
+            if failure::code_of(error.code(), error.details().unwrap_or_default()) == "READONLY")
     }
 }
 
@@ -258,6 +258,25 @@ impl Call<'_> {
                 .collect(),
             Servers::Cluster(cluster) => self.spread(cluster, effect, commands).await,
         }
+    }
+
+    /// Learns who has what in a cluster.
+    pub(super) async fn learn(&self) -> Result<()> {
+        let Servers::Cluster(cluster) = &self.server.servers else { return Ok(()) };
+        timeout_at(self.deadline(Instant::now()), cluster.learn()).await.map_err(|_| no_connection())?
+    }
+
+    /// The slots of a cluster by who has them, with a name for each.
+    pub(super) fn places(&self, names: impl Iterator<Item = String>) -> Option<Vec<Place>> {
+        match &self.server.servers {
+            Servers::One(_) => None,
+            Servers::Cluster(cluster) => Some(cluster.places(names)),
+        }
+    }
+
+    /// The effect of a write that changes nothing: only one that waits for replicas must go the way of the others.
+    pub(super) fn write(&self) -> Effect {
+        if self.server.wait.is_some() { Effect::Write } else { Effect::Read }
     }
 
     /// Whether one command may name any keys. Otherwise they must be of one slot.
@@ -402,16 +421,16 @@ impl Call<'_> {
         effect: Effect,
         request: &R,
     ) -> Result<(R::Reply, Lease)> {
-        let now = Instant::now();
-        let deadline = self.deadline(now);
-        if now >= deadline {
+        let sent = Instant::now();
+        let deadline = self.deadline(sent);
+        if sent >= deadline {
             return Err(Error::new(ErrorKind::Timeout, "the time was over before the request was sent"));
         }
-        let until = deadline.min(later(now, self.server.patience));
+        let until = deadline.min(later(sent, self.server.patience));
         match timeout_at(until, request.send(lease.driver())).await {
             Ok(Ok(reply)) => {
                 let now = Instant::now();
-                if lease.replied(now) > STALL {
+                if lease.replied(sent, now) {
                     node.pool(effect).note_stall(now);
                 }
                 // A demoted master stays one: the next connection may find the new one.

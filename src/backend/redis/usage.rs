@@ -9,8 +9,8 @@ use crate::{
     BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, backend::remote::Effect, error::Kind,
 };
 
-fn missing() -> Error {
-    Error::not_found(Kind::Usage)
+fn missing(key: &Key) -> Error {
+    Error::not_found(Kind::Usage, key)
 }
 
 /// The most increments of one pipeline. Pipelines follow each other: increments of one counter are in order.
@@ -73,14 +73,14 @@ impl UsageStore for Redis {
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
         let reply = self.call()?.send(Effect::Read, &self.whole_record(key)).await;
-        reply::usage(key, reply.map_err(|error| error.with_key(key))?)?.ok_or_else(missing)
+        reply::usage(key, reply.map_err(|error| error.with_key(key))?)?.ok_or_else(|| missing(key))
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {
         let mut unlink = cmd("UNLINK");
         unlink.arg(self.usage(key));
         match reply::number(self.call()?.send(Effect::Write, &unlink).await?)? {
-            0 => Err(missing()),
+            0 => Err(missing(key)),
             _ => Ok(()),
         }
     }

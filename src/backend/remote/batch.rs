@@ -64,7 +64,7 @@ pub(crate) fn found(ids: &[Key], results: BTreeMap<Key, Result<Credential, Error
         let error = match results.get(id) {
             Some(Ok(_)) => continue,
             Some(Err(error)) => error.clone(),
-            None => Error::not_found(Kind::Credential),
+            None => Error::not_found(Kind::Credential, id),
         };
         found.failures.push(BatchFailure { index, key: id.clone(), error });
     }

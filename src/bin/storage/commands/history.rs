@@ -1,7 +1,7 @@
 //! `storage history`, `show` and `revert`: what was stored earlier.
 
 use clap::{Args, ValueEnum};
-use gateway_storage::{Key, Record, Revision, RevisionId, Versioned, VersionedKind};
+use gateway_storage::{Key, Record, Revision, RevisionId, Versioned, VersionedKind, rfc3339_seconds};
 use serde_json::json;
 
 use super::Run;
@@ -52,11 +52,7 @@ fn line(revision: &Revision) -> String {
     let what = if revision.is_deleted { "deleted" } else { "set" };
     let Revision { id, time, author, email, .. } = revision;
     let who: String = format!("{author} <{email}>").chars().filter(|each| !each.is_control()).collect();
-    format!("{id}  {}  {what:7}  {who}", humantime_of(*time))
-}
-
-fn humantime_of(time: std::time::SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
+    format!("{id}  {}  {what:7}  {who}", rfc3339_seconds(*time))
 }
 
 /// Show a record as it was right after a revision

@@ -6,6 +6,7 @@ use clap::Args;
 use gateway_storage::{
     RecordKind,
     archive::{ARCHIVE_VERSION, Contents, GoDocument},
+    rfc3339_seconds,
 };
 use serde_json::{Value, json};
 
@@ -48,7 +49,7 @@ type Rows = Vec<(String, String)>;
 
 /// What an export holds, for people and for programs.
 pub(super) fn rows(contents: &Contents) -> (Rows, Value) {
-    let created = humantime::format_rfc3339_seconds(contents.header.created).to_string();
+    let created = rfc3339_seconds(contents.header.created);
     let snapshot = contents.header.snapshot;
     let rows = [
         ("format", format!("gateway-storage {ARCHIVE_VERSION}")),

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use futures_util::TryStreamExt;
 use gateway_storage::{
     Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, ConfigBatch, ConfigValue, Expect, Key,
-    Mutation, Plan, PlanAction, Rollback, RollbackOptions, Storage,
+    Mutation, Plan, PlanAction, Rollback, RollbackOptions, Storage, rfc3339_millis,
 };
 use serde_json::{Map, Value, json};
 
@@ -296,14 +296,10 @@ fn differences(
     Answer::report(rows, Value::from(documents))
 }
 
-fn time(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
-}
-
 fn line(entry: &AuditEntry) -> String {
     let label = |label: &Option<String>| label.clone().unwrap_or_else(|| "-".to_owned());
     [
-        &*time(entry.finished),
+        &*rfc3339_millis(entry.finished),
         entry.status.as_str(),
         entry.action.as_str(),
         entry.key.as_str(),
@@ -323,8 +319,8 @@ fn document(entry: &AuditEntry) -> Value {
         "status": entry.status,
         "stage": entry.stage,
         "source": entry.source,
-        "started": time(entry.started),
-        "finished": time(entry.finished),
+        "started": rfc3339_millis(entry.started),
+        "finished": rfc3339_millis(entry.finished),
         "duration_seconds": entry.duration.as_secs_f64(),
         "mutations": entry.mutations,
         "payload_hash": entry.payload_hash,

@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Args;
-use gateway_storage::StorageStats;
+use gateway_storage::{StorageStats, rfc3339_seconds};
 use serde_json::{Value, json};
 
 use super::Run;
@@ -46,9 +46,10 @@ pub(super) fn row(name: &str, value: &Value) -> (String, String) {
         // What Redis says in numbers of its own.
         ("maxmemory", Some(0)) => "no limit".to_owned(),
         ("maxmemory" | "used_memory", Some(bytes)) => size(bytes),
-        ("rdb_last_save_time", Some(seconds)) => UNIX_EPOCH
-            .checked_add(Duration::from_secs(seconds))
-            .map_or_else(|| seconds.to_string(), |time| humantime::format_rfc3339_seconds(time).to_string()),
+        // A later one is no time, and is shown as it is.
+        ("rdb_last_save_time", Some(seconds @ ..=253_402_300_799)) => {
+            rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds))
+        }
         _ => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
     };
     (if name == "tls" { "TLS".into() } else { name.replace('_', " ") }, text)

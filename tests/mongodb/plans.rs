@@ -1,0 +1,92 @@
+//! Plans, beside many others.
+
+use gateway_storage::{ApplyOptions, MongoDb, Plan, Storage};
+use mongodb::bson::{DateTime, Document, doc};
+use serde_json::json;
+
+use crate::{
+    Result, documents, open, raw, rounds,
+    servers::{self, mongodb::Server},
+};
+
+/// How many records of plans the server reads for one more plan.
+async fn read_for_one_plan(storage: &Storage<MongoDb>, url: &str) -> i64 {
+    let database = raw(url).await;
+    let profile = |level: i32| database.run_command(doc! { "profile": level });
+    profile(2).await.unwrap();
+    let plan = Plan::from_json(r#"[{"set":"a","value":1}]"#).unwrap();
+    storage.apply_plan("one more", &plan, &ApplyOptions::default()).await.unwrap();
+    profile(0).await.unwrap();
+    let of_plans = doc! { "ns": format!("{}.plans", database.name()), "docsExamined": { "$exists": true } };
+    let sum =
+        doc! { "$group": { "_id": null, "read": { "$sum": "$docsExamined" }, "commands": { "$sum": 1 } } };
+    let mut found = database
+        .collection::<Document>("system.profile")
+        .aggregate([doc! { "$match": of_plans }, sum])
+        .await
+        .unwrap();
+    assert!(found.advance().await.unwrap(), "nothing was profiled");
+    let found = found.deserialize_current().unwrap();
+    assert!(found.get_i32("commands").unwrap() > 1, "{found}");
+    i64::from(found.get_i32("read").unwrap())
+}
+
+#[tokio::test]
+async fn one_more_plan_reads_no_other() -> Result {
+    for (url, old) in
+        [(servers::mongodb(), false), (servers::mongodb_alone(), false), (servers::mongodb_alone(), true)]
+    {
+        let mut storage = open(&url).await;
+        let plan = Plan::from_json(r#"[{"set":"b","value":1}]"#).unwrap();
+        storage.apply_plan("first", &plan, &ApplyOptions::default()).await?;
+        let plans = documents(&url, "plans").await;
+        let first = plans.find_one(doc! {}).await.unwrap().unwrap();
+        let copies = (0..rounds(300)).map(|n| {
+            let mut copy = first.clone();
+            copy.insert("_id", format!("copy {n}"));
+            copy
+        });
+        plans.insert_many(copies).await.unwrap();
+        if old {
+            // A store of an earlier version has no indexes, until it is opened.
+            plans.drop_indexes().await.unwrap();
+            storage.close().await?;
+            storage = open(&url).await;
+        }
+        let read = read_for_one_plan(&storage, &url).await;
+        assert!(read < 10, "{read} records were read");
+        // Those that are over go, all of them.
+        let past = doc! { "$set": { "expires": DateTime::from_millis(0) } };
+        plans.update_many(doc! { "_id": { "$ne": "first" } }, past).await.unwrap();
+        storage.apply_plan("one more", &plan, &ApplyOptions::default()).await?;
+        assert_eq!(plans.count_documents(doc! {}).await.unwrap(), 2);
+        storage.close().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_make_indexes_has_plans_all_the_same() -> Result {
+    let mut server = Server::start(&[]);
+    let actions = ["find", "insert", "update", "remove", "listCollections", "createCollection"];
+    let own = doc! { "resource": { "db": "own", "collection": "" }, "actions": actions.as_slice() };
+    let concern = doc! { "w": 1, "j": true };
+    server.ask(
+        "own",
+        doc! { "createRole": "plain", "privileges": [own], "roles": [], "writeConcern": concern.clone() },
+    );
+    let user = doc! { "createUser": "carol", "pwd": "secret", "roles": ["plain"], "writeConcern": concern };
+    server.ask("own", user);
+    server.kill();
+    server.add_option("--auth");
+    server.restart();
+    let url = format!("mongodb://carol:secret@{}/own", server.addr());
+    for n in 0..2 {
+        let storage = open(&url).await;
+        let plan = Plan::from_json(json!([{ "set": "a", "value": n }]).to_string()).unwrap();
+        storage.apply_plan(format!("{n}"), &plan, &ApplyOptions::default()).await?;
+        assert_eq!(storage.get_config("a").await?.value(), &json!(n));
+        storage.close().await?;
+    }
+    Ok(())
+}

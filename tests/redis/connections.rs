@@ -1,0 +1,131 @@
+//! How many connections there are, and which one a call takes.
+
+use super::*;
+
+/// Connections of stores that were ever opened.
+fn opened(raw: &mut Raw) -> u32 {
+    let info = raw.words("INFO stats");
+    let line = info.lines().find_map(|line| line.strip_prefix("total_connections_received:")).unwrap();
+    line.trim_end().parse().unwrap()
+}
+
+/// Tasks that wake together, again and again. Says how many connections are open at last.
+async fn wake_together(storage: &Storage<Redis>, rounds: u32, pause: Duration) -> u32 {
+    const TASKS: usize = 64;
+    let barrier = Arc::new(tokio::sync::Barrier::new(TASKS));
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|_| {
+            let (storage, barrier) = (storage.clone(), barrier.clone());
+            tokio::spawn(async move {
+                for _ in 0..rounds {
+                    barrier.wait().await;
+                    tokio::time::sleep(pause).await;
+                    storage.get_usage("none").await.unwrap_err();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    storage.pool_stats().await.unwrap().open
+}
+
+/// A machine that is busy holds the test itself up, which looks like a stall of the server: some try has none.
+const TRIES: usize = 10;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_that_wake_together_open_no_connections() -> Result {
+    let server = Server::start(&[]);
+    let mut seen = Vec::new();
+    for _ in 0..TRIES {
+        let storage = Storage::<Redis>::open(server.url().as_str()).await?;
+        seen.push(wake_together(&storage, 200, Duration::from_millis(15)).await);
+        storage.close().await?;
+        if seen.last() == Some(&2) {
+            return Ok(());
+        }
+    }
+    panic!("each time connections were opened: {seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_network_is_no_stall() -> Result {
+    let server = Server::start(&[]);
+    let mut seen = Vec::new();
+    for _ in 0..TRIES {
+        let proxy = Proxy::start(server.addr()).await;
+        proxy.delay_connections(Duration::from_millis(20));
+        let storage = Storage::<Redis>::open(format!("redis://{}", proxy.addr).as_str()).await?;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        proxy.delay_replies(Duration::from_millis(10));
+        // The first replies tell how far away it is.
+        for _ in 0..10 {
+            storage.health().await?;
+        }
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        seen.push(wake_together(&storage, 40, Duration::from_millis(15)).await);
+        storage.close().await?;
+        if seen.last() == Some(&2) {
+            return Ok(());
+        }
+    }
+    panic!("each time connections were opened: {seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_call_and_a_quiet_time_cost_no_connection() -> Result {
+    let server = Server::start(&[]);
+    let mut raw = server.raw();
+    let url = format!("{}?read_timeout=300ms&min_idle=1", server.url());
+    let storage = Storage::<Redis>::open(url.as_str()).await?;
+    let before = opened(&mut raw);
+    for _ in 0..10 {
+        // Polled once: it may or may not have been sent.
+        drop(futures_util::FutureExt::now_or_never(storage.increment_usage("a", "n", 1)));
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        storage.health().await?;
+    }
+    assert_eq!(opened(&mut raw), before);
+    storage.close().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waited_write_queues_where_the_fewest_wait() -> Result {
+    let server = Server::start(&["--repl-diskless-sync-delay", "0"]);
+    let _replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", server.port)]);
+    servers::until("the replica follows", || server.raw().words("WAIT 1 100") == "1");
+    let proxy = Proxy::start(server.addr()).await;
+    let url = format!("redis://{}?wait_replicas=1&pool_size=2&min_idle=1", proxy.addr);
+    let storage = Storage::<Redis>::open(url.as_str()).await?;
+    storage.set_config("a", json!(1)).await?;
+    assert_eq!(storage.pool_stats().await?.open, 2, "one for reads, one for writes");
+    // Both are held up; the one that is opened now is not.
+    let held = Duration::from_millis(1500);
+    proxy.delay_replies(held);
+    let begun = Instant::now();
+    let running = Arc::new(AtomicBool::new(true));
+    let late = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let tasks: Vec<_> = (0..8)
+        .map(|_| {
+            let (storage, running, late) = (storage.clone(), running.clone(), late.clone());
+            tokio::spawn(async move {
+                while running.load(Ordering::SeqCst) {
+                    storage.increment_usage("a", "n", 1).await.unwrap();
+                    if (held / 2..held).contains(&begun.elapsed()) {
+                        late.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            })
+        })
+        .collect();
+    tokio::time::sleep(held).await;
+    running.store(false, Ordering::SeqCst);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let late = late.load(Ordering::SeqCst);
+    assert!(late > 0, "all writes ended behind the one that was held up");
+    println!("{late} writes passed it");
+    storage.close().await
+}
