@@ -481,11 +481,7 @@ mod tests {
             r#"[{"set":"a","value":1,"expect":[-9223372036854775809]}]"#,
         ] {
             let message = refused(text);
-            assert!(
-                message
-                    .starts_with("whole numbers beyond 64 bits can't be stored: the text has one at line 1"),
-                "{message}"
-            );
+            assert!(message.starts_with("whole numbers beyond 64 bits can't be stored"), "{message}");
         }
     }
 
