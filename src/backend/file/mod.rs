@@ -43,7 +43,7 @@ use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, codec::Record
 ///   nothing is changed. Everything is read and its checksums are verified when the store is opened.
 /// - A single record that can't be read, such as one that another version of this crate wrote, does not keep the others from being
 ///   read: its key is [`Corrupt`](ErrorKind::Corrupt), as is a list that it is part of, until it is written or deleted. An export
-///   ends with that error, behind all that can be read. [`stats`](Backend::stats) counts them: `damaged_records`.
+///   ends with that error, behind all that can be read. [`stats`](Backend::stats) counts them, if there are any: `damaged_records`.
 /// - A write that times out says whether it may still be applied: not if it was still waiting in the queue.
 /// - After a failed write or fsync nobody knows what is on the disk: reads go on, every later write and
 ///   [`health`](Backend::health) is [`Unavailable`](ErrorKind::Unavailable) until the store is opened again.
@@ -157,9 +157,12 @@ impl Backend for File {
             ("format_version", json!(engine::FORMAT)),
             ("durability", json!("every write is fsynced before it is acknowledged")),
             ("queued_writes", json!(self.store.committer.queued())),
-            ("damaged_records", json!(damaged(|_| true))),
         ] {
             stats.details.insert(name.to_owned(), value);
+        }
+        let count = damaged(|_| true);
+        if count > 0 {
+            stats.details.insert("damaged_records".to_owned(), json!(count));
         }
         Ok(stats)
     }
