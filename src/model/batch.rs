@@ -96,16 +96,12 @@ impl Found {
     }
 
     /// Looks every id up.
-    pub(crate) fn collect(ids: &[Key], get: impl Fn(&Key) -> Option<Credential>) -> Self {
+    pub(crate) fn collect(ids: &[Key], get: impl Fn(&Key) -> Result<Credential, Error>) -> Self {
         let mut found = Self::default();
         for (index, id) in ids.iter().enumerate() {
             match get(id) {
-                Some(credential) => drop(found.credentials.insert(id.clone(), credential)),
-                None => found.failures.push(BatchFailure {
-                    index,
-                    key: id.clone(),
-                    error: Error::not_found(Kind::Credential, id),
-                }),
+                Ok(credential) => drop(found.credentials.insert(id.clone(), credential)),
+                Err(error) => found.failures.push(BatchFailure { index, key: id.clone(), error }),
             }
         }
         found

@@ -324,8 +324,9 @@ impl ApplyOptions {
         Self { source: Some(source.into()), ..self }
     }
 
-    /// Checks them, and gives the time to live in milliseconds.
-    pub(crate) fn check(&self) -> Result<u64> {
+    /// Checks them, and gives the time to live in milliseconds. Only the command's dry run needs this.
+    #[doc(hidden)]
+    pub fn check(&self) -> Result<u64> {
         check_label("stage", self.stage.as_deref())?;
         check_label("source", self.source.as_deref())?;
         if self.ttl.is_zero() || self.ttl > MAX_PLAN_TTL {
@@ -480,11 +481,7 @@ mod tests {
             r#"[{"set":"a","value":1,"expect":[-9223372036854775809]}]"#,
         ] {
             let message = refused(text);
-            assert!(
-                message
-                    .starts_with("whole numbers beyond 64 bits can't be stored: the text has one at line 1"),
-                "{message}"
-            );
+            assert!(message.starts_with("whole numbers beyond 64 bits can't be stored"), "{message}");
         }
     }
 

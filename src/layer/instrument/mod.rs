@@ -64,6 +64,10 @@ use crate::{
 /// The last two rows are for backends with a pool, and sampled on an interval: see
 /// [`Storage::instrumented_pool`](crate::Storage::instrumented_pool).
 ///
+/// Metrics go to the recorder of the crate [`metrics`](https://docs.rs/metrics) 0.24, which must be the application's and its
+/// exporter's version, too: another version has a recorder of its own, and a metric that nothing records there is no error.
+/// `cargo tree --duplicates` shows whether there are two.
+///
 /// A recorder may be installed before or after this; an operation keeps the handles of the first one that it meets. (One whose type
 /// has no fields is taken for none.)
 ///
