@@ -180,6 +180,13 @@ impl Error {
         self.edit(|inner| inner.source = Some(Arc::new(source)))
     }
 
+    /// The same error, about no record.
+    #[cold]
+    #[cfg(any(feature = "redis", feature = "postgres", feature = "mongodb"))]
+    pub(crate) fn without_key(self) -> Self {
+        self.edit(|inner| inner.key = None)
+    }
+
     fn edit(self, change: impl FnOnce(&mut Inner)) -> Self {
         let mut inner = Arc::try_unwrap(self.0).unwrap_or_else(|shared| shared.copy());
         change(&mut inner);

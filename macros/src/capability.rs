@@ -3,8 +3,8 @@
 use proc_macro2::{TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::{
-    Attribute, Error, Expr, FnArg, Ident, ItemTrait, Meta, MetaNameValue, Path, Result, TraitItem,
-    TraitItemFn, TraitItemType, Type,
+    Attribute, Error, Expr, FnArg, Ident, ItemTrait, Meta, MetaNameValue, Path, Result, Token, TraitItem,
+    TraitItemFn, TraitItemType, Type, parse::Parser, punctuated::Punctuated,
 };
 
 use crate::operation::{self, Operation, Receiver, Returns};
@@ -20,6 +20,8 @@ pub(crate) enum Target {
 pub(crate) struct Capability<'t> {
     pub(crate) name: &'t Ident,
     pub(crate) target: Target,
+    /// Where gateway-storage is.
+    pub(crate) krate: Path,
     /// Associated types that are wrapped when the trait is layered.
     pub(crate) wrapped: Vec<Wrapped<'t>>,
 }
@@ -49,7 +51,7 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> (TokenStream,
 }
 
 fn read_and_generate(arguments: TokenStream, item: &ItemTrait, marks: &[Marks]) -> Result<TokenStream> {
-    let target = read_target(arguments)?;
+    let (target, krate) = read_arguments(arguments)?;
     if let Some(parameter) = item.generics.params.first() {
         let message = "a capability has no parameters: the backend is the only type";
         return Err(Error::new_spanned(parameter, message));
@@ -65,7 +67,7 @@ fn read_and_generate(arguments: TokenStream, item: &ItemTrait, marks: &[Marks]) 
         };
         return Err(Error::new(item.ident.span(), message));
     }
-    let mut capability = Capability { name: &item.ident, target, wrapped: Vec::new() };
+    let mut capability = Capability { name: &item.ident, target, krate, wrapped: Vec::new() };
     let (mut calls, mut members) = (Vec::new(), Vec::new());
     let mut wrong: Option<Error> = None;
     let mut note = |error: Error| match &mut wrong {
@@ -100,21 +102,23 @@ fn read_and_generate(arguments: TokenStream, item: &ItemTrait, marks: &[Marks]) 
     }
 }
 
-fn read_target(arguments: TokenStream) -> Result<Target> {
-    if arguments.is_empty() {
-        return Ok(Target::Layered);
-    }
-    match syn::parse2::<MetaNameValue>(arguments.clone()) {
-        Ok(MetaNameValue { path, value: Expr::Path(value), .. })
-            if path.is_ident("on") && value.path.is_ident("LayeredTransaction") =>
-        {
-            Ok(Target::LayeredTransaction)
+fn read_arguments(arguments: TokenStream) -> Result<(Target, Path)> {
+    const EXPECTED: &str = "expected nothing for a trait of backends, `on = LayeredTransaction`, and `crate = path` if this crate \
+                            has another name";
+    let (mut target, mut krate) = (Target::Layered, syn::parse_quote!(::gateway_storage));
+    let pairs = Punctuated::<MetaNameValue, Token![,]>::parse_terminated
+        .parse2(arguments)
+        .map_err(|error| Error::new(error.span(), EXPECTED))?;
+    for pair in pairs {
+        match &pair.value {
+            Expr::Path(value) if pair.path.is_ident("on") && value.path.is_ident("LayeredTransaction") => {
+                target = Target::LayeredTransaction;
+            }
+            Expr::Path(value) if pair.path.is_ident("crate") => krate = value.path.clone(),
+            _ => return Err(Error::new_spanned(pair, EXPECTED)),
         }
-        _ => {
-            let message = "expected `on = LayeredTransaction`, or nothing for a trait of backends";
-            Err(Error::new_spanned(arguments, message))
-        }
     }
+    Ok((target, krate))
 }
 
 impl<'t> Capability<'t> {

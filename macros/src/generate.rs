@@ -12,7 +12,7 @@ use crate::{
 impl Capability<'_> {
     pub(crate) fn wrapped_type(&self, Wrapped { name, wrapper }: &Wrapped<'_>) -> TokenStream {
         let capability = self.name;
-        quote! { type #name = #wrapper<L, <B as #capability>::#name>; }
+        quote! { type #name = #wrapper<__L, <__B as #capability>::#name>; }
     }
 
     pub(crate) fn forward(
@@ -22,13 +22,13 @@ impl Capability<'_> {
         inner: &TokenStream,
         names: &[&Ident],
     ) -> TokenStream {
-        let (capability, name) = (self.name, &signature.ident);
+        let (capability, krate, name) = (self.name, &self.krate, &signature.ident);
         let tell = layer.map(|layer| {
             quote! {
-                ::gateway_storage::Layer::#name(#layer #(, ::core::clone::Clone::clone(&#names))*);
+                #krate::Layer::#name(#layer #(, ::core::clone::Clone::clone(&#names))*);
             }
         });
-        quote! { #signature { #tell <B as #capability>::#name(#inner #(, #names)*) } }
+        quote! { #signature { #tell <__B as #capability>::#name(#inner #(, #names)*) } }
     }
 
     /// The operation as a value.
@@ -39,47 +39,76 @@ impl Capability<'_> {
         wrapped: Option<&Wrapped<'_>>,
     ) -> TokenStream {
         let Operation { name, arguments, batch, .. } = operation;
-        let (capability, call) = (self.name, call_name(name));
+        let (capability, krate, call) = (self.name, &self.krate, call_name(name));
         let fields = arguments.iter().map(|(name, kind)| quote!(#name: #kind));
         // At the argument's type: an argument that is not Clone is an error there.
         let values = arguments
             .iter()
             .map(|(name, kind)| quote_spanned!(kind.span()=> ::core::clone::Clone::clone(&self.#name)));
         let (receiver, on) = match operation.receiver {
-            Receiver::Shared => (quote!(&'on B), quote!(on)),
-            Receiver::Exclusive => (quote!(&'on mut B), quote!(on)),
-            Receiver::Consumed => (quote!(::gateway_storage::Owned<B>), quote!(on.0)),
+            Receiver::Shared => (quote!(&'__on __B), quote!(on)),
+            Receiver::Exclusive => (quote!(&'__on mut __B), quote!(on)),
+            Receiver::Consumed => (quote!(#krate::Owned<__B>), quote!(on.0)),
         };
-        let on_lifetime = (operation.receiver != Receiver::Consumed).then(|| quote!('on,));
+        let on_lifetime = (operation.receiver != Receiver::Consumed).then(|| quote!('__on,));
         let output = match wrapped {
-            Some(Wrapped { name, .. }) => quote!(<B as #capability>::#name),
+            Some(Wrapped { name, .. }) => quote!(<__B as #capability>::#name),
             None => quote!(#output),
         };
-        let batch_size = batch.as_ref().map(|items| {
+        let values: Vec<_> = values.collect();
+        let batch = batch.as_ref().map(|items| {
             quote! {
                 fn batch_size(&self) -> ::core::option::Option<usize> {
                     ::core::option::Option::Some(self.#items.len())
                 }
-                fn failure(output: &#output) -> ::core::option::Option<&::gateway_storage::Error> {
+                fn failure(output: &#output) -> ::core::option::Option<&#krate::Error> {
                     #[allow(unused_imports)]
-                    use ::gateway_storage::layer::NoReport as _;
-                    ::gateway_storage::layer::Outcomes(output).failure()
+                    use #krate::layer::NoReport as _;
+                    #krate::layer::Outcomes::<#output>::failure(output)
                 }
             }
         });
-        let borrows = operation.borrows.then(|| quote!(<'call>));
-        let call_lifetime = operation.borrows.then(|| quote!('call,));
-        let constant = constant(operation);
+        let in_part = operation.slice().map(|(items, item)| {
+            let values = arguments
+                .iter()
+                .zip(&values)
+                .map(|((name, _), value)| if name == items { quote!(&part) } else { value.clone() });
+            // At the item's type: one that is not Clone is an error there.
+            let clone = quote_spanned!(item.span()=> ::core::clone::Clone::clone(&self.#items[*at]));
+            quote! {
+                fn failed_items(
+                    output: &mut #output,
+                    again: impl ::core::ops::FnMut(&mut #krate::Error) -> bool,
+                ) -> ::std::vec::Vec<usize> {
+                    #[allow(unused_imports)]
+                    use #krate::layer::NoReport as _;
+                    #krate::layer::Outcomes::<#output>::failed_items(output, again)
+                }
+                async fn run_items(&self, on: #receiver, items: &[usize]) -> #krate::Result<#output> {
+                    let part: ::std::vec::Vec<_> = items.iter().map(|at| #clone).collect();
+                    <__B as #capability>::#name(#on #(, #values)*).await
+                }
+                fn merge_items(report: &mut #output, items: &[usize], result: #krate::Result<#output>) {
+                    #[allow(unused_imports)]
+                    use #krate::layer::NoReport as _;
+                    #krate::layer::Outcomes::<#output>::merge_items(report, items, result);
+                }
+            }
+        });
+        let borrows = operation.borrows.then(|| quote!(<'__call>));
+        let call_lifetime = operation.borrows.then(|| quote!('__call,));
+        let constant = self.constant(operation);
         quote! {
             struct #call #borrows { #(#fields),* }
-            impl<#on_lifetime #call_lifetime B: #capability> ::gateway_storage::Call<#receiver> for #call #borrows {
+            impl<#on_lifetime #call_lifetime __B: #capability> #krate::Call<#receiver> for #call #borrows {
                 type Output = #output;
-                const OPERATION: ::gateway_storage::Operation = #constant;
-                #batch_size
+                const OPERATION: #krate::Operation = #constant;
+                #batch
                 #[inline]
-                async fn run(&self, on: #receiver) -> ::gateway_storage::Result<#output> {
-                    <B as #capability>::#name(#on #(, #values)*).await
+                async fn run(&self, on: #receiver) -> #krate::Result<#output> {
+                    <__B as #capability>::#name(#on #(, #values)*).await
                 }
+                #in_part
             }
         }
     }
@@ -93,7 +122,7 @@ impl Capability<'_> {
         method: &TraitItemFn,
     ) -> TokenStream {
         let Operation { name, arguments, .. } = operation;
-        let (inputs, call) = (&method.sig.inputs, call_name(name));
+        let (krate, inputs, call) = (&self.krate, &method.sig.inputs, call_name(name));
         let names = arguments.iter().map(|(name, _)| name);
         let parts = match operation.receiver {
             Receiver::Shared => quote!((self.layer(), self.inner())),
@@ -102,15 +131,15 @@ impl Capability<'_> {
         };
         let (layer, on) = match operation.receiver {
             Receiver::Shared | Receiver::Exclusive => (quote!(layer), quote!(inner)),
-            Receiver::Consumed => (quote!(&layer), quote!(::gateway_storage::Owned(inner))),
+            Receiver::Consumed => (quote!(&layer), quote!(#krate::Owned(inner))),
         };
-        let around = quote!(::gateway_storage::Layer::around(#layer, #on, call).await);
+        let around = quote!(#krate::Layer::around(#layer, #on, call).await);
         let result = match wrapped {
             None => match &operation.then {
                 None => around,
                 Some(then) => quote! {
                     let mut output = #around?;
-                    ::gateway_storage::Layer::#then(#layer, &mut output);
+                    #krate::Layer::#then(#layer, &mut output);
                     ::core::result::Result::Ok(output)
                 },
             },
@@ -121,7 +150,7 @@ impl Capability<'_> {
         // The call comes first: an argument may be named `layer`.
         quote! {
             #[inline]
-            async fn #name(#inputs) -> ::gateway_storage::Result<#output> {
+            async fn #name(#inputs) -> #krate::Result<#output> {
                 let call = #call { #(#names),* };
                 let (layer, inner) = #parts;
                 #result
@@ -130,54 +159,55 @@ impl Capability<'_> {
     }
 
     pub(crate) fn around_stream(&self, operation: &Operation, method: &TraitItemFn) -> TokenStream {
-        let (capability, signature, constant) = (self.name, &method.sig, constant(operation));
+        let (capability, krate) = (self.name, &self.krate);
+        let (signature, constant) = (&method.sig, self.constant(operation));
         let name = &signature.ident;
         let names = operation.arguments.iter().map(|(name, _)| name);
         quote! {
             #signature {
-                let items = <B as #capability>::#name(self.inner() #(, #names)*);
-                ::gateway_storage::Layer::around_stream(self.layer(), #constant, items)
+                let items = <__B as #capability>::#name(self.inner() #(, #names)*);
+                #krate::Layer::around_stream(self.layer(), #constant, items)
             }
         }
     }
 
     /// The trait for what is layered.
     pub(crate) fn implementation(&self, calls: &[TokenStream], members: &[TokenStream]) -> TokenStream {
-        let name = self.name;
+        let (name, krate) = (self.name, &self.krate);
         // At the trait's name: a supertrait that layers don't have is an error there.
         let layered = match self.target {
-            Target::Layered => quote_spanned!(name.span()=> ::gateway_storage::Layered<L, B>),
+            Target::Layered => quote_spanned!(name.span()=> #krate::Layered<__L, __B>),
             Target::LayeredTransaction => {
-                quote_spanned!(name.span()=> ::gateway_storage::LayeredTransaction<L, B>)
+                quote_spanned!(name.span()=> #krate::LayeredTransaction<__L, __B>)
             }
         };
         quote! {
             const _: () = {
                 #(#calls)*
                 #[deny(clippy::missing_trait_methods)]
-                impl<L: ::gateway_storage::Layer, B: #name> #name for #layered { #(#members)* }
+                impl<__L: #krate::Layer, __B: #name> #name for #layered { #(#members)* }
             };
         }
     }
+
+    /// The operation's constant. Inside a transaction it has a name of its own, so that telemetry tells them apart.
+    fn constant(&self, operation: &Operation) -> TokenStream {
+        let Operation { name, kind, facts, receiver, .. } = operation;
+        let (krate, name) = (&self.krate, name.unraw());
+        let (name, in_transaction) = match receiver {
+            Receiver::Exclusive => (format!("transaction_{name}"), Some(quote!(.in_transaction()))),
+            Receiver::Shared | Receiver::Consumed => (name.to_string(), None),
+        };
+        quote!(#krate::Operation::new(#name, #krate::OperationKind::#kind) #(.#facts())* #in_transaction)
+    }
 }
 
-/// `get_credential` -> `GetCredentialCall`: with the suffix, no call hides a type of the trait's module.
+/// `get_credential` -> `__GetCredentialCall`: with the prefix, no call hides a type of the trait's module.
 fn call_name(name: &Ident) -> Ident {
     let words = name.unraw().to_string();
     let camel: String = words
         .split('_')
         .flat_map(|word| word.chars().take(1).flat_map(char::to_uppercase).chain(word.chars().skip(1)))
         .collect();
-    format_ident!("{camel}Call", span = name.span())
-}
-
-/// The operation's constant. Inside a transaction it has a name of its own, so that telemetry tells them apart.
-fn constant(operation: &Operation) -> TokenStream {
-    let Operation { name, kind, replayable, receiver, .. } = operation;
-    let name = name.unraw();
-    let name = match receiver {
-        Receiver::Exclusive => format!("transaction_{name}"),
-        Receiver::Shared | Receiver::Consumed => name.to_string(),
-    };
-    quote!(::gateway_storage::Operation::new(#name, ::gateway_storage::OperationKind::#kind, #replayable))
+    format_ident!("__{camel}Call", span = name.span())
 }

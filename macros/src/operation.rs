@@ -17,13 +17,14 @@ const RETURNS: &str = "an operation returns `impl Future<Output = Result<T>> + S
 pub(crate) struct Operation {
     pub(crate) name: Ident,
     pub(crate) kind: Ident,
-    pub(crate) replayable: bool,
+    /// The other words of its attribute: methods of `Operation`.
+    pub(crate) facts: Vec<Ident>,
     pub(crate) batch: Option<Ident>,
     /// The layer's method that may add to what came.
     pub(crate) then: Option<Ident>,
     pub(crate) receiver: Receiver,
     pub(crate) arguments: Vec<(Ident, Type)>,
-    /// Whether an argument is borrowed: for `'call`, as long as the call value lives.
+    /// Whether an argument is borrowed: for `'__call`, as long as the call value lives.
     pub(crate) borrows: bool,
     pub(crate) returns: Returns,
 }
@@ -49,7 +50,7 @@ impl Operation {
     pub(crate) fn read(method: &TraitItemFn, attribute: &Attribute) -> Result<Self> {
         let signature = &method.sig;
         check_plain(method)?;
-        let Attributes { kind, replayable, batch, then } = read_attribute(attribute)?;
+        let Attributes { kind, facts, batch, then } = read_attribute(attribute)?;
         let (receiver, inputs) = split_receiver(signature);
         let receiver = receiver.ok_or_else(|| {
             Error::new(
@@ -68,6 +69,7 @@ impl Operation {
             })
             .collect::<Result<_>>()?;
         let returns = read_return(signature)?;
+        check_facts(&kind, &facts, receiver, &returns)?;
         if let Returns::Stream(_) = returns
             && receiver != Receiver::Shared
         {
@@ -86,7 +88,19 @@ impl Operation {
             return Err(Error::new(then.span(), "a layer adds nothing to a stream"));
         }
         let (name, borrows) = (signature.ident.clone(), borrowed.used);
-        Ok(Self { name, kind, replayable, batch, then, receiver, arguments, borrows, returns })
+        Ok(Self { name, kind, facts, batch, then, receiver, arguments, borrows, returns })
+    }
+}
+
+impl Operation {
+    /// The argument that is a batch, and the type of its items, if the operation can be run for some of them: it is a slice, and what it
+    /// runs on can be had twice.
+    pub(crate) fn slice(&self) -> Option<(&Ident, &Type)> {
+        let batch = self.batch.as_ref().filter(|_| self.receiver == Receiver::Shared)?;
+        let (name, kind) = self.arguments.iter().find(|(name, _)| name == batch)?;
+        let Type::Reference(reference) = kind else { return None };
+        let Type::Slice(slice) = &*reference.elem else { return None };
+        Some((name, &slice.elem))
     }
 }
 
@@ -123,29 +137,32 @@ fn check_plain(method: &TraitItemFn) -> Result<()> {
 /// What `#[operation(..)]` says.
 struct Attributes {
     kind: Ident,
-    replayable: bool,
+    facts: Vec<Ident>,
     batch: Option<Ident>,
     then: Option<Ident>,
 }
 
+/// The words that may follow the kind: each is a method of `Operation`.
+const FACTS: [&str; 6] = ["harmless", "replayable", "overwrites", "operator", "closes", "backup"];
+
 fn read_attribute(attribute: &Attribute) -> Result<Attributes> {
-    const EXPECTED: &str = "expected `read`, `write` or `control`, then `replayable`, `batch = argument` and \
-                            `then = method` if they apply";
+    const EXPECTED: &str = "expected `read`, `write` or `control`, then `harmless`, `replayable`, `overwrites`, `operator`, \
+                            `closes`, `backup`, `batch = argument` and `then = method` if they apply";
     let expected = |found: &dyn ToTokens| Error::new_spanned(found.to_token_stream(), EXPECTED);
     let meta = &attribute.meta;
     let list = meta.require_list().map_err(|_| expected(meta))?;
     let words = Punctuated::<Meta, Token![,]>::parse_terminated
         .parse2(list.tokens.clone())
         .map_err(|error| Error::new(error.span(), EXPECTED))?;
-    let (mut kind, mut replayable, mut batch, mut then) = (None, false, None, None);
+    let (mut kind, mut facts, mut batch, mut then) = (None, Vec::new(), None, None);
     for word in words {
         match &word {
-            Meta::Path(path) if kind.is_none() && path.is_ident("read") => {
-                (kind, replayable) = (Some("Read"), true);
-            }
+            Meta::Path(path) if kind.is_none() && path.is_ident("read") => kind = Some("Read"),
             Meta::Path(path) if kind.is_none() && path.is_ident("write") => kind = Some("Write"),
             Meta::Path(path) if kind.is_none() && path.is_ident("control") => kind = Some("Control"),
-            Meta::Path(path) if kind.is_some() && path.is_ident("replayable") => replayable = true,
+            Meta::Path(path) if kind.is_some() && FACTS.iter().any(|fact| path.is_ident(fact)) => {
+                facts.extend(path.get_ident().cloned());
+            }
             Meta::NameValue(pair) if kind.is_some() && pair.path.is_ident("batch") => match &pair.value {
                 Expr::Path(path) if path.path.get_ident().is_some() => {
                     batch = path.path.get_ident().cloned();
@@ -162,7 +179,36 @@ fn read_attribute(attribute: &Attribute) -> Result<Attributes> {
         }
     }
     let kind = kind.ok_or_else(|| expected(meta))?;
-    Ok(Attributes { kind: Ident::new(kind, Span::call_site()), replayable, batch, then })
+    Ok(Attributes { kind: Ident::new(kind, Span::call_site()), facts, batch, then })
+}
+
+/// A fact that can't be one: better said here than believed by a layer.
+fn check_facts(kind: &Ident, facts: &[Ident], receiver: Receiver, returns: &Returns) -> Result<()> {
+    let has = |word: &str| facts.iter().any(|fact| fact == word);
+    for fact in facts {
+        let message = match fact.to_string().as_str() {
+            "harmless" if kind != "Control" => {
+                "only `control` is marked harmless: a read is, and a write is not"
+            }
+            "overwrites" if kind == "Read" => "a read overwrites nothing",
+            "overwrites" if has("replayable") || has("harmless") => {
+                "what overwrites may be repeated only if no one else writes in between: it is not replayable, \
+                 and not harmless"
+            }
+            "replayable" | "overwrites" if receiver != Receiver::Shared => {
+                "a transaction's operation is not repeated"
+            }
+            "closes" if kind != "Control" || receiver != Receiver::Shared => {
+                "what closes the store is `control`, and takes `&self`"
+            }
+            "backup" if !matches!((kind == "Read", returns), (true, Returns::Stream(_))) => {
+                "a backup is a `read` that gives a stream"
+            }
+            _ => continue,
+        };
+        return Err(Error::new(fact.span(), message));
+    }
+    Ok(())
 }
 
 /// What the method runs on, if it is something that a call can hold, and the other arguments.
@@ -208,7 +254,7 @@ struct CallLifetime {
 impl CallLifetime {
     fn lifetime(&mut self) -> Lifetime {
         self.used = true;
-        Lifetime::new("'call", Span::call_site())
+        Lifetime::new("'__call", Span::call_site())
     }
 }
 

@@ -38,20 +38,20 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Says whether the backend can serve reads and writes now.
     ///
     /// - `Ok` only after asking: a server is spoken to, a store on disk has not failed a write.
-    #[operation(control, replayable)]
+    #[operation(control, harmless, operator)]
     fn health(&self) -> impl Future<Output = Result<()>> + Send;
 
     /// Counts what is stored and describes the store. No secrets, no keys.
     ///
     /// Layers may add what they know: see [`StorageStats`].
-    #[operation(control, replayable, then = complete_stats)]
+    #[operation(control, harmless, operator, then = complete_stats)]
     fn stats(&self) -> impl Future<Output = Result<StorageStats>> + Send;
 
     /// Finishes the writes under way and releases everything: files, locks, connections.
     ///
     /// - When it returns `Ok`, another process can open the store.
     /// - Every handle is closed with it. Closing again is `Ok`.
-    #[operation(control, replayable)]
+    #[operation(control, replayable, operator, closes)]
     fn close(&self) -> impl Future<Output = Result<()>> + Send;
 }
 

@@ -32,7 +32,7 @@ pub trait CacheStore: Backend {
     /// - `ttl` counts in milliseconds, a part of one rounded up, by the clock of whoever stores it: expiry is exact
     ///   to that clock. Zero is [`InvalidValue`](crate::ErrorKind::InvalidValue), over [`MAX_CACHE_TTL`] too.
     /// - Over [`MAX_VALUE_BYTES`] is [`TooLarge`](crate::ErrorKind::TooLarge).
-    #[operation(write, replayable)]
+    #[operation(write, overwrites)]
     fn set_cache(&self, key: &Key, value: &[u8], ttl: Duration) -> impl Future<Output = Result<()>> + Send;
 
     /// Deletes one value.

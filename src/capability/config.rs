@@ -21,7 +21,7 @@ pub trait ConfigStore: Backend {
     /// Stores one value, in place of any other under this key.
     ///
     /// - `Ok` means durable, as far as the backend promises.
-    #[operation(write, replayable)]
+    #[operation(write, overwrites)]
     fn set_config(&self, key: &Key, value: &ConfigValue) -> impl Future<Output = Result<()>> + Send;
 
     /// Deletes one value.

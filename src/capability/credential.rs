@@ -19,7 +19,7 @@ pub trait CredentialStore: Backend {
     /// Stores one credential, in place of any other under this id.
     ///
     /// - `Ok` means durable, as far as the backend promises.
-    #[operation(write, replayable)]
+    #[operation(write, overwrites)]
     fn set_credential(&self, id: &Key, credential: &Credential) -> impl Future<Output = Result<()>> + Send;
 
     /// Deletes one credential, for good: it is not back after a restart.
@@ -44,7 +44,7 @@ pub trait CredentialStore: Backend {
     /// - One bad item does not stop the others; the report names each failure.
     /// - Of several items under one id the last one stays, and all of them count as succeeded.
     /// - All-or-nothing only where the backend says so (`File`, `Git`, `Memory`): elsewhere use a transaction.
-    #[operation(write, replayable, batch = credentials)]
+    #[operation(write, overwrites, batch = credentials)]
     fn set_credentials(
         &self,
         credentials: &[(Key, Credential)],

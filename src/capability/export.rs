@@ -16,7 +16,7 @@ pub trait Exportable: Backend {
     /// - Ends after the first error.
     /// - Writes may go on; `File`, `Git` and `Memory` export the store as it was when the stream was made, `Postgres` and
     ///   `MongoDb` (but on a standalone server) as it was when the stream was first asked for a record.
-    #[operation(read)]
+    #[operation(read, backup)]
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send;
 
     /// Whether an export is one state of the store, although writes go on. No, unless the backend says so; a server's topology may
@@ -43,8 +43,8 @@ pub trait Exportable: Backend {
 
     /// Stores many records, in place of those that are there under the same keys. Others stay.
     ///
-    /// - A counter is set to its count, so that repeating an import is harmless.
+    /// - A counter is set to its count, so that repeating an import is harmless as long as no one else writes. A layer never does.
     /// - One bad record does not stop the others; of several under one key the last one stays.
-    #[operation(write, replayable, batch = records)]
+    #[operation(write, batch = records)]
     fn import(&self, records: &[Record]) -> impl Future<Output = Result<BatchReport>> + Send;
 }

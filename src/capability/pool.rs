@@ -10,12 +10,12 @@ use crate::{Backend, PoolStats, Result, capability};
 )]
 pub trait Pooled: Backend {
     /// Counts the pool's connections and the callers that wait for one.
-    #[operation(control, replayable)]
+    #[operation(control, harmless, operator)]
     fn pool_stats(&self) -> impl Future<Output = Result<PoolStats>> + Send;
 
     /// Sets the most connections that the pool may hold, from now on. No call fails for it.
     ///
     /// - Zero is [`InvalidValue`](crate::ErrorKind::InvalidValue).
-    #[operation(control, replayable)]
+    #[operation(control, overwrites, operator)]
     fn resize_pool(&self, max: u32) -> impl Future<Output = Result<()>> + Send;
 }

@@ -20,7 +20,7 @@ pub trait Transactional: Backend {
     ///   one commits and the other one gets [`Conflict`](crate::ErrorKind::Conflict), at the write or at commit. It
     ///   may be tried again from the start ([`transact!`](crate::transact) does). A backend may be stricter:
     ///   `Memory` and `Postgres` are serializable, and give it for what was only read, too.
-    #[operation(control)]
+    #[operation(control, harmless)]
     fn begin(&self) -> impl Future<Output = Result<Self::Transaction>> + Send;
 }
 
@@ -67,6 +67,6 @@ pub trait Transaction: Send + 'static {
     fn commit(self) -> impl Future<Output = Result<()>> + Send;
 
     /// Forgets all changes.
-    #[operation(control)]
+    #[operation(control, harmless)]
     fn rollback(self) -> impl Future<Output = Result<()>> + Send;
 }

@@ -36,6 +36,6 @@ pub trait Versioned: Backend {
     ///   [`Conflict`](crate::ErrorKind::Conflict), and the error's [key](crate::Error::key) is the first.
     /// - Reverting twice changes nothing the second time.
     /// - [`NotFound`](crate::ErrorKind::NotFound) if there is no such revision in the history.
-    #[operation(write, replayable)]
+    #[operation(write, overwrites)]
     fn revert(&self, revision: RevisionId) -> impl Future<Output = Result<RevisionId>> + Send;
 }

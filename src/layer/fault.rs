@@ -13,12 +13,12 @@ use fastrand::Rng;
 use futures_core::Stream;
 use futures_util::{future::Either, stream};
 
-use crate::{Call, Error, ErrorKind, Layer, Operation, OperationKind, Outcome, Receiver, Result};
+use crate::{Call, Error, ErrorKind, Layer, Operation, Outcome, Receiver, Result};
 
 /// Makes operations fail, wait, or lose their reply: for tests of what an application does then.
 ///
 /// Each fault has a probability, 0 unless set. The faults of a run follow from the seed: the same operations in the same order
-/// meet the same ones. Clones share the sequence. [Health, statistics, `close` and the pool](Operation::is_work) are spared.
+/// meet the same ones. Clones share the sequence. [Health, statistics, `close` and the pool](Operation::operator) are spared.
 ///
 /// ```
 /// # use gateway_storage::{Fault, Memory, Outcome, Storage};
@@ -121,20 +121,17 @@ impl Fault {
 }
 
 #[cold]
-fn error(fate: Fate, kind: OperationKind) -> Error {
+fn error(fate: Fate, operation: Operation) -> Error {
     let (message, outcome) = match fate {
         Fate::Refused => ("a fault on purpose: refused", Outcome::NotApplied),
-        _ => (
-            "a fault on purpose: no reply",
-            if kind == OperationKind::Read { Outcome::NotApplied } else { Outcome::Unknown },
-        ),
+        _ => ("a fault on purpose: no reply", operation.when_lost),
     };
     Error::new(ErrorKind::Unavailable, message).with_outcome(outcome)
 }
 
 impl Layer for Fault {
     async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
-        let (fate, delay) = if C::OPERATION.is_work() { self.next() } else { (Fate::Nothing, None) };
+        let (fate, delay) = if C::OPERATION.operator { (Fate::Nothing, None) } else { self.next() };
         if let Some(delay) = delay {
             tokio::time::sleep(delay).await;
         }
@@ -143,9 +140,9 @@ impl Layer for Fault {
             Fate::ReplyLost => {
                 // An error is a reply, too.
                 drop(call.run(on).await);
-                Err(error(fate, C::OPERATION.kind))
+                Err(error(fate, C::OPERATION))
             }
-            Fate::Refused | Fate::RequestLost => Err(error(fate, C::OPERATION.kind)),
+            Fate::Refused | Fate::RequestLost => Err(error(fate, C::OPERATION)),
         }
     }
 
@@ -155,7 +152,7 @@ impl Layer for Fault {
         items: S,
     ) -> impl Stream<Item = Result<T>> + Send {
         match self.next().0 {
-            Fate::Refused => Either::Left(stream::iter([Err(error(Fate::Refused, operation.kind))])),
+            Fate::Refused => Either::Left(stream::iter([Err(error(Fate::Refused, operation))])),
             _ => Either::Right(items),
         }
     }

@@ -13,14 +13,15 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::{Call, Error, ErrorKind, Layer, Receiver, Result};
 
 /// Lets so many operations run at once, and so many wait for their turn, in order. Beyond that it sheds load: the error is
-/// [`ErrorKind::Busy`], at once, and nothing was done ([`NotApplied`](crate::Outcome::NotApplied)).
+/// [`ErrorKind::Busy`], at once, and nothing was done ([`NotApplied`](crate::Outcome::NotApplied)). It is not
+/// [retryable](crate::Error::is_retryable), so that no [`Retry`](crate::Retry) adds to what is too much already.
 ///
 /// Clones share the limit. What is limited are reads, writes and `begin`. What is not:
 ///
 /// - Operations on a transaction, commit and rollback: others may wait for its locks, and if they held all the places, nobody
 ///   could go on. A place is held for one call and never across two, so nobody waits for himself.
 /// - Streams, since they are as slow as their reader.
-/// - [`health`, statistics, `close`, the pool](crate::Operation::is_work): an operator needs them most when all is full.
+/// - [`health`, statistics, `close`, the pool](crate::Operation::operator): an operator needs them most when all is full.
 ///
 /// Nobody waits for longer than half of the handle's deadline. Dropping a call that waits gives its place in the queue back. One that
 /// runs gives its place back, too, although the server may still be at it.
@@ -104,12 +105,13 @@ impl Drop for Waiter<'_> {
 
 #[cold]
 fn busy(message: &'static str) -> Error {
-    Error::new(ErrorKind::Busy, message)
+    // Another try would add to what is too much.
+    Error::new(ErrorKind::Busy, message).with_retryable(false)
 }
 
 impl Layer for Limit {
     async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
-        let is_limited = C::OPERATION.is_work() && on.again().is_some();
+        let is_limited = !C::OPERATION.operator && on.again().is_some();
         let _place = if is_limited { Some(self.enter().await?) } else { None };
         call.run(on).await
     }

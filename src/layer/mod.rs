@@ -48,7 +48,7 @@ mod retry;
 mod stack;
 mod timeout;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, marker::PhantomData, time::Duration};
 
 pub use count::Count;
 pub use fault::Fault;
@@ -59,9 +59,11 @@ pub use retry::Retry;
 pub use stack::Stack;
 pub use timeout::Timeout;
 
-use crate::{BatchFailure, BatchReport, Error, ErrorKind, Found, Result, StorageStats};
+use crate::{BatchFailure, BatchReport, Error, ErrorKind, Found, Outcome, Result, StorageStats};
 
-/// What is known of an operation when the program is compiled.
+/// What is known of an operation when the program is compiled: what its `#[operation(..)]` says, and its receiver.
+///
+/// Layers go by these facts and never by the name, so that a stranger's operations mean to them what the library's own do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Operation {
@@ -69,25 +71,88 @@ pub struct Operation {
     pub name: &'static str,
     /// What the operation does to the data.
     pub kind: OperationKind,
-    /// Whether doing it twice is the same as doing it once, in effect and in result.
+    /// What is known of it if it is late, or its reply is lost. [`NotApplied`](Outcome::NotApplied) of a read, of what is
+    /// `harmless`, and of a write in a transaction, since a transaction that was not committed did not happen. Else
+    /// [`Unknown`](Outcome::Unknown).
+    pub when_lost: Outcome,
+    /// Whether doing it twice is the same as doing it once, in effect and in result, whatever others write in between. So are reads,
+    /// what is `harmless`, and what is marked `replayable`: a plan under its key.
     pub replayable: bool,
+    /// Whether doing it twice is the same as doing it once, unless someone else writes in between: the second one overwrites that.
+    pub overwrites: bool,
+    /// Whether it is an operator's, and no application's work: health, statistics, `close`, the pool. He needs them most when all
+    /// others are slow or refused, so they are not limited.
+    pub operator: bool,
+    /// Whether the store is closed when it succeeds.
+    pub closes: bool,
+    /// Whether it is a stream that, read to its end, is a backup of the store.
+    pub backup: bool,
     /// Of the name, for tables by operation.
     hash: u32,
 }
 
+/// How `#[capability]` makes them, a word a method.
+#[doc(hidden)]
 impl Operation {
-    /// An operation. Only `#[capability]` needs this.
-    #[doc(hidden)]
     #[must_use]
-    pub const fn new(name: &'static str, kind: OperationKind, replayable: bool) -> Self {
-        Self { name, kind, replayable, hash: fnv1a(name) }
+    pub const fn new(name: &'static str, kind: OperationKind) -> Self {
+        let operation = Self {
+            name,
+            kind,
+            when_lost: Outcome::Unknown,
+            replayable: false,
+            overwrites: false,
+            operator: false,
+            closes: false,
+            backup: false,
+            hash: fnv1a(name),
+        };
+        if matches!(kind, OperationKind::Read) { operation.harmless() } else { operation }
     }
 
-    /// Whether it does an application's work. Health, statistics, close and the pool's operations don't: an operator needs
-    /// them most when all the others are slow or refused.
     #[must_use]
-    pub const fn is_work(self) -> bool {
-        !matches!(self.kind, OperationKind::Control) || !self.replayable
+    pub const fn harmless(mut self) -> Self {
+        (self.when_lost, self.replayable) = (Outcome::NotApplied, true);
+        self
+    }
+
+    #[must_use]
+    pub const fn replayable(mut self) -> Self {
+        self.replayable = true;
+        self
+    }
+
+    #[must_use]
+    pub const fn overwrites(mut self) -> Self {
+        self.overwrites = true;
+        self
+    }
+
+    #[must_use]
+    pub const fn operator(mut self) -> Self {
+        self.operator = true;
+        self
+    }
+
+    #[must_use]
+    pub const fn closes(mut self) -> Self {
+        self.closes = true;
+        self
+    }
+
+    #[must_use]
+    pub const fn backup(mut self) -> Self {
+        self.backup = true;
+        self
+    }
+
+    /// A transaction's operation that does not end it.
+    #[must_use]
+    pub const fn in_transaction(mut self) -> Self {
+        if matches!(self.kind, OperationKind::Write) {
+            self.when_lost = Outcome::NotApplied;
+        }
+        self
     }
 }
 
@@ -119,7 +184,7 @@ pub trait Call<R>: Send + Sync {
     /// What the operation gives if it succeeds.
     type Output: Send;
 
-    /// Its name, kind, and whether it may be repeated.
+    /// What is known of it.
     const OPERATION: Operation;
 
     /// How many items a batch has; `None` for an operation that is not a batch.
@@ -136,6 +201,24 @@ pub trait Call<R>: Send + Sync {
 
     /// Runs the operation.
     fn run(&self, on: R) -> impl Future<Output = Result<Self::Output>> + Send;
+
+    /// Shows each failure of a batch's report, which may be changed, and gives the places of those for which `again` says yes, sorted:
+    /// for [`run_items`](Call::run_items). None of an operation that can't be run for some of its items.
+    fn failed_items(output: &mut Self::Output, again: impl FnMut(&mut Error) -> bool) -> Vec<usize> {
+        let _ = (output, again);
+        Vec::new()
+    }
+
+    /// Runs a batch for these of its items only. An operation whose batch is a slice can.
+    fn run_items(&self, on: R, items: &[usize]) -> impl Future<Output = Result<Self::Output>> + Send {
+        let _ = (on, items);
+        std::future::ready(Err(Error::new(ErrorKind::Unsupported, "this operation has no items")))
+    }
+
+    /// Puts what came of these items in place of what the report said of them.
+    fn merge_items(report: &mut Self::Output, items: &[usize], result: Result<Self::Output>) {
+        let _ = (report, items, result);
+    }
 }
 
 /// A borrowed call is a call, so that a layer can give it to another one.
@@ -155,6 +238,18 @@ impl<R, C: Call<R>> Call<R> for &C {
     #[inline]
     fn run(&self, on: R) -> impl Future<Output = Result<Self::Output>> + Send {
         (**self).run(on)
+    }
+
+    fn failed_items(output: &mut Self::Output, again: impl FnMut(&mut Error) -> bool) -> Vec<usize> {
+        C::failed_items(output, again)
+    }
+
+    fn run_items(&self, on: R, items: &[usize]) -> impl Future<Output = Result<Self::Output>> + Send {
+        (**self).run_items(on, items)
+    }
+
+    fn merge_items(report: &mut Self::Output, items: &[usize], result: Result<Self::Output>) {
+        C::merge_items(report, items, result);
     }
 }
 
@@ -295,38 +390,157 @@ impl<L, T> LayeredTransaction<L, T> {
     }
 }
 
-/// What a batch gives, asked for a failure. Only `#[capability]` needs this: of a report the inherent method is found, of
+/// What a batch gives, asked for its failures. Only `#[capability]` needs this: of a report the inherent functions are found, of
 /// anything else the trait's.
 #[doc(hidden)]
-pub struct Outcomes<'o, T>(pub &'o T);
+pub struct Outcomes<T>(PhantomData<T>);
+
+/// What reports have in common.
+trait Report: Sized {
+    fn failures(&mut self) -> &mut Vec<BatchFailure>;
+
+    /// Adds what another one says of items that succeeded.
+    fn add_succeeded(&mut self, part: Self);
+}
+
+impl Report for BatchReport {
+    fn failures(&mut self) -> &mut Vec<BatchFailure> {
+        &mut self.failures
+    }
+
+    fn add_succeeded(&mut self, part: Self) {
+        self.succeeded += part.succeeded;
+    }
+}
+
+impl Report for Found {
+    fn failures(&mut self) -> &mut Vec<BatchFailure> {
+        &mut self.failures
+    }
+
+    fn add_succeeded(&mut self, part: Self) {
+        self.credentials.extend(part.credentials);
+    }
+}
 
 fn first(failures: &[BatchFailure]) -> Option<&Error> {
     failures.iter().map(|failure| &failure.error).find(|error| error.kind() != ErrorKind::NotFound)
 }
 
-impl<'o> Outcomes<'o, BatchReport> {
-    #[doc(hidden)]
-    #[must_use]
-    pub fn failure(&self) -> Option<&'o Error> {
-        first(&self.0.failures)
+fn failed_items(report: &mut impl Report, mut again: impl FnMut(&mut Error) -> bool) -> Vec<usize> {
+    let failures = report.failures().iter_mut();
+    let mut items: Vec<_> =
+        failures.filter_map(|failure| again(&mut failure.error).then_some(failure.index)).collect();
+    items.sort_unstable();
+    items
+}
+
+/// What an earlier try may have done to an item, a later one does not undo: its outcome stays Unknown.
+fn merge_items<T: Report>(report: &mut T, items: &[usize], result: Result<T>) {
+    let told = |before: &Error, error: Error| match before.outcome() {
+        Outcome::Unknown => error.with_outcome(Outcome::Unknown),
+        Outcome::NotApplied => error,
+    };
+    match result {
+        Ok(mut part) => {
+            let mut failed: BTreeMap<usize, Error> =
+                part.failures().drain(..).map(|failure| (items[failure.index], failure.error)).collect();
+            report.failures().retain_mut(|failure| {
+                let is_repeated = items.binary_search(&failure.index).is_ok();
+                match failed.remove(&failure.index) {
+                    Some(error) => failure.error = told(&failure.error, error),
+                    None if is_repeated => return false,
+                    None => {}
+                }
+                true
+            });
+            report.add_succeeded(part);
+        }
+        Err(error) => {
+            for failure in report.failures() {
+                if items.binary_search(&failure.index).is_ok() {
+                    failure.error = told(&failure.error, error.clone());
+                }
+            }
+        }
     }
 }
 
-impl<'o> Outcomes<'o, Found> {
-    #[doc(hidden)]
-    #[must_use]
-    pub fn failure(&self) -> Option<&'o Error> {
-        first(&self.0.failures)
-    }
+macro_rules! outcomes_of_reports {
+    ($($report:ty),*) => {$(
+        #[doc(hidden)]
+        impl Outcomes<$report> {
+            #[must_use]
+            pub fn failure(output: &$report) -> Option<&Error> {
+                first(&output.failures)
+            }
+
+            pub fn failed_items(output: &mut $report, again: impl FnMut(&mut Error) -> bool) -> Vec<usize> {
+                failed_items(output, again)
+            }
+
+            pub fn merge_items(output: &mut $report, items: &[usize], result: Result<$report>) {
+                merge_items(output, items, result);
+            }
+        }
+    )*};
 }
+
+outcomes_of_reports!(BatchReport, Found);
 
 #[doc(hidden)]
-pub trait NoReport<'o> {
-    fn failure(&self) -> Option<&'o Error>;
+pub trait NoReport<T> {
+    #[must_use]
+    fn failure(_: &T) -> Option<&Error> {
+        None
+    }
+
+    fn failed_items(_: &mut T, _: impl FnMut(&mut Error) -> bool) -> Vec<usize> {
+        Vec::new()
+    }
+
+    fn merge_items(_: &mut T, _: &[usize], _: Result<T>) {}
 }
 
-impl<'o, T> NoReport<'o> for Outcomes<'o, T> {
-    fn failure(&self) -> Option<&'o Error> {
-        None
+impl<T> NoReport<T> for Outcomes<T> {}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    /// A stranger's operations mean to layers what the library's do: they go by facts. Only the metrics' table looks for a name, which
+    /// is a label there.
+    #[test]
+    fn no_layer_compares_names() {
+        fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
+            for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                match entry.file_type().unwrap().is_dir() {
+                    true => sources(&entry.path(), found),
+                    false => {
+                        let name = entry.file_name().into_string().unwrap();
+                        found.push((name, fs::read_to_string(entry.path()).unwrap()));
+                    }
+                }
+            }
+        }
+        let mut found = Vec::new();
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/layer"), &mut found);
+        assert!(found.len() > 8, "the layers are elsewhere");
+        let compares = |code: &str| {
+            let forms = ["name ==", "name !=", "match operation.name", "match C::OPERATION.name"];
+            let spoken = |line: &&str| !line.trim_start().starts_with("//");
+            let line = |line: &str| {
+                forms.iter().any(|form| line.contains(form))
+                    || line.contains("matches!(") && line.contains(".name")
+            };
+            code.lines().filter(spoken).filter(|text| line(text)).count()
+        };
+        for (file, code) in &found {
+            let code = code.split("#[cfg(test)]").next().unwrap().split("#[cfg(all(test").next().unwrap();
+            let allowed = usize::from(file == "meters.rs");
+            assert_eq!(compares(code), allowed, "{file} compares names of operations");
+        }
+        let wrong = "if C::OPERATION.name == \"close\" {\n// name == x\nmatches!(operation.name, \"commit\")";
+        assert_eq!(compares(wrong), 2, "the test sees what it forbids");
     }
 }

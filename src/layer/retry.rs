@@ -11,15 +11,15 @@ use std::{
 use tokio::time::{Instant, sleep, timeout};
 
 use super::timeout::late;
-use crate::{
-    Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Operation, OperationKind, Outcome, Receiver, Result,
-};
+use crate::{Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Operation, Outcome, Receiver, Result};
 
 /// Tries an operation again after an error that may pass, if that can't do it twice.
 ///
-/// That is so if the operation is [replayable](Operation::replayable), or the error says that
-/// [nothing was done](Outcome::NotApplied). So a counter or a delete whose reply was lost is never tried again: the caller gets
-/// [`Outcome::Unknown`] and decides. Only [retryable](Error::is_retryable) errors are; a plain operation's `Conflict` is one, since
+/// That is so if the operation is [replayable](Operation::replayable), as reads and plans are, or the error says that
+/// [nothing was done](Outcome::NotApplied). So any other write whose reply was lost is never tried again: the caller gets
+/// [`Outcome::Unknown`] and decides. That holds for a plain `set`, too: if it was done and someone else has since deleted or replaced
+/// what it wrote, a second one would undo that. Where no one else writes under the same keys, [`overwriting`](Retry::overwriting)
+/// repeats it. Only [retryable](Error::is_retryable) errors are; a plain operation's `Conflict` is one, since
 /// it read nothing that could be stale.
 ///
 /// - **Pauses** are random, up to 20 ms before the second try, and up to twice as much before each other one, up to a second
@@ -28,11 +28,12 @@ use crate::{
 ///   [`with_deadline`](crate::Storage::with_deadline) set, [`DEFAULT_DEADLINE`] if nobody did. A call without another try left ends
 ///   with the error of its last one; its outcome is Unknown if that of any try was.
 /// - **The budget** is shared by all clones: 100 tries in reserve, and half a try more for each operation that succeeds
-///   ([`NotFound`](ErrorKind::NotFound) is an answer, too). A store
+///   ([`NotFound`](ErrorKind::NotFound) is an answer, too; a batch whose report has another failure earns nothing). A store
 ///   that is down is soon asked once a call, instead of four times, when it can bear that least.
+/// - **Of a batch** whose report has failures, only those items are tried again to which all of this applies. The report is that of
+///   all tries.
 ///
-/// A batch is tried again if the whole call failed. Failures of single items are in its report, for the caller to repeat; they
-/// are errors of data more often than not. Streams and operations on a transaction are not tried again: for those there is
+/// Streams and operations on a transaction are not tried again: for those there is
 /// [`transact!`](crate::transact).
 ///
 /// A retry is an event of `tracing` (DEBUG) and a count in the metric `gateway_storage.operation.retries`.
@@ -42,6 +43,7 @@ pub struct Retry {
     first_pause: Duration,
     longest_pause: Duration,
     deadline: Duration,
+    is_overwriting: bool,
     budget: Arc<Budget>,
 }
 
@@ -54,6 +56,7 @@ impl Retry {
             first_pause: Duration::from_millis(20),
             longest_pause: Duration::from_secs(1),
             deadline: DEFAULT_DEADLINE,
+            is_overwriting: false,
             budget: Arc::new(Budget::new(100)),
         }
     }
@@ -79,6 +82,21 @@ impl Retry {
         self
     }
 
+    /// Also repeats what [overwrites](Operation::overwrites) after a try that may have been done: `set_credential`,
+    /// `set_credentials`, `set_config`, `set_cache`, `revert`. For an application that is the only writer of its keys: what
+    /// another one wrote or deleted between two tries is overwritten. Never an import.
+    #[must_use]
+    pub const fn overwriting(mut self) -> Self {
+        self.is_overwriting = true;
+        self
+    }
+
+    fn is_harmless(&self, operation: Operation, error: &Error) -> bool {
+        operation.replayable
+            || error.outcome() == Outcome::NotApplied
+            || self.is_overwriting && operation.overwrites
+    }
+
     /// Up to twice as long each time.
     fn pause(&self, tried: u32) -> Duration {
         let longest = self.first_pause.saturating_mul(1 << (tried - 1).min(20)).min(self.longest_pause);
@@ -97,6 +115,8 @@ impl Layer for Retry {
         let operation = C::OPERATION;
         let begun = Instant::now();
         let (mut on, mut tried, mut is_unknown) = (on, 1, false);
+        // Of a batch: what came of it so far, and which of its items are tried again.
+        let (mut report, mut items): (Option<C::Output>, Vec<usize>) = (None, Vec::new());
         loop {
             let again = if tried < self.tries { on.again() } else { None };
             let result = if tried == 1 {
@@ -104,28 +124,59 @@ impl Layer for Retry {
             } else {
                 // It has what the tries before it left of the deadline.
                 let left = self.deadline.saturating_sub(begun.elapsed());
-                match timeout(left, call.run(on)).await {
+                let run = async {
+                    match &*items {
+                        [] => call.run(on).await,
+                        items => call.run_items(on, items).await,
+                    }
+                };
+                match timeout(left, run).await {
                     Ok(result) => result,
-                    Err(_) => Err(late(operation, false)),
+                    Err(_) => Err(late(operation)),
                 }
             };
-            let error = match result {
-                Err(error) if error.kind() != ErrorKind::NotFound => error,
-                settled => {
+            let result = match report.take() {
+                None => result,
+                Some(mut report) => {
+                    C::merge_items(&mut report, &items, result);
+                    Ok(report)
+                }
+            };
+            let (result, error) = match result {
+                Ok(mut output) => {
+                    items = C::failed_items(&mut output, |error| {
+                        if is_unknown {
+                            *error = told(operation, error.clone(), true);
+                        }
+                        error.is_retryable() && self.is_harmless(operation, error)
+                    });
+                    let Some(failure) = C::failure(&output).cloned() else {
+                        self.budget.deposit();
+                        return Ok(output);
+                    };
+                    (Ok(output), failure)
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {
                     self.budget.deposit();
-                    return settled.map_err(|error| told(operation, error, is_unknown));
+                    return Err(told(operation, error, is_unknown));
+                }
+                Err(error) => {
+                    is_unknown |= error.outcome() == Outcome::Unknown;
+                    (Err(told(operation, error.clone(), is_unknown)), error)
                 }
             };
-            is_unknown |= error.outcome() == Outcome::Unknown;
-            let next = again.filter(|_| error.is_retryable() && is_harmless(operation, &error));
-            let Some(next) = next else { return Err(told(operation, error, is_unknown)) };
+            let may_help = match &result {
+                Ok(_) => !items.is_empty(),
+                Err(_) => error.is_retryable() && self.is_harmless(operation, &error),
+            };
+            let Some(next) = again.filter(|_| may_help) else { return result };
             let pause = self.pause(tried);
             if begun.elapsed() + pause >= self.deadline || !self.budget.withdraw() {
-                return Err(told(operation, error, is_unknown));
+                return result;
             }
             tell(operation, &error, tried, pause);
             sleep(pause).await;
-            (on, tried) = (next, tried + 1);
+            (on, tried, report) = (next, tried + 1, result.ok());
         }
     }
 
@@ -136,15 +187,11 @@ impl Layer for Retry {
 
 /// The last try's error, and the outcome of all: what an earlier one may have done, the last one does not undo.
 fn told(operation: Operation, error: Error, is_unknown: bool) -> Error {
-    if is_unknown && operation.kind != OperationKind::Read {
+    if is_unknown && operation.when_lost == Outcome::Unknown {
         error.with_outcome(Outcome::Unknown)
     } else {
         error
     }
-}
-
-fn is_harmless(operation: Operation, error: &Error) -> bool {
-    operation.replayable || error.outcome() == Outcome::NotApplied
 }
 
 #[cold]
@@ -188,10 +235,14 @@ impl Budget {
 
 #[cfg(all(test, feature = "memory"))]
 mod tests {
+    use std::{collections::VecDeque, sync::Mutex};
+
     use serde_json::json;
 
     use super::*;
-    use crate::{Count, ErrorKind, Fault, Memory, Storage, UsageStore};
+    use crate::{
+        Backend, BatchReport, Count, ErrorKind, Fault, Increment, Key, Memory, Storage, UsageStore,
+    };
 
     async fn memory() -> Storage<Memory> {
         Storage::open("memory:").await.unwrap()
@@ -202,7 +253,7 @@ mod tests {
         retry: Retry,
         fault: Fault,
         memory: Storage<Memory>,
-    ) -> (Storage<impl UsageStore + crate::ConfigStore + crate::CredentialStore>, Count) {
+    ) -> (Storage<impl UsageStore + crate::ConfigBatch + crate::CredentialStore + crate::Exportable>, Count) {
         let asked = Count::default();
         (memory.layer(fault).layer(asked.clone()).layer(retry), asked)
     }
@@ -210,14 +261,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn repeats_only_what_is_harmless() {
         let lost = || Fault::seeded(1).lost_replies(1.0);
-        let (storage, asked) = around(Retry::new(), lost(), memory().await);
-        storage.increment_usage("a", "b", 1).await.unwrap_err();
-        storage.delete_config("a").await.unwrap_err();
-        storage.set_config("a", json!(1)).await.unwrap_err();
-        storage.get_config("a").await.unwrap_err();
-        let counts =
-            ["increment_usage", "delete_config", "set_config", "get_config"].map(|name| asked.of(name));
-        assert_eq!(counts, [1, 1, 4, 4]);
+        for (retry, sets) in [(Retry::new(), 1), (Retry::new().overwriting(), 4)] {
+            let (storage, asked) = around(retry, lost(), memory().await);
+            storage.increment_usage("a", "b", 1).await.unwrap_err();
+            storage.delete_config("a").await.unwrap_err();
+            storage.set_config("a", json!(1)).await.unwrap_err();
+            storage.get_config("a").await.unwrap_err();
+            storage.import(&[]).await.unwrap_err();
+            let plan = crate::Plan::new([]).unwrap();
+            storage.apply_plan("a", &plan, &crate::ApplyOptions::default()).await.unwrap_err();
+            let counts = [
+                "increment_usage", "delete_config", "set_config", "get_config", "import", "apply_plan",
+            ];
+            assert_eq!(counts.map(|name| asked.of(name)), [1, 1, sets, 4, 1, 4]);
+        }
 
         let (storage, asked) = around(Retry::new(), Fault::seeded(1).errors(1.0), memory().await);
         storage.increment_usage("a", "b", 1).await.unwrap_err();
@@ -226,6 +283,172 @@ mod tests {
         let (storage, asked) = around(Retry::new(), Fault::seeded(1), memory().await);
         storage.get_config("a").await.unwrap_err();
         assert_eq!(asked.of("get_config"), 1, "NotFound is an answer");
+    }
+
+    /// What another handle deleted while the reply was lost is not back, unless the application said that it is the only writer.
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_write_is_not_written_over_what_came_after_it() {
+        for (retry, is_back) in [(Retry::new(), false), (Retry::new().overwriting(), true)] {
+            let other = memory().await;
+            let (storage, _) = around(retry, Fault::seeded(1).lost_replies(1.0), other.clone());
+            let mut setting = Box::pin(storage.set_credential("alice", json!({ "token": "A" })));
+            // It was done, and its reply lost. Only a pause keeps it from its end.
+            let ended = futures_util::poll!(&mut setting);
+            other.delete_credential("alice").await.unwrap();
+            let error = match ended {
+                std::task::Poll::Ready(result) => result.unwrap_err(),
+                std::task::Poll::Pending => setting.await.unwrap_err(),
+            };
+            assert_eq!(error.outcome(), Outcome::Unknown);
+            assert_eq!(other.get_credential("alice").await.is_ok(), is_back);
+        }
+    }
+
+    /// What its next batches say of single items.
+    type Reports = Arc<Mutex<VecDeque<Vec<(usize, Error)>>>>;
+
+    /// Counts in memory. Of its batches it fails the items that it is told to, and notes which were asked for.
+    #[derive(Clone)]
+    struct Partly {
+        memory: Memory,
+        reports: Reports,
+        asked: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Backend for Partly {
+        fn label(&self) -> &'static str {
+            "partly"
+        }
+
+        fn set_deadline(&mut self, _: Duration) {}
+
+        async fn health(&self) -> Result<()> {
+            Ok(())
+        }
+
+        async fn stats(&self) -> Result<crate::StorageStats> {
+            self.memory.stats().await
+        }
+
+        async fn close(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    impl UsageStore for Partly {
+        async fn increment_usage(&self, _: &Key, _: &Key, _: i64) -> Result<i64> {
+            Err(Error::new(ErrorKind::Unavailable, "down"))
+        }
+
+        async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
+            let names: Vec<_> = increments.iter().map(|increment| increment.key.as_str()).collect();
+            self.asked.lock().unwrap().push(names.join(" "));
+            let failures = self.reports.lock().unwrap().pop_front().unwrap_or_default();
+            let mut report = BatchReport::default();
+            for (index, Increment { key, field, delta }) in increments.iter().enumerate() {
+                let failure = failures.iter().find(|(at, _)| *at == index);
+                let result = match failure {
+                    Some((_, error)) => Err(error.clone()),
+                    None => self.memory.increment_usage(key, field, *delta).await,
+                };
+                report.record(index, key, result);
+            }
+            Ok(report)
+        }
+
+        async fn get_usage(&self, key: &Key) -> Result<crate::UsageRecord> {
+            self.memory.get_usage(key).await
+        }
+
+        async fn reset_usage(&self, key: &Key) -> Result<()> {
+            self.memory.reset_usage(key).await
+        }
+
+        async fn list_usage(&self) -> Result<std::collections::BTreeMap<Key, crate::UsageRecord>> {
+            self.memory.list_usage().await
+        }
+    }
+
+    async fn partly(reports: impl IntoIterator<Item = Vec<(usize, Error)>>) -> Partly {
+        let reports = Arc::new(Mutex::new(reports.into_iter().collect()));
+        Partly { memory: memory().await.backend().clone(), reports, asked: Arc::default() }
+    }
+
+    fn increments(names: &str) -> Vec<Increment> {
+        let key = |name: &str| Key::new(name).unwrap();
+        names.split(' ').map(|name| Increment { key: key(name), field: key("n"), delta: 1 }).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_batch_only_what_may_be_repeated_is() {
+        let gone = || Error::new(ErrorKind::Unavailable, "gone");
+        let lost = || gone().with_outcome(Outcome::Unknown);
+        let bad = Error::new(ErrorKind::Overflow, "too much");
+        let stack = || crate::Stack::new().limit(crate::Limit::new(1)).retry(Retry::new());
+        // Of a to f: b can't pass, c may be counted, d and f pass at the second and third try, e is lost at its second.
+        let reports = [
+            vec![(1, bad), (2, lost()), (3, gone()), (4, gone()), (5, gone())],
+            vec![(1, lost()), (2, gone())],
+        ];
+        let backend = partly(reports).await;
+        let storage = Storage::new(backend.clone()).layer(stack());
+        let report = storage.increment_many(&increments("a b c d e f")).await.unwrap();
+        assert_eq!(*backend.asked.lock().unwrap(), ["a b c d e f", "d e f", "f"]);
+        assert_eq!(report.succeeded, 3);
+        let failures: Vec<_> = report
+            .failures
+            .iter()
+            .map(|failure| (failure.index, failure.key.as_str(), failure.error.kind(), failure.error.outcome()))
+            .collect();
+        let expected = [
+            (1, "b", ErrorKind::Overflow, Outcome::NotApplied),
+            (2, "c", ErrorKind::Unavailable, Outcome::Unknown),
+            (4, "e", ErrorKind::Unavailable, Outcome::Unknown),
+        ];
+        assert_eq!(failures, expected);
+        assert_eq!(storage.list_usage().await.unwrap().len(), 3, "each was counted once");
+
+        let backend = partly([vec![(0, lost())]]).await;
+        let storage = Storage::new(backend.clone()).layer(Retry::new());
+        assert_eq!(storage.increment_many(&increments("a b")).await.unwrap().failures.len(), 1);
+        assert_eq!(*backend.asked.lock().unwrap(), ["a b"], "nothing to repeat");
+    }
+
+    /// An outage earns nothing, though batches go on and each gives a report.
+    #[tokio::test(start_paused = true)]
+    async fn a_report_of_failures_earns_no_budget() {
+        let down = || Error::new(ErrorKind::Unavailable, "down");
+        let backend = partly((0..2_000).map(|_| vec![(0, down())])).await;
+        let asked = Count::default();
+        let storage = Storage::new(backend).layer(asked.clone()).layer(Retry::new().budget(10));
+        for _ in 0..100 {
+            storage.increment_usage("a", "b", 1).await.unwrap_err();
+            let report = storage.increment_many(&increments("a b")).await.unwrap();
+            assert!(!report.is_complete());
+        }
+        let tries = asked.of("increment_usage") + asked.of("increment_many");
+        assert_eq!(tries, 200 + 10, "one a call, and the reserve");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn load_that_was_shed_is_not_tried_again() {
+        let second = Duration::from_secs(1)..=Duration::from_secs(1);
+        let slow = memory().await.layer(Fault::seeded(1).delays(1.0, second));
+        let retry = Retry::new();
+        let budget = retry.budget.clone();
+        let stack = crate::Stack::new().limit(crate::Limit::new(1).queue(0)).retry(retry);
+        let storage = slow.layer(stack);
+        let (ran, shed) = tokio::join!(storage.set_config("a", json!(1)), async {
+            let begun = Instant::now();
+            let shed = storage.set_config("a", json!(2)).await;
+            assert_eq!(begun.elapsed(), Duration::ZERO, "Busy, at once");
+            shed
+        });
+        ran.unwrap();
+        let shed = shed.unwrap_err();
+        assert_eq!((shed.kind(), shed.outcome()), (ErrorKind::Busy, Outcome::NotApplied));
+        assert!(!shed.is_retryable());
+        assert_eq!(budget.halves.load(Ordering::Relaxed), budget.most, "nothing was spent");
     }
 
     #[tokio::test(start_paused = true)]
@@ -248,7 +471,7 @@ mod tests {
         for seed in 0..300 {
             let memory = memory().await;
             let fault = Fault::seeded(seed).lost_replies(0.4).errors(0.5);
-            let (storage, _) = around(Retry::new().tries(3), fault, memory.clone());
+            let (storage, _) = around(Retry::new().tries(3).overwriting(), fault, memory.clone());
             let result = storage.set_config("a", json!(1)).await;
             let is_stored = memory.get_config("a").await.is_ok();
             match result {

@@ -112,6 +112,41 @@ impl<Rc: Receiver, L: Layer, C: Call<Rc>> Call<Rc> for Within<'_, L, C> {
     async fn run(&self, on: Rc) -> Result<C::Output> {
         self.layer.around(on, &self.call).await
     }
+
+    fn failed_items(output: &mut C::Output, again: impl FnMut(&mut Error) -> bool) -> Vec<usize> {
+        C::failed_items(output, again)
+    }
+
+    async fn run_items(&self, on: Rc, items: &[usize]) -> Result<C::Output> {
+        self.layer.around(on, Part { call: &self.call, items }).await
+    }
+
+    fn merge_items(report: &mut C::Output, items: &[usize], result: Result<C::Output>) {
+        C::merge_items(report, items, result);
+    }
+}
+
+/// A batch, for some of its items.
+struct Part<'c, C> {
+    call: &'c C,
+    items: &'c [usize],
+}
+
+impl<Rc: Receiver, C: Call<Rc>> Call<Rc> for Part<'_, C> {
+    type Output = C::Output;
+    const OPERATION: Operation = C::OPERATION;
+
+    fn batch_size(&self) -> Option<usize> {
+        Some(self.items.len())
+    }
+
+    fn failure(output: &C::Output) -> Option<&Error> {
+        C::failure(output)
+    }
+
+    fn run(&self, on: Rc) -> impl Future<Output = Result<C::Output>> + Send {
+        self.call.run_items(on, self.items)
+    }
 }
 
 impl<I: Layer, T: Layer, R: Layer, L: Layer> Layer for Stack<I, T, R, L> {

@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use crate::{
-    Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Operation, OperationKind, Outcome, Receiver, Result,
-};
+use crate::{Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Operation, Receiver, Result};
 
 /// Ends every operation at a deadline, with all that is inside: tries, pauses, queues.
 ///
-/// The error is [`ErrorKind::Timeout`]. Its outcome is [`Unknown`](Outcome::Unknown) for a write, a commit, and a close or resize
-/// of the pool: from here nobody sees how far it came. Anything else, and a write in a transaction, is
-/// [`NotApplied`](Outcome::NotApplied). What is inside often knows better
-/// (a backend whose own deadline ends, [`Limit`](crate::Limit) whose queue is too long), so give it less time than this.
+/// The error is [`ErrorKind::Timeout`]. Its outcome is [what is known of the operation when it is lost](Operation::when_lost):
+/// `Unknown` for a write, a commit, and whatever else is neither a read nor marked harmless, since from here no one sees how far it
+/// came. What is inside often knows better (a backend whose own deadline ends, [`Limit`](crate::Limit) whose queue is too long), so give it less time than this.
 ///
 /// Without a number of its own it is [`DEFAULT_DEADLINE`];
 /// [`with_deadline`](crate::Storage::with_deadline) sets it together with the backend's. A stream is not timed: it may be read
@@ -37,11 +34,10 @@ impl Default for Timeout {
 
 impl Layer for Timeout {
     async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
-        let on_transaction = on.again().is_none();
         // The call is asked before the clock: what needs no waiting never comes too late.
         match tokio::time::timeout(self.0, call.run(on)).await {
             Ok(result) => result,
-            Err(_) => Err(late(C::OPERATION, on_transaction)),
+            Err(_) => Err(late(C::OPERATION)),
         }
     }
 
@@ -51,17 +47,8 @@ impl Layer for Timeout {
 }
 
 #[cold]
-pub(super) fn late(operation: Operation, on_transaction: bool) -> Error {
-    let outcome = match operation.kind {
-        OperationKind::Read => Outcome::NotApplied,
-        // A transaction that is not committed did not happen.
-        OperationKind::Write if on_transaction => Outcome::NotApplied,
-        OperationKind::Control if !matches!(operation.name, "commit" | "close" | "resize_pool") => {
-            Outcome::NotApplied
-        }
-        OperationKind::Write | OperationKind::Control => Outcome::Unknown,
-    };
-    Error::new(ErrorKind::Timeout, "the operation did not end in time").with_outcome(outcome)
+pub(super) fn late(operation: Operation) -> Error {
+    Error::new(ErrorKind::Timeout, "the operation did not end in time").with_outcome(operation.when_lost)
 }
 
 #[cfg(all(test, feature = "memory"))]
@@ -69,7 +56,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Fault, Memory, Storage, Transaction};
+    use crate::{Fault, Memory, Outcome, Storage, Transaction};
 
     /// Every operation takes a minute, but for those that are no work.
     async fn slow() -> Storage<crate::Layered<Fault, Memory>> {

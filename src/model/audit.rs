@@ -100,7 +100,8 @@ named! {
 impl PlanRefusal {
     /// The error that the caller gets. `key` is the config value that is to blame.
     #[cold]
-    pub(crate) fn error(self, key: Option<&Key>) -> Error {
+    #[must_use]
+    pub fn error(self, key: Option<&Key>) -> Error {
         let (kind, message) = match self {
             Self::OtherPayload => (ErrorKind::Conflict, "another plan was applied under this key"),
             Self::RolledBack => {
@@ -151,6 +152,58 @@ pub struct AuditEntry {
     pub payload_hash: Option<PayloadHash>,
     /// Why it failed.
     pub error: Option<PlanRefusal>,
+}
+
+impl AuditEntry {
+    /// An attempt that ended then and took so long, with nothing said of its plan, as a rollback of an unknown key has: for backends
+    /// outside this crate.
+    #[must_use]
+    pub fn new(
+        backend: &'static str,
+        key: &Key,
+        (action, status): (PlanAction, AuditStatus),
+        finished: SystemTime,
+        duration: Duration,
+    ) -> Self {
+        Self {
+            backend,
+            key: key.clone(),
+            action,
+            status,
+            stage: None,
+            source: None,
+            started: finished.checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
+            finished,
+            duration,
+            mutations: 0,
+            payload_hash: None,
+            error: None,
+        }
+    }
+
+    /// The same, with the caller's name for the stage.
+    #[must_use]
+    pub fn with_stage(self, stage: impl Into<String>) -> Self {
+        Self { stage: Some(stage.into()), ..self }
+    }
+
+    /// The same, with who the caller said to be.
+    #[must_use]
+    pub fn with_source(self, source: impl Into<String>) -> Self {
+        Self { source: Some(source.into()), ..self }
+    }
+
+    /// The same, of a plan with this payload and so many mutations.
+    #[must_use]
+    pub fn with_plan(self, payload_hash: PayloadHash, mutations: usize) -> Self {
+        Self { payload_hash: Some(payload_hash), mutations, ..self }
+    }
+
+    /// The same, with why it failed.
+    #[must_use]
+    pub fn with_error(self, error: PlanRefusal) -> Self {
+        Self { error: Some(error), ..self }
+    }
 }
 
 /// Which audit entries are wanted: all, unless it says otherwise.

@@ -197,10 +197,10 @@ async fn statistics_know_the_last_minute_and_the_last_export() {
 
 #[test]
 fn work_is_what_an_operator_does_not_need_most() {
-    let operation = |kind, replayable| gateway_storage::Operation::new("x", kind, replayable);
-    assert!(operation(OperationKind::Control, false).is_work(), "begin, commit");
-    assert!(!operation(OperationKind::Control, true).is_work(), "health, close");
-    assert!(operation(OperationKind::Read, true).is_work());
+    use gateway_storage::Operation;
+    assert!(!Operation::new("x", OperationKind::Control).operator, "begin, commit");
+    assert!(Operation::new("x", OperationKind::Control).operator().operator, "health, close");
+    assert!(!Operation::new("x", OperationKind::Read).operator);
 }
 
 /// The pool's gauges are there while the storage is, and gone with it.

@@ -87,7 +87,7 @@ impl CredentialStore for MongoDb {
                 Err(error) => results.extend(chunk.iter().map(|id| ((*id).clone(), Err(error.clone())))),
             }
         }
-        Ok(batch::found(ids, results))
+        batch::found(ids, results)
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
@@ -98,7 +98,7 @@ impl CredentialStore for MongoDb {
             .map(|(id, credential)| (id, upsert(id, document::of_credential(credential))))
             .collect();
         let failed = upsert_all(&call, |lane| &lane.credentials, &statements, CONCURRENT_CHUNKS).await;
-        Ok(batch::report(credentials.iter().map(|(id, _)| id), &failed))
+        batch::report(credentials.iter().map(|(id, _)| id), &failed)
     }
 
     /// The server says how many documents it deleted, not which. So a chunk is a transaction, which looks them up first; on a
@@ -108,7 +108,7 @@ impl CredentialStore for MongoDb {
         if call.lease().await?.writable.has_transactions() {
             let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| delete_chunk(call, chunk));
             let failed = chunks.await.into_iter().flat_map(|(_, failed)| failed).collect();
-            return Ok(batch::report(ids.iter(), &failed));
+            return batch::report(ids.iter(), &failed);
         }
         // A loop, since a closure over the ids is not general enough to be spawned.
         let mut deletes = Vec::with_capacity(distinct.len());
@@ -118,7 +118,7 @@ impl CredentialStore for MongoDb {
         let results: Vec<Result<()>> = stream::iter(deletes).buffered(CONCURRENT_CHUNKS).collect().await;
         let results = distinct.iter().copied().zip(results);
         let failed = results.filter_map(|(id, result)| Some((id, result.err()?))).collect();
-        Ok(batch::report(ids.iter(), &failed))
+        batch::report(ids.iter(), &failed)
     }
 }
 

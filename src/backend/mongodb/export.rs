@@ -14,7 +14,7 @@ use super::{
     scan::Pages,
     usage,
 };
-use crate::{BatchReport, Exportable, Key, Record, Result};
+use crate::{BatchReport, Exportable, Key, Record, Result, backend::remote::batch};
 
 /// What an export is at.
 #[derive(Clone, Copy)]
@@ -149,6 +149,6 @@ impl Exportable for MongoDb {
             let failed = failed.get(record.key());
             report.record(index, record.key(), failed.map_or(Ok(()), |error| Err(error.clone())));
         }
-        Ok(report)
+        batch::settle(report)
     }
 }

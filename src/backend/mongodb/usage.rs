@@ -21,7 +21,9 @@ use super::{
     server::upserted,
 };
 use crate::{
-    BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, backend::remote::Effect, error::Kind,
+    BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore,
+    backend::remote::{Effect, batch},
+    error::Kind,
 };
 
 /// The field of a document that holds the counters, by their encoded names.
@@ -145,7 +147,7 @@ impl UsageStore for MongoDb {
             let result = failed.remove(&index).map_or(Ok(()), |error| Err(overflow(error).with_key(key)));
             report.record(index, key, result);
         }
-        Ok(report)
+        batch::settle(report)
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {

@@ -105,7 +105,7 @@ impl CredentialStore for Postgres {
                 Err(error) => results.extend(chunk.iter().map(|id| ((*id).clone(), Err(error.clone())))),
             }
         }
-        Ok(batch::found(ids, results))
+        batch::found(ids, results)
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
@@ -114,7 +114,7 @@ impl CredentialStore for Postgres {
         let documents: Vec<_> =
             last.into_iter().map(|(id, credential)| (id, encode_credential(credential))).collect();
         let failed = set_documents(&call, Sql::SetCredentials, &documents).await;
-        Ok(batch::report(credentials.iter().map(|(id, _)| id), &failed))
+        batch::report(credentials.iter().map(|(id, _)| id), &failed)
     }
 
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
@@ -141,6 +141,6 @@ impl CredentialStore for Postgres {
                 }
             }
         }
-        Ok(batch::report(ids.iter(), &failed))
+        batch::report(ids.iter(), &failed)
     }
 }

@@ -180,6 +180,6 @@ impl Exportable for Postgres {
             };
             report.record(index, record.key(), failed.map_or(Ok(()), |error| Err(error.clone())));
         }
-        Ok(report)
+        batch::settle(report)
     }
 }

@@ -108,7 +108,7 @@ impl UsageStore for Postgres {
         for (index, increment) in increments.iter().enumerate() {
             report.record(index, &increment.key, failed.remove(&index).map_or(Ok(()), Err));
         }
-        Ok(report)
+        batch::settle(report)
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {

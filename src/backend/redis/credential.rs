@@ -6,7 +6,7 @@ use redis::{Cmd, Value, cmd};
 
 use super::{CONCURRENT_CHUNKS, Redis, failure, layout::Space, reply, server::Call};
 use crate::{
-    BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
+    BatchFailure, BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
     backend::remote::{Effect, batch},
     codec::{decode_credential, encode_credential},
     error::Kind,
@@ -176,8 +176,12 @@ impl CredentialStore for Redis {
                 Err(error) => drop(failures.insert(id, error)),
             }
         }
-        found.failures = batch::report(ids.iter(), &failures).failures;
-        Ok(found)
+        for (index, id) in ids.iter().enumerate() {
+            if let Some(error) = failures.get(id).cloned() {
+                found.failures.push(BatchFailure { index, key: id.clone(), error });
+            }
+        }
+        batch::settle_found(found)
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
@@ -186,13 +190,13 @@ impl CredentialStore for Redis {
         let items: Vec<_> = last.into_iter().collect();
         let results = in_chunks(&items, |chunk| self.set_chunk(&call, chunk)).await;
         let failed = failures(items.iter().map(|(id, _)| *id), results);
-        Ok(batch::report(credentials.iter().map(|(id, _)| id), &failed))
+        batch::report(credentials.iter().map(|(id, _)| id), &failed)
     }
 
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
         let call = self.call()?;
         let unique: Vec<&Key> = ids.iter().collect::<HashSet<_>>().into_iter().collect();
         let results = in_chunks(&unique, |chunk| self.delete_chunk(&call, chunk)).await;
-        Ok(batch::report(ids.iter(), &failures(unique.iter().copied(), results)))
+        batch::report(ids.iter(), &failures(unique.iter().copied(), results))
     }
 }

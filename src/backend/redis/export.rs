@@ -160,7 +160,7 @@ impl Exportable for Redis {
                 report.record(index, records[index].key(), result);
             }
         }
-        Ok(report)
+        batch::settle(report)
     }
 }
 

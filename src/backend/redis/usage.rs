@@ -6,7 +6,9 @@ use redis::{Cmd, cmd};
 
 use super::{Redis, credential::in_chunks, layout::Space, reply, server::Call};
 use crate::{
-    BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, backend::remote::Effect, error::Kind,
+    BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore,
+    backend::remote::{Effect, batch},
+    error::Kind,
 };
 
 fn missing() -> Error {
@@ -68,7 +70,7 @@ impl UsageStore for Redis {
                 report.record(number * PIPELINE + at, &increment.key, result);
             }
         }
-        Ok(report)
+        batch::settle(report)
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use futures_util::{StreamExt, stream};
 
-use crate::{BatchFailure, BatchReport, Credential, Error, Found, Key, error::Kind};
+use crate::{BatchFailure, BatchReport, Credential, Error, Found, Key, Outcome, Result, error::Kind};
 
 /// The most items of one chunk.
 const CHUNK_ITEMS: usize = 1000;
@@ -49,16 +49,46 @@ pub(crate) async fn run<'i, T, R, F: Future<Output = R>>(
 pub(crate) fn report<'k>(
     asked: impl Iterator<Item = &'k Key>,
     failed: &BTreeMap<&Key, Error>,
-) -> BatchReport {
+) -> Result<BatchReport> {
     let mut report = BatchReport::default();
     for (index, key) in asked.enumerate() {
         report.record(index, key, failed.get(key).map_or(Ok(()), |error| Err(error.clone())));
     }
-    report
+    settle(report)
+}
+
+/// The report, or the error of the call: see [`common_error`].
+pub(crate) fn settle(report: BatchReport) -> Result<BatchReport> {
+    match report.succeeded {
+        0 => common_error(&report.failures).map_or(Ok(report), Err),
+        _ => Ok(report),
+    }
+}
+
+/// What was found, or the error of the call: see [`common_error`].
+pub(crate) fn settle_found(found: Found) -> Result<Found> {
+    match found.credentials.len() {
+        0 => common_error(&found.failures).map_or(Ok(found), Err),
+        _ => Ok(found),
+    }
+}
+
+/// The error of a call of which every item failed in the same way, if it may pass: the store failed then, and not the items. A retry
+/// and its budget go by that. Its outcome is Unknown if that of any item is.
+fn common_error(failures: &[BatchFailure]) -> Option<Error> {
+    let first = &failures.first()?.error;
+    let alike =
+        |error: &Error| error.is_retryable() && (error.kind(), error.code()) == (first.kind(), first.code());
+    if !failures.iter().all(|failure| alike(&failure.error)) {
+        return None;
+    }
+    let worst = failures.iter().find(|failure| failure.error.outcome() == Outcome::Unknown);
+    let error = worst.map_or(first, |failure| &failure.error).clone();
+    Some(if failures.len() == 1 { error } else { error.without_key() })
 }
 
 /// What was found for the ids as they were asked for, given what there is under some of them.
-pub(crate) fn found(ids: &[Key], results: BTreeMap<Key, Result<Credential, Error>>) -> Found {
+pub(crate) fn found(ids: &[Key], results: BTreeMap<Key, Result<Credential>>) -> Result<Found> {
     let mut found = Found::default();
     for (index, id) in ids.iter().enumerate() {
         let error = match results.get(id) {
@@ -69,12 +99,43 @@ pub(crate) fn found(ids: &[Key], results: BTreeMap<Key, Result<Credential, Error
         found.failures.push(BatchFailure { index, key: id.clone(), error });
     }
     found.credentials = results.into_iter().filter_map(|(id, result)| Some((id, result.ok()?))).collect();
-    found
+    settle_found(found)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
+
+    fn of(errors: impl IntoIterator<Item = Option<Error>>) -> Result<BatchReport> {
+        let mut report = BatchReport::default();
+        for (index, error) in errors.into_iter().enumerate() {
+            let key = Key::new(format!("k{index}")).unwrap();
+            report.record(index, &key, error.map_or(Ok(()), |error| Err(error.with_key(&key))));
+        }
+        settle(report)
+    }
+
+    #[test]
+    fn a_batch_whose_items_all_failed_alike_has_failed() {
+        let gone = || Some(Error::new(ErrorKind::Unavailable, "gone"));
+        let lost = || gone().map(|error| error.with_outcome(Outcome::Unknown));
+        let bad = || Some(Error::new(ErrorKind::Overflow, "too much"));
+
+        let error = of([gone(), gone()]).unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+        assert!(error.is_retryable() && error.key().is_none(), "it is about no item");
+        let error = of([gone(), lost(), gone()]).unwrap_err();
+        assert_eq!(error.outcome(), Outcome::Unknown, "one chunk may have happened");
+        assert!(of([gone()]).unwrap_err().key().is_some());
+
+        let busy = || Some(Error::new(ErrorKind::Busy, "busy"));
+        for report in
+            [of([]), of([gone(), None]), of([gone(), bad()]), of([gone(), busy()]), of([bad(), bad()])]
+        {
+            report.unwrap();
+        }
+    }
 
     #[test]
     fn chunks_have_a_number_and_a_size() {

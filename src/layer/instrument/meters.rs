@@ -148,7 +148,7 @@ mod tests {
     fn each_operation_has_an_entry_and_many_share_the_last() {
         let table = Table::new("postgres", Some("db|schema"));
         let names: Vec<&'static str> = (0..ENTRIES + 20).map(|n| &*format!("operation_{n}").leak()).collect();
-        let meters = |name| table.meters(Operation::new(name, OperationKind::Read, true));
+        let meters = |name| table.meters(Operation::new(name, OperationKind::Read));
         for (n, name) in names.iter().enumerate() {
             assert_eq!(meters(name).name, if n < ENTRIES { name } else { OTHER });
         }

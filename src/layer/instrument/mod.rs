@@ -195,7 +195,7 @@ impl Running<'_> {
             Some(Err(error)) => self.end(Some(error)),
             None => {
                 self.end(None);
-                if self.operation.name == "export" {
+                if self.operation.backup {
                     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                     self.instrument.last_export.fetch_max(now.as_millis() as u64, Ordering::Relaxed);
                 }
@@ -276,7 +276,7 @@ impl Layer for Instrument {
             Ok(output) => C::failure(output),
             Err(error) => Some(error),
         });
-        if C::OPERATION.name == "close" && result.is_ok() {
+        if C::OPERATION.closes && result.is_ok() {
             self.0.closed.send_replace(());
         }
         result
