@@ -25,41 +25,44 @@ pub trait Everything: Backend {
     ) -> impl Future<Output = Result<BatchReport>> + Send;
     /// Gives what is wrapped.
     fn begin(&self) -> impl Future<Output = Result<Self::Transaction>> + Send;
+    /// Ends it.
+    fn close(&self) -> impl Future<Output = Result<()>> + Send;
     /// Gives a stream. Its name is a keyword.
     fn r#yield(&self, prefix: &str) -> impl Stream<Item = Result<Record>> + Send;
     /// Its name is a keyword, too.
     fn r#move(&self, r#type: u8) -> impl Future<Output = Result<()>> + Send;
 }
 const _: () = {
-    struct DescribeCall {}
-    impl<'on, B: Everything> ::gateway_storage::Call<&'on B> for DescribeCall {
+    struct __DescribeCall {}
+    impl<'__on, __B: Everything> ::gateway_storage::Call<&'__on __B> for __DescribeCall {
         type Output = Text;
         const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
-            "describe",
-            ::gateway_storage::OperationKind::Control,
-            true,
-        );
+                "describe",
+                ::gateway_storage::OperationKind::Control,
+            )
+            .harmless()
+            .operator();
         #[inline]
-        async fn run(&self, on: &'on B) -> ::gateway_storage::Result<Text> {
-            <B as Everything>::describe(on).await
+        async fn run(&self, on: &'__on __B) -> ::gateway_storage::Result<Text> {
+            <__B as Everything>::describe(on).await
         }
     }
-    struct GetCall<'call> {
-        key: &'call Key,
+    struct __GetCall<'__call> {
+        key: &'__call Key,
         layer: Option<&'static str>,
-        inner: Cow<'call, [u8]>,
+        inner: Cow<'__call, [u8]>,
         call: fn(&str) -> bool,
     }
-    impl<'on, 'call, B: Everything> ::gateway_storage::Call<&'on B> for GetCall<'call> {
+    impl<'__on, '__call, __B: Everything> ::gateway_storage::Call<&'__on __B>
+    for __GetCall<'__call> {
         type Output = Vec<u8>;
         const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
             "get",
             ::gateway_storage::OperationKind::Read,
-            true,
         );
         #[inline]
-        async fn run(&self, on: &'on B) -> ::gateway_storage::Result<Vec<u8>> {
-            <B as Everything>::get(
+        async fn run(&self, on: &'__on __B) -> ::gateway_storage::Result<Vec<u8>> {
+            <__B as Everything>::get(
                     on,
                     ::core::clone::Clone::clone(&self.key),
                     ::core::clone::Clone::clone(&self.layer),
@@ -69,17 +72,17 @@ const _: () = {
                 .await
         }
     }
-    struct SetManyCall<'call> {
-        items: &'call [(Key, Value)],
+    struct __SetManyCall<'__call> {
+        items: &'__call [(Key, Value)],
     }
-    impl<'on, 'call, B: Everything> ::gateway_storage::Call<&'on B>
-    for SetManyCall<'call> {
+    impl<'__on, '__call, __B: Everything> ::gateway_storage::Call<&'__on __B>
+    for __SetManyCall<'__call> {
         type Output = BatchReport;
         const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
-            "set_many",
-            ::gateway_storage::OperationKind::Write,
-            true,
-        );
+                "set_many",
+                ::gateway_storage::OperationKind::Write,
+            )
+            .overwrites();
         fn batch_size(&self) -> ::core::option::Option<usize> {
             ::core::option::Option::Some(self.items.len())
         }
@@ -88,63 +91,108 @@ const _: () = {
         ) -> ::core::option::Option<&::gateway_storage::Error> {
             #[allow(unused_imports)]
             use ::gateway_storage::layer::NoReport as _;
-            ::gateway_storage::layer::Outcomes(output).failure()
+            ::gateway_storage::layer::Outcomes::<BatchReport>::failure(output)
         }
         #[inline]
-        async fn run(&self, on: &'on B) -> ::gateway_storage::Result<BatchReport> {
-            <B as Everything>::set_many(on, ::core::clone::Clone::clone(&self.items))
+        async fn run(&self, on: &'__on __B) -> ::gateway_storage::Result<BatchReport> {
+            <__B as Everything>::set_many(on, ::core::clone::Clone::clone(&self.items))
                 .await
         }
+        fn failed_items(
+            output: &mut BatchReport,
+            again: impl ::core::ops::FnMut(&mut ::gateway_storage::Error) -> bool,
+        ) -> ::std::vec::Vec<usize> {
+            #[allow(unused_imports)]
+            use ::gateway_storage::layer::NoReport as _;
+            ::gateway_storage::layer::Outcomes::<
+                BatchReport,
+            >::failed_items(output, again)
+        }
+        async fn run_items(
+            &self,
+            on: &'__on __B,
+            items: &[usize],
+        ) -> ::gateway_storage::Result<BatchReport> {
+            let part: ::std::vec::Vec<_> = items
+                .iter()
+                .map(|at| ::core::clone::Clone::clone(&self.items[*at]))
+                .collect();
+            <__B as Everything>::set_many(on, &part).await
+        }
+        fn merge_items(
+            report: &mut BatchReport,
+            items: &[usize],
+            result: ::gateway_storage::Result<BatchReport>,
+        ) {
+            #[allow(unused_imports)]
+            use ::gateway_storage::layer::NoReport as _;
+            ::gateway_storage::layer::Outcomes::<
+                BatchReport,
+            >::merge_items(report, items, result);
+        }
     }
-    struct BeginCall {}
-    impl<'on, B: Everything> ::gateway_storage::Call<&'on B> for BeginCall {
-        type Output = <B as Everything>::Transaction;
+    struct __BeginCall {}
+    impl<'__on, __B: Everything> ::gateway_storage::Call<&'__on __B> for __BeginCall {
+        type Output = <__B as Everything>::Transaction;
         const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
             "begin",
             ::gateway_storage::OperationKind::Control,
-            false,
         );
         #[inline]
         async fn run(
             &self,
-            on: &'on B,
-        ) -> ::gateway_storage::Result<<B as Everything>::Transaction> {
-            <B as Everything>::begin(on).await
+            on: &'__on __B,
+        ) -> ::gateway_storage::Result<<__B as Everything>::Transaction> {
+            <__B as Everything>::begin(on).await
         }
     }
-    struct MoveCall {
+    struct __CloseCall {}
+    impl<'__on, __B: Everything> ::gateway_storage::Call<&'__on __B> for __CloseCall {
+        type Output = ();
+        const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
+                "close",
+                ::gateway_storage::OperationKind::Control,
+            )
+            .replayable()
+            .operator()
+            .closes();
+        #[inline]
+        async fn run(&self, on: &'__on __B) -> ::gateway_storage::Result<()> {
+            <__B as Everything>::close(on).await
+        }
+    }
+    struct __MoveCall {
         r#type: u8,
     }
-    impl<'on, B: Everything> ::gateway_storage::Call<&'on B> for MoveCall {
+    impl<'__on, __B: Everything> ::gateway_storage::Call<&'__on __B> for __MoveCall {
         type Output = ();
         const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
             "move",
             ::gateway_storage::OperationKind::Write,
-            false,
         );
         #[inline]
-        async fn run(&self, on: &'on B) -> ::gateway_storage::Result<()> {
-            <B as Everything>::r#move(on, ::core::clone::Clone::clone(&self.r#type))
+        async fn run(&self, on: &'__on __B) -> ::gateway_storage::Result<()> {
+            <__B as Everything>::r#move(on, ::core::clone::Clone::clone(&self.r#type))
                 .await
         }
     }
     #[deny(clippy::missing_trait_methods)]
-    impl<L: ::gateway_storage::Layer, B: Everything> Everything
-    for ::gateway_storage::Layered<L, B> {
-        type Transaction = LayeredTransaction<L, <B as Everything>::Transaction>;
+    impl<__L: ::gateway_storage::Layer, __B: Everything> Everything
+    for ::gateway_storage::Layered<__L, __B> {
+        type Transaction = LayeredTransaction<__L, <__B as Everything>::Transaction>;
         fn set_limit(&mut self, limit: usize) {
-            <B as Everything>::set_limit(self.inner_mut(), limit)
+            <__B as Everything>::set_limit(self.inner_mut(), limit)
         }
         fn set_name(&mut self, name: String) {
             ::gateway_storage::Layer::set_name(
                 self.layer_mut(),
                 ::core::clone::Clone::clone(&name),
             );
-            <B as Everything>::set_name(self.inner_mut(), name)
+            <__B as Everything>::set_name(self.inner_mut(), name)
         }
         #[inline]
         async fn describe(&self) -> ::gateway_storage::Result<Text> {
-            let call = DescribeCall {};
+            let call = __DescribeCall {};
             let (layer, inner) = (self.layer(), self.inner());
             let mut output = ::gateway_storage::Layer::around(layer, inner, call).await?;
             ::gateway_storage::Layer::complete(layer, &mut output);
@@ -158,7 +206,12 @@ const _: () = {
             inner: Cow<'_, [u8]>,
             call: fn(&str) -> bool,
         ) -> ::gateway_storage::Result<Vec<u8>> {
-            let call = GetCall { key, layer, inner, call };
+            let call = __GetCall {
+                key,
+                layer,
+                inner,
+                call,
+            };
             let (layer, inner) = (self.layer(), self.inner());
             ::gateway_storage::Layer::around(layer, inner, call).await
         }
@@ -167,13 +220,13 @@ const _: () = {
             &self,
             items: &[(Key, Value)],
         ) -> ::gateway_storage::Result<BatchReport> {
-            let call = SetManyCall { items };
+            let call = __SetManyCall { items };
             let (layer, inner) = (self.layer(), self.inner());
             ::gateway_storage::Layer::around(layer, inner, call).await
         }
         #[inline]
         async fn begin(&self) -> ::gateway_storage::Result<Self::Transaction> {
-            let call = BeginCall {};
+            let call = __BeginCall {};
             let (layer, inner) = (self.layer(), self.inner());
             ::core::result::Result::Ok(
                 LayeredTransaction::new(
@@ -182,21 +235,27 @@ const _: () = {
                 ),
             )
         }
+        #[inline]
+        async fn close(&self) -> ::gateway_storage::Result<()> {
+            let call = __CloseCall {};
+            let (layer, inner) = (self.layer(), self.inner());
+            ::gateway_storage::Layer::around(layer, inner, call).await
+        }
         fn r#yield(&self, prefix: &str) -> impl Stream<Item = Result<Record>> + Send {
-            let items = <B as Everything>::r#yield(self.inner(), prefix);
+            let items = <__B as Everything>::r#yield(self.inner(), prefix);
             ::gateway_storage::Layer::around_stream(
                 self.layer(),
                 ::gateway_storage::Operation::new(
-                    "yield",
-                    ::gateway_storage::OperationKind::Read,
-                    true,
-                ),
+                        "yield",
+                        ::gateway_storage::OperationKind::Read,
+                    )
+                    .backup(),
                 items,
             )
         }
         #[inline]
         async fn r#move(&self, r#type: u8) -> ::gateway_storage::Result<()> {
-            let call = MoveCall { r#type };
+            let call = __MoveCall { r#type };
             let (layer, inner) = (self.layer(), self.inner());
             ::gateway_storage::Layer::around(layer, inner, call).await
         }

@@ -10,28 +10,29 @@ pub trait Steps: Send + 'static {
     fn finish(self, inner: bool) -> impl Future<Output = Result<()>> + Send;
 }
 const _: () = {
-    struct PutCall<'call> {
-        layer: &'call Key,
+    struct __PutCall<'__call> {
+        layer: &'__call Key,
         items: Vec<u8>,
     }
-    impl<'on, 'call, B: Steps> ::gateway_storage::Call<&'on mut B> for PutCall<'call> {
+    impl<'__on, '__call, __B: Steps> ::gateway_storage::Call<&'__on mut __B>
+    for __PutCall<'__call> {
         type Output = ();
         const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
-            "transaction_put",
-            ::gateway_storage::OperationKind::Write,
-            false,
-        );
+                "transaction_put",
+                ::gateway_storage::OperationKind::Write,
+            )
+            .in_transaction();
         fn batch_size(&self) -> ::core::option::Option<usize> {
             ::core::option::Option::Some(self.items.len())
         }
         fn failure(output: &()) -> ::core::option::Option<&::gateway_storage::Error> {
             #[allow(unused_imports)]
             use ::gateway_storage::layer::NoReport as _;
-            ::gateway_storage::layer::Outcomes(output).failure()
+            ::gateway_storage::layer::Outcomes::<()>::failure(output)
         }
         #[inline]
-        async fn run(&self, on: &'on mut B) -> ::gateway_storage::Result<()> {
-            <B as Steps>::put(
+        async fn run(&self, on: &'__on mut __B) -> ::gateway_storage::Result<()> {
+            <__B as Steps>::put(
                     on,
                     ::core::clone::Clone::clone(&self.layer),
                     ::core::clone::Clone::clone(&self.items),
@@ -39,40 +40,40 @@ const _: () = {
                 .await
         }
     }
-    struct FinishCall {
+    struct __FinishCall {
         inner: bool,
     }
-    impl<B: Steps> ::gateway_storage::Call<::gateway_storage::Owned<B>> for FinishCall {
+    impl<__B: Steps> ::gateway_storage::Call<::gateway_storage::Owned<__B>>
+    for __FinishCall {
         type Output = ();
         const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
             "finish",
             ::gateway_storage::OperationKind::Control,
-            false,
         );
         #[inline]
         async fn run(
             &self,
-            on: ::gateway_storage::Owned<B>,
+            on: ::gateway_storage::Owned<__B>,
         ) -> ::gateway_storage::Result<()> {
-            <B as Steps>::finish(on.0, ::core::clone::Clone::clone(&self.inner)).await
+            <__B as Steps>::finish(on.0, ::core::clone::Clone::clone(&self.inner)).await
         }
     }
     #[deny(clippy::missing_trait_methods)]
-    impl<L: ::gateway_storage::Layer, B: Steps> Steps
-    for ::gateway_storage::LayeredTransaction<L, B> {
+    impl<__L: ::gateway_storage::Layer, __B: Steps> Steps
+    for ::gateway_storage::LayeredTransaction<__L, __B> {
         #[inline]
         async fn put(
             &mut self,
             layer: &Key,
             items: Vec<u8>,
         ) -> ::gateway_storage::Result<()> {
-            let call = PutCall { layer, items };
+            let call = __PutCall { layer, items };
             let (layer, inner) = self.parts();
             ::gateway_storage::Layer::around(layer, inner, call).await
         }
         #[inline]
         async fn finish(self, inner: bool) -> ::gateway_storage::Result<()> {
-            let call = FinishCall { inner };
+            let call = __FinishCall { inner };
             let (layer, inner) = self.into_parts();
             ::gateway_storage::Layer::around(
                     &layer,

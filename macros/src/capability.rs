@@ -107,8 +107,8 @@ fn read_arguments(arguments: TokenStream) -> Result<(Target, Path)> {
                             has another name";
     let (mut target, mut krate) = (Target::Layered, syn::parse_quote!(::gateway_storage));
     let pairs = Punctuated::<MetaNameValue, Token![,]>::parse_terminated
-        .parse2(arguments)
-        .map_err(|error| Error::new(error.span(), EXPECTED))?;
+        .parse2(arguments.clone())
+        .map_err(|_| Error::new_spanned(arguments, EXPECTED))?;
     for pair in pairs {
         match &pair.value {
             Expr::Path(value) if pair.path.is_ident("on") && value.path.is_ident("LayeredTransaction") => {

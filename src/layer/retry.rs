@@ -240,9 +240,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{
-        Backend, BatchReport, Count, ErrorKind, Fault, Increment, Key, Memory, Storage, UsageStore,
-    };
+    use crate::{Backend, BatchReport, Count, ErrorKind, Fault, Increment, Key, Memory, Storage, UsageStore};
 
     async fn memory() -> Storage<Memory> {
         Storage::open("memory:").await.unwrap()
@@ -253,7 +251,8 @@ mod tests {
         retry: Retry,
         fault: Fault,
         memory: Storage<Memory>,
-    ) -> (Storage<impl UsageStore + crate::ConfigBatch + crate::CredentialStore + crate::Exportable>, Count) {
+    ) -> (Storage<impl UsageStore + crate::ConfigBatch + crate::CredentialStore + crate::Exportable>, Count)
+    {
         let asked = Count::default();
         (memory.layer(fault).layer(asked.clone()).layer(retry), asked)
     }
@@ -267,12 +266,11 @@ mod tests {
             storage.delete_config("a").await.unwrap_err();
             storage.set_config("a", json!(1)).await.unwrap_err();
             storage.get_config("a").await.unwrap_err();
-            storage.import(&[]).await.unwrap_err();
-            let plan = crate::Plan::new([]).unwrap();
+            crate::Exportable::import(storage.backend(), &[]).await.unwrap_err();
+            let plan = crate::Plan::new([crate::Mutation::delete(&Key::new("b").unwrap())]).unwrap();
             storage.apply_plan("a", &plan, &crate::ApplyOptions::default()).await.unwrap_err();
-            let counts = [
-                "increment_usage", "delete_config", "set_config", "get_config", "import", "apply_plan",
-            ];
+            let counts =
+                ["increment_usage", "delete_config", "set_config", "get_config", "import", "apply_plan"];
             assert_eq!(counts.map(|name| asked.of(name)), [1, 1, sets, 4, 1, 4]);
         }
 
@@ -398,7 +396,9 @@ mod tests {
         let failures: Vec<_> = report
             .failures
             .iter()
-            .map(|failure| (failure.index, failure.key.as_str(), failure.error.kind(), failure.error.outcome()))
+            .map(|failure| {
+                (failure.index, failure.key.as_str(), failure.error.kind(), failure.error.outcome())
+            })
             .collect();
         let expected = [
             (1, "b", ErrorKind::Overflow, Outcome::NotApplied),
