@@ -158,7 +158,9 @@ impl Backend for Own {
     }
 
     async fn stats(&self) -> Result<StorageStats> {
-        Ok(StorageStats::new(LABEL))
+        let mut stats = StorageStats::new(LABEL);
+        stats.config_count = self.state().configs.len() as u64;
+        Ok(stats)
     }
 
     async fn close(&self) -> Result<()> {

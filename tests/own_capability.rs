@@ -338,7 +338,7 @@ async fn what_is_late_may_have_happened_unless_it_says_that_it_is_harmless() {
     assert_eq!(told(edition().await.unwrap().publish().await), Outcome::Unknown);
     assert_eq!(told(edition().await.unwrap().publish_as_write().await), Outcome::Unknown);
     assert_eq!(told(edition().await.unwrap().sign().await), Outcome::Unknown);
-    assert_eq!(told(storage.close().await), Outcome::Unknown);
+    assert_eq!(told(storage.clone().close().await), Outcome::Unknown);
     assert_eq!(told(keys.look().await), Outcome::NotApplied);
     assert_eq!(told(edition().await.unwrap().append().await), Outcome::NotApplied);
     assert_eq!(told(edition().await.unwrap().discard().await), Outcome::NotApplied);
@@ -371,7 +371,7 @@ mod names {
     #[derive(Clone, Debug, PartialEq)]
     pub(super) struct SwapCall(pub(super) B, pub(super) L);
 
-    #[capability(crate = self::facade)]
+    #[capability(crate = facade)]
     pub(super) trait Swaps: Backend {
         #[layered(Wrapped)]
         type Draft: Draft;
@@ -389,7 +389,7 @@ mod names {
         fn first(&self, b: B) -> L;
     }
 
-    #[capability(on = LayeredTransaction, crate = self::facade)]
+    #[capability(on = LayeredTransaction, crate = facade)]
     pub(super) trait Draft: Send + 'static {
         #[operation(write)]
         fn put(&mut self, b: B) -> impl Future<Output = Result<L>> + Send;
@@ -527,7 +527,7 @@ async fn the_librarys_capabilities_through_a_strangers_layer() {
         .await
         .unwrap()
     }
-    let storage = gateway_storage::Storage::<gateway_storage::Memory>::open("memory:").await.unwrap();
+    let storage = Storage::<gateway_storage::Memory>::open("memory:").await.unwrap();
     let layer = Twice::default();
     generic(Layered::new(layer.clone(), storage.backend().clone())).await.unwrap();
     assert_eq!(storage.get_config("k").await.unwrap().as_i64(), Some(1));

@@ -1,6 +1,7 @@
 //! [`Retry`]: another try, where that is harmless and may help.
 
 use std::{
+    mem::take,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -116,7 +117,7 @@ impl Layer for Retry {
         let begun = Instant::now();
         let (mut on, mut tried, mut is_unknown) = (on, 1, false);
         // Of a batch: what came of it so far, and which of its items are tried again.
-        let (mut report, mut items): (Option<C::Output>, Vec<usize>) = (None, Vec::new());
+        let mut part: Option<Box<(C::Output, Vec<usize>)>> = None;
         loop {
             let again = if tried < self.tries { on.again() } else { None };
             let result = if tried == 1 {
@@ -124,59 +125,58 @@ impl Layer for Retry {
             } else {
                 // It has what the tries before it left of the deadline.
                 let left = self.deadline.saturating_sub(begun.elapsed());
-                let run = async {
-                    match &*items {
-                        [] => call.run(on).await,
-                        items => call.run_items(on, items).await,
+                match part.take() {
+                    None => timeout(left, call.run(on)).await.unwrap_or_else(|_| Err(late(operation))),
+                    // Boxed: single calls, which are never here, have small futures.
+                    Some(mut part) => {
+                        let items = take(&mut part.1);
+                        let result = timeout(left, Box::pin(call.run_items(on, &items))).await;
+                        let result = result.unwrap_or_else(|_| Err(late(operation)));
+                        C::merge_items(&mut part.0, &items, result);
+                        Ok(part.0)
+                    }
+                }
+            };
+            // A block, so that the future holds nothing of it while it sleeps.
+            let pause = {
+                let (result, error) = match result {
+                    Ok(mut output) => {
+                        let items = C::failed_items(&mut output, |error| {
+                            if is_unknown {
+                                *error = told(operation, error.clone(), true);
+                            }
+                            error.is_retryable() && self.is_harmless(operation, error)
+                        });
+                        let Some(failure) = C::failure(&output).cloned() else {
+                            self.budget.deposit();
+                            return Ok(output);
+                        };
+                        (Ok((output, items)), failure)
+                    }
+                    Err(error) if error.kind() == ErrorKind::NotFound => {
+                        self.budget.deposit();
+                        return Err(told(operation, error, is_unknown));
+                    }
+                    Err(error) => {
+                        is_unknown |= error.outcome() == Outcome::Unknown;
+                        (Err(told(operation, error.clone(), is_unknown)), error)
                     }
                 };
-                match timeout(left, run).await {
-                    Ok(result) => result,
-                    Err(_) => Err(late(operation)),
+                let may_help = match &result {
+                    Ok((_, items)) => !items.is_empty(),
+                    Err(_) => error.is_retryable() && self.is_harmless(operation, &error),
+                };
+                let Some(next) = again.filter(|_| may_help) else { return result.map(|(output, _)| output) };
+                let pause = self.pause(tried);
+                if begun.elapsed() + pause >= self.deadline || !self.budget.withdraw() {
+                    return result.map(|(output, _)| output);
                 }
+                tell(operation, &error, tried, pause);
+                (on, part) = (next, result.ok().map(Box::new));
+                pause
             };
-            let result = match report.take() {
-                None => result,
-                Some(mut report) => {
-                    C::merge_items(&mut report, &items, result);
-                    Ok(report)
-                }
-            };
-            let (result, error) = match result {
-                Ok(mut output) => {
-                    items = C::failed_items(&mut output, |error| {
-                        if is_unknown {
-                            *error = told(operation, error.clone(), true);
-                        }
-                        error.is_retryable() && self.is_harmless(operation, error)
-                    });
-                    let Some(failure) = C::failure(&output).cloned() else {
-                        self.budget.deposit();
-                        return Ok(output);
-                    };
-                    (Ok(output), failure)
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    self.budget.deposit();
-                    return Err(told(operation, error, is_unknown));
-                }
-                Err(error) => {
-                    is_unknown |= error.outcome() == Outcome::Unknown;
-                    (Err(told(operation, error.clone(), is_unknown)), error)
-                }
-            };
-            let may_help = match &result {
-                Ok(_) => !items.is_empty(),
-                Err(_) => error.is_retryable() && self.is_harmless(operation, &error),
-            };
-            let Some(next) = again.filter(|_| may_help) else { return result };
-            let pause = self.pause(tried);
-            if begun.elapsed() + pause >= self.deadline || !self.budget.withdraw() {
-                return result;
-            }
-            tell(operation, &error, tried, pause);
             sleep(pause).await;
-            (on, tried, report) = (next, tried + 1, result.ok());
+            tried += 1;
         }
     }
 

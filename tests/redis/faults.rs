@@ -316,8 +316,8 @@ async fn a_credential_that_was_deleted_after_a_lost_reply_is_not_back() -> Resul
                             let canary = from_client[..read].windows(8).any(|bytes| bytes == b"CANARY-A");
                             if canary && !was_deleted.load(Ordering::SeqCst) {
                                 assert!(upstream.read(&mut from_server).await.unwrap() > 0);
-                                let other = Storage::<Redis>::open(format!("redis://{addr}").as_str());
-                                let other = other.await.unwrap();
+                                let direct = format!("redis://{addr}");
+                                let other = Storage::<Redis>::open(direct.as_str()).await.unwrap();
                                 other.delete_credential("alice").await.expect("it was set");
                                 was_deleted.store(true, Ordering::SeqCst);
                                 return;

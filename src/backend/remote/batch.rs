@@ -110,7 +110,7 @@ mod tests {
     fn of(errors: impl IntoIterator<Item = Option<Error>>) -> Result<BatchReport> {
         let mut report = BatchReport::default();
         for (index, error) in errors.into_iter().enumerate() {
-            let key = Key::new(format!("k{index}")).unwrap();
+            let key = Key::new(&format!("k{index}")).unwrap();
             report.record(index, &key, error.map_or(Ok(()), |error| Err(error.with_key(&key))));
         }
         settle(report)
@@ -133,7 +133,7 @@ mod tests {
         for report in
             [of([]), of([gone(), None]), of([gone(), bad()]), of([gone(), busy()]), of([bad(), bad()])]
         {
-            report.unwrap();
+            assert!(report.is_ok());
         }
     }
 
