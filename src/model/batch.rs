@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use crate::{Credential, Error, Key, error::Kind};
 
 /// What a batch of writes did. One bad item does not stop the others.
+///
+/// If every item failed with one error that may pass (the server is away, say), a backend behind a network gives that error and no
+/// report: the call failed.
 #[derive(Clone, Debug, Default)]
 #[must_use = "a batch returns Ok although some of its items failed"]
 pub struct BatchReport {

@@ -324,8 +324,11 @@ impl ApplyOptions {
         Self { source: Some(source.into()), ..self }
     }
 
-    /// Checks them, and gives the time to live in milliseconds. Only the command's dry run needs this.
-    #[doc(hidden)]
+    /// Checks them, as every backend does first, and gives the time to live in milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidValue`] if the time to live is out of its range, or a label is not a name.
     pub fn check(&self) -> Result<u64> {
         check_label("stage", self.stage.as_deref())?;
         check_label("source", self.source.as_deref())?;
@@ -373,11 +376,17 @@ impl RollbackOptions {
     }
 
     /// As the audit calls it.
-    pub(crate) fn action(&self) -> PlanAction {
+    #[must_use]
+    pub fn action(&self) -> PlanAction {
         if self.force { PlanAction::ForcedRollback } else { PlanAction::Rollback }
     }
 
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Checks them, as every backend does first.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidValue`] if the source is not a name.
+    pub fn check(&self) -> Result<()> {
         check_label("source", self.source.as_deref())
     }
 }
