@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{Error, ErrorKind, Operation, Result};
+use crate::{Error, ErrorKind, Operation, Outcome, Result};
 
 tokio::task_local! {
     /// When the innermost [`within`] ends.
@@ -27,9 +27,10 @@ pub fn within<T>(
 ) -> impl Future<Output = Result<T>> {
     let own = later(Instant::now(), time);
     let until = UNTIL.try_with(|outer| own.min(*outer)).unwrap_or(own);
+    let when_lost = operation.when_lost;
     // Combinators: an `async` block would hold the future twice.
     timeout_at(until, UNTIL.scope(until, future))
-        .map(move |ended| ended.unwrap_or_else(|_| Err(late(operation))))
+        .map(move |ended| ended.unwrap_or_else(|_| Err(late(when_lost))))
 }
 
 /// How long something that begins now may take: a call of a backend that is given this time, a wait in a layer.
@@ -56,8 +57,8 @@ pub(crate) fn later(now: Instant, duration: Duration) -> Instant {
 }
 
 #[cold]
-fn late(operation: Operation) -> Error {
-    Error::new(ErrorKind::Timeout, "the operation did not end in time").with_outcome(operation.when_lost)
+fn late(when_lost: Outcome) -> Error {
+    Error::new(ErrorKind::Timeout, "the operation did not end in time").with_outcome(when_lost)
 }
 
 #[cfg(test)]
@@ -65,7 +66,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::{OperationKind, Outcome};
+    use crate::OperationKind;
 
     const WRITE: Operation = Operation::new("write", OperationKind::Write);
     const SECOND: Duration = Duration::from_secs(1);
