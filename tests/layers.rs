@@ -222,11 +222,11 @@ fn futures_have_these_sizes() {
     ];
     let pinned = [
         ("no layer", [72, 32, 128]),
-        ("Timeout", [272, 256, 376]),
-        ("Retry", [416, 392, 528]),
+        ("Timeout", [312, 296, 416]),
+        ("Retry", [488, 464, 600]),
         ("Limit", [344, 320, 432]),
         ("Instrument", [328, 312, 432]),
-        ("the stack", [1200, 1176, 1312]),
+        ("the stack", [1312, 1288, 1424]),
     ];
     assert_eq!(found, pinned, "get_credential, set_credential, increment_usage");
 }
