@@ -336,10 +336,10 @@ mod tests {
         disk.stalls().await;
         let queued = layered.increment_usage("b", "n", 1).await.unwrap_err();
         let begun = begun.await.unwrap().unwrap_err();
+        // Before anything can fail: the store waits for its thread when it is dropped.
+        disk.stalled.store(false, Ordering::SeqCst);
         assert_eq!((begun.kind(), begun.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
         assert_eq!((queued.kind(), queued.outcome()), (ErrorKind::Timeout, Outcome::NotApplied), "{queued}");
-
-        disk.stalled.store(false, Ordering::SeqCst);
         assert_eq!(bare.increment_usage("b", "n", 0).await.unwrap(), 0, "it was withdrawn");
     }
 
