@@ -199,8 +199,8 @@ impl Error {
         self.0.kind
     }
 
-    /// Whether the operation may have been applied. Repeat a write that isn't replayable only after
-    /// [`Outcome::NotApplied`].
+    /// Whether the operation may have been applied. Repeat a write that isn't
+    /// [replayable](crate::Operation::replayable) only after [`Outcome::NotApplied`].
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.0.outcome

@@ -36,9 +36,9 @@
 //!
 //! Each trait's methods list what they promise. [`Backend`] says what holds for all of them, [`Error`] what can go wrong,
 //! [`layer`] how to put something around every operation: telemetry ([`Storage::instrumented`]), a deadline, retries, a limit
-//! ([`Stack`]), or your own. [`migrate`] copies between any two stores, and compares them.
+//! ([`Stack`]), or your own.
 //!
-//! [`migrate`] copies records between any two stores, and [`Adoption`] reads what the Go program that came before left in files
+//! [`migrate`] copies records between any two stores, and compares them; [`Adoption`] reads what the Go program that came before left in files
 //! and databases.
 //!
 //! # Limits

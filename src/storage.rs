@@ -257,8 +257,17 @@ impl<B> Storage<B> {
     ///
     /// A field that `T` wrote before the change and does not write after it is removed; one that `T` reads by a serde
     /// `alias` is not among those that it writes, and stays beside the new one. This is a read and a write, not
-    /// a transaction: of two updates at once the later one wins. Where that matters, use
-    /// [`transact!`](crate::transact).
+    /// one step, on every backend.
+    ///
+    /// # What is not safe
+    ///
+    /// Two updates of one credential at once, also of different fields, also by two tasks of one process: both read, and the one
+    /// that writes last undoes the other. An operator's `disabled: true` can be lost to a refresh that runs at the same time.
+    /// Within one process, hold a lock for the credential around all that changes it, as the gateway in `examples/` does. No lock of
+    /// this crate reaches from one process to another: in a fleet, let one process refresh.
+    ///
+    /// [`transact!`](crate::transact) does not make a refresh safe either: of several processes each asks the provider, and
+    /// spends the refresh token, before one of them commits. It is not there for `File`, `Redis` and `Git`.
     ///
     /// ```
     /// # use gateway_storage::{Memory, Storage};

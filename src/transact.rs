@@ -18,6 +18,13 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// certain not to be applied, at most [`TRANSACTION_ATTEMPTS`] times: what the block does besides the transaction happens
 /// that often. An error of beginning is the caller's.
 ///
+/// So nothing that happens once may be in the block: no refresh of a token, above all. Several processes would all ask the
+/// provider with one refresh token, and only then lose to one of them, and each may ask again in its next attempt. In one process,
+/// hold a lock for the credential; in a fleet, let one process refresh.
+///
+/// It takes a backend with [`Transactional`](crate::Transactional): `Memory`, `MongoDb` or `Postgres`. `File`, `Redis` and `Git`
+/// have no transactions.
+///
 /// ```
 /// use gateway_storage::{Memory, Storage, Transaction, transact};
 /// # use gateway_storage::Key;

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use futures_util::StreamExt;
 use gateway_storage::{
     ApplyOptions, CredentialStore, Error, ErrorKind, File, FileConfig, Key, Outcome, Plan, Storage,
 };
@@ -160,7 +161,7 @@ async fn plans_are_not_exported() {
     let storage = open(base.path()).await.unwrap();
     let plan = Plan::from_json(r#"[{"set":"a","value":1}]"#).unwrap();
     storage.apply_plan("k", &plan, &ApplyOptions::default()).await.unwrap();
-    let exported: Vec<_> = futures_util::StreamExt::collect(storage.export()).await;
+    let exported: Vec<_> = StreamExt::collect(storage.export()).await;
     assert_eq!(exported.len(), 1, "the config value, and nothing else");
 }
 
@@ -211,6 +212,98 @@ async fn damage_is_corrupt_and_is_not_repaired_away() {
     }
     fs::write(&file, &whole).unwrap();
     assert_eq!(open(base.path()).await.unwrap().get_config("a").await.unwrap().value(), &json!(1));
+}
+
+/// Puts bytes under a name into the store's file, as another program would.
+fn plant(base: &Path, records: &[(&[u8], &[u8])]) {
+    const RECORDS: redb::TableDefinition<'_, &[u8], &[u8]> = redb::TableDefinition::new("records");
+    let database = redb::Database::open(base.join("store.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut table = transaction.open_table(RECORDS).unwrap();
+        for (name, bytes) in records {
+            table.insert(name, bytes).unwrap();
+        }
+    }
+    transaction.commit().unwrap();
+}
+
+#[tokio::test]
+async fn a_record_that_can_not_be_read_is_one_key() {
+    let base = TempDir::new().unwrap();
+    let storage = open(base.path()).await.unwrap();
+    storage.set_credential("a", json!({ "token": 1 })).await.unwrap();
+    storage.set_config("a", json!(1)).await.unwrap();
+    storage.increment_usage("a", "n", 1).await.unwrap();
+    storage.close().await.unwrap();
+    let (name, key) = (|text: &str| text.as_bytes().to_vec(), |text: &str| Key::new(text).unwrap());
+    plant(
+        base.path(),
+        &[
+            (&name("cbad"), b"{\"secret\": 18446744073709551617}"),
+            (&name("fbad"), b"1e400"),
+            (&name("pbad"), b"{}"),
+            (&name("ubad\0n"), b"short"),
+            (&[&b"a"[..], &7_u64.to_be_bytes()].concat(), b"secret"),
+        ],
+    );
+
+    let storage = open(base.path()).await.unwrap();
+    let corrupt = |error: Error| {
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Corrupt, Outcome::NotApplied), "{error}");
+        assert!(!format!("{error:?}").contains("secret"));
+        error.key().cloned()
+    };
+    // What is sound is as it was.
+    assert_eq!(storage.get_credential("a").await.unwrap().get("token"), Some(&json!(1)));
+    assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1));
+    assert_eq!(storage.get_usage("a").await.unwrap().get("n"), Some(1));
+    assert_eq!(storage.list_credentials().await.unwrap(), [key("a"), key("bad")]);
+    // What is not is an error, and never a value or nothing.
+    assert_eq!(corrupt(storage.get_credential("bad").await.unwrap_err()), Some(key("bad")));
+    let found = storage.get_credentials(&[key("bad"), key("a"), key("none")]).await.unwrap();
+    let kinds: Vec<_> = found.failures.iter().map(|failure| (failure.index, failure.error.kind())).collect();
+    assert_eq!(kinds, [(0, ErrorKind::Corrupt), (2, ErrorKind::NotFound)]);
+    assert_eq!(corrupt(storage.get_config("bad").await.unwrap_err()), Some(key("bad")));
+    corrupt(storage.list_configs().await.unwrap_err());
+    corrupt(storage.get_usage("bad").await.unwrap_err());
+    corrupt(storage.list_usage().await.unwrap_err());
+    corrupt(storage.increment_usage("bad", "n", 1).await.unwrap_err());
+    assert_eq!(storage.increment_usage("bad", "other", 1).await.unwrap(), 1);
+    let exported: Vec<_> = storage.export().collect().await;
+    assert_eq!(exported.len(), 5, "three that are sound, a counter beside a damaged one, and an error");
+    assert!(exported[..4].iter().all(Result::is_ok));
+    corrupt(exported.into_iter().last().unwrap().unwrap_err());
+    // A plan neither replaces what it can't put back nor takes a key that is taken.
+    let options = ApplyOptions::default();
+    let touching = Plan::from_json(r#"[{"set":"bad","value":1,"expect_absent":true}]"#).unwrap();
+    let elsewhere = Plan::from_json(r#"[{"set":"b","value":1}]"#).unwrap();
+    corrupt(storage.apply_plan("new", &touching, &options).await.unwrap_err());
+    corrupt(storage.apply_plan("bad", &elsewhere, &options).await.unwrap_err());
+    corrupt(storage.rollback_plan("bad", &Default::default()).await.unwrap_err());
+    storage.apply_plan("new", &elsewhere, &options).await.unwrap();
+    let audit: Vec<_> = storage.audit_plans(Default::default()).collect().await;
+    assert!(audit.len() == 2 && audit[0].is_ok() && audit[1].is_err());
+    let stats = storage.stats().await.unwrap();
+    assert_eq!((stats.credential_count, stats.config_count), (2, 3));
+    assert_eq!(stats.details["damaged_records"], 5);
+
+    // Writing and deleting mend it, for good.
+    storage.set_credential("bad", json!({})).await.unwrap();
+    storage.delete_config("bad").await.unwrap();
+    storage.reset_usage("bad").await.unwrap();
+    for after in ["as it is", "opened again"] {
+        let storage = if after == "as it is" { storage.clone() } else { open(base.path()).await.unwrap() };
+        storage.get_credential("bad").await.unwrap();
+        for error in
+            [storage.get_config("bad").await.unwrap_err(), storage.get_usage("bad").await.unwrap_err()]
+        {
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{after}");
+        }
+        assert_eq!(storage.list_configs().await.unwrap().len(), 2);
+        assert!(storage.export().all(|record| async move { record.is_ok() }).await);
+        storage.close().await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -13,8 +13,9 @@ use std::{
 use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use gateway_storage::{
-    Backend, Call, Error, ErrorKind, Key, Layer, Layered, LayeredTransaction, Operation, OperationKind,
-    Receiver, Result, StorageStats, Transaction, Transactional, capability,
+    Backend, BatchFailure, BatchReport, Call, Error, ErrorKind, Key, Layer, Layered, LayeredTransaction,
+    Operation, OperationKind, Outcome, Receiver, Result, Retry, Storage, StorageStats, Timeout, Transaction,
+    Transactional, capability,
 };
 
 /// Labels by key: every form that an operation may have.
@@ -215,6 +216,304 @@ async fn a_strangers_capability() {
     assert_eq!(inner.runs.load(Ordering::Relaxed), 3 * 4 + 4);
 }
 
+/// What a stranger's operations did although no one heard of it in time.
+#[derive(Clone, Default)]
+struct Slow(Arc<Mutex<Vec<&'static str>>>);
+
+impl Slow {
+    /// Does its work, then is late.
+    async fn late(&self, what: &'static str) -> Result<()> {
+        self.0.lock().unwrap().push(what);
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        Ok(())
+    }
+}
+
+impl Backend for Slow {
+    fn label(&self) -> &'static str {
+        "slow"
+    }
+
+    fn set_deadline(&mut self, _: Duration) {}
+
+    async fn health(&self) -> Result<()> {
+        self.late("health").await
+    }
+
+    async fn stats(&self) -> Result<StorageStats> {
+        Ok(StorageStats::new("slow"))
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.late("close").await
+    }
+}
+
+/// Its operations have the names of others: layers must go by what is said of them.
+#[capability]
+trait Keys: Backend {
+    #[layered(LayeredTransaction)]
+    type Edition: Edition;
+
+    #[operation(control)]
+    fn rotate_keys(&self) -> impl Future<Output = Result<()>> + Send;
+
+    #[operation(control, harmless)]
+    fn look(&self) -> impl Future<Output = Result<()>> + Send;
+
+    #[operation(control, harmless)]
+    fn edition(&self) -> impl Future<Output = Result<Self::Edition>> + Send;
+}
+
+#[capability(on = LayeredTransaction)]
+trait Edition: Send + 'static {
+    #[operation(write)]
+    fn append(&mut self) -> impl Future<Output = Result<()>> + Send;
+
+    #[operation(control)]
+    fn sign(&mut self) -> impl Future<Output = Result<()>> + Send;
+
+    #[operation(control)]
+    fn publish(self) -> impl Future<Output = Result<()>> + Send;
+
+    #[operation(write)]
+    fn publish_as_write(self) -> impl Future<Output = Result<()>> + Send;
+
+    #[operation(control, harmless)]
+    fn discard(self) -> impl Future<Output = Result<()>> + Send;
+}
+
+impl Keys for Slow {
+    type Edition = Self;
+
+    async fn rotate_keys(&self) -> Result<()> {
+        self.late("rotate_keys").await
+    }
+
+    async fn look(&self) -> Result<()> {
+        self.late("look").await
+    }
+
+    async fn edition(&self) -> Result<Self> {
+        Ok(self.clone())
+    }
+}
+
+impl Edition for Slow {
+    async fn append(&mut self) -> Result<()> {
+        self.late("append").await
+    }
+
+    async fn sign(&mut self) -> Result<()> {
+        self.late("sign").await
+    }
+
+    async fn publish(self) -> Result<()> {
+        self.late("publish").await
+    }
+
+    async fn publish_as_write(self) -> Result<()> {
+        self.late("publish_as_write").await
+    }
+
+    async fn discard(self) -> Result<()> {
+        self.late("discard").await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_late_may_have_happened_unless_it_says_that_it_is_harmless() {
+    fn told(result: Result<()>) -> Outcome {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        error.outcome()
+    }
+    let slow = Slow::default();
+    let done = |what| slow.0.lock().unwrap().iter().filter(|done| **done == what).count();
+    let timeout = Timeout::new(Duration::from_millis(50));
+    let storage = Storage::new(slow.clone()).layer(timeout);
+    let keys = storage.backend();
+    let edition = || keys.edition();
+    assert_eq!(told(keys.rotate_keys().await), Outcome::Unknown);
+    assert_eq!(told(edition().await.unwrap().publish().await), Outcome::Unknown);
+    assert_eq!(told(edition().await.unwrap().publish_as_write().await), Outcome::Unknown);
+    assert_eq!(told(edition().await.unwrap().sign().await), Outcome::Unknown);
+    assert_eq!(told(storage.clone().close().await), Outcome::Unknown);
+    assert_eq!(told(keys.look().await), Outcome::NotApplied);
+    assert_eq!(told(edition().await.unwrap().append().await), Outcome::NotApplied);
+    assert_eq!(told(edition().await.unwrap().discard().await), Outcome::NotApplied);
+    assert_eq!(told(storage.health().await), Outcome::NotApplied);
+
+    let storage = storage.layer(Retry::new());
+    let before = done("rotate_keys");
+    assert_eq!(told(storage.backend().rotate_keys().await), Outcome::Unknown);
+    assert_eq!(done("rotate_keys"), before + 1, "it may have happened, so it is not repeated");
+    let before = done("look");
+    assert_eq!(told(storage.backend().look().await), Outcome::NotApplied);
+    assert_eq!(done("look"), before + 4);
+}
+
+/// Types that are called like what the expansion needs, and the crate under another name.
+mod names {
+    #![allow(dead_code)]
+
+    pub(super) mod facade {
+        pub(crate) use ::gateway_storage::*;
+    }
+
+    use facade::{Backend, BatchReport, Result, StorageStats, capability};
+
+    #[derive(Clone, Debug, PartialEq)]
+    pub(super) struct B(pub(super) u8);
+    #[derive(Clone, Debug, PartialEq)]
+    pub(super) struct L(pub(super) u8);
+    /// The name that the call of `swap` had.
+    #[derive(Clone, Debug, PartialEq)]
+    pub(super) struct SwapCall(pub(super) B, pub(super) L);
+
+    #[capability(crate = facade)]
+    pub(super) trait Swaps: Backend {
+        #[layered(Wrapped)]
+        type Draft: Draft;
+
+        #[operation(write)]
+        fn swap(&self, b: &B, l: L) -> impl Future<Output = Result<SwapCall>> + Send;
+
+        #[operation(write, batch = all)]
+        fn swap_many(&self, all: &[B]) -> impl Future<Output = Result<BatchReport>> + Send;
+
+        #[operation(control)]
+        fn draft(&self) -> impl Future<Output = Result<Self::Draft>> + Send;
+
+        #[forward]
+        fn first(&self, b: B) -> L;
+    }
+
+    #[capability(on = LayeredTransaction, crate = facade)]
+    pub(super) trait Draft: Send + 'static {
+        #[operation(write)]
+        fn put(&mut self, b: B) -> impl Future<Output = Result<L>> + Send;
+    }
+
+    pub(super) use facade::LayeredTransaction as Wrapped;
+
+    #[derive(Clone)]
+    pub(super) struct Swapper;
+
+    impl Backend for Swapper {
+        fn label(&self) -> &'static str {
+            "swapper"
+        }
+
+        fn set_deadline(&mut self, _: std::time::Duration) {}
+
+        async fn health(&self) -> Result<()> {
+            Ok(())
+        }
+
+        async fn stats(&self) -> Result<StorageStats> {
+            Ok(StorageStats::new("swapper"))
+        }
+
+        async fn close(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Swaps for Swapper {
+        type Draft = Self;
+
+        async fn swap(&self, b: &B, l: L) -> Result<SwapCall> {
+            Ok(SwapCall(B(l.0), L(b.0)))
+        }
+
+        async fn swap_many(&self, all: &[B]) -> Result<BatchReport> {
+            Ok(BatchReport { succeeded: all.len(), ..BatchReport::default() })
+        }
+
+        async fn draft(&self) -> Result<Self> {
+            Ok(self.clone())
+        }
+
+        fn first(&self, b: B) -> L {
+            L(b.0)
+        }
+    }
+
+    impl Draft for Swapper {
+        async fn put(&mut self, b: B) -> Result<L> {
+            Ok(L(b.0))
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_strangers_names_are_his_own() {
+    use names::{B, Draft as _, L, SwapCall, Swapper, Swaps as _};
+    let layered = Layered::new(Retry::new(), Swapper);
+    assert_eq!(layered.swap(&B(1), L(2)).await.unwrap(), SwapCall(B(2), L(1)));
+    assert_eq!(layered.swap_many(&[B(1), B(2)]).await.unwrap().succeeded, 2);
+    assert_eq!(layered.first(B(3)), L(3));
+    assert_eq!(layered.draft().await.unwrap().put(B(4)).await.unwrap(), L(4));
+}
+
+/// A stranger's batch is repeated in part as the library's are.
+#[derive(Clone, Default)]
+struct Moody(Arc<Mutex<Vec<Vec<u8>>>>);
+
+#[capability]
+trait Numbers: Backend {
+    #[operation(write, batch = numbers)]
+    fn add(&self, scale: u8, numbers: &[u8]) -> impl Future<Output = Result<BatchReport>> + Send;
+}
+
+impl Backend for Moody {
+    fn label(&self) -> &'static str {
+        "moody"
+    }
+
+    fn set_deadline(&mut self, _: Duration) {}
+
+    async fn health(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn stats(&self) -> Result<StorageStats> {
+        Ok(StorageStats::new("moody"))
+    }
+
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Numbers for Moody {
+    /// Takes the odd ones, and the even ones when they come without others.
+    async fn add(&self, scale: u8, numbers: &[u8]) -> Result<BatchReport> {
+        self.0.lock().unwrap().push(numbers.iter().map(|number| number * scale).collect());
+        let is_mixed = numbers.iter().any(|number| number % 2 == 1);
+        let mut report = BatchReport::default();
+        for (index, number) in numbers.iter().enumerate() {
+            if is_mixed && number % 2 == 0 {
+                let error = Error::new(ErrorKind::Unavailable, "not now");
+                report.failures.push(BatchFailure { index, key: key("n"), error });
+            } else {
+                report.succeeded += 1;
+            }
+        }
+        Ok(report)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_strangers_batch_is_repeated_in_part() {
+    let moody = Moody::default();
+    let layered = Layered::new(Retry::new(), Layered::new(Twice::default(), moody.clone()));
+    let report = layered.add(10, &[1, 2, 3, 4]).await.unwrap();
+    assert_eq!((report.succeeded, report.is_complete()), (4, true));
+    assert_eq!(*moody.0.lock().unwrap(), [vec![10, 20, 30, 40], vec![20, 40]]);
+}
+
 /// The library's own capabilities are there for a stranger's code, too, through any layers.
 #[cfg(feature = "memory")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,68 +527,10 @@ async fn the_librarys_capabilities_through_a_strangers_layer() {
         .await
         .unwrap()
     }
-    let storage = gateway_storage::Storage::<gateway_storage::Memory>::open("memory:").await.unwrap();
+    let storage = Storage::<gateway_storage::Memory>::open("memory:").await.unwrap();
     let layer = Twice::default();
     generic(Layered::new(layer.clone(), storage.backend().clone())).await.unwrap();
     assert_eq!(storage.get_config("k").await.unwrap().as_i64(), Some(1));
     let names: Vec<_> = layer.seen.lock().unwrap().iter().map(|(operation, _)| operation.name).collect();
     assert_eq!(names, ["begin", "transaction_set_config", "commit"]);
-}
-
-/// Does its work, and answers late.
-#[capability]
-trait Vault: Backend {
-    #[operation(control)]
-    fn rotate_keys(&self) -> impl Future<Output = Result<()>> + Send;
-
-    #[operation(control, harmless)]
-    fn count_keys(&self) -> impl Future<Output = Result<()>> + Send;
-}
-
-impl Vault for Shelf {
-    async fn rotate_keys(&self) -> Result<()> {
-        let rotations = self.0.lock().unwrap().len();
-        self.0.lock().unwrap().insert(Key::new(&rotations.to_string())?, String::new());
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        Ok(())
-    }
-
-    async fn count_keys(&self) -> Result<()> {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        Ok(())
-    }
-}
-
-/// What a layer can't know was not done is Unknown, whatever the operation is called.
-#[tokio::test(start_paused = true)]
-async fn a_late_operation_of_another_crate_may_have_been_done() {
-    use gateway_storage::{Outcome, Retry, Storage, Timeout};
-    let shelf = Shelf::default();
-    let timed =
-        Storage::new(shelf.clone()).layer(Timeout::new(Duration::from_millis(50))).layer(Retry::new());
-    let error = timed.backend().rotate_keys().await.unwrap_err();
-    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
-    assert_eq!(shelf.0.lock().unwrap().len(), 1, "it is not repeated");
-    let error = timed.backend().count_keys().await.unwrap_err();
-    assert_eq!(error.outcome(), Outcome::NotApplied);
-
-    let draft = timed.backend().draft().await.unwrap();
-    let late = LayeredDraft::new(Timeout::new(Duration::from_millis(50)), Slow(draft.into_parts().1));
-    let error = late.publish(Key::new("a").unwrap()).await.unwrap_err();
-    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
-}
-
-/// A draft that answers late.
-struct Slow<D>(D);
-
-impl<D: Draft> Draft for Slow<D> {
-    async fn append(&mut self, text: &str) -> Result<()> {
-        self.0.append(text).await
-    }
-
-    async fn publish(self, key: Key) -> Result<()> {
-        self.0.publish(key).await?;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        Ok(())
-    }
 }

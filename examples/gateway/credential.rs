@@ -67,8 +67,9 @@ impl Member {
         if oauth.is_fresh(now) {
             return Ok((oauth, false));
         }
-        // One at a time: each refresh uses up the refresh token, and an update is a read and a write. Where several
-        // processes share a store, refresh in a transaction (`transact!`).
+        // One at a time: each refresh uses up the refresh token, and an update is a read and a write. This lock is one of this
+        // process only: where several share a store, let one of them refresh. `transact!` is no such lock, since all ask
+        // the provider before one of them wins.
         let mut last = self.refresh.lock().await;
         // Whoever waited here finds the token that the one before got.
         let oauth: OAuth = timed(spent, storage.get_credential_as(&self.id)).await?;

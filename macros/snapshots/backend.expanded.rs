@@ -25,6 +25,8 @@ pub trait Everything: Backend {
     ) -> impl Future<Output = Result<BatchReport>> + Send;
     /// Gives what is wrapped.
     fn begin(&self) -> impl Future<Output = Result<Self::Transaction>> + Send;
+    /// Ends it.
+    fn close(&self) -> impl Future<Output = Result<()>> + Send;
     /// Gives a stream. Its name is a keyword.
     fn r#yield(&self, prefix: &str) -> impl Stream<Item = Result<Record>> + Send;
     /// Its name is a keyword, too.
@@ -38,7 +40,8 @@ const _: () = {
                 "describe",
                 ::gateway_storage::OperationKind::Control,
             )
-            .replayable();
+            .harmless()
+            .operator();
         #[inline]
         async fn run(&self, on: &'__on __B) -> ::gateway_storage::Result<Text> {
             <__B as Everything>::describe(on).await
@@ -79,7 +82,7 @@ const _: () = {
                 "set_many",
                 ::gateway_storage::OperationKind::Write,
             )
-            .replayable();
+            .overwrites();
         fn batch_size(&self) -> ::core::option::Option<usize> {
             ::core::option::Option::Some(self.items.len())
         }
@@ -141,6 +144,21 @@ const _: () = {
             on: &'__on __B,
         ) -> ::gateway_storage::Result<<__B as Everything>::Transaction> {
             <__B as Everything>::begin(on).await
+        }
+    }
+    struct __CloseCall {}
+    impl<'__on, __B: Everything> ::gateway_storage::Call<&'__on __B> for __CloseCall {
+        type Output = ();
+        const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
+                "close",
+                ::gateway_storage::OperationKind::Control,
+            )
+            .replayable()
+            .operator()
+            .closes();
+        #[inline]
+        async fn run(&self, on: &'__on __B) -> ::gateway_storage::Result<()> {
+            <__B as Everything>::close(on).await
         }
     }
     struct __MoveCall {
@@ -217,14 +235,21 @@ const _: () = {
                 ),
             )
         }
+        #[inline]
+        async fn close(&self) -> ::gateway_storage::Result<()> {
+            let call = __CloseCall {};
+            let (layer, inner) = (self.layer(), self.inner());
+            ::gateway_storage::Layer::around(layer, inner, call).await
+        }
         fn r#yield(&self, prefix: &str) -> impl Stream<Item = Result<Record>> + Send {
             let items = <__B as Everything>::r#yield(self.inner(), prefix);
             ::gateway_storage::Layer::around_stream(
                 self.layer(),
                 ::gateway_storage::Operation::new(
-                    "yield",
-                    ::gateway_storage::OperationKind::Read,
-                ),
+                        "yield",
+                        ::gateway_storage::OperationKind::Read,
+                    )
+                    .backup(),
                 items,
             )
         }

@@ -15,7 +15,7 @@ pub trait Everything: Backend {
     }
 
     /// The layer adds to what came.
-    #[operation(control, replayable, then = complete)]
+    #[operation(control, harmless, operator, then = complete)]
     fn describe(&self) -> impl Future<Output = Result<Text>> + Send;
 
     /// Borrowed and owned arguments; names that the expansion uses, too.
@@ -29,15 +29,19 @@ pub trait Everything: Backend {
     ) -> impl Future<Output = Result<Vec<u8>>> + Send;
 
     /// A batch.
-    #[operation(write, replayable, batch = items)]
+    #[operation(write, overwrites, batch = items)]
     fn set_many(&self, items: &[(Key, Value)]) -> impl Future<Output = Result<BatchReport>> + Send;
 
     /// Gives what is wrapped.
     #[operation(control)]
     fn begin(&self) -> impl Future<Output = Result<Self::Transaction>> + Send;
 
+    /// Ends it.
+    #[operation(control, replayable, operator, closes)]
+    fn close(&self) -> impl Future<Output = Result<()>> + Send;
+
     /// Gives a stream. Its name is a keyword.
-    #[operation(read)]
+    #[operation(read, backup)]
     fn r#yield(&self, prefix: &str) -> impl Stream<Item = Result<Record>> + Send;
 
     /// Its name is a keyword, too.

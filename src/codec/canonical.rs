@@ -196,8 +196,8 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_json_and_says_the_same(value in value()) {
-            let read: Value = serde_json::from_str(&form(&value)).unwrap();
-            prop_assert_eq!(read.to_string(), value.to_string());
+            let read = ConfigValue::from_json(form(&value)).unwrap();
+            prop_assert_eq!(read.to_json(), value.to_string());
             prop_assert!(is_same(&read, &value));
         }
 

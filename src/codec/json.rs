@@ -73,6 +73,21 @@ mod tests {
     }
 
     #[test]
+    fn whole_numbers_beyond_64_bits_are_corrupt() {
+        for wide in ["18446744073709551616", "-9223372036854775809"] {
+            let (credential, config) = (format!("{{\"n\":{wide}}}"), format!("[{wide}]"));
+            for error in [
+                decode_credential(credential.as_bytes()).unwrap_err(),
+                decode_config(config.as_bytes()).unwrap_err(),
+                decode_config_or_word(wide.as_bytes()).unwrap_err(),
+            ] {
+                assert_eq!(error.kind(), ErrorKind::Corrupt);
+                assert!(!format!("{error:?}").contains(wide));
+            }
+        }
+    }
+
+    #[test]
     fn bare_words_are_strings_and_damage_is_not() {
         assert_eq!(value(b"127.0.0.1:8317"), Some(json!("127.0.0.1:8317")));
         assert_eq!(value(b""), Some(json!("")));

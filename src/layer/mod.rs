@@ -71,7 +71,7 @@ use crate::{BatchFailure, BatchReport, Error, ErrorKind, Found, Outcome, Result,
 
 /// What is known of an operation when the program is compiled: what its `#[operation(..)]` says, and its receiver.
 ///
-/// Layers go by these facts and never by the name, so that the operations of another crate mean to them what the library's own do.
+/// Layers go by these facts and never by the name, so that a stranger's operations mean to them what the library's own do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Operation {
@@ -86,10 +86,10 @@ pub struct Operation {
     /// Whether doing it twice is the same as doing it once, in effect and in result, whatever others write in between. So are reads,
     /// what is `harmless`, and what is marked `replayable`: a plan under its key.
     pub replayable: bool,
-    /// Whether doing it twice is the same as doing it once, unless another write comes in between: the second one overwrites that.
+    /// Whether doing it twice is the same as doing it once, unless someone else writes in between: the second one overwrites that.
     pub overwrites: bool,
-    /// Whether it is an operator's, and no application's work: health, statistics, `close`, the pool. An operator needs them most
-    /// when all others are slow or refused, so they are not limited.
+    /// Whether it is an operator's, and no application's work: health, statistics, `close`, the pool. He needs them most when all
+    /// others are slow or refused, so they are not limited.
     pub operator: bool,
     /// Whether the store is closed when it succeeds.
     pub closes: bool,
@@ -458,9 +458,8 @@ fn merge_items<T: Report>(report: &mut T, items: &[usize], result: Result<T>) {
     };
     match result {
         Ok(mut part) => {
-            let failures = part.failures().drain(..);
             let mut failed: BTreeMap<usize, Error> =
-                failures.filter_map(|failure| Some((*items.get(failure.index)?, failure.error))).collect();
+                part.failures().drain(..).map(|failure| (items[failure.index], failure.error)).collect();
             report.failures().retain_mut(|failure| {
                 let is_repeated = items.binary_search(&failure.index).is_ok();
                 match failed.remove(&failure.index) {
@@ -519,3 +518,44 @@ pub trait NoReport<T> {
 }
 
 impl<T> NoReport<T> for Outcomes<T> {}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    /// A stranger's operations mean to layers what the library's do: they go by facts. Only the metrics' table looks for a name, which
+    /// is a label there.
+    #[test]
+    fn no_layer_compares_names() {
+        fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
+            for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                match entry.file_type().unwrap().is_dir() {
+                    true => sources(&entry.path(), found),
+                    false => {
+                        let name = entry.file_name().into_string().unwrap();
+                        found.push((name, fs::read_to_string(entry.path()).unwrap()));
+                    }
+                }
+            }
+        }
+        let mut found = Vec::new();
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/layer"), &mut found);
+        assert!(found.len() > 8, "the layers are elsewhere");
+        let compares = |code: &str| {
+            let forms = ["name ==", "name !=", "match operation.name", "match C::OPERATION.name"];
+            let spoken = |line: &&str| !line.trim_start().starts_with("//");
+            let line = |line: &str| {
+                forms.iter().any(|form| line.contains(form))
+                    || line.contains("matches!(") && line.contains(".name")
+            };
+            code.lines().filter(spoken).filter(|text| line(text)).count()
+        };
+        for (file, code) in &found {
+            let code = code.split("#[cfg(test)]").next().unwrap().split("#[cfg(all(test").next().unwrap();
+            let allowed = usize::from(file == "meters.rs");
+            assert_eq!(compares(code), allowed, "{file} compares names of operations");
+        }
+        let wrong = "if C::OPERATION.name == \"close\" {\n// name == x\nmatches!(operation.name, \"commit\")";
+        assert_eq!(compares(wrong), 2, "the test sees what it forbids");
+    }
+}

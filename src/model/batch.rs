@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use crate::{Credential, Error, Key, error::Kind};
 
 /// What a batch of writes did. One bad item does not stop the others.
+///
+/// If every item failed with one error that may pass (the server is away, say), a backend behind a network gives that error and no
+/// report: the call failed.
 #[derive(Clone, Debug, Default)]
 #[must_use = "a batch returns Ok although some of its items failed"]
 pub struct BatchReport {
@@ -96,16 +99,12 @@ impl Found {
     }
 
     /// Looks every id up.
-    pub(crate) fn collect(ids: &[Key], get: impl Fn(&Key) -> Option<Credential>) -> Self {
+    pub(crate) fn collect(ids: &[Key], get: impl Fn(&Key) -> Result<Credential, Error>) -> Self {
         let mut found = Self::default();
         for (index, id) in ids.iter().enumerate() {
             match get(id) {
-                Some(credential) => drop(found.credentials.insert(id.clone(), credential)),
-                None => found.failures.push(BatchFailure {
-                    index,
-                    key: id.clone(),
-                    error: Error::not_found(Kind::Credential, id),
-                }),
+                Ok(credential) => drop(found.credentials.insert(id.clone(), credential)),
+                Err(error) => found.failures.push(BatchFailure { index, key: id.clone(), error }),
             }
         }
         found

@@ -324,8 +324,12 @@ impl ApplyOptions {
         Self { source: Some(source.into()), ..self }
     }
 
-    /// Checks them, and gives the time to live in milliseconds.
-    pub(crate) fn check(&self) -> Result<u64> {
+    /// Checks them, as every backend does first, and gives the time to live in milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidValue`] if the time to live is out of its range, or a label is not a name.
+    pub fn check(&self) -> Result<u64> {
         check_label("stage", self.stage.as_deref())?;
         check_label("source", self.source.as_deref())?;
         if self.ttl.is_zero() || self.ttl > MAX_PLAN_TTL {
@@ -372,11 +376,17 @@ impl RollbackOptions {
     }
 
     /// As the audit calls it.
-    pub(crate) fn action(&self) -> PlanAction {
+    #[must_use]
+    pub fn action(&self) -> PlanAction {
         if self.force { PlanAction::ForcedRollback } else { PlanAction::Rollback }
     }
 
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Checks them, as every backend does first.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidValue`] if the source is not a name.
+    pub fn check(&self) -> Result<()> {
         check_label("source", self.source.as_deref())
     }
 }
@@ -480,11 +490,7 @@ mod tests {
             r#"[{"set":"a","value":1,"expect":[-9223372036854775809]}]"#,
         ] {
             let message = refused(text);
-            assert!(
-                message
-                    .starts_with("whole numbers beyond 64 bits can't be stored: the text has one at line 1"),
-                "{message}"
-            );
+            assert!(message.starts_with("whole numbers beyond 64 bits can't be stored"), "{message}");
         }
     }
 

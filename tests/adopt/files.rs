@@ -230,6 +230,7 @@ async fn what_can_not_be_read_is_told_and_stops_nothing() -> Result {
     write(&folder, "credentials/deep.json", format!("{{\"a\":{}}}", deep(64)));
     write(&folder, "credentials/large.json", format!("{{\"a\":\"{}\"}}", "x".repeat(1 << 20)));
     write(&folder, "credentials/huge.json", " ".repeat((16 << 20) + 1));
+    write(&folder, "credentials/wide.json", r#"{"refresh_token":"r","n":18446744073709551616}"#);
     write(&folder, "credentials/.json", "{}");
     write(&folder, "credentials/x.json.tmp", "{}");
     write(&folder, "credentials/dir.json/inner.json", "{}");
@@ -238,7 +239,14 @@ async fn what_can_not_be_read_is_told_and_stops_nothing() -> Result {
     let long = format!("credentials/{}.json", "x".repeat(250));
     write(&folder, &long, "{}");
     write(&folder, "credentials/line\nbreak.json", "{}");
-    write(&folder, "config/config.json", format!(r#"{{"good":[1],"":2,"deep":{}}}"#, deep(65)));
+    write(
+        &folder,
+        "config/config.json",
+        format!(
+            r#"{{"wide":[18446744073709551617],"good":[1],"":2,"deep":{},"last":-9223372036854775809}}"#,
+            deep(65)
+        ),
+    );
     write(&folder, "usage/good.json", r#"{"a":5,"b":-9223372036854775808,"c":7.0}"#);
     write(&folder, "usage/odd.json", r#"{"a":"5","b":1.5,"c":9223372036854775808,"d":1e21,"":1,"ok":1}"#);
     write(&folder, "usage/list.json", "[]");
@@ -258,6 +266,8 @@ async fn what_can_not_be_read_is_told_and_stops_nothing() -> Result {
         [
             "config/config.json ",
             "config/config.json deep",
+            "config/config.json last",
+            "config/config.json wide",
             "credentials/.json",
             "credentials/deep.json",
             "credentials/dir.json",
@@ -268,6 +278,7 @@ async fn what_can_not_be_read_is_told_and_stops_nothing() -> Result {
             "credentials/line\nbreak.json",
             "credentials/list.json",
             "credentials/sub",
+            "credentials/wide.json",
             "usage/list.json",
             "usage/odd.json ",
             "usage/odd.json a",
@@ -283,6 +294,9 @@ async fn what_can_not_be_read_is_told_and_stops_nothing() -> Result {
             "credentials/x.json.tmp: its name does not end with `.json`",
         ]
     );
+    let wide =
+        lines.iter().filter(|line| line.contains("whole numbers beyond 64 bits can't be stored")).count();
+    assert_eq!(wide, 3, "{lines:?}");
     let reasons: String = remarks.iter().map(|remark| remark.reason.as_ref()).collect();
     assert!(!reasons.contains("ya29"), "no value is quoted");
     assert!(!format!("{remarks:?}").contains("half.json"), "no place is in Debug");

@@ -68,6 +68,27 @@ async fn what_is_written_is_read() {
 }
 
 #[test]
+fn a_whole_number_beyond_64_bits_is_named_and_not_rounded() {
+    let text = r#"{"credentials":{"a":{"n":18446744073709551616},"b":{"n":18446744073709551615},"c":{"n":"18446744073709551617"}},
+        "configs":{"x":-9223372036854775809,"y":18446744073709551616.0,"z":[[1,{"n":99999999999999999999}]],"18446744073709551616":1},
+        "usage":{"u":{"n":18446744073709551616,"m":1}}}"#;
+    let document = archive::read_go(text.as_bytes()).unwrap();
+    let keys: Vec<&str> = document.records.iter().map(|record| record.key().as_str()).collect();
+    assert_eq!(keys, ["b", "c", "18446744073709551616", "y", "u"]);
+    let remarks: Vec<(&str, bool)> = document
+        .remarks
+        .iter()
+        .map(|remark| {
+            (&*remark.place, remark.reason.contains("whole numbers beyond 64 bits can't be stored"))
+        })
+        .collect();
+    assert_eq!(
+        remarks,
+        [("credentials/a", true), ("configs/x", true), ("configs/z", true), ("usage/u/n", false)]
+    );
+}
+
+#[test]
 fn what_is_not_understood_is_named_and_the_rest_is_read() {
     let document = read(&json!({
         "credentials": { "good": {}, "": {}, "list": [], "line\nbreak": {} },

@@ -101,6 +101,15 @@ fn lines(file: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[tokio::test]
+async fn a_whole_number_beyond_64_bits_is_refused() {
+    let (file, _) = written(&[config("a", json!([7]))]).await;
+    for wide in ["18446744073709551616", "-9223372036854775809"] {
+        let text = String::from_utf8(file.clone()).unwrap().replace("[7]", &format!("[{wide}]"));
+        assert_refused(text.as_bytes(), at(2));
+    }
+}
+
+#[tokio::test]
 async fn there_and_back() {
     for records in [Vec::new(), few(), few()[..1].to_vec(), few()[5..].to_vec()] {
         let (file, contents) = written(&records).await;

@@ -554,6 +554,12 @@ fn help_shows_how() {
         assert_eq!(ended.code, Some(0), "{command}");
         assert!(ended.out.contains(&format!("\n  storage {command}")), "no example: {}", ended.out);
     }
+    for line in [&["help", "--help"][..], &["help", "-h"], &["plan", "help", "--help"]] {
+        let asked = help(line);
+        assert_eq!((asked.code, asked.err.as_str()), (Some(0), ""), "{line:?}");
+        assert!(asked.out.contains("Usage: storage"), "{}", asked.out);
+    }
+    assert_eq!(help(&["--nothing"]).code, Some(2));
     let none = help(&[]);
     assert_eq!((none.code, none.out.as_str()), (Some(2), ""));
     assert!(none.err.contains("Usage: storage"));

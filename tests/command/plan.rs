@@ -115,9 +115,58 @@ fn a_dry_run_changes_nothing_and_hides_values() {
     assert_eq!(revealed[2]["after"], "sk-1");
 
     place.ok(&["config", "set", "retries", "5"]);
-    assert!(place.ok(&line).contains("retries  change  (not what the plan expects: it would be refused)\n"));
+    let refused = place.run(&line);
+    assert_eq!(refused.code, Some(1), "as the real run");
+    assert!(refused.out.contains("retries  change  (not what the plan expects: it would be refused)\n"));
+    assert_eq!(
+        refused.err,
+        "error: it would be refused: a value is not what the plan expects\n  hint: it is the value of `retries`\n"
+    );
+    let refused = place.run(&[&line[..], &["--output", "json"]].concat());
+    let (out, err): (Value, Value) =
+        (serde_json::from_str(&refused.out).unwrap(), serde_json::from_str(&refused.err).unwrap());
+    assert_eq!((&out[1]["expected"], &err["error"]["kind"]), (&json!(false), &json!("conflict")));
+    assert_eq!(place.fails_as(2, &[&line[..], &["--ttl", "0s"]].concat()), "invalid_value");
     assert_eq!(place.ok(&["config", "list"]), "retries\n");
     assert_eq!(place.ok(&["plan", "audit"]), "");
+}
+
+#[test]
+fn a_dry_run_looks_at_the_key() {
+    let place = Place::with_plan(&first());
+    let line = ["plan", "apply", "plan.json", "--key", "k"];
+    let dry = [&line[..], &["--dry-run"]].concat();
+    place.ok(&line);
+    place.ok(&["config", "set", "retries", "7"]);
+    let replayed = place.ok(&[&dry[..], &["--reveal"]].concat());
+    assert!(
+        replayed.contains("retries  none  7 -> 7  (the plan was applied before: it would be replayed)\n"),
+        "{replayed}"
+    );
+    assert_eq!(place.json(&dry)[1], json!({ "key": "retries", "change": "none", "expected": true }));
+    assert_eq!(place.ok(&line), "replayed\n");
+
+    place.write(&json!([{ "set": "retries", "value": 9 }]));
+    let says = "another plan was applied under this key";
+    assert_eq!(place.run(&dry).err, format!("error: it would be refused: {says}\n"));
+    for line in [&line[..], &dry] {
+        let ended = place.run(line);
+        assert!(ended.code == Some(1) && ended.err.contains(says), "{}", ended.err);
+    }
+
+    place.write(&first());
+    place.ok(&["plan", "rollback", "k", "--force"]);
+    for line in [&line[..], &dry] {
+        let ended = place.run(line);
+        assert!(
+            ended.code == Some(1) && ended.err.contains("the plan of this key was rolled back"),
+            "{}",
+            ended.err
+        );
+    }
+    // By then the record is forgotten, and the key is free again.
+    place.ok(&[&dry[..], &["--ttl", "1ms"]].concat());
+    assert_eq!(place.ok(&["config", "get", "retries"]), "2\n");
 }
 
 #[test]

@@ -60,6 +60,10 @@ fn what_can_not_be_reached_is_named() {
     let url = servers::postgres();
     let err = place.fails(5, &["ping", "--url", &url]);
     assert!(err.contains("`pull` make a new store") && err.contains("`schema up`"), "{err}");
+    let elsewhere = url.replacen("/postgres?", "/there_is_no_such_database?", 1);
+    assert_ne!(url, elsewhere);
+    let err = place.fails(5, &["ping", "--url", &elsewhere]);
+    assert!(err.contains("no database of this name") && err.contains("check the URL"), "{err}");
     let err = place.fails(5, &["ping", "--output", "json"]);
     let error: Value = serde_json::from_str(&err).unwrap();
     assert!(error["error"]["hint"].as_str().unwrap().starts_with("check the URL"), "{err}");
@@ -106,6 +110,19 @@ fn wrong_json_gets_a_hint() {
     let err = place.fails(2, &["credential", "set", "a", "{access_token:", "ya29}"]);
     assert!(err.contains("quoted as one argument"), "{err}");
     assert!(!place.path().exists(), "a wrong value made a store");
+
+    for line in [
+        ["config", "set", "big", "18446744073709551617"],
+        ["credential", "set", "big", r#"{"id": 18446744073709551617}"#],
+    ] {
+        let err = place.fails(2, &line);
+        assert!(err.starts_with("error: whole numbers beyond 64 bits can't be stored"), "{err}");
+        assert!(err.ends_with("hint: as a string it keeps its digits\n"), "{err}");
+        assert!(!err.contains("18446744073709551617"), "{err}");
+    }
+    assert!(!place.path().exists());
+    place.ok(&["config", "set", "big", "18446744073709551615"]);
+    assert_eq!(place.ok(&["config", "get", "big"]), "18446744073709551615\n");
 }
 
 #[test]

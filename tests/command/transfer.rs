@@ -136,6 +136,10 @@ fn a_dry_run_ends_as_the_copy_would() {
         let (out, err) = place.moves(1, &[line, &["--output", "json"]].concat());
         let report: Value = serde_json::from_str(&out).unwrap();
         assert_eq!(report["total"]["failed"], 1);
+        let is_dry = line.contains(&"--dry-run");
+        assert_eq!((&report["dry_run"], report["total"]["written"] == 0), (&json!(is_dry), !is_dry));
+        let (out, _) = place.moves(1, line);
+        assert_eq!(out.contains("would write"), is_dry, "{out}");
         let error: Value = serde_json::from_str(&err).unwrap();
         assert_eq!(
             (&error["error"]["kind"], &error["error"]["outcome"]),

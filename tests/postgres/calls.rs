@@ -127,8 +127,7 @@ async fn says_what_is_wrong_and_quotes_nothing() -> Result {
     const SECRET: &str = "s3cret-7f3a";
     let url = servers::postgres();
     let storage = open(&url).await;
-    let damage =
-        format!("INSERT INTO {0}.credentials VALUES ('damaged', '[\"{SECRET}\"]')", schema(&url));
+    let damage = format!("INSERT INTO {0}.credentials VALUES ('damaged', '[\"{SECRET}\"]')", schema(&url));
     raw(&url).await.batch_execute(&damage).await.unwrap();
     let error = storage.get_credential("damaged").await.unwrap_err();
     assert_eq!((error.kind(), error.key()), (ErrorKind::Corrupt, Some(&key("damaged"))));

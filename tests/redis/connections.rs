@@ -50,6 +50,28 @@ async fn tasks_that_wake_together_open_no_connections() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_stall_does_not_open_them_all() -> Result {
+    let server = Server::start(&[]);
+    let mut seen = Vec::new();
+    for _ in 0..TRIES {
+        let proxy = Proxy::start(server.addr()).await;
+        let storage = Storage::<Redis>::open(format!("redis://{}", proxy.addr).as_str()).await?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        storage.health().await?;
+        proxy.delay_replies(Duration::from_millis(50));
+        storage.get_usage("none").await.unwrap_err();
+        proxy.delay_replies(Duration::ZERO);
+        // Calls are spread now, and there are more of them than connections.
+        seen.push(wake_together(&storage, 40, Duration::from_millis(5)).await);
+        storage.close().await?;
+        if seen.last().is_some_and(|open| *open <= 4) {
+            return Ok(());
+        }
+    }
+    panic!("each time most were opened: {seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_network_is_no_stall() -> Result {
     let server = Server::start(&[]);
     let mut seen = Vec::new();
@@ -105,27 +127,25 @@ async fn a_waited_write_queues_where_the_fewest_wait() -> Result {
     proxy.delay_replies(held);
     let begun = Instant::now();
     let running = Arc::new(AtomicBool::new(true));
-    let late = Arc::new(std::sync::atomic::AtomicU32::new(0));
     let tasks: Vec<_> = (0..8)
         .map(|_| {
-            let (storage, running, late) = (storage.clone(), running.clone(), late.clone());
+            let (storage, running) = (storage.clone(), running.clone());
             tokio::spawn(async move {
+                let mut passes = false;
                 while running.load(Ordering::SeqCst) {
                     storage.increment_usage("a", "n", 1).await.unwrap();
-                    if (held / 2..held).contains(&begun.elapsed()) {
-                        late.fetch_add(1, Ordering::SeqCst);
-                    }
+                    passes |= (held / 2..held).contains(&begun.elapsed());
                 }
+                passes
             })
         })
         .collect();
     tokio::time::sleep(held).await;
     running.store(false, Ordering::SeqCst);
+    let mut passing = 0;
     for task in tasks {
-        task.await.unwrap();
+        passing += u32::from(task.await.unwrap());
     }
-    let late = late.load(Ordering::SeqCst);
-    assert!(late > 0, "all writes ended behind the one that was held up");
-    println!("{late} writes passed it");
+    assert!(passing >= 3, "of 8 writers half wait behind what is held up, and {passing} do not");
     storage.close().await
 }

@@ -244,3 +244,108 @@ async fn no_count_is_lost_or_doubled_while_connections_are_cut() -> Result {
     assert!(tally.slowest < deadline + Duration::from_millis(100), "{:?}", tally.slowest);
     storage.close().await
 }
+
+/// A batch of a server that is away fails as a call: it is tried again, and earns no budget.
+#[tokio::test]
+async fn batches_of_a_server_that_is_away_are_tried_again_and_earn_nothing() -> Result {
+    const CALLS: u64 = 60;
+    let mut server = Server::start(&[]);
+    let asked = Count::default();
+    let retry = Retry::new().pauses(Duration::ZERO, Duration::ZERO);
+    let bare = Storage::<Redis>::open(server.url().as_str()).await?;
+    let storage = bare.clone().layer(asked.clone()).layer(retry.clone());
+    let increments: Vec<_> =
+        (0..15).map(|n| Increment { key: key(&format!("k{n}")), field: key("n"), delta: 1 }).collect();
+    let ids: Vec<_> = increments.iter().map(|increment| increment.key.clone()).collect();
+    let credentials: Vec<_> = ids
+        .iter()
+        .map(|id| Ok((id.clone(), Credential::new(json!({ "token": 1 }).as_object().unwrap().clone())?)))
+        .collect::<Result<_>>()?;
+    assert!(storage.increment_many(&increments).await?.is_complete());
+    server.kill();
+    // What was on its way when the server died may be Unknown, and its connections are found dead.
+    bare.health().await.unwrap_err();
+
+    for (name, error) in [
+        ("increment_many", storage.increment_many(&increments).await.map(drop).unwrap_err()),
+        ("set_credentials", storage.set_credentials(&credentials).await.map(drop).unwrap_err()),
+        ("get_credentials", storage.get_credentials(&ids).await.map(drop).unwrap_err()),
+        ("delete_credentials", storage.delete_credentials(&ids).await.map(drop).unwrap_err()),
+    ] {
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied), "{name}");
+        let before = u64::from(name == "increment_many");
+        assert_eq!(asked.of(name) - before, 4, "{name}");
+    }
+
+    let asked = Count::default();
+    let storage = bare.clone().layer(asked.clone()).layer(retry.budget(10));
+    for _ in 0..CALLS {
+        storage.increment_usage("a", "n", 1).await.unwrap_err();
+        storage.increment_many(&increments).await.map(drop).unwrap_err();
+    }
+    let tries = asked.of("increment_usage") + asked.of("increment_many");
+    assert_eq!(tries, 2 * CALLS + 10, "one a call, and the reserve");
+    bare.close().await
+}
+
+/// A set whose reply was lost is not done again over the delete that came after it.
+#[tokio::test]
+async fn a_credential_that_was_deleted_after_a_lost_reply_is_not_back() -> Result {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let server = Server::start(&[]);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let addr = server.addr();
+    // It passes the request with the canary on, takes its reply away, has the credential deleted, and hangs up.
+    let deleted = Arc::new(AtomicBool::new(false));
+    let was_deleted = deleted.clone();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (addr, was_deleted) = (addr.clone(), was_deleted.clone());
+            tokio::spawn(async move {
+                let mut upstream = tokio::net::TcpStream::connect(&addr).await.unwrap();
+                let (mut from_client, mut from_server) = (vec![0; 65_536], vec![0; 65_536]);
+                loop {
+                    tokio::select! {
+                        Ok(read) = client.read(&mut from_client) => {
+                            if read == 0 {
+                                return;
+                            }
+                            upstream.write_all(&from_client[..read]).await.unwrap();
+                            let canary = from_client[..read].windows(8).any(|bytes| bytes == b"CANARY-A");
+                            if canary && !was_deleted.load(Ordering::SeqCst) {
+                                assert!(upstream.read(&mut from_server).await.unwrap() > 0);
+                                let direct = format!("redis://{addr}");
+                                let other = Storage::<Redis>::open(direct.as_str()).await.unwrap();
+                                other.delete_credential("alice").await.expect("it was set");
+                                was_deleted.store(true, Ordering::SeqCst);
+                                return;
+                            }
+                        }
+                        Ok(read) = upstream.read(&mut from_server) => {
+                            if read == 0 || client.write_all(&from_server[..read]).await.is_err() {
+                                return;
+                            }
+                        }
+                        else => return,
+                    }
+                }
+            });
+        }
+    });
+
+    let bare = Storage::<Redis>::open(server.url().as_str()).await?;
+    let storage = Storage::<Redis>::open(url.as_str()).await?;
+    let token = || json!({ "token": "CANARY-A" });
+    let error = storage.clone().layer(Retry::new()).set_credential("alice", token()).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown, "{error:?}");
+    assert!(deleted.load(Ordering::SeqCst));
+    assert_eq!(bare.get_credential("alice").await.unwrap_err().kind(), ErrorKind::NotFound);
+
+    deleted.store(false, Ordering::SeqCst);
+    storage.clone().layer(Retry::new().overwriting()).set_credential("alice", token()).await?;
+    assert!(deleted.load(Ordering::SeqCst));
+    bare.get_credential("alice").await.expect("who is the only writer may have it written again");
+    bare.close().await
+}

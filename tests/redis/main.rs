@@ -27,7 +27,9 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use gateway_storage::{Credential, ErrorKind, Increment, Key, Outcome, Record, Redis, RedisConfig, Storage};
+use gateway_storage::{
+    Count, Credential, ErrorKind, Increment, Key, Outcome, Record, Redis, RedisConfig, Retry, Storage,
+};
 use serde_json::json;
 use servers::{
     proxy::Proxy,

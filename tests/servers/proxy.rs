@@ -20,10 +20,13 @@ use tokio::{
 pub(crate) struct Proxy {
     pub(crate) addr: String,
     server: Arc<Mutex<String>>,
-    connections: Arc<Mutex<Vec<(AbortHandle, Arc<AtomicU64>)>>>,
+    connections: Arc<Mutex<Vec<Connection>>>,
     silence: Arc<Notify>,
     delay: Arc<AtomicU64>,
 }
+
+/// What ends it, and how long it takes to carry something, in milliseconds.
+type Connection = (AbortHandle, Arc<AtomicU64>);
 
 /// Carries what comes, each part a while after it came.
 async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, latency: &AtomicU64) {

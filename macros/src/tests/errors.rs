@@ -5,8 +5,10 @@ use std::ops::Range;
 use crate::capability::expand;
 
 const RETURNS: &str = "an operation returns `impl Future<Output = Result<T>> + Send`, or `impl Stream<Item = Result<T>> + Send`";
-const OPERATION: &str = "expected `read`, `write` or `control`, then `harmless`, `replayable`, `overwrites`, `operator`, `closes`, `backup`, `batch = argument` and `then = method` if they apply";
-const TARGET: &str = "expected nothing for a trait of backends, `on = LayeredTransaction`, and `crate = path` if this crate has another name";
+const OPERATION: &str = "expected `read`, `write` or `control`, then `harmless`, `replayable`, `overwrites`, `operator`, \
+                         `closes`, `backup`, `batch = argument` and `then = method` if they apply";
+const TARGET: &str = "expected nothing for a trait of backends, `on = LayeredTransaction`, and `crate = path` if this crate has \
+                      another name";
 const LAYERED: &str = "say what this is when the backend is layered: `#[layered(LayeredTransaction)]`";
 const SELF_RETURNED: &str = "of `Self`, an operation returns only `Result<Self::Name>`, where this trait has \
                              `#[layered(..)] type Name`: a layer must be able to wrap it";
@@ -77,6 +79,7 @@ fn the_attribute_itself() {
     refused_with("«on = Layered»", "trait T {}", &[TARGET]);
     refused_with("«LayeredTransaction»", "trait T {}", &[TARGET]);
     refused_with("on = LayeredTransaction, «on = Layered»", "trait T {}", &[TARGET]);
+    refused_with("«crate = \"path\"»", "trait T {}", &[TARGET]);
     refused("«struct» S;", "#[capability] belongs on a trait: expected `trait`");
     refused("trait «T» {}", "a capability stands on a backend: write `trait T: Backend`");
     refused_with(
@@ -127,6 +130,30 @@ fn marks_of_a_method() {
     member_refused(&format!("#[operation(read, batch = «ids»)] {future}"), "there is no argument `ids`");
     let stream = "fn a(&self, items: &[u8]) -> impl Stream<Item = Result<u8>> + Send;";
     member_refused(&format!("#[operation(read, batch = «items»)] {stream}"), "a stream has no batch size");
+
+    let facts = [
+        ("read, «harmless»", "only `control` is marked harmless: a read is, and a write is not"),
+        ("write, «harmless»", "only `control` is marked harmless: a read is, and a write is not"),
+        ("read, «overwrites»", "a read overwrites nothing"),
+        (
+            "write, replayable, «overwrites»",
+            "what overwrites may be repeated only if no one else writes in between: it is not replayable, and not \
+             harmless",
+        ),
+        ("write, «closes»", "what closes the store is `control`, and takes `&self`"),
+        ("read, «backup»", "a backup is a `read` that gives a stream"),
+    ];
+    for (words, message) in facts {
+        member_refused(&format!("#[operation({words})] {future}"), message);
+    }
+    let in_transaction = "fn a(&mut self) -> impl Future<Output = Result<u8>> + Send;";
+    for (words, message) in [
+        ("write, «replayable»", "a transaction's operation is not repeated"),
+        ("write, «overwrites»", "a transaction's operation is not repeated"),
+        ("control, «closes»", "what closes the store is `control`, and takes `&self`"),
+    ] {
+        transaction_refused(&format!("#[operation({words})] {in_transaction}"), message);
+    }
 
     let cfg = "a capability is the same in every build: put `#[cfg(..)]` on the whole trait";
     operation_refused(&format!("«#[cfg(unix)]» {future}"), cfg);

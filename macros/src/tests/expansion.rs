@@ -39,6 +39,11 @@ fn a_trait_of_backends() {
 }
 
 #[test]
+fn a_crate_of_another_name() {
+    check("renamed", "crate = crate::facade");
+}
+
+#[test]
 fn a_trait_of_transactions() {
     check("transaction", "on = LayeredTransaction");
 }

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::File;
-use crate::{ConfigStore, ConfigValue, Error, Key, Result, codec::encode_config, error::Kind};
+use crate::{
+    ConfigStore, ConfigValue, Key, Result,
+    codec::{RecordKey, encode_config},
+};
 
 impl ConfigStore for File {
     async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
-        self.state()?.configs.get(key).cloned().ok_or_else(|| Error::not_found(Kind::Config, key))
+        self.state()?.config(key)
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
@@ -25,6 +28,8 @@ impl ConfigStore for File {
     }
 
     async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {
-        Ok(self.state()?.configs.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
+        let state = self.state()?;
+        state.check(|name| matches!(name, RecordKey::Config(_)))?;
+        Ok(state.configs.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 }

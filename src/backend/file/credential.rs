@@ -2,13 +2,13 @@
 
 use super::File;
 use crate::{
-    BatchReport, Credential, CredentialStore, Error, Found, Key, Result, codec::encode_credential,
-    error::Kind,
+    BatchReport, Credential, CredentialStore, Found, Key, Result,
+    codec::{RecordKey, encode_credential},
 };
 
 impl CredentialStore for File {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
-        self.state()?.credentials.get(id).cloned().ok_or_else(|| Error::not_found(Kind::Credential, id))
+        self.state()?.credential(id)
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
@@ -26,14 +26,19 @@ impl CredentialStore for File {
     }
 
     async fn list_credentials(&self) -> Result<Vec<Key>> {
-        let mut ids: Vec<Key> = self.state()?.credentials.keys().cloned().collect();
+        let state = self.state()?;
+        let damaged = state.damaged().filter_map(|name| match name {
+            RecordKey::Credential(id) => Some(id),
+            _ => None,
+        });
+        let mut ids: Vec<Key> = state.credentials.keys().chain(damaged).cloned().collect();
         ids.sort_unstable();
         Ok(ids)
     }
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
         let state = self.state()?;
-        Ok(Found::collect(ids, |id| state.credentials.get(id).cloned()))
+        Ok(Found::collect(ids, |id| state.credential(id)))
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
@@ -54,7 +59,7 @@ impl CredentialStore for File {
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
         let ids = ids.to_vec();
         self.write(move |draft| {
-            let report = BatchReport::of_deletes(&ids, |id| draft.state().credentials.contains_key(id));
+            let report = BatchReport::of_deletes(&ids, |id| draft.has_credential(id));
             for id in &ids {
                 // A second mention finds nothing, and the report has counted it already.
                 drop(draft.delete_credential(id));

@@ -394,6 +394,7 @@ pub(super) mod tests {
     /// Opens a store of these bytes: `Ok(true)` if it holds exactly what it should.
     fn reopened(bytes: Vec<u8>, expected: &State) -> Result<bool> {
         let (_, state) = Engine::on(Disk::holding(bytes), "test")?;
+        state.check(|_| true)?;
         Ok(state.credentials == expected.credentials
             && state.configs == expected.configs
             && state.usage == expected.usage)

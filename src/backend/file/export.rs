@@ -1,6 +1,7 @@
 //! The state as a stream, and records in.
 
 use futures_core::Stream;
+use futures_util::{StreamExt, stream};
 
 use super::{
     File,
@@ -9,13 +10,17 @@ use super::{
 use crate::{
     BatchReport, Exportable, Key, Record, Result,
     backend::snapshot::stream_of,
-    codec::{encode_config, encode_credential},
+    codec::{RecordKey, encode_config, encode_credential},
 };
 
 impl Exportable for File {
-    /// The state when the stream was made: a snapshot, which holds its memory until the stream is dropped.
+    /// The state when the stream was made: a snapshot, which holds its memory until the stream is dropped. If a record can't be
+    /// read, that is the end of the stream, behind all that can.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
-        stream_of(self.state().map(|state| records(State::clone(&state))))
+        let state = self.state().map(|state| State::clone(&state));
+        let is_record = |name: &RecordKey| !matches!(name, RecordKey::Audit(_) | RecordKey::Plan(_));
+        let damage = state.as_ref().ok().and_then(|state| state.check(is_record).err());
+        stream_of(state.map(records)).chain(stream::iter(damage.map(Err)))
     }
 
     fn exports_snapshot(&self) -> bool {

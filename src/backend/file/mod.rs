@@ -21,7 +21,7 @@ pub use options::FileConfig;
 use serde_json::json;
 use state::{Draft, State};
 
-use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, layer::time_left};
+use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, codec::RecordKey, layer::time_left};
 
 /// A store in a directory of this machine: the default, for everything from a laptop to one busy server.
 ///
@@ -41,6 +41,9 @@ use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, layer::time_l
 /// - The directory is only for its owner (0700, the file 0600, whatever the umask). Symbolic links are not followed.
 /// - A directory that holds other things, a file in its place, a newer format, a damaged store: each a clear error, and
 ///   nothing is changed. Everything is read and its checksums are verified when the store is opened.
+/// - A single record that can't be read, such as one that another version of this crate wrote, does not keep the others from being
+///   read: its key is [`Corrupt`](ErrorKind::Corrupt), as is a list that it is part of, until it is written or deleted. An export
+///   ends with that error, behind all that can be read. [`stats`](Backend::stats) counts them, if there are any: `damaged_records`.
 /// - A write that times out says whether it may still be applied: not if it was still waiting in the queue.
 /// - After a failed write or fsync nobody knows what is on the disk: reads go on, every later write and
 ///   [`health`](Backend::health) is [`Unavailable`](ErrorKind::Unavailable) until the store is opened again.
@@ -142,10 +145,13 @@ impl Backend for File {
             Err(_) => false,
         };
         let state = self.state()?;
+        let damaged = |is: fn(&RecordKey) -> bool| state.damaged().filter(|name| is(name)).count();
+        let credentials = state.credentials.len() + damaged(|name| matches!(name, RecordKey::Credential(_)));
+        let configs = state.configs.len() + damaged(|name| matches!(name, RecordKey::Config(_)));
         let mut stats = StorageStats {
             healthy,
-            credential_count: state.credentials.len() as u64,
-            config_count: state.configs.len() as u64,
+            credential_count: credentials as u64,
+            config_count: configs as u64,
             usage_record_count: state.usage.len() as u64,
             total_size: self.size(),
             ..StorageStats::new(self.label())
@@ -157,6 +163,10 @@ impl Backend for File {
             ("queued_writes", json!(self.store.committer.queued())),
         ] {
             stats.details.insert(name.to_owned(), value);
+        }
+        let count = damaged(|_| true);
+        if count > 0 {
+            stats.details.insert("damaged_records".to_owned(), json!(count));
         }
         Ok(stats)
     }

@@ -8,12 +8,15 @@ use std::{
 use futures_core::Stream;
 use futures_util::{StreamExt, future, stream};
 
-use super::{File, state::Draft};
+use super::{
+    File,
+    state::{Draft, State},
+};
 use crate::{
     Applied, ApplyOptions, AuditEntry, AuditFilter, Backend, ConfigBatch, ConfigValue, Key, PayloadHash,
     Plan, Result, Rollback, RollbackOptions,
     capability::{ApplyStep, Attempt, RollbackStep, apply_step, rollback_step},
-    codec::{PlanRecord, encode_config, to_millis},
+    codec::{PlanRecord, RecordKey, encode_config, to_millis},
 };
 
 fn put(draft: &mut Draft, key: &Key, value: Option<&ConfigValue>) {
@@ -22,6 +25,11 @@ fn put(draft: &mut Draft, key: &Key, value: Option<&ConfigValue>) {
         // It may not be there.
         None => drop(draft.delete_config(key)),
     }
+}
+
+/// Refuses if one of these config values is damaged: what a plan finds is not known then.
+fn check<'k>(state: &State, keys: impl Iterator<Item = &'k Key> + Clone) -> Result<()> {
+    state.check(|name| matches!(name, RecordKey::Config(damaged) if keys.clone().any(|key| key == damaged)))
 }
 
 /// What the caller asks for, made on its own thread.
@@ -42,7 +50,8 @@ fn apply(draft: &mut Draft, order: &Order) -> Result<Applied> {
     let applied = to_millis(now);
     draft.forget_plans(applied);
     let state = draft.state();
-    let record = state.plans.get(key).map(|record| &**record);
+    let record = state.plan(key)?.map(|record| &**record);
+    check(state, plan.mutations().iter().map(|mutation| &mutation.key))?;
     let step = apply_step(plan, *payload, record, |key| state.configs.get(key).cloned());
     let (status, error, result) = step.end();
     let entry = attempt.entry(status, error, now)?;
@@ -74,7 +83,8 @@ fn roll_back(
     let now = SystemTime::now();
     draft.forget_plans(to_millis(now));
     let state = draft.state();
-    let record: Option<Arc<PlanRecord>> = state.plans.get(key).cloned();
+    let record: Option<Arc<PlanRecord>> = state.plan(key)?.cloned();
+    check(state, record.iter().flat_map(|record| &record.changes).map(|change| &change.key))?;
     let step = rollback_step(record.as_deref(), options.force, |key| state.configs.get(key).cloned());
     if let (RollbackStep::Restore, Some(record)) = (&step, &record) {
         for change in &record.changes {
@@ -126,7 +136,9 @@ impl ConfigBatch for File {
                     .into_iter()
                     .filter_map(move |number| entries.get(&number).cloned())
                     .filter(move |entry| filter.wants(entry));
-                stream::iter(wanted.take(limit).map(|entry| Ok(AuditEntry::clone(&entry)))).left_stream()
+                let damage = state.check(|name| matches!(name, RecordKey::Audit(_))).err();
+                let entries = wanted.map(|entry| Ok(AuditEntry::clone(&entry))).chain(damage.map(Err));
+                stream::iter(entries.take(limit)).left_stream()
             }
             Err(error) => stream::once(future::ready(Err(error))).right_stream(),
         }

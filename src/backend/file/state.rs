@@ -35,6 +35,8 @@ pub(super) struct State {
     pub(super) plans: PersistentMap<Arc<PlanRecord>>,
     /// By their numbers, which rise.
     pub(super) audit: OrdMap<u64, Arc<AuditEntry>>,
+    /// Records that are on disk and can't be read, and why. Each is a key that answers so, until it is written or deleted.
+    damaged: OrdMap<RecordKey, Error>,
     closed: bool,
 }
 
@@ -50,7 +52,15 @@ impl State {
 
     /// Takes one record from disk.
     pub(super) fn load(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        match RecordKey::decode(key)? {
+        let name = RecordKey::decode(key)?;
+        if let Err(why) = self.take(name.clone(), value) {
+            self.damaged.insert(name, why);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, name: RecordKey, value: &[u8]) -> Result<()> {
+        match name {
             RecordKey::Credential(id) => {
                 let credential = decode_credential(value).map_err(|error| error.with_key(&id))?;
                 self.credentials.insert(id, credential);
@@ -79,6 +89,49 @@ impl State {
     fn set_counter(&mut self, key: Key, field: Key, count: i64) {
         self.usage.entry(key).or_default().insert(field, count);
     }
+
+    pub(super) fn credential(&self, id: &Key) -> Result<Credential> {
+        self.credentials.get(id).cloned().ok_or_else(|| self.missing(Kind::Credential, id))
+    }
+
+    pub(super) fn config(&self, key: &Key) -> Result<ConfigValue> {
+        self.configs.get(key).cloned().ok_or_else(|| self.missing(Kind::Config, key))
+    }
+
+    /// A usage record, none of whose counters is damaged.
+    pub(super) fn usage_record(&self, key: &Key) -> Result<UsageRecord> {
+        self.check(|name| matches!(name, RecordKey::Usage(of, _) if of == key))?;
+        self.usage.get(key).map(record_of).ok_or_else(|| Error::not_found(Kind::Usage, key))
+    }
+
+    /// The record of a plan, if there is one.
+    pub(super) fn plan(&self, key: &Key) -> Result<Option<&Arc<PlanRecord>>> {
+        self.check(|name| matches!(name, RecordKey::Plan(of) if of == key))?;
+        Ok(self.plans.get(key))
+    }
+
+    /// Why there is no such credential or config value to read.
+    #[cold]
+    fn missing(&self, what: Kind, key: &Key) -> Error {
+        let name = match what {
+            Kind::Credential => RecordKey::Credential(key.clone()),
+            _ => RecordKey::Config(key.clone()),
+        };
+        self.damaged.get(&name).cloned().unwrap_or_else(|| Error::not_found(what, key))
+    }
+
+    /// Refuses if one of these is damaged.
+    pub(super) fn check(&self, is_meant: impl Fn(&RecordKey) -> bool) -> Result<()> {
+        match self.damaged.iter().find(|(name, _)| is_meant(name)) {
+            Some((_, why)) => Err(why.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// What can't be read.
+    pub(super) fn damaged(&self) -> impl Iterator<Item = &RecordKey> {
+        self.damaged.keys()
+    }
 }
 
 /// The next state, and what must be on disk before it is published.
@@ -103,29 +156,48 @@ impl Draft {
         (self.state, self.writes)
     }
 
+    /// Takes down what becomes of a record on disk, damaged or not.
+    fn write(&mut self, name: &RecordKey, value: Option<Vec<u8>>) {
+        self.writes.insert(name.encode(), value);
+        self.state.damaged.remove(name);
+    }
+
     pub(super) fn put_credential(&mut self, id: Key, credential: Credential, encoded: Vec<u8>) {
-        self.writes.insert(RecordKey::Credential(id.clone()).encode(), Some(encoded));
+        self.write(&RecordKey::Credential(id.clone()), Some(encoded));
         self.state.credentials.insert(id, credential);
     }
 
+    /// Whether there is one to delete, damaged or not.
+    pub(super) fn has_credential(&self, id: &Key) -> bool {
+        self.state.credentials.contains_key(id)
+            || self.state.damaged.contains_key(&RecordKey::Credential(id.clone()))
+    }
+
     pub(super) fn delete_credential(&mut self, id: &Key) -> Result<()> {
-        self.state.credentials.remove(id).ok_or_else(|| Error::not_found(Kind::Credential, id))?;
-        self.writes.insert(RecordKey::Credential(id.clone()).encode(), None);
+        if !self.has_credential(id) {
+            return Err(Error::not_found(Kind::Credential, id));
+        }
+        self.state.credentials.remove(id);
+        self.write(&RecordKey::Credential(id.clone()), None);
         Ok(())
     }
 
     pub(super) fn put_config(&mut self, key: Key, value: ConfigValue, encoded: Vec<u8>) {
-        self.writes.insert(RecordKey::Config(key.clone()).encode(), Some(encoded));
+        self.write(&RecordKey::Config(key.clone()), Some(encoded));
         self.state.configs.insert(key, value);
     }
 
     pub(super) fn delete_config(&mut self, key: &Key) -> Result<()> {
-        self.state.configs.remove(key).ok_or_else(|| Error::not_found(Kind::Config, key))?;
-        self.writes.insert(RecordKey::Config(key.clone()).encode(), None);
+        let name = RecordKey::Config(key.clone());
+        if self.state.configs.remove(key).is_none() && !self.state.damaged.contains_key(&name) {
+            return Err(Error::not_found(Kind::Config, key));
+        }
+        self.write(&name, None);
         Ok(())
     }
 
     pub(super) fn increment(&mut self, key: Key, field: Key, delta: i64) -> Result<i64> {
+        self.state.check(|name| matches!(name, RecordKey::Usage(of, one) if *of == key && *one == field))?;
         let before = self.state.usage.get(&key).and_then(|record| record.get(&field)).copied().unwrap_or(0);
         let total = before.checked_add(delta).ok_or_else(|| Error::overflow().with_key(&key))?;
         self.set_counter(key, field, total);
@@ -133,13 +205,12 @@ impl Draft {
     }
 
     pub(super) fn set_counter(&mut self, key: Key, field: Key, count: i64) {
-        let name = RecordKey::Usage(key.clone(), field.clone()).encode();
-        self.writes.insert(name, Some(count.to_be_bytes().to_vec()));
+        self.write(&RecordKey::Usage(key.clone(), field.clone()), Some(count.to_be_bytes().to_vec()));
         self.state.set_counter(key, field, count);
     }
 
     pub(super) fn put_plan(&mut self, key: Key, record: PlanRecord) {
-        self.writes.insert(RecordKey::Plan(key.clone()).encode(), Some(encode_plan(&record)));
+        self.write(&RecordKey::Plan(key.clone()), Some(encode_plan(&record)));
         self.state.plans.insert(key, Arc::new(record));
     }
 
@@ -148,29 +219,52 @@ impl Draft {
         let expired = self.state.plans.iter().filter(|(_, record)| record.expires <= now);
         for key in expired.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.state.plans.remove(&key);
-            self.writes.insert(RecordKey::Plan(key).encode(), None);
+            self.write(&RecordKey::Plan(key), None);
         }
     }
 
     /// Adds an entry to the audit, which forgets its oldest.
     pub(super) fn put_audit(&mut self, entry: AuditEntry) {
-        let number = self.state.audit.get_max().map_or(0, |(number, _)| number + 1);
-        self.writes.insert(RecordKey::Audit(number).encode(), Some(encode_audit(&entry)));
+        let damaged = self.state.damaged().filter_map(audit_number).max();
+        let last = self.state.audit.get_max().map(|(number, _)| *number).max(damaged);
+        let number = last.map_or(0, |last| last + 1);
+        self.write(&RecordKey::Audit(number), Some(encode_audit(&entry)));
         self.state.audit.insert(number, Arc::new(entry));
         while let Some((oldest, _)) =
             self.state.audit.get_min().filter(|_| self.state.audit.len() > MAX_AUDIT_ENTRIES)
         {
             let oldest = *oldest;
             self.state.audit.remove(&oldest);
-            self.writes.insert(RecordKey::Audit(oldest).encode(), None);
+            self.write(&RecordKey::Audit(oldest), None);
+            let is_older = |number: &u64| *number < oldest;
+            for number in self.state.damaged().filter_map(audit_number).filter(is_older).collect::<Vec<_>>() {
+                self.write(&RecordKey::Audit(number), None);
+            }
         }
     }
 
     pub(super) fn reset_usage(&mut self, key: &Key) -> Result<()> {
-        let record = self.state.usage.remove(key).ok_or_else(|| Error::not_found(Kind::Usage, key))?;
-        for field in record.keys() {
-            self.writes.insert(RecordKey::Usage(key.clone(), field.clone()).encode(), None);
+        let damaged =
+            self.state.damaged().filter(|name| matches!(name, RecordKey::Usage(of, _) if of == key));
+        let damaged: Vec<RecordKey> = damaged.cloned().collect();
+        let record = self.state.usage.remove(key);
+        if record.is_none() && damaged.is_empty() {
+            return Err(Error::not_found(Kind::Usage, key));
+        }
+        for field in record.unwrap_or_default().keys() {
+            self.write(&RecordKey::Usage(key.clone(), field.clone()), None);
+        }
+        for name in damaged {
+            self.write(&name, None);
         }
         Ok(())
+    }
+}
+
+/// The number of an audit entry.
+fn audit_number(name: &RecordKey) -> Option<u64> {
+    match name {
+        RecordKey::Audit(number) => Some(*number),
+        _ => None,
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{File, state::record_of};
-use crate::{BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, error::Kind};
+use crate::{BatchReport, Increment, Key, Result, UsageRecord, UsageStore, codec::RecordKey};
 
 impl UsageStore for File {
     async fn increment_usage(&self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
@@ -25,7 +25,7 @@ impl UsageStore for File {
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
-        self.state()?.usage.get(key).map(record_of).ok_or_else(|| Error::not_found(Kind::Usage, key))
+        self.state()?.usage_record(key)
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {
@@ -34,6 +34,8 @@ impl UsageStore for File {
     }
 
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
-        Ok(self.state()?.usage.iter().map(|(key, record)| (key.clone(), record_of(record))).collect())
+        let state = self.state()?;
+        state.check(|name| matches!(name, RecordKey::Usage(..)))?;
+        Ok(state.usage.iter().map(|(key, record)| (key.clone(), record_of(record))).collect())
     }
 }

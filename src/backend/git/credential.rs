@@ -24,7 +24,9 @@ impl CredentialStore for Git {
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
         let state = self.state()?;
-        Ok(Found::collect(ids, |id| state.credentials.get(id).cloned()))
+        Ok(Found::collect(ids, |id| {
+            state.credentials.get(id).cloned().ok_or_else(|| Error::not_found(Kind::Credential, id))
+        }))
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {

@@ -28,7 +28,9 @@ impl CredentialStore for Memory {
     }
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
-        self.read(|data| Ok(Found::collect(ids, |id| data.credentials.get(id).cloned())))
+        self.read(|data| {
+            Ok(Found::collect(ids, |id| data.credentials.get(id).cloned().ok_or_else(|| missing(id))))
+        })
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {

@@ -25,7 +25,8 @@ use crate::{Error, ErrorKind, PoolStats, Result, backend::remote::Waiting};
 ///
 /// Requests that go out together cost the least, so that more connections are no faster. They are for when one is in the
 /// way of the others: when a reply was a long time coming (behind a wide value), calls are spread for a while, each to the
-/// connection on which the fewest wait, and more are opened; after a minute without one they are closed. A dead one is opened again by the next call that comes by;
+/// connection on which the fewest wait, and as long as none keeps up another is opened; after a minute without a stall these
+/// are closed. A dead one is opened again by the next call that comes by;
 /// the call waits for it only if there is no other.
 pub(super) struct Pool {
     settings: Arc<Settings>,
@@ -127,30 +128,37 @@ impl Pool {
         }
         let spread = self.spreads(now);
         let mut calmest: Option<Arc<Connection>> = None;
+        // Whether all are open, and none keeps up. One more is opened at a time.
+        let mut is_late = true;
         for slot in &slots[..width] {
             let Some(connection) = slot.living() else {
+                is_late = false;
                 self.dial_meanwhile(slot, now);
                 continue;
             };
             let silence = connection.pulse().silence(now);
             if silence > self.patience {
+                is_late = false;
                 connection.abandon();
                 self.dial_meanwhile(slot, now);
                 continue;
             }
             let in_flight = connection.pulse().in_flight();
-            if silence < connection.pulse().stall() && (in_flight == 0 || !spread) {
+            let keeps_up = silence < connection.pulse().stall();
+            if keeps_up && (in_flight == 0 || !spread) {
                 return Some(connection.lease(now));
             }
+            is_late &= !keeps_up;
             if calmest.as_ref().is_none_or(|calmest| in_flight < calmest.pulse().in_flight()) {
                 calmest = Some(connection);
             }
         }
-        if width < slots.len() && (self.alone || calmest.is_some()) {
+        if width < slots.len() && (self.alone || is_late) {
             self.widen(width, now);
-            if self.alone {
-                return None;
-            }
+        }
+        // Which has the fewest is seen there, also of those that are being opened.
+        if self.alone {
+            return None;
         }
         calmest.map(|connection| connection.lease(now))
     }

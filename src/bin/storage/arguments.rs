@@ -1,8 +1,11 @@
 //! The line: what stands before, between and after the commands.
 
-use std::env;
+use std::{env, ffi::OsString};
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{
+    CommandFactory, FromArgMatches, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 
 use crate::{
     commands::{
@@ -107,7 +110,17 @@ impl Arguments {
     /// What the line says.
     pub(crate) fn read() -> Result<Self, clap::Error> {
         let mut grammar = Self::grammar();
-        let mut found = grammar.try_get_matches_from_mut(env::args_os())?;
+        let mut line: Vec<OsString> = env::args_os().collect();
+        let mut found = grammar.try_get_matches_from_mut(&line);
+        // clap's own `help` does not know its --help.
+        let asked = ["--help", "-h"].map(OsString::from);
+        if line.last().is_some_and(|last| asked.contains(last))
+            && found.as_ref().is_err_and(is_unknown_command)
+        {
+            line.pop();
+            found = grammar.try_get_matches_from_mut(&line);
+        }
+        let mut found = found?;
         Self::from_arg_matches_mut(&mut found).map_err(|error| error.format(&mut grammar))
     }
 
@@ -125,6 +138,12 @@ impl Arguments {
         };
         Some(Failure::line(format!("`{name}` takes no --url: it {why}")))
     }
+}
+
+/// Whether `--help` was taken for a command.
+fn is_unknown_command(error: &clap::Error) -> bool {
+    let word = error.get(ContextKind::InvalidSubcommand);
+    matches!(word, Some(ContextValue::String(word)) if word.starts_with('-'))
 }
 
 /// The commands that take no `--url`.

@@ -151,8 +151,9 @@ impl Failure {
 
     /// The store could not be opened.
     pub(crate) fn opening(url: &str, error: &Error) -> Self {
-        // The URL names something that is no store, and never will be.
-        let exit = if error.kind() == ErrorKind::InvalidValue { Exit::Line } else { Exit::Unreachable };
+        // The URL names something that is no store, and never will be; but where a server says so, it may be different soon.
+        let is_lines = error.kind() == ErrorKind::InvalidValue && error.code().is_none();
+        let exit = if is_lines { Exit::Line } else { Exit::Unreachable };
         let failure = Self::of(exit, error);
         let failure = match shown(url) {
             Some(server) => failure.at(&server),
@@ -163,6 +164,9 @@ impl Failure {
                 failure.hint(format!("check the URL; {NEW}, and `schema up` makes one without a record"))
             }
             ErrorKind::NotFound => failure.hint(format!("check the URL; {NEW}")),
+            ErrorKind::InvalidValue if !is_lines => {
+                failure.hint("check the URL; no command makes a database on the server")
+            }
             ErrorKind::Busy => failure.hint("stop what has it open (a gateway?), or try again later"),
             _ => failure,
         }
@@ -245,6 +249,11 @@ impl Failure {
             backends.iter().filter(|(_, able)| *able).map(|(name, _)| format!("`{name}`")).collect();
         let message = format!("`{backend}` cannot {what}; backends that can: {}", able.join(", "));
         Self::new(Exit::Impossible, ErrorKind::Unsupported.as_str(), message)
+    }
+
+    /// A plan would not be applied, for this reason.
+    pub(crate) fn would_refuse(why: &str) -> Self {
+        Self::new(Exit::Error, ErrorKind::Conflict.as_str(), format!("it would be refused: {why}"))
     }
 
     /// A plan is not rolled back. The keys of configurations are shown, as `config list` does it.

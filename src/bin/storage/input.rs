@@ -82,6 +82,9 @@ impl Input {
     fn not_json(&self, error: &Error, hint: &str) -> Failure {
         let failure = Failure::value(error);
         match self {
+            _ if error.to_string().starts_with("whole numbers beyond 64 bits") => {
+                failure.hint("as a string it keeps its digits")
+            }
             Self::Text(_) if error.kind() == ErrorKind::InvalidValue => failure.hint(hint),
             _ => failure,
         }

@@ -14,7 +14,9 @@ use clap::{Args, ValueEnum};
 use futures_util::{StreamExt, pin_mut};
 use gateway_storage::{
     Error, ErrorKind, Exportable, IMPORT_CHUNK, RecordKind, Storage,
-    migrate::{self, Checkpoint, CopyEvent, CopyOptions, CopyReport, Filter, Glob, OnConflict, VerifyReport},
+    migrate::{
+        self, Checkpoint, CopyEvent, CopyOptions, CopyReport, Filter, Glob, OnConflict, Tallies, VerifyReport,
+    },
 };
 
 use crate::{
@@ -228,7 +230,7 @@ impl Moving<'_> {
         if let Some(error) = &report.stopped {
             return Err(self.stopped(error, false));
         }
-        Ok((conflicts > 0).then(|| (report, Failure::conflicts(conflicts))))
+        Ok((conflicts > 0).then(|| (nothing_written(report), Failure::conflicts(conflicts))))
     }
 
     /// The report, and how many records were in conflict.
@@ -385,6 +387,16 @@ impl Place {
             false => failure,
         }
     }
+}
+
+/// What a copy did that looked for conflicts and found some.
+fn nothing_written(mut report: CopyReport) -> CopyReport {
+    report.dry_run = false;
+    let Tallies { credentials, configs, usage, .. } = &mut report.tallies;
+    for tally in [credentials, configs, usage] {
+        (tally.written, tally.bytes) = (0, 0);
+    }
+    report
 }
 
 fn but(answer: Answer, failure: Option<Failure>) -> Answer {

@@ -64,6 +64,10 @@ use crate::{
 /// The last two rows are for backends with a pool, and sampled on an interval: see
 /// [`Storage::instrumented_pool`](crate::Storage::instrumented_pool).
 ///
+/// Metrics go to the recorder of the crate [`metrics`](https://docs.rs/metrics) 0.24, which must be the application's and its
+/// exporter's version, too: another version has a recorder of its own, and a metric that nothing records there is no error.
+/// `cargo tree --duplicates` shows whether there are two.
+///
 /// A recorder may be installed before or after this; an operation keeps the handles of the first one that it meets. (One whose type
 /// has no fields is taken for none.)
 ///
@@ -153,7 +157,9 @@ impl Instrument {
             handles,
             span,
             begun: is_timed.then(Instant::now),
-            operation,
+            name: operation.name,
+            kind: operation.kind,
+            is_backup: operation.backup,
             items: None,
             is_awaited: false,
             ended: false,
@@ -168,7 +174,9 @@ struct Running<'i> {
     handles: Option<&'i Handles>,
     span: Span,
     begun: Option<Instant>,
-    operation: Operation,
+    name: &'static str,
+    kind: OperationKind,
+    is_backup: bool,
     /// Of a stream that is not at its end.
     items: Option<u64>,
     /// Whether the stream was asked for an item and has not given it.
@@ -195,7 +203,7 @@ impl Running<'_> {
             Some(Err(error)) => self.end(Some(error)),
             None => {
                 self.end(None);
-                if self.operation.backup {
+                if self.is_backup {
                     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                     self.instrument.last_export.fetch_max(now.as_millis() as u64, Ordering::Relaxed);
                 }
@@ -212,7 +220,7 @@ impl Running<'_> {
         let now = self.begun.map(|begun| (Instant::now(), begun));
         let elapsed = now.map(|(now, begun)| now.duration_since(begun));
         if let (Some((now, _)), Some(elapsed)) = (now, elapsed) {
-            recent.measure(now, self.operation.kind, elapsed);
+            recent.measure(now, self.kind, elapsed);
         }
         if let Some(handles) = self.handles {
             handles.active.decrement(1.0);
@@ -220,7 +228,7 @@ impl Running<'_> {
                 handles.duration.record(elapsed);
             }
         }
-        let name = self.operation.name;
+        let name = self.name;
         let Some((kind, code)) = failure else {
             if !self.span.is_none() {
                 let _entered = self.span.enter();
@@ -289,7 +297,7 @@ impl Layer for Instrument {
     ) -> impl Stream<Item = Result<T>> + Send {
         let mut running = self.begin(operation, None);
         // It takes as long as its reader, which says nothing of the store.
-        running.operation.kind = OperationKind::Control;
+        running.kind = OperationKind::Control;
         running.items = Some(0);
         // Boxed once a stream, which is never short.
         let mut items = Box::pin(items);

@@ -15,7 +15,7 @@ pub(crate) enum Command {
     #[command(after_help = "\
 Examples:
   storage cache set models @models.json --ttl 90s
-  storage cache set lock held --ttl 50ms")]
+  storage cache set health ok --ttl 50ms")]
     Set {
         /// Its key
         key: Key,

@@ -1,8 +1,9 @@
 //! `storage plan`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
+    pin::pin,
     time::{Duration, SystemTime},
 };
 
@@ -10,7 +11,7 @@ use clap::{Args, Subcommand};
 use futures_util::TryStreamExt;
 use gateway_storage::{
     Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, ConfigBatch, ConfigValue, Expect, Key,
-    Mutation, Plan, Rollback, RollbackOptions, rfc3339_millis,
+    Mutation, Plan, PlanAction, Rollback, RollbackOptions, Storage, rfc3339_millis,
 };
 use serde_json::{Map, Value, json};
 
@@ -35,7 +36,8 @@ pub(crate) enum Command {
   ]
 `expect` is what must be stored before, `expect_absent` that nothing is; where one does not hold nothing is applied.
 
-The same plan under the same key is `replayed` and changes nothing; another plan under it is refused.
+The same plan under the same key is `replayed` and changes nothing; another plan under it is refused. A dry run finds the key in
+the audit, and takes its --ttl for the one with which the plan was applied.
 
 Examples:
   storage plan apply release-42.json --key release-42 --stage canary --dry-run
@@ -99,7 +101,7 @@ pub(crate) struct Apply {
     /// Who applies it, for the audit
     #[arg(long, default_value = SOURCE)]
     source: String,
-    /// Show what it would change, and change nothing
+    /// Show what it would change, change nothing, and exit as the real run would
     #[arg(long)]
     dry_run: bool,
     /// With --dry-run: show the values, too
@@ -147,13 +149,13 @@ impl Apply {
         let plan = Plan::from_json(input.json()?).map_err(|error| {
             Failure::value(&error).hint("`storage plan apply --help` shows what the file looks like")
         })?;
-        let storage = door.open().await?;
-        if self.dry_run {
-            let stored = storage.list_configs().await?;
-            return Ok(differences(&plan, &stored, self.reveal));
-        }
         let mut options = ApplyOptions::default().with_ttl(self.ttl).with_source(&self.source);
         options.stage.clone_from(&self.stage);
+        if self.dry_run {
+            options.check()?;
+            return self.dry_run(&plan, door.open().await?).await;
+        }
+        let storage = door.open().await?;
         let applied = storage.apply_plan(&self.key, &plan, &options).await.map_err(|error| {
             let blamed = error.key().map(|key| format!("it is the value of `{}`", key.as_str()));
             let failure = Failure::from(error);
@@ -167,6 +169,78 @@ impl Apply {
     }
 }
 
+impl Apply {
+    /// What the real run would do, and ends as it would.
+    async fn dry_run<B: ConfigBatch>(&self, plan: &Plan, storage: &Storage<B>) -> Result<Answer, Failure> {
+        let stored = storage.list_configs().await?;
+        let key = self.of_key(plan, storage).await?;
+        let is_replay = key == Some(OfKey::Replay);
+        // A replay expects nothing.
+        let unexpected = plan.mutations().iter().filter(|mutation| !is_replay && !holds(mutation, &stored));
+        let unexpected: Vec<&Key> = unexpected.map(|mutation| &mutation.key).collect();
+        let refused = match (key, unexpected.first()) {
+            (Some(OfKey::Other), _) => Some(Failure::would_refuse("another plan was applied under this key")),
+            (Some(OfKey::RolledBack), _) => Some(
+                Failure::would_refuse("the plan of this key was rolled back")
+                    .hint("apply it under another key"),
+            ),
+            (_, Some(key)) => Some(
+                Failure::would_refuse("a value is not what the plan expects")
+                    .hint(format!("it is the value of `{}`", key.as_str())),
+            ),
+            _ => None,
+        };
+        let answer = differences(plan, &stored, &unexpected.into_iter().collect(), is_replay, self.reveal);
+        Ok(match refused {
+            Some(failure) => Answer::But { answer: Box::new(answer), failure },
+            None => answer,
+        })
+    }
+
+    /// What the key names, as the audit tells. It does not tell how long: that is taken to be what this line says.
+    async fn of_key<B: ConfigBatch>(
+        &self,
+        plan: &Plan,
+        storage: &Storage<B>,
+    ) -> Result<Option<OfKey>, Failure> {
+        let filter = AuditFilter::default().with_key(&self.key).with_status(AuditStatus::Committed);
+        let mut entries = pin!(storage.audit_plans(filter));
+        let mut is_rolled_back = false;
+        while let Some(entry) = entries.try_next().await? {
+            if entry.action != PlanAction::Apply {
+                is_rolled_back = true;
+                continue;
+            }
+            let is_kept = entry.finished.checked_add(self.ttl).is_none_or(|end| SystemTime::now() < end);
+            return Ok(is_kept.then(|| match entry.payload_hash {
+                Some(hash) if hash != plan.payload_hash() => OfKey::Other,
+                _ if is_rolled_back => OfKey::RolledBack,
+                _ => OfKey::Replay,
+            }));
+        }
+        Ok(None)
+    }
+}
+
+/// What the key of a plan names already.
+#[derive(Clone, Copy, PartialEq)]
+enum OfKey {
+    Replay,
+    Other,
+    RolledBack,
+}
+
+/// Whether what a mutation expects is there.
+fn holds(mutation: &Mutation, stored: &BTreeMap<Key, ConfigValue>) -> bool {
+    match (&mutation.expect, stored.get(&mutation.key)) {
+        (None, _) => true,
+        (Some(Expect::Absent), found) => found.is_none(),
+        (Some(Expect::Value(wanted)), found) => {
+            found.is_some_and(|found| found.to_json() == wanted.to_json())
+        }
+    }
+}
+
 /// One word for people, and a document with it for programs.
 fn word(word: &str, more: &[(&str, Value)]) -> Answer {
     let more = more.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
@@ -175,20 +249,20 @@ fn word(word: &str, more: &[(&str, Value)]) -> Answer {
 }
 
 /// What the plan would change, by key.
-fn differences(plan: &Plan, stored: &BTreeMap<Key, ConfigValue>, reveal: bool) -> Answer {
+fn differences(
+    plan: &Plan,
+    stored: &BTreeMap<Key, ConfigValue>,
+    unexpected: &BTreeSet<&Key>,
+    is_replay: bool,
+    reveal: bool,
+) -> Answer {
     let last: BTreeMap<&Key, &Mutation> =
         plan.mutations().iter().map(|mutation| (&mutation.key, mutation)).collect();
-    let is_unexpected = |mutation: &&Mutation| match (&mutation.expect, stored.get(&mutation.key)) {
-        (None, _) => false,
-        (Some(Expect::Absent), found) => found.is_some(),
-        (Some(Expect::Value(wanted)), found) => found.is_none_or(|found| found.to_json() != wanted.to_json()),
-    };
-    let unexpected: BTreeMap<&Key, &Mutation> =
-        plan.mutations().iter().filter(is_unexpected).map(|mutation| (&mutation.key, mutation)).collect();
     let mut rows = Vec::new();
     let mut documents = Vec::new();
     for (key, mutation) in last {
-        let (before, after) = (stored.get(key), mutation.value.as_ref());
+        let before = stored.get(key);
+        let after = if is_replay { before } else { mutation.value.as_ref() };
         let change = match (before, after) {
             (None, None) => "none",
             (None, Some(_)) => "set",
@@ -196,7 +270,7 @@ fn differences(plan: &Plan, stored: &BTreeMap<Key, ConfigValue>, reveal: bool) -
             (Some(before), Some(after)) if before.to_json() == after.to_json() => "none",
             (Some(_), Some(_)) => "change",
         };
-        let holds = !unexpected.contains_key(key);
+        let holds = !unexpected.contains(key);
         let mut text = change.to_owned();
         let mut document = json!({ "key": key, "change": change, "expected": holds });
         if reveal {
@@ -212,6 +286,9 @@ fn differences(plan: &Plan, stored: &BTreeMap<Key, ConfigValue>, reveal: bool) -
         }
         if !holds {
             text.push_str("  (not what the plan expects: it would be refused)");
+        }
+        if is_replay {
+            text.push_str("  (the plan was applied before: it would be replayed)");
         }
         rows.push((key.as_str().to_owned(), text));
         documents.push(document);
