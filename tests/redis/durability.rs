@@ -6,7 +6,7 @@ use super::*;
 async fn waited_writes_do_not_queue_while_there_are_connections() -> Result {
     let server = Server::start(&[]);
     let storage =
-        Storage::<Redis>::open(format!("{}?wait_replicas=1&wait_timeout=4s", server.url()).as_str()).await?;
+        Storage::<Redis>::open(format!("{}?wait_replicas=1&wait_timeout=1s", server.url()).as_str()).await?;
     let writes: Vec<_> = (0..8)
         .map(|n| {
             let storage = storage.clone();
