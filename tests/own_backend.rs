@@ -53,8 +53,8 @@ fn is_same(left: Option<&ConfigValue>, right: Option<&ConfigValue>) -> bool {
     left.map(ConfigValue::to_json) == right.map(ConfigValue::to_json)
 }
 
-fn missing() -> Error {
-    Error::new(ErrorKind::NotFound, "no config has this key")
+fn missing(key: &Key) -> Error {
+    Error::new(ErrorKind::NotFound, "no config has this key").with_key(key)
 }
 
 impl State {
@@ -170,7 +170,7 @@ impl Backend for Own {
 
 impl ConfigStore for Own {
     async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
-        self.state().configs.get(key).cloned().ok_or_else(missing)
+        self.state().configs.get(key).cloned().ok_or_else(|| missing(key))
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
@@ -179,7 +179,7 @@ impl ConfigStore for Own {
     }
 
     async fn delete_config(&self, key: &Key) -> Result<()> {
-        self.state().configs.remove(key).map(drop).ok_or_else(missing)
+        self.state().configs.remove(key).map(drop).ok_or_else(|| missing(key))
     }
 
     async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{File, state::Draft};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, layer::time_left};
 
 /// This many records are read in less time than it takes to wait for a disk. More of them go to a thread of their own.
 pub(super) const FEW: usize = 1000;
@@ -25,7 +25,7 @@ pub(super) async fn work<T: Send + 'static>(
     if is_small {
         return work();
     }
-    match timeout(deadline, spawn_blocking(work)).await {
+    match timeout(time_left(deadline), spawn_blocking(work)).await {
         Ok(Ok(done)) => done,
         Ok(Err(_)) => Err(Error::new(
             ErrorKind::Internal,

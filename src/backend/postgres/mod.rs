@@ -26,7 +26,9 @@ use server::Server;
 use statement::{Sql, column};
 pub use transaction::PostgresTransaction;
 
-use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, backend::remote::Effect};
+use crate::{
+    Backend, Error, ErrorKind, Open, Result, StorageStats, backend::remote::Effect, layer::time_left,
+};
 
 /// How many chunks of a batch are under way at once: each has a connection.
 const CONCURRENT_CHUNKS: usize = 4;
@@ -105,6 +107,10 @@ impl Backend for Postgres {
         self.deadline = deadline;
     }
 
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
     async fn health(&self) -> Result<()> {
         let reply = self.call()?.run(Effect::Read, Sql::Health, &[]).await?;
         if column(reply.row()?, 0)? { Err(failure::of_code("25006")) } else { Ok(()) }
@@ -115,7 +121,7 @@ impl Backend for Postgres {
     }
 
     async fn close(&self) -> Result<()> {
-        self.server.close(self.deadline).await
+        self.server.close(time_left(self.deadline)).await
     }
 }
 
