@@ -1,6 +1,6 @@
 //! One error type for every operation of every backend.
 
-use std::{borrow::Cow, error::Error as StdError, fmt, io, sync::Arc};
+use std::{borrow::Cow, error::Error as StdError, fmt, io, iter, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -308,19 +308,18 @@ impl fmt::Debug for Inner {
 impl Inner {
     // Sources are printed by their Display: a driver's Debug can hold statements and parameters.
     fn fmt_debug(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = self.source.as_deref().map(|source| source as &dyn StdError);
+        let causes = iter::successors(first, |&cause| cause.source());
+        let causes: String = causes.map(|cause| format!(": {cause}")).collect();
         write!(f, "{}: {}", self.kind, self.message)?;
-        if let Some(code) = &self.code {
+        // The standard library's text of an I/O error has the code at its end.
+        if let Some(code) = self.code.as_deref().filter(|code| !causes.contains(&format!("({code})"))) {
             write!(f, " [{code}]")?;
         }
         if self.outcome == Outcome::Unknown {
             f.write_str(" (outcome unknown)")?;
         }
-        let mut source = self.source.as_deref().map(|source| source as &dyn StdError);
-        while let Some(cause) = source {
-            write!(f, ": {cause}")?;
-            source = cause.source();
-        }
-        Ok(())
+        f.write_str(&causes)
     }
 }
 
@@ -378,6 +377,14 @@ mod tests {
         assert_eq!(error.to_string(), "a usage record can't be read");
         assert_eq!(error.source().unwrap().to_string(), "disk");
         assert_eq!(error.key(), Some(&key));
+    }
+
+    #[test]
+    fn a_code_that_the_cause_tells_is_printed_once() {
+        let refused = Error::io("the server can't be reached", io::Error::from_raw_os_error(5));
+        assert_eq!(refused.code(), Some("os error 5"));
+        let text = format!("{refused:?}");
+        assert_eq!(text.matches("os error 5").count(), 1, "{text}");
     }
 
     #[test]

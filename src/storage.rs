@@ -9,6 +9,7 @@ use futures_core::Stream;
 use futures_util::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
+use tokio::task::consume_budget;
 
 use crate::{
     Applied, ApplyOptions, AsKey, AuditEntry, AuditFilter, Backend, BatchReport, CacheEntry, CacheStore,
@@ -17,8 +18,30 @@ use crate::{
     RecordKind, Result, Rollback, RollbackOptions, StorageStats, Transactional, UsageRecord, UsageStore,
 };
 
-/// How many records [`Storage::import`] hands to the backend at a time.
+/// How many records [`Storage::import`] hands to the backend at a time. Fewer, where they have four megabytes before.
 pub const IMPORT_CHUNK: usize = 500;
+
+/// A chunk ends when its records have this many bytes.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// The records that one call of [`Exportable::import`] takes.
+#[derive(Default)]
+pub(crate) struct Chunk {
+    pub(crate) records: Vec<Record>,
+    bytes: usize,
+}
+
+impl Chunk {
+    /// Whether it takes no more.
+    pub(crate) fn is_full(&self, most: usize) -> bool {
+        self.records.len() >= most || self.bytes >= CHUNK_BYTES
+    }
+
+    pub(crate) fn push(&mut self, record: Record) {
+        self.bytes += record.size();
+        self.records.push(record);
+    }
+}
 
 /// A store, by the type of its backend: what an application holds, clones and passes around.
 ///
@@ -547,26 +570,43 @@ impl<B> Storage<B> {
         self.backend.imports_while_exporting()
     }
 
-    /// Takes a stream of records in, [`IMPORT_CHUNK`] at a time. See [`Exportable::import`].
+    /// Takes a stream of records in, [`IMPORT_CHUNK`] at a time, or fewer if they are large. See [`Exportable::import`].
     ///
     /// # Errors
     ///
-    /// The stream's own error, or that of a whole chunk, ends it; what came before stays, so its outcome is
-    /// [`Unknown`](Outcome::Unknown) but in the first chunk, and which records failed is not told. Importing again is harmless;
-    /// [`migrate::copy`](crate::migrate::copy()) counts what it did.
+    /// The stream's own error, or that of a whole chunk, ends it, whichever comes first. All that the stream gave before its error is
+    /// imported, and what was imported stays: the error's outcome is [`Unknown`](Outcome::Unknown) then, and which records failed is not
+    /// told. Importing again is harmless; [`migrate::copy`](crate::migrate::copy()) counts what it did.
     pub async fn import(&self, records: impl Stream<Item = Result<Record>> + Send) -> Result<BatchReport>
     where
         B: Exportable,
     {
-        let mut chunks = pin!(records.chunks(IMPORT_CHUNK));
+        let mut records = pin!(records);
         let (mut report, mut offset) = (BatchReport::default(), 0);
-        while let Some(chunk) = chunks.next().await {
-            let ends = |error: Error| if offset > 0 { error.with_outcome(Outcome::Unknown) } else { error };
-            let chunk = chunk.into_iter().collect::<Result<Vec<Record>>>().map_err(ends)?;
-            report.append(offset, self.backend.import(&chunk).await.map_err(ends)?);
-            offset += chunk.len();
+        loop {
+            let (mut chunk, mut end) = (Chunk::default(), None);
+            while end.is_none() && !chunk.is_full(IMPORT_CHUNK) {
+                // A stream that is always ready would keep others from their turn.
+                consume_budget().await;
+                match records.next().await {
+                    Some(Ok(record)) => chunk.push(record),
+                    Some(Err(error)) => end = Some(Err(error)),
+                    None => end = Some(Ok(())),
+                }
+            }
+            let ends =
+                |error: Error, offset| if offset > 0 { error.with_outcome(Outcome::Unknown) } else { error };
+            if !chunk.records.is_empty() {
+                let imported = self.backend.import(&chunk.records).await;
+                report.append(offset, imported.map_err(|error| ends(error, offset))?);
+                offset += chunk.records.len();
+            }
+            match end {
+                None => {}
+                Some(Ok(())) => return Ok(report),
+                Some(Err(error)) => return Err(ends(error, offset)),
+            }
         }
-        Ok(report)
     }
 
     /// Counts the pool's connections. See [`Pooled::pool_stats`].

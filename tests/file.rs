@@ -2,13 +2,19 @@
 
 use std::{
     fs::{self, Permissions},
+    future::{Future, poll_fn},
+    hint::black_box,
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
+    pin::pin,
+    process::Command,
+    time::{Duration, Instant},
 };
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use gateway_storage::{
-    ApplyOptions, CredentialStore, Error, ErrorKind, File, FileConfig, Key, Outcome, Plan, Storage,
+    ApplyOptions, Credential, CredentialStore, Error, ErrorKind, Exportable, File, FileConfig, Increment,
+    Key, Outcome, Plan, Record, Storage,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -411,7 +417,7 @@ async fn a_path_that_is_not_unicode_is_a_path() {
 #[tokio::test]
 async fn a_directory_that_is_removed_or_replaced_is_found_by_the_next_write_and_by_health() {
     for replaced in [false, true] {
-        for asks_health in [false, true] {
+        for asks in ["a write", "health", "a compaction"] {
             let base = TempDir::new().unwrap();
             let path = base.path().join("store");
             let storage = open(&path).await.unwrap();
@@ -420,21 +426,22 @@ async fn a_directory_that_is_removed_or_replaced_is_found_by_the_next_write_and_
             if replaced {
                 let old = base.path().join("old");
                 fs::rename(&path, &old).unwrap();
-                fs::create_dir(&path).unwrap();
-                fs::copy(old.join("store.redb"), path.join("store.redb")).unwrap();
+                let copied = Command::new("cp").arg("-a").args([&old, &path]).status().unwrap();
+                assert!(copied.success());
             } else {
                 fs::remove_dir_all(&path).unwrap();
             }
-            let error = if asks_health {
-                storage.health().await.unwrap_err()
-            } else {
-                storage.set_config("a", json!(2)).await.unwrap_err()
+            let error = match asks {
+                "a write" => storage.set_config("a", json!(2)).await.unwrap_err(),
+                "health" => storage.health().await.unwrap_err(),
+                _ => storage.backend().compact().await.unwrap_err(),
             };
             assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
             assert!(!error.is_retryable(), "it takes an operator");
             assert!(error.to_string().contains("open it again"), "{error}");
             storage.set_config("b", json!(1)).await.unwrap_err();
             storage.health().await.unwrap_err();
+            assert!(!storage.stats().await.unwrap().healthy);
             assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1), "reads go on");
             storage.close().await.unwrap();
             if replaced {
@@ -442,4 +449,98 @@ async fn a_directory_that_is_removed_or_replaced_is_found_by_the_next_write_and_
             }
         }
     }
+}
+
+/// How long the longest poll of a call took, and all of it: while a poll runs, its thread does nothing else.
+async fn polled<T>(call: impl Future<Output = T>) -> (Duration, Duration) {
+    let (mut call, mut longest, begun) = (pin!(call), Duration::ZERO, Instant::now());
+    let done = poll_fn(|context| {
+        let polled = Instant::now();
+        let state = call.as_mut().poll(context);
+        longest = longest.max(polled.elapsed());
+        state
+    });
+    drop(black_box(done.await));
+    (longest, begun.elapsed())
+}
+
+/// A call's longest poll must be a small part of the whole: that of the call itself, or what is given. The best of some, since
+/// another process may take the thread's turn.
+async fn leaves_room<F: Future>(what: &str, whole: Option<Duration>, call: impl Fn() -> F) {
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        let (longest, all) = polled(call()).await;
+        if longest * 4 < whole.unwrap_or(all) {
+            return;
+        }
+        seen.push((longest, all));
+    }
+    panic!("{what} keeps its thread: {seen:?}, {whole:?}");
+}
+
+#[tokio::test]
+async fn what_is_large_leaves_the_thread_to_others() {
+    const MANY: usize = 100_000;
+    let base = TempDir::new().unwrap();
+    let mut config = FileConfig::new(base.path());
+    config.deadline = Duration::from_secs(120);
+    let storage = Storage::<File>::open(config).await.unwrap();
+    let key = |n: usize| Key::new(&format!("key {n}")).unwrap();
+    let credentials: Vec<(Key, Credential)> =
+        (0..MANY).map(|n| (key(n), json!({ "token": "x".repeat(50), "n": n }).try_into().unwrap())).collect();
+    let ids: Vec<Key> = credentials.iter().map(|(id, _)| id.clone()).collect();
+    let mut records: Vec<Record> = ids
+        .iter()
+        .map(|key| Record::Config { key: key.clone(), value: json!(1).try_into().unwrap() })
+        .collect();
+    let field = key(0);
+    records.extend(ids.iter().map(|key| Record::Usage { key: key.clone(), field: field.clone(), count: 1 }));
+    assert!(storage.set_credentials(&credentials).await.unwrap().is_complete());
+    assert!(storage.backend().import(&records).await.unwrap().is_complete());
+    let wide = key(MANY);
+    let increments: Vec<Increment> =
+        ids.iter().map(|id| Increment { key: wide.clone(), field: id.clone(), delta: 1 }).collect();
+    assert!(storage.increment_many(&increments).await.unwrap().is_complete());
+
+    leaves_room("list_credentials", None, || storage.list_credentials()).await;
+    leaves_room("list_configs", None, || storage.list_configs()).await;
+    leaves_room("list_usage", None, || storage.list_usage()).await;
+    leaves_room("get_usage", None, || storage.get_usage(&wide)).await;
+    leaves_room("get_credentials", None, || storage.get_credentials(&ids)).await;
+    leaves_room("export", None, || storage.export().collect::<Vec<_>>()).await;
+
+    // Beside a write the committer's time says nothing, so they are compared with the encoding alone.
+    let whole = |encode: &dyn Fn()| {
+        let begun = Instant::now();
+        encode();
+        begun.elapsed()
+    };
+    let encoding =
+        whole(&|| credentials.iter().for_each(|(_, credential)| drop(black_box(credential.to_json()))));
+    leaves_room("set_credentials", Some(encoding), || storage.set_credentials(&credentials)).await;
+    let records: Vec<Record> = credentials
+        .iter()
+        .map(|(id, credential)| Record::Credential { id: id.clone(), credential: credential.clone() })
+        .collect();
+    leaves_room("import", Some(encoding), || storage.backend().import(&records)).await;
+    let copying = whole(&|| drop(black_box(increments.to_vec())));
+    leaves_room("increment_many", Some(copying), || storage.increment_many(&increments)).await;
+    storage.close().await.unwrap();
+}
+
+/// Few records cost no way to another thread and back.
+#[tokio::test]
+async fn what_is_small_is_answered_at_once() {
+    let base = TempDir::new().unwrap();
+    let storage = open(base.path()).await.unwrap();
+    storage.set_credential("a", json!({})).await.unwrap();
+    storage.set_config("a", json!(1)).await.unwrap();
+    storage.increment_usage("a", "n", 1).await.unwrap();
+    let ids = [Key::new("a").unwrap()];
+    assert_eq!(storage.list_credentials().now_or_never().unwrap().unwrap().len(), 1);
+    assert_eq!(storage.list_configs().now_or_never().unwrap().unwrap().len(), 1);
+    assert_eq!(storage.list_usage().now_or_never().unwrap().unwrap().len(), 1);
+    assert_eq!(storage.get_usage("a").now_or_never().unwrap().unwrap().len(), 1);
+    assert_eq!(storage.get_credentials(&ids).now_or_never().unwrap().unwrap().credentials.len(), 1);
+    assert_eq!(storage.export().collect::<Vec<_>>().now_or_never().unwrap().len(), 3);
 }

@@ -12,10 +12,9 @@ use super::{
     CopyEvent, CopyFailure, CopyOptions, OnConflict, Tallies,
     join::{Lines, Sorted, match_of},
 };
-use crate::{Error, ErrorKind, Exportable, Outcome, Record, RecordKind, Result, Storage, codec::RecordKey};
-
-/// A chunk ends when its records have this many bytes.
-const CHUNK_BYTES: usize = 4 << 20;
+use crate::{
+    Error, ErrorKind, Exportable, Outcome, Record, RecordKind, Result, Storage, codec::RecordKey, storage,
+};
 
 /// A chunk ends when so many times its size were read, and found to need no writing: someone waits for news.
 const UNCHANGED: usize = 10;
@@ -29,7 +28,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(super) struct Chunk {
     /// What is to be written.
-    records: Vec<Record>,
+    writes: storage::Chunk,
     pub(super) tallies: Tallies,
     pub(super) failures: Vec<CopyFailure>,
     /// The last record that was read, if all up to it is done.
@@ -86,8 +85,8 @@ where
     /// Whether there may be more.
     async fn fill(&mut self, chunk: &mut Chunk) -> Result<bool> {
         let most = self.pace.as_ref().map_or(self.options.batch, |pace| pace.burst.min(self.options.batch));
-        let (mut read, mut bytes) = (0, 0);
-        while chunk.records.len() < most && read < UNCHANGED.saturating_mul(most) && bytes < CHUNK_BYTES {
+        let mut read = 0;
+        while !chunk.writes.is_full(most) && read < UNCHANGED.saturating_mul(most) {
             let Some(key) = self.source.peek().await? else { return Ok(false) };
             let found = match &mut self.target {
                 Some(target) => match_of(key, target).await?,
@@ -125,10 +124,7 @@ where
                         return Err(error.with_key(record.key()));
                     }
                 }
-                Some(_) | None => {
-                    bytes += record.size();
-                    chunk.records.push(record);
-                }
+                Some(_) | None => chunk.writes.push(record),
             }
         }
         Ok(true)
@@ -180,7 +176,7 @@ pub(super) async fn write<B: Exportable>(
     mut stops: watch::Receiver<bool>,
     mut retrying: impl FnMut(CopyEvent) + Send,
 ) -> Chunk {
-    let mut records = mem::take(&mut chunk.records);
+    let mut records = mem::take(&mut chunk.writes).records;
     let (mut pause, mut outcome) = (FIRST_PAUSE, Outcome::NotApplied);
     for tried in 1.. {
         let failures = if dry_run || records.is_empty() {

@@ -39,7 +39,7 @@ pub(super) struct Committer {
 
 enum Message {
     Write(Box<dyn Write>),
-    Compact(oneshot::Sender<Result<()>>),
+    Compact(oneshot::Sender<Result<u64>>),
     Close,
 }
 
@@ -89,8 +89,8 @@ impl Committer {
         }
     }
 
-    /// Compacts the store, after the writes that were queued before.
-    pub(super) async fn compact(&self, deadline: Duration) -> Result<()> {
+    /// Compacts the store, after the writes that were queued before. Says how many bytes the file has lost.
+    pub(super) async fn compact(&self, deadline: Duration) -> Result<u64> {
         let (reply, answer) = oneshot::channel();
         match tokio::time::timeout(deadline, self.ask(Message::Compact(reply), answer)).await {
             Ok(answer) => answer.unwrap_or_else(|| Err(Error::closed())),
@@ -230,15 +230,21 @@ impl Worker {
         }
     }
 
-    fn compact(&mut self) -> Result<()> {
+    fn compact(&mut self) -> Result<u64> {
         if let Some(first) = &self.failed {
             return Err(refused(first));
         }
         let compacted = guarded(|| self.engine.compact());
-        if let Err(error) = &compacted {
-            self.failed.get_or_insert_with(|| error.clone());
+        match compacted {
+            // The file is as it was.
+            Err(error) if error.kind() == ErrorKind::Busy => Err(error),
+            Err(error) => {
+                let error = error.with_retryable(false);
+                self.failed = Some(error.clone());
+                Err(error)
+            }
+            compacted => compacted,
         }
-        compacted
     }
 }
 
@@ -252,7 +258,7 @@ fn refused(first: &Error) -> Error {
 }
 
 /// Runs the engine, whose panic must not leave the callers without an answer.
-fn guarded(work: impl FnOnce() -> Result<()>) -> Result<()> {
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         Err(Error::new(ErrorKind::Internal, "the storage engine panicked").with_outcome(Outcome::Unknown))
     })

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::File;
+use super::{
+    File,
+    work::{FEW, work},
+};
 use crate::{
     ConfigStore, ConfigValue, Key, Result,
     codec::{RecordKey, encode_config},
@@ -28,8 +31,11 @@ impl ConfigStore for File {
     }
 
     async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {
-        let state = self.state()?;
-        state.check(|name| matches!(name, RecordKey::Config(_)))?;
-        Ok(state.configs.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
+        let state = self.snapshot()?;
+        work(self.deadline, state.configs.len() <= FEW, move || {
+            state.check(|name| matches!(name, RecordKey::Config(_)))?;
+            Ok(state.configs.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
+        })
+        .await
     }
 }

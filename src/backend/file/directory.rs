@@ -10,7 +10,7 @@ use std::{
 use crate::{Error, ErrorKind, Result};
 
 /// The store's file in its directory.
-pub(super) const STORE: &str = "store.redb";
+const STORE: &str = "store.redb";
 
 /// A store that is being made: renamed to [`STORE`] once it is whole and on disk.
 const UNFINISHED: &str = "store.redb.new";
@@ -118,6 +118,11 @@ impl Directory {
         }
     }
 
+    /// The size of the store's file in bytes, if the system says it.
+    pub(super) fn size(&self) -> Option<u64> {
+        size(&self.path)
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -132,6 +137,11 @@ impl Directory {
             }
         })
     }
+}
+
+/// The size of the file of the store in this directory, if the system says it.
+pub(super) fn size(path: &Path) -> Option<u64> {
+    fs::metadata(path.join(STORE)).ok().map(|file| file.len())
 }
 
 /// Makes the directory and what is missing above it, each one's name durable.

@@ -6,8 +6,8 @@ use std::{
 };
 
 use redb::{
-    Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError,
-    backends::FileBackend,
+    Builder, CompactionError, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    TableError, backends::FileBackend,
 };
 
 use super::{directory::Directory, state::State};
@@ -89,9 +89,26 @@ impl Engine {
             .map_err(|error| error.with_outcome(Outcome::Unknown))
     }
 
-    /// Moves the free space to the end of the file and cuts it off.
-    pub(super) fn compact(&mut self) -> Result<()> {
-        self.database.compact().map(drop).map_err(|error| not_written(error.into()))
+    /// Moves the free space to the end of the file and cuts it off. Says how many bytes the file has lost.
+    ///
+    /// Busy: it was refused, and the file is as it was.
+    pub(super) fn compact(&mut self) -> Result<u64> {
+        use CompactionError::{EphemeralSavepointExists, PersistentSavepointExists, TransactionInProgress};
+        self.check()?;
+        let before = self.size().unwrap_or(0);
+        let compacted = self.database.compact().map_err(|error| match error {
+            EphemeralSavepointExists | PersistentSavepointExists | TransactionInProgress => {
+                Error::new(ErrorKind::Busy, "the store can't be compacted while it is read")
+                    .with_source(error)
+            }
+            error => not_written(error.into()).with_outcome(Outcome::Unknown),
+        });
+        compacted.and_then(|_| self.check().map_err(|error| error.with_outcome(Outcome::Unknown)))?;
+        Ok(before.saturating_sub(self.size().unwrap_or(before)))
+    }
+
+    fn size(&self) -> Option<u64> {
+        self.directory.as_ref().and_then(Directory::size)
     }
 
     /// Closes the store properly, so that opening it needs no repair.
@@ -290,6 +307,20 @@ pub(super) mod tests {
             initialize(&new).unwrap();
             new.close().unwrap();
             Engine::on(self.clone(), "test").unwrap()
+        }
+
+        /// The same, as if its file were the one that this directory has open.
+        pub(in crate::backend::file) fn store_in(&self, directory: Directory) -> (Engine, State) {
+            let (mut engine, state) = self.store();
+            engine.directory = Some(directory);
+            (engine, state)
+        }
+    }
+
+    impl Engine {
+        /// While this is kept, the engine refuses to compact.
+        pub(in crate::backend::file) fn reader(&self) -> impl Send + use<> {
+            self.database.begin_read().unwrap()
         }
     }
 

@@ -6,9 +6,10 @@ use futures_util::{StreamExt, stream};
 use super::{
     File,
     state::{Draft, PersistentMap, State},
+    work::{FEW, copied, work},
 };
 use crate::{
-    BatchReport, Exportable, Key, Record, Result,
+    BatchReport, Error, Exportable, Key, Record, Result,
     backend::snapshot::stream_of,
     codec::{RecordKey, encode_config, encode_credential},
 };
@@ -17,10 +18,15 @@ impl Exportable for File {
     /// The state when the stream was made: a snapshot, which holds its memory until the stream is dropped. If a record can't be
     /// read, that is the end of the stream, behind all that can.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
-        let state = self.state().map(|state| State::clone(&state));
-        let is_record = |name: &RecordKey| !matches!(name, RecordKey::Audit(_) | RecordKey::Plan(_));
-        let damage = state.as_ref().ok().and_then(|state| state.check(is_record).err());
-        stream_of(state.map(records)).chain(stream::iter(damage.map(Err)))
+        let (state, deadline) = (self.snapshot(), self.deadline);
+        let sorted = async move {
+            let state = state?;
+            let is_small =
+                [state.credentials.len(), state.configs.len(), state.usage.len()].iter().sum::<usize>()
+                    <= FEW;
+            work(deadline, is_small, move || Ok(Sorted::from(state))).await
+        };
+        stream::once(sorted).map(|sorted| stream_of(sorted.map(Sorted::records))).flatten()
     }
 
     fn exports_snapshot(&self) -> bool {
@@ -28,31 +34,65 @@ impl Exportable for File {
     }
 
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
-        let writes: Vec<_> = records.iter().map(|record| (record.clone(), encode(record))).collect();
-        self.write(move |draft| {
-            let succeeded = writes.len();
-            for (record, encoded) in writes {
-                put(draft, record, encoded);
-            }
-            Ok(BatchReport { succeeded, failures: Vec::new() })
-        })
+        let records = copied(records).await;
+        let encode = |record| {
+            let encoded = encode(&record);
+            (record, encoded)
+        };
+        self.encode_and_write(
+            records.len(),
+            move || records.into_iter().map(encode).collect::<Vec<_>>(),
+            |draft, writes| {
+                let succeeded = writes.len();
+                for (record, encoded) in writes {
+                    put(draft, record, encoded);
+                }
+                Ok(BatchReport { succeeded, failures: Vec::new() })
+            },
+        )
         .await
     }
 }
 
-fn records(state: State) -> impl Iterator<Item = Record> + Send {
-    let State { credentials, configs, usage, .. } = state;
-    let credentials = sorted(&credentials).into_iter().filter_map(move |id| {
-        credentials.get(&id).cloned().map(|credential| Record::Credential { id, credential })
-    });
-    let configs = sorted(&configs)
-        .into_iter()
-        .filter_map(move |key| configs.get(&key).cloned().map(|value| Record::Config { key, value }));
-    let counters = sorted(&usage).into_iter().flat_map(move |key| {
-        let record = usage.get(&key).cloned().unwrap_or_default();
-        record.into_iter().map(move |(field, count)| Record::Usage { key: key.clone(), field, count })
-    });
-    credentials.chain(configs).chain(counters)
+/// A state, and the order of its records.
+struct Sorted {
+    state: State,
+    credentials: Vec<Key>,
+    configs: Vec<Key>,
+    usage: Vec<Key>,
+    /// That of a record which can't be read.
+    damage: Option<Error>,
+}
+
+impl From<State> for Sorted {
+    fn from(state: State) -> Self {
+        let is_record = |name: &RecordKey| !matches!(name, RecordKey::Audit(_) | RecordKey::Plan(_));
+        Self {
+            credentials: sorted(&state.credentials),
+            configs: sorted(&state.configs),
+            usage: sorted(&state.usage),
+            damage: state.check(is_record).err(),
+            state,
+        }
+    }
+}
+
+impl Sorted {
+    fn records(self) -> impl Iterator<Item = Result<Record>> + Send {
+        let State { credentials, configs, usage, .. } = self.state;
+        let credentials = self.credentials.into_iter().filter_map(move |id| {
+            credentials.get(&id).cloned().map(|credential| Record::Credential { id, credential })
+        });
+        let configs = self
+            .configs
+            .into_iter()
+            .filter_map(move |key| configs.get(&key).cloned().map(|value| Record::Config { key, value }));
+        let counters = self.usage.into_iter().flat_map(move |key| {
+            let record = usage.get(&key).cloned().unwrap_or_default();
+            record.into_iter().map(move |(field, count)| Record::Usage { key: key.clone(), field, count })
+        });
+        credentials.chain(configs).chain(counters).map(Ok).chain(self.damage.map(Err))
+    }
 }
 
 fn sorted<V>(map: &PersistentMap<V>) -> Vec<Key> {
@@ -61,7 +101,7 @@ fn sorted<V>(map: &PersistentMap<V>) -> Vec<Key> {
     keys
 }
 
-/// JSON for a document, nothing for a counter; made on the caller's thread, which the committer's waits for nobody.
+/// JSON for a document, nothing for a counter; not made on the committer's thread, for which all others wait.
 fn encode(record: &Record) -> Vec<u8> {
     match record {
         Record::Credential { credential, .. } => encode_credential(credential),

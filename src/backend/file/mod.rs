@@ -10,6 +10,7 @@ mod options;
 mod plan;
 mod state;
 mod usage;
+mod work;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -17,9 +18,11 @@ use arc_swap::ArcSwap;
 use committer::Committer;
 use directory::Directory;
 use engine::Engine;
+use futures_util::future;
 pub use options::FileConfig;
 use serde_json::json;
 use state::{Draft, State};
+use work::work;
 
 use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, codec::RecordKey, layer::time_left};
 
@@ -49,6 +52,8 @@ use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, codec::Record
 ///   [`health`](Backend::health) is [`Unavailable`](ErrorKind::Unavailable) until the store is opened again.
 /// - A directory that is removed or replaced while the store is open (a backup that is moved in its place) is found by the next
 ///   write and by `health`: they are `Unavailable`, as is everything later until the store is opened again.
+/// - No call keeps a thread of the runtime for long: lists, exports and batches of many records are read, sorted and encoded on Tokio's
+///   threads for blocking work. What is small is answered at once.
 /// - Dropping the last handle closes the store, and waits for the commit under way;
 ///   [`close`](crate::Storage::close) does so without blocking the thread.
 ///
@@ -75,6 +80,11 @@ impl File {
         if state.is_closed() { Err(Error::closed()) } else { Ok(state) }
     }
 
+    /// The same, to be taken to another thread: O(1).
+    fn snapshot(&self) -> Result<State> {
+        self.state().map(|state| State::clone(&state))
+    }
+
     /// Queues a change and waits until it is on disk.
     async fn write<T: Send + 'static>(
         &self,
@@ -92,14 +102,13 @@ impl File {
     ///
     /// As any write. A call that is dropped, or is over its deadline, may still compact.
     pub async fn compact(&self) -> Result<u64> {
-        let before = self.size().unwrap_or(0);
-        self.store.committer.compact(time_left(self.deadline)).await?;
-        Ok(before.saturating_sub(self.size().unwrap_or(before)))
+        self.store.committer.compact(time_left(self.deadline)).await
     }
 
-    /// The file's size in bytes, if the system says it.
-    fn size(&self) -> Option<u64> {
-        std::fs::metadata(self.store.path.join(directory::STORE)).ok().map(|file| file.len())
+    /// The file's size in bytes, if the system says it within the deadline.
+    async fn size(&self) -> Option<u64> {
+        let path = self.store.path.clone();
+        work(self.deadline, false, move || Ok(directory::size(&path))).await.ok().flatten()
     }
 
     /// Where the store is, as an absolute path.
@@ -139,7 +148,8 @@ impl Backend for File {
     }
 
     async fn stats(&self) -> Result<StorageStats> {
-        let healthy = match self.health().await {
+        let (health, total_size) = future::join(self.health(), self.size()).await;
+        let healthy = match health {
             Ok(()) => true,
             Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
             Err(_) => false,
@@ -153,7 +163,7 @@ impl Backend for File {
             credential_count: credentials as u64,
             config_count: configs as u64,
             usage_record_count: state.usage.len() as u64,
-            total_size: self.size(),
+            total_size,
             ..StorageStats::new(self.label())
         };
         for (name, value) in [
@@ -199,9 +209,12 @@ mod tests {
     use super::{engine::tests::Disk, *};
     use crate::{DEFAULT_DEADLINE, Outcome, Storage};
 
-    fn store_on(disk: &Disk) -> Storage<File> {
-        let (engine, state) = disk.store();
+    fn on((engine, state): (Engine, State)) -> Storage<File> {
         Storage::new(File::start(engine, state, PathBuf::from("test"), DEFAULT_DEADLINE).unwrap())
+    }
+
+    fn store_on(disk: &Disk) -> Storage<File> {
+        on(disk.store())
     }
 
     #[tokio::test]
@@ -227,6 +240,68 @@ mod tests {
         );
     }
 
+    /// What is on disk then has no name, and whether the directory was removed before or after is not known.
+    #[tokio::test]
+    async fn a_directory_that_is_removed_during_a_write_is_found_before_the_answer() {
+        let base = tempfile::TempDir::new().unwrap();
+        let path = base.path().join("store");
+        let mut directory = Directory::open(&path, true).unwrap();
+        directory.note(&directory.new_store().unwrap()).unwrap();
+        directory.finish().unwrap();
+        let disk = Disk::default();
+        let storage = on(disk.store_in(directory));
+        storage.set_config("a", json!(1)).await.unwrap();
+
+        disk.stalled.store(true, Ordering::SeqCst);
+        let write = tokio::spawn({
+            let storage = storage.clone();
+            async move { storage.set_config("a", json!(2)).await }
+        });
+        disk.stalls().await;
+        std::fs::remove_dir_all(&path).unwrap();
+        disk.stalled.store(false, Ordering::SeqCst);
+        let error = write.await.unwrap().unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
+        assert!(error.to_string().contains("was removed"), "{error}");
+        let error = storage.set_config("a", json!(3)).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+        assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1), "what was acknowledged");
+    }
+
+    #[tokio::test]
+    async fn a_compaction_that_is_refused_and_a_change_that_panics_end_nothing() {
+        let disk = Disk::default();
+        let (engine, state) = disk.store();
+        let reader = engine.reader();
+        let storage = on((engine, state));
+        let error = storage.backend().compact().await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Busy, Outcome::NotApplied));
+        storage.set_config("a", json!(1)).await.unwrap();
+        drop(reader);
+        storage.backend().compact().await.unwrap();
+
+        let error = storage.backend().write(|_| -> Result<()> { panic!("on purpose") }).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Internal, Outcome::NotApplied));
+        storage.set_config("a", json!(2)).await.unwrap();
+        storage.health().await.unwrap();
+
+        disk.cannot_sync.store(true, Ordering::SeqCst);
+        storage.set_config("b", json!("x".repeat(100_000))).await.unwrap_err();
+        storage.backend().compact().await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn every_closer_hears_that_closing_failed() {
+        let disk = Disk::default();
+        let storage = store_on(&disk);
+        storage.set_config("a", json!(1)).await.unwrap();
+        disk.cannot_sync.store(true, Ordering::SeqCst);
+        let (one, other) = tokio::join!(storage.clone().close(), storage.clone().close());
+        for closed in [one, other, storage.close().await] {
+            assert_eq!(closed.unwrap_err().code(), Some("os error 5"));
+        }
+    }
+
     #[tokio::test]
     async fn a_full_disk_is_unavailable_and_loses_nothing() {
         let disk = Disk::default();
@@ -246,9 +321,7 @@ mod tests {
         drop(storage);
 
         disk.full.store(false, Ordering::SeqCst);
-        let (engine, state) = Engine::on(disk, "test").unwrap();
-        let storage =
-            Storage::new(File::start(engine, state, PathBuf::from("test"), DEFAULT_DEADLINE).unwrap());
+        let storage = on(Engine::on(disk, "test").unwrap());
         assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1));
         for earlier in 1..n {
             storage.get_config(format!("big-{earlier}")).await.expect("it was acknowledged");

@@ -6,7 +6,6 @@ use std::{
 };
 
 use futures_core::Stream;
-use futures_util::{StreamExt, future, stream};
 
 use super::{
     File,
@@ -15,6 +14,7 @@ use super::{
 use crate::{
     Applied, ApplyOptions, AuditEntry, AuditFilter, Backend, ConfigBatch, ConfigValue, Key, PayloadHash,
     Plan, Result, Rollback, RollbackOptions,
+    backend::snapshot::stream_of,
     capability::{ApplyStep, Attempt, RollbackStep, apply_step, rollback_step},
     codec::{PlanRecord, RecordKey, encode_config, to_millis},
 };
@@ -32,27 +32,26 @@ fn check<'k>(state: &State, keys: impl Iterator<Item = &'k Key> + Clone) -> Resu
     state.check(|name| matches!(name, RecordKey::Config(damaged) if keys.clone().any(|key| key == damaged)))
 }
 
-/// What the caller asks for, made on its own thread.
+/// What the caller asks for.
 struct Order {
     backend: &'static str,
     begun: Instant,
     key: Key,
     plan: Plan,
-    payload: PayloadHash,
     options: ApplyOptions,
     ttl: u64,
 }
 
-fn apply(draft: &mut Draft, order: &Order) -> Result<Applied> {
-    let Order { backend, begun, key, plan, payload, options, ttl } = order;
-    let attempt = Attempt { begun: *begun, ..Attempt::to_apply(backend, key, plan, *payload, options) };
+fn apply(draft: &mut Draft, order: &Order, payload: PayloadHash) -> Result<Applied> {
+    let Order { backend, begun, key, plan, options, ttl } = order;
+    let attempt = Attempt { begun: *begun, ..Attempt::to_apply(backend, key, plan, payload, options) };
     let now = SystemTime::now();
     let applied = to_millis(now);
     draft.forget_plans(applied);
     let state = draft.state();
     let record = state.plan(key)?.map(|record| &**record);
     check(state, plan.mutations().iter().map(|mutation| &mutation.key))?;
-    let step = apply_step(plan, *payload, record, |key| state.configs.get(key).cloned());
+    let step = apply_step(plan, payload, record, |key| state.configs.get(key).cloned());
     let (status, error, result) = step.end();
     let entry = attempt.entry(status, error, now)?;
     if let ApplyStep::Change(changes) = step {
@@ -60,7 +59,7 @@ fn apply(draft: &mut Draft, order: &Order) -> Result<Applied> {
             put(draft, &change.key, change.after.as_ref());
         }
         let record = PlanRecord {
-            payload: *payload,
+            payload,
             mutations: plan.len(),
             stage: options.stage.clone(),
             applied,
@@ -108,11 +107,12 @@ impl ConfigBatch for File {
             backend: self.label(),
             begun: Instant::now(),
             key: key.clone(),
-            payload: plan.payload_hash(),
             plan: plan.clone(),
             options: options.clone(),
         };
-        self.write(move |draft| apply(draft, &order)).await
+        let plan = plan.clone();
+        let change = move |draft: &mut Draft, payload| apply(draft, &order, payload);
+        self.encode_and_write(plan.len(), move || plan.payload_hash(), change).await
     }
 
     async fn rollback_plan(&self, key: &Key, options: &RollbackOptions) -> Result<Rollback> {
@@ -127,20 +127,16 @@ impl ConfigBatch for File {
     }
 
     fn audit_plans(&self, filter: AuditFilter) -> impl Stream<Item = Result<AuditEntry>> + Send {
-        match self.state() {
-            Ok(state) => {
-                let limit = filter.limit.unwrap_or(usize::MAX);
-                let entries = state.audit.clone();
-                let numbers: Vec<u64> = entries.keys().rev().copied().collect();
-                let wanted = numbers
-                    .into_iter()
-                    .filter_map(move |number| entries.get(&number).cloned())
-                    .filter(move |entry| filter.wants(entry));
-                let damage = state.check(|name| matches!(name, RecordKey::Audit(_))).err();
-                let entries = wanted.map(|entry| Ok(AuditEntry::clone(&entry))).chain(damage.map(Err));
-                stream::iter(entries.take(limit)).left_stream()
-            }
-            Err(error) => stream::once(future::ready(Err(error))).right_stream(),
-        }
+        stream_of(self.state().map(|state| {
+            let limit = filter.limit.unwrap_or(usize::MAX);
+            let entries = state.audit.clone();
+            let numbers: Vec<u64> = entries.keys().rev().copied().collect();
+            let wanted = numbers
+                .into_iter()
+                .filter_map(move |number| entries.get(&number).cloned())
+                .filter(move |entry| filter.wants(entry));
+            let damage = state.check(|name| matches!(name, RecordKey::Audit(_))).err();
+            wanted.map(|entry| Ok(AuditEntry::clone(&entry))).chain(damage.map(Err)).take(limit)
+        }))
     }
 }

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{File, state::record_of};
+use super::{
+    File,
+    state::{Counters, State, record_of},
+    work::{FEW, copied, work},
+};
 use crate::{BatchReport, Increment, Key, Result, UsageRecord, UsageStore, codec::RecordKey};
 
 impl UsageStore for File {
@@ -12,7 +16,7 @@ impl UsageStore for File {
     }
 
     async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
-        let increments = increments.to_vec();
+        let increments = copied(increments).await;
         self.write(move |draft| {
             let mut report = BatchReport::default();
             for (index, Increment { key, field, delta }) in increments.into_iter().enumerate() {
@@ -25,7 +29,15 @@ impl UsageStore for File {
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
-        self.state()?.usage_record(key)
+        let state = {
+            let state = self.state()?;
+            if state.usage.get(key).is_none_or(|record| record.len() <= FEW) {
+                return state.usage_record(key);
+            }
+            State::clone(&state)
+        };
+        let key = key.clone();
+        work(self.deadline, false, move || state.usage_record(&key)).await
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {
@@ -34,8 +46,13 @@ impl UsageStore for File {
     }
 
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
-        let state = self.state()?;
-        state.check(|name| matches!(name, RecordKey::Usage(..)))?;
-        Ok(state.usage.iter().map(|(key, record)| (key.clone(), record_of(record))).collect())
+        let state = self.snapshot()?;
+        let is_small =
+            state.usage.len() <= FEW && state.usage.values().map(Counters::len).sum::<usize>() <= FEW;
+        work(self.deadline, is_small, move || {
+            state.check(|name| matches!(name, RecordKey::Usage(..)))?;
+            Ok(state.usage.iter().map(|(key, record)| (key.clone(), record_of(record))).collect())
+        })
+        .await
     }
 }

@@ -10,7 +10,7 @@ use crate::{
 impl Exportable for Git {
     /// The state when the stream was made: a snapshot, which holds its memory until the stream is dropped.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
-        stream_of(self.state().map(|state| records(State::clone(&state))))
+        stream_of(self.state().map(|state| records(State::clone(&state)).map(Ok)))
     }
 
     fn exports_snapshot(&self) -> bool {

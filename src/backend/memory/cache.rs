@@ -1,6 +1,9 @@
 //! Cache values and when they expire.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 // Tokio's clock, so that an application's test can pause it.
 use tokio::time::Instant;
@@ -8,14 +11,40 @@ use tokio::time::Instant;
 use super::Memory;
 use crate::{CacheEntry, CacheStore, Error, Key, Result, capability::check_cache, error::Kind};
 
-pub(super) struct CachedValue {
+/// Values by key, and in the order in which they expire.
+#[derive(Default)]
+pub(super) struct Cache {
+    values: BTreeMap<Key, CachedValue>,
+    expiry: BTreeSet<(Instant, Key)>,
+}
+
+struct CachedValue {
     bytes: Vec<u8>,
     expires: Instant,
 }
 
-impl CachedValue {
-    fn is_alive(&self) -> bool {
-        Instant::now() < self.expires
+impl Cache {
+    fn get(&self, key: &Key, now: Instant) -> Result<&CachedValue> {
+        self.values.get(key).filter(|value| now < value.expires).ok_or_else(|| missing(key))
+    }
+
+    /// In place of the value that is there, if one is. What has expired is forgotten.
+    fn set(&mut self, key: &Key, value: CachedValue, now: Instant) {
+        while let Some((expires, _)) = self.expiry.first()
+            && *expires <= now
+            && let Some((_, expired)) = self.expiry.pop_first()
+        {
+            self.values.remove(&expired);
+        }
+        self.remove(key);
+        self.expiry.insert((value.expires, key.clone()));
+        self.values.insert(key.clone(), value);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(value) = self.values.remove(key) {
+            self.expiry.remove(&(value.expires, key.clone()));
+        }
     }
 }
 
@@ -25,20 +54,14 @@ fn missing(key: &Key) -> Error {
 
 impl CacheStore for Memory {
     async fn get_cache(&self, key: &Key) -> Result<Vec<u8>> {
-        self.lock(|store| {
-            store
-                .cache
-                .get(key)
-                .filter(|value| value.is_alive())
-                .map(|value| value.bytes.clone())
-                .ok_or_else(|| missing(key))
-        })
+        self.lock(|store| store.cache.get(key, Instant::now()).map(|value| value.bytes.clone()))
     }
 
     async fn get_cache_entry(&self, key: &Key) -> Result<CacheEntry> {
         self.lock(|store| {
-            let value = store.cache.get(key).filter(|value| value.is_alive()).ok_or_else(|| missing(key))?;
-            let left = value.expires.saturating_duration_since(Instant::now()).as_millis();
+            let now = Instant::now();
+            let value = store.cache.get(key, now)?;
+            let left = value.expires.saturating_duration_since(now).as_millis();
             let left = Duration::from_millis(left.try_into().unwrap_or(u64::MAX));
             Ok(CacheEntry::new(&*value.bytes, Some(left)))
         })
@@ -46,17 +69,46 @@ impl CacheStore for Memory {
 
     async fn set_cache(&self, key: &Key, value: &[u8], ttl: Duration) -> Result<()> {
         let ttl = Duration::from_millis(check_cache(value, ttl)?);
-        let value = CachedValue { bytes: value.to_vec(), expires: Instant::now() + ttl };
+        let now = Instant::now();
+        let value = CachedValue { bytes: value.to_vec(), expires: now + ttl };
         self.lock(|store| {
-            store.cache.retain(|_, value| value.is_alive());
-            store.cache.insert(key.clone(), value);
+            store.cache.set(key, value, now);
             Ok(())
         })
     }
 
     async fn delete_cache(&self, key: &Key) -> Result<()> {
         self.lock(|store| {
-            store.cache.remove(key).filter(CachedValue::is_alive).map(drop).ok_or_else(|| missing(key))
+            let found = store.cache.get(key, Instant::now()).map(drop);
+            store.cache.remove(key);
+            found
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MemoryConfig, Open};
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_overwritten_deleted_or_expired_is_forgotten() {
+        let memory = Memory::open(MemoryConfig::default()).await.unwrap();
+        let key = |n: u64| Key::new(&n.to_string()).unwrap();
+        let held = || memory.lock(|store| Ok((store.cache.values.len(), store.cache.expiry.len()))).unwrap();
+        for n in 0..100 {
+            memory.set_cache(&key(n % 10), b"x", Duration::from_secs(10 + n)).await.unwrap();
+        }
+        assert_eq!(held(), (10, 10));
+        memory.delete_cache(&key(9)).await.unwrap();
+        assert_eq!(held(), (9, 9));
+        // The values 0 to 4 have expired then, and the others not.
+        tokio::time::advance(Duration::from_secs(104)).await;
+        memory.get_cache(&key(4)).await.unwrap_err();
+        memory.get_cache(&key(5)).await.unwrap();
+        memory.delete_cache(&key(0)).await.unwrap_err();
+        assert_eq!(held(), (8, 8));
+        memory.set_cache(&key(5), b"y", Duration::from_secs(1)).await.unwrap();
+        assert_eq!(held(), (4, 4));
     }
 }

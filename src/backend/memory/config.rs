@@ -15,14 +15,14 @@ impl ConfigStore for Memory {
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
-        self.write(|data| {
-            data.configs.insert(key.clone(), value.clone());
-            Ok(())
-        })
+        self.write(|data| drop(data.configs.insert(key.clone(), value.clone())))
     }
 
     async fn delete_config(&self, key: &Key) -> Result<()> {
-        self.write(|data| data.configs.remove(key).map(drop).ok_or_else(|| missing(key)))
+        self.write_checked(
+            |data| data.configs.get(key).map(drop).ok_or_else(|| missing(key)),
+            |data| drop(data.configs.remove(key)),
+        )
     }
 
     async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {

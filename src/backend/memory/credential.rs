@@ -13,14 +13,14 @@ impl CredentialStore for Memory {
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
-        self.write(|data| {
-            data.credentials.insert(id.clone(), credential.clone());
-            Ok(())
-        })
+        self.write(|data| drop(data.credentials.insert(id.clone(), credential.clone())))
     }
 
     async fn delete_credential(&self, id: &Key) -> Result<()> {
-        self.write(|data| data.credentials.remove(id).map(drop).ok_or_else(|| missing(id)))
+        self.write_checked(
+            |data| data.credentials.get(id).map(drop).ok_or_else(|| missing(id)),
+            |data| drop(data.credentials.remove(id)),
+        )
     }
 
     async fn list_credentials(&self) -> Result<Vec<Key>> {
@@ -34,17 +34,20 @@ impl CredentialStore for Memory {
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
-        self.write(|data| {
-            data.credentials.extend(credentials.iter().cloned());
+        self.lock(|store| {
+            if !credentials.is_empty() {
+                store.changed().credentials.extend(credentials.iter().cloned());
+            }
             Ok(BatchReport { succeeded: credentials.len(), failures: Vec::new() })
         })
     }
 
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
-        self.write(|data| {
-            let report = BatchReport::of_deletes(ids, |id| data.credentials.contains_key(id));
-            for id in ids {
-                data.credentials.remove(id);
+        self.lock(|store| {
+            let report = BatchReport::of_deletes(ids, |id| store.data.credentials.contains_key(id));
+            if report.succeeded > 0 {
+                let data = store.changed();
+                ids.iter().for_each(|id| drop(data.credentials.remove(id)));
             }
             Ok(report)
         })

@@ -1,28 +1,40 @@
 //! A snapshot as a stream, and records in.
 
+use std::{collections::BTreeMap, iter, ops::Bound, sync::Arc};
+
 use futures_core::Stream;
 
 use super::{Data, Memory};
-use crate::{BatchReport, Exportable, Record, Result, backend::snapshot::stream_of};
+use crate::{BatchReport, Exportable, Key, Record, Result, backend::snapshot::stream_of};
+
+/// What this data holds, in order and without a copy of it all.
+fn records(data: Arc<Data>) -> impl Iterator<Item = Result<Record>> + Send {
+    let credentials = entries(data.clone(), |data| &data.credentials)
+        .map(|(id, credential)| Record::Credential { id, credential });
+    let configs =
+        entries(data.clone(), |data| &data.configs).map(|(key, value)| Record::Config { key, value });
+    let counters = entries(data, |data| &data.usage).flat_map(|(key, record)| {
+        record.into_iter().map(move |(field, count)| Record::Usage { key: key.clone(), field, count })
+    });
+    credentials.chain(configs).chain(counters).map(Ok)
+}
+
+/// One map's entries, each looked up behind the one before.
+fn entries<V: Clone>(
+    data: Arc<Data>,
+    map: impl Fn(&Data) -> &BTreeMap<Key, V>,
+) -> impl Iterator<Item = (Key, V)> {
+    let mut last: Option<Key> = None;
+    iter::from_fn(move || {
+        let behind = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let (key, value) = map(&data).range::<Key, _>((behind, Bound::Unbounded)).next()?;
+        let entry = (key.clone(), value.clone());
+        last = Some(key.clone());
+        Some(entry)
+    })
+}
 
 impl Data {
-    fn records(&self) -> impl Iterator<Item = Record> {
-        let credentials = self
-            .credentials
-            .iter()
-            .map(|(id, credential)| Record::Credential { id: id.clone(), credential: credential.clone() });
-        let configs =
-            self.configs.iter().map(|(key, value)| Record::Config { key: key.clone(), value: value.clone() });
-        let counters = self.usage.iter().flat_map(|(key, record)| {
-            record.iter().map(|(field, count)| Record::Usage {
-                key: key.clone(),
-                field: field.clone(),
-                count,
-            })
-        });
-        credentials.chain(configs).chain(counters)
-    }
-
     fn put(&mut self, record: Record) {
         match record {
             Record::Credential { id, credential } => {
@@ -38,8 +50,7 @@ impl Data {
 
 impl Exportable for Memory {
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
-        let records: Result<Vec<Record>> = self.read(|data| Ok(data.records().collect()));
-        stream_of(records.map(Vec::into_iter))
+        stream_of(self.lock(|store| Ok(store.data.clone())).map(records))
     }
 
     fn exports_snapshot(&self) -> bool {
@@ -47,8 +58,11 @@ impl Exportable for Memory {
     }
 
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
-        self.write(|data| {
-            records.iter().cloned().for_each(|record| data.put(record));
+        self.lock(|store| {
+            if !records.is_empty() {
+                let data = store.changed();
+                records.iter().cloned().for_each(|record| data.put(record));
+            }
             Ok(BatchReport { succeeded: records.len(), failures: Vec::new() })
         })
     }

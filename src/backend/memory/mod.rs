@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use cache::CachedValue;
+use cache::Cache;
 use plan::Plans;
 use serde::Deserialize;
 pub use transaction::MemoryTransaction;
@@ -28,7 +28,8 @@ use crate::{
 /// every other backend is compared with.
 ///
 /// All capabilities but connections. Open it with `memory:`; each one that is opened is a store of its own, and its
-/// clones share it. Calls never wait, so deadlines matter only to layers.
+/// clones share it. A change copies all data if an export or a transaction still holds it as it was, and only then. Calls
+/// never wait, so deadlines matter only to layers.
 #[derive(Clone)]
 pub struct Memory {
     store: Arc<Mutex<Store>>,
@@ -39,9 +40,16 @@ pub struct Memory {
 #[derive(Default)]
 struct Store {
     data: Arc<Data>,
-    cache: BTreeMap<Key, CachedValue>,
+    cache: Cache,
     plans: Plans,
     closed: bool,
+}
+
+impl Store {
+    /// The data, to be changed. While a snapshot of it is held this copies all of it, so it is asked for only where something changes.
+    fn changed(&mut self) -> &mut Data {
+        Arc::make_mut(&mut self.data)
+    }
 }
 
 /// What exports and transactions see a snapshot of.
@@ -54,7 +62,8 @@ struct Data {
 
 impl Memory {
     fn lock<T>(&self, work: impl FnOnce(&mut Store) -> Result<T>) -> Result<T> {
-        // A panic under the lock can leave no half-done change: each one is a single insert or remove.
+        // What runs under the lock clones, compares, inserts and removes, and nothing of that panics. If something did, other calls would
+        // still be answered, by what is there.
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         if store.closed { Err(Error::closed()) } else { work(&mut store) }
     }
@@ -63,8 +72,21 @@ impl Memory {
         self.lock(|store| work(&store.data))
     }
 
-    fn write<T>(&self, work: impl FnOnce(&mut Data) -> Result<T>) -> Result<T> {
-        self.lock(|store| work(Arc::make_mut(&mut store.data)))
+    fn write<T>(&self, work: impl FnOnce(&mut Data) -> T) -> Result<T> {
+        self.lock(|store| Ok(work(store.changed())))
+    }
+
+    /// Changes what the check found, if it found it.
+    fn write_checked<T>(
+        &self,
+        check: impl FnOnce(&Data) -> Result<T>,
+        change: impl FnOnce(&mut Data),
+    ) -> Result<T> {
+        self.lock(|store| {
+            let found = check(&store.data)?;
+            change(store.changed());
+            Ok(found)
+        })
     }
 }
 

@@ -7,7 +7,6 @@ use std::{
 };
 
 use futures_core::Stream;
-use futures_util::{StreamExt, future, stream};
 // Tokio's clock, so that an application's test can pause it.
 use tokio::time::Instant;
 
@@ -15,6 +14,7 @@ use super::{Data, Memory};
 use crate::{
     Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Backend, ConfigBatch, ConfigValue, Key,
     MAX_AUDIT_ENTRIES, Plan, PlanRefusal, Result, Rollback, RollbackOptions,
+    backend::snapshot::stream_of,
     capability::{ApplyStep, Attempt, RollbackStep, apply_step, rollback_step},
     codec::{PlanRecord, to_millis},
 };
@@ -68,7 +68,7 @@ impl ConfigBatch for Memory {
             let (status, error, result) = step.end();
             store.plans.note(&attempt, status, error)?;
             if let ApplyStep::Change(changes) = step {
-                let data = Arc::make_mut(&mut store.data);
+                let data = store.changed();
                 for change in &changes {
                     data.put_config(&change.key, change.after.as_ref());
                 }
@@ -119,9 +119,6 @@ impl ConfigBatch for Memory {
             let wanted = store.plans.audit.iter().rev().filter(|entry| filter.wants(entry));
             Ok(wanted.take(filter.limit.unwrap_or(usize::MAX)).cloned().collect::<Vec<_>>())
         });
-        match entries {
-            Ok(entries) => stream::iter(entries.into_iter().map(Ok)).left_stream(),
-            Err(error) => stream::once(future::ready(Err(error))).right_stream(),
-        }
+        stream_of(entries.map(|entries| entries.into_iter().map(Ok)))
     }
 }

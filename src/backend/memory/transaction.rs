@@ -48,6 +48,10 @@ impl<V: Clone> Changes<V> {
         })
     }
 
+    fn change_something(&self) -> bool {
+        self.0.values().any(Option::is_some)
+    }
+
     fn apply(self, to: &mut BTreeMap<Key, V>) {
         for (key, change) in self.0 {
             match change {
@@ -111,7 +115,8 @@ impl Transaction for MemoryTransaction {
 
     async fn commit(self) -> Result<()> {
         let Self { memory, snapshot, credentials, configs } = self;
-        memory.write(|data| {
+        memory.lock(|store| {
+            let data = &store.data;
             if !credentials.hold(&snapshot.credentials, &data.credentials, Credential::is_clone_of)
                 || !configs.hold(&snapshot.configs, &data.configs, ConfigValue::is_clone_of)
             {
@@ -120,8 +125,13 @@ impl Transaction for MemoryTransaction {
                     "another change came between; try again from the start",
                 ));
             }
-            credentials.apply(&mut data.credentials);
-            configs.apply(&mut data.configs);
+            if credentials.change_something() || configs.change_something() {
+                // Not held any more, it needs no copy.
+                drop(snapshot);
+                let data = store.changed();
+                credentials.apply(&mut data.credentials);
+                configs.apply(&mut data.configs);
+            }
             Ok(())
         })
     }

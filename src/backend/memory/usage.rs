@@ -2,32 +2,32 @@
 
 use std::collections::BTreeMap;
 
-use super::{Data, Memory};
+use super::{Memory, Store};
 use crate::{BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, error::Kind};
 
 fn missing(key: &Key) -> Error {
     Error::not_found(Kind::Usage, key)
 }
 
-impl Data {
+impl Store {
     fn increment(&mut self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
-        let before = self.usage.get(key).and_then(|record| record.get(field.as_str())).unwrap_or(0);
+        let before = self.data.usage.get(key).and_then(|record| record.get(field.as_str())).unwrap_or(0);
         let total = before.checked_add(delta).ok_or_else(|| Error::overflow().with_key(key))?;
-        self.usage.entry(key.clone()).or_default().set(field.clone(), total);
+        self.changed().usage.entry(key.clone()).or_default().set(field.clone(), total);
         Ok(total)
     }
 }
 
 impl UsageStore for Memory {
     async fn increment_usage(&self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
-        self.write(|data| data.increment(key, field, delta))
+        self.lock(|store| store.increment(key, field, delta))
     }
 
     async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
-        self.write(|data| {
+        self.lock(|store| {
             let mut report = BatchReport::default();
             for (index, Increment { key, field, delta }) in increments.iter().enumerate() {
-                report.record(index, key, data.increment(key, field, *delta));
+                report.record(index, key, store.increment(key, field, *delta));
             }
             Ok(report)
         })
@@ -38,7 +38,10 @@ impl UsageStore for Memory {
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {
-        self.write(|data| data.usage.remove(key).map(drop).ok_or_else(|| missing(key)))
+        self.write_checked(
+            |data| data.usage.get(key).map(drop).ok_or_else(|| missing(key)),
+            |data| drop(data.usage.remove(key)),
+        )
     }
 
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {

@@ -1,0 +1,197 @@
+//! What `Memory` promises beside the contract: what a call costs. And how `Storage::import` cuts a stream.
+
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use futures_core::Stream;
+use futures_util::{FutureExt, StreamExt, stream};
+use gateway_storage::{
+    Backend, BatchReport, Error, ErrorKind, Exportable, IMPORT_CHUNK, Increment, Key, Memory, Outcome,
+    Record, Result, Storage, StorageStats, Transaction,
+};
+use serde_json::json;
+
+fn key(name: &str) -> Key {
+    Key::new(name).unwrap()
+}
+
+/// A call of `Memory`, which never waits.
+fn now<T>(call: impl Future<Output = T>) -> T {
+    call.now_or_never().expect("it never waits")
+}
+
+const STORED: usize = 10_000;
+
+fn filled() -> Storage<Memory> {
+    let storage = now(Storage::<Memory>::open("memory:")).unwrap();
+    for n in 0..STORED {
+        now(storage.set_credential(format!("{n}"), json!({}))).unwrap();
+        now(storage.increment_usage(format!("{n}"), "n", i64::MAX)).unwrap();
+    }
+    storage
+}
+
+/// A copy of the data would be thousands of allocations.
+fn copies_nothing(what: &str, work: impl FnOnce()) {
+    let counted = allocation_counter::measure(work);
+    assert!(counted.count_total < 200 && counted.bytes_total < 100_000, "{what}: {counted:?}");
+}
+
+#[test]
+fn a_commit_does_not_copy_what_is_stored() {
+    let storage = filled();
+    copies_nothing("a transaction that writes", || {
+        let mut tx = now(storage.begin()).unwrap();
+        now(tx.get_credential(&key("1"))).unwrap();
+        now(tx.set_credential(&key("1"), &json!({ "n": 1 }).try_into().unwrap())).unwrap();
+        now(tx.commit()).unwrap();
+    });
+    // Others hold a snapshot from here on.
+    let other = now(storage.begin()).unwrap();
+    copies_nothing("a transaction that only read", || {
+        let mut tx = now(storage.begin()).unwrap();
+        now(tx.get_credential(&key("1"))).unwrap();
+        now(tx.commit()).unwrap();
+    });
+    let mut late = now(storage.begin()).unwrap();
+    now(late.set_credential(&key("1"), &json!({ "n": 2 }).try_into().unwrap())).unwrap();
+    now(storage.set_credential("1", json!({ "n": 3 }))).unwrap();
+    let _later = now(storage.begin()).unwrap();
+    copies_nothing("a transaction that conflicts", || {
+        assert_eq!(now(late.commit()).unwrap_err().kind(), ErrorKind::Conflict);
+    });
+    now(other.rollback()).unwrap();
+    assert_eq!(now(storage.get_credential("1")).unwrap().get("n"), Some(&json!(3)));
+}
+
+#[test]
+fn what_changes_nothing_does_not_copy_what_a_snapshot_holds() {
+    let storage = filled();
+    let exported = storage.export();
+    let _snapshot = now(storage.begin()).unwrap();
+    copies_nothing("changes that fail", || {
+        now(storage.delete_credential("missing")).unwrap_err();
+        now(storage.delete_config("missing")).unwrap_err();
+        now(storage.reset_usage("missing")).unwrap_err();
+        now(storage.increment_usage("1", "n", 1)).unwrap_err();
+        assert_eq!(now(storage.delete_credentials(&[key("missing")])).unwrap().succeeded, 0);
+        let over = Increment { key: key("1"), field: key("n"), delta: 1 };
+        assert_eq!(now(storage.increment_many(&[over])).unwrap().succeeded, 0);
+        assert_eq!(now(storage.set_credentials(&[])).unwrap().succeeded, 0);
+        assert_eq!(now(storage.backend().import(&[])).unwrap().succeeded, 0);
+    });
+    drop(exported);
+}
+
+#[test]
+fn an_export_does_not_copy_what_is_stored_and_stays_as_it_was() {
+    let storage = filled();
+    let mut exported = pin!(storage.export());
+    copies_nothing("the begin of an export", || {
+        assert!(now(exported.next()).unwrap().is_ok());
+    });
+    now(storage.delete_credential("9999")).unwrap();
+    now(storage.set_config("new", json!(1))).unwrap();
+    // It lets others of its thread go on now and then, so it waits.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let rest: Vec<_> = runtime.block_on(exported.collect());
+    assert_eq!(rest.len() + 1, 2 * STORED);
+}
+
+/// A walk through all that is cached, at each of these calls, would take hours.
+#[test]
+fn caching_much_takes_no_walk_through_it() {
+    const CACHED: usize = 100_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let _entered = runtime.enter();
+    let storage = now(Storage::<Memory>::open("memory:")).unwrap();
+    let begun = Instant::now();
+    for n in 0..3 * CACHED {
+        now(storage.set_cache(format!("{}", n % CACHED), [1], Duration::from_secs(3600))).unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(120), "only {n} values in two minutes");
+    }
+}
+
+/// Notes how large each import is.
+#[derive(Clone)]
+struct Noting {
+    memory: Memory,
+    imports: Arc<Mutex<Vec<(usize, usize)>>>,
+}
+
+impl Backend for Noting {
+    fn label(&self) -> &'static str {
+        "noting"
+    }
+
+    fn set_deadline(&mut self, deadline: Duration) {
+        self.memory.set_deadline(deadline);
+    }
+
+    async fn health(&self) -> Result<()> {
+        self.memory.health().await
+    }
+
+    async fn stats(&self) -> Result<StorageStats> {
+        self.memory.stats().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.memory.close().await
+    }
+}
+
+impl Exportable for Noting {
+    fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
+        self.memory.export()
+    }
+
+    async fn import(&self, records: &[Record]) -> Result<BatchReport> {
+        self.imports.lock().unwrap().push((records.len(), records.iter().map(Record::size).sum()));
+        self.memory.import(records).await
+    }
+}
+
+fn config(n: usize, bytes: usize) -> Result<Record> {
+    Ok(Record::Config { key: key(&n.to_string()), value: json!("x".repeat(bytes)).try_into()? })
+}
+
+async fn noting() -> Storage<Noting> {
+    let memory = Storage::<Memory>::open("memory:").await.unwrap().backend().clone();
+    Storage::new(Noting { memory, imports: Arc::default() })
+}
+
+#[tokio::test]
+async fn an_import_is_cut_by_bytes_as_well_as_by_records() {
+    let storage = noting().await;
+    let large = 1_000_000;
+    let records = (0..20).map(|n| config(n, large)).chain((20..1500).map(|n| config(n, 1)));
+    let report = storage.import(stream::iter(records)).await.unwrap();
+    assert_eq!((report.succeeded, report.failures.len()), (1500, 0));
+    let imports = storage.backend().imports.lock().unwrap().clone();
+    assert!(imports.iter().all(|(records, _)| (1..=IMPORT_CHUNK).contains(records)), "{imports:?}");
+    // 4 MiB, and the record that makes it so many.
+    assert!(imports.iter().all(|(_, bytes)| *bytes < (4 << 20) + large + 100), "{imports:?}");
+    assert!(imports.len() <= 8, "and not by each record: {imports:?}");
+    assert_eq!(imports.iter().map(|(records, _)| records).sum::<usize>(), 1500);
+}
+
+#[tokio::test]
+async fn what_came_before_an_error_of_the_stream_is_imported() {
+    for before in [1, IMPORT_CHUNK - 1, IMPORT_CHUNK, IMPORT_CHUNK + 1] {
+        let storage = noting().await;
+        let lost = stream::iter([Err(Error::new(ErrorKind::Unavailable, "the stream is lost"))]);
+        let error =
+            storage.import(stream::iter((0..before).map(|n| config(n, 1))).chain(lost)).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
+        assert_eq!(storage.export().count().await, before);
+    }
+    let storage = noting().await;
+    let lost = Error::new(ErrorKind::Unavailable, "the stream is lost");
+    let error = storage.import(stream::iter([Err(lost)])).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+    assert!(storage.backend().imports.lock().unwrap().is_empty(), "nothing came before it");
+}
