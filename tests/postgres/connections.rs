@@ -132,7 +132,7 @@ async fn dropped_calls_cost_few_connections() -> Result {
     let connections = proxy.accepted() - opened;
     assert!(connections <= 3 * POOL, "{connections} connections for {dropped} dropped calls");
 
-    // No statement is left behind that nothing knows of.
+    // All over one connection.
     let storage = open(&format!("{url}&pool_size=1")).await;
     for _ in 0..100 {
         drop_in_the_middle(storage.get_config("a")).await;

@@ -480,7 +480,9 @@ mod servers;
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use tokio::net::{TcpSocket, TcpStream};
+    use tokio_postgres::SimpleQueryMessage;
 
     use super::{servers::postgres::Server, *};
 
@@ -529,6 +531,30 @@ mod tests {
         let way = &dialer.places[0].ways[0];
         let answered = dialer.dial_addresses(way, vec![silent, live], Instant::now() + 3 * short).await;
         assert_eq!(answered.err().unwrap().code(), Some("3D000"));
+    }
+
+    /// The server keeps a statement under a name that was on its way to a caller who is gone.
+    #[tokio::test]
+    async fn a_statement_whose_name_is_lost_is_given_up() {
+        let server = Server::start(&[]);
+        let config = PostgresConfig::try_from(&*server.url()).unwrap();
+        let dialer = Dialer::new(&config, Arc::new(Semaphore::new(1))).unwrap();
+        let mut connection = dialer.dial().await.unwrap();
+        (connection.is_dirty, connection.is_preparing) = (true, true);
+        assert!(connection.client().prepare("SELECT 1").now_or_never().is_none());
+        assert!(connection.is_untidy());
+        connection.tidy().await;
+        assert!(!connection.is_dead() && !connection.is_preparing);
+        let kept = connection.client().simple_query("SELECT count(*) FROM pg_prepared_statements").await;
+        let kept: Vec<_> = kept
+            .unwrap()
+            .into_iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(kept, ["0"]);
     }
 
     #[test]
