@@ -124,7 +124,11 @@ async fn dropped_calls_cost_few_connections() -> Result {
     storage.set_config("a", json!(1)).await?;
     let opened = proxy.accepted();
     // The statement is prepared in calls that are dropped, too.
-    let calls = stream::iter(0..1000).map(|_| drop_in_the_middle(storage.get_config("a")));
+    let calls = stream::iter(0..1000).map(async |_| {
+        // There is a connection, so that the dropped call was sent.
+        storage.health().await.unwrap();
+        drop_in_the_middle(storage.get_config("a")).await
+    });
     let dropped = calls.buffer_unordered(POOL as usize).filter(|dropped| std::future::ready(*dropped));
     let dropped = dropped.count().await;
     assert!(dropped > 500, "only {dropped} calls were dropped");
