@@ -85,13 +85,15 @@ impl<B> Storage<B> {
         &self.backend
     }
 
-    /// Puts a layer around every operation. The last one added is the outermost.
+    /// Puts a layer around every operation. The last one added is the outermost. It is told the handle's
+    /// [deadline](Backend::deadline), and takes it for its own if it was given none.
     #[must_use]
-    pub fn layer<L>(self, layer: L) -> Storage<Layered<L, B>>
+    pub fn layer<L>(self, mut layer: L) -> Storage<Layered<L, B>>
     where
         L: Layer,
         B: Backend,
     {
+        layer.put_on(self.backend.deadline());
         Storage { backend: Layered::new(layer, self.backend) }
     }
 

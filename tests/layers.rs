@@ -13,7 +13,8 @@ use std::{
 
 use futures_util::FutureExt;
 use gateway_storage::{
-    Count, CredentialStore, Fault, Key, Limit, Memory, Outcome, Retry, Storage, Timeout, UsageStore,
+    Call, Count, CredentialStore, Error, ErrorKind, Fault, Key, Layer, Limit, Memory, Outcome, Receiver,
+    Result, Retry, Stack, Storage, Timeout, UsageStore, layer::time_left,
 };
 use serde_json::json;
 use workload::stacked;
@@ -97,6 +98,53 @@ async fn repeatable_operations_succeed_through_faults() {
     assert!((150..250).contains(&failed), "one in five fails without the layer: {failed}");
 }
 
+/// A backend whose calls wait in a queue of its own, and are withdrawn in time.
+#[derive(Clone)]
+struct Queue {
+    wait: Duration,
+    deadline: Duration,
+}
+
+impl Layer for Queue {
+    async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
+        match tokio::time::timeout(time_left(self.deadline), tokio::time::sleep(self.wait)).await {
+            Ok(()) => call.run(on).await,
+            Err(_) => Err(Error::new(ErrorKind::Timeout, "withdrawn")),
+        }
+    }
+
+    fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
+    }
+}
+
+/// In the README's order, with the README's numbers.
+#[tokio::test(start_paused = true)]
+async fn the_stack_tells_what_the_backend_knows() {
+    let queue = Queue { wait: Duration::from_secs(60), deadline: Duration::ZERO };
+    let storage = memory().await.layer(queue);
+    let stack = Stack::new()
+        .limit(Limit::new(64))
+        .retry(Retry::new())
+        .timeout(Timeout::new(Duration::from_secs(5)))
+        .instrument(storage.backend());
+    let storage = storage.layer(stack);
+    let begun = tokio::time::Instant::now();
+    let error = storage.increment_usage("a", "n", 1).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied), "{error}");
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(4_500) && took < Duration::from_secs(5), "{took:?}");
+
+    let begun = tokio::time::Instant::now();
+    let error = storage.with_deadline(Duration::from_secs(1)).increment_usage("a", "n", 1).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied), "{error}");
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(900) && took < Duration::from_secs(1), "{took:?}");
+
+    let patient = storage.with_deadline(Duration::from_secs(90));
+    assert_eq!(patient.increment_usage("a", "n", 1).await.unwrap(), 1);
+}
+
 /// The allocations of one call, when all that is kept for later is there.
 fn allocations<F: Future>(call: impl Fn() -> F) -> u64 {
     for _ in 0..100 {
@@ -174,11 +222,11 @@ fn futures_have_these_sizes() {
     ];
     let pinned = [
         ("no layer", [72, 32, 128]),
-        ("Timeout", [272, 256, 376]),
-        ("Retry", [384, 360, 488]),
+        ("Timeout", [312, 296, 416]),
+        ("Retry", [456, 432, 560]),
         ("Limit", [344, 320, 432]),
         ("Instrument", [312, 296, 416]),
-        ("the stack", [1104, 1080, 1208]),
+        ("the stack", [1216, 1192, 1320]),
     ];
     assert_eq!(found, pinned, "get_credential, set_credential, increment_usage");
 }

@@ -1,7 +1,7 @@
 //! From a trait that is understood: its call values, and its forwarding through layers.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::{Ident, Signature, TraitItemFn, Type, ext::IdentExt, spanned::Spanned};
 
 use crate::{
@@ -175,10 +175,15 @@ impl Capability<'_> {
     pub(crate) fn implementation(&self, calls: &[TokenStream], members: &[TokenStream]) -> TokenStream {
         let (name, krate) = (self.name, &self.krate);
         // At the trait's name: a supertrait that layers don't have is an error there.
+        let at_name = krate.to_token_stream().into_iter().map(|mut token| {
+            token.set_span(name.span().resolved_at(token.span()));
+            token
+        });
+        let here: TokenStream = at_name.collect();
         let layered = match self.target {
-            Target::Layered => quote_spanned!(name.span()=> #krate::Layered<__L, __B>),
+            Target::Layered => quote_spanned!(name.span()=> #here::Layered<__L, __B>),
             Target::LayeredTransaction => {
-                quote_spanned!(name.span()=> #krate::LayeredTransaction<__L, __B>)
+                quote_spanned!(name.span()=> #here::LayeredTransaction<__L, __B>)
             }
         };
         quote! {

@@ -12,8 +12,8 @@ use crate::{Error, Result, StorageStats, capability};
 ///
 /// # Every operation of every capability
 ///
-/// - ends: within the handle's [deadline](Backend::set_deadline), [`DEFAULT_DEADLINE`](crate::DEFAULT_DEADLINE)
-///   unless set. After it the error is [`Timeout`](crate::ErrorKind::Timeout), and its
+/// - ends: within the handle's [deadline](Backend::deadline), or the time that the layers around it have left, if that is less. One call of
+///   [`time_left`](crate::layer::time_left) where the operation begins gives a backend that time. After it the error is [`Timeout`](crate::ErrorKind::Timeout), and its
 ///   [outcome](crate::Error::outcome) says whether the operation may have been applied.
 /// - may be dropped at any await, and nothing else is disturbed. What is no batch is then applied as a whole or not at all.
 ///   Of a batch (an operation with a [report](crate::BatchReport) of its items) each item is: some may be applied and others
@@ -40,6 +40,13 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Sets the deadline of every later call on this handle. Other handles keep theirs.
     #[forward(layer)]
     fn set_deadline(&mut self, deadline: Duration);
+
+    /// How long a call on this handle may take: what [`set_deadline`](Backend::set_deadline) set, or else the configuration. Layers are
+    /// told it when they are [put on](crate::Layer::put_on).
+    #[forward]
+    fn deadline(&self) -> Duration {
+        crate::DEFAULT_DEADLINE
+    }
 
     /// Says whether the backend can serve reads and writes now.
     ///

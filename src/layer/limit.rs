@@ -10,7 +10,8 @@ use std::{
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::{Call, Error, ErrorKind, Layer, Receiver, Result};
+use super::time_left;
+use crate::{Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Receiver, Result};
 
 /// Lets so many operations run at once, and so many wait for their turn, in order. Beyond that it sheds load: the error is
 /// [`ErrorKind::Busy`], at once, and nothing was done ([`NotApplied`](crate::Outcome::NotApplied)). It is not
@@ -23,7 +24,8 @@ use crate::{Call, Error, ErrorKind, Layer, Receiver, Result};
 /// - Streams, since they are as slow as their reader.
 /// - [`health`, statistics, `close`, the pool](crate::Operation::operator): an operator needs them most when all is full.
 ///
-/// Nobody waits for longer than half of the handle's deadline. Dropping a call that waits gives its place in the queue back. One that
+/// One that waits for its turn gives up after half of the time that is left of the deadline at the latest: that of the handle, or
+/// of a [`Timeout`](crate::Timeout) or [`Retry`](crate::Retry) around it. Dropping a call that waits gives its place in the queue back. One that
 /// runs gives its place back, too, although the server may still be at it.
 ///
 /// ```
@@ -38,6 +40,7 @@ pub struct Limit {
     shared: Arc<Shared>,
     queue: usize,
     patience: Duration,
+    deadline: Duration,
 }
 
 #[derive(Debug)]
@@ -52,7 +55,12 @@ impl Limit {
     pub fn new(at_once: usize) -> Self {
         let at_once = at_once.clamp(1, Semaphore::MAX_PERMITS);
         let shared = Shared { places: Semaphore::new(at_once), waiting: AtomicUsize::new(0) };
-        Self { shared: Arc::new(shared), queue: at_once.saturating_mul(16), patience: Duration::from_secs(1) }
+        Self {
+            shared: Arc::new(shared),
+            queue: at_once.saturating_mul(16),
+            patience: Duration::from_secs(1),
+            deadline: DEFAULT_DEADLINE,
+        }
     }
 
     /// How many may wait. With 0 nobody waits.
@@ -62,7 +70,7 @@ impl Limit {
         self
     }
 
-    /// How long one may wait. Shorter than the deadline around it: then the error says that nothing was done.
+    /// How long one may wait, if half of what is left of the deadline is not less.
     #[must_use]
     pub const fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -75,7 +83,9 @@ impl Limit {
             return Ok(place);
         }
         let _waiter = Waiter::begin(waiting, self.queue)?;
-        match tokio::time::timeout(self.patience, places.acquire()).await {
+        // The operation gets the other half.
+        let patience = self.patience.min(time_left(self.deadline) / 2);
+        match tokio::time::timeout(patience, places.acquire()).await {
             Ok(place) => Ok(place.expect("nobody closes it")),
             Err(_) => Err(busy("too many operations at once: it was not this one's turn in time")),
         }
@@ -116,9 +126,8 @@ impl Layer for Limit {
         call.run(on).await
     }
 
-    /// Who waits for half of the deadline has the other half for the operation, and is still told that nothing was done.
     fn set_deadline(&mut self, deadline: Duration) {
-        self.patience = self.patience.min(deadline / 2);
+        self.deadline = deadline;
     }
 }
 
@@ -169,6 +178,30 @@ mod tests {
         }
         drop(running);
         assert_eq!(storage.get_config("a").await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_is_what_was_set_or_half_of_what_is_left() {
+        let limit = Limit::new(1).patience(SECOND * 4);
+        let memory = Storage::<Memory>::open("memory:").await.unwrap();
+        let storage = memory.layer(Fault::seeded(1).delays(1.0, SECOND * 60..=SECOND * 60)).layer(limit);
+        let mut running = Box::pin(storage.get_config("a"));
+        assert!(running.as_mut().now_or_never().is_none());
+        let waits = async |storage: &Storage<_>| {
+            let begun = tokio::time::Instant::now();
+            let error = storage.get_config("a").await.unwrap_err();
+            assert_eq!((error.kind(), error.outcome()), (ErrorKind::Busy, Outcome::NotApplied));
+            begun.elapsed().as_millis()
+        };
+        assert_eq!(waits(&storage).await, 4_000);
+        let hasty = storage.with_deadline(SECOND);
+        assert_eq!(waits(&hasty).await, 500);
+        assert_eq!(waits(&hasty.with_deadline(SECOND * 30)).await, 4_000, "nothing is forgotten");
+
+        let within = storage.clone().layer(crate::Timeout::new(SECOND * 5));
+        let begun = tokio::time::Instant::now();
+        assert_eq!(within.get_config("a").await.unwrap_err().kind(), ErrorKind::Busy);
+        assert_eq!(begun.elapsed().as_millis(), 2_450, "half of what the timeout leaves");
     }
 
     #[tokio::test(start_paused = true)]

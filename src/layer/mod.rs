@@ -14,6 +14,10 @@
 //! | [`Limit`] | so many at once, so many in the queue |
 //! | [`Count`], [`Fault`] | for tests: what was called; what goes wrong |
 //!
+//! **The deadline** of a layer is told to all that is inside: a layer that ends a call runs it [`within`] a time, and a backend (or a
+//! layer that waits) asks for the [`time_left`] where a call begins. So what is inside ends a little before what is outside, and
+//! the error is of the one who knows whether anything was done.
+//!
 //! A whole layer, which says what is slow:
 //!
 //! ```
@@ -41,6 +45,7 @@
 //! ```
 
 mod count;
+mod deadline;
 mod fault;
 mod instrument;
 mod limit;
@@ -51,6 +56,9 @@ mod timeout;
 use std::{collections::BTreeMap, marker::PhantomData, time::Duration};
 
 pub use count::Count;
+#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
+pub(crate) use deadline::later;
+pub use deadline::{time_left, within};
 pub use fault::Fault;
 use futures_core::Stream;
 pub use instrument::{Instrument, POOL_INTERVAL};
@@ -313,6 +321,13 @@ pub trait Layer: Clone + Send + Sync + 'static {
     /// Is told that calls on this handle may take so long: see [`Backend::set_deadline`](crate::Backend::set_deadline).
     fn set_deadline(&mut self, deadline: Duration) {
         let _ = deadline;
+    }
+
+    /// Is told, when [`Storage::layer`](crate::Storage::layer) puts it on, how long calls on the handle
+    /// [may take](crate::Backend::deadline). The same as [`set_deadline`](Layer::set_deadline), but for a layer that was given a number of its own,
+    /// which it keeps. A layer that consists of others tells them.
+    fn put_on(&mut self, deadline: Duration) {
+        self.set_deadline(deadline);
     }
 }
 

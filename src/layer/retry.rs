@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use super::timeout::late;
+use super::{deadline::shortened, time_left, within};
 use crate::{Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Operation, Outcome, Receiver, Result};
 
 /// Tries an operation again after an error that may pass, if that can't do it twice.
@@ -25,8 +25,9 @@ use crate::{Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Operation, Outcome,
 ///
 /// - **Pauses** are random, up to 20 ms before the second try, and up to twice as much before each other one, up to a second
 ///   ("full jitter": callers that failed together don't come back together).
-/// - **Tries** are at most 4. The second and later ones end at the deadline that
-///   [`with_deadline`](crate::Storage::with_deadline) set, [`DEFAULT_DEADLINE`] if nobody did. A call without another try left ends
+/// - **Tries** are at most 4, and end at the handle's [deadline](crate::Backend::deadline), or a little before that of a
+///   [`Timeout`](crate::Timeout) around them. The second and later ones are told what the others left of it. A try that could only be cut off
+///   is not begun: one with less time than the one before it took, where that would make `Unknown` of what is known. A call without another try left ends
 ///   with the error of its last one; its outcome is Unknown if that of any try was.
 /// - **The budget** is shared by all clones: 100 tries in reserve, and half a try more for each operation that succeeds
 ///   ([`NotFound`](ErrorKind::NotFound) is an answer, too; a batch whose report has another failure earns nothing). A store
@@ -114,8 +115,8 @@ impl Default for Retry {
 impl Layer for Retry {
     async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
         let operation = C::OPERATION;
-        let begun = Instant::now();
-        let (mut on, mut tried, mut is_unknown) = (on, 1, false);
+        let (begun, deadline) = (Instant::now(), time_left(self.deadline));
+        let (mut on, mut tried, mut started, mut is_unknown) = (on, 1, begun, false);
         // Of a batch: what came of it so far, and which of its items are tried again.
         let mut part: Option<Box<(C::Output, Vec<usize>)>> = None;
         loop {
@@ -124,14 +125,13 @@ impl Layer for Retry {
                 call.run(on).await
             } else {
                 // It has what the tries before it left of the deadline.
-                let left = self.deadline.saturating_sub(begun.elapsed());
+                let left = deadline.saturating_sub(begun.elapsed());
                 match part.take() {
-                    None => timeout(left, call.run(on)).await.unwrap_or_else(|_| Err(late(operation))),
+                    None => within(left, operation, call.run(on)).await,
                     // Boxed: single calls, which are never here, have small futures.
                     Some(mut part) => {
                         let items = take(&mut part.1);
-                        let result = timeout(left, Box::pin(call.run_items(on, &items))).await;
-                        let result = result.unwrap_or_else(|_| Err(late(operation)));
+                        let result = within(left, operation, Box::pin(call.run_items(on, &items))).await;
                         C::merge_items(&mut part.0, &items, result);
                         Ok(part.0)
                     }
@@ -168,7 +168,11 @@ impl Layer for Retry {
                 };
                 let Some(next) = again.filter(|_| may_help) else { return result.map(|(output, _)| output) };
                 let pause = self.pause(tried);
-                if begun.elapsed() + pause >= self.deadline || !self.budget.withdraw() {
+                let left = shortened(deadline.saturating_sub(begun.elapsed() + pause));
+                // One that is cut off makes Unknown of what is known.
+                let may_blur = operation.when_lost == Outcome::Unknown && !is_unknown;
+                let least = if may_blur { started.elapsed() } else { Duration::ZERO };
+                if left <= least || !self.budget.withdraw() {
                     return result.map(|(output, _)| output);
                 }
                 tell(operation, &error, tried, pause);
@@ -176,7 +180,7 @@ impl Layer for Retry {
                 pause
             };
             sleep(pause).await;
-            tried += 1;
+            (tried, started) = (tried + 1, Instant::now());
         }
     }
 
@@ -241,6 +245,8 @@ mod tests {
 
     use super::*;
     use crate::{Backend, BatchReport, Count, ErrorKind, Fault, Increment, Key, Memory, Storage, UsageStore};
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     async fn memory() -> Storage<Memory> {
         Storage::open("memory:").await.unwrap()
@@ -487,16 +493,56 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_late_try_ends_at_the_deadline() {
-        let slow = Duration::from_secs(4)..=Duration::from_secs(4);
-        let fault = Fault::seeded(1).errors(1.0).delays(1.0, slow);
-        let (storage, asked) = around(Retry::new().tries(100), fault, memory().await);
+    async fn a_late_try_ends_at_the_deadline_and_blurs_nothing() {
+        let slow = || Fault::seeded(1).delays(1.0, SECOND * 4..=SECOND * 4);
+        let (storage, asked) = around(Retry::new().tries(100), slow().errors(1.0), memory().await);
+        let storage = storage.with_deadline(SECOND * 5);
         let begun = Instant::now();
-        let error =
-            storage.with_deadline(Duration::from_secs(5)).set_config("a", json!(1)).await.unwrap_err();
-        assert!(begun.elapsed() <= Duration::from_secs(5), "{:?}", begun.elapsed());
+        let error = storage.get_config("a").await.unwrap_err();
+        assert!(begun.elapsed() > SECOND * 4 && begun.elapsed() <= SECOND * 5, "{:?}", begun.elapsed());
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
+        assert_eq!(asked.of("get_config"), 2);
+
+        let begun = Instant::now();
+        let error = storage.set_config("a", json!(1)).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+        assert_eq!(begun.elapsed().as_secs(), 4);
+        assert_eq!(asked.of("set_config"), 1, "a second one could only be cut off, and then it is Unknown");
+
+        let lost = slow().lost_replies(1.0);
+        let (storage, asked) = around(Retry::new().overwriting(), lost, memory().await);
+        let error = storage.with_deadline(SECOND * 5).set_config("a", json!(1)).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
-        assert_eq!(asked.of("set_config"), 2);
+        assert_eq!(asked.of("set_config"), 2, "it is Unknown already");
+    }
+
+    /// Fails after a second, two, three, .. and notes how much time each try had.
+    #[derive(Clone, Default)]
+    struct Told(Arc<Mutex<Vec<Duration>>>);
+
+    impl Layer for Told {
+        async fn around<R: Receiver, C: Call<R>>(&self, _: R, _: C) -> Result<C::Output> {
+            let tries = {
+                let mut told = self.0.lock().unwrap();
+                told.push(time_left(DEFAULT_DEADLINE));
+                told.len()
+            };
+            sleep(SECOND * u32::try_from(tries).unwrap()).await;
+            Err(Error::new(ErrorKind::Unavailable, "gone"))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_try_is_told_what_the_others_left() {
+        let (told, still) = (Told::default(), Duration::ZERO);
+        let storage = memory().await.layer(told.clone()).layer(Retry::new().pauses(still, still));
+        storage.with_deadline(SECOND * 8).increment_usage("a", "b", 1).await.unwrap_err();
+        let left: Vec<_> = told.0.lock().unwrap().iter().map(Duration::as_millis).collect();
+        assert_eq!(
+            left,
+            [10_000, 6_900, 4_900],
+            "the first one's time is its own; a fourth would be cut off"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,8 +10,8 @@ use crate::{
 
 /// The library's layers in their order: instrument(timeout(retry(limit(backend)))). Another one can't be written.
 ///
-/// So a span and a metric tell what the caller saw, the deadline holds for all tries and pauses together, each try waits for
-/// its own turn, and the limit bounds what reaches the server. A layer that is left out costs nothing.
+/// So a span and a metric tell what the caller saw, the deadline holds for all tries and pauses together, and what is inside ends a
+/// little before it, each try waits for its own turn, and the limit bounds what reaches the server. A layer that is left out costs nothing.
 ///
 /// ```
 /// use std::time::Duration;
@@ -181,5 +181,12 @@ impl<I: Layer, T: Layer, R: Layer, L: Layer> Layer for Stack<I, T, R, L> {
         self.retry.set_deadline(deadline);
         self.timeout.set_deadline(deadline);
         self.instrument.set_deadline(deadline);
+    }
+
+    fn put_on(&mut self, deadline: Duration) {
+        self.limit.put_on(deadline);
+        self.retry.put_on(deadline);
+        self.timeout.put_on(deadline);
+        self.instrument.put_on(deadline);
     }
 }

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use gateway_storage::{
-    Credential, ErrorKind, Increment, Key, Outcome, Postgres, Record, Storage, Transaction,
+    Backend, Count, Credential, ErrorKind, Increment, Key, Limit, Outcome, Postgres, Record, Retry, Stack,
+    Storage, Timeout, Transaction,
 };
 use serde_json::json;
 
-use crate::{Result, config, key, open, raw, rounds, servers};
+use crate::{Result, config, key, open, raw, rounds, schema, servers};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_call_leaves_no_transaction_and_no_reply_behind() -> Result {
@@ -126,8 +127,7 @@ async fn says_what_is_wrong_and_quotes_nothing() -> Result {
     const SECRET: &str = "s3cret-7f3a";
     let url = servers::postgres();
     let storage = open(&url).await;
-    let damage =
-        format!("INSERT INTO {0}.credentials VALUES ('damaged', '[\"{SECRET}\"]')", crate::schema(&url));
+    let damage = format!("INSERT INTO {0}.credentials VALUES ('damaged', '[\"{SECRET}\"]')", schema(&url));
     raw(&url).await.batch_execute(&damage).await.unwrap();
     let error = storage.get_credential("damaged").await.unwrap_err();
     assert_eq!((error.kind(), error.key()), (ErrorKind::Corrupt, Some(&key("damaged"))));
@@ -173,4 +173,46 @@ fn an_export_of_large_values_holds_a_few() {
     assert!(keys.is_sorted());
     // Replies, their values, and what is made of them: of one page at a time.
     assert!(held.bytes_max < 30 << 20, "{} bytes", held.bytes_max);
+}
+
+/// What the server says of a lock is what the caller is told, although layers have less time than three tries would take.
+#[tokio::test]
+async fn under_layers_a_write_that_waited_for_a_lock_was_not_applied() -> Result {
+    let url = format!("{}&lock_timeout=2s&statement_timeout=3s&deadline=4s", servers::postgres());
+    let (bare, asked) = (open(&url).await, Count::default());
+    assert_eq!(bare.backend().deadline(), Duration::from_secs(4));
+    let other = raw(&url).await;
+    let lock = format!("BEGIN; LOCK TABLE \"{}\".usage IN ACCESS EXCLUSIVE MODE", schema(&url));
+    other.batch_execute(&lock).await.unwrap();
+
+    let stack = Stack::new()
+        .limit(Limit::new(64))
+        .retry(Retry::new())
+        .timeout(Timeout::new(Duration::from_secs(5)))
+        .instrument(bare.backend());
+    let layered = bare.layer(asked.clone()).layer(stack);
+    let begun = std::time::Instant::now();
+    let error = layered.increment_usage("a", "n", 1).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Busy | ErrorKind::Timeout), "{error:?}");
+    assert_eq!((error.outcome(), error.code()), (Outcome::NotApplied, Some("55P03")), "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(asked.of("increment_usage"), 1, "a second try could only be cut off");
+
+    other.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(layered.increment_usage("a", "n", 1).await?, 1);
+    layered.close().await
+}
+
+/// A call that waits for a connection is withdrawn before the layers end it.
+#[tokio::test]
+async fn under_layers_a_write_that_had_no_connection_was_not_applied() -> Result {
+    let bare = open(&format!("{}&pool_size=1", servers::postgres())).await;
+    let layered = bare.clone().layer(Timeout::new(Duration::from_millis(400)));
+    layered.increment_usage("a", "n", 1).await?;
+    let held = bare.begin().await?;
+    let error = layered.increment_usage("a", "n", 1).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied), "{error:?}");
+    held.rollback().await?;
+    assert_eq!(layered.increment_usage("a", "n", 1).await?, 2);
+    bare.close().await
 }

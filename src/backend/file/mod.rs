@@ -21,7 +21,7 @@ pub use options::FileConfig;
 use serde_json::json;
 use state::{Draft, State};
 
-use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, codec::RecordKey};
+use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, codec::RecordKey, layer::time_left};
 
 /// A store in a directory of this machine: the default, for everything from a laptop to one busy server.
 ///
@@ -80,7 +80,7 @@ impl File {
         &self,
         change: impl FnOnce(&mut Draft) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.store.committer.write(self.deadline, change).await
+        self.store.committer.write(time_left(self.deadline), change).await
     }
 
     /// Gives space that deleted records left in the file back to the system.
@@ -93,7 +93,7 @@ impl File {
     /// As any write. A call that is dropped, or is over its deadline, may still compact.
     pub async fn compact(&self) -> Result<u64> {
         let before = self.size().unwrap_or(0);
-        self.store.committer.compact(self.deadline).await?;
+        self.store.committer.compact(time_left(self.deadline)).await?;
         Ok(before.saturating_sub(self.size().unwrap_or(before)))
     }
 
@@ -128,6 +128,10 @@ impl Backend for File {
 
     fn set_deadline(&mut self, deadline: Duration) {
         self.deadline = deadline;
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
     }
 
     async fn health(&self) -> Result<()> {
@@ -168,7 +172,7 @@ impl Backend for File {
     }
 
     async fn close(&self) -> Result<()> {
-        self.store.committer.close(self.deadline).await
+        self.store.committer.close(time_left(self.deadline)).await
     }
 }
 
@@ -319,6 +323,34 @@ mod tests {
         storage.health().await.unwrap();
         assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1), "it was applied after all");
         assert_eq!(storage.get_config("b").await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    /// The handle has far more time than the layers, which stand in the order of the README.
+    #[tokio::test]
+    async fn under_layers_a_write_that_is_withdrawn_was_not_applied() {
+        let disk = Disk::default();
+        let bare = store_on(&disk);
+        let stack = crate::Stack::new()
+            .limit(crate::Limit::new(64))
+            .retry(crate::Retry::new())
+            .timeout(crate::Timeout::new(Duration::from_millis(400)))
+            .instrument(bare.backend());
+        let layered = bare.clone().layer(stack);
+        layered.set_config("a", json!(0)).await.unwrap();
+
+        disk.stalled.store(true, Ordering::SeqCst);
+        let begun = tokio::spawn({
+            let layered = layered.clone();
+            async move { layered.set_config("a", json!(1)).await }
+        });
+        disk.stalls().await;
+        let queued = layered.increment_usage("b", "n", 1).await.unwrap_err();
+        let begun = begun.await.unwrap().unwrap_err();
+        // Before anything can fail: the store waits for its thread when it is dropped.
+        disk.stalled.store(false, Ordering::SeqCst);
+        assert_eq!((begun.kind(), begun.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
+        assert_eq!((queued.kind(), queued.outcome()), (ErrorKind::Timeout, Outcome::NotApplied), "{queued}");
+        assert_eq!(bare.increment_usage("b", "n", 0).await.unwrap(), 0, "it was withdrawn");
     }
 
     #[tokio::test]

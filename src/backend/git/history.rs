@@ -10,7 +10,7 @@ use git2::{Commit, ErrorCode, Oid, Repository, Sort, Tree};
 use super::{Git, failure::failed, ledger::changes, name, place::Place, state::Files};
 use crate::{
     Error, ErrorKind, Key, Record, Result, Revision, RevisionId, Versioned, VersionedKind,
-    codec::LAST_SECOND, error::Kind,
+    codec::LAST_SECOND, error::Kind, layer::time_left,
 };
 
 fn missing(kind: VersionedKind, key: &Key) -> Error {
@@ -152,7 +152,7 @@ impl Git {
     ) -> Result<T> {
         let (path, head) = (self.store.path.clone(), self.state()?.head);
         let read = tokio::task::spawn_blocking(move || work(&Place::reopen(&path)?, head));
-        match tokio::time::timeout(self.deadline, read).await {
+        match tokio::time::timeout(time_left(self.deadline), read).await {
             Ok(done) => {
                 done.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "reading the history panicked")))
             }

@@ -32,7 +32,10 @@ use state::{Draft, State};
 use worker::Worker;
 use writer::{Shared, Writer};
 
-use crate::{Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats, codec::rfc3339_seconds};
+use crate::{
+    Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats, codec::rfc3339_seconds,
+    layer::time_left,
+};
 
 /// A store in a Git repository: for a small team's credentials and configuration, with a history that can be reviewed and
 /// reverted. Experimental.
@@ -156,7 +159,7 @@ impl Git {
         &self,
         work: impl FnOnce(&mut Writer) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.store.worker.ask(self.deadline, work).await
+        self.store.worker.ask(time_left(self.deadline), work).await
     }
 
     /// Makes a change as one commit.
@@ -241,6 +244,10 @@ impl Backend for Git {
         self.deadline = deadline;
     }
 
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
     async fn health(&self) -> Result<()> {
         self.ask(Writer::adopt).await
     }
@@ -287,7 +294,7 @@ impl Backend for Git {
     }
 
     async fn close(&self) -> Result<()> {
-        self.store.worker.close(self.deadline).await
+        self.store.worker.close(time_left(self.deadline)).await
     }
 }
 

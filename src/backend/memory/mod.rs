@@ -20,7 +20,7 @@ use serde::Deserialize;
 pub use transaction::MemoryTransaction;
 
 use crate::{
-    Backend, ConfigValue, Credential, Error, Key, Open, Result, StorageStats, UsageRecord,
+    Backend, ConfigValue, Credential, DEFAULT_DEADLINE, Error, Key, Open, Result, StorageStats, UsageRecord,
     codec::{Location, unknown_option},
 };
 
@@ -28,10 +28,12 @@ use crate::{
 /// every other backend is compared with.
 ///
 /// All capabilities but connections. Open it with `memory:`; each one that is opened is a store of its own, and its
-/// clones share it. Calls never wait, so deadlines don't matter.
+/// clones share it. Calls never wait, so deadlines matter only to layers.
 #[derive(Clone)]
 pub struct Memory {
     store: Arc<Mutex<Store>>,
+    /// For the layers: see [`Backend::deadline`].
+    deadline: Duration,
 }
 
 #[derive(Default)]
@@ -77,7 +79,13 @@ impl Backend for Memory {
         "memory"
     }
 
-    fn set_deadline(&mut self, _: Duration) {}
+    fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
 
     async fn health(&self) -> Result<()> {
         self.lock(|_| Ok(()))
@@ -126,6 +134,6 @@ impl Open for Memory {
     type Config = MemoryConfig;
 
     async fn open(_: MemoryConfig) -> Result<Self> {
-        Ok(Self { store: Arc::default() })
+        Ok(Self { store: Arc::default(), deadline: DEFAULT_DEADLINE })
     }
 }

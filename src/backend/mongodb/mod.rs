@@ -27,7 +27,7 @@ pub use options::{MongoDbConfig, ReadLevel, WriteLevel};
 use server::Server;
 pub use transaction::MongoDbTransaction;
 
-use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats};
+use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, layer::time_left};
 
 /// How many chunks of a batch are under way at once: each has a connection.
 const CONCURRENT_CHUNKS: usize = 4;
@@ -133,6 +133,10 @@ impl Backend for MongoDb {
         self.deadline = deadline;
     }
 
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
     /// Asks the server that takes writes.
     async fn health(&self) -> Result<()> {
         let call = self.call()?;
@@ -149,7 +153,7 @@ impl Backend for MongoDb {
     }
 
     async fn close(&self) -> Result<()> {
-        self.server.close(self.deadline).await
+        self.server.close(time_left(self.deadline)).await
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
         gate::{Entry, Gate},
         later,
     },
+    layer::time_left,
 };
 
 /// How often an upsert is tried that another one of the same new document came before.
@@ -98,7 +99,7 @@ impl MongoDb {
         let under_way = self.server.calls.enter()?;
         Ok(Call {
             server: &self.server,
-            deadline: later(Instant::now(), self.deadline),
+            deadline: later(Instant::now(), time_left(self.deadline)),
             _under_way: under_way,
         })
     }

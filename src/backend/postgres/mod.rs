@@ -26,7 +26,9 @@ use server::Server;
 use statement::{Sql, column};
 pub use transaction::PostgresTransaction;
 
-use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, backend::remote::Effect};
+use crate::{
+    Backend, Error, ErrorKind, Open, Result, StorageStats, backend::remote::Effect, layer::time_left,
+};
 
 /// How many chunks of a batch are under way at once: each has a connection.
 const CONCURRENT_CHUNKS: usize = 4;
@@ -106,6 +108,10 @@ impl Backend for Postgres {
         self.deadline = deadline;
     }
 
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
     async fn health(&self) -> Result<()> {
         let call = self.call()?;
         let mut lease = call.lease().await?;
@@ -122,7 +128,7 @@ impl Backend for Postgres {
     }
 
     async fn close(&self) -> Result<()> {
-        self.server.close(self.deadline).await
+        self.server.close(time_left(self.deadline)).await
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
         gate::{Entry, Gate},
         later,
     },
+    layer::time_left,
 };
 
 pub(super) struct Server {
@@ -95,7 +96,7 @@ impl Postgres {
         let under_way = self.server.calls.enter()?;
         Ok(Call {
             server: &self.server,
-            deadline: later(Instant::now(), self.deadline),
+            deadline: later(Instant::now(), time_left(self.deadline)),
             _under_way: under_way,
         })
     }

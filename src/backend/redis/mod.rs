@@ -29,7 +29,7 @@ use layout::Layout;
 pub use options::{RedisConfig, RedisDurability, RedisSentinel, RedisTls, RedisTopology};
 use server::Server;
 
-use crate::{Backend, Open, PoolStats, Pooled, Result, StorageStats};
+use crate::{Backend, Open, PoolStats, Pooled, Result, StorageStats, layer::time_left};
 
 /// How many chunks of a batch are under way at once.
 const CONCURRENT_CHUNKS: usize = 10;
@@ -109,6 +109,10 @@ impl Backend for Redis {
         self.deadline = deadline;
     }
 
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
     /// Sends every server that owns data a write that changes nothing: a replica, a server that is full, can't save or has too
     /// few replicas (its own setting, or `wait_replicas`), and a user who may not write, are errors. Of a cluster the error
     /// says how many slots are not served.
@@ -121,7 +125,7 @@ impl Backend for Redis {
     }
 
     async fn close(&self) -> Result<()> {
-        self.server.close(self.deadline).await
+        self.server.close(time_left(self.deadline)).await
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
         gate::{Entry, Gate},
         later,
     },
+    layer::time_left,
 };
 
 pub(super) struct Server {
@@ -180,7 +181,7 @@ enum Deadline {
 
 impl Redis {
     pub(super) fn call(&self) -> Result<Call<'_>> {
-        self.call_until(Deadline::At(later(Instant::now(), self.deadline)))
+        self.call_until(Deadline::At(later(Instant::now(), time_left(self.deadline))))
     }
 
     /// A call that may take as long as it has to, if only each of its requests is in time.

@@ -7,11 +7,9 @@ pub(crate) mod gate;
 use std::{
     io,
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
 };
 
-use tokio::time::Instant;
-
+pub(crate) use crate::layer::later;
 use crate::{Error, ErrorKind, Outcome};
 
 /// What the statistics say of TLS where there is none and none is needed; and what an operator is told where one is.
@@ -49,11 +47,6 @@ pub(crate) fn unreachable(server: &str, cause: Option<&io::Error>) -> Error {
         }
         _ => Error::new(ErrorKind::Unavailable, format!("{server} can't be reached")),
     }
-}
-
-/// A deadline that is too far away to be told is as good as one that is very far away.
-pub(crate) fn later(now: Instant, duration: Duration) -> Instant {
-    now.checked_add(duration).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 60 * 60))
 }
 
 /// One who waits for a connection, until it is dropped.
