@@ -149,6 +149,60 @@ async fn timeouts_of_the_server_say_that_nothing_happened() -> Result {
     holder.close().await
 }
 
+/// A write that waits for a lock until its deadline: what it says, and what is stored once the lock is gone.
+async fn late_write(url: &str) -> Result<gateway_storage::Error> {
+    let holder = open(url).await;
+    holder.set_config("a", json!(0)).await?;
+    let mut tx = holder.begin().await?;
+    tx.set_config(&key("a"), &config(json!(1))).await?;
+    let storage = open(url).await;
+    let error = storage.with_deadline(Duration::from_secs(1)).set_config("a", json!(2)).await.unwrap_err();
+    tx.rollback().await?;
+    if error.outcome() == Outcome::NotApplied {
+        // Behind the write, if it were still there.
+        holder.with_deadline(Duration::from_secs(10)).increment_usage("a", "n", 1).await?;
+        assert_eq!(holder.get_config("a").await?.value(), &json!(0), "it was written");
+    }
+    storage.set_config("a", json!(3)).await?;
+    storage.close().await?;
+    holder.close().await?;
+    Ok(error)
+}
+
+#[tokio::test]
+async fn a_short_deadline_says_that_nothing_happened() -> Result {
+    let server = Server::start(&[]);
+    let error = late_write(&server.url()).await?;
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied), "{error:?}");
+    assert_eq!(error.code(), Some("57014"));
+    // Through PgBouncer nothing can be stopped.
+    let error = late_write(&crate::servers::pgbouncer()).await?;
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown), "{error:?}");
+    Ok(())
+}
+
+/// A commit that waits for a replica and is stopped is done here, and not there: the server calls that a success.
+#[tokio::test]
+async fn a_write_without_its_replica_is_not_ok() -> Result {
+    let server = Server::start(&[]);
+    let storage = open(&server.url()).await;
+    let administrator = raw(&server.url()).await;
+    for statement in ["ALTER SYSTEM SET synchronous_standby_names = 'missing'", "SELECT pg_reload_conf()"] {
+        administrator.batch_execute(statement).await.unwrap();
+    }
+    let (hurried, begun) = (storage.with_deadline(Duration::from_secs(1)), Instant::now());
+    let error = loop {
+        match hurried.set_config("a", json!(1)).await {
+            Err(error) => break error,
+            // The server was told, but does not know yet.
+            Ok(()) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "every write is Ok, and none has a replica");
+    };
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown), "{error:?}");
+    Ok(())
+}
+
 /// A server that crashed gives out the numbers of transactions that it lost again: their new owners' fate is not ours.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_commit_is_reported_that_a_crash_undid() -> Result {

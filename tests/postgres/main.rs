@@ -2,6 +2,7 @@
 #![cfg(feature = "postgres")]
 
 mod calls;
+mod connections;
 mod faults;
 mod login;
 mod pool;

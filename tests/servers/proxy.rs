@@ -23,6 +23,7 @@ pub(crate) struct Proxy {
     connections: Arc<Mutex<Vec<Connection>>>,
     silence: Arc<Notify>,
     delay: Arc<AtomicU64>,
+    accepted: Arc<AtomicU64>,
 }
 
 /// What ends it, and how long it takes to carry something, in milliseconds.
@@ -63,10 +64,12 @@ impl Proxy {
             connections: Arc::default(),
             silence: Arc::default(),
             delay: Arc::default(),
+            accepted: Arc::default(),
         };
         let relay = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                relay.accepted.fetch_add(1, Ordering::SeqCst);
                 let latency = Arc::new(AtomicU64::new(0));
                 let connection = tokio::spawn(relay.clone().relay(client, latency.clone()));
                 relay.connections.lock().unwrap().push((connection.abort_handle(), latency));
@@ -103,6 +106,11 @@ impl Proxy {
         }
         connections.remove(0).0.abort();
         1
+    }
+
+    /// How many connections there were.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::SeqCst)
     }
 
     /// Where new connections lead.

@@ -1,15 +1,25 @@
 //! One connection, and how it is opened.
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
-    sync::Arc,
-    time::{Duration, Instant},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use bb8::ManageConnection;
-use tokio::{runtime::Handle, sync::Semaphore, task::AbortHandle, time::timeout};
+use tokio::{
+    net::lookup_host,
+    sync::Semaphore,
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_postgres::{
-    Client, Config, Statement,
+    AsyncMessage, Client, Config, Statement,
     config::{SslMode as DriverMode, TargetSessionAttrs},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -20,7 +30,10 @@ use super::{
     statement::{STATEMENTS, Sql},
     tls,
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{
+    Error, ErrorKind, Result,
+    backend::remote::{later, unreachable},
+};
 
 /// A connection with the statements that were prepared on it. The pool has it in a box, since it moves it about.
 pub(super) struct Connection {
@@ -28,9 +41,18 @@ pub(super) struct Connection {
     prepared: [Option<Statement>; STATEMENTS],
     /// Which life of the server this is, once somebody asked.
     pub(super) life: Option<String>,
-    /// A request is under way, or was cut off: its reply may still come, a transaction may be open.
+    /// A request is under way, or was cut off: its reply may still come.
     pub(super) is_dirty: bool,
-    driver: AbortHandle,
+    /// A transaction is open, or may be.
+    pub(super) in_transaction: bool,
+    /// A statement is being prepared, or was when that was cut off: the server may keep one that we do not know.
+    pub(super) is_preparing: bool,
+    /// It is not used again. Nothing has to be stopped for that.
+    is_retired: AtomicBool,
+    /// The server said something beside its replies since it was told to stop.
+    has_notice: Arc<AtomicBool>,
+    opened: Instant,
+    driver: JoinHandle<()>,
     /// What a request to cancel is sent with. None behind a pooler: PgBouncer 1.18 crashes of some, and closes the server's
     /// connection of a client that is gone.
     cancel: Option<MakeRustlsConnect>,
@@ -42,7 +64,103 @@ impl Connection {
     }
 
     pub(super) fn is_dead(&self) -> bool {
-        self.is_dirty || self.client().is_closed()
+        self.is_dirty || self.is_retired() || self.is_closed()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.client.as_ref().is_none_or(Client::is_closed)
+    }
+
+    fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Relaxed)
+    }
+
+    fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Its server takes no writes: the next connection may find one that does. If it does not, writes that are refused cost a
+    /// connection a second for each place in the pool, and not one each.
+    pub(super) fn leave_reader(&self) {
+        if self.opened.elapsed() >= READER_STAYS {
+            self.retire();
+        }
+    }
+
+    /// What the answer to a request means for the connection.
+    pub(super) fn settle(&mut self, after: After) {
+        self.is_dirty = after == After::Cut;
+        match after {
+            After::Ready | After::Cut => {}
+            After::Useless => self.retire(),
+            After::TakesNoWrites => self.leave_reader(),
+        }
+    }
+
+    /// Whether the server can be told to stop.
+    pub(super) fn can_stop(&self) -> bool {
+        self.cancel.is_some()
+    }
+
+    /// Tells the server to stop what it does. It may hear of that late, so the connection is not used again.
+    pub(super) async fn stop(&self) {
+        self.retire();
+        self.has_notice.store(false, Ordering::SeqCst);
+        if let Some(tls) = self.cancel.clone() {
+            drop(self.client().cancel_token().cancel_query(tls).await);
+        }
+    }
+
+    /// Whether the server had something to say of being stopped. A commit that waits for a replica then ends without one, and
+    /// the reply itself is that of a success.
+    pub(super) fn has_notice(&self) -> bool {
+        self.has_notice.load(Ordering::SeqCst)
+    }
+
+    /// Whether something is owed before it can be used again.
+    pub(super) fn is_untidy(&self) -> bool {
+        !self.is_closed() && (self.is_dirty || self.in_transaction && !self.is_retired())
+    }
+
+    /// Waits for the reply that is owed and rolls back what is open. Where that takes too long the server is told to stop, and
+    /// the connection is closed.
+    pub(super) async fn tidy(&mut self) {
+        let text = match (self.in_transaction, self.is_preparing) {
+            (false, false) => "",
+            (true, false) => "ROLLBACK",
+            (false, true) => "DEALLOCATE ALL",
+            (true, true) => "ROLLBACK; DEALLOCATE ALL",
+        };
+        if self.is_preparing {
+            self.prepared = [const { None }; STATEMENTS];
+        }
+        self.is_dirty = true;
+        if !self.is_retired() {
+            // The driver reads what a dropped request still gets before the reply to this one.
+            let tidied = timeout(TIDY_TIMEOUT, self.client().batch_execute(text)).await;
+            if matches!(tidied, Ok(Ok(()))) {
+                (self.is_dirty, self.in_transaction, self.is_preparing) = (false, false, false);
+                return;
+            }
+        }
+        self.close().await;
+    }
+
+    /// Closes a connection on which something is under way. The server has let go of it then, if it answers at all.
+    async fn close(&mut self) {
+        let (Some(client), Some(tls)) = (self.client.take(), self.cancel.take()) else {
+            return self.driver.abort();
+        };
+        let closed = async {
+            // A statement that goes on would hold its locks until it is done.
+            drop(client.cancel_token().cancel_query(tls).await);
+            // Now the driver says goodbye, after the last reply.
+            drop(client);
+            drop((&mut self.driver).await);
+        };
+        if timeout(CLOSE_TIMEOUT, closed).await.is_err() {
+            self.driver.abort();
+        }
     }
 
     pub(super) fn prepared(&self, statement: Sql) -> Option<&Statement> {
@@ -54,32 +172,49 @@ impl Connection {
     }
 }
 
-/// How long the server may take to hear that nobody waits any more.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
+/// What is known of a connection after a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    Ready,
+    /// The server answered, and the connection is of no use any more.
+    Useless,
+    /// The same, perhaps: see [`Connection::leave_reader`].
+    TakesNoWrites,
+    /// There is no answer yet.
+    Cut,
+}
+
+/// How long a connection to a server that takes no writes is kept at least.
+const READER_STAYS: Duration = Duration::from_secs(1);
+
+/// How long the reply to a call that was cut off may take before the server is told to stop.
+const TIDY_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// How long the server may take to stop before the connection is closed in any case.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let Some(client) = self.client.take() else { return };
         // Otherwise the driver says goodbye and ends by itself.
-        if !self.is_dirty || client.is_closed() {
-            return;
+        if self.is_dirty {
+            self.driver.abort();
         }
-        let driver = self.driver.clone();
-        let (Some(tls), Ok(runtime)) = (self.cancel.take(), Handle::try_current()) else {
-            return driver.abort();
-        };
-        // A statement that goes on would hold its locks until it is done.
-        runtime.spawn(async move {
-            drop(timeout(CANCEL_TIMEOUT, client.cancel_token().cancel_query(tls)).await);
-            driver.abort();
-        });
     }
 }
 
+/// A host, and what to try there, in order: `allow` and `prefer` are two ways to connect.
+struct Place {
+    host: String,
+    port: u16,
+    ways: Vec<Config>,
+}
+
+/// How long one of several addresses may take to accept before the next one is tried. It has another try after them.
+const HASTE: Duration = Duration::from_millis(250);
+
 /// Opens connections for the pool.
 pub(super) struct Dialer {
-    /// What to try, in order, for each host: `allow` and `prefer` are two ways to connect.
-    ways: Vec<Vec<Config>>,
+    places: Vec<Place>,
     tls: MakeRustlsConnect,
     cancels: bool,
     behind_pooler: bool,
@@ -117,21 +252,19 @@ impl Dialer {
             .keepalives_idle(Duration::from_secs(15))
             .keepalives_interval(Duration::from_secs(5))
             .keepalives_retries(3);
-        let ways = hosts
-            .iter()
+        let places = hosts
+            .into_iter()
             .map(|(host, port)| {
-                modes(config.sslmode, host)
-                    .iter()
-                    .map(|mode| {
-                        let mut way = plain.clone();
-                        way.host(host).port(*port).ssl_mode(*mode);
-                        way
-                    })
-                    .collect()
+                let way = |mode: &DriverMode| {
+                    let mut way = plain.clone();
+                    way.host(&host).ssl_mode(*mode);
+                    way
+                };
+                Place { ways: modes(config.sslmode, &host).iter().map(way).collect(), host, port }
             })
             .collect();
         Ok(Self {
-            ways,
+            places,
             tls: tls::connector(config)?,
             cancels: !config.pgbouncer,
             behind_pooler: config.pgbouncer,
@@ -143,8 +276,8 @@ impl Dialer {
     /// The first host that can be reached and, where there are several, takes writes.
     async fn dial(&self) -> Result<Box<Connection>> {
         let mut first = None;
-        for ways in &self.ways {
-            match self.dial_host(ways).await {
+        for place in &self.places {
+            match self.dial_host(place).await {
                 Ok(connection) => return Ok(connection),
                 // Who is not let in here would not be let in elsewhere, and should know.
                 Err(error) if error.kind() == ErrorKind::Denied => return Err(error),
@@ -154,11 +287,12 @@ impl Dialer {
         Err(first.expect("there is a host"))
     }
 
-    async fn dial_host(&self, ways: &[Config]) -> Result<Box<Connection>> {
+    async fn dial_host(&self, place: &Place) -> Result<Box<Connection>> {
         let mut first = None;
-        for way in ways {
-            let dialed = timeout(self.connect_timeout, self.dial_one(way)).await;
-            match dialed.unwrap_or_else(|_| Err(slow())) {
+        for way in &place.ways {
+            let end = later(Instant::now(), self.connect_timeout);
+            let dialed = timeout_at(end, self.dial_way(place, way, end)).await;
+            match dialed.unwrap_or_else(|_| Err(failure::slow())) {
                 Ok(connection) => return Ok(connection),
                 // Only a refusal can be answered by another way, and not that of a password.
                 Err(error) if error.kind() == ErrorKind::Denied && error.code() != Some("28P01") => {
@@ -170,21 +304,74 @@ impl Dialer {
         Err(first.expect("there is a way"))
     }
 
+    async fn dial_way(&self, place: &Place, way: &Config, end: Instant) -> Result<Box<Connection>> {
+        if place.host.starts_with('/') {
+            return self.dial_one(way.clone().port(place.port)).await;
+        }
+        let found = lookup_host((&*place.host, place.port)).await;
+        let found = found.map_err(|error| unreachable(failure::SERVER, Some(&error)))?;
+        self.dial_addresses(way, found.collect(), end).await
+    }
+
+    /// The first of a host's addresses that lets us in. Each has its share of the time, and one that does not accept at once
+    /// waits for its second try until the others had their first.
+    async fn dial_addresses(
+        &self,
+        way: &Config,
+        addresses: Vec<SocketAddr>,
+        end: Instant,
+    ) -> Result<Box<Connection>> {
+        let are_several = addresses.len() > 1;
+        let mut left: VecDeque<_> = addresses.into_iter().map(|address| (address, are_several)).collect();
+        let mut failed: Option<Error> = None;
+        while let Some((address, in_haste)) = left.pop_front() {
+            let share = end.saturating_duration_since(Instant::now()) / (left.len() as u32 + 1);
+            let mut way = way.clone();
+            // The certificate is still that of the host.
+            way.hostaddr(address.ip()).port(address.port());
+            way.connect_timeout(if in_haste { HASTE.min(share) } else { share });
+            let error = match timeout(share, self.dial_one(&way)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => error,
+                Err(_) => failure::slow(),
+            };
+            let is_denied = |error: &Error| error.kind() == ErrorKind::Denied;
+            if in_haste && error.kind() == ErrorKind::Timeout {
+                left.push_back((address, false));
+            } else if !failed.as_ref().is_some_and(|failed| is_denied(failed) || !is_denied(&error)) {
+                // What a server says tells more than that another one is not there.
+                failed = Some(error);
+            }
+        }
+        Err(failed.unwrap_or_else(|| unreachable(failure::SERVER, None)))
+    }
+
     async fn dial_one(&self, way: &Config) -> Result<Box<Connection>> {
         let (client, mut connection) = way
             .connect(self.tls.clone())
             .await
             .map_err(|error| failure::of_dial(&error, self.behind_pooler))?;
         // Driven by hand: the driver's own way would log the server's notices, which can quote values.
+        let has_notice = Arc::new(AtomicBool::new(false));
+        let heard = has_notice.clone();
         let driver = tokio::spawn(async move {
-            while let Some(Ok(_)) = poll_fn(|context| connection.poll_message(context)).await {}
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                if let AsyncMessage::Notice(_) = message {
+                    heard.store(true, Ordering::SeqCst);
+                }
+            }
         });
         Ok(Box::new(Connection {
             client: Some(client),
             prepared: [const { None }; STATEMENTS],
             life: None,
             is_dirty: false,
-            driver: driver.abort_handle(),
+            in_transaction: false,
+            is_preparing: false,
+            is_retired: AtomicBool::new(false),
+            has_notice,
+            opened: Instant::now(),
+            driver,
             cancel: self.cancels.then(|| self.tls.clone()),
         }))
     }
@@ -204,11 +391,6 @@ fn modes(sslmode: SslMode, host: &str) -> &'static [DriverMode] {
 #[cold]
 fn retired() -> Error {
     Error::new(ErrorKind::Unavailable, "the pool was replaced while a connection was opened")
-}
-
-#[cold]
-fn slow() -> Error {
-    Error::new(ErrorKind::Timeout, "the PostgreSQL server did not open a connection in time")
 }
 
 /// Milliseconds as the server takes them: zero is for ever, and only zero is.
@@ -288,13 +470,92 @@ impl ManageConnection for Dialer {
     }
 
     fn has_broken(&self, connection: &mut Box<Connection>) -> bool {
-        connection.is_dead() || self.turns.is_closed()
+        connection.is_dead() || connection.in_transaction || self.turns.is_closed()
     }
 }
 
 #[cfg(test)]
+#[path = "../../../tests/servers/mod.rs"]
+mod servers;
+
+#[cfg(test)]
 mod tests {
-    use super::*;
+    use futures_util::FutureExt;
+    use tokio::net::{TcpSocket, TcpStream};
+    use tokio_postgres::SimpleQueryMessage;
+
+    use super::{servers::postgres::Server, *};
+
+    /// An address that accepts nothing and refuses nothing, as long as the rest is kept.
+    async fn silence() -> (SocketAddr, impl Sized) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(accepted) = timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+            waiting.push(accepted.unwrap());
+            assert!(waiting.len() < 64, "its queue has no end");
+        }
+        (address, (listener, waiting))
+    }
+
+    #[tokio::test]
+    async fn the_addresses_of_a_host_share_the_time() {
+        let server = Server::start(&[]);
+        let config = PostgresConfig::try_from(&*server.url()).unwrap();
+        let dialer = Dialer::new(&config, Arc::new(Semaphore::new(1))).unwrap();
+        let (live, (silent, _kept)) = (SocketAddr::from(([127, 0, 0, 1], server.port)), silence().await);
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let dial = async |addresses: &[SocketAddr], time: Duration| {
+            let end = Instant::now() + time;
+            dialer.dial_addresses(&dialer.places[0].ways[0], addresses.to_vec(), end).await
+        };
+        let (long, short) = (Duration::from_secs(30), Duration::from_secs(1));
+
+        let begun = Instant::now();
+        for addresses in [vec![silent, live], vec![closed, silent, live], vec![live, silent], vec![live]] {
+            let connection = dial(&addresses, long).await.unwrap();
+            connection.client().batch_execute("").await.unwrap();
+        }
+        assert!(begun.elapsed() < long / 2, "{:?}", begun.elapsed());
+
+        let error = async |addresses: &[SocketAddr]| dial(addresses, short).await.err().unwrap().kind();
+        assert_eq!(error(&[silent, silent]).await, ErrorKind::Timeout);
+        assert_eq!(error(&[silent]).await, ErrorKind::Timeout);
+        assert_eq!(error(&[closed, closed]).await, ErrorKind::Unavailable);
+        assert_eq!(error(&[]).await, ErrorKind::Unavailable);
+        // A server that says no is heard.
+        let lost = PostgresConfig { dbname: Some("nowhere".into()), ..config };
+        let dialer = Dialer::new(&lost, Arc::new(Semaphore::new(1))).unwrap();
+        let way = &dialer.places[0].ways[0];
+        let answered = dialer.dial_addresses(way, vec![silent, live], Instant::now() + 3 * short).await;
+        assert_eq!(answered.err().unwrap().code(), Some("3D000"));
+    }
+
+    /// The server keeps a statement under a name that was on its way to a caller who is gone.
+    #[tokio::test]
+    async fn a_statement_whose_name_is_lost_is_given_up() {
+        let server = Server::start(&[]);
+        let config = PostgresConfig::try_from(&*server.url()).unwrap();
+        let dialer = Dialer::new(&config, Arc::new(Semaphore::new(1))).unwrap();
+        let mut connection = dialer.dial().await.unwrap();
+        (connection.is_dirty, connection.is_preparing) = (true, true);
+        assert!(connection.client().prepare("SELECT 1").now_or_never().is_none());
+        assert!(connection.is_untidy());
+        connection.tidy().await;
+        assert!(!connection.is_dead() && !connection.is_preparing);
+        let kept = connection.client().simple_query("SELECT count(*) FROM pg_prepared_statements").await;
+        let kept: Vec<_> = kept
+            .unwrap()
+            .into_iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(kept, ["0"]);
+    }
 
     #[test]
     fn a_socket_does_not_speak_for_other_hosts() {
@@ -307,7 +568,7 @@ mod tests {
         let dialer = Dialer::new(&config, Arc::new(Semaphore::new(1))).unwrap();
         let hurried = PostgresConfig { connect_timeout: Duration::ZERO, ..config };
         assert!(Dialer::new(&hurried, Arc::new(Semaphore::new(1))).is_err());
-        let modes: Vec<_> = dialer.ways.iter().map(|ways| ways[0].get_ssl_mode()).collect();
+        let modes: Vec<_> = dialer.places.iter().map(|place| place.ways[0].get_ssl_mode()).collect();
         assert_eq!(modes, [DriverMode::Disable, DriverMode::Require]);
     }
 

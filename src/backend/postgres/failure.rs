@@ -1,13 +1,17 @@
 //! What the driver and the server report, as our errors. Their texts can quote values, so only codes are kept.
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, io::ErrorKind::TimedOut};
 
 use tokio_postgres::error::{DbError, Severity};
 
+use super::connection::After;
 use crate::{
     Error, ErrorKind,
     backend::remote::{Effect, unreachable},
 };
+
+/// What errors call it.
+pub(super) const SERVER: &str = "the PostgreSQL server";
 
 /// An error of a request that was sent.
 #[cold]
@@ -20,15 +24,15 @@ pub(super) fn of_request(error: &tokio_postgres::Error, effect: Effect) -> Error
     }
 }
 
-/// Whether the connection is of no use any more, although the server answered.
-pub(super) fn ends_connection(error: &tokio_postgres::Error) -> bool {
-    match error.as_db_error() {
-        // A demoted primary stays one: the next connection may find the new one. A pooler forgets prepared statements,
-        // and a migration changes what they return.
-        Some(answer) => {
-            is_fatal(answer) || matches!(answer.code().code(), "25006" | "26000" | "42P05" | "0A000")
-        }
-        None => true,
+/// What an error means for the connection.
+pub(super) fn after(error: &tokio_postgres::Error) -> After {
+    let Some(answer) = error.as_db_error() else { return After::Cut };
+    match answer.code().code() {
+        _ if is_fatal(answer) => After::Useless,
+        "25006" => After::TakesNoWrites,
+        // A pooler forgets prepared statements, and a migration changes what they return.
+        "26000" | "42P05" | "0A000" => After::Useless,
+        _ => After::Ready,
     }
 }
 
@@ -61,13 +65,22 @@ pub(super) fn of_dial(error: &tokio_postgres::Error, behind_pooler: bool) -> Err
         "authentication error" | "invalid configuration" => {
             Error::new(ErrorKind::Denied, "the PostgreSQL server wants another login: a password, perhaps")
         }
-        _ => lost(error),
+        _ => match cause::<std::io::Error>(error) {
+            // By the driver's own clock.
+            Some(cause) if cause.kind() == TimedOut && cause.raw_os_error().is_none() => slow(),
+            _ => lost(error),
+        },
     }
 }
 
 #[cold]
+pub(super) fn slow() -> Error {
+    Error::new(ErrorKind::Timeout, "the PostgreSQL server did not open a connection in time")
+}
+
+#[cold]
 fn lost(error: &tokio_postgres::Error) -> Error {
-    unreachable("the PostgreSQL server", cause::<std::io::Error>(error))
+    unreachable(SERVER, cause::<std::io::Error>(error))
 }
 
 /// The cause of this type. An I/O error hands over what it wraps, and not what that wraps.
@@ -97,7 +110,7 @@ pub(super) fn of_code(code: &str) -> Error {
         "40001" | "23505" => (Conflict, "another change came between; try again from the start"),
         "40P01" => (Conflict, "two changes waited for each other; try again from the start"),
         "25P02" => (Conflict, "the transaction failed before, and was rolled back"),
-        "57014" => (Timeout, "the PostgreSQL server gave the statement up, after its own timeout"),
+        "57014" => (Timeout, "the PostgreSQL server gave the statement up: its time was over"),
         "55P03" => (Busy, "another transaction holds what is to be changed"),
         "25P03" | "25P04" => (Timeout, "the transaction was idle for too long, and was rolled back"),
         "53300" => (Busy, "the PostgreSQL server has no connection left"),

@@ -43,8 +43,8 @@ const CONCURRENT_CHUNKS: usize = 4;
 /// An operation is one statement, a batch one statement for each thousand items, a transaction its statements and one round
 /// trip each for begin and commit. Statements are prepared once a connection; with the option `pgbouncer` they are not, so
 /// that a pooler may hand out another connection for each. Connections are pooled by bb8, behind a queue in which whoever
-/// came first goes first. A connection on which something was cut off (a deadline, a dropped future) is closed, and the
-/// server told to stop.
+/// came first goes first. A connection on which something was cut off (a deadline, a dropped future) is used again once its
+/// reply has come; if that takes longer than a moment the server is told to stop, and the connection is closed.
 ///
 /// # Where things are
 ///
@@ -80,7 +80,8 @@ const CONCURRENT_CHUNKS: usize = 4;
 ///   Rows are taken in the order of their keys, so that batches can't wait for each other in a circle.
 /// - An export is a snapshot: the store as it was when the stream was first asked for a record.
 /// - A call that gets no connection, or that the server refuses, is [`NotApplied`](crate::Outcome::NotApplied); a write that
-///   was sent and has no answer is [`Unknown`](crate::Outcome::Unknown). For a commit the server is asked what became of it.
+///   was sent and has no answer is [`Unknown`](crate::Outcome::Unknown). A moment before its deadline a write is stopped, so
+///   that the server says that nothing happened (not with `pgbouncer`). For a commit the server is asked what became of it.
 #[derive(Clone)]
 pub struct Postgres {
     server: Arc<Server>,
@@ -112,8 +113,14 @@ impl Backend for Postgres {
     }
 
     async fn health(&self) -> Result<()> {
-        let reply = self.call()?.run(Effect::Read, Sql::Health, &[]).await?;
-        if column(reply.row()?, 0)? { Err(failure::of_code("25006")) } else { Ok(()) }
+        let call = self.call()?;
+        let mut lease = call.lease().await?;
+        let reply = call.run_on(&mut lease, Effect::Read, Sql::Health, &[]).await?;
+        if column(reply.row()?, 0)? {
+            lease.leave_reader();
+            return Err(failure::of_code("25006"));
+        }
+        Ok(())
     }
 
     async fn stats(&self) -> Result<StorageStats> {

@@ -57,11 +57,14 @@ pub struct PostgresConfig {
     pub isolation: Isolation,
     /// The most connections. Default: 10.
     pub pool_size: u32,
-    /// How long a connection to one host may take to open, with its login. Default: 5 s.
+    /// How long a connection to one host may take to open, with its login. Several addresses of the host share it. Default:
+    /// 5 s.
     #[serde(with = "readable")]
     pub connect_timeout: Duration,
     /// When the server gives a statement up. Zero: never. Default: 9 s, a little before our own deadline, so that it is the
-    /// server who says that nothing happened. A longer deadline needs a longer one.
+    /// server who says that nothing happened. A longer deadline needs a longer one. Under a shorter one a write is stopped by a
+    /// request to cancel, a quarter of its time before the end, 500 ms at most; not with `pgbouncer`, nor in a transaction, where
+    /// nothing has happened before the commit.
     #[serde(with = "readable")]
     pub statement_timeout: Duration,
     /// When the server gives a statement up that waits for a lock. Zero: never. Default: 5 s.

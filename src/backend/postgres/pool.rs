@@ -11,7 +11,10 @@ use std::{
 
 use bb8::{ErrorSink, Pool, PooledConnection, QueueStrategy, RunError};
 use futures_util::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+};
 
 use super::{
     Postgres,
@@ -27,28 +30,47 @@ use crate::{Error, ErrorKind, PoolStats, Pooled, Result, backend::remote::Waitin
 pub(super) struct Lane {
     pool: Pool<Dialer>,
     turns: Arc<Semaphore>,
+    /// How many turns are laid aside, since the server gives no connection for them.
+    aside: Arc<AtomicU32>,
     waiting: AtomicU32,
     failures: watch::Sender<Option<Error>>,
 }
 
-/// A connection, and the right to use it. Given back when it is dropped; a dirty one is closed.
-pub(super) struct Lease {
-    // Before the permit, so that whoever is next finds it.
+/// When a turn that was laid aside is tried again, for each that is.
+const ASIDE: Duration = Duration::from_secs(1);
+
+/// A connection, and the right to use it. Given back when it is dropped, and tidied up before if that is needed.
+pub(super) struct Lease(Option<Held>);
+
+struct Held {
+    // Before the permit, so that the next one finds it.
     connection: PooledConnection<'static, Dialer>,
     _turn: OwnedSemaphorePermit,
 }
+
+const HELD: &str = "only a dropped lease has no connection";
 
 impl Deref for Lease {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
-        &self.connection
+        &self.0.as_ref().expect(HELD).connection
     }
 }
 
 impl DerefMut for Lease {
     fn deref_mut(&mut self) -> &mut Connection {
-        &mut self.connection
+        &mut self.0.as_mut().expect(HELD).connection
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(mut held) = self.0.take().filter(|held| held.connection.is_untidy()) else { return };
+        // With its permit, so that the server never has more connections of ours than there are places in the pool.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { held.connection.tidy().await });
+        }
     }
 }
 
@@ -80,30 +102,52 @@ impl Lane {
             // It hears of a failure after the pool has counted it, so whoever is told can ask again.
             .error_sink(Box::new(Failures(failures.clone())))
             .build_unchecked(dialer);
-        Ok(Self { pool, turns, waiting: AtomicU32::new(0), failures })
+        Ok(Self { pool, turns, aside: Arc::default(), waiting: AtomicU32::new(0), failures })
     }
 
     /// A living connection, in the order in which it was asked for.
     pub(super) async fn lease(&self) -> Result<Lease, NoLease> {
-        // Never past those who wait: a permit that is given back is theirs before it is free.
-        let turn = match self.turns.clone().try_acquire_owned() {
-            Ok(turn) => turn,
-            Err(_) => {
-                let _waits = Waiting::begin(&self.waiting);
-                self.turns.clone().acquire_owned().await.map_err(|_| NoLease::Retired)?
-            }
-        };
+        let mut turn = self.turn().await?;
         loop {
-            let connection = self.connection().await;
-            // Whoever waits here is sent to the pool that took this one's place.
-            let retired =
-                |error| if self.turns.is_closed() { NoLease::Retired } else { NoLease::Failed(error) };
-            let connection = connection.map_err(retired)?;
-            // A dead one is closed by the pool when it is given back, so that the next one is another.
-            if !connection.is_dead() {
-                return Ok(Lease { connection, _turn: turn });
+            match self.connection().await {
+                Ok(connection) if !connection.is_dead() => {
+                    return Ok(Lease(Some(Held { connection, _turn: turn })));
+                }
+                // A dead one is closed by the pool when it is given back, so that the next one is another.
+                Ok(_) => {}
+                // Those who wait here are sent to the pool that took this one's place.
+                Err(_) if self.turns.is_closed() => return Err(NoLease::Retired),
+                // The server has no more, but some are ours: one of them will be given back.
+                Err(error) if error.kind() == ErrorKind::Busy && self.pool.state().connections > 0 => {
+                    self.lay_aside(turn);
+                    turn = self.turn().await?;
+                }
+                Err(error) => return Err(NoLease::Failed(error)),
             }
         }
+    }
+
+    /// Never past those who wait: a permit that is given back is theirs before it is free.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, NoLease> {
+        if let Ok(turn) = self.turns.clone().try_acquire_owned() {
+            return Ok(turn);
+        }
+        let _waits = Waiting::begin(&self.waiting);
+        self.turns.clone().acquire_owned().await.map_err(|_| NoLease::Retired)
+    }
+
+    /// Keeps a turn for which there is no connection out of use for a while, so that there are as many as connections. They come
+    /// back one at a time. As many as there are connections stay.
+    fn lay_aside(&self, turn: OwnedSemaphorePermit) {
+        let (max, connections) = (self.max(), self.pool.state().connections.max(1));
+        let lay = |aside: u32| (max - aside > connections).then_some(aside + 1);
+        let Ok(before) = self.aside.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lay) else { return };
+        let aside = self.aside.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(ASIDE * (before + 1)).await;
+            aside.fetch_sub(1, Ordering::SeqCst);
+            drop(turn);
+        });
     }
 
     async fn connection(&self) -> Result<PooledConnection<'static, Dialer>> {
@@ -112,18 +156,11 @@ impl Lane {
         }
         let mut failure = self.failures.subscribe();
         // It asks for a new connection, so a failure from here on is news.
-        let mut connection = std::pin::pin!(self.pool.get_owned());
-        loop {
-            tokio::select! {
-                biased;
-                connection = &mut connection => return connection.map_err(reason),
-                Ok(()) = failure.changed() => {
-                    let error = failure.borrow_and_update().clone().unwrap_or_else(no_connection);
-                    // The server has no more, but some are ours: one of them will be given back.
-                    if error.kind() != ErrorKind::Busy || self.pool.state().connections == 0 {
-                        return Err(error);
-                    }
-                }
+        tokio::select! {
+            biased;
+            connection = self.pool.get_owned() => connection.map_err(reason),
+            Ok(()) = failure.changed() => {
+                Err(failure.borrow_and_update().clone().unwrap_or_else(no_connection))
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The server as one store sees it: calls with deadlines, on leased connections.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use futures_util::TryStreamExt;
@@ -9,7 +9,7 @@ use tokio_postgres::RowStream;
 
 use super::{
     Postgres,
-    connection::{begin, begin_plan},
+    connection::{After, Connection, begin, begin_plan},
     failure,
     options::PostgresConfig,
     pool::{Lane, Lease, NoLease, no_connection},
@@ -150,7 +150,7 @@ impl Call<'_> {
         timeout_at(self.deadline, wait).await.unwrap_or_else(|_| Err(no_connection()))
     }
 
-    /// One statement on this connection. Whatever cuts it off leaves the connection dirty.
+    /// One statement on this connection. What cuts it off leaves the connection dirty.
     pub(super) async fn run_on(
         &self,
         lease: &mut Lease,
@@ -163,52 +163,91 @@ impl Call<'_> {
             let typed = parameters.iter().map(|parameter| (parameter, parameter.type_of()));
             lease.is_dirty = true;
             let client = lease.client();
-            let asked = self.ask(effect, async { collect(client.query_typed_raw(text, typed).await?).await });
-            let (result, is_over) = asked.await;
-            lease.is_dirty = !is_over;
+            let asked =
+                self.ask(effect, None, async { collect(client.query_typed_raw(text, typed).await?).await });
+            let (result, after) = asked.await;
+            lease.settle(after);
             return result;
         }
         if lease.prepared(statement).is_none() {
-            lease.is_dirty = true;
-            let (result, is_over) = self.ask(Effect::Read, lease.client().prepare(text)).await;
-            lease.is_dirty = !is_over;
+            (lease.is_dirty, lease.is_preparing) = (true, true);
+            let (result, after) = self.ask(Effect::Read, None, lease.client().prepare(text)).await;
+            lease.is_preparing = after == After::Cut;
+            lease.settle(after);
             lease.keep(statement, result?);
         }
         lease.is_dirty = true;
         let (client, prepared) = (lease.client(), lease.prepared(statement).expect("it was prepared"));
-        let asked = self.ask(effect, async { collect(client.query_raw(prepared, parameters).await?).await });
-        let (result, is_over) = asked.await;
-        lease.is_dirty = !is_over;
+        let stop = (effect == Effect::Write && lease.can_stop()).then_some(&**lease);
+        let asked =
+            self.ask(effect, stop, async { collect(client.query_raw(prepared, parameters).await?).await });
+        let (result, after) = asked.await;
+        lease.settle(after);
         result
     }
 
     /// Statements without parameters or rows, in one round trip.
     pub(super) async fn execute_on(&self, lease: &mut Lease, effect: Effect, text: &str) -> Result<()> {
         lease.is_dirty = true;
-        let (result, is_over) = self.ask(effect, lease.client().batch_execute(text)).await;
-        lease.is_dirty = !is_over;
+        // A commit is not stopped: what it would say then is not what became of it.
+        let (result, after) = self.ask(effect, None, lease.client().batch_execute(text)).await;
+        lease.settle(after);
         result
     }
 
-    /// The answer to a request, and whether the connection can be used again.
+    /// The answer to a request, and what it means for the connection.
+    ///
+    /// A write that can be stopped is, a moment before the deadline: then it is the server who says that nothing happened.
     async fn ask<T>(
         &self,
         effect: Effect,
+        stop: Option<&Connection>,
         request: impl Future<Output = Result<T, tokio_postgres::Error>>,
-    ) -> (Result<T>, bool) {
-        if self.is_over() {
+    ) -> (Result<T>, After) {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             // Not sent, so nothing is owed.
-            return (Err(over()), true);
+            return (Err(over()), After::Ready);
         }
-        match timeout_at(self.deadline, request).await {
-            Ok(Ok(reply)) => (Ok(reply), true),
-            Ok(Err(error)) => (Err(failure::of_request(&error, effect)), !failure::ends_connection(&error)),
-            Err(_) => {
-                let error = Error::new(ErrorKind::Timeout, "no reply from the PostgreSQL server in time");
-                (Err(error.with_outcome(effect.when_lost())), false)
+        let stop =
+            stop.map(|connection| (connection, time_to_stop(left))).filter(|(_, time)| !time.is_zero());
+        let mut request = pin!(request);
+        let mut answer =
+            timeout_at(self.deadline - stop.map_or(Duration::ZERO, |(_, time)| time), request.as_mut()).await;
+        if let (Err(_), Some((connection, _))) = (&answer, stop) {
+            // In a box: few calls come here.
+            answer = Box::pin(timeout_at(self.deadline, async {
+                tokio::select! {
+                    biased;
+                    answer = request.as_mut() => return answer,
+                    () = connection.stop() => {}
+                }
+                request.await
+            }))
+            .await;
+            if matches!(answer, Ok(Ok(_))) && connection.has_notice() {
+                return (Err(late(effect)), After::Ready);
             }
         }
+        match answer {
+            Ok(Ok(reply)) => (Ok(reply), After::Ready),
+            Ok(Err(error)) => (Err(failure::of_request(&error, effect)), failure::after(&error)),
+            Err(_) => (Err(late(effect)), After::Cut),
+        }
     }
+}
+
+/// How much of a call's time is kept for the server to hear that it must stop, and to say that it did. Where that would be too
+/// little, none.
+fn time_to_stop(left: Duration) -> Duration {
+    let time = (left / 4).min(Duration::from_millis(500));
+    if time < Duration::from_millis(10) { Duration::ZERO } else { time }
+}
+
+#[cold]
+fn late(effect: Effect) -> Error {
+    Error::new(ErrorKind::Timeout, "no reply from the PostgreSQL server in time")
+        .with_outcome(effect.when_lost())
 }
 
 #[cold]
@@ -217,7 +256,7 @@ fn over() -> Error {
 }
 
 async fn collect(stream: RowStream) -> Result<Reply, tokio_postgres::Error> {
-    let mut stream = std::pin::pin!(stream);
+    let mut stream = pin!(stream);
     let mut rows = Vec::new();
     while let Some(row) = stream.try_next().await? {
         rows.push(row);

@@ -1,9 +1,5 @@
 //! A connection inside of a transaction.
 
-use std::time::Duration;
-
-use tokio::{runtime::Handle, time::timeout};
-
 use super::{
     pool::Lease,
     server::Call,
@@ -11,14 +7,10 @@ use super::{
 };
 use crate::{Result, backend::remote::Effect};
 
-/// An open transaction of the server. Dropped, it is rolled back before the connection is used again.
+/// An open transaction of the server. Dropped, it is rolled back before its connection is used again.
 pub(super) struct Session {
-    /// None once it is committed or rolled back.
-    lease: Option<Lease>,
+    lease: Lease,
 }
-
-/// How long a transaction that was dropped may take to roll back before its connection is given up.
-const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Session {
     pub(super) async fn begin(call: &Call<'_>, begin: &str) -> Result<Self> {
@@ -32,25 +24,22 @@ impl Session {
         Self::begin_on(call, lease, begin).await
     }
 
-    async fn begin_on(call: &Call<'_>, lease: Lease, begin: &str) -> Result<Self> {
-        // Whole from the start: if this fails half way, a transaction may be open.
-        let mut session = Self { lease: Some(lease) };
+    async fn begin_on(call: &Call<'_>, mut lease: Lease, begin: &str) -> Result<Self> {
+        // If this fails half way, a transaction may be open.
+        lease.in_transaction = true;
+        let mut session = Self { lease };
         session.execute(call, Effect::Read, begin).await?;
         Ok(session)
     }
 
-    fn lease(&mut self) -> &mut Lease {
-        self.lease.as_mut().expect("only an ended session has no lease")
-    }
-
     /// Which life of the server it is in.
     pub(super) fn life(&mut self) -> Option<String> {
-        self.lease().life.clone()
+        self.lease.life.clone()
     }
 
     /// Whether a call was cut off, so that nothing more can be said in this transaction.
     pub(super) fn is_cut(&mut self) -> bool {
-        self.lease().is_dead()
+        self.lease.is_dead()
     }
 
     /// One statement. Nothing is applied before the commit.
@@ -60,41 +49,25 @@ impl Session {
         statement: Sql,
         parameters: &[Parameter<'_>],
     ) -> Result<Reply> {
-        call.run_on(self.lease(), Effect::Read, statement, parameters).await
+        call.run_on(&mut self.lease, Effect::Read, statement, parameters).await
     }
 
     pub(super) async fn execute(&mut self, call: &Call<'_>, effect: Effect, text: &str) -> Result<()> {
-        call.execute_on(self.lease(), effect, text).await
+        call.execute_on(&mut self.lease, effect, text).await
     }
 
     /// Commits. The outcome of an error is Unknown if the reply was lost.
     pub(super) async fn commit(mut self, call: &Call<'_>) -> Result<()> {
         // COMMIT succeeds where the server has rolled the transaction back. The empty SELECT does not.
         self.execute(call, Effect::Write, "SELECT; COMMIT").await?;
-        self.lease = None;
+        self.lease.in_transaction = false;
         Ok(())
     }
 
     /// Rolls back. If that fails the server does it, since the connection is closed.
     pub(super) async fn rollback(mut self, call: &Call<'_>) {
         if !self.is_cut() && self.execute(call, Effect::Read, "ROLLBACK").await.is_ok() {
-            self.lease = None;
+            self.lease.in_transaction = false;
         }
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let Some(mut lease) = self.lease.take() else { return };
-        if lease.is_dead() {
-            return;
-        }
-        // Until it is rolled back it must not be used again.
-        lease.is_dirty = true;
-        let Ok(runtime) = Handle::try_current() else { return };
-        runtime.spawn(async move {
-            let rolled_back = timeout(ROLLBACK_TIMEOUT, lease.client().batch_execute("ROLLBACK")).await;
-            lease.is_dirty = !matches!(rolled_back, Ok(Ok(())));
-        });
     }
 }
