@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{Credential, CredentialStore, ErrorKind, Key, Result, Storage, StorageStats};
 
-/// How many items a large batch has: more than two chunks, in any backend.
-const MANY: usize = 2_500;
+/// How many items a large batch has: more than a chunk of any backend.
+const MANY: usize = 1_200;
 
 /// Asserts the contract of [`CredentialStore`].
 ///
