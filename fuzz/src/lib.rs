@@ -48,6 +48,31 @@ pub fn is_within_limits(value: &Value) -> bool {
     depth(value) <= MAX_DEPTH && value.to_string().len() <= MAX_VALUE_BYTES
 }
 
+/// Whether a text has a whole number beyond 64 bits, found out in another way than the library's: number by number.
+pub fn has_wide_number(text: &[u8]) -> bool {
+    let (mut at, mut in_string) = (0, false);
+    while at < text.len() {
+        match text[at] {
+            b'\\' if in_string => at += 1,
+            b'"' => in_string = !in_string,
+            b'-' | b'0'..=b'9' if !in_string => {
+                let is_part = |byte: &&u8| matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9');
+                let length = text[at..].iter().take_while(is_part).count();
+                let number = std::str::from_utf8(&text[at..at + length]).unwrap();
+                let is_whole = !number.contains(['.', 'e', 'E']);
+                if is_whole && number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
+                    return true;
+                }
+                at += length;
+                continue;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    false
+}
+
 fn depth(value: &Value) -> usize {
     match value {
         Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),

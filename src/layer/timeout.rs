@@ -11,7 +11,7 @@ use crate::{Call, DEFAULT_DEADLINE, Layer, Receiver, Result};
 /// [`Limit`](crate::Limit), [`Retry`](crate::Retry). So the error is theirs, who know whether anything was done. That of this layer is the
 /// last resort, for what does not end by itself.
 ///
-/// It is [`ErrorKind::Timeout`](crate::ErrorKind::Timeout). Its outcome is [what is known of the operation when it is lost](Operation::when_lost):
+/// It is [`ErrorKind::Timeout`](crate::ErrorKind::Timeout). Its outcome is [what is known of the operation when it is lost](crate::Operation::when_lost):
 /// `Unknown` for a write, a commit, and whatever else is neither a read nor marked harmless, since from here no one sees how far it
 /// came.
 ///
