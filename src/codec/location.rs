@@ -37,12 +37,54 @@ impl<'u> Location<'u> {
     }
 }
 
-/// An option that the backend does not have. It is not repeated: it may be a piece of a password after a stray `&`.
+/// An option that the backend does not have. It may be a piece of a password after a stray `&`, so only the name of an
+/// option that other programs know is repeated.
 #[cold]
-pub(crate) fn unknown_option(known: &[&str]) -> Error {
+pub(crate) fn unknown_option(name: &str, known: &[&str]) -> Error {
     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-    invalid(format!("the URL has an option that this backend does not know; its options: {known}"))
+    match OPTIONS_ELSEWHERE.split_whitespace().find(|option| option.eq_ignore_ascii_case(name)) {
+        Some(name) => invalid(format!(
+            "the URL option `{name}` is not one of this backend: take it away; its options: {known}"
+        )),
+        None => {
+            invalid(format!("the URL has an option that this backend does not know; its options: {known}"))
+        }
+    }
 }
+
+/// Options of URLs that providers and other drivers' manuals show: those of
+/// [libpq](https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS), of
+/// [MongoDB](https://www.mongodb.com/docs/manual/reference/connection-string-options/), of
+/// [redis-py](https://redis.readthedocs.io/en/stable/connections.html), go-redis, Prisma, SQLAlchemy and JDBC; and our own.
+const OPTIONS_ELSEWHERE: &str = "\
+    abortConnect allowAdmin application_name appName authMechanism authMechanismProperties authSource branch \
+    channel_binding client_encoding client_name clientName compressors conn_max_idle_time conn_max_lifetime \
+    connect_timeout connection_limit connectRetry connectTimeout connectTimeoutMS create currentSchema db \
+    dbname deadline decode_responses defaultDatabase dial_timeout directConnection durability encoding \
+    encoding_errors fallback_application_name family gssapiServiceName gssdelegation gssencmode gsslib \
+    health_check_interval heartbeatFrequencyMS host hostaddr idle_check_frequency \
+    idle_in_transaction_session_timeout idle_timeout interval isolation j journal keepalives keepalives_count \
+    keepalives_idle keepalives_interval krbsrvname load_balance_hosts loadBalanced localThresholdMS \
+    lock_timeout max_active_conns max_connections max_idle_conns max_lifetime max_protocol_version \
+    max_redirects max_retries max_retry_backoff maxConnecting maxIdleTimeMS maxPoolSize maxStalenessSeconds \
+    min_idle min_idle_conns min_protocol_version min_retry_backoff minPoolSize oauth_client_id oauth_issuer \
+    options passfile password password_env password_file pgbouncer pool_fifo pool_max_conns pool_min_conns \
+    pool_mode pool_size pool_timeout port prefix prepared_statement_cache_size prepared_statements \
+    prepareThreshold protocol proxyHost proxyPort proxyUsername push read_only read_timeout readConcernLevel \
+    readPreference readPreferenceTags remote remote_timeout replicaSet replication require_auth requirepeer \
+    requiressl resp retry_on_timeout retryReads retryWrites route_by_latency route_randomly safe schema \
+    search_path sentinel_password sentinel_username serverMonitoringMode serverSelectionTimeoutMS \
+    serverSelectionTryOnce service servicefile single_connection_client skip_verify socket_connect_timeout \
+    socket_keepalive socket_timeout socketTimeoutMS srvMaxHosts srvServiceName ssh_key ssl ssl_ca_certs \
+    ssl_ca_path ssl_cert_reqs ssl_certfile ssl_check_hostname ssl_keyfile ssl_max_protocol_version \
+    ssl_min_protocol_version ssl_min_version sslaccept sslcert sslcertmode sslcompression sslcrl sslcrldir \
+    sslidentity sslkey sslmode sslnegotiation sslpassword sslrootcert sslsni statement_cache_capacity \
+    statement_cache_mode statement_cache_size statement_timeout syncTimeout target_session_attrs tcp_nodelay \
+    tcp_user_timeout tcpKeepAlive timeout timeoutMS tls tls_ca tls_cert tls_insecure tls_key \
+    tlsAllowInvalidCertificates tlsAllowInvalidHostnames tlsCAFile tlsCertificateKeyFile \
+    tlsCertificateKeyFilePassword tlsDisableCertificateRevocationCheck tlsDisableOCSPEndpointCheck tlsInsecure \
+    token_env token_file user username uuidRepresentation verify_ssl virtual_host w wait wait_replicas \
+    wait_timeout waitQueueMultiple waitQueueTimeoutMS write_timeout wtimeout wtimeoutMS zlibCompressionLevel";
 
 /// `true` or `false`.
 pub(crate) fn boolean(name: &str, text: &str) -> Result<bool> {
@@ -118,5 +160,22 @@ pub(crate) mod readable {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text)
             .map_err(|_| de::Error::custom("expected a duration such as \"10s\" or \"250ms\""))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_names_of_known_options_are_repeated() {
+        let said = |name| unknown_option(name, &["deadline"]).to_string();
+        assert!(said("channel_binding").contains("`channel_binding` is not one of this backend"));
+        assert!(said("READPREFERENCE").contains("`readPreference`"));
+        assert!(
+            said("pa55word").contains("an option that this backend does not know; its options: deadline")
+        );
+        assert!(!said("pa55word").contains("pa55"));
+        assert!(!said("").contains("``"));
     }
 }

@@ -13,6 +13,7 @@ mod record;
 mod remark;
 mod revision;
 mod scan;
+mod secret;
 mod stats;
 mod usage;
 
@@ -35,5 +36,6 @@ pub(crate) use remark::Piece;
 pub use remark::{Remark, RemarkKind};
 pub use revision::{Revision, RevisionId, VersionedKind};
 pub(crate) use scan::{Members, Refused, Watched};
+pub use secret::{MAX_SECRET_BYTES, Secret};
 pub use stats::{Performance, PoolStats, StorageStats};
 pub use usage::{Increment, UsageRecord};

@@ -69,7 +69,7 @@ impl TryFrom<&str> for FileConfig {
             match option? {
                 ("create", value) => config.create = boolean("create", value)?,
                 ("deadline", value) => config.deadline = duration("deadline", value)?,
-                _ => return Err(unknown_option(&["create", "deadline"])),
+                (name, _) => return Err(unknown_option(name, &["create", "deadline"])),
             }
         }
         Ok(config)

@@ -252,7 +252,7 @@ impl TryFrom<&str> for GitConfig {
                 "token_env" => config.token_env = Some(value),
                 "token_file" => config.token_file = Some(value.into()),
                 "username" => config.username = Some(value),
-                _ => return Err(unknown_option(&OPTIONS)),
+                _ => return Err(unknown_option(name, &OPTIONS)),
             }
         }
         config.check()?;

@@ -147,7 +147,7 @@ impl TryFrom<&str> for MemoryConfig {
         }
         match location.options().next().transpose()? {
             None => Ok(Self {}),
-            Some(_) => Err(unknown_option(&[])),
+            Some((name, _)) => Err(unknown_option(name, &[])),
         }
     }
 }

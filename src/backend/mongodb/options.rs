@@ -235,7 +235,7 @@ impl TryFrom<&str> for MongoDbConfig {
         for option in location.options() {
             let (name, value) = option?;
             let Some(name) = OPTIONS.into_iter().find(|known| known.eq_ignore_ascii_case(name)) else {
-                return Err(unknown_option(&OPTIONS));
+                return Err(unknown_option(name, &OPTIONS));
             };
             match name {
                 "appName" => config.app_name = decode(value)?,

@@ -258,7 +258,7 @@ impl TryFrom<&str> for PostgresConfig {
                 "statement_timeout" => config.statement_timeout = duration(name, value)?,
                 "tcp_user_timeout" => config.tcp_user_timeout = duration(name, value)?,
                 "user" => config.user = Some(decode(value)?),
-                _ => return Err(unknown_option(&OPTIONS)),
+                _ => return Err(unknown_option(name, &OPTIONS)),
             }
         }
         match (host, port) {

@@ -343,7 +343,7 @@ impl TryFrom<&str> for RedisConfig {
                 ("wait_replicas", ..) => config.wait_replicas = number(name, value)?,
                 ("wait_timeout", ..) => config.wait_timeout = duration(name, value)?,
                 ("write_timeout", ..) => config.write_timeout = duration(name, value)?,
-                _ => return Err(unknown_option(&OPTIONS)),
+                _ => return Err(unknown_option(name, &OPTIONS)),
             }
         }
         Ok(config)
