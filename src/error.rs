@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Key;
 
-/// What every operation returns.
+/// The result of every operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, and whether the operation happened.
@@ -21,13 +21,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// # Design
 ///
-/// One type, one word wide (a `Result<()>` too), cheap to clone: a group commit that fails gives the same
-/// error to everyone who waited for it. Match on [`kind`](Error::kind), ask [`outcome`](Error::outcome)
-/// before you repeat a write.
+/// There is one type, it is one word wide (so is a `Result<()>`) and it is cheap to clone: a group commit that
+/// fails returns the same error to every caller that waits for it. Match on [`kind`](Error::kind), and check
+/// [`outcome`](Error::outcome) before you repeat a write.
 ///
-/// No text that this type prints (`Display`, `Debug`, its [sources](StdError::source)) contains a key, a
-/// credential, a stored value or a password. The key that an error is about is in [`key`](Error::key), for
-/// the caller who may decide to show it.
+/// `Display` prints the message only. `Debug` is for logs: it adds the kind, the [code](Error::code), an
+/// unknown outcome and the messages of all [sources](StdError::source).
+///
+/// Neither of them, nor any source, contains a key, a credential, a stored value or a password. The key that an
+/// error is about is in [`key`](Error::key): the caller decides whether to show it.
 #[derive(Clone, thiserror::Error)]
 #[error(transparent)]
 pub struct Error(Arc<Inner>);
@@ -50,32 +52,33 @@ struct Inner {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// There is no such record. `get`, `delete` and `reset` say so on every backend; see
+    /// There is no such record. `get`, `delete` and `reset` return it on every backend; see
     /// [`Optional::optional`].
     NotFound,
     /// A key is empty, longer than [`Key::MAX_BYTES`] or holds a control character.
     InvalidKey,
-    /// A value, an option or a configuration is not what the operation takes.
+    /// A value, an option or a configuration is not valid for the operation.
     InvalidValue,
     /// A value is over one of the documented limits.
     TooLarge,
-    /// An increment would leave the range of `i64`; the counter is as it was.
+    /// An increment would leave the range of `i64`; the counter is unchanged.
     Overflow,
-    /// Someone else changed the same thing; reread and try again.
+    /// The same data was changed concurrently. Read it again and retry.
     Conflict,
-    /// The backend has no room for this now: a full queue, or a store that another process holds.
+    /// The backend can't take the call now: its queue is full, or another process has locked the store.
     Busy,
     /// The deadline passed. [`Error::outcome`] says whether the operation may have been applied.
     Timeout,
-    /// The backend can't be reached or can't go on.
+    /// The backend can't be reached, or can't continue.
     Unavailable,
-    /// The backend is there and does not let us.
+    /// The backend refused access.
     Denied,
-    /// Stored data is damaged, or is not what this crate writes.
+    /// Stored data is damaged, or is not in a format that this crate writes.
     Corrupt,
-    /// The server behind the backend can't do this. Only what no type can know: a version, a topology.
+    /// The store can't do this, for a reason that the backend's type can't express: its server's version or
+    /// topology, for example.
     Unsupported,
-    /// The storage was closed by one of its handles.
+    /// The store was closed through one of its handles.
     Closed,
     /// A defect of this crate or of a driver.
     Internal,
@@ -110,17 +113,17 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// Whether an operation that failed may have changed something.
+/// Whether a failed operation may have changed something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Nothing was changed, now or later.
+    /// The operation changed nothing, and will not do so later.
     NotApplied,
-    /// The operation may have been applied, or may still be.
+    /// The operation may have been applied, or may still be applied.
     Unknown,
 }
 
 impl Error {
-    /// An error of this kind, with the outcome [`Outcome::NotApplied`].
+    /// Creates an error of this kind, with the outcome [`Outcome::NotApplied`].
     ///
     /// The message is for people: lower case, no final full stop, and never a key, a value or a password.
     #[cold]
@@ -138,49 +141,48 @@ impl Error {
         }))
     }
 
-    /// The same error with another outcome.
+    /// Sets the outcome.
     #[cold]
     #[must_use]
     pub fn with_outcome(self, outcome: Outcome) -> Self {
         self.edit(|inner| inner.outcome = outcome)
     }
 
-    /// The same error, retryable or not whatever its kind says.
+    /// Sets whether the same call may succeed later, in place of what the kind implies.
     #[cold]
     #[must_use]
     pub fn with_retryable(self, retryable: bool) -> Self {
         self.edit(|inner| inner.retryable = retryable)
     }
 
-    /// The same error with the backend's own code: an SQLSTATE, a Redis prefix, an `errno`.
+    /// Sets the backend's own code: an SQLSTATE, a Redis prefix, an `errno`.
     #[cold]
     #[must_use]
     pub fn with_code(self, code: impl Into<Box<str>>) -> Self {
         self.edit(|inner| inner.code = Some(code.into()))
     }
 
-    /// The same error, about this key. The key is not printed.
+    /// Sets the key that the error is about. It is not printed.
     #[cold]
     #[must_use]
     pub fn with_key(self, key: &Key) -> Self {
         self.edit(|inner| inner.key = Some(key.clone()))
     }
 
-    /// The same error, about this part of a document. The path is not printed.
+    /// Sets the path to the part of a document that the error is about. It is not printed.
     #[cold]
     #[must_use]
     pub fn with_path(self, path: impl Into<Box<str>>) -> Self {
         self.edit(|inner| inner.path = Some(path.into()))
     }
 
-    /// The same error with its cause. The cause's text must hold no key, value or password.
+    /// Sets the cause. The cause's text must contain no key, value or password.
     #[cold]
     #[must_use]
     pub fn with_source(self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.edit(|inner| inner.source = Some(Arc::new(source)))
     }
 
-    /// The same error, about no record.
     #[cold]
     #[cfg(any(feature = "redis", feature = "postgres", feature = "mongodb"))]
     pub(crate) fn without_key(self) -> Self {
@@ -193,7 +195,7 @@ impl Error {
         Self(Arc::new(inner))
     }
 
-    /// What kind of error this is.
+    /// The kind of error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -206,7 +208,7 @@ impl Error {
         self.0.outcome
     }
 
-    /// Whether the same call may succeed later. It does not say that repeating is harmless: see
+    /// Whether the same call may succeed later. That does not make a repetition harmless: see
     /// [`outcome`](Error::outcome).
     #[must_use]
     pub fn is_retryable(&self) -> bool {
@@ -219,22 +221,22 @@ impl Error {
         self.0.code.as_deref()
     }
 
-    /// The key that the error is about, where one record is to blame: `get`, `delete` and `reset` that find none, a
-    /// counter that would overflow, a record that can't be read. Keys can be secrets (a client's API
-    /// key, say), so it is never part of the printed error.
+    /// The key that the error is about, if one record caused it: the missing record of a `get`, `delete` or
+    /// `reset`, a counter that would overflow, a record that can't be read. A key can be a secret (a client's
+    /// API key, for example), so it is never printed.
     #[must_use]
     pub fn key(&self) -> Option<&Key> {
         self.0.key.as_ref()
     }
 
-    /// Which part of a document does not fit, such as `token.expires_in`, where one is to blame. The names in a document
-    /// are stored data like its values, so it is never part of the printed error.
+    /// The path to the part of a document that does not fit, such as `token.expires_in`, if one part caused the
+    /// error. The names in a document are stored data like its values, so they are never printed.
     #[must_use]
     pub fn path(&self) -> Option<&str> {
         self.0.path.as_deref()
     }
 
-    /// An I/O error, by what the caller can do about it.
+    /// Chooses the kind of an I/O error by what the caller can do about it.
     #[cold]
     pub(crate) fn io(message: impl Into<Cow<'static, str>>, error: io::Error) -> Self {
         use io::ErrorKind::{InvalidData, PermissionDenied, ReadOnlyFilesystem, UnexpectedEof};
@@ -269,7 +271,7 @@ impl Error {
     }
 }
 
-/// The kinds of data, for messages.
+/// The kinds of records that can be missing.
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
     Credential,
@@ -306,13 +308,13 @@ impl fmt::Debug for Inner {
 }
 
 impl Inner {
-    // Sources are printed by their Display: a driver's Debug can hold statements and parameters.
+    // Sources are printed with `Display`: a driver's `Debug` can contain statements and parameters.
     fn fmt_debug(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let first = self.source.as_deref().map(|source| source as &dyn StdError);
         let causes = iter::successors(first, |&cause| cause.source());
         let causes: String = causes.map(|cause| format!(": {cause}")).collect();
         write!(f, "{}: {}", self.kind, self.message)?;
-        // The standard library's text of an I/O error has the code at its end.
+        // The standard library's text of an I/O error ends with the code.
         if let Some(code) = self.code.as_deref().filter(|code| !causes.contains(&format!("({code})"))) {
             write!(f, " [{code}]")?;
         }
@@ -329,7 +331,7 @@ impl From<std::convert::Infallible> for Error {
     }
 }
 
-/// Turns "there is no such record" into `None`.
+/// Turns [`ErrorKind::NotFound`] into `None`.
 ///
 /// ```
 /// # use gateway_storage::{Memory, Optional, Storage};
@@ -339,7 +341,7 @@ impl From<std::convert::Infallible> for Error {
 /// # Ok(()) }
 /// ```
 pub trait Optional<T> {
-    /// `Ok(Some(_))` for a value, `Ok(None)` for [`ErrorKind::NotFound`], any other error as it is.
+    /// `Ok(Some(_))` for a value, `Ok(None)` for [`ErrorKind::NotFound`], any other error unchanged.
     fn optional(self) -> Result<Option<T>>;
 }
 
@@ -363,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn prints_its_chain_and_never_its_key() {
+    fn debug_prints_the_chain_of_causes_and_never_the_key() {
         let key = Key::new("sk-client-api-key").unwrap();
         let error = Error::new(ErrorKind::Corrupt, "a usage record can't be read")
             .with_key(&key)
@@ -380,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_that_the_cause_tells_is_printed_once() {
+    fn a_code_that_the_cause_includes_is_printed_once() {
         let refused = Error::io("the server can't be reached", io::Error::from_raw_os_error(5));
         assert_eq!(refused.code(), Some("os error 5"));
         let text = format!("{refused:?}");
@@ -388,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clone_can_be_edited_alone() {
+    fn editing_a_clone_leaves_the_original_unchanged() {
         let first = Error::new(ErrorKind::Busy, "busy");
         let second = first.clone().with_retryable(false);
         assert!(first.is_retryable() && !second.is_retryable());

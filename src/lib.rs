@@ -1,6 +1,6 @@
 //! Storage for LLM gateways and API proxies: credentials, live configuration, usage counters, a cache.
 //!
-//! **The backend is a type, what it can't do doesn't compile, and what it does is proven the same on every backend.**
+//! **The backend is a type. What it can't do doesn't compile. What it can do is tested to be the same on every backend.**
 //!
 //! ```
 //! use gateway_storage::{File, Storage};
@@ -19,27 +19,27 @@
 //! # }
 //! ```
 //!
-//! An application holds a [`Storage<B>`](Storage). `B` is a backend, and what it can do is the set of capability traits that
-//! it implements:
+//! An application holds a [`Storage<B>`](Storage). `B` is the backend, and the capability traits that it implements say what it
+//! can do:
 //!
 //! | | [`File`] | [`Redis`] | [`MongoDb`] | [`Postgres`] | [`Git`] | [`Memory`] |
 //! |---|:---:|:---:|:---:|:---:|:---:|:---:|
 //! | [`CredentialStore`]: get, set, delete, list, and batches of them | x | x | x | x | x | x |
 //! | [`ConfigStore`]: get, set, delete, list | x | x | x | x | x | x |
-//! | [`ConfigBatch`]: many config changes at once, idempotent by a key, reversible, audited | x | x | x | x | | x |
+//! | [`ConfigBatch`]: many config changes at once, idempotent by key, reversible, audited | x | x | x | x | | x |
 //! | [`UsageStore`]: increment, increment many, get, reset, list | x | x | x | x | | x |
-//! | [`CacheStore`]: get (also with the time it has left), set with a time to live, delete | | x | | | | x |
-//! | [`Transactional`]: begin, and commit or roll back; [`transact!`] retries conflicts | | | x | x | | x |
-//! | [`Exportable`]: stream out, import | x | x | x | x | x | x |
-//! | [`Pooled`]: connections | | x | x | x | | |
+//! | [`CacheStore`]: get (optionally with the time left), set with a time to live, delete | | x | | | | x |
+//! | [`Transactional`]: begin, then commit or roll back; [`transact!`] retries conflicts | | | x | x | | x |
+//! | [`Exportable`]: export as a stream, import | x | x | x | x | x | x |
+//! | [`Pooled`]: statistics and size of the connection pool | | x | x | x | | |
 //! | [`Versioned`]: history of a record, its value at a revision, revert | | | | | x | |
 //!
-//! Each trait's methods list what they promise. [`Backend`] says what holds for all of them, [`Error`] what can go wrong,
-//! [`layer`] how to put something around every operation: telemetry ([`Storage::instrumented`]), a deadline, retries, a limit
-//! ([`Stack`]), or your own.
+//! Each method of these traits lists what it promises. [`Backend`] says what holds for all of them, and [`Error`] what can go
+//! wrong. A [`layer`] wraps every operation: telemetry ([`Storage::instrumented`]), a deadline, retries and a limit ([`Stack`]),
+//! or one of your own.
 //!
-//! [`migrate`] copies records between any two stores, and compares them; [`Adoption`] reads what the Go program that came before left in files
-//! and databases.
+//! [`migrate`] copies records between any two stores and compares them. [`Adoption`] reads the files and databases that
+//! gcli2api-go left. That is an older gateway, written in Go: the rest of this documentation calls it "the Go program".
 //!
 //! # Limits
 //!
@@ -47,19 +47,29 @@
 //! |---|---|
 //! | a key or a counter's field | [`Key::MAX_BYTES`] (255), UTF-8, no control characters |
 //! | a credential, config value (compact JSON) or cache value | [`MAX_VALUE_BYTES`] (1 MiB) |
-//! | how deep JSON is nested | [`MAX_DEPTH`] (64) |
+//! | the nesting of JSON | [`MAX_DEPTH`] (64) levels |
 //! | a counter | `i64` |
 //! | a cache value's time to live | [`MAX_CACHE_TTL`] (10,000 days) |
-//! | a plan | [`MAX_PLAN_MUTATIONS`] (10,000) of [`MAX_PLAN_BYTES`] (8 MiB), and it replaces as much |
-//! | how long its key is taken, unless set | [`DEFAULT_PLAN_TTL`] (14 days), at most [`MAX_PLAN_TTL`] |
-//! | the audit | the newest [`MAX_AUDIT_ENTRIES`] (10,000) |
-//! | a call's duration, unless set | [`DEFAULT_DEADLINE`] (10 s) |
+//! | a plan | [`MAX_PLAN_MUTATIONS`] (10,000) and [`MAX_PLAN_BYTES`] (8 MiB); the values that it replaces, 8 MiB too |
+//! | a plan's record, during which its key is taken | [`DEFAULT_PLAN_TTL`] (14 days) unless set, at most [`MAX_PLAN_TTL`] |
+//! | the audit | the newest [`MAX_AUDIT_ENTRIES`] (10,000) entries |
+//! | the duration of a call | [`DEFAULT_DEADLINE`] (10 s) unless set |
 //!
 //! # Features
 //!
-//! `file` and `memory` (default), `git`, `mongodb`, `postgres`, `redis`: the backends. `git-https` and `git-ssh`: remotes over a network. `conformance`: the public test-kit. `cli`: the command `storage`.
+//! | feature | adds | default |
+//! |---|---|:---:|
+//! | `file` | [`File`] | x |
+//! | `memory` | [`Memory`] | x |
+//! | `git` | [`Git`] | |
+//! | `git-https`, `git-ssh` | [`Git`] with remotes over HTTPS, over SSH | |
+//! | `mongodb` | [`MongoDb`] | |
+//! | `postgres` | [`Postgres`] | |
+//! | `redis` | [`Redis`] | |
+//! | `conformance` | the public conformance kit, for backends of your own | |
+//! | `cli` | the command `storage`, with all backends | |
 
-// A build with fewer backends uses fewer of their common helpers.
+// Helpers that only some backends use are unused in a build without those backends.
 #![cfg_attr(
     not(all(
         feature = "file",
@@ -75,7 +85,7 @@
 #[cfg(all(any(feature = "file", feature = "git"), not(unix)))]
 compile_error!("the features `file` and `git` need a Unix system; build with `default-features = false`");
 
-// `#[capability]` names this crate by its name, here as in an application.
+// `#[capability]` generates paths that begin with `::gateway_storage`, in this crate as in an application.
 extern crate self as gateway_storage;
 
 #[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
@@ -127,5 +137,5 @@ pub use storage::{IMPORT_CHUNK, Storage};
 pub use transact::Attempts;
 pub use transact::TRANSACTION_ATTEMPTS;
 
-/// How long a call may take unless its storage says otherwise: 10 s.
+/// The deadline of a call for which none is configured: 10 s after it begins.
 pub const DEFAULT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);

@@ -1,29 +1,33 @@
-//! [`transact!`](crate::transact): a transaction that is tried again when it loses.
+//! [`transact!`](crate::transact): a transaction that is retried after a conflict.
 
 use std::time::Duration;
 
 use crate::{Error, ErrorKind, Outcome, Result, Storage, Transaction, Transactional};
 
-/// How often [`transact!`](crate::transact) tries before it gives the conflict to the caller.
+/// The number of attempts after which [`transact!`](crate::transact) returns the conflict to the caller.
 pub const TRANSACTION_ATTEMPTS: u32 = 10;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+const MIN_PAUSE: Duration = Duration::from_millis(1);
+const MAX_PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs a transaction, and again from the start, after a pause, if another one came between, or its server was lost.
+/// Runs a transaction, and retries it from the start after a conflict or a lost server.
 ///
 /// `transact!(&storage, |tx| { .. })` expands to a loop, not to a closure: the block may borrow local variables and use
-/// `.await` and `?`, and the whole may be spawned. The block gives a [`Result`]; `Ok` is committed, an error rolls back.
-/// [`Conflict`](crate::ErrorKind::Conflict) and [`Unavailable`](crate::ErrorKind::Unavailable) are tried again if they are
-/// certain not to be applied, at most [`TRANSACTION_ATTEMPTS`] times: what the block does besides the transaction happens
-/// that often. An error of beginning is the caller's.
+/// `.await` and `?`, and the resulting future may be spawned. The block evaluates to a [`Result`]: `Ok` commits, an error rolls
+/// back. After a [`Conflict`](crate::ErrorKind::Conflict) or [`Unavailable`](crate::ErrorKind::Unavailable) the block runs again,
+/// after a pause, if the error is retryable and certain not to have been applied. There are at most [`TRANSACTION_ATTEMPTS`]
+/// attempts. An error of [`begin`](crate::Transactional::begin) is returned at once.
 ///
-/// So nothing that happens once may be in the block: no refresh of a token, above all. Several processes would all ask the
-/// provider with one refresh token, and only then lose to one of them, and each may ask again in its next attempt. In one process,
-/// hold a lock for the credential; in a fleet, let one process refresh.
+/// # Side effects
 ///
-/// It takes a backend with [`Transactional`](crate::Transactional): `Memory`, `MongoDb` or `Postgres`. `File`, `Redis` and `Git`
-/// have no transactions.
+/// Whatever the block does outside the transaction is repeated with each attempt. Never refresh a token in it: several processes
+/// would send the same refresh token to the provider before all but one of them fail with a conflict, and each may send it again in
+/// its next attempt. Within one process, hold a lock per credential; in a fleet, let one process refresh.
+///
+/// # Backends
+///
+/// Those with [`Transactional`](crate::Transactional): `Memory`, `MongoDb` and `Postgres`. `File`, `Redis` and `Git` have no
+/// transactions.
 ///
 /// ```
 /// use gateway_storage::{Memory, Storage, Transaction, transact};
@@ -64,7 +68,7 @@ macro_rules! transact {
     }};
 }
 
-/// How often a transaction may still be tried. Only [`transact!`](crate::transact) needs this.
+/// The attempts that are left. For the expansion of [`transact!`](crate::transact) only.
 #[doc(hidden)]
 pub struct Attempts<'s, B> {
     storage: &'s Storage<B>,
@@ -74,28 +78,28 @@ pub struct Attempts<'s, B> {
 
 impl<'s, B: Transactional> Attempts<'s, B> {
     pub fn new(storage: &'s Storage<B>) -> Self {
-        Self { storage, left: TRANSACTION_ATTEMPTS - 1, pause: FIRST_PAUSE }
+        Self { storage, left: TRANSACTION_ATTEMPTS - 1, pause: MIN_PAUSE }
     }
 
     pub async fn begin(&self) -> Result<B::Transaction> {
         self.storage.begin().await
     }
 
-    /// Commits or rolls back. `None`: it lost, and may be tried again.
+    /// Commits or rolls back. `None`: the transaction must be retried.
     pub async fn settle<T>(&mut self, transaction: B::Transaction, result: Result<T>) -> Option<Result<T>> {
         let result = match result {
             Ok(value) => transaction.commit().await.map(|()| value),
             Err(error) => {
-                // The block's own error is what the caller must see.
+                // The caller must get the block's error, not one of the rollback.
                 drop(transaction.rollback().await);
                 Err(error)
             }
         };
         match result {
-            Err(error) if self.left > 0 && lost(&error) => {
+            Err(error) if self.left > 0 && may_retry(&error) => {
                 self.left -= 1;
                 tokio::time::sleep(self.pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                self.pause = LONGEST_PAUSE.min(self.pause * 2);
+                self.pause = MAX_PAUSE.min(self.pause * 2);
                 None
             }
             settled => Some(settled),
@@ -103,7 +107,7 @@ impl<'s, B: Transactional> Attempts<'s, B> {
     }
 }
 
-fn lost(error: &Error) -> bool {
+fn may_retry(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Unavailable)
         && error.outcome() == Outcome::NotApplied
         && error.is_retryable()
