@@ -21,15 +21,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// # Design
 ///
-/// There is one type, it is one word wide (so is a `Result<()>`) and it is cheap to clone: a group commit that
-/// fails returns the same error to every caller that waits for it. Match on [`kind`](Error::kind), and check
-/// [`outcome`](Error::outcome) before you repeat a write.
+/// There is one type, it is one word wide (so is a `Result<()>`) and it is cheap to clone: a group commit
+/// that fails returns the same error to every caller that waits for it. Match on [`kind`](Error::kind), and
+/// check [`outcome`](Error::outcome) before you repeat a write.
 ///
 /// `Display` prints the message only. `Debug` is for logs: it adds the kind, the [code](Error::code), an
 /// unknown outcome and the messages of all [sources](StdError::source).
 ///
-/// Neither of them, nor any source, contains a key, a credential, a stored value or a password. The key that an
-/// error is about is in [`key`](Error::key): the caller decides whether to show it.
+/// Neither of them, nor any source, contains a key, a credential, a stored value or a password. The key that
+/// an error is about is in [`key`](Error::key): the caller decides whether to show it.
 #[derive(Clone, thiserror::Error)]
 #[error(transparent)]
 pub struct Error(Arc<Inner>);
@@ -229,8 +229,8 @@ impl Error {
         self.0.key.as_ref()
     }
 
-    /// The path to the part of a document that does not fit, such as `token.expires_in`, if one part caused the
-    /// error. The names in a document are stored data like its values, so they are never printed.
+    /// The path to the part of a document that does not fit, such as `token.expires_in`, if one part caused
+    /// the error. The names in a document are stored data like its values, so they are never printed.
     #[must_use]
     pub fn path(&self) -> Option<&str> {
         self.0.path.as_deref()

@@ -1,6 +1,7 @@
 //! Storage for LLM gateways and API proxies: credentials, live configuration, usage counters, a cache.
 //!
-//! **The backend is a type. What it can't do doesn't compile. What it can do is tested to be the same on every backend.**
+//! **The backend is a type. What it can't do doesn't compile. What it can do is tested to be the same on
+//! every backend.**
 //!
 //! ```
 //! use gateway_storage::{File, Storage};
@@ -19,8 +20,8 @@
 //! # }
 //! ```
 //!
-//! An application holds a [`Storage<B>`](Storage). `B` is the backend, and the capability traits that it implements say what it
-//! can do:
+//! An application holds a [`Storage<B>`](Storage). `B` is the backend, and the capability traits that it
+//! implements say what it can do:
 //!
 //! | | [`File`] | [`Redis`] | [`MongoDb`] | [`Postgres`] | [`Git`] | [`Memory`] |
 //! |---|:---:|:---:|:---:|:---:|:---:|:---:|
@@ -34,12 +35,13 @@
 //! | [`Pooled`]: statistics and size of the connection pool | | x | x | x | | |
 //! | [`Versioned`]: history of a record, its value at a revision, revert | | | | | x | |
 //!
-//! Each method of these traits lists what it promises. [`Backend`] says what holds for all of them, and [`Error`] what can go
-//! wrong. A [`layer`] wraps every operation: telemetry ([`Storage::instrumented`]), a deadline, retries and a limit ([`Stack`]),
-//! or one of your own.
+//! Each method of these traits lists what it promises. [`Backend`] says what holds for all of them, and
+//! [`Error`] what can go wrong. A [`layer`] wraps every operation: telemetry ([`Storage::instrumented`]), a
+//! deadline, retries and a limit ([`Stack`]), or one of your own.
 //!
-//! [`migrate`] copies records between any two stores and compares them. [`Adoption`] reads the files and databases that
-//! gcli2api-go left. That is an older gateway, written in Go: the rest of this documentation calls it "the Go program".
+//! [`migrate`] copies records between any two stores and compares them. [`Adoption`] reads the files and
+//! databases that gcli2api-go left. That is an older gateway, written in Go: the rest of this documentation
+//! calls it "the Go program".
 //!
 //! # Limits
 //!

@@ -12,22 +12,24 @@ const MAX_PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs a transaction, and retries it from the start after a conflict or a lost server.
 ///
-/// `transact!(&storage, |tx| { .. })` expands to a loop, not to a closure: the block may borrow local variables and use
-/// `.await` and `?`, and the resulting future may be spawned. The block evaluates to a [`Result`]: `Ok` commits, an error rolls
-/// back. After a [`Conflict`](crate::ErrorKind::Conflict) or [`Unavailable`](crate::ErrorKind::Unavailable) the block runs again,
-/// after a pause, if the error is retryable and certain not to have been applied. There are at most [`TRANSACTION_ATTEMPTS`]
-/// attempts. An error of [`begin`](crate::Transactional::begin) is returned at once.
+/// `transact!(&storage, |tx| { .. })` expands to a loop, not to a closure: the block may borrow local
+/// variables and use `.await` and `?`, and the resulting future may be spawned. The block evaluates to a
+/// [`Result`]: `Ok` commits, an error rolls back. After a [`Conflict`](crate::ErrorKind::Conflict) or
+/// [`Unavailable`](crate::ErrorKind::Unavailable) the block runs again, after a pause, if the error is
+/// retryable and certain not to have been applied. There are at most [`TRANSACTION_ATTEMPTS`] attempts. An
+/// error of [`begin`](crate::Transactional::begin) is returned at once.
 ///
 /// # Side effects
 ///
-/// Whatever the block does outside the transaction is repeated with each attempt. Never refresh a token in it: several processes
-/// would send the same refresh token to the provider before all but one of them fail with a conflict, and each may send it again in
-/// its next attempt. Within one process, hold a lock per credential; in a fleet, let one process refresh.
+/// Whatever the block does outside the transaction is repeated with each attempt. Never refresh a token in
+/// it: several processes would send the same refresh token to the provider before all but one of them fail
+/// with a conflict, and each may send it again in its next attempt. Within one process, hold a lock per
+/// credential; in a fleet, let one process refresh.
 ///
 /// # Backends
 ///
-/// Those with [`Transactional`](crate::Transactional): `Memory`, `MongoDb` and `Postgres`. `File`, `Redis` and `Git` have no
-/// transactions.
+/// Those with [`Transactional`](crate::Transactional): `Memory`, `MongoDb` and `Postgres`. `File`, `Redis`
+/// and `Git` have no transactions.
 ///
 /// ```
 /// use gateway_storage::{Memory, Storage, Transaction, transact};

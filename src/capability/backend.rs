@@ -1,4 +1,4 @@
-//! [`Backend`]: what everything that stores can do. [`Open`]: how it starts.
+//! [`Backend`]: the root of all capabilities. [`Open`]: opening a backend from a configuration.
 
 use std::time::Duration;
 
@@ -6,23 +6,26 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, Result, StorageStats, capability};
 
-/// A place where data is stored: the root of all capabilities.
+/// Stores records: the root of all capabilities.
 ///
 /// A backend is a cheap handle: clones share the same store, and closing one closes all.
 ///
 /// # Every operation of every capability
 ///
-/// - ends: within the handle's [deadline](Backend::deadline), or the time that the layers around it have left, if that is less. One call of
-///   [`time_left`](crate::layer::time_left) where the operation begins gives a backend that time. After it the error is [`Timeout`](crate::ErrorKind::Timeout), and its
-///   [outcome](crate::Error::outcome) says whether the operation may have been applied.
-/// - may be dropped at any await, and nothing else is disturbed. What is no batch is then applied as a whole or not at all.
-///   Of a batch (an operation with a [report](crate::BatchReport) of its items) each item is: some may be applied and others
-///   not, but where the backend says that a batch is all-or-nothing.
-/// - is a batch that is late: it may be `Ok`, with items that were applied, and others whose error is
-///   [`Timeout`](crate::ErrorKind::Timeout).
-/// - says which record an error is about, if it is about one: `get`, `delete` and `reset` of one that is not there, an
-///   overflow. Its key is [`Error::key`](crate::Error::key), and in no text.
-/// - after [`close`](Backend::close) is [`Closed`](crate::ErrorKind::Closed).
+/// - **Deadline.** It ends within the handle's [deadline](Backend::deadline), or within the time that the
+///   layers around it have left, if that is less. A backend gets that time from
+///   [`time_left`](crate::layer::time_left), which it calls once, when the operation begins. After the
+///   deadline the error is [`Timeout`](crate::ErrorKind::Timeout), and its [outcome](crate::Error::outcome)
+///   says whether the operation may have been applied. A batch that reaches its deadline may return `Ok`,
+///   with [`Timeout`](crate::ErrorKind::Timeout) as the error of the items that were not applied in time.
+/// - **Cancellation.** Its future may be dropped at any await without effect on other calls. The operation is
+///   then applied as a whole or not at all. For a batch (an operation that returns a
+///   [report](crate::BatchReport) on its items) this holds for each item, and for the batch as a whole only
+///   where the backend says that its batches are all-or-nothing.
+/// - **Key of an error.** If the error is about one record ([`NotFound`](crate::ErrorKind::NotFound) of
+///   `get`, `delete` and `reset`, an overflow), [`Error::key`](crate::Error::key) is that record's key. No
+///   text contains it.
+/// - **Close.** After [`close`](Backend::close) every operation returns [`Closed`](crate::ErrorKind::Closed).
 #[capability]
 #[diagnostic::on_unimplemented(message = "`{Self}` is not a storage backend")]
 pub trait Backend: Clone + Send + Sync + 'static {
@@ -30,8 +33,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     #[forward]
     fn label(&self) -> &'static str;
 
-    /// The part of a server that holds the store, as the OpenTelemetry conventions want it for `db.namespace`: a database's
-    /// name or number. None if there is no such thing. No secret.
+    /// The name or number of the server's database that holds the store, as the OpenTelemetry conventions
+    /// define it for `db.namespace`. `None` for a backend without databases. It must not be a secret.
     #[forward]
     fn namespace(&self) -> Option<&str> {
         None
@@ -41,45 +44,44 @@ pub trait Backend: Clone + Send + Sync + 'static {
     #[forward(layer)]
     fn set_deadline(&mut self, deadline: Duration);
 
-    /// How long a call on this handle may take: what [`set_deadline`](Backend::set_deadline) set, or else the configuration. Layers are
-    /// told it when they are [put on](crate::Layer::put_on).
+    /// How long a call on this handle may take: as set by [`set_deadline`](Backend::set_deadline), or else by
+    /// the configuration. A layer receives it when it is [added](crate::Layer::put_on).
     #[forward]
     fn deadline(&self) -> Duration {
         crate::DEFAULT_DEADLINE
     }
 
-    /// Says whether the backend can serve reads and writes now.
+    /// Checks whether the backend can serve reads and writes now.
     ///
-    /// - `Ok` only after asking: a server is spoken to, a store on disk has not failed a write.
+    /// - `Ok` only after a real check: the server has answered, or no write to the store on disk has failed.
     #[operation(control, harmless, operator)]
     fn health(&self) -> impl Future<Output = Result<()>> + Send;
 
-    /// Counts what is stored and describes the store. No secrets, no keys.
+    /// Counts the records and describes the store, without secrets or keys.
     ///
-    /// Layers may add what they know: see [`StorageStats`].
+    /// Layers may add fields: see [`StorageStats`].
     #[operation(control, harmless, operator, then = complete_stats)]
     fn stats(&self) -> impl Future<Output = Result<StorageStats>> + Send;
 
-    /// Finishes the writes under way and releases everything: files, locks, connections.
+    /// Finishes the writes in progress and releases all files, locks and connections.
     ///
-    /// - When it returns `Ok`, another process can open the store.
-    /// - Every handle is closed with it. Closing again is `Ok`.
+    /// - After `Ok`, another process can open the store.
+    /// - It closes every handle. Closing again is `Ok`.
     #[operation(control, replayable, operator, closes)]
     fn close(&self) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// A backend that is opened from a configuration: a URL such as `file:./data`, or the typed
-/// [`Config`](Open::Config).
+/// Opens a backend from a URL such as `file:./data`, or from the typed [`Config`](Open::Config).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be opened from a configuration",
     note = "open the bare backend, `Storage::<File>::open(..)`, then add layers with `.layer(..)`"
 )]
 pub trait Open: Backend {
-    /// What it is opened with. It is made from a URL, or deserialized; unknown fields are refused.
+    /// The backend's options. They are parsed from a URL or deserialized; unknown fields are refused.
     type Config: DeserializeOwned + for<'url> TryFrom<&'url str, Error = Error> + Send;
 
     /// Opens the store.
     ///
-    /// - It checks what it finds: damaged, foreign or newer data is an error, and is left as it is.
+    /// - Data that is damaged, foreign or in a newer format is an error, and is not changed.
     fn open(config: Self::Config) -> impl Future<Output = Result<Self>> + Send;
 }

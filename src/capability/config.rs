@@ -13,14 +13,14 @@ use crate::{Backend, ConfigValue, Key, Result, capability};
 pub trait ConfigStore: Backend {
     /// Reads one value.
     ///
-    /// - It is equal to what was stored: `"123"` stays a string, 2^53+1 stays what it is.
+    /// - It equals the value that was stored: `"123"` stays a string, and 2^53+1 is not rounded.
     /// - [`NotFound`](crate::ErrorKind::NotFound) if there is none; a stored `null` is a value.
     #[operation(read)]
     fn get_config(&self, key: &Key) -> impl Future<Output = Result<ConfigValue>> + Send;
 
-    /// Stores one value, in place of any other under this key.
+    /// Stores one value, and replaces any value under this key.
     ///
-    /// - `Ok` means durable, as far as the backend promises.
+    /// - After `Ok` it is as durable as the backend's page promises.
     #[operation(write, overwrites)]
     fn set_config(&self, key: &Key, value: &ConfigValue) -> impl Future<Output = Result<()>> + Send;
 

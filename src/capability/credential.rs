@@ -11,18 +11,18 @@ use crate::{Backend, BatchReport, Credential, Found, Key, Result, capability};
 pub trait CredentialStore: Backend {
     /// Reads one credential.
     ///
-    /// - It is equal to what was stored: no field is added, dropped or changed.
+    /// - It equals the credential that was stored: no field is added, dropped or changed.
     /// - [`NotFound`](crate::ErrorKind::NotFound) if there is none.
     #[operation(read)]
     fn get_credential(&self, id: &Key) -> impl Future<Output = Result<Credential>> + Send;
 
-    /// Stores one credential, in place of any other under this id.
+    /// Stores one credential, and replaces any credential under this id.
     ///
-    /// - `Ok` means durable, as far as the backend promises.
+    /// - After `Ok` it is as durable as the backend's page promises.
     #[operation(write, overwrites)]
     fn set_credential(&self, id: &Key, credential: &Credential) -> impl Future<Output = Result<()>> + Send;
 
-    /// Deletes one credential, for good: it is not back after a restart.
+    /// Deletes one credential permanently: it does not return after a restart.
     ///
     /// - [`NotFound`](crate::ErrorKind::NotFound) if there is none.
     #[operation(write)]
@@ -34,16 +34,17 @@ pub trait CredentialStore: Backend {
 
     /// Reads many credentials.
     ///
-    /// - Those that are there come back, sorted by id; each of the others is a failure with its id.
-    /// - An id that is named twice is found once; if it is missing, each mention is a failure.
+    /// - Returns the credentials that exist, sorted by id, and a failure for each other id.
+    /// - An id that is passed twice is returned once; if it is missing, each mention is a failure.
     #[operation(read, batch = ids)]
     fn get_credentials(&self, ids: &[Key]) -> impl Future<Output = Result<Found>> + Send;
 
     /// Stores many credentials.
     ///
-    /// - One bad item does not stop the others; the report names each failure.
-    /// - Of several items under one id the last one stays, and all of them count as succeeded.
-    /// - All-or-nothing only where the backend says so (`File`, `Git`, `Memory`): elsewhere use a transaction.
+    /// - A failed item does not stop the others; the report lists each failure.
+    /// - Of several items with one id the last one is stored, and all of them count as succeeded.
+    /// - All-or-nothing only where the backend says so (`File`, `Git`, `Memory`). Elsewhere use a
+    ///   transaction, if there are any.
     #[operation(write, overwrites, batch = credentials)]
     fn set_credentials(
         &self,
@@ -52,8 +53,8 @@ pub trait CredentialStore: Backend {
 
     /// Deletes many credentials.
     ///
-    /// - An id that was not there is a [`NotFound`](crate::ErrorKind::NotFound) failure and stops nothing.
-    /// - An id that is named twice is deleted once, and both mentions get the same result.
+    /// - A missing id is a [`NotFound`](crate::ErrorKind::NotFound) failure and does not stop the others.
+    /// - An id that is passed twice is deleted once, and both mentions get the same result.
     #[operation(write, batch = ids)]
     fn delete_credentials(&self, ids: &[Key]) -> impl Future<Output = Result<BatchReport>> + Send;
 }

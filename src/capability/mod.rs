@@ -1,4 +1,4 @@
-//! The contract: one trait a file. What a backend implements is what it can do.
+//! The contract: one trait per file. A backend can do what the traits that it implements promise.
 
 mod backend;
 mod cache;

@@ -1,4 +1,4 @@
-//! [`ConfigBatch`]: many changes to the configuration under one key, once.
+//! [`ConfigBatch`]: plans, which change many config values together and once.
 
 use std::{
     collections::BTreeMap,
@@ -15,11 +15,11 @@ use crate::{
     model::size_of_record,
 };
 
-/// Applies plans to the configuration: idempotent by their key, all or nothing, reversible, audited.
+/// Applies plans to the configuration: idempotent by key, all or nothing, reversible, audited.
 ///
-/// A plan's key is an idempotency key: it names one set of mutations, until its record expires. The configuration, the
-/// record and the audit entry change in one atomic commit; so whoever is not sure whether a plan was applied applies it
-/// again, under the same key.
+/// A plan's key is an idempotency key: it stands for one list of mutations until the plan's record expires.
+/// The config values, the record and the audit entry are written in one atomic commit. A caller that does not
+/// know whether a plan was applied can therefore apply it again under the same key.
 ///
 /// Every attempt that reaches the store leaves an audit entry, whether it was committed, replayed or refused.
 #[capability]
@@ -30,24 +30,27 @@ use crate::{
 pub trait ConfigBatch: ConfigStore {
     /// Applies a plan under a key.
     ///
-    /// - All mutations or none, in their order: of several of one key the last one stays. A crash at any moment, of this
-    ///   process or of the server, leaves all or nothing, and the key usable.
-    /// - The first time it is [`Applied`](Applied::Applied). The same plan under the same key is
-    ///   [`Replayed`](Applied::Replayed), whatever the options and whatever happened to the values since: nothing is
-    ///   changed, and the record does not live longer. So it is repeated like any replayable operation, although the
-    ///   second answer differs.
-    /// - Another plan under the same key is [`Conflict`](crate::ErrorKind::Conflict); so is a plan that was rolled back:
-    ///   a repeated request must not undo what an operator took back. The error has no key.
-    /// - If something that a mutation [expects](Expect) does not hold, it is `Conflict`, and the error's
-    ///   [key](crate::Error::key) is the first that it does not hold for. Expectations are compared with what is stored
-    ///   before the plan, not with what earlier mutations of it made. A replay expects nothing.
-    /// - After the [time to live](ApplyOptions::ttl), by the clock of whoever stores it, the key is free again. One that is shorter
-    ///   than the tries of a caller, or of a [`Retry`](crate::Retry) layer, makes a second application of a late try.
-    /// - Of many at once with one key and one plan, one is `Applied`, the others `Replayed`, or
-    ///   [`Busy`](crate::ErrorKind::Busy) if they would wait too long. Plans with different keys that touch the same
-    ///   config values are applied one after the other.
-    /// - [`TooLarge`](crate::ErrorKind::TooLarge) if the values that it would replace are over [`MAX_PLAN_BYTES`];
-    ///   [`InvalidValue`](crate::ErrorKind::InvalidValue) if an option is.
+    /// - **All or nothing.** All mutations are applied, in order, or none; of several for one key the last
+    ///   one decides. After a crash of this process or of the server at any moment, all or none are applied,
+    ///   and the plan's key can be used.
+    /// - **Replay.** The first call is [`Applied`](Applied::Applied). The same plan under the same key is
+    ///   then [`Replayed`](Applied::Replayed), whatever its options are and however the values have changed
+    ///   since: nothing is changed, and the record does not live longer. The operation is replayable,
+    ///   although the second answer differs.
+    /// - **Conflict.** Another plan under the same key is [`Conflict`](crate::ErrorKind::Conflict). So is a
+    ///   plan that was rolled back, so that a repeated request can't undo the rollback. The error has no key.
+    /// - **Expectations.** If the stored value is not what a mutation [expects](Expect), the error is
+    ///   `Conflict`, and its [key](crate::Error::key) is that of the first such mutation. Expectations are
+    ///   compared with the values before the plan, not with those that its earlier mutations set. A replay
+    ///   ignores them.
+    /// - **Expiry.** After the [time to live](ApplyOptions::ttl), by the store's clock, the key can be used
+    ///   for another plan. The time to live must be longer than a caller or a [`Retry`](crate::Retry) layer
+    ///   keeps retrying: a later attempt applies the plan again.
+    /// - **Concurrency.** Of several concurrent calls with one key and one plan, one is `Applied`; the others
+    ///   are `Replayed`, or [`Busy`](crate::ErrorKind::Busy) if they would wait too long. Plans with
+    ///   different keys that change the same config values are applied one after another.
+    /// - [`TooLarge`](crate::ErrorKind::TooLarge) if the values that the plan would replace exceed
+    ///   [`MAX_PLAN_BYTES`]; [`InvalidValue`](crate::ErrorKind::InvalidValue) if an option is invalid.
     #[operation(write, replayable, batch = plan)]
     fn apply_plan(
         &self,
@@ -56,13 +59,14 @@ pub trait ConfigBatch: ConfigStore {
         options: &ApplyOptions,
     ) -> impl Future<Output = Result<Applied>> + Send;
 
-    /// Puts back what a plan replaced.
+    /// Restores the values that a plan replaced.
     ///
     /// - All values or none, in one atomic commit.
-    /// - [`Refused`](Rollback::Refused), with their keys, if some values are not what the plan left, unless
-    ///   [forced](RollbackOptions::force). (Values that were changed and changed back are.)
-    /// - A second one is [`AlreadyRolledBack`](Rollback::AlreadyRolledBack), and changes nothing.
-    /// - [`NotFound`](crate::ErrorKind::NotFound) if no plan was applied under this key, or its record expired.
+    /// - [`Refused`](Rollback::Refused), with the keys, if values differ from those that the plan set, unless
+    ///   [forced](RollbackOptions::force). A value that was changed and changed back does not differ.
+    /// - A second rollback is [`AlreadyRolledBack`](Rollback::AlreadyRolledBack), and changes nothing.
+    /// - [`NotFound`](crate::ErrorKind::NotFound) if no plan was applied under this key, or its record
+    ///   expired.
     #[operation(write, replayable)]
     fn rollback_plan(
         &self,
@@ -72,14 +76,14 @@ pub trait ConfigBatch: ConfigStore {
 
     /// Streams the audit, newest first.
     ///
-    /// - One entry for each attempt, of those that the filter wants. No config keys, no values.
-    /// - Of the newest [`MAX_AUDIT_ENTRIES`](crate::MAX_AUDIT_ENTRIES); older ones are gone.
-    /// - Ends after the first error.
+    /// - One entry per attempt that the filter matches. Entries contain no config keys and no values.
+    /// - A store keeps the newest [`MAX_AUDIT_ENTRIES`](crate::MAX_AUDIT_ENTRIES) entries.
+    /// - The stream ends after the first error.
     #[operation(read)]
     fn audit_plans(&self, filter: AuditFilter) -> impl Stream<Item = Result<AuditEntry>> + Send;
 }
 
-/// An attempt to apply a plan, or to roll one back: what its audit entry says.
+/// An attempt to apply a plan or to roll it back, with the data for its audit entry.
 pub(crate) struct Attempt<'a> {
     pub(crate) backend: &'static str,
     pub(crate) action: PlanAction,
@@ -92,7 +96,7 @@ pub(crate) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    /// To apply this plan, whose hash is made once.
+    /// An attempt to apply a plan. `payload` is the plan's hash, which the caller computes only once.
     pub(crate) fn to_apply(
         backend: &'static str,
         key: &'a Key,
@@ -112,7 +116,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// To roll back what this key names.
+    /// An attempt to roll back the plan of this key.
     pub(crate) fn to_roll_back(backend: &'static str, key: &'a Key, options: &'a RollbackOptions) -> Self {
         Self {
             backend,
@@ -126,17 +130,18 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// The same, about this record.
+    /// Adds the data of the plan's record.
     pub(crate) fn about(self, record: &'a PlanRecord) -> Self {
         let (stage, mutations) = (record.stage.as_deref(), record.mutations);
         Self { stage, mutations, payload: Some(record.payload), ..self }
     }
 
+    /// Microseconds since it began.
     pub(crate) fn micros(&self) -> i64 {
         to_micros(self.begun.elapsed())
     }
 
-    /// Its audit entry, if it ends now.
+    /// The audit entry of an attempt that ends now.
     pub(crate) fn entry(
         &self,
         status: AuditStatus,
@@ -161,18 +166,18 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// What applying a plan comes to.
+/// The decision about applying a plan.
 pub(crate) enum ApplyStep {
-    /// To make these changes, and to keep them as its record.
+    /// Make these changes, and keep them in the plan's record.
     Change(Vec<PlanChange>),
-    /// Nothing: it was done.
+    /// Change nothing: the plan was applied before.
     Replay,
-    /// Nothing: it may not. The key is the config value that is to blame.
+    /// Change nothing: the plan is refused. The key is that of the config value that caused it.
     Refuse(PlanRefusal, Option<Key>),
 }
 
 impl ApplyStep {
-    /// How the attempt ends, for its audit entry and for its caller.
+    /// How the attempt ends, for the audit entry and for the caller.
     pub(crate) fn end(&self) -> (AuditStatus, Option<PlanRefusal>, Result<Applied>) {
         match self {
             Self::Change(_) => (AuditStatus::Committed, None, Ok(Applied::Applied)),
@@ -184,7 +189,8 @@ impl ApplyStep {
     }
 }
 
-/// Decides what applying a plan comes to, given the record of its key that has not expired, and what is stored.
+/// Decides about applying a plan, given its key's record, if there is one that has not expired, and the
+/// stored values.
 pub(crate) fn apply_step(
     plan: &Plan,
     payload: PayloadHash,
@@ -222,32 +228,32 @@ pub(crate) fn apply_step(
     }
 }
 
-/// The first key for which the plan expects what does not hold.
+/// The first key whose stored value is not what the plan expects.
 pub(crate) fn first_unexpected(plan: &Plan, holds: impl Fn(&Key, &Expect) -> bool) -> Option<&Key> {
     let expectations =
         plan.mutations().iter().filter_map(|mutation| Some((&mutation.key, mutation.expect.as_ref()?)));
     expectations.into_iter().find(|(key, expect)| !holds(key, expect)).map(|(key, _)| key)
 }
 
-/// What the plan leaves under each key that it touches: mutations are applied in order, so the last one stays.
+/// The final value of each key that the plan changes: of several mutations for one key the last one decides.
 pub(crate) fn last_mutations(plan: &Plan) -> BTreeMap<&Key, Option<&ConfigValue>> {
     plan.mutations().iter().map(|mutation| (&mutation.key, mutation.value.as_ref())).collect()
 }
 
-/// What rolling a plan back comes to.
+/// The decision about rolling a plan back.
 pub(crate) enum RollbackStep {
-    /// To put back what was before.
+    /// Restore the values from before the plan.
     Restore,
-    /// Nothing: it was done.
+    /// Change nothing: the plan was rolled back before.
     Already,
-    /// Nothing: these were changed since.
+    /// Change nothing: the values of these keys have changed since.
     Refuse(Vec<Key>),
-    /// There is no such plan.
+    /// Change nothing: there is no such plan.
     Unknown,
 }
 
 impl RollbackStep {
-    /// How the attempt ends, for its audit entry and for its caller.
+    /// How the attempt ends, for the audit entry and for the caller.
     pub(crate) fn end(self) -> (AuditStatus, Option<PlanRefusal>, Result<Rollback>) {
         use AuditStatus::{Committed, Failed, Replayed};
         match self {
@@ -262,7 +268,8 @@ impl RollbackStep {
     }
 }
 
-/// Decides what rolling back comes to, given the record of its key that has not expired, and what is stored.
+/// Decides about rolling a plan back, given its key's record, if there is one that has not expired, and the
+/// stored values.
 pub(crate) fn rollback_step(
     record: Option<&PlanRecord>,
     force: bool,

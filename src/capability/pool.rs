@@ -1,8 +1,8 @@
-//! [`Pooled`]: backends that hold connections.
+//! [`Pooled`]: backends with a connection pool.
 
 use crate::{Backend, PoolStats, Result, capability};
 
-/// Holds a pool of connections that can be watched and resized.
+/// Reports on the connection pool and resizes it.
 #[capability]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no connection pool",
@@ -13,7 +13,7 @@ pub trait Pooled: Backend {
     #[operation(control, harmless, operator)]
     fn pool_stats(&self) -> impl Future<Output = Result<PoolStats>> + Send;
 
-    /// Sets the most connections that the pool may hold, from now on. No call fails for it.
+    /// Sets the maximum number of connections in the pool. No call fails because of it.
     ///
     /// - Zero is [`InvalidValue`](crate::ErrorKind::InvalidValue).
     #[operation(control, overwrites, operator)]

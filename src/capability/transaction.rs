@@ -9,24 +9,25 @@ use crate::{Backend, ConfigValue, Credential, Key, LayeredTransaction, Result, c
     note = "backends with transactions: `Memory`, `MongoDb`, `Postgres`"
 )]
 pub trait Transactional: Backend {
-    /// A transaction of this backend. It owns what it needs and can be moved to another task.
+    /// A transaction of this backend. It borrows nothing, so it can be moved to another task.
     #[layered(LayeredTransaction)]
     type Transaction: Transaction;
 
     /// Begins a transaction.
     ///
-    /// - At least snapshot isolation: it sees the store as it was at one moment, and its own writes.
-    /// - No lost update: of two transactions that change the same record, or a transaction and a write outside it,
-    ///   one commits and the other one gets [`Conflict`](crate::ErrorKind::Conflict), at the write or at commit. It
-    ///   may be tried again from the start ([`transact!`](crate::transact) does). A backend may be stricter:
-    ///   `Memory` and `Postgres` are serializable, and give it for what was only read, too.
+    /// - At least snapshot isolation: it reads a snapshot of the store, and its own writes.
+    /// - No lost update: when a transaction and another transaction or write change the same record
+    ///   concurrently, one of them succeeds. A transaction that does not fails with
+    ///   [`Conflict`](crate::ErrorKind::Conflict), at its write or at commit, and can be retried from the
+    ///   start, as [`transact!`](crate::transact) does. `Memory` and `Postgres` are stricter: they are
+    ///   serializable, so a concurrent change of a record that was only read is a conflict, too.
     #[operation(control, harmless)]
     fn begin(&self) -> impl Future<Output = Result<Self::Transaction>> + Send;
 }
 
 /// Changes that become visible together at [`commit`](Transaction::commit), or never.
 ///
-/// Dropping it rolls back.
+/// Dropping a transaction rolls it back.
 #[capability(on = LayeredTransaction)]
 pub trait Transaction: Send + 'static {
     /// Reads one credential, as [`CredentialStore::get_credential`](crate::CredentialStore::get_credential).
@@ -41,7 +42,8 @@ pub trait Transaction: Send + 'static {
         credential: &Credential,
     ) -> impl Future<Output = Result<()>> + Send;
 
-    /// Deletes one credential, as [`CredentialStore::delete_credential`](crate::CredentialStore::delete_credential).
+    /// Deletes one credential, as
+    /// [`CredentialStore::delete_credential`](crate::CredentialStore::delete_credential).
     #[operation(write)]
     fn delete_credential(&mut self, id: &Key) -> impl Future<Output = Result<()>> + Send;
 
@@ -57,16 +59,16 @@ pub trait Transaction: Send + 'static {
     #[operation(write)]
     fn delete_config(&mut self, key: &Key) -> impl Future<Output = Result<()>> + Send;
 
-    /// Makes all changes visible and durable, at once.
+    /// Makes all changes visible and durable in one step.
     ///
-    /// - [`Conflict`](crate::ErrorKind::Conflict) if another one changed a record that this one changes, since it
-    ///   began: nothing is changed.
-    /// - [`Outcome::Unknown`](crate::Outcome::Unknown) if nobody can say whether it happened: never `Ok` or
-    ///   "not applied" on a guess.
+    /// - [`Conflict`](crate::ErrorKind::Conflict), and nothing is changed, if a record that this transaction
+    ///   changes was changed by another since this one began.
+    /// - [`Outcome::Unknown`](crate::Outcome::Unknown) if the backend can't find out whether the commit was
+    ///   applied, for example because the reply was lost. It never guesses.
     #[operation(control)]
     fn commit(self) -> impl Future<Output = Result<()>> + Send;
 
-    /// Forgets all changes.
+    /// Discards all changes.
     #[operation(control, harmless)]
     fn rollback(self) -> impl Future<Output = Result<()>> + Send;
 }

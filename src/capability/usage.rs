@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{Backend, BatchReport, Increment, Key, Result, UsageRecord, capability};
 
-/// Counts usage: records by key, each a map of fields to `i64`.
+/// Counts usage: each record has a key and maps fields to `i64` counters.
 #[capability]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot count usage",
@@ -13,9 +13,10 @@ use crate::{Backend, BatchReport, Increment, Key, Result, UsageRecord, capabilit
 pub trait UsageStore: Backend {
     /// Adds `delta`, which may be 0, to one counter and returns the new total. A missing counter starts at 0.
     ///
-    /// - Atomic and exact under any concurrency, in this process and others; durable like any write.
-    /// - [`Overflow`](crate::ErrorKind::Overflow) if the total would leave `i64`; the counter is as it was.
-    /// - Never repeated by a layer: whoever repeats it after an [unknown outcome](crate::Outcome::Unknown) may
+    /// - Atomic and exact under any concurrency, in this process and others; as durable as any write.
+    /// - [`Overflow`](crate::ErrorKind::Overflow) if the total would leave the range of `i64`; the counter is
+    ///   unchanged.
+    /// - A layer never repeats it after an [unknown outcome](crate::Outcome::Unknown), because that could
     ///   count twice.
     #[operation(write)]
     fn increment_usage(&self, key: &Key, field: &Key, delta: i64)
@@ -23,19 +24,20 @@ pub trait UsageStore: Backend {
 
     /// Adds to many counters in one round trip.
     ///
-    /// - Each increment is atomic; the many are not one transaction.
-    /// - In order: increments of one counter add up, and one that overflows is a failure in the report and leaves
-    ///   the counter to the next.
+    /// - Each increment is atomic; together they are not a transaction.
+    /// - They are applied in order. Increments of one counter add up; one that would overflow is a failure in
+    ///   the report, and the next is added to the unchanged counter.
     #[operation(write, batch = increments)]
     fn increment_many(&self, increments: &[Increment]) -> impl Future<Output = Result<BatchReport>> + Send;
 
     /// Reads one record.
     ///
-    /// - [`NotFound`](crate::ErrorKind::NotFound) if none of its counters was ever incremented, or it was reset.
+    /// - [`NotFound`](crate::ErrorKind::NotFound) if none of its counters was ever incremented, or it was
+    ///   reset.
     #[operation(read)]
     fn get_usage(&self, key: &Key) -> impl Future<Output = Result<UsageRecord>> + Send;
 
-    /// Removes one record with all its counters.
+    /// Deletes one record with all its counters.
     ///
     /// - [`NotFound`](crate::ErrorKind::NotFound) if there is none.
     #[operation(write)]

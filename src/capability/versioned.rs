@@ -1,16 +1,18 @@
-//! [`Versioned`]: what was stored earlier.
+//! [`Versioned`]: the history of records.
 
 use crate::{Backend, Key, Record, Result, Revision, RevisionId, VersionedKind, capability};
 
-/// Keeps every earlier value, with who changed it and when.
+/// Keeps every earlier value of a record, with the author and the time of each change.
 ///
-/// So what was deleted is not gone: a credential that must not be found any more has to be revoked where it was issued.
+/// A deleted credential therefore stays in the history. If it must become useless, revoke it where it was
+/// issued.
 #[capability]
 #[diagnostic::on_unimplemented(message = "`{Self}` keeps no history", note = "backends that keep one: `Git`")]
 pub trait Versioned: Backend {
     /// Lists the changes of one record, newest first, at most `limit`.
     ///
-    /// - [`NotFound`](crate::ErrorKind::NotFound) if there never was one. A deleted one has a history.
+    /// - [`NotFound`](crate::ErrorKind::NotFound) if the record never existed. A deleted record has a
+    ///   history.
     #[operation(read)]
     fn history(
         &self,
@@ -21,7 +23,8 @@ pub trait Versioned: Backend {
 
     /// Reads one record as it was right after a revision.
     ///
-    /// - [`NotFound`](crate::ErrorKind::NotFound) if it was not there then, or there is no such revision in the history.
+    /// - [`NotFound`](crate::ErrorKind::NotFound) if it did not exist then, or the revision is not in the
+    ///   history.
     #[operation(read)]
     fn value_at(
         &self,
@@ -30,12 +33,13 @@ pub trait Versioned: Backend {
         key: &Key,
     ) -> impl Future<Output = Result<Record>> + Send;
 
-    /// Undoes what a revision did, as a new one, and gives the newest revision.
+    /// Undoes the changes of a revision in a new revision, and returns the newest revision.
     ///
-    /// - All its records or none. If one of them was changed since to something else, it is
-    ///   [`Conflict`](crate::ErrorKind::Conflict), and the error's [key](crate::Error::key) is the first.
-    /// - Reverting twice changes nothing the second time.
-    /// - [`NotFound`](crate::ErrorKind::NotFound) if there is no such revision in the history.
+    /// - All its records are reverted or none. If one of them has since been changed to another value, the
+    ///   error is [`Conflict`](crate::ErrorKind::Conflict), and its [key](crate::Error::key) is that of the
+    ///   first such record.
+    /// - Reverting a second time changes nothing.
+    /// - [`NotFound`](crate::ErrorKind::NotFound) if the revision is not in the history.
     #[operation(write, overwrites)]
     fn revert(&self, revision: RevisionId) -> impl Future<Output = Result<RevisionId>> + Send;
 }
