@@ -1,6 +1,6 @@
 //! [`Storage`]: what an application holds.
 
-// A stated `Send` is what lets a task be generic over the backend, whatever it takes for a key.
+// With `Send` in the signature, a task can be generic over the backend, whatever type its keys have.
 #![expect(clippy::manual_async_fn)]
 
 use std::{borrow::Borrow, collections::BTreeMap, fmt, pin::pin, time::Duration};
@@ -18,13 +18,14 @@ use crate::{
     RecordKind, Result, Rollback, RollbackOptions, StorageStats, Transactional, UsageRecord, UsageStore,
 };
 
-/// How many records [`Storage::import`] hands to the backend at a time. Fewer, where they have four megabytes before.
+/// The most records that [`Storage::import`] passes to the backend in one call. A call has fewer once they
+/// reach 4 MiB.
 pub const IMPORT_CHUNK: usize = 500;
 
-/// A chunk ends when its records have this many bytes.
+/// The size in bytes at which a chunk is full.
 const CHUNK_BYTES: usize = 4 << 20;
 
-/// The records that one call of [`Exportable::import`] takes.
+/// The records for one call of [`Exportable::import`].
 #[derive(Default)]
 pub(crate) struct Chunk {
     pub(crate) records: Vec<Record>,
@@ -32,9 +33,8 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    /// Whether it takes no more.
-    pub(crate) fn is_full(&self, most: usize) -> bool {
-        self.records.len() >= most || self.bytes >= CHUNK_BYTES
+    pub(crate) fn is_full(&self, max_records: usize) -> bool {
+        self.records.len() >= max_records || self.bytes >= CHUNK_BYTES
     }
 
     pub(crate) fn push(&mut self, record: Record) {
@@ -43,10 +43,10 @@ impl Chunk {
     }
 }
 
-/// A store, by the type of its backend: what an application holds, clones and passes around.
+/// A handle to a store, typed by its backend. An application holds it, clones it and passes it around.
 ///
-/// Every method says in its bounds what the backend must be able to do. A method that it can't do does not compile, and
-/// the compiler's message says which backends can:
+/// The bounds of each method name the capability that it needs. Calling a method without that capability does
+/// not compile, and the compiler's message names the backends that have it:
 ///
 /// ```compile_fail
 /// # use gateway_storage::{File, Storage};
@@ -55,7 +55,7 @@ impl Chunk {
 /// # }
 /// ```
 ///
-/// A generic application asks for what it needs:
+/// A generic application names the capabilities that it needs:
 ///
 /// ```
 /// use gateway_storage::{CredentialStore, Result, Storage, UsageStore};
@@ -68,11 +68,12 @@ impl Chunk {
 /// }
 /// ```
 ///
-/// Keys are a [`Key`](crate::Key), or a string that is checked first. What an operation promises, its errors and its
-/// order are written once, at the trait: [`CredentialStore`], [`ConfigStore`], [`UsageStore`], [`CacheStore`],
-/// [`Transactional`], [`ConfigBatch`], [`Exportable`], [`Pooled`], and for all of them [`Backend`]. Any method that takes a string may
-/// also fail with [`InvalidKey`](crate::ErrorKind::InvalidKey), any that takes a value with
-/// [`TooLarge`](crate::ErrorKind::TooLarge) or [`InvalidValue`](crate::ErrorKind::InvalidValue).
+/// A key is a [`Key`](crate::Key), or a string that is checked first. The promises and errors of each
+/// operation are documented at its trait: [`CredentialStore`], [`ConfigStore`], [`UsageStore`],
+/// [`CacheStore`], [`Transactional`], [`ConfigBatch`], [`Exportable`] or [`Pooled`], and for all of them at
+/// [`Backend`]. A method that takes a string may also fail with [`InvalidKey`](crate::ErrorKind::InvalidKey),
+/// one that takes a value with [`TooLarge`](crate::ErrorKind::TooLarge) or
+/// [`InvalidValue`](crate::ErrorKind::InvalidValue).
 ///
 /// Clones share the store. Operations need a Tokio runtime with time enabled.
 #[derive(Clone)]
@@ -80,13 +81,13 @@ pub struct Storage<B> {
     backend: B,
 }
 
-/// Opening, layers, life.
+/// Opening, layers, health, closing.
 impl<B> Storage<B> {
     /// Opens a store from a URL (`file:./data`), or from the backend's typed configuration.
     ///
     /// # Errors
     ///
-    /// What the backend says of what it finds there; see its page.
+    /// The backend's: see its page.
     pub async fn open<C>(config: C) -> Result<Self>
     where
         B: Open,
@@ -96,20 +97,21 @@ impl<B> Storage<B> {
         Ok(Self::new(B::open(config.try_into()?).await?))
     }
 
-    /// A storage on a backend that is open already.
+    /// Wraps a backend that is already open.
     #[inline]
     pub const fn new(backend: B) -> Self {
         Self { backend }
     }
 
-    /// The backend, for what only it can do.
+    /// The backend, for operations that only it has, and for those of your own
+    /// [`#[capability]`](crate::capability).
     #[inline]
     pub const fn backend(&self) -> &B {
         &self.backend
     }
 
-    /// Puts a layer around every operation. The last one added is the outermost. It is told the handle's
-    /// [deadline](Backend::deadline), and takes it for its own if it was given none.
+    /// Puts a layer around every operation. The layer that is added last is the outermost. It receives the
+    /// handle's [deadline](Backend::deadline), and uses it unless it was given one of its own.
     #[must_use]
     pub fn layer<L>(self, mut layer: L) -> Storage<Layered<L, B>>
     where
@@ -120,7 +122,7 @@ impl<B> Storage<B> {
         Storage { backend: Layered::new(layer, self.backend) }
     }
 
-    /// Tells `tracing` and `metrics` of every operation, and knows the store's recent
+    /// Reports every operation to `tracing` and `metrics`, and measures the store's recent
     /// [performance](StorageStats::performance): see [`Instrument`].
     #[must_use]
     pub fn instrumented(self) -> Storage<Layered<Instrument, B>>
@@ -131,12 +133,13 @@ impl<B> Storage<B> {
         self.layer(instrument)
     }
 
-    /// The same, and the pool's gauges, every [`POOL_INTERVAL`]. A task sees to them until the storage is closed or its
-    /// last handle is dropped: see [`Instrument::sample_pool`] for another interval.
+    /// As [`instrumented`](Storage::instrumented), and updates the pool's gauges every [`POOL_INTERVAL`]. A
+    /// task does this until the store is closed or its last handle is dropped. For another interval see
+    /// [`Instrument::sample_pool`].
     ///
     /// # Panics
     ///
-    /// Outside of a Tokio runtime.
+    /// Panics outside a Tokio runtime.
     #[must_use]
     pub fn instrumented_pool(self) -> Storage<Layered<Instrument, B>>
     where
@@ -146,8 +149,9 @@ impl<B> Storage<B> {
         self.layer(instrument)
     }
 
-    /// A handle on the same store whose calls may take this long instead of
-    /// [`DEFAULT_DEADLINE`](crate::DEFAULT_DEADLINE). For one call: `storage.with_deadline(d).get_config("k")`.
+    /// Returns a handle to the same store whose calls end after `deadline` instead of
+    /// [`DEFAULT_DEADLINE`](crate::DEFAULT_DEADLINE). For one call:
+    /// `storage.with_deadline(d).get_config("k")`.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self
     where
@@ -166,7 +170,7 @@ impl<B> Storage<B> {
         self.backend.label()
     }
 
-    /// Says whether the storage can serve reads and writes now. See [`Backend::health`].
+    /// Checks whether the store can serve reads and writes now. See [`Backend::health`].
     pub async fn health(&self) -> Result<()>
     where
         B: Backend,
@@ -174,7 +178,7 @@ impl<B> Storage<B> {
         self.backend.health().await
     }
 
-    /// Counts what is stored and describes the store. See [`Backend::stats`].
+    /// Counts the records and describes the store. See [`Backend::stats`].
     pub async fn stats(&self) -> Result<StorageStats>
     where
         B: Backend,
@@ -182,8 +186,8 @@ impl<B> Storage<B> {
         self.backend.stats().await
     }
 
-    /// Finishes what is under way and releases files, locks and connections. Other handles are
-    /// [`Closed`](crate::ErrorKind::Closed) from then on. See [`Backend::close`].
+    /// Finishes the writes in progress and releases files, locks and connections. Calls on other handles then
+    /// return [`Closed`](crate::ErrorKind::Closed). See [`Backend::close`].
     pub async fn close(self) -> Result<()>
     where
         B: Backend,
@@ -254,11 +258,12 @@ impl<B> Storage<B> {
         self.backend.delete_credentials(ids).await
     }
 
-    /// Reads one credential as a type of yours.
+    /// Reads one credential and deserializes it.
     ///
     /// # Errors
     ///
-    /// [`InvalidValue`](crate::ErrorKind::InvalidValue); [`Error::path`] says which field does not fit.
+    /// [`InvalidValue`](crate::ErrorKind::InvalidValue) if it does not fit `T`; [`Error::path`] says which
+    /// field.
     pub async fn get_credential_as<T: DeserializeOwned>(&self, id: impl AsKey) -> Result<T>
     where
         B: CredentialStore,
@@ -266,8 +271,8 @@ impl<B> Storage<B> {
         self.get_credential(id).await?.to_typed()
     }
 
-    /// Stores a type of yours as one credential, in place of all fields that were there: see
-    /// [`update_credential_as`](Storage::update_credential_as) to keep those that `T` does not know.
+    /// Serializes a value and stores it as one credential, and replaces all its fields. To keep fields that
+    /// `T` does not have, use [`update_credential_as`](Storage::update_credential_as).
     pub async fn set_credential_as<T: Serialize + ?Sized>(&self, id: impl AsKey, value: &T) -> Result<()>
     where
         B: CredentialStore,
@@ -276,21 +281,22 @@ impl<B> Storage<B> {
         self.set_credential(id, credential).await
     }
 
-    /// Reads one credential as a type of yours, changes it and stores it, and keeps the fields that `T` does not know.
+    /// Reads one credential as a `T`, changes it and stores it. Fields that `T` does not have are kept.
     ///
-    /// A field that `T` wrote before the change and does not write after it is removed; one that `T` reads by a serde
-    /// `alias` is not among those that it writes, and stays beside the new one. This is a read and a write, not
-    /// one step, on every backend.
+    /// A field that `T` serializes before the change and not after it is removed. A field that `T` reads
+    /// through a serde `alias` is not among those that it serializes, so it stays beside the new one.
     ///
-    /// # What is not safe
+    /// # Concurrent updates
     ///
-    /// Two updates of one credential at once, also of different fields, also by two tasks of one process: both read, and the one
-    /// that writes last undoes the other. An operator's `disabled: true` can be lost to a refresh that runs at the same time.
-    /// Within one process, hold a lock for the credential around all that changes it, as the gateway in `examples/` does. No lock of
-    /// this crate reaches from one process to another: in a fleet, let one process refresh.
+    /// This is a read followed by a write, not one step, on every backend. Of two concurrent updates of one
+    /// credential the later write undoes the earlier one, even if they change different fields and run in one
+    /// process: an operator's `disabled: true` can be lost to a refresh. Within one process, hold a lock per
+    /// credential around everything that changes it, as the gateway in `examples/` does. This crate has no
+    /// lock across processes: in a fleet, let one process refresh.
     ///
-    /// [`transact!`](crate::transact) does not make a refresh safe either: of several processes each asks the provider, and
-    /// spends the refresh token, before one of them commits. It is not there for `File`, `Redis` and `Git`.
+    /// [`transact!`](crate::transact), which `File`, `Redis` and `Git` do not have, does not make a refresh
+    /// safe either: several processes would each use up the refresh token at the provider before one of them
+    /// commits.
     ///
     /// ```
     /// # use gateway_storage::{Memory, Storage};
@@ -315,17 +321,17 @@ impl<B> Storage<B> {
         let id: Key = id.as_key()?.borrow().clone();
         let stored = self.backend.get_credential(&id).await?;
         let mut value: T = stored.to_typed()?;
-        let known = object_of(&value)?;
+        let known = fields_of(&value)?;
         change(&mut value);
         let mut fields = stored.fields().clone();
         fields.retain(|name, _| !known.contains_key(name));
-        fields.extend(object_of(&value)?);
+        fields.extend(fields_of(&value)?);
         self.backend.set_credential(&id, &Credential::new(fields)?).await?;
         Ok(value)
     }
 }
 
-fn object_of<T: Serialize>(value: &T) -> Result<Map<String, Value>> {
+fn fields_of<T: Serialize>(value: &T) -> Result<Map<String, Value>> {
     Credential::from_typed(value).map(|credential| credential.fields().clone())
 }
 
@@ -367,11 +373,12 @@ impl<B> Storage<B> {
         self.backend.list_configs().await
     }
 
-    /// Reads one value as a type of yours.
+    /// Reads one value and deserializes it.
     ///
     /// # Errors
     ///
-    /// [`InvalidValue`](crate::ErrorKind::InvalidValue); [`Error::path`] says which part does not fit.
+    /// [`InvalidValue`](crate::ErrorKind::InvalidValue) if it does not fit `T`; [`Error::path`] says which
+    /// part.
     pub async fn get_config_as<T: DeserializeOwned>(&self, key: impl AsKey) -> Result<T>
     where
         B: ConfigStore,
@@ -379,7 +386,7 @@ impl<B> Storage<B> {
         self.get_config(key).await?.to_typed()
     }
 
-    /// Stores a type of yours as one value.
+    /// Serializes a value and stores it.
     pub async fn set_config_as<T: Serialize + ?Sized>(&self, key: impl AsKey, value: &T) -> Result<()>
     where
         B: ConfigStore,
@@ -415,7 +422,7 @@ impl<B> Storage<B> {
         async move { self.backend.apply_plan(key.as_key()?.borrow(), plan, options).await }
     }
 
-    /// Puts back what a plan replaced. See [`ConfigBatch::rollback_plan`].
+    /// Restores the values that a plan replaced. See [`ConfigBatch::rollback_plan`].
     pub fn rollback_plan(
         &self,
         key: impl AsKey,
@@ -468,7 +475,7 @@ impl<B> Storage<B> {
         async move { self.backend.get_usage(key.as_key()?.borrow()).await }
     }
 
-    /// Removes one record with all its counters. See [`UsageStore::reset_usage`].
+    /// Deletes one record with all its counters. See [`UsageStore::reset_usage`].
     pub fn reset_usage(&self, key: impl AsKey) -> impl Future<Output = Result<()>> + Send
     where
         B: UsageStore,
@@ -495,7 +502,7 @@ impl<B> Storage<B> {
         async move { self.backend.get_cache(key.as_key()?.borrow()).await }
     }
 
-    /// Reads one value, and how long it has to live. See [`CacheStore::get_cache_entry`].
+    /// Reads one value and the time that it has left. See [`CacheStore::get_cache_entry`].
     pub fn get_cache_entry(&self, key: impl AsKey) -> impl Future<Output = Result<CacheEntry>> + Send
     where
         B: CacheStore,
@@ -503,7 +510,7 @@ impl<B> Storage<B> {
         async move { self.backend.get_cache_entry(key.as_key()?.borrow()).await }
     }
 
-    /// Stores one value for as long as `ttl` says. See [`CacheStore::set_cache`].
+    /// Stores one value for the time `ttl`. See [`CacheStore::set_cache`].
     pub fn set_cache(
         &self,
         key: impl AsKey,
@@ -527,7 +534,8 @@ impl<B> Storage<B> {
 
 /// Transactions, export and import, connections.
 impl<B> Storage<B> {
-    /// Begins a transaction. See [`Transactional::begin`], and [`transact!`](crate::transact), which retries conflicts.
+    /// Begins a transaction. See [`Transactional::begin`]; [`transact!`](crate::transact) also retries
+    /// conflicts.
     pub async fn begin(&self) -> Result<B::Transaction>
     where
         B: Transactional,
@@ -535,7 +543,7 @@ impl<B> Storage<B> {
         self.backend.begin().await
     }
 
-    /// Streams all records out. See [`Exportable::export`].
+    /// Streams all records. See [`Exportable::export`].
     pub fn export(&self) -> impl Stream<Item = Result<Record>> + Send
     where
         B: Exportable,
@@ -543,7 +551,7 @@ impl<B> Storage<B> {
         self.backend.export()
     }
 
-    /// Whether an export is one state of the store. See [`Exportable::exports_snapshot`].
+    /// Whether an export is a snapshot. See [`Exportable::exports_snapshot`].
     #[must_use]
     pub fn exports_snapshot(&self) -> bool
     where
@@ -552,7 +560,7 @@ impl<B> Storage<B> {
         self.backend.exports_snapshot()
     }
 
-    /// Whether it has a place for records of this kind. See [`Exportable::imports`].
+    /// Whether the backend stores records of this kind. See [`Exportable::imports`].
     #[must_use]
     pub fn imports(&self, kind: RecordKind) -> bool
     where
@@ -561,7 +569,7 @@ impl<B> Storage<B> {
         self.backend.imports(kind)
     }
 
-    /// Whether records can be imported while an export is under way. See [`Exportable::imports_while_exporting`].
+    /// Whether records can be imported during an export. See [`Exportable::imports_while_exporting`].
     #[must_use]
     pub fn imports_while_exporting(&self) -> bool
     where
@@ -570,13 +578,15 @@ impl<B> Storage<B> {
         self.backend.imports_while_exporting()
     }
 
-    /// Takes a stream of records in, [`IMPORT_CHUNK`] at a time, or fewer if they are large. See [`Exportable::import`].
+    /// Imports a stream of records, [`IMPORT_CHUNK`] at a time, or fewer if they are large. See
+    /// [`Exportable::import`].
     ///
     /// # Errors
     ///
-    /// The stream's own error, or that of a whole chunk, ends it, whichever comes first. All that the stream gave before its error is
-    /// imported, and what was imported stays: the error's outcome is [`Unknown`](Outcome::Unknown) then, and which records failed is not
-    /// told. Importing again is harmless; [`migrate::copy`](crate::migrate::copy()) counts what it did.
+    /// The first error of the stream, or of the import of a whole chunk, ends it. The records before an error
+    /// of the stream are still imported, and imported records stay: the error's outcome is then
+    /// [`Unknown`](Outcome::Unknown), and the report on single records is lost. Importing again is harmless;
+    /// [`migrate::copy`](crate::migrate::copy()) counts its progress.
     pub async fn import(&self, records: impl Stream<Item = Result<Record>> + Send) -> Result<BatchReport>
     where
         B: Exportable,
@@ -586,7 +596,7 @@ impl<B> Storage<B> {
         loop {
             let (mut chunk, mut end) = (Chunk::default(), None);
             while end.is_none() && !chunk.is_full(IMPORT_CHUNK) {
-                // A stream that is always ready would keep others from their turn.
+                // A stream that is always ready would starve other tasks.
                 consume_budget().await;
                 match records.next().await {
                     Some(Ok(record)) => chunk.push(record),
@@ -617,7 +627,7 @@ impl<B> Storage<B> {
         self.backend.pool_stats().await
     }
 
-    /// Sets the most connections that the pool may hold. See [`Pooled::resize_pool`].
+    /// Sets the maximum number of connections in the pool. See [`Pooled::resize_pool`].
     pub async fn resize_pool(&self, max: u32) -> Result<()>
     where
         B: Pooled,
