@@ -87,11 +87,11 @@ impl Line {
         };
         match self {
             Self { kind: RecordKind::Credential, key: id, value: Some(Value::Object(fields)), .. } => {
-                let credential = Credential::of_read(fields, bytes).map_err(limits)?;
+                let credential = Credential::from_parsed(fields, bytes).map_err(limits)?;
                 Ok(Record::Credential { id, credential })
             }
             Self { kind: RecordKind::Config, key, value: Some(value), .. } => {
-                let value = ConfigValue::of_read(value, bytes).map_err(limits)?;
+                let value = ConfigValue::from_parsed(value, bytes).map_err(limits)?;
                 Ok(Record::Config { key, value })
             }
             Self { kind: RecordKind::Usage, key, field: Some(field), count: Some(count), .. } => {

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::hash::PayloadHash;
 use crate::{Error, ErrorKind, Key, Result};
 
-/// The most audit entries that a store keeps: the newest.
+/// The maximum number of audit entries that a store keeps. It keeps the newest.
 pub const MAX_AUDIT_ENTRIES: usize = 10_000;
 
-/// An enum whose variants have stable names, in stores and in JSON.
+/// Defines an enum whose variants have stable names, in stores and in JSON.
 macro_rules! named {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
         $(#[$doc])*
@@ -31,7 +31,7 @@ macro_rules! named {
                 match self { $(Self::$variant => $text,)* }
             }
 
-            /// What has this name.
+            /// The variant with this name.
             pub(crate) fn named(text: &str) -> Option<Self> {
                 match text { $($text => Some(Self::$variant),)* _ => None }
             }
@@ -70,9 +70,9 @@ named! {
 named! {
     /// How an attempt ended.
     AuditStatus {
-        /// It changed what it was meant to change.
+        /// Its changes were committed.
         Committed = "committed",
-        /// It had been done before: nothing was changed.
+        /// It was done before: nothing was changed.
         Replayed = "replayed",
         /// It was refused: nothing was changed.
         Failed = "failed",
@@ -82,23 +82,23 @@ named! {
 named! {
     /// Why an attempt was refused.
     PlanRefusal {
-        /// The key names another payload.
+        /// Another plan was applied under the key.
         OtherPayload = "other_payload",
-        /// The key's plan was rolled back.
+        /// The plan of the key was rolled back.
         RolledBack = "rolled_back",
         /// A value is not what a mutation expects.
         Unexpected = "unexpected",
-        /// What the plan would replace is larger than a record may be.
+        /// The values that the plan would replace are too large.
         TooLarge = "too_large",
-        /// A value was changed since the plan was applied.
+        /// A value has been changed since the plan was applied.
         Changed = "changed",
-        /// There is no record of a plan under this key.
+        /// The key has no record of a plan.
         NotFound = "not_found",
     }
 }
 
 impl PlanRefusal {
-    /// The error that the caller gets. `key` is the config value that is to blame.
+    /// The error for the caller. `key` is that of the config value that caused the refusal.
     #[cold]
     #[must_use]
     pub fn error(self, key: Option<&Key>) -> Error {
@@ -110,21 +110,22 @@ impl PlanRefusal {
             Self::Unexpected => {
                 (ErrorKind::Conflict, "a value is not what the plan expects; nothing was applied")
             }
-            Self::TooLarge => {
-                (ErrorKind::TooLarge, "what the plan would replace is too large to be kept for a rollback")
-            }
-            Self::Changed => (ErrorKind::Conflict, "a value was changed since the plan was applied"),
+            Self::TooLarge => (
+                ErrorKind::TooLarge,
+                "the values that the plan would replace are too large to keep for a rollback",
+            ),
+            Self::Changed => (ErrorKind::Conflict, "a value has been changed since the plan was applied"),
             Self::NotFound => {
                 (ErrorKind::NotFound, "no plan was applied under this key, or its record expired")
             }
         };
-        // It would be refused again.
+        // The same call would be refused again.
         let error = Error::new(kind, message).with_retryable(false);
         key.into_iter().fold(error, Error::with_key)
     }
 }
 
-/// One attempt to apply a plan or to roll it back. It holds no config key and no value.
+/// One attempt to apply a plan or to roll it back. It contains no config key and no value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AuditEntry {
@@ -136,27 +137,26 @@ pub struct AuditEntry {
     pub action: PlanAction,
     /// How it ended.
     pub status: AuditStatus,
-    /// The stage that the caller named; of a rollback, that of the plan.
+    /// The stage from the caller's options; for a rollback, that of the plan.
     pub stage: Option<String>,
-    /// Who the caller said to be.
+    /// The source from the caller's options.
     pub source: Option<String>,
-    /// When it began: `finished` without `duration`.
+    /// When it began: `finished` minus `duration`.
     pub started: SystemTime,
-    /// When it was committed, or had failed: by the clock of whoever stores it, in milliseconds.
+    /// When it was committed or failed, by the store's clock, in whole milliseconds.
     pub finished: SystemTime,
-    /// How long it took until then, by the caller's clock, in microseconds.
+    /// How long it took until then, by the caller's clock, in whole microseconds.
     pub duration: Duration,
-    /// How many mutations the plan has; 0 for a rollback of an unknown key.
+    /// The number of mutations in the plan; 0 for a rollback of an unknown key.
     pub mutations: usize,
-    /// The plan's payload; none for a rollback of an unknown key.
+    /// The hash of the plan; `None` for a rollback of an unknown key.
     pub payload_hash: Option<PayloadHash>,
-    /// Why it failed.
+    /// Why it was refused.
     pub error: Option<PlanRefusal>,
 }
 
 impl AuditEntry {
-    /// An attempt that ended then and took so long, with nothing said of its plan, as a rollback of an unknown key has: for backends
-    /// outside this crate.
+    /// An entry without data of a plan, as for a rollback of an unknown key. For backends outside this crate.
     #[must_use]
     pub fn new(
         backend: &'static str,
@@ -181,79 +181,79 @@ impl AuditEntry {
         }
     }
 
-    /// The same, with the caller's name for the stage.
+    /// Sets the stage.
     #[must_use]
     pub fn with_stage(self, stage: impl Into<String>) -> Self {
         Self { stage: Some(stage.into()), ..self }
     }
 
-    /// The same, with who the caller said to be.
+    /// Sets the source.
     #[must_use]
     pub fn with_source(self, source: impl Into<String>) -> Self {
         Self { source: Some(source.into()), ..self }
     }
 
-    /// The same, of a plan with this payload and so many mutations.
+    /// Sets the plan's hash and its number of mutations.
     #[must_use]
     pub fn with_plan(self, payload_hash: PayloadHash, mutations: usize) -> Self {
         Self { payload_hash: Some(payload_hash), mutations, ..self }
     }
 
-    /// The same, with why it failed.
+    /// Sets the reason of a refusal.
     #[must_use]
     pub fn with_error(self, error: PlanRefusal) -> Self {
         Self { error: Some(error), ..self }
     }
 }
 
-/// Which audit entries are wanted: all, unless it says otherwise.
+/// Selects audit entries. The default selects all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AuditFilter {
-    /// Those of this plan.
+    /// Only entries for the plan with this key.
     pub key: Option<Key>,
-    /// Those of this stage.
+    /// Only entries with this stage.
     pub stage: Option<String>,
-    /// Those that ended so.
+    /// Only entries with this status.
     pub status: Option<AuditStatus>,
-    /// Those that finished then or later.
+    /// Only entries that finished at this time or later.
     pub since: Option<SystemTime>,
-    /// The newest so many of those.
+    /// At most this number of entries, the newest ones.
     pub limit: Option<usize>,
 }
 
 impl AuditFilter {
-    /// Only those of this plan.
+    /// Selects entries for the plan with this key.
     #[must_use]
     pub fn with_key(self, key: &Key) -> Self {
         Self { key: Some(key.clone()), ..self }
     }
 
-    /// Only those of this stage.
+    /// Selects entries with this stage.
     #[must_use]
     pub fn with_stage(self, stage: impl Into<String>) -> Self {
         Self { stage: Some(stage.into()), ..self }
     }
 
-    /// Only those that ended so.
+    /// Selects entries with this status.
     #[must_use]
     pub fn with_status(self, status: AuditStatus) -> Self {
         Self { status: Some(status), ..self }
     }
 
-    /// Only those that finished then or later.
+    /// Selects entries that finished at this time or later.
     #[must_use]
     pub fn with_since(self, since: SystemTime) -> Self {
         Self { since: Some(since), ..self }
     }
 
-    /// Only the newest so many.
+    /// Selects the newest `limit` entries.
     #[must_use]
     pub fn with_limit(self, limit: usize) -> Self {
         Self { limit: Some(limit), ..self }
     }
 
-    /// Whether an entry is wanted, apart from the limit.
+    /// Whether the filter selects this entry, apart from the limit.
     #[must_use]
     pub fn wants(&self, entry: &AuditEntry) -> bool {
         self.key.as_ref().is_none_or(|key| *key == entry.key)

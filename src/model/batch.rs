@@ -1,30 +1,30 @@
-//! What a batch did: how many items succeeded, and each failure by name.
+//! [`BatchReport`] and [`Found`]: the per-item results of a batch.
 
 use std::collections::BTreeMap;
 
 use crate::{Credential, Error, Key, error::Kind};
 
-/// What a batch of writes did. One bad item does not stop the others.
+/// The result of a batch of writes. A failed item does not stop the others.
 ///
-/// If every item failed with one error that may pass (the server is away, say), a backend behind a network gives that error and no
-/// report: the call failed.
+/// If all items fail with one transient error, because the server is unreachable for example, a backend with
+/// a remote server returns that error instead of a report.
 #[derive(Clone, Debug, Default)]
 #[must_use = "a batch returns Ok although some of its items failed"]
 pub struct BatchReport {
     /// How many items were applied.
     pub succeeded: usize,
-    /// The items that were not, in the order of the request.
+    /// The items that failed, in the order of the request.
     pub failures: Vec<BatchFailure>,
 }
 
 /// One item of a batch that failed.
 #[derive(Clone, Debug)]
 pub struct BatchFailure {
-    /// Its place in the request, from 0.
+    /// Its index in the request.
     pub index: usize,
     /// Its key.
     pub key: Key,
-    /// Why.
+    /// Why it failed.
     pub error: Error,
 }
 
@@ -35,7 +35,7 @@ impl BatchReport {
         self.failures.is_empty()
     }
 
-    /// Counts one more item, by its result.
+    /// Adds the result of one item.
     pub fn record<T>(&mut self, index: usize, key: &Key, result: Result<T, Error>) {
         match result {
             Ok(_) => self.succeeded += 1,
@@ -43,17 +43,18 @@ impl BatchReport {
         }
     }
 
-    /// The report of a batch of deletes, given what was there before: every mention of an id gets the same result.
-    pub(crate) fn of_deletes(ids: &[Key], was_there: impl Fn(&Key) -> bool) -> Self {
+    /// The report of a batch of deletes, given which ids existed before it: every mention of an id gets the
+    /// same result.
+    pub(crate) fn of_deletes(ids: &[Key], existed: impl Fn(&Key) -> bool) -> Self {
         let mut report = Self::default();
         for (index, id) in ids.iter().enumerate() {
-            let result = if was_there(id) { Ok(()) } else { Err(Error::not_found(Kind::Credential, id)) };
+            let result = if existed(id) { Ok(()) } else { Err(Error::not_found(Kind::Credential, id)) };
             report.record(index, id, result);
         }
         report
     }
 
-    /// Adds the report of the items that came after `offset` others.
+    /// Appends the report of a later part of the request, whose first item has the index `offset`.
     pub fn append(&mut self, offset: usize, next: Self) {
         self.succeeded += next.succeeded;
         self.failures.extend(
@@ -63,7 +64,8 @@ impl BatchReport {
         );
     }
 
-    /// The report, or the first failure as an error, for callers to whom a part is a failure.
+    /// The number of applied items, or the first failure as an error: for callers that need all items to
+    /// succeed.
     ///
     /// # Errors
     ///
@@ -76,17 +78,18 @@ impl BatchReport {
     }
 }
 
-/// What [`get_credentials`](crate::CredentialStore::get_credentials) found.
+/// The result of [`get_credentials`](crate::CredentialStore::get_credentials).
 #[derive(Clone, Debug, Default)]
 pub struct Found {
-    /// The credentials that are there, sorted by id.
+    /// The credentials that exist, sorted by id.
     pub credentials: BTreeMap<Key, Credential>,
-    /// The ids that gave an error, [`NotFound`](crate::ErrorKind::NotFound) among them, in the order of the request.
+    /// The ids that failed, with [`NotFound`](crate::ErrorKind::NotFound) or another error, in the order of
+    /// the request.
     pub failures: Vec<BatchFailure>,
 }
 
 impl Found {
-    /// The credentials, or the first failure as an error, for callers to whom a missing one is a failure.
+    /// The credentials, or the first failure as an error: for callers that need all of them.
     ///
     /// # Errors
     ///
@@ -98,7 +101,7 @@ impl Found {
         }
     }
 
-    /// Looks every id up.
+    /// Looks up every id.
     pub(crate) fn collect(ids: &[Key], get: impl Fn(&Key) -> Result<Credential, Error>) -> Self {
         let mut found = Self::default();
         for (index, id) in ids.iter().enumerate() {

@@ -1,19 +1,20 @@
-//! [`CacheEntry`]: a cache value and how long it lives.
+//! [`CacheEntry`]: a cache value and the time that it has left.
 
 use std::{fmt, time::Duration};
 
-/// A cache value, and how long it has to live. `Debug` prints no byte of it.
+/// A cache value and the time that it has left. `Debug` does not print the value.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheEntry {
     /// The bytes that were stored.
     pub value: Vec<u8>,
-    /// How long it has to live, in whole milliseconds. None is for ever: only another program stores such a value.
+    /// The time until it expires, in whole milliseconds. `None`: it never expires, because another program
+    /// stored it so.
     pub expires_in: Option<Duration>,
 }
 
 impl CacheEntry {
-    /// An entry that has so long to live.
+    /// An entry that expires after this time.
     pub fn new(value: impl Into<Vec<u8>>, expires_in: Option<Duration>) -> Self {
         Self { value: value.into(), expires_in }
     }

@@ -1,4 +1,4 @@
-//! [`ConfigValue`]: any JSON value, cheap to read again and again.
+//! [`ConfigValue`]: any JSON value, cheap to clone.
 
 use std::{fmt, ops::Deref, sync::Arc};
 
@@ -8,21 +8,21 @@ use serde_json::Value;
 use super::document;
 use crate::{Error, Result};
 
-/// A configuration value: any JSON value, stored as it is.
+/// A configuration value: any JSON value, stored unchanged.
 ///
-/// It derefs to [`serde_json::Value`] and is cheap to clone, since gateways read their configuration on every
-/// request. The limits are those of a [`Credential`](crate::Credential). `Debug` shows no content: configurations
-/// hold API keys, too.
+/// It derefs to [`serde_json::Value`] and is cheap to clone, because gateways read their configuration on
+/// every request. The limits are those of a [`Credential`](crate::Credential). `Debug` prints only the type
+/// of the value: configurations contain API keys, too.
 ///
 /// # Numbers
 ///
-/// A number is an `i64`, a `u64` or a finite `f64`; one that is none of these is refused, and never rounded to one that is.
-/// JSON text says by its form which it is: 18446744073709551616 is a whole number, and more than 64 bits hold;
-/// 18446744073709551616.0 is a float. A float's digits stand for the nearest `f64`, as everywhere.
+/// A number is an `i64`, a `u64` or a finite `f64`. Any other number is refused and never rounded to one of
+/// these. In JSON text the form decides: 18446744073709551616 is a whole number of more than 64 bits and is
+/// refused; 18446744073709551616.0 is a float. The digits of a float stand for the nearest `f64`, as usual.
 ///
-/// All of this is so, too, where the application has switched on serde_json's feature `arbitrary_precision`. There, and with its
-/// `raw_value`, objects with a name that begins with `$serde_json::private::` are refused: serde_json itself reads them as
-/// something else.
+/// This does not change if the application enables serde_json's feature `arbitrary_precision`. With that
+/// feature or with `raw_value`, objects with a name that begins with `$serde_json::private::` are refused,
+/// because serde_json itself gives them another meaning.
 ///
 /// ```
 /// # use gateway_storage::ConfigValue;
@@ -35,12 +35,13 @@ use crate::{Error, Result};
 pub struct ConfigValue(Arc<Value>);
 
 impl ConfigValue {
-    /// Checks the limits and takes the value.
+    /// Creates a config value, after checking the limits.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if it is nested too deep or too large,
-    /// [`ErrorKind::InvalidValue`](crate::ErrorKind::InvalidValue) if there is a number as [above](ConfigValue#numbers).
+    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if the value is nested too deep or too large,
+    /// [`ErrorKind::InvalidValue`](crate::ErrorKind::InvalidValue) if it has a [number](ConfigValue#numbers)
+    /// that is refused.
     pub fn new(mut value: Value) -> Result<Self> {
         document::check([&mut value], 0)?;
         document::check_size(&value)?;
@@ -51,21 +52,21 @@ impl ConfigValue {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidValue`](crate::ErrorKind::InvalidValue) if it is not JSON or has a whole number beyond 64 bits, and
-    /// as [`new`](ConfigValue::new).
+    /// [`ErrorKind::InvalidValue`](crate::ErrorKind::InvalidValue) if the text is not JSON or has a whole
+    /// number beyond 64 bits. Other errors as [`new`](ConfigValue::new).
     pub fn from_json(text: impl AsRef<[u8]>) -> Result<Self> {
         let text = text.as_ref();
-        Self::of_read(document::parse(text)?, text.len())
+        Self::from_parsed(document::parse(text)?, text.len())
     }
 
-    /// Takes the value that was read from a text of so many bytes.
-    pub(crate) fn of_read(mut value: Value, text: usize) -> Result<Self> {
+    /// Creates a config value from one that was parsed from a text of `text_bytes` bytes.
+    pub(crate) fn from_parsed(mut value: Value, text_bytes: usize) -> Result<Self> {
         document::check([&mut value], 0)?;
-        document::check_size_of_read(text, &value)?;
+        document::check_parsed_size(text_bytes, &value)?;
         Ok(Self(Arc::new(value)))
     }
 
-    /// Writes a type of yours as a config value.
+    /// Serializes a value to a config value.
     ///
     /// # Errors
     ///
@@ -74,11 +75,12 @@ impl ConfigValue {
         Self::new(document::from_typed(value)?)
     }
 
-    /// Reads the value as a type of yours.
+    /// Deserializes the value.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidValue`](crate::ErrorKind::InvalidValue); [`Error::path`] says which part does not fit.
+    /// [`ErrorKind::InvalidValue`](crate::ErrorKind::InvalidValue) if it does not fit `T`; [`Error::path`]
+    /// says which part.
     pub fn to_typed<T: DeserializeOwned>(&self) -> Result<T> {
         document::to_typed((*self.0).clone())
     }
@@ -89,12 +91,12 @@ impl ConfigValue {
         &self.0
     }
 
-    /// Whether the other one is a clone of this one.
+    /// Whether both share one allocation.
     pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Compact JSON text.
+    /// The value as compact JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
         self.0.to_string()
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn short_numbers_that_become_long_are_counted_as_they_are_stored() {
+    fn numbers_that_grow_are_counted_with_their_stored_size() {
         let long = "1000000000000000.0,".len();
         let text = |count| format!("[{}]", vec!["1e15"; count].join(","));
         let most = (MAX_VALUE_BYTES - 1) / long;
@@ -160,14 +162,16 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_what_every_build_reads_or_refused() {
+    fn a_number_is_read_alike_by_every_build_or_refused() {
         let refused = |text: &str| {
             let error = ConfigValue::from_json(text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidValue, "{text}");
             error.to_string()
         };
-        for wide in ["18446744073709551616", "18446744073709551617", "-9223372036854775809"] {
-            for text in [wide.to_owned(), format!("[1.5, {wide}]"), format!("{{\"a\": {{\"b\": {wide}}}}}")] {
+        for large in ["18446744073709551616", "18446744073709551617", "-9223372036854775809"] {
+            for text in
+                [large.to_owned(), format!("[1.5, {large}]"), format!("{{\"a\": {{\"b\": {large}}}}}")]
+            {
                 assert!(refused(&text).starts_with("whole numbers beyond 64 bits can't be stored"), "{text}");
             }
         }
@@ -197,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_serde_json_takes_is_kept_or_refused() {
+    fn a_private_name_of_serde_json_is_kept_or_refused() {
         for name in ["Number", "RawValue"] {
             let value = json!({ format!("$serde_json::private::{name}"): "1" });
             let text = value.to_string();
@@ -214,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_is_silent() {
+    fn debug_prints_no_content() {
         assert_eq!(format!("{:?}", ConfigValue::new(json!("sk-1")).unwrap()), "ConfigValue(string)");
     }
 }

@@ -1,4 +1,4 @@
-//! [`Credential`]: a JSON object that never prints itself.
+//! [`Credential`]: a JSON object whose content is never printed.
 
 use std::{fmt, sync::Arc};
 
@@ -8,11 +8,12 @@ use serde_json::{Map, Value};
 use super::document;
 use crate::{Error, ErrorKind, Result};
 
-/// An OAuth credential, or any other JSON object: stored as it is, field for field.
+/// An OAuth credential, or any other JSON object. All fields are stored unchanged.
 ///
-/// Cheap to clone (one reference count), and immutable: [`with`](Credential::with) makes a changed one.
-/// At most [`MAX_DEPTH`](crate::MAX_DEPTH) deep and [`MAX_VALUE_BYTES`](crate::MAX_VALUE_BYTES) as compact
-/// JSON, checked when it is made, so that every `Credential` can be stored in every backend.
+/// It is cheap to clone (one reference count) and immutable: [`with`](Credential::with) returns a changed
+/// copy. It is nested at most [`MAX_DEPTH`](crate::MAX_DEPTH) levels deep and has at most
+/// [`MAX_VALUE_BYTES`](crate::MAX_VALUE_BYTES) as compact JSON. These limits are checked when it is created,
+/// so every backend can store every `Credential`.
 ///
 /// ```
 /// # use gateway_storage::Credential;
@@ -26,12 +27,12 @@ use crate::{Error, ErrorKind, Result};
 pub struct Credential(Arc<Map<String, Value>>);
 
 impl Credential {
-    /// Checks the limits and takes the fields.
+    /// Creates a credential from its fields, after checking the limits.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TooLarge`] if they are nested too deep or too large, [`ErrorKind::InvalidValue`] if there is a number
-    /// that is no `i64`, `u64` or finite `f64` (see [`ConfigValue`](crate::ConfigValue#numbers)).
+    /// [`ErrorKind::TooLarge`] if the fields are nested too deep or too large, [`ErrorKind::InvalidValue`] if
+    /// a number is not an `i64`, a `u64` or a finite `f64` (see [`ConfigValue`](crate::ConfigValue#numbers)).
     pub fn new(mut fields: Map<String, Value>) -> Result<Self> {
         document::check_fields(&mut fields, 1)?;
         document::check_size(&fields)?;
@@ -42,37 +43,37 @@ impl Credential {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidValue`] if it is not a JSON object, or has a whole number beyond 64 bits, and as
-    /// [`new`](Credential::new). The message names the place, and quotes nothing.
+    /// [`ErrorKind::InvalidValue`] if the text is not a JSON object or has a whole number beyond 64 bits. The
+    /// message names the line and the column, and quotes nothing. Other errors as [`new`](Credential::new).
     pub fn from_json(text: impl AsRef<[u8]>) -> Result<Self> {
         let text = text.as_ref();
         match document::parse(text)? {
-            Value::Object(fields) => Self::of_read(fields, text.len()),
+            Value::Object(fields) => Self::from_parsed(fields, text.len()),
             other => other.try_into(),
         }
     }
 
-    /// Takes the fields that were read from a text of so many bytes.
-    pub(crate) fn of_read(mut fields: Map<String, Value>, text: usize) -> Result<Self> {
+    /// Creates a credential from fields that were parsed from a text of `text_bytes` bytes.
+    pub(crate) fn from_parsed(mut fields: Map<String, Value>, text_bytes: usize) -> Result<Self> {
         document::check_fields(&mut fields, 1)?;
-        document::check_size_of_read(text, &fields)?;
+        document::check_parsed_size(text_bytes, &fields)?;
         Ok(Self(Arc::new(fields)))
     }
 
-    /// Writes a type of yours as a credential.
+    /// Serializes a value to a credential.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidValue`] if it does not serialize to an object.
+    /// [`ErrorKind::InvalidValue`] if it does not serialize to a JSON object.
     pub fn from_typed<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
         document::from_typed(value)?.try_into()
     }
 
-    /// Reads the credential as a type of yours.
+    /// Deserializes the credential.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidValue`]; [`Error::path`] says which field does not fit.
+    /// [`ErrorKind::InvalidValue`] if it does not fit `T`; [`Error::path`] says which field.
     pub fn to_typed<T: DeserializeOwned>(&self) -> Result<T> {
         document::to_typed(Value::Object((*self.0).clone()))
     }
@@ -89,7 +90,7 @@ impl Credential {
         self.0.get(name)
     }
 
-    /// The credential with one field set.
+    /// Returns a copy with one field set.
     ///
     /// # Errors
     ///
@@ -100,12 +101,12 @@ impl Credential {
         Self::new(fields)
     }
 
-    /// Whether the other one is a clone of this one.
+    /// Whether both share one allocation.
     pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Compact JSON text, secrets and all.
+    /// The credential as compact JSON, including its secrets.
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::to_string(&*self.0).expect("a map of values with string keys is always JSON")
@@ -145,7 +146,7 @@ impl TryFrom<Value> for Credential {
             Value::String(_) => "a string",
             Value::Array(_) => "an array",
         };
-        Err(Error::new(ErrorKind::InvalidValue, format!("a credential is a JSON object, this is {found}")))
+        Err(Error::new(ErrorKind::InvalidValue, format!("a credential must be a JSON object, not {found}")))
     }
 }
 
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_place_and_quote_nothing() {
+    fn errors_name_the_path_and_quote_nothing() {
         #[derive(serde::Deserialize, Debug)]
         struct Token {
             #[allow(dead_code)]

@@ -1,4 +1,4 @@
-//! What a JSON document may be: its limits, checked before it is stored or sent.
+//! The limits of JSON documents, which are checked before a document is stored or sent.
 
 use std::{io, marker::PhantomData};
 
@@ -11,21 +11,23 @@ use serde_json::{Map, Number, Value};
 use super::scan::{self, Refused};
 use crate::{Error, ErrorKind, Result};
 
-/// How deep arrays and objects may be nested in a credential or a config value: a scalar is 0 deep, `{}` is 1.
+/// How deep arrays and objects may be nested in a credential or a config value. A scalar has 0 levels, `{}`
+/// has 1.
 pub const MAX_DEPTH: usize = 64;
 
-/// The largest credential, config value (as compact JSON) or cache value, in bytes: 1 MiB.
+/// The maximum size of a credential, a config value (both as compact JSON) or a cache value: 1 MiB.
 pub const MAX_VALUE_BYTES: usize = 1 << 20;
 
-/// Checks the depth, and that there is nothing but what comes back as it is.
+/// Checks the depth, and that every number and name can be stored and read back equal.
 ///
-/// An application can switch on serde_json's feature `arbitrary_precision`, which keeps a number's digits. Here it becomes what
-/// it is in all other builds: an `i64`, a `u64` or a finite `f64`, so that every build finds the same in a store.
+/// An application can switch on serde_json's feature `arbitrary_precision`, which keeps a number's digits.
+/// This function turns such a number into the `i64`, `u64` or finite `f64` that it is in all other builds, so
+/// that all builds read equal values from a store.
 pub(crate) fn check<'v>(values: impl IntoIterator<Item = &'v mut Value>, depth: usize) -> Result<()> {
     values.into_iter().try_for_each(|value| check_one(value, depth))
 }
 
-/// The same of an object's fields.
+/// As [`check`], for an object's fields.
 pub(crate) fn check_fields(fields: &mut Map<String, Value>, depth: usize) -> Result<()> {
     if fields.keys().any(|name| scan::is_private(name)) {
         return Err(Refused::Name.into());
@@ -40,63 +42,64 @@ fn check_one(value: &mut Value, above: usize) -> Result<()> {
         Value::Array(items) => check(items, depth),
         Value::Object(fields) => check_fields(fields, depth),
         Value::Number(number) => {
-            *number = settled(number)?;
+            *number = normalized(number)?;
             Ok(())
         }
         _ => Ok(()),
     }
 }
 
-/// The number as it is without `arbitrary_precision`.
-fn settled(number: &Number) -> Result<Number> {
+/// The number as serde_json reads it without `arbitrary_precision`.
+fn normalized(number: &Number) -> Result<Number> {
     let float = || number.as_f64().and_then(Number::from_f64);
     if number.is_f64() {
-        return float().ok_or_else(|| Refused::Number.into());
+        return float().ok_or_else(|| Refused::Float.into());
     }
     match (number.as_u64(), number.as_i64()) {
         (Some(whole), _) => Ok(whole.into()),
         // "-0" is a float.
-        (None, Some(0)) => float().ok_or_else(|| Refused::Number.into()),
+        (None, Some(0)) => float().ok_or_else(|| Refused::Float.into()),
         (None, Some(whole)) => Ok(whole.into()),
-        (None, None) if number.to_string().contains(['.', 'e', 'E']) => Err(Refused::Number.into()),
-        (None, None) => Err(Refused::Wide.into()),
+        (None, None) if number.to_string().contains(['.', 'e', 'E']) => Err(Refused::Float.into()),
+        (None, None) => Err(Refused::WholeNumber.into()),
     }
 }
 
-/// Checks the size of the compact JSON without keeping it.
+/// Checks the size of the compact JSON.
 pub(crate) fn check_size(document: &impl Serialize) -> Result<()> {
-    serde_json::to_writer(Room(MAX_VALUE_BYTES), document).map_err(|_| too_large())
+    serde_json::to_writer(BytesLeft(MAX_VALUE_BYTES), document).map_err(|_| too_large())
 }
 
-/// The same for a document that was read from a text of so many bytes.
+/// Checks the size of a document that was parsed from a text of `text_bytes` bytes.
 ///
-/// Written compactly it is not larger but for its numbers, and those at most eight times: the shortest text of a float has
-/// three bytes ("1e9"), the longest that is written 24. So a small text need not be written again to know.
-pub(crate) fn check_size_of_read(text: usize, document: &impl Serialize) -> Result<()> {
-    if text <= MAX_VALUE_BYTES / 8 { Ok(()) } else { check_size(document) }
+/// Compact JSON can be larger than its source only because of numbers, and those grow by a factor of 8 at
+/// most: the shortest text of a float has three bytes ("1e9"), and the longest that serde_json writes has 24.
+/// A small text therefore needs no check.
+pub(crate) fn check_parsed_size(text_bytes: usize, document: &impl Serialize) -> Result<()> {
+    if text_bytes <= MAX_VALUE_BYTES / 8 { Ok(()) } else { check_size(document) }
 }
 
 /// The size of the compact JSON, in bytes.
 pub(crate) fn size(document: &impl Serialize) -> usize {
-    let mut room = Room(usize::MAX);
-    serde_json::to_writer(&mut room, document).expect("JSON with room enough");
-    usize::MAX - room.0
+    let mut left = BytesLeft(usize::MAX);
+    serde_json::to_writer(&mut left, document).expect("a document is smaller than the address space");
+    usize::MAX - left.0
 }
 
 #[cold]
 fn too_deep() -> Error {
-    Error::new(ErrorKind::TooLarge, format!("a value is nested at most {MAX_DEPTH} deep, this one is deeper"))
+    Error::new(ErrorKind::TooLarge, format!("a value may be nested at most {MAX_DEPTH} levels deep"))
 }
 
 #[cold]
 pub(crate) fn too_large() -> Error {
-    Error::new(ErrorKind::TooLarge, format!("a value has at most {MAX_VALUE_BYTES} bytes, this one has more"))
+    Error::new(ErrorKind::TooLarge, format!("a value may have at most {MAX_VALUE_BYTES} bytes"))
 }
 
-/// A writer that keeps nothing and has so much room.
-struct Room(usize);
+/// A writer that discards its input and fails after this number of bytes.
+struct BytesLeft(usize);
 
-impl io::Write for Room {
+impl io::Write for BytesLeft {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::FileTooLarge)?;
         Ok(bytes.len())
@@ -107,7 +110,8 @@ impl io::Write for Room {
     }
 }
 
-/// JSON text as a value. A parser's message has a line and a column, and none of the text.
+/// Parses JSON text of at most [`MAX_PARSED_BYTES`]. An error names the line and the column, and quotes
+/// nothing.
 pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
     if text.len() > MAX_PARSED_BYTES {
         return Err(too_large());
@@ -115,12 +119,12 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
     parse_any(text)
 }
 
-/// The same for text of any length, whose limit is the caller's affair.
+/// As [`parse`], without a limit: the caller has to limit the text.
 pub(crate) fn parse_any<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
     parse_seed(PhantomData::<T>, text)
 }
 
-/// The same by a seed.
+/// As [`parse_any`], with a seed.
 pub(crate) fn parse_seed<'t, S: DeserializeSeed<'t>>(seed: S, text: &'t [u8]) -> Result<S::Value> {
     let mut parser = serde_json::Deserializer::from_slice(text);
     let parsed = seed.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value));
@@ -131,11 +135,11 @@ pub(crate) fn parse_seed<'t, S: DeserializeSeed<'t>>(seed: S, text: &'t [u8]) ->
     }
 }
 
-/// Why a text can't be read.
+/// The error for a text that serde_json can't parse.
 #[cold]
 pub(crate) fn unreadable(text: &[u8], error: &serde_json::Error) -> Error {
     let message = error.to_string();
-    // serde_json stops at 128 levels, and has no category for it, nor for a number.
+    // serde_json has no category for more than 128 levels, nor for a number out of range.
     if message.starts_with("recursion limit") {
         return too_deep();
     }
@@ -145,7 +149,7 @@ pub(crate) fn unreadable(text: &[u8], error: &serde_json::Error) -> Error {
             "has a number beyond the range of a 64-bit float, which can't be stored"
         }
         serde_json::error::Category::Eof => "ends too early",
-        serde_json::error::Category::Data => "is not of the type that is wanted",
+        serde_json::error::Category::Data => "does not have the expected type",
         _ => "is not JSON",
     };
     Error::new(
@@ -154,7 +158,7 @@ pub(crate) fn unreadable(text: &[u8], error: &serde_json::Error) -> Error {
     )
 }
 
-/// What a text says can't be stored. It ends where that ends.
+/// The error for a number or a name that can't be stored. `text` ends with it.
 #[cold]
 fn unstorable(text: &[u8], refused: Refused) -> Error {
     let line = text.iter().filter(|byte| **byte == b'\n').count() + 1;
@@ -163,35 +167,36 @@ fn unstorable(text: &[u8], refused: Refused) -> Error {
     Error::new(ErrorKind::InvalidValue, message)
 }
 
-/// Text may be wider than the compact form that counts (indented, escaped), but not without end.
+/// The maximum size of a text, which may be larger than its compact JSON because of indentation and escapes.
 const MAX_PARSED_BYTES: usize = 16 * MAX_VALUE_BYTES;
 
-/// A document as the caller's own type. Serde's messages quote values, so only the place is kept, unprinted.
+/// Deserializes a document. Serde's messages quote values, so only the path is kept, and it is not printed.
 pub(crate) fn to_typed<T: DeserializeOwned>(document: Value) -> Result<T> {
     serde_path_to_error::deserialize(document).map_err(|error| {
-        let wanted = std::any::type_name::<T>();
+        let expected = std::any::type_name::<T>();
         let path = error.path().to_string();
         Error::new(
             ErrorKind::InvalidValue,
-            format!("the value does not fit `{wanted}`; the error's path says where"),
+            format!("the value does not fit `{expected}`; `Error::path` says where"),
         )
         .with_path(missing_field(&error).unwrap_or(path))
     })
 }
 
-/// The path of a field that is missing: serde names it in its message, and the path ends above it.
+/// The path of a missing field. Serde names the field only in its message, and the error's path ends at its
+/// parent.
 fn missing_field(error: &serde_path_to_error::Error<serde_json::Error>) -> Option<String> {
     let message = error.inner().to_string();
     let (name, _) = message.strip_prefix("missing field `")?.split_once('`')?;
-    let above = error.path().to_string();
-    Some(if above == "." { name.to_owned() } else { format!("{above}.{name}") })
+    let parent = error.path().to_string();
+    Some(if parent == "." { name.to_owned() } else { format!("{parent}.{name}") })
 }
 
-/// The caller's own type as JSON.
+/// Serializes a value to JSON.
 pub(crate) fn from_typed<T: Serialize + ?Sized>(value: &T) -> Result<Value> {
     serde_json::to_value(value).map_err(|_| {
         let given = std::any::type_name::<T>();
-        Error::new(ErrorKind::InvalidValue, format!("`{given}` can't be written as JSON"))
+        Error::new(ErrorKind::InvalidValue, format!("`{given}` can't be serialized to JSON"))
     })
 }
 
@@ -200,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_number_is_written_over_eight_times_as_long() {
+    fn no_number_grows_by_more_than_a_factor_of_eight() {
         for digits in ["1", "9", "-1", "1.5", "-9.9", "12345678901234567", "0.1", "-0"] {
             for exponent in -330..310 {
                 let text = format!("{digits}e{exponent}");
@@ -209,7 +214,7 @@ mod tests {
                 }
             }
         }
-        // So many of the worst, and just below the text that is not written again.
+        // Only numbers that grow most, in a text just small enough not to be checked.
         let text = format!("[{}1e9]", "1e15,".repeat(MAX_VALUE_BYTES / 8 / 5 - 2));
         assert!(text.len() <= MAX_VALUE_BYTES / 8);
         check_size(&parse::<Value>(text.as_bytes()).unwrap()).unwrap();

@@ -28,8 +28,8 @@ macro_rules! hash {
             type Err = Error;
 
             fn from_str(text: &str) -> Result<Self> {
-                let wrong = concat!($what, " is 64 hexadecimal digits, in lower case");
-                parse(text).map(Self).ok_or_else(|| Error::new(ErrorKind::InvalidValue, wrong))
+                let message = concat!($what, " must be 64 hexadecimal digits in lower case");
+                parse(text).map(Self).ok_or_else(|| Error::new(ErrorKind::InvalidValue, message))
             }
         }
 
@@ -49,13 +49,14 @@ macro_rules! hash {
 }
 
 hash! {
-    /// SHA-256 of a plan's canonical form: the same for the same mutations in the same order, and for no others.
+    /// SHA-256 of a plan's canonical form. Plans have the same hash if and only if they have the same
+    /// mutations in the same order.
     PayloadHash, "a payload hash"
 }
 
 hash! {
-    /// SHA-256 of records, each a line of an export file, in their order: the same for stores that hold the same, and for no
-    /// others. Made by [`RecordHasher`](crate::archive::RecordHasher).
+    /// SHA-256 of records in their order, each as a line of an export file. Stores have the same digest only
+    /// if they have the same records. [`RecordHasher`](crate::archive::RecordHasher) computes it.
     RecordDigest, "a digest of records"
 }
 

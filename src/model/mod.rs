@@ -1,4 +1,4 @@
-//! What is stored and returned.
+//! The types of the data that is stored and returned.
 
 mod audit;
 mod batch;

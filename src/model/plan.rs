@@ -1,4 +1,4 @@
-//! [`Plan`]: an ordered list of changes to the configuration, and how it is applied and taken back.
+//! [`Plan`]: an ordered list of changes to the configuration, and how it is applied and rolled back.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -11,38 +11,41 @@ use serde_json::Value;
 use super::{PlanAction, document};
 use crate::{ConfigValue, Error, ErrorKind, Key, Result};
 
-/// The most mutations of one [`Plan`].
+/// The maximum number of mutations in a [`Plan`].
 pub const MAX_PLAN_MUTATIONS: usize = 10_000;
 
-/// The most that a [`Plan`] may hold, and the most that it may replace: keys and values as compact JSON, 8 MiB.
+/// The maximum size of a [`Plan`] (keys, values and expected values), and of the keys and values that it
+/// replaces: 8 MiB. Values count as compact JSON.
 pub const MAX_PLAN_BYTES: usize = 8 << 20;
 
-/// How long the record of a plan is kept unless [`ApplyOptions::ttl`] says otherwise: 14 days.
+/// How long the record of a plan is kept, unless [`ApplyOptions::ttl`] is set: 14 days.
 pub const DEFAULT_PLAN_TTL: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// The longest that the record of a plan can be kept: 10,000 days.
+/// The maximum time for which the record of a plan can be kept: 10,000 days.
 pub const MAX_PLAN_TTL: Duration = Duration::from_secs(10_000 * 24 * 60 * 60);
 
-/// One change of a [`Plan`]: sets or deletes one config value, if it is what the caller expects.
+/// One change of a [`Plan`]: it sets or deletes one config value, optionally only if the stored value is the
+/// expected one.
 ///
-/// `Debug` shows neither key nor value.
+/// `Debug` prints neither key nor value.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Mutation {
-    /// Which config value.
+    /// The key of the config value.
     pub key: Key,
-    /// What it becomes; `None` deletes it. Deleting what is not there is no error.
+    /// The new value. `None` deletes the value; deleting a missing value is not an error.
     pub value: Option<ConfigValue>,
-    /// What must be stored under the key before the plan; `None`: anything.
+    /// What must be stored under the key before the plan is applied. `None`: anything.
     pub expect: Option<Expect>,
 }
 
 /// What a [`Mutation`] expects to be stored before the plan is applied.
 ///
-/// Values are compared to the last bit: 1 is not 1.0, 0.0 is not -0.0. The order of an object's names does not matter.
+/// Values are compared bit by bit: 1 differs from 1.0, and 0.0 from -0.0. The order of names in an object
+/// does not matter.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expect {
-    /// Nothing.
+    /// No value.
     Absent,
     /// This value.
     Value(ConfigValue),
@@ -61,19 +64,19 @@ impl Mutation {
         Self { key: key.clone(), value: None, expect: None }
     }
 
-    /// The same mutation, which refuses the whole plan unless this is what is stored.
+    /// Makes the whole plan fail unless this is stored under the key.
     #[must_use]
     pub fn expecting(self, expect: Expect) -> Self {
         Self { expect: Some(expect), ..self }
     }
 }
 
-/// An ordered list of mutations that are applied together: what one key of
-/// [`apply_plan`](crate::ConfigBatch::apply_plan) names. Cheap to clone; `Debug` shows how many there are.
+/// An ordered list of mutations that [`apply_plan`](crate::ConfigBatch::apply_plan) applies together. It is
+/// cheap to clone; `Debug` prints only the number of mutations.
 ///
-/// # As JSON
+/// # JSON
 ///
-/// An array of mutations. `expect` and `expect_absent` can be left out; other names are refused.
+/// An array of mutations. `expect` and `expect_absent` are optional; other names are refused.
 ///
 /// ```
 /// # use gateway_storage::Plan;
@@ -92,16 +95,16 @@ impl Mutation {
 pub struct Plan(Arc<[Mutation]>);
 
 impl Plan {
-    /// Checks the limits and takes the mutations.
+    /// Creates a plan, after checking the limits.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidValue`] if there is no mutation, [`ErrorKind::TooLarge`] over [`MAX_PLAN_MUTATIONS`] or
-    /// [`MAX_PLAN_BYTES`].
+    /// [`ErrorKind::InvalidValue`] if there is no mutation, [`ErrorKind::TooLarge`] over
+    /// [`MAX_PLAN_MUTATIONS`] or [`MAX_PLAN_BYTES`].
     pub fn new(mutations: impl Into<Vec<Mutation>>) -> Result<Self> {
         let mutations = mutations.into();
         if mutations.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidValue, "a plan has at least one mutation"));
+            return Err(Error::new(ErrorKind::InvalidValue, "a plan must have at least one mutation"));
         }
         if mutations.len() > MAX_PLAN_MUTATIONS {
             return Err(too_many());
@@ -110,25 +113,25 @@ impl Plan {
         if bytes > MAX_PLAN_BYTES { Err(too_large()) } else { Ok(Self(mutations.into())) }
     }
 
-    /// Reads JSON text, as above.
+    /// Reads [JSON text](Plan#json).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidValue`] if it is not such an array; the message names the place and quotes nothing. As
-    /// [`new`](Plan::new) and [`ConfigValue::new`] otherwise.
+    /// [`ErrorKind::InvalidValue`] if it is not such an array; the message names the mutation, or the line
+    /// and column, and quotes nothing. Other errors as [`new`](Plan::new) and [`ConfigValue::new`].
     pub fn from_json(text: impl AsRef<[u8]>) -> Result<Self> {
         let text = text.as_ref();
-        // Twice as much: it may be indented.
+        // An indented text may be larger than its compact JSON.
         if text.len() > 2 * MAX_PLAN_BYTES {
             return Err(too_large());
         }
-        let mut steps = Steps::default();
-        let read = document::parse_seed(&mut steps, text);
-        if let Some(refused) = steps.refused {
-            return Err(refused);
+        let mut reader = PlanReader::default();
+        let parsed = document::parse_seed(&mut reader, text);
+        if let Some(error) = reader.error {
+            return Err(error);
         }
-        read?;
-        Self::new(steps.mutations)
+        parsed?;
+        Self::new(reader.mutations)
     }
 
     /// The mutations, in order.
@@ -137,7 +140,7 @@ impl Plan {
         &self.0
     }
 
-    /// How many mutations there are.
+    /// The number of mutations.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a plan is never empty")]
     pub fn len(&self) -> usize {
@@ -159,29 +162,28 @@ fn size_of_mutation(mutation: &Mutation) -> usize {
     size_of_record(&mutation.key, mutation.value.as_ref()) + expected
 }
 
-/// What one config value counts for in [`MAX_PLAN_BYTES`].
+/// The number of bytes that one config value counts towards [`MAX_PLAN_BYTES`].
 pub(crate) fn size_of_record(key: &Key, value: Option<&ConfigValue>) -> usize {
     key.as_str().len() + value.map_or(0, |value| document::size(value.value()))
 }
 
 #[cold]
 fn too_many() -> Error {
-    let message = format!("a plan has at most {MAX_PLAN_MUTATIONS} mutations, this one has more");
-    Error::new(ErrorKind::TooLarge, message)
+    Error::new(ErrorKind::TooLarge, format!("a plan may have at most {MAX_PLAN_MUTATIONS} mutations"))
 }
 
 #[cold]
 fn too_large() -> Error {
     Error::new(
         ErrorKind::TooLarge,
-        format!("a plan has at most {MAX_PLAN_BYTES} bytes of keys and values, this one has more"),
+        format!("a plan may have at most {MAX_PLAN_BYTES} bytes of keys and values"),
     )
 }
 
-/// A mutation as it is written in JSON.
+/// The JSON form of a mutation.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Step {
+struct MutationJson {
     set: Option<Key>,
     delete: Option<Key>,
     #[serde(default, deserialize_with = "present")]
@@ -192,18 +194,18 @@ struct Step {
     expect_absent: bool,
 }
 
-/// Mutations that are read one by one, so that a text of too many of them ends at the first that is too much.
+/// Reads mutations one by one, and stops at the first one that exceeds a limit.
 #[derive(Default)]
-struct Steps {
+struct PlanReader {
     mutations: Vec<Mutation>,
     bytes: usize,
-    /// Why no more are read.
-    refused: Option<Error>,
+    /// Why reading stopped, in place of serde's error.
+    error: Option<Error>,
 }
 
-impl Steps {
-    fn add(&mut self, step: Step) -> Result<()> {
-        let mutation = step.mutation(self.mutations.len() + 1)?;
+impl PlanReader {
+    fn add(&mut self, json: MutationJson) -> Result<()> {
+        let mutation = json.mutation(self.mutations.len() + 1)?;
         self.bytes += size_of_mutation(&mutation);
         if self.mutations.len() == MAX_PLAN_MUTATIONS {
             return Err(too_many());
@@ -216,7 +218,7 @@ impl Steps {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for &mut Steps {
+impl<'de> DeserializeSeed<'de> for &mut PlanReader {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -224,78 +226,79 @@ impl<'de> DeserializeSeed<'de> for &mut Steps {
     }
 }
 
-impl<'de> Visitor<'de> for &mut Steps {
+impl<'de> Visitor<'de> for &mut PlanReader {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an array of mutations")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut steps: A) -> Result<(), A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
         loop {
-            let step = match steps.next_element() {
-                Ok(Some(step)) => step,
+            let json = match elements.next_element() {
+                Ok(Some(json)) => json,
                 Ok(None) => return Ok(()),
                 Err(error) => {
-                    // The name is not repeated: what is stored can stand where a name should.
+                    // The message does not quote the name: a stored value can be in the place of one.
                     if error.to_string().starts_with("unknown field") {
-                        self.refused = Some(misnamed(self.mutations.len() + 1));
+                        self.error = Some(unknown_field(self.mutations.len() + 1));
                     }
                     return Err(error);
                 }
             };
-            if let Err(refused) = self.add(step) {
-                self.refused = Some(refused);
+            if let Err(error) = self.add(json) {
+                self.error = Some(error);
                 return Err(A::Error::custom("refused"));
             }
         }
     }
 }
 
-/// A mutation has a name that none has.
 #[cold]
-fn misnamed(at: usize) -> Error {
-    const NAMES: [&str; 5] = ["set", "delete", "value", "expect", "expect_absent"];
-    let names = NAMES.map(|name| format!("`{name}`")).join(", ");
-    Error::new(ErrorKind::InvalidValue, format!("mutation {at} has a name that is none of {names}"))
+fn unknown_field(number: usize) -> Error {
+    const FIELDS: [&str; 5] = ["set", "delete", "value", "expect", "expect_absent"];
+    let fields = FIELDS.map(|name| format!("`{name}`")).join(", ");
+    let message = format!("mutation {number} has an unknown field; the fields of a mutation: {fields}");
+    Error::new(ErrorKind::InvalidValue, message)
 }
 
-/// A value that is there, `null` among them.
+/// Makes `null` a value, different from a field that is absent.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
 }
 
-impl Step {
-    fn mutation(self, at: usize) -> Result<Mutation> {
-        let wrong = |why: &str| Error::new(ErrorKind::InvalidValue, format!("mutation {at} {why}"));
+impl MutationJson {
+    fn mutation(self, number: usize) -> Result<Mutation> {
+        let invalid = |why: &str| Error::new(ErrorKind::InvalidValue, format!("mutation {number} {why}"));
         let value = self.value.map(ConfigValue::new).transpose()?;
         let (key, value) = match (self.set, self.delete, value) {
             (Some(key), None, Some(value)) => (key, Some(value)),
             (None, Some(key), None) => (key, None),
-            (Some(_), None, None) => return Err(wrong("sets a key and has no `value`")),
-            (None, Some(_), Some(_)) => return Err(wrong("deletes a key and has a `value`")),
-            _ => return Err(wrong("has not exactly one of `set` and `delete`")),
+            (Some(_), None, None) => return Err(invalid("has `set` but no `value`")),
+            (None, Some(_), Some(_)) => return Err(invalid("has both `delete` and `value`")),
+            _ => return Err(invalid("must have either `set` or `delete`")),
         };
         let expect = match (self.expect, self.expect_absent) {
             (None, false) => None,
             (None, true) => Some(Expect::Absent),
             (Some(value), false) => Some(Expect::Value(ConfigValue::new(value)?)),
-            (Some(_), true) => return Err(wrong("has both `expect` and `expect_absent`")),
+            (Some(_), true) => return Err(invalid("has both `expect` and `expect_absent`")),
         };
         Ok(Mutation { key, value, expect })
     }
 }
 
-/// How a plan is applied.
+/// Options for applying a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ApplyOptions {
-    /// How long the plan's record is kept, in milliseconds, a part of one rounded up: as long its key is taken and it
-    /// can be rolled back. More than zero, at most [`MAX_PLAN_TTL`].
+    /// How long the plan's record is kept, rounded up to whole milliseconds. During this time its key is
+    /// taken, and the plan can be rolled back. More than zero, at most [`MAX_PLAN_TTL`].
     pub ttl: Duration,
-    /// A label for the audit: "canary", "all". A name like a [`Key`]: 1 to 255 bytes, no control characters.
+    /// A label for the audit: "canary", "all". The rules are those of a [`Key`]: 1 to 255 bytes, no control
+    /// characters.
     pub stage: Option<String>,
-    /// Who applies it, for the audit. A name like `stage`.
+    /// The caller's name, for the audit. The rules are those of a [`Key`].
     pub source: Option<String>,
 }
 
@@ -306,111 +309,111 @@ impl Default for ApplyOptions {
 }
 
 impl ApplyOptions {
-    /// The same options with another time to live.
+    /// Sets the time to live.
     #[must_use]
     pub fn with_ttl(self, ttl: Duration) -> Self {
         Self { ttl, ..self }
     }
 
-    /// The same options with this stage.
+    /// Sets the stage.
     #[must_use]
     pub fn with_stage(self, stage: impl Into<String>) -> Self {
         Self { stage: Some(stage.into()), ..self }
     }
 
-    /// The same options with this source.
+    /// Sets the source.
     #[must_use]
     pub fn with_source(self, source: impl Into<String>) -> Self {
         Self { source: Some(source.into()), ..self }
     }
 
-    /// Checks them, as every backend does first, and gives the time to live in milliseconds.
+    /// Checks the options, as every backend does first, and returns the time to live in milliseconds.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidValue`] if the time to live is out of its range, or a label is not a name.
+    /// [`ErrorKind::InvalidValue`] if the time to live is out of range, or the stage or source is invalid.
     pub fn check(&self) -> Result<u64> {
         check_label("stage", self.stage.as_deref())?;
         check_label("source", self.source.as_deref())?;
         if self.ttl.is_zero() || self.ttl > MAX_PLAN_TTL {
             return Err(Error::new(
                 ErrorKind::InvalidValue,
-                "a plan's time to live is more than zero and at most 10,000 days",
+                "a plan's time to live must be more than zero and at most 10,000 days",
             ));
         }
         let millis = self.ttl.as_nanos().div_ceil(1_000_000);
-        Ok(u64::try_from(millis).expect("10,000 days are few milliseconds"))
+        Ok(u64::try_from(millis).expect("10,000 days in milliseconds fit into a u64"))
     }
 }
 
 fn check_label(what: &str, label: Option<&str>) -> Result<()> {
     match label.map(Key::new) {
         Some(Err(why)) => {
-            Err(Error::new(ErrorKind::InvalidValue, format!("the {what} is not a name")).with_source(why))
+            Err(Error::new(ErrorKind::InvalidValue, format!("the {what} is invalid")).with_source(why))
         }
         _ => Ok(()),
     }
 }
 
-/// How a plan is taken back.
+/// Options for rolling back a plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RollbackOptions {
-    /// Also values that were changed since.
+    /// Also restore values that have been changed since.
     pub force: bool,
-    /// Who does it, for the audit. A name as in [`ApplyOptions::stage`].
+    /// The caller's name, for the audit. The rules are those of a [`Key`].
     pub source: Option<String>,
 }
 
 impl RollbackOptions {
-    /// Options that also restore values that were changed since.
+    /// Also restores values that have been changed since.
     #[must_use]
     pub fn forced(self) -> Self {
         Self { force: true, ..self }
     }
 
-    /// The same options with this source.
+    /// Sets the source.
     #[must_use]
     pub fn with_source(self, source: impl Into<String>) -> Self {
         Self { source: Some(source.into()), ..self }
     }
 
-    /// As the audit calls it.
+    /// The action that the audit records.
     #[must_use]
     pub fn action(&self) -> PlanAction {
         if self.force { PlanAction::ForcedRollback } else { PlanAction::Rollback }
     }
 
-    /// Checks them, as every backend does first.
+    /// Checks the options, as every backend does first.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidValue`] if the source is not a name.
+    /// [`ErrorKind::InvalidValue`] if the source is invalid.
     pub fn check(&self) -> Result<()> {
         check_label("source", self.source.as_deref())
     }
 }
 
-/// What applying a plan did.
+/// The result of applying a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Applied {
-    /// It was applied.
+    /// The plan was applied.
     Applied,
-    /// It had been applied before, under this key: nothing was changed.
+    /// The plan was applied before under this key: nothing was changed.
     Replayed,
 }
 
-/// What a rollback did.
+/// The result of a rollback.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "a rollback that is refused is Ok"]
+#[must_use = "a refused rollback is Ok"]
 pub enum Rollback {
-    /// The values that the plan replaced are back.
+    /// The values that the plan replaced were restored.
     RolledBack,
-    /// It had been rolled back before: nothing was changed.
+    /// The plan was rolled back before: nothing was changed.
     AlreadyRolledBack,
-    /// These keys are not what the plan left, sorted: nothing was changed.
+    /// Values differ from those that the plan set: nothing was changed.
     Refused {
-        /// The keys.
+        /// Their keys, sorted.
         changed: Vec<Key>,
     },
 }
@@ -430,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_its_format_and_no_other() {
+    fn only_the_documented_format_is_read() {
         let plan = Plan::from_json(
             r#"[{"set":"a","value":null},{"set":"b","value":1,"expect":null},{"delete":"c","expect_absent":true}]"#,
         );
@@ -443,14 +446,14 @@ mod tests {
         ];
         assert_eq!(plan.unwrap().mutations(), wanted);
 
-        assert_eq!(refused(r#"[{"set":"secret"}]"#), "mutation 1 sets a key and has no `value`");
+        assert_eq!(refused(r#"[{"set":"secret"}]"#), "mutation 1 has `set` but no `value`");
         refused(r#"[{"set":"a","value":1},{"delete":"secret","value":1}]"#);
         refused(r#"[{"set":"a","delete":"secret","value":1}]"#);
         refused(r#"[{}]"#);
         refused(r#"[{"delete":"a","expect":1,"expect_absent":true}]"#);
         assert_eq!(
             refused(r#"[{"delete":"a"},{"delete":"a","secret":1}]"#),
-            "mutation 2 has a name that is none of `set`, `delete`, `value`, `expect`, `expect_absent`"
+            "mutation 2 has an unknown field; the fields of a mutation: `set`, `delete`, `value`, `expect`, `expect_absent`"
         );
         refused(r#"[{"delete":"a","delete":"secret"}]"#);
         refused(r#"[{"delete":"secret\n"}]"#);
@@ -460,27 +463,27 @@ mod tests {
     }
 
     #[test]
-    fn is_limited() {
+    fn mutations_and_bytes_are_limited() {
         let key = Key::new("k").unwrap();
         let many = |count| Plan::new(vec![Mutation::delete(&key); count]);
         assert_eq!(many(MAX_PLAN_MUTATIONS).unwrap().len(), MAX_PLAN_MUTATIONS);
         assert_eq!(many(MAX_PLAN_MUTATIONS + 1).unwrap_err().kind(), ErrorKind::TooLarge);
-        let wide = ConfigValue::new(json!("x".repeat(MAX_VALUE_BYTES - 3))).unwrap();
-        let wide = |count| Plan::new(vec![Mutation::set(&key, &wide); count]);
-        assert_eq!(wide(8).unwrap().len(), 8);
-        assert_eq!(wide(9).unwrap_err().kind(), ErrorKind::TooLarge);
+        let large = ConfigValue::new(json!("x".repeat(MAX_VALUE_BYTES - 3))).unwrap();
+        let large = |count| Plan::new(vec![Mutation::set(&key, &large); count]);
+        assert_eq!(large(8).unwrap().len(), 8);
+        assert_eq!(large(9).unwrap_err().kind(), ErrorKind::TooLarge);
     }
 
     #[test]
-    fn a_text_of_too_much_is_not_read_to_its_end() {
-        // The end is no JSON: only what looks at it says so.
+    fn reading_stops_at_a_limit() {
+        // The text ends with invalid JSON: it is `InvalidValue` only if it is read to its end.
         let kind = |text: String| Plan::from_json(text).unwrap_err().kind();
         let most = MAX_PLAN_MUTATIONS;
         assert_eq!(kind(format!("[{}oh", r#"{"delete":"a"},"#.repeat(most))), ErrorKind::InvalidValue);
         assert_eq!(kind(format!("[{}oh", r#"{"delete":"a"},"#.repeat(most + 1))), ErrorKind::TooLarge);
-        let wide = format!(r#"{{"set":"a","value":"{}"}},"#, "x".repeat(MAX_VALUE_BYTES - 3));
-        assert_eq!(kind(format!("[{}oh", wide.repeat(8))), ErrorKind::InvalidValue);
-        assert_eq!(kind(format!("[{}oh", wide.repeat(9))), ErrorKind::TooLarge);
+        let large = format!(r#"{{"set":"a","value":"{}"}},"#, "x".repeat(MAX_VALUE_BYTES - 3));
+        assert_eq!(kind(format!("[{}oh", large.repeat(8))), ErrorKind::InvalidValue);
+        assert_eq!(kind(format!("[{}oh", large.repeat(9))), ErrorKind::TooLarge);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! [`Record`]: one piece of stored data, of any kind, as it is exported and imported.
+//! [`Record`]: one credential, config value or counter, as it is exported and imported.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::document;
 use crate::{ConfigValue, Credential, Key};
 
-/// One stored thing: what [`export`](crate::Exportable::export) gives and
-/// [`import`](crate::Exportable::import) takes. Cache values are not part of it: they expire.
+/// One stored record: the item of an [`export`](crate::Exportable::export) and an
+/// [`import`](crate::Exportable::import). Cache values are not exported, because they expire.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Record {
@@ -26,11 +26,11 @@ pub enum Record {
         /// The value.
         value: ConfigValue,
     },
-    /// One counter of a usage record. Imported as "set to", so that repeating is harmless.
+    /// One counter of a usage record. An import sets the counter, so that it can be repeated.
     Usage {
-        /// The usage record.
+        /// The key of the usage record.
         key: Key,
-        /// The counter in it.
+        /// The counter's name in it.
         field: Key,
         /// Its count.
         count: i64,
@@ -55,7 +55,7 @@ impl Record {
         }
     }
 
-    /// Of which kind it is.
+    /// The kind of the record.
     #[must_use]
     pub const fn kind(&self) -> RecordKind {
         match self {
@@ -65,7 +65,7 @@ impl Record {
         }
     }
 
-    /// How large it is, in bytes: its key and field, and its value as compact JSON; a count has eight.
+    /// The size in bytes: the key, the field, and the value as compact JSON. A count has eight bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         let value = match self {

@@ -1,4 +1,4 @@
-//! [`Remark`]: what was found while another program's data was read.
+//! [`Remark`]: a report on legacy data that was not adopted as it is.
 
 use std::{borrow::Cow, fmt};
 
@@ -6,30 +6,32 @@ use serde::Serialize;
 
 use crate::Record;
 
-/// What a reader of another program's data ([`Adoption`](crate::Adoption), [`read_go`](crate::archive::read_go)) has to say of
-/// one thing that it found. `Debug` does not show the place.
+/// A remark of a reader of legacy data ([`Adoption`](crate::Adoption) or
+/// [`read_go`](crate::archive::read_go)) on something that it did not adopt, or not unchanged. `Debug` does
+/// not print the place.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Remark {
-    /// What became of it.
+    /// Whether the data was adopted.
     pub kind: RemarkKind,
-    /// Where it is: a path in the folder, a Redis key, a table or collection with the row's key. It holds stored names, so
-    /// it can be a secret (a client's API key).
+    /// Where the data is: a path in the folder, a Redis key, or a table or collection with the row's key. It
+    /// contains stored names, so it can be a secret (a client's API key, for example).
     pub place: String,
-    /// Why. It holds no stored names or values.
+    /// Why. It contains no stored names or values.
     pub reason: Cow<'static, str>,
 }
 
-/// What becomes of a thing that such a reader found.
+/// What a reader of legacy data did with the data of a [`Remark`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RemarkKind {
-    /// It can't be read, and is not adopted. Somebody should look at it.
+    /// It could not be read and was not adopted. An operator should look at it.
     NotUnderstood,
-    /// It is adopted, but it is not word for word what is there, or there is reason to doubt it.
+    /// It was adopted, but it was changed or may be wrong.
     Changed,
-    /// It is understood, and has no place in a store: cache values, records of plans, times of changes.
+    /// It was understood, but a store does not keep such data: cache values, records of plans, times of
+    /// changes.
     LeftOut,
 }
 
@@ -50,7 +52,7 @@ impl Remark {
         Self { kind: RemarkKind::NotUnderstood, place: place.into(), reason: reason.into() }
     }
 
-    /// What can't be read, by the error that says why. Errors quote nothing.
+    /// A remark on unreadable data, with the text of the error and its causes. Errors quote no data.
     pub(crate) fn unreadable(place: impl Into<String>, error: &crate::Error) -> Self {
         let mut reason = error.to_string();
         let mut source = std::error::Error::source(error);
@@ -69,7 +71,7 @@ impl fmt::Debug for Remark {
     }
 }
 
-/// What a reader of another program's data comes across.
+/// An item that a reader of legacy data returns.
 pub(crate) enum Piece {
     Record(Record),
     Remark(Remark),

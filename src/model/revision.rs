@@ -16,18 +16,18 @@ pub enum VersionedKind {
     Config,
 }
 
-/// The name of a revision: a commit's id, 40 hexadecimal digits.
+/// The id of a revision: that of a commit, 40 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RevisionId([u8; 20]);
 
 impl RevisionId {
-    /// A revision by the bytes of its id.
+    /// Creates an id from its bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 20]) -> Self {
         Self(bytes)
     }
 
-    /// The bytes of its id.
+    /// The bytes of the id.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 20] {
         &self.0
@@ -49,9 +49,9 @@ impl fmt::Debug for RevisionId {
 impl FromStr for RevisionId {
     type Err = Error;
 
-    /// Reads 40 hexadecimal digits: [`InvalidValue`](ErrorKind::InvalidValue) if they are not.
+    /// Reads 40 hexadecimal digits. Other text is [`InvalidValue`](ErrorKind::InvalidValue).
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = || Error::new(ErrorKind::InvalidValue, "a revision is named by 40 hexadecimal digits");
+        let wrong = || Error::new(ErrorKind::InvalidValue, "a revision id must be 40 hexadecimal digits");
         if text.len() != 40 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(wrong());
         }
@@ -70,26 +70,26 @@ impl Serialize for RevisionId {
     }
 }
 
-/// One change of one record: when, by whom, and the revision that it came with.
+/// One change of one record, with its author and time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Revision {
-    /// Its name.
+    /// The id of the revision that made the change.
     pub id: RevisionId,
-    /// When it was made, to the second, by the clock of whoever made it; as the nearest time between the years 1970 and 9999.
-    /// As JSON in RFC 3339.
+    /// When it was made, in whole seconds, by the author's clock. A time before 1970 or after 9999 is given
+    /// as the nearest time between them. As JSON in RFC 3339.
     #[serde(serialize_with = "time")]
     pub time: SystemTime,
-    /// The name of whoever made it, as they gave it.
+    /// The author's name, as the author gave it.
     pub author: String,
-    /// Their address, as they gave it.
+    /// The author's email address, as the author gave it.
     pub email: String,
-    /// Whether the record was deleted by it; otherwise it was set.
+    /// Whether the record was deleted; otherwise it was set.
     pub is_deleted: bool,
 }
 
 impl Revision {
-    /// A revision in which a record was set.
+    /// A change that set the record.
     #[must_use]
     pub fn new(id: RevisionId, time: SystemTime, author: String, email: String) -> Self {
         Self { id, time, author, email, is_deleted: false }
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_time_is_json() {
+    fn any_time_is_serialized() {
         let (epoch, id) = (SystemTime::UNIX_EPOCH, RevisionId::from_bytes([0; 20]));
         let late = Duration::from_secs(253_402_300_800);
         for (time, text) in

@@ -1,4 +1,4 @@
-//! What a text of JSON says and serde_json would read as something else, without an error.
+//! Finds numbers and names in JSON text that serde_json would silently read as something else.
 
 use std::{cell::Cell, fmt, io, sync::LazyLock};
 
@@ -7,11 +7,11 @@ use serde_json::Value;
 
 use crate::{Error, ErrorKind};
 
-/// How the names begin that serde_json has for its own use.
+/// The prefix of the names that serde_json reserves for its own use.
 const PRIVATE: &str = "$serde_json::private::";
 
-/// Whether serde_json takes objects with such a name for something else: it does where the application has switched on its
-/// feature `arbitrary_precision` or `raw_value`.
+/// Whether serde_json gives objects with such a name another meaning. It does if the application has enabled
+/// its feature `arbitrary_precision` or `raw_value`.
 pub(super) fn has_private_names() -> bool {
     static HAS: LazyLock<bool> = LazyLock::new(|| {
         ["Number", "RawValue"].into_iter().any(|name| {
@@ -22,27 +22,27 @@ pub(super) fn has_private_names() -> bool {
     *HAS
 }
 
-/// Whether an object with this name would be read as something else.
+/// Whether serde_json would read an object with this name as something else.
 pub(super) fn is_private(name: &str) -> bool {
     name.starts_with(PRIVATE) && has_private_names()
 }
 
-/// What can't be stored.
+/// Content that can't be stored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Refused {
-    /// A whole number that neither `i64` nor `u64` holds: serde_json makes it the nearest float.
-    Wide,
-    /// Another number that is none of ours: one that is too large for a float.
-    Number,
-    /// A name that serde_json takes for its own.
+    /// A whole number outside `i64` and `u64`, which serde_json reads as the nearest float.
+    WholeNumber,
+    /// A number that is too large for a float.
+    Float,
+    /// A name that serde_json reserves.
     Name,
 }
 
 impl Refused {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
-            Self::Wide => "whole numbers beyond 64 bits can't be stored",
-            Self::Number => "numbers beyond the range of a 64-bit float can't be stored",
+            Self::WholeNumber => "whole numbers beyond 64 bits can't be stored",
+            Self::Float => "numbers beyond the range of a 64-bit float can't be stored",
             Self::Name => {
                 "an object with a name that begins with `$serde_json::private::` can't be stored by a build with serde_json's feature `arbitrary_precision` or `raw_value`"
             }
@@ -57,9 +57,10 @@ impl From<Refused> for Error {
     }
 }
 
-/// Where in a text something stands that can't be stored. The text is JSON.
+/// Finds the first content that can't be stored in a text of valid JSON. The position is that of the first
+/// byte after it.
 pub(super) fn find(text: &[u8]) -> Option<(usize, Refused)> {
-    // Almost no text is looked at byte by byte.
+    // Almost no text needs the scan of every byte.
     if !has_long_number(text) && !has_private_names() {
         return None;
     }
@@ -67,39 +68,40 @@ pub(super) fn find(text: &[u8]) -> Option<(usize, Refused)> {
     text.iter().chain(b" ").enumerate().find_map(|(at, byte)| scan.step(*byte).map(|refused| (at, refused)))
 }
 
-/// Whether there are as many digits in a row as the smallest of these numbers has.
+/// Whether the text has as many digits in a row as the smallest whole number that can't be stored. Looks at
+/// every 19th byte, and at others only next to a digit.
 fn has_long_number(text: &[u8]) -> bool {
-    const BEFORE: usize = "9223372036854775808".len() - 1;
-    let mut last = BEFORE;
+    const DIGITS: usize = "9223372036854775808".len();
+    let mut last = DIGITS - 1;
     while let Some(byte) = text.get(last) {
         if !byte.is_ascii_digit() {
-            last += BEFORE + 1;
+            last += DIGITS;
             continue;
         }
-        let other = text[..last].iter().rposition(|byte| !byte.is_ascii_digit());
-        let first = other.map_or(0, |other| other + 1);
-        if last - first >= BEFORE {
+        let before = text[..last].iter().rposition(|byte| !byte.is_ascii_digit());
+        let first = before.map_or(0, |before| before + 1);
+        if last - first + 1 >= DIGITS {
             return true;
         }
-        last = first + BEFORE;
+        last = first + DIGITS - 1;
     }
     false
 }
 
-/// Follows a text of JSON.
+/// A scanner of JSON text, one byte at a time.
 #[derive(Default)]
-struct Scan(At);
+struct Scan(State);
 
 #[derive(Clone, Copy, Default)]
-enum At {
+enum State {
     #[default]
-    Else,
-    /// In a string, of which so many bytes are those of [`PRIVATE`]; none if it is another one.
-    Text(Option<usize>),
+    Other,
+    /// In a string. The number counts the bytes that match [`PRIVATE`] so far; `None` if they do not.
+    String(Option<usize>),
     Escape,
-    /// Behind a string that begins with [`PRIVATE`]. It may be a name.
+    /// After a string that begins with [`PRIVATE`] and may be a name.
     Private,
-    /// In a number that is whole so far. No magnitude: it is more than `u64` holds.
+    /// In a number that is whole so far. `None`: its magnitude exceeds `u64`.
     Whole {
         is_negative: bool,
         magnitude: Option<u64>,
@@ -108,46 +110,47 @@ enum At {
 }
 
 impl Scan {
-    /// What ends with this byte, or before it.
+    /// Takes the next byte. Returns content that can't be stored if it ends with this byte or the byte
+    /// before.
     fn step(&mut self, byte: u8) -> Option<Refused> {
         let before = self.0;
         self.0 = match (before, byte) {
-            (At::Text(_), b'\\') => At::Escape,
-            (At::Text(Some(matched)), b'"') if matched == PRIVATE.len() => At::Private,
-            (At::Text(_), b'"') => At::Else,
-            (At::Text(Some(matched)), _) if matched < PRIVATE.len() => {
-                At::Text((PRIVATE.as_bytes()[matched] == byte).then_some(matched + 1))
+            (State::String(_), b'\\') => State::Escape,
+            (State::String(Some(matched)), b'"') if matched == PRIVATE.len() => State::Private,
+            (State::String(_), b'"') => State::Other,
+            (State::String(Some(matched)), _) if matched < PRIVATE.len() => {
+                State::String((PRIVATE.as_bytes()[matched] == byte).then_some(matched + 1))
             }
-            (At::Text(matched), _) => At::Text(matched),
-            (At::Escape, _) => At::Text(None),
-            (At::Private, b' ' | b'\t' | b'\n' | b'\r') => At::Private,
-            (At::Whole { .. }, b'.' | b'e' | b'E') => At::Float,
-            (At::Float, b'0'..=b'9' | b'e' | b'E' | b'+' | b'-') => At::Float,
-            (At::Whole { is_negative, magnitude }, b'0'..=b'9') => {
+            (State::String(matched), _) => State::String(matched),
+            (State::Escape, _) => State::String(None),
+            (State::Private, b' ' | b'\t' | b'\n' | b'\r') => State::Private,
+            (State::Whole { .. }, b'.' | b'e' | b'E') => State::Float,
+            (State::Float, b'0'..=b'9' | b'e' | b'E' | b'+' | b'-') => State::Float,
+            (State::Whole { is_negative, magnitude }, b'0'..=b'9') => {
                 let magnitude =
                     magnitude.and_then(|tens| tens.checked_mul(10)?.checked_add((byte - b'0').into()));
-                At::Whole { is_negative, magnitude }
+                State::Whole { is_negative, magnitude }
             }
-            (_, b'-') => At::Whole { is_negative: true, magnitude: Some(0) },
-            (_, b'0'..=b'9') => At::Whole { is_negative: false, magnitude: Some((byte - b'0').into()) },
-            (_, b'"') => At::Text(Some(0)),
-            _ => At::Else,
+            (_, b'-') => State::Whole { is_negative: true, magnitude: Some(0) },
+            (_, b'0'..=b'9') => State::Whole { is_negative: false, magnitude: Some((byte - b'0').into()) },
+            (_, b'"') => State::String(Some(0)),
+            _ => State::Other,
         };
         match (before, self.0) {
-            (At::Whole { .. }, At::Whole { .. } | At::Float) => None,
-            (At::Whole { is_negative, magnitude }, _) => {
-                let most = if is_negative { i64::MIN.unsigned_abs() } else { u64::MAX };
-                magnitude.is_none_or(|magnitude| magnitude > most).then_some(Refused::Wide)
+            (State::Whole { .. }, State::Whole { .. } | State::Float) => None,
+            (State::Whole { is_negative, magnitude }, _) => {
+                let max = if is_negative { i64::MIN.unsigned_abs() } else { u64::MAX };
+                magnitude.is_none_or(|magnitude| magnitude > max).then_some(Refused::WholeNumber)
             }
-            (At::Private, _) if byte == b':' && has_private_names() => Some(Refused::Name),
+            (State::Private, _) if byte == b':' && has_private_names() => Some(Refused::Name),
             _ => None,
         }
     }
 }
 
-/// JSON that is read in pieces, and what was in the last piece that can't be stored.
+/// A reader of JSON text that puts content that can't be stored into `seen`.
 ///
-/// serde_json takes its bytes one by one, so what was read of a value is what it has seen of it.
+/// serde_json reads byte by byte, so the content belongs to the value that is being parsed.
 pub(crate) struct Watched<'c, R> {
     input: R,
     scan: Scan,
@@ -161,9 +164,9 @@ impl<'c, R> Watched<'c, R> {
 }
 
 impl<R: io::Read> io::Read for Watched<'_, R> {
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let count = self.input.read(room)?;
-        for byte in &room[..count] {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        for byte in &buffer[..count] {
             if let Some(refused) = self.scan.step(*byte) {
                 self.seen.set(Some(refused));
             }
@@ -172,10 +175,11 @@ impl<R: io::Read> io::Read for Watched<'_, R> {
     }
 }
 
-/// Reads the members of an object from what is [`Watched`], one after the other. Null has none.
+/// Reads the members of an object from a [`Watched`] reader, one after another. `null` counts as an empty
+/// object.
 pub(crate) struct Members<'c, F> {
     pub(crate) seen: &'c Cell<Option<Refused>>,
-    /// Takes a name, its value, and what the value has that can't be stored.
+    /// Takes a name, its value, and content of the value that can't be stored.
     pub(crate) each: F,
 }
 
@@ -217,8 +221,8 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_that_64_bits_do_not_hold_are_found() {
-        for wide in [
+    fn whole_numbers_beyond_64_bits_are_found() {
+        for large in [
             "18446744073709551616",
             "18446744073709551617",
             "-9223372036854775809",
@@ -227,21 +231,21 @@ mod tests {
             "100000000000000000000000000000000000000000000",
         ] {
             for text in [
-                wide.to_owned(),
-                format!("[1.5,{wide}]"),
-                format!("{{\"a\\\"\":\n{wide}\n}}"),
-                format!("[\"\\\\\",{wide} ]"),
+                large.to_owned(),
+                format!("[1.5,{large}]"),
+                format!("{{\"a\\\"\":\n{large}\n}}"),
+                format!("[\"\\\\\",{large} ]"),
             ] {
-                assert_eq!(found(&text), Some(Refused::Wide), "{text}");
+                assert_eq!(found(&text), Some(Refused::WholeNumber), "{text}");
             }
             for text in [
-                format!("\"{wide}\""),
-                format!("{wide}.0"),
-                format!("{wide}e1"),
-                format!("[{wide}E-2]"),
-                format!("0.{wide}").replace('-', ""),
-                format!("1e-{wide}").replace("--", "-"),
-                format!("{{\"\\\"{wide}\":1}}"),
+                format!("\"{large}\""),
+                format!("{large}.0"),
+                format!("{large}e1"),
+                format!("[{large}E-2]"),
+                format!("0.{large}").replace('-', ""),
+                format!("1e-{large}").replace("--", "-"),
+                format!("{{\"\\\"{large}\":1}}"),
             ] {
                 assert_eq!(found(&text), None, "{text}");
             }
@@ -254,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn digits_in_a_row_are_found_wherever_they_stand() {
+    fn digits_in_a_row_are_found_at_every_position() {
         for before in 0..60 {
             for digits in [0, 1, 17, 18, 19, 20, 40] {
                 for after in [0, 1, 18, 19, 40] {

@@ -1,4 +1,4 @@
-//! What a storage says of itself.
+//! [`StorageStats`], [`Performance`] and [`PoolStats`]: the state of a store.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,40 +7,41 @@ use serde_json::{Map, Value};
 
 use crate::codec::rfc3339_millis;
 
-/// The state of a storage. Serializes to JSON under the field names that the Go module used.
+/// The state of a store. The field names of its JSON are those that the Go program gcli2api-go used.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct StorageStats {
     /// The backend's label: `"file"`, `"memory"`.
     pub backend: &'static str,
-    /// Whether [`health`](crate::Backend::health) would say yes.
+    /// Whether [`health`](crate::Backend::health) would succeed.
     pub healthy: bool,
-    /// Open connections, for a backend that has them.
+    /// The number of open connections, for a backend with a server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_count: Option<u64>,
-    /// How many credentials there are.
+    /// The number of credentials.
     pub credential_count: u64,
-    /// How many config values there are.
+    /// The number of config values.
     pub config_count: u64,
-    /// How many usage records there are (keys, not counters).
+    /// The number of usage records (keys, not counters).
     pub usage_record_count: u64,
-    /// What the data takes on disk or in memory, in bytes, where the backend knows.
+    /// The size of the data on disk or in memory, in bytes, if the backend knows it.
     #[serde(rename = "total_size_bytes", skip_serializing_if = "Option::is_none")]
     pub total_size: Option<u64>,
-    /// When an export through this [`Instrument`](crate::Instrument), or a clone of it, was last read to its end. None without
-    /// that layer, and none at the beginning of a process: backups that others made are not known. As JSON in RFC 3339.
+    /// When an export through this [`Instrument`](crate::Instrument) layer, or a clone of it, was last read
+    /// to its end. `None` without the layer, and until the first such export of the process: other exports
+    /// are not known. As JSON in RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "time")]
     pub last_backup: Option<SystemTime>,
-    /// What the last minute was like, if [`Instrument`](crate::Instrument) is there to see it.
+    /// The store's performance in the last minute. `None` without an [`Instrument`](crate::Instrument) layer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub performance: Option<Performance>,
-    /// What only this backend has: versions, file format, queue length. No secrets, no keys.
+    /// Values that only this backend has: versions, file format, queue length. No secrets, no keys.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub details: Map<String, Value>,
 }
 
 impl StorageStats {
-    /// Empty and healthy stats of this backend.
+    /// The stats of an empty and healthy store.
     #[must_use]
     pub fn new(backend: &'static str) -> Self {
         Self {
@@ -58,24 +59,27 @@ impl StorageStats {
     }
 }
 
-/// What the last minute of a store was like, as [`Instrument`](crate::Instrument) saw it, for this process.
+/// The performance of a store in the last minute, as [`Instrument`](crate::Instrument) measured it in this
+/// process.
 ///
-/// With neither a subscriber nor a recorder one operation in sixteen is timed; all are counted.
+/// All operations are counted. Without a `tracing` subscriber and a `metrics` recorder only one in sixteen is
+/// timed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Performance {
-    /// How long a read took, on average. None if none was timed. As JSON in milliseconds.
+    /// The average duration of a read. `None` if none was timed. As JSON in milliseconds.
     #[serde(rename = "average_read_latency_ms", serialize_with = "milliseconds")]
     pub average_read_latency: Option<Duration>,
-    /// How long a write took, on average. None if none was timed. As JSON in milliseconds.
+    /// The average duration of a write. `None` if none was timed. As JSON in milliseconds.
     #[serde(rename = "average_write_latency_ms", serialize_with = "milliseconds")]
     pub average_write_latency: Option<Duration>,
-    /// Operations of every kind.
+    /// Operations of all kinds per second.
     pub operations_per_second: f64,
-    /// The share of operations that failed, from 0 to 1. An answer ([`NotFound`](crate::ErrorKind::NotFound)) and a mistake of the
-    /// caller ([`Conflict`](crate::ErrorKind::Conflict), an invalid or too large value, an overflow) is no failure.
+    /// The share of operations that failed, from 0 to 1. Errors that are an answer
+    /// ([`NotFound`](crate::ErrorKind::NotFound)) or caused by the caller
+    /// ([`Conflict`](crate::ErrorKind::Conflict), an invalid or too large value, an overflow) do not count.
     pub error_rate: f64,
-    /// When an operation was last timed, in this minute or earlier. As JSON in RFC 3339.
+    /// When an operation was last timed, in the last minute or earlier. As JSON in RFC 3339.
     #[serde(serialize_with = "time")]
     pub last_measurement: Option<SystemTime>,
 }
@@ -92,12 +96,12 @@ fn time<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PoolStats {
-    /// The most connections the pool may hold.
+    /// The maximum number of connections.
     pub max: u32,
-    /// Connections that are open.
+    /// The number of open connections.
     pub open: u32,
-    /// Open connections that nobody uses now.
+    /// The number of open connections that are unused.
     pub idle: u32,
-    /// Callers that wait for one.
+    /// The number of callers that wait for a connection.
     pub waiting: u32,
 }

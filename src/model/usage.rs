@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::Key;
 
-/// The counters of one key, by field, sorted.
+/// The counters of one key, sorted by field.
 ///
 /// A field obeys the rules of a [`Key`]; a count is any `i64`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,13 +22,13 @@ impl UsageRecord {
         self.0.iter().map(|(field, count)| (field, *count))
     }
 
-    /// How many counters there are.
+    /// The number of counters.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no counters.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -55,14 +55,14 @@ impl IntoIterator for UsageRecord {
     }
 }
 
-/// One step of [`increment_many`](crate::UsageStore::increment_many).
+/// One item of [`increment_many`](crate::UsageStore::increment_many).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Increment {
-    /// The usage record.
+    /// The key of the usage record.
     pub key: Key,
-    /// The counter in it.
+    /// The counter's name in it.
     pub field: Key,
-    /// What is added; may be negative or zero.
+    /// The number to add; it may be negative or zero.
     pub delta: i64,
 }
 

@@ -37,9 +37,9 @@ fn what_is_wrong_with_a_file_is_said() {
     for (text, says) in [
         (
             r#"[{"set":"a","value":1,"expcet":2}]"#,
-            "mutation 1 has a name that is none of `set`, `delete`, `value`, `expect`",
+            "mutation 1 has an unknown field; the fields of a mutation: `set`, `delete`, `value`, `expect`",
         ),
-        (r#"[{"delete":"b"},{"set":"a"}]"#, "mutation 2 sets a key and has no `value`"),
+        (r#"[{"delete":"b"},{"set":"a"}]"#, "mutation 2 has `set` but no `value`"),
         (
             r#"[{"set":"a","value":{"x":1,"x":2}}]"#,
             "an object of the value has a name twice, at line 1 column",

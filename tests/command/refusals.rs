@@ -104,7 +104,7 @@ fn wrong_json_gets_a_hint() {
     assert!(err.contains("is not JSON") && err.contains(r#"'"text"'"#), "{err}");
     let err = place.fails(2, &["credential", "set", "a", "[1]"]);
     assert!(
-        err.contains("a credential is a JSON object, this is an array") && err.contains("hint: "),
+        err.contains("a credential must be a JSON object, not an array") && err.contains("hint: "),
         "{err}"
     );
     let err = place.fails(2, &["credential", "set", "a", "{access_token:", "ya29}"]);
