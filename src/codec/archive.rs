@@ -1,4 +1,4 @@
-//! An export file: its first line, its records, its last line.
+//! The format of an export file: a first line, one line per record, a last line.
 //!
 //! ```text
 //! {"format":"gateway-storage","version":1,"source":"file","created":"2026-01-31T12:00:00Z","snapshot":true}
@@ -7,8 +7,9 @@
 //! {"end":{"credentials":1,"configs":0,"usage":1,"header":"9f86..","records":"60e4.."}}
 //! ```
 //!
-//! Records are sorted by kind, key and field. `header` is the SHA-256 of the first line, `records` that of the lines of all
-//! records, each with its LF. There is one way to write each line, so a file that was changed in any place is refused.
+//! Records are sorted by kind, key and field. `header` is the SHA-256 of the first line, `records` that of
+//! the lines of all records; each line includes its LF. Each line has exactly one valid form, so a file with
+//! any change is refused.
 
 use std::time::SystemTime;
 
@@ -25,67 +26,67 @@ use crate::{Error, ErrorKind, Record, RecordDigest, RecordKind, Result};
 /// The version of the format that this crate writes, and the newest that it reads.
 pub const ARCHIVE_VERSION: u32 = 1;
 
-/// How a first line begins, in every version.
+/// The beginning of the first line, in every version of the format.
 pub const MAGIC: &[u8] = b"{\"format\":\"gateway-storage\",";
 
 const FORMAT: &str = "gateway-storage";
 
-/// What an export says of itself before its records.
+/// The description of an export, which precedes its records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Header {
-    /// Where the records come from, for people: `"file"`. No secret.
+    /// Where the records come from, for people: `"file"`. It must not be a secret.
     pub source: String,
     /// When the export began, in whole seconds.
     pub created: SystemTime,
-    /// Whether the records are one state of their store, although writes went on:
+    /// Whether the records are a snapshot of their store: see
     /// [`exports_snapshot`](crate::Exportable::exports_snapshot).
     pub snapshot: bool,
 }
 
 impl Header {
-    /// Of now, and not known to be a snapshot.
+    /// Creates a header with the current time that is not marked as a snapshot.
     #[must_use]
     pub fn new(source: impl Into<String>) -> Self {
         Self { source: source.into(), created: SystemTime::now(), snapshot: false }
     }
 
-    /// Whether it is a snapshot.
+    /// Sets whether the export is a snapshot.
     #[must_use]
     pub fn with_snapshot(self, snapshot: bool) -> Self {
         Self { snapshot, ..self }
     }
 
-    /// Of then.
+    /// Sets the time when the export began.
     #[must_use]
     pub fn with_created(self, created: SystemTime) -> Self {
         Self { created, ..self }
     }
 }
 
-/// What a whole export holds: it was read, or written, to its end.
+/// A summary of an export that was read or written to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Contents {
-    /// What it says of itself.
+    /// The description of the export.
     pub header: Header,
-    /// How many credentials there are.
+    /// The number of credentials.
     pub credentials: u64,
-    /// How many config values.
+    /// The number of config values.
     pub configs: u64,
-    /// How many counters.
+    /// The number of counters.
     pub usage: u64,
-    /// How many usage records they are in.
+    /// The number of usage records that the counters belong to.
     pub usage_records: u64,
-    /// The digest of its records: exports that hold the same have the same.
+    /// The digest of the records. Exports of the same records have the same digest.
     pub digest: RecordDigest,
-    /// The size of the file.
+    /// The size of the file in bytes.
     pub bytes: u64,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct First {
+struct FirstLine {
     format: String,
     version: u32,
     source: String,
@@ -95,7 +96,7 @@ struct First {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Last {
+struct LastLine {
     end: End,
 }
 
@@ -109,7 +110,7 @@ struct End {
     records: RecordDigest,
 }
 
-/// What is known of an export after some of its lines.
+/// The state of an export of which some lines were read or written.
 struct State {
     header: Header,
     header_digest: RecordDigest,
@@ -132,22 +133,22 @@ impl State {
         }
     }
 
-    /// Adds a record by its line.
+    /// Adds a record and its line.
     fn add(&mut self, record: &Record, line: &[u8]) -> Result<(), &'static str> {
-        let place = RecordKey::from(record);
-        match self.last.as_ref().map(|last| last.cmp(&place)) {
-            Some(std::cmp::Ordering::Equal) => return Err("is the same record as the one before"),
+        let name = RecordKey::from(record);
+        match self.last.as_ref().map(|last| last.cmp(&name)) {
+            Some(std::cmp::Ordering::Equal) => return Err("has the same key as the record before it"),
             Some(std::cmp::Ordering::Greater) => {
-                return Err("belongs before the record before: the order is not kept");
+                return Err("is out of order: it must come before the record before it");
             }
             _ => {}
         }
-        let is_next = match (&self.last, &place) {
+        let begins_usage_record = match (&self.last, &name) {
             (Some(RecordKey::Usage(last, _)), RecordKey::Usage(key, _)) => last != key,
-            (_, place) => matches!(place, RecordKey::Usage(..)),
+            (_, name) => matches!(name, RecordKey::Usage(..)),
         };
-        self.usage_records += u64::from(is_next);
-        self.last = Some(place);
+        self.usage_records += u64::from(begins_usage_record);
+        self.last = Some(name);
         self.counts[match record.kind() {
             RecordKind::Credential => 0,
             RecordKind::Config => 1,
@@ -168,29 +169,29 @@ impl State {
 }
 
 fn write_line(line: &impl Serialize, out: &mut Vec<u8>) {
-    serde_json::to_writer(&mut *out, line).expect("a line of texts and numbers is JSON");
+    serde_json::to_writer(&mut *out, line).expect("strings and numbers can be serialized");
     out.push(b'\n');
 }
 
-/// Reads a line that has one way to be written.
+/// Parses a line. `None` if it is not exactly as [`write_line`] writes it.
 fn read_line<T: DeserializeOwned + Serialize>(line: &[u8]) -> Option<T> {
     let parsed: T = serde_json::from_slice(line).ok()?;
-    let mut again = Vec::with_capacity(line.len());
-    write_line(&parsed, &mut again);
-    (again == line).then_some(parsed)
+    let mut rewritten = Vec::with_capacity(line.len());
+    write_line(&parsed, &mut rewritten);
+    (rewritten == line).then_some(parsed)
 }
 
-/// Writes an export, line by line.
+/// Encodes an export line by line.
 pub struct Encoder {
     state: State,
     bytes: u64,
 }
 
 impl Encoder {
-    /// Begins with the first line.
+    /// Writes the first line.
     pub fn new(header: &Header, out: &mut Vec<u8>) -> Result<Self> {
         let created = created(header.created)?;
-        let first = First {
+        let first = FirstLine {
             format: FORMAT.to_owned(),
             version: ARCHIVE_VERSION,
             source: header.source.clone(),
@@ -201,13 +202,13 @@ impl Encoder {
         write_line(&first, out);
         let line = &out[begin..];
         if line.len() > MAX_LINE_BYTES {
-            return Err(Error::new(ErrorKind::TooLarge, "the name of an export's source is too long"));
+            return Err(Error::new(ErrorKind::TooLarge, "the source in an export's header is too long"));
         }
         let state = State::new(Header { created, ..header.clone() }, line);
         Ok(Self { bytes: line.len() as u64, state })
     }
 
-    /// Adds a record. One that is not behind the last one is refused.
+    /// Writes a record. It must come after the previous record in the order of an export.
     pub fn record(&mut self, record: &Record, out: &mut Vec<u8>) -> Result<()> {
         let begin = out.len();
         encode_record(record, out);
@@ -218,17 +219,17 @@ impl Encoder {
         })
     }
 
-    /// Ends with the last line.
+    /// Writes the last line.
     pub fn finish(self, out: &mut Vec<u8>) -> Contents {
         let (mut contents, end) = self.state.end(self.bytes);
         let begin = out.len();
-        write_line(&Last { end }, out);
+        write_line(&LastLine { end }, out);
         contents.bytes += (out.len() - begin) as u64;
         contents
     }
 }
 
-/// Reads an export, line by line, and believes nothing.
+/// Decodes an export line by line, and verifies all of it.
 #[derive(Default)]
 pub struct Decoder {
     lines: u64,
@@ -238,31 +239,32 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Takes a line with its LF, and gives its record if it holds one. Ends at the first error.
+    /// Takes a line with its LF, and returns its record if it has one. The decoder must not be used after an
+    /// error.
     pub fn line(&mut self, line: &[u8]) -> Result<Option<Record>> {
         self.lines += 1;
         self.bytes += line.len() as u64;
-        let text = line.strip_suffix(b"\n").ok_or_else(|| self.wrong("is cut off"))?;
+        let text = line.strip_suffix(b"\n").ok_or_else(|| self.corrupt("is cut off"))?;
         if text.len() > MAX_LINE_BYTES {
             return Err(self.too_long());
         }
         if self.contents.is_some() {
-            return Err(self.wrong("stands behind the end of the export"));
+            return Err(self.corrupt("comes after the end of the export"));
         }
         let Some(state) = &mut self.state else {
             self.state = Some(State::new(self.first(line)?, line));
             return Ok(None);
         };
         if text.starts_with(b"{\"end\":") {
-            let last: Last =
-                read_line(line).ok_or_else(|| self.wrong("is not a last line as an export has it"))?;
-            let state = self.state.take().expect("it is there");
+            let last: LastLine =
+                read_line(line).ok_or_else(|| self.corrupt("is not a valid last line of an export"))?;
+            let state = self.state.take().expect("the state is `Some` after the first line");
             let (contents, end) = state.end(self.bytes);
             self.contents = Some(contents);
             return self.compare(&last.end, &end).map(|()| None);
         }
         let record = decode_record(text).and_then(|record| state.add(&record, line).map(|()| record));
-        record.map(Some).map_err(|why| self.wrong(why))
+        record.map(Some).map_err(|why| self.corrupt(why))
     }
 
     fn first(&self, line: &[u8]) -> Result<Header> {
@@ -271,20 +273,21 @@ impl Decoder {
             format: String,
             version: u64,
         }
-        let foreign = || self.wrong("is not the first line of an export");
+        let foreign = || self.corrupt("is not the first line of an export");
         let any: Any = serde_json::from_slice(line).map_err(|_| foreign())?;
         if any.format != FORMAT {
             return Err(foreign());
         }
         if any.version > ARCHIVE_VERSION.into() {
             let message = format!(
-                "line {}: the export has the format version {}, and this build reads {ARCHIVE_VERSION} at most",
+                "line {}: the export has format version {}, and this build reads versions up to {ARCHIVE_VERSION}",
                 self.lines, any.version
             );
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
-        let first: First =
-            read_line(line).filter(|first: &First| first.version == ARCHIVE_VERSION).ok_or_else(foreign)?;
+        let first: FirstLine = read_line(line)
+            .filter(|first: &FirstLine| first.version == ARCHIVE_VERSION)
+            .ok_or_else(foreign)?;
         let created = humantime::parse_rfc3339(&first.created).map_err(|_| foreign())?;
         if rfc3339_seconds(created) != first.created {
             return Err(foreign());
@@ -292,33 +295,31 @@ impl Decoder {
         Ok(Header { source: first.source, created, snapshot: first.snapshot })
     }
 
-    fn compare(&self, said: &End, found: &End) -> Result<()> {
+    fn compare(&self, stated: &End, actual: &End) -> Result<()> {
         let counts = |end: &End| [end.credentials, end.configs, end.usage];
-        if counts(said) != counts(found) {
-            return Err(self.wrong(
-                "says that there are other records than those before it: some are missing, or too many",
-            ));
+        if counts(stated) != counts(actual) {
+            return Err(self.corrupt("has counts that do not match the number of records before it"));
         }
-        if said.records != found.records {
-            return Err(self.wrong(
-                "says that the records before it were others when they were written: their digest differs",
-            ));
+        if stated.records != actual.records {
+            return Err(
+                self.corrupt("has a digest that does not match the records before it: they were changed")
+            );
         }
-        if said.header != found.header {
-            return Err(self.wrong("says that line 1 was another when it was written: its digest differs"));
+        if stated.header != actual.header {
+            return Err(self.corrupt("has a digest that does not match line 1: it was changed"));
         }
         Ok(())
     }
 
-    /// Nothing comes any more: that is an error, unless the end was there.
+    /// Ends the input. Returns an error unless the last line was read.
     pub fn finish(&mut self) -> Result<Contents> {
         self.contents.clone().ok_or_else(|| {
             self.lines += 1;
-            self.wrong("is missing: the export is cut off")
+            self.corrupt("is missing: the export is cut off")
         })
     }
 
-    /// The line that is being read has no end.
+    /// The error for a line that has no LF within the maximum length.
     #[cold]
     pub fn endless(&mut self) -> Error {
         self.lines += 1;
@@ -327,11 +328,11 @@ impl Decoder {
 
     #[cold]
     fn too_long(&self) -> Error {
-        self.wrong("is longer than any line of an export")
+        self.corrupt("is longer than any line of an export")
     }
 
     #[cold]
-    fn wrong(&self, why: &str) -> Error {
+    fn corrupt(&self, why: &str) -> Error {
         Error::new(ErrorKind::Corrupt, format!("line {} {why}", self.lines))
     }
 }

@@ -1,15 +1,17 @@
-//! The canonical form of a value, and of a plan: one text for what is equal, another for what is not.
+//! The canonical form of a value and of a plan: equal ones have the same text, different ones have different
+//! texts.
 //!
-//! It is JSON without spaces, so that it can be made anywhere, by this rule:
+//! It is JSON without spaces, which other programs can produce by these rules:
 //!
-//! - the names of an object are sorted by their UTF-8 bytes;
-//! - an integer, of -2^63 to 2^64-1, is its decimal digits;
-//! - a float is the shortest digits that read back as the same float, in scientific form, with `e` and without a plus:
-//!   `1e0`, `-0e0`, `1.5e-3`, `1e300`. So 1 and 1.0 differ, and 0.0 and -0.0;
-//! - in a string only `"`, `\` and control characters below U+0020 are escaped: `\b \t \n \f \r`, others as `\u001f`.
+//! - The names of an object are sorted by their UTF-8 bytes.
+//! - An integer, from -2^63 to 2^64-1, is written as decimal digits.
+//! - A float is written with the fewest digits that read back as the same float, in scientific form, with `e`
+//!   and without a plus: `1e0`, `-0e0`, `1.5e-3`, `1e300`. So 1 differs from 1.0, and 0.0 from -0.0.
+//! - In a string only `"`, `\` and control characters below U+0020 are escaped: as `\b \t \n \f \r`, others
+//!   as `\u001f`.
 //!
-//! A plan is the array of its mutations, each an object of `set` and `value`, or `delete`, and `expect` or
-//! `"expect_absent":true` if it has one: as [`Plan::from_json`] reads it.
+//! A plan is the array of its mutations. Each is an object with `set` and `value`, or with `delete`, and with
+//! `expect` or `"expect_absent":true` if the mutation expects something, as [`Plan::from_json`] reads it.
 
 use std::io::Write;
 
@@ -42,9 +44,9 @@ pub fn canonical(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
-/// The same of an object.
+/// Writes the canonical form of an object.
 pub fn canonical_fields(fields: &Map<String, Value>, out: &mut Vec<u8>) {
-    // serde_json sorts them itself, unless a feature of it is on.
+    // serde_json sorts them itself, unless its feature `preserve_order` is on.
     let mut fields: Vec<_> = fields.iter().collect();
     fields.sort_unstable_by_key(|(name, _)| name.as_bytes());
     out.push(b'{');
@@ -59,14 +61,14 @@ pub fn canonical_fields(fields: &Map<String, Value>, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-const NEVER: &str = "a vector takes everything, and a value is always JSON";
+const NEVER: &str = "writing to a vector never fails, and a value can be serialized";
 
-/// Writes a text as JSON.
+/// Writes a string as JSON.
 pub fn text(text: &str, out: &mut Vec<u8>) {
     serde_json::to_writer(out, text).expect(NEVER);
 }
 
-/// Whether two values are equal to the last bit.
+/// Whether two values are equal bit by bit: 1 differs from 1.0, and 0.0 from -0.0.
 pub fn is_same(left: &Value, right: &Value) -> bool {
     let form = |value| {
         let mut out = Vec::new();
@@ -110,8 +112,8 @@ fn mutation(mutation: &Mutation, out: &mut Vec<u8>) {
 }
 
 impl Plan {
-    /// SHA-256 of the plan's canonical form: its JSON without spaces, names sorted by their bytes, floats in scientific
-    /// form (`1.5e-3`). What tells a replay from another plan under the same key.
+    /// SHA-256 of the plan's canonical form: its JSON without spaces, names sorted by their bytes, floats in
+    /// scientific form (`1.5e-3`). It distinguishes a replay from another plan under the same key.
     #[must_use]
     pub fn payload_hash(&self) -> PayloadHash {
         let mut hash = Sha256::new();
@@ -195,21 +197,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_json_and_says_the_same(value in value()) {
+        fn the_canonical_form_is_json_of_the_same_value(value in value()) {
             let read = ConfigValue::from_json(form(&value)).unwrap();
             prop_assert_eq!(read.to_json(), value.to_string());
             prop_assert!(is_same(&read, &value));
         }
 
         #[test]
-        fn it_differs_where_values_do(left in value(), right in value()) {
+        fn different_values_have_different_forms(left in value(), right in value()) {
             let (texts, same) = ((left.to_string(), right.to_string()), is_same(&left, &right));
             prop_assert_eq!(same, texts.0 == texts.1);
         }
     }
 
     #[test]
-    fn the_payload_is_the_mutations_in_their_order() {
+    fn the_payload_hash_depends_on_mutations_and_order() {
         let key = |name| Key::new(name).unwrap();
         let one = ConfigValue::new(json!(1)).unwrap();
         let (set, delete) = (Mutation::set(&key("a"), &one), Mutation::delete(&key("a")));

@@ -1,23 +1,23 @@
-//! Documents <-> compact JSON.
+//! Credentials and config values as compact JSON.
 
 use crate::{ConfigValue, Credential, Error, ErrorKind, Result};
 
-/// Compact JSON, which [`decode_credential`] reads back equal.
+/// Encodes a credential as compact JSON, which [`decode_credential`] reads back equal.
 pub fn encode_credential(credential: &Credential) -> Vec<u8> {
     credential.to_json().into_bytes()
 }
 
-/// What [`encode_credential`] wrote; anything that is not a credential within the limits is Corrupt.
+/// Decodes a credential. Anything that is not a credential within the limits is `Corrupt`.
 pub fn decode_credential(bytes: &[u8]) -> Result<Credential> {
     Credential::from_json(bytes).map_err(|error| corrupt("a stored credential", error))
 }
 
-/// Compact JSON, which [`decode_config`] reads back equal.
+/// Encodes a config value as compact JSON, which [`decode_config`] reads back equal.
 pub fn encode_config(value: &ConfigValue) -> Vec<u8> {
     value.to_json().into_bytes()
 }
 
-/// What [`encode_config`] wrote; anything that is not a config value within the limits is Corrupt.
+/// Decodes a config value. Anything that is not a config value within the limits is `Corrupt`.
 pub fn decode_config(bytes: &[u8]) -> Result<ConfigValue> {
     ConfigValue::from_json(bytes).map_err(|error| corrupt("a stored config value", error))
 }
@@ -27,10 +27,10 @@ fn corrupt(what: &str, why: Error) -> Error {
     Error::new(ErrorKind::Corrupt, format!("{what} can't be read")).with_source(why)
 }
 
-/// What [`encode_config`] or the Go module wrote.
+/// Decodes a config value that this crate or the Go program gcli2api-go wrote.
 ///
-/// The Go module returned text that is not JSON as a string, so a bare word is one. What begins like JSON and is not is
-/// damaged.
+/// Text that is not JSON is a string, because the Go program returned it so. Text that begins like JSON and
+/// is not JSON is damaged.
 pub fn decode_config_or_word(text: &[u8]) -> Result<ConfigValue> {
     decode_config(text).or_else(|error| match std::str::from_utf8(text) {
         Ok(word) if !word.trim_start().starts_with(['{', '[', '"']) && !is_json(word) => {
@@ -41,14 +41,15 @@ pub fn decode_config_or_word(text: &[u8]) -> Result<ConfigValue> {
     })
 }
 
-/// A float that is an integer, as other languages write them. Not -0.0, and not what a float can't tell from the next integer.
+/// The integer that a float stands for: other languages write integers as floats. `None` for -0.0, and from
+/// 2^53, where a float no longer identifies one integer.
 pub fn whole(number: f64) -> Option<i64> {
     const EXACT: f64 = (1_u64 << 53) as f64;
     let is_whole = number.fract() == 0.0 && number.abs() < EXACT && number.to_bits() != (-0.0_f64).to_bits();
     is_whole.then_some(number as i64)
 }
 
-/// JSON that is refused for another reason.
+/// Whether text that was refused is JSON, and so was refused for another reason.
 fn is_json(text: &str) -> bool {
     serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
 }
@@ -74,21 +75,21 @@ mod tests {
 
     #[test]
     fn whole_numbers_beyond_64_bits_are_corrupt() {
-        for wide in ["18446744073709551616", "-9223372036854775809"] {
-            let (credential, config) = (format!("{{\"n\":{wide}}}"), format!("[{wide}]"));
+        for large in ["18446744073709551616", "-9223372036854775809"] {
+            let (credential, config) = (format!("{{\"n\":{large}}}"), format!("[{large}]"));
             for error in [
                 decode_credential(credential.as_bytes()).unwrap_err(),
                 decode_config(config.as_bytes()).unwrap_err(),
-                decode_config_or_word(wide.as_bytes()).unwrap_err(),
+                decode_config_or_word(large.as_bytes()).unwrap_err(),
             ] {
                 assert_eq!(error.kind(), ErrorKind::Corrupt);
-                assert!(!format!("{error:?}").contains(wide));
+                assert!(!format!("{error:?}").contains(large));
             }
         }
     }
 
     #[test]
-    fn bare_words_are_strings_and_damage_is_not() {
+    fn bare_words_are_strings_and_damaged_json_is_refused() {
         assert_eq!(value(b"127.0.0.1:8317"), Some(json!("127.0.0.1:8317")));
         assert_eq!(value(b""), Some(json!("")));
         assert_eq!(value(b"debug"), Some(json!("debug")));

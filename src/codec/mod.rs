@@ -1,6 +1,6 @@
-//! Stored data <-> bytes: what backends write and read. Everything here is fuzzed.
+//! Encoding and decoding of stored data. Everything here is fuzzed.
 
-// Public to the fuzz targets only.
+// Public only for the fuzz targets.
 #![allow(unreachable_pub)]
 
 mod archive;

@@ -1,4 +1,4 @@
-//! What a store keeps of plans: their records, and the audit.
+//! The stored form of plans: their records, and the audit.
 
 use std::{
     borrow::Cow,
@@ -14,38 +14,42 @@ use crate::{
     Result, model::parse_any,
 };
 
-/// What a plan did, kept under its key until it expires.
+/// The record of an applied plan, kept under the plan's key until it expires.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlanRecord {
-    /// What it was.
+    /// The hash of the plan.
     pub payload: PayloadHash,
-    /// How many mutations it had.
+    /// The number of its mutations.
     pub mutations: usize,
-    /// The caller's label.
+    /// The stage from the caller's options.
     pub stage: Option<String>,
-    /// In milliseconds since 1970, by the clock of whoever stores it.
+    /// When it was applied, in milliseconds since 1970, by the store's clock.
     pub applied: i64,
-    /// When the record is forgotten; in the same unit.
+    /// When the record expires, in the same unit.
     pub expires: i64,
-    /// Whether it was taken back.
+    /// Whether the plan was rolled back.
     pub is_rolled_back: bool,
-    /// What it changed, sorted by key.
+    /// The changes, sorted by key.
     pub changes: Vec<PlanChange>,
 }
 
 /// One config value before and after a plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlanChange {
-    /// Its key.
+    /// The key of the config value.
     pub key: Key,
-    /// What the plan replaced.
+    /// The value before the plan.
     pub before: Option<ConfigValue>,
-    /// What the plan left.
+    /// The value after it.
     pub after: Option<ConfigValue>,
 }
 
-/// A record as JSON: `{"payload":"7ec6..","mutations":1,"stage":"canary","applied":1,"expires":2,"rolled_back":false,
-/// "changes":[{"key":"retries","before":2,"after":3}]}`. Where there was nothing, or is nothing, the name is left out.
+/// The JSON form of a record. `before` or `after` is absent where there is no value:
+///
+/// ```text
+/// {"payload":"7ec6..","mutations":1,"stage":"canary","applied":1,"expires":2,"rolled_back":false,
+///  "changes":[{"key":"retries","before":2,"after":3}]}
+/// ```
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored<'r> {
@@ -69,14 +73,14 @@ struct StoredChange<'r> {
     after: Option<Cow<'r, Value>>,
 }
 
-/// A value that is there, `null` among them.
+/// Makes `null` a value, different from a field that is absent.
 fn present<'de, 'r, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Cow<'r, Value>>, D::Error> {
     Value::deserialize(deserializer).map(|value| Some(Cow::Owned(value)))
 }
 
-const NEVER: &str = "texts, numbers and values are always JSON";
+const NEVER: &str = "strings, numbers and values can be serialized";
 
 fn stored_changes(changes: &[PlanChange]) -> Vec<StoredChange<'_>> {
     changes
@@ -105,7 +109,7 @@ fn read_changes(changes: Vec<StoredChange<'_>>) -> Result<Vec<PlanChange>> {
         .map_err(|why| corrupt().with_source(why))
 }
 
-/// A record as JSON, which [`decode_plan`] reads back equal.
+/// Encodes a record as JSON, which [`decode_plan`] reads back equal.
 pub fn encode_plan(record: &PlanRecord) -> Vec<u8> {
     let stored = Stored {
         payload: record.payload,
@@ -119,7 +123,7 @@ pub fn encode_plan(record: &PlanRecord) -> Vec<u8> {
     serde_json::to_vec(&stored).expect(NEVER)
 }
 
-/// What [`encode_plan`] wrote; other bytes are Corrupt.
+/// Decodes the output of [`encode_plan`]. Other bytes are `Corrupt`.
 pub fn decode_plan(bytes: &[u8]) -> Result<PlanRecord> {
     let stored: Stored<'_> = parse_any(bytes).map_err(|why| corrupt().with_source(why))?;
     Ok(PlanRecord {
@@ -133,17 +137,17 @@ pub fn decode_plan(bytes: &[u8]) -> Result<PlanRecord> {
     })
 }
 
-/// The changes of a record alone, for a store that has columns for the rest.
+/// Encodes only the changes of a record, for a store that has columns for the other fields.
 pub fn encode_changes(changes: &[PlanChange]) -> Vec<u8> {
     serde_json::to_vec(&stored_changes(changes)).expect(NEVER)
 }
 
-/// What [`encode_changes`] wrote; other bytes are Corrupt.
+/// Decodes the output of [`encode_changes`]. Other bytes are `Corrupt`.
 pub fn decode_changes(bytes: &[u8]) -> Result<Vec<PlanChange>> {
     read_changes(parse_any(bytes).map_err(|why| corrupt().with_source(why))?)
 }
 
-/// An audit entry as JSON.
+/// The JSON form of an audit entry.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredEntry<'e> {
@@ -163,7 +167,7 @@ struct StoredEntry<'e> {
     error: Option<PlanRefusal>,
 }
 
-/// An audit entry as JSON, which [`decode_audit`] reads back equal.
+/// Encodes an audit entry as JSON, which [`decode_audit`] reads back equal.
 pub fn encode_audit(entry: &AuditEntry) -> Vec<u8> {
     let stored = StoredEntry {
         key: Cow::Borrowed(&entry.key),
@@ -180,7 +184,7 @@ pub fn encode_audit(entry: &AuditEntry) -> Vec<u8> {
     serde_json::to_vec(&stored).expect(NEVER)
 }
 
-/// What [`encode_audit`] wrote, in a store of this label; other bytes are Corrupt.
+/// Decodes the output of [`encode_audit`], for the backend with this label. Other bytes are `Corrupt`.
 pub fn decode_audit(backend: &'static str, bytes: &[u8]) -> Result<AuditEntry> {
     let stored: StoredEntry<'_> = serde_json::from_slice(bytes).map_err(|_| corrupt())?;
     let (started, finished, duration) = times(stored.finished, stored.micros)?;
@@ -200,19 +204,20 @@ pub fn decode_audit(backend: &'static str, bytes: &[u8]) -> Result<AuditEntry> {
     })
 }
 
-/// Milliseconds since 1970.
+/// Converts a time to milliseconds since 1970.
 pub fn to_millis(time: SystemTime) -> i64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Microseconds.
+/// Converts a duration to microseconds.
 pub fn to_micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// When something that ended then and took so long began, when it ended, and how long it took. All of it is between the
-/// years 1970 and 9999; else what is stored is Corrupt.
+/// The start, the end and the duration of an attempt, given its stored end in milliseconds since 1970 and its
+/// duration in microseconds. Both times must be between the years 1970 and 9999; otherwise the error is
+/// `Corrupt`.
 pub fn times(finished: i64, micros: i64) -> Result<(SystemTime, SystemTime, Duration)> {
     let wrong = |_| corrupt();
     let duration = Duration::from_micros(micros.try_into().map_err(wrong)?);
@@ -223,7 +228,7 @@ pub fn times(finished: i64, micros: i64) -> Result<(SystemTime, SystemTime, Dura
 
 #[cold]
 pub(crate) fn corrupt() -> Error {
-    Error::new(ErrorKind::Corrupt, "what is stored of a plan can't be read")
+    Error::new(ErrorKind::Corrupt, "the stored data of a plan can't be read")
 }
 
 #[cfg(test)]
@@ -237,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_comes_back() {
+    fn a_record_is_read_back_equal() {
         let change = |name, before, after| PlanChange { key: Key::new(name).unwrap(), before, after };
         let record = PlanRecord {
             payload: PayloadHash([7; 32]),
@@ -259,12 +264,12 @@ mod tests {
         for damaged in [&encoded[1..], &encoded[..encoded.len() - 1], b"{}", b""] {
             assert_eq!(decode_plan(damaged).unwrap_err().kind(), ErrorKind::Corrupt);
         }
-        let wide = r#"[{"key":"a","before":18446744073709551617}]"#;
-        assert_eq!(decode_changes(wide.as_bytes()).unwrap_err().kind(), ErrorKind::Corrupt);
+        let large = r#"[{"key":"a","before":18446744073709551617}]"#;
+        assert_eq!(decode_changes(large.as_bytes()).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
     #[test]
-    fn times_that_can_not_be_are_corrupt() {
+    fn impossible_times_are_corrupt() {
         assert!(times(0, 0).is_ok() && times(253_402_300_799_999, 1).is_ok() && times(1, 1000).is_ok());
         for (finished, micros) in [
             (253_402_300_800_000, 1),
@@ -283,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_comes_back() {
+    fn an_audit_entry_is_read_back_equal() {
         let (started, finished, duration) = times(1_700_000_000_123, 1_500).unwrap();
         let entry = AuditEntry {
             backend: "file",

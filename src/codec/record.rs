@@ -1,6 +1,6 @@
-//! A record as a line, and many as a digest.
+//! Records as lines of an export, and their digest.
 //!
-//! A line is JSON in the canonical form, and LF:
+//! A line is JSON in the canonical form, followed by LF:
 //!
 //! ```text
 //! {"key":"alice","kind":"credential","value":{"access_token":"ya29"}}
@@ -17,11 +17,11 @@ use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, MAX_VALUE_BYTES, Record, RecordDigest, RecordKind,
 };
 
-/// The longest line, without LF: the canonical form of a number is at most twice as long as its compact JSON, and a
-/// character of a key at most two.
+/// The maximum length of a line, without LF. The canonical form of a number is at most twice as long as its
+/// compact JSON, and that of a byte of a key has at most two bytes.
 pub const MAX_LINE_BYTES: usize = 2 * MAX_VALUE_BYTES + 4 * Key::MAX_BYTES + 128;
 
-/// Appends the record's line, LF and all.
+/// Appends the record's line, including LF.
 pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
     out.push(b'{');
     if let Record::Usage { field, count, .. } = record {
@@ -50,17 +50,18 @@ pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
     out.extend_from_slice(b"}\n");
 }
 
-/// Reads what [`encode_record`] wrote, without its LF, and nothing else: so there is one line for a record, and a line that
-/// was changed is another record or none. The error says what the line is, and quotes nothing.
+/// Decodes a line of [`encode_record`], without its LF. A line that is not exactly as [`encode_record`]
+/// writes it is refused, so each record has one line. The error completes the sentence "line 5 ..", and
+/// quotes nothing.
 pub fn decode_record(line: &[u8]) -> Result<Record, &'static str> {
     let parsed: Line = serde_json::from_slice(line).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => "is not a record",
         _ => "is not JSON",
     })?;
     let record = parsed.record(line.len())?;
-    let mut again = Vec::with_capacity(line.len() + 1);
-    encode_record(&record, &mut again);
-    if again.strip_suffix(b"\n") == Some(line) { Ok(record) } else { Err("is not written as an export is") }
+    let mut rewritten = Vec::with_capacity(line.len() + 1);
+    encode_record(&record, &mut rewritten);
+    if rewritten.strip_suffix(b"\n") == Some(line) { Ok(record) } else { Err("is not in the canonical form") }
 }
 
 #[derive(Deserialize)]
@@ -70,20 +71,20 @@ struct Line {
     field: Option<Key>,
     key: Key,
     kind: RecordKind,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "present")]
     value: Option<Value>,
 }
 
-/// Null is a value, too.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+/// Makes `null` a value, different from a field that is absent.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
 }
 
 impl Line {
     fn record(self, bytes: usize) -> Result<Record, &'static str> {
         let limits = |error: Error| match error.kind() {
-            ErrorKind::TooLarge => "holds a value that is over the limits",
-            _ => "holds a number or a name that can't be stored",
+            ErrorKind::TooLarge => "has a value that exceeds the limits",
+            _ => "has a number or a name that can't be stored",
         };
         match self {
             Self { kind: RecordKind::Credential, key: id, value: Some(Value::Object(fields)), .. } => {
@@ -102,7 +103,8 @@ impl Line {
     }
 }
 
-/// Makes the [`RecordDigest`] of records, one after the other: SHA-256 of their lines.
+/// Computes the [`RecordDigest`] of records: the SHA-256 of their lines, in the order in which they are
+/// added.
 ///
 /// ```
 /// # use gateway_storage::{Key, Record, archive::RecordHasher};
@@ -118,7 +120,7 @@ pub struct RecordHasher {
 }
 
 impl RecordHasher {
-    /// Adds a record. The order counts.
+    /// Adds a record.
     pub fn update(&mut self, record: &Record) {
         self.line.clear();
         encode_record(record, &mut self.line);
@@ -130,7 +132,7 @@ impl RecordHasher {
         self.hash.update(lines);
     }
 
-    /// The digest of what was added.
+    /// The digest of all records that were added.
     #[must_use]
     pub fn finish(self) -> RecordDigest {
         RecordDigest(self.hash.finalize().into())
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn there_and_back() {
+    fn a_record_is_read_back_equal() {
         for (record, wanted) in all() {
             assert_eq!(line(&record), format!("{wanted}\n"));
             let read = decode_record(wanted.as_bytes()).unwrap();
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn only_as_it_is_written() {
+    fn only_the_canonical_form_is_read() {
         for wrong in [
             "",
             "{}",
@@ -208,11 +210,11 @@ mod tests {
             assert!(decode_record(wrong.as_bytes()).is_err(), "{wrong}");
         }
         let deep = format!(r#"{{"key":"k","kind":"config","value":{}{}}}"#, "[".repeat(65), "]".repeat(65));
-        assert_eq!(decode_record(deep.as_bytes()).unwrap_err(), "holds a value that is over the limits");
+        assert_eq!(decode_record(deep.as_bytes()).unwrap_err(), "has a value that exceeds the limits");
     }
 
     #[test]
-    fn the_longest_line_has_room() {
+    fn no_line_is_longer_than_the_maximum() {
         let short = [1.5, 0.1, -0.5, 1.0, 1e15, 1e16, 5e-324, -1.2345678901234567e-300, f64::MAX];
         for number in short {
             let (compact, canonical) = (json!(number).to_string(), line(&config(json!([number]))));

@@ -1,10 +1,10 @@
-//! The name of a stored record, of any kind, as bytes.
+//! The name of a stored record of any kind, and its encoding as bytes.
 
 use crate::{Error, ErrorKind, Key, Record, Result};
 
-/// Which record: its kind, its key, and for a counter its field.
+/// The name of a record: its kind, its key and, for a counter, its field.
 ///
-/// Ordered as an export is.
+/// The order is that of an export.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RecordKey {
     /// An audit entry by its number.
@@ -25,7 +25,7 @@ const CONFIG: u8 = b'f';
 const PLAN: u8 = b'p';
 const USAGE: u8 = b'u';
 
-/// Stands between key and field. No key holds it, so `a` + `b` is never another pair.
+/// Separates key and field. No key contains it, so different pairs have different encodings.
 const SEPARATOR: u8 = 0;
 
 impl From<&Record> for RecordKey {
@@ -39,10 +39,10 @@ impl From<&Record> for RecordKey {
 }
 
 impl RecordKey {
-    /// One byte for the kind, the key, and for a counter NUL and the field. An audit entry's number is eight bytes,
-    /// big-endian.
+    /// One byte for the kind, then the key. A counter's key is followed by NUL and its field. The number of
+    /// an audit entry is eight bytes, big-endian.
     ///
-    /// Injective; the order of the bytes is the order of the records.
+    /// Different names have different encodings, and the order of the encodings is that of the names.
     pub fn encode(&self) -> Vec<u8> {
         let (kind, key, field) = match self {
             Self::Audit(number) => return [&[AUDIT][..], &number.to_be_bytes()].concat(),
@@ -62,7 +62,7 @@ impl RecordKey {
         bytes
     }
 
-    /// What [`encode`](Self::encode) wrote, and nothing else: other bytes are Corrupt.
+    /// Decodes the output of [`encode`](Self::encode). Other bytes are `Corrupt`.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let (kind, name) = bytes.split_first().ok_or_else(corrupt)?;
         match *kind {
@@ -119,7 +119,7 @@ mod tests {
         }
 
         #[test]
-        fn foreign_bytes_are_refused_or_canonical(bytes: Vec<u8>) {
+        fn any_bytes_are_refused_or_canonical(bytes: Vec<u8>) {
             if let Ok(record) = RecordKey::decode(&bytes) {
                 prop_assert_eq!(record.encode(), bytes);
             }

@@ -1,45 +1,46 @@
-//! Times as text, as RFC 3339 has them: of the years 1970 to 9999.
+//! Times as RFC 3339 text, between the years 1970 and 9999.
 
 use std::time::{Duration, SystemTime};
 
 use crate::{Error, ErrorKind, Result};
 
-/// The last second that can be written, since 1970.
+/// The last second of the year 9999, since 1970.
 pub(crate) const LAST_SECOND: u64 = 253_402_300_799;
 
-/// The last time that can be written.
+/// The last time that can be formatted.
 fn last() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::new(LAST_SECOND, 999_999_999)
 }
 
-/// The nearest time that can be written.
+/// The nearest time that can be formatted.
 fn clamped(time: SystemTime) -> SystemTime {
     time.clamp(SystemTime::UNIX_EPOCH, last())
 }
 
-/// A time that can be written: these milliseconds after 1970.
+/// The time this many milliseconds after 1970, if it can be formatted.
 pub(super) fn at_millis(millis: i64) -> Option<SystemTime> {
     let since = Duration::from_millis(millis.try_into().ok()?);
     SystemTime::UNIX_EPOCH.checked_add(since).filter(|time| *time <= last())
 }
 
-/// When an export was made, to the second.
+/// The time of an export, in whole seconds.
 pub(crate) fn created(time: SystemTime) -> Result<SystemTime> {
     if clamped(time) != time {
-        let message = "an export is of a time between the years 1970 and 9999";
+        let message = "the time of an export must be between the years 1970 and 9999";
         return Err(Error::new(ErrorKind::InvalidValue, message));
     }
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs()))
 }
 
-/// A time to the second. One before 1970, or after 9999, is written as the first, or the last, that there is.
+/// Formats a time to the second. A time before 1970 or after 9999 is formatted as the first or last second
+/// between them.
 #[must_use]
 pub fn rfc3339_seconds(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(clamped(time)).to_string()
 }
 
-/// A time to the millisecond; else as [`rfc3339_seconds`].
+/// Formats a time to the millisecond, otherwise as [`rfc3339_seconds`].
 #[must_use]
 pub fn rfc3339_millis(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(clamped(time)).to_string()
@@ -50,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_time_has_a_text() {
+    fn every_time_can_be_formatted() {
         let epoch = SystemTime::UNIX_EPOCH;
         let second = Duration::from_secs(1);
         for (time, seconds, millis) in [

@@ -224,7 +224,7 @@ async fn a_later_version_is_said_so() {
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert_eq!(
             error.to_string(),
-            format!("line 1: the export has the format version {version}, and this build reads 1 at most")
+            format!("line 1: the export has format version {version}, and this build reads versions up to 1")
         );
     }
     let zeroth = String::from_utf8(file).unwrap().replace("\"version\":1", "\"version\":0");

@@ -225,10 +225,13 @@ fn what_is_damaged_is_refused_before_anything_is_stored() {
     for (damaged, line) in [
         (whole[..whole.len() - 1].to_owned(), "line 6 is cut off"),
         (whole.lines().take(4).map(|line| format!("{line}\n")).collect(), "line 5 is missing"),
-        (whole.replace(".secret", ".sEcret"), "line 6 says that the records before it were others"),
-        (whole.replace("\"source\":\"file\"", "\"source\":\"fill\""), "line 6 says that line 1 was another"),
+        (whole.replace(".secret", ".sEcret"), "line 6 has a digest that does not match the records"),
+        (
+            whole.replace("\"source\":\"file\"", "\"source\":\"fill\""),
+            "line 6 has a digest that does not match line 1",
+        ),
         (whole.replace('\n', "\r\n"), "line 1 is not"),
-        (format!("{whole}\n"), "line 7 stands behind the end"),
+        (format!("{whole}\n"), "line 7 comes after the end"),
         (whole.replace("sk-1", "sk-\u{1}"), "line 4 is not JSON"),
         (String::new(), "line 1 is missing"),
         ("hello\n".to_owned(), "line 1 is not the first line of an export"),
@@ -247,7 +250,12 @@ fn what_is_damaged_is_refused_before_anything_is_stored() {
     let line: Vec<&str> = line.iter().map(String::as_str).collect();
     let late = place.fed(&whole.replace(".secret", ".sEcret"), &line);
     assert_eq!(late.code, Some(4), "{}", late.err);
-    assert!(late.err.contains("line 6 says") && !late.out.contains("is whole"), "{} {}", late.out, late.err);
+    assert!(
+        late.err.contains("line 6 has a digest") && !late.out.contains("is whole"),
+        "{} {}",
+        late.out,
+        late.err
+    );
     assert!(late.err.contains("the 4 records before it are stored"), "{}", late.err);
 
     // And what is there already is told as it is of a file.
@@ -312,7 +320,7 @@ fn what_a_later_version_wrote_is_said_so() {
     let whole = place.ok(&["export"]);
     place.write_text("a", &whole.replace("\"version\":1", "\"version\":2"));
     let err = place.fails_in_other(1, &["import", "a"]);
-    assert!(err.contains("line 1: the export has the format version 2") && err.contains("hint: "), "{err}");
+    assert!(err.contains("line 1: the export has format version 2") && err.contains("hint: "), "{err}");
     assert_eq!(place.fails_as(1, &["import", "a"]), "unsupported");
 }
 
