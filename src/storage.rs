@@ -104,7 +104,7 @@ impl<B> Storage<B> {
     }
 
     /// The backend, for operations that only it has, and for those of your own
-    /// [`#[capability]`](crate::capability).
+    /// [`#[capability]`](macro@crate::capability).
     #[inline]
     pub const fn backend(&self) -> &B {
         &self.backend

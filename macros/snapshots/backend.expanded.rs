@@ -1,16 +1,16 @@
-/// One of everything.
+/// One item of each kind.
 pub trait Everything: Backend {
     /// Wrapped with the backend.
     type Transaction: Transaction;
-    /// No operation.
+    /// Not an operation.
     fn set_limit(&mut self, limit: usize);
-    /// The layer is told, and there is a default.
+    /// The layer is called, too; there is a default body.
     fn set_name(&mut self, name: String) {
         drop(name);
     }
-    /// The layer adds to what came.
+    /// The layer modifies the result.
     fn describe(&self) -> impl Future<Output = Result<Text>> + Send;
-    /// Borrowed and owned arguments; names that the expansion uses, too.
+    /// Borrowed and owned arguments, with names that the expansion also uses.
     fn get(
         &self,
         key: &Key,
@@ -23,11 +23,11 @@ pub trait Everything: Backend {
         &self,
         items: &[(Key, Value)],
     ) -> impl Future<Output = Result<BatchReport>> + Send;
-    /// Gives what is wrapped.
+    /// Returns the wrapped type.
     fn begin(&self) -> impl Future<Output = Result<Self::Transaction>> + Send;
     /// Ends it.
     fn close(&self) -> impl Future<Output = Result<()>> + Send;
-    /// Gives a stream. Its name is a keyword.
+    /// Returns a stream. Its name is a keyword.
     fn r#yield(&self, prefix: &str) -> impl Stream<Item = Result<Record>> + Send;
     /// Its name is a keyword, too.
     fn r#move(&self, r#type: u8) -> impl Future<Output = Result<()>> + Send;

@@ -1,24 +1,24 @@
-/// One of everything.
+/// One item of each kind.
 pub trait Everything: Backend {
     /// Wrapped with the backend.
     #[layered(LayeredTransaction)]
     type Transaction: Transaction;
 
-    /// No operation.
+    /// Not an operation.
     #[forward]
     fn set_limit(&mut self, limit: usize);
 
-    /// The layer is told, and there is a default.
+    /// The layer is called, too; there is a default body.
     #[forward(layer)]
     fn set_name(&mut self, name: String) {
         drop(name);
     }
 
-    /// The layer adds to what came.
+    /// The layer modifies the result.
     #[operation(control, harmless, operator, then = complete)]
     fn describe(&self) -> impl Future<Output = Result<Text>> + Send;
 
-    /// Borrowed and owned arguments; names that the expansion uses, too.
+    /// Borrowed and owned arguments, with names that the expansion also uses.
     #[operation(read)]
     fn get(
         &self,
@@ -32,7 +32,7 @@ pub trait Everything: Backend {
     #[operation(write, overwrites, batch = items)]
     fn set_many(&self, items: &[(Key, Value)]) -> impl Future<Output = Result<BatchReport>> + Send;
 
-    /// Gives what is wrapped.
+    /// Returns the wrapped type.
     #[operation(control)]
     fn begin(&self) -> impl Future<Output = Result<Self::Transaction>> + Send;
 
@@ -40,7 +40,7 @@ pub trait Everything: Backend {
     #[operation(control, replayable, operator, closes)]
     fn close(&self) -> impl Future<Output = Result<()>> + Send;
 
-    /// Gives a stream. Its name is a keyword.
+    /// Returns a stream. Its name is a keyword.
     #[operation(read, backup)]
     fn r#yield(&self, prefix: &str) -> impl Stream<Item = Result<Record>> + Send;
 

@@ -1,4 +1,4 @@
-/// Everything stands under another name.
+/// The crate has another path.
 pub trait Renamed: Backend {
     type Draft: Draft;
     fn set_name(&mut self, name: String);

@@ -1,4 +1,4 @@
-/// Everything stands under another name.
+/// The crate has another path.
 pub trait Renamed: Backend {
     #[layered(Wrapper)]
     type Draft: Draft;

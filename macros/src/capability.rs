@@ -1,4 +1,4 @@
-//! A whole trait: what its items say.
+//! Parses and checks a trait and its attributes.
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::{ToTokens, quote};
@@ -9,32 +9,33 @@ use syn::{
 
 use crate::operation::{self, Operation, Receiver, Returns};
 
-/// What the trait's layered implementation stands on.
+/// The type that the trait is implemented for when it is layered.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Target {
     Layered,
     LayeredTransaction,
 }
 
-/// A trait, understood.
+/// A parsed trait.
 pub(crate) struct Capability<'t> {
     pub(crate) name: &'t Ident,
     pub(crate) target: Target,
-    /// Where gateway-storage is.
+    /// The path of gateway-storage.
     pub(crate) krate: Path,
     /// Associated types that are wrapped when the trait is layered.
     pub(crate) wrapped: Vec<Wrapped<'t>>,
 }
 
-/// An associated type: its name, and what wraps it.
+/// An associated type and the type that wraps it.
 pub(crate) struct Wrapped<'t> {
     pub(crate) name: &'t Ident,
     pub(crate) wrapper: Path,
 }
 
-/// What stands in place of the trait, and what is wrong with it.
+/// Returns the output of the macro, and the errors of the trait, if any.
 ///
-/// A trait that is wrong stays, without our attributes: its users' code then gives no errors that hide ours.
+/// A trait with errors is output without our attributes, so that the code that uses it compiles and adds no
+/// errors of its own.
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> (TokenStream, Option<Error>) {
     let mut item: ItemTrait = match syn::parse2(item.clone()) {
         Ok(item) => item,
@@ -69,14 +70,14 @@ fn read_and_generate(arguments: TokenStream, item: &ItemTrait, marks: &[Marks]) 
     }
     let mut capability = Capability { name: &item.ident, target, krate, wrapped: Vec::new() };
     let (mut calls, mut members) = (Vec::new(), Vec::new());
-    let mut wrong: Option<Error> = None;
-    let mut note = |error: Error| match &mut wrong {
-        Some(wrong) => wrong.combine(error),
-        None => wrong = Some(error),
+    let mut errors: Option<Error> = None;
+    let mut add_error = |error: Error| match &mut errors {
+        Some(errors) => errors.combine(error),
+        None => errors = Some(error),
     };
     let items = || item.items.iter().zip(marks);
 
-    // Types first: an operation may return one that stands below it.
+    // Types first: an operation may return one that is declared after it.
     for (item, marks) in items() {
         if let TraitItem::Type(associated) = item {
             match capability.read_type(associated, marks) {
@@ -84,7 +85,7 @@ fn read_and_generate(arguments: TokenStream, item: &ItemTrait, marks: &[Marks]) 
                     members.push(capability.wrapped_type(&wrapped));
                     capability.wrapped.push(wrapped);
                 }
-                Err(error) => note(error),
+                Err(error) => add_error(error),
             }
         }
     }
@@ -94,10 +95,10 @@ fn read_and_generate(arguments: TokenStream, item: &ItemTrait, marks: &[Marks]) 
             TraitItem::Type(_) => Ok(()),
             other => Err(Error::new_spanned(other, "a capability has methods and associated types only")),
         };
-        result.unwrap_or_else(&mut note);
+        result.unwrap_or_else(&mut add_error);
     }
-    match wrong {
-        Some(wrong) => Err(wrong),
+    match errors {
+        Some(errors) => Err(errors),
         None => Ok(capability.implementation(&calls, &members)),
     }
 }
@@ -130,7 +131,8 @@ impl<'t> Capability<'t> {
         if let Some(parameter) = associated.generics.params.first() {
             return Err(Error::new_spanned(parameter, "an associated type has no parameters here"));
         }
-        let message = "say what this is when the backend is layered: `#[layered(LayeredTransaction)]`";
+        let message =
+            "name the type that wraps this one on a layered backend: `#[layered(LayeredTransaction)]`";
         let Some(attribute) = &marks.layered else {
             return Err(Error::new(associated.ident.span(), message));
         };
@@ -156,7 +158,7 @@ impl<'t> Capability<'t> {
                 match &operation.returns {
                     Returns::Future(output) => {
                         if let (Some(then), Some(_)) = (&operation.then, wrapped) {
-                            let message = "a layer wraps what came, or adds to it: not both";
+                            let message = "`then` can't be used where the result is a layered type";
                             return Err(Error::new(then.span(), message));
                         }
                         calls.push(self.call(&operation, output, wrapped));
@@ -167,7 +169,7 @@ impl<'t> Capability<'t> {
                 Ok(())
             }
             (None, Some(attribute)) => {
-                let told = match &attribute.meta {
+                let calls_layer = match &attribute.meta {
                     Meta::Path(_) => false,
                     Meta::List(list)
                         if syn::parse2::<Ident>(list.tokens.clone()).is_ok_and(|word| word == "layer") =>
@@ -176,15 +178,15 @@ impl<'t> Capability<'t> {
                     }
                     other => {
                         let message =
-                            "expected `#[forward]`, or `#[forward(layer)]` if the layer is told, too";
+                            "expected `#[forward]`, or `#[forward(layer)]` to call the layer's method, too";
                         return Err(Error::new_spanned(other, message));
                     }
                 };
-                members.push(self.read_forward(method, told)?);
+                members.push(self.read_forward(method, calls_layer)?);
                 Ok(())
             }
             (Some(_), Some(both)) => {
-                Err(Error::new_spanned(&both.meta, "a method is an operation, or passed through: not both"))
+                Err(Error::new_spanned(&both.meta, "a method has either `#[operation(..)]` or `#[forward]`"))
             }
             (None, None) => Err(Error::new(
                 method.sig.ident.span(),
@@ -208,7 +210,8 @@ impl<'t> Capability<'t> {
         Err(Error::new_spanned(method.sig.inputs.first(), message))
     }
 
-    /// The associated type that an operation returns as it is. Inside of another type it could not be wrapped.
+    /// The associated type that an operation returns. Inside another type, such as `Option`, it could not be
+    /// wrapped.
     fn check_return(&self, operation: &Operation) -> Result<Option<&Wrapped<'t>>> {
         let (Returns::Future(value) | Returns::Stream(value)) = &operation.returns;
         let Some(found) = find_word(value.to_token_stream(), "Self") else { return Ok(None) };
@@ -222,8 +225,8 @@ impl<'t> Capability<'t> {
         };
         let wrapped = self.wrapped.iter().find(|wrapped| Some(wrapped.name) == named);
         wrapped.map(Some).ok_or_else(|| {
-            let message = "of `Self`, an operation returns only `Result<Self::Name>`, where this trait has \
-                           `#[layered(..)] type Name`: a layer must be able to wrap it";
+            let message = "an operation can return `Self` only as `Result<Self::Name>`, with `#[layered(..)] type Name` in this \
+                           trait: a layer must be able to wrap it";
             match named {
                 Some(_) => Error::new_spanned(value, message),
                 None => Error::new(found.span(), message),
@@ -231,13 +234,19 @@ impl<'t> Capability<'t> {
         })
     }
 
-    fn read_forward(&self, method: &TraitItemFn, told: bool) -> Result<TokenStream> {
+    fn read_forward(&self, method: &TraitItemFn, calls_layer: bool) -> Result<TokenStream> {
         let signature = &method.sig;
         if self.target == Target::LayeredTransaction {
-            return Err(Error::new(signature.ident.span(), "a transaction passes nothing through"));
+            return Err(Error::new(
+                signature.ident.span(),
+                "a trait of transactions can't have `#[forward]`",
+            ));
         }
         if let Some(keyword) = &signature.asyncness {
-            return Err(Error::new(keyword.span, "what waits is an operation: it can't be passed through"));
+            return Err(Error::new(
+                keyword.span,
+                "a `#[forward]` method can't be async: make it an operation",
+            ));
         }
         let (layer, inner) = match signature.inputs.first() {
             Some(FnArg::Receiver(receiver)) if receiver.reference.is_some() => {
@@ -248,7 +257,7 @@ impl<'t> Capability<'t> {
                 }
             }
             _ => {
-                let message = "what is passed through takes `&self` or `&mut self`";
+                let message = "a `#[forward]` method takes `&self` or `&mut self`";
                 return Err(Error::new(signature.paren_token.span.join(), message));
             }
         };
@@ -256,14 +265,15 @@ impl<'t> Capability<'t> {
         let names =
             arguments.map(|argument| operation::argument_name(argument)).collect::<Result<Vec<_>>>()?;
         if let Some(found) = find_word(signature.to_token_stream(), "Self") {
-            let message = "`Self` can't be passed through: layered, it is another type";
+            let message =
+                "a `#[forward]` method can't mention `Self`: it is another type on a layered backend";
             return Err(Error::new(found.span(), message));
         }
-        Ok(self.forward(signature, told.then_some(&layer), &inner, &names))
+        Ok(self.forward(signature, calls_layer.then_some(&layer), &inner, &names))
     }
 }
 
-/// Our attributes on an item of the trait, taken off it.
+/// Our attributes of an item of the trait.
 struct Marks {
     operation: Option<Attribute>,
     forward: Option<Attribute>,
@@ -272,6 +282,7 @@ struct Marks {
 }
 
 impl Marks {
+    /// Removes the attributes from the item.
     fn take(item: &mut TraitItem) -> Self {
         let none = &mut Vec::new();
         let attributes = match item {
@@ -299,7 +310,7 @@ impl Marks {
     }
 }
 
-/// The first place where this word stands.
+/// The first occurrence of this word.
 pub(crate) fn find_word(tokens: TokenStream, word: &str) -> Option<Ident> {
     tokens.into_iter().find_map(|token| match token {
         TokenTree::Ident(ident) if ident == word => Some(ident),

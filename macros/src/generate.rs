@@ -1,4 +1,4 @@
-//! From a trait that is understood: its call values, and its forwarding through layers.
+//! Generates call values and the layered implementation of a parsed trait.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -23,15 +23,15 @@ impl Capability<'_> {
         names: &[&Ident],
     ) -> TokenStream {
         let (capability, krate, name) = (self.name, &self.krate, &signature.ident);
-        let tell = layer.map(|layer| {
+        let call_layer = layer.map(|layer| {
             quote! {
                 #krate::Layer::#name(#layer #(, ::core::clone::Clone::clone(&#names))*);
             }
         });
-        quote! { #signature { #tell <__B as #capability>::#name(#inner #(, #names)*) } }
+        quote! { #signature { #call_layer <__B as #capability>::#name(#inner #(, #names)*) } }
     }
 
-    /// The operation as a value.
+    /// The call value of an operation.
     pub(crate) fn call(
         &self,
         operation: &Operation,
@@ -41,7 +41,7 @@ impl Capability<'_> {
         let Operation { name, arguments, batch, .. } = operation;
         let (capability, krate, call) = (self.name, &self.krate, call_name(name));
         let fields = arguments.iter().map(|(name, kind)| quote!(#name: #kind));
-        // At the argument's type: an argument that is not Clone is an error there.
+        // The span of the argument's type: the error of a type that is not `Clone` points there.
         let values = arguments
             .iter()
             .map(|(name, kind)| quote_spanned!(kind.span()=> ::core::clone::Clone::clone(&self.#name)));
@@ -73,7 +73,7 @@ impl Capability<'_> {
                 .iter()
                 .zip(&values)
                 .map(|((name, _), value)| if name == items { quote!(&part) } else { value.clone() });
-            // At the item's type: one that is not Clone is an error there.
+            // The span of the item's type: the error of a type that is not `Clone` points there.
             let clone = quote_spanned!(item.span()=> ::core::clone::Clone::clone(&self.#items[*at]));
             quote! {
                 fn failed_items(
@@ -113,7 +113,7 @@ impl Capability<'_> {
         }
     }
 
-    /// The method of the layered implementation.
+    /// The method of the layered implementation, for an operation that returns a future.
     pub(crate) fn around(
         &self,
         operation: &Operation,
@@ -147,7 +147,7 @@ impl Capability<'_> {
                 ::core::result::Result::Ok(#wrapper::new(::core::clone::Clone::clone(layer), #around?))
             },
         };
-        // The call comes first: an argument may be named `layer`.
+        // The call is built first, because an argument may be named `layer`.
         quote! {
             #[inline]
             async fn #name(#inputs) -> #krate::Result<#output> {
@@ -158,6 +158,7 @@ impl Capability<'_> {
         }
     }
 
+    /// The method of the layered implementation, for an operation that returns a stream.
     pub(crate) fn around_stream(&self, operation: &Operation, method: &TraitItemFn) -> TokenStream {
         let (capability, krate) = (self.name, &self.krate);
         let (signature, constant) = (&method.sig, self.constant(operation));
@@ -171,10 +172,10 @@ impl Capability<'_> {
         }
     }
 
-    /// The trait for what is layered.
+    /// The implementation of the trait for the layered type.
     pub(crate) fn implementation(&self, calls: &[TokenStream], members: &[TokenStream]) -> TokenStream {
         let (name, krate) = (self.name, &self.krate);
-        // At the trait's name: a supertrait that layers don't have is an error there.
+        // The span of the trait's name: the error of a supertrait that layers don't implement points there.
         let at_name = krate.to_token_stream().into_iter().map(|mut token| {
             token.set_span(name.span().resolved_at(token.span()));
             token
@@ -195,7 +196,8 @@ impl Capability<'_> {
         }
     }
 
-    /// The operation's constant. Inside a transaction it has a name of its own, so that telemetry tells them apart.
+    /// The operation's constant. In a transaction it has a name of its own, so that telemetry distinguishes
+    /// the two.
     fn constant(&self, operation: &Operation) -> TokenStream {
         let Operation { name, kind, facts, receiver, .. } = operation;
         let (krate, name) = (&self.krate, name.unraw());
@@ -207,7 +209,8 @@ impl Capability<'_> {
     }
 }
 
-/// `get_credential` -> `__GetCredentialCall`: with the prefix, no call hides a type of the trait's module.
+/// `get_credential` -> `__GetCredentialCall`. The prefix prevents a conflict with a type of the trait's
+/// module.
 fn call_name(name: &Ident) -> Ident {
     let words = name.unraw().to_string();
     let camel: String = words

@@ -8,38 +8,40 @@ mod tests;
 
 use proc_macro::TokenStream;
 
-/// Makes the methods of a trait operations: values that a layer can be put around.
+/// Turns the methods of a trait into operations: values that a layer can wrap.
 ///
-/// On a trait of backends it generates, for each method that is marked `#[operation(..)]`, a call value, and the
-/// implementation of the whole trait for `Layered<L, B>`, so that a layered backend has exactly the capabilities
-/// that the bare one has. With `#[capability(on = LayeredTransaction)]` it does so for a trait of transactions.
+/// For a trait of backends it generates a call value for each method with `#[operation(..)]`, and an
+/// implementation of the trait for `Layered<L, B>`, so that a layered backend has exactly the capabilities of
+/// the bare one. With `#[capability(on = LayeredTransaction)]` it does the same for a trait of transactions.
 ///
-/// | on | attribute | says |
+/// | on | attribute | meaning |
 /// |---|---|---|
-/// | a method | `#[operation(read)]` | it reads data, and may be repeated |
-/// | | `#[operation(write)]`, `#[operation(control)]` | it changes data; it does neither |
-/// | | `.., harmless` | of `control`: it has no effect that could matter later; may be repeated like a read |
-/// | | `.., replayable` | doing it twice is doing it once, in effect and in result, whatever others write in between |
-/// | | `.., overwrites` | the same, unless someone else writes in between |
-/// | | `.., operator` | it is an operator's, and no application's work: not limited |
-/// | | `.., closes` | after it the store is closed |
-/// | | `.., backup` | of a stream: read to its end, it is a backup of the store |
-/// | | `.., batch = items` | the length of the argument `items` is its batch size; of a slice, a layer may run some of its items again |
-/// | | `.., then = method` | `Layer::method(&layer, &mut T)` may add to what came |
-/// | | `#[forward]` | it is no operation: layers pass it through |
-/// | | `#[forward(layer)]` | `Layer`'s method of that name is told, too |
-/// | a type | `#[layered(Wrapper)]` | layered, it is `Wrapper<L, ..>`; operations that return it wrap it |
+/// | a method | `#[operation(read)]` | It reads data. It may be repeated. |
+/// | | `#[operation(write)]` | It changes data. |
+/// | | `#[operation(control)]` | It neither reads nor changes data. |
+/// | | `.., harmless` | For `control`: it has no lasting effect. It may be repeated like a read. |
+/// | | `.., replayable` | Repeating it has the same effect and result, whatever else is written in between. |
+/// | | `.., overwrites` | Repeating it has the same effect and result unless something else is written in between. |
+/// | | `.., operator` | It is for operators, not for the work of an application. Concurrency limits do not apply. |
+/// | | `.., closes` | It closes the store. |
+/// | | `.., backup` | For a stream: when read to its end, it is a backup of the store. |
+/// | | `.., batch = items` | The argument `items` is a batch. If it is a slice, a layer may repeat some of its items. |
+/// | | `.., then = method` | `Layer::method(&layer, &mut T)` may modify the result. |
+/// | | `#[forward]` | It is not an operation: layers forward it to the backend. |
+/// | | `#[forward(layer)]` | The same, and `Layer`'s method of that name is called first. |
+/// | a type | `#[layered(Wrapper)]` | On a layered backend it is `Wrapper<L, ..>`; operations that return it wrap it. |
 ///
-/// What is late or lost is told by these words and the receiver: nothing was done by a read, by what is harmless, and by a write of a
-/// transaction on `&mut self` (one that was not committed did not happen). Of anything else nothing is known, be it called
-/// `commit`, `publish` or `rotate_keys`.
+/// After a timeout or a lost reply, the attributes and the receiver decide the outcome. A read, a `harmless`
+/// operation and a write of a transaction on `&mut self` have changed nothing: an uncommitted transaction has
+/// no effect. For all other operations the outcome is unknown, whatever their names are.
 ///
-/// An operation is `fn name(&self, ..) -> impl Future<Output = Result<T>> + Send` (or `impl Stream<Item =
-/// Result<T>> + Send`); a transaction's takes `&mut self`, or `self` if it ends it. Operations have no type
-/// parameters and no default body: their arguments must be borrowed or `Clone`, since a layer may run a call twice.
+/// An operation is `fn name(&self, ..) -> impl Future<Output = Result<T>> + Send` (or
+/// `impl Stream<Item = Result<T>> + Send`). In a trait of transactions it takes `&mut self`, or `self` if it
+/// ends the transaction. Operations have no type parameters and no default body. Their arguments must be
+/// borrowed or `Clone`, because a layer may run a call twice.
 ///
-/// The trait's supertrait is `Backend`, or another capability. Where this crate has another name, or is
-/// re-exported, `#[capability(crate = path)]` says so.
+/// The supertrait is `Backend` or another capability. If gateway-storage has another name or is re-exported,
+/// write `#[capability(crate = path)]`.
 #[proc_macro_attribute]
 pub fn capability(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let (mut tokens, error) = capability::expand(arguments.into(), item.into());

@@ -1,4 +1,4 @@
-//! One method of a capability: what its attribute and its signature say.
+//! Parses and checks one method and its attribute.
 
 use proc_macro2::{Ident, Span};
 use quote::ToTokens;
@@ -13,18 +13,18 @@ use crate::capability::find_word;
 const RETURNS: &str = "an operation returns `impl Future<Output = Result<T>> + Send`, or \
                        `impl Stream<Item = Result<T>> + Send`";
 
-/// An operation, understood.
+/// A parsed operation.
 pub(crate) struct Operation {
     pub(crate) name: Ident,
     pub(crate) kind: Ident,
-    /// The other words of its attribute: methods of `Operation`.
+    /// The other words of its attribute. Each is a method of `Operation`.
     pub(crate) facts: Vec<Ident>,
     pub(crate) batch: Option<Ident>,
-    /// The layer's method that may add to what came.
+    /// The layer's method that may modify the result.
     pub(crate) then: Option<Ident>,
     pub(crate) receiver: Receiver,
     pub(crate) arguments: Vec<(Ident, Type)>,
-    /// Whether an argument is borrowed: for `'__call`, as long as the call value lives.
+    /// Whether an argument is borrowed, and the call value has the lifetime `'__call`.
     pub(crate) borrows: bool,
     pub(crate) returns: Returns,
 }
@@ -39,14 +39,14 @@ pub(crate) enum Receiver {
     Consumed,
 }
 
-/// The `T` that comes.
+/// The `T` of the returned `Result<T>`.
 pub(crate) enum Returns {
     Future(Type),
     Stream(Type),
 }
 
 impl Operation {
-    /// Reads a method that is marked `#[operation(..)]`.
+    /// Parses a method with `#[operation(..)]`.
     pub(crate) fn read(method: &TraitItemFn, attribute: &Attribute) -> Result<Self> {
         let signature = &method.sig;
         check_plain(method)?;
@@ -73,7 +73,7 @@ impl Operation {
         if let Returns::Stream(_) = returns
             && receiver != Receiver::Shared
         {
-            let message = "an operation that gives a stream takes `&self`";
+            let message = "an operation that returns a stream takes `&self`";
             return Err(Error::new_spanned(signature.inputs.first(), message));
         }
         if let Some(batch) = &batch {
@@ -85,7 +85,7 @@ impl Operation {
             }
         }
         if let (Some(then), Returns::Stream(_)) = (&then, &returns) {
-            return Err(Error::new(then.span(), "a layer adds nothing to a stream"));
+            return Err(Error::new(then.span(), "`then` can't be used on a stream"));
         }
         let (name, borrows) = (signature.ident.clone(), borrowed.used);
         Ok(Self { name, kind, facts, batch, then, receiver, arguments, borrows, returns })
@@ -93,8 +93,8 @@ impl Operation {
 }
 
 impl Operation {
-    /// The argument that is a batch, and the type of its items, if the operation can be run for some of them: it is a slice, and what it
-    /// runs on can be had twice.
+    /// The batch argument and the type of its items, if a layer can repeat some of the items: the argument is
+    /// a slice, and the receiver is shared.
     pub(crate) fn slice(&self) -> Option<(&Ident, &Type)> {
         let batch = self.batch.as_ref().filter(|_| self.receiver == Receiver::Shared)?;
         let (name, kind) = self.arguments.iter().find(|(name, _)| name == batch)?;
@@ -104,7 +104,7 @@ impl Operation {
     }
 }
 
-/// A call value holds arguments and nothing else: no types, no promises of its own.
+/// Checks that the method has only arguments: a call value can't hold type parameters or `where` clauses.
 fn check_plain(method: &TraitItemFn) -> Result<()> {
     let signature = &method.sig;
     if let Some(keyword) = &signature.asyncness {
@@ -115,7 +115,7 @@ fn check_plain(method: &TraitItemFn) -> Result<()> {
         return Err(Error::new(keyword.span, message));
     }
     if let Some(keyword) = &signature.unsafety {
-        return Err(Error::new(keyword.span, "an operation is safe to call"));
+        return Err(Error::new(keyword.span, "an operation can't be `unsafe`"));
     }
     if let Some(parameter) = signature.generics.params.first() {
         return Err(Error::new_spanned(
@@ -134,7 +134,7 @@ fn check_plain(method: &TraitItemFn) -> Result<()> {
     Ok(())
 }
 
-/// What `#[operation(..)]` says.
+/// The parsed content of `#[operation(..)]`.
 struct Attributes {
     kind: Ident,
     facts: Vec<Ident>,
@@ -142,7 +142,7 @@ struct Attributes {
     then: Option<Ident>,
 }
 
-/// The words that may follow the kind: each is a method of `Operation`.
+/// The words that may follow the kind. Each is a method of `Operation`.
 const FACTS: [&str; 6] = ["harmless", "replayable", "overwrites", "operator", "closes", "backup"];
 
 fn read_attribute(attribute: &Attribute) -> Result<Attributes> {
@@ -182,27 +182,26 @@ fn read_attribute(attribute: &Attribute) -> Result<Attributes> {
     Ok(Attributes { kind: Ident::new(kind, Span::call_site()), facts, batch, then })
 }
 
-/// A fact that can't be one: better said here than believed by a layer.
+/// Refuses contradictory facts, which a layer would rely on.
 fn check_facts(kind: &Ident, facts: &[Ident], receiver: Receiver, returns: &Returns) -> Result<()> {
     let has = |word: &str| facts.iter().any(|fact| fact == word);
     for fact in facts {
         let message = match fact.to_string().as_str() {
             "harmless" if kind != "Control" => {
-                "only `control` is marked harmless: a read is, and a write is not"
+                "only `control` can be `harmless`: a read always is, a write never is"
             }
             "overwrites" if kind == "Read" => "a read overwrites nothing",
             "overwrites" if has("replayable") || has("harmless") => {
-                "what overwrites may be repeated only if no one else writes in between: it is not replayable, \
-                 and not harmless"
+                "`overwrites` excludes `replayable` and `harmless`: a write in between makes a repetition unsafe"
             }
             "replayable" | "overwrites" if receiver != Receiver::Shared => {
                 "a transaction's operation is not repeated"
             }
             "closes" if kind != "Control" || receiver != Receiver::Shared => {
-                "what closes the store is `control`, and takes `&self`"
+                "an operation that closes the store is `control` and takes `&self`"
             }
             "backup" if !matches!((kind == "Read", returns), (true, Returns::Stream(_))) => {
-                "a backup is a `read` that gives a stream"
+                "a backup is a `read` that returns a stream"
             }
             _ => continue,
         };
@@ -211,7 +210,7 @@ fn check_facts(kind: &Ident, facts: &[Ident], receiver: Receiver, returns: &Retu
     Ok(())
 }
 
-/// What the method runs on, if it is something that a call can hold, and the other arguments.
+/// The receiver, if a call value can hold it, and the other arguments.
 pub(crate) fn split_receiver(signature: &Signature) -> (Option<Receiver>, impl Iterator<Item = &PatType>) {
     let receiver = signature.receiver().filter(|receiver| receiver.colon_token.is_none());
     let receiver = receiver.and_then(|receiver| match (&receiver.reference, &receiver.mutability) {
@@ -230,7 +229,7 @@ pub(crate) fn split_receiver(signature: &Signature) -> (Option<Receiver>, impl I
 pub(crate) fn argument_name(argument: &PatType) -> Result<&Ident> {
     match &*argument.pat {
         Pat::Ident(name) => Ok(&name.ident),
-        other => Err(Error::new_spanned(other, "an argument is a plain name here")),
+        other => Err(Error::new_spanned(other, "an argument must be a plain name")),
     }
 }
 
@@ -240,13 +239,14 @@ fn check_argument(kind: &Type) -> Result<()> {
         return Err(Error::new(found.span(), message));
     }
     if let Some(found) = find_word(kind.to_token_stream(), "Self") {
-        let message = "an operation takes nothing of `Self`: layered, it is another type";
+        let message =
+            "an operation's arguments can't mention `Self`: it is another type on a layered backend";
         return Err(Error::new(found.span(), message));
     }
     Ok(())
 }
 
-/// Gives every borrowed argument the lifetime of the call value that holds it.
+/// Gives every borrowed argument the lifetime of the call value.
 struct CallLifetime {
     used: bool,
 }
@@ -272,7 +272,7 @@ impl VisitMut for CallLifetime {
         }
     }
 
-    // What a function takes is borrowed for its own call: `fn(&str)` stays as it is.
+    // The arguments of a function type are borrowed for that function's call: `fn(&str)` is not changed.
     fn visit_type_bare_fn_mut(&mut self, _: &mut TypeBareFn) {}
     fn visit_parenthesized_generic_arguments_mut(&mut self, _: &mut ParenthesizedGenericArguments) {}
 }
@@ -282,8 +282,8 @@ fn read_return(signature: &Signature) -> Result<Returns> {
     let ReturnType::Type(_, returned) = &signature.output else {
         return Err(Error::new(signature.ident.span(), RETURNS));
     };
-    let wrong = || Error::new_spanned(returned, RETURNS);
-    let Type::ImplTrait(opaque) = &**returned else { return Err(wrong()) };
+    let invalid = || Error::new_spanned(returned, RETURNS);
+    let Type::ImplTrait(opaque) = &**returned else { return Err(invalid()) };
     let (mut result, mut send) = (None, false);
     for bound in &opaque.bounds {
         let segment = match bound {
@@ -292,10 +292,10 @@ fn read_return(signature: &Signature) -> Result<Returns> {
         };
         match segment.map(|segment| (segment.ident.to_string(), segment)) {
             Some((name, segment)) if result.is_none() && name == "Future" => {
-                result = Some((associated(segment, "Output").ok_or_else(wrong)?, false));
+                result = Some((associated(segment, "Output").ok_or_else(invalid)?, false));
             }
             Some((name, segment)) if result.is_none() && name == "Stream" => {
-                result = Some((associated(segment, "Item").ok_or_else(wrong)?, true));
+                result = Some((associated(segment, "Item").ok_or_else(invalid)?, true));
             }
             Some((name, _)) if name == "Send" => send = true,
             _ => {
@@ -304,7 +304,7 @@ fn read_return(signature: &Signature) -> Result<Returns> {
             }
         }
     }
-    let (result, stream) = result.ok_or_else(wrong)?;
+    let (result, stream) = result.ok_or_else(invalid)?;
     if !send {
         return Err(Error::new_spanned(returned, format!("missing `+ Send`: {RETURNS}")));
     }

@@ -2,7 +2,7 @@
 //~ missing `+ Send`: an operation returns
 //~ an operation has no parameters of its own
 //~ there is no argument `ids`
-//~ of `Self`, an operation returns only `Result<Self::Name>`
+//~ an operation can return `Self` only as `Result<Self::Name>`
 //~ expected `read`, `write` or `control`
 use gateway_storage::{AsKey, Backend, Key, Result, capability};
 

@@ -1,4 +1,4 @@
-//! Wrong traits: what is said of them, and where.
+//! Invalid traits: the messages and the positions of their errors.
 
 use std::ops::Range;
 
@@ -9,41 +9,42 @@ const OPERATION: &str = "expected `read`, `write` or `control`, then `harmless`,
                          `closes`, `backup`, `batch = argument` and `then = method` if they apply";
 const TARGET: &str = "expected nothing for a trait of backends, `on = LayeredTransaction`, and `crate = path` if this crate has \
                       another name";
-const LAYERED: &str = "say what this is when the backend is layered: `#[layered(LayeredTransaction)]`";
-const SELF_RETURNED: &str = "of `Self`, an operation returns only `Result<Self::Name>`, where this trait has \
-                             `#[layered(..)] type Name`: a layer must be able to wrap it";
+const LAYERED: &str =
+    "name the type that wraps this one on a layered backend: `#[layered(LayeredTransaction)]`";
+const SELF_RETURNED: &str = "an operation can return `Self` only as `Result<Self::Name>`, with `#[layered(..)] type Name` in this \
+                             trait: a layer must be able to wrap it";
 const NO_MORE: &str = "a layer promises `Send` and no more: an operation returns `impl Future<Output = Result<T>> + \
                        Send`, or `impl Stream<Item = Result<T>> + Send`";
 
-/// Takes the marks « and » out of the text, and gives what they enclose, in order.
+/// Removes the marks « and » from the text, and returns the ranges that they enclose, in order.
 fn marked(text: &str) -> (String, Vec<Range<usize>>) {
-    let (mut plain, mut places, mut start) = (String::new(), Vec::new(), 0);
+    let (mut plain, mut ranges, mut start) = (String::new(), Vec::new(), 0);
     for character in text.chars() {
         match character {
             '«' => start = plain.len(),
-            '»' => places.push(start..plain.len()),
+            '»' => ranges.push(start..plain.len()),
             other => plain.push(other),
         }
     }
-    (plain, places)
+    (plain, ranges)
 }
 
-/// Each marked place of the trait gets one of the messages, in order, and there are no others.
+/// Asserts that the errors are these messages, one for each marked range, in order.
 #[track_caller]
 fn refused_with(arguments: &str, item: &str, messages: &[&str]) {
     let ((arguments, in_arguments), (item, in_item)) = (marked(arguments), marked(item));
     let (tokens, error) = expand(arguments.parse().unwrap(), item.parse().unwrap());
     let found: Vec<_> = error
-        .expect("the macro takes it")
+        .expect("the macro accepts it")
         .into_iter()
         .map(|error| (error.span().byte_range(), error.to_string()))
         .collect();
-    let places = in_arguments.into_iter().chain(in_item);
-    let expected: Vec<_> = places.zip(messages.iter().map(|message| (*message).to_owned())).collect();
+    let ranges = in_arguments.into_iter().chain(in_item);
+    let expected: Vec<_> = ranges.zip(messages.iter().map(|message| (*message).to_owned())).collect();
     assert_eq!(found, expected, "\nin: {item}");
-    assert!(!tokens.is_empty(), "what is refused stays");
+    assert!(!tokens.is_empty(), "a refused trait is output");
     for ours in ["# [operation", "# [forward", "# [layered"] {
-        assert!(!tokens.to_string().contains(ours), "our attributes don't stay: {tokens}");
+        assert!(!tokens.to_string().contains(ours), "our attributes are not output: {tokens}");
     }
 }
 
@@ -70,12 +71,12 @@ fn transaction_refused(member: &str, message: &str) {
 }
 
 #[test]
-fn the_marks_are_places() {
+fn marks_are_removed_and_located() {
     assert_eq!(marked("a «b» «c»"), ("a b c".to_owned(), vec![2..3, 4..5]));
 }
 
 #[test]
-fn the_attribute_itself() {
+fn arguments_of_the_attribute() {
     refused_with("«on = Layered»", "trait T {}", &[TARGET]);
     refused_with("«LayeredTransaction»", "trait T {}", &[TARGET]);
     refused_with("on = LayeredTransaction, «on = Layered»", "trait T {}", &[TARGET]);
@@ -91,7 +92,7 @@ fn the_attribute_itself() {
 }
 
 #[test]
-fn all_errors_at_once() {
+fn all_errors_are_reported_at_once() {
     let only = "a capability has methods and associated types only";
     refused_with(
         "",
@@ -101,11 +102,11 @@ fn all_errors_at_once() {
 }
 
 #[test]
-fn marks_of_a_method() {
+fn attributes_of_a_method() {
     let what = "say what this is: `#[operation(read)]`, `#[operation(write)]`, `#[operation(control)]`, or \
                 `#[forward]` if layers have nothing to do with it";
     member_refused("fn «a»(&self);", what);
-    let both = "a method is an operation, or passed through: not both";
+    let both = "a method has either `#[operation(..)]` or `#[forward]`";
     member_refused("#[operation(read)] #[«forward»] fn a(&self);", both);
 
     let future = "fn a(&self, items: &[u8]) -> impl Future<Output = Result<u8>> + Send;";
@@ -132,16 +133,15 @@ fn marks_of_a_method() {
     member_refused(&format!("#[operation(read, batch = «items»)] {stream}"), "a stream has no batch size");
 
     let facts = [
-        ("read, «harmless»", "only `control` is marked harmless: a read is, and a write is not"),
-        ("write, «harmless»", "only `control` is marked harmless: a read is, and a write is not"),
+        ("read, «harmless»", "only `control` can be `harmless`: a read always is, a write never is"),
+        ("write, «harmless»", "only `control` can be `harmless`: a read always is, a write never is"),
         ("read, «overwrites»", "a read overwrites nothing"),
         (
             "write, replayable, «overwrites»",
-            "what overwrites may be repeated only if no one else writes in between: it is not replayable, and not \
-             harmless",
+            "`overwrites` excludes `replayable` and `harmless`: a write in between makes a repetition unsafe",
         ),
-        ("write, «closes»", "what closes the store is `control`, and takes `&self`"),
-        ("read, «backup»", "a backup is a `read` that gives a stream"),
+        ("write, «closes»", "an operation that closes the store is `control` and takes `&self`"),
+        ("read, «backup»", "a backup is a `read` that returns a stream"),
     ];
     for (words, message) in facts {
         member_refused(&format!("#[operation({words})] {future}"), message);
@@ -150,7 +150,7 @@ fn marks_of_a_method() {
     for (words, message) in [
         ("write, «replayable»", "a transaction's operation is not repeated"),
         ("write, «overwrites»", "a transaction's operation is not repeated"),
-        ("control, «closes»", "what closes the store is `control`, and takes `&self`"),
+        ("control, «closes»", "an operation that closes the store is `control` and takes `&self`"),
     ] {
         transaction_refused(&format!("#[operation({words})] {in_transaction}"), message);
     }
@@ -162,7 +162,7 @@ fn marks_of_a_method() {
 }
 
 #[test]
-fn what_an_operation_takes() {
+fn arguments_of_an_operation() {
     let receiver = "an operation takes `&self`; a transaction's takes `&mut self`, or `self` if it ends it";
     let future = "-> impl Future<Output = Result<u8>> + Send;";
     operation_refused(&format!("fn a«()» {future}"), receiver);
@@ -176,23 +176,23 @@ fn what_an_operation_takes() {
     transaction_refused(&format!("#[operation(read)] fn a(«&self») {future}"), transaction);
     transaction_refused(
         "#[operation(read)] fn a(«&mut self») -> impl Stream<Item = Result<u8>> + Send;",
-        "an operation that gives a stream takes `&self`",
+        "an operation that returns a stream takes `&self`",
     );
 
     let named = "an operation's arguments have types that can be named: a layer holds them";
     operation_refused(&format!("fn a(&self, key: Option<«impl» AsRef<str>>) {future}"), named);
-    let own = "an operation takes nothing of `Self`: layered, it is another type";
+    let own = "an operation's arguments can't mention `Self`: it is another type on a layered backend";
     operation_refused(&format!("fn a(&self, other: &«Self») {future}"), own);
     operation_refused(&format!("fn a(&self, ids: Vec<«Self»::Id>) {future}"), own);
-    operation_refused(&format!("fn a(&self, «_»: u8) {future}"), "an argument is a plain name here");
+    operation_refused(&format!("fn a(&self, «_»: u8) {future}"), "an argument must be a plain name");
     operation_refused(
         &format!("fn a(&self, «(x, y)»: (u8, u8)) {future}"),
-        "an argument is a plain name here",
+        "an argument must be a plain name",
     );
 }
 
 #[test]
-fn what_an_operation_is() {
+fn signature_of_an_operation() {
     let future = "-> impl Future<Output = Result<u8>> + Send";
     let parameters = "an operation has no parameters of its own: layers must be able to run the call again";
     operation_refused(&format!("fn a<«K: AsKey»>(&self, key: K) {future};"), parameters);
@@ -201,7 +201,7 @@ fn what_an_operation_is() {
         "«async» fn list(&self) -> Result<u8>;",
         "write `fn list(..) -> impl Future<Output = Result<T>> + Send`: an `async fn` doesn't promise Send",
     );
-    operation_refused(&format!("«unsafe» fn a(&self) {future};"), "an operation is safe to call");
+    operation_refused(&format!("«unsafe» fn a(&self) {future};"), "an operation can't be `unsafe`");
     operation_refused(
         &format!("fn a(&self) {future} «where Self: Sized»;"),
         "an operation has no `where` clause: what it needs is a supertrait of the capability",
@@ -213,7 +213,7 @@ fn what_an_operation_is() {
 }
 
 #[test]
-fn what_an_operation_returns() {
+fn return_type_of_an_operation() {
     for wrong in [
         "fn «a»(&self);",
         "fn a(&self) -> «Result<u8>»;",
@@ -263,25 +263,25 @@ fn associated_types() {
 }
 
 #[test]
-fn what_is_passed_through() {
-    let receiver = "what is passed through takes `&self` or `&mut self`";
+fn forwarded_methods() {
+    let receiver = "a `#[forward]` method takes `&self` or `&mut self`";
     member_refused("#[forward] fn a«()» -> u8;", receiver);
     member_refused("#[forward] fn a«(self)» -> u8;", receiver);
-    member_refused("#[forward] fn a(&self, «_»: u8);", "an argument is a plain name here");
-    let own = "`Self` can't be passed through: layered, it is another type";
+    member_refused("#[forward] fn a(&self, «_»: u8);", "an argument must be a plain name");
+    let own = "a `#[forward]` method can't mention `Self`: it is another type on a layered backend";
     member_refused("#[forward] fn a(&self) -> «Self»;", own);
-    let waits = "what waits is an operation: it can't be passed through";
-    member_refused("#[forward] «async» fn a(&self);", waits);
-    let told = "#[operation(control, then = «1»)] fn a(&self) -> impl Future<Output = Result<u8>> + Send;";
-    member_refused(told, "expected the name of a method of `Layer`");
+    let asynchronous = "a `#[forward]` method can't be async: make it an operation";
+    member_refused("#[forward] «async» fn a(&self);", asynchronous);
+    let then = "#[operation(control, then = «1»)] fn a(&self) -> impl Future<Output = Result<u8>> + Send;";
+    member_refused(then, "expected the name of a method of `Layer`");
     let stream = "#[operation(read, then = «b»)] fn a(&self) -> impl Stream<Item = Result<u8>> + Send;";
-    member_refused(stream, "a layer adds nothing to a stream");
+    member_refused(stream, "`then` can't be used on a stream");
     let wrapped = "#[layered(L)] type T; \
                    #[operation(control, then = «b»)] fn a(&self) -> impl Future<Output = Result<Self::T>> + Send;";
-    member_refused(wrapped, "a layer wraps what came, or adds to it: not both");
+    member_refused(wrapped, "`then` can't be used where the result is a layered type");
     member_refused(
         "#[«forward(x)»] fn a(&self);",
-        "expected `#[forward]`, or `#[forward(layer)]` if the layer is told, too",
+        "expected `#[forward]`, or `#[forward(layer)]` to call the layer's method, too",
     );
-    transaction_refused("#[forward] fn «a»(&self);", "a transaction passes nothing through");
+    transaction_refused("#[forward] fn «a»(&self);", "a trait of transactions can't have `#[forward]`");
 }

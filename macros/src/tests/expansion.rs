@@ -4,7 +4,7 @@ use std::{env, fs, path::Path};
 
 use crate::capability::expand;
 
-/// Expands `snapshots/NAME.rs` and compares with `snapshots/NAME.expanded.rs`.
+/// Expands `snapshots/NAME.rs` and compares the result with `snapshots/NAME.expanded.rs`.
 fn check(name: &str, arguments: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots");
     let source = fs::read_to_string(folder.join(format!("{name}.rs"))).unwrap();
@@ -17,20 +17,20 @@ fn check(name: &str, arguments: &str) {
         fs::write(&file, &expanded).unwrap();
     }
     let expected = fs::read_to_string(&file).unwrap_or_default();
-    if let Some((line, (is, was))) = first_difference(&expanded, &expected) {
+    if let Some((line, (actual, wanted))) = first_difference(&expanded, &expected) {
         panic!(
             "the expansion of macros/snapshots/{name}.rs has changed, first at line {line}:\n\
-             - {was}\n+ {is}\n\
-             If it is meant to: BLESS=1 cargo test -p gateway-storage-macros, and read the diff."
+             - {wanted}\n+ {actual}\n\
+             If that is intended, run `BLESS=1 cargo test -p gateway-storage-macros` and review the diff."
         );
     }
 }
 
-fn first_difference<'t>(is: &'t str, was: &'t str) -> Option<(usize, (&'t str, &'t str))> {
+fn first_difference<'t>(actual: &'t str, wanted: &'t str) -> Option<(usize, (&'t str, &'t str))> {
     const END: &str = "(end of file)";
-    let count = is.lines().count().max(was.lines().count());
-    let [is, was] = [is, was].map(|text| text.lines().chain(std::iter::repeat(END)));
-    (1..).zip(is.zip(was)).take(count).find(|(_, (is, was))| is != was)
+    let count = actual.lines().count().max(wanted.lines().count());
+    let [actual, wanted] = [actual, wanted].map(|text| text.lines().chain(std::iter::repeat(END)));
+    (1..).zip(actual.zip(wanted)).take(count).find(|(_, (actual, wanted))| actual != wanted)
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the macro makes of a trait, and what it says of a wrong one.
+//! Tests of the expansion of valid traits and of the errors of invalid ones.
 
 mod errors;
 mod expansion;
