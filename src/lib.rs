@@ -40,7 +40,7 @@
 //! deadline, retries and a limit ([`Stack`]), or one of your own.
 //!
 //! [`migrate`] copies records between any two stores and compares them. [`Adoption`] reads the files and
-//! databases that gcli2api-go left. That is an older gateway, written in Go: the rest of this documentation
+//! databases that gcli2api-go left. That is an earlier gateway, written in Go: the rest of this documentation
 //! calls it "the Go program".
 //!
 //! # Limits

@@ -87,7 +87,7 @@ impl<B> Storage<B> {
     ///
     /// # Errors
     ///
-    /// The backend's: see its page.
+    /// Those of the backend: see its page.
     pub async fn open<C>(config: C) -> Result<Self>
     where
         B: Open,
@@ -110,7 +110,7 @@ impl<B> Storage<B> {
         &self.backend
     }
 
-    /// Puts a layer around every operation. The layer that is added last is the outermost. It receives the
+    /// Puts a layer around every operation, outside the layers that were added before. The layer receives the
     /// handle's [deadline](Backend::deadline), and uses it unless it was given one of its own.
     #[must_use]
     pub fn layer<L>(self, mut layer: L) -> Storage<Layered<L, B>>

@@ -16,8 +16,8 @@ const MAX_PAUSE: Duration = Duration::from_millis(100);
 /// variables and use `.await` and `?`, and the resulting future may be spawned. The block evaluates to a
 /// [`Result`]: `Ok` commits, an error rolls back. After a [`Conflict`](crate::ErrorKind::Conflict) or
 /// [`Unavailable`](crate::ErrorKind::Unavailable) the block runs again, after a pause, if the error is
-/// retryable and certain not to have been applied. There are at most [`TRANSACTION_ATTEMPTS`] attempts. An
-/// error of [`begin`](crate::Transactional::begin) is returned at once.
+/// retryable and its outcome is [`NotApplied`](crate::Outcome::NotApplied). There are at most
+/// [`TRANSACTION_ATTEMPTS`] attempts. An error of [`begin`](crate::Transactional::begin) is returned at once.
 ///
 /// # Side effects
 ///

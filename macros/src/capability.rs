@@ -131,8 +131,7 @@ impl<'t> Capability<'t> {
         if let Some(parameter) = associated.generics.params.first() {
             return Err(Error::new_spanned(parameter, "an associated type has no parameters here"));
         }
-        let message =
-            "name the type that wraps this one on a layered backend: `#[layered(LayeredTransaction)]`";
+        let message = "name the wrapper that layers put around this: `#[layered(LayeredTransaction)]`";
         let Some(attribute) = &marks.layered else {
             return Err(Error::new(associated.ident.span(), message));
         };
@@ -225,8 +224,8 @@ impl<'t> Capability<'t> {
         };
         let wrapped = self.wrapped.iter().find(|wrapped| Some(wrapped.name) == named);
         wrapped.map(Some).ok_or_else(|| {
-            let message = "an operation can return `Self` only as `Result<Self::Name>`, with `#[layered(..)] type Name` in this \
-                           trait: a layer must be able to wrap it";
+            let message = "an operation can return `Self` only as `Result<Self::Name>`, with \
+                           `#[layered(..)] type Name` in this trait: a layer must be able to wrap it";
             match named {
                 Some(_) => Error::new_spanned(value, message),
                 None => Error::new(found.span(), message),
@@ -237,16 +236,10 @@ impl<'t> Capability<'t> {
     fn read_forward(&self, method: &TraitItemFn, calls_layer: bool) -> Result<TokenStream> {
         let signature = &method.sig;
         if self.target == Target::LayeredTransaction {
-            return Err(Error::new(
-                signature.ident.span(),
-                "a trait of transactions can't have `#[forward]`",
-            ));
+            return Err(Error::new(signature.ident.span(), "a transaction can't have `#[forward]`"));
         }
         if let Some(keyword) = &signature.asyncness {
-            return Err(Error::new(
-                keyword.span,
-                "a `#[forward]` method can't be async: make it an operation",
-            ));
+            return Err(Error::new(keyword.span, "a `#[forward]` method can't be async; use an operation"));
         }
         let (layer, inner) = match signature.inputs.first() {
             Some(FnArg::Receiver(receiver)) if receiver.reference.is_some() => {
@@ -265,8 +258,7 @@ impl<'t> Capability<'t> {
         let names =
             arguments.map(|argument| operation::argument_name(argument)).collect::<Result<Vec<_>>>()?;
         if let Some(found) = find_word(signature.to_token_stream(), "Self") {
-            let message =
-                "a `#[forward]` method can't mention `Self`: it is another type on a layered backend";
+            let message = "a `#[forward]` method can't mention `Self`, which is another type with layers";
             return Err(Error::new(found.span(), message));
         }
         Ok(self.forward(signature, calls_layer.then_some(&layer), &inner, &names))

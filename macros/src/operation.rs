@@ -239,8 +239,7 @@ fn check_argument(kind: &Type) -> Result<()> {
         return Err(Error::new(found.span(), message));
     }
     if let Some(found) = find_word(kind.to_token_stream(), "Self") {
-        let message =
-            "an operation's arguments can't mention `Self`: it is another type on a layered backend";
+        let message = "an operation's arguments can't mention `Self`, which is another type with layers";
         return Err(Error::new(found.span(), message));
     }
     Ok(())

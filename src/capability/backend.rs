@@ -53,7 +53,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// Checks whether the backend can serve reads and writes now.
     ///
-    /// - `Ok` only after a real check: the server has answered, or no write to the store on disk has failed.
+    /// - `Ok` only after a real check: a server has answered, or no write to a store on disk has failed.
     #[operation(control, harmless, operator)]
     fn health(&self) -> impl Future<Output = Result<()>> + Send;
 

@@ -21,7 +21,7 @@ pub trait Exportable: Backend {
     #[operation(read, backup)]
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send;
 
-    /// Whether an export is a snapshot of the store even while it is written to. The default is no. A
+    /// Whether an export is a snapshot of the store even while it is written to. The default is `false`. A
     /// backend's answer may depend on the server's topology, as far as it is known.
     #[forward]
     fn exports_snapshot(&self) -> bool {
@@ -29,15 +29,15 @@ pub trait Exportable: Backend {
     }
 
     /// Whether the backend stores records of this kind. If not, an import fails for each of them with
-    /// [`Unsupported`](crate::ErrorKind::Unsupported). The default is yes.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported). The default is `true`.
     #[forward]
     fn imports(&self, kind: RecordKind) -> bool {
         let _ = kind;
         true
     }
 
-    /// Whether records can be imported during an export of the same store. The default is yes. It is no where
-    /// the export holds the only connection.
+    /// Whether records can be imported during an export of the same store. The default is `true`. It is
+    /// `false` for a handle whose export may hold the only connection.
     #[forward]
     fn imports_while_exporting(&self) -> bool {
         true
@@ -45,8 +45,8 @@ pub trait Exportable: Backend {
 
     /// Stores many records, and replaces those under the same keys. Other records in the store are kept.
     ///
-    /// - A counter is set to its count, so repeating an import is harmless unless the counters are also
-    ///   written otherwise. A layer never repeats it after an [unknown outcome](crate::Outcome::Unknown).
+    /// - A counter is set to its count, so repeating an import is harmless unless other callers write
+    ///   meanwhile. A layer never repeats it after an [unknown outcome](crate::Outcome::Unknown).
     /// - A failed record does not stop the others; of several under one key the last one is stored.
     #[operation(write, batch = records)]
     fn import(&self, records: &[Record]) -> impl Future<Output = Result<BatchReport>> + Send;

@@ -44,8 +44,8 @@ pub trait ConfigBatch: ConfigStore {
     ///   compared with the values before the plan, not with those that its earlier mutations set. A replay
     ///   ignores them.
     /// - **Expiry.** After the [time to live](ApplyOptions::ttl), by the store's clock, the key can be used
-    ///   for another plan. The time to live must be longer than a caller or a [`Retry`](crate::Retry) layer
-    ///   keeps retrying: a later attempt applies the plan again.
+    ///   for another plan. The time to live must exceed the time for which a caller or a
+    ///   [`Retry`](crate::Retry) layer retries: an attempt after it applies the plan again.
     /// - **Concurrency.** Of several concurrent calls with one key and one plan, one is `Applied`; the others
     ///   are `Replayed`, or [`Busy`](crate::ErrorKind::Busy) if they would wait too long. Plans with
     ///   different keys that change the same config values are applied one after another.
@@ -189,8 +189,7 @@ impl ApplyStep {
     }
 }
 
-/// Decides about applying a plan, given its key's record, if there is one that has not expired, and the
-/// stored values.
+/// Decides about applying a plan, given the unexpired record of its key, if any, and the stored values.
 pub(crate) fn apply_step(
     plan: &Plan,
     payload: PayloadHash,
@@ -268,8 +267,7 @@ impl RollbackStep {
     }
 }
 
-/// Decides about rolling a plan back, given its key's record, if there is one that has not expired, and the
-/// stored values.
+/// Decides about rolling back a plan, given the unexpired record of its key, if any, and the stored values.
 pub(crate) fn rollback_step(
     record: Option<&PlanRecord>,
     force: bool,

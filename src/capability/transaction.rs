@@ -17,10 +17,10 @@ pub trait Transactional: Backend {
     ///
     /// - At least snapshot isolation: it reads a snapshot of the store, and its own writes.
     /// - No lost update: when a transaction and another transaction or write change the same record
-    ///   concurrently, one of them succeeds. A transaction that does not fails with
-    ///   [`Conflict`](crate::ErrorKind::Conflict), at its write or at commit, and can be retried from the
-    ///   start, as [`transact!`](crate::transact) does. `Memory` and `Postgres` are stricter: they are
-    ///   serializable, so a concurrent change of a record that was only read is a conflict, too.
+    ///   concurrently, one of them succeeds and the other fails with
+    ///   [`Conflict`](crate::ErrorKind::Conflict), at the write or at commit. The transaction can be retried
+    ///   from the start, as [`transact!`](crate::transact) does. `Memory` and `Postgres` are stricter: they
+    ///   are serializable, so a concurrent change of a record that was only read is a conflict, too.
     #[operation(control, harmless)]
     fn begin(&self) -> impl Future<Output = Result<Self::Transaction>> + Send;
 }
@@ -62,7 +62,7 @@ pub trait Transaction: Send + 'static {
     /// Makes all changes visible and durable in one step.
     ///
     /// - [`Conflict`](crate::ErrorKind::Conflict), and nothing is changed, if a record that this transaction
-    ///   changes was changed by another since this one began.
+    ///   changes was changed by another transaction or write since this one began.
     /// - [`Outcome::Unknown`](crate::Outcome::Unknown) if the backend can't find out whether the commit was
     ///   applied, for example because the reply was lost. It never guesses.
     #[operation(control)]

@@ -110,10 +110,9 @@ impl PlanRefusal {
             Self::Unexpected => {
                 (ErrorKind::Conflict, "a value is not what the plan expects; nothing was applied")
             }
-            Self::TooLarge => (
-                ErrorKind::TooLarge,
-                "the values that the plan would replace are too large to keep for a rollback",
-            ),
+            Self::TooLarge => {
+                (ErrorKind::TooLarge, "the values to be replaced are too large to keep for a rollback")
+            }
             Self::Changed => (ErrorKind::Conflict, "a value has been changed since the plan was applied"),
             Self::NotFound => {
                 (ErrorKind::NotFound, "no plan was applied under this key, or its record expired")

@@ -168,10 +168,8 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidValue, "{text}");
             error.to_string()
         };
-        for large in ["18446744073709551616", "18446744073709551617", "-9223372036854775809"] {
-            for text in
-                [large.to_owned(), format!("[1.5, {large}]"), format!("{{\"a\": {{\"b\": {large}}}}}")]
-            {
+        for huge in ["18446744073709551616", "18446744073709551617", "-9223372036854775809"] {
+            for text in [huge.to_owned(), format!("[1.5, {huge}]"), format!("{{\"a\": {{\"b\": {huge}}}}}")] {
                 assert!(refused(&text).starts_with("whole numbers beyond 64 bits can't be stored"), "{text}");
             }
         }

@@ -55,8 +55,8 @@ hash! {
 }
 
 hash! {
-    /// SHA-256 of records in their order, each as a line of an export file. Stores have the same digest if and
-    /// only if they have the same records. [`RecordHasher`](crate::archive::RecordHasher) computes it.
+    /// SHA-256 of records in their order, each as a line of an export file. Stores have the same digest if
+    /// and only if they have the same records. [`RecordHasher`](crate::archive::RecordHasher) computes it.
     RecordDigest, "a digest of records"
 }
 

@@ -9,10 +9,9 @@ const OPERATION: &str = "expected `read`, `write` or `control`, then `harmless`,
                          `closes`, `backup`, `batch = argument` and `then = method` if they apply";
 const TARGET: &str = "expected nothing for a trait of backends, `on = LayeredTransaction`, and `crate = path` if this crate has \
                       another name";
-const LAYERED: &str =
-    "name the type that wraps this one on a layered backend: `#[layered(LayeredTransaction)]`";
-const SELF_RETURNED: &str = "an operation can return `Self` only as `Result<Self::Name>`, with `#[layered(..)] type Name` in this \
-                             trait: a layer must be able to wrap it";
+const LAYERED: &str = "name the wrapper that layers put around this: `#[layered(LayeredTransaction)]`";
+const SELF_RETURNED: &str = "an operation can return `Self` only as `Result<Self::Name>`, with \
+                             `#[layered(..)] type Name` in this trait: a layer must be able to wrap it";
 const NO_MORE: &str = "a layer promises `Send` and no more: an operation returns `impl Future<Output = Result<T>> + \
                        Send`, or `impl Stream<Item = Result<T>> + Send`";
 
@@ -181,7 +180,7 @@ fn arguments_of_an_operation() {
 
     let named = "an operation's arguments have types that can be named: a layer holds them";
     operation_refused(&format!("fn a(&self, key: Option<«impl» AsRef<str>>) {future}"), named);
-    let own = "an operation's arguments can't mention `Self`: it is another type on a layered backend";
+    let own = "an operation's arguments can't mention `Self`, which is another type with layers";
     operation_refused(&format!("fn a(&self, other: &«Self») {future}"), own);
     operation_refused(&format!("fn a(&self, ids: Vec<«Self»::Id>) {future}"), own);
     operation_refused(&format!("fn a(&self, «_»: u8) {future}"), "an argument must be a plain name");
@@ -268,9 +267,9 @@ fn forwarded_methods() {
     member_refused("#[forward] fn a«()» -> u8;", receiver);
     member_refused("#[forward] fn a«(self)» -> u8;", receiver);
     member_refused("#[forward] fn a(&self, «_»: u8);", "an argument must be a plain name");
-    let own = "a `#[forward]` method can't mention `Self`: it is another type on a layered backend";
+    let own = "a `#[forward]` method can't mention `Self`, which is another type with layers";
     member_refused("#[forward] fn a(&self) -> «Self»;", own);
-    let asynchronous = "a `#[forward]` method can't be async: make it an operation";
+    let asynchronous = "a `#[forward]` method can't be async; use an operation";
     member_refused("#[forward] «async» fn a(&self);", asynchronous);
     let then = "#[operation(control, then = «1»)] fn a(&self) -> impl Future<Output = Result<u8>> + Send;";
     member_refused(then, "expected the name of a method of `Layer`");
@@ -283,5 +282,5 @@ fn forwarded_methods() {
         "#[«forward(x)»] fn a(&self);",
         "expected `#[forward]`, or `#[forward(layer)]` to call the layer's method, too",
     );
-    transaction_refused("#[forward] fn «a»(&self);", "a trait of transactions can't have `#[forward]`");
+    transaction_refused("#[forward] fn «a»(&self);", "a transaction can't have `#[forward]`");
 }
