@@ -43,9 +43,13 @@ pub struct GoDocument {
     pub remarks: Vec<Remark>,
 }
 
+/// What editors put before a text that is UTF-8, mostly on Windows.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Whether a file that begins with these bytes could be a document of the Go module, and is no export of this crate.
 #[must_use]
 pub fn is_go(beginning: &[u8]) -> bool {
+    let beginning = beginning.strip_prefix(BYTE_ORDER_MARK).unwrap_or(beginning);
     !super::is_export(beginning) && beginning.trim_ascii_start().starts_with(b"{")
 }
 
@@ -53,7 +57,7 @@ pub fn is_go(beginning: &[u8]) -> bool {
 /// "usage": {key: {field: count}}}`.
 ///
 /// Its records are not in our order, so all of them are held in memory. What is in it stays as it is; a count may be text with a
-/// number, as its Redis backend exported it. It has no digest: a document that was changed and still is JSON is not noticed.
+/// number, as its Redis backend exported it. A byte order mark before it is skipped. It has no digest: a document that was changed and still is JSON is not noticed.
 ///
 /// Blocks while `input` does.
 ///
@@ -61,8 +65,13 @@ pub fn is_go(beginning: &[u8]) -> bool {
 ///
 /// [`Corrupt`](ErrorKind::Corrupt) with line and column, if it is not such a document or is cut off;
 /// [`TooLarge`](ErrorKind::TooLarge) over [`MAX_GO_BYTES`]; what `input` says.
-pub fn read_go(input: impl Read) -> Result<GoDocument> {
-    let mut limited = input.take(MAX_GO_BYTES + 1);
+pub fn read_go(mut input: impl Read) -> Result<GoDocument> {
+    let mut beginning = Vec::new();
+    input.by_ref().take(BYTE_ORDER_MARK.len() as u64).read_to_end(&mut beginning).map_err(read::failed)?;
+    if beginning == BYTE_ORDER_MARK {
+        beginning.clear();
+    }
+    let mut limited = beginning.as_slice().chain(input).take(MAX_GO_BYTES + 1);
     let seen = Cell::new(None);
     let watched = Watched::new(BufReader::new(&mut limited), &seen);
     let mut parser = serde_json::Deserializer::from_reader(watched);

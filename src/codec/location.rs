@@ -1,6 +1,6 @@
 //! The URL of a storage: `scheme:rest?name=value&name=value`.
 
-use std::{net::IpAddr, str::FromStr, time::Duration};
+use std::{net::IpAddr, path::Path, str::FromStr, time::Duration};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -13,8 +13,14 @@ pub(crate) struct Location<'u> {
 }
 
 impl<'u> Location<'u> {
-    /// Takes a URL apart. It must have this scheme.
+    /// Takes a URL apart. It must have this scheme. White space around it, as a secret's line feed, is no part of it.
     pub(crate) fn parse(url: &'u str, scheme: &str) -> Result<Self> {
+        let url = url.trim();
+        if url.contains(char::is_control) {
+            return Err(invalid(
+                "the URL has a line feed or another control character within: percent-encode it in a part that may have one",
+            ));
+        }
         let rest = url.strip_prefix(scheme).and_then(|rest| rest.strip_prefix(':')).ok_or_else(|| {
             Error::new(ErrorKind::InvalidValue, format!("the URL of this backend begins with `{scheme}:`"))
         })?;
@@ -85,6 +91,16 @@ const OPTIONS_ELSEWHERE: &str = "\
     tlsCertificateKeyFilePassword tlsDisableCertificateRevocationCheck tlsDisableOCSPEndpointCheck tlsInsecure \
     token_env token_file user username uuidRepresentation verify_ssl virtual_host w wait wait_replicas \
     wait_timeout waitQueueMultiple waitQueueTimeoutMS write_timeout wtimeout wtimeoutMS zlibCompressionLevel";
+
+/// Refuses a path that a shell should have replaced: it would lead to a new folder of that very name.
+pub(crate) fn check_path(path: &Path) -> Result<()> {
+    match path.as_os_str().as_encoded_bytes().first() {
+        Some(b'~' | b'$') => Err(invalid(
+            "the path begins with `~` or `$`, which only a shell replaces, and `~` not within a word: write the whole path, on a command line with `$HOME`; for a folder of such a name write `./` before it",
+        )),
+        _ => Ok(()),
+    }
+}
 
 /// `true` or `false`.
 pub(crate) fn boolean(name: &str, text: &str) -> Result<bool> {

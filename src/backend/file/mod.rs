@@ -24,7 +24,11 @@ use serde_json::json;
 use state::{Draft, State};
 use work::work;
 
-use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, codec::RecordKey, layer::time_left};
+use crate::{
+    Backend, Error, ErrorKind, Open, Result, StorageStats,
+    codec::{RecordKey, check_path},
+    layer::time_left,
+};
 
 /// A store in a directory of this machine: the default, for everything from a laptop to one busy server.
 ///
@@ -190,6 +194,7 @@ impl Open for File {
     type Config = FileConfig;
 
     async fn open(config: FileConfig) -> Result<Self> {
+        check_path(&config.path)?;
         let opened = tokio::task::spawn_blocking(move || {
             let directory = Directory::open(&config.path, config.create)?;
             let path = directory.path().to_owned();

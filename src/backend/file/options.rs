@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DEFAULT_DEADLINE, Error, ErrorKind, Result,
-    codec::{Location, boolean, duration, readable, unknown_option},
+    codec::{Location, boolean, check_path, duration, readable, unknown_option},
 };
 
 /// How a [`File`](crate::File) store is opened.
 ///
 /// As a URL: `file:./data`, `file:/var/lib/gateway?create=false&deadline=5s`, `file:///var/lib/gateway`. The path is
-/// taken as it stands, up to the first `?`; nothing in it is decoded. Deserialized, unknown fields are refused.
+/// taken as it stands, up to the first `?`; nothing in it is decoded, and no shell's `~` or `$HOME` is replaced: a path that begins
+/// with one is refused, `./~` is a folder of that name. Deserialized, unknown fields are refused.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -64,6 +65,7 @@ impl TryFrom<&str> for FileConfig {
             let message = "a file URL is `file:PATH` or `file:///ABSOLUTE/PATH`";
             return Err(Error::new(ErrorKind::InvalidValue, message));
         }
+        check_path(path.as_ref())?;
         let mut config = Self::new(path);
         for option in location.options() {
             match option? {
@@ -80,6 +82,11 @@ impl TryFrom<&str> for FileConfig {
 mod tests {
     use super::*;
 
+    const SHELLS: &str = "the path begins with `~` or `$`, which only a shell replaces, and `~` not within a word: write the \
+        whole path, on a command line with `$HOME`; for a folder of such a name write `./` before it";
+    const WITHIN: &str = "the URL has a line feed or another control character within: percent-encode it in a part that may \
+        have one";
+
     fn path_of(url: &str) -> PathBuf {
         FileConfig::try_from(url).unwrap().path
     }
@@ -88,6 +95,9 @@ mod tests {
     fn urls() {
         assert_eq!(path_of("file:./data"), PathBuf::from("./data"));
         assert_eq!(path_of("file:/var/lib/x%20y"), PathBuf::from("/var/lib/x%20y"));
+        assert_eq!(path_of("file:./~"), PathBuf::from("./~"));
+        assert_eq!(path_of("file:///~/x"), PathBuf::from("/~/x"));
+        assert_eq!(path_of("\tfile:./data \r\n"), PathBuf::from("./data"));
         assert_eq!(path_of("file:///var/lib"), PathBuf::from("/var/lib"));
         assert_eq!(path_of("file://localhost/var/lib"), PathBuf::from("/var/lib"));
         let config = FileConfig::try_from("file:data?create=false&deadline=250ms").unwrap();
@@ -106,6 +116,11 @@ mod tests {
                 "file:x?mode=1",
                 "the URL has an option that this backend does not know; its options: create, deadline",
             ),
+            ("file:~/data", SHELLS),
+            ("file:~", SHELLS),
+            ("file:$HOME/data?create=false", SHELLS),
+            ("file:a\nb", WITHIN),
+            ("file:x?create=true\u{9f}&deadline=1s", WITHIN),
             ("file:x?create", "an option of a URL is written `name=value`"),
         ] {
             let error = FileConfig::try_from(url).unwrap_err();

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::failure::refused;
 use crate::{
     DEFAULT_DEADLINE, Error, Result,
-    codec::{Location, boolean, decode, duration, readable, unknown_option},
+    codec::{Location, boolean, check_path, decode, duration, readable, unknown_option},
 };
 
 /// When commits are fetched from the remote, or sent to it.
@@ -143,6 +143,7 @@ impl GitConfig {
         if self.path.as_os_str().is_empty() {
             return Err(refused("a Git URL is `git:PATH`"));
         }
+        check_path(&self.path)?;
         if !git2::Reference::is_valid_name(&self.reference()) {
             return Err(refused("the branch is not a name that Git allows"));
         }

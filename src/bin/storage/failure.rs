@@ -80,7 +80,7 @@ impl Failure {
 
     pub(crate) fn no_url() -> Self {
         Self::line("no URL says which store is meant").hint(
-            "add `--url file:./data`, or set STORAGE_URL, or name a store `default`; see `storage --help`",
+            "add `--url file:./data`, or set STORAGE_URL or STORAGE_URL_FILE, or name a store `default`; see `storage --help`",
         )
     }
 
