@@ -4,7 +4,7 @@ use std::{
     cell::Cell,
     collections::{BTreeMap, btree_map::Entry},
     fmt,
-    io::{BufReader, Read},
+    io::{BufRead, BufReader, Read},
     pin::pin,
 };
 
@@ -65,15 +65,14 @@ pub fn is_go(beginning: &[u8]) -> bool {
 ///
 /// [`Corrupt`](ErrorKind::Corrupt) with line and column, if it is not such a document or is cut off;
 /// [`TooLarge`](ErrorKind::TooLarge) over [`MAX_GO_BYTES`]; what `input` says.
-pub fn read_go(mut input: impl Read) -> Result<GoDocument> {
-    let mut beginning = Vec::new();
-    input.by_ref().take(BYTE_ORDER_MARK.len() as u64).read_to_end(&mut beginning).map_err(read::failed)?;
-    if beginning == BYTE_ORDER_MARK {
-        beginning.clear();
-    }
-    let mut limited = beginning.as_slice().chain(input).take(MAX_GO_BYTES + 1);
+pub fn read_go(input: impl Read) -> Result<GoDocument> {
+    let mut limited = input.take(MAX_GO_BYTES + 1);
     let seen = Cell::new(None);
-    let watched = Watched::new(BufReader::new(&mut limited), &seen);
+    let mut buffered = BufReader::new(&mut limited);
+    if buffered.fill_buf().map_err(read::failed)?.starts_with(BYTE_ORDER_MARK) {
+        buffered.consume(BYTE_ORDER_MARK.len());
+    }
+    let watched = Watched::new(buffered, &seen);
     let mut parser = serde_json::Deserializer::from_reader(watched);
     let parsed =
         parser.deserialize_map(Document { seen: &seen }).and_then(|found| parser.end().map(|()| found));

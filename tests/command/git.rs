@@ -1,10 +1,10 @@
 //! A store with a history, and a remote.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
 use serde_json::Value;
 
-use crate::{Ended, Place, bare, ended};
+use crate::{Ended, Place, bare, ended, is_root};
 
 /// Runs a command on the Git store of a place, with a remote beside it.
 fn run(place: &Place, line: &[&str]) -> Ended {
@@ -183,4 +183,85 @@ fn a_clone_that_can_not_be_made_leaves_no_empty_store() {
         assert!(!place.dir.path().join("typo").exists(), "{url}");
         assert_ne!(pull(&["config", "list"]).code, Some(0), "{url}");
     }
+}
+
+/// As a host's directory that was mounted into a container. Only root can give files away.
+#[test]
+fn a_repository_of_another_user_can_be_allowed() {
+    if !is_root() {
+        return;
+    }
+    let place = with_a_remote();
+    let home = place.dir.path().join("home");
+    fs::create_dir(&home).unwrap();
+    symlink(".", place.dir.path().join("link")).unwrap();
+    ok(&place, &["config", "set", "a", "1"]);
+    let run = |home: Option<&Path>, line: &[&str]| {
+        let remote = place.dir.path().join("remote.git");
+        let mut command = bare(line);
+        command.env("STORAGE_URL", format!("git:link/store?pull=manual&remote={}", remote.display()));
+        command.env_remove("HOME").env_remove("XDG_CONFIG_HOME").envs(home.map(|home| ("HOME", home)));
+        ended(command.current_dir(place.dir.path()).output().unwrap())
+    };
+    let get = ["config", "get", "a"];
+    assert_eq!(run(Some(&home), &get).code, Some(0));
+    for (name, line) in [("store", &get[..]), ("remote.git", &["pull"])] {
+        let path = place.dir.path().join(name);
+        let given = Command::new("chown").args(["-R", "4242"]).arg(&path).status().unwrap();
+        assert!(given.success());
+        let refused = run(Some(&home), line);
+        assert_eq!(refused.code, Some(5), "{}", refused.err);
+        assert!(refused.err.contains("belongs to another user: `git config"), "{}", refused.err);
+        // What it says helps, as it stands.
+        let said = refused.err.split('`').nth(1).unwrap();
+        assert!(said.contains(&format!("'{}'", path.canonicalize().unwrap().display())), "{said}");
+        let mut shell = Command::new("sh");
+        let done = shell.args(["-c", said]).env("HOME", &home).env_remove("XDG_CONFIG_HOME").status();
+        assert!(done.unwrap().success());
+        let allowed = run(Some(&home), line);
+        assert_eq!((allowed.code, allowed.err.as_str()), (Some(0), ""), "{name}");
+        let homeless = run(None, line);
+        assert!(homeless.code == Some(5) && homeless.err.contains("HOME"), "{}", homeless.err);
+        let own = Command::new("chown").args(["-R", "0"]).arg(&path).status().unwrap();
+        assert!(own.success());
+    }
+}
+
+/// What is asked of a proxy that takes no request, if something is.
+#[cfg(feature = "git-https")]
+fn asked_of_a_proxy(no_proxy: &str) -> Option<String> {
+    use std::{
+        io::{BufRead, BufReader, Write},
+        net::{TcpListener, TcpStream},
+        process::Stdio,
+    };
+
+    let place = Place::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let proxy = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+        // What ends the test may be gone.
+        drop(stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"));
+        line
+    });
+    let mut command = bare(&["config", "set", "a", "1"]);
+    let url = "git:./store?remote=https://git.example.invalid/team/x.git";
+    command.current_dir(place.dir.path()).env("STORAGE_URL", url).env_remove("NO_PROXY");
+    command.env("https_proxy", format!("http://{address}")).env("no_proxy", no_proxy);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let ended = ended(crate::output_of(child));
+    assert_eq!(ended.code, Some(5), "{}", ended.err);
+    drop(TcpStream::connect(address));
+    Some(proxy.join().unwrap()).filter(|line| !line.is_empty())
+}
+
+#[cfg(feature = "git-https")]
+#[test]
+fn a_remote_is_reached_through_the_proxy_of_the_environment() {
+    let asked = asked_of_a_proxy("").expect("the proxy was not asked");
+    assert!(asked.starts_with("CONNECT git.example.invalid:443 "), "{asked}");
+    assert_eq!(asked_of_a_proxy("git.example.invalid"), None);
 }

@@ -15,13 +15,15 @@ use std::{
 };
 
 use git2::{
-    ConfigLevel, Cred, CredentialType, Direction, ErrorCode, FetchOptions, ObjectType, Odb, Oid, PushOptions,
-    RemoteCallbacks, RemoteConnection, Repository, Sort,
+    ConfigLevel, Cred, CredentialType, Direction, ErrorCode, FetchOptions, ObjectType, Odb, Oid,
+    ProxyOptions, PushOptions, RemoteCallbacks, RemoteConnection, Repository, Sort,
 };
+
+use tokio::runtime::Handle;
 
 use super::{
     GitConfig,
-    failure::failed,
+    failure::{failed, foreign},
     ledger::{base, target},
     marker::Marker,
     options::local_path,
@@ -120,6 +122,7 @@ struct Post {
     fetching: Arc<Marker>,
     remote: String,
     config: GitConfig,
+    runtime: Handle,
 }
 
 struct Thread {
@@ -138,6 +141,8 @@ impl Post {
             fetching: self.fetching.clone(),
             packs: Packs::new(&self.git),
             config: self.config.clone(),
+            runtime: self.runtime.clone(),
+            untold: RefCell::default(),
             line: line.clone(),
         };
         let handle = thread::Builder::new()
@@ -152,13 +157,15 @@ impl Post {
 }
 
 impl Courier {
-    pub(super) fn start(place: &Place, config: &GitConfig, remote: String) -> Result<Self> {
+    /// The application's runtime is where its function runs that gives the token.
+    pub(super) fn start(place: &Place, config: &GitConfig, remote: String, runtime: Handle) -> Result<Self> {
         let post = Post {
             path: place.path.clone(),
             git: place.git.clone(),
             fetching: place.fetching.clone(),
             remote,
             config: config.clone(),
+            runtime,
         };
         Ok(Self { thread: post.start()?, post, left: Vec::new() })
     }
@@ -264,6 +271,9 @@ struct Route {
     fetching: Arc<Marker>,
     packs: Packs,
     config: GitConfig,
+    runtime: Handle,
+    /// Why there is no token, which libgit2 can't be told.
+    untold: RefCell<Option<Error>>,
     line: Arc<Line>,
 }
 
@@ -327,18 +337,19 @@ impl Route {
         let fetch = || {
             let mut remote = self.repository.remote_anonymous(&self.remote)?;
             let reference = self.config.reference();
-            let mut connection = remote.connect_auth(Direction::Fetch, Some(self.callbacks()), None)?;
+            let mut connection =
+                remote.connect_auth(Direction::Fetch, Some(self.callbacks()), Some(proxy()))?;
             let Some(tip) = tip_of(&connection, &reference)? else { return Ok(None) };
             if self.repository.refname_to_id(&self.config.tracking()).ok() != Some(tip) {
                 let mut callbacks = self.callbacks();
                 callbacks.transfer_progress(|_| self.line.waits(Some(Instant::now())));
                 let mut options = FetchOptions::new();
-                options.remote_callbacks(callbacks).update_fetchhead(false);
+                options.remote_callbacks(callbacks).proxy_options(proxy()).update_fetchhead(false);
                 connection.remote().download(&[&reference], Some(&mut options))?;
             }
             Ok(Some(tip))
         };
-        let tip = fetch().map_err(unreached)?;
+        let tip = fetch().map_err(|error| self.unreached(error))?;
         self.packs.sync()?;
         if !self.is_kept(tip).map_err(unread)? {
             return Err(tip.map_or_else(gone, |_| rewritten()));
@@ -363,10 +374,10 @@ impl Route {
 
     /// Into a repository of this machine. libgit2's own way there moves the branch whatever it has become since.
     fn push_here(&self, path: &Path, commit: Oid, expected: Option<Oid>, begun: &AtomicBool) -> Result<Sent> {
-        let there = Repository::open(path).map_err(unreached)?;
-        let mut settings = there.config().map_err(unreached)?;
+        let there = Repository::open(path).map_err(|error| self.unreached(error))?;
+        let mut settings = there.config().map_err(|error| self.unreached(error))?;
         let ours = self.repository.path().join(OURS).join("config");
-        settings.add_file(&ours, ConfigLevel::App, true).map_err(unreached)?;
+        settings.add_file(&ours, ConfigLevel::App, true).map_err(|error| self.unreached(error))?;
         let reference = self.config.reference();
         if !there.is_bare() && is_checked_out(&there, &reference) {
             return Err(Error::new(
@@ -406,7 +417,7 @@ impl Route {
                 Err(error) => Err(error),
             }
         };
-        push().map_err(unreached)
+        push().map_err(|error| self.unreached(error))
     }
 
     /// Over a network. The server moves the branch only if it still is where we saw it.
@@ -422,7 +433,8 @@ impl Route {
         let push = || {
             let mut remote = self.repository.remote_anonymous(&self.remote)?;
             let reference = self.config.reference();
-            let mut connection = remote.connect_auth(Direction::Push, Some(self.callbacks()), None)?;
+            let mut connection =
+                remote.connect_auth(Direction::Push, Some(self.callbacks()), Some(proxy()))?;
             if tip_of(&connection, &reference)? != expected || !self.may_send(begun) {
                 moved.set(true);
                 return Ok(());
@@ -444,7 +456,7 @@ impl Route {
                 Ok(())
             });
             let mut options = PushOptions::new();
-            options.remote_callbacks(callbacks).packbuilder_parallelism(1);
+            options.remote_callbacks(callbacks).proxy_options(proxy()).packbuilder_parallelism(1);
             connection.remote().push(&[format!("{commit}:{reference}")], Some(&mut options))
         };
         match push() {
@@ -452,7 +464,7 @@ impl Route {
             Ok(()) if moved.get() => Ok(Sent::Rejected(None)),
             Ok(()) => Ok(Sent::Accepted),
             Err(error) if error.code() == ErrorCode::NotFastForward => Ok(Sent::Rejected(None)),
-            Err(error) => Err(unreached(error)),
+            Err(error) => Err(self.unreached(error)),
         }
     }
 
@@ -461,38 +473,70 @@ impl Route {
         let mut asked = 0;
         callbacks.credentials(move |url, user, allowed| {
             asked += 1;
-            // Whoever refuses a credential asks again, without end.
+            // A remote that refuses a credential asks again, without end.
             if asked > 3 {
                 return Err(git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Callback, "refused"));
             }
-            let user = self.config.username.as_deref().or(user).unwrap_or("git");
-            if allowed.contains(CredentialType::USERNAME) {
-                return Cred::username(user);
-            }
-            if allowed.contains(CredentialType::SSH_KEY) {
-                return match &self.config.ssh_key {
-                    Some(key) => Cred::ssh_key(user, None, key, None),
-                    None => Cred::ssh_key_from_agent(user),
-                };
-            }
-            match self.token() {
-                // Never over a line that others can read.
-                Some(token) if url.starts_with("https://") => Cred::userpass_plaintext(user, &token),
-                _ => Err(git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Callback, "no token")),
-            }
+            self.login(url, user, allowed)
         });
         callbacks
     }
 
-    /// The token, as it is now: it may have been renewed.
-    fn token(&self) -> Option<String> {
-        let GitConfig { token, token_env, token_file, .. } = &self.config;
-        let from_file = |path: &PathBuf| fs::read_to_string(path).ok().map(|token| token.trim().to_owned());
-        token
-            .clone()
-            .or_else(|| token_env.as_ref().and_then(|name| std::env::var(name).ok()))
-            .or_else(|| token_file.as_ref().and_then(from_file))
+    /// What the remote is shown.
+    fn login(&self, url: &str, user: Option<&str>, allowed: CredentialType) -> Result<Cred, git2::Error> {
+        let user = self.config.username.as_deref().or(user).unwrap_or("git");
+        if allowed.contains(CredentialType::USERNAME) {
+            return Cred::username(user);
+        }
+        if allowed.contains(CredentialType::SSH_KEY) {
+            return match &self.config.ssh_key {
+                Some(key) => Cred::ssh_key(user, None, key, None),
+                None => Cred::ssh_key_from_agent(user),
+            };
+        }
+        // Never over a line that others can read.
+        let token = self.config.token.as_ref().filter(|_| url.starts_with("https://"));
+        let none = || git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Callback, "no token");
+        // As it is now: it may have been renewed.
+        match self.runtime.block_on(token.ok_or_else(none)?.reveal()) {
+            Ok(token) => Cred::userpass_plaintext(user, &token),
+            Err(error) => {
+                self.untold.replace(Some(error));
+                Err(none())
+            }
+        }
     }
+
+    /// Why the remote can't be used.
+    #[cold]
+    fn unreached(&self, error: git2::Error) -> Error {
+        if let Some(error) = self.untold.take() {
+            return error;
+        }
+        // Fetching from a directory does not say why it can't be opened.
+        if let Some(path) = local_path(&self.remote)
+            && let Err(why) = Repository::open(&path)
+            && why.code() == ErrorCode::Owner
+        {
+            return foreign(&path, &why);
+        }
+        let error = failed("the remote can't be reached, or refuses", error);
+        match error.kind() {
+            ErrorKind::Denied => error,
+            // Whatever it is: the remote can't be used now.
+            _ => {
+                let code = error.code().unwrap_or_default().to_owned();
+                Error::new(ErrorKind::Unavailable, "the remote can't be reached, or refuses").with_code(code)
+            }
+        }
+    }
+}
+
+/// That of the repository's settings, or of the environment.
+fn proxy() -> ProxyOptions<'static> {
+    let mut proxy = ProxyOptions::new();
+    proxy.auto();
+    proxy
 }
 
 /// A remote's own words, as one line that can't steer a terminal.
@@ -600,19 +644,6 @@ fn died() -> Error {
 }
 
 #[cold]
-fn unreached(error: git2::Error) -> Error {
-    let error = failed("the remote can't be reached, or refuses", error);
-    match error.kind() {
-        ErrorKind::Denied => error,
-        // Whatever it is: the remote can't be used now.
-        _ => {
-            let code = error.code().unwrap_or_default().to_owned();
-            Error::new(ErrorKind::Unavailable, "the remote can't be reached, or refuses").with_code(code)
-        }
-    }
-}
-
-#[cold]
 fn unread(error: git2::Error) -> Error {
     failed("the history can't be read", error)
 }
@@ -638,6 +669,75 @@ fn rewritten() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Secret;
+
+    /// The thread's side in a new repository, for a remote over https that takes this token.
+    fn route(path: &Path, runtime: &tokio::runtime::Runtime, token: Option<Secret>) -> Route {
+        let mut config = GitConfig::new(path);
+        config.token = token;
+        Route {
+            repository: Repository::init(path).unwrap(),
+            remote: "https://git.example/x.git".to_owned(),
+            fetching: Marker::new(path.join("fetching")),
+            packs: Packs::new(path),
+            config,
+            runtime: runtime.handle().clone(),
+            untold: RefCell::default(),
+            line: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn a_token_is_asked_for_each_time_and_goes_over_tls_only() {
+        const HTTPS: &str = "https://git.example/x.git";
+        let folder = tempfile::tempdir().unwrap();
+        // As the command's: it runs no task of others while nothing waits in it.
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let counted = calls.clone();
+        let token = Secret::call(move || {
+            let call = counted.fetch_add(1, Ordering::SeqCst);
+            async move {
+                // It may wait for another task.
+                tokio::task::spawn_blocking(|| ()).await.unwrap();
+                if call < 2 { Ok("ghp_secret".to_owned()) } else { Err(std::io::Error::other("no role")) }
+            }
+        });
+        let route = route(folder.path(), &runtime, Some(token));
+        let kind = CredentialType::USER_PASS_PLAINTEXT;
+        for called in [1, 2] {
+            let shown = route.login(HTTPS, None, kind).unwrap();
+            assert_eq!((shown.credtype(), calls.load(Ordering::SeqCst)), (kind.bits(), called));
+        }
+        for open in ["http://git.example/x.git", "git://git.example/x.git"] {
+            assert!(route.login(open, None, kind).is_err());
+            assert_eq!(calls.load(Ordering::SeqCst), 2, "it is not even asked for");
+        }
+        let refused = route.login(HTTPS, None, kind).map(drop).unwrap_err();
+        let error = route.unreached(refused);
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(error.to_string(), "the function that is asked for a secret failed");
+        // It is told once.
+        let other = git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Http, "");
+        assert_eq!(route.unreached(other).kind(), ErrorKind::Denied);
+    }
+
+    #[test]
+    fn a_token_from_a_file_is_read_each_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let file = folder.path().join("token");
+        let route = route(&folder.path().join("x"), &runtime, Some(Secret::file(&file)));
+        let login = || route.login("https://git.example/x", None, CredentialType::USER_PASS_PLAINTEXT);
+        let error = route.unreached(login().map(drop).unwrap_err());
+        assert!(error.to_string().ends_with("token can't be read"), "{error}");
+        fs::write(&file, "ghp_secret\n").unwrap();
+        assert!(login().is_ok());
+        drop(runtime);
+        // Without the application's runtime there is no token, and no panic.
+        let error = route.unreached(login().map(drop).unwrap_err());
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    }
 
     #[test]
     fn what_a_remote_says_is_one_short_line() {

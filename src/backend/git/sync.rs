@@ -124,7 +124,7 @@ impl Writer {
     }
 
     /// Sends our commits, on top of the remote's.
-    pub(super) fn push(&mut self) -> Result<()> {
+    pub(super) fn push(&mut self, deadline: Duration) -> Result<()> {
         let (mut known, begun) = (self.ledger.tracked()?, Instant::now());
         self.held = 0;
         if self.state.load().head == known {
@@ -132,7 +132,7 @@ impl Writer {
             known = self.fetch()?;
             self.integrate(known)?;
         }
-        while begun.elapsed() < self.config.deadline {
+        while begun.elapsed() < deadline {
             let Some(head) = self.state.load().head.filter(|head| Some(*head) != known) else {
                 return Ok(());
             };

@@ -38,6 +38,8 @@ pub(super) struct Worktree {
     aside: PathBuf,
     /// Files that may not be on disk yet.
     unsynced: BTreeSet<String>,
+    /// Directories below those of the store that may not be on disk, since files in them were not.
+    unsynced_below: BTreeSet<PathBuf>,
     /// Files that could not follow: they hold a person's work, or could not be written.
     left: BTreeSet<String>,
     /// Files that the index does not know yet, since another program held its lock.
@@ -64,6 +66,7 @@ impl Worktree {
             checkpoint: place.own(CHECKPOINT),
             aside: place.own("file.new"),
             unsynced: BTreeSet::new(),
+            unsynced_below: BTreeSet::new(),
             left: BTreeSet::new(),
             unindexed: BTreeMap::new(),
         })
@@ -351,16 +354,21 @@ impl Worktree {
                 return false;
             }
             self.unsynced.remove(&path);
+            let below = Path::new(&path).ancestors().skip(1).filter(|above| above.components().count() > 1);
+            self.unsynced_below.extend(below.map(|above| self.root.join(above)));
         }
         if !self.unsynced.is_empty() {
             return true;
         }
         let names = ["credentials", "config", "."].map(|name| self.root.join(name));
-        let on_disk = names
+        let on_disk = self
+            .unsynced_below
             .iter()
+            .chain(&names)
             .filter_map(|name| File::open(name).ok())
             .all(|directory| directory.sync_all().is_ok());
         if on_disk {
+            self.unsynced_below.clear();
             self.mark(head);
         }
         false
@@ -369,6 +377,7 @@ impl Worktree {
     /// Forgets what was to be done: another branch is checked out, and git brings the files of ours when it is again.
     pub(super) fn leave(&mut self) {
         self.unsynced.clear();
+        self.unsynced_below.clear();
         self.left.clear();
         self.unindexed.clear();
     }
