@@ -54,9 +54,14 @@ async fn spans_are_named_as_the_conventions_say() {
         };
         assert_eq!(value("db.system.name").as_deref(), Some("memory"));
         assert_eq!(value("db.operation.name").as_deref(), Some(&*span.name));
-        assert_eq!(value("error.type").is_some(), matches!(span.status, Status::Error { .. }), "{span:?}");
+        let of_caller = ["conflict", "invalid_value", "overflow", "too_large"];
+        let of_store = value("error.type").is_some_and(|kind| !of_caller.contains(&&*kind));
+        assert_eq!(of_store, matches!(span.status, Status::Error { .. }), "{span:?}");
         assert_ne!(value("db.operation.batch.size").as_deref(), Some("1"), "one is no batch");
         assert_eq!(span.events.len(), 1, "one event, at the end: {span:?}");
+        let level = span.events[0].attributes.iter().find(|attribute| attribute.key.as_str() == "level");
+        let level = level.unwrap().value.to_string();
+        assert_eq!(level, if of_store { "WARN" } else { "DEBUG" }, "{span:?}");
         attributes.extend(span.attributes.iter().map(|attribute| attribute.key.to_string()));
     }
     let expected = [

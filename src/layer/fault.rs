@@ -11,7 +11,7 @@ use std::{
 
 use fastrand::Rng;
 use futures_core::Stream;
-use futures_util::{future::Either, stream};
+use futures_util::{FutureExt, StreamExt, future::ready, stream};
 
 use crate::{Call, Error, ErrorKind, Layer, Operation, Outcome, Receiver, Result};
 
@@ -27,7 +27,7 @@ use crate::{Call, Error, ErrorKind, Layer, Operation, Outcome, Receiver, Result}
 /// let lost = loop {
 ///     if let Err(error) = storage.increment_usage("alice", "requests", 1).await { break error }
 /// };
-/// assert_eq!(lost.outcome(), Outcome::Unknown); // it was counted, and nobody was told
+/// assert_eq!(lost.outcome(), Outcome::Unknown); // it was counted, and the caller was not told
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
@@ -74,25 +74,32 @@ impl Fault {
         self
     }
 
-    /// The operation is not done, and nobody can know it: `Unavailable`, [`Unknown`](Outcome::Unknown).
+    /// The operation is not done, and its caller can't know it: `Unavailable`, [`Unknown`](Outcome::Unknown). A stream has this
+    /// error in place of its items.
     #[must_use]
     pub const fn lost_requests(mut self, probability: f64) -> Self {
         self.lost_requests = probability;
         self
     }
 
-    /// The operation is done, and nobody can know it: `Unavailable`, [`Unknown`](Outcome::Unknown).
+    /// The operation is done, and its caller can't know it: `Unavailable`, [`Unknown`](Outcome::Unknown). A stream ends with
+    /// this error after its first item.
     #[must_use]
     pub const fn lost_replies(mut self, probability: f64) -> Self {
         self.lost_replies = probability;
         self
     }
 
-    /// The operation begins later, by a time in this range. Whatever comes then, comes after the delay.
+    /// The operation, or the stream's first item, waits for a time in this range. The other faults come after the delay.
     #[must_use]
     pub fn delays(mut self, probability: f64, range: RangeInclusive<Duration>) -> Self {
         (self.delays, self.delay) = (probability, range.into_inner());
         self
+    }
+
+    /// What happens to a call of this operation, and how long it waits first.
+    fn draw(&self, operation: Operation) -> (Fate, Option<Duration>) {
+        if operation.operator { (Fate::Nothing, None) } else { self.next() }
     }
 
     /// What happens to the next call, and how long it waits first.
@@ -131,7 +138,7 @@ fn error(fate: Fate, operation: Operation) -> Error {
 
 impl Layer for Fault {
     async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
-        let (fate, delay) = if C::OPERATION.operator { (Fate::Nothing, None) } else { self.next() };
+        let (fate, delay) = self.draw(C::OPERATION);
         if let Some(delay) = delay {
             tokio::time::sleep(delay).await;
         }
@@ -151,16 +158,28 @@ impl Layer for Fault {
         operation: Operation,
         items: S,
     ) -> impl Stream<Item = Result<T>> + Send {
-        match self.next().0 {
-            Fate::Refused => Either::Left(stream::iter([Err(error(Fate::Refused, operation))])),
-            _ => Either::Right(items),
+        let (fate, delay) = self.draw(operation);
+        let (most, end) = match fate {
+            Fate::Nothing => (usize::MAX, None),
+            Fate::Refused | Fate::RequestLost => (0, Some(Err(error(fate, operation)))),
+            Fate::ReplyLost => (1, Some(Err(error(fate, operation)))),
+        };
+        let is_whole = end.is_none();
+        // An error is the last item of a stream: one that is lost gives way to ours.
+        let given = items.take(most).filter(move |item| ready(is_whole || item.is_ok()));
+        let items = given.chain(stream::iter(end));
+        async move {
+            if let Some(delay) = delay {
+                tokio::time::sleep(delay).await;
+            }
+            items
         }
+        .flatten_stream()
     }
 }
 
 #[cfg(all(test, feature = "memory"))]
 mod tests {
-    use futures_util::StreamExt;
     use serde_json::json;
 
     use super::*;
@@ -201,6 +220,28 @@ mod tests {
         let tx = crate::LayeredTransaction::new(Fault::seeded(1).lost_replies(1.0), tx);
         assert_eq!(tx.commit().await.unwrap_err().outcome(), Outcome::Unknown);
         memory.get_config("k").await.expect("it was committed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_meet_each_fault() {
+        let given = async |fault: Fault| {
+            let (memory, faulty) = with(fault).await;
+            for id in ["a", "b", "c"] {
+                memory.increment_usage(id, "requests", 1).await.unwrap();
+            }
+            let items: Vec<_> = faulty.export().collect().await;
+            let last = items.last().unwrap().as_ref().err().map(|error| (error.kind(), error.outcome()));
+            (items.len(), last)
+        };
+        let lost = Some((ErrorKind::Unavailable, Outcome::NotApplied));
+        assert_eq!(given(Fault::seeded(1)).await, (3, None));
+        assert_eq!(given(Fault::seeded(1).errors(1.0)).await, (1, lost));
+        assert_eq!(given(Fault::seeded(1).lost_requests(1.0)).await, (1, lost));
+        assert_eq!(given(Fault::seeded(1).lost_replies(1.0)).await, (2, lost));
+        let begun = tokio::time::Instant::now();
+        let second = Duration::from_secs(1);
+        assert_eq!(given(Fault::seeded(1).delays(1.0, second..=second)).await, (3, None));
+        assert!(begun.elapsed() >= second);
     }
 
     #[tokio::test]

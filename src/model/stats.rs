@@ -72,7 +72,8 @@ pub struct Performance {
     pub average_write_latency: Option<Duration>,
     /// Operations of every kind.
     pub operations_per_second: f64,
-    /// The share of operations that failed, from 0 to 1. [`NotFound`](crate::ErrorKind::NotFound) is no failure.
+    /// The share of operations that failed, from 0 to 1. An answer ([`NotFound`](crate::ErrorKind::NotFound)) and a mistake of the
+    /// caller ([`Conflict`](crate::ErrorKind::Conflict), an invalid or too large value, an overflow) is no failure.
     pub error_rate: f64,
     /// When an operation was last timed, in this minute or earlier. As JSON in RFC 3339.
     #[serde(serialize_with = "time")]

@@ -3,6 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
+        Arc,
         atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
@@ -10,13 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{failure::unanswered, writer::Writer};
 use crate::{
     Error, ErrorKind, Outcome, Result,
     backend::local::{Joined, Ticket},
 };
+
+/// How many calls may wait. Those that come later wait for a place, within their deadlines.
+const QUEUE: usize = 4096;
 
 /// How soon files are synced after the last write.
 const TIDY_AFTER: Duration = Duration::from_millis(200);
@@ -32,6 +36,7 @@ enum Message {
 /// The thread's handle: the only way to change the store.
 pub(super) struct Worker {
     queue: Sender<Message>,
+    places: Arc<Semaphore>,
     /// Closes when the thread has released the store.
     released: watch::Receiver<()>,
     /// After the queue, whose end ends it.
@@ -63,7 +68,8 @@ impl Worker {
                 Error::new(ErrorKind::Unavailable, "the writer's thread can't be started").with_source(error)
             })?;
         let seen = opened.recv().unwrap_or_else(|_| Err(abandoned()))?;
-        Ok((Self { queue, released, _thread: Joined::new(thread) }, seen))
+        let places = Arc::new(Semaphore::new(QUEUE));
+        Ok((Self { queue, places, released, _thread: Joined::new(thread) }, seen))
     }
 
     /// Queues some work, and waits until it is done.
@@ -77,16 +83,22 @@ impl Worker {
         let (reply, answer) = oneshot::channel();
         let ticket = Ticket::default();
         let begun = ticket.begun();
-        let job = Box::new(move |writer: &mut Writer| {
-            if !begun.swap(true, Ordering::AcqRel) {
-                let result =
-                    catch_unwind(AssertUnwindSafe(|| work(writer))).unwrap_or_else(|_| Err(abandoned()));
-                // If nobody waits any more, what was done stays.
-                drop(reply.send(result));
-            }
-        });
-        self.queue.send(Message::Work(job)).map_err(|_| Error::closed())?;
-        match tokio::time::timeout(deadline, answer).await {
+        let asked = async {
+            let place = self.places.clone().acquire_owned().await;
+            let job = Box::new(move |writer: &mut Writer| {
+                if !begun.swap(true, Ordering::AcqRel) {
+                    let result =
+                        catch_unwind(AssertUnwindSafe(|| work(writer))).unwrap_or_else(|_| Err(abandoned()));
+                    // If the caller is gone, what was done stays.
+                    drop(reply.send(result));
+                }
+                drop(place);
+            });
+            // A queue without a receiver drops the job, and with it the sender of the answer.
+            drop(self.queue.send(Message::Work(job)));
+            answer.await
+        };
+        match tokio::time::timeout(deadline, asked).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) if ticket.take() => Err(Error::closed()),
             Ok(Err(_)) => Err(abandoned()),
@@ -146,5 +158,37 @@ fn run(mut writer: Writer, messages: &Receiver<Message>) {
     if let Some(reply) = closing {
         // Whoever closed it may be gone.
         let _ = reply.send(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::{Git, GitConfig, Open};
+
+    #[tokio::test]
+    async fn a_full_queue_is_waited_for_within_the_deadline() {
+        let folder = tempfile::tempdir().unwrap();
+        let git = Git::open(GitConfig::new(folder.path().join("store"))).await.unwrap();
+        let worker = &git.store.worker;
+        let (go, wait) = channel::<()>();
+        let long = Duration::from_secs(60);
+        let first = worker.ask(long, move |_| {
+            wait.recv_timeout(long).ok();
+            Ok(())
+        });
+        let rest = join_all((1..QUEUE).map(|_| worker.ask(long, |_| Ok(()))));
+        let one_more = async {
+            let ran = worker.ask(Duration::from_millis(50), |_| Ok(())).await.unwrap_err();
+            assert_eq!(worker.places.available_permits(), 0, "it waited outside of the queue");
+            drop(go);
+            ran
+        };
+        let (first, rest, error) = tokio::join!(first, rest, one_more);
+        assert!(first.is_ok() && rest.iter().all(Result::is_ok));
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
+        worker.ask(long, |_| Ok(())).await.expect("there are places again");
     }
 }

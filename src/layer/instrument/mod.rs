@@ -45,10 +45,16 @@ use crate::{
 /// | `db.response.returned_rows` | records that a stream gave |
 /// | `error.type` | the error's [kind](ErrorKind::as_str), or `cancelled`: the caller dropped the call. Absent if it succeeded |
 /// | `db.response.status_code` | with an error: the [code](Error::code), an SQLSTATE, a Redis prefix or MongoDB's number, if there was one |
-/// | `otel.kind`, `otel.status_code` | `client`; `ERROR` with an error |
+/// | `otel.kind`, `otel.status_code` | `client`; `ERROR` with most errors, as below |
 ///
-/// In the span an event when the operation ends: at DEBUG, with an error at WARN. [`NotFound`](ErrorKind::NotFound) is an answer
-/// and not an error, here and everywhere below.
+/// In the span an event when the operation ends: at DEBUG, with an error at WARN. Not every error says that the store is ill:
+///
+/// | error | event | `error.type` | `otel.status_code` | [`error_rate`](crate::Performance::error_rate) |
+/// |---|---|---|---|---|
+/// | [`NotFound`](ErrorKind::NotFound) is an answer | DEBUG | absent | absent | no |
+/// | [`InvalidKey`](ErrorKind::InvalidKey), [`InvalidValue`](ErrorKind::InvalidValue), [`TooLarge`](ErrorKind::TooLarge), [`Overflow`](ErrorKind::Overflow), [`Conflict`](ErrorKind::Conflict): the caller's | DEBUG | the kind | absent | no |
+/// | [`Busy`](ErrorKind::Busy): load is shed | DEBUG | the kind | `ERROR` | yes |
+/// | every other, and `cancelled` | WARN | the kind | `ERROR` | yes |
 ///
 /// # Metrics
 ///
@@ -187,10 +193,8 @@ struct Running<'i> {
 impl Running<'_> {
     #[inline]
     fn end(&mut self, error: Option<&Error>) {
-        match error.filter(|error| error.kind() != ErrorKind::NotFound) {
-            None => self.settle(None),
-            Some(error) => self.settle(Some((error.kind().as_str(), error.code().and_then(status_code)))),
-        }
+        let failure = error.and_then(Failure::of);
+        self.settle(failure);
     }
 
     /// What a stream gave.
@@ -211,7 +215,7 @@ impl Running<'_> {
         }
     }
 
-    fn settle(&mut self, failure: Option<(&'static str, Option<&str>)>) {
+    fn settle(&mut self, failure: Option<Failure<'_>>) {
         self.ended = true;
         if let Some(items) = self.items {
             self.span.record("db.response.returned_rows", items);
@@ -224,35 +228,44 @@ impl Running<'_> {
         }
         if let Some(handles) = self.handles {
             handles.active.decrement(1.0);
-            if let (None, Some(elapsed)) = (failure, elapsed) {
+            if let (None, Some(elapsed)) = (&failure, elapsed) {
                 handles.duration.record(elapsed);
             }
         }
         let name = self.name;
-        let Some((kind, code)) = failure else {
+        let Some(Failure { kind, code, of_store, is_loud }) = failure else {
             if !self.span.is_none() {
                 let _entered = self.span.enter();
                 tracing::debug!(target: "gateway_storage", operation = name, elapsed = elapsed.map(debug), "done");
             }
             return;
         };
-        recent.fail();
+        if of_store {
+            recent.fail();
+            self.span.record("otel.status_code", "ERROR");
+        }
         if let (Some(_), Some(elapsed)) = (self.handles, elapsed) {
             self.meters.fail(kind, code, elapsed);
         }
-        self.span.record("otel.status_code", "ERROR").record("error.type", kind);
+        self.span.record("error.type", kind);
         if let Some(code) = code {
             self.span.record("db.response.status_code", code);
         }
         let _entered = self.span.enter();
-        tracing::warn!(
-            target: "gateway_storage",
-            operation = name,
-            elapsed = elapsed.map(debug),
-            "error.type" = kind,
-            "db.response.status_code" = code,
-            "failed"
-        );
+        // The level of an event is part of its call site.
+        macro_rules! tell {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "gateway_storage",
+                    operation = name,
+                    elapsed = elapsed.map(debug),
+                    "error.type" = kind,
+                    "db.response.status_code" = code,
+                    "failed"
+                )
+            };
+        }
+        if is_loud { tell!(warn) } else { tell!(debug) }
     }
 }
 
@@ -262,8 +275,31 @@ impl Drop for Running<'_> {
             (true, _) => {}
             // The reader of a stream saw enough.
             (false, Some(_)) if !self.is_awaited => self.settle(None),
-            (false, _) => self.settle(Some(("cancelled", None))),
+            (false, _) => {
+                self.settle(Some(Failure { kind: "cancelled", code: None, of_store: true, is_loud: true }))
+            }
         }
+    }
+}
+
+/// What is told of an operation that failed.
+struct Failure<'e> {
+    kind: &'static str,
+    code: Option<&'e str>,
+    /// Whether it says something of the store, and not of the caller's mistake.
+    of_store: bool,
+    is_loud: bool,
+}
+
+impl<'e> Failure<'e> {
+    fn of(error: &'e Error) -> Option<Self> {
+        use ErrorKind::{Busy, Conflict, InvalidKey, InvalidValue, NotFound, Overflow, TooLarge};
+
+        let kind = error.kind();
+        let of_store = !matches!(kind, Conflict | InvalidKey | InvalidValue | Overflow | TooLarge);
+        let is_loud = of_store && kind != Busy;
+        let code = error.code().and_then(status_code);
+        (kind != NotFound).then_some(Self { kind: kind.as_str(), code, of_store, is_loud })
     }
 }
 
@@ -295,13 +331,19 @@ impl Layer for Instrument {
         operation: Operation,
         items: S,
     ) -> impl Stream<Item = Result<T>> + Send {
-        let mut running = self.begin(operation, None);
-        // It takes as long as its reader, which says nothing of the store.
-        running.kind = OperationKind::Control;
-        running.items = Some(0);
+        let begin = move || {
+            let mut running = self.begin(operation, None);
+            // It takes as long as its reader, which says nothing of the store.
+            running.kind = OperationKind::Control;
+            running.items = Some(0);
+            running
+        };
+        // A stream that is never polled asks the store for nothing.
+        let mut running = None;
         // Boxed once a stream, which is never short.
         let mut items = Box::pin(items);
         stream::poll_fn(move |context| {
+            let running = running.get_or_insert_with(&begin);
             let next = running.span.in_scope(|| items.as_mut().poll_next(context));
             running.is_awaited = next.is_pending();
             if let Poll::Ready(next) = &next {
