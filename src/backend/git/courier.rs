@@ -41,6 +41,9 @@ const LEFT_AT_ONCE: usize = 8;
 /// How often that wait is doubled at most.
 const DOUBLED: usize = 7;
 
+/// How often it is looked, while the remote is waited for, whether the last handle of the store is gone.
+const LOOK_AFTER: Duration = Duration::from_millis(20);
+
 /// How much is kept of what the remote says, in characters.
 const MAX_SAID: usize = 1000;
 
@@ -72,6 +75,7 @@ pub(super) struct Answer<T> {
     ticket: Ticket,
     asked: Instant,
     patience: Duration,
+    is_left: Arc<AtomicBool>,
 }
 
 impl<T> Answer<T> {
@@ -87,12 +91,18 @@ impl<T> Answer<T> {
     }
 
     fn wait(self) -> Result<T> {
-        let answer = self.reply.recv_timeout(self.patience).unwrap_or_else(|end| {
-            Err(match end {
-                RecvTimeoutError::Timeout => silent(),
-                RecvTimeoutError::Disconnected => died(),
-            })
-        });
+        let answer = loop {
+            match self.reply.recv_timeout(LOOK_AFTER.min(self.patience)) {
+                Ok(answer) => break answer,
+                Err(RecvTimeoutError::Disconnected) => break Err(died()),
+                Err(RecvTimeoutError::Timeout) => {
+                    // The drop of the last handle waits for this thread.
+                    if self.asked.elapsed() >= self.patience || self.is_left.load(Ordering::Acquire) {
+                        break Err(silent());
+                    }
+                }
+            }
+        };
         self.judged(answer)
     }
 
@@ -110,6 +120,8 @@ impl<T> Answer<T> {
 /// A network that is silent can hold the thread for ever. Then it is left, and another one is started.
 pub(super) struct Courier {
     post: Post,
+    /// Whether the last handle of the store is gone.
+    is_left: Arc<AtomicBool>,
     thread: Thread,
     /// Those that were left, and hang still.
     left: Vec<JoinHandle<()>>,
@@ -158,7 +170,13 @@ impl Post {
 
 impl Courier {
     /// The application's runtime is where its function runs that gives the token.
-    pub(super) fn start(place: &Place, config: &GitConfig, remote: String, runtime: Handle) -> Result<Self> {
+    pub(super) fn start(
+        place: &Place,
+        config: &GitConfig,
+        remote: String,
+        runtime: Handle,
+        is_left: Arc<AtomicBool>,
+    ) -> Result<Self> {
         let post = Post {
             path: place.path.clone(),
             git: place.git.clone(),
@@ -167,7 +185,7 @@ impl Courier {
             config: config.clone(),
             runtime,
         };
-        Ok(Self { thread: post.start()?, post, left: Vec::new() })
+        Ok(Self { thread: post.start()?, post, is_left, left: Vec::new() })
     }
 
     /// Fetches the remote's branch, and gives its newest commit, if it has one.
@@ -199,7 +217,8 @@ impl Courier {
             }
             Err(error) => drop(reply.send(Err(error))),
         }
-        Answer { reply: answer, ticket, asked, patience: self.post.config.remote_timeout }
+        let (patience, is_left) = (self.post.config.remote_timeout, self.is_left.clone());
+        Answer { reply: answer, ticket, asked, patience, is_left }
     }
 
     /// Sees to it that there is a thread that listens. Nothing is queued behind one that is late, so the queue stays short.

@@ -34,7 +34,7 @@ use writer::{Shared, Writer};
 
 use crate::{
     Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats, codec::rfc3339_seconds,
-    layer::time_left,
+    layer::time_left, model::told,
 };
 
 /// A store in a Git repository: for a small team's credentials and configuration, with a history that can be reviewed and
@@ -100,8 +100,8 @@ use crate::{
 ///   mounted into a container can, is [`Denied`](ErrorKind::Denied) unless `safe.directory` in `$HOME/.gitconfig` (or
 ///   `/etc/gitconfig`) names it, without links. Where HOME is not set only `/etc/gitconfig` counts; git's variables
 ///   (`GIT_CONFIG_COUNT`) don't. And attributes (`filter`) are also those of the user and the system.
-/// - Dropping the last handle waits for what is under way, which with a remote that is silent takes up to
-///   [`remote_timeout`](GitConfig::remote_timeout) at a time. [`close`](crate::Storage::close) does not block the thread.
+/// - Dropping the last handle waits for the commit under way, but not for the remote. [`close`](crate::Storage::close) does so
+///   without blocking the thread, and sends what was not.
 ///
 /// # With a remote
 ///
@@ -294,7 +294,7 @@ impl Backend for Git {
                 tell("remote_said", json!(said));
             }
             if let Some(trouble) = shared.trouble {
-                warnings.push(format!("the remote and this clone are not the same: {trouble}"));
+                warnings.push(format!("the remote and this clone are not the same: {}", told(&trouble)));
             }
         }
         warnings.extend(local);
@@ -318,7 +318,7 @@ impl Open for Git {
             let look =
                 |writer: &Writer| (writer.state.clone(), writer.shared.clone(), writer.place.path.clone());
             let (worker, (state, shared, path)) =
-                Worker::start(move || Writer::open(&wanted, runtime), look)?;
+                Worker::start(move |is_left| Writer::open(&wanted, runtime, is_left), look)?;
             Ok(Self { store: Arc::new(Store { state, shared, worker, path, config }), deadline })
         });
         opened.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "opening the store panicked")))

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -41,7 +41,7 @@ impl Subject {
 impl Writer {
     /// Whether the remote is left alone for now.
     pub(super) fn is_offline(&self) -> bool {
-        self.offline_until.is_some_and(|until| Instant::now() < until)
+        self.is_left.load(Ordering::Acquire) || self.offline_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Whether there are commits here that the remote is not known to have.

@@ -1,7 +1,7 @@
 //! One write: a commit, the branch, the work tree, and what readers see.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -62,6 +62,8 @@ pub(super) struct Writer {
     pub(super) state: Arc<ArcSwap<State>>,
     pub(super) config: GitConfig,
     pub(super) courier: Option<Courier>,
+    /// Whether the last handle is gone, which waits for this to end.
+    pub(super) is_left: Arc<AtomicBool>,
     pub(super) shared: Arc<Mutex<Shared>>,
     pub(super) expected: Option<Expected>,
     /// Until when the remote is left alone, since it did not answer.
@@ -79,7 +81,9 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Opens the repository and reads what is in it.
-    pub(super) fn open(config: &GitConfig, runtime: Handle) -> Result<Self> {
+    ///
+    /// The remote is not waited for any more once the store `is_left`.
+    pub(super) fn open(config: &GitConfig, runtime: Handle, is_left: Arc<AtomicBool>) -> Result<Self> {
         let (place, repository) = Place::open(config)?;
         let path = place.path.clone();
         let is_new = repository.refname_to_id(&config.reference()).is_err();
@@ -97,7 +101,7 @@ impl Writer {
                 };
                 let remote =
                     remote.ok_or_else(|| super::failure::refused("the remote's path is not UTF-8"))?;
-                Courier::start(&place, config, remote, runtime)
+                Courier::start(&place, config, remote, runtime, is_left.clone())
             })
             .transpose()?;
         let mut writer = Self {
@@ -106,6 +110,7 @@ impl Writer {
             worktree,
             state: Arc::default(),
             courier,
+            is_left,
             shared: Arc::default(),
             expected: None,
             offline_until: None,

@@ -13,7 +13,7 @@ use crate::{
     arguments::{Arguments, Command},
     commands::{Run, verify::Sampled},
     door::Door,
-    failure::Failure,
+    failure::{Failure, told},
     log::Log,
     output::Answer,
     source::{OpenSource, Source},
@@ -65,7 +65,7 @@ impl Operated for Git {
             1 => "1 commit is".to_owned(),
             commits => format!("{commits} commits are"),
         };
-        let why = unsent.reason.map_or(String::new(), |reason| format!(": {reason}"));
+        let why = unsent.reason.map_or(String::new(), |reason| format!(": {}", told(&reason)));
         Some(format!("{count} only here, and not at the remote{why}"))
     }
 
