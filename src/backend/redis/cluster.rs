@@ -16,7 +16,8 @@ use redis::{Cmd, Value, cmd};
 
 use super::{
     RedisConfig,
-    connection::{Address, Settings, Target},
+    address::Address,
+    dial::{Settings, Target},
     failure,
     node::Node,
     reply,

@@ -1,11 +1,13 @@
 //! [`Redis`]: one round trip an operation, over a few connections that all calls share.
 
+mod address;
 mod adopt;
 mod cache;
 mod cluster;
 mod config;
 mod connection;
 mod credential;
+mod dial;
 mod export;
 mod failure;
 mod health;
@@ -20,7 +22,6 @@ mod scan;
 mod sentinel;
 mod server;
 mod stats;
-mod tls;
 mod usage;
 
 use std::{sync::Arc, time::Duration};
@@ -138,7 +139,7 @@ impl Open for Redis {
             layout: Arc::new(Layout::new(&config.prefix)),
             namespace: config.db.to_string().into(),
             deadline: config.deadline,
-            server: Arc::new(Server::new(&config)?),
+            server: Arc::new(Server::new(&config).await?),
         };
         redis.server.begin(config.deadline).await?;
         redis.check_open().await?;

@@ -6,7 +6,7 @@ use redis::{Cmd, Pipeline, Value, cmd};
 
 use super::{
     RedisConfig,
-    connection::{Settings, Target},
+    dial::{Settings, Target},
     failure,
     pool::Pool,
 };

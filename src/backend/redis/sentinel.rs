@@ -5,11 +5,13 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use redis::{RedisConnectionInfo, aio::MultiplexedConnection, cmd};
+use redis::cmd;
 
 use super::{
     RedisSentinel,
-    connection::{Address, Settings, is_master, login},
+    address::Address,
+    connection::is_master,
+    dial::{Driver, Login, Settings},
     failure,
 };
 use crate::{Error, ErrorKind, Result};
@@ -18,22 +20,18 @@ use crate::{Error, ErrorKind, Result};
 pub(super) struct Sentinels {
     addrs: Vec<Address>,
     master: String,
-    login: RedisConnectionInfo,
+    login: Login,
 }
 
 impl Sentinels {
     pub(super) fn new(addrs: Vec<Address>, config: &RedisSentinel) -> Self {
-        let login = login(config.username.as_deref(), config.password.as_deref());
+        let login = Login { username: config.username.clone(), password: config.password.clone() };
         Self { addrs, master: config.master.clone(), login }
     }
 
     /// Connects to the master. A sentinel that does not answer in its part of the dial timeout is passed over, and so is
     /// one that names a server which is no master: it may be cut off from the others.
-    pub(super) async fn greet_master(
-        &self,
-        settings: &Settings,
-        dead: &Arc<AtomicBool>,
-    ) -> Result<MultiplexedConnection> {
+    pub(super) async fn greet_master(&self, settings: &Settings, dead: &Arc<AtomicBool>) -> Result<Driver> {
         let parts = u32::try_from(self.addrs.len()).unwrap_or(u32::MAX).max(1);
         let patience = settings.dial_timeout() / parts;
         let (mut why, mut tried) = (None, Vec::new());
@@ -44,9 +42,8 @@ impl Sentinels {
                     return Ok(None);
                 }
                 tried.push(addr.clone());
-                let mut driver =
-                    settings.greet(&addr, dead).await.map_err(|error| failure::of_dial(&error))?;
-                check_role(&mut driver).await?;
+                let driver = settings.greet(&addr, dead).await?;
+                check_role(&driver).await.map_err(|error| error.at(&addr))?;
                 Ok(Some(driver))
             };
             match tokio::time::timeout(patience, attempt).await {
@@ -58,28 +55,27 @@ impl Sentinels {
             }
         }
         Err(why.unwrap_or_else(|| {
-            Error::new(ErrorKind::Timeout, "neither the Redis sentinels nor the master answered in time")
+            let slow = "neither the Redis sentinels nor the master that they name answered in time";
+            let slow = Error::new(ErrorKind::Timeout, slow);
+            tried.last().map_or_else(|| slow.clone(), |master| slow.clone().at(master))
         }))
     }
 
     async fn ask(&self, settings: &Settings, addr: &Address) -> Result<Option<Address>> {
-        let mut sentinel = settings
-            .connect(addr, Some(&self.login), None)
-            .await
-            .map_err(|error| failure::of_dial(&error))?;
+        let sentinel = settings.connect(addr, Some(&self.login), None).await?;
         let reply: Option<(String, u16)> = cmd("SENTINEL")
             .arg("GET-MASTER-ADDR-BY-NAME")
             .arg(&self.master)
-            .query_async(&mut sentinel)
+            .query_async(&mut sentinel.requests())
             .await
-            .map_err(|error| failure::of_dial(&error))?;
+            .map_err(|error| failure::of_dial(&error).at(addr))?;
         Ok(reply.map(|(host, port)| Address::Host(host, port)))
     }
 }
 
 /// What a sentinel calls the master may have become a replica.
-async fn check_role(driver: &mut MultiplexedConnection) -> Result<()> {
-    if is_master(driver).await.map_err(|error| failure::of_dial(&error))? {
+async fn check_role(driver: &Driver) -> Result<()> {
+    if is_master(&mut driver.requests()).await.map_err(|error| failure::of_dial(&error))? {
         return Ok(());
     }
     let message = "the server that the sentinels name is no master: a failover is under way";
