@@ -96,7 +96,7 @@ const OPTIONS_ELSEWHERE: &str = "\
 pub(crate) fn check_path(path: &Path) -> Result<()> {
     match path.as_os_str().as_encoded_bytes().first() {
         Some(b'~' | b'$') => Err(invalid(
-            "the path begins with `~` or `$`, which only a shell replaces, and `~` not within a word: write the whole path, on a command line with `$HOME`; for a folder of such a name write `./` before it",
+            "the path begins with `~` or `$`, which no shell has replaced: write the whole path (on a command line `$HOME/..`, without single quotes); a folder of such a name is `./~`",
         )),
         _ => Ok(()),
     }
