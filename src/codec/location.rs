@@ -194,4 +194,33 @@ mod tests {
         assert!(!said("pa55word").contains("pa55"));
         assert!(!said("").contains("``"));
     }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn white_space_is_no_part_of_a_url_and_is_refused_within() {
+        use crate::{FileConfig, GitConfig, MemoryConfig, MongoDbConfig, PostgresConfig, RedisConfig};
+
+        macro_rules! each {
+            ($($config:ty: $($url:literal)+;)+) => {$($({
+                let read = |url: &str| <$config>::try_from(url);
+                let plain = read($url).unwrap();
+                for (before, after) in [("", "\n"), ("", " \r\n\n"), ("\n", ""), (" \t", "\u{a0}\u{85}")] {
+                    let around = read(&format!("{before}{}{after}", $url)).unwrap();
+                    assert_eq!(format!("{around:?}"), format!("{plain:?}"), "{before:?} {after:?}");
+                }
+                for within in ["\n", "\r\n", "\0", "\u{9f}"] {
+                    let error = read(&format!("{}{within}x", $url)).unwrap_err();
+                    assert!(error.to_string().starts_with("the URL has a line feed or another control"), "{error}");
+                }
+            })+)+};
+        }
+        each! {
+            FileConfig: "file:./data" "file:./data?create=false";
+            GitConfig: "git:./x" "git:./x?branch=b";
+            MemoryConfig: "memory:";
+            MongoDbConfig: "mongodb://h/db" "mongodb+srv://h.example/db?w=majority";
+            PostgresConfig: "postgres://u:p@h/db" "postgresql://u:p@h/db?sslmode=require";
+            RedisConfig: "redis://h:6379/0" "rediss://h?prefix=a" "redis+unix:///run/x.sock";
+        }
+    }
 }
