@@ -227,6 +227,37 @@ fn a_repository_of_another_user_can_be_allowed() {
     }
 }
 
+/// In a container `.git` can be a volume. Only where a user may have mounts of its own.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_repository_can_be_on_another_file_system_than_its_files() {
+    let place = Place::new();
+    let script = r#"
+        set -e
+        mkdir -p store/.git
+        mount -t tmpfs none store/.git
+        [ "$1" ] || exit 0
+        git init --quiet -b main store
+        for value in 1 2 3; do "$1" --url git:store config set a $value; done
+        : > store/.gateway-storage.new
+        : > store/.git/gateway-storage/writing
+        "$1" --url git:store config get a
+        cat store/config/a.json
+        ls -A store
+        git -C store status --porcelain"#;
+    let run = |program: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--map-root-user", "sh", "-c", script, "sh", program]);
+        command.current_dir(place.dir.path()).env_remove("STORAGE_URL").output()
+    };
+    if !run("").is_ok_and(|mounted| mounted.status.success()) {
+        return;
+    }
+    let ended = ended(run(env!("CARGO_BIN_EXE_storage")).unwrap());
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{}", ended.out);
+    assert_eq!(ended.out, "3\n3\n.git\nconfig\n");
+}
+
 /// What is asked of a proxy that takes no request, if something is.
 #[cfg(feature = "git-https")]
 fn asked_of_a_proxy(no_proxy: &str) -> Option<String> {
