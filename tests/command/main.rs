@@ -13,6 +13,7 @@ mod stops;
 mod terminal;
 mod transfer;
 mod urls;
+mod volumes;
 
 use std::{
     fs,

@@ -11,7 +11,7 @@ use crate::{
 
 /// How a [`File`](crate::File) store is opened.
 ///
-/// As a URL: `file:./data`, `file:/var/lib/gateway?create=false&deadline=5s`, `file:///var/lib/gateway`. The path is
+/// As a URL: `file:./data`, `file:/var/lib/gateway?create=false&wait=30s`, `file:///var/lib/gateway`. The path is
 /// taken as it stands, up to the first `?`; nothing in it is decoded, and no shell's `~` or `$HOME` is replaced: a path that begins
 /// with one is refused, `./~` is a folder of that name. Deserialized, unknown fields are refused.
 ///
@@ -34,6 +34,22 @@ pub struct FileConfig {
     /// How long a write may take. Default: [`DEFAULT_DEADLINE`]. Opening has no deadline.
     #[serde(default = "default_deadline", with = "readable")]
     pub deadline: Duration,
+    /// How long opening waits for a store that another process, or another handle, has open. Default: zero, so that such
+    /// a store is [`Busy`](ErrorKind::Busy) at once.
+    ///
+    /// A new process that takes over from an old one waits here: give it the time that the old one takes to stop. On
+    /// Kubernetes set the strategy `Recreate`; with `RollingUpdate` the old pod ends only once the new one is ready, so a
+    /// wait can't end.
+    #[serde(default, with = "readable")]
+    pub wait: Duration,
+    /// Whether the store is opened for reading only: on a read-only medium, or by a user who may only read. Nothing in
+    /// the directory is changed. Several processes can read one store at a time, and none can write to it meanwhile.
+    /// Default: `false`.
+    ///
+    /// Writes are [`Denied`](ErrorKind::Denied), and [`health`](crate::Backend::health) is about reads. A store that was
+    /// not closed in order needs a repair first: copy its directory to where it can be written, and open it there.
+    #[serde(default)]
+    pub read_only: bool,
 }
 
 fn yes() -> bool {
@@ -47,7 +63,13 @@ fn default_deadline() -> Duration {
 impl FileConfig {
     /// The defaults, for a store in this directory.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), create: yes(), deadline: default_deadline() }
+        Self {
+            path: path.into(),
+            create: yes(),
+            deadline: default_deadline(),
+            wait: Duration::ZERO,
+            read_only: false,
+        }
     }
 }
 
@@ -71,7 +93,9 @@ impl TryFrom<&str> for FileConfig {
             match option? {
                 ("create", value) => config.create = boolean("create", value)?,
                 ("deadline", value) => config.deadline = duration("deadline", value)?,
-                (name, _) => return Err(unknown_option(name, &["create", "deadline"])),
+                ("read_only", value) => config.read_only = boolean("read_only", value)?,
+                ("wait", value) => config.wait = duration("wait", value)?,
+                (name, _) => return Err(unknown_option(name, &["create", "deadline", "read_only", "wait"])),
             }
         }
         Ok(config)
@@ -100,8 +124,10 @@ mod tests {
         assert_eq!(path_of("\tfile:./data \r\n"), PathBuf::from("./data"));
         assert_eq!(path_of("file:///var/lib"), PathBuf::from("/var/lib"));
         assert_eq!(path_of("file://localhost/var/lib"), PathBuf::from("/var/lib"));
-        let config = FileConfig::try_from("file:data?create=false&deadline=250ms").unwrap();
+        let config = FileConfig::try_from("file:data?create=false&deadline=250ms&wait=5s").unwrap();
         assert_eq!((config.create, config.deadline), (false, Duration::from_millis(250)));
+        assert_eq!((config.wait, config.read_only), (Duration::from_secs(5), false));
+        assert!(FileConfig::try_from("file:data?read_only=true").unwrap().read_only);
     }
 
     #[test]
@@ -114,7 +140,7 @@ mod tests {
             ("file:x?deadline=5", "the URL option `deadline` is a duration such as `10s` or `250ms`"),
             (
                 "file:x?mode=1",
-                "the URL has an option that this backend does not know; its options: create, deadline",
+                "the URL has an option that this backend does not know; its options: create, deadline, read_only, wait",
             ),
             ("file:~/data", SHELLS),
             ("file:~", SHELLS),
@@ -136,7 +162,7 @@ mod tests {
     fn typed() {
         let config = FileConfig::new("./data");
         let text = serde_json::to_string(&config).unwrap();
-        assert_eq!(text, r#"{"path":"./data","create":true,"deadline":"10s"}"#);
+        assert_eq!(text, r#"{"path":"./data","create":true,"deadline":"10s","wait":"0s","read_only":false}"#);
         assert_eq!(serde_json::from_str::<FileConfig>(&text).unwrap(), config);
         assert!(serde_json::from_str::<FileConfig>(r#"{"path":".","pth":1}"#).is_err());
     }

@@ -33,7 +33,7 @@ use crate::{
 
 const AFTER_HELP: &str = "\
 URLs:
-  file:./data                a directory on disk; options: ?create=false&deadline=5s
+  file:./data                a directory on disk; options: ?create=false&wait=30s&read_only=true
   postgres://user@host/db    a PostgreSQL database; options: ?sslmode=verify-full&schema=gateway_storage
   git:./settings             a Git repository; options: ?branch=main&remote=URL&token_env=NAME
   redis://host:6379/0        a Redis server; also rediss, redis+sentinel, redis-cluster; options: ?prefix=gcli2api:

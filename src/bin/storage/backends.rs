@@ -39,6 +39,11 @@ pub(crate) trait Operated: Open {
     fn existing(config: Self::Config) -> Self::Config {
         config
     }
+
+    /// The configuration, changed so that a store that can't be written is opened, if the backend can do that.
+    fn to_read(_: Self::Config) -> Option<Self::Config> {
+        None
+    }
 }
 
 impl Operated for File {
@@ -48,6 +53,11 @@ impl Operated for File {
     fn existing(mut config: FileConfig) -> FileConfig {
         config.create = false;
         config
+    }
+
+    fn to_read(mut config: FileConfig) -> Option<FileConfig> {
+        config.read_only = true;
+        Some(config)
     }
 }
 

@@ -172,6 +172,9 @@ impl Failure {
             ErrorKind::InvalidValue if !is_lines => {
                 failure.hint("check the URL; no command makes a database on the server")
             }
+            ErrorKind::Busy if url.starts_with("file:") => failure.hint(
+                "stop the process that has it open (a gateway?), or wait for it: `?wait=30s` in the URL",
+            ),
             ErrorKind::Busy => failure.hint("stop what has it open (a gateway?), or try again later"),
             _ => failure,
         }
