@@ -279,6 +279,7 @@ impl Adoption {
 impl Source {
     /// The source, and of which layouts it may be.
     async fn open(url: &str, layout: Option<Layout>) -> Result<(Self, Vec<Layout>)> {
+        let url = url.trim();
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
         match scheme {
             #[cfg(feature = "file")]

@@ -96,7 +96,7 @@ const OPTIONS_ELSEWHERE: &str = "\
 pub(crate) fn check_path(path: &Path) -> Result<()> {
     match path.as_os_str().as_encoded_bytes().first() {
         Some(b'~' | b'$') => Err(invalid(
-            "the path begins with `~` or `$`, which only a shell replaces, and `~` not within a word: write the whole path, on a command line with `$HOME`; for a folder of such a name write `./` before it",
+            "the path begins with `~` or `$`, which no shell has replaced: write the whole path (on a command line `$HOME/..`, without single quotes); a folder of such a name is `./~`",
         )),
         _ => Ok(()),
     }
@@ -193,5 +193,34 @@ mod tests {
         );
         assert!(!said("pa55word").contains("pa55"));
         assert!(!said("").contains("``"));
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn white_space_is_no_part_of_a_url_and_is_refused_within() {
+        use crate::{FileConfig, GitConfig, MemoryConfig, MongoDbConfig, PostgresConfig, RedisConfig};
+
+        macro_rules! each {
+            ($($config:ty: $($url:literal)+;)+) => {$($({
+                let read = |url: &str| <$config>::try_from(url);
+                let plain = read($url).unwrap();
+                for (before, after) in [("", "\n"), ("", " \r\n\n"), ("\n", ""), (" \t", "\u{a0}\u{85}")] {
+                    let around = read(&format!("{before}{}{after}", $url)).unwrap();
+                    assert_eq!(format!("{around:?}"), format!("{plain:?}"), "{before:?} {after:?}");
+                }
+                for within in ["\n", "\r\n", "\0", "\u{9f}"] {
+                    let error = read(&format!("{}{within}x", $url)).unwrap_err();
+                    assert!(error.to_string().starts_with("the URL has a line feed or another control"), "{error}");
+                }
+            })+)+};
+        }
+        each! {
+            FileConfig: "file:./data" "file:./data?create=false";
+            GitConfig: "git:./x" "git:./x?branch=b";
+            MemoryConfig: "memory:";
+            MongoDbConfig: "mongodb://h/db" "mongodb+srv://h.example/db?w=majority";
+            PostgresConfig: "postgres://u:p@h/db" "postgresql://u:p@h/db?sslmode=require";
+            RedisConfig: "redis://h:6379/0" "rediss://h?prefix=a" "redis+unix:///run/x.sock";
+        }
     }
 }

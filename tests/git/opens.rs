@@ -263,7 +263,7 @@ async fn a_single_file_with_a_filter_is_not_written() {
 async fn what_only_a_shell_replaces_is_refused() {
     for path in ["~/x", "$HOME/x"] {
         let (kind, message) = refused(Path::new(path)).await;
-        assert!(kind == ErrorKind::InvalidValue && message.contains("only a shell"), "{message}");
+        assert!(kind == ErrorKind::InvalidValue && message.contains("no shell has replaced"), "{message}");
     }
 }
 

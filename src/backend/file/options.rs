@@ -106,8 +106,8 @@ impl TryFrom<&str> for FileConfig {
 mod tests {
     use super::*;
 
-    const SHELLS: &str = "the path begins with `~` or `$`, which only a shell replaces, and `~` not within a word: write the \
-        whole path, on a command line with `$HOME`; for a folder of such a name write `./` before it";
+    const SHELLS: &str = "the path begins with `~` or `$`, which no shell has replaced: write the whole path (on a command \
+        line `$HOME/..`, without single quotes); a folder of such a name is `./~`";
     const WITHIN: &str = "the URL has a line feed or another control character within: percent-encode it in a part that may \
         have one";
 

@@ -291,7 +291,7 @@ struct Route {
     packs: Packs,
     config: GitConfig,
     runtime: Handle,
-    /// Why there is no token, which libgit2 can't be told.
+    /// Why there was no login.
     untold: RefCell<Option<Error>>,
     line: Arc<Line>,
 }
@@ -494,7 +494,7 @@ impl Route {
             asked += 1;
             // A remote that refuses a credential asks again, without end.
             if asked > 3 {
-                return Err(git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Callback, "refused"));
+                return Err(self.no_login(denied("the remote refuses the login that it is shown")));
             }
             self.login(url, user, allowed)
         });
@@ -514,16 +514,26 @@ impl Route {
             };
         }
         // Never over a line that others can read.
-        let token = self.config.token.as_ref().filter(|_| url.starts_with("https://"));
-        let none = || git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Callback, "no token");
-        // As it is now: it may have been renewed.
-        match self.runtime.block_on(token.ok_or_else(none)?.reveal()) {
-            Ok(token) => Cred::userpass_plaintext(user, &token),
-            Err(error) => {
-                self.untold.replace(Some(error));
-                Err(none())
-            }
+        if !url.starts_with("https://") {
+            return Err(self.no_login(denied("the remote wants a login, and a token goes over `https` only")));
         }
+        let Some(token) = &self.config.token else {
+            return Err(self.no_login(denied(
+                "the remote wants a login: `token_env` or `token_file` says where the token is",
+            )));
+        };
+        // As it is now: it may have been renewed.
+        match self.runtime.block_on(token.reveal()) {
+            Ok(token) => Cred::userpass_plaintext(user, &token),
+            Err(error) => Err(self.no_login(error)),
+        }
+    }
+
+    /// Keeps why there is no login, which libgit2 can't be told.
+    #[cold]
+    fn no_login(&self, why: Error) -> git2::Error {
+        self.untold.replace(Some(why));
+        git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Callback, "no login")
     }
 
     /// Why the remote can't be used.
@@ -538,6 +548,10 @@ impl Route {
             && why.code() == ErrorCode::Owner
         {
             return foreign(&path, &why);
+        }
+        if error.code() == ErrorCode::Certificate {
+            let message = "the remote's certificate, or its host's key, is not one that this machine trusts";
+            return failed(message, error);
         }
         let error = failed("the remote can't be reached, or refuses", error);
         match error.kind() {
@@ -663,6 +677,11 @@ fn died() -> Error {
 }
 
 #[cold]
+fn denied(message: &'static str) -> Error {
+    Error::new(ErrorKind::Denied, message)
+}
+
+#[cold]
 fn unread(error: git2::Error) -> Error {
     failed("the history can't be read", error)
 }
@@ -729,7 +748,9 @@ mod tests {
             assert_eq!((shown.credtype(), calls.load(Ordering::SeqCst)), (kind.bits(), called));
         }
         for open in ["http://git.example/x.git", "git://git.example/x.git"] {
-            assert!(route.login(open, None, kind).is_err());
+            let error = route.unreached(route.login(open, None, kind).map(drop).unwrap_err());
+            assert_eq!(error.kind(), ErrorKind::Denied);
+            assert!(error.to_string().ends_with("a token goes over `https` only"), "{error}");
             assert_eq!(calls.load(Ordering::SeqCst), 2, "it is not even asked for");
         }
         let refused = route.login(HTTPS, None, kind).map(drop).unwrap_err();
@@ -738,7 +759,9 @@ mod tests {
         assert_eq!(error.to_string(), "the function that is asked for a secret failed");
         // It is told once.
         let other = git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Http, "");
-        assert_eq!(route.unreached(other).kind(), ErrorKind::Denied);
+        let error = route.unreached(other);
+        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert!(error.to_string().starts_with("the remote can't be reached"), "{error}");
     }
 
     #[test]

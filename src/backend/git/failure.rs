@@ -31,7 +31,7 @@ pub(super) fn foreign(path: &Path, error: &git2::Error) -> Error {
     // The setting is compared with the path that has no links.
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let message = format!(
-        "the repository in {0} belongs to another user: `git config --global --add safe.directory '{0}'`, as the user of this process and with the same HOME, allows to open it",
+        "the repository in {0} belongs to another user: `git config --global --add safe.directory '{0}'` allows this, if the user of this process runs it with the same HOME",
         path.display()
     );
     Error::new(ErrorKind::Denied, message).with_code(format!("{:?} {:?}", error.class(), error.code()))

@@ -24,6 +24,9 @@ use crate::{Error, ErrorKind, Result};
 /// Our own folder in `.git`.
 pub(super) const OURS: &str = "gateway-storage";
 
+/// A file of the work tree before it has its name, where `.git` is on another file system.
+pub(super) const ASIDE: &str = ".gateway-storage.new";
+
 /// How often it is tried to take a new repository away again: the remote's thread may still write into it.
 const UNMADE: u32 = 20;
 
@@ -145,6 +148,7 @@ impl Place {
             remove(&self.git.join(lock + ".lock"))?;
         }
         remove_those(&self.git.join(OURS), |name| name.ends_with(".new"))?;
+        remove(&self.path.join(ASIDE))?;
         self.writing.clear()
     }
 

@@ -20,7 +20,7 @@ use super::{
     failure::{failed, io_failed},
     ledger::{Blob, Change},
     name::record_of,
-    place::{Place, read_id, write_file},
+    place::{ASIDE, Place, read_id, write_file},
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -132,20 +132,33 @@ impl Worktree {
                 let content = repository.find_blob(blob.id).map_err(io::Error::other)?;
                 self.make_parents(path)?;
                 let mode = if blob.mode == FileMode::BlobExecutable { 0o700 } else { 0o600 };
-                // A new file is written in its place: half of one is known for what it is at the next start.
-                let place = if is_new { &target } else { &self.aside };
-                if !is_new {
-                    remove(place)?;
-                }
-                let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(place)?;
-                file.write_all(content.content())?;
-                if !is_new {
-                    fs::rename(place, &target)?;
+                let write = |place: &Path| {
+                    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(place)?;
+                    file.write_all(content.content())
+                };
+                if is_new {
+                    // In its place: half of one is known for what it is at the next start.
+                    write(&target)?;
+                } else {
+                    self.replace(&target, write)?;
                 }
             }
         }
         self.unsynced.insert(path.to_owned());
         Ok(true)
+    }
+
+    /// Writes a file aside, and moves it to its place. `.git` can be a mount of its own, out of which nothing can be moved.
+    fn replace(&self, target: &Path, write: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+        let move_from = |aside: &Path| {
+            remove(aside)?;
+            write(aside)?;
+            fs::rename(aside, target).inspect_err(|_| drop(remove(aside)))
+        };
+        match move_from(&self.aside) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => move_from(&self.root.join(ASIDE)),
+            moved => moved,
+        }
     }
 
     /// What is at the place of a file. No symbolic link on the way is followed.

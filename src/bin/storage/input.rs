@@ -166,8 +166,8 @@ pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
 pub(crate) fn check_path(path: &Path) -> Result<(), Failure> {
     match path.as_os_str().as_encoded_bytes().first() {
         Some(b'~' | b'$') => {
-            Err(Failure::line(format!("the file `{}` has a name that only a shell replaces", path.display()))
-                .hint("`~` is not replaced within a word: write `$HOME` on a command line, elsewhere the whole path; a file of such a name is `./~`"))
+            Err(Failure::line(format!("the file `{}` has a name that no shell has replaced", path.display()))
+                .hint("write the whole path (on a command line `$HOME/..`, without single quotes); a file of such a name is `./~`"))
         }
         _ => Ok(()),
     }
