@@ -234,12 +234,6 @@ impl Error {
         self.0.path.as_deref()
     }
 
-    /// The same error, with the address of the server that it came from.
-    #[cold]
-    pub(crate) fn at(self, address: impl fmt::Display) -> Self {
-        self.edit(|inner| inner.message = format!("{} (at {address})", inner.message).into())
-    }
-
     /// An I/O error, by what the caller can do about it.
     #[cold]
     pub(crate) fn io(message: impl Into<Cow<'static, str>>, error: io::Error) -> Self {

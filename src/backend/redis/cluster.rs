@@ -16,8 +16,7 @@ use redis::{Cmd, Value, cmd};
 
 use super::{
     RedisConfig,
-    address::Address,
-    dial::{Settings, Target},
+    connection::{Address, Settings, Target},
     failure,
     node::Node,
     reply,

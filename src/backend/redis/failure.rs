@@ -4,14 +4,11 @@ use std::{error::Error as _, io};
 
 use redis::{ErrorKind as DriverKind, RedisError};
 
-use super::dial::NAMES;
+use super::tls;
 use crate::{
     Error, ErrorKind, Outcome,
-    backend::remote::{Effect, trust::refusal, unreachable},
+    backend::remote::{Effect, unreachable},
 };
-
-/// What errors call it.
-pub(super) const SERVER: &str = "the Redis server";
 
 /// An error of a request that was sent.
 #[cold]
@@ -31,67 +28,24 @@ pub(super) fn of_dial(error: &RedisError) -> Error {
         (None, DriverKind::AuthenticationFailed) => {
             Error::new(ErrorKind::Denied, "the Redis server does not accept the login")
         }
+        (None, DriverKind::RESP3NotSupported) => {
+            Error::new(ErrorKind::Unsupported, "the Redis server is too old: version 6 or later is needed")
+        }
         (None, _) => lost(error),
-    }
-}
-
-/// An error before the first request.
-#[cold]
-pub(super) fn of_connecting(error: &io::Error) -> Error {
-    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-        Some(tls) => refusal(SERVER, tls, &NAMES),
-        None => unreachable(SERVER, Some(error)),
-    }
-}
-
-/// An error of the first request, which is `HELLO` with the login: it asks for RESP3. Servers before version 6 do not know it,
-/// nor do some proxies, and each says so in its own words.
-#[cold]
-pub(super) fn of_greeting(error: &RedisError) -> Error {
-    let detail = error.detail().unwrap_or_default().to_ascii_lowercase();
-    let is_of_hello = detail.contains("hello");
-    let is_denied = error.code() == Some("NOPERM") && is_of_hello;
-    let is_unknown = matches!(error.code(), Some("ERR" | "NOPROTO")) && is_of_hello
-        || error.code() == Some("NOPROTO")
-        || error.kind() == DriverKind::RESP3NotSupported;
-    let has_closed = cause(error).is_some_and(|cause| {
-        matches!(
-            cause.kind(),
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-        )
-    });
-    if is_denied {
-        let message = "the Redis user may not run `HELLO`: allow it (`+hello`, or `+@connection`)";
-        Error::new(ErrorKind::Denied, message).with_code("NOPERM")
-    } else if is_unknown {
-        let message = "the Redis server, or a proxy before it, does not know `HELLO`: RESP3 is needed, which Redis has since \
-                       version 6";
-        let unknown = Error::new(ErrorKind::Unsupported, message);
-        error.code().map_or_else(|| unknown.clone(), |code| unknown.clone().with_code(code))
-    } else if has_closed {
-        let message = "the Redis server closed the connection when it was greeted with `HELLO`: it wants TLS, or a proxy \
-                       before it does not know RESP3, or it is being stopped";
-        Error::new(ErrorKind::Unavailable, message)
-    } else {
-        of_dial(error)
     }
 }
 
 #[cold]
 fn lost(error: &RedisError) -> Error {
-    let cause = cause(error);
-    // A server that wants a client certificate says so only after the handshake.
-    match cause.and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref()) {
-        Some(tls) => refusal(SERVER, tls, &NAMES),
-        None => unreachable(SERVER, cause),
-    }
-}
-
-fn cause(error: &RedisError) -> Option<&io::Error> {
-    error.source().and_then(|source| {
+    let io = error.source().and_then(|source| {
         let shared = source.downcast_ref::<std::sync::Arc<dyn std::error::Error + Send + Sync>>();
         source.downcast_ref::<io::Error>().or_else(|| shared.and_then(|shared| shared.downcast_ref()))
-    })
+    });
+    if let Some(tls) = io.and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref::<rustls::Error>())
+    {
+        return tls::of_handshake(tls);
+    }
+    unreachable("the Redis server", io)
 }
 
 /// The code of an error reply. What a command of a script was refused for is in the text: version 6 has its code there, and no
@@ -129,6 +83,7 @@ pub(super) fn of_code(code: &str, detail: &str) -> Error {
         "MOVED" | "ASK" | "CROSSSLOT" => {
             (Unsupported, "the Redis server is part of a cluster: open it as one, with `redis-cluster://`")
         }
+        "NOPROTO" => (Unsupported, "the Redis server is too old: version 6 or later is needed"),
         "ERR" if detail.contains("would overflow") => return Error::overflow().with_code(code),
         "ERR" if detail.contains("not an integer") => (Corrupt, "a stored counter is not an integer"),
         "ERR" if detail.contains("max number of clients") => {

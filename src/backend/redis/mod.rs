@@ -1,13 +1,11 @@
 //! [`Redis`]: one round trip an operation, over a few connections that all calls share.
 
-mod address;
 mod adopt;
 mod cache;
 mod cluster;
 mod config;
 mod connection;
 mod credential;
-mod dial;
 mod export;
 mod failure;
 mod health;
@@ -22,6 +20,7 @@ mod scan;
 mod sentinel;
 mod server;
 mod stats;
+mod tls;
 mod usage;
 
 use std::{sync::Arc, time::Duration};
@@ -139,7 +138,7 @@ impl Open for Redis {
             layout: Arc::new(Layout::new(&config.prefix)),
             namespace: config.db.to_string().into(),
             deadline: config.deadline,
-            server: Arc::new(Server::new(&config).await?),
+            server: Arc::new(Server::new(&config)?),
         };
         redis.server.begin(config.deadline).await?;
         redis.check_open().await?;

@@ -6,7 +6,7 @@ use redis::{Cmd, Pipeline, Value, cmd};
 
 use super::{
     RedisConfig,
-    dial::{Settings, Target},
+    connection::{Settings, Target},
     failure,
     pool::Pool,
 };

@@ -1,11 +1,11 @@
 //! [`RedisConfig`]: where the server is and how it is spoken to.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
 use crate::{
-    DEFAULT_DEADLINE, Error, ErrorKind, Result, Secret,
+    DEFAULT_DEADLINE, Error, ErrorKind, Result,
     codec::{Location, boolean, decode, duration, number, readable, unknown_option},
 };
 
@@ -22,11 +22,8 @@ use crate::{
 /// | `rediss://`, `rediss+sentinel://`, `rediss-cluster://` | the same over TLS |
 ///
 /// User, password and options may be percent-encoded. The fields below are options under their names; those of
-/// [`RedisTls`] are `tls_ca`, `tls_cert`, `tls_key` and `tls_server_name`, those of [`RedisSentinel`] `sentinel_username` and
-/// `sentinel_password`. A password that is kept elsewhere is `password_file`, `password_env`, `sentinel_password_file` or
-/// `sentinel_password_env`. Deserialized, unknown fields are refused.
-///
-#[doc = include_str!("providers.md")]
+/// [`RedisTls`] are `tls_ca`, `tls_cert` and `tls_key`, those of [`RedisSentinel`] `sentinel_username` and
+/// `sentinel_password`. Deserialized, unknown fields are refused.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -37,7 +34,7 @@ use crate::{
 /// assert_eq!(config.prefix, "gcli2api:");
 /// assert!(!format!("{config:?}").contains("\"x\""));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct RedisConfig {
@@ -52,8 +49,8 @@ pub struct RedisConfig {
     ///
     #[doc = include_str!("acl.md")]
     pub username: Option<String>,
-    /// Its password, which each new connection asks for. Connections that are open stay logged in.
-    pub password: Option<Secret>,
+    /// Its password. `Debug` does not print it.
+    pub password: Option<String>,
     /// The database's number. A cluster has only 0.
     pub db: u32,
     /// What the store's keys begin with. Default: `gcli2api:`. In a cluster a `{tag}` in it would keep all keys on one server.
@@ -113,7 +110,7 @@ pub enum RedisTopology {
 }
 
 /// What sentinels are asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RedisSentinel {
@@ -121,8 +118,8 @@ pub struct RedisSentinel {
     pub master: String,
     /// The ACL user at the sentinels.
     pub username: Option<String>,
-    /// Its password.
-    pub password: Option<Secret>,
+    /// Its password. `Debug` does not print it.
+    pub password: Option<String>,
 }
 
 impl RedisSentinel {
@@ -132,11 +129,19 @@ impl RedisSentinel {
     }
 }
 
+impl fmt::Debug for RedisSentinel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisSentinel")
+            .field("master", &self.master)
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "..."))
+            .finish()
+    }
+}
+
 /// How the server is trusted, and how it trusts us.
 ///
-/// The server's certificate must be for the host that is connected to, or for [`server_name`](Self::server_name); there is no way to
-/// turn that off. A certificate that is itself in the file of trusted ones is trusted, so a self-signed one needs no authority.
-/// Files are read once, when the store is opened.
+/// The server's certificate must be for the host that was asked for; there is no way to turn that off.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
@@ -147,9 +152,6 @@ pub struct RedisTls {
     pub cert: Option<PathBuf>,
     /// A PEM file of the client's private key.
     pub key: Option<PathBuf>,
-    /// The host that the servers' certificates are for, where it is not the one that is connected to: a cluster whose nodes are
-    /// announced by their addresses, or a tunnel. It holds for every node, and for sentinels.
-    pub server_name: Option<String>,
 }
 
 /// How well a server must keep what it is given, for [`open`](crate::Open::open) to take it.
@@ -231,7 +233,32 @@ impl RedisConfig {
     }
 }
 
-const OPTIONS: [&str; 25] = [
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("addr", &self.addr)
+            .field("topology", &self.topology)
+            .field("tls", &self.tls)
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "..."))
+            .field("db", &self.db)
+            .field("prefix", &self.prefix)
+            .field("client_name", &self.client_name)
+            .field("dial_timeout", &self.dial_timeout)
+            .field("read_timeout", &self.read_timeout)
+            .field("write_timeout", &self.write_timeout)
+            .field("tcp_nodelay", &self.tcp_nodelay)
+            .field("pool_size", &self.pool_size)
+            .field("min_idle", &self.min_idle)
+            .field("wait_replicas", &self.wait_replicas)
+            .field("wait_timeout", &self.wait_timeout)
+            .field("durability", &self.durability)
+            .field("deadline", &self.deadline)
+            .finish()
+    }
+}
+
+const OPTIONS: [&str; 20] = [
     "client_name",
     "db",
     "deadline",
@@ -239,20 +266,15 @@ const OPTIONS: [&str; 25] = [
     "durability",
     "min_idle",
     "password",
-    "password_env",
-    "password_file",
     "pool_size",
     "prefix",
     "read_timeout",
     "sentinel_password",
-    "sentinel_password_env",
-    "sentinel_password_file",
     "sentinel_username",
     "tcp_nodelay",
     "tls_ca",
     "tls_cert",
     "tls_key",
-    "tls_server_name",
     "username",
     "wait_replicas",
     "wait_timeout",
@@ -300,37 +322,20 @@ impl TryFrom<&str> for RedisConfig {
                 ("dial_timeout", ..) => config.dial_timeout = duration(name, value)?,
                 ("durability", ..) => config.durability = durability(value)?,
                 ("min_idle", ..) => config.min_idle = number(name, value)?,
-                ("password", ..) => Secret::from(decode(value)?).fill(&mut config.password)?,
-                ("password_env", ..) => Secret::env(decode(value)?).fill(&mut config.password)?,
-                ("password_file", ..) => Secret::file(decode(value)?).fill(&mut config.password)?,
+                ("password", ..) => config.password = Some(decode(value)?),
                 ("pool_size", ..) => config.pool_size = number(name, value)?,
                 ("prefix", ..) => config.prefix = decode(value)?,
                 ("read_timeout", ..) => config.read_timeout = duration(name, value)?,
-                ("sentinel_password", _, RedisTopology::Sentinel(of)) => {
-                    Secret::from(decode(value)?).fill(&mut of.password)?;
-                }
-                ("sentinel_password_env", _, RedisTopology::Sentinel(of)) => {
-                    Secret::env(decode(value)?).fill(&mut of.password)?;
-                }
-                ("sentinel_password_file", _, RedisTopology::Sentinel(of)) => {
-                    Secret::file(decode(value)?).fill(&mut of.password)?;
-                }
+                ("sentinel_password", _, RedisTopology::Sentinel(of)) => of.password = Some(decode(value)?),
                 ("sentinel_username", _, RedisTopology::Sentinel(of)) => of.username = Some(decode(value)?),
                 ("tcp_nodelay", ..) => config.tcp_nodelay = boolean(name, value)?,
                 ("tls_ca", Some(tls), _) => tls.ca = Some(decode(value)?.into()),
                 ("tls_cert", Some(tls), _) => tls.cert = Some(decode(value)?.into()),
                 ("tls_key", Some(tls), _) => tls.key = Some(decode(value)?.into()),
-                ("tls_server_name", Some(tls), _) => tls.server_name = Some(decode(value)?),
-                ("tls_ca" | "tls_cert" | "tls_key" | "tls_server_name", None, _) => {
+                ("tls_ca" | "tls_cert" | "tls_key", None, _) => {
                     return Err(invalid("the URL has TLS options, and its scheme is not `rediss`"));
                 }
-                (
-                    "sentinel_password"
-                    | "sentinel_password_env"
-                    | "sentinel_password_file"
-                    | "sentinel_username",
-                    ..,
-                ) => {
+                ("sentinel_password" | "sentinel_username", ..) => {
                     return Err(invalid(
                         "the URL has options for sentinels, and its scheme is not `redis+sentinel`",
                     ));
@@ -339,42 +344,10 @@ impl TryFrom<&str> for RedisConfig {
                 ("wait_replicas", ..) => config.wait_replicas = number(name, value)?,
                 ("wait_timeout", ..) => config.wait_timeout = duration(name, value)?,
                 ("write_timeout", ..) => config.write_timeout = duration(name, value)?,
-                _ if elsewhere(name, value)? => {}
                 _ => return Err(unknown_option(name, &OPTIONS)),
             }
         }
         Ok(config)
-    }
-}
-
-/// An option of another client: whether it asks for what is done anyway. One that asks for what is not done is refused with the
-/// reason.
-fn elsewhere(name: &str, value: &str) -> Result<bool> {
-    let asks_no = |words: &[&str]| words.iter().any(|word| value.eq_ignore_ascii_case(word));
-    match name {
-        // redis-py and Celery; go-redis; `ioredis`.
-        "ssl_cert_reqs" if asks_no(&["required", "cert_required", "2"]) => Ok(true),
-        "ssl_check_hostname" | "verify_ssl" if asks_no(&["true", "1", "yes"]) => Ok(true),
-        "skip_verify" | "tls_insecure" if asks_no(&["false", "0", "no"]) => Ok(true),
-        "ssl_cert_reqs" | "ssl_check_hostname" | "verify_ssl" | "skip_verify" | "tls_insecure" => {
-            Err(invalid(format!(
-                "the URL option `{name}` would turn the check of the server's certificate off, which can't be done: take it away, \
-             and name the server's certificate, or its authority's, in `tls_ca`"
-            )))
-        }
-        "ssl_ca_certs" => Err(invalid("the URL option `ssl_ca_certs` is called `tls_ca` here")),
-        "ssl_certfile" => Err(invalid("the URL option `ssl_certfile` is called `tls_cert` here")),
-        "ssl_keyfile" => Err(invalid("the URL option `ssl_keyfile` is called `tls_key` here")),
-        "protocol" if value == "3" => Ok(true),
-        "protocol" => {
-            Err(invalid("the URL option `protocol` is 3: RESP3 is needed, which Redis has since version 6"))
-        }
-        "decode_responses"
-        | "encoding"
-        | "health_check_interval"
-        | "socket_keepalive"
-        | "retry_on_timeout" => Ok(true),
-        _ => Ok(false),
     }
 }
 
@@ -415,7 +388,7 @@ impl RedisConfig {
         let Some((login, place)) = rest.rsplit_once('@') else { return Ok(rest) };
         let (user, password) = login.split_once(':').map_or((login, None), |(u, p)| (u, Some(p)));
         self.username = Some(decode(user)?).filter(|user| !user.is_empty());
-        self.password = password.map(decode).transpose()?.map(Secret::from);
+        self.password = password.map(decode).transpose()?;
         Ok(place)
     }
 
@@ -461,46 +434,19 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.addr, "cache.internal:7000");
-        assert_eq!((config.username.as_deref(), config.password), (Some("alice"), Some("p@ss:".into())));
+        assert_eq!((config.username.as_deref(), config.password.as_deref()), (Some("alice"), Some("p@ss:")));
         assert_eq!((config.db, config.prefix.as_str(), config.pool_size), (3, "app[1]:", 4));
         assert_eq!(config.read_timeout, Duration::from_millis(250));
 
         let config = RedisConfig::try_from("redis://:pw@[::1]").unwrap();
-        assert_eq!((config.username, config.password), (None, Some("pw".into())));
+        assert_eq!((config.username, config.password.as_deref()), (None, Some("pw")));
         assert_eq!(config.addr, "[::1]");
         assert_eq!(RedisConfig::try_from("redis://localhost:6379").unwrap(), RedisConfig::default());
 
         let config =
             RedisConfig::try_from("redis+unix:///run/redis.sock?db=2&username=u&password=p").unwrap();
         assert_eq!((config.addr.as_str(), config.db), ("/run/redis.sock", 2));
-        assert_eq!((config.username.as_deref(), config.password), (Some("u"), Some("p".into())));
-
-        let config = RedisConfig::try_from("redis://u@h?password_file=/run/secrets/a%20b").unwrap();
-        assert_eq!(config.password, Some(Secret::file("/run/secrets/a b")));
-        let config = RedisConfig::try_from("redis+sentinel://h/m?sentinel_password_env=PW").unwrap();
-        assert!(
-            matches!(config.topology, RedisTopology::Sentinel(of) if of.password == Some(Secret::env("PW")))
-        );
-    }
-
-    #[test]
-    fn options_of_other_clients() {
-        let parsed = |option: &str| RedisConfig::try_from(&*format!("rediss://default:pw@h?{option}"));
-        for option in ["ssl_cert_reqs=required", "protocol=3", "skip_verify=false", "decode_responses=True"] {
-            assert_eq!(parsed(option).unwrap().tls, Some(RedisTls::default()), "{option}");
-        }
-        for (option, said) in [
-            ("ssl_cert_reqs=none", "`ssl_cert_reqs` would turn the check"),
-            ("skip_verify=true", "`skip_verify` would turn the check"),
-            ("ssl_ca_certs=x", "is called `tls_ca` here"),
-            ("protocol=2", "RESP3 is needed"),
-            ("family=6", "the URL option `family` is not one of this backend"),
-            ("password_file=x", "the URL has two passwords"),
-        ] {
-            let error = parsed(option).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidValue);
-            assert!(error.to_string().contains(said), "{option}: {error}");
-        }
+        assert_eq!((config.username.as_deref(), config.password.as_deref()), (Some("u"), Some("p")));
     }
 
     #[test]

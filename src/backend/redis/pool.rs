@@ -17,8 +17,7 @@ use tokio::time::Instant;
 
 use super::{
     RedisConfig,
-    connection::{Connection, Lease},
-    dial::{Settings, Target},
+    connection::{Connection, Lease, Settings, Target},
 };
 use crate::{Error, ErrorKind, PoolStats, Result, backend::remote::Waiting};
 
@@ -328,9 +327,9 @@ mod tests {
     async fn is_narrow_again_after_a_calm_minute() {
         // No server is there: what counts is how many connections it would use.
         let config = RedisConfig::new("127.0.0.1:1");
-        let settings = Arc::new(Settings::new(&config).await.unwrap());
+        let settings = Arc::new(Settings::new(&config).unwrap());
         let pool = |alone| {
-            let addr = super::super::address::Address::parse(&config.addr, 1).unwrap();
+            let addr = super::super::connection::Address::parse(&config.addr, 1).unwrap();
             Pool::new(settings.clone(), Target::Server(addr), &config, 10, alone).unwrap()
         };
         let (pool, alone) = (pool(false), pool(true));

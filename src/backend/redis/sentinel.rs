@@ -5,13 +5,11 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use redis::cmd;
+use redis::{RedisConnectionInfo, aio::MultiplexedConnection, cmd};
 
 use super::{
     RedisSentinel,
-    address::Address,
-    connection::is_master,
-    dial::{Driver, Login, Settings},
+    connection::{Address, Settings, is_master, login},
     failure,
 };
 use crate::{Error, ErrorKind, Result};
@@ -20,18 +18,22 @@ use crate::{Error, ErrorKind, Result};
 pub(super) struct Sentinels {
     addrs: Vec<Address>,
     master: String,
-    login: Login,
+    login: RedisConnectionInfo,
 }
 
 impl Sentinels {
     pub(super) fn new(addrs: Vec<Address>, config: &RedisSentinel) -> Self {
-        let login = Login { username: config.username.clone(), password: config.password.clone() };
+        let login = login(config.username.as_deref(), config.password.as_deref());
         Self { addrs, master: config.master.clone(), login }
     }
 
     /// Connects to the master. A sentinel that does not answer in its part of the dial timeout is passed over, and so is
     /// one that names a server which is no master: it may be cut off from the others.
-    pub(super) async fn greet_master(&self, settings: &Settings, dead: &Arc<AtomicBool>) -> Result<Driver> {
+    pub(super) async fn greet_master(
+        &self,
+        settings: &Settings,
+        dead: &Arc<AtomicBool>,
+    ) -> Result<MultiplexedConnection> {
         let parts = u32::try_from(self.addrs.len()).unwrap_or(u32::MAX).max(1);
         let patience = settings.dial_timeout() / parts;
         let (mut why, mut tried) = (None, Vec::new());
@@ -42,8 +44,9 @@ impl Sentinels {
                     return Ok(None);
                 }
                 tried.push(addr.clone());
-                let driver = settings.greet(&addr, dead).await?;
-                check_role(&driver).await.map_err(|error| error.at(&addr))?;
+                let mut driver =
+                    settings.greet(&addr, dead).await.map_err(|error| failure::of_dial(&error))?;
+                check_role(&mut driver).await?;
                 Ok(Some(driver))
             };
             match tokio::time::timeout(patience, attempt).await {
@@ -55,27 +58,28 @@ impl Sentinels {
             }
         }
         Err(why.unwrap_or_else(|| {
-            let slow = "neither the Redis sentinels nor the master that they name answered in time";
-            let slow = Error::new(ErrorKind::Timeout, slow);
-            tried.last().map_or_else(|| slow.clone(), |master| slow.clone().at(master))
+            Error::new(ErrorKind::Timeout, "neither the Redis sentinels nor the master answered in time")
         }))
     }
 
     async fn ask(&self, settings: &Settings, addr: &Address) -> Result<Option<Address>> {
-        let sentinel = settings.connect(addr, Some(&self.login), None).await?;
+        let mut sentinel = settings
+            .connect(addr, Some(&self.login), None)
+            .await
+            .map_err(|error| failure::of_dial(&error))?;
         let reply: Option<(String, u16)> = cmd("SENTINEL")
             .arg("GET-MASTER-ADDR-BY-NAME")
             .arg(&self.master)
-            .query_async(&mut sentinel.requests())
+            .query_async(&mut sentinel)
             .await
-            .map_err(|error| failure::of_dial(&error).at(addr))?;
+            .map_err(|error| failure::of_dial(&error))?;
         Ok(reply.map(|(host, port)| Address::Host(host, port)))
     }
 }
 
 /// What a sentinel calls the master may have become a replica.
-async fn check_role(driver: &Driver) -> Result<()> {
-    if is_master(&mut driver.requests()).await.map_err(|error| failure::of_dial(&error))? {
+async fn check_role(driver: &mut MultiplexedConnection) -> Result<()> {
+    if is_master(driver).await.map_err(|error| failure::of_dial(&error))? {
         return Ok(());
     }
     let message = "the server that the sentinels name is no master: a failover is under way";

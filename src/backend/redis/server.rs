@@ -11,10 +11,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Redis, RedisConfig, RedisTopology,
-    address::Address,
     cluster::{self, Cluster, Place, REDIRECTS, Redirect, Reply},
-    connection::Lease,
-    dial::{Settings, Target},
+    connection::{Address, Lease, Settings, Target},
     failure,
     node::{self, Envelope, Node, Wait},
     reply,
@@ -53,9 +51,9 @@ const DEFAULT_PORT: u16 = 6379;
 const DEFAULT_SENTINEL_PORT: u16 = 26_379;
 
 impl Server {
-    pub(super) async fn new(config: &RedisConfig) -> Result<Self> {
+    pub(super) fn new(config: &RedisConfig) -> Result<Self> {
         config.check()?;
-        let settings = Arc::new(Settings::new(config).await?);
+        let settings = Arc::new(Settings::new(config)?);
         let one = |target: &dyn Fn() -> Target| {
             Node::new(&settings, target, config, config.pool_size).map(|node| Servers::One(Arc::new(node)))
         };
