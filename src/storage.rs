@@ -83,7 +83,8 @@ pub struct Storage<B> {
 
 /// Opening, layers, health, closing.
 impl<B> Storage<B> {
-    /// Opens a store from a URL (`file:./data`), or from the backend's typed configuration.
+    /// Opens a store from a URL (`file:./data`), or from the backend's typed configuration. White space at the ends of a URL, as a
+    /// mounted secret's line feed, is no part of it; within, a control character is refused.
     ///
     /// # Errors
     ///

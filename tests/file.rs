@@ -95,6 +95,81 @@ async fn a_directory_that_holds_other_things_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_store_is_opened_for_reading_without_a_change() {
+    let base = TempDir::new().unwrap();
+    let path = base.path().join("store");
+    let read_only = || {
+        let mut config = FileConfig::new(&path);
+        config.read_only = true;
+        Storage::<File>::open(config)
+    };
+    assert_eq!(read_only().await.unwrap_err().kind(), ErrorKind::NotFound);
+    let storage = open(&path).await.unwrap();
+    storage.set_config("a", json!(1)).await.unwrap();
+    assert_eq!(read_only().await.unwrap_err().kind(), ErrorKind::Busy, "it is being written");
+    let unclean = base.path().join("unclean");
+    fs::create_dir(&unclean).unwrap();
+    fs::copy(path.join("store.redb"), unclean.join("store.redb")).unwrap();
+    storage.close().await.unwrap();
+
+    fs::set_permissions(&path, Permissions::from_mode(0o500)).unwrap();
+    fs::set_permissions(path.join("store.redb"), Permissions::from_mode(0o400)).unwrap();
+    let before = contents(&path);
+    let (one, two) = (read_only().await.unwrap(), read_only().await.expect("readers share a store"));
+    assert_eq!(one.get_config("a").await.unwrap().value(), &json!(1));
+    assert_eq!(two.export().count().await, 1);
+    two.health().await.unwrap();
+    let error = one.set_config("a", json!(2)).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Denied, Outcome::NotApplied));
+    assert_eq!(one.backend().compact().await.unwrap_err().kind(), ErrorKind::Denied);
+    assert_eq!(one.stats().await.unwrap().details["read_only"], json!(true));
+    one.clone().close().await.unwrap();
+    for error in [one.get_config("a").await.unwrap_err(), one.set_config("a", json!(2)).await.unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::Closed);
+    }
+    assert_eq!(one.health().await.unwrap_err().kind(), ErrorKind::Closed);
+    one.close().await.expect("closing again is fine");
+    assert_eq!(contents(&path), before);
+    fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(path.join("store.redb"), Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(refused(&path).await.0, ErrorKind::Busy, "one is reading");
+    fs::rename(&path, base.path().join("moved")).unwrap();
+    assert_eq!(two.health().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    drop(two);
+
+    let mut config = FileConfig::new(&unclean);
+    config.read_only = true;
+    let before = contents(&unclean);
+    let error = Storage::<File>::open(config).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, false));
+    assert!(error.to_string().contains("copy the directory to where it can be written"), "{error}");
+    assert_eq!(contents(&unclean), before);
+    assert_eq!(open(&unclean).await.unwrap().get_config("a").await.unwrap().value(), &json!(1));
+}
+
+#[tokio::test]
+async fn opening_waits_for_a_store_that_is_open_elsewhere() {
+    let base = TempDir::new().unwrap();
+    let storage = open(base.path()).await.unwrap();
+    let waiting = |wait| {
+        let mut config = FileConfig::new(base.path());
+        config.wait = wait;
+        Storage::<File>::open(config)
+    };
+    let begun = Instant::now();
+    let error = waiting(Duration::from_millis(120)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    assert!(begun.elapsed() >= Duration::from_millis(120));
+    // One that is dropped does not open it later.
+    assert!(tokio::time::timeout(Duration::from_millis(60), waiting(Duration::from_secs(60))).await.is_err());
+    let (opened, ()) = tokio::join!(waiting(Duration::from_secs(60)), async {
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        storage.close().await.unwrap();
+    });
+    opened.unwrap().set_config("a", json!(1)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_plain_file_is_left_alone() {
     let base = TempDir::new().unwrap();
     let file = base.path().join("file");

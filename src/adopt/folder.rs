@@ -1,16 +1,22 @@
 //! The layouts that are files: those of the backends `File` and `Git`, and a folder of credentials.
 
-use std::{cell::Cell, collections::BTreeMap, ffi::OsString, path::Path};
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserializer;
 use serde_json::Value;
 
 use super::{
-    Layout,
-    directory::{Directory, Entry, Is, LINK, NO_FILE},
+    Layout, NAME_IT, NOTHING,
+    directory::{Directory, Entry, Is, NO_FILE},
 };
 use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, MAX_VALUE_BYTES, Record, Result,
+    archive::BYTE_ORDER_MARK,
     codec::{decode_config_or_word, whole},
     model::{Members, Piece, Refused, Watched, unreadable},
 };
@@ -24,8 +30,8 @@ const ALL: usize = 4 * ONE;
 /// A file to read, in the order in which records come.
 pub(super) struct Step {
     of: Of,
-    directory: Directory,
-    name: OsString,
+    root: Directory,
+    path: PathBuf,
     place: String,
 }
 
@@ -43,18 +49,16 @@ pub(super) fn recognise(path: &Path) -> Result<Vec<Layout>> {
     let root = Directory::open(path)?;
     let entries = list(&root)?;
     let has = |name: &str, is: Is| entries.iter().any(|entry| entry.name == name && entry.is == is);
-    let is_ours = has("store.redb", Is::File)
-        || matches!(root.directory(".git"), Ok(Some(git)) if list(&git)?.iter().any(|entry| entry.name == "gateway-storage"));
+    let inside = |folder: &str| root.entries(folder.as_ref()).ok().flatten().unwrap_or_default();
+    let is_ours =
+        has("store.redb", Is::File) || inside(".git").iter().any(|entry| entry.name == "gateway-storage");
     if is_ours {
         return Err(Error::new(
             ErrorKind::InvalidValue,
             format!("{} holds a store of this crate: copy it instead", path.display()),
         ));
     }
-    let configs = match root.directory("config") {
-        Ok(Some(config)) => list(&config)?,
-        _ => Vec::new(),
-    };
+    let configs = inside("config");
     let (map, others): (Vec<&Entry>, Vec<&Entry>) =
         configs.iter().filter(|entry| is_json(entry)).partition(|entry| entry.name == "config.json");
     let has_records = has("credentials", Is::Directory) || has("config", Is::Directory);
@@ -63,7 +67,29 @@ pub(super) fn recognise(path: &Path) -> Result<Vec<Layout>> {
     let is_file = !map.is_empty() || has("usage", Is::Directory) || has_records && !is_git;
     let is_folder = entries.iter().any(is_json);
     let candidates = [(Layout::Directory, is_file), (Layout::WorkTree, is_git), (Layout::Folder, is_folder)];
-    Ok(candidates.into_iter().filter_map(|(layout, is)| is.then_some(layout)).collect())
+    let found: Vec<Layout> = candidates.into_iter().filter_map(|(layout, is)| is.then_some(layout)).collect();
+    match unfollowed(&entries) {
+        Some(links) if found.is_empty() => {
+            Err(Error::new(ErrorKind::NotFound, format!("{NOTHING}; {links}; {NAME_IT}")))
+        }
+        _ => Ok(found),
+    }
+}
+
+/// How many links are not followed, by reason.
+fn unfollowed(entries: &[Entry]) -> Option<String> {
+    let mut counts = BTreeMap::new();
+    for entry in entries {
+        if let Is::Link(why) = entry.is {
+            *counts.entry(why).or_insert(0) += 1;
+        }
+    }
+    let text = |(why, count): (&&str, &i32)| match count {
+        1 => format!("found once: {why}"),
+        _ => format!("found {count} times: {why}"),
+    };
+    let texts: Vec<String> = counts.iter().map(text).collect();
+    (!texts.is_empty()).then(|| texts.join("; "))
 }
 
 /// What is to be read of a directory, sorted, and what is there beside.
@@ -82,19 +108,17 @@ pub(super) fn plan(path: &Path, layout: Layout) -> Result<(Vec<Step>, Vec<Piece>
             _ => parts.extend([("config", (|_| Of::Configs) as Make), ("usage", Of::Usage)]),
         }
         for (name, make) in &parts {
-            match root.directory(name) {
+            match root.entries(name.as_ref()) {
                 Ok(None) => {}
                 Err(reason) => remarks.push(Piece::not_understood(*name, reason)),
-                Ok(Some(directory)) => {
-                    let mut entries = list(&directory)?;
+                Ok(Some(mut entries)) => {
                     if *name == "config" && layout == Layout::Directory {
                         let (map, others) =
                             entries.into_iter().partition(|entry| entry.name == "config.json");
                         entries = map;
                         remarks.extend(beside("config/", others));
                     }
-                    let prefix = format!("{name}/");
-                    steps.extend(files(&directory, &prefix, entries, &mut remarks, make));
+                    steps.extend(files(&root, &format!("{name}/"), entries, &mut remarks, make));
                 }
             }
         }
@@ -104,10 +128,11 @@ pub(super) fn plan(path: &Path, layout: Layout) -> Result<(Vec<Step>, Vec<Piece>
     Ok((steps, remarks))
 }
 
-fn list(directory: &Directory) -> Result<Vec<Entry>> {
-    directory
-        .entries()
-        .map_err(|error| Error::new(ErrorKind::Unavailable, "a directory can't be listed").with_source(error))
+fn list(root: &Directory) -> Result<Vec<Entry>> {
+    match root.entries(Path::new("")) {
+        Ok(entries) => Ok(entries.unwrap_or_default()),
+        Err(why) => Err(Error::new(ErrorKind::Unavailable, format!("the directory can't be listed: {why}"))),
+    }
 }
 
 fn is_json(entry: &Entry) -> bool {
@@ -138,7 +163,7 @@ fn beside(folder: &str, entries: Vec<Entry>) -> Vec<Piece> {
 
 /// The files of a directory whose names are keys, sorted by these.
 fn files(
-    directory: &Directory,
+    root: &Directory,
     folder: &str,
     entries: Vec<Entry>,
     remarks: &mut Vec<Piece>,
@@ -158,7 +183,7 @@ fn files(
             continue;
         };
         match entry.is {
-            Is::Link => remarks.push(Piece::not_understood(place, LINK)),
+            Is::Link(why) => remarks.push(Piece::not_understood(place, why)),
             Is::Directory | Is::Other => remarks.push(Piece::not_understood(place, NO_FILE)),
             Is::File => match std::str::from_utf8(stem).ok().map(Key::new) {
                 Some(Ok(key)) => {
@@ -172,8 +197,16 @@ fn files(
             },
         }
     }
-    let step = |(key, (name, place))| Step { of: make(key), directory: directory.clone(), name, place };
+    let step = |(key, (name, place))| {
+        let path = Path::new(folder).join::<OsString>(name);
+        Step { of: make(key), root: root.clone(), path, place }
+    };
     found.into_iter().map(step).collect()
+}
+
+/// Whether it begins as what some programs on Windows write.
+fn is_wide(text: &[u8]) -> bool {
+    text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff")
 }
 
 const ENCODED: &str =
@@ -193,8 +226,12 @@ impl Step {
     pub(super) fn read(&self) -> Vec<Piece> {
         let place = || self.place.clone();
         let limit = if matches!(self.of, Of::Configs) { ALL } else { ONE };
-        let text = match self.directory.read(&self.name, limit) {
-            Ok(text) => text,
+        let text = match self.root.read(&self.path, limit) {
+            Ok(text) if is_wide(&text) => {
+                return vec![Piece::not_understood(place(), "it is UTF-16: save it as UTF-8")];
+            }
+            // Editors put a mark before it, mostly on Windows.
+            Ok(text) => text.strip_prefix(BYTE_ORDER_MARK).map(<[u8]>::to_vec).unwrap_or(text),
             Err(reason) => return vec![Piece::not_understood(place(), reason)],
         };
         let read = match &self.of {

@@ -89,7 +89,8 @@ use crate::{Open, Redis, RedisConfig};
 /// Each thing that is there and is not adopted is a [`Remark`], and so is what was adopted with a change. Cache values, records
 /// of config plans, credential states, columns and fields with times of changes have no place in a store. What can't be read (no
 /// JSON, nested too deep, too large, a name that is no [`Key`](crate::Key), a counter that is no integer of 64 bits, a
-/// symbolic link) is left where it is, and does not stop the others.
+/// symbolic link that leads out of the folder) is left where it is, and does not stop the others. Links within the folder are
+/// followed: a mounted Kubernetes secret is a folder of them. A byte order mark before a file's text is skipped.
 ///
 /// # Limits
 ///
@@ -197,6 +198,9 @@ impl fmt::Debug for Adoption {
     }
 }
 
+const NOTHING: &str = "nothing there looks like what the Go program left";
+const NAME_IT: &str = "name the layout (`--layout` on a command line) if it is there all the same";
+
 type Pieces = Pin<Box<dyn Stream<Item = Result<Piece>> + Send>>;
 
 impl Adoption {
@@ -212,10 +216,7 @@ impl Adoption {
             (Some(layout), _) => (layout, source),
             (None, [layout]) => (*layout, source),
             (None, []) => {
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    "nothing there looks like what the Go program left; name the layout (`--layout` on a command line) if it is there all the same",
-                ));
+                return Err(Error::new(ErrorKind::NotFound, format!("{NOTHING}; {NAME_IT}")));
             }
             (None, several) => {
                 let message = format!(
@@ -278,6 +279,7 @@ impl Adoption {
 impl Source {
     /// The source, and of which layouts it may be.
     async fn open(url: &str, layout: Option<Layout>) -> Result<(Self, Vec<Layout>)> {
+        let url = url.trim();
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
         match scheme {
             #[cfg(feature = "file")]

@@ -4,7 +4,7 @@ use std::{
     cell::Cell,
     collections::{BTreeMap, btree_map::Entry},
     fmt,
-    io::{BufReader, Read},
+    io::{BufRead, BufReader, Read},
     pin::pin,
 };
 
@@ -43,9 +43,13 @@ pub struct GoDocument {
     pub remarks: Vec<Remark>,
 }
 
+/// What editors put before a text that is UTF-8, mostly on Windows.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Whether a file that begins with these bytes could be a document of the Go module, and is no export of this crate.
 #[must_use]
 pub fn is_go(beginning: &[u8]) -> bool {
+    let beginning = beginning.strip_prefix(BYTE_ORDER_MARK).unwrap_or(beginning);
     !super::is_export(beginning) && beginning.trim_ascii_start().starts_with(b"{")
 }
 
@@ -53,7 +57,7 @@ pub fn is_go(beginning: &[u8]) -> bool {
 /// "usage": {key: {field: count}}}`.
 ///
 /// Its records are not in our order, so all of them are held in memory. What is in it stays as it is; a count may be text with a
-/// number, as its Redis backend exported it. It has no digest: a document that was changed and still is JSON is not noticed.
+/// number, as its Redis backend exported it. A byte order mark before it is skipped. It has no digest: a document that was changed and still is JSON is not noticed.
 ///
 /// Blocks while `input` does.
 ///
@@ -64,7 +68,11 @@ pub fn is_go(beginning: &[u8]) -> bool {
 pub fn read_go(input: impl Read) -> Result<GoDocument> {
     let mut limited = input.take(MAX_GO_BYTES + 1);
     let seen = Cell::new(None);
-    let watched = Watched::new(BufReader::new(&mut limited), &seen);
+    let mut buffered = BufReader::new(&mut limited);
+    if buffered.fill_buf().map_err(read::failed)?.starts_with(BYTE_ORDER_MARK) {
+        buffered.consume(BYTE_ORDER_MARK.len());
+    }
+    let watched = Watched::new(buffered, &seen);
     let mut parser = serde_json::Deserializer::from_reader(watched);
     let parsed =
         parser.deserialize_map(Document { seen: &seen }).and_then(|found| parser.end().map(|()| found));

@@ -1,6 +1,6 @@
 //! The URL of a storage: `scheme:rest?name=value&name=value`.
 
-use std::{net::IpAddr, str::FromStr, time::Duration};
+use std::{net::IpAddr, path::Path, str::FromStr, time::Duration};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -13,8 +13,14 @@ pub(crate) struct Location<'u> {
 }
 
 impl<'u> Location<'u> {
-    /// Takes a URL apart. It must have this scheme.
+    /// Takes a URL apart. It must have this scheme. White space around it, as a secret's line feed, is no part of it.
     pub(crate) fn parse(url: &'u str, scheme: &str) -> Result<Self> {
+        let url = url.trim();
+        if url.contains(char::is_control) {
+            return Err(invalid(
+                "the URL has a line feed or another control character within: percent-encode it in a part that may have one",
+            ));
+        }
         let rest = url.strip_prefix(scheme).and_then(|rest| rest.strip_prefix(':')).ok_or_else(|| {
             Error::new(ErrorKind::InvalidValue, format!("the URL of this backend begins with `{scheme}:`"))
         })?;
@@ -85,6 +91,16 @@ const OPTIONS_ELSEWHERE: &str = "\
     tlsCertificateKeyFilePassword tlsDisableCertificateRevocationCheck tlsDisableOCSPEndpointCheck tlsInsecure \
     token_env token_file user username uuidRepresentation verify_ssl virtual_host w wait wait_replicas \
     wait_timeout waitQueueMultiple waitQueueTimeoutMS write_timeout wtimeout wtimeoutMS zlibCompressionLevel";
+
+/// Refuses a path that a shell should have replaced: it would lead to a new folder of that very name.
+pub(crate) fn check_path(path: &Path) -> Result<()> {
+    match path.as_os_str().as_encoded_bytes().first() {
+        Some(b'~' | b'$') => Err(invalid(
+            "the path begins with `~` or `$`, which no shell has replaced: write the whole path (on a command line `$HOME/..`, without single quotes); a folder of such a name is `./~`",
+        )),
+        _ => Ok(()),
+    }
+}
 
 /// `true` or `false`.
 pub(crate) fn boolean(name: &str, text: &str) -> Result<bool> {
@@ -177,5 +193,34 @@ mod tests {
         );
         assert!(!said("pa55word").contains("pa55"));
         assert!(!said("").contains("``"));
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn white_space_is_no_part_of_a_url_and_is_refused_within() {
+        use crate::{FileConfig, GitConfig, MemoryConfig, MongoDbConfig, PostgresConfig, RedisConfig};
+
+        macro_rules! each {
+            ($($config:ty: $($url:literal)+;)+) => {$($({
+                let read = |url: &str| <$config>::try_from(url);
+                let plain = read($url).unwrap();
+                for (before, after) in [("", "\n"), ("", " \r\n\n"), ("\n", ""), (" \t", "\u{a0}\u{85}")] {
+                    let around = read(&format!("{before}{}{after}", $url)).unwrap();
+                    assert_eq!(format!("{around:?}"), format!("{plain:?}"), "{before:?} {after:?}");
+                }
+                for within in ["\n", "\r\n", "\0", "\u{9f}"] {
+                    let error = read(&format!("{}{within}x", $url)).unwrap_err();
+                    assert!(error.to_string().starts_with("the URL has a line feed or another control"), "{error}");
+                }
+            })+)+};
+        }
+        each! {
+            FileConfig: "file:./data" "file:./data?create=false";
+            GitConfig: "git:./x" "git:./x?branch=b";
+            MemoryConfig: "memory:";
+            MongoDbConfig: "mongodb://h/db" "mongodb+srv://h.example/db?w=majority";
+            PostgresConfig: "postgres://u:p@h/db" "postgresql://u:p@h/db?sslmode=require";
+            RedisConfig: "redis://h:6379/0" "rediss://h?prefix=a" "redis+unix:///run/x.sock";
+        }
     }
 }

@@ -20,7 +20,8 @@ pub use json::{
     decode_config, decode_config_or_word, decode_credential, encode_config, encode_credential, whole,
 };
 pub(crate) use location::{
-    Location, boolean, decode, duration, host_and_port, is_this_machine, number, readable, unknown_option,
+    Location, boolean, check_path, decode, duration, host_and_port, is_this_machine, number, readable,
+    unknown_option,
 };
 pub(crate) use plan::corrupt as corrupt_plan;
 pub use plan::{

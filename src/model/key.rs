@@ -25,6 +25,10 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// A key can be a secret (applications count usage under their clients' API keys), so `Debug` shows only its
 /// length and there is no `Display`: print [`as_str`](Key::as_str) where you mean it.
+///
+/// A name that may be longer than a key, such as a client's JWT, is hashed by the application: the SHA-256 of it in hexadecimal
+/// is 64 bytes. Hash every name of that kind, not only the long ones, so that a name and its hash are never two records. Never cut one:
+/// JWTs of two clients can begin with the same 255 bytes, and would be one record.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<str>);
 
@@ -54,7 +58,11 @@ fn check(name: &str) -> Result<()> {
         return Err(invalid("a key can't be empty"));
     }
     if name.len() > Key::MAX_BYTES {
-        return Err(invalid(format!("a key has at most {} bytes, this one {}", Key::MAX_BYTES, name.len())));
+        return Err(invalid(format!(
+            "a key has at most {} bytes, this one {}: hash such a name (SHA-256 in hexadecimal), don't cut it",
+            Key::MAX_BYTES,
+            name.len()
+        )));
     }
     match name.char_indices().find(|(_, character)| character.is_control()) {
         None => Ok(()),
@@ -190,7 +198,15 @@ mod tests {
         assert!(Key::new(&"团".repeat(85)).is_ok());
         for (name, message) in [
             (String::new(), "a key can't be empty"),
-            ("x".repeat(256), "a key has at most 255 bytes, this one 256"),
+            (
+                "x".repeat(256),
+                "a key has at most 255 bytes, this one 256: hash such a name (SHA-256 in hexadecimal), don't cut it",
+            ),
+            (
+                "团".repeat(86),
+                "a key has at most 255 bytes, this one 258: hash such a name (SHA-256 in hexadecimal), don't cut it",
+            ),
+            ("sub\taccount".into(), "a key can't hold control characters, this one has U+0009 at byte 3"),
             ("a\nb".into(), "a key can't hold control characters, this one has U+000A at byte 1"),
             ("\u{9f}".into(), "a key can't hold control characters, this one has U+009F at byte 0"),
         ] {

@@ -33,6 +33,8 @@ pub use plan::{
 };
 pub use record::{Record, RecordKind};
 pub(crate) use remark::Piece;
+#[cfg(feature = "git")]
+pub(crate) use remark::told;
 pub use remark::{Remark, RemarkKind};
 pub use revision::{Revision, RevisionId, VersionedKind};
 pub(crate) use scan::{Members, Refused, Watched};

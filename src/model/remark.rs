@@ -54,15 +54,20 @@ impl Remark {
 
     /// A remark on unreadable data, with the text of the error and its causes. Errors quote no data.
     pub(crate) fn unreadable(place: impl Into<String>, error: &crate::Error) -> Self {
-        let mut reason = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            reason.push_str(": ");
-            reason.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        Self::not_understood(place, reason)
+        Self::not_understood(place, told(error))
     }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn told(error: &crate::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        line.push_str(": ");
+        line.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    line
 }
 
 impl fmt::Debug for Remark {

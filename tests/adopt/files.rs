@@ -304,7 +304,7 @@ async fn what_can_not_be_read_is_told_and_stops_nothing() -> Result {
 }
 
 #[tokio::test]
-async fn no_link_is_followed_and_nothing_waits() -> Result {
+async fn no_link_that_leads_out_is_followed_and_nothing_waits() -> Result {
     let (folder, outside) = (place(), place());
     write(&outside, "secret.json", r#"{"access_token":"outside"}"#);
     write(&folder, "credentials/a.json", r#"{"access_token":"inside"}"#);
@@ -317,9 +317,9 @@ async fn no_link_is_followed_and_nothing_waits() -> Result {
     assert_eq!(
         not_understood(&remarks),
         [
-            "credentials/link.json: a symbolic link, which is not followed",
+            "credentials/link.json: a symbolic link that leads out of the folder, which is not followed",
             "credentials/pipe.json: it is no regular file",
-            "usage: it should be a directory, and is none or a symbolic link",
+            "usage: a symbolic link that leads out of the folder, which is not followed",
         ]
     );
     let link = outside.path().join("link");
@@ -327,6 +327,150 @@ async fn no_link_is_followed_and_nothing_waits() -> Result {
     for path in [link.clone(), link.join(".").join("")] {
         assert_eq!(refused(&path).await.0, ErrorKind::InvalidValue);
     }
+    Ok(())
+}
+
+/// As the kubelet mounts a secret: links to `..data`, which is a link to a folder that is replaced as a whole.
+#[tokio::test]
+async fn a_mounted_secret() -> Result {
+    let folder = place();
+    for id in ["alice", "bob"] {
+        write(&folder, &format!("..2026_11_29/{id}.json"), json!({ "access_token": id }).to_string());
+        symlink(format!("..data/{id}.json"), folder.path().join(format!("{id}.json"))).unwrap();
+    }
+    symlink("..2026_11_29", folder.path().join("..data")).unwrap();
+    let before = snapshot(folder.path());
+    assert_eq!(Adoption::open(&url(folder.path()), None).await?.layout(), Layout::Folder);
+    let (found, remarks) = adopted(&url(folder.path()), None).await?;
+    assert_eq!(
+        found["credentials"],
+        json!({ "alice": { "access_token": "alice" }, "bob": { "access_token": "bob" } })
+    );
+    assert_eq!(not_understood(&remarks), [""; 0], "those folders are no documents");
+    assert!(snapshot(folder.path()) == before, "the source is as it was");
+
+    // With `items` a secret has folders, which are links themselves.
+    let folder = place();
+    write(&folder, "..2026_11_29/credentials/alice.json", r#"{"access_token":"x"}"#);
+    write(&folder, "..2026_11_29/config/config.json", r#"{"retries":3}"#);
+    symlink("..2026_11_29", folder.path().join("..data")).unwrap();
+    for name in ["credentials", "config"] {
+        symlink(format!("..data/{name}"), folder.path().join(name)).unwrap();
+    }
+    assert_eq!(Adoption::open(&url(folder.path()), None).await?.layout(), Layout::Directory);
+    let (found, remarks) = adopted(&url(folder.path()), None).await?;
+    assert_eq!(found["credentials"], json!({ "alice": { "access_token": "x" } }));
+    assert_eq!((&found["configs"], not_understood(&remarks).len()), (&json!({ "retries": 3 }), 0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_way_out_of_the_folder_is_closed() -> Result {
+    let base = place();
+    write(&base, "secret.json", r#"{"access_token":"outside"}"#);
+    write(&base, "in/real.json", r#"{"access_token":"inside"}"#);
+    write(&base, "in/deep/er/x.json", r#"{"access_token":"deep"}"#);
+    let inside = base.path().join("in");
+    let absolute = inside.join("real.json");
+    for (name, target) in [
+        ("up", "../secret.json"),
+        ("updown", "../in/real.json"),
+        ("far", "deep/er/../../../secret.json"),
+        ("absolute", absolute.to_str().unwrap()),
+        ("root", "/"),
+        ("parent", ".."),
+        ("proc", "/proc/self/root/etc/hostname"),
+        ("out", "hop/secret.json"),
+        ("circle", "round.json"),
+        ("round", "circle.json"),
+        ("nothing", "nowhere.json"),
+        ("through", "real.json/x"),
+    ] {
+        symlink(target, inside.join(format!("{name}.json"))).unwrap();
+    }
+    symlink("..", inside.join("hop")).unwrap();
+    for (name, target) in [
+        ("a", "./deep/er/x.json"),
+        ("b", "deep//er/../er/x.json"),
+        ("c", "b.json"),
+        ("d", "short/x.json"),
+        ("e", "short/../../real.json"),
+    ] {
+        symlink(target, inside.join(format!("{name}.json"))).unwrap();
+    }
+    symlink("deep/er", inside.join("short")).unwrap();
+    let (found, remarks) = adopted(&url(&inside), Some(Layout::Folder)).await?;
+    let deep = json!({ "access_token": "deep" });
+    let real = json!({ "access_token": "inside" });
+    assert_eq!(
+        found["credentials"],
+        json!({ "a": deep, "b": deep, "c": deep, "d": deep, "e": real, "real": real })
+    );
+    let why = |name: &str| {
+        let line =
+            not_understood(&remarks).into_iter().find(|line| line.starts_with(&format!("{name}.json: ")));
+        line.unwrap_or_else(|| panic!("nothing of {name}: {remarks:?}"))
+    };
+    for out in ["up", "updown", "far", "absolute", "root", "parent", "proc", "out"] {
+        assert!(why(out).ends_with("leads out of the folder, which is not followed"), "{}", why(out));
+    }
+    for circle in ["circle", "round"] {
+        assert!(why(circle).ends_with("leads in a circle"), "{}", why(circle));
+    }
+    assert!(why("nothing").ends_with("a symbolic link to nothing"));
+    assert!(why("through").ends_with("through what is no directory"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn links_that_are_all_there_is_are_counted() {
+    let folder = place();
+    symlink("/etc", folder.path().join("credentials")).unwrap();
+    let message = |links: &str| {
+        format!(
+            "nothing there looks like what the Go program left; {links}; \
+             name the layout (`--layout` on a command line) if it is there all the same"
+        )
+    };
+    let out = |count: &str| {
+        format!("found {count}: a symbolic link that leads out of the folder, which is not followed")
+    };
+    assert_eq!(refused(folder.path()).await, (ErrorKind::NotFound, message(&out("once"))));
+    for name in ["a", "b"] {
+        symlink("/etc/hostname", folder.path().join(format!("{name}.json"))).unwrap();
+    }
+    assert_eq!(refused(folder.path()).await, (ErrorKind::NotFound, message(&out("3 times"))));
+    symlink("nothing", folder.path().join("c.json")).unwrap();
+    let links = format!("{}; found once: it is gone, or a symbolic link to nothing", out("3 times"));
+    assert_eq!(refused(folder.path()).await, (ErrorKind::NotFound, message(&links)));
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_is_skipped() -> Result {
+    let folder = place();
+    let marked = |text: &str| format!("\u{feff}{text}");
+    write(&folder, "credentials/a.json", marked(r#"{"access_token":"x"}"#));
+    write(&folder, "config/config.json", marked(r#"{"retries":3}"#));
+    write(&folder, "usage/k.json", marked(r#"{"n":1}"#));
+    let wanted = json!({
+        "credentials": { "a": { "access_token": "x" } },
+        "configs": { "retries": 3 },
+        "usage": { "k": { "n": 1 } },
+    });
+    assert_eq!(adopted(&url(folder.path()), None).await?, (wanted.clone(), Vec::new()));
+    let wide: Vec<u8> = marked("{}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    write(&folder, "credentials/wide.json", wide);
+    let (_, remarks) = adopted(&url(folder.path()), None).await?;
+    assert_eq!(not_understood(&remarks), ["credentials/wide.json: it is UTF-16: save it as UTF-8"]);
+
+    let document = place();
+    write(&document, "export.json", marked(&wanted.to_string()));
+    let path = document.path().join("export.json");
+    assert_eq!(Adoption::open(&url(&path), None).await?.layout(), Layout::Document);
+    assert_eq!(adopted(&url(&path), None).await?, (wanted, Vec::new()));
+    let clone = place();
+    write(&clone, "config/word.json", marked("debug"));
+    assert_eq!(adopted(&url(clone.path()), None).await?.0["configs"], json!({ "word": "debug" }));
     Ok(())
 }
 

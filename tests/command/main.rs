@@ -12,6 +12,8 @@ mod stops;
 #[cfg(target_os = "linux")]
 mod terminal;
 mod transfer;
+mod urls;
+mod volumes;
 
 use std::{
     fs,
@@ -126,6 +128,11 @@ fn ended(output: Output) -> Ended {
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// Root may everything.
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| std::os::unix::fs::MetadataExt::uid(&process) == 0)
 }
 
 #[test]
@@ -596,8 +603,7 @@ fn what_is_not_allowed_is_said() {
     let program = place.dir.path().join("storage");
     fs::copy(env!("CARGO_BIN_EXE_storage"), &program).unwrap();
     fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let is_root =
-        fs::metadata("/proc/self").is_ok_and(|process| std::os::unix::fs::MetadataExt::uid(&process) == 0);
+    let is_root = is_root();
     let mut command = Command::new(&program);
     command.args(["config", "get", "a"]).env("STORAGE_URL", place.url());
     if is_root {

@@ -91,7 +91,10 @@ fn a_url_is_taken_where_it_is_of_use() {
     let help = place.ok(&["import", "--help"]);
     let (own, global) = help.split_once("\nGlobal options:\n").expect(&help);
     assert!(own.contains("--dry-run") && !own.contains("--verbose"), "{help}");
-    assert!(global.contains("--url <URL>") && global.contains("[env: STORAGE_URL]"), "{help}");
+    assert!(
+        global.contains("--url <URL>") && global.contains("[env: STORAGE_URL, STORAGE_URL_FILE]"),
+        "{help}"
+    );
     // The environment's is not on the line.
     let err = place.fails(2, &["config", "get"]);
     assert!(err.contains("Usage: storage config get") && !err.contains("--url"), "{err}");

@@ -96,6 +96,11 @@ impl Relay {
         self.is_silent.store(is_silent, Ordering::SeqCst);
     }
 
+    /// How many connections stand still.
+    pub(crate) fn held(&self) -> usize {
+        self.held.lock().unwrap().len()
+    }
+
     /// Lets pass what was held, too. Says how many connections that are.
     pub(crate) fn release(&self) -> usize {
         let held = std::mem::take(&mut *self.held.lock().unwrap());

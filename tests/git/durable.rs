@@ -31,6 +31,8 @@ fn does_what_is_watched() {
             Storage::<Git>::open(clone_of(&base.join("remote.git"), base.join("one"))).await.unwrap();
         storage.set_config("c", json!(1)).await.unwrap();
         storage.set_credentials(&batch("mine")).await.unwrap().complete().unwrap();
+        // Its file is in a directory of its own.
+        storage.set_config("x".repeat(240), json!(1)).await.unwrap();
         storage.close().await.unwrap();
     });
 }
@@ -68,6 +70,7 @@ async fn objects_are_on_disk_before_a_branch_names_them() {
 
     let (mut waiting, mut unsynced) = (HashMap::new(), BTreeSet::new());
     let (mut synced, mut moved) = (0, BTreeSet::new());
+    let (mut directory, mut is_directory_synced) = (None, false);
     for line in fs::read_to_string(trace).unwrap().lines() {
         let (thread, call) = line.split_once(' ').unwrap();
         // A call that others came between is told in two parts.
@@ -92,6 +95,11 @@ async fn objects_are_on_disk_before_a_branch_names_them() {
             "fsync" | "fdatasync" => {
                 let path = call.split_once('<').unwrap().1.split_once('>').unwrap().0;
                 synced += usize::from(unsynced.remove(path));
+                is_directory_synced |= directory.as_deref() == Some(path);
+            }
+            "open" | "openat" if call.contains("O_CREAT") && named[0].contains("/config/xxx") => {
+                let parent = Path::new(named[0]).parent().unwrap();
+                (directory, is_directory_synced) = (parent.to_str().map(str::to_owned), false);
             }
             // It was there already.
             "unlink" | "unlinkat" => drop(unsynced.remove(named[0])),
@@ -112,6 +120,7 @@ async fn objects_are_on_disk_before_a_branch_names_them() {
             _ => {}
         }
     }
+    assert!(is_directory_synced, "{directory:?} is not on disk");
     // All branches, and what was fetched, written here and sent.
     let tracking = "one/.git/refs/remotes/gateway-storage/main";
     let wanted = [tracking, "one/.git/refs/heads/main", "remote.git/refs/heads/main"].map(PathBuf::from);

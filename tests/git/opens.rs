@@ -101,7 +101,8 @@ async fn what_else_is_in_a_repository_is_left_alone() {
         fs::write(&hook, "#!/bin/sh\ntouch hooked\nexit 1\n").unwrap();
         fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    fs::write(path.join(".git/info/attributes"), "*.json filter=evil ident eol=crlf\n").unwrap();
+    fs::write(path.join(".git/info/attributes"), "*.json ident eol=crlf\n* filter=evil\n*.json -filter\n")
+        .unwrap();
     fs::write(path.join(".git/evil"), "[filter \"evil\"]\n\tclean = touch filtered\n").unwrap();
 
     let storage = open(path).await.unwrap();
@@ -205,6 +206,65 @@ async fn repositories_that_are_not_as_we_need_them_are_refused() {
     missing.create = false;
     assert_eq!(Storage::<Git>::open(missing).await.unwrap_err().kind(), ErrorKind::NotFound);
     assert!(!at("missing").exists());
+}
+
+/// What git-crypt encrypts by a filter would be sent as it is.
+#[tokio::test]
+async fn files_with_a_filter_are_refused() {
+    for attributes in [
+        "*.json filter=git-crypt diff=git-crypt\n",
+        "credentials/** filter=git-crypt\n",
+        "config/* filter=lfs diff=lfs merge=lfs -text\n",
+        "[attr]secret filter=git-crypt\n* secret\n",
+    ] {
+        for place in [".gitattributes", ".git/info/attributes"] {
+            let base = TempDir::new().unwrap();
+            git(base.path(), &["init", "--quiet", "-b", "main"]);
+            fs::create_dir_all(base.path().join(".git/info")).unwrap();
+            fs::write(base.path().join(place), attributes).unwrap();
+            let (kind, message) = refused(base.path()).await;
+            assert_eq!(kind, ErrorKind::InvalidValue, "{place} {attributes}");
+            assert!(message.contains("git-crypt") && message.contains("`-filter`"), "{message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_single_file_with_a_filter_is_not_written() {
+    let base = TempDir::new().unwrap();
+    git(base.path(), &["init", "--quiet", "-b", "main"]);
+    fs::write(
+        base.path().join(".gitattributes"),
+        "*.json filter=git-crypt\n*.md text\ncredentials/* -filter\nconfig/* !filter\n",
+    )
+    .unwrap();
+    let storage = open(base.path()).await.unwrap();
+    storage.set_credential("prod-a", json!({ "token": "1" })).await.unwrap();
+
+    // While the store is open, too.
+    fs::create_dir_all(base.path().join("credentials")).unwrap();
+    fs::write(base.path().join("credentials/.gitattributes"), "prod-* filter=git-crypt\n").unwrap();
+    let fields = Credential::try_from(json!({ "token": "2" })).unwrap();
+    let both = ["prod-a", "test-a"].map(|id| (Key::new(id).unwrap(), fields.clone()));
+    let single = storage.set_credential("prod-a", json!({ "token": "2" })).await.unwrap_err();
+    let batch = storage.set_credentials(&both).await.map(drop).unwrap_err();
+    for error in [single, batch] {
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidValue, Outcome::NotApplied));
+    }
+    assert_eq!(storage.get_credential("prod-a").await.unwrap().get("token"), Some(&json!("1")));
+    storage.set_credential("test-a", json!({ "token": "2" })).await.unwrap();
+    // What is there can be taken away.
+    storage.delete_credential("prod-a").await.unwrap();
+    storage.close().await.unwrap();
+    assert_eq!(commits(base.path()), 3);
+}
+
+#[tokio::test]
+async fn what_only_a_shell_replaces_is_refused() {
+    for path in ["~/x", "$HOME/x"] {
+        let (kind, message) = refused(Path::new(path)).await;
+        assert!(kind == ErrorKind::InvalidValue && message.contains("no shell has replaced"), "{message}");
+    }
 }
 
 #[tokio::test]

@@ -300,3 +300,40 @@ async fn a_push_that_was_given_up_is_not_sent() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(clones.there(), 1);
 }
+
+#[tokio::test]
+async fn the_last_handle_does_not_wait_for_the_remote() {
+    let clones = Clones::served();
+    let relay = clones.relay();
+    let mut config = clones.config("one");
+    config.remote = Some(relay.url("remote.git"));
+    (config.remote_timeout, config.deadline) = (Duration::from_secs(120), Duration::from_secs(120));
+    let one = Storage::<Git>::open(config.clone()).await.unwrap();
+    one.set_config("a", json!(1)).await.unwrap();
+    relay.silence(true);
+    let writer = one.clone();
+    let write = tokio::spawn(async move { writer.set_config("b", json!(2)).await });
+    for round in 0.. {
+        assert!(round < 600, "nothing is sent");
+        if relay.held() > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    write.abort();
+    assert!(write.await.unwrap_err().is_cancelled());
+    let begun = std::time::Instant::now();
+    drop(one);
+    assert!(begun.elapsed() < Duration::from_secs(30), "it took {:?}", begun.elapsed());
+
+    // What was begun is kept here, and sent later.
+    config.pull = GitSync::Manual;
+    let one = Storage::<Git>::open(config).await.unwrap();
+    assert_eq!(value(&one, "b").await, json!(2));
+    assert_eq!(one.stats().await.unwrap().details["ahead"], json!(1));
+    relay.silence(false);
+    one.backend().push().await.unwrap();
+    assert_eq!(clones.there(), 2);
+    one.close().await.unwrap();
+    clones.are_in_order(&["one"]);
+}

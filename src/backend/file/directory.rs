@@ -1,4 +1,4 @@
-//! The store's directory: ours alone, locked, and never somebody else's.
+//! The store's directory: locked, closed to other users, and never one that holds other data.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -15,6 +15,31 @@ const STORE: &str = "store.redb";
 /// A store that is being made: renamed to [`STORE`] once it is whole and on disk.
 const UNFINISHED: &str = "store.redb.new";
 
+/// Names that a volume or a desktop puts into an empty directory. A directory with only these counts as empty.
+///
+/// `.nfs..` and `.Trash-UID` are compared by their beginnings.
+const NO_DATA: [&str; 8] = [
+    "lost+found",
+    ".snapshot",
+    ".snapshots",
+    ".zfs",
+    ".DS_Store",
+    ".Trash-",
+    ".nfs",
+    "System Volume Information",
+];
+
+/// What the store is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// To write to it; it is made if it is missing.
+    Create,
+    /// To write to one that is there.
+    Write,
+    /// To read one that is there. Nothing is changed.
+    Read,
+}
+
 /// An open directory, locked for this process until it is dropped.
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -26,8 +51,9 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory, makes it if it is missing and may be made, and locks it.
-    pub(super) fn open(path: &Path, create: bool) -> Result<Self> {
+    /// Opens the directory, makes it if it is missing and may be made, and locks it: for several readers or for one writer.
+    pub(super) fn open(path: &Path, access: Access) -> Result<Self> {
+        let create = access == Access::Create;
         // Absolute, since the working directory may change; by components, since `link/` would follow the link.
         let path: PathBuf = std::path::absolute(path)
             .map_err(|error| failed(path, "can't be looked at", error))?
@@ -48,10 +74,15 @@ impl Directory {
             .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
             .open(&path)
             .map_err(|error| failed(&path, "can't be opened", error))?;
-        lock(&path, &handle)?;
-        let has_store = look_around(&path, create)?;
-        // Who made the store may have died before its name was on disk.
-        handle.sync_all().map_err(|error| failed(&path, "can't be written", error))?;
+        lock(&path, &handle, access)?;
+        let has_store = look_around(&path, &handle, create)?;
+        if !has_store {
+            keep_private(&path, &handle, 0o700)?;
+        }
+        if access != Access::Read {
+            // The process that made the store may have died before its name was on disk.
+            handle.sync_all().map_err(|error| failed(&path, "can't be written", error))?;
+        }
         Ok(Self { path, handle, has_store, opened: None })
     }
 
@@ -61,8 +92,8 @@ impl Directory {
     }
 
     /// Opens the store's file.
-    pub(super) fn open_store(&self) -> Result<File> {
-        let file = self.open_file(STORE, OpenOptions::new().read(true).write(true))?;
+    pub(super) fn open_store(&self, access: Access) -> Result<File> {
+        let file = self.open_file(STORE, OpenOptions::new().read(true).write(access != Access::Read))?;
         let length = file.metadata().map_err(|error| failed(&self.path, "can't be read", error))?.len();
         // The engine would take an empty file for a new store.
         if length == 0 {
@@ -83,7 +114,10 @@ impl Directory {
             }
             _ => {}
         }
-        self.open_file(UNFINISHED, OpenOptions::new().read(true).write(true).create_new(true))
+        let file = self.open_file(UNFINISHED, OpenOptions::new().read(true).write(true).create_new(true))?;
+        let path = self.path.join(UNFINISHED);
+        keep_private(&path, &file, 0o600).inspect_err(|_| drop(fs::remove_file(&path)))?;
+        Ok(file)
     }
 
     /// Gives a store that is whole and on disk its name, durably.
@@ -139,6 +173,12 @@ impl Directory {
     }
 }
 
+/// How many bytes the file system of this directory has left for this user, if it says it.
+pub(super) fn free(path: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(path).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 /// The size of the file of the store in this directory, if the system says it.
 pub(super) fn size(path: &Path) -> Option<u64> {
     fs::metadata(path.join(STORE)).ok().map(|file| file.len())
@@ -158,29 +198,41 @@ fn make(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn lock(path: &Path, handle: &File) -> Result<()> {
-    handle.try_lock().map_err(|error| match error {
-        fs::TryLockError::WouldBlock => Error::new(
-            ErrorKind::Busy,
-            format!("the store in {} is open already, in this process or another one", path.display()),
-        ),
+fn lock(path: &Path, handle: &File, access: Access) -> Result<()> {
+    let locked = if access == Access::Read { handle.try_lock_shared() } else { handle.try_lock() };
+    locked.map_err(|error| match error {
+        fs::TryLockError::WouldBlock => in_use(path.display()),
         fs::TryLockError::Error(error) => failed(path, "can't be locked", error),
     })
 }
 
+/// An error of a store that is open elsewhere.
+#[cold]
+pub(super) fn in_use(path: impl std::fmt::Display) -> Error {
+    let message = format!(
+        "the store in {path} is open already, in this process or another one: close it there, or wait for it with the \
+         option `wait`"
+    );
+    Error::new(ErrorKind::Busy, message)
+}
+
 /// Says whether the directory holds a store. One that holds other things and no store is not ours to use.
-fn look_around(path: &Path, create: bool) -> Result<bool> {
+fn look_around(path: &Path, handle: &File, create: bool) -> Result<bool> {
     let unreadable = |error| failed(path, "can't be read", error);
     let (mut has_store, mut has_others) = (false, false);
     for entry in fs::read_dir(path).map_err(unreadable)? {
         match entry.map_err(unreadable)?.file_name().to_str() {
             Some(STORE) => has_store = true,
             Some(UNFINISHED) => {}
+            Some(name) if is_no_data(name) => {}
             _ => has_others = true,
         }
     }
     match (has_store, has_others) {
         (true, _) => Ok(true),
+        (false, true) if is_mount_point(path, handle) => {
+            Err(refused(path, "is a volume that holds other things and no store; name a new directory in it"))
+        }
         (false, true) => {
             Err(refused(path, "holds other things and no store; name an empty or a new directory"))
         }
@@ -189,13 +241,41 @@ fn look_around(path: &Path, create: bool) -> Result<bool> {
     }
 }
 
+fn is_no_data(name: &str) -> bool {
+    NO_DATA.iter().any(|known| match known.strip_prefix('.') {
+        Some("Trash-" | "nfs") => name.starts_with(known),
+        _ => name == *known,
+    })
+}
+
+fn is_mount_point(path: &Path, handle: &File) -> bool {
+    let above = path.parent().and_then(|above| fs::metadata(above).ok());
+    above.zip(handle.metadata().ok()).is_some_and(|(above, here)| above.dev() != here.dev())
+}
+
+/// Takes what group and others may do away. A volume can belong to another user, or have modes that don't change (vfat,
+/// CIFS): there it is enough that others can't read the file, and can't put another one in its place.
 fn keep_private(path: &Path, handle: &File, mode: u32) -> Result<()> {
+    let mode_now = || Ok(handle.metadata()?.permissions().mode() & 0o777);
     let unprotected = |error| failed(path, "can't be made private to its owner", error);
-    let current = handle.metadata().map_err(unprotected)?.permissions().mode() & 0o777;
-    if current == mode {
-        Ok(())
-    } else {
-        handle.set_permissions(Permissions::from_mode(mode)).map_err(unprotected)
+    if mode_now().map_err(unprotected)? == mode {
+        return Ok(());
+    }
+    let changed = handle.set_permissions(Permissions::from_mode(mode));
+    let is_directory = mode & 0o100 != 0;
+    let open_to_others = if is_directory { 0o002 } else { 0o007 };
+    match (mode_now().map_err(unprotected)?, changed) {
+        (now, _) if now == mode || now & open_to_others == 0 => Ok(()),
+        (_, Err(error)) if error.kind() != io::ErrorKind::PermissionDenied => Err(unprotected(error)),
+        (now, _) => {
+            let can = if is_directory { "write to it" } else { "read it" };
+            let message = format!(
+                "{} has the mode {now:o}, so that other users can {can}, and the mode can't be changed: name a new \
+                 directory in it, or mount the volume with other modes",
+                path.display()
+            );
+            Err(Error::new(ErrorKind::Denied, message))
+        }
     }
 }
 

@@ -6,11 +6,14 @@ use std::{
 };
 
 use redb::{
-    Builder, CompactionError, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
-    TableError, backends::FileBackend,
+    Builder, CompactionError, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition, TableError, backends::FileBackend,
 };
 
-use super::{directory::Directory, state::State};
+use super::{
+    directory::{Access, Directory, in_use},
+    state::State,
+};
 use crate::{Error, ErrorKind, Outcome, Result};
 
 /// The version of what is written here. A store with a higher one is refused, one with a lower one becomes this one.
@@ -43,7 +46,7 @@ impl Engine {
         let place = directory.path().display().to_string();
         let disk = |file| FileBackend::new(file).map_err(|error| describe(&place, error.into()));
         if directory.has_store() {
-            look(disk(directory.open_store()?)?, &place)?;
+            look(disk(directory.open_store(Access::Write)?)?, &place)?;
         } else {
             let new = database(disk(directory.new_store()?)?, &place)?;
             initialize(&new).map_err(|error| describe(&place, error))?;
@@ -51,12 +54,28 @@ impl Engine {
             new.close().map_err(|error| describe(&place, error.into()))?;
             directory.finish()?;
         }
-        let file = directory.open_store()?;
+        let file = directory.open_store(Access::Write)?;
         directory.make_private(&file)?;
         directory.note(&file)?;
         let (mut engine, state) = Self::on(disk(file)?, &place)?;
         engine.directory = Some(directory);
         Ok((engine, state))
+    }
+
+    /// Loads the store of a directory that is open for reading. Nothing is changed.
+    pub(super) fn read(directory: &mut Directory) -> Result<State> {
+        let place = directory.path().display().to_string();
+        let file = directory.open_store(Access::Read)?;
+        directory.note(&file)?;
+        let disk = FileBackend::new(file).map_err(|error| describe(&place, error.into()))?;
+        unpanicked(&place, || {
+            let opened = Builder::new().set_cache_size(CACHE_BYTES).open_read_only_with_backend(disk);
+            let database = opened.map_err(|error| match error {
+                DatabaseError::RepairAborted => unclean(&place),
+                error => describe(&place, error.into()),
+            })?;
+            load(&database, &place)
+        })
     }
 
     /// Opens the store on this disk, verifies all of it, and loads it.
@@ -190,7 +209,7 @@ fn check_format(transaction: &redb::ReadTransaction, place: &str) -> Result<()> 
     }
 }
 
-fn load(database: &Database, place: &str) -> Result<State> {
+fn load(database: &impl ReadableDatabase, place: &str) -> Result<State> {
     let describe = |error: redb::Error| describe(place, error);
     let transaction = database.begin_read().map_err(|error| describe(error.into()))?;
     check_format(&transaction, place)?;
@@ -222,6 +241,15 @@ fn damaged(place: &str) -> Error {
     Error::new(ErrorKind::Corrupt, format!("the store in {place} is damaged; restore it from an export"))
 }
 
+#[cold]
+fn unclean(place: &str) -> Error {
+    let message = format!(
+        "the store in {place} was not closed in order, and a repair has to write: copy the directory to where it can be \
+         written, and open it there"
+    );
+    Error::new(ErrorKind::Unavailable, message).with_retryable(false)
+}
+
 /// An error of a store that is being opened.
 #[cold]
 fn describe(place: &str, error: redb::Error) -> Error {
@@ -232,9 +260,7 @@ fn describe(place: &str, error: redb::Error) -> Error {
         // redb's word for "there is no magic number at the start of this file".
         Io(error) if error.kind() == std::io::ErrorKind::InvalidData => damaged(place).with_source(error),
         Io(error) => Error::io(format!("the store in {place} can't be opened"), error),
-        DatabaseAlreadyOpen | LockProtocolMismatch => {
-            Error::new(ErrorKind::Busy, format!("the store in {place} is open in another process"))
-        }
+        DatabaseAlreadyOpen | LockProtocolMismatch => in_use(place),
         UpgradeRequired(version) => Error::new(
             ErrorKind::Unsupported,
             format!(

@@ -12,11 +12,15 @@ mod state;
 mod usage;
 mod work;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use committer::Committer;
-use directory::Directory;
+use directory::{Access, Directory};
 use engine::Engine;
 use futures_util::future;
 pub use options::FileConfig;
@@ -24,7 +28,11 @@ use serde_json::json;
 use state::{Draft, State};
 use work::work;
 
-use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, codec::RecordKey, layer::time_left};
+use crate::{
+    Backend, Error, ErrorKind, Open, Result, StorageStats,
+    codec::{RecordKey, check_path},
+    layer::time_left,
+};
 
 /// A store in a directory of this machine: the default, for everything from a laptop to one busy server.
 ///
@@ -40,8 +48,15 @@ use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, codec::Record
 ///
 /// # What it promises and refuses
 ///
-/// - One process at a time. A second one gets [`Busy`](ErrorKind::Busy); so does a second `open` in this process.
-/// - The directory is only for its owner (0700, the file 0600, whatever the umask). Symbolic links are not followed.
+/// - One process at a time. A second one gets [`Busy`](ErrorKind::Busy), or waits ([`wait`](FileConfig::wait)); so does a second
+///   `open` in this process.
+/// - The directory is only for its owner (0700, the file 0600, whatever the umask). One that belongs to another user, such as a
+///   Kubernetes volume with `fsGroup`, is used if other users can neither write to it nor read the file. Symbolic links are not
+///   followed.
+/// - A new store wants an empty directory. What a volume or a desktop puts there by itself does not count: `lost+found`,
+///   `.snapshot`, `.snapshots`, `.zfs`, `.DS_Store`, `.Trash-*`, `.nfs*`, `System Volume Information`.
+/// - A medium that can't be written is read with [`read_only`](FileConfig::read_only).
+/// - [`stats`](Backend::stats) warns of a file system that is almost full.
 /// - A directory that holds other things, a file in its place, a newer format, a damaged store: each a clear error, and
 ///   nothing is changed. Everything is read and its checksums are verified when the store is opened.
 /// - A single record that can't be read, such as one that another version of this crate wrote, does not keep the others from being
@@ -69,9 +84,20 @@ pub struct File {
 
 struct Store {
     state: Arc<ArcSwap<State>>,
-    committer: Committer,
+    writer: Writer,
     path: PathBuf,
 }
+
+/// Where writes go.
+enum Writer {
+    Committer(Committer),
+    /// The store is open for reading: its directory, until it is closed.
+    ReadOnly(Mutex<Option<Directory>>),
+}
+
+/// A file system with less than this left, or with less than the store's file has, is warned of by
+/// [`stats`](Backend::stats): 64 MiB.
+const LOW_SPACE: u64 = 64 << 20;
 
 impl File {
     /// What can be read now. Errors once the store is closed.
@@ -90,7 +116,17 @@ impl File {
         &self,
         change: impl FnOnce(&mut Draft) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.store.committer.write(time_left(self.deadline), change).await
+        self.committer()?.write(time_left(self.deadline), change).await
+    }
+
+    fn committer(&self) -> Result<&Committer> {
+        match &self.store.writer {
+            Writer::Committer(committer) => Ok(committer),
+            Writer::ReadOnly(_) => {
+                self.state()?;
+                Err(Error::new(ErrorKind::Denied, "the store was opened read-only: it takes no writes"))
+            }
+        }
     }
 
     /// Gives space that deleted records left in the file back to the system.
@@ -102,13 +138,14 @@ impl File {
     ///
     /// As any write. A call that is dropped, or is over its deadline, may still compact.
     pub async fn compact(&self) -> Result<u64> {
-        self.store.committer.compact(time_left(self.deadline)).await
+        self.committer()?.compact(time_left(self.deadline)).await
     }
 
-    /// The file's size in bytes, if the system says it within the deadline.
-    async fn size(&self) -> Option<u64> {
+    /// The file's size and what its file system has left, in bytes, if the system says it within the deadline.
+    async fn space(&self) -> (Option<u64>, Option<u64>) {
         let path = self.store.path.clone();
-        work(self.deadline, false, move || Ok(directory::size(&path))).await.ok().flatten()
+        let asked = work(self.deadline, false, move || Ok((directory::size(&path), directory::free(&path))));
+        asked.await.unwrap_or_default()
     }
 
     /// Where the store is, as an absolute path.
@@ -119,8 +156,25 @@ impl File {
 
     fn start(engine: Engine, state: State, path: PathBuf, deadline: Duration) -> Result<Self> {
         let state = Arc::new(ArcSwap::from_pointee(state));
-        let committer = Committer::start(engine, state.clone())?;
-        Ok(Self { store: Arc::new(Store { state, committer, path }), deadline })
+        let writer = Writer::Committer(Committer::start(engine, state.clone())?);
+        Ok(Self { store: Arc::new(Store { state, writer, path }), deadline })
+    }
+
+    fn open_now(config: &FileConfig) -> Result<Self> {
+        let access = match (config.read_only, config.create) {
+            (true, _) => Access::Read,
+            (false, true) => Access::Create,
+            (false, false) => Access::Write,
+        };
+        let mut directory = Directory::open(&config.path, access)?;
+        let path = directory.path().to_owned();
+        if access != Access::Read {
+            let (engine, state) = Engine::open(directory)?;
+            return Self::start(engine, state, path, config.deadline);
+        }
+        let state = Arc::new(ArcSwap::from_pointee(Engine::read(&mut directory)?));
+        let writer = Writer::ReadOnly(Mutex::new(Some(directory)));
+        Ok(Self { store: Arc::new(Store { state, writer, path }), deadline: config.deadline })
     }
 }
 
@@ -144,11 +198,22 @@ impl Backend for File {
     }
 
     async fn health(&self) -> Result<()> {
-        self.write(|_| Ok(())).await
+        if let Writer::Committer(_) = self.store.writer {
+            return self.write(|_| Ok(())).await;
+        }
+        let store = self.store.clone();
+        work(self.deadline, false, move || match &store.writer {
+            Writer::ReadOnly(directory) => match &*directory.lock().unwrap_or_else(PoisonError::into_inner) {
+                Some(directory) => directory.check(),
+                None => Err(Error::closed()),
+            },
+            Writer::Committer(_) => Ok(()),
+        })
+        .await
     }
 
     async fn stats(&self) -> Result<StorageStats> {
-        let (health, total_size) = future::join(self.health(), self.size()).await;
+        let (health, (total_size, free)) = future::join(self.health(), self.space()).await;
         let healthy = match health {
             Ok(()) => true,
             Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
@@ -170,7 +235,10 @@ impl Backend for File {
             ("path", json!(self.store.path.display().to_string())),
             ("format_version", json!(engine::FORMAT)),
             ("durability", json!("every write is fsynced before it is acknowledged")),
-            ("queued_writes", json!(self.store.committer.queued())),
+            ("free_bytes", json!(free)),
+            ("warnings", json!(low_space(free, total_size))),
+            ("queued_writes", json!(self.committer().map_or(0, Committer::queued))),
+            ("read_only", json!(matches!(self.store.writer, Writer::ReadOnly(_)))),
         ] {
             stats.details.insert(name.to_owned(), value);
         }
@@ -182,23 +250,51 @@ impl Backend for File {
     }
 
     async fn close(&self) -> Result<()> {
-        self.store.committer.close(time_left(self.deadline)).await
+        match &self.store.writer {
+            Writer::Committer(committer) => committer.close(time_left(self.deadline)).await,
+            Writer::ReadOnly(directory) => {
+                self.store.state.store(Arc::new(State::closed()));
+                drop(directory.lock().unwrap_or_else(PoisonError::into_inner).take());
+                Ok(())
+            }
+        }
     }
+}
+
+/// What is said of a file system that is almost full.
+fn low_space(free: Option<u64>, size: Option<u64>) -> Vec<String> {
+    let free = free.filter(|free| *free < LOW_SPACE.max(size.unwrap_or(0)));
+    let warning = |free| {
+        format!("the file system has {} MiB left: a full one makes every write fail", free / (1 << 20))
+    };
+    free.map(warning).into_iter().collect()
 }
 
 impl Open for File {
     type Config = FileConfig;
 
     async fn open(config: FileConfig) -> Result<Self> {
-        let opened = tokio::task::spawn_blocking(move || {
-            let directory = Directory::open(&config.path, config.create)?;
-            let path = directory.path().to_owned();
-            let (engine, state) = Engine::open(directory)?;
-            Self::start(engine, state, path, config.deadline)
-        });
-        opened.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "opening the store panicked")))
+        let wait = config.wait;
+        check_path(&config.path)?;
+        let begun = Instant::now();
+        loop {
+            let config = config.clone();
+            let opened = tokio::task::spawn_blocking(move || Self::open_now(&config)).await;
+            let opened =
+                opened.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "opening the store panicked")));
+            let left = wait.saturating_sub(begun.elapsed());
+            match opened {
+                Err(error) if error.kind() == ErrorKind::Busy && !left.is_zero() => {
+                    tokio::time::sleep(LOOK_AGAIN.min(left)).await;
+                }
+                opened => return opened,
+            }
+        }
     }
 }
+
+/// How often a store that is open elsewhere is tried.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
@@ -215,6 +311,15 @@ mod tests {
 
     fn store_on(disk: &Disk) -> Storage<File> {
         on(disk.store())
+    }
+
+    #[test]
+    fn a_file_system_that_is_almost_full_is_warned_of() {
+        let warned = |free, size| !low_space(Some(free), Some(size)).is_empty();
+        assert!(warned(LOW_SPACE - 1, 0) && !warned(LOW_SPACE, 0));
+        assert!(warned(0, 0) && warned(LOW_SPACE, LOW_SPACE + 1));
+        assert!(low_space(None, Some(1)).is_empty(), "nothing is known");
+        assert!(directory::free(std::path::Path::new("/")).is_some());
     }
 
     #[tokio::test]
@@ -245,7 +350,7 @@ mod tests {
     async fn a_directory_that_is_removed_during_a_write_is_found_before_the_answer() {
         let base = tempfile::TempDir::new().unwrap();
         let path = base.path().join("store");
-        let mut directory = Directory::open(&path, true).unwrap();
+        let mut directory = Directory::open(&path, Access::Create).unwrap();
         directory.note(&directory.new_store().unwrap()).unwrap();
         directory.finish().unwrap();
         let disk = Disk::default();
@@ -359,7 +464,7 @@ mod tests {
                 tokio::spawn(async move { storage.increment_usage("total", "requests", 1).await })
             })
             .collect();
-        while storage.backend().store.committer.queued() < 500 {
+        while storage.backend().committer().unwrap().queued() < 500 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         disk.stalled.store(false, Ordering::SeqCst);

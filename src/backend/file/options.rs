@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DEFAULT_DEADLINE, Error, ErrorKind, Result,
-    codec::{Location, boolean, duration, readable, unknown_option},
+    codec::{Location, boolean, check_path, duration, readable, unknown_option},
 };
 
 /// How a [`File`](crate::File) store is opened.
 ///
-/// As a URL: `file:./data`, `file:/var/lib/gateway?create=false&deadline=5s`, `file:///var/lib/gateway`. The path is
-/// taken as it stands, up to the first `?`; nothing in it is decoded. Deserialized, unknown fields are refused.
+/// As a URL: `file:./data`, `file:/var/lib/gateway?create=false&wait=30s`, `file:///var/lib/gateway`. The path is
+/// taken as it stands, up to the first `?`; nothing in it is decoded, and no shell's `~` or `$HOME` is replaced: a path that begins
+/// with one is refused, `./~` is a folder of that name. Deserialized, unknown fields are refused.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -33,6 +34,22 @@ pub struct FileConfig {
     /// How long a write may take. Default: [`DEFAULT_DEADLINE`]. Opening has no deadline.
     #[serde(default = "default_deadline", with = "readable")]
     pub deadline: Duration,
+    /// How long opening waits for a store that another process, or another handle, has open. Default: zero, so that such
+    /// a store is [`Busy`](ErrorKind::Busy) at once.
+    ///
+    /// A new process that takes over from an old one waits here: give it the time that the old one takes to stop. On
+    /// Kubernetes set the strategy `Recreate`; with `RollingUpdate` the old pod ends only once the new one is ready, so a
+    /// wait can't end.
+    #[serde(default, with = "readable")]
+    pub wait: Duration,
+    /// Whether the store is opened for reading only: on a read-only medium, or by a user who may only read. Nothing in
+    /// the directory is changed. Several processes can read one store at a time, and none can write to it meanwhile.
+    /// Default: `false`.
+    ///
+    /// Writes are [`Denied`](ErrorKind::Denied), and [`health`](crate::Backend::health) is about reads. A store that was
+    /// not closed in order needs a repair first: copy its directory to where it can be written, and open it there.
+    #[serde(default)]
+    pub read_only: bool,
 }
 
 fn yes() -> bool {
@@ -46,7 +63,13 @@ fn default_deadline() -> Duration {
 impl FileConfig {
     /// The defaults, for a store in this directory.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), create: yes(), deadline: default_deadline() }
+        Self {
+            path: path.into(),
+            create: yes(),
+            deadline: default_deadline(),
+            wait: Duration::ZERO,
+            read_only: false,
+        }
     }
 }
 
@@ -64,12 +87,15 @@ impl TryFrom<&str> for FileConfig {
             let message = "a file URL is `file:PATH` or `file:///ABSOLUTE/PATH`";
             return Err(Error::new(ErrorKind::InvalidValue, message));
         }
+        check_path(path.as_ref())?;
         let mut config = Self::new(path);
         for option in location.options() {
             match option? {
                 ("create", value) => config.create = boolean("create", value)?,
                 ("deadline", value) => config.deadline = duration("deadline", value)?,
-                (name, _) => return Err(unknown_option(name, &["create", "deadline"])),
+                ("read_only", value) => config.read_only = boolean("read_only", value)?,
+                ("wait", value) => config.wait = duration("wait", value)?,
+                (name, _) => return Err(unknown_option(name, &["create", "deadline", "read_only", "wait"])),
             }
         }
         Ok(config)
@@ -80,6 +106,11 @@ impl TryFrom<&str> for FileConfig {
 mod tests {
     use super::*;
 
+    const SHELLS: &str = "the path begins with `~` or `$`, which no shell has replaced: write the whole path (on a command \
+        line `$HOME/..`, without single quotes); a folder of such a name is `./~`";
+    const WITHIN: &str = "the URL has a line feed or another control character within: percent-encode it in a part that may \
+        have one";
+
     fn path_of(url: &str) -> PathBuf {
         FileConfig::try_from(url).unwrap().path
     }
@@ -88,10 +119,15 @@ mod tests {
     fn urls() {
         assert_eq!(path_of("file:./data"), PathBuf::from("./data"));
         assert_eq!(path_of("file:/var/lib/x%20y"), PathBuf::from("/var/lib/x%20y"));
+        assert_eq!(path_of("file:./~"), PathBuf::from("./~"));
+        assert_eq!(path_of("file:///~/x"), PathBuf::from("/~/x"));
+        assert_eq!(path_of("\tfile:./data \r\n"), PathBuf::from("./data"));
         assert_eq!(path_of("file:///var/lib"), PathBuf::from("/var/lib"));
         assert_eq!(path_of("file://localhost/var/lib"), PathBuf::from("/var/lib"));
-        let config = FileConfig::try_from("file:data?create=false&deadline=250ms").unwrap();
+        let config = FileConfig::try_from("file:data?create=false&deadline=250ms&wait=5s").unwrap();
         assert_eq!((config.create, config.deadline), (false, Duration::from_millis(250)));
+        assert_eq!((config.wait, config.read_only), (Duration::from_secs(5), false));
+        assert!(FileConfig::try_from("file:data?read_only=true").unwrap().read_only);
     }
 
     #[test]
@@ -104,8 +140,13 @@ mod tests {
             ("file:x?deadline=5", "the URL option `deadline` is a duration such as `10s` or `250ms`"),
             (
                 "file:x?mode=1",
-                "the URL has an option that this backend does not know; its options: create, deadline",
+                "the URL has an option that this backend does not know; its options: create, deadline, read_only, wait",
             ),
+            ("file:~/data", SHELLS),
+            ("file:~", SHELLS),
+            ("file:$HOME/data?create=false", SHELLS),
+            ("file:a\nb", WITHIN),
+            ("file:x?create=true\u{9f}&deadline=1s", WITHIN),
             ("file:x?create", "an option of a URL is written `name=value`"),
         ] {
             let error = FileConfig::try_from(url).unwrap_err();
@@ -121,7 +162,7 @@ mod tests {
     fn typed() {
         let config = FileConfig::new("./data");
         let text = serde_json::to_string(&config).unwrap();
-        assert_eq!(text, r#"{"path":"./data","create":true,"deadline":"10s"}"#);
+        assert_eq!(text, r#"{"path":"./data","create":true,"deadline":"10s","wait":"0s","read_only":false}"#);
         assert_eq!(serde_json::from_str::<FileConfig>(&text).unwrap(), config);
         assert!(serde_json::from_str::<FileConfig>(r#"{"path":".","pth":1}"#).is_err());
     }

@@ -15,13 +15,15 @@ use std::{
 };
 
 use git2::{
-    ConfigLevel, Cred, CredentialType, Direction, ErrorCode, FetchOptions, ObjectType, Odb, Oid, PushOptions,
-    RemoteCallbacks, RemoteConnection, Repository, Sort,
+    ConfigLevel, Cred, CredentialType, Direction, ErrorCode, FetchOptions, ObjectType, Odb, Oid,
+    ProxyOptions, PushOptions, RemoteCallbacks, RemoteConnection, Repository, Sort,
 };
+
+use tokio::runtime::Handle;
 
 use super::{
     GitConfig,
-    failure::failed,
+    failure::{failed, foreign},
     ledger::{base, target},
     marker::Marker,
     options::local_path,
@@ -38,6 +40,9 @@ const LEFT_AT_ONCE: usize = 8;
 
 /// How often that wait is doubled at most.
 const DOUBLED: usize = 7;
+
+/// How often it is looked, while the remote is waited for, whether the last handle of the store is gone.
+const LOOK_AFTER: Duration = Duration::from_millis(20);
 
 /// How much is kept of what the remote says, in characters.
 const MAX_SAID: usize = 1000;
@@ -70,6 +75,7 @@ pub(super) struct Answer<T> {
     ticket: Ticket,
     asked: Instant,
     patience: Duration,
+    is_left: Arc<AtomicBool>,
 }
 
 impl<T> Answer<T> {
@@ -85,12 +91,18 @@ impl<T> Answer<T> {
     }
 
     fn wait(self) -> Result<T> {
-        let answer = self.reply.recv_timeout(self.patience).unwrap_or_else(|end| {
-            Err(match end {
-                RecvTimeoutError::Timeout => silent(),
-                RecvTimeoutError::Disconnected => died(),
-            })
-        });
+        let answer = loop {
+            match self.reply.recv_timeout(LOOK_AFTER.min(self.patience)) {
+                Ok(answer) => break answer,
+                Err(RecvTimeoutError::Disconnected) => break Err(died()),
+                Err(RecvTimeoutError::Timeout) => {
+                    // The drop of the last handle waits for this thread.
+                    if self.asked.elapsed() >= self.patience || self.is_left.load(Ordering::Acquire) {
+                        break Err(silent());
+                    }
+                }
+            }
+        };
         self.judged(answer)
     }
 
@@ -108,6 +120,8 @@ impl<T> Answer<T> {
 /// A network that is silent can hold the thread for ever. Then it is left, and another one is started.
 pub(super) struct Courier {
     post: Post,
+    /// Whether the last handle of the store is gone.
+    is_left: Arc<AtomicBool>,
     thread: Thread,
     /// Those that were left, and hang still.
     left: Vec<JoinHandle<()>>,
@@ -120,6 +134,7 @@ struct Post {
     fetching: Arc<Marker>,
     remote: String,
     config: GitConfig,
+    runtime: Handle,
 }
 
 struct Thread {
@@ -138,6 +153,8 @@ impl Post {
             fetching: self.fetching.clone(),
             packs: Packs::new(&self.git),
             config: self.config.clone(),
+            runtime: self.runtime.clone(),
+            untold: RefCell::default(),
             line: line.clone(),
         };
         let handle = thread::Builder::new()
@@ -152,15 +169,23 @@ impl Post {
 }
 
 impl Courier {
-    pub(super) fn start(place: &Place, config: &GitConfig, remote: String) -> Result<Self> {
+    /// The application's runtime is where its function runs that gives the token.
+    pub(super) fn start(
+        place: &Place,
+        config: &GitConfig,
+        remote: String,
+        runtime: Handle,
+        is_left: Arc<AtomicBool>,
+    ) -> Result<Self> {
         let post = Post {
             path: place.path.clone(),
             git: place.git.clone(),
             fetching: place.fetching.clone(),
             remote,
             config: config.clone(),
+            runtime,
         };
-        Ok(Self { thread: post.start()?, post, left: Vec::new() })
+        Ok(Self { thread: post.start()?, post, is_left, left: Vec::new() })
     }
 
     /// Fetches the remote's branch, and gives its newest commit, if it has one.
@@ -192,7 +217,8 @@ impl Courier {
             }
             Err(error) => drop(reply.send(Err(error))),
         }
-        Answer { reply: answer, ticket, asked, patience: self.post.config.remote_timeout }
+        let (patience, is_left) = (self.post.config.remote_timeout, self.is_left.clone());
+        Answer { reply: answer, ticket, asked, patience, is_left }
     }
 
     /// Sees to it that there is a thread that listens. Nothing is queued behind one that is late, so the queue stays short.
@@ -264,6 +290,9 @@ struct Route {
     fetching: Arc<Marker>,
     packs: Packs,
     config: GitConfig,
+    runtime: Handle,
+    /// Why there was no login.
+    untold: RefCell<Option<Error>>,
     line: Arc<Line>,
 }
 
@@ -327,18 +356,19 @@ impl Route {
         let fetch = || {
             let mut remote = self.repository.remote_anonymous(&self.remote)?;
             let reference = self.config.reference();
-            let mut connection = remote.connect_auth(Direction::Fetch, Some(self.callbacks()), None)?;
+            let mut connection =
+                remote.connect_auth(Direction::Fetch, Some(self.callbacks()), Some(proxy()))?;
             let Some(tip) = tip_of(&connection, &reference)? else { return Ok(None) };
             if self.repository.refname_to_id(&self.config.tracking()).ok() != Some(tip) {
                 let mut callbacks = self.callbacks();
                 callbacks.transfer_progress(|_| self.line.waits(Some(Instant::now())));
                 let mut options = FetchOptions::new();
-                options.remote_callbacks(callbacks).update_fetchhead(false);
+                options.remote_callbacks(callbacks).proxy_options(proxy()).update_fetchhead(false);
                 connection.remote().download(&[&reference], Some(&mut options))?;
             }
             Ok(Some(tip))
         };
-        let tip = fetch().map_err(unreached)?;
+        let tip = fetch().map_err(|error| self.unreached(error))?;
         self.packs.sync()?;
         if !self.is_kept(tip).map_err(unread)? {
             return Err(tip.map_or_else(gone, |_| rewritten()));
@@ -363,10 +393,10 @@ impl Route {
 
     /// Into a repository of this machine. libgit2's own way there moves the branch whatever it has become since.
     fn push_here(&self, path: &Path, commit: Oid, expected: Option<Oid>, begun: &AtomicBool) -> Result<Sent> {
-        let there = Repository::open(path).map_err(unreached)?;
-        let mut settings = there.config().map_err(unreached)?;
+        let there = Repository::open(path).map_err(|error| self.unreached(error))?;
+        let mut settings = there.config().map_err(|error| self.unreached(error))?;
         let ours = self.repository.path().join(OURS).join("config");
-        settings.add_file(&ours, ConfigLevel::App, true).map_err(unreached)?;
+        settings.add_file(&ours, ConfigLevel::App, true).map_err(|error| self.unreached(error))?;
         let reference = self.config.reference();
         if !there.is_bare() && is_checked_out(&there, &reference) {
             return Err(Error::new(
@@ -406,7 +436,7 @@ impl Route {
                 Err(error) => Err(error),
             }
         };
-        push().map_err(unreached)
+        push().map_err(|error| self.unreached(error))
     }
 
     /// Over a network. The server moves the branch only if it still is where we saw it.
@@ -422,7 +452,8 @@ impl Route {
         let push = || {
             let mut remote = self.repository.remote_anonymous(&self.remote)?;
             let reference = self.config.reference();
-            let mut connection = remote.connect_auth(Direction::Push, Some(self.callbacks()), None)?;
+            let mut connection =
+                remote.connect_auth(Direction::Push, Some(self.callbacks()), Some(proxy()))?;
             if tip_of(&connection, &reference)? != expected || !self.may_send(begun) {
                 moved.set(true);
                 return Ok(());
@@ -444,7 +475,7 @@ impl Route {
                 Ok(())
             });
             let mut options = PushOptions::new();
-            options.remote_callbacks(callbacks).packbuilder_parallelism(1);
+            options.remote_callbacks(callbacks).proxy_options(proxy()).packbuilder_parallelism(1);
             connection.remote().push(&[format!("{commit}:{reference}")], Some(&mut options))
         };
         match push() {
@@ -452,7 +483,7 @@ impl Route {
             Ok(()) if moved.get() => Ok(Sent::Rejected(None)),
             Ok(()) => Ok(Sent::Accepted),
             Err(error) if error.code() == ErrorCode::NotFastForward => Ok(Sent::Rejected(None)),
-            Err(error) => Err(unreached(error)),
+            Err(error) => Err(self.unreached(error)),
         }
     }
 
@@ -461,38 +492,84 @@ impl Route {
         let mut asked = 0;
         callbacks.credentials(move |url, user, allowed| {
             asked += 1;
-            // Whoever refuses a credential asks again, without end.
+            // A remote that refuses a credential asks again, without end.
             if asked > 3 {
-                return Err(git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Callback, "refused"));
+                return Err(self.no_login(denied("the remote refuses the login that it is shown")));
             }
-            let user = self.config.username.as_deref().or(user).unwrap_or("git");
-            if allowed.contains(CredentialType::USERNAME) {
-                return Cred::username(user);
-            }
-            if allowed.contains(CredentialType::SSH_KEY) {
-                return match &self.config.ssh_key {
-                    Some(key) => Cred::ssh_key(user, None, key, None),
-                    None => Cred::ssh_key_from_agent(user),
-                };
-            }
-            match self.token() {
-                // Never over a line that others can read.
-                Some(token) if url.starts_with("https://") => Cred::userpass_plaintext(user, &token),
-                _ => Err(git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Callback, "no token")),
-            }
+            self.login(url, user, allowed)
         });
         callbacks
     }
 
-    /// The token, as it is now: it may have been renewed.
-    fn token(&self) -> Option<String> {
-        let GitConfig { token, token_env, token_file, .. } = &self.config;
-        let from_file = |path: &PathBuf| fs::read_to_string(path).ok().map(|token| token.trim().to_owned());
-        token
-            .clone()
-            .or_else(|| token_env.as_ref().and_then(|name| std::env::var(name).ok()))
-            .or_else(|| token_file.as_ref().and_then(from_file))
+    /// What the remote is shown.
+    fn login(&self, url: &str, user: Option<&str>, allowed: CredentialType) -> Result<Cred, git2::Error> {
+        let user = self.config.username.as_deref().or(user).unwrap_or("git");
+        if allowed.contains(CredentialType::USERNAME) {
+            return Cred::username(user);
+        }
+        if allowed.contains(CredentialType::SSH_KEY) {
+            return match &self.config.ssh_key {
+                Some(key) => Cred::ssh_key(user, None, key, None),
+                None => Cred::ssh_key_from_agent(user),
+            };
+        }
+        // Never over a line that others can read.
+        if !url.starts_with("https://") {
+            return Err(self.no_login(denied("the remote wants a login, and a token goes over `https` only")));
+        }
+        let Some(token) = &self.config.token else {
+            return Err(self.no_login(denied(
+                "the remote wants a login: `token_env` or `token_file` says where the token is",
+            )));
+        };
+        // As it is now: it may have been renewed.
+        match self.runtime.block_on(token.reveal()) {
+            Ok(token) => Cred::userpass_plaintext(user, &token),
+            Err(error) => Err(self.no_login(error)),
+        }
     }
+
+    /// Keeps why there is no login, which libgit2 can't be told.
+    #[cold]
+    fn no_login(&self, why: Error) -> git2::Error {
+        self.untold.replace(Some(why));
+        git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Callback, "no login")
+    }
+
+    /// Why the remote can't be used.
+    #[cold]
+    fn unreached(&self, error: git2::Error) -> Error {
+        if let Some(error) = self.untold.take() {
+            return error;
+        }
+        // Fetching from a directory does not say why it can't be opened.
+        if let Some(path) = local_path(&self.remote)
+            && let Err(why) = Repository::open(&path)
+            && why.code() == ErrorCode::Owner
+        {
+            return foreign(&path, &why);
+        }
+        if error.code() == ErrorCode::Certificate {
+            let message = "the remote's certificate, or its host's key, is not one that this machine trusts";
+            return failed(message, error);
+        }
+        let error = failed("the remote can't be reached, or refuses", error);
+        match error.kind() {
+            ErrorKind::Denied => error,
+            // Whatever it is: the remote can't be used now.
+            _ => {
+                let code = error.code().unwrap_or_default().to_owned();
+                Error::new(ErrorKind::Unavailable, "the remote can't be reached, or refuses").with_code(code)
+            }
+        }
+    }
+}
+
+/// That of the repository's settings, or of the environment.
+fn proxy() -> ProxyOptions<'static> {
+    let mut proxy = ProxyOptions::new();
+    proxy.auto();
+    proxy
 }
 
 /// A remote's own words, as one line that can't steer a terminal.
@@ -600,16 +677,8 @@ fn died() -> Error {
 }
 
 #[cold]
-fn unreached(error: git2::Error) -> Error {
-    let error = failed("the remote can't be reached, or refuses", error);
-    match error.kind() {
-        ErrorKind::Denied => error,
-        // Whatever it is: the remote can't be used now.
-        _ => {
-            let code = error.code().unwrap_or_default().to_owned();
-            Error::new(ErrorKind::Unavailable, "the remote can't be reached, or refuses").with_code(code)
-        }
-    }
+fn denied(message: &'static str) -> Error {
+    Error::new(ErrorKind::Denied, message)
 }
 
 #[cold]
@@ -638,6 +707,79 @@ fn rewritten() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Secret;
+
+    /// The thread's side in a new repository, for a remote over https that takes this token.
+    fn route(path: &Path, runtime: &tokio::runtime::Runtime, token: Option<Secret>) -> Route {
+        let mut config = GitConfig::new(path);
+        config.token = token;
+        Route {
+            repository: Repository::init(path).unwrap(),
+            remote: "https://git.example/x.git".to_owned(),
+            fetching: Marker::new(path.join("fetching")),
+            packs: Packs::new(path),
+            config,
+            runtime: runtime.handle().clone(),
+            untold: RefCell::default(),
+            line: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn a_token_is_asked_for_each_time_and_goes_over_tls_only() {
+        const HTTPS: &str = "https://git.example/x.git";
+        let folder = tempfile::tempdir().unwrap();
+        // As the command's: it runs no task of others while nothing waits in it.
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let counted = calls.clone();
+        let token = Secret::call(move || {
+            let call = counted.fetch_add(1, Ordering::SeqCst);
+            async move {
+                // It may wait for another task.
+                tokio::task::spawn_blocking(|| ()).await.unwrap();
+                if call < 2 { Ok("ghp_secret".to_owned()) } else { Err(std::io::Error::other("no role")) }
+            }
+        });
+        let route = route(folder.path(), &runtime, Some(token));
+        let kind = CredentialType::USER_PASS_PLAINTEXT;
+        for called in [1, 2] {
+            let shown = route.login(HTTPS, None, kind).unwrap();
+            assert_eq!((shown.credtype(), calls.load(Ordering::SeqCst)), (kind.bits(), called));
+        }
+        for open in ["http://git.example/x.git", "git://git.example/x.git"] {
+            let error = route.unreached(route.login(open, None, kind).map(drop).unwrap_err());
+            assert_eq!(error.kind(), ErrorKind::Denied);
+            assert!(error.to_string().ends_with("a token goes over `https` only"), "{error}");
+            assert_eq!(calls.load(Ordering::SeqCst), 2, "it is not even asked for");
+        }
+        let refused = route.login(HTTPS, None, kind).map(drop).unwrap_err();
+        let error = route.unreached(refused);
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(error.to_string(), "the function that is asked for a secret failed");
+        // It is told once.
+        let other = git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Http, "");
+        let error = route.unreached(other);
+        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert!(error.to_string().starts_with("the remote can't be reached"), "{error}");
+    }
+
+    #[test]
+    fn a_token_from_a_file_is_read_each_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let file = folder.path().join("token");
+        let route = route(&folder.path().join("x"), &runtime, Some(Secret::file(&file)));
+        let login = || route.login("https://git.example/x", None, CredentialType::USER_PASS_PLAINTEXT);
+        let error = route.unreached(login().map(drop).unwrap_err());
+        assert!(error.to_string().ends_with("token can't be read"), "{error}");
+        fs::write(&file, "ghp_secret\n").unwrap();
+        assert!(login().is_ok());
+        drop(runtime);
+        // Without the application's runtime there is no token, and no panic.
+        let error = route.unreached(login().map(drop).unwrap_err());
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    }
 
     #[test]
     fn what_a_remote_says_is_one_short_line() {

@@ -1,6 +1,6 @@
 //! What libgit2 and the file system say, as our errors. libgit2's texts name files and servers: they are dropped.
 
-use std::{borrow::Cow, io};
+use std::{borrow::Cow, io, path::Path};
 
 use git2::{ErrorClass, ErrorCode};
 
@@ -23,6 +23,18 @@ pub(super) fn failed(message: impl Into<Cow<'static, str>>, error: git2::Error) 
         _ => ErrorKind::Unavailable,
     };
     Error::new(kind, message).with_code(format!("{:?} {:?}", error.class(), error.code()))
+}
+
+/// A repository that belongs to another user, which libgit2 opens only if a setting of this user allows it.
+#[cold]
+pub(super) fn foreign(path: &Path, error: &git2::Error) -> Error {
+    // The setting is compared with the path that has no links.
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let message = format!(
+        "the repository in {0} belongs to another user: `git config --global --add safe.directory '{0}'` allows this, if the user of this process runs it with the same HOME",
+        path.display()
+    );
+    Error::new(ErrorKind::Denied, message).with_code(format!("{:?} {:?}", error.class(), error.code()))
 }
 
 /// An error of the file system.

@@ -189,6 +189,7 @@ impl Versioned for Git {
     }
 
     async fn revert(&self, revision: RevisionId) -> Result<RevisionId> {
+        let deadline = time_left(self.deadline);
         self.ask(move |writer| {
             let head = writer.snapshot().head;
             let (id, parent) = {
@@ -201,7 +202,7 @@ impl Versioned for Git {
                 (commit.id(), commit.parent_ids().next())
             };
             let undone = undone(writer.repository(), parent, id)?;
-            writer.commit(&format!("revert {id}"), |draft| {
+            writer.commit(&format!("revert {id}"), deadline, |draft| {
                 undone.iter().try_for_each(|((kind, key), blobs)| draft.undo(*kind, key, *blobs))
             })?;
             writer.snapshot().head.map(id_of).ok_or_else(unknown)

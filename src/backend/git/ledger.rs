@@ -10,7 +10,7 @@ use git2::{
 use super::{
     GitConfig,
     failure::failed,
-    place::{Place, is_checked_out},
+    place::{Place, check_filter, is_checked_out},
     state::{Changes, Files},
 };
 use crate::{Error, ErrorKind, Outcome, Result};
@@ -116,6 +116,9 @@ impl Ledger {
     /// Makes a commit of these changes, if they are any. The branch does not move yet.
     pub(super) fn write(&self, parent: Option<Oid>, changes: &Changes, what: &str) -> Result<Option<Oid>> {
         let unwritten = |error: git2::Error| unwritten(error);
+        for (path, _) in changes.iter().filter(|(_, text)| text.is_some()) {
+            check_filter(&self.repository, path)?;
+        }
         let signature = self.signature()?;
         let message = message(what, changes);
         if changes.len() < PACKED {

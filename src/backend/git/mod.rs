@@ -34,7 +34,7 @@ use writer::{Shared, Writer};
 
 use crate::{
     Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats, codec::rfc3339_seconds,
-    layer::time_left,
+    layer::time_left, model::told,
 };
 
 /// A store in a Git repository: for a small team's credentials and configuration, with a history that can be reviewed and
@@ -93,8 +93,15 @@ use crate::{
 ///   touched. If they appear later they are left as they are, and [`stats`](Backend::stats) warn of them.
 /// - After a crash the work tree and the index are repaired, locks that we left are removed. A lock of another program is
 ///   left alone: while it holds the branch, writes are [`Busy`](ErrorKind::Busy).
-/// - Hooks and filters don't run, the system's and the user's settings are not read, no symbolic link is followed. `.git` and the
-///   store's directories are only for their owner (0700, files 0600).
+/// - Hooks and filters don't run, and no symbolic link is followed. A repository whose attributes give files of the store a
+///   filter (git-crypt, LFS) is refused, and so is a write of such a file: it would be sent as plain text. `.git` and the store's directories
+///   are only for their owner (0700, files 0600).
+/// - The system's and the user's settings are not read, but for one: a repository that belongs to another user, as one that was
+///   mounted into a container can, is [`Denied`](ErrorKind::Denied) unless `safe.directory` in `$HOME/.gitconfig` (or
+///   `/etc/gitconfig`) names it, without links. Where HOME is not set only `/etc/gitconfig` counts; git's variables
+///   (`GIT_CONFIG_COUNT`) don't. And attributes (`filter`) are also those of the user and the system.
+/// - Dropping the last handle waits for the commit under way, but not for the remote. [`close`](crate::Storage::close) does so
+///   without blocking the thread, and sends what was not.
 ///
 /// # With a remote
 ///
@@ -168,7 +175,8 @@ impl Git {
         what: &'static str,
         change: impl FnMut(&mut Draft<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.ask(move |writer| writer.commit(what, change)).await
+        let deadline = time_left(self.deadline);
+        self.ask(move |writer| writer.commit(what, deadline, change)).await
     }
 
     /// Fetches the remote's commits, and puts those that are only here on top of them.
@@ -190,9 +198,10 @@ impl Git {
     /// As [`pull`](Git::pull), and [`Denied`](ErrorKind::Denied) if the remote does not take them: `remote_said` in the
     /// [`stats`](Backend::stats) is why, in its own words. The outcome is Unknown if they may have been sent.
     pub async fn push(&self) -> Result<()> {
-        self.ask(|writer| {
+        let deadline = time_left(self.deadline);
+        self.ask(move |writer| {
             writer.adopt()?;
-            writer.push()
+            writer.push(deadline)
         })
         .await
     }
@@ -285,7 +294,7 @@ impl Backend for Git {
                 tell("remote_said", json!(said));
             }
             if let Some(trouble) = shared.trouble {
-                warnings.push(format!("the remote and this clone are not the same: {trouble}"));
+                warnings.push(format!("the remote and this clone are not the same: {}", told(&trouble)));
             }
         }
         warnings.extend(local);
@@ -303,11 +312,13 @@ impl Open for Git {
 
     async fn open(config: GitConfig) -> Result<Self> {
         config.check()?;
+        let runtime = tokio::runtime::Handle::current();
         let opened = tokio::task::spawn_blocking(move || {
             let (deadline, wanted) = (config.deadline, config.clone());
             let look =
                 |writer: &Writer| (writer.state.clone(), writer.shared.clone(), writer.place.path.clone());
-            let (worker, (state, shared, path)) = Worker::start(move || Writer::open(&wanted), look)?;
+            let (worker, (state, shared, path)) =
+                Worker::start(move |is_left| Writer::open(&wanted, runtime, is_left), look)?;
             Ok(Self { store: Arc::new(Store { state, shared, worker, path, config }), deadline })
         });
         opened.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "opening the store panicked")))

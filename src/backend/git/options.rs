@@ -6,8 +6,8 @@ use serde::Deserialize;
 
 use super::failure::refused;
 use crate::{
-    DEFAULT_DEADLINE, Error, Result,
-    codec::{Location, boolean, decode, duration, readable, unknown_option},
+    DEFAULT_DEADLINE, Error, Result, Secret,
+    codec::{Location, boolean, check_path, decode, duration, readable, unknown_option},
 };
 
 /// When commits are fetched from the remote, or sent to it.
@@ -26,7 +26,7 @@ pub enum GitSync {
 ///
 /// As a URL: `git:./settings?branch=main&remote=https://git.example/team/settings.git&token_env=GIT_TOKEN`. The path is taken as
 /// it stands, up to the first `?`; the options' values may be percent-encoded. The fields below are options under their
-/// names, but for `token`: a URL is seen by others. Deserialized, unknown fields are refused.
+/// names, but for `token`, which is `token_env=NAME` or `token_file=PATH`: a URL is seen by others. Deserialized, unknown fields are refused.
 ///
 /// ```
 /// # use gateway_storage::{GitConfig, GitSync};
@@ -48,6 +48,14 @@ pub struct GitConfig {
     ///
     /// To a path, or `file://`, commits are written by this process itself: **no hook of that repository runs, and its `receive`
     /// settings don't count.** Where they guard the branch, reach it over `ssh://`, `https://` or `git://`.
+    ///
+    /// What a remote may need, and where it comes from:
+    ///
+    /// - A proxy, for `https`: `http.proxy` in the repository's `.git/config`, or the variables `https_proxy` and `no_proxy`. The
+    ///   others go without.
+    /// - A certificate's authority, for `https`: one that OpenSSL trusts on this machine; `SSL_CERT_FILE` names another file.
+    /// - The host's key, for `ssh`: in `~/.ssh/known_hosts` of the user of this process (`ssh-keyscan`). `~/.ssh/config` is not read.
+    /// - Signed commits: there are none. A branch that takes no others takes none of ours; push to one that does, and merge it.
     pub remote: Option<String>,
     /// Who the commits are by. Default: `gateway-storage`.
     pub author_name: String,
@@ -74,13 +82,10 @@ pub struct GitConfig {
     pub remote_timeout: Duration,
     /// The name to log in with at the remote. Default: the URL's, or `git`.
     pub username: Option<String>,
-    /// The token, or password, to log in with. Sent over TLS only. `Debug` does not print it.
-    pub token: Option<String>,
-    /// The environment variable that holds it, read whenever it is needed.
-    pub token_env: Option<String>,
-    /// The file that holds it, read whenever it is needed.
-    pub token_file: Option<PathBuf>,
-    /// The file of a private key, without a passphrase, for `ssh`. None: the agent's.
+    /// The token, or password, to log in with: asked for at each connection, and sent over TLS only. In a URL `token_env` or
+    /// `token_file` says where it is.
+    pub token: Option<Secret>,
+    /// The file of a private key, without a passphrase, for `ssh`. None: the agent's, which can hold one with a passphrase.
     pub ssh_key: Option<PathBuf>,
     /// Whether a missing repository is made (the default) or an error.
     pub create: bool,
@@ -123,8 +128,6 @@ impl Default for GitConfig {
             remote_timeout: Duration::from_secs(5),
             username: None,
             token: None,
-            token_env: None,
-            token_file: None,
             ssh_key: None,
             create: true,
             deadline: DEFAULT_DEADLINE,
@@ -142,6 +145,10 @@ impl GitConfig {
     pub(super) fn check(&self) -> Result<()> {
         if self.path.as_os_str().is_empty() {
             return Err(refused("a Git URL is `git:PATH`"));
+        }
+        let local = self.remote.as_deref().and_then(local_path);
+        for path in [Some(&self.path), local.as_ref(), self.ssh_key.as_ref()].into_iter().flatten() {
+            check_path(path)?;
         }
         if !git2::Reference::is_valid_name(&self.reference()) {
             return Err(refused("the branch is not a name that Git allows"));
@@ -197,7 +204,7 @@ fn check_remote(remote: &str) -> Result<()> {
     if let Some((user, rest)) = rest.split_once('@').filter(|_| is_url || local_path(remote).is_none()) {
         if ["http", "https"].contains(&scheme) {
             return Err(refused(
-                "the remote's URL names a user or a password: use `username` and `token_env`, `token_file` or `token`",
+                "the remote's URL names a user or a password: use `username`, and `token_env` or `token_file` (or `GitConfig::token`)",
             ));
         }
         let is_name = |each: char| each.is_ascii_alphanumeric() || "-_.".contains(each);
@@ -249,8 +256,8 @@ impl TryFrom<&str> for GitConfig {
                 "remote" => config.remote = Some(value),
                 "remote_timeout" => config.remote_timeout = duration("remote_timeout", &value)?,
                 "ssh_key" => config.ssh_key = Some(value.into()),
-                "token_env" => config.token_env = Some(value),
-                "token_file" => config.token_file = Some(value.into()),
+                "token_env" => Secret::env(value).fill(&mut config.token)?,
+                "token_file" => Secret::file(value).fill(&mut config.token)?,
                 "username" => config.username = Some(value),
                 _ => return Err(unknown_option(name, &OPTIONS)),
             }
@@ -275,9 +282,7 @@ impl fmt::Debug for GitConfig {
             .field("interval", &self.interval)
             .field("remote_timeout", &self.remote_timeout)
             .field("username", &self.username)
-            .field("token", &self.token.as_ref().map(|_| "..."))
-            .field("token_env", &self.token_env)
-            .field("token_file", &self.token_file)
+            .field("token", &self.token)
             .field("ssh_key", &self.ssh_key)
             .field("create", &self.create)
             .field("deadline", &self.deadline)
@@ -306,6 +311,10 @@ mod tests {
             ("file:x", "the URL of this backend begins with `git:`"),
             ("git:", "a Git URL is `git:PATH`"),
             ("git:x?branch=a..b", "the branch is not a name that Git allows"),
+            ("git:~/x", "the path begins with `~` or `$`"),
+            ("git:x?remote=~/x.git", "the path begins with `~` or `$`"),
+            ("git:x?ssh_key=$HOME/.ssh/id", "the path begins with `~` or `$`"),
+            ("git:x\n?push=write", "the URL has a line feed or another control character"),
             ("git:x?push=often", "the URL option `push` is `write`, `interval` or `manual`"),
             (
                 "git:x?token=secret",
@@ -338,6 +347,18 @@ mod tests {
     }
 
     #[test]
+    fn tokens() {
+        let token = |url| GitConfig::try_from(url).map(|config| config.token);
+        assert_eq!(token("git:x?token_env=A%20B").unwrap(), Some(Secret::env("A B")));
+        assert_eq!(token("git:x?token_file=/run/t").unwrap(), Some(Secret::file("/run/t")));
+        let error = token("git:x?token_file=/run/t&token_env=A").unwrap_err();
+        assert!(error.to_string().starts_with("the URL has two passwords:"), "{error}");
+        let typed = |text| serde_json::from_str::<GitConfig>(text).map(|config| config.token);
+        assert_eq!(typed(r#"{"path":"x","token":{"file":"/run/t"}}"#).unwrap(), Some(Secret::file("/run/t")));
+        assert_eq!(typed(r#"{"path":"x","token":"ghp_x"}"#).unwrap(), Some(Secret::from("ghp_x")));
+    }
+
+    #[test]
     fn remotes_on_this_machine() {
         for (remote, path) in [
             ("/srv/x.git", Some("/srv/x.git")),
@@ -353,7 +374,7 @@ mod tests {
     #[test]
     fn debug_prints_no_secret() {
         let mut config = GitConfig::new("x");
-        config.token = Some("secret".into());
+        config.token = Some("hunter2-secret".into());
         for remote in ["https://a:secret@host/x", "http://a:pa/secret@host/x", "http://host/x?token=secret"] {
             config.remote = Some(remote.into());
             assert!(!format!("{config:?}").contains("secret"));

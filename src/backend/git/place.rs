@@ -9,11 +9,14 @@ use std::{
     time::Duration,
 };
 
-use git2::{Config, ConfigLevel, ErrorCode, Oid, Repository, RepositoryInitOptions, RepositoryState};
+use git2::{
+    AttrCheckFlags, AttrValue, Config, ConfigLevel, ErrorCode, Oid, Repository, RepositoryInitOptions,
+    RepositoryState,
+};
 
 use super::{
     GitConfig,
-    failure::{failed, io_failed, refused},
+    failure::{failed, foreign, io_failed, refused},
     marker::{Marker, Writing},
 };
 use crate::{Error, ErrorKind, Result};
@@ -21,10 +24,14 @@ use crate::{Error, ErrorKind, Result};
 /// Our own folder in `.git`.
 pub(super) const OURS: &str = "gateway-storage";
 
+/// A file of the work tree before it has its name, where `.git` is on another file system.
+pub(super) const ASIDE: &str = ".gateway-storage.new";
+
 /// How often it is tried to take a new repository away again: the remote's thread may still write into it.
 const UNMADE: u32 = 20;
 
-/// What we set for ourselves, over the repository's own settings. The system's and the user's are not read.
+/// What we set for ourselves, over the repository's own settings. The system's and the user's are not read, but for
+/// `safe.directory`, which libgit2 looks up by itself, and attributes.
 fn settings(config: &GitConfig) -> String {
     let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
     format!(
@@ -141,6 +148,7 @@ impl Place {
             remove(&self.git.join(lock + ".lock"))?;
         }
         remove_those(&self.git.join(OURS), |name| name.ends_with(".new"))?;
+        remove(&self.path.join(ASIDE))?;
         self.writing.clear()
     }
 
@@ -170,8 +178,10 @@ impl Place {
     /// Refuses a repository that is not as we can use it.
     fn check(&self, config: &GitConfig, repository: &Repository) -> Result<()> {
         let path = self.path.display();
-        if repository.is_bare() || repository.workdir().map(Path::components) != Some(self.path.components())
-        {
+        // libgit2 names it without links, as those that lead to it may be.
+        let is_here =
+            |tree: &Path| self.path.canonicalize().is_ok_and(|path| path.components().eq(tree.components()));
+        if repository.is_bare() || !repository.workdir().is_some_and(is_here) {
             return Err(refused(format!("the repository in {path} has its work tree elsewhere, or none")));
         }
         if repository.is_shallow() {
@@ -185,6 +195,9 @@ impl Place {
                 format!("a merge, rebase or the like is under way in {path}: finish it with git first"),
             ));
         }
+        ["credentials/a.json", "config/a.json"]
+            .iter()
+            .try_for_each(|sample| check_filter(repository, sample))?;
         let reference = config.reference();
         if is_checked_out(repository, &reference) {
             return Ok(());
@@ -206,6 +219,19 @@ impl Place {
         Err(refused(format!(
             "the repository in {path} is at another branch than the one of the configuration: check it out, or name the other one"
         )))
+    }
+}
+
+/// Refuses a file that git would send through a filter, which we don't run: what git-crypt should encrypt would be sent as it is.
+pub(super) fn check_filter(repository: &Repository, file: &str) -> Result<()> {
+    let filter = repository
+        .get_attr(Path::new(file), "filter", AttrCheckFlags::FILE_THEN_INDEX)
+        .map_err(|error| failed("the attributes of the repository can't be read", error))?;
+    match AttrValue::from_string(filter) {
+        AttrValue::Unspecified | AttrValue::False => Ok(()),
+        _ => Err(refused(
+            "the repository's attributes give files of the store a filter, such as git-crypt's or LFS', which this backend does not run: take `credentials` and `config` out of that line of `.gitattributes` (`-filter`), or name another repository",
+        )),
     }
 }
 
@@ -257,7 +283,10 @@ fn open_repository(path: &Path) -> Result<Repository> {
         repository.set_config(&config)?;
         Ok(repository)
     };
-    open().map_err(|error| failed(format!("the repository in {} can't be opened", path.display()), error))
+    open().map_err(|error: git2::Error| match error.code() {
+        ErrorCode::Owner => foreign(path, &error),
+        _ => failed(format!("the repository in {} can't be opened", path.display()), error),
+    })
 }
 
 fn lock(path: &Path, ours: &Path) -> Result<File> {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -41,7 +41,7 @@ impl Subject {
 impl Writer {
     /// Whether the remote is left alone for now.
     pub(super) fn is_offline(&self) -> bool {
-        self.offline_until.is_some_and(|until| Instant::now() < until)
+        self.is_left.load(Ordering::Acquire) || self.offline_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Whether there are commits here that the remote is not known to have.
@@ -124,7 +124,7 @@ impl Writer {
     }
 
     /// Sends our commits, on top of the remote's.
-    pub(super) fn push(&mut self) -> Result<()> {
+    pub(super) fn push(&mut self, deadline: Duration) -> Result<()> {
         let (mut known, begun) = (self.ledger.tracked()?, Instant::now());
         self.held = 0;
         if self.state.load().head == known {
@@ -132,7 +132,7 @@ impl Writer {
             known = self.fetch()?;
             self.integrate(known)?;
         }
-        while begun.elapsed() < self.config.deadline {
+        while begun.elapsed() < deadline {
             let Some(head) = self.state.load().head.filter(|head| Some(*head) != known) else {
                 return Ok(());
             };

@@ -4,7 +4,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::Ordering,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
@@ -39,23 +39,35 @@ pub(super) struct Worker {
     places: Arc<Semaphore>,
     /// Closes when the thread has released the store.
     released: watch::Receiver<()>,
+    /// Tells the thread to wait for no remote any more.
+    is_left: Arc<AtomicBool>,
     /// After the queue, whose end ends it.
     _thread: Joined,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.is_left.store(true, Ordering::Release);
+    }
 }
 
 impl Worker {
     /// Starts the thread, which opens the store: a repository's index can't be given to another one. Gives what `look` sees.
     pub(super) fn start<T: Send + 'static>(
-        open: impl FnOnce() -> Result<Writer> + Send + 'static,
+        open: impl FnOnce(Arc<AtomicBool>) -> Result<Writer> + Send + 'static,
         look: impl FnOnce(&Writer) -> T + Send + 'static,
     ) -> Result<(Self, T)> {
         let (queue, messages) = channel();
         let (opening, opened) = channel();
         let (releasing, released) = watch::channel(());
+        let is_left = Arc::<AtomicBool>::default();
+        let left = is_left.clone();
         let thread = thread::Builder::new()
             .name("gateway-storage-git".into())
             .spawn(move || {
-                let writer = match catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(abandoned())) {
+                let writer = match catch_unwind(AssertUnwindSafe(|| open(left)))
+                    .unwrap_or_else(|_| Err(abandoned()))
+                {
                     Ok(writer) => writer,
                     // Whoever opens it waits for this.
                     Err(error) => return drop(opening.send(Err(error))),
@@ -69,7 +81,7 @@ impl Worker {
             })?;
         let seen = opened.recv().unwrap_or_else(|_| Err(abandoned()))?;
         let places = Arc::new(Semaphore::new(QUEUE));
-        Ok((Self { queue, places, released, _thread: Joined::new(thread) }, seen))
+        Ok((Self { queue, places, released, is_left, _thread: Joined::new(thread) }, seen))
     }
 
     /// Queues some work, and waits until it is done.

@@ -20,7 +20,7 @@ use super::{
     failure::{failed, io_failed},
     ledger::{Blob, Change},
     name::record_of,
-    place::{Place, read_id, write_file},
+    place::{ASIDE, Place, read_id, write_file},
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -38,6 +38,8 @@ pub(super) struct Worktree {
     aside: PathBuf,
     /// Files that may not be on disk yet.
     unsynced: BTreeSet<String>,
+    /// Directories below those of the store that may not be on disk, since files in them were not.
+    unsynced_below: BTreeSet<PathBuf>,
     /// Files that could not follow: they hold a person's work, or could not be written.
     left: BTreeSet<String>,
     /// Files that the index does not know yet, since another program held its lock.
@@ -64,6 +66,7 @@ impl Worktree {
             checkpoint: place.own(CHECKPOINT),
             aside: place.own("file.new"),
             unsynced: BTreeSet::new(),
+            unsynced_below: BTreeSet::new(),
             left: BTreeSet::new(),
             unindexed: BTreeMap::new(),
         })
@@ -129,20 +132,33 @@ impl Worktree {
                 let content = repository.find_blob(blob.id).map_err(io::Error::other)?;
                 self.make_parents(path)?;
                 let mode = if blob.mode == FileMode::BlobExecutable { 0o700 } else { 0o600 };
-                // A new file is written in its place: half of one is known for what it is at the next start.
-                let place = if is_new { &target } else { &self.aside };
-                if !is_new {
-                    remove(place)?;
-                }
-                let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(place)?;
-                file.write_all(content.content())?;
-                if !is_new {
-                    fs::rename(place, &target)?;
+                let write = |place: &Path| {
+                    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(place)?;
+                    file.write_all(content.content())
+                };
+                if is_new {
+                    // In its place: half of one is known for what it is at the next start.
+                    write(&target)?;
+                } else {
+                    self.replace(&target, write)?;
                 }
             }
         }
         self.unsynced.insert(path.to_owned());
         Ok(true)
+    }
+
+    /// Writes a file aside, and moves it to its place. `.git` can be a mount of its own, out of which nothing can be moved.
+    fn replace(&self, target: &Path, write: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+        let move_from = |aside: &Path| {
+            remove(aside)?;
+            write(aside)?;
+            fs::rename(aside, target).inspect_err(|_| drop(remove(aside)))
+        };
+        match move_from(&self.aside) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => move_from(&self.root.join(ASIDE)),
+            moved => moved,
+        }
     }
 
     /// What is at the place of a file. No symbolic link on the way is followed.
@@ -351,16 +367,21 @@ impl Worktree {
                 return false;
             }
             self.unsynced.remove(&path);
+            let below = Path::new(&path).ancestors().skip(1).filter(|above| above.components().count() > 1);
+            self.unsynced_below.extend(below.map(|above| self.root.join(above)));
         }
         if !self.unsynced.is_empty() {
             return true;
         }
         let names = ["credentials", "config", "."].map(|name| self.root.join(name));
-        let on_disk = names
+        let on_disk = self
+            .unsynced_below
             .iter()
+            .chain(&names)
             .filter_map(|name| File::open(name).ok())
             .all(|directory| directory.sync_all().is_ok());
         if on_disk {
+            self.unsynced_below.clear();
             self.mark(head);
         }
         false
@@ -369,6 +390,7 @@ impl Worktree {
     /// Forgets what was to be done: another branch is checked out, and git brings the files of ours when it is again.
     pub(super) fn leave(&mut self) {
         self.unsynced.clear();
+        self.unsynced_below.clear();
         self.left.clear();
         self.unindexed.clear();
     }

@@ -1,12 +1,13 @@
 //! One write: a commit, the branch, the work tree, and what readers see.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Instant, SystemTime},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
 use git2::{Oid, Repository};
+use tokio::runtime::Handle;
 
 use super::{
     GitConfig, GitSync, Unsent,
@@ -61,6 +62,8 @@ pub(super) struct Writer {
     pub(super) state: Arc<ArcSwap<State>>,
     pub(super) config: GitConfig,
     pub(super) courier: Option<Courier>,
+    /// Whether the last handle is gone, which waits for this to end.
+    pub(super) is_left: Arc<AtomicBool>,
     pub(super) shared: Arc<Mutex<Shared>>,
     pub(super) expected: Option<Expected>,
     /// Until when the remote is left alone, since it did not answer.
@@ -78,7 +81,9 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Opens the repository and reads what is in it.
-    pub(super) fn open(config: &GitConfig) -> Result<Self> {
+    ///
+    /// The remote is not waited for any more once the store `is_left`.
+    pub(super) fn open(config: &GitConfig, runtime: Handle, is_left: Arc<AtomicBool>) -> Result<Self> {
         let (place, repository) = Place::open(config)?;
         let path = place.path.clone();
         let is_new = repository.refname_to_id(&config.reference()).is_err();
@@ -96,7 +101,7 @@ impl Writer {
                 };
                 let remote =
                     remote.ok_or_else(|| super::failure::refused("the remote's path is not UTF-8"))?;
-                Courier::start(&place, config, remote)
+                Courier::start(&place, config, remote, runtime, is_left.clone())
             })
             .transpose()?;
         let mut writer = Self {
@@ -105,6 +110,7 @@ impl Writer {
             worktree,
             state: Arc::default(),
             courier,
+            is_left,
             shared: Arc::default(),
             expected: None,
             offline_until: None,
@@ -198,10 +204,11 @@ impl Writer {
 
     /// Makes a change: one commit, or none if it changes nothing.
     ///
-    /// The change is made again if somebody else was first.
+    /// The change is made again if others were first, until the deadline of the call.
     pub(super) fn commit<T>(
         &mut self,
         what: &str,
+        deadline: Duration,
         mut change: impl FnMut(&mut Draft<'_>) -> Result<T>,
     ) -> Result<T> {
         let _writing = self.place.begin()?;
@@ -211,7 +218,7 @@ impl Writer {
             drop(self.pull());
         }
         let (begun, mut held) = (Instant::now(), 0);
-        while begun.elapsed() < self.config.deadline {
+        while begun.elapsed() < deadline {
             let state = self.state.load_full();
             let mut draft = Draft::new(State::clone(&state), self.ledger.files(state.head)?);
             let value = change(&mut draft)?;
@@ -313,7 +320,8 @@ impl Writer {
     pub(super) fn finish(&mut self, is_waited_for: bool) {
         if is_waited_for && self.config.push != GitSync::Manual && self.is_ahead() {
             // It stays here, and goes out after the next start.
-            let pushed = if self.is_offline() || self.is_refused() { Ok(()) } else { self.push() };
+            let pushed =
+                if self.is_offline() || self.is_refused() { Ok(()) } else { self.push(self.config.deadline) };
             let commits = self.counts().map_or(0, |(ahead, _)| ahead);
             let mut shared = self.shared();
             let reason = pushed.err().or_else(|| shared.trouble.clone());

@@ -228,6 +228,7 @@ impl TryFrom<&str> for MongoDbConfig {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
+        let url = url.trim();
         let srv = url.starts_with("mongodb+srv:");
         let location = Location::parse(url, if srv { "mongodb+srv" } else { "mongodb" })?;
         let mut config = Self { srv, tls: srv, ..Self::default() };

@@ -289,6 +289,7 @@ impl TryFrom<&str> for RedisConfig {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
+        let url = url.trim();
         let scheme = url.split(':').next().filter(|scheme| SCHEMES.contains(scheme));
         let scheme = scheme.ok_or_else(|| {
             invalid(format!(

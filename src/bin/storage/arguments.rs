@@ -33,7 +33,7 @@ use crate::{
 
 const AFTER_HELP: &str = "\
 URLs:
-  file:./data                a directory on disk; options: ?create=false&deadline=5s
+  file:./data                a directory on disk; options: ?create=false&wait=30s&read_only=true
   postgres://user@host/db    a PostgreSQL database; options: ?sslmode=verify-full&schema=gateway_storage
   git:./settings             a Git repository; options: ?branch=main&remote=URL&token_env=NAME
   redis://host:6379/0        a Redis server; also rediss, redis+sentinel, redis-cluster; options: ?prefix=gcli2api:
@@ -41,9 +41,12 @@ URLs:
   memory:                    this process only: nothing is kept
 Other users can see the arguments of a process, and a URL can hold a password. So wherever a URL is taken there can stand:
   env:NAME                   the URL in this environment variable
+  @FILE                      the URL in this file, such as a mounted Docker or Kubernetes secret
   NAME                       the URL of this store in ~/.config/gateway-storage/stores, or in the file that STORAGE_CONFIG
-                             names: `NAME = URL` a line, readable by its owner only (chmod 600). The store `default` is
-                             meant where there is neither --url nor STORAGE_URL.
+                             names: `NAME = URL` a line
+Without --url the store is that of STORAGE_URL, or of the file that STORAGE_URL_FILE names, or the one that is called `default`.
+Other users must not be able to read these files (chmod 600); one whose mode you can't change is read, with a warning if
+all users can read it. White space around a URL is cut off.
 
 Values (JSON, and the cache's bytes) are one quoted argument, @FILE to read a file, or - to read stdin: give secrets by
 @FILE or -.
@@ -62,6 +65,7 @@ Examples:
   storage export backup.ndjson
   storage --url redis://localhost import backup.ndjson --dry-run
   storage copy prod env:STAGING_URL --verify # `prod` is in the file of stores
+  STORAGE_URL_FILE=/run/secrets/storage-url storage ping
 
 Exit codes:
   0    done
@@ -78,7 +82,7 @@ Exit codes:
 #[command(name = "storage", version, after_help = AFTER_HELP, arg_required_else_help = true)]
 pub(crate) struct Arguments {
     // Not by clap: it would take the environment's for one on the line.
-    /// The store [env: STORAGE_URL]
+    /// The store [env: STORAGE_URL, STORAGE_URL_FILE]
     #[arg(long, global = true, help_heading = GLOBAL)]
     pub(crate) url: Option<String>,
 

@@ -13,7 +13,7 @@ use crate::{
     arguments::{Arguments, Command},
     commands::{Run, verify::Sampled},
     door::Door,
-    failure::Failure,
+    failure::{Failure, told},
     log::Log,
     output::Answer,
     source::{OpenSource, Source},
@@ -39,6 +39,11 @@ pub(crate) trait Operated: Open {
     fn existing(config: Self::Config) -> Self::Config {
         config
     }
+
+    /// The configuration, changed so that a store that can't be written is opened, if the backend can do that.
+    fn to_read(_: Self::Config) -> Option<Self::Config> {
+        None
+    }
 }
 
 impl Operated for File {
@@ -48,6 +53,11 @@ impl Operated for File {
     fn existing(mut config: FileConfig) -> FileConfig {
         config.create = false;
         config
+    }
+
+    fn to_read(mut config: FileConfig) -> Option<FileConfig> {
+        config.read_only = true;
+        Some(config)
     }
 }
 
@@ -65,7 +75,7 @@ impl Operated for Git {
             1 => "1 commit is".to_owned(),
             commits => format!("{commits} commits are"),
         };
-        let why = unsent.reason.map_or(String::new(), |reason| format!(": {reason}"));
+        let why = unsent.reason.map_or(String::new(), |reason| format!(": {}", told(&reason)));
         Some(format!("{count} only here, and not at the remote{why}"))
     }
 

@@ -2,7 +2,7 @@
 
 use std::{cell::OnceCell, time::Instant};
 
-use gateway_storage::{Layered, Storage};
+use gateway_storage::{ErrorKind, Layered, Storage};
 
 use crate::{backends::Operated, failure::Failure, log::Log, output::say};
 
@@ -33,9 +33,25 @@ impl<'u, B: Operated> Door<'u, B> {
         B::Config::try_from(self.url).map_err(|error| Failure::url(&error))
     }
 
-    /// Opens a store that exists, for whoever closes it.
-    pub(crate) async fn open_apart(&self) -> Result<Storage<Layered<Log, B>>, Failure> {
-        self.opened(B::existing).await
+    /// Opens a store that exists, for a command that only reads: where it can't be opened to write, it is opened to read.
+    pub(crate) async fn read(&self) -> Result<&Storage<Layered<Log, B>>, Failure> {
+        let storage = self.read_apart().await?;
+        Ok(self.inside.get_or_init(|| storage))
+    }
+
+    /// The same, for a caller that closes it.
+    pub(crate) async fn read_apart(&self) -> Result<Storage<Layered<Log, B>>, Failure> {
+        let refused = match self.opened(B::existing).await {
+            Err(failure) if failure.kind == ErrorKind::Denied.as_str() => failure,
+            opened => return opened,
+        };
+        match B::to_read(self.config()?) {
+            // What stands in the way of writing is what there is to say.
+            Some(_) => {
+                self.opened(|config| B::to_read(config).expect("it was there")).await.map_err(|_| refused)
+            }
+            None => Err(refused),
+        }
     }
 
     /// What tells of the work.

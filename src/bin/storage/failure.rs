@@ -39,6 +39,11 @@ pub(crate) struct Failure {
 /// `storage --help` says the same.
 const NEW: &str = "only `set`, `increment`, `copy`, `import`, `adopt` and `pull` make a new store";
 
+/// An error and what caused it, in one line: an address that can't be reached can be in either.
+pub(crate) fn told(error: &Error) -> String {
+    Failure::of(Exit::Error, error).chain.join(": ")
+}
+
 impl Failure {
     fn new(exit: Exit, kind: &'static str, message: impl Into<String>) -> Self {
         Self { exit, kind, outcome: "not_applied", chain: vec![message.into()], hint: None }
@@ -80,7 +85,7 @@ impl Failure {
 
     pub(crate) fn no_url() -> Self {
         Self::line("no URL says which store is meant").hint(
-            "add `--url file:./data`, or set STORAGE_URL, or name a store `default`; see `storage --help`",
+            "add `--url file:./data`, or set STORAGE_URL or STORAGE_URL_FILE, or name a store `default`; see `storage --help`",
         )
     }
 
@@ -167,6 +172,9 @@ impl Failure {
             ErrorKind::InvalidValue if !is_lines => {
                 failure.hint("check the URL; no command makes a database on the server")
             }
+            ErrorKind::Busy if url.starts_with("file:") => failure.hint(
+                "stop the process that has it open (a gateway?), or wait for it: `?wait=30s` in the URL",
+            ),
             ErrorKind::Busy => failure.hint("stop what has it open (a gateway?), or try again later"),
             _ => failure,
         }
@@ -283,5 +291,19 @@ impl From<Error> for Failure {
             _ => Exit::Error,
         };
         Self::of(exit, &error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_the_causes_too() {
+        let cause = io::Error::other("192.0.2.10:6379 is not reachable");
+        let error = Error::new(ErrorKind::Unavailable, "the server can't be reached");
+        let wanted = "the server can't be reached [E1]: 192.0.2.10:6379 is not reachable";
+        assert_eq!(told(&error.clone().with_source(cause).with_code("E1")), wanted);
+        assert_eq!(told(&error), "the server can't be reached");
     }
 }

@@ -6,6 +6,7 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read, stdin},
+    path::Path,
 };
 
 use gateway_storage::{ConfigValue, Credential, Error, ErrorKind, MAX_VALUE_BYTES};
@@ -56,7 +57,12 @@ impl Input {
 
     /// JSON, or what its reader refuses. It would take the last of what an object has twice.
     pub(crate) fn json(&self) -> Result<Vec<u8>, Failure> {
-        let bytes = self.bytes()?;
+        let mut bytes = self.bytes()?;
+        if [b"\xff\xfe", b"\xfe\xff"].iter().any(|mark| bytes.starts_with(*mark)) {
+            return Err(Failure::line("the value is UTF-16, as some programs on Windows write it")
+                .hint("save it as UTF-8"));
+        }
+        bytes.drain(..bytes.len() - without_mark(&bytes).len());
         match serde_json::from_slice::<Once>(&bytes) {
             Err(error) if error.to_string().starts_with(TWICE) => {
                 let place = format!("at line {} column {}", error.line(), error.column());
@@ -72,6 +78,7 @@ impl Input {
         match self {
             Self::Text(text) => Ok(text.as_encoded_bytes().to_vec()),
             Self::File(path) => {
+                check_path(path.as_ref())?;
                 let shown = format!("the file `{}`", path.display());
                 File::open(path).and_then(read).map_err(|error| Failure::unreadable(&shown, &error))
             }
@@ -147,6 +154,22 @@ impl<'de> Visitor<'de> for Once {
             fields.next_value::<Self>()?;
         }
         Ok(self)
+    }
+}
+
+/// A text without the mark that editors put before it, mostly on Windows.
+pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
+/// Refuses a file's name that a shell should have replaced.
+pub(crate) fn check_path(path: &Path) -> Result<(), Failure> {
+    match path.as_os_str().as_encoded_bytes().first() {
+        Some(b'~' | b'$') => {
+            Err(Failure::line(format!("the file `{}` has a name that no shell has replaced", path.display()))
+                .hint("write the whole path (on a command line `$HOME/..`, without single quotes); a file of such a name is `./~`"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use gateway_storage::{FileConfig, MongoDbConfig, PostgresConfig, RedisConfig, Re
 
 /// Options that say who asks, how, and for how long. All others are part of the place: one that is missing here makes two of one
 /// store, which is harmless.
-const NOT_OF_THE_PLACE: [&str; 57] = [
+const NOT_OF_THE_PLACE: [&str; 59] = [
     "appname",
     "application_name",
     "author_email",
@@ -38,6 +38,7 @@ const NOT_OF_THE_PLACE: [&str; 57] = [
     "pool_size",
     "pull",
     "push",
+    "read_only",
     "read_timeout",
     "readconcernlevel",
     "remote",
@@ -64,6 +65,7 @@ const NOT_OF_THE_PLACE: [&str; 57] = [
     "tlscafile",
     "tlscertificatekeyfile",
     "w",
+    "wait",
     "wait_replicas",
     "wait_timeout",
     "write_timeout",

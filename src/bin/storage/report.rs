@@ -6,7 +6,7 @@ use gateway_storage::{
 };
 use serde_json::{Value, json};
 
-use crate::{commands::stats::size, output::Answer, progress::grouped};
+use crate::{commands::stats::size, failure::told, output::Answer, progress::grouped};
 
 /// How many records are named to people. Programs are told of all that the report names.
 const NAMED: usize = 20;
@@ -33,7 +33,11 @@ pub(crate) fn copied(report: &CopyReport, verified: Option<&VerifyReport>) -> An
     lines.push(summary);
     let failures = &report.failures;
     lines.extend(failures.iter().take(NAMED).map(|failure| {
-        format!("failed: {}: {}", name(failure.kind, &failure.key, failure.field.as_ref()), failure.error)
+        format!(
+            "failed: {}: {}",
+            name(failure.kind, &failure.key, failure.field.as_ref()),
+            told(&failure.error)
+        )
     }));
     lines.extend(rest(total.failed, failures.len().min(NAMED)));
     let mut json = json!({
@@ -45,7 +49,7 @@ pub(crate) fn copied(report: &CopyReport, verified: Option<&VerifyReport>) -> An
             "kind": failure.kind,
             "key": failure.key,
             "field": failure.field,
-            "error": { "kind": failure.error.kind().as_str(), "message": failure.error.to_string() },
+            "error": { "kind": failure.error.kind().as_str(), "message": told(&failure.error) },
         })).collect::<Vec<_>>(),
         "complete": report.is_complete(),
         "dry_run": report.dry_run,

@@ -116,7 +116,7 @@ impl OpenSource {
 
 impl<B: Operated + Exportable> Run<B> for OpenSource {
     async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
-        let storage = door.open_apart().await?;
+        let storage = door.read_apart().await?;
         let total = counts(&storage).await;
         self.0.get_or_init(|| Source { total, ..Source::of(door.url(), storage) });
         Ok(Answer::Done)

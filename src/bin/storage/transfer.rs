@@ -23,7 +23,7 @@ use crate::{
     backends::Operated,
     commands::verify,
     door::Door,
-    failure::Failure,
+    failure::{Failure, told},
     interrupt::Interrupt,
     log::Log,
     nothing::Nothing,
@@ -251,7 +251,7 @@ impl Moving<'_> {
                 bar.at(done.load(Ordering::Relaxed), tallies.total().read.saturating_sub(resumed));
             }
             CopyEvent::Retrying { error, after } => {
-                bar.note(log, &format!("note: {error}; trying again in {after:.1?}"));
+                bar.note(log, &format!("note: {}; trying again in {after:.1?}", told(&error)));
             }
             CopyEvent::Failed(failure) => conflicts += u64::from(failure.error.kind() == ErrorKind::Conflict),
             _ => {}

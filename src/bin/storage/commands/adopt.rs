@@ -34,6 +34,8 @@ Layouts, and what they are read from. Nothing is ever written there; stop the Go
 Everything that is there and is not adopted is listed with its reason: `not understood` is what can't be read (exit code 4), `left
 out` what has no place in a store (cache values, records of plans). `changed` is adopted, but look at it.
 
+In a DIR symbolic links are followed as long as they stay in it: a mounted Kubernetes secret is read as it is.
+
 A Redis database needs no adoption if it stays where it is: open it with the same prefix.
 
 Examples:

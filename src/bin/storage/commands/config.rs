@@ -62,14 +62,14 @@ impl<B: Operated + ConfigStore> Run<B> for Command {
                 Ok(Answer::Done)
             }
             Self::Get { key } => {
-                Ok(Answer::Document(door.open().await?.get_config(key).await?.value().clone()))
+                Ok(Answer::Document(door.read().await?.get_config(key).await?.value().clone()))
             }
             Self::Delete { key } => {
                 door.open().await?.delete_config(key).await?;
                 Ok(Answer::Done)
             }
             Self::List { reveal } => {
-                let configs = door.open().await?.list_configs().await?;
+                let configs = door.read().await?.list_configs().await?;
                 Ok(if *reveal {
                     Answer::Configs(configs)
                 } else {

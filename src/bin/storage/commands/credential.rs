@@ -61,7 +61,7 @@ impl<B: Operated + CredentialStore> Run<B> for Command {
                 Ok(Answer::Done)
             }
             Self::Get { id, reveal } => {
-                let credential = door.open().await?.get_credential(id).await?;
+                let credential = door.read().await?.get_credential(id).await?;
                 Ok(match reveal {
                     true => Answer::Document(Value::Object(credential.fields().clone())),
                     false => Answer::Hidden(credential.fields().keys().cloned().collect()),
@@ -71,7 +71,7 @@ impl<B: Operated + CredentialStore> Run<B> for Command {
                 door.open().await?.delete_credential(id).await?;
                 Ok(Answer::Done)
             }
-            Self::List => Ok(Answer::Keys(door.open().await?.list_credentials().await?)),
+            Self::List => Ok(Answer::Keys(door.read().await?.list_credentials().await?)),
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct Doctor {}
 impl<B: Operated> Run<B> for Doctor {
     async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
         let start = Instant::now();
-        let storage = door.open().await?;
+        let storage = door.read().await?;
         let opened_in = start.elapsed();
         let mut latencies = Vec::with_capacity(ASKED);
         for _ in 0..ASKED {

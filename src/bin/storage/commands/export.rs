@@ -80,7 +80,7 @@ impl<B: Operated + Exportable> Run<B> for Export {
                 Failure::line("the file would be in the store's own folder").hint("name one outside of it")
             );
         }
-        let storage = door.open().await?;
+        let storage = door.read().await?;
         // Only for the bar, and it can take a while.
         let stats = if stderr().is_terminal() { storage.stats().await.ok() } else { None };
         let total = stats.map(|stats| stats.credential_count + stats.config_count + stats.usage_record_count);

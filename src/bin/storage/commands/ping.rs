@@ -19,7 +19,7 @@ pub(crate) struct Ping {}
 
 impl<B: Operated> Run<B> for Ping {
     async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
-        let storage = door.open().await?;
+        let storage = door.read().await?;
         let latency = round_trip(storage).await?;
         Ok(Answer::report(
             vec![(storage.label().into(), format!("ok, {}", milliseconds(latency)))],

@@ -133,7 +133,7 @@ impl<B: Operated + ConfigBatch> Run<B> for Command {
                 let mut filter = AuditFilter::default();
                 (filter.key, filter.stage, filter.status) = (key.clone(), stage.clone(), *status);
                 (filter.since, filter.limit) = (*since, *limit);
-                let entries: Vec<AuditEntry> = door.open().await?.audit_plans(filter).try_collect().await?;
+                let entries: Vec<AuditEntry> = door.read().await?.audit_plans(filter).try_collect().await?;
                 Ok(Answer::Lines {
                     lines: entries.iter().map(line).collect(),
                     json: entries.iter().map(document).collect(),

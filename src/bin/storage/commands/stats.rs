@@ -19,7 +19,7 @@ pub(crate) struct Stats {}
 
 impl<B: Operated> Run<B> for Stats {
     async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
-        let stats = door.open().await?.stats().await?;
+        let stats = door.read().await?.stats().await?;
         let mut rows = vec![("backend".into(), stats.backend.into())];
         rows.push(("healthy".into(), (if stats.healthy { "yes" } else { "no" }).into()));
         rows.extend(counts(&stats));

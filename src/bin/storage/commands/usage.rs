@@ -54,12 +54,12 @@ impl<B: Operated + UsageStore> Run<B> for Command {
             Self::Increment { key, field, delta } => {
                 Ok(Answer::Total(door.create().await?.increment_usage(key, field, *delta).await?))
             }
-            Self::Get { key } => Ok(Answer::Counters(door.open().await?.get_usage(key).await?)),
+            Self::Get { key } => Ok(Answer::Counters(door.read().await?.get_usage(key).await?)),
             Self::Reset { key } => {
                 door.open().await?.reset_usage(key).await?;
                 Ok(Answer::Done)
             }
-            Self::List => Ok(Answer::Usage(door.open().await?.list_usage().await?)),
+            Self::List => Ok(Answer::Usage(door.read().await?.list_usage().await?)),
         }
     }
 }

@@ -60,7 +60,7 @@ pub(crate) struct Sampled<'v>(pub(crate) &'v Verify);
 impl<B: Operated + CredentialStore + ConfigStore + UsageStore> Run<B> for Sampled<'_> {
     async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
         let Verify { source, meant, sample, .. } = self.0;
-        let target = door.open().await.map_err(|failure| failure.at("target"))?;
+        let target = door.read().await.map_err(|failure| failure.at("target"))?;
         let source = backends::source(source, door.log()).await.map_err(|failure| failure.at("source"))?;
         let interrupt = Interrupt::listen().map_err(|error| Failure::unheard(&error))?;
         let done = Arc::new(AtomicU64::new(0));
