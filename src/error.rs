@@ -183,6 +183,7 @@ impl Error {
         self.edit(|inner| inner.source = Some(Arc::new(source)))
     }
 
+    /// The same error, about no record.
     #[cold]
     #[cfg(any(feature = "redis", feature = "postgres", feature = "mongodb"))]
     pub(crate) fn without_key(self) -> Self {

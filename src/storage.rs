@@ -83,8 +83,8 @@ pub struct Storage<B> {
 
 /// Opening, layers, health, closing.
 impl<B> Storage<B> {
-    /// Opens a store from a URL (`file:./data`), or from the backend's typed configuration. White space at the ends of a URL, as a
-    /// mounted secret's line feed, is no part of it; within, a control character is refused.
+    /// Opens a store from a URL (`file:./data`), or from the backend's typed configuration. White space around a
+    /// URL, such as the line feed of a mounted secret, is ignored; a control character in a URL is an error.
     ///
     /// # Errors
     ///

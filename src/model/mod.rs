@@ -34,7 +34,7 @@ pub use plan::{
 pub use record::{Record, RecordKind};
 pub(crate) use remark::Piece;
 #[cfg(feature = "git")]
-pub(crate) use remark::told;
+pub(crate) use remark::with_causes;
 pub use remark::{Remark, RemarkKind};
 pub use revision::{Revision, RevisionId, VersionedKind};
 pub(crate) use scan::{Members, Refused, Watched};

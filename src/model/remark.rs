@@ -54,12 +54,12 @@ impl Remark {
 
     /// A remark on unreadable data, with the text of the error and its causes. Errors quote no data.
     pub(crate) fn unreadable(place: impl Into<String>, error: &crate::Error) -> Self {
-        Self::not_understood(place, told(error))
+        Self::not_understood(place, with_causes(error))
     }
 }
 
-/// An error and what caused it, in one line.
-pub(crate) fn told(error: &crate::Error) -> String {
+/// The text of an error and its causes, in one line.
+pub(crate) fn with_causes(error: &crate::Error) -> String {
     let mut line = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

@@ -34,7 +34,7 @@ use writer::{Shared, Writer};
 
 use crate::{
     Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats, codec::rfc3339_seconds,
-    layer::time_left, model::told,
+    layer::time_left, model::with_causes,
 };
 
 /// A store in a Git repository: for a small team's credentials and configuration, with a history that can be reviewed and
@@ -294,7 +294,8 @@ impl Backend for Git {
                 tell("remote_said", json!(said));
             }
             if let Some(trouble) = shared.trouble {
-                warnings.push(format!("the remote and this clone are not the same: {}", told(&trouble)));
+                warnings
+                    .push(format!("the remote and this clone are not the same: {}", with_causes(&trouble)));
             }
         }
         warnings.extend(local);
