@@ -2,13 +2,19 @@
 
 use std::{
     fs,
+    io::{self, Write},
     os::unix::fs::{MetadataExt, PermissionsExt},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use gateway_storage::{ErrorKind, Outcome, Postgres, Storage};
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+};
 
 use crate::{
     Result, open, raw,
@@ -82,6 +88,7 @@ async fn certificates_and_what_is_wrong_with_them() -> Result {
     fs::write(folder.path().join("none.crt"), damaged).unwrap();
     let pinned = |mode: &str, ca: &str| format!("sslmode={mode}&sslrootcert={}", file(ca));
     let require = "sslmode=require".to_owned();
+    let mut seen = Vec::new();
     let full = |ca| pinned("verify-full", ca);
     let ca_only = |ca| pinned("verify-ca", ca);
 
@@ -119,6 +126,11 @@ async fn certificates_and_what_is_wrong_with_them() -> Result {
             ],
         ),
         (
+            // The server is the same, and speaks TLS 1.2 from here on.
+            "old.crt",
+            vec![(require.clone(), Ok(()))],
+        ),
+        (
             "stale.crt",
             vec![
                 (require, Ok(())),
@@ -128,6 +140,12 @@ async fn certificates_and_what_is_wrong_with_them() -> Result {
         ),
         ("elsewhere.crt", vec![(full("ca.crt"), Err("is not for this host")), (ca_only("ca.crt"), Ok(()))]),
     ] {
+        if seen.contains(&certificate) {
+            let administrator = raw(&server.url()).await;
+            let limit = "ALTER SYSTEM SET ssl_max_protocol_version = 'TLSv1.2'";
+            administrator.batch_execute(limit).await.unwrap();
+        }
+        seen.push(certificate);
         present(&server, certificate).await;
         for (options, expected) in cases {
             let url = format!("postgres://tester@localhost:{}/postgres?{options}", server.port);
@@ -196,6 +214,25 @@ async fn tls_in_every_mode_and_logins() -> Result {
         ("password:wr0ng", "127.0.0.1", "sslmode=prefer".to_owned(), Err(ErrorKind::Denied)),
         ("password:pa%40ss", "127.0.0.1", "sslmode=disable".to_owned(), Ok(None)),
         ("password:pa%40ss", "127.0.0.1", "sslmode=require".to_owned(), Ok(with_tls)),
+        ("password:pa%40ss", "127.0.0.1", "sslmode=require&channel_binding=require".to_owned(), Ok(with_tls)),
+        ("password:pa%40ss", "127.0.0.1", "sslmode=require&channel_binding=disable".to_owned(), Ok(with_tls)),
+        (
+            "password:pa%40ss",
+            "127.0.0.1",
+            "sslmode=disable&channel_binding=require".to_owned(),
+            Err(ErrorKind::Denied),
+        ),
+        // It asks for no password.
+        ("tester", "127.0.0.1", "sslmode=require&channel_binding=require".to_owned(), Err(ErrorKind::Denied)),
+        ("tester", "localhost", format!("sslmode=verify-full&{ca}&sslnegotiation=postgres"), Ok(with_tls)),
+        // This machine does not know the authority; libpq's word for its certificates asks for all checks.
+        ("tester", "localhost", "sslrootcert=system".to_owned(), Err(ErrorKind::Denied)),
+        (
+            "tester",
+            "localhost",
+            "sslmode=require&sslrootcert=system".to_owned(),
+            Err(ErrorKind::InvalidValue),
+        ),
         // A role that may not make a schema.
         ("guest", "127.0.0.1", "schema=other&sslmode=disable".to_owned(), Err(ErrorKind::Denied)),
     ] {
@@ -210,6 +247,9 @@ async fn tls_in_every_mode_and_logins() -> Result {
             Err(error) => {
                 assert_eq!(error.outcome(), Outcome::NotApplied);
                 assert!(!format!("{error:?}").contains("wr0ng"));
+                if options.contains("channel_binding=require") {
+                    assert!(error.to_string().contains("has no channel binding"), "{error}");
+                }
                 Err(error.kind())
             }
         };
@@ -227,6 +267,87 @@ async fn tls_in_every_mode_and_logins() -> Result {
     );
     let storage = open(&socket).await;
     assert_eq!(storage.stats().await?.details["tls"], json!("not needed: on this machine"));
+    storage.close().await
+}
+
+/// As libpq, but not in silence.
+#[tokio::test]
+async fn prefer_tells_when_it_goes_without_tls() -> Result {
+    let (server, _folder) = secured("hostnossl all all all trust\n");
+    let heard = Heard::default();
+    let listener = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(false)
+        .with_writer(Arc::new(heard.clone()));
+    let _listens = tracing::subscriber::set_default(listener.finish());
+    let url = server.url();
+    open(&url).await.close().await?;
+    assert_eq!(heard.text(), "", "there was no other way");
+    open(&url.replace("sslmode=disable", "sslmode=prefer")).await.close().await?;
+    let text = heard.text();
+    assert!(text.contains("connected to PostgreSQL without TLS, as `sslmode=prefer` has it"), "{text}");
+    assert!(text.contains("does not accept the login"), "{text}");
+    Ok(())
+}
+
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<u8>>>);
+
+impl Heard {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for &Heard {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An RDS proxy, as far as it matters: it takes no settings at the start. In front of a real server.
+async fn proxy_without_settings(server: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let length = client.read_u32().await?;
+                let mut start = vec![0; length as usize - 4];
+                client.read_exact(&mut start).await?;
+                if start.windows(9).any(|text| text == b"\0options\0") {
+                    let refusal = b"SFATAL\0VFATAL\0C0A000\0MFeature not supported: options\0\0";
+                    client.write_u8(b'E').await?;
+                    client.write_u32(refusal.len() as u32 + 4).await?;
+                    return client.write_all(refusal).await;
+                }
+                let mut server = TcpStream::connect(("127.0.0.1", server)).await?;
+                server.write_u32(length).await?;
+                server.write_all(&start).await?;
+                copy_bidirectional(&mut client, &mut server).await.map(drop)
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_proxy_that_takes_no_settings_is_named() -> Result {
+    let url = servers::postgres();
+    let server = url.split_once("127.0.0.1:").unwrap().1.split_once('/').unwrap().0;
+    let proxy = proxy_without_settings(server.parse().unwrap()).await;
+    let url = url.replace(server, &proxy.to_string());
+    let error = Storage::<Postgres>::open(url.as_str()).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unsupported, Outcome::NotApplied));
+    assert_eq!(error.code(), Some("0A000"));
+    assert!(error.to_string().contains("set `pgbouncer`"), "{error}");
+    let storage = open(&format!("{url}&pgbouncer=true")).await;
+    storage.set_config("k", json!(1)).await?;
     storage.close().await
 }
 

@@ -18,6 +18,12 @@ pub(super) async fn connector(config: &PostgresConfig) -> Result<MakeRustlsConne
             "`verify-ca` needs `sslrootcert`: without it, any public certificate would do",
         ));
     }
+    if config.trusts_system() && config.sslmode != SslMode::VerifyFull {
+        return Err(Error::new(
+            ErrorKind::InvalidValue,
+            "`sslrootcert=system` needs `sslmode=verify-full`: any public certificate would do otherwise",
+        ));
+    }
     let checks = match config.sslmode {
         SslMode::VerifyFull => Checks::IssuerAndName,
         SslMode::VerifyCa => Checks::Issuer,
@@ -26,7 +32,7 @@ pub(super) async fn connector(config: &PostgresConfig) -> Result<MakeRustlsConne
     };
     let files = Files {
         names: &NAMES,
-        ca: config.sslrootcert.clone(),
+        ca: config.sslrootcert.clone().filter(|_| !config.trusts_system()),
         cert: config.sslcert.clone(),
         key: config.sslkey.clone(),
     };
