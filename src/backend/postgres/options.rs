@@ -449,7 +449,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.hosts().unwrap(), [("db.internal".to_owned(), 6432)]);
-        assert_eq!((config.user.as_deref(), config.password), (Some("alice"), Some("p@ss:".into())));
+        assert_eq!((config.user.as_deref(), config.password.clone()), (Some("alice"), Some("p@ss:".into())));
         assert_eq!((config.dbname.as_deref(), config.pool_size), (Some("gateway"), 4));
         assert_eq!(config.quoted_schema().unwrap(), "\"a\"\"b\"");
         assert_eq!((config.sslmode, config.isolation), (SslMode::VerifyCa, Isolation::RepeatableRead));
