@@ -270,6 +270,30 @@ async fn tls_in_every_mode_and_logins() -> Result {
     storage.close().await
 }
 
+/// Those that this machine trusts are those of the tests here.
+#[cfg(feature = "cli")]
+#[test]
+fn system_is_what_this_machine_trusts() {
+    let (server, folder) = secured("local all all trust\nhostssl all all all trust\n");
+    let ping = |trusted: &str, options: &str| {
+        let url = format!("postgres://tester@localhost:{}/postgres?{options}", server.port);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_storage"));
+        let ended = command.args(["--url", &url, "schema", "status"]);
+        let ended = ended.env("SSL_CERT_FILE", folder.path().join(trusted)).env_remove("SSL_CERT_DIR");
+        let ended = ended.output().unwrap();
+        (ended.status.success(), String::from_utf8(ended.stderr).unwrap())
+    };
+    for options in ["sslrootcert=system", "sslmode=verify-full"] {
+        assert_eq!(ping("ca.crt", options), (true, String::new()));
+        let (is_trusted, said) = ping("other.crt", options);
+        assert!(!is_trusted && said.contains("an authority that is not trusted"), "{said}");
+        let (is_trusted, said) = ping("names", options);
+        assert!(!is_trusted && said.contains("this machine trusts no certificates"), "{said}");
+    }
+    let (is_trusted, said) = ping("ca.crt", "sslmode=require&sslrootcert=system");
+    assert!(!is_trusted && said.contains("needs `sslmode=verify-full`"), "{said}");
+}
+
 /// As libpq, but not in silence.
 #[tokio::test]
 async fn prefer_tells_when_it_goes_without_tls() -> Result {

@@ -13,7 +13,8 @@ use crate::{
 ///
 /// As a URL: `postgres://user:password@host:5432/database?sslmode=verify-full`, or with a Unix socket's folder:
 /// `postgres:///database?host=/run/postgresql`. `postgresql://` is the same. The parts of the URL and the option values may be
-/// percent-encoded; the other fields below are options under their names. Deserialized, unknown fields are refused.
+/// percent-encoded; the other fields below are options under their names, and the password may be one of `password`,
+/// `password_file` and `password_env`, too (see [`Secret`]). Deserialized, unknown fields are refused.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -25,6 +26,8 @@ use crate::{
 /// assert_eq!(config.lock_timeout, Duration::from_secs(1));
 /// assert!(!format!("{config:?}").contains("\"x\""));
 /// ```
+///
+#[doc = include_str!("providers.md")]
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
