@@ -122,6 +122,8 @@ async fn certificates_and_what_is_wrong_with_them() -> Result {
             vec![
                 (require.clone(), Ok(())),
                 (ca_only("ca.crt"), Err("X.509 version 1")),
+                // Also where it is itself in the file.
+                (ca_only("old.crt"), Err("X.509 version 1")),
                 (full("ca.crt"), Err("make one of version 3")),
             ],
         ),
