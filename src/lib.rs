@@ -109,6 +109,7 @@ pub use backend::mongodb::{MongoDb, MongoDbConfig, MongoDbTransaction, ReadLevel
 #[cfg(feature = "postgres")]
 pub use backend::postgres::{
     ChannelBinding, Isolation, Postgres, PostgresConfig, PostgresTransaction, SchemaStatus, SslMode,
+    SslNegotiation,
 };
 #[cfg(feature = "redis")]
 pub use backend::redis::{Redis, RedisConfig, RedisDurability, RedisSentinel, RedisTls, RedisTopology};

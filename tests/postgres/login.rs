@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, Write},
     os::unix::fs::{MetadataExt, PermissionsExt},
+    process::Stdio,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -270,6 +271,58 @@ async fn tls_in_every_mode_and_logins() -> Result {
     let storage = open(&socket).await;
     assert_eq!(storage.stats().await?.details["tls"], json!("not needed: on this machine"));
     storage.close().await
+}
+
+/// A server that speaks TLS from the first byte, and only to those who say that they want PostgreSQL, in front of a real one.
+async fn direct_tls(folder: &std::path::Path, server: u16) -> (u16, tokio::process::Child) {
+    let port = servers::free_port();
+    let mut openssl = tokio::process::Command::new("openssl");
+    let arguments = format!(
+        "s_server -quiet -accept 127.0.0.1:{port} -cert server.crt -key server.key -alpn postgresql -naccept 1"
+    );
+    openssl.current_dir(folder).args(arguments.split(' ')).kill_on_drop(true);
+    openssl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut terminator = openssl.spawn().unwrap();
+    let (mut down, mut up) = (terminator.stdin.take().unwrap(), terminator.stdout.take().unwrap());
+    let (mut replies, mut requests) = TcpStream::connect(("127.0.0.1", server)).await.unwrap().into_split();
+    tokio::spawn(async move { tokio::io::copy(&mut up, &mut requests).await });
+    tokio::spawn(async move {
+        let mut part = vec![0; 4096];
+        while let Ok(length @ 1..) = replies.read(&mut part).await {
+            down.write_all(&part[..length]).await?;
+            down.flush().await?;
+        }
+        io::Result::Ok(())
+    });
+    (port, terminator)
+}
+
+#[tokio::test]
+async fn tls_may_begin_at_once() -> Result {
+    let (server, folder) = secured("local all all trust\nhost all all all trust\n");
+    let (port, _terminator) = direct_tls(folder.path(), server.port).await;
+    let ca = folder.path().join("ca.crt");
+    let url = format!("postgres://tester@localhost:{port}/postgres?sslnegotiation=direct&pool_size=1");
+    let full = format!("{url}&sslmode=verify-full&sslrootcert={}", ca.display());
+    let begun = Instant::now();
+    let storage = loop {
+        match Storage::<Postgres>::open(full.as_str()).await {
+            Ok(storage) => break storage,
+            // It does not listen yet.
+            Err(error) if error.code() == Some("os error 111") => {}
+            Err(error) => panic!("{error:?}"),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "openssl does not listen");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    storage.set_config("k", json!(1)).await?;
+    assert_eq!(*storage.get_config("k").await?.value(), 1);
+    storage.close().await?;
+
+    let error = Storage::<Postgres>::open(url.as_str()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidValue);
+    assert!(error.to_string().contains("needs `sslmode=require` or more"), "{error}");
+    Ok(())
 }
 
 /// Those that this machine trusts are those of the tests here.

@@ -20,13 +20,16 @@ use tokio::{
 };
 use tokio_postgres::{
     AsyncMessage, Client, Config, Statement,
-    config::{ChannelBinding as DriverBinding, SslMode as DriverMode, TargetSessionAttrs},
+    config::{
+        ChannelBinding as DriverBinding, SslMode as DriverMode, SslNegotiation as DriverNegotiation,
+        TargetSessionAttrs,
+    },
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     failure,
-    options::{ChannelBinding, Isolation, PostgresConfig, SslMode},
+    options::{ChannelBinding, Isolation, PostgresConfig, SslMode, SslNegotiation},
     statement::{STATEMENTS, Sql},
 };
 use crate::{
@@ -250,6 +253,10 @@ impl Dialer {
         }
         plain
             .application_name(&config.application_name)
+            .ssl_negotiation(match config.sslnegotiation {
+                SslNegotiation::Postgres => DriverNegotiation::Postgres,
+                SslNegotiation::Direct => DriverNegotiation::Direct,
+            })
             .channel_binding(match config.channel_binding {
                 ChannelBinding::Disable => DriverBinding::Disable,
                 ChannelBinding::Prefer => DriverBinding::Prefer,

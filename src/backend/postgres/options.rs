@@ -55,6 +55,8 @@ pub struct PostgresConfig {
     pub sslcert: Option<PathBuf>,
     /// A file with its private key (PEM).
     pub sslkey: Option<PathBuf>,
+    /// How TLS begins. Default: [`SslNegotiation::Postgres`].
+    pub sslnegotiation: SslNegotiation,
     /// Whether the login is bound to the TLS connection. Default: [`ChannelBinding::Prefer`].
     pub channel_binding: ChannelBinding,
     /// Whether a pooler in transaction mode, such as PgBouncer or RDS Proxy, stands in between: nothing is prepared then, the server's
@@ -117,6 +119,16 @@ pub enum SslMode {
     VerifyFull,
 }
 
+/// How TLS begins: as libpq has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SslNegotiation {
+    /// The server is asked for it. Every server knows that.
+    Postgres,
+    /// At once, which saves a round trip for each connection. Needs PostgreSQL 17 and [`SslMode::Require`] or more.
+    Direct,
+}
+
 /// Whether a login by password (SCRAM) is bound to the TLS connection, so that a server in between can't pass it on: as libpq
 /// has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -149,6 +161,9 @@ const SSL_MODES: [(&str, SslMode); 6] = [
     ("verify-full", SslMode::VerifyFull),
 ];
 
+const SSL_NEGOTIATIONS: [(&str, SslNegotiation); 2] =
+    [("postgres", SslNegotiation::Postgres), ("direct", SslNegotiation::Direct)];
+
 const CHANNEL_BINDINGS: [(&str, ChannelBinding); 3] = [
     ("disable", ChannelBinding::Disable),
     ("prefer", ChannelBinding::Prefer),
@@ -171,6 +186,7 @@ impl Default for PostgresConfig {
             sslrootcert: None,
             sslcert: None,
             sslkey: None,
+            sslnegotiation: SslNegotiation::Postgres,
             channel_binding: ChannelBinding::Prefer,
             pgbouncer: false,
             isolation: Isolation::Serializable,
@@ -195,7 +211,7 @@ impl PostgresConfig {
     }
 }
 
-const OPTIONS: [&str; 26] = [
+const OPTIONS: [&str; 27] = [
     "application_name",
     "channel_binding",
     "connect_timeout",
@@ -218,6 +234,7 @@ const OPTIONS: [&str; 26] = [
     "sslcert",
     "sslkey",
     "sslmode",
+    "sslnegotiation",
     "sslrootcert",
     "statement_timeout",
     "tcp_user_timeout",
@@ -261,6 +278,7 @@ impl TryFrom<&str> for PostgresConfig {
                 "sslcert" => config.sslcert = Some(decode(value)?.into()),
                 "sslkey" => config.sslkey = Some(decode(value)?.into()),
                 "sslmode" => sslmode = Some(ssl_mode(name, value)?),
+                "sslnegotiation" => config.sslnegotiation = one_of(name, value, &SSL_NEGOTIATIONS)?,
                 "sslrootcert" => config.sslrootcert = Some(decode(value)?.into()),
                 "statement_timeout" => config.statement_timeout = duration(name, value)?,
                 "tcp_user_timeout" => config.tcp_user_timeout = duration(name, value)?,
@@ -394,8 +412,6 @@ fn elsewhere(name: &str, value: &str) -> Result<()> {
         "client_encoding" => "it is always `UTF8`",
         "gssencmode" if matches!(value, "disable" | "prefer") => return Ok(()),
         "gssencmode" => "there is no GSSAPI here; it is `disable` or `prefer`, and TLS is `sslmode`",
-        "sslnegotiation" if value == "postgres" => return Ok(()),
-        "sslnegotiation" => "it is `postgres`, which every server knows",
         "sslsni" if value == "1" => return Ok(()),
         "sslsni" => "the server's name is always sent; it is `1`",
         "keepalives" if value == "1" => return Ok(()),
@@ -530,11 +546,12 @@ mod tests {
         let config = read("channel_binding=require&connection_limit=3&sslrootcert=system").unwrap();
         assert_eq!((config.channel_binding, config.pool_size), (ChannelBinding::Require, 3));
         assert_eq!((config.sslmode, config.trusts_system()), (SslMode::VerifyFull, true));
+        assert_eq!(read("sslnegotiation=direct").unwrap().sslnegotiation, SslNegotiation::Direct);
         for (refused, said) in [
             ("target_session_attrs=standby", "the store writes"),
             ("client_encoding=latin1", "always `UTF8`"),
             ("gssencmode=require", "no GSSAPI"),
-            ("sslnegotiation=direct", "it is `postgres`"),
+            ("sslnegotiation=secret", "postgres, direct"),
             ("keepalives=0", "always kept alive"),
             ("options=-c%20search_path%3Dx", "the option `schema`"),
             ("options=project%3Dep-1", "the host's name is sent"),
