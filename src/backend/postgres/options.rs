@@ -420,7 +420,8 @@ fn elsewhere(name: &str, value: &str) -> Result<()> {
         "keepalives_idle" | "keepalives_interval" | "keepalives_count" if is_number() => return Ok(()),
         "keepalives_idle" | "keepalives_interval" | "keepalives_count" => "it is a whole number",
         "options" => {
-            "the store sets up its sessions itself; a schema is the option `schema`, the server's timeouts are options of              their own, and the host's name is sent with TLS (Neon's endpoint)"
+            "the store sets up its sessions itself; a schema is the option `schema`, the server's timeouts are options of \
+             their own, and the host's name is sent with TLS (Neon's endpoint)"
         }
         "currentSchema" | "search_path" => "a schema is the option `schema`",
         "passfile" => "a file with the password alone is the option `password_file`",

@@ -48,7 +48,9 @@ impl Postgres {
         tell("max_connections", json!(count(14)?));
         tell("connections_of_all", json!(count(15)?));
         tell("pgbouncer", json!(self.server.config.pgbouncer));
-        tell("parameters_logged_by", json!(text(16)?.filter(|settings| !settings.is_empty())));
+        if let Some(settings) = text(16)?.filter(|settings| !settings.is_empty()) {
+            tell("parameters_logged_by", json!(settings));
+        }
         let warnings = warnings(&details);
         details.insert("warnings".to_owned(), json!(warnings));
         Ok(StorageStats {
@@ -86,7 +88,8 @@ fn warnings(details: &Map<String, Json>) -> Vec<String> {
         ),
     ]
     .into_iter()
-    .filter_map(|(holds, warning)| holds.then(|| warning.to_owned()))
+    .filter(|(holds, _)| *holds)
+    .map(|(_, warning)| warning.to_owned())
     .chain(details.get("parameters_logged_by").and_then(Json::as_str).map(|settings| {
         format!(
             "the server writes what is stored, credentials too, into its log ({settings}): turn that off, or set \
@@ -106,7 +109,6 @@ mod tests {
         let safe = json!({
             "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "in_recovery": false,
             "read_only": false, "tls": "TLSv1.3", "max_connections": 100, "connections_of_all": 12,
-            "parameters_logged_by": null,
         });
         assert_eq!(warnings(safe.clone()), 0);
         for (name, value) in [

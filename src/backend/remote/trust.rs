@@ -296,7 +296,7 @@ fn element(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
     Some((Element { tag, content, whole: &der[..der.len() - rest.len()] }, rest))
 }
 
-/// A certificate of a version that has no names of hosts.
+/// A certificate of a version that has no names of hosts, and does not say whether it is an authority's.
 #[derive(Debug)]
 struct OldVersion(u8);
 
@@ -334,7 +334,7 @@ pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Err
                 "is not for servers: make one with extendedKeyUsage=serverAuth".to_owned()
             }
             Fault::Other(OtherError(fault)) if let Some(version) = fault.downcast_ref::<OldVersion>() => {
-                format!("is of {version}, which names no hosts: make one of version 3, with a subjectAltName (`openssl req -x509 -addext subjectAltName=DNS:HOST`)")
+                format!("is of {version}, which can't be checked: make one of version 3, with a subjectAltName (`openssl req -x509 -addext subjectAltName=DNS:HOST`)")
             }
             Fault::Other(other) if is_authority(other) => {
                 format!("is an authority's (CA:TRUE): put it itself into the file of `{ca}`, or make one with basicConstraints=CA:FALSE")
@@ -363,8 +363,9 @@ fn invalid(message: String) -> Error {
     Error::new(ErrorKind::InvalidValue, message)
 }
 
+// The tests of Postgres have it, too, among all the servers; these here have to do without them.
 #[cfg(test)]
-#[allow(dead_code)]
+#[allow(dead_code, clippy::duplicate_mod)]
 #[path = "../../../tests/servers/certificates.rs"]
 mod made;
 
