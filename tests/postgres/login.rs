@@ -87,6 +87,12 @@ async fn certificates_and_what_is_wrong_with_them() -> Result {
     let bundle = format!("words\n{damaged}{}-----BEGIN CERTIFICATE-----\n", text("ca.crt"));
     fs::write(folder.path().join("bundle.crt"), bundle).unwrap();
     fs::write(folder.path().join("none.crt"), damaged).unwrap();
+    // Another authority of the same name, alone and beside the server's own certificate.
+    certificates::openssl(
+        folder.path(),
+        "req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=trusted -keyout namesake.key -out namesake.crt",
+    );
+    fs::write(folder.path().join("both.crt"), text("namesake.crt") + &text("server.crt")).unwrap();
     let pinned = |mode: &str, ca: &str| format!("sslmode={mode}&sslrootcert={}", file(ca));
     let require = "sslmode=require".to_owned();
     let mut seen = Vec::new();
@@ -104,6 +110,8 @@ async fn certificates_and_what_is_wrong_with_them() -> Result {
                 // Itself, and nothing else.
                 (full("server.crt"), Ok(())),
                 (full("elsewhere.crt"), Err("signed by an authority that is not trusted")),
+                (full("namesake.crt"), Err("signed by an authority that is not trusted")),
+                (full("both.crt"), Ok(())),
             ],
         ),
         (

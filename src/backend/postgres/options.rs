@@ -50,6 +50,7 @@ pub struct PostgresConfig {
     pub sslmode: SslMode,
     /// A file of certificates (PEM) that are trusted: authorities', or the server's own. What can't be read of it is passed over.
     /// None, or `system`: those that this machine trusts. `system` needs `verify-full`.
+    /// This file and the next two are read once, when the store is opened.
     pub sslrootcert: Option<PathBuf>,
     /// A file with our own certificate (PEM), for a server that asks for one. Needs `sslkey`.
     pub sslcert: Option<PathBuf>,

@@ -173,7 +173,10 @@ impl ServerCertVerifier for Verifier {
         }
         let mut result = trusted.chains.verify_server_cert(certificate, intermediates, name, ocsp, now);
         // Dates are looked at before the authority is, so they held. A certificate that is itself trusted needs no other.
-        if let Err(InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_))) = result
+        // A bad signature is that of another authority of the same name.
+        if let Err(InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature | CertificateError::Other(_),
+        )) = result
             && trusted.certificates.iter().any(|one| one == certificate)
         {
             let parsed = ParsedCertificate::try_from(certificate)?;
@@ -322,7 +325,8 @@ pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Err
             Fault::NotValidYet | Fault::NotValidYetContext { .. } => {
                 "is not valid yet: set this machine's clock, or make another".to_owned()
             }
-            Fault::UnknownIssuer => {
+            // The latter is one whose name is that of a trusted one, and whose key is another.
+            Fault::UnknownIssuer | Fault::BadSignature => {
                 format!("is signed by an authority that is not trusted: put the authority's certificate into the file of `{ca}`")
             }
             Fault::NotValidForName | Fault::NotValidForNameContext { .. } => {
