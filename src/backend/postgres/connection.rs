@@ -169,6 +169,10 @@ impl Connection {
         self.prepared[statement as usize].as_ref()
     }
 
+    pub(super) fn forget(&mut self, statement: Sql) {
+        self.prepared[statement as usize] = None;
+    }
+
     pub(super) fn keep(&mut self, statement: Sql, prepared: Statement) {
         self.prepared[statement as usize] = Some(prepared);
     }
