@@ -183,6 +183,13 @@ impl Error {
         self.edit(|inner| inner.source = Some(Arc::new(source)))
     }
 
+    /// The same error in other words.
+    #[cold]
+    #[cfg(feature = "postgres")]
+    pub(crate) fn with_message(self, message: String) -> Self {
+        self.edit(|inner| inner.message = message.into())
+    }
+
     /// The same error, about no record.
     #[cold]
     #[cfg(any(feature = "redis", feature = "postgres", feature = "mongodb"))]

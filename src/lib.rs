@@ -120,7 +120,8 @@ pub use backend::memory::{Memory, MemoryConfig, MemoryTransaction};
 pub use backend::mongodb::{MongoDb, MongoDbConfig, MongoDbTransaction, ReadLevel, WriteLevel};
 #[cfg(feature = "postgres")]
 pub use backend::postgres::{
-    Isolation, Postgres, PostgresConfig, PostgresTransaction, SchemaStatus, SslMode,
+    ChannelBinding, Isolation, Postgres, PostgresConfig, PostgresTransaction, SchemaStatus, SslMode,
+    SslNegotiation,
 };
 #[cfg(feature = "redis")]
 pub use backend::redis::{Redis, RedisConfig, RedisDurability, RedisSentinel, RedisTls, RedisTopology};

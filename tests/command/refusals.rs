@@ -39,7 +39,7 @@ fn what_can_not_be_reached_is_named() {
         ),
         (
             "postgres://u:SECRET@127.0.0.1:1/db",
-            &*format!("postgres://127.0.0.1:1/db: the PostgreSQL server {refused}"),
+            &*format!("postgres://127.0.0.1:1/db: the PostgreSQL server at 127.0.0.1:1 {refused}"),
         ),
         (
             "redis://u:SECRET@nowhere.invalid",
@@ -47,7 +47,7 @@ fn what_can_not_be_reached_is_named() {
         ),
         (
             "postgres://u:SECRET@nowhere.invalid/db",
-            "postgres://nowhere.invalid/db: the name of the PostgreSQL server can't be resolved\n",
+            "postgres://nowhere.invalid/db: the name of the PostgreSQL server at nowhere.invalid:5432 can't be resolved\n",
         ),
         (
             "mongodb://u:SECRET@127.0.0.1:1/db?serverSelectionTimeoutMS=500",

@@ -2,13 +2,20 @@
 
 use std::{
     fs,
+    io::{self, Write},
     os::unix::fs::{MetadataExt, PermissionsExt},
+    process::Stdio,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use gateway_storage::{ErrorKind, Outcome, Postgres, Storage};
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+};
 
 use crate::{
     Result, open, raw,
@@ -80,8 +87,15 @@ async fn certificates_and_what_is_wrong_with_them() -> Result {
     let bundle = format!("words\n{damaged}{}-----BEGIN CERTIFICATE-----\n", text("ca.crt"));
     fs::write(folder.path().join("bundle.crt"), bundle).unwrap();
     fs::write(folder.path().join("none.crt"), damaged).unwrap();
+    // Another authority of the same name, alone and beside the server's own certificate.
+    certificates::openssl(
+        folder.path(),
+        "req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=trusted -keyout namesake.key -out namesake.crt",
+    );
+    fs::write(folder.path().join("both.crt"), text("namesake.crt") + &text("server.crt")).unwrap();
     let pinned = |mode: &str, ca: &str| format!("sslmode={mode}&sslrootcert={}", file(ca));
     let require = "sslmode=require".to_owned();
+    let mut seen = Vec::new();
     let full = |ca| pinned("verify-full", ca);
     let ca_only = |ca| pinned("verify-ca", ca);
 
@@ -96,6 +110,8 @@ async fn certificates_and_what_is_wrong_with_them() -> Result {
                 // Itself, and nothing else.
                 (full("server.crt"), Ok(())),
                 (full("elsewhere.crt"), Err("signed by an authority that is not trusted")),
+                (full("namesake.crt"), Err("signed by an authority that is not trusted")),
+                (full("both.crt"), Ok(())),
             ],
         ),
         (
@@ -115,8 +131,15 @@ async fn certificates_and_what_is_wrong_with_them() -> Result {
             vec![
                 (require.clone(), Ok(())),
                 (ca_only("ca.crt"), Err("X.509 version 1")),
+                // Also where it is itself in the file.
+                (ca_only("old.crt"), Err("X.509 version 1")),
                 (full("ca.crt"), Err("make one of version 3")),
             ],
+        ),
+        (
+            // The server is the same, and speaks TLS 1.2 from here on.
+            "old.crt",
+            vec![(require.clone(), Ok(()))],
         ),
         (
             "stale.crt",
@@ -128,6 +151,12 @@ async fn certificates_and_what_is_wrong_with_them() -> Result {
         ),
         ("elsewhere.crt", vec![(full("ca.crt"), Err("is not for this host")), (ca_only("ca.crt"), Ok(()))]),
     ] {
+        if seen.contains(&certificate) {
+            let administrator = raw(&server.url()).await;
+            let limit = "ALTER SYSTEM SET ssl_max_protocol_version = 'TLSv1.2'";
+            administrator.batch_execute(limit).await.unwrap();
+        }
+        seen.push(certificate);
         present(&server, certificate).await;
         for (options, expected) in cases {
             let url = format!("postgres://tester@localhost:{}/postgres?{options}", server.port);
@@ -196,6 +225,25 @@ async fn tls_in_every_mode_and_logins() -> Result {
         ("password:wr0ng", "127.0.0.1", "sslmode=prefer".to_owned(), Err(ErrorKind::Denied)),
         ("password:pa%40ss", "127.0.0.1", "sslmode=disable".to_owned(), Ok(None)),
         ("password:pa%40ss", "127.0.0.1", "sslmode=require".to_owned(), Ok(with_tls)),
+        ("password:pa%40ss", "127.0.0.1", "sslmode=require&channel_binding=require".to_owned(), Ok(with_tls)),
+        ("password:pa%40ss", "127.0.0.1", "sslmode=require&channel_binding=disable".to_owned(), Ok(with_tls)),
+        (
+            "password:pa%40ss",
+            "127.0.0.1",
+            "sslmode=disable&channel_binding=require".to_owned(),
+            Err(ErrorKind::Denied),
+        ),
+        // It asks for no password.
+        ("tester", "127.0.0.1", "sslmode=require&channel_binding=require".to_owned(), Err(ErrorKind::Denied)),
+        ("tester", "localhost", format!("sslmode=verify-full&{ca}&sslnegotiation=postgres"), Ok(with_tls)),
+        // This machine does not know the authority; libpq's word for its certificates asks for all checks.
+        ("tester", "localhost", "sslrootcert=system".to_owned(), Err(ErrorKind::Denied)),
+        (
+            "tester",
+            "localhost",
+            "sslmode=require&sslrootcert=system".to_owned(),
+            Err(ErrorKind::InvalidValue),
+        ),
         // A role that may not make a schema.
         ("guest", "127.0.0.1", "schema=other&sslmode=disable".to_owned(), Err(ErrorKind::Denied)),
     ] {
@@ -210,6 +258,9 @@ async fn tls_in_every_mode_and_logins() -> Result {
             Err(error) => {
                 assert_eq!(error.outcome(), Outcome::NotApplied);
                 assert!(!format!("{error:?}").contains("wr0ng"));
+                if options.contains("channel_binding=require") {
+                    assert!(error.to_string().contains("has no channel binding"), "{error}");
+                }
                 Err(error.kind())
             }
         };
@@ -227,6 +278,163 @@ async fn tls_in_every_mode_and_logins() -> Result {
     );
     let storage = open(&socket).await;
     assert_eq!(storage.stats().await?.details["tls"], json!("not needed: on this machine"));
+    storage.close().await
+}
+
+/// A server that speaks TLS from the first byte, and only to those who say that they want PostgreSQL, in front of a real one.
+async fn direct_tls(folder: &std::path::Path, server: u16) -> (u16, tokio::process::Child) {
+    let port = servers::free_port();
+    let mut openssl = tokio::process::Command::new("openssl");
+    let arguments = format!(
+        "s_server -quiet -accept 127.0.0.1:{port} -cert server.crt -key server.key -alpn postgresql -naccept 1"
+    );
+    openssl.current_dir(folder).args(arguments.split(' ')).kill_on_drop(true);
+    openssl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut terminator = openssl.spawn().unwrap();
+    let (mut down, mut up) = (terminator.stdin.take().unwrap(), terminator.stdout.take().unwrap());
+    let (mut replies, mut requests) = TcpStream::connect(("127.0.0.1", server)).await.unwrap().into_split();
+    tokio::spawn(async move { tokio::io::copy(&mut up, &mut requests).await });
+    tokio::spawn(async move {
+        let mut part = vec![0; 4096];
+        while let Ok(length @ 1..) = replies.read(&mut part).await {
+            down.write_all(&part[..length]).await?;
+            down.flush().await?;
+        }
+        io::Result::Ok(())
+    });
+    (port, terminator)
+}
+
+#[tokio::test]
+async fn tls_may_begin_at_once() -> Result {
+    let (server, folder) = secured("local all all trust\nhost all all all trust\n");
+    let (port, _terminator) = direct_tls(folder.path(), server.port).await;
+    let ca = folder.path().join("ca.crt");
+    let url = format!("postgres://tester@localhost:{port}/postgres?sslnegotiation=direct&pool_size=1");
+    let full = format!("{url}&sslmode=verify-full&sslrootcert={}", ca.display());
+    let begun = Instant::now();
+    let storage = loop {
+        match Storage::<Postgres>::open(full.as_str()).await {
+            Ok(storage) => break storage,
+            // It does not listen yet.
+            Err(error) if error.code() == Some("os error 111") => {}
+            Err(error) => panic!("{error:?}"),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "openssl does not listen");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    storage.set_config("k", json!(1)).await?;
+    assert_eq!(*storage.get_config("k").await?.value(), 1);
+    storage.close().await?;
+
+    let error = Storage::<Postgres>::open(url.as_str()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidValue);
+    assert!(error.to_string().contains("needs `sslmode=require` or more"), "{error}");
+    Ok(())
+}
+
+/// Those that this machine trusts are those of the tests here.
+#[cfg(feature = "cli")]
+#[test]
+fn system_is_what_this_machine_trusts() {
+    let (server, folder) = secured("local all all trust\nhostssl all all all trust\n");
+    let ping = |trusted: &str, options: &str| {
+        let url = format!("postgres://tester@localhost:{}/postgres?{options}", server.port);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_storage"));
+        let ended = command.args(["--url", &url, "schema", "status"]);
+        let ended = ended.env("SSL_CERT_FILE", folder.path().join(trusted)).env_remove("SSL_CERT_DIR");
+        let ended = ended.output().unwrap();
+        (ended.status.success(), String::from_utf8(ended.stderr).unwrap())
+    };
+    for options in ["sslrootcert=system", "sslmode=verify-full"] {
+        assert_eq!(ping("ca.crt", options), (true, String::new()));
+        let (is_trusted, said) = ping("other.crt", options);
+        assert!(!is_trusted && said.contains("an authority that is not trusted"), "{said}");
+        let (is_trusted, said) = ping("names", options);
+        assert!(!is_trusted && said.contains("this machine trusts no certificates"), "{said}");
+    }
+    let (is_trusted, said) = ping("ca.crt", "sslmode=require&sslrootcert=system");
+    assert!(!is_trusted && said.contains("needs `sslmode=verify-full`"), "{said}");
+}
+
+/// As libpq, but not in silence.
+#[tokio::test]
+async fn prefer_tells_when_it_goes_without_tls() -> Result {
+    let (server, _folder) = secured("hostnossl all all all trust\n");
+    let heard = Heard::default();
+    let listener = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(false)
+        .with_writer(Arc::new(heard.clone()));
+    let _listens = tracing::subscriber::set_default(listener.finish());
+    let url = server.url();
+    open(&url).await.close().await?;
+    assert_eq!(heard.text(), "", "there was no other way");
+    open(&url.replace("sslmode=disable", "sslmode=prefer")).await.close().await?;
+    let text = heard.text();
+    assert!(text.contains("connected to PostgreSQL without TLS, as `sslmode=prefer` has it"), "{text}");
+    assert!(text.contains("does not accept the login"), "{text}");
+    Ok(())
+}
+
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<u8>>>);
+
+impl Heard {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for &Heard {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An RDS proxy, as far as it matters: it takes no settings at the start. In front of a real server.
+async fn proxy_without_settings(server: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let length = client.read_u32().await?;
+                let mut start = vec![0; length as usize - 4];
+                client.read_exact(&mut start).await?;
+                if start.windows(9).any(|text| text == b"\0options\0") {
+                    let refusal = b"SFATAL\0VFATAL\0C0A000\0MFeature not supported: options\0\0";
+                    client.write_u8(b'E').await?;
+                    client.write_u32(refusal.len() as u32 + 4).await?;
+                    return client.write_all(refusal).await;
+                }
+                let mut server = TcpStream::connect(("127.0.0.1", server)).await?;
+                server.write_u32(length).await?;
+                server.write_all(&start).await?;
+                copy_bidirectional(&mut client, &mut server).await.map(drop)
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_proxy_that_takes_no_settings_is_named() -> Result {
+    let url = servers::postgres();
+    let server = url.split_once("127.0.0.1:").unwrap().1.split_once('/').unwrap().0;
+    let proxy = proxy_without_settings(server.parse().unwrap()).await;
+    let url = url.replace(server, &proxy.to_string());
+    let error = Storage::<Postgres>::open(url.as_str()).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unsupported, Outcome::NotApplied));
+    assert_eq!(error.code(), Some("0A000"));
+    assert!(error.to_string().contains("set `pgbouncer`"), "{error}");
+    let storage = open(&format!("{url}&pgbouncer=true")).await;
+    storage.set_config("k", json!(1)).await?;
     storage.close().await
 }
 

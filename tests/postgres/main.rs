@@ -4,7 +4,10 @@
 mod calls;
 mod connections;
 mod faults;
+mod hosts;
 mod login;
+mod logs;
+mod passwords;
 mod pool;
 mod schema;
 #[path = "../servers/mod.rs"]

@@ -65,6 +65,21 @@ async fn an_older_schema_is_migrated_only_if_wanted() -> Result {
     storage.close().await
 }
 
+/// While a rolling update migrates: what is prepared is so for columns of another type.
+#[tokio::test]
+async fn a_migration_meanwhile_fails_no_call() -> Result {
+    let url = servers::postgres();
+    let storage = open(&format!("{url}&pool_size=1")).await;
+    storage.set_config("a", json!(1)).await?;
+    assert_eq!(storage.list_configs().await?.len(), 1);
+    let change = format!("ALTER TABLE {}.configs ALTER COLUMN key TYPE varchar(2000)", schema(&url));
+    raw(&url).await.batch_execute(&change).await.unwrap();
+    assert_eq!(storage.list_configs().await?.len(), 1);
+    storage.set_config("b", json!(2)).await?;
+    assert_eq!(storage.list_configs().await?.len(), 2);
+    storage.close().await
+}
+
 #[tokio::test]
 async fn a_strange_name_of_a_schema_is_a_name() -> Result {
     let url = servers::postgres();

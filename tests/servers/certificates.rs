@@ -1,12 +1,30 @@
 //! Certificates for a server on `localhost` and its client.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
 
-fn openssl(folder: &Path, arguments: &str) {
+fn run(folder: &Path, arguments: &str) -> Output {
     let mut openssl = Command::new("openssl");
-    let ran =
-        openssl.current_dir(folder).args(arguments.split(' ')).output().expect("these tests need openssl");
+    openssl.current_dir(folder).args(arguments.split(' ')).output().expect("these tests need openssl")
+}
+
+pub(crate) fn openssl(folder: &Path, arguments: &str) {
+    let ran = run(folder, arguments);
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+/// A certificate of X.509 version 1, of this key. From version 3.2 on OpenSSL makes one only if it is told so.
+pub(crate) fn old(folder: &Path, key: &str, certificate: &str) {
+    let made = format!("req -new -subj /CN=localhost -key {key} -days 30");
+    if !run(folder, &format!("{made} -x509 -x509v1 -out {certificate}")).status.success() {
+        openssl(folder, &format!("{made} -out old.csr"));
+        openssl(folder, &format!("x509 -req -in old.csr -signkey {key} -days 30 -out {certificate}"));
+    }
+    let text = run(folder, &format!("x509 -in {certificate} -noout -text"));
+    assert!(String::from_utf8_lossy(&text.stdout).contains("Version: 1 "), "not of version 1");
 }
 
 /// Two authorities, and a server's and a client's certificate that the first one signed.
@@ -42,7 +60,7 @@ pub(crate) fn make(folder: &Path) {
         "req -x509 -key server.key -days 30 -subj /CN=localhost -addext subjectAltName=DNS:localhost -out self.crt",
     );
     let signed = "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial";
-    openssl(folder, &format!("{signed} -days 30 -out old.crt"));
+    old(folder, "server.key", "old.crt");
     openssl(folder, &format!("{signed} -days -1 -extfile names -out stale.crt"));
     fs::write(folder.join("elsewhere"), "subjectAltName=DNS:elsewhere\nbasicConstraints=CA:FALSE\n").unwrap();
     openssl(folder, &format!("{signed} -days 30 -extfile elsewhere -out elsewhere.crt"));

@@ -20,17 +20,20 @@ use tokio::{
 };
 use tokio_postgres::{
     AsyncMessage, Client, Config, Statement,
-    config::{SslMode as DriverMode, TargetSessionAttrs},
+    config::{
+        ChannelBinding as DriverBinding, SslMode as DriverMode, SslNegotiation as DriverNegotiation,
+        TargetSessionAttrs,
+    },
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     failure,
-    options::{Isolation, PostgresConfig, SslMode},
+    options::{ChannelBinding, Isolation, PostgresConfig, SslMode, SslNegotiation},
     statement::{STATEMENTS, Sql},
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, Secret,
     backend::remote::{later, unreachable},
 };
 
@@ -166,6 +169,10 @@ impl Connection {
         self.prepared[statement as usize].as_ref()
     }
 
+    pub(super) fn forget(&mut self, statement: Sql) {
+        self.prepared[statement as usize] = None;
+    }
+
     pub(super) fn keep(&mut self, statement: Sql, prepared: Statement) {
         self.prepared[statement as usize] = Some(prepared);
     }
@@ -205,6 +212,8 @@ impl Drop for Connection {
 struct Place {
     host: String,
     port: u16,
+    /// What errors call it.
+    name: String,
     ways: Vec<Config>,
 }
 
@@ -214,6 +223,7 @@ const HASTE: Duration = Duration::from_millis(250);
 /// Opens connections for the pool.
 pub(super) struct Dialer {
     places: Vec<Place>,
+    password: Option<Secret>,
     tls: MakeRustlsConnect,
     cancels: bool,
     behind_pooler: bool,
@@ -236,9 +246,6 @@ impl Dialer {
         if let Some(user) = &config.user {
             plain.user(user);
         }
-        if let Some(password) = &config.password {
-            plain.password(password);
-        }
         if let Some(dbname) = &config.dbname {
             plain.dbname(dbname);
         }
@@ -250,6 +257,15 @@ impl Dialer {
         }
         plain
             .application_name(&config.application_name)
+            .ssl_negotiation(match config.sslnegotiation {
+                SslNegotiation::Postgres => DriverNegotiation::Postgres,
+                SslNegotiation::Direct => DriverNegotiation::Direct,
+            })
+            .channel_binding(match config.channel_binding {
+                ChannelBinding::Disable => DriverBinding::Disable,
+                ChannelBinding::Prefer => DriverBinding::Prefer,
+                ChannelBinding::Require => DriverBinding::Require,
+            })
             .connect_timeout(config.connect_timeout)
             .tcp_user_timeout(config.tcp_user_timeout)
             .keepalives_idle(Duration::from_secs(15))
@@ -263,11 +279,18 @@ impl Dialer {
                     way.host(&host).ssl_mode(*mode);
                     way
                 };
-                Place { ways: modes(config.sslmode, &host).iter().map(way).collect(), host, port }
+                let ways = modes(config.sslmode, &host).iter().map(way).collect();
+                let name = if host.contains(':') && !host.starts_with('/') {
+                    format!("[{host}]:{port}")
+                } else {
+                    format!("{host}:{port}")
+                };
+                Place { host, port, name, ways }
             })
             .collect();
         Ok(Self {
             places,
+            password: config.password.clone(),
             tls,
             cancels: !config.pgbouncer,
             behind_pooler: config.pgbouncer,
@@ -276,44 +299,73 @@ impl Dialer {
         })
     }
 
-    /// The first host that can be reached and, where there are several, takes writes.
+    /// The first host that lets us in and, where there are several, takes writes.
     async fn dial(&self) -> Result<Box<Connection>> {
-        let mut first = None;
-        for place in &self.places {
-            match self.dial_host(place).await {
-                Ok(connection) => return Ok(connection),
-                // Who is not let in here would not be let in elsewhere, and should know.
-                Err(error) if error.kind() == ErrorKind::Denied => return Err(error),
-                Err(error) => first = first.or(Some(error)),
+        let mut end = later(Instant::now(), self.connect_timeout);
+        let password = match &self.password {
+            Some(secret) => {
+                Some(timeout_at(end, secret.reveal()).await.unwrap_or_else(|_| Err(slow_secret()))?)
             }
+            None => None,
+        };
+        let mut failures = Vec::new();
+        for place in &self.places {
+            match self.dial_host(place, password.as_deref(), end).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => failures.push(error),
+            }
+            end = later(Instant::now(), self.connect_timeout);
         }
-        Err(first.expect("there is a host"))
+        Err(failure::of_all(failures))
     }
 
-    async fn dial_host(&self, place: &Place) -> Result<Box<Connection>> {
-        let mut first = None;
+    async fn dial_host(
+        &self,
+        place: &Place,
+        password: Option<&str>,
+        mut end: Instant,
+    ) -> Result<Box<Connection>> {
+        let mut first: Option<Error> = None;
         for way in &place.ways {
-            let end = later(Instant::now(), self.connect_timeout);
-            let dialed = timeout_at(end, self.dial_way(place, way, end)).await;
-            match dialed.unwrap_or_else(|_| Err(failure::slow())) {
-                Ok(connection) => return Ok(connection),
+            let mut way = way.clone();
+            if let Some(password) = password {
+                way.password(password);
+            }
+            let dialed = timeout_at(end, self.dial_way(place, &way, end)).await;
+            match dialed.unwrap_or_else(|_| Err(failure::at(&place.name, failure::slow()))) {
+                Ok(connection) => {
+                    if let Some(error) = first
+                        && way.get_ssl_mode() == DriverMode::Disable
+                    {
+                        tracing::warn!(%error, "connected to PostgreSQL without TLS, as `sslmode=prefer` has it");
+                    }
+                    return Ok(connection);
+                }
                 // Only a refusal can be answered by another way, and not that of a password.
                 Err(error) if error.kind() == ErrorKind::Denied && error.code() != Some("28P01") => {
                     first = first.or(Some(error));
                 }
                 Err(error) => return Err(first.unwrap_or(error)),
             }
+            end = later(Instant::now(), self.connect_timeout);
         }
         Err(first.expect("there is a way"))
     }
 
     async fn dial_way(&self, place: &Place, way: &Config, end: Instant) -> Result<Box<Connection>> {
+        let name = &place.name;
         if place.host.starts_with('/') {
-            return self.dial_one(way.clone().port(place.port)).await;
+            let dialed = self.dial_one(way.clone().port(place.port)).await;
+            return dialed.map_err(|error| failure::at(name, error));
         }
         let found = lookup_host((&*place.host, place.port)).await;
-        let found = found.map_err(|error| unreachable(failure::SERVER, Some(&error)))?;
-        self.dial_addresses(way, found.collect(), end).await
+        let found = found.map_err(|error| failure::at(name, unreachable(failure::SERVER, Some(&error))))?;
+        self.dial_addresses(way, found.collect(), end).await.map_err(|(address, error)| match address {
+            Some(address) if address.to_string() != *name => {
+                failure::at(&format!("{name} ({})", address.ip()), error)
+            }
+            _ => failure::at(name, error),
+        })
     }
 
     /// The first of a host's addresses that lets us in. Each has its share of the time, and one that does not accept at once
@@ -323,10 +375,10 @@ impl Dialer {
         way: &Config,
         addresses: Vec<SocketAddr>,
         end: Instant,
-    ) -> Result<Box<Connection>> {
+    ) -> Result<Box<Connection>, (Option<SocketAddr>, Error)> {
         let are_several = addresses.len() > 1;
         let mut left: VecDeque<_> = addresses.into_iter().map(|address| (address, are_several)).collect();
-        let mut failed: Option<Error> = None;
+        let mut failed: Option<(SocketAddr, Error)> = None;
         while let Some((address, in_haste)) = left.pop_front() {
             let share = end.saturating_duration_since(Instant::now()) / (left.len() as u32 + 1);
             let mut way = way.clone();
@@ -341,12 +393,13 @@ impl Dialer {
             let is_denied = |error: &Error| error.kind() == ErrorKind::Denied;
             if in_haste && error.kind() == ErrorKind::Timeout {
                 left.push_back((address, false));
-            } else if !failed.as_ref().is_some_and(|failed| is_denied(failed) || !is_denied(&error)) {
+            } else if !failed.as_ref().is_some_and(|(_, failed)| is_denied(failed) || !is_denied(&error)) {
                 // What a server says tells more than that another one is not there.
-                failed = Some(error);
+                failed = Some((address, error));
             }
         }
-        Err(failed.unwrap_or_else(|| unreachable(failure::SERVER, None)))
+        let (address, error) = failed.unzip();
+        Err((address, error.unwrap_or_else(|| unreachable(failure::SERVER, None))))
     }
 
     async fn dial_one(&self, way: &Config) -> Result<Box<Connection>> {
@@ -389,6 +442,11 @@ fn modes(sslmode: SslMode, host: &str) -> &'static [DriverMode] {
         SslMode::Prefer => &[DriverMode::Prefer, DriverMode::Disable],
         SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => &[DriverMode::Require],
     }
+}
+
+#[cold]
+fn slow_secret() -> Error {
+    Error::new(ErrorKind::Timeout, "the password was not there in time to connect to the PostgreSQL server")
 }
 
 #[cold]
@@ -527,7 +585,7 @@ mod tests {
         }
         assert!(begun.elapsed() < long / 2, "{:?}", begun.elapsed());
 
-        let error = async |addresses: &[SocketAddr]| dial(addresses, short).await.err().unwrap().kind();
+        let error = async |addresses: &[SocketAddr]| dial(addresses, short).await.err().unwrap().1.kind();
         assert_eq!(error(&[silent, silent]).await, ErrorKind::Timeout);
         assert_eq!(error(&[silent]).await, ErrorKind::Timeout);
         assert_eq!(error(&[closed, closed]).await, ErrorKind::Unavailable);
@@ -537,7 +595,7 @@ mod tests {
         let dials = dialer(&lost).await.unwrap();
         let way = &dials.places[0].ways[0];
         let answered = dials.dial_addresses(way, vec![silent, live], Instant::now() + 3 * short).await;
-        assert_eq!(answered.err().unwrap().code(), Some("3D000"));
+        assert_eq!(answered.err().unwrap().1.code(), Some("3D000"));
     }
 
     /// The server keeps a statement under a name that was on its way to a caller who is gone.

@@ -1,6 +1,9 @@
 //! What the driver and the server report, as our errors. Their texts can quote values, so only codes are kept.
 
-use std::{error::Error as StdError, io::ErrorKind::TimedOut};
+use std::{
+    error::Error as StdError,
+    io::ErrorKind::{PermissionDenied, TimedOut},
+};
 
 use tokio_postgres::error::{DbError, Severity};
 
@@ -47,11 +50,11 @@ fn is_fatal(answer: &DbError) -> bool {
 #[cold]
 pub(super) fn of_dial(error: &tokio_postgres::Error, behind_pooler: bool) -> Error {
     if let Some(answer) = error.as_db_error() {
-        // What a pooler says to settings that it does not know.
-        if answer.code().code() == "08P01" && !behind_pooler {
-            return of_code("26000").with_code("08P01");
-        }
-        return of_code(answer.code().code());
+        return match answer.code().code() {
+            // What PgBouncer says to settings that it does not know, and RDS Proxy to any.
+            code @ ("08P01" | "0A000") if !behind_pooler => of_code("26000").with_code(code),
+            code => of_code(code),
+        };
     }
     if let Some(failed) = cause::<rustls::Error>(error) {
         return refusal(SERVER, failed, &tls::NAMES);
@@ -61,12 +64,21 @@ pub(super) fn of_dial(error: &tokio_postgres::Error, behind_pooler: bool) -> Err
         "error performing TLS handshake" => {
             Error::new(ErrorKind::Denied, "the PostgreSQL server has no TLS, and the configuration wants it")
         }
+        "authentication error" | "invalid configuration" if wants_binding(error) => Error::new(
+            ErrorKind::Denied,
+            "the PostgreSQL server has no channel binding, and the configuration wants it: it takes TLS and a password \
+             in SCRAM (`password_encryption`), and a certificate that is not signed by Ed25519",
+        ),
         "authentication error" | "invalid configuration" => {
             Error::new(ErrorKind::Denied, "the PostgreSQL server wants another login: a password, perhaps")
         }
         _ => match cause::<std::io::Error>(error) {
             // By the driver's own clock.
             Some(cause) if cause.kind() == TimedOut && cause.raw_os_error().is_none() => slow(),
+            // What it says of a server that takes no writes, where one is looked for that does.
+            Some(cause) if cause.kind() == PermissionDenied && cause.raw_os_error().is_none() => {
+                of_code("25006")
+            }
             _ => lost(error),
         },
     }
@@ -75,6 +87,47 @@ pub(super) fn of_dial(error: &tokio_postgres::Error, behind_pooler: bool) -> Err
 #[cold]
 pub(super) fn slow() -> Error {
     Error::new(ErrorKind::Timeout, "the PostgreSQL server did not open a connection in time")
+}
+
+/// Whether the driver gave up since a login without channel binding is not wanted. It has only words for it.
+fn wants_binding(error: &tokio_postgres::Error) -> bool {
+    error.source().is_some_and(|cause| cause.to_string().contains("channel binding"))
+}
+
+/// A failure to connect, with the address that was dialled.
+#[cold]
+pub(super) fn at(place: &str, error: Error) -> Error {
+    let message = error.to_string();
+    let message = match message.split_once(SERVER) {
+        Some((before, after)) => format!("{before}{SERVER} at {place}{after}"),
+        None => format!("{place}: {message}"),
+    };
+    error.with_message(message)
+}
+
+/// Of the failures to connect to several hosts, in order, the one that tells most, with what the others say.
+#[cold]
+pub(super) fn of_all(failures: Vec<Error>) -> Error {
+    let tells = |error: &Error| match (error.kind(), error.code()) {
+        (_, Some("25006")) => 1,
+        (ErrorKind::Unavailable | ErrorKind::Timeout, _) => 0,
+        // It answered, and waiting would change nothing.
+        _ => 2,
+    };
+    let mut most = 0;
+    for (at, error) in failures.iter().enumerate() {
+        if tells(error) > tells(&failures[most]) {
+            most = at;
+        }
+    }
+    let mut message = String::new();
+    for (_, error) in failures.iter().enumerate().filter(|&(at, _)| at != most) {
+        let code = error.code().map(|code| format!(" [{code}]")).unwrap_or_default();
+        message += &format!("{error}{code}; ");
+    }
+    let error = failures.into_iter().nth(most).expect("there is a host");
+    message += &error.to_string();
+    error.with_message(message)
 }
 
 #[cold]

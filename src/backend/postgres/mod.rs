@@ -21,7 +21,7 @@ mod usage;
 use std::{sync::Arc, time::Duration};
 
 pub use migrate::SchemaStatus;
-pub use options::{Isolation, PostgresConfig, SslMode};
+pub use options::{ChannelBinding, Isolation, PostgresConfig, SslMode, SslNegotiation};
 use server::Server;
 use statement::{Sql, column};
 pub use transaction::PostgresTransaction;

@@ -1,11 +1,11 @@
 //! [`PostgresConfig`]: where the server is and how it is spoken to.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{net::Ipv6Addr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
 use crate::{
-    DEFAULT_DEADLINE, Error, ErrorKind, Result,
+    DEFAULT_DEADLINE, Error, ErrorKind, Result, Secret,
     codec::{Location, boolean, decode, duration, host_and_port, number, readable, unknown_option},
 };
 
@@ -13,7 +13,8 @@ use crate::{
 ///
 /// As a URL: `postgres://user:password@host:5432/database?sslmode=verify-full`, or with a Unix socket's folder:
 /// `postgres:///database?host=/run/postgresql`. `postgresql://` is the same. The parts of the URL and the option values may be
-/// percent-encoded; the other fields below are options under their names. Deserialized, unknown fields are refused.
+/// percent-encoded; the other fields below are options under their names, and the password may be one of `password`,
+/// `password_file` and `password_env`, too (see [`Secret`]). Deserialized, unknown fields are refused.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -25,17 +26,20 @@ use crate::{
 /// assert_eq!(config.lock_timeout, Duration::from_secs(1));
 /// assert!(!format!("{config:?}").contains("\"x\""));
 /// ```
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+///
+#[doc = include_str!("providers.md")]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct PostgresConfig {
     /// `host`, `host:port` or `[ipv6]:port`; or the folder of a Unix socket, `/folder` or `/folder:port`. Several, separated
-    /// by commas, are tried in order, and the first that takes writes is used. Default: `localhost:5432`.
+    /// by commas, are tried in order, and the first that takes writes is used. Behind a folder only digits are a port: a folder
+    /// such as `/cloudsql/project:region:instance` needs none. Default: `localhost:5432`.
     pub addr: String,
     /// The role. None is the name of the system's user.
     pub user: Option<String>,
-    /// Its password. `Debug` does not print it.
-    pub password: Option<String>,
+    /// Its password, asked for at each new connection. `Debug` does not print it.
+    pub password: Option<Secret>,
     /// The database. None is the one with the role's name.
     pub dbname: Option<String>,
     /// The schema that holds our tables, 1 to 63 bytes. Default: `gateway_storage`.
@@ -44,13 +48,19 @@ pub struct PostgresConfig {
     pub application_name: String,
     /// Whether TLS is used and what is checked. Over a Unix socket there is none. Default: `prefer`.
     pub sslmode: SslMode,
-    /// A file of certificates (PEM) that are trusted. None: those that this machine trusts.
+    /// A file of certificates (PEM) that are trusted: authorities', or the server's own. What can't be read of it is passed over.
+    /// None, or `system`: those that this machine trusts. `system` needs `verify-full`.
+    /// This file and the next two are read once, when the store is opened.
     pub sslrootcert: Option<PathBuf>,
     /// A file with our own certificate (PEM), for a server that asks for one. Needs `sslkey`.
     pub sslcert: Option<PathBuf>,
     /// A file with its private key (PEM).
     pub sslkey: Option<PathBuf>,
-    /// Whether a pooler in transaction mode, such as PgBouncer, stands in between: nothing is prepared then, the server's
+    /// How TLS begins. Default: [`SslNegotiation::Postgres`].
+    pub sslnegotiation: SslNegotiation,
+    /// Whether the login is bound to the TLS connection. Default: [`ChannelBinding::Prefer`].
+    pub channel_binding: ChannelBinding,
+    /// Whether a pooler in transaction mode, such as PgBouncer or RDS Proxy, stands in between: nothing is prepared then, the server's
     /// timeouts are set for transactions only, and a commit whose reply is lost is Unknown unless it was undone.
     pub pgbouncer: bool,
     /// What transactions promise. Default: [`Isolation::Serializable`].
@@ -98,14 +108,39 @@ pub enum SslMode {
     Disable,
     /// TLS only if the server refuses a connection without.
     Allow,
-    /// TLS if the server has it. Nothing is checked, and whoever is in between can turn it off.
+    /// TLS if the server has it. Nothing is checked, and an attacker in between can turn it off. Where TLS fails, or the server
+    /// refuses the login with it, the connection is made without, as libpq does, and an event (WARN) says so.
     Prefer,
-    /// TLS. The certificate is checked only if `sslrootcert` is given, and then as in `verify-ca`.
+    /// TLS. The certificate is checked only if `sslrootcert` is given, and then as in `verify-ca`; else it may be of any form.
     Require,
-    /// TLS, and somebody in `sslrootcert`, which it needs, signed the server's certificate, for whatever host.
+    /// TLS, and the server's certificate is in `sslrootcert`, which it needs, or signed by one in it, for any host.
     VerifyCa,
-    /// TLS, and somebody we trust signed the server's certificate for the host that we connect to.
+    /// TLS, and the server's certificate is trusted, or signed by one that is, for the host that we connect to: its name is
+    /// among the certificate's `subjectAltName`s. The common name does not count.
     VerifyFull,
+}
+
+/// How TLS begins: as libpq has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SslNegotiation {
+    /// The server is asked for it. Every server knows that.
+    Postgres,
+    /// At once, which saves a round trip for each connection. Needs PostgreSQL 17 and [`SslMode::Require`] or more.
+    Direct,
+}
+
+/// Whether a login by password (SCRAM) is bound to the TLS connection, so that a server in between can't pass it on: as libpq
+/// has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChannelBinding {
+    /// Never.
+    Disable,
+    /// Where the server offers it.
+    Prefer,
+    /// A server that does not offer it is refused: it needs TLS, and a password in SCRAM.
+    Require,
 }
 
 /// What a transaction promises. Weaker levels lose updates, and are not offered.
@@ -127,6 +162,15 @@ const SSL_MODES: [(&str, SslMode); 6] = [
     ("verify-full", SslMode::VerifyFull),
 ];
 
+const SSL_NEGOTIATIONS: [(&str, SslNegotiation); 2] =
+    [("postgres", SslNegotiation::Postgres), ("direct", SslNegotiation::Direct)];
+
+const CHANNEL_BINDINGS: [(&str, ChannelBinding); 3] = [
+    ("disable", ChannelBinding::Disable),
+    ("prefer", ChannelBinding::Prefer),
+    ("require", ChannelBinding::Require),
+];
+
 const ISOLATIONS: [(&str, Isolation); 2] =
     [("repeatable_read", Isolation::RepeatableRead), ("serializable", Isolation::Serializable)];
 
@@ -143,6 +187,8 @@ impl Default for PostgresConfig {
             sslrootcert: None,
             sslcert: None,
             sslkey: None,
+            sslnegotiation: SslNegotiation::Postgres,
+            channel_binding: ChannelBinding::Prefer,
             pgbouncer: false,
             isolation: Isolation::Serializable,
             pool_size: 10,
@@ -166,37 +212,9 @@ impl PostgresConfig {
     }
 }
 
-impl fmt::Debug for PostgresConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresConfig")
-            .field("addr", &self.addr)
-            .field("user", &self.user)
-            .field("password", &self.password.as_ref().map(|_| "..."))
-            .field("dbname", &self.dbname)
-            .field("schema", &self.schema)
-            .field("application_name", &self.application_name)
-            .field("sslmode", &self.sslmode)
-            .field("sslrootcert", &self.sslrootcert)
-            .field("sslcert", &self.sslcert)
-            .field("sslkey", &self.sslkey)
-            .field("pgbouncer", &self.pgbouncer)
-            .field("isolation", &self.isolation)
-            .field("pool_size", &self.pool_size)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("statement_timeout", &self.statement_timeout)
-            .field("lock_timeout", &self.lock_timeout)
-            .field("idle_in_transaction_session_timeout", &self.idle_in_transaction_session_timeout)
-            .field("tcp_user_timeout", &self.tcp_user_timeout)
-            .field("idle_timeout", &self.idle_timeout)
-            .field("max_lifetime", &self.max_lifetime)
-            .field("deadline", &self.deadline)
-            .field("create", &self.create)
-            .finish()
-    }
-}
-
-const OPTIONS: [&str; 23] = [
+const OPTIONS: [&str; 27] = [
     "application_name",
+    "channel_binding",
     "connect_timeout",
     "create",
     "dbname",
@@ -208,6 +226,8 @@ const OPTIONS: [&str; 23] = [
     "lock_timeout",
     "max_lifetime",
     "password",
+    "password_env",
+    "password_file",
     "pgbouncer",
     "pool_size",
     "port",
@@ -215,6 +235,7 @@ const OPTIONS: [&str; 23] = [
     "sslcert",
     "sslkey",
     "sslmode",
+    "sslnegotiation",
     "sslrootcert",
     "statement_timeout",
     "tcp_user_timeout",
@@ -230,11 +251,12 @@ impl TryFrom<&str> for PostgresConfig {
         let location = Location::parse(url, scheme)?;
         let mut config = Self::default();
         config.place(location.rest)?;
-        let (mut host, mut port) = (None, None);
+        let (mut host, mut ports, mut sslmode) = (None, None, None);
         for option in location.options() {
             let (name, value) = option?;
             match name {
                 "application_name" => config.application_name = decode(value)?,
+                "channel_binding" => config.channel_binding = one_of(name, value, &CHANNEL_BINDINGS)?,
                 "connect_timeout" => config.connect_timeout = seconds(name, value)?,
                 "create" => config.create = boolean(name, value)?,
                 "dbname" => config.dbname = Some(decode(value)?),
@@ -247,26 +269,32 @@ impl TryFrom<&str> for PostgresConfig {
                 "isolation" => config.isolation = one_of(name, value, &ISOLATIONS)?,
                 "lock_timeout" => config.lock_timeout = duration(name, value)?,
                 "max_lifetime" => config.max_lifetime = duration(name, value)?,
-                "password" => config.password = Some(decode(value)?),
+                "password" => Secret::from(decode(value)?).fill(&mut config.password)?,
+                "password_env" => Secret::env(decode(value)?).fill(&mut config.password)?,
+                "password_file" => Secret::file(decode(value)?).fill(&mut config.password)?,
                 "pgbouncer" => config.pgbouncer = boolean(name, value)?,
-                "pool_size" => config.pool_size = number(name, value)?,
-                "port" => port = Some(number::<u16>(name, value)?),
+                // Prisma's name for it.
+                "pool_size" | "connection_limit" => config.pool_size = number(name, value)?,
+                "port" => ports = Some(decode(value)?),
                 "schema" => config.schema = decode(value)?,
                 "sslcert" => config.sslcert = Some(decode(value)?.into()),
                 "sslkey" => config.sslkey = Some(decode(value)?.into()),
-                "sslmode" => config.sslmode = one_of(name, value, &SSL_MODES)?,
+                "sslmode" => sslmode = Some(ssl_mode(name, value)?),
+                "sslnegotiation" => config.sslnegotiation = one_of(name, value, &SSL_NEGOTIATIONS)?,
                 "sslrootcert" => config.sslrootcert = Some(decode(value)?.into()),
                 "statement_timeout" => config.statement_timeout = duration(name, value)?,
                 "tcp_user_timeout" => config.tcp_user_timeout = duration(name, value)?,
                 "user" => config.user = Some(decode(value)?),
-                _ => return Err(unknown_option(name, &OPTIONS)),
+                _ => elsewhere(name, &decode(value)?)?,
             }
         }
-        match (host, port) {
-            (None, None) => {}
-            (Some(host), None) => config.addr = host,
-            (Some(host), Some(port)) => config.addr = format!("{host}:{port}"),
-            (None, Some(port)) => config.addr = format!("{}:{port}", config.addr),
+        config.sslmode = match sslmode {
+            Some(mode) => mode,
+            None if config.trusts_system() => SslMode::VerifyFull,
+            None => config.sslmode,
+        };
+        if host.is_some() || ports.is_some() {
+            config.addr = addresses(host.as_deref().unwrap_or(&config.addr), ports.as_deref())?;
         }
         Ok(config)
     }
@@ -282,7 +310,8 @@ impl PostgresConfig {
         if let Some(login) = login {
             let (user, password) = login.split_once(':').map_or((login, None), |(u, p)| (u, Some(p)));
             self.user = Some(decode(user)?).filter(|user| !user.is_empty());
-            self.password = password.map(decode).transpose()?;
+            self.password =
+                password.map(decode).transpose()?.filter(|password| !password.is_empty()).map(Secret::from);
         }
         let (addr, database) = place.split_once('/').unwrap_or((place, ""));
         if database.contains('/') {
@@ -295,6 +324,11 @@ impl PostgresConfig {
             self.dbname = Some(decode(database)?);
         }
         Ok(())
+    }
+
+    /// Whether the certificates that this machine trusts are asked for by libpq's word.
+    pub(super) fn trusts_system(&self) -> bool {
+        self.sslrootcert.as_deref().is_some_and(|path| path.as_os_str() == "system")
     }
 
     /// Each host with its port.
@@ -316,9 +350,96 @@ impl PostgresConfig {
 const DEFAULT_PORT: u16 = 5432;
 
 fn host(addr: &str) -> Result<(String, u16)> {
-    host_and_port(addr, DEFAULT_PORT).ok_or_else(|| {
+    let found = if addr.starts_with('/') { folder(addr) } else { host_and_port(addr, DEFAULT_PORT) };
+    found.ok_or_else(|| {
         invalid("a PostgreSQL address is `host`, `host:port`, `[ipv6]:port`, or `/folder` of a Unix socket")
     })
+}
+
+/// The folder of a Unix socket. Its name may have colons, so only digits behind the last one are a port.
+fn folder(addr: &str) -> Option<(String, u16)> {
+    match addr.rsplit_once(':') {
+        Some((folder, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Some((folder.to_owned(), port.parse().ok()?))
+        }
+        _ => Some((addr.to_owned(), DEFAULT_PORT)),
+    }
+}
+
+/// `host=a,b` and `port=1,2` as one text. One port is that of all hosts, as libpq has it.
+fn addresses(hosts: &str, ports: Option<&str>) -> Result<String> {
+    let hosts: Vec<&str> = hosts.split(',').collect();
+    let ports: Vec<&str> = ports.map_or(vec![""], |ports| ports.split(',').collect());
+    if ports.len() != 1 && ports.len() != hosts.len() {
+        return Err(invalid("the URL option `port` has one port, or one for each host"));
+    }
+    let pairs = hosts.iter().zip(ports.iter().cycle());
+    let joined: Result<Vec<String>> = pairs
+        .map(|(host, port)| {
+            let host = match host.parse::<Ipv6Addr>() {
+                Ok(address) => format!("[{address}]"),
+                Err(_) => (*host).to_owned(),
+            };
+            match port {
+                &"" => Ok(host),
+                port => number::<u16>("port", port).map(|port| format!("{host}:{port}")),
+            }
+        })
+        .collect();
+    Ok(joined?.join(","))
+}
+
+fn ssl_mode(name: &str, value: &str) -> Result<SslMode> {
+    // What other programs have for TLS without a check, and with one.
+    match value {
+        "no-verify" => {
+            Err(invalid("the URL option `sslmode` has no `no-verify`: write `require`, which checks nothing"))
+        }
+        "true" | "1" => Err(invalid(
+            "the URL option `sslmode` is not switched on and off: write `verify-full`, or `require`, which checks nothing",
+        )),
+        _ => one_of(name, value, &SSL_MODES),
+    }
+}
+
+/// An option of libpq or of another program. One that asks for what we do anyway is taken.
+fn elsewhere(name: &str, value: &str) -> Result<()> {
+    let is_number = || value.parse::<u32>().is_ok();
+    let why = match name {
+        "target_session_attrs" if matches!(value, "any" | "read-write" | "primary") => return Ok(()),
+        "target_session_attrs" => "the store writes, so it is `any`, `read-write` or `primary`",
+        "client_encoding" if ["utf8", "utf-8", "unicode", "auto"].contains(&&*value.to_lowercase()) => {
+            return Ok(());
+        }
+        "client_encoding" => "it is always `UTF8`",
+        "gssencmode" if matches!(value, "disable" | "prefer") => return Ok(()),
+        "gssencmode" => "there is no GSSAPI here; it is `disable` or `prefer`, and TLS is `sslmode`",
+        "sslsni" if value == "1" => return Ok(()),
+        "sslsni" => "the server's name is always sent; it is `1`",
+        "keepalives" if value == "1" => return Ok(()),
+        "keepalives" => "connections are always kept alive; it is `1`",
+        // Ours are shorter than the system's own.
+        "keepalives_idle" | "keepalives_interval" | "keepalives_count" if is_number() => return Ok(()),
+        "keepalives_idle" | "keepalives_interval" | "keepalives_count" => "it is a whole number",
+        "options" => {
+            "the store sets up its sessions itself; a schema is the option `schema`, the server's timeouts are options of \
+             their own, and the host's name is sent with TLS (Neon's endpoint)"
+        }
+        "currentSchema" | "search_path" => "a schema is the option `schema`",
+        "passfile" => "a file with the password alone is the option `password_file`",
+        "service" | "servicefile" => "services are not read: write what the service says into the URL",
+        "ssl" | "requiressl" | "sslaccept" => {
+            "write `sslmode=verify-full`, or `sslmode=require`, which checks nothing"
+        }
+        "pool_timeout" => "how long a call may take as a whole is the option `deadline`",
+        "prepareThreshold"
+        | "prepared_statements"
+        | "prepared_statement_cache_size"
+        | "statement_cache_size" => "behind a pooler write `pgbouncer=true`, and nothing is prepared",
+        "sslpassword" => "a key with a passphrase is not read: store it without one",
+        _ => return Err(unknown_option(name, &OPTIONS)),
+    };
+    Err(invalid(format!("the URL option `{name}` is not taken like this: {why}")))
 }
 
 fn one_of<T: Copy>(name: &str, text: &str, words: &[(&str, T)]) -> Result<T> {
@@ -350,7 +471,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.hosts().unwrap(), [("db.internal".to_owned(), 6432)]);
-        assert_eq!((config.user.as_deref(), config.password.as_deref()), (Some("alice"), Some("p@ss:")));
+        assert_eq!((config.user.as_deref(), config.password.clone()), (Some("alice"), Some("p@ss:".into())));
         assert_eq!((config.dbname.as_deref(), config.pool_size), (Some("gateway"), 4));
         assert_eq!(config.quoted_schema().unwrap(), "\"a\"\"b\"");
         assert_eq!((config.sslmode, config.isolation), (SslMode::VerifyCa, Isolation::RepeatableRead));
@@ -374,6 +495,89 @@ mod tests {
             config.hosts().unwrap(),
             [("a".to_owned(), 5432), ("b".to_owned(), 1), ("::1".to_owned(), 2)]
         );
+    }
+
+    #[test]
+    fn folders_have_colons() {
+        for (url, folder, port) in [
+            ("postgres://u@/db?host=/cloudsql/p:r:i", "/cloudsql/p:r:i", 5432),
+            ("postgres://u@/db?host=/cloudsql/p:r:i&port=6432", "/cloudsql/p:r:i", 6432),
+            ("postgres://u@%2Fcloudsql%2Fp%3Ar%3Ai/db", "/cloudsql/p:r:i", 5432),
+            ("postgres://u@%2Fcloudsql%2Fp%3Ar%3Ai:1/db", "/cloudsql/p:r:i", 1),
+            ("postgres:///db?host=/a:1:2", "/a:1", 2),
+            ("postgres:///db?host=/a:", "/a:", 5432),
+        ] {
+            let config = PostgresConfig::try_from(url).unwrap();
+            assert_eq!(config.hosts().unwrap(), [(folder.to_owned(), port)], "{url}");
+            assert_eq!(config.dbname.as_deref(), Some("db"));
+        }
+        let config: PostgresConfig = serde_json::from_str(r#"{"addr":"/a:b,/c:d:7,e:8"}"#).unwrap();
+        let expected = [("/a:b", 5432), ("/c:d", 7), ("e", 8)].map(|(host, port)| (host.to_owned(), port));
+        assert_eq!(config.hosts().unwrap(), expected);
+        assert!(PostgresConfig::new("/a:70000").hosts().is_err());
+    }
+
+    #[test]
+    fn lists_of_ports() {
+        for (options, addr) in [
+            ("host=a,b&port=1,2", "a:1,b:2"),
+            ("host=a,b&port=1", "a:1,b:1"),
+            ("host=a,b&port=,2", "a,b:2"),
+            ("host=::1,/s&port=1,2", "[::1]:1,/s:2"),
+            ("port=7", "h:7"),
+        ] {
+            let config = PostgresConfig::try_from(&*format!("postgres://h/db?{options}")).unwrap();
+            assert_eq!(config.addr, addr, "{options}");
+            config.hosts().unwrap();
+        }
+        for options in ["host=a,b,c&port=1,2", "port=1,2", "host=a&port=x"] {
+            assert!(PostgresConfig::try_from(&*format!("postgres://h/db?{options}")).is_err(), "{options}");
+        }
+    }
+
+    #[test]
+    fn options_of_other_programs() {
+        let read = |options: &str| PostgresConfig::try_from(&*format!("postgres://u:p@h/db?{options}"));
+        for harmless in [
+            "sslmode=require&channel_binding=prefer&target_session_attrs=read-write&gssencmode=disable",
+            "target_session_attrs=any&client_encoding=UTF8&sslnegotiation=postgres&sslsni=1",
+            "keepalives=1&keepalives_idle=30&keepalives_interval=10&keepalives_count=3&gssencmode=prefer",
+            "target_session_attrs=primary&client_encoding=utf%2d8",
+        ] {
+            read(harmless).unwrap();
+        }
+        let config = read("channel_binding=require&connection_limit=3&sslrootcert=system").unwrap();
+        assert_eq!((config.channel_binding, config.pool_size), (ChannelBinding::Require, 3));
+        assert_eq!((config.sslmode, config.trusts_system()), (SslMode::VerifyFull, true));
+        assert_eq!(read("sslnegotiation=direct").unwrap().sslnegotiation, SslNegotiation::Direct);
+        for (refused, said) in [
+            ("target_session_attrs=standby", "the store writes"),
+            ("client_encoding=latin1", "always `UTF8`"),
+            ("gssencmode=require", "no GSSAPI"),
+            ("sslnegotiation=secret", "postgres, direct"),
+            ("keepalives=0", "always kept alive"),
+            ("options=-c%20search_path%3Dx", "the option `schema`"),
+            ("options=project%3Dep-1", "the host's name is sent"),
+            ("passfile=/secret", "`password_file`"),
+            ("ssl=true", "sslmode=verify-full"),
+            ("sslmode=no-verify", "write `require`"),
+            ("sslmode=true", "write `verify-full`"),
+            ("pool_timeout=3", "`deadline`"),
+            ("sslcrl=/secret", "`sslcrl` is not one of this backend"),
+            ("password=secret", "two passwords"),
+            ("password_file=/secret", "two passwords"),
+            ("channel_binding=secret", "disable, prefer, require"),
+        ] {
+            let error = read(refused).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidValue);
+            let (name, text) = (refused.split_once('=').unwrap().0, error.to_string());
+            assert!(text.contains(said) && (text.contains(name) || said == "two passwords"), "{text}");
+            assert!(!text.contains("secret"), "{text}");
+        }
+        let password = |url: &str| PostgresConfig::try_from(url).unwrap().password;
+        assert_eq!(password("postgres://u@h?password_file=/a%20b"), Some(Secret::file("/a b")));
+        assert_eq!(password("postgres://u:@h?password_env=A"), Some(Secret::env("A")));
+        assert_eq!(password("postgres://u@h"), None);
     }
 
     #[test]

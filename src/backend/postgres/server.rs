@@ -174,21 +174,30 @@ impl Call<'_> {
             lease.settle(after);
             return result;
         }
-        if lease.prepared(statement).is_none() {
-            (lease.is_dirty, lease.is_preparing) = (true, true);
-            let (result, after) = self.ask(Effect::Read, None, lease.client().prepare(text)).await;
-            lease.is_preparing = after == After::Cut;
+        loop {
+            let was_prepared = lease.prepared(statement).is_some();
+            if !was_prepared {
+                (lease.is_dirty, lease.is_preparing) = (true, true);
+                let (result, after) = self.ask(Effect::Read, None, lease.client().prepare(text)).await;
+                lease.is_preparing = after == After::Cut;
+                lease.settle(after);
+                lease.keep(statement, result?);
+            }
+            lease.is_dirty = true;
+            let (client, prepared) = (lease.client(), lease.prepared(statement).expect("it was prepared"));
+            let stop = (effect == Effect::Write && lease.can_stop()).then_some(&**lease);
+            let asked = self
+                .ask(effect, stop, async { collect(client.query_raw(prepared, parameters).await?).await });
+            let (result, after) = asked.await;
             lease.settle(after);
-            lease.keep(statement, result?);
+            // A migration changed what the statement returns. The server says so instead of running it.
+            let is_outdated =
+                was_prepared && result.as_ref().is_err_and(|error| error.code() == Some("0A000"));
+            if !is_outdated || lease.in_transaction {
+                return result;
+            }
+            lease.forget(statement);
         }
-        lease.is_dirty = true;
-        let (client, prepared) = (lease.client(), lease.prepared(statement).expect("it was prepared"));
-        let stop = (effect == Effect::Write && lease.can_stop()).then_some(&**lease);
-        let asked =
-            self.ask(effect, stop, async { collect(client.query_raw(prepared, parameters).await?).await });
-        let (result, after) = asked.await;
-        lease.settle(after);
-        result
     }
 
     /// Statements without parameters or rows, in one round trip.

@@ -40,7 +40,22 @@ statements! {
         (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), \
         (SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()), coalesce(inet_client_addr() <<= '127.0.0.0/8' OR inet_client_addr() = '::1', true), \
         (SELECT max(version)::bigint FROM {s}.schema_migrations), current_setting('max_connections')::bigint, \
-        (SELECT sum(numbackends)::bigint FROM pg_stat_database)";
+        (SELECT sum(numbackends)::bigint FROM pg_stat_database), \
+        (SELECT concat_ws(', ', \
+        CASE WHEN quotes AND current_setting('log_statement') IN ('mod', 'all') THEN 'log_statement' END, \
+        CASE WHEN quotes AND current_setting('log_min_duration_statement') <> '-1' \
+        THEN 'log_min_duration_statement' END, \
+        CASE WHEN quotes AND current_setting('log_min_duration_sample') <> '-1' \
+        AND current_setting('log_statement_sample_rate')::float8 > 0 THEN 'log_min_duration_sample' END, \
+        CASE WHEN quotes AND current_setting('log_transaction_sample_rate')::float8 > 0 \
+        THEN 'log_transaction_sample_rate' END, \
+        CASE WHEN current_setting('log_parameter_max_length_on_error') <> '0' \
+        THEN 'log_parameter_max_length_on_error' END, \
+        CASE WHEN coalesce(current_setting('auto_explain.log_min_duration', true), '-1') <> '-1' \
+        AND (coalesce(current_setting('auto_explain.log_parameter_max_length', true), '0') <> '0' \
+        OR current_setting('auto_explain.log_verbose', true) = 'on') THEN 'auto_explain.log_min_duration' END) \
+        FROM (SELECT current_setting('log_parameter_max_length') <> '0' AS quotes) AS log \
+        WHERE current_setting('log_min_messages') NOT IN ('fatal', 'panic'))";
 
     GetCredential = "SELECT value FROM {s}.credentials WHERE id = $1";
     SetCredential = "INSERT INTO {s}.credentials (id, value) VALUES ($1, $2) \

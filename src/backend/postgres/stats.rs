@@ -48,6 +48,9 @@ impl Postgres {
         tell("max_connections", json!(count(14)?));
         tell("connections_of_all", json!(count(15)?));
         tell("pgbouncer", json!(self.server.config.pgbouncer));
+        if let Some(settings) = text(16)?.filter(|settings| !settings.is_empty()) {
+            tell("parameters_logged_by", json!(settings));
+        }
         let warnings = warnings(&details);
         details.insert("warnings".to_owned(), json!(warnings));
         Ok(StorageStats {
@@ -62,8 +65,8 @@ impl Postgres {
     }
 }
 
-/// How the server, as it is set up, can lose what it acknowledged, or refuse us.
-fn warnings(details: &Map<String, Json>) -> Vec<&'static str> {
+/// How the server, as it is set up, can lose what it acknowledged, refuse us, or tell what is stored.
+fn warnings(details: &Map<String, Json>) -> Vec<String> {
     let is = |name: &str, value: Json| details.get(name) == Some(&value);
     let number = |name: &str| details.get(name).and_then(Json::as_u64).unwrap_or_default();
     [
@@ -85,7 +88,14 @@ fn warnings(details: &Map<String, Json>) -> Vec<&'static str> {
         ),
     ]
     .into_iter()
-    .filter_map(|(holds, warning)| holds.then_some(warning))
+    .filter(|(holds, _)| *holds)
+    .map(|(_, warning)| warning.to_owned())
+    .chain(details.get("parameters_logged_by").and_then(Json::as_str).map(|settings| {
+        format!(
+            "the server writes what is stored, credentials too, into its log ({settings}): turn that off, or set \
+             log_parameter_max_length and log_parameter_max_length_on_error to 0 for this role"
+        )
+    }))
     .collect()
 }
 
@@ -109,6 +119,7 @@ mod tests {
             ("read_only", json!(true)),
             ("tls", json!("none")),
             ("connections_of_all", json!(95)),
+            ("parameters_logged_by", json!("log_statement")),
         ] {
             let mut unsafe_one = safe.clone();
             unsafe_one[name] = value;

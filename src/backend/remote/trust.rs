@@ -173,7 +173,10 @@ impl ServerCertVerifier for Verifier {
         }
         let mut result = trusted.chains.verify_server_cert(certificate, intermediates, name, ocsp, now);
         // Dates are looked at before the authority is, so they held. A certificate that is itself trusted needs no other.
-        if let Err(InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_))) = result
+        // A bad signature is that of another authority of the same name.
+        if let Err(InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature | CertificateError::Other(_),
+        )) = result
             && trusted.certificates.iter().any(|one| one == certificate)
         {
             let parsed = ParsedCertificate::try_from(certificate)?;
@@ -296,7 +299,7 @@ fn element(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
     Some((Element { tag, content, whole: &der[..der.len() - rest.len()] }, rest))
 }
 
-/// A certificate of a version that has no names of hosts.
+/// A certificate of a version that has no names of hosts, and does not say whether it is an authority's.
 #[derive(Debug)]
 struct OldVersion(u8);
 
@@ -322,7 +325,8 @@ pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Err
             Fault::NotValidYet | Fault::NotValidYetContext { .. } => {
                 "is not valid yet: set this machine's clock, or make another".to_owned()
             }
-            Fault::UnknownIssuer => {
+            // The latter is one whose name is that of a trusted one, and whose key is another.
+            Fault::UnknownIssuer | Fault::BadSignature => {
                 format!("is signed by an authority that is not trusted: put the authority's certificate into the file of `{ca}`")
             }
             Fault::NotValidForName | Fault::NotValidForNameContext { .. } => {
@@ -334,7 +338,7 @@ pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Err
                 "is not for servers: make one with extendedKeyUsage=serverAuth".to_owned()
             }
             Fault::Other(OtherError(fault)) if let Some(version) = fault.downcast_ref::<OldVersion>() => {
-                format!("is of {version}, which names no hosts: make one of version 3, with a subjectAltName (`openssl req -x509 -addext subjectAltName=DNS:HOST`)")
+                format!("is of {version}, which can't be checked: make one of version 3, with a subjectAltName (`openssl req -x509 -addext subjectAltName=DNS:HOST`)")
             }
             Fault::Other(other) if is_authority(other) => {
                 format!("is an authority's (CA:TRUE): put it itself into the file of `{ca}`, or make one with basicConstraints=CA:FALSE")
@@ -361,4 +365,120 @@ fn unread(name: &str) -> Error {
 #[cold]
 fn invalid(message: String) -> Error {
     Error::new(ErrorKind::InvalidValue, message)
+}
+
+// The tests of Postgres have it, too, among all the servers; these here have to do without them.
+#[cfg(test)]
+#[allow(dead_code, clippy::duplicate_mod)]
+#[path = "../../../tests/servers/certificates.rs"]
+mod made;
+
+#[cfg(test)]
+mod tests {
+    use rustls::{
+        ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion,
+        server::{ClientHello, ResolvesServerCert},
+        sign::CertifiedKey,
+        version::{TLS12, TLS13},
+    };
+
+    use super::*;
+
+    const NAMES: Names = Names { ca: "ca", cert: "cert", key: "key" };
+
+    fn client() -> ClientConfig {
+        let files = Files { names: &NAMES, ca: None, cert: None, key: None };
+        files.read_blocking(Checks::Nothing).unwrap()
+    }
+
+    #[derive(Debug)]
+    struct Only(Arc<CertifiedKey>);
+
+    impl ResolvesServerCert for Only {
+        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            Some(self.0.clone())
+        }
+    }
+
+    /// A server that has this certificate, and a key that need not be its own.
+    fn shake(
+        certificate: &CertificateDer<'static>,
+        key: PrivateKeyDer<'static>,
+        version: &'static SupportedProtocolVersion,
+    ) -> Result<(), rustls::Error> {
+        let provider = Arc::new(ring::default_provider());
+        let key = provider.key_provider.load_private_key(key).unwrap();
+        let certified = Arc::new(CertifiedKey::new(vec![certificate.clone()], key));
+        let server =
+            ServerConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+        let server = server.with_no_client_auth().with_cert_resolver(Arc::new(Only(certified)));
+        let mut server = ServerConnection::new(server.into()).unwrap();
+        let mut client = ClientConnection::new(client().into(), "localhost".try_into().unwrap()).unwrap();
+        for _ in 0..8 {
+            let (mut up, mut down) = (Vec::new(), Vec::new());
+            client.write_tls(&mut up).unwrap();
+            server.read_tls(&mut up.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            server.write_tls(&mut down).unwrap();
+            client.read_tls(&mut down.as_slice()).unwrap();
+            client.process_new_packets()?;
+        }
+        assert!(!client.is_handshaking() && !server.is_handshaking());
+        Ok(())
+    }
+
+    /// Where nothing is checked of a certificate, its key still is.
+    #[test]
+    fn a_server_has_the_key_of_its_certificate_of_any_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        for (name, kind) in [
+            ("rsa", "genrsa -out"),
+            ("p256", "ecparam -genkey -name prime256v1 -noout -out"),
+            ("p384", "ecparam -genkey -name secp384r1 -noout -out"),
+            ("ed", "genpkey -algorithm ed25519 -out"),
+        ] {
+            let (one, other) = (format!("{name}.key"), format!("{name}-other.key"));
+            made::openssl(folder, &format!("{kind} {one}"));
+            made::openssl(folder, &format!("{kind} {other}"));
+            made::old(folder, &one, "v1.crt");
+            // An extension that webpki does not know, and must.
+            let strange = "-addext 1.2.3.4=critical,DER:0500";
+            made::openssl(
+                folder,
+                &format!("req -x509 -key {one} -days 30 -subj /CN=localhost {strange} -out v3.crt"),
+            );
+            for (certificate, version) in [("v1.crt", 1), ("v3.crt", 3)] {
+                let certificate = CertificateDer::from_pem_file(folder.join(certificate)).unwrap();
+                assert_eq!(parts(&certificate).unwrap().version, version);
+                assert!(ParsedCertificate::try_from(&certificate).is_err(), "webpki reads it after all");
+                let key = |name| PrivateKeyDer::from_pem_file(folder.join(name)).unwrap();
+                for protocol in [&TLS12, &TLS13] {
+                    shake(&certificate, key(&one), protocol).unwrap();
+                    let refused = shake(&certificate, key(&other), protocol).unwrap_err();
+                    assert_eq!(refused, CertificateError::BadSignature.into(), "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_certificate_has_no_parts() {
+        let folder = tempfile::tempdir().unwrap();
+        made::openssl(folder.path(), "genrsa -out a.key");
+        made::old(folder.path(), "a.key", "a.crt");
+        let whole = CertificateDer::from_pem_file(folder.path().join("a.crt")).unwrap();
+        let key = parts(&whole).unwrap().public_key().unwrap();
+        assert!(key.bits.len() > 256 && !key.algorithm.is_empty());
+        for length in 0..whole.len() {
+            assert!(parts(&CertificateDer::from(&whole[..length])).is_none());
+        }
+        for at in 0..whole.len() {
+            for byte in [0, 0x80, 0x83, 0x84, 0xff] {
+                let mut damaged = whole.to_vec();
+                damaged[at] = byte;
+                let _ = parts(&CertificateDer::from(damaged)).and_then(|parts| parts.public_key().map(drop));
+            }
+        }
+    }
 }

@@ -1,0 +1,108 @@
+//! Passwords that change while a store is open.
+
+use std::{
+    fs, io,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use gateway_storage::{ErrorKind, Outcome, Postgres, PostgresConfig, Secret, Storage, Transaction};
+use serde_json::json;
+use tokio_postgres::Client;
+
+use crate::{Result, open, raw, servers::postgres::Server};
+
+const RULES: &str = "host all rotating all scram-sha-256\nhost all all all trust\n";
+
+fn server() -> Server {
+    Server::prepared(&[], |data| fs::write(data.join("pg_hba.conf"), RULES).unwrap())
+}
+
+async fn set(administrator: &Client, password: &str) {
+    administrator.batch_execute(&format!("ALTER ROLE rotating PASSWORD '{password}'")).await.unwrap();
+}
+
+/// Ends the connections of the role, and waits until the store has seen it.
+async fn end_connections(administrator: &Client, storage: &Storage<Postgres>) {
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotating'";
+    administrator.batch_execute(end).await.unwrap();
+    let alive = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'rotating'";
+    let begun = Instant::now();
+    while administrator.query_one(alive, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the connections stay");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // A request on the connection that has just ended may still be told so, once.
+    drop(storage.get_config("a").await);
+}
+
+/// The password is one, two, three; each new connection asks for it where it is kept.
+async fn follows(administrator: &Client, storage: Storage<Postgres>, keep: impl Fn(&str)) -> Result {
+    storage.set_config("a", json!(1)).await?;
+    keep("two");
+    set(administrator, "two").await;
+    storage.set_config("a", json!(2)).await?;
+    end_connections(administrator, &storage).await;
+    storage.set_config("a", json!(3)).await?;
+
+    // A pool that must widen.
+    set(administrator, "three").await;
+    let held = storage.begin().await?;
+    let error = storage.get_config("a").await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Denied, Outcome::NotApplied), "{error:?}");
+    assert_eq!(error.code(), Some("28P01"));
+    assert!(!format!("{error:?}").contains("two"));
+    keep("three");
+    assert_eq!(*storage.get_config("a").await?.value(), 3);
+    held.rollback().await?;
+    storage.close().await
+}
+
+#[tokio::test]
+async fn a_password_that_changes_is_found_where_it_is_kept() -> Result {
+    let server = server();
+    let administrator = raw(&server.url()).await;
+    administrator.batch_execute("CREATE ROLE rotating LOGIN SUPERUSER PASSWORD 'one'").await.unwrap();
+    let url = format!("{}&pool_size=2", server.url()).replace("tester@", "rotating@");
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    let keep = |password: &str| fs::write(&file, format!("{password}\n")).unwrap();
+    keep("one");
+    let url_of_file = format!("{url}&schema=of_file&password_file={}", file.display());
+    follows(&administrator, open(&url_of_file).await, keep).await?;
+
+    set(&administrator, "one").await;
+    let token = Arc::new(Mutex::new("one".to_owned()));
+    let mut config = PostgresConfig::try_from(&*format!("{url}&schema=of_call")).unwrap();
+    let read = token.clone();
+    config.password = Some(Secret::call(move || {
+        let token = read.lock().unwrap().clone();
+        async move { io::Result::Ok(token) }
+    }));
+    let storage = Storage::<Postgres>::open(config).await?;
+    follows(&administrator, storage, |password| *token.lock().unwrap() = password.to_owned()).await
+}
+
+#[tokio::test]
+async fn a_password_that_is_not_there_is_told() -> Result {
+    let server = server();
+    let url = server.url().replace("tester@", "rotating@");
+    let missing = format!("{url}&password_file=/nowhere/password");
+    let error = Storage::<Postgres>::open(missing.as_str()).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+    assert!(error.to_string().contains("/nowhere/password"), "{error}");
+
+    let mut config = PostgresConfig::try_from(&*url).unwrap();
+    config.connect_timeout = Duration::from_millis(200);
+    config.password = Some(Secret::call(|| async {
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        io::Result::Ok("one".to_owned())
+    }));
+    let begun = Instant::now();
+    let error = Storage::<Postgres>::open(config).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
+    assert!(error.to_string().contains("the password was not there in time"), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(8), "not by the call's own deadline");
+    Ok(())
+}
