@@ -35,4 +35,20 @@ pub(crate) fn make(folder: &Path) {
             ),
         );
     }
+    // Of the server's own key: as its own authority; of X.509 version 1, as a request without extensions makes it; for another
+    // host; expired.
+    openssl(
+        folder,
+        "req -x509 -key server.key -days 30 -subj /CN=localhost -addext subjectAltName=DNS:localhost -out self.crt",
+    );
+    let signed = "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial";
+    openssl(folder, &format!("{signed} -days 30 -out old.crt"));
+    openssl(folder, &format!("{signed} -days -1 -extfile names -out stale.crt"));
+    fs::write(folder.join("elsewhere"), "subjectAltName=DNS:elsewhere\nbasicConstraints=CA:FALSE\n").unwrap();
+    openssl(folder, &format!("{signed} -days 30 -extfile elsewhere -out elsewhere.crt"));
+    // As its own authority, for another host.
+    openssl(
+        folder,
+        "req -x509 -key server.key -days 30 -subj /CN=localhost -addext subjectAltName=DNS:elsewhere -out lone.crt",
+    );
 }

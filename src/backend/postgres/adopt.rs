@@ -67,7 +67,7 @@ impl Postgres {
         if !Location::has_option(url, "schema")? {
             SCHEMA.clone_into(&mut config.schema);
         }
-        let postgres = Self::new(config)?;
+        let postgres = Self::new(config).await?;
         postgres.check_server().await?;
         let found = postgres.foreign_tables().await;
         match found {

@@ -28,7 +28,6 @@ use super::{
     failure,
     options::{Isolation, PostgresConfig, SslMode},
     statement::{STATEMENTS, Sql},
-    tls,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -224,7 +223,11 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    pub(super) fn new(config: &PostgresConfig, turns: Arc<Semaphore>) -> Result<Self> {
+    pub(super) fn new(
+        config: &PostgresConfig,
+        tls: MakeRustlsConnect,
+        turns: Arc<Semaphore>,
+    ) -> Result<Self> {
         let hosts = config.hosts()?;
         if config.connect_timeout.is_zero() {
             return Err(Error::new(ErrorKind::InvalidValue, "`connect_timeout` is more than zero"));
@@ -265,7 +268,7 @@ impl Dialer {
             .collect();
         Ok(Self {
             places,
-            tls: tls::connector(config)?,
+            tls,
             cancels: !config.pgbouncer,
             behind_pooler: config.pgbouncer,
             connect_timeout: config.connect_timeout,
@@ -484,7 +487,11 @@ mod tests {
     use tokio::net::{TcpSocket, TcpStream};
     use tokio_postgres::SimpleQueryMessage;
 
-    use super::{servers::postgres::Server, *};
+    use super::{super::tls::connector, servers::postgres::Server, *};
+
+    async fn dialer(config: &PostgresConfig) -> Result<Dialer> {
+        Dialer::new(config, connector(config).await?, Arc::new(Semaphore::new(1)))
+    }
 
     /// An address that accepts nothing and refuses nothing, as long as the rest is kept.
     async fn silence() -> (SocketAddr, impl Sized) {
@@ -504,12 +511,12 @@ mod tests {
     async fn the_addresses_of_a_host_share_the_time() {
         let server = Server::start(&[]);
         let config = PostgresConfig::try_from(&*server.url()).unwrap();
-        let dialer = Dialer::new(&config, Arc::new(Semaphore::new(1))).unwrap();
+        let dials = dialer(&config).await.unwrap();
         let (live, (silent, _kept)) = (SocketAddr::from(([127, 0, 0, 1], server.port)), silence().await);
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let dial = async |addresses: &[SocketAddr], time: Duration| {
             let end = Instant::now() + time;
-            dialer.dial_addresses(&dialer.places[0].ways[0], addresses.to_vec(), end).await
+            dials.dial_addresses(&dials.places[0].ways[0], addresses.to_vec(), end).await
         };
         let (long, short) = (Duration::from_secs(30), Duration::from_secs(1));
 
@@ -527,9 +534,9 @@ mod tests {
         assert_eq!(error(&[]).await, ErrorKind::Unavailable);
         // A server that says no is heard.
         let lost = PostgresConfig { dbname: Some("nowhere".into()), ..config };
-        let dialer = Dialer::new(&lost, Arc::new(Semaphore::new(1))).unwrap();
-        let way = &dialer.places[0].ways[0];
-        let answered = dialer.dial_addresses(way, vec![silent, live], Instant::now() + 3 * short).await;
+        let dials = dialer(&lost).await.unwrap();
+        let way = &dials.places[0].ways[0];
+        let answered = dials.dial_addresses(way, vec![silent, live], Instant::now() + 3 * short).await;
         assert_eq!(answered.err().unwrap().code(), Some("3D000"));
     }
 
@@ -538,8 +545,8 @@ mod tests {
     async fn a_statement_whose_name_is_lost_is_given_up() {
         let server = Server::start(&[]);
         let config = PostgresConfig::try_from(&*server.url()).unwrap();
-        let dialer = Dialer::new(&config, Arc::new(Semaphore::new(1))).unwrap();
-        let mut connection = dialer.dial().await.unwrap();
+        let dials = dialer(&config).await.unwrap();
+        let mut connection = dials.dial().await.unwrap();
         (connection.is_dirty, connection.is_preparing) = (true, true);
         assert!(connection.client().prepare("SELECT 1").now_or_never().is_none());
         assert!(connection.is_untidy());
@@ -557,18 +564,18 @@ mod tests {
         assert_eq!(kept, ["0"]);
     }
 
-    #[test]
-    fn a_socket_does_not_speak_for_other_hosts() {
+    #[tokio::test]
+    async fn a_socket_does_not_speak_for_other_hosts() {
         assert_eq!(modes(SslMode::VerifyFull, "/run/postgresql"), [DriverMode::Disable]);
         assert_eq!(modes(SslMode::VerifyFull, "db.internal"), [DriverMode::Require]);
         let config = PostgresConfig {
             sslmode: SslMode::Require,
             ..PostgresConfig::new("/run/postgresql,db.internal")
         };
-        let dialer = Dialer::new(&config, Arc::new(Semaphore::new(1))).unwrap();
+        let dials = dialer(&config).await.unwrap();
         let hurried = PostgresConfig { connect_timeout: Duration::ZERO, ..config };
-        assert!(Dialer::new(&hurried, Arc::new(Semaphore::new(1))).is_err());
-        let modes: Vec<_> = dialer.places.iter().map(|place| place.ways[0].get_ssl_mode()).collect();
+        assert!(dialer(&hurried).await.is_err());
+        let modes: Vec<_> = dials.places.iter().map(|place| place.ways[0].get_ssl_mode()).collect();
         assert_eq!(modes, [DriverMode::Disable, DriverMode::Require]);
     }
 

@@ -4,10 +4,10 @@ use std::{error::Error as StdError, io::ErrorKind::TimedOut};
 
 use tokio_postgres::error::{DbError, Severity};
 
-use super::connection::After;
+use super::{connection::After, tls};
 use crate::{
     Error, ErrorKind,
-    backend::remote::{Effect, unreachable},
+    backend::remote::{Effect, trust::refusal, unreachable},
 };
 
 /// What errors call it.
@@ -53,9 +53,8 @@ pub(super) fn of_dial(error: &tokio_postgres::Error, behind_pooler: bool) -> Err
         }
         return of_code(answer.code().code());
     }
-    if let Some(tls) = cause::<rustls::Error>(error) {
-        return Error::new(ErrorKind::Denied, "TLS with the PostgreSQL server failed")
-            .with_source(tls.clone());
+    if let Some(failed) = cause::<rustls::Error>(error) {
+        return refusal(SERVER, failed, &tls::NAMES);
     }
     // The driver's kinds are private; its own words for them are not.
     match error.to_string().as_str() {

@@ -94,7 +94,7 @@ impl Postgres {
     /// What the server says, [`Unsupported`](ErrorKind::Unsupported) if a later version of this crate migrated it,
     /// [`Corrupt`](ErrorKind::Corrupt) if it is not ours.
     pub async fn schema_status(config: PostgresConfig) -> Result<SchemaStatus> {
-        let postgres = Self::new(config)?;
+        let postgres = Self::new(config).await?;
         postgres.check_server().await?;
         let version = postgres.version().await?;
         postgres.close().await?;
@@ -108,7 +108,7 @@ impl Postgres {
     /// As [`schema_status`](Self::schema_status), and [`Denied`](ErrorKind::Denied) if the role may not create. Nothing is
     /// changed then.
     pub async fn migrate(config: PostgresConfig) -> Result<SchemaStatus> {
-        let postgres = Self::new(config)?;
+        let postgres = Self::new(config).await?;
         postgres.check_server().await?;
         postgres.ready_schema(true).await?;
         postgres.close().await?;

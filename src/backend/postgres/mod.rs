@@ -133,9 +133,9 @@ impl Backend for Postgres {
 }
 
 impl Postgres {
-    /// A handle, on a server that nobody has spoken to.
-    fn new(config: PostgresConfig) -> Result<Self> {
-        Ok(Self { deadline: config.deadline, server: Arc::new(Server::new(config)?) })
+    /// A handle, on a server that was not spoken to.
+    async fn new(config: PostgresConfig) -> Result<Self> {
+        Ok(Self { deadline: config.deadline, server: Arc::new(Server::new(config).await?) })
     }
 
     /// Refuses a server that can't hold our data.
@@ -164,7 +164,7 @@ impl Open for Postgres {
 
     async fn open(config: PostgresConfig) -> Result<Self> {
         let create = config.create;
-        let postgres = Self::new(config)?;
+        let postgres = Self::new(config).await?;
         postgres.check_server().await?;
         postgres.ready_schema(create).await?;
         Ok(postgres)

@@ -15,6 +15,7 @@ use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     Postgres,
@@ -81,12 +82,12 @@ pub(super) enum NoLease {
 }
 
 impl Lane {
-    pub(super) fn new(config: &PostgresConfig, max: u32) -> Result<Self> {
+    pub(super) fn new(config: &PostgresConfig, tls: MakeRustlsConnect, max: u32) -> Result<Self> {
         if max == 0 {
             return Err(Error::new(ErrorKind::InvalidValue, "a pool has at least one connection"));
         }
         let (failures, turns) = (watch::Sender::new(None), Arc::new(Semaphore::new(max as usize)));
-        let dialer = Dialer::new(config, turns.clone())?;
+        let dialer = Dialer::new(config, tls, turns.clone())?;
         let limit = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
         let pool = Pool::builder()
             .max_size(max)

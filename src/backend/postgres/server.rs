@@ -6,6 +6,7 @@ use arc_swap::ArcSwapOption;
 use futures_util::TryStreamExt;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::RowStream;
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     Postgres,
@@ -14,6 +15,7 @@ use super::{
     options::PostgresConfig,
     pool::{Lane, Lease, NoLease, no_connection},
     statement::{Parameter, Reply, Sql, Texts, column},
+    tls,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -27,6 +29,7 @@ use crate::{
 
 pub(super) struct Server {
     pub(super) config: PostgresConfig,
+    tls: MakeRustlsConnect,
     /// What telemetry calls the database and schema.
     pub(super) namespace: Option<String>,
     pub(super) texts: Texts,
@@ -41,14 +44,16 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(config: PostgresConfig) -> Result<Self> {
+    pub(super) async fn new(config: PostgresConfig) -> Result<Self> {
         let texts = Texts::new(&config.quoted_schema()?);
-        let lane = Arc::new(Lane::new(&config, config.pool_size)?);
+        let tls = tls::connector(&config).await?;
+        let lane = Arc::new(Lane::new(&config, tls.clone(), config.pool_size)?);
         let (begin, begin_plan) = (begin(&config), begin_plan(&config)?);
         let database = config.dbname.as_ref().or(config.user.as_ref());
         let namespace = database.map(|database| format!("{database}|{}", config.schema));
         Ok(Self {
             config,
+            tls,
             namespace,
             texts,
             begin,
@@ -69,7 +74,7 @@ impl Server {
     }
 
     pub(super) fn resize(&self, max: u32) -> Result<()> {
-        self.replace(Some(Arc::new(Lane::new(&self.config, max)?)));
+        self.replace(Some(Arc::new(Lane::new(&self.config, self.tls.clone(), max)?)));
         Ok(())
     }
 

@@ -3,6 +3,8 @@
 pub(crate) mod audit;
 pub(crate) mod batch;
 pub(crate) mod gate;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(crate) mod trust;
 
 use std::{
     io,

@@ -1,0 +1,364 @@
+//! TLS by rustls: whom we trust, who we are, and what went wrong.
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
+    },
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime, pem::PemObject,
+    },
+    server::ParsedCertificate,
+};
+
+use crate::{Error, ErrorKind, Result};
+
+/// What a backend calls its options for TLS, as its errors name them.
+#[derive(Debug)]
+pub(crate) struct Names {
+    /// The file of certificates that are trusted.
+    pub(crate) ca: &'static str,
+    /// The file of our own certificate.
+    pub(crate) cert: &'static str,
+    /// The file of its private key.
+    pub(crate) key: &'static str,
+}
+
+/// The files of a configuration, in PEM.
+pub(crate) struct Files {
+    pub(crate) names: &'static Names,
+    /// None: the certificates that this machine trusts.
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) cert: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+}
+
+/// What of a server's certificate is checked. That the server has the certificate's key is checked in any case.
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checks {
+    Nothing,
+    /// It is trusted, for any host.
+    Issuer,
+    /// It is trusted, for the host that we connect to.
+    IssuerAndName,
+}
+
+impl Files {
+    /// Reads the files. Once a store: this machine's certificates are hundreds of them.
+    pub(crate) async fn read(self, checks: Checks) -> Result<ClientConfig> {
+        let read = tokio::task::spawn_blocking(move || self.read_blocking(checks)).await;
+        read.unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "the runtime ends")))
+    }
+
+    fn read_blocking(self, checks: Checks) -> Result<ClientConfig> {
+        // Not the process' default, which is the application's to choose.
+        let provider = Arc::new(ring::default_provider());
+        let trusted = match checks {
+            Checks::Nothing => None,
+            _ => Some(Trusted::new(self.trusted()?, self.names, provider.clone())?),
+        };
+        let verifier = Verifier { trusted, checks, provider: provider.clone() };
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::new(ErrorKind::Internal, "TLS can't be set up").with_source(error))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let Names { cert: cert_name, key: key_name, .. } = self.names;
+        match (&self.cert, &self.key) {
+            (None, None) => Ok(builder.with_no_client_auth()),
+            (Some(cert), Some(key)) => {
+                let read = |path, name| std::fs::read(path).map_err(|error| unread(name).with_source(error));
+                let chain = certificates(&read(cert, cert_name)?);
+                if chain.is_empty() {
+                    return Err(invalid(format!("the file of `{cert_name}` holds no certificate (PEM)")));
+                }
+                let key = PrivateKeyDer::from_pem_slice(&read(key, key_name)?).map_err(|_| {
+                    invalid(format!(
+                        "the file of `{key_name}` holds no private key (PEM, without a passphrase)"
+                    ))
+                })?;
+                builder.with_client_auth_cert(chain, key).map_err(|error| {
+                    invalid(format!(
+                        "the key of `{key_name}` is not that of the certificate of `{cert_name}`"
+                    ))
+                    .with_source(error)
+                })
+            }
+            _ => Err(invalid(format!("`{cert_name}` and `{key_name}` are given together"))),
+        }
+    }
+
+    fn trusted(&self) -> Result<Vec<CertificateDer<'static>>> {
+        let name = self.names.ca;
+        match &self.ca {
+            Some(path) => {
+                let pem = std::fs::read(path).map_err(|error| unread(name).with_source(error))?;
+                Ok(certificates(&pem))
+            }
+            None => Ok(rustls_native_certs::load_native_certs().certs),
+        }
+        .and_then(|found| match (found.is_empty(), &self.ca) {
+            (false, _) => Ok(found),
+            (true, Some(_)) => Err(invalid(format!("the file of `{name}` holds no certificate (PEM)"))),
+            (true, None) => {
+                Err(invalid(format!("this machine trusts no certificates: name a file of them in `{name}`")))
+            }
+        })
+    }
+}
+
+/// Those that can be read. Each part is taken by itself, so that a damaged one costs no other.
+fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    let starts = pem.windows(BEGIN.len()).enumerate().filter(|(_, text)| *text == BEGIN);
+    starts.filter_map(|(at, _)| CertificateDer::from_pem_slice(&pem[at..]).ok()).collect()
+}
+
+/// Certificates that are trusted.
+#[derive(Debug)]
+struct Trusted {
+    certificates: Vec<CertificateDer<'static>>,
+    chains: Arc<WebPkiServerVerifier>,
+}
+
+impl Trusted {
+    fn new(
+        certificates: Vec<CertificateDer<'static>>,
+        names: &Names,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        let (_, skipped) = roots.add_parsable_certificates(certificates.iter().cloned());
+        if skipped > 0 {
+            tracing::debug!(skipped, "certificates that are to be trusted can't be read");
+        }
+        let unusable = || invalid(format!("no certificate of `{}` can be used", names.ca));
+        if roots.is_empty() {
+            return Err(unusable());
+        }
+        let chains = WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build();
+        Ok(Self { certificates, chains: chains.map_err(|error| unusable().with_source(error))? })
+    }
+}
+
+#[derive(Debug)]
+struct Verifier {
+    /// None: nothing is checked.
+    trusted: Option<Trusted>,
+    checks: Checks,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        use rustls::Error::InvalidCertificate;
+        let Some(trusted) = &self.trusted else { return Ok(ServerCertVerified::assertion()) };
+        if let Some(Parts { version: version @ (1 | 2), .. }) = parts(certificate) {
+            return Err(InvalidCertificate(CertificateError::Other(OtherError(Arc::new(OldVersion(
+                version,
+            ))))));
+        }
+        let mut result = trusted.chains.verify_server_cert(certificate, intermediates, name, ocsp, now);
+        // Dates are looked at before the authority is, so they held. A certificate that is itself trusted needs no other.
+        if let Err(InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_))) = result
+            && trusted.certificates.iter().any(|one| one == certificate)
+        {
+            let parsed = ParsedCertificate::try_from(certificate)?;
+            result = verify_server_name(&parsed, name).map(|()| ServerCertVerified::assertion());
+        }
+        match result {
+            // The name is looked at last, so everything else held.
+            Err(InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if self.checks == Checks::Issuer => Ok(ServerCertVerified::assertion()),
+            result => result,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        if self.trusted.is_some() {
+            return verify_tls12_signature(message, certificate, signature, algorithms);
+        }
+        let key = parts(certificate).and_then(|parts| parts.public_key()).ok_or(UNREADABLE)?;
+        let offered = algorithms.mapping.iter().filter(|(scheme, _)| *scheme == signature.scheme);
+        let fitting = offered
+            .flat_map(|(_, algorithms)| *algorithms)
+            .find(|algorithm| algorithm.public_key_alg_id().as_ref() == key.algorithm)
+            .ok_or(rustls::PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
+        fitting
+            .verify_signature(key.bits, message, signature.signature())
+            .map(|()| HandshakeSignatureValid::assertion())
+            .map_err(|_| CertificateError::BadSignature.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        if self.trusted.is_some() {
+            return verify_tls13_signature(message, certificate, signature, algorithms);
+        }
+        let key = SubjectPublicKeyInfoDer::from(parts(certificate).ok_or(UNREADABLE)?.key);
+        rustls::crypto::verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+const UNREADABLE: rustls::Error = rustls::Error::InvalidCertificate(CertificateError::BadEncoding);
+
+/// What is needed of a certificate that is not checked. webpki reads none of X.509 version 1, nor one with an extension that it
+/// does not know, and where nothing is checked neither matters.
+#[derive(Clone, Copy)]
+struct Parts<'c> {
+    version: u8,
+    /// The public key, with what kind it is of.
+    key: &'c [u8],
+}
+
+struct PublicKey<'c> {
+    algorithm: &'c [u8],
+    bits: &'c [u8],
+}
+
+fn parts<'c>(certificate: &'c CertificateDer<'_>) -> Option<Parts<'c>> {
+    const VERSION: u8 = 0xa0;
+    let (certificate, _) = element(certificate)?;
+    let (signed, _) = element(certificate.content)?;
+    let mut rest = signed.content;
+    let (first, after) = element(rest)?;
+    let version = if first.tag == VERSION {
+        rest = after;
+        first.content.last()?.checked_add(1)?
+    } else {
+        1
+    };
+    // Its number, algorithm, issuer, dates and subject.
+    for _ in 0..5 {
+        rest = element(rest)?.1;
+    }
+    Some(Parts { version, key: element(rest)?.0.whole })
+}
+
+impl<'c> Parts<'c> {
+    fn public_key(self) -> Option<PublicKey<'c>> {
+        let (key, _) = element(self.key)?;
+        let (algorithm, rest) = element(key.content)?;
+        // The first byte counts the bits that are left over: none.
+        let (_, bits) = element(rest)?.0.content.split_first()?;
+        Some(PublicKey { algorithm: algorithm.content, bits })
+    }
+}
+
+/// An element of DER.
+struct Element<'d> {
+    tag: u8,
+    content: &'d [u8],
+    whole: &'d [u8],
+}
+
+/// The first element, and what follows it.
+fn element(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
+    let (&[tag, length], rest) = der.split_first_chunk()?;
+    let (length, rest) = match length {
+        0..=0x7f => (usize::from(length), rest),
+        0x81..=0x83 => {
+            let (digits, rest) = rest.split_at_checked(usize::from(length - 0x80))?;
+            (digits.iter().fold(0, |length, &digit| length << 8 | usize::from(digit)), rest)
+        }
+        _ => return None,
+    };
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((Element { tag, content, whole: &der[..der.len() - rest.len()] }, rest))
+}
+
+/// A certificate of a version that has no names of hosts.
+#[derive(Debug)]
+struct OldVersion(u8);
+
+impl fmt::Display for OldVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "X.509 version {}", self.0)
+    }
+}
+
+impl std::error::Error for OldVersion {}
+
+/// Why TLS with a server, named so, failed, and what to do.
+#[cold]
+pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Error {
+    use CertificateError as Fault;
+    let Names { ca, cert, key } = names;
+    let is_authority = |other: &OtherError| other.0.to_string() == "CaUsedAsEndEntity";
+    let why = match error {
+        rustls::Error::InvalidCertificate(fault) => match fault {
+            Fault::Expired | Fault::ExpiredContext { .. } => {
+                "has expired: renew it, or set this machine's clock".to_owned()
+            }
+            Fault::NotValidYet | Fault::NotValidYetContext { .. } => {
+                "is not valid yet: set this machine's clock, or make another".to_owned()
+            }
+            Fault::UnknownIssuer => {
+                format!("is signed by an authority that is not trusted: put the authority's certificate into the file of `{ca}`")
+            }
+            Fault::NotValidForName | Fault::NotValidForNameContext { .. } => {
+                "is not for this host: connect by a name that is in it, or make one with this name as its subjectAltName \
+                 (the common name does not count)"
+                    .to_owned()
+            }
+            Fault::InvalidPurpose | Fault::InvalidPurposeContext { .. } => {
+                "is not for servers: make one with extendedKeyUsage=serverAuth".to_owned()
+            }
+            Fault::Other(OtherError(fault)) if let Some(version) = fault.downcast_ref::<OldVersion>() => {
+                format!("is of {version}, which names no hosts: make one of version 3, with a subjectAltName (`openssl req -x509 -addext subjectAltName=DNS:HOST`)")
+            }
+            Fault::Other(other) if is_authority(other) => {
+                format!("is an authority's (CA:TRUE): put it itself into the file of `{ca}`, or make one with basicConstraints=CA:FALSE")
+            }
+            _ => "can't be checked".to_owned(),
+        },
+        rustls::Error::AlertReceived(_) => {
+            let message = format!("{server} refused TLS: it may want a client certificate, in `{cert}` and `{key}`");
+            return Error::new(ErrorKind::Denied, message).with_source(error.clone());
+        }
+        _ => {
+            return Error::new(ErrorKind::Denied, format!("{server} and this client find no common TLS"))
+                .with_source(error.clone());
+        }
+    };
+    Error::new(ErrorKind::Denied, format!("the TLS certificate of {server} {why}")).with_source(error.clone())
+}
+
+#[cold]
+fn unread(name: &str) -> Error {
+    invalid(format!("the file of `{name}` can't be read"))
+}
+
+#[cold]
+fn invalid(message: String) -> Error {
+    Error::new(ErrorKind::InvalidValue, message)
+}
