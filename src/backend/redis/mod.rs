@@ -6,6 +6,7 @@ mod cluster;
 mod config;
 mod connection;
 mod credential;
+mod dial;
 mod export;
 mod failure;
 mod health;
@@ -138,7 +139,7 @@ impl Open for Redis {
             layout: Arc::new(Layout::new(&config.prefix)),
             namespace: config.db.to_string().into(),
             deadline: config.deadline,
-            server: Arc::new(Server::new(&config)?),
+            server: Arc::new(Server::new(&config).await?),
         };
         redis.server.begin(config.deadline).await?;
         redis.check_open().await?;

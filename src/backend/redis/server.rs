@@ -51,9 +51,9 @@ const DEFAULT_PORT: u16 = 6379;
 const DEFAULT_SENTINEL_PORT: u16 = 26_379;
 
 impl Server {
-    pub(super) fn new(config: &RedisConfig) -> Result<Self> {
+    pub(super) async fn new(config: &RedisConfig) -> Result<Self> {
         config.check()?;
-        let settings = Arc::new(Settings::new(config)?);
+        let settings = Arc::new(Settings::new(config).await?);
         let one = |target: &dyn Fn() -> Target| {
             Node::new(&settings, target, config, config.pool_size).map(|node| Servers::One(Arc::new(node)))
         };
