@@ -229,7 +229,7 @@ impl Settings {
             Target::Server(addr) => {
                 let server = addr.named("the Redis server");
                 let greeted = tokio::time::timeout(self.dial_timeout, self.greet(addr, &server, &dead)).await;
-                greeted.unwrap_or_else(|_| Err(slow(&server)))?
+                greeted.unwrap_or_else(|_| Err(self.slow(&server)))?
             }
             // Each of the sentinels has its part of the time.
             Target::Master(sentinels) => sentinels.greet_master(self, &dead).await?,
@@ -244,12 +244,13 @@ impl Settings {
     pub(super) fn uses_tls(&self) -> bool {
         self.tls.is_some()
     }
-}
 
-/// A server, named so, that let the time to connect pass.
-#[cold]
-pub(super) fn slow(server: &str) -> Error {
-    Error::new(ErrorKind::Timeout, format!("{server} did not open a connection in time"))
+    /// A server, named so, that let the time to connect pass. One that waits for plain text says nothing to TLS.
+    #[cold]
+    pub(super) fn slow(&self, server: &str) -> Error {
+        let port = if self.tls.is_some() { ": see that this is its port for TLS" } else { "" };
+        Error::new(ErrorKind::Timeout, format!("{server} did not open a connection in time{port}"))
+    }
 }
 
 /// How many requests may wait to be written to one connection before calls wait for room.

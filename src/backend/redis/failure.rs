@@ -55,6 +55,10 @@ pub(super) fn of_greeting(error: &RedisError, server: &str) -> Error {
             );
             Error::new(ErrorKind::Unavailable, message)
         }
+        // Without the code, with which a store is opened for a user who may only read: this one gets no connection.
+        (Some(code), _) if code_of(code, error.detail().unwrap_or_default()) == "NOPERM" => {
+            forbidden(server, error.detail().unwrap_or_default())
+        }
         _ => of_dial(error, server),
     }
 }

@@ -9,7 +9,7 @@ use redis::{aio::MultiplexedConnection, cmd};
 
 use super::{
     RedisSentinel,
-    connection::{Address, Login, Opened, Settings, is_master, slow},
+    connection::{Address, Login, Opened, Settings, is_master},
     failure,
 };
 use crate::{Error, ErrorKind, Result};
@@ -54,8 +54,8 @@ impl Sentinels {
                 Ok(Ok(None)) => continue,
                 Ok(Err(error)) => error,
                 Err(_) => match tried.get(known) {
-                    Some(addr) => slow(&addr.named(MASTER)),
-                    None => slow(&sentinel.named(SENTINEL)),
+                    Some(addr) => settings.slow(&addr.named(MASTER)),
+                    None => settings.slow(&sentinel.named(SENTINEL)),
                 },
             };
             // What is said of the master counts more than that a sentinel is not there.

@@ -322,7 +322,8 @@ pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Err
             Fault::NotValidYet | Fault::NotValidYetContext { .. } => {
                 "is not valid yet: set this machine's clock, or make another".to_owned()
             }
-            Fault::UnknownIssuer => {
+            // The latter is one whose name is that of a trusted one, and whose key is another.
+            Fault::UnknownIssuer | Fault::BadSignature => {
                 format!("is signed by an authority that is not trusted: put the authority's certificate into the file of `{ca}`")
             }
             Fault::NotValidForName | Fault::NotValidForNameContext { .. } => {
