@@ -9,7 +9,7 @@ use crate::{Error, ErrorKind, Key, Result, backend::remote::Effect};
 
 /// How many keys the server looks at in one step, some milliseconds, in which it serves no other client. Fewer would make the
 /// network what a list waits for, where a database holds millions of keys of others.
-const STEP: u64 = 10_000;
+const STEP: u64 = 5_000;
 
 /// A server that is lost more often than this while it is listed is an error.
 const RESTARTS: usize = 5;
@@ -86,19 +86,14 @@ impl Redis {
 /// The time was over before all keys were looked at.
 #[cold]
 fn too_many(looked: u64, matched: u64) -> Error {
-    let (whose, way) = if matched < looked / 2 {
-        (
-            "most are not this store's",
-            "give the store a database or a server of its own, or a longer `deadline`",
-        )
+    let way = if matched < looked / 2 {
+        "the others, of other programs or cache values, slow it down: give the store a database or a server of its own, or \
+         a longer `deadline`"
     } else {
-        (
-            "most are this store's",
-            "give it a longer `deadline`, or export it, which takes the time that it needs",
-        )
+        "give it a longer `deadline`, or export it, which takes the time that it needs"
     };
     let message = format!(
-        "not all keys were looked at in time: of the first {looked} or so {matched} match, so {whose}; {way}"
+        "the time was over before all keys were looked at: about {looked} were, and {matched} of them are what is looked for; {way}"
     );
     Error::new(ErrorKind::Timeout, message)
 }
