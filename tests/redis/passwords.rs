@@ -67,7 +67,7 @@ async fn the_password_is_asked_for_at_each_connection() -> Result {
 async fn a_secret_that_takes_too_long_is_a_slow_connection() {
     let server = Server::start(&[]);
     let mut config = RedisConfig::new(server.addr());
-    config.password = Some(Secret::call(|| std::future::pending::<io::Result<String>>()));
+    config.password = Some(Secret::call(std::future::pending::<io::Result<String>>));
     config.dial_timeout = Duration::from_millis(200);
     let error = Storage::<Redis>::open(config).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied), "{error:?}");
