@@ -35,7 +35,7 @@ fn what_can_not_be_reached_is_named() {
     for (url, says) in [
         (
             "redis://u:SECRET@127.0.0.1:1/0?prefix=a:",
-            &*format!("redis://127.0.0.1:1/0: the Redis server {refused}"),
+            &*format!("redis://127.0.0.1:1/0: the Redis server at 127.0.0.1:1 {refused}"),
         ),
         (
             "postgres://u:SECRET@127.0.0.1:1/db",
@@ -43,7 +43,7 @@ fn what_can_not_be_reached_is_named() {
         ),
         (
             "redis://u:SECRET@nowhere.invalid",
-            "redis://nowhere.invalid: the name of the Redis server can't be resolved\n",
+            "redis://nowhere.invalid: the name of the Redis server at nowhere.invalid:6379 can't be resolved\n",
         ),
         (
             "postgres://u:SECRET@nowhere.invalid/db",

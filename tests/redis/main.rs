@@ -2,6 +2,7 @@
 #![cfg(feature = "redis")]
 
 mod acl;
+mod beside;
 mod calls;
 mod connections;
 mod durability;
@@ -9,8 +10,11 @@ mod faults;
 mod health;
 mod layout;
 mod login;
+mod passwords;
+mod refusals;
 #[path = "../servers/mod.rs"]
 mod servers;
+mod tls;
 mod topology;
 #[path = "../workload/mod.rs"]
 mod workload;
@@ -28,7 +32,7 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use gateway_storage::{
-    Count, Credential, ErrorKind, Increment, Key, Outcome, Record, Redis, RedisConfig, Retry, Storage,
+    Count, Credential, ErrorKind, Increment, Key, Outcome, Record, Redis, RedisConfig, Retry, Secret, Storage,
 };
 use serde_json::json;
 use servers::{

@@ -88,12 +88,15 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(options: &[&str]) -> Self {
-        let defaults =
-            ["--save", "", "--appendonly", "yes"].iter().chain(options).map(|text| (*text).to_owned());
+        let defaults = ["--save", "", "--appendonly", "yes", "--slowlog-log-slower-than", "-1"]
+            .iter()
+            .chain(options)
+            .map(|text| (*text).to_owned());
         Self::run(tempfile::tempdir().unwrap(), free_port(), defaults.collect())
     }
 
-    fn sentinel(config: &str) -> Self {
+    /// A sentinel.
+    pub(crate) fn sentinel(config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sentinel.conf");
         fs::write(&file, config).unwrap();
@@ -211,7 +214,7 @@ impl Cluster {
 /// A master, a replica, and three sentinels that watch them.
 pub(crate) struct Sentinels {
     pub(crate) servers: Vec<Server>,
-    sentinels: Vec<Server>,
+    pub(crate) sentinels: Vec<Server>,
 }
 
 impl Sentinels {
@@ -268,6 +271,10 @@ pub(crate) struct Tls {
 
 impl Tls {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub(crate) fn start_with(options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for authority in ["ca", "stranger"] {
             Self::openssl(
@@ -277,7 +284,9 @@ impl Tls {
                 ),
             );
         }
-        fs::write(folder.path().join("names"), "subjectAltName=DNS:localhost\n").unwrap();
+        for (file, host) in [("names", "localhost"), ("elsewhere", "elsewhere")] {
+            fs::write(folder.path().join(file), format!("subjectAltName=DNS:{host}\n")).unwrap();
+        }
         for who in ["server", "client"] {
             Self::openssl(
                 folder.path(),
@@ -290,20 +299,33 @@ impl Tls {
                 ),
             );
         }
+        // Others of the server's key: its own authority; of X.509 version 1; expired; for another host.
+        let own = "req -x509 -key server.key -days 1 -subj /CN=localhost -addext subjectAltName=DNS:localhost -out self.pem";
+        Self::openssl(folder.path(), own);
+        for (name, extra) in [
+            ("old", "-days 1"),
+            ("stale", "-days -1 -extfile names"),
+            ("elsewhere", "-days 1 -extfile elsewhere"),
+        ] {
+            let signed = "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial";
+            Self::openssl(folder.path(), &format!("{signed} {extra} -out {name}.pem"));
+        }
         let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         // The plain port stays open for the test's own commands.
         let port = free_port();
         let (cert, key, ca) = (file("server.pem"), file("server.key"), file("ca.pem"));
-        let server = Server::start(&[
+        let port_text = port.to_string();
+        let tls = [
             "--tls-port",
-            &port.to_string(),
+            &port_text,
             "--tls-cert-file",
             &cert,
             "--tls-key-file",
             &key,
             "--tls-ca-cert-file",
             &ca,
-        ]);
+        ];
+        let server = Server::start(&[&tls[..], options].concat());
         until("redis-server answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         Self { server, port, folder }
     }
@@ -327,9 +349,30 @@ impl Tls {
     }
 
     pub(crate) fn url(&self) -> String {
-        let file = |name: &str| self.file(name).display().to_string();
-        let (ca, cert, key) = (file("ca.pem"), file("client.pem"), file("client.key"));
-        format!("{}?tls_ca={ca}&tls_cert={cert}&tls_key={key}", self.at("localhost"))
+        self.url_with("ca.pem")
+    }
+
+    /// With another file of trusted certificates.
+    pub(crate) fn url_with(&self, ca: &str) -> String {
+        format!("{}?tls_ca={}&{}", self.at("localhost"), self.file(ca).display(), self.client())
+    }
+
+    /// The options of the client's certificate.
+    pub(crate) fn client(&self) -> String {
+        format!(
+            "tls_cert={}&tls_key={}",
+            self.file("client.pem").display(),
+            self.file("client.key").display()
+        )
+    }
+
+    /// Shows new connections another certificate.
+    pub(crate) fn show(&self, name: &str) {
+        self.raw().words(&format!("CONFIG SET tls-cert-file {}", self.file(name).display()));
+    }
+
+    pub(crate) fn tls_addr(&self, host: &str) -> String {
+        format!("{host}:{}", self.port)
     }
 
     pub(crate) fn raw(&self) -> Raw {

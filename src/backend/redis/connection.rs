@@ -9,22 +9,20 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    RedisConnectionInfo, RedisError, RedisResult, Value, aio::MultiplexedConnection, cmd,
-    io::tcp::TcpSettings,
+    AsyncConnectionConfig, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisResult, Value,
+    aio::MultiplexedConnection, cmd,
 };
+use tokio::{task::JoinHandle, time::Instant};
 
-use tokio::time::Instant;
-
-use super::{RedisConfig, failure, pulse::Pulse, sentinel::Sentinels, tls};
+use super::{RedisConfig, dial::Tcp, failure, pulse::Pulse, sentinel::Sentinels, tls::Tls};
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, Secret,
     codec::{host_and_port, is_this_machine},
 };
 
 /// A connection. It closes when the last call over it is done and its slot has another.
 pub(super) struct Connection {
-    driver: MultiplexedConnection,
+    opened: Opened,
     dead: Arc<AtomicBool>,
     pulse: Pulse,
     /// When it was last asked for its role, in milliseconds since it was opened.
@@ -35,8 +33,8 @@ pub(super) struct Connection {
 const ROLE_EVERY: Duration = Duration::from_secs(5);
 
 impl Connection {
-    fn new(driver: MultiplexedConnection, dead: Arc<AtomicBool>, dialed: Duration) -> Self {
-        Self { driver, dead, pulse: Pulse::new(Instant::now(), dialed), asked: AtomicU64::new(0) }
+    fn new(opened: Opened, dead: Arc<AtomicBool>, dialed: Duration) -> Self {
+        Self { opened, dead, pulse: Pulse::new(Instant::now(), dialed), asked: AtomicU64::new(0) }
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -66,7 +64,7 @@ impl Connection {
     #[cold]
     fn ask_role(&self, age: u64) {
         self.asked.store(age, Ordering::Relaxed);
-        let (mut driver, dead) = (self.driver.clone(), self.dead.clone());
+        let (mut driver, dead) = (self.opened.driver.clone(), self.dead.clone());
         tokio::spawn(async move {
             // Not every user may ask.
             if let Ok(Ok(false)) = tokio::time::timeout(ROLE_EVERY, is_master(&mut driver)).await {
@@ -93,7 +91,7 @@ impl Lease {
     /// What sends the next request.
     pub(super) fn driver(&mut self) -> MultiplexedConnection {
         self.replied = false;
-        self.connection.driver.clone()
+        self.connection.opened.driver.clone()
     }
 
     pub(super) fn abandon(&self) {
@@ -116,26 +114,69 @@ impl Drop for Lease {
     }
 }
 
+/// An open connection. When this is dropped it is closed, whatever is on its way.
+pub(super) struct Opened {
+    pub(super) driver: MultiplexedConnection,
+    /// Carries what is sent and what comes.
+    task: JoinHandle<()>,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Who we are at a server.
+pub(super) struct Login {
+    username: Option<String>,
+    password: Option<Secret>,
+    db: u32,
+}
+
+impl Login {
+    pub(super) fn new(username: Option<&str>, password: Option<&Secret>, db: u32) -> Self {
+        Self { username: username.map(str::to_owned), password: password.cloned(), db }
+    }
+
+    /// With the password as it is now.
+    async fn ask(&self) -> Result<RedisConnectionInfo> {
+        // RESP3 has the message that a connection was closed, and tells maps from lists.
+        let mut info =
+            RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_db(self.db.into());
+        if let Some(username) = &self.username {
+            info = info.set_username(username);
+        }
+        if let Some(password) = &self.password {
+            info = info.set_password(password.reveal().await?);
+        }
+        Ok(info)
+    }
+}
+
 /// What all connections of a store have in common.
 pub(super) struct Settings {
-    login: RedisConnectionInfo,
-    tcp: TcpSettings,
-    tls: Option<tls::Certificates>,
+    login: Login,
+    tcp: Tcp,
+    tls: Option<Tls>,
     driver: AsyncConnectionConfig,
     client_name: String,
     dial_timeout: Duration,
 }
 
 impl Settings {
-    pub(super) fn new(config: &RedisConfig) -> Result<Self> {
-        let tcp = tcp(config);
+    /// Reads the certificates.
+    pub(super) async fn new(config: &RedisConfig) -> Result<Self> {
+        let tls = match &config.tls {
+            Some(tls) => Some(Tls::new(tls).await?),
+            None => None,
+        };
         Ok(Self {
-            login: login(config.username.as_deref(), config.password.as_deref()).set_db(config.db.into()),
-            tcp,
-            tls: config.tls.as_ref().map(tls::Certificates::load).transpose()?,
+            login: Login::new(config.username.as_deref(), config.password.as_ref(), config.db),
+            tcp: Tcp::new(config),
+            tls,
             driver: AsyncConnectionConfig::new()
-                .set_connection_timeout(None)
-                // The driver's own is 500 ms: too short for a write whose outcome then nobody knows.
+                // The driver's own is 500 ms: too short for a write whose outcome is not known then.
                 .set_response_timeout(None)
                 .set_pipeline_buffer_size(QUEUE),
             client_name: config.client_name.clone(),
@@ -143,33 +184,16 @@ impl Settings {
         })
     }
 
-    /// Connects to a server, and logs in as these settings say, or as another.
+    /// Connects to a server, which errors name so, and logs in as these settings say, or as another.
     pub(super) async fn connect(
         &self,
         addr: &Address,
-        login: Option<&RedisConnectionInfo>,
+        server: &str,
+        login: Option<&Login>,
         push: Option<Arc<AtomicBool>>,
-    ) -> RedisResult<MultiplexedConnection> {
-        let login = login.unwrap_or(&self.login).clone();
-        let info = |addr: ConnectionAddr| {
-            let info = addr.into_connection_info()?;
-            Ok::<_, RedisError>(info.set_redis_settings(login).set_tcp_settings(self.tcp.clone()))
-        };
-        let client = match (addr, &self.tls) {
-            (Address::Socket(path), _) => Client::open(info(ConnectionAddr::Unix(path.into()))?)?,
-            (Address::Host(host, port), None) => {
-                Client::open(info(ConnectionAddr::Tcp(host.clone(), *port))?)?
-            }
-            (Address::Host(host, port), Some(certificates)) => {
-                let addr = ConnectionAddr::TcpTls {
-                    host: host.clone(),
-                    port: *port,
-                    insecure: false,
-                    tls_params: None,
-                };
-                certificates.client(info(addr)?)?
-            }
-        };
+    ) -> Result<Opened> {
+        let info = login.unwrap_or(&self.login).ask().await?;
+        let stream = self.tcp.open(addr, self.tls.as_ref(), server).await?;
         let mut config = self.driver.clone();
         if let Some(dead) = push {
             config = config.set_push_sender(move |push: PushInfo| {
@@ -179,40 +203,38 @@ impl Settings {
                 Ok::<(), ()>(())
             });
         }
-        client.get_multiplexed_async_connection_with_config(&config).await
+        let greeted = MultiplexedConnection::new_with_config(&info, stream, config).await;
+        let (driver, carry) = greeted.map_err(|error| failure::of_greeting(&error, server))?;
+        Ok(Opened { driver, task: tokio::spawn(carry) })
     }
 
     /// Connects to a server of the store. The flag is set when the connection is closed.
-    pub(super) async fn greet(
-        &self,
-        addr: &Address,
-        dead: &Arc<AtomicBool>,
-    ) -> RedisResult<MultiplexedConnection> {
-        let mut driver = self.connect(addr, None, Some(dead.clone())).await?;
+    pub(super) async fn greet(&self, addr: &Address, server: &str, dead: &Arc<AtomicBool>) -> Result<Opened> {
+        let mut opened = self.connect(addr, server, None, Some(dead.clone())).await?;
         if !self.client_name.is_empty() {
-            let named = cmd("CLIENT").arg("SETNAME").arg(&self.client_name).exec_async(&mut driver).await;
+            let named =
+                cmd("CLIENT").arg("SETNAME").arg(&self.client_name).exec_async(&mut opened.driver).await;
             // Not every user may.
-            named.or_else(|error| if error.code().is_some() { Ok(()) } else { Err(error) })?;
+            named
+                .or_else(|error| if error.code().is_some() { Ok(()) } else { Err(error) })
+                .map_err(|error| failure::of_dial(&error, server))?;
         }
-        Ok(driver)
-    }
-
-    async fn dial(&self, target: &Target) -> Result<Connection> {
-        let (begun, dead) = (Instant::now(), Arc::new(AtomicBool::new(false)));
-        let driver = match target {
-            Target::Server(addr) => {
-                self.greet(addr, &dead).await.map_err(|error| failure::of_dial(&error))?
-            }
-            Target::Master(sentinels) => sentinels.greet_master(self, &dead).await?,
-        };
-        Ok(Connection::new(driver, dead, begun.elapsed()))
+        Ok(opened)
     }
 
     /// Opens a connection within the time that the configuration gives it.
     pub(super) async fn open(&self, target: &Target) -> Result<Connection> {
-        tokio::time::timeout(self.dial_timeout, self.dial(target)).await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Timeout, "the Redis server did not open a connection in time"))
-        })
+        let (begun, dead) = (Instant::now(), Arc::new(AtomicBool::new(false)));
+        let opened = match target {
+            Target::Server(addr) => {
+                let server = addr.named("the Redis server");
+                let greeted = tokio::time::timeout(self.dial_timeout, self.greet(addr, &server, &dead)).await;
+                greeted.unwrap_or_else(|_| Err(self.slow(&server)))?
+            }
+            // Each of the sentinels has its part of the time.
+            Target::Master(sentinels) => sentinels.greet_master(self, &dead).await?,
+        };
+        Ok(Connection::new(opened, dead, begun.elapsed()))
     }
 
     pub(super) fn dial_timeout(&self) -> Duration {
@@ -222,22 +244,17 @@ impl Settings {
     pub(super) fn uses_tls(&self) -> bool {
         self.tls.is_some()
     }
+
+    /// A server, named so, that let the time to connect pass. One that waits for plain text says nothing to TLS.
+    #[cold]
+    pub(super) fn slow(&self, server: &str) -> Error {
+        let port = if self.tls.is_some() { ": see that this is its port for TLS" } else { "" };
+        Error::new(ErrorKind::Timeout, format!("{server} did not open a connection in time{port}"))
+    }
 }
 
 /// How many requests may wait to be written to one connection before calls wait for room.
 const QUEUE: usize = 256;
-
-pub(super) fn login(username: Option<&str>, password: Option<&str>) -> RedisConnectionInfo {
-    // RESP3 has the message that a connection was closed, and tells maps from lists.
-    let mut login = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3);
-    if let Some(username) = username {
-        login = login.set_username(username);
-    }
-    if let Some(password) = password {
-        login = login.set_password(password);
-    }
-    login
-}
 
 /// What a connection leads to.
 pub(super) enum Target {
@@ -260,6 +277,11 @@ impl Address {
             Self::Host(host, _) => is_this_machine(host),
             Self::Socket(_) => true,
         }
+    }
+
+    /// How an error names what is there.
+    pub(super) fn named(&self, what: &str) -> String {
+        format!("{what} at {self}")
     }
 
     /// `host`, `host:port`, `[ipv6]:port` or `/path`
@@ -290,20 +312,6 @@ impl std::fmt::Display for Address {
             Self::Socket(path) => f.write_str(path),
         }
     }
-}
-
-fn tcp(config: &RedisConfig) -> TcpSettings {
-    let settings = TcpSettings::default().set_nodelay(config.tcp_nodelay);
-    #[cfg(target_os = "linux")]
-    // Milliseconds in an int.
-    let settings =
-        settings.set_user_timeout(config.write_timeout.min(Duration::from_millis(i32::MAX as u64)));
-    #[cfg(not(target_os = "linux"))]
-    let _ = config;
-    let keepalive = redis::io::tcp::socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(15))
-        .with_interval(Duration::from_secs(5));
-    settings.set_keepalive(keepalive)
 }
 
 #[cfg(test)]

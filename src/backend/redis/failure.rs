@@ -10,42 +10,86 @@ use crate::{
     backend::remote::{Effect, unreachable},
 };
 
+/// What a server is called whose address does not matter.
+const SERVER: &str = "the Redis server";
+
 /// An error of a request that was sent.
 #[cold]
 pub(super) fn of_request(error: &RedisError, effect: Effect) -> Error {
     match error.code() {
         // The server answered, so it did not do it.
         Some(code) => of_code(code, error.detail().unwrap_or_default()),
-        None => lost(error).with_outcome(effect.when_lost()),
+        None => lost(error, SERVER).with_outcome(effect.when_lost()),
     }
 }
 
-/// An error of opening a connection: nothing was sent.
+/// An error of a request on a connection that no call has yet, to a server that is named so.
 #[cold]
-pub(super) fn of_dial(error: &RedisError) -> Error {
+pub(super) fn of_dial(error: &RedisError, server: &str) -> Error {
+    match error.code() {
+        Some(code) => refused(server, code, error.detail().unwrap_or_default()),
+        None => lost(error, server),
+    }
+}
+
+/// An error of HELLO, which has the login, or of SELECT, by a server that is named so.
+#[cold]
+pub(super) fn of_greeting(error: &RedisError, server: &str) -> Error {
+    let detail = error.detail().unwrap_or_default().to_ascii_lowercase();
     match (error.code(), error.kind()) {
-        (Some(code), _) => of_code(code, error.detail().unwrap_or_default()),
-        (None, DriverKind::AuthenticationFailed) => {
-            Error::new(ErrorKind::Denied, "the Redis server does not accept the login")
+        (None, DriverKind::RESP3NotSupported) => without_hello(server),
+        (Some("NOPROTO"), _) => without_hello(server).with_code("NOPROTO"),
+        // Each proxy has a text of its own. An error of SELECT has the driver's code, and names it.
+        (Some("ERR"), _)
+            if detail.contains("hello")
+                || ["unknown", "unsupported", "unimplemented", "not supported"]
+                    .iter()
+                    .any(|word| detail.starts_with(word) && !detail.contains("select")) =>
+        {
+            without_hello(server).with_code("ERR")
         }
-        (None, DriverKind::RESP3NotSupported) => {
-            Error::new(ErrorKind::Unsupported, "the Redis server is too old: version 6 or later is needed")
+        (None, _) if io_cause(error).is_some_and(is_end) => {
+            let message = format!(
+                "{server} closed the connection before it answered HELLO: it may want TLS (`rediss`), or be a proxy or a \
+                 server without RESP3, which Redis has since version 6"
+            );
+            Error::new(ErrorKind::Unavailable, message)
         }
-        (None, _) => lost(error),
+        // Without the code, with which a store is opened for a user who may only read: this one gets no connection.
+        (Some(code), _) if code_of(code, error.detail().unwrap_or_default()) == "NOPERM" => {
+            forbidden(server, error.detail().unwrap_or_default())
+        }
+        _ => of_dial(error, server),
     }
 }
 
 #[cold]
-fn lost(error: &RedisError) -> Error {
-    let io = error.source().and_then(|source| {
-        let shared = source.downcast_ref::<std::sync::Arc<dyn std::error::Error + Send + Sync>>();
-        source.downcast_ref::<io::Error>().or_else(|| shared.and_then(|shared| shared.downcast_ref()))
-    });
-    if let Some(tls) = io.and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref::<rustls::Error>())
-    {
-        return tls::of_handshake(tls);
+fn without_hello(server: &str) -> Error {
+    let message = format!(
+        "{server}, or a proxy before it, does not know HELLO or has it renamed: RESP3 is needed, which Redis has since \
+         version 6"
+    );
+    Error::new(ErrorKind::Unsupported, message)
+}
+
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
+fn io_cause(error: &RedisError) -> Option<&io::Error> {
+    let source = error.source()?;
+    let shared = source.downcast_ref::<std::sync::Arc<dyn std::error::Error + Send + Sync>>();
+    source.downcast_ref::<io::Error>().or_else(|| shared.and_then(|shared| shared.downcast_ref()))
+}
+
+#[cold]
+fn lost(error: &RedisError, server: &str) -> Error {
+    let io = io_cause(error);
+    match io.and_then(tls::cause) {
+        Some(tls) => tls::refusal(server, tls),
+        None => unreachable(server, io),
     }
-    unreachable("the Redis server", io)
 }
 
 /// The code of an error reply. What a command of a script was refused for is in the text: version 6 has its code there, and no
@@ -54,7 +98,9 @@ pub(super) fn code_of<'r>(code: &'r str, detail: &'r str) -> &'r str {
     if code != "ERR" {
         return code;
     }
-    if detail.contains("The user executing the script can't") || detail.starts_with("ACL failure in script") {
+    // The last is what the driver leaves of an error of SELECT.
+    let marks = ["The user executing the script can't", "ACL failure in script", "has no permissions to run"];
+    if marks.iter().any(|mark| detail.contains(mark)) {
         return "NOPERM";
     }
     let inner = detail.strip_prefix("Error running script").and_then(|detail| detail.split_once(": -"));
@@ -65,6 +111,12 @@ pub(super) fn code_of<'r>(code: &'r str, detail: &'r str) -> &'r str {
 /// An error reply. `detail` decides between kinds and is not kept.
 #[cold]
 pub(super) fn of_code(code: &str, detail: &str) -> Error {
+    refused(SERVER, code, detail)
+}
+
+/// The same, of a server that is named so.
+#[cold]
+fn refused(server: &str, code: &str, detail: &str) -> Error {
     use ErrorKind::{Busy, Corrupt, Denied, Internal, InvalidValue, Unavailable, Unsupported};
     let code = code_of(code, detail);
     let (kind, message) = match code {
@@ -79,11 +131,13 @@ pub(super) fn of_code(code: &str, detail: &str) -> Error {
         "BUSY" => (Busy, "the Redis server is busy with a script"),
         "NOAUTH" => (Denied, "the Redis server wants a login"),
         "WRONGPASS" => (Denied, "the Redis server does not accept the login"),
-        "NOPERM" => (Denied, "the Redis user may not do this"),
+        "DENIED" => {
+            (Denied, "the Redis server is in protected mode, and takes connections of its own machine only")
+        }
+        "NOPERM" => return forbidden(server, detail).with_code(code),
         "MOVED" | "ASK" | "CROSSSLOT" => {
             (Unsupported, "the Redis server is part of a cluster: open it as one, with `redis-cluster://`")
         }
-        "NOPROTO" => (Unsupported, "the Redis server is too old: version 6 or later is needed"),
         "ERR" if detail.contains("would overflow") => return Error::overflow().with_code(code),
         "ERR" if detail.contains("not an integer") => (Corrupt, "a stored counter is not an integer"),
         "ERR" if detail.contains("max number of clients") => {
@@ -97,9 +151,39 @@ pub(super) fn of_code(code: &str, detail: &str) -> Error {
         }
         _ => (Internal, "the Redis server refused a command"),
     };
-    let error = Error::new(kind, message).with_code(code);
+    let named = message.strip_prefix(SERVER).filter(|_| server != SERVER);
+    let error = match named {
+        Some(rest) => Error::new(kind, [server, rest].concat()),
+        None => Error::new(kind, message),
+    };
+    let error = error.with_code(code);
     // Waiting does not help: an operator has to.
     if code == "MISCONF" { error.with_retryable(false) } else { error }
+}
+
+/// What the user may not do. The name of a command is no secret, and the one thing that tells what to allow.
+#[cold]
+fn forbidden(server: &str, detail: &str) -> Error {
+    let command =
+        detail.split_once("run the '").and_then(|(_, rest)| rest.split_once('\'')).map(|(name, _)| name);
+    let is_name = |name: &&str| {
+        let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"|-_.".contains(&byte);
+        (1..64).contains(&name.len()) && name.bytes().all(letters)
+    };
+    let message = match command.filter(is_name) {
+        Some(name) => {
+            let name = name.to_ascii_lowercase();
+            let group = if name == "hello" { ", of `+@connection`" } else { "" };
+            format!("the user may not run `{name}` at {server}: allow it (`+{name}`{group})")
+        }
+        None if detail.contains(" key") => {
+            format!(
+                "the user may not use a key of this store at {server}: allow the store's prefix (`~PREFIX*`)"
+            )
+        }
+        None => format!("the user may not do this at {server}"),
+    };
+    Error::new(ErrorKind::Denied, message)
 }
 
 /// A write that the server did, and that fewer replicas than asked for have.
@@ -143,6 +227,69 @@ mod tests {
             assert_eq!((error.kind(), error.is_retryable()), (kind, retryable), "{code} {detail}");
             assert_eq!((error.code(), error.outcome()), (Some(code), Outcome::NotApplied));
             assert!(!format!("{error:?}").contains("SECRET"));
+        }
+    }
+
+    #[test]
+    fn a_command_that_is_not_allowed_is_named() {
+        for (detail, said) in [
+            ("User app has no permissions to run the 'config|get' command", "may not run `config|get`"),
+            (
+                "this user has no permissions to run the 'info' command or its subcommand",
+                "may not run `info`",
+            ),
+            ("User app has no permissions to run the 'hello' command", "`+hello`, of `+@connection`"),
+            (
+                "ACL failure in script: User u has no permissions to run the 'hdel' command",
+                "may not run `hdel`",
+            ),
+            ("No permissions to access a key", "may not use a key of this store"),
+            ("this user has no permissions to run the 'SEC RET' command", "may not do this"),
+            ("SECRET", "may not do this"),
+        ] {
+            let error = of_code("NOPERM", detail);
+            assert!(error.to_string().contains(said), "{error}");
+            assert!(!error.to_string().contains("RET"), "{error}");
+            assert_eq!((error.kind(), error.code()), (ErrorKind::Denied, Some("NOPERM")));
+        }
+    }
+
+    /// The texts of Redis 6 and 7, Envoy, Codis and others.
+    #[test]
+    fn a_server_without_hello() {
+        let greeting = |line: &str| {
+            let reply = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+            let redis::Value::ServerError(error) = reply else { panic!("{line}") };
+            of_greeting(&error.into(), "the Redis server at h:1")
+        };
+        for line in [
+            "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 'SECRET' ",
+            "ERR unknown command `HELLO`, with args beginning with: `3`, `SECRET`, ",
+            "ERR unsupported command 'hello'",
+            "ERR handle request, command 'HELLO' is not allowed",
+            "ERR unknown command",
+            "NOPROTO unsupported protocol version",
+        ] {
+            let error = greeting(line);
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{line}: {error}");
+            assert!(error.to_string().contains("does not know HELLO"), "{error}");
+            assert!(!format!("{error:?}").contains("SECRET"));
+        }
+        for (line, kind, said) in [
+            ("WRONGPASS invalid username-password pair or user is disabled.", ErrorKind::Denied, "the login"),
+            (
+                "NOAUTH HELLO must be called with the client already authenticated",
+                ErrorKind::Denied,
+                "wants a login",
+            ),
+            ("NOPERM User u has no permissions to run the 'hello' command", ErrorKind::Denied, "run `hello`"),
+            ("ERR max number of clients reached", ErrorKind::Busy, "no connection left"),
+            ("DENIED Redis is running in protected mode", ErrorKind::Denied, "protected mode"),
+            ("LOADING Redis is loading the dataset in memory", ErrorKind::Unavailable, "loading"),
+        ] {
+            let error = greeting(line);
+            assert_eq!(error.kind(), kind, "{line}: {error}");
+            assert!(error.to_string().contains(said) && error.to_string().contains("at h:1"), "{error}");
         }
     }
 

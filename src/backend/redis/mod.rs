@@ -6,6 +6,7 @@ mod cluster;
 mod config;
 mod connection;
 mod credential;
+mod dial;
 mod export;
 mod failure;
 mod health;
@@ -80,6 +81,9 @@ const CONCURRENT_CHUNKS: usize = 10;
 ///   answer is [`Unknown`](crate::Outcome::Unknown).
 /// - With `wait_replicas`, a write that too few replicas have is an error although it is done: see [`RedisConfig`].
 /// - In a cluster, keys that are moved while they are listed may be missing from the list.
+/// - Where a database holds millions of keys of others, lists look through all of them, and fail with
+///   [`Timeout`](crate::ErrorKind::Timeout) if they don't come to the end in time: give the store a database of its own.
+/// - A server keeps commands that were slow in its SLOWLOG, with the first 128 bytes of what they wrote. `stats` warns of that.
 /// - Of two stores on one database neither's prefix may be the other's followed by one of the words above.
 #[derive(Clone)]
 pub struct Redis {
@@ -138,7 +142,7 @@ impl Open for Redis {
             layout: Arc::new(Layout::new(&config.prefix)),
             namespace: config.db.to_string().into(),
             deadline: config.deadline,
-            server: Arc::new(Server::new(&config)?),
+            server: Arc::new(Server::new(&config).await?),
         };
         redis.server.begin(config.deadline).await?;
         redis.check_open().await?;

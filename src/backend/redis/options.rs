@@ -1,11 +1,11 @@
 //! [`RedisConfig`]: where the server is and how it is spoken to.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
 use crate::{
-    DEFAULT_DEADLINE, Error, ErrorKind, Result,
+    DEFAULT_DEADLINE, Error, ErrorKind, Result, Secret,
     codec::{Location, boolean, decode, duration, number, readable, unknown_option},
 };
 
@@ -22,8 +22,11 @@ use crate::{
 /// | `rediss://`, `rediss+sentinel://`, `rediss-cluster://` | the same over TLS |
 ///
 /// User, password and options may be percent-encoded. The fields below are options under their names; those of
-/// [`RedisTls`] are `tls_ca`, `tls_cert` and `tls_key`, those of [`RedisSentinel`] `sentinel_username` and
-/// `sentinel_password`. Deserialized, unknown fields are refused.
+/// [`RedisTls`] are `tls_ca`, `tls_cert`, `tls_key` and `tls_server_name`, those of [`RedisSentinel`] `sentinel_username` and
+/// `sentinel_password`. In place of a password `password_file` or `password_env` say where it is, and so do
+/// `sentinel_password_file` and `sentinel_password_env`: see [`Secret`]. Deserialized, unknown fields are refused.
+///
+#[doc = include_str!("providers.md")]
 ///
 /// ```
 /// # use std::time::Duration;
@@ -34,7 +37,7 @@ use crate::{
 /// assert_eq!(config.prefix, "gcli2api:");
 /// assert!(!format!("{config:?}").contains("\"x\""));
 /// ```
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct RedisConfig {
@@ -49,8 +52,12 @@ pub struct RedisConfig {
     ///
     #[doc = include_str!("acl.md")]
     pub username: Option<String>,
-    /// Its password. `Debug` does not print it.
-    pub password: Option<String>,
+    /// Its password, asked for at each new connection.
+    ///
+    /// A password that is changed at the server does not end its connections; those that it ends (`CLIENT KILL`, a failover, a
+    /// limit of time: ElastiCache and MemoryDB close connections with an IAM login after 12 hours) are opened again with
+    /// the password as it is then. A call that was under way on one may be [`Unknown`](crate::Outcome::Unknown).
+    pub password: Option<Secret>,
     /// The database's number. A cluster has only 0.
     pub db: u32,
     /// What the store's keys begin with. Default: `gcli2api:`. In a cluster a `{tag}` in it would keep all keys on one server.
@@ -110,7 +117,7 @@ pub enum RedisTopology {
 }
 
 /// What sentinels are asked for.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RedisSentinel {
@@ -118,8 +125,8 @@ pub struct RedisSentinel {
     pub master: String,
     /// The ACL user at the sentinels.
     pub username: Option<String>,
-    /// Its password. `Debug` does not print it.
-    pub password: Option<String>,
+    /// Its password, asked for at each new connection to a sentinel.
+    pub password: Option<Secret>,
 }
 
 impl RedisSentinel {
@@ -129,19 +136,10 @@ impl RedisSentinel {
     }
 }
 
-impl fmt::Debug for RedisSentinel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisSentinel")
-            .field("master", &self.master)
-            .field("username", &self.username)
-            .field("password", &self.password.as_ref().map(|_| "..."))
-            .finish()
-    }
-}
-
 /// How the server is trusted, and how it trusts us.
 ///
-/// The server's certificate must be for the host that was asked for; there is no way to turn that off.
+/// The server's certificate must be trusted, and be for the host that was asked for; there is no way to turn that off. A
+/// certificate that is itself in the file of trusted ones needs no authority. Files are read when the store is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
@@ -152,6 +150,9 @@ pub struct RedisTls {
     pub cert: Option<PathBuf>,
     /// A PEM file of the client's private key.
     pub key: Option<PathBuf>,
+    /// The host that the certificates of all servers and sentinels must be for, in place of the host that is connected to:
+    /// for a cluster whose servers are announced by their addresses, or a tunnel.
+    pub server_name: Option<String>,
 }
 
 /// How well a server must keep what it is given, for [`open`](crate::Open::open) to take it.
@@ -233,32 +234,7 @@ impl RedisConfig {
     }
 }
 
-impl fmt::Debug for RedisConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisConfig")
-            .field("addr", &self.addr)
-            .field("topology", &self.topology)
-            .field("tls", &self.tls)
-            .field("username", &self.username)
-            .field("password", &self.password.as_ref().map(|_| "..."))
-            .field("db", &self.db)
-            .field("prefix", &self.prefix)
-            .field("client_name", &self.client_name)
-            .field("dial_timeout", &self.dial_timeout)
-            .field("read_timeout", &self.read_timeout)
-            .field("write_timeout", &self.write_timeout)
-            .field("tcp_nodelay", &self.tcp_nodelay)
-            .field("pool_size", &self.pool_size)
-            .field("min_idle", &self.min_idle)
-            .field("wait_replicas", &self.wait_replicas)
-            .field("wait_timeout", &self.wait_timeout)
-            .field("durability", &self.durability)
-            .field("deadline", &self.deadline)
-            .finish()
-    }
-}
-
-const OPTIONS: [&str; 20] = [
+const OPTIONS: [&str; 25] = [
     "client_name",
     "db",
     "deadline",
@@ -266,15 +242,20 @@ const OPTIONS: [&str; 20] = [
     "durability",
     "min_idle",
     "password",
+    "password_env",
+    "password_file",
     "pool_size",
     "prefix",
     "read_timeout",
     "sentinel_password",
+    "sentinel_password_env",
+    "sentinel_password_file",
     "sentinel_username",
     "tcp_nodelay",
     "tls_ca",
     "tls_cert",
     "tls_key",
+    "tls_server_name",
     "username",
     "wait_replicas",
     "wait_timeout",
@@ -322,20 +303,31 @@ impl TryFrom<&str> for RedisConfig {
                 ("dial_timeout", ..) => config.dial_timeout = duration(name, value)?,
                 ("durability", ..) => config.durability = durability(value)?,
                 ("min_idle", ..) => config.min_idle = number(name, value)?,
-                ("password", ..) => config.password = Some(decode(value)?),
+                ("password", ..) => Secret::from(decode(value)?).fill(&mut config.password)?,
+                ("password_env", ..) => Secret::env(decode(value)?).fill(&mut config.password)?,
+                ("password_file", ..) => Secret::file(decode(value)?).fill(&mut config.password)?,
                 ("pool_size", ..) => config.pool_size = number(name, value)?,
                 ("prefix", ..) => config.prefix = decode(value)?,
                 ("read_timeout", ..) => config.read_timeout = duration(name, value)?,
-                ("sentinel_password", _, RedisTopology::Sentinel(of)) => of.password = Some(decode(value)?),
+                ("sentinel_password", _, RedisTopology::Sentinel(of)) => {
+                    Secret::from(decode(value)?).fill(&mut of.password)?;
+                }
+                ("sentinel_password_env", _, RedisTopology::Sentinel(of)) => {
+                    Secret::env(decode(value)?).fill(&mut of.password)?;
+                }
+                ("sentinel_password_file", _, RedisTopology::Sentinel(of)) => {
+                    Secret::file(decode(value)?).fill(&mut of.password)?;
+                }
                 ("sentinel_username", _, RedisTopology::Sentinel(of)) => of.username = Some(decode(value)?),
                 ("tcp_nodelay", ..) => config.tcp_nodelay = boolean(name, value)?,
                 ("tls_ca", Some(tls), _) => tls.ca = Some(decode(value)?.into()),
                 ("tls_cert", Some(tls), _) => tls.cert = Some(decode(value)?.into()),
                 ("tls_key", Some(tls), _) => tls.key = Some(decode(value)?.into()),
-                ("tls_ca" | "tls_cert" | "tls_key", None, _) => {
+                ("tls_server_name", Some(tls), _) => tls.server_name = Some(decode(value)?),
+                ("tls_ca" | "tls_cert" | "tls_key" | "tls_server_name", None, _) => {
                     return Err(invalid("the URL has TLS options, and its scheme is not `rediss`"));
                 }
-                ("sentinel_password" | "sentinel_username", ..) => {
+                (name, ..) if name.starts_with("sentinel_") && OPTIONS.contains(&name) => {
                     return Err(invalid(
                         "the URL has options for sentinels, and its scheme is not `redis+sentinel`",
                     ));
@@ -344,7 +336,7 @@ impl TryFrom<&str> for RedisConfig {
                 ("wait_replicas", ..) => config.wait_replicas = number(name, value)?,
                 ("wait_timeout", ..) => config.wait_timeout = duration(name, value)?,
                 ("write_timeout", ..) => config.write_timeout = duration(name, value)?,
-                _ => return Err(unknown_option(name, &OPTIONS)),
+                _ => elsewhere(name, value)?,
             }
         }
         Ok(config)
@@ -388,7 +380,7 @@ impl RedisConfig {
         let Some((login, place)) = rest.rsplit_once('@') else { return Ok(rest) };
         let (user, password) = login.split_once(':').map_or((login, None), |(u, p)| (u, Some(p)));
         self.username = Some(decode(user)?).filter(|user| !user.is_empty());
-        self.password = password.map(decode).transpose()?;
+        self.password = password.map(decode).transpose()?.map(Secret::from);
         Ok(place)
     }
 
@@ -401,6 +393,29 @@ impl RedisConfig {
             self.db = db.parse().map_err(|_| not_of_form(form))?;
         }
         Ok(())
+    }
+}
+
+/// An option of redis-py, which providers' pages show. What asks for no more than is done anyway is taken.
+#[cold]
+fn elsewhere(name: &str, value: &str) -> Result<()> {
+    let is_same = match name {
+        "ssl_cert_reqs" => value == "required",
+        "ssl_check_hostname" => value.eq_ignore_ascii_case("true"),
+        "protocol" => value == "3",
+        // Of texts in its language.
+        "decode_responses" => true,
+        _ => return Err(unknown_option(name, &OPTIONS)),
+    };
+    match name {
+        _ if is_same => Ok(()),
+        "protocol" => {
+            Err(invalid("the URL option `protocol` is `3`: RESP3 is the one that is spoken. Take it away"))
+        }
+        _ => Err(invalid(format!(
+            "the URL option `{name}` asks for certificates that are not checked, and they always are: take it away, and \
+             name the file of the authority's certificate in `tls_ca`"
+        ))),
     }
 }
 
@@ -434,19 +449,19 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.addr, "cache.internal:7000");
-        assert_eq!((config.username.as_deref(), config.password.as_deref()), (Some("alice"), Some("p@ss:")));
+        assert_eq!((config.username.as_deref(), config.password), (Some("alice"), Some("p@ss:".into())));
         assert_eq!((config.db, config.prefix.as_str(), config.pool_size), (3, "app[1]:", 4));
         assert_eq!(config.read_timeout, Duration::from_millis(250));
 
         let config = RedisConfig::try_from("redis://:pw@[::1]").unwrap();
-        assert_eq!((config.username, config.password.as_deref()), (None, Some("pw")));
+        assert_eq!((config.username, config.password), (None, Some("pw".into())));
         assert_eq!(config.addr, "[::1]");
         assert_eq!(RedisConfig::try_from("redis://localhost:6379").unwrap(), RedisConfig::default());
 
         let config =
             RedisConfig::try_from("redis+unix:///run/redis.sock?db=2&username=u&password=p").unwrap();
         assert_eq!((config.addr.as_str(), config.db), ("/run/redis.sock", 2));
-        assert_eq!((config.username.as_deref(), config.password.as_deref()), (Some("u"), Some("p")));
+        assert_eq!((config.username.as_deref(), config.password), (Some("u"), Some("p".into())));
     }
 
     #[test]
@@ -472,6 +487,38 @@ mod tests {
     }
 
     #[test]
+    fn where_passwords_are() {
+        let url = "redis+sentinel://app@s/m?password_file=/run/a%20b&sentinel_password_env=S_PW";
+        let config = RedisConfig::try_from(url).unwrap();
+        assert_eq!(config.password, Some(Secret::file("/run/a b")));
+        assert!(
+            matches!(config.topology, RedisTopology::Sentinel(of) if of.password == Some(Secret::env("S_PW")))
+        );
+        let typed = r#"{"addr":"h:1","password":{"env":"DB_PASSWORD"}}"#;
+        let config: RedisConfig = serde_json::from_str(typed).unwrap();
+        assert_eq!(config.password, Some(Secret::env("DB_PASSWORD")));
+    }
+
+    #[test]
+    fn options_of_other_drivers() {
+        let same = "rediss://default:pw@h:6380/0?ssl_cert_reqs=required&ssl_check_hostname=True&protocol=3&decode_responses=True";
+        assert_eq!(
+            RedisConfig::try_from(same).unwrap(),
+            RedisConfig::try_from("rediss://default:pw@h:6380").unwrap()
+        );
+        for (option, said) in [
+            ("ssl_cert_reqs=none", "`ssl_cert_reqs` asks for certificates that are not checked"),
+            ("ssl_cert_reqs=CERT_NONE", "`tls_ca`"),
+            ("ssl_check_hostname=false", "`ssl_check_hostname` asks for"),
+            ("protocol=2", "`protocol` is `3`"),
+            ("skip_verify=true", "`skip_verify` is not one of this backend"),
+        ] {
+            let error = RedisConfig::try_from(format!("rediss://:pw@h?{option}").as_str()).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+        }
+    }
+
+    #[test]
     fn wrong_urls_repeat_nothing() {
         for url in [
             "file:secret",
@@ -494,6 +541,11 @@ mod tests {
             "redis://host?sentinel_password=secret",
             "redis://host?durability=secret",
             "redis-other://secret",
+            "redis://host?tls_server_name=secret",
+            "redis://host?sentinel_password_file=secret",
+            "redis://:secret@host?password_file=secret",
+            "redis://host?password_env=secret&password=secret",
+            "redis+sentinel://host/m?sentinel_password_file=a&sentinel_password_env=secret",
         ] {
             let error = RedisConfig::try_from(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidValue, "{url}");

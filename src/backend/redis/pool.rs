@@ -68,7 +68,7 @@ struct Dial {
 /// One attempt to connect, for everyone who waits for it. It goes on when nobody does.
 type Dialing = Shared<BoxFuture<'static, Result<()>>>;
 
-/// How long after a failure nobody connects but a call that needs it.
+/// How long after a failure no connection is opened. A call that needs one waits for the rest of that.
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Slot {
@@ -236,8 +236,13 @@ impl Pool {
             return std::future::ready(Ok(())).boxed().shared();
         }
         let (settings, target, slot) = (self.settings.clone(), self.target.clone(), slot.clone());
+        let failed = dial.failed;
         let attempt = tokio::spawn(async move {
             let _ended = Ended(&slot);
+            // A server that refuses is not sent connections as fast as calls come.
+            if let Some(failed) = failed {
+                tokio::time::sleep_until(failed + PAUSE).await;
+            }
             let opened = settings.open(&target).await;
             slot.dial().failed = opened.is_err().then(Instant::now);
             slot.open.store(Some(Arc::new(opened?)));
@@ -327,7 +332,7 @@ mod tests {
     async fn is_narrow_again_after_a_calm_minute() {
         // No server is there: what counts is how many connections it would use.
         let config = RedisConfig::new("127.0.0.1:1");
-        let settings = Arc::new(Settings::new(&config).unwrap());
+        let settings = Arc::new(Settings::new(&config).await.unwrap());
         let pool = |alone| {
             let addr = super::super::connection::Address::parse(&config.addr, 1).unwrap();
             Pool::new(settings.clone(), Target::Server(addr), &config, 10, alone).unwrap()

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use redis::{Cmd, Value, cmd};
 
 use super::{Redis, connection::Lease, failure, layout::Space, node::Node, reply, server::Call};
-use crate::{ErrorKind, Key, Result, backend::remote::Effect};
+use crate::{Error, ErrorKind, Key, Result, backend::remote::Effect};
 
-/// How many keys the server looks at in one step: it serves nobody else meanwhile.
-const STEP: u32 = 1000;
+/// How many keys the server looks at in one step, some milliseconds, in which it serves no other client. Fewer would make the
+/// network what a list waits for, where a database holds millions of keys of others.
+const STEP: u64 = 5_000;
 
 /// A server that is lost more often than this while it is listed is an error.
 const RESTARTS: usize = 5;
@@ -19,7 +20,7 @@ impl Redis {
         self.scan_after(call, space, None, usize::MAX).await
     }
 
-    /// The first keys behind one, sorted. A SCAN has no order, so whoever does not want to hold them all looks through all of them
+    /// The first keys behind one, sorted. A SCAN has no order, so a caller that does not want to hold them all looks through all of them
     /// again for the next ones.
     pub(super) async fn scan_after(
         &self,
@@ -49,6 +50,7 @@ impl Redis {
         pattern: &str,
         mut see: impl FnMut(&[u8]) -> Result<()> + Send,
     ) -> Result<()> {
+        let (mut looked, mut matched) = (0, 0);
         for (_, node) in self.server.nodes() {
             let mut restarts = 0;
             let (mut cursor, mut lease) = (b"0".to_vec(), None);
@@ -57,6 +59,8 @@ impl Redis {
                 scan.arg(&cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(STEP);
                 match step(call, &node, lease.take(), &scan).await {
                     Ok((next, names, same)) => {
+                        looked += STEP;
+                        matched += names.len() as u64;
                         names.iter().try_for_each(|name| see(name))?;
                         if next == b"0" {
                             break;
@@ -68,12 +72,30 @@ impl Redis {
                         restarts += 1;
                         cursor = b"0".to_vec();
                     }
+                    Err(error) if error.kind() == ErrorKind::Timeout && looked > 0 && call.is_over() => {
+                        return Err(too_many(looked, matched));
+                    }
                     Err(error) => return Err(error),
                 }
             }
         }
         Ok(())
     }
+}
+
+/// The time was over before all keys were looked at.
+#[cold]
+fn too_many(looked: u64, matched: u64) -> Error {
+    let way = if matched < looked / 2 {
+        "the others, of other programs or cache values, slow it down: give the store a database or a server of its own, or \
+         a longer `deadline`"
+    } else {
+        "give it a longer `deadline`, or export it, which takes the time that it needs"
+    };
+    let message = format!(
+        "the time was over before all keys were looked at: about {looked} were, and {matched} of them are what is looked for; {way}"
+    );
+    Error::new(ErrorKind::Timeout, message)
 }
 
 /// One step, on the connection of the step before: the next cursor, and names.

@@ -51,9 +51,9 @@ const DEFAULT_PORT: u16 = 6379;
 const DEFAULT_SENTINEL_PORT: u16 = 26_379;
 
 impl Server {
-    pub(super) fn new(config: &RedisConfig) -> Result<Self> {
+    pub(super) async fn new(config: &RedisConfig) -> Result<Self> {
         config.check()?;
-        let settings = Arc::new(Settings::new(config)?);
+        let settings = Arc::new(Settings::new(config).await?);
         let one = |target: &dyn Fn() -> Target| {
             Node::new(&settings, target, config, config.pool_size).map(|node| Servers::One(Arc::new(node)))
         };
@@ -184,6 +184,11 @@ impl Redis {
         self.call_until(Deadline::At(later(Instant::now(), time_left(self.deadline))))
     }
 
+    /// A call that has most of the time, so that what it does not come to can still be said.
+    pub(super) fn shorter_call(&self) -> Result<Call<'_>> {
+        self.call_until(Deadline::At(later(Instant::now(), time_left(self.deadline) / 4 * 3)))
+    }
+
     /// A call that may take as long as it has to, if only each of its requests is in time.
     pub(super) fn long_call(&self) -> Result<Call<'_>> {
         self.call_until(Deadline::Each(self.deadline))
@@ -259,6 +264,11 @@ impl Call<'_> {
                 .collect(),
             Servers::Cluster(cluster) => self.spread(cluster, effect, commands).await,
         }
+    }
+
+    /// Whether its time as a whole is over.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.deadline, Deadline::At(end) if Instant::now() >= end)
     }
 
     /// Learns who has what in a cluster.

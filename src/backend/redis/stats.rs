@@ -34,9 +34,24 @@ const DETAILS: [&str; 19] = [
     "rdb_changes_since_last_save",
 ];
 
+/// What is said of INFO where it is not allowed.
+const INFO: &str = "info";
+const NO_INFO: &str =
+    "INFO is not allowed to this user (`+info`): whether the server keeps what it is given is not known";
+
+/// Settings that are passed on.
+const APPENDFSYNC: &str = "appendfsync";
+const SLOWLOG: &str = "slowlog-log-slower-than";
+const KEPT_IN_SLOWLOG: &str = "slow writes are kept in SLOWLOG with the beginning of what they write, tokens included: let few users \
+                               read it, or turn it off (`slowlog-log-slower-than -1`)";
+
+/// That many names are held, to count a record once that a server lists twice.
+const HELD: usize = 200_000;
+
 impl Redis {
+    /// The counts are exact for the first [`HELD`] records. Where there is no time for all keys, a warning says so.
     pub(super) async fn describe(&self) -> Result<StorageStats> {
-        let call = self.call()?;
+        let (call, counting) = (self.call()?, self.shorter_call()?);
         let mut nodes = Vec::new();
         for (addr, node) in self.server.nodes() {
             nodes.push((addr.map(|addr| addr.to_string()), self.inspect(&call, &node).await?));
@@ -46,28 +61,40 @@ impl Redis {
         let config_count = reply::number(call.send(Effect::Read, &configs).await?)?.unsigned_abs();
         let (mut seen, mut unreadable) = (HashSet::new(), 0_u64);
         let (mut credentials, mut usage, mut cached) = (0, 0, 0_u64);
-        self.names(&call, &self.layout.pattern(None), |name| {
+        let pattern = self.layout.pattern(None);
+        let all = self.names(&counting, &pattern, |name| {
             let Some(space) = self.layout.space(name) else { return Ok(()) };
-            // A server may name one twice.
-            if seen.insert(name.to_vec()) {
-                match space {
-                    _ if self.layout.key(space, name).is_err() => unreadable += 1,
-                    Space::Credential => credentials += 1,
-                    Space::Usage => usage += 1,
-                    Space::Cache => cached += 1,
-                }
+            let is_known = match space {
+                Space::Cache => false,
+                _ if seen.len() < HELD => !seen.insert(name.to_vec()),
+                _ => seen.contains(name),
+            };
+            match space {
+                _ if is_known => {}
+                _ if self.layout.key(space, name).is_err() => unreadable += 1,
+                Space::Credential => credentials += 1,
+                Space::Usage => usage += 1,
+                Space::Cache => cached += 1,
             }
             Ok(())
-        })
-        .await?;
-        let mut details = together(nodes, self.server.tls());
-        details.insert("cache_count".to_owned(), json!(cached));
-        if unreadable > 0
-            && let Some(Json::Array(warnings)) = details.get_mut("warnings")
-        {
-            warnings.push(json!(format!(
+        });
+        let mut remarks = Vec::new();
+        match all.await {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Timeout && counting.is_over() => {
+                remarks.push(json!(format!("the counts are too low: {error}")));
+            }
+            Err(error) => return Err(error),
+        }
+        if unreadable > 0 {
+            remarks.push(json!(format!(
                 "{unreadable} records have names that are no keys: lists and exports fail until they are renamed"
             )));
+        }
+        let mut details = together(nodes, self.server.tls());
+        details.insert("cache_count".to_owned(), json!(cached));
+        if let Some(Json::Array(warnings)) = details.get_mut("warnings") {
+            warnings.extend(remarks);
         }
         Ok(StorageStats {
             connection_count: Some(self.server.pool_stats()?.open.into()),
@@ -79,20 +106,25 @@ impl Redis {
         })
     }
 
-    /// What one server says of itself.
+    /// What one server says of itself. Not every user may ask.
     async fn inspect(&self, call: &Call<'_>, node: &Node) -> Result<Map<String, Json>> {
-        let info = match call.send_to(node, Effect::Read, &cmd("INFO")).await? {
-            Value::BulkString(text) => String::from_utf8_lossy(&text).into_owned(),
-            Value::VerbatimString { text, .. } => text,
-            _ => return Err(failure::unexpected_reply(Effect::Read)),
+        let mut details = match call.send_to(node, Effect::Read, &cmd("INFO")).await {
+            Ok(Value::BulkString(text)) => details(&String::from_utf8_lossy(&text)),
+            Ok(Value::VerbatimString { text, .. }) => details(&text),
+            Ok(_) => return Err(failure::unexpected_reply(Effect::Read)),
+            Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => {
+                Map::from_iter([(INFO.to_owned(), json!("not allowed"))])
+            }
+            Err(error) => return Err(error),
         };
-        let mut details = details(&info);
-        // Not everyone may ask.
-        if let Ok(Value::Map(policy)) =
-            call.send_to(node, Effect::Read, cmd("CONFIG").arg("GET").arg("appendfsync")).await
-            && let Some((_, Value::BulkString(policy))) = policy.first()
-        {
-            details.insert("appendfsync".to_owned(), json!(String::from_utf8_lossy(policy)));
+        // One at a time: version 6 takes no more.
+        for name in [APPENDFSYNC, SLOWLOG] {
+            if let Ok(Value::Map(setting)) =
+                call.send_to(node, Effect::Read, cmd("CONFIG").arg("GET").arg(name)).await
+                && let Some((_, Value::BulkString(value))) = setting.first()
+            {
+                details.insert(name.to_owned(), json!(String::from_utf8_lossy(value)));
+            }
         }
         Ok(details)
     }
@@ -106,7 +138,7 @@ impl Redis {
         for (_, node) in self.server.nodes() {
             let details = self.inspect(&call, &node).await?;
             let mut reasons = dangers(&details);
-            if durability == RedisDurability::Fsync && details.get("appendfsync") != Some(&json!("always")) {
+            if durability == RedisDurability::Fsync && details.get(APPENDFSYNC) != Some(&json!("always")) {
                 reasons.push("its append-only file is not known to be written with `appendfsync always`");
             }
             if !reasons.is_empty() {
@@ -154,8 +186,10 @@ fn details(info: &str) -> Map<String, Json> {
 fn dangers(details: &Map<String, Json>) -> Vec<&'static str> {
     let evicts = text(details, "maxmemory_policy").starts_with("allkeys-");
     let mut dangers = Vec::new();
-    if details.get("aof_enabled") != Some(&json!(1)) {
-        dangers.push("no append-only file: a crash loses every write since the last snapshot");
+    match details.get("aof_enabled") {
+        Some(enabled) if *enabled == json!(1) => {}
+        Some(_) => dangers.push("no append-only file: a crash loses every write since the last snapshot"),
+        None => dangers.push("whether it has an append-only file is not known: it does not say so"),
     }
     if evicts {
         dangers.push("the eviction policy lets the server drop credentials when its memory is full");
@@ -166,9 +200,11 @@ fn dangers(details: &Map<String, Json>) -> Vec<&'static str> {
 /// What an operator should worry about.
 fn warnings(details: &Map<String, Json>) -> Vec<&'static str> {
     let broken = |name: &str| !matches!(text(details, name), "" | "ok");
-    let mut warnings = dangers(details);
+    let mut warnings = if details.contains_key(INFO) { vec![NO_INFO] } else { dangers(details) };
+    let keeps_slow = text(details, SLOWLOG).parse::<i64>().is_ok_and(|micros| micros >= 0);
     warnings.extend(
         [
+            (keeps_slow, KEPT_IN_SLOWLOG),
             (broken("aof_last_write_status"), "the last write of the append-only file failed"),
             (broken("rdb_last_bgsave_status"), "the last snapshot failed"),
             (text(details, "role") == "slave", "a replica: it takes no writes"),
@@ -199,6 +235,9 @@ mod tests {
         assert_eq!(warnings("aof_enabled:1\r\naof_last_write_status:err\r\n").len(), 1);
         assert_eq!(warnings("aof_enabled:1\r\nrole:slave\r\nmaster_link_status:down\r\n").len(), 2);
         assert!(warnings("aof_enabled:1\r\nrole:slave\r\nmaster_link_status:up\r\n").len() == 1);
+        // As Dragonfly says it.
+        let unknown = warnings("redis_version:7.4.0\r\nrole:master\r\n");
+        assert!(unknown.len() == 1 && unknown[0].contains("not known"), "{unknown:?}");
         let told = |tls| together(vec![(None, details(safe))], tls)["warnings"].clone();
         assert_eq!(
             [told("verified"), told(ON_THIS_MACHINE), told("none")],

@@ -1,84 +1,79 @@
-//! TLS by rustls.
+//! TLS over a stream of ours: the driver's own reads this machine's certificates for each connection, and fails if one of them
+//! is damaged.
 
-use std::{fs, path::Path};
+use std::{io, sync::Arc};
 
-use redis::{
-    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult, TlsCertificates,
-};
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::{CertificateError, pki_types::ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::RedisTls;
-use crate::{Error, ErrorKind, Result};
+use crate::{
+    Error, ErrorKind, Result,
+    backend::remote::{
+        trust::{self, Checks, Files, Names},
+        unreachable,
+    },
+};
 
-/// The certificates of a configuration, read.
-pub(super) struct Certificates(TlsCertificates);
+const NAMES: Names = Names { ca: "tls_ca", cert: "tls_cert", key: "tls_key" };
 
-impl Certificates {
-    pub(super) fn load(config: &RedisTls) -> Result<Self> {
-        // The driver panics without one. An application that has chosen keeps its own.
-        if CryptoProvider::get_default().is_none() {
-            let _ = ring::default_provider().install_default();
-        }
-        let client_tls = match (&config.cert, &config.key) {
-            (None, None) => None,
-            (Some(cert), Some(key)) => {
-                Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? })
-            }
-            _ => {
-                return Err(Error::new(
-                    ErrorKind::InvalidValue,
-                    "a TLS client certificate is two files, `tls_cert` and `tls_key`",
-                ));
-            }
-        };
-        let root_cert = config.ca.as_deref().map(read).transpose()?;
-        if root_cert.as_ref().is_some_and(|pem| !pem.windows(BEGIN.len()).any(|at| at == BEGIN)) {
-            return Err(unreadable());
-        }
-        let certificates = Self(TlsCertificates { client_tls, root_cert });
-        // Parses them: what is wrong with a file is said now, not by each connection.
-        let anywhere = ConnectionAddr::TcpTls {
-            host: "localhost".to_owned(),
-            port: 1,
-            insecure: false,
-            tls_params: None,
-        };
-        anywhere.into_connection_info().and_then(|info| certificates.client(info)).map_err(|_| {
-            Error::new(
-                ErrorKind::InvalidValue,
-                "the TLS client certificate and its key are not what they should be",
-            )
-        })?;
-        Ok(certificates)
+/// What all connections of a store are secured with.
+pub(super) struct Tls {
+    connector: TlsConnector,
+    /// The host that certificates must be for, if it is not the one that is dialled.
+    server_name: Option<ServerName<'static>>,
+}
+
+impl Tls {
+    pub(super) async fn new(config: &RedisTls) -> Result<Self> {
+        let server_name = config.server_name.as_deref().map(name_of).transpose()?;
+        let RedisTls { ca, cert, key, .. } = config.clone();
+        let client = Files { names: &NAMES, ca, cert, key }.read(Checks::IssuerAndName).await?;
+        Ok(Self { connector: Arc::new(client).into(), server_name })
     }
 
-    pub(super) fn client(&self, info: ConnectionInfo) -> RedisResult<Client> {
-        Client::build_with_tls(info, self.0.clone())
+    pub(super) async fn secure(
+        &self,
+        stream: TcpStream,
+        host: &str,
+        server: &str,
+    ) -> Result<TlsStream<TcpStream>> {
+        let name = self.server_name.clone().map_or_else(|| name_of(host), Ok)?;
+        self.connector.connect(name, stream).await.map_err(|error| match cause(&error) {
+            Some(tls) => refusal(server, tls),
+            None if error.kind() == io::ErrorKind::UnexpectedEof => Error::new(
+                ErrorKind::Unavailable,
+                format!("{server} closed the connection when TLS began: see that this is its port for TLS"),
+            ),
+            None => unreachable(server, Some(&error)),
+        })
     }
 }
 
-/// Why there is no connection.
-#[cold]
-pub(super) fn of_handshake(error: &rustls::Error) -> Error {
-    let message = match error {
-        rustls::Error::InvalidCertificate(_) => {
-            "the Redis server's TLS certificate is not trusted for this host"
-        }
-        rustls::Error::AlertReceived(_) => "the Redis server refused TLS: it may want a client certificate",
-        _ => "the Redis server and this client find no common TLS",
-    };
-    Error::new(ErrorKind::Denied, message)
-}
-
-const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|error| {
-        Error::new(ErrorKind::InvalidValue, "a file of TLS certificates can't be read").with_source(error)
+fn name_of(host: &str) -> Result<ServerName<'static>> {
+    ServerName::try_from(host.to_owned()).map_err(|_| {
+        let message = "TLS certificates are for the name of a host or its address, and this is neither: name \
+                       one in `tls_server_name`";
+        Error::new(ErrorKind::InvalidValue, message)
     })
 }
 
+/// What of TLS made a stream fail.
+pub(super) fn cause(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
+}
+
+/// Why TLS with a server, named so, failed, and what to do.
 #[cold]
-fn unreadable() -> Error {
-    Error::new(ErrorKind::InvalidValue, "the file of trusted TLS certificates holds none")
+pub(super) fn refusal(server: &str, error: &rustls::Error) -> Error {
+    use CertificateError::{NotValidForName, NotValidForNameContext};
+    let rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) = error else {
+        return trust::refusal(server, error, &NAMES);
+    };
+    let message = format!(
+        "the TLS certificate of {server} is not for this host: connect by a name that is in it, put that name into \
+         `tls_server_name`, or make a certificate with the host as its subjectAltName (the common name does not count)"
+    );
+    Error::new(ErrorKind::Denied, message).with_source(error.clone())
 }

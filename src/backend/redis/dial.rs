@@ -1,0 +1,76 @@
+//! How a stream to a server is opened.
+
+use std::{io, time::Duration};
+
+use futures_util::future::select_ok;
+use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, lookup_host},
+};
+
+use super::{RedisConfig, connection::Address, tls::Tls};
+use crate::{Result, backend::remote::unreachable};
+
+/// Bytes in both directions.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// How sockets are set up.
+#[derive(Clone, Copy)]
+pub(super) struct Tcp {
+    nodelay: bool,
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    user_timeout: Duration,
+}
+
+impl Tcp {
+    pub(super) fn new(config: &RedisConfig) -> Self {
+        // Milliseconds in an int.
+        let most = Duration::from_millis(i32::MAX as u64);
+        Self { nodelay: config.tcp_nodelay, user_timeout: config.write_timeout.min(most) }
+    }
+
+    fn set_up(self, stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(self.nodelay)?;
+        let socket = SockRef::from(stream);
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(self.user_timeout))?;
+        let keepalive =
+            TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
+        socket.set_tcp_keepalive(&keepalive)
+    }
+
+    /// Opens a stream to a server, which errors name so.
+    pub(super) async fn open(
+        self,
+        addr: &Address,
+        tls: Option<&Tls>,
+        server: &str,
+    ) -> Result<Box<dyn Stream>> {
+        let unreached = |error: io::Error| unreachable(server, Some(&error));
+        let (host, port) = match addr {
+            Address::Host(host, port) => (host.as_str(), *port),
+            #[cfg(unix)]
+            Address::Socket(path) => {
+                let stream = tokio::net::UnixStream::connect(path).await.map_err(unreached)?;
+                return Ok(Box::new(stream));
+            }
+            #[cfg(not(unix))]
+            Address::Socket(_) => return Err(unreachable(server, None)),
+        };
+        let found = lookup_host((host, port)).await.map_err(unreached)?;
+        // All of a name's addresses at once: the first that accepts is taken.
+        let dials: Vec<_> = found.map(|address| Box::pin(TcpStream::connect(address))).collect();
+        if dials.is_empty() {
+            return Err(unreachable(server, None));
+        }
+        let (stream, _) = select_ok(dials).await.map_err(unreached)?;
+        self.set_up(&stream).map_err(unreached)?;
+        match tls {
+            Some(tls) => Ok(Box::new(tls.secure(stream, host, server).await?)),
+            None => Ok(Box::new(stream)),
+        }
+    }
+}
