@@ -1,14 +1,17 @@
 //! TLS and logins.
 
-use std::fs;
+use std::{
+    fs,
+    sync::{Arc, Mutex},
+};
 
-use gateway_storage::{ErrorKind, MongoDb, Outcome, Storage};
-use mongodb::bson::doc;
+use gateway_storage::{ErrorKind, MongoDb, MongoDbConfig, Outcome, Secret, Storage, Transaction};
+use mongodb::{Client, bson::doc};
 use serde_json::json;
 
 use crate::{
-    Result, open,
-    servers::{certificates, mongodb::Server},
+    Result, key as key_of, open,
+    servers::{certificates, mongodb::Server, proxy::Proxy, until},
 };
 
 /// Part of every password and name that must not be told.
@@ -56,6 +59,103 @@ async fn users_log_in_and_others_are_told_nothing() -> Result {
         assert_eq!((error.kind(), error.outcome()), (kind, Outcome::NotApplied), "{error:?}");
         assert!(!format!("{error:?}").contains(SECRET), "{error:?}");
     }
+    Ok(())
+}
+
+/// The driver takes a password once. Its source is asked again when a server refuses it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_changes_is_used() -> Result {
+    let mut server = Server::start(&["--replSet", "rs0", "--oplogSize", "64"]);
+    server.ask(
+        "admin",
+        doc! { "replSetInitiate": { "_id": "rs0", "members": [{ "_id": 0, "host": server.addr() }] } },
+    );
+    until("a primary is elected", || {
+        server.ask("admin", doc! { "hello": 1 }).get_bool("isWritablePrimary").unwrap_or_default()
+    });
+    for (name, roles) in [("root", vec!["root"]), ("app", vec!["readWriteAnyDatabase"])] {
+        let made =
+            doc! { "createUser": name, "pwd": "old", "roles": roles, "writeConcern": { "w": 1, "j": true } };
+        server.ask("admin", made);
+    }
+    server.kill();
+    let key = server.key_file();
+    server.add_option("--keyFile");
+    server.add_option(&key);
+    server.restart();
+    let root = Client::with_uri_str(format!("mongodb://root:old@{}/?directConnection=true", server.addr()))
+        .await
+        .unwrap();
+    let change = async |password: &str| {
+        let change = doc! { "updateUser": "app", "pwd": password };
+        root.database("admin").run_command(change).await.unwrap();
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    fs::write(&file, "old\n").unwrap();
+    let given = Arc::new(Mutex::new("old"));
+    let source = given.clone();
+    let called = Secret::call(move || {
+        let password = *source.lock().unwrap();
+        async move { Ok::<_, std::io::Error>(password.to_owned()) }
+    });
+    let proxy = Proxy::start(server.addr()).await;
+    let config = |secret: Option<Secret>| {
+        let rest = "store?authSource=admin&directConnection=true";
+        let mut config =
+            MongoDbConfig::try_from(format!("mongodb://app@{}/{rest}", proxy.addr).as_str()).unwrap();
+        config.password = secret;
+        config
+    };
+    let of_file = Storage::<MongoDb>::open(config(Some(Secret::file(&file)))).await?;
+    let of_call = Storage::<MongoDb>::open(config(Some(called))).await?;
+    let of_text = Storage::<MongoDb>::open(config(Some("old".into()))).await?;
+    let change_to = async |new: &'static str| {
+        change(new).await;
+        fs::write(&file, new).unwrap();
+        *given.lock().unwrap() = new;
+    };
+    let cut = || while proxy.cut_one() > 0 {};
+
+    // A read is asked again, whatever the driver knows of its connections.
+    of_file.set_config("a", json!(1)).await?;
+    change_to("new").await;
+    cut();
+    assert_eq!(*of_file.get_config("a").await?, json!(1));
+    assert_eq!(*of_call.get_config("a").await?, json!(1));
+    let error = of_text.list_configs().await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Denied, Outcome::NotApplied), "{error:?}");
+    // So is a write that was not sent: the pool is new, and has a connection to make.
+    change_to("newer").await;
+    of_file.resize_pool(3).await?;
+    of_file.set_config("a", json!(2)).await?;
+    change_to("newest").await;
+    let mut first = of_file.begin().await?;
+    assert_eq!(*first.get_config(&key_of("a")).await?, json!(2));
+    first.rollback().await?;
+    cut();
+    crate::recovers(&of_file).await;
+    of_file.set_config("a", json!(3)).await?;
+    let mut second = of_file.begin().await?;
+    assert_eq!(*second.get_config(&key_of("a")).await?, json!(3));
+    second.commit().await?;
+    // Calls at once, which need more connections than there are.
+    crate::recovers(&of_call).await;
+    change_to("last").await;
+    let all = (0..6).map(|n| {
+        let storage = of_call.clone();
+        tokio::spawn(async move { storage.set_config(format!("c{n}"), json!(n)).await })
+    });
+    for one in all.collect::<Vec<_>>() {
+        one.await.unwrap()?;
+    }
+    // The source fails.
+    fs::remove_file(&file).unwrap();
+    change("another").await;
+    cut();
+    let error = of_file.get_config("a").await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied), "{error:?}");
+    assert!(error.to_string().contains("can't be read"), "{error:?}");
     Ok(())
 }
 

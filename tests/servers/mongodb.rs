@@ -108,6 +108,16 @@ impl Server {
         self.until_it_answers();
     }
 
+    /// A key that members of a set with logins know each other by.
+    pub(crate) fn key_file(&self) -> String {
+        use std::os::unix::fs::OpenOptionsExt;
+
+        let path = self.folder.path().join("key");
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+        std::io::Write::write_all(&mut file, b"c2VjcmV0c2VjcmV0").unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
     /// From the next start on.
     pub(crate) fn add_option(&mut self, option: &str) {
         self.options.push(option.to_owned());

@@ -36,6 +36,13 @@ pub(super) fn code_of(error: &DriverError) -> Option<i32> {
     }
 }
 
+/// A server refused the login of a new connection, so nothing was sent on it.
+pub(super) fn refuses_login(error: &DriverError) -> bool {
+    matches!(&*error.kind, DriverKind::Authentication { .. }) || code_of(error) == Some(LOGIN_REFUSED)
+}
+
+const LOGIN_REFUSED: i32 = 18;
+
 /// Two upserts of one new document at once: one of them finds the other's, and can be tried again.
 pub(super) fn lost_upsert(error: &DriverError) -> bool {
     code_of(error) == Some(DUPLICATE_KEY)

@@ -24,6 +24,7 @@ use std::{sync::Arc, time::Duration};
 
 use mongodb::bson::doc;
 pub use options::{MongoDbConfig, ReadLevel, WriteLevel};
+use pool::Lease;
 use server::Server;
 pub use transaction::MongoDbTransaction;
 
@@ -140,8 +141,8 @@ impl Backend for MongoDb {
     /// Asks the server that takes writes.
     async fn health(&self) -> Result<()> {
         let call = self.call()?;
-        let lane = call.lease().await?;
-        let hello = call.ask(lane.database.run_command(doc! { "hello": 1 })).await?;
+        let hello = |lane: Lease| async move { lane.database.run_command(doc! { "hello": 1 }).await };
+        let hello = call.read(hello).await?;
         match hello.get_bool("isWritablePrimary") {
             Ok(true) => Ok(()),
             _ => Err(failure::no_primary()),

@@ -1,6 +1,6 @@
 //! [`MongoDbConfig`]: where the servers are and how they are spoken to.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use mongodb::options::{
     Acknowledgment, AuthMechanism, ClientOptions, Credential, ReadConcern, ReadPreference, SelectionCriteria,
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::failure;
 use crate::{
-    DEFAULT_DEADLINE, Error, ErrorKind, Result,
+    DEFAULT_DEADLINE, Error, ErrorKind, Result, Secret,
     backend::remote::Effect,
     codec::{
         Location, boolean, decode, duration, host_and_port, is_this_machine, number, readable, unknown_option,
@@ -36,7 +36,7 @@ use crate::{
 /// assert_eq!(config.deadline, Duration::from_secs(3));
 /// # Ok::<(), gateway_storage::Error>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct MongoDbConfig {
@@ -47,8 +47,9 @@ pub struct MongoDbConfig {
     pub srv: bool,
     /// The user. None: no login.
     pub user: Option<String>,
-    /// Its password. `Debug` does not print it.
-    pub password: Option<String>,
+    /// Its password. `password_file`, `password_env`. The driver takes it once: its source is asked again when a server refuses
+    /// the login of a new connection, or the pool is resized, and one that differs is used from then on.
+    pub password: Option<Secret>,
     /// The database that knows the user. `authSource`. None: the one that the URL names; with `srv` the one that its TXT record
     /// names; or `admin`.
     pub auth_source: Option<String>,
@@ -167,40 +168,8 @@ impl Default for MongoDbConfig {
     }
 }
 
-impl fmt::Debug for MongoDbConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MongoDbConfig")
-            .field("addr", &self.addr)
-            .field("srv", &self.srv)
-            .field("user", &self.user)
-            .field("password", &self.password.as_ref().map(|_| "..."))
-            .field("auth_source", &self.auth_source)
-            .field("auth_mechanism", &self.auth_mechanism)
-            .field("database", &self.database)
-            .field("replica_set", &self.replica_set)
-            .field("direct_connection", &self.direct_connection)
-            .field("tls", &self.tls)
-            .field("tls_ca_file", &self.tls_ca_file)
-            .field("tls_certificate_key_file", &self.tls_certificate_key_file)
-            .field("tls_allow_invalid_certificates", &self.tls_allow_invalid_certificates)
-            .field("app_name", &self.app_name)
-            .field("pool_size", &self.pool_size)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("server_selection_timeout", &self.server_selection_timeout)
-            .field("idle_timeout", &self.idle_timeout)
-            .field("write_concern", &self.write_concern)
-            .field("journal", &self.journal)
-            .field("retry_writes", &self.retry_writes)
-            .field("retry_reads", &self.retry_reads)
-            .field("read_concern", &self.read_concern)
-            .field("deadline", &self.deadline)
-            .field("create", &self.create)
-            .finish()
-    }
-}
-
 /// As MongoDB spells them; case does not matter there.
-const OPTIONS: [&str; 21] = [
+const OPTIONS: [&str; 23] = [
     "appName",
     "authMechanism",
     "authSource",
@@ -211,6 +180,8 @@ const OPTIONS: [&str; 21] = [
     "journal",
     "maxIdleTimeMS",
     "maxPoolSize",
+    "password_env",
+    "password_file",
     "readConcernLevel",
     "replicaSet",
     "retryReads",
@@ -249,6 +220,8 @@ impl TryFrom<&str> for MongoDbConfig {
                 "journal" => config.journal = boolean(name, value)?,
                 "maxIdleTimeMS" => config.idle_timeout = milliseconds(name, value)?,
                 "maxPoolSize" => config.pool_size = number(name, value)?,
+                "password_env" => Secret::env(decode(value)?).fill(&mut config.password)?,
+                "password_file" => Secret::file(decode(value)?).fill(&mut config.password)?,
                 "readConcernLevel" => config.read_concern = read_level(value)?,
                 "replicaSet" => config.replica_set = Some(decode(value)?),
                 "retryReads" => config.retry_reads = boolean(name, value)?,
@@ -286,7 +259,7 @@ impl MongoDbConfig {
                 return Err(invalid("a MongoDB URL with a password has a user, too"));
             }
             self.user = Some(decode(user)?);
-            self.password = password.map(decode).transpose()?;
+            self.password = password.map(decode).transpose()?.map(Secret::from);
         }
         let (addr, database) = place.split_once('/').unwrap_or((place, ""));
         if addr.is_empty() || database.contains('/') {
@@ -302,7 +275,11 @@ impl MongoDbConfig {
     }
 
     /// What the driver is told. For a name with SRV records this asks the DNS.
-    pub(super) async fn driver_options(&self, pool_size: u32) -> Result<ClientOptions> {
+    pub(super) async fn driver_options(
+        &self,
+        pool_size: u32,
+        password: Option<String>,
+    ) -> Result<ClientOptions> {
         self.check_database()?;
         let mut options = if self.srv {
             // A login, so that the driver tells which database the TXT record names for it.
@@ -315,7 +292,7 @@ impl MongoDbConfig {
         options.app_name = Some(self.app_name.clone());
         let named = options.credential.take().and_then(|login| login.source);
         if self.user.is_some() || self.auth_mechanism.as_deref() == Some("MONGODB-X509") {
-            options.credential = Some(self.credential(named)?);
+            options.credential = Some(self.credential(password, named)?);
         }
         if self.replica_set.is_some() {
             options.repl_set_name.clone_from(&self.replica_set);
@@ -339,6 +316,14 @@ impl MongoDbConfig {
         Ok(options)
     }
 
+    /// The password, as its source gives it now.
+    pub(super) async fn password_now(&self) -> Result<Option<String>> {
+        match &self.password {
+            Some(password) => password.reveal().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     pub(super) fn wants_snapshots(&self) -> bool {
         self.read_concern == ReadLevel::Majority && self.write_concern == WriteLevel::Majority
     }
@@ -360,10 +345,10 @@ impl MongoDbConfig {
     }
 
     /// `named` is the database that the TXT record names.
-    fn credential(&self, named: Option<String>) -> Result<Credential> {
+    fn credential(&self, password: Option<String>, named: Option<String>) -> Result<Credential> {
         let mut credential = Credential::default();
         credential.username.clone_from(&self.user);
-        credential.password.clone_from(&self.password);
+        credential.password = password;
         credential.source = self.auth_source.clone().or(named);
         credential.mechanism = match self.auth_mechanism.as_deref() {
             None => None,
@@ -516,7 +501,7 @@ mod tests {
             "mongodb://host/a.secret",
             "mongodb://host/%00secret",
         ] {
-            let error = MongoDbConfig::try_from(url).unwrap().driver_options(1).await.unwrap_err();
+            let error = MongoDbConfig::try_from(url).unwrap().driver_options(1, None).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidValue, "{url}");
             assert!(!format!("{error:?}").contains("ecret"), "{error:?}");
         }
