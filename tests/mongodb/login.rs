@@ -14,6 +14,9 @@ use crate::{
     servers::{certificates, mongodb::Server, proxy::Proxy, until},
 };
 
+/// The store that a process with other trusted certificates is to open.
+const TRUSTING: &str = "GATEWAY_STORAGE_TEST_TRUSTING";
+
 /// Part of every password and name that must not be told.
 const SECRET: &str = "s3cret-7f3a";
 
@@ -161,6 +164,11 @@ async fn a_password_that_changes_is_used() -> Result {
 
 #[tokio::test]
 async fn tls_is_verified_unless_asked_otherwise() -> Result {
+    if let Ok(url) = std::env::var(TRUSTING) {
+        let storage = open(&url).await;
+        assert_eq!(storage.stats().await?.details["tls"], "verified");
+        return storage.close().await;
+    }
     let folder = tempfile::tempdir().unwrap();
     certificates::make(folder.path());
     let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -192,6 +200,37 @@ async fn tls_is_verified_unless_asked_otherwise() -> Result {
         assert_eq!(storage.stats().await?.details["tls"], tls);
         storage.close().await?;
     }
+    // As this machine trusts it: this same test, in a process with another environment.
+    let child = |certificates: &str| {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "login::tls_is_verified_unless_asked_otherwise"])
+            .env("SSL_CERT_FILE", certificates)
+            .env(TRUSTING, url("localhost", "tls=true"))
+            .output()
+            .unwrap()
+    };
+    assert!(child(&ca).status.success(), "{:?}", child(&ca));
+    assert!(!child(&other).status.success());
+    for (certificate, said) in [("elsewhere", "is not for this host"), ("self", "basicConstraints=CA:FALSE")]
+    {
+        let both =
+            [fs::read(file(&format!("{certificate}.crt"))).unwrap(), fs::read(file("server.key")).unwrap()];
+        fs::write(file("shown.pem"), both.concat()).unwrap();
+        let server =
+            Server::start(&["--tlsMode", "requireTLS", "--tlsCertificateKeyFile", &file("shown.pem")]);
+        let trusted = if certificate == "self" { file("self.crt") } else { ca.clone() };
+        let url = format!(
+            "mongodb://localhost:{}/store?serverSelectionTimeoutMS=2000&tls=true&tlsCAFile={trusted}",
+            server.port
+        );
+        let error = Storage::<MongoDb>::open(url.as_str()).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Denied, Outcome::NotApplied), "{error:?}");
+        assert!(error.to_string().contains(said), "{error:?}");
+        assert!(error.to_string().contains(&format!("(at localhost:{})", server.port)), "{error:?}");
+    }
+    let stranger = url("localhost", &format!("tls=true&tlsCAFile={other}"));
+    let error = Storage::<MongoDb>::open(stranger.as_str()).await.unwrap_err();
+    assert!(error.to_string().contains("`tlsCAFile`"), "{error:?}");
     for (url, kind) in [
         (url("localhost", ""), ErrorKind::Unavailable),
         (url("localhost", &format!("tls=true&tlsCAFile={other}")), ErrorKind::Denied),

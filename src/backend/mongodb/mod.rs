@@ -11,6 +11,7 @@ mod failure;
 mod options;
 mod plan;
 mod pool;
+mod roots;
 mod scan;
 mod schema;
 mod server;

@@ -22,7 +22,10 @@ use crate::{
 /// As a URL: `mongodb://user:password@host1:27017,host2/database?replicaSet=rs0&tls=true`, or `mongodb+srv://name/database`, with
 /// the options of [MongoDB's connection strings](https://www.mongodb.com/docs/manual/reference/connection-string-options/) that
 /// are named below, and `deadline` and `create`. The parts of the URL and the option values may be percent-encoded.
-/// Deserialized, the fields have the names below, and unknown ones are refused.
+/// Deserialized, the fields have the names below, and unknown ones are refused. Reads go to the primary, so `readPreference` may be
+/// anything but `secondary`. Accepted without effect: `compressors`, `heartbeatFrequencyMS`, `localThresholdMS`, `maxConnecting`,
+/// `minPoolSize`, `serverMonitoringMode`, `socketTimeoutMS`, `uuidRepresentation`, `waitQueueTimeoutMS`, `wtimeoutMS` and
+/// `zlibCompressionLevel`.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -36,12 +39,15 @@ use crate::{
 /// assert_eq!(config.deadline, Duration::from_secs(3));
 /// # Ok::<(), gateway_storage::Error>(())
 /// ```
+#[doc = ""]
+#[doc = include_str!("providers.md")]
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct MongoDbConfig {
     /// `host`, `host:port` or `[ipv6]:port`; several, separated by commas: members of one replica set, or routers of one
-    /// cluster. With `srv`, the name that lists them. Default: `localhost:27017`.
+    /// cluster. With `srv`, the name that lists them. Or the path of a socket, in a URL percent-encoded:
+    /// `mongodb://%2Ftmp%2Fmongodb-27017.sock/database`. Default: `localhost:27017`.
     pub addr: String,
     /// Whether `addr` is a name whose SRV records list the servers: `mongodb+srv://`. It turns TLS on.
     pub srv: bool,
@@ -65,7 +71,10 @@ pub struct MongoDbConfig {
     pub direct_connection: bool,
     /// Whether connections are TLS. The server's certificate must be signed for the host by somebody we trust.
     pub tls: bool,
-    /// A file of certificates (PEM) that are trusted. `tlsCAFile`. None: those of Mozilla's list.
+    /// A file of certificates (PEM) that are trusted. `tlsCAFile`. None: those that this machine trusts (with
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR`, if they are set). The driver takes them from a file only, so they are written to a
+    /// private one in the folder for temporary files, which is removed as soon as the driver has read it. A self-signed
+    /// certificate that is an authority's (CA:TRUE) is refused also in this file: make one with basicConstraints=CA:FALSE.
     pub tls_ca_file: Option<PathBuf>,
     /// A file with our own certificate and its private key (PEM). `tlsCertificateKeyFile`.
     pub tls_certificate_key_file: Option<PathBuf>,
@@ -169,7 +178,7 @@ impl Default for MongoDbConfig {
 }
 
 /// As MongoDB spells them; case does not matter there.
-const OPTIONS: [&str; 23] = [
+const OPTIONS: [&str; 24] = [
     "appName",
     "authMechanism",
     "authSource",
@@ -177,6 +186,7 @@ const OPTIONS: [&str; 23] = [
     "create",
     "deadline",
     "directConnection",
+    "j",
     "journal",
     "maxIdleTimeMS",
     "maxPoolSize",
@@ -195,6 +205,57 @@ const OPTIONS: [&str; 23] = [
     "w",
 ];
 
+/// Options that tune what this backend does in its own way, or negotiates: without effect here.
+const WITHOUT_EFFECT: [&str; 11] = [
+    "compressors",
+    "heartbeatFrequencyMS",
+    "localThresholdMS",
+    "maxConnecting",
+    "minPoolSize",
+    "serverMonitoringMode",
+    "socketTimeoutMS",
+    "uuidRepresentation",
+    "waitQueueTimeoutMS",
+    "wtimeoutMS",
+    "zlibCompressionLevel",
+];
+
+/// Options of which these values change nothing, and what is said of others.
+const REFUSED: [(&str, &[&str], &str); 5] = [
+    (
+        "authMechanismProperties",
+        &[],
+        "belongs to logins that this backend does not have (Kerberos, AWS, OIDC): take it away, and give a user and a password",
+    ),
+    ("loadBalanced", &["false"], "is not supported: name the routers or members themselves"),
+    (
+        "readPreference",
+        &["primary", "primaryPreferred", "secondaryPreferred", "nearest"],
+        "asks for reads that the primary does not answer, and here all go to it: take it away",
+    ),
+    (
+        "tlsAllowInvalidHostnames",
+        &["false"],
+        "is not supported: connect by a name that is in the server's certificate",
+    ),
+    (
+        "tlsInsecure",
+        &["false"],
+        "is not supported: name the certificate's authority in `tlsCAFile`; `tlsAllowInvalidCertificates=true` checks nothing",
+    ),
+];
+
+fn other_option(name: &str, value: &str) -> Result<()> {
+    if WITHOUT_EFFECT.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+        return Ok(());
+    }
+    match REFUSED.iter().find(|(known, ..)| known.eq_ignore_ascii_case(name)) {
+        Some((_, harmless, _)) if harmless.contains(&value) => Ok(()),
+        Some((known, _, why)) => Err(invalid(format!("the URL option `{known}` {why}"))),
+        None => Err(unknown_option(name, &OPTIONS)),
+    }
+}
+
 impl TryFrom<&str> for MongoDbConfig {
     type Error = Error;
 
@@ -207,17 +268,20 @@ impl TryFrom<&str> for MongoDbConfig {
         for option in location.options() {
             let (name, value) = option?;
             let Some(name) = OPTIONS.into_iter().find(|known| known.eq_ignore_ascii_case(name)) else {
-                return Err(unknown_option(name, &OPTIONS));
+                other_option(name, &decode(value)?)?;
+                continue;
             };
             match name {
                 "appName" => config.app_name = decode(value)?,
-                "authMechanism" => config.auth_mechanism = Some(decode(value)?),
+                "authMechanism" => {
+                    config.auth_mechanism = Some(decode(value)?).filter(|name| name != "DEFAULT")
+                }
                 "authSource" => config.auth_source = Some(decode(value)?),
                 "connectTimeoutMS" => config.connect_timeout = milliseconds(name, value)?,
                 "create" => config.create = boolean(name, value)?,
                 "deadline" => config.deadline = duration(name, value)?,
                 "directConnection" => config.direct_connection = boolean(name, value)?,
-                "journal" => config.journal = boolean(name, value)?,
+                "j" | "journal" => config.journal = boolean(name, value)?,
                 "maxIdleTimeMS" => config.idle_timeout = milliseconds(name, value)?,
                 "maxPoolSize" => config.pool_size = number(name, value)?,
                 "password_env" => Secret::env(decode(value)?).fill(&mut config.password)?,
@@ -330,13 +394,19 @@ impl MongoDbConfig {
 
     /// Whether our servers are on this machine: those that are named here, and those that they name.
     pub(super) fn is_local<'n>(&'n self, members: impl IntoIterator<Item = &'n str>) -> bool {
-        let is_local =
-            |addr| host_and_port(addr, DEFAULT_PORT).is_some_and(|(host, _)| is_this_machine(&host));
+        let is_local = |addr: &str| {
+            addr.starts_with('/')
+                || host_and_port(addr, DEFAULT_PORT).is_some_and(|(host, _)| is_this_machine(&host))
+        };
         self.addr.split(',').chain(members).all(is_local)
     }
 
     fn servers(&self) -> Result<Vec<ServerAddress>> {
-        let server = |addr| {
+        let server = |addr: &str| {
+            #[cfg(unix)]
+            if addr.starts_with('/') {
+                return Ok(ServerAddress::Unix { path: addr.into() });
+            }
             let (host, port) = host_and_port(addr, DEFAULT_PORT)
                 .ok_or_else(|| invalid("a MongoDB address is `host`, `host:port` or `[ipv6]:port`"))?;
             Ok(ServerAddress::Tcp { host, port: Some(port) })
@@ -382,6 +452,10 @@ impl MongoDbConfig {
         options.cert_key_file_path.clone_from(&self.tls_certificate_key_file);
         options.allow_invalid_certificates = Some(self.tls_allow_invalid_certificates);
         Tls::Enabled(options)
+    }
+
+    pub(super) fn trusts_this_machine(&self) -> bool {
+        self.tls_ca_file.is_none() && !self.tls_allow_invalid_certificates
     }
 
     pub(super) fn write_concern(&self) -> Result<WriteConcern> {
@@ -472,6 +546,44 @@ mod tests {
         assert_eq!((config.srv, config.tls, config.addr.as_str()), (true, false, "cluster.example.com"));
         assert_eq!((config.auth_source, config.database.as_str()), (None, "gateway_storage"));
         assert!(MongoDbConfig::try_from("mongodb+srv://name").unwrap().tls);
+    }
+
+    #[test]
+    fn options_of_other_clients() {
+        let read = |options: &str| MongoDbConfig::try_from(format!("mongodb://u:p@h/db?{options}").as_str());
+        for harmless in [
+            "readPreference=secondaryPreferred&retryWrites=false",
+            "readpreference=primary&compressors=zstd,snappy&minPoolSize=5&maxConnecting=2&wtimeoutMS=2500",
+            "loadBalanced=false&tlsInsecure=false&tlsAllowInvalidHostnames=false&uuidRepresentation=standard",
+            "socketTimeoutMS=1000&heartbeatFrequencyMS=5000",
+        ] {
+            assert!(read(harmless).is_ok(), "{harmless}");
+        }
+        assert_eq!(read("authMechanism=DEFAULT&j=false").unwrap().auth_mechanism, None);
+        assert!(!read("j=false").unwrap().journal);
+        for (option, name) in [
+            ("readPreference=secondary", "`readPreference`"),
+            ("AUTHMECHANISMPROPERTIES=hunter2", "`authMechanismProperties`"),
+            ("loadBalanced=true", "`loadBalanced`"),
+            ("tlsInsecure=true", "`tlsInsecure`"),
+            ("tlsAllowInvalidHostnames=hunter2", "`tlsAllowInvalidHostnames`"),
+            ("srvServiceName=x", "`srvServiceName`"),
+            ("password_file=/x", "two passwords"),
+        ] {
+            let error = read(option).unwrap_err();
+            assert!(error.to_string().contains(name) && !error.to_string().contains("hunter2"), "{error}");
+        }
+        let of_file = MongoDbConfig::try_from("mongodb://u@h/db?PASSWORD_FILE=%2Fx").unwrap();
+        assert_eq!(of_file.password, Some(Secret::file("/x")));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn sockets() {
+        let config = MongoDbConfig::try_from("mongodb://%2Ftmp%2Fmongodb-27017.sock/db").unwrap();
+        let path = "/tmp/mongodb-27017.sock".into();
+        assert_eq!(config.servers().unwrap(), [ServerAddress::Unix { path }]);
+        assert!(config.is_local([]));
     }
 
     #[tokio::test]

@@ -8,11 +8,16 @@ use std::{
     time::Duration,
 };
 
-use mongodb::{Client, Collection, Database, bson::RawDocumentBuf, options::WriteConcern};
+use mongodb::{
+    Client, Collection, Database,
+    bson::RawDocumentBuf,
+    options::{Tls, WriteConcern},
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     MongoDb, MongoDbConfig, failure,
+    roots::Roots,
     session::Transactions,
     topology::{News, Topology, Writable},
 };
@@ -82,8 +87,18 @@ impl Lane {
         })??;
         options.sdam_event_handler = Some(topology.servers());
         options.cmap_event_handler = Some(topology.pools());
+        // The driver reads the file once, here.
+        let roots = match &mut options.tls {
+            Some(Tls::Enabled(tls)) if config.trusts_this_machine() => {
+                let roots = Roots::of_this_machine().await?;
+                tls.ca_file_path = Some(roots.path().to_owned());
+                Some(roots)
+            }
+            _ => None,
+        };
         let client =
             Client::with_options(options).map_err(|error| failure::of_request(&error, Effect::Read))?;
+        drop(roots);
         let database = client.database(&config.database);
         Ok(Self {
             credentials: database.collection("credentials"),

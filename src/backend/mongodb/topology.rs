@@ -80,10 +80,10 @@ struct Known {
 impl Known {
     fn learn(&mut self, topology: &TopologyDescription) {
         let servers = topology.servers();
-        let mut failures = servers.values().filter_map(|server| server.error());
+        let mut failures = servers.iter().filter_map(|(at, server)| Some((at, server.error()?)));
         self.writable = Writable::of(topology);
-        self.is_refused |= failures.clone().any(failure::refuses_login);
-        self.failure = failures.next().map(|error| failure::of_request(error, Effect::Read));
+        self.is_refused |= failures.clone().any(|(_, error)| failure::refuses_login(error));
+        self.failure = failures.next().map(|(at, error)| failure::of_request(error, Effect::Read).at(at));
     }
 
     fn news(&self, must_stay: bool) -> Option<News> {
