@@ -243,3 +243,18 @@ async fn tls_is_verified_unless_asked_otherwise() -> Result {
     }
     Ok(())
 }
+
+/// What the statistics warn of is so.
+#[tokio::test]
+async fn servers_that_log_what_is_written_are_warned_of() -> Result {
+    let server = Server::start(&[]);
+    let storage = open(&server.url("store")).await;
+    let warns = async || storage.stats().await.map(|stats| stats.details["warnings"].to_string());
+    assert!(!warns().await?.contains("slowms"));
+    server.ask("store", doc! { "profile": 1, "slowms": 0 });
+    storage.set_config("a", json!(SECRET)).await?;
+    until("the log has it", || server.log().contains(SECRET));
+    let warned = warns().await?;
+    assert!(warned.contains("`slowms`") && warned.contains("`system.profile`"), "{warned}");
+    Ok(())
+}

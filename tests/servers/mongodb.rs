@@ -95,6 +95,10 @@ impl Server {
         ask(self.port, database, command).expect("the server answers")
     }
 
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.folder.path().join("log")).unwrap()).into_owned()
+    }
+
     pub(crate) fn kill(&mut self) {
         drop(self.process.kill());
         self.process.wait().unwrap();
