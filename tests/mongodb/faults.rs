@@ -233,3 +233,13 @@ async fn writes_that_hang_give_their_turns_back() -> Result {
     assert!(begun.elapsed() > Duration::from_secs(4), "it was no turn that was missing");
     storage.close().await
 }
+
+#[tokio::test]
+async fn the_member_that_can_not_be_reached_is_named() {
+    for member in ["127.0.0.1:1", "nowhere.invalid:27017"] {
+        let url = format!("mongodb://{member}/x?serverSelectionTimeoutMS=1000");
+        let error = Storage::<MongoDb>::open(url.as_str()).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+        assert!(error.to_string().contains(&format!("(at {member})")), "{error:?}");
+    }
+}

@@ -1,15 +1,21 @@
 //! TLS and logins.
 
-use std::fs;
+use std::{
+    fs,
+    sync::{Arc, Mutex},
+};
 
-use gateway_storage::{ErrorKind, MongoDb, Outcome, Storage};
-use mongodb::bson::doc;
+use gateway_storage::{ErrorKind, MongoDb, MongoDbConfig, Outcome, Secret, Storage, Transaction};
+use mongodb::{Client, bson::doc};
 use serde_json::json;
 
 use crate::{
-    Result, open,
-    servers::{certificates, mongodb::Server},
+    Result, key as key_of, open,
+    servers::{certificates, mongodb::Server, proxy::Proxy, until},
 };
+
+/// The store that a process with other trusted certificates is to open.
+const TRUSTING: &str = "GATEWAY_STORAGE_TEST_TRUSTING";
 
 /// Part of every password and name that must not be told.
 const SECRET: &str = "s3cret-7f3a";
@@ -59,8 +65,110 @@ async fn users_log_in_and_others_are_told_nothing() -> Result {
     Ok(())
 }
 
+/// The driver takes a password once. Its source is asked again when a server refuses it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_changes_is_used() -> Result {
+    let mut server = Server::start(&["--replSet", "rs0", "--oplogSize", "64"]);
+    server.ask(
+        "admin",
+        doc! { "replSetInitiate": { "_id": "rs0", "members": [{ "_id": 0, "host": server.addr() }] } },
+    );
+    until("a primary is elected", || {
+        server.ask("admin", doc! { "hello": 1 }).get_bool("isWritablePrimary").unwrap_or_default()
+    });
+    for (name, roles) in [("root", vec!["root"]), ("app", vec!["readWriteAnyDatabase"])] {
+        let made =
+            doc! { "createUser": name, "pwd": "old", "roles": roles, "writeConcern": { "w": 1, "j": true } };
+        server.ask("admin", made);
+    }
+    server.kill();
+    let key = server.key_file();
+    server.add_option("--keyFile");
+    server.add_option(&key);
+    server.restart();
+    let root = Client::with_uri_str(format!("mongodb://root:old@{}/?directConnection=true", server.addr()))
+        .await
+        .unwrap();
+    let change = async |password: &str| {
+        let change = doc! { "updateUser": "app", "pwd": password };
+        root.database("admin").run_command(change).await.unwrap();
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    fs::write(&file, "old\n").unwrap();
+    let given = Arc::new(Mutex::new("old"));
+    let source = given.clone();
+    let called = Secret::call(move || {
+        let password = *source.lock().unwrap();
+        async move { Ok::<_, std::io::Error>(password.to_owned()) }
+    });
+    let proxy = Proxy::start(server.addr()).await;
+    let config = |secret: Option<Secret>| {
+        let rest = "store?authSource=admin&directConnection=true";
+        let mut config =
+            MongoDbConfig::try_from(format!("mongodb://app@{}/{rest}", proxy.addr).as_str()).unwrap();
+        config.password = secret;
+        config
+    };
+    let of_file = Storage::<MongoDb>::open(config(Some(Secret::file(&file)))).await?;
+    let of_call = Storage::<MongoDb>::open(config(Some(called))).await?;
+    let of_text = Storage::<MongoDb>::open(config(Some("old".into()))).await?;
+    let change_to = async |new: &'static str| {
+        change(new).await;
+        fs::write(&file, new).unwrap();
+        *given.lock().unwrap() = new;
+    };
+    let cut = || while proxy.cut_one() > 0 {};
+
+    // A read is asked again, whatever the driver knows of its connections.
+    of_file.set_config("a", json!(1)).await?;
+    change_to("new").await;
+    cut();
+    assert_eq!(*of_file.get_config("a").await?, json!(1));
+    assert_eq!(*of_call.get_config("a").await?, json!(1));
+    let error = of_text.list_configs().await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Denied, Outcome::NotApplied), "{error:?}");
+    // So is a write that was not sent: the pool is new, and has a connection to make.
+    change_to("newer").await;
+    of_file.resize_pool(3).await?;
+    of_file.set_config("a", json!(2)).await?;
+    change_to("newest").await;
+    let mut first = of_file.begin().await?;
+    assert_eq!(*first.get_config(&key_of("a")).await?, json!(2));
+    first.rollback().await?;
+    cut();
+    crate::recovers(&of_file).await;
+    of_file.set_config("a", json!(3)).await?;
+    let mut second = of_file.begin().await?;
+    assert_eq!(*second.get_config(&key_of("a")).await?, json!(3));
+    second.commit().await?;
+    // Calls at once, which need more connections than there are.
+    crate::recovers(&of_call).await;
+    change_to("last").await;
+    let all = (0..6).map(|n| {
+        let storage = of_call.clone();
+        tokio::spawn(async move { storage.set_config(format!("c{n}"), json!(n)).await })
+    });
+    for one in all.collect::<Vec<_>>() {
+        one.await.unwrap()?;
+    }
+    // The source fails.
+    fs::remove_file(&file).unwrap();
+    change("another").await;
+    cut();
+    let error = of_file.get_config("a").await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied), "{error:?}");
+    assert!(error.to_string().contains("can't be read"), "{error:?}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn tls_is_verified_unless_asked_otherwise() -> Result {
+    if let Ok(url) = std::env::var(TRUSTING) {
+        let storage = open(&url).await;
+        assert_eq!(storage.stats().await?.details["tls"], "verified");
+        return storage.close().await;
+    }
     let folder = tempfile::tempdir().unwrap();
     certificates::make(folder.path());
     let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -92,6 +200,37 @@ async fn tls_is_verified_unless_asked_otherwise() -> Result {
         assert_eq!(storage.stats().await?.details["tls"], tls);
         storage.close().await?;
     }
+    // As this machine trusts it: this same test, in a process with another environment.
+    let child = |certificates: &str| {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "login::tls_is_verified_unless_asked_otherwise"])
+            .env("SSL_CERT_FILE", certificates)
+            .env(TRUSTING, url("localhost", "tls=true"))
+            .output()
+            .unwrap()
+    };
+    assert!(child(&ca).status.success(), "{:?}", child(&ca));
+    assert!(!child(&other).status.success());
+    for (certificate, said) in [("elsewhere", "is not for this host"), ("self", "basicConstraints=CA:FALSE")]
+    {
+        let both =
+            [fs::read(file(&format!("{certificate}.crt"))).unwrap(), fs::read(file("server.key")).unwrap()];
+        fs::write(file("shown.pem"), both.concat()).unwrap();
+        let server =
+            Server::start(&["--tlsMode", "requireTLS", "--tlsCertificateKeyFile", &file("shown.pem")]);
+        let trusted = if certificate == "self" { file("self.crt") } else { ca.clone() };
+        let url = format!(
+            "mongodb://localhost:{}/store?serverSelectionTimeoutMS=2000&tls=true&tlsCAFile={trusted}",
+            server.port
+        );
+        let error = Storage::<MongoDb>::open(url.as_str()).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Denied, Outcome::NotApplied), "{error:?}");
+        assert!(error.to_string().contains(said), "{error:?}");
+        assert!(error.to_string().contains(&format!("(at localhost:{})", server.port)), "{error:?}");
+    }
+    let stranger = url("localhost", &format!("tls=true&tlsCAFile={other}"));
+    let error = Storage::<MongoDb>::open(stranger.as_str()).await.unwrap_err();
+    assert!(error.to_string().contains("`tlsCAFile`"), "{error:?}");
     for (url, kind) in [
         (url("localhost", ""), ErrorKind::Unavailable),
         (url("localhost", &format!("tls=true&tlsCAFile={other}")), ErrorKind::Denied),
@@ -102,5 +241,20 @@ async fn tls_is_verified_unless_asked_otherwise() -> Result {
         let error = Storage::<MongoDb>::open(url.as_str()).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (kind, Outcome::NotApplied), "{url} {error:?}");
     }
+    Ok(())
+}
+
+/// What the statistics warn of is so.
+#[tokio::test]
+async fn servers_that_log_what_is_written_are_warned_of() -> Result {
+    let server = Server::start(&[]);
+    let storage = open(&server.url("store")).await;
+    let warns = async || storage.stats().await.map(|stats| stats.details["warnings"].to_string());
+    assert!(!warns().await?.contains("slowms"));
+    server.ask("store", doc! { "profile": 1, "slowms": 0 });
+    storage.set_config("a", json!(SECRET)).await?;
+    until("the log has it", || server.log().contains(SECRET));
+    let warned = warns().await?;
+    assert!(warned.contains("`slowms`") && warned.contains("`system.profile`"), "{warned}");
     Ok(())
 }

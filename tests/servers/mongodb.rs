@@ -95,6 +95,10 @@ impl Server {
         ask(self.port, database, command).expect("the server answers")
     }
 
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.folder.path().join("log")).unwrap()).into_owned()
+    }
+
     pub(crate) fn kill(&mut self) {
         drop(self.process.kill());
         self.process.wait().unwrap();
@@ -106,6 +110,16 @@ impl Server {
     pub(crate) fn restart(&mut self) {
         (self.process, self.guard) = Self::run(self.folder.path(), self.port, &self.options);
         self.until_it_answers();
+    }
+
+    /// A key that members of a set with logins know each other by.
+    pub(crate) fn key_file(&self) -> String {
+        use std::os::unix::fs::OpenOptionsExt;
+
+        let path = self.folder.path().join("key");
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+        std::io::Write::write_all(&mut file, b"c2VjcmV0c2VjcmV0").unwrap();
+        path.to_str().unwrap().to_owned()
     }
 
     /// From the next start on.

@@ -11,7 +11,7 @@ use mongodb::{
 use super::{
     document::ID,
     failure,
-    pool::Lane,
+    pool::{Lane, Lease},
     server::{Call, UPSERT_ATTEMPTS},
 };
 use crate::{
@@ -94,23 +94,26 @@ impl Call<'_> {
         failed
     }
 
-    async fn update(&self, of: Of, statements: impl Iterator<Item = &RawDocumentBuf>) -> Result<Answer> {
-        let mut items = RawArrayBuf::new();
-        let mut count = 0;
-        for statement in statements {
-            items.push(statement);
-            count += 1;
-        }
-        let lease = self.lease().await?;
-        let mut command = RawDocumentBuf::new();
-        command.append(cstr!("update"), of(&lease).name());
-        command.append(cstr!("updates"), items);
-        command.append(cstr!("ordered"), false);
-        // The driver adds no write concern to a command that it does not make itself.
-        command.append(cstr!("writeConcern"), write_concern(&lease.write_concern));
-        command.append(cstr!("maxTimeMS"), i64::try_from(self.server_time().as_millis()).unwrap_or(i64::MAX));
-        let reply =
-            self.write(lease, |lease| async move { lease.database.run_raw_command(command).await }).await?;
+    async fn update(
+        &self,
+        of: Of,
+        statements: impl ExactSizeIterator<Item = &RawDocumentBuf> + Clone,
+    ) -> Result<Answer> {
+        let count = statements.len();
+        let update = |lease: Lease| {
+            let mut items = RawArrayBuf::new();
+            statements.clone().for_each(|statement| items.push(statement));
+            let mut command = RawDocumentBuf::new();
+            command.append(cstr!("update"), of(&lease).name());
+            command.append(cstr!("updates"), items);
+            command.append(cstr!("ordered"), false);
+            // The driver adds no write concern to a command that it does not make itself.
+            command.append(cstr!("writeConcern"), write_concern(&lease.write_concern));
+            let patience = i64::try_from(self.server_time().as_millis()).unwrap_or(i64::MAX);
+            command.append(cstr!("maxTimeMS"), patience);
+            async move { lease.database.run_raw_command(command).await }
+        };
+        let reply = self.write(self.lease().await?, update).await?;
         let wrong = || failure::unexpected_reply(Effect::Write);
         let mut refused = Vec::new();
         for failure in reply.get_array("writeErrors").into_iter().flatten() {

@@ -8,6 +8,7 @@ use super::{
     MongoDb,
     credential::{delete, set},
     document,
+    pool::Lease,
     scan::collect,
 };
 use crate::{ConfigStore, ConfigValue, Error, Key, Result, error::Kind};
@@ -19,13 +20,13 @@ pub(super) fn missing(key: &Key) -> Error {
 impl ConfigStore for MongoDb {
     async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
         let call = self.call()?;
-        let lane = call.lease().await?;
-        let found = call.ask(lane.configs.find_one(doc! { "_id": key.as_str() })).await?;
+        let find = |lane: Lease| async move { lane.configs.find_one(doc! { "_id": key.as_str() }).await };
+        let found = call.read(find).await?;
         document::config(key, &found.ok_or_else(|| missing(key))?)
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
-        set(&self.call()?, |lane| &lane.configs, key, document::of_config(value)).await
+        set(&self.call()?, |lane| &lane.configs, key, || document::of_config(value)).await
     }
 
     async fn delete_config(&self, key: &Key) -> Result<()> {
@@ -37,13 +38,14 @@ impl ConfigStore for MongoDb {
 
     async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {
         let call = self.call()?;
-        let lane = call.lease().await?;
         let read = |document: &RawDocument| {
             let key = document::key(document)?;
             let value = document::config(&key, document)?;
             Ok((key, value))
         };
-        let found = std::pin::pin!(collect(&lane, lane.configs.find(doc! {}).batch_size(1000), read));
-        Ok(call.ask(found).await??.into_iter().collect())
+        let list = |lane: Lease| async move {
+            collect(&lane, lane.configs.find(doc! {}).batch_size(1000), read).await
+        };
+        Ok(call.read(list).await??.into_iter().collect())
     }
 }

@@ -37,14 +37,14 @@ fn distinct(ids: &[Key]) -> Vec<&Key> {
 impl CredentialStore for MongoDb {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
         let call = self.call()?;
-        let lane = call.lease().await?;
-        let found = call.ask(lane.credentials.find_one(doc! { "_id": id.as_str() })).await?;
+        let find = |lane: Lease| async move { lane.credentials.find_one(doc! { "_id": id.as_str() }).await };
+        let found = call.read(find).await?;
         document::credential(id, &found.ok_or_else(|| missing(id))?)
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
         let call = self.call()?;
-        set(&call, |lane| &lane.credentials, id, document::of_credential(credential)).await
+        set(&call, |lane| &lane.credentials, id, || document::of_credential(credential)).await
     }
 
     async fn delete_credential(&self, id: &Key) -> Result<()> {
@@ -53,9 +53,11 @@ impl CredentialStore for MongoDb {
 
     async fn list_credentials(&self) -> Result<Vec<Key>> {
         let call = self.call()?;
-        let lane = call.lease().await?;
-        let find = lane.credentials.find(doc! {}).projection(doc! { "_id": 1 }).sort(doc! { "_id": 1 });
-        call.ask(std::pin::pin!(collect(&lane, find.batch_size(KEYS_A_REPLY), document::key))).await?
+        let list = |lane: Lease| async move {
+            let find = lane.credentials.find(doc! {}).projection(doc! { "_id": 1 }).sort(doc! { "_id": 1 });
+            collect(&lane, find.batch_size(KEYS_A_REPLY), document::key).await
+        };
+        call.read(list).await?
     }
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
@@ -67,16 +69,17 @@ impl CredentialStore for MongoDb {
             |chunk| {
                 let call = &call;
                 async move {
-                    let lane = call.lease().await?;
-                    let find = lane.credentials.find(any_of(chunk.iter().copied()));
-                    let read = |document: &RawDocument| {
-                        let id = document::key(document)?;
-                        let credential = document::credential(&id, document);
-                        Ok((id, credential))
+                    let find = |lane: Lease| async move {
+                        let find = lane.credentials.find(any_of(chunk.iter().copied()));
+                        let read = |document: &RawDocument| {
+                            let id = document::key(document)?;
+                            let credential = document::credential(&id, document);
+                            Ok((id, credential))
+                        };
+                        let most = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+                        collect(&lane, find.batch_size(most), read).await
                     };
-                    let most = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-                    let found = std::pin::pin!(collect(&lane, find.batch_size(most), read));
-                    call.ask(found).await?
+                    call.read(find).await?
                 }
             },
         );
@@ -123,25 +126,29 @@ impl CredentialStore for MongoDb {
 }
 
 /// Stores one document in place of any other.
-pub(super) async fn set(call: &Call<'_>, of: Of, key: &Key, body: RawDocumentBuf) -> Result<()> {
-    let (query, patience) = (doc! { "_id": key.as_str() }, call.server_time());
-    let set = |lane: Lease| async move {
-        // A plain `replaceOne` has no time limit.
-        let replace = || {
-            let replace = of(&lane).find_one_and_replace(query.clone(), &body).upsert(true);
-            replace.projection(doc! { "_id": 1 }).max_time(patience)
-        };
-        upserted(replace).await
+pub(super) async fn set(call: &Call<'_>, of: Of, key: &Key, body: impl Fn() -> RawDocumentBuf) -> Result<()> {
+    let set = |lane: Lease| {
+        let (query, body, patience) = (doc! { "_id": key.as_str() }, body(), call.server_time());
+        async move {
+            // A plain `replaceOne` has no time limit.
+            let replace = || {
+                let replace = of(&lane).find_one_and_replace(query.clone(), &body).upsert(true);
+                replace.projection(doc! { "_id": 1 }).max_time(patience)
+            };
+            upserted(replace).await
+        }
     };
     call.write(call.lease().await?, set).await.map(drop)
 }
 
 /// Deletes one document, and says whether there was one.
 pub(super) async fn delete(call: &Call<'_>, of: Of, key: &Key) -> Result<bool> {
-    let (query, patience) = (doc! { "_id": key.as_str() }, call.server_time());
-    let delete = |lane: Lease| async move {
-        let delete = of(&lane).find_one_and_delete(query);
-        delete.projection(doc! { "_id": 1 }).max_time(patience).await
+    let delete = |lane: Lease| {
+        let (query, patience) = (doc! { "_id": key.as_str() }, call.server_time());
+        async move {
+            let delete = of(&lane).find_one_and_delete(query);
+            delete.projection(doc! { "_id": 1 }).max_time(patience).await
+        }
     };
     Ok(call.write(call.lease().await?, delete).await?.is_some())
 }

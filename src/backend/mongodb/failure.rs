@@ -12,8 +12,11 @@ use mongodb::{
 
 use crate::{
     Error, ErrorKind, Outcome,
-    backend::remote::{Effect, unreachable},
+    backend::remote::{Effect, trust, unreachable},
 };
+
+const TLS_NAMES: trust::Names =
+    trust::Names { ca: "tlsCAFile", cert: "tlsCertificateKeyFile", key: "tlsCertificateKeyFile" };
 
 /// An error of a request that may have been sent.
 #[cold]
@@ -35,6 +38,13 @@ pub(super) fn code_of(error: &DriverError) -> Option<i32> {
         _ => None,
     }
 }
+
+/// A server refused the login of a new connection, so nothing was sent on it.
+pub(super) fn refuses_login(error: &DriverError) -> bool {
+    matches!(&*error.kind, DriverKind::Authentication { .. }) || code_of(error) == Some(LOGIN_REFUSED)
+}
+
+const LOGIN_REFUSED: i32 = 18;
 
 /// Two upserts of one new document at once: one of them finds the other's, and can be tried again.
 pub(super) fn lost_upsert(error: &DriverError) -> bool {
@@ -135,7 +145,15 @@ fn of_kind(error: &DriverError) -> Error {
 #[cold]
 fn of_io(cause: &std::io::Error) -> Error {
     if let Some(tls) = cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        return Error::new(ErrorKind::Denied, "TLS with the MongoDB server failed").with_source(tls.clone());
+        if trust::is_authority(tls) {
+            return Error::new(
+                ErrorKind::Denied,
+                "the TLS certificate of the MongoDB server is an authority's (CA:TRUE), which the driver refuses also in the file \
+                 of `tlsCAFile`: make one with basicConstraints=CA:FALSE, and put that one into the file",
+            )
+            .with_source(tls.clone());
+        }
+        return trust::refusal("the MongoDB server", tls, &TLS_NAMES);
     }
     unreachable("the MongoDB server", Some(cause))
 }
@@ -153,8 +171,16 @@ pub(super) fn of_code(code: i32) -> Error {
     };
     let (kind, message) = match code {
         13 => (Denied, "the MongoDB user may not do this"),
-        11 | 18 | 8000 => (Denied, "the MongoDB server does not accept the login"),
-        20 | 72 | 115 | 263 => (Unsupported, "the MongoDB server can't do this as it is set up"),
+        11 | LOGIN_REFUSED => (Denied, "the MongoDB server does not accept the login"),
+        8000 => (
+            Denied,
+            "Atlas refused it: a quota of the cluster is used up, its tier lacks the command, or the login is wrong",
+        ),
+        20 | 72 | 115 | 263 | 303 => (
+            Unsupported,
+            "the MongoDB server can't do this as it is set up; one without snapshot reads (DocumentDB, Cosmos DB) needs \
+             `readConcernLevel=local`",
+        ),
         24 | 46 => (Busy, "another operation holds what is to be changed"),
         50 | 262 => (Timeout, "the MongoDB server gave the operation up, after its own timeout"),
         64 => (Timeout, "too few members of the replica set acknowledged the write in time"),
@@ -207,6 +233,7 @@ mod tests {
         for (code, kind, retryable) in [
             (13, ErrorKind::Denied, false),
             (18, ErrorKind::Denied, false),
+            (8000, ErrorKind::Denied, false),
             (50, ErrorKind::Timeout, true),
             (64, ErrorKind::Timeout, true),
             (100, ErrorKind::Unavailable, false),
@@ -223,6 +250,12 @@ mod tests {
             assert_eq!((error.kind(), error.is_retryable()), (kind, retryable), "{code}");
             assert_eq!((error.code(), error.outcome()), (Some(&*code.to_string()), Outcome::NotApplied));
         }
+    }
+
+    #[test]
+    fn what_atlas_refuses_is_not_called_a_login() {
+        assert!(of_code(8000).to_string().starts_with("Atlas refused it"));
+        assert!(!of_code(18).to_string().contains("Atlas"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod failure;
 mod options;
 mod plan;
 mod pool;
+mod roots;
 mod scan;
 mod schema;
 mod server;
@@ -24,6 +25,7 @@ use std::{sync::Arc, time::Duration};
 
 use mongodb::bson::doc;
 pub use options::{MongoDbConfig, ReadLevel, WriteLevel};
+use pool::Lease;
 use server::Server;
 pub use transaction::MongoDbTransaction;
 
@@ -106,6 +108,9 @@ const CONCURRENT_CHUNKS: usize = 4;
 ///   tried**: the tests have a relay before a replica set that answers as one does by its source.
 /// - Nothing is logged by this crate or by the driver as it is built here. If another crate of the application turns the driver's
 ///   feature `tracing-unstable` on, the driver logs commands at DEBUG, credentials and all: filter its target `mongodb` out.
+/// - The server's own log has each command that took longer than its `slowms` (100 ms unless it is told otherwise), credentials and
+///   all, unless the server runs with `redactClientLogData` (Enterprise, Atlas) or a high `slowms`; `system.profile` has it while the
+///   database is profiled. The statistics warn of a profiled database and of a lower `slowms`.
 /// - The server gives a write up a little before our deadline. One whose future is dropped goes on until then. A write that a
 ///   server does not answer at all keeps its turn for five seconds more, and not longer.
 #[derive(Clone)]
@@ -140,8 +145,8 @@ impl Backend for MongoDb {
     /// Asks the server that takes writes.
     async fn health(&self) -> Result<()> {
         let call = self.call()?;
-        let lane = call.lease().await?;
-        let hello = call.ask(lane.database.run_command(doc! { "hello": 1 })).await?;
+        let hello = |lane: Lease| async move { lane.database.run_command(doc! { "hello": 1 }).await };
+        let hello = call.read(hello).await?;
         match hello.get_bool("isWritablePrimary") {
             Ok(true) => Ok(()),
             _ => Err(failure::no_primary()),

@@ -1,6 +1,6 @@
 //! [`MongoDbConfig`]: where the servers are and how they are spoken to.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use mongodb::options::{
     Acknowledgment, AuthMechanism, ClientOptions, Credential, ReadConcern, ReadPreference, SelectionCriteria,
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::failure;
 use crate::{
-    DEFAULT_DEADLINE, Error, ErrorKind, Result,
+    DEFAULT_DEADLINE, Error, ErrorKind, Result, Secret,
     backend::remote::Effect,
     codec::{
         Location, boolean, decode, duration, host_and_port, is_this_machine, number, readable, unknown_option,
@@ -22,7 +22,10 @@ use crate::{
 /// As a URL: `mongodb://user:password@host1:27017,host2/database?replicaSet=rs0&tls=true`, or `mongodb+srv://name/database`, with
 /// the options of [MongoDB's connection strings](https://www.mongodb.com/docs/manual/reference/connection-string-options/) that
 /// are named below, and `deadline` and `create`. The parts of the URL and the option values may be percent-encoded.
-/// Deserialized, the fields have the names below, and unknown ones are refused.
+/// Deserialized, the fields have the names below, and unknown ones are refused. Reads go to the primary, so `readPreference` may be
+/// anything but `secondary`. Accepted without effect: `compressors`, `heartbeatFrequencyMS`, `localThresholdMS`, `maxConnecting`,
+/// `minPoolSize`, `serverMonitoringMode`, `socketTimeoutMS`, `uuidRepresentation`, `waitQueueTimeoutMS`, `wtimeoutMS` and
+/// `zlibCompressionLevel`.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -36,19 +39,23 @@ use crate::{
 /// assert_eq!(config.deadline, Duration::from_secs(3));
 /// # Ok::<(), gateway_storage::Error>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[doc = ""]
+#[doc = include_str!("providers.md")]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct MongoDbConfig {
     /// `host`, `host:port` or `[ipv6]:port`; several, separated by commas: members of one replica set, or routers of one
-    /// cluster. With `srv`, the name that lists them. Default: `localhost:27017`.
+    /// cluster. With `srv`, the name that lists them. Or the path of a socket, in a URL percent-encoded:
+    /// `mongodb://%2Ftmp%2Fmongodb-27017.sock/database`. Default: `localhost:27017`.
     pub addr: String,
     /// Whether `addr` is a name whose SRV records list the servers: `mongodb+srv://`. It turns TLS on.
     pub srv: bool,
     /// The user. None: no login.
     pub user: Option<String>,
-    /// Its password. `Debug` does not print it.
-    pub password: Option<String>,
+    /// Its password. `password_file`, `password_env`. The driver takes it once: its source is asked again when a server refuses
+    /// the login of a new connection, or the pool is resized, and one that differs is used from then on.
+    pub password: Option<Secret>,
     /// The database that knows the user. `authSource`. None: the one that the URL names; with `srv` the one that its TXT record
     /// names; or `admin`.
     pub auth_source: Option<String>,
@@ -64,7 +71,10 @@ pub struct MongoDbConfig {
     pub direct_connection: bool,
     /// Whether connections are TLS. The server's certificate must be signed for the host by somebody we trust.
     pub tls: bool,
-    /// A file of certificates (PEM) that are trusted. `tlsCAFile`. None: those of Mozilla's list.
+    /// A file of certificates (PEM) that are trusted. `tlsCAFile`. None: those that this machine trusts (with
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR`, if they are set). The driver takes them from a file only, so they are written to a
+    /// private one in the folder for temporary files, which is removed as soon as the driver has read it. A self-signed
+    /// certificate that is an authority's (CA:TRUE) is refused also in this file: make one with basicConstraints=CA:FALSE.
     pub tls_ca_file: Option<PathBuf>,
     /// A file with our own certificate and its private key (PEM). `tlsCertificateKeyFile`.
     pub tls_certificate_key_file: Option<PathBuf>,
@@ -167,40 +177,8 @@ impl Default for MongoDbConfig {
     }
 }
 
-impl fmt::Debug for MongoDbConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MongoDbConfig")
-            .field("addr", &self.addr)
-            .field("srv", &self.srv)
-            .field("user", &self.user)
-            .field("password", &self.password.as_ref().map(|_| "..."))
-            .field("auth_source", &self.auth_source)
-            .field("auth_mechanism", &self.auth_mechanism)
-            .field("database", &self.database)
-            .field("replica_set", &self.replica_set)
-            .field("direct_connection", &self.direct_connection)
-            .field("tls", &self.tls)
-            .field("tls_ca_file", &self.tls_ca_file)
-            .field("tls_certificate_key_file", &self.tls_certificate_key_file)
-            .field("tls_allow_invalid_certificates", &self.tls_allow_invalid_certificates)
-            .field("app_name", &self.app_name)
-            .field("pool_size", &self.pool_size)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("server_selection_timeout", &self.server_selection_timeout)
-            .field("idle_timeout", &self.idle_timeout)
-            .field("write_concern", &self.write_concern)
-            .field("journal", &self.journal)
-            .field("retry_writes", &self.retry_writes)
-            .field("retry_reads", &self.retry_reads)
-            .field("read_concern", &self.read_concern)
-            .field("deadline", &self.deadline)
-            .field("create", &self.create)
-            .finish()
-    }
-}
-
 /// As MongoDB spells them; case does not matter there.
-const OPTIONS: [&str; 21] = [
+const OPTIONS: [&str; 24] = [
     "appName",
     "authMechanism",
     "authSource",
@@ -208,9 +186,12 @@ const OPTIONS: [&str; 21] = [
     "create",
     "deadline",
     "directConnection",
+    "j",
     "journal",
     "maxIdleTimeMS",
     "maxPoolSize",
+    "password_env",
+    "password_file",
     "readConcernLevel",
     "replicaSet",
     "retryReads",
@@ -224,6 +205,57 @@ const OPTIONS: [&str; 21] = [
     "w",
 ];
 
+/// Options that tune what this backend does in its own way, or negotiates: without effect here.
+const WITHOUT_EFFECT: [&str; 11] = [
+    "compressors",
+    "heartbeatFrequencyMS",
+    "localThresholdMS",
+    "maxConnecting",
+    "minPoolSize",
+    "serverMonitoringMode",
+    "socketTimeoutMS",
+    "uuidRepresentation",
+    "waitQueueTimeoutMS",
+    "wtimeoutMS",
+    "zlibCompressionLevel",
+];
+
+/// Options of which these values change nothing, and what is said of others.
+const REFUSED: [(&str, &[&str], &str); 5] = [
+    (
+        "authMechanismProperties",
+        &[],
+        "belongs to logins that this backend does not have (Kerberos, AWS, OIDC): take it away, and give a user and a password",
+    ),
+    ("loadBalanced", &["false"], "is not supported: name the routers or members themselves"),
+    (
+        "readPreference",
+        &["primary", "primaryPreferred", "secondaryPreferred", "nearest"],
+        "asks for reads that the primary does not answer, and here all go to it: take it away",
+    ),
+    (
+        "tlsAllowInvalidHostnames",
+        &["false"],
+        "is not supported: connect by a name that is in the server's certificate",
+    ),
+    (
+        "tlsInsecure",
+        &["false"],
+        "is not supported: name the certificate's authority in `tlsCAFile`; `tlsAllowInvalidCertificates=true` checks nothing",
+    ),
+];
+
+fn other_option(name: &str, value: &str) -> Result<()> {
+    if WITHOUT_EFFECT.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+        return Ok(());
+    }
+    match REFUSED.iter().find(|(known, ..)| known.eq_ignore_ascii_case(name)) {
+        Some((_, harmless, _)) if harmless.contains(&value) => Ok(()),
+        Some((known, _, why)) => Err(invalid(format!("the URL option `{known}` {why}"))),
+        None => Err(unknown_option(name, &OPTIONS)),
+    }
+}
+
 impl TryFrom<&str> for MongoDbConfig {
     type Error = Error;
 
@@ -236,19 +268,24 @@ impl TryFrom<&str> for MongoDbConfig {
         for option in location.options() {
             let (name, value) = option?;
             let Some(name) = OPTIONS.into_iter().find(|known| known.eq_ignore_ascii_case(name)) else {
-                return Err(unknown_option(name, &OPTIONS));
+                other_option(name, &decode(value)?)?;
+                continue;
             };
             match name {
                 "appName" => config.app_name = decode(value)?,
-                "authMechanism" => config.auth_mechanism = Some(decode(value)?),
+                "authMechanism" => {
+                    config.auth_mechanism = Some(decode(value)?).filter(|name| name != "DEFAULT")
+                }
                 "authSource" => config.auth_source = Some(decode(value)?),
                 "connectTimeoutMS" => config.connect_timeout = milliseconds(name, value)?,
                 "create" => config.create = boolean(name, value)?,
                 "deadline" => config.deadline = duration(name, value)?,
                 "directConnection" => config.direct_connection = boolean(name, value)?,
-                "journal" => config.journal = boolean(name, value)?,
+                "j" | "journal" => config.journal = boolean(name, value)?,
                 "maxIdleTimeMS" => config.idle_timeout = milliseconds(name, value)?,
                 "maxPoolSize" => config.pool_size = number(name, value)?,
+                "password_env" => Secret::env(decode(value)?).fill(&mut config.password)?,
+                "password_file" => Secret::file(decode(value)?).fill(&mut config.password)?,
                 "readConcernLevel" => config.read_concern = read_level(value)?,
                 "replicaSet" => config.replica_set = Some(decode(value)?),
                 "retryReads" => config.retry_reads = boolean(name, value)?,
@@ -286,7 +323,7 @@ impl MongoDbConfig {
                 return Err(invalid("a MongoDB URL with a password has a user, too"));
             }
             self.user = Some(decode(user)?);
-            self.password = password.map(decode).transpose()?;
+            self.password = password.map(decode).transpose()?.map(Secret::from);
         }
         let (addr, database) = place.split_once('/').unwrap_or((place, ""));
         if addr.is_empty() || database.contains('/') {
@@ -302,7 +339,11 @@ impl MongoDbConfig {
     }
 
     /// What the driver is told. For a name with SRV records this asks the DNS.
-    pub(super) async fn driver_options(&self, pool_size: u32) -> Result<ClientOptions> {
+    pub(super) async fn driver_options(
+        &self,
+        pool_size: u32,
+        password: Option<String>,
+    ) -> Result<ClientOptions> {
         self.check_database()?;
         let mut options = if self.srv {
             // A login, so that the driver tells which database the TXT record names for it.
@@ -315,7 +356,7 @@ impl MongoDbConfig {
         options.app_name = Some(self.app_name.clone());
         let named = options.credential.take().and_then(|login| login.source);
         if self.user.is_some() || self.auth_mechanism.as_deref() == Some("MONGODB-X509") {
-            options.credential = Some(self.credential(named)?);
+            options.credential = Some(self.credential(password, named)?);
         }
         if self.replica_set.is_some() {
             options.repl_set_name.clone_from(&self.replica_set);
@@ -339,19 +380,33 @@ impl MongoDbConfig {
         Ok(options)
     }
 
+    /// The password, as its source gives it now.
+    pub(super) async fn password_now(&self) -> Result<Option<String>> {
+        match &self.password {
+            Some(password) => password.reveal().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     pub(super) fn wants_snapshots(&self) -> bool {
         self.read_concern == ReadLevel::Majority && self.write_concern == WriteLevel::Majority
     }
 
     /// Whether our servers are on this machine: those that are named here, and those that they name.
     pub(super) fn is_local<'n>(&'n self, members: impl IntoIterator<Item = &'n str>) -> bool {
-        let is_local =
-            |addr| host_and_port(addr, DEFAULT_PORT).is_some_and(|(host, _)| is_this_machine(&host));
+        let is_local = |addr: &str| {
+            addr.starts_with('/')
+                || host_and_port(addr, DEFAULT_PORT).is_some_and(|(host, _)| is_this_machine(&host))
+        };
         self.addr.split(',').chain(members).all(is_local)
     }
 
     fn servers(&self) -> Result<Vec<ServerAddress>> {
-        let server = |addr| {
+        let server = |addr: &str| {
+            #[cfg(unix)]
+            if addr.starts_with('/') {
+                return Ok(ServerAddress::Unix { path: addr.into() });
+            }
             let (host, port) = host_and_port(addr, DEFAULT_PORT)
                 .ok_or_else(|| invalid("a MongoDB address is `host`, `host:port` or `[ipv6]:port`"))?;
             Ok(ServerAddress::Tcp { host, port: Some(port) })
@@ -360,10 +415,10 @@ impl MongoDbConfig {
     }
 
     /// `named` is the database that the TXT record names.
-    fn credential(&self, named: Option<String>) -> Result<Credential> {
+    fn credential(&self, password: Option<String>, named: Option<String>) -> Result<Credential> {
         let mut credential = Credential::default();
         credential.username.clone_from(&self.user);
-        credential.password.clone_from(&self.password);
+        credential.password = password;
         credential.source = self.auth_source.clone().or(named);
         credential.mechanism = match self.auth_mechanism.as_deref() {
             None => None,
@@ -397,6 +452,10 @@ impl MongoDbConfig {
         options.cert_key_file_path.clone_from(&self.tls_certificate_key_file);
         options.allow_invalid_certificates = Some(self.tls_allow_invalid_certificates);
         Tls::Enabled(options)
+    }
+
+    pub(super) fn trusts_this_machine(&self) -> bool {
+        self.tls_ca_file.is_none() && !self.tls_allow_invalid_certificates
     }
 
     pub(super) fn write_concern(&self) -> Result<WriteConcern> {
@@ -489,6 +548,44 @@ mod tests {
         assert!(MongoDbConfig::try_from("mongodb+srv://name").unwrap().tls);
     }
 
+    #[test]
+    fn options_of_other_clients() {
+        let read = |options: &str| MongoDbConfig::try_from(format!("mongodb://u:p@h/db?{options}").as_str());
+        for harmless in [
+            "readPreference=secondaryPreferred&retryWrites=false",
+            "readpreference=primary&compressors=zstd,snappy&minPoolSize=5&maxConnecting=2&wtimeoutMS=2500",
+            "loadBalanced=false&tlsInsecure=false&tlsAllowInvalidHostnames=false&uuidRepresentation=standard",
+            "socketTimeoutMS=1000&heartbeatFrequencyMS=5000",
+        ] {
+            assert!(read(harmless).is_ok(), "{harmless}");
+        }
+        assert_eq!(read("authMechanism=DEFAULT&j=false").unwrap().auth_mechanism, None);
+        assert!(!read("j=false").unwrap().journal);
+        for (option, name) in [
+            ("readPreference=secondary", "`readPreference`"),
+            ("AUTHMECHANISMPROPERTIES=hunter2", "`authMechanismProperties`"),
+            ("loadBalanced=true", "`loadBalanced`"),
+            ("tlsInsecure=true", "`tlsInsecure`"),
+            ("tlsAllowInvalidHostnames=hunter2", "`tlsAllowInvalidHostnames`"),
+            ("srvServiceName=x", "`srvServiceName`"),
+            ("password_file=/x", "two passwords"),
+        ] {
+            let error = read(option).unwrap_err();
+            assert!(error.to_string().contains(name) && !error.to_string().contains("hunter2"), "{error}");
+        }
+        let of_file = MongoDbConfig::try_from("mongodb://u@h/db?PASSWORD_FILE=%2Fx").unwrap();
+        assert_eq!(of_file.password, Some(Secret::file("/x")));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn sockets() {
+        let config = MongoDbConfig::try_from("mongodb://%2Ftmp%2Fmongodb-27017.sock/db").unwrap();
+        let path = "/tmp/mongodb-27017.sock".into();
+        assert_eq!(config.servers().unwrap(), [ServerAddress::Unix { path }]);
+        assert!(config.is_local([]));
+    }
+
     #[tokio::test]
     async fn wrong_ones_repeat_nothing() {
         for url in [
@@ -516,7 +613,7 @@ mod tests {
             "mongodb://host/a.secret",
             "mongodb://host/%00secret",
         ] {
-            let error = MongoDbConfig::try_from(url).unwrap().driver_options(1).await.unwrap_err();
+            let error = MongoDbConfig::try_from(url).unwrap().driver_options(1, None).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidValue, "{url}");
             assert!(!format!("{error:?}").contains("ecret"), "{error:?}");
         }

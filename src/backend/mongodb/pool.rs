@@ -8,13 +8,18 @@ use std::{
     time::Duration,
 };
 
-use mongodb::{Client, Collection, Database, bson::RawDocumentBuf, options::WriteConcern};
+use mongodb::{
+    Client, Collection, Database,
+    bson::RawDocumentBuf,
+    options::{Tls, WriteConcern},
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     MongoDb, MongoDbConfig, failure,
+    roots::Roots,
     session::Transactions,
-    topology::{Topology, Writable},
+    topology::{News, Topology, Writable},
 };
 use crate::{
     Error, ErrorKind, PoolStats, Pooled, Result,
@@ -36,8 +41,10 @@ pub(super) struct Lane {
     pub(super) wants_snapshots: bool,
     pub(super) write_concern: WriteConcern,
     pub(super) transactions: Transactions,
+    /// What it logs in with: the driver takes it once.
+    pub(super) password: Option<String>,
     patience: Duration,
-    max: u32,
+    pub(super) max: u32,
     turns: Arc<Semaphore>,
     waiting: AtomicU32,
 }
@@ -61,24 +68,37 @@ impl std::ops::Deref for Lease {
 /// Why there is no lease.
 pub(super) enum NoLease {
     Retired,
+    /// A server refused the login.
+    Refused,
     Failed(Error),
 }
 
 impl Lane {
-    pub(super) async fn new(config: &MongoDbConfig, max: u32) -> Result<Self> {
+    pub(super) async fn new(config: &MongoDbConfig, max: u32, password: Option<String>) -> Result<Self> {
         if max == 0 {
             return Err(Error::new(ErrorKind::InvalidValue, "a pool has at least one connection"));
         }
         let topology = Topology::new();
         // The names of the servers may have to be looked up.
-        let options = tokio::time::timeout(config.deadline, config.driver_options(max)).await;
+        let options =
+            tokio::time::timeout(config.deadline, config.driver_options(max, password.clone())).await;
         let mut options = options.map_err(|_| {
             Error::new(ErrorKind::Timeout, "the names of the MongoDB servers were not resolved in time")
         })??;
         options.sdam_event_handler = Some(topology.servers());
         options.cmap_event_handler = Some(topology.pools());
+        // The driver reads the file once, here.
+        let roots = match &mut options.tls {
+            Some(Tls::Enabled(tls)) if config.trusts_this_machine() => {
+                let roots = Roots::of_this_machine().await?;
+                tls.ca_file_path = Some(roots.path().to_owned());
+                Some(roots)
+            }
+            _ => None,
+        };
         let client =
             Client::with_options(options).map_err(|error| failure::of_request(&error, Effect::Read))?;
+        drop(roots);
         let database = client.database(&config.database);
         Ok(Self {
             credentials: database.collection("credentials"),
@@ -90,6 +110,7 @@ impl Lane {
             write_concern: config.write_concern()?,
             wants_snapshots: config.wants_snapshots(),
             transactions: Transactions::default(),
+            password,
             patience: config.server_selection_timeout,
             max,
             turns: Arc::new(Semaphore::new(max as usize)),
@@ -113,15 +134,18 @@ impl Lane {
     /// The same for whoever must stay on this lane. When another one has taken its place there is no queue any more.
     pub(super) async fn lease_kept(self: Arc<Self>) -> Result<Lease, NoLease> {
         match self.clone().lease().await {
-            Err(NoLease::Retired) => self.leased(None).await,
+            Err(NoLease::Retired | NoLease::Refused) => self.leased(None).await,
             result => result,
         }
     }
 
     async fn leased(self: Arc<Self>, turn: Option<OwnedSemaphorePermit>) -> Result<Lease, NoLease> {
-        let found = tokio::time::timeout(self.patience, self.topology.until_writable()).await;
-        let writable = found.map_err(|_| NoLease::Failed(self.topology.why_none()))?;
-        Ok(Lease { lane: self, writable, _turn: turn })
+        let found = tokio::time::timeout(self.patience, self.topology.until_writable(turn.is_none())).await;
+        match found.map_err(|_| NoLease::Failed(self.topology.why_none()))? {
+            News::Writable(writable) => Ok(Lease { lane: self, writable, _turn: turn }),
+            News::Refused => Err(NoLease::Refused),
+            News::Retired => Err(NoLease::Retired),
+        }
     }
 
     /// Not on a standalone server, which has none, and not if they could miss what was just written: there what changes meanwhile
@@ -133,6 +157,7 @@ impl Lane {
     /// Sends those who wait away.
     pub(super) fn retire(&self) {
         self.turns.close();
+        self.topology.retire();
     }
 
     fn stats(&self) -> PoolStats {

@@ -91,8 +91,9 @@ impl MongoDb {
             // Its values are small, and only records that are pending are in it.
             doc! { "key": { "pending.back": 1 }, "name": "pending", "sparse": true },
         ];
-        let create = |lane: Lease| async move {
-            lane.database.run_command(doc! { "createIndexes": PLANS, "indexes": indexes }).await
+        let create = |lane: Lease| {
+            let command = doc! { "createIndexes": PLANS, "indexes": indexes.clone() };
+            async move { lane.database.run_command(command).await }
         };
         call.write(call.lease().await?, create).await.map(drop)
     }

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use mongodb::error::Result as DriverResult;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     MongoDb, MongoDbConfig,
@@ -35,13 +38,22 @@ pub(super) struct Server {
     lane: ArcSwapOption<Lane>,
     /// The calls under way, which closing waits for.
     calls: Gate,
+    /// When the password was last asked for after a refusal: one call at a time asks.
+    asked: Mutex<Option<Instant>>,
     pub(super) plans: Plans,
 }
 
 impl Server {
     pub(super) async fn new(config: MongoDbConfig) -> Result<Self> {
-        let lane = Arc::new(Lane::new(&config, config.pool_size).await?);
-        Ok(Self { config, lane: ArcSwapOption::new(Some(lane)), calls: Gate::new(), plans: Plans::default() })
+        let password = config.password_now().await?;
+        let lane = Arc::new(Lane::new(&config, config.pool_size, password).await?);
+        Ok(Self {
+            config,
+            lane: ArcSwapOption::new(Some(lane)),
+            calls: Gate::new(),
+            asked: Mutex::default(),
+            plans: Plans::default(),
+        })
     }
 
     pub(super) fn lane(&self) -> Result<Arc<Lane>> {
@@ -58,11 +70,37 @@ impl Server {
 
     pub(super) async fn resize(&self, max: u32) -> Result<()> {
         let old = self.lane()?;
-        let lane = Arc::new(Lane::new(&self.config, max).await?);
-        // Unless it was closed, or resized, meanwhile.
-        let found = self.lane.compare_and_swap(&old, Some(lane.clone()));
+        let password = self.config.password_now().await?;
+        self.replace(&old, Lane::new(&self.config, max, password).await?)
+    }
+
+    /// The driver takes a password once. So when a server refuses it, its source is asked again, and a client with another one
+    /// takes the place of the refused one. False: the password is the same.
+    async fn log_in_again(&self, refused: &Arc<Lane>) -> Result<bool> {
+        let begun = Instant::now();
+        let mut asked = self.asked.lock().await;
+        if !Arc::ptr_eq(&self.lane()?, refused) {
+            return Ok(true);
+        }
+        // Who waited here has the answer of the one before.
+        if asked.is_none_or(|asked| asked < begun) {
+            let password = self.config.password_now().await?;
+            *asked = Some(Instant::now());
+            if password != refused.password {
+                self.replace(refused, Lane::new(&self.config, refused.max, password).await?)?;
+                return Ok(true);
+            }
+        }
+        refused.topology.settle_refusal();
+        Ok(false)
+    }
+
+    fn replace(&self, old: &Arc<Lane>, lane: Lane) -> Result<()> {
+        let lane = Arc::new(lane);
+        // Unless it was closed, or replaced, meanwhile.
+        let found = self.lane.compare_and_swap(old, Some(lane.clone()));
         match &*found {
-            Some(found) if Arc::ptr_eq(found, &old) => old.retire(),
+            Some(found) if Arc::ptr_eq(found, old) => old.retire(),
             Some(_) => lane.retire(),
             None => return Err(Error::closed()),
         }
@@ -120,9 +158,11 @@ impl Call<'_> {
     pub(super) async fn lease(&self) -> Result<Lease> {
         let wait = async {
             loop {
-                match self.server.lane()?.lease().await {
+                let lane = self.server.lane()?;
+                match lane.clone().lease().await {
                     Ok(lease) => return Ok(lease),
                     Err(NoLease::Retired) => {}
+                    Err(NoLease::Refused) => drop(self.server.log_in_again(&lane).await?),
                     Err(NoLease::Failed(error)) => return Err(error),
                 }
             }
@@ -135,7 +175,7 @@ impl Call<'_> {
         let wait = async {
             lane.clone().lease_kept().await.map_err(|none| match none {
                 NoLease::Failed(error) => error,
-                NoLease::Retired => Error::closed(),
+                NoLease::Retired | NoLease::Refused => Error::closed(),
             })
         };
         self.in_turn(wait).await
@@ -152,28 +192,60 @@ impl Call<'_> {
     }
 
     /// The answer to a question, in time.
-    ///
-    /// The driver closes a connection on which a request was cut off instead of giving it to the next call.
     pub(super) async fn ask<T>(&self, request: impl IntoFuture<Output = DriverResult<T>>) -> Result<T> {
+        self.answer(request).await?.map_err(|error| failure::of_request(&error, Effect::Read))
+    }
+
+    /// The driver closes a connection on which a request was cut off instead of giving it to the next call.
+    async fn answer<T>(&self, request: impl IntoFuture<Output = DriverResult<T>>) -> Result<DriverResult<T>> {
         if Instant::now() >= self.deadline {
             return Err(over());
         }
-        match timeout_at(self.deadline, request.into_future()).await {
-            Ok(result) => result.map_err(|error| failure::of_request(&error, Effect::Read)),
-            Err(_) => Err(no_reply(Effect::Read)),
-        }
+        timeout_at(self.deadline, request.into_future()).await.map_err(|_| no_reply(Effect::Read))
+    }
+
+    /// The answer to a question that is asked again where a server refused the login and there is another password.
+    pub(super) async fn read<T, F>(&self, request: impl Fn(Lease) -> F) -> Result<T>
+    where
+        F: Future<Output = DriverResult<T>>,
+    {
+        let lease = self.lease().await?;
+        let lane = lease.lane.clone();
+        let result = match self.answer(request(lease)).await? {
+            // The driver may tell of the lost connection that made it log in.
+            Err(error)
+                if (failure::refuses_login(&error) || lane.topology.is_refused())
+                    && self.has_another_login(&lane).await? =>
+            {
+                self.answer(request(self.lease().await?)).await?
+            }
+            result => result,
+        };
+        result.map_err(|error| failure::of_request(&error, Effect::Read))
+    }
+
+    async fn has_another_login(&self, refused: &Arc<Lane>) -> Result<bool> {
+        let asked = timeout_at(self.deadline, self.server.log_in_again(refused)).await;
+        asked.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "no password was given in time")))
     }
 
     /// The answer to a write, in time.
     ///
-    /// It goes on in a task of its own when nobody waits for it any more: the driver would give its session to the next write,
+    /// It goes on in a task of its own when no call waits for it any more: the driver would give its session to the next write,
     /// and the server makes that one wait for this one.
-    pub(super) async fn write<T, F>(&self, lease: Lease, request: impl FnOnce(Lease) -> F) -> Result<T>
+    pub(super) async fn write<T, F>(&self, lease: Lease, request: impl Fn(Lease) -> F) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = DriverResult<T>> + Send + 'static,
     {
-        let result = self.detached(Effect::Write, request(lease)).await?;
+        let lane = lease.lane.clone();
+        let result = match self.detached(Effect::Write, request(lease)).await? {
+            Err(error) if failure::refuses_login(&error) && self.has_another_login(&lane).await? => {
+                let lease = self.lease().await?;
+                self.detached(Effect::Write, request(lease)).await?
+            }
+            result => result,
+        };
         result.map_err(|error| failure::of_request(&error, Effect::Write))
     }
 

@@ -16,6 +16,8 @@ impl MongoDb {
         let hello = call.ask(lane.database.run_command(doc! { "hello": 1 })).await?;
         let build = call.ask(lane.database.run_command(doc! { "buildInfo": 1 })).await?;
         let size = call.ask(lane.database.run_command(doc! { "dbStats": 1 })).await?;
+        // A user without the right to ask is not told.
+        let profiling = call.ask(lane.database.run_command(doc! { "profile": -1 })).await.ok();
         let mut counts = [0; 3];
         for (count, collection) in counts.iter_mut().zip([&lane.credentials, &lane.configs, &lane.usage]) {
             *count = call.ask(collection.count_documents(doc! {})).await?;
@@ -56,6 +58,8 @@ impl MongoDb {
                 (true, true) => "not verified",
             }),
         );
+        tell("profiling_level", json!(profiling.as_ref().and_then(|found| whole(found, "was"))));
+        tell("slow_ms", json!(profiling.as_ref().and_then(|found| whole(found, "slowms"))));
         let warnings = warnings(&details);
         details.insert("warnings".to_owned(), json!(warnings));
         let [credential_count, config_count, usage_record_count] = counts;
@@ -82,10 +86,14 @@ fn whole(document: &Document, name: &str) -> Option<u64> {
     }
 }
 
+/// Writes that take longer are in the server's log unless it is told otherwise: true of each server, so no warning.
+const DEFAULT_SLOW_MS: u64 = 100;
+
 /// How the servers, as they are set up and as we ask them, can lose what was acknowledged, or tell it to others.
 fn warnings(details: &Map<String, Json>) -> Vec<&'static str> {
     let is = |name: &str, value: Json| details.get(name) == Some(&value);
-    let members = details.get("members").and_then(Json::as_u64);
+    let count = |name: &str| details.get(name).and_then(Json::as_u64);
+    let members = count("members");
     [
         (
             is("topology", json!("standalone")),
@@ -106,6 +114,15 @@ fn warnings(details: &Map<String, Json>) -> Vec<&'static str> {
         ),
         (is("tls", json!("none")), NO_TLS),
         (
+            count("profiling_level").is_some_and(|level| level > 0),
+            "the database is profiled: slow or all writes are kept in `system.profile`, credentials and all",
+        ),
+        (
+            count("slow_ms").is_some_and(|limit| limit < DEFAULT_SLOW_MS),
+            "`slowms` is below the server's default: its log gets more writes, credentials and all, unless \
+             `redactClientLogData` is on",
+        ),
+        (
             is("tls", json!("not verified")),
             "any certificate is accepted: whoever is on the way can read every credential",
         ),
@@ -124,7 +141,7 @@ mod tests {
         let warnings = |found: Json| warnings(found.as_object().unwrap()).len();
         let safe = json!({
             "topology": "replica set", "members": 3, "write_concern": "majority", "journal": true,
-            "read_concern": "majority", "tls": "verified",
+            "read_concern": "majority", "tls": "verified", "profiling_level": 0, "slow_ms": 100,
         });
         assert_eq!(warnings(safe.clone()), 0);
         for (name, value) in [
@@ -135,6 +152,8 @@ mod tests {
             ("read_concern", json!("local")),
             ("tls", json!("none")),
             ("tls", json!("not verified")),
+            ("profiling_level", json!(2)),
+            ("slow_ms", json!(0)),
         ] {
             let mut unsafe_one = safe.clone();
             unsafe_one[name] = value;

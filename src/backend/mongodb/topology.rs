@@ -71,17 +71,38 @@ struct Known {
     writable: Writable,
     /// Why a server can't be reached, if one can't.
     failure: Option<Error>,
+    /// A server refused the login, and what to do about it was not asked yet.
+    is_refused: bool,
+    /// Another client took the place of this one.
+    is_retired: bool,
 }
 
 impl Known {
-    fn of(topology: &TopologyDescription) -> Self {
+    fn learn(&mut self, topology: &TopologyDescription) {
         let servers = topology.servers();
-        let mut failures = servers.values().filter_map(|server| server.error());
-        Self {
-            writable: Writable::of(topology),
-            failure: failures.next().map(|error| failure::of_request(error, Effect::Read)),
+        let mut failures = servers.iter().filter_map(|(at, server)| Some((at, server.error()?)));
+        self.writable = Writable::of(topology);
+        self.is_refused |= failures.clone().any(|(_, error)| failure::refuses_login(error));
+        self.failure = failures.next().map(|(at, error)| failure::of_request(error, Effect::Read).at(at));
+    }
+
+    fn news(&self, must_stay: bool) -> Option<News> {
+        match self.writable {
+            _ if self.is_retired && !must_stay => Some(News::Retired),
+            _ if self.is_refused && !must_stay => Some(News::Refused),
+            Writable::None => None,
+            known => Some(News::Writable(known)),
         }
     }
+}
+
+/// What a call waits for.
+pub(super) enum News {
+    Writable(Writable),
+    /// A server refused the login.
+    Refused,
+    /// Another client took the place of this one.
+    Retired,
 }
 
 /// Can go below zero for a moment: events of two threads may arrive in either order.
@@ -93,7 +114,7 @@ struct Connections {
 
 impl Topology {
     pub(super) fn new() -> Self {
-        let known = Known { writable: Writable::None, failure: None };
+        let known = Known { writable: Writable::None, failure: None, is_refused: false, is_retired: false };
         Self { known: watch::Sender::new(known), connections: Arc::default() }
     }
 
@@ -101,7 +122,7 @@ impl Topology {
         let known = self.known.clone();
         EventHandler::callback(move |event| {
             if let SdamEvent::TopologyDescriptionChanged(change) = event {
-                known.send_replace(Known::of(&change.new_description));
+                known.send_modify(|known| known.learn(&change.new_description));
             }
         })
     }
@@ -124,17 +145,29 @@ impl Topology {
         self.known.borrow().writable
     }
 
-    /// Waits until a server takes writes, and says of which kind it is.
-    pub(super) async fn until_writable(&self) -> Writable {
-        match self.writable() {
-            Writable::None => {
-                let mut news = self.known.subscribe();
-                let found = news.wait_for(|known| known.writable != Writable::None).await;
-                // The sender is ours, so it is there.
-                found.map_or(Writable::None, |known| known.writable)
-            }
-            known => known,
+    /// Waits until a server takes writes, and says of which kind it is; or, unless the caller must stay on this client, that
+    /// another one is needed.
+    pub(super) async fn until_writable(&self, must_stay: bool) -> News {
+        if let Some(news) = self.known.borrow().news(must_stay) {
+            return news;
         }
+        let mut known = self.known.subscribe();
+        let found = known.wait_for(|known| known.news(must_stay).is_some()).await;
+        // The sender is ours, so it is there.
+        found.ok().and_then(|known| known.news(must_stay)).unwrap_or(News::Retired)
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        self.known.borrow().is_refused
+    }
+
+    /// A refused login has been dealt with.
+    pub(super) fn settle_refusal(&self) {
+        self.known.send_modify(|known| known.is_refused = false);
+    }
+
+    pub(super) fn retire(&self) {
+        self.known.send_modify(|known| known.is_retired = true);
     }
 
     /// Why no server takes writes, as far as that is known.

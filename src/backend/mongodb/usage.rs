@@ -115,17 +115,19 @@ fn overflow(error: Error) -> Error {
 impl UsageStore for MongoDb {
     async fn increment_usage(&self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
         let call = self.call()?;
-        let (query, path, patience) = (doc! { "_id": key.as_str() }, path_of(field), call.server_time());
-        let increment = |lane: Lease| async move {
-            let increment = || {
-                lane.usage
-                    .find_one_and_update(query.clone(), doc! { "$inc": { &path: delta } })
-                    .upsert(true)
-                    .return_document(ReturnDocument::After)
-                    .projection(doc! { &path: 1 })
-                    .max_time(patience)
-            };
-            upserted(increment).await
+        let increment = |lane: Lease| {
+            let (query, path, patience) = (doc! { "_id": key.as_str() }, path_of(field), call.server_time());
+            async move {
+                let increment = || {
+                    lane.usage
+                        .find_one_and_update(query.clone(), doc! { "$inc": { &path: delta } })
+                        .upsert(true)
+                        .return_document(ReturnDocument::After)
+                        .projection(doc! { &path: 1 })
+                        .max_time(patience)
+                };
+                upserted(increment).await
+            }
         };
         let found = call.write(call.lease().await?, increment).await;
         let found = found.map_err(|error| overflow(error).with_key(key))?;
@@ -152,8 +154,8 @@ impl UsageStore for MongoDb {
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
         let call = self.call()?;
-        let lane = call.lease().await?;
-        let found = call.ask(lane.usage.find_one(doc! { "_id": key.as_str() })).await?;
+        let find = |lane: Lease| async move { lane.usage.find_one(doc! { "_id": key.as_str() }).await };
+        let found = call.read(find).await?;
         record(&found.ok_or_else(|| missing(key))?).map_err(|error| error.with_key(key))
     }
 
@@ -166,9 +168,10 @@ impl UsageStore for MongoDb {
 
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
         let call = self.call()?;
-        let lane = call.lease().await?;
-        let found = std::pin::pin!(collect(&lane, lane.usage.find(doc! {}).batch_size(1000), keyed_record));
-        Ok(call.ask(found).await??.into_iter().collect())
+        let list = |lane: Lease| async move {
+            collect(&lane, lane.usage.find(doc! {}).batch_size(1000), keyed_record).await
+        };
+        Ok(call.read(list).await??.into_iter().collect())
     }
 }
 

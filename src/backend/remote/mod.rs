@@ -3,7 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod batch;
 pub(crate) mod gate;
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg_attr(not(any(feature = "postgres", feature = "redis")), allow(dead_code))]
 pub(crate) mod trust;
 
 use std::{

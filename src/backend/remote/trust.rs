@@ -311,12 +311,17 @@ impl fmt::Display for OldVersion {
 
 impl std::error::Error for OldVersion {}
 
+/// Whether a server showed an authority's certificate as its own.
+pub(crate) fn is_authority(error: &rustls::Error) -> bool {
+    matches!(error, rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(fault)))
+        if fault.to_string() == "CaUsedAsEndEntity")
+}
+
 /// Why TLS with a server, named so, failed, and what to do.
 #[cold]
 pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Error {
     use CertificateError as Fault;
     let Names { ca, cert, key } = names;
-    let is_authority = |other: &OtherError| other.0.to_string() == "CaUsedAsEndEntity";
     let why = match error {
         rustls::Error::InvalidCertificate(fault) => match fault {
             Fault::Expired | Fault::ExpiredContext { .. } => {
@@ -340,7 +345,7 @@ pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Err
             Fault::Other(OtherError(fault)) if let Some(version) = fault.downcast_ref::<OldVersion>() => {
                 format!("is of {version}, which can't be checked: make one of version 3, with a subjectAltName (`openssl req -x509 -addext subjectAltName=DNS:HOST`)")
             }
-            Fault::Other(other) if is_authority(other) => {
+            _ if is_authority(error) => {
                 format!("is an authority's (CA:TRUE): put it itself into the file of `{ca}`, or make one with basicConstraints=CA:FALSE")
             }
             _ => "can't be checked".to_owned(),

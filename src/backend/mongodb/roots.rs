@@ -1,0 +1,83 @@
+//! The certificates that this machine trusts, in a file: the driver takes no others than Mozilla's but from one.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use crate::{Error, ErrorKind, Result};
+
+/// A private file for the moment in which the driver reads it. It is removed when this is dropped.
+pub(super) struct Roots(PathBuf);
+
+impl Roots {
+    /// Those that can be read: hundreds, from files.
+    pub(super) async fn of_this_machine() -> Result<Self> {
+        let written = tokio::task::spawn_blocking(|| {
+            let found = rustls_native_certs::load_native_certs().certs;
+            if found.is_empty() {
+                let none = "this machine trusts no certificates: name a file of them in `tlsCAFile`";
+                return Err(Error::new(ErrorKind::InvalidValue, none));
+            }
+            Self::write(found.iter().map(AsRef::as_ref)).map_err(|error| {
+                let failed = "the certificates that this machine trusts can't be written to a temporary file for the driver: name \
+                              a file of certificates in `tlsCAFile`";
+                Error::io(failed, error)
+            })
+        });
+        written.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "the runtime ends")))
+    }
+
+    fn write<'c>(certificates: impl Iterator<Item = &'c [u8]>) -> io::Result<Self> {
+        let path =
+            std::env::temp_dir().join(format!("gateway-storage-roots-{:032x}.pem", fastrand::u128(..)));
+        // One that is there already is not taken: it may be another user's.
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&path)?;
+        let roots = Self(path);
+        let text: String = certificates
+            .map(|der| {
+                format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der))
+            })
+            .collect();
+        file.write_all(text.as_bytes())?;
+        Ok(roots)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Roots {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.0));
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+
+    use super::*;
+
+    #[test]
+    fn a_private_file_that_does_not_stay() {
+        let certificates: [&[u8]; 2] = [b"one", &[0xff; 1000]];
+        let roots = Roots::write(certificates.into_iter()).unwrap();
+        let path = roots.path().to_owned();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let read: Vec<_> = CertificateDer::pem_file_iter(&path).unwrap().map(|one| one.unwrap()).collect();
+        assert!(read.iter().map(AsRef::as_ref).eq(certificates));
+        drop(roots);
+        assert!(!path.exists());
+    }
+}
