@@ -86,7 +86,10 @@ fn a_conflict_is_found_before_anything_is_written() {
     let (from, to) = (place.url(), place.other("copy"));
     place.ok(&["--url", &to, "config", "set", "retries", "3.0"]);
     let (out, err) = place.moves(1, &["copy", &from, &to]);
-    assert!(out.contains("failed: config `retries`: the target has this record with another value"), "{out}");
+    assert!(
+        out.contains("failed: config `retries`: the target has a different value for this record"),
+        "{out}"
+    );
     assert!(err.contains("nothing was written"), "{err}");
     let found = place.moves_json(3, &["verify", &from, &to]);
     assert_eq!((&found["total"]["missing"], &found["total"]["different"]), (&json!(2), &json!(1)));

@@ -144,7 +144,7 @@ fn another_database_is_another_target() {
             let report: Value = serde_json::from_slice(&ended.stdout).unwrap_or_else(|_| panic!("{said}"));
             assert_eq!((&report["resumed"], &report["total"]["written"]), (&false.into(), &RECORDS.into()));
         } else {
-            assert!(ended.status.code() == Some(2) && said.contains("is of another copy"), "{said}");
+            assert!(ended.status.code() == Some(2) && said.contains("is from another copy"), "{said}");
         }
     }
 }
