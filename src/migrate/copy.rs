@@ -68,7 +68,7 @@ pub async fn copy<B: Exportable>(
     if options.compares() && !options.dry_run && !target.imports_while_exporting() {
         return Err(Error::new(
             ErrorKind::InvalidValue,
-            "the copy reads and writes the target at once and needs two connections, but its pool has one",
+            "the target's pool has one connection, but the copy reads and writes at once and needs two",
         ));
     }
     let begun = Instant::now();

@@ -106,7 +106,7 @@ fn unsorted(side: &str, is_duplicate: bool) -> Error {
         format!("the {side} contains a record twice").into()
     } else {
         format!(
-            "the {side} must be sorted: credentials by id, config values by key, counters by key and field"
+            "the {side} is not sorted: credentials by id, config values by key, counters by key and field"
         )
         .into()
     };
