@@ -43,8 +43,8 @@ pub struct GoDocument {
     pub remarks: Vec<Remark>,
 }
 
-/// Whether a file that begins with these bytes could be a document of gcli2api-go, and is not an export of
-/// this crate.
+/// Whether a file that begins with these bytes may be a gcli2api-go document, and not an export of this
+/// crate.
 #[must_use]
 pub fn is_go(beginning: &[u8]) -> bool {
     !super::is_export(beginning) && beginning.trim_ascii_start().starts_with(b"{")
@@ -208,8 +208,7 @@ impl<'de> Visitor<'de> for Document<'_> {
 
 /// Writes records as a document of gcli2api-go, in constant memory.
 ///
-/// That program reads numbers as 64-bit floats, so it changes integers beyond 2^53. The document has no
-/// digest.
+/// The program reads numbers as 64-bit floats and changes integers beyond 2^53. The document has no digest.
 ///
 /// # Errors
 ///
@@ -292,8 +291,7 @@ impl Position {
         Ok(())
     }
 
-    /// Ends the current section, and begins the following ones up to `kind`, or to the end. Writes empty
-    /// sections, too.
+    /// Ends the current section, and begins those up to `kind`, or to the end. Writes empty sections, too.
     fn move_to(&mut self, kind: Option<RecordKind>, out: &mut Vec<u8>) {
         match self.kind {
             Some(RecordKind::Usage) => out.extend_from_slice(b"}}"),

@@ -15,7 +15,7 @@ use crate::{
 /// The number of bytes per read, unless a line is longer.
 const PAGE: usize = 64 * 1024;
 
-/// Checks an export file to its end, and returns a summary of its contents. Memory use is constant.
+/// Checks an export file to its end, and returns a summary of its contents. Keeps no records.
 ///
 /// # Errors
 ///

@@ -19,7 +19,7 @@ use crate::{
 /// The number of bytes per write.
 const PAGE: usize = 256 * 1024;
 
-/// Writes records as an export file. Memory use is one page, whatever the number of records.
+/// Writes records as an export file. Buffers one page, whatever the number of records.
 ///
 /// `out` is flushed, and is neither synced nor closed.
 ///

@@ -1,5 +1,4 @@
-//! Shared by the backends that write on a thread of their own: cancelling queued work, and joining the
-//! thread.
+//! For backends that write on a thread of their own: cancels queued work, and joins the thread.
 
 use std::{
     sync::{

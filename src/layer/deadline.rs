@@ -36,8 +36,7 @@ pub fn within<T>(
 /// How long a backend's call, or a wait in a layer, may take if it begins now.
 ///
 /// Returns `own`, or the time left until the deadline of the layers around it, if that is less. That time is
-/// shortened by a twentieth, at most by 100 ms, so that the inner call ends first: it knows best whether a
-/// write was applied.
+/// shortened by a twentieth, at most by 100 ms, so that the inner call, which knows most, ends first.
 ///
 /// A backend asks once, when a call begins and before it spawns a task. Without a deadline from a layer the
 /// answer is `own`. It costs one read of a thread-local variable.

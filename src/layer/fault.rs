@@ -91,7 +91,7 @@ impl Fault {
         self
     }
 
-    /// Delays the operation, or the stream's first item, by a duration in this range. Other faults follow the
+    /// Delays the operation, or a stream's first item, by a time in this range. Other faults follow the
     /// delay.
     #[must_use]
     pub fn delays(mut self, probability: f64, range: RangeInclusive<Duration>) -> Self {

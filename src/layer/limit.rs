@@ -13,10 +13,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::time_left;
 use crate::{Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Receiver, Result};
 
-/// Bounds the operations that run at once. Others wait in a queue of bounded length, in order. When the queue
-/// is full, a call fails at once with [`ErrorKind::Busy`] and was [not applied](crate::Outcome::NotApplied).
-/// The error is not [retryable](crate::Error::is_retryable), so that [`Retry`](crate::Retry) does not add to
-/// the overload.
+/// Bounds the operations that run at once. Others wait in a bounded queue, in order. When it is full, a call
+/// fails at once with [`ErrorKind::Busy`] and [`NotApplied`](crate::Outcome::NotApplied). This error is not
+/// [retryable](crate::Error::is_retryable), so [`Retry`](crate::Retry) does not add to the overload.
 ///
 /// Clones share the limit. It applies to reads, writes and `begin`, and not to:
 ///
@@ -53,8 +52,8 @@ struct Shared {
 }
 
 impl Limit {
-    /// Allows this many operations at once (at least one), and 16 times as many in the queue, each for at
-    /// most a second.
+    /// Allows this many operations at once (at least 1), and 16 times as many in the queue, each for at most
+    /// 1 s.
     #[must_use]
     pub fn new(at_once: usize) -> Self {
         let at_once = at_once.clamp(1, Semaphore::MAX_PERMITS);

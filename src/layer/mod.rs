@@ -1,9 +1,8 @@
 //! Operations as values, and layers around them.
 //!
 //! Every operation of every capability is a [`Call`]: a small value that knows its name and how to run. A
-//! [`Layer`] is written once and wraps every call, of present and future operations. [`Layered`] puts a layer
-//! around a backend and has exactly the capabilities of the backend; `#[capability]` generates the
-//! forwarding.
+//! [`Layer`] is written once and wraps every call. [`Layered`] puts a layer around a backend and has exactly
+//! its capabilities; `#[capability]` generates the forwarding, also for new operations.
 //!
 //! The library's layers, in the order in which [`Stack`] puts them around a backend:
 //!
@@ -17,8 +16,7 @@
 //!
 //! **The deadline** of a layer reaches everything inside: a layer that ends a call runs it [`within`] a time,
 //! and a backend (or a layer that waits) asks for the [`time_left`] when a call begins. So the inner call
-//! ends a little before the outer one, and the error comes from the code that knows whether a write was
-//! applied.
+//! ends first, and the error comes from the code that knows whether a write was applied.
 //!
 //! A complete layer, which reports slow operations:
 //!
@@ -73,8 +71,8 @@ use crate::{BatchFailure, BatchReport, Error, ErrorKind, Found, Outcome, Result,
 
 /// The compile-time facts about an operation, from its `#[operation(..)]` and its receiver.
 ///
-/// Layers decide by these facts and never by the name, so that they treat an application's own operations
-/// like the library's.
+/// Layers decide by these facts, never by the name, so they treat an application's operations like the
+/// library's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Operation {
@@ -86,9 +84,8 @@ pub struct Operation {
     /// a read, for an operation marked `harmless`, and for a write in a transaction, because an uncommitted
     /// transaction has no effect. Otherwise [`Unknown`](Outcome::Unknown).
     pub when_lost: Outcome,
-    /// Whether running it twice has the effect and the result of running it once, whatever other callers
-    /// write in between. True for reads and for operations marked `harmless` or `replayable`, such as a plan
-    /// under its key.
+    /// Whether running it twice has the effect and result of running it once, whatever is written in between.
+    /// True for reads and operations marked `harmless` or `replayable`, such as a plan under its key.
     pub replayable: bool,
     /// Whether running it twice has the effect of running it once, unless another caller writes in between:
     /// the second run overwrites that.
@@ -192,8 +189,7 @@ pub enum OperationKind {
 
 /// An operation as a value: its name, and how to run it on a receiver.
 ///
-/// `#[capability]` generates one for each method. [`run`](Call::run) borrows the call, so a layer may run it
-/// again.
+/// `#[capability]` generates one per method. [`run`](Call::run) borrows the call, so a layer can repeat it.
 pub trait Call<R>: Send + Sync {
     /// The result of a successful call.
     type Output: Send;
@@ -216,9 +212,9 @@ pub trait Call<R>: Send + Sync {
     /// Runs the operation.
     fn run(&self, on: R) -> impl Future<Output = Result<Self::Output>> + Send;
 
-    /// Passes each failure of a batch's report to `again`, which may change it, and returns the sorted
-    /// indices of the items for which `again` returned true, for [`run_items`](Call::run_items). Empty if the
-    /// operation cannot run for part of its items.
+    /// Passes each failure of a batch's report to `again`, which may change it. Returns the sorted indices of
+    /// the items for which it returned true, for [`run_items`](Call::run_items); none if the batch cannot be
+    /// divided.
     fn failed_items(output: &mut Self::Output, again: impl FnMut(&mut Error) -> bool) -> Vec<usize> {
         let _ = (output, again);
         Vec::new()
@@ -227,10 +223,7 @@ pub trait Call<R>: Send + Sync {
     /// Runs a batch for the items with these indices only. Supported by operations whose batch is a slice.
     fn run_items(&self, on: R, items: &[usize]) -> impl Future<Output = Result<Self::Output>> + Send {
         let _ = (on, items);
-        std::future::ready(Err(Error::new(
-            ErrorKind::Unsupported,
-            "this operation cannot run for part of a batch",
-        )))
+        std::future::ready(Err(Error::new(ErrorKind::Unsupported, "this batch cannot be divided")))
     }
 
     /// Replaces the report's entries for these items by their new result.
@@ -334,10 +327,9 @@ pub trait Layer: Clone + Send + Sync + 'static {
         let _ = deadline;
     }
 
-    /// Called when [`Storage::layer`](crate::Storage::layer) puts the layer around a handle, with the
-    /// [deadline](crate::Backend::deadline) of the handle. By default the same as
-    /// [`set_deadline`](Layer::set_deadline). A layer with its own deadline keeps it, and a layer made of
-    /// others passes the deadline on to them.
+    /// [`Storage::layer`](crate::Storage::layer) calls this with the [deadline](crate::Backend::deadline) of
+    /// the handle. By default it calls [`set_deadline`](Layer::set_deadline). A layer with its own deadline
+    /// ignores it, and a layer made of others passes it on to them.
     fn put_on(&mut self, deadline: Duration) {
         self.set_deadline(deadline);
     }
@@ -417,8 +409,8 @@ impl<L, T> LayeredTransaction<L, T> {
     }
 }
 
-/// The failures in the result of an operation, for `#[capability]`: method lookup finds the inherent
-/// functions for a report, and those of [`NoReport`] for any other type.
+/// The failures in an operation's result, for `#[capability]`: method lookup finds the inherent functions for
+/// a report, and those of [`NoReport`] for other types.
 #[doc(hidden)]
 pub struct Outcomes<T>(PhantomData<T>);
 
@@ -462,8 +454,7 @@ fn failed_items(report: &mut impl Report, mut again: impl FnMut(&mut Error) -> b
     items
 }
 
-/// An item whose outcome was Unknown after an earlier attempt stays Unknown, because a later attempt does not
-/// undo it.
+/// An item that an earlier attempt left Unknown stays Unknown, because a later attempt does not undo it.
 fn merge_items<T: Report>(report: &mut T, items: &[usize], result: Result<T>) {
     let keep_unknown = |before: &Error, error: Error| match before.outcome() {
         Outcome::Unknown => error.with_outcome(Outcome::Unknown),
@@ -536,8 +527,7 @@ impl<T> NoReport<T> for Outcomes<T> {}
 mod tests {
     use std::{fs, path::Path};
 
-    /// Layers treat an application's operations like the library's, since they decide by facts. Only the
-    /// table of metrics compares names, which are labels there.
+    /// Layers decide by facts. Only the table of metrics compares names, which are labels there.
     #[test]
     fn no_layer_compares_names() {
         fn sources(folder: &Path, found: &mut Vec<(String, String)>) {

@@ -25,8 +25,7 @@ use crate::{Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Operation, Outcome,
 /// because the operation has read nothing that could be stale.
 ///
 /// - **Pauses** are random: up to 20 ms before the second attempt, and up to twice as much before each
-///   further one, at most a second. With this "full jitter" callers that failed together do not retry
-///   together.
+///   further one, at most a second ("full jitter": callers that failed together do not retry together).
 /// - **Attempts** are at most 4. They end at the handle's [deadline](crate::Backend::deadline), or a little
 ///   before that of a [`Timeout`](crate::Timeout) around them; from the second one on each sees the time that
 ///   is left. If a write's outcome is known, and less time is left than the last attempt took, no other
@@ -38,7 +37,7 @@ use crate::{Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Operation, Outcome,
 /// - **A batch** whose report has failures is repeated only for the items to which all of this applies. The
 ///   report covers all attempts.
 ///
-/// Streams and operations on a transaction are not repeated; [`transact!`](crate::transact) repeats whole
+/// Streams and a transaction's operations are not repeated; [`transact!`](crate::transact) repeats
 /// transactions.
 ///
 /// Each retry emits a `tracing` event (DEBUG) and counts in the metric `gateway_storage.operation.retries`.
@@ -88,9 +87,9 @@ impl Retry {
     }
 
     /// Also repeats [overwriting](Operation::overwrites) operations after an attempt that may have been
-    /// applied: `set_credential`, `set_credentials`, `set_config`, `set_cache`, `revert`. An import is never
-    /// repeated so. For an application that is the only writer of its keys: changes by another writer between
-    /// two attempts are overwritten.
+    /// applied: `set_credential`, `set_credentials`, `set_config`, `set_cache`, `revert`. For applications
+    /// that are the only writer of their keys: what others write between two attempts is overwritten. Never
+    /// an import.
     #[must_use]
     pub const fn overwriting(mut self) -> Self {
         self.is_overwriting = true;
@@ -292,8 +291,7 @@ mod tests {
         assert_eq!(asked.of("get_config"), 1, "NotFound is not retried");
     }
 
-    /// A record that another handle deleted after the lost reply stays deleted, unless the application says
-    /// that it is the only writer.
+    /// A record that another handle deleted after the lost reply stays deleted, unless retries may overwrite.
     #[tokio::test(start_paused = true)]
     async fn a_lost_write_is_not_written_over_what_came_after_it() {
         for (retry, is_back) in [(Retry::new(), false), (Retry::new().overwriting(), true)] {
@@ -315,8 +313,7 @@ mod tests {
     /// The failures of the next batches, by item.
     type Reports = Arc<Mutex<VecDeque<Vec<(usize, Error)>>>>;
 
-    /// Counts in memory. Fails the items of a batch that `reports` names, and records which items it was
-    /// asked for.
+    /// Counts in memory, fails the items that `reports` names, and records which items were requested.
     #[derive(Clone)]
     struct Partly {
         memory: Memory,
@@ -394,8 +391,8 @@ mod tests {
         let lost = || gone().with_outcome(Outcome::Unknown);
         let bad = Error::new(ErrorKind::Overflow, "too much");
         let stack = || crate::Stack::new().limit(crate::Limit::new(1)).retry(Retry::new());
-        // b always fails, c may have been counted, d and f pass at the second and third attempt, e is lost at
-        // its second.
+        // b fails, c may have been counted, d and f pass at the second and third attempt, e is lost at its
+        // second.
         let reports = [
             vec![(1, bad), (2, lost()), (3, gone()), (4, gone()), (5, gone())],
             vec![(1, lost()), (2, gone())],

@@ -8,8 +8,7 @@ use crate::{
     Backend, Call, Error, Instrument, Layer, Limit, Operation, Receiver, Result, Retry, StorageStats, Timeout,
 };
 
-/// The library's layers in their right order, instrument(timeout(retry(limit(backend)))), whatever the order
-/// of the method calls.
+/// The library's layers, always in their right order: instrument(timeout(retry(limit(backend)))).
 ///
 /// In this order spans and metrics report what the caller saw, and the deadline covers all attempts and
 /// pauses. Each attempt waits for a permit of its own, and the limit bounds the requests that reach the

@@ -8,9 +8,8 @@ use crate::{Call, DEFAULT_DEADLINE, Layer, Receiver, Result};
 /// Ends every operation at a deadline, including its attempts, pauses and waits in a queue.
 ///
 /// Every backend of this library, [`Limit`](crate::Limit) and [`Retry`](crate::Retry) see the deadline and
-/// end [a little earlier](crate::layer::time_left). So the error normally comes from them, and they know
-/// whether a write was applied. This layer's own error is the last resort, for calls that do not end by
-/// themselves.
+/// end [a little earlier](crate::layer::time_left). So the error comes from them, and they know whether a
+/// write was applied. This layer's own error is the last resort.
 ///
 /// That error is [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) with the outcome
 /// [`Operation::when_lost`](crate::Operation::when_lost): `Unknown` for a write, a commit, and every other

@@ -19,11 +19,9 @@ use crate::{Error, ErrorKind, Key, RecordKind, Result, codec::RecordKey};
 /// A file with the position up to which a copy has written all records, so that the copy can be resumed.
 ///
 /// It is created when the copy begins, replaced five times a second, and removed when the copy is complete.
-/// It contains counts, the key of the last record and the keys of failed records; only its owner can read it
-/// (mode 0600).
+/// It contains counts and the keys of the last record and of failed ones; only its owner can read it (0600).
 ///
-/// A resumed copy does not see changes that were made to either store before that position; `verify` finds
-/// them.
+/// A resumed copy does not see changes before that position in either store; `verify` finds them.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -88,8 +86,7 @@ impl Checkpoint {
         self
     }
 
-    /// Whether a copy with this checkpoint would resume from a saved position. Otherwise it starts at the
-    /// beginning.
+    /// Whether a copy with this checkpoint would resume from a saved position, and not start over.
     ///
     /// # Errors
     ///
@@ -101,8 +98,7 @@ impl Checkpoint {
     }
 }
 
-/// The SHA-256 of a list of texts. Each length is hashed, too, so that different lists have different
-/// digests.
+/// The SHA-256 of texts with their lengths, so that different lists have different digests.
 fn digest(texts: &[&str]) -> String {
     let mut hash = Sha256::new();
     for text in texts {
@@ -125,8 +121,8 @@ fn copy_id(checkpoint: &Checkpoint, filter: &Filter) -> String {
     digest(&names.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// Locked to change a checkpoint file, because the write of a dropped copy may still be running when the next
-/// copy begins.
+/// Locked to change a checkpoint, because the write of a dropped copy may still run when the next copy
+/// begins.
 static WRITES: Mutex<()> = Mutex::new(());
 
 /// The position and the results of a running copy, saved in its checkpoint.
@@ -271,10 +267,7 @@ fn read(path: &Path) -> Result<Option<Content>> {
         return Err(foreign());
     }
     if header.version != VERSION {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            "the checkpoint was written by another version of this library",
-        ));
+        return Err(Error::new(ErrorKind::Unsupported, "the checkpoint was written by another version"));
     }
     serde_json::from_slice(&text).map(Some).map_err(|_| corrupt())
 }

@@ -16,12 +16,10 @@ use crate::{
     Error, ErrorKind, Exportable, Outcome, Record, RecordKind, Result, Storage, codec::RecordKey, storage,
 };
 
-/// A chunk ends after this many times its size was read, even if few records need writing, so that progress
-/// is reported.
+/// A chunk ends after reading this many times its size, so that progress is reported if little needs writing.
 const MAX_READS: usize = 10;
 
-/// The number of attempts to write a chunk. The pauses between them are 16 s in total; electing a new primary
-/// takes about ten.
+/// Attempts to write a chunk, with pauses of 16 s in total. Electing a new primary takes ten or so.
 const ATTEMPTS: u32 = 9;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);

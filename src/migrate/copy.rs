@@ -21,8 +21,7 @@ use super::{
 };
 use crate::{Error, ErrorKind, Exportable, Outcome, Record, RecordKind, Result, Storage};
 
-/// The next chunk, and the rest of the chunks. By value, because generic code cannot spawn closures over
-/// borrows.
+/// The next chunk, and the others. By value, because generic code cannot spawn closures over borrows.
 async fn next<S, T>(mut chunks: Chunks<'_, S, T>) -> (Option<Chunk>, Chunks<'_, S, T>)
 where
     S: Stream<Item = Result<Record>> + Send,
@@ -47,17 +46,16 @@ const SAVE_EVERY: Duration = Duration::from_millis(200);
 ///   [`stopped`](CopyReport::stopped) has the reason. If the outcome of that error is
 ///   [`Unknown`](Outcome::Unknown), some records that are not counted as written may have been.
 /// - A counter is set to its count, and a record is written as a whole, so copying again is harmless.
-/// - If the export of the target breaks off, it is restarted, as long as each run gets further. If the source
-///   breaks off, the copy stops: an export of `MongoDb` lasts at most five minutes, and a longer copy must be
-///   resumed.
+/// - If the target's export breaks off, it is restarted, as long as each run gets further. If the source's
+///   does, the copy stops: `MongoDb` limits an export to five minutes, so a longer copy must be resumed.
 /// - Cancel-safe: a dropped copy leaves part of the records written and a checkpoint at most 200 ms old. A
 ///   resumed copy writes the records after it again.
 ///
 /// # Errors
 ///
-/// Before anything is written: invalid options, a checkpoint that belongs to another copy or can't be read or
-/// written, a target without the records that the checkpoint lists as written, or a target that must be read
-/// and [can't import meanwhile](Exportable::imports_while_exporting).
+/// Before anything is written: invalid options, a checkpoint of another copy or one that can't be read or
+/// written, a target without the records that the checkpoint lists as written, or one that must be read and
+/// [can't import meanwhile](Exportable::imports_while_exporting).
 pub async fn copy<B: Exportable>(
     source: impl Stream<Item = Result<Record>> + Send,
     target: &Storage<B>,
@@ -139,8 +137,7 @@ pub async fn copy<B: Exportable>(
         }
         report_event(CopyEvent::Progress(report.tallies));
         if let Some(first) = report.stopped.take() {
-            // Chunks that were written meanwhile are counted, but the checkpoint stays before the chunk that
-            // failed.
+            // Chunks that were written meanwhile count, but the checkpoint stays before the failed one.
             let unknown = stopped.is_some_and(|error| error.outcome() == Outcome::Unknown);
             report.stopped = Some(if unknown { first.with_outcome(Outcome::Unknown) } else { first });
             continue;

@@ -56,8 +56,7 @@ impl Glob {
     pub fn matches(&self, key: &Key) -> bool {
         let (tokens, mut rest) = (&self.0, key.as_str().chars());
         let mut at = 0;
-        // The token after the last `*`, and the text that this `*` has not matched. Earlier ones never need
-        // backtracking.
+        // The token after the last `*`, and the text after its match. Earlier ones never need backtracking.
         let mut star = None;
         loop {
             let before = rest.clone();
@@ -113,10 +112,7 @@ impl FromStr for Glob {
                 '*' => Token::AnyText,
                 '?' => Token::AnyChar,
                 '\\' => Token::Char(rest.next().ok_or_else(|| {
-                    Error::new(
-                        ErrorKind::InvalidValue,
-                        "the pattern ends with an incomplete escape; write `\\\\` for a backslash",
-                    )
+                    Error::new(ErrorKind::InvalidValue, "the pattern ends with `\\`; write `\\\\` instead")
                 })?),
                 character => Token::Char(character),
             };
@@ -177,14 +173,12 @@ mod tests {
     }
 
     /// The definition, in exponential time.
-    fn by_definition(tokens: &[Token], name: &[char]) -> bool {
+    fn naive(tokens: &[Token], name: &[char]) -> bool {
         match (tokens.split_first(), name.split_first()) {
             (None, _) => name.is_empty(),
-            (Some((Token::AnyText, rest)), _) => (0..=name.len()).any(|at| by_definition(rest, &name[at..])),
-            (Some((Token::AnyChar, rest)), Some((_, name))) => by_definition(rest, name),
-            (Some((Token::Char(wanted), rest)), Some((found, name))) => {
-                wanted == found && by_definition(rest, name)
-            }
+            (Some((Token::AnyText, rest)), _) => (0..=name.len()).any(|at| naive(rest, &name[at..])),
+            (Some((Token::AnyChar, rest)), Some((_, name))) => naive(rest, name),
+            (Some((Token::Char(wanted), rest)), Some((found, name))) => wanted == found && naive(rest, name),
             (Some(_), None) => false,
         }
     }
@@ -194,7 +188,7 @@ mod tests {
         fn as_defined(pattern in "[ab*?]{1,8}", name in "[ab]{1,8}") {
             let glob: Glob = pattern.parse().unwrap();
             let characters: Vec<char> = name.chars().collect();
-            prop_assert_eq!(glob.matches(&Key::new(&name).unwrap()), by_definition(&glob.0, &characters));
+            prop_assert_eq!(glob.matches(&Key::new(&name).unwrap()), naive(&glob.0, &characters));
         }
 
         #[test]

@@ -16,8 +16,7 @@ pub enum OnConflict {
     Fail,
     /// Keep the target's value.
     Skip,
-    /// Replace it by the source's value. The target is not read, except to check the checkpoint of a resumed
-    /// copy.
+    /// Replace it by the source's. The target is not read, except to check the checkpoint of a resumed copy.
     Overwrite,
 }
 
@@ -32,8 +31,7 @@ pub struct CopyOptions {
     /// Only report what would be done: nothing is written, a conflict is a failure in the report and does not
     /// stop the copy, and no checkpoint is used.
     pub dry_run: bool,
-    /// The number of records per write: at least 1, [`IMPORT_CHUNK`] unless set. Fewer if the records are
-    /// large.
+    /// The records per write: at least 1, [`IMPORT_CHUNK`] unless set. Fewer if the records are large.
     pub batch: usize,
     /// The number of concurrent writes: at least 1, 4 unless set.
     pub concurrency: usize,

@@ -111,10 +111,10 @@ impl CopyFailure {
 #[non_exhaustive]
 #[must_use = "a copy returns Ok although it was stopped, or some records failed"]
 pub struct CopyReport {
-    /// The results per kind, since the first run if the copy was resumed. Records that were written after the
-    /// last saved checkpoint are written and counted again.
+    /// The results per kind, of all runs if the copy was resumed. Records after the saved checkpoint count
+    /// again.
     pub tallies: Tallies,
-    /// The first [`MAX_NAMED`] records that failed, since the first run if the copy was resumed.
+    /// The first [`MAX_NAMED`] records that failed, in all runs if the copy was resumed.
     pub failures: Vec<CopyFailure>,
     /// Why the copy stopped before the end of the source, if it did. The records before are written, and the
     /// copy can be resumed. The error's [outcome](Error::outcome) applies to records that were read and are

@@ -19,8 +19,7 @@ const PAGE: usize = 100;
 /// under their keys. The source is read to its end. Only these keys are read from the store, so records that
 /// only the store has are not found.
 ///
-/// The sample is held in memory. The digests are those of the sample and of the store's records under its
-/// keys.
+/// The sample is held in memory. The digests are those of the sample and of the records found for it.
 ///
 /// # Errors
 ///

@@ -140,15 +140,13 @@ impl VerifyReport {
         })
     }
 
-    /// Whether both sides have the same records. After [sampling](Self::sampled_of) this holds for the sample
-    /// only.
+    /// Whether both sides have the same records, or for a [sample](Self::sampled_of) its records.
     #[must_use]
     pub fn is_same(&self) -> bool {
         self.has_source() && self.total().extra == 0
     }
 
-    /// Whether the target has all records of the source that were compared, as after a copy. It may have
-    /// others.
+    /// Whether the target has all compared records of the source, as after a copy. It may have others.
     #[must_use]
     pub fn has_source(&self) -> bool {
         let total = self.total();
@@ -179,8 +177,8 @@ impl VerifyReport {
 /// The number of records between two progress reports.
 const REPORT_EVERY: u64 = 1000;
 
-/// Compares two sorted streams, record by record, in constant memory. Values are the same only if they are
-/// equal in every bit: 1 and 1.0 differ.
+/// Compares two sorted streams, record by record, in constant memory. Values must be equal in every bit: 1
+/// and 1.0 differ.
 ///
 /// Writes to a store during the comparison can appear as differences, unless its export is a snapshot.
 ///

@@ -20,11 +20,11 @@ use tempfile::TempDir;
 
 use crate::records::{configs, digest, memory, of, usage};
 
-struct Fixture {
+struct Setup {
     dir: TempDir,
 }
 
-impl Fixture {
+impl Setup {
     fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
@@ -68,16 +68,16 @@ fn records() -> Vec<Record> {
 #[tokio::test]
 async fn resumes_from_the_saved_position() {
     for after in [0, 1, 9, 10, 11, 100, 105, 199, 200] {
-        let (fixture, to) = (Fixture::new(), memory(Vec::new()).await);
-        let report = fixture.copy(broken(records(), after), &to, fixture.checkpoint()).await.unwrap();
+        let (setup, to) = (Setup::new(), memory(Vec::new()).await);
+        let report = setup.copy(broken(records(), after), &to, setup.checkpoint()).await.unwrap();
         assert_eq!(report.stopped.as_ref().unwrap().to_string(), "the source is lost");
         assert_eq!(report.tallies.total().written, after as u64, "all records that were read are written");
-        let mode = fs::metadata(fixture.path()).unwrap().permissions().mode();
+        let mode = fs::metadata(setup.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
 
         let count = Count::default();
         let mut resumed = None;
-        let options = fixture.options(fixture.checkpoint().resuming());
+        let options = setup.options(setup.checkpoint().resuming());
         let counted = to.clone().layer(count.clone());
         let report = copy(of(records()), &counted, &options, |event| {
             if let CopyEvent::Resumed(tallies) = event {
@@ -97,19 +97,18 @@ async fn resumes_from_the_saved_position() {
         assert_eq!(report.tallies.total().written, 200);
         assert_eq!(report.tallies.total().read, 200);
         assert_eq!(digest(&to).await, digest(&memory(records()).await).await);
-        assert!(!fixture.path().exists(), "the copy is complete");
+        assert!(!setup.path().exists(), "the copy is complete");
     }
 }
 
 #[tokio::test]
 async fn a_resumed_copy_meets_the_conflict_again() {
-    let (fixture, to) =
-        (Fixture::new(), memory(vec![crate::records::config("k00042", json!("other"))]).await);
-    let report = fixture.copy(of(records()), &to, fixture.checkpoint()).await.unwrap();
+    let (setup, to) = (Setup::new(), memory(vec![crate::records::config("k00042", json!("other"))]).await);
+    let report = setup.copy(of(records()), &to, setup.checkpoint()).await.unwrap();
     assert_eq!(report.stopped.unwrap().kind(), ErrorKind::Conflict);
-    let report = fixture.copy(of(records()), &to, fixture.checkpoint().resuming()).await.unwrap();
+    let report = setup.copy(of(records()), &to, setup.checkpoint().resuming()).await.unwrap();
     assert_eq!(report.stopped.unwrap().kind(), ErrorKind::Conflict, "the conflict remains");
-    let options = fixture.options(fixture.checkpoint().resuming()).with_on_conflict(OnConflict::Overwrite);
+    let options = setup.options(setup.checkpoint().resuming()).with_on_conflict(OnConflict::Overwrite);
     let _ = copy(of(records()), &to, &options, |_| ()).await.unwrap().complete().unwrap();
     assert_eq!(digest(&to).await, digest(&memory(records()).await).await);
 }
@@ -126,33 +125,33 @@ async fn only_a_copy_under_fail_resumes_with_another_policy() {
         (Overwrite, Skip, false),
         (Overwrite, Overwrite, true),
     ] {
-        let (fixture, to) = (Fixture::new(), memory(Vec::new()).await);
-        let with = |checkpoint, policy| fixture.options(checkpoint).with_on_conflict(policy);
-        let _ = copy(broken(records(), 50), &to, &with(fixture.checkpoint(), first), |_| ()).await.unwrap();
-        let options = with(fixture.checkpoint().resuming(), second);
+        let (setup, to) = (Setup::new(), memory(Vec::new()).await);
+        let with = |checkpoint, policy| setup.options(checkpoint).with_on_conflict(policy);
+        let _ = copy(broken(records(), 50), &to, &with(setup.checkpoint(), first), |_| ()).await.unwrap();
+        let options = with(setup.checkpoint().resuming(), second);
         let resumed = copy(of(records()), &to, &options, |_| ()).await;
         match resumes {
             true => assert!(resumed.unwrap().complete().unwrap().resumed),
             false => assert_eq!(resumed.unwrap_err().kind(), ErrorKind::InvalidValue),
         }
         // A copy that starts over may have any policy.
-        let _ = copy(of(records()), &to, &with(fixture.checkpoint(), second), |_| ()).await.unwrap();
+        let _ = copy(of(records()), &to, &with(setup.checkpoint(), second), |_| ()).await.unwrap();
     }
 }
 
 #[tokio::test]
 async fn a_target_without_the_copied_records_is_refused() {
     for policy in [OnConflict::Fail, OnConflict::Skip, OnConflict::Overwrite] {
-        let (fixture, to) = (Fixture::new(), memory(Vec::new()).await);
-        let options = |checkpoint| fixture.options(checkpoint).with_on_conflict(policy);
-        let _ = copy(broken(records(), 150), &to, &options(fixture.checkpoint()), |_| ()).await.unwrap();
-        let whole = fs::read(fixture.path()).unwrap();
+        let (setup, to) = (Setup::new(), memory(Vec::new()).await);
+        let options = |checkpoint| setup.options(checkpoint).with_on_conflict(policy);
+        let _ = copy(broken(records(), 150), &to, &options(setup.checkpoint()), |_| ()).await.unwrap();
+        let whole = fs::read(setup.path()).unwrap();
         let emptied = memory(configs(99)).await;
-        let resuming = options(fixture.checkpoint().resuming());
+        let resuming = options(setup.checkpoint().resuming());
         let error = copy(of(records()), &emptied, &resuming, |_| ()).await.unwrap_err();
         assert!(error.to_string().contains("lacks a record that the checkpoint lists as written"), "{error}");
         assert_eq!(
-            (digest(&emptied).await, fs::read(fixture.path()).unwrap()),
+            (digest(&emptied).await, fs::read(setup.path()).unwrap()),
             (digest(&memory(configs(99)).await).await, whole)
         );
         let _ = copy(of(records()), &to, &resuming, |_| ()).await.unwrap().complete().unwrap();
@@ -163,11 +162,10 @@ async fn a_target_without_the_copied_records_is_refused() {
 /// target.
 #[tokio::test]
 async fn a_resumed_copy_reports_earlier_failures() {
-    let (fixture, to) = (Fixture::new(), crate::faults::without_usage().await);
-    let report =
-        copy(broken(records(), 150), &to, &fixture.options(fixture.checkpoint()), |_| ()).await.unwrap();
+    let (setup, to) = (Setup::new(), crate::faults::without_usage().await);
+    let report = copy(broken(records(), 150), &to, &setup.options(setup.checkpoint()), |_| ()).await.unwrap();
     assert_eq!(report.tallies.usage.failed, 50);
-    let options = fixture.options(fixture.checkpoint().resuming());
+    let options = setup.options(setup.checkpoint().resuming());
     let report = copy(of(records()), &to, &options, |_| ()).await.unwrap();
     assert_eq!((report.tallies.usage.failed, report.failures.len()), (100, 100));
     let first = &report.failures[0];
@@ -179,32 +177,32 @@ async fn a_resumed_copy_reports_earlier_failures() {
 
 #[tokio::test]
 async fn the_order_of_kinds_in_the_filter_does_not_matter() {
-    let (fixture, to) = (Fixture::new(), memory(Vec::new()).await);
+    let (setup, to) = (Setup::new(), memory(Vec::new()).await);
     let with = |kinds: [RecordKind; 3], checkpoint| {
         let mut filter = Filter::default();
         filter.kinds = kinds.to_vec();
-        fixture.options(checkpoint).with_filter(filter)
+        setup.options(checkpoint).with_filter(filter)
     };
     use RecordKind::{Config, Usage};
-    let options = with([Config, Usage, Config], fixture.checkpoint());
+    let options = with([Config, Usage, Config], setup.checkpoint());
     let _ = copy(broken(records(), 50), &to, &options, |_| ()).await.unwrap();
-    let options = with([Usage, Config, Config], fixture.checkpoint().resuming());
+    let options = with([Usage, Config, Config], setup.checkpoint().resuming());
     assert!(copy(of(records()), &to, &options, |_| ()).await.unwrap().complete().unwrap().resumed);
 }
 
 #[tokio::test]
 async fn a_checkpoint_may_be_deleted_during_the_copy() {
-    let (fixture, to) = (Fixture::new(), memory(Vec::new()).await);
-    let path = fixture.path();
+    let (setup, to) = (Setup::new(), memory(Vec::new()).await);
+    let path = setup.path();
     let records = of(records()).inspect(move |_| drop(fs::remove_file(&path)));
-    let _ = fixture.copy(records, &to, fixture.checkpoint()).await.unwrap().complete().unwrap();
+    let _ = setup.copy(records, &to, setup.checkpoint()).await.unwrap().complete().unwrap();
 }
 
 #[tokio::test]
 async fn resumes_after_being_dropped_at_any_await() {
     let wanted = digest(&memory(records()).await).await;
     for polls in (1..60).step_by(3) {
-        let (fixture, to) = (Fixture::new(), memory(Vec::new()).await);
+        let (setup, to) = (Setup::new(), memory(Vec::new()).await);
         {
             // Every third record yields to the executor.
             let slow = of(records()).enumerate().then(|(at, record)| async move {
@@ -213,7 +211,7 @@ async fn resumes_after_being_dropped_at_any_await() {
                 }
                 record
             });
-            let copying = fixture.copy(slow, &to, fixture.checkpoint());
+            let copying = setup.copy(slow, &to, setup.checkpoint());
             let elapsed = async {
                 for _ in 0..polls {
                     tokio::task::yield_now().await;
@@ -221,7 +219,7 @@ async fn resumes_after_being_dropped_at_any_await() {
             };
             tokio::select! { biased; _ = copying => {} () = elapsed => {} }
         }
-        let report = fixture.copy(of(records()), &to, fixture.checkpoint().resuming()).await.unwrap();
+        let report = setup.copy(of(records()), &to, setup.checkpoint().resuming()).await.unwrap();
         let _ = report.complete().unwrap();
         assert_eq!(digest(&to).await, wanted);
     }
@@ -229,21 +227,21 @@ async fn resumes_after_being_dropped_at_any_await() {
 
 #[tokio::test]
 async fn starts_over_without_a_checkpoint_or_without_resume() {
-    let (fixture, to) = (Fixture::new(), memory(Vec::new()).await);
-    let report = fixture.copy(broken(records(), 50), &to, fixture.checkpoint().resuming()).await.unwrap();
-    assert!(!report.resumed && fixture.path().exists());
-    let report = fixture.copy(of(records()), &to, fixture.checkpoint()).await.unwrap().complete().unwrap();
+    let (setup, to) = (Setup::new(), memory(Vec::new()).await);
+    let report = setup.copy(broken(records(), 50), &to, setup.checkpoint().resuming()).await.unwrap();
+    assert!(!report.resumed && setup.path().exists());
+    let report = setup.copy(of(records()), &to, setup.checkpoint()).await.unwrap().complete().unwrap();
     assert_eq!((report.resumed, report.tallies.total().read), (false, 200));
 }
 
 #[tokio::test]
 async fn only_the_checkpoint_of_the_same_copy_is_accepted() {
-    let (fixture, to) = (Fixture::new(), memory(Vec::new()).await);
-    let _ = fixture.copy(broken(records(), 50), &to, fixture.checkpoint()).await.unwrap();
-    let whole = fs::read(fixture.path()).unwrap();
+    let (setup, to) = (Setup::new(), memory(Vec::new()).await);
+    let _ = setup.copy(broken(records(), 50), &to, setup.checkpoint()).await.unwrap();
+    let whole = fs::read(setup.path()).unwrap();
     let refused = async |checkpoint: Checkpoint, filter: Filter| {
         let before = digest(&to).await;
-        let options = fixture.options(checkpoint).with_filter(filter);
+        let options = setup.options(checkpoint).with_filter(filter);
         let error = copy(of(records()), &to, &options, |_| ()).await.unwrap_err();
         assert_eq!(digest(&to).await, before);
         error.kind()
@@ -251,17 +249,17 @@ async fn only_the_checkpoint_of_the_same_copy_is_accepted() {
     let all = Filter::default;
     let mut some = all();
     some.include = vec!["k*".parse().unwrap()];
-    let other = |source, target| Checkpoint::new(fixture.path(), source, target);
+    let other = |source, target| Checkpoint::new(setup.path(), source, target);
     for (checkpoint, filter) in [
         (other("here", "elsewhere"), all()),
         (other("elsewhere", "there"), all()),
         (other("her", "ethere"), all()),
-        (fixture.checkpoint(), some),
+        (setup.checkpoint(), some),
     ] {
         // A copy that does not resume must not overwrite it, either.
         assert_eq!(refused(checkpoint.clone(), filter.clone()).await, ErrorKind::InvalidValue);
         assert_eq!(refused(checkpoint.resuming(), filter).await, ErrorKind::InvalidValue);
-        assert_eq!(fs::read(fixture.path()).unwrap(), whole);
+        assert_eq!(fs::read(setup.path()).unwrap(), whole);
     }
 
     let mut newer: Value = serde_json::from_slice(&whole).unwrap();
@@ -273,26 +271,26 @@ async fn only_the_checkpoint_of_the_same_copy_is_accepted() {
         (Vec::new(), ErrorKind::InvalidValue),
         (whole[..whole.len() / 2].to_vec(), ErrorKind::InvalidValue),
     ] {
-        fs::write(fixture.path(), &text).unwrap();
-        assert_eq!(refused(fixture.checkpoint().resuming(), all()).await, kind);
-        assert_eq!(refused(fixture.checkpoint(), all()).await, kind);
-        assert_eq!(fs::read(fixture.path()).unwrap(), text, "the file is unchanged");
+        fs::write(setup.path(), &text).unwrap();
+        assert_eq!(refused(setup.checkpoint().resuming(), all()).await, kind);
+        assert_eq!(refused(setup.checkpoint(), all()).await, kind);
+        assert_eq!(fs::read(setup.path()).unwrap(), text, "the file is unchanged");
     }
 }
 
 #[tokio::test]
 async fn fails_at_the_start_if_the_checkpoint_cannot_be_created() {
-    let (fixture, to) = (Fixture::new(), memory(Vec::new()).await);
-    let nowhere = Checkpoint::new(fixture.dir.path().join("no/such/folder"), "here", "there");
-    assert!(fixture.copy(of(records()), &to, nowhere).await.is_err());
+    let (setup, to) = (Setup::new(), memory(Vec::new()).await);
+    let nowhere = Checkpoint::new(setup.dir.path().join("no/such/folder"), "here", "there");
+    assert!(setup.copy(of(records()), &to, nowhere).await.is_err());
     assert!(to.list_configs().await.unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn the_checkpoint_is_saved_during_the_copy() {
-    let (fixture, to) = (Fixture::new(), memory(Vec::new()).await);
+    let (setup, to) = (Setup::new(), memory(Vec::new()).await);
     let seen = Arc::new(AtomicU64::new(0));
-    let (counter, path) = (seen.clone(), fixture.path());
+    let (counter, path) = (seen.clone(), setup.path());
     let slow = of(records()).enumerate().then(move |(at, record)| {
         let (counter, path) = (counter.clone(), path.clone());
         async move {
@@ -305,6 +303,6 @@ async fn the_checkpoint_is_saved_during_the_copy() {
             record
         }
     });
-    let _ = fixture.copy(slow, &to, fixture.checkpoint()).await.unwrap().complete().unwrap();
+    let _ = setup.copy(slow, &to, setup.checkpoint()).await.unwrap().complete().unwrap();
     assert!(seen.load(Ordering::Relaxed) >= 20, "{seen:?}");
 }

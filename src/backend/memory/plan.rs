@@ -37,12 +37,7 @@ impl Plans {
         self.records.retain(|_, plan| now < plan.expires);
     }
 
-    fn audit(
-        &mut self,
-        attempt: &Attempt<'_>,
-        status: AuditStatus,
-        error: Option<PlanRefusal>,
-    ) -> Result<()> {
+    fn log(&mut self, attempt: &Attempt<'_>, status: AuditStatus, error: Option<PlanRefusal>) -> Result<()> {
         self.audit.push_back(attempt.entry(status, error, SystemTime::now())?);
         if self.audit.len() > MAX_AUDIT_ENTRIES {
             self.audit.pop_front();
@@ -71,7 +66,7 @@ impl ConfigBatch for Memory {
             let stored = |key: &Key| store.data.configs.get(key).cloned();
             let step = apply_step(plan, payload, known, stored);
             let (status, error, result) = step.end();
-            store.plans.audit(&attempt, status, error)?;
+            store.plans.log(&attempt, status, error)?;
             if let ApplyStep::Change(changes) = step {
                 let data = store.changed();
                 for change in &changes {
@@ -114,7 +109,7 @@ impl ConfigBatch for Memory {
                 Some(record) => attempt.about(record),
                 None => attempt,
             };
-            store.plans.audit(&attempt, status, error)?;
+            store.plans.log(&attempt, status, error)?;
             result
         })
     }

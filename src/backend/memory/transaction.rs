@@ -39,17 +39,11 @@ impl<V: Clone> Changes<V> {
         Ok(())
     }
 
-    /// Whether all keys still have their values of the snapshot. `same` compares identity, since 0.0 equals
-    /// -0.0.
-    fn are_current(
-        &self,
-        snapshot: &BTreeMap<Key, V>,
-        now: &BTreeMap<Key, V>,
-        same: fn(&V, &V) -> bool,
-    ) -> bool {
-        self.0.keys().all(|key| match (snapshot.get(key), now.get(key)) {
+    /// Whether all keys still have their old values. `same` compares identity, since 0.0 equals -0.0.
+    fn unchanged(&self, old: &BTreeMap<Key, V>, new: &BTreeMap<Key, V>, same: fn(&V, &V) -> bool) -> bool {
+        self.0.keys().all(|key| match (old.get(key), new.get(key)) {
             (None, None) => true,
-            (Some(before), Some(now)) => same(before, now),
+            (Some(old), Some(new)) => same(old, new),
             _ => false,
         })
     }
@@ -123,8 +117,8 @@ impl Transaction for MemoryTransaction {
         let Self { memory, snapshot, credentials, configs } = self;
         memory.lock(|store| {
             let data = &store.data;
-            if !credentials.are_current(&snapshot.credentials, &data.credentials, Credential::is_clone_of)
-                || !configs.are_current(&snapshot.configs, &data.configs, ConfigValue::is_clone_of)
+            if !credentials.unchanged(&snapshot.credentials, &data.credentials, Credential::is_clone_of)
+                || !configs.unchanged(&snapshot.configs, &data.configs, ConfigValue::is_clone_of)
             {
                 return Err(Error::new(
                     ErrorKind::Conflict,

@@ -18,8 +18,7 @@ pub(super) const CONNECTIONS: &str = "db.client.connection.count";
 pub(super) const MAX_CONNECTIONS: &str = "db.client.connection.max";
 pub(super) const PENDING_REQUESTS: &str = "db.client.connection.pending_requests";
 
-/// More than the library has operations. If an application's own operations exceed it, the rest share one
-/// entry.
+/// More than the library has operations. An application's own operations beyond it share one entry.
 const ENTRIES: usize = 128;
 /// The conventions' name for operations without an entry of their own.
 const OTHER: &str = "_OTHER";

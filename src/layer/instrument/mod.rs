@@ -48,8 +48,7 @@ use crate::{
 /// | `db.response.status_code` | with an error: the [code](Error::code), an SQLSTATE, a Redis prefix or MongoDB's number, if there was one |
 /// | `otel.kind`, `otel.status_code` | `client`; `ERROR` with most errors, see below |
 ///
-/// When the operation ends, the span gets an event: at DEBUG, or at WARN for an error of the store. Not every
-/// error is one:
+/// When the operation ends, the span gets an event, at DEBUG or WARN. Not every error is the store's:
 ///
 /// | error | event | `error.type` | `otel.status_code` | [`error_rate`](crate::Performance::error_rate) |
 /// |---|---|---|---|---|
@@ -105,8 +104,8 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// Without a subscriber and a recorder one call in this many is timed, because reading the clock twice costs
-/// more than the rest of the layer.
+/// One call in this many is timed if nothing else needs the time: reading the clock twice costs more than the
+/// rest.
 const TIMED_EVERY: u64 = 16;
 
 impl Instrument {
@@ -235,14 +234,14 @@ impl Running<'_> {
             }
         }
         let name = self.name;
-        let Some(Failure { kind, code, is_store_error, is_warning }) = failure else {
+        let Some(Failure { kind, code, store_error, warns }) = failure else {
             if !self.span.is_none() {
                 let _entered = self.span.enter();
                 tracing::debug!(target: "gateway_storage", operation = name, elapsed = elapsed.map(debug), "done");
             }
             return;
         };
-        if is_store_error {
+        if store_error {
             recent.fail();
             self.span.record("otel.status_code", "ERROR");
         }
@@ -267,7 +266,7 @@ impl Running<'_> {
                 )
             };
         }
-        if is_warning { emit!(warn) } else { emit!(debug) }
+        if warns { emit!(warn) } else { emit!(debug) }
     }
 }
 
@@ -277,12 +276,9 @@ impl Drop for Running<'_> {
             (true, _) => {}
             // The reader dropped the stream between two items.
             (false, Some(_)) if !self.is_awaited => self.settle(None),
-            (false, _) => self.settle(Some(Failure {
-                kind: "cancelled",
-                code: None,
-                is_store_error: true,
-                is_warning: true,
-            })),
+            (false, _) => {
+                self.settle(Some(Failure { kind: "cancelled", code: None, store_error: true, warns: true }))
+            }
         }
     }
 }
@@ -292,8 +288,8 @@ struct Failure<'e> {
     kind: &'static str,
     code: Option<&'e str>,
     /// Whether the store caused it, and not the caller.
-    is_store_error: bool,
-    is_warning: bool,
+    store_error: bool,
+    warns: bool,
 }
 
 impl<'e> Failure<'e> {
@@ -301,10 +297,10 @@ impl<'e> Failure<'e> {
         use ErrorKind::{Busy, Conflict, InvalidKey, InvalidValue, NotFound, Overflow, TooLarge};
 
         let kind = error.kind();
-        let is_store_error = !matches!(kind, Conflict | InvalidKey | InvalidValue | Overflow | TooLarge);
-        let is_warning = is_store_error && kind != Busy;
+        let store_error = !matches!(kind, Conflict | InvalidKey | InvalidValue | Overflow | TooLarge);
+        let warns = store_error && kind != Busy;
         let code = error.code().and_then(status_code);
-        (kind != NotFound).then_some(Self { kind: kind.as_str(), code, is_store_error, is_warning })
+        (kind != NotFound).then_some(Self { kind: kind.as_str(), code, store_error, warns })
     }
 }
 

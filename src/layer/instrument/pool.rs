@@ -50,8 +50,7 @@ async fn sample<B: Pooled>(backend: B, gauges: Gauges, mut closed: watch::Receiv
     gauges.set(PoolStats::default());
 }
 
-/// The gauges are looked up at each sample, because the recorder may be installed later. The interval makes
-/// this cheap.
+/// Looked up at each sample, because the recorder may be installed later. Samples are rare.
 struct Gauges {
     labels: Vec<Label>,
 }
