@@ -199,7 +199,7 @@ fn a_checkpoint_that_does_not_fit_is_named() {
     let line = ["copy", &from, &to, "--checkpoint", "place"];
     fs::write(place.dir.path().join("place"), "{}").unwrap();
     let (_, err) = place.moves(2, &line);
-    assert!(err.contains("is no checkpoint") && err.contains("the checkpoint is `place`"), "{err}");
+    assert!(err.contains("is not a checkpoint") && err.contains("the checkpoint is `place`"), "{err}");
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn what_can_not_be_reached_or_is_wrong() {
     }
     fs::write(place.dir.path().join("notes"), "mine").unwrap();
     let (_, err) = place.moves(2, &["copy", &from, &to, "--checkpoint", "notes"]);
-    assert!(err.contains("is no checkpoint"), "{err}");
+    assert!(err.contains("is not a checkpoint"), "{err}");
     assert_eq!(fs::read_to_string(place.dir.path().join("notes")).unwrap(), "mine");
 }
 
