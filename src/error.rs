@@ -185,7 +185,7 @@ impl Error {
 
     /// The same error in other words.
     #[cold]
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "mongodb", feature = "postgres"))]
     pub(crate) fn with_message(self, message: String) -> Self {
         self.edit(|inner| inner.message = message.into())
     }

@@ -1,4 +1,4 @@
-//! What the layers cost, and what `Retry` does over a hundred thousand calls.
+//! The cost of the layers, and `Retry` over a hundred thousand calls.
 #![cfg(feature = "memory")]
 
 mod workload;
@@ -27,7 +27,7 @@ fn eager() -> Retry {
     Retry::new().tries(10).pauses(Duration::ZERO, Duration::ZERO)
 }
 
-/// Every `Ok` was counted once, and every other increment at most once: what the caller is told is true.
+/// Every increment with `Ok` was counted once, and every other one at most once, as its outcome says.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counters_are_never_applied_twice() {
     const TASKS: i64 = 10;
@@ -35,10 +35,10 @@ async fn counters_are_never_applied_twice() {
     let bare = memory().await;
     let fault = Fault::seeded(11).errors(0.1).lost_requests(0.05).lost_replies(0.05);
     let storage = bare.clone().layer(fault).layer(eager());
-    let (told, refused, unknown) = <(Arc<AtomicI64>, Arc<AtomicI64>, Arc<AtomicI64>)>::default();
+    let (ok, refused, unknown) = <(Arc<AtomicI64>, Arc<AtomicI64>, Arc<AtomicI64>)>::default();
     let tasks: Vec<_> = (0..TASKS)
         .map(|task| {
-            let (storage, told) = (storage.clone(), told.clone());
+            let (storage, ok) = (storage.clone(), ok.clone());
             let (refused, unknown) = (refused.clone(), unknown.clone());
             tokio::spawn(async move {
                 let key = Key::new(&format!("task-{task}")).unwrap();
@@ -49,7 +49,7 @@ async fn counters_are_never_applied_twice() {
                             sure += 1;
                             assert!(
                                 total > last && (sure..=sure + maybe).contains(&total),
-                                "a total of another one"
+                                "the total of another key"
                             );
                             last = total;
                         }
@@ -57,7 +57,7 @@ async fn counters_are_never_applied_twice() {
                         Err(_) => drop(refused.fetch_add(1, Ordering::Relaxed)),
                     }
                 }
-                told.fetch_add(sure, Ordering::Relaxed);
+                ok.fetch_add(sure, Ordering::Relaxed);
                 unknown.fetch_add(maybe, Ordering::Relaxed);
             })
         })
@@ -65,18 +65,18 @@ async fn counters_are_never_applied_twice() {
     for task in tasks {
         task.await.unwrap();
     }
-    let [told, refused, unknown] = [told, refused, unknown].map(|count| count.load(Ordering::Relaxed));
+    let [ok, refused, unknown] = [ok, refused, unknown].map(|count| count.load(Ordering::Relaxed));
     let counted: i64 =
         bare.list_usage().await.unwrap().into_values().flat_map(|of| of.into_iter()).map(|(_, n)| n).sum();
-    assert_eq!(told + refused + unknown, TASKS * EACH);
-    assert!((told..=told + unknown).contains(&counted), "{told} told, {unknown} unknown, {counted} counted");
-    // About half of the lost ones were applied; both halves are there, so the test can fail.
-    let applied = counted - told;
+    assert_eq!(ok + refused + unknown, TASKS * EACH);
+    assert!((ok..=ok + unknown).contains(&counted), "{ok} ok, {unknown} unknown, {counted} counted");
+    // About half of the unknown ones were applied. Neither share is near 0, so the test can fail.
+    let applied = counted - ok;
     assert!(unknown > 8_000 && applied > unknown / 3 && applied < unknown * 2 / 3, "{applied} of {unknown}");
-    assert!(refused < 10, "what was not applied is tried again: {refused}");
+    assert!(refused < 10, "calls that were not applied are retried: {refused}");
 }
 
-/// Within the budget that is there unless one sets another.
+/// Within the default budget.
 #[tokio::test]
 async fn repeatable_operations_succeed_through_faults() {
     let bare = memory().await;
@@ -88,7 +88,7 @@ async fn repeatable_operations_succeed_through_faults() {
         storage.set_config(&name, json!(n)).await.unwrap();
         assert_eq!(storage.get_config(&name).await.unwrap().value(), &json!(n));
     }
-    // 5 % of the replies were lost, after the effect.
+    // 5 % of the replies were lost after the write was applied.
     assert!(asked.of("set_config") > 10_400, "{}", asked.of("set_config"));
     let bare = bare.layer(Fault::seeded(12).errors(0.1).lost_requests(0.05).lost_replies(0.05));
     let mut failed = 0;
@@ -98,7 +98,7 @@ async fn repeatable_operations_succeed_through_faults() {
     assert!((150..250).contains(&failed), "one in five fails without the layer: {failed}");
 }
 
-/// A backend whose calls wait in a queue of its own, and are withdrawn in time.
+/// A backend whose calls wait in a queue of its own, and leave it before the deadline.
 #[derive(Clone)]
 struct Queue {
     wait: Duration,
@@ -118,9 +118,9 @@ impl Layer for Queue {
     }
 }
 
-/// In the README's order, with the README's numbers.
+/// With the README's order and durations.
 #[tokio::test(start_paused = true)]
-async fn the_stack_tells_what_the_backend_knows() {
+async fn the_stack_returns_the_error_of_the_backend() {
     let queue = Queue { wait: Duration::from_secs(60), deadline: Duration::ZERO };
     let storage = memory().await.layer(queue);
     let stack = Stack::new()
@@ -141,11 +141,11 @@ async fn the_stack_tells_what_the_backend_knows() {
     let took = begun.elapsed();
     assert!(took > Duration::from_millis(900) && took < Duration::from_secs(1), "{took:?}");
 
-    let patient = storage.with_deadline(Duration::from_secs(90));
-    assert_eq!(patient.increment_usage("a", "n", 1).await.unwrap(), 1);
+    let slower = storage.with_deadline(Duration::from_secs(90));
+    assert_eq!(slower.increment_usage("a", "n", 1).await.unwrap(), 1);
 }
 
-/// The allocations of one call, when all that is kept for later is there.
+/// The allocations of a thousand calls, after warming up.
 fn allocations<F: Future>(call: impl Fn() -> F) -> u64 {
     for _ in 0..100 {
         call().now_or_never().expect("it never waits");
@@ -173,7 +173,7 @@ fn no_layer_allocates() {
     let missing = Key::new("missing").unwrap();
     assert!(
         allocations(|| CredentialStore::get_credential(&backend, &missing)) >= 1_000,
-        "errors allocate: this counts"
+        "errors allocate, so the counter works"
     );
 
     fn check<B: CredentialStore + UsageStore>(
@@ -199,7 +199,8 @@ fn no_layer_allocates() {
     check("the stack", &stacked(storage), &id, &field, direct);
 }
 
-/// The futures' sizes in bytes, which grow with each layer: whoever spawns a task for each request pays for them.
+/// The sizes of the futures in bytes, which grow with each layer. A task that is spawned for a request holds
+/// one.
 #[test]
 fn futures_have_these_sizes() {
     let storage = memory().now_or_never().unwrap();

@@ -1,4 +1,5 @@
-//! What OpenTelemetry gets, by name. Alone in its process: which events anybody hears is known to `tracing` for all threads.
+//! The spans that OpenTelemetry receives, by name. In a process of its own, because `tracing` caches for all
+//! threads which call sites are enabled.
 
 mod workload;
 
@@ -9,7 +10,7 @@ use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData
 use tracing_subscriber::layer::SubscriberExt;
 use workload::{OPERATIONS, work};
 
-/// What OpenTelemetry gets of some work.
+/// The spans that OpenTelemetry receives from some work.
 async fn spans(work: impl Future<Output = ()>) -> Vec<SpanData> {
     let exporter = InMemorySpanExporter::default();
     let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
@@ -25,9 +26,9 @@ async fn spans(work: impl Future<Output = ()>) -> Vec<SpanData> {
     exporter.get_finished_spans().unwrap()
 }
 
-/// What Memory does not do.
+/// The operations of [`Versioned`], which `Memory` does not have.
 #[cfg(feature = "git")]
-async fn look_back() {
+async fn history_work() {
     use gateway_storage::{Git, Key, Storage, Versioned, VersionedKind};
 
     let folder = tempfile::tempdir().unwrap();
@@ -57,7 +58,7 @@ async fn spans_are_named_as_the_conventions_say() {
         let of_caller = ["conflict", "invalid_value", "overflow", "too_large"];
         let of_store = value("error.type").is_some_and(|kind| !of_caller.contains(&&*kind));
         assert_eq!(of_store, matches!(span.status, Status::Error { .. }), "{span:?}");
-        assert_ne!(value("db.operation.batch.size").as_deref(), Some("1"), "one is no batch");
+        assert_ne!(value("db.operation.batch.size").as_deref(), Some("1"), "one item is not a batch");
         assert_eq!(span.events.len(), 1, "one event, at the end: {span:?}");
         let level = span.events[0].attributes.iter().find(|attribute| attribute.key.as_str() == "level");
         let level = level.unwrap().value.to_string();
@@ -90,11 +91,11 @@ async fn spans_are_named_as_the_conventions_say() {
         ("set_cache", "too_large"),
     ];
     let expected = expected.map(|(operation, error)| (operation.to_owned(), error.to_owned()));
-    assert_eq!(errors.into_iter().collect::<Vec<_>>(), expected, "and NotFound is none");
+    assert_eq!(errors.into_iter().collect::<Vec<_>>(), expected, "NotFound is not an error here");
 
     #[cfg(feature = "git")]
     {
-        let spans = self::spans(look_back()).await;
+        let spans = self::spans(history_work()).await;
         let names: Vec<&str> = spans.iter().map(|span| &*span.name).collect();
         // The branch is the namespace.
         assert_eq!(names, ["set_config main", "history main", "value_at main", "revert main"]);

@@ -1,4 +1,4 @@
-//! The document that the Go module exported and imported: [`read_go`], [`write_go`].
+//! The export document of the Go program gcli2api-go: [`read_go`], [`write_go`].
 
 use std::{
     cell::Cell,
@@ -25,46 +25,48 @@ use crate::{
     model::{Members, Refused, Watched},
 };
 
-/// The largest document that is read, in bytes: 1 GiB.
+/// The largest document that [`read_go`] accepts, in bytes: 1 GiB.
 pub const MAX_GO_BYTES: u64 = 1 << 30;
 
-/// What the Go module exported, read.
+/// A document that the Go program gcli2api-go exported.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct GoDocument {
-    /// Which of its backends it came from, as it says.
+    /// The backend that exported it, as stated in the document.
     pub backend: Option<String>,
-    /// When, as it says.
+    /// The time of the export, as stated in the document.
     pub exported_at: Option<String>,
-    /// The records, sorted as an export is.
+    /// The records, sorted as in an export.
     pub records: Vec<Record>,
-    /// What is no record that could be stored, each [`NotUnderstood`](crate::RemarkKind::NotUnderstood). The place is
-    /// `credentials`, then the key, then the field.
+    /// The entries that can't be stored as records, each [`NotUnderstood`](crate::RemarkKind::NotUnderstood).
+    /// Their place is `credentials`, `configs` or `usage`, then the key, then the field.
     pub remarks: Vec<Remark>,
 }
 
-/// What editors put before a text that is UTF-8, mostly on Windows.
+/// The bytes that some editors put before UTF-8 text, mostly on Windows.
 pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Whether a file that begins with these bytes could be a document of the Go module, and is no export of this crate.
+/// Whether a file that begins with these bytes may be a gcli2api-go document, and not an export of this
+/// crate.
 #[must_use]
 pub fn is_go(beginning: &[u8]) -> bool {
     let beginning = beginning.strip_prefix(BYTE_ORDER_MARK).unwrap_or(beginning);
     !super::is_export(beginning) && beginning.trim_ascii_start().starts_with(b"{")
 }
 
-/// Reads the document of the Go module: `{"backend": "..", "exported_at": "..", "credentials": {id: {..}}, "configs": {key: ..},
-/// "usage": {key: {field: count}}}`.
+/// Reads a document of gcli2api-go: `{"backend": "..", "exported_at": "..", "credentials": {id: {..}},
+/// "configs": {key: ..}, "usage": {key: {field: count}}}`.
 ///
-/// Its records are not in our order, so all of them are held in memory. What is in it stays as it is; a count may be text with a
-/// number, as its Redis backend exported it. A byte order mark before it is skipped. It has no digest: a document that was changed and still is JSON is not noticed.
+/// The records are not sorted, so all of them are held in memory. Values are taken unchanged. A count may be
+/// a string with a number, as the program's Redis backend exported it. A byte order mark is skipped. The
+/// document has no digest: a change that leaves it valid JSON goes unnoticed.
 ///
-/// Blocks while `input` does.
+/// Blocks while `input` blocks.
 ///
 /// # Errors
 ///
-/// [`Corrupt`](ErrorKind::Corrupt) with line and column, if it is not such a document or is cut off;
-/// [`TooLarge`](ErrorKind::TooLarge) over [`MAX_GO_BYTES`]; what `input` says.
+/// [`Corrupt`](ErrorKind::Corrupt) with line and column, if it is not such a document or is truncated;
+/// [`TooLarge`](ErrorKind::TooLarge) over [`MAX_GO_BYTES`]; any error of `input`.
 pub fn read_go(input: impl Read) -> Result<GoDocument> {
     let mut limited = input.take(MAX_GO_BYTES + 1);
     let seen = Cell::new(None);
@@ -78,23 +80,22 @@ pub fn read_go(input: impl Read) -> Result<GoDocument> {
         parser.deserialize_map(Document { seen: &seen }).and_then(|found| parser.end().map(|()| found));
     drop(parser);
     if limited.limit() == 0 {
-        let message =
-            format!("a document of the Go module has at most {MAX_GO_BYTES} bytes, this one has more");
+        let message = format!("the gcli2api-go document is too large: the limit is {MAX_GO_BYTES} bytes");
         return Err(Error::new(ErrorKind::TooLarge, message));
     }
     let found = parsed.map_err(|error| {
         let what = match error.classify() {
             Category::Io => return read::failed(error.into()),
-            Category::Eof => "it ends too early",
-            Category::Syntax => "it is not JSON there",
-            Category::Data => "something else was expected there",
+            Category::Eof => "unexpected end",
+            Category::Syntax => "invalid JSON",
+            Category::Data => "unexpected type",
         };
         let (line, column) = (error.line(), error.column());
-        let message = format!("no document of the Go module: at line {line} column {column}, {what}");
+        let message = format!("not a gcli2api-go document: {what} at line {line} column {column}");
         Error::new(ErrorKind::Corrupt, message)
     })?;
     if !found.has_section {
-        let message = "no document of the Go module: it has no credentials, configs or usage";
+        let message = "not a gcli2api-go document: it has no credentials, configs or usage";
         return Err(Error::new(ErrorKind::Corrupt, message));
     }
     let Found { backend, exported_at, records, remarks, .. } = found;
@@ -119,7 +120,7 @@ impl Found {
                     vacant.insert(record);
                     return;
                 }
-                Entry::Occupied(_) => Remark::not_understood(place, "it comes twice; the first one is taken"),
+                Entry::Occupied(_) => Remark::not_understood(place, "a duplicate; the first one is used"),
             },
             Err(error) => Remark::unreadable(place, &error),
         };
@@ -131,7 +132,7 @@ impl Found {
             Ok(key) => key,
             Err(error) => return self.add(&[section(kind), name], Err(error)),
         };
-        // A counter is looked at by itself.
+        // Counters are checked one by one.
         if let Some(refused) = refused.filter(|_| kind != RecordKind::Usage) {
             return self.add(&[section(kind), name], Err(refused.into()));
         }
@@ -154,7 +155,7 @@ impl Found {
                 }
                 _ => {
                     let error =
-                        Error::new(ErrorKind::InvalidValue, "a usage record is an object of counters");
+                        Error::new(ErrorKind::InvalidValue, "a usage record must be an object of counters");
                     self.add(&[section(kind), name], Err(error));
                 }
             },
@@ -176,8 +177,8 @@ fn counter(key: &Key, field: &str, count: &Value) -> Result<Record> {
         Value::String(text) => text.parse().ok(),
         _ => None,
     };
-    let wrong = || Error::new(ErrorKind::InvalidValue, "a count is a whole number that fits i64");
-    Ok(Record::Usage { key: key.clone(), field: Key::new(field)?, count: count.ok_or_else(wrong)? })
+    let invalid = || Error::new(ErrorKind::InvalidValue, "a count must be a 64-bit integer");
+    Ok(Record::Usage { key: key.clone(), field: Key::new(field)?, count: count.ok_or_else(invalid)? })
 }
 
 struct Document<'c> {
@@ -205,7 +206,7 @@ impl<'de> Visitor<'de> for Document<'_> {
                 }
                 _ => {
                     map.next_value::<IgnoredAny>()?;
-                    found.remarks.push(Remark::not_understood(name, "no such document has this part"));
+                    found.remarks.push(Remark::not_understood(name, "an unknown section"));
                 }
             }
         }
@@ -213,13 +214,13 @@ impl<'de> Visitor<'de> for Document<'_> {
     }
 }
 
-/// Writes records as the document of the Go module, in constant memory.
+/// Writes records as a document of gcli2api-go, in constant memory.
 ///
-/// The Go module reads numbers as 64-bit floats, so it changes integers beyond 2^53. The document has no digest.
+/// The program reads numbers as 64-bit floats and changes integers beyond 2^53. The document has no digest.
 ///
 /// # Errors
 ///
-/// As [`write`](super::write()).
+/// The same as for [`write`](super::write()).
 pub async fn write_go(
     header: &Header,
     records: impl Stream<Item = Result<Record>>,
@@ -232,37 +233,37 @@ pub async fn write_go(
     text(&header.source, &mut page);
     page.extend_from_slice(b",\n\"exported_at\": ");
     text(&created, &mut page);
-    let mut at = Place { kind: None, last: None };
+    let mut position = Position { kind: None, last: None };
     while let Some(record) = records.next().await {
-        at.add(&record?, &mut page)?;
+        position.add(&record?, &mut page)?;
         if page.len() >= PAGE {
             send(out.as_mut(), &page).await?;
             page.clear();
         }
     }
-    at.move_to(None, &mut page);
+    position.move_to(None, &mut page);
     page.extend_from_slice(b"\n}\n");
     send(out.as_mut(), &page).await?;
     std::future::poll_fn(|context| out.as_mut().poll_flush(context)).await.map_err(failed)
 }
 
-/// How much is written at once.
+/// The number of bytes per write.
 const PAGE: usize = 256 * 1024;
 
 fn text(text: &str, out: &mut Vec<u8>) {
     serde_json::to_writer(out, text).expect("a text is JSON");
 }
 
-/// Where in the document the writer is.
-struct Place {
+/// The writer's position in the document.
+struct Position {
     kind: Option<RecordKind>,
     last: Option<RecordKey>,
 }
 
-impl Place {
+impl Position {
     fn add(&mut self, record: &Record, out: &mut Vec<u8>) -> Result<()> {
-        let place = RecordKey::from(record);
-        if self.last.as_ref().is_some_and(|last| *last >= place) {
+        let record_key = RecordKey::from(record);
+        if self.last.as_ref().is_some_and(|last| *last >= record_key) {
             let error = Error::new(ErrorKind::InvalidValue, "the records to export are not sorted");
             return Err(error.with_key(record.key()));
         }
@@ -271,7 +272,7 @@ impl Place {
             self.move_to(Some(record.kind()), out);
         }
         let is_same_record = !is_first
-            && matches!((&self.last, &place), (Some(RecordKey::Usage(last, _)), RecordKey::Usage(key, _)) if last == key);
+            && matches!((&self.last, &record_key), (Some(RecordKey::Usage(last, _)), RecordKey::Usage(key, _)) if last == key);
         if let Record::Usage { key, field, count } = record {
             if !is_same_record {
                 out.extend_from_slice(if is_first { b"\n" } else { b"},\n" });
@@ -294,11 +295,11 @@ impl Place {
                 Record::Usage { .. } => {}
             }
         }
-        self.last = Some(place);
+        self.last = Some(record_key);
         Ok(())
     }
 
-    /// Ends the part, and begins those up to this one, or to the end: empty ones are there, too.
+    /// Ends the current section, and begins those up to `kind`, or to the end. Writes empty sections, too.
     fn move_to(&mut self, kind: Option<RecordKind>, out: &mut Vec<u8>) {
         match self.kind {
             Some(RecordKind::Usage) => out.extend_from_slice(b"}}"),

@@ -5,13 +5,14 @@
 //! use gateway_storage::{Memory, Storage, archive};
 //! # use serde_json::json;
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
-//! # let (storage, other) = (Storage::<Memory>::open("memory:").await?, Storage::<Memory>::open("memory:").await?);
+//! # let storage = Storage::<Memory>::open("memory:").await?;
+//! # let other = Storage::<Memory>::open("memory:").await?;
 //! storage.set_config("retries", json!(3)).await?;
 //! let header = archive::Header::new(storage.label()).with_snapshot(storage.exports_snapshot());
 //! let mut file = Vec::new(); // or a `tokio::fs::File`
 //! let written = archive::write(&header, storage.export(), &mut file).await?;
 //!
-//! let checked = archive::check(&file[..]).await?; // all of it, before anything is applied
+//! let checked = archive::check(&file[..]).await?; // checks the whole file before anything is imported
 //! assert_eq!((checked.configs, checked.digest), (1, written.digest));
 //! other.import(archive::read(&file[..])).await?;
 //! # Ok(()) }
@@ -19,7 +20,7 @@
 //!
 //! # Format
 //!
-//! UTF-8 text, a JSON object a line, each line with its LF: a header, the records, an end.
+//! UTF-8 text with one JSON object per line, each line terminated by LF: a header, the records, an end.
 //!
 //! ```text
 //! {"format":"gateway-storage","version":1,"source":"file","created":"2026-01-31T12:00:00Z","snapshot":true}
@@ -29,18 +30,18 @@
 //! {"end":{"credentials":1,"configs":1,"usage":1,"header":"9f86..","records":"60e4.."}}
 //! ```
 //!
-//! - Records are sorted: credentials by id, config values by key, counters by key and field. None comes twice.
-//! - A record is written in the canonical form of JSON: no spaces, names sorted by their bytes, integers as digits, other
-//!   numbers in scientific form (`1.5e0`), and in a string only `"`, `\` and control characters below U+0020 escaped.
-//! - `records` is the SHA-256 of the lines of all records: what `sed '1d;$d' FILE | sha256sum` prints, and the same for two stores that
-//!   hold the same. `header` is that of the first line.
-//! - A file that is not exactly this is [`Corrupt`](crate::ErrorKind::Corrupt), and the error names the line: one that is cut off,
-//!   changed, reordered, has CRLF or a byte order mark, or goes on after its end. The digests find damage, not forgery: whoever
-//!   can change the file can make new ones.
-//! - One of a later version is [`Unsupported`](crate::ErrorKind::Unsupported).
-//! - A line has [`MAX_LINE_BYTES`] at most.
+//! - Records are sorted and unique: credentials by id, config values by key, counters by key and field.
+//! - A record is canonical JSON: no spaces, names sorted by their bytes, integers as digits, other numbers in
+//!   scientific form (`1.5e0`), and in a string only `"`, `\` and control characters below U+0020 escaped.
+//! - `records` is the SHA-256 of the lines of all records, as printed by `sed '1d;$d' FILE | sha256sum`. It
+//!   is the same for two stores with the same records. `header` is the SHA-256 of the first line.
+//! - Any other file is [`Corrupt`](crate::ErrorKind::Corrupt), and the error names the line: a file that is
+//!   truncated, changed or reordered, has CRLF or a byte order mark, or continues after its end. The digests
+//!   detect damage, not forgery: an attacker who can change the file can also compute new digests.
+//! - A file of a later version is [`Unsupported`](crate::ErrorKind::Unsupported).
+//! - A line has at most [`MAX_LINE_BYTES`].
 //!
-//! The file holds secrets. Whoever creates it should let nobody else read it.
+//! The file contains secrets. Create it so that only its owner can read it.
 
 mod go;
 mod read;
@@ -54,7 +55,7 @@ pub use write::write;
 
 pub use crate::codec::{ARCHIVE_VERSION, Contents, Header, MAX_LINE_BYTES, RecordHasher};
 
-/// Whether a file that begins with these bytes says that it is an export, of any version.
+/// Whether a file that begins with these bytes claims to be an export, of any version.
 #[must_use]
 pub fn is_export(beginning: &[u8]) -> bool {
     beginning.starts_with(crate::codec::MAGIC)

@@ -1,4 +1,4 @@
-//! [`write`]: from a stream of records to an export file.
+//! [`write`]: encodes a stream of records as an export file.
 
 use std::{
     future::poll_fn,
@@ -16,17 +16,17 @@ use crate::{
     codec::Encoder,
 };
 
-/// How much is written at once.
+/// The number of bytes per write.
 const PAGE: usize = 256 * 1024;
 
-/// Writes records as an export file. It holds a page of them at a time, whatever their count is.
+/// Writes records as an export file. Buffers one page, whatever the number of records.
 ///
 /// `out` is flushed, and is neither synced nor closed.
 ///
 /// # Errors
 ///
-/// That of the stream; [`InvalidValue`](crate::ErrorKind::InvalidValue) if its records are not sorted as an export is; what `out`
-/// says. What was written until then is no export: it has no end.
+/// An error of the stream or of `out`; [`InvalidValue`](crate::ErrorKind::InvalidValue) if the records are
+/// not sorted as in an export. The file is then incomplete: it lacks the end line, so it is not an export.
 pub async fn write(
     header: &Header,
     records: impl Stream<Item = Result<Record>>,

@@ -1,4 +1,4 @@
-//! What backends share that have a thread of their own for writing: who waits for it, and for how long.
+//! For backends that write on a thread of their own: cancels queued work, and joins the thread.
 
 use std::{
     sync::{
@@ -8,17 +8,17 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-/// Who may still decide about some work: the caller takes it back, or the thread begins with it.
+/// Decides a race between caller and thread: either the caller takes the work back, or the thread begins it.
 #[derive(Default)]
 pub(super) struct Ticket(Arc<AtomicBool>);
 
 impl Ticket {
-    /// The mark that whoever begins sets.
+    /// The flag that the thread sets when it begins.
     pub(super) fn begun(&self) -> Arc<AtomicBool> {
         self.0.clone()
     }
 
-    /// Whether the work was not begun, and never will be.
+    /// Takes the work back. Returns false if the thread has begun it.
     pub(super) fn take(&self) -> bool {
         !self.0.swap(true, Ordering::AcqRel)
     }
@@ -30,7 +30,7 @@ impl Drop for Ticket {
     }
 }
 
-/// A thread that is waited for when this is dropped.
+/// A thread that is joined on drop.
 pub(super) struct Joined(Option<JoinHandle<()>>);
 
 impl Joined {
@@ -41,9 +41,9 @@ impl Joined {
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        // The last handle may be in a future that the thread's own answer drops: a thread can't wait for itself.
+        // The thread's own answer can drop the last handle, and a thread can't join itself.
         if let Some(thread) = self.0.take().filter(|thread| thread.thread().id() != thread::current().id()) {
-            // It has caught its own panics, and answered for them.
+            // The thread catches and reports its own panics.
             drop(thread.join());
         }
     }

@@ -1,4 +1,4 @@
-//! One folder a backend. No backend knows another one, or a layer.
+//! One folder per backend. Backends do not use one another, nor layers.
 
 #[cfg(feature = "file")]
 pub(crate) mod file;

@@ -1,4 +1,4 @@
-//! How a state in memory becomes a stream.
+//! Streams over data in memory.
 
 use futures_core::Stream;
 use futures_util::{StreamExt, future, stream};
@@ -6,9 +6,9 @@ use tokio::task::consume_budget;
 
 use crate::Result;
 
-/// All items of a state, or why there is none.
+/// A stream of these items, or of the error alone.
 ///
-/// It never waits for anything, so it gives other tasks of its thread their turn now and then.
+/// It is always ready, so it yields to other tasks now and then.
 pub(super) fn stream_of<T: Send>(
     items: Result<impl Iterator<Item = Result<T>> + Send>,
 ) -> impl Stream<Item = Result<T>> + Send {

@@ -1,4 +1,4 @@
-//! [`Count`]: how often each operation was called.
+//! [`Count`]: counts calls per operation.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use futures_core::Stream;
 
 use crate::{Call, Layer, Operation, Receiver, Result};
 
-/// Counts calls by operation: for unit tests that ask "was it one call, or one a key?".
+/// Counts calls per operation, for tests that ask "was it one call, or one per key?".
 ///
 /// ```
 /// # use gateway_storage::{Count, Memory, Storage};
@@ -21,18 +21,18 @@ use crate::{Call, Layer, Operation, Receiver, Result};
 /// # Ok(()) }
 /// ```
 ///
-/// Clones share their counts. An operation is counted when it is called, whatever comes of it.
+/// Clones share their counts. A call is counted when it starts, whether it succeeds or fails.
 #[derive(Clone, Debug, Default)]
 pub struct Count(Arc<Mutex<BTreeMap<&'static str, u64>>>);
 
 impl Count {
-    /// How often this operation was called.
+    /// The number of calls of this operation.
     #[must_use]
     pub fn of(&self, operation: &str) -> u64 {
         self.all().get(operation).copied().unwrap_or(0)
     }
 
-    /// How often each operation was called.
+    /// The number of calls of each operation that was called.
     #[must_use]
     pub fn all(&self) -> BTreeMap<&'static str, u64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -1,4 +1,4 @@
-//! One absolute deadline, handed down from a layer to all that is inside: [`within`] and [`time_left`].
+//! Passes one deadline from a layer to everything inside it: [`within`] sets it, [`time_left`] reads it.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use tokio::time::{Instant, timeout_at};
 use crate::{Error, ErrorKind, Operation, Outcome, Result};
 
 tokio::task_local! {
-    /// When the innermost [`within`] ends.
+    /// The deadline of the innermost [`within`].
     static UNTIL: Instant;
 }
 
-/// Runs what is inside for this time at most, or for what a `within` around it has left. What is inside and begins with
-/// [`time_left`] is told of it, and ends a little earlier.
+/// Runs the future for at most this time, or for the time that an outer `within` has left. Code inside that
+/// calls [`time_left`] sees this deadline and ends a little earlier.
 ///
-/// At the end the future is dropped, and the error is [`ErrorKind::Timeout`]. Its outcome is
-/// [what is known of the operation when it is lost](Operation::when_lost).
+/// At the deadline the future is dropped, and the error is [`ErrorKind::Timeout`] with the outcome
+/// [`Operation::when_lost`].
 ///
-/// The future is asked before the clock: what needs no waiting never comes too late. A task that it spawns is told of nothing:
-/// ask for the time before.
+/// The future is polled before the clock is checked, so a future that is ready at once never times out. A
+/// task that the future spawns does not see the deadline: call [`time_left`] before spawning.
 pub fn within<T>(
     time: Duration,
     operation: Operation,
@@ -28,37 +28,37 @@ pub fn within<T>(
     let own = later(Instant::now(), time);
     let until = UNTIL.try_with(|outer| own.min(*outer)).unwrap_or(own);
     let when_lost = operation.when_lost;
-    // Combinators: an `async` block would hold the future twice.
+    // Combinators, because an `async` block would store the future twice.
     timeout_at(until, UNTIL.scope(until, future))
         .map(move |ended| ended.unwrap_or_else(|_| Err(late(when_lost))))
 }
 
-/// How long something that begins now may take: a call of a backend that is given this time, a wait in a layer.
+/// How long a backend's call, or a wait in a layer, may take if it begins now.
 ///
-/// That is its own time, or what the layers around it have left, if that is less. It then is a twentieth less, but 100 ms at most,
-/// so that what is inside ends first: it knows best whether anything was done.
+/// Returns `own`, or the time left until the deadline of the layers around it, if that is less. That time is
+/// shortened by a twentieth, at most by 100 ms, so that the inner call, which knows most, ends first.
 ///
-/// A backend asks once, where the call begins, and before it spawns. The answer is the time itself where no layer has set a
-/// deadline, and costs the look at a thread's own variable.
+/// A backend asks once, when a call begins and before it spawns a task. Without a deadline from a layer the
+/// answer is `own`. It costs one read of a thread-local variable.
 #[must_use]
 pub fn time_left(own: Duration) -> Duration {
     let left = |until: &Instant| shortened(until.saturating_duration_since(Instant::now()));
     UNTIL.try_with(|until| own.min(left(until))).unwrap_or(own)
 }
 
-/// What is inside has so much of this time.
+/// The part of this time that the inner call gets.
 pub(super) fn shortened(time: Duration) -> Duration {
     time - (time / 20).min(Duration::from_millis(100))
 }
 
-/// A deadline that is too far away to be told is as good as one that is very far away.
+/// Adds the duration. If the sum cannot be represented, returns a point in time a year from now.
 pub(crate) fn later(now: Instant, duration: Duration) -> Instant {
     now.checked_add(duration).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 60 * 60))
 }
 
 #[cold]
 fn late(when_lost: Outcome) -> Error {
-    Error::new(ErrorKind::Timeout, "the operation did not end in time").with_outcome(when_lost)
+    Error::new(ErrorKind::Timeout, "the operation timed out").with_outcome(when_lost)
 }
 
 #[cfg(test)]
@@ -72,7 +72,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn the_inner_one_has_what_the_outer_one_leaves() {
+    async fn an_inner_deadline_never_exceeds_the_outer_one() {
         assert_eq!(time_left(SECOND * 9), SECOND * 9);
         assert_eq!(time_left(Duration::MAX), Duration::MAX);
         let inside = async {
@@ -84,14 +84,14 @@ mod tests {
                 Ok(())
             })
             .await?;
-            assert_eq!(time_left(SECOND * 9), Duration::from_millis(3_900), "the outer one's again");
+            assert_eq!(time_left(SECOND * 9), Duration::from_millis(3_900), "the outer deadline again");
             let elsewhere = tokio::spawn(async { time_left(SECOND * 9) }).await;
-            assert_eq!(elsewhere.unwrap(), SECOND * 9, "a task is told of nothing");
+            assert_eq!(elsewhere.unwrap(), SECOND * 9, "a spawned task sees no deadline");
             within(Duration::MAX, WRITE, async {
                 assert_eq!(
                     time_left(SECOND * 9),
                     Duration::from_millis(3_900),
-                    "never more than the outer one's"
+                    "never more than the outer deadline"
                 );
                 sleep(SECOND * 9).await;
                 Ok(())
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn other_calls_of_a_task_are_not_told() {
+    async fn other_futures_of_the_task_see_no_deadline() {
         let bound = within(SECOND, WRITE, async {
             sleep(SECOND / 2).await;
             Ok(time_left(SECOND * 9))

@@ -1,4 +1,4 @@
-//! [`Fault`]: what goes wrong between an application and its store, on purpose.
+//! [`Fault`]: injects errors, delays and lost replies, for tests.
 
 use std::{
     ops::RangeInclusive,
@@ -15,10 +15,11 @@ use futures_util::{FutureExt, StreamExt, future::ready, stream};
 
 use crate::{Call, Error, ErrorKind, Layer, Operation, Outcome, Receiver, Result};
 
-/// Makes operations fail, wait, or lose their reply: for tests of what an application does then.
+/// Makes operations fail, wait, or lose their reply, to test how an application reacts.
 ///
-/// Each fault has a probability, 0 unless set. The faults of a run follow from the seed: the same operations in the same order
-/// meet the same ones. Clones share the sequence. [Health, statistics, `close` and the pool](Operation::operator) are spared.
+/// Each fault has a probability, 0 unless set. The seed determines the faults: the same operations in the
+/// same order meet the same ones. Clones share the sequence. [Health, statistics, `close` and the
+/// pool](Operation::operator) never fail.
 ///
 /// ```
 /// # use gateway_storage::{Fault, Memory, Outcome, Storage};
@@ -27,7 +28,7 @@ use crate::{Call, Error, ErrorKind, Layer, Operation, Outcome, Receiver, Result}
 /// let lost = loop {
 ///     if let Err(error) = storage.increment_usage("alice", "requests", 1).await { break error }
 /// };
-/// assert_eq!(lost.outcome(), Outcome::Unknown); // it was counted, and the caller was not told
+/// assert_eq!(lost.outcome(), Outcome::Unknown); // it was counted, and the reply was lost
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
@@ -41,10 +42,10 @@ pub struct Fault {
     delay: (Duration, Duration),
 }
 
-/// What happens to one call.
+/// The fault of one call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
-    Nothing,
+    None,
     Refused,
     RequestLost,
     ReplyLost,
@@ -66,56 +67,57 @@ impl Fault {
         }
     }
 
-    /// The operation is not tried, and the error says so: [`Unavailable`](ErrorKind::Unavailable),
-    /// [`NotApplied`](Outcome::NotApplied). A stream has this error in place of its items.
+    /// The operation does not run, and the error says so: [`Unavailable`](ErrorKind::Unavailable),
+    /// [`NotApplied`](Outcome::NotApplied). A stream returns this error instead of its items.
     #[must_use]
     pub const fn errors(mut self, probability: f64) -> Self {
         self.errors = probability;
         self
     }
 
-    /// The operation is not done, and its caller can't know it: `Unavailable`, [`Unknown`](Outcome::Unknown). A stream has this
-    /// error in place of its items.
+    /// The operation does not run, and the caller cannot know it: `Unavailable`,
+    /// [`Unknown`](Outcome::Unknown). A stream returns this error instead of its items.
     #[must_use]
     pub const fn lost_requests(mut self, probability: f64) -> Self {
         self.lost_requests = probability;
         self
     }
 
-    /// The operation is done, and its caller can't know it: `Unavailable`, [`Unknown`](Outcome::Unknown). A stream ends with
-    /// this error after its first item.
+    /// The operation runs, and the caller cannot know it: `Unavailable`, [`Unknown`](Outcome::Unknown). A
+    /// stream ends with this error after its first item.
     #[must_use]
     pub const fn lost_replies(mut self, probability: f64) -> Self {
         self.lost_replies = probability;
         self
     }
 
-    /// The operation, or the stream's first item, waits for a time in this range. The other faults come after the delay.
+    /// Delays the operation, or a stream's first item, by a time in this range. Other faults follow the
+    /// delay.
     #[must_use]
     pub fn delays(mut self, probability: f64, range: RangeInclusive<Duration>) -> Self {
         (self.delays, self.delay) = (probability, range.into_inner());
         self
     }
 
-    /// What happens to a call of this operation, and how long it waits first.
+    /// The fault and the delay of a call of this operation.
     fn draw(&self, operation: Operation) -> (Fate, Option<Duration>) {
-        if operation.operator { (Fate::Nothing, None) } else { self.next() }
+        if operation.operator { (Fate::None, None) } else { self.next() }
     }
 
-    /// What happens to the next call, and how long it waits first.
+    /// The fault and the delay of the next call.
     fn next(&self) -> (Fate, Option<Duration>) {
-        // A generator for each call: what one call draws does not change what the next one does.
+        // One generator per call: the numbers that a call draws do not depend on the calls before it.
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         let mut random = Rng::with_seed(self.seed ^ call.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let mut at = random.f64();
-        let mut fate = Fate::Nothing;
-        for (one, probability) in [
+        let mut fate = Fate::None;
+        for (candidate, probability) in [
             (Fate::Refused, self.errors),
             (Fate::RequestLost, self.lost_requests),
             (Fate::ReplyLost, self.lost_replies),
         ] {
             if at < probability {
-                fate = one;
+                fate = candidate;
                 break;
             }
             at -= probability;
@@ -130,8 +132,8 @@ impl Fault {
 #[cold]
 fn error(fate: Fate, operation: Operation) -> Error {
     let (message, outcome) = match fate {
-        Fate::Refused => ("a fault on purpose: refused", Outcome::NotApplied),
-        _ => ("a fault on purpose: no reply", operation.when_lost),
+        Fate::Refused => ("injected fault: refused", Outcome::NotApplied),
+        _ => ("injected fault: no reply", operation.when_lost),
     };
     Error::new(ErrorKind::Unavailable, message).with_outcome(outcome)
 }
@@ -143,9 +145,9 @@ impl Layer for Fault {
             tokio::time::sleep(delay).await;
         }
         match fate {
-            Fate::Nothing => call.run(on).await,
+            Fate::None => call.run(on).await,
             Fate::ReplyLost => {
-                // An error is a reply, too.
+                // The reply is lost even if it is an error.
                 drop(call.run(on).await);
                 Err(error(fate, C::OPERATION))
             }
@@ -160,12 +162,12 @@ impl Layer for Fault {
     ) -> impl Stream<Item = Result<T>> + Send {
         let (fate, delay) = self.draw(operation);
         let (most, end) = match fate {
-            Fate::Nothing => (usize::MAX, None),
+            Fate::None => (usize::MAX, None),
             Fate::Refused | Fate::RequestLost => (0, Some(Err(error(fate, operation)))),
             Fate::ReplyLost => (1, Some(Err(error(fate, operation)))),
         };
         let is_whole = end.is_none();
-        // An error is the last item of a stream: one that is lost gives way to ours.
+        // An error is the last item of a stream. If it is lost, the injected error replaces it.
         let given = items.take(most).filter(move |item| ready(is_whole || item.is_ok()));
         let items = given.chain(stream::iter(end));
         async move {
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_fault_is_what_it_says() {
+    async fn each_fault_has_its_effect_and_outcome() {
         let (memory, faulty) = with(Fault::seeded(1).errors(1.0)).await;
         let error = faulty.increment_usage("a", "b", 1).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
@@ -223,8 +225,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn streams_meet_each_fault() {
-        let given = async |fault: Fault| {
+    async fn each_fault_occurs_in_streams() {
+        let items = async |fault: Fault| {
             let (memory, faulty) = with(fault).await;
             for id in ["a", "b", "c"] {
                 memory.increment_usage(id, "requests", 1).await.unwrap();
@@ -234,18 +236,18 @@ mod tests {
             (items.len(), last)
         };
         let lost = Some((ErrorKind::Unavailable, Outcome::NotApplied));
-        assert_eq!(given(Fault::seeded(1)).await, (3, None));
-        assert_eq!(given(Fault::seeded(1).errors(1.0)).await, (1, lost));
-        assert_eq!(given(Fault::seeded(1).lost_requests(1.0)).await, (1, lost));
-        assert_eq!(given(Fault::seeded(1).lost_replies(1.0)).await, (2, lost));
+        assert_eq!(items(Fault::seeded(1)).await, (3, None));
+        assert_eq!(items(Fault::seeded(1).errors(1.0)).await, (1, lost));
+        assert_eq!(items(Fault::seeded(1).lost_requests(1.0)).await, (1, lost));
+        assert_eq!(items(Fault::seeded(1).lost_replies(1.0)).await, (2, lost));
         let begun = tokio::time::Instant::now();
         let second = Duration::from_secs(1);
-        assert_eq!(given(Fault::seeded(1).delays(1.0, second..=second)).await, (3, None));
+        assert_eq!(items(Fault::seeded(1).delays(1.0, second..=second)).await, (3, None));
         assert!(begun.elapsed() >= second);
     }
 
     #[tokio::test]
-    async fn a_seed_is_a_run_and_a_probability_a_share() {
+    async fn a_seed_repeats_its_faults_in_the_given_proportions() {
         let run = |seed| {
             let fault = Fault::seeded(seed).errors(0.1).lost_requests(0.2).lost_replies(0.3);
             (0..10_000).map(|_| fault.next().0).collect::<Vec<_>>()
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_delay_comes_before_the_rest() {
+    async fn a_delay_comes_before_other_faults() {
         let second = Duration::from_secs(1);
         let (_, faulty) = with(Fault::seeded(1).errors(1.0).delays(1.0, second..=second * 3)).await;
         let begun = tokio::time::Instant::now();

@@ -1,24 +1,24 @@
-//! Operations as values, and what is put around them.
+//! Operations as values, and layers around them.
 //!
 //! Every operation of every capability is a [`Call`]: a small value that knows its name and how to run. A
-//! [`Layer`] is written once, around any call there is or will be. [`Layered`] puts a layer on a backend and has
-//! exactly the capabilities that the backend has; `#[capability]` generates its forwarding.
+//! [`Layer`] is written once and wraps every call. [`Layered`] puts a layer around a backend and has exactly
+//! its capabilities; `#[capability]` generates the forwarding, also for new operations.
 //!
-//! The library's own, in the order in which [`Stack`] puts them around a backend:
+//! The library's layers, in the order in which [`Stack`] puts them around a backend:
 //!
 //! | | |
 //! |---|---|
 //! | [`Instrument`] | spans, metrics, recent performance |
 //! | [`Timeout`] | one deadline for everything inside |
-//! | [`Retry`] | another try, where it is harmless, within a budget |
-//! | [`Limit`] | so many at once, so many in the queue |
-//! | [`Count`], [`Fault`] | for tests: what was called; what goes wrong |
+//! | [`Retry`] | repeats failed calls where that is safe, within a budget |
+//! | [`Limit`] | bounds the calls that run at once, and the queue |
+//! | [`Count`], [`Fault`] | for tests: counts calls; injects faults |
 //!
-//! **The deadline** of a layer is told to all that is inside: a layer that ends a call runs it [`within`] a time, and a backend (or a
-//! layer that waits) asks for the [`time_left`] where a call begins. So what is inside ends a little before what is outside, and
-//! the error is of the one who knows whether anything was done.
+//! **The deadline** of a layer reaches everything inside: a layer that ends a call runs it [`within`] a time,
+//! and a backend (or a layer that waits) asks for the [`time_left`] when a call begins. So the inner call
+//! ends first, and the error comes from the code that knows whether a write was applied.
 //!
-//! A whole layer, which says what is slow:
+//! A complete layer, which reports slow operations:
 //!
 //! ```
 //! use std::time::{Duration, Instant};
@@ -69,37 +69,39 @@ pub use timeout::Timeout;
 
 use crate::{BatchFailure, BatchReport, Error, ErrorKind, Found, Outcome, Result, StorageStats};
 
-/// What is known of an operation when the program is compiled: what its `#[operation(..)]` says, and its receiver.
+/// The compile-time facts about an operation, from its `#[operation(..)]` and its receiver.
 ///
-/// Layers go by these facts and never by the name, so that a stranger's operations mean to them what the library's own do.
+/// Layers decide by these facts, never by the name, so they treat an application's operations like the
+/// library's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Operation {
-    /// The method's name: `"get_credential"`, `"commit"`. Stable, and safe as a metric's attribute.
+    /// The method's name, such as `"get_credential"` or `"commit"`. Stable, and safe as a metric's attribute.
     pub name: &'static str,
     /// What the operation does to the data.
     pub kind: OperationKind,
-    /// What is known of it if it is late, or its reply is lost. [`NotApplied`](Outcome::NotApplied) of a read, of what is
-    /// `harmless`, and of a write in a transaction, since a transaction that was not committed did not happen. Else
-    /// [`Unknown`](Outcome::Unknown).
+    /// The outcome of a call that timed out or whose reply was lost. [`NotApplied`](Outcome::NotApplied) for
+    /// a read, for an operation marked `harmless`, and for a write in a transaction, because an uncommitted
+    /// transaction has no effect. Otherwise [`Unknown`](Outcome::Unknown).
     pub when_lost: Outcome,
-    /// Whether doing it twice is the same as doing it once, in effect and in result, whatever others write in between. So are reads,
-    /// what is `harmless`, and what is marked `replayable`: a plan under its key.
+    /// Whether running it twice has the effect and result of running it once, whatever is written in between.
+    /// True for reads and operations marked `harmless` or `replayable`, such as a plan under its key.
     pub replayable: bool,
-    /// Whether doing it twice is the same as doing it once, unless someone else writes in between: the second one overwrites that.
+    /// Whether running it twice has the effect of running it once, unless another caller writes in between:
+    /// the second run overwrites that.
     pub overwrites: bool,
-    /// Whether it is an operator's, and no application's work: health, statistics, `close`, the pool. He needs them most when all
-    /// others are slow or refused, so they are not limited.
+    /// Whether it is an operator's: health, statistics, `close`, the pool. Operators need these most when
+    /// other operations are slow or refused, so they are not limited.
     pub operator: bool,
-    /// Whether the store is closed when it succeeds.
+    /// Whether its success closes the store.
     pub closes: bool,
     /// Whether it is a stream that, read to its end, is a backup of the store.
     pub backup: bool,
-    /// Of the name, for tables by operation.
+    /// The hash of the name, for tables indexed by operation.
     hash: u32,
 }
 
-/// How `#[capability]` makes them, a word a method.
+/// For `#[capability]`: one method per word of the attribute.
 #[doc(hidden)]
 impl Operation {
     #[must_use]
@@ -154,7 +156,7 @@ impl Operation {
         self
     }
 
-    /// A transaction's operation that does not end it.
+    /// An operation on a transaction that does not end it.
     #[must_use]
     pub const fn in_transaction(mut self) -> Self {
         if matches!(self.kind, OperationKind::Write) {
@@ -177,30 +179,30 @@ const fn fnv1a(text: &str) -> u32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OperationKind {
-    /// Reads it.
+    /// Reads data.
     Read,
-    /// Changes it.
+    /// Changes data.
     Write,
-    /// Neither: health, statistics, begin and end of a transaction, close.
+    /// Does neither: health, statistics, begin and end of a transaction, close.
     Control,
 }
 
-/// An operation as a value: what it is called, and how to run it on a receiver.
+/// An operation as a value: its name, and how to run it on a receiver.
 ///
-/// `#[capability]` generates one for each method. [`run`](Call::run) borrows the call, so a layer may run it again.
+/// `#[capability]` generates one per method. [`run`](Call::run) borrows the call, so a layer can repeat it.
 pub trait Call<R>: Send + Sync {
-    /// What the operation gives if it succeeds.
+    /// The result of a successful call.
     type Output: Send;
 
-    /// What is known of it.
+    /// The facts about the operation.
     const OPERATION: Operation;
 
-    /// How many items a batch has; `None` for an operation that is not a batch.
+    /// The number of items of a batch, or `None` for an operation that is not a batch.
     fn batch_size(&self) -> Option<usize> {
         None
     }
 
-    /// What went wrong although the operation succeeded: the first failure in a batch's report that is not
+    /// A failure inside a successful result: the first one in a batch's report that is not
     /// [`NotFound`](crate::ErrorKind::NotFound).
     fn failure(output: &Self::Output) -> Option<&Error> {
         let _ = output;
@@ -210,26 +212,27 @@ pub trait Call<R>: Send + Sync {
     /// Runs the operation.
     fn run(&self, on: R) -> impl Future<Output = Result<Self::Output>> + Send;
 
-    /// Shows each failure of a batch's report, which may be changed, and gives the places of those for which `again` says yes, sorted:
-    /// for [`run_items`](Call::run_items). None of an operation that can't be run for some of its items.
+    /// Passes each failure of a batch's report to `again`, which may change it. Returns the sorted indices of
+    /// the items for which it returned true, for [`run_items`](Call::run_items); none if the batch cannot be
+    /// divided.
     fn failed_items(output: &mut Self::Output, again: impl FnMut(&mut Error) -> bool) -> Vec<usize> {
         let _ = (output, again);
         Vec::new()
     }
 
-    /// Runs a batch for these of its items only. An operation whose batch is a slice can.
+    /// Runs a batch for the items with these indices only. Supported by operations whose batch is a slice.
     fn run_items(&self, on: R, items: &[usize]) -> impl Future<Output = Result<Self::Output>> + Send {
         let _ = (on, items);
-        std::future::ready(Err(Error::new(ErrorKind::Unsupported, "this operation has no items")))
+        std::future::ready(Err(Error::new(ErrorKind::Unsupported, "this batch cannot be divided")))
     }
 
-    /// Puts what came of these items in place of what the report said of them.
+    /// Replaces the report's entries for these items by their new result.
     fn merge_items(report: &mut Self::Output, items: &[usize], result: Result<Self::Output>) {
         let _ = (report, items, result);
     }
 }
 
-/// A borrowed call is a call, so that a layer can give it to another one.
+/// A borrowed call is a call, so that a layer can pass it to another layer.
 impl<R, C: Call<R>> Call<R> for &C {
     type Output = C::Output;
     const OPERATION: Operation = C::OPERATION;
@@ -261,10 +264,10 @@ impl<R, C: Call<R>> Call<R> for &C {
     }
 }
 
-/// What an operation runs on: `&B` (a backend), `&mut T` (a transaction), or [`Owned<T>`] (a transaction that
-/// ends).
+/// The receiver of an operation: `&B` (a backend), `&mut T` (a transaction), or [`Owned<T>`] (a transaction
+/// that ends).
 pub trait Receiver: Send + Sized {
-    /// The same receiver for another try, if there can be one: only a backend can be asked twice.
+    /// The same receiver for another attempt. `Some` only for a backend.
     fn again(&self) -> Option<Self>;
 }
 
@@ -293,17 +296,17 @@ impl<T: Send> Receiver for Owned<T> {
     }
 }
 
-/// Middleware around every operation, written once. The [module's page](self) shows a whole one.
+/// Middleware around every operation, written once. The [module's page](self) shows a complete one.
 pub trait Layer: Clone + Send + Sync + 'static {
-    /// Runs the call, and does its own work before and after. May run it not at all, or, if it is replayable and the
-    /// receiver can be had [again](Receiver::again), more than once.
+    /// Runs the call, with the layer's own work before and after. It may skip the call or, if the call is
+    /// replayable and the receiver is available [again](Receiver::again), run it more than once.
     fn around<R: Receiver, C: Call<R>>(
         &self,
         on: R,
         call: C,
     ) -> impl Future<Output = Result<C::Output>> + Send;
 
-    /// Wraps an operation that gives a stream. Passes it through unless the layer says otherwise.
+    /// Wraps an operation that returns a stream. By default the stream passes through.
     fn around_stream<T: Send, S: Stream<Item = Result<T>> + Send>(
         &self,
         operation: Operation,
@@ -313,25 +316,26 @@ pub trait Layer: Clone + Send + Sync + 'static {
         items
     }
 
-    /// Adds what the layer knows to the store's statistics: see [`Backend::stats`](crate::Backend::stats).
+    /// Adds the layer's data to the store's statistics: see [`Backend::stats`](crate::Backend::stats).
     fn complete_stats(&self, stats: &mut StorageStats) {
         let _ = stats;
     }
 
-    /// Is told that calls on this handle may take so long: see [`Backend::set_deadline`](crate::Backend::set_deadline).
+    /// Sets how long calls on this handle may take: see
+    /// [`Backend::set_deadline`](crate::Backend::set_deadline).
     fn set_deadline(&mut self, deadline: Duration) {
         let _ = deadline;
     }
 
-    /// Is told, when [`Storage::layer`](crate::Storage::layer) puts it on, how long calls on the handle
-    /// [may take](crate::Backend::deadline). The same as [`set_deadline`](Layer::set_deadline), but for a layer that was given a number of its own,
-    /// which it keeps. A layer that consists of others tells them.
+    /// [`Storage::layer`](crate::Storage::layer) calls this with the [deadline](crate::Backend::deadline) of
+    /// the handle. By default it calls [`set_deadline`](Layer::set_deadline). A layer with its own deadline
+    /// ignores it, and a layer made of others passes it on to them.
     fn put_on(&mut self, deadline: Duration) {
         self.set_deadline(deadline);
     }
 }
 
-/// No layer: costs nothing. For types that have a place for one.
+/// No layer, at no cost. For types that have a parameter for one.
 impl Layer for () {
     #[inline]
     async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
@@ -339,7 +343,7 @@ impl Layer for () {
     }
 }
 
-/// A backend with a layer around it: implements exactly the capabilities that `B` has.
+/// A backend with a layer around it. It has exactly the capabilities of `B`.
 #[derive(Clone, Debug)]
 pub struct Layered<L, B> {
     layer: L,
@@ -378,7 +382,7 @@ impl<L, B> Layered<L, B> {
     }
 }
 
-/// A transaction with its storage's layer around it.
+/// A transaction with the layer of its storage around it.
 #[derive(Debug)]
 pub struct LayeredTransaction<L, T> {
     layer: L,
@@ -398,23 +402,23 @@ impl<L, T> LayeredTransaction<L, T> {
         (&self.layer, &mut self.inner)
     }
 
-    /// The layer and the transaction, taken apart.
+    /// Splits into the layer and the transaction.
     #[inline]
     pub fn into_parts(self) -> (L, T) {
         (self.layer, self.inner)
     }
 }
 
-/// What a batch gives, asked for its failures. Only `#[capability]` needs this: of a report the inherent functions are found, of
-/// anything else the trait's.
+/// The failures in an operation's result, for `#[capability]`: method lookup finds the inherent functions for
+/// a report, and those of [`NoReport`] for other types.
 #[doc(hidden)]
 pub struct Outcomes<T>(PhantomData<T>);
 
-/// What reports have in common.
+/// The common part of the reports.
 trait Report: Sized {
     fn failures(&mut self) -> &mut Vec<BatchFailure>;
 
-    /// Adds what another one says of items that succeeded.
+    /// Adds the successful items of another report.
     fn add_succeeded(&mut self, part: Self);
 }
 
@@ -450,9 +454,9 @@ fn failed_items(report: &mut impl Report, mut again: impl FnMut(&mut Error) -> b
     items
 }
 
-/// What an earlier try may have done to an item, a later one does not undo: its outcome stays Unknown.
+/// An item that an earlier attempt left Unknown stays Unknown, because a later attempt does not undo it.
 fn merge_items<T: Report>(report: &mut T, items: &[usize], result: Result<T>) {
-    let told = |before: &Error, error: Error| match before.outcome() {
+    let keep_unknown = |before: &Error, error: Error| match before.outcome() {
         Outcome::Unknown => error.with_outcome(Outcome::Unknown),
         Outcome::NotApplied => error,
     };
@@ -463,7 +467,7 @@ fn merge_items<T: Report>(report: &mut T, items: &[usize], result: Result<T>) {
             report.failures().retain_mut(|failure| {
                 let is_repeated = items.binary_search(&failure.index).is_ok();
                 match failed.remove(&failure.index) {
-                    Some(error) => failure.error = told(&failure.error, error),
+                    Some(error) => failure.error = keep_unknown(&failure.error, error),
                     None if is_repeated => return false,
                     None => {}
                 }
@@ -474,7 +478,7 @@ fn merge_items<T: Report>(report: &mut T, items: &[usize], result: Result<T>) {
         Err(error) => {
             for failure in report.failures() {
                 if items.binary_search(&failure.index).is_ok() {
-                    failure.error = told(&failure.error, error.clone());
+                    failure.error = keep_unknown(&failure.error, error.clone());
                 }
             }
         }
@@ -523,8 +527,7 @@ impl<T> NoReport<T> for Outcomes<T> {}
 mod tests {
     use std::{fs, path::Path};
 
-    /// A stranger's operations mean to layers what the library's do: they go by facts. Only the metrics' table looks for a name, which
-    /// is a label there.
+    /// Layers decide by facts. Only the table of metrics compares names, which are labels there.
     #[test]
     fn no_layer_compares_names() {
         fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
@@ -540,22 +543,22 @@ mod tests {
         }
         let mut found = Vec::new();
         sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/layer"), &mut found);
-        assert!(found.len() > 8, "the layers are elsewhere");
+        assert!(found.len() > 8, "the layers are in another folder");
         let compares = |code: &str| {
             let forms = ["name ==", "name !=", "match operation.name", "match C::OPERATION.name"];
-            let spoken = |line: &&str| !line.trim_start().starts_with("//");
+            let is_code = |line: &&str| !line.trim_start().starts_with("//");
             let line = |line: &str| {
                 forms.iter().any(|form| line.contains(form))
                     || line.contains("matches!(") && line.contains(".name")
             };
-            code.lines().filter(spoken).filter(|text| line(text)).count()
+            code.lines().filter(is_code).filter(|text| line(text)).count()
         };
         for (file, code) in &found {
             let code = code.split("#[cfg(test)]").next().unwrap().split("#[cfg(all(test").next().unwrap();
             let allowed = usize::from(file == "meters.rs");
-            assert_eq!(compares(code), allowed, "{file} compares names of operations");
+            assert_eq!(compares(code), allowed, "{file} compares operations by name");
         }
         let wrong = "if C::OPERATION.name == \"close\" {\n// name == x\nmatches!(operation.name, \"commit\")";
-        assert_eq!(compares(wrong), 2, "the test sees what it forbids");
+        assert_eq!(compares(wrong), 2, "the test finds such comparisons");
     }
 }

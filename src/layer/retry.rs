@@ -1,4 +1,4 @@
-//! [`Retry`]: another try, where that is harmless and may help.
+//! [`Retry`]: repeats failed calls where that is safe and may help.
 
 use std::{
     mem::take,
@@ -14,31 +14,33 @@ use tokio::time::{Instant, sleep};
 use super::{deadline::shortened, time_left, within};
 use crate::{Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Operation, Outcome, Receiver, Result};
 
-/// Tries an operation again after an error that may pass, if that can't do it twice.
+/// Repeats a call after a transient error, if it cannot be applied twice.
 ///
-/// That is so if the operation is [replayable](Operation::replayable), as reads and plans are, or the error says that
-/// [nothing was done](Outcome::NotApplied). So any other write whose reply was lost is never tried again: the caller gets
-/// [`Outcome::Unknown`] and decides. That holds for a plain `set`, too: if it was done and someone else has since deleted or replaced
-/// what it wrote, a second one would undo that. Where no one else writes under the same keys, [`overwriting`](Retry::overwriting)
-/// repeats it. Only [retryable](Error::is_retryable) errors are; a plain operation's `Conflict` is one, since
-/// it read nothing that could be stale.
+/// That is the case if the operation is [replayable](Operation::replayable), as reads and plans are, or the
+/// error's outcome is [`NotApplied`](Outcome::NotApplied). Any other write whose reply was lost is never
+/// repeated: the caller gets [`Outcome::Unknown`] and decides. This includes a plain `set`: if it was applied
+/// and another caller has since deleted or replaced the record, a second `set` would undo that. If no other
+/// caller writes under the same keys, [`overwriting`](Retry::overwriting) repeats it. Only
+/// [retryable](Error::is_retryable) errors lead to a retry. The `Conflict` of a plain operation is one,
+/// because the operation has read nothing that could be stale.
 ///
-/// - **Pauses** are random, up to 20 ms before the second try, and up to twice as much before each other one, up to a second
-///   ("full jitter": callers that failed together don't come back together).
-/// - **Tries** are at most 4, and end at the handle's [deadline](crate::Backend::deadline), or a little before that of a
-///   [`Timeout`](crate::Timeout) around them. The second and later ones are told what the others left of it. A try that could only be cut off
-///   is not begun: one with less time than the one before it took, where that would make `Unknown` of what is known. A call without another try left ends
-///   with the error of its last one; its outcome is Unknown if that of any try was.
-/// - **The budget** is shared by all clones: 100 tries in reserve, and half a try more for each operation that succeeds
-///   ([`NotFound`](ErrorKind::NotFound) is an answer, too; a batch whose report has another failure earns nothing). A store
-///   that is down is soon asked once a call, instead of four times, when it can bear that least.
-/// - **Of a batch** whose report has failures, only those items are tried again to which all of this applies. The report is that of
-///   all tries.
+/// - **Pauses** are random: up to 20 ms before the second attempt, and up to twice as much before each
+///   further one, at most a second ("full jitter": callers that failed together do not retry together).
+/// - **Attempts** are at most 4. They end at the handle's [deadline](crate::Backend::deadline), or a little
+///   before that of a [`Timeout`](crate::Timeout) around them; from the second one on each sees the time that
+///   is left. If a write's outcome is known, and less time is left than the last attempt took, no other
+///   attempt begins: a timeout would make the outcome `Unknown`. The call ends with the error of its last
+///   attempt; its outcome is `Unknown` if that of any attempt was.
+/// - **The budget** is shared by all clones: 100 retries in reserve, and half a retry more for each operation
+///   that succeeds. [`NotFound`](ErrorKind::NotFound) counts as a success; a batch whose report has another
+///   failure does not. So a store that is down soon gets one request per call instead of four.
+/// - **A batch** whose report has failures is repeated only for the items to which all of this applies. The
+///   report covers all attempts.
 ///
-/// Streams and operations on a transaction are not tried again: for those there is
-/// [`transact!`](crate::transact).
+/// Streams and a transaction's operations are not repeated; [`transact!`](crate::transact) repeats
+/// transactions.
 ///
-/// A retry is an event of `tracing` (DEBUG) and a count in the metric `gateway_storage.operation.retries`.
+/// Each retry emits a `tracing` event (DEBUG) and counts in the metric `gateway_storage.operation.retries`.
 #[derive(Clone, Debug)]
 pub struct Retry {
     tries: u32,
@@ -50,7 +52,7 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// What the [type's page](Retry) says.
+    /// The defaults described [above](Retry).
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -63,45 +65,46 @@ impl Retry {
         }
     }
 
-    /// At most so many tries of one call, the first one included.
+    /// The maximum number of attempts per call, including the first one.
     #[must_use]
     pub const fn tries(mut self, tries: u32) -> Self {
         self.tries = tries;
         self
     }
 
-    /// The longest that the first pause can be, and the longest of any.
+    /// The maximum of the first pause, and of any pause.
     #[must_use]
     pub const fn pauses(mut self, first: Duration, longest: Duration) -> Self {
         (self.first_pause, self.longest_pause) = (first, longest);
         self
     }
 
-    /// A new budget, with so many tries in reserve. Clones that there are keep the old one.
+    /// A new budget with this many retries in reserve. Existing clones keep the old budget.
     #[must_use]
     pub fn budget(mut self, reserve: u32) -> Self {
         self.budget = Arc::new(Budget::new(reserve));
         self
     }
 
-    /// Also repeats what [overwrites](Operation::overwrites) after a try that may have been done: `set_credential`,
-    /// `set_credentials`, `set_config`, `set_cache`, `revert`. For an application that is the only writer of its keys: what
-    /// another one wrote or deleted between two tries is overwritten. Never an import.
+    /// Also repeats [overwriting](Operation::overwrites) operations after an attempt that may have been
+    /// applied: `set_credential`, `set_credentials`, `set_config`, `set_cache`, `revert`. For applications
+    /// that are the only writer of their keys: what others write between two attempts is overwritten. Never
+    /// an import.
     #[must_use]
     pub const fn overwriting(mut self) -> Self {
         self.is_overwriting = true;
         self
     }
 
-    fn is_harmless(&self, operation: Operation, error: &Error) -> bool {
+    fn is_safe(&self, operation: Operation, error: &Error) -> bool {
         operation.replayable
             || error.outcome() == Outcome::NotApplied
             || self.is_overwriting && operation.overwrites
     }
 
-    /// Up to twice as long each time.
-    fn pause(&self, tried: u32) -> Duration {
-        let longest = self.first_pause.saturating_mul(1 << (tried - 1).min(20)).min(self.longest_pause);
+    /// A random pause after this many attempts. Its maximum doubles each time.
+    fn pause(&self, attempts: u32) -> Duration {
+        let longest = self.first_pause.saturating_mul(1 << (attempts - 1).min(20)).min(self.longest_pause);
         longest.mul_f64(fastrand::f64())
     }
 }
@@ -116,19 +119,18 @@ impl Layer for Retry {
     async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
         let operation = C::OPERATION;
         let (begun, deadline) = (Instant::now(), time_left(self.deadline));
-        let (mut on, mut tried, mut started, mut is_unknown) = (on, 1, begun, false);
-        // Of a batch: what came of it so far, and which of its items are tried again.
+        let (mut on, mut attempts, mut started, mut is_unknown) = (on, 1, begun, false);
+        // For a batch: its report so far, and the indices of the items to repeat.
         let mut part: Option<Box<(C::Output, Vec<usize>)>> = None;
         loop {
-            let again = if tried < self.tries { on.again() } else { None };
-            let result = if tried == 1 {
+            let again = if attempts < self.tries { on.again() } else { None };
+            let result = if attempts == 1 {
                 call.run(on).await
             } else {
-                // It has what the tries before it left of the deadline.
                 let left = deadline.saturating_sub(begun.elapsed());
                 match part.take() {
                     None => within(left, operation, call.run(on)).await,
-                    // Boxed: single calls, which are never here, have small futures.
+                    // Boxed, so that the futures of single calls stay small.
                     Some(mut part) => {
                         let items = take(&mut part.1);
                         let result = within(left, operation, Box::pin(call.run_items(on, &items))).await;
@@ -137,15 +139,15 @@ impl Layer for Retry {
                     }
                 }
             };
-            // A block, so that the future holds nothing of it while it sleeps.
+            // A block, so that the future stores none of these variables during the pause.
             let pause = {
                 let (result, error) = match result {
                     Ok(mut output) => {
                         let items = C::failed_items(&mut output, |error| {
                             if is_unknown {
-                                *error = told(operation, error.clone(), true);
+                                *error = merged(operation, error.clone(), true);
                             }
-                            error.is_retryable() && self.is_harmless(operation, error)
+                            error.is_retryable() && self.is_safe(operation, error)
                         });
                         let Some(failure) = C::failure(&output).cloned() else {
                             self.budget.deposit();
@@ -155,32 +157,32 @@ impl Layer for Retry {
                     }
                     Err(error) if error.kind() == ErrorKind::NotFound => {
                         self.budget.deposit();
-                        return Err(told(operation, error, is_unknown));
+                        return Err(merged(operation, error, is_unknown));
                     }
                     Err(error) => {
                         is_unknown |= error.outcome() == Outcome::Unknown;
-                        (Err(told(operation, error.clone(), is_unknown)), error)
+                        (Err(merged(operation, error.clone(), is_unknown)), error)
                     }
                 };
                 let may_help = match &result {
                     Ok((_, items)) => !items.is_empty(),
-                    Err(_) => error.is_retryable() && self.is_harmless(operation, &error),
+                    Err(_) => error.is_retryable() && self.is_safe(operation, &error),
                 };
                 let Some(next) = again.filter(|_| may_help) else { return result.map(|(output, _)| output) };
-                let pause = self.pause(tried);
+                let pause = self.pause(attempts);
                 let left = shortened(deadline.saturating_sub(begun.elapsed() + pause));
-                // One that is cut off makes Unknown of what is known.
-                let may_blur = operation.when_lost == Outcome::Unknown && !is_unknown;
-                let least = if may_blur { started.elapsed() } else { Duration::ZERO };
+                // A timeout would turn a known outcome into Unknown.
+                let loses_outcome = operation.when_lost == Outcome::Unknown && !is_unknown;
+                let least = if loses_outcome { started.elapsed() } else { Duration::ZERO };
                 if left <= least || !self.budget.withdraw() {
                     return result.map(|(output, _)| output);
                 }
-                tell(operation, &error, tried, pause);
+                report(operation, &error, attempts, pause);
                 (on, part) = (next, result.ok().map(Box::new));
                 pause
             };
             sleep(pause).await;
-            (tried, started) = (tried + 1, Instant::now());
+            (attempts, started) = (attempts + 1, Instant::now());
         }
     }
 
@@ -189,8 +191,8 @@ impl Layer for Retry {
     }
 }
 
-/// The last try's error, and the outcome of all: what an earlier one may have done, the last one does not undo.
-fn told(operation: Operation, error: Error, is_unknown: bool) -> Error {
+/// The last attempt's error with the outcome of all attempts: the last one does not undo an earlier one.
+fn merged(operation: Operation, error: Error, is_unknown: bool) -> Error {
     if is_unknown && operation.when_lost == Outcome::Unknown {
         error.with_outcome(Outcome::Unknown)
     } else {
@@ -199,14 +201,14 @@ fn told(operation: Operation, error: Error, is_unknown: bool) -> Error {
 }
 
 #[cold]
-fn tell(operation: Operation, error: &Error, tried: u32, pause: Duration) {
+fn report(operation: Operation, error: &Error, tried: u32, pause: Duration) {
     let (operation, kind) = (operation.name, error.kind().as_str());
     tracing::debug!(target: "gateway_storage", operation, "error.type" = kind, tried, ?pause, "trying again");
     metrics::counter!("gateway_storage.operation.retries", "db.operation.name" => operation, "error.type" => kind)
         .increment(1);
 }
 
-/// Half tries, of which there are never more than at the beginning.
+/// Counts half retries, never more than at the beginning.
 #[derive(Debug)]
 struct Budget {
     halves: AtomicU32,
@@ -219,7 +221,7 @@ impl Budget {
         Self { halves: AtomicU32::new(most), most }
     }
 
-    /// A load and no more as long as nothing was withdrawn: this is what every call does.
+    /// Only one load while nothing is withdrawn, because every successful call runs this.
     #[inline]
     fn deposit(&self) {
         if self.halves.load(Ordering::Relaxed) < self.most {
@@ -252,7 +254,7 @@ mod tests {
         Storage::open("memory:").await.unwrap()
     }
 
-    /// The layer around faults, and how often the backend behind them was asked.
+    /// The layer around faults, and the count of calls that reached the faults.
     fn around(
         retry: Retry,
         fault: Fault,
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn repeats_only_what_is_harmless() {
+    async fn repeats_only_what_is_safe() {
         let lost = || Fault::seeded(1).lost_replies(1.0);
         for (retry, sets) in [(Retry::new(), 1), (Retry::new().overwriting(), 4)] {
             let (storage, asked) = around(retry, lost(), memory().await);
@@ -282,21 +284,21 @@ mod tests {
 
         let (storage, asked) = around(Retry::new(), Fault::seeded(1).errors(1.0), memory().await);
         storage.increment_usage("a", "b", 1).await.unwrap_err();
-        assert_eq!(asked.of("increment_usage"), 4, "nothing was done, so it may be repeated");
+        assert_eq!(asked.of("increment_usage"), 4, "it was not applied, so it may be repeated");
 
         let (storage, asked) = around(Retry::new(), Fault::seeded(1), memory().await);
         storage.get_config("a").await.unwrap_err();
-        assert_eq!(asked.of("get_config"), 1, "NotFound is an answer");
+        assert_eq!(asked.of("get_config"), 1, "NotFound is not retried");
     }
 
-    /// What another handle deleted while the reply was lost is not back, unless the application said that it is the only writer.
+    /// A record that another handle deleted after the lost reply stays deleted, unless retries may overwrite.
     #[tokio::test(start_paused = true)]
     async fn a_lost_write_is_not_written_over_what_came_after_it() {
         for (retry, is_back) in [(Retry::new(), false), (Retry::new().overwriting(), true)] {
             let other = memory().await;
             let (storage, _) = around(retry, Fault::seeded(1).lost_replies(1.0), other.clone());
             let mut setting = Box::pin(storage.set_credential("alice", json!({ "token": "A" })));
-            // It was done, and its reply lost. Only a pause keeps it from its end.
+            // It was applied, and its reply lost. It ends, or pauses before a retry.
             let ended = futures_util::poll!(&mut setting);
             other.delete_credential("alice").await.unwrap();
             let error = match ended {
@@ -308,10 +310,10 @@ mod tests {
         }
     }
 
-    /// What its next batches say of single items.
+    /// The failures of the next batches, by item.
     type Reports = Arc<Mutex<VecDeque<Vec<(usize, Error)>>>>;
 
-    /// Counts in memory. Of its batches it fails the items that it is told to, and notes which were asked for.
+    /// Counts in memory, fails the items that `reports` names, and records which items were requested.
     #[derive(Clone)]
     struct Partly {
         memory: Memory,
@@ -384,12 +386,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_a_batch_only_what_may_be_repeated_is() {
+    async fn repeats_only_the_items_of_a_batch_that_are_safe() {
         let gone = || Error::new(ErrorKind::Unavailable, "gone");
         let lost = || gone().with_outcome(Outcome::Unknown);
         let bad = Error::new(ErrorKind::Overflow, "too much");
         let stack = || crate::Stack::new().limit(crate::Limit::new(1)).retry(Retry::new());
-        // Of a to f: b can't pass, c may be counted, d and f pass at the second and third try, e is lost at its second.
+        // b fails, c may have been counted, d and f pass at the second and third attempt, e is lost at its
+        // second.
         let reports = [
             vec![(1, bad), (2, lost()), (3, gone()), (4, gone()), (5, gone())],
             vec![(1, lost()), (2, gone())],
@@ -420,7 +423,7 @@ mod tests {
         assert_eq!(*backend.asked.lock().unwrap(), ["a b"], "nothing to repeat");
     }
 
-    /// An outage earns nothing, though batches go on and each gives a report.
+    /// An outage adds nothing to the budget, although each batch returns a report.
     #[tokio::test(start_paused = true)]
     async fn a_report_of_failures_earns_no_budget() {
         let down = || Error::new(ErrorKind::Unavailable, "down");
@@ -433,11 +436,11 @@ mod tests {
             assert!(!report.is_complete());
         }
         let tries = asked.of("increment_usage") + asked.of("increment_many");
-        assert_eq!(tries, 200 + 10, "one a call, and the reserve");
+        assert_eq!(tries, 200 + 10, "one per call, and the reserve");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn load_that_was_shed_is_not_tried_again() {
+    async fn a_call_that_the_limit_refused_is_not_repeated() {
         let second = Duration::from_secs(1)..=Duration::from_secs(1);
         let slow = memory().await.layer(Fault::seeded(1).delays(1.0, second));
         let retry = Retry::new();
@@ -465,14 +468,14 @@ mod tests {
         let (storage, asked) = around(retry, refuse, memory().await);
         let begun = Instant::now();
         let error = storage.with_deadline(Duration::from_secs(5)).get_config("a").await.unwrap_err();
-        // The last one was refused, or the deadline came in its middle.
+        // The last attempt was refused, or the deadline came during it.
         assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout), "{error:?}");
         assert!(begun.elapsed() <= Duration::from_secs(5), "{:?}", begun.elapsed());
         assert!((4..=5).contains(&asked.of("get_config")), "{}", asked.of("get_config"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_an_early_try_may_have_done_is_told_by_a_late_one() {
+    async fn the_outcome_covers_all_attempts() {
         let (mut undone, mut unknown) = (0, 0);
         for seed in 0..300 {
             let memory = memory().await;
@@ -493,7 +496,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_late_try_ends_at_the_deadline_and_blurs_nothing() {
+    async fn no_attempt_passes_the_deadline_or_loses_a_known_outcome() {
         let slow = || Fault::seeded(1).delays(1.0, SECOND * 4..=SECOND * 4);
         let (storage, asked) = around(Retry::new().tries(100), slow().errors(1.0), memory().await);
         let storage = storage.with_deadline(SECOND * 5);
@@ -507,7 +510,7 @@ mod tests {
         let error = storage.set_config("a", json!(1)).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
         assert_eq!(begun.elapsed().as_secs(), 4);
-        assert_eq!(asked.of("set_config"), 1, "a second one could only be cut off, and then it is Unknown");
+        assert_eq!(asked.of("set_config"), 1, "a second attempt would time out and be Unknown");
 
         let lost = slow().lost_replies(1.0);
         let (storage, asked) = around(Retry::new().overwriting(), lost, memory().await);
@@ -516,16 +519,16 @@ mod tests {
         assert_eq!(asked.of("set_config"), 2, "it is Unknown already");
     }
 
-    /// Fails after a second, two, three, .. and notes how much time each try had.
+    /// Fails after a second, two, three, .. and records the time that each attempt had.
     #[derive(Clone, Default)]
-    struct Told(Arc<Mutex<Vec<Duration>>>);
+    struct TimeLeft(Arc<Mutex<Vec<Duration>>>);
 
-    impl Layer for Told {
+    impl Layer for TimeLeft {
         async fn around<R: Receiver, C: Call<R>>(&self, _: R, _: C) -> Result<C::Output> {
             let tries = {
-                let mut told = self.0.lock().unwrap();
-                told.push(time_left(DEFAULT_DEADLINE));
-                told.len()
+                let mut times = self.0.lock().unwrap();
+                times.push(time_left(DEFAULT_DEADLINE));
+                times.len()
             };
             sleep(SECOND * u32::try_from(tries).unwrap()).await;
             Err(Error::new(ErrorKind::Unavailable, "gone"))
@@ -533,15 +536,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_try_is_told_what_the_others_left() {
-        let (told, still) = (Told::default(), Duration::ZERO);
-        let storage = memory().await.layer(told.clone()).layer(Retry::new().pauses(still, still));
+    async fn each_attempt_sees_the_time_left() {
+        let (times, pause) = (TimeLeft::default(), Duration::ZERO);
+        let storage = memory().await.layer(times.clone()).layer(Retry::new().pauses(pause, pause));
         storage.with_deadline(SECOND * 8).increment_usage("a", "b", 1).await.unwrap_err();
-        let left: Vec<_> = told.0.lock().unwrap().iter().map(Duration::as_millis).collect();
+        let left: Vec<_> = times.0.lock().unwrap().iter().map(Duration::as_millis).collect();
         assert_eq!(
             left,
             [10_000, 6_900, 4_900],
-            "the first one's time is its own; a fourth would be cut off"
+            "the first attempt has the backend's own deadline; a fourth would time out"
         );
     }
 
@@ -551,16 +554,12 @@ mod tests {
         for _ in 0..100 {
             storage.clone().get_config("a").await.unwrap_err();
         }
-        assert_eq!(
-            asked.of("get_config"),
-            110,
-            "a store that is down is asked once a call, and ten times more"
-        );
+        assert_eq!(asked.of("get_config"), 110, "one request per call, and ten retries");
 
         let budget = Budget::new(1);
         assert!(budget.withdraw() && !budget.withdraw());
         budget.deposit();
-        assert!(!budget.withdraw(), "one success is half a try");
+        assert!(!budget.withdraw(), "one success is half a retry");
         (0..10).for_each(|_| budget.deposit());
         assert!(budget.withdraw() && !budget.withdraw(), "never more than the reserve");
     }
@@ -568,9 +567,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_and_are_random() {
         let retry = Retry::new();
-        for (tried, longest) in [(1, 20), (2, 40), (3, 80), (7, 1_000), (100, 1_000)] {
+        for (attempts, longest) in [(1, 20), (2, 40), (3, 80), (7, 1_000), (100, 1_000)] {
             let longest = Duration::from_millis(longest);
-            let pauses: Vec<_> = (0..1_000).map(|_| retry.pause(tried)).collect();
+            let pauses: Vec<_> = (0..1_000).map(|_| retry.pause(attempts)).collect();
             assert!(pauses.iter().all(|pause| *pause <= longest));
             assert!(pauses.iter().any(|pause| *pause < longest / 10), "full jitter");
             assert!(pauses.iter().any(|pause| *pause > longest / 10 * 9), "full jitter");

@@ -1,4 +1,4 @@
-//! [`Stack`]: layers in the one order that makes sense.
+//! [`Stack`]: the library's layers in their right order.
 
 use std::time::Duration;
 
@@ -8,10 +8,11 @@ use crate::{
     Backend, Call, Error, Instrument, Layer, Limit, Operation, Receiver, Result, Retry, StorageStats, Timeout,
 };
 
-/// The library's layers in their order: instrument(timeout(retry(limit(backend)))). Another one can't be written.
+/// The library's layers, always in their right order: instrument(timeout(retry(limit(backend)))).
 ///
-/// So a span and a metric tell what the caller saw, the deadline holds for all tries and pauses together, and what is inside ends a
-/// little before it, each try waits for its own turn, and the limit bounds what reaches the server. A layer that is left out costs nothing.
+/// In this order spans and metrics report what the caller saw, and the deadline covers all attempts and
+/// pauses. Each attempt waits for a permit of its own, and the limit bounds the requests that reach the
+/// server. A layer that is left out costs nothing.
 ///
 /// ```
 /// use std::time::Duration;
@@ -29,8 +30,8 @@ use crate::{
 /// # }
 /// ```
 ///
-/// Its whole type is `Storage<Layered<Stack, Memory>>`; what is left out is `()` in it. Layers of your own go around or
-/// inside with [`Storage::layer`](crate::Storage::layer).
+/// The full type is `Storage<Layered<Stack, Memory>>`; a layer that is left out is `()` in it. Layers of your
+/// own go around the stack or inside it with [`Storage::layer`](crate::Storage::layer).
 #[derive(Clone, Debug)]
 pub struct Stack<I = Instrument, T = Timeout, R = Retry, L = Limit> {
     instrument: I,
@@ -54,34 +55,34 @@ impl Default for Stack<(), (), (), ()> {
 }
 
 impl<I, T, R, L> Stack<I, T, R, L> {
-    /// Outermost: spans and metrics of this backend's operations. See [`Instrument::new`].
+    /// Outermost layer: spans and metrics of this backend's operations. See [`Instrument::new`].
     #[must_use]
     pub fn instrument(self, backend: &impl Backend) -> Stack<Instrument, T, R, L> {
         self.instrument_with(Instrument::new(backend))
     }
 
-    /// Outermost: spans and metrics, by an [`Instrument`] that there is already.
+    /// Outermost layer: spans and metrics, from an existing [`Instrument`].
     #[must_use]
     pub fn instrument_with(self, instrument: Instrument) -> Stack<Instrument, T, R, L> {
         let Self { timeout, retry, limit, .. } = self;
         Stack { instrument, timeout, retry, limit }
     }
 
-    /// Around the tries: one deadline for all of them.
+    /// Around the retries: one deadline for all attempts.
     #[must_use]
     pub fn timeout(self, timeout: Timeout) -> Stack<I, Timeout, R, L> {
         let Self { instrument, retry, limit, .. } = self;
         Stack { instrument, timeout, retry, limit }
     }
 
-    /// Around the limit: another try waits for another turn.
+    /// Around the limit: each attempt waits for its own permit.
     #[must_use]
     pub fn retry(self, retry: Retry) -> Stack<I, T, Retry, L> {
         let Self { instrument, timeout, limit, .. } = self;
         Stack { instrument, timeout, retry, limit }
     }
 
-    /// Innermost: what reaches the backend.
+    /// Innermost layer: bounds the calls that reach the backend.
     #[must_use]
     pub fn limit(self, limit: Limit) -> Stack<I, T, R, Limit> {
         let Self { instrument, timeout, retry, .. } = self;
@@ -89,7 +90,7 @@ impl<I, T, R, L> Stack<I, T, R, L> {
     }
 }
 
-/// A call with a layer around it, which is a call.
+/// A call with a layer around it, as a call.
 struct Within<'l, L, C> {
     layer: &'l L,
     call: C,
@@ -126,7 +127,7 @@ impl<Rc: Receiver, L: Layer, C: Call<Rc>> Call<Rc> for Within<'_, L, C> {
     }
 }
 
-/// A batch, for some of its items.
+/// A batch, restricted to some of its items.
 struct Part<'c, C> {
     call: &'c C,
     items: &'c [usize],

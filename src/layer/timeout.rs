@@ -1,25 +1,26 @@
-//! [`Timeout`]: a deadline around everything that is inside.
+//! [`Timeout`]: one deadline for everything inside.
 
 use std::time::Duration;
 
 use super::within;
 use crate::{Call, DEFAULT_DEADLINE, Layer, Receiver, Result};
 
-/// Ends every operation at a deadline, with all that is inside: tries, pauses, queues.
+/// Ends every operation at a deadline, including its attempts, pauses and waits in a queue.
 ///
-/// What is inside is told when that is, and ends [a little earlier](crate::layer::time_left): every backend of this library,
-/// [`Limit`](crate::Limit), [`Retry`](crate::Retry). So the error is theirs, who know whether anything was done. That of this layer is the
-/// last resort, for what does not end by itself.
+/// Every backend of this library, [`Limit`](crate::Limit) and [`Retry`](crate::Retry) see the deadline and
+/// end [a little earlier](crate::layer::time_left). So the error comes from them, and they know whether a
+/// write was applied. This layer's own error is the last resort.
 ///
-/// It is [`ErrorKind::Timeout`](crate::ErrorKind::Timeout). Its outcome is [what is known of the operation when it is lost](crate::Operation::when_lost):
-/// `Unknown` for a write, a commit, and whatever else is neither a read nor marked harmless, since from here no one sees how far it
-/// came.
+/// That error is [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) with the outcome
+/// [`Operation::when_lost`](crate::Operation::when_lost): `Unknown` for a write, a commit, and every other
+/// operation that is neither a read nor marked harmless, because this layer cannot see how far the call got.
 ///
-/// Without a number of its own it takes the backend's deadline (a URL's `?deadline=60s`) when it is put on. A number of its own it
-/// keeps then; [`with_deadline`](crate::Storage::with_deadline) sets either, together with the backend's. A stream is not timed: it may be read
-/// for as long as it takes, and each of its steps has the backend's deadline. `close` is one of the operations.
+/// [`Timeout::default`] takes the backend's deadline (`?deadline=60s` in a URL) when it is put around the
+/// backend; [`Timeout::new`] keeps its own. [`with_deadline`](crate::Storage::with_deadline) sets either,
+/// together with the backend's. Streams have no timeout as a whole: the backend's deadline applies to each of
+/// their steps. `close` is an operation and has one.
 ///
-/// The call is dropped at the deadline, and so applied as a whole or not at all.
+/// The call is dropped at the deadline, and is applied as a whole or not at all.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeout {
     deadline: Duration,
@@ -27,7 +28,7 @@ pub struct Timeout {
 }
 
 impl Timeout {
-    /// Ends every operation after this time.
+    /// Ends every operation after this duration.
     #[must_use]
     pub const fn new(deadline: Duration) -> Self {
         Self { deadline, is_own: true }
@@ -63,7 +64,7 @@ mod tests {
     use super::*;
     use crate::{Backend, ErrorKind, Fault, Memory, Outcome, Storage, Transaction};
 
-    /// Every operation takes a minute, but for those that are no work.
+    /// Every operation takes a minute, except an operator's.
     async fn slow() -> Storage<crate::Layered<Fault, Memory>> {
         let minute = Duration::from_secs(60);
         Storage::open("memory:")
@@ -73,7 +74,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn ends_and_says_what_is_known() {
+    async fn ends_at_the_deadline_with_the_known_outcome() {
         let storage = slow().await.layer(Timeout::new(Duration::from_secs(2)));
         let begun = tokio::time::Instant::now();
         let error = storage.get_config("a").await.unwrap_err();
@@ -84,22 +85,22 @@ mod tests {
         assert!(error.is_retryable());
         storage.health().await.unwrap();
 
-        let patient = storage.with_deadline(Duration::from_secs(61));
-        patient.set_config("a", json!(1)).await.unwrap();
-        let tx = patient.begin().await.unwrap();
-        let mut hasty = crate::LayeredTransaction::new(Timeout::new(Duration::from_secs(1)), tx);
-        hasty.get_config(&crate::Key::new("a").unwrap()).await.unwrap_err();
-        let error = hasty.commit().await.unwrap_err();
+        let slower = storage.with_deadline(Duration::from_secs(61));
+        slower.set_config("a", json!(1)).await.unwrap();
+        let tx = slower.begin().await.unwrap();
+        let mut faster = crate::LayeredTransaction::new(Timeout::new(Duration::from_secs(1)), tx);
+        faster.get_config(&crate::Key::new("a").unwrap()).await.unwrap_err();
+        let error = faster.commit().await.unwrap_err();
         assert_eq!(
             (error.kind(), error.outcome()),
             (ErrorKind::Timeout, Outcome::Unknown),
-            "nobody knows of a commit"
+            "a commit may have been applied"
         );
-        storage.get_config("a").await.expect_err("other handles keep theirs");
+        storage.get_config("a").await.expect_err("other handles keep their deadline");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_number_it_has_the_handles() {
+    async fn the_default_follows_the_deadline_of_the_handle() {
         let ends_after = async |storage: Storage<crate::Layered<Timeout, _>>| {
             let begun = tokio::time::Instant::now();
             storage.get_config("a").await.unwrap_err();
@@ -112,16 +113,16 @@ mod tests {
         assert_eq!(ends_after(before).await, 20);
         assert_eq!(ends_after(slow().await.layer(Timeout::default()).with_deadline(twenty)).await, 20);
         let own = slow().await.with_deadline(twenty).layer(Timeout::new(five));
-        assert_eq!(ends_after(own.clone()).await, 5, "a number of its own");
+        assert_eq!(ends_after(own.clone()).await, 5, "its own deadline");
         assert_eq!(ends_after(own.with_deadline(twenty)).await, 20);
         let stack = crate::Stack::new().timeout(Timeout::default());
         let begun = tokio::time::Instant::now();
         slow().await.with_deadline(twenty).layer(stack).get_config("a").await.unwrap_err();
-        assert_eq!(begun.elapsed().as_secs(), 20, "a part of a stack is told, too");
+        assert_eq!(begun.elapsed().as_secs(), 20, "a layer of a stack follows it, too");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_there_is_never_late() {
+    async fn a_call_that_is_ready_at_once_never_times_out() {
         let storage = Storage::<Memory>::open("memory:").await.unwrap().layer(Timeout::new(Duration::ZERO));
         storage.set_config("a", json!(1)).await.unwrap();
         storage.get_config("a").await.unwrap();

@@ -1,4 +1,4 @@
-//! Where a copy is, kept in a file.
+//! The position of a copy, saved in a file.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,13 +16,12 @@ use sha2::{Digest, Sha256};
 use super::{CopyFailure, CopyOptions, Filter, MAX_NAMED, OnConflict, Tallies};
 use crate::{Error, ErrorKind, Key, RecordKind, Result, codec::RecordKey};
 
-/// A file that says up to where a copy has written everything, so that it can be resumed.
+/// A file with the position up to which a copy has written all records, so that the copy can be resumed.
 ///
-/// It is made when the copy begins, replaced five times a second, and removed when all is done. It holds numbers, and the keys of
-/// the last record and of those that failed; nobody else may read it (0600).
+/// It is created when the copy begins, replaced five times a second, and removed when the copy is complete.
+/// It contains counts and the keys of the last record and of failed ones; only its owner can read it (0600).
 ///
-/// What the source or the target changes up to that place while the copy is interrupted is not seen when it goes on: `verify` finds
-/// it.
+/// A resumed copy does not see changes before that position in either store; `verify` finds them.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -39,7 +38,7 @@ struct Content {
     version: u32,
     copy: String,
     on_conflict: OnConflict,
-    /// All records of the source up to this one are done.
+    /// All records of the source up to this one are processed.
     through: Option<Name>,
     /// The last of them that the target has.
     held: Option<Name>,
@@ -64,33 +63,34 @@ struct Name {
 }
 
 impl Checkpoint {
-    /// A checkpoint in this file, of a copy between two stores, by names that tell them from others (a URL without its password, for
-    /// one). A copy that is resumed must be of the same two, with the same filter and policy; only what began under
-    /// [`OnConflict::Fail`] may go on under another policy.
+    /// A checkpoint in this file, for a copy between two stores. Their names must identify them, such as a
+    /// URL without its password. A copy can be resumed only between the same two stores, with the same filter
+    /// and policy; one that began with [`OnConflict::Fail`] may continue with another policy.
     ///
-    /// A file that is there is overwritten if it is a checkpoint of the same copy; if it is anything else the copy does not begin.
+    /// An existing checkpoint of the same copy is overwritten. If the file is anything else, the copy fails
+    /// before it writes a record.
     pub fn new(path: impl Into<PathBuf>, source: &str, target: &str) -> Self {
         Self { path: path.into(), stores: digest(&[source, target]), resume: false }
     }
 
-    /// A name for a file, which other stores' checkpoints don't have: 16 hexadecimal digits.
+    /// A file name that is unique to these two stores: 16 hexadecimal digits.
     #[must_use]
     pub fn name(source: &str, target: &str) -> String {
         digest(&[source, target])[..16].to_owned()
     }
 
-    /// The same, but the copy goes on from where it was. If there is no file it begins at the beginning.
+    /// Resumes the copy from the saved position, or starts it if the file does not exist.
     #[must_use]
     pub const fn resuming(mut self) -> Self {
         self.resume = true;
         self
     }
 
-    /// Whether there is a place that a copy with it goes on from. If not, it begins at the beginning.
+    /// Whether a copy with this checkpoint would resume from a saved position, and not start over.
     ///
     /// # Errors
     ///
-    /// The file can't be read, or is no checkpoint.
+    /// The file can't be read, or is not a checkpoint.
     pub async fn is_begun(&self) -> Result<bool> {
         let path = self.path.clone();
         let found = blocking(move || read(&path)).await?;
@@ -98,7 +98,7 @@ impl Checkpoint {
     }
 }
 
-/// The SHA-256 of texts, which can't be cut in another way.
+/// The SHA-256 of texts with their lengths, so that different lists have different digests.
 fn digest(texts: &[&str]) -> String {
     let mut hash = Sha256::new();
     for text in texts {
@@ -108,8 +108,8 @@ fn digest(texts: &[&str]) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What tells a copy from others: its stores and its filter.
-fn name(checkpoint: &Checkpoint, filter: &Filter) -> String {
+/// Identifies a copy by its stores and its filter.
+fn copy_id(checkpoint: &Checkpoint, filter: &Filter) -> String {
     let mut kinds: Vec<&str> = filter.kinds.iter().map(|kind| kind.as_str()).collect();
     kinds.sort_unstable();
     kinds.dedup();
@@ -121,11 +121,12 @@ fn name(checkpoint: &Checkpoint, filter: &Filter) -> String {
     digest(&names.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// Held by whoever changes a checkpoint: the work of a copy that was dropped may still be under way when the next one begins.
-static CHANGES: Mutex<()> = Mutex::new(());
+/// Locked to change a checkpoint, because the write of a dropped copy may still run when the next copy
+/// begins.
+static WRITES: Mutex<()> = Mutex::new(());
 
-/// The checkpoint of a copy that is under way.
-pub(super) struct Place {
+/// The position and the results of a running copy, saved in its checkpoint.
+pub(super) struct Progress {
     is_dropped: Arc<AtomicBool>,
     path: PathBuf,
     copy: String,
@@ -137,13 +138,13 @@ pub(super) struct Place {
     pub(super) failures: Vec<CopyFailure>,
 }
 
-impl Place {
-    /// Reads the file if the copy is resumed, and makes it otherwise.
+impl Progress {
+    /// Reads the checkpoint if the copy is resumed, and creates it otherwise.
     pub(super) async fn open(checkpoint: &Checkpoint, options: &CopyOptions) -> Result<Self> {
-        let mut place = Self {
+        let mut progress = Self {
             is_dropped: Arc::default(),
             path: checkpoint.path.clone(),
-            copy: name(checkpoint, &options.filter),
+            copy: copy_id(checkpoint, &options.filter),
             on_conflict: options.on_conflict,
             resumed: false,
             through: None,
@@ -151,29 +152,29 @@ impl Place {
             tallies: Tallies::default(),
             failures: Vec::new(),
         };
-        let path = place.path.clone();
+        let path = progress.path.clone();
         let found = blocking(move || read(&path)).await?;
         if let Some(found) = found {
-            if found.copy != place.copy {
+            if found.copy != progress.copy {
                 return Err(invalid(
-                    "the checkpoint is of another copy, of other stores or with another filter; without it the copy begins anew",
+                    "the checkpoint is from another copy (other stores or another filter); delete it to start over",
                 ));
             }
             if checkpoint.resume {
-                place.go_on(found)?;
+                progress.resume(found)?;
             }
         }
-        if !place.resumed {
-            place.save().await?;
+        if !progress.resumed {
+            progress.save().await?;
         }
-        Ok(place)
+        Ok(progress)
     }
 
-    fn go_on(&mut self, found: Content) -> Result<()> {
-        // Up to a conflict nothing was kept or replaced, so it can go on either way.
+    fn resume(&mut self, found: Content) -> Result<()> {
+        // A copy under `Fail` stops at its first conflict, so it has not yet applied a policy.
         if ![self.on_conflict, OnConflict::Fail].contains(&found.on_conflict) {
             return Err(invalid(
-                "the checkpoint is of a copy with another policy for conflicts; without it the copy begins anew",
+                "the checkpoint is from a copy with another conflict policy; delete it to start over",
             ));
         }
         self.resumed = true;
@@ -184,7 +185,7 @@ impl Place {
         Ok(())
     }
 
-    /// All up to there is done; this is what became of it.
+    /// Records that everything up to `through` is processed, with these results.
     pub(super) fn advance(
         &mut self,
         through: RecordKey,
@@ -198,7 +199,7 @@ impl Place {
         self.failures.extend(failures.iter().take(MAX_NAMED.saturating_sub(self.failures.len())).cloned());
     }
 
-    /// Puts it on disk.
+    /// Writes the checkpoint to disk.
     pub(super) async fn save(&self) -> Result<()> {
         let content = Content {
             format: FORMAT.to_owned(),
@@ -212,7 +213,7 @@ impl Place {
         };
         let (path, is_dropped) = (self.path.clone(), self.is_dropped.clone());
         blocking(move || {
-            let _changes = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
+            let _writes = WRITES.lock().unwrap_or_else(PoisonError::into_inner);
             if is_dropped.load(Ordering::Relaxed) {
                 return Ok(());
             }
@@ -222,11 +223,11 @@ impl Place {
         .await
     }
 
-    /// Removes it: all is done.
+    /// Removes the checkpoint of a complete copy.
     pub(super) async fn remove(self) -> Result<()> {
         let path = self.path.clone();
         blocking(move || {
-            let _changes = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
+            let _writes = WRITES.lock().unwrap_or_else(PoisonError::into_inner);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removed", error)),
                 _ => Ok(()),
@@ -236,16 +237,16 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Progress {
     fn drop(&mut self) {
         self.is_dropped.store(true, Ordering::Relaxed);
     }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "the checkpoint could not be handled")))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::Internal, "the thread that reads or writes the checkpoint failed"))
+    })
 }
 
 fn read(path: &Path) -> Result<Option<Content>> {
@@ -254,13 +255,13 @@ fn read(path: &Path) -> Result<Option<Content>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("read", error)),
     };
-    /// What every version has.
+    /// The fields of every version.
     #[derive(Deserialize)]
     struct Header {
         format: String,
         version: u32,
     }
-    let foreign = || invalid("the checkpoint's file is there and is no checkpoint; name another one");
+    let foreign = || invalid("the checkpoint file exists but is not a checkpoint; choose another path");
     let header: Header = serde_json::from_slice(&text).map_err(|_| foreign())?;
     if header.format != FORMAT {
         return Err(foreign());
@@ -271,12 +272,12 @@ fn read(path: &Path) -> Result<Option<Content>> {
     serde_json::from_slice(&text).map(Some).map_err(|_| corrupt())
 }
 
-/// Aside, on disk, and then in its place: a reader sees the old one or the new one.
+/// Replaces the file atomically: writes and syncs a temporary file, and renames it.
 fn write(path: &Path, json: &[u8]) -> io::Result<()> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".new");
-    let aside = PathBuf::from(aside);
-    match fs::remove_file(&aside) {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
@@ -284,10 +285,10 @@ fn write(path: &Path, json: &[u8]) -> io::Result<()> {
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&aside)?;
+    let mut file = options.open(&temporary)?;
     file.write_all(json)?;
     file.sync_all()?;
-    fs::rename(&aside, path)?;
+    fs::rename(&temporary, path)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
 }
@@ -343,5 +344,5 @@ fn invalid(message: &'static str) -> Error {
 
 #[cold]
 fn corrupt() -> Error {
-    Error::new(ErrorKind::Corrupt, "the checkpoint is damaged; without it the copy begins anew")
+    Error::new(ErrorKind::Corrupt, "the checkpoint is damaged; delete it to start over")
 }

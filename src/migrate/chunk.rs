@@ -1,4 +1,4 @@
-//! What is written by one call: made from the source, compared with the target, and written.
+//! A chunk of records, written by one call: read from the source, compared with the target, and written.
 
 use std::{mem, num::NonZeroU32, time::Duration};
 
@@ -16,39 +16,39 @@ use crate::{
     Error, ErrorKind, Exportable, Outcome, Record, RecordKind, Result, Storage, codec::RecordKey, storage,
 };
 
-/// A chunk ends when so many times its size were read, and found to need no writing: someone waits for news.
-const UNCHANGED: usize = 10;
+/// A chunk ends after reading this many times its size, so that progress is reported if little needs writing.
+const MAX_READS: usize = 10;
 
-/// How often a chunk is tried. A server that is elected anew takes ten seconds or so.
-const TRIES: u32 = 9;
+/// Attempts to write a chunk, with pauses of 16 s in total. Electing a new primary takes ten or so.
+const ATTEMPTS: u32 = 9;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Some records of the source, in order, and what became of them.
+/// Consecutive records of the source, and their results.
 #[derive(Default)]
 pub(super) struct Chunk {
-    /// What is to be written.
+    /// The records to write.
     writes: storage::Chunk,
     pub(super) tallies: Tallies,
     pub(super) failures: Vec<CopyFailure>,
-    /// The last record that was read, if all up to it is done.
+    /// The last record that was read, if all records up to it are processed.
     pub(super) through: Option<RecordKey>,
-    /// The last one that the target has now.
+    /// The last record that the target has now.
     pub(super) held: Option<RecordKey>,
-    /// Why there is no other chunk after this one, unless the source has ended.
+    /// Why this is the last chunk, unless the source has ended.
     pub(super) stopped: Option<Error>,
 }
 
-/// Makes chunks of a source.
+/// Splits a source into chunks.
 pub(super) struct Chunks<'o, S, T> {
     pub(super) source: Sorted<'o, S>,
-    /// What the target had, if it is read.
+    /// The target's records, if it is read.
     pub(super) target: Option<Sorted<'o, T>>,
     options: &'o CopyOptions,
-    /// What the target has a place for.
+    /// The kinds of records that the target stores.
     imports: Vec<RecordKind>,
     lines: Lines,
-    pace: Option<Pace>,
+    rate: Option<RateLimit>,
     has_ended: bool,
 }
 
@@ -63,8 +63,8 @@ where
         options: &'o CopyOptions,
         imports: Vec<RecordKind>,
     ) -> Self {
-        let pace = options.rate.map(Pace::new);
-        Self { source, target, options, imports, lines: Lines::default(), pace, has_ended: false }
+        let rate = options.rate.map(RateLimit::new);
+        Self { source, target, options, imports, lines: Lines::default(), rate, has_ended: false }
     }
 
     pub(super) async fn next(&mut self) -> Option<Chunk> {
@@ -82,18 +82,18 @@ where
         Some(chunk)
     }
 
-    /// Whether there may be more.
+    /// Returns whether the source may have more records.
     async fn fill(&mut self, chunk: &mut Chunk) -> Result<bool> {
-        let most = self.pace.as_ref().map_or(self.options.batch, |pace| pace.burst.min(self.options.batch));
+        let most = self.rate.as_ref().map_or(self.options.batch, |rate| rate.burst.min(self.options.batch));
         let mut read = 0;
-        while !chunk.writes.is_full(most) && read < UNCHANGED.saturating_mul(most) {
+        while !chunk.writes.is_full(most) && read < MAX_READS.saturating_mul(most) {
             let Some(key) = self.source.peek().await? else { return Ok(false) };
             let found = match &mut self.target {
                 Some(target) => match_of(key, target).await?,
                 None => None,
             };
-            if let Some(pace) = &mut self.pace {
-                pace.wait().await;
+            if let Some(rate) = &mut self.rate {
+                rate.wait().await;
             }
             let key = key.clone();
             let Some(record) = self.source.take() else { return Ok(false) };
@@ -104,7 +104,7 @@ where
             match found {
                 _ if !self.imports.contains(&record.kind()) => {
                     tally.failed += 1;
-                    chunk.failures.push(CopyFailure::new(&record, no_place()));
+                    chunk.failures.push(CopyFailure::new(&record, unsupported()));
                 }
                 Some(found) if self.lines.are_same(&record, &found) => {
                     tally.unchanged += 1;
@@ -119,7 +119,7 @@ where
                     let error = conflict();
                     chunk.failures.push(CopyFailure::new(&record, error.clone()));
                     if !self.options.dry_run {
-                        // It is read and counted again when the copy is resumed.
+                        // A resumed copy reads and counts it again.
                         chunk.through = None;
                         return Err(error.with_key(record.key()));
                     }
@@ -133,42 +133,42 @@ where
 
 #[cold]
 fn conflict() -> Error {
-    Error::new(ErrorKind::Conflict, "the target has this record with another value").with_retryable(false)
+    Error::new(ErrorKind::Conflict, "the target has a different value for this record").with_retryable(false)
 }
 
 #[cold]
-fn no_place() -> Error {
-    Error::new(ErrorKind::Unsupported, "the target has no place for records of this kind")
+fn unsupported() -> Error {
+    Error::new(ErrorKind::Unsupported, "the target does not store records of this kind")
 }
 
-/// So many records a second.
-struct Pace {
-    each: Duration,
-    at: Instant,
-    /// How many at once: some four times a second.
+/// Limits the records per second.
+struct RateLimit {
+    interval: Duration,
+    next: Instant,
+    /// The size of a chunk, for about four chunks per second.
     burst: usize,
 }
 
-const SAVED: Duration = Duration::from_millis(50);
+/// How far the limit may lag behind and catch up. A timer is late by a millisecond or so.
+const MAX_LAG: Duration = Duration::from_millis(50);
 
-impl Pace {
+impl RateLimit {
     fn new(rate: NonZeroU32) -> Self {
-        let each = Duration::from_secs(1) / rate.get();
-        Self { each, at: Instant::now(), burst: (rate.get() as usize / 4).max(1) }
+        let interval = Duration::from_secs(1) / rate.get();
+        Self { interval, next: Instant::now(), burst: (rate.get() as usize / 4).max(1) }
     }
 
     async fn wait(&mut self) {
         let now = Instant::now();
-        // A little time is saved up, since a timer is late by a millisecond or so; no more.
-        self.at = self.at.max(now.checked_sub(SAVED).unwrap_or(now)) + self.each;
-        if self.at > now {
-            sleep_until(self.at).await;
+        self.next = self.next.max(now.checked_sub(MAX_LAG).unwrap_or(now)) + self.interval;
+        if self.next > now {
+            sleep_until(self.next).await;
         }
     }
 }
 
-/// Writes a chunk. What the target can't take now is tried again, unless the copy stops meanwhile; what it will never take is a
-/// failure, unless it would take nothing else either.
+/// Writes a chunk. Records that the target cannot take now are retried, unless the copy stops meanwhile. A
+/// record that it will never take is a failure; an error that affects all records stops the copy.
 pub(super) async fn write<B: Exportable>(
     target: &Storage<B>,
     mut chunk: Chunk,
@@ -178,7 +178,7 @@ pub(super) async fn write<B: Exportable>(
 ) -> Chunk {
     let mut records = mem::take(&mut chunk.writes).records;
     let (mut pause, mut outcome) = (FIRST_PAUSE, Outcome::NotApplied);
-    for tried in 1.. {
+    for attempt in 1.. {
         let failures = if dry_run || records.is_empty() {
             Vec::new()
         } else {
@@ -186,12 +186,12 @@ pub(super) async fn write<B: Exportable>(
                 Ok(report) => report
                     .failures
                     .into_iter()
-                    .map(|failure| (failure.index, is_of_the_record(&failure.error), failure.error))
+                    .map(|failure| (failure.index, is_about_record(&failure.error), failure.error))
                     .collect(),
                 Err(error) => (0..records.len()).map(|index| (index, false, error.clone())).collect(),
             }
         };
-        let (mut failures, mut again) = (failures.into_iter().peekable(), Vec::new());
+        let (mut failures, mut remaining) = (failures.into_iter().peekable(), Vec::new());
         let (mut last, mut written) = (None, None);
         for (index, record) in records.into_iter().enumerate() {
             let tally = chunk.tallies.of_mut(record.kind());
@@ -210,30 +210,30 @@ pub(super) async fn write<B: Exportable>(
                         outcome = Outcome::Unknown;
                     }
                     last = Some(error);
-                    again.push(record);
+                    remaining.push(record);
                 }
             }
         }
         chunk.held = chunk.held.max(written.as_ref().map(RecordKey::from));
         let Some(error) = last else { break };
-        if error.is_retryable() && tried < TRIES && !*stops.borrow() {
+        if error.is_retryable() && attempt < ATTEMPTS && !*stops.borrow() {
             retrying(CopyEvent::Retrying { error: error.clone(), after: pause });
-            // An error is the pause that has passed, or a copy that was dropped.
+            // `Err` means that the pause has passed.
             if timeout(pause, stops.wait_for(|stops| *stops)).await.is_err() {
                 pause = (2 * pause).min(LONGEST_PAUSE);
-                records = again;
+                records = remaining;
                 continue;
             }
         }
-        // What an earlier try may have written is not undone by this one.
+        // The outcome covers all attempts, because a later one does not undo an earlier one.
         (chunk.stopped, chunk.through) = (Some(error.with_outcome(outcome)), None);
         break;
     }
     chunk
 }
 
-/// Whether it says nothing about other records.
-fn is_of_the_record(error: &Error) -> bool {
+/// Whether the error concerns this record only.
+fn is_about_record(error: &Error) -> bool {
     use ErrorKind::{Corrupt, InvalidKey, InvalidValue, NotFound, Overflow, TooLarge, Unsupported};
     matches!(error.kind(), NotFound | InvalidKey | InvalidValue | TooLarge | Overflow | Corrupt | Unsupported)
         && !error.is_retryable()

@@ -1,23 +1,23 @@
-//! Which records are meant: by kind, and by patterns of their keys.
+//! [`Filter`]: selects records by kind and by patterns of their keys.
 
 use std::{fmt, str::FromStr};
 
 use crate::{Error, ErrorKind, Key, Record, RecordKind, Result};
 
-/// Which records are meant. The default is all of them.
+/// Selects records. The default selects all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Filter {
     /// Only these kinds; empty for all.
     pub kinds: Vec<RecordKind>,
-    /// Only keys that match one of these; empty for all. For a counter it is the key of its record.
+    /// Only keys that match one of these; empty for all. A counter is matched by the key of its record.
     pub include: Vec<Glob>,
-    /// No key that matches one of these.
+    /// Excludes keys that match one of these.
     pub exclude: Vec<Glob>,
 }
 
 impl Filter {
-    /// Whether this record is meant.
+    /// Whether this record is selected.
     #[must_use]
     pub fn allows(&self, record: &Record) -> bool {
         let any = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(record.key()));
@@ -27,8 +27,8 @@ impl Filter {
     }
 }
 
-/// A pattern of whole keys: `*` is any text, also an empty one, `?` is any one character, `\` takes the next character as it is.
-/// Nothing else has a meaning: `*` goes across `/` and `.`, and case matters.
+/// A pattern for whole keys: `*` matches any text, including the empty one, `?` matches one character, and
+/// `\` escapes the next character. Nothing else is special: `*` also matches `/` and `.`, and case matters.
 ///
 /// ```
 /// # use gateway_storage::{Key, migrate::Glob};
@@ -38,57 +38,58 @@ impl Filter {
 /// # Ok::<(), gateway_storage::Error>(())
 /// ```
 ///
-/// A match takes at most as many steps as pattern and key have characters, multiplied. `Debug` shows no pattern: it can be a key.
+/// A match takes at most P·K steps for a pattern of P and a key of K characters. `Debug` does not print the
+/// pattern, which can be a key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Glob(Vec<Token>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Token {
-    Any,
-    One,
-    This(char),
+    AnyText,
+    AnyChar,
+    Char(char),
 }
 
 impl Glob {
-    /// Whether the whole key is like this.
+    /// Whether the whole key matches.
     #[must_use]
     pub fn matches(&self, key: &Key) -> bool {
         let (tokens, mut rest) = (&self.0, key.as_str().chars());
         let mut at = 0;
-        // Where the last `*` is, and what it did not take yet: all but the last one never need to be tried again.
+        // The token after the last `*`, and the text after its match. Earlier ones never need backtracking.
         let mut star = None;
         loop {
             let before = rest.clone();
             let next = rest.next();
             match (tokens.get(at), next) {
                 (None, None) => return true,
-                (Some(Token::Any), _) => {
+                (Some(Token::AnyText), _) => {
                     at += 1;
                     star = Some((at, before.clone()));
                     rest = before;
                 }
-                (Some(Token::One), Some(_)) => at += 1,
-                (Some(Token::This(wanted)), Some(found)) if *wanted == found => at += 1,
+                (Some(Token::AnyChar), Some(_)) => at += 1,
+                (Some(Token::Char(wanted)), Some(found)) if *wanted == found => at += 1,
                 (_, None) => return false,
                 (_, Some(_)) => match &mut star {
                     None => return false,
-                    Some((after, untaken)) => {
-                        untaken.next();
-                        (at, rest) = (*after, untaken.clone());
+                    Some((after, unmatched)) => {
+                        unmatched.next();
+                        (at, rest) = (*after, unmatched.clone());
                     }
                 },
             }
         }
     }
 
-    /// The pattern: parsed, it gives this glob.
+    /// The pattern, which parses to this glob.
     pub(super) fn pattern(&self) -> String {
         let mut pattern = String::new();
         for token in &self.0 {
             match *token {
-                Token::Any => pattern.push('*'),
-                Token::One => pattern.push('?'),
-                Token::This(character) => {
+                Token::AnyText => pattern.push('*'),
+                Token::AnyChar => pattern.push('?'),
+                Token::Char(character) => {
                     if matches!(character, '*' | '?' | '\\') {
                         pattern.push('\\');
                     }
@@ -108,19 +109,19 @@ impl FromStr for Glob {
         let mut rest = pattern.chars();
         while let Some(character) = rest.next() {
             let token = match character {
-                '*' => Token::Any,
-                '?' => Token::One,
-                '\\' => Token::This(rest.next().ok_or_else(|| {
-                    Error::new(ErrorKind::InvalidValue, "a pattern ends with `\\`; a backslash is `\\\\`")
+                '*' => Token::AnyText,
+                '?' => Token::AnyChar,
+                '\\' => Token::Char(rest.next().ok_or_else(|| {
+                    Error::new(ErrorKind::InvalidValue, "the pattern ends with `\\`; write `\\\\` instead")
                 })?),
-                character => Token::This(character),
+                character => Token::Char(character),
             };
-            if token != Token::Any || tokens.last() != Some(&Token::Any) {
+            if token != Token::AnyText || tokens.last() != Some(&Token::AnyText) {
                 tokens.push(token);
             }
         }
         if tokens.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidValue, "a pattern can't be empty: no key is"));
+            return Err(Error::new(ErrorKind::InvalidValue, "the pattern is empty and matches no key"));
         }
         Ok(Self(tokens))
     }
@@ -166,18 +167,18 @@ mod tests {
     }
 
     #[test]
-    fn many_stars_end() {
+    fn many_stars_take_no_exponential_time() {
         let pattern = format!("{}b", "a*".repeat(60));
         assert!(!matches(&pattern, &"a".repeat(255)));
     }
 
-    /// The definition, which takes exponentially long.
-    fn slowly(tokens: &[Token], name: &[char]) -> bool {
+    /// The definition, in exponential time.
+    fn naive(tokens: &[Token], name: &[char]) -> bool {
         match (tokens.split_first(), name.split_first()) {
             (None, _) => name.is_empty(),
-            (Some((Token::Any, rest)), _) => (0..=name.len()).any(|at| slowly(rest, &name[at..])),
-            (Some((Token::One, rest)), Some((_, name))) => slowly(rest, name),
-            (Some((Token::This(wanted), rest)), Some((found, name))) => wanted == found && slowly(rest, name),
+            (Some((Token::AnyText, rest)), _) => (0..=name.len()).any(|at| naive(rest, &name[at..])),
+            (Some((Token::AnyChar, rest)), Some((_, name))) => naive(rest, name),
+            (Some((Token::Char(wanted), rest)), Some((found, name))) => wanted == found && naive(rest, name),
             (Some(_), None) => false,
         }
     }
@@ -187,7 +188,7 @@ mod tests {
         fn as_defined(pattern in "[ab*?]{1,8}", name in "[ab]{1,8}") {
             let glob: Glob = pattern.parse().unwrap();
             let characters: Vec<char> = name.chars().collect();
-            prop_assert_eq!(glob.matches(&Key::new(&name).unwrap()), slowly(&glob.0, &characters));
+            prop_assert_eq!(glob.matches(&Key::new(&name).unwrap()), naive(&glob.0, &characters));
         }
 
         #[test]

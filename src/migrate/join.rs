@@ -1,4 +1,4 @@
-//! Two sorted streams, side by side.
+//! Reads two sorted streams side by side.
 
 use std::{borrow::Cow, pin::Pin};
 
@@ -11,52 +11,52 @@ use crate::{
     codec::{RecordKey, encode_record},
 };
 
-/// A stream whose order is checked, and whose next record can be looked at.
+/// A stream that checks the order of its records, filters them, and allows peeking.
 pub(super) struct Sorted<'f, S> {
     records: Pin<Box<S>>,
     side: &'static str,
     filter: &'f Filter,
-    /// Records up to here are as if they were not there.
+    /// Only records after this one are returned.
     after: Option<RecordKey>,
     last: Option<RecordKey>,
     next: Option<(RecordKey, Record)>,
     has_ended: bool,
-    /// Makes the same stream once more, if it breaks off.
-    again: Option<Again<'f, S>>,
-    /// Up to here it was read before it broke off.
-    read: Option<RecordKey>,
+    /// Opens the same stream again if it breaks off.
+    reopen: Option<Reopen<'f, S>>,
+    /// The last record before the stream broke off, until the new one has passed it.
+    skip_through: Option<RecordKey>,
 }
 
-type Again<'f, S> = Box<dyn Fn() -> S + Send + 'f>;
+type Reopen<'f, S> = Box<dyn Fn() -> S + Send + 'f>;
 
 impl<'f, S: Stream<Item = Result<Record>>> Sorted<'f, S> {
     pub(super) fn new(records: S, side: &'static str, filter: &'f Filter, after: Option<RecordKey>) -> Self {
         let records = Box::pin(records);
-        let (last, next, again, read) = (None, None, None, None);
-        Self { records, side, filter, after, last, next, has_ended: false, again, read }
+        let (last, next, reopen, skip_through) = (None, None, None, None);
+        Self { records, side, filter, after, last, next, has_ended: false, reopen, skip_through }
     }
 
-    /// A stream that is made anew where it breaks off, as long as it comes further each time: a server keeps a snapshot for some
-    /// minutes.
-    pub(super) fn renewed(
-        make: impl Fn() -> S + Send + 'f,
+    /// A stream that is opened again if it breaks off, as long as it gets further each time. A server keeps a
+    /// snapshot only for some minutes.
+    pub(super) fn reopening(
+        open: impl Fn() -> S + Send + 'f,
         side: &'static str,
         filter: &'f Filter,
         after: Option<RecordKey>,
     ) -> Self {
-        let sorted = Self::new(make(), side, filter, after);
-        Self { again: Some(Box::new(make)), ..sorted }
+        let sorted = Self::new(open(), side, filter, after);
+        Self { reopen: Some(Box::new(open)), ..sorted }
     }
 
     /// The next record that the filter allows.
     pub(super) async fn peek(&mut self) -> Result<Option<&RecordKey>> {
         while self.next.is_none() && !self.has_ended {
-            // A stream that is always ready would keep others from their turn.
+            // Yields now and then, because a stream that is always ready would starve other tasks.
             tokio::task::consume_budget().await;
             let record = match self.records.next().await {
                 Some(Ok(record)) => record,
                 Some(Err(error)) => {
-                    self.renew(error)?;
+                    self.reopen_after(error)?;
                     continue;
                 }
                 None => {
@@ -65,10 +65,10 @@ impl<'f, S: Stream<Item = Result<Record>>> Sorted<'f, S> {
                 }
             };
             let key = RecordKey::from(&record);
-            if self.read.as_ref().is_some_and(|read| key <= *read) {
+            if self.skip_through.as_ref().is_some_and(|through| key <= *through) {
                 continue;
             }
-            self.read = None;
+            self.skip_through = None;
             if let Some(last) = &self.last
                 && *last >= key
             {
@@ -82,13 +82,13 @@ impl<'f, S: Stream<Item = Result<Record>>> Sorted<'f, S> {
         Ok(self.next.as_ref().map(|(key, _)| key))
     }
 
-    /// Begins again after an error, if that can help.
-    fn renew(&mut self, error: Error) -> Result<()> {
-        let has_come_further = self.read.is_none() && self.last.is_some();
-        match &self.again {
-            Some(again) if error.is_retryable() && has_come_further => {
-                self.records = Box::pin(again());
-                self.read.clone_from(&self.last);
+    /// Opens the stream again after an error, if that can help.
+    fn reopen_after(&mut self, error: Error) -> Result<()> {
+        let got_further = self.skip_through.is_none() && self.last.is_some();
+        match &self.reopen {
+            Some(reopen) if error.is_retryable() && got_further => {
+                self.records = Box::pin(reopen());
+                self.skip_through.clone_from(&self.last);
                 Ok(())
             }
             _ => Err(error),
@@ -101,9 +101,9 @@ impl<'f, S: Stream<Item = Result<Record>>> Sorted<'f, S> {
 }
 
 #[cold]
-fn unsorted(side: &str, is_double: bool) -> Error {
-    let message: Cow<'static, str> = if is_double {
-        format!("the {side} has a record twice").into()
+fn unsorted(side: &str, is_duplicate: bool) -> Error {
+    let message: Cow<'static, str> = if is_duplicate {
+        format!("the {side} contains a record twice").into()
     } else {
         format!(
             "the {side} is not sorted: credentials by id, config values by key, counters by key and field"
@@ -113,13 +113,13 @@ fn unsorted(side: &str, is_double: bool) -> Error {
     Error::new(ErrorKind::InvalidValue, message)
 }
 
-/// What two streams have under one key: one of them may have nothing, but not both.
+/// The records of two streams under one key. At least one of them is `Some`.
 pub(super) struct Pair {
     pub(super) left: Option<Record>,
     pub(super) right: Option<Record>,
 }
 
-/// Everything that either stream has.
+/// The next key of either stream, with the records of both under it.
 pub(super) async fn next_of_both<L, R>(
     left: &mut Sorted<'_, L>,
     right: &mut Sorted<'_, R>,
@@ -142,7 +142,7 @@ where
     Ok(Some(Pair { left, right }))
 }
 
-/// What the right stream has under the key of the left one's next record.
+/// The record under this key in the right stream. Skips the records before it.
 pub(super) async fn match_of<R>(key: &RecordKey, right: &mut Sorted<'_, R>) -> Result<Option<Record>>
 where
     R: Stream<Item = Result<Record>>,
@@ -157,7 +157,7 @@ where
     Ok(None)
 }
 
-/// Whether a stream has this record.
+/// Whether a stream contains this record.
 pub(super) async fn has<S>(records: S, key: &RecordKey) -> Result<bool>
 where
     S: Stream<Item = Result<Record>>,
@@ -167,7 +167,7 @@ where
     Ok(match_of(key, &mut records).await?.is_some())
 }
 
-/// The canonical lines of two records, in memory that is used again.
+/// The canonical lines of two records, in reused buffers.
 #[derive(Default)]
 pub(super) struct Lines {
     pub(super) left: Vec<u8>,
@@ -175,7 +175,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Whether two records are equal to the last bit.
+    /// Whether two records are equal in every bit.
     pub(super) fn are_same(&mut self, left: &Record, right: &Record) -> bool {
         for (record, line) in [(left, &mut self.left), (right, &mut self.right)] {
             line.clear();

@@ -1,9 +1,10 @@
-//! Moving records: [`copy`] from any source to any store, [`verify`] that two hold the same, [`verify_sample`]
-//! that one has some of the other.
+//! Moves records: [`copy`] from any source to any store, [`verify`] that two have the same records,
+//! [`verify_sample`] with a random sample.
 //!
-//! A **source** is a stream of records, sorted as [`Exportable::export`](crate::Exportable::export) says: an export of a
-//! store, or a reader of anything else. A **target** is a [`Storage`](crate::Storage) whose backend imports. Memory is bounded by
-//! [`batch`](CopyOptions::batch) and [`concurrency`](CopyOptions::concurrency), whatever the number of records.
+//! A **source** is a stream of records, sorted as [`Exportable::export`](crate::Exportable::export) says: an
+//! export of a store, or any other reader. A **target** is a [`Storage`](crate::Storage) whose backend
+//! imports records. Memory use is bounded by [`batch`](CopyOptions::batch) and
+//! [`concurrency`](CopyOptions::concurrency), whatever the number of records.
 //!
 //! ```
 //! use gateway_storage::{
@@ -23,8 +24,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Both sides are sorted, so what the target has is found by reading both once, side by side. Events are handed to a function;
-//! one that sends them to a channel makes a stream of them.
+//! Both sides are sorted, so reading each once, side by side, is enough to compare them. Events are passed to
+//! a function; send them to a channel to get a stream.
 
 mod checkpoint;
 mod chunk;

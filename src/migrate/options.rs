@@ -1,4 +1,4 @@
-//! How a copy is made.
+//! The options of a copy.
 
 use std::num::NonZeroU32;
 
@@ -7,37 +7,37 @@ use serde::{Deserialize, Serialize};
 use super::{Checkpoint, Filter};
 use crate::{Error, ErrorKind, IMPORT_CHUNK, Result};
 
-/// What becomes of a record that the target has already, with another value. One with the same value is never a conflict.
+/// What to do if the target has a different value for a record. The same value is never a conflict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnConflict {
-    /// The copy stops there. What came before it is written, and stays.
+    /// Stop the copy. Records that were written before stay.
     #[default]
     Fail,
-    /// The target keeps its own.
+    /// Keep the target's value.
     Skip,
-    /// The source's takes its place. The target is not read, but for a look at what a copy that is resumed has written.
+    /// Replace it by the source's. The target is not read, except to check the checkpoint of a resumed copy.
     Overwrite,
 }
 
-/// How [`copy`](super::copy()) works. The default copies everything, and stops at the first conflict.
+/// The options of [`copy`](super::copy()). The default copies everything, and stops at the first conflict.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CopyOptions {
-    /// What becomes of a record that the target has with another value.
+    /// What to do if the target has a different value for a record.
     pub on_conflict: OnConflict,
-    /// Which records are copied. The others are as if they were not there.
+    /// Which records are copied. All others are ignored.
     pub filter: Filter,
-    /// Only finds out what would be done: nothing is written, a conflict is a failure in the report and stops nothing, and there
-    /// is no checkpoint.
+    /// Only report what would be done: nothing is written, a conflict is a failure in the report and does not
+    /// stop the copy, and no checkpoint is used.
     pub dry_run: bool,
-    /// How many records are written by one call: at least 1, [`IMPORT_CHUNK`] unless set. Fewer, where they are large.
+    /// The records per write: at least 1, [`IMPORT_CHUNK`] unless set. Fewer if the records are large.
     pub batch: usize,
-    /// How many such calls are under way at once: at least 1, 4 unless set.
+    /// The number of concurrent writes: at least 1, 4 unless set.
     pub concurrency: usize,
-    /// The most records a second. Without it, as fast as both sides can.
+    /// The maximum number of records per second. Unlimited unless set.
     pub rate: Option<NonZeroU32>,
-    /// Where the copy's place is kept, so that it can be resumed after it was killed.
+    /// The checkpoint, from which a copy can be resumed after it was interrupted or killed.
     pub checkpoint: Option<Checkpoint>,
 }
 
@@ -56,28 +56,28 @@ impl Default for CopyOptions {
 }
 
 impl CopyOptions {
-    /// The same with another policy for conflicts.
+    /// Sets the policy for conflicts.
     #[must_use]
     pub const fn with_on_conflict(mut self, on_conflict: OnConflict) -> Self {
         self.on_conflict = on_conflict;
         self
     }
 
-    /// The same for only these records.
+    /// Copies only the records that the filter allows.
     #[must_use]
     pub fn with_filter(mut self, filter: Filter) -> Self {
         self.filter = filter;
         self
     }
 
-    /// The same with a checkpoint.
+    /// Uses this checkpoint.
     #[must_use]
     pub fn with_checkpoint(mut self, checkpoint: Checkpoint) -> Self {
         self.checkpoint = Some(checkpoint);
         self
     }
 
-    /// The same as a dry run.
+    /// Makes it a dry run.
     #[must_use]
     pub const fn with_dry_run(mut self) -> Self {
         self.dry_run = true;
@@ -88,13 +88,13 @@ impl CopyOptions {
         if self.batch == 0 || self.concurrency == 0 {
             return Err(Error::new(
                 ErrorKind::InvalidValue,
-                "batch and concurrency of a copy are at least 1",
+                "batch and concurrency of a copy must be at least 1",
             ));
         }
         Ok(())
     }
 
-    /// Whether the target is read, too.
+    /// Whether the copy also reads the target.
     pub(super) fn compares(&self) -> bool {
         self.dry_run || self.on_conflict != OnConflict::Overwrite
     }

@@ -1,4 +1,4 @@
-//! What a copy did, and what it tells while it does it.
+//! The report and the events of a copy.
 
 use std::{fmt, time::Duration};
 
@@ -6,25 +6,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Key, Record, RecordKind, Result};
 
-/// How many records a report names at most: it stays small whatever goes wrong. All of them are counted.
+/// The maximum number of records that a report names, so that it stays small. All records are counted.
 pub const MAX_NAMED: usize = 1000;
 
-/// What became of the records of one kind. `read` is the sum of `written`, `unchanged`, `skipped` and `failed`, unless the copy
-/// was stopped: then some were read and are in none of them.
+/// The results for records of one kind. `read` is the sum of `written`, `unchanged`, `skipped` and `failed`,
+/// unless the copy was stopped: then some records that were read are in none of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Tally {
-    /// Read from the source, and meant by the filter.
+    /// Read from the source, and selected by the filter.
     pub read: u64,
-    /// Written, in place of another one or not; in a dry run: would be.
+    /// Written, including replaced values. In a dry run, records that would be written.
     pub written: u64,
-    /// In the target already, with the same value. None where the target is not read.
+    /// Already in the target with the same value. 0 if the target is not read.
     pub unchanged: u64,
-    /// In the target with another value, which it keeps.
+    /// In the target with another value, which was kept.
     pub skipped: u64,
     /// Not written: refused by the target, or in conflict.
     pub failed: u64,
-    /// The size of what was written, as [`Record::size`] counts it.
+    /// The size of the written records in bytes, as counted by [`Record::size`].
     pub bytes: u64,
 }
 
@@ -39,20 +39,20 @@ impl Tally {
     }
 }
 
-/// A [`Tally`] of each kind.
+/// One [`Tally`] per kind of record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Tallies {
-    /// Of credentials.
+    /// Credentials.
     pub credentials: Tally,
-    /// Of config values.
+    /// Config values.
     pub configs: Tally,
-    /// Of counters.
+    /// Counters.
     pub usage: Tally,
 }
 
 impl Tallies {
-    /// That of one kind.
+    /// The tally of one kind.
     #[must_use]
     pub const fn of(&self, kind: RecordKind) -> &Tally {
         match kind {
@@ -70,7 +70,7 @@ impl Tallies {
         }
     }
 
-    /// All kinds together.
+    /// The sum over all kinds.
     #[must_use]
     pub fn total(&self) -> Tally {
         let mut total = self.credentials;
@@ -86,17 +86,17 @@ impl Tallies {
     }
 }
 
-/// One record that was not copied. Its key may be shown to whoever may see the data; `Debug` does not print it.
+/// A record that was not copied. Show its key only where the data may be shown; `Debug` does not print it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CopyFailure {
-    /// Its kind.
+    /// The record's kind.
     pub kind: RecordKind,
-    /// Its key.
+    /// The record's key.
     pub key: Key,
-    /// Its field, if it is a counter.
+    /// The field, if it is a counter.
     pub field: Option<Key>,
-    /// Why: [`Conflict`](crate::ErrorKind::Conflict) if the target has it with another value.
+    /// The reason: [`Conflict`](crate::ErrorKind::Conflict) if the target has a different value.
     pub error: Error,
 }
 
@@ -106,24 +106,25 @@ impl CopyFailure {
     }
 }
 
-/// What a copy did.
+/// The result of a copy.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 #[must_use = "a copy returns Ok although it was stopped, or some records failed"]
 pub struct CopyReport {
-    /// What became of the records, by kind; of a resumed copy since its very beginning. What was written after the checkpoint was
-    /// last saved is done and counted again.
+    /// The results per kind, of all runs if the copy was resumed. Records after the saved checkpoint count
+    /// again.
     pub tallies: Tallies,
-    /// The first [`MAX_NAMED`] records that failed; of a resumed copy since its very beginning.
+    /// The first [`MAX_NAMED`] records that failed, in all runs if the copy was resumed.
     pub failures: Vec<CopyFailure>,
-    /// Why the copy stopped before the source's end, if it did: what came before is written, and it can be resumed. Its
-    /// [outcome](Error::outcome) is that of the records that were read and are not counted as written.
+    /// Why the copy stopped before the end of the source, if it did. The records before are written, and the
+    /// copy can be resumed. The error's [outcome](Error::outcome) applies to records that were read and are
+    /// not counted as written.
     pub stopped: Option<Error>,
-    /// Whether it went on from a checkpoint.
+    /// Whether the copy was resumed from a checkpoint.
     pub resumed: bool,
-    /// Whether nothing was written, since it was a dry run.
+    /// Whether it was a dry run, which writes nothing.
     pub dry_run: bool,
-    /// How long this run took.
+    /// The duration of this run.
     pub elapsed: Duration,
 }
 
@@ -134,11 +135,11 @@ impl CopyReport {
         self.stopped.is_none() && self.tallies.total().failed == 0
     }
 
-    /// The report, or an error for callers to whom a part is a failure: what stopped the copy, or the first record that failed.
+    /// Treats an incomplete copy as an error. Records that were written stay.
     ///
     /// # Errors
     ///
-    /// As said. What was written stays.
+    /// The error that stopped the copy, or that of the first record that failed.
     pub fn complete(self) -> Result<Self> {
         if self.is_complete() {
             return Ok(self);
@@ -149,23 +150,23 @@ impl CopyReport {
             .or_else(|| failed.map(|failure| failure.error.with_key(&failure.key)))
             .unwrap_or_else(|| {
                 let message =
-                    "some records failed before the copy was resumed; repeat it without a checkpoint";
+                    "some records failed before the copy was resumed; run it again without a checkpoint";
                 Error::new(crate::ErrorKind::Conflict, message).with_retryable(false)
             }))
     }
 }
 
-/// What a copy tells while it is under way.
+/// An event of a running copy.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum CopyEvent {
-    /// It went on from a checkpoint, where this was done already.
+    /// The copy was resumed from a checkpoint with these results.
     Resumed(Tallies),
-    /// So much is done.
+    /// The results so far.
     Progress(Tallies),
-    /// The target could not take a chunk, which is tried again after a pause.
+    /// The target could not take a chunk, which is retried after a pause.
     Retrying {
-        /// Why.
+        /// The reason.
         error: Error,
         /// The pause.
         after: Duration,

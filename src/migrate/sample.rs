@@ -1,4 +1,4 @@
-//! [`verify_sample`]: whether a store has some of a source's records.
+//! [`verify_sample`]: compares a random sample of a source with a store.
 
 use std::{pin::pin, time::Instant};
 
@@ -12,17 +12,18 @@ use crate::{
     codec::{RecordHasher, RecordKey},
 };
 
-/// How many credentials are read by one call.
+/// The number of credentials per read.
 const PAGE: usize = 100;
 
-/// Compares so many records of a source, chosen at random, each as likely as any other, with what a store has under their keys. The
-/// source is read to its end; of the store nothing else is read. What only the store has is not found.
+/// Compares `count` records of a source, chosen at random with equal probability, with the store's records
+/// under their keys. The source is read to its end. Only these keys are read from the store, so records that
+/// only the store has are not found.
 ///
-/// The sample is held in memory. The digests are those of the sample, and of what was found of it.
+/// The sample is held in memory. The digests are those of the sample and of the records found for it.
 ///
 /// # Errors
 ///
-/// That of the source or of the store, or [`InvalidValue`](ErrorKind::InvalidValue) if the sample is of none.
+/// An error of the source or the store, or [`InvalidValue`](ErrorKind::InvalidValue) if `count` is 0.
 pub async fn verify_sample<B: CredentialStore + ConfigStore + UsageStore>(
     source: impl Stream<Item = Result<Record>> + Send,
     target: &Storage<B>,
@@ -30,7 +31,7 @@ pub async fn verify_sample<B: CredentialStore + ConfigStore + UsageStore>(
     options: &VerifyOptions,
 ) -> Result<VerifyReport> {
     if count == 0 {
-        return Err(Error::new(ErrorKind::InvalidValue, "a sample has at least one record"));
+        return Err(Error::new(ErrorKind::InvalidValue, "the sample must have at least one record"));
     }
     let begun = Instant::now();
     let mut sample: Vec<Record> = Vec::new();
@@ -40,11 +41,11 @@ pub async fn verify_sample<B: CredentialStore + ConfigStore + UsageStore>(
         if !options.filter.allows(&record) {
             continue;
         }
-        // Each of those seen is in it with the same probability.
+        // Reservoir sampling: each record seen so far is in the sample with the same probability.
         if sample.len() < count {
             sample.push(record);
-        } else if let Some(place) = sample.get_mut(fastrand::usize(0..=seen)) {
-            *place = record;
+        } else if let Some(chosen) = sample.get_mut(fastrand::usize(0..=seen)) {
+            *chosen = record;
         }
         seen += 1;
     }
@@ -52,7 +53,7 @@ pub async fn verify_sample<B: CredentialStore + ConfigStore + UsageStore>(
 
     let (mut report, mut lines) = (VerifyReport::new(), Lines::default());
     report.sampled_of = Some(seen as u64);
-    // Counters of one record come together.
+    // The last usage record that was read: its counters are adjacent in the sorted sample.
     let mut counters: Option<(Key, Option<UsageRecord>)> = None;
     let (mut left, mut right) = (RecordHasher::default(), RecordHasher::default());
     for page in sample.chunks(PAGE) {

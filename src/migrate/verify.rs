@@ -1,4 +1,4 @@
-//! [`verify`]: whether two streams hold the same.
+//! [`verify`]: compares the records of two streams.
 
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,16 @@ use super::{
 };
 use crate::{Key, Record, RecordDigest, RecordKind, Result, codec::RecordHasher};
 
-/// What [`verify`] compares. The default is everything.
+/// The options of [`verify`]. The default compares everything.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct VerifyOptions {
-    /// Which records are compared, of both sides.
+    /// Which records are compared, on both sides.
     pub filter: Filter,
 }
 
 impl VerifyOptions {
-    /// The same for only these records.
+    /// Compares only the records that the filter allows.
     #[must_use]
     pub fn with_filter(mut self, filter: Filter) -> Self {
         self.filter = filter;
@@ -28,11 +28,11 @@ impl VerifyOptions {
     }
 }
 
-/// How the records of one kind compare.
+/// The result of comparing the records of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Compared {
-    /// On both sides, equal to the last bit.
+    /// On both sides, equal in every bit.
     pub same: u64,
     /// On both sides, with another value.
     pub different: u64,
@@ -42,7 +42,7 @@ pub struct Compared {
     pub extra: u64,
 }
 
-/// In which way a record differs.
+/// How a record differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DifferenceKind {
@@ -66,21 +66,21 @@ impl DifferenceKind {
     }
 }
 
-/// A record that differs. Its key may be shown to whoever may see the data; `Debug` does not print it.
+/// A record that differs. Show its key only where the data may be shown; `Debug` does not print it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Difference {
-    /// Its kind.
+    /// The record's kind.
     pub kind: RecordKind,
-    /// Its key.
+    /// The record's key.
     pub key: Key,
-    /// Its field, if it is a counter.
+    /// The field, if it is a counter.
     pub field: Option<Key>,
-    /// In which way.
+    /// How it differs.
     pub difference: DifferenceKind,
 }
 
-/// How two sides compare.
+/// The result of a comparison.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct VerifyReport {
@@ -90,15 +90,15 @@ pub struct VerifyReport {
     pub configs: Compared,
     /// Counters.
     pub usage: Compared,
-    /// The digest of the source's records, those that the filter allows.
+    /// The digest of the source's records that the filter allows.
     pub source_digest: RecordDigest,
-    /// The digest of the target's.
+    /// The digest of the target's records that the filter allows.
     pub target_digest: RecordDigest,
-    /// How many records of the source there are, if only a sample of them was compared.
+    /// The number of records in the source, if only a sample of them was compared.
     pub sampled_of: Option<u64>,
     /// The first [`MAX_NAMED`] records that differ.
     pub differences: Vec<Difference>,
-    /// How long it took.
+    /// The duration of the comparison.
     pub elapsed: Duration,
 }
 
@@ -118,7 +118,7 @@ impl VerifyReport {
         }
     }
 
-    /// That of one kind.
+    /// The result for one kind.
     #[must_use]
     pub const fn of(&self, kind: RecordKind) -> &Compared {
         match kind {
@@ -128,7 +128,7 @@ impl VerifyReport {
         }
     }
 
-    /// All kinds together.
+    /// The sum over all kinds.
     #[must_use]
     pub fn total(&self) -> Compared {
         let all = RecordKind::ALL.map(|kind| *self.of(kind));
@@ -140,13 +140,13 @@ impl VerifyReport {
         })
     }
 
-    /// Whether the two sides hold the same, as far as they were compared: of a [sample](Self::sampled_of) it says nothing more.
+    /// Whether both sides have the same records, or for a [sample](Self::sampled_of) its records.
     #[must_use]
     pub fn is_same(&self) -> bool {
         self.has_source() && self.total().extra == 0
     }
 
-    /// Whether the target holds all of the source that was compared, whatever else it holds: what a copy is for.
+    /// Whether the target has all compared records of the source, as after a copy. It may have others.
     #[must_use]
     pub fn has_source(&self) -> bool {
         let total = self.total();
@@ -174,17 +174,17 @@ impl VerifyReport {
     }
 }
 
-/// After how many records progress is told.
-const TELL_EVERY: u64 = 1000;
+/// The number of records between two progress reports.
+const REPORT_EVERY: u64 = 1000;
 
-/// Compares two sorted streams, record by record, in memory that does not grow. Values are equal if they are so to the last bit: 1 and
-/// 1.0 differ.
+/// Compares two sorted streams, record by record, in constant memory. Values must be equal in every bit: 1
+/// and 1.0 differ.
 ///
-/// What is written to a store meanwhile can be seen as a difference, unless its export is a snapshot.
+/// Writes to a store during the comparison can appear as differences, unless its export is a snapshot.
 ///
 /// # Errors
 ///
-/// That of a stream, or [`InvalidValue`](crate::ErrorKind::InvalidValue) if one is not sorted.
+/// An error of a stream, or [`InvalidValue`](crate::ErrorKind::InvalidValue) if one is not sorted.
 pub async fn verify(
     source: impl Stream<Item = Result<Record>> + Send,
     target: impl Stream<Item = Result<Record>> + Send,
@@ -217,7 +217,7 @@ pub async fn verify(
             Pair { left: None, right: None } => {}
         }
         count += 1;
-        if count % TELL_EVERY == 0 {
+        if count % REPORT_EVERY == 0 {
             report.elapsed = begun.elapsed();
             progress(&report);
         }
@@ -228,7 +228,7 @@ pub async fn verify(
     Ok(report)
 }
 
-/// The digests of both sides: one, as long as they are the same.
+/// The digests of both sides. `right` is `None` while both sides are the same.
 #[derive(Default)]
 struct Digests {
     left: RecordHasher,

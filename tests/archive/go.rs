@@ -1,4 +1,4 @@
-//! The document of the Go module.
+//! The export document of the Go program gcli2api-go.
 
 use futures_util::stream;
 use gateway_storage::{
@@ -20,7 +20,7 @@ async fn written(records: Vec<Record>) -> Value {
 }
 
 #[test]
-fn what_the_program_exported() {
+fn reads_documents_of_the_program() {
     let texts =
         [include_str!("../fixtures/go/export-file.json"), include_str!("../fixtures/go/export-redis.json")];
     let [file, redis] = texts.map(|text| {
@@ -46,7 +46,7 @@ fn what_the_program_exported() {
         assert_eq!(document.records.len(), count);
         document
     });
-    // Redis gave counts as text.
+    // The program's Redis backend exported counts as strings.
     let counters = |document: &GoDocument| -> Vec<Record> {
         document.records.iter().filter(|record| matches!(record, Record::Usage { .. })).cloned().collect()
     };
@@ -55,7 +55,7 @@ fn what_the_program_exported() {
 }
 
 #[tokio::test]
-async fn what_is_written_is_read() {
+async fn reads_what_it_writes() {
     for records in [few(), Vec::new(), few()[1..2].to_vec(), few()[2..4].to_vec(), few()[4..].to_vec()] {
         let document = written(records.clone()).await;
         let names: Vec<&str> = document.as_object().unwrap().keys().map(String::as_str).collect();
@@ -89,7 +89,7 @@ fn a_whole_number_beyond_64_bits_is_named_and_not_rounded() {
 }
 
 #[test]
-fn what_is_not_understood_is_named_and_the_rest_is_read() {
+fn invalid_entries_are_named_and_the_others_are_read() {
     let document = read(&json!({
         "credentials": { "good": {}, "": {}, "list": [], "line\nbreak": {} },
         "configs": { "good": 1, "x".repeat(256): 1 },
@@ -131,7 +131,7 @@ fn what_is_not_understood_is_named_and_the_rest_is_read() {
 }
 
 #[test]
-fn a_name_that_comes_twice_is_told() {
+fn a_duplicate_name_is_reported() {
     let text = r#"{"configs":{"a":1,"a":2}}"#;
     let document = archive::read_go(text.as_bytes()).unwrap();
     assert_eq!(document.records, [config("a", json!(1))]);
@@ -139,7 +139,7 @@ fn a_name_that_comes_twice_is_told() {
 }
 
 #[test]
-fn parts_may_be_missing_or_null() {
+fn sections_may_be_missing_or_null() {
     assert_eq!(read(&json!({ "credentials": null, "usage": {} })).records, []);
     assert_eq!(read(&json!({ "configs": { "a": null } })).records, [config("a", json!(null))]);
 }
@@ -164,12 +164,12 @@ fn other_documents_are_refused() {
         let error = archive::read_go(text.as_bytes()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{text}");
         assert!(!format!("{error} {error:?}").contains("sk-secret"), "{error:?}");
-        assert!(error.to_string().starts_with("no document of the Go module: "), "{error}");
+        assert!(error.to_string().starts_with("not a gcli2api-go document: "), "{error}");
     }
 }
 
 #[test]
-fn the_two_formats_are_told_apart() {
+fn the_two_formats_are_distinguished() {
     assert!(archive::is_export(b"{\"format\":\"gateway-storage\",\"version\":7"));
     assert!(!archive::is_go(b"{\"format\":\"gateway-storage\",\"version\":7"));
     assert!(archive::is_go(b" \n{\"backend\""));

@@ -1,4 +1,4 @@
-//! Export files: what was written is read, and nothing else.
+//! Export files: exactly the files that were written can be read.
 
 mod go;
 
@@ -37,7 +37,7 @@ fn usage(name: &str, field: &str, count: i64) -> Record {
     Record::Usage { key: key(name), field: key(field), count }
 }
 
-/// A few records of every kind, with what is easily lost.
+/// A few records of every kind, with values that are easily damaged.
 fn few() -> Vec<Record> {
     vec![
         credential("../x", json!({})),
@@ -61,7 +61,7 @@ async fn written(records: &[Record]) -> (Vec<u8>, Contents) {
     (file, contents)
 }
 
-/// What a stream of the file gives, and how it ends.
+/// The records of the file, and the error at the end, if any.
 async fn read(file: &[u8]) -> (Vec<Record>, Option<Error>) {
     let mut records = Vec::new();
     let mut stream = pin!(archive::read(file));
@@ -69,7 +69,7 @@ async fn read(file: &[u8]) -> (Vec<Record>, Option<Error>) {
         match record {
             Ok(record) => records.push(record),
             Err(error) => {
-                assert!(stream.next().await.is_none(), "it goes on after an error");
+                assert!(stream.next().await.is_none(), "the stream continues after an error");
                 return (records, Some(error));
             }
         }
@@ -77,13 +77,13 @@ async fn read(file: &[u8]) -> (Vec<Record>, Option<Error>) {
     (records, None)
 }
 
-/// That a file is refused, by a check and by a stream, at this line. Gives what is said.
+/// Asserts that `check` and `read` refuse a file, at this line. Returns the error's text.
 #[track_caller]
 fn assert_refused(file: &[u8], wanted: impl Fn(u64) -> bool) -> String {
     let (checked, (_, read)) =
         futures_util::FutureExt::now_or_never(async { (archive::check(file).await, read(file).await) })
-            .expect("memory is there at once");
-    let error = checked.expect_err("it is taken");
+            .expect("memory is always ready");
+    let error = checked.expect_err("the file is accepted");
     let text = error.to_string();
     assert_eq!(Some(&text), read.map(|error| error.to_string()).as_ref());
     let line = text.strip_prefix("line ").and_then(|text| text.split([' ', ':']).next()?.parse().ok());
@@ -103,19 +103,19 @@ fn lines(file: &[u8]) -> Vec<Vec<u8>> {
 #[tokio::test]
 async fn a_whole_number_beyond_64_bits_is_refused() {
     let (file, _) = written(&[config("a", json!([7]))]).await;
-    for wide in ["18446744073709551616", "-9223372036854775809"] {
-        let text = String::from_utf8(file.clone()).unwrap().replace("[7]", &format!("[{wide}]"));
+    for large in ["18446744073709551616", "-9223372036854775809"] {
+        let text = String::from_utf8(file.clone()).unwrap().replace("[7]", &format!("[{large}]"));
         assert_refused(text.as_bytes(), at(2));
     }
 }
 
 #[tokio::test]
-async fn there_and_back() {
+async fn written_files_are_read() {
     for records in [Vec::new(), few(), few()[..1].to_vec(), few()[5..].to_vec()] {
         let (file, contents) = written(&records).await;
         let (found, end) = read(&file).await;
         assert_eq!((&found, end.is_none()), (&records, true));
-        // `==` takes 0.0 for -0.0.
+        // `==` does not distinguish 0.0 from -0.0.
         assert_eq!(format!("{}", written(&found).await.1.digest), format!("{}", contents.digest));
 
         let checked = archive::check(&file[..]).await.unwrap();
@@ -129,9 +129,9 @@ async fn there_and_back() {
     }
 }
 
-/// The format is a promise to files that are kept.
+/// Pins the format, because old files must stay readable.
 #[tokio::test]
-async fn the_format_is_this() {
+async fn the_format_does_not_change() {
     let (file, _) = written(&few()).await;
     let wanted = r#"{"format":"gateway-storage","version":1,"source":"file","created":"2026-01-31T12:00:00Z","snapshot":true}
 {"key":"../x","kind":"credential","value":{}}
@@ -148,23 +148,23 @@ async fn the_format_is_this() {
 }
 
 #[tokio::test]
-async fn every_bit_is_watched() {
+async fn every_flipped_bit_is_detected() {
     let (file, _) = written(&few()).await;
     let mut line = 1;
     for (byte, original) in file.iter().enumerate() {
         for bit in 0..8 {
             let mut flipped = file.clone();
             flipped[byte] ^= 1 << bit;
-            // Where the line is still one, its neighbour or the end tells.
-            assert_refused(&flipped, |told| told >= line && told <= 8);
+            // If the line is still valid, the error is at its neighbour or at the end.
+            assert_refused(&flipped, |found| found >= line && found <= 8);
         }
         line += u64::from(*original == b'\n');
     }
-    assert_eq!(line, 9, "it has eight lines");
+    assert_eq!(line, 9, "the file has eight lines");
 }
 
 #[tokio::test]
-async fn every_part_of_it_is_refused() {
+async fn every_truncated_file_is_refused() {
     let (file, _) = written(&few()).await;
     for length in 0..file.len() {
         let part = &file[..length];
@@ -174,7 +174,7 @@ async fn every_part_of_it_is_refused() {
 }
 
 #[tokio::test]
-async fn lines_that_were_moved_are_refused() {
+async fn moved_doubled_and_missing_lines_are_refused() {
     let lines = lines(&written(&few()).await.0);
     for left in 0..lines.len() {
         for right in left + 1..lines.len() {
@@ -192,7 +192,7 @@ async fn lines_that_were_moved_are_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_export_is_refused() {
+async fn other_files_are_refused() {
     let (file, _) = written(&few()).await;
     let text = String::from_utf8(file.clone()).unwrap();
     assert_eq!(assert_refused(b"", at(1)), "line 1 is missing: the export is cut off");
@@ -210,13 +210,13 @@ async fn what_is_no_export_is_refused() {
         assert_refused(format!("{text}{behind}").as_bytes(), at(9));
     }
     assert_refused(text.replacen('\n', "\n\n", 1).as_bytes(), at(2));
-    // An editor's idea of JSON, equal in value.
+    // Equal values in another form, as an editor may save them.
     assert_refused(text.replace("1e0", "1.0").as_bytes(), at(3));
     assert_refused(text.replace(":42", ": 42").as_bytes(), at(6));
 }
 
 #[tokio::test]
-async fn a_later_version_is_said_so() {
+async fn a_later_version_is_reported() {
     let (file, _) = written(&few()).await;
     for version in ["2", "17", "4294967297"] {
         let later = format!("{{\"format\":\"gateway-storage\",\"version\":{version},\"more\":[]}}\nanything");
@@ -231,19 +231,19 @@ async fn a_later_version_is_said_so() {
     assert_refused(zeroth.as_bytes(), at(1));
 }
 
-/// Memory for it is not taken without end.
+/// Memory use is bounded.
 #[tokio::test]
-async fn a_line_without_end_is_refused_early() {
+async fn an_endless_line_is_refused_early() {
     let first = lines(&written(&[]).await.0).remove(0);
-    let taken = Arc::new(AtomicUsize::new(0));
-    let count = taken.clone();
+    let read = Arc::new(AtomicUsize::new(0));
+    let count = read.clone();
     let endless = std::iter::once(first).chain(std::iter::repeat_with(move || {
         count.fetch_add(1000, Ordering::Relaxed);
         b"x".repeat(1000)
     }));
     let error = archive::check(Pieces::new(endless.map(Ok))).await.unwrap_err();
     assert_eq!(error.to_string(), "line 2 is longer than any line of an export");
-    assert!(taken.load(Ordering::Relaxed) <= MAX_LINE_BYTES + 1000);
+    assert!(read.load(Ordering::Relaxed) <= MAX_LINE_BYTES + 1000);
 }
 
 #[tokio::test]
@@ -255,9 +255,9 @@ async fn the_longest_records_fit() {
     assert_eq!(read(&file).await.0, records);
 }
 
-/// A reader that gives a byte at a time sees the same.
+/// Even one byte per read gives the same result.
 #[tokio::test]
-async fn it_does_not_matter_how_it_is_read() {
+async fn the_size_of_reads_does_not_matter() {
     let (file, contents) = written(&few()).await;
     for size in [1, 2, 7, 100] {
         let pieces = Pieces::new(file.chunks(size).map(|piece| Ok(piece.to_vec())));
@@ -265,7 +265,7 @@ async fn it_does_not_matter_how_it_is_read() {
     }
 }
 
-/// A file that comes in pieces.
+/// A reader that returns one piece per read.
 struct Pieces<I>(I, Vec<u8>);
 
 impl<I: Iterator<Item = io::Result<Vec<u8>>>> Pieces<I> {
@@ -291,7 +291,7 @@ impl<I: Iterator<Item = io::Result<Vec<u8>>> + Unpin> AsyncRead for Pieces<I> {
 }
 
 #[tokio::test]
-async fn an_error_of_the_input_is_told() {
+async fn an_error_of_the_input_is_returned() {
     let (file, _) = written(&few()).await;
     let input = [Ok(file[..50].to_vec()), Err(io::Error::other("disk"))];
     let error = archive::check(Pieces::new(input.into_iter())).await.unwrap_err();
@@ -302,7 +302,7 @@ async fn an_error_of_the_input_is_told() {
 }
 
 #[tokio::test]
-async fn only_what_is_sorted_is_written() {
+async fn unsorted_records_are_not_written() {
     for unsorted in [
         [config("b", json!(1)), config("a", json!(1))],
         [config("a", json!(1)), config("a", json!(2))],
@@ -320,7 +320,7 @@ async fn only_what_is_sorted_is_written() {
 }
 
 #[tokio::test]
-async fn errors_quote_nothing() {
+async fn errors_contain_no_data() {
     let (file, _) = written(&[credential("sk-secret", json!({ "token": "sk-secret" }))]).await;
     let text = String::from_utf8(file).unwrap();
     let broken = [
@@ -339,7 +339,7 @@ async fn errors_quote_nothing() {
 }
 
 #[tokio::test]
-async fn from_store_to_store() -> Result<()> {
+async fn an_export_is_imported_to_another_store() -> Result<()> {
     let (from, to) = (Storage::<Memory>::open("memory:").await?, Storage::<Memory>::open("memory:").await?);
     let report = from.import(stream::iter(few().into_iter().map(Ok))).await?;
     assert!(report.is_complete());

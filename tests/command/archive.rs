@@ -388,7 +388,10 @@ fn the_document_of_the_go_module() {
     place.write_text("b.json", r#"{"configs":{"good":1},"usage":{"sk-1":{"f":"many"}}}"#);
     let fourth = ["--url", "file:./fourth", "import", "b.json"];
     let err = place.fails(1, &fourth);
-    assert!(err.contains("usage/sk-1/f: a count is a whole number") && err.contains("--leave-out"), "{err}");
+    assert!(
+        err.contains("usage/sk-1/f: a count must be a 64-bit integer") && err.contains("--leave-out"),
+        "{err}"
+    );
     assert!(!place.file("fourth").exists());
     let out = place.ok(&[&fourth[..], &["--leave-out"]].concat());
     assert!(out.contains("left out: usage/sk-1/f"), "{out}");

@@ -20,7 +20,7 @@ fn urls() {
         ("file:", "a file URL is"),
         ("file:x?mode=1", "options: create, deadline"),
         ("file:x?deadline=5", "a duration such as `10s`"),
-        ("memory:x", "a memory URL is just `memory:`"),
+        ("memory:x", "the only memory URL is `memory:`"),
     ] {
         let ended = run(&["ping", "--url", url]);
         assert_eq!(ended.code, Some(2), "{url}");

@@ -86,7 +86,10 @@ fn a_conflict_is_found_before_anything_is_written() {
     let (from, to) = (place.url(), place.other("copy"));
     place.ok(&["--url", &to, "config", "set", "retries", "3.0"]);
     let (out, err) = place.moves(1, &["copy", &from, &to]);
-    assert!(out.contains("failed: config `retries`: the target has this record with another value"), "{out}");
+    assert!(
+        out.contains("failed: config `retries`: the target has a different value for this record"),
+        "{out}"
+    );
     assert!(err.contains("nothing was written"), "{err}");
     let found = place.moves_json(3, &["verify", &from, &to]);
     assert_eq!((&found["total"]["missing"], &found["total"]["different"]), (&json!(2), &json!(1)));
@@ -196,7 +199,7 @@ fn a_checkpoint_that_does_not_fit_is_named() {
     let line = ["copy", &from, &to, "--checkpoint", "place"];
     fs::write(place.dir.path().join("place"), "{}").unwrap();
     let (_, err) = place.moves(2, &line);
-    assert!(err.contains("is no checkpoint") && err.contains("the checkpoint is `place`"), "{err}");
+    assert!(err.contains("is not a checkpoint") && err.contains("the checkpoint is `place`"), "{err}");
 }
 
 #[test]
@@ -239,7 +242,7 @@ fn what_can_not_be_reached_or_is_wrong() {
     }
     fs::write(place.dir.path().join("notes"), "mine").unwrap();
     let (_, err) = place.moves(2, &["copy", &from, &to, "--checkpoint", "notes"]);
-    assert!(err.contains("is no checkpoint"), "{err}");
+    assert!(err.contains("is not a checkpoint"), "{err}");
     assert_eq!(fs::read_to_string(place.dir.path().join("notes")).unwrap(), "mine");
 }
 

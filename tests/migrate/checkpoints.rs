@@ -1,4 +1,4 @@
-//! A copy that did not come to its end goes on where it was.
+//! An interrupted copy resumes from its checkpoint.
 
 use std::{
     fs,
@@ -20,11 +20,11 @@ use tempfile::TempDir;
 
 use crate::records::{configs, digest, memory, of, usage};
 
-struct Place {
+struct Setup {
     dir: TempDir,
 }
 
-impl Place {
+impl Setup {
     fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
@@ -53,7 +53,7 @@ impl Place {
     }
 }
 
-/// The first so many, and then an error.
+/// The first records, and then an error.
 fn broken(records: Vec<Record>, after: usize) -> impl Stream<Item = Result<Record>> + Send {
     let error = stream::iter([Err(Error::new(ErrorKind::Unavailable, "the source is lost"))]);
     of(records.into_iter().take(after).collect()).chain(error)
@@ -66,18 +66,18 @@ fn records() -> Vec<Record> {
 }
 
 #[tokio::test]
-async fn goes_on_where_it_was() {
+async fn resumes_from_the_saved_position() {
     for after in [0, 1, 9, 10, 11, 100, 105, 199, 200] {
-        let (place, to) = (Place::new(), memory(Vec::new()).await);
-        let report = place.copy(broken(records(), after), &to, place.checkpoint()).await.unwrap();
+        let (setup, to) = (Setup::new(), memory(Vec::new()).await);
+        let report = setup.copy(broken(records(), after), &to, setup.checkpoint()).await.unwrap();
         assert_eq!(report.stopped.as_ref().unwrap().to_string(), "the source is lost");
-        assert_eq!(report.tallies.total().written, after as u64, "what was read is written");
-        let mode = fs::metadata(place.path()).unwrap().permissions().mode();
+        assert_eq!(report.tallies.total().written, after as u64, "all records that were read are written");
+        let mode = fs::metadata(setup.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
 
         let count = Count::default();
         let mut resumed = None;
-        let options = place.options(place.checkpoint().resuming());
+        let options = setup.options(setup.checkpoint().resuming());
         let counted = to.clone().layer(count.clone());
         let report = copy(of(records()), &counted, &options, |event| {
             if let CopyEvent::Resumed(tallies) = event {
@@ -89,31 +89,35 @@ async fn goes_on_where_it_was() {
         let known = after as u64;
         assert_eq!(resumed, Some(known));
         let chunks = (200 - known).div_ceil(10);
-        assert_eq!(count.of("import"), chunks, "after {after}: what is known is not written again");
+        assert_eq!(
+            count.of("import"),
+            chunks,
+            "after {after}: records before the checkpoint are not written again"
+        );
         assert_eq!(report.tallies.total().written, 200);
         assert_eq!(report.tallies.total().read, 200);
         assert_eq!(digest(&to).await, digest(&memory(records()).await).await);
-        assert!(!place.path().exists(), "all is done");
+        assert!(!setup.path().exists(), "the copy is complete");
     }
 }
 
 #[tokio::test]
-async fn a_conflict_is_met_again() {
-    let (place, to) = (Place::new(), memory(vec![crate::records::config("k00042", json!("other"))]).await);
-    let report = place.copy(of(records()), &to, place.checkpoint()).await.unwrap();
+async fn a_resumed_copy_meets_the_conflict_again() {
+    let (setup, to) = (Setup::new(), memory(vec![crate::records::config("k00042", json!("other"))]).await);
+    let report = setup.copy(of(records()), &to, setup.checkpoint()).await.unwrap();
     assert_eq!(report.stopped.unwrap().kind(), ErrorKind::Conflict);
-    let report = place.copy(of(records()), &to, place.checkpoint().resuming()).await.unwrap();
-    assert_eq!(report.stopped.unwrap().kind(), ErrorKind::Conflict, "it is still there");
-    let options = place.options(place.checkpoint().resuming()).with_on_conflict(OnConflict::Overwrite);
+    let report = setup.copy(of(records()), &to, setup.checkpoint().resuming()).await.unwrap();
+    assert_eq!(report.stopped.unwrap().kind(), ErrorKind::Conflict, "the conflict remains");
+    let options = setup.options(setup.checkpoint().resuming()).with_on_conflict(OnConflict::Overwrite);
     let _ = copy(of(records()), &to, &options, |_| ()).await.unwrap().complete().unwrap();
     assert_eq!(digest(&to).await, digest(&memory(records()).await).await);
 }
 
-/// Its records up to the checkpoint are not what they would be under the other policy.
+/// Under another policy the records up to the checkpoint would have been treated differently.
 #[tokio::test]
-async fn a_policy_that_was_followed_is_kept() {
+async fn only_a_copy_under_fail_resumes_with_another_policy() {
     use OnConflict::{Fail, Overwrite, Skip};
-    for (first, second, goes_on) in [
+    for (first, second, resumes) in [
         (Fail, Skip, true),
         (Fail, Overwrite, true),
         (Skip, Overwrite, false),
@@ -121,49 +125,47 @@ async fn a_policy_that_was_followed_is_kept() {
         (Overwrite, Skip, false),
         (Overwrite, Overwrite, true),
     ] {
-        let (place, to) = (Place::new(), memory(Vec::new()).await);
-        let with = |checkpoint, policy| place.options(checkpoint).with_on_conflict(policy);
-        let _ = copy(broken(records(), 50), &to, &with(place.checkpoint(), first), |_| ()).await.unwrap();
-        let options = with(place.checkpoint().resuming(), second);
+        let (setup, to) = (Setup::new(), memory(Vec::new()).await);
+        let with = |checkpoint, policy| setup.options(checkpoint).with_on_conflict(policy);
+        let _ = copy(broken(records(), 50), &to, &with(setup.checkpoint(), first), |_| ()).await.unwrap();
+        let options = with(setup.checkpoint().resuming(), second);
         let resumed = copy(of(records()), &to, &options, |_| ()).await;
-        match goes_on {
+        match resumes {
             true => assert!(resumed.unwrap().complete().unwrap().resumed),
             false => assert_eq!(resumed.unwrap_err().kind(), ErrorKind::InvalidValue),
         }
-        // From the beginning every policy may be followed.
-        let _ = copy(of(records()), &to, &with(place.checkpoint(), second), |_| ()).await.unwrap();
+        // A copy that starts over may have any policy.
+        let _ = copy(of(records()), &to, &with(setup.checkpoint(), second), |_| ()).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_target_without_what_was_copied_is_another_one() {
+async fn a_target_without_the_copied_records_is_refused() {
     for policy in [OnConflict::Fail, OnConflict::Skip, OnConflict::Overwrite] {
-        let (place, to) = (Place::new(), memory(Vec::new()).await);
-        let options = |checkpoint| place.options(checkpoint).with_on_conflict(policy);
-        let _ = copy(broken(records(), 150), &to, &options(place.checkpoint()), |_| ()).await.unwrap();
-        let whole = fs::read(place.path()).unwrap();
+        let (setup, to) = (Setup::new(), memory(Vec::new()).await);
+        let options = |checkpoint| setup.options(checkpoint).with_on_conflict(policy);
+        let _ = copy(broken(records(), 150), &to, &options(setup.checkpoint()), |_| ()).await.unwrap();
+        let whole = fs::read(setup.path()).unwrap();
         let emptied = memory(configs(99)).await;
-        let resuming = options(place.checkpoint().resuming());
+        let resuming = options(setup.checkpoint().resuming());
         let error = copy(of(records()), &emptied, &resuming, |_| ()).await.unwrap_err();
-        assert!(
-            error.to_string().contains("does not have what the checkpoint says that it was given"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("lacks a record that the checkpoint lists as written"), "{error}");
         assert_eq!(
-            (digest(&emptied).await, fs::read(place.path()).unwrap()),
+            (digest(&emptied).await, fs::read(setup.path()).unwrap()),
             (digest(&memory(configs(99)).await).await, whole)
         );
         let _ = copy(of(records()), &to, &resuming, |_| ()).await.unwrap().complete().unwrap();
     }
 }
 
-/// What failed is no longer in the target, but it is known, and it is no reason to think that the target is another one.
+/// The target lacks the records that failed. The checkpoint knows them, so they do not make it another
+/// target.
 #[tokio::test]
-async fn what_failed_is_named_after_a_kill_too() {
-    let (place, to) = (Place::new(), crate::faults::without_usage().await);
-    let report = copy(broken(records(), 150), &to, &place.options(place.checkpoint()), |_| ()).await.unwrap();
+async fn a_resumed_copy_reports_earlier_failures() {
+    let (setup, to) = (Setup::new(), crate::faults::without_usage().await);
+    let report = copy(broken(records(), 150), &to, &setup.options(setup.checkpoint()), |_| ()).await.unwrap();
     assert_eq!(report.tallies.usage.failed, 50);
-    let options = place.options(place.checkpoint().resuming());
+    let options = setup.options(setup.checkpoint().resuming());
     let report = copy(of(records()), &to, &options, |_| ()).await.unwrap();
     assert_eq!((report.tallies.usage.failed, report.failures.len()), (100, 100));
     let first = &report.failures[0];
@@ -174,72 +176,72 @@ async fn what_failed_is_named_after_a_kill_too() {
 }
 
 #[tokio::test]
-async fn the_order_of_kinds_says_nothing() {
-    let (place, to) = (Place::new(), memory(Vec::new()).await);
+async fn the_order_of_kinds_in_the_filter_does_not_matter() {
+    let (setup, to) = (Setup::new(), memory(Vec::new()).await);
     let with = |kinds: [RecordKind; 3], checkpoint| {
         let mut filter = Filter::default();
         filter.kinds = kinds.to_vec();
-        place.options(checkpoint).with_filter(filter)
+        setup.options(checkpoint).with_filter(filter)
     };
     use RecordKind::{Config, Usage};
-    let options = with([Config, Usage, Config], place.checkpoint());
+    let options = with([Config, Usage, Config], setup.checkpoint());
     let _ = copy(broken(records(), 50), &to, &options, |_| ()).await.unwrap();
-    let options = with([Usage, Config, Config], place.checkpoint().resuming());
+    let options = with([Usage, Config, Config], setup.checkpoint().resuming());
     assert!(copy(of(records()), &to, &options, |_| ()).await.unwrap().complete().unwrap().resumed);
 }
 
 #[tokio::test]
-async fn a_checkpoint_that_is_gone_is_no_failure() {
-    let (place, to) = (Place::new(), memory(Vec::new()).await);
-    let path = place.path();
+async fn a_checkpoint_may_be_deleted_during_the_copy() {
+    let (setup, to) = (Setup::new(), memory(Vec::new()).await);
+    let path = setup.path();
     let records = of(records()).inspect(move |_| drop(fs::remove_file(&path)));
-    let _ = place.copy(records, &to, place.checkpoint()).await.unwrap().complete().unwrap();
+    let _ = setup.copy(records, &to, setup.checkpoint()).await.unwrap().complete().unwrap();
 }
 
 #[tokio::test]
-async fn dropped_at_any_time_it_goes_on() {
+async fn resumes_after_being_dropped_at_any_await() {
     let wanted = digest(&memory(records()).await).await;
     for polls in (1..60).step_by(3) {
-        let (place, to) = (Place::new(), memory(Vec::new()).await);
+        let (setup, to) = (Setup::new(), memory(Vec::new()).await);
         {
-            // Every third record takes a turn of the executor.
+            // Every third record yields to the executor.
             let slow = of(records()).enumerate().then(|(at, record)| async move {
                 if at % 3 == 0 {
                     tokio::task::yield_now().await;
                 }
                 record
             });
-            let copying = place.copy(slow, &to, place.checkpoint());
-            let turns = async {
+            let copying = setup.copy(slow, &to, setup.checkpoint());
+            let elapsed = async {
                 for _ in 0..polls {
                     tokio::task::yield_now().await;
                 }
             };
-            tokio::select! { biased; _ = copying => {} () = turns => {} }
+            tokio::select! { biased; _ = copying => {} () = elapsed => {} }
         }
-        let report = place.copy(of(records()), &to, place.checkpoint().resuming()).await.unwrap();
+        let report = setup.copy(of(records()), &to, setup.checkpoint().resuming()).await.unwrap();
         let _ = report.complete().unwrap();
         assert_eq!(digest(&to).await, wanted);
     }
 }
 
 #[tokio::test]
-async fn without_a_file_it_begins_at_the_beginning_and_without_resume_too() {
-    let (place, to) = (Place::new(), memory(Vec::new()).await);
-    let report = place.copy(broken(records(), 50), &to, place.checkpoint().resuming()).await.unwrap();
-    assert!(!report.resumed && place.path().exists());
-    let report = place.copy(of(records()), &to, place.checkpoint()).await.unwrap().complete().unwrap();
+async fn starts_over_without_a_checkpoint_or_without_resume() {
+    let (setup, to) = (Setup::new(), memory(Vec::new()).await);
+    let report = setup.copy(broken(records(), 50), &to, setup.checkpoint().resuming()).await.unwrap();
+    assert!(!report.resumed && setup.path().exists());
+    let report = setup.copy(of(records()), &to, setup.checkpoint()).await.unwrap().complete().unwrap();
     assert_eq!((report.resumed, report.tallies.total().read), (false, 200));
 }
 
 #[tokio::test]
-async fn only_its_own_checkpoint_is_taken() {
-    let (place, to) = (Place::new(), memory(Vec::new()).await);
-    let _ = place.copy(broken(records(), 50), &to, place.checkpoint()).await.unwrap();
-    let whole = fs::read(place.path()).unwrap();
+async fn only_the_checkpoint_of_the_same_copy_is_accepted() {
+    let (setup, to) = (Setup::new(), memory(Vec::new()).await);
+    let _ = setup.copy(broken(records(), 50), &to, setup.checkpoint()).await.unwrap();
+    let whole = fs::read(setup.path()).unwrap();
     let refused = async |checkpoint: Checkpoint, filter: Filter| {
         let before = digest(&to).await;
-        let options = place.options(checkpoint).with_filter(filter);
+        let options = setup.options(checkpoint).with_filter(filter);
         let error = copy(of(records()), &to, &options, |_| ()).await.unwrap_err();
         assert_eq!(digest(&to).await, before);
         error.kind()
@@ -247,17 +249,17 @@ async fn only_its_own_checkpoint_is_taken() {
     let all = Filter::default;
     let mut some = all();
     some.include = vec!["k*".parse().unwrap()];
-    let other = |source, target| Checkpoint::new(place.path(), source, target);
+    let other = |source, target| Checkpoint::new(setup.path(), source, target);
     for (checkpoint, filter) in [
         (other("here", "elsewhere"), all()),
         (other("elsewhere", "there"), all()),
         (other("her", "ethere"), all()),
-        (place.checkpoint(), some),
+        (setup.checkpoint(), some),
     ] {
-        // Not even to be replaced: somebody may want it.
+        // A copy that does not resume must not overwrite it, either.
         assert_eq!(refused(checkpoint.clone(), filter.clone()).await, ErrorKind::InvalidValue);
         assert_eq!(refused(checkpoint.resuming(), filter).await, ErrorKind::InvalidValue);
-        assert_eq!(fs::read(place.path()).unwrap(), whole);
+        assert_eq!(fs::read(setup.path()).unwrap(), whole);
     }
 
     let mut newer: Value = serde_json::from_slice(&whole).unwrap();
@@ -269,26 +271,26 @@ async fn only_its_own_checkpoint_is_taken() {
         (Vec::new(), ErrorKind::InvalidValue),
         (whole[..whole.len() / 2].to_vec(), ErrorKind::InvalidValue),
     ] {
-        fs::write(place.path(), &text).unwrap();
-        assert_eq!(refused(place.checkpoint().resuming(), all()).await, kind);
-        assert_eq!(refused(place.checkpoint(), all()).await, kind);
-        assert_eq!(fs::read(place.path()).unwrap(), text, "it is left as it is");
+        fs::write(setup.path(), &text).unwrap();
+        assert_eq!(refused(setup.checkpoint().resuming(), all()).await, kind);
+        assert_eq!(refused(setup.checkpoint(), all()).await, kind);
+        assert_eq!(fs::read(setup.path()).unwrap(), text, "the file is unchanged");
     }
 }
 
 #[tokio::test]
-async fn it_needs_a_place_before_it_begins() {
-    let (place, to) = (Place::new(), memory(Vec::new()).await);
-    let nowhere = Checkpoint::new(place.dir.path().join("no/such/folder"), "here", "there");
-    assert!(place.copy(of(records()), &to, nowhere).await.is_err());
+async fn fails_at_the_start_if_the_checkpoint_cannot_be_created() {
+    let (setup, to) = (Setup::new(), memory(Vec::new()).await);
+    let nowhere = Checkpoint::new(setup.dir.path().join("no/such/folder"), "here", "there");
+    assert!(setup.copy(of(records()), &to, nowhere).await.is_err());
     assert!(to.list_configs().await.unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn it_is_saved_while_the_copy_goes_on() {
-    let (place, to) = (Place::new(), memory(Vec::new()).await);
+async fn the_checkpoint_is_saved_during_the_copy() {
+    let (setup, to) = (Setup::new(), memory(Vec::new()).await);
     let seen = Arc::new(AtomicU64::new(0));
-    let (counter, path) = (seen.clone(), place.path());
+    let (counter, path) = (seen.clone(), setup.path());
     let slow = of(records()).enumerate().then(move |(at, record)| {
         let (counter, path) = (counter.clone(), path.clone());
         async move {
@@ -301,6 +303,6 @@ async fn it_is_saved_while_the_copy_goes_on() {
             record
         }
     });
-    let _ = place.copy(slow, &to, place.checkpoint()).await.unwrap().complete().unwrap();
+    let _ = setup.copy(slow, &to, setup.checkpoint()).await.unwrap().complete().unwrap();
     assert!(seen.load(Ordering::Relaxed) >= 20, "{seen:?}");
 }

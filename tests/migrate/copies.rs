@@ -40,7 +40,7 @@ fn three() -> Vec<Record> {
     vec![config("a", json!(1)), config("b", json!(1)), config("c", json!(1))]
 }
 
-/// What has `b` with another value, and `c` with the same.
+/// A store with a different value for `b`, and the same for `c`.
 async fn target() -> Storage<Memory> {
     memory(vec![config("b", json!(1.0)), config("c", json!(1)), config("d", json!(1))]).await
 }
@@ -68,14 +68,14 @@ async fn policies() {
     let to = target().await;
     let report = copied(three(), &to, &with(OnConflict::Fail)).await;
     counts(&report, RecordKind::Config, [2, 1, 0, 0, 1]);
-    assert_eq!(values(&to).await, "a=1 b=1.0 c=1 d=1 ", "what came before the conflict is written");
+    assert_eq!(values(&to).await, "a=1 b=1.0 c=1 d=1 ", "the records before the conflict are written");
     assert_eq!((report.failures.len(), report.failures[0].key.as_str()), (1, "b"));
     let error = report.complete().unwrap_err();
     assert_eq!((error.kind(), error.key()), (ErrorKind::Conflict, Some(&key("b"))));
 }
 
 #[tokio::test]
-async fn a_dry_run_writes_nothing_and_tells_all() {
+async fn a_dry_run_reports_everything_and_writes_nothing() {
     let two =
         vec![config("a", json!(2)), config("b", json!(2)), config("c", json!(1)), config("e", json!(2))];
     let base = || memory(vec![config("a", json!(1)), config("b", json!(1)), config("c", json!(1))]);
@@ -97,7 +97,7 @@ async fn a_dry_run_writes_nothing_and_tells_all() {
 }
 
 #[tokio::test]
-async fn the_target_is_not_read_where_it_is_overwritten() {
+async fn overwriting_does_not_read_the_target() {
     let count = Count::default();
     let to = memory(Vec::new()).await.layer(count.clone());
     let _ = copied(three(), &to, &CopyOptions::default().with_on_conflict(OnConflict::Overwrite)).await;
@@ -132,7 +132,7 @@ async fn filters() {
 }
 
 #[tokio::test]
-async fn what_is_not_sorted_is_refused_and_what_came_before_is_written() {
+async fn an_unsorted_source_stops_the_copy_after_its_sorted_part() {
     for (records, text) in [
         (vec![config("a", json!(1)), config("c", json!(1)), config("b", json!(1))], "not sorted"),
         (vec![config("a", json!(1)), config("c", json!(1)), config("c", json!(1))], "twice"),
@@ -150,7 +150,7 @@ async fn what_is_not_sorted_is_refused_and_what_came_before_is_written() {
 }
 
 #[tokio::test]
-async fn options_without_sense_are_refused() {
+async fn invalid_options_are_refused() {
     let to = memory(Vec::new()).await;
     let (mut batch, mut concurrency) = (CopyOptions::default(), CopyOptions::default());
     (batch.batch, concurrency.concurrency) = (0, 0);
@@ -174,7 +174,7 @@ impl Layer for Stuck {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_source_is_read_no_faster_than_the_target_takes_it() {
+async fn the_source_is_read_no_faster_than_the_target_writes() {
     let read = Arc::new(AtomicUsize::new(0));
     let counter = read.clone();
     let endless = stream::iter(0_u64..).map(move |n| {
@@ -212,34 +212,34 @@ async fn the_rate_is_kept() {
         let took = begun.elapsed().as_secs_f64();
         assert!(
             (0.9..1.1).contains(&(took / f64::from(seconds))),
-            "{count} at {rate} a second took {took} s"
+            "{count} records at {rate} per second took {took} s"
         );
     }
 }
 
 #[tokio::test]
-async fn progress_is_told_and_only_grows() {
+async fn progress_is_reported_and_never_decreases() {
     let to = memory(Vec::new()).await;
     let mut options = CopyOptions::default();
     options.batch = 10;
-    // A channel makes a stream of it.
+    // A channel makes a stream of the events.
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let report = copy(of(configs(100)), &to, &options, move |event| drop(sender.send(event))).await.unwrap();
     let mut last = Tally::default();
-    let mut told = 0;
+    let mut events = 0;
     while let Some(event) = receiver.recv().await {
         let CopyEvent::Progress(tallies) = event else { panic!("{event:?}") };
         assert!(tallies.total().written >= last.written);
         last = tallies.total();
-        told += 1;
+        events += 1;
     }
-    assert!(told >= 10, "{told}");
+    assert!(events >= 10, "{events}");
     assert_eq!(last, report.tallies.total());
 }
 
-/// Compiles: a copy between any two backends is a task.
+/// Compiles only if a copy between any two backends is `Send`.
 #[tokio::test]
-async fn it_can_be_spawned() {
+async fn a_copy_can_be_spawned() {
     fn spawn<S: Exportable, T: Exportable>(
         source: Storage<S>,
         target: Storage<T>,
@@ -253,16 +253,16 @@ async fn it_can_be_spawned() {
 }
 
 #[tokio::test]
-async fn nothing_told_holds_a_key() {
+async fn debug_output_contains_no_key() {
     let secret = "sk-secret";
     let to = memory(vec![config(secret, json!(1))]).await;
     let mut options = CopyOptions::default();
     options.filter.include = vec![secret.parse().unwrap()];
-    let mut told = format!("{options:?}");
+    let mut output = format!("{options:?}");
     let report =
-        copy(of(vec![config(secret, json!(2))]), &to, &options, |event| told += &format!("{event:?}"))
+        copy(of(vec![config(secret, json!(2))]), &to, &options, |event| output += &format!("{event:?}"))
             .await
             .unwrap();
-    told += &format!("{report:?} {:?}", report.clone().complete());
-    assert!(told.contains("conflict") && !told.contains(secret), "{told}");
+    output += &format!("{report:?} {:?}", report.clone().complete());
+    assert!(output.contains("conflict") && !output.contains(secret), "{output}");
 }

@@ -1,4 +1,4 @@
-//! Targets that do not take everything.
+//! Targets that fail or refuse records.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use crate::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn what_the_target_cannot_take_now_is_tried_again() {
+async fn transient_errors_of_the_target_are_retried() {
     let faulty = Fault::seeded(3).errors(0.2).lost_requests(0.2).lost_replies(0.2);
     let to = memory(Vec::new()).await;
     let mut options = CopyOptions::default().with_on_conflict(OnConflict::Overwrite);
@@ -50,11 +50,11 @@ async fn a_target_that_is_lost_stops_the_copy() {
     let report = copied(configs(1000), &to, &options).await;
     assert_eq!(report.stopped.as_ref().unwrap().kind(), ErrorKind::Unavailable);
     assert_eq!(report.tallies.total().written, 0);
-    assert!(report.failures.is_empty(), "it is not the records' fault");
+    assert!(report.failures.is_empty(), "the error is not about single records");
     assert!((5..20).contains(&count.of("import")), "{}", count.of("import"));
 }
 
-/// Calls of `import`, by their number, go wrong.
+/// Makes calls of `import` fail, by their number.
 #[derive(Clone)]
 struct Nth(Arc<AtomicUsize>, fn(usize) -> Option<Error>);
 
@@ -63,7 +63,7 @@ impl Layer for Nth {
         if C::OPERATION.name == "import" {
             match self.1(self.0.fetch_add(1, Ordering::Relaxed)) {
                 Some(error) => return Err(error),
-                // Those that go well take longer.
+                // Successful calls take longer.
                 None => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         }
@@ -71,14 +71,14 @@ impl Layer for Nth {
     }
 }
 
-fn nth(wrong: fn(usize) -> Option<Error>) -> Nth {
-    Nth(Arc::default(), wrong)
+fn nth(error: fn(usize) -> Option<Error>) -> Nth {
+    Nth(Arc::default(), error)
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_under_way_when_it_stopped_is_counted() {
-    // The first call is refused for good; the third one would be tried again for long.
-    let wrong = |at| match at {
+async fn writes_in_progress_when_the_copy_stops_are_counted() {
+    // The first call fails permanently; the third one would be retried for long.
+    let error = |at| match at {
         0 => Some(Error::new(ErrorKind::Denied, "not you")),
         2 => Some(Error::new(ErrorKind::Unavailable, "not now").with_outcome(Outcome::Unknown)),
         _ => None,
@@ -87,17 +87,17 @@ async fn what_was_under_way_when_it_stopped_is_counted() {
     let mut options = CopyOptions::default().with_on_conflict(OnConflict::Overwrite);
     options.batch = 10;
     let begun = tokio::time::Instant::now();
-    let report = copied(configs(1000), &to.clone().layer(nth(wrong)), &options).await;
+    let report = copied(configs(1000), &to.clone().layer(nth(error)), &options).await;
     let stopped = report.stopped.as_ref().unwrap();
     assert_eq!((stopped.kind(), stopped.outcome()), (ErrorKind::Denied, Outcome::Unknown));
-    let there = to.list_configs().await.unwrap().len() as u64;
-    assert!(there > 0);
-    assert_eq!(report.tallies.total().written, there);
-    assert!(begun.elapsed() < Duration::from_millis(50), "the others are not tried again");
+    let stored = to.list_configs().await.unwrap().len() as u64;
+    assert!(stored > 0);
+    assert_eq!(report.tallies.total().written, stored);
+    assert!(begun.elapsed() < Duration::from_millis(50), "the other calls are not retried");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_may_have_been_written_stays_unknown() {
+async fn the_outcome_stays_unknown_after_a_later_attempt() {
     let lost = |at| {
         let error = Error::new(ErrorKind::Unavailable, "no reply");
         Some(if at == 0 { error.with_outcome(Outcome::Unknown) } else { error })
@@ -108,13 +108,14 @@ async fn what_may_have_been_written_stays_unknown() {
     assert_eq!(report.stopped.unwrap().outcome(), Outcome::Unknown);
 }
 
-/// Refuses what it is told to, for good; says of which kinds it does so; and ends its exports after so many records.
+/// Refuses some records permanently, declares which kinds it imports, and breaks off its exports after some
+/// records.
 #[derive(Clone)]
 struct Picky {
     memory: Memory,
     refuses: fn(&Record) -> bool,
     imports: fn(RecordKind) -> bool,
-    /// After how many, of its first export and so on.
+    /// After how many records each export breaks off, by the number of the export.
     ends: fn(usize) -> usize,
     exports: Arc<AtomicUsize>,
 }
@@ -167,7 +168,7 @@ impl Exportable for Picky {
     }
 }
 
-/// A target that has no place for counters.
+/// A target that does not store counters.
 pub(crate) async fn without_usage() -> Storage<impl Exportable> {
     let mut to = Picky::with(Vec::new()).await;
     to.imports = |kind| kind != RecordKind::Usage;
@@ -175,16 +176,16 @@ pub(crate) async fn without_usage() -> Storage<impl Exportable> {
 }
 
 #[tokio::test]
-async fn what_the_target_never_takes_is_named_and_stops_nothing() {
+async fn refused_records_are_named_and_do_not_stop_the_copy() {
     let mut to = Picky::with(Vec::new()).await;
     to.refuses = |record| record.kind() == RecordKind::Usage || record.key().as_str() == "k00007";
     let inner = Storage::new(to.memory.clone());
     let to = Storage::new(to);
     let mut records = configs(100);
     records.extend((0..1500).map(|n| usage("u", &format!("f{n:05}"), n)));
-    let mut told = 0;
+    let mut events = 0;
     let report = copy(of(records), &to, &CopyOptions::default(), |event| {
-        told += u64::from(matches!(event, CopyEvent::Failed(_)));
+        events += u64::from(matches!(event, CopyEvent::Failed(_)));
     })
     .await
     .unwrap();
@@ -192,7 +193,7 @@ async fn what_the_target_never_takes_is_named_and_stops_nothing() {
     counts(&report, RecordKind::Config, [100, 99, 0, 0, 1]);
     counts(&report, RecordKind::Usage, [1500, 0, 0, 0, 1500]);
     assert_eq!(inner.list_configs().await.unwrap().len(), 99);
-    assert_eq!((told, report.failures.len()), (1501, MAX_NAMED), "all are counted, the first are named");
+    assert_eq!((events, report.failures.len()), (1501, MAX_NAMED), "all are counted, the first are named");
     let first = &report.failures[0];
     assert_eq!((first.kind, first.key.as_str(), &first.field), (RecordKind::Config, "k00007", &None));
     assert_eq!(report.failures[1].field.as_ref().unwrap().as_str(), "f00000");
@@ -200,7 +201,7 @@ async fn what_the_target_never_takes_is_named_and_stops_nothing() {
 }
 
 #[tokio::test]
-async fn kinds_that_the_target_does_not_have_are_known_without_writing() {
+async fn unsupported_kinds_fail_without_a_write() {
     let mut to = Picky::with(Vec::new()).await;
     to.imports = |kind| kind != RecordKind::Usage;
     let count = Count::default();
@@ -219,7 +220,7 @@ async fn kinds_that_the_target_does_not_have_are_known_without_writing() {
 }
 
 #[tokio::test]
-async fn a_target_whose_export_breaks_off_is_read_anew() {
+async fn the_target_is_read_again_if_its_export_breaks_off() {
     let mut records = configs(120);
     records[7] = config("k00007", json!("other"));
     let options = CopyOptions::default().with_on_conflict(OnConflict::Skip);
@@ -229,7 +230,7 @@ async fn a_target_whose_export_breaks_off_is_read_anew() {
     counts(&report, RecordKind::Config, [120, 20, 99, 1, 0]);
     assert_eq!(to.exports.load(Ordering::Relaxed), 3);
 
-    // One that comes no further is lost.
+    // The copy stops if an export gets no further than the one before.
     let mut to = Picky::with(configs(100)).await;
     to.ends = |_| 40;
     let report = copied(records, &Storage::new(to.clone()), &options).await;
@@ -238,10 +239,10 @@ async fn a_target_whose_export_breaks_off_is_read_anew() {
     assert_eq!(to.exports.load(Ordering::Relaxed), 2);
 }
 
-/// As after five minutes, in a few seconds.
+/// Shortens the server's five minutes to a second.
 #[cfg(feature = "mongodb")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_snapshot_that_mongodb_does_not_keep_is_taken_anew() {
+async fn an_expired_snapshot_of_mongodb_is_replaced() {
     let server = crate::servers::mongodb::ReplicaSet::start(1);
     let shorter = mongodb::bson::doc! { "setParameter": 1, "minSnapshotHistoryWindowInSeconds": 1 };
     crate::servers::mongodb::ask(server.members[0].port, "admin", shorter).unwrap();
@@ -256,7 +257,7 @@ async fn a_snapshot_that_mongodb_does_not_keep_is_taken_anew() {
 
 #[cfg(feature = "postgres")]
 #[tokio::test]
-async fn a_pool_of_one_is_refused_where_it_would_wait_for_itself() {
+async fn a_pool_of_one_is_refused_if_the_copy_needs_two_connections() {
     let url = crate::servers::postgres();
     let one = Storage::<gateway_storage::Postgres>::open(&*format!("{url}&pool_size=1")).await.unwrap();
     let two = Storage::<gateway_storage::Postgres>::open(&*format!("{url}&pool_size=2")).await.unwrap();
@@ -267,7 +268,7 @@ async fn a_pool_of_one_is_refused_where_it_would_wait_for_itself() {
     assert!(error.to_string().contains("one connection"), "{error}");
     let report = copied(configs(20), &two, &options).await.complete().unwrap();
     counts(&report, RecordKind::Config, [20, 10, 10, 0, 0]);
-    // Where nothing is written while the target is read, or it is not read, one is enough.
+    // One is enough for a dry run, which does not write, and for overwriting, which does not read.
     let _ = copied(configs(20), &one, &options.with_dry_run()).await.complete().unwrap();
     let options = CopyOptions::default().with_on_conflict(OnConflict::Overwrite);
     let _ = copied(configs(20), &one, &options).await.complete().unwrap();

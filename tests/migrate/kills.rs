@@ -1,6 +1,7 @@
-//! kill -9 of `storage copy` at random points; resumed, it ends where an undisturbed one does.
+//! kill -9 of `storage copy` at random points: a resumed copy has the same result as an undisturbed one.
 //!
-//! `MIGRATE_KILLS=50 cargo test --all-features --test migrate kill` kills 50 times for each target, where it is a few times otherwise.
+//! `MIGRATE_KILLS=50 cargo test --all-features --test migrate kill` kills 50 times per target instead of a
+//! few times.
 
 use std::{
     path::Path,
@@ -18,10 +19,10 @@ use crate::{
     servers::output_of,
 };
 
-/// How often a copy is killed, unless somebody wants more.
+/// The number of kills per target, unless `MIGRATE_KILLS` is set.
 const KILLS: u32 = 6;
 
-/// A copy takes a second, so that there is something to kill.
+/// With this rate a copy takes a second, so that it can be killed.
 const RECORDS: usize = 2000;
 const RATE: &str = "2000";
 
@@ -62,7 +63,7 @@ impl Stores {
     }
 }
 
-/// A store that has one of the records already, with another value, and one that the source does not have.
+/// A store that has a different value for one of the records, and a record that the source does not have.
 async fn prepare<B: Open + Exportable>(url: &str) {
     let storage = Storage::new(B::open(B::Config::try_from(url).unwrap()).await.unwrap());
     let records = vec![config("k00500", serde_json::json!("old")), config("more", serde_json::json!(1))];
@@ -93,14 +94,14 @@ fn kills<B: Open + Exportable>(url: impl Fn(&Path, u32) -> String) {
         let target = url(stores.dir.path(), round);
         runtime.block_on(prepare::<B>(&target));
         // Some copies are killed twice.
-        let mut tries = 0;
+        let mut attempts = 0;
         let report: Value = loop {
-            let mut child = stores.command(&target, tries > 0).spawn().unwrap();
-            if tries < 1 + round % 2 {
+            let mut child = stores.command(&target, attempts > 0).spawn().unwrap();
+            if attempts < 1 + round % 2 {
                 sleep(Duration::from_millis(random.u64(0..1000)));
                 child.kill().unwrap();
             }
-            tries += 1;
+            attempts += 1;
             let ended = output_of(child);
             if ended.status.success() {
                 break serde_json::from_slice(&ended.stdout).unwrap();
@@ -120,7 +121,7 @@ fn kills<B: Open + Exportable>(url: impl Fn(&Path, u32) -> String) {
     assert!(resumed > 0, "no copy got far enough to leave a checkpoint");
 }
 
-/// The place in a copy to one database is not that in a copy to another one of the same server.
+/// A checkpoint of a copy to one database does not apply to another database of the same server.
 #[cfg(feature = "redis")]
 #[test]
 fn another_database_is_another_target() {
@@ -139,12 +140,12 @@ fn another_database_is_another_target() {
         child.kill().unwrap();
         output_of(child);
         let ended = output_of(begin(&database(1), &[&["--resume"], checkpoint].concat()));
-        let said = String::from_utf8_lossy(&ended.stderr);
+        let stderr = String::from_utf8_lossy(&ended.stderr);
         if checkpoint.is_empty() {
-            let report: Value = serde_json::from_slice(&ended.stdout).unwrap_or_else(|_| panic!("{said}"));
+            let report: Value = serde_json::from_slice(&ended.stdout).unwrap_or_else(|_| panic!("{stderr}"));
             assert_eq!((&report["resumed"], &report["total"]["written"]), (&false.into(), &RECORDS.into()));
         } else {
-            assert!(ended.status.code() == Some(2) && said.contains("is of another copy"), "{said}");
+            assert!(ended.status.code() == Some(2) && stderr.contains("is from another copy"), "{stderr}");
         }
     }
 }

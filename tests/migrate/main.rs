@@ -1,4 +1,4 @@
-//! Moving records: the rules of a copy, every pair of backends, and kills in the middle.
+//! Moving records: the rules of a copy, every pair of backends, and copies that are killed.
 
 mod checkpoints;
 mod copies;

@@ -1,6 +1,7 @@
-//! From every backend to every other one: what is there afterwards is what was there before, on both sides.
+//! Copies from every backend to every other backend: afterwards both have the records of the source.
 //!
-//! A backend is one line in `from_each!` and one in `onto_each`; one that does not store everything says what it stores.
+//! A backend is one line in `from_each!` and one in `onto_each`; a backend that does not store all kinds has
+//! its own `Load`.
 
 use futures_util::{StreamExt, stream::BoxStream};
 use gateway_storage::{
@@ -42,12 +43,12 @@ async fn git() -> (Storage<gateway_storage::Git>, TempDir) {
     (Storage::open(gateway_storage::GitConfig::new(dir.path().join("data"))).await.unwrap(), dir)
 }
 
-/// What is moved.
+/// The records to move.
 #[derive(Clone)]
 struct Load {
     filter: Filter,
     count: u64,
-    /// What a store without any tricks makes of the records.
+    /// The digest of a `Memory` store with these records.
     digest: RecordDigest,
 }
 
@@ -69,7 +70,7 @@ impl Load {
         load.clone()
     }
 
-    /// What Git stores.
+    /// The kinds that Git stores.
     #[cfg(feature = "git")]
     async fn without_usage() -> Self {
         static LOAD: OnceCell<Load> = OnceCell::const_new();
@@ -85,7 +86,7 @@ async fn onto<S: Exportable, T: Exportable>(source: &Storage<S>, target: Storage
         return;
     }
     let pair = format!("{source:?} to {target:?}");
-    // As the command does it: one type of source for all.
+    // One type of source for all backends, as in the command.
     let records: BoxStream<'_, _> = Box::pin(source.export());
     let mut options = CopyOptions::default();
     options.filter = load.filter.clone();
@@ -101,7 +102,7 @@ async fn onto<S: Exportable, T: Exportable>(source: &Storage<S>, target: Storage
     assert!(verified.is_same(), "{pair}: {:?}", verified.total());
     assert_eq!(verified.total().same, load.count, "{pair}");
     assert_eq!((verified.source_digest, verified.target_digest), (load.digest, load.digest), "{pair}");
-    assert_eq!(digest(&target).await, load.digest, "{pair}: nothing else is there");
+    assert_eq!(digest(&target).await, load.digest, "{pair}: the target has other records");
     target.close().await.unwrap();
 }
 
@@ -110,7 +111,7 @@ async fn onto_each<S: Exportable>(source: Storage<S>, load: Load) {
     records.retain(|record| load.filter.allows(record));
     let imported = source.import(of(records)).await.unwrap().complete().unwrap();
     assert!(imported as u64 >= load.count, "{imported}");
-    assert_eq!(digest(&source).await, load.digest, "{source:?} holds what was imported");
+    assert_eq!(digest(&source).await, load.digest, "{source:?} has the imported records");
 
     onto(&source, memory().await.0, &load).await;
     let (target, _kept) = file().await;
@@ -127,7 +128,7 @@ async fn onto_each<S: Exportable>(source: Storage<S>, load: Load) {
     #[cfg(feature = "redis")]
     onto(&source, redis().await.0, &load).await;
 
-    assert_eq!(digest(&source).await, load.digest, "{source:?} is untouched");
+    assert_eq!(digest(&source).await, load.digest, "{source:?} is unchanged");
     source.close().await.unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! Records to move.
+//! Records for the tests.
 
 use futures_util::{Stream, StreamExt, stream};
 use gateway_storage::{
@@ -20,7 +20,7 @@ pub(crate) fn usage(name: &str, field: &str, count: i64) -> Record {
     Record::Usage { key: key(name), field: key(field), count }
 }
 
-/// So many config values: `k00000` and so on.
+/// This many config values: `k00000` and so on.
 pub(crate) fn configs(count: usize) -> Vec<Record> {
     (0..count).map(|n| config(&format!("k{n:05}"), json!(n))).collect()
 }
@@ -35,9 +35,9 @@ pub(crate) async fn memory(records: Vec<Record>) -> Storage<Memory> {
     storage
 }
 
-/// Over five thousand records of every kind, with the keys and values that storages get wrong, not sorted.
+/// Over five thousand unsorted records of every kind, with keys and values that stores tend to damage.
 pub(crate) fn hostile_records() -> Vec<Record> {
-    // Large values are there once.
+    // Large values occur once.
     let small = |size: usize| size < 4096;
     let (credentials, values) = (hostile_credentials(), hostile_values());
     let mut few = credentials.iter().filter(|credential| small(credential.to_json().len())).cycle();
@@ -47,7 +47,7 @@ pub(crate) fn hostile_records() -> Vec<Record> {
     for (at, credential) in credentials.iter().enumerate() {
         records.push(Record::Credential { id: key(&format!("value {at}")), credential: credential.clone() });
     }
-    // They are there as credentials.
+    // The largest values occur as credentials only.
     for (at, value) in values.iter().enumerate().filter(|(_, value)| value.to_string().len() < 1 << 16) {
         records.push(config(&format!("value {at}"), value.clone()));
     }
@@ -71,7 +71,7 @@ pub(crate) fn hostile_records() -> Vec<Record> {
     records
 }
 
-/// The digest of everything.
+/// The digest of all records.
 pub(crate) async fn digest<B: Exportable>(storage: &Storage<B>) -> RecordDigest {
     let mut hasher = RecordHasher::default();
     let mut export = std::pin::pin!(storage.export());

@@ -15,7 +15,7 @@ async fn compared(left: Vec<Record>, right: Vec<Record>) -> VerifyReport {
 }
 
 #[tokio::test]
-async fn finds_what_differs() {
+async fn finds_all_differences() {
     let left =
         vec![config("a", json!(1)), config("b", json!(1)), config("c", json!(0.0)), usage("u", "x", 1)];
     let right =
@@ -42,7 +42,7 @@ async fn finds_what_differs() {
 }
 
 #[tokio::test]
-async fn the_same_and_more() {
+async fn equal_sides_and_sides_with_extra_records() {
     let mut more = configs(3000);
     let report = compared(more.clone(), more.clone()).await;
     assert!(report.is_same() && report.total().same == 3000);
@@ -57,7 +57,7 @@ async fn the_same_and_more() {
 }
 
 #[tokio::test]
-async fn filters_hold_for_both_sides() {
+async fn filters_apply_to_both_sides() {
     let mut filter = Filter::default();
     filter.include = vec!["a*".parse().unwrap()];
     let options = VerifyOptions::default().with_filter(filter);
@@ -68,7 +68,7 @@ async fn filters_hold_for_both_sides() {
 }
 
 #[tokio::test]
-async fn what_is_not_sorted_is_refused() {
+async fn unsorted_streams_are_refused() {
     let wrong = vec![config("b", json!(1)), config("a", json!(1))];
     for (left, right, side) in [(wrong.clone(), configs(2), "source"), (configs(2), wrong, "target")] {
         let error = verify(of(left), of(right), &VerifyOptions::default(), |_| ()).await.unwrap_err();
@@ -84,7 +84,7 @@ async fn a_sample_is_chosen_at_random_and_looked_up() {
     records.extend(configs(500));
     records.extend((0..500).map(|n| usage(&format!("u{n}"), "x", n)));
     let all = VerifyOptions::default();
-    // Unsorted, too.
+    // The source may be unsorted.
     let whole = memory(records.clone()).await;
     let report = verify_sample(of(records.clone()), &whole, 5000, &all).await.unwrap();
     assert!(report.is_same() && report.total().same == 1001);
@@ -99,7 +99,7 @@ async fn a_sample_is_chosen_at_random_and_looked_up() {
     let (configs, usage) = (report.configs.same, report.usage.same);
     assert!((20..80).contains(&configs) && (20..80).contains(&usage), "{configs} and {usage} of 500 each");
 
-    // Half of it is another one, and one is not there.
+    // Half of the counters differ, and the last one is missing.
     let other = records.iter().take(1000).enumerate().map(|(at, record)| match record {
         Record::Usage { key, field, .. } if at % 2 == 0 => {
             Record::Usage { key: key.clone(), field: field.clone(), count: -1 }
@@ -115,7 +115,7 @@ async fn a_sample_is_chosen_at_random_and_looked_up() {
 }
 
 #[tokio::test]
-async fn counters_of_one_record_are_asked_for_once() {
+async fn counters_of_one_record_are_read_once() {
     let records: Vec<Record> =
         (0..500).map(|n| usage(&format!("u{}", n / 100), &format!("f{n}"), n)).collect();
     let count = gateway_storage::Count::default();

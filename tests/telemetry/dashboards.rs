@@ -1,4 +1,4 @@
-//! The dashboard and the alerts in `examples/monitoring` ask for nothing that is not emitted.
+//! The dashboard and the alerts in `examples/monitoring` query only metrics and labels that exist.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use crate::{retries, runtime, servers, workload::work};
 
-/// Metrics by name, each with the labels that it has, and the values of those.
+/// Metrics by name, each with its labels and their values.
 type Page = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
-/// What the exporter shows after everything was done.
+/// The exporter's page after a workload of every operation.
 fn page() -> Page {
     let recorder = PrometheusBuilder::new()
         .with_recommended_naming(true)
@@ -31,7 +31,7 @@ fn page() -> Page {
             let pool =
                 Instrument::new(redis.backend()).sample_pool(redis.backend(), Duration::from_millis(5));
             let redis = redis.layer(pool);
-            // Of another type than a counter: the server refuses, with a code.
+            // The key has another type, so the server returns an error with a code.
             let raw = &mut servers::redis::Raw::to(&servers::redis());
             let url = servers::redis();
             let prefix = url.split_once("prefix=").unwrap().1;
@@ -63,7 +63,7 @@ fn parse(text: &str) -> Page {
     page
 }
 
-/// What is not a metric outside of braces.
+/// Words of the query language outside of braces.
 const LANGUAGE: [&str; 17] = [
     "and",
     "by",
@@ -86,12 +86,13 @@ const LANGUAGE: [&str; 17] = [
 /// Labels that Prometheus itself adds.
 const ADDED: [&str; 1] = ["job"];
 
-/// What is wrong with a query.
+/// The faults of a query.
 fn faults(query: &str, page: &Page) -> Vec<String> {
     let mut faults = Vec::new();
     let all_labels: BTreeSet<&str> =
         page.values().flat_map(|labels| labels.keys().map(String::as_str)).collect();
-    // A metric and its matchers: `name{..}`. Names of labels stand in matchers, and in the lists after `by` and `on`.
+    // A metric and its matchers: `name{..}`. Label names occur in matchers, and in the lists after `by` and
+    // `on`.
     let (mut word, mut metric, mut before) = (String::new(), None::<String>, String::new());
     let (mut in_braces, mut in_list) = (false, false);
     let mut letters = query.chars().chain([' ']).peekable();
@@ -111,7 +112,7 @@ fn faults(query: &str, page: &Page) -> Vec<String> {
             let is_known =
                 all_labels.contains(&*ended) || page.contains_key(&ended) || ADDED.contains(&&*ended);
             if !is_known {
-                faults.push(format!("nothing has a label {ended}"));
+                faults.push(format!("no metric has a label {ended}"));
             }
         } else if is_name && !LANGUAGE.contains(&&*ended) {
             if !page.contains_key(&ended) {
@@ -133,9 +134,9 @@ fn faults(query: &str, page: &Page) -> Vec<String> {
                 let value: String = letters.by_ref().take_while(|letter| *letter != '"').collect();
                 let known: BTreeSet<&str> =
                     page.values().flat_map(|labels| labels.values()).flatten().map(String::as_str).collect();
-                for one in value.split('|').filter(|one| !one.is_empty() && !one.starts_with('$')) {
-                    if !known.contains(one) && !KINDS.contains(&one) {
-                        faults.push(format!("no label has the value {one}"));
+                for part in value.split('|').filter(|part| !part.is_empty() && !part.starts_with('$')) {
+                    if !known.contains(part) && !KINDS.contains(&part) {
+                        faults.push(format!("no label has the value {part}"));
                     }
                 }
             }
@@ -148,7 +149,7 @@ fn faults(query: &str, page: &Page) -> Vec<String> {
     faults
 }
 
-/// `error.type`s that the work does not meet.
+/// Values of `error.type` that do not occur in the workload.
 const KINDS: [&str; 7] = ["busy", "closed", "corrupt", "denied", "internal", "timeout", "unavailable"];
 
 fn queries(of: &Value, found: &mut Vec<String>) {
@@ -170,7 +171,7 @@ fn queries(of: &Value, found: &mut Vec<String>) {
 }
 
 #[test]
-fn nothing_is_asked_for_that_is_not_there() {
+fn queries_use_only_existing_metrics_and_labels() {
     let page = page();
     let dashboard: Value =
         serde_json::from_str(include_str!("../../examples/monitoring/dashboard.json")).unwrap();
@@ -186,7 +187,7 @@ fn nothing_is_asked_for_that_is_not_there() {
         .map(|query| (query, faults(query, &page)))
         .filter(|(_, faults)| !faults.is_empty())
         .collect();
-    assert!(faults.is_empty(), "{faults:#?}\nthere are: {:#?}", page.keys());
+    assert!(faults.is_empty(), "{faults:#?}\nthe metrics are: {:#?}", page.keys());
     for kind in KINDS {
         let kinds = [
             gateway_storage::ErrorKind::Busy,

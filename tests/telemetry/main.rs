@@ -1,4 +1,4 @@
-//! What the full stack tells, by name: metrics, statistics, and the dashboards that ask for them.
+//! The telemetry of the full stack, by name: metrics, statistics, and the dashboards that query them.
 
 #[cfg(feature = "redis")]
 mod dashboards;
@@ -22,7 +22,7 @@ use metrics_util::{
 use serde_json::json;
 use workload::{OPERATIONS, stacked, work};
 
-/// Some tries after the first one.
+/// Calls that are retried.
 async fn retries() {
     let faulty = Storage::<Memory>::open("memory:").await.unwrap().layer(Fault::seeded(3).errors(0.2));
     let storage = stacked(faulty);
@@ -31,7 +31,7 @@ async fn retries() {
     }
 }
 
-/// The metrics that the work leaves behind: their kinds, and their labels with values.
+/// The metrics of the workload: their kinds, and their labels with values.
 fn metrics() -> BTreeMap<String, (MetricKind, BTreeMap<String, BTreeSet<String>>)> {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
@@ -108,7 +108,7 @@ fn metrics_have_the_values() {
                 .get_credentials(&["a", "b", "c"].map(|id| gateway_storage::Key::new(id).unwrap()))
                 .await
                 .unwrap();
-            // Under way while we look.
+            // Runs while the metrics are read.
             let mut running = Box::pin(storage.set_config("a", json!(2)));
             assert!(running.as_mut().now_or_never().is_none());
             let values = values(&snapshotter);
@@ -123,10 +123,10 @@ fn metrics_have_the_values() {
         });
     });
     let values = values(&snapshotter);
-    // A snapshot begins anew: the one that was under way is gone.
+    // A snapshot resets the gauges, so only the end of the running call counts.
     assert_eq!(values("gateway_storage.operation.active", "set_config", None), [-1.0]);
     let cancelled = values("db.client.operation.duration", "set_config", Some("cancelled"));
-    assert_eq!(cancelled.len(), 1, "who dropped a call is told of, too");
+    assert_eq!(cancelled.len(), 1, "a dropped call is reported, too");
 }
 
 /// The values of a metric, by its name, operation and `error.type`.
@@ -150,7 +150,7 @@ fn values(snapshotter: &Snapshotter) -> impl Fn(&str, &str, Option<&str>) -> Vec
 }
 
 #[test]
-fn a_stream_that_is_never_polled_is_not_told_of() {
+fn a_stream_that_is_never_polled_is_not_reported() {
     let recorder = DebuggingRecorder::new();
     metrics::with_local_recorder(&recorder, || {
         runtime().block_on(async {
@@ -165,7 +165,7 @@ fn a_stream_that_is_never_polled_is_not_told_of() {
 }
 
 #[test]
-fn a_recorder_may_come_later() {
+fn a_recorder_may_be_installed_later() {
     let storage = runtime().block_on(Storage::<Memory>::open("memory:")).unwrap().instrumented();
     runtime().block_on(storage.set_config("a", json!(1))).unwrap();
     let recorder = DebuggingRecorder::new();
@@ -177,7 +177,7 @@ fn a_recorder_may_come_later() {
 }
 
 #[tokio::test]
-async fn statistics_know_the_last_minute_and_the_last_export() {
+async fn statistics_include_the_last_minute_and_the_last_export() {
     let begun = SystemTime::now();
     let storage = Storage::<Memory>::open("memory:").await.unwrap();
     let bare = storage.stats().await.unwrap();
@@ -191,13 +191,13 @@ async fn statistics_know_the_last_minute_and_the_last_export() {
         storage.increment_usage("a", "b", i64::MAX).await.ok();
     }
     let performance = storage.stats().await.unwrap().performance.unwrap();
-    assert_eq!(performance.error_rate, 0.0, "an overflow is the caller's: {performance:?}");
-    let ill = storage.clone().layer(Fault::seeded(1).errors(1.0)).instrumented();
+    assert_eq!(performance.error_rate, 0.0, "an overflow is not an error of the store: {performance:?}");
+    let failing = storage.clone().layer(Fault::seeded(1).errors(1.0)).instrumented();
     for _ in 0..63 {
-        ill.get_config("b").await.unwrap_err();
-        ill.get_config("b").await.unwrap_err();
+        failing.get_config("b").await.unwrap_err();
+        failing.get_config("b").await.unwrap_err();
     }
-    let performance = ill.stats().await.unwrap().performance.unwrap();
+    let performance = failing.stats().await.unwrap().performance.unwrap();
     assert!((performance.error_rate - 1.0).abs() < 0.02, "{performance:?}");
     let stats = storage.stats().await.unwrap();
     let performance = stats.performance.unwrap();
@@ -208,7 +208,7 @@ async fn statistics_know_the_last_minute_and_the_last_export() {
     assert!(performance.last_measurement.unwrap() >= begun);
 
     assert_eq!(storage.export().take(1).count().await, 1);
-    assert!(storage.stats().await.unwrap().last_backup.is_none(), "half an export is no backup");
+    assert!(storage.stats().await.unwrap().last_backup.is_none(), "a partial export is not a backup");
     assert_eq!(storage.export().count().await, 2);
     let stats = storage.stats().await.unwrap();
     assert!(stats.last_backup.unwrap() + Duration::from_millis(1) >= begun);
@@ -219,14 +219,14 @@ async fn statistics_know_the_last_minute_and_the_last_export() {
 }
 
 #[test]
-fn work_is_what_an_operator_does_not_need_most() {
+fn only_marked_operations_are_for_operators() {
     use gateway_storage::Operation;
     assert!(!Operation::new("x", OperationKind::Control).operator, "begin, commit");
     assert!(Operation::new("x", OperationKind::Control).operator().operator, "health, close");
     assert!(!Operation::new("x", OperationKind::Read).operator);
 }
 
-/// The pool's gauges are there while the storage is, and gone with it.
+/// The pool's gauges are set while the storage exists, and 0 after it is closed or dropped.
 #[cfg(feature = "redis")]
 #[test]
 fn pool_gauges_end_with_the_storage() {
@@ -250,7 +250,7 @@ fn pool_gauges_end_with_the_storage() {
                         tokio::time::sleep(Duration::from_millis(5)).await;
                     }
                 };
-                tokio::time::timeout(Duration::from_secs(30), ended).await.expect("no task stays");
+                tokio::time::timeout(Duration::from_secs(30), ended).await.expect("the sampling task ends");
                 let gauges = gauges(&snapshotter);
                 let names: Vec<_> = gauges.keys().map(String::as_str).collect();
                 let expected = [

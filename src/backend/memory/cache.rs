@@ -1,4 +1,4 @@
-//! Cache values and when they expire.
+//! Cache values with their expiry.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,7 +28,7 @@ impl Cache {
         self.values.get(key).filter(|value| now < value.expires).ok_or_else(|| missing(key))
     }
 
-    /// In place of the value that is there, if one is. What has expired is forgotten.
+    /// Inserts or replaces a value, and removes expired ones.
     fn set(&mut self, key: &Key, value: CachedValue, now: Instant) {
         while let Some((expires, _)) = self.expiry.first()
             && *expires <= now
@@ -92,23 +92,23 @@ mod tests {
     use crate::{MemoryConfig, Open};
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_overwritten_deleted_or_expired_is_forgotten() {
+    async fn overwritten_deleted_and_expired_values_are_removed() {
         let memory = Memory::open(MemoryConfig::default()).await.unwrap();
         let key = |n: u64| Key::new(&n.to_string()).unwrap();
-        let held = || memory.lock(|store| Ok((store.cache.values.len(), store.cache.expiry.len()))).unwrap();
+        let sizes = || memory.lock(|store| Ok((store.cache.values.len(), store.cache.expiry.len()))).unwrap();
         for n in 0..100 {
             memory.set_cache(&key(n % 10), b"x", Duration::from_secs(10 + n)).await.unwrap();
         }
-        assert_eq!(held(), (10, 10));
+        assert_eq!(sizes(), (10, 10));
         memory.delete_cache(&key(9)).await.unwrap();
-        assert_eq!(held(), (9, 9));
-        // The values 0 to 4 have expired then, and the others not.
+        assert_eq!(sizes(), (9, 9));
+        // Now the values 0 to 4 have expired.
         tokio::time::advance(Duration::from_secs(104)).await;
         memory.get_cache(&key(4)).await.unwrap_err();
         memory.get_cache(&key(5)).await.unwrap();
         memory.delete_cache(&key(0)).await.unwrap_err();
-        assert_eq!(held(), (8, 8));
+        assert_eq!(sizes(), (8, 8));
         memory.set_cache(&key(5), b"y", Duration::from_secs(1)).await.unwrap();
-        assert_eq!(held(), (4, 4));
+        assert_eq!(sizes(), (4, 4));
     }
 }

@@ -1,4 +1,4 @@
-//! A snapshot as a stream, and records in.
+//! Export of a snapshot as a stream, and import.
 
 use std::{collections::BTreeMap, iter, ops::Bound, sync::Arc};
 
@@ -7,7 +7,7 @@ use futures_core::Stream;
 use super::{Data, Memory};
 use crate::{BatchReport, Exportable, Key, Record, Result, backend::snapshot::stream_of};
 
-/// What this data holds, in order and without a copy of it all.
+/// All records of this data, in order and without copying all of it.
 fn records(data: Arc<Data>) -> impl Iterator<Item = Result<Record>> + Send {
     let credentials = entries(data.clone(), |data| &data.credentials)
         .map(|(id, credential)| Record::Credential { id, credential });
@@ -19,7 +19,7 @@ fn records(data: Arc<Data>) -> impl Iterator<Item = Result<Record>> + Send {
     credentials.chain(configs).chain(counters).map(Ok)
 }
 
-/// One map's entries, each looked up behind the one before.
+/// The entries of one map, each looked up by the key before it.
 fn entries<V: Clone>(
     data: Arc<Data>,
     map: impl Fn(&Data) -> &BTreeMap<Key, V>,

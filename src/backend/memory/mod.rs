@@ -1,4 +1,4 @@
-//! [`Memory`]: the simplest correct backend, and so the specification of the others.
+//! [`Memory`]: the simplest correct backend, which serves as the specification of the others.
 
 mod cache;
 mod config;
@@ -24,12 +24,12 @@ use crate::{
     codec::{Location, unknown_option},
 };
 
-/// Everything in this process and nothing on disk: for the unit tests of applications, and the model that
-/// every other backend is compared with.
+/// Stores records in the memory of the process: for the tests of applications, and as the model that every
+/// other backend is compared with.
 ///
-/// All capabilities but connections. Open it with `memory:`; each one that is opened is a store of its own, and its
-/// clones share it. A change copies all data if an export or a transaction still holds it as it was, and only then. Calls
-/// never wait, so deadlines matter only to layers.
+/// It has all capabilities but connections and history. Open it with `memory:`. Each call of `open` makes a
+/// store of its own, which the handle's clones share. A write copies all data if an export or a transaction
+/// still holds a snapshot of it. Calls never wait, so deadlines matter only to layers.
 #[derive(Clone)]
 pub struct Memory {
     store: Arc<Mutex<Store>>,
@@ -46,13 +46,13 @@ struct Store {
 }
 
 impl Store {
-    /// The data, to be changed. While a snapshot of it is held this copies all of it, so it is asked for only where something changes.
+    /// The data, for a write. Copies all of it if a snapshot is held, so call this only if something changes.
     fn changed(&mut self) -> &mut Data {
         Arc::make_mut(&mut self.data)
     }
 }
 
-/// What exports and transactions see a snapshot of.
+/// The data of which exports and transactions hold snapshots.
 #[derive(Clone, Default)]
 struct Data {
     credentials: BTreeMap<Key, Credential>,
@@ -62,8 +62,8 @@ struct Data {
 
 impl Memory {
     fn lock<T>(&self, work: impl FnOnce(&mut Store) -> Result<T>) -> Result<T> {
-        // What runs under the lock clones, compares, inserts and removes, and nothing of that panics. If something did, other calls would
-        // still be answered, by what is there.
+        // The code under the lock clones, compares, inserts and removes, which does not panic. If it did,
+        // other calls would still be answered from the current data.
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         if store.closed { Err(Error::closed()) } else { work(&mut store) }
     }
@@ -76,7 +76,7 @@ impl Memory {
         self.lock(|store| Ok(work(store.changed())))
     }
 
-    /// Changes what the check found, if it found it.
+    /// Applies the change if the check succeeds, and returns the result of the check.
     fn write_checked<T>(
         &self,
         check: impl FnOnce(&Data) -> Result<T>,
@@ -131,7 +131,7 @@ impl Backend for Memory {
     }
 }
 
-/// The configuration of [`Memory`]: there is nothing to configure.
+/// The options of [`Memory`], of which there are none.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -143,7 +143,7 @@ impl TryFrom<&str> for MemoryConfig {
     fn try_from(url: &str) -> Result<Self> {
         let location = Location::parse(url, "memory")?;
         if !location.rest.is_empty() {
-            return Err(Error::new(crate::ErrorKind::InvalidValue, "a memory URL is just `memory:`"));
+            return Err(Error::new(crate::ErrorKind::InvalidValue, "the only memory URL is `memory:`"));
         }
         match location.options().next().transpose()? {
             None => Ok(Self {}),

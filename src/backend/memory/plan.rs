@@ -21,23 +21,23 @@ use crate::{
 
 #[derive(Default)]
 pub(super) struct Plans {
-    records: BTreeMap<Key, Kept>,
-    /// The oldest first.
+    records: BTreeMap<Key, StoredPlan>,
+    /// Oldest first.
     audit: VecDeque<AuditEntry>,
 }
 
-struct Kept {
+struct StoredPlan {
     record: PlanRecord,
     expires: Instant,
 }
 
 impl Plans {
-    fn forget(&mut self) {
+    fn remove_expired(&mut self) {
         let now = Instant::now();
-        self.records.retain(|_, kept| now < kept.expires);
+        self.records.retain(|_, plan| now < plan.expires);
     }
 
-    fn note(&mut self, attempt: &Attempt<'_>, status: AuditStatus, error: Option<PlanRefusal>) -> Result<()> {
+    fn log(&mut self, attempt: &Attempt<'_>, status: AuditStatus, error: Option<PlanRefusal>) -> Result<()> {
         self.audit.push_back(attempt.entry(status, error, SystemTime::now())?);
         if self.audit.len() > MAX_AUDIT_ENTRIES {
             self.audit.pop_front();
@@ -61,12 +61,12 @@ impl ConfigBatch for Memory {
         let payload = plan.payload_hash();
         let attempt = Attempt::to_apply(self.label(), key, plan, payload, options);
         self.lock(|store| {
-            store.plans.forget();
-            let known = store.plans.records.get(key).map(|kept| &kept.record);
+            store.plans.remove_expired();
+            let known = store.plans.records.get(key).map(|plan| &plan.record);
             let stored = |key: &Key| store.data.configs.get(key).cloned();
             let step = apply_step(plan, payload, known, stored);
             let (status, error, result) = step.end();
-            store.plans.note(&attempt, status, error)?;
+            store.plans.log(&attempt, status, error)?;
             if let ApplyStep::Change(changes) = step {
                 let data = store.changed();
                 for change in &changes {
@@ -83,7 +83,7 @@ impl ConfigBatch for Memory {
                     changes,
                 };
                 let expires = Instant::now() + Duration::from_millis(ttl);
-                store.plans.records.insert(key.clone(), Kept { record, expires });
+                store.plans.records.insert(key.clone(), StoredPlan { record, expires });
             }
             result
         })
@@ -93,23 +93,23 @@ impl ConfigBatch for Memory {
         options.check()?;
         let attempt = Attempt::to_roll_back(self.label(), key, options);
         self.lock(|store| {
-            store.plans.forget();
-            let record = store.plans.records.get(key).map(|kept| kept.record.clone());
+            store.plans.remove_expired();
+            let record = store.plans.records.get(key).map(|plan| plan.record.clone());
             let stored = |key: &Key| store.data.configs.get(key).cloned();
             let step = rollback_step(record.as_ref(), options.force, stored);
-            if let (RollbackStep::Restore, Some(kept)) = (&step, store.plans.records.get_mut(key)) {
+            if let (RollbackStep::Restore, Some(plan)) = (&step, store.plans.records.get_mut(key)) {
                 let data = Arc::make_mut(&mut store.data);
-                for change in &kept.record.changes {
+                for change in &plan.record.changes {
                     data.put_config(&change.key, change.before.as_ref());
                 }
-                kept.record.is_rolled_back = true;
+                plan.record.is_rolled_back = true;
             }
             let (status, error, result) = step.end();
             let attempt = match &record {
                 Some(record) => attempt.about(record),
                 None => attempt,
             };
-            store.plans.note(&attempt, status, error)?;
+            store.plans.log(&attempt, status, error)?;
             result
         })
     }

@@ -1,4 +1,4 @@
-//! Optimistic transactions: a snapshot, what was read, what is written; compared and applied at commit.
+//! Optimistic transactions: a snapshot and a set of reads and writes, compared and applied at commit.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,7 +7,7 @@ use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, Result, Transaction, Transactional, error::Kind,
 };
 
-/// A transaction of [`Memory`]: serializable.
+/// A serializable transaction of [`Memory`].
 pub struct MemoryTransaction {
     memory: Memory,
     snapshot: Arc<Data>,
@@ -15,10 +15,10 @@ pub struct MemoryTransaction {
     configs: Changes<ConfigValue>,
 }
 
-/// What a transaction touched, and what it wrote there (`Some(None)`: a delete).
+/// The keys that a transaction has read (`None`) or written (`Some`; `Some(None)` is a delete).
 ///
-/// Every touched key must be at commit what it was in the snapshot. That makes it serializable: at that moment the
-/// transaction would read again what it read.
+/// At commit each of these keys must have the same value as in the snapshot. That makes the transaction
+/// serializable, because at that moment it would read the same values again.
 struct Changes<V>(BTreeMap<Key, Option<Option<V>>>);
 
 impl<V: Clone> Changes<V> {
@@ -39,16 +39,16 @@ impl<V: Clone> Changes<V> {
         Ok(())
     }
 
-    /// Whether nobody else wrote what was touched. Values are compared by who they are: 0.0 equals -0.0.
-    fn hold(&self, snapshot: &BTreeMap<Key, V>, now: &BTreeMap<Key, V>, same: fn(&V, &V) -> bool) -> bool {
-        self.0.keys().all(|key| match (snapshot.get(key), now.get(key)) {
+    /// Whether all keys still have their old values. `same` compares identity, since 0.0 equals -0.0.
+    fn unchanged(&self, old: &BTreeMap<Key, V>, new: &BTreeMap<Key, V>, same: fn(&V, &V) -> bool) -> bool {
+        self.0.keys().all(|key| match (old.get(key), new.get(key)) {
             (None, None) => true,
-            (Some(before), Some(now)) => same(before, now),
+            (Some(old), Some(new)) => same(old, new),
             _ => false,
         })
     }
 
-    fn change_something(&self) -> bool {
+    fn has_writes(&self) -> bool {
         self.0.values().any(Option::is_some)
     }
 
@@ -117,16 +117,16 @@ impl Transaction for MemoryTransaction {
         let Self { memory, snapshot, credentials, configs } = self;
         memory.lock(|store| {
             let data = &store.data;
-            if !credentials.hold(&snapshot.credentials, &data.credentials, Credential::is_clone_of)
-                || !configs.hold(&snapshot.configs, &data.configs, ConfigValue::is_clone_of)
+            if !credentials.unchanged(&snapshot.credentials, &data.credentials, Credential::is_clone_of)
+                || !configs.unchanged(&snapshot.configs, &data.configs, ConfigValue::is_clone_of)
             {
                 return Err(Error::new(
                     ErrorKind::Conflict,
-                    "another change came between; try again from the start",
+                    "a concurrent change conflicts with the transaction; retry it from the start",
                 ));
             }
-            if credentials.change_something() || configs.change_something() {
-                // Not held any more, it needs no copy.
+            if credentials.has_writes() || configs.has_writes() {
+                // Without the snapshot, `changed` need not copy the data.
                 drop(snapshot);
                 let data = store.changed();
                 credentials.apply(&mut data.credentials);

@@ -83,7 +83,11 @@ impl Known {
         let mut failures = servers.iter().filter_map(|(at, server)| Some((at, server.error()?)));
         self.writable = Writable::of(topology);
         self.is_refused |= failures.clone().any(|(_, error)| failure::refuses_login(error));
-        self.failure = failures.next().map(|(at, error)| failure::of_request(error, Effect::Read).at(at));
+        self.failure = failures.next().map(|(at, error)| {
+            let error = failure::of_request(error, Effect::Read);
+            let message = format!("{error} (at {at})");
+            error.with_message(message)
+        });
     }
 
     fn news(&self, must_stay: bool) -> Option<News> {

@@ -1,4 +1,4 @@
-//! The metrics' names, and their handles by operation.
+//! The names of the metrics, and their handles by operation.
 
 use std::{
     array,
@@ -18,30 +18,30 @@ pub(super) const CONNECTIONS: &str = "db.client.connection.count";
 pub(super) const MAX_CONNECTIONS: &str = "db.client.connection.max";
 pub(super) const PENDING_REQUESTS: &str = "db.client.connection.pending_requests";
 
-/// More than there are operations. Those of a stranger's capabilities beyond it share one entry.
+/// More than the library has operations. An application's own operations beyond it share one entry.
 const ENTRIES: usize = 128;
-/// What the conventions call something that has no name of its own.
+/// The conventions' name for operations without an entry of their own.
 const OTHER: &str = "_OTHER";
 
 pub(super) static METADATA: Metadata<'static> =
     Metadata::new("gateway_storage", Level::INFO, Some(module_path!()));
 
-/// Says what the metrics are, to recorders that want to know.
+/// Registers descriptions of the metrics with the recorder.
 pub(super) fn describe() {
     metrics::describe_histogram!(DURATION, Unit::Seconds, "Duration of database client operations.");
-    metrics::describe_histogram!(BATCH_SIZE, Unit::Count, "Items of a batch operation.");
-    metrics::describe_gauge!(ACTIVE, Unit::Count, "Operations that are under way.");
-    metrics::describe_counter!(RETRIES, Unit::Count, "Operations that were tried again.");
+    metrics::describe_histogram!(BATCH_SIZE, Unit::Count, "Number of items per batch operation.");
+    metrics::describe_gauge!(ACTIVE, Unit::Count, "Operations in progress.");
+    metrics::describe_counter!(RETRIES, Unit::Count, "Retries of operations.");
     metrics::describe_gauge!(
         CONNECTIONS,
         Unit::Count,
-        "Connections in the state that is described by the state attribute."
+        "Connections in the state given by the state attribute."
     );
-    metrics::describe_gauge!(MAX_CONNECTIONS, Unit::Count, "The most open connections that are allowed.");
-    metrics::describe_gauge!(PENDING_REQUESTS, Unit::Count, "Requests that wait for an open connection.");
+    metrics::describe_gauge!(MAX_CONNECTIONS, Unit::Count, "The maximum number of open connections allowed.");
+    metrics::describe_gauge!(PENDING_REQUESTS, Unit::Count, "Requests waiting for an open connection.");
 }
 
-/// Of one store: what its spans and metrics have in common, and the handles of each operation that was called.
+/// What all spans and metrics of a store share, and the handles of each operation that was called.
 pub(super) struct Table {
     pub(super) system: SharedString,
     pub(super) namespace: Option<Arc<str>>,
@@ -51,7 +51,7 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(label: &'static str, namespace: Option<&str>) -> Self {
-        // The conventions' name of a system where they have one, and else ours.
+        // The conventions name PostgreSQL differently; all other labels are their names.
         let system = if label == "postgres" { "postgresql" } else { label };
         Self {
             system: SharedString::const_str(system),
@@ -61,11 +61,11 @@ impl Table {
         }
     }
 
-    /// No lock and, but for the first call of an operation, no allocation.
+    /// Takes no lock, and allocates only at the first call of an operation.
     #[inline]
     pub(super) fn meters(&self, operation: Operation) -> &Meters {
-        for at in 0..ENTRIES {
-            let entry = &self.entries[(operation.hash as usize + at) % ENTRIES];
+        for probe in 0..ENTRIES {
+            let entry = &self.entries[(operation.hash as usize + probe) % ENTRIES];
             let meters = entry.get_or_init(|| Box::new(Meters::new(self, operation.name)));
             if meters.name == operation.name {
                 return meters;
@@ -74,7 +74,7 @@ impl Table {
         self.other.get_or_init(|| Box::new(Meters::new(self, OTHER)))
     }
 
-    /// The labels that all metrics have.
+    /// The labels of all metrics.
     pub(super) fn labels(&self) -> Vec<Label> {
         let namespace =
             self.namespace.clone().map(|name| Label::new("db.namespace", SharedString::from_shared(name)));
@@ -82,7 +82,7 @@ impl Table {
     }
 }
 
-/// Of one operation.
+/// The span name, labels and metric handles of one operation.
 pub(super) struct Meters {
     name: &'static str,
     pub(super) span_name: Box<str>,
@@ -107,12 +107,12 @@ impl Meters {
         Self { name, span_name: span_name.into(), handles: OnceLock::new(), labels }
     }
 
-    /// None until there is a recorder.
+    /// `None` until a recorder is installed.
     #[inline]
     pub(super) fn handles(&self, is_batch: bool) -> Option<&Handles> {
         self.handles.get().or_else(|| {
             with_recorder(|recorder| {
-                // The facade doesn't say whether this is the one that does nothing. That one is a type without fields.
+                // The facade does not say whether this is its no-op recorder, which is a type without fields.
                 (size_of_val(recorder) > 0).then(|| {
                     let key = |name| Key::from_parts(name, self.labels.clone());
                     self.handles.get_or_init(|| Handles {
@@ -128,7 +128,7 @@ impl Meters {
         })
     }
 
-    /// Errors have labels of their own, and no handles: there should be few.
+    /// Errors have further labels. Their handles are looked up each time, because errors are rare.
     #[cold]
     pub(super) fn fail(&self, kind: &'static str, code: Option<&str>, elapsed: Duration) {
         let mut labels = self.labels.clone();
@@ -145,7 +145,7 @@ mod tests {
     use crate::OperationKind;
 
     #[test]
-    fn each_operation_has_an_entry_and_many_share_the_last() {
+    fn each_operation_has_an_entry_and_the_excess_shares_one() {
         let table = Table::new("postgres", Some("db|schema"));
         let names: Vec<&'static str> = (0..ENTRIES + 20).map(|n| &*format!("operation_{n}").leak()).collect();
         let meters = |name| table.meters(Operation::new(name, OperationKind::Read));

@@ -27,34 +27,35 @@ use crate::{
     Backend, Call, Error, ErrorKind, Layer, Operation, OperationKind, Receiver, Result, StorageStats,
 };
 
-/// Tells `tracing` and `metrics` of every operation, under the names of the stable OpenTelemetry conventions for databases, and
-/// fills [`StorageStats::performance`]. Put it on with [`Storage::instrumented`](crate::Storage::instrumented), or as part of a
-/// [`Stack`](crate::Stack). No key, no value and no password is in anything that it tells.
+/// Reports every operation to `tracing` and `metrics`, under the names of the stable OpenTelemetry
+/// conventions for databases, and fills [`StorageStats::performance`]. Add it with
+/// [`Storage::instrumented`](crate::Storage::instrumented), or as part of a [`Stack`](crate::Stack). Spans,
+/// events and metrics contain no key, value or password.
 ///
 /// # Spans and events
 ///
-/// One span an operation, at level INFO, with the target `gateway_storage`. Its name for OpenTelemetry (`otel.name`) is
-/// `{operation} {namespace}`.
+/// One span per operation, at level INFO, with the target `gateway_storage`. Its name for OpenTelemetry
+/// (`otel.name`) is `{operation} {namespace}`.
 ///
 /// | attribute | |
 /// |---|---|
 /// | `db.system.name` | `postgresql`, `redis`, `mongodb`, `file`, `memory` |
 /// | `db.namespace` | PostgreSQL: `database\|schema`; Redis: the database's number; MongoDB: the database; else absent |
 /// | `db.operation.name` | `get_credential`, `transaction_set_config`, `commit` |
-/// | `db.operation.batch.size` | items of a batch, unless it is one |
-/// | `db.response.returned_rows` | records that a stream gave |
+/// | `db.operation.batch.size` | items of a batch, unless it has exactly one |
+/// | `db.response.returned_rows` | records that a stream returned |
 /// | `error.type` | the error's [kind](ErrorKind::as_str), or `cancelled`: the caller dropped the call. Absent if it succeeded |
 /// | `db.response.status_code` | with an error: the [code](Error::code), an SQLSTATE, a Redis prefix or MongoDB's number, if there was one |
-/// | `otel.kind`, `otel.status_code` | `client`; `ERROR` with most errors, as below |
+/// | `otel.kind`, `otel.status_code` | `client`; `ERROR` with most errors, see below |
 ///
-/// In the span an event when the operation ends: at DEBUG, with an error at WARN. Not every error says that the store is ill:
+/// When the operation ends, the span gets an event, at DEBUG or WARN. Not every error is the store's:
 ///
 /// | error | event | `error.type` | `otel.status_code` | [`error_rate`](crate::Performance::error_rate) |
 /// |---|---|---|---|---|
-/// | [`NotFound`](ErrorKind::NotFound) is an answer | DEBUG | absent | absent | no |
-/// | [`InvalidKey`](ErrorKind::InvalidKey), [`InvalidValue`](ErrorKind::InvalidValue), [`TooLarge`](ErrorKind::TooLarge), [`Overflow`](ErrorKind::Overflow), [`Conflict`](ErrorKind::Conflict): the caller's | DEBUG | the kind | absent | no |
-/// | [`Busy`](ErrorKind::Busy): load is shed | DEBUG | the kind | `ERROR` | yes |
-/// | every other, and `cancelled` | WARN | the kind | `ERROR` | yes |
+/// | [`NotFound`](ErrorKind::NotFound), an ordinary answer | DEBUG | absent | absent | no |
+/// | [`InvalidKey`](ErrorKind::InvalidKey), [`InvalidValue`](ErrorKind::InvalidValue), [`TooLarge`](ErrorKind::TooLarge), [`Overflow`](ErrorKind::Overflow), [`Conflict`](ErrorKind::Conflict): due to the caller | DEBUG | the kind | absent | no |
+/// | [`Busy`](ErrorKind::Busy): load shedding | DEBUG | the kind | `ERROR` | yes |
+/// | every other error, and `cancelled` | WARN | the kind | `ERROR` | yes |
 ///
 /// # Metrics
 ///
@@ -67,23 +68,22 @@ use crate::{
 /// | `db.client.connection.count` | gauge | `db.client.connection.state` (`idle`, `used`), `db.client.connection.pool.name` |
 /// | `db.client.connection.max`, `.pending_requests` | gauge | `db.client.connection.pool.name` |
 ///
-/// The last two rows are for backends with a pool, and sampled on an interval: see
+/// The last two rows are for backends with a pool, which is sampled on an interval: see
 /// [`Storage::instrumented_pool`](crate::Storage::instrumented_pool).
 ///
-/// Metrics go to the recorder of the crate [`metrics`](https://docs.rs/metrics) 0.24, which must be the application's and its
-/// exporter's version, too: another version has a recorder of its own, and a metric that nothing records there is no error.
-/// `cargo tree --duplicates` shows whether there are two.
+/// Metrics go to the recorder of the crate [`metrics`](https://docs.rs/metrics) 0.24. The application and its
+/// exporter must use the same version: each version has its own recorder, and metrics without a recorder are
+/// dropped silently. `cargo tree --duplicates` shows whether there are two versions.
 ///
-/// A recorder may be installed before or after this; an operation keeps the handles of the first one that it meets. (One whose type
-/// has no fields is taken for none.)
+/// The recorder may be installed before or after this layer; an operation keeps the handles of the first
+/// recorder that it finds. A recorder whose type has no fields counts as none.
 ///
 /// # Cost
 ///
-/// With neither a subscriber nor a recorder: tens of nanoseconds, and no allocation. One call in sixteen is timed then, for
-/// the statistics; all of them are counted. [BENCHMARKS] has the numbers.
+/// Without a subscriber and a recorder: tens of nanoseconds per call, and no allocation. Then one call in
+/// sixteen is timed for the statistics, and all calls are counted. [BENCHMARKS] has the numbers.
 ///
-/// Clones share everything. A transaction, and a stream until it is dropped, tell through the layer of the storage that began
-/// them.
+/// Clones share everything. Transactions and streams report through the layer of the storage that began them.
 ///
 /// [BENCHMARKS]: https://github.com/gateway-storage/gateway-storage/blob/main/BENCHMARKS.md
 #[derive(Clone, Debug)]
@@ -94,7 +94,7 @@ struct Shared {
     recent: Recent,
     /// When an export was last read to its end, in milliseconds since 1970. 0 is never.
     last_export: AtomicU64,
-    /// Whoever samples a pool listens to this, and hears also when it is dropped.
+    /// Ends the task that samples a pool: by a value when the storage closes, or by being dropped.
     closed: watch::Sender<()>,
 }
 
@@ -104,22 +104,23 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// One call in so many is timed if nobody listens: asking for the time twice costs more than everything else here.
-const TIMED: u64 = 16;
+/// One call in this many is timed if nothing else needs the time: reading the clock twice costs more than the
+/// rest.
+const TIMED_EVERY: u64 = 16;
 
 impl Instrument {
-    /// The histogram of every operation's duration, in seconds: whoever chooses buckets needs the name.
+    /// The name of the histogram of every operation's duration, in seconds. Needed to configure its buckets.
     pub const DURATION: &str = meters::DURATION;
 
-    /// Buckets for [`DURATION`](Self::DURATION): those of the OpenTelemetry conventions, and finer ones below, since a store on
-    /// this machine answers in microseconds.
+    /// Buckets for [`DURATION`](Self::DURATION): those of the OpenTelemetry conventions, and finer ones
+    /// below, because a local store answers in microseconds.
     pub const DURATION_BUCKETS: [f64; 14] =
         [1e-6, 5e-6, 2.5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1.0, 5.0, 10.0];
 
-    /// The histogram of every batch's number of items.
+    /// The name of the histogram of every batch's number of items.
     pub const BATCH_SIZE: &str = meters::BATCH_SIZE;
 
-    /// Tells of operations on this backend.
+    /// Reports operations on this backend.
     #[must_use]
     pub fn new(backend: &impl Backend) -> Self {
         meters::describe();
@@ -156,7 +157,7 @@ impl Instrument {
             "error.type" = Empty,
         );
         let count = recent.count();
-        let is_timed = handles.is_some() || !span.is_none() || count % TIMED == 0;
+        let is_timed = handles.is_some() || !span.is_none() || count % TIMED_EVERY == 0;
         Running {
             instrument: &self.0,
             meters,
@@ -173,7 +174,7 @@ impl Instrument {
     }
 }
 
-/// One operation, from its beginning to its end, or until it is dropped.
+/// An operation in progress, until it ends or is dropped.
 struct Running<'i> {
     instrument: &'i Shared,
     meters: &'i Meters,
@@ -183,9 +184,9 @@ struct Running<'i> {
     name: &'static str,
     kind: OperationKind,
     is_backup: bool,
-    /// Of a stream that is not at its end.
+    /// The number of items that a stream has returned; `None` for other operations.
     items: Option<u64>,
-    /// Whether the stream was asked for an item and has not given it.
+    /// Whether the reader waits for the stream's next item.
     is_awaited: bool,
     ended: bool,
 }
@@ -197,7 +198,7 @@ impl Running<'_> {
         self.settle(failure);
     }
 
-    /// What a stream gave.
+    /// Records what a stream returned.
     fn note<T>(&mut self, next: Option<&Result<T>>) {
         if self.ended {
             return;
@@ -233,14 +234,14 @@ impl Running<'_> {
             }
         }
         let name = self.name;
-        let Some(Failure { kind, code, of_store, is_loud }) = failure else {
+        let Some(Failure { kind, code, store_error, warns }) = failure else {
             if !self.span.is_none() {
                 let _entered = self.span.enter();
                 tracing::debug!(target: "gateway_storage", operation = name, elapsed = elapsed.map(debug), "done");
             }
             return;
         };
-        if of_store {
+        if store_error {
             recent.fail();
             self.span.record("otel.status_code", "ERROR");
         }
@@ -253,7 +254,7 @@ impl Running<'_> {
         }
         let _entered = self.span.enter();
         // The level of an event is part of its call site.
-        macro_rules! tell {
+        macro_rules! emit {
             ($level:ident) => {
                 tracing::$level!(
                     target: "gateway_storage",
@@ -265,7 +266,7 @@ impl Running<'_> {
                 )
             };
         }
-        if is_loud { tell!(warn) } else { tell!(debug) }
+        if warns { emit!(warn) } else { emit!(debug) }
     }
 }
 
@@ -273,22 +274,22 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         match (self.ended, self.items) {
             (true, _) => {}
-            // The reader of a stream saw enough.
+            // The reader dropped the stream between two items.
             (false, Some(_)) if !self.is_awaited => self.settle(None),
             (false, _) => {
-                self.settle(Some(Failure { kind: "cancelled", code: None, of_store: true, is_loud: true }))
+                self.settle(Some(Failure { kind: "cancelled", code: None, store_error: true, warns: true }))
             }
         }
     }
 }
 
-/// What is told of an operation that failed.
+/// How a failed operation is reported.
 struct Failure<'e> {
     kind: &'static str,
     code: Option<&'e str>,
-    /// Whether it says something of the store, and not of the caller's mistake.
-    of_store: bool,
-    is_loud: bool,
+    /// Whether the store caused it, and not the caller.
+    store_error: bool,
+    warns: bool,
 }
 
 impl<'e> Failure<'e> {
@@ -296,14 +297,14 @@ impl<'e> Failure<'e> {
         use ErrorKind::{Busy, Conflict, InvalidKey, InvalidValue, NotFound, Overflow, TooLarge};
 
         let kind = error.kind();
-        let of_store = !matches!(kind, Conflict | InvalidKey | InvalidValue | Overflow | TooLarge);
-        let is_loud = of_store && kind != Busy;
+        let store_error = !matches!(kind, Conflict | InvalidKey | InvalidValue | Overflow | TooLarge);
+        let warns = store_error && kind != Busy;
         let code = error.code().and_then(status_code);
-        (kind != NotFound).then_some(Self { kind: kind.as_str(), code, of_store, is_loud })
+        (kind != NotFound).then_some(Self { kind: kind.as_str(), code, store_error, warns })
     }
 }
 
-/// The backend's code, if it looks like one: what a broken server sends in its place must not become a label.
+/// The backend's code, if it looks like one: arbitrary text from a broken server must not become a label.
 fn status_code(code: &str) -> Option<&str> {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == ' ' || letter == '_';
     (code.len() <= 24 && code.chars().all(plain)).then_some(code)
@@ -333,14 +334,14 @@ impl Layer for Instrument {
     ) -> impl Stream<Item = Result<T>> + Send {
         let begin = move || {
             let mut running = self.begin(operation, None);
-            // It takes as long as its reader, which says nothing of the store.
+            // Its duration depends on the reader, so it does not count as the store's latency.
             running.kind = OperationKind::Control;
             running.items = Some(0);
             running
         };
-        // A stream that is never polled asks the store for nothing.
+        // Begun at the first poll: a stream that is never polled sends no request to the store.
         let mut running = None;
-        // Boxed once a stream, which is never short.
+        // One box per stream, which costs little beside its items.
         let mut items = Box::pin(items);
         stream::poll_fn(move |context| {
             let running = running.get_or_insert_with(&begin);

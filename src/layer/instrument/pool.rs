@@ -12,17 +12,18 @@ use super::{
 };
 use crate::{ErrorKind, PoolStats, Pooled};
 
-/// How often [`Storage::instrumented_pool`](crate::Storage::instrumented_pool) asks a pool how it is: every 10 s.
+/// How often [`Storage::instrumented_pool`](crate::Storage::instrumented_pool) samples a pool: every 10 s.
 pub const POOL_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Instrument {
-    /// Also tells of the backend's pool, which a task asks how it is, at once and then on this interval.
+    /// Also reports the backend's pool: a task samples it, at once and then on this interval.
     ///
-    /// The task ends, and sets the gauges to 0, when the storage is closed through this layer or its last handle is dropped.
+    /// The task ends, and sets the gauges to 0, when the storage is closed through this layer or its last
+    /// handle is dropped.
     ///
     /// # Panics
     ///
-    /// Outside of a Tokio runtime.
+    /// Panics outside of a Tokio runtime.
     #[must_use]
     pub fn sample_pool<B: Pooled>(self, backend: &B, interval: Duration) -> Self {
         let gauges = Gauges::new(&self.0.table);
@@ -44,12 +45,12 @@ async fn sample<B: Pooled>(backend: B, gauges: Gauges, mut closed: watch::Receiv
             }
         }
     };
-    // Said by `close`, or by nobody: the last handle was dropped.
+    // Changed by `close`; an error when the last handle is dropped.
     select(pin!(sampling), pin!(closed.changed())).await;
     gauges.set(PoolStats::default());
 }
 
-/// Looked up each time: the recorder may come later, and there is an interval between.
+/// Looked up at each sample, because the recorder may be installed later. Samples are rare.
 struct Gauges {
     labels: Vec<Label>,
 }

@@ -1,4 +1,4 @@
-//! What the last minute was like.
+//! Performance of the last minute.
 
 use std::{
     sync::{
@@ -10,21 +10,21 @@ use std::{
 
 use crate::{OperationKind, Performance};
 
-/// A minute in slots, and two more: no slot is made empty while it may still be counted in, or read.
+/// A minute of slots and two more, so that no slot is cleared while it may still be written or read.
 const SLOTS: u64 = 8;
 const SLOT: Duration = Duration::from_secs(10);
 const SHOWN: u64 = 6;
 
-/// Counts without a lock. A number can land in the neighbour of its slot, and none is lost.
+/// Counts without a lock. A count may go to the neighbouring slot, and none is lost.
 pub(super) struct Recent {
     begun: Instant,
-    /// The time as [`begun`](Recent::begun), for people.
+    /// The wall-clock time of [`begun`](Recent::begun).
     begun_at: SystemTime,
-    /// The slot that is counted in: a number that only grows.
+    /// The number of the current slot, which only grows.
     current: AtomicU64,
-    turning: Mutex<()>,
+    advancing: Mutex<()>,
     slots: [Slot; SLOTS as usize],
-    /// When something was last timed: nanoseconds since the beginning, and 0 is never.
+    /// When an operation was last timed, in nanoseconds since `begun`. 0 is never.
     last: AtomicU64,
 }
 
@@ -60,7 +60,7 @@ impl Recent {
             begun: Instant::now(),
             begun_at: SystemTime::now(),
             current: AtomicU64::new(0),
-            turning: Mutex::new(()),
+            advancing: Mutex::new(()),
             slots: Default::default(),
             last: AtomicU64::new(0),
         }
@@ -70,7 +70,7 @@ impl Recent {
         &self.slots[(self.current.load(Relaxed) % SLOTS) as usize]
     }
 
-    /// Counts one operation. How many there were before it in this slot.
+    /// Counts one operation. Returns the number of operations before it in this slot.
     #[inline]
     pub(super) fn count(&self) -> u64 {
         self.slot().calls.fetch_add(1, Relaxed)
@@ -79,17 +79,17 @@ impl Recent {
     /// Counts an error.
     #[cold]
     pub(super) fn fail(&self) {
-        // Few calls are timed when nobody listens, and only those go on to the slot of their time.
+        // Without a subscriber or recorder few calls are timed, and only those advance the slot.
         let before = self.current.load(Relaxed);
-        if self.turn(Instant::now()) != before {
+        if self.advance(Instant::now()) != before {
             self.slot().calls.fetch_add(1, Relaxed);
         }
         self.slot().errors.fetch_add(1, Relaxed);
     }
 
-    /// Adds an operation that was timed, and ended now.
+    /// Adds a timed operation that ended at `now`.
     pub(super) fn measure(&self, now: Instant, kind: OperationKind, elapsed: Duration) {
-        self.turn(now);
+        self.advance(now);
         self.last.store(now.duration_since(self.begun).as_nanos() as u64, Relaxed);
         match kind {
             OperationKind::Read => self.slot().reads.add(elapsed),
@@ -98,12 +98,12 @@ impl Recent {
         }
     }
 
-    /// Goes on to the slot of this time.
-    fn turn(&self, now: Instant) -> u64 {
+    /// Advances to the slot of this time, and returns the current slot's number.
+    fn advance(&self, now: Instant) -> u64 {
         let number = now.duration_since(self.begun).as_secs() / SLOT.as_secs();
-        // Whoever comes while another one turns, counts in the old slot.
+        // A thread that comes while another one advances counts in the old slot.
         if self.current.load(Relaxed) < number
-            && let Ok(_turning) = self.turning.try_lock()
+            && let Ok(_advancing) = self.advancing.try_lock()
         {
             let before = self.current.load(Relaxed);
             for passed in (before + 1..=number).rev().take(SLOTS as usize) {
@@ -123,7 +123,7 @@ impl Recent {
     }
 
     fn performance_at(&self, now: Instant) -> Performance {
-        let current = self.turn(now);
+        let current = self.advance(now);
         let shown = || {
             let first = (current + 1).saturating_sub(SHOWN);
             (first..=current).map(|number| &self.slots[(number % SLOTS) as usize])
@@ -155,7 +155,7 @@ mod tests {
         let at = |seconds| recent.begun + Duration::from_secs(seconds);
         assert_eq!(recent.performance_at(at(0)).last_measurement, None);
         for second in 0..100 {
-            // Ten a second: reads of 1 ms until second 90, then of 3 ms.
+            // Ten operations per second: reads take 1 ms until second 90, then 3 ms.
             let latency = Duration::from_millis(if second < 90 { 1 } else { 3 });
             for _ in 0..9 {
                 recent.count();
