@@ -280,8 +280,8 @@ pub(crate) fn on_postgres_that_dies() {
     kill_at_each::<gateway_storage::Postgres>(&turnstile, urls, &victim, Visibility::Immediate, &nothing);
 }
 
-/// The driver speaks to this server only, even if it is a member of a set, whose other names lead past the
-/// turnstile.
+/// With a direct connection the driver uses only this address. The addresses of a set's members bypass the
+/// turnstile. turnstile.
 #[cfg(feature = "mongodb")]
 fn directly(port: u16) -> String {
     format!("mongodb://127.0.0.1:{port}/plans?directConnection=true&deadline=60s")
