@@ -70,7 +70,7 @@ impl Contest {
                 });
             });
         let each = |lap: &Lap| lap.elapsed.as_secs_f64() / lap.calls.len() as f64;
-        for (at, (contender, _)) in contenders.iter().enumerate() {
+        for (at, (peer, _)) in contenders.iter().enumerate() {
             let ratios = samples[0].iter().zip(&samples[at]).map(|(ours, theirs)| each(theirs) / each(ours));
             let ratio = if at == 0 { String::new() } else { format!("{:.2}x", median(ratios.collect())) };
             let mut calls: Vec<Duration> = samples[at].iter().flat_map(|lap| &lap.calls).copied().collect();
@@ -78,8 +78,7 @@ impl Contest {
             let part = |part: f64| shown(calls[((calls.len() - 1) as f64 * part) as usize]);
             let one = shown(Duration::from_secs_f64(median(samples[at].iter().map(each).collect())));
             let (p50, p99, slowest) = (part(0.5), part(0.99), part(1.0));
-            self.lines
-                .push(format!("| {name} | {contender} | {one} | {ratio} | {p50} | {p99} | {slowest} |"));
+            self.lines.push(format!("| {name} | {peer} | {one} | {ratio} | {p50} | {p99} | {slowest} |"));
         }
     }
 

@@ -189,12 +189,7 @@ async fn expires<B: CacheStore>(storage: Storage<B>) {
 }
 
 async fn entry<B: CacheStore>(storage: Storage<B>) {
-    fails_about(
-        "entry of a missing value",
-        ErrorKind::NotFound,
-        &key("entry"),
-        storage.get_cache_entry("entry").await,
-    );
+    fails_about("missing entry", ErrorKind::NotFound, &key("entry"), storage.get_cache_entry("entry").await);
     let ttl = Duration::from_secs(60);
     let start = Instant::now();
     set(&storage, "entry", b"\0\xff", ttl).await;
@@ -202,10 +197,7 @@ async fn entry<B: CacheStore>(storage: Storage<B>) {
     let entry = ok("get_cache_entry", storage.get_cache_entry("entry").await);
     same("the bytes", b"\0\xff".as_slice(), &*entry.value);
     let left = entry.expires_in.expect("it expires");
-    assert!(
-        left <= ttl - Duration::from_millis(10),
-        "{left:?} are left, 20 ms after a ttl of {ttl:?} was set"
-    );
+    assert!(left <= ttl - Duration::from_millis(10), "{left:?} are left of {ttl:?}, after 20 ms");
     assert!(left + start.elapsed() + LATE >= ttl, "only {left:?} are left of {ttl:?}");
     set(&storage, "entry", "", Duration::from_millis(20)).await;
     gone(&storage, "entry", Instant::now() + Duration::from_millis(20)).await;

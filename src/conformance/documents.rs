@@ -37,8 +37,7 @@ pub(super) async fn documents<D: Documents<B>, B: Backend>(storage: &Storage<B>)
     must(format!("stats: counts what is stored ({name}s), no keys"), counts::<D, B>(storage.clone())).await;
     let bullet = format!("set_{name}: of concurrent calls one value stays, whole");
     must(bullet, concurrent_sets::<D, B>(storage.clone())).await;
-    must(format!("set_{name}: of concurrent calls none is lost"), none_is_lost::<D, B>(storage.clone()))
-        .await;
+    must(format!("set_{name}: concurrently, none is lost"), none_is_lost::<D, B>(storage.clone())).await;
     let bullet = format!("delete_{name}: of concurrent calls one succeeds");
     must(bullet, concurrent_deletes::<D, B>(storage.clone())).await;
     must("a dropped call is applied as a whole or not at all", dropped::<D, B>(storage.clone())).await;

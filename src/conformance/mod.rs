@@ -174,11 +174,9 @@ fn same_keys(what: impl AsRef<str>, wanted: &[Key], found: impl IntoIterator<Ite
                 .map(|key| key.as_str().to_owned())
                 .collect()
         };
-        let (missing, unexpected) = (without(wanted, &found), without(&found, wanted));
-        if missing.is_empty() && unexpected.is_empty() {
-            panic!("{}: not sorted, or not unique", what.as_ref());
-        }
-        panic!("{}: missing {missing:?}, unexpected {unexpected:?}", what.as_ref());
+        let (missing, extra) = (without(wanted, &found), without(&found, wanted));
+        let problem = if missing.is_empty() && extra.is_empty() { "not sorted or unique" } else { "differ" };
+        panic!("{}: {problem}: missing {missing:?}, unexpected {extra:?}", what.as_ref());
     }
 }
 

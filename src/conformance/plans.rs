@@ -27,28 +27,27 @@ use crate::{
 ///
 /// At the first violated bullet.
 pub async fn plans<B: ConfigBatch>(storage: &Storage<B>) {
-    let handle = || storage.clone();
-    must("the kit needs a storage without configs", is_empty(handle())).await;
-    must("apply_plan: all mutations, in their order", in_order(handle())).await;
-    must("apply_plan: values are equal to what was stored", values(handle())).await;
-    must("apply_plan: the same plan is Replayed, and changes nothing", replays(handle())).await;
-    must("apply_plan: another plan under the same key is Conflict", conflicts(handle())).await;
-    must("apply_plan: what a mutation expects holds, or nothing is applied", expects(handle())).await;
-    must("apply_plan: keys and options are checked, and never interpreted", names(handle())).await;
-    must("apply_plan: TooLarge only if the values that it replaces are", sizes(handle())).await;
-    must("apply_plan: after the time to live the key is free", expires(handle())).await;
-    must("rollback_plan: puts back what the plan replaced, once", rolls_back(handle())).await;
-    must("rollback_plan: refused, with the keys, if they changed since", refuses(handle())).await;
-    must("rollback_plan: a plan that was rolled back is not applied again", not_applied_again(handle()))
+    let store = || storage.clone();
+    must("the kit needs a storage without configs", is_empty(store())).await;
+    must("apply_plan: all mutations, in their order", in_order(store())).await;
+    must("apply_plan: values are equal to what was stored", values(store())).await;
+    must("apply_plan: the same plan is Replayed, and changes nothing", replays(store())).await;
+    must("apply_plan: another plan under the same key is Conflict", conflicts(store())).await;
+    must("apply_plan: what a mutation expects holds, or nothing is applied", expects(store())).await;
+    must("apply_plan: keys and options are checked, and never interpreted", names(store())).await;
+    must("apply_plan: a plan may be long; TooLarge if it replaces too much", sizes(store())).await;
+    must("apply_plan: after the time to live the key is free", expires(store())).await;
+    must("rollback_plan: puts back what the plan replaced, once", rolls_back(store())).await;
+    must("rollback_plan: refused, with the keys, if they changed since", refuses(store())).await;
+    must("rollback_plan: a rolled-back plan is not applied again", not_applied_again(store())).await;
+    must("audit_plans: one entry for each attempt, newest first", audits(store())).await;
+    must("audit_plans: the filter", filters(store())).await;
+    must("apply_plan: concurrently, one is Applied and the others Replayed", concurrent_replays(store()))
         .await;
-    must("audit_plans: one entry for each attempt, newest first", audits(handle())).await;
-    must("audit_plans: the filter", filters(handle())).await;
-    must("apply_plan: concurrently, one is Applied and the others Replayed", concurrent_replays(handle()))
-        .await;
-    must("apply_plan: concurrent plans are applied one after the other", concurrent_plans(handle())).await;
-    must("apply_plan: a dropped call is applied as a whole or not at all", dropped(handle())).await;
-    must("apply_plan: a call ends within its deadline, and may be repeated", deadline(handle())).await;
-    must("the kit leaves nothing", is_empty(handle())).await;
+    must("apply_plan: concurrent plans are applied one after the other", concurrent_plans(store())).await;
+    must("apply_plan: a dropped call is applied as a whole or not at all", dropped(store())).await;
+    must("apply_plan: a call ends within its deadline, and may be repeated", deadline(store())).await;
+    must("the kit leaves nothing", is_empty(store())).await;
 }
 
 pub(super) fn value(value: Value) -> ConfigValue {
@@ -118,11 +117,7 @@ async fn in_order<B: ConfigBatch>(storage: Storage<B>) {
     applied(&storage, "in order", &plan(mutations)).await;
     let wanted = [("a", r#"{"last":true}"#), ("kept", "0"), ("null", "null"), ("z", "2")];
     same_configs("after the plan", &wanted, &stored(&storage).await);
-    same(
-        "get_config of a value that a plan set",
-        &json!(2),
-        ok("get", storage.get_config("z").await).value(),
-    );
+    same("get_config after the plan", &json!(2), ok("get", storage.get_config("z").await).value());
     clear::<Configs, B>(&storage).await;
 }
 

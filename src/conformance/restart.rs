@@ -47,11 +47,7 @@ pub async fn credentials<B: CredentialStore, F: Future<Output = Storage<B>>>(ope
     close(storage).await;
 
     let storage = open().await;
-    fails(
-        "get of a deleted credential after a restart",
-        ErrorKind::NotFound,
-        storage.get_credential(one).await,
-    );
+    fails("get after a delete and a restart", ErrorKind::NotFound, storage.get_credential(one).await);
     let stay = many[many.len() / 2..].to_vec();
     same(
         "ids after deletes and a restart",
@@ -107,11 +103,7 @@ pub async fn usage<B: UsageStore, F: Future<Output = Storage<B>>>(open: impl Fn(
     close(storage).await;
 
     let storage = open().await;
-    same(
-        "the total of 5, a restart and 2",
-        7,
-        ok("increment_usage", storage.increment_usage("counter", "x", 2).await),
-    );
+    same("total after 5 and 2", 7, ok("increment_usage", storage.increment_usage("counter", "x", 2).await));
     for step in &steps {
         let found = ok("get_usage after a restart", storage.get_usage(&step.key).await);
         same("a count after a restart", (1, Some(step.delta)), (found.len(), found.get("x")));

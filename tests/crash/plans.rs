@@ -124,13 +124,13 @@ pub(crate) async fn open_when_ready<B: Open>(url: &str) -> Storage<B> {
 
 /// How an interrupted plan becomes visible after a kill.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Visibility {
+pub(crate) enum Visible {
     /// At once: no process or server is still working on it.
-    Immediate,
+    Now,
     /// Perhaps later: the server may still execute the last command that it received.
-    Delayed,
+    Later,
     /// When the next plan is applied, which first completes the interrupted one.
-    ByNextPlan,
+    Staged,
 }
 
 /// The state that the store must have, computed from the reported lines.
@@ -165,7 +165,7 @@ impl Expected {
         &mut self,
         storage: &Storage<B>,
         last: &str,
-        visibility: Visibility,
+        visible: Visible,
     ) -> bool {
         let (word, n) = last.rsplit_once(' ').unwrap();
         let n: u64 = n.parse().unwrap();
@@ -173,7 +173,7 @@ impl Expected {
         let apply = async || storage.apply_plan(name(n), &plan(n), &ApplyOptions::default()).await.unwrap();
         let roll_back = async || storage.rollback_plan(name(n), &RollbackOptions::default()).await.unwrap();
         match word {
-            "apply" if visibility == Visibility::ByNextPlan => {
+            "apply" if visible == Visible::Staged => {
                 was_not_applied = apply().await == Applied::Applied;
                 self.applied(n);
             }
@@ -183,12 +183,12 @@ impl Expected {
                 let again = apply().await;
                 was_not_applied = found != Some(n);
                 let wanted = if was_not_applied { Applied::Applied } else { Applied::Replayed };
-                let may_be_late = visibility == Visibility::Delayed && was_not_applied;
+                let may_be_late = visible == Visible::Later && was_not_applied;
                 assert!(again == wanted || may_be_late, "{last}: {again:?}, and {found:?} was found");
                 self.applied(n);
             }
             "roll back" => {
-                if visibility != Visibility::ByNextPlan {
+                if visible != Visible::Staged {
                     let found = state(storage).await;
                     assert!(found == Some(n) || found == self.before, "{last}: found {found:?}");
                 }
@@ -218,7 +218,7 @@ fn kill_processes<B: Open + ConfigBatch>(
     url: &str,
     default: u64,
     longest: u64,
-    visibility: Visibility,
+    visible: Visible,
     cleanup: impl Fn(),
 ) {
     let (runtime, rounds, mut expected, mut unapplied) = (runtime(), rounds(default), Expected::default(), 0);
@@ -231,7 +231,7 @@ fn kill_processes<B: Open + ConfigBatch>(
         cleanup();
         runtime.block_on(async {
             let storage = open::<B>(url).await;
-            unapplied += u64::from(expected.check(&storage, last, visibility).await);
+            unapplied += u64::from(expected.check(&storage, last, visible).await);
             storage.close().await.unwrap();
         });
     }
@@ -245,7 +245,7 @@ fn kill_servers<B: Open + ConfigBatch>(
     url: &str,
     default: u64,
     longest: u64,
-    visibility: Visibility,
+    visible: Visible,
     mut kill: impl FnMut(),
     mut restart: impl FnMut(),
     cleanup: impl Fn(),
@@ -275,7 +275,7 @@ fn kill_servers<B: Open + ConfigBatch>(
             drop(storage.close().await);
             let storage = open_when_ready::<B>(url).await;
             let last = lines.last().expect("it reported a line");
-            unapplied += u64::from(expected.check(&storage, last, visibility).await);
+            unapplied += u64::from(expected.check(&storage, last, visible).await);
             storage.close().await.unwrap();
         });
     }
@@ -289,7 +289,7 @@ fn kill_servers<B: Open + ConfigBatch>(
 pub(crate) fn on_file() {
     let folder = tempfile::TempDir::new().unwrap();
     let url = format!("file:{}", folder.path().join("store").display());
-    kill_processes::<gateway_storage::File>(&url, 40, FAST, Visibility::Immediate, || ());
+    kill_processes::<gateway_storage::File>(&url, 40, FAST, Visible::Now, || ());
 }
 
 #[cfg(feature = "redis")]
@@ -298,7 +298,7 @@ pub(crate) const REDIS: &[&str] = &["--appendfsync", "always"];
 #[cfg(feature = "redis")]
 pub(crate) fn on_redis() {
     let server = crate::servers::redis::Server::start(REDIS);
-    kill_processes::<gateway_storage::Redis>(&server.url(), 40, FAST, Visibility::Delayed, || ());
+    kill_processes::<gateway_storage::Redis>(&server.url(), 40, FAST, Visible::Later, || ());
 }
 
 #[cfg(feature = "redis")]
@@ -309,7 +309,7 @@ pub(crate) fn on_redis_that_dies() {
         &url,
         8,
         FAST,
-        Visibility::Immediate,
+        Visible::Now,
         || server.borrow_mut().kill(),
         || server.borrow_mut().restart(),
         || (),
@@ -319,7 +319,7 @@ pub(crate) fn on_redis_that_dies() {
 #[cfg(feature = "postgres")]
 pub(crate) fn on_postgres() {
     let server = crate::servers::postgres::Server::start(&[]);
-    kill_processes::<gateway_storage::Postgres>(&server.url(), 15, 2 * FAST, Visibility::Delayed, || ());
+    kill_processes::<gateway_storage::Postgres>(&server.url(), 15, 2 * FAST, Visible::Later, || ());
 }
 
 #[cfg(feature = "postgres")]
@@ -330,7 +330,7 @@ pub(crate) fn on_postgres_that_dies() {
         &url,
         6,
         FAST,
-        Visibility::Immediate,
+        Visible::Now,
         || server.borrow_mut().kill_nine(),
         || server.borrow_mut().restart(),
         || (),
@@ -367,7 +367,7 @@ pub(crate) fn on_mongodb() {
         &format!("{}&deadline=60s", set.url("plans")),
         10,
         10 * FAST,
-        Visibility::Delayed,
+        Visible::Later,
         || end_sessions(&set.members[0]),
     );
 }
@@ -381,16 +381,14 @@ pub(crate) fn on_mongodb_that_dies() {
         set.borrow().primary();
     };
     let kill = || set.borrow_mut().members[0].kill();
-    kill_servers::<gateway_storage::MongoDb>(&url, 3, 10 * FAST, Visibility::Immediate, kill, restart, || ());
+    kill_servers::<gateway_storage::MongoDb>(&url, 3, 10 * FAST, Visible::Now, kill, restart, || ());
 }
 
 #[cfg(feature = "mongodb")]
 pub(crate) fn on_mongodb_alone() {
     let server = crate::servers::mongodb::Server::start(&[]);
     let url = server.url("plans").replace("deadline=10s", "deadline=60s");
-    kill_processes::<gateway_storage::MongoDb>(&url, 10, 10 * FAST, Visibility::ByNextPlan, || {
-        end_lease(&server)
-    });
+    kill_processes::<gateway_storage::MongoDb>(&url, 10, 10 * FAST, Visible::Staged, || end_lease(&server));
 }
 
 #[cfg(feature = "mongodb")]
@@ -399,13 +397,5 @@ pub(crate) fn on_mongodb_alone_that_dies() {
     let url = server.borrow().url("plans").replace("deadline=10s", "deadline=60s");
     let (kill, restart) = (|| server.borrow_mut().kill(), || server.borrow_mut().restart());
     let cleanup = || end_lease(&server.borrow());
-    kill_servers::<gateway_storage::MongoDb>(
-        &url,
-        3,
-        10 * FAST,
-        Visibility::ByNextPlan,
-        kill,
-        restart,
-        cleanup,
-    );
+    kill_servers::<gateway_storage::MongoDb>(&url, 3, 10 * FAST, Visible::Staged, kill, restart, cleanup);
 }

@@ -22,7 +22,7 @@ use crate::servers::postgres;
 #[cfg(feature = "redis")]
 use crate::servers::redis;
 use crate::{
-    plans::{self, Expected, Visibility, open_when_ready},
+    plans::{self, Expected, Visible, open_when_ready},
     runtime,
 };
 
@@ -181,7 +181,7 @@ fn kill_at_each<B: Open + ConfigBatch>(
     turnstile: &Turnstile,
     (url, direct): (&str, &str),
     victim: &Victim<'_>,
-    visibility: Visibility,
+    visible: Visible,
     cleanup: Cleanup<'_>,
 ) {
     let (runtime, mut expected, mut n, mut unapplied) = (runtime(), Expected::default(), 0, 0);
@@ -202,7 +202,7 @@ fn kill_at_each<B: Open + ConfigBatch>(
                 runtime.block_on(async {
                     let storage = open_when_ready::<B>(direct).await;
                     expected.read(&format!("applied {n}"));
-                    expected.check(&storage, &format!("applied {n}"), visibility).await;
+                    expected.check(&storage, &format!("applied {n}"), visible).await;
                     storage.close().await.unwrap();
                 });
                 assert!(step > 0, "nothing passed the turnstile");
@@ -220,7 +220,7 @@ fn kill_at_each<B: Open + ConfigBatch>(
             cleanup();
             runtime.block_on(async {
                 let storage = open_when_ready::<B>(direct).await;
-                unapplied += u64::from(expected.check(&storage, &format!("apply {n}"), visibility).await);
+                unapplied += u64::from(expected.check(&storage, &format!("apply {n}"), visible).await);
                 storage.close().await.unwrap();
             });
         }
@@ -241,7 +241,7 @@ pub(crate) fn on_redis() {
     let server = redis::Server::start(plans::REDIS);
     let turnstile = Turnstile::start(server.port, SMALL);
     let urls = (&*turnstile.url(&server.url(), server.port), &*server.url());
-    kill_at_each::<gateway_storage::Redis>(&turnstile, urls, &Victim::Process, Visibility::Delayed, &nothing);
+    kill_at_each::<gateway_storage::Redis>(&turnstile, urls, &Victim::Process, Visible::Later, &nothing);
 }
 
 #[cfg(feature = "redis")]
@@ -252,7 +252,7 @@ pub(crate) fn on_redis_that_dies() {
     let urls = (&*turnstile.url(&direct, port), &*direct);
     let (kill, restart) = (|| server.borrow_mut().kill(), || server.borrow_mut().restart());
     let victim = Victim::Server { kill: &kill, restart: &restart };
-    kill_at_each::<gateway_storage::Redis>(&turnstile, urls, &victim, Visibility::Immediate, &nothing);
+    kill_at_each::<gateway_storage::Redis>(&turnstile, urls, &victim, Visible::Now, &nothing);
 }
 
 #[cfg(feature = "postgres")]
@@ -260,13 +260,7 @@ pub(crate) fn on_postgres() {
     let server = postgres::Server::start(&[]);
     let turnstile = Turnstile::start(server.port, SMALL);
     let urls = (&*turnstile.url(&server.url(), server.port), &*server.url());
-    kill_at_each::<gateway_storage::Postgres>(
-        &turnstile,
-        urls,
-        &Victim::Process,
-        Visibility::Delayed,
-        &nothing,
-    );
+    kill_at_each::<gateway_storage::Postgres>(&turnstile, urls, &Victim::Process, Visible::Later, &nothing);
 }
 
 #[cfg(feature = "postgres")]
@@ -277,7 +271,7 @@ pub(crate) fn on_postgres_that_dies() {
     let urls = (&*turnstile.url(&direct, port), &*direct);
     let (kill, restart) = (|| server.borrow_mut().kill_nine(), || server.borrow_mut().restart());
     let victim = Victim::Server { kill: &kill, restart: &restart };
-    kill_at_each::<gateway_storage::Postgres>(&turnstile, urls, &victim, Visibility::Immediate, &nothing);
+    kill_at_each::<gateway_storage::Postgres>(&turnstile, urls, &victim, Visible::Now, &nothing);
 }
 
 /// With a direct connection the driver uses only this address. The addresses of a set's members bypass the
@@ -294,13 +288,7 @@ pub(crate) fn on_mongodb() {
     let turnstile = Turnstile::start(server.port, SMALL);
     let urls = (&*directly(turnstile.port), &*directly(server.port));
     let cleanup = || plans::end_sessions(server);
-    kill_at_each::<gateway_storage::MongoDb>(
-        &turnstile,
-        urls,
-        &Victim::Process,
-        Visibility::Delayed,
-        &cleanup,
-    );
+    kill_at_each::<gateway_storage::MongoDb>(&turnstile, urls, &Victim::Process, Visible::Later, &cleanup);
 }
 
 #[cfg(feature = "mongodb")]
@@ -315,7 +303,7 @@ pub(crate) fn on_mongodb_that_dies() {
         set.borrow().primary();
     };
     let victim = Victim::Server { kill: &kill, restart: &restart };
-    kill_at_each::<gateway_storage::MongoDb>(&turnstile, urls, &victim, Visibility::Immediate, &nothing);
+    kill_at_each::<gateway_storage::MongoDb>(&turnstile, urls, &victim, Visible::Now, &nothing);
 }
 
 #[cfg(feature = "mongodb")]
@@ -324,13 +312,7 @@ pub(crate) fn on_mongodb_alone() {
     let turnstile = Turnstile::start(server.port, SMALL);
     let urls = (&*directly(turnstile.port), &*directly(server.port));
     let cleanup = || plans::end_lease(&server);
-    kill_at_each::<gateway_storage::MongoDb>(
-        &turnstile,
-        urls,
-        &Victim::Process,
-        Visibility::ByNextPlan,
-        &cleanup,
-    );
+    kill_at_each::<gateway_storage::MongoDb>(&turnstile, urls, &Victim::Process, Visible::Staged, &cleanup);
 }
 
 #[cfg(feature = "mongodb")]
@@ -342,5 +324,5 @@ pub(crate) fn on_mongodb_alone_that_dies() {
     let (kill, restart) = (|| server.borrow_mut().kill(), || server.borrow_mut().restart());
     let victim = Victim::Server { kill: &kill, restart: &restart };
     let cleanup = || plans::end_lease(&server.borrow());
-    kill_at_each::<gateway_storage::MongoDb>(&turnstile, urls, &victim, Visibility::ByNextPlan, &cleanup);
+    kill_at_each::<gateway_storage::MongoDb>(&turnstile, urls, &victim, Visible::Staged, &cleanup);
 }
