@@ -20,7 +20,7 @@ use std::{fs, sync::atomic::Ordering};
 
 use base64::Engine;
 use gateway_storage::{ConfigStore, ErrorKind, File, Git, Memory, MongoDb, Postgres, Redis, Result, Storage};
-use listener::{CANARY, LISTENER, assert_silent, listen, text_of};
+use listener::{CANARY, LISTENER, assert_no_leaks, install, text_of};
 use mongodb::bson::doc;
 use workload::{Errors, Words, stacked};
 
@@ -31,15 +31,15 @@ fn secret(kind: &str) -> String {
 }
 
 /// Runs the backend's part of the workload under the full stack, and searches its errors.
-macro_rules! sing {
+macro_rules! exercise {
     ($url:expr, $backend:ty: $($part:ident)*) => {{
         let (words, mut errors) = (Words::new(secret), Errors::default());
         let opened = Storage::<$backend>::open($url).await.unwrap();
-        LISTENER.hear(&format!("{opened:?} {:?}", opened.backend()));
+        LISTENER.search(&format!("{opened:?} {:?}", opened.backend()));
         let on = stacked(opened);
-        $(sing!(@ $part on words errors);)*
-        LISTENER.hear(&format!("{on:?} {:?}", on.backend()));
-        heard(&on, &words, errors).await
+        $(exercise!(@ $part on words errors);)*
+        LISTENER.search(&format!("{on:?} {:?}", on.backend()));
+        finish(&on, &words, errors).await
     }};
     (@ exports $on:ident $words:ident $errors:ident) => { workload::exports(&$on).await.unwrap() };
     (@ pool $on:ident $words:ident $errors:ident) => { workload::pool(&$on, &mut $errors).await.unwrap() };
@@ -48,15 +48,15 @@ macro_rules! sing {
     };
 }
 
-async fn heard<B: ConfigStore>(on: &Storage<B>, words: &Words, mut errors: Errors) {
-    LISTENER.hear(&serde_json::to_string(&on.stats().await.unwrap()).unwrap());
+async fn finish<B: ConfigStore>(on: &Storage<B>, words: &Words, mut errors: Errors) {
+    LISTENER.search(&serde_json::to_string(&on.stats().await.unwrap()).unwrap());
     workload::end(on, words, &mut errors).await.unwrap();
     assert!(errors.0.len() > 10);
-    errors.0.iter().for_each(|error| LISTENER.hear(&text_of(error)));
+    errors.0.iter().for_each(|error| LISTENER.search(&text_of(error)));
 }
 
 fn refused<T>(result: Result<T>) {
-    LISTENER.hear(&text_of(&result.err().expect("opening the store fails")));
+    LISTENER.search(&text_of(&result.err().expect("opening the store fails")));
 }
 
 /// A server that requires a password, and the URL of a role that has one.
@@ -66,7 +66,7 @@ async fn guarded_postgres(password: &str) -> (servers::postgres::Server, String)
         fs::write(data.join("pg_hba.conf"), rules).unwrap();
     });
     // The administrator's own connection logs the password; that is not the library's leak.
-    LISTENER.is_on.store(false, Ordering::SeqCst);
+    LISTENER.is_enabled.store(false, Ordering::SeqCst);
     let (administrator, connection) =
         tokio_postgres::connect(&server.url(), tokio_postgres::NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
@@ -74,7 +74,7 @@ async fn guarded_postgres(password: &str) -> (servers::postgres::Server, String)
     administrator.batch_execute(&role).await.unwrap();
     drop(administrator);
     connection.await.unwrap().unwrap();
-    LISTENER.is_on.store(true, Ordering::SeqCst);
+    LISTENER.is_enabled.store(true, Ordering::SeqCst);
     let url =
         format!("postgres://keeper:{}@127.0.0.1:{}/postgres?sslmode=prefer", encoded(password), server.port);
     (server, url)
@@ -82,11 +82,11 @@ async fn guarded_postgres(password: &str) -> (servers::postgres::Server, String)
 
 /// The URL of a user with this password.
 fn guarded_mongodb(password: &str) -> String {
-    LISTENER.is_on.store(false, Ordering::SeqCst);
+    LISTENER.is_enabled.store(false, Ordering::SeqCst);
     let set = servers::mongodb_set();
     let user = doc! { "createUser": "keeper", "pwd": password, "roles": ["readWriteAnyDatabase"] };
     set.members[set.primary()].ask("admin", user);
-    LISTENER.is_on.store(true, Ordering::SeqCst);
+    LISTENER.is_enabled.store(true, Ordering::SeqCst);
     let url = set.url(&servers::database());
     format!("{}&authSource=admin", url.replace("://", &format!("://keeper:{}@", encoded(password))))
 }
@@ -97,7 +97,7 @@ fn encoded(password: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_secret_leaks() {
-    listen();
+    install();
 
     // Leaks are found: in a field, as bytes, as base64.
     tracing::info!(leak = secret("x"), "leak");
@@ -105,18 +105,18 @@ async fn no_secret_leaks() {
     log::trace!("{:?}", secret("x").into_bytes());
     assert_eq!(LISTENER.leaks().len(), 2);
     for before in ["", "a", "ab"] {
-        LISTENER.hear(&base64::engine::general_purpose::URL_SAFE.encode(before.to_owned() + &secret("")));
+        LISTENER.search(&base64::engine::general_purpose::URL_SAFE.encode(before.to_owned() + &secret("")));
         assert!(!LISTENER.leaks().is_empty());
     }
 
     let password = secret("password");
-    sing!("memory:", Memory: credentials configs plans usage cache transactions exports);
+    exercise!("memory:", Memory: credentials configs plans usage cache transactions exports);
 
     let folder = tempfile::tempdir().unwrap();
-    sing!(&*format!("file:{}/data", folder.path().display()), File: credentials configs plans usage exports);
+    exercise!(&*format!("file:{}/data", folder.path().display()), File: credentials configs plans usage exports);
 
     // The names of its files are keys, but its logs and errors contain none.
-    sing!(&*format!("git:{}/git", folder.path().display()), Git: credentials configs history exports);
+    exercise!(&*format!("git:{}/git", folder.path().display()), Git: credentials configs history exports);
     let leaky = folder.path().join("leaky");
     for (before, after) in [
         ("https://keeper:", "@localhost/x"),
@@ -127,35 +127,35 @@ async fn no_secret_leaks() {
         let error = Storage::<Git>::open(&*url).await.expect_err("a remote must not contain a password");
         assert_eq!(error.kind(), ErrorKind::InvalidValue);
         assert!(error.to_string().contains("the remote's URL"), "{error}");
-        LISTENER.hear(&text_of(&error));
+        LISTENER.search(&text_of(&error));
         assert!(!leaky.exists(), "a refused configuration creates no files");
     }
 
     let redis = servers::redis::Server::start(&["--requirepass", &password]);
     let encoded = encoded(&password);
     let url = format!("redis://:{encoded}@127.0.0.1:{}", redis.port);
-    sing!(&*url, Redis: credentials configs plans usage cache exports pool);
-    refused(Storage::<Redis>::open(&*url.replace("redis://:", "redis://nobody:")).await);
+    exercise!(&*url, Redis: credentials configs plans usage cache exports pool);
+    refused(Storage::<Redis>::open(&*url.replace("redis://:", "redis://unknown:")).await);
     refused(Storage::<Redis>::open(&*format!("redis://:{encoded}@127.0.0.1:1")).await);
     refused(Storage::<Redis>::open(&*format!("{url}?{encoded}=1&db={encoded}")).await);
 
     let (_postgres, url) = guarded_postgres(&password).await;
-    sing!(&*url, Postgres: credentials configs plans usage transactions exports pool);
-    sing!(&*format!("{url}&pgbouncer=true&schema=other"), Postgres: credentials configs plans usage transactions exports pool);
+    exercise!(&*url, Postgres: credentials configs plans usage transactions exports pool);
+    exercise!(&*format!("{url}&pgbouncer=true&schema=other"), Postgres: credentials configs plans usage transactions exports pool);
     refused(Storage::<Postgres>::open(&*url.replace("keeper:", "keeper:x")).await);
     refused(Storage::<Postgres>::open(&*format!("postgres://keeper:{encoded}@127.0.0.1:1/{encoded}")).await);
     refused(Storage::<Postgres>::open(&*format!("{url}&{encoded}=1")).await);
 
     let url = guarded_mongodb(&password);
-    sing!(&*url, MongoDb: credentials configs plans usage transactions exports pool);
-    refused(Storage::<MongoDb>::open(&*url.replace("keeper:", "nobody:")).await);
+    exercise!(&*url, MongoDb: credentials configs plans usage transactions exports pool);
+    refused(Storage::<MongoDb>::open(&*url.replace("keeper:", "unknown:")).await);
     refused(Storage::<MongoDb>::open(&*format!("{url}&{encoded}=1")).await);
 
-    let heard = LISTENER.bytes.load(Ordering::Relaxed);
-    assert!(heard > 1_000_000, "only {heard} bytes were captured");
+    let captured = LISTENER.bytes.load(Ordering::Relaxed);
+    assert!(captured > 1_000_000, "only {captured} bytes were captured");
     let targets: Vec<_> = LISTENER.targets.lock().unwrap().iter().cloned().collect();
     for target in ["gateway_storage", "tokio_postgres"] {
-        assert!(targets.iter().any(|heard| heard == target), "{target} was not captured, only {targets:?}");
+        assert!(targets.iter().any(|found| found == target), "{target} was not captured, only {targets:?}");
     }
-    assert_silent();
+    assert_no_leaks();
 }

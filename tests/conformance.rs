@@ -47,7 +47,7 @@ async fn open_git(dir: &TempDir) -> Storage<gateway_storage::Git> {
     Storage::open(config).await.expect("a Git store opens")
 }
 
-/// With a bare remote, to which every write goes before it is acknowledged.
+/// A store with a bare remote, to which every write is pushed before it is acknowledged.
 #[cfg(feature = "git")]
 async fn git_shared() -> (Storage<gateway_storage::Git>, TempDir) {
     let dir = git_dir();
@@ -156,13 +156,13 @@ macro_rules! cases {
 
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $capability() {
-                listener::listen();
+                listener::install();
                 let ($storage, _kept) = $open().await;
                 let storage = $layered;
                 conformance::$capability(&storage).await;
                 storage.clone().close().await.expect("close");
                 conformance::closed::$capability(&storage).await;
-                listener::assert_silent();
+                listener::assert_no_leaks();
             })*
 
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]

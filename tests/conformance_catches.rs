@@ -28,7 +28,7 @@ macro_rules! catches {
     )*};
 }
 
-/// What is wrong if the fault is not found, or at another bullet.
+/// A message if the fault is not found, or is found at another bullet.
 async fn miss(fault: Fault, bullet: &str, run: tokio::task::JoinHandle<()>) -> Option<String> {
     let Err(end) = run.await else { return Some(format!("{fault:?} is not found")) };
     let panic = end.into_panic();

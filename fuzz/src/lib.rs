@@ -114,7 +114,7 @@ pub fn with_secret(input: &[u8]) -> Vec<u8> {
 }
 
 /// Panics if an error or one of its causes quotes the secret.
-pub fn assert_silent(error: &Error) {
+pub fn assert_no_secret(error: &Error) {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
         let text = format!("{error} {error:?}");

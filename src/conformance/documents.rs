@@ -128,7 +128,7 @@ async fn deletes<D: Documents<B>, B: Backend>(storage: Storage<B>) {
     ok("set", D::set(&storage, &stays, json!({ "stays": 1 })).await);
     ok("delete", D::delete(&storage, &gone).await);
     same_keys("keys after delete", std::slice::from_ref(&stays), ok("list", D::list(&storage).await));
-    assert_identical("the other one", &json!({ "stays": 1 }), &ok("get", D::get(&storage, &stays).await));
+    assert_identical("the other record", &json!({ "stays": 1 }), &ok("get", D::get(&storage, &stays).await));
     ok("set after delete", D::set(&storage, &gone, json!({ "new": 1 })).await);
     assert_identical("set after delete", &json!({ "new": 1 }), &ok("get", D::get(&storage, &gone).await));
     clear::<D, B>(&storage).await;
@@ -227,8 +227,8 @@ async fn none_is_lost<D: Documents<B>, B: Backend>(storage: Storage<B>) {
 async fn set_and_delete<D: Documents<B>, B: Backend>(storage: Storage<B>, own: Vec<Key>) {
     for key in &own {
         ok("set", D::set(&storage, key, json!({ "key": key.as_str() })).await);
-        let found = ok("get of one's own", D::get(&storage, key).await);
-        assert_identical("one's own", &json!({ "key": key.as_str() }), &found);
+        let found = ok("get of its own", D::get(&storage, key).await);
+        assert_identical("its own", &json!({ "key": key.as_str() }), &found);
     }
     ok("delete", D::delete(&storage, &own[3]).await);
 }
@@ -279,7 +279,7 @@ async fn deadline<D: Documents<B>, B: Backend>(storage: Storage<B>) {
         let result = D::set(&hasty, &hot, whole(1)).await;
         let found = ok("get on the other handle, which has a longer deadline", D::get(&storage, &hot).await);
         match result {
-            Ok(()) => assert_identical("Ok in time", &whole(1), &found),
+            Ok(()) => assert_identical("after Ok", &whole(1), &found),
             Err(error) => {
                 same("the error after the deadline", ErrorKind::Timeout, error.kind());
                 match error.outcome() {

@@ -49,22 +49,22 @@ fn encodings(word: &str) -> Vec<(&'static str, String)> {
 }
 
 pub(crate) struct Listener {
-    pub(crate) is_on: AtomicBool,
+    pub(crate) is_enabled: AtomicBool,
     pub(crate) bytes: AtomicUsize,
     pub(crate) targets: Mutex<BTreeSet<String>>,
     leaks: Mutex<Vec<String>>,
 }
 
 pub(crate) static LISTENER: Listener = Listener {
-    is_on: AtomicBool::new(true),
+    is_enabled: AtomicBool::new(true),
     bytes: AtomicUsize::new(0),
     targets: Mutex::new(BTreeSet::new()),
     leaks: Mutex::new(Vec::new()),
 };
 
 impl Listener {
-    pub(crate) fn hear(&self, text: &str) {
-        if !self.is_on.load(Ordering::SeqCst) {
+    pub(crate) fn search(&self, text: &str) {
+        if !self.is_enabled.load(Ordering::SeqCst) {
             return;
         }
         self.bytes.fetch_add(text.len(), Ordering::Relaxed);
@@ -78,8 +78,8 @@ impl Listener {
         // A record from `log` names its target in a field.
         let is_from =
             |target: &&str| text.contains(&format!(" {target}")) || text.contains(&format!("\"{target}"));
-        let heard = ["gateway_storage", "redis", "rustls", "tokio_postgres"].into_iter().filter(is_from);
-        self.targets.lock().unwrap().extend(heard.map(str::to_owned));
+        let found = ["gateway_storage", "redis", "rustls", "tokio_postgres"].into_iter().filter(is_from);
+        self.targets.lock().unwrap().extend(found.map(str::to_owned));
     }
 
     pub(crate) fn leaks(&self) -> Vec<String> {
@@ -91,7 +91,7 @@ struct Lines;
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        LISTENER.hear(&String::from_utf8_lossy(bytes));
+        LISTENER.search(&String::from_utf8_lossy(bytes));
         Ok(bytes.len())
     }
 
@@ -113,7 +113,7 @@ pub(crate) fn text_of(error: &Error) -> String {
 
 /// Captures everything from now until the process ends, including drivers, `log` records, and spans as they
 /// open and close.
-pub(crate) fn listen() -> &'static PrometheusHandle {
+pub(crate) fn install() -> &'static PrometheusHandle {
     static METRICS: LazyLock<PrometheusHandle> = LazyLock::new(|| {
         tracing_log::LogTracer::init().unwrap();
         let subscriber = tracing_subscriber::fmt()
@@ -129,8 +129,8 @@ pub(crate) fn listen() -> &'static PrometheusHandle {
 }
 
 /// Panics if a canary word was captured.
-pub(crate) fn assert_silent() {
-    LISTENER.hear(&listen().render());
+pub(crate) fn assert_no_leaks() {
+    LISTENER.search(&install().render());
     let leaks = LISTENER.leaks();
     assert!(leaks.is_empty(), "{} leaks: {:#?}", leaks.len(), leaks.iter().take(5).collect::<Vec<_>>());
 }
