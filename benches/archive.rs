@@ -1,5 +1,4 @@
-//! Export and import with the command `storage`, compared with the backend's own bulk calls in this process:
-//! speed and memory.
+//! Speed and memory of export and import with the command `storage`, compared with the backend's bulk calls.
 //!
 //! `cargo bench --bench archive --features cli -- COUNT BACKEND..` (default: 100000 postgres redis file). Six
 //! tenths of the COUNT records are credentials, one tenth config values and three tenths counters. The bulk

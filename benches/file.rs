@@ -414,8 +414,7 @@ fn beside(busy: impl Fn() + Sync, measured: impl FnOnce() -> Duration) -> Durati
     })
 }
 
-/// Replaces the file of one record atomically: writes a temporary file, syncs and renames it, and syncs the
-/// folder.
+/// Replaces a record's file: writes a temporary file, syncs and renames it, and syncs the folder.
 fn write_file(folder: &Path, record: usize, unique: u64, json: &[u8]) {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let temporary: PathBuf = folder.join(format!("{unique}-{}.tmp", COUNT.fetch_add(1, Ordering::Relaxed)));

@@ -246,8 +246,8 @@ impl Bench {
         contest.row("increment of 1000", [mine].into_iter().chain(raw).collect());
     }
 
-    /// Compares numbers of open connections: gets by 64 tasks, while two more tasks read a cache value of 1
-    /// MiB. Then the same over a network that carries some 16 MB/s per connection.
+    /// Compares numbers of open connections: gets by 64 tasks, while two more tasks read a cache value of
+    /// 1 MiB. Then the same over a network that carries some 16 MB/s per connection.
     fn connections(&self, contest: &mut Contest, url: &str) {
         self.connections_to(contest, url, "");
         let slow = self.runtime.block_on(slow_network(url.trim_start_matches("redis://").to_owned()));

@@ -1,5 +1,4 @@
-//! Picks the backend by a URL when the program starts. Each arm is compiled for its own backend; nothing is
-//! boxed.
+//! Picks the backend by a URL at run time. Each arm is compiled for its own backend; nothing is boxed.
 //!
 //!     cargo run --example choose_backend -- memory:
 //!     cargo run --example choose_backend -- file:./data
@@ -20,8 +19,7 @@ async fn serve<B: ConfigStore + UsageStore>(storage: &Storage<B>) -> Result<()> 
     Ok(())
 }
 
-/// A capability that only some backends have goes into a function of its own, called in the arms of these
-/// backends.
+/// A capability that only some backends have is used in a function of its own, called in their arms.
 async fn cache_models<B: CacheStore>(storage: &Storage<B>) -> Result<()> {
     storage.set_cache("models", br#"["gemini-2.5-flash"]"#, Duration::from_secs(60)).await?;
     let cached = storage.get_cache("models").await.optional()?;

@@ -15,9 +15,8 @@ async fn main() -> Result<()> {
     let storage = Storage::<MongoDb>::open(url.as_str()).await?;
     let (id, retry, count) = (Key::new("cred-tx-001")?, Key::new("retry_config")?, Key::new("refreshes")?);
 
-    // All changes are committed together or not at all. A transaction that is dropped before its commit, for
-    // example by `?`, is rolled back. (On a standalone server, which has no transactions, `begin` is an
-    // error.)
+    // All changes are committed together or not at all. A dropped transaction (by `?`, say) is rolled back.
+    // On a standalone server, which has no transactions, `begin` is an error.
     let mut tx = storage.begin().await?;
     let credential = Credential::try_from(json!({ "access_token": "ya29.xxx", "project_id": "my-project" }))?;
     tx.set_credential(&id, &credential).await?;
@@ -26,8 +25,7 @@ async fn main() -> Result<()> {
     tx.commit().await?;
     println!("committed");
 
-    // Ten tasks read and write the same records. `transact!` repeats a block that conflicts, so no update is
-    // lost.
+    // Ten tasks change the same records. `transact!` repeats a block that conflicts, so no update is lost.
     let tasks: Vec<_> = (0..10)
         .map(|n| {
             let (storage, id, count) = (storage.clone(), id.clone(), count.clone());

@@ -1,5 +1,4 @@
-//! No secret leaks: all logs, spans, metrics and error texts are searched for stored keys, values and
-//! passwords.
+//! No secret leaks: logs, spans, metrics and errors are searched for stored keys, values and passwords.
 //!
 //! A subscriber captures every target at TRACE, including drivers, their `log` records, and spans as they
 //! open and close. One line per backend.
@@ -24,8 +23,7 @@ use listener::{CANARY, LISTENER, assert_no_leaks, install, text_of};
 use mongodb::bson::doc;
 use workload::{Errors, Words, stacked};
 
-/// Both canary words, so that a truncated text still contains one. The text between them must be escaped in a
-/// URL.
+/// Both canary words, so that a truncated text still contains one, joined by text that a URL must escape.
 fn secret(kind: &str) -> String {
     format!("{kind}-{}/ñ+{}", CANARY[0], CANARY[1])
 }

@@ -1,8 +1,7 @@
 //! Programs that must not compile, and the compiler's messages.
 //!
-//! Each case is a program in `compile_fail/`, with the compiler's whole output beside it. The first lines of
-//! a case quote the sentences that this output must contain: `//~ sentence`. So a bless
-//! (`TRYBUILD=overwrite`) can't lose one.
+//! Each case is a program in `compile_fail/`, with the compiler's output beside it. Its first lines quote
+//! sentences that the output must contain (`//~ sentence`): a bless (`TRYBUILD=overwrite`) can't lose them.
 
 #![cfg(all(
     feature = "file",

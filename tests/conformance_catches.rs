@@ -1,5 +1,4 @@
-//! Each fault makes the kit panic, at the bullet that the fault violates. Most of the faults were seen in the
-//! Go program gcli2api-go.
+//! Each fault makes the kit panic at the bullet that it violates. Most of them were seen in gcli2api-go.
 
 mod broken;
 
@@ -10,12 +9,10 @@ async fn storage(fault: Fault) -> Storage<Broken> {
     Storage::new(Broken::new(fault).await)
 }
 
-/// One test per part of the kit: a backend without a fault passes, and each fault is found at the named
-/// bullet.
+/// One test per part of the kit: a sound backend passes, and each fault is found at the named bullet.
 macro_rules! catches {
     ($($name:ident: $part:path { $($fault:ident: $bullet:literal,)* })*) => {$(
-        // With paused time, since a call that hangs is found after two minutes. `cache` needs real time: see
-        // its test.
+        // With paused time, because a hang takes two minutes. `cache` has its own test, in real time.
         #[tokio::test(start_paused = true)]
         async fn $name() {
             $part(&storage(Sound).await).await;

@@ -1,5 +1,4 @@
-//! What `Memory` promises beyond the contract: the cost of calls. And how `Storage::import` splits a stream
-//! into chunks.
+//! The cost of calls, which `Memory` promises beyond the contract, and how `Storage::import` splits a stream.
 
 use std::{
     pin::pin,

@@ -1,5 +1,4 @@
-//! Compares our backend with its peers in one run: the time that each contender needs for the same
-//! operations.
+//! Compares our backend with its peers in one run: the time that each needs for the same operations.
 //!
 //! In each sample all contenders run the same number of operations, one right after the other, so that all
 //! see the machine in the same state. The table at the end has the medians of the samples, and percentiles of
@@ -57,8 +56,7 @@ impl Contest {
             .without_plots()
             .bench_function(name, |bencher| {
                 bencher.iter_custom(|count| {
-                    // A different contender is first each time, because the first one may find the machine
-                    // colder.
+                    // A different contender is first each time, because the machine may be colder for it.
                     round += 1;
                     let mut all = Duration::ZERO;
                     for at in (0..contenders.len()).map(|at| (at + round) % contenders.len()) {

@@ -1,5 +1,4 @@
-//! How many instructions static dispatch costs: `Storage<Memory>` against direct calls of `Memory`, counted
-//! by callgrind.
+//! The cost of static dispatch in instructions, counted by callgrind: `Storage<Memory>` against `Memory`.
 //!
 //! `cargo run --release --package instructions` runs itself under `valgrind`, prints a table of instructions
 //! per call, and fails if `Storage` costs more. It subtracts a run with few calls from one with many, and

@@ -69,8 +69,7 @@ impl Member {
         }
         // One refresh at a time, because a refresh token can be used only once, and an update is a read and a
         // write. This lock covers only this process: where several processes share a store, let one of them
-        // refresh. `transact!` is no substitute, because all processes ask the provider before one of them
-        // commits.
+        // refresh. `transact!` is no substitute: all processes ask the provider before one of them commits.
         let mut last = self.refresh.lock().await;
         // A task that waited for the lock finds the token of the refresh before.
         let oauth: OAuth = timed(spent, storage.get_credential_as(&self.id)).await?;

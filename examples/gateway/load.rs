@@ -1,5 +1,4 @@
-//! Loads a folder of OAuth credential files into the store. A credential's id is its file's name without
-//! `.json`.
+//! Loads a folder of OAuth credential files into the store. A credential's id is its file's stem.
 
 use std::{
     collections::BTreeSet,
@@ -17,8 +16,7 @@ use crate::{
     credential::{OAuth, usage_key},
 };
 
-/// The fields that this gateway uses, each with its names in files of other programs. All other fields stay
-/// as they are.
+/// The fields that this gateway uses, with their names in files of other programs. All others stay unchanged.
 const NAMES: [(&str, &[&str]); 4] = [
     ("access_token", &["accessToken", "AccessToken", "token"]),
     ("refresh_token", &["refreshToken", "RefreshToken"]),
@@ -96,8 +94,7 @@ pub(crate) struct Loaded {
     stored: usize,
 }
 
-/// Stores the credentials that the store does not have. One that it has may have been refreshed since its
-/// file was written.
+/// Stores the credentials that the store does not have. Those that it has may be fresher than their files.
 pub(crate) async fn store<B: CredentialStore>(
     storage: &Storage<B>,
     mut credentials: Vec<(Key, Credential)>,

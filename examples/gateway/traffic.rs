@@ -1,5 +1,4 @@
-//! Simulated requests: each reads the live configuration, picks a credential, calls an upstream and counts
-//! its usage.
+//! Simulated requests: each reads the configuration, picks a credential, calls an upstream and counts usage.
 
 use std::{
     sync::{

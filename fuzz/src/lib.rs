@@ -1,5 +1,4 @@
-//! Code that the targets share: JSON values generated from bytes, and independent checks of the library's
-//! limits.
+//! Code that the targets share: JSON values generated from bytes, and independent checks of the limits.
 
 use gateway_storage::{Error, MAX_DEPTH, MAX_VALUE_BYTES};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
@@ -49,9 +48,8 @@ pub fn is_within_limits(value: &Value) -> bool {
     depth(value) <= MAX_DEPTH && value.to_string().len() <= MAX_VALUE_BYTES
 }
 
-/// Whether a text has a whole number beyond 64 bits, decided number by number. The library decides it with
-/// other code.
-pub fn has_large_integer(text: &[u8]) -> bool {
+/// Whether a text has an integer beyond 64 bits. The library decides it with other code.
+pub fn has_bigint(text: &[u8]) -> bool {
     let (mut at, mut in_string) = (0, false);
     while at < text.len() {
         match text[at] {
@@ -114,7 +112,7 @@ pub fn with_secret(input: &[u8]) -> Vec<u8> {
 }
 
 /// Panics if an error or one of its causes quotes the secret.
-pub fn assert_no_secret(error: &Error) {
+pub fn assert_silent(error: &Error) {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
         let text = format!("{error} {error:?}");

@@ -1,5 +1,4 @@
-//! The contract of every capability as a test kit: one function per capability asserts each bullet of its
-//! contract.
+//! The contract of every capability as a test kit: one function per capability asserts each of its bullets.
 //!
 //! Authors of backends and layers call these functions from their tests. The compiler picks the cases: a
 //! function does not compile for a backend that lacks its capability.
@@ -125,8 +124,7 @@ fn fails_about<T>(what: impl AsRef<str>, wanted: ErrorKind, key: &Key, result: R
     same(format!("{what}: the key of the error"), Some(key.as_str()), named.as_ref().map(Key::as_str));
 }
 
-/// Panics unless these items of the batch failed, in this order, each with an error of this kind and with its
-/// key.
+/// Panics unless these items failed, in this order, each with an error of this kind that has the item's key.
 #[track_caller]
 fn same_failures(what: &str, wanted: ErrorKind, items: &[(usize, &Key)], failures: &[BatchFailure]) {
     let found: Vec<_> = failures.iter().map(|failure| (failure.index, failure.key.as_str())).collect();

@@ -12,8 +12,7 @@ use crate::{
     Storage, Transaction, Transactional, transact,
 };
 
-/// Asserts the contract of [`Transactional`] and [`Transaction`]. Needs a storage without credentials and
-/// configs.
+/// Asserts the contract of [`Transactional`] and [`Transaction`]. Needs a storage without records.
 ///
 /// # Panics
 ///
@@ -33,8 +32,11 @@ pub async fn transactions<B: Transactional + CredentialStore + ConfigStore>(stor
     must("commit: of two that make the same record one gets Conflict", both_make(storage.clone())).await;
     must("commit: a write from outside, between read and write, is a Conflict", outside(storage.clone()))
         .await;
-    must("commit: of two that read each other's changes, at least one commits", write_skew(storage.clone()))
-        .await;
+    must(
+        "commit: of two that read what the other changes, one at least commits",
+        write_skew(storage.clone()),
+    )
+    .await;
     must("commit: transactions on different records don't conflict", disjoint(storage.clone())).await;
     must("transact!: concurrent increments are counted exactly", counts(storage.clone())).await;
     must("transact!: an error rolls back and is returned to the caller", aborts(storage.clone())).await;

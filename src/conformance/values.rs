@@ -4,9 +4,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{ConfigValue, Credential, Key, MAX_DEPTH, MAX_VALUE_BYTES, Record};
 
-/// Words that some of the kit's credentials, config values, cache values and keys contain. One of them in a
-/// log, a span, a metric or an error is a leak. They stand side by side, so that a truncated text still
-/// contains one.
+/// Words in some of the keys, credentials, config and cache values of the kit: one of them in a log, a span, a
+/// metric or an error is a leak. They stand side by side, so that a truncated text still contains one.
 pub const CANARY: [&str; 2] = ["kT9vQ2xLr7", "Zp4mWc8Yd1"];
 
 /// Keys that file systems, globs, query languages, schemas and shells would interpret or confuse with each
@@ -132,8 +131,7 @@ const HOSTILE_KEYS: &[&str] = &[
     "团队",
 ];
 
-/// JSON values that stores often change: numbers, names, texts, and values at the limits. Each is a valid
-/// config value.
+/// JSON values that stores often change: numbers, names, texts, values at the limits. All are valid configs.
 ///
 /// # Panics
 ///
@@ -218,8 +216,7 @@ pub fn hostile_values() -> Vec<Value> {
         nested(|inner| json!([inner]), json!(null), MAX_DEPTH),
         nested(|inner| json!({ "a": inner }), json!(-0.0), MAX_DEPTH),
     ];
-    // With some features of serde_json, which an application may enable, these have a special meaning and are
-    // refused.
+    // Features of serde_json, which an application may enable, give these a meaning; they are then refused.
     let markers = ["Number", "RawValue"].map(|name| json!({ format!("$serde_json::private::{name}"): "1" }));
     values.extend(markers.into_iter().filter(|value| ConfigValue::new(value.clone()).is_ok()));
     values.push(json!("x".repeat(MAX_VALUE_BYTES - 2)));
@@ -228,8 +225,7 @@ pub fn hostile_values() -> Vec<Value> {
     values
 }
 
-/// [`hostile_values`] as credentials: an object is used as it is, any other value becomes a field, unless it
-/// is too large.
+/// [`hostile_values`] as credentials: objects as they are, other values as a field unless that is too large.
 ///
 /// # Panics
 ///
@@ -254,8 +250,7 @@ fn nested(wrap: impl Fn(Value) -> Value, innermost: Value, depth: usize) -> Valu
 #[must_use]
 pub fn identical(left: &Value, right: &Value) -> bool {
     match (left, right) {
-        // Compares numbers as text: it is the shortest that restores the same bits, and an integer has no
-        // decimal point.
+        // As text, which is the shortest that restores the same bits; an integer has no decimal point.
         (Value::Number(left), Value::Number(right)) => left.to_string() == right.to_string(),
         (Value::Array(left), Value::Array(right)) => {
             left.len() == right.len() && left.iter().zip(right).all(|(left, right)| identical(left, right))

@@ -1,5 +1,4 @@
-//! A backend with one fault. Otherwise it is `Memory`. Most of the faults were seen in the Go program
-//! gcli2api-go.
+//! A backend that is `Memory` with one fault. Most of the faults were seen in the Go program gcli2api-go.
 #![allow(dead_code, reason = "each of the tests that share it uses a part")]
 
 mod plans;

@@ -107,8 +107,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// Writes one line with one `write` to the pipe, so that it arrives whole even if this process dies right
-/// after it.
+/// Writes one line with one `write` to the pipe: it arrives even if this process dies right after it.
 fn report(line: &str) {
     std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()).expect("the parent reads the pipe");
 }

@@ -78,8 +78,7 @@ async fn apply_all<B: ConfigBatch>(
     Ok(())
 }
 
-/// The process that is killed. It applies all plans from `n` on, or with `only` this one, once a line arrives
-/// on stdin.
+/// The process that is killed. It applies all plans from `n` on, or if `only`, plan `n` after a line on stdin.
 pub(crate) fn applier(url: &str, n: u64, only: bool) {
     async fn on<B: Open + ConfigBatch>(url: &str, n: u64, only: bool) {
         let storage = open::<B>(url).await;
@@ -337,8 +336,7 @@ pub(crate) fn on_postgres_that_dies() {
     );
 }
 
-/// A replica set of one member, which ends the transactions of dead clients after 2 seconds instead of a
-/// minute.
+/// A replica set of one member, which ends transactions of dead clients after 2 seconds instead of a minute.
 #[cfg(feature = "mongodb")]
 pub(crate) fn replica_set() -> crate::servers::mongodb::ReplicaSet {
     let set = crate::servers::mongodb::ReplicaSet::start(1);

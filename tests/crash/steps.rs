@@ -1,5 +1,4 @@
-//! A process, or its server, is killed at each step of a plan: before each piece of data that the process
-//! sends, and right after it.
+//! Kills a process, or its server, at each step of a plan: before and after each piece that it sends.
 //!
 //! A turnstile between the two counts the pieces. It does not parse them: a piece may be part of a command.
 
@@ -231,8 +230,7 @@ fn kill_at_each<B: Open + ConfigBatch>(
 
 fn nothing() {}
 
-/// The maximum size of a piece: small when processes are killed, large when servers are, which are slow to
-/// restart.
+/// The maximum size of a piece: small if processes are killed, large if servers are, which restart slowly.
 const SMALL: usize = 512;
 const LARGE: usize = 1 << 16;
 
@@ -274,8 +272,7 @@ pub(crate) fn on_postgres_that_dies() {
     kill_at_each::<gateway_storage::Postgres>(&turnstile, urls, &victim, Visible::Now, &nothing);
 }
 
-/// With a direct connection the driver uses only this address. The addresses of a set's members bypass the
-/// turnstile. turnstile.
+/// With a direct connection the driver uses only this address; those of a set's members bypass the turnstile.
 #[cfg(feature = "mongodb")]
 fn directly(port: u16) -> String {
     format!("mongodb://127.0.0.1:{port}/plans?directConnection=true&deadline=60s")

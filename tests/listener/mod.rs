@@ -1,5 +1,4 @@
-//! Captures all logs, spans and metrics, at TRACE and from every target, and searches them for the canary
-//! words.
+//! Captures logs, spans and metrics, at TRACE and from every target, and searches them for the canary words.
 #![allow(dead_code)]
 
 use std::{
@@ -111,8 +110,7 @@ pub(crate) fn text_of(error: &Error) -> String {
     text
 }
 
-/// Captures everything from now until the process ends, including drivers, `log` records, and spans as they
-/// open and close.
+/// Captures everything until the process ends: also drivers, `log` records, and spans as they open and close.
 pub(crate) fn install() -> &'static PrometheusHandle {
     static METRICS: LazyLock<PrometheusHandle> = LazyLock::new(|| {
         tracing_log::LogTracer::init().unwrap();
