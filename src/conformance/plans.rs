@@ -42,8 +42,7 @@ pub async fn plans<B: ConfigBatch>(storage: &Storage<B>) {
     must("rollback_plan: a rolled-back plan is not applied again", not_applied_again(store())).await;
     must("audit_plans: one entry for each attempt, newest first", audits(store())).await;
     must("audit_plans: the filter", filters(store())).await;
-    must("apply_plan: concurrently, one is Applied and the others Replayed", concurrent_replays(store()))
-        .await;
+    must("apply_plan: of many, one is Applied and the others Replayed", concurrent_replays(store())).await;
     must("apply_plan: concurrent plans are applied one after the other", concurrent_plans(store())).await;
     must("apply_plan: a dropped call is applied as a whole or not at all", dropped(store())).await;
     must("apply_plan: a call ends within its deadline, and may be repeated", deadline(store())).await;
@@ -514,8 +513,7 @@ fn twenty(n: usize) -> Plan {
     plan(numbered("whole-", 20).iter().map(|key| Mutation::set(key, &value(json!(n)))).collect::<Vec<_>>())
 }
 
-/// The number that the last plan of [`twenty`] set. Waits for one that is being applied; panics if it stays
-/// partial.
+/// The number that the last plan of [`twenty`] set. Waits while one is partial, and panics if it stays so.
 async fn whole<B: ConfigBatch>(storage: &Storage<B>) -> Option<String> {
     let limit = WaitLimit::new();
     loop {

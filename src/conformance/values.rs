@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{ConfigValue, Credential, Key, MAX_DEPTH, MAX_VALUE_BYTES, Record};
 
-/// Words in some of the keys, credentials, config and cache values of the kit: one of them in a log, a span, a
-/// metric or an error is a leak. They stand side by side, so that a truncated text still contains one.
+/// Words in some of the keys, credentials, config and cache values of the kit. One of them in a log, a span,
+/// a metric or an error is a leak. They stand side by side, so that a truncated text still contains one.
 pub const CANARY: [&str; 2] = ["kT9vQ2xLr7", "Zp4mWc8Yd1"];
 
 /// Keys that file systems, globs, query languages, schemas and shells would interpret or confuse with each
