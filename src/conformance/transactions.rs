@@ -32,7 +32,7 @@ pub async fn transactions<B: Transactional + CredentialStore + ConfigStore>(stor
     must("commit: of two that make the same record one gets Conflict", both_make(storage.clone())).await;
     must("commit: a write from outside, between read and write, is a Conflict", outside(storage.clone()))
         .await;
-    must("commit: of a write skew at least one commits", write_skew(storage.clone())).await;
+    must("commit: of two in a write skew at least one commits", write_skew(storage.clone())).await;
     must("commit: transactions on different records don't conflict", disjoint(storage.clone())).await;
     must("transact!: concurrent increments are counted exactly", counts(storage.clone())).await;
     must("transact!: an error rolls back and is returned to the caller", aborts(storage.clone())).await;
@@ -239,7 +239,7 @@ async fn drops<B: Transactional + CredentialStore + ConfigStore>(storage: Storag
     drop(change(&storage).await);
     settle().await;
     assert_is(&storage, "after drop", "before").await;
-    // A dropped transaction releases its locks and its connection. Otherwise 40 of them would exhaust any pool.
+    // A dropped transaction releases its locks and its connection: 40 of them would exhaust any pool.
     for n in 0..40 {
         let limit = WaitLimit::new();
         loop {

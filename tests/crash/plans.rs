@@ -78,7 +78,7 @@ async fn apply_all<B: ConfigBatch>(
     Ok(())
 }
 
-/// Runs in the process that is killed: applies all plans from `n` on, or `only` plan `n` after a line on stdin.
+/// The process that is killed. It applies all plans from `n` on, or `only` plan `n` once a line is on stdin.
 pub(crate) fn applier(url: &str, n: u64, only: bool) {
     async fn on<B: Open + ConfigBatch>(url: &str, n: u64, only: bool) {
         let storage = open::<B>(url).await;
