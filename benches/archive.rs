@@ -1,10 +1,11 @@
-//! Export and import by the command `storage`, against the backend's own bulk path in this process: speed and memory.
+//! Speed and memory of export and import with the command `storage`, compared with the backend's bulk calls.
 //!
-//! `cargo bench --bench archive --features cli -- COUNT BACKEND..` (100000, postgres redis file). Of so many records six tenths are
-//! credentials, one tenth config values and three tenths counters. The bulk path is `import` of chunks that are in memory, four at
-//! once as the command does it, and `export` read to its end. Servers are the bench's own, without fsync; File fsyncs.
+//! `cargo bench --bench archive --features cli -- COUNT BACKEND..` (default: 100000 postgres redis file). Six
+//! tenths of the COUNT records are credentials, one tenth config values and three tenths counters. The bulk
+//! calls are `import` of chunks in memory, four concurrently as in the command, and `export` read to its end.
+//! The bench starts its servers, without fsync; File fsyncs.
 //!
-//! Memory is the most that the command's process had resident (VmHWM), read while it runs.
+//! Memory is the peak resident memory of the command's process (VmHWM), read while it runs.
 
 #[path = "../tests/servers/mod.rs"]
 mod servers;
@@ -54,7 +55,7 @@ fn main() {
 async fn measure<B: Open + Exportable>(name: &str, count: usize, url: impl Fn(&str) -> String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("export.ndjson");
-    let open = async |place: &str| Storage::<B>::open(url(place).as_str()).await.unwrap();
+    let open = async |store: &str| Storage::<B>::open(url(store).as_str()).await.unwrap();
 
     let storage = open("raw").await;
     let chunks: Vec<Vec<Record>> =
@@ -99,7 +100,7 @@ async fn measure<B: Open + Exportable>(name: &str, count: usize, url: impl Fn(&s
     row("import", imported, &import);
     row("import, no check first", imported, &piped);
     println!("{name:9} inspect {:36.0} {:15.1} MiB", rate(check.elapsed), check.memory);
-    println!("{name:9} ping, beside it {:44.1} MiB", base.memory);
+    println!("{name:9} ping, to compare {:43.1} MiB", base.memory);
     println!("{name:9} file {:.1} MiB", fs::metadata(&file).unwrap().len() as f64 / 1048576.0);
 }
 
@@ -108,7 +109,7 @@ struct Ran {
     memory: f64,
 }
 
-/// Runs the command, and watches its memory.
+/// Runs the command, and measures its time and memory.
 fn run(line: &[&str]) -> Ran {
     let start = Instant::now();
     let mut command = Command::new(env!("CARGO_BIN_EXE_storage"));
@@ -125,7 +126,7 @@ fn run(line: &[&str]) -> Ran {
     }
 }
 
-/// MiB.
+/// Peak resident memory in MiB.
 fn resident(status: &Path) -> Option<f64> {
     let text = fs::read_to_string(status).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -136,7 +137,7 @@ fn key(text: String) -> Key {
     Key::new(&text).unwrap()
 }
 
-/// Sorted as an export is.
+/// `count` records, in the order of an export.
 fn records(count: usize) -> impl Iterator<Item = Record> {
     let (credentials, configs) = (count * 6 / 10, count / 10);
     let counters = count - credentials - configs;

@@ -1,8 +1,8 @@
-//! The File backend against what one would write instead, in one run, as ratios.
+//! The File backend compared with what an application would write instead, in one run, as ratios.
 //!
-//! `cargo bench --bench file` prints criterion's own report and, at the end, one table (`-- get`: only of the rows whose
-//! names contain "get"). In each sample the peer runs
-//! right before ours, so that both see the same machine; the table gives the medians of the samples.
+//! `cargo bench --bench file` prints criterion's own report and then one table (with `-- get` only the rows
+//! whose names contain "get"). In each sample the peer runs right before ours, so that both see the machine
+//! in the same state. The table has the medians of the samples.
 
 use std::{
     collections::HashMap,
@@ -59,7 +59,7 @@ fn credential(n: usize) -> Credential {
     Credential::try_from(fields).unwrap()
 }
 
-/// How much faster ours is than the peer, a row at a time.
+/// Ours compared with a peer, one comparison per row.
 #[derive(Default)]
 struct Table(Vec<[String; 5]>);
 
@@ -94,9 +94,9 @@ impl Bench {
     fn new() -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        // Beside the build, not in a temporary folder that may be memory.
-        let beside = std::env::current_exe().unwrap();
-        let folder = TempDir::new_in(beside.parent().unwrap()).unwrap();
+        // In the build's folder: the folder for temporary files may be in memory.
+        let program = std::env::current_exe().unwrap();
+        let folder = TempDir::new_in(program.parent().unwrap()).unwrap();
         let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
         Self { runtime, wanted, folder, credential: credential(0) }
     }
@@ -123,7 +123,7 @@ impl Bench {
         storage
     }
 
-    /// Measures a row: `ours` and `peer` do that many operations and say how long they took.
+    /// Measures a row: `ours` and `peer` run this many operations and return the time that they took.
     fn row(
         &self,
         table: &mut Table,
@@ -188,7 +188,7 @@ impl Bench {
             |n| on_threads(2, n, theirs),
         );
 
-        // The plain map's writer replaces documents without pause; ours does it durably.
+        // The writers replace one document without pause: the plain map's in memory, ours durably.
         let replacement = Arc::new(self.credential.fields().clone());
         let plain_write = || {
             let key = ids[7].as_str().to_owned();
@@ -227,7 +227,7 @@ impl Bench {
                     move || write_file(&files, n as usize % 1000, n, json.as_bytes())
                 })
             });
-            self.row(table, (&row, "redb, one transaction a write"), 400, ours, |count| {
+            self.row(table, (&row, "redb, one transaction per write"), 400, ours, |count| {
                 self.on_blocking_tasks(tasks, count, |n| {
                     let (redb, json) = (redb.clone(), json.clone());
                     move || redb.put(id(n as usize % 1000).as_str(), json.as_bytes())
@@ -243,7 +243,7 @@ impl Bench {
         let (key, field) = (Key::new("total").unwrap(), Key::new("requests").unwrap());
         self.row(
             table,
-            ("increment one counter, 64 tasks", "redb, one transaction a write"),
+            ("increment one counter, 64 tasks", "redb, one transaction per write"),
             400,
             |count| {
                 self.on_tasks(64, count, |_| {
@@ -261,7 +261,7 @@ impl Bench {
         self.runtime.block_on(storage.close()).unwrap();
     }
 
-    /// What a write costs must not depend on how much is stored.
+    /// The cost of a write must not depend on the size of the store.
     fn configs(&self, table: &mut Table) {
         let [few, many] = [10, 1000].map(|keys| {
             let storage = self.store(&format!("configs-{keys}"));
@@ -332,7 +332,7 @@ impl Bench {
         }
     }
 
-    /// Does `count` operations, shared among so many tasks, and says how long it took.
+    /// Runs `count` operations, shared among this many tasks, and returns the time that they took.
     fn on_tasks<F: Future<Output = ()> + Send + 'static>(
         &self,
         tasks: u64,
@@ -358,7 +358,7 @@ impl Bench {
         start.elapsed()
     }
 
-    /// The same for operations that block: a thread a task.
+    /// The same for operations that block, with one thread per task.
     fn on_blocking_tasks<F: FnOnce() + Send>(
         &self,
         tasks: u64,
@@ -376,7 +376,7 @@ impl Bench {
     }
 }
 
-/// What the child process of [`Bench::open`] does.
+/// Runs in the child process of [`Bench::open`].
 fn report_open(path: &Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let start = Instant::now();
@@ -388,7 +388,7 @@ fn report_open(path: &Path) {
     runtime.block_on(storage.close()).unwrap();
 }
 
-/// Runs `count` operations on each of so many threads.
+/// Runs `count` operations on each of this many threads.
 fn on_threads(threads: u64, count: u64, work: impl Fn(u64) + Sync) -> Duration {
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -399,7 +399,7 @@ fn on_threads(threads: u64, count: u64, work: impl Fn(u64) + Sync) -> Duration {
     start.elapsed()
 }
 
-/// Measures beside a thread that does something else without pause.
+/// Measures while another thread runs `busy` without pause.
 fn beside(busy: impl Fn() + Sync, measured: impl FnOnce() -> Duration) -> Duration {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -414,7 +414,7 @@ fn beside(busy: impl Fn() + Sync, measured: impl FnOnce() -> Duration) -> Durati
     })
 }
 
-/// One record as a file: written beside it, synced, renamed, and the folder synced.
+/// Replaces a record's file: writes a temporary file, syncs and renames it, and syncs the folder.
 fn write_file(folder: &Path, record: usize, unique: u64, json: &[u8]) {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let temporary: PathBuf = folder.join(format!("{unique}-{}.tmp", COUNT.fetch_add(1, Ordering::Relaxed)));
@@ -425,7 +425,7 @@ fn write_file(folder: &Path, record: usize, unique: u64, json: &[u8]) {
     fs::File::open(folder).unwrap().sync_all().unwrap();
 }
 
-/// redb as one would use it without a second thought.
+/// redb in its simplest use: one transaction per write.
 #[derive(Clone)]
 struct Redb(Arc<redb::Database>);
 
@@ -454,7 +454,7 @@ impl Redb {
     }
 }
 
-/// xorshift: which record is read next.
+/// A xorshift generator, which picks the next record to read.
 struct Random(u64);
 
 impl Random {

@@ -1,7 +1,7 @@
-//! What a layer costs: a read on `Memory`, which never waits, under each of them.
+//! The cost of each layer: a read on `Memory`, which never waits, under each of them.
 //!
-//! `cargo bench --bench layers` prints a table. All are measured in turn, a few thousand calls at a time; the figures are
-//! medians of these samples.
+//! `cargo bench --bench layers` prints a table. The layers are measured alternately, 2000 calls at a time;
+//! the figures are medians of these samples.
 
 use std::{
     hint::black_box,
@@ -77,7 +77,7 @@ fn contest(contenders: Vec<Contender<'_>>) {
             samples.push(begun.elapsed() / CALLS);
         }
     }
-    println!("| | a call | more than without |\n|---|---:|---:|");
+    println!("| | one call | more than without |\n|---|---:|---:|");
     let bare = samples[0].clone();
     for ((name, _), samples) in contenders.iter().zip(samples) {
         let more = samples.iter().zip(&bare).map(|(with, without)| with.saturating_sub(*without)).collect();

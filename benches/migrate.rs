@@ -1,11 +1,13 @@
-//! A copy between two servers: its speed as a ratio to what each side does alone, and its memory.
+//! A copy between two servers: its speed compared with that of each side alone, and its memory.
 //!
-//! `cargo bench --bench migrate --features cli -- 100000 1000000` copies so many records from Postgres to Redis (six tenths
-//! credentials, one config values, three counters), and prints for each count a line with
+//! `cargo bench --bench migrate --features cli -- 100000 1000000` copies these numbers of records from
+//! Postgres to Redis (six tenths credentials, one tenth config values, three tenths counters). For each
+//! number it prints one line with
 //!
-//! - reading alone: the source's export, drained; writing alone: the target's import of records made in memory, chunk after chunk;
-//! - `storage copy` as a process of its own, the most memory that it held (`VmHWM`, so on Linux), and what it is of the slower side;
-//! - the same with `--verify`, which reads both sides again.
+//! - reading alone, the source's export, and writing alone, the target's import of chunks in memory,
+//! - `storage copy` as a process of its own: its speed, also as a share of the slower side's, and its peak
+//!   memory (`VmHWM`, so on Linux only),
+//! - the same for `storage verify` of the two stores.
 //!
 //! The servers are started without fsync.
 
@@ -55,7 +57,7 @@ fn timed(work: impl FnOnce()) -> Duration {
     begun.elapsed()
 }
 
-/// So many records, sorted as an export is.
+/// `count` records, in the order of an export.
 fn records(count: usize) -> impl Iterator<Item = Record> {
     let key = |text: String| Key::new(&text).unwrap();
     let credentials = (0..count * 6 / 10).map(move |n| {
@@ -80,7 +82,7 @@ fn records(count: usize) -> impl Iterator<Item = Record> {
     credentials.chain(configs).chain(usage)
 }
 
-/// Imports records, chunk after chunk, and says how long that took without making them.
+/// Imports records, chunk after chunk, and returns the time that the imports took.
 fn fill<B: Exportable>(runtime: &Runtime, storage: &Storage<B>, count: usize) -> Duration {
     let mut all = records(count);
     let mut took = Duration::ZERO;
@@ -106,7 +108,7 @@ async fn drain(storage: &Storage<Postgres>, count: usize) {
     assert_eq!(found, count);
 }
 
-/// Runs the command, and gives how long it took and the most memory that it held.
+/// Runs the command, and returns its time and its peak memory.
 fn run(line: &[&str]) -> (Duration, String) {
     let begun = Instant::now();
     let mut command = Command::new(env!("CARGO_BIN_EXE_storage"));

@@ -1,8 +1,8 @@
-//! The MongoDB backend against the driver used directly, in one run, as ratios.
+//! The MongoDB backend compared with direct use of the driver, in one run, as ratios.
 //!
-//! `cargo bench --bench mongodb --features mongodb` starts a replica set of one `mongod` and prints, after criterion's report, one
-//! table (`-- get`: only of the rows whose names contain "get"). The driver is used as its page shows it: a collection of a
-//! type that serde knows, with the same concerns and pool size as ours.
+//! `cargo bench --bench mongodb --features mongodb` starts a replica set of one `mongod` and prints, after
+//! criterion's report, one table (with `-- get` only the rows whose names contain "get"). The driver is used
+//! as its documentation shows: a collection of a serde type, with the same concerns and pool size as ours.
 
 mod contest;
 #[path = "../tests/servers/mod.rs"]
@@ -31,7 +31,7 @@ use servers::mongodb::ReplicaSet;
 
 const RECORDS: u64 = 1000;
 
-/// What an application would store.
+/// The document that an application would store.
 #[derive(Clone, Serialize, Deserialize)]
 struct Stored {
     _id: String,
@@ -129,7 +129,7 @@ impl Bench {
     }
 
     fn set(&self, contest: &mut Contest, tasks: u64) {
-        // What is there already would not be written: each value is another one.
+        // Each value is different, because the server does not write a value that is already stored.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let fresh = |credential: &Credential| {
             credential.with("n", NEXT.fetch_add(1, Ordering::Relaxed)).expect("it is not too large")

@@ -1,10 +1,11 @@
-//! The Postgres backend against its driver used directly, in one run, as ratios.
+//! The Postgres backend compared with direct use of its driver, in one run, as ratios.
 //!
-//! `cargo bench --bench postgres --features postgres` prints criterion's own report and, at the end, one table (`-- get`: only
-//! of the rows whose names contain "get"). The peer is tokio-postgres on a bb8 pool of the same size, with the same
-//! statements, prepared once a connection, and the same JSON. In each sample it runs right before ours.
+//! `cargo bench --bench postgres --features postgres` prints criterion's own report and then one table (with
+//! `-- get` only the rows whose names contain "get"). The peer is tokio-postgres on a bb8 pool of the same
+//! size, with the same JSON and the same statements, prepared once per connection. Each sample runs both, in
+//! alternating order.
 //!
-//! It starts a server of its own, without fsync: the disk would hide what the backends cost.
+//! It starts a server without fsync, because waiting for the disk would hide the cost of the backends.
 
 #[path = "../tests/servers/mod.rs"]
 mod servers;
@@ -61,7 +62,7 @@ fn credential(n: usize) -> Credential {
     Credential::try_from(fields).unwrap()
 }
 
-/// How long so many operations took together, and each of them.
+/// The time per operation, and the duration of each call.
 struct Sample {
     each: f64,
     calls: Vec<Duration>,
@@ -73,7 +74,7 @@ impl Sample {
     }
 }
 
-/// How much faster ours is than the peer, a row at a time.
+/// Ours compared with a peer, one comparison per row.
 #[derive(Default)]
 struct Table(Vec<Vec<String>>);
 
@@ -141,7 +142,7 @@ impl Bench {
             .without_plots()
     }
 
-    /// Measures a row: `ours` and `peer` do that many operations.
+    /// Measures a row: `ours` and `peer` run this many operations.
     fn row(
         &self,
         table: &mut Table,
@@ -156,7 +157,7 @@ impl Bench {
         let mut samples = Vec::new();
         self.criterion().bench_function(&format!("{row} (against {against})"), |bencher| {
             bencher.iter_custom(|count| {
-                // The peer first and ours first, in turn.
+                // The order alternates.
                 let (mine, theirs) = if samples.len() % 2 == 0 {
                     let theirs = peer(count);
                     (ours(count), theirs)
@@ -173,7 +174,7 @@ impl Bench {
         table.add(row, against, samples);
     }
 
-    /// A row of single calls by so many tasks.
+    /// Measures single calls by this many tasks.
     fn calls<O, P>(
         &self,
         table: &mut Table,
@@ -186,7 +187,7 @@ impl Bench {
         P: Future<Output = ()> + Send + 'static,
     {
         let row = format!("{row}, {tasks} {}", if tasks == 1 { "task" } else { "tasks" });
-        let bare = Raws { pool: self.raw.clone(), turns: None };
+        let bare = Raws { pool: self.raw.clone(), queue: None };
         self.row(
             table,
             (&row, "the driver on bb8"),
@@ -195,7 +196,7 @@ impl Bench {
             |count| self.on_tasks(tasks, count, |n| peer(n, bare.clone())),
         );
         if tasks > 1 {
-            let fair = Raws { pool: self.raw.clone(), turns: Some(Arc::new(Semaphore::new(POOL as usize))) };
+            let fair = Raws { pool: self.raw.clone(), queue: Some(Arc::new(Semaphore::new(POOL as usize))) };
             self.row(
                 table,
                 (&row, "the same behind a fair queue"),
@@ -271,7 +272,7 @@ impl Bench {
             items.iter().map(|(_, credential)| serde_json::to_vec(credential.fields()).unwrap()).collect()
         };
         let names: Vec<&str> = ids.iter().map(Key::as_str).collect();
-        let raws = Raws { pool: self.raw.clone(), turns: None };
+        let raws = Raws { pool: self.raw.clone(), queue: None };
         let set = |count| {
             self.in_a_row(count, async || {
                 assert!(self.storage.set_credentials(&items).await.unwrap().is_complete());
@@ -324,7 +325,7 @@ impl Bench {
                 })
             },
         );
-        // Only the deletes are measured: before each one the records are put back.
+        // Only the deletes are measured. The records are stored again before each one.
         self.row(
             table,
             ("batch delete of 1000", "the driver, one DELETE"),
@@ -343,7 +344,7 @@ impl Bench {
         );
     }
 
-    /// Does `count` operations, shared among so many tasks.
+    /// Runs `count` operations, shared among this many tasks.
     fn on_tasks<F: Future<Output = ()> + Send + 'static>(
         &self,
         tasks: u64,
@@ -379,7 +380,7 @@ impl Bench {
         self.after_each(count, async || {}, operation)
     }
 
-    /// Measures `operation` only.
+    /// Runs `prepare` before each `operation`, and measures only the operation.
     fn after_each(&self, count: u64, prepare: impl AsyncFn(), operation: impl AsyncFn()) -> Sample {
         self.runtime.block_on(async {
             let mut calls = Vec::new();
@@ -401,7 +402,7 @@ impl Drop for Bench {
     }
 }
 
-/// What one would write for a large batch: everything into a temporary table, and from there.
+/// The usual code for a large batch: copies the rows into a temporary table, and inserts them from there.
 async fn copy(client: &Client, names: &[&str], texts: &[Vec<u8>]) {
     client
         .batch_execute("BEGIN; CREATE TEMPORARY TABLE incoming (id text, value json) ON COMMIT DROP")
@@ -427,12 +428,12 @@ async fn copy(client: &Client, names: &[&str], texts: &[Vec<u8>]) {
 #[derive(Clone)]
 struct Raws {
     pool: bb8::Pool<Raw>,
-    turns: Option<Arc<Semaphore>>,
+    queue: Option<Arc<Semaphore>>,
 }
 
 struct RawLease<'p> {
     connection: bb8::PooledConnection<'p, Raw>,
-    _turn: Option<tokio::sync::SemaphorePermit<'p>>,
+    _permit: Option<tokio::sync::SemaphorePermit<'p>>,
 }
 
 impl std::ops::Deref for RawLease<'_> {
@@ -445,17 +446,17 @@ impl std::ops::Deref for RawLease<'_> {
 
 impl Raws {
     async fn get(&self) -> RawLease<'_> {
-        let turn = match &self.turns {
-            Some(turns) => Some(turns.acquire().await.unwrap()),
+        let permit = match &self.queue {
+            Some(queue) => Some(queue.acquire().await.unwrap()),
             None => None,
         };
-        RawLease { connection: self.pool.get().await.unwrap(), _turn: turn }
+        RawLease { connection: self.pool.get().await.unwrap(), _permit: permit }
     }
 }
 
 struct Raw(u16);
 
-/// A connection with its statements.
+/// A connection with its prepared statements.
 struct RawConnection {
     client: Client,
     get: Statement,

@@ -1,9 +1,10 @@
-//! The Redis backend against the driver used directly, in one run, as ratios.
+//! The Redis backend compared with direct use of the driver, in one run, as ratios.
 //!
-//! `cargo bench --bench redis --features redis` starts a `redis-server` of its own and prints, after criterion's report, one
-//! table (`-- get`: only of the rows whose names contain "get"). The driver is used in three ways: one connection that all
-//! tasks share, which is the best that it can do; the same as the driver sets it up, without TCP_NODELAY; and a bb8 pool of
-//! ten connections, which is what one writes first. All read and write the same JSON as ours.
+//! `cargo bench --bench redis --features redis` starts a `redis-server` and prints, after criterion's report,
+//! one table (with `-- get` only the rows whose names contain "get"). The driver is used in three ways: one
+//! connection shared by all tasks, its fastest use; the same with the driver's default settings, without
+//! TCP_NODELAY; and a bb8 pool of ten connections, the most common use. All read and write the same JSON as
+//! ours.
 
 mod contest;
 #[path = "../tests/servers/mod.rs"]
@@ -67,15 +68,15 @@ impl Bench {
         let ids: Arc<Vec<Key>> =
             Arc::new((0..RECORDS).map(|n| Key::new(&format!("user+{n}@example.com")).unwrap()).collect());
         let names = Arc::new(ids.iter().map(|id| format!("gcli2api:cred:{}", id.as_str())).collect());
-        // As ours is set up.
+        // The same settings as ours.
         let settings = TcpSettings::default().set_nodelay(true);
         let client = Client::open(url.into_connection_info().unwrap().set_tcp_settings(settings)).unwrap();
         let defaults = Client::open(url).unwrap();
-        let patient = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(10)));
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(10)));
         let (ours, shared, nagling, pool) = runtime.block_on(async {
             let ours = Storage::<Redis>::open(url).await.unwrap();
-            let shared = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
-            let nagling = defaults.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
+            let shared = client.get_multiplexed_async_connection_with_config(&config).await.unwrap();
+            let nagling = defaults.get_multiplexed_async_connection_with_config(&config).await.unwrap();
             let pool = bb8::Pool::builder()
                 .max_size(10)
                 .min_idle(10)
@@ -107,7 +108,7 @@ impl Bench {
         (who, Box::new(move |count| on_tasks(&self.runtime, tasks, count, operation.clone())))
     }
 
-    /// The same request over the shared connection, and over one that the pool lends.
+    /// The same request over each of the shared connections, and over one of the pool.
     fn raw<'c, F, T>(
         &'c self,
         tasks: u64,
@@ -129,9 +130,9 @@ impl Bench {
         let on_pool = self.contender("bb8 pool of ten", tasks, move |n| {
             let (pool, request) = (pool.clone(), request.clone());
             async move {
-                let lent = pool.get().await.unwrap();
-                // Held until the reply is there, as a pool is used.
-                request(lent.clone(), n).await
+                let connection = pool.get().await.unwrap();
+                // The connection returns to the pool after the reply.
+                request(connection.clone(), n).await
             }
         });
         [on_shared, on_nagling, on_pool]
@@ -245,8 +246,8 @@ impl Bench {
         contest.row("increment of 1000", [mine].into_iter().chain(raw).collect());
     }
 
-    /// How many connections should be kept open: gets of 64 tasks, while two more read a cache value of 1 MiB each. And the
-    /// same over a network that carries some 16 MB/s a connection.
+    /// Compares numbers of open connections: gets by 64 tasks, while two more tasks read a cache value of
+    /// 1 MiB. Then the same over a network that carries some 16 MB/s per connection.
     fn connections(&self, contest: &mut Contest, url: &str) {
         self.connections_to(contest, url, "");
         let slow = self.runtime.block_on(slow_network(url.trim_start_matches("redis://").to_owned()));
@@ -256,32 +257,32 @@ impl Bench {
     fn connections_to(&self, contest: &mut Contest, url: &str, network: &str) {
         let stores: Vec<(&'static str, Storage<Redis>)> =
             [("2, up to 10", 2, 10), ("1", 1, 1), ("2", 2, 2), ("4", 4, 4)]
-                .map(|(who, min, max)| {
+                .map(|(name, min, max)| {
                     let url = format!("{url}?min_idle={min}&pool_size={max}");
-                    (who, self.runtime.block_on(Storage::open(url.as_str())).unwrap())
+                    (name, self.runtime.block_on(Storage::open(url.as_str())).unwrap())
                 })
                 .into();
-        let wide = vec![0; 1 << 20];
+        let large = vec![0; 1 << 20];
         let ttl = Duration::from_secs(24 * 60 * 60);
-        self.runtime.block_on(self.ours.set_cache("wide", &wide, ttl)).unwrap();
-        let contenders = |beside_wide: bool| -> Vec<Contender<'_>> {
-            let contender = |(who, store): &(&'static str, Storage<Redis>)| -> Contender<'_> {
+        self.runtime.block_on(self.ours.set_cache("large", &large, ttl)).unwrap();
+        let contenders = |beside_large: bool| -> Vec<Contender<'_>> {
+            let contender = |(name, store): &(&'static str, Storage<Redis>)| -> Contender<'_> {
                 let (store, ids) = (store.clone(), self.ids.clone());
-                (*who, Box::new(move |count| self.gets(&store, &ids, count, beside_wide)))
+                (*name, Box::new(move |count| self.gets(&store, &ids, count, beside_large)))
             };
             stores.iter().map(contender).collect()
         };
         contest.row(&format!("connections: get, 64 tasks{network}"), contenders(false));
-        contest.row(&format!("connections: get, 64 tasks, beside wide values{network}"), contenders(true));
+        contest.row(&format!("connections: get, 64 tasks, beside large values{network}"), contenders(true));
     }
 
-    fn gets(&self, store: &Storage<Redis>, ids: &Arc<Vec<Key>>, count: u64, beside_wide: bool) -> Lap {
-        let wide: Vec<_> = (0..if beside_wide { 2 } else { 0 })
+    fn gets(&self, store: &Storage<Redis>, ids: &Arc<Vec<Key>>, count: u64, beside_large: bool) -> Lap {
+        let readers: Vec<_> = (0..if beside_large { 2 } else { 0 })
             .map(|_| {
                 let store = store.clone();
                 self.runtime.spawn(async move {
                     loop {
-                        assert_eq!(store.get_cache("wide").await.unwrap().len(), 1 << 20);
+                        assert_eq!(store.get_cache("large").await.unwrap().len(), 1 << 20);
                     }
                 })
             })
@@ -291,7 +292,7 @@ impl Bench {
             let (store, ids) = (store.clone(), ids.clone());
             async move { store.get_credential(&ids[(n % RECORDS) as usize]).await.unwrap() }
         });
-        wide.iter().for_each(tokio::task::JoinHandle::abort);
+        readers.iter().for_each(tokio::task::JoinHandle::abort);
         lap
     }
 }
@@ -300,7 +301,7 @@ fn of(tasks: u64) -> String {
     if tasks == 1 { "1 task".into() } else { format!("{tasks} tasks") }
 }
 
-/// A relay that lets replies through slowly. Says where it is.
+/// A relay that passes replies slowly. Returns its address.
 async fn slow_network(server: String) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();

@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         credentials.push((id, Credential::try_from(fields)?));
     }
 
-    // A batch reports each item. `complete` makes the first failure an error.
+    // A batch reports each failed item. `complete` turns the first failure into an error.
     let stored = storage.set_credentials(&credentials).await?.complete()?;
     println!("stored {stored} credentials");
 

@@ -1,4 +1,4 @@
-//! Picks the backend when the program starts, by URL. Each arm is compiled for its own backend; nothing is boxed.
+//! Picks the backend by a URL at run time. Each arm is compiled for its own backend; nothing is boxed.
 //!
 //!     cargo run --example choose_backend -- memory:
 //!     cargo run --example choose_backend -- file:./data
@@ -8,9 +8,9 @@ use std::{env, error::Error, process::ExitCode, time::Duration};
 use gateway_storage::{CacheStore, ConfigStore, File, Memory, Optional, Result, Storage, UsageStore};
 use serde_json::json;
 
-/// The application, written once. It asks for what it needs and gets no more.
+/// The application, generic over the backend. Its bounds name the capabilities that it needs.
 ///
-/// Ask for `CacheStore` here, and the arm of `File` below does not compile: "`File` cannot cache".
+/// With a bound on `CacheStore` the arm of `File` below does not compile: "`File` cannot cache".
 async fn serve<B: ConfigStore + UsageStore>(storage: &Storage<B>) -> Result<()> {
     storage.set_config("default_model", json!("gemini-2.5-flash")).await?;
     let model = storage.get_config("default_model").await?;
@@ -19,8 +19,8 @@ async fn serve<B: ConfigStore + UsageStore>(storage: &Storage<B>) -> Result<()> 
     Ok(())
 }
 
-/// What only some backends can do is a function of its own, called in their arms.
-async fn remember<B: CacheStore>(storage: &Storage<B>) -> Result<()> {
+/// A capability that only some backends have is used in a function of its own, called in their arms.
+async fn cache_models<B: CacheStore>(storage: &Storage<B>) -> Result<()> {
     storage.set_cache("models", br#"["gemini-2.5-flash"]"#, Duration::from_secs(60)).await?;
     let cached = storage.get_cache("models").await.optional()?;
     println!("{}: {} bytes cached", storage.label(), cached.map_or(0, |bytes| bytes.len()));
@@ -37,11 +37,11 @@ async fn run(url: &str) -> Result<(), Box<dyn Error>> {
         Some("memory") => {
             let storage = Storage::<Memory>::open(url).await?;
             serve(&storage).await?;
-            remember(&storage).await?;
+            cache_models(&storage).await?;
             storage.close().await?;
         }
-        // A URL can hold a password, so it is not repeated.
-        _ => return Err("the URL begins with `file:` or `memory:`".into()),
+        // The URL may contain a password, so the error does not quote it.
+        _ => return Err("the URL must begin with `file:` or `memory:`".into()),
     }
     Ok(())
 }

@@ -1,8 +1,6 @@
-//! A release of the configuration: applied once, whatever is repeated, and taken back.
+//! Releases a configuration as a plan, which is applied once even if it is repeated, and rolls it back.
 //!
-//! ```sh
-//! cargo run --example config_batch
-//! ```
+//!     cargo run --example config_batch
 
 use futures_util::TryStreamExt;
 use gateway_storage::{
@@ -16,7 +14,7 @@ async fn release<B: ConfigBatch>(storage: &Storage<B>) -> gateway_storage::Resul
     storage.set_config("retries", json!(2)).await?;
     let (retries, models) = ("retries".try_into()?, "models".try_into()?);
     let plan = Plan::new([
-        // Two operators may be at it: this one has seen 2.
+        // Another operator may change it meanwhile: this plan applies only if the value is still 2.
         Mutation::set(&retries, &json!(3).try_into()?).expecting(Expect::Value(json!(2).try_into()?)),
         Mutation::set(&models, &json!(["gemini-2.5-pro"]).try_into()?),
     ])?;
@@ -26,10 +24,10 @@ async fn release<B: ConfigBatch>(storage: &Storage<B>) -> gateway_storage::Resul
     assert_eq!(applied, Applied::Applied);
     println!("release-42: {applied:?}, retries are {}", storage.get_config("retries").await?.to_json());
 
-    // The reply was lost? Once more, under the same key.
+    // If the reply is lost, apply the plan again under the same key.
     println!("release-42 again: {:?}", storage.apply_plan("release-42", &plan, &options).await?);
 
-    // The other operator expects what is not there any more.
+    // A second operator's plan expects the old value.
     let error = storage.apply_plan("release-43", &plan, &options).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     println!("release-43: {error} (the value of `{}`)", error.key().map_or("?", |key| key.as_str()));

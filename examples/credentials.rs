@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let directory = env::args_os().nth(1).map_or_else(|| temporary.path().join("data"), Into::into);
     let storage = Storage::<File>::open(FileConfig::new(directory)).await?;
 
-    // A credential is a JSON object. When this returns, it survives a power cut.
+    // A credential is a JSON object. Once the call has returned, the credential survives a power failure.
     let fields = json!({
         "access_token": "ya29.xxx",
         "refresh_token": "1//xxx",
@@ -31,24 +31,24 @@ async fn main() -> Result<(), Box<dyn Error>> {
     });
     storage.set_credential("cred-001", fields).await?;
 
-    // It comes back as it was stored. Printing it shows no token: `Credential(4 fields)`.
+    // It is returned as it was stored. `Debug` does not print its fields: `Credential(4 fields)`.
     let credential = storage.get_credential("cred-001").await?;
     println!("stored cred-001: {credential:?}");
 
-    // A type of yours changes what it knows; project_id and refresh_token stay.
+    // Your type changes the fields that it has; project_id and refresh_token stay as they are.
     let refresh = |token: &mut Token| {
         token.access_token = "ya29.yyy".into();
         token.expiry = "2025-01-01T00:59:59Z".into();
     };
     let token = storage.update_credential_as("cred-001", refresh).await?;
-    println!("refreshed cred-001, good until {}", token.expiry);
+    println!("refreshed cred-001, valid until {}", token.expiry);
 
     for id in storage.list_credentials().await? {
-        println!("there is {}", id.as_str());
+        println!("stored: {}", id.as_str());
     }
 
     storage.delete_credential("cred-001").await?;
-    // To get what is not there is an error, unless that is an answer too.
+    // A missing credential is an error; `optional` turns that error into `None`.
     assert!(storage.get_credential("cred-001").await.optional()?.is_none());
     println!("deleted cred-001");
 

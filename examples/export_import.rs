@@ -1,7 +1,9 @@
-//! From files to Redis, by way of an export file: `cargo run --example export_import --features redis -- file:./data redis://localhost`
+//! Moves a `File` store to Redis through an export file, and verifies the result.
 //!
-//! The store is exported as one state, although writes go on. The file is checked to its end before anything is imported, and its
-//! digest is that of the records: it is compared with the target's in the end.
+//!     cargo run --example export_import --features redis -- file:./data redis://localhost
+//!
+//! The export is a snapshot of the store, although writes go on. The whole file is checked before its first
+//! record is imported. Afterwards the digest of its records is compared with that of the target's.
 
 use std::{env, error::Error};
 
@@ -22,7 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let files = Storage::<File>::open(url("file:./data").as_str()).await?;
     let header = Header::new(files.label()).with_snapshot(files.exports_snapshot());
-    // It holds secrets: nobody else reads it. It has its name once it is whole.
+    // The file contains secrets, so only its owner may read it. It gets its final name when it is complete.
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(UNFINISHED).await?;
     let contents = archive::write(&header, files.export(), &mut file).await?;
     file.sync_all().await?;
@@ -42,7 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let options = VerifyOptions::default();
     let verified =
         verify(archive::read(fs::File::open(BACKUP).await?), redis.export(), &options, |_| {}).await?;
-    println!("the same: {}", verified.has_source());
+    println!("the target has all records of the file: {}", verified.has_source());
     redis.close().await?;
     files.close().await?;
     Ok(())

@@ -1,6 +1,6 @@
-//! A configuration under version control: who changed what, what it was before, and back to it.
+//! A configuration under version control: lists who changed a value, and reverts a change.
 //!
-//! `cargo run --example git_history --features git`
+//!     cargo run --example git_history --features git
 
 use gateway_storage::{Git, Key, Storage, Versioned, VersionedKind};
 use serde_json::json;
@@ -18,7 +18,7 @@ async fn main() -> gateway_storage::Result<()> {
     for revision in &history {
         println!("{} by {}", revision.id, revision.author);
     }
-    // That was a typing error.
+    // The second value was a mistake: revert its commit.
     git.revert(history[0].id).await?;
     assert_eq!(storage.get_config("retries").await?.value(), &json!(3));
     println!("`git log -p` in {} shows the same", git.path().display());

@@ -1,9 +1,10 @@
-//! What operators see: metrics for Prometheus, spans for OpenTelemetry, and the store's own statistics.
+//! Telemetry: metrics for Prometheus, spans for OpenTelemetry, and the store's own statistics.
 //!
 //!     cargo run --example instrumented
 //!
-//! Both end up on stdout here. In an application the page is served under `/metrics`, and the spans go to a collector by
-//! another exporter. `examples/monitoring` has a dashboard for Grafana and alerts for Prometheus that go with them.
+//! This example prints them. An application serves the metrics under `/metrics` and sends the spans to a
+//! collector with another exporter. `examples/monitoring` has a Grafana dashboard and Prometheus alerts for
+//! these metrics.
 
 use std::error::Error;
 
@@ -16,7 +17,7 @@ use tracing_subscriber::layer::SubscriberExt;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // Metrics. The recommended naming is that of OpenTelemetry's collector: `..._seconds`, `..._total`.
+    // Metrics. The recommended naming is the one of OpenTelemetry's collector: `..._seconds`, `..._total`.
     let metrics = PrometheusBuilder::new()
         .with_recommended_naming(true)
         .set_buckets_for_metric(Matcher::Full(Instrument::DURATION.into()), &Instrument::DURATION_BUCKETS)?
@@ -41,7 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         storage.get_credential("cred-001").await?;
         storage.increment_usage("cred-001", "requests", 1).await?;
     }
-    // An error, so that there is one.
+    // An error, to show how it is reported.
     storage.increment_usage("cred-001", "requests", i64::MAX).await.expect_err("it would overflow");
 
     println!("# Prometheus\n\n{}", metrics.render());

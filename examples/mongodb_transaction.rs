@@ -1,6 +1,8 @@
-//! A credential and its configuration, changed together: `cargo run --example mongodb_transaction --features mongodb`.
+//! Changes a credential and its configuration together, in a transaction.
 //!
-//! It wants a MongoDB replica set (of one member if need be) whose URL is in `MONGODB_URL`, else
+//!     cargo run --example mongodb_transaction --features mongodb
+//!
+//! It needs a MongoDB replica set (one member is enough) with its URL in `MONGODB_URL`; the default is
 //! `mongodb://localhost/gateway_storage`.
 
 use gateway_storage::{Credential, Key, MongoDb, Result, Storage, Transaction, transact};
@@ -13,7 +15,8 @@ async fn main() -> Result<()> {
     let storage = Storage::<MongoDb>::open(url.as_str()).await?;
     let (id, retry, count) = (Key::new("cred-tx-001")?, Key::new("retry_config")?, Key::new("refreshes")?);
 
-    // Both, or neither. (A standalone server has no transactions, and says so here.) Dropped before its commit, for one by a `?`, it is rolled back.
+    // All changes are committed together or not at all. A dropped transaction (by `?`, say) is rolled back.
+    // On a standalone server, which has no transactions, `begin` is an error.
     let mut tx = storage.begin().await?;
     let credential = Credential::try_from(json!({ "access_token": "ya29.xxx", "project_id": "my-project" }))?;
     tx.set_credential(&id, &credential).await?;
@@ -22,7 +25,7 @@ async fn main() -> Result<()> {
     tx.commit().await?;
     println!("committed");
 
-    // Ten tasks read and write the same records: whoever loses is run again, so nothing is lost.
+    // Ten tasks change the same records. `transact!` repeats a block that conflicts, so no update is lost.
     let tasks: Vec<_> = (0..10)
         .map(|n| {
             let (storage, id, count) = (storage.clone(), id.clone(), count.clone());

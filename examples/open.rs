@@ -1,4 +1,4 @@
-//! Opens the embedded store and asks how it is.
+//! Opens the embedded store, and prints its health and statistics.
 //!
 //!     cargo run --example open              # in a temporary directory
 //!     cargo run --example open -- ./data    # in a directory that stays
@@ -12,7 +12,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let temporary = tempfile::tempdir()?;
     let directory = env::args_os().nth(1).map_or_else(|| temporary.path().join("data"), Into::into);
 
-    // Creates the directory, or loads and checks what is in it. `Storage::<File>::open("file:./data")` does the same.
+    // Creates the store, or loads and checks it. `Storage::<File>::open("file:./data")` does the same.
     let storage = Storage::<File>::open(FileConfig::new(directory)).await?;
 
     match storage.health().await {

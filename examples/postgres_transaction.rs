@@ -1,6 +1,9 @@
-//! A credential and its configuration, changed together: `cargo run --example postgres_transaction --features postgres`.
+//! Changes a credential and its configuration together, in a transaction.
 //!
-//! It wants a PostgreSQL database whose URL is in `DATABASE_URL`, else `postgres://postgres@localhost/postgres`.
+//!     cargo run --example postgres_transaction --features postgres
+//!
+//! It needs a PostgreSQL database with its URL in `DATABASE_URL`; the default is
+//! `postgres://postgres@localhost/postgres`.
 
 use gateway_storage::{Credential, Key, Postgres, Result, Storage, Transaction, transact};
 use serde_json::json;
@@ -12,7 +15,7 @@ async fn main() -> Result<()> {
     let storage = Storage::<Postgres>::open(url.as_str()).await?;
     let (id, retry, count) = (Key::new("cred-tx-001")?, Key::new("retry_config")?, Key::new("refreshes")?);
 
-    // Both, or neither. Dropped before its commit, for one by a `?`, it is rolled back.
+    // All changes are committed together or not at all. A dropped transaction (by `?`, say) is rolled back.
     let mut tx = storage.begin().await?;
     let credential = Credential::try_from(json!({ "access_token": "ya29.xxx", "project_id": "my-project" }))?;
     tx.set_credential(&id, &credential).await?;
@@ -21,7 +24,7 @@ async fn main() -> Result<()> {
     tx.commit().await?;
     println!("committed");
 
-    // Ten tasks read and write the same records: whoever loses is run again, so nothing is lost.
+    // Ten tasks change the same records. `transact!` repeats a block that conflicts, so no update is lost.
     let tasks: Vec<_> = (0..10)
         .map(|n| {
             let (storage, id, count) = (storage.clone(), id.clone(), count.clone());

@@ -1,20 +1,22 @@
-//! Redis as a cache in front of something slow: `cargo run --example redis_cache --features redis`.
+//! Redis as a cache in front of a slow provider.
 //!
-//! It wants a server on this machine (`redis-server`), or its URL in `REDIS_URL`.
+//!     cargo run --example redis_cache --features redis
+//!
+//! It needs a `redis-server` on this machine, or the URL of another one in `REDIS_URL`.
 
 use std::time::{Duration, Instant};
 
 use gateway_storage::{CacheStore, Optional, Redis, Result, Storage};
 
-const FRESH: Duration = Duration::from_millis(500);
+const TTL: Duration = Duration::from_millis(500);
 
-/// The list of models from the cache, or from the provider, which is asked once while the answer is fresh.
+/// The list of models: from the cache, or from the provider once the cached list has expired.
 async fn models<B: CacheStore>(cache: &Storage<B>) -> Result<Vec<u8>> {
     if let Some(cached) = cache.get_cache("models").await.optional()? {
         return Ok(cached);
     }
     let models = ask_the_provider().await;
-    cache.set_cache("models", &models, FRESH).await?;
+    cache.set_cache("models", &models, TTL).await?;
     Ok(models)
 }
 
@@ -27,7 +29,7 @@ async fn ask_the_provider() -> Vec<u8> {
 async fn main() -> Result<()> {
     let url = std::env::var("REDIS_URL").unwrap_or_else(|_| "redis://localhost/0?prefix=example:".to_owned());
     let cache = Storage::<Redis>::open(url.as_str()).await?;
-    for (pause, what) in [(0, "first"), (0, "again"), (600, "when it is stale")] {
+    for (pause, what) in [(0, "first"), (0, "cached"), (600, "expired")] {
         tokio::time::sleep(Duration::from_millis(pause)).await;
         let begun = Instant::now();
         let models = models(&cache).await?;

@@ -1,4 +1,4 @@
-//! A layer of one's own: says which operations are slow. It is written once, for every operation there is or will be.
+//! A layer of your own, which prints slow operations. It is written once and covers every operation.
 //!
 //!     cargo run --example slow_log
 
@@ -27,7 +27,7 @@ impl Layer for SlowLog {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    // A store that is slow now and then, for the example.
+    // For the example, one operation in ten is slow.
     let delays = Fault::seeded(1).delays(0.1, Duration::from_millis(20)..=Duration::from_millis(80));
     let storage = Storage::<Memory>::open("memory:").await?.layer(delays);
 

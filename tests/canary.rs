@@ -1,7 +1,7 @@
-//! No secret is told: everything that is logged, traced, measured or said as an error is searched for what was stored.
+//! No secret leaks: logs, spans, metrics and errors are searched for stored keys, values and passwords.
 //!
-//! A subscriber hears every target at TRACE, drivers and what they say to `log` included, and spans as they open and close. A
-//! backend is one line.
+//! A subscriber captures every target at TRACE, including drivers, their `log` records, and spans as they
+//! open and close. One line per backend.
 #![cfg(all(
     feature = "conformance",
     feature = "file",
@@ -19,25 +19,25 @@ use std::{fs, sync::atomic::Ordering};
 
 use base64::Engine;
 use gateway_storage::{ConfigStore, ErrorKind, File, Git, Memory, MongoDb, Postgres, Redis, Result, Storage};
-use listener::{CANARY, LISTENER, assert_silent, listen, text_of};
+use listener::{CANARY, LISTENER, assert_no_leaks, install, text_of};
 use mongodb::bson::doc;
 use workload::{Errors, Words, stacked};
 
-/// The mark, twice: so that one that is cut off is found, too. What stands between has to be escaped in a URL.
+/// Both canary words, so that a truncated text still contains one, joined by text that a URL must escape.
 fn secret(kind: &str) -> String {
     format!("{kind}-{}/ñ+{}", CANARY[0], CANARY[1])
 }
 
-/// Does what the backend can, under the full stack, and listens to the errors.
-macro_rules! sing {
+/// Runs the backend's part of the workload under the full stack, and searches its errors.
+macro_rules! exercise {
     ($url:expr, $backend:ty: $($part:ident)*) => {{
         let (words, mut errors) = (Words::new(secret), Errors::default());
         let opened = Storage::<$backend>::open($url).await.unwrap();
-        LISTENER.hear(&format!("{opened:?} {:?}", opened.backend()));
+        LISTENER.search(&format!("{opened:?} {:?}", opened.backend()));
         let on = stacked(opened);
-        $(sing!(@ $part on words errors);)*
-        LISTENER.hear(&format!("{on:?} {:?}", on.backend()));
-        heard(&on, &words, errors).await
+        $(exercise!(@ $part on words errors);)*
+        LISTENER.search(&format!("{on:?} {:?}", on.backend()));
+        finish(&on, &words, errors).await
     }};
     (@ exports $on:ident $words:ident $errors:ident) => { workload::exports(&$on).await.unwrap() };
     (@ pool $on:ident $words:ident $errors:ident) => { workload::pool(&$on, &mut $errors).await.unwrap() };
@@ -46,25 +46,25 @@ macro_rules! sing {
     };
 }
 
-async fn heard<B: ConfigStore>(on: &Storage<B>, words: &Words, mut errors: Errors) {
-    LISTENER.hear(&serde_json::to_string(&on.stats().await.unwrap()).unwrap());
+async fn finish<B: ConfigStore>(on: &Storage<B>, words: &Words, mut errors: Errors) {
+    LISTENER.search(&serde_json::to_string(&on.stats().await.unwrap()).unwrap());
     workload::end(on, words, &mut errors).await.unwrap();
     assert!(errors.0.len() > 10);
-    errors.0.iter().for_each(|error| LISTENER.hear(&text_of(error)));
+    errors.0.iter().for_each(|error| LISTENER.search(&text_of(error)));
 }
 
 fn refused<T>(result: Result<T>) {
-    LISTENER.hear(&text_of(&result.err().expect("nobody is there")));
+    LISTENER.search(&text_of(&result.err().expect("opening the store fails")));
 }
 
-/// A server that asks for the password, and a role that has one.
+/// A server that requires a password, and the URL of a role that has one.
 async fn guarded_postgres(password: &str) -> (servers::postgres::Server, String) {
     let server = servers::postgres::Server::prepared(&[], |data| {
         let rules = "host all tester 127.0.0.1/32 trust\nhost all keeper 127.0.0.1/32 scram-sha-256\n";
         fs::write(data.join("pg_hba.conf"), rules).unwrap();
     });
-    // What an administrator says on a connection of his own is not ours.
-    LISTENER.is_on.store(false, Ordering::SeqCst);
+    // The administrator's own connection logs the password; that is not the library's leak.
+    LISTENER.is_enabled.store(false, Ordering::SeqCst);
     let (administrator, connection) =
         tokio_postgres::connect(&server.url(), tokio_postgres::NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
@@ -72,19 +72,19 @@ async fn guarded_postgres(password: &str) -> (servers::postgres::Server, String)
     administrator.batch_execute(&role).await.unwrap();
     drop(administrator);
     connection.await.unwrap().unwrap();
-    LISTENER.is_on.store(true, Ordering::SeqCst);
+    LISTENER.is_enabled.store(true, Ordering::SeqCst);
     let url =
         format!("postgres://keeper:{}@127.0.0.1:{}/postgres?sslmode=prefer", encoded(password), server.port);
     (server, url)
 }
 
-/// A user who has the password.
+/// The URL of a user with this password.
 fn guarded_mongodb(password: &str) -> String {
-    LISTENER.is_on.store(false, Ordering::SeqCst);
+    LISTENER.is_enabled.store(false, Ordering::SeqCst);
     let set = servers::mongodb_set();
     let user = doc! { "createUser": "keeper", "pwd": password, "roles": ["readWriteAnyDatabase"] };
     set.members[set.primary()].ask("admin", user);
-    LISTENER.is_on.store(true, Ordering::SeqCst);
+    LISTENER.is_enabled.store(true, Ordering::SeqCst);
     let url = set.url(&servers::database());
     format!("{}&authSource=admin", url.replace("://", &format!("://keeper:{}@", encoded(password))))
 }
@@ -94,27 +94,27 @@ fn encoded(password: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_secret_is_told() {
-    listen();
+async fn no_secret_leaks() {
+    install();
 
-    // That it can fail.
-    tracing::info!(leak = secret("x"), "said");
+    // Leaks are found: in a field, as bytes, as base64.
+    tracing::info!(leak = secret("x"), "leak");
     assert_eq!(LISTENER.leaks().len(), 2);
     log::trace!("{:?}", secret("x").into_bytes());
     assert_eq!(LISTENER.leaks().len(), 2);
     for before in ["", "a", "ab"] {
-        LISTENER.hear(&base64::engine::general_purpose::URL_SAFE.encode(before.to_owned() + &secret("")));
+        LISTENER.search(&base64::engine::general_purpose::URL_SAFE.encode(before.to_owned() + &secret("")));
         assert!(!LISTENER.leaks().is_empty());
     }
 
     let password = secret("password");
-    sing!("memory:", Memory: credentials configs plans usage cache transactions exports);
+    exercise!("memory:", Memory: credentials configs plans usage cache transactions exports);
 
     let folder = tempfile::tempdir().unwrap();
-    sing!(&*format!("file:{}/data", folder.path().display()), File: credentials configs plans usage exports);
+    exercise!(&*format!("file:{}/data", folder.path().display()), File: credentials configs plans usage exports);
 
-    // The file names that it writes are keys; what it says is not.
-    sing!(&*format!("git:{}/git", folder.path().display()), Git: credentials configs history exports);
+    // The names of its files are keys, but its logs and errors contain none.
+    exercise!(&*format!("git:{}/git", folder.path().display()), Git: credentials configs history exports);
     let leaky = folder.path().join("leaky");
     for (before, after) in [
         ("https://keeper:", "@localhost/x"),
@@ -122,38 +122,38 @@ async fn no_secret_is_told() {
         ("http://localhost/x%3Fk=", ""),
     ] {
         let url = format!("git:{}?remote={before}{}{after}", leaky.display(), encoded(&password));
-        let error = Storage::<Git>::open(&*url).await.expect_err("a password is no part of a remote");
+        let error = Storage::<Git>::open(&*url).await.expect_err("a remote must not contain a password");
         assert_eq!(error.kind(), ErrorKind::InvalidValue);
         assert!(error.to_string().contains("the remote's URL"), "{error}");
-        LISTENER.hear(&text_of(&error));
-        assert!(!leaky.exists(), "nothing is made before it is refused");
+        LISTENER.search(&text_of(&error));
+        assert!(!leaky.exists(), "a refused configuration creates no files");
     }
 
     let redis = servers::redis::Server::start(&["--requirepass", &password]);
     let encoded = encoded(&password);
     let url = format!("redis://:{encoded}@127.0.0.1:{}", redis.port);
-    sing!(&*url, Redis: credentials configs plans usage cache exports pool);
-    refused(Storage::<Redis>::open(&*url.replace("redis://:", "redis://nobody:")).await);
+    exercise!(&*url, Redis: credentials configs plans usage cache exports pool);
+    refused(Storage::<Redis>::open(&*url.replace("redis://:", "redis://unknown:")).await);
     refused(Storage::<Redis>::open(&*format!("redis://:{encoded}@127.0.0.1:1")).await);
     refused(Storage::<Redis>::open(&*format!("{url}?{encoded}=1&db={encoded}")).await);
 
     let (_postgres, url) = guarded_postgres(&password).await;
-    sing!(&*url, Postgres: credentials configs plans usage transactions exports pool);
-    sing!(&*format!("{url}&pgbouncer=true&schema=other"), Postgres: credentials configs plans usage transactions exports pool);
+    exercise!(&*url, Postgres: credentials configs plans usage transactions exports pool);
+    exercise!(&*format!("{url}&pgbouncer=true&schema=other"), Postgres: credentials configs plans usage transactions exports pool);
     refused(Storage::<Postgres>::open(&*url.replace("keeper:", "keeper:x")).await);
     refused(Storage::<Postgres>::open(&*format!("postgres://keeper:{encoded}@127.0.0.1:1/{encoded}")).await);
     refused(Storage::<Postgres>::open(&*format!("{url}&{encoded}=1")).await);
 
     let url = guarded_mongodb(&password);
-    sing!(&*url, MongoDb: credentials configs plans usage transactions exports pool);
-    refused(Storage::<MongoDb>::open(&*url.replace("keeper:", "nobody:")).await);
+    exercise!(&*url, MongoDb: credentials configs plans usage transactions exports pool);
+    refused(Storage::<MongoDb>::open(&*url.replace("keeper:", "unknown:")).await);
     refused(Storage::<MongoDb>::open(&*format!("{url}&{encoded}=1")).await);
 
-    let heard = LISTENER.bytes.load(Ordering::Relaxed);
-    assert!(heard > 1_000_000, "{heard} bytes are not everything");
+    let captured = LISTENER.bytes.load(Ordering::Relaxed);
+    assert!(captured > 1_000_000, "only {captured} bytes were captured");
     let targets: Vec<_> = LISTENER.targets.lock().unwrap().iter().cloned().collect();
     for target in ["gateway_storage", "tokio_postgres"] {
-        assert!(targets.iter().any(|heard| heard == target), "{target} was not heard, but {targets:?}");
+        assert!(targets.iter().any(|found| found == target), "{target} was not captured, only {targets:?}");
     }
-    assert_silent();
+    assert_no_leaks();
 }

@@ -1,7 +1,7 @@
-//! What must not compile, and what the compiler says of it.
+//! Programs that must not compile, and the compiler's messages.
 //!
-//! Each case is a program in `compile_fail/`, with the compiler's whole output beside it. The first lines of a case
-//! name the sentences that this output must hold: `//~ sentence`. So a bless (`TRYBUILD=overwrite`) can't lose one.
+//! Each case is a program in `compile_fail/`, with the compiler's output beside it. Its first lines quote
+//! sentences that the output must contain (`//~ sentence`): a bless (`TRYBUILD=overwrite`) can't lose them.
 
 #![cfg(all(
     feature = "file",
@@ -37,9 +37,9 @@ fn the_message_says_what_matters() {
         let source = fs::read_to_string(&case).unwrap();
         let message = fs::read_to_string(case.with_extension("stderr")).unwrap();
         let mut sentences = source.lines().map_while(|line| line.strip_prefix("//~ ")).peekable();
-        assert!(sentences.peek().is_some(), "{name} names no sentence");
+        assert!(sentences.peek().is_some(), "{name} quotes no sentence");
         for sentence in sentences {
-            assert!(message.contains(sentence), "{name} must say: {sentence}\nbut says:\n{message}");
+            assert!(message.contains(sentence), "{name}: missing: {sentence}\nin the output:\n{message}");
         }
     }
 }

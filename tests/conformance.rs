@@ -1,8 +1,8 @@
-//! Every backend, bare and under the full stack of layers, does what the contract says.
+//! Every backend passes the conformance kit, bare and under the full stack of layers.
 //!
-//! Whatever is logged, traced or measured meanwhile is searched for what the kit stored.
+//! Meanwhile all logs, spans and metrics are searched for the keys and values that the kit stored.
 //!
-//! A backend is one line: how a new, empty one is opened, what it can do, and what else it promises.
+//! One line per backend: the function that opens an empty store, the capabilities, and further promises.
 
 mod listener;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
@@ -28,7 +28,7 @@ async fn open_file(dir: &TempDir) -> Storage<File> {
         .expect("a file store opens")
 }
 
-/// In memory where that can be: thousands of commits are not here to wait for a disk.
+/// In a memory file system where there is one, because thousands of commits would wait for a disk.
 #[cfg(feature = "git")]
 fn git_dir() -> TempDir {
     TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).expect("a directory")
@@ -43,11 +43,11 @@ async fn git() -> (Storage<gateway_storage::Git>, TempDir) {
 #[cfg(feature = "git")]
 async fn open_git(dir: &TempDir) -> Storage<gateway_storage::Git> {
     let mut config = gateway_storage::GitConfig::new(dir.path().join("data"));
-    config.deadline = PATIENT;
+    config.deadline = LONG_DEADLINE;
     Storage::open(config).await.expect("a Git store opens")
 }
 
-/// With a bare remote, to which every write goes before it is acknowledged.
+/// A store with a bare remote, to which every write is pushed before it is acknowledged.
 #[cfg(feature = "git")]
 async fn git_shared() -> (Storage<gateway_storage::Git>, TempDir) {
     let dir = git_dir();
@@ -55,7 +55,7 @@ async fn git_shared() -> (Storage<gateway_storage::Git>, TempDir) {
     git2::Repository::init_bare(&remote).expect("a bare repository");
     let mut config = gateway_storage::GitConfig::new(dir.path().join("data"));
     config.remote = Some(remote.to_str().expect("a plain path").to_owned());
-    config.deadline = PATIENT;
+    config.deadline = LONG_DEADLINE;
     (Storage::open(config).await.expect("a Git store opens"), dir)
 }
 
@@ -156,13 +156,13 @@ macro_rules! cases {
 
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $capability() {
-                listener::listen();
+                listener::install();
                 let ($storage, _kept) = $open().await;
                 let storage = $layered;
                 conformance::$capability(&storage).await;
                 storage.clone().close().await.expect("close");
                 conformance::closed::$capability(&storage).await;
-                listener::assert_silent();
+                listener::assert_no_leaks();
             })*
 
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -175,7 +175,7 @@ macro_rules! cases {
 }
 
 conforms!(memory, [credentials configs plans usage cache transactions export], [backend export_usage export_snapshot transactions_at_close]);
-// Layers on layers: each takes the compiler a while, so on one backend.
+// Several layers on one another, on one backend only, because they take long to compile.
 mod memory_deep {
     cases!(
         three,
@@ -186,15 +186,15 @@ mod memory_deep {
     );
 }
 conforms!(file, [credentials configs plans usage export], [backend export_usage export_snapshot]);
-/// A write is a commit of its own: of thousands at once the last one waits for long.
+/// Each write is one commit, so the last of thousands of concurrent writes waits long.
 #[cfg(feature = "git")]
-const PATIENT: std::time::Duration = std::time::Duration::from_secs(60);
+const LONG_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
 #[cfg(feature = "git")]
 mod git {
     cases!(
         stacked,
         git,
-        |storage| workload::stacked_within(storage, gateway_storage::Timeout::new(PATIENT)),
+        |storage| workload::stacked_within(storage, gateway_storage::Timeout::new(LONG_DEADLINE)),
         [credentials configs export],
         [backend export_snapshot]
     );
@@ -218,7 +218,7 @@ conforms!(postgres, [credentials configs plans usage transactions export], [back
 #[cfg(feature = "postgres")]
 conforms!(pgbouncer, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
 
-/// The same for backends that keep what they store.
+/// One test per persistent backend and capability, with a restart.
 macro_rules! keeps {
     ($($test:ident: $capability:ident of $new:ident, $open:ident;)*) => {$(
         #[tokio::test]

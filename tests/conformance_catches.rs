@@ -1,4 +1,4 @@
-//! The kit can fail: each fault, most of them seen in the Go module, makes it panic at the bullet that is violated.
+//! Each fault makes the kit panic at the bullet that it violates. Most of them were seen in gcli2api-go.
 
 mod broken;
 
@@ -9,10 +9,10 @@ async fn storage(fault: Fault) -> Storage<Broken> {
     Storage::new(Broken::new(fault).await)
 }
 
-/// One test a part of the kit: a backend without a fault passes, and each fault is found at the bullet that is named.
+/// One test per part of the kit: a sound backend passes, and each fault is found at the named bullet.
 macro_rules! catches {
     ($($name:ident: $part:path { $($fault:ident: $bullet:literal,)* })*) => {$(
-        // Paused, since a hang is a minute long. `cache` has its own test: it needs real time.
+        // With paused time, because a hang takes two minutes. `cache` has its own test, in real time.
         #[tokio::test(start_paused = true)]
         async fn $name() {
             $part(&storage(Sound).await).await;
@@ -25,6 +25,7 @@ macro_rules! catches {
     )*};
 }
 
+/// A message if the fault is not found, or is found at another bullet.
 async fn miss(fault: Fault, bullet: &str, run: tokio::task::JoinHandle<()>) -> Option<String> {
     let Err(end) = run.await else { return Some(format!("{fault:?} is not found")) };
     let panic = end.into_panic();
@@ -36,7 +37,7 @@ async fn miss(fault: Fault, bullet: &str, run: tokio::task::JoinHandle<()>) -> O
 catches! {
     backend: conformance::backend {
         ServesAfterClose: "close: every handle is closed",
-        Hangs: "no end after 120s",
+        Hangs: "not finished after 120s",
     }
     credentials: conformance::credentials {
         MiscountsStats: "counts what is stored",
@@ -97,15 +98,15 @@ catches! {
         ResetOfMissingIsOk: "NotFound",
         MissingHasNoKey: "the key of the error",
         LosesTenthIncrement: "to the last digit",
-        RacyIncrement: "exact at once",
+        RacyIncrement: "exact concurrently",
         CountsInFloats: "to the last digit",
         OverflowWraps: "Overflow leaves the counter",
         OverflowIsOk: "Overflow leaves the counter",
-        OverflowStopsMany: "leaves the counter to the next",
-        ManyReordered: "leaves the counter to the next",
+        OverflowStopsMany: "an overflow fails, and the next is applied",
+        ManyReordered: "an overflow fails, and the next is applied",
         ResetLeavesAField: "removes one record with all",
         ZeroMakesNoCounter: "gives the new total",
-        TimeoutLies: "says what may have happened",
+        TimeoutLies: "reports its outcome",
     }
     transactions: conformance::transactions {
         LostUpdate: "one gets Conflict",
@@ -119,7 +120,7 @@ catches! {
     export: conformance::export {
         ExportSkipsLast: "export: every credential",
         ExportIsUnsorted: "sorted by key",
-        ImportSaysNo: "of what it says no to",
+        ImportSaysNo: "a kind for which it is false is not stored",
     }
     export_usage: conformance::export_usage {
         ImportDropsUsage: "counter",
@@ -151,7 +152,7 @@ async fn cache() {
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
-/// What is stored is changed when the store is opened again, as if it had never been written.
+/// A store that is empty each time it is opened.
 #[tokio::test]
 async fn restart() {
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -165,5 +166,5 @@ async fn restart() {
         conformance::restart::usage(open),
     ))
     .await;
-    assert!(ended.is_err() && opened.load(Ordering::Relaxed) == 2, "a store that forgets is not found");
+    assert!(ended.is_err() && opened.load(Ordering::Relaxed) == 2, "lost records are not found");
 }

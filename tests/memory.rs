@@ -1,4 +1,4 @@
-//! What `Memory` promises beside the contract: what a call costs. And how `Storage::import` cuts a stream.
+//! The cost of calls, which `Memory` promises beyond the contract, and how `Storage::import` splits a stream.
 
 use std::{
     pin::pin,
@@ -18,9 +18,9 @@ fn key(name: &str) -> Key {
     Key::new(name).unwrap()
 }
 
-/// A call of `Memory`, which never waits.
+/// The result of a call of `Memory`, which never waits.
 fn now<T>(call: impl Future<Output = T>) -> T {
-    call.now_or_never().expect("it never waits")
+    call.now_or_never().expect("a call of `Memory` never waits")
 }
 
 const STORED: usize = 10_000;
@@ -34,14 +34,14 @@ fn filled() -> Storage<Memory> {
     storage
 }
 
-/// A copy of the data would be thousands of allocations.
+/// Asserts that the data is not copied, which would take thousands of allocations.
 fn copies_nothing(what: &str, work: impl FnOnce()) {
     let counted = allocation_counter::measure(work);
     assert!(counted.count_total < 200 && counted.bytes_total < 100_000, "{what}: {counted:?}");
 }
 
 #[test]
-fn a_commit_does_not_copy_what_is_stored() {
+fn a_commit_does_not_copy_the_store() {
     let storage = filled();
     copies_nothing("a transaction that writes", || {
         let mut tx = now(storage.begin()).unwrap();
@@ -49,7 +49,7 @@ fn a_commit_does_not_copy_what_is_stored() {
         now(tx.set_credential(&key("1"), &json!({ "n": 1 }).try_into().unwrap())).unwrap();
         now(tx.commit()).unwrap();
     });
-    // Others hold a snapshot from here on.
+    // From here on another transaction holds a snapshot.
     let other = now(storage.begin()).unwrap();
     copies_nothing("a transaction that only read", || {
         let mut tx = now(storage.begin()).unwrap();
@@ -68,7 +68,7 @@ fn a_commit_does_not_copy_what_is_stored() {
 }
 
 #[test]
-fn what_changes_nothing_does_not_copy_what_a_snapshot_holds() {
+fn a_failed_change_does_not_copy_a_snapshot() {
     let storage = filled();
     let exported = storage.export();
     let _snapshot = now(storage.begin()).unwrap();
@@ -87,23 +87,23 @@ fn what_changes_nothing_does_not_copy_what_a_snapshot_holds() {
 }
 
 #[test]
-fn an_export_does_not_copy_what_is_stored_and_stays_as_it_was() {
+fn an_export_does_not_copy_the_store_and_is_a_snapshot() {
     let storage = filled();
     let mut exported = pin!(storage.export());
-    copies_nothing("the begin of an export", || {
+    copies_nothing("the first record of an export", || {
         assert!(now(exported.next()).unwrap().is_ok());
     });
     now(storage.delete_credential("9999")).unwrap();
     now(storage.set_config("new", json!(1))).unwrap();
-    // It lets others of its thread go on now and then, so it waits.
+    // An export yields to other tasks now and then, so it needs a runtime.
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let rest: Vec<_> = runtime.block_on(exported.collect());
     assert_eq!(rest.len() + 1, 2 * STORED);
 }
 
-/// A walk through all that is cached, at each of these calls, would take hours.
+/// A scan of the whole cache, at each of these calls, would take hours.
 #[test]
-fn caching_much_takes_no_walk_through_it() {
+fn a_full_cache_is_not_scanned_by_each_call() {
     const CACHED: usize = 100_000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let _entered = runtime.enter();
@@ -115,16 +115,16 @@ fn caching_much_takes_no_walk_through_it() {
     }
 }
 
-/// Notes how large each import is.
+/// Records the size of each import: its records and bytes.
 #[derive(Clone)]
-struct Noting {
+struct ImportSizes {
     memory: Memory,
     imports: Arc<Mutex<Vec<(usize, usize)>>>,
 }
 
-impl Backend for Noting {
+impl Backend for ImportSizes {
     fn label(&self) -> &'static str {
-        "noting"
+        "import_sizes"
     }
 
     fn set_deadline(&mut self, deadline: Duration) {
@@ -144,7 +144,7 @@ impl Backend for Noting {
     }
 }
 
-impl Exportable for Noting {
+impl Exportable for ImportSizes {
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         self.memory.export()
     }
@@ -159,39 +159,39 @@ fn config(n: usize, bytes: usize) -> Result<Record> {
     Ok(Record::Config { key: key(&n.to_string()), value: json!("x".repeat(bytes)).try_into()? })
 }
 
-async fn noting() -> Storage<Noting> {
+async fn import_sizes() -> Storage<ImportSizes> {
     let memory = Storage::<Memory>::open("memory:").await.unwrap().backend().clone();
-    Storage::new(Noting { memory, imports: Arc::default() })
+    Storage::new(ImportSizes { memory, imports: Arc::default() })
 }
 
 #[tokio::test]
-async fn an_import_is_cut_by_bytes_as_well_as_by_records() {
-    let storage = noting().await;
+async fn an_import_is_split_by_bytes_as_well_as_by_records() {
+    let storage = import_sizes().await;
     let large = 1_000_000;
     let records = (0..20).map(|n| config(n, large)).chain((20..1500).map(|n| config(n, 1)));
     let report = storage.import(stream::iter(records)).await.unwrap();
     assert_eq!((report.succeeded, report.failures.len()), (1500, 0));
     let imports = storage.backend().imports.lock().unwrap().clone();
     assert!(imports.iter().all(|(records, _)| (1..=IMPORT_CHUNK).contains(records)), "{imports:?}");
-    // 4 MiB, and the record that makes it so many.
+    // 4 MiB, and the record that exceeds them.
     assert!(imports.iter().all(|(_, bytes)| *bytes < (4 << 20) + large + 100), "{imports:?}");
-    assert!(imports.len() <= 8, "and not by each record: {imports:?}");
+    assert!(imports.len() <= 8, "not one import per record: {imports:?}");
     assert_eq!(imports.iter().map(|(records, _)| records).sum::<usize>(), 1500);
 }
 
 #[tokio::test]
-async fn what_came_before_an_error_of_the_stream_is_imported() {
+async fn records_before_an_error_of_the_stream_are_imported() {
     for before in [1, IMPORT_CHUNK - 1, IMPORT_CHUNK, IMPORT_CHUNK + 1] {
-        let storage = noting().await;
+        let storage = import_sizes().await;
         let lost = stream::iter([Err(Error::new(ErrorKind::Unavailable, "the stream is lost"))]);
         let error =
             storage.import(stream::iter((0..before).map(|n| config(n, 1))).chain(lost)).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
         assert_eq!(storage.export().count().await, before);
     }
-    let storage = noting().await;
+    let storage = import_sizes().await;
     let lost = Error::new(ErrorKind::Unavailable, "the stream is lost");
     let error = storage.import(stream::iter([Err(lost)])).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
-    assert!(storage.backend().imports.lock().unwrap().is_empty(), "nothing came before it");
+    assert!(storage.backend().imports.lock().unwrap().is_empty(), "no record came before the error");
 }

@@ -1,6 +1,6 @@
-//! Any sequence of operations gives the same answers on every backend as on `Memory`, restarts in between included.
+//! Any sequence of operations, including restarts, gives the same answers on every backend as on `Memory`.
 //!
-//! `PROPTEST_CASES=1000 cargo test --features conformance --test model` looks longer.
+//! `PROPTEST_CASES=1000 cargo test --features conformance --test model` tests more sequences.
 
 mod broken;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
@@ -51,11 +51,11 @@ enum Operation {
     Restart,
 }
 
-/// A key that shows itself in a counterexample.
+/// A key as text, because a `Key` does not print itself in a counterexample.
 type Name = String;
 type Fields = Map<String, Value>;
 type Step = (Name, Name, i64);
-/// A key, what it becomes, and what is expected of it.
+/// A key, its new value (none deletes it), and what is expected of it.
 type Change = (Name, Option<Value>, Option<Option<Value>>);
 
 #[derive(Clone, Debug)]
@@ -65,7 +65,7 @@ enum Item {
     Usage(Name, Name, i64),
 }
 
-/// Few, so that operations meet, and those that a backend may hold for the same.
+/// Mostly few names, so that operations use the same ones, among them names that a backend may confuse.
 fn name() -> impl Strategy<Value = Name> {
     let few =
         ["a", "A", "a:b", "a.b", "a/b", "a.json", "../a", "*", " a", "\u{e9}", "e\u{301}"].map(Name::from);
@@ -76,7 +76,7 @@ fn name() -> impl Strategy<Value = Name> {
 
 /// Any JSON value, down to the bits of a float.
 fn value() -> impl Strategy<Value = Value> {
-    // Without the large and the deep, which must not be nested deeper.
+    // Without large and deep values, which would exceed the limits inside another value.
     let shallow = |text: &str| text.len() < 1_000 && text.matches(['[', '{']).count() < 20;
     let hostile: Vec<Value> =
         hostile_values().into_iter().filter(|value| shallow(&value.to_string())).collect();
@@ -108,7 +108,7 @@ fn fields() -> impl Strategy<Value = Fields> {
     vec((text(), value()), 0..5).prop_map(|fields| fields.into_iter().collect())
 }
 
-/// Small ones, and those that overflow soon.
+/// Small deltas, and large ones that soon overflow.
 fn delta() -> impl Strategy<Value = i64> {
     prop_oneof![
         -3..4_i64,
@@ -121,7 +121,7 @@ fn step() -> impl Strategy<Value = Step> {
     (name(), name(), delta())
 }
 
-/// Of few keys and few values, so that some expectations hold.
+/// A change with few keys and few values, so that some expectations hold.
 fn change() -> impl Strategy<Value = Change> {
     let key = || select(["a", "A", "a:b"].map(Name::from).to_vec());
     let few =
@@ -173,12 +173,12 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// What a backend must have to be compared.
-trait Whole: CredentialStore + ConfigBatch + UsageStore + Exportable {}
-impl<B: CredentialStore + ConfigBatch + UsageStore + Exportable> Whole for B {}
+/// The capabilities that a backend must have to be compared.
+trait Comparable: CredentialStore + ConfigBatch + UsageStore + Exportable {}
+impl<B: CredentialStore + ConfigBatch + UsageStore + Exportable> Comparable for B {}
 
-/// The answer as JSON. Its text is the comparison: there 0.0 is not -0.0, and 1 is not 1.0.
-async fn answer<B: Whole>(on: &Storage<B>, operation: &Operation) -> Result<Value> {
+/// The answer as JSON. Its text is compared, in which 0.0 differs from -0.0, and 1 from 1.0.
+async fn answer<B: Comparable>(on: &Storage<B>, operation: &Operation) -> Result<Value> {
     use Operation::*;
     Ok(match operation {
         GetCredential(id) => of_credential(&on.get_credential(id).await?),
@@ -249,7 +249,7 @@ async fn answer<B: Whole>(on: &Storage<B>, operation: &Operation) -> Result<Valu
 }
 
 fn key(name: &Name) -> Key {
-    Key::new(name).expect("names are keys")
+    Key::new(name).expect("names are valid keys")
 }
 
 fn keys(names: &[Name]) -> Vec<Key> {
@@ -323,8 +323,9 @@ fn text_of(answer: Result<Value>) -> String {
     answer.map_or_else(|error| format!("{} {:?}", error.kind(), error.outcome()), |value| value.to_string())
 }
 
-/// Does the operations on a new store and on a model, and stops where they differ. `open` opens the same store again.
-async fn check<B: Whole, F: Future<Output = Storage<B>>>(
+/// Runs the operations on a new store and on the model, and fails at the first difference. `open` opens the
+/// same store again.
+async fn check<B: Comparable, F: Future<Output = Storage<B>>>(
     open: impl Fn() -> F,
     operations: Vec<Operation>,
 ) -> Result<(), TestCaseError> {
@@ -343,8 +344,8 @@ async fn check<B: Whole, F: Future<Output = Storage<B>>>(
     Ok(())
 }
 
-/// Checks random sequences, each on a store that `fresh` makes: it gives a way to open it.
-fn run<B: Whole, O: Fn() -> F, F: Future<Output = Storage<B>>>(
+/// Checks random sequences, each on a new store: `fresh` returns the function that opens it.
+fn run<B: Comparable, O: Fn() -> F, F: Future<Output = Storage<B>>>(
     mut runner: TestRunner,
     fresh: impl Fn() -> O,
 ) -> Result<(), TestError<Vec<Operation>>> {
@@ -363,7 +364,7 @@ fn config() -> Config {
 }
 
 #[test]
-fn file_is_as_memory() {
+fn file_answers_as_memory_does() {
     let fresh = || {
         let dir = tempfile::TempDir::new().expect("a directory");
         move || open_file(dir.path().join("data"))
@@ -377,7 +378,7 @@ async fn open_file(path: PathBuf) -> Storage<File> {
 
 #[cfg(feature = "redis")]
 #[test]
-fn redis_is_as_memory() {
+fn redis_answers_as_memory_does() {
     let fresh = || {
         let url = servers::redis();
         move || open_redis(url.clone())
@@ -392,7 +393,7 @@ async fn open_redis(url: String) -> Storage<gateway_storage::Redis> {
 
 #[cfg(feature = "mongodb")]
 #[test]
-fn mongodb_is_as_memory() {
+fn mongodb_answers_as_memory_does() {
     let fresh = || {
         let url = servers::mongodb();
         move || open_mongodb(url.clone())
@@ -407,7 +408,7 @@ async fn open_mongodb(url: String) -> Storage<gateway_storage::MongoDb> {
 
 #[cfg(feature = "postgres")]
 #[test]
-fn postgres_is_as_memory() {
+fn postgres_answers_as_memory_does() {
     let fresh = || {
         let url = servers::postgres();
         move || open_postgres(url.clone())
@@ -420,13 +421,13 @@ async fn open_postgres(url: String) -> Storage<gateway_storage::Postgres> {
     Storage::open(url.as_str()).await.expect("a PostgreSQL store opens")
 }
 
-/// That this test can fail: it finds these faults, and finds nothing in a backend without one.
+/// The comparison finds these faults, and no difference in a backend without one.
 #[test]
 fn faults_are_found() {
     use Fault::*;
     let find = |fault, cases| {
         let config = Config { cases, failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
-        // The same cases in every run: whether a fault is found is not left to chance.
+        // The same cases in every run, so that finding a fault does not depend on chance.
         let rng = TestRng::deterministic_rng(config.rng_algorithm);
         run(TestRunner::new_with_rng(config, rng), || {
             let broken =

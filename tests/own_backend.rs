@@ -1,4 +1,7 @@
-//! A stranger's backend that applies plans by itself, with what is public, and passes the kit.
+//! A backend outside this crate that stores configs and applies plans, uses only public items, and passes the
+//! kit.
+//!
+//! `docs/own-backend.md` explains it.
 
 use std::{
     collections::BTreeMap,
@@ -24,17 +27,17 @@ struct Own(Arc<Mutex<State>>);
 struct State {
     configs: BTreeMap<Key, ConfigValue>,
     plans: BTreeMap<Key, Record>,
-    /// The oldest first.
+    /// Oldest first.
     audit: Vec<AuditEntry>,
 }
 
-/// What is known of a plan under its key.
+/// A plan that was applied.
 #[derive(Clone)]
 struct Record {
     payload: PayloadHash,
     mutations: usize,
     stage: Option<String>,
-    /// The key, what was before, and what is after.
+    /// Each key with its values before and after the plan.
     changes: Vec<(Key, Option<ConfigValue>, Option<ConfigValue>)>,
     is_rolled_back: bool,
     expires: Instant,
@@ -65,13 +68,13 @@ impl State {
         }
     }
 
-    fn note(&mut self, entry: AuditEntry) {
+    fn record_attempt(&mut self, entry: AuditEntry) {
         self.audit.push(entry);
         let over = self.audit.len().saturating_sub(MAX_AUDIT_ENTRIES);
         self.audit.drain(..over);
     }
 
-    /// What it does, or why it is refused and which config value is to blame.
+    /// Applies the plan, or returns the reason for its refusal and the key of the value that caused it.
     fn apply(
         &mut self,
         key: &Key,
@@ -205,7 +208,7 @@ impl ConfigBatch for Own {
         if let Err((refusal, _)) = &result {
             entry = entry.with_error(*refusal);
         }
-        state.note(entry);
+        state.record_attempt(entry);
         result.map_err(|(refusal, key)| refusal.error(key.as_ref()))
     }
 
@@ -228,7 +231,7 @@ impl ConfigBatch for Own {
         }
         entry = options.source.iter().fold(entry, |entry, source| entry.with_source(source));
         entry = refusal.into_iter().fold(entry, AuditEntry::with_error);
-        state.note(entry);
+        state.record_attempt(entry);
         result
     }
 
@@ -240,7 +243,7 @@ impl ConfigBatch for Own {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_strangers_plans_pass_the_kit() {
+async fn own_configs_and_plans_pass_the_kit() {
     let storage = Storage::new(Own::default());
     conformance::configs(&storage).await;
     conformance::plans(&storage).await;

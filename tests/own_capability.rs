@@ -1,4 +1,5 @@
-//! A stranger's capability, on his own backend, through his own layer: he needs nothing that isn't public.
+//! A capability outside this crate, on a backend and through a layer outside this crate: all with public
+//! items only.
 
 use std::{
     borrow::Cow,
@@ -18,21 +19,21 @@ use gateway_storage::{
     Transactional, capability,
 };
 
-/// Labels by key: every form that an operation may have.
+/// Labels by key. Its operations have every form that the macro accepts.
 #[capability]
 #[diagnostic::on_unimplemented(message = "`{Self}` has no labels")]
 trait Labels: Backend {
     #[layered(LayeredDraft)]
     type Draft: Draft;
 
-    /// No operation.
+    /// Not an operation: layers forward it.
     #[forward]
     fn capacity(&self) -> usize;
 
     #[operation(read)]
     fn label(&self, key: &Key) -> impl Future<Output = Result<String>> + Send;
 
-    // Two borrows, one of them in a generic type; names that the expansion uses, too.
+    // Two borrows, one of them in a generic type, and argument names that the expansion also uses.
     #[operation(write, replayable, batch = layer)]
     fn set_labels(&self, layer: &[Key], inner: Cow<'_, str>) -> impl Future<Output = Result<usize>> + Send;
 
@@ -86,10 +87,10 @@ impl Labels for Shelf {
     }
 
     async fn label(&self, key: &Key) -> Result<String> {
-        // A real wait: what is spawned is held across it.
+        // An await, so that the spawned future holds its borrows across it.
         tokio::task::yield_now().await;
         let found = self.0.lock().unwrap().get(key).cloned();
-        found.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such label"))
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, "no label has this key"))
     }
 
     async fn set_labels(&self, keys: &[Key], label: Cow<'_, str>) -> Result<usize> {
@@ -129,7 +130,7 @@ impl Draft for ShelfDraft {
 
 type Seen = Vec<(Operation, Option<usize>)>;
 
-/// Notes every operation, and runs it twice where that is allowed.
+/// Records every operation, and runs it twice if it is replayable.
 #[derive(Clone, Default)]
 struct Twice {
     seen: Arc<Mutex<Seen>>,
@@ -161,7 +162,7 @@ fn key(name: &str) -> Key {
     Key::new(name).unwrap()
 }
 
-/// Generic over the backend and spawned: every future must be Send without anyone naming its type.
+/// Generic over the backend and spawned: every future must be `Send`, although its type can't be named.
 async fn work<B: Labels>(backend: B) -> Result<Vec<(Key, String)>> {
     tokio::spawn(async move {
         assert_eq!(backend.set_labels(&[key("a"), key("ab")], "one".into()).await?, 2);
@@ -179,7 +180,7 @@ async fn work<B: Labels>(backend: B) -> Result<Vec<(Key, String)>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_strangers_capability() {
+async fn own_capability_through_own_layers() {
     let expected = vec![(key("ab"), "one".to_owned()), (key("abc"), "two".to_owned())];
     assert_eq!(work(Shelf::default()).await.unwrap(), expected);
 
@@ -206,7 +207,7 @@ async fn a_strangers_capability() {
         ("labels", Read, true, None),
     ];
     assert_eq!(seen(&outer), calls);
-    // What the outer layer runs twice, the inner one sees twice.
+    // The inner layer sees twice what the outer layer runs twice.
     let twice = calls.iter().flat_map(|call| {
         let repeated = call.2 && call.0 != "labels";
         std::iter::repeat_n(*call, if repeated { 2 } else { 1 })
@@ -216,12 +217,12 @@ async fn a_strangers_capability() {
     assert_eq!(inner.runs.load(Ordering::Relaxed), 3 * 4 + 4);
 }
 
-/// What a stranger's operations did although no one heard of it in time.
+/// A backend whose operations are applied, but answer only after the timeout. It records which were applied.
 #[derive(Clone, Default)]
 struct Slow(Arc<Mutex<Vec<&'static str>>>);
 
 impl Slow {
-    /// Does its work, then is late.
+    /// Applies the operation, then waits for an hour.
     async fn late(&self, what: &'static str) -> Result<()> {
         self.0.lock().unwrap().push(what);
         tokio::time::sleep(Duration::from_secs(3600)).await;
@@ -249,7 +250,7 @@ impl Backend for Slow {
     }
 }
 
-/// Its operations have the names of others: layers must go by what is said of them.
+/// Operations with names that the library does not know: layers must decide by their attributes.
 #[capability]
 trait Keys: Backend {
     #[layered(LayeredTransaction)]
@@ -322,8 +323,8 @@ impl Edition for Slow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_late_may_have_happened_unless_it_says_that_it_is_harmless() {
-    fn told(result: Result<()>) -> Outcome {
+async fn a_timeout_has_an_unknown_outcome_unless_the_operation_is_harmless() {
+    fn outcome(result: Result<()>) -> Outcome {
         let error = result.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout);
         error.outcome()
@@ -334,26 +335,26 @@ async fn what_is_late_may_have_happened_unless_it_says_that_it_is_harmless() {
     let storage = Storage::new(slow.clone()).layer(timeout);
     let keys = storage.backend();
     let edition = || keys.edition();
-    assert_eq!(told(keys.rotate_keys().await), Outcome::Unknown);
-    assert_eq!(told(edition().await.unwrap().publish().await), Outcome::Unknown);
-    assert_eq!(told(edition().await.unwrap().publish_as_write().await), Outcome::Unknown);
-    assert_eq!(told(edition().await.unwrap().sign().await), Outcome::Unknown);
-    assert_eq!(told(storage.clone().close().await), Outcome::Unknown);
-    assert_eq!(told(keys.look().await), Outcome::NotApplied);
-    assert_eq!(told(edition().await.unwrap().append().await), Outcome::NotApplied);
-    assert_eq!(told(edition().await.unwrap().discard().await), Outcome::NotApplied);
-    assert_eq!(told(storage.health().await), Outcome::NotApplied);
+    assert_eq!(outcome(keys.rotate_keys().await), Outcome::Unknown);
+    assert_eq!(outcome(edition().await.unwrap().publish().await), Outcome::Unknown);
+    assert_eq!(outcome(edition().await.unwrap().publish_as_write().await), Outcome::Unknown);
+    assert_eq!(outcome(edition().await.unwrap().sign().await), Outcome::Unknown);
+    assert_eq!(outcome(storage.clone().close().await), Outcome::Unknown);
+    assert_eq!(outcome(keys.look().await), Outcome::NotApplied);
+    assert_eq!(outcome(edition().await.unwrap().append().await), Outcome::NotApplied);
+    assert_eq!(outcome(edition().await.unwrap().discard().await), Outcome::NotApplied);
+    assert_eq!(outcome(storage.health().await), Outcome::NotApplied);
 
     let storage = storage.layer(Retry::new());
     let before = done("rotate_keys");
-    assert_eq!(told(storage.backend().rotate_keys().await), Outcome::Unknown);
-    assert_eq!(done("rotate_keys"), before + 1, "it may have happened, so it is not repeated");
+    assert_eq!(outcome(storage.backend().rotate_keys().await), Outcome::Unknown);
+    assert_eq!(done("rotate_keys"), before + 1, "its outcome is unknown, so it is not repeated");
     let before = done("look");
-    assert_eq!(told(storage.backend().look().await), Outcome::NotApplied);
+    assert_eq!(outcome(storage.backend().look().await), Outcome::NotApplied);
     assert_eq!(done("look"), before + 4);
 }
 
-/// Types that are called like what the expansion needs, and the crate under another name.
+/// Types with the names that the expansion uses, and the crate under another name.
 mod names {
     #![allow(dead_code)]
 
@@ -367,7 +368,7 @@ mod names {
     pub(super) struct B(pub(super) u8);
     #[derive(Clone, Debug, PartialEq)]
     pub(super) struct L(pub(super) u8);
-    /// The name that the call of `swap` had.
+    /// The name that the expansion gives to the call of `swap`.
     #[derive(Clone, Debug, PartialEq)]
     pub(super) struct SwapCall(pub(super) B, pub(super) L);
 
@@ -448,7 +449,7 @@ mod names {
 }
 
 #[tokio::test]
-async fn a_strangers_names_are_his_own() {
+async fn names_of_the_caller_do_not_clash_with_the_expansion() {
     use names::{B, Draft as _, L, SwapCall, Swapper, Swaps as _};
     let layered = Layered::new(Retry::new(), Swapper);
     assert_eq!(layered.swap(&B(1), L(2)).await.unwrap(), SwapCall(B(2), L(1)));
@@ -457,9 +458,9 @@ async fn a_strangers_names_are_his_own() {
     assert_eq!(layered.draft().await.unwrap().put(B(4)).await.unwrap(), L(4));
 }
 
-/// A stranger's batch is repeated in part as the library's are.
+/// A backend that refuses some items of a batch. It records the batches that it received.
 #[derive(Clone, Default)]
-struct Moody(Arc<Mutex<Vec<Vec<u8>>>>);
+struct Partial(Arc<Mutex<Vec<Vec<u8>>>>);
 
 #[capability]
 trait Numbers: Backend {
@@ -467,9 +468,9 @@ trait Numbers: Backend {
     fn add(&self, scale: u8, numbers: &[u8]) -> impl Future<Output = Result<BatchReport>> + Send;
 }
 
-impl Backend for Moody {
+impl Backend for Partial {
     fn label(&self) -> &'static str {
-        "moody"
+        "partial"
     }
 
     fn set_deadline(&mut self, _: Duration) {}
@@ -487,8 +488,8 @@ impl Backend for Moody {
     }
 }
 
-impl Numbers for Moody {
-    /// Takes the odd ones, and the even ones when they come without others.
+impl Numbers for Partial {
+    /// Adds odd numbers always, and even numbers only if no odd one is in the batch.
     async fn add(&self, scale: u8, numbers: &[u8]) -> Result<BatchReport> {
         self.0.lock().unwrap().push(numbers.iter().map(|number| number * scale).collect());
         let is_mixed = numbers.iter().any(|number| number % 2 == 1);
@@ -506,18 +507,18 @@ impl Numbers for Moody {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_strangers_batch_is_repeated_in_part() {
-    let moody = Moody::default();
-    let layered = Layered::new(Retry::new(), Layered::new(Twice::default(), moody.clone()));
+async fn own_batches_are_retried_in_part() {
+    let partial = Partial::default();
+    let layered = Layered::new(Retry::new(), Layered::new(Twice::default(), partial.clone()));
     let report = layered.add(10, &[1, 2, 3, 4]).await.unwrap();
     assert_eq!((report.succeeded, report.is_complete()), (4, true));
-    assert_eq!(*moody.0.lock().unwrap(), [vec![10, 20, 30, 40], vec![20, 40]]);
+    assert_eq!(*partial.0.lock().unwrap(), [vec![10, 20, 30, 40], vec![20, 40]]);
 }
 
-/// The library's own capabilities are there for a stranger's code, too, through any layers.
+/// The library's own capabilities work through a layer outside this crate.
 #[cfg(feature = "memory")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_librarys_capabilities_through_a_strangers_layer() {
+async fn library_capabilities_through_own_layer() {
     async fn generic<B: Transactional>(backend: B) -> Result<()> {
         tokio::spawn(async move {
             let mut tx = backend.begin().await?;

@@ -1,5 +1,5 @@
-//! An application that is generic over its backend runs its work as tasks: what every method returns is `Send`, whatever it
-//! takes for a key.
+//! An application that is generic over its backend can spawn its work: the future of every method is `Send`,
+//! for every type of key.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ where
 }
 
 #[tokio::test]
-async fn a_task_that_is_generic_over_the_backend() {
+async fn generic_work_can_be_spawned() {
     let (name, key) = ("b".to_owned(), Key::new("c").unwrap());
     let storage = Storage::<Memory>::open("memory:").await.unwrap();
     work(storage, name.clone(), key.clone()).await.unwrap();

@@ -1,7 +1,8 @@
-//! Ours against peers, in one run: who takes which time for the same operations, call by call.
+//! Compares our backend with its peers in one run: the time that each needs for the same operations.
 //!
-//! In each sample every contender does the same number of operations, one contender right after the other, so that all
-//! see the same machine. A table at the end has the medians of the samples, and the calls of all samples.
+//! In each sample all contenders run the same number of operations, one right after the other, so that all
+//! see the machine in the same state. The table at the end has the medians of the samples, and percentiles of
+//! the calls of all samples.
 
 use std::{
     hint::black_box,
@@ -18,14 +19,14 @@ pub(crate) struct Contest {
     lines: Vec<String>,
 }
 
-/// How long some operations took together, and each of them.
+/// The duration of some operations together, and of each.
 #[derive(Default)]
 pub(crate) struct Lap {
     elapsed: Duration,
     calls: Vec<Duration>,
 }
 
-/// Does as many operations.
+/// A name, and a function that runs this many operations.
 pub(crate) type Contender<'c> = (&'static str, Box<dyn Fn(u64) -> Lap + 'c>);
 
 impl Contest {
@@ -35,19 +36,19 @@ impl Contest {
         let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
         let lines = vec![
             format!("\n{title}\n"),
-            "| operation | who | one operation | ratio | p50 | p99 | slowest |".into(),
+            "| operation | contender | one operation | ratio | p50 | p99 | slowest |".into(),
             "|---|---|---:|---:|---:|---:|---:|".into(),
         ];
         Self { runtime: Arc::new(runtime), wanted, lines }
     }
 
-    /// Measures a row. The first contender is ours; the ratio says how many times faster it is than another.
+    /// Measures a row. The first contender is ours; the ratio is how many times faster it is than the other.
     pub(crate) fn row(&mut self, name: &str, contenders: Vec<Contender<'_>>) {
         if !name.contains(&self.wanted) {
             return;
         }
         let mut samples: Vec<Vec<Lap>> = contenders.iter().map(|_| Vec::new()).collect();
-        let mut turn = 0;
+        let mut round = 0;
         Criterion::default()
             .sample_size(20)
             .warm_up_time(Duration::from_millis(500))
@@ -55,10 +56,10 @@ impl Contest {
             .without_plots()
             .bench_function(name, |bencher| {
                 bencher.iter_custom(|count| {
-                    // Who is first would have the colder or the warmer machine.
-                    turn += 1;
+                    // A different contender is first each time, because the machine may be colder for it.
+                    round += 1;
                     let mut all = Duration::ZERO;
-                    for at in (0..contenders.len()).map(|at| (at + turn) % contenders.len()) {
+                    for at in (0..contenders.len()).map(|at| (at + round) % contenders.len()) {
                         let lap = contenders[at].1(count);
                         all += lap.elapsed;
                         samples[at].push(lap);
@@ -67,7 +68,7 @@ impl Contest {
                 });
             });
         let each = |lap: &Lap| lap.elapsed.as_secs_f64() / lap.calls.len() as f64;
-        for (at, (who, _)) in contenders.iter().enumerate() {
+        for (at, (peer, _)) in contenders.iter().enumerate() {
             let ratios = samples[0].iter().zip(&samples[at]).map(|(ours, theirs)| each(theirs) / each(ours));
             let ratio = if at == 0 { String::new() } else { format!("{:.2}x", median(ratios.collect())) };
             let mut calls: Vec<Duration> = samples[at].iter().flat_map(|lap| &lap.calls).copied().collect();
@@ -75,7 +76,7 @@ impl Contest {
             let part = |part: f64| shown(calls[((calls.len() - 1) as f64 * part) as usize]);
             let one = shown(Duration::from_secs_f64(median(samples[at].iter().map(each).collect())));
             let (p50, p99, slowest) = (part(0.5), part(0.99), part(1.0));
-            self.lines.push(format!("| {name} | {who} | {one} | {ratio} | {p50} | {p99} | {slowest} |"));
+            self.lines.push(format!("| {name} | {peer} | {one} | {ratio} | {p50} | {p99} | {slowest} |"));
         }
     }
 
@@ -84,7 +85,7 @@ impl Contest {
     }
 }
 
-/// `count` operations, shared among so many tasks.
+/// Runs `count` operations, shared among this many tasks.
 pub(crate) fn on_tasks<F, T>(
     runtime: &Runtime,
     tasks: u64,

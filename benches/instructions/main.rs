@@ -1,7 +1,8 @@
-//! How many instructions static dispatch costs: `Storage<Memory>` against direct calls of `Memory`, counted by callgrind.
+//! The cost of static dispatch in instructions, counted by callgrind: `Storage<Memory>` against `Memory`.
 //!
-//! `cargo run --release --package instructions` runs itself under `valgrind`, prints a table, and fails where
-//! `Storage` costs more. A count is that of one call: of a run with many, less that of a run with few, by the difference.
+//! `cargo run --release --package instructions` runs itself under `valgrind`, prints a table of instructions
+//! per call, and fails if `Storage` costs more. It subtracts a run with few calls from one with many, and
+//! divides by the difference in calls.
 
 use std::{
     env,
@@ -38,7 +39,7 @@ fn main() {
     assert!(!differ, "dispatch is not free");
 }
 
-/// Of a whole run of this program.
+/// The instructions of a whole run of this program.
 fn instructions(operation: &str, way: &str, count: u64) -> u64 {
     let ran = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
@@ -46,9 +47,9 @@ fn instructions(operation: &str, way: &str, count: u64) -> u64 {
         .args([operation, way, &count.to_string()])
         .output()
         .expect("this needs valgrind: apt-get install valgrind");
-    let said = String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success(), "{said}");
-    let collected = said.lines().find_map(|line| line.split_once("Collected :")).expect("callgrind counts");
+    let output = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{output}");
+    let collected = output.lines().find_map(|line| line.split_once("Collected :")).expect("callgrind counts");
     collected.1.trim().parse().expect("a number")
 }
 
@@ -56,7 +57,7 @@ fn run(operation: &str, way: &str, count: u64) {
     let storage = Storage::<Memory>::open("memory:").now_or_never().unwrap().unwrap();
     let (id, field) = (Key::new("alice").unwrap(), Key::new("requests").unwrap());
     storage.set_credential(&id, json!({ "access_token": "x" })).now_or_never().unwrap().unwrap();
-    // Not the call that is counted: with a second caller the compiler would not inline it into the first.
+    // By another call than the counted one, which the compiler would not inline if it had a second caller.
     let step = Increment::new(&id, &field, 1);
     storage.increment_many(&[step]).now_or_never().unwrap().unwrap().complete().unwrap();
     match (operation, way) {
@@ -64,7 +65,7 @@ fn run(operation: &str, way: &str, count: u64) {
         ("get_credential", "storage") => get(&storage, &id, count),
         ("increment_usage", "direct") => increment_directly(storage.backend(), &id, &field, count),
         ("increment_usage", "storage") => increment(&storage, &id, &field, count),
-        _ => panic!("no such run"),
+        _ => panic!("unknown operation"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The credentials that serve, and how one is refreshed.
+//! The pool of credentials, and how one is refreshed.
 
 use std::{
     collections::BTreeMap,
@@ -12,19 +12,19 @@ use tokio::{sync::Mutex, time::sleep};
 
 use crate::served::timed;
 
-/// How long a new access token is good for.
+/// How long a new access token is valid.
 const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
-/// The fields that this gateway works with. Those it does not know stay as they are in the store.
+/// The fields that this gateway uses. Other fields stay as they are in the store.
 ///
-/// It has no `Debug`: what can't be printed is not printed by mistake.
+/// It has no `Debug`, so that tokens can't be printed by mistake.
 #[derive(Clone, Deserialize, Serialize)]
 pub(crate) struct OAuth {
     #[serde(default)]
     access_token: String,
     #[serde(default)]
     refresh_token: String,
-    /// RFC 3339. Anything else counts as expired, and the first refresh sets it right.
+    /// RFC 3339. Anything else counts as expired, and the first refresh corrects it.
     #[serde(default)]
     expiry: Value,
     #[serde(default)]
@@ -42,7 +42,7 @@ impl OAuth {
     }
 }
 
-/// Where the usage of this credential is counted.
+/// The key of this credential's usage record.
 pub(crate) fn usage_key(id: &Key) -> Result<Key> {
     Key::new(&format!("credential:{}", id.as_str()))
 }
@@ -51,12 +51,12 @@ pub(crate) fn usage_key(id: &Key) -> Result<Key> {
 pub(crate) struct Member {
     pub(crate) id: Key,
     pub(crate) usage: Key,
-    /// Held while it is refreshed. Holds what the last refresh of this run stored, for the proof at the end.
+    /// Locked during a refresh. Contains the fields that the last refresh of this run stored, for the proof.
     refresh: Mutex<Option<OAuth>>,
 }
 
 impl Member {
-    /// The credential with a token that is good now, and whether it was refreshed for that.
+    /// The credential with a valid token, and whether it was refreshed for that.
     pub(crate) async fn fresh<B: CredentialStore>(
         &self,
         storage: &Storage<B>,
@@ -67,11 +67,11 @@ impl Member {
         if oauth.is_fresh(now) {
             return Ok((oauth, false));
         }
-        // One at a time: each refresh uses up the refresh token, and an update is a read and a write. This lock is one of this
-        // process only: where several share a store, let one of them refresh. `transact!` is no such lock, since all ask
-        // the provider before one of them wins.
+        // One refresh at a time, because a refresh token can be used only once, and an update is a read and a
+        // write. This lock covers only this process: where several processes share a store, let one of them
+        // refresh. `transact!` is no substitute: all processes ask the provider before one of them commits.
         let mut last = self.refresh.lock().await;
-        // Whoever waited here finds the token that the one before got.
+        // A task that waited for the lock finds the token of the refresh before.
         let oauth: OAuth = timed(spent, storage.get_credential_as(&self.id)).await?;
         if oauth.is_fresh(now) {
             return Ok((oauth, false));
@@ -115,16 +115,16 @@ impl Pool {
     }
 
     /// Round robin.
-    pub(crate) fn pick(&self, turn: u64) -> &Member {
-        &self.0[(turn % self.0.len() as u64) as usize]
+    pub(crate) fn pick(&self, number: u64) -> &Member {
+        &self.0[(number % self.0.len() as u64) as usize]
     }
 
-    /// What the last refresh of each credential stored.
+    /// The fields that the last refresh of each credential stored.
     pub(crate) async fn refreshed(&self) -> Vec<(Key, Credential)> {
         let mut refreshed = Vec::new();
         for member in &self.0 {
             if let Some(oauth) = &*member.refresh.lock().await {
-                let fields = Credential::from_typed(oauth).expect("it was stored, so it is a credential");
+                let fields = Credential::from_typed(oauth).expect("it was stored, so it is valid");
                 refreshed.push((member.id.clone(), fields));
             }
         }
@@ -132,7 +132,7 @@ impl Pool {
     }
 }
 
-/// Every credential that is stored.
+/// Every stored credential.
 pub(crate) async fn all_credentials<B: CredentialStore>(
     storage: &Storage<B>,
 ) -> Result<BTreeMap<Key, Credential>> {

@@ -1,4 +1,4 @@
-//! A folder of OAuth credential files, into the store. The id of a credential is its file's name without `.json`.
+//! Loads a folder of OAuth credential files into the store. A credential's id is its file's stem.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,7 @@ use crate::{
     credential::{OAuth, usage_key},
 };
 
-/// Files come from many programs. What this gateway reads and refreshes gets one name; everything else stays.
+/// The fields that this gateway uses, with their names in files of other programs. All others stay unchanged.
 const NAMES: [(&str, &[&str]); 4] = [
     ("access_token", &["accessToken", "AccessToken", "token"]),
     ("refresh_token", &["refreshToken", "RefreshToken"]),
@@ -24,7 +24,7 @@ const NAMES: [(&str, &[&str]); 4] = [
     ("disabled", &["Disabled"]),
 ];
 
-/// Reads every `*.json`. A file that is no credential is named on stderr and skipped.
+/// Reads every `*.json`. A file that is not a credential is skipped and named on stderr.
 pub(crate) fn read_folder(folder: &Path) -> Result<Vec<(Key, Credential)>, Failure> {
     let unreadable = |error| Failure::Usage(format!("can't read the folder {folder:?}: {error}"));
     let entries =
@@ -37,7 +37,7 @@ pub(crate) fn read_folder(folder: &Path) -> Result<Vec<(Key, Credential)>, Failu
     for path in &paths {
         match read_file(path) {
             Ok(credential) => credentials.push(credential),
-            // `Debug` of a file name escapes what a terminal would obey.
+            // `Debug` of a file name escapes control characters.
             Err(problem) => eprintln!("skipped {:?}: {problem}", path.file_name().unwrap_or_default()),
         }
     }
@@ -51,11 +51,11 @@ pub(crate) fn read_folder(folder: &Path) -> Result<Vec<(Key, Credential)>, Failu
 fn read_file(path: &Path) -> Result<(Key, Credential), String> {
     let name = path.file_stem().and_then(OsStr::to_str).ok_or("the name is not UTF-8")?;
     let id = Key::new(name).map_err(|error| error.to_string())?;
-    usage_key(&id).map_err(|_| "the name is too long to count usage under")?;
+    usage_key(&id).map_err(|_| "the name is too long for the key of a usage record")?;
 
-    // Asked before it is opened: opening a named pipe waits for its writer.
+    // Checked before it is opened, because opening a named pipe waits for its writer.
     if !fs::metadata(path).map_err(|error| error.to_string())?.is_file() {
-        return Err("this is not a file".into());
+        return Err("it is not a regular file".into());
     }
     let mut text = Vec::new();
     let file = fs::File::open(path).map_err(|error| error.to_string())?;
@@ -74,7 +74,7 @@ fn read_file(path: &Path) -> Result<(Key, Credential), String> {
 fn one_spelling(credential: Credential) -> gateway_storage::Result<Credential> {
     let mut fields = credential.fields().clone();
     for (name, others) in NAMES {
-        // A `null` is as good as missing.
+        // A `null` counts as missing.
         if fields.get(name).is_some_and(Value::is_null) {
             fields.remove(name);
         }
@@ -94,7 +94,7 @@ pub(crate) struct Loaded {
     stored: usize,
 }
 
-/// Stores the credentials that are not there yet. One that is there may have been refreshed: its file is older.
+/// Stores the credentials that the store does not have. Those that it has may be fresher than their files.
 pub(crate) async fn store<B: CredentialStore>(
     storage: &Storage<B>,
     mut credentials: Vec<(Key, Credential)>,
@@ -110,7 +110,7 @@ impl fmt::Display for Loaded {
         let Self { added, stored } = self;
         write!(f, "{added} {} loaded", if *added == 1 { "credential" } else { "credentials" })?;
         if *stored > 0 {
-            write!(f, ", {stored} stored already")?;
+            write!(f, ", {stored} already stored")?;
         }
         writeln!(f)
     }

@@ -1,20 +1,20 @@
-//! An LLM gateway in small, on simulated upstreams: it loads a folder of OAuth credential files, serves concurrent
-//! requests that pick credentials, refresh some, count usage and read live configuration while an operator changes
-//! it, then reopens the store and proves that every count is exact.
+//! A small LLM gateway on simulated upstreams. It loads a folder of OAuth credential files and serves
+//! concurrent requests, which pick and refresh credentials, count usage, and read configuration that an
+//! operator changes meanwhile. Then it reopens the store and proves that every count is exact.
 //!
 //!     cargo run --release --package gateway
 //!     cargo run --release --package gateway -- --help
 //!
-//! Read on in `options` (the command line), `load` (the folder), `credential` (the pool and refreshing), `traffic`
-//! (the requests), `served` (what they did), `truth` (the proof), `report` (what is shown).
+//! Its modules: `options` (the command line), `load` (the folder), `credential` (the pool and refreshing),
+//! `traffic` (the requests), `served` (their results), `proof` (the comparison), `report` (the output).
 
 mod credential;
 mod load;
 mod options;
+mod proof;
 mod report;
 mod served;
 mod traffic;
-mod truth;
 
 use std::{env, fmt, process::ExitCode, sync::Arc};
 
@@ -23,15 +23,15 @@ use gateway_storage::{ConfigStore, CredentialStore, Error, File, FileConfig, Ope
 use crate::{
     credential::Pool,
     options::{Command, Options},
+    proof::Contents,
     traffic::Traffic,
-    truth::Truth,
 };
 
-/// Why the program stops early.
+/// The reason why the program stops early.
 enum Failure {
-    /// It was asked for something that can't be done.
+    /// The arguments or the credential files are wrong.
     Usage(String),
-    /// The storage said no.
+    /// The storage failed.
     Storage(Error),
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(message) => f.write_str(message),
-            // With its causes. None of them holds a key, a token or a stored value.
+            // With its causes. None of them contains a key, a token or a stored value.
             Self::Storage(error) => write!(f, "{error:?}"),
         }
     }
@@ -71,7 +71,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Picks the place and the backend. The rest of the program is generic: another backend is another type here.
+/// Picks the directory and the backend. The rest is generic: for another backend, change the type here.
 async fn run(options: Options) -> Result<bool, Failure> {
     let (directory, _temporary) = match options.data.clone() {
         Some(directory) => (directory, None),
@@ -84,7 +84,7 @@ async fn run(options: Options) -> Result<bool, Failure> {
     gateway::<File>(FileConfig::new(directory), &options).await
 }
 
-/// The whole life of a gateway. Says whether every request was stored and every count is exact.
+/// Runs the gateway from start to proof. Returns true if every request was stored and every count is exact.
 async fn gateway<B>(config: B::Config, options: &Options) -> Result<bool, Failure>
 where
     B: Open + CredentialStore + ConfigStore + UsageStore,
@@ -96,9 +96,9 @@ where
 
     let pool = Pool::new(&storage).await?;
     if pool.is_empty() {
-        return Err(Failure::Usage("every credential is disabled: there is none to serve with".into()));
+        return Err(Failure::Usage("every credential is disabled".into()));
     }
-    let before = Truth::read(&storage).await?;
+    let before = Contents::read(&storage).await?;
     let traffic = Arc::new(Traffic::new(storage.clone(), pool, options, before.requests()));
     let served = tokio::select! {
         served = traffic.clone().serve() => served,
@@ -110,12 +110,12 @@ where
 
     let expected = before.after(&served.counted, traffic.pool().refreshed().await)?;
     if let Err(error) = storage.close().await {
-        // A store that failed a write says so again. What it promised must be there all the same.
+        // After a failed write close fails, too. Acknowledged writes must be stored all the same.
         eprintln!("closing the store: {error:?}");
     }
 
     let reopened = Storage::<B>::open(config).await?;
-    let proof = expected.compare(&Truth::read(&reopened).await?);
+    let proof = expected.compare(&Contents::read(&reopened).await?);
     reopened.close().await?;
     report::print(&proof.to_string());
     Ok(proof.holds() && served.errors == 0)

@@ -3,20 +3,20 @@
 use std::{ffi::OsString, path::PathBuf};
 
 pub(crate) const HELP: &str = "\
-A gateway in small: serves simulated requests on real storage, then proves that every count is exact.
+A small gateway: serves simulated requests on real storage, then proves that every count is exact.
 
 usage: gateway [CREDENTIALS_FOLDER] [OPTIONS]
 
-  CREDENTIALS_FOLDER   OAuth credentials, one JSON file each; a sample unless given
-  --requests N         how many requests to serve, up to 10000000 [5000]
-  --concurrency N      how many at a time, up to 10000 [64]
-  --data DIR           keep the store in this directory, and go on from what is in it
-  --help               show this
+  CREDENTIALS_FOLDER   OAuth credentials, one JSON file each [a sample]
+  --requests N         number of requests, up to 10000000 [5000]
+  --concurrency N      number of concurrent requests, up to 10000 [64]
+  --data DIR           directory of the store, which is kept and continued [temporary]
+  --help               show this help
 
-Exit codes: 0 every count is exact, 1 not so or the storage failed, 2 nothing to serve with or a wrong option.
+Exit codes: 0 every count is exact, 1 a count is wrong or the storage failed, 2 no usable credentials or a wrong option.
 ";
 
-/// So that it is found from any working directory.
+/// An absolute path, so that it is found from any working directory.
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/credentials");
 
 pub(crate) enum Command {
@@ -50,7 +50,7 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Com
             "--concurrency" => once(text, &mut concurrency, count(text, value("a number")?, 10_000)?)?,
             "--data" => once(text, &mut data, PathBuf::from(value("a directory")?))?,
             option if option.starts_with('-') => return Err(format!("there is no option {option:?}")),
-            "" => return Err("the folder has no name".into()),
+            "" => return Err("the folder's name is empty".into()),
             _ => once("the folder", &mut folder, PathBuf::from(&argument))?,
         }
     }

@@ -1,4 +1,4 @@
-//! What is shown: progress on a terminal, and a table at the end.
+//! The output: progress on a terminal, and a table at the end.
 
 use std::{
     collections::BTreeMap,
@@ -15,12 +15,12 @@ use crate::{
     traffic::Traffic,
 };
 
-/// Prints to a reader who may have gone away (`| head`).
+/// Prints to stdout, and ignores a closed pipe (`| head`).
 pub(crate) fn print(text: &str) {
     let _ = stdout().write_all(text.as_bytes());
 }
 
-/// Shows how far the traffic is, for as long as it is polled. In a pipe it shows nothing.
+/// Shows the progress on a terminal until it is dropped.
 pub(crate) async fn show_progress<B: CredentialStore + ConfigStore + UsageStore>(
     traffic: &Traffic<B>,
 ) -> Infallible {
@@ -81,14 +81,14 @@ impl fmt::Display for Served {
         match &self.an_error {
             None => Ok(()),
             Some(error) => {
-                writeln!(f, "{:24}{:>14}", "  outcome unknown", thousands(self.unclear))?;
+                writeln!(f, "{:24}{:>14}", "  outcome unknown", thousands(self.unknown))?;
                 writeln!(f, "  for example: {error:?}")
             }
         }
     }
 }
 
-/// The latency that so many of a hundred do not exceed, of a sorted list.
+/// The latency at this percentile of a sorted list.
 fn percentile(sorted: &[Duration], percent: usize) -> String {
     let rank = (sorted.len() * percent).div_ceil(100);
     match rank.checked_sub(1) {

@@ -1,4 +1,4 @@
-//! Simulated requests: each reads live configuration, picks a credential, asks an upstream and counts what it used.
+//! Simulated requests: each reads the configuration, picks a credential, calls an upstream and counts usage.
 
 use std::{
     sync::{
@@ -21,13 +21,13 @@ use crate::{
 const MODELS: [&str; 3] = ["gemini-2.5-flash", "gemini-2.5-pro", "gemini-2.5-flash-lite"];
 const CLIENTS: u64 = 20;
 
-/// Where the configuration lies, and how often the operator changes it.
+/// The configuration's key, and the time between the operator's changes.
 const CONFIG: &str = "gateway";
 const CHANGE_EVERY: Duration = Duration::from_millis(5);
 
-/// The simulated clock starts here and goes on by this much a request.
+/// The simulated clock starts here and advances by this much per request.
 const NEW_YEAR_2026: Duration = Duration::from_secs(1_767_225_600);
-const SECONDS_A_REQUEST: u64 = 20;
+const SECONDS_PER_REQUEST: u64 = 20;
 const CENTURY: u64 = 100 * 365 * 24 * 60 * 60;
 
 /// The configuration that an operator may change at any time.
@@ -45,14 +45,14 @@ impl Live {
     }
 }
 
-/// What one run of requests shares.
+/// The state that all requests of one run share.
 pub(crate) struct Traffic<B> {
     storage: Storage<B>,
     pool: Pool,
     fields: [Key; FIELDS.len()],
     requests: u64,
     concurrency: u64,
-    /// How many requests the store had counted before this run: the clock goes on from there.
+    /// The number of requests counted before this run: the clock continues from there.
     before: u64,
     started: AtomicU64,
     finished: AtomicU64,
@@ -64,7 +64,7 @@ impl<B: CredentialStore + ConfigStore + UsageStore> Traffic<B> {
         Self {
             storage,
             pool,
-            fields: FIELDS.map(|field| Key::new(field).expect("a field's name is a key")),
+            fields: FIELDS.map(|field| Key::new(field).expect("a field's name is a valid key")),
             requests: options.requests,
             concurrency: options.concurrency.min(options.requests),
             before,
@@ -78,7 +78,7 @@ impl<B: CredentialStore + ConfigStore + UsageStore> Traffic<B> {
         &self.pool
     }
 
-    /// How many requests are finished, and how many there are.
+    /// The number of finished requests, and of all requests.
     pub(crate) fn progress(&self) -> (u64, u64) {
         (self.finished.load(Relaxed), self.requests)
     }
@@ -122,7 +122,7 @@ impl<B: CredentialStore + ConfigStore + UsageStore> Traffic<B> {
         served
     }
 
-    /// Serves one request after the other until all are taken.
+    /// Serves one request after the other until none is left.
     async fn work(self: Arc<Self>) -> Served {
         let mut served = Served::default();
         loop {
@@ -144,7 +144,7 @@ impl<B: CredentialStore + ConfigStore + UsageStore> Traffic<B> {
         let live: Live = timed(&mut on_storage, self.storage.get_config_as(CONFIG)).await?;
         served.revisions.insert(live.revision);
 
-        // The same number is the same request in every run.
+        // The request's number is the seed, so that every run serves the same requests.
         let mut random = fastrand::Rng::with_seed(number);
         let model = match random.u8(..100) {
             0..45 => MODELS[0],
@@ -180,7 +180,7 @@ impl<B: CredentialStore + ConfigStore + UsageStore> Traffic<B> {
             // Fifteen counters in one round trip.
             let report = timed(&mut on_storage, self.storage.increment_many(&increments)).await?;
             served.count(&increments, &report);
-            // To this gateway, a request that is counted in part is a failure.
+            // This gateway treats a request that is counted in part as a failure.
             report.complete()?;
 
             served.answered += 1;
@@ -193,7 +193,7 @@ impl<B: CredentialStore + ConfigStore + UsageStore> Traffic<B> {
     }
 }
 
-/// The upstream, simulated: it takes a while, and says no to one request in fifty.
+/// A simulated upstream, which takes some milliseconds and refuses one request in fifty.
 async fn ask_upstream(_with: &OAuth, random: &mut fastrand::Rng) -> bool {
     sleep(Duration::from_millis(random.u64(1..=5))).await;
     random.u8(..50) > 0
@@ -201,7 +201,7 @@ async fn ask_upstream(_with: &OAuth, random: &mut fastrand::Rng) -> bool {
 
 /// The simulated time at this request.
 fn clock(number: u64) -> SystemTime {
-    UNIX_EPOCH + NEW_YEAR_2026 + Duration::from_secs(number.saturating_mul(SECONDS_A_REQUEST).min(CENTURY))
+    UNIX_EPOCH + NEW_YEAR_2026 + Duration::from_secs(number.saturating_mul(SECONDS_PER_REQUEST).min(CENTURY))
 }
 
 /// `2026-01-01`

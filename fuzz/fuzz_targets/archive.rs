@@ -1,4 +1,4 @@
-//! Export files, their lines and the Go module's document from bytes: what is taken is written in one way.
+//! Decodes export files, their lines and the document of gcli2api-go: an accepted file has only one encoding.
 #![no_main]
 
 use gateway_storage::{
@@ -12,7 +12,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut again = Vec::new();
     match read(bytes, &mut again) {
         Ok(contents) => {
-            assert!(again == bytes, "another file is the same export");
+            assert!(again == bytes, "two files encode the same export");
             assert_eq!(contents.bytes, bytes.len() as u64);
         }
         Err(error) => {
@@ -24,12 +24,12 @@ fuzz_target!(|bytes: &[u8]| {
         if let Ok(record) = decode_record(line) {
             let mut again = Vec::new();
             encode_record(&record, &mut again);
-            assert!(again.strip_suffix(b"\n") == Some(line), "another line is the same record");
+            assert!(again.strip_suffix(b"\n") == Some(line), "two lines encode the same record");
         }
     }
     if let Ok(document) = archive::read_go(bytes) {
-        let places = document.records.iter().map(|record| (record.kind(), record.key(), record.field()));
-        assert!(places.is_sorted());
+        let keys = document.records.iter().map(|record| (record.kind(), record.key(), record.field()));
+        assert!(keys.is_sorted());
     }
     let secret = with_secret(bytes);
     if let Err(error) = read(&secret, &mut Vec::new()) {
@@ -40,7 +40,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// Reads a file, and writes what it holds.
+/// Decodes a file, and encodes its records again.
 fn read(bytes: &[u8], again: &mut Vec<u8>) -> Result<Contents> {
     let (mut decoder, mut records) = (Decoder::default(), Vec::new());
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {

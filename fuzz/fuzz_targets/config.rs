@@ -1,17 +1,17 @@
-//! Config values from bytes, and back.
+//! Decodes config values, and encodes them again.
 #![no_main]
 
 use gateway_storage::{
     ConfigValue, ErrorKind,
     codec::{decode_config, decode_config_or_word, encode_config},
 };
-use gateway_storage_fuzz::{assert_silent, has_wide_number, is_same, is_within_limits, value, with_secret};
+use gateway_storage_fuzz::{assert_silent, has_bigint, is_same, is_within_limits, value, with_secret};
 use libfuzzer_sys::{arbitrary::Unstructured, fuzz_target};
 use serde_json::Value;
 
 fuzz_target!(|bytes: &[u8]| {
     match serde_json::from_slice::<Value>(bytes) {
-        Ok(_) if has_wide_number(bytes) => {
+        Ok(_) if has_bigint(bytes) => {
             let kind = ConfigValue::from_json(bytes).unwrap_err().kind();
             assert!(matches!(kind, ErrorKind::InvalidValue | ErrorKind::TooLarge));
         }
@@ -21,7 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(value) = value(&mut Unstructured::new(bytes)) {
         check(value.clone(), ConfigValue::new(value));
     }
-    // What is JSON is that, and what is a word is that word.
+    // JSON is decoded as JSON, and a bare word as a string; any other input is `Corrupt`.
     match (decode_config(bytes), decode_config_or_word(bytes)) {
         (Ok(value), read) => assert!(is_same(&read.unwrap(), &value)),
         (Err(_), Ok(word)) => assert_eq!(word.as_str().unwrap().as_bytes(), bytes),

@@ -1,17 +1,17 @@
-//! Credentials from bytes, and back.
+//! Decodes credentials, and encodes them again.
 #![no_main]
 
 use gateway_storage::{
     Credential, ErrorKind,
     codec::{decode_credential, encode_credential},
 };
-use gateway_storage_fuzz::{assert_silent, has_wide_number, is_same, is_within_limits, value, with_secret};
+use gateway_storage_fuzz::{assert_silent, has_bigint, is_same, is_within_limits, value, with_secret};
 use libfuzzer_sys::{arbitrary::Unstructured, fuzz_target};
 use serde_json::Value;
 
 fuzz_target!(|bytes: &[u8]| {
     match serde_json::from_slice::<Value>(bytes) {
-        Ok(_) if has_wide_number(bytes) => {
+        Ok(_) if has_bigint(bytes) => {
             let kind = Credential::from_json(bytes).unwrap_err().kind();
             assert!(matches!(kind, ErrorKind::InvalidValue | ErrorKind::TooLarge));
         }

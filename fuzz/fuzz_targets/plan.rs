@@ -1,4 +1,4 @@
-//! Plans and what is kept of them, from bytes, and back.
+//! Decodes plans, their records and their audit entries, and encodes them again.
 #![no_main]
 
 use gateway_storage::{

@@ -1,4 +1,4 @@
-//! Names of records from bytes, and back: injective, reversible, in order.
+//! Decodes names of records, and encodes them again: the encoding is injective, reversible and ordered.
 #![no_main]
 
 use gateway_storage::{ErrorKind, Key, codec::RecordKey};
@@ -16,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut bytes = Unstructured::new(bytes);
     if let (Some(left), Some(right)) = (record(&mut bytes), record(&mut bytes)) {
         check(&left, &right);
-        // The same text cut elsewhere is another pair: `a` + `bc` is not `ab` + `c`.
+        // The same text split elsewhere is a different pair: `a` + `bc` is not `ab` + `c`.
         if let RecordKey::Usage(key, field) = &left {
             let text = format!("{}{}", key.as_str(), field.as_str());
             for (at, _) in text.char_indices() {

@@ -1,13 +1,13 @@
-//! What the targets share: JSON values made of bytes, and an oracle for what may be stored.
+//! Code that the targets share: JSON values generated from bytes, and independent checks of the limits.
 
 use gateway_storage::{Error, MAX_DEPTH, MAX_VALUE_BYTES};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use serde_json::{Map, Value};
 
-/// A JSON value made of these bytes: extreme numbers, NUL, any nesting, sizes around the limit.
+/// A JSON value generated from these bytes: extreme numbers, NUL, any nesting, sizes around the limit.
 pub fn value(bytes: &mut Unstructured<'_>) -> Result<Value> {
     let mut value = part(bytes, 4)?;
-    // Rare, and never what bytes that have run out say: it is slow.
+    // Rare because it is slow, and never chosen when the bytes have run out, since they then read as 0.
     if bytes.arbitrary::<u8>()? == u8::MAX {
         value = Value::Array(vec![value, "x".repeat(MAX_VALUE_BYTES - bytes.int_in_range(0..=64)?).into()]);
     }
@@ -43,13 +43,13 @@ fn name(bytes: &mut Unstructured<'_>) -> Result<String> {
     bytes.arbitrary::<&str>().map(str::to_owned)
 }
 
-/// Whether a value may be stored, found out in another way than the library's.
+/// Whether a value may be stored. The library decides it with other code.
 pub fn is_within_limits(value: &Value) -> bool {
     depth(value) <= MAX_DEPTH && value.to_string().len() <= MAX_VALUE_BYTES
 }
 
-/// Whether a text has a whole number beyond 64 bits, found out in another way than the library's: number by number.
-pub fn has_wide_number(text: &[u8]) -> bool {
+/// Whether a text has an integer beyond 64 bits. The library decides it with other code.
+pub fn has_bigint(text: &[u8]) -> bool {
     let (mut at, mut in_string) = (0, false);
     while at < text.len() {
         match text[at] {
@@ -81,7 +81,7 @@ fn depth(value: &Value) -> usize {
     }
 }
 
-/// Equal to the bit: `==` takes 0.0 for -0.0.
+/// Equal to the last bit. To `==` 0.0 equals -0.0.
 pub fn is_same(left: &Value, right: &Value) -> bool {
     match (left, right) {
         (Value::Number(left), Value::Number(right)) => {
@@ -102,16 +102,16 @@ pub fn is_same(left: &Value, right: &Value) -> bool {
     }
 }
 
-/// A secret that is in no message of the library.
+/// A word that no message of the library contains.
 const SECRET: &str = "Qx7Zk9Wv";
 
-/// The input with a secret in it, at a place that the input decides.
+/// The input with the secret inserted, at a position that depends on the input.
 pub fn with_secret(input: &[u8]) -> Vec<u8> {
     let at = input.iter().fold(0, |sum, byte| sum + usize::from(*byte)) % (input.len() + 1);
     [&input[..at], SECRET.as_bytes(), &input[at..]].concat()
 }
 
-/// Nothing that an error prints may quote the secret.
+/// Panics if an error or one of its causes quotes the secret.
 pub fn assert_silent(error: &Error) {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {

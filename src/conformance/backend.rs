@@ -1,4 +1,4 @@
-//! The contract of [`Backend`]: life and death.
+//! The contract of [`Backend`]: label, health, deadline, close.
 
 use std::time::Duration;
 
@@ -7,23 +7,24 @@ use serde_json::json;
 use super::{closed, must, ok, same};
 use crate::{Backend, Storage};
 
-/// Asserts the contract of [`Backend`], and **closes the storage**. [`closed`] has what comes after.
+/// Asserts the contract of [`Backend`], and **closes the storage**. [`closed`] asserts the contract of a
+/// closed one.
 ///
 /// # Panics
 ///
-/// At the first bullet that is violated.
+/// At the first violated bullet.
 pub async fn backend<B: Backend>(storage: &Storage<B>) {
-    must("label: a name, the same in statistics", names(storage.clone())).await;
+    must("label: a plain name, the same in statistics", names(storage.clone())).await;
     must("health: Ok while it can serve", healthy(storage.clone())).await;
     must("set_deadline: other handles keep theirs", deadlines(storage.clone())).await;
-    must("close: every handle is closed with it, closing again is Ok", closes(storage.clone())).await;
+    must("close: every handle is closed, and closing again is Ok", closes(storage.clone())).await;
 }
 
 async fn names<B: Backend>(storage: Storage<B>) {
     let label = storage.label();
     let plain =
         |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "_.".contains(letter);
-    assert!(!label.is_empty() && label.chars().all(plain), "{label:?} is no plain name");
+    assert!(!label.is_empty() && label.chars().all(plain), "{label:?} is not a plain name");
     let stats = ok("stats", storage.stats().await);
     same("the name in statistics", label, stats.backend);
     same("the name of a clone", label, storage.clone().label());
@@ -37,11 +38,11 @@ async fn healthy<B: Backend>(storage: Storage<B>) {
 
 async fn deadlines<B: Backend>(storage: Storage<B>) {
     let hasty = storage.with_deadline(Duration::ZERO);
-    // Its own calls may time out. They end, and that is all.
+    // These calls may time out, but they must end.
     drop((hasty.health().await, hasty.stats().await));
     ok("health of the other handle", storage.health().await);
     ok("stats of the other handle", storage.stats().await);
-    ok("health with time again", hasty.with_deadline(Duration::from_secs(30)).health().await);
+    ok("health with a longer deadline again", hasty.with_deadline(Duration::from_secs(30)).health().await);
 }
 
 async fn closes<B: Backend>(storage: Storage<B>) {
@@ -54,5 +55,5 @@ async fn closes<B: Backend>(storage: Storage<B>) {
         other.with_deadline(Duration::from_secs(1)).stats().await,
     );
     ok("close of another handle", other.close().await);
-    ok("close, the third time", last.close().await);
+    ok("the third close", last.close().await);
 }

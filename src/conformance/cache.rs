@@ -5,23 +5,23 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::{
-    CANARY, TASKS, at_once, drop_after, fails, fails_about, hostile_keys, key, must, ok, same, settle,
+    CANARY, TASKS, concurrently, drop_after, fails, fails_about, hostile_keys, key, must, ok, same, settle,
 };
 use crate::{CacheStore, ErrorKind, Key, MAX_CACHE_TTL, MAX_VALUE_BYTES, Optional, Result, Storage};
 
 /// Longer than the kit runs.
 const LONG: Duration = Duration::from_secs(600);
 
-/// How late a value may be found gone. A server may take its time, but not much.
+/// How long after its expiry a value may still be readable, since a server may be slow.
 const LATE: Duration = Duration::from_secs(2);
 
 /// Asserts the contract of [`CacheStore`].
 ///
-/// A cache can't be listed: that it is empty at first, and again at last, is seen only under the kit's own keys.
+/// A cache can't be listed, so only the kit's own keys are checked to be unused before and after.
 ///
 /// # Panics
 ///
-/// At the first bullet that is violated.
+/// At the first violated bullet.
 pub async fn cache<B: CacheStore>(storage: &Storage<B>) {
     must("get_cache, delete_cache: NotFound if there is none", missing(storage.clone())).await;
     must("get_cache: the bytes that were stored", equal(storage.clone())).await;
@@ -29,12 +29,12 @@ pub async fn cache<B: CacheStore>(storage: &Storage<B>) {
     must("a key is never interpreted", keys(storage.clone())).await;
     must("set_cache: over MAX_VALUE_BYTES is TooLarge", large(storage.clone())).await;
     must("set_cache: a ttl of zero or over MAX_CACHE_TTL is InvalidValue", limits(storage.clone())).await;
-    must("get_cache: NotFound if it expired, and not before", expires(storage.clone())).await;
+    must("get_cache: NotFound once it expired, and not before", expires(storage.clone())).await;
     must("get_cache_entry: the value, and at most its ttl", entry(storage.clone())).await;
     must("delete_cache: NotFound if it expired", deletes_expired(storage.clone())).await;
-    must("set_cache: the ttl is that of the last one", lives_anew(storage.clone())).await;
-    must("set_cache: at once, one of them stays, whole", sets_at_once(storage.clone())).await;
-    must("delete_cache: at once, one of them finds it", deletes_at_once(storage.clone())).await;
+    must("set_cache: the last call sets the ttl", last_ttl(storage.clone())).await;
+    must("set_cache: of concurrent calls one value stays, whole", concurrent_sets(storage.clone())).await;
+    must("delete_cache: of concurrent calls one succeeds", concurrent_deletes(storage.clone())).await;
     must("a dropped call is applied as a whole or not at all", dropped(storage.clone())).await;
     must("a call ends within its deadline", deadline(storage.clone())).await;
 }
@@ -71,7 +71,7 @@ async fn missing<B: CacheStore>(storage: Storage<B>) {
         fails_about(format!("get of {name:?} beside \"there\""), ErrorKind::NotFound, &other, get);
         fails_about(format!("delete of {name:?} beside \"there\""), ErrorKind::NotFound, &other, delete);
     }
-    same("optional() of a missing one", None, ok("optional", storage.get_cache("no").await.optional()));
+    same("optional() of a missing value", None, ok("optional", storage.get_cache("no").await.optional()));
     delete(&storage, "there").await;
     fails_about("get after delete", ErrorKind::NotFound, &key("there"), storage.get_cache("there").await);
     fails_about(
@@ -125,7 +125,7 @@ async fn keys<B: CacheStore>(storage: Storage<B>) {
     }
     for (at, key) in keys.iter().enumerate() {
         let found = ok("get", storage.get_cache(key).await.optional());
-        same(format!("{:?} is there", key.as_str()), at % 2 == 1, found.is_some());
+        same(format!("{:?} is stored", key.as_str()), at % 2 == 1, found.is_some());
         if found.is_some() {
             ok("delete", storage.delete_cache(key).await);
         }
@@ -153,33 +153,33 @@ async fn limits<B: CacheStore>(storage: Storage<B>) {
     }
     set(&storage, "limits", "longest", MAX_CACHE_TTL).await;
     same("the value with the longest ttl", "longest".as_bytes(), &*get(&storage, "limits").await);
-    // A part of a millisecond counts as one, and not as zero: neither an error nor for ever.
+    // A fraction of a millisecond is rounded up to one: it is neither an error nor without expiry.
     set(&storage, "limits", "shortest", Duration::from_nanos(1)).await;
     gone(&storage, "limits", Instant::now()).await;
 }
 
-/// Waits for a value that must have expired by now, or soon.
+/// Waits until a value that expires at `due` is gone.
 async fn gone<B: CacheStore>(storage: &Storage<B>, key: &str, due: Instant) {
     while ok("get_cache", storage.get_cache(key).await.optional()).is_some() {
-        assert!(due.elapsed() < LATE, "it is still there {:?} after it expired", due.elapsed());
+        assert!(due.elapsed() < LATE, "it is still readable {:?} after it expired", due.elapsed());
         sleep(Duration::from_millis(2)).await;
     }
 }
 
 async fn expires<B: CacheStore>(storage: Storage<B>) {
     for ttl in [50, 300].map(Duration::from_millis) {
-        // Timed from before the call, so that a slow one can only make it look older than it is.
+        // Measured from before the call, so that a slow call can't make the value look younger than it is.
         let start = Instant::now();
         set(&storage, "expires", "x", ttl).await;
         while ok("get_cache", storage.get_cache("expires").await.optional()).is_some() {
             assert!(
                 start.elapsed() < ttl + LATE,
-                "it is still there {:?} after a ttl of {ttl:?}",
+                "it is still readable {:?} after it was set with a ttl of {ttl:?}",
                 start.elapsed()
             );
             sleep(Duration::from_millis(2)).await;
         }
-        assert!(start.elapsed() >= ttl, "it is gone {:?} after a ttl of {ttl:?}", start.elapsed());
+        assert!(start.elapsed() >= ttl, "it is gone after {:?} of a ttl of {ttl:?}", start.elapsed());
     }
     let start = Instant::now();
     set(&storage, "expires", "x", Duration::from_secs(60)).await;
@@ -189,7 +189,7 @@ async fn expires<B: CacheStore>(storage: Storage<B>) {
 }
 
 async fn entry<B: CacheStore>(storage: Storage<B>) {
-    fails_about("entry of none", ErrorKind::NotFound, &key("entry"), storage.get_cache_entry("entry").await);
+    fails_about("missing entry", ErrorKind::NotFound, &key("entry"), storage.get_cache_entry("entry").await);
     let ttl = Duration::from_secs(60);
     let start = Instant::now();
     set(&storage, "entry", b"\0\xff", ttl).await;
@@ -197,12 +197,12 @@ async fn entry<B: CacheStore>(storage: Storage<B>) {
     let entry = ok("get_cache_entry", storage.get_cache_entry("entry").await);
     same("the bytes", b"\0\xff".as_slice(), &*entry.value);
     let left = entry.expires_in.expect("it expires");
-    assert!(left <= ttl - Duration::from_millis(10), "it has {left:?} to live, 20 ms after a ttl of {ttl:?}");
-    assert!(left + start.elapsed() + LATE >= ttl, "it has only {left:?} to live of {ttl:?}");
+    assert!(left <= ttl - Duration::from_millis(10), "{left:?} are left of {ttl:?}, after 20 ms");
+    assert!(left + start.elapsed() + LATE >= ttl, "only {left:?} are left of {ttl:?}");
     set(&storage, "entry", "", Duration::from_millis(20)).await;
     gone(&storage, "entry", Instant::now() + Duration::from_millis(20)).await;
     fails_about(
-        "entry of an expired one",
+        "entry of an expired value",
         ErrorKind::NotFound,
         &key("entry"),
         storage.get_cache_entry("entry").await,
@@ -211,7 +211,7 @@ async fn entry<B: CacheStore>(storage: Storage<B>) {
 
 async fn deletes_expired<B: CacheStore>(storage: Storage<B>) {
     set(&storage, "expired", "x", Duration::from_millis(20)).await;
-    // Not read before: expiry does not hang on a read.
+    // Not read before the delete, because expiry must not depend on a read.
     sleep(Duration::from_millis(20) + LATE / 4).await;
     fails_about(
         "delete of an expired value",
@@ -221,7 +221,7 @@ async fn deletes_expired<B: CacheStore>(storage: Storage<B>) {
     );
 }
 
-async fn lives_anew<B: CacheStore>(storage: Storage<B>) {
+async fn last_ttl<B: CacheStore>(storage: Storage<B>) {
     let short = Duration::from_millis(60);
     set(&storage, "anew", "short", short).await;
     set(&storage, "anew", "long", LONG).await;
@@ -234,8 +234,8 @@ async fn lives_anew<B: CacheStore>(storage: Storage<B>) {
     delete(&storage, "anew").await;
 }
 
-async fn sets_at_once<B: CacheStore>(storage: Storage<B>) {
-    at_once((0..TASKS as u8).map(|writer| set_and_read(storage.clone(), writer))).await;
+async fn concurrent_sets<B: CacheStore>(storage: Storage<B>) {
+    concurrently((0..TASKS as u8).map(|writer| set_and_read(storage.clone(), writer))).await;
     assert_whole(&get(&storage, "hot").await);
     delete(&storage, "hot").await;
 }
@@ -251,17 +251,17 @@ fn assert_whole(value: &[u8]) {
     let writer = value.first().copied().unwrap_or_default();
     assert!(
         value.len() == 5_000 + usize::from(writer) && value.iter().all(|&byte| byte == writer),
-        "the value is put together from two"
+        "the value is a mix of two writes"
     );
 }
 
-async fn deletes_at_once<B: CacheStore>(storage: Storage<B>) {
+async fn concurrent_deletes<B: CacheStore>(storage: Storage<B>) {
     set(&storage, "hot", "x", LONG).await;
-    let results = at_once((0..TASKS).map(|_| delete_one(storage.clone(), key("hot")))).await;
+    let results = concurrently((0..TASKS).map(|_| delete_one(storage.clone(), key("hot")))).await;
     let (found, others): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
-    same("how many deletes found it", 1, found.len());
+    same("the number of deletes that succeed", 1, found.len());
     for other in others {
-        fails_about("delete after another one", ErrorKind::NotFound, &key("hot"), other);
+        fails_about("delete after another delete", ErrorKind::NotFound, &key("hot"), other);
     }
 }
 
@@ -291,7 +291,7 @@ async fn deadline<B: CacheStore>(storage: Storage<B>) {
             [hasty.set_cache("hot", "x", LONG).await, hasty.get_cache("hot").await.optional().map(drop)]
         {
             if let Err(error) = result {
-                same("what comes after a deadline", ErrorKind::Timeout, error.kind());
+                same("the error after the deadline", ErrorKind::Timeout, error.kind());
             }
         }
         set(&storage, "hot", "the other handle has time", LONG).await;

@@ -1,5 +1,5 @@
-//! After [`close`](crate::Backend::close) every operation is [`Closed`](crate::ErrorKind::Closed): one function per
-//! capability, each on a storage that is closed.
+//! After [`close`](crate::Backend::close) every operation returns [`Closed`](crate::ErrorKind::Closed): one
+//! function per capability, each for a storage that is closed.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(super) fn is_closed<T>(what: &str, result: Result<T>) {
 ///
 /// # Panics
 ///
-/// If an operation gives anything else.
+/// If an operation returns anything else.
 pub async fn credentials<B: CredentialStore>(closed: &Storage<B>) {
     must(BULLET, credentials_are(closed.clone())).await;
 }
@@ -49,7 +49,7 @@ async fn credentials_are<B: CredentialStore>(closed: Storage<B>) {
 ///
 /// # Panics
 ///
-/// If an operation gives anything else.
+/// If an operation returns anything else.
 pub async fn configs<B: ConfigStore>(closed: &Storage<B>) {
     must(BULLET, configs_are(closed.clone())).await;
 }
@@ -65,7 +65,7 @@ async fn configs_are<B: ConfigStore>(closed: Storage<B>) {
 ///
 /// # Panics
 ///
-/// If an operation gives anything else.
+/// If an operation returns anything else.
 pub async fn usage<B: UsageStore>(closed: &Storage<B>) {
     must(BULLET, usage_is(closed.clone())).await;
 }
@@ -83,7 +83,7 @@ async fn usage_is<B: UsageStore>(closed: Storage<B>) {
 ///
 /// # Panics
 ///
-/// If an operation gives anything else.
+/// If an operation returns anything else.
 pub async fn cache<B: CacheStore>(closed: &Storage<B>) {
     must(BULLET, cache_is(closed.clone())).await;
 }
@@ -99,7 +99,7 @@ async fn cache_is<B: CacheStore>(closed: Storage<B>) {
 ///
 /// # Panics
 ///
-/// If an operation gives anything else.
+/// If an operation returns anything else.
 pub async fn transactions<B: Transactional>(closed: &Storage<B>) {
     must(BULLET, transactions_are(closed.clone())).await;
 }
@@ -112,14 +112,14 @@ async fn transactions_are<B: Transactional>(closed: Storage<B>) {
 ///
 /// # Panics
 ///
-/// If an operation gives anything else.
+/// If an operation returns anything else.
 pub async fn export<B: Exportable>(closed: &Storage<B>) {
     must(BULLET, export_is(closed.clone())).await;
 }
 
 async fn export_is<B: Exportable>(closed: Storage<B>) {
     let mut records: Vec<Result<Record>> = closed.export().collect().await;
-    same("how many items an export has that fails", 1, records.len());
+    same("the number of items of a failed export", 1, records.len());
     is_closed("export", records.remove(0));
     let record = Record::Config { key: key("a"), value: ok("a value", json!(1).try_into()) };
     let imported: Result<BatchReport> = closed.import(futures_util::stream::iter([Ok(record)])).await;
@@ -130,7 +130,7 @@ async fn export_is<B: Exportable>(closed: Storage<B>) {
 ///
 /// # Panics
 ///
-/// If an operation gives anything else.
+/// If an operation returns anything else.
 pub async fn plans<B: ConfigBatch>(closed: &Storage<B>) {
     must(BULLET, plans_are(closed.clone())).await;
 }
@@ -140,6 +140,6 @@ async fn plans_are<B: ConfigBatch>(closed: Storage<B>) {
     is_closed("apply_plan", closed.apply_plan("a", &plan, &ApplyOptions::default()).await);
     is_closed("rollback_plan", closed.rollback_plan("a", &RollbackOptions::default()).await);
     let mut entries: Vec<Result<AuditEntry>> = closed.audit_plans(AuditFilter::default()).collect().await;
-    same("how many items an audit has that fails", 1, entries.len());
+    same("the number of items of a failed audit", 1, entries.len());
     is_closed("audit_plans", entries.remove(0));
 }

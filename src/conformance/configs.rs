@@ -1,4 +1,4 @@
-//! The contract of [`ConfigStore`]: what documents have, for any JSON value, and a list with values.
+//! The contract of [`ConfigStore`]: the contract of documents, for any JSON value, and a list with values.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::{ConfigStore, ErrorKind, Key, Result, Storage, StorageStats};
 ///
 /// # Panics
 ///
-/// At the first bullet that is violated.
+/// At the first violated bullet.
 pub async fn configs<B: ConfigStore>(storage: &Storage<B>) {
     documents::<Configs, B>(storage).await;
     must("get_config: a stored null is a value", null(storage.clone())).await;
@@ -77,6 +77,6 @@ async fn lists<B: ConfigStore>(storage: Storage<B>) {
         assert!(identical(value, found), "{:?}: {value} became {}", key.as_str(), found.to_json());
     }
     ok("set", storage.set_config("x", json!("changed")).await);
-    same("a changed one", json!("changed"), ok("list", storage.list_configs().await)["x"].value().clone());
+    same("a changed value", json!("changed"), ok("list", storage.list_configs().await)["x"].value().clone());
     clear::<Configs, B>(&storage).await;
 }

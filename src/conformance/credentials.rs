@@ -1,36 +1,36 @@
-//! The contract of [`CredentialStore`]: what documents have, and batches.
+//! The contract of [`CredentialStore`]: the contract of documents, and batches.
 
 use serde_json::{Value, json};
 
 use super::{
-    at_once, complete,
+    complete, concurrently,
     documents::{Documents, clear, documents},
-    drop_after, fail_with, hostile_credentials, hostile_keys, identical_fields, key, must, numbered, ok,
-    same, same_keys, sorted,
+    drop_after, hostile_credentials, hostile_keys, identical_fields, key, must, numbered, ok, same,
+    same_failures, same_keys, sorted,
 };
 use crate::{Credential, CredentialStore, ErrorKind, Key, Result, Storage, StorageStats};
 
-/// How many items a large batch has: more than a chunk of any backend.
+/// The number of items in a large batch: more than one chunk of any backend.
 const MANY: usize = 1_200;
 
 /// Asserts the contract of [`CredentialStore`].
 ///
 /// # Panics
 ///
-/// At the first bullet that is violated.
+/// At the first violated bullet.
 pub async fn credentials<B: CredentialStore>(storage: &Storage<B>) {
     documents::<Credentials, B>(storage).await;
-    must("get_credentials: sorted by id, each of the others a failure", gets(storage.clone())).await;
-    must("get_credentials: twice is found once, missing twice is two failures", gets_twice(storage.clone()))
+    must("get_credentials: sorted by id, each missing id a failure", gets(storage.clone())).await;
+    must("get_credentials: a repeated id is found once, or fails each time", gets_twice(storage.clone()))
         .await;
     must("set_credentials: equal to what was stored, under any key", sets(storage.clone())).await;
     must("set_credentials: of several under one id the last stays, all succeed", sets_twice(storage.clone()))
         .await;
     must("delete_credentials: NotFound is a failure and stops nothing", deletes(storage.clone())).await;
-    must("delete_credentials: twice is deleted once, with one result", deletes_twice(storage.clone())).await;
+    must("delete_credentials: a repeated id has one result, repeated", deletes_twice(storage.clone())).await;
     must("a batch of nothing does nothing", nothing(storage.clone())).await;
     must("a batch may be large", large(storage.clone())).await;
-    must("batches at once, over the same ids, succeed", crossing(storage.clone())).await;
+    must("concurrent batches over the same ids succeed", overlapping(storage.clone())).await;
     must("a dropped batch leaves whole items and disturbs nothing", dropped(storage.clone())).await;
     must("the kit leaves nothing", is_empty(storage.clone())).await;
 }
@@ -66,15 +66,15 @@ impl<B: CredentialStore> Documents<B> for Credentials {
 }
 
 fn credential(value: Value) -> Credential {
-    Credential::try_from(value).expect("the kit's own credentials are credentials")
+    Credential::try_from(value).expect("the kit's own credentials are valid")
 }
 
-fn each(ids: &[Key]) -> Vec<(Key, Credential)> {
+fn one_per_id(ids: &[Key]) -> Vec<(Key, Credential)> {
     ids.iter().map(|id| (id.clone(), credential(json!({ "id": id.as_str() })))).collect()
 }
 
 async fn fill<B: CredentialStore>(storage: &Storage<B>, ids: &[Key]) {
-    complete("set_credentials", ids.len(), storage.set_credentials(&each(ids)).await);
+    complete("set_credentials", ids.len(), storage.set_credentials(&one_per_id(ids)).await);
 }
 
 async fn is_empty<B: CredentialStore>(storage: Storage<B>) {
@@ -82,8 +82,7 @@ async fn is_empty<B: CredentialStore>(storage: Storage<B>) {
 }
 
 async fn gets<B: CredentialStore>(storage: Storage<B>) {
-    let there = ["b", "a", "d", "c"].map(key);
-    fill(&storage, &there).await;
+    fill(&storage, &["b", "a", "d", "c"].map(key)).await;
     let ids = ["d", "no 2", "a", "no 1", "c", "A"].map(key);
     let found = ok("get_credentials", storage.get_credentials(&ids).await);
     same("ids that are found", vec!["a", "c", "d"], found.credentials.keys().map(Key::as_str).collect());
@@ -91,7 +90,7 @@ async fn gets<B: CredentialStore>(storage: Storage<B>) {
         same("its credential", Some(&json!(id.as_str())), found.get("id"));
     }
     let failures = [(1, &ids[1]), (3, &ids[3]), (5, &ids[5])];
-    fail_with("get_credentials", ErrorKind::NotFound, &failures, &found.failures);
+    same_failures("get_credentials", ErrorKind::NotFound, &failures, &found.failures);
     clear::<Credentials, B>(&storage).await;
 }
 
@@ -100,19 +99,19 @@ async fn gets_twice<B: CredentialStore>(storage: Storage<B>) {
     let ids = ["no", "a", "no", "a", "a"].map(key);
     let found = ok("get_credentials", storage.get_credentials(&ids).await);
     same("ids that are found", vec![&ids[1]], found.credentials.keys().collect());
-    fail_with("get_credentials", ErrorKind::NotFound, &[(0, &ids[0]), (2, &ids[2])], &found.failures);
+    same_failures("get_credentials", ErrorKind::NotFound, &[(0, &ids[0]), (2, &ids[2])], &found.failures);
     clear::<Credentials, B>(&storage).await;
 }
 
 async fn sets<B: CredentialStore>(storage: Storage<B>) {
-    // Small ones only: all together are one call, which a server may limit.
+    // Only small ones: they all go into one call, whose size a server may limit.
     let values = hostile_credentials().into_iter().filter(|credential| credential.to_json().len() < 1_000);
     let items: Vec<(Key, Credential)> = hostile_keys().into_iter().zip(values.cycle()).collect();
     complete("set_credentials", items.len(), storage.set_credentials(&items).await);
     let ids: Vec<Key> = items.iter().map(|(id, _)| id.clone()).collect();
     same_keys("ids", &sorted(ids.clone()), ok("list", storage.list_credentials().await));
     let found = ok("get_credentials", storage.get_credentials(&ids).await);
-    fail_with("get_credentials", ErrorKind::NotFound, &[], &found.failures);
+    same_failures("get_credentials", ErrorKind::NotFound, &[], &found.failures);
     for (id, stored) in &items {
         let one = ok("get_credential", storage.get_credential(id).await);
         let of_many = &found.credentials[id];
@@ -133,8 +132,8 @@ async fn sets_twice<B: CredentialStore>(storage: Storage<B>) {
     let numbers = [("a", 1), ("b", 2), ("a", 3), ("b", 4), ("a", 5)];
     let items = numbers.map(|(id, n)| (key(id), credential(json!({ (format!("n{n}")): n }))));
     complete("set_credentials", items.len(), storage.set_credentials(&items).await);
-    same("the last of a", &items[4].1, &ok("get", storage.get_credential("a").await));
-    same("the last of b", &items[3].1, &ok("get", storage.get_credential("b").await));
+    same("the last value of a", &items[4].1, &ok("get", storage.get_credential("a").await));
+    same("the last value of b", &items[3].1, &ok("get", storage.get_credential("b").await));
     clear::<Credentials, B>(&storage).await;
 }
 
@@ -142,14 +141,14 @@ async fn deletes<B: CredentialStore>(storage: Storage<B>) {
     fill(&storage, &["a", "b", "c", "d"].map(key)).await;
     let ids = ["no 1", "b", "no 2", "d"].map(key);
     let report = ok("delete_credentials", storage.delete_credentials(&ids).await);
-    fail_with("delete_credentials", ErrorKind::NotFound, &[(0, &ids[0]), (2, &ids[2])], &report.failures);
-    same("how many are said to be deleted", 2, report.succeeded);
+    same_failures("delete_credentials", ErrorKind::NotFound, &[(0, &ids[0]), (2, &ids[2])], &report.failures);
+    same("the number reported as deleted", 2, report.succeeded);
     same_keys("ids that stay", &[key("a"), key("c")], ok("list", storage.list_credentials().await));
     for id in &ids {
         super::fails("get after delete", ErrorKind::NotFound, storage.get_credential(id).await);
     }
     let again = ok("delete_credentials", storage.delete_credentials(&ids).await);
-    same("how many are said to be deleted again", (0, 4), (again.succeeded, again.failures.len()));
+    same("the number deleted and failed, again", (0, 4), (again.succeeded, again.failures.len()));
     clear::<Credentials, B>(&storage).await;
 }
 
@@ -157,8 +156,8 @@ async fn deletes_twice<B: CredentialStore>(storage: Storage<B>) {
     fill(&storage, &[key("a")]).await;
     let ids = ["a", "no", "a", "no"].map(key);
     let report = ok("delete_credentials", storage.delete_credentials(&ids).await);
-    fail_with("delete_credentials", ErrorKind::NotFound, &[(1, &ids[1]), (3, &ids[3])], &report.failures);
-    same("how many are said to be deleted", 2, report.succeeded);
+    same_failures("delete_credentials", ErrorKind::NotFound, &[(1, &ids[1]), (3, &ids[3])], &report.failures);
+    same("the number reported as deleted", 2, report.succeeded);
     is_empty(storage).await;
 }
 
@@ -175,7 +174,7 @@ async fn large<B: CredentialStore>(storage: Storage<B>) {
     fill(&storage, &ids).await;
     same_keys("ids", &ids, ok("list", storage.list_credentials().await));
 
-    // Every tenth one is missing, so that a place in a chunk is not taken for a place in the batch.
+    // Every tenth id is missing, so that an index within a chunk can't pass for the index within the batch.
     let mixed: Vec<Key> = ids
         .iter()
         .enumerate()
@@ -183,51 +182,51 @@ async fn large<B: CredentialStore>(storage: Storage<B>) {
         .collect();
     let missing: Vec<(usize, &Key)> = mixed.iter().enumerate().step_by(10).collect();
     let found = ok("get_credentials", storage.get_credentials(&mixed).await);
-    fail_with("get_credentials", ErrorKind::NotFound, &missing, &found.failures);
-    same("how many are found", MANY - missing.len(), found.credentials.len());
+    same_failures("get_credentials", ErrorKind::NotFound, &missing, &found.failures);
+    same("the number found", MANY - missing.len(), found.credentials.len());
     for (id, found) in &found.credentials {
         same("its credential", Some(&json!(id.as_str())), found.get("id"));
     }
     let report = ok("delete_credentials", storage.delete_credentials(&mixed).await);
-    fail_with("delete_credentials", ErrorKind::NotFound, &missing, &report.failures);
-    same("how many are said to be deleted", MANY - missing.len(), report.succeeded);
+    same_failures("delete_credentials", ErrorKind::NotFound, &missing, &report.failures);
+    same("the number reported as deleted", MANY - missing.len(), report.succeeded);
     let stay: Vec<Key> = ids.into_iter().step_by(10).collect();
     same_keys("ids that stay", &stay, ok("list", storage.list_credentials().await));
     clear::<Credentials, B>(&storage).await;
 }
 
-async fn crossing<B: CredentialStore>(storage: Storage<B>) {
+async fn overlapping<B: CredentialStore>(storage: Storage<B>) {
     let ids = numbered("shared ", 50);
-    at_once((0..8).map(|turn| set_turned(storage.clone(), ids.clone(), turn))).await;
+    concurrently((0..8).map(|task| set_reordered(storage.clone(), ids.clone(), task))).await;
     same_keys("ids", &ids, ok("list", storage.list_credentials().await));
-    let reports = at_once((0..8).map(|turn| delete_turned(storage.clone(), ids.clone(), turn))).await;
-    same("how many are said to be deleted, by all", ids.len(), reports.into_iter().sum());
+    let reports = concurrently((0..8).map(|task| delete_reordered(storage.clone(), ids.clone(), task))).await;
+    same("the number reported as deleted, by all tasks", ids.len(), reports.into_iter().sum());
     is_empty(storage).await;
 }
 
-/// Half of the tasks go backwards: that is how locks are taken crosswise.
-fn turned(mut ids: Vec<Key>, turn: usize) -> Vec<Key> {
-    ids.rotate_left(turn * 7 % 50);
-    if turn % 2 == 1 {
+/// A different order for each task, half of them backwards: locks taken in these orders would deadlock.
+fn reordered(mut ids: Vec<Key>, task: usize) -> Vec<Key> {
+    ids.rotate_left(task * 7 % 50);
+    if task % 2 == 1 {
         ids.reverse();
     }
     ids
 }
 
-async fn set_turned<B: CredentialStore>(storage: Storage<B>, ids: Vec<Key>, turn: usize) {
-    let ids = turned(ids, turn);
+async fn set_reordered<B: CredentialStore>(storage: Storage<B>, ids: Vec<Key>, task: usize) {
+    let ids = reordered(ids, task);
     for _ in 0..4 {
         fill(&storage, &ids).await;
     }
 }
 
-async fn delete_turned<B: CredentialStore>(storage: Storage<B>, ids: Vec<Key>, turn: usize) -> usize {
-    ok("delete_credentials", storage.delete_credentials(&turned(ids, turn)).await).succeeded
+async fn delete_reordered<B: CredentialStore>(storage: Storage<B>, ids: Vec<Key>, task: usize) -> usize {
+    ok("delete_credentials", storage.delete_credentials(&reordered(ids, task)).await).succeeded
 }
 
 async fn dropped<B: CredentialStore>(storage: Storage<B>) {
     let ids = numbered("dropped ", MANY);
-    let items = each(&ids);
+    let items = one_per_id(&ids);
     for polls in 0..8 {
         if let Some(report) = drop_after(polls, storage.set_credentials(&items)).await {
             complete("set_credentials", items.len(), report);

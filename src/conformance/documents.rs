@@ -1,18 +1,18 @@
-//! What credentials and config values have in common: JSON documents by key.
+//! The contract that credentials and config values share: JSON documents by key.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{
-    CANARY, Patience, TASKS, at_once, difference, drop_after, fails_about, hostile_keys, identical, key,
-    must, numbered, ok, same, same_keys, settle, sorted,
+    CANARY, TASKS, WaitLimit, concurrently, difference, drop_after, fails_about, hostile_keys, identical,
+    key, must, numbered, ok, same, same_keys, settle, sorted,
 };
 use crate::{Backend, ErrorKind, Key, Optional, Outcome, Result, Storage, StorageStats};
 
-/// One kind of documents.
+/// One kind of document.
 pub(super) trait Documents<B: Backend>: 'static {
-    /// As it is in the names of operations.
+    /// The kind, as operations name it.
     const NAME: &'static str;
 
     fn get(storage: &Storage<B>, key: &Key) -> impl Future<Output = Result<Value>> + Send;
@@ -35,23 +35,19 @@ pub(super) async fn documents<D: Documents<B>, B: Backend>(storage: &Storage<B>)
     must("a key is never interpreted", keys::<D, B>(storage.clone())).await;
     must(format!("list_{name}s: all keys, sorted by their bytes"), lists::<D, B>(storage.clone())).await;
     must(format!("stats: counts what is stored ({name}s), no keys"), counts::<D, B>(storage.clone())).await;
-    must(format!("set_{name}: at once, one of them stays, whole"), sets_at_once::<D, B>(storage.clone()))
-        .await;
-    must(format!("set_{name}: at once, none is lost"), none_is_lost::<D, B>(storage.clone())).await;
-    must(format!("delete_{name}: at once, one of them finds it"), deletes_at_once::<D, B>(storage.clone()))
-        .await;
+    let bullet = format!("set_{name}: of concurrent calls one value stays, whole");
+    must(bullet, concurrent_sets::<D, B>(storage.clone())).await;
+    must(format!("set_{name}: concurrently, none is lost"), none_is_lost::<D, B>(storage.clone())).await;
+    let bullet = format!("delete_{name}: of concurrent calls one succeeds");
+    must(bullet, concurrent_deletes::<D, B>(storage.clone())).await;
     must("a dropped call is applied as a whole or not at all", dropped::<D, B>(storage.clone())).await;
-    must(
-        "a call ends within its deadline, and says what may have happened",
-        deadline::<D, B>(storage.clone()),
-    )
-    .await;
+    must("a call ends within its deadline, and reports its outcome", deadline::<D, B>(storage.clone())).await;
     must("the kit leaves nothing", is_empty::<D, B>(storage.clone())).await;
 }
 
 async fn is_empty<D: Documents<B>, B: Backend>(storage: Storage<B>) {
     let keys = ok("list", D::list(&storage).await);
-    assert!(keys.is_empty(), "it has {}", keys.len());
+    assert!(keys.is_empty(), "it has {} records", keys.len());
 }
 
 pub(super) async fn clear<D: Documents<B>, B: Backend>(storage: &Storage<B>) {
@@ -82,12 +78,12 @@ async fn missing<D: Documents<B>, B: Backend>(storage: Storage<B>) {
         fails_about(format!("delete of {name:?} beside \"there\""), ErrorKind::NotFound, &other, delete);
     }
     same(
-        "optional() of a missing one",
+        "optional() of a missing record",
         true,
         ok("optional", D::get(&storage, &nowhere).await.optional()).is_none(),
     );
     same(
-        "optional() of a stored one",
+        "optional() of a stored record",
         true,
         ok("optional", D::get(&storage, &there).await.optional()).is_some(),
     );
@@ -120,7 +116,7 @@ async fn replaces<D: Documents<B>, B: Backend>(storage: Storage<B>) {
     ];
     for value in &values {
         ok("set", D::set(&storage, &key, value.clone()).await);
-        assert_identical("of the one before", value, &ok("get", D::get(&storage, &key).await));
+        assert_identical("after it is replaced", value, &ok("get", D::get(&storage, &key).await));
         same_keys("keys", std::slice::from_ref(&key), ok("list", D::list(&storage).await));
     }
     clear::<D, B>(&storage).await;
@@ -132,7 +128,7 @@ async fn deletes<D: Documents<B>, B: Backend>(storage: Storage<B>) {
     ok("set", D::set(&storage, &stays, json!({ "stays": 1 })).await);
     ok("delete", D::delete(&storage, &gone).await);
     same_keys("keys after delete", std::slice::from_ref(&stays), ok("list", D::list(&storage).await));
-    assert_identical("the other one", &json!({ "stays": 1 }), &ok("get", D::get(&storage, &stays).await));
+    assert_identical("the other record", &json!({ "stays": 1 }), &ok("get", D::get(&storage, &stays).await));
     ok("set after delete", D::set(&storage, &gone, json!({ "new": 1 })).await);
     assert_identical("set after delete", &json!({ "new": 1 }), &ok("get", D::get(&storage, &gone).await));
     clear::<D, B>(&storage).await;
@@ -149,20 +145,20 @@ async fn keys<D: Documents<B>, B: Backend>(storage: Storage<B>) {
         let found = ok(format!("get of {:?}", key.as_str()), D::get(&storage, key).await);
         assert_identical(&format!("under {:?}", key.as_str()), &value(key), &found);
     }
-    // Every other one, so that one which stands for its neighbour takes it along.
+    // Deletes every second key: a key that is stored as the same record as its neighbour deletes it, too.
     let (gone, stay): (Vec<_>, Vec<_>) = keys.into_iter().enumerate().partition(|(at, _)| at % 2 == 0);
     for (_, key) in &gone {
         ok(format!("delete of {:?}", key.as_str()), D::delete(&storage, key).await);
     }
     let stay: Vec<Key> = stay.into_iter().map(|(_, key)| key).collect();
-    same_keys("keys after every other one is deleted", &sorted(stay), ok("list", D::list(&storage).await));
+    same_keys("keys after every second one is deleted", &sorted(stay), ok("list", D::list(&storage).await));
     clear::<D, B>(&storage).await;
 }
 
 async fn lists<D: Documents<B>, B: Backend>(storage: Storage<B>) {
-    // Set backwards and across 9 -> 10, so that neither age nor numbers give the order.
+    // Set backwards and past 9 -> 10, so that the order is neither that of age nor that of numbers.
     let keys: Vec<Key> = (0..300).rev().map(|n| key(&format!("key {n}"))).collect();
-    at_once(keys.iter().cloned().map(|key| set_one::<D, B>(storage.clone(), key, json!({})))).await;
+    concurrently(keys.iter().cloned().map(|key| set_one::<D, B>(storage.clone(), key, json!({})))).await;
     same_keys("keys", &sorted(keys), ok("list", D::list(&storage).await));
     clear::<D, B>(&storage).await;
     same_keys("keys after all are deleted", &[], ok("list", D::list(&storage).await));
@@ -185,7 +181,7 @@ async fn counts<D: Documents<B>, B: Backend>(storage: Storage<B>) {
     same("count of nothing", 0, D::count(&ok("stats", storage.stats().await)));
 }
 
-/// A value that shows if it is put together from two.
+/// A value whose parts all name its writer, so that a mix of two is found.
 fn whole(writer: usize) -> Value {
     json!({ "first": writer, "filler": "x".repeat(2_000), "list": vec![writer; 50], "last": writer })
 }
@@ -196,14 +192,14 @@ fn assert_whole(found: &Value, writers: usize) {
         .as_u64()
         .and_then(|writer| usize::try_from(writer).ok())
         .filter(|&writer| writer < writers);
-    let writer = writer.unwrap_or_else(|| panic!("nobody stored what is there"));
-    assert_identical("put together from two", &whole(writer), found);
+    let writer = writer.unwrap_or_else(|| panic!("the value was stored by no writer"));
+    assert_identical("a mix of two writes", &whole(writer), found);
 }
 
-async fn sets_at_once<D: Documents<B>, B: Backend>(storage: Storage<B>) {
+async fn concurrent_sets<D: Documents<B>, B: Backend>(storage: Storage<B>) {
     let hot = key("hot");
     ok("set", D::set(&storage, &hot, whole(0)).await);
-    at_once((0..TASKS).map(|writer| set_and_read::<D, B>(storage.clone(), hot.clone(), writer))).await;
+    concurrently((0..TASKS).map(|writer| set_and_read::<D, B>(storage.clone(), hot.clone(), writer))).await;
     assert_whole(&ok("get", D::get(&storage, &hot).await), TASKS);
     same_keys("keys", &[hot], ok("list", D::list(&storage).await));
     clear::<D, B>(&storage).await;
@@ -218,7 +214,7 @@ async fn set_and_read<D: Documents<B>, B: Backend>(storage: Storage<B>, key: Key
 
 async fn none_is_lost<D: Documents<B>, B: Backend>(storage: Storage<B>) {
     let keys = numbered("mine ", TASKS * 4);
-    at_once(keys.chunks(4).map(|own| set_and_delete::<D, B>(storage.clone(), own.to_vec()))).await;
+    concurrently(keys.chunks(4).map(|own| set_and_delete::<D, B>(storage.clone(), own.to_vec()))).await;
     let stay: Vec<Key> = keys.chunks(4).flat_map(|own| own[..3].to_vec()).collect();
     same_keys("keys", &stay, ok("list", D::list(&storage).await));
     for key in &stay {
@@ -231,20 +227,20 @@ async fn none_is_lost<D: Documents<B>, B: Backend>(storage: Storage<B>) {
 async fn set_and_delete<D: Documents<B>, B: Backend>(storage: Storage<B>, own: Vec<Key>) {
     for key in &own {
         ok("set", D::set(&storage, key, json!({ "key": key.as_str() })).await);
-        let found = ok("get of one's own", D::get(&storage, key).await);
-        assert_identical("one's own", &json!({ "key": key.as_str() }), &found);
+        let found = ok("get of its own", D::get(&storage, key).await);
+        assert_identical("its own", &json!({ "key": key.as_str() }), &found);
     }
     ok("delete", D::delete(&storage, &own[3]).await);
 }
 
-async fn deletes_at_once<D: Documents<B>, B: Backend>(storage: Storage<B>) {
+async fn concurrent_deletes<D: Documents<B>, B: Backend>(storage: Storage<B>) {
     let hot = key("hot");
     ok("set", D::set(&storage, &hot, json!({})).await);
-    let results = at_once((0..TASKS).map(|_| delete_one::<D, B>(storage.clone(), hot.clone()))).await;
+    let results = concurrently((0..TASKS).map(|_| delete_one::<D, B>(storage.clone(), hot.clone()))).await;
     let (found, others): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
-    same("how many deletes found it", 1, found.len());
+    same("the number of deletes that succeed", 1, found.len());
     for other in others {
-        fails_about("delete after another one", ErrorKind::NotFound, &hot, other);
+        fails_about("delete after another delete", ErrorKind::NotFound, &hot, other);
     }
 }
 
@@ -262,15 +258,15 @@ async fn dropped<D: Documents<B>, B: Backend>(storage: Storage<B>) {
         drop(drop_after(round % 5, D::list(&storage)).await);
         assert_whole(&ok("get after a dropped call", D::get(&storage, &hot).await), 32);
     }
-    // Those that were dropped come to an end, and what is set then stays.
-    let patience = Patience::new();
+    // The dropped calls end, and a value that is set afterwards stays.
+    let limit = WaitLimit::new();
     loop {
         ok("set after dropped calls", D::set(&storage, &hot, whole(0)).await);
         settle().await;
         if identical(&whole(0), &ok("get", D::get(&storage, &hot).await)) {
             break;
         }
-        patience.wait("what is set after dropped calls does not stay").await;
+        limit.pause("a value that is set after dropped calls does not stay").await;
     }
     clear::<D, B>(&storage).await;
 }
@@ -281,11 +277,11 @@ async fn deadline<D: Documents<B>, B: Backend>(storage: Storage<B>) {
             (storage.with_deadline(Duration::from_micros(micros)), key(&format!("after {micros} us")));
         ok("set with the old deadline", D::set(&storage, &hot, whole(0)).await);
         let result = D::set(&hasty, &hot, whole(1)).await;
-        let found = ok("get on the other handle, which has time", D::get(&storage, &hot).await);
+        let found = ok("get on the other handle, which has a longer deadline", D::get(&storage, &hot).await);
         match result {
-            Ok(()) => assert_identical("Ok in time", &whole(1), &found),
+            Ok(()) => assert_identical("after Ok", &whole(1), &found),
             Err(error) => {
-                same("what comes after a deadline", ErrorKind::Timeout, error.kind());
+                same("the error after the deadline", ErrorKind::Timeout, error.kind());
                 match error.outcome() {
                     Outcome::NotApplied => assert_identical("not applied", &whole(0), &found),
                     Outcome::Unknown => assert_whole(&found, 2),
@@ -293,7 +289,7 @@ async fn deadline<D: Documents<B>, B: Backend>(storage: Storage<B>) {
             }
         }
         if let Err(error) = D::get(&hasty, &hot).await {
-            same("what comes after a deadline", ErrorKind::Timeout, error.kind());
+            same("the error after the deadline", ErrorKind::Timeout, error.kind());
         }
     }
     settle().await;

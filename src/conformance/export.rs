@@ -4,9 +4,9 @@ use futures_util::{StreamExt, pin_mut, stream};
 use serde_json::json;
 
 use super::{
-    complete, configs::Configs, credentials::Credentials, documents::clear, fail_with, fails,
-    hostile_credentials, hostile_keys, hostile_values, identical_records, key, must, numbered, ok, records,
-    same, sorted,
+    complete, configs::Configs, credentials::Credentials, documents::clear, fails, hostile_credentials,
+    hostile_keys, hostile_values, identical_records, key, must, numbered, ok, records, same, same_failures,
+    sorted,
 };
 use crate::{
     ConfigStore, ConfigValue, Credential, CredentialStore, Error, ErrorKind, Exportable, IMPORT_CHUNK,
@@ -17,17 +17,16 @@ use crate::{
 ///
 /// # Panics
 ///
-/// At the first bullet that is violated.
+/// At the first violated bullet.
 pub async fn export<B: Exportable + CredentialStore + ConfigStore>(storage: &Storage<B>) {
     must("the kit needs a storage without records", is_empty(storage.clone())).await;
     must("export: every credential, then every config, each sorted by key", exports(storage.clone())).await;
-    must("import: what was exported, equal, and again", round_trip(storage.clone())).await;
-    must("import: in place of those under the same keys, others stay", replaces(storage.clone())).await;
+    must("import: an export is restored equal, and may be imported again", round_trip(storage.clone())).await;
+    must("import: records under the same keys are replaced, others stay", replaces(storage.clone())).await;
     must("import: of several under one key the last one stays", last_stays(storage.clone())).await;
     must("import: of nothing, and of many", sizes(storage.clone())).await;
-    must("import: says what it did when its stream ends with an error", says_what_it_did(storage.clone()))
-        .await;
-    must("imports: of what it says no to, it takes nothing", takes_what_it_says(storage.clone())).await;
+    must("import: its outcome when its stream ends with an error", fails_in_part(storage.clone())).await;
+    must("imports: a kind for which it is false is not stored", unsupported_kinds(storage.clone())).await;
     must("export: writes may go on", writes_go_on(storage.clone())).await;
     must("the kit leaves nothing", is_empty(storage.clone())).await;
 }
@@ -36,7 +35,7 @@ pub async fn export<B: Exportable + CredentialStore + ConfigStore>(storage: &Sto
 ///
 /// # Panics
 ///
-/// At the first bullet that is violated.
+/// At the first violated bullet.
 pub async fn export_usage<B: Exportable + CredentialStore + ConfigStore + UsageStore>(storage: &Storage<B>) {
     must("the kit needs a storage without records", is_empty(storage.clone())).await;
     must("export: every counter, last, sorted by key and field", exports_usage(storage.clone())).await;
@@ -44,15 +43,15 @@ pub async fn export_usage<B: Exportable + CredentialStore + ConfigStore + UsageS
     must("the kit leaves nothing", is_empty(storage.clone())).await;
 }
 
-/// Asserts that an export is the store as it was when the stream was made, for backends that promise it. Needs a storage
-/// without any records.
+/// Asserts that an export shows the store at the moment when the stream was made, for backends that promise
+/// it. Needs a storage without any records.
 ///
 /// # Panics
 ///
-/// At the first bullet that is violated.
+/// At the first violated bullet.
 pub async fn export_snapshot<B: Exportable + CredentialStore + ConfigStore>(storage: &Storage<B>) {
     must("the kit needs a storage without records", is_empty(storage.clone())).await;
-    assert!(storage.exports_snapshot(), "exports_snapshot: says so");
+    assert!(storage.exports_snapshot(), "exports_snapshot: must be true");
     must("export: the store as it was when the stream was made", snapshot(storage.clone())).await;
     must("the kit leaves nothing", is_empty(storage.clone())).await;
 }
@@ -78,12 +77,12 @@ fn credential(id: &Key, credential: Credential) -> Record {
 fn config(key: &Key, value: serde_json::Value) -> Record {
     Record::Config {
         key: key.clone(),
-        value: ConfigValue::new(value).expect("the kit's own values are values"),
+        value: ConfigValue::new(value).expect("the kit's own values are valid"),
     }
 }
 
 fn fields(value: serde_json::Value) -> Credential {
-    Credential::try_from(value).expect("the kit's own credentials are credentials")
+    Credential::try_from(value).expect("the kit's own credentials are valid")
 }
 
 fn usage(key: &Key, field: &Key, count: i64) -> Record {
@@ -108,7 +107,7 @@ fn name(record: &Record) -> String {
     }
 }
 
-/// A record of both kinds under every hostile key, as they are exported.
+/// A credential and a config under every hostile key, in the order of an export.
 fn hostile_records() -> Vec<Record> {
     let keys = sorted(hostile_keys());
     let credentials = hostile_credentials().into_iter().filter(|fields| fields.to_json().len() < 1_000);
@@ -139,10 +138,10 @@ async fn round_trip<B: Exportable + CredentialStore + ConfigStore>(storage: Stor
     let mut expected = hostile_records();
     import(&storage, &expected).await;
     let exported = records(&storage).await;
-    assert_same("what was imported", &expected, &exported);
+    assert_same("export after import", &expected, &exported);
     import(&storage, &exported).await;
     assert_same("imported again", &expected, &records(&storage).await);
-    // The order of a stream is not that of an export.
+    // An import accepts any order.
     wipe(&storage).await;
     expected.reverse();
     import(&storage, &expected).await;
@@ -183,18 +182,18 @@ async fn sizes<B: Exportable + CredentialStore + ConfigStore>(storage: Storage<B
     wipe(&storage).await;
 }
 
-async fn says_what_it_did<B: Exportable + CredentialStore + ConfigStore>(storage: Storage<B>) {
+async fn fails_in_part<B: Exportable + CredentialStore + ConfigStore>(storage: Storage<B>) {
     let many = numbered("many ", IMPORT_CHUNK + 1).into_iter().map(|key| Ok(config(&key, json!(1))));
     let error = || stream::iter([Err(Error::new(ErrorKind::Unavailable, "the stream is lost"))]);
     fails("import of nothing but an error", ErrorKind::Unavailable, storage.import(error()).await);
     let report = storage.import(stream::iter(many).chain(error())).await;
     let found = report.map(|_| ()).map_err(|error| (error.kind(), error.outcome()));
     same("import", Err((ErrorKind::Unavailable, Outcome::Unknown)), found);
-    same("how many are stored", IMPORT_CHUNK + 1, records(&storage).await.len());
+    same("the number of stored records", IMPORT_CHUNK + 1, records(&storage).await.len());
     wipe(&storage).await;
 }
 
-async fn takes_what_it_says<B: Exportable + CredentialStore + ConfigStore>(storage: Storage<B>) {
+async fn unsupported_kinds<B: Exportable + CredentialStore + ConfigStore>(storage: Storage<B>) {
     let key = key("kind");
     let one_of = |kind| match kind {
         RecordKind::Credential => credential(&key, fields(json!({}))),
@@ -203,7 +202,7 @@ async fn takes_what_it_says<B: Exportable + CredentialStore + ConfigStore>(stora
     };
     for kind in RecordKind::ALL.into_iter().filter(|kind| !storage.imports(*kind)) {
         let report = ok("import", storage.import(stream::iter([Ok(one_of(kind))])).await);
-        fail_with("import", ErrorKind::Unsupported, &[(0, &key)], &report.failures);
+        same_failures("import", ErrorKind::Unsupported, &[(0, &key)], &report.failures);
         is_empty(storage.clone()).await;
     }
 }
@@ -221,7 +220,7 @@ async fn writes_go_on<B: Exportable + CredentialStore + ConfigStore>(storage: St
         seen += usize::from(record.key() >= &keys[0] && record.key() <= &keys[49]);
         ok("set while an export is under way", storage.set_config(record.key(), json!(1)).await);
     }
-    same("how many of those that were there all the time are exported", keys.len(), seen);
+    same("the number of exported records that were stored all the time", keys.len(), seen);
     wipe(&storage).await;
 }
 
@@ -229,7 +228,7 @@ async fn snapshot<B: Exportable + CredentialStore + ConfigStore>(storage: Storag
     let before = hostile_records();
     import(&storage, &before).await;
     let first = storage.export();
-    // After the stream is made, and before it is asked for anything.
+    // After the stream is made, and before it is polled.
     wipe(&storage).await;
     ok("set", storage.set_config("later", json!(1)).await);
     let found: Vec<Result<Record>> = first.collect().await;
@@ -293,6 +292,6 @@ async fn sets_counters<B: Exportable + CredentialStore + ConfigStore + UsageStor
         same("the record", expected, ok("get_usage", storage.get_usage(&a).await));
     }
     same("another record", Some(100), ok("get_usage", storage.get_usage(&b).await).get("x"));
-    same("total after import", 8, ok("increment_usage", storage.increment_usage(&a, &x, 1).await));
+    same("the total after import", 8, ok("increment_usage", storage.increment_usage(&a, &x, 1).await));
     reset(&storage).await;
 }

@@ -1,7 +1,7 @@
-//! What every backend must do, as a test-kit: one function per capability, which asserts each bullet of its contract.
+//! The contract of every capability as a test kit: one function per capability asserts each of its bullets.
 //!
-//! The author of a backend, or of a layer, calls it from a test. The compiler picks the cases: a capability that the
-//! backend does not have can't be named.
+//! Authors of backends and layers call these functions from their tests. The compiler picks the cases: a
+//! function does not compile for a backend that lacks its capability.
 //!
 //! ```
 //! use gateway_storage::{Memory, Storage, conformance};
@@ -12,7 +12,7 @@
 //! conformance::credentials(&storage).await;
 //! conformance::usage(&storage).await;
 //!
-//! // Last: these close the storage, and see that it is.
+//! // Last: the first of these closes the storage, and the other asserts that it is closed.
 //! conformance::backend(&storage).await;
 //! conformance::closed::configs(&storage).await;
 //! # Ok(()) }
@@ -20,17 +20,19 @@
 //!
 //! Each function
 //!
-//! - needs a storage without records of its kind, which nobody else uses; says so if it has some; and leaves none,
-//! - needs a Tokio runtime with time that is not paused; more than one thread finds more,
-//! - panics at the first bullet that is violated, with its text, and what was seen,
-//! - spawns every assertion, so that code generic over the backend is seen to be `Send`,
-//! - ends: a bullet that takes longer than two minutes is a failure.
+//! - needs exclusive use of a storage without records of its kind, panics if it has some, and leaves none,
+//! - needs a Tokio runtime whose time is not paused; a runtime with several threads finds more faults,
+//! - panics at the first violated bullet, with the bullet's text and what was found,
+//! - spawns every assertion, which proves that the backend's futures are `Send`,
+//! - ends: a bullet that takes longer than two minutes is violated.
 //!
-//! Some of what it stores holds [`CANARY`]: a test that listens to logs, spans and metrics meanwhile sees what leaks.
+//! Some of the stored keys and values contain [`CANARY`]. A test that captures logs, spans and metrics during
+//! the run can search them for these words and so find leaks.
 //!
-//! What types see to is not asserted: a returned value is the caller's own, a transaction is not used after its end.
-//! What only the backend's author can stage is not either: a lost connection, a full disk, a crash.
-//! [`restart`] needs a way to open the store again; [`export_snapshot`] is for those who promise it.
+//! The kit does not assert what types guarantee: that a returned value is the caller's own, that a
+//! transaction is not used after its end. Nor does it assert what only a backend's author can cause: a lost
+//! connection, a full disk, a crash. [`restart`] needs a way to open the store again; [`export_snapshot`] is
+//! for backends that promise snapshots.
 
 mod backend;
 mod cache;
@@ -64,17 +66,17 @@ pub use values::{
 use crate::{BatchFailure, BatchReport, Error, ErrorKind, Exportable, Key, Outcome, Record, Result, Storage};
 
 /// How long the assertion of one bullet may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const BULLET_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How many tasks do the same thing at once.
+/// The number of concurrent tasks in tests of concurrency.
 const TASKS: usize = 64;
 
-/// Runs what asserts one bullet of the contract as a task of its own, and panics with the bullet's text if it does or
-/// if it never ends.
+/// Asserts one bullet of the contract in a task of its own. Panics with the bullet's text if the assertion
+/// panics or does not finish.
 async fn must(bullet: impl AsRef<str>, assertion: impl Future<Output = ()> + Send + 'static) {
     let bullet = bullet.as_ref();
     let mut task = tokio::spawn(assertion);
-    match time::timeout(PATIENCE, &mut task).await {
+    match time::timeout(BULLET_TIMEOUT, &mut task).await {
         Ok(Ok(())) => {}
         Ok(Err(end)) => match end.try_into_panic() {
             Ok(panic) => panic!("the contract is violated: {bullet}: {}", text(&*panic)),
@@ -82,7 +84,7 @@ async fn must(bullet: impl AsRef<str>, assertion: impl Future<Output = ()> + Sen
         },
         Err(_) => {
             task.abort();
-            panic!("the contract is violated: {bullet}: no end after {PATIENCE:?}");
+            panic!("the contract is violated: {bullet}: not finished after {BULLET_TIMEOUT:?}");
         }
     }
 }
@@ -92,13 +94,13 @@ fn text(panic: &(dyn Any + Send)) -> &str {
     owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panicked")
 }
 
-/// The value, or a panic that says what did not succeed.
+/// Unwraps the result; the panic names the operation that failed.
 #[track_caller]
 fn ok<T>(what: impl AsRef<str>, result: Result<T>) -> T {
     result.unwrap_or_else(|error| panic!("{} failed: {error:?}", what.as_ref()))
 }
 
-/// Panics unless the result is an error of this kind, which says that nothing was changed.
+/// Panics unless the result is an error of this kind whose outcome is [`Outcome::NotApplied`].
 #[track_caller]
 fn fails<T>(what: impl AsRef<str>, wanted: ErrorKind, result: Result<T>) {
     let what = what.as_ref();
@@ -108,12 +110,12 @@ fn fails<T>(what: impl AsRef<str>, wanted: ErrorKind, result: Result<T>) {
             assert!(error.kind() == wanted, "{what} is not {wanted} but {error:?}");
             assert!(error.outcome() == Outcome::NotApplied, "{what} is {wanted}, but its outcome is unknown");
             let text = format!("{error} {error:#} {error:?} {error:#?}");
-            assert!(!CANARY.iter().any(|word| text.contains(word)), "{what}: the error tells what is stored");
+            assert!(!CANARY.iter().any(|word| text.contains(word)), "{what}: the error prints stored data");
         }
     }
 }
 
-/// The same for what is wrong with one record: the error has its key.
+/// Like [`fails`], for an operation on one record: the error must also have this key.
 #[track_caller]
 fn fails_about<T>(what: impl AsRef<str>, wanted: ErrorKind, key: &Key, result: Result<T>) {
     let what = what.as_ref();
@@ -122,9 +124,9 @@ fn fails_about<T>(what: impl AsRef<str>, wanted: ErrorKind, key: &Key, result: R
     same(format!("{what}: the key of the error"), Some(key.as_str()), named.as_ref().map(Key::as_str));
 }
 
-/// Panics unless the failures are these, in this order, all of one kind.
+/// Panics unless these items failed, in this order, each with an error of this kind that has the item's key.
 #[track_caller]
-fn fail_with(what: &str, wanted: ErrorKind, items: &[(usize, &Key)], failures: &[BatchFailure]) {
+fn same_failures(what: &str, wanted: ErrorKind, items: &[(usize, &Key)], failures: &[BatchFailure]) {
     let found: Vec<_> = failures.iter().map(|failure| (failure.index, failure.key.as_str())).collect();
     let items: Vec<_> = items.iter().map(|(index, key)| (*index, key.as_str())).collect();
     same(format!("{what}: the failures"), items, found);
@@ -145,7 +147,7 @@ fn complete(what: impl AsRef<str>, items: usize, report: Result<BatchReport>) {
         report.failures.len(),
         report.failures
     );
-    assert!(report.succeeded == items, "{what}: {} of {items} are said to have succeeded", report.succeeded);
+    assert!(report.succeeded == items, "{what}: {} of {items} are reported as succeeded", report.succeeded);
 }
 
 #[track_caller]
@@ -158,7 +160,7 @@ fn same<T: PartialEq + Debug>(what: impl AsRef<str>, wanted: T, found: T) {
     );
 }
 
-/// Panics unless the keys are these, in this order. Names them: a key does not print itself.
+/// Panics unless the keys are these, in this order. The panic prints them, which `Debug` of a key does not.
 #[track_caller]
 fn same_keys(what: impl AsRef<str>, wanted: &[Key], found: impl IntoIterator<Item = Key>) {
     let found: Vec<Key> = found.into_iter().collect();
@@ -170,24 +172,23 @@ fn same_keys(what: impl AsRef<str>, wanted: &[Key], found: impl IntoIterator<Ite
                 .map(|key| key.as_str().to_owned())
                 .collect()
         };
-        let (lost, more) = (without(wanted, &found), without(&found, wanted));
-        let problem =
-            if lost.is_empty() && more.is_empty() { "not sorted, or named twice" } else { "not those" };
-        panic!("{}: {problem}: {lost:?} are lost, {more:?} should not be there", what.as_ref());
+        let (missing, extra) = (without(wanted, &found), without(&found, wanted));
+        let problem = if missing.is_empty() && extra.is_empty() { "not sorted or unique" } else { "differ" };
+        panic!("{}: {problem}: missing {missing:?}, unexpected {extra:?}", what.as_ref());
     }
 }
 
-/// Two texts, or where they part if they are long.
+/// Both texts, or the parts around their first difference if they are long.
 fn difference(wanted: &str, found: &str) -> String {
     const SHOWN: usize = 200;
-    let parts = wanted.chars().zip(found.chars()).take_while(|(wanted, found)| wanted == found).count();
+    let equal = wanted.chars().zip(found.chars()).take_while(|(wanted, found)| wanted == found).count();
     let shown =
-        |text: &str| text.chars().skip(parts.saturating_sub(SHOWN / 4)).take(SHOWN).collect::<String>();
-    format!("wanted {}, found {} (they part at character {parts})", shown(wanted), shown(found))
+        |text: &str| text.chars().skip(equal.saturating_sub(SHOWN / 4)).take(SHOWN).collect::<String>();
+    format!("wanted {}, found {} (first difference at character {equal})", shown(wanted), shown(found))
 }
 
 fn key(name: &str) -> Key {
-    Key::new(name).expect("the kit's own keys are keys")
+    Key::new(name).expect("the kit's own keys are valid")
 }
 
 fn numbered(prefix: &str, count: usize) -> Vec<Key> {
@@ -199,8 +200,8 @@ fn sorted(mut keys: Vec<Key>) -> Vec<Key> {
     keys
 }
 
-/// The results of all, run as tasks at once.
-async fn at_once<T: Send + 'static>(
+/// Runs the futures as concurrent tasks and returns their results, in the order in which they end.
+async fn concurrently<T: Send + 'static>(
     work: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
 ) -> Vec<T> {
     let mut tasks: JoinSet<T> = work.into_iter().collect();
@@ -217,7 +218,7 @@ async fn at_once<T: Send + 'static>(
     results
 }
 
-/// Polls a call so often, with a pause between, and drops it. Its result, if it came to that.
+/// Polls a call this many times, with pauses between, then drops it. Returns its result if it finished.
 async fn drop_after<T>(polls: u32, call: impl Future<Output = T>) -> Option<T> {
     let mut call = pin!(call);
     for _ in 0..polls {
@@ -229,23 +230,23 @@ async fn drop_after<T>(polls: u32, call: impl Future<Output = T>) -> Option<T> {
     None
 }
 
-/// Gives a call that was dropped, or that timed out, the time to be applied after all.
+/// Waits until a call that was dropped or timed out has been applied, if it still will be.
 async fn settle() {
     time::sleep(Duration::from_millis(300)).await;
 }
 
-/// Waits for what comes soon, for longer than a busy machine needs.
-struct Patience(time::Instant);
+/// Limits a loop that waits for a state: 20 seconds, more than a busy machine needs.
+struct WaitLimit(time::Instant);
 
-impl Patience {
+impl WaitLimit {
     fn new() -> Self {
         Self(time::Instant::now() + Duration::from_secs(20))
     }
 
-    /// Says what is wrong if it has not come by now.
+    /// Pauses before the next check. Panics with `violation` if the limit has passed.
     #[track_caller]
-    fn wait(&self, wrong: &str) -> impl Future<Output = ()> + use<> {
-        assert!(time::Instant::now() < self.0, "{wrong}");
+    fn pause(&self, violation: &str) -> impl Future<Output = ()> + use<> {
+        assert!(time::Instant::now() < self.0, "{violation}");
         time::sleep(Duration::from_millis(20))
     }
 }

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use super::{
-    Patience, TASKS, at_once, configs::Configs, documents::clear, drop_after, fails, hostile_keys,
+    TASKS, WaitLimit, concurrently, configs::Configs, documents::clear, drop_after, fails, hostile_keys,
     hostile_values, identical, key, must, numbered, ok, same, same_keys, settle, sorted,
 };
 use crate::{
@@ -20,33 +20,33 @@ use crate::{
 
 /// Asserts the contract of [`ConfigBatch`].
 ///
-/// It leaves no config values. The records of its plans stay until they expire, and its audit stays: call it once on a
-/// store.
+/// It leaves no config values. The records of its plans stay until they expire, and its audit entries stay:
+/// call it only once per store.
 ///
 /// # Panics
 ///
-/// At the first bullet that is violated.
+/// At the first violated bullet.
 pub async fn plans<B: ConfigBatch>(storage: &Storage<B>) {
-    let on = || storage.clone();
-    must("the kit needs a storage without configs", is_empty(on())).await;
-    must("apply_plan: all mutations, in their order", in_order(on())).await;
-    must("apply_plan: values are equal to what was stored", values(on())).await;
-    must("apply_plan: the same plan is Replayed, and changes nothing", replays(on())).await;
-    must("apply_plan: another plan under the same key is Conflict", conflicts(on())).await;
-    must("apply_plan: what a mutation expects holds, or nothing is applied", expects(on())).await;
-    must("apply_plan: keys and options are checked, and never interpreted", names(on())).await;
-    must("apply_plan: a plan may be large, and what it replaces not too large", sizes(on())).await;
-    must("apply_plan: after the time to live the key is free", expires(on())).await;
-    must("rollback_plan: puts back what the plan replaced, once", rolls_back(on())).await;
-    must("rollback_plan: refused, with the keys, if they changed since", refuses(on())).await;
-    must("rollback_plan: a plan that was rolled back is not applied again", stays_back(on())).await;
-    must("audit_plans: one entry for each attempt, newest first", audits(on())).await;
-    must("audit_plans: the filter", filters(on())).await;
-    must("apply_plan: at once, one is Applied and the others Replayed", same_key_at_once(on())).await;
-    must("apply_plan: at once, some order explains what is there", other_keys_at_once(on())).await;
-    must("apply_plan: a dropped call is applied as a whole or not at all", dropped(on())).await;
-    must("apply_plan: a call ends within its deadline, and may be repeated", deadline(on())).await;
-    must("the kit leaves nothing", is_empty(on())).await;
+    let store = || storage.clone();
+    must("the kit needs a storage without configs", is_empty(store())).await;
+    must("apply_plan: all mutations, in their order", in_order(store())).await;
+    must("apply_plan: values are equal to what was stored", values(store())).await;
+    must("apply_plan: the same plan is Replayed, and changes nothing", replays(store())).await;
+    must("apply_plan: another plan under the same key is Conflict", conflicts(store())).await;
+    must("apply_plan: what a mutation expects holds, or nothing is applied", expects(store())).await;
+    must("apply_plan: keys and options are checked, and never interpreted", names(store())).await;
+    must("apply_plan: a plan may be long; TooLarge if it replaces too much", sizes(store())).await;
+    must("apply_plan: after the time to live the key is free", expires(store())).await;
+    must("rollback_plan: puts back what the plan replaced, once", rolls_back(store())).await;
+    must("rollback_plan: refused, with the keys, if they changed since", refuses(store())).await;
+    must("rollback_plan: a rolled-back plan is not applied again", not_applied_again(store())).await;
+    must("audit_plans: one entry for each attempt, newest first", audits(store())).await;
+    must("audit_plans: the filter", filters(store())).await;
+    must("apply_plan: of many, one is Applied and the others Replayed", concurrent_replays(store())).await;
+    must("apply_plan: concurrent plans are applied one after the other", concurrent_plans(store())).await;
+    must("apply_plan: a dropped call is applied as a whole or not at all", dropped(store())).await;
+    must("apply_plan: a call ends within its deadline, and may be repeated", deadline(store())).await;
+    must("the kit leaves nothing", is_empty(store())).await;
 }
 
 pub(super) fn value(value: Value) -> ConfigValue {
@@ -81,14 +81,14 @@ async fn roll_back<B: ConfigBatch>(storage: &Storage<B>, name: &str) -> Result<R
     storage.rollback_plan(name, &RollbackOptions::default()).await
 }
 
-/// What is stored, as text: there 0.0 is not -0.0.
+/// The stored config values as text, in which 0.0 and -0.0 differ.
 async fn stored<B: ConfigBatch>(storage: &Storage<B>) -> BTreeMap<String, String> {
     let configs = ok("list_configs", storage.list_configs().await);
     configs.into_iter().map(|(key, value)| (key.as_str().to_owned(), value.to_json())).collect()
 }
 
 #[track_caller]
-fn holds(what: &str, wanted: &[(&str, &str)], found: &BTreeMap<String, String>) {
+fn same_configs(what: &str, wanted: &[(&str, &str)], found: &BTreeMap<String, String>) {
     let wanted: BTreeMap<String, String> =
         wanted.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
     same(what, &wanted, found);
@@ -109,14 +109,14 @@ async fn in_order<B: ConfigBatch>(storage: Storage<B>) {
         delete("y"),
         set("null", Value::Null),
         delete("old"),
-        delete("was never there"),
+        delete("never stored"),
         set("a", json!("first")),
         set("a", json!({ "last": true })),
     ];
     applied(&storage, "in order", &plan(mutations)).await;
     let wanted = [("a", r#"{"last":true}"#), ("kept", "0"), ("null", "null"), ("z", "2")];
-    holds("what a plan leaves", &wanted, &stored(&storage).await);
-    same("get_config of what a plan set", &json!(2), ok("get", storage.get_config("z").await).value());
+    same_configs("after the plan", &wanted, &stored(&storage).await);
+    same("get_config after the plan", &json!(2), ok("get", storage.get_config("z").await).value());
     clear::<Configs, B>(&storage).await;
 }
 
@@ -136,7 +136,7 @@ async fn values<B: ConfigBatch>(storage: Storage<B>) {
     same("rollback", Rollback::RolledBack, ok("rollback_plan", roll_back(&storage, "other values").await));
     let found = ok("list_configs", storage.list_configs().await);
     for (key, wanted) in &records {
-        assert!(identical(wanted, &found[key]), "{:?} is not back as it was: {wanted}", key.as_str());
+        assert!(identical(wanted, &found[key]), "{:?} is not restored: {wanted}", key.as_str());
     }
     clear::<Configs, B>(&storage).await;
 }
@@ -147,12 +147,12 @@ async fn replays<B: ConfigBatch>(storage: Storage<B>) {
     let again = ok("the same plan", apply(&storage, "replayed", &same_plan).await);
     same("a second time", Applied::Replayed, again);
     let equal = ok("equal JSON", Plan::from_json(r#"[{"value":{"y":-0.0,"x":1},"set":"a"},{"delete":"b"}]"#));
-    ok("a change by someone else", storage.set_config("a", json!("changed")).await);
-    ok("a change by someone else", storage.set_config("b", json!("made")).await);
+    ok("a foreign change", storage.set_config("a", json!("changed")).await);
+    ok("a foreign change", storage.set_config("b", json!("made")).await);
     let options = ApplyOptions::default().with_stage("other").with_ttl(Duration::from_secs(1));
     let again = ok("an equal plan", storage.apply_plan("replayed", &equal, &options).await);
     same("an equal plan, with other options", Applied::Replayed, again);
-    holds("after a replay", &[("a", "\"changed\""), ("b", "\"made\"")], &stored(&storage).await);
+    same_configs("after a replay", &[("a", "\"changed\""), ("b", "\"made\"")], &stored(&storage).await);
     applied(&storage, "replayed under another key", &same_plan).await;
     clear::<Configs, B>(&storage).await;
 }
@@ -172,8 +172,8 @@ async fn conflicts<B: ConfigBatch>(storage: Storage<B>) {
         fails("another plan under the same key", ErrorKind::Conflict, result.clone());
         let error = result.expect_err("it fails");
         same("the key of the error", None, error.key());
-        assert!(!error.is_retryable(), "another plan under the same key will be refused again");
-        holds("after a conflict", &[("a", "1"), ("b", "0.0")], &stored(&storage).await);
+        assert!(!error.is_retryable(), "the conflict is retryable, although it would be refused again");
+        same_configs("after a conflict", &[("a", "1"), ("b", "0.0")], &stored(&storage).await);
     }
     let again = ok("the first plan", apply(&storage, "conflict", &first).await);
     same("the first plan", Applied::Replayed, again);
@@ -188,17 +188,17 @@ async fn expects<B: ConfigBatch>(storage: Storage<B>) {
         ("a", plan([set("n", json!(1)), delete("a").expecting(is(json!({ "x": -0.0, "y": [1] })))])),
         ("a", plan([set("a", json!(1)).expecting(is(json!({ "x": 0, "y": [1] })))])),
         ("b", plan([set("n", json!(1)), set("b", json!(1)).expecting(is(Value::Null))])),
-        // What is expected is what was before the plan.
+        // Expectations are compared with the values before the plan.
         ("a", plan([set("a", json!(2)), set("a", json!(3)).expecting(is(json!(2)))])),
         ("b", plan([delete("b").expecting(Expect::Absent), delete("b").expecting(is(json!(1)))])),
     ];
     for (blamed, refused) in &wrong {
         let result = apply(&storage, "expects", refused).await;
-        fails("a plan that expects what does not hold", ErrorKind::Conflict, result.clone());
+        fails("a plan whose expectation does not hold", ErrorKind::Conflict, result.clone());
         let error = result.expect_err("it fails");
         same("the key of the error", Some(*blamed), error.key().map(Key::as_str));
         let before = [("a", r#"{"x":0.0,"y":[1]}"#)];
-        holds("after a plan that was refused", &before, &stored(&storage).await);
+        same_configs("after a plan that was refused", &before, &stored(&storage).await);
     }
     let right = plan([
         set("b", json!(1)).expecting(Expect::Absent),
@@ -208,8 +208,8 @@ async fn expects<B: ConfigBatch>(storage: Storage<B>) {
     ]);
     applied(&storage, "expects", &right).await;
     let again = ok("a replay", apply(&storage, "expects", &right).await);
-    same("a replay, which expects nothing", Applied::Replayed, again);
-    holds("after a plan whose expectations hold", &[("a", "2"), ("b", "1")], &stored(&storage).await);
+    same("a replay, whose expectations no longer hold", Applied::Replayed, again);
+    same_configs("after a plan whose expectations hold", &[("a", "2"), ("b", "1")], &stored(&storage).await);
     clear::<Configs, B>(&storage).await;
 }
 
@@ -232,16 +232,16 @@ async fn names<B: ConfigBatch>(storage: Storage<B>) {
         default().with_source("line\nbreak"),
     ] {
         let result = storage.apply_plan("bad options", &one, &options).await;
-        fails("an option that is none", ErrorKind::InvalidValue, result);
+        fails("an invalid option", ErrorKind::InvalidValue, result);
     }
     let result = storage.rollback_plan("bad options", &RollbackOptions::default().with_source("")).await;
-    fails("an option that is none", ErrorKind::InvalidValue, result);
-    fails("a key that is none", ErrorKind::InvalidKey, apply(&storage, "", &one).await);
+    fails("an invalid option", ErrorKind::InvalidValue, result);
+    fails("an invalid key", ErrorKind::InvalidKey, apply(&storage, "", &one).await);
     clear::<Configs, B>(&storage).await;
 }
 
 async fn sizes<B: ConfigBatch>(storage: Storage<B>) {
-    // How fast it is is not asserted.
+    // A long deadline, because speed is not part of the contract.
     let storage = storage.with_deadline(Duration::from_secs(60));
     let keys = numbered("large-", MAX_PLAN_MUTATIONS);
     let all =
@@ -255,15 +255,15 @@ async fn sizes<B: ConfigBatch>(storage: Storage<B>) {
     same("rollback", Rollback::RolledBack, ok("rollback_plan", roll_back(&storage, "large 1").await));
     same("configs", 0, ok("list", storage.list_configs().await).len());
 
-    let (wide, nine) = ("x".repeat(crate::MAX_VALUE_BYTES - 2), numbered("wide-", 9));
+    let (large, nine) = ("x".repeat(crate::MAX_VALUE_BYTES - 2), numbered("value-", 9));
     for key in &nine {
-        ok("set", storage.set_config(key, json!(wide)).await);
+        ok("set", storage.set_config(key, json!(large)).await);
     }
     let deletes = |keys: &[Key]| plan(keys.iter().map(Mutation::delete).collect::<Vec<_>>());
-    let result = apply(&storage, "wide", &deletes(&nine)).await;
+    let result = apply(&storage, "large values", &deletes(&nine)).await;
     fails("a plan that replaces too much", ErrorKind::TooLarge, result);
     same("configs after a plan that was refused", 9, ok("list", storage.list_configs().await).len());
-    applied(&storage, "wide", &deletes(&nine[..7])).await;
+    applied(&storage, "large values", &deletes(&nine[..7])).await;
     same("configs", 2, ok("list", storage.list_configs().await).len());
     clear::<Configs, B>(&storage).await;
 }
@@ -275,13 +275,13 @@ async fn expires<B: ConfigBatch>(storage: Storage<B>) {
     same("the first", Applied::Applied, result);
     applied(&storage, "does not expire", &first).await;
     let again = storage.apply_plan("expires", &first, &ApplyOptions::default()).await;
-    same("a replay, which does not live longer", Applied::Replayed, ok("apply_plan", again));
+    same("a replay, which does not extend the time to live", Applied::Replayed, ok("apply_plan", again));
     tokio::time::sleep(Duration::from_millis(1_700)).await;
     fails("rollback after the time to live", ErrorKind::NotFound, roll_back(&storage, "expires").await);
     let result = apply(&storage, "does not expire", &second).await;
-    fails("another plan under a key that lives", ErrorKind::Conflict, result);
+    fails("another plan under a key that has not expired", ErrorKind::Conflict, result);
     applied(&storage, "expires", &second).await;
-    holds("after the second", &[("a", "2")], &stored(&storage).await);
+    same_configs("after the second", &[("a", "2")], &stored(&storage).await);
     clear::<Configs, B>(&storage).await;
 }
 
@@ -300,13 +300,13 @@ async fn rolls_back<B: ConfigBatch>(storage: Storage<B>) {
     ok("a change of another key", storage.set_config("other", json!(2)).await);
     same("the first", Rollback::RolledBack, ok("rollback_plan", roll_back(&storage, "rolled back").await));
     let before = [("changed", r#"{"before":-0.0}"#), ("deleted", "null"), ("other", "2")];
-    holds("after a rollback", &before, &stored(&storage).await);
+    same_configs("after a rollback", &before, &stored(&storage).await);
 
     ok("set", storage.set_config("changed", json!("later")).await);
     let again = ok("rollback_plan", roll_back(&storage, "rolled back").await);
     same("the second", Rollback::AlreadyRolledBack, again);
     let later = [("changed", "\"later\""), ("deleted", "null"), ("other", "2")];
-    holds("after a second rollback", &later, &stored(&storage).await);
+    same_configs("after a second rollback", &later, &stored(&storage).await);
     fails("rollback of an unknown key", ErrorKind::NotFound, roll_back(&storage, "never applied").await);
     clear::<Configs, B>(&storage).await;
 }
@@ -334,21 +334,21 @@ async fn refuses<B: ConfigBatch>(storage: Storage<B>) {
         other => panic!("a rollback after foreign changes is {other:?}"),
     }
     let foreign = [("a", "-0.0"), ("c", "2"), ("e", "1"), ("f", "1")];
-    holds("after a rollback that was refused", &foreign, &stored(&storage).await);
+    same_configs("after a rollback that was refused", &foreign, &stored(&storage).await);
     let forced = storage.rollback_plan("refused", &RollbackOptions::default().forced()).await;
     same("a forced rollback", Rollback::RolledBack, ok("rollback_plan", forced));
-    holds("after a forced rollback", &[("d", "0")], &stored(&storage).await);
+    same_configs("after a forced rollback", &[("d", "0")], &stored(&storage).await);
     clear::<Configs, B>(&storage).await;
 }
 
-async fn stays_back<B: ConfigBatch>(storage: Storage<B>) {
+async fn not_applied_again<B: ConfigBatch>(storage: Storage<B>) {
     let first = plan([set("a", json!(1))]);
     applied(&storage, "stays back", &first).await;
     same("rollback", Rollback::RolledBack, ok("rollback_plan", roll_back(&storage, "stays back").await));
     for plan in [first.clone(), plan([set("a", json!(2))])] {
         let result = apply(&storage, "stays back", &plan).await;
         fails("a plan after its rollback", ErrorKind::Conflict, result);
-        holds("after it", &[], &stored(&storage).await);
+        same_configs("after it", &[], &stored(&storage).await);
     }
     applied(&storage, "stays back, again", &first).await;
     clear::<Configs, B>(&storage).await;
@@ -404,10 +404,10 @@ async fn audits<B: ConfigBatch>(storage: Storage<B>) {
         .collect();
     same("the audit", &wanted[..], &found[..]);
     let refused = audit(&storage, AuditFilter::default().with_key(&key("audited too"))).await;
-    let why: Vec<_> = refused.iter().map(|entry| entry.error).collect();
-    same("the audit of a plan that was refused", vec![Some(PlanRefusal::Unexpected)], why);
+    let reasons: Vec<_> = refused.iter().map(|entry| entry.error).collect();
+    same("the audit of a plan that was refused", vec![Some(PlanRefusal::Unexpected)], reasons);
 
-    // The clock may be another machine's.
+    // The clock may be that of another machine.
     let near = Duration::from_secs(60 * 60);
     for pair in entries.windows(2) {
         assert!(pair[0].finished >= pair[1].finished, "the audit is not newest first");
@@ -416,13 +416,13 @@ async fn audits<B: ConfigBatch>(storage: Storage<B>) {
         same("the backend", storage.label(), entry.backend);
         same("the key", "audited", entry.key.as_str());
         same("started", Some(entry.started), entry.finished.checked_sub(entry.duration));
-        assert!(entry.finished > begun - near && entry.finished < begun + near, "finished at another time");
+        assert!(entry.finished > begun - near && entry.finished < begun + near, "the time is wrong");
         assert!(!format!("{entry:?}").contains("secret"), "the audit holds a key or a value");
     }
     clear::<Configs, B>(&storage).await;
 }
 
-/// Which of the plans below are in the audit.
+/// The numbers of the plans of [`filters`] that are in the audit.
 async fn numbers<B: ConfigBatch>(storage: &Storage<B>, filter: AuditFilter) -> String {
     let entries = audit(storage, filter).await;
     let numbers: Vec<&str> =
@@ -445,7 +445,7 @@ async fn filters<B: ConfigBatch>(storage: Storage<B>) {
     let failed = even.clone().with_status(AuditStatus::Failed);
     same("a status", "", &*numbers(&storage, failed).await);
     let later = SystemTime::now() + Duration::from_secs(24 * 60 * 60);
-    same("since a time to come", "", &*numbers(&storage, even.clone().with_since(later)).await);
+    same("since a time in the future", "", &*numbers(&storage, even.clone().with_since(later)).await);
     let oldest = audit(&storage, even.clone()).await.last().expect("three").finished;
     same("since the first", "4 2 0", &*numbers(&storage, even.with_since(oldest)).await);
     clear::<Configs, B>(&storage).await;
@@ -457,28 +457,28 @@ fn is_busy<T>(result: &Result<T>) -> bool {
         .is_err_and(|error| error.kind() == ErrorKind::Busy && error.outcome() == Outcome::NotApplied)
 }
 
-async fn same_key_at_once<B: ConfigBatch>(storage: Storage<B>) {
+async fn concurrent_replays<B: ConfigBatch>(storage: Storage<B>) {
     let shared = plan([set("a", json!(1)), set("b", json!(2)), delete("c")]);
-    let results = at_once((0..TASKS).map(|_| {
+    let results = concurrently((0..TASKS).map(|_| {
         let (storage, shared) = (storage.clone(), shared.clone());
         async move { apply(&storage, "at once", &shared).await }
     }))
     .await;
     let (busy, others): (Vec<_>, Vec<_>) = results.into_iter().partition(is_busy);
     let others: Vec<Applied> = others.into_iter().map(|result| ok("apply_plan", result)).collect();
-    same("how many were Applied", 1, others.iter().filter(|applied| **applied == Applied::Applied).count());
+    same("the number of Applied", 1, others.iter().filter(|applied| **applied == Applied::Applied).count());
     assert!(!others.is_empty() && busy.len() < TASKS, "all were Busy");
-    holds("after all", &[("a", "1"), ("b", "2")], &stored(&storage).await);
+    same_configs("after all", &[("a", "1"), ("b", "2")], &stored(&storage).await);
     let committed = AuditFilter::default().with_key(&key("at once")).with_status(AuditStatus::Committed);
     same("committed in the audit", 1, audit(&storage, committed).await.len());
     clear::<Configs, B>(&storage).await;
 }
 
-async fn other_keys_at_once<B: ConfigBatch>(storage: Storage<B>) {
+async fn concurrent_plans<B: ConfigBatch>(storage: Storage<B>) {
     let shared = numbered("shared-", 5);
-    let results = at_once((0..TASKS).map(|n| {
+    let results = concurrently((0..TASKS).map(|n| {
         let storage = storage.clone();
-        // Each in an order of its own, so that locks that are taken in that order meet.
+        // Each plan in a different order: locks taken in these orders would deadlock.
         let mut mutations: Vec<_> = shared.iter().map(|key| Mutation::set(key, &value(json!(n)))).collect();
         mutations.rotate_left(n % shared.len());
         let own = plan(mutations);
@@ -495,7 +495,7 @@ async fn other_keys_at_once<B: ConfigBatch>(storage: Storage<B>) {
     for result in results {
         same("each", Applied::Applied, ok("apply_plan", result));
     }
-    // Taken back in the order of the audit, each finds what it left: that is the order in which they were applied.
+    // The audit's order is that of application if rolling back in it always finds what the plan set.
     let entries = audit(&storage, AuditFilter::default().with_limit(TASKS)).await;
     same("entries", TASKS, entries.len());
     for entry in entries {
@@ -505,16 +505,17 @@ async fn other_keys_at_once<B: ConfigBatch>(storage: Storage<B>) {
         let back = ok("rollback_plan", roll_back(&storage, entry.key.as_str()).await);
         same("a rollback in the order of the audit", Rollback::RolledBack, back);
     }
-    same("what is left", 0, stored(&storage).await.len());
+    same("configs after all rollbacks", 0, stored(&storage).await.len());
 }
 
-fn wide(n: usize) -> Plan {
+/// A plan that sets 20 keys to the same number.
+fn twenty(n: usize) -> Plan {
     plan(numbered("whole-", 20).iter().map(|key| Mutation::set(key, &value(json!(n)))).collect::<Vec<_>>())
 }
 
-/// Which plan's values are there, all of them. One that is just being applied may take a while.
+/// The number that the last plan of [`twenty`] set. Waits while one is partial, and panics if it stays so.
 async fn whole<B: ConfigBatch>(storage: &Storage<B>) -> Option<String> {
-    let patience = Patience::new();
+    let limit = WaitLimit::new();
     loop {
         let mut values: Vec<String> = stored(storage).await.into_values().collect();
         let count = values.len();
@@ -522,25 +523,25 @@ async fn whole<B: ConfigBatch>(storage: &Storage<B>) -> Option<String> {
         if (count == 0 || count == 20) && values.len() <= 1 {
             return values.pop();
         }
-        patience.wait(&format!("a plan is applied in part: {values:?}")).await;
+        limit.pause(&format!("a plan is applied in part: {values:?}")).await;
     }
 }
 
 async fn dropped<B: ConfigBatch>(storage: Storage<B>) {
     for round in 1..24 {
-        let (name, plan) = (format!("dropped {round}"), wide(round as usize));
+        let (name, plan) = (format!("dropped {round}"), twenty(round as usize));
         let before = whole(&storage).await;
         let first = drop_after(round % 8, apply(&storage, &name, &plan)).await;
         settle().await;
         let between = whole(&storage).await;
         let again = ok("apply_plan after a dropped one", apply(&storage, &name, &plan).await);
-        // One that was dropped may come to its end later, but only once.
+        // A dropped call may be applied later, but only once.
         if first.is_some() || between != before {
             same("after a dropped call that had been applied", Applied::Replayed, again);
         }
-        same("what is there", Some(round.to_string()), whole(&storage).await);
+        same("the values", Some(round.to_string()), whole(&storage).await);
         let committed = AuditFilter::default().with_key(&key(&name)).with_status(AuditStatus::Committed);
-        same("how often it was applied", 1, audit(&storage, committed).await.len());
+        same("the number of times it was applied", 1, audit(&storage, committed).await.len());
     }
     clear::<Configs, B>(&storage).await;
 }
@@ -548,25 +549,25 @@ async fn dropped<B: ConfigBatch>(storage: Storage<B>) {
 async fn deadline<B: ConfigBatch>(storage: Storage<B>) {
     for (n, micros) in [0, 1, 20, 100, 500, 2_000, 10_000].into_iter().enumerate() {
         let hasty = storage.with_deadline(Duration::from_micros(micros));
-        let (name, plan, before) = (format!("deadline {micros}"), wide(100 + n), whole(&storage).await);
+        let (name, plan, before) = (format!("deadline {micros}"), twenty(100 + n), whole(&storage).await);
         let result = apply(&hasty, &name, &plan).await;
         if let Err(error) = &result {
-            same("what comes after a deadline", ErrorKind::Timeout, error.kind());
+            same("the error after the deadline", ErrorKind::Timeout, error.kind());
             if error.outcome() == Outcome::NotApplied {
                 settle().await;
-                same("what is there after NotApplied", &before, &whole(&storage).await);
+                same("the values after NotApplied", &before, &whole(&storage).await);
             }
         }
-        let again = ok("apply_plan with time", apply(&storage, &name, &plan).await);
+        let again = ok("apply_plan with a longer deadline", apply(&storage, &name, &plan).await);
         let wanted = match &result {
             Ok(_) => Some(Applied::Replayed),
             Err(error) if error.outcome() == Outcome::NotApplied => Some(Applied::Applied),
             Err(_) => None,
         };
         if let Some(wanted) = wanted {
-            same("after it", wanted, again);
+            same("the plan again", wanted, again);
         }
-        same("what is there", Some((100 + n).to_string()), whole(&storage).await);
+        same("the values", Some((100 + n).to_string()), whole(&storage).await);
     }
     settle().await;
     clear::<Configs, B>(&storage).await;

@@ -1,6 +1,6 @@
-//! `Ok` means durable: one function per capability, for backends that keep what they store.
+//! `Ok` means durable: one function per capability, for persistent backends.
 //!
-//! Each takes a way to open the same store, which is empty at first, as often as it asks.
+//! Each takes a function that opens the same store, at first empty, and calls it several times.
 
 use serde_json::{Value, json};
 
@@ -18,11 +18,11 @@ async fn close<B: Backend>(storage: Storage<B>) {
     ok("close", storage.close().await);
 }
 
-/// Asserts that credentials are after a restart what they were, and that deleted ones are not back.
+/// Asserts that credentials are unchanged after a restart, and that deleted ones stay deleted.
 ///
 /// # Panics
 ///
-/// At the first bullet that is violated.
+/// At the first violated bullet.
 pub async fn credentials<B: CredentialStore, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
     let stored: Vec<(Key, Credential)> =
         hostile_keys().into_iter().zip(hostile_credentials().into_iter().cycle()).collect();
@@ -38,16 +38,16 @@ pub async fn credentials<B: CredentialStore, F: Future<Output = Storage<B>>>(ope
     for (id, credential) in &stored {
         let found = ok("get_credential after a restart", storage.get_credential(id).await);
         let equal = identical_fields(credential.fields(), found.fields());
-        assert!(equal, "after a restart {:?} is not what was stored", id.as_str());
+        assert!(equal, "{:?} is changed by a restart", id.as_str());
     }
-    let (one, many) = ids.split_first().expect("there are some");
+    let (one, many) = ids.split_first().expect("the kit has keys");
     ok("delete_credential", storage.delete_credential(one).await);
     complete("delete_credentials", many.len() / 2, storage.delete_credentials(&many[..many.len() / 2]).await);
     complete("set_credentials", 2, storage.set_credentials(&stored[stored.len() - 2..]).await);
     close(storage).await;
 
     let storage = open().await;
-    fails("get of a deleted one after a restart", ErrorKind::NotFound, storage.get_credential(one).await);
+    fails("get after a delete and a restart", ErrorKind::NotFound, storage.get_credential(one).await);
     let stay = many[many.len() / 2..].to_vec();
     same(
         "ids after deletes and a restart",
@@ -59,11 +59,11 @@ pub async fn credentials<B: CredentialStore, F: Future<Output = Storage<B>>>(ope
     same_keys("ids at the end", &[], ok("list", open().await.list_credentials().await));
 }
 
-/// Asserts that configs are after a restart what they were, and that deleted ones are not back.
+/// Asserts that configs are unchanged after a restart, and that deleted ones stay deleted.
 ///
 /// # Panics
 ///
-/// At the first bullet that is violated.
+/// At the first violated bullet.
 pub async fn configs<B: ConfigStore, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
     let stored: Vec<(Key, Value)> =
         hostile_keys().into_iter().zip(hostile_values().into_iter().cycle()).collect();
@@ -75,20 +75,20 @@ pub async fn configs<B: ConfigStore, F: Future<Output = Storage<B>>>(open: impl 
 
     let storage = open().await;
     let found = ok("list_configs after a restart", storage.list_configs().await);
-    same("how many configs there are after a restart", stored.len(), found.len());
+    same("the number of configs after a restart", stored.len(), found.len());
     for (key, value) in &stored {
-        assert!(identical(value, &found[key]), "after a restart {:?} is not what was stored", key.as_str());
+        assert!(identical(value, &found[key]), "{:?} is changed by a restart", key.as_str());
         ok("delete_config", storage.delete_config(key).await);
     }
     close(storage).await;
     same("configs after deletes and a restart", 0, ok("list", open().await.list_configs().await).len());
 }
 
-/// Asserts that counters go on after a restart, and that records which were reset are not back.
+/// Asserts that counters keep their counts after a restart, and that reset records stay removed.
 ///
 /// # Panics
 ///
-/// At the first bullet that is violated.
+/// At the first violated bullet.
 pub async fn usage<B: UsageStore, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
     let (keys, field) = (hostile_keys(), key("x"));
     let counts = [5, i64::MAX, i64::MIN, 9_007_199_254_740_993, 0, -1];
@@ -103,7 +103,7 @@ pub async fn usage<B: UsageStore, F: Future<Output = Storage<B>>>(open: impl Fn(
     close(storage).await;
 
     let storage = open().await;
-    same("5, restart, and 2", 7, ok("increment_usage", storage.increment_usage("counter", "x", 2).await));
+    same("total after 5 and 2", 7, ok("increment_usage", storage.increment_usage("counter", "x", 2).await));
     for step in &steps {
         let found = ok("get_usage after a restart", storage.get_usage(&step.key).await);
         same("a count after a restart", (1, Some(step.delta)), (found.len(), found.get("x")));
@@ -119,11 +119,11 @@ pub async fn usage<B: UsageStore, F: Future<Output = Storage<B>>>(open: impl Fn(
     close(storage).await;
 }
 
-/// Asserts that plans are after a restart what they were: replayed, rolled back, audited.
+/// Asserts that plans are replayed, rolled back and audited after a restart as before it.
 ///
 /// # Panics
 ///
-/// At the first bullet that is violated.
+/// At the first violated bullet.
 pub async fn plans<B: ConfigBatch, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
     let options = ApplyOptions::default().with_stage("canary").with_source("the kit");
     let back = RollbackOptions::default();
@@ -154,7 +154,7 @@ pub async fn plans<B: ConfigBatch, F: Future<Output = Storage<B>>>(open: impl Fn
     same("a rollback after a restart", Rollback::RolledBack, rolled);
     let found = ok("list_configs", storage.list_configs().await);
     for (key, wanted) in hostile_keys().iter().zip(small()) {
-        assert!(identical(&wanted, &found[key]), "{:?} is not back as it was", key.as_str());
+        assert!(identical(&wanted, &found[key]), "{:?} is not restored", key.as_str());
     }
     close(storage).await;
 

@@ -3,20 +3,20 @@
 use serde_json::{Value, json};
 
 use super::{
-    Patience, at_once, configs::Configs, credentials::Credentials, documents::clear, fails, fails_about,
-    hostile_credentials, hostile_keys, hostile_values, identical, identical_fields, key, must, ok, same,
-    same_keys, settle,
+    WaitLimit, concurrently, configs::Configs, credentials::Credentials, documents::clear, fails,
+    fails_about, hostile_credentials, hostile_keys, hostile_values, identical, identical_fields, key, must,
+    ok, same, same_keys, settle,
 };
 use crate::{
     ConfigStore, ConfigValue, Credential, CredentialStore, ErrorKind, Key, Optional, Outcome, Result,
     Storage, Transaction, Transactional, transact,
 };
 
-/// Asserts the contract of [`Transactional`] and [`Transaction`]. Needs a storage without credentials and configs.
+/// Asserts the contract of [`Transactional`] and [`Transaction`], in a store without credentials and configs.
 ///
 /// # Panics
 ///
-/// At the first bullet that is violated.
+/// At the first violated bullet.
 pub async fn transactions<B: Transactional + CredentialStore + ConfigStore>(storage: &Storage<B>) {
     must("the kit needs a storage without credentials and configs", is_empty(storage.clone())).await;
     must("get, delete in a transaction: NotFound if there is none, and it goes on", missing(storage.clone()))
@@ -24,7 +24,7 @@ pub async fn transactions<B: Transactional + CredentialStore + ConfigStore>(stor
     must("begin: it sees its own writes", own_writes(storage.clone())).await;
     must("get in a transaction: equal to what was stored", equal(storage.clone())).await;
     must("commit: all changes are visible at once, none before", commits(storage.clone())).await;
-    must("commit: nobody sees a part", atomic(storage.clone())).await;
+    must("commit: no reader sees a part", atomic(storage.clone())).await;
     must("rollback: forgets all changes", rolls_back(storage.clone())).await;
     must("dropping a transaction rolls back", drops(storage.clone())).await;
     must("begin: it sees the store as it was at one moment", snapshot(storage.clone())).await;
@@ -32,21 +32,20 @@ pub async fn transactions<B: Transactional + CredentialStore + ConfigStore>(stor
     must("commit: of two that make the same record one gets Conflict", both_make(storage.clone())).await;
     must("commit: a write from outside, between read and write, is a Conflict", outside(storage.clone()))
         .await;
-    must("commit: of two that change what the other one read, one at least commits", skew(storage.clone()))
-        .await;
-    must("commit: transactions on different records don't disturb each other", apart(storage.clone())).await;
-    must("transact!: counts exactly at once", counts(storage.clone())).await;
-    must("transact!: an error rolls back and is given to the caller", aborts(storage.clone())).await;
+    must("commit: of two in a write skew at least one commits", write_skew(storage.clone())).await;
+    must("commit: transactions on different records don't conflict", disjoint(storage.clone())).await;
+    must("transact!: concurrent increments are counted exactly", counts(storage.clone())).await;
+    must("transact!: an error rolls back and is returned to the caller", aborts(storage.clone())).await;
     must("the kit leaves nothing", is_empty(storage.clone())).await;
 }
 
-/// Asserts that a transaction which is under way at close can't commit. **Closes the storage.**
+/// Asserts that a transaction that is open at close can't commit. **Closes the storage.**
 ///
 /// # Panics
 ///
 /// If it commits.
 pub async fn transactions_at_close<B: Transactional>(storage: &Storage<B>) {
-    must("close: a transaction under way can't commit", closes(storage.clone())).await;
+    must("close: an open transaction can't commit", closes(storage.clone())).await;
 }
 
 async fn closes<B: Transactional>(storage: Storage<B>) {
@@ -71,18 +70,18 @@ async fn begin<B: Transactional>(storage: &Storage<B>) -> B::Transaction {
 }
 
 fn config(value: Value) -> ConfigValue {
-    ConfigValue::new(value).expect("the kit's own values are values")
+    ConfigValue::new(value).expect("the kit's own values are valid")
 }
 
 fn credential(value: Value) -> Credential {
-    Credential::try_from(value).expect("the kit's own credentials are credentials")
+    Credential::try_from(value).expect("the kit's own credentials are valid")
 }
 
 async fn read<B: ConfigStore>(storage: &Storage<B>, key: &Key) -> Option<Value> {
     ok("get_config", storage.get_config(key).await.optional()).map(|value| value.value().clone())
 }
 
-/// Reads a number, adds to it and writes it, in the transaction.
+/// Adds to a stored number, in the transaction.
 async fn add<T: Transaction>(transaction: &mut T, key: &Key, delta: i64) -> Result<()> {
     let before = transaction.get_config(key).await?.as_i64().expect("a number");
     transaction.set_config(key, &config(json!(before + delta))).await
@@ -90,18 +89,18 @@ async fn add<T: Transaction>(transaction: &mut T, key: &Key, delta: i64) -> Resu
 
 async fn missing<B: Transactional + CredentialStore + ConfigStore>(storage: Storage<B>) {
     let (key, mut tx) = (key("no"), begin(&storage).await);
-    fails_about("get_credential of a missing one", ErrorKind::NotFound, &key, tx.get_credential(&key).await);
+    fails_about("get_credential of a missing id", ErrorKind::NotFound, &key, tx.get_credential(&key).await);
     fails_about(
-        "delete_credential of a missing one",
+        "delete_credential of a missing id",
         ErrorKind::NotFound,
         &key,
         tx.delete_credential(&key).await,
     );
-    fails_about("get_config of a missing one", ErrorKind::NotFound, &key, tx.get_config(&key).await);
-    fails_about("delete_config of a missing one", ErrorKind::NotFound, &key, tx.delete_config(&key).await);
+    fails_about("get_config of a missing key", ErrorKind::NotFound, &key, tx.get_config(&key).await);
+    fails_about("delete_config of a missing key", ErrorKind::NotFound, &key, tx.delete_config(&key).await);
     ok("set_config after NotFound", tx.set_config(&key, &config(json!(1))).await);
     ok("commit after NotFound", tx.commit().await);
-    same("what it committed", Some(json!(1)), read(&storage, &key).await);
+    same("the committed value", Some(json!(1)), read(&storage, &key).await);
     wipe(&storage).await;
 }
 
@@ -138,14 +137,14 @@ async fn own_writes<B: Transactional + CredentialStore + ConfigStore>(storage: S
     }
     ok("set_config after delete", tx.set_config(&new, &config(json!("again"))).await);
     ok("commit", tx.commit().await);
-    same("what it deleted", None, read(&storage, &old).await);
-    same("what it set after its delete", Some(json!("again")), read(&storage, &new).await);
+    same("the value that it deleted", None, read(&storage, &old).await);
+    same("the value that it set after its delete", Some(json!("again")), read(&storage, &new).await);
     same_keys("the credentials that it deleted", &[], ok("list", storage.list_credentials().await));
     wipe(&storage).await;
 }
 
 async fn equal<B: Transactional + CredentialStore + ConfigStore>(storage: Storage<B>) {
-    // Without the largest, which together are more than a server takes in one transaction.
+    // Without the largest values, which together exceed what a server takes in one transaction.
     let values: Vec<Value> =
         hostile_values().into_iter().filter(|value| value.to_string().len() < 1_000).collect();
     let credentials = hostile_credentials().into_iter().filter(|fields| fields.to_json().len() < 1_000);
@@ -186,7 +185,7 @@ async fn equal<B: Transactional + CredentialStore + ConfigStore>(storage: Storag
     wipe(&storage).await;
 }
 
-/// Sets one, changes one, deletes one, of each kind.
+/// A transaction that made, changed and deleted one record of each kind.
 async fn change<B: Transactional + CredentialStore + ConfigStore>(storage: &Storage<B>) -> B::Transaction {
     for name in ["changed", "deleted"] {
         ok("set", storage.set_config(name, json!("before")).await);
@@ -208,7 +207,7 @@ async fn assert_is<B: CredentialStore + ConfigStore>(storage: &Storage<B>, when:
     same_keys(format!("configs {when}"), &keys, configs.keys().cloned());
     assert!(
         configs.values().all(|value| **value == json!(state)),
-        "a config {when} is not the one of {state}"
+        "a config {when} is not the value from {state}"
     );
     same(
         format!("credentials {when}"),
@@ -240,15 +239,15 @@ async fn drops<B: Transactional + CredentialStore + ConfigStore>(storage: Storag
     drop(change(&storage).await);
     settle().await;
     assert_is(&storage, "after drop", "before").await;
-    // A dropped one holds nothing: no lock, no connection. So many of them would use up any pool.
+    // A dropped transaction releases its locks and its connection: 40 of them would exhaust any pool.
     for n in 0..40 {
-        let patience = Patience::new();
+        let limit = WaitLimit::new();
         loop {
             let mut tx = begin(&storage).await;
             match tx.set_config(&key("changed"), &config(json!(n))).await {
-                // The one before it is just being rolled back.
+                // The previous transaction is still being rolled back.
                 Err(error) if error.kind() == ErrorKind::Conflict => {
-                    patience.wait("a transaction that was dropped is still in the way of others").await;
+                    limit.pause("a dropped transaction still blocks others").await;
                 }
                 result => break ok("set_config", result),
             }
@@ -264,14 +263,14 @@ async fn atomic<B: Transactional + CredentialStore + ConfigStore>(storage: Stora
     for key in &keys {
         ok("set", storage.set_config(key, json!(0)).await);
     }
-    let readers = (0..4).map(|_| sees_both(storage.clone(), keys.clone(), false));
-    let writer = std::iter::once(sees_both(storage.clone(), keys.clone(), true));
-    at_once(writer.chain(readers)).await;
+    let readers = (0..4).map(|_| write_or_read_both(storage.clone(), keys.clone(), false));
+    let writer = std::iter::once(write_or_read_both(storage.clone(), keys.clone(), true));
+    concurrently(writer.chain(readers)).await;
     wipe(&storage).await;
 }
 
 /// The writer writes the same number to both keys, a reader must see the same in both.
-async fn sees_both<B: Transactional>(storage: Storage<B>, keys: [Key; 2], writes: bool) {
+async fn write_or_read_both<B: Transactional>(storage: Storage<B>, keys: [Key; 2], writes: bool) {
     for n in 1..50 {
         let mut tx = begin(&storage).await;
         if writes {
@@ -283,7 +282,7 @@ async fn sees_both<B: Transactional>(storage: Storage<B>, keys: [Key; 2], writes
             let left = ok("get_config", tx.get_config(&keys[0]).await);
             tokio::task::yield_now().await;
             let right = ok("get_config", tx.get_config(&keys[1]).await);
-            same("what a transaction sees in both", left.value(), right.value());
+            same("the two values that a transaction sees", left.value(), right.value());
             ok("rollback", tx.rollback().await);
         }
     }
@@ -301,16 +300,16 @@ async fn snapshot<B: Transactional + CredentialStore + ConfigStore>(storage: Sto
     ok("set from outside", storage.set_config(&keys[2], json!("after")).await);
     for key in &keys[..2] {
         let seen = ok("get_config after a change from outside", tx.get_config(key).await);
-        same("what it sees", &json!("before"), seen.value());
+        same("the value that it sees", &json!("before"), seen.value());
     }
-    fails("get_config of one that was made later", ErrorKind::NotFound, tx.get_config(&keys[2]).await);
+    fails("get_config of a value that was made later", ErrorKind::NotFound, tx.get_config(&keys[2]).await);
     ok("rollback", tx.rollback().await);
-    same("outside", Some(json!("after")), read(&storage, &keys[0]).await);
+    same("the value outside", Some(json!("after")), read(&storage, &keys[0]).await);
     wipe(&storage).await;
 }
 
-/// Writes and commits a transaction that has read. Where the backend says Conflict, at the write or at commit, is its own
-/// affair; nothing else may go wrong.
+/// Writes in a transaction and commits it. Returns false on a conflict, which the backend may report at the
+/// write or at commit, and panics on any other error.
 async fn finish<T: Transaction>(mut tx: T, key: Key, value: Value) -> bool {
     let result = match tx.set_config(&key, &config(value)).await {
         Ok(()) => tx.commit().await,
@@ -319,7 +318,7 @@ async fn finish<T: Transaction>(mut tx: T, key: Key, value: Value) -> bool {
     match result {
         Ok(()) => true,
         Err(error) => {
-            same("why it did not commit", ErrorKind::Conflict, error.kind());
+            same("the reason why it did not commit", ErrorKind::Conflict, error.kind());
             same("the outcome of a conflict", Outcome::NotApplied, error.outcome());
             assert!(error.is_retryable(), "a conflict is not retryable");
             false
@@ -329,14 +328,14 @@ async fn finish<T: Transaction>(mut tx: T, key: Key, value: Value) -> bool {
 
 async fn lost_update<B: Transactional + CredentialStore + ConfigStore>(storage: Storage<B>) {
     let key = key("counter");
-    for at_once in [false, true] {
+    for joined in [false, true] {
         ok("set", storage.set_config(&key, json!(10)).await);
         let (mut left, mut right) = (begin(&storage).await, begin(&storage).await);
         for tx in [&mut left, &mut right] {
-            same("what both read", &json!(10), ok("get_config", tx.get_config(&key).await).value());
+            same("the value that both read", &json!(10), ok("get_config", tx.get_config(&key).await).value());
         }
         let won =
-            both(at_once, finish(left, key.clone(), json!(11)), finish(right, key.clone(), json!(15))).await;
+            both(joined, finish(left, key.clone(), json!(11)), finish(right, key.clone(), json!(15))).await;
         let expected = match won {
             [true, false] => json!(11),
             [false, true] => json!(15),
@@ -348,26 +347,26 @@ async fn lost_update<B: Transactional + CredentialStore + ConfigStore>(storage: 
     wipe(&storage).await;
 }
 
-/// One after the other, or both at once, as a lock would have it.
+/// Runs one after the other, or both concurrently, which a backend that locks needs.
 async fn both(
-    at_once: bool,
+    joined: bool,
     left: impl Future<Output = bool> + Send,
     right: impl Future<Output = bool> + Send,
 ) -> [bool; 2] {
-    if at_once { futures_util::future::join(left, right).await.into() } else { [left.await, right.await] }
+    if joined { futures_util::future::join(left, right).await.into() } else { [left.await, right.await] }
 }
 
 async fn both_make<B: Transactional + CredentialStore + ConfigStore>(storage: Storage<B>) {
-    for (n, at_once) in [false, true].into_iter().enumerate() {
+    for (n, joined) in [false, true].into_iter().enumerate() {
         let key = key(&format!("new {n}"));
         let (mut left, mut right) = (begin(&storage).await, begin(&storage).await);
         for tx in [&mut left, &mut right] {
             fails_about("get_config of a missing one", ErrorKind::NotFound, &key, tx.get_config(&key).await);
         }
         let won =
-            both(at_once, finish(left, key.clone(), json!(0)), finish(right, key.clone(), json!(1))).await;
-        same("how many committed", 1, won.into_iter().filter(|&won| won).count());
-        same("who made it", Some(json!(usize::from(won[1]))), read(&storage, &key).await);
+            both(joined, finish(left, key.clone(), json!(0)), finish(right, key.clone(), json!(1))).await;
+        same("the number that committed", 1, won.into_iter().filter(|&won| won).count());
+        same("the committed value", Some(json!(usize::from(won[1]))), read(&storage, &key).await);
     }
     wipe(&storage).await;
 }
@@ -378,18 +377,18 @@ async fn outside<B: Transactional + CredentialStore + ConfigStore>(storage: Stor
     let mut tx = begin(&storage).await;
     ok("get_config", tx.get_config(&key).await);
     ok("set from outside", storage.set_config(&key, json!(20)).await);
-    same("it commits", false, finish(tx, key.clone(), json!(11)).await);
+    same("whether it commits", false, finish(tx, key.clone(), json!(11)).await);
     same("the counter", Some(json!(20)), read(&storage, &key).await);
 
     let mut tx = begin(&storage).await;
     ok("get_config", tx.get_config(&key).await);
     ok("delete from outside", storage.delete_config(&key).await);
-    same("it commits", false, finish(tx, key.clone(), json!(11)).await);
+    same("whether it commits", false, finish(tx, key.clone(), json!(11)).await);
     same("the counter", None, read(&storage, &key).await);
     wipe(&storage).await;
 }
 
-async fn skew<B: Transactional + CredentialStore + ConfigStore>(storage: Storage<B>) {
+async fn write_skew<B: Transactional + CredentialStore + ConfigStore>(storage: Storage<B>) {
     let keys = ["left", "right"].map(key);
     for key in &keys {
         ok("set", storage.set_config(key, json!("before")).await);
@@ -397,7 +396,7 @@ async fn skew<B: Transactional + CredentialStore + ConfigStore>(storage: Storage
     let (mut left, mut right) = (begin(&storage).await, begin(&storage).await);
     ok("get_config", left.get_config(&keys[1]).await);
     ok("get_config", right.get_config(&keys[0]).await);
-    // A serializable backend refuses one of them, snapshot isolation lets both pass.
+    // A serializable backend refuses one of them; snapshot isolation allows both.
     let won = both(
         true,
         finish(left, keys[0].clone(), json!("after")),
@@ -406,12 +405,12 @@ async fn skew<B: Transactional + CredentialStore + ConfigStore>(storage: Storage
     .await;
     assert!(won[0] || won[1], "both got Conflict: one must commit");
     for (key, won) in keys.iter().zip(won) {
-        same("what is there", Some(json!(if won { "after" } else { "before" })), read(&storage, key).await);
+        same("the value", Some(json!(if won { "after" } else { "before" })), read(&storage, key).await);
     }
     wipe(&storage).await;
 }
 
-async fn apart<B: Transactional + CredentialStore + ConfigStore>(storage: Storage<B>) {
+async fn disjoint<B: Transactional + CredentialStore + ConfigStore>(storage: Storage<B>) {
     let keys = ["left", "right"].map(key);
     let (mut left, mut right) = (begin(&storage).await, begin(&storage).await);
     ok("set_config", left.set_config(&keys[0], &config(json!(0))).await);
@@ -428,9 +427,9 @@ async fn apart<B: Transactional + CredentialStore + ConfigStore>(storage: Storag
 async fn counts<B: Transactional + CredentialStore + ConfigStore>(storage: Storage<B>) {
     let key = key("counter");
     ok("set", storage.set_config(&key, json!(0)).await);
-    let done: i64 = at_once((0..8).map(|_| count(storage.clone(), key.clone()))).await.into_iter().sum();
-    assert!(done > 0, "not one of them committed");
-    same("the counter, by those that are Ok", Some(json!(done)), read(&storage, &key).await);
+    let done: i64 = concurrently((0..8).map(|_| count(storage.clone(), key.clone()))).await.into_iter().sum();
+    assert!(done > 0, "none of them committed");
+    same("the counter after all that are Ok", Some(json!(done)), read(&storage, &key).await);
     wipe(&storage).await;
 }
 
@@ -439,9 +438,9 @@ async fn count<B: Transactional>(storage: Storage<B>, key: Key) -> i64 {
     for _ in 0..10 {
         match transact!(&storage, |tx| { add(tx, &key, 1).await }) {
             Ok(()) => done += 1,
-            // It may lose as often as it is tried, but then it has changed nothing.
+            // Every attempt may conflict, but then nothing is changed.
             Err(error) => same(
-                "why it gave up",
+                "the reason why it gave up",
                 (ErrorKind::Conflict, Outcome::NotApplied),
                 (error.kind(), error.outcome()),
             ),
@@ -457,5 +456,5 @@ async fn aborts<B: Transactional + CredentialStore + ConfigStore>(storage: Stora
         tx.get_credential(&key).await.map(drop)
     });
     fails("the block's own error", ErrorKind::NotFound, result);
-    same("what it wrote before the error", None, read(&storage, &key).await);
+    same("the value that it wrote before the error", None, read(&storage, &key).await);
 }

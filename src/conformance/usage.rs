@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::json;
 
 use super::{
-    Patience, TASKS, at_once, complete, drop_after, fail_with, fails_about, hostile_keys, key, must,
-    numbered, ok, same, same_keys, settle, sorted,
+    TASKS, WaitLimit, complete, concurrently, drop_after, fails_about, hostile_keys, key, must, numbered, ok,
+    same, same_failures, same_keys, settle, sorted,
 };
 use crate::{ErrorKind, Increment, Key, Optional, Outcome, Result, Storage, UsageRecord, UsageStore};
 
@@ -14,31 +14,28 @@ use crate::{ErrorKind, Increment, Key, Optional, Outcome, Result, Storage, Usage
 ///
 /// # Panics
 ///
-/// At the first bullet that is violated.
+/// At the first violated bullet.
 pub async fn usage<B: UsageStore>(storage: &Storage<B>) {
     must("the kit needs a storage without usage", is_empty(storage.clone())).await;
     must("increment_usage: gives the new total; a missing counter starts at 0", totals(storage.clone()))
         .await;
     must("increment_usage: any i64, to the last digit", extremes(storage.clone())).await;
-    must("increment_usage: Overflow leaves the counter", overflow(storage.clone())).await;
+    must("increment_usage: Overflow leaves the counter unchanged", overflow(storage.clone())).await;
     must("get_usage, reset_usage: NotFound if there is none", missing(storage.clone())).await;
     must("reset_usage: removes one record with all its counters", resets(storage.clone())).await;
     must("a key or field is never interpreted", keys(storage.clone())).await;
     must("list_usage: all records, sorted by key", lists(storage.clone())).await;
     must("stats: counts what is stored (usage records), no keys", counts(storage.clone())).await;
     must("increment_many: in order, increments of one counter add up", many(storage.clone())).await;
-    must(
-        "increment_many: an overflow is a failure and leaves the counter to the next",
-        many_overflow(storage.clone()),
-    )
-    .await;
+    must("increment_many: an overflow fails, and the next is applied", many_overflow(storage.clone())).await;
     must("increment_many: of nothing, and of many", sizes(storage.clone())).await;
-    must("increment_usage: atomic and exact at once", exact(storage.clone())).await;
-    must("increment_usage: exact at once, up to the last i64", to_the_limit(storage.clone())).await;
-    must("increment_many: atomic and exact at once, over the same counters", crossing(storage.clone())).await;
-    must("reset_usage: at once, one of them finds it", resets_at_once(storage.clone())).await;
+    must("increment_usage: atomic and exact concurrently", exact(storage.clone())).await;
+    must("increment_usage: exact concurrently, up to the last i64", to_the_limit(storage.clone())).await;
+    must("increment_many: atomic and exact concurrently, on shared counters", overlapping(storage.clone()))
+        .await;
+    must("reset_usage: of concurrent calls one succeeds", concurrent_resets(storage.clone())).await;
     must("a dropped increment is applied as a whole or not at all", dropped(storage.clone())).await;
-    must("a call ends within its deadline, and says what may have happened", deadline(storage.clone())).await;
+    must("a call ends within its deadline, and reports its outcome", deadline(storage.clone())).await;
     must("the kit leaves nothing", is_empty(storage.clone())).await;
 }
 
@@ -99,8 +96,8 @@ async fn extremes<B: UsageStore>(storage: Storage<B>) {
         same("total", delta, ok("increment_usage", storage.increment_usage("extreme", field, delta).await));
         same("count", Some(delta), get(&storage, "extreme").await.get(field.as_str()));
     }
-    same("from one end to the other", -1, add(&storage, "extreme", "f00000", i64::MIN).await);
-    same("and one more", 9_007_199_254_740_994, add(&storage, "extreme", "f00003", 1).await);
+    same("the total from i64::MAX to -1", -1, add(&storage, "extreme", "f00000", i64::MIN).await);
+    same("the total beyond 2^53", 9_007_199_254_740_994, add(&storage, "extreme", "f00003", 1).await);
     clear(&storage).await;
 }
 
@@ -134,7 +131,7 @@ async fn missing<B: UsageStore>(storage: Storage<B>) {
         fails_about(format!("get of {name:?} beside \"there\""), ErrorKind::NotFound, &other, get);
         fails_about(format!("reset of {name:?} beside \"there\""), ErrorKind::NotFound, &other, reset);
     }
-    same("optional() of a missing one", None, ok("optional", storage.get_usage("no").await.optional()));
+    same("optional() of a missing record", None, ok("optional", storage.get_usage("no").await.optional()));
     ok("reset", storage.reset_usage("there").await);
     fails_about("get after reset", ErrorKind::NotFound, &key("there"), storage.get_usage("there").await);
     fails_about("reset after reset", ErrorKind::NotFound, &key("there"), storage.reset_usage("there").await);
@@ -147,7 +144,7 @@ async fn resets<B: UsageStore>(storage: Storage<B>) {
     }
     ok("reset", storage.reset_usage("gone").await);
     same("keys", vec!["stays"], ok("list", storage.list_usage().await).keys().map(Key::as_str).collect());
-    same("the other one", record([("x", 7), ("y", 7), ("z", 7)]), get(&storage, "stays").await);
+    same("the other record", record([("x", 7), ("y", 7), ("z", 7)]), get(&storage, "stays").await);
     same("total after reset", 1, add(&storage, "gone", "y", 1).await);
     same("record after reset", record([("y", 1)]), get(&storage, "gone").await);
     clear(&storage).await;
@@ -157,7 +154,8 @@ async fn keys<B: UsageStore>(storage: Storage<B>) {
     let keys = hostile_keys();
     let mut expected: BTreeMap<Key, UsageRecord> = BTreeMap::new();
     for (at, key) in (1..).zip(&keys) {
-        // Each as a record, and all of them as fields of two records whose keys could run together with a field.
+        // Each key as a record, and as a field of two records whose keys could run together with a field's
+        // name.
         for (record, field) in [(key, &super::key("f")), (&super::key("a"), key), (&super::key("a:b"), key)] {
             let total = storage.increment_usage(record, field, at).await;
             let total = ok(format!("increment of {:?} {:?}", record.as_str(), field.as_str()), total);
@@ -176,7 +174,7 @@ async fn keys<B: UsageStore>(storage: Storage<B>) {
         expected.remove(key);
     }
     same(
-        "all records after every other one is reset",
+        "all records after every second one is reset",
         &expected,
         &ok("list_usage", storage.list_usage().await),
     );
@@ -204,11 +202,11 @@ async fn counts<B: UsageStore>(storage: Storage<B>) {
             ok("increment_usage", storage.increment_usage(key, field, n).await);
         }
         let stats = ok("stats", storage.stats().await);
-        same("how many records", n, i64::try_from(stats.usage_record_count).expect("there are few"));
+        same("the number of records", n, i64::try_from(stats.usage_record_count).expect("there are few"));
         assert!(!format!("{stats:?} {}", json!(stats)).contains("sk-secret"), "stats show a key");
     }
     clear(&storage).await;
-    same("how many records", 0, ok("stats", storage.stats().await).usage_record_count);
+    same("the number of records", 0, ok("stats", storage.stats().await).usage_record_count);
 }
 
 async fn many<B: UsageStore>(storage: Storage<B>) {
@@ -244,8 +242,8 @@ async fn many_overflow<B: UsageStore>(storage: Storage<B>) {
     let increments = steps.map(|(record, delta)| Increment::new(&key(record), &key("x"), delta));
     let report = ok("increment_many", storage.increment_many(&increments).await);
     let failed = [1, 3, 4, 7, 9, 12].map(|at: usize| (at, &increments[at].key));
-    fail_with("increment_many", ErrorKind::Overflow, &failed, &report.failures);
-    same("how many are said to have succeeded", steps.len() - failed.len(), report.succeeded);
+    same_failures("increment_many", ErrorKind::Overflow, &failed, &report.failures);
+    same("the number reported as succeeded", steps.len() - failed.len(), report.succeeded);
     let counts = [
         ("before", 1),
         ("top", i64::MAX - 5),
@@ -275,8 +273,8 @@ async fn sizes<B: UsageStore>(storage: Storage<B>) {
 const STEPS: i64 = 16;
 
 async fn exact<B: UsageStore>(storage: Storage<B>) {
-    // A new counter, so that the race to make it is in here.
-    let totals = at_once((0..TASKS).map(|_| steps(storage.clone(), 1))).await;
+    // A new counter, so that the tasks also race to create it.
+    let totals = concurrently((0..TASKS).map(|_| steps(storage.clone(), 1))).await;
     let mut totals = totals.concat();
     totals.sort_unstable();
     let all = STEPS * TASKS as i64;
@@ -284,7 +282,7 @@ async fn exact<B: UsageStore>(storage: Storage<B>) {
     same("the counter", Some(all), get(&storage, "hot").await.get("x"));
 
     let deltas = (0..TASKS as i64).map(|n| (n - 20) * 1_000_000_007);
-    at_once(deltas.clone().map(|delta| steps(storage.clone(), delta))).await;
+    concurrently(deltas.clone().map(|delta| steps(storage.clone(), delta))).await;
     same("the counter", Some(all + STEPS * deltas.sum::<i64>()), get(&storage, "hot").await.get("x"));
     clear(&storage).await;
 }
@@ -300,9 +298,9 @@ async fn steps<B: UsageStore>(storage: Storage<B>, delta: i64) -> Vec<i64> {
 
 async fn to_the_limit<B: UsageStore>(storage: Storage<B>) {
     add(&storage, "hot", "x", i64::MAX - 10).await;
-    let results = at_once((0..TASKS).map(|_| one_step(storage.clone()))).await;
+    let results = concurrently((0..TASKS).map(|_| one_step(storage.clone()))).await;
     let (fit, over): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
-    same("how many fit", 10, fit.len());
+    same("the number that succeed", 10, fit.len());
     for result in over {
         fails_about("an increment beyond i64", ErrorKind::Overflow, &key("hot"), result);
     }
@@ -314,19 +312,19 @@ async fn one_step<B: UsageStore>(storage: Storage<B>) -> Result<i64> {
     storage.increment_usage("hot", "x", 1).await
 }
 
-async fn crossing<B: UsageStore>(storage: Storage<B>) {
+async fn overlapping<B: UsageStore>(storage: Storage<B>) {
     let increments: Vec<Increment> =
         numbered("shared ", 50).iter().map(|key| Increment::new(key, &super::key("x"), 1)).collect();
-    at_once((0..8).map(|turn| many_turned(storage.clone(), increments.clone(), turn))).await;
+    concurrently((0..8).map(|task| many_reordered(storage.clone(), increments.clone(), task))).await;
     let expected = increments.iter().map(|step| (step.key.clone(), record([("x", 8 * 5)]))).collect();
     same_records("records", &expected, &ok("list_usage", storage.list_usage().await));
     clear(&storage).await;
 }
 
-/// Half of the tasks go backwards: that is how locks are taken crosswise.
-async fn many_turned<B: UsageStore>(storage: Storage<B>, mut increments: Vec<Increment>, turn: usize) {
-    increments.rotate_left(turn * 7 % 50);
-    if turn % 2 == 1 {
+/// A different order for each task, half of them backwards: locks taken in these orders would deadlock.
+async fn many_reordered<B: UsageStore>(storage: Storage<B>, mut increments: Vec<Increment>, task: usize) {
+    increments.rotate_left(task * 7 % 50);
+    if task % 2 == 1 {
         increments.reverse();
     }
     for _ in 0..4 {
@@ -337,13 +335,13 @@ async fn many_turned<B: UsageStore>(storage: Storage<B>, mut increments: Vec<Inc
     }
 }
 
-async fn resets_at_once<B: UsageStore>(storage: Storage<B>) {
+async fn concurrent_resets<B: UsageStore>(storage: Storage<B>) {
     add(&storage, "hot", "x", 1).await;
-    let results = at_once((0..TASKS).map(|_| reset(storage.clone()))).await;
+    let results = concurrently((0..TASKS).map(|_| reset(storage.clone()))).await;
     let (found, others): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
-    same("how many resets found it", 1, found.len());
+    same("the number of resets that succeed", 1, found.len());
     for other in others {
-        fails_about("reset after another one", ErrorKind::NotFound, &key("hot"), other);
+        fails_about("reset after another reset", ErrorKind::NotFound, &key("hot"), other);
     }
 }
 
@@ -363,15 +361,15 @@ async fn dropped<B: UsageStore>(storage: Storage<B>) {
         }
     }
     let mut total = add(&storage, "hot", "x", 0).await;
-    // Those that were dropped come to an end.
-    let patience = Patience::new();
+    // Waits until no dropped call is applied any more.
+    let limit = WaitLimit::new();
     loop {
         settle().await;
         let before = std::mem::replace(&mut total, add(&storage, "hot", "x", 0).await);
         if total == before {
             break;
         }
-        patience.wait("dropped calls never end").await;
+        limit.pause("dropped calls never end").await;
     }
     assert!(
         (done..=done + open).contains(&total),
@@ -388,7 +386,7 @@ async fn deadline<B: UsageStore>(storage: Storage<B>) {
         match hasty.increment_usage("hot", "x", 1).await {
             Ok(_) => done += 1,
             Err(error) => {
-                same("what comes after a deadline", ErrorKind::Timeout, error.kind());
+                same("the error after the deadline", ErrorKind::Timeout, error.kind());
                 unknown += i64::from(error.outcome() == Outcome::Unknown);
             }
         }

@@ -1,19 +1,19 @@
-//! The keys and values that storages get wrong.
+//! Keys and values that stores often get wrong.
 
 use serde_json::{Map, Value, json};
 
 use crate::{ConfigValue, Credential, Key, MAX_DEPTH, MAX_VALUE_BYTES, Record};
 
-/// Words that some of the kit's credentials, config values, cache values and keys hold: whoever finds one in a log, a span, a
-/// metric or an error has found a leak. Two, side by side, so that one that is cut off is found, too.
+/// Words in some of the keys, credentials, config and cache values of the kit. One of them in a log, a span,
+/// a metric or an error is a leak. They stand side by side, so that a truncated text still contains one.
 pub const CANARY: [&str; 2] = ["kT9vQ2xLr7", "Zp4mWc8Yd1"];
 
-/// Keys that file systems, globs, query languages, schemas and shells would interpret, or hold for the same. They are
-/// ordinary keys and all distinct.
+/// Keys that file systems, globs, query languages, schemas and shells would interpret or confuse with each
+/// other. To a store they are ordinary, distinct keys.
 ///
 /// # Panics
 ///
-/// Never: each one is a [`Key`].
+/// Never: each is a valid [`Key`].
 #[must_use]
 pub fn hostile_keys() -> Vec<Key> {
     let made = [
@@ -26,7 +26,7 @@ pub fn hostile_keys() -> Vec<Key> {
         .iter()
         .copied()
         .chain(made.iter().map(String::as_str))
-        .map(|name| Key::new(name).expect("these are keys"))
+        .map(|name| Key::new(name).expect("the kit's own keys are valid"))
         .collect()
 }
 
@@ -131,7 +131,7 @@ const HOSTILE_KEYS: &[&str] = &[
     "团队",
 ];
 
-/// JSON values that storages change: numbers, names, texts, and the limits. Any of them is a config value.
+/// JSON values that stores often change: numbers, names, texts, values at the limits. All are valid configs.
 ///
 /// # Panics
 ///
@@ -141,7 +141,7 @@ pub fn hostile_values() -> Vec<Value> {
     let mut values = vec![
         json!({ "access_token": CANARY }),
         json!(CANARY.join("/")),
-        // Integers that a double can't hold, and doubles that are no integers
+        // Integers that a double can't represent, and doubles that could pass for integers
         json!(u64::MAX),
         json!(i64::MAX),
         json!(i64::MIN),
@@ -188,7 +188,7 @@ pub fn hostile_values() -> Vec<Value> {
         json!("\u{e9}"),
         json!("e\u{301}"),
         json!("</script>"),
-        // Not there, almost
+        // Empty, or nearly
         json!(null),
         json!(true),
         json!(false),
@@ -200,7 +200,7 @@ pub fn hostile_values() -> Vec<Value> {
         json!({ "": { "": {} } }),
         json!({ "a": null }),
         json!({ "a": [], "b": {}, "c": "" }),
-        // Names that schemas and query languages have taken
+        // Names that schemas and query languages reserve
         json!({ "$a.b": { "": null } }),
         json!({ "$set": { "$where": 1 }, "a.b": 1, "a": { "b": 2 } }),
         json!({ "_id": 1, "id": 2, "key": 3, "value": 4, "data": 5, "created_at": 6, "updated_at": "7", "version": {} }),
@@ -216,16 +216,16 @@ pub fn hostile_values() -> Vec<Value> {
         nested(|inner| json!([inner]), json!(null), MAX_DEPTH),
         nested(|inner| json!({ "a": inner }), json!(-0.0), MAX_DEPTH),
     ];
-    // Where the application has switched on some features of serde_json, these are something else to it, and refused.
-    let taken = ["Number", "RawValue"].map(|name| json!({ format!("$serde_json::private::{name}"): "1" }));
-    values.extend(taken.into_iter().filter(|value| ConfigValue::new(value.clone()).is_ok()));
+    // Features of serde_json, which an application may enable, give these a meaning; they are then refused.
+    let markers = ["Number", "RawValue"].map(|name| json!({ format!("$serde_json::private::{name}"): "1" }));
+    values.extend(markers.into_iter().filter(|value| ConfigValue::new(value.clone()).is_ok()));
     values.push(json!("x".repeat(MAX_VALUE_BYTES - 2)));
     values.push(json!("\u{0}".repeat((MAX_VALUE_BYTES - 2) / 6)));
     values.push(json!({ "a": "团".repeat((MAX_VALUE_BYTES - 8) / 3) }));
     values
 }
 
-/// [`hostile_values`] as fields of credentials: an object as it is, any other value in a field where there is room.
+/// [`hostile_values`] as credentials: objects as they are, other values as a field unless that is too large.
 ///
 /// # Panics
 ///
@@ -246,11 +246,11 @@ fn nested(wrap: impl Fn(Value) -> Value, innermost: Value, depth: usize) -> Valu
     (0..depth).fold(innermost, |inner, _| wrap(inner))
 }
 
-/// Whether two values are the same to the last bit. `==` is not enough: it holds 0.0 for -0.0.
+/// Whether two values are the same to the last bit. `==` is not enough, because to it 0.0 equals -0.0.
 #[must_use]
 pub fn identical(left: &Value, right: &Value) -> bool {
     match (left, right) {
-        // As text: that is the shortest one which gives the same bits, and an integer's has no point.
+        // As text, which is the shortest that restores the same bits; an integer has no decimal point.
         (Value::Number(left), Value::Number(right)) => left.to_string() == right.to_string(),
         (Value::Array(left), Value::Array(right)) => {
             left.len() == right.len() && left.iter().zip(right).all(|(left, right)| identical(left, right))
@@ -296,21 +296,21 @@ mod tests {
     }
 
     #[test]
-    fn values_are_values_and_differ_from_each_other() {
+    fn values_are_valid_and_distinct() {
         let values = hostile_values();
         for (at, value) in values.iter().enumerate() {
             assert!(ConfigValue::new(value.clone()).is_ok(), "value {at} is over a limit");
             assert!(
                 values.iter().skip(at + 1).all(|other| !identical(value, other)),
-                "value {at} is there twice"
+                "value {at} is not unique"
             );
         }
         let sizes: Vec<usize> = values.iter().map(|value| value.to_string().len()).collect();
-        assert!(sizes.contains(&MAX_VALUE_BYTES), "one value is exactly as large as can be");
+        assert!(sizes.contains(&MAX_VALUE_BYTES), "one value has exactly the maximum size");
     }
 
     #[test]
-    fn identical_sees_what_equal_does_not() {
+    fn identical_distinguishes_more_than_equality() {
         assert_eq!(json!(0.0).as_f64(), json!(-0.0).as_f64());
         assert!(!identical(&json!([{ "a": 0.0 }]), &json!([{ "a": -0.0 }])));
         assert!(!identical(&json!(1), &json!(1.0)));

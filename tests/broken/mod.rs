@@ -1,4 +1,4 @@
-//! A backend with one fault: `Memory`, but for what the fault says. Most were seen in the Go module.
+//! A backend that is `Memory` with one fault. Most of the faults were seen in the Go program gcli2api-go.
 #![allow(dead_code, reason = "each of the tests that share it uses a part")]
 
 mod plans;
@@ -20,12 +20,12 @@ use gateway_storage::{
 };
 use serde_json::{Map, Value, json};
 
-/// What is broken.
+/// The fault of a [`Broken`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Nothing.
+    /// No fault.
     Sound,
-    // Life
+    // Close and statistics
     ServesAfterClose,
     MiscountsStats,
     StatsShowKeys,
@@ -132,7 +132,7 @@ impl Broken {
         Self { memory, fault, calls: Arc::default(), hasty: false, stays_open: fault == ServesAfterClose }
     }
 
-    /// One that is not closed by `close`, so that it can be opened again.
+    /// A backend that `close` does not close, so that it can be opened again.
     pub(crate) async fn unclosed(fault: Fault) -> Self {
         Self { stays_open: true, ..Self::new(fault).await }
     }
@@ -141,7 +141,7 @@ impl Broken {
         self.fault == fault
     }
 
-    /// Whether this is the `n`th call that asks.
+    /// True at every `n`th call.
     fn every(&self, n: u64) -> bool {
         self.calls.fetch_add(1, Ordering::Relaxed) % n == n - 1
     }
@@ -486,10 +486,10 @@ impl Exportable for Broken {
 
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         let broken = self.clone();
-        // Made when it is first asked, and not now: only `ExportIsLive` may be seen by it.
-        let now = (!self.has(ExportIsLive)).then(|| self.memory.export().boxed());
+        // Only `ExportIsLive` reads the store when the stream is first polled, instead of now.
+        let snapshot = (!self.has(ExportIsLive)).then(|| self.memory.export().boxed());
         futures_util::stream::once(async move {
-            let mut records: Vec<Result<Record>> = match now {
+            let mut records: Vec<Result<Record>> = match snapshot {
                 Some(records) => records.collect().await,
                 None => broken.memory.export().collect().await,
             };
@@ -519,7 +519,7 @@ impl Exportable for Broken {
             };
             report.record(index, record.key(), result);
         }
-        // An import of nothing, too, finds a closed storage.
+        // An import of nothing must also return `Closed` after close.
         self.memory.health().await.map(|()| report)
     }
 }
@@ -540,7 +540,7 @@ pub(crate) struct BrokenTransaction {
 
 impl BrokenTransaction {
     fn inner(&mut self) -> &mut MemoryTransaction {
-        self.inner.as_mut().expect("it is there until it ends")
+        self.inner.as_mut().expect("the transaction has not ended")
     }
 }
 
@@ -578,7 +578,7 @@ impl Transaction for BrokenTransaction {
     }
 
     async fn commit(mut self) -> Result<()> {
-        let inner = self.inner.take().expect("it is there until it ends");
+        let inner = self.inner.take().expect("the transaction has not ended");
         match inner.commit().await {
             Err(error) if error.kind() == ErrorKind::Conflict && self.broken.has(ConflictIsFinal) => {
                 Err(error.with_retryable(false))
@@ -594,7 +594,7 @@ impl Transaction for BrokenTransaction {
     }
 
     async fn rollback(mut self) -> Result<()> {
-        let inner = self.inner.take().expect("it is there until it ends");
+        let inner = self.inner.take().expect("the transaction has not ended");
         if self.broken.has(RollbackCommits) { inner.commit().await } else { inner.rollback().await }
     }
 }

@@ -9,15 +9,15 @@ use gateway_storage::{
 use super::{Broken, Fault::*};
 
 impl Broken {
-    async fn change(&self, mutation: &Mutation) -> Result<()> {
+    async fn mutate(&self, mutation: &Mutation) -> Result<()> {
         match &mutation.value {
             Some(value) => self.memory.set_config(&mutation.key, value).await,
             None => self.memory.delete_config(&mutation.key).await.or(Ok(())),
         }
     }
 
-    /// The plan, as the fault understands it.
-    fn understood(&self, plan: &Plan) -> Result<Plan> {
+    /// The plan, changed by the fault.
+    fn changed_by_fault(&self, plan: &Plan) -> Result<Plan> {
         let mut mutations = plan.mutations().to_vec();
         match self.fault {
             PlanDeletesLast => mutations.sort_by_key(|mutation| mutation.value.is_none()),
@@ -44,7 +44,7 @@ impl ConfigBatch for Broken {
         if self.has(PlanNeverExpires) && !options.ttl.is_zero() && options.ttl < MAX_PLAN_TTL {
             options.ttl = MAX_PLAN_TTL;
         }
-        let plan = &self.understood(plan)?;
+        let plan = &self.changed_by_fault(plan)?;
         if self.has(PlanIsRacy) {
             let entries = self.memory.audit_plans(AuditFilter::default().with_key(key)).count().await;
             tokio::task::yield_now().await;
@@ -60,17 +60,17 @@ impl ConfigBatch for Broken {
                     || self.has(PlanComesBack) && error.to_string().contains("rolled back") =>
             {
                 for mutation in plan.mutations() {
-                    self.change(mutation).await?;
+                    self.mutate(mutation).await?;
                 }
                 Ok(Applied::Applied)
             }
             Err(error) if error.key().is_some() && self.has(PlanRefusedInPart) => {
-                self.change(&plan.mutations()[0]).await?;
+                self.mutate(&plan.mutations()[0]).await?;
                 Err(error)
             }
             Ok(Applied::Replayed) if self.has(PlanReplaysItself) => {
                 for mutation in plan.mutations() {
-                    self.change(mutation).await?;
+                    self.mutate(mutation).await?;
                 }
                 Ok(Applied::Replayed)
             }

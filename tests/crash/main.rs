@@ -1,9 +1,9 @@
-//! kill -9 in the middle of writes, again and again, on one store.
+//! kill -9 in the middle of writes, many times, on one store.
 //!
-//! This program runs itself as the writer that is killed. What the writer says on its pipe before and after each
-//! operation is compared with what the store holds afterwards.
+//! This program runs itself as the writer that is killed. The writer reports each operation on a pipe before
+//! and after it; these lines are compared with the records in the store afterwards.
 //!
-//! `CRASH_ROUNDS=200 cargo test --all-features --test crash plan` kills 200 times, where it is a few times otherwise.
+//! `CRASH_ROUNDS=200 cargo test --all-features --test crash plan` kills 200 times instead of a few times.
 
 mod plans;
 #[path = "../servers/mod.rs"]
@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-/// What is killed, and by which test.
+/// The name and the function of each test.
 const TESTS: &[(&str, fn())] = &[
     ("kill_nine_loses_nothing_acknowledged", writes::kill_nine_loses_nothing_acknowledged),
     ("a_plan_on_a_file_is_whole_after_kill_nine", plans::on_file),
@@ -69,13 +69,13 @@ fn main() {
         Some("--one") => {
             plans::applier(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap(), true);
         }
-        // Asked by `cargo test -- --list` and by other runners.
+        // Passed by `cargo test -- --list` and by other test runners.
         Some("--list") => {
             TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
             println!("\n{} tests, 0 benchmarks", TESTS.len());
         }
         first => {
-            // As libtest does it: words without dashes are filters.
+            // As in libtest, words without dashes are filters.
             let words = first.map(str::to_owned).into_iter().chain(arguments);
             run(&words.filter(|word| !word.starts_with('-')).collect::<Vec<_>>());
         }
@@ -107,12 +107,12 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// One line, in one `write`, on a pipe: it is there even if this process dies right after it.
-fn say(line: &str) {
-    std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()).expect("the parent listens");
+/// Writes one line with one `write` to the pipe: it arrives even if this process dies right after it.
+fn report(line: &str) {
+    std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()).expect("the parent reads the pipe");
 }
 
-/// Runs this program as a writer until it has been heard, and for as long as this, and kills it. Gives what it said.
+/// Runs this program as a writer, kills it this long after its first line, and returns its lines.
 fn run_and_kill(arguments: &[&str], delay: Duration) -> Vec<String> {
     let mut writer = Command::new(std::env::current_exe().unwrap())
         .args(arguments)
@@ -126,9 +126,8 @@ fn run_and_kill(arguments: &[&str], delay: Duration) -> Vec<String> {
         writer.kill().unwrap();
         writer.wait().unwrap()
     });
-    // A line is written whole, so the last one is whole, too.
-    let heard = std::iter::once(first).chain(lines.map(Result::unwrap)).collect();
+    let lines = std::iter::once(first).chain(lines.map(Result::unwrap)).collect();
     let status = killer.join().unwrap();
     assert!(!status.success() && status.code().is_none(), "the writer ended by itself: {status}");
-    heard
+    lines
 }

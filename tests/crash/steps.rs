@@ -1,6 +1,6 @@
-//! A process that dies at each step of a plan, or its server: before each piece of what it sends, and right after it.
+//! Kills a process, or its server, at each step of a plan: before and after each piece that it sends.
 //!
-//! The pieces are counted by a turnstile between the two, which knows nothing of what they mean: they are parts of commands, too.
+//! A turnstile between the two counts the pieces. It does not parse them: a piece may be part of a command.
 
 use std::{
     cell::RefCell,
@@ -21,11 +21,11 @@ use crate::servers::postgres;
 #[cfg(feature = "redis")]
 use crate::servers::redis;
 use crate::{
-    plans::{self, Expected, Sight, open_when_ready},
+    plans::{self, Expected, Visible, open_when_ready},
     runtime,
 };
 
-/// When it dies: before or after the last piece is passed on.
+/// The moment of the kill: before or after the last piece is passed on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Moment {
     Before,
@@ -34,9 +34,9 @@ enum Moment {
 
 #[derive(Default)]
 struct State {
-    /// Connections of another round pass nothing.
+    /// Connections of earlier rounds pass nothing.
     round: u64,
-    /// How many pieces pass until it is shut, and when; none while it is open.
+    /// The number of pieces that still pass, and the moment of the kill; none while it is open.
     left: Option<(usize, Moment)>,
     is_shut: bool,
 }
@@ -47,7 +47,7 @@ struct Turnstile {
 }
 
 impl Turnstile {
-    /// Before the server at this port. Reads at most so much at once.
+    /// In front of the server at this port. A piece has at most this many bytes.
     fn start(server: u16, piece: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -56,7 +56,7 @@ impl Turnstile {
         thread::spawn(move || {
             for client in listener.incoming() {
                 let client = client.unwrap();
-                // A server that was killed is not there.
+                // The server may be dead.
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
                 for stream in [&client, &server] {
                     stream.set_nodelay(true).unwrap();
@@ -71,24 +71,24 @@ impl Turnstile {
         Self { port, state }
     }
 
-    /// This URL, through here.
+    /// The server's URL, with the turnstile's port.
     #[cfg(any(feature = "postgres", feature = "redis"))]
-    fn url(&self, straight: &str, port: u16) -> String {
-        straight.replace(&format!(":{port}"), &format!(":{}", self.port))
+    fn url(&self, direct: &str, port: u16) -> String {
+        direct.replace(&format!(":{port}"), &format!(":{}", self.port))
     }
 
-    /// Whatever comes may pass.
+    /// Starts a new round, in which every piece passes.
     fn open(&self) {
         let mut state = self.state.0.lock().unwrap();
         *state = State { round: state.round + 1, left: None, is_shut: false };
     }
 
-    /// So many pieces may pass.
+    /// Passes this many pieces, then shuts.
     fn let_pass(&self, pieces: usize, moment: Moment) {
         self.state.0.lock().unwrap().left = Some((pieces, moment));
     }
 
-    /// Whether it is shut, in time.
+    /// Waits until it is shut. False if that takes longer than `within`.
     fn is_shut(&self, within: Duration) -> bool {
         let (state, changed) = &*self.state;
         let state =
@@ -102,7 +102,7 @@ fn is_open((state, _): &(Mutex<State>, Condvar), round: u64) -> bool {
     state.round == round && !state.is_shut
 }
 
-/// Whether this piece passes.
+/// Counts one piece. True if it passes.
 fn count((state, changed): &(Mutex<State>, Condvar), round: u64) -> bool {
     let mut state = state.lock().unwrap();
     if state.round != round || state.is_shut {
@@ -130,14 +130,14 @@ fn pass(mut from: TcpStream, mut to: TcpStream, piece: usize, may_pass: impl Fn(
             break;
         }
     }
-    // One is dead: the other one is told so.
+    // One side is closed, so the other side is closed, too.
     drop((from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both)));
 }
 
-/// A process that has its store open and waits for a word before it applies a plan.
+/// A process that has its store open and waits for a line on stdin before it applies a plan.
 struct Applier {
     process: Child,
-    word: ChildStdin,
+    input: ChildStdin,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
 }
 
@@ -150,14 +150,14 @@ impl Applier {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let word = process.stdin.take().unwrap();
+        let input = process.stdin.take().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         assert_eq!(lines.next().expect("the store opens").unwrap(), format!("open {n}"));
-        Self { process, word, lines }
+        Self { process, input, lines }
     }
 
     fn go(&mut self) {
-        self.word.write_all(b"go\n").unwrap();
+        self.input.write_all(b"go\n").unwrap();
     }
 
     fn kill(mut self) {
@@ -166,24 +166,24 @@ impl Applier {
     }
 }
 
-/// What the time would do by itself after a crash: a server forgets whom it hears no more of.
-type Later<'l> = &'l dyn Fn();
+/// Does at once what a server does itself some time after a client died.
+type Cleanup<'c> = &'c dyn Fn();
 
-/// What dies, and comes back.
+/// The process or server that is killed.
 enum Victim<'v> {
     Process,
     Server { kill: &'v dyn Fn(), restart: &'v dyn Fn() },
 }
 
-/// `url` leads through the turnstile, and `straight` does not.
+/// `url` leads through the turnstile, and `direct` does not.
 fn kill_at_each<B: Open + ConfigBatch>(
     turnstile: &Turnstile,
-    (url, straight): (&str, &str),
+    (url, direct): (&str, &str),
     victim: &Victim<'_>,
-    sight: Sight,
-    later: Later<'_>,
+    visible: Visible,
+    cleanup: Cleanup<'_>,
 ) {
-    let (runtime, mut expected, mut n, mut undone) = (runtime(), Expected::default(), 0, 0);
+    let (runtime, mut expected, mut n, mut unapplied) = (runtime(), Expected::default(), 0, 0);
     let mut kills = 0;
     for moment in [Moment::Before, Moment::After] {
         for step in 0.. {
@@ -197,11 +197,11 @@ fn kill_at_each<B: Open + ConfigBatch>(
                 done = applier.process.try_wait().unwrap().is_some();
             }
             if done {
-                assert_eq!(applier.lines.next().expect("it says so").unwrap(), format!("applied {n}"));
+                assert_eq!(applier.lines.next().expect("it reports a line").unwrap(), format!("applied {n}"));
                 runtime.block_on(async {
-                    let storage = open_when_ready::<B>(straight).await;
-                    expected.hear(&format!("applied {n}"));
-                    expected.check(&storage, &format!("applied {n}"), sight).await;
+                    let storage = open_when_ready::<B>(direct).await;
+                    expected.read(&format!("applied {n}"));
+                    expected.check(&storage, &format!("applied {n}"), visible).await;
                     storage.close().await.unwrap();
                 });
                 assert!(step > 0, "nothing passed the turnstile");
@@ -216,21 +216,21 @@ fn kill_at_each<B: Open + ConfigBatch>(
                 restart();
             }
             kills += 1;
-            later();
+            cleanup();
             runtime.block_on(async {
-                let storage = open_when_ready::<B>(straight).await;
-                undone += u64::from(expected.check(&storage, &format!("apply {n}"), sight).await);
+                let storage = open_when_ready::<B>(direct).await;
+                unapplied += u64::from(expected.check(&storage, &format!("apply {n}"), visible).await);
                 storage.close().await.unwrap();
             });
         }
     }
-    println!("{kills} kills, {undone} plans were not applied when it died");
-    assert!(undone > 0, "nobody died before it was done");
+    println!("{kills} kills, {unapplied} plans were not applied at the kill");
+    assert!(unapplied > 0, "no kill came before its plan was applied");
 }
 
 fn nothing() {}
 
-/// Commands go in pieces of so much when processes are killed. A server is slower to come back.
+/// The maximum size of a piece: small if processes are killed, large if servers are, which restart slowly.
 const SMALL: usize = 512;
 const LARGE: usize = 1 << 16;
 
@@ -239,18 +239,18 @@ pub(crate) fn on_redis() {
     let server = redis::Server::start(plans::REDIS);
     let turnstile = Turnstile::start(server.port, SMALL);
     let urls = (&*turnstile.url(&server.url(), server.port), &*server.url());
-    kill_at_each::<gateway_storage::Redis>(&turnstile, urls, &Victim::Process, Sight::Late, &nothing);
+    kill_at_each::<gateway_storage::Redis>(&turnstile, urls, &Victim::Process, Visible::Later, &nothing);
 }
 
 #[cfg(feature = "redis")]
 pub(crate) fn on_redis_that_dies() {
     let server = RefCell::new(redis::Server::start(plans::REDIS));
-    let (port, straight) = (server.borrow().port, server.borrow().url());
+    let (port, direct) = (server.borrow().port, server.borrow().url());
     let turnstile = Turnstile::start(port, LARGE);
-    let urls = (&*turnstile.url(&straight, port), &*straight);
+    let urls = (&*turnstile.url(&direct, port), &*direct);
     let (kill, restart) = (|| server.borrow_mut().kill(), || server.borrow_mut().restart());
     let victim = Victim::Server { kill: &kill, restart: &restart };
-    kill_at_each::<gateway_storage::Redis>(&turnstile, urls, &victim, Sight::Exact, &nothing);
+    kill_at_each::<gateway_storage::Redis>(&turnstile, urls, &victim, Visible::Now, &nothing);
 }
 
 #[cfg(feature = "postgres")]
@@ -258,21 +258,21 @@ pub(crate) fn on_postgres() {
     let server = postgres::Server::start(&[]);
     let turnstile = Turnstile::start(server.port, SMALL);
     let urls = (&*turnstile.url(&server.url(), server.port), &*server.url());
-    kill_at_each::<gateway_storage::Postgres>(&turnstile, urls, &Victim::Process, Sight::Late, &nothing);
+    kill_at_each::<gateway_storage::Postgres>(&turnstile, urls, &Victim::Process, Visible::Later, &nothing);
 }
 
 #[cfg(feature = "postgres")]
 pub(crate) fn on_postgres_that_dies() {
     let server = RefCell::new(postgres::Server::start(&[]));
-    let (port, straight) = (server.borrow().port, server.borrow().url());
+    let (port, direct) = (server.borrow().port, server.borrow().url());
     let turnstile = Turnstile::start(port, LARGE);
-    let urls = (&*turnstile.url(&straight, port), &*straight);
+    let urls = (&*turnstile.url(&direct, port), &*direct);
     let (kill, restart) = (|| server.borrow_mut().kill_nine(), || server.borrow_mut().restart());
     let victim = Victim::Server { kill: &kill, restart: &restart };
-    kill_at_each::<gateway_storage::Postgres>(&turnstile, urls, &victim, Sight::Exact, &nothing);
+    kill_at_each::<gateway_storage::Postgres>(&turnstile, urls, &victim, Visible::Now, &nothing);
 }
 
-/// The driver speaks to this server only, even if it is a member of a set, whose other names lead past the turnstile.
+/// With a direct connection the driver uses only this address; those of a set's members bypass the turnstile.
 #[cfg(feature = "mongodb")]
 fn directly(port: u16) -> String {
     format!("mongodb://127.0.0.1:{port}/plans?directConnection=true&deadline=60s")
@@ -284,8 +284,8 @@ pub(crate) fn on_mongodb() {
     let server = &set.members[0];
     let turnstile = Turnstile::start(server.port, SMALL);
     let urls = (&*directly(turnstile.port), &*directly(server.port));
-    let later = || plans::end_sessions(server);
-    kill_at_each::<gateway_storage::MongoDb>(&turnstile, urls, &Victim::Process, Sight::Late, &later);
+    let cleanup = || plans::end_sessions(server);
+    kill_at_each::<gateway_storage::MongoDb>(&turnstile, urls, &Victim::Process, Visible::Later, &cleanup);
 }
 
 #[cfg(feature = "mongodb")]
@@ -300,7 +300,7 @@ pub(crate) fn on_mongodb_that_dies() {
         set.borrow().primary();
     };
     let victim = Victim::Server { kill: &kill, restart: &restart };
-    kill_at_each::<gateway_storage::MongoDb>(&turnstile, urls, &victim, Sight::Exact, &nothing);
+    kill_at_each::<gateway_storage::MongoDb>(&turnstile, urls, &victim, Visible::Now, &nothing);
 }
 
 #[cfg(feature = "mongodb")]
@@ -308,8 +308,8 @@ pub(crate) fn on_mongodb_alone() {
     let server = mongodb::Server::start(&[]);
     let turnstile = Turnstile::start(server.port, SMALL);
     let urls = (&*directly(turnstile.port), &*directly(server.port));
-    let later = || plans::end_lease(&server);
-    kill_at_each::<gateway_storage::MongoDb>(&turnstile, urls, &Victim::Process, Sight::Staged, &later);
+    let cleanup = || plans::end_lease(&server);
+    kill_at_each::<gateway_storage::MongoDb>(&turnstile, urls, &Victim::Process, Visible::Staged, &cleanup);
 }
 
 #[cfg(feature = "mongodb")]
@@ -320,6 +320,6 @@ pub(crate) fn on_mongodb_alone_that_dies() {
     let urls = (&*directly(turnstile.port), &*directly(port));
     let (kill, restart) = (|| server.borrow_mut().kill(), || server.borrow_mut().restart());
     let victim = Victim::Server { kill: &kill, restart: &restart };
-    let later = || plans::end_lease(&server.borrow());
-    kill_at_each::<gateway_storage::MongoDb>(&turnstile, urls, &victim, Sight::Staged, &later);
+    let cleanup = || plans::end_lease(&server.borrow());
+    kill_at_each::<gateway_storage::MongoDb>(&turnstile, urls, &victim, Visible::Staged, &cleanup);
 }

@@ -1,4 +1,4 @@
-//! 64 tasks that write credentials, counters, batches and config values on one file.
+//! 64 tasks that write credentials, counters, batches and config values to one `File` store.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -15,8 +15,8 @@ async fn open(path: &Path) -> Result<Storage<File>> {
     Storage::open(FileConfig::new(path)).await
 }
 
-fn say(word: &str, task: u64, step: u64) {
-    crate::say(&format!("{word} {task} {step}"));
+fn report(word: &str, task: u64, step: u64) {
+    crate::report(&format!("{word} {task} {step}"));
 }
 
 pub(crate) fn writer(path: &str, first_step: u64) {
@@ -35,42 +35,42 @@ async fn write(storage: Storage<File>, task: u64, first_step: u64) -> Result<()>
         (0..BATCH).map(|n| Key::new(&format!("batch-{task}-{n}"))).collect::<Result<_>>()?;
     let (hot, own) = (Key::new("hot")?, Key::new(&format!("task-{task}"))?);
     for step in first_step.. {
-        say("attempt", task, step);
+        report("attempt", task, step);
         storage
             .set_credential(format!("single-{task}"), json!({ "step": step, "text": "x".repeat(300) }))
             .await?;
-        say("single", task, step);
+        report("single", task, step);
 
         let increments = [Increment::new(&hot, &own, 1), Increment::new(&own, &hot, 1)];
         storage.increment_many(&increments).await?.complete()?;
-        say("count", task, step);
+        report("count", task, step);
 
         let credential = gateway_storage::Credential::try_from(json!({ "step": step }))?;
         let items: Vec<_> = batch.iter().map(|id| (id.clone(), credential.clone())).collect();
         storage.set_credentials(&items).await?.complete()?;
-        say("batch", task, step);
+        report("batch", task, step);
 
         let mortal = format!("mortal-{task}-{step}");
         storage.set_config(&mortal, json!(step)).await?;
         storage.delete_config(&mortal).await?;
-        say("delete", task, step);
+        report("delete", task, step);
     }
     Ok(())
 }
 
-/// The last step that each task attempted, or that was acknowledged to it, by word.
+/// The last step that each task reported, by word and task.
 #[derive(Default)]
-struct Heard(BTreeMap<(String, u64), u64>);
+struct LastSteps(BTreeMap<(String, u64), u64>);
 
-impl Heard {
-    fn listen(&mut self, line: &str) -> Option<()> {
+impl LastSteps {
+    fn read(&mut self, line: &str) -> Option<()> {
         let mut words = line.split(' ');
         let (word, task, step) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
         self.0.insert((word.to_owned(), task), step);
         Some(())
     }
 
-    fn last(&self, word: &str, task: u64) -> Option<u64> {
+    fn of(&self, word: &str, task: u64) -> Option<u64> {
         self.0.get(&(word.to_owned(), task)).copied()
     }
 }
@@ -79,11 +79,11 @@ pub(crate) fn kill_nine_loses_nothing_acknowledged() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("store");
     let runtime = runtime();
-    let mut heard = Heard::default();
+    let mut last = LastSteps::default();
     let mut counted: BTreeMap<u64, i64> = BTreeMap::new();
     let mut steps = 0;
     for round in 0..ROUNDS {
-        // A round's steps are all higher than those of the rounds before.
+        // The steps of a round are higher than those of all earlier rounds.
         let first_step = round * 1_000_000;
         let lines = run_and_kill(
             &["--writer", path.to_str().unwrap(), &first_step.to_string()],
@@ -92,7 +92,7 @@ pub(crate) fn kill_nine_loses_nothing_acknowledged() {
         let mut attempts: BTreeMap<u64, i64> = BTreeMap::new();
         let mut acknowledged: BTreeMap<u64, i64> = BTreeMap::new();
         for line in &lines {
-            heard.listen(line).unwrap_or_else(|| panic!("the writer said {line:?}"));
+            last.read(line).unwrap_or_else(|| panic!("the writer reported {line:?}"));
             let task = line.split(' ').nth(1).unwrap().parse().unwrap();
             match line.split(' ').next() {
                 Some("attempt") => *attempts.entry(task).or_default() += 1,
@@ -107,20 +107,20 @@ pub(crate) fn kill_nine_loses_nothing_acknowledged() {
                 let before = counted.get(&task).copied().unwrap_or(0);
                 let low = before + acknowledged.get(&task).copied().unwrap_or(0);
                 let high = before + attempts.get(&task).copied().unwrap_or(0);
-                let now = verify(&storage, &heard, task).await;
+                let now = verify(&storage, &last, task).await;
                 assert!((low..=high).contains(&now), "round {round}, task {task}: {low} <= {now} <= {high}");
                 counted.insert(task, now);
             }
             storage.close().await.unwrap();
         });
     }
-    println!("{ROUNDS} kills, {steps} lines heard, nothing acknowledged was lost");
+    println!("{ROUNDS} kills, {steps} lines read, no acknowledged write was lost");
     assert!(steps > 10_000, "the writer was killed before it wrote");
 }
 
-/// Compares what is stored of one task with what was heard, and gives its counter.
-async fn verify(storage: &Storage<File>, heard: &Heard, task: u64) -> i64 {
-    let attempted = heard.last("attempt", task);
+/// Compares the records of one task with its reported steps, and returns its counter.
+async fn verify(storage: &Storage<File>, last: &LastSteps, task: u64) -> i64 {
+    let attempted = last.of("attempt", task);
     let step_of = async |id: String| {
         storage
             .get_credential(id)
@@ -130,16 +130,16 @@ async fn verify(storage: &Storage<File>, heard: &Heard, task: u64) -> i64 {
             .map(|found| found.get("step").unwrap().as_u64().unwrap())
     };
     let single = step_of(format!("single-{task}")).await;
-    assert!(single >= heard.last("single", task) && single <= attempted, "single of task {task}");
+    assert!(single >= last.of("single", task) && single <= attempted, "single of task {task}");
 
     let whole = step_of(format!("batch-{task}-0")).await;
-    assert!(whole >= heard.last("batch", task) && whole <= attempted, "batch of task {task}");
+    assert!(whole >= last.of("batch", task) && whole <= attempted, "batch of task {task}");
     for n in 1..BATCH {
         assert_eq!(step_of(format!("batch-{task}-{n}")).await, whole, "the batch of task {task} is torn");
     }
-    if let Some(step) = heard.last("delete", task) {
+    if let Some(step) = last.of("delete", task) {
         let mortal = storage.get_config(format!("mortal-{task}-{step}")).await.optional().unwrap();
-        assert!(mortal.is_none(), "what task {task} deleted is back");
+        assert!(mortal.is_none(), "a value that task {task} deleted is stored again");
     }
 
     let count = async |key: String, field: String| {

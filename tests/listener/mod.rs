@@ -1,4 +1,4 @@
-//! Hears everything that is logged, traced and measured, at TRACE and from every target, and knows what must not be in it.
+//! Captures logs, spans and metrics, at TRACE and from every target, and searches them for the canary words.
 #![allow(dead_code)]
 
 use std::{
@@ -18,15 +18,15 @@ pub(crate) use gateway_storage::conformance::CANARY;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::fmt::format::FmtSpan;
 
-/// What a mark looks like in other clothes.
-fn clothes(mark: &str) -> Vec<(&'static str, String)> {
-    let bytes = mark.as_bytes();
+/// The forms in which a word may appear in a text: raw, hex, URL-encoded, base64 and others.
+fn encodings(word: &str) -> Vec<(&'static str, String)> {
+    let bytes = word.as_bytes();
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let joined = |form: &dyn Fn(&u8) -> String, between: &str| {
         bytes.iter().map(form).collect::<Vec<_>>().join(between)
     };
     let mut found = vec![
-        ("raw", mark.to_owned()),
+        ("raw", word.to_owned()),
         ("hex", hex.to_uppercase()),
         ("hex", hex),
         ("a list of bytes", joined(&|byte| byte.to_string(), ", ")),
@@ -39,7 +39,7 @@ fn clothes(mark: &str) -> Vec<(&'static str, String)> {
     for engine in [base64::engine::general_purpose::STANDARD, base64::engine::general_purpose::URL_SAFE] {
         for before in 0..3_usize {
             let coded = engine.encode([&vec![0; before], bytes].concat());
-            // Only the letters that no neighbour has a part in.
+            // Only the characters that do not depend on the bytes before and after the word.
             let (first, last) = ((before * 8).div_ceil(6), (before + bytes.len()) * 8 / 6);
             found.push(("base64", coded[first..last].to_owned()));
         }
@@ -47,39 +47,38 @@ fn clothes(mark: &str) -> Vec<(&'static str, String)> {
     found
 }
 
-/// Hears everything.
 pub(crate) struct Listener {
-    pub(crate) is_on: AtomicBool,
+    pub(crate) is_enabled: AtomicBool,
     pub(crate) bytes: AtomicUsize,
     pub(crate) targets: Mutex<BTreeSet<String>>,
     leaks: Mutex<Vec<String>>,
 }
 
 pub(crate) static LISTENER: Listener = Listener {
-    is_on: AtomicBool::new(true),
+    is_enabled: AtomicBool::new(true),
     bytes: AtomicUsize::new(0),
     targets: Mutex::new(BTreeSet::new()),
     leaks: Mutex::new(Vec::new()),
 };
 
 impl Listener {
-    pub(crate) fn hear(&self, text: &str) {
-        if !self.is_on.load(Ordering::SeqCst) {
+    pub(crate) fn search(&self, text: &str) {
+        if !self.is_enabled.load(Ordering::SeqCst) {
             return;
         }
         self.bytes.fetch_add(text.len(), Ordering::Relaxed);
-        static CLOTHES: LazyLock<Vec<(&str, String)>> =
-            LazyLock::new(|| CANARY.into_iter().flat_map(clothes).collect());
-        for (form, mark) in &*CLOTHES {
-            if text.contains(mark.as_str()) {
+        static ENCODED: LazyLock<Vec<(&str, String)>> =
+            LazyLock::new(|| CANARY.into_iter().flat_map(encodings).collect());
+        for (form, word) in &*ENCODED {
+            if text.contains(word.as_str()) {
                 self.leaks.lock().unwrap().push(format!("{form}: {text}"));
             }
         }
-        // What comes by way of `log` names its target in a field.
-        let said_by =
+        // A record from `log` names its target in a field.
+        let is_from =
             |target: &&str| text.contains(&format!(" {target}")) || text.contains(&format!("\"{target}"));
-        let heard = ["gateway_storage", "redis", "rustls", "tokio_postgres"].into_iter().filter(said_by);
-        self.targets.lock().unwrap().extend(heard.map(str::to_owned));
+        let found = ["gateway_storage", "redis", "rustls", "tokio_postgres"].into_iter().filter(is_from);
+        self.targets.lock().unwrap().extend(found.map(str::to_owned));
     }
 
     pub(crate) fn leaks(&self) -> Vec<String> {
@@ -91,7 +90,7 @@ struct Lines;
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        LISTENER.hear(&String::from_utf8_lossy(bytes));
+        LISTENER.search(&String::from_utf8_lossy(bytes));
         Ok(bytes.len())
     }
 
@@ -100,7 +99,7 @@ impl io::Write for Lines {
     }
 }
 
-/// All that an error says, and those behind it.
+/// Every text of an error and of its sources.
 pub(crate) fn text_of(error: &Error) -> String {
     let mut text = format!("{error} {error:#} {error:?} {error:#?} {:?} {:?}", error.code(), error.kind());
     let mut source = error.source();
@@ -111,8 +110,8 @@ pub(crate) fn text_of(error: &Error) -> String {
     text
 }
 
-/// Hears from here on, for as long as the process lives: drivers, what they say to `log`, and spans as they open and close, too.
-pub(crate) fn listen() -> &'static PrometheusHandle {
+/// Captures everything until the process ends: also drivers, `log` records, and spans as they open and close.
+pub(crate) fn install() -> &'static PrometheusHandle {
     static METRICS: LazyLock<PrometheusHandle> = LazyLock::new(|| {
         tracing_log::LogTracer::init().unwrap();
         let subscriber = tracing_subscriber::fmt()
@@ -127,9 +126,9 @@ pub(crate) fn listen() -> &'static PrometheusHandle {
     &METRICS
 }
 
-/// Panics if anything was told that must not be.
-pub(crate) fn assert_silent() {
-    LISTENER.hear(&listen().render());
+/// Panics if a canary word was captured.
+pub(crate) fn assert_no_leaks() {
+    LISTENER.search(&install().render());
     let leaks = LISTENER.leaks();
     assert!(leaks.is_empty(), "{} leaks: {:#?}", leaks.len(), leaks.iter().take(5).collect::<Vec<_>>());
 }

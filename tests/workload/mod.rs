@@ -1,4 +1,4 @@
-//! Every operation there is, at least once, and errors of many kinds: what telemetry is looked at for.
+//! Every operation at least once, and errors of many kinds, for tests of telemetry and of secrets.
 #![allow(dead_code)]
 
 use std::time::Duration;
@@ -39,7 +39,7 @@ impl Words {
     }
 }
 
-/// What went wrong, on purpose or not.
+/// The errors of the workload.
 #[derive(Default)]
 pub(crate) struct Errors(pub(crate) Vec<Error>);
 
@@ -50,7 +50,7 @@ impl Errors {
     }
 
     fn among(&mut self, failures: Vec<BatchFailure>) {
-        assert!(!failures.is_empty(), "some of it fails");
+        assert!(!failures.is_empty(), "some items fail");
         self.0.extend(failures.into_iter().map(|failure| failure.error.with_key(&failure.key)));
     }
 }
@@ -60,7 +60,7 @@ pub(crate) async fn credentials<B: CredentialStore>(
     words: &Words,
     errors: &mut Errors,
 ) -> Result<()> {
-    let (id, missing) = (Key::new(&words.id)?, Key::new(&format!("{} is not there", words.id))?);
+    let (id, missing) = (Key::new(&words.id)?, Key::new(&format!("{} is missing", words.id))?);
     let fields = json!({ "token": words.secret, (&words.secret): [words.secret] });
     on.set_credential(&id, fields.clone()).await?;
     on.get_credential(&id).await?;
@@ -146,7 +146,7 @@ pub(crate) async fn transactions<B: Transactional + ConfigStore>(
     tx.commit().await?;
     on.begin().await?.rollback().await?;
 
-    // One loses.
+    // A conflict.
     let key = Key::new(&words.config_key)?;
     let mut tx = on.begin().await?;
     drop(tx.get_config(&key).await);
@@ -182,7 +182,7 @@ pub(crate) async fn exports<B: Exportable>(on: &Storage<B>) -> Result<()> {
     let records: Vec<Record> = on.export().try_collect().await?;
     assert!(!records.is_empty());
     assert!(on.import(stream::iter(records).map(Ok)).await?.is_complete());
-    // A reader who saw enough.
+    // A reader that stops early.
     assert_eq!(on.export().take(1).count().await, 1);
     Ok(())
 }
@@ -210,7 +210,7 @@ pub(crate) async fn pool<B: Pooled>(on: &Storage<B>, errors: &mut Errors) -> Res
     Ok(())
 }
 
-/// Every operation's name: stable, since dashboards and alerts are written with them.
+/// The name of every operation. The names are stable, because dashboards and alerts use them.
 pub(crate) const OPERATIONS: [&str; 37] = [
     "apply_plan",
     "audit_plans",
@@ -251,12 +251,12 @@ pub(crate) const OPERATIONS: [&str; 37] = [
     "transaction_set_credential",
 ];
 
-/// A backend under all the layers that the library has for production.
+/// A backend under all layers that are meant for production.
 pub(crate) fn stacked<B: Backend>(storage: Storage<B>) -> Storage<Layered<Stack, B>> {
     stacked_within(storage, Timeout::default())
 }
 
-/// The same, for one that needs other deadlines.
+/// The same with another timeout.
 pub(crate) fn stacked_within<B: Backend>(
     storage: Storage<B>,
     timeout: Timeout,
@@ -269,7 +269,7 @@ pub(crate) fn stacked_within<B: Backend>(
     storage.layer(stack)
 }
 
-/// Everything that `Memory` can do, under the full stack.
+/// The workload of everything that `Memory` can do, under the full stack.
 #[cfg(feature = "memory")]
 pub(crate) async fn work() {
     let storage = stacked(Storage::<gateway_storage::Memory>::open("memory:").await.unwrap());
@@ -284,7 +284,7 @@ pub(crate) async fn work() {
     end(&storage, &words, &mut errors).await.unwrap();
 }
 
-/// Last, and what comes after the end.
+/// The last operations: health, statistics, a zero deadline, a dropped call, close, and a call after it.
 pub(crate) async fn end<B: ConfigStore>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
     on.health().await?;
     let stats = on.stats().await?;
@@ -294,7 +294,6 @@ pub(crate) async fn end<B: ConfigStore>(on: &Storage<B>, words: &Words, errors: 
         late.get_config(&words.config_key).await,
         late.set_config(&words.config_key, json!(words.config)).await,
     ));
-    // Dropped in the middle.
     drop(futures_util::FutureExt::now_or_never(on.set_config(&words.config_key, json!(words.config))));
     on.clone().close().await?;
     errors.of(on.get_config(&words.config_key).await);

@@ -1,4 +1,4 @@
-//! The proof: what the store must hold, worked out beside it, compared with what it holds after it was reopened.
+//! The proof: compares the reopened store with the contents computed from what the requests reported.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -6,13 +6,13 @@ use gateway_storage::{Credential, CredentialStore, Key, Result, Storage, UsageSt
 
 use crate::{credential::all_credentials, report::thousands};
 
-/// Every counter and every credential.
-pub(crate) struct Truth {
+/// Every counter and every credential of a store.
+pub(crate) struct Contents {
     counters: BTreeMap<(Key, Key), i64>,
     credentials: BTreeMap<Key, Credential>,
 }
 
-impl Truth {
+impl Contents {
     pub(crate) async fn read<B: CredentialStore + UsageStore>(storage: &Storage<B>) -> Result<Self> {
         let mut counters = BTreeMap::new();
         for (key, record) in storage.list_usage().await? {
@@ -21,7 +21,7 @@ impl Truth {
         Ok(Self { counters, credentials: all_credentials(storage).await? })
     }
 
-    /// How many requests were ever counted.
+    /// The number of requests counted so far, in all runs.
     pub(crate) fn requests(&self) -> u64 {
         let total = self
             .counters
@@ -30,7 +30,7 @@ impl Truth {
         total.map_or(0, |(_, count)| u64::try_from(*count).unwrap_or(0))
     }
 
-    /// What the store must hold after these counts and refreshes: all that it held, and each of them.
+    /// The contents after these counts and refreshes.
     pub(crate) fn after(
         mut self,
         counted: &BTreeMap<(Key, Key), i64>,
@@ -69,7 +69,7 @@ impl Truth {
     }
 }
 
-/// The keys under which two maps do not hold the same.
+/// The keys whose values differ between two maps, or that only one of them has.
 fn differences<'m, K: Ord, V: PartialEq>(
     a: &'m BTreeMap<K, V>,
     b: &'m BTreeMap<K, V>,
