@@ -71,6 +71,13 @@
 //! | `conformance` | the public conformance kit, for backends of your own | |
 //! | `cli` | the command `storage`, with all backends | |
 
+// Without a backend's feature its name links to the features.
+#![cfg_attr(not(feature = "file"), doc = "\n[`File`]: #features")]
+#![cfg_attr(not(feature = "git"), doc = "\n[`Git`]: #features")]
+#![cfg_attr(not(feature = "memory"), doc = "\n[`Memory`]: #features")]
+#![cfg_attr(not(feature = "mongodb"), doc = "\n[`MongoDb`]: #features")]
+#![cfg_attr(not(feature = "postgres"), doc = "\n[`Postgres`]: #features")]
+#![cfg_attr(not(feature = "redis"), doc = "\n[`Redis`]: #features")]
 // Helpers that only some backends use are unused in a build without those backends.
 #![cfg_attr(
     not(all(
@@ -142,3 +149,8 @@ pub use transact::TRANSACTION_ATTEMPTS;
 
 /// The deadline of a call for which none is configured: 10 s after it begins.
 pub const DEFAULT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Compiles the code of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
