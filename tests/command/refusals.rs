@@ -51,7 +51,7 @@ fn what_can_not_be_reached_is_named() {
         ),
         (
             "mongodb://u:SECRET@127.0.0.1:1/db?serverSelectionTimeoutMS=500",
-            &*format!("mongodb://127.0.0.1:1/db: the MongoDB server {refused}"),
+            &*format!("mongodb://127.0.0.1:1/db: the MongoDB server at 127.0.0.1:1 {refused}"),
         ),
     ] {
         let err = place.fails(5, &["ping", "--url", url]);

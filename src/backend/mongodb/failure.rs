@@ -15,6 +15,9 @@ use crate::{
     backend::remote::{Effect, trust, unreachable},
 };
 
+/// What errors call it.
+pub(super) const SERVER: &str = "the MongoDB server";
+
 const TLS_NAMES: trust::Names =
     trust::Names { ca: "tlsCAFile", cert: "tlsCertificateKeyFile", key: "tlsCertificateKeyFile" };
 
@@ -153,9 +156,9 @@ fn of_io(cause: &std::io::Error) -> Error {
             )
             .with_source(tls.clone());
         }
-        return trust::refusal("the MongoDB server", tls, &TLS_NAMES);
+        return trust::refusal(SERVER, tls, &TLS_NAMES);
     }
-    unreachable("the MongoDB server", Some(cause))
+    unreachable(SERVER, Some(cause))
 }
 
 #[cold]

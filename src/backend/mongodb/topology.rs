@@ -15,7 +15,7 @@ use mongodb::{
 };
 use tokio::sync::watch;
 
-use super::failure;
+use super::failure::{self, SERVER};
 use crate::{Error, backend::remote::Effect};
 
 /// The server that takes writes.
@@ -85,7 +85,7 @@ impl Known {
         self.is_refused |= failures.clone().any(|(_, error)| failure::refuses_login(error));
         self.failure = failures.next().map(|(at, error)| {
             let error = failure::of_request(error, Effect::Read);
-            let message = format!("{error} (at {at})");
+            let message = error.to_string().replacen(SERVER, &format!("{SERVER} at {at}"), 1);
             error.with_message(message)
         });
     }
