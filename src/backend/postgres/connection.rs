@@ -258,7 +258,7 @@ impl Dialer {
         plain
             .application_name(&config.application_name)
             .ssl_negotiation(match config.sslnegotiation {
-                SslNegotiation::Postgres => DriverNegotiation::Postgres,
+                SslNegotiation::Request => DriverNegotiation::Postgres,
                 SslNegotiation::Direct => DriverNegotiation::Direct,
             })
             .channel_binding(match config.channel_binding {

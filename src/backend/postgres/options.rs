@@ -56,7 +56,7 @@ pub struct PostgresConfig {
     pub sslcert: Option<PathBuf>,
     /// A file with its private key (PEM).
     pub sslkey: Option<PathBuf>,
-    /// How TLS begins. Default: [`SslNegotiation::Postgres`].
+    /// How TLS begins. Default: [`SslNegotiation::Request`].
     pub sslnegotiation: SslNegotiation,
     /// Whether the login is bound to the TLS connection. Default: [`ChannelBinding::Prefer`].
     pub channel_binding: ChannelBinding,
@@ -124,8 +124,9 @@ pub enum SslMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SslNegotiation {
-    /// The server is asked for it. Every server knows that.
-    Postgres,
+    /// The client requests it first, which every server knows: libpq's `postgres`.
+    #[serde(rename = "postgres")]
+    Request,
     /// At once, which saves a round trip for each connection. Needs PostgreSQL 17 and [`SslMode::Require`] or more.
     Direct,
 }
@@ -163,7 +164,7 @@ const SSL_MODES: [(&str, SslMode); 6] = [
 ];
 
 const SSL_NEGOTIATIONS: [(&str, SslNegotiation); 2] =
-    [("postgres", SslNegotiation::Postgres), ("direct", SslNegotiation::Direct)];
+    [("postgres", SslNegotiation::Request), ("direct", SslNegotiation::Direct)];
 
 const CHANNEL_BINDINGS: [(&str, ChannelBinding); 3] = [
     ("disable", ChannelBinding::Disable),
@@ -187,7 +188,7 @@ impl Default for PostgresConfig {
             sslrootcert: None,
             sslcert: None,
             sslkey: None,
-            sslnegotiation: SslNegotiation::Postgres,
+            sslnegotiation: SslNegotiation::Request,
             channel_binding: ChannelBinding::Prefer,
             pgbouncer: false,
             isolation: Isolation::Serializable,
