@@ -253,7 +253,7 @@ impl Writer {
                 Err(error) => Err(error),
             };
         }
-        Err(Error::new(ErrorKind::Busy, "others were first, again and again"))
+        Err(Error::new(ErrorKind::Timeout, "the deadline passed before the change could be committed"))
     }
 
     /// Moves the branch, then the files, then what readers see.
