@@ -71,13 +71,6 @@
 //! | `conformance` | the public conformance kit, for backends of your own | |
 //! | `cli` | the command `storage`, with all backends | |
 
-// Without a backend's feature its name links to the features.
-#![cfg_attr(not(feature = "file"), doc = "\n[`File`]: #features")]
-#![cfg_attr(not(feature = "git"), doc = "\n[`Git`]: #features")]
-#![cfg_attr(not(feature = "memory"), doc = "\n[`Memory`]: #features")]
-#![cfg_attr(not(feature = "mongodb"), doc = "\n[`MongoDb`]: #features")]
-#![cfg_attr(not(feature = "postgres"), doc = "\n[`Postgres`]: #features")]
-#![cfg_attr(not(feature = "redis"), doc = "\n[`Redis`]: #features")]
 // Helpers that only some backends use are unused in a build without those backends.
 #![cfg_attr(
     not(all(
