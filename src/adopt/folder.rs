@@ -16,9 +16,8 @@ use super::{
 };
 use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, MAX_VALUE_BYTES, Record, Result,
-    archive::BYTE_ORDER_MARK,
     codec::{decode_config_or_word, whole},
-    model::{Members, Piece, Refused, Watched, unreadable},
+    model::{Members, Piece, Refused, Watched, unreadable, without_mark},
 };
 
 /// The largest file of one value: it may be wider than the compact JSON that counts.
@@ -231,7 +230,10 @@ impl Step {
                 return vec![Piece::not_understood(place(), "it is UTF-16: save it as UTF-8")];
             }
             // Editors put a mark before it, mostly on Windows.
-            Ok(text) => text.strip_prefix(BYTE_ORDER_MARK).map(<[u8]>::to_vec).unwrap_or(text),
+            Ok(mut text) => {
+                text.drain(..text.len() - without_mark(&text).len());
+                text
+            }
             Err(reason) => return vec![Piece::not_understood(place(), reason)],
         };
         let read = match &self.of {

@@ -22,7 +22,7 @@ use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, Record, RecordKind, Remark, Result,
     archive::Header,
     codec::{RecordKey, created, rfc3339_seconds, whole},
-    model::{Members, Refused, Watched},
+    model::{BYTE_ORDER_MARK, Members, Refused, Watched, without_mark},
 };
 
 /// The largest document that [`read_go`] accepts, in bytes: 1 GiB.
@@ -43,14 +43,11 @@ pub struct GoDocument {
     pub remarks: Vec<Remark>,
 }
 
-/// The bytes that some editors put before UTF-8 text, mostly on Windows.
-pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
 /// Whether a file that begins with these bytes may be a gcli2api-go document, and not an export of this
 /// crate.
 #[must_use]
 pub fn is_go(beginning: &[u8]) -> bool {
-    let beginning = beginning.strip_prefix(BYTE_ORDER_MARK).unwrap_or(beginning);
+    let beginning = without_mark(beginning);
     !super::is_export(beginning) && beginning.trim_ascii_start().starts_with(b"{")
 }
 

@@ -47,8 +47,6 @@ mod go;
 mod read;
 mod write;
 
-#[cfg(feature = "file")]
-pub(crate) use go::BYTE_ORDER_MARK;
 pub use go::{GoDocument, MAX_GO_BYTES, is_go, read_go, write_go};
 pub use read::{check, read};
 pub use write::write;

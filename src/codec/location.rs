@@ -7,31 +7,35 @@ use crate::{Error, ErrorKind, Result};
 /// A URL, taken apart. Its text can hold a password, so errors don't repeat it.
 #[derive(Clone, Copy)]
 pub(crate) struct Location<'u> {
+    pub(crate) scheme: &'u str,
     /// What stands between the scheme and the options.
     pub(crate) rest: &'u str,
     options: &'u str,
 }
 
 impl<'u> Location<'u> {
-    /// Takes a URL apart. It must have this scheme. White space around it, as a secret's line feed, is no part of it.
-    pub(crate) fn parse(url: &'u str, scheme: &str) -> Result<Self> {
+    /// Takes a URL apart. It must have one of these schemes. White space around it, as a secret's line feed, is no part of it.
+    pub(crate) fn parse(url: &'u str, schemes: &[&str]) -> Result<Self> {
         let url = url.trim();
         if url.contains(char::is_control) {
             return Err(invalid(
                 "the URL has a line feed or another control character within: percent-encode it in a part that may have one",
             ));
         }
-        let rest = url.strip_prefix(scheme).and_then(|rest| rest.strip_prefix(':')).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidValue, format!("the URL of this backend begins with `{scheme}:`"))
+        let found = url.split_once(':').filter(|(scheme, _)| schemes.contains(scheme));
+        let (scheme, rest) = found.ok_or_else(|| {
+            let one_of = if schemes.len() > 1 { "one of " } else { "" };
+            let schemes: Vec<String> = schemes.iter().map(|scheme| format!("`{scheme}:`")).collect();
+            invalid(format!("the URL of this backend begins with {one_of}{}", schemes.join(", ")))
         })?;
         let (rest, options) = rest.split_once('?').unwrap_or((rest, ""));
-        Ok(Self { rest, options })
+        Ok(Self { scheme, rest, options })
     }
 
     /// Whether the URL has this option, whatever its scheme is.
     pub(crate) fn has_option(url: &'u str, name: &str) -> Result<bool> {
         let (_, options) = url.split_once('?').unwrap_or((url, ""));
-        let mut options = Self { rest: "", options }.options();
+        let mut options = Self { scheme: "", rest: "", options }.options();
         options.try_fold(false, |has, option| Ok(has || option?.0 == name))
     }
 

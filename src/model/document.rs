@@ -18,6 +18,14 @@ pub const MAX_DEPTH: usize = 64;
 /// The maximum size of a credential, a config value (both as compact JSON) or a cache value: 1 MiB.
 pub const MAX_VALUE_BYTES: usize = 1 << 20;
 
+/// The bytes that some editors put before UTF-8 text, mostly on Windows.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// A text without a byte order mark.
+pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
+}
+
 /// Checks the depth, and that every number and name can be stored and read back equal.
 ///
 /// An application can switch on serde_json's feature `arbitrary_precision`, which keeps a number's digits.

@@ -5,6 +5,7 @@ use std::{error::Error as StdError, fmt, path::Path, sync::Arc};
 use futures_core::future::BoxFuture;
 use serde::{Deserialize, Deserializer};
 
+use super::without_mark;
 use crate::{Error, ErrorKind, Result};
 
 /// The most bytes of a secret that is read from a file or the environment: 64 KiB.
@@ -98,7 +99,7 @@ impl Secret {
                     unavailable(format!("the secret in the file {} can't be read", path.display()))
                         .with_source(error)
                 })?;
-                let text = std::str::from_utf8(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes)).ok();
+                let text = std::str::from_utf8(without_mark(&bytes)).ok();
                 usable(text, || format!("the file {}", path.display()))
             }
             Source::Env(name) => {

@@ -77,7 +77,7 @@ impl TryFrom<&str> for FileConfig {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
-        let location = Location::parse(url, "file")?;
+        let location = Location::parse(url, &["file"])?;
         // `file://` is followed by a host, which is empty or this one.
         let path = match location.rest.strip_prefix("//") {
             Some(after) => after.strip_prefix("localhost").unwrap_or(after),

@@ -234,7 +234,7 @@ impl TryFrom<&str> for GitConfig {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
-        let location = Location::parse(url, "git")?;
+        let location = Location::parse(url, &["git"])?;
         let mut config = Self::new(location.rest);
         for option in location.options() {
             let (name, value) = option?;

@@ -141,7 +141,7 @@ impl TryFrom<&str> for MemoryConfig {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
-        let location = Location::parse(url, "memory")?;
+        let location = Location::parse(url, &["memory"])?;
         if !location.rest.is_empty() {
             return Err(Error::new(crate::ErrorKind::InvalidValue, "the only memory URL is `memory:`"));
         }

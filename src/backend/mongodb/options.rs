@@ -260,9 +260,8 @@ impl TryFrom<&str> for MongoDbConfig {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
-        let url = url.trim();
-        let srv = url.starts_with("mongodb+srv:");
-        let location = Location::parse(url, if srv { "mongodb+srv" } else { "mongodb" })?;
+        let location = Location::parse(url, &["mongodb", "mongodb+srv"])?;
+        let srv = location.scheme == "mongodb+srv";
         let mut config = Self { srv, tls: srv, ..Self::default() };
         config.place(location.rest)?;
         for option in location.options() {

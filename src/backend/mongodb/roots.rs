@@ -8,7 +8,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, backend::remote::trust::of_this_machine};
 
 /// A private file for the moment in which the driver reads it. It is removed when this is dropped.
 pub(super) struct Roots(PathBuf);
@@ -17,11 +17,7 @@ impl Roots {
     /// Those that can be read: hundreds, from files.
     pub(super) async fn of_this_machine() -> Result<Self> {
         let written = tokio::task::spawn_blocking(|| {
-            let found = rustls_native_certs::load_native_certs().certs;
-            if found.is_empty() {
-                let none = "this machine trusts no certificates: name a file of them in `tlsCAFile`";
-                return Err(Error::new(ErrorKind::InvalidValue, none));
-            }
+            let found = of_this_machine("tlsCAFile")?;
             Self::write(found.iter().map(AsRef::as_ref)).map_err(|error| {
                 let failed = "the certificates that this machine trusts can't be written to a temporary file for the driver: name \
                               a file of certificates in `tlsCAFile`";

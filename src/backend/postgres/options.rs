@@ -247,9 +247,7 @@ impl TryFrom<&str> for PostgresConfig {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
-        let url = url.trim();
-        let scheme = if url.starts_with("postgresql:") { "postgresql" } else { "postgres" };
-        let location = Location::parse(url, scheme)?;
+        let location = Location::parse(url, &["postgres", "postgresql"])?;
         let mut config = Self::default();
         config.place(location.rest)?;
         let (mut host, mut ports, mut sslmode) = (None, None, None);

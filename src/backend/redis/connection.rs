@@ -12,9 +12,20 @@ use redis::{
     AsyncConnectionConfig, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisResult, Value,
     aio::MultiplexedConnection, cmd,
 };
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::JoinHandle,
+    time::Instant,
+};
 
-use super::{RedisConfig, dial::Tcp, failure, pulse::Pulse, sentinel::Sentinels, tls::Tls};
+use super::{
+    RedisConfig,
+    dial::{self, Tcp},
+    failure,
+    pulse::Pulse,
+    sentinel::Sentinels,
+    tls::Tls,
+};
 use crate::{
     Error, ErrorKind, Result, Secret,
     codec::{host_and_port, is_this_machine},
@@ -121,6 +132,20 @@ pub(super) struct Opened {
     task: JoinHandle<()>,
 }
 
+impl Opened {
+    /// Logs in over a stream to a server, which errors name so.
+    async fn greet(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        info: &RedisConnectionInfo,
+        config: AsyncConnectionConfig,
+        server: &str,
+    ) -> Result<Self> {
+        let greeted = MultiplexedConnection::new_with_config(info, stream, config).await;
+        let (driver, carry) = greeted.map_err(|error| failure::of_greeting(&error, server))?;
+        Ok(Self { driver, task: tokio::spawn(carry) })
+    }
+}
+
 impl Drop for Opened {
     fn drop(&mut self) {
         self.task.abort();
@@ -193,7 +218,6 @@ impl Settings {
         push: Option<Arc<AtomicBool>>,
     ) -> Result<Opened> {
         let info = login.unwrap_or(&self.login).ask().await?;
-        let stream = self.tcp.open(addr, self.tls.as_ref(), server).await?;
         let mut config = self.driver.clone();
         if let Some(dead) = push {
             config = config.set_push_sender(move |push: PushInfo| {
@@ -203,9 +227,17 @@ impl Settings {
                 Ok::<(), ()>(())
             });
         }
-        let greeted = MultiplexedConnection::new_with_config(&info, stream, config).await;
-        let (driver, carry) = greeted.map_err(|error| failure::of_greeting(&error, server))?;
-        Ok(Opened { driver, task: tokio::spawn(carry) })
+        let (host, port) = match addr {
+            Address::Host(host, port) => (host, *port),
+            Address::Socket(path) => {
+                return Opened::greet(dial::socket(path, server).await?, &info, config, server).await;
+            }
+        };
+        let stream = self.tcp.open(host, port, server).await?;
+        match &self.tls {
+            None => Opened::greet(stream, &info, config, server).await,
+            Some(tls) => Opened::greet(tls.secure(stream, host, server).await?, &info, config, server).await,
+        }
     }
 
     /// Connects to a server of the store. The flag is set when the connection is closed.

@@ -4,18 +4,10 @@ use std::{io, time::Duration};
 
 use futures_util::future::select_ok;
 use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, lookup_host},
-};
+use tokio::net::{TcpStream, lookup_host};
 
-use super::{RedisConfig, connection::Address, tls::Tls};
+use super::RedisConfig;
 use crate::{Result, backend::remote::unreachable};
-
-/// Bytes in both directions.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// How sockets are set up.
 #[derive(Clone, Copy)]
@@ -42,24 +34,9 @@ impl Tcp {
         socket.set_tcp_keepalive(&keepalive)
     }
 
-    /// Opens a stream to a server, which errors name so.
-    pub(super) async fn open(
-        self,
-        addr: &Address,
-        tls: Option<&Tls>,
-        server: &str,
-    ) -> Result<Box<dyn Stream>> {
+    /// Connects to a host, which errors name so.
+    pub(super) async fn open(self, host: &str, port: u16, server: &str) -> Result<TcpStream> {
         let unreached = |error: io::Error| unreachable(server, Some(&error));
-        let (host, port) = match addr {
-            Address::Host(host, port) => (host.as_str(), *port),
-            #[cfg(unix)]
-            Address::Socket(path) => {
-                let stream = tokio::net::UnixStream::connect(path).await.map_err(unreached)?;
-                return Ok(Box::new(stream));
-            }
-            #[cfg(not(unix))]
-            Address::Socket(_) => return Err(unreachable(server, None)),
-        };
         let found = lookup_host((host, port)).await.map_err(unreached)?;
         // All of a name's addresses at once: the first that accepts is taken.
         let dials: Vec<_> = found.map(|address| Box::pin(TcpStream::connect(address))).collect();
@@ -68,9 +45,17 @@ impl Tcp {
         }
         let (stream, _) = select_ok(dials).await.map_err(unreached)?;
         self.set_up(&stream).map_err(unreached)?;
-        match tls {
-            Some(tls) => Ok(Box::new(tls.secure(stream, host, server).await?)),
-            None => Ok(Box::new(stream)),
-        }
+        Ok(stream)
     }
+}
+
+/// Connects to a Unix socket, which errors name so.
+#[cfg(unix)]
+pub(super) async fn socket(path: &str, server: &str) -> Result<tokio::net::UnixStream> {
+    tokio::net::UnixStream::connect(path).await.map_err(|error| unreachable(server, Some(&error)))
+}
+
+#[cfg(not(unix))]
+pub(super) async fn socket(_: &str, server: &str) -> Result<TcpStream> {
+    Err(unreachable(server, None))
 }

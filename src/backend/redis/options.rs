@@ -270,20 +270,12 @@ impl TryFrom<&str> for RedisConfig {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
-        let url = url.trim();
-        let scheme = url.split(':').next().filter(|scheme| SCHEMES.contains(scheme));
-        let scheme = scheme.ok_or_else(|| {
-            invalid(format!(
-                "a Redis URL begins with one of {}",
-                SCHEMES.map(|scheme| format!("`{scheme}:`")).join(", ")
-            ))
-        })?;
-        let location = Location::parse(url, scheme)?;
+        let location = Location::parse(url, &SCHEMES)?;
         let mut config = Self::default();
-        if scheme.starts_with("rediss") {
+        if location.scheme.starts_with("rediss") {
             config.tls = Some(RedisTls::default());
         }
-        match scheme {
+        match location.scheme {
             "redis+unix" => config.socket(location.rest)?,
             "redis" | "rediss" => {
                 config.servers(location.rest, "redis://[USER:PASSWORD@]HOST[:PORT][/DB]")?

@@ -96,21 +96,23 @@ impl Files {
 
     fn trusted(&self) -> Result<Vec<CertificateDer<'static>>> {
         let name = self.names.ca;
-        match &self.ca {
-            Some(path) => {
-                let pem = std::fs::read(path).map_err(|error| unread(name).with_source(error))?;
-                Ok(certificates(&pem))
-            }
-            None => Ok(rustls_native_certs::load_native_certs().certs),
+        let Some(path) = &self.ca else { return of_this_machine(name) };
+        let pem = std::fs::read(path).map_err(|error| unread(name).with_source(error))?;
+        let found = certificates(&pem);
+        if found.is_empty() {
+            return Err(invalid(format!("the file of `{name}` holds no certificate (PEM)")));
         }
-        .and_then(|found| match (found.is_empty(), &self.ca) {
-            (false, _) => Ok(found),
-            (true, Some(_)) => Err(invalid(format!("the file of `{name}` holds no certificate (PEM)"))),
-            (true, None) => {
-                Err(invalid(format!("this machine trusts no certificates: name a file of them in `{name}`")))
-            }
-        })
+        Ok(found)
     }
+}
+
+/// The certificates that this machine trusts: hundreds, from files. `name` is the option that names others.
+pub(crate) fn of_this_machine(name: &str) -> Result<Vec<CertificateDer<'static>>> {
+    let found = rustls_native_certs::load_native_certs().certs;
+    if found.is_empty() {
+        return Err(invalid(format!("this machine trusts no certificates: name a file of them in `{name}`")));
+    }
+    Ok(found)
 }
 
 /// Those that can be read. Each part is taken by itself, so that a damaged one costs no other.
