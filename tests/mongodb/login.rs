@@ -250,6 +250,8 @@ async fn servers_that_log_what_is_written_are_warned_of() -> Result {
     let server = Server::start(&[]);
     let storage = open(&server.url("store")).await;
     let warns = async || storage.stats().await.map(|stats| stats.details["warnings"].to_string());
+    assert!(warns().await?.contains("`slowms`"), "the server's default logs slow writes");
+    server.ask("store", doc! { "profile": 0, "slowms": 10_000 });
     assert!(!warns().await?.contains("slowms"));
     server.ask("store", doc! { "profile": 1, "slowms": 0 });
     storage.set_config("a", json!(SECRET)).await?;

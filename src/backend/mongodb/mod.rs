@@ -110,7 +110,7 @@ const CONCURRENT_CHUNKS: usize = 4;
 ///   feature `tracing-unstable` on, the driver logs commands at DEBUG, credentials and all: filter its target `mongodb` out.
 /// - The server's own log has each command that took longer than its `slowms` (100 ms unless it is told otherwise), credentials and
 ///   all, unless the server runs with `redactClientLogData` (Enterprise, Atlas) or a high `slowms`; `system.profile` has it while the
-///   database is profiled. The statistics warn of a profiled database and of a lower `slowms`.
+///   database is profiled. The statistics warn of both, unless `slowms` is 10 s or more.
 /// - The server gives a write up a little before our deadline. One whose future is dropped goes on until then. A write that a
 ///   server does not answer at all keeps its turn for five seconds more, and not longer.
 #[derive(Clone)]
