@@ -3,6 +3,7 @@
 mod config;
 mod courier;
 mod credential;
+mod errand;
 mod export;
 mod failure;
 mod history;
@@ -12,6 +13,7 @@ mod name;
 mod options;
 mod packs;
 mod place;
+mod route;
 mod state;
 mod sync;
 mod text;

@@ -10,7 +10,7 @@ use git2::Oid;
 
 use super::{
     GitSync,
-    courier::Sent,
+    errand::Sent,
     failure::refused,
     ledger::{Blob, Change},
     name::record_of,

@@ -11,7 +11,8 @@ use tokio::runtime::Handle;
 
 use super::{
     GitConfig, GitSync, Unsent,
-    courier::{Answer, Courier, Sent},
+    courier::{Answer, Courier},
+    errand::Sent,
     ledger::Ledger,
     place::Place,
     state::{Draft, State},
