@@ -8,13 +8,14 @@ use mongodb::bson::{DateTime, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use serde_json::{Map, Value};
 
 use super::{
-    MongoDb, MongoDbConfig, Server,
+    MongoDb, MongoDbConfig, OPEN, Server,
     document::{corrupt, damaged, json_but},
     pool::Lease,
     scan::Pages,
 };
 use crate::{
-    Backend, ConfigValue, Credential, Error, ErrorKind, Key, Record, Result, codec::whole, model::Piece,
+    Backend, ConfigValue, Credential, Error, ErrorKind, Key, Record, Result, codec::whole, layer::within,
+    model::Piece,
 };
 
 /// The collections of the layout, in the order in which they are read, the field that is the key, and what is left out.
@@ -50,10 +51,7 @@ impl MongoDb {
             mongodb.check_server().await?;
             Ok(mongodb)
         };
-        let opened: Result<Self> = tokio::time::timeout(deadline, opened).await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Timeout, "the MongoDB database was not opened in time"))
-        });
-        let mongodb = opened?;
+        let mongodb: Self = within(deadline, OPEN, opened).await?;
         match mongodb.foreign_collections().await {
             Ok(()) => Ok(mongodb),
             Err(error) => {

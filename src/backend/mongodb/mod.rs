@@ -29,7 +29,10 @@ use pool::Lease;
 use server::Server;
 pub use transaction::MongoDbTransaction;
 
-use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, layer::time_left};
+use crate::{
+    Backend, Open, Operation, OperationKind, Result, StorageStats,
+    layer::{time_left, within},
+};
 
 /// How many chunks of a batch are under way at once: each has a connection.
 const CONCURRENT_CHUNKS: usize = 4;
@@ -173,9 +176,9 @@ impl Open for MongoDb {
             mongodb.ready_schema(create).await?;
             Ok(mongodb)
         };
-        // Of several calls.
-        tokio::time::timeout(deadline, opened).await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Timeout, "the MongoDB store was not opened in time"))
-        })
+        within(deadline, OPEN, opened).await
     }
 }
+
+/// Opening is several calls, which have one deadline: they end first, and know which server can't be reached.
+const OPEN: Operation = Operation::new("open", OperationKind::Read);
