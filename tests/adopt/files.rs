@@ -113,7 +113,7 @@ async fn a_clone_of_the_git_backend() -> Result {
     assert_eq!(found, wanted);
     assert_eq!(
         of_kind(&remarks, RemarkKind::LeftOut),
-        [".git: the history; files are read as they are in the work tree, committed or not"]
+        [".git: the history; files are read from the work tree, committed or not"]
     );
     assert_eq!(remarks.len(), 1);
     assert!(snapshot(&clone) == before, "the source is as it was");
@@ -129,7 +129,7 @@ async fn a_clone_of_the_git_backend() -> Result {
         let (found, remarks) = adopted(&url(&clone), None).await?;
         assert_eq!(found["configs"][name], 1);
         let changed = of_kind(&remarks, RemarkKind::Changed);
-        assert!(changed[0].contains("one that a Git store of this crate gives"), "{changed:?}");
+        assert!(changed[0].contains("looks like a file of a Git store of this crate"), "{changed:?}");
         fs::remove_file(clone.join(format!("config/{name}.json"))).unwrap();
     }
     Ok(())
@@ -164,16 +164,17 @@ async fn a_folder_of_credentials() -> Result {
     let (found, remarks) = adopted(&url(folder.path()), None).await?;
     assert_eq!(found["credentials"], as_read_by_go("file")["credentials"]);
     assert_eq!((&found["configs"], &found["usage"]), (&json!({}), &json!({})));
-    assert_eq!(not_understood(&remarks), ["package.json: a JSON object without a field of a credential"]);
+    assert_eq!(not_understood(&remarks), ["package.json: a JSON object without any field of a credential"]);
     assert_eq!(of_kind(&remarks, RemarkKind::LeftOut), ["notes.txt: its name does not end with `.json`"]);
     Ok(())
 }
 
 #[tokio::test]
-async fn what_may_be_several_is_refused_and_can_be_said() -> Result {
+async fn an_ambiguous_layout_is_refused_unless_it_is_named() -> Result {
     let several = |names: &str| {
-        let message =
-            format!("it may be of more than one layout: {names}; name one (`--layout` on a command line)");
+        let message = format!(
+            "the data may have more than one layout: {names}; name one (`--layout` on a command line)"
+        );
         (ErrorKind::InvalidValue, message)
     };
     let folder = place();
@@ -317,9 +318,9 @@ async fn no_link_that_leads_out_is_followed_and_nothing_waits() -> Result {
     assert_eq!(
         not_understood(&remarks),
         [
-            "credentials/link.json: a symbolic link that leads out of the folder, which is not followed",
-            "credentials/pipe.json: it is no regular file",
-            "usage: a symbolic link that leads out of the folder, which is not followed",
+            "credentials/link.json: a symbolic link that leads out of the directory, which is not followed",
+            "credentials/pipe.json: not a regular file",
+            "usage: a symbolic link that leads out of the directory, which is not followed",
         ]
     );
     let link = outside.path().join("link");
@@ -412,36 +413,39 @@ async fn every_way_out_of_the_folder_is_closed() -> Result {
         line.unwrap_or_else(|| panic!("nothing of {name}: {remarks:?}"))
     };
     for out in ["up", "updown", "far", "absolute", "root", "parent", "proc", "out"] {
-        assert!(why(out).ends_with("leads out of the folder, which is not followed"), "{}", why(out));
+        assert!(why(out).ends_with("leads out of the directory, which is not followed"), "{}", why(out));
     }
     for circle in ["circle", "round"] {
-        assert!(why(circle).ends_with("leads in a circle"), "{}", why(circle));
+        assert!(why(circle).ends_with("in a loop"), "{}", why(circle));
     }
-    assert!(why("nothing").ends_with("a symbolic link to nothing"));
-    assert!(why("through").ends_with("through what is no directory"));
+    assert!(why("nothing").ends_with("a symbolic link to a missing file"));
+    assert!(why("through").ends_with("a symbolic link through a file"));
     Ok(())
 }
 
 #[tokio::test]
-async fn links_that_are_all_there_is_are_counted() {
+async fn links_that_are_not_followed_are_counted() {
     let folder = place();
     symlink("/etc", folder.path().join("credentials")).unwrap();
     let message = |links: &str| {
         format!(
-            "nothing there looks like what the Go program left; {links}; \
-             name the layout (`--layout` on a command line) if it is there all the same"
+            "no legacy data of gcli2api-go was recognized; {links}; \
+             if there is some, name its layout (`--layout` on a command line)"
         )
     };
     let out = |count: &str| {
-        format!("found {count}: a symbolic link that leads out of the folder, which is not followed")
+        format!("{count} skipped: a symbolic link that leads out of the directory, which is not followed")
     };
-    assert_eq!(refused(folder.path()).await, (ErrorKind::NotFound, message(&out("once"))));
+    assert_eq!(refused(folder.path()).await, (ErrorKind::NotFound, message(&out("1 entry was"))));
     for name in ["a", "b"] {
         symlink("/etc/hostname", folder.path().join(format!("{name}.json"))).unwrap();
     }
-    assert_eq!(refused(folder.path()).await, (ErrorKind::NotFound, message(&out("3 times"))));
+    assert_eq!(refused(folder.path()).await, (ErrorKind::NotFound, message(&out("3 entries were"))));
     symlink("nothing", folder.path().join("c.json")).unwrap();
-    let links = format!("{}; found once: it is gone, or a symbolic link to nothing", out("3 times"));
+    let links = format!(
+        "{}; 1 entry was skipped: missing, or a symbolic link to a missing file",
+        out("3 entries were")
+    );
     assert_eq!(refused(folder.path()).await, (ErrorKind::NotFound, message(&links)));
 }
 

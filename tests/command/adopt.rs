@@ -48,7 +48,7 @@ fn adopts_what_is_there() {
     );
     // Again: all of it is there.
     let again = place.ok(&["adopt", &source, &target]);
-    assert!(again.starts_with("found: the Go program's layout `file`\n"), "{again}");
+    assert!(again.starts_with("found: gcli2api-go layout `file`\n"), "{again}");
     assert_eq!(place.json(&["adopt", &source, &target])["total"]["unchanged"], 90);
 }
 
@@ -65,7 +65,7 @@ fn what_is_not_understood_is_listed_and_exits_with_four() {
     let target = place.url();
     let ended = place.run(&["adopt", &source, &target]);
     assert_eq!(ended.code, Some(4), "{}", ended.err);
-    assert_eq!(ended.err, "error: 3 things can't be understood, and stay where they are\n");
+    assert_eq!(ended.err, "error: 3 entries were not understood and were not adopted\n");
     for line in [
         "not understood (3):",
         "  credentials/half.json: the text ends too early, at line 1 column 21",
@@ -98,12 +98,12 @@ fn what_it_is_can_be_said() {
     let target = place.url();
     assert_eq!(
         place.fails(2, &["adopt", &source, &target]),
-        "error: source: it may be of more than one layout: `file`, `folder`; name one (`--layout` on a command line)\n"
+        "error: source: the data may have more than one layout: `file`, `folder`; name one (`--layout` on a command line)\n"
     );
     let ended = place.run(&["adopt", &source, &target, "--layout", "folder"]);
-    assert_eq!(ended.err, "error: 1 thing can't be understood, and stays where it is\n");
+    assert_eq!(ended.err, "error: 1 entry was not understood and was not adopted\n");
     assert!(
-        ended.out.ends_with("\nnot understood (1):\n  credentials: a folder, which is not looked into\n"),
+        ended.out.ends_with("\nnot understood (1):\n  credentials: a directory, which is not searched\n"),
         "{}",
         ended.out
     );

@@ -87,7 +87,7 @@ fn from_store_to_store() {
     assert_eq!(place.json(&["inspect", "a.ndjson"])["digest"], said["digest"]);
 
     let report = place.ok_in_other(&["import", "a.ndjson", "--verify"]);
-    assert!(report.contains("the file is whole: it was checked before anything was imported"), "{report}");
+    assert!(report.contains("the file is complete: it was checked before the import"), "{report}");
     assert!(report.contains(said["digest"].as_str().unwrap()), "{report}");
     assert_eq!(
         place.ok_in_other(&["credential", "get", "alice", "--reveal"]),
@@ -126,7 +126,10 @@ fn an_export_is_its_owners_and_complete() {
     symlink(place.file("b"), place.file("link")).unwrap();
     let before = place.text("b");
     let err = place.fails(1, &["export", "link"]);
-    assert!(err.contains("`link` can't be written\n  caused by: this is a link; name the file"), "{err}");
+    assert!(
+        err.contains("`link` can't be written\n  caused by: this is a symbolic link; name the file"),
+        "{err}"
+    );
     assert_eq!(place.text("b"), before);
     assert!(fs::symlink_metadata(place.file("link")).unwrap().is_symlink());
     for other in ["/dev/null", "."] {
@@ -203,11 +206,11 @@ fn to_stdout_and_from_stdin() {
     for more in [&["--verify"][..], &["--resume"], &["--checkpoint", "place"]] {
         let refused = piped(&[&["import", "--no-verify-first"], more].concat());
         assert_eq!((refused.code, place.has_other()), (Some(2), false), "{}", refused.err);
-        assert!(refused.err.contains("a pipe can be read once"), "{}", refused.err);
+        assert!(refused.err.contains("a pipe can be read only once"), "{}", refused.err);
     }
     let taken = piped(&["import", "-", "--no-verify-first"]);
     assert_eq!(taken.code, Some(0), "{}", taken.err);
-    assert!(taken.out.contains("the file is whole: it was checked while it was imported"), "{}", taken.out);
+    assert!(taken.out.contains("the file is complete: it was checked during the import"), "{}", taken.out);
     assert_eq!(place.fed(&exported, &["inspect"]).out, place.fed(&exported, &["inspect", "-"]).out);
 
     // A file on stdin can.
@@ -215,7 +218,7 @@ fn to_stdout_and_from_stdin() {
     let mut command = place.command(&["--url", "file:./third", "import"]);
     let on_stdin = ended(command.stdin(fs::File::open(place.file("a")).unwrap()).output().unwrap());
     assert_eq!(on_stdin.code, Some(0), "{}", on_stdin.err);
-    assert!(on_stdin.out.contains("before anything was imported"));
+    assert!(on_stdin.out.contains("checked before the import"));
 }
 
 #[test]
@@ -251,12 +254,12 @@ fn what_is_damaged_is_refused_before_anything_is_stored() {
     let late = place.fed(&whole.replace(".secret", ".sEcret"), &line);
     assert_eq!(late.code, Some(4), "{}", late.err);
     assert!(
-        late.err.contains("line 6 has a digest") && !late.out.contains("is whole"),
+        late.err.contains("line 6 has a digest") && !late.out.contains("is complete"),
         "{} {}",
         late.out,
         late.err
     );
-    assert!(late.err.contains("the 4 records before it are stored"), "{}", late.err);
+    assert!(late.err.contains("4 records were stored before"), "{}", late.err);
 
     // And what is there already is told as it is of a file.
     place.ok_in_other(&["config", "set", "retries", "7"]);
@@ -434,18 +437,14 @@ fn stores_have_names() {
     fs::set_permissions(&stores, fs::Permissions::from_mode(0o640)).unwrap();
     let open = run(&list);
     assert_eq!(open.code, Some(2));
-    assert!(
-        open.err.contains("can be read by other users") && open.err.contains("chmod 600"),
-        "{}",
-        open.err
-    );
+    assert!(open.err.contains("other users can read it") && open.err.contains("chmod 600"), "{}", open.err);
     fs::set_permissions(&stores, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(run(&list).out, "retries\n");
     assert_eq!(run(&["--url", "prod", "config", "list"]).out, "retries\n");
     assert_eq!(run(&["--url", "env:PROD", "config", "list"]).out, "retries\n");
     assert_eq!(run(&["copy", "prod", "file:./other"]).code, Some(0));
     assert_eq!(run(&["verify", "env:PROD", "file:./other"]).code, Some(0));
-    assert!(run(&["--url", "dev", "config", "list"]).err.contains("no store is called `dev`"));
+    assert!(run(&["--url", "dev", "config", "list"]).err.contains("no store is named `dev`"));
     assert!(run(&["--url", "env:NOTHING", "config", "list"]).err.contains("no variable `NOTHING`"));
 
     let mut elsewhere = bare(&["--url", "there", "config", "list"]);
@@ -473,7 +472,7 @@ fn an_export_does_not_replace_the_store() {
     let place = Place::filled();
     for file in ["store/store.redb", "./store/backup.ndjson", "store"] {
         let err = place.fails(2, &["export", file]);
-        assert!(err.contains("in the store's own folder"), "{err}");
+        assert!(err.contains("in the store's own directory"), "{err}");
     }
     place.ok(&["export", "store.ndjson"]);
     place.ok(&["config", "list"]);

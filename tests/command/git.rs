@@ -89,9 +89,10 @@ fn what_did_not_reach_the_remote_is_told() {
     ok(&place, &["config", "set", "a", "1"]);
     let remote = place.dir.path().join("remote.git");
     fs::rename(&remote, place.dir.path().join("away")).unwrap();
-    for (key, told) in
-        [("b", "warning: 1 commit is only here, "), ("c", "warning: 2 commits are only here, ")]
-    {
+    for (key, told) in [
+        ("b", "warning: 1 commit was not sent to the remote"),
+        ("c", "warning: 2 commits were not sent to the remote"),
+    ] {
         let kept = run(&place, &["config", "set", key, "1"]);
         assert_eq!((kept.code, kept.out.as_str()), (Some(0), ""));
         assert!(kept.err.starts_with(told) && kept.err.contains("can't be reached"), "{}", kept.err);
@@ -100,7 +101,7 @@ fn what_did_not_reach_the_remote_is_told() {
     init(place.dir.path(), &["remote.git"]);
     let kept = run(&place, &["config", "get", "c"]);
     assert_eq!((kept.code, kept.out.as_str()), (Some(0), "1\n"));
-    assert!(kept.err.contains("not at the remote: "), "{}", kept.err);
+    assert!(kept.err.contains("not sent to the remote: "), "{}", kept.err);
     fs::remove_dir_all(&remote).unwrap();
     fs::rename(place.dir.path().join("away"), &remote).unwrap();
     assert_eq!(ok(&place, &["config", "get", "c"]), "1\n");

@@ -417,7 +417,7 @@ fn reports_for_people() {
     for row in ["connection", "latency", "TLS", "durability", "topology", "format version", "warnings"] {
         assert!(doctor.lines().any(|line| line.starts_with(row)), "{row}: {doctor}");
     }
-    assert!(place.ok(&["doctor", "--url", "memory:"]).contains("warning        nothing is kept"));
+    assert!(place.ok(&["doctor", "--url", "memory:"]).contains("warning        nothing is saved"));
 }
 
 #[test]

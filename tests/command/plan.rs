@@ -42,7 +42,7 @@ fn what_is_wrong_with_a_file_is_said() {
         (r#"[{"delete":"b"},{"set":"a"}]"#, "mutation 2 has `set` but no `value`"),
         (
             r#"[{"set":"a","value":{"x":1,"x":2}}]"#,
-            "an object of the value has a name twice, at line 1 column",
+            "an object in the value has a name twice, at line 1 column",
         ),
     ] {
         let ended = place.fed(text, &["plan", "apply", "-", "--key", "k"]);
@@ -66,7 +66,7 @@ fn is_applied_once_and_rolled_back_once() {
     let refused = place.fails(1, &["plan", "rollback", "k"]);
     assert_eq!(
         refused,
-        "error: changed since the plan was applied: retries\n  hint: nothing was changed; --force puts these back, too\n"
+        "error: these values were changed since the plan was applied: retries\n  hint: nothing was rolled back; --force also restores these\n"
     );
     assert_eq!(place.fails_as(1, &["plan", "rollback", "k"]), "conflict");
     assert_eq!(place.ok(&["plan", "rollback", "k", "--force"]), "rolled_back\n");
@@ -93,7 +93,7 @@ fn another_plan_under_its_key_is_refused() {
 fn what_it_expects_must_hold() {
     let place = Place::with_plan(&json!([{ "set": "a", "value": 1 }, { "delete": "retries", "expect": 3 }]));
     let refused = place.fails(1, &["plan", "apply", "plan.json", "--key", "k"]);
-    assert!(refused.ends_with("hint: it is the value of `retries`\n"), "{refused}");
+    assert!(refused.ends_with("hint: the key is `retries`\n"), "{refused}");
     assert_eq!(place.ok(&["config", "list"]), "retries\n");
 }
 
@@ -120,7 +120,7 @@ fn a_dry_run_changes_nothing_and_hides_values() {
     assert!(refused.out.contains("retries  change  (not what the plan expects: it would be refused)\n"));
     assert_eq!(
         refused.err,
-        "error: it would be refused: a value is not what the plan expects\n  hint: it is the value of `retries`\n"
+        "error: the plan would be refused: a value is not what the plan expects\n  hint: the key is `retries`\n"
     );
     let refused = place.run(&[&line[..], &["--output", "json"]].concat());
     let (out, err): (Value, Value) =
@@ -148,7 +148,7 @@ fn a_dry_run_looks_at_the_key() {
 
     place.write(&json!([{ "set": "retries", "value": 9 }]));
     let says = "another plan was applied under this key";
-    assert_eq!(place.run(&dry).err, format!("error: it would be refused: {says}\n"));
+    assert_eq!(place.run(&dry).err, format!("error: the plan would be refused: {says}\n"));
     for line in [&line[..], &dry] {
         let ended = place.run(line);
         assert!(ended.code == Some(1) && ended.err.contains(says), "{}", ended.err);

@@ -96,7 +96,7 @@ fn a_conflict_is_found_before_anything_is_written() {
     assert_eq!(place.ok(&["--url", &to, "config", "get", "retries"]), "3.0\n");
     let (out, err) = place.moves(3, &["verify", &from, &to]);
     assert!(out.contains("different: config `retries`"), "{out}");
-    assert_eq!(err, "error: source and target are not the same: 1 different\n");
+    assert_eq!(err, "error: source and target differ: 1 different\n");
     place.moves(0, &["verify", &from, &to, "--exclude", "retr*"]);
     place.moves(3, &["verify", &from, &to, "--sample", "100"]);
     let found = place.moves_json(0, &["verify", &from, &to, "--sample", "1", "--kinds", "usage"]);

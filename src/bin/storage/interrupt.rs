@@ -137,7 +137,7 @@ mod tests {
         let third = interrupt.clone();
         let mut given = 0;
         let seen: Vec<_> = interrupt
-            .ends(endless.inspect(move |_| {
+            .interruptible(endless.inspect(move |_| {
                 given += 1;
                 third.0.store(given == 3, Ordering::Relaxed);
             }))

@@ -283,8 +283,8 @@ impl Job<'_> {
             let has_written = total.written > 0 && !report.dry_run;
             let failure = self.stopped(error, has_written);
             let written = match total.written {
-                1 => "1 record was stored before".to_owned(),
-                count => format!("{} records were stored before", grouped(count)),
+                1 => "1 record was stored before the error".to_owned(),
+                count => format!("{} records were stored before the error", grouped(count)),
             };
             use ErrorKind::{Conflict, Corrupt, InvalidValue};
             return Some(match error.kind() {

@@ -187,10 +187,10 @@ impl Apply {
             }
             (Some(KeyState::RolledBack), _) => Some(
                 Failure::would_refuse("the plan of this key was rolled back")
-                    .hint("apply the plan under another key"),
+                    .hint("apply it under another key"),
             ),
             (_, Some(key)) => Some(
-                Failure::would_refuse("a value differs from what the plan expects")
+                Failure::would_refuse("a value is not what the plan expects")
                     .hint(format!("the key is `{}`", key.as_str())),
             ),
             _ => None,
