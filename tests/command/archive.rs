@@ -445,7 +445,7 @@ fn stores_have_names() {
     assert_eq!(run(&["copy", "prod", "file:./other"]).code, Some(0));
     assert_eq!(run(&["verify", "env:PROD", "file:./other"]).code, Some(0));
     assert!(run(&["--url", "dev", "config", "list"]).err.contains("no store is named `dev`"));
-    assert!(run(&["--url", "env:NOTHING", "config", "list"]).err.contains("no variable `NOTHING`"));
+    assert!(run(&["--url", "env:NOTHING", "config", "list"]).err.contains("variable `NOTHING` is not set"));
 
     let mut elsewhere = bare(&["--url", "there", "config", "list"]);
     fs::write(place.file("own"), format!("there = {}\n", place.url())).unwrap();

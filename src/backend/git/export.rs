@@ -21,7 +21,8 @@ impl Exportable for Git {
         kind != RecordKind::Usage
     }
 
-    /// One commit, all or nothing, but for counters: each of them is a failure, [`Unsupported`](ErrorKind::Unsupported).
+    /// One commit, all or nothing, but for counters: each of them is a failure,
+    /// [`Unsupported`](ErrorKind::Unsupported).
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
         let records = records.to_vec();
         self.commit("import", move |draft| {

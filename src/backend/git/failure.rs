@@ -1,4 +1,5 @@
-//! What libgit2 and the file system say, as our errors. libgit2's texts name files and servers: they are dropped.
+//! What libgit2 and the file system say, as our errors. libgit2's texts name files and servers: they are
+//! dropped.
 
 use std::{borrow::Cow, io, path::Path};
 

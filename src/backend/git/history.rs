@@ -7,7 +7,7 @@ use std::{
 
 use git2::{Commit, ErrorCode, Oid, Repository, Sort, Tree};
 
-use super::{Git, failure::failed, ledger::changes, name, place::Place, state::Files};
+use super::{Git, branch::changes, failure::failed, name, repository::LockedRepository, state::Files};
 use crate::{
     Error, ErrorKind, Key, Record, Result, Revision, RevisionId, Versioned, VersionedKind,
     codec::LAST_SECOND, error::Kind, layer::time_left,
@@ -151,7 +151,7 @@ impl Git {
         work: impl FnOnce(&Repository, Option<Oid>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (path, head) = (self.store.path.clone(), self.state()?.head);
-        let read = tokio::task::spawn_blocking(move || work(&Place::reopen(&path)?, head));
+        let read = tokio::task::spawn_blocking(move || work(&LockedRepository::reopen(&path)?, head));
         match tokio::time::timeout(time_left(self.deadline), read).await {
             Ok(done) => {
                 done.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "reading the history panicked")))

@@ -1,10 +1,12 @@
 //! Keys as file names: injective, also where a file system folds case or forms of Unicode, and readable.
 //!
-//! - ASCII letters, digits, `- _ . @ + = ,` and Chinese characters stand for themselves, everything else for its UTF-8 bytes as
-//!   `%XX`. So do a first dot, and the first letter of what is a device on Windows (`con`).
-//! - Where there are capital letters, `~` and a bitmap of them in hexadecimal follow: `Alice` is `Alice~8.json`.
-//! - A name of over [`PART`] bytes is cut: all parts but the last are directories whose names end with `~`, all but the first
-//!   begin with `~`.
+//! - ASCII letters, digits, `- _ . @ + = ,` and Chinese characters stand for themselves, everything else for
+//!   its UTF-8 bytes as `%XX`. So do a first dot, and the first letter of what is a device on Windows
+//!   (`con`).
+//! - Where there are capital letters, `~` and a bitmap of them in hexadecimal follow: `Alice` is
+//!   `Alice~8.json`.
+//! - A name of over [`PART`] bytes is cut: all parts but the last are directories whose names end with `~`,
+//!   all but the first begin with `~`.
 //!
 //! The Go program wrote plain names: one that is not in this form is read as it stands.
 
@@ -71,7 +73,8 @@ pub(super) fn encode(key: &Key) -> String {
     path
 }
 
-/// The plain name that the Go program would give the key's file, if that is not [`encode`]'s and not another key's.
+/// The plain name that the Go program would give the key's file, if that is not [`encode`]'s and not another
+/// key's.
 pub(super) fn plain(key: &Key) -> Option<String> {
     let name = format!("{}{SUFFIX}", key.as_str());
     (!name.contains('/') && decode(&name).as_ref() == Some(key) && name != encode(key)).then_some(name)
@@ -101,7 +104,8 @@ fn unescape(text: &str) -> Option<Key> {
     Key::new(&decoded).ok()
 }
 
-/// Which of the key's letters are capitals: a bit each, four a hexadecimal digit, without the zeros at the end.
+/// Which of the key's letters are capitals: a bit each, four a hexadecimal digit, without the zeros at the
+/// end.
 fn capitals(key: &str) -> Option<String> {
     let letters: Vec<bool> =
         key.bytes().filter(u8::is_ascii_alphabetic).map(|letter| letter.is_ascii_uppercase()).collect();

@@ -24,9 +24,11 @@ pub enum GitSync {
 
 /// How a [`Git`](crate::Git) store is opened.
 ///
-/// As a URL: `git:./settings?branch=main&remote=https://git.example/team/settings.git&token_env=GIT_TOKEN`. The path is taken as
-/// it stands, up to the first `?`; the options' values may be percent-encoded. The fields below are options under their
-/// names, but for `token`, which is `token_env=NAME` or `token_file=PATH`: a URL is seen by others. Deserialized, unknown fields are refused.
+/// As a URL:
+/// `git:./settings?branch=main&remote=https://git.example/team/settings.git&token_env=GIT_TOKEN`. The path is taken as it stands, up to the first `?`;
+/// the options' values may be percent-encoded. The fields below are options under their names, but for
+/// `token`, which is `token_env=NAME` or `token_file=PATH`: a URL is seen by others. Deserialized, unknown
+/// fields are refused.
 ///
 /// ```
 /// # use gateway_storage::{GitConfig, GitSync};
@@ -42,50 +44,59 @@ pub struct GitConfig {
     pub path: PathBuf,
     /// The branch that holds the data. `HEAD` must be at it. Default: `main`.
     pub branch: String,
-    /// The repository that this one is shared through: a path, or a URL (`file://`; `https://` needs the feature
-    /// `git-https`, `ssh://` and `user@host:path` the feature `git-ssh`). What can hold a password or a token is refused: a
-    /// user for `http` and `https`, a second `@`, a query. None: not shared.
+    /// The repository that this one is shared through: a path, or a URL (`file://`; `https://` needs the
+    /// feature `git-https`, `ssh://` and `user@host:path` the feature `git-ssh`). What can hold a password or
+    /// a token is refused: a user for `http` and `https`, a second `@`, a query. None: not shared.
     ///
-    /// To a path, or `file://`, commits are written by this process itself: **no hook of that repository runs, and its `receive`
-    /// settings don't count.** Where they guard the branch, reach it over `ssh://`, `https://` or `git://`.
+    /// To a path, or `file://`, commits are written by this process itself: **no hook of that repository
+    /// runs, and its `receive` settings don't count.** Where they guard the branch, reach it over `ssh://`,
+    /// `https://` or `git://`.
     ///
     /// What a remote may need, and where it comes from:
     ///
-    /// - A proxy, for `https`: `http.proxy` in the repository's `.git/config`, or the variables `https_proxy` and `no_proxy`. The
-    ///   others go without.
-    /// - A certificate's authority, for `https`: one that OpenSSL trusts on this machine; `SSL_CERT_FILE` names another file.
-    /// - The host's key, for `ssh`: in `~/.ssh/known_hosts` of the user of this process (`ssh-keyscan`). `~/.ssh/config` is not read.
-    /// - Signed commits: there are none. A branch that takes no others takes none of ours; push to one that does, and merge it.
+    /// - A proxy, for `https`: `http.proxy` in the repository's `.git/config`, or the variables `https_proxy`
+    ///   and `no_proxy`. The others go without.
+    /// - A certificate's authority, for `https`: one that OpenSSL trusts on this machine; `SSL_CERT_FILE`
+    ///   names another file.
+    /// - The host's key, for `ssh`: in `~/.ssh/known_hosts` of the user of this process (`ssh-keyscan`).
+    ///   `~/.ssh/config` is not read.
+    /// - Signed commits: there are none. A branch that takes no others takes none of ours; push to one that
+    ///   does, and merge it.
     pub remote: Option<String>,
     /// Who the commits are by. Default: `gateway-storage`.
     pub author_name: String,
     /// Their address. Default: `gateway-storage@localhost`.
     pub author_email: String,
-    /// When commits of others are fetched. Default: [`GitSync::Interval`]; opening fetches unless it is `Manual`.
+    /// When commits of others are fetched. Default: [`GitSync::Interval`]; opening fetches unless it is
+    /// `Manual`.
     pub pull: GitSync,
-    /// When our commits are sent. Default: [`GitSync::Write`]. Unless it is `Manual`, closing sends what was not;
-    /// dropping the last handle, which may be in the way of others, does not.
+    /// When our commits are sent. Default: [`GitSync::Write`]. Unless it is `Manual`, closing sends what was
+    /// not; dropping the last handle, which may be in the way of others, does not.
     ///
-    /// With none of them `Ok` says that the remote has a write: it says that it is kept here. `Write` tries to send it first, and
-    /// refuses it if others have changed the same record; where the remote does not answer, or takes no commit (a protected
-    /// branch, a hook), it is kept and sent later, with all those after it. A remote that takes no commit is tried once an
-    /// [`interval`](Self::interval). Its own words are `remote_said` in the [`stats`](crate::Backend::stats), and nowhere else:
-    /// they may quote what was sent. Where a write must be at the remote, call [`Git::push`](crate::Git::push) after it.
+    /// With none of them `Ok` says that the remote has a write: it says that it is kept here. `Write` tries
+    /// to send it first, and refuses it if others have changed the same record; where the remote does not
+    /// answer, or takes no commit (a protected branch, a hook), it is kept and sent later, with all those
+    /// after it. A remote that takes no commit is tried once an [`interval`](Self::interval). Its own words
+    /// are `remote_said` in the [`stats`](crate::Backend::stats), and nowhere else: they may quote what was
+    /// sent. Where a write must be at the remote, call [`Git::push`](crate::Git::push) after it.
     pub push: GitSync,
-    /// How often, for [`GitSync::Interval`], and how soon what could not be sent is tried again. Default: 60 s.
+    /// How often, for [`GitSync::Interval`], and how soon what could not be sent is tried again. Default: 60
+    /// s.
     #[serde(with = "readable")]
     pub interval: Duration,
-    /// How long the remote may take to answer before it counts as offline. Default: 5 s. What is fetched must be here
-    /// by then, so the first clone of something large needs more. A connection that is silent for longer is left, and a new
-    /// one is made the next time; after eight that still hang, only after waits that grow up to 128 times this.
+    /// How long the remote may take to answer before it counts as offline. Default: 5 s. What is fetched must
+    /// be here by then, so the first clone of something large needs more. A connection that is silent for
+    /// longer is left, and a new one is made the next time; after eight that still hang, only after waits
+    /// that grow up to 128 times this.
     #[serde(with = "readable")]
     pub remote_timeout: Duration,
     /// The name to log in with at the remote. Default: the URL's, or `git`.
     pub username: Option<String>,
-    /// The token, or password, to log in with: asked for at each connection, and sent over TLS only. In a URL `token_env` or
-    /// `token_file` says where it is.
+    /// The token, or password, to log in with: asked for at each connection, and sent over TLS only. In a URL
+    /// `token_env` or `token_file` says where it is.
     pub token: Option<Secret>,
-    /// The file of a private key, without a passphrase, for `ssh`. None: the agent's, which can hold one with a passphrase.
+    /// The file of a private key, without a passphrase, for `ssh`. None: the agent's, which can hold one with
+    /// a passphrase.
     pub ssh_key: Option<PathBuf>,
     /// Whether a missing repository is made (the default) or an error.
     pub create: bool,

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::place::at;
+use super::repository::at;
 use crate::Result;
 
 /// The packs of a repository, and which of them are known to be on disk.
@@ -23,7 +23,8 @@ impl Packs {
         Self { directory: git.join("objects/pack"), synced: HashSet::new() }
     }
 
-    /// Syncs what is new; the first time everything, since a process that was killed may have left what is not on disk.
+    /// Syncs what is new; the first time everything, since a process that was killed may have left what is
+    /// not on disk.
     pub(super) fn sync(&mut self) -> Result<()> {
         self.sync_new().map_err(|error| at(&self.directory, "can't be synced", error))
     }

@@ -153,8 +153,8 @@ impl<'r> Draft<'r> {
         ((!self.is_raw).then_some(self.state), self.changes)
     }
 
-    /// Undoes the change of a record, from one blob to another, if it still is what the change made of it: whatever its file is
-    /// called by now.
+    /// Undoes the change of a record, from one blob to another, if it still is what the change made of it:
+    /// whatever its file is called by now.
     pub(super) fn undo(
         &mut self,
         kind: VersionedKind,
