@@ -385,10 +385,10 @@ server.serve_forever()
         .collect();
     tell("token", "three");
     let failures = [
-        (run("&token_file=token", &["pull"]), "the remote refuses the login that it is shown"),
+        (run("&token_file=token", &["pull"]), "the remote refuses the login"),
         (run("&token_file=nothing", &["pull"]), "the secret in the file nothing can't be read"),
         (run("&token_env=OUR_TOKEN", &["pull"]), "the environment variable OUR_TOKEN is not set"),
-        (run("", &["pull"]), "`token_env` or `token_file` says where the token is"),
+        (run("", &["pull"]), "name its token with `token_env` or `token_file`"),
     ];
     server.kill().unwrap();
     server.wait().unwrap();

@@ -384,7 +384,7 @@ async fn one_process_at_a_time() {
     let place = Place::new();
     let holder = Storage::<File>::open(&*place.url()).await.unwrap();
     let err = place.fails(5, &["credential", "list"]);
-    assert!(err.contains("open already") && err.contains("hint: "), "{err}");
+    assert!(err.contains("already open") && err.contains("hint: "), "{err}");
     assert_eq!(place.fails_as(5, &["credential", "set", "a", "{}"]), "busy");
     holder.close().await.unwrap();
     assert_eq!(place.ok(&["credential", "list"]), "");

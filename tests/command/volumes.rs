@@ -124,7 +124,7 @@ fn a_store_that_can_not_be_written_is_read() {
     }
     let url = format!("{}?read_only=true", place.url());
     let refused = run(&["--url", &url, "config", "set", "a", "2"]);
-    assert!(refused.err.contains("opened read-only: it takes no writes"), "{}", refused.err);
+    assert!(refused.err.contains("the store was opened read-only"), "{}", refused.err);
     assert_eq!(fs::read(&store).unwrap(), before);
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
     // So that it can be removed.
@@ -137,7 +137,7 @@ async fn a_store_that_is_open_elsewhere_can_be_waited_for() {
     let held = Storage::<File>::open(&*place.url()).await.unwrap();
     let url = |wait: &str| format!("{}?wait={wait}", place.url());
     let refused = place.fails(5, &["--url", &url("20ms"), "config", "list"]);
-    assert!(refused.contains("is open already"), "{refused}");
+    assert!(refused.contains("is already open"), "{refused}");
     assert!(refused.contains("wait for it"), "{refused}");
     let waiting = place.command(&["--url", &url("60s"), "config", "set", "a", "1"]).spawn().unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;

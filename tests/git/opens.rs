@@ -190,9 +190,9 @@ async fn repositories_that_are_not_as_we_need_them_are_refused() {
     symlink(at("branch"), at("link")).unwrap();
     fs::write(at("file"), "mine").unwrap();
     for (name, message) in [
-        ("others", "holds other things and no repository"),
-        ("bare", "holds other things and no repository"),
-        ("branch", "is at another branch than the one of the configuration"),
+        ("others", "is not empty and not a repository"),
+        ("bare", "is not empty and not a repository"),
+        ("branch", "is not on the configured branch"),
         ("linked", "is not a directory: a linked work tree, or a submodule"),
         ("link", "is a symbolic link; name the directory itself"),
         ("file", "is not a directory"),

@@ -16,7 +16,7 @@ fn is_refused(error: &Error, words: &str) {
 }
 
 const REWRITTEN: &str = "the remote's history was rewritten";
-const GONE: &str = "the remote has no such branch";
+const GONE: &str = "the remote does not have the branch";
 
 /// The history of the remote, as text.
 fn told(clones: &Clones) -> String {

@@ -312,7 +312,7 @@ fn lock(path: &Path, ours: &Path) -> Result<File> {
         Ok(()) => Ok(lock),
         Err(fs::TryLockError::WouldBlock) => Err(Error::new(
             ErrorKind::Busy,
-            format!("the store in {} is open already, in this process or another one", path.display()),
+            format!("the store in {} is already open in this or another process", path.display()),
         )),
         Err(fs::TryLockError::Error(error)) => Err(at(&name, "can't be locked", error)),
     }
