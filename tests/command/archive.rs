@@ -117,12 +117,12 @@ fn an_export_is_its_owners_and_complete() {
     assert_eq!(place.files(), ["a", "b"], "nothing else is left");
     assert!(place.text("a").starts_with("{\"format\""));
 
-    // One that fails leaves what was there.
+    // A failed export leaves the existing file.
     place.write_text("a", "before");
     place.fails_in_other(5, &["export", "a"]);
     assert_eq!((place.text("a").as_str(), place.files()), ("before", vec!["a".into(), "b".into()]));
 
-    // A link is neither replaced nor followed; what is no file is left alone.
+    // A link is neither replaced nor followed; a device and a directory are unchanged.
     symlink(place.file("b"), place.file("link")).unwrap();
     let before = place.text("b");
     let err = place.fails(1, &["export", "link"]);
@@ -138,9 +138,9 @@ fn an_export_is_its_owners_and_complete() {
     assert!(!fs::metadata("/dev/null").unwrap().is_file());
 }
 
-/// Its folder can be written and not read, so nobody could tell that the file is there to stay.
+/// The directory can be written but not read, so it can't be synced.
 #[test]
-fn an_export_that_can_not_be_made_safe_is_not_made() {
+fn an_export_that_can_not_be_durable_is_refused() {
     let place = Place::new();
     let folder = place.file("in");
     fs::create_dir(&folder).unwrap();
@@ -148,7 +148,7 @@ fn an_export_that_can_not_be_made_safe_is_not_made() {
     fs::copy(env!("CARGO_BIN_EXE_storage"), &program).unwrap();
     let mut command = Command::new(&program);
     command.args(["--url", "memory:", "export", "in/a"]).current_dir(place.dir.path());
-    // Root may read everything.
+    // Root can read everything.
     if fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
         for path in [place.dir.path(), &folder] {
             chown(path, Some(65534), Some(65534)).unwrap();
@@ -168,7 +168,7 @@ fn an_export_that_can_not_be_made_safe_is_not_made() {
     assert_eq!(ended(command.output().unwrap()).code, Some(0));
 }
 
-/// Held up by a full pipe, it is interrupted.
+/// Interrupted while it waits for a full pipe.
 #[test]
 fn an_interrupted_export_has_no_end() {
     let place = Place::filled();
@@ -185,7 +185,7 @@ fn an_interrupted_export_has_no_end() {
     let mut rest = Vec::new();
     std::io::Read::read_to_end(&mut held.stdout.take().unwrap(), &mut rest).unwrap();
     assert_eq!(output_of(held).status.code(), Some(130));
-    assert!(!String::from_utf8(rest).unwrap().contains("{\"end\":"), "an export that was cut off has no end");
+    assert!(!String::from_utf8(rest).unwrap().contains("{\"end\":"), "an interrupted export has no end");
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn to_stdout_and_from_stdin() {
 }
 
 #[test]
-fn what_is_damaged_is_refused_before_anything_is_stored() {
+fn a_damaged_file_is_refused_before_anything_is_stored() {
     let place = Place::filled();
     let whole = place.ok(&["export"]);
     for (damaged, line) in [
@@ -248,7 +248,7 @@ fn what_is_damaged_is_refused_before_anything_is_stored() {
     }
     assert_eq!(place.fails_as(1, &["inspect", "a"]), "corrupt");
 
-    // From a pipe it is seen in the end, and said.
+    // From a pipe, the damage is detected at the end.
     let line = into_other(&["import", "--no-verify-first"]);
     let line: Vec<&str> = line.iter().map(String::as_str).collect();
     let late = place.fed(&whole.replace(".secret", ".sEcret"), &line);
@@ -261,19 +261,19 @@ fn what_is_damaged_is_refused_before_anything_is_stored() {
     );
     assert!(late.err.contains("4 records were stored before"), "{}", late.err);
 
-    // And what is there already is told as it is of a file.
+    // A conflict is reported as for a file.
     place.ok_in_other(&["config", "set", "retries", "7"]);
     let conflict = place.fed(&whole, &line);
     assert_eq!(conflict.code, Some(1), "{}", conflict.err);
     assert!(conflict.err.contains("--on-conflict skip"), "{}", conflict.err);
 }
 
-/// A file that is not checked first is told from another one of the same name.
+/// An unchecked file is identified by more than its name.
 #[test]
-fn the_place_in_a_file_is_not_that_in_another() {
+fn a_checkpoint_of_one_file_is_not_used_for_another() {
     let place = Place::filled();
     let whole = place.ok(&["export"]);
-    // All of it is written, and then found to be damaged.
+    // All records are written before the damage is detected.
     place.write_text("a", &whole.replace(".secret", ".sEcret"));
     let line = ["import", "a", "--no-verify-first", "--on-conflict", "overwrite"];
     let damaged = place.run_in_other(&line);
@@ -290,7 +290,7 @@ fn the_place_in_a_file_is_not_that_in_another() {
 }
 
 #[test]
-fn what_is_compressed_is_said_so() {
+fn compressed_files_are_recognized() {
     let place = Place::new();
     for (program, begin) in [
         ("gzip", &b"\x1f\x8b\x08\0"[..]),
@@ -309,7 +309,7 @@ fn what_is_compressed_is_said_so() {
 }
 
 #[test]
-fn one_is_not_several() {
+fn counts_use_the_singular() {
     let place = Place::new();
     place.ok(&["usage", "increment", "sk-1", "requests", "1"]);
     assert!(place.ok(&["export", "a"]).contains("1 counter of 1 key\n"));
@@ -318,7 +318,7 @@ fn one_is_not_several() {
 }
 
 #[test]
-fn what_a_later_version_wrote_is_said_so() {
+fn a_later_format_is_reported() {
     let place = Place::filled();
     let whole = place.ok(&["export"]);
     place.write_text("a", &whole.replace("\"version\":1", "\"version\":2"));
@@ -328,7 +328,7 @@ fn what_a_later_version_wrote_is_said_so() {
 }
 
 #[test]
-fn only_some_of_it() {
+fn records_can_be_selected() {
     let place = Place::filled();
     place.ok(&["config", "set", "models", "[]"]);
     let keys = |text: String| -> Vec<String> {
@@ -365,7 +365,7 @@ fn conflicts_are_the_operators_choice() {
 }
 
 #[test]
-fn the_document_of_the_go_module() {
+fn documents_of_gcli2api_go() {
     let place = Place::filled();
     place.ok(&["export", "--format", "go", "a.json"]);
     let document: Value = place.text("a.json").parse().unwrap();
@@ -375,7 +375,7 @@ fn the_document_of_the_go_module() {
     place.ok_in_other(&["import", "a.json"]);
     assert_eq!(place.ok_in_other(&["usage", "list"]), place.ok(&["usage", "list"]));
 
-    // What the Go program itself exported.
+    // A document that gcli2api-go exported.
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/go/export-redis.json");
     let fixture = fixture.to_str().unwrap();
     let said = place.json(&["inspect", fixture]);
@@ -399,7 +399,7 @@ fn the_document_of_the_go_module() {
 }
 
 #[test]
-fn files_that_are_not_there() {
+fn missing_files() {
     let place = Place::filled();
     assert_eq!(place.fails_as(2, &["import", "nowhere"]), "input");
     assert_eq!(place.fails_as(2, &["inspect", "nowhere"]), "input");
@@ -407,7 +407,7 @@ fn files_that_are_not_there() {
     assert_eq!(place.fails_as(1, &["export", "nowhere/a"]), "output");
     assert_eq!(place.fails_as(5, &["--url", "file:./other", "export", "a"]), "not_found");
     assert_eq!(place.files(), [""; 0], "something is left");
-    // A URL that is wrong is told before the file is read.
+    // An invalid URL is reported before the file is read.
     assert_eq!(place.fails_as(2, &["--url", "file:./x?wrong=1", "import", "nowhere"]), "invalid_value");
 }
 
