@@ -37,10 +37,10 @@ use crate::{
 /// The options that select records.
 #[derive(Args)]
 pub(crate) struct RecordFilter {
-    /// Only records of these kinds
+    /// Only these kinds
     #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND,..")]
     kinds: Vec<Kind>,
-    /// Only keys like this: `*` matches any text, `?` one character, `\` escapes; repeatable
+    /// Keys like this (`*` any text, `?` a character, `\` escapes); repeatable
     #[arg(long, value_name = "GLOB")]
     include: Vec<Glob>,
     /// No keys like this; repeatable
@@ -86,7 +86,9 @@ pub(crate) struct Transfer {
     /// Resume an interrupted run
     #[arg(long, conflicts_with = "dry_run")]
     resume: bool,
-    /// Checkpoint file [default: one per pair of stores in ~/.local/state/gateway-storage]
+    /// Checkpoint file
+    ///
+    /// [default: one per pair of stores in ~/.local/state/gateway-storage]
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     checkpoint: Option<PathBuf>,
     /// Batches written concurrently
@@ -95,14 +97,16 @@ pub(crate) struct Transfer {
     /// Records per batch
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(IMPORT_CHUNK).unwrap_or(NonZeroUsize::MIN))]
     batch: NonZeroUsize,
-    /// Maximum records per second. A MongoDB source ends after five minutes: continue with --resume
+    /// Maximum records per second
+    ///
+    /// A MongoDB source ends after five minutes: continue with --resume
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Conflict {
-    /// Write nothing if any record conflicts; with --resume, or from a pipe, stop there
+    /// Write nothing if a record conflicts; with --resume or from a pipe, stop there
     Fail,
     /// Keep the target's value
     Skip,

@@ -33,9 +33,9 @@ Layouts and their files. The source is never written. Stop gcli2api-go first.
   postgres  postgres://HOST/DB   tables credentials, configs, usage_stats;
                                  option: ?schema=public
 
-Entries that are not adopted are listed with a reason: `not understood` can't be read (exit code 4);
-`left out` has no counterpart in a store (cache values, records of plans). `changed` was adopted with
-a change that you should review.
+Entries that are not adopted are listed with a reason: `not understood` can't be read (exit code
+4); `left out` has no counterpart in a store (cache values, records of plans). `changed` was
+adopted with a change that you should review.
 
 Symbolic links within DIR are followed, so a mounted Kubernetes secret can be read.
 
@@ -45,7 +45,7 @@ Examples:
   storage adopt file:/var/lib/gcli2api/data file:./data --dry-run
   storage adopt mongodb://db1/gcli2api postgres://gw@db2/gateway --verify
   storage adopt file:./backup redis://localhost --layout folder
-  storage adopt redis://old file:./data --output json | jq '.remarks[] | select(.kind == \"not_understood\")'")]
+  storage adopt redis://old file:./data --output json | jq '.remarks[].place'")]
 pub(crate) struct Adopt {
     /// The legacy data
     #[arg(value_name = "GO_LAYOUT_URL")]
@@ -53,7 +53,7 @@ pub(crate) struct Adopt {
     /// The target store; created if it does not exist
     #[arg(value_name = "DST")]
     pub(crate) target: String,
-    /// The layout, if it is ambiguous: file, folder, git, json, mongodb, postgres or redis
+    /// The layout, if it is ambiguous: see below
     #[arg(long, value_name = "LAYOUT")]
     layout: Option<Layout>,
     #[command(flatten)]

@@ -18,11 +18,12 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = "\
 Other records in the target are kept. By default nothing is written if the target has a different
-value for any of the records. Cache values, plans and their audit are not copied. Copying a store onto
-itself is refused, because it could undo concurrent writes; a host under another name is not detected.
+value for any of the records. Cache values, plans and their audit are not copied. Copying a store
+onto itself is refused, because it could undo concurrent writes; a host under another name is not
+detected.
 
-Ctrl-C stops cleanly and saves a checkpoint (130); so does an unrecoverable error (4). After a kill at
-most the last moment is repeated. Repeat the command with --resume to continue.
+Ctrl-C stops cleanly and saves a checkpoint (130); so does an unrecoverable error (4). After a
+kill at most the last moment is repeated. Repeat the command with --resume to continue.
 
 Examples:
   storage copy file:./data redis://localhost --dry-run

@@ -34,12 +34,12 @@ pub(crate) enum Command {
     { "set": "models", "value": ["gemini-2.5-pro"], "expect_absent": true },
     { "delete": "debug" }
   ]
-`expect` is the value that must be stored now; `expect_absent` requires that there is none. If one does
-not hold, nothing is applied.
+`expect` is the value that must be stored now; `expect_absent` requires that there is none. If one
+does not hold, nothing is applied.
 
-Applying the same plan under the same key again is `replayed` and changes nothing; a different plan
-under the key is refused. A dry run looks the key up in the audit and assumes that the plan was applied
-with its --ttl.
+Applying the same plan under the same key again is `replayed` and changes nothing; a different
+plan under the key is refused. A dry run looks the key up in the audit and assumes that the plan
+was applied with its --ttl.
 
 Examples:
   storage plan apply release-42.json --key release-42 --stage canary --dry-run
@@ -103,7 +103,7 @@ pub(crate) struct Apply {
     /// Source of the plan, for the audit
     #[arg(long, default_value = SOURCE)]
     source: String,
-    /// Show what would change without changing it, with the exit code of the real run
+    /// Show the changes without applying them; exits as the real run would
     #[arg(long)]
     dry_run: bool,
     /// With --dry-run: also show the values

@@ -17,7 +17,7 @@ use crate::{arguments::Arguments, failure::Failure, output::Answer};
 #[command(after_help = "\
 Examples:
   storage completions bash > ~/.local/share/bash-completion/completions/storage
-  storage completions zsh > ~/.zfunc/_storage       # and `fpath+=~/.zfunc` before compinit in ~/.zshrc
+  storage completions zsh > ~/.zfunc/_storage       # `fpath+=~/.zfunc` before compinit
   storage completions fish > ~/.config/fish/completions/storage.fish")]
 pub(crate) struct Completions {
     /// The shell

@@ -32,8 +32,8 @@ use crate::{
 /// Compare two stores record by record
 #[derive(Args)]
 #[command(after_help = "\
-Every record of both stores is read and compared exactly: 1 and 1.0 differ. The exit code is 3 if the
-stores differ. The digest is the SHA-256 of all records; it is the same on every backend.
+Every record of both stores is read and compared exactly: 1 and 1.0 differ. The exit code is 3 if
+the stores differ. The digest is the SHA-256 of all records; it is the same on every backend.
 
 Examples:
   storage verify file:./data redis://localhost
