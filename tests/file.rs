@@ -371,7 +371,7 @@ async fn an_unreadable_record_affects_only_its_key() {
     storage.delete_config("bad").await.unwrap();
     storage.reset_usage("bad").await.unwrap();
     for after in ["open", "opened again"] {
-        let storage = if after == "as it is" { storage.clone() } else { open(base.path()).await.unwrap() };
+        let storage = if after == "open" { storage.clone() } else { open(base.path()).await.unwrap() };
         storage.get_credential("bad").await.unwrap();
         for error in
             [storage.get_config("bad").await.unwrap_err(), storage.get_usage("bad").await.unwrap_err()]

@@ -58,7 +58,7 @@ impl Directory {
         // Absolute, because the working directory may change; by components, because `link/` would follow the
         // link.
         let path: PathBuf = std::path::absolute(path)
-            .map_err(|error| failed(path, "can't be looked at", error))?
+            .map_err(|error| failed(path, "can't be accessed", error))?
             .components()
             .collect();
         match fs::symlink_metadata(&path) {
@@ -69,7 +69,7 @@ impl Directory {
             Ok(_) => return Err(refused(&path, "is not a directory")),
             Err(error) if error.kind() == io::ErrorKind::NotFound && create => make(&path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing(&path)),
-            Err(error) => return Err(failed(&path, "can't be looked at", error)),
+            Err(error) => return Err(failed(&path, "can't be accessed", error)),
         }
         let handle = OpenOptions::new()
             .read(true)
@@ -151,7 +151,7 @@ impl Directory {
             Ok(found) if Some((found.dev(), found.ino())) == self.opened => Ok(()),
             Ok(_) => Err(gone(&self.path, "was replaced")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(gone(&self.path, "was removed")),
-            Err(error) => Err(failed(&self.path, "can't be looked at", error)),
+            Err(error) => Err(failed(&self.path, "can't be accessed", error)),
         }
     }
 

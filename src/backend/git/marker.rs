@@ -70,8 +70,8 @@ mod tests {
 
     #[test]
     fn the_last_guard_removes_the_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let marker = Marker::new(folder.path().join("writing"));
+        let directory = tempfile::tempdir().unwrap();
+        let marker = Marker::new(directory.path().join("writing"));
         let outer = marker.begin().unwrap();
         drop(marker.begin().unwrap());
         assert!(marker.exists());

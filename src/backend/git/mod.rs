@@ -290,27 +290,27 @@ impl Backend for Git {
             config_count: state.configs.len() as u64,
             ..StorageStats::new(self.label())
         };
-        let mut tell = |name: &str, value: Value| stats.details.insert(name.to_owned(), value);
-        tell("path", json!(self.store.path.display().to_string()));
-        tell("branch", json!(config.branch));
-        tell("head", json!(state.head.map(|head| head.to_string())));
-        tell("durability", json!("every commit is fsynced before it is acknowledged"));
+        let mut detail = |name: &str, value: Value| stats.details.insert(name.to_owned(), value);
+        detail("path", json!(self.store.path.display().to_string()));
+        detail("branch", json!(config.branch));
+        detail("head", json!(state.head.map(|head| head.to_string())));
+        detail("durability", json!("every commit is fsynced before it is acknowledged"));
         let mut warnings = Vec::new();
         if let Some(remote) = &config.remote {
-            tell("remote", json!(remote));
-            tell("ahead", json!(counts.map(|(ahead, _)| ahead)));
-            tell("behind", json!(counts.map(|(_, behind)| behind)));
+            detail("remote", json!(remote));
+            detail("ahead", json!(counts.map(|(ahead, _)| ahead)));
+            detail("behind", json!(counts.map(|(_, behind)| behind)));
             let answered = shared.answered.map(rfc3339_seconds);
-            tell("remote_answered", json!(answered));
-            if let Some(said) = shared.said {
-                tell("remote_said", json!(said));
+            detail("remote_answered", json!(answered));
+            if let Some(message) = shared.message {
+                detail("remote_said", json!(message));
             }
-            if let Some(trouble) = shared.trouble {
-                warnings.push(format!("the remote and this clone differ: {}", with_causes(&trouble)));
+            if let Some(problem) = shared.problem {
+                warnings.push(format!("the remote and this clone differ: {}", with_causes(&problem)));
             }
         }
         warnings.extend(local);
-        tell("warnings", json!(warnings));
+        detail("warnings", json!(warnings));
         Ok(stats)
     }
 

@@ -171,16 +171,16 @@ impl Setup {
 impl Remote {
     /// `runtime` is the application's: the function for the token runs on it.
     pub(super) fn start(
-        place: &LockedRepository,
+        locked: &LockedRepository,
         config: &GitConfig,
         remote: String,
         runtime: Handle,
         is_dropped: Arc<AtomicBool>,
     ) -> Result<Self> {
         let setup = Setup {
-            path: place.path.clone(),
-            git: place.git.clone(),
-            fetching: place.fetching.clone(),
+            path: locked.path.clone(),
+            git: locked.git.clone(),
+            fetching: locked.fetching.clone(),
             remote,
             config: config.clone(),
             runtime,
@@ -451,12 +451,12 @@ impl RemoteThread {
     /// Pushes over a network. The server moves the branch only if it is where we saw it.
     fn push_network(&self, commit: Oid, expected: Option<Oid>, begun: &AtomicBool) -> Result<Sent> {
         let (moved, refused) = (Cell::new(false), Cell::new(false));
-        let said = RefCell::new(Vec::new());
+        let message = RefCell::new(Vec::new());
         let say = |words: &[u8]| {
-            let mut said = said.borrow_mut();
+            let mut message = message.borrow_mut();
             // A character has at most four bytes.
-            let room = (4 * MAX_MESSAGE).saturating_sub(said.len());
-            said.extend_from_slice(&words[..words.len().min(room)]);
+            let room = (4 * MAX_MESSAGE).saturating_sub(message.len());
+            message.extend_from_slice(&words[..words.len().min(room)]);
         };
         let push = || {
             let mut remote = self.repository.remote_anonymous(&self.remote)?;
@@ -488,7 +488,7 @@ impl RemoteThread {
             connection.remote().push(&[format!("{commit}:{reference}")], Some(&mut options))
         };
         match push() {
-            Ok(()) if refused.get() => Ok(Sent::Rejected(Some(readable(&said.borrow())))),
+            Ok(()) if refused.get() => Ok(Sent::Rejected(Some(readable(&message.borrow())))),
             Ok(()) if moved.get() => Ok(Sent::Rejected(None)),
             Ok(()) => Ok(Sent::Accepted),
             Err(error) if error.code() == ErrorCode::NotFastForward => Ok(Sent::Rejected(None)),
@@ -498,11 +498,11 @@ impl RemoteThread {
 
     fn callbacks(&self) -> RemoteCallbacks<'_> {
         let mut callbacks = RemoteCallbacks::new();
-        let mut asked = 0;
+        let mut logins = 0;
         callbacks.credentials(move |url, user, allowed| {
-            asked += 1;
+            logins += 1;
             // libgit2 asks again without end if the remote refuses a login.
-            if asked > 3 {
+            if logins > 3 {
                 return Err(self.login_failed(denied("the remote refuses the login")));
             }
             self.login(url, user, allowed)
@@ -584,9 +584,9 @@ fn proxy() -> ProxyOptions<'static> {
 }
 
 /// A remote's message as one line without control characters.
-fn readable(said: &[u8]) -> String {
-    let said = String::from_utf8_lossy(said).replace(char::is_control, " ");
-    let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
+fn readable(message: &[u8]) -> String {
+    let text = String::from_utf8_lossy(message).replace(char::is_control, " ");
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     words.chars().take(MAX_MESSAGE).collect()
 }
 
@@ -740,7 +740,7 @@ mod tests {
     #[test]
     fn a_token_is_read_for_each_connection_and_sent_over_tls_only() {
         const HTTPS: &str = "https://git.example/x.git";
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         // As in the command: a single-threaded runtime.
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
@@ -753,7 +753,7 @@ mod tests {
                 if call < 2 { Ok("ghp_secret".to_owned()) } else { Err(std::io::Error::other("no role")) }
             }
         });
-        let remote_thread = remote_thread(folder.path(), &runtime, Some(token));
+        let remote_thread = remote_thread(directory.path(), &runtime, Some(token));
         let kind = CredentialType::USER_PASS_PLAINTEXT;
         for called in [1, 2] {
             let shown = remote_thread.login(HTTPS, None, kind).unwrap();
@@ -779,10 +779,10 @@ mod tests {
 
     #[test]
     fn a_token_from_a_file_is_read_each_time() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let file = folder.path().join("token");
-        let remote_thread = remote_thread(&folder.path().join("x"), &runtime, Some(Secret::file(&file)));
+        let file = directory.path().join("token");
+        let remote_thread = remote_thread(&directory.path().join("x"), &runtime, Some(Secret::file(&file)));
         let login =
             || remote_thread.login("https://git.example/x", None, CredentialType::USER_PASS_PLAINTEXT);
         let error = remote_thread.remote_error(login().map(drop).unwrap_err());

@@ -73,7 +73,7 @@ impl LockedRepository {
             }
             Ok(_) => return Err(refused(format!("{} is not a directory", path.display()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(at(&path, "can't be looked at", error)),
+            Err(error) => return Err(at(&path, "can't be accessed", error)),
         };
         if !exists {
             if !config.create {
@@ -91,7 +91,7 @@ impl LockedRepository {
                 )));
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(at(&git, "can't be looked at", error));
+                return Err(at(&git, "can't be accessed", error));
             }
             Err(_) if !config.create => return Err(missing(&path)),
             Err(_) => {
@@ -100,7 +100,7 @@ impl LockedRepository {
             }
         }
         let ours = git.join(OWN_DIRECTORY);
-        let place = Self {
+        let locked = Self {
             _lock: lock(&path, &ours)?,
             writing: Marker::new(ours.join("writing")),
             fetching: Marker::new(ours.join("fetching")),
@@ -108,14 +108,14 @@ impl LockedRepository {
             path,
             git,
         };
-        place.remove_stale_locks(config)?;
+        locked.remove_stale_locks(config)?;
         write_file(&ours.join("config"), settings(config).as_bytes())?;
-        let repository = open_repository(&place.path)?;
-        place.check(config, &repository)?;
-        for private in [&place.git, &ours] {
+        let repository = open_repository(&locked.path)?;
+        locked.check(config, &repository)?;
+        for private in [&locked.git, &ours] {
             make_private(private)?;
         }
-        Ok((place, repository))
+        Ok((locked, repository))
     }
 
     /// Another handle of the same repository, for another thread.
@@ -242,7 +242,7 @@ pub(super) fn check_filter(repository: &Repository, file: &str) -> Result<()> {
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path)
         .map(|path| path.components().collect())
-        .map_err(|error| at(path, "can't be looked at", error))
+        .map_err(|error| at(path, "can't be accessed", error))
 }
 
 /// Creates the directory and its missing parents.

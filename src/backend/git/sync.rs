@@ -63,14 +63,14 @@ impl Writer {
             Ok(_) => {
                 self.offline_until = None;
                 // An answer does not mean that the remote accepts our commits.
-                let trouble = self.rejected_until.map(|_| push_rejected());
+                let problem = self.rejected_until.map(|_| push_rejected());
                 let mut shared = self.shared();
-                (shared.answered, shared.trouble) = (Some(SystemTime::now()), trouble);
+                (shared.answered, shared.problem) = (Some(SystemTime::now()), problem);
             }
             Err(error) => {
                 self.offline_until = Some(after(self.config.interval));
                 self.next_sync = after(self.config.interval);
-                self.shared().trouble = Some(error.clone());
+                self.shared().problem = Some(error.clone());
             }
         }
         result
@@ -83,12 +83,12 @@ impl Writer {
             Sent::Accepted => {
                 (self.locked, self.rejected, self.rejected_until) = (0, 0, None);
                 let mut shared = self.shared();
-                (shared.trouble, shared.said) = (None, None);
+                (shared.problem, shared.message) = (None, None);
             }
-            Sent::Rejected(said) => {
+            Sent::Rejected(message) => {
                 self.locked = 0;
-                if said.is_some() {
-                    self.shared().said.clone_from(said);
+                if message.is_some() {
+                    self.shared().message.clone_from(message);
                 }
             }
             Sent::Locked => {}
@@ -105,7 +105,7 @@ impl Writer {
     fn give_up(&mut self) -> Error {
         self.rejected_until = Some(after(self.config.interval));
         let error = push_rejected();
-        self.shared().trouble = Some(error.clone());
+        self.shared().problem = Some(error.clone());
         error
     }
 
@@ -126,14 +126,14 @@ impl Writer {
 
     /// Sends our commits on top of the remote's.
     pub(super) fn push(&mut self, deadline: Duration) -> Result<()> {
-        let (mut known, begun) = (self.branch.tracked()?, Instant::now());
+        let (mut known, start) = (self.branch.tracked()?, Instant::now());
         self.locked = 0;
         if self.state.load().head == known {
             // Nothing to send, unless the remote has lost commits.
             known = self.fetch()?;
             self.integrate(known)?;
         }
-        while begun.elapsed() < deadline {
+        while start.elapsed() < deadline {
             let Some(head) = self.state.load().head.filter(|head| Some(*head) != known) else {
                 return Ok(());
             };
@@ -149,7 +149,7 @@ impl Writer {
             }
             let is_on_top = self.branch.base(Some(head), known)? == known;
             let theirs = self.fetch()?;
-            if self.is_rejected_for_good(is_on_top && theirs == known, begun) {
+            if self.is_rejected_for_good(is_on_top && theirs == known, start) {
                 return Err(self.give_up());
             }
             self.integrate(theirs)?;
@@ -165,7 +165,7 @@ impl Writer {
         &mut self,
         state: &State,
         commit: Oid,
-        begun: Instant,
+        start: Instant,
     ) -> Result<Option<Delivery>> {
         let is_wanted = self.remote.is_some() && self.config.push == GitSync::Write;
         if !is_wanted || self.is_offline() || self.is_rejected() {
@@ -188,7 +188,7 @@ impl Writer {
         }
         let is_on_top = self.branch.base(state.head, known)? == known;
         let Ok(theirs) = self.fetch() else { return Ok(Some(Delivery::No)) };
-        if self.is_rejected_for_good(is_on_top && theirs == known, begun) {
+        if self.is_rejected_for_good(is_on_top && theirs == known, start) {
             drop(self.give_up());
             return Ok(Some(Delivery::No));
         }
@@ -212,11 +212,11 @@ impl Writer {
 
     /// Records a rejected push. Returns true when several in a row were rejected although the branch had not
     /// moved, which rules out a race.
-    fn is_rejected_for_good(&mut self, is_without_reason: bool, begun: Instant) -> bool {
+    fn is_rejected_for_good(&mut self, is_without_reason: bool, start: Instant) -> bool {
         self.rejected = if is_without_reason { self.rejected.saturating_add(1) } else { 0 };
         let is_known = self.rejected_until.is_some();
         is_without_reason
-            && (is_known || self.rejected >= MAX_REJECTED && begun.elapsed() > Duration::from_secs(1))
+            && (is_known || self.rejected >= MAX_REJECTED && start.elapsed() > Duration::from_secs(1))
     }
 
     /// Moves the branch to the remote's commits, with the commits that only this clone has on top.
@@ -226,7 +226,7 @@ impl Writer {
     pub(super) fn integrate(&mut self, theirs: Option<Oid>) -> Result<()> {
         let taken = self.take_over(theirs);
         if let Err(error) = &taken {
-            self.shared().trouble = Some(error.clone());
+            self.shared().problem = Some(error.clone());
         }
         taken
     }
@@ -347,7 +347,7 @@ impl Writer {
                 None => self.pending = Some(Pending::Push(onto, answer)),
                 Some(sent) => match self.note_push(sent) {
                     Ok(Sent::Rejected(_)) => self.note_rejection(onto),
-                    Ok(Sent::Locked) => self.shared().trouble = Some(branch_locked()),
+                    Ok(Sent::Locked) => self.shared().problem = Some(branch_locked()),
                     Ok(Sent::Accepted) | Err(_) => {}
                 },
             },

@@ -185,8 +185,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_waits_for_a_slot_within_its_deadline() {
-        let folder = tempfile::tempdir().unwrap();
-        let git = Git::open(GitConfig::new(folder.path().join("store"))).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let git = Git::open(GitConfig::new(directory.path().join("store"))).await.unwrap();
         let worker = &git.store.worker;
         let (go, wait) = channel::<()>();
         let long = Duration::from_secs(60);

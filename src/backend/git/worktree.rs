@@ -58,13 +58,13 @@ enum Found {
 }
 
 impl Worktree {
-    pub(super) fn open(place: &LockedRepository, repository: &Repository) -> Result<Self> {
+    pub(super) fn open(locked: &LockedRepository, repository: &Repository) -> Result<Self> {
         let index = repository.index().map_err(|error| failed("the index can't be read", error))?;
         Ok(Self {
-            root: place.path.clone(),
+            root: locked.path.clone(),
             index,
-            checkpoint: place.own_file(CHECKPOINT),
-            temporary: place.own_file("file.new"),
+            checkpoint: locked.own_file(CHECKPOINT),
+            temporary: locked.own_file("file.new"),
             unsynced: BTreeSet::new(),
             unsynced_below: BTreeSet::new(),
             skipped: BTreeSet::new(),
@@ -132,8 +132,8 @@ impl Worktree {
                 let content = repository.find_blob(blob.id).map_err(io::Error::other)?;
                 self.make_parents(path)?;
                 let mode = if blob.mode == FileMode::BlobExecutable { 0o700 } else { 0o600 };
-                let write = |place: &Path| {
-                    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(place)?;
+                let write = |path: &Path| {
+                    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
                     file.write_all(content.content())
                 };
                 if is_new {

@@ -31,10 +31,10 @@ pub(super) struct Shared {
     /// When it last answered.
     pub(super) answered: Option<SystemTime>,
     /// Why the remote can't be reached, or why our commits can't be sent.
-    pub(super) trouble: Option<Error>,
+    pub(super) problem: Option<Error>,
     /// Why the remote refuses our commits, in its own words. They may quote what was sent, so they are only
     /// in the stats.
-    pub(super) said: Option<String>,
+    pub(super) message: Option<String>,
     /// The commits that closing did not send.
     pub(super) unsent: Option<Unsent>,
 }
@@ -219,7 +219,7 @@ impl Writer {
             // If this fails, a later fetch will do.
             drop(self.pull());
         }
-        let (begun, mut held) = (Instant::now(), 0);
+        let (begun, mut locked) = (Instant::now(), 0);
         while begun.elapsed() < deadline {
             let state = self.state.load_full();
             let mut draft = Draft::new(State::clone(&state), self.branch.files(state.head)?);
@@ -245,9 +245,9 @@ impl Writer {
                 Err(error)
                     if error.outcome() == Outcome::NotApplied
                         && error.kind() == ErrorKind::Busy
-                        && held < MAX_LOCKED =>
+                        && locked < MAX_LOCKED =>
                 {
-                    held += 1;
+                    locked += 1;
                     super::sync::pause();
                     self.refresh()?;
                     continue;
@@ -322,7 +322,7 @@ impl Writer {
         }
     }
 
-    /// Ends the writer. Sends unsent commits if the caller waits for that, and leaves the work tree in order.
+    /// Ends the writer. Sends unsent commits if the caller waits for that, and leaves the work tree consistent.
     pub(super) fn finish(&mut self, is_waited_for: bool) {
         if is_waited_for && self.config.push != GitSync::Manual && self.is_ahead() {
             // Commits that can't be sent stay here and are sent after the next start.
@@ -333,7 +333,7 @@ impl Writer {
             };
             let commits = self.counts().map_or(0, |(ahead, _)| ahead);
             let mut shared = self.shared();
-            let reason = pushed.err().or_else(|| shared.trouble.clone());
+            let reason = pushed.err().or_else(|| shared.problem.clone());
             shared.unsent = (commits > 0).then_some(Unsent { commits, reason });
         }
         if let Ok(_writing) = self.locked_repository.begin() {

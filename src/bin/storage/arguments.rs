@@ -121,8 +121,8 @@ impl Arguments {
         let mut line: Vec<OsString> = env::args_os().collect();
         let mut found = grammar.try_get_matches_from_mut(&line);
         // clap's own `help` command rejects `--help`.
-        let asked = ["--help", "-h"].map(OsString::from);
-        if line.last().is_some_and(|last| asked.contains(last))
+        let help = ["--help", "-h"].map(OsString::from);
+        if line.last().is_some_and(|last| help.contains(last))
             && found.as_ref().is_err_and(is_unknown_command)
         {
             line.pop();

@@ -214,7 +214,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
         Command::Copy(command) => on_its_backend!(url, log, command, "import"),
         Command::Verify(verify) if verify.sample.is_some() => {
             let command = &Sampled(verify);
-            on_its_backend!(url, log, command, "be asked for every kind of record")
+            on_its_backend!(url, log, command, "be sampled")
         }
         Command::Verify(verify) => verify.run(log).await,
         Command::Adopt(command) => on_its_backend!(url, log, command, "import"),

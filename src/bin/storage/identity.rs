@@ -76,8 +76,8 @@ const SECRET: [&str; 4] = ["password", "secret", "token", "properties"];
 
 /// Identifies a store: its URL without passwords and without the options that do not identify it.
 pub(crate) fn identity_of(url: &str) -> String {
-    let (place, options) = url.split_once('?').unwrap_or((url, ""));
-    let Some((scheme, rest)) = place.split_once(':') else { return String::new() };
+    let (location, options) = url.split_once('?').unwrap_or((url, ""));
+    let Some((scheme, rest)) = location.split_once(':') else { return String::new() };
     // The last of several counts.
     let mut options: BTreeMap<&str, &str> =
         options.split('&').filter_map(|text| text.split_once('=')).collect();
@@ -86,7 +86,7 @@ pub(crate) fn identity_of(url: &str) -> String {
         !NOT_IDENTIFYING.contains(&&*name) && !SECRET.iter().any(|part| name.contains(part))
     });
     let users = [options.remove("user"), options.remove("username")];
-    let place = match (scheme, rest.strip_prefix("//")) {
+    let location = match (scheme, rest.strip_prefix("//")) {
         ("file" | "git", _) => directory_of(url).unwrap_or_else(|| rest.into()).display().to_string(),
         ("redis+unix", _) | (_, None) => rest.to_owned(),
         (_, Some(rest)) => {
@@ -106,16 +106,16 @@ pub(crate) fn identity_of(url: &str) -> String {
     };
     let options: Vec<String> = options.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let mark = if options.is_empty() { "" } else { "?" };
-    format!("{scheme}:{place}{mark}{}", options.join("&"))
+    format!("{scheme}:{location}{mark}{}", options.join("&"))
 }
 
 /// The scheme, host and path of a server, for errors. Errors of a store in a directory name it themselves.
 pub(crate) fn server_of(url: &str) -> Option<String> {
     let (_, options) = url.split_once('?').unwrap_or((url, ""));
-    let identity_of = identity_of(url);
-    let place = identity_of.split('?').next().filter(|place| place.contains("://"))?;
+    let identity = identity_of(url);
+    let location = identity.split('?').next().filter(|location| location.contains("://"))?;
     // With a `?` in the password, the login ends within the options.
-    (!options.contains('@')).then(|| place.to_owned())
+    (!options.contains('@')).then(|| location.to_owned())
 }
 
 /// Whether a path is in the directory of a store.

@@ -84,10 +84,10 @@ impl Interrupt {
         &self,
         records: impl Stream<Item = Result<T>> + Send,
     ) -> impl Stream<Item = Result<T>> + Send {
-        let (waiting, asked) = (self.clone(), self.clone());
+        let (waiting, flag) = (self.clone(), self.clone());
         let interrupted = async move { waiting.wait().await };
         let ended = stream::once(future::ready(())).filter_map(move |()| {
-            let error = asked.is_set().then(|| Error::new(ErrorKind::Unavailable, "interrupted"));
+            let error = flag.is_set().then(|| Error::new(ErrorKind::Unavailable, "interrupted"));
             future::ready(error.map(Err))
         });
         // A source that never waits gives the timer no time to run.

@@ -28,7 +28,7 @@ pub(crate) struct Bar {
     unit: Unit,
     /// The total, if known.
     total: Option<u64>,
-    begun: Instant,
+    start: Instant,
     drawn: Option<Instant>,
     is_shown: bool,
 }
@@ -42,7 +42,7 @@ impl Bar {
     /// A bar of records, drawn if stderr is a terminal.
     pub(crate) fn new(what: &'static str, total: Option<u64>) -> Self {
         let is_shown = stderr().is_terminal();
-        Self { what, unit: Unit::Records, total, begun: Instant::now(), drawn: None, is_shown }
+        Self { what, unit: Unit::Records, total, start: Instant::now(), drawn: None, is_shown }
     }
 
     /// A bar of bytes.
@@ -54,7 +54,7 @@ impl Bar {
     pub(crate) fn at(&mut self, done: u64, amount: u64) {
         if self.is_shown && self.drawn.is_none_or(|drawn| drawn.elapsed() >= DRAW_EVERY) {
             self.drawn = Some(Instant::now());
-            let mut text = line(self.what, done, self.total, (amount, self.unit), self.begun.elapsed());
+            let mut text = line(self.what, done, self.total, (amount, self.unit), self.start.elapsed());
             // A line that wraps could not be redrawn in place.
             if let Ok(size) = tcgetwinsize(stderr()) {
                 fit(&mut text, size.ws_col.saturating_sub(1).into());
@@ -172,9 +172,9 @@ mod tests {
             line("copying", 0, Some(10), (0, Unit::Records), ten),
             "copying    0%  0 records  0/s  -:-- left"
         );
-        let begun = Duration::from_millis(400);
+        let start = Duration::from_millis(400);
         assert_eq!(
-            line("copying", 9, Some(10), (9, Unit::Records), begun),
+            line("copying", 9, Some(10), (9, Unit::Records), start),
             "copying   90%  9 records  22/s  -:-- left"
         );
         assert_eq!(

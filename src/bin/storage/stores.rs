@@ -114,8 +114,8 @@ fn path() -> Result<Option<PathBuf>, Failure> {
         return Ok(Some(path.into()));
     }
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let folder = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")));
-    Ok(folder.map(|folder| folder.join("gateway-storage").join("stores")))
+    let directory = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")));
+    Ok(directory.map(|directory| directory.join("gateway-storage").join("stores")))
 }
 
 fn read_stores(path: &Path) -> Result<String, Failure> {

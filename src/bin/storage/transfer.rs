@@ -352,7 +352,7 @@ impl Job<'_> {
         let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let state =
             absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
-        let Some(folder) = state.map(|state| state.join("gateway-storage")) else {
+        let Some(directory) = state.map(|state| state.join("gateway-storage")) else {
             let failure = Failure::usage("neither XDG_STATE_HOME nor HOME is set, so there is no checkpoint");
             return if self.transfer.resume {
                 Err(failure.hint("name one with --checkpoint"))
@@ -362,10 +362,10 @@ impl Job<'_> {
         };
         let mut builder = fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        match builder.recursive(true).create(&folder) {
-            Ok(()) => Ok(Some(folder.join(format!("copy-{}.json", Checkpoint::name(source, target))))),
+        match builder.recursive(true).create(&directory) {
+            Ok(()) => Ok(Some(directory.join(format!("copy-{}.json", Checkpoint::name(source, target))))),
             Err(error) if self.transfer.resume => {
-                Err(Failure::unreadable(&format!("the directory `{}`", folder.display()), &error))
+                Err(Failure::unreadable(&format!("the directory `{}`", directory.display()), &error))
             }
             // Without a state directory the copy runs without a checkpoint.
             Err(_) => Ok(None),
