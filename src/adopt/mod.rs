@@ -34,11 +34,11 @@ use crate::{Open, Redis, RedisConfig};
 /// # use futures_util::TryStreamExt;
 /// # use gateway_storage::{Adoption, Layout, Memory, Storage};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
-/// # let directory = tempfile::tempdir().unwrap();
-/// # std::fs::create_dir(directory.path().join("credentials")).unwrap();
-/// # std::fs::write(directory.path().join("credentials/alice.json"), r#"{"access_token":"ya29.xxx"}"#).unwrap();
-/// # std::fs::write(directory.path().join("credentials/bob.json"), "{").unwrap();
-/// # let url = format!("file:{}", directory.path().display());
+/// # let dir = tempfile::tempdir().unwrap();
+/// # std::fs::create_dir(dir.path().join("credentials")).unwrap();
+/// # std::fs::write(dir.path().join("credentials/alice.json"), r#"{"access_token":"ya29.xxx"}"#).unwrap();
+/// # std::fs::write(dir.path().join("credentials/bob.json"), "{").unwrap();
+/// # let url = format!("file:{}", dir.path().display());
 /// # let url = url.as_str();
 /// let adoption = Adoption::open(url, None).await?; // "file:/var/lib/gcli2api/data"
 /// assert_eq!(adoption.layout(), Layout::Directory);

@@ -46,8 +46,8 @@ use crate::{
 /// # What deleting means
 ///
 /// **A commit is permanent.** A deleted or replaced credential stays in the history of this repository, of
-/// its remote and of every clone, readable by every user with access to one. Revoke it where it was issued. To
-/// remove it from the history as well, rewrite the history in every clone with a tool such as
+/// its remote and of every clone, readable by every user with access to one. Revoke it where it was issued.
+/// To remove it from the history as well, rewrite the history in every clone with a tool such as
 /// `git filter-repo`, while no store is open there; a server may still keep the old commits. A clone that was
 /// forgotten does not restore commits that it knows to have been at the remote, see below. The files are not
 /// encrypted.

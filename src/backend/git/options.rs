@@ -24,10 +24,11 @@ pub enum GitSync {
 
 /// Options for opening a [`Git`](crate::Git) store.
 ///
-/// As a URL: `git:./settings?branch=main&remote=https://git.example/team/settings.git&token_env=GIT_TOKEN`.
-/// The path ends at the first `?` and is not decoded; the values of options may be percent-encoded. The fields
-/// below are options under their names, except `token`, which is `token_env=NAME` or `token_file=PATH`, because
-/// other users may see a URL. When deserialized, unknown fields are refused.
+/// As a URL:
+/// `git:./settings?branch=main&remote=https://git.example/team/settings.git&token_env=GIT_TOKEN`. The path ends at the first `?`
+/// and is not decoded; the values of options may be percent-encoded. The fields below are options under their
+/// names, except `token`, which is `token_env=NAME` or `token_file=PATH`, because other users may see a URL.
+/// When deserialized, unknown fields are refused.
 ///
 /// ```
 /// # use gateway_storage::{GitConfig, GitSync};

@@ -322,7 +322,8 @@ impl Writer {
         }
     }
 
-    /// Ends the writer. Sends unsent commits if the caller waits for that, and leaves the work tree consistent.
+    /// Ends the writer. Sends unsent commits if the caller waits for that, and leaves the work tree
+    /// consistent.
     pub(super) fn finish(&mut self, is_waited_for: bool) {
         if is_waited_for && self.config.push != GitSync::Manual && self.is_ahead() {
             // Commits that can't be sent stay here and are sent after the next start.
