@@ -241,7 +241,10 @@ fn a_damaged_file_is_refused_before_anything_is_stored() {
     ] {
         place.write_text("a", &damaged);
         let err = place.fails_in_other(1, &["import", "a"]);
-        assert!(err.starts_with("error: the file `a` can't be read\n  caused by: "), "{err}");
+        assert!(
+            err.starts_with("error: the file `a` is damaged, or is not an export\n  caused by: "),
+            "{err}"
+        );
         assert!(err.contains(line), "{line}: {err}");
         assert_eq!(err, place.fails(1, &["inspect", "a"]));
         assert!(!place.has_other(), "{line}: something was stored");

@@ -123,7 +123,11 @@ impl Failure {
     /// An export file is damaged, or the file is not an export.
     pub(crate) fn archive(name: &str, error: &Error) -> Self {
         let mut failure = Self::of(Exit::Error, error);
-        failure.chain.insert(0, format!("{name} can't be read"));
+        let what = match error.kind() {
+            ErrorKind::Corrupt => "is damaged, or is not an export",
+            _ => "can't be read",
+        };
+        failure.chain.insert(0, format!("{name} {what}"));
         failure
     }
 
