@@ -1,4 +1,4 @@
-//! The File backend's own promises: what it opens, what it refuses, what it leaves alone.
+//! The File backend's own guarantees: what it opens, what it refuses, and what it leaves unchanged.
 
 use std::{
     fs::{self, Permissions},
@@ -33,7 +33,7 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-/// Every file below, with its content.
+/// Every file in a directory, with its content.
 fn contents(path: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(path).unwrap() {
@@ -62,7 +62,7 @@ async fn a_missing_directory_and_an_empty_one_become_stores() {
 }
 
 #[tokio::test]
-async fn a_missing_store_is_not_found_where_it_may_not_be_created() {
+async fn a_missing_store_is_not_found_unless_it_may_be_created() {
     let base = TempDir::new().unwrap();
     let missing = base.path().join("missing");
     for path in [missing.clone(), base.path().to_owned()] {
@@ -77,19 +77,16 @@ async fn a_missing_store_is_not_found_where_it_may_not_be_created() {
 }
 
 #[tokio::test]
-async fn a_directory_that_holds_other_things_is_left_alone() {
+async fn a_directory_with_other_files_is_unchanged() {
     let base = TempDir::new().unwrap();
     fs::create_dir(base.path().join("credentials")).unwrap();
-    fs::write(base.path().join("store.redb.new"), "somebody's").unwrap();
+    fs::write(base.path().join("store.redb.new"), "not empty").unwrap();
     fs::write(base.path().join("credentials/a.json"), "{}").unwrap();
     fs::set_permissions(base.path(), Permissions::from_mode(0o755)).unwrap();
     let before = contents(base.path());
     let (kind, message) = refused(base.path()).await;
     assert_eq!(kind, ErrorKind::InvalidValue);
-    assert!(
-        message.ends_with("holds other things and no store; name an empty or a new directory"),
-        "{message}"
-    );
+    assert!(message.ends_with("has other files and no store; name an empty or a new directory"), "{message}");
     assert_eq!(contents(base.path()), before);
     assert_eq!(mode(base.path()), 0o755);
 }
@@ -142,7 +139,7 @@ async fn a_store_is_opened_for_reading_without_a_change() {
     let before = contents(&unclean);
     let error = Storage::<File>::open(config).await.unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, false));
-    assert!(error.to_string().contains("copy the directory to where it can be written"), "{error}");
+    assert!(error.to_string().contains("copy the directory to a writable location"), "{error}");
     assert_eq!(contents(&unclean), before);
     assert_eq!(open(&unclean).await.unwrap().get_config("a").await.unwrap().value(), &json!(1));
 }
@@ -160,7 +157,7 @@ async fn opening_waits_for_a_store_that_is_open_elsewhere() {
     let error = waiting(Duration::from_millis(120)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
     assert!(begun.elapsed() >= Duration::from_millis(120));
-    // One that is dropped does not open it later.
+    // A dropped `open` does not open the store later.
     assert!(tokio::time::timeout(Duration::from_millis(60), waiting(Duration::from_secs(60))).await.is_err());
     let (opened, ()) = tokio::join!(waiting(Duration::from_secs(60)), async {
         tokio::time::sleep(Duration::from_millis(120)).await;
@@ -170,7 +167,7 @@ async fn opening_waits_for_a_store_that_is_open_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_plain_file_is_left_alone() {
+async fn a_plain_file_is_unchanged() {
     let base = TempDir::new().unwrap();
     let file = base.path().join("file");
     fs::write(&file, "mine").unwrap();
@@ -203,14 +200,14 @@ async fn symbolic_links_are_not_followed() {
 }
 
 #[tokio::test]
-async fn an_unfinished_store_is_made_again() {
+async fn an_unfinished_store_is_created_again() {
     let base = TempDir::new().unwrap();
     fs::write(base.path().join("store.redb.new"), "half").unwrap();
     open(base.path()).await.unwrap().set_config("a", json!(1)).await.unwrap();
     assert!(!base.path().join("store.redb.new").exists());
 }
 
-/// A store that was made before there were plans.
+/// A store from before plans.
 #[tokio::test]
 async fn an_older_format_becomes_this_one() {
     let base = TempDir::new().unwrap();
@@ -235,7 +232,7 @@ async fn an_older_format_becomes_this_one() {
     assert_eq!(read.open_table(meta).unwrap().get("format").unwrap().unwrap().value(), 2);
 }
 
-/// Records of plans and their audit are this store's own.
+/// Plans and their audit belong to this store only.
 #[tokio::test]
 async fn plans_are_not_exported() {
     let base = TempDir::new().unwrap();
@@ -247,7 +244,7 @@ async fn plans_are_not_exported() {
 }
 
 #[tokio::test]
-async fn a_newer_format_is_unsupported_and_a_foreign_database_is_not_ours() {
+async fn a_newer_format_and_a_foreign_database_are_refused() {
     let base = TempDir::new().unwrap();
     let path = base.path().join("newer");
     open(&path).await.unwrap().close().await.unwrap();
@@ -259,11 +256,11 @@ async fn a_newer_format_is_unsupported_and_a_foreign_database_is_not_ours() {
     drop(database);
     let (kind, message) = refused(&path).await;
     assert_eq!(kind, ErrorKind::Unsupported);
-    assert!(message.ends_with("has format 3, this version reads formats up to 2"), "{message}");
+    assert!(message.ends_with("has format 3; this version reads formats up to 2"), "{message}");
     let database = redb::Database::open(path.join("store.redb")).unwrap();
     let format =
         redb::ReadableDatabase::begin_read(&database).unwrap().open_table(meta).unwrap().get("format");
-    assert_eq!(format.unwrap().unwrap().value(), 3, "it is as the newer version left it");
+    assert_eq!(format.unwrap().unwrap().value(), 3, "the newer version's file is unchanged");
 
     let path = base.path().join("foreign");
     fs::create_dir(&path).unwrap();
@@ -272,11 +269,11 @@ async fn a_newer_format_is_unsupported_and_a_foreign_database_is_not_ours() {
     let (kind, message) = refused(&path).await;
     assert_eq!((contents(&path), mode(&path), mode(&path.join("store.redb"))), before, "nothing is changed");
     assert_eq!(kind, ErrorKind::InvalidValue);
-    assert!(message.ends_with("is a redb database, but not a store of ours"), "{message}");
+    assert!(message.ends_with("is a redb database, but not a store of this crate"), "{message}");
 }
 
 #[tokio::test]
-async fn damage_is_corrupt_and_is_not_repaired_away() {
+async fn damage_is_corrupt_and_is_not_repaired() {
     let base = TempDir::new().unwrap();
     let file = base.path().join("store.redb");
     let storage = open(base.path()).await.unwrap();
@@ -289,13 +286,13 @@ async fn damage_is_corrupt_and_is_not_repaired_away() {
         fs::write(&file, &damaged).unwrap();
         let (kind, message) = refused(base.path()).await;
         assert_eq!(kind, ErrorKind::Corrupt, "{message}");
-        assert_eq!(fs::read(&file).unwrap(), damaged, "what is damaged is evidence, and stays as it is");
+        assert_eq!(fs::read(&file).unwrap(), damaged, "a damaged file is evidence and is unchanged");
     }
     fs::write(&file, &whole).unwrap();
     assert_eq!(open(base.path()).await.unwrap().get_config("a").await.unwrap().value(), &json!(1));
 }
 
-/// Puts bytes under a name into the store's file, as another program would.
+/// Writes raw records into the store's file.
 fn plant(base: &Path, records: &[(&[u8], &[u8])]) {
     const RECORDS: redb::TableDefinition<'_, &[u8], &[u8]> = redb::TableDefinition::new("records");
     let database = redb::Database::open(base.join("store.redb")).unwrap();
@@ -310,7 +307,7 @@ fn plant(base: &Path, records: &[(&[u8], &[u8])]) {
 }
 
 #[tokio::test]
-async fn a_record_that_can_not_be_read_is_one_key() {
+async fn an_unreadable_record_affects_only_its_key() {
     let base = TempDir::new().unwrap();
     let storage = open(base.path()).await.unwrap();
     storage.set_credential("a", json!({ "token": 1 })).await.unwrap();
@@ -335,12 +332,12 @@ async fn a_record_that_can_not_be_read_is_one_key() {
         assert!(!format!("{error:?}").contains("secret"));
         error.key().cloned()
     };
-    // What is sound is as it was.
+    // Readable records are unchanged.
     assert_eq!(storage.get_credential("a").await.unwrap().get("token"), Some(&json!(1)));
     assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1));
     assert_eq!(storage.get_usage("a").await.unwrap().get("n"), Some(1));
     assert_eq!(storage.list_credentials().await.unwrap(), [key("a"), key("bad")]);
-    // What is not is an error, and never a value or nothing.
+    // Unreadable ones are errors, never a value and never missing.
     assert_eq!(corrupt(storage.get_credential("bad").await.unwrap_err()), Some(key("bad")));
     let found = storage.get_credentials(&[key("bad"), key("a"), key("none")]).await.unwrap();
     let kinds: Vec<_> = found.failures.iter().map(|failure| (failure.index, failure.error.kind())).collect();
@@ -352,10 +349,10 @@ async fn a_record_that_can_not_be_read_is_one_key() {
     corrupt(storage.increment_usage("bad", "n", 1).await.unwrap_err());
     assert_eq!(storage.increment_usage("bad", "other", 1).await.unwrap(), 1);
     let exported: Vec<_> = storage.export().collect().await;
-    assert_eq!(exported.len(), 5, "three that are sound, a counter beside a damaged one, and an error");
+    assert_eq!(exported.len(), 5, "three readable records, a counter beside a damaged one, and an error");
     assert!(exported[..4].iter().all(Result::is_ok));
     corrupt(exported.into_iter().last().unwrap().unwrap_err());
-    // A plan neither replaces what it can't put back nor takes a key that is taken.
+    // A plan neither replaces a value that it can't restore nor takes a key that is in use.
     let options = ApplyOptions::default();
     let touching = Plan::from_json(r#"[{"set":"bad","value":1,"expect_absent":true}]"#).unwrap();
     let elsewhere = Plan::from_json(r#"[{"set":"b","value":1}]"#).unwrap();
@@ -369,12 +366,12 @@ async fn a_record_that_can_not_be_read_is_one_key() {
     assert_eq!((stats.credential_count, stats.config_count), (2, 3));
     assert_eq!(stats.details["damaged_records"], 5);
 
-    // Writing and deleting mend it, for good.
+    // Writing and deleting repair it permanently.
     storage.set_credential("bad", json!({})).await.unwrap();
     storage.delete_config("bad").await.unwrap();
     storage.reset_usage("bad").await.unwrap();
-    for after in ["as it is", "opened again"] {
-        let storage = if after == "as it is" { storage.clone() } else { open(base.path()).await.unwrap() };
+    for after in ["open", "opened again"] {
+        let storage = if after == "open" { storage.clone() } else { open(base.path()).await.unwrap() };
         storage.get_credential("bad").await.unwrap();
         for error in
             [storage.get_config("bad").await.unwrap_err(), storage.get_usage("bad").await.unwrap_err()]
@@ -393,7 +390,7 @@ async fn one_at_a_time() {
     let storage = open(base.path()).await.unwrap();
     let (kind, message) = refused(base.path()).await;
     assert_eq!(kind, ErrorKind::Busy);
-    assert!(message.contains("is open already"), "{message}");
+    assert!(message.contains("is already open"), "{message}");
 
     let other = storage.clone();
     storage.close().await.unwrap();
@@ -406,7 +403,7 @@ async fn one_at_a_time() {
 }
 
 #[tokio::test]
-async fn what_is_stored_is_only_for_its_owner() {
+async fn only_its_owner_can_access_the_store() {
     let base = TempDir::new().unwrap();
     let path = base.path().join("store");
     open(&path).await.unwrap().close().await.unwrap();
@@ -419,7 +416,7 @@ async fn what_is_stored_is_only_for_its_owner() {
 }
 
 #[tokio::test]
-async fn hostile_ids_stay_inside() {
+async fn hostile_ids_do_not_escape_the_directory() {
     let base = TempDir::new().unwrap();
     fs::write(base.path().join("victim.json"), "{}").unwrap();
     let path = base.path().join("store");
@@ -488,9 +485,9 @@ async fn a_path_that_is_not_unicode_is_a_path() {
     assert!(stats.healthy && stats.total_size > Some(0));
 }
 
-/// A write to a file that has no name any more would be lost when it is closed.
+/// Writes to a removed file would be lost when it is closed.
 #[tokio::test]
-async fn a_directory_that_is_removed_or_replaced_is_found_by_the_next_write_and_by_health() {
+async fn the_next_write_and_health_detect_a_removed_or_replaced_directory() {
     for replaced in [false, true] {
         for asks in ["a write", "health", "a compaction"] {
             let base = TempDir::new().unwrap();
@@ -512,7 +509,7 @@ async fn a_directory_that_is_removed_or_replaced_is_found_by_the_next_write_and_
                 _ => storage.backend().compact().await.unwrap_err(),
             };
             assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
-            assert!(!error.is_retryable(), "it takes an operator");
+            assert!(!error.is_retryable(), "an operator must act");
             assert!(error.to_string().contains("open it again"), "{error}");
             storage.set_config("b", json!(1)).await.unwrap_err();
             storage.health().await.unwrap_err();
@@ -526,7 +523,8 @@ async fn a_directory_that_is_removed_or_replaced_is_found_by_the_next_write_and_
     }
 }
 
-/// How long the longest poll of a call took, and all of it: while a poll runs, its thread does nothing else.
+/// The duration of the longest poll of a call, and of the whole call. During a poll its thread does nothing
+/// else.
 async fn polled<T>(call: impl Future<Output = T>) -> (Duration, Duration) {
     let (mut call, mut longest, begun) = (pin!(call), Duration::ZERO, Instant::now());
     let done = poll_fn(|context| {
@@ -539,8 +537,8 @@ async fn polled<T>(call: impl Future<Output = T>) -> (Duration, Duration) {
     (longest, begun.elapsed())
 }
 
-/// A call's longest poll must be a small part of the whole: that of the call itself, or what is given. The best of some, since
-/// another process may take the thread's turn.
+/// A call's longest poll must be a small part of the whole: that of the call itself, or what is given. The
+/// best of some, since another process may take the thread's turn.
 async fn leaves_room<F: Future>(what: &str, whole: Option<Duration>, call: impl Fn() -> F) {
     let mut seen = Vec::new();
     for _ in 0..5 {
@@ -554,7 +552,7 @@ async fn leaves_room<F: Future>(what: &str, whole: Option<Duration>, call: impl 
 }
 
 #[tokio::test]
-async fn what_is_large_leaves_the_thread_to_others() {
+async fn large_calls_do_not_block_the_thread() {
     const MANY: usize = 100_000;
     let base = TempDir::new().unwrap();
     let mut config = FileConfig::new(base.path());
@@ -584,7 +582,7 @@ async fn what_is_large_leaves_the_thread_to_others() {
     leaves_room("get_credentials", None, || storage.get_credentials(&ids)).await;
     leaves_room("export", None, || storage.export().collect::<Vec<_>>()).await;
 
-    // Beside a write the committer's time says nothing, so they are compared with the encoding alone.
+    // The committer's time does not count, so writes are compared with the encoding alone.
     let whole = |encode: &dyn Fn()| {
         let begun = Instant::now();
         encode();
@@ -603,9 +601,9 @@ async fn what_is_large_leaves_the_thread_to_others() {
     storage.close().await.unwrap();
 }
 
-/// Few records cost no way to another thread and back.
+/// Calls with few records do not switch threads.
 #[tokio::test]
-async fn what_is_small_is_answered_at_once() {
+async fn small_calls_are_answered_directly() {
     let base = TempDir::new().unwrap();
     let storage = open(base.path()).await.unwrap();
     storage.set_credential("a", json!({})).await.unwrap();

@@ -1,4 +1,5 @@
-//! Directories and files of another program: read only, no symbolic link followed that leads out, nothing read that is no file.
+//! Directories and files of another program: read-only, without symbolic links that lead out, and only
+//! regular files.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -16,31 +17,31 @@ use rustix::{
 
 use crate::{Error, ErrorKind, Result};
 
-/// An open directory. All that is in it is reached from there, so that no link can be put in between.
+/// An open directory. Entries are opened relative to it, so that no link can be inserted into its path.
 #[derive(Clone)]
 pub(super) struct Directory(Arc<OwnedFd>);
 
-/// One thing in a directory.
+/// An entry of a directory.
 pub(super) struct Entry {
     pub(super) name: OsString,
-    pub(super) is: Is,
+    pub(super) kind: EntryKind,
 }
 
-/// What it is; of a link, what it leads to.
+/// The kind of an entry; of a link, the kind of its target.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Is {
+pub(super) enum EntryKind {
     Directory,
     /// A link that is not followed, and why.
     Link(&'static str),
-    /// A file, or a thing that is found out to be none when it is opened.
+    /// A file, unless opening it shows something else.
     File,
     Other,
 }
 
-/// Neither follows a link nor waits for the other end to be opened.
+/// Neither follows links nor waits for the other end of a pipe.
 const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK);
 
-/// As many links on one way as Linux follows.
+/// The most links in one path, as on Linux.
 const MAX_LINKS: usize = 40;
 
 impl Directory {
@@ -53,9 +54,10 @@ impl Directory {
         }
     }
 
-    /// Opens what a path in it leads to. Links are followed as long as they stay in it, as those of a mounted Kubernetes
-    /// secret do. Step by step, which any kernel can, and each step from a directory that is open already.
-    fn reach(&self, path: &Path) -> Result<OwnedFd, Errno> {
+    /// Opens a path within the directory. Links that stay within it are followed, such as those of a mounted
+    /// Kubernetes secret. Opens one component at a time, relative to the last one, which works on every
+    /// kernel.
+    fn open_within(&self, path: &Path) -> Result<OwnedFd, Errno> {
         let (mut above, mut links) = (Vec::new(), 0);
         let mut left: Vec<OsString> = path.iter().rev().map(OsStr::to_owned).collect();
         while let Some(name) = left.pop() {
@@ -68,7 +70,7 @@ impl Directory {
             let here = above.last().unwrap_or(&*self.0);
             match openat(here, &name, READ, Mode::empty()) {
                 Ok(found) => above.push(found),
-                // What NOFOLLOW says of a link: Linux, FreeBSD.
+                // The errors of NOFOLLOW for a link, on Linux and FreeBSD.
                 Err(Errno::LOOP | Errno::MLINK) if links < MAX_LINKS => {
                     links += 1;
                     let target = OsString::from_vec(readlinkat(here, &name, Vec::new())?.into_bytes());
@@ -80,15 +82,15 @@ impl Directory {
         above.pop().map_or_else(|| openat(&*self.0, ".", READ, Mode::empty()), Ok)
     }
 
-    /// What a directory in it holds, sorted by name; none if there is no such directory.
-    pub(super) fn entries(&self, folder: &Path) -> Result<Option<Vec<Entry>>, &'static str> {
-        let handle = match self.reach(folder) {
+    /// The entries of a subdirectory, sorted by name; `None` if it does not exist.
+    pub(super) fn entries(&self, directory: &Path) -> Result<Option<Vec<Entry>>, &'static str> {
+        let handle = match self.open_within(directory) {
             Ok(handle) => handle,
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(why(error)),
         };
         if !is_directory(&handle) {
-            return Err("it should be a directory, and is none");
+            return Err("it should be a directory, but is not");
         }
         let mut entries = Vec::new();
         for entry in Dir::read_from(handle).map_err(|_| UNREADABLE)? {
@@ -96,29 +98,29 @@ impl Directory {
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
                 let name = OsString::from_vec(name.to_vec());
-                let is = match entry.file_type() {
-                    FileType::Directory => Is::Directory,
-                    FileType::Symlink => match self.reach(&folder.join(&name)) {
-                        Ok(handle) if is_directory(&handle) => Is::Directory,
-                        Ok(_) => Is::File,
-                        Err(error) => Is::Link(why(error)),
+                let kind = match entry.file_type() {
+                    FileType::Directory => EntryKind::Directory,
+                    FileType::Symlink => match self.open_within(&directory.join(&name)) {
+                        Ok(handle) if is_directory(&handle) => EntryKind::Directory,
+                        Ok(_) => EntryKind::File,
+                        Err(error) => EntryKind::Link(why(error)),
                     },
-                    FileType::RegularFile | FileType::Unknown => Is::File,
-                    _ => Is::Other,
+                    FileType::RegularFile | FileType::Unknown => EntryKind::File,
+                    _ => EntryKind::Other,
                 };
-                entries.push(Entry { name, is });
+                entries.push(Entry { name, kind });
             }
         }
         entries.sort_unstable_by(|left, right| left.name.cmp(&right.name));
         Ok(Some(entries))
     }
 
-    /// All of a file in it, but no more than this many bytes.
+    /// The contents of a file, unless it is longer than the limit.
     pub(super) fn read(&self, path: &Path, limit: usize) -> Result<Vec<u8>, &'static str> {
-        let file = File::from(self.reach(path).map_err(why)?);
+        let file = File::from(self.open_within(path).map_err(why)?);
         let found = file.metadata().map_err(|_| UNREADABLE)?;
         if !found.is_file() {
-            return Err(NO_FILE);
+            return Err(NOT_A_FILE);
         }
         let mut bytes = Vec::new();
         file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(|_| UNREADABLE)?;
@@ -130,35 +132,35 @@ fn is_directory(handle: &OwnedFd) -> bool {
     fstat(handle).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Directory)
 }
 
-/// What the system calls a way out of a directory.
+/// The error for a path that leads out of the directory.
 const OUT: Errno = Errno::XDEV;
 
-/// Why something in a directory can't be opened.
+/// Why an entry can't be opened.
 fn why(error: Errno) -> &'static str {
     match error {
         OUT => LINK,
-        Errno::NOENT => "it is gone, or a symbolic link to nothing",
-        Errno::LOOP | Errno::MLINK => "a symbolic link that leads in a circle",
-        Errno::NOTDIR => "a symbolic link through what is no directory",
-        Errno::ACCESS | Errno::PERM => "this user may not read it",
-        _ => "it can't be opened",
+        Errno::NOENT => "missing, or a symbolic link to a missing file",
+        Errno::LOOP | Errno::MLINK => "a symbolic link in a loop",
+        Errno::NOTDIR => "a symbolic link through a file",
+        Errno::ACCESS | Errno::PERM => "no permission to read it",
+        _ => "can't be opened",
     }
 }
 
-/// A file that the caller names.
+/// Opens a file that the caller named.
 pub(super) fn open_file(path: &Path) -> Result<File> {
     let handle = open(path, READ, Mode::empty()).map_err(|error| failed(path, "can't be opened", error))?;
     let file = File::from(handle);
     match file.metadata() {
         Ok(found) if found.is_file() => Ok(file),
-        _ => Err(Error::new(ErrorKind::InvalidValue, format!("{} is no regular file", path.display()))),
+        _ => Err(Error::new(ErrorKind::InvalidValue, format!("{} is not a regular file", path.display()))),
     }
 }
 
-const LINK: &str = "a symbolic link that leads out of the folder, which is not followed";
-pub(super) const NO_FILE: &str = "it is no regular file";
-const UNREADABLE: &str = "it can't be read";
-const TOO_LARGE: &str = "the file is larger than what may be in it";
+const LINK: &str = "a symbolic link that leads out of the directory, which is not followed";
+pub(super) const NOT_A_FILE: &str = "not a regular file";
+const UNREADABLE: &str = "can't be read";
+const TOO_LARGE: &str = "the file is too large";
 
 #[cold]
 fn failed(path: &Path, what: &str, error: Errno) -> Error {
@@ -169,8 +171,8 @@ fn failed(path: &Path, what: &str, error: Errno) -> Error {
         _ => ErrorKind::Unavailable,
     };
     let what = match error {
-        Errno::NOENT => "is not there",
-        Errno::LOOP | Errno::NOTDIR => "is a symbolic link, or leads through a file; name the thing itself",
+        Errno::NOENT => "does not exist",
+        Errno::LOOP | Errno::NOTDIR => "is a symbolic link, or leads through a file; name the target itself",
         _ => what,
     };
     Error::new(kind, format!("{} {what}", path.display())).with_source(io::Error::from(error))

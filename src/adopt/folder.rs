@@ -1,4 +1,4 @@
-//! The layouts that are files: those of the backends `File` and `Git`, and a folder of credentials.
+//! The layouts with one file per record: of the backends `File` and `Git`, and a directory of credentials.
 
 use std::{
     cell::Cell,
@@ -11,8 +11,8 @@ use serde::Deserializer;
 use serde_json::Value;
 
 use super::{
-    Layout, NAME_IT, NOTHING,
-    directory::{Directory, Entry, Is, NO_FILE},
+    Layout, NAME_LAYOUT, NOT_RECOGNIZED,
+    directory::{Directory, Entry, EntryKind, NOT_A_FILE},
 };
 use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, MAX_VALUE_BYTES, Record, Result,
@@ -20,22 +20,23 @@ use crate::{
     model::{Members, Piece, Refused, Watched, unreadable, without_mark},
 };
 
-/// The largest file of one value: it may be wider than the compact JSON that counts.
-const ONE: usize = 16 * MAX_VALUE_BYTES;
+/// The largest file of one value. White space makes it larger than the compact JSON that is limited.
+const MAX_FILE_BYTES: usize = 16 * MAX_VALUE_BYTES;
 
 /// The largest `config/config.json`, which is read as a whole.
-const ALL: usize = 4 * ONE;
+const MAX_CONFIGS_BYTES: usize = 4 * MAX_FILE_BYTES;
 
-/// A file to read, in the order in which records come.
+/// A file to read.
 pub(super) struct Step {
-    of: Of,
+    contents: Contents,
     root: Directory,
     path: PathBuf,
+    /// The path, for remarks.
     place: String,
 }
 
-enum Of {
-    /// A credential, and whether it must look like one.
+enum Contents {
+    /// A credential, and whether it must have a field of one.
     Credential(Key, bool),
     /// All config values.
     Configs,
@@ -43,14 +44,15 @@ enum Of {
     Usage(Key),
 }
 
-/// Which layouts a directory may be of.
-pub(super) fn recognise(path: &Path) -> Result<Vec<Layout>> {
+/// The possible layouts of a directory.
+pub(super) fn recognize(path: &Path) -> Result<Vec<Layout>> {
     let root = Directory::open(path)?;
     let entries = list(&root)?;
-    let has = |name: &str, is: Is| entries.iter().any(|entry| entry.name == name && entry.is == is);
-    let inside = |folder: &str| root.entries(folder.as_ref()).ok().flatten().unwrap_or_default();
-    let is_ours =
-        has("store.redb", Is::File) || inside(".git").iter().any(|entry| entry.name == "gateway-storage");
+    let has =
+        |name: &str, kind: EntryKind| entries.iter().any(|entry| entry.name == name && entry.kind == kind);
+    let inside = |directory: &str| root.entries(directory.as_ref()).ok().flatten().unwrap_or_default();
+    let is_ours = has("store.redb", EntryKind::File)
+        || inside(".git").iter().any(|entry| entry.name == "gateway-storage");
     if is_ours {
         return Err(Error::new(
             ErrorKind::InvalidValue,
@@ -60,51 +62,51 @@ pub(super) fn recognise(path: &Path) -> Result<Vec<Layout>> {
     let configs = inside("config");
     let (map, others): (Vec<&Entry>, Vec<&Entry>) =
         configs.iter().filter(|entry| is_json(entry)).partition(|entry| entry.name == "config.json");
-    let has_records = has("credentials", Is::Directory) || has("config", Is::Directory);
+    let has_records = has("credentials", EntryKind::Directory) || has("config", EntryKind::Directory);
     let is_git = !others.is_empty() || has_records && entries.iter().any(|entry| entry.name == ".git");
-    // Without a sign of either the layouts are the same.
-    let is_file = !map.is_empty() || has("usage", Is::Directory) || has_records && !is_git;
+    // Without a sign of either, the two layouts do not differ.
+    let is_file = !map.is_empty() || has("usage", EntryKind::Directory) || has_records && !is_git;
     let is_folder = entries.iter().any(is_json);
     let candidates = [(Layout::Directory, is_file), (Layout::WorkTree, is_git), (Layout::Folder, is_folder)];
     let found: Vec<Layout> = candidates.into_iter().filter_map(|(layout, is)| is.then_some(layout)).collect();
-    match unfollowed(&entries) {
+    match links_not_followed(&entries) {
         Some(links) if found.is_empty() => {
-            Err(Error::new(ErrorKind::NotFound, format!("{NOTHING}; {links}; {NAME_IT}")))
+            Err(Error::new(ErrorKind::NotFound, format!("{NOT_RECOGNIZED}; {links}; {NAME_LAYOUT}")))
         }
         _ => Ok(found),
     }
 }
 
-/// How many links are not followed, by reason.
-fn unfollowed(entries: &[Entry]) -> Option<String> {
+/// The links that are not followed, counted by reason.
+fn links_not_followed(entries: &[Entry]) -> Option<String> {
     let mut counts = BTreeMap::new();
     for entry in entries {
-        if let Is::Link(why) = entry.is {
+        if let EntryKind::Link(why) = entry.kind {
             *counts.entry(why).or_insert(0) += 1;
         }
     }
     let text = |(why, count): (&&str, &i32)| match count {
-        1 => format!("found once: {why}"),
-        _ => format!("found {count} times: {why}"),
+        1 => format!("1 entry was skipped: {why}"),
+        _ => format!("{count} entries were skipped: {why}"),
     };
     let texts: Vec<String> = counts.iter().map(text).collect();
     (!texts.is_empty()).then(|| texts.join("; "))
 }
 
-/// What is to be read of a directory, sorted, and what is there beside.
+/// The files to read, in the order of their records, and remarks about everything else.
 pub(super) fn plan(path: &Path, layout: Layout) -> Result<(Vec<Step>, Vec<Piece>)> {
     let root = Directory::open(path)?;
     let mut remarks = Vec::new();
     let mut steps = Vec::new();
     let top = list(&root)?;
     if layout == Layout::Folder {
-        steps = files(&root, "", top, &mut remarks, |key| Of::Credential(key, true));
+        steps = files(&root, "", top, &mut remarks, |key| Contents::Credential(key, true));
     } else {
-        type Make = fn(Key) -> Of;
-        let mut parts: Vec<(&str, Make)> = vec![("credentials", |id| Of::Credential(id, false))];
+        type Make = fn(Key) -> Contents;
+        let mut parts: Vec<(&str, Make)> = vec![("credentials", |id| Contents::Credential(id, false))];
         match layout {
-            Layout::WorkTree => parts.push(("config", Of::Config)),
-            _ => parts.extend([("config", (|_| Of::Configs) as Make), ("usage", Of::Usage)]),
+            Layout::WorkTree => parts.push(("config", Contents::Config)),
+            _ => parts.extend([("config", (|_| Contents::Configs) as Make), ("usage", Contents::Usage)]),
         }
         for (name, make) in &parts {
             match root.entries(name.as_ref()) {
@@ -115,14 +117,14 @@ pub(super) fn plan(path: &Path, layout: Layout) -> Result<(Vec<Step>, Vec<Piece>
                         let (map, others) =
                             entries.into_iter().partition(|entry| entry.name == "config.json");
                         entries = map;
-                        remarks.extend(beside("config/", others));
+                        remarks.extend(unrelated("config/", others));
                     }
                     steps.extend(files(&root, &format!("{name}/"), entries, &mut remarks, make));
                 }
             }
         }
         let known = |entry: &Entry| parts.iter().any(|(name, _)| entry.name == *name);
-        remarks.extend(beside("", top.into_iter().filter(|entry| !known(entry)).collect()));
+        remarks.extend(unrelated("", top.into_iter().filter(|entry| !known(entry)).collect()));
     }
     Ok((steps, remarks))
 }
@@ -135,24 +137,21 @@ fn list(root: &Directory) -> Result<Vec<Entry>> {
 }
 
 fn is_json(entry: &Entry) -> bool {
-    entry.is == Is::File && stem(&entry.name).is_some()
+    entry.kind == EntryKind::File && stem(&entry.name).is_some()
 }
 
 fn stem(name: &OsString) -> Option<&[u8]> {
     name.as_encoded_bytes().strip_suffix(b".json")
 }
 
-/// What is no part of the layout.
-fn beside(folder: &str, entries: Vec<Entry>) -> Vec<Piece> {
+/// Remarks about entries that are no part of the layout.
+fn unrelated(directory: &str, entries: Vec<Entry>) -> Vec<Piece> {
     let remark = |entry: Entry| {
-        let place = format!("{folder}{}", entry.name.to_string_lossy());
+        let place = format!("{directory}{}", entry.name.to_string_lossy());
         if is_json(&entry) {
             Piece::not_understood(place, "a JSON file that is no part of the layout")
         } else if place == ".git" {
-            Piece::left_out(
-                place,
-                "the history; files are read as they are in the work tree, committed or not",
-            )
+            Piece::left_out(place, "the history; files are read from the work tree, committed or not")
         } else {
             Piece::left_out(place, "no part of the layout")
         }
@@ -160,31 +159,31 @@ fn beside(folder: &str, entries: Vec<Entry>) -> Vec<Piece> {
     entries.into_iter().map(remark).collect()
 }
 
-/// The files of a directory whose names are keys, sorted by these.
+/// The files of a directory whose names are keys, sorted by key.
 fn files(
     root: &Directory,
-    folder: &str,
+    directory: &str,
     entries: Vec<Entry>,
     remarks: &mut Vec<Piece>,
-    make: impl Fn(Key) -> Of,
+    make: impl Fn(Key) -> Contents,
 ) -> Vec<Step> {
     let mut found = BTreeMap::new();
     for entry in entries {
-        let place = format!("{folder}{}", entry.name.to_string_lossy());
+        let place = format!("{directory}{}", entry.name.to_string_lossy());
         let is_hidden = entry.name.as_encoded_bytes().starts_with(b".");
         let Some(stem) = stem(&entry.name) else {
-            remarks.push(match entry.is {
-                Is::Directory if !is_hidden => {
-                    Piece::not_understood(place, "a folder, which is not looked into")
+            remarks.push(match entry.kind {
+                EntryKind::Directory if !is_hidden => {
+                    Piece::not_understood(place, "a directory, which is not searched")
                 }
                 _ => Piece::left_out(place, "its name does not end with `.json`"),
             });
             continue;
         };
-        match entry.is {
-            Is::Link(why) => remarks.push(Piece::not_understood(place, why)),
-            Is::Directory | Is::Other => remarks.push(Piece::not_understood(place, NO_FILE)),
-            Is::File => match std::str::from_utf8(stem).ok().map(Key::new) {
+        match entry.kind {
+            EntryKind::Link(why) => remarks.push(Piece::not_understood(place, why)),
+            EntryKind::Directory | EntryKind::Other => remarks.push(Piece::not_understood(place, NOT_A_FILE)),
+            EntryKind::File => match std::str::from_utf8(stem).ok().map(Key::new) {
                 Some(Ok(key)) => {
                     if is_encoded(key.as_str()) {
                         remarks.push(Piece::changed(place.clone(), ENCODED));
@@ -197,21 +196,20 @@ fn files(
         }
     }
     let step = |(key, (name, place))| {
-        let path = Path::new(folder).join::<OsString>(name);
-        Step { of: make(key), root: root.clone(), path, place }
+        let path = Path::new(directory).join::<OsString>(name);
+        Step { contents: make(key), root: root.clone(), path, place }
     };
     found.into_iter().map(step).collect()
 }
 
-/// Whether it begins as what some programs on Windows write.
-fn is_wide(text: &[u8]) -> bool {
+/// Whether this begins like UTF-16, which some Windows programs write.
+fn is_utf16(text: &[u8]) -> bool {
     text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff")
 }
 
-const ENCODED: &str =
-    "its name is adopted as it is, but is one that a Git store of this crate gives: copy that store instead";
+const ENCODED: &str = "its name is adopted unchanged, but looks like a file of a Git store of this crate: copy that store instead";
 
-/// Whether a name is like `Alice~8` or `a%20b`. The Go program never wrote such names by itself.
+/// Whether a name is like `Alice~8` or `a%20b`. gcli2api-go never chose such names itself.
 fn is_encoded(name: &str) -> bool {
     let is_hex = |text: &[u8]| text.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'A'..=b'F'));
     let has_capitals = name.rsplit_once('~').is_some_and(|(_, bits)| {
@@ -224,42 +222,46 @@ impl Step {
     /// Reads the file.
     pub(super) fn read(&self) -> Vec<Piece> {
         let place = || self.place.clone();
-        let limit = if matches!(self.of, Of::Configs) { ALL } else { ONE };
+        let limit =
+            if matches!(self.contents, Contents::Configs) { MAX_CONFIGS_BYTES } else { MAX_FILE_BYTES };
         let text = match self.root.read(&self.path, limit) {
-            Ok(text) if is_wide(&text) => {
+            Ok(text) if is_utf16(&text) => {
                 return vec![Piece::not_understood(place(), "it is UTF-16: save it as UTF-8")];
             }
-            // Editors put a mark before it, mostly on Windows.
+            // Some editors write a byte order mark, mostly on Windows.
             Ok(mut text) => {
                 text.drain(..text.len() - without_mark(&text).len());
                 text
             }
             Err(reason) => return vec![Piece::not_understood(place(), reason)],
         };
-        let read = match &self.of {
-            Of::Credential(id, must_look_like_one) => match Credential::from_json(&text) {
-                Ok(credential) if *must_look_like_one && !looks_like_one(&credential) => {
+        let read = match &self.contents {
+            Contents::Credential(id, must_have_field) => match Credential::from_json(&text) {
+                Ok(credential) if *must_have_field && !has_credential_field(&credential) => {
                     return vec![Piece::not_understood(
                         place(),
-                        "a JSON object without a field of a credential",
+                        "a JSON object without any field of a credential",
                     )];
                 }
                 read => read.map(|credential| Record::Credential { id: id.clone(), credential }),
             },
-            // The Go program wrote strings as they are, so text that is no JSON is one. It never wrote nothing.
-            Of::Config(_) if text.is_empty() => {
+            // gcli2api-go wrote strings without quotes, so text that is not JSON is a string. It never wrote
+            // an empty file.
+            Contents::Config(_) if text.is_empty() => {
                 return vec![Piece::not_understood(place(), "the file is empty")];
             }
-            Of::Config(key) => {
+            Contents::Config(key) => {
                 decode_config_or_word(&text).map(|value| Record::Config { key: key.clone(), value })
             }
-            Of::Configs => return self.members(&text, config),
-            Of::Usage(key) => return self.members(&text, |field, count| counter(key, field, &count.value)),
+            Contents::Configs => return self.members(&text, config),
+            Contents::Usage(key) => {
+                return self.members(&text, |field, count| counter(key, field, &count.value));
+            }
         };
         vec![read.map_or_else(|error| Piece::unreadable(place(), &error), Piece::Record)]
     }
 
-    /// What the members of a JSON object are, sorted by their names.
+    /// Reads each member of a JSON object, sorted by name.
     fn members(&self, text: &[u8], read: impl Fn(Key, Member) -> Result<Record, Reason>) -> Vec<Piece> {
         let seen = Cell::new(None);
         let mut members = BTreeMap::new();
@@ -275,7 +277,7 @@ impl Step {
             match read {
                 Ok(record) => Piece::Record(record),
                 Err(Reason::Error(error)) => Piece::unreadable(place(), &error),
-                Err(Reason::NoCounter) => {
+                Err(Reason::NotACounter) => {
                     Piece::not_understood(place(), "the counter is not an integer of 64 bits")
                 }
             }
@@ -284,7 +286,7 @@ impl Step {
     }
 }
 
-/// A member of an object, and what its value has that can't be stored.
+/// A member of an object, and why its value can't be stored, if so.
 struct Member {
     value: Value,
     refused: Option<Refused>,
@@ -292,7 +294,7 @@ struct Member {
 
 enum Reason {
     Error(Error),
-    NoCounter,
+    NotACounter,
 }
 
 fn config(key: Key, Member { value, refused }: Member) -> Result<Record, Reason> {
@@ -302,12 +304,12 @@ fn config(key: Key, Member { value, refused }: Member) -> Result<Record, Reason>
 }
 
 fn counter(key: &Key, field: Key, count: &Value) -> Result<Record, Reason> {
-    let count = count.as_i64().or_else(|| count.as_f64().and_then(whole)).ok_or(Reason::NoCounter)?;
+    let count = count.as_i64().or_else(|| count.as_f64().and_then(whole)).ok_or(Reason::NotACounter)?;
     Ok(Record::Usage { key: key.clone(), field, count })
 }
 
-/// Whether an object has a field that credentials have. The Go program wrote them in two casings.
-fn looks_like_one(credential: &Credential) -> bool {
+/// Whether an object has a field of a credential, in either of the two casings that gcli2api-go wrote.
+fn has_credential_field(credential: &Credential) -> bool {
     const NAMES: [&str; 12] = [
         "access_token",
         "api_key",

@@ -1,4 +1,4 @@
-//! [`Adoption`]: what the Go program left, as records.
+//! [`Adoption`]: reads the legacy data of gcli2api-go as records.
 
 #[cfg(feature = "file")]
 mod directory;
@@ -27,17 +27,18 @@ use crate::{Backend, Error, ErrorKind, Record, Remark, Result, model::Piece};
 #[cfg(feature = "redis")]
 use crate::{Open, Redis, RedisConfig};
 
-/// What the Go program left somewhere: found, told apart, and read as a sorted stream of records. Nothing is ever written there.
+/// Legacy data of gcli2api-go: finds its [layout](Layout) and reads it as a sorted stream of records. The
+/// data is never written.
 ///
 /// ```
 /// # use futures_util::TryStreamExt;
 /// # use gateway_storage::{Adoption, Layout, Memory, Storage};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
-/// # let folder = tempfile::tempdir().unwrap();
-/// # std::fs::create_dir(folder.path().join("credentials")).unwrap();
-/// # std::fs::write(folder.path().join("credentials/alice.json"), r#"{"access_token":"ya29.xxx"}"#).unwrap();
-/// # std::fs::write(folder.path().join("credentials/bob.json"), "{").unwrap();
-/// # let url = format!("file:{}", folder.path().display());
+/// # let dir = tempfile::tempdir().unwrap();
+/// # std::fs::create_dir(dir.path().join("credentials")).unwrap();
+/// # std::fs::write(dir.path().join("credentials/alice.json"), r#"{"access_token":"ya29.xxx"}"#).unwrap();
+/// # std::fs::write(dir.path().join("credentials/bob.json"), "{").unwrap();
+/// # let url = format!("file:{}", dir.path().display());
 /// # let url = url.as_str();
 /// let adoption = Adoption::open(url, None).await?; // "file:/var/lib/gcli2api/data"
 /// assert_eq!(adoption.layout(), Layout::Directory);
@@ -57,66 +58,72 @@ use crate::{Open, Redis, RedisConfig};
 /// | layout | URL | read from |
 /// |---|---|---|
 /// | [`Directory`](Layout::Directory) | `file:DIR` | `credentials/<id>.json`, `config/config.json`, `usage/<key>.json` |
-/// | [`WorkTree`](Layout::WorkTree) | `file:DIR` | a clone's work tree: `credentials/<id>.json`, `config/<key>.json` |
+/// | [`WorkTree`](Layout::WorkTree) | `file:DIR` | a Git work tree: `credentials/<id>.json`, `config/<key>.json` |
 /// | [`Folder`](Layout::Folder) | `file:DIR` | `<id>.json`, each a JSON object with a field of an OAuth credential |
-/// | [`Document`](Layout::Document) | `file:FILE` | the document that it exported, `{"credentials": .., "configs": .., "usage": ..}` |
-/// | [`Keys`](Layout::Keys) | `redis://..?prefix=gcli2api:` and its kin | `<prefix>cred:<id>`, `<prefix>config`, `<prefix>usage:<key>` |
+/// | [`Document`](Layout::Document) | `file:FILE` | an exported document, `{"credentials": .., "configs": .., "usage": ..}` |
+/// | [`Keys`](Layout::Keys) | `redis://..?prefix=gcli2api:` and its variants | `<prefix>cred:<id>`, `<prefix>config`, `<prefix>usage:<key>` |
 /// | [`Collections`](Layout::Collections) | `mongodb://HOST/DATABASE` | `credentials` (by `id`), `configs`, `usage_stats` (by `key`) |
 /// | [`Tables`](Layout::Tables) | `postgres://..?schema=public` | `credentials(filename, data)`, `configs(config_key, value)`, `usage_stats(usage_key, field, value)` |
 ///
-/// A place that may be of more than one of them is an error that names them, unless the caller says which one it is. The
-/// options of a URL are those of the backend; `schema` is `public` unless it is there.
+/// Data that may have more than one layout is an error that names them, unless the caller names the layout.
+/// The options of a URL are those of the backend; `schema` defaults to `public`.
 ///
 /// # What is adopted
 ///
-/// What is stored, field for field: names in `snake_case` and in `CamelCase` stay as they are. Where the Go program showed
-/// something else than it had stored, what it had stored counts:
+/// The stored data, field for field: names in `snake_case` and in `CamelCase` are kept. Where gcli2api-go
+/// returned something else than it stored, the stored data counts:
 ///
-/// - **MongoDB**: it added `_id`, `id` and `updated_at` to a credential, and to others `_id`, `key` and `updated_at`. They
-///   are left out. It stored most numbers as floats; those that are integers are adopted as such (`5.0` as `5`), as its own JSON
-///   had them, and times as text. A usage field `a.b` had become a document; it is one counter again. Where racing
-///   writers made several documents of one key, counters are added up, and of values the last one changed is adopted.
-/// - **PostgreSQL**: it dropped the fields of a credential that it did not know when it read it, though they may be stored; they
-///   are adopted. What it dropped when it wrote is gone: such credentials (no token, `0001-01-01T00:00:00Z`) are told.
-/// - **Redis**: it showed counters as text; they are numbers. A config value that is no JSON is a text.
-/// - **Its exported document**: what holds for the backend that it came from. Of MongoDB's credentials `id` and `updated_at` are
-///   left out, and Redis's counters are numbers again.
-/// - **Git**: it stored a text as it is, so the text `123` can't be told from the number, and is adopted as the number. It never
-///   kept usage.
+/// - **MongoDB**: the fields that gcli2api-go added are left out: `_id`, `id` and `updated_at` of a
+///   credential, and `_id`, `key` and `updated_at` of other records. It stored most numbers as floats;
+///   integers are adopted as such (`5.0` as `5`), as in its own JSON, and times as text. A usage field `a.b`
+///   was stored as a document and is adopted as one counter. If concurrent writes created several documents
+///   of one key, counters are added up, and the value that was changed last is adopted.
+/// - **PostgreSQL**: gcli2api-go ignored unknown fields of a credential when it read one; stored ones are
+///   adopted. Fields that it dropped when it wrote are lost: such credentials (no token,
+///   `0001-01-01T00:00:00Z`) get a remark.
+/// - **Redis**: gcli2api-go returned counters as text; they are adopted as numbers. A config value that is
+///   not JSON is a string.
+/// - **Exported document**: as for the backend that it came from. `id` and `updated_at` of MongoDB's
+///   credentials are left out, and Redis's counters are adopted as numbers.
+/// - **Git**: gcli2api-go stored strings without quotes, so the string `123` looks like the number and is
+///   adopted as the number. It never stored usage.
 ///
 /// # What is not
 ///
-/// Each thing that is there and is not adopted is a [`Remark`], and so is what was adopted with a change. Cache values, records
-/// of config plans, credential states, columns and fields with times of changes have no place in a store. What can't be read (no
-/// JSON, nested too deep, too large, a name that is no [`Key`](crate::Key), a counter that is no integer of 64 bits, a
-/// symbolic link that leads out of the folder) is left where it is, and does not stop the others. Links within the folder are
-/// followed: a mounted Kubernetes secret is a folder of them. A byte order mark before a file's text is skipped.
+/// Each entry that is not adopted has a [`Remark`], and so has each that was adopted with a change. Cache
+/// values, records of config plans, credential states, and columns and fields with modification times have no
+/// counterpart in a store. An entry that can't be read (not JSON, nested too deep, too large, a name that is
+/// not a [`Key`](crate::Key), a counter that is not a 64-bit integer, a symbolic link that leads out of the
+/// directory) is skipped and does not stop the others. Links within the directory are followed, because a
+/// mounted Kubernetes secret is a directory of links. A byte order mark at the beginning of a file is
+/// skipped.
 ///
 /// # Limits
 ///
-/// A stream of records holds the names of all files or Redis keys, and a page of the values; and all remarks. A file is at
-/// most 16 MiB, `config/config.json` 64 MiB, an exported document [`MAX_GO_BYTES`](crate::archive::MAX_GO_BYTES), all of which is
-/// held. Redis, a directory and a standalone MongoDB server give no snapshot: what changes
-/// meanwhile may be seen or not, so stop the program first.
+/// A stream of records has in memory the names of all files or Redis keys, a page of values, and all remarks.
+/// A file may have 16 MiB, `config/config.json` 64 MiB, and an exported document
+/// [`MAX_GO_BYTES`](crate::archive::MAX_GO_BYTES), which is in memory as a whole. Redis, a directory and a
+/// standalone MongoDB server give no snapshot: the stream may or may not return concurrent changes, so stop
+/// gcli2api-go first.
 pub struct Adoption {
     layout: Layout,
     source: Source,
     remarks: Arc<Mutex<Vec<Remark>>>,
 }
 
-/// How the Go program stored things. See [`Adoption`].
+/// How gcli2api-go stored its data. See [`Adoption`].
 ///
-/// A variant says what is read; its name is that of the Go program's backend.
+/// A variant is named after the data; [`as_str`](Self::as_str) is the name of gcli2api-go's backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Layout {
-    /// The directory of its File backend.
+    /// The directory of its file backend.
     Directory,
-    /// A folder of credential files.
+    /// A directory of credential files.
     Folder,
     /// The work tree of its Git backend.
     WorkTree,
-    /// The document that it exported.
+    /// An exported document.
     Document,
     /// The collections of its MongoDB backend.
     Collections,
@@ -127,7 +134,7 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// All of them.
+    /// All layouts.
     pub const ALL: [Self; 7] = [
         Self::Directory,
         Self::Folder,
@@ -138,7 +145,7 @@ impl Layout {
         Self::Keys,
     ];
 
-    /// The layout's stable name: `"file"`, `"mongodb"`.
+    /// The stable name, such as `"file"` or `"mongodb"`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -198,29 +205,30 @@ impl fmt::Debug for Adoption {
     }
 }
 
-const NOTHING: &str = "nothing there looks like what the Go program left";
-const NAME_IT: &str = "name the layout (`--layout` on a command line) if it is there all the same";
+const NOT_RECOGNIZED: &str = "no legacy data of gcli2api-go was recognized";
+const NAME_LAYOUT: &str = "if there is some, name its layout (`--layout` on a command line)";
 
 type Pieces = Pin<Box<dyn Stream<Item = Result<Piece>> + Send>>;
 
 impl Adoption {
-    /// Looks at what the URL names and says which layout it is of; or takes it for the one that it is told.
+    /// Opens the legacy data at a URL, and detects its layout unless it is given.
     ///
     /// # Errors
     ///
-    /// [`NotFound`](ErrorKind::NotFound) if it is of no layout, [`InvalidValue`](ErrorKind::InvalidValue) if it may be of
-    /// several, if the layout is none of this URL, or if it is a store of this crate, and what a server says.
+    /// [`NotFound`](ErrorKind::NotFound) if no layout is recognized.
+    /// [`InvalidValue`](ErrorKind::InvalidValue) if several are possible, if the given layout does not fit
+    /// the URL, or if the URL names a store of this crate. Errors of the server.
     pub async fn open(url: &str, layout: Option<Layout>) -> Result<Self> {
         let (source, found) = Source::open(url, layout).await?;
         let (layout, source) = match (layout, found.as_slice()) {
             (Some(layout), _) => (layout, source),
             (None, [layout]) => (*layout, source),
             (None, []) => {
-                return Err(Error::new(ErrorKind::NotFound, format!("{NOTHING}; {NAME_IT}")));
+                return Err(Error::new(ErrorKind::NotFound, format!("{NOT_RECOGNIZED}; {NAME_LAYOUT}")));
             }
             (None, several) => {
                 let message = format!(
-                    "it may be of more than one layout: {}; name one (`--layout` on a command line)",
+                    "the data may have more than one layout: {}; name one (`--layout` on a command line)",
                     names(several)
                 );
                 return Err(Error::new(ErrorKind::InvalidValue, message));
@@ -229,14 +237,14 @@ impl Adoption {
         Ok(Self { layout, source, remarks: Arc::default() })
     }
 
-    /// Which layout it is.
+    /// The layout.
     #[must_use]
     pub const fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// Every record, sorted as [`export`](crate::Exportable::export) sorts them. Each stream reads everything anew. It ends
-    /// after the first error: what is wrong with a single record is a remark and no error.
+    /// Every record, in the order of [`export`](crate::Exportable::export). Each stream reads everything
+    /// again. It ends after the first error; a defect of a single record is a remark and not an error.
     pub fn records(&self) -> impl Stream<Item = Result<Record>> + Send + use<> {
         let remarks = self.remarks.clone();
         remarks.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -251,7 +259,7 @@ impl Adoption {
         })
     }
 
-    /// What the last stream of records has come across so far: all of it once the stream has ended.
+    /// The remarks of the last stream of records so far; complete once the stream has ended.
     #[must_use]
     pub fn remarks(&self) -> Vec<Remark> {
         self.remarks.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -277,7 +285,7 @@ impl Adoption {
 }
 
 impl Source {
-    /// The source, and of which layouts it may be.
+    /// Opens the source and returns its possible layouts.
     async fn open(url: &str, layout: Option<Layout>) -> Result<(Self, Vec<Layout>)> {
         let url = url.trim();
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
@@ -305,12 +313,12 @@ impl Source {
             }
             _ => Err(Error::new(
                 ErrorKind::InvalidValue,
-                "this build adopts nothing from such a URL; it begins with `file:`, `mongodb:`, `postgres:` or `redis:`",
+                "this build can't adopt from such a URL; it begins with `file:`, `mongodb:`, `postgres:` or `redis:`",
             )),
         }
     }
 
-    // Only a path can be of several layouts.
+    // Only a path can have several layouts.
     #[cfg_attr(not(feature = "file"), allow(unused_variables))]
     fn pieces(&self, layout: Layout) -> Pieces {
         match self {
@@ -328,13 +336,12 @@ impl Source {
     }
 }
 
-/// What there is behind a URL that says it already.
+/// The layout of a URL that can have only one.
 fn only(layout: Layout, wanted: Option<Layout>) -> Result<Vec<Layout>> {
     match wanted {
-        Some(wanted) if wanted != layout => Err(Error::new(
-            ErrorKind::InvalidValue,
-            format!("behind this URL there is no layout but `{layout}`"),
-        )),
+        Some(wanted) if wanted != layout => {
+            Err(Error::new(ErrorKind::InvalidValue, format!("the layout of such a URL is `{layout}`")))
+        }
         _ => Ok(vec![layout]),
     }
 }
@@ -345,15 +352,15 @@ async fn path_layouts(path: PathBuf, layout: Option<Layout>) -> Result<Vec<Layou
     match layout {
         None => {
             off_thread(move || match path.is_file() {
-                true => document::recognise(&path),
-                false => folder::recognise(&path),
+                true => document::recognize(&path),
+                false => folder::recognize(&path),
             })
             .await?
         }
         Some(layout) if THESE.contains(&layout) => Ok(vec![layout]),
         Some(_) => Err(Error::new(
             ErrorKind::InvalidValue,
-            format!("behind this URL there is one of the layouts {}", names(&THESE)),
+            format!("the layout of such a URL is one of {}", names(&THESE)),
         )),
     }
 }
@@ -365,7 +372,7 @@ fn document_pieces(path: PathBuf) -> impl Stream<Item = Result<Piece>> + Send + 
         .try_flatten()
 }
 
-/// How many files are read at a time.
+/// Files read per page.
 #[cfg(feature = "file")]
 const PAGE: usize = 64;
 
@@ -392,9 +399,9 @@ fn directory_pieces(path: PathBuf, layout: Layout) -> impl Stream<Item = Result<
         .try_flatten()
 }
 
-/// File systems can be slow.
+/// Runs work that may block on a slow file system.
 #[cfg(feature = "file")]
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| Error::new(ErrorKind::Internal, "a task that read files panicked"))
+    done.map_err(|_| Error::new(ErrorKind::Internal, "a task that reads files panicked"))
 }

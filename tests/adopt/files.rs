@@ -1,4 +1,4 @@
-//! Directories: of the File backend, of the Git backend, of credentials.
+//! Directories of the File backend, of the Git backend, and of credentials.
 
 use std::{
     collections::BTreeMap,
@@ -42,7 +42,7 @@ fn write(folder: &TempDir, name: &str, text: impl AsRef<[u8]>) {
     fs::write(path, text).unwrap();
 }
 
-/// Every file, byte for byte, and when it was changed.
+/// The content and modification time of every file.
 fn snapshot(path: &Path) -> BTreeMap<PathBuf, (Option<Vec<u8>>, SystemTime)> {
     let mut found = BTreeMap::new();
     let mut folders = vec![path.to_owned()];
@@ -75,7 +75,7 @@ async fn the_file_backend_as_go_reads_it() -> Result {
     let (found, remarks) = adopted(&url(folder.path()), None).await?;
     assert_eq!(found, as_read_by_go("file"));
     assert_eq!(remarks, []);
-    assert!(snapshot(folder.path()) == before, "the source is as it was");
+    assert!(snapshot(folder.path()) == before, "the source is unchanged");
     Ok(())
 }
 
@@ -107,18 +107,18 @@ async fn a_clone_of_the_git_backend() -> Result {
     let before = snapshot(&clone);
     assert_eq!(Adoption::open(&url(&clone), None).await?.layout(), Layout::WorkTree);
     let (found, remarks) = adopted(&url(&clone), None).await?;
-    // It keeps no usage: Go reads null, and here there is none.
+    // This backend has no usage: Go reads null.
     let mut wanted = as_read_by_go("git");
     wanted["usage"] = json!({});
     assert_eq!(found, wanted);
     assert_eq!(
         of_kind(&remarks, RemarkKind::LeftOut),
-        [".git: the history; files are read as they are in the work tree, committed or not"]
+        [".git: the history; files are read from the work tree, committed or not"]
     );
     assert_eq!(remarks.len(), 1);
-    assert!(snapshot(&clone) == before, "the source is as it was");
+    assert!(snapshot(&clone) == before, "the source is unchanged");
 
-    // A Git store of ours, and one of which only the files are there.
+    // A Git store of this crate, and a copy of only its files.
     fs::create_dir(clone.join(".git/gateway-storage")).unwrap();
     let error = Adoption::open(&url(&clone), None).await.unwrap_err();
     assert!(error.to_string().ends_with("holds a store of this crate: copy it instead"), "{error}");
@@ -129,7 +129,7 @@ async fn a_clone_of_the_git_backend() -> Result {
         let (found, remarks) = adopted(&url(&clone), None).await?;
         assert_eq!(found["configs"][name], 1);
         let changed = of_kind(&remarks, RemarkKind::Changed);
-        assert!(changed[0].contains("one that a Git store of this crate gives"), "{changed:?}");
+        assert!(changed[0].contains("looks like a file of a Git store of this crate"), "{changed:?}");
         fs::remove_file(clone.join(format!("config/{name}.json"))).unwrap();
     }
     Ok(())
@@ -164,16 +164,17 @@ async fn a_folder_of_credentials() -> Result {
     let (found, remarks) = adopted(&url(folder.path()), None).await?;
     assert_eq!(found["credentials"], as_read_by_go("file")["credentials"]);
     assert_eq!((&found["configs"], &found["usage"]), (&json!({}), &json!({})));
-    assert_eq!(not_understood(&remarks), ["package.json: a JSON object without a field of a credential"]);
+    assert_eq!(not_understood(&remarks), ["package.json: a JSON object without any field of a credential"]);
     assert_eq!(of_kind(&remarks, RemarkKind::LeftOut), ["notes.txt: its name does not end with `.json`"]);
     Ok(())
 }
 
 #[tokio::test]
-async fn what_may_be_several_is_refused_and_can_be_said() -> Result {
+async fn an_ambiguous_layout_is_refused_unless_it_is_named() -> Result {
     let several = |names: &str| {
-        let message =
-            format!("it may be of more than one layout: {names}; name one (`--layout` on a command line)");
+        let message = format!(
+            "the data may have more than one layout: {names}; name one (`--layout` on a command line)"
+        );
         (ErrorKind::InvalidValue, message)
     };
     let folder = place();
@@ -203,9 +204,9 @@ async fn what_may_be_several_is_refused_and_can_be_said() -> Result {
 }
 
 #[tokio::test]
-async fn what_is_no_layout_is_refused() {
+async fn other_directories_are_refused() {
     let folder = place();
-    assert_eq!(refused(folder.path()).await.0, ErrorKind::NotFound, "an empty folder");
+    assert_eq!(refused(folder.path()).await.0, ErrorKind::NotFound, "an empty directory");
     write(&folder, "notes.txt", "x");
     assert_eq!(refused(folder.path()).await.0, ErrorKind::NotFound);
     assert_eq!(refused(&folder.path().join("notes.txt")).await.0, ErrorKind::NotFound);
@@ -220,7 +221,7 @@ async fn what_is_no_layout_is_refused() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_read_is_told_and_stops_nothing() -> Result {
+async fn unreadable_entries_get_a_remark_and_do_not_stop_the_others() -> Result {
     let folder = place();
     let deep = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
     write(&folder, "credentials/good.json", r#"{"refresh_token":"r","n":18446744073709551615}"#);
@@ -299,12 +300,12 @@ async fn what_can_not_be_read_is_told_and_stops_nothing() -> Result {
     assert_eq!(wide, 3, "{lines:?}");
     let reasons: String = remarks.iter().map(|remark| remark.reason.as_ref()).collect();
     assert!(!reasons.contains("ya29"), "no value is quoted");
-    assert!(!format!("{remarks:?}").contains("half.json"), "no place is in Debug");
+    assert!(!format!("{remarks:?}").contains("half.json"), "no location is in Debug");
     Ok(())
 }
 
 #[tokio::test]
-async fn no_link_that_leads_out_is_followed_and_nothing_waits() -> Result {
+async fn links_that_lead_out_and_pipes_are_not_followed() -> Result {
     let (folder, outside) = (place(), place());
     write(&outside, "secret.json", r#"{"access_token":"outside"}"#);
     write(&folder, "credentials/a.json", r#"{"access_token":"inside"}"#);
@@ -317,9 +318,9 @@ async fn no_link_that_leads_out_is_followed_and_nothing_waits() -> Result {
     assert_eq!(
         not_understood(&remarks),
         [
-            "credentials/link.json: a symbolic link that leads out of the folder, which is not followed",
-            "credentials/pipe.json: it is no regular file",
-            "usage: a symbolic link that leads out of the folder, which is not followed",
+            "credentials/link.json: a symbolic link that leads out of the directory, which is not followed",
+            "credentials/pipe.json: not a regular file",
+            "usage: a symbolic link that leads out of the directory, which is not followed",
         ]
     );
     let link = outside.path().join("link");
@@ -330,7 +331,8 @@ async fn no_link_that_leads_out_is_followed_and_nothing_waits() -> Result {
     Ok(())
 }
 
-/// As the kubelet mounts a secret: links to `..data`, which is a link to a folder that is replaced as a whole.
+/// Like a secret mounted by the kubelet: links to `..data`, which is a link to a directory that is replaced
+/// as a whole.
 #[tokio::test]
 async fn a_mounted_secret() -> Result {
     let folder = place();
@@ -346,10 +348,10 @@ async fn a_mounted_secret() -> Result {
         found["credentials"],
         json!({ "alice": { "access_token": "alice" }, "bob": { "access_token": "bob" } })
     );
-    assert_eq!(not_understood(&remarks), [""; 0], "those folders are no documents");
-    assert!(snapshot(folder.path()) == before, "the source is as it was");
+    assert_eq!(not_understood(&remarks), [""; 0], "those directories are not documents");
+    assert!(snapshot(folder.path()) == before, "the source is unchanged");
 
-    // With `items` a secret has folders, which are links themselves.
+    // With `items` a secret has directories, which are links themselves.
     let folder = place();
     write(&folder, "..2026_11_29/credentials/alice.json", r#"{"access_token":"x"}"#);
     write(&folder, "..2026_11_29/config/config.json", r#"{"retries":3}"#);
@@ -365,7 +367,7 @@ async fn a_mounted_secret() -> Result {
 }
 
 #[tokio::test]
-async fn every_way_out_of_the_folder_is_closed() -> Result {
+async fn no_path_leads_out_of_the_directory() -> Result {
     let base = place();
     write(&base, "secret.json", r#"{"access_token":"outside"}"#);
     write(&base, "in/real.json", r#"{"access_token":"inside"}"#);
@@ -412,36 +414,39 @@ async fn every_way_out_of_the_folder_is_closed() -> Result {
         line.unwrap_or_else(|| panic!("nothing of {name}: {remarks:?}"))
     };
     for out in ["up", "updown", "far", "absolute", "root", "parent", "proc", "out"] {
-        assert!(why(out).ends_with("leads out of the folder, which is not followed"), "{}", why(out));
+        assert!(why(out).ends_with("leads out of the directory, which is not followed"), "{}", why(out));
     }
     for circle in ["circle", "round"] {
-        assert!(why(circle).ends_with("leads in a circle"), "{}", why(circle));
+        assert!(why(circle).ends_with("in a loop"), "{}", why(circle));
     }
-    assert!(why("nothing").ends_with("a symbolic link to nothing"));
-    assert!(why("through").ends_with("through what is no directory"));
+    assert!(why("nothing").ends_with("a symbolic link to a missing file"));
+    assert!(why("through").ends_with("a symbolic link through a file"));
     Ok(())
 }
 
 #[tokio::test]
-async fn links_that_are_all_there_is_are_counted() {
+async fn links_that_are_not_followed_are_counted() {
     let folder = place();
     symlink("/etc", folder.path().join("credentials")).unwrap();
     let message = |links: &str| {
         format!(
-            "nothing there looks like what the Go program left; {links}; \
-             name the layout (`--layout` on a command line) if it is there all the same"
+            "no legacy data of gcli2api-go was recognized; {links}; \
+             if there is some, name its layout (`--layout` on a command line)"
         )
     };
     let out = |count: &str| {
-        format!("found {count}: a symbolic link that leads out of the folder, which is not followed")
+        format!("{count} skipped: a symbolic link that leads out of the directory, which is not followed")
     };
-    assert_eq!(refused(folder.path()).await, (ErrorKind::NotFound, message(&out("once"))));
+    assert_eq!(refused(folder.path()).await, (ErrorKind::NotFound, message(&out("1 entry was"))));
     for name in ["a", "b"] {
         symlink("/etc/hostname", folder.path().join(format!("{name}.json"))).unwrap();
     }
-    assert_eq!(refused(folder.path()).await, (ErrorKind::NotFound, message(&out("3 times"))));
+    assert_eq!(refused(folder.path()).await, (ErrorKind::NotFound, message(&out("3 entries were"))));
     symlink("nothing", folder.path().join("c.json")).unwrap();
-    let links = format!("{}; found once: it is gone, or a symbolic link to nothing", out("3 times"));
+    let links = format!(
+        "{}; 1 entry was skipped: missing, or a symbolic link to a missing file",
+        out("3 entries were")
+    );
     assert_eq!(refused(folder.path()).await, (ErrorKind::NotFound, message(&links)));
 }
 
@@ -477,7 +482,7 @@ async fn a_byte_order_mark_is_skipped() -> Result {
 #[tokio::test]
 async fn keys_of_every_kind_are_in_order() -> Result {
     let folder = place();
-    // By their names with `.json` they would come in another order.
+    // The order of their names with `.json` would differ.
     for id in ["a", "a-b", "a.b", "A", "a b", "团", "$where", "con", "..", "a.json", "-rf", "%2e"] {
         write(&folder, &format!("credentials/{id}.json"), r#"{"token":"x"}"#);
     }
@@ -487,10 +492,10 @@ async fn keys_of_every_kind_are_in_order() -> Result {
 }
 
 #[tokio::test]
-async fn documents_that_it_exported() -> Result {
+async fn exported_documents() -> Result {
     for backend in ["file", "mongodb", "postgres", "redis"] {
         let place = place();
-        // What it exports is what it reads.
+        // gcli2api-go exports what it reads.
         let mut document = as_read_by_go(backend);
         document["backend"] = json!(backend);
         document["exported_at"] = json!("2026-11-22T21:35:40.6Z");
@@ -525,13 +530,13 @@ async fn documents_that_it_exported() -> Result {
         assert_eq!(added.len(), usize::from(backend == "mongodb"), "{added:?}");
         assert_eq!(remarks.len(), 2 + added.len(), "{remarks:?}");
         assert!(not_understood(&remarks)[1].starts_with("usage/odd/n: "));
-        assert!(snapshot(place.path()) == before, "the source is as it was");
+        assert!(snapshot(place.path()) == before, "the source is unchanged");
     }
     Ok(())
 }
 
 #[tokio::test]
-async fn damaged_documents_and_exports_of_ours_are_refused() -> Result {
+async fn damaged_documents_and_exports_of_this_crate_are_refused() -> Result {
     let place = place();
     write(&place, "half.json", r#"{"credentials":{"a":{"access_token":"ya29"#);
     let path = place.path().join("half.json");

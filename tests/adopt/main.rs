@@ -1,4 +1,4 @@
-//! What the Go program left, loaded into real servers and directories, adopted and compared with what it held.
+//! Adopts legacy data from real servers and directories, and compares it with what gcli2api-go reads.
 #![cfg(feature = "memory")]
 
 #[cfg(feature = "file")]
@@ -28,18 +28,18 @@ fn text(name: &str) -> String {
     fs::read_to_string(fixture(name)).unwrap()
 }
 
-/// The JSON documents of a file, one a line.
+/// The JSON documents of a file, one per line.
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 fn lines(name: &str) -> Vec<Value> {
     text(name).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// What the Go program itself read.
+/// The data as gcli2api-go reads it.
 fn as_read_by_go(backend: &str) -> Value {
     serde_json::from_str(&text(&format!("as-read-by-go-{backend}.json"))).unwrap()
 }
 
-/// Everything that is adopted, through a store, as one document of the shape of the Go program's own.
+/// All adopted records, through a store, as one document in the form of gcli2api-go.
 async fn adopted(url: &str, layout: Option<Layout>) -> Result<(Value, Vec<Remark>)> {
     let adoption = Adoption::open(url, layout).await?;
     let records: Vec<Record> = adoption.records().try_collect().await?;
@@ -113,7 +113,7 @@ fn layouts_have_names() {
 }
 
 #[tokio::test]
-async fn nothing_else_is_adopted() {
+async fn other_urls_are_refused() {
     for url in ["memory:", "ftp://x", "", "sqlite:x"] {
         let error = Adoption::open(url, None).await.unwrap_err();
         assert_eq!(error.kind(), gateway_storage::ErrorKind::InvalidValue, "{url}");

@@ -42,7 +42,7 @@ const COLLECTIONS: [&str; 5] =
 async fn load(database: &Database) {
     for collection in COLLECTIONS {
         for line in lines(&format!("mongodb/{collection}.jsonl")) {
-            let Bson::Document(document) = bson(&line) else { panic!("a document a line") };
+            let Bson::Document(document) = bson(&line) else { panic!("one document per line") };
             database.collection::<Document>(collection).insert_one(document).await.unwrap();
         }
     }
@@ -60,7 +60,7 @@ async fn dump(database: &Database) -> Vec<String> {
     dump
 }
 
-/// What Go reads, without the fields that it added itself.
+/// The data as gcli2api-go reads it, without the fields that it adds.
 fn wanted() -> Value {
     let mut wanted = as_read_by_go("mongodb");
     for credential in wanted["credentials"].as_object_mut().unwrap().values_mut() {
@@ -89,13 +89,13 @@ async fn the_mongodb_backend_as_go_reads_it() -> Result {
         assert_eq!(found, wanted());
         assert_eq!(of_kind(&remarks, RemarkKind::LeftOut), LEFT_OUT);
         assert_eq!(remarks.len(), 5);
-        assert_eq!(dump(&database).await, before, "the source is as it was");
+        assert_eq!(dump(&database).await, before, "the source is unchanged");
     }
     Ok(())
 }
 
 #[tokio::test]
-async fn what_races_left_and_what_can_not_be_read() -> Result {
+async fn duplicates_of_races_and_unreadable_documents() -> Result {
     let url = servers::mongodb();
     let database = database(&url).await;
     load(&database).await;
@@ -184,7 +184,7 @@ async fn what_races_left_and_what_can_not_be_read() -> Result {
 }
 
 #[tokio::test]
-async fn what_is_no_layout_is_refused() -> Result {
+async fn other_databases_are_refused() -> Result {
     let url = servers::mongodb();
     assert_eq!(Adoption::open(&url, None).await.unwrap_err().kind(), ErrorKind::NotFound);
     Storage::<MongoDb>::open(url.as_str()).await?.close().await?;

@@ -7,7 +7,7 @@ use tokio_postgres::{Client, NoTls};
 use super::*;
 use crate::servers::postgres::Server;
 
-/// As the Go program's migration made them.
+/// The tables of gcli2api-go's migration.
 const TABLES: &str = "
     CREATE TABLE {s}.credentials (filename varchar(255) PRIMARY KEY, data jsonb NOT NULL, created_at timestamp, updated_at timestamp);
     CREATE TABLE {s}.credential_states (filename varchar(255) PRIMARY KEY, data jsonb NOT NULL, created_at timestamp, updated_at timestamp);
@@ -40,7 +40,7 @@ async fn load(client: &Client, schema: &str) {
     }
 }
 
-/// Everything in the tables, and how often they were written to.
+/// All rows, and the number of writes to the tables.
 async fn dump(client: &Client, schema: &str) -> Vec<String> {
     let mut dump = Vec::new();
     for table in ["credentials", "credential_states", "configs", "usage_stats", "schema_migrations"] {
@@ -52,7 +52,7 @@ async fn dump(client: &Client, schema: &str) -> Vec<String> {
     dump
 }
 
-/// What is not data.
+/// The remarks about tables without data.
 fn left_out() -> Vec<String> {
     let times = ["configs", "credential_states", "credentials"].map(|table| format!("{table}: {TIMES}"));
     let version = "schema_migrations: the version of the Go program's tables".to_owned();
@@ -61,7 +61,7 @@ fn left_out() -> Vec<String> {
 
 const TIMES: &str = "the columns with times of changes";
 
-/// What Go reads. It keeps all that is stored in this fixture: what it does not know it had dropped when it wrote.
+/// The remarks about credentials that gcli2api-go wrote back without their unknown fields.
 fn stripped() -> Vec<String> {
     let wanted = as_read_by_go("postgres");
     let credentials = wanted["credentials"].as_object().unwrap();
@@ -83,9 +83,9 @@ async fn the_postgres_backend_as_go_reads_it() -> Result {
     assert_eq!(of_kind(&remarks, RemarkKind::Changed), stripped());
     assert_eq!(of_kind(&remarks, RemarkKind::LeftOut), left_out());
     assert_eq!(remarks.len(), 12);
-    assert_eq!(dump(&client, "public").await, before, "the source is as it was");
+    assert_eq!(dump(&client, "public").await, before, "the source is unchanged");
 
-    // What a transaction of the Go program kept, its reads dropped.
+    // A field that a transaction of gcli2api-go kept and its reads dropped.
     let kept =
         r#"INSERT INTO credentials VALUES ('kept', '{"access_token":"t","Email":"a@b","expires_at":5}')"#;
     client.batch_execute(kept).await.unwrap();
@@ -95,7 +95,7 @@ async fn the_postgres_backend_as_go_reads_it() -> Result {
 }
 
 #[tokio::test]
-async fn another_schema_and_what_can_not_be_read() -> Result {
+async fn another_schema_and_unreadable_rows() -> Result {
     let server = Server::start(&[]);
     let client = client(&server).await;
     client.batch_execute("CREATE SCHEMA \"o'clock\"").await.unwrap();
@@ -144,10 +144,10 @@ async fn another_schema_and_what_can_not_be_read() -> Result {
         "credential_states gemini-000: the state of a credential, which only the Go program understood";
     assert!(of_kind(&remarks, RemarkKind::LeftOut).contains(&state.to_owned()), "{remarks:?}");
 
-    // Tables that are not the Go program's.
+    // Tables of other programs.
     client
         .batch_execute(
-            "CREATE TABLE \"o'clock\".somebody (configs int);
+            "CREATE TABLE \"o'clock\".stranger (configs int);
              ALTER TABLE \"o'clock\".usage_stats RENAME COLUMN field TO name",
         )
         .await
@@ -156,10 +156,10 @@ async fn another_schema_and_what_can_not_be_read() -> Result {
     assert_eq!((&found["configs"], &found["usage"]), (&wanted["configs"], &json!({})));
     let foreign = "usage_stats: a table of this name without the columns that the Go program made";
     assert!(not_understood(&remarks).contains(&foreign.to_owned()), "{remarks:?}");
-    let other = "somebody: a table that is no part of the layout";
+    let other = "stranger: a table that is no part of the layout";
     assert!(of_kind(&remarks, RemarkKind::LeftOut).contains(&other.to_owned()), "{remarks:?}");
 
-    // Nothing of it is in the schema that is meant unless the URL says so.
+    // The default schema is empty.
     let error = Adoption::open(&server.url(), None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     Ok(())
@@ -185,7 +185,7 @@ async fn rows_of_many_pages_are_sorted_by_their_bytes() -> Result {
     load(&client, "public").await;
     client
         .batch_execute(
-            // As people sort: a before B.
+            // A collation that sorts a before B.
             "ALTER TABLE credentials ALTER filename TYPE varchar(255) COLLATE \"und-x-icu\";
              INSERT INTO credentials SELECT chr(65 + n % 58) || '-' || n, '{}' FROM generate_series(1, 1500) n;
              INSERT INTO usage_stats SELECT 'k' || n % 7, 'f' || n, n FROM generate_series(1, 3000) n;",
@@ -202,7 +202,7 @@ async fn rows_of_many_pages_are_sorted_by_their_bytes() -> Result {
 }
 
 #[tokio::test]
-async fn our_own_schema_is_not_taken_for_it() -> Result {
+async fn a_schema_of_this_crate_is_refused() -> Result {
     let server = Server::start(&[]);
     Storage::<gateway_storage::Postgres>::open(server.url().as_str()).await?.close().await?;
     let url = format!("{}&schema=gateway_storage", server.url());

@@ -20,7 +20,7 @@ fn load(raw: &mut Raw, prefix: &str) {
     }
 }
 
-/// What Go reads, with its one difference undone: it gives counters as texts.
+/// The data as gcli2api-go reads it, with counters as numbers instead of text.
 fn wanted() -> Value {
     let mut wanted = as_read_by_go("redis");
     for record in wanted["usage"].as_object_mut().unwrap().values_mut() {
@@ -55,7 +55,7 @@ fn left_out(prefix: &str) -> [String; 2] {
 
 #[tokio::test]
 async fn the_redis_backend_as_go_reads_it() -> Result {
-    // A server of its own, to compare all of it.
+    // A server of its own, to compare all keys.
     let server = Server::start(&[]);
     let mut raw = Raw::to(&server.url());
     load(&mut raw, PREFIX);
@@ -70,7 +70,7 @@ async fn the_redis_backend_as_go_reads_it() -> Result {
     assert_eq!(found, wanted());
     assert_eq!(of_kind(&remarks, RemarkKind::LeftOut), left_out(PREFIX));
     assert_eq!(remarks.len(), 2);
-    assert_eq!(dump(&mut raw), before, "the source is as it was");
+    assert_eq!(dump(&mut raw), before, "the source is unchanged");
     assert_eq!(changes(&mut raw), changed, "and was not written to");
     let error = Adoption::open(&server.url(), Some(Layout::Directory)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidValue);
@@ -78,7 +78,7 @@ async fn the_redis_backend_as_go_reads_it() -> Result {
 }
 
 #[tokio::test]
-async fn another_prefix_and_what_can_not_be_read() -> Result {
+async fn another_prefix_and_unreadable_keys() -> Result {
     let url = servers::redis();
     let (_, prefix) = url.split_once("prefix=").unwrap();
     let mut raw = Raw::to(&url);
@@ -129,7 +129,7 @@ async fn another_prefix_and_what_can_not_be_read() -> Result {
 }
 
 #[tokio::test]
-async fn a_configuration_that_is_no_hash() -> Result {
+async fn a_configuration_that_is_not_a_hash() -> Result {
     let url = servers::redis();
     let (_, prefix) = url.split_once("prefix=").unwrap();
     let mut raw = Raw::to(&url);

@@ -12,8 +12,8 @@ fn fixture(name: &str) -> String {
 }
 
 impl Place {
-    /// A folder beside the store, of the Go program's layout `file`.
-    fn left(&self, files: &[(&str, &str)]) -> String {
+    /// A directory with legacy data beside the store, in the layout `file`.
+    fn legacy(&self, files: &[(&str, &str)]) -> String {
         for (name, text) in files {
             let path = self.dir.path().join("left").join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -24,7 +24,7 @@ impl Place {
 }
 
 #[test]
-fn adopts_what_is_there() {
+fn legacy_data_is_adopted() {
     let place = Place::new();
     let (source, target) = (fixture("file"), place.url());
     let dry = place.json(&["adopt", &source, &target, "--dry-run"]);
@@ -46,16 +46,16 @@ fn adopts_what_is_there() {
         place.json(&["credential", "get", "user.name@example.com-003", "--reveal"])["HealthScore"],
         json!(0.178)
     );
-    // Again: all of it is there.
+    // Again: nothing is left to do.
     let again = place.ok(&["adopt", &source, &target]);
-    assert!(again.starts_with("found: the Go program's layout `file`\n"), "{again}");
+    assert!(again.starts_with("found: gcli2api-go layout `file`\n"), "{again}");
     assert_eq!(place.json(&["adopt", &source, &target])["total"]["unchanged"], 90);
 }
 
 #[test]
-fn what_is_not_understood_is_listed_and_exits_with_four() {
+fn unreadable_entries_are_listed_and_exit_with_four() {
     let place = Place::new();
-    let source = place.left(&[
+    let source = place.legacy(&[
         ("credentials/good.json", r#"{"access_token":"x"}"#),
         ("credentials/half.json", r#"{"access_token":"ya29"#),
         ("credentials/line\u{1b}[2J.json", "{}"),
@@ -65,7 +65,7 @@ fn what_is_not_understood_is_listed_and_exits_with_four() {
     let target = place.url();
     let ended = place.run(&["adopt", &source, &target]);
     assert_eq!(ended.code, Some(4), "{}", ended.err);
-    assert_eq!(ended.err, "error: 3 things can't be understood, and stay where they are\n");
+    assert_eq!(ended.err, "error: 3 entries were not understood and were not adopted\n");
     for line in [
         "not understood (3):",
         "  credentials/half.json: the text ends too early, at line 1 column 21",
@@ -91,19 +91,19 @@ fn what_is_not_understood_is_listed_and_exits_with_four() {
 }
 
 #[test]
-fn what_it_is_can_be_said() {
+fn the_layout_can_be_named() {
     let place = Place::new();
     let source = place
-        .left(&[("credentials/a.json", r#"{"access_token":"x"}"#), ("b.json", r#"{"access_token":"x"}"#)]);
+        .legacy(&[("credentials/a.json", r#"{"access_token":"x"}"#), ("b.json", r#"{"access_token":"x"}"#)]);
     let target = place.url();
     assert_eq!(
         place.fails(2, &["adopt", &source, &target]),
-        "error: source: it may be of more than one layout: `file`, `folder`; name one (`--layout` on a command line)\n"
+        "error: source: the data may have more than one layout: `file`, `folder`; name one (`--layout` on a command line)\n"
     );
     let ended = place.run(&["adopt", &source, &target, "--layout", "folder"]);
-    assert_eq!(ended.err, "error: 1 thing can't be understood, and stays where it is\n");
+    assert_eq!(ended.err, "error: 1 entry was not understood and was not adopted\n");
     assert!(
-        ended.out.ends_with("\nnot understood (1):\n  credentials: a folder, which is not looked into\n"),
+        ended.out.ends_with("\nnot understood (1):\n  credentials: a directory, which is not searched\n"),
         "{}",
         ended.out
     );
@@ -117,21 +117,21 @@ fn what_it_is_can_be_said() {
 }
 
 #[test]
-fn what_is_no_layout_is_refused() {
+fn other_sources_are_refused() {
     let place = Place::new();
     let target = place.url();
     assert_eq!(place.fails_as(5, &["adopt", "file:nowhere", &target]), "not_found");
     assert_eq!(place.fails_as(2, &["adopt", "memory:", &target]), "invalid_value");
     assert_eq!(place.fails_as(2, &["adopt", "redis://h/1", "redis://h:6379/1?prefix=gcli2api:"]), "usage");
     assert!(!place.path().exists());
-    place.left(&[("credentials/a.json", "{}")]);
+    place.legacy(&[("credentials/a.json", "{}")]);
     std::os::unix::fs::symlink("left", place.dir.path().join("link")).unwrap();
     for within in ["file:left", "file:left/credentials/new", "file:./left/../left/new", "file:link/new"] {
         assert_eq!(place.fails_as(2, &["adopt", "file:left", within]), "usage", "{within}");
     }
     fs::remove_file(place.dir.path().join("left/credentials/a.json")).unwrap();
 
-    let source = place.left(&[("credentials/.keep", "")]);
+    let source = place.legacy(&[("credentials/.keep", "")]);
     fs::remove_file(place.dir.path().join("left/credentials/.keep")).unwrap();
     assert_eq!(place.fails_as(1, &["adopt", &source, &target]), "not_found");
     assert!(!place.path().exists());

@@ -87,7 +87,7 @@ fn from_store_to_store() {
     assert_eq!(place.json(&["inspect", "a.ndjson"])["digest"], said["digest"]);
 
     let report = place.ok_in_other(&["import", "a.ndjson", "--verify"]);
-    assert!(report.contains("the file is whole: it was checked before anything was imported"), "{report}");
+    assert!(report.contains("the file is complete: it was checked before the import"), "{report}");
     assert!(report.contains(said["digest"].as_str().unwrap()), "{report}");
     assert_eq!(
         place.ok_in_other(&["credential", "get", "alice", "--reveal"]),
@@ -117,16 +117,19 @@ fn an_export_is_its_owners_and_complete() {
     assert_eq!(place.files(), ["a", "b"], "nothing else is left");
     assert!(place.text("a").starts_with("{\"format\""));
 
-    // One that fails leaves what was there.
+    // A failed export leaves the existing file.
     place.write_text("a", "before");
     place.fails_in_other(5, &["export", "a"]);
     assert_eq!((place.text("a").as_str(), place.files()), ("before", vec!["a".into(), "b".into()]));
 
-    // A link is neither replaced nor followed; what is no file is left alone.
+    // A link is neither replaced nor followed; a device and a directory are unchanged.
     symlink(place.file("b"), place.file("link")).unwrap();
     let before = place.text("b");
     let err = place.fails(1, &["export", "link"]);
-    assert!(err.contains("`link` can't be written\n  caused by: this is a link; name the file"), "{err}");
+    assert!(
+        err.contains("`link` can't be written\n  caused by: this is a symbolic link; name the file"),
+        "{err}"
+    );
     assert_eq!(place.text("b"), before);
     assert!(fs::symlink_metadata(place.file("link")).unwrap().is_symlink());
     for other in ["/dev/null", "."] {
@@ -135,9 +138,9 @@ fn an_export_is_its_owners_and_complete() {
     assert!(!fs::metadata("/dev/null").unwrap().is_file());
 }
 
-/// Its folder can be written and not read, so nobody could tell that the file is there to stay.
+/// The directory can be written but not read, so it can't be synced.
 #[test]
-fn an_export_that_can_not_be_made_safe_is_not_made() {
+fn an_export_that_can_not_be_durable_is_refused() {
     let place = Place::new();
     let folder = place.file("in");
     fs::create_dir(&folder).unwrap();
@@ -145,7 +148,7 @@ fn an_export_that_can_not_be_made_safe_is_not_made() {
     fs::copy(env!("CARGO_BIN_EXE_storage"), &program).unwrap();
     let mut command = Command::new(&program);
     command.args(["--url", "memory:", "export", "in/a"]).current_dir(place.dir.path());
-    // Root may read everything.
+    // Root can read everything.
     if fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
         for path in [place.dir.path(), &folder] {
             chown(path, Some(65534), Some(65534)).unwrap();
@@ -165,7 +168,7 @@ fn an_export_that_can_not_be_made_safe_is_not_made() {
     assert_eq!(ended(command.output().unwrap()).code, Some(0));
 }
 
-/// Held up by a full pipe, it is interrupted.
+/// Interrupted while it waits for a full pipe.
 #[test]
 fn an_interrupted_export_has_no_end() {
     let place = Place::filled();
@@ -182,7 +185,7 @@ fn an_interrupted_export_has_no_end() {
     let mut rest = Vec::new();
     std::io::Read::read_to_end(&mut held.stdout.take().unwrap(), &mut rest).unwrap();
     assert_eq!(output_of(held).status.code(), Some(130));
-    assert!(!String::from_utf8(rest).unwrap().contains("{\"end\":"), "an export that was cut off has no end");
+    assert!(!String::from_utf8(rest).unwrap().contains("{\"end\":"), "an interrupted export has no end");
 }
 
 #[test]
@@ -203,11 +206,11 @@ fn to_stdout_and_from_stdin() {
     for more in [&["--verify"][..], &["--resume"], &["--checkpoint", "place"]] {
         let refused = piped(&[&["import", "--no-verify-first"], more].concat());
         assert_eq!((refused.code, place.has_other()), (Some(2), false), "{}", refused.err);
-        assert!(refused.err.contains("a pipe can be read once"), "{}", refused.err);
+        assert!(refused.err.contains("a pipe can be read only once"), "{}", refused.err);
     }
     let taken = piped(&["import", "-", "--no-verify-first"]);
     assert_eq!(taken.code, Some(0), "{}", taken.err);
-    assert!(taken.out.contains("the file is whole: it was checked while it was imported"), "{}", taken.out);
+    assert!(taken.out.contains("the file is complete: it was checked during the import"), "{}", taken.out);
     assert_eq!(place.fed(&exported, &["inspect"]).out, place.fed(&exported, &["inspect", "-"]).out);
 
     // A file on stdin can.
@@ -215,11 +218,11 @@ fn to_stdout_and_from_stdin() {
     let mut command = place.command(&["--url", "file:./third", "import"]);
     let on_stdin = ended(command.stdin(fs::File::open(place.file("a")).unwrap()).output().unwrap());
     assert_eq!(on_stdin.code, Some(0), "{}", on_stdin.err);
-    assert!(on_stdin.out.contains("before anything was imported"));
+    assert!(on_stdin.out.contains("checked before the import"));
 }
 
 #[test]
-fn what_is_damaged_is_refused_before_anything_is_stored() {
+fn a_damaged_file_is_refused_before_anything_is_stored() {
     let place = Place::filled();
     let whole = place.ok(&["export"]);
     for (damaged, line) in [
@@ -238,39 +241,42 @@ fn what_is_damaged_is_refused_before_anything_is_stored() {
     ] {
         place.write_text("a", &damaged);
         let err = place.fails_in_other(1, &["import", "a"]);
-        assert!(err.starts_with("error: the file `a` can't be read\n  caused by: "), "{err}");
+        assert!(
+            err.starts_with("error: the file `a` is damaged, or is not an export\n  caused by: "),
+            "{err}"
+        );
         assert!(err.contains(line), "{line}: {err}");
         assert_eq!(err, place.fails(1, &["inspect", "a"]));
         assert!(!place.has_other(), "{line}: something was stored");
     }
     assert_eq!(place.fails_as(1, &["inspect", "a"]), "corrupt");
 
-    // From a pipe it is seen in the end, and said.
+    // From a pipe, the damage is detected at the end.
     let line = into_other(&["import", "--no-verify-first"]);
     let line: Vec<&str> = line.iter().map(String::as_str).collect();
     let late = place.fed(&whole.replace(".secret", ".sEcret"), &line);
     assert_eq!(late.code, Some(4), "{}", late.err);
     assert!(
-        late.err.contains("line 6 has a digest") && !late.out.contains("is whole"),
+        late.err.contains("line 6 has a digest") && !late.out.contains("is complete"),
         "{} {}",
         late.out,
         late.err
     );
-    assert!(late.err.contains("the 4 records before it are stored"), "{}", late.err);
+    assert!(late.err.contains("4 records were stored before"), "{}", late.err);
 
-    // And what is there already is told as it is of a file.
+    // A conflict is reported as for a file.
     place.ok_in_other(&["config", "set", "retries", "7"]);
     let conflict = place.fed(&whole, &line);
     assert_eq!(conflict.code, Some(1), "{}", conflict.err);
     assert!(conflict.err.contains("--on-conflict skip"), "{}", conflict.err);
 }
 
-/// A file that is not checked first is told from another one of the same name.
+/// An unchecked file is identified by more than its name.
 #[test]
-fn the_place_in_a_file_is_not_that_in_another() {
+fn a_checkpoint_of_one_file_is_not_used_for_another() {
     let place = Place::filled();
     let whole = place.ok(&["export"]);
-    // All of it is written, and then found to be damaged.
+    // All records are written before the damage is detected.
     place.write_text("a", &whole.replace(".secret", ".sEcret"));
     let line = ["import", "a", "--no-verify-first", "--on-conflict", "overwrite"];
     let damaged = place.run_in_other(&line);
@@ -287,7 +293,7 @@ fn the_place_in_a_file_is_not_that_in_another() {
 }
 
 #[test]
-fn what_is_compressed_is_said_so() {
+fn compressed_files_are_recognized() {
     let place = Place::new();
     for (program, begin) in [
         ("gzip", &b"\x1f\x8b\x08\0"[..]),
@@ -306,7 +312,7 @@ fn what_is_compressed_is_said_so() {
 }
 
 #[test]
-fn one_is_not_several() {
+fn counts_use_the_singular() {
     let place = Place::new();
     place.ok(&["usage", "increment", "sk-1", "requests", "1"]);
     assert!(place.ok(&["export", "a"]).contains("1 counter of 1 key\n"));
@@ -315,7 +321,7 @@ fn one_is_not_several() {
 }
 
 #[test]
-fn what_a_later_version_wrote_is_said_so() {
+fn a_later_format_is_reported() {
     let place = Place::filled();
     let whole = place.ok(&["export"]);
     place.write_text("a", &whole.replace("\"version\":1", "\"version\":2"));
@@ -325,7 +331,7 @@ fn what_a_later_version_wrote_is_said_so() {
 }
 
 #[test]
-fn only_some_of_it() {
+fn records_can_be_selected() {
     let place = Place::filled();
     place.ok(&["config", "set", "models", "[]"]);
     let keys = |text: String| -> Vec<String> {
@@ -362,7 +368,7 @@ fn conflicts_are_the_operators_choice() {
 }
 
 #[test]
-fn the_document_of_the_go_module() {
+fn documents_of_gcli2api_go() {
     let place = Place::filled();
     place.ok(&["export", "--format", "go", "a.json"]);
     let document: Value = place.text("a.json").parse().unwrap();
@@ -372,7 +378,7 @@ fn the_document_of_the_go_module() {
     place.ok_in_other(&["import", "a.json"]);
     assert_eq!(place.ok_in_other(&["usage", "list"]), place.ok(&["usage", "list"]));
 
-    // What the Go program itself exported.
+    // A document that gcli2api-go exported.
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/go/export-redis.json");
     let fixture = fixture.to_str().unwrap();
     let said = place.json(&["inspect", fixture]);
@@ -399,7 +405,7 @@ fn the_document_of_the_go_module() {
 }
 
 #[test]
-fn files_that_are_not_there() {
+fn missing_files() {
     let place = Place::filled();
     assert_eq!(place.fails_as(2, &["import", "nowhere"]), "input");
     assert_eq!(place.fails_as(2, &["inspect", "nowhere"]), "input");
@@ -407,7 +413,7 @@ fn files_that_are_not_there() {
     assert_eq!(place.fails_as(1, &["export", "nowhere/a"]), "output");
     assert_eq!(place.fails_as(5, &["--url", "file:./other", "export", "a"]), "not_found");
     assert_eq!(place.files(), [""; 0], "something is left");
-    // A URL that is wrong is told before the file is read.
+    // An invalid URL is reported before the file is read.
     assert_eq!(place.fails_as(2, &["--url", "file:./x?wrong=1", "import", "nowhere"]), "invalid_value");
 }
 
@@ -437,19 +443,15 @@ fn stores_have_names() {
     fs::set_permissions(&stores, fs::Permissions::from_mode(0o640)).unwrap();
     let open = run(&list);
     assert_eq!(open.code, Some(2));
-    assert!(
-        open.err.contains("can be read by other users") && open.err.contains("chmod 600"),
-        "{}",
-        open.err
-    );
+    assert!(open.err.contains("other users can read it") && open.err.contains("chmod 600"), "{}", open.err);
     fs::set_permissions(&stores, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(run(&list).out, "retries\n");
     assert_eq!(run(&["--url", "prod", "config", "list"]).out, "retries\n");
     assert_eq!(run(&["--url", "env:PROD", "config", "list"]).out, "retries\n");
     assert_eq!(run(&["copy", "prod", "file:./other"]).code, Some(0));
     assert_eq!(run(&["verify", "env:PROD", "file:./other"]).code, Some(0));
-    assert!(run(&["--url", "dev", "config", "list"]).err.contains("no store is called `dev`"));
-    assert!(run(&["--url", "env:NOTHING", "config", "list"]).err.contains("no variable `NOTHING`"));
+    assert!(run(&["--url", "dev", "config", "list"]).err.contains("no store is named `dev`"));
+    assert!(run(&["--url", "env:NOTHING", "config", "list"]).err.contains("variable `NOTHING` is not set"));
 
     let mut elsewhere = bare(&["--url", "there", "config", "list"]);
     fs::write(place.file("own"), format!("there = {}\n", place.url())).unwrap();
@@ -476,7 +478,7 @@ fn an_export_does_not_replace_the_store() {
     let place = Place::filled();
     for file in ["store/store.redb", "./store/backup.ndjson", "store"] {
         let err = place.fails(2, &["export", file]);
-        assert!(err.contains("in the store's own folder"), "{err}");
+        assert!(err.contains("in the store's own directory"), "{err}");
     }
     place.ok(&["export", "store.ndjson"]);
     place.ok(&["config", "list"]);

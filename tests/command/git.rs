@@ -1,4 +1,4 @@
-//! A store with a history, and a remote.
+//! A Git store: history and remote.
 
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{Ended, Place, bare, ended, is_root};
 
-/// Runs a command on the Git store of a place, with a remote beside it.
+/// Runs a command on a Git store with a remote beside it.
 fn run(place: &Place, line: &[&str]) -> Ended {
     let url = format!("git:./store?remote={}", place.dir.path().join("remote.git").display());
     ended(bare(line).env("STORAGE_URL", url).current_dir(place.dir.path()).output().unwrap())
@@ -38,8 +38,8 @@ fn a_history_is_listed_shown_and_reverted() {
         ok(&place, &["config", "set", "retries", value]);
     }
     ok(&place, &["credential", "set", "alice", r#"{"token":"ya29"}"#]);
-    let told = ok(&place, &["history", "config", "retries", "--output", "json"]);
-    let revisions: Value = serde_json::from_str(&told).unwrap();
+    let out = ok(&place, &["history", "config", "retries", "--output", "json"]);
+    let revisions: Value = serde_json::from_str(&out).unwrap();
     let [newest, first] = [0, 1].map(|n| revisions[n]["id"].as_str().unwrap().to_owned());
     assert_eq!(revisions.as_array().unwrap().len(), 2);
     let lines = ok(&place, &["history", "config", "retries", "--limit", "1"]);
@@ -48,13 +48,13 @@ fn a_history_is_listed_shown_and_reverted() {
     assert_eq!(ok(&place, &["show", &first, "config", "retries"]), "1\n");
     ok(&place, &["revert", &newest]);
     assert_eq!(ok(&place, &["config", "get", "retries"]), "1\n");
-    // Undone once; what came since is in its way.
+    // A later value conflicts with a second revert.
     ok(&place, &["config", "set", "retries", "3"]);
     let refused = run(&place, &["revert", &newest]);
     assert_eq!((refused.code, refused.out.as_str()), (Some(1), ""), "{}", refused.err);
 
-    let told = ok(&place, &["history", "credential", "alice", "--output", "json"]);
-    let set = serde_json::from_str::<Value>(&told).unwrap()[0]["id"].as_str().unwrap().to_owned();
+    let out = ok(&place, &["history", "credential", "alice", "--output", "json"]);
+    let set = serde_json::from_str::<Value>(&out).unwrap()[0]["id"].as_str().unwrap().to_owned();
     ok(&place, &["credential", "delete", "alice"]);
     assert_eq!(ok(&place, &["show", &set, "credential", "alice"]), "\"token\": <hidden>\n");
     assert!(ok(&place, &["show", &set, "credential", "alice", "--reveal"]).contains("ya29"));
@@ -62,9 +62,9 @@ fn a_history_is_listed_shown_and_reverted() {
     assert_eq!(run(&place, &["history", "config", "never"]).code, Some(1));
 }
 
-/// Who makes a commit dates it as they like.
+/// An author can give a commit any date.
 #[test]
-fn a_date_that_can_not_be_written_ends_nothing() {
+fn an_impossible_date_does_not_end_the_command() {
     let place = with_a_remote();
     ok(&place, &["config", "set", "a", "1"]);
     let store = place.dir.path().join("store");
@@ -77,30 +77,31 @@ fn a_date_that_can_not_be_written_ends_nothing() {
         git.env("GIT_AUTHOR_DATE", date).env("GIT_COMMITTER_DATE", date).current_dir(&store);
         assert!(git.status().unwrap().success());
         for output in ["human", "json"] {
-            let told = ok(&place, &["history", "config", "a", "--output", output]);
-            assert!(told.contains(shown), "{told}");
+            let out = ok(&place, &["history", "config", "a", "--output", output]);
+            assert!(out.contains(shown), "{out}");
         }
     }
 }
 
 #[test]
-fn what_did_not_reach_the_remote_is_told() {
+fn unsent_commits_are_reported() {
     let place = with_a_remote();
     ok(&place, &["config", "set", "a", "1"]);
     let remote = place.dir.path().join("remote.git");
     fs::rename(&remote, place.dir.path().join("away")).unwrap();
-    for (key, told) in
-        [("b", "warning: 1 commit is only here, "), ("c", "warning: 2 commits are only here, ")]
-    {
+    for (key, out) in [
+        ("b", "warning: 1 commit was not sent to the remote"),
+        ("c", "warning: 2 commits were not sent to the remote"),
+    ] {
         let kept = run(&place, &["config", "set", key, "1"]);
         assert_eq!((kept.code, kept.out.as_str()), (Some(0), ""));
-        assert!(kept.err.starts_with(told) && kept.err.contains("can't be reached"), "{}", kept.err);
+        assert!(kept.err.starts_with(out) && kept.err.contains("can't be reached"), "{}", kept.err);
     }
-    // One that refuses: it has the branch checked out.
+    // A remote that refuses, because it has the branch checked out.
     init(place.dir.path(), &["remote.git"]);
     let kept = run(&place, &["config", "get", "c"]);
     assert_eq!((kept.code, kept.out.as_str()), (Some(0), "1\n"));
-    assert!(kept.err.contains("not at the remote: "), "{}", kept.err);
+    assert!(kept.err.contains("not sent to the remote: "), "{}", kept.err);
     fs::remove_dir_all(&remote).unwrap();
     fs::rename(place.dir.path().join("away"), &remote).unwrap();
     assert_eq!(ok(&place, &["config", "get", "c"]), "1\n");
@@ -108,7 +109,7 @@ fn what_did_not_reach_the_remote_is_told() {
 }
 
 #[test]
-fn commits_come_and_go_when_they_are_told_to() {
+fn commits_are_fetched_and_sent_manually() {
     let place = with_a_remote();
     let remote = place.dir.path().join("remote.git");
     let on = |clone: &str, line: &[&str]| {
@@ -122,7 +123,7 @@ fn commits_come_and_go_when_they_are_told_to() {
     };
     said("one", &["config", "set", "a", "1"]);
     assert_eq!(said("one", &["push"]), "ahead   0\nbehind  0\n");
-    // A clone of it, and one that has not heard of what comes next.
+    // Another clone, which then has a commit that the first has not fetched.
     assert_eq!(said("two", &["pull"]), "ahead   0\nbehind  0\n");
     assert_eq!(said("two", &["config", "get", "a"]), "1\n");
     said("two", &["config", "set", "a", "2"]);
@@ -132,7 +133,7 @@ fn commits_come_and_go_when_they_are_told_to() {
     assert_eq!(pulled, serde_json::json!({ "ahead": 0, "behind": 0 }));
     assert_eq!(said("one", &["config", "get", "a"]), "2\n");
 
-    // Both change it.
+    // Both clones change the value.
     said("one", &["config", "set", "a", "3"]);
     said("two", &["config", "set", "a", "4"]);
     said("two", &["push"]);
@@ -150,7 +151,7 @@ fn commits_come_and_go_when_they_are_told_to() {
 }
 
 #[test]
-fn a_dry_run_to_a_store_that_is_not_there_knows_what_it_will_not_take() {
+fn a_dry_run_to_a_missing_store_knows_its_kinds() {
     let place = Place::new();
     place.ok(&["config", "set", "a", "1"]);
     place.ok(&["usage", "increment", "k", "f", "1"]);
@@ -185,7 +186,7 @@ fn a_clone_that_can_not_be_made_leaves_no_empty_store() {
     }
 }
 
-/// As a host's directory that was mounted into a container. Only root can give files away.
+/// Like a host's directory in a container. Only root can change the owner of files.
 #[test]
 fn a_repository_of_another_user_can_be_allowed() {
     if !is_root() {
@@ -212,7 +213,7 @@ fn a_repository_of_another_user_can_be_allowed() {
         let refused = run(Some(&home), line);
         assert_eq!(refused.code, Some(5), "{}", refused.err);
         assert!(refused.err.contains("belongs to another user: `git config"), "{}", refused.err);
-        // What it says helps, as it stands.
+        // The command in the error helps as printed.
         let said = refused.err.split('`').nth(1).unwrap();
         assert!(said.contains(&format!("'{}'", path.canonicalize().unwrap().display())), "{said}");
         let mut shell = Command::new("sh");
@@ -227,7 +228,7 @@ fn a_repository_of_another_user_can_be_allowed() {
     }
 }
 
-/// In a container `.git` can be a volume. Only where a user may have mounts of its own.
+/// In a container `.git` can be a volume. Runs only if the user may create mounts.
 #[cfg(target_os = "linux")]
 #[test]
 fn the_repository_can_be_on_another_file_system_than_its_files() {
@@ -258,7 +259,7 @@ fn the_repository_can_be_on_another_file_system_than_its_files() {
     assert_eq!(ended.out, "3\n3\n.git\nconfig\n");
 }
 
-/// What is asked of a proxy that takes no request, if something is.
+/// The request to a proxy that refuses all, if there was one.
 #[cfg(feature = "git-https")]
 fn asked_of_a_proxy(no_proxy: &str) -> Option<String> {
     use std::{
@@ -274,7 +275,7 @@ fn asked_of_a_proxy(no_proxy: &str) -> Option<String> {
         let (mut stream, _) = listener.accept().unwrap();
         let mut line = String::new();
         BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
-        // What ends the test may be gone.
+        // The client may have ended.
         drop(stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"));
         line
     });
@@ -297,7 +298,7 @@ fn a_remote_is_reached_through_the_proxy_of_the_environment() {
     assert_eq!(asked_of_a_proxy("git.example.invalid"), None);
 }
 
-/// With git's own server behind TLS, and a login before it.
+/// With git's own server behind TLS and a login.
 #[cfg(feature = "git-https")]
 #[test]
 fn a_token_is_read_for_each_connection() {
@@ -384,15 +385,15 @@ server.serve_forever()
         .collect();
     tell("token", "three");
     let failures = [
-        (run("&token_file=token", &["pull"]), "the remote refuses the login that it is shown"),
+        (run("&token_file=token", &["pull"]), "the remote refuses the login"),
         (run("&token_file=nothing", &["pull"]), "the secret in the file nothing can't be read"),
         (run("&token_env=OUR_TOKEN", &["pull"]), "the environment variable OUR_TOKEN is not set"),
-        (run("", &["pull"]), "`token_env` or `token_file` says where the token is"),
+        (run("", &["pull"]), "name its token with `token_env` or `token_file`"),
     ];
     server.kill().unwrap();
     server.wait().unwrap();
     for ended in results {
-        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "the token is read anew");
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "the token is read again");
     }
     for (ended, says) in failures {
         assert!(ended.code == Some(5) && ended.err.contains(says), "{says}: {}", ended.err);

@@ -53,7 +53,7 @@ impl Place {
         format!("file:{}", self.path().display())
     }
 
-    /// The command with the URL in its environment, in a directory of its own.
+    /// The command, with the URL in its environment and a working directory of its own.
     fn command(&self, line: &[&str]) -> Command {
         let mut command = bare(line);
         command.env("STORAGE_URL", self.url()).current_dir(self.dir.path());
@@ -66,7 +66,7 @@ impl Place {
         ended(output_of(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()))
     }
 
-    /// Runs what must succeed, and gives what it prints.
+    /// Runs a command that must succeed, and returns its output.
     #[track_caller]
     fn ok(&self, line: &[&str]) -> String {
         let ended = self.run(line);
@@ -74,7 +74,7 @@ impl Place {
         ended.out
     }
 
-    /// Runs what must succeed with `--output json`, and gives its one document.
+    /// Runs a command that must succeed with `--output json`, and returns its document.
     #[track_caller]
     fn json(&self, line: &[&str]) -> Value {
         let out = self.ok(&[&["--output", "json"], line].concat());
@@ -82,7 +82,7 @@ impl Place {
         serde_json::from_str(&out).unwrap()
     }
 
-    /// Runs what must fail with this code, and gives what it says.
+    /// Runs a command that must fail with this code, and returns its stderr.
     #[track_caller]
     fn fails(&self, code: i32, line: &[&str]) -> String {
         let ended = self.run(line);
@@ -90,7 +90,7 @@ impl Place {
         ended.err
     }
 
-    /// The same with `--output json`: gives the kind.
+    /// As [`fails`](Self::fails) with `--output json`; returns the kind.
     #[track_caller]
     fn fails_as(&self, code: i32, line: &[&str]) -> String {
         let err = self.fails(code, &[&["--output=json"], line].concat());
@@ -102,7 +102,7 @@ impl Place {
         error["kind"].as_str().unwrap().to_owned()
     }
 
-    /// Runs a command with something on stdin.
+    /// Runs a command with text on stdin.
     fn fed(&self, input: &str, line: &[&str]) -> Ended {
         let mut child = self
             .command(line)
@@ -130,7 +130,7 @@ fn ended(output: Output) -> Ended {
     }
 }
 
-/// Root may everything.
+/// Permissions do not apply to root.
 fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|process| std::os::unix::fs::MetadataExt::uid(&process) == 0)
 }
@@ -156,7 +156,7 @@ fn credentials() {
 }
 
 #[test]
-fn what_is_hidden_can_not_be_stored_by_mistake() {
+fn hidden_values_can_not_be_stored_by_mistake() {
     let place = Place::new();
     place.ok(&["credential", "set", "a", r#"{"access_token":"ya29"}"#]);
     let hidden = place.ok(&["credential", "get", "a"]);
@@ -180,12 +180,12 @@ fn configuration() {
 }
 
 #[test]
-fn what_get_prints_set_takes() {
+fn set_accepts_the_output_of_get() {
     let place = Place::new();
     let value = json!({ "text": "a\u{9b}b\u{7f}\n团", "float": 1e300, "list": [[], {}] });
     place.ok(&["config", "set", "a", &value.to_string()]);
     let printed = place.ok(&["config", "get", "a"]);
-    assert!(!printed.contains(['\u{9b}', '\u{7f}']), "it steers terminals: {printed:?}");
+    assert!(!printed.contains(['\u{9b}', '\u{7f}']), "control characters: {printed:?}");
     assert_eq!(place.fed(&printed, &["config", "set", "b", "-"]).code, Some(0));
     assert_eq!(place.json(&["config", "get", "b"]), value);
 }
@@ -262,13 +262,13 @@ fn errors_are_documents_too() {
     assert_eq!(place.fails_as(2, &["config"]), "usage");
     assert_eq!(place.fails_as(6, &["cache", "get", "k"]), "unsupported");
 
-    // It is asked for anywhere on the line, but not by an argument that only looks like it.
+    // `--output json` may be anywhere on the line, but not after `--`.
     assert!(place.fails(2, &["config", "gte", "--output", "json"]).starts_with('{'));
     assert!(place.fails(2, &["config", "get", "a", "--", "--output=json"]).starts_with("error: "));
 }
 
 #[test]
-fn options_stand_anywhere() {
+fn options_may_be_anywhere() {
     let place = Place::new();
     let url = place.url();
     let run = |line: &[&str]| ended(bare(line).output().unwrap());
@@ -282,7 +282,7 @@ fn options_stand_anywhere() {
         let ended = run(&line);
         assert_eq!((ended.code, ended.out.as_str()), (Some(0), "[\"c\"]\n"), "{line:?}: {}", ended.err);
     }
-    // The line goes before the environment.
+    // The command line has priority over the environment.
     assert_eq!(place.ok(&["config", "list", "--url", "memory:"]), "");
 }
 
@@ -299,7 +299,7 @@ fn keys_may_begin_with_a_dash() {
 }
 
 #[test]
-fn keys_are_printed_as_they_are() {
+fn keys_are_printed_unchanged() {
     let place = Place::new();
     let keys = ["../x", "a b", "%41", "\\n", "团"];
     for key in keys {
@@ -333,11 +333,11 @@ fn large_values() {
 
     let over = format!("\"{}\"", "x".repeat(1 << 20));
     assert_eq!(place.fed(&over, &["config", "set", "a", "-"]).code, Some(2));
-    // Wide text of a value that fits.
+    // A long text of a value that fits.
     let wide = format!("{}1", " ".repeat(2 << 20));
     assert_eq!(place.fed(&wide, &["config", "set", "a", "-"]).code, Some(0));
 
-    // It stops reading what has no end.
+    // It stops reading endless input.
     let file = fs::File::open("/dev/zero").unwrap();
     let ended = ended(place.command(&["config", "set", "a", "-"]).stdin(file).output().unwrap());
     assert_eq!(ended.code, Some(2));
@@ -345,7 +345,7 @@ fn large_values() {
 }
 
 #[test]
-fn only_set_and_increment_make_a_store() {
+fn only_set_and_increment_create_a_store() {
     let place = Place::new();
     for line in [
         &["ping"][..],
@@ -384,7 +384,7 @@ async fn one_process_at_a_time() {
     let place = Place::new();
     let holder = Storage::<File>::open(&*place.url()).await.unwrap();
     let err = place.fails(5, &["credential", "list"]);
-    assert!(err.contains("open already") && err.contains("hint: "), "{err}");
+    assert!(err.contains("already open") && err.contains("hint: "), "{err}");
     assert_eq!(place.fails_as(5, &["credential", "set", "a", "{}"]), "busy");
     holder.close().await.unwrap();
     assert_eq!(place.ok(&["credential", "list"]), "");
@@ -404,7 +404,7 @@ fn the_cache() {
 }
 
 #[test]
-fn reports_for_people() {
+fn reports_as_text() {
     let place = Place::new();
     place.ok(&["credential", "set", "a", "{}"]);
     assert!(place.ok(&["ping"]).starts_with("file  ok, "));
@@ -417,15 +417,15 @@ fn reports_for_people() {
     for row in ["connection", "latency", "TLS", "durability", "topology", "format version", "warnings"] {
         assert!(doctor.lines().any(|line| line.starts_with(row)), "{row}: {doctor}");
     }
-    assert!(place.ok(&["doctor", "--url", "memory:"]).contains("warning        nothing is kept"));
+    assert!(place.ok(&["doctor", "--url", "memory:"]).contains("warning        nothing is saved"));
 }
 
 #[test]
-fn verbose_tells_what_is_done() {
+fn verbose_logs_operations() {
     let place = Place::new();
     let ended = place.run(&["-v", "credential", "set", "an-id", r#"{"access_token":"ya29"}"#]);
-    let told: Vec<&str> = ended.err.lines().map(|line| line.split(':').next().unwrap()).collect();
-    assert_eq!(told, ["open", "set_credential", "close"]);
+    let operations: Vec<&str> = ended.err.lines().map(|line| line.split(':').next().unwrap()).collect();
+    assert_eq!(operations, ["open", "set_credential", "close"]);
     assert!(!ended.err.contains("an-id") && !ended.err.contains("ya29"));
     let ended = place.run(&["credential", "get", "x", "--verbose"]);
     assert!(ended.err.contains("\nget_credential: not_found after "), "{}", ended.err);
@@ -467,7 +467,7 @@ fn secrets_stay_secret() {
 }
 
 #[tokio::test]
-async fn a_reader_may_go() {
+async fn a_reader_may_close_the_pipe() {
     let place = Place::new();
     let storage = Storage::<File>::open(&*place.url()).await.unwrap();
     let many: Vec<(Key, Credential)> = (0..2000)
@@ -476,7 +476,7 @@ async fn a_reader_may_go() {
     assert!(storage.set_credentials(&many).await.unwrap().is_complete());
     storage.close().await.unwrap();
 
-    // More than a pipe holds, so that it can't be written before the reader is gone.
+    // More than a pipe holds, so that it can't be written before the reader closes it.
     for output in ["human", "json"] {
         let mut command = place.command(&["credential", "list", "--output", output]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -492,7 +492,7 @@ async fn a_reader_may_go() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn an_answer_that_can_not_be_written_is_an_error() {
+fn an_output_that_can_not_be_written_is_an_error() {
     let place = Place::new();
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let mut command = place.command(&["usage", "increment", "k", "f", "1", "--output", "json"]);
@@ -505,13 +505,13 @@ fn an_answer_that_can_not_be_written_is_an_error() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_ends_it() {
+fn an_interrupt_ends_the_command() {
     use std::os::unix::process::ExitStatusExt;
 
     let place = Place::new();
     let mut command = place.command(&["credential", "set", "a", "-"]);
     let child = command.stdin(Stdio::piped()).spawn().unwrap();
-    // Until then it may ignore the signal.
+    // Before that it may ignore the signal.
     let name = format!("/proc/{}/comm", child.id());
     servers::until("it runs", || {
         cfg!(not(target_os = "linux")) || fs::read_to_string(&name).unwrap() == "storage\n"
@@ -524,7 +524,7 @@ fn an_interrupt_ends_it() {
 }
 
 #[test]
-fn help_shows_how() {
+fn help_has_examples() {
     let help = |line: &[&str]| ended(bare(line).output().unwrap());
     let all = help(&["--help"]);
     assert_eq!(all.code, Some(0));
@@ -574,7 +574,7 @@ fn help_shows_how() {
 }
 
 #[test]
-fn an_open_umask_opens_nothing() {
+fn an_open_umask_does_not_expose_the_store() {
     use std::os::unix::fs::PermissionsExt;
 
     let place = Place::new();
@@ -593,9 +593,9 @@ fn an_open_umask_opens_nothing() {
     assert_eq!(files, 1);
 }
 
-/// Run as nobody, if this is root: root may everything.
+/// Runs as user 65534 if this is root, because permissions do not apply to root.
 #[test]
-fn what_is_not_allowed_is_said() {
+fn denied_access_is_reported() {
     use std::os::unix::{fs::PermissionsExt, process::CommandExt};
 
     let place = Place::new();

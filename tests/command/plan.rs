@@ -9,7 +9,7 @@ use crate::Place;
 const HASH: &str = "payload_hash";
 
 impl Place {
-    /// A store with one config value, and a file beside it.
+    /// A store with one config value, and a plan file beside it.
     fn with_plan(plan: &Value) -> Self {
         let place = Self::new();
         place.ok(&["config", "set", "retries", "2"]);
@@ -31,7 +31,7 @@ fn first() -> Value {
 }
 
 #[test]
-fn what_is_wrong_with_a_file_is_said() {
+fn errors_in_a_file_are_reported() {
     let place = Place::new();
     place.ok(&["config", "set", "a", "1"]);
     for (text, says) in [
@@ -42,7 +42,7 @@ fn what_is_wrong_with_a_file_is_said() {
         (r#"[{"delete":"b"},{"set":"a"}]"#, "mutation 2 has `set` but no `value`"),
         (
             r#"[{"set":"a","value":{"x":1,"x":2}}]"#,
-            "an object of the value has a name twice, at line 1 column",
+            "an object in the value has a name twice, at line 1 column",
         ),
     ] {
         let ended = place.fed(text, &["plan", "apply", "-", "--key", "k"]);
@@ -53,7 +53,7 @@ fn what_is_wrong_with_a_file_is_said() {
 }
 
 #[test]
-fn is_applied_once_and_rolled_back_once() {
+fn a_plan_is_applied_once_and_rolled_back_once() {
     let place = Place::with_plan(&first());
     assert_eq!(place.ok(&["plan", "apply", "plan.json", "--key", "k", "--stage", "canary"]), "applied\n");
     assert_eq!(place.ok(&["config", "get", "retries"]), "3\n");
@@ -66,7 +66,7 @@ fn is_applied_once_and_rolled_back_once() {
     let refused = place.fails(1, &["plan", "rollback", "k"]);
     assert_eq!(
         refused,
-        "error: changed since the plan was applied: retries\n  hint: nothing was changed; --force puts these back, too\n"
+        "error: these values were changed since the plan was applied: retries\n  hint: nothing was rolled back; --force also restores these\n"
     );
     assert_eq!(place.fails_as(1, &["plan", "rollback", "k"]), "conflict");
     assert_eq!(place.ok(&["plan", "rollback", "k", "--force"]), "rolled_back\n");
@@ -90,10 +90,10 @@ fn another_plan_under_its_key_is_refused() {
 }
 
 #[test]
-fn what_it_expects_must_hold() {
+fn expectations_must_hold() {
     let place = Place::with_plan(&json!([{ "set": "a", "value": 1 }, { "delete": "retries", "expect": 3 }]));
     let refused = place.fails(1, &["plan", "apply", "plan.json", "--key", "k"]);
-    assert!(refused.ends_with("hint: it is the value of `retries`\n"), "{refused}");
+    assert!(refused.ends_with("hint: the key is `retries`\n"), "{refused}");
     assert_eq!(place.ok(&["config", "list"]), "retries\n");
 }
 
@@ -116,11 +116,11 @@ fn a_dry_run_changes_nothing_and_hides_values() {
 
     place.ok(&["config", "set", "retries", "5"]);
     let refused = place.run(&line);
-    assert_eq!(refused.code, Some(1), "as the real run");
+    assert_eq!(refused.code, Some(1), "the exit code of the real run");
     assert!(refused.out.contains("retries  change  (not what the plan expects: it would be refused)\n"));
     assert_eq!(
         refused.err,
-        "error: it would be refused: a value is not what the plan expects\n  hint: it is the value of `retries`\n"
+        "error: the plan would be refused: a value is not what the plan expects\n  hint: the key is `retries`\n"
     );
     let refused = place.run(&[&line[..], &["--output", "json"]].concat());
     let (out, err): (Value, Value) =
@@ -132,7 +132,7 @@ fn a_dry_run_changes_nothing_and_hides_values() {
 }
 
 #[test]
-fn a_dry_run_looks_at_the_key() {
+fn a_dry_run_checks_the_key() {
     let place = Place::with_plan(&first());
     let line = ["plan", "apply", "plan.json", "--key", "k"];
     let dry = [&line[..], &["--dry-run"]].concat();
@@ -148,7 +148,7 @@ fn a_dry_run_looks_at_the_key() {
 
     place.write(&json!([{ "set": "retries", "value": 9 }]));
     let says = "another plan was applied under this key";
-    assert_eq!(place.run(&dry).err, format!("error: it would be refused: {says}\n"));
+    assert_eq!(place.run(&dry).err, format!("error: the plan would be refused: {says}\n"));
     for line in [&line[..], &dry] {
         let ended = place.run(line);
         assert!(ended.code == Some(1) && ended.err.contains(says), "{}", ended.err);
@@ -164,7 +164,7 @@ fn a_dry_run_looks_at_the_key() {
             ended.err
         );
     }
-    // By then the record is forgotten, and the key is free again.
+    // The record has expired, so the key is free again.
     place.ok(&[&dry[..], &["--ttl", "1ms"]].concat());
     assert_eq!(place.ok(&["config", "get", "retries"]), "2\n");
 }
@@ -214,7 +214,7 @@ fn the_audit_is_newest_first_and_holds_no_values() {
 }
 
 #[test]
-fn a_bad_file_is_a_bad_line() {
+fn an_invalid_file_is_a_usage_error() {
     let place = Place::with_plan(&json!({ "set": "a" }));
     let line = ["plan", "apply", "plan.json", "--key", "k"];
     assert_eq!(place.fails_as(2, &line), "invalid_value");
@@ -232,9 +232,9 @@ fn a_bad_file_is_a_bad_line() {
     elsewhere.fails(5, &line);
 }
 
-/// Its time is the year 10000: no store of ours wrote that.
+/// Its time is the year 10000, which no store writes.
 #[test]
-fn an_audit_entry_with_a_time_that_can_not_be_is_corrupt() {
+fn an_audit_entry_with_an_impossible_time_is_corrupt() {
     let url = crate::servers::redis();
     let (server, prefix) = url.split_once("?prefix=").unwrap();
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! What is refused or can't be done, and what is said of it.
+//! Refused commands and their errors.
 
 use std::{fs, process::Stdio};
 
@@ -29,7 +29,7 @@ fn urls() {
 }
 
 #[test]
-fn what_can_not_be_reached_is_named() {
+fn an_unreachable_server_is_named() {
     let place = Place::new();
     let refused = "can't be reached\n  caused by: Connection refused (os error 111)\n";
     for (url, says) in [
@@ -59,7 +59,7 @@ fn what_can_not_be_reached_is_named() {
     }
     let url = servers::postgres();
     let err = place.fails(5, &["ping", "--url", &url]);
-    assert!(err.contains("`pull` make a new store") && err.contains("`schema up`"), "{err}");
+    assert!(err.contains("`pull` create a store") && err.contains("`schema up`"), "{err}");
     let elsewhere = url.replacen("/postgres?", "/there_is_no_such_database?", 1);
     assert_ne!(url, elsewhere);
     let err = place.fails(5, &["ping", "--url", &elsewhere]);
@@ -70,7 +70,7 @@ fn what_can_not_be_reached_is_named() {
 }
 
 #[test]
-fn a_url_is_taken_where_it_is_of_use() {
+fn a_url_is_refused_by_commands_without_one() {
     let place = Place::new();
     place.ok(&["config", "set", "a", "1"]);
     let url = place.url();
@@ -95,7 +95,7 @@ fn a_url_is_taken_where_it_is_of_use() {
         global.contains("--url <URL>") && global.contains("[env: STORAGE_URL, STORAGE_URL_FILE]"),
         "{help}"
     );
-    // The environment's is not on the line.
+    // The environment's URL is not on the command line.
     let err = place.fails(2, &["config", "get"]);
     assert!(err.contains("Usage: storage config get") && !err.contains("--url"), "{err}");
 }
@@ -111,8 +111,8 @@ fn wrong_json_gets_a_hint() {
         "{err}"
     );
     let err = place.fails(2, &["credential", "set", "a", "{access_token:", "ya29}"]);
-    assert!(err.contains("quoted as one argument"), "{err}");
-    assert!(!place.path().exists(), "a wrong value made a store");
+    assert!(err.contains("as one argument"), "{err}");
+    assert!(!place.path().exists(), "an invalid value created a store");
 
     for line in [
         ["config", "set", "big", "18446744073709551617"],
@@ -120,7 +120,7 @@ fn wrong_json_gets_a_hint() {
     ] {
         let err = place.fails(2, &line);
         assert!(err.starts_with("error: whole numbers beyond 64 bits can't be stored"), "{err}");
-        assert!(err.ends_with("hint: as a string it keeps its digits\n"), "{err}");
+        assert!(err.ends_with("hint: store it as a string to keep its digits\n"), "{err}");
         assert!(!err.contains("18446744073709551617"), "{err}");
     }
     assert!(!place.path().exists());
@@ -129,13 +129,13 @@ fn wrong_json_gets_a_hint() {
 }
 
 #[test]
-fn what_is_given_twice_is_refused() {
+fn duplicate_names_are_refused() {
     let place = Place::new();
     for value in [r#"{"secret":1,"secret":2}"#, r#"{"a":[{},{"b":{"x":1,"y":2,"\u0078":null}}]}"#] {
         for what in ["credential", "config"] {
             let err = place.fails(2, &[what, "set", "a", value]);
             assert!(
-                err.starts_with("error: an object of the value has a name twice, at line 1 column "),
+                err.starts_with("error: an object in the value has a name twice, at line 1 column "),
                 "{err}"
             );
             assert!(!err.contains("secret"));
@@ -146,13 +146,13 @@ fn what_is_given_twice_is_refused() {
         place.ok(&["config", "get", "a"]).split_whitespace().collect::<String>(),
         r#"[{"x":1},{"x":-2.5,"y":{"x":"x"}}]"#
     );
-    // Deeper than any reader goes.
+    // Deeper than JSON readers go.
     let deep = "[".repeat(200);
     assert_eq!(place.fails_as(2, &["config", "set", "a", &deep]), "too_large");
 }
 
 #[test]
-fn what_is_no_store() {
+fn other_files_are_not_stores() {
     let place = Place::new();
     fs::write(place.path(), "mine").unwrap();
     assert!(place.fails(2, &["config", "set", "a", "1"]).contains("is not a directory"));
@@ -165,7 +165,7 @@ fn what_is_no_store() {
 }
 
 #[test]
-fn what_a_backend_can_not_do() {
+fn unsupported_commands_name_the_backends() {
     let place = Place::new();
     for line in
         [&["cache", "set", "k", "v", "--ttl", "90s"][..], &["cache", "get", "k"], &["cache", "delete", "k"]]
@@ -177,7 +177,7 @@ fn what_a_backend_can_not_do() {
         );
     }
     assert!(!place.path().exists());
-    // Nobody is kept waiting for a value first.
+    // It fails before it reads the value.
     let mut child = place.command(&["cache", "set", "k", "-", "--ttl", "1s"]);
     let mut child = child.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let _open = child.stdin.take();

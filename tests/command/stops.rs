@@ -1,4 +1,4 @@
-//! What ends a command before its time: signals, a full disk, a reader that leaves.
+//! Early ends of a command: signals, a full disk, a closed pipe.
 
 use std::{
     fs,
@@ -24,8 +24,8 @@ fn signal(child: &Child, name: &str) {
 }
 
 impl Place {
-    /// The files that are written beside their places.
-    fn asides(&self) -> Vec<String> {
+    /// The temporary files of exports.
+    fn temporary_files(&self) -> Vec<String> {
         let names = fs::read_dir(self.dir.path()).unwrap();
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.ends_with(".tmp")).collect()
@@ -59,38 +59,38 @@ async fn an_export_that_is_ended_leaves_no_file() {
     let (client, url) = held().await;
     for signals in [&["-INT"][..], &["-TERM"], &["-HUP"], &["-STOP", "-INT", "-TERM", "-CONT"]] {
         let child = place.begin(&url, &["export", "a"]);
-        until("it is written", || !place.asides().is_empty());
+        until("it is written", || !place.temporary_files().is_empty());
         signals.iter().for_each(|name| signal(&child, name));
         let ended = ended(output_of(child));
         assert_eq!((ended.code, ended.out.as_str()), (Some(130), ""), "{signals:?}: {}", ended.err);
-        assert_eq!(place.asides(), [""; 0], "{signals:?}");
+        assert_eq!(place.temporary_files(), [""; 0], "{signals:?}");
         assert!(!place.dir.path().join("a").exists());
     }
     drop(client);
 }
 
-/// It is held where nothing but the second signal can end it: it writes into a pipe that is full.
+/// It writes into a full pipe, where only the second signal can end it.
 #[test]
-fn the_second_signal_ends_it_at_once() {
+fn a_second_signal_ends_it_at_once() {
     let place = Place::with_much();
     let mut child = place.begin(&place.url(), &["export"]);
     child.stdout.as_mut().unwrap().read_exact(&mut [0; 10]).unwrap();
     signal(&child, "-INT");
-    // Two at once are one.
+    // Two signals at once would be one.
     sleep(Duration::from_millis(500));
     signal(&child, "-INT");
     assert_eq!(output_of(child).status.code(), Some(130));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_told_to_outlive_its_terminal_does() {
+async fn a_command_under_nohup_survives_a_hangup() {
     let place = Place::new();
     let (client, url) = held().await;
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' HUP; exec \"$0\" export a", env!("CARGO_BIN_EXE_storage")]);
     command.env("STORAGE_URL", url).current_dir(place.dir.path()).stdout(Stdio::null());
     let child = command.process_group(0).spawn().unwrap();
-    until("it is written", || !place.asides().is_empty());
+    until("it is written", || !place.temporary_files().is_empty());
     signal(&child, "-HUP");
     sleep(Duration::from_millis(300));
     drop(client);
@@ -99,7 +99,7 @@ async fn what_is_told_to_outlive_its_terminal_does() {
 }
 
 #[test]
-fn what_a_killed_export_left_is_swept() {
+fn temporary_files_of_a_killed_export_are_removed() {
     let place = Place::new();
     place.ok(&["config", "set", "a", "1"]);
     let write = |name: &str| fs::write(place.dir.path().join(name), "secrets").unwrap();
@@ -108,9 +108,13 @@ fn what_a_killed_export_left_is_swept() {
     other.lock().unwrap();
     symlink(place.dir.path().join(".b.4711.tmp"), place.dir.path().join(".a.13.tmp")).unwrap();
     place.ok(&["export", "a"]);
-    let mut left = place.asides();
+    let mut left = place.temporary_files();
     left.sort_unstable();
-    assert_eq!(left, [".a..tmp", ".a.12.tmp", ".a.13.tmp", ".a.x.tmp", ".b.4711.tmp"], "only what is dead");
+    assert_eq!(
+        left,
+        [".a..tmp", ".a.12.tmp", ".a.13.tmp", ".a.x.tmp", ".b.4711.tmp"],
+        "only files without a writer"
+    );
 }
 
 impl Place {
@@ -136,7 +140,7 @@ fn is_of_the_output(ended: &Ended, file: &str) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_is_not_the_stores_fault() {
+fn a_full_disk_is_an_output_error() {
     let place = Place::with_much();
     for format in ["ndjson", "go"] {
         let full = fs::File::options().write(true).open("/dev/full").unwrap();
@@ -148,12 +152,12 @@ fn a_full_disk_is_not_the_stores_fault() {
         command.args(["-c", script, env!("CARGO_BIN_EXE_storage"), "--url", "memory:", "--output", "json"]);
         command.args(["export", "a", "--format", format]).current_dir(place.dir.path());
         is_of_the_output(&ended(command.output().unwrap()), "`a`");
-        assert_eq!(place.asides(), [""; 0]);
+        assert_eq!(place.temporary_files(), [""; 0]);
     }
 }
 
 #[test]
-fn a_reader_of_an_export_may_go() {
+fn a_reader_of_an_export_may_close_the_pipe() {
     let place = Place::with_much();
     for format in ["ndjson", "go"] {
         let mut child = place.begin(&place.url(), &["export", "--format", format]);
@@ -177,7 +181,7 @@ async fn an_interrupt_does_not_wait_for_records() {
         &["export", "a"],
     ] {
         let mut child = place.begin(&url, line);
-        // Until the server has it wait.
+        // Until the server blocks it.
         sleep(Duration::from_secs(1));
         signal(&child, "-INT");
         until("it ends", || child.try_wait().unwrap().is_some());
@@ -188,7 +192,7 @@ async fn an_interrupt_does_not_wait_for_records() {
     drop(client);
 }
 
-/// Nobody answers there, and nobody refuses.
+/// The server accepts connections and never answers.
 #[test]
 fn an_interrupt_does_not_wait_for_a_store() {
     let place = Place::new();
@@ -203,7 +207,7 @@ fn an_interrupt_does_not_wait_for_a_store() {
         &["export", "a"],
     ] {
         let child = place.begin(&url, line);
-        // It listens by then, or does not yet and is ended all the same.
+        // The signal ends it whether it listens already or not.
         sleep(Duration::from_millis(700));
         signal(&child, "-INT");
         let status = output_of(child).status;

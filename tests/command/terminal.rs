@@ -1,4 +1,4 @@
-//! What is drawn on a terminal, and who else is told.
+//! The progress bar and notes.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use std::{
 use crate::{Place, ended, servers, servers::output_of};
 
 impl Place {
-    /// What a command draws on a terminal of so many columns.
+    /// The output of a command on a terminal with this number of columns.
     fn drawn(&self, columns: u16, line: &str) -> String {
         let line = format!("stty cols {columns}; '{}' {line} 2>&1 >/dev/null", env!("CARGO_BIN_EXE_storage"));
         let mut command = Command::new("script");
@@ -20,7 +20,7 @@ impl Place {
         ended.out
     }
 
-    /// A store with so many config values.
+    /// A store with this number of config values.
     fn with_configs(count: usize) -> Self {
         let place = Self::new();
         let many: Vec<String> = (0..count).map(|n| format!(r#"{{"set":"k{n:03}","value":{n}}}"#)).collect();
@@ -31,7 +31,7 @@ impl Place {
     }
 }
 
-/// The lines that were drawn over each other.
+/// The successive states of the bar.
 fn lines(drawn: &str) -> Vec<&str> {
     drawn.split('\r').filter_map(|line| line.split_once("\u{1b}[K")).map(|(line, _)| line).collect()
 }
@@ -45,13 +45,13 @@ fn a_file_is_checked_under_a_bar() {
         let drawn = place.drawn(100, line);
         let first = lines(&drawn)[0];
         assert!(first.starts_with("checking  1") && first.contains(" bytes  "), "{line}: {drawn:?}");
-        assert!(drawn.ends_with("\r\u{1b}[K"), "the bar is taken away: {drawn:?}");
+        assert!(drawn.ends_with("\r\u{1b}[K"), "the bar is removed: {drawn:?}");
     }
     assert!(lines(&place.drawn(100, "inspect < a"))[0].starts_with("checking  100%"));
 }
 
 #[test]
-fn a_bar_is_as_wide_as_the_terminal() {
+fn a_bar_fits_the_terminal() {
     let place = Place::with_configs(10);
     for (columns, wanted) in [(10, "copying"), (30, "copying  100%  11 records")] {
         let drawn = place.drawn(columns, "copy $STORAGE_URL file:./copy --on-conflict skip");
@@ -60,7 +60,7 @@ fn a_bar_is_as_wide_as_the_terminal() {
 }
 
 #[test]
-fn what_is_tried_again_is_told_to_who_asked() {
+fn retries_are_reported_with_v() {
     let place = Place::with_configs(300);
     let mut server = servers::redis::Server::start(&[]);
     let (from, to) = (place.url(), server.url());

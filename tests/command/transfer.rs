@@ -21,7 +21,7 @@ impl Place {
         place
     }
 
-    /// The URL of another store in the same place.
+    /// The URL of another store in the same directory.
     fn other(&self, name: &str) -> String {
         format!("file:{}", self.dir.path().join(name).display())
     }
@@ -56,7 +56,7 @@ fn copies_and_verifies() {
     let place = Place::with_records();
     let (from, to) = (place.url(), place.other("copy"));
     let (out, err) = place.moves(0, &["copy", &from, &to, "--verify"]);
-    assert_eq!(err, "", "nothing is drawn in a pipe");
+    assert_eq!(err, "", "no progress bar in a pipe");
     let table = lines(&out);
     assert_eq!(table[0], ["read", "written", "unchanged", "skipped", "failed"]);
     assert_eq!(table[1], ["credentials", "1", "1", "0", "0", "0"]);
@@ -64,7 +64,7 @@ fn copies_and_verifies() {
     assert!(!out.contains("ya29"));
     place.moves(0, &["verify", &from, &to]);
 
-    // Again: nothing is to be done, and nothing is a conflict.
+    // Again: nothing to do, and no conflict.
     let report = place.moves_json(0, &["copy", &from, &to]);
     assert_eq!((&report["total"]["unchanged"], &report["complete"]), (&json!(3), &json!(true)));
     let left = fs::read_dir(place.dir.path().join("state/gateway-storage")).unwrap().count();
@@ -99,12 +99,12 @@ fn a_conflict_is_found_before_anything_is_written() {
     assert_eq!(place.ok(&["--url", &to, "config", "get", "retries"]), "3.0\n");
     let (out, err) = place.moves(3, &["verify", &from, &to]);
     assert!(out.contains("different: config `retries`"), "{out}");
-    assert_eq!(err, "error: source and target are not the same: 1 different\n");
+    assert_eq!(err, "error: source and target differ: 1 different\n");
     place.moves(0, &["verify", &from, &to, "--exclude", "retr*"]);
     place.moves(3, &["verify", &from, &to, "--sample", "100"]);
     let found = place.moves_json(0, &["verify", &from, &to, "--sample", "1", "--kinds", "usage"]);
     assert_eq!(found["usage"]["same"], 1);
-    // It says nothing of the others.
+    // A sample proves nothing about the other records.
     assert_eq!((&found["same"], &found["sampled_of"]), (&Value::Null, &json!(1)));
     let (out, _) = place.moves(0, &["verify", &from, &to, "--sample", "1", "--exclude", "retries"]);
     assert!(out.contains("a sample of 1 of 2 records"), "{out}");
@@ -121,7 +121,7 @@ fn a_conflict_is_found_before_anything_is_written() {
 }
 
 #[test]
-fn a_copy_that_never_began_is_not_resumed_into_a_conflict() {
+fn resuming_a_copy_that_never_began_detects_conflicts() {
     let place = Place::with_records();
     let (from, to) = (place.url(), place.other("copy"));
     place.ok(&["--url", &to, "config", "set", "retries", "4"]);
@@ -150,7 +150,7 @@ fn a_dry_run_ends_as_the_copy_would() {
         );
     }
 
-    // What the target has no place for is found without writing, and is no conflict.
+    // Records that the target can't store are detected without writing, and are not conflicts.
     place.ok(&["--url", "git:./settings", "config", "set", "retries", "3"]);
     for (more, written) in [(&["--dry-run"][..], "not_applied"), (&[], "partly_applied")] {
         let line = [&["copy", &from, "git:./settings", "--output", "json"], more].concat();
@@ -167,7 +167,7 @@ fn a_dry_run_ends_as_the_copy_would() {
 }
 
 #[test]
-fn what_is_copied_is_told_although_the_comparison_fails() {
+fn the_copy_is_reported_although_the_comparison_fails() {
     let place = Place::new();
     let many: Vec<String> = (0..120).map(|n| format!(r#"{{"set":"k{n:03}","value":{n}}}"#)).collect();
     fs::write(place.dir.path().join("plan"), format!("[{}]", many.join(","))).unwrap();
@@ -181,7 +181,7 @@ fn what_is_copied_is_told_although_the_comparison_fails() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Such a small file is read as a whole long before the last record is written.
+    // A small file is read long before its last record is written.
     sleep(Duration::from_millis(700));
     fs::write(place.dir.path().join("a"), "no export any more").unwrap();
     let ended = ended(output_of(child));
@@ -193,7 +193,7 @@ fn what_is_copied_is_told_although_the_comparison_fails() {
 }
 
 #[test]
-fn a_checkpoint_that_does_not_fit_is_named() {
+fn an_invalid_checkpoint_is_named() {
     let place = Place::with_records();
     let (from, to) = (place.url(), place.other("copy"));
     let line = ["copy", &from, &to, "--checkpoint", "place"];
@@ -213,7 +213,7 @@ fn filters() {
 }
 
 #[test]
-fn what_can_not_be_reached_or_is_wrong() {
+fn unreachable_stores_and_invalid_arguments() {
     let place = Place::with_records();
     let (from, to) = (place.url(), place.other("copy"));
     let (_, err) = place.moves(5, &["copy", &place.other("nothing"), &to]);
@@ -247,7 +247,7 @@ fn what_can_not_be_reached_or_is_wrong() {
 }
 
 #[test]
-fn interrupted_it_saves_its_place_and_goes_on() {
+fn an_interrupted_copy_saves_a_checkpoint_and_resumes() {
     for signal in ["-INT", "-TERM"] {
         let place = Place::new();
         let many: Vec<String> = (0..300).map(|n| format!(r#"{{"set":"k{n:03}","value":{n}}}"#)).collect();
@@ -267,7 +267,7 @@ fn interrupted_it_saves_its_place_and_goes_on() {
         assert!(sent.success());
         let stopped = ended(output_of(child));
         assert_eq!(stopped.code, Some(130), "{}", stopped.err);
-        assert!(begun.elapsed() < Duration::from_secs(4), "it ends at once, and not when all is copied");
+        assert!(begun.elapsed() < Duration::from_secs(4), "it ends at once, not after the copy");
         let report: Value = serde_json::from_str(&stopped.out).unwrap();
         let written = report["total"]["written"].as_u64().unwrap();
         assert!((1..301).contains(&written), "{report}");
@@ -281,7 +281,7 @@ fn interrupted_it_saves_its_place_and_goes_on() {
 }
 
 #[test]
-fn without_a_place_for_checkpoints_nothing_is_resumed() {
+fn resuming_needs_a_directory_for_checkpoints() {
     let place = Place::new();
     place.ok(&["config", "set", "a", "1"]);
     let copy = |more: &[&str]| {

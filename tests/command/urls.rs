@@ -1,4 +1,4 @@
-//! Where a URL comes from, and what is cut off or refused of it.
+//! Sources of URLs, and what is ignored or refused in them.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ impl Place {
         path.to_str().unwrap().to_owned()
     }
 
-    /// Runs a command with these variables, and no other URL.
+    /// Runs a command with these variables and no other URL.
     fn with(&self, variables: &[(&str, &str)], line: &[&str]) -> Ended {
         let mut command = bare(line);
         command.current_dir(self.dir.path()).envs(variables.iter().copied());
@@ -43,7 +43,7 @@ impl Place {
 }
 
 #[test]
-fn white_space_around_a_url_is_no_part_of_it() {
+fn white_space_around_a_url_is_ignored() {
     let place = Place::new();
     let url = "\t file:./data?create=true\r\n\n";
     place.put("url", url, 0o600);
@@ -60,7 +60,7 @@ fn white_space_around_a_url_is_no_part_of_it() {
         assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{variables:?} {line:?}");
     }
     assert_eq!(place.names(), ["data", "data2", "url"]);
-    // One and the same store.
+    // The same store.
     let ended = place.with(&[], &["copy", url, "file:data\n"]);
     assert!(ended.code == Some(2) && ended.err.contains("same store"), "{}", ended.err);
 
@@ -71,10 +71,14 @@ fn white_space_around_a_url_is_no_part_of_it() {
     }
     for empty in ["", " \n"] {
         let ended = place.with(&[("STORAGE_URL", empty)], &SET);
-        assert!(ended.err.starts_with("error: no URL says which store is meant"), "{}", ended.err);
+        assert!(ended.err.starts_with("error: no store is named"), "{}", ended.err);
         let ended = place.with(&[("OURS", empty)], &["--url", "env:OURS", "ping"]);
-        assert!(ended.code == Some(2) && ended.err.contains("no variable `OURS`, or an"), "{}", ended.err);
-        // A variable of a script that is not set is not the default store.
+        assert!(
+            ended.code == Some(2) && ended.err.contains("variable `OURS` is not set or empty"),
+            "{}",
+            ended.err
+        );
+        // An empty `--url`, as from an unset variable in a script, is not the default store.
         let ended = place.with(&[("STORAGE_URL", url)], &["--url", empty, "ping"]);
         assert!(ended.code == Some(2) && ended.err.contains("does not begin"), "{}", ended.err);
     }
@@ -82,7 +86,7 @@ fn white_space_around_a_url_is_no_part_of_it() {
 }
 
 #[tokio::test]
-async fn what_only_a_shell_replaces_is_refused() {
+async fn paths_for_a_shell_to_expand_are_refused() {
     let place = Place::new();
     let url = |url: &str| place.with(&[("STORAGE_URL", url)], &SET);
     for wrong in
@@ -108,7 +112,7 @@ async fn what_only_a_shell_replaces_is_refused() {
     ] {
         let ended = place.with(variables, line);
         assert_eq!(ended.code, Some(2), "{line:?}: {}", ended.err);
-        assert!(ended.err.contains("no shell has replaced\n  hint: "), "{line:?}: {}", ended.err);
+        assert!(ended.err.contains("was not expanded by a shell\n  hint: "), "{line:?}: {}", ended.err);
     }
     for source in ["file:~/left", "file:$HOME"] {
         assert_eq!(place.with(&[], &["adopt", source, "memory:"]).code, Some(2));
@@ -144,7 +148,7 @@ fn a_file_holds_one_url() {
     place.put("url", "file:./data", 0o600);
     let both = place.with(&[("STORAGE_URL", "memory:"), ("STORAGE_URL_FILE", "url")], &["ping"]);
     assert!(both.code == Some(2) && both.err.contains("are both set"), "{}", both.err);
-    // The line goes before the environment.
+    // The command line has priority over the environment.
     let line = ["--url", "@url", "config", "set", "a", "1"];
     assert_eq!(place.with(&[("STORAGE_URL", "memory:"), ("STORAGE_URL_FILE", "no")], &line).code, Some(0));
     assert_eq!(place.with(&[], &["copy", "@url", "file:./other"]).code, Some(0));
@@ -163,12 +167,12 @@ fn a_file_that_others_can_read_is_refused_if_its_mode_can_be_changed() {
             let hint = format!("  hint: chmod 600 '{value}'\n");
             assert!(ended.code == Some(2) && ended.err.ends_with(&hint), "{mode:o}: {}", ended.err);
             let found = fs::metadata(value).unwrap().permissions().mode() & 0o777;
-            assert_eq!(found, mode, "its mode stays");
+            assert_eq!(found, mode, "the mode is unchanged");
         }
     }
 }
 
-/// A file of this user that all can read, and whose mode none can change: the name of a process.
+/// A file of this user that all users can read and whose mode can't be changed: the name of a process.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_file_whose_mode_can_not_be_changed_is_read() {
@@ -186,15 +190,11 @@ fn a_file_whose_mode_can_not_be_changed_is_read() {
         child.wait().unwrap();
         assert!(ended.code == Some(0) && ended.out.starts_with("memory  ok"), "{} {}", ended.out, ended.err);
         assert!(ended.err.starts_with("warning: the file ") && ended.err.contains(&file), "{}", ended.err);
-        assert!(
-            ended.err.ends_with("can be read by other users, and it may hold passwords\n"),
-            "{}",
-            ended.err
-        );
+        assert!(ended.err.ends_with("may contain passwords, and other users can read it\n"), "{}", ended.err);
     }
 }
 
-/// As Docker and Kubernetes mount a secret: it belongs to root. Only root can make one.
+/// Like a secret mounted by Docker or Kubernetes, which belongs to root. Only root can create one.
 #[test]
 fn a_secret_that_belongs_to_root_is_read() {
     let place = Place::new();
@@ -217,7 +217,7 @@ fn a_secret_that_belongs_to_root_is_read() {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
         let by_all = run(variable, &file);
         assert!(by_all.code == Some(0) && by_all.err.starts_with("warning: the file "), "{}", by_all.err);
-        // One that this user owns is this user's own doing.
+        // A file that this user owns is refused.
         chown(&file, Some(65534), None).unwrap();
         let own = run(variable, &file);
         assert!(own.code == Some(2) && own.err.contains("chmod 600"), "{}", own.err);
@@ -227,7 +227,7 @@ fn a_secret_that_belongs_to_root_is_read() {
 }
 
 #[test]
-fn a_byte_order_mark_is_skipped_in_what_people_write() {
+fn a_byte_order_mark_is_skipped() {
     const MARK: &str = "\u{feff}";
     let place = Place::new();
     place.put("url", format!("{MARK}file:./data\r\n"), 0o600);
@@ -248,7 +248,7 @@ fn a_byte_order_mark_is_skipped_in_what_people_write() {
     assert_eq!(run(&["credential", "get", "a", "--reveal"]), run(&["credential", "get", "b", "--reveal"]));
     let fed = place.fed(&value, &["credential", "set", "a", "-"]);
     assert_eq!((fed.code, fed.err.as_str()), (Some(0), ""));
-    // Within a value it is a character.
+    // Within a value it is kept.
     run(&["config", "set", "d", &format!("\"{MARK}x\"")]);
     assert_eq!(run(&["config", "get", "d"]), format!("\"{MARK}x\"\n"));
 

@@ -1,4 +1,4 @@
-//! Directories as platforms mount them: of another user, with things in them, or not to be written.
+//! Mounted directories: of another user, with entries of the platform, or read-only.
 
 use std::{
     os::unix::{
@@ -11,7 +11,7 @@ use std::{
 
 use super::*;
 
-/// A copy of the program where every user can run it.
+/// A copy of the program that every user can run.
 fn program(place: &Place) -> PathBuf {
     let program = place.dir.path().join("storage");
     fs::copy(env!("CARGO_BIN_EXE_storage"), &program).unwrap();
@@ -23,8 +23,8 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// As Kubernetes gives a volume to the group of a pod (`fsGroup`). Only root can make one of another user: another user has a
-/// volume of its own here, with the same modes.
+/// Like a Kubernetes volume for the group of a pod (`fsGroup`). Only root can create one of another user;
+/// without root the volume belongs to this user, with the same modes.
 #[test]
 fn a_volume_of_another_user_and_our_group() {
     let place = Place::new();
@@ -53,7 +53,7 @@ fn a_volume_of_another_user_and_our_group() {
     let store = ours.join("store.redb");
     assert_eq!(fs::metadata(&store).unwrap().mode() & 0o777, 0o600);
     if is_root() {
-        // The next pod has another user, and the volume's files were given to the group.
+        // The next pod runs as another user, and the files were given to the group.
         chown(&store, Some(0), Some(4242)).unwrap();
         set_mode(&store, 0o660);
         assert_eq!(run(&ours, &["config", "get", "a"]).out, "1\n");
@@ -61,20 +61,20 @@ fn a_volume_of_another_user_and_our_group() {
         set_mode(&store, 0o666);
         let open = run(&ours, &["config", "set", "a", "3"]);
         assert_eq!(open.code, Some(5));
-        assert!(open.err.contains("has the mode 666, so that other users can read it"), "{}", open.err);
+        assert!(open.err.contains("has the mode 666, so other users can read it"), "{}", open.err);
 
-        let everybodys = volume("everybodys", 0o2777);
-        let refused = run(&everybodys, &["config", "set", "a", "1"]);
+        let shared = volume("shared", 0o2777);
+        let refused = run(&shared, &["config", "set", "a", "1"]);
         assert_eq!(refused.code, Some(5));
         assert!(refused.err.contains("other users can write to it"), "{}", refused.err);
         assert!(refused.err.contains("name a new directory in it"), "{}", refused.err);
-        assert_eq!(fs::read_dir(&everybodys).unwrap().count(), 0, "nothing is left behind");
-        assert_eq!(run(&everybodys.join("store"), &["config", "set", "a", "1"]).code, Some(0));
+        assert_eq!(fs::read_dir(&shared).unwrap().count(), 0, "nothing is left behind");
+        assert_eq!(run(&shared.join("store"), &["config", "set", "a", "1"]).code, Some(0));
     }
 }
 
 #[test]
-fn what_a_volume_brings_along_is_no_data() {
+fn entries_of_a_volume_are_ignored() {
     let place = Place::new();
     for name in ["lost+found", ".snapshot", ".Trash-1000"] {
         fs::create_dir_all(place.path().join(name)).unwrap();
@@ -84,9 +84,9 @@ fn what_a_volume_brings_along_is_no_data() {
     assert!(place.path().join("lost+found").is_dir());
 }
 
-/// As another user if this is root, who may write in any case.
+/// Runs as another user if this is root, because permissions do not apply to root.
 #[test]
-fn a_store_that_can_not_be_written_is_read() {
+fn a_read_only_store_is_read() {
     let place = Place::new();
     place.ok(&["config", "set", "a", "1"]);
     place.ok(&["credential", "set", "alice", "{}"]);
@@ -124,20 +124,20 @@ fn a_store_that_can_not_be_written_is_read() {
     }
     let url = format!("{}?read_only=true", place.url());
     let refused = run(&["--url", &url, "config", "set", "a", "2"]);
-    assert!(refused.err.contains("opened read-only: it takes no writes"), "{}", refused.err);
+    assert!(refused.err.contains("the store was opened read-only"), "{}", refused.err);
     assert_eq!(fs::read(&store).unwrap(), before);
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
-    // So that it can be removed.
+    // So that the test can remove it.
     set_mode(&place.path(), 0o755);
 }
 
 #[tokio::test]
-async fn a_store_that_is_open_elsewhere_can_be_waited_for() {
+async fn opening_can_wait_for_another_process() {
     let place = Place::new();
     let held = Storage::<File>::open(&*place.url()).await.unwrap();
     let url = |wait: &str| format!("{}?wait={wait}", place.url());
     let refused = place.fails(5, &["--url", &url("20ms"), "config", "list"]);
-    assert!(refused.contains("is open already"), "{refused}");
+    assert!(refused.contains("is already open"), "{refused}");
     assert!(refused.contains("wait for it"), "{refused}");
     let waiting = place.command(&["--url", &url("60s"), "config", "set", "a", "1"]).spawn().unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;

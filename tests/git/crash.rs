@@ -1,4 +1,4 @@
-//! kill -9 in the middle of writes, again and again, on one repository.
+//! Repeated kill -9 during writes to one repository.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -13,12 +13,13 @@ use tempfile::TempDir;
 
 use crate::{bare, clone_of, config, git, is_clean};
 
-/// Names the repository to a process that is to be killed.
+/// The variable with the repository of the process to kill.
 pub(crate) const WRITER: &str = "GATEWAY_STORAGE_GIT_WRITER";
 
 const BATCH: u64 = 40;
 
-/// With the remote that is beside it, if there is one: fetched from and sent to with every write, and in between.
+/// Options with the remote beside the repository, if there is one: fetched and sent with every write and in
+/// the background.
 fn beside(path: &Path) -> GitConfig {
     let remote = path.with_file_name("remote.git");
     if !remote.exists() {
@@ -29,7 +30,7 @@ fn beside(path: &Path) -> GitConfig {
     config
 }
 
-/// Writes without end, and says what was acknowledged.
+/// Writes without end, and prints each acknowledged step.
 pub(crate) fn write(path: &Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -59,13 +60,13 @@ fn say(line: &str) {
 }
 
 #[test]
-fn kill_nine_loses_nothing_and_leaves_a_repository_in_order() {
+fn kill_nine_loses_nothing_and_leaves_a_consistent_repository() {
     let base = TempDir::new().unwrap();
     kill_nine(&base.path().join("store"));
 }
 
 #[test]
-fn kill_nine_with_a_remote() {
+fn kill_nine_with_a_remote_loses_nothing() {
     let base = TempDir::new().unwrap();
     let remote = base.path().join("remote.git");
     bare(&remote);
@@ -102,8 +103,8 @@ fn kill_nine(path: &Path) {
                 _ => batch = step,
             }
         }
-        assert!(killer.join().unwrap().code().is_none(), "the writer ended by itself");
-        // In the remote it may be another clone's: a person removes it.
+        assert!(killer.join().unwrap().code().is_none(), "the writer ended before it was killed");
+        // A lock at the remote may belong to another clone, so a person must remove it.
         drop(std::fs::remove_file(path.with_file_name("remote.git/refs/heads/main.lock")));
         runtime.block_on(async {
             let storage =

@@ -1,4 +1,4 @@
-//! A server of git's own: remotes over a network.
+//! `git daemon`, for remotes over a network.
 
 use std::{
     io,
@@ -22,9 +22,9 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Serves what is below a directory, for reading and writing.
+    /// Serves the repositories in a directory, for reading and writing.
     pub(crate) fn start(base: &Path) -> Self {
-        // Not through `git`, which would be another process.
+        // Not through `git`, which would start another process.
         let program = Path::new(git(base, &["--exec-path"]).trim()).join("git-daemon");
         loop {
             let free = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -39,7 +39,7 @@ impl Daemon {
                 .spawn()
                 .unwrap();
             let mut daemon = Self { process, port };
-            // If another program was faster it ends, and another port is tried.
+            // If another program took the port, the daemon ends and the next port is tried.
             while daemon.process.try_wait().unwrap().is_none() {
                 if TcpStream::connect(("127.0.0.1", port)).is_ok() {
                     return daemon;
@@ -61,7 +61,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A relay before a server: while it is silent it takes connections, and nothing passes on those for as long as it likes.
+/// A relay in front of a server. While it is silent it accepts connections and forwards nothing.
 pub(crate) struct Relay {
     port: u16,
     server: u16,
@@ -75,7 +75,7 @@ impl Relay {
         let (port, server) = (listener.local_addr().unwrap().port(), daemon.port);
         let relay = Self { port, server, is_silent: Arc::default(), held: Arc::default() };
         let (is_silent, held) = (relay.is_silent.clone(), relay.held.clone());
-        // Until the test's process ends.
+        // Runs until the test process ends.
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 match is_silent.load(Ordering::SeqCst) {
@@ -91,17 +91,17 @@ impl Relay {
         format!("git://127.0.0.1:{}/{name}", self.port)
     }
 
-    /// For connections that are made from now on.
+    /// Applies to new connections.
     pub(crate) fn silence(&self, is_silent: bool) {
         self.is_silent.store(is_silent, Ordering::SeqCst);
     }
 
-    /// How many connections stand still.
+    /// The number of silent connections.
     pub(crate) fn held(&self) -> usize {
         self.held.lock().unwrap().len()
     }
 
-    /// Lets pass what was held, too. Says how many connections that are.
+    /// Forwards the silent connections too, and returns their number.
     pub(crate) fn release(&self) -> usize {
         let held = std::mem::take(&mut *self.held.lock().unwrap());
         held.into_iter().map(|client| pass(client, self.server)).count()

@@ -1,4 +1,4 @@
-//! `Ok` is durable: what the kernel is asked to do, as strace sees it.
+//! `Ok` is durable: checks the order of system calls with strace.
 #![cfg(target_os = "linux")]
 
 use std::{
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::{clone_of, shared::Clones};
 
-/// Names the directory of the clones to a process that is watched.
+/// The variable with the directory of the clones, for the traced process.
 const WATCHED: &str = "GATEWAY_STORAGE_GIT_WATCHED";
 
 fn batch(name: &str) -> Vec<(Key, Credential)> {
@@ -21,9 +21,9 @@ fn batch(name: &str) -> Vec<(Key, Credential)> {
     (0..120).map(|n| (Key::new(&format!("{name}-{n}")).unwrap(), fields.clone())).collect()
 }
 
-/// As the program that is watched, if it is asked to be: fetches, and writes what is sent, as single files and as packs.
+/// The traced process, if the variable is set: fetches, and sends writes, as single files and as packs.
 #[test]
-fn does_what_is_watched() {
+fn runs_as_the_traced_process() {
     let Some(base) = std::env::var_os(WATCHED).map(PathBuf::from) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -31,7 +31,7 @@ fn does_what_is_watched() {
             Storage::<Git>::open(clone_of(&base.join("remote.git"), base.join("one"))).await.unwrap();
         storage.set_config("c", json!(1)).await.unwrap();
         storage.set_credentials(&batch("mine")).await.unwrap().complete().unwrap();
-        // Its file is in a directory of its own.
+        // The file of this key is in a directory of its own.
         storage.set_config("x".repeat(240), json!(1)).await.unwrap();
         storage.close().await.unwrap();
     });
@@ -60,7 +60,7 @@ async fn objects_are_on_disk_before_a_branch_names_them() {
         ])
         .arg(&trace)
         .arg(std::env::current_exe().unwrap())
-        .args(["does_what_is_watched", "--nocapture"])
+        .args(["runs_as_the_traced_process", "--nocapture"])
         .env(WATCHED, &base)
         .stdout(Stdio::null())
         .status()
@@ -73,7 +73,7 @@ async fn objects_are_on_disk_before_a_branch_names_them() {
     let (mut directory, mut is_directory_synced) = (None, false);
     for line in fs::read_to_string(trace).unwrap().lines() {
         let (thread, call) = line.split_once(' ').unwrap();
-        // A call that others came between is told in two parts.
+        // strace prints an interrupted call in two parts.
         let call = call.trim_start();
         let call = match (call.strip_suffix("<unfinished ...>"), call.split_once(" resumed>")) {
             (Some(begun), _) => {
@@ -101,7 +101,7 @@ async fn objects_are_on_disk_before_a_branch_names_them() {
                 let parent = Path::new(named[0]).parent().unwrap();
                 (directory, is_directory_synced) = (parent.to_str().map(str::to_owned), false);
             }
-            // It was there already.
+            // It existed before.
             "unlink" | "unlinkat" => drop(unsynced.remove(named[0])),
             "rename" | "renameat" | "renameat2" | "link" => {
                 if unsynced.remove(named[0]) {
@@ -121,7 +121,7 @@ async fn objects_are_on_disk_before_a_branch_names_them() {
         }
     }
     assert!(is_directory_synced, "{directory:?} is not on disk");
-    // All branches, and what was fetched, written here and sent.
+    // All branches, and all objects that were fetched, written and sent.
     let tracking = "one/.git/refs/remotes/gateway-storage/main";
     let wanted = [tracking, "one/.git/refs/heads/main", "remote.git/refs/heads/main"].map(PathBuf::from);
     assert_eq!(moved, BTreeSet::from(wanted));

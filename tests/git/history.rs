@@ -1,4 +1,4 @@
-//! Who changed what, when, and what it was before.
+//! History and reverts.
 
 use std::time::SystemTime;
 
@@ -54,8 +54,8 @@ async fn a_record_has_a_history() {
     assert_eq!(config_at(&storage, history[1].id, "A").await, Ok(json!(2)));
     assert_eq!(config_at(&storage, history[2].id, "A").await, Ok(json!(1)));
     assert_eq!(config_at(&storage, history[1].id, "other").await, Ok(json!(0)));
-    let nobody = RevisionId::from_bytes([1; 20]);
-    assert_eq!(config_at(&storage, nobody, "A").await, Err(ErrorKind::NotFound));
+    let unknown = RevisionId::from_bytes([1; 20]);
+    assert_eq!(config_at(&storage, unknown, "A").await, Err(ErrorKind::NotFound));
     let error = backend.history(VersionedKind::Config, &key("never"), 9).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert_eq!(
@@ -82,10 +82,10 @@ async fn a_revision_is_reverted() {
     assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1));
     assert_eq!(storage.get_config("b").await.unwrap_err().kind(), ErrorKind::NotFound);
     assert!(git(&path, &["log", "-1", "--format=%s"]).starts_with(&format!("revert {revision}: 2 files")));
-    assert_eq!(backend.revert(revision).await.unwrap(), undone, "twice is once");
+    assert_eq!(backend.revert(revision).await.unwrap(), undone, "reverting twice is reverting once");
     assert_eq!(commits(&path), 3);
 
-    // Undoing what was undone brings it back.
+    // Reverting the revert restores the change.
     backend.revert(undone).await.unwrap();
     assert_eq!(storage.get_config("b").await.unwrap().value(), &json!([2]));
     storage.set_config("b", json!(3)).await.unwrap();
@@ -98,9 +98,9 @@ async fn a_revision_is_reverted() {
     is_clean(&path);
 }
 
-/// A revision is of records: where its file is now does not matter, and what was set since is not lost.
+/// A revision is about records: the current name of the file does not matter, and later values are not lost.
 #[tokio::test]
-async fn a_record_whose_file_has_another_name_since_is_in_conflict() {
+async fn a_record_whose_file_was_renamed_is_in_conflict() {
     let base = TempDir::new().unwrap();
     let path = base.path().join("store");
     let storage = open(&path).await.unwrap();
@@ -120,7 +120,7 @@ async fn a_record_whose_file_has_another_name_since_is_in_conflict() {
         assert_eq!(backend.revert(revision).await.unwrap_err().kind(), ErrorKind::Conflict);
         assert_eq!(storage.get_config("Bob").await.unwrap().value(), &json!(3));
     }
-    // The same value under the new name is what the revision made.
+    // The same value under the new name is the value of the revision.
     storage.set_config("Bob", json!(2)).await.unwrap();
     backend.revert(changed).await.unwrap();
     assert_eq!(storage.get_config("Bob").await.unwrap().value(), &json!(1));

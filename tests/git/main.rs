@@ -1,4 +1,4 @@
-//! The Git backend's own promises, looked at with the real `git`.
+//! The Git backend's own guarantees, checked with the real `git`.
 
 mod crash;
 mod daemon;
@@ -16,7 +16,7 @@ use std::{
 
 use gateway_storage::{Error, Git, GitConfig, GitSync, Storage};
 
-/// As the program that is killed, if it is asked to be; else as tests.
+/// The process to kill, if the variable is set; otherwise an empty test.
 #[test]
 fn writes_until_it_is_killed() {
     if let Some(path) = std::env::var_os(crash::WRITER) {
@@ -32,7 +32,7 @@ async fn open(path: impl Into<PathBuf>) -> Result<Storage<Git>, Error> {
     Storage::open(config(path)).await
 }
 
-/// A clone of a remote: nothing happens by itself, but that writes are sent.
+/// Options for a clone that sends writes and does nothing else automatically.
 fn clone_of(remote: &Path, path: impl Into<PathBuf>) -> GitConfig {
     let mut config = config(path);
     config.remote = Some(remote.to_str().unwrap().to_owned());
@@ -41,11 +41,11 @@ fn clone_of(remote: &Path, path: impl Into<PathBuf>) -> GitConfig {
     config
 }
 
-/// Runs git, which must succeed, and gives what it says.
+/// Runs git, which must succeed, and returns its output.
 #[track_caller]
 fn git(path: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new("git");
-    // Neither this machine's settings nor its user.
+    // Without the settings of this machine and user.
     command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null").env("LC_ALL", "C");
     for who in ["GIT_AUTHOR", "GIT_COMMITTER"] {
         command.env(format!("{who}_NAME"), "A Person").env(format!("{who}_EMAIL"), "person@example.com");
@@ -56,7 +56,7 @@ fn git(path: &Path, arguments: &[&str]) -> String {
     text(&output.stdout)
 }
 
-/// That git finds nothing wrong, and nothing to commit.
+/// Asserts that git finds no damage and nothing to commit.
 #[track_caller]
 fn is_clean(path: &Path) {
     git(path, &["fsck", "--strict", "--no-dangling"]);

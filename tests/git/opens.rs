@@ -1,4 +1,4 @@
-//! What is opened, what is refused, and what is left alone.
+//! Opening: which repositories are accepted, which are refused, and what stays unchanged.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ async fn refused(path: &Path) -> (ErrorKind, String) {
 }
 
 #[tokio::test]
-async fn missing_and_empty_directories_become_repositories_that_people_can_read() {
+async fn missing_and_empty_directories_become_readable_repositories() {
     let base = TempDir::new().unwrap();
     let empty = base.path().join("empty");
     fs::create_dir(&empty).unwrap();
@@ -64,7 +64,7 @@ async fn missing_and_empty_directories_become_repositories_that_people_can_read(
 }
 
 #[tokio::test]
-async fn the_tenth_start_is_as_the_first() {
+async fn opening_repeatedly_changes_nothing() {
     let base = TempDir::new().unwrap();
     let path = base.path().join("store");
     for start in 0..10 {
@@ -80,7 +80,7 @@ async fn the_tenth_start_is_as_the_first() {
 }
 
 #[tokio::test]
-async fn what_else_is_in_a_repository_is_left_alone() {
+async fn other_files_of_a_repository_are_unchanged() {
     let base = TempDir::new().unwrap();
     let path = base.path();
     git(path, &["init", "--quiet", "-b", "main"]);
@@ -89,12 +89,12 @@ async fn what_else_is_in_a_repository_is_left_alone() {
     fs::write(path.join("credentials/notes.txt"), "").unwrap();
     git(path, &["add", "."]);
     git(path, &["commit", "--quiet", "-m", "first"]);
-    // Work of a person: in the index, changed, and not known to git at all.
+    // A person's work: staged, modified and untracked.
     fs::write(path.join("staged"), "staged").unwrap();
     git(path, &["add", "staged"]);
     fs::write(path.join("README.md"), "changed").unwrap();
     fs::write(path.join("untracked"), "untracked").unwrap();
-    // They would be run by git.
+    // git would run these.
     for hook in ["pre-commit", "commit-msg", "post-commit", "reference-transaction"] {
         let hook = path.join(".git/hooks").join(hook);
         fs::create_dir_all(hook.parent().unwrap()).unwrap();
@@ -123,7 +123,7 @@ async fn what_else_is_in_a_repository_is_left_alone() {
 }
 
 #[tokio::test]
-async fn changes_that_are_in_no_commit_are_refused_and_not_touched() {
+async fn uncommitted_changes_are_refused_and_kept() {
     let base = TempDir::new().unwrap();
     let path = base.path().join("store");
     let storage = open(&path).await.unwrap();
@@ -138,10 +138,10 @@ async fn changes_that_are_in_no_commit_are_refused_and_not_touched() {
     assert!(message.contains("has changes to 1 of the store's files that are in no commit"), "{message}");
     assert_eq!(fs::read_to_string(&file).unwrap(), "2\n");
     fs::remove_file(&file).unwrap();
-    assert_eq!(refused(&path).await.0, ErrorKind::Conflict, "a deletion is a change, too");
+    assert_eq!(refused(&path).await.0, ErrorKind::Conflict, "a deletion is a change too");
     git(&path, &["checkout", "--quiet", "."]);
 
-    // While it is open: the commit is made, and the person's file stays.
+    // While the store is open, the commit is written and the person's file stays.
     let storage = open(&path).await.unwrap();
     fs::write(&file, "3\n").unwrap();
     storage.set_config("a", json!(4)).await.unwrap();
@@ -159,7 +159,7 @@ async fn changes_that_are_in_no_commit_are_refused_and_not_touched() {
 }
 
 #[tokio::test]
-async fn commits_by_hand_are_seen() {
+async fn manual_commits_are_seen() {
     let base = TempDir::new().unwrap();
     let path = base.path().join("store");
     let storage = open(&path).await.unwrap();
@@ -178,7 +178,7 @@ async fn commits_by_hand_are_seen() {
 }
 
 #[tokio::test]
-async fn repositories_that_are_not_as_we_need_them_are_refused() {
+async fn unsuitable_repositories_are_refused() {
     let base = TempDir::new().unwrap();
     let at = |name: &str| base.path().join(name);
     fs::create_dir(at("others")).unwrap();
@@ -190,9 +190,9 @@ async fn repositories_that_are_not_as_we_need_them_are_refused() {
     symlink(at("branch"), at("link")).unwrap();
     fs::write(at("file"), "mine").unwrap();
     for (name, message) in [
-        ("others", "holds other things and no repository"),
-        ("bare", "holds other things and no repository"),
-        ("branch", "is at another branch than the one of the configuration"),
+        ("others", "is not empty and not a repository"),
+        ("bare", "is not empty and not a repository"),
+        ("branch", "is not on the configured branch"),
         ("linked", "is not a directory: a linked work tree, or a submodule"),
         ("link", "is a symbolic link; name the directory itself"),
         ("file", "is not a directory"),
@@ -208,7 +208,7 @@ async fn repositories_that_are_not_as_we_need_them_are_refused() {
     assert!(!at("missing").exists());
 }
 
-/// What git-crypt encrypts by a filter would be sent as it is.
+/// The store runs no filter, so files for git-crypt would be stored as plain text.
 #[tokio::test]
 async fn files_with_a_filter_are_refused() {
     for attributes in [
@@ -241,7 +241,7 @@ async fn a_single_file_with_a_filter_is_not_written() {
     let storage = open(base.path()).await.unwrap();
     storage.set_credential("prod-a", json!({ "token": "1" })).await.unwrap();
 
-    // While the store is open, too.
+    // Also while the store is open.
     fs::create_dir_all(base.path().join("credentials")).unwrap();
     fs::write(base.path().join("credentials/.gitattributes"), "prod-* filter=git-crypt\n").unwrap();
     let fields = Credential::try_from(json!({ "token": "2" })).unwrap();
@@ -253,14 +253,14 @@ async fn a_single_file_with_a_filter_is_not_written() {
     }
     assert_eq!(storage.get_credential("prod-a").await.unwrap().get("token"), Some(&json!("1")));
     storage.set_credential("test-a", json!({ "token": "2" })).await.unwrap();
-    // What is there can be taken away.
+    // An existing file can be deleted.
     storage.delete_credential("prod-a").await.unwrap();
     storage.close().await.unwrap();
     assert_eq!(commits(base.path()), 3);
 }
 
 #[tokio::test]
-async fn what_only_a_shell_replaces_is_refused() {
+async fn paths_for_a_shell_to_expand_are_refused() {
     for path in ["~/x", "$HOME/x"] {
         let (kind, message) = refused(Path::new(path)).await;
         assert!(kind == ErrorKind::InvalidValue && message.contains("no shell has replaced"), "{message}");
@@ -296,7 +296,7 @@ async fn no_symbolic_link_is_followed() {
 }
 
 #[tokio::test]
-async fn a_committed_link_at_the_place_of_a_record_is_none() {
+async fn a_committed_link_is_not_a_record() {
     let base = TempDir::new().unwrap();
     let (path, victim) = (base.path().join("store"), base.path().join("victim"));
     fs::write(&victim, "victim").unwrap();
@@ -317,9 +317,9 @@ async fn a_committed_link_at_the_place_of_a_record_is_none() {
     assert_eq!(fs::read_to_string(victim).unwrap(), "victim");
 }
 
-/// Somebody works on another branch while the store is open.
+/// A person checks out another branch while the store is open.
 #[tokio::test]
-async fn another_branch_that_is_checked_out_is_left_alone() {
+async fn another_checked_out_branch_is_unchanged() {
     let base = TempDir::new().unwrap();
     let path = base.path().join("store");
     let storage = open(&path).await.unwrap();
@@ -360,12 +360,12 @@ async fn no_key_reaches_the_repository_itself() {
 }
 
 #[tokio::test]
-async fn a_foreign_lock_is_left_and_ours_is_not() {
+async fn only_stale_locks_of_the_store_are_removed() {
     let base = TempDir::new().unwrap();
     let path = base.path().join("store");
     open(&path).await.unwrap().set_config("a", json!(1)).await.unwrap();
 
-    // Nobody of ours was writing: it is another program's.
+    // No store was writing, so the lock belongs to another program.
     fs::write(path.join(".git/index.lock"), "").unwrap();
     let storage = open(&path).await.unwrap();
     storage.set_config("a", json!(2)).await.unwrap();
@@ -382,7 +382,7 @@ async fn a_foreign_lock_is_left_and_ours_is_not() {
     storage.close().await.unwrap();
     is_clean(&path);
 
-    // One of ours died while it wrote, and fetched.
+    // A store was killed while it wrote and fetched.
     let locks =
         ["index.lock", "refs/heads/main.lock", "HEAD.lock", "shallow.lock", "objects/pack/pack_git2_0a1b2c"];
     let tracking = "refs/remotes/gateway-storage";
@@ -451,7 +451,7 @@ async fn ten_thousand_records_that_are_imported_are_one_commit() {
     let report = gateway_storage::Exportable::import(storage.backend(), &records).await.unwrap();
     assert_eq!((report.succeeded, commits(&path)), (10_000, 1));
     assert!(git(&path, &["count-objects"]).starts_with("0 objects"), "they are in one pack");
-    // The same again changes nothing.
+    // Importing the same again changes nothing.
     let report = gateway_storage::Exportable::import(storage.backend(), &records).await.unwrap();
     assert_eq!((report.succeeded, commits(&path)), (10_000, 1));
     storage.close().await.unwrap();
@@ -476,9 +476,9 @@ async fn counters_are_not_imported() {
     assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1));
 }
 
-/// What the Go program leaves behind: plain names, a bare string, its own branch.
+/// Legacy data: plain names, an unquoted string, another branch.
 #[tokio::test]
-async fn a_repository_of_the_go_program_is_taken_over() {
+async fn a_repository_with_legacy_data_is_opened() {
     let base = TempDir::new().unwrap();
     let path = base.path();
     git(path, &["init", "--quiet", "-b", "master"]);
@@ -498,7 +498,7 @@ async fn a_repository_of_the_go_program_is_taken_over() {
         git(path, &["add", "."]);
         git(path, &["commit", "--quiet", "-m", &format!("Update {file}")]);
     }
-    assert_eq!(refused(path).await.0, ErrorKind::InvalidValue, "it is at `master`");
+    assert_eq!(refused(path).await.0, ErrorKind::InvalidValue, "its branch is `master`");
     let mut config = config(path);
     config.branch = "master".into();
     let storage = Storage::<Git>::open(config).await.unwrap();
@@ -536,17 +536,17 @@ async fn a_fresh_clone_an_empty_remote_and_an_empty_directory() {
     let base = TempDir::new().unwrap();
     let at = |name: &str| base.path().join(name);
     bare(&at("remote.git"));
-    // An empty remote, and a directory that is not there.
+    // An empty remote and a missing directory.
     let first = Storage::<Git>::open(clone_of(&at("remote.git"), at("first"))).await.unwrap();
     first.set_config("a", json!(1)).await.unwrap();
     first.close().await.unwrap();
-    // A clone that git made, of a remote that has something.
+    // A clone by git, of a remote with commits.
     git(base.path(), &["clone", "--quiet", "remote.git", "second"]);
     let second = Storage::<Git>::open(clone_of(&at("remote.git"), at("second"))).await.unwrap();
     assert_eq!(second.get_config("a").await.unwrap().value(), &json!(1));
     second.set_config("b", json!(2)).await.unwrap();
     second.close().await.unwrap();
-    // An empty directory, and a remote that has something.
+    // An empty directory, and a remote with commits.
     fs::create_dir(at("third")).unwrap();
     let third = Storage::<Git>::open(clone_of(&at("remote.git"), at("third"))).await.unwrap();
     let configs: Vec<Value> = ConfigStore::list_configs(third.backend())
@@ -557,7 +557,7 @@ async fn a_fresh_clone_an_empty_remote_and_an_empty_directory() {
         .collect();
     assert_eq!(configs, [json!(1), json!(2)]);
     third.close().await.unwrap();
-    // A clone that git made of a remote without anything.
+    // A clone by git, of an empty remote.
     bare(&at("empty.git"));
     git(base.path(), &["clone", "--quiet", "empty.git", "fourth"]);
     let fourth = Storage::<Git>::open(clone_of(&at("empty.git"), at("fourth"))).await.unwrap();

@@ -1,4 +1,4 @@
-//! What was removed from the remote's history does not come back from a clone.
+//! Data that was removed from the remote's history does not return from a clone.
 
 use std::fs;
 
@@ -16,10 +16,10 @@ fn is_refused(error: &Error, words: &str) {
 }
 
 const REWRITTEN: &str = "the remote's history was rewritten";
-const GONE: &str = "the remote has no such branch";
+const GONE: &str = "the remote does not have the branch";
 
 /// The history of the remote, as text.
-fn told(clones: &Clones) -> String {
+fn remote_log(clones: &Clones) -> String {
     git(&clones.at("remote.git"), &["log", "-p", "main"])
 }
 
@@ -46,29 +46,29 @@ async fn a_secret_stays_removed() {
         let stats = one.stats().await.unwrap();
         assert!(stats.details["warnings"][0].as_str().unwrap().contains(REWRITTEN));
         one.close().await.unwrap();
-        assert!(!told(&clones).contains("LEAKED"));
+        assert!(!remote_log(&clones).contains("LEAKED"));
     }
-    // A person brings the clone to the new history; then all goes on.
+    // A person brings the clone to the new history; then writes continue.
     git(&clones.at("one"), &["fetch", "--quiet", clones.at("remote.git").to_str().unwrap(), "main"]);
     git(&clones.at("one"), &["reset", "--quiet", "--hard", clean.trim()]);
     let one = clones.open("one").await;
     one.set_config("c", json!(1)).await.unwrap();
     one.close().await.unwrap();
-    assert!(!told(&clones).contains("LEAKED"));
+    assert!(!remote_log(&clones).contains("LEAKED"));
     clones.are_in_order(&["one"]);
 }
 
 #[tokio::test]
-async fn a_commit_that_was_taken_back_is_not_sent_again() {
-    taken_back(Clones::new()).await;
+async fn a_removed_commit_is_not_sent_again() {
+    removed_commit(Clones::new()).await;
 }
 
 #[tokio::test]
-async fn nor_over_a_network() {
-    taken_back(Clones::served()).await;
+async fn a_removed_commit_is_not_sent_again_over_a_network() {
+    removed_commit(Clones::served()).await;
 }
 
-async fn taken_back(clones: Clones) {
+async fn removed_commit(clones: Clones) {
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();
     one.set_config("a", json!("TAKEN BACK")).await.unwrap();
@@ -82,7 +82,7 @@ async fn taken_back(clones: Clones) {
 }
 
 #[tokio::test]
-async fn what_git_fetched_is_known_to_have_been_there() {
+async fn commits_that_git_fetched_count_as_known() {
     let clones = Clones::new();
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();
@@ -95,7 +95,7 @@ async fn what_git_fetched_is_known_to_have_been_there() {
     let clean = git(&remote, &["commit-tree", "-p", "main", "-m", "clean", "main^{tree}"]);
     git(&remote, &["update-ref", "refs/heads/main", clean.trim()]);
     is_kept_out(&clones, "person").await;
-    // A person has seen that, and not yet brought the clone to the new history.
+    // A person has fetched the new history but has not yet moved the clone to it.
     git(&clones.at("person"), &["fetch", "--quiet"]);
     is_kept_out(&clones, "person").await;
     git(&clones.at("person"), &["reset", "--quiet", "--hard", "origin/main"]);
@@ -106,7 +106,7 @@ async fn what_git_fetched_is_known_to_have_been_there() {
 }
 
 #[tokio::test]
-async fn so_is_what_git_pulled_into_a_store() {
+async fn commits_that_git_pulled_count_as_known() {
     let clones = Clones::new();
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();
@@ -116,12 +116,12 @@ async fn so_is_what_git_pulled_into_a_store() {
     other.close().await.unwrap();
     let remote = clones.at("remote.git");
     git(&clones.at("one"), &["pull", "--quiet", "--ff-only", remote.to_str().unwrap(), "main"]);
-    // What this store itself saw there last is what is there again.
+    // The remote has again what this store last saw there.
     git(&remote, &["update-ref", "refs/heads/main", "main~1"]);
     is_kept_out(&clones, "one").await;
 }
 
-/// That no reading, writing or sending brings back what the remote has lost.
+/// Asserts that no read, write or push restores what the remote has lost.
 async fn is_kept_out(clones: &Clones, name: &str) {
     for pull in [GitSync::Interval, GitSync::Manual] {
         let mut config = clones.config(name);
@@ -132,12 +132,12 @@ async fn is_kept_out(clones: &Clones, name: &str) {
         is_refused(&store.backend().pull().await.unwrap_err(), REWRITTEN);
         is_refused(&store.backend().push().await.unwrap_err(), REWRITTEN);
         store.close().await.unwrap();
-        assert!(!told(clones).contains("LEAKED"), "{pull:?}");
+        assert!(!remote_log(clones).contains("LEAKED"), "{pull:?}");
     }
 }
 
 #[tokio::test]
-async fn pushing_asks_the_remote_even_if_there_is_nothing_to_send() {
+async fn a_push_contacts_the_remote_even_without_commits() {
     let clones = Clones::new();
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();
@@ -153,7 +153,7 @@ async fn pushing_asks_the_remote_even_if_there_is_nothing_to_send() {
 }
 
 #[tokio::test]
-async fn a_new_remote_is_filled_by_a_person() {
+async fn a_new_remote_needs_a_first_push_by_a_person() {
     let clones = Clones::new();
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();
@@ -171,7 +171,7 @@ async fn a_new_remote_is_filled_by_a_person() {
 }
 
 #[tokio::test]
-async fn two_histories_are_not_joined() {
+async fn unrelated_histories_are_not_joined() {
     let clones = Clones::new();
     clones.open("one").await.set_config("a", json!(1)).await.unwrap();
     bare(&clones.at("theirs.git"));
@@ -181,7 +181,7 @@ async fn two_histories_are_not_joined() {
 
     let mut astray = clones.config("one");
     astray.remote = config.remote;
-    // What was known is of another remote; and what if nothing was?
+    // The known commits are of another remote; then without any known commits.
     for is_known in [true, false] {
         if !is_known {
             git(&clones.at("one"), &["update-ref", "-d", "refs/remotes/gateway-storage/main"]);
@@ -198,7 +198,7 @@ async fn two_histories_are_not_joined() {
 }
 
 #[tokio::test]
-async fn what_is_only_here_is_put_on_what_was_added() {
+async fn local_commits_are_rebased_onto_new_ones() {
     let clones = Clones::new();
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();

@@ -1,4 +1,4 @@
-//! Clones of one remote, in turn and at once.
+//! Clones of one remote, one after another and concurrently.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 pub(crate) struct Clones {
-    /// None: the remote is a directory for all.
+    /// None: all clones use the remote's directory.
     daemon: Option<Daemon>,
     base: TempDir,
 }
@@ -25,12 +25,12 @@ impl Clones {
         Self { daemon: None, base }
     }
 
-    /// A relay before the remote.
+    /// A relay in front of the remote.
     pub(crate) fn relay(&self) -> Relay {
         Relay::start(self.daemon.as_ref().unwrap())
     }
 
-    /// Has this done at the remote before it takes commits.
+    /// Installs a hook that the remote runs before it accepts commits.
     pub(crate) fn hook(&self, script: &str) -> PathBuf {
         let hook = self.at("remote.git/hooks/pre-receive");
         fs::create_dir_all(hook.parent().unwrap()).unwrap();
@@ -39,12 +39,12 @@ impl Clones {
         hook
     }
 
-    /// How many commits the remote has.
+    /// The number of commits at the remote.
     pub(crate) fn there(&self) -> usize {
         git(&self.at("remote.git"), &["rev-list", "--count", "main"]).trim().parse().unwrap()
     }
 
-    /// The remote is reached over a network.
+    /// Clones that use a network.
     pub(crate) fn served() -> Self {
         let clones = Self::new();
         Self { daemon: Some(Daemon::start(clones.base.path())), ..clones }
@@ -70,7 +70,7 @@ impl Clones {
         git(&self.at(name), &["rev-parse", "main"])
     }
 
-    /// A person's clone, made with git.
+    /// A person's clone, by git.
     pub(crate) fn person(&self) -> PathBuf {
         let person = self.at("person");
         if person.exists() {
@@ -81,7 +81,7 @@ impl Clones {
         person
     }
 
-    /// A person's commit at the remote: its name.
+    /// Pushes a person's commit to the remote and returns its id.
     pub(crate) fn by_hand(&self, file: &str, text: &str) -> String {
         let person = self.person();
         let path = person.join(file);
@@ -107,20 +107,20 @@ pub(crate) async fn value(on: &Storage<Git>, key: &str) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn in_turn_through_a_directory() {
-    in_turn(Clones::new()).await;
+async fn one_after_another_through_a_directory() {
+    one_after_another(Clones::new()).await;
 }
 
 #[tokio::test]
-async fn in_turn_over_a_network() {
-    in_turn(Clones::served()).await;
+async fn one_after_another_over_a_network() {
+    one_after_another(Clones::served()).await;
 }
 
-async fn in_turn(clones: Clones) {
+async fn one_after_another(clones: Clones) {
     let (one, other) = (clones.open("one").await, clones.open("other").await);
     for step in 0..5 {
         one.set_config(format!("one-{step}"), json!(step)).await.unwrap();
-        // It knows nothing of that, and is put on top of it.
+        // This clone has not fetched that commit, so its own is rebased onto it.
         other.set_config(format!("other-{step}"), json!(step)).await.unwrap();
         assert_eq!(value(&other, &format!("one-{step}")).await, json!(step));
     }
@@ -134,16 +134,16 @@ async fn in_turn(clones: Clones) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_once_through_a_directory() {
-    at_once(Clones::new()).await;
+async fn concurrently_through_a_directory() {
+    concurrently(Clones::new()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_once_over_a_network() {
-    at_once(Clones::served()).await;
+async fn concurrently_over_a_network() {
+    concurrently(Clones::served()).await;
 }
 
-async fn at_once(clones: Clones) {
+async fn concurrently(clones: Clones) {
     let names = ["one", "other", "third"];
     let mut writers = Vec::new();
     for name in names {
@@ -163,7 +163,7 @@ async fn at_once(clones: Clones) {
     }
     for storage in &opened {
         storage.backend().pull().await.unwrap();
-        assert_eq!(storage.list_configs().await.unwrap().len(), 45, "nobody's write is lost");
+        assert_eq!(storage.list_configs().await.unwrap().len(), 45, "no write is lost");
     }
     for storage in opened {
         storage.close().await.unwrap();
@@ -173,14 +173,14 @@ async fn at_once(clones: Clones) {
 }
 
 #[tokio::test]
-async fn what_others_sent_is_there_before_a_write_if_that_is_asked_for() {
+async fn a_write_fetches_first_if_configured() {
     let clones = Clones::new();
     let one = clones.open("one").await;
     let mut config = clones.config("other");
     config.pull = GitSync::Write;
     let other = Storage::<Git>::open(config).await.unwrap();
     for step in 0..3 {
-        // The same key in turn: no conflict, since each knows what the other did.
+        // The same key one after another: no conflict, because each clone fetches first.
         one.backend().pull().await.unwrap();
         one.set_config("Key", json!([step])).await.unwrap();
         other.set_config("Key", json!(step)).await.unwrap();
@@ -194,7 +194,7 @@ async fn what_others_sent_is_there_before_a_write_if_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn what_others_sent_comes_by_itself() {
+async fn commits_of_others_are_fetched_in_the_background() {
     let clones = Clones::served();
     let mut config = clones.config("other");
     config.interval = Duration::from_millis(50);
@@ -233,7 +233,7 @@ async fn the_same_record_on_both_sides_is_a_conflict() {
     assert!(message.contains(&theirs) && own != theirs, "{message}");
     assert_eq!(git(&clones.at("other"), &["show", &format!("{own}:config/Key~8.json")]), "3\n");
     assert!(!message.contains("Key"));
-    // Nothing here has changed.
+    // The local store has not changed.
     assert_eq!(clones.head("other"), before);
     assert_eq!(value(&other, "Key").await, json!(1));
     is_clean(&clones.at("other"));
@@ -241,7 +241,7 @@ async fn the_same_record_on_both_sides_is_a_conflict() {
     other.backend().pull().await.unwrap();
     assert_eq!(value(&other, "Key").await, json!(2));
     other.set_config("Key", json!(3)).await.unwrap();
-    // The same change on both sides is none.
+    // The same change on both sides is not a conflict.
     one.set_config("Key", json!(3)).await.unwrap();
     for storage in [one, other] {
         storage.backend().pull().await.unwrap();
@@ -251,7 +251,7 @@ async fn the_same_record_on_both_sides_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn what_is_written_offline_is_kept_and_sent_later() {
+async fn offline_writes_are_kept_and_sent_later() {
     let clones = Clones::new();
     let mut config = clones.config("one");
     config.interval = Duration::from_millis(100);
@@ -288,7 +288,7 @@ async fn what_is_written_offline_is_kept_and_sent_later() {
 }
 
 #[tokio::test]
-async fn a_conflict_of_what_was_written_offline_stays_until_a_person_ends_it() {
+async fn a_conflict_of_offline_writes_stays_until_a_person_resolves_it() {
     let clones = Clones::new();
     let mut config = clones.config("one");
     (config.pull, config.push) = (GitSync::Manual, GitSync::Manual);
@@ -318,7 +318,7 @@ async fn a_conflict_of_what_was_written_offline_stays_until_a_person_ends_it() {
 }
 
 #[tokio::test]
-async fn others_files_come_along() {
+async fn other_files_are_fetched_too() {
     let clones = Clones::new();
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();
@@ -332,7 +332,7 @@ async fn others_files_come_along() {
 }
 
 #[tokio::test]
-async fn a_damaged_record_of_others_is_not_taken_over() {
+async fn a_damaged_record_of_others_is_not_fetched() {
     let clones = Clones::new();
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();
@@ -352,7 +352,7 @@ async fn a_missing_remote_is_unavailable_unless_there_is_a_clone() {
     assert_eq!(value(&clones.open("one").await, "a").await, json!(1));
     let error = Storage::<Git>::open(clones.config("new")).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
-    assert!(!clones.at("new").exists(), "an empty store would pass for a clone");
+    assert!(!clones.at("new").exists(), "an empty store would look like a clone");
     let alone = clones.open("one").await;
     alone.close().await.unwrap();
     let mut config = clones.config("one");

@@ -1,4 +1,4 @@
-//! What is wrong with the remote stops neither a start nor a write.
+//! Problems of the remote block neither opening nor writes.
 
 use std::{fs, time::Duration};
 
@@ -48,13 +48,13 @@ async fn a_damaged_record_of_others_does_not_stop_a_start() {
     assert_eq!(stats.details["behind"], json!(1));
     assert_eq!(stats.details["warnings"].as_array().unwrap().len(), 1);
     one.close().await.unwrap();
-    // Who has nothing yet has nothing to go on with.
+    // A clone without data can't open.
     let error = Storage::<Git>::open(clones.config("new")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
 }
 
 #[tokio::test]
-async fn what_a_revert_can_not_read_is_not_sent() {
+async fn a_revert_to_an_unreadable_value_is_not_sent() {
     let clones = Clones::new();
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();
@@ -68,7 +68,7 @@ async fn what_a_revert_can_not_read_is_not_sent() {
 }
 
 #[tokio::test]
-async fn a_branch_that_is_held_at_the_remote_does_not_stop_a_write() {
+async fn a_locked_branch_at_the_remote_does_not_stop_a_write() {
     let clones = Clones::new();
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();
@@ -80,7 +80,7 @@ async fn a_branch_that_is_held_at_the_remote_does_not_stop_a_write() {
     let stats = one.stats().await.unwrap();
     assert_eq!(stats.details["ahead"], json!(2));
     let warning = stats.details["warnings"][0].as_str().unwrap();
-    assert!(warning.contains("holds the remote's branch"), "{warning}");
+    assert!(warning.contains("has locked the remote's branch"), "{warning}");
     assert_eq!(one.backend().push().await.unwrap_err().kind(), ErrorKind::Busy);
     fs::remove_file(lock).unwrap();
     one.backend().push().await.unwrap();
@@ -89,7 +89,7 @@ async fn a_branch_that_is_held_at_the_remote_does_not_stop_a_write() {
 }
 
 #[tokio::test]
-async fn what_a_server_refuses_is_kept_and_told() {
+async fn commits_that_a_server_refuses_are_kept_and_reported() {
     let clones = Clones::served();
     let one = clones.open("one").await;
     one.set_config("a", json!(1)).await.unwrap();
@@ -112,7 +112,7 @@ async fn what_a_server_refuses_is_kept_and_told() {
 }
 
 #[tokio::test]
-async fn a_handle_that_is_dropped_sends_nothing() {
+async fn dropping_a_handle_sends_nothing() {
     let clones = Clones::new();
     let mut config = clones.config("one");
     config.push = GitSync::Interval;
@@ -139,17 +139,17 @@ async fn a_remote_that_never_answers_does_not_stop_a_write() {
     assert_eq!(value(&one, "b").await, json!(2));
     let stats = one.stats().await.unwrap();
     let warning = stats.details["warnings"][0].as_str().unwrap();
-    assert!(warning.contains("did not answer in time") && warning.contains("`remote_timeout`"), "{warning}");
+    assert!(warning.contains("did not answer within `remote_timeout`"), "{warning}");
     one.close().await.unwrap();
 }
 
-/// How often the hook was asked.
+/// The number of runs of the hook.
 fn asked(clones: &Clones) -> usize {
     fs::read_to_string(clones.at("asked")).map_or(0, |text| text.lines().count())
 }
 
 #[tokio::test]
-async fn a_remote_that_takes_no_commit_is_asked_once_an_interval() {
+async fn a_rejecting_remote_is_contacted_once_per_interval() {
     let clones = Clones::served();
     let log = clones.at("asked");
     let one = clones.open("one").await;
@@ -163,11 +163,11 @@ async fn a_remote_that_takes_no_commit_is_asked_once_an_interval() {
         one.set_config("b", json!(step)).await.unwrap();
     }
     assert_eq!(asked(&clones), known, "the interval is an hour");
-    // The remote's own words are for who asks, and in no error.
+    // The remote's message is in the stats, and in no error.
     let error = one.backend().push().await.unwrap_err();
     assert_eq!((error.kind(), asked(&clones)), (ErrorKind::Denied, known + 1));
     assert!(!format!("{error:?}").contains("no "), "{error:?}");
-    // What others send still comes.
+    // The commits of others are still fetched.
     one.backend().pull().await.unwrap();
     let stats = one.stats().await.unwrap();
     assert_eq!(stats.details["remote_said"], "no [31mcommits pre-receive hook declined");
@@ -186,7 +186,7 @@ async fn a_remote_that_takes_no_commit_is_asked_once_an_interval() {
 }
 
 #[tokio::test]
-async fn a_remote_that_takes_no_commit_is_asked_again() {
+async fn a_rejecting_remote_is_tried_again() {
     let clones = Clones::served();
     let mut config = clones.config("one");
     config.interval = Duration::from_millis(1500);
@@ -195,12 +195,12 @@ async fn a_remote_that_takes_no_commit_is_asked_again() {
     let log = clones.at("asked");
     let hook = clones.hook(&format!("echo x >> {}; exit 1", log.display()));
     one.set_config("a", json!(1)).await.unwrap();
-    // In the background it is known after some refusals, too.
+    // The background also learns it after some rejections.
     let mut waited = 0;
     while asked(&clones) < 5 || one.stats().await.unwrap().details["warnings"] == json!([]) {
         tokio::time::sleep(Duration::from_millis(50)).await;
         waited += 1;
-        assert!(waited < 600, "it is never told: {:?}", one.stats().await.unwrap());
+        assert!(waited < 600, "it is never reported: {:?}", one.stats().await.unwrap());
     }
     fs::remove_file(hook).unwrap();
     while one.stats().await.unwrap().details["ahead"] != json!(0) {
@@ -212,9 +212,9 @@ async fn a_remote_that_takes_no_commit_is_asked_again() {
     clones.are_in_order(&["one"]);
 }
 
-/// A push that is late may arrive, so a write that fails here is not known to be gone.
+/// A late push may still arrive, so the outcome of a write that fails here is unknown.
 #[tokio::test]
-async fn what_may_have_been_sent_is_unknown() {
+async fn the_outcome_of_a_late_push_is_unknown() {
     let clones = Clones::served();
     let mut config = clones.config("one");
     config.remote_timeout = Duration::from_secs(1);
@@ -247,7 +247,7 @@ async fn a_remote_that_was_silent_is_used_again() {
     let one = Storage::<Git>::open(config).await.unwrap();
     one.set_config("a", json!(1)).await.unwrap();
     relay.silence(true);
-    // The connection that it waits on stays silent for ever.
+    // The abandoned connection stays silent for ever.
     one.set_config("b", json!(1)).await.unwrap();
     assert_eq!(one.backend().pull().await.unwrap_err().kind(), ErrorKind::Unavailable);
     relay.silence(false);
@@ -265,7 +265,7 @@ async fn the_first_write_after_a_silence_is_sent() {
     let mut config = clones.config("one");
     config.remote = Some(relay.url("remote.git"));
     (config.remote_timeout, config.interval) = (Duration::from_millis(700), Duration::from_millis(100));
-    // Nothing is done in the background.
+    // No background work.
     config.pull = GitSync::Manual;
     let one = Storage::<Git>::open(config).await.unwrap();
     one.set_config("a", json!(1)).await.unwrap();
@@ -279,7 +279,7 @@ async fn the_first_write_after_a_silence_is_sent() {
     one.close().await.unwrap();
 }
 
-/// What nobody waits for any more is not carried out once the remote is back.
+/// A request without a waiting caller is not executed once the remote is back.
 #[tokio::test]
 async fn a_push_that_was_given_up_is_not_sent() {
     let clones = Clones::served();
@@ -326,7 +326,7 @@ async fn the_last_handle_does_not_wait_for_the_remote() {
     drop(one);
     assert!(begun.elapsed() < Duration::from_secs(30), "it took {:?}", begun.elapsed());
 
-    // What was begun is kept here, and sent later.
+    // The commit is kept here and sent later.
     config.pull = GitSync::Manual;
     let one = Storage::<Git>::open(config).await.unwrap();
     assert_eq!(value(&one, "b").await, json!(2));

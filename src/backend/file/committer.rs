@@ -1,4 +1,4 @@
-//! Group commit: one thread that takes whatever writes are waiting, and one fsync for all of them.
+//! Group commit: one thread takes all waiting writes and commits them with one fsync.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -22,18 +22,18 @@ use crate::{
     backend::local::{Joined, Ticket},
 };
 
-/// How many writes may wait. Those that come later wait for a place, within their deadlines.
+/// Writes that may wait in the queue. More wait for a slot, within their deadlines.
 const QUEUE: usize = 4096;
 
-/// How many writes share a commit at most, so that the first one does not wait for an endless group.
-const GROUP: usize = 1024;
+/// The most writes in one commit, so that the first does not wait for an endless group.
+const MAX_GROUP: usize = 1024;
 
-/// The committer's handle: the only way to change the store.
+/// The handle of the committer: the only way to change the store.
 pub(super) struct Committer {
     queue: mpsc::Sender<Message>,
-    /// How the store was released, once it is.
+    /// The result of closing, once the store is released.
     released: watch::Receiver<Option<Result<()>>>,
-    /// After the queue, whose end ends it.
+    /// Declared after the queue, because the thread ends with it.
     _thread: Joined,
 }
 
@@ -60,15 +60,15 @@ impl Committer {
         Ok(Self { queue, released, _thread: Joined::new(thread) })
     }
 
-    /// How many writes are waiting.
+    /// The number of waiting writes.
     pub(super) fn queued(&self) -> usize {
         self.queue.max_capacity() - self.queue.capacity()
     }
 
-    /// Queues a change, and waits until it is durable or has failed.
+    /// Queues a change and waits until it is durable or has failed.
     ///
-    /// Whoever stops waiting before the committer begins with the change, by the deadline or because the future is
-    /// dropped, takes it back.
+    /// A caller that stops waiting before the committer begins with the change, by the deadline or by
+    /// dropping the future, withdraws it.
     pub(super) async fn write<T: Send + 'static>(
         &self,
         deadline: Duration,
@@ -83,13 +83,14 @@ impl Committer {
             Ok(None) => Err(abandoned()),
             Err(_) if ticket.take() => Err(Error::new(
                 ErrorKind::Timeout,
-                "the write was still waiting for others when its deadline passed, and was withdrawn",
+                "the deadline passed while the write was queued; it was withdrawn",
             )),
             Err(_) => Err(unanswered()),
         }
     }
 
-    /// Compacts the store, after the writes that were queued before. Says how many bytes the file has lost.
+    /// Compacts the store after the writes that were queued before. Returns by how many bytes the file has
+    /// shrunk.
     pub(super) async fn compact(&self, deadline: Duration) -> Result<u64> {
         let (reply, answer) = oneshot::channel();
         match tokio::time::timeout(deadline, self.ask(Message::Compact(reply), answer)).await {
@@ -98,10 +99,11 @@ impl Committer {
         }
     }
 
-    /// Finishes what is queued and releases the store. Returns once it is released; every caller gets the same result.
+    /// Finishes the queue and releases the store. Returns once it is released; every caller gets the same
+    /// result.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
         let closed = async {
-            // The queue is closed already if another call came first.
+            // The queue is already closed if another call was first.
             drop(self.queue.send(Message::Close).await);
             let mut released = self.released.clone();
             let closed = released.wait_for(Option::is_some).await.ok().and_then(|closed| closed.clone());
@@ -110,7 +112,7 @@ impl Committer {
         tokio::time::timeout(deadline, closed).await.unwrap_or_else(|_| Err(unanswered()))
     }
 
-    /// Sends a message and waits for its answer. `None`: the committer is gone.
+    /// Sends a message and waits for its answer. `None`: the committer has ended.
     async fn ask<T>(&self, message: Message, answer: oneshot::Receiver<Result<T>>) -> Option<Result<T>> {
         self.queue.send(message).await.ok()?;
         answer.await.ok()
@@ -125,16 +127,16 @@ fn unanswered() -> Error {
 
 #[cold]
 fn abandoned() -> Error {
-    Error::new(ErrorKind::Internal, "the committer thread died in the middle of a write")
+    Error::new(ErrorKind::Internal, "the committer thread panicked during a write")
         .with_outcome(Outcome::Unknown)
 }
 
-/// A queued change of any type of answer.
+/// A queued change, with any type of result.
 trait Write: Send {
-    /// Applies the change to the draft, unless it was withdrawn. Says whether it was there.
+    /// Applies the change to the draft. Returns false if it was withdrawn.
     fn apply(&mut self, draft: &mut Draft) -> bool;
 
-    /// Answers: the change's own result, or the error of the commit.
+    /// Answers with the change's own result, or with the error of the commit.
     fn answer(self: Box<Self>, committed: &Result<()>);
 }
 
@@ -156,18 +158,19 @@ impl<T: Send, F: FnOnce(&mut Draft) -> Result<T> + Send> Write for Pending<T, F>
 
     fn answer(self: Box<Self>, committed: &Result<()>) {
         let Self { result, reply, .. } = *self;
-        // Of a failed group nobody gets a result of its own: it may rest on changes that are not there.
+        // In a failed group no write gets its own result, because it may depend on changes that were not
+        // committed.
         let answer = committed.clone().and_then(|()| result.unwrap_or_else(|| Err(abandoned())));
-        // If nobody waits any more, the change stays.
+        // If the caller has stopped waiting, the change stays.
         drop(reply.send(answer));
     }
 }
 
-/// The committer's own side.
+/// The thread's side.
 struct Worker {
     engine: Engine,
     state: Arc<ArcSwap<State>>,
-    /// The error of the first commit that failed: what is on the disk since is not known.
+    /// The error of the first failed commit. After it the contents of the disk are unknown.
     failed: Option<Error>,
 }
 
@@ -183,16 +186,17 @@ impl Worker {
                         self.commit(std::mem::take(&mut group));
                         drop(reply.send(self.compact()));
                     }
-                    // What is queued is finished; what comes later is refused.
+                    // Queued writes are finished; later ones are refused.
                     Message::Close => messages.close(),
                 }
-                next = if group.len() < GROUP { messages.try_recv().ok() } else { None };
+                next = if group.len() < MAX_GROUP { messages.try_recv().ok() } else { None };
             }
             self.commit(group);
         }
         self.state.store(Arc::new(State::closed()));
         let closed = guarded(|| self.engine.close());
-        // After a failed write the engine can't close in order; who made that write knows, and the rest is on disk.
+        // After a failed write the engine can't close cleanly. That write's caller has the error; the others
+        // are on disk.
         if self.failed.is_some() { Ok(()) } else { closed }
     }
 
@@ -206,7 +210,7 @@ impl Worker {
             group.retain_mut(|write| write.apply(&mut draft));
             Ok(())
         });
-        // The draft is dropped, and the disk is as it was: the store goes on.
+        // The draft is dropped and the disk is unchanged: the store continues.
         if let Err(error) = applied {
             let error = Err(error.with_outcome(Outcome::NotApplied));
             group.into_iter().for_each(|write| write.answer(&error));
@@ -218,7 +222,7 @@ impl Worker {
             None if writes.is_empty() => self.engine.check(),
             None => guarded(|| self.engine.commit(&writes)),
         };
-        // It won't go away by itself.
+        // A retry would fail too.
         let committed = committed.map_err(|error| error.with_retryable(false));
         match &committed {
             Ok(()) if !writes.is_empty() => self.state.store(Arc::new(state)),
@@ -236,7 +240,7 @@ impl Worker {
         }
         let compacted = guarded(|| self.engine.compact());
         match compacted {
-            // The file is as it was.
+            // The file is unchanged.
             Err(error) if error.kind() == ErrorKind::Busy => Err(error),
             Err(error) => {
                 let error = error.with_retryable(false);
@@ -250,14 +254,11 @@ impl Worker {
 
 #[cold]
 fn refused(first: &Error) -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        "the store failed a write before, and takes none until it is opened again",
-    )
-    .with_source(first.clone())
+    Error::new(ErrorKind::Unavailable, "an earlier write failed: open the store again to write")
+        .with_source(first.clone())
 }
 
-/// Runs the engine, whose panic must not leave the callers without an answer.
+/// Runs the engine and catches its panics, so that callers get an answer.
 fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         Err(Error::new(ErrorKind::Internal, "the storage engine panicked").with_outcome(Outcome::Unknown))

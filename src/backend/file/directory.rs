@@ -1,4 +1,4 @@
-//! The store's directory: locked, closed to other users, and never one that holds other data.
+//! The store's directory: locked, private, and never one with other data.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -12,13 +12,13 @@ use crate::{Error, ErrorKind, Result};
 /// The store's file in its directory.
 const STORE: &str = "store.redb";
 
-/// A store that is being made: renamed to [`STORE`] once it is whole and on disk.
+/// A store that is being created: renamed to [`STORE`] once it is complete and on disk.
 const UNFINISHED: &str = "store.redb.new";
 
-/// Names that a volume or a desktop puts into an empty directory. A directory with only these counts as empty.
+/// Entries that volumes and desktops create. A directory with only these counts as empty.
 ///
-/// `.nfs..` and `.Trash-UID` are compared by their beginnings.
-const NO_DATA: [&str; 8] = [
+/// `.nfs` and `.Trash-` are prefixes.
+const IGNORED: [&str; 8] = [
     "lost+found",
     ".snapshot",
     ".snapshots",
@@ -29,14 +29,14 @@ const NO_DATA: [&str; 8] = [
     "System Volume Information",
 ];
 
-/// What the store is opened for.
+/// How the store is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// To write to it; it is made if it is missing.
+    /// To write; a missing store is created.
     Create,
-    /// To write to one that is there.
+    /// To write to an existing store.
     Write,
-    /// To read one that is there. Nothing is changed.
+    /// To read an existing store, without changing anything.
     Read,
 }
 
@@ -46,17 +46,19 @@ pub(super) struct Directory {
     path: PathBuf,
     handle: File,
     has_store: bool,
-    /// Device and inode of the store's file that is open.
+    /// Device and inode of the store's open file.
     opened: Option<(u64, u64)>,
 }
 
 impl Directory {
-    /// Opens the directory, makes it if it is missing and may be made, and locks it: for several readers or for one writer.
+    /// Opens the directory, or creates it with [`Access::Create`], and locks it for several readers or for
+    /// one writer.
     pub(super) fn open(path: &Path, access: Access) -> Result<Self> {
         let create = access == Access::Create;
-        // Absolute, since the working directory may change; by components, since `link/` would follow the link.
+        // Absolute, because the working directory may change; by components, because `link/` would follow the
+        // link.
         let path: PathBuf = std::path::absolute(path)
-            .map_err(|error| failed(path, "can't be looked at", error))?
+            .map_err(|error| failed(path, "can't be accessed", error))?
             .components()
             .collect();
         match fs::symlink_metadata(&path) {
@@ -67,7 +69,7 @@ impl Directory {
             Ok(_) => return Err(refused(&path, "is not a directory")),
             Err(error) if error.kind() == io::ErrorKind::NotFound && create => make(&path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing(&path)),
-            Err(error) => return Err(failed(&path, "can't be looked at", error)),
+            Err(error) => return Err(failed(&path, "can't be accessed", error)),
         }
         let handle = OpenOptions::new()
             .read(true)
@@ -75,18 +77,18 @@ impl Directory {
             .open(&path)
             .map_err(|error| failed(&path, "can't be opened", error))?;
         lock(&path, &handle, access)?;
-        let has_store = look_around(&path, &handle, create)?;
+        let has_store = find_store(&path, &handle, create)?;
         if !has_store {
             keep_private(&path, &handle, 0o700)?;
         }
         if access != Access::Read {
-            // The process that made the store may have died before its name was on disk.
+            // The process that created the store may have been killed before its name was on disk.
             handle.sync_all().map_err(|error| failed(&path, "can't be written", error))?;
         }
         Ok(Self { path, handle, has_store, opened: None })
     }
 
-    /// Whether there is a store in it already.
+    /// Whether the directory has a store.
     pub(super) const fn has_store(&self) -> bool {
         self.has_store
     }
@@ -105,9 +107,10 @@ impl Directory {
         Ok(file)
     }
 
-    /// A new file to make a store in. [`finish`](Self::finish) gives it its name.
+    /// Creates the file for a new store. [`finish`](Self::finish) gives it its name.
     pub(super) fn new_store(&self) -> Result<File> {
-        // One that is there was left by a process that died while it made the store: it has no name and no data yet.
+        // An existing one was left by a process that was killed while it created the store: it has no data
+        // yet.
         match fs::remove_file(self.path.join(UNFINISHED)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(failed(&self.path, "can't be written", error));
@@ -120,39 +123,39 @@ impl Directory {
         Ok(file)
     }
 
-    /// Gives a store that is whole and on disk its name, durably.
+    /// Durably renames a store that is complete and on disk.
     pub(super) fn finish(&self) -> Result<()> {
         fs::rename(self.path.join(UNFINISHED), self.path.join(STORE))
             .and_then(|()| self.handle.sync_all())
             .map_err(|error| failed(&self.path, "can't be written", error))
     }
 
-    /// Takes every right on a store that is known to be ours from group and others, whatever the umask was.
+    /// Removes the permissions of group and others from an existing store, whatever the umask was.
     pub(super) fn make_private(&self, store: &File) -> Result<()> {
         keep_private(&self.path, &self.handle, 0o700)?;
         keep_private(&self.path.join(STORE), store, 0o600)
     }
 
-    /// Notes which file the open store is, for [`check`](Self::check).
+    /// Records the identity of the open file, for [`check`](Self::check).
     pub(super) fn note(&mut self, store: &File) -> Result<()> {
         let found = store.metadata().map_err(|error| failed(&self.path, "can't be read", error))?;
         self.opened = Some((found.dev(), found.ino()));
         Ok(())
     }
 
-    /// Checks that the directory's path still leads to the file that is open. What is written to one without a name is
-    /// lost when it is closed.
+    /// Checks that the directory's path still leads to the open file. Writes to a removed file are lost when
+    /// it is closed.
     pub(super) fn check(&self) -> Result<()> {
         let found = fs::symlink_metadata(self.path.join(STORE));
         match found {
             Ok(found) if Some((found.dev(), found.ino())) == self.opened => Ok(()),
             Ok(_) => Err(gone(&self.path, "was replaced")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(gone(&self.path, "was removed")),
-            Err(error) => Err(failed(&self.path, "can't be looked at", error)),
+            Err(error) => Err(failed(&self.path, "can't be accessed", error)),
         }
     }
 
-    /// The size of the store's file in bytes, if the system says it.
+    /// The size of the store's file in bytes, if the system reports it.
     pub(super) fn size(&self) -> Option<u64> {
         size(&self.path)
     }
@@ -173,18 +176,18 @@ impl Directory {
     }
 }
 
-/// How many bytes the file system of this directory has left for this user, if it says it.
+/// The bytes that the file system of this directory has left for this user, if it reports them.
 pub(super) fn free(path: &Path) -> Option<u64> {
     let found = rustix::fs::statvfs(path).ok()?;
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// The size of the file of the store in this directory, if the system says it.
+/// The size of the store's file in this directory, if the system reports it.
 pub(super) fn size(path: &Path) -> Option<u64> {
     fs::metadata(path.join(STORE)).ok().map(|file| file.len())
 }
 
-/// Makes the directory and what is missing above it, each one's name durable.
+/// Durably creates the directory and its missing parents.
 fn make(path: &Path) -> Result<()> {
     let unmade = |error| failed(path, "can't be created", error);
     let missing: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
@@ -210,39 +213,37 @@ fn lock(path: &Path, handle: &File, access: Access) -> Result<()> {
 #[cold]
 pub(super) fn in_use(path: impl std::fmt::Display) -> Error {
     let message = format!(
-        "the store in {path} is open already, in this process or another one: close it there, or wait for it with the \
+        "the store in {path} is already open in this or another process: close it there, or wait for it with the \
          option `wait`"
     );
     Error::new(ErrorKind::Busy, message)
 }
 
-/// Says whether the directory holds a store. One that holds other things and no store is not ours to use.
-fn look_around(path: &Path, handle: &File, create: bool) -> Result<bool> {
+/// Returns whether the directory has a store. Refuses a directory with other files and no store.
+fn find_store(path: &Path, handle: &File, create: bool) -> Result<bool> {
     let unreadable = |error| failed(path, "can't be read", error);
     let (mut has_store, mut has_others) = (false, false);
     for entry in fs::read_dir(path).map_err(unreadable)? {
         match entry.map_err(unreadable)?.file_name().to_str() {
             Some(STORE) => has_store = true,
             Some(UNFINISHED) => {}
-            Some(name) if is_no_data(name) => {}
+            Some(name) if is_ignored(name) => {}
             _ => has_others = true,
         }
     }
     match (has_store, has_others) {
         (true, _) => Ok(true),
         (false, true) if is_mount_point(path, handle) => {
-            Err(refused(path, "is a volume that holds other things and no store; name a new directory in it"))
+            Err(refused(path, "is a volume with other files and no store; name a new directory in it"))
         }
-        (false, true) => {
-            Err(refused(path, "holds other things and no store; name an empty or a new directory"))
-        }
+        (false, true) => Err(refused(path, "has other files and no store; name an empty or a new directory")),
         (false, false) if create => Ok(false),
         (false, false) => Err(missing(path)),
     }
 }
 
-fn is_no_data(name: &str) -> bool {
-    NO_DATA.iter().any(|known| match known.strip_prefix('.') {
+fn is_ignored(name: &str) -> bool {
+    IGNORED.iter().any(|known| match known.strip_prefix('.') {
         Some("Trash-" | "nfs") => name.starts_with(known),
         _ => name == *known,
     })
@@ -253,11 +254,11 @@ fn is_mount_point(path: &Path, handle: &File) -> bool {
     above.zip(handle.metadata().ok()).is_some_and(|(above, here)| above.dev() != here.dev())
 }
 
-/// Takes what group and others may do away. A volume can belong to another user, or have modes that don't change (vfat,
-/// CIFS): there it is enough that others can't read the file, and can't put another one in its place.
+/// Removes the permissions of group and others. A volume can belong to another user, or have fixed modes
+/// (vfat, CIFS): then it is enough that other users can neither read the file nor replace it.
 fn keep_private(path: &Path, handle: &File, mode: u32) -> Result<()> {
     let mode_now = || Ok(handle.metadata()?.permissions().mode() & 0o777);
-    let unprotected = |error| failed(path, "can't be made private to its owner", error);
+    let unprotected = |error| failed(path, "can't be restricted to its owner", error);
     if mode_now().map_err(unprotected)? == mode {
         return Ok(());
     }
@@ -270,8 +271,8 @@ fn keep_private(path: &Path, handle: &File, mode: u32) -> Result<()> {
         (now, _) => {
             let can = if is_directory { "write to it" } else { "read it" };
             let message = format!(
-                "{} has the mode {now:o}, so that other users can {can}, and the mode can't be changed: name a new \
-                 directory in it, or mount the volume with other modes",
+                "{} has the mode {now:o}, so other users can {can}, and the mode can't be changed: name a new directory \
+                 in it, or mount the volume with other modes",
                 path.display()
             );
             Err(Error::new(ErrorKind::Denied, message))
@@ -282,8 +283,7 @@ fn keep_private(path: &Path, handle: &File, mode: u32) -> Result<()> {
 #[cold]
 fn gone(path: &Path, how: &str) -> Error {
     let path = path.display();
-    let message =
-        format!("the store in {path} {how} while it was open: open it again to write to what is there now");
+    let message = format!("the store in {path} {how} while it was open: open it again to continue");
     Error::new(ErrorKind::Unavailable, message)
 }
 

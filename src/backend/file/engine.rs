@@ -1,4 +1,4 @@
-//! The seam to the disk: load, commit, compact. Only this file knows redb.
+//! The storage engine: load, commit, compact. Only this file uses redb.
 
 use std::{
     collections::BTreeMap,
@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{Error, ErrorKind, Outcome, Result};
 
-/// The version of what is written here. A store with a higher one is refused, one with a lower one becomes this one.
+/// The version of the format. A store with a higher version is refused; one with a lower version is upgraded.
 ///
-/// 1: credentials, config values, counters. 2: also records of plans, and their audit.
+/// 1: credentials, config values, counters. 2: also plans and their audit.
 pub(super) const FORMAT: u64 = 2;
 
 /// Every record, by `RecordKey`: JSON for documents, eight bytes (big-endian) for a counter.
@@ -27,10 +27,10 @@ const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FORMAT_NAME: &str = "format";
 
-/// Everything is read from memory, so the engine needs only the pages it is about to write.
+/// Small, because reads are served from memory: the engine needs only the pages that it writes.
 const CACHE_BYTES: usize = 8 << 20;
 
-/// What a commit writes: a record's bytes, or `None` to delete it.
+/// The writes of a commit: a record's bytes, or `None` to delete it.
 pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// The open store.
@@ -41,62 +41,63 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Opens or makes the store in this directory, verifies all of it, and loads it.
+    /// Opens or creates the store in this directory, verifies all of it, and loads it.
     pub(super) fn open(mut directory: Directory) -> Result<(Self, State)> {
-        let place = directory.path().display().to_string();
-        let disk = |file| FileBackend::new(file).map_err(|error| describe(&place, error.into()));
+        let path = directory.path().display().to_string();
+        let disk = |file| FileBackend::new(file).map_err(|error| describe(&path, error.into()));
         if directory.has_store() {
-            look(disk(directory.open_store(Access::Write)?)?, &place)?;
+            check_unopened(disk(directory.open_store(Access::Write)?)?, &path)?;
         } else {
-            let new = database(disk(directory.new_store()?)?, &place)?;
-            initialize(&new).map_err(|error| describe(&place, error))?;
-            // Closed before it is renamed, so that what gets the name is whole and on disk.
-            new.close().map_err(|error| describe(&place, error.into()))?;
+            let new = database(disk(directory.new_store()?)?, &path)?;
+            initialize(&new).map_err(|error| describe(&path, error))?;
+            // Closed before it is renamed, so that the store is complete and on disk when it gets its name.
+            new.close().map_err(|error| describe(&path, error.into()))?;
             directory.finish()?;
         }
         let file = directory.open_store(Access::Write)?;
         directory.make_private(&file)?;
         directory.note(&file)?;
-        let (mut engine, state) = Self::on(disk(file)?, &place)?;
+        let (mut engine, state) = Self::on(disk(file)?, &path)?;
         engine.directory = Some(directory);
         Ok((engine, state))
     }
 
-    /// Loads the store of a directory that is open for reading. Nothing is changed.
+    /// Loads the store of a directory that is open for reading, without changing anything.
     pub(super) fn read(directory: &mut Directory) -> Result<State> {
-        let place = directory.path().display().to_string();
+        let path = directory.path().display().to_string();
         let file = directory.open_store(Access::Read)?;
         directory.note(&file)?;
-        let disk = FileBackend::new(file).map_err(|error| describe(&place, error.into()))?;
-        unpanicked(&place, || {
+        let disk = FileBackend::new(file).map_err(|error| describe(&path, error.into()))?;
+        catch_panic(&path, || {
             let opened = Builder::new().set_cache_size(CACHE_BYTES).open_read_only_with_backend(disk);
             let database = opened.map_err(|error| match error {
-                DatabaseError::RepairAborted => unclean(&place),
-                error => describe(&place, error.into()),
+                DatabaseError::RepairAborted => unclean(&path),
+                error => describe(&path, error.into()),
             })?;
-            load(&database, &place)
+            load(&database, &path)
         })
     }
 
     /// Opens the store on this disk, verifies all of it, and loads it.
-    pub(super) fn on(disk: impl StorageBackend, place: &str) -> Result<(Self, State)> {
-        let database = database(disk, place)?;
-        let state = unpanicked(place, || {
-            let state = load(&database, place)?;
-            upgrade(&database).map_err(|error| describe(place, error))?;
+    pub(super) fn on(disk: impl StorageBackend, path: &str) -> Result<(Self, State)> {
+        let database = database(disk, path)?;
+        let state = catch_panic(path, || {
+            let state = load(&database, path)?;
+            upgrade(&database).map_err(|error| describe(path, error))?;
             Ok(state)
         })?;
         Ok((Self { database, directory: None }, state))
     }
 
-    /// Checks that the path of the store still leads to the file that is open.
+    /// Checks that the path of the store still leads to the open file.
     pub(super) fn check(&self) -> Result<()> {
         self.directory.as_ref().map_or(Ok(()), Directory::check)
     }
 
-    /// Makes all these writes durable together, with one fsync. An error before the commit itself has changed nothing.
+    /// Commits all writes with one fsync. An error before the commit itself changes nothing.
     ///
-    /// The path is checked before, when nothing is written yet, and after: what is durable then has a name.
+    /// The path is checked before anything is written, and again afterwards, so that durable data can be
+    /// found under it.
     pub(super) fn commit(&mut self, writes: &Writes) -> Result<()> {
         self.check()?;
         let transaction = self.database.begin_write().map_err(|error| not_written(error.into()))?;
@@ -108,16 +109,17 @@ impl Engine {
             .map_err(|error| error.with_outcome(Outcome::Unknown))
     }
 
-    /// Moves the free space to the end of the file and cuts it off. Says how many bytes the file has lost.
+    /// Moves the free space to the end of the file and truncates it. Returns by how many bytes the file has
+    /// shrunk.
     ///
-    /// Busy: it was refused, and the file is as it was.
+    /// Busy: refused, and the file is unchanged.
     pub(super) fn compact(&mut self) -> Result<u64> {
         use CompactionError::{EphemeralSavepointExists, PersistentSavepointExists, TransactionInProgress};
         self.check()?;
         let before = self.size().unwrap_or(0);
         let compacted = self.database.compact().map_err(|error| match error {
             EphemeralSavepointExists | PersistentSavepointExists | TransactionInProgress => {
-                Error::new(ErrorKind::Busy, "the store can't be compacted while it is read")
+                Error::new(ErrorKind::Busy, "the store can't be compacted while it is being read")
                     .with_source(error)
             }
             error => not_written(error.into()).with_outcome(Outcome::Unknown),
@@ -130,7 +132,7 @@ impl Engine {
         self.directory.as_ref().and_then(Directory::size)
     }
 
-    /// Closes the store properly, so that opening it needs no repair.
+    /// Closes the store cleanly, so that opening it needs no repair.
     pub(super) fn close(self) -> Result<()> {
         let closed = self.database.close().map_err(|error| not_written(error.into()));
         drop(self.directory);
@@ -138,19 +140,19 @@ impl Engine {
     }
 }
 
-fn database(disk: impl StorageBackend, place: &str) -> Result<Database> {
-    unpanicked(place, || {
+fn database(disk: impl StorageBackend, path: &str) -> Result<Database> {
+    catch_panic(path, || {
         Builder::new()
             .set_cache_size(CACHE_BYTES)
             .set_check_integrity_on_open(true)
             .create_with_backend(disk)
-            .map_err(|error| describe(place, error.into()))
+            .map_err(|error| describe(path, error.into()))
     })
 }
 
-/// The engine asserts what it finds in damaged pages, here and there.
-fn unpanicked<T>(place: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(damaged(place)))
+/// Reports a panic as damage: some assertions of the engine fail on damaged pages.
+fn catch_panic<T>(path: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(damaged(path)))
 }
 
 fn initialize(database: &Database) -> Result<(), redb::Error> {
@@ -160,7 +162,7 @@ fn initialize(database: &Database) -> Result<(), redb::Error> {
     Ok(transaction.commit()?)
 }
 
-/// Makes an older store one of this format. What it holds is written in this format as it was in that.
+/// Upgrades an older store. Its records are the same in this format.
 fn upgrade(database: &Database) -> Result<(), redb::Error> {
     let format = database.begin_read()?.open_table(META)?.get(FORMAT_NAME)?.map(|format| format.value());
     if format == Some(FORMAT) {
@@ -171,15 +173,16 @@ fn upgrade(database: &Database) -> Result<(), redb::Error> {
     Ok(transaction.commit()?)
 }
 
-/// Looks whether this is a store of ours, without changing a byte: opening it for writing repairs and marks it.
+/// Checks that this is a store of this crate before it is opened for writing, which repairs and marks the
+/// file.
 ///
-/// What can't be looked at like this (a store that was not closed, a damaged one) is left to the opening itself.
-fn look(disk: impl StorageBackend, place: &str) -> Result<()> {
-    let looked = catch_unwind(AssertUnwindSafe(|| {
+/// A store that can't be checked this way (not closed cleanly, or damaged) is left to the opening itself.
+fn check_unopened(disk: impl StorageBackend, path: &str) -> Result<()> {
+    let checked = catch_unwind(AssertUnwindSafe(|| {
         let database = Builder::new().set_cache_size(CACHE_BYTES).open_read_only_with_backend(disk).ok()?;
-        Some(check_format(&database.begin_read().ok()?, place))
+        Some(check_format(&database.begin_read().ok()?, path))
     }));
-    match looked {
+    match checked {
         Ok(Some(Err(error))) if matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::Unsupported) => {
             Err(error)
         }
@@ -187,34 +190,34 @@ fn look(disk: impl StorageBackend, place: &str) -> Result<()> {
     }
 }
 
-fn check_format(transaction: &redb::ReadTransaction, place: &str) -> Result<()> {
+fn check_format(transaction: &redb::ReadTransaction, path: &str) -> Result<()> {
     let format = match transaction.open_table(META) {
         Ok(meta) => {
-            let format = meta.get(FORMAT_NAME).map_err(|error| describe(place, error.into()))?;
+            let format = meta.get(FORMAT_NAME).map_err(|error| describe(path, error.into()))?;
             format.map(|format| format.value())
         }
         Err(TableError::TableDoesNotExist(_) | TableError::TableTypeMismatch { .. }) => None,
-        Err(error) => return Err(describe(place, error.into())),
+        Err(error) => return Err(describe(path, error.into())),
     };
     match format {
         Some(1..=FORMAT) => Ok(()),
         Some(other) => Err(Error::new(
             ErrorKind::Unsupported,
-            format!("the store in {place} has format {other}, this version reads formats up to {FORMAT}"),
+            format!("the store in {path} has format {other}; this version reads formats up to {FORMAT}"),
         )),
         None => Err(Error::new(
             ErrorKind::InvalidValue,
-            format!("the file in {place} is a redb database, but not a store of ours"),
+            format!("the file in {path} is a redb database, but not a store of this crate"),
         )),
     }
 }
 
-fn load(database: &impl ReadableDatabase, place: &str) -> Result<State> {
-    let describe = |error: redb::Error| describe(place, error);
+fn load(database: &impl ReadableDatabase, path: &str) -> Result<State> {
+    let describe = |error: redb::Error| describe(path, error);
     let transaction = database.begin_read().map_err(|error| describe(error.into()))?;
-    check_format(&transaction, place)?;
+    check_format(&transaction, path)?;
     let records = transaction.open_table(RECORDS).map_err(|error| match error {
-        TableError::TableDoesNotExist(_) | TableError::TableTypeMismatch { .. } => damaged(place),
+        TableError::TableDoesNotExist(_) | TableError::TableTypeMismatch { .. } => damaged(path),
         error => describe(error.into()),
     })?;
     let mut state = State::default();
@@ -237,39 +240,40 @@ fn put(transaction: &redb::WriteTransaction, writes: &Writes) -> Result<(), redb
 }
 
 #[cold]
-fn damaged(place: &str) -> Error {
-    Error::new(ErrorKind::Corrupt, format!("the store in {place} is damaged; restore it from an export"))
+fn damaged(path: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("the store in {path} is damaged; restore it from an export"))
 }
 
 #[cold]
-fn unclean(place: &str) -> Error {
+fn unclean(path: &str) -> Error {
     let message = format!(
-        "the store in {place} was not closed in order, and a repair has to write: copy the directory to where it can be \
-         written, and open it there"
+        "the store in {path} was not closed cleanly and needs a repair, which writes: copy the directory to a writable \
+         location, and open it there"
     );
     Error::new(ErrorKind::Unavailable, message).with_retryable(false)
 }
 
 /// An error of a store that is being opened.
 #[cold]
-fn describe(place: &str, error: redb::Error) -> Error {
+fn describe(path: &str, error: redb::Error) -> Error {
     use redb::Error::{
         Corrupted, DatabaseAlreadyOpen, Io, LockProtocolMismatch, RepairAborted, UpgradeRequired,
     };
     match error {
-        // redb's word for "there is no magic number at the start of this file".
-        Io(error) if error.kind() == std::io::ErrorKind::InvalidData => damaged(place).with_source(error),
-        Io(error) => Error::io(format!("the store in {place} can't be opened"), error),
-        DatabaseAlreadyOpen | LockProtocolMismatch => in_use(place),
+        // How redb reports a missing magic number.
+        Io(error) if error.kind() == std::io::ErrorKind::InvalidData => damaged(path).with_source(error),
+        Io(error) => Error::io(format!("the store in {path} can't be opened"), error),
+        DatabaseAlreadyOpen | LockProtocolMismatch => in_use(path),
         UpgradeRequired(version) => Error::new(
             ErrorKind::Unsupported,
             format!(
-                "the store in {place} is a redb file of version {version}, which this version does not read"
+                "the store in {path} is a redb file of version {version}, which this version does not read"
             ),
         ),
-        error @ (Corrupted(_) | RepairAborted) => damaged(place).with_source(error),
-        error => Error::new(ErrorKind::Internal, format!("the store in {place} can't be opened"))
-            .with_source(error),
+        error @ (Corrupted(_) | RepairAborted) => damaged(path).with_source(error),
+        error => {
+            Error::new(ErrorKind::Internal, format!("the store in {path} can't be opened")).with_source(error)
+        }
     }
 }
 
@@ -303,22 +307,22 @@ pub(super) mod tests {
     use super::*;
     use crate::{ConfigValue, Credential, Key, backend::file::state::Draft};
 
-    /// Where a write went, and what it wrote.
-    type LateWrite = (usize, Vec<u8>);
+    /// The position and data of a write.
+    type UnsyncedWrite = (usize, Vec<u8>);
 
-    /// A disk in memory that can be looked at, changed, and made to fail.
+    /// A disk in memory that can be read, changed, and made to fail.
     #[derive(Clone, Debug, Default)]
     pub(in crate::backend::file) struct Disk {
         bytes: Arc<Mutex<Vec<u8>>>,
         pub(in crate::backend::file) full: Arc<AtomicBool>,
         pub(in crate::backend::file) cannot_sync: Arc<AtomicBool>,
-        /// What would be there after power loss: the bytes at the last sync, and any of the writes since then.
-        synced: Arc<Mutex<(Vec<u8>, Vec<LateWrite>)>>,
-        /// How often it was synced.
+        /// The bytes at the last sync, and the writes since then, any of which may survive power loss.
+        synced: Arc<Mutex<(Vec<u8>, Vec<UnsyncedWrite>)>>,
+        /// The number of syncs.
         pub(in crate::backend::file) syncs: Arc<AtomicUsize>,
         /// A sync waits while this is set.
         pub(in crate::backend::file) stalled: Arc<AtomicBool>,
-        /// Whether one waits.
+        /// Whether a sync waits.
         waits: Arc<AtomicBool>,
     }
 
@@ -335,7 +339,7 @@ pub(super) mod tests {
             Engine::on(self.clone(), "test").unwrap()
         }
 
-        /// The same, as if its file were the one that this directory has open.
+        /// A new store as if its file were the open one of this directory.
         pub(in crate::backend::file) fn store_in(&self, directory: Directory) -> (Engine, State) {
             let (mut engine, state) = self.store();
             engine.directory = Some(directory);
@@ -344,14 +348,14 @@ pub(super) mod tests {
     }
 
     impl Engine {
-        /// While this is kept, the engine refuses to compact.
+        /// Until this is dropped, the engine refuses to compact.
         pub(in crate::backend::file) fn reader(&self) -> impl Send + use<> {
             self.database.begin_read().unwrap()
         }
     }
 
     impl Disk {
-        /// Returns once a sync waits: the committer has begun with a write, and can begin with no other.
+        /// Returns once a sync waits: the committer has begun with a write and can begin no other.
         pub(in crate::backend::file) async fn stalls(&self) {
             while !self.waits.load(Ordering::SeqCst) {
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
@@ -420,7 +424,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A closed store of a few commits, its bytes, and what it holds.
+    /// The bytes and records of a closed store with a few commits.
     fn closed_store() -> (Vec<u8>, State) {
         let disk = Disk::default();
         let (mut engine, mut state) = disk.store();
@@ -448,7 +452,7 @@ pub(super) mod tests {
         (bytes, state)
     }
 
-    /// Opens a store of these bytes: `Ok(true)` if it holds exactly what it should.
+    /// Opens a store of these bytes: `Ok(true)` if it has exactly the expected records.
     fn reopened(bytes: Vec<u8>, expected: &State) -> Result<bool> {
         let (_, state) = Engine::on(Disk::holding(bytes), "test")?;
         state.check(|_| true)?;
@@ -461,7 +465,7 @@ pub(super) mod tests {
     fn any_flipped_byte_of_a_closed_store_is_harmless_or_reported() {
         let (bytes, expected) = closed_store();
         assert!(reopened(bytes.clone(), &expected).unwrap());
-        // The engine's assertions are expected here, thousands of them; those of other tests are not.
+        // Thousands of panics of the engine are expected here; those of other tests are still printed.
         let (here, hook) = (std::thread::current().id(), std::panic::take_hook());
         std::panic::set_hook(Box::new(move |panic| {
             if std::thread::current().id() != here {
@@ -488,7 +492,7 @@ pub(super) mod tests {
         assert!(reported > 1000, "only {reported} flips were noticed");
     }
     #[test]
-    fn what_was_committed_survives_power_loss() {
+    fn acknowledged_commits_survive_power_loss() {
         let disk = Disk::default();
         let (mut engine, mut state) = disk.store();
         let mut random = fastrand::Rng::with_seed(7);
@@ -512,7 +516,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_store_that_has_no_room_to_be_made_says_so() {
+    fn creating_a_store_on_a_full_disk_is_reported() {
         let disk = Disk::default();
         disk.full.store(true, Ordering::SeqCst);
         let error = database(disk, "test").map(drop).unwrap_err();

@@ -1,4 +1,4 @@
-//! The state as a stream, and records in.
+//! Export and import.
 
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
@@ -15,8 +15,8 @@ use crate::{
 };
 
 impl Exportable for File {
-    /// The state when the stream was made: a snapshot, which holds its memory until the stream is dropped. If a record can't be
-    /// read, that is the end of the stream, behind all that can.
+    /// A snapshot of the time of the call, which uses memory until the stream is dropped. An unreadable
+    /// record ends the stream with an error, after all readable ones.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         let (state, deadline) = (self.snapshot(), self.deadline);
         let sorted = async move {
@@ -54,13 +54,13 @@ impl Exportable for File {
     }
 }
 
-/// A state, and the order of its records.
+/// A state and the order of its records.
 struct Sorted {
     state: State,
     credentials: Vec<Key>,
     configs: Vec<Key>,
     usage: Vec<Key>,
-    /// That of a record which can't be read.
+    /// The error of an unreadable record.
     damage: Option<Error>,
 }
 
@@ -101,7 +101,8 @@ fn sorted<V>(map: &PersistentMap<V>) -> Vec<Key> {
     keys
 }
 
-/// JSON for a document, nothing for a counter; not made on the committer's thread, for which all others wait.
+/// Encodes a document as JSON; a counter needs no encoding. Does not run on the committer's thread, for which
+/// all writes wait.
 fn encode(record: &Record) -> Vec<u8> {
     match record {
         Record::Credential { credential, .. } => encode_credential(credential),

@@ -1,4 +1,4 @@
-//! [`File`]: memory for reads, disk for truth.
+//! [`File`]: reads from memory, writes to one file.
 
 mod committer;
 mod config;
@@ -34,46 +34,51 @@ use crate::{
     layer::time_left,
 };
 
-/// A store in a directory of this machine: the default, for everything from a laptop to one busy server.
+/// A store in a local directory: the default, for everything from a laptop to one busy server.
 ///
-/// Open it with `file:PATH`, or a [`FileConfig`]. The directory is created if it is missing. It can do everything but
-/// cache and transactions.
+/// Open it with `file:PATH` or a [`FileConfig`]. A missing directory is created. It has all capabilities
+/// except the cache, transactions and history.
 ///
 /// # How it works
 ///
-/// All data is in memory, in persistent maps behind an atomic pointer: a read is a look-up, takes no lock and never
-/// waits for a writer. Writes queue for one committer thread, which takes whatever is waiting, commits it to the file
-/// `store.redb` with one fsync ([redb]), publishes the new maps, and answers. So `Ok` means that the write survives
-/// power loss, and many writers at once share one fsync. A batch is one commit, all or nothing.
+/// All data is in memory, in persistent maps behind an atomic pointer: a read is a look-up that takes no lock
+/// and never waits for a writer. Writes queue for one committer thread. It takes all waiting writes, commits
+/// them to the file `store.redb` with one fsync ([redb]), publishes the new maps, and answers. So `Ok` means
+/// that the write survives power loss, and concurrent writers share one fsync (group commit). A batch is one
+/// commit, all or nothing.
 ///
-/// # What it promises and refuses
+/// # Guarantees and limits
 ///
-/// - One process at a time. A second one gets [`Busy`](ErrorKind::Busy), or waits ([`wait`](FileConfig::wait)); so does a second
-///   `open` in this process.
-/// - The directory is only for its owner (0700, the file 0600, whatever the umask). One that belongs to another user, such as a
-///   Kubernetes volume with `fsGroup`, is used if other users can neither write to it nor read the file. Symbolic links are not
-///   followed.
-/// - A new store wants an empty directory. What a volume or a desktop puts there by itself does not count: `lost+found`,
-///   `.snapshot`, `.snapshots`, `.zfs`, `.DS_Store`, `.Trash-*`, `.nfs*`, `System Volume Information`.
-/// - A medium that can't be written is read with [`read_only`](FileConfig::read_only).
+/// - One process at a time. A second process, or a second `open` in this process, gets
+///   [`Busy`](ErrorKind::Busy) or waits ([`wait`](FileConfig::wait)).
+/// - Only its owner can access the directory (0700, the file 0600, whatever the umask). A directory of
+///   another user, such as a Kubernetes volume with `fsGroup`, is used if other users can neither write to it
+///   nor read the file. Symbolic links are not followed.
+/// - A new store needs an empty directory. Entries that volumes and desktops create do not count:
+///   `lost+found`, `.snapshot`, `.snapshots`, `.zfs`, `.DS_Store`, `.Trash-*`, `.nfs*`,
+///   `System Volume Information`.
+/// - A read-only medium can be opened with [`read_only`](FileConfig::read_only).
 /// - [`stats`](Backend::stats) warns of a file system that is almost full.
-/// - A directory that holds other things, a file in its place, a newer format, a damaged store: each a clear error, and
-///   nothing is changed. Everything is read and its checksums are verified when the store is opened.
-/// - A single record that can't be read, such as one that another version of this crate wrote, does not keep the others from being
-///   read: its key is [`Corrupt`](ErrorKind::Corrupt), as is a list that it is part of, until it is written or deleted. An export
-///   ends with that error, behind all that can be read. [`stats`](Backend::stats) counts them, if there are any: `damaged_records`.
-/// - A write that times out says whether it may still be applied: not if it was still waiting in the queue.
-/// - After a failed write or fsync nobody knows what is on the disk: reads go on, every later write and
-///   [`health`](Backend::health) is [`Unavailable`](ErrorKind::Unavailable) until the store is opened again.
-/// - A directory that is removed or replaced while the store is open (a backup that is moved in its place) is found by the next
-///   write and by `health`: they are `Unavailable`, as is everything later until the store is opened again.
-/// - No call keeps a thread of the runtime for long: lists, exports and batches of many records are read, sorted and encoded on Tokio's
-///   threads for blocking work. What is small is answered at once.
-/// - Dropping the last handle closes the store, and waits for the commit under way;
+/// - A directory with other files, a file instead of a directory, a newer format and a damaged store are
+///   clear errors, and nothing is changed. Opening reads the whole store and verifies its checksums.
+/// - A single unreadable record, such as one that another version of this crate wrote, does not affect the
+///   others: its key is [`Corrupt`](ErrorKind::Corrupt), as is a list with it, until it is written or
+///   deleted. An export ends with that error after all readable records. [`stats`](Backend::stats) counts
+///   such records, if any, as `damaged_records`.
+/// - The outcome of a write that times out says whether it may still be applied; a write that was still
+///   queued is not.
+/// - After a failed write or fsync the contents of the disk are unknown: reads continue, but every later
+///   write and [`health`](Backend::health) is [`Unavailable`](ErrorKind::Unavailable) until the store is
+///   opened again.
+/// - If the directory is removed or replaced while the store is open, for example by a backup, the next write
+///   and `health` detect it: they and all later ones are `Unavailable` until the store is opened again.
+/// - No call blocks a thread of the runtime for long: lists, exports and batches of many records are read,
+///   sorted and encoded on Tokio's threads for blocking work. Small calls are answered directly.
+/// - Dropping the last handle closes the store and waits for the current commit;
 ///   [`close`](crate::Storage::close) does so without blocking the thread.
 ///
-/// Memory: all of it, some 2 KB for a credential of 640 bytes of JSON. Needs a Unix system, and unwinding panics (`panic = "unwind"`, the
-/// default) to report rather than die of some kinds of damage.
+/// All data is in memory: about 2 KB for a credential of 640 bytes of JSON. Requires a Unix system. Reporting
+/// some kinds of damage as errors requires unwinding panics (`panic = "unwind"`, the default).
 ///
 /// [redb]: https://docs.rs/redb
 #[derive(Clone)]
@@ -88,25 +93,25 @@ struct Store {
     path: PathBuf,
 }
 
-/// Where writes go.
+/// How the store is open.
 enum Writer {
     Committer(Committer),
-    /// The store is open for reading: its directory, until it is closed.
+    /// Read-only, with the directory until the store is closed.
     ReadOnly(Mutex<Option<Directory>>),
 }
 
-/// A file system with less than this left, or with less than the store's file has, is warned of by
-/// [`stats`](Backend::stats): 64 MiB.
+/// [`stats`](Backend::stats) warns if the file system has less space left than this or than the size of the
+/// store's file.
 const LOW_SPACE: u64 = 64 << 20;
 
 impl File {
-    /// What can be read now. Errors once the store is closed.
+    /// The current state, or an error once the store is closed.
     fn state(&self) -> Result<arc_swap::Guard<Arc<State>>> {
         let state = self.store.state.load();
         if state.is_closed() { Err(Error::closed()) } else { Ok(state) }
     }
 
-    /// The same, to be taken to another thread: O(1).
+    /// A copy of the state for another thread, in O(1).
     fn snapshot(&self) -> Result<State> {
         self.state().map(|state| State::clone(&state))
     }
@@ -124,31 +129,32 @@ impl File {
             Writer::Committer(committer) => Ok(committer),
             Writer::ReadOnly(_) => {
                 self.state()?;
-                Err(Error::new(ErrorKind::Denied, "the store was opened read-only: it takes no writes"))
+                Err(Error::new(ErrorKind::Denied, "the store was opened read-only"))
             }
         }
     }
 
-    /// Gives space that deleted records left in the file back to the system.
+    /// Returns the space of deleted records to the file system.
     ///
-    /// Writes wait while it runs, which can take seconds for a large store; reads don't. Says how many bytes the file
-    /// has lost.
+    /// Writes wait while it runs, which can take seconds for a large store; reads do not. Returns by how many
+    /// bytes the file has shrunk.
     ///
     /// # Errors
     ///
-    /// As any write. A call that is dropped, or is over its deadline, may still compact.
+    /// As for a write. A call that is dropped or exceeds its deadline may still compact the file.
     pub async fn compact(&self) -> Result<u64> {
         self.committer()?.compact(time_left(self.deadline)).await
     }
 
-    /// The file's size and what its file system has left, in bytes, if the system says it within the deadline.
+    /// The size of the file and the free space of its file system, in bytes, if the system reports them
+    /// within the deadline.
     async fn space(&self) -> (Option<u64>, Option<u64>) {
         let path = self.store.path.clone();
-        let asked = work(self.deadline, false, move || Ok((directory::size(&path), directory::free(&path))));
-        asked.await.unwrap_or_default()
+        let sizes = work(self.deadline, false, move || Ok((directory::size(&path), directory::free(&path))));
+        sizes.await.unwrap_or_default()
     }
 
-    /// Where the store is, as an absolute path.
+    /// The absolute path of the store's directory.
     #[must_use]
     pub fn path(&self) -> &std::path::Path {
         &self.store.path
@@ -261,12 +267,11 @@ impl Backend for File {
     }
 }
 
-/// What is said of a file system that is almost full.
+/// The warning for a file system that is almost full.
 fn low_space(free: Option<u64>, size: Option<u64>) -> Vec<String> {
     let free = free.filter(|free| *free < LOW_SPACE.max(size.unwrap_or(0)));
-    let warning = |free| {
-        format!("the file system has {} MiB left: a full one makes every write fail", free / (1 << 20))
-    };
+    let warning =
+        |free| format!("the file system has {} MiB left; when it is full, all writes fail", free / (1 << 20));
     free.map(warning).into_iter().collect()
 }
 
@@ -285,7 +290,7 @@ impl Open for File {
             let left = wait.saturating_sub(begun.elapsed());
             match opened {
                 Err(error) if error.kind() == ErrorKind::Busy && !left.is_zero() => {
-                    tokio::time::sleep(LOOK_AGAIN.min(left)).await;
+                    tokio::time::sleep(RETRY_EVERY.min(left)).await;
                 }
                 opened => return opened,
             }
@@ -293,8 +298,8 @@ impl Open for File {
     }
 }
 
-/// How often a store that is open elsewhere is tried.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How often opening tries again while the store is open elsewhere.
+const RETRY_EVERY: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
@@ -341,13 +346,13 @@ mod tests {
         assert_eq!(
             storage.get_config("a").await.unwrap().value(),
             &json!(1),
-            "only what is acknowledged is seen"
+            "only acknowledged writes are seen"
         );
     }
 
-    /// What is on disk then has no name, and whether the directory was removed before or after is not known.
+    /// The file then has no name, and the write may have come before or after the removal.
     #[tokio::test]
-    async fn a_directory_that_is_removed_during_a_write_is_found_before_the_answer() {
+    async fn a_directory_that_is_removed_during_a_write_is_detected_before_the_answer() {
         let base = tempfile::TempDir::new().unwrap();
         let path = base.path().join("store");
         let mut directory = Directory::open(&path, Access::Create).unwrap();
@@ -374,7 +379,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_compaction_that_is_refused_and_a_change_that_panics_end_nothing() {
+    async fn a_refused_compaction_and_a_panicking_change_do_not_end_the_store() {
         let disk = Disk::default();
         let (engine, state) = disk.store();
         let reader = engine.reader();
@@ -396,7 +401,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_closer_hears_that_closing_failed() {
+    async fn every_caller_of_close_gets_its_error() {
         let disk = Disk::default();
         let storage = store_on(&disk);
         storage.set_config("a", json!(1)).await.unwrap();
@@ -434,7 +439,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_is_one_fsync_and_so_are_the_writes_that_wait_together() {
+    async fn a_batch_is_one_fsync_and_so_is_a_group_of_writes() {
         let disk = Disk::default();
         let storage = store_on(&disk);
         let syncs = |disk: &Disk| disk.syncs.swap(0, Ordering::SeqCst);
@@ -503,7 +508,7 @@ mod tests {
         assert_eq!(storage.get_config("b").await.unwrap_err().kind(), ErrorKind::NotFound);
     }
 
-    /// The handle has far more time than the layers, which stand in the order of the README.
+    /// The handle has far more time than the layers, in the order of the README.
     #[tokio::test]
     async fn under_layers_a_write_that_is_withdrawn_was_not_applied() {
         let disk = Disk::default();

@@ -1,4 +1,4 @@
-//! [`FileConfig`]: where the store is and how it is opened.
+//! [`FileConfig`]: the store's directory and how it is opened.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,11 +9,11 @@ use crate::{
     codec::{Location, boolean, check_path, duration, readable, unknown_option},
 };
 
-/// How a [`File`](crate::File) store is opened.
+/// Options for opening a [`File`](crate::File) store.
 ///
-/// As a URL: `file:./data`, `file:/var/lib/gateway?create=false&wait=30s`, `file:///var/lib/gateway`. The path is
-/// taken as it stands, up to the first `?`; nothing in it is decoded, and no shell's `~` or `$HOME` is replaced: a path that begins
-/// with one is refused, `./~` is a folder of that name. Deserialized, unknown fields are refused.
+/// As a URL: `file:./data`, `file:/var/lib/gateway?create=false&wait=30s`, `file:///var/lib/gateway`. The
+/// path ends at the first `?` and is not decoded. `~` and `$HOME` are not expanded: a path that begins with
+/// one is refused; `./~` is a directory of that name. When deserialized, unknown fields are refused.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -31,23 +31,24 @@ pub struct FileConfig {
     /// Whether a missing store is created (the default) or an error.
     #[serde(default = "yes")]
     pub create: bool,
-    /// How long a write may take. Default: [`DEFAULT_DEADLINE`]. Opening has no deadline.
+    /// The deadline of each call. Default: [`DEFAULT_DEADLINE`]. Opening has no deadline.
     #[serde(default = "default_deadline", with = "readable")]
     pub deadline: Duration,
-    /// How long opening waits for a store that another process, or another handle, has open. Default: zero, so that such
-    /// a store is [`Busy`](ErrorKind::Busy) at once.
+    /// How long opening waits while another process or another handle has the store open. Default: zero,
+    /// which is [`Busy`](ErrorKind::Busy) at once.
     ///
-    /// A new process that takes over from an old one waits here: give it the time that the old one takes to stop. On
-    /// Kubernetes set the strategy `Recreate`; with `RollingUpdate` the old pod ends only once the new one is ready, so a
-    /// wait can't end.
+    /// Use it when a new process takes over from an old one, with the time that the old one needs to stop. On
+    /// Kubernetes set the strategy `Recreate`: with `RollingUpdate` the old pod ends only once the new one is
+    /// ready, so the wait would not end.
     #[serde(default, with = "readable")]
     pub wait: Duration,
-    /// Whether the store is opened for reading only: on a read-only medium, or by a user who may only read. Nothing in
-    /// the directory is changed. Several processes can read one store at a time, and none can write to it meanwhile.
-    /// Default: `false`.
+    /// Whether the store is opened for reading only: on a read-only medium, or by a user without write
+    /// permission. Changes nothing in the directory. Several processes can read a store at once, and none can
+    /// write to it meanwhile. Default: `false`.
     ///
-    /// Writes are [`Denied`](ErrorKind::Denied), and [`health`](crate::Backend::health) is about reads. A store that was
-    /// not closed in order needs a repair first: copy its directory to where it can be written, and open it there.
+    /// Writes are [`Denied`](ErrorKind::Denied), and [`health`](crate::Backend::health) checks reads. A store
+    /// that was not closed cleanly needs a repair first: copy its directory to a writable location, and open
+    /// it there.
     #[serde(default)]
     pub read_only: bool,
 }
@@ -78,7 +79,7 @@ impl TryFrom<&str> for FileConfig {
 
     fn try_from(url: &str) -> Result<Self> {
         let location = Location::parse(url, &["file"])?;
-        // `file://` is followed by a host, which is empty or this one.
+        // A host follows `file://`: empty or `localhost`.
         let path = match location.rest.strip_prefix("//") {
             Some(after) => after.strip_prefix("localhost").unwrap_or(after),
             None => location.rest,
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn urls() {
+    fn urls_are_parsed() {
         assert_eq!(path_of("file:./data"), PathBuf::from("./data"));
         assert_eq!(path_of("file:/var/lib/x%20y"), PathBuf::from("/var/lib/x%20y"));
         assert_eq!(path_of("file:./~"), PathBuf::from("./~"));
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_urls() {
+    fn invalid_urls_are_refused() {
         for (url, message) in [
             ("redis://x", "the URL of this backend begins with `file:`"),
             ("file:", "a file URL is `file:PATH` or `file:///ABSOLUTE/PATH`"),
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn typed() {
+    fn options_are_serialized() {
         let config = FileConfig::new("./data");
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(text, r#"{"path":"./data","create":true,"deadline":"10s","wait":"0s","read_only":false}"#);

@@ -1,4 +1,4 @@
-//! Plans: their records and their audit, in the commit that changes the configuration.
+//! Plans: their records and audit are in the commit that changes the configuration.
 
 use std::{
     sync::Arc,
@@ -22,18 +22,18 @@ use crate::{
 fn put(draft: &mut Draft, key: &Key, value: Option<&ConfigValue>) {
     match value {
         Some(value) => draft.put_config(key.clone(), value.clone(), encode_config(value)),
-        // It may not be there.
+        // The value may be missing.
         None => drop(draft.delete_config(key)),
     }
 }
 
-/// Refuses if one of these config values is damaged: what a plan finds is not known then.
+/// Fails if one of these config values is damaged, because its expectation can't be checked.
 fn check<'k>(state: &State, keys: impl Iterator<Item = &'k Key> + Clone) -> Result<()> {
     state.check(|name| matches!(name, RecordKey::Config(damaged) if keys.clone().any(|key| key == damaged)))
 }
 
-/// What the caller asks for.
-struct Order {
+/// The arguments of the call.
+struct ApplyCall {
     backend: &'static str,
     begun: Instant,
     key: Key,
@@ -42,12 +42,12 @@ struct Order {
     ttl: u64,
 }
 
-fn apply(draft: &mut Draft, order: &Order, payload: PayloadHash) -> Result<Applied> {
-    let Order { backend, begun, key, plan, options, ttl } = order;
+fn apply(draft: &mut Draft, call: &ApplyCall, payload: PayloadHash) -> Result<Applied> {
+    let ApplyCall { backend, begun, key, plan, options, ttl } = call;
     let attempt = Attempt { begun: *begun, ..Attempt::to_apply(backend, key, plan, payload, options) };
     let now = SystemTime::now();
     let applied = to_millis(now);
-    draft.forget_plans(applied);
+    draft.remove_expired_plans(applied);
     let state = draft.state();
     let record = state.plan(key)?.map(|record| &**record);
     check(state, plan.mutations().iter().map(|mutation| &mutation.key))?;
@@ -80,7 +80,7 @@ fn roll_back(
     attempt: Attempt<'_>,
 ) -> Result<Rollback> {
     let now = SystemTime::now();
-    draft.forget_plans(to_millis(now));
+    draft.remove_expired_plans(to_millis(now));
     let state = draft.state();
     let record: Option<Arc<PlanRecord>> = state.plan(key)?.cloned();
     check(state, record.iter().flat_map(|record| &record.changes).map(|change| &change.key))?;
@@ -102,7 +102,7 @@ fn roll_back(
 
 impl ConfigBatch for File {
     async fn apply_plan(&self, key: &Key, plan: &Plan, options: &ApplyOptions) -> Result<Applied> {
-        let order = Order {
+        let call = ApplyCall {
             ttl: options.check()?,
             backend: self.label(),
             begun: Instant::now(),
@@ -111,7 +111,7 @@ impl ConfigBatch for File {
             options: options.clone(),
         };
         let plan = plan.clone();
-        let change = move |draft: &mut Draft, payload| apply(draft, &order, payload);
+        let change = move |draft: &mut Draft, payload| apply(draft, &call, payload);
         self.encode_and_write(plan.len(), move || plan.payload_hash(), change).await
     }
 

@@ -1,4 +1,4 @@
-//! What is stored, in memory: an immutable state for readers, and a draft of the next one.
+//! The records in memory: an immutable state for readers, and a draft of the next one.
 
 use std::sync::Arc;
 
@@ -19,29 +19,30 @@ pub(super) const LABEL: &str = "file";
 
 pub(super) type PersistentMap<V> = GenericHashMap<Key, V, foldhash::fast::RandomState, DefaultSharedPtr>;
 
-/// A usage record: persistent as well, since a record may have many fields and one of them is changed.
+/// A usage record. Persistent too, because a record may have many fields and a write changes one.
 pub(super) type Counters = OrdMap<Key, i64>;
 
 pub(super) fn record_of(counters: &Counters) -> UsageRecord {
     counters.iter().map(|(field, count)| (field.clone(), *count)).collect()
 }
 
-/// Everything that is stored and acknowledged. Cloning it is O(1).
+/// All acknowledged records. Cloning is O(1).
 #[derive(Clone, Default)]
 pub(super) struct State {
     pub(super) credentials: PersistentMap<Credential>,
     pub(super) configs: PersistentMap<ConfigValue>,
     pub(super) usage: PersistentMap<Counters>,
     pub(super) plans: PersistentMap<Arc<PlanRecord>>,
-    /// By their numbers, which rise.
+    /// By number, in the order of time.
     pub(super) audit: OrdMap<u64, Arc<AuditEntry>>,
-    /// Records that are on disk and can't be read, and why. Each is a key that answers so, until it is written or deleted.
+    /// Records on disk that can't be read, with the error that their keys return until they are written or
+    /// deleted.
     damaged: OrdMap<RecordKey, Error>,
     closed: bool,
 }
 
 impl State {
-    /// What readers find after close.
+    /// The state of a closed store.
     pub(super) fn closed() -> Self {
         Self { closed: true, ..Self::default() }
     }
@@ -50,16 +51,16 @@ impl State {
         self.closed
     }
 
-    /// Takes one record from disk.
+    /// Loads one record from disk.
     pub(super) fn load(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         let name = RecordKey::decode(key)?;
-        if let Err(why) = self.take(name.clone(), value) {
+        if let Err(why) = self.decode(name.clone(), value) {
             self.damaged.insert(name, why);
         }
         Ok(())
     }
 
-    fn take(&mut self, name: RecordKey, value: &[u8]) -> Result<()> {
+    fn decode(&mut self, name: RecordKey, value: &[u8]) -> Result<()> {
         match name {
             RecordKey::Credential(id) => {
                 let credential = decode_credential(value).map_err(|error| error.with_key(&id))?;
@@ -98,19 +99,19 @@ impl State {
         self.configs.get(key).cloned().ok_or_else(|| self.missing(Kind::Config, key))
     }
 
-    /// A usage record, none of whose counters is damaged.
+    /// A usage record without damaged counters.
     pub(super) fn usage_record(&self, key: &Key) -> Result<UsageRecord> {
         self.check(|name| matches!(name, RecordKey::Usage(of, _) if of == key))?;
         self.usage.get(key).map(record_of).ok_or_else(|| Error::not_found(Kind::Usage, key))
     }
 
-    /// The record of a plan, if there is one.
+    /// The record of a plan, if any.
     pub(super) fn plan(&self, key: &Key) -> Result<Option<&Arc<PlanRecord>>> {
         self.check(|name| matches!(name, RecordKey::Plan(of) if of == key))?;
         Ok(self.plans.get(key))
     }
 
-    /// Why there is no such credential or config value to read.
+    /// The error for a missing or damaged credential or config value.
     #[cold]
     fn missing(&self, what: Kind, key: &Key) -> Error {
         let name = match what {
@@ -120,23 +121,23 @@ impl State {
         self.damaged.get(&name).cloned().unwrap_or_else(|| Error::not_found(what, key))
     }
 
-    /// Refuses if one of these is damaged.
-    pub(super) fn check(&self, is_meant: impl Fn(&RecordKey) -> bool) -> Result<()> {
-        match self.damaged.iter().find(|(name, _)| is_meant(name)) {
+    /// Fails if a matching record is damaged.
+    pub(super) fn check(&self, matches: impl Fn(&RecordKey) -> bool) -> Result<()> {
+        match self.damaged.iter().find(|(name, _)| matches(name)) {
             Some((_, why)) => Err(why.clone()),
             None => Ok(()),
         }
     }
 
-    /// What can't be read.
+    /// The records that can't be read.
     pub(super) fn damaged(&self) -> impl Iterator<Item = &RecordKey> {
         self.damaged.keys()
     }
 }
 
-/// The next state, and what must be on disk before it is published.
+/// The next state, and the writes that must be on disk before it is published.
 ///
-/// A method that returns an error has changed nothing: the other changes of its group go on.
+/// A method that returns an error changes nothing, so the other changes of the group are not affected.
 pub(super) struct Draft {
     state: State,
     writes: Writes,
@@ -147,7 +148,7 @@ impl Draft {
         Self { state, writes: Writes::new() }
     }
 
-    /// What was stored, with the changes so far.
+    /// The state with the changes so far.
     pub(super) const fn state(&self) -> &State {
         &self.state
     }
@@ -156,7 +157,7 @@ impl Draft {
         (self.state, self.writes)
     }
 
-    /// Takes down what becomes of a record on disk, damaged or not.
+    /// Adds a write of a record, damaged or not; `None` deletes it.
     fn write(&mut self, name: &RecordKey, value: Option<Vec<u8>>) {
         self.writes.insert(name.encode(), value);
         self.state.damaged.remove(name);
@@ -167,7 +168,7 @@ impl Draft {
         self.state.credentials.insert(id, credential);
     }
 
-    /// Whether there is one to delete, damaged or not.
+    /// Whether the credential exists, damaged or not.
     pub(super) fn has_credential(&self, id: &Key) -> bool {
         self.state.credentials.contains_key(id)
             || self.state.damaged.contains_key(&RecordKey::Credential(id.clone()))
@@ -214,8 +215,8 @@ impl Draft {
         self.state.plans.insert(key, Arc::new(record));
     }
 
-    /// Forgets the plans that have expired by then.
-    pub(super) fn forget_plans(&mut self, now: i64) {
+    /// Removes the plans that have expired at `now`.
+    pub(super) fn remove_expired_plans(&mut self, now: i64) {
         let expired = self.state.plans.iter().filter(|(_, record)| record.expires <= now);
         for key in expired.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.state.plans.remove(&key);
@@ -223,7 +224,7 @@ impl Draft {
         }
     }
 
-    /// Adds an entry to the audit, which forgets its oldest.
+    /// Adds an entry to the audit and removes the oldest beyond the limit.
     pub(super) fn put_audit(&mut self, entry: AuditEntry) {
         let damaged = self.state.damaged().filter_map(audit_number).max();
         let last = self.state.audit.get_max().map(|(number, _)| *number).max(damaged);

@@ -1,4 +1,4 @@
-//! Where work on many records is done: not on a thread of the runtime, which has others to serve.
+//! Work on many records, which must not block a thread of the runtime.
 
 use std::time::Duration;
 
@@ -10,13 +10,14 @@ use tokio::{
 use super::{File, state::Draft};
 use crate::{Error, ErrorKind, Result, layer::time_left};
 
-/// This many records are read in less time than it takes to wait for a disk. More of them go to a thread of their own.
+/// Up to this number of records are read on the caller's thread, in less time than a disk access takes.
 pub(super) const FEW: usize = 1000;
 
-/// This many values are encoded by the caller: one may have a megabyte.
+/// Up to this number of values are encoded on the caller's thread: each may have 1 MiB.
 const FEW_VALUES: usize = 8;
 
-/// Does work that is small here, and other work on a thread for what blocks, within the deadline. It changes nothing.
+/// Runs small work here, and other work on a thread for blocking work, within the deadline. The work must
+/// change nothing.
 pub(super) async fn work<T: Send + 'static>(
     deadline: Duration,
     is_small: bool,
@@ -27,10 +28,9 @@ pub(super) async fn work<T: Send + 'static>(
     }
     match timeout(time_left(deadline), spawn_blocking(work)).await {
         Ok(Ok(done)) => done,
-        Ok(Err(_)) => Err(Error::new(
-            ErrorKind::Internal,
-            "work on many records panicked, or the runtime that it was for has ended",
-        )),
+        Ok(Err(_)) => {
+            Err(Error::new(ErrorKind::Internal, "work on many records panicked, or the runtime has ended"))
+        }
         Err(_) => {
             let message = "the deadline passed while many records were read or encoded";
             Err(Error::new(ErrorKind::Timeout, message))
@@ -38,7 +38,7 @@ pub(super) async fn work<T: Send + 'static>(
     }
 }
 
-/// A copy of what the caller lends. Between the pieces of a long one others have their turn.
+/// Copies the items. A long copy yields to other tasks between its pieces.
 pub(super) async fn copied<T: Clone>(items: &[T]) -> Vec<T> {
     let mut copy = Vec::with_capacity(items.len());
     for (index, piece) in items.chunks(FEW).enumerate() {
@@ -51,7 +51,7 @@ pub(super) async fn copied<T: Clone>(items: &[T]) -> Vec<T> {
 }
 
 impl File {
-    /// Encodes what is to be written, and writes it, all within one deadline.
+    /// Encodes and writes, all within one deadline.
     pub(super) async fn encode_and_write<E: Send + 'static, T: Send + 'static>(
         &self,
         values: usize,

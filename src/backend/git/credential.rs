@@ -43,7 +43,7 @@ impl CredentialStore for Git {
         self.commit("delete credentials", move |draft| {
             let report = BatchReport::of_deletes(&ids, |id| draft.state.credentials.contains_key(id));
             for id in &ids {
-                // A second mention finds nothing, and the report has counted it already.
+                // An id that is given twice is not found again; the report counts this already.
                 drop(draft.delete_credential(id));
             }
             Ok(report)

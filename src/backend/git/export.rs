@@ -1,4 +1,4 @@
-//! The state as a stream, and records in.
+//! Export and import.
 
 use futures_core::Stream;
 
@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Exportable for Git {
-    /// The state when the stream was made: a snapshot, which holds its memory until the stream is dropped.
+    /// A snapshot of the time of the call, which uses memory until the stream is dropped.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         stream_of(self.state().map(|state| records(State::clone(&state)).map(Ok)))
     }
@@ -21,7 +21,8 @@ impl Exportable for Git {
         kind != RecordKind::Usage
     }
 
-    /// One commit, all or nothing, but for counters: each of them is a failure, [`Unsupported`](ErrorKind::Unsupported).
+    /// One commit, all or nothing, except counters: each one fails with
+    /// [`Unsupported`](ErrorKind::Unsupported).
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
         let records = records.to_vec();
         self.commit("import", move |draft| {

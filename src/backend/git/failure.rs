@@ -1,4 +1,5 @@
-//! What libgit2 and the file system say, as our errors. libgit2's texts name files and servers: they are dropped.
+//! Errors of libgit2 and the file system as errors of this crate. libgit2's texts name files and servers, so
+//! they are dropped.
 
 use std::{borrow::Cow, io, path::Path};
 
@@ -25,13 +26,13 @@ pub(super) fn failed(message: impl Into<Cow<'static, str>>, error: git2::Error) 
     Error::new(kind, message).with_code(format!("{:?} {:?}", error.class(), error.code()))
 }
 
-/// A repository that belongs to another user, which libgit2 opens only if a setting of this user allows it.
+/// The repository belongs to another user; libgit2 opens it only if a setting of this user allows it.
 #[cold]
 pub(super) fn foreign(path: &Path, error: &git2::Error) -> Error {
-    // The setting is compared with the path that has no links.
+    // The setting is compared with the resolved path.
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let message = format!(
-        "the repository in {0} belongs to another user: `git config --global --add safe.directory '{0}'` allows this, if the user of this process runs it with the same HOME",
+        "the repository in {0} belongs to another user: `git config --global --add safe.directory '{0}'` allows this if the user of this process runs it with the same HOME",
         path.display()
     );
     Error::new(ErrorKind::Denied, message).with_code(format!("{:?} {:?}", error.class(), error.code()))

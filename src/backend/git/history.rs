@@ -1,4 +1,4 @@
-//! What was stored earlier: read from the commits, on a thread of its own.
+//! Earlier values, read from the commits on a thread of its own.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
 
 use git2::{Commit, ErrorCode, Oid, Repository, Sort, Tree};
 
-use super::{Git, failure::failed, ledger::changes, name, place::Place, state::Files};
+use super::{Git, branch::changes, failure::failed, name, repository::LockedRepository, state::Files};
 use crate::{
     Error, ErrorKind, Key, Record, Result, Revision, RevisionId, Versioned, VersionedKind,
     codec::LAST_SECOND, error::Kind, layer::time_left,
@@ -37,7 +37,7 @@ pub(super) fn id_of(commit: Oid) -> RevisionId {
     RevisionId::from_bytes(bytes)
 }
 
-/// A commit of the history that ends at `head`.
+/// Finds a commit in the history of `head`.
 fn find(repository: &Repository, head: Option<Oid>, revision: RevisionId) -> Result<Commit<'_>> {
     let head = head.ok_or_else(unknown)?;
     let id = Oid::from_bytes(revision.as_bytes()).map_err(unread)?;
@@ -52,7 +52,7 @@ fn find(repository: &Repository, head: Option<Oid>, revision: RevisionId) -> Res
     }
 }
 
-/// What a commit has of one record.
+/// Finds one record in a commit.
 struct Lookup {
     kind: VersionedKind,
     names: Vec<String>,
@@ -96,9 +96,9 @@ fn history(
                 continue;
             }
             let now = lookup.blob(repository, directory);
-            // A merge changes a record if it has it as none of its parents.
-            let was_there = parents.iter().any(|parent| lookup.blob(repository, *parent) == now);
-            if if parents.is_empty() { now.is_none() } else { was_there } {
+            // A merge changes a record only if it differs from all parents.
+            let is_inherited = parents.iter().any(|parent| lookup.blob(repository, *parent) == now);
+            if if parents.is_empty() { now.is_none() } else { is_inherited } {
                 continue;
             }
             let mut revision = revision(&commit);
@@ -116,7 +116,7 @@ fn history(
 
 type Blobs = (Option<Oid>, Option<Oid>);
 
-/// The records that a commit changed, and what they were before and after it.
+/// The records that a commit changed, with their blobs before and after it.
 fn undone(
     repository: &Repository,
     parent: Option<Oid>,
@@ -130,14 +130,14 @@ fn undone(
             let blobs = (before.find(kind, &key), after.find(kind, &key));
             ((kind, key), blobs)
         })
-        // A file that only got another name.
+        // A file may only have been renamed.
         .filter(|(_, (old, new))| old != new)
         .collect())
 }
 
 fn revision(commit: &Commit<'_>) -> Revision {
     let (author, seconds) = (commit.author(), commit.time().seconds());
-    // Who makes a commit dates it as they like.
+    // An author can give a commit any date.
     let since = u64::try_from(seconds).unwrap_or(0).min(LAST_SECOND);
     let time = UNIX_EPOCH + Duration::from_secs(since);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -145,13 +145,13 @@ fn revision(commit: &Commit<'_>) -> Revision {
 }
 
 impl Git {
-    /// Reads the repository on a thread where that may take a while.
+    /// Reads the repository on a thread for blocking work.
     async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Repository, Option<Oid>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (path, head) = (self.store.path.clone(), self.state()?.head);
-        let read = tokio::task::spawn_blocking(move || work(&Place::reopen(&path)?, head));
+        let read = tokio::task::spawn_blocking(move || work(&LockedRepository::reopen(&path)?, head));
         match tokio::time::timeout(time_left(self.deadline), read).await {
             Ok(done) => {
                 done.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "reading the history panicked")))
@@ -196,7 +196,7 @@ impl Versioned for Git {
                 let commit = find(writer.repository(), head, revision)?;
                 if commit.parent_count() > 1 {
                     return Err(super::failure::refused(
-                        "a merge can't be reverted: revert the commits that it brought",
+                        "a merge can't be reverted: revert its commits instead",
                     ));
                 }
                 (commit.id(), commit.parent_ids().next())

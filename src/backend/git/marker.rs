@@ -1,4 +1,4 @@
-//! Marker files: what says on disk, while something is done, that locks of the repository may be ours.
+//! Marker files: record on disk that locks of the repository may belong to this process.
 
 use std::{
     fs::{self, OpenOptions},
@@ -7,58 +7,58 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::place::{at, remove};
+use super::repository::{at, remove};
 use crate::Result;
 
-/// A file that is there as long as somebody of this process is at it.
+/// A file that exists while this process works.
 pub(super) struct Marker {
     path: PathBuf,
-    /// How many are: one that ends does not end the others.
-    at_it: Mutex<usize>,
+    /// The number of users: the file is removed with the last one.
+    active: Mutex<usize>,
 }
 
 impl Marker {
     pub(super) fn new(path: PathBuf) -> Arc<Self> {
-        Arc::new(Self { path, at_it: Mutex::default() })
+        Arc::new(Self { path, active: Mutex::default() })
     }
 
-    /// Makes the file, until the last result is dropped.
-    pub(super) fn begin(self: &Arc<Self>) -> Result<Writing> {
-        let mut at_it = self.at_it();
-        if *at_it == 0 {
+    /// Creates the file, until the last guard is dropped.
+    pub(super) fn begin(self: &Arc<Self>) -> Result<MarkerGuard> {
+        let mut active = self.active();
+        if *active == 0 {
             let made =
                 OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.path);
             made.map_err(|error| at(&self.path, "can't be written", error))?;
         }
-        *at_it += 1;
-        Ok(Writing(self.clone()))
+        *active += 1;
+        Ok(MarkerGuard(self.clone()))
     }
 
-    /// Whether a process died at it.
-    pub(super) fn is_left(&self) -> bool {
+    /// Whether the file exists: at the start, because a process was killed.
+    pub(super) fn exists(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok()
     }
 
-    /// Forgets that one did.
+    /// Removes the file.
     pub(super) fn clear(&self) -> Result<()> {
         remove(&self.path)
     }
 
-    fn at_it(&self) -> MutexGuard<'_, usize> {
-        // Each change of it is whole.
-        self.at_it.lock().unwrap_or_else(PoisonError::into_inner)
+    fn active(&self) -> MutexGuard<'_, usize> {
+        // Each change is complete, so a poisoned lock is safe to use.
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// While it exists, locks in the repository may be ours.
-pub(super) struct Writing(Arc<Marker>);
+/// While it exists, locks in the repository may belong to this process.
+pub(super) struct MarkerGuard(Arc<Marker>);
 
-impl Drop for Writing {
+impl Drop for MarkerGuard {
     fn drop(&mut self) {
-        let mut at_it = self.0.at_it();
-        *at_it -= 1;
-        if *at_it == 0 {
-            // If it stays, the next start looks for locks in vain.
+        let mut active = self.0.active();
+        *active -= 1;
+        if *active == 0 {
+            // If the file stays, the next start only looks for locks that do not exist.
             drop(self.0.clear());
         }
     }
@@ -69,13 +69,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_one_ends_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let marker = Marker::new(folder.path().join("writing"));
+    fn the_last_guard_removes_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let marker = Marker::new(directory.path().join("writing"));
         let outer = marker.begin().unwrap();
         drop(marker.begin().unwrap());
-        assert!(marker.is_left());
+        assert!(marker.exists());
         drop(outer);
-        assert!(!marker.is_left());
+        assert!(!marker.exists());
     }
 }

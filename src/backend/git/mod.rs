@@ -1,19 +1,19 @@
 //! [`Git`]: every change is a commit.
 
+mod branch;
 mod config;
-mod courier;
 mod credential;
-mod errand;
 mod export;
 mod failure;
 mod history;
-mod ledger;
 mod marker;
 mod name;
 mod options;
 mod packs;
-mod place;
-mod route;
+mod remote;
+mod remote_thread;
+mod repository;
+mod request;
 mod state;
 mod sync;
 mod text;
@@ -39,112 +39,123 @@ use crate::{
     layer::time_left, model::with_causes,
 };
 
-/// A store in a Git repository: for a small team's credentials and configuration, with a history that can be reviewed and
-/// reverted. Experimental.
+/// A store in a Git repository, for a small team's credentials and configuration, with a history that can be
+/// reviewed and reverted. Experimental.
 ///
-/// Open it with `git:PATH`, or a [`GitConfig`]. It stores credentials and configuration, exports, imports, and keeps a
-/// [history](crate::Versioned). It counts no usage, caches nothing, and has no transactions.
+/// Open it with `git:PATH` or a [`GitConfig`]. It stores credentials and configuration, exports, imports, and
+/// keeps a [history](crate::Versioned). It has no usage counters, no cache and no transactions.
 ///
 /// # What deleting means
 ///
-/// **Nothing that was ever committed goes away.** A credential that was deleted, or replaced, is in the history of this
-/// repository, of its remote and of each clone, for whoever can read one of them. So revoke it where it was issued. (To remove
-/// it from the history as well, rewrite it with a tool such as `git filter-repo`, in every clone, while no store is open
-/// on one; a server may keep the old commits still. A clone that was forgotten brings back nothing that it knows to have been at the
-/// remote, see below.) The files
-/// are not encrypted.
+/// **A commit is permanent.** A deleted or replaced credential stays in the history of this repository, of
+/// its remote and of every clone, readable by every user with access to one. Revoke it where it was issued.
+/// To remove it from the history as well, rewrite the history in every clone with a tool such as
+/// `git filter-repo`, while no store is open there; a server may still keep the old commits. A clone that was
+/// forgotten does not restore commits that it knows to have been at the remote, see below. The files are not
+/// encrypted.
 ///
-/// # Where things are
+/// # Where data lives
 ///
-/// | file | holds |
+/// | file | contents |
 /// |---|---|
 /// | `credentials/<id>.json` | a credential: pretty JSON, names sorted, a final newline |
-/// | `config/<key>.json` | a config value, the same |
+/// | `config/<key>.json` | a config value, in the same form |
 ///
-/// Names are encoded, so that any key is a file of its own on any file system: what is not a letter, a digit, one of `-_.@+=,` or
-/// Chinese is `%XX`, capital letters are listed behind a `~` (`Alice~8.json`), and names of over 200 bytes are cut into
-/// directories. Plain names and bare words, as the Go program wrote them, are read, too; the first change gives the file its
-/// new name. Everything else in the repository is left alone.
+/// Names are encoded, so that every key has a file of its own on every file system: a character that is not a
+/// letter, a digit, one of `-_.@+=,` or Chinese is `%XX`; capital letters are listed after a `~`
+/// (`Alice~8.json`); names of over 200 bytes are split into directories. Legacy data with plain names and
+/// unquoted strings is read too; the first change of a record gives its file the new name. All other files in
+/// the repository are left unchanged.
 ///
 /// # How it works
 ///
-/// All data is in memory, as in `File`: a read is a look-up. One thread owns the repository. A write, or a batch, is one commit:
-/// its objects, then the branch, then the files of the work tree and the index. A write that changes nothing makes no commit. The
-/// message names the files and what happened to them, never a value. Commits that others make with git in this work tree
-/// are seen at the next write, [`health`](Backend::health) or [`pull`](Git::pull).
+/// All data is in memory, as in `File`: a read is a look-up. One thread owns the repository. Each write or
+/// batch is one commit: its objects, then the branch, then the files of the work tree and the index. A write
+/// that changes nothing makes no commit. The message names the files and whether they were set or deleted,
+/// never a value. Commits made with git in this work tree are seen at the next write,
+/// [`health`](Backend::health) or [`pull`](Git::pull).
 ///
-/// `Ok` means that the commit's objects and the branch are fsynced, as is what was fetched before the branch stands on it. (libgit2
-/// does not sync the directories that new objects are in: a file system that orders them after files, as ext4 and xfs do,
-/// keeps them.) A commit costs some milliseconds, and more the
-/// more files there are: this is for changes by people, not for tokens that are refreshed every second. Objects pile
-/// up until someone runs `git gc`, which may be done at any time.
+/// `Ok` means that the commit's objects and the branch are fsynced. Fetched objects are fsynced before the
+/// branch refers to them. (libgit2 does not sync the directories of new objects. They are safe on a file
+/// system that writes files before their directories, such as ext4 and xfs.) A commit takes some
+/// milliseconds, and more with more files: use this for changes by people, not for tokens that are refreshed
+/// every second. Objects accumulate until `git gc`, which may run at any time.
 ///
-/// Each batch of an import is a commit, too, and writes the list of all files anew: with [`IMPORT_CHUNK`](crate::IMPORT_CHUNK)
-/// records in each the time grows with the square of how many there are. Tens of thousands are better given to [`import`] in one
-/// call, or copied with a large [`batch`](crate::migrate::CopyOptions::batch), as by `storage copy --batch 10000`.
+/// Each batch of an import is a commit too and rewrites the list of all files: with
+/// [`IMPORT_CHUNK`](crate::IMPORT_CHUNK) records per batch the time grows with the square of the number of
+/// records. Import tens of thousands with one call of [`import`], or copy them with a large
+/// [`batch`](crate::migrate::CopyOptions::batch), as in `storage copy --batch 10000`.
 ///
 /// [`import`]: crate::Exportable::import
 ///
-/// # What it promises and refuses
+/// # Guarantees and limits
 ///
-/// - One process at a time has a repository open; many have clones of one remote.
-/// - An empty or a missing directory becomes a repository. An existing one is used as it is; `HEAD` must be at the branch. A
-///   bare, shallow or linked one, one in the middle of a merge, and a directory with other things in it are refused.
-/// - While another branch is checked out commits go to the store's branch, and the work tree and the index are left alone.
-/// - Files of the store that hold changes which are in no commit: opening is [`Conflict`](ErrorKind::Conflict), and nothing is
-///   touched. If they appear later they are left as they are, and [`stats`](Backend::stats) warn of them.
-/// - After a crash the work tree and the index are repaired, locks that we left are removed. A lock of another program is
-///   left alone: while it holds the branch, writes are [`Busy`](ErrorKind::Busy).
-/// - Hooks and filters don't run, and no symbolic link is followed. A repository whose attributes give files of the store a
-///   filter (git-crypt, LFS) is refused, and so is a write of such a file: it would be sent as plain text. `.git` and the store's directories
-///   are only for their owner (0700, files 0600).
-/// - The system's and the user's settings are not read, but for one: a repository that belongs to another user, as one that was
-///   mounted into a container can, is [`Denied`](ErrorKind::Denied) unless `safe.directory` in `$HOME/.gitconfig` (or
-///   `/etc/gitconfig`) names it, without links. Where HOME is not set only `/etc/gitconfig` counts; git's variables
-///   (`GIT_CONFIG_COUNT`) don't. And attributes (`filter`) are also those of the user and the system.
-/// - Dropping the last handle waits for the commit under way, but not for the remote. [`close`](crate::Storage::close) does so
-///   without blocking the thread, and sends what was not.
+/// - One process at a time opens a repository; many processes can have clones of one remote.
+/// - An empty or missing directory becomes a repository. An existing repository is used unchanged; its `HEAD`
+///   must be at the branch. A bare, shallow or linked repository, one with an unfinished merge, and a
+///   directory with other files are refused.
+/// - While another branch is checked out, commits go to the store's branch and the work tree and the index
+///   are not updated.
+/// - Uncommitted changes in files of the store: opening is [`Conflict`](ErrorKind::Conflict) and changes
+///   nothing. If they appear later, they are kept, and [`stats`](Backend::stats) has a warning.
+/// - After a crash the work tree and the index are repaired, and the store's own stale locks are removed.
+///   Locks of other programs are kept: while one has locked the branch, writes are [`Busy`](ErrorKind::Busy).
+/// - Hooks and filters do not run, and no symbolic link is followed. A repository whose attributes set a
+///   filter (git-crypt, LFS) for files of the store is refused, and so is a write of such a file, which would
+///   be stored as plain text. `.git` and the store's directories are accessible to their owner only (0700,
+///   files 0600).
+/// - The system's and the user's settings are not read, with one exception: a repository that belongs to
+///   another user, such as one mounted into a container, is [`Denied`](ErrorKind::Denied) unless
+///   `safe.directory` in `$HOME/.gitconfig` or `/etc/gitconfig` names its path without links. If HOME is not
+///   set, only `/etc/gitconfig` counts; git's variables (`GIT_CONFIG_COUNT`) do not. Attributes (`filter`) of
+///   the user and the system count too.
+/// - Dropping the last handle waits for the current commit, but not for the remote.
+///   [`close`](crate::Storage::close) waits without blocking the thread, and sends unsent commits.
 ///
 /// # With a remote
 ///
-/// [`GitConfig::pull`] and [`push`](GitConfig::push) say when others' commits come here and ours go there. Ours are put on top of
-/// theirs. If both changed the same record, the write, [`pull`](Git::pull) or [`push`](Git::push) is
-/// [`Conflict`](ErrorKind::Conflict); its message names both commits, its [key](crate::Error::key) the record, and nothing here is changed.
-/// A write that is refused so is gone; after a pull it can be made again. Commits that were made offline and are in conflict
-/// stay until a person brings both sides together with git; writes go on meanwhile, here.
+/// [`GitConfig::pull`] and [`push`](GitConfig::push) control when the commits of others are fetched and ours
+/// are sent. Ours are rebased onto theirs. If both sides changed the same record, the write,
+/// [`pull`](Git::pull) or [`push`](Git::push) is [`Conflict`](ErrorKind::Conflict) and changes nothing here;
+/// the message names both commits, and the [key](crate::Error::key) is the record's. A write that is refused
+/// this way can be repeated after a pull. Conflicting commits that were made offline stay until a person
+/// merges or rebases them with git; writes continue locally meanwhile.
 ///
-/// A remote whose history was rewritten, so that it has lost commits that are here, is [`Conflict`](ErrorKind::Conflict), too, and gets
-/// nothing from this clone: what was removed there would come back. Bring the clone to the new history (`git fetch`, then
-/// `git reset --hard` or `git rebase`). So is a remote without the branch, if this clone knows of one that had it: for a new,
-/// empty remote, `git push REMOTE BRANCH` once. Histories that have nothing in common are not joined either, as those of two
-/// clones that were both written to before one of them had reached an empty remote.
+/// A remote whose history was rewritten, so that it lost commits that this clone has, is a
+/// [`Conflict`](ErrorKind::Conflict) too, and nothing is sent to it: a push would restore what was removed.
+/// Bring the clone to the new history (`git fetch`, then `git reset --hard` or `git rebase`). The same holds
+/// for a remote without the branch, if this clone knows of a remote that had it: for a new, empty remote, run
+/// `git push REMOTE BRANCH` once. Histories without a common commit are not joined either, such as those of
+/// two clones that were both written to before one of them had reached an empty remote.
 ///
-/// What a remote once had is known from what this store has fetched and sent, from `refs/remotes/*/BRANCH` of this
-/// clone and their reflogs, whichever remote they are of, and from the last `git fetch` or `git pull` that named a URL. More is not
-/// known: a commit that came by an earlier one of those, or that a person sent with `git push URL`, is taken for one of this
-/// clone alone, and is sent again. So use git here with a named remote (`git remote add`). And if that is another one than
-/// the store's, send with git what came from it.
+/// The store knows the commits that a remote once had from its own fetches and pushes, from
+/// `refs/remotes/*/BRANCH` of this clone (of any remote) with their reflogs, and from the last `git fetch` or
+/// `git pull` that named a URL. It knows no others: a commit that came with an earlier one of those, or that
+/// a person sent with `git push URL`, counts as one of this clone alone and is sent again. Therefore use git
+/// here with a named remote (`git remote add`). If that is not the store's remote, push with git what came
+/// from it.
 ///
-/// An opening that makes the repository and then can't fetch takes it away again: an empty store would pass for a clone. With
-/// [`GitSync::Manual`] opening does not fetch. The first clone must be here within [`GitConfig::remote_timeout`]; what an
-/// attempt leaves that was broken off is removed by the next opening.
+/// If opening creates the repository and then can't fetch, it removes the repository again, because an empty
+/// store would look like a clone. With [`GitSync::Manual`] opening does not fetch. The first clone must
+/// finish within [`GitConfig::remote_timeout`]; the next opening removes what an interrupted one left behind.
 ///
-/// Once there is something here, nothing that is wrong with the remote stops a start, and a remote that does not answer stops
-/// no write: it is kept, and sent later. [`stats`](Backend::stats) say what is wrong, and count the commits that are only
-/// here (`ahead`) and only there (`behind`); [`unsent`](Git::unsent) says what closing left here.
+/// An existing store opens whatever is wrong with the remote, and a remote that does not answer blocks no
+/// write: the commit is kept and sent later. [`stats`](Backend::stats) reports the problem, and counts the
+/// commits that only this clone has (`ahead`) and only the remote has (`behind`); [`unsent`](Git::unsent)
+/// reports the commits that closing did not send.
 #[derive(Clone)]
 pub struct Git {
     store: Arc<Store>,
     deadline: Duration,
 }
 
-/// Commits that are only here once a store is closed: see [`Git::unsent`].
+/// Commits that a closed store has not sent: see [`Git::unsent`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Unsent {
-    /// How many they are.
+    /// The number of commits.
     pub commits: usize,
-    /// Why.
+    /// Why they were not sent.
     pub reason: Option<Error>,
 }
 
@@ -157,13 +168,13 @@ struct Store {
 }
 
 impl Git {
-    /// What can be read now. Errors once the store is closed.
+    /// The current state, or an error once the store is closed.
     fn state(&self) -> Result<arc_swap::Guard<Arc<State>>> {
         let state = self.store.state.load();
         if state.is_closed() { Err(Error::closed()) } else { Ok(state) }
     }
 
-    /// Queues some work for the thread that owns the repository.
+    /// Runs some work on the thread that owns the repository.
     async fn ask<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Writer) -> Result<T> + Send + 'static,
@@ -181,50 +192,51 @@ impl Git {
         self.ask(move |writer| writer.commit(what, deadline, change)).await
     }
 
-    /// Fetches the remote's commits, and puts those that are only here on top of them.
+    /// Fetches the remote's commits, and rebases local ones onto them.
     ///
     /// # Errors
     ///
-    /// [`Conflict`](ErrorKind::Conflict) if a record was changed on both sides: nothing is changed, and the message names both
-    /// commits; or if the remote's history was rewritten. [`Unavailable`](ErrorKind::Unavailable) if the remote does not answer,
-    /// [`InvalidValue`](ErrorKind::InvalidValue) without a remote.
+    /// [`Conflict`](ErrorKind::Conflict) if both sides changed a record (nothing is changed, and the message
+    /// names both commits) or if the remote's history was rewritten. [`Unavailable`](ErrorKind::Unavailable)
+    /// if the remote does not answer, [`InvalidValue`](ErrorKind::InvalidValue) without a remote.
     pub async fn pull(&self) -> Result<()> {
         self.ask(|writer| writer.pull()).await
     }
 
-    /// Sends the commits that are only here, on top of the remote's. The remote is asked even if there are none, and what
-    /// others have sent comes here then.
+    /// Sends local commits, rebased onto the remote's. Contacts the remote even if there are none, and then
+    /// fetches the commits of others.
     ///
     /// # Errors
     ///
-    /// As [`pull`](Git::pull), and [`Denied`](ErrorKind::Denied) if the remote does not take them: `remote_said` in the
-    /// [`stats`](Backend::stats) is why, in its own words. The outcome is Unknown if they may have been sent.
+    /// As [`pull`](Git::pull), and [`Denied`](ErrorKind::Denied) if the remote rejects the commits:
+    /// `remote_said` in the [`stats`](Backend::stats) is its message. The outcome is Unknown if they may have
+    /// been sent.
     pub async fn push(&self) -> Result<()> {
         let deadline = time_left(self.deadline);
         self.ask(move |writer| {
-            writer.adopt()?;
+            writer.refresh()?;
             writer.push(deadline)
         })
         .await
     }
 
-    /// The newest revision, if there is one.
+    /// The newest revision, if any.
     ///
     /// # Errors
     ///
-    /// [`Closed`](ErrorKind::Closed) once it is.
+    /// [`Closed`](ErrorKind::Closed) once the store is closed.
     pub fn head(&self) -> Result<Option<RevisionId>> {
         Ok(self.state()?.head.map(history::id_of))
     }
 
-    /// What closing could not send. None while the store is open, if the remote has everything, without a remote, and if
-    /// nothing is sent by itself.
+    /// The commits that closing could not send. None while the store is open, if the remote has everything,
+    /// without a remote, and with [`GitSync::Manual`].
     #[must_use]
     pub fn unsent(&self) -> Option<Unsent> {
         self.shared().unsent
     }
 
-    /// Where the work tree is, as an absolute path.
+    /// The absolute path of the work tree.
     #[must_use]
     pub fn path(&self) -> &std::path::Path {
         &self.store.path
@@ -260,15 +272,15 @@ impl Backend for Git {
     }
 
     async fn health(&self) -> Result<()> {
-        self.ask(Writer::adopt).await
+        self.ask(Writer::refresh).await
     }
 
     async fn stats(&self) -> Result<StorageStats> {
-        let looked = self.ask(|writer| {
-            writer.adopt()?;
+        let local_state = self.ask(|writer| {
+            writer.refresh()?;
             Ok((writer.counts()?, writer.warnings()))
         });
-        let (counts, local) = match looked.await {
+        let (counts, local) = match local_state.await {
             Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
             Ok((counts, local)) => (Some(counts), local),
             Err(_) => (None, Vec::new()),
@@ -280,28 +292,27 @@ impl Backend for Git {
             config_count: state.configs.len() as u64,
             ..StorageStats::new(self.label())
         };
-        let mut tell = |name: &str, value: Value| stats.details.insert(name.to_owned(), value);
-        tell("path", json!(self.store.path.display().to_string()));
-        tell("branch", json!(config.branch));
-        tell("head", json!(state.head.map(|head| head.to_string())));
-        tell("durability", json!("every commit is fsynced before it is acknowledged"));
+        let mut detail = |name: &str, value: Value| stats.details.insert(name.to_owned(), value);
+        detail("path", json!(self.store.path.display().to_string()));
+        detail("branch", json!(config.branch));
+        detail("head", json!(state.head.map(|head| head.to_string())));
+        detail("durability", json!("every commit is fsynced before it is acknowledged"));
         let mut warnings = Vec::new();
         if let Some(remote) = &config.remote {
-            tell("remote", json!(remote));
-            tell("ahead", json!(counts.map(|(ahead, _)| ahead)));
-            tell("behind", json!(counts.map(|(_, behind)| behind)));
+            detail("remote", json!(remote));
+            detail("ahead", json!(counts.map(|(ahead, _)| ahead)));
+            detail("behind", json!(counts.map(|(_, behind)| behind)));
             let answered = shared.answered.map(rfc3339_seconds);
-            tell("remote_answered", json!(answered));
-            if let Some(said) = shared.said {
-                tell("remote_said", json!(said));
+            detail("remote_answered", json!(answered));
+            if let Some(message) = shared.message {
+                detail("remote_said", json!(message));
             }
-            if let Some(trouble) = shared.trouble {
-                warnings
-                    .push(format!("the remote and this clone are not the same: {}", with_causes(&trouble)));
+            if let Some(problem) = shared.problem {
+                warnings.push(format!("the remote and this clone differ: {}", with_causes(&problem)));
             }
         }
         warnings.extend(local);
-        tell("warnings", json!(warnings));
+        detail("warnings", json!(warnings));
         Ok(stats)
     }
 
@@ -318,10 +329,11 @@ impl Open for Git {
         let runtime = tokio::runtime::Handle::current();
         let opened = tokio::task::spawn_blocking(move || {
             let (deadline, wanted) = (config.deadline, config.clone());
-            let look =
-                |writer: &Writer| (writer.state.clone(), writer.shared.clone(), writer.place.path.clone());
+            let look = |writer: &Writer| {
+                (writer.state.clone(), writer.shared.clone(), writer.locked_repository.path.clone())
+            };
             let (worker, (state, shared, path)) =
-                Worker::start(move |is_left| Writer::open(&wanted, runtime, is_left), look)?;
+                Worker::start(move |is_dropped| Writer::open(&wanted, runtime, is_dropped), look)?;
             Ok(Self { store: Arc::new(Store { state, shared, worker, path, config }), deadline })
         });
         opened.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "opening the store panicked")))

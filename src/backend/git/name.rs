@@ -1,16 +1,16 @@
-//! Keys as file names: injective, also where a file system folds case or forms of Unicode, and readable.
+//! Keys as file names: readable, and injective even on a file system that folds case or Unicode forms.
 //!
-//! - ASCII letters, digits, `- _ . @ + = ,` and Chinese characters stand for themselves, everything else for its UTF-8 bytes as
-//!   `%XX`. So do a first dot, and the first letter of what is a device on Windows (`con`).
-//! - Where there are capital letters, `~` and a bitmap of them in hexadecimal follow: `Alice` is `Alice~8.json`.
-//! - A name of over [`PART`] bytes is cut: all parts but the last are directories whose names end with `~`, all but the first
-//!   begin with `~`.
+//! - ASCII letters, digits, `- _ . @ + = ,` and Chinese characters are unchanged; other characters are their
+//!   UTF-8 bytes as `%XX`. So are a leading dot, and the first letter of a Windows device name (`con`).
+//! - Capital letters add `~` and their bitmap in hexadecimal: `Alice` is `Alice~8.json`.
+//! - A name of over [`PART`] bytes is split: all parts but the last are directories whose names end with `~`,
+//!   and all but the first begin with `~`.
 //!
-//! The Go program wrote plain names: one that is not in this form is read as it stands.
+//! Legacy data has plain names: a name that is not in this form is the key itself.
 
 use crate::{Key, VersionedKind};
 
-/// The longest part of a cut name: most file systems take 255 bytes.
+/// The longest part of a split name: most file systems allow 255 bytes.
 const PART: usize = 200;
 
 const SUFFIX: &str = ".json";
@@ -71,13 +71,13 @@ pub(super) fn encode(key: &Key) -> String {
     path
 }
 
-/// The plain name that the Go program would give the key's file, if that is not [`encode`]'s and not another key's.
+/// The plain name of a key's legacy file, unless it is the encoded name of this or another key.
 pub(super) fn plain(key: &Key) -> Option<String> {
     let name = format!("{}{SUFFIX}", key.as_str());
     (!name.contains('/') && decode(&name).as_ref() == Some(key) && name != encode(key)).then_some(name)
 }
 
-/// The key of a file below its kind's directory. None for a file that is none of ours.
+/// The key of a file in its kind's directory. None for a file that is not a record.
 pub(super) fn decode(path: &str) -> Option<Key> {
     let stem = path.strip_suffix(SUFFIX)?;
     if let Some(key) = unescape(&stem.replace("~/~", "")).filter(|key| encode(key) == path) {
@@ -101,7 +101,8 @@ fn unescape(text: &str) -> Option<Key> {
     Key::new(&decoded).ok()
 }
 
-/// Which of the key's letters are capitals: a bit each, four a hexadecimal digit, without the zeros at the end.
+/// The bitmap of the key's capital letters: one bit per letter, four per hexadecimal digit, without trailing
+/// zeros.
 fn capitals(key: &str) -> Option<String> {
     let letters: Vec<bool> =
         key.bytes().filter(u8::is_ascii_alphabetic).map(|letter| letter.is_ascii_uppercase()).collect();
@@ -114,7 +115,7 @@ fn capitals(key: &str) -> Option<String> {
     Some(digits.collect())
 }
 
-/// A name that Windows takes for a device, whatever follows its first dot.
+/// Whether Windows treats the name as a device, which it does up to the first dot.
 fn is_device(key: &str) -> bool {
     let stem = key.split('.').next().unwrap_or(key).to_ascii_lowercase();
     let numbered = |name: &str| {
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_readable_and_harmless() {
+    fn names_are_readable_and_safe() {
         for (key, wanted) in [
             ("alice@example.com-003", "alice@example.com-003.json"),
             ("Alice", "Alice~8.json"),
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn long_names_are_cut() {
+    fn long_names_are_split() {
         for key in ["x".repeat(255), "团".repeat(85), "*".repeat(255), "AbC/".repeat(60)] {
             let path = file(&key);
             assert!(path.split('/').all(|part| part.len() <= 255), "{path}");
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_names_of_the_go_program_are_read() {
+    fn plain_names_of_legacy_data_are_read() {
         for (path, key) in [
             ("assembly_plan:nightly.json", "assembly_plan:nightly"),
             ("Alice.json", "Alice"),

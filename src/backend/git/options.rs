@@ -1,4 +1,4 @@
-//! [`GitConfig`]: where the repository is, and how it is shared.
+//! [`GitConfig`]: the repository and how it is shared.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -10,11 +10,11 @@ use crate::{
     codec::{Location, boolean, check_path, decode, duration, readable, unknown_option},
 };
 
-/// When commits are fetched from the remote, or sent to it.
+/// When commits are fetched from the remote or sent to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GitSync {
-    /// With every write: before it is made, or before it is acknowledged.
+    /// With every write: fetched before it, or sent before it is acknowledged.
     Write,
     /// Every [`interval`](GitConfig::interval), in the background.
     Interval,
@@ -22,11 +22,13 @@ pub enum GitSync {
     Manual,
 }
 
-/// How a [`Git`](crate::Git) store is opened.
+/// Options for opening a [`Git`](crate::Git) store.
 ///
-/// As a URL: `git:./settings?branch=main&remote=https://git.example/team/settings.git&token_env=GIT_TOKEN`. The path is taken as
-/// it stands, up to the first `?`; the options' values may be percent-encoded. The fields below are options under their
-/// names, but for `token`, which is `token_env=NAME` or `token_file=PATH`: a URL is seen by others. Deserialized, unknown fields are refused.
+/// As a URL:
+/// `git:./settings?branch=main&remote=https://git.example/team/settings.git&token_env=GIT_TOKEN`. The path ends at the first `?`
+/// and is not decoded; the values of options may be percent-encoded. The fields below are options under their
+/// names, except `token`, which is `token_env=NAME` or `token_file=PATH`, because other users may see a URL.
+/// When deserialized, unknown fields are refused.
 ///
 /// ```
 /// # use gateway_storage::{GitConfig, GitSync};
@@ -40,56 +42,64 @@ pub enum GitSync {
 pub struct GitConfig {
     /// The directory of the work tree.
     pub path: PathBuf,
-    /// The branch that holds the data. `HEAD` must be at it. Default: `main`.
+    /// The branch with the data. `HEAD` must be at it. Default: `main`.
     pub branch: String,
-    /// The repository that this one is shared through: a path, or a URL (`file://`; `https://` needs the feature
-    /// `git-https`, `ssh://` and `user@host:path` the feature `git-ssh`). What can hold a password or a token is refused: a
-    /// user for `http` and `https`, a second `@`, a query. None: not shared.
+    /// The repository through which this one is shared: a path or a URL (`file://`; `https://` needs the
+    /// feature `git-https`, `ssh://` and `user@host:path` need `git-ssh`). A URL that can contain a password
+    /// or token is refused: a user for `http` and `https`, a second `@`, a query. None: not shared.
     ///
-    /// To a path, or `file://`, commits are written by this process itself: **no hook of that repository runs, and its `receive`
-    /// settings don't count.** Where they guard the branch, reach it over `ssh://`, `https://` or `git://`.
+    /// With a path or `file://`, this process writes the commits itself: **no hook of that repository runs,
+    /// and its `receive` settings do not apply.** If they protect the branch, use `ssh://`, `https://` or
+    /// `git://`.
     ///
-    /// What a remote may need, and where it comes from:
+    /// A remote may need:
     ///
-    /// - A proxy, for `https`: `http.proxy` in the repository's `.git/config`, or the variables `https_proxy` and `no_proxy`. The
-    ///   others go without.
-    /// - A certificate's authority, for `https`: one that OpenSSL trusts on this machine; `SSL_CERT_FILE` names another file.
-    /// - The host's key, for `ssh`: in `~/.ssh/known_hosts` of the user of this process (`ssh-keyscan`). `~/.ssh/config` is not read.
-    /// - Signed commits: there are none. A branch that takes no others takes none of ours; push to one that does, and merge it.
+    /// - A proxy, for `https` only: `http.proxy` in the repository's `.git/config`, or the variables
+    ///   `https_proxy` and `no_proxy`.
+    /// - A certificate authority, for `https`: those that OpenSSL trusts on this machine, or the file in
+    ///   `SSL_CERT_FILE`.
+    /// - The host key, for `ssh`: in `~/.ssh/known_hosts` of this process's user (`ssh-keyscan`).
+    ///   `~/.ssh/config` is not read.
+    /// - Signed commits are not supported. If the branch requires them, push to another branch and merge it.
     pub remote: Option<String>,
-    /// Who the commits are by. Default: `gateway-storage`.
+    /// The author of commits. Default: `gateway-storage`.
     pub author_name: String,
-    /// Their address. Default: `gateway-storage@localhost`.
+    /// The author's address. Default: `gateway-storage@localhost`.
     pub author_email: String,
-    /// When commits of others are fetched. Default: [`GitSync::Interval`]; opening fetches unless it is `Manual`.
+    /// When the commits of others are fetched. Default: [`GitSync::Interval`]; opening fetches unless it is
+    /// `Manual`.
     pub pull: GitSync,
-    /// When our commits are sent. Default: [`GitSync::Write`]. Unless it is `Manual`, closing sends what was not;
-    /// dropping the last handle, which may be in the way of others, does not.
+    /// When our commits are sent. Default: [`GitSync::Write`]. Unless it is `Manual`, closing sends unsent
+    /// commits; dropping the last handle does not, because it could block other tasks.
     ///
-    /// With none of them `Ok` says that the remote has a write: it says that it is kept here. `Write` tries to send it first, and
-    /// refuses it if others have changed the same record; where the remote does not answer, or takes no commit (a protected
-    /// branch, a hook), it is kept and sent later, with all those after it. A remote that takes no commit is tried once an
-    /// [`interval`](Self::interval). Its own words are `remote_said` in the [`stats`](crate::Backend::stats), and nowhere else:
-    /// they may quote what was sent. Where a write must be at the remote, call [`Git::push`](crate::Git::push) after it.
+    /// `Ok` never means that the remote has a write, only that it is committed here. `Write` tries to send it
+    /// first, and refuses it if others have changed the same record. If the remote does not answer or rejects
+    /// the commit (a protected branch, a hook), the commit is kept and sent later together with those after
+    /// it. A remote that rejects commits is tried once per [`interval`](Self::interval). Its message is
+    /// `remote_said` in the [`stats`](crate::Backend::stats) and nowhere else, because it may quote the data.
+    /// If a write must reach the remote, call [`Git::push`](crate::Git::push) after it.
     pub push: GitSync,
-    /// How often, for [`GitSync::Interval`], and how soon what could not be sent is tried again. Default: 60 s.
+    /// The interval of [`GitSync::Interval`], and the delay before unsent commits are tried again. Default:
+    /// 60 s.
     #[serde(with = "readable")]
     pub interval: Duration,
-    /// How long the remote may take to answer before it counts as offline. Default: 5 s. What is fetched must be here
-    /// by then, so the first clone of something large needs more. A connection that is silent for longer is left, and a new
-    /// one is made the next time; after eight that still hang, only after waits that grow up to 128 times this.
+    /// The time that the remote may take to answer before it counts as offline. Default: 5 s. A fetch must
+    /// finish within it, so the first clone of a large repository needs more. A connection that is silent for
+    /// longer is abandoned, and the next request opens a new one. With more than eight that still hang, this
+    /// waits up to 128 times as long.
     #[serde(with = "readable")]
     pub remote_timeout: Duration,
-    /// The name to log in with at the remote. Default: the URL's, or `git`.
+    /// The user name for the remote. Default: the URL's, or `git`.
     pub username: Option<String>,
-    /// The token, or password, to log in with: asked for at each connection, and sent over TLS only. In a URL `token_env` or
-    /// `token_file` says where it is.
+    /// The token or password: read for each connection, and sent over TLS only. In a URL, `token_env` or
+    /// `token_file` names its source.
     pub token: Option<Secret>,
-    /// The file of a private key, without a passphrase, for `ssh`. None: the agent's, which can hold one with a passphrase.
+    /// The file of a private key without a passphrase, for `ssh`. None: a key of the agent, which may have a
+    /// passphrase.
     pub ssh_key: Option<PathBuf>,
-    /// Whether a missing repository is made (the default) or an error.
+    /// Whether a missing repository is created (the default) or an error.
     pub create: bool,
-    /// How long a call may take. Default: [`DEFAULT_DEADLINE`]. Opening has no deadline.
+    /// The deadline of each call. Default: [`DEFAULT_DEADLINE`]. Opening has no deadline.
     #[serde(with = "readable")]
     pub deadline: Duration,
 }
@@ -141,7 +151,7 @@ impl GitConfig {
         Self { path: path.into(), ..Self::default() }
     }
 
-    /// Refuses what can't work, before anything is touched.
+    /// Refuses invalid options before anything is opened.
     pub(super) fn check(&self) -> Result<()> {
         if self.path.as_os_str().is_empty() {
             return Err(refused("a Git URL is `git:PATH`"));
@@ -157,7 +167,7 @@ impl GitConfig {
             if text.trim().is_empty() || text.contains(|each: char| "<>".contains(each) || each.is_control())
             {
                 return Err(refused(
-                    "the author's name and address are not empty, and hold no `<`, `>` or control character",
+                    "the author's name and address must not be empty or contain `<`, `>` or control characters",
                 ));
             }
         }
@@ -165,7 +175,7 @@ impl GitConfig {
             check_remote(remote)?;
         }
         if self.interval.is_zero() || self.remote_timeout.is_zero() {
-            return Err(refused("the interval and the remote's timeout are more than zero"));
+            return Err(refused("the interval and the remote's timeout must be more than zero"));
         }
         Ok(())
     }
@@ -175,7 +185,7 @@ impl GitConfig {
         format!("refs/heads/{}", self.branch)
     }
 
-    /// What is known of the remote's branch.
+    /// The reference of the remote's branch.
     pub(super) fn tracking(&self) -> String {
         format!("refs/remotes/gateway-storage/{}", self.branch)
     }
@@ -185,22 +195,23 @@ impl GitConfig {
 pub(super) fn local_path(remote: &str) -> Option<PathBuf> {
     match remote.strip_prefix("file://") {
         Some(path) => Some(PathBuf::from(decode(path).ok()?)),
-        // As Git has it: a colon before any slash is behind a host's name.
+        // As in Git: a colon before any slash follows a host name.
         None if remote.split('/').next().is_some_and(|first| first.contains(':')) => None,
         None => Some(PathBuf::from(remote)),
     }
 }
 
-/// Refuses a remote with a password in it, and one that this build can't speak to. It is not repeated.
+/// Refuses a remote with a password in it, and one that this build does not support. The error does not quote
+/// it.
 fn check_remote(remote: &str) -> Result<()> {
     let (scheme, rest) = remote.split_once("://").unwrap_or(("", remote));
     let is_url = !scheme.is_empty();
     if is_url && rest.contains(['?', '#']) {
         return Err(refused(
-            "the remote's URL has a query or a fragment: no Git URL needs one, and it can hold a token",
+            "the remote's URL has a query or a fragment: Git URLs need none, and it can contain a token",
         ));
     }
-    // Whatever is before the last `@` may be a password, also where it holds what should have been encoded.
+    // Text before the last `@` may be a password, even with characters that should have been encoded.
     if let Some((user, rest)) = rest.split_once('@').filter(|_| is_url || local_path(remote).is_none()) {
         if ["http", "https"].contains(&scheme) {
             return Err(refused(
@@ -210,7 +221,7 @@ fn check_remote(remote: &str) -> Result<()> {
         let is_name = |each: char| each.is_ascii_alphanumeric() || "-_.".contains(each);
         if user.is_empty() || !user.chars().all(is_name) || rest.contains('@') {
             return Err(refused(
-                "the remote's URL may hold a password: use a key, and write an `@` of its path as `%40`",
+                "the remote's URL may contain a password: use a key, and write an `@` in its path as `%40`",
             ));
         }
     }
@@ -225,7 +236,7 @@ fn check_remote(remote: &str) -> Result<()> {
         Ok(())
     } else {
         Err(refused(
-            "this build can't speak to such a remote: `https` needs the feature `git-https`, `ssh` the feature `git-ssh`",
+            "this build does not support such a remote: `https` needs the feature `git-https`, `ssh` the feature `git-ssh`",
         ))
     }
 }
@@ -241,7 +252,7 @@ impl TryFrom<&str> for GitConfig {
             let value = decode(value)?;
             let sync = |name: &str| {
                 SYNCS.iter().find(|(word, _)| *word == value).map(|(_, sync)| *sync).ok_or_else(|| {
-                    refused(format!("the URL option `{name}` is `write`, `interval` or `manual`"))
+                    refused(format!("the URL option `{name}` must be `write`, `interval` or `manual`"))
                 })
             };
             match name {
@@ -269,7 +280,7 @@ impl TryFrom<&str> for GitConfig {
 
 impl fmt::Debug for GitConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A remote that was not checked yet can hold a password.
+        // An unchecked remote can contain a password.
         let remote = self.remote.as_deref().map(|remote| check_remote(remote).map_or("...", |()| remote));
         f.debug_struct("GitConfig")
             .field("path", &self.path)
@@ -295,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls() {
+    fn urls_are_parsed() {
         let config = GitConfig::try_from(
             "git:./settings?branch=team/live&remote=%2Fsrv%2Fa%20b.git&push=interval&interval=5s&author_name=A%20B",
         )
@@ -306,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_urls() {
+    fn invalid_urls_are_refused_without_quoting_them() {
         for (url, message) in [
             ("file:x", "the URL of this backend begins with `git:`"),
             ("git:", "a Git URL is `git:PATH`"),
@@ -315,12 +326,12 @@ mod tests {
             ("git:x?remote=~/x.git", "the path begins with `~` or `$`"),
             ("git:x?ssh_key=$HOME/.ssh/id", "the path begins with `~` or `$`"),
             ("git:x\n?push=write", "the URL has a line feed or another control character"),
-            ("git:x?push=often", "the URL option `push` is `write`, `interval` or `manual`"),
+            ("git:x?push=often", "the URL option `push` must be `write`, `interval` or `manual`"),
             (
                 "git:x?token=secret",
                 "the URL has an option that this backend does not know; its options: author_email,",
             ),
-            ("git:x?author_name=<", "the author's name and address are not empty,"),
+            ("git:x?author_name=<", "the author's name and address must not be empty"),
             ("git:x?remote=https://ghp_secret@host/x", "the remote's URL names a user or a password:"),
             ("git:x?remote=https://a:secret@host/x", "the remote's URL names a user or a password:"),
             ("git:x?remote=http://a:pa/secret@host/x", "the remote's URL names a user or a password:"),
@@ -329,15 +340,15 @@ mod tests {
                 "the remote's URL has a query or a fragment:",
             ),
             ("git:x?remote=http://host/x%23secret", "the remote's URL has a query or a fragment:"),
-            ("git:x?remote=ssh://a:secret@host/x", "the remote's URL may hold a password: use a key"),
-            ("git:x?remote=ssh://a:pa/secret@host/x", "the remote's URL may hold a password: use a key"),
-            ("git:x?remote=ssh://a%253Asecret@host/x", "the remote's URL may hold a password: use a key"),
-            ("git:x?remote=git://a:secret@host/x", "the remote's URL may hold a password: use a key"),
-            ("git:x?remote=file://a:secret@host/x", "the remote's URL may hold a password: use a key"),
-            ("git:x?remote=a:secret@host:x", "the remote's URL may hold a password: use a key"),
-            ("git:x?remote=a:pa/secret@host:x", "the remote's URL may hold a password: use a key"),
-            ("git:x?remote=ftp://host/x", "this build can't speak to such a remote:"),
-            ("git:x?interval=0s", "the interval and the remote's timeout are more than zero"),
+            ("git:x?remote=ssh://a:secret@host/x", "the remote's URL may contain a password: use a key"),
+            ("git:x?remote=ssh://a:pa/secret@host/x", "the remote's URL may contain a password: use a key"),
+            ("git:x?remote=ssh://a%253Asecret@host/x", "the remote's URL may contain a password: use a key"),
+            ("git:x?remote=git://a:secret@host/x", "the remote's URL may contain a password: use a key"),
+            ("git:x?remote=file://a:secret@host/x", "the remote's URL may contain a password: use a key"),
+            ("git:x?remote=a:secret@host:x", "the remote's URL may contain a password: use a key"),
+            ("git:x?remote=a:pa/secret@host:x", "the remote's URL may contain a password: use a key"),
+            ("git:x?remote=ftp://host/x", "this build does not support such a remote:"),
+            ("git:x?interval=0s", "the interval and the remote's timeout must be more than zero"),
         ] {
             let error = GitConfig::try_from(url).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::InvalidValue, "{url}");
@@ -347,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens() {
+    fn tokens_have_a_source() {
         let token = |url| GitConfig::try_from(url).map(|config| config.token);
         assert_eq!(token("git:x?token_env=A%20B").unwrap(), Some(Secret::env("A B")));
         assert_eq!(token("git:x?token_file=/run/t").unwrap(), Some(Secret::file("/run/t")));
@@ -359,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn remotes_on_this_machine() {
+    fn local_remotes_are_recognized() {
         for (remote, path) in [
             ("/srv/x.git", Some("/srv/x.git")),
             ("./a:b", Some("./a:b")),
@@ -382,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn typed() {
+    fn options_are_deserialized() {
         let config: GitConfig =
             serde_json::from_str(r#"{ "path": "x", "pull": "manual", "interval": "1m" }"#).unwrap();
         assert_eq!((config.pull, config.interval), (GitSync::Manual, Duration::from_secs(60)));

@@ -1,4 +1,4 @@
-//! Packs on disk: libgit2 syncs those that it makes of our objects, and not those that it fetches.
+//! Syncs packs: libgit2 syncs those that it writes from our objects, but not those that it fetches.
 
 use std::{
     collections::HashSet,
@@ -8,22 +8,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::place::at;
+use super::repository::at;
 use crate::Result;
 
-/// The packs of a repository, and which of them are known to be on disk.
+/// The packs of a repository that are known to be on disk.
 pub(super) struct Packs {
     directory: PathBuf,
     synced: HashSet<OsString>,
 }
 
 impl Packs {
-    /// Of the repository whose `.git` this is.
+    /// For the repository with this `.git`.
     pub(super) fn new(git: &Path) -> Self {
         Self { directory: git.join("objects/pack"), synced: HashSet::new() }
     }
 
-    /// Syncs what is new; the first time everything, since a process that was killed may have left what is not on disk.
+    /// Syncs new packs; at first all, because a killed process may have left unsynced ones.
     pub(super) fn sync(&mut self) -> Result<()> {
         self.sync_new().map_err(|error| at(&self.directory, "can't be synced", error))
     }
@@ -36,7 +36,7 @@ impl Packs {
             }
             match File::open(entry.path()).and_then(|file| file.sync_all()) {
                 Ok(()) => drop(self.synced.insert(entry.file_name())),
-                // `git gc` has put its content into another one.
+                // `git gc` has moved its content into another pack.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }

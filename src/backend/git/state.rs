@@ -1,4 +1,4 @@
-//! What is stored, in memory: an immutable state for readers, and a draft of the next one.
+//! The records in memory: an immutable state for readers, and a draft of the next one.
 
 use std::collections::BTreeMap;
 
@@ -16,18 +16,18 @@ use crate::{
     error::Kind,
 };
 
-/// Everything that is stored and acknowledged. Cloning it is O(1).
+/// All acknowledged records. Cloning is O(1).
 #[derive(Clone, Default)]
 pub(super) struct State {
     pub(super) credentials: OrdMap<Key, Credential>,
     pub(super) configs: OrdMap<Key, ConfigValue>,
-    /// The commit that this is the content of.
+    /// The commit with these records.
     pub(super) head: Option<Oid>,
     closed: bool,
 }
 
 impl State {
-    /// What readers find after close.
+    /// The state of a closed store.
     pub(super) fn closed() -> Self {
         Self { closed: true, ..Self::default() }
     }
@@ -36,7 +36,7 @@ impl State {
         self.closed
     }
 
-    /// Reads again what is in these files, as another commit has them.
+    /// Reads the records of these paths again, from the files of another commit.
     pub(super) fn follow<'p>(
         &mut self,
         files: &Files<'_>,
@@ -59,7 +59,7 @@ impl State {
     }
 }
 
-/// The files of one commit that hold records.
+/// The files with records in one commit.
 pub(super) struct Files<'r> {
     repository: &'r Repository,
     credentials: Option<Tree<'r>>,
@@ -67,7 +67,7 @@ pub(super) struct Files<'r> {
 }
 
 impl<'r> Files<'r> {
-    /// Of this commit, or of none.
+    /// The files of a commit; without one, no files.
     pub(super) fn of(repository: &'r Repository, commit: Option<Oid>) -> Result<Self> {
         let unread = |error| failed("a commit can't be read", error);
         let root = commit
@@ -81,7 +81,7 @@ impl<'r> Files<'r> {
                     repository.find_tree(entry.id()).map(Some).map_err(unread)
                 }
                 Some(_) => Err(super::failure::refused(format!(
-                    "`{}` is not a directory in the repository's commit: it is where records would be",
+                    "`{}` is not a directory in the repository's commit, but records are stored there",
                     kind.directory()
                 ))),
                 None => Ok(None),
@@ -92,7 +92,7 @@ impl<'r> Files<'r> {
         Ok(Self { repository, credentials, configs })
     }
 
-    /// The blob of a file below its kind's directory.
+    /// The blob of a file in its kind's directory.
     pub(super) fn blob(&self, kind: VersionedKind, name: &str) -> Option<Oid> {
         let tree = match kind {
             VersionedKind::Credential => self.credentials.as_ref()?,
@@ -106,7 +106,7 @@ impl<'r> Files<'r> {
             .then(|| entry.id())
     }
 
-    /// The blob of a key: of its own file, or of one with a plain name.
+    /// The blob of a key: of its encoded or its plain name.
     pub(super) fn find(&self, kind: VersionedKind, key: &Key) -> Option<Oid> {
         self.blob(kind, &name::encode(key))
             .or_else(|| name::plain(key).and_then(|plain| self.blob(kind, &plain)))
@@ -129,32 +129,32 @@ impl<'r> Files<'r> {
     }
 }
 
-/// The files to change: their paths in the repository, and what they become.
+/// The files to change, by path in the repository: the new text, or None to delete.
 pub(super) type Changes = BTreeMap<String, Option<Vec<u8>>>;
 
-/// The next state, and the files that change with it.
+/// The next state and the files to change.
 ///
-/// A method that returns an error has changed nothing.
+/// A method that returns an error changes nothing.
 pub(super) struct Draft<'r> {
     pub(super) state: State,
     files: Files<'r>,
     changes: Changes,
-    /// Whether `state` is not what the changes come to.
-    is_raw: bool,
+    /// Whether `state` lacks some of the changes.
+    is_stale: bool,
 }
 
 impl<'r> Draft<'r> {
     pub(super) const fn new(state: State, files: Files<'r>) -> Self {
-        Self { state, files, changes: Changes::new(), is_raw: false }
+        Self { state, files, changes: Changes::new(), is_stale: false }
     }
 
-    /// The next state, if it is known without looking at the files, and the changes.
+    /// The next state, unless it must be read from the files, and the changes.
     pub(super) fn into_parts(self) -> (Option<State>, Changes) {
-        ((!self.is_raw).then_some(self.state), self.changes)
+        ((!self.is_stale).then_some(self.state), self.changes)
     }
 
-    /// Undoes the change of a record, from one blob to another, if it still is what the change made of it: whatever its file is
-    /// called by now.
+    /// Undoes the change of a record from one blob to another, if it still has the new one, whatever the name
+    /// of its file.
     pub(super) fn undo(
         &mut self,
         kind: VersionedKind,
@@ -170,7 +170,7 @@ impl<'r> Draft<'r> {
                 Error::new(ErrorKind::Conflict, "a record was changed since the revision").with_key(key)
             );
         }
-        self.is_raw = true;
+        self.is_stale = true;
         match old {
             Some(blob) => self.put(kind, key, self.files.read(blob, |text| Ok(text.to_vec()))?),
             None => {
@@ -227,7 +227,7 @@ impl<'r> Draft<'r> {
         self.delete_plain(kind, key);
     }
 
-    /// The file that the Go program wrote: ours takes its place.
+    /// Deletes a legacy file with a plain name, which the encoded name replaces.
     fn delete_plain(&mut self, kind: VersionedKind, key: &Key) {
         if let Some(plain) = name::plain(key).filter(|plain| self.files.blob(kind, plain).is_some()) {
             self.changes.insert(format!("{}/{plain}", kind.directory()), None);

@@ -1,11 +1,11 @@
-//! Documents <-> the text of their files: pretty JSON, names sorted, a final newline.
+//! The text of files: pretty JSON, names sorted, a final newline.
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Map, Value};
 
 use crate::{ConfigValue, Credential, MAX_VALUE_BYTES};
 
-/// What is nested deep is mostly indentation: over this it is written on one line.
+/// Deeply nested JSON is mostly indentation: longer text is written on one line.
 const MAX_PRETTY: usize = 4 * MAX_VALUE_BYTES;
 
 pub(super) fn of_credential(credential: &Credential) -> Vec<u8> {
@@ -26,7 +26,8 @@ fn text(document: &impl Serialize) -> Vec<u8> {
     text
 }
 
-/// serde_json sorts names itself, unless a feature of it is on somewhere in the program.
+/// Sorts names, because serde_json does not if its feature `preserve_order` is enabled anywhere in the
+/// program.
 struct Sorted<'v>(&'v Value);
 struct SortedMap<'v>(&'v Map<String, Value>);
 
@@ -60,7 +61,7 @@ mod tests {
     use crate::codec::{decode_config, decode_credential};
 
     #[test]
-    fn sorted_with_a_newline() {
+    fn names_are_sorted_and_a_newline_follows() {
         let credential =
             Credential::try_from(json!({ "b": [1, -0.0], "a": { "y": {}, "x": null } })).unwrap();
         let text = of_credential(&credential);
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nested_deep_can_be_read_back() {
+    fn deeply_nested_values_can_be_read_back() {
         let deep = (0..60).fold(json!(vec![1; 500_000]), |inner, _| json!([inner]));
         let value = ConfigValue::new(deep).unwrap();
         let text = of_config(&value);

@@ -1,4 +1,4 @@
-//! The one thread that owns the repository, and the queue of what it is asked to do.
+//! The thread that owns the repository, and its queue.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -19,40 +19,41 @@ use crate::{
     backend::local::{Joined, Ticket},
 };
 
-/// How many calls may wait. Those that come later wait for a place, within their deadlines.
+/// Calls that may wait in the queue. More wait for a slot, within their deadlines.
 const QUEUE: usize = 4096;
 
-/// How soon files are synced after the last write.
-const TIDY_AFTER: Duration = Duration::from_millis(200);
+/// How long after the last write files are synced.
+const SYNC_AFTER: Duration = Duration::from_millis(200);
 
-/// How often answers of the remote are looked for while one is on its way.
-const LOOK_AFTER: Duration = Duration::from_millis(20);
+/// How often the thread checks for a pending answer of the remote.
+const CHECK_EVERY: Duration = Duration::from_millis(20);
 
 enum Message {
     Work(Box<dyn FnOnce(&mut Writer) + Send>),
     Close(oneshot::Sender<()>),
 }
 
-/// The thread's handle: the only way to change the store.
+/// The handle of the thread: the only way to change the store.
 pub(super) struct Worker {
     queue: Sender<Message>,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     /// Closes when the thread has released the store.
     released: watch::Receiver<()>,
-    /// Tells the thread to wait for no remote any more.
-    is_left: Arc<AtomicBool>,
-    /// After the queue, whose end ends it.
+    /// Tells the thread to wait for the remote no longer.
+    is_dropped: Arc<AtomicBool>,
+    /// Declared after the queue, because the thread ends with it.
     _thread: Joined,
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.is_left.store(true, Ordering::Release);
+        self.is_dropped.store(true, Ordering::Release);
     }
 }
 
 impl Worker {
-    /// Starts the thread, which opens the store: a repository's index can't be given to another one. Gives what `look` sees.
+    /// Starts the thread, which opens the store: git2's `Index` can't move to another thread. Returns the
+    /// result of `look`.
     pub(super) fn start<T: Send + 'static>(
         open: impl FnOnce(Arc<AtomicBool>) -> Result<Writer> + Send + 'static,
         look: impl FnOnce(&Writer) -> T + Send + 'static,
@@ -60,16 +61,16 @@ impl Worker {
         let (queue, messages) = channel();
         let (opening, opened) = channel();
         let (releasing, released) = watch::channel(());
-        let is_left = Arc::<AtomicBool>::default();
-        let left = is_left.clone();
+        let is_dropped = Arc::<AtomicBool>::default();
+        let dropped = is_dropped.clone();
         let thread = thread::Builder::new()
             .name("gateway-storage-git".into())
             .spawn(move || {
-                let writer = match catch_unwind(AssertUnwindSafe(|| open(left)))
-                    .unwrap_or_else(|_| Err(abandoned()))
+                let writer = match catch_unwind(AssertUnwindSafe(|| open(dropped)))
+                    .unwrap_or_else(|_| Err(panicked()))
                 {
                     Ok(writer) => writer,
-                    // Whoever opens it waits for this.
+                    // The opener waits for this.
                     Err(error) => return drop(opening.send(Err(error))),
                 };
                 drop(opening.send(Ok(look(&writer))));
@@ -79,14 +80,15 @@ impl Worker {
             .map_err(|error| {
                 Error::new(ErrorKind::Unavailable, "the writer's thread can't be started").with_source(error)
             })?;
-        let seen = opened.recv().unwrap_or_else(|_| Err(abandoned()))?;
-        let places = Arc::new(Semaphore::new(QUEUE));
-        Ok((Self { queue, places, released, is_left, _thread: Joined::new(thread) }, seen))
+        let seen = opened.recv().unwrap_or_else(|_| Err(panicked()))?;
+        let slots = Arc::new(Semaphore::new(QUEUE));
+        Ok((Self { queue, slots, released, is_dropped, _thread: Joined::new(thread) }, seen))
     }
 
-    /// Queues some work, and waits until it is done.
+    /// Queues some work and waits for its result.
     ///
-    /// Whoever stops waiting before it is begun, by the deadline or because the future is dropped, takes it back.
+    /// A caller that stops waiting before the work has begun, by the deadline or by dropping the future,
+    /// withdraws it.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         deadline: Duration,
@@ -96,33 +98,34 @@ impl Worker {
         let ticket = Ticket::default();
         let begun = ticket.begun();
         let asked = async {
-            let place = self.places.clone().acquire_owned().await;
+            let slot = self.slots.clone().acquire_owned().await;
             let job = Box::new(move |writer: &mut Writer| {
                 if !begun.swap(true, Ordering::AcqRel) {
                     let result =
-                        catch_unwind(AssertUnwindSafe(|| work(writer))).unwrap_or_else(|_| Err(abandoned()));
-                    // If the caller is gone, what was done stays.
+                        catch_unwind(AssertUnwindSafe(|| work(writer))).unwrap_or_else(|_| Err(panicked()));
+                    // If the caller is gone, the work stays done.
                     drop(reply.send(result));
                 }
-                drop(place);
+                drop(slot);
             });
-            // A queue without a receiver drops the job, and with it the sender of the answer.
+            // Without a receiver the queue drops the job, and with it the sender of the answer.
             drop(self.queue.send(Message::Work(job)));
             answer.await
         };
         match tokio::time::timeout(deadline, asked).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) if ticket.take() => Err(Error::closed()),
-            Ok(Err(_)) => Err(abandoned()),
+            Ok(Err(_)) => Err(panicked()),
             Err(_) if ticket.take() => Err(Error::new(
                 ErrorKind::Timeout,
-                "the call was still waiting for others when its deadline passed, and was withdrawn",
+                "the deadline passed while the call was queued; it was withdrawn",
             )),
             Err(_) => Err(unanswered()),
         }
     }
 
-    /// Finishes what is queued and releases the store. Returns once it is released, whoever closed it.
+    /// Finishes the queue and releases the store. Returns once it is released, also if another caller closed
+    /// it.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
         let closed = async {
             let (reply, answer) = oneshot::channel();
@@ -138,29 +141,29 @@ impl Worker {
 }
 
 #[cold]
-fn abandoned() -> Error {
-    Error::new(ErrorKind::Internal, "the writer died in the middle of a call").with_outcome(Outcome::Unknown)
+fn panicked() -> Error {
+    Error::new(ErrorKind::Internal, "the writer panicked during a call").with_outcome(Outcome::Unknown)
 }
 
 fn run(mut writer: Writer, messages: &Receiver<Message>) {
     let mut closing = None;
     while closing.is_none() {
         let wait = match () {
-            () if writer.is_expecting() => LOOK_AFTER,
-            () if writer.is_untidy() => TIDY_AFTER,
+            () if writer.is_pending() => CHECK_EVERY,
+            () if writer.has_unsynced() => SYNC_AFTER,
             () => writer.next_sync().map_or(Duration::from_secs(3600), |at| {
-                at.saturating_duration_since(Instant::now()).max(LOOK_AFTER)
+                at.saturating_duration_since(Instant::now()).max(CHECK_EVERY)
             }),
         };
         match messages.recv_timeout(wait) {
             Ok(Message::Work(job)) => job(&mut writer),
             Ok(Message::Close(reply)) => closing = Some(reply),
-            Err(RecvTimeoutError::Timeout) => writer.tidy(),
+            Err(RecvTimeoutError::Timeout) => writer.sync_files(),
             Err(RecvTimeoutError::Disconnected) => break,
         }
         writer.sync();
     }
-    // What is queued is finished; what comes later finds nobody.
+    // Queued work is finished; later calls find the queue closed.
     while let Ok(message) = messages.try_recv() {
         if let Message::Work(job) = message {
             job(&mut writer);
@@ -168,7 +171,7 @@ fn run(mut writer: Writer, messages: &Receiver<Message>) {
     }
     writer.finish(closing.is_some());
     if let Some(reply) = closing {
-        // Whoever closed it may be gone.
+        // The caller of `close` may be gone.
         let _ = reply.send(());
     }
 }
@@ -181,9 +184,9 @@ mod tests {
     use crate::{Git, GitConfig, Open};
 
     #[tokio::test]
-    async fn a_full_queue_is_waited_for_within_the_deadline() {
-        let folder = tempfile::tempdir().unwrap();
-        let git = Git::open(GitConfig::new(folder.path().join("store"))).await.unwrap();
+    async fn a_call_waits_for_a_slot_within_its_deadline() {
+        let directory = tempfile::tempdir().unwrap();
+        let git = Git::open(GitConfig::new(directory.path().join("store"))).await.unwrap();
         let worker = &git.store.worker;
         let (go, wait) = channel::<()>();
         let long = Duration::from_secs(60);
@@ -194,13 +197,13 @@ mod tests {
         let rest = join_all((1..QUEUE).map(|_| worker.ask(long, |_| Ok(()))));
         let one_more = async {
             let ran = worker.ask(Duration::from_millis(50), |_| Ok(())).await.unwrap_err();
-            assert_eq!(worker.places.available_permits(), 0, "it waited outside of the queue");
+            assert_eq!(worker.slots.available_permits(), 0, "the call waited for a slot");
             drop(go);
             ran
         };
         let (first, rest, error) = tokio::join!(first, rest, one_more);
         assert!(first.is_ok() && rest.iter().all(Result::is_ok));
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
-        worker.ask(long, |_| Ok(())).await.expect("there are places again");
+        worker.ask(long, |_| Ok(())).await.expect("slots are free again");
     }
 }

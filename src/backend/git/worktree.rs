@@ -1,7 +1,7 @@
-//! The files of the newest commit, for people to look at, and the index that git compares them with.
+//! The work tree: the files of the newest commit, for people to read, and git's index of them.
 //!
-//! They follow the branch and are never read for data. A file that holds what no commit of ours had is a person's work: it
-//! is left as it is.
+//! They follow the branch and are never read for data. A file whose content is in none of the store's commits
+//! is a person's work and is left unchanged.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -17,39 +17,39 @@ use std::{
 use git2::{ErrorCode, FileMode, Index, IndexEntry, IndexTime, ObjectType, Oid, Repository};
 
 use super::{
+    branch::{Blob, Change},
     failure::{failed, io_failed},
-    ledger::{Blob, Change},
     name::record_of,
-    place::{ASIDE, Place, read_id, write_file},
+    repository::{LockedRepository, TEMPORARY, read_id, write_file},
 };
 use crate::{Error, ErrorKind, Result};
 
-/// How many files are synced in one go while nobody waits.
-const SYNCED_AT_ONCE: usize = 64;
+/// Files synced at once while the store is idle.
+const FILES_PER_SYNC: usize = 64;
 
 /// The file that names the last commit whose files are known to be on disk.
 const CHECKPOINT: &str = "checkpoint";
 
-/// The work tree of a repository. Belongs to one thread.
+/// The work tree of a repository. Used by one thread.
 pub(super) struct Worktree {
     root: PathBuf,
     index: Index,
     checkpoint: PathBuf,
-    aside: PathBuf,
+    temporary: PathBuf,
     /// Files that may not be on disk yet.
     unsynced: BTreeSet<String>,
-    /// Directories below those of the store that may not be on disk, since files in them were not.
+    /// Subdirectories of the store's directories that may not be on disk, because their files were not.
     unsynced_below: BTreeSet<PathBuf>,
-    /// Files that could not follow: they hold a person's work, or could not be written.
-    left: BTreeSet<String>,
-    /// Files that the index does not know yet, since another program held its lock.
+    /// Files that did not follow the branch: they contain a person's work, or could not be written.
+    skipped: BTreeSet<String>,
+    /// Files that are not in the index yet, because another program held its lock.
     unindexed: BTreeMap<String, Option<Blob>>,
 }
 
-/// What is at the place of a file.
+/// What is at the path of a file.
 enum Found {
-    Nothing,
-    /// A file and its content; if that was not looked at, it is as the index says.
+    Missing,
+    /// A file and its content. The content of an unchanged file is taken from the index.
     File(Oid, Metadata),
     /// A symbolic link, as git would store it.
     Link(Oid),
@@ -58,49 +58,49 @@ enum Found {
 }
 
 impl Worktree {
-    pub(super) fn open(place: &Place, repository: &Repository) -> Result<Self> {
+    pub(super) fn open(locked: &LockedRepository, repository: &Repository) -> Result<Self> {
         let index = repository.index().map_err(|error| failed("the index can't be read", error))?;
         Ok(Self {
-            root: place.path.clone(),
+            root: locked.path.clone(),
             index,
-            checkpoint: place.own(CHECKPOINT),
-            aside: place.own("file.new"),
+            checkpoint: locked.own_file(CHECKPOINT),
+            temporary: locked.own_file("file.new"),
             unsynced: BTreeSet::new(),
             unsynced_below: BTreeSet::new(),
-            left: BTreeSet::new(),
+            skipped: BTreeSet::new(),
             unindexed: BTreeMap::new(),
         })
     }
 
-    /// The commit whose files are known to be on disk; none at all for a repository that is not used by us yet.
+    /// The commit whose files are known to be on disk. None for a repository that no store has used yet.
     pub(super) fn checkpoint(&self) -> Option<Oid> {
         read_id(&self.checkpoint)
     }
 
-    /// How many files hold work that is in no commit, or could not be written.
-    pub(super) fn left(&self) -> usize {
-        self.left.len()
+    /// The number of files that did not follow the branch.
+    pub(super) fn skipped(&self) -> usize {
+        self.skipped.len()
     }
 
-    /// Whether another program holds the index.
-    pub(super) fn is_behind(&self) -> bool {
+    /// Whether the index lacks changes, because another program holds its lock.
+    pub(super) fn has_unindexed(&self) -> bool {
         !self.unindexed.is_empty()
     }
 
-    /// Brings files from one commit to the next.
+    /// Brings the files from one commit to the next.
     pub(super) fn follow(&mut self, repository: &Repository, changes: &[Change]) {
         for change in changes {
             let known = [change.old.map(|blob| blob.id), change.new.map(|blob| blob.id)];
             match self.put(repository, &change.path, &known, change.new) {
-                Ok(true) => drop(self.left.remove(&change.path)),
-                Ok(false) | Err(_) => drop(self.left.insert(change.path.clone())),
+                Ok(true) => drop(self.skipped.remove(&change.path)),
+                Ok(false) | Err(_) => drop(self.skipped.insert(change.path.clone())),
             }
             self.unindexed.insert(change.path.clone(), change.new);
         }
         self.write_index();
     }
 
-    /// Writes one file, unless it holds what none of ours did. Says whether it is as it should be.
+    /// Writes one file, unless it contains a person's work. Returns whether it has the wanted content.
     fn put(
         &mut self,
         repository: &Repository,
@@ -109,15 +109,15 @@ impl Worktree {
         new: Option<Blob>,
     ) -> io::Result<bool> {
         if new.is_some_and(|blob| !is_plain(blob)) {
-            // A symbolic link: git makes it, if someone asks it to.
+            // A symbolic link: only git creates those.
             return Ok(false);
         }
         let mut is_new = false;
-        match self.look(path)? {
+        match self.inspect(path)? {
             Found::File(id, _) if new.is_some_and(|blob| blob.id == id) => return Ok(true),
             Found::File(id, _) | Found::Link(id) if known.contains(&Some(id)) => {}
-            Found::Nothing if new.is_none() => return Ok(true),
-            Found::Nothing => is_new = true,
+            Found::Missing if new.is_none() => return Ok(true),
+            Found::Missing => is_new = true,
             // A power failure leaves empty files.
             Found::File(_, metadata) if metadata.len() == 0 && self.unsynced.contains(path) => {}
             Found::File(..) | Found::Link(_) | Found::Other => return Ok(false),
@@ -132,12 +132,12 @@ impl Worktree {
                 let content = repository.find_blob(blob.id).map_err(io::Error::other)?;
                 self.make_parents(path)?;
                 let mode = if blob.mode == FileMode::BlobExecutable { 0o700 } else { 0o600 };
-                let write = |place: &Path| {
-                    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(place)?;
+                let write = |path: &Path| {
+                    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
                     file.write_all(content.content())
                 };
                 if is_new {
-                    // In its place: half of one is known for what it is at the next start.
+                    // Written directly: the next start recognizes a partial file.
                     write(&target)?;
                 } else {
                     self.replace(&target, write)?;
@@ -148,28 +148,31 @@ impl Worktree {
         Ok(true)
     }
 
-    /// Writes a file aside, and moves it to its place. `.git` can be a mount of its own, out of which nothing can be moved.
+    /// Writes a temporary file and renames it. `.git` can be a mount of its own, and files can't be renamed
+    /// across mounts.
     fn replace(&self, target: &Path, write: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
-        let move_from = |aside: &Path| {
-            remove(aside)?;
-            write(aside)?;
-            fs::rename(aside, target).inspect_err(|_| drop(remove(aside)))
+        let move_from = |temporary: &Path| {
+            remove(temporary)?;
+            write(temporary)?;
+            fs::rename(temporary, target).inspect_err(|_| drop(remove(temporary)))
         };
-        match move_from(&self.aside) {
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => move_from(&self.root.join(ASIDE)),
+        match move_from(&self.temporary) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                move_from(&self.root.join(TEMPORARY))
+            }
             moved => moved,
         }
     }
 
-    /// What is at the place of a file. No symbolic link on the way is followed.
-    fn look(&self, path: &str) -> io::Result<Found> {
+    /// What is at the path of a file. Follows no symbolic link.
+    fn inspect(&self, path: &str) -> io::Result<Found> {
         if !self.is_direct(path)? {
             return Ok(Found::Other);
         }
         let target = self.root.join(path);
         let found = match fs::symlink_metadata(&target) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(Found::Nothing);
+                return Ok(Found::Missing);
             }
             found => found?,
         };
@@ -193,7 +196,7 @@ impl Worktree {
         Ok(Found::File(id, found))
     }
 
-    /// Whether all directories above a file are directories, as far as they exist.
+    /// Whether all existing parents of a file are directories.
     fn is_direct(&self, path: &str) -> io::Result<bool> {
         for above in Path::new(path).ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
             match fs::symlink_metadata(self.root.join(above)) {
@@ -220,7 +223,7 @@ impl Worktree {
         }
     }
 
-    /// Tells the index of the files that have changed, unless another program holds it: then the next time.
+    /// Updates the index, unless another program holds its lock; then the next call does.
     fn write_index(&mut self) {
         if self.unindexed.is_empty() {
             return;
@@ -230,8 +233,8 @@ impl Worktree {
             for (path, blob) in &self.unindexed {
                 match blob {
                     Some(blob) => {
-                        // Without times git looks at what is in the file.
-                        let found = Some(path).filter(|path| !self.left.contains(*path));
+                        // Without times in the index, git reads the file.
+                        let found = Some(path).filter(|path| !self.skipped.contains(*path));
                         let found = found.and_then(|path| fs::symlink_metadata(self.root.join(path)).ok());
                         self.index.add(&entry(found.as_ref(), path, *blob))?;
                     }
@@ -245,14 +248,14 @@ impl Worktree {
         };
         match write() {
             Ok(()) => self.unindexed.clear(),
-            // What was not written is forgotten: it is done again from the list.
+            // Discards the changes in memory: `unindexed` still has them.
             Err(_) => drop(self.index.read(true)),
         }
     }
 
-    /// Compares the files with the newest commit when the store is opened. `steps` are the changes of each commit since the
-    /// checkpoint, oldest first: a process that died may have left any of their versions.
-    pub(super) fn settle(
+    /// Compares the files with the newest commit when the store is opened. `steps` are the changes of each
+    /// commit since the checkpoint, oldest first: a killed process may have left any of their versions.
+    pub(super) fn restore(
         &mut self,
         repository: &Repository,
         head: &[Change],
@@ -266,39 +269,39 @@ impl Worktree {
         let mut newest: BTreeMap<&str, Option<Blob>> = versions.keys().map(|path| (*path, None)).collect();
         newest.extend(head.iter().map(|change| (change.path.as_str(), change.new)));
         let unread = |error| io_failed("the work tree can't be read", error);
-        let (mut late, mut changed) = (Vec::new(), 0);
+        let (mut outdated, mut changed) = (Vec::new(), 0);
         for (path, blob) in newest {
             let is_ours = record_of(path).is_some();
             let known = versions.get(path);
-            // A symbolic link is no record, and git's affair.
+            // A symbolic link is not a record; git handles it.
             if !is_ours && known.is_none() || blob.is_some_and(|blob| !is_plain(blob)) {
                 continue;
             }
             let id = blob.map(|blob| blob.id);
-            let found = self.look(path).map_err(unread)?;
-            let is_left = |id: Option<Oid>| known.is_some_and(|known| known.contains(&id));
-            if is_left(None)
+            let found = self.inspect(path).map_err(unread)?;
+            let is_known = |id: Option<Oid>| known.is_some_and(|known| known.contains(&id));
+            if is_known(None)
                 && let (Found::File(..), Some(blob)) = (&found, blob)
-                && self.is_begun(repository, path, blob).map_err(unread)?
+                && self.is_partial(repository, path, blob).map_err(unread)?
             {
                 fs::remove_file(self.root.join(path)).map_err(unread)?;
-                late.push((path, Some(blob)));
+                outdated.push((path, Some(blob)));
                 continue;
             }
             match found {
                 Found::File(found, metadata) if Some(found) == id => {
                     self.remember(path, blob, &metadata);
                 }
-                Found::Nothing if id.is_none() => {
+                Found::Missing if id.is_none() => {
                     self.unindexed.insert(path.to_owned(), None);
                 }
                 Found::File(found, metadata)
-                    if is_left(Some(found)) || known.is_some() && metadata.len() == 0 =>
+                    if is_known(Some(found)) || known.is_some() && metadata.len() == 0 =>
                 {
-                    late.push((path, blob));
+                    outdated.push((path, blob));
                 }
-                Found::Link(found) if is_left(Some(found)) => late.push((path, blob)),
-                Found::Nothing if is_left(None) => late.push((path, blob)),
+                Found::Link(found) if is_known(Some(found)) => outdated.push((path, blob)),
+                Found::Missing if is_known(None) => outdated.push((path, blob)),
                 _ if is_ours && id.is_some() => changed += 1,
                 _ => {}
             }
@@ -313,7 +316,7 @@ impl Worktree {
             )
             .with_retryable(false));
         }
-        for (path, blob) in late {
+        for (path, blob) in outdated {
             self.unsynced.insert(path.to_owned());
             let known: Vec<Option<Oid>> = versions.get(path).into_iter().flatten().copied().collect();
             self.put(repository, path, &known, blob)
@@ -324,14 +327,14 @@ impl Worktree {
         Ok(())
     }
 
-    /// Whether a file holds the beginning of what it should, and no more: who wrote it was killed.
-    fn is_begun(&self, repository: &Repository, path: &str, blob: Blob) -> io::Result<bool> {
+    /// Whether a file has only the beginning of its content, because its writer was killed.
+    fn is_partial(&self, repository: &Repository, path: &str, blob: Blob) -> io::Result<bool> {
         let found = fs::read(self.root.join(path))?;
         let wanted = repository.find_blob(blob.id).map_err(io::Error::other)?;
         Ok(found.len() < wanted.content().len() && wanted.content().starts_with(&found))
     }
 
-    /// Has the index know a file whose content is right.
+    /// Updates the index for a file whose content is right.
     fn remember(&mut self, path: &str, blob: Option<Blob>, metadata: &Metadata) {
         let is_known = self.index.get_path(Path::new(path), 0).is_some_and(|entry| {
             Some(entry.id) == blob.map(|blob| blob.id) && is_unchanged(&entry, metadata)
@@ -339,7 +342,7 @@ impl Worktree {
         if !is_known {
             self.unindexed.insert(path.to_owned(), blob);
         }
-        // Others could read it while it was somebody else's.
+        // It was readable by others while it belonged to another user.
         if metadata.permissions().mode() & 0o077 != 0 {
             let mode = metadata.permissions().mode() & 0o700;
             let private = fs::set_permissions(self.root.join(path), fs::Permissions::from_mode(mode));
@@ -349,16 +352,16 @@ impl Worktree {
         }
     }
 
-    /// Puts some files on disk while nobody waits, and the checkpoint once all are. Says whether there is more to do.
-    pub(super) fn tidy(&mut self, head: Option<Oid>, all: bool) -> bool {
+    /// Syncs some files, or all, and then the checkpoint. Returns whether files remain.
+    pub(super) fn sync(&mut self, head: Option<Oid>, all: bool) -> bool {
         if !self.unindexed.is_empty() {
             self.write_index();
         }
-        let count = if all { usize::MAX } else { SYNCED_AT_ONCE };
+        let count = if all { usize::MAX } else { FILES_PER_SYNC };
         let some: Vec<String> = self.unsynced.iter().take(count).cloned().collect();
         for path in some {
             let target = self.root.join(&path);
-            // A file that is gone is not on disk if its directory is not.
+            // The removal of a missing file is on disk once its directory is.
             let synced = match File::open(&target) {
                 Ok(file) => file.sync_data(),
                 Err(_) => Ok(()),
@@ -387,24 +390,25 @@ impl Worktree {
         false
     }
 
-    /// Forgets what was to be done: another branch is checked out, and git brings the files of ours when it is again.
-    pub(super) fn leave(&mut self) {
+    /// Forgets pending work: another branch is checked out. git restores the store's files when its branch is
+    /// checked out again.
+    pub(super) fn reset(&mut self) {
         self.unsynced.clear();
         self.unsynced_below.clear();
-        self.left.clear();
+        self.skipped.clear();
         self.unindexed.clear();
     }
 
-    /// How many files may not be on disk.
+    /// The number of files that may not be on disk.
     pub(super) fn unsynced(&self) -> usize {
         self.unsynced.len()
     }
 
-    /// Says on disk that the files are as this commit has them.
+    /// Records on disk that the files are those of this commit.
     pub(super) fn mark(&self, head: Option<Oid>) {
         let head = head.unwrap_or(Oid::ZERO_SHA1);
         if self.checkpoint() != Some(head) {
-            // An older one is as true.
+            // An older checkpoint is still correct.
             drop(write_file(&self.checkpoint, format!("{head}\n").as_bytes()));
         }
     }
@@ -421,7 +425,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// As git has it: a file whose times, size and place are those of the index was not changed.
+/// As in git: a file with the times, size and inode of the index is unchanged.
 fn is_unchanged(seen: &IndexEntry, found: &Metadata) -> bool {
     let now = entry(Some(found), "", Blob { id: seen.id, mode: FileMode::Blob });
     let is_same = |one: IndexTime, other: IndexTime| {
@@ -434,7 +438,7 @@ fn is_unchanged(seen: &IndexEntry, found: &Metadata) -> bool {
         && seen.mtime.seconds() != 0
 }
 
-// The index keeps the lower 32 bits of each.
+// The index has the lower 32 bits of each.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn entry(found: Option<&Metadata>, path: &str, blob: Blob) -> IndexEntry {
     let time = |seconds: fn(&Metadata) -> i64, nanoseconds: fn(&Metadata) -> i64| {

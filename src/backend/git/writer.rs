@@ -1,4 +1,4 @@
-//! One write: a commit, the branch, the work tree, and what readers see.
+//! One write: the commit, the branch, the work tree, and the state that readers see.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
@@ -11,86 +11,88 @@ use tokio::runtime::Handle;
 
 use super::{
     GitConfig, GitSync, Unsent,
-    courier::{Answer, Courier},
-    errand::Sent,
-    ledger::Ledger,
-    place::Place,
+    branch::Branch,
+    remote::{Answer, Remote},
+    repository::LockedRepository,
+    request::Sent,
     state::{Draft, State},
     worktree::Worktree,
 };
 use crate::{Error, ErrorKind, Outcome, Result};
 
-/// How often a branch is tried that another program holds.
-const HELD: usize = 5;
+/// Attempts to move a branch that another program has locked.
+const MAX_LOCKED: usize = 5;
 
-/// So many files are synced at close; more are compared at the next start instead.
+/// The most files that are synced at close; with more, the next start compares them instead.
 const SYNCED_AT_CLOSE: usize = 1000;
 
-/// What is known of the remote.
+/// The state of the remote.
 #[derive(Clone, Default)]
 pub(super) struct Shared {
     /// When it last answered.
     pub(super) answered: Option<SystemTime>,
-    /// Why it can't be reached, or why our commits can't go there.
-    pub(super) trouble: Option<Error>,
-    /// Why it takes none of our commits, in its own words. They may quote what was sent: only for those who ask.
-    pub(super) said: Option<String>,
-    /// What closing left here.
+    /// Why the remote can't be reached, or why our commits can't be sent.
+    pub(super) problem: Option<Error>,
+    /// Why the remote refuses our commits, in its own words. They may quote what was sent, so they are only
+    /// in the stats.
+    pub(super) message: Option<String>,
+    /// The commits that closing did not send.
     pub(super) unsent: Option<Unsent>,
 }
 
-/// What the remote is doing for us in the background.
-pub(super) enum Expected {
+/// A request to the remote in the background.
+pub(super) enum Pending {
     Fetch(Answer<Option<Oid>>),
-    /// And what it goes on top of.
+    /// With the commit that it goes on top of.
     Push(Option<Oid>, Answer<Sent>),
 }
 
 /// Whether the remote has a write.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reached {
+pub(super) enum Delivery {
     Yes,
-    /// It may have it, or may still get it.
+    /// The remote may have it, or may still receive it.
     Perhaps,
     No,
 }
 
-/// The repository, and everything that follows its branch. Belongs to one thread.
+/// The repository, and everything that follows its branch. Used by one thread.
 pub(super) struct Writer {
-    pub(super) place: Place,
-    pub(super) ledger: Ledger,
+    pub(super) locked_repository: LockedRepository,
+    pub(super) branch: Branch,
     pub(super) worktree: Worktree,
     pub(super) state: Arc<ArcSwap<State>>,
     pub(super) config: GitConfig,
-    pub(super) courier: Option<Courier>,
-    /// Whether the last handle is gone, which waits for this to end.
-    pub(super) is_left: Arc<AtomicBool>,
+    pub(super) remote: Option<Remote>,
+    /// Whether the last handle was dropped; its drop waits for this thread.
+    pub(super) is_dropped: Arc<AtomicBool>,
     pub(super) shared: Arc<Mutex<Shared>>,
-    pub(super) expected: Option<Expected>,
-    /// Until when the remote is left alone, since it did not answer.
+    pub(super) pending: Option<Pending>,
+    /// The end of the time in which the remote is not contacted, because it did not answer.
     pub(super) offline_until: Option<Instant>,
     pub(super) next_sync: Instant,
-    /// At how many tries in a row somebody held the remote's branch.
-    pub(super) held: u32,
-    /// At how many it refused commits for no reason that is seen.
-    pub(super) refused: u32,
-    /// On top of what it last refused commits in the background.
-    pub(super) refused_onto: Option<Option<Oid>>,
-    /// Until when nothing is sent by itself. None: it is not known to take none of our commits.
-    pub(super) refused_until: Option<Instant>,
+    /// Consecutive attempts at which another program had locked the remote's branch.
+    pub(super) locked: u32,
+    /// Consecutive pushes that the remote rejected for no visible reason.
+    pub(super) rejected: u32,
+    /// The base of the last push in the background that was rejected.
+    pub(super) rejected_base: Option<Option<Oid>>,
+    /// The end of the time in which nothing is sent automatically. None: the remote is not known to reject
+    /// our commits.
+    pub(super) rejected_until: Option<Instant>,
 }
 
 impl Writer {
-    /// Opens the repository and reads what is in it.
+    /// Opens the repository and reads its records.
     ///
-    /// The remote is not waited for any more once the store `is_left`.
-    pub(super) fn open(config: &GitConfig, runtime: Handle, is_left: Arc<AtomicBool>) -> Result<Self> {
-        let (place, repository) = Place::open(config)?;
-        let path = place.path.clone();
+    /// It waits for the remote no longer once `is_dropped` is set.
+    pub(super) fn open(config: &GitConfig, runtime: Handle, is_dropped: Arc<AtomicBool>) -> Result<Self> {
+        let (locked_repository, repository) = LockedRepository::open(config)?;
+        let path = locked_repository.path.clone();
         let is_new = repository.refname_to_id(&config.reference()).is_err();
-        let worktree = Worktree::open(&place, &repository)?;
-        let ledger = Ledger::new(repository, &path, config);
-        let courier = config
+        let worktree = Worktree::open(&locked_repository, &repository)?;
+        let branch = Branch::new(repository, &path, config);
+        let remote = config
             .remote
             .as_ref()
             .map(|remote| {
@@ -102,30 +104,30 @@ impl Writer {
                 };
                 let remote =
                     remote.ok_or_else(|| super::failure::refused("the remote's path is not UTF-8"))?;
-                Courier::start(&place, config, remote, runtime, is_left.clone())
+                Remote::start(&locked_repository, config, remote, runtime, is_dropped.clone())
             })
             .transpose()?;
         let mut writer = Self {
-            place,
-            ledger,
+            locked_repository,
+            branch,
             worktree,
             state: Arc::default(),
-            courier,
-            is_left,
+            remote,
+            is_dropped,
             shared: Arc::default(),
-            expected: None,
+            pending: None,
             offline_until: None,
-            held: 0,
-            refused: 0,
-            refused_onto: None,
-            refused_until: None,
+            locked: 0,
+            rejected: 0,
+            rejected_base: None,
+            rejected_until: None,
             next_sync: super::sync::after(config.interval),
             config: config.clone(),
         };
         if let Err(error) = writer.start(is_new) {
-            // An empty store would pass for a clone of the remote.
-            if writer.ledger.head().is_ok_and(|head| head.is_none()) {
-                writer.place.unmake();
+            // An empty store would look like a clone of the remote.
+            if writer.branch.head().is_ok_and(|head| head.is_none()) {
+                writer.locked_repository.remove_new();
             }
             return Err(error);
         }
@@ -133,17 +135,17 @@ impl Writer {
     }
 
     fn start(&mut self, is_new: bool) -> Result<()> {
-        let _writing = self.place.begin()?;
+        let _writing = self.locked_repository.begin()?;
         if is_new && self.worktree.checkpoint().is_none() {
-            // Whatever comes first comes into an empty work tree.
+            // The first commit will find an empty work tree.
             self.worktree.mark(None);
         }
-        let head = self.ledger.head()?;
-        self.adopt()?;
-        self.settle(head)?;
-        if self.courier.is_some() && self.config.pull != GitSync::Manual {
+        let head = self.branch.head()?;
+        self.refresh()?;
+        self.restore(head)?;
+        if self.remote.is_some() && self.config.pull != GitSync::Manual {
             match self.pull() {
-                // What is here can be used, whatever is wrong with the remote.
+                // An existing store can be used whatever is wrong with the remote.
                 Err(_) if head.is_some() => {}
                 other => other?,
             }
@@ -151,28 +153,28 @@ impl Writer {
         Ok(())
     }
 
-    /// Brings the work tree to the branch, after whatever happened.
-    fn settle(&mut self, head: Option<Oid>) -> Result<()> {
-        let files = self.ledger.changes(None, head)?;
+    /// Brings the work tree to the branch at the start.
+    fn restore(&mut self, head: Option<Oid>) -> Result<()> {
+        let files = self.branch.changes(None, head)?;
         let checkpoint = self.worktree.checkpoint();
         let steps = match checkpoint {
             None => Vec::new(),
-            // It was a commit, and another history is there now: nothing is known of the files.
-            Some(id) if !id.is_zero() && self.ledger.commit(id).is_err() => Vec::new(),
+            // The commit of the checkpoint is gone with its history: nothing is known about the files.
+            Some(id) if !id.is_zero() && self.branch.commit(id).is_err() => Vec::new(),
             Some(id) if Some(id) == head => Vec::new(),
             Some(id) => {
                 let base = (!id.is_zero()).then_some(id);
-                let shared = self.ledger.base(base, head)?;
-                // Commits that the branch has lost, and those that it has won.
-                let mut steps = vec![self.ledger.changes(base, shared)?];
-                for commit in self.ledger.since(shared, head)? {
-                    let parent = self.ledger.commit(commit)?.parent_ids().next();
-                    steps.push(self.ledger.changes(parent, Some(commit))?);
+                let shared = self.branch.base(base, head)?;
+                // The commits that the branch lost, then those that it gained.
+                let mut steps = vec![self.branch.changes(base, shared)?];
+                for commit in self.branch.since(shared, head)? {
+                    let parent = self.branch.commit(commit)?.parent_ids().next();
+                    steps.push(self.branch.changes(parent, Some(commit))?);
                 }
                 steps
             }
         };
-        self.worktree.settle(&self.ledger.repository, &files, &steps)?;
+        self.worktree.restore(&self.branch.repository, &files, &steps)?;
         if self.worktree.unsynced() == 0 {
             self.worktree.mark(head);
         }
@@ -180,13 +182,13 @@ impl Writer {
     }
 
     pub(super) fn shared(&self) -> MutexGuard<'_, Shared> {
-        // Each change of it is whole.
+        // Each change is complete, so a poisoned lock is safe to use.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over what others have committed to the branch with git.
-    pub(super) fn adopt(&mut self) -> Result<()> {
-        let (head, state) = (self.ledger.head()?, self.state.load_full());
+    /// Reads the commits that others made on the branch with git.
+    pub(super) fn refresh(&mut self) -> Result<()> {
+        let (head, state) = (self.branch.head()?, self.state.load_full());
         if head != state.head {
             let next = self.state_at(&state, head)?;
             self.state.store(Arc::new(next));
@@ -196,36 +198,36 @@ impl Writer {
 
     /// The state of another commit.
     pub(super) fn state_at(&self, state: &State, head: Option<Oid>) -> Result<State> {
-        let changes = self.ledger.changes(state.head, head)?;
+        let changes = self.branch.changes(state.head, head)?;
         let mut next = state.clone();
-        next.follow(&self.ledger.files(head)?, changes.iter().map(|change| &*change.path))?;
+        next.follow(&self.branch.files(head)?, changes.iter().map(|change| &*change.path))?;
         next.head = head;
         Ok(next)
     }
 
-    /// Makes a change: one commit, or none if it changes nothing.
+    /// Makes a change: one commit, or none if nothing changes.
     ///
-    /// The change is made again if others were first, until the deadline of the call.
+    /// Repeats the change after a concurrent one, until the deadline of the call.
     pub(super) fn commit<T>(
         &mut self,
         what: &str,
         deadline: Duration,
         mut change: impl FnMut(&mut Draft<'_>) -> Result<T>,
     ) -> Result<T> {
-        let _writing = self.place.begin()?;
-        self.adopt()?;
-        if self.courier.is_some() && self.config.pull == GitSync::Write && !self.is_offline() {
-            // What can't be fetched now is fetched later.
+        let _writing = self.locked_repository.begin()?;
+        self.refresh()?;
+        if self.remote.is_some() && self.config.pull == GitSync::Write && !self.is_offline() {
+            // If this fails, a later fetch will do.
             drop(self.pull());
         }
-        let (begun, mut held) = (Instant::now(), 0);
+        let (begun, mut locked) = (Instant::now(), 0);
         while begun.elapsed() < deadline {
             let state = self.state.load_full();
-            let mut draft = Draft::new(State::clone(&state), self.ledger.files(state.head)?);
+            let mut draft = Draft::new(State::clone(&state), self.branch.files(state.head)?);
             let value = change(&mut draft)?;
             let (next, changes) = draft.into_parts();
-            let Some(commit) = self.ledger.write(state.head, &changes, what)? else { return Ok(value) };
-            // What can't be read is not sent.
+            let Some(commit) = self.branch.write(state.head, &changes, what)? else { return Ok(value) };
+            // A record that can't be read is not sent.
             let next = match next {
                 Some(mut next) => {
                     next.head = Some(commit);
@@ -233,22 +235,22 @@ impl Writer {
                 }
                 None => self.state_at(&state, Some(commit))?,
             };
-            let Some(reached) = self.send_write(&state, commit, begun)? else {
+            let Some(delivery) = self.send_write(&state, commit, begun)? else {
                 super::sync::pause();
                 continue;
             };
             return match self.move_to(commit, next) {
                 Ok(()) => Ok(value),
-                // The remote has it, or may; another program holds the branch here.
-                Err(error) if reached != Reached::No => Err(error.with_outcome(Outcome::Unknown)),
+                // The remote has the write, or may have it, but another program has locked the branch here.
+                Err(error) if delivery != Delivery::No => Err(error.with_outcome(Outcome::Unknown)),
                 Err(error)
                     if error.outcome() == Outcome::NotApplied
                         && error.kind() == ErrorKind::Busy
-                        && held < HELD =>
+                        && locked < MAX_LOCKED =>
                 {
-                    held += 1;
+                    locked += 1;
                     super::sync::pause();
-                    self.adopt()?;
+                    self.refresh()?;
                     continue;
                 }
                 Err(error) => Err(error),
@@ -257,81 +259,89 @@ impl Writer {
         Err(Error::new(ErrorKind::Timeout, "the deadline passed before the change could be committed"))
     }
 
-    /// Moves the branch, then the files, then what readers see.
+    /// Moves the branch, then the files, then the state that readers see.
     pub(super) fn move_to(&mut self, commit: Oid, next: State) -> Result<()> {
         let before = self.state.load().head;
-        let changes = self.ledger.changes(before, Some(commit))?;
-        self.ledger.advance(before, commit, "gateway-storage")?;
+        let changes = self.branch.changes(before, Some(commit))?;
+        self.branch.advance(before, commit, "gateway-storage")?;
         self.state.store(Arc::new(next));
-        if self.ledger.is_checked_out() {
-            self.worktree.follow(&self.ledger.repository, &changes);
+        if self.branch.is_checked_out() {
+            self.worktree.follow(&self.branch.repository, &changes);
         }
         Ok(())
     }
 
-    /// The repository, for what only reads it.
+    /// The repository, for reading.
     pub(super) const fn repository(&self) -> &Repository {
-        &self.ledger.repository
+        &self.branch.repository
     }
 
-    /// What an operator should know of the work tree.
+    /// Warnings about the work tree.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if !self.ledger.is_checked_out() {
+        if !self.branch.is_checked_out() {
             warnings.push(
-                "the store's branch is not checked out: the work tree and the index are left as they are"
+                "the store's branch is not checked out: the work tree and the index are not updated"
                     .to_owned(),
             );
             return warnings;
         }
-        let left = self.worktree.left();
-        if left > 0 {
-            warnings.push(format!("{left} files of the work tree could not follow the branch: they hold changes that are in no commit"));
+        let skipped = self.worktree.skipped();
+        if skipped > 0 {
+            warnings.push(format!(
+                "{skipped} files of the work tree did not follow the branch: they have uncommitted changes"
+            ));
         }
-        if self.worktree.is_behind() {
-            warnings
-                .push("another program holds the index: `git status` shows changes that are none".to_owned());
+        if self.worktree.has_unindexed() {
+            warnings.push(
+                "another program has locked the index: `git status` shows changes that do not exist"
+                    .to_owned(),
+            );
         }
         warnings
     }
 
-    /// Whether there is something to do when nobody asks for anything.
-    pub(super) fn is_untidy(&self) -> bool {
-        self.worktree.unsynced() > 0 || self.worktree.is_behind()
+    /// Whether files or the index are not up to date on disk.
+    pub(super) fn has_unsynced(&self) -> bool {
+        self.worktree.unsynced() > 0 || self.worktree.has_unindexed()
     }
 
-    pub(super) fn tidy(&mut self) {
-        if self.is_untidy()
-            && let Ok(_writing) = self.place.begin()
+    pub(super) fn sync_files(&mut self) {
+        if self.has_unsynced()
+            && let Ok(_writing) = self.locked_repository.begin()
         {
             let head = self.state.load().head;
-            self.tidy_up(head, false);
+            self.sync_worktree(head, false);
         }
     }
 
-    fn tidy_up(&mut self, head: Option<Oid>, all: bool) {
-        if self.ledger.is_checked_out() {
-            self.worktree.tidy(head, all);
+    fn sync_worktree(&mut self, head: Option<Oid>, all: bool) {
+        if self.branch.is_checked_out() {
+            self.worktree.sync(head, all);
         } else {
-            self.worktree.leave();
+            self.worktree.reset();
         }
     }
 
-    /// The last thing: sends what was not sent, if someone waits for that, and leaves everything in order.
+    /// Ends the writer. Sends unsent commits if the caller waits for that, and leaves the work tree
+    /// consistent.
     pub(super) fn finish(&mut self, is_waited_for: bool) {
         if is_waited_for && self.config.push != GitSync::Manual && self.is_ahead() {
-            // It stays here, and goes out after the next start.
-            let pushed =
-                if self.is_offline() || self.is_refused() { Ok(()) } else { self.push(self.config.deadline) };
+            // Commits that can't be sent stay here and are sent after the next start.
+            let pushed = if self.is_offline() || self.is_rejected() {
+                Ok(())
+            } else {
+                self.push(self.config.deadline)
+            };
             let commits = self.counts().map_or(0, |(ahead, _)| ahead);
             let mut shared = self.shared();
-            let reason = pushed.err().or_else(|| shared.trouble.clone());
+            let reason = pushed.err().or_else(|| shared.problem.clone());
             shared.unsent = (commits > 0).then_some(Unsent { commits, reason });
         }
-        if let Ok(_writing) = self.place.begin() {
+        if let Ok(_writing) = self.locked_repository.begin() {
             let (head, all) = (self.state.load().head, self.worktree.unsynced() <= SYNCED_AT_CLOSE);
             if all {
-                self.tidy_up(head, true);
+                self.sync_worktree(head, true);
             }
         }
         self.state.store(Arc::new(State::closed()));

@@ -1,4 +1,4 @@
-//! The line: what stands before, between and after the commands.
+//! The command line: global options, commands, and the help around them.
 
 use std::{env, ffi::OsString};
 
@@ -33,26 +33,30 @@ use crate::{
 
 const AFTER_HELP: &str = "\
 URLs:
-  file:./data                a directory on disk; options: ?create=false&wait=30s&read_only=true
-  postgres://user@host/db    a PostgreSQL database; options: ?sslmode=verify-full&schema=gateway_storage
+  file:./data                a directory; options: ?create=false&wait=30s&read_only=true
+  postgres://user@host/db    a PostgreSQL database;
+                             options: ?sslmode=verify-full&schema=gateway_storage
   git:./settings             a Git repository; options: ?branch=main&remote=URL&token_env=NAME
-  redis://host:6379/0        a Redis server; also rediss, redis+sentinel, redis-cluster; options: ?prefix=gcli2api:
+  redis://host:6379/0        a Redis server; also rediss, redis+sentinel, redis-cluster;
+                             options: ?prefix=gcli2api:
   mongodb://host/db          a MongoDB database; also mongodb+srv; options: ?create=false
-  memory:                    this process only: nothing is kept
-Other users can see the arguments of a process, and a URL can hold a password. So wherever a URL is taken there can stand:
+  memory:                    in this process only; nothing is saved
+Other users can see a process's arguments, and a URL can hold a password. Every URL can therefore
+be given as:
   env:NAME                   the URL in this environment variable
   @FILE                      the URL in this file, such as a mounted Docker or Kubernetes secret
-  NAME                       the URL of this store in ~/.config/gateway-storage/stores, or in the file that STORAGE_CONFIG
-                             names: `NAME = URL` a line
-Without --url the store is that of STORAGE_URL, or of the file that STORAGE_URL_FILE names, or the one that is called `default`.
-Other users must not be able to read these files (chmod 600); one whose mode you can't change is read, with a warning if
-all users can read it. White space around a URL is cut off.
+  NAME                       the URL of a named store, from `NAME = URL` lines in
+                             ~/.config/gateway-storage/stores or the file in STORAGE_CONFIG
+Without --url, the URL comes from STORAGE_URL, from the file named by STORAGE_URL_FILE, or from the
+named store `default`. Other users must not be able to read these files (chmod 600). A file whose
+mode you can't change is accepted, with a warning if all users can read it. White space around a
+URL is ignored.
 
-Values (JSON, and the cache's bytes) are one quoted argument, @FILE to read a file, or - to read stdin: give secrets by
-@FILE or -.
+A value (JSON, or bytes for the cache) is one quoted argument, @FILE to read a file, or - to read
+stdin. Pass secrets with @FILE or -.
 
-Only `set`, `increment`, `copy`, `import`, `adopt` and `pull` make a new store. With --output json an error is a
-document, too, on stderr.
+Only `set`, `increment`, `copy`, `import`, `adopt` and `pull` create a store. With --output json,
+errors are JSON documents on stderr.
 
 Examples:
   export STORAGE_URL=file:./data
@@ -64,33 +68,33 @@ Examples:
   storage stats --output json | jq .credential_count
   storage export backup.ndjson
   storage --url redis://localhost import backup.ndjson --dry-run
-  storage copy prod env:STAGING_URL --verify # `prod` is in the file of stores
+  storage copy prod env:STAGING_URL --verify # `prod` is a named store
   STORAGE_URL_FILE=/run/secrets/storage-url storage ping
 
 Exit codes:
-  0    done
-  1    error; nothing is stored under this key, for one
-  2    the line is wrong: a command, a key, a value, the URL, a file that can't be read
-  3    two stores differ
-  4    partly done: some records were not taken, or it stopped and --resume goes on
-  5    can't open or reach the store, or it does not allow this
-  6    the backend can't do this
-  130  interrupted; a copy has saved its checkpoint";
+  0    success
+  1    error, such as no record under this key
+  2    usage error: invalid command, key, value or URL, or an input that can't be read
+  3    the two stores differ
+  4    partial success: some records were refused, or the transfer stopped (continue with --resume)
+  5    can't open or reach the store, or access is denied
+  6    the backend does not support this command
+  130  interrupted; `copy` has saved its checkpoint";
 
-/// Looks into the storage of an LLM gateway, and changes it.
+/// Inspect and manage an LLM gateway's storage
 #[derive(Parser)]
 #[command(name = "storage", version, after_help = AFTER_HELP, arg_required_else_help = true)]
 pub(crate) struct Arguments {
-    // Not by clap: it would take the environment's for one on the line.
+    // Not with clap's `env`: the environment's URL would look like one on the command line.
     /// The store [env: STORAGE_URL, STORAGE_URL_FILE]
     #[arg(long, global = true, help_heading = GLOBAL)]
     pub(crate) url: Option<String>,
 
-    /// For people, or as one JSON document
+    /// Output format
     #[arg(long, global = true, value_enum, default_value_t = Output::Human, help_heading = GLOBAL)]
     pub(crate) output: Output,
 
-    /// Tell on stderr what is done and how long it takes
+    /// Log each operation and its duration to stderr
     #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub(crate) verbose: bool,
 
@@ -101,7 +105,7 @@ pub(crate) struct Arguments {
 const GLOBAL: &str = "Global options";
 
 impl Arguments {
-    /// The grammar of the line. What says of itself which stores it is about does not offer `--url`.
+    /// The grammar. Commands that name their stores themselves do not offer `--url`.
     pub(crate) fn grammar() -> clap::Command {
         let grammar = Self::command();
         let url = grammar.get_arguments().find(|argument| argument.get_id() == "url").cloned();
@@ -111,14 +115,14 @@ impl Arguments {
         })
     }
 
-    /// What the line says.
+    /// Parses the command line.
     pub(crate) fn read() -> Result<Self, clap::Error> {
         let mut grammar = Self::grammar();
         let mut line: Vec<OsString> = env::args_os().collect();
         let mut found = grammar.try_get_matches_from_mut(&line);
-        // clap's own `help` does not know its --help.
-        let asked = ["--help", "-h"].map(OsString::from);
-        if line.last().is_some_and(|last| asked.contains(last))
+        // clap's own `help` command rejects `--help`.
+        let help = ["--help", "-h"].map(OsString::from);
+        if line.last().is_some_and(|last| help.contains(last))
             && found.as_ref().is_err_and(is_unknown_command)
         {
             line.pop();
@@ -128,23 +132,23 @@ impl Arguments {
         Self::from_arg_matches_mut(&mut found).map_err(|error| error.format(&mut grammar))
     }
 
-    /// Why a URL on the line is of no use to this command.
+    /// The error for `--url` with a command that does not take one.
     pub(crate) fn refusal(&self) -> Option<Failure> {
         self.url.as_ref()?;
         let (name, why) = match self.command {
             Command::Copy(_) => ("copy", NAMES),
             Command::Verify(_) => ("verify", NAMES),
             Command::Adopt(_) => ("adopt", NAMES),
-            Command::Inspect(_) => ("inspect", "reads a file, and no store"),
+            Command::Inspect(_) => ("inspect", "reads a file, not a store"),
             Command::Completions(_) => ("completions", NEEDS_NONE),
             Command::Man(_) => ("man", NEEDS_NONE),
             _ => return None,
         };
-        Some(Failure::line(format!("`{name}` takes no --url: it {why}")))
+        Some(Failure::usage(format!("`{name}` takes no --url: it {why}")))
     }
 }
 
-/// Whether `--help` was taken for a command.
+/// Whether clap took `--help` for a command.
 fn is_unknown_command(error: &clap::Error) -> bool {
     let word = error.get(ContextKind::InvalidSubcommand);
     matches!(word, Some(ContextValue::String(word)) if word.starts_with('-'))
@@ -152,7 +156,7 @@ fn is_unknown_command(error: &clap::Error) -> bool {
 
 /// The commands that take no `--url`.
 const OWN: [&str; 6] = ["copy", "verify", "adopt", "inspect", "completions", "man"];
-const NAMES: &str = "names both of its stores itself";
+const NAMES: &str = "takes both stores as arguments";
 const NEEDS_NONE: &str = "needs no store";
 
 #[derive(Subcommand)]
@@ -192,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_grammar_holds_together() {
+    fn the_grammar_is_valid() {
         Arguments::grammar().debug_assert();
     }
 }

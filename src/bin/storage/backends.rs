@@ -1,6 +1,6 @@
-//! From a URL to a backend's type, and from there to what it can do.
+//! Runs a command on the backend of a URL.
 //!
-//! What each backend can do is not listed anywhere: the compiler knows.
+//! The commands of each backend are not listed: the compiler derives them from its capabilities.
 
 use std::marker::PhantomData;
 
@@ -12,43 +12,43 @@ use gateway_storage::{
 use crate::{
     arguments::{Arguments, Command},
     commands::{Run, verify::Sampled},
-    door::Door,
-    failure::{Failure, told},
+    failure::{Failure, with_causes},
     log::Log,
     output::Answer,
+    session::Session,
     source::{OpenSource, Source},
     stores,
 };
 
-/// A backend of this command.
-pub(crate) trait Operated: Open {
-    /// What `doctor` says where the backend's statistics say nothing.
+/// A backend as this command uses it.
+pub(crate) trait CliBackend: Open {
+    /// Facts for `doctor` that the backend's statistics do not have.
     const FACTS: &[(&str, &str)];
-    /// What an operator should know before it hurts.
+    /// Warnings of `doctor`.
     const WARNINGS: &[&str] = &[];
 
-    /// What it has a place for, known before there is a store.
+    /// The kinds of records that it stores, known before a store exists.
     const KINDS: &[RecordKind] = &RecordKind::ALL;
 
-    /// What an operator should know once the store is closed.
-    fn afterwards(&self) -> Option<String> {
+    /// A warning to print after the store is closed.
+    fn warning_after_close(&self) -> Option<String> {
         None
     }
 
-    /// The configuration, changed so that opening makes no new store.
+    /// Changes the configuration so that opening creates no store.
     fn existing(config: Self::Config) -> Self::Config {
         config
     }
 
-    /// The configuration, changed so that a store that can't be written is opened, if the backend can do that.
+    /// Changes the configuration to read-only, if the backend has such a mode.
     fn to_read(_: Self::Config) -> Option<Self::Config> {
         None
     }
 }
 
-impl Operated for File {
+impl CliBackend for File {
     const FACTS: &[(&str, &str)] =
-        &[("tls", "not needed: a directory of this machine"), ("topology", "one process at a time")];
+        &[("tls", "not needed: a local directory"), ("topology", "one process at a time")];
 
     fn existing(mut config: FileConfig) -> FileConfig {
         config.create = false;
@@ -61,22 +61,22 @@ impl Operated for File {
     }
 }
 
-impl Operated for Git {
+impl CliBackend for Git {
     const FACTS: &[(&str, &str)] = &[
-        ("topology", "one process at a time a clone; many clones of one remote"),
-        ("history", "keeps what was deleted or replaced: revoke such credentials where they were issued"),
+        ("topology", "one process at a time per clone; many clones per remote"),
+        ("history", "keeps deleted and replaced values: revoke such credentials where they were issued"),
     ];
 
     const KINDS: &[RecordKind] = &[RecordKind::Credential, RecordKind::Config];
 
-    fn afterwards(&self) -> Option<String> {
+    fn warning_after_close(&self) -> Option<String> {
         let unsent = self.unsent()?;
         let count = match unsent.commits {
-            1 => "1 commit is".to_owned(),
-            commits => format!("{commits} commits are"),
+            1 => "1 commit was".to_owned(),
+            commits => format!("{commits} commits were"),
         };
-        let why = unsent.reason.map_or(String::new(), |reason| format!(": {}", told(&reason)));
-        Some(format!("{count} only here, and not at the remote{why}"))
+        let why = unsent.reason.map_or(String::new(), |reason| format!(": {}", with_causes(&reason)));
+        Some(format!("{count} not sent to the remote{why}"))
     }
 
     fn existing(mut config: GitConfig) -> GitConfig {
@@ -85,18 +85,18 @@ impl Operated for Git {
     }
 }
 
-impl Operated for Memory {
+impl CliBackend for Memory {
     const FACTS: &[(&str, &str)] = &[
-        ("tls", "not needed: this process"),
-        ("topology", "this process"),
-        ("durability", "none: gone when the process ends"),
+        ("tls", "not needed: in this process"),
+        ("topology", "one process"),
+        ("durability", "none: lost when the process ends"),
     ];
-    const WARNINGS: &[&str] = &["nothing is kept: every command starts with an empty store"];
+    const WARNINGS: &[&str] = &["nothing is saved: every command starts with an empty store"];
 }
 
-impl Operated for MongoDb {
+impl CliBackend for MongoDb {
     const FACTS: &[(&str, &str)] =
-        &[("durability", "acknowledged by as many members and journals as the write concern says")];
+        &[("durability", "acknowledged by the members and journals that the write concern requires")];
 
     fn existing(mut config: MongoDbConfig) -> MongoDbConfig {
         config.create = false;
@@ -104,9 +104,9 @@ impl Operated for MongoDb {
     }
 }
 
-impl Operated for Postgres {
+impl CliBackend for Postgres {
     const FACTS: &[(&str, &str)] = &[
-        ("topology", "one server, or the first of several that takes writes"),
+        ("topology", "one server, or the first of several that accepts writes"),
         ("durability", "committed: as safe as fsync and synchronous_commit make it"),
     ];
 
@@ -116,31 +116,31 @@ impl Operated for Postgres {
     }
 }
 
-impl Operated for Redis {
+impl CliBackend for Redis {
     const FACTS: &[(&str, &str)] =
-        &[("durability", "what the server promises: see its append-only file and eviction policy")];
+        &[("durability", "depends on the server: see its append-only file and eviction policy")];
 }
 
-/// A command on a backend, before anyone has asked whether that is possible.
+/// A command on a backend that may lack the capability for it.
 ///
-/// Each method exists twice. On concrete types the compiler takes the inherent one where its bound holds, and else
-/// falls back on the trait's: so the question is answered at compile time.
+/// Each method exists twice. On concrete types the compiler takes the inherent one if its bound holds, and
+/// the trait's otherwise, so this is decided at compile time.
 struct On<'c, B, C>(&'c C, PhantomData<B>);
 
-// The bound is here so that a backend that is not `Operated` does not compile, instead of being able to do nothing.
-const fn on<B: Operated, C>(command: &C) -> On<'_, B, C> {
+// Without this bound, a backend that is not a `CliBackend` would compile and support no command.
+const fn on<B: CliBackend, C>(command: &C) -> On<'_, B, C> {
     On(command, PhantomData)
 }
 
-impl<B: Operated, C: Run<B>> On<'_, B, C> {
+impl<B: CliBackend, C: Run<B>> On<'_, B, C> {
     fn is_possible(&self) -> bool {
         true
     }
 
     async fn run(&self, url: &str, log: Log) -> Option<Result<Answer, Failure>> {
-        let door = Door::new(url, log);
-        let result = self.0.run(&door).await;
-        door.close().await;
+        let session = Session::new(url, log);
+        let result = self.0.run(&session).await;
+        session.close().await;
         Some(result)
     }
 }
@@ -157,7 +157,8 @@ trait Impossible {
 
 impl<B, C> Impossible for On<'_, B, C> {}
 
-/// Every backend of this build. A new one is a line in the first rule, and an [`Operated`].
+/// Selects the backend by the scheme of the URL. A new backend needs one line in the first rule, and a
+/// [`CliBackend`].
 macro_rules! on_its_backend {
     ($url:ident, $log:ident, $command:ident, $what:literal) => {
         on_its_backend! { $url $log $command $what
@@ -188,7 +189,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
         return Err(refusal);
     }
     let url = match &arguments.command {
-        // These name their stores themselves, or have none.
+        // These name their stores themselves, or use none.
         Command::Copy(copy) => stores::resolve(&copy.target)?,
         Command::Verify(verify) => stores::resolve(&verify.target)?,
         Command::Adopt(adopt) => stores::resolve(&adopt.target)?,
@@ -196,7 +197,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
         _ => stores::chosen(arguments.url)?,
     };
     match &arguments.command {
-        Command::Ping(command) => on_its_backend!(url, log, command, "be asked"),
+        Command::Ping(command) => on_its_backend!(url, log, command, "be pinged"),
         Command::Stats(command) => on_its_backend!(url, log, command, "be counted"),
         Command::Doctor(command) => on_its_backend!(url, log, command, "be examined"),
         Command::Credential(command) => on_its_backend!(url, log, command, "store credentials"),
@@ -213,7 +214,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
         Command::Copy(command) => on_its_backend!(url, log, command, "import"),
         Command::Verify(verify) if verify.sample.is_some() => {
             let command = &Sampled(verify);
-            on_its_backend!(url, log, command, "be asked for every kind of record")
+            on_its_backend!(url, log, command, "be sampled")
         }
         Command::Verify(verify) => verify.run(log).await,
         Command::Adopt(command) => on_its_backend!(url, log, command, "import"),
@@ -225,7 +226,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
     }
 }
 
-/// Opens the store of a URL to read its records, whatever its backend is.
+/// Opens the store of a URL as a source.
 pub(crate) async fn source(url: &str, log: Log) -> Result<Source, Failure> {
     let (url, open) = (stores::resolve(url)?, OpenSource::default());
     let command = &open;

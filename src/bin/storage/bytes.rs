@@ -1,4 +1,4 @@
-//! An export file or stdin, as what the library reads.
+//! Export files, stdin and stdout as the async readers and writers of the library.
 
 use std::{
     fs::File,
@@ -17,29 +17,29 @@ use tokio::{
 
 use crate::progress::Bar;
 
-/// How much is read at once.
+/// Bytes per read of stdin.
 const PAGE: usize = 64 * 1024;
 
-/// A file from its beginning, again and again: each has a place of its own in it.
+/// Reads a file from its beginning. Each clone has a position of its own.
 ///
-/// Reads block: a file is there.
+/// Reads block, because files rarely do for long.
 #[derive(Clone)]
-pub(crate) struct FromFile {
+pub(crate) struct FileReader {
     file: Arc<File>,
     at: u64,
 }
 
-impl FromFile {
+impl FileReader {
     pub(crate) fn new(file: File) -> Self {
         Self { file: Arc::new(file), at: 0 }
     }
 
-    /// How long it is now.
+    /// The length now.
     pub(crate) fn length(&self) -> Option<u64> {
         Some(self.file.metadata().ok()?.len())
     }
 
-    /// What tells it from every other file, and from itself before it was changed.
+    /// Identifies the file and its version: it differs after a change.
     pub(crate) fn identity(&self) -> io::Result<String> {
         let found = self.file.metadata()?;
         let (device, inode, size) = (found.dev(), found.ino(), found.len());
@@ -47,7 +47,7 @@ impl FromFile {
     }
 }
 
-impl Read for FromFile {
+impl Read for FileReader {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read_at(room, self.at)?;
         self.at += read as u64;
@@ -55,33 +55,33 @@ impl Read for FromFile {
     }
 }
 
-/// The same under a bar.
-pub(crate) struct Watched<R> {
+/// A reader with a progress bar.
+pub(crate) struct WithProgress<R> {
     from: R,
     read: u64,
     bar: Bar,
 }
 
-impl<R> Watched<R> {
+impl<R> WithProgress<R> {
     pub(crate) const fn new(from: R, bar: Bar) -> Self {
         Self { from, read: 0, bar }
     }
 
-    fn went_on(&mut self, by: usize) {
+    fn advance(&mut self, by: usize) {
         self.read += by as u64;
         self.bar.at(self.read, self.read);
     }
 }
 
-impl<R: Read> Read for Watched<R> {
+impl<R: Read> Read for WithProgress<R> {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         let read = self.from.read(room)?;
-        self.went_on(read);
+        self.advance(read);
         Ok(read)
     }
 }
 
-impl<R: AsyncRead + Unpin> AsyncRead for Watched<R> {
+impl<R: AsyncRead + Unpin> AsyncRead for WithProgress<R> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -89,12 +89,12 @@ impl<R: AsyncRead + Unpin> AsyncRead for Watched<R> {
     ) -> Poll<io::Result<()>> {
         let before = room.filled().len();
         ready!(Pin::new(&mut self.from).poll_read(context, room))?;
-        self.went_on(room.filled().len() - before);
+        self.advance(room.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncRead for FromFile {
+impl AsyncRead for FileReader {
     fn poll_read(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -106,14 +106,14 @@ impl AsyncRead for FromFile {
     }
 }
 
-/// Stdin, read by a thread: a pipe can be slow, and a process does not wait for a thread to end.
-pub(crate) struct FromStdin {
+/// Stdin, read by a thread: a pipe can block, and the process can end without waiting for the thread.
+pub(crate) struct StdinReader {
     pages: mpsc::Receiver<io::Result<Vec<u8>>>,
     page: Vec<u8>,
     at: usize,
 }
 
-impl FromStdin {
+impl StdinReader {
     pub(crate) fn new() -> Self {
         let (sender, pages) = mpsc::channel(4);
         thread::spawn(move || {
@@ -133,7 +133,7 @@ impl FromStdin {
         Self { pages, page: Vec::new(), at: 0 }
     }
 
-    /// What comes first, without taking it.
+    /// The next bytes, without consuming them.
     pub(crate) async fn peek(&mut self) -> io::Result<&[u8]> {
         if self.at == self.page.len() {
             (self.page, self.at) = (self.pages.recv().await.unwrap_or(Ok(Vec::new()))?, 0);
@@ -141,7 +141,7 @@ impl FromStdin {
         Ok(&self.page[self.at..])
     }
 
-    /// The same for who waits in the ordinary way.
+    /// Reads to the end, or past the limit.
     pub(crate) async fn read_all(mut self, limit: u64) -> io::Result<Vec<u8>> {
         let mut all = Vec::new();
         while !self.peek().await?.is_empty() && all.len() as u64 <= limit {
@@ -152,7 +152,7 @@ impl FromStdin {
     }
 }
 
-impl AsyncRead for FromStdin {
+impl AsyncRead for StdinReader {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -170,20 +170,20 @@ impl AsyncRead for FromStdin {
     }
 }
 
-/// Something that takes bytes when it is given them.
-pub(crate) struct Blocking<W> {
+/// An async writer over a blocking one.
+pub(crate) struct BlockingWriter<W> {
     to: W,
-    /// Why it takes no more.
+    /// The error that ended writing.
     pub(crate) failed: Option<io::Error>,
 }
 
-impl<W: io::Write> Blocking<W> {
+impl<W: io::Write> BlockingWriter<W> {
     pub(crate) const fn new(to: W) -> Self {
         Self { to, failed: None }
     }
 
-    /// The result, with its error kept.
-    fn seen<T>(&mut self, result: io::Result<T>) -> Poll<io::Result<T>> {
+    /// Keeps the error of a result.
+    fn keep_error<T>(&mut self, result: io::Result<T>) -> Poll<io::Result<T>> {
         Poll::Ready(result.map_err(|error| {
             let copy = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
             self.failed = Some(error);
@@ -192,15 +192,15 @@ impl<W: io::Write> Blocking<W> {
     }
 }
 
-impl<W: io::Write + Unpin> tokio::io::AsyncWrite for Blocking<W> {
+impl<W: io::Write + Unpin> tokio::io::AsyncWrite for BlockingWriter<W> {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = self.to.write(bytes);
-        self.seen(written)
+        self.keep_error(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = self.to.flush();
-        self.seen(flushed)
+        self.keep_error(flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,27 +1,27 @@
-//! Why a command failed: for people, for programs, and as an exit code.
+//! Why a command failed: as text, as JSON, and as an exit code.
 
 use std::{error::Error as _, io, path::Path};
 
 use gateway_storage::{Error, ErrorKind, Key, Outcome, Remark, migrate::CopyReport};
 
-use crate::{output::described, place::shown};
+use crate::{identity::server_of, output::described};
 
-/// What the process ends with. `storage --help` says the same.
+/// The exit codes, as listed in `storage --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Exit {
     Error = 1,
-    /// What stands on the line is wrong, and will be wrong the next time.
-    Line = 2,
-    /// Two stores do not hold the same.
+    /// The command line is invalid: repeating it fails again.
+    Usage = 2,
+    /// The two stores differ.
     Differences = 3,
-    /// Some of it was done.
-    Partly = 4,
-    /// The store can't be opened or reached, or does not let us.
+    /// Some of the records were stored.
+    Partial = 4,
+    /// The store can't be opened or reached, or access is denied.
     Unreachable = 5,
-    /// The backend can't do this.
+    /// The backend does not support the command.
     Impossible = 6,
-    /// Somebody wanted it to end.
+    /// Interrupted by a signal.
     Interrupted = 130,
 }
 
@@ -30,17 +30,17 @@ pub(crate) struct Failure {
     pub(crate) exit: Exit,
     pub(crate) kind: &'static str,
     pub(crate) outcome: &'static str,
-    /// What happened, then why, and why that.
+    /// The error, then its causes.
     pub(crate) chain: Vec<String>,
-    /// What to do about it.
+    /// What the operator can do.
     pub(crate) hint: Option<String>,
 }
 
-/// `storage --help` says the same.
-const NEW: &str = "only `set`, `increment`, `copy`, `import`, `adopt` and `pull` make a new store";
+/// As in `storage --help`.
+const NEW: &str = "only `set`, `increment`, `copy`, `import`, `adopt` and `pull` create a store";
 
-/// An error and what caused it, in one line: an address that can't be reached can be in either.
-pub(crate) fn told(error: &Error) -> String {
+/// An error and its causes in one line: the address of an unreachable server can be in either.
+pub(crate) fn with_causes(error: &Error) -> String {
     Failure::of(Exit::Error, error).chain.join(": ")
 }
 
@@ -63,7 +63,7 @@ impl Failure {
         }
         if error.outcome() == Outcome::Unknown {
             failure.outcome = "unknown";
-            failure.hint = Some("it may have been done all the same: look before you repeat it".into());
+            failure.hint = Some("the write may have been applied: check before you repeat it".into());
         }
         failure
     }
@@ -72,24 +72,24 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
-    /// The same, with the store that it is about.
+    /// Prefixes the store that the error is about.
     pub(crate) fn at(mut self, which: &str) -> Self {
         self.chain[0] = format!("{which}: {}", self.chain[0]);
         self
     }
 
-    /// The line is not one of ours.
-    pub(crate) fn line(message: impl Into<String>) -> Self {
-        Self::new(Exit::Line, "usage", message)
+    /// The command line is invalid.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, "usage", message)
     }
 
     pub(crate) fn no_url() -> Self {
-        Self::line("no URL says which store is meant").hint(
-            "add `--url file:./data`, or set STORAGE_URL or STORAGE_URL_FILE, or name a store `default`; see `storage --help`",
+        Self::usage("no store is named").hint(
+            "add `--url file:./data`, set STORAGE_URL or STORAGE_URL_FILE, or name a store `default`; see `storage --help`",
         )
     }
 
-    /// The URL names none of these backends. Only its scheme is repeated: the rest can hold a password.
+    /// The URL names no backend of this build. Only its scheme is repeated: the rest can hold a password.
     pub(crate) fn scheme(scheme: Option<&str>, known: &[&str]) -> Self {
         let plain = |scheme: &&str| {
             let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
@@ -97,37 +97,41 @@ impl Failure {
         };
         let known: Vec<String> = known.iter().map(|scheme| format!("`{scheme}:`")).collect();
         match scheme.filter(plain) {
-            Some(scheme) => Self::line(format!("this build has no backend for `{scheme}:`")),
-            None => Self::line("the URL does not begin with its backend, as `file:./data` does"),
+            Some(scheme) => Self::usage(format!("this build has no backend for `{scheme}:`")),
+            None => Self::usage("the URL does not begin with its backend, as `file:./data` does"),
         }
         .hint(format!("backends of this build: {}", known.join(", ")))
     }
 
-    /// The URL is not one of its backend.
+    /// The backend rejects the URL.
     pub(crate) fn url(error: &Error) -> Self {
-        Self::of(Exit::Line, error)
+        Self::of(Exit::Usage, error)
     }
 
-    /// What should be stored can't be.
+    /// The value can't be stored.
     pub(crate) fn value(error: &Error) -> Self {
-        Self::of(Exit::Line, error)
+        Self::of(Exit::Usage, error)
     }
 
     /// A value's file, or stdin, can't be read.
     pub(crate) fn unreadable(what: &str, error: &io::Error) -> Self {
-        let mut failure = Self::new(Exit::Line, "input", format!("{what} can't be read"));
+        let mut failure = Self::new(Exit::Usage, "input", format!("{what} can't be read"));
         failure.chain.push(error.to_string());
         failure
     }
 
-    /// A file of exported records is not one, or is damaged.
+    /// An export file is damaged, or the file is not an export.
     pub(crate) fn archive(name: &str, error: &Error) -> Self {
         let mut failure = Self::of(Exit::Error, error);
-        failure.chain.insert(0, format!("{name} can't be read"));
+        let what = match error.kind() {
+            ErrorKind::Corrupt => "is damaged, or is not an export",
+            _ => "can't be read",
+        };
+        failure.chain.insert(0, format!("{name} {what}"));
         failure
     }
 
-    /// An exported document has parts that are no records.
+    /// Parts of an exported document are not records.
     pub(crate) fn not_understood(parts: &[Remark]) -> Self {
         const NAMED: usize = 20;
         let count = parts.len();
@@ -135,7 +139,7 @@ impl Failure {
             Exit::Error,
             ErrorKind::Corrupt.as_str(),
             format!(
-                "{count} {} of the document can't be stored; nothing was",
+                "{count} {} of the document can't be stored; nothing was stored",
                 if count == 1 { "part" } else { "parts" }
             ),
         );
@@ -143,7 +147,7 @@ impl Failure {
         if count > NAMED {
             failure.chain.push(format!("and {} more", count - NAMED));
         }
-        failure.hint("--leave-out imports the rest")
+        failure.hint("add --leave-out to import the rest")
     }
 
     /// A file could not be written.
@@ -156,102 +160,108 @@ impl Failure {
 
     /// The store could not be opened.
     pub(crate) fn opening(url: &str, error: &Error) -> Self {
-        // The URL names something that is no store, and never will be; but where a server says so, it may be different soon.
-        let is_lines = error.kind() == ErrorKind::InvalidValue && error.code().is_none();
-        let exit = if is_lines { Exit::Line } else { Exit::Unreachable };
+        // The URL can never name a store. If a server reports it (with a code), that may change.
+        let is_usage = error.kind() == ErrorKind::InvalidValue && error.code().is_none();
+        let exit = if is_usage { Exit::Usage } else { Exit::Unreachable };
         let failure = Self::of(exit, error);
-        let failure = match shown(url) {
+        let failure = match server_of(url) {
             Some(server) => failure.at(&server),
             None => failure,
         };
         match error.kind() {
             ErrorKind::NotFound if url.starts_with("postgres") => {
-                failure.hint(format!("check the URL; {NEW}, and `schema up` makes one without a record"))
+                failure.hint(format!("check the URL; {NEW}, and `schema up` creates an empty one"))
             }
             ErrorKind::NotFound => failure.hint(format!("check the URL; {NEW}")),
-            ErrorKind::InvalidValue if !is_lines => {
-                failure.hint("check the URL; no command makes a database on the server")
+            ErrorKind::InvalidValue if !is_usage => {
+                failure.hint("check the URL; no command creates a database on the server")
             }
             ErrorKind::Busy if url.starts_with("file:") => failure.hint(
-                "stop the process that has it open (a gateway?), or wait for it: `?wait=30s` in the URL",
+                "stop the process that has it open (a gateway?), or wait for it with `?wait=30s` in the URL",
             ),
-            ErrorKind::Busy => failure.hint("stop what has it open (a gateway?), or try again later"),
+            ErrorKind::Busy => {
+                failure.hint("stop the process that has it open (a gateway?), or try again later")
+            }
             _ => failure,
         }
     }
 
-    /// The Go program left nothing there.
+    /// The source has no legacy data.
     pub(crate) fn nothing_found() -> Self {
-        Self::new(Exit::Error, ErrorKind::NotFound.as_str(), "there is nothing to adopt")
+        Self::new(Exit::Error, ErrorKind::NotFound.as_str(), "the source has no records to adopt")
             .hint("check the URL, and its prefix, database or schema")
     }
 
-    /// What could be read is adopted; so many things could not.
-    pub(crate) fn left_behind(count: usize) -> Self {
+    /// The rest of the legacy data is adopted.
+    pub(crate) fn not_adopted(count: usize) -> Self {
         Self::partly(match count {
-            1 => "1 thing can't be understood, and stays where it is".to_owned(),
-            _ => format!("{count} things can't be understood, and stay where they are"),
+            1 => "1 entry was not understood and was not adopted".to_owned(),
+            _ => format!("{count} entries were not understood and were not adopted"),
         })
     }
 
-    /// Records were moved, but not all of them.
+    /// Some records were moved.
     pub(crate) fn partly(message: impl Into<String>) -> Self {
-        Self { outcome: "partly_applied", ..Self::new(Exit::Partly, "partly_done", message) }
+        Self { outcome: "partly_applied", ..Self::new(Exit::Partial, "partly_done", message) }
     }
 
-    /// The same, and this is why.
+    /// Some records were moved before this error.
     pub(crate) fn stopped(error: &Error) -> Self {
-        Self { outcome: "partly_applied", ..Self::of(Exit::Partly, error) }
+        Self { outcome: "partly_applied", ..Self::of(Exit::Partial, error) }
     }
 
-    /// Ctrl-C, before all was done.
+    /// Ctrl-C before the end.
     pub(crate) fn interrupted() -> Self {
         Self::new(Exit::Interrupted, "interrupted", "interrupted")
     }
 
-    /// What was copied could not be compared.
+    /// The copy ended, but the comparison after it did not.
     pub(crate) fn after(mut self, report: &CopyReport) -> Self {
         let (copied, outcome) = match report.is_complete() {
-            true => ("all records are copied", "applied"),
-            false => ("what could be is copied", "partly_applied"),
+            true => ("all records were copied", "applied"),
+            false => ("some records were copied", "partly_applied"),
         };
         let what = match self.exit {
             Exit::Interrupted => "the comparison was interrupted",
-            _ => "could not be compared",
+            _ => "the stores could not be compared",
         };
         if self.exit == Exit::Interrupted {
             self.chain.clear();
         }
         self.chain.insert(0, format!("{copied}; {what}"));
         self.outcome = outcome;
-        self.hint("`storage verify` compares two stores")
+        self.hint("compare the stores with `storage verify`")
     }
 
-    /// What would be in place of another one.
+    /// Records of the source would replace other values.
     pub(crate) fn conflicts(count: u64) -> Self {
-        let message = format!("the target has {count} of the records with another value");
-        Self::new(Exit::Error, ErrorKind::Conflict.as_str(), message)
-            .hint("nothing was written; --on-conflict skip keeps them, --on-conflict overwrite replaces them")
+        let message = match count {
+            1 => "the target has a different value for 1 record".to_owned(),
+            _ => format!("the target has different values for {count} records"),
+        };
+        Self::new(Exit::Error, ErrorKind::Conflict.as_str(), message).hint(
+            "nothing was written; --on-conflict skip keeps the target's values, overwrite replaces them",
+        )
     }
 
-    /// Nobody could end it in order.
-    pub(crate) fn unheard(error: &io::Error) -> Self {
-        Self::system("can't listen to signals", error)
+    /// An interrupt could not stop the command cleanly.
+    pub(crate) fn no_signals(error: &io::Error) -> Self {
+        Self::system("can't listen for signals", error)
     }
 
-    /// The system gives us too little.
+    /// The operating system refuses a resource.
     pub(crate) fn system(message: &str, error: &io::Error) -> Self {
         let mut failure = Self::new(Exit::Error, ErrorKind::Internal.as_str(), message);
         failure.chain.push(error.to_string());
         failure
     }
 
-    /// Two stores do not hold the same.
+    /// The two stores differ.
     pub(crate) fn differences(message: impl Into<String>) -> Self {
         Self::new(Exit::Differences, "differences", message)
     }
 
-    /// The backend has no such capability; it is told which ones have it.
+    /// The backend lacks the capability; the message names those that have it.
     pub(crate) fn impossible(backend: &str, what: &str, backends: &[(&str, bool)]) -> Self {
         let able: Vec<String> =
             backends.iter().filter(|(_, able)| *able).map(|(name, _)| format!("`{name}`")).collect();
@@ -259,22 +269,23 @@ impl Failure {
         Self::new(Exit::Impossible, ErrorKind::Unsupported.as_str(), message)
     }
 
-    /// A plan would not be applied, for this reason.
+    /// A dry run whose real run would be refused.
     pub(crate) fn would_refuse(why: &str) -> Self {
-        Self::new(Exit::Error, ErrorKind::Conflict.as_str(), format!("it would be refused: {why}"))
+        Self::new(Exit::Error, ErrorKind::Conflict.as_str(), format!("the plan would be refused: {why}"))
     }
 
-    /// A plan is not rolled back. The keys of configurations are shown, as `config list` does it.
+    /// A refused rollback. Config keys are not secret: `config list` prints them too.
     pub(crate) fn changed(keys: &[Key]) -> Self {
         let names: Vec<&str> = keys.iter().map(Key::as_str).collect();
-        let message = format!("changed since the plan was applied: {}", names.join(", "));
+        let message = format!("these values were changed since the plan was applied: {}", names.join(", "));
         Self::new(Exit::Error, ErrorKind::Conflict.as_str(), message)
-            .hint("nothing was changed; --force puts these back, too")
+            .hint("nothing was rolled back; --force also restores these")
     }
 
-    /// The command did its work, and nobody can be told.
+    /// The command succeeded, but its output can't be written.
     pub(crate) fn unwritten(error: &io::Error) -> Self {
-        let mut failure = Self::new(Exit::Error, "output", "it is done, but the answer can't be written");
+        let mut failure =
+            Self::new(Exit::Error, "output", "the command succeeded, but its output can't be written");
         failure.outcome = "applied";
         failure.chain.push(error.to_string());
         failure
@@ -285,7 +296,7 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let exit = match error.kind() {
-            ErrorKind::InvalidKey | ErrorKind::InvalidValue | ErrorKind::TooLarge => Exit::Line,
+            ErrorKind::InvalidKey | ErrorKind::InvalidValue | ErrorKind::TooLarge => Exit::Usage,
             ErrorKind::Unavailable | ErrorKind::Denied => Exit::Unreachable,
             ErrorKind::Unsupported => Exit::Impossible,
             _ => Exit::Error,
@@ -299,11 +310,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_has_the_causes_too() {
+    fn an_error_is_followed_by_its_causes() {
         let cause = io::Error::other("192.0.2.10:6379 is not reachable");
         let error = Error::new(ErrorKind::Unavailable, "the server can't be reached");
         let wanted = "the server can't be reached [E1]: 192.0.2.10:6379 is not reachable";
-        assert_eq!(told(&error.clone().with_source(cause).with_code("E1")), wanted);
-        assert_eq!(told(&error), "the server can't be reached");
+        assert_eq!(with_causes(&error.clone().with_source(cause).with_code("E1")), wanted);
+        assert_eq!(with_causes(&error), "the server can't be reached");
     }
 }

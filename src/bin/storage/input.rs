@@ -1,4 +1,4 @@
-//! Values that are given on the line, in a file, or on stdin.
+//! Values from the command line, a file or stdin.
 
 use std::{
     collections::HashSet,
@@ -17,7 +17,7 @@ use serde::{
 
 use crate::failure::Failure;
 
-/// Where a value is. No `Debug`: it can be a secret.
+/// The source of a value. No `Debug`: the value can be a secret.
 #[derive(Clone)]
 pub(crate) enum Input {
     Text(OsString),
@@ -38,7 +38,6 @@ impl From<OsString> for Input {
 }
 
 impl Input {
-    /// A credential.
     pub(crate) fn credential(&self) -> Result<Credential, Failure> {
         Credential::from_json(self.json()?).map_err(|error| {
             self.not_json(
@@ -48,32 +47,33 @@ impl Input {
         })
     }
 
-    /// A config value.
     pub(crate) fn config(&self) -> Result<ConfigValue, Failure> {
         ConfigValue::from_json(self.json()?).map_err(|error| {
             self.not_json(&error, r#"quote JSON for the shell, a string too: '"text"'; @FILE reads a file"#)
         })
     }
 
-    /// JSON, or what its reader refuses. It would take the last of what an object has twice.
+    /// JSON, or text that the JSON reader will refuse. That reader would take the last of two fields of one
+    /// name.
     pub(crate) fn json(&self) -> Result<Vec<u8>, Failure> {
         let mut bytes = self.bytes()?;
         if [b"\xff\xfe", b"\xfe\xff"].iter().any(|mark| bytes.starts_with(*mark)) {
-            return Err(Failure::line("the value is UTF-16, as some programs on Windows write it")
+            return Err(Failure::usage("the value is UTF-16, which some Windows programs write")
                 .hint("save it as UTF-8"));
         }
-        bytes.drain(..bytes.len() - without_mark(&bytes).len());
-        match serde_json::from_slice::<Once>(&bytes) {
-            Err(error) if error.to_string().starts_with(TWICE) => {
-                let place = format!("at line {} column {}", error.line(), error.column());
-                let message = format!("an object of the value has a name twice, {place}");
+        bytes.drain(..bytes.len() - without_bom(&bytes).len());
+        match serde_json::from_slice::<UniqueNames>(&bytes) {
+            Err(error) if error.to_string().starts_with(DUPLICATE_NAME) => {
+                let (line, column) = (error.line(), error.column());
+                let message =
+                    format!("an object in the value has a name twice, at line {line} column {column}");
                 Err(Failure::value(&Error::new(ErrorKind::InvalidValue, message)))
             }
             _ => Ok(bytes),
         }
     }
 
-    /// As it is.
+    /// The value, unchanged.
     pub(crate) fn bytes(&self) -> Result<Vec<u8>, Failure> {
         match self {
             Self::Text(text) => Ok(text.as_encoded_bytes().to_vec()),
@@ -90,7 +90,7 @@ impl Input {
         let failure = Failure::value(error);
         match self {
             _ if error.to_string().starts_with("whole numbers beyond 64 bits") => {
-                failure.hint("as a string it keeps its digits")
+                failure.hint("store it as a string to keep its digits")
             }
             Self::Text(_) if error.kind() == ErrorKind::InvalidValue => failure.hint(hint),
             _ => failure,
@@ -98,18 +98,18 @@ impl Input {
     }
 }
 
-const TWICE: &str = "twice";
+const DUPLICATE_NAME: &str = "twice";
 
-/// JSON in whose objects each name is there once.
-struct Once;
+/// JSON without duplicate names in its objects.
+struct UniqueNames;
 
-impl<'de> Deserialize<'de> for Once {
+impl<'de> Deserialize<'de> for UniqueNames {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(Self)
     }
 }
 
-impl<'de> Visitor<'de> for Once {
+impl<'de> Visitor<'de> for UniqueNames {
     type Value = Self;
 
     fn expecting(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -149,7 +149,7 @@ impl<'de> Visitor<'de> for Once {
         let mut names = HashSet::new();
         while let Some(name) = fields.next_key::<String>()? {
             if !names.insert(name) {
-                return Err(A::Error::custom(TWICE));
+                return Err(A::Error::custom(DUPLICATE_NAME));
             }
             fields.next_value::<Self>()?;
         }
@@ -157,23 +157,24 @@ impl<'de> Visitor<'de> for Once {
     }
 }
 
-/// A text without the mark that editors put before it, mostly on Windows.
-pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
+/// Removes the byte order mark that some editors write, mostly on Windows.
+pub(crate) fn without_bom(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
-/// Refuses a file's name that a shell should have replaced.
+/// Refuses a path that a shell should have expanded.
 pub(crate) fn check_path(path: &Path) -> Result<(), Failure> {
     match path.as_os_str().as_encoded_bytes().first() {
         Some(b'~' | b'$') => {
-            Err(Failure::line(format!("the file `{}` has a name that no shell has replaced", path.display()))
-                .hint("write the whole path (on a command line `$HOME/..`, without single quotes); a file of such a name is `./~`"))
+            Err(Failure::usage(format!("the file name `{}` was not expanded by a shell", path.display()))
+                .hint("write the full path (on a command line `$HOME/..` without single quotes), or `./~` for a file of that name"))
         }
         _ => Ok(()),
     }
 }
 
-/// Reads all of it, but not without end: a little more than any JSON of a value that fits, which is then too large.
+/// Reads to the end, but at most a little more than the longest JSON of a value that fits; more is refused as
+/// too large.
 fn read(from: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(16 * MAX_VALUE_BYTES as u64 + 1).read_to_end(&mut bytes)?;

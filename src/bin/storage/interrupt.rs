@@ -1,4 +1,4 @@
-//! Ctrl-C, where work should end in order.
+//! Ctrl-C in commands that must stop cleanly.
 
 use std::{
     fs, future, io,
@@ -24,31 +24,31 @@ use signal_hook::{
 use tokio::time::sleep;
 
 use crate::{
-    aside,
+    atomic_file,
     failure::{Exit, Failure},
     source::Source,
 };
 
-/// Whether somebody wants the work to end. The second time the process ends at once.
+/// Set by the first signal. The second ends the process at once.
 #[derive(Clone)]
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
-/// How soon it is noticed where nothing else happens.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often a waiting command checks for it.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 impl Interrupt {
-    /// Listens, from now on.
+    /// Starts to listen.
     pub(crate) fn listen() -> io::Result<Self> {
         let interrupted = Arc::new(AtomicBool::new(false));
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
-        if !is_to_outlive_its_terminal() {
+        if !ignores_hangup() {
             signals.add_signal(SIGHUP)?;
         }
         let first = interrupted.clone();
         thread::Builder::new().spawn(move || {
             for _ in signals.forever() {
                 if first.swap(true, Ordering::Relaxed) {
-                    aside::end(Exit::Interrupted as i32);
+                    atomic_file::end(Exit::Interrupted as i32);
                 }
             }
         })?;
@@ -59,52 +59,55 @@ impl Interrupt {
         self.0.load(Ordering::Relaxed)
     }
 
-    async fn comes(&self) {
+    async fn wait(&self) {
         while !self.is_set() {
-            sleep(LOOK_EVERY).await;
+            sleep(CHECK_EVERY).await;
         }
     }
 
-    /// Work that an interrupt gives up, where it stands: that of reaching a store, say.
+    /// Runs work that an interrupt drops, such as connecting to a store.
     pub(crate) async fn unless<F: Future>(&self, work: F) -> std::result::Result<F::Output, Failure> {
-        match select(pin!(work), pin!(self.comes())).await {
+        match select(pin!(work), pin!(self.wait())).await {
             Either::Left((done, _)) => Ok(done),
             Either::Right(_) => Err(Failure::interrupted()),
         }
     }
 
-    /// Lets go of a source. A call that an interrupt gave up is not waited for: nothing is written there.
+    /// Closes a source. After an interrupt it does not wait for calls that were dropped: nothing is written
+    /// to a source.
     pub(crate) async fn close(&self, source: Source) {
         let _ = self.unless(source.close()).await;
     }
 
-    /// The same records, with an error in place of those that come after an interrupt.
-    pub(crate) fn ends<T: Send>(
+    /// The same records, ended by an error after an interrupt.
+    pub(crate) fn interruptible<T: Send>(
         &self,
         records: impl Stream<Item = Result<T>> + Send,
     ) -> impl Stream<Item = Result<T>> + Send {
-        let (waiting, asked) = (self.clone(), self.clone());
-        let interrupted = async move { waiting.comes().await };
+        let (waiting, flag) = (self.clone(), self.clone());
+        let interrupted = async move { waiting.wait().await };
         let ended = stream::once(future::ready(())).filter_map(move |()| {
-            let error = asked.is_set().then(|| Error::new(ErrorKind::Unavailable, "interrupted"));
+            let error = flag.is_set().then(|| Error::new(ErrorKind::Unavailable, "interrupted"));
             future::ready(error.map(Err))
         });
-        // A source that never waits lets no timer run.
+        // A source that never waits gives the timer no time to run.
         let seen = self.clone();
         let records = records.take_while(move |_| future::ready(!seen.is_set()));
         records.take_until(interrupted).chain(ended)
     }
 }
 
-/// `nohup` has it ignore that its terminal is gone, and so must we. Only Linux tells; elsewhere nobody listens to it.
-fn is_to_outlive_its_terminal() -> bool {
+/// Whether the process was started to ignore SIGHUP, as `nohup` does. Only Linux reports it; elsewhere SIGHUP
+/// is not handled.
+fn ignores_hangup() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     ignored.is_none_or(|mask| mask >> (SIGHUP - 1) & 1 == 1)
 }
 
-/// As a layer it ends what a store gives: much of a target can be read before the next record of the source is.
+/// As a layer it ends the streams of a store: a copy can read much of the target before the next record of
+/// the source.
 impl Layer for Interrupt {
     async fn around<R: Receiver, C: Call<R>>(&self, on: R, call: C) -> Result<C::Output> {
         call.run(on).await
@@ -115,7 +118,7 @@ impl Layer for Interrupt {
         _: Operation,
         items: S,
     ) -> impl Stream<Item = Result<T>> + Send {
-        self.ends(items)
+        self.interruptible(items)
     }
 }
 
@@ -127,14 +130,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_source_that_never_waits_is_ended() {
+    async fn a_source_that_never_waits_is_interrupted() {
         let interrupt = Interrupt(Arc::default());
         let record = Record::Config { key: Key::new("k").unwrap(), value: json!(1).try_into().unwrap() };
         let endless = stream::repeat_with(|| Ok(record.clone()));
         let third = interrupt.clone();
         let mut given = 0;
         let seen: Vec<_> = interrupt
-            .ends(endless.inspect(move |_| {
+            .interruptible(endless.inspect(move |_| {
                 given += 1;
                 third.0.store(given == 3, Ordering::Relaxed);
             }))
@@ -145,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_target_that_is_read_is_ended_and_can_be_written() {
+    async fn an_interrupt_ends_reads_of_the_target_and_allows_writes() {
         let interrupt = Interrupt(Arc::default());
         let storage = Storage::<Memory>::open("memory:").await.unwrap().layer(interrupt.clone());
         storage.set_config("a", json!(1)).await.unwrap();

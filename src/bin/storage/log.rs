@@ -1,4 +1,4 @@
-//! `-v`: what is done, on stderr.
+//! `-v`: logs operations to stderr.
 
 use std::{
     fmt,
@@ -8,14 +8,14 @@ use std::{
 
 use gateway_storage::{Call, Layer, Receiver, Result};
 
-/// A layer that tells of every operation, if it is switched on. No key and no value is part of it.
+/// A layer that logs every operation if it is enabled, without keys and values.
 #[derive(Clone, Copy)]
 pub(crate) struct Log(pub(crate) bool);
 
 impl Log {
     pub(crate) fn line(self, what: impl fmt::Display) {
         if self.0 {
-            // Whoever does not read this does not stop the work.
+            // A closed stderr must not stop the command.
             let _ = writeln!(stderr(), "{what}");
         }
     }

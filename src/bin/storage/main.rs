@@ -1,26 +1,26 @@
-//! `storage`: the operator's command.
+//! `storage`: the operator's command line tool.
 #![forbid(unsafe_code)]
 
 mod archives;
 mod arguments;
-mod aside;
+mod atomic_file;
 mod backends;
 mod bytes;
 mod commands;
-mod door;
+mod empty_store;
 mod failure;
+mod identity;
 mod input;
 mod interrupt;
 mod log;
-mod nothing;
 mod output;
-mod place;
 mod progress;
-mod refusal;
 mod report;
+mod session;
 mod source;
 mod stores;
 mod transfer;
+mod usage_error;
 
 use std::process::ExitCode;
 
@@ -28,23 +28,23 @@ use arguments::Arguments;
 use failure::Failure;
 use tokio::runtime::Builder;
 
-// An interrupt needs no code but where records are moved: SIGINT ends the process, shells call that 130, and a write is whole
-// or not at all.
+// Only commands that move records handle SIGINT. In all others it ends the process (130 in a shell), and a
+// write is atomic.
 fn main() -> ExitCode {
     let arguments = match Arguments::read() {
         Ok(arguments) => arguments,
-        Err(error) => return refusal::refuse(&error),
+        Err(error) => return usage_error::report(&error),
     };
     let output = arguments.output;
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return output.fail(&Failure::system("can't begin", &error)),
+        Err(error) => return output.fail(&Failure::system("can't start the runtime", &error)),
     };
     let code = match runtime.block_on(backends::run(arguments)) {
         Ok(answer) => output.answer(&answer),
         Err(failure) => output.fail(&failure),
     };
-    // What an interrupt gave up can be in a thread that looks up a name: nobody waits for it.
+    // After an interrupt a thread may still resolve a host name: do not wait for it.
     runtime.shutdown_background();
     code
 }

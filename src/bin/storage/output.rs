@@ -1,4 +1,4 @@
-//! What a command says: to people, or to programs.
+//! What a command prints: text or JSON.
 
 use std::{
     collections::BTreeMap,
@@ -14,48 +14,48 @@ use serde_json::{Map, Value, json};
 
 use crate::failure::Failure;
 
-/// For whom it is written.
+/// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
     Human,
     Json,
 }
 
-/// What a command answers.
+/// The result of a command.
 pub(crate) enum Answer {
-    /// It is done. People are told nothing.
+    /// Success without output; `{ "ok": true }` as JSON.
     Done,
     /// A JSON document.
     Document(Value),
     /// A credential without its values.
-    Hidden(Vec<String>),
-    /// Keys, one a line.
+    Redacted(Vec<String>),
+    /// Keys, one per line.
     Keys(Vec<Key>),
-    /// Config values by key, one a line.
+    /// Config values by key, one per line.
     Configs(BTreeMap<Key, ConfigValue>),
-    /// The counters of one record, one a line.
+    /// The counters of one record, one per line.
     Counters(UsageRecord),
-    /// The counters of all records, one a line.
+    /// The counters of all records, one per line.
     Usage(BTreeMap<Key, UsageRecord>),
     /// A counter's new total.
     Total(i64),
-    /// Bytes, as they are.
+    /// Bytes, unchanged.
     Bytes(Vec<u8>),
-    /// Lines for people, a document for programs.
+    /// Lines of text, or a JSON document.
     Lines { lines: Vec<String>, json: Value },
-    /// A table for people, a document for programs.
+    /// A table, or a JSON document.
     Report { rows: Vec<(String, String)>, json: Value },
-    /// It is on stdout already.
-    Streamed,
-    /// An answer to something that did not end well.
-    But { answer: Box<Answer>, failure: Failure },
+    /// The output is on stdout already.
+    AlreadyWritten,
+    /// Output of a command that failed or did only part of its work.
+    WithFailure { answer: Box<Answer>, failure: Failure },
 }
 
 const HIDDEN: &str = "<hidden>";
 
 impl Output {
-    /// What a line that could not be parsed asks for.
-    pub(crate) fn wanted(line: impl Iterator<Item = OsString>) -> Self {
+    /// The format that an unparsable command line asks for.
+    pub(crate) fn of_line(line: impl Iterator<Item = OsString>) -> Self {
         let line: Vec<OsString> = line.take_while(|word| word != "--").collect();
         let asks = |words: &[OsString]| words == [OsStr::new("--output"), OsStr::new("json")];
         let is_json = line.iter().any(|word| word == "--output=json") || line.windows(2).any(asks);
@@ -71,20 +71,20 @@ impl Output {
         };
         match written.and_then(|()| out.flush()) {
             Ok(()) => {}
-            // Whoever reads has seen enough.
+            // The reader closed the pipe.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             Err(error) => return self.fail(&Failure::unwritten(&error)),
         }
-        if self == Self::Human && matches!(answer, Answer::Hidden(_)) && stdout().is_terminal() {
+        if self == Self::Human && matches!(answer, Answer::Redacted(_)) && stdout().is_terminal() {
             say("note: values are hidden; --reveal shows them");
         }
         match answer {
-            Answer::But { failure, .. } => self.fail(failure),
+            Answer::WithFailure { failure, .. } => self.fail(failure),
             _ => ExitCode::SUCCESS,
         }
     }
 
-    /// Writes why there is none.
+    /// Writes an error.
     pub(crate) fn fail(self, failure: &Failure) -> ExitCode {
         match self {
             Self::Human => {
@@ -104,22 +104,22 @@ impl Output {
     }
 }
 
-/// Writes a line to stderr. It may be closed, which `eprintln!` would panic of.
+/// Writes a line to stderr, without the panic of `eprintln!` if it is closed.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(stderr(), "{line}");
 }
 
 impl Answer {
-    /// Statistics and the like.
+    /// A table.
     pub(crate) fn report(rows: Vec<(String, String)>, json: Value) -> Self {
         Self::Report { rows, json }
     }
 
-    /// The same with one more line for people.
+    /// Adds a line to the text.
     pub(crate) fn and_line(mut self, line: String) -> Self {
         match &mut self {
             Self::Lines { lines, .. } => lines.push(line),
-            Self::But { answer, .. } => {
+            Self::WithFailure { answer, .. } => {
                 let inner = std::mem::replace(&mut **answer, Self::Done);
                 **answer = inner.and_line(line);
             }
@@ -128,11 +128,11 @@ impl Answer {
         self
     }
 
-    /// The same with one more field for programs.
+    /// Adds a field to the JSON.
     pub(crate) fn and_json(mut self, name: &str, value: Value) -> Self {
         match &mut self {
             Self::Lines { json, .. } => json[name] = value,
-            Self::But { answer, .. } => {
+            Self::WithFailure { answer, .. } => {
                 let inner = std::mem::replace(&mut **answer, Self::Done);
                 **answer = inner.and_json(name, value);
             }
@@ -143,10 +143,10 @@ impl Answer {
 
     fn human(&self, out: &mut impl Write) -> io::Result<()> {
         match self {
-            Self::Done | Self::Streamed => Ok(()),
+            Self::Done | Self::AlreadyWritten => Ok(()),
             Self::Document(document) => writeln!(out, "{}", printable(&format!("{document:#}"))),
-            // Not JSON, so that nobody stores it by mistake.
-            Self::Hidden(names) => names.iter().try_for_each(|name| {
+            // Not JSON, so that it can't be stored by mistake.
+            Self::Redacted(names) => names.iter().try_for_each(|name| {
                 let name = Value::from(name.as_str()).to_string();
                 writeln!(out, "{}: {HIDDEN}", printable(&name))
             }),
@@ -169,18 +169,18 @@ impl Answer {
                 let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
                 rows.iter().try_for_each(|(name, text)| writeln!(out, "{name:width$}  {text}"))
             }
-            Self::But { answer, .. } => answer.human(out),
+            Self::WithFailure { answer, .. } => answer.human(out),
         }
     }
 
     fn json(&self, out: &mut impl Write) -> io::Result<()> {
         match self {
-            Self::Streamed => Ok(()),
+            Self::AlreadyWritten => Ok(()),
             Self::Done => document(out, &json!({ "ok": true })),
             Self::Document(json) | Self::Lines { json, .. } | Self::Report { json, .. } => {
                 document(out, json)
             }
-            Self::Hidden(names) => {
+            Self::Redacted(names) => {
                 document(out, &names.iter().map(|name| (name, HIDDEN)).collect::<BTreeMap<_, _>>())
             }
             Self::Keys(keys) => document(out, keys),
@@ -195,7 +195,7 @@ impl Answer {
             ),
             Self::Total(total) => document(out, &json!({ "total": total })),
             Self::Bytes(bytes) => document(out, &bytes_as_json(bytes)),
-            Self::But { answer, .. } => answer.json(out),
+            Self::WithFailure { answer, .. } => answer.json(out),
         }
     }
 }
@@ -216,7 +216,7 @@ fn bytes_as_json(bytes: &[u8]) -> Value {
     }
 }
 
-/// JSON in which DEL and the C1 control characters, which steer a terminal, are escaped as JSON does it with the others.
+/// Escapes DEL and the C1 control characters, which terminals interpret, as JSON escapes the C0 characters.
 pub(crate) fn printable(json: &str) -> String {
     json.chars().fold(String::with_capacity(json.len()), |mut text, character| {
         match character {
@@ -227,7 +227,7 @@ pub(crate) fn printable(json: &str) -> String {
     })
 }
 
-/// The place is shown: it is a name that the operator has to look for, without what steers a terminal.
+/// A remark in one line. Control characters in the location are escaped, because terminals interpret them.
 pub(crate) fn described(remark: &Remark) -> String {
     let place =
         remark.place.chars().fold(String::with_capacity(remark.place.len()), |mut text, character| {
@@ -253,13 +253,13 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_written_as_they_are_and_named_in_json() {
+    fn bytes_are_unchanged_in_text_and_labelled_in_json() {
         assert_eq!(written(b"a\n\0"), (b"a\n\0".to_vec(), "{\"text\":\"a\\n\\u0000\"}\n".into()));
         assert_eq!(written(b"\xff\x00"), (b"\xff\x00".to_vec(), "{\"hex\":\"ff00\"}\n".into()));
     }
 
     #[test]
-    fn nothing_steers_the_terminal() {
+    fn control_characters_are_escaped() {
         let json = json!({ "a": "\u{9b}2J\u{7f}\u{1b}团" }).to_string();
         let text = printable(&json);
         assert_eq!(text, r#"{"a":"\u009b2J\u007f\u001b团"}"#);

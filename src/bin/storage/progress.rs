@@ -1,4 +1,4 @@
-//! How far long work is, on a terminal; in a pipe, nothing.
+//! A progress bar for long work, if stderr is a terminal.
 
 use std::{
     io::{IsTerminal, Write, stderr},
@@ -15,47 +15,47 @@ use rustix::termios::tcgetwinsize;
 
 use crate::{commands::stats::size, log::Log, output::say};
 
-/// What is counted.
+/// The unit of the amount.
 #[derive(Clone, Copy)]
 enum Unit {
     Records,
     Bytes,
 }
 
-/// One line that is drawn over and over.
+/// One line, redrawn in place.
 pub(crate) struct Bar {
     what: &'static str,
     unit: Unit,
-    /// Of how many, if that is known.
+    /// The total, if known.
     total: Option<u64>,
-    begun: Instant,
+    start: Instant,
     drawn: Option<Instant>,
     is_shown: bool,
 }
 
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// From the cursor to the line's end.
+/// Clears from the cursor to the end of the line.
 const CLEAR: &str = "\x1b[K";
 
 impl Bar {
-    /// A bar, if stderr is a terminal.
+    /// A bar of records, drawn if stderr is a terminal.
     pub(crate) fn new(what: &'static str, total: Option<u64>) -> Self {
         let is_shown = stderr().is_terminal();
-        Self { what, unit: Unit::Records, total, begun: Instant::now(), drawn: None, is_shown }
+        Self { what, unit: Unit::Records, total, start: Instant::now(), drawn: None, is_shown }
     }
 
-    /// One that counts bytes.
+    /// A bar of bytes.
     pub(crate) fn of_bytes(what: &'static str, total: Option<u64>) -> Self {
         Self { unit: Unit::Bytes, ..Self::new(what, total) }
     }
 
-    /// So many of the total are done, and so many records or bytes.
+    /// Updates the bar: `done` of the total, and the amount of records or bytes.
     pub(crate) fn at(&mut self, done: u64, amount: u64) {
         if self.is_shown && self.drawn.is_none_or(|drawn| drawn.elapsed() >= DRAW_EVERY) {
             self.drawn = Some(Instant::now());
-            let mut text = line(self.what, done, self.total, (amount, self.unit), self.begun.elapsed());
-            // A line that wraps is never drawn over.
+            let mut text = line(self.what, done, self.total, (amount, self.unit), self.start.elapsed());
+            // A line that wraps could not be redrawn in place.
             if let Ok(size) = tcgetwinsize(stderr()) {
                 fit(&mut text, size.ws_col.saturating_sub(1).into());
             }
@@ -63,7 +63,7 @@ impl Bar {
         }
     }
 
-    /// The same records, under a bar of which so many are done.
+    /// Updates the bar with each record; `done` is its position.
     pub(crate) fn over<S: Stream>(mut self, records: S, done: Arc<AtomicU64>) -> impl Stream<Item = S::Item> {
         let mut seen = 0;
         records.inspect(move |_| {
@@ -72,7 +72,7 @@ impl Bar {
         })
     }
 
-    /// Tells something, above the bar; where there is none, who asked to be told.
+    /// Prints a line above the bar; without a bar, only with `-v`.
     pub(crate) fn note(&mut self, log: Log, text: &str) {
         if self.is_shown || log.0 {
             self.clear();
@@ -80,7 +80,7 @@ impl Bar {
         }
     }
 
-    /// Takes the line away.
+    /// Removes the bar.
     pub(crate) fn clear(&mut self) {
         if self.drawn.take().is_some() {
             let _ = write!(stderr(), "\r{CLEAR}");
@@ -103,10 +103,10 @@ fn line(what: &str, done: u64, total: Option<u64>, (amount, unit): (u64, Unit), 
         Unit::Bytes => format!("{}  {}/s", size(amount), size(rate)),
     };
     match total.filter(|total| *total > 0) {
-        // What is written meanwhile can make it more than there was.
+        // Concurrent writes can add records to the total that was counted.
         Some(total) => {
             let share = (done as f64 / total as f64).min(1.0);
-            // Nothing can be said of the first moments.
+            // The rate of the first moments says little.
             let left = if share > 0.0 && seconds > 0.5 { seconds * (1.0 - share) / share } else { f64::NAN };
             let left = if left.is_finite() { clock(left as u64) } else { "-:--".to_owned() };
             format!("{what}  {:3.0}%  {tail}  {left} left", (share * 100.0).floor())
@@ -115,7 +115,7 @@ fn line(what: &str, done: u64, total: Option<u64>, (amount, unit): (u64, Unit), 
     }
 }
 
-/// Leaves off what has no room, a figure as a whole. All of it is ASCII.
+/// Shortens an ASCII line to the width, by whole figures.
 fn fit(text: &mut String, room: usize) {
     if text.len() > room {
         let whole = text[..=room].rfind("  ").unwrap_or(room);
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_whole() {
+    fn a_line_is_shortened_by_whole_figures() {
         for (room, wanted) in
             [(25, "copying   42%  421 /s  0s"), (24, "copying   42%  421 /s"), (12, "copying"), (3, "cop")]
         {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn lines() {
+    fn lines_of_a_bar() {
         let ten = Duration::from_secs(10);
         assert_eq!(
             line("copying", 420, Some(1000), (421_337, Unit::Records), ten),
@@ -172,9 +172,9 @@ mod tests {
             line("copying", 0, Some(10), (0, Unit::Records), ten),
             "copying    0%  0 records  0/s  -:-- left"
         );
-        let begun = Duration::from_millis(400);
+        let start = Duration::from_millis(400);
         assert_eq!(
-            line("copying", 9, Some(10), (9, Unit::Records), begun),
+            line("copying", 9, Some(10), (9, Unit::Records), start),
             "copying   90%  9 records  22/s  -:-- left"
         );
         assert_eq!(
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn groups() {
+    fn digits_are_grouped() {
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }
 }

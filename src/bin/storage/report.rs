@@ -1,4 +1,4 @@
-//! What was moved and compared: a table for people, a document for programs.
+//! Reports of copies and comparisons: as a table, and as JSON.
 
 use gateway_storage::{
     Key, RecordKind,
@@ -6,12 +6,12 @@ use gateway_storage::{
 };
 use serde_json::{Value, json};
 
-use crate::{commands::stats::size, failure::told, output::Answer, progress::grouped};
+use crate::{commands::stats::size, failure::with_causes, output::Answer, progress::grouped};
 
-/// How many records are named to people. Programs are told of all that the report names.
+/// How many records the text names. The JSON names all that the report has.
 const NAMED: usize = 20;
 
-/// A copy, and the comparison after it if there was one.
+/// A copy, and the comparison after it, if any.
 pub(crate) fn copied(report: &CopyReport, verified: Option<&VerifyReport>) -> Answer {
     let tallies = &report.tallies;
     let written = if report.dry_run { "would write" } else { "written" };
@@ -36,7 +36,7 @@ pub(crate) fn copied(report: &CopyReport, verified: Option<&VerifyReport>) -> An
         format!(
             "failed: {}: {}",
             name(failure.kind, &failure.key, failure.field.as_ref()),
-            told(&failure.error)
+            with_causes(&failure.error)
         )
     }));
     lines.extend(rest(total.failed, failures.len().min(NAMED)));
@@ -49,7 +49,7 @@ pub(crate) fn copied(report: &CopyReport, verified: Option<&VerifyReport>) -> An
             "kind": failure.kind,
             "key": failure.key,
             "field": failure.field,
-            "error": { "kind": failure.error.kind().as_str(), "message": told(&failure.error) },
+            "error": { "kind": failure.error.kind().as_str(), "message": with_causes(&failure.error) },
         })).collect::<Vec<_>>(),
         "complete": report.is_complete(),
         "dry_run": report.dry_run,
@@ -95,7 +95,7 @@ pub(crate) fn compared(report: &VerifyReport) -> (Vec<String>, Value) {
         "configs": report.configs,
         "usage": report.usage,
         "total": total,
-        // A sample says nothing of the others.
+        // A sample proves nothing about the other records.
         "same": report.sampled_of.is_none().then(|| report.is_same()),
         "sampled_of": report.sampled_of,
         "source_digest": source,
@@ -129,7 +129,7 @@ fn rest(all: u64, named: usize) -> Option<String> {
     (rest > 0).then(|| format!("and {} more; --output json names the first 1,000", grouped(rest)))
 }
 
-/// The first column to the left, the others to the right.
+/// Aligns the first column to the left, the others to the right.
 fn aligned<const N: usize>(table: &[[String; N]]) -> Vec<String> {
     let widths: Vec<usize> =
         (0..N).map(|at| table.iter().map(|row| row[at].len()).max().unwrap_or(0)).collect();

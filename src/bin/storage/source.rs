@@ -1,4 +1,5 @@
-//! Where records come from, whatever it is: one type, so that a copy is compiled once for each target and not for each pair.
+//! The source of a copy. One type for all sources, so that a copy is compiled once per target and not once
+//! per pair.
 
 use std::{
     cell::OnceCell,
@@ -15,27 +16,34 @@ use futures_util::{Stream, StreamExt, stream};
 use gateway_storage::{Error, ErrorKind, Exportable, Key, Record, Result, Storage};
 use tokio::{runtime::Handle, sync::mpsc};
 
-use crate::{backends::Operated, commands::Run, door::Door, failure::Failure, output::Answer, place::label};
+use crate::{
+    backends::CliBackend, commands::Run, failure::Failure, identity::identity_of, output::Answer,
+    session::Session,
+};
 
-/// Sorted, as an export is.
+/// Records in the order of an export.
 pub(crate) type Records = Pin<Box<dyn Stream<Item = Result<Record>> + Send>>;
 
-/// Where records come from.
+/// A source of records.
 pub(crate) struct Source {
-    /// What tells it from others, without a password. Without a label a copy can't be resumed.
-    pub(crate) label: Option<String>,
-    /// How many records there are, if that is known: credentials, config values, and records of counters.
+    /// Identifies the source, without a password. Without it a copy can't be resumed.
+    pub(crate) identity: Option<String>,
+    /// The number of credentials, config values and usage records, if known.
     pub(crate) total: Option<u64>,
-    /// Whether it can be read again.
+    /// Whether it can be read more than once.
     pub(crate) can_repeat: bool,
     read: Box<dyn Fn() -> Records>,
     close: Pin<Box<dyn Future<Output = ()>>>,
 }
 
 impl Source {
-    /// A source that is read by a function: once, or as often as it is wanted.
-    pub(crate) fn new(label: Option<String>, can_repeat: bool, read: impl Fn() -> Records + 'static) -> Self {
-        Self { label, total: None, can_repeat, read: Box::new(read), close: Box::pin(async {}) }
+    /// A source that a function reads.
+    pub(crate) fn new(
+        identity: Option<String>,
+        can_repeat: bool,
+        read: impl Fn() -> Records + 'static,
+    ) -> Self {
+        Self { identity, total: None, can_repeat, read: Box::new(read), close: Box::pin(async {}) }
     }
 
     /// All records, from the beginning.
@@ -43,7 +51,6 @@ impl Source {
         (self.read)()
     }
 
-    /// Lets go of it.
     pub(crate) async fn close(self) {
         self.close.await;
     }
@@ -52,26 +59,27 @@ impl Source {
     fn of<B: Exportable>(url: &str, storage: Storage<B>) -> Self {
         let closing = storage.clone();
         let close = Box::pin(async move {
-            // Nothing was written.
+            // Nothing was written, so an error loses nothing.
             let _ = closing.close().await;
         });
-        let source = Self::new(Some(label(url)), true, move || export(storage.clone()));
+        let source = Self::new(Some(identity_of(url)), true, move || export(storage.clone()));
         Self { close, ..source }
     }
 }
 
-/// How many pages are ahead of who reads them, and how many records a page has: a record can have a mebibyte.
+/// Pages read ahead. Few, because a record can have 1 MiB.
 const AHEAD: usize = 1;
+/// Records per page.
 const PAGE: usize = 64;
 
-/// An export that owns its store, read ahead.
+/// An export, read ahead, that owns its store.
 fn export<B: Exportable>(storage: Storage<B>) -> Records {
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::spawn(async move { send(storage.export(), sender).await });
     received(receiver)
 }
 
-/// Records that are read on by a thread while those before are written: reading a file is work, and blocks.
+/// Reads records ahead on a thread, because reading a file takes time and blocks.
 pub(crate) fn ahead(records: impl Stream<Item = Result<Record>> + Send + 'static) -> Records {
     let (sender, receiver) = mpsc::channel(AHEAD);
     let runtime = Handle::current();
@@ -79,7 +87,7 @@ pub(crate) fn ahead(records: impl Stream<Item = Result<Record>> + Send + 'static
     received(receiver)
 }
 
-/// An empty page is the end: without it whoever reads has failed.
+/// Sends an empty page at the end; its absence means that the reading task failed.
 async fn send(records: impl Stream<Item = Result<Record>> + Send, to: mpsc::Sender<Vec<Result<Record>>>) {
     let mut pages = pin!(records.ready_chunks(PAGE).chain(stream::once(async { Vec::new() })));
     while let Some(page) = pages.next().await {
@@ -96,7 +104,7 @@ fn received(receiver: mpsc::Receiver<Vec<Result<Record>>>) -> Records {
             Some(page) if page.is_empty() => None,
             Some(page) => Some((page, Some(receiver))),
             None => {
-                let error = Error::new(ErrorKind::Internal, "the source ended in the middle of its records");
+                let error = Error::new(ErrorKind::Internal, "reading the source ended unexpectedly");
                 Some((vec![Err(error)], None))
             }
         }
@@ -104,32 +112,33 @@ fn received(receiver: mpsc::Receiver<Vec<Result<Record>>>) -> Records {
     Box::pin(pages.map(stream::iter).flatten())
 }
 
-/// A command that opens a store to read it.
+/// The "command" that opens a store as a source.
 #[derive(Default)]
 pub(crate) struct OpenSource(OnceCell<Source>);
 
 impl OpenSource {
     pub(crate) fn opened(self) -> Result<Source, Failure> {
-        self.0.into_inner().ok_or_else(|| Failure::line("the source was not opened"))
+        self.0.into_inner().ok_or_else(|| Failure::usage("the source was not opened"))
     }
 }
 
-impl<B: Operated + Exportable> Run<B> for OpenSource {
-    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
-        let storage = door.read_apart().await?;
+impl<B: CliBackend + Exportable> Run<B> for OpenSource {
+    async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
+        let storage = session.read_owned().await?;
         let total = counts(&storage).await;
-        self.0.get_or_init(|| Source { total, ..Source::of(door.url(), storage) });
+        self.0.get_or_init(|| Source { total, ..Source::of(session.url(), storage) });
         Ok(Answer::Done)
     }
 }
 
-/// How many records a store has, as [`Source::total`] counts them. Only for a bar, and it can take a while.
+/// The number of records in a store, as in [`Source::total`]. Only for a progress bar, because counting can
+/// take long.
 pub(crate) async fn counts<B: Exportable>(storage: &Storage<B>) -> Option<u64> {
     let stats = if stderr().is_terminal() { storage.stats().await.ok()? } else { return None };
     Some(stats.credential_count + stats.config_count + stats.usage_record_count)
 }
 
-/// Counts records as [`Source::total`] does: a record of counters is one.
+/// Counts records as [`Source::total`] does: all counters of one key are one usage record.
 pub(crate) fn counted(
     records: impl Stream<Item = Result<Record>> + Send,
     count: Arc<AtomicU64>,
@@ -154,7 +163,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_source_that_breaks_off_is_not_one_that_ends() {
+    async fn a_source_that_panics_does_not_look_complete() {
         let key = Key::new("k").unwrap();
         let one = stream::iter([Ok(Record::Usage { key: key.clone(), field: key, count: 1 })]);
         let breaks = one.chain(stream::once(async { panic!("a defect") }));

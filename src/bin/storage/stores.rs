@@ -1,4 +1,5 @@
-//! Where a URL is found, so that its password need not stand on the line, which other users can see.
+//! Finds the URL of a store. Other users can see the command line, so a URL with a password need not be on
+//! it.
 
 use std::{
     env, fs,
@@ -9,14 +10,14 @@ use std::{
 
 use crate::{
     failure::Failure,
-    input::{check_path, without_mark},
+    input::{check_path, without_bom},
     output::say,
 };
 
-/// The most that is read of a file with URLs.
+/// The largest file of URLs that is read.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// The URL that is meant: itself, `env:NAME`, `@FILE`, or the name of a store in the file of stores.
+/// Resolves a URL, `env:NAME`, `@FILE`, or the name of a store.
 pub(crate) fn resolve(given: &str) -> Result<String, Failure> {
     let given = given.trim();
     if let Some(name) = given.strip_prefix("env:") {
@@ -31,14 +32,15 @@ pub(crate) fn resolve(given: &str) -> Result<String, Failure> {
     named(given)
 }
 
-/// The URL that is meant: the one on the line, or that of `STORAGE_URL` or `STORAGE_URL_FILE`, or the store called `default`.
+/// The URL that is filter: the one on the line, or that of `STORAGE_URL` or `STORAGE_URL_FILE`, or the store
+/// called `default`.
 pub(crate) fn chosen(given: Option<String>) -> Result<String, Failure> {
     if let Some(given) = given {
         return resolve(&given);
     }
     match (set("STORAGE_URL")?, set("STORAGE_URL_FILE")?) {
         (Some(_), Some(_)) => {
-            Err(Failure::line("STORAGE_URL and STORAGE_URL_FILE are both set").hint("unset one of them"))
+            Err(Failure::usage("STORAGE_URL and STORAGE_URL_FILE are both set").hint("unset one of them"))
         }
         (Some(given), None) => resolve(&given),
         (None, Some(path)) => in_file(Path::new(path.trim())),
@@ -51,34 +53,36 @@ fn default() -> Result<Option<String>, Failure> {
     Ok(find(&read_stores(&path)?, &path, "default")?.map(str::to_owned))
 }
 
-/// A variable of the environment, if there is something in it.
+/// An environment variable, unless it is empty.
 fn set(name: &str) -> Result<Option<String>, Failure> {
     let Some(value) = env::var_os(name) else { return Ok(None) };
     match value.into_string() {
         Ok(value) => Ok(Some(value).filter(|value| !value.trim().is_empty())),
-        Err(_) => Err(Failure::line(format!("the variable `{name}` is not UTF-8"))),
+        Err(_) => Err(Failure::usage(format!("the environment variable `{name}` is not UTF-8"))),
     }
 }
 
 fn variable(name: &str) -> Result<String, Failure> {
-    // What stands behind `env:` by mistake can be a secret.
+    // Not repeated: text put here by mistake can be a secret.
     if !is_name(name) {
-        return Err(Failure::line("what stands behind `env:` is not the name of a variable"));
+        return Err(Failure::usage("`env:` must be followed by an environment variable name"));
     }
     match set(name)? {
         Some(url) => Ok(url.trim().to_owned()),
-        None => Err(Failure::line(format!("the environment has no variable `{name}`, or an empty one"))),
+        None => Err(Failure::usage(format!("the environment variable `{name}` is not set or empty"))),
     }
 }
 
-/// The URL that a file holds, and nothing else.
+/// The URL in a file that has nothing else in it.
 fn in_file(path: &Path) -> Result<String, Failure> {
     let shown = format!("the file `{}`", path.display());
     let text = read(path, &shown)?;
     let url = text.trim();
     if url.is_empty() || url.contains(char::is_control) {
         let what = if url.is_empty() { "is empty" } else { "has more than one line" };
-        return Err(Failure::line(format!("{shown} {what}")).hint("it holds one URL, and nothing else"));
+        return Err(
+            Failure::usage(format!("{shown} {what}")).hint("the file must have one URL and nothing else")
+        );
     }
     Ok(url.to_owned())
 }
@@ -87,20 +91,20 @@ fn named(name: &str) -> Result<String, Failure> {
     let path = path()?;
     let unknown = |why: String| {
         let hint = format!(
-            "a URL begins with its backend, as `file:./data` does; for a name write `{name} = URL` into"
+            "a URL begins with its backend, as in `file:./data`; to name a store, write `{name} = URL` into"
         );
-        Failure::line(why).hint(match &path {
+        Failure::usage(why).hint(match &path {
             Some(path) => format!("{hint} `{}`", path.display()),
             None => format!("{hint} the file that STORAGE_CONFIG names"),
         })
     };
     let Some(path) = path.as_deref().filter(|path| path.exists()) else {
-        return Err(unknown(format!("`{name}` is no URL, and there is no file of named stores")));
+        return Err(unknown(format!("`{name}` is not a URL, and there is no file of named stores")));
     };
     let text = read_stores(path)?;
     match find(&text, path, name)? {
         Some(url) => Ok(url.to_owned()),
-        None => Err(unknown(format!("no store is called `{name}`"))),
+        None => Err(unknown(format!("no store is named `{name}`"))),
     }
 }
 
@@ -110,23 +114,23 @@ fn path() -> Result<Option<PathBuf>, Failure> {
         return Ok(Some(path.into()));
     }
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let folder = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")));
-    Ok(folder.map(|folder| folder.join("gateway-storage").join("stores")))
+    let directory = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")));
+    Ok(directory.map(|directory| directory.join("gateway-storage").join("stores")))
 }
 
 fn read_stores(path: &Path) -> Result<String, Failure> {
-    read(path, &format!("the file of stores `{}`", path.display()))
+    read(path, &format!("the file of named stores `{}`", path.display()))
 }
 
-/// Reads a file that may hold passwords. One that others can read is refused where its mode is the user's own doing; a secret
-/// that was mounted belongs to root, or can't be changed.
+/// Reads a file that may have passwords in it. If other users can read it, it is refused, unless this user
+/// can't change its mode: a mounted secret belongs to root, or is read-only.
 fn read(path: &Path, shown: &str) -> Result<String, Failure> {
     check_path(path)?;
     let read = || {
         let file = fs::File::open(path)?;
         let permissions = file.metadata()?.permissions();
         let mode = permissions.mode();
-        // Set to what it is already, so that nothing changes where this is allowed.
+        // Setting the same mode changes nothing and shows whether this user could change it.
         let is_open = mode & 0o077 != 0;
         let is_refused = is_open && file.set_permissions(permissions).is_ok();
         let mut bytes = Vec::new();
@@ -136,22 +140,22 @@ fn read(path: &Path, shown: &str) -> Result<String, Failure> {
         Ok((mode, is_refused, bytes))
     };
     let (mode, is_refused, bytes) = read().map_err(|error| Failure::unreadable(shown, &error))?;
-    let open = format!("{shown} can be read by other users, and it may hold passwords");
+    let open = format!("{shown} may contain passwords, and other users can read it");
     if is_refused {
-        return Err(Failure::line(open).hint(format!("chmod 600 '{}'", path.display())));
+        return Err(Failure::usage(open).hint(format!("chmod 600 '{}'", path.display())));
     }
-    // A group is how such a secret is given to those who need it.
+    // No warning for the group: secrets are commonly shared through it.
     if mode & 0o007 != 0 {
         say(&format!("warning: {open}"));
     }
-    match std::str::from_utf8(without_mark(&bytes)) {
+    match std::str::from_utf8(without_bom(&bytes)) {
         Ok(text) if (bytes.len() as u64) < MAX_BYTES => Ok(text.to_owned()),
-        Ok(_) => Err(Failure::line(format!("{shown} is too large for what should be in it"))),
-        Err(_) => Err(Failure::line(format!("{shown} is not UTF-8"))),
+        Ok(_) => Err(Failure::usage(format!("{shown} is larger than 1 MiB"))),
+        Err(_) => Err(Failure::usage(format!("{shown} is not UTF-8"))),
     }
 }
 
-/// `NAME = URL`, one a line; `#` begins a comment.
+/// Finds a name in lines of `NAME = URL`; `#` begins a comment.
 fn find<'t>(text: &'t str, path: &Path, name: &str) -> Result<Option<&'t str>, Failure> {
     let mut found = None;
     for (number, line) in (1..).zip(text.lines()) {
@@ -159,13 +163,13 @@ fn find<'t>(text: &'t str, path: &Path, name: &str) -> Result<Option<&'t str>, F
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let wrong = |why: &str| Failure::line(format!("line {number} of `{}` {why}", path.display()));
+        let wrong = |why: &str| Failure::usage(format!("line {number} of `{}` {why}", path.display()));
         let entry = line.split_once('=').map(|(name, url)| (name.trim(), url.trim()));
         let (known, url) = entry
             .filter(|(known, url)| is_name(known) && url.contains(':') && !url.starts_with("env:"))
             .ok_or_else(|| wrong("is not `NAME = URL`"))?;
         if known == name && found.replace(url).is_some() {
-            return Err(wrong("names a store that was named above"));
+            return Err(wrong("repeats a name"));
         }
     }
     Ok(found)
@@ -191,12 +195,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_without_quoting_it() {
+    fn errors_do_not_quote_the_file() {
         for (text, wanted) in [
             ("a = file:x\nprod postgres://u:secret@h\n", "line 2 of `stores` is not `NAME = URL`"),
             ("prod = secret\n", "line 1 of `stores` is not `NAME = URL`"),
             ("postgres://u:secret@h/?a=b\n", "line 1 of `stores` is not `NAME = URL`"),
-            ("a = file:x\na = file:secret\n", "line 2 of `stores` names a store that was named above"),
+            ("a = file:x\na = file:secret\n", "line 2 of `stores` repeats a name"),
         ] {
             let failure = find(text, Path::new("stores"), "a").unwrap_err();
             assert_eq!(failure.chain, [wanted]);

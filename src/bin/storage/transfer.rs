@@ -1,4 +1,4 @@
-//! Moving records into a store: what `copy`, `import` and `adopt` have in common.
+//! Moving records into a store, for `copy`, `import` and `adopt`.
 
 use std::{
     env, fs,
@@ -20,30 +20,30 @@ use gateway_storage::{
 };
 
 use crate::{
-    backends::Operated,
+    backends::CliBackend,
     commands::verify,
-    door::Door,
-    failure::{Failure, told},
+    empty_store::EmptyStore,
+    failure::{Failure, with_causes},
+    identity::identity_of,
     interrupt::Interrupt,
     log::Log,
-    nothing::Nothing,
     output::Answer,
-    place::label,
     progress::{Bar, grouped, several},
     report,
+    session::Session,
     source::{Source, counted, counts},
 };
 
-/// Which records are meant.
+/// The options that select records.
 #[derive(Args)]
-pub(crate) struct Meant {
+pub(crate) struct RecordFilter {
     /// Only these kinds
     #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND,..")]
     kinds: Vec<Kind>,
-    /// Only keys like this (`*` is any text, `?` a character, `\` takes away their meaning); can be given again
+    /// Keys like this (`*` any text, `?` a character, `\` escapes); repeatable
     #[arg(long, value_name = "GLOB")]
     include: Vec<Glob>,
-    /// No keys like this; can be given again
+    /// No keys like this; repeatable
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<Glob>,
 }
@@ -55,8 +55,8 @@ enum Kind {
     Usage,
 }
 
-impl Meant {
-    pub(crate) fn filter(&self) -> Filter {
+impl RecordFilter {
+    pub(crate) fn build(&self) -> Filter {
         let kind = |kind: &Kind| match kind {
             Kind::Credentials => RecordKind::Credential,
             Kind::Configs => RecordKind::Config,
@@ -69,75 +69,77 @@ impl Meant {
     }
 }
 
-/// How records are moved.
+/// The options of a transfer.
 #[derive(Args)]
 pub(crate) struct Transfer {
     #[command(flatten)]
-    meant: Meant,
-    /// What becomes of a record that the target has with another value
+    filter: RecordFilter,
+    /// What to do if the target has a different value
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = Conflict::Fail)]
     on_conflict: Conflict,
-    /// Show what would be written, and write nothing
+    /// Show what would be written without writing it
     #[arg(long)]
     dry_run: bool,
     /// Compare source and target afterwards, record by record
     #[arg(long, conflicts_with = "dry_run")]
     verify: bool,
-    /// Go on where an interrupted run of the same was
+    /// Resume an interrupted run
     #[arg(long, conflicts_with = "dry_run")]
     resume: bool,
-    /// Where the place is kept [default: a file for these two stores in ~/.local/state/gateway-storage]
+    /// Checkpoint file
+    ///
+    /// [default: one per pair of stores in ~/.local/state/gateway-storage]
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     checkpoint: Option<PathBuf>,
-    /// How many batches are written at once
+    /// Batches written concurrently
     #[arg(long, value_name = "N", default_value = "4")]
     concurrency: NonZeroUsize,
-    /// How many records a batch has
+    /// Records per batch
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(IMPORT_CHUNK).unwrap_or(NonZeroUsize::MIN))]
     batch: NonZeroUsize,
-    /// The most records a second. MongoDB ends the reading of a source after five minutes: --resume goes on
+    /// Maximum records per second
+    ///
+    /// A MongoDB source ends after five minutes: continue with --resume
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Conflict {
-    /// Write nothing at all if there is one; with --resume, or from a pipe, stop there
+    /// Write nothing if a record conflicts; with --resume or from a pipe, stop there
     Fail,
-    /// The target keeps its own
+    /// Keep the target's value
     Skip,
-    /// The source's takes its place
+    /// Replace it with the source's value
     Overwrite,
 }
 
 impl Transfer {
-    /// Moves what the source has into the store behind the door, and closes the source.
-    pub(crate) async fn run<B: Operated + Exportable>(
+    /// Copies the records of the source into the store of the session, and closes the source.
+    pub(crate) async fn run<B: CliBackend + Exportable>(
         &self,
         source: Source,
-        door: &Door<'_, B>,
+        session: &Session<'_, B>,
     ) -> Result<Answer, Failure> {
-        let keeps_place = self.resume || self.checkpoint.is_some();
-        if !source.can_repeat && (self.verify || keeps_place) {
-            return Err(Failure::line(
-                "a pipe can be read once: --verify, --resume and --checkpoint need a file",
+        let uses_checkpoint = self.resume || self.checkpoint.is_some();
+        if !source.can_repeat && (self.verify || uses_checkpoint) {
+            return Err(Failure::usage(
+                "a pipe can be read only once; --verify, --resume and --checkpoint need a file",
             )
             .hint("name a file, or run `storage verify` afterwards"));
         }
-        if source.label.is_none() && keeps_place {
-            return Err(Failure::line(
-                "nothing tells this source from others, so a place in it can't be kept",
-            ));
+        if source.identity.is_none() && uses_checkpoint {
+            return Err(Failure::usage("this source can't be identified, so it can't have a checkpoint"));
         }
-        let interrupt = Interrupt::listen().map_err(|error| Failure::unheard(&error))?;
-        let moving = Moving { transfer: self, source: &source, interrupt: &interrupt, log: door.log() };
-        let result = moving.move_to(door).await;
+        let interrupt = Interrupt::listen().map_err(|error| Failure::no_signals(&error))?;
+        let job = Job { transfer: self, source: &source, interrupt: &interrupt, log: session.log() };
+        let result = job.run(session).await;
         interrupt.close(source).await;
         result
     }
 
     fn options(&self) -> CopyOptions {
-        let mut options = CopyOptions::default().with_filter(self.meant.filter());
+        let mut options = CopyOptions::default().with_filter(self.filter.build());
         options.on_conflict = match self.on_conflict {
             Conflict::Fail => OnConflict::Fail,
             Conflict::Skip => OnConflict::Skip,
@@ -150,42 +152,43 @@ impl Transfer {
     }
 }
 
-/// A transfer and where it is from.
-struct Moving<'m> {
+/// A transfer from one source.
+struct Job<'m> {
     transfer: &'m Transfer,
     source: &'m Source,
     interrupt: &'m Interrupt,
     log: Log,
 }
 
-impl Moving<'_> {
-    async fn move_to<B: Operated + Exportable>(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
+impl Job<'_> {
+    async fn run<B: CliBackend + Exportable>(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
         if self.transfer.dry_run {
-            let target = match self.interrupt.unless(door.open()).await? {
+            let target = match self.interrupt.unless(session.open()).await? {
                 Ok(target) => target,
-                // It would be made.
+                // The real run would create it.
                 Err(failure) if failure.kind == ErrorKind::NotFound.as_str() => {
-                    return self.dry_run(&Storage::new(Nothing(B::KINDS))).await;
+                    return self.dry_run(&Storage::new(EmptyStore(B::KINDS))).await;
                 }
                 Err(failure) => return Err(failure.at("target")),
             };
             return self.dry_run(target).await;
         }
-        let target = self.interrupt.unless(door.create()).await?.map_err(|failure| failure.at("target"))?;
+        let target =
+            self.interrupt.unless(session.create()).await?.map_err(|failure| failure.at("target"))?;
         let mut options = self.transfer.options();
-        let place = self.place(&label(door.url()))?;
-        let is_begun = match &place {
-            Some(place) => place.checkpoint.is_begun().await.map_err(|error| place.refused(error))?,
+        let checkpoint = self.checkpoint(&identity_of(session.url()))?;
+        let is_begun = match &checkpoint {
+            Some(file) => file.checkpoint.is_begun().await.map_err(|error| file.failure(error))?,
             None => false,
         };
         if !is_begun && let Some((report, failure)) = self.conflicts(target).await? {
-            return Ok(but(report::copied(&report, None), Some(failure)));
+            return Ok(with_failure(report::copied(&report, None), Some(failure)));
         }
-        options.checkpoint = place.as_ref().map(|place| place.checkpoint.clone());
+        options.checkpoint = checkpoint.as_ref().map(|file| file.checkpoint.clone());
         let copied = self.copy(target, &options, "copying").await;
-        let (report, _) = copied.map_err(|error| match &place {
+        let (report, _) = copied.map_err(|error| match &checkpoint {
             _ if self.interrupt.is_set() => Failure::interrupted(),
-            Some(place) => place.refused(error),
+            Some(file) => file.failure(error),
             None => error.into(),
         })?;
         let (verified, failure) = match self.transfer.verify && report.stopped.is_none() {
@@ -195,8 +198,8 @@ impl Moving<'_> {
                 Err(failure) => (None, Some(failure.after(&report))),
             },
         };
-        let failure = failure.or_else(|| self.failure(&report, verified.as_ref(), place.is_some()));
-        Ok(but(report::copied(&report, verified.as_ref()), failure))
+        let failure = failure.or_else(|| self.failure(&report, verified.as_ref(), checkpoint.is_some()));
+        Ok(with_failure(report::copied(&report, verified.as_ref()), failure))
     }
 
     async fn dry_run<B: Exportable>(&self, target: &Storage<B>) -> Result<Answer, Failure> {
@@ -206,11 +209,11 @@ impl Moving<'_> {
             _ if report.stopped.is_some() => self.failure(&report, None, false),
             _ => Some(Failure::conflicts(conflicts)),
         };
-        Ok(but(report::copied(&report, None), failure))
+        Ok(with_failure(report::copied(&report, None), failure))
     }
 
-    /// What would stop a copy that must not meet a conflict: found before anything is written. Where the target has nothing there is
-    /// nothing to find; and what was begun may have been written by ourselves.
+    /// With `--on-conflict fail`, looks for conflicts before anything is written. Skipped if the target is
+    /// empty; a resumed copy may have written the target itself.
     async fn conflicts<B: Exportable>(
         &self,
         target: &Storage<B>,
@@ -233,7 +236,7 @@ impl Moving<'_> {
         Ok((conflicts > 0).then(|| (nothing_written(report), Failure::conflicts(conflicts))))
     }
 
-    /// The report, and how many records were in conflict.
+    /// Returns the report and the number of conflicts.
     async fn copy<B: Exportable>(
         &self,
         target: &Storage<B>,
@@ -241,7 +244,7 @@ impl Moving<'_> {
         what: &'static str,
     ) -> Result<(CopyReport, u64), Error> {
         let done = Arc::new(AtomicU64::new(0));
-        let records = self.interrupt.ends(counted(self.source.records(), done.clone()));
+        let records = self.interrupt.interruptible(counted(self.source.records(), done.clone()));
         let (mut bar, log) = (Bar::new(what, self.source.total), self.log);
         let (mut resumed, mut conflicts) = (0, 0);
         let target = target.clone().layer(self.interrupt.clone());
@@ -251,7 +254,7 @@ impl Moving<'_> {
                 bar.at(done.load(Ordering::Relaxed), tallies.total().read.saturating_sub(resumed));
             }
             CopyEvent::Retrying { error, after } => {
-                bar.note(log, &format!("note: {}; trying again in {after:.1?}", told(&error)));
+                bar.note(log, &format!("note: {}; trying again in {after:.1?}", with_causes(&error)));
             }
             CopyEvent::Failed(failure) => conflicts += u64::from(failure.error.kind() == ErrorKind::Conflict),
             _ => {}
@@ -266,40 +269,40 @@ impl Moving<'_> {
         filter: &Filter,
     ) -> Result<VerifyReport, Failure> {
         let total = match self.source.total {
-            Some(total) => counts(target).await.map(|there| total + there),
+            Some(total) => counts(target).await.map(|in_target| total + in_target),
             None => None,
         };
         verify::compare(self.source.records(), target.export(), total, filter, self.interrupt).await
     }
 
-    /// What keeps this from being a success.
+    /// The failure to report, unless the transfer was a success.
     fn failure(
         &self,
         report: &CopyReport,
         verified: Option<&VerifyReport>,
-        has_place: bool,
+        has_checkpoint: bool,
     ) -> Option<Failure> {
         let total = report.tallies.total();
         if let Some(error) = &report.stopped {
             let has_written = total.written > 0 && !report.dry_run;
             let failure = self.stopped(error, has_written);
             let written = match total.written {
-                1 => "the record before it is stored".to_owned(),
-                count => format!("the {} records before it are stored", grouped(count)),
+                1 => "1 record was stored before the error".to_owned(),
+                count => format!("{} records were stored before the error", grouped(count)),
             };
             use ErrorKind::{Conflict, Corrupt, InvalidValue};
             return Some(match error.kind() {
-                // It would be met again.
-                Conflict if has_place => failure.hint(
-                    "--resume with --on-conflict skip goes on and keeps them, with --on-conflict overwrite it replaces them",
+                // Resuming alone would meet it again.
+                Conflict if has_checkpoint => failure.hint(
+                    "continue with --resume: --on-conflict skip keeps the target's values, overwrite replaces them",
                 ),
                 Conflict if has_written => failure.hint(format!(
-                    "{written}; --on-conflict skip keeps what differs, --on-conflict overwrite replaces it"
+                    "{written}; --on-conflict skip keeps the target's values, overwrite replaces them"
                 )),
-                Conflict => failure.hint("--on-conflict skip keeps them, --on-conflict overwrite replaces them"),
+                Conflict => failure.hint("--on-conflict skip keeps the target's values, overwrite replaces them"),
                 Corrupt | InvalidValue if has_written => failure.hint(written),
                 Corrupt | InvalidValue => failure,
-                _ if has_place => failure.hint("the same line with --resume goes on from there"),
+                _ if has_checkpoint => failure.hint("repeat the command with --resume to continue"),
                 _ if has_written => failure.hint(written),
                 _ => failure,
             });
@@ -330,9 +333,10 @@ impl Moving<'_> {
         }
     }
 
-    /// Where the copy's place is kept: in the file that is named, or in one for these two stores where programs keep such things.
-    fn place(&self, target: &str) -> Result<Option<Place>, Failure> {
-        let Some(source) = &self.source.label else { return Ok(None) };
+    /// The checkpoint: in the file of `--checkpoint`, or in one for these two stores in the user's state
+    /// directory.
+    fn checkpoint(&self, target: &str) -> Result<Option<CheckpointFile>, Failure> {
+        let Some(source) = &self.source.identity else { return Ok(None) };
         let path = match &self.transfer.checkpoint {
             Some(path) => Some(path.clone()),
             None => self.default_path(source, target)?,
@@ -340,7 +344,7 @@ impl Moving<'_> {
         Ok(path.map(|path| {
             let checkpoint = Checkpoint::new(&path, source, target);
             let checkpoint = if self.transfer.resume { checkpoint.resuming() } else { checkpoint };
-            Place { path, checkpoint }
+            CheckpointFile { path, checkpoint }
         }))
     }
 
@@ -348,48 +352,48 @@ impl Moving<'_> {
         let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let state =
             absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
-        let Some(folder) = state.map(|state| state.join("gateway-storage")) else {
-            let lost = Failure::line("neither XDG_STATE_HOME nor HOME says where checkpoints are");
+        let Some(directory) = state.map(|state| state.join("gateway-storage")) else {
+            let failure = Failure::usage("neither XDG_STATE_HOME nor HOME is set, so there is no checkpoint");
             return if self.transfer.resume {
-                Err(lost.hint("name one with --checkpoint"))
+                Err(failure.hint("name one with --checkpoint"))
             } else {
                 Ok(None)
             };
         };
         let mut builder = fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        match builder.recursive(true).create(&folder) {
-            Ok(()) => Ok(Some(folder.join(format!("copy-{}.json", Checkpoint::name(source, target))))),
+        match builder.recursive(true).create(&directory) {
+            Ok(()) => Ok(Some(directory.join(format!("copy-{}.json", Checkpoint::name(source, target))))),
             Err(error) if self.transfer.resume => {
-                Err(Failure::unreadable(&format!("the folder `{}`", folder.display()), &error))
+                Err(Failure::unreadable(&format!("the directory `{}`", directory.display()), &error))
             }
-            // A system without a home for us: then there is nothing to resume from.
+            // Without a state directory the copy runs without a checkpoint.
             Err(_) => Ok(None),
         }
     }
 }
 
-/// A checkpoint and its file.
-struct Place {
+/// A checkpoint and its path.
+struct CheckpointFile {
     path: PathBuf,
     checkpoint: Checkpoint,
 }
 
-impl Place {
-    /// A copy that does not begin. Where that is because of the checkpoint, people want to know where it is.
-    fn refused(&self, error: Error) -> Failure {
+impl CheckpointFile {
+    /// The copy could not start. If the checkpoint is the cause, the hint names its path.
+    fn failure(&self, error: Error) -> Failure {
         let names_it = error.to_string().contains("checkpoint");
         let failure = Failure::from(error);
         match names_it {
             true => {
-                failure.hint(format!("the checkpoint is `{}`: remove it to begin anew", self.path.display()))
+                failure.hint(format!("the checkpoint is `{}`: remove it to start over", self.path.display()))
             }
             false => failure,
         }
     }
 }
 
-/// What a copy did that looked for conflicts and found some.
+/// The report of a copy that found conflicts before it wrote anything.
 fn nothing_written(mut report: CopyReport) -> CopyReport {
     report.dry_run = false;
     let Tallies { credentials, configs, usage, .. } = &mut report.tallies;
@@ -399,9 +403,9 @@ fn nothing_written(mut report: CopyReport) -> CopyReport {
     report
 }
 
-fn but(answer: Answer, failure: Option<Failure>) -> Answer {
+fn with_failure(answer: Answer, failure: Option<Failure>) -> Answer {
     match failure {
-        Some(failure) => Answer::But { answer: Box::new(answer), failure },
+        Some(failure) => Answer::WithFailure { answer: Box::new(answer), failure },
         None => answer,
     }
 }

@@ -6,23 +6,23 @@ use clap::Subcommand;
 use gateway_storage::{CacheStore, Key};
 
 use super::Run;
-use crate::{backends::Operated, door::Door, failure::Failure, input::Input, output::Answer};
+use crate::{backends::CliBackend, failure::Failure, input::Input, output::Answer, session::Session};
 
 /// Cache: bytes that expire
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Store a value for a while
+    /// Store a value until it expires
     #[command(after_help = "\
 Examples:
   storage cache set models @models.json --ttl 90s
-  storage cache set health ok --ttl 50ms")]
+  storage cache set quota:alice 7 --ttl 1h")]
     Set {
-        /// Its key
+        /// The key
         key: Key,
         /// Any bytes
         #[arg(value_name = "VALUE|@FILE|-", allow_negative_numbers = true)]
         value: Input,
-        /// How long it is kept: 90s, 50ms, 1h 30m
+        /// Time until it expires: 90s, 50ms, 1h 30m
         #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
         ttl: Duration,
     },
@@ -32,7 +32,7 @@ Examples:
   storage cache get models > models.json
   storage cache get models --output json    # {\"text\": ...}, or {\"hex\": ...} if it is not UTF-8")]
     Get {
-        /// Its key
+        /// The key
         key: Key,
     },
     /// Delete a value
@@ -40,22 +40,22 @@ Examples:
 Example:
   storage cache delete models")]
     Delete {
-        /// Its key
+        /// The key
         key: Key,
     },
 }
 
-impl<B: Operated + CacheStore> Run<B> for Command {
-    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
+impl<B: CliBackend + CacheStore> Run<B> for Command {
+    async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
         match self {
             Self::Set { key, value, ttl } => {
                 let value = value.bytes()?;
-                door.create().await?.set_cache(key, value, *ttl).await?;
+                session.create().await?.set_cache(key, value, *ttl).await?;
                 Ok(Answer::Done)
             }
-            Self::Get { key } => Ok(Answer::Bytes(door.open().await?.get_cache(key).await?)),
+            Self::Get { key } => Ok(Answer::Bytes(session.open().await?.get_cache(key).await?)),
             Self::Delete { key } => {
-                door.open().await?.delete_cache(key).await?;
+                session.open().await?.delete_cache(key).await?;
                 Ok(Answer::Done)
             }
         }

@@ -5,11 +5,11 @@ use gateway_storage::Exportable;
 
 use super::Run;
 use crate::{
-    backends::{self, Operated},
-    door::Door,
+    backends::{self, CliBackend},
     failure::Failure,
+    identity::is_same,
     output::Answer,
-    place::is_same,
+    session::Session,
     stores,
     transfer::Transfer,
 };
@@ -17,12 +17,13 @@ use crate::{
 /// Copy all records of one store into another
 #[derive(Args)]
 #[command(after_help = "\
-What else the target holds stays. By default nothing is written if the target has one of the records with another value. Cache
-values, plans and their audit are not copied. A store is not copied onto itself, which would undo what others write
-meanwhile: but under another name of its host it is not known again.
+Other records in the target are kept. By default nothing is written if the target has a different
+value for any of the records. Cache values, plans and their audit are not copied. Copying a store
+onto itself is refused, because it could undo concurrent writes; a host under another name is not
+detected.
 
-Ctrl-C ends it in order (exit code 130) and saves its place, and so does what can't go on (4); a copy that is killed has saved it
-a moment before. The same line with --resume goes on.
+Ctrl-C stops cleanly and saves a checkpoint (130); so does an unrecoverable error (4). After a
+kill at most the last moment is repeated. Repeat the command with --resume to continue.
 
 Examples:
   storage copy file:./data redis://localhost --dry-run
@@ -33,21 +34,21 @@ pub(crate) struct Copy {
     /// The store to copy from
     #[arg(value_name = "SRC")]
     source: String,
-    /// The store to copy to; it is made if it is not there
+    /// The store to copy to; created if it does not exist
     #[arg(value_name = "DST")]
     pub(crate) target: String,
     #[command(flatten)]
     transfer: Transfer,
 }
 
-impl<B: Operated + Exportable> Run<B> for Copy {
-    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
-        door.config()?;
-        if is_same(&stores::resolve(&self.source)?, door.url()) {
-            return Err(Failure::line("source and target are the same store"));
+impl<B: CliBackend + Exportable> Run<B> for Copy {
+    async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
+        session.config()?;
+        if is_same(&stores::resolve(&self.source)?, session.url()) {
+            return Err(Failure::usage("source and target are the same store"));
         }
         let source =
-            backends::source(&self.source, door.log()).await.map_err(|failure| failure.at("source"))?;
-        self.transfer.run(source, door).await
+            backends::source(&self.source, session.log()).await.map_err(|failure| failure.at("source"))?;
+        self.transfer.run(source, session).await
     }
 }

@@ -5,46 +5,46 @@ use gateway_storage::{CredentialStore, Key};
 use serde_json::Value;
 
 use super::Run;
-use crate::{backends::Operated, door::Door, failure::Failure, input::Input, output::Answer};
+use crate::{backends::CliBackend, failure::Failure, input::Input, output::Answer, session::Session};
 
 /// Credentials: JSON objects by id
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Store one, in place of any other under this id
+    /// Store a credential, replacing any under this id
     #[command(after_help = "\
 Examples:
   storage credential set alice @alice.json
   pass show alice | storage credential set alice -
   storage credential set test '{\"access_token\": \"x\"}'")]
     Set {
-        /// Its id
+        /// The id
         id: Key,
         /// A JSON object
         #[arg(value_name = "JSON|@FILE|-")]
         value: Input,
     },
-    /// Show one: its fields, and with --reveal their values
+    /// Show a credential's fields (--reveal: values)
     #[command(after_help = "\
 Examples:
   storage credential get alice
   storage credential get alice --reveal | jq -r .access_token")]
     Get {
-        /// Its id
+        /// The id
         id: Key,
         /// Show the values, as JSON
         #[arg(long)]
         reveal: bool,
     },
-    /// Delete one
+    /// Delete a credential
     #[command(after_help = "\
 Examples:
   storage credential delete alice
   storage credential delete -- -rf      # an id that begins with a dash")]
     Delete {
-        /// Its id
+        /// The id
         id: Key,
     },
-    /// List the ids, sorted, one a line
+    /// List the ids, sorted, one per line
     #[command(after_help = "\
 Examples:
   storage credential list
@@ -52,26 +52,26 @@ Examples:
     List,
 }
 
-impl<B: Operated + CredentialStore> Run<B> for Command {
-    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
+impl<B: CliBackend + CredentialStore> Run<B> for Command {
+    async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
         match self {
             Self::Set { id, value } => {
                 let credential = value.credential()?;
-                door.create().await?.set_credential(id, credential).await?;
+                session.create().await?.set_credential(id, credential).await?;
                 Ok(Answer::Done)
             }
             Self::Get { id, reveal } => {
-                let credential = door.read().await?.get_credential(id).await?;
+                let credential = session.read().await?.get_credential(id).await?;
                 Ok(match reveal {
                     true => Answer::Document(Value::Object(credential.fields().clone())),
-                    false => Answer::Hidden(credential.fields().keys().cloned().collect()),
+                    false => Answer::Redacted(credential.fields().keys().cloned().collect()),
                 })
             }
             Self::Delete { id } => {
-                door.open().await?.delete_credential(id).await?;
+                session.open().await?.delete_credential(id).await?;
                 Ok(Answer::Done)
             }
-            Self::List => Ok(Answer::Keys(door.read().await?.list_credentials().await?)),
+            Self::List => Ok(Answer::Keys(session.read().await?.list_credentials().await?)),
         }
     }
 }

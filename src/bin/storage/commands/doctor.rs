@@ -10,38 +10,37 @@ use super::{
     ping::{as_json, milliseconds, round_trip},
     stats::{counts, row},
 };
-use crate::{backends::Operated, door::Door, failure::Failure, output::Answer};
+use crate::{backends::CliBackend, failure::Failure, output::Answer, session::Session};
 
-/// How often the store is asked for its latency.
-const ASKED: usize = 9;
+/// Number of latency samples.
+const SAMPLES: usize = 9;
 
 /// Examine the store: connection, latency, TLS, durability, topology, format, warnings
 #[derive(Args)]
 #[command(after_help = "\
-A store that can't be opened is an error that says why, and exit code 5.
+If the store can't be opened, the error says why and the exit code is 5.
 
 Examples:
   storage doctor
   storage doctor --output json | jq -r '.warnings[]'")]
 pub(crate) struct Doctor {}
 
-impl<B: Operated> Run<B> for Doctor {
-    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
+impl<B: CliBackend> Run<B> for Doctor {
+    async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
         let start = Instant::now();
-        let storage = door.read().await?;
+        let storage = session.read().await?;
         let opened_in = start.elapsed();
-        let mut latencies = Vec::with_capacity(ASKED);
-        for _ in 0..ASKED {
+        let mut latencies = Vec::with_capacity(SAMPLES);
+        for _ in 0..SAMPLES {
             latencies.push(round_trip(storage).await?);
         }
         latencies.sort_unstable();
-        let (median, slowest) = (latencies[ASKED / 2], latencies[ASKED - 1]);
+        let (median, slowest) = (latencies[SAMPLES / 2], latencies[SAMPLES - 1]);
         let stats = storage.stats().await?;
 
         let mut facts: Map<String, Value> =
             B::FACTS.iter().map(|(name, text)| ((*name).to_owned(), json!(text))).collect();
         facts.extend(stats.details.clone());
-        // What the server itself gives reason to.
         let found = facts.remove("warnings");
         let found = found.iter().filter_map(Value::as_array).flatten().filter_map(Value::as_str);
         let warnings: Vec<&str> = B::WARNINGS.iter().copied().chain(found).collect();
@@ -51,7 +50,7 @@ impl<B: Operated> Run<B> for Doctor {
             ("connection".into(), format!("ok, opened in {}", milliseconds(opened_in))),
             (
                 "latency".into(),
-                format!("{} (median of {ASKED}, slowest {})", milliseconds(median), milliseconds(slowest)),
+                format!("{} (median of {SAMPLES}, slowest {})", milliseconds(median), milliseconds(slowest)),
             ),
         ];
         rows.extend(facts.iter().map(|(name, value)| row(name, value)));

@@ -1,11 +1,11 @@
-//! `storage history`, `show` and `revert`: what was stored earlier.
+//! `storage history`, `show` and `revert`: earlier values.
 
 use clap::{Args, ValueEnum};
 use gateway_storage::{Key, Record, Revision, RevisionId, Versioned, VersionedKind, rfc3339_seconds};
 use serde_json::json;
 
 use super::Run;
-use crate::{backends::Operated, door::Door, failure::Failure, output::Answer};
+use crate::{backends::CliBackend, failure::Failure, output::Answer, session::Session};
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Kind {
@@ -22,32 +22,32 @@ impl From<Kind> for VersionedKind {
     }
 }
 
-/// List who changed a record, and when, newest first
+/// List the changes of a record, newest first
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   storage history config retries
   storage history credential alice --limit 5 --output json | jq -r '.[].id'")]
 pub(crate) struct History {
-    /// What it is
+    /// The kind of record
     kind: Kind,
-    /// Its id or key
+    /// The id or key
     key: Key,
-    /// So many at most
+    /// Maximum number of entries
     #[arg(long, default_value_t = 100)]
     limit: usize,
 }
 
-impl<B: Operated + Versioned> Run<B> for History {
-    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
-        let storage = door.open().await?;
+impl<B: CliBackend + Versioned> Run<B> for History {
+    async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
+        let storage = session.open().await?;
         let revisions = storage.backend().history(self.kind.into(), &self.key, self.limit).await?;
         let json = json!(revisions);
         Ok(Answer::Lines { lines: revisions.iter().map(line).collect(), json })
     }
 }
 
-/// Whoever makes a commit writes their name: it must not steer the terminal.
+/// An author chooses the name of a commit: control characters are removed, because terminals interpret them.
 fn line(revision: &Revision) -> String {
     let what = if revision.is_deleted { "deleted" } else { "set" };
     let Revision { id, time, author, email, .. } = revision;
@@ -55,7 +55,7 @@ fn line(revision: &Revision) -> String {
     format!("{id}  {}  {what:7}  {who}", rfc3339_seconds(*time))
 }
 
-/// Show a record as it was right after a revision
+/// Show the value of a record after a revision
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -64,24 +64,24 @@ Examples:
 pub(crate) struct Show {
     /// The revision, as `storage history` names it
     revision: RevisionId,
-    /// What it is
+    /// The kind of record
     kind: Kind,
-    /// Its id or key
+    /// The id or key
     key: Key,
-    /// Show a credential's values, too
+    /// Show the values of a credential
     #[arg(long)]
     reveal: bool,
 }
 
-impl<B: Operated + Versioned> Run<B> for Show {
-    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
-        let storage = door.open().await?;
+impl<B: CliBackend + Versioned> Run<B> for Show {
+    async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
+        let storage = session.open().await?;
         Ok(match storage.backend().value_at(self.revision, self.kind.into(), &self.key).await? {
             Record::Credential { credential, .. } if self.reveal => {
                 Answer::Document(credential.fields().clone().into())
             }
             Record::Credential { credential, .. } => {
-                Answer::Hidden(credential.fields().keys().cloned().collect())
+                Answer::Redacted(credential.fields().keys().cloned().collect())
             }
             Record::Config { value, .. } => Answer::Document(value.value().clone()),
             other => Answer::Keys(vec![other.key().clone()]),
@@ -89,7 +89,7 @@ impl<B: Operated + Versioned> Run<B> for Show {
     }
 }
 
-/// Undo what a revision did, as a new one
+/// Undo a revision with a new one
 #[derive(Args)]
 #[command(after_help = "\
 Example:
@@ -99,9 +99,9 @@ pub(crate) struct Revert {
     revision: RevisionId,
 }
 
-impl<B: Operated + Versioned> Run<B> for Revert {
-    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
-        let id = door.open().await?.backend().revert(self.revision).await?;
+impl<B: CliBackend + Versioned> Run<B> for Revert {
+    async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
+        let id = session.open().await?.backend().revert(self.revision).await?;
         Ok(Answer::report(vec![("newest revision".into(), id.to_string())], json!({ "revision": id })))
     }
 }

@@ -9,22 +9,22 @@ use serde_json::json;
 use super::Run;
 use crate::{
     archives::{Archive, Kind, document_source},
-    backends::Operated,
-    door::Door,
+    backends::CliBackend,
     failure::Failure,
     output::{Answer, described},
+    session::Session,
     transfer::Transfer,
 };
 
-/// Store the records of an exported file
+/// Store the records of an export file
 #[derive(Args)]
 #[command(after_help = "\
-The file is read twice: it is checked to its end, and only if it is whole its records are stored. A pipe can be read once, so it
-needs --no-verify-first: each line is then checked when it comes and the whole at the end, and damage that shows only there is
-told when the records before it are stored.
+The file is read twice: first it is checked to its end, then its records are stored. A pipe can be
+read only once and needs --no-verify-first: each line is checked as it arrives and the whole at
+the end; such damage is reported only after earlier records were imported.
 
-What else the store holds stays. By default nothing is stored if it has one of the records with another value. The Go module's
-document is recognized; it has no sum by which damage could be seen.
+Other records in the store are kept. By default nothing is stored if the store has a different value
+for any of the records. A gcli2api-go document is recognized; it has no checksum to detect damage.
 
 Examples:
   storage import backup.ndjson --dry-run
@@ -32,38 +32,38 @@ Examples:
   zstd -d < backup.ndjson.zst | storage import - --no-verify-first
   storage import exported-by-go.json --on-conflict overwrite --verify")]
 pub(crate) struct Import {
-    /// The file; - or nothing is stdin
+    /// The file; - or no argument reads stdin
     #[arg(value_name = "FILE|-")]
     file: Option<PathBuf>,
-    /// Do not read the file to its end first
+    /// Do not check the file before importing it
     #[arg(long)]
     no_verify_first: bool,
-    /// Of the Go module's document: leave out what is no record, and import the rest
+    /// Skip parts of a gcli2api-go document that are not records
     #[arg(long)]
     leave_out: bool,
     #[command(flatten)]
     transfer: Transfer,
 }
 
-impl<B: Operated + Exportable> Run<B> for Import {
-    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
-        // Before a long file is read.
-        door.config()?;
+impl<B: CliBackend + Exportable> Run<B> for Import {
+    async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
+        // Checks the URL before a long file is read.
+        session.config()?;
         let mut archive = Archive::open(self.file.as_deref())?;
         match archive.kind().await? {
             Kind::Export if self.no_verify_first => {
-                let answer = self.transfer.run(archive.source(None), door).await?;
-                Ok(told(answer, "the file is whole: it was checked while it was imported", false))
+                let answer = self.transfer.run(archive.source(None), session).await?;
+                Ok(with_summary(answer, "the file is complete: it was checked during the import", false))
             }
             Kind::Export if archive.is_pipe() => {
                 let failure =
-                    Failure::line("a pipe can be read once, so it can't be checked before it is imported");
+                    Failure::usage("a pipe can be read only once, so it can't be checked before the import");
                 Err(failure.hint("name a file, or add --no-verify-first"))
             }
             Kind::Export => {
                 let contents = archive.check().await?;
-                let answer = self.transfer.run(archive.source(Some(&contents)), door).await?;
-                Ok(told(answer, "the file is whole: it was checked before anything was imported", true))
+                let answer = self.transfer.run(archive.source(Some(&contents)), session).await?;
+                Ok(with_summary(answer, "the file is complete: it was checked before the import", true))
             }
             Kind::Go => {
                 let document = archive.go().await?;
@@ -71,7 +71,7 @@ impl<B: Operated + Exportable> Run<B> for Import {
                 if !remarks.is_empty() && !self.leave_out {
                     return Err(Failure::not_understood(&remarks));
                 }
-                let answer = self.transfer.run(document_source(document.records), door).await?;
+                let answer = self.transfer.run(document_source(document.records), session).await?;
                 let answer = answer.and_json("remarks", json!(remarks));
                 let named = remarks.iter().map(|remark| format!("left out: {}", described(remark)));
                 Ok(named.fold(answer, Answer::and_line))
@@ -80,8 +80,8 @@ impl<B: Operated + Exportable> Run<B> for Import {
     }
 }
 
-/// Whether it was checked first; what did not end well has been read in part only.
-fn told(answer: Answer, whole: &str, first: bool) -> Answer {
+/// Adds when the file was checked. A failed import may have read only part of it.
+fn with_summary(answer: Answer, checked: &str, first: bool) -> Answer {
     let answer = answer.and_json("verified_first", json!(first));
-    if matches!(answer, Answer::But { .. }) { answer } else { answer.and_line(whole.to_owned()) }
+    if matches!(answer, Answer::WithFailure { .. }) { answer } else { answer.and_line(checked.to_owned()) }
 }

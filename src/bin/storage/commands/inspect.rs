@@ -18,18 +18,18 @@ use crate::{
     progress::{grouped, several},
 };
 
-/// Say what an exported file holds, and whether it is whole
+/// Summarize an export file and check its integrity
 #[derive(Args)]
 #[command(after_help = "\
-The file is read to its end. Keys and values are not shown. The digest is the SHA-256 of all records: `storage verify` shows the
-same for a store that holds the same.
+The file is read to its end. Keys and values are not shown. The digest is the SHA-256 of all
+records, as `storage verify` prints it for a store.
 
 Examples:
   storage inspect backup.ndjson
   zstd -d < backup.ndjson.zst | storage inspect
   storage inspect backup.ndjson --output json | jq -r .digest")]
 pub(crate) struct Inspect {
-    /// The file; - or nothing is stdin
+    /// The file; - or no argument reads stdin
     #[arg(value_name = "FILE|-")]
     file: Option<PathBuf>,
 }
@@ -47,7 +47,7 @@ impl Inspect {
 
 type Rows = Vec<(String, String)>;
 
-/// What an export holds, for people and for programs.
+/// The summary of an export, as rows and as JSON.
 pub(super) fn rows(contents: &Contents) -> (Rows, Value) {
     let created = rfc3339_seconds(contents.header.created);
     let snapshot = contents.header.snapshot;
@@ -55,7 +55,11 @@ pub(super) fn rows(contents: &Contents) -> (Rows, Value) {
         ("format", format!("gateway-storage {ARCHIVE_VERSION}")),
         ("source", printable(&contents.header.source.escape_debug().to_string())),
         ("created", created.clone()),
-        ("snapshot", (if snapshot { "yes: one state of the store" } else { "no: writes went on" }).into()),
+        (
+            "snapshot",
+            (if snapshot { "yes: one state of the store" } else { "no: it may mix states of the store" })
+                .into(),
+        ),
         ("credentials", grouped(contents.credentials)),
         ("configs", grouped(contents.configs)),
         ("usage", counters(contents.usage, contents.usage_records)),
@@ -88,14 +92,14 @@ fn counters(counters: u64, records: u64) -> String {
 fn go_rows(document: &GoDocument) -> (Rows, Value) {
     let count = |kind| document.records.iter().filter(|record| record.kind() == kind).count();
     let [credentials, configs, usage] = RecordKind::ALL.map(count);
-    let said = |text: &Option<String>| {
+    let stated = |text: &Option<String>| {
         text.as_deref()
             .map_or_else(|| "unknown".to_owned(), |text| printable(&text.escape_debug().to_string()))
     };
     let mut rows: Rows = [
-        ("format", "the Go module's document; no sum says whether it is whole".to_owned()),
-        ("source", said(&document.backend)),
-        ("created", said(&document.exported_at)),
+        ("format", "a gcli2api-go document; it has no checksum".to_owned()),
+        ("source", stated(&document.backend)),
+        ("created", stated(&document.exported_at)),
         ("credentials", grouped(credentials as u64)),
         ("configs", grouped(configs as u64)),
         ("usage", several(usage as u64, "counter")),

@@ -1,4 +1,4 @@
-//! The commands: what each one takes, and what it does with a backend that can.
+//! The commands: their arguments, and what they do.
 
 pub(crate) mod adopt;
 pub(crate) mod cache;
@@ -19,9 +19,9 @@ pub(crate) mod stats;
 pub(crate) mod usage;
 pub(crate) mod verify;
 
-use crate::{door::Door, failure::Failure, output::Answer};
+use crate::{failure::Failure, output::Answer, session::Session};
 
-/// A command that runs on this backend. Implemented for the backends that can, and for no other.
+/// A command on a backend, implemented for the backends that have the capabilities for it.
 pub(crate) trait Run<B> {
-    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure>;
+    async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure>;
 }

@@ -7,9 +7,9 @@ use gateway_storage::{Backend, Storage};
 use serde_json::{Value, json};
 
 use super::Run;
-use crate::{backends::Operated, door::Door, failure::Failure, output::Answer};
+use crate::{backends::CliBackend, failure::Failure, output::Answer, session::Session};
 
-/// Ask whether the store can serve reads and writes now
+/// Check that the store can serve reads and writes
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -17,9 +17,9 @@ Examples:
   storage ping > /dev/null && echo up")]
 pub(crate) struct Ping {}
 
-impl<B: Operated> Run<B> for Ping {
-    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
-        let storage = door.read().await?;
+impl<B: CliBackend> Run<B> for Ping {
+    async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
+        let storage = session.read().await?;
         let latency = round_trip(storage).await?;
         Ok(Answer::report(
             vec![(storage.label().into(), format!("ok, {}", milliseconds(latency)))],
@@ -28,19 +28,19 @@ impl<B: Operated> Run<B> for Ping {
     }
 }
 
-/// How long the store takes to say that it is well.
+/// The duration of a health check.
 pub(super) async fn round_trip(storage: &Storage<impl Backend>) -> gateway_storage::Result<Duration> {
     let start = Instant::now();
     storage.health().await?;
     Ok(start.elapsed())
 }
 
-/// For people.
+/// A duration as text.
 pub(super) fn milliseconds(duration: Duration) -> String {
     format!("{:.3} ms", duration.as_secs_f64() * 1e3)
 }
 
-/// For programs.
+/// A duration as JSON.
 pub(super) fn as_json(duration: Duration) -> Value {
     (duration.as_secs_f64() * 1e3).into()
 }

@@ -17,49 +17,51 @@ use serde_json::{Map, Value, json};
 
 use super::Run;
 use crate::{
-    backends::Operated,
-    door::Door,
+    backends::CliBackend,
     failure::Failure,
     input::Input,
     output::{Answer, printable},
+    session::Session,
 };
 
-/// Plans: many changes to the configuration at once, under a key
+/// Plans: several config changes, applied all or none, under a key
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Apply a plan: all of it or nothing, once
-    #[command(after_help = r#"FILE is a JSON array of changes, in order:
+    /// Apply a plan, all or none, once
+    #[command(after_help = r#"FILE is a JSON array of changes, applied in order:
   [
     { "set": "retries", "value": 3, "expect": 2 },
     { "set": "models", "value": ["gemini-2.5-pro"], "expect_absent": true },
     { "delete": "debug" }
   ]
-`expect` is what must be stored before, `expect_absent` that nothing is; where one does not hold nothing is applied.
+`expect` is the value that must be stored now; `expect_absent` requires that there is none. If one
+does not hold, nothing is applied.
 
-The same plan under the same key is `replayed` and changes nothing; another plan under it is refused. A dry run finds the key in
-the audit, and takes its --ttl for the one with which the plan was applied.
+Applying the same plan under the same key again is `replayed` and changes nothing; a different
+plan under the key is refused. A dry run looks the key up in the audit and assumes that the plan
+was applied with its --ttl.
 
 Examples:
   storage plan apply release-42.json --key release-42 --stage canary --dry-run
   storage plan apply release-42.json --key release-42 --stage canary
   jq '[.[] | {set: .key, value: .value}]' all.json | storage plan apply - --key import-7"#)]
     Apply(Apply),
-    /// Put back what a plan replaced, unless it was changed since
+    /// Restore the values before a plan, unless they were changed since
     #[command(after_help = "\
 Examples:
   storage plan rollback release-42
-  storage plan rollback release-42 --force      # also what was changed since")]
+  storage plan rollback release-42 --force      # also values that were changed since")]
     Rollback {
         /// The plan's key
         key: Key,
-        /// Also put back values that were changed since
+        /// Also restore values that were changed since
         #[arg(long)]
         force: bool,
-        /// Who does it, for the audit
+        /// Source of the rollback, for the audit
         #[arg(long, default_value = SOURCE)]
         source: String,
     },
-    /// List what was attempted, newest first: time, status, action, key, mutations, stage, source, error
+    /// List attempts, newest first: time, status, action, key, mutations, stage, source, error
     #[command(after_help = "\
 Examples:
   storage plan audit --limit 20
@@ -75,10 +77,10 @@ Examples:
         /// Only these: committed, replayed or failed
         #[arg(long)]
         status: Option<AuditStatus>,
-        /// Only so long ago (24h), or since then (2026-01-31T12:00:00Z)
+        /// Entries since: a duration (24h) or a time (2026-01-31T12:00:00Z)
         #[arg(long, value_parser = since)]
         since: Option<SystemTime>,
-        /// Only so many
+        /// Maximum number of entries
         #[arg(long)]
         limit: Option<usize>,
     },
@@ -89,22 +91,22 @@ pub(crate) struct Apply {
     /// A file with the changes, or - for stdin
     #[arg(value_name = "FILE|-")]
     file: OsString,
-    /// The plan's key: the same one again is a replay
+    /// The plan's key: applying it again is a replay
     #[arg(long)]
     key: Key,
     /// A label for the audit
     #[arg(long)]
     stage: Option<String>,
-    /// How long the key is taken, and the plan can be rolled back
+    /// How long the key is reserved and the plan can be rolled back
     #[arg(long, default_value = "14d", value_parser = humantime::parse_duration)]
     ttl: Duration,
-    /// Who applies it, for the audit
+    /// Source of the plan, for the audit
     #[arg(long, default_value = SOURCE)]
     source: String,
-    /// Show what it would change, change nothing, and exit as the real run would
+    /// Show the changes without applying them; exits as the real run would
     #[arg(long)]
     dry_run: bool,
-    /// With --dry-run: show the values, too
+    /// With --dry-run: also show the values
     #[arg(long, requires = "dry_run")]
     reveal: bool,
 }
@@ -113,17 +115,18 @@ const SOURCE: &str = "storage plan";
 
 fn since(text: &str) -> Result<SystemTime, &'static str> {
     let ago = humantime::parse_duration(text).ok().and_then(|ago| SystemTime::now().checked_sub(ago));
-    ago.or_else(|| humantime::parse_rfc3339_weak(text).ok()).ok_or("expected 24h, or 2026-01-31T12:00:00Z")
+    ago.or_else(|| humantime::parse_rfc3339_weak(text).ok())
+        .ok_or("expected a duration (24h) or a time (2026-01-31T12:00:00Z)")
 }
 
-impl<B: Operated + ConfigBatch> Run<B> for Command {
-    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
+impl<B: CliBackend + ConfigBatch> Run<B> for Command {
+    async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
         match self {
-            Self::Apply(apply) => apply.run(door).await,
+            Self::Apply(apply) => apply.run(session).await,
             Self::Rollback { key, force, source } => {
                 let mut options = RollbackOptions::default().with_source(source);
                 options.force = *force;
-                match door.open().await?.rollback_plan(key, &options).await? {
+                match session.open().await?.rollback_plan(key, &options).await? {
                     Rollback::RolledBack => Ok(word("rolled_back", &[])),
                     Rollback::AlreadyRolledBack => Ok(word("already_rolled_back", &[])),
                     Rollback::Refused { changed } => Err(Failure::changed(&changed)),
@@ -133,7 +136,8 @@ impl<B: Operated + ConfigBatch> Run<B> for Command {
                 let mut filter = AuditFilter::default();
                 (filter.key, filter.stage, filter.status) = (key.clone(), stage.clone(), *status);
                 (filter.since, filter.limit) = (*since, *limit);
-                let entries: Vec<AuditEntry> = door.read().await?.audit_plans(filter).try_collect().await?;
+                let entries: Vec<AuditEntry> =
+                    session.read().await?.audit_plans(filter).try_collect().await?;
                 Ok(Answer::Lines {
                     lines: entries.iter().map(line).collect(),
                     json: entries.iter().map(document).collect(),
@@ -144,20 +148,19 @@ impl<B: Operated + ConfigBatch> Run<B> for Command {
 }
 
 impl Apply {
-    async fn run<B: Operated + ConfigBatch>(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
+    async fn run<B: CliBackend + ConfigBatch>(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
         let input = if self.file == "-" { Input::Stdin } else { Input::File(self.file.clone()) };
-        let plan = Plan::from_json(input.json()?).map_err(|error| {
-            Failure::value(&error).hint("`storage plan apply --help` shows what the file looks like")
-        })?;
+        let plan = Plan::from_json(input.json()?)
+            .map_err(|error| Failure::value(&error).hint("`storage plan apply --help` shows the format"))?;
         let mut options = ApplyOptions::default().with_ttl(self.ttl).with_source(&self.source);
         options.stage.clone_from(&self.stage);
         if self.dry_run {
             options.check()?;
-            return self.dry_run(&plan, door.open().await?).await;
+            return self.dry_run(&plan, session.open().await?).await;
         }
-        let storage = door.open().await?;
+        let storage = session.open().await?;
         let applied = storage.apply_plan(&self.key, &plan, &options).await.map_err(|error| {
-            let blamed = error.key().map(|key| format!("it is the value of `{}`", key.as_str()));
+            let blamed = error.key().map(|key| format!("the key is `{}`", key.as_str()));
             let failure = Failure::from(error);
             blamed.into_iter().fold(failure, Failure::hint)
         })?;
@@ -170,39 +173,41 @@ impl Apply {
 }
 
 impl Apply {
-    /// What the real run would do, and ends as it would.
+    /// Shows what the real run would do, and fails if it would.
     async fn dry_run<B: ConfigBatch>(&self, plan: &Plan, storage: &Storage<B>) -> Result<Answer, Failure> {
         let stored = storage.list_configs().await?;
-        let key = self.of_key(plan, storage).await?;
-        let is_replay = key == Some(OfKey::Replay);
-        // A replay expects nothing.
+        let key = self.key_state(plan, storage).await?;
+        let is_replay = key == Some(KeyState::Replay);
+        // A replay checks no expectation.
         let unexpected = plan.mutations().iter().filter(|mutation| !is_replay && !holds(mutation, &stored));
         let unexpected: Vec<&Key> = unexpected.map(|mutation| &mutation.key).collect();
         let refused = match (key, unexpected.first()) {
-            (Some(OfKey::Other), _) => Some(Failure::would_refuse("another plan was applied under this key")),
-            (Some(OfKey::RolledBack), _) => Some(
+            (Some(KeyState::Other), _) => {
+                Some(Failure::would_refuse("another plan was applied under this key"))
+            }
+            (Some(KeyState::RolledBack), _) => Some(
                 Failure::would_refuse("the plan of this key was rolled back")
                     .hint("apply it under another key"),
             ),
             (_, Some(key)) => Some(
                 Failure::would_refuse("a value is not what the plan expects")
-                    .hint(format!("it is the value of `{}`", key.as_str())),
+                    .hint(format!("the key is `{}`", key.as_str())),
             ),
             _ => None,
         };
         let answer = differences(plan, &stored, &unexpected.into_iter().collect(), is_replay, self.reveal);
         Ok(match refused {
-            Some(failure) => Answer::But { answer: Box::new(answer), failure },
+            Some(failure) => Answer::WithFailure { answer: Box::new(answer), failure },
             None => answer,
         })
     }
 
-    /// What the key names, as the audit tells. It does not tell how long: that is taken to be what this line says.
-    async fn of_key<B: ConfigBatch>(
+    /// The state of the key according to the audit, which has no TTL: this run's `--ttl` is assumed.
+    async fn key_state<B: ConfigBatch>(
         &self,
         plan: &Plan,
         storage: &Storage<B>,
-    ) -> Result<Option<OfKey>, Failure> {
+    ) -> Result<Option<KeyState>, Failure> {
         let filter = AuditFilter::default().with_key(&self.key).with_status(AuditStatus::Committed);
         let mut entries = pin!(storage.audit_plans(filter));
         let mut is_rolled_back = false;
@@ -213,24 +218,24 @@ impl Apply {
             }
             let is_kept = entry.finished.checked_add(self.ttl).is_none_or(|end| SystemTime::now() < end);
             return Ok(is_kept.then(|| match entry.payload_hash {
-                Some(hash) if hash != plan.payload_hash() => OfKey::Other,
-                _ if is_rolled_back => OfKey::RolledBack,
-                _ => OfKey::Replay,
+                Some(hash) if hash != plan.payload_hash() => KeyState::Other,
+                _ if is_rolled_back => KeyState::RolledBack,
+                _ => KeyState::Replay,
             }));
         }
         Ok(None)
     }
 }
 
-/// What the key of a plan names already.
+/// The plan that was applied under the key.
 #[derive(Clone, Copy, PartialEq)]
-enum OfKey {
+enum KeyState {
     Replay,
     Other,
     RolledBack,
 }
 
-/// Whether what a mutation expects is there.
+/// Whether the expectation of a mutation holds.
 fn holds(mutation: &Mutation, stored: &BTreeMap<Key, ConfigValue>) -> bool {
     match (&mutation.expect, stored.get(&mutation.key)) {
         (None, _) => true,
@@ -241,14 +246,14 @@ fn holds(mutation: &Mutation, stored: &BTreeMap<Key, ConfigValue>) -> bool {
     }
 }
 
-/// One word for people, and a document with it for programs.
+/// One word as text, or a document with it.
 fn word(word: &str, more: &[(&str, Value)]) -> Answer {
     let more = more.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
     let json: Map<String, Value> = more.chain([("result".to_owned(), json!(word))]).collect();
     Answer::Lines { lines: vec![word.to_owned()], json: json.into() }
 }
 
-/// What the plan would change, by key.
+/// The changes of the plan, by key.
 fn differences(
     plan: &Plan,
     stored: &BTreeMap<Key, ConfigValue>,

@@ -5,12 +5,12 @@ use gateway_storage::{Git, GitConfig, GitSync};
 use serde_json::{Map, Value};
 
 use super::Run;
-use crate::{door::Door, failure::Failure, output::Answer};
+use crate::{failure::Failure, output::Answer, session::Session};
 
-/// Bring the remote's commits here, with ours on top of them
+/// Fetch remote commits and rebase local ones onto them
 #[derive(Args)]
 #[command(after_help = "\
-Makes the store if there is none: as a clone of the remote.
+If the store does not exist, it is created as a clone of the remote.
 
 Examples:
   storage --url 'git:./settings?remote=git@git.example:team/settings.git' pull
@@ -18,24 +18,24 @@ Examples:
 pub(crate) struct Pull {}
 
 impl Run<Git> for Pull {
-    async fn run(&self, door: &Door<'_, Git>) -> Result<Answer, Failure> {
-        if door.config()?.remote.is_none() {
-            return Err(Failure::line("the store has no remote: its URL names none").hint(
+    async fn run(&self, session: &Session<'_, Git>) -> Result<Answer, Failure> {
+        if session.config()?.remote.is_none() {
+            return Err(Failure::usage("the URL of the store names no remote").hint(
                 "add `remote=` to the URL: `git:./settings?remote=git@git.example:team/settings.git`",
             ));
         }
-        // Opening fetches, so that a clone which can't be made leaves no empty store.
+        // Fetches when it opens, so that a failed clone leaves no empty store.
         let fetching = |mut config: GitConfig| {
             config.pull = GitSync::Interval;
             config
         };
-        let storage = door.enter(fetching).await?;
+        let storage = session.open_with(fetching).await?;
         storage.backend().inner().pull().await?;
-        Ok(standing(&storage.stats().await?.details))
+        Ok(sync_state(&storage.stats().await?.details))
     }
 }
 
-/// Send the commits that are only here to the remote
+/// Push local commits to the remote
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -44,15 +44,15 @@ Examples:
 pub(crate) struct Push {}
 
 impl Run<Git> for Push {
-    async fn run(&self, door: &Door<'_, Git>) -> Result<Answer, Failure> {
-        let storage = door.open().await?;
+    async fn run(&self, session: &Session<'_, Git>) -> Result<Answer, Failure> {
+        let storage = session.open().await?;
         storage.backend().inner().push().await?;
-        Ok(standing(&storage.stats().await?.details))
+        Ok(sync_state(&storage.stats().await?.details))
     }
 }
 
-/// How many commits each side does not have.
-fn standing(details: &Map<String, Value>) -> Answer {
+/// The numbers of commits that the other side does not have.
+fn sync_state(details: &Map<String, Value>) -> Answer {
     let counts: Map<String, Value> = ["ahead", "behind"]
         .map(|name| (name.to_owned(), details.get(name).cloned().unwrap_or_default()))
         .into_iter()

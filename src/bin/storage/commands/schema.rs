@@ -5,18 +5,18 @@ use gateway_storage::{Postgres, SchemaStatus};
 use serde_json::json;
 
 use super::Run;
-use crate::{door::Door, failure::Failure, output::Answer};
+use crate::{failure::Failure, output::Answer, session::Session};
 
-/// Schema: the tables of a database, and their version
+/// Schema: the tables of a database and their version
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Show the schema's version, and the one that this command works with
+    /// Show the schema's version and the version that this command needs
     #[command(after_help = "\
 Examples:
   storage schema status
   storage schema status --output json | jq .current")]
     Status,
-    /// Make the schema, or bring it to the version that this command works with
+    /// Create the schema, or migrate it to the version that this command needs
     #[command(after_help = "\
 Examples:
   storage schema up
@@ -25,13 +25,13 @@ Examples:
 }
 
 impl Run<Postgres> for Command {
-    async fn run(&self, door: &Door<'_, Postgres>) -> Result<Answer, Failure> {
-        let config = door.config()?;
+    async fn run(&self, session: &Session<'_, Postgres>) -> Result<Answer, Failure> {
+        let config = session.config()?;
         let status = match self {
             Self::Status => Postgres::schema_status(config).await,
             Self::Up => Postgres::migrate(config).await,
         };
-        Ok(report(&status.map_err(|error| Failure::opening(door.url(), &error))?))
+        Ok(report(&status.map_err(|error| Failure::opening(session.url(), &error))?))
     }
 }
 
@@ -39,7 +39,7 @@ fn report(status: &SchemaStatus) -> Answer {
     let SchemaStatus { schema, version, latest, .. } = status;
     let state = match version {
         _ if status.is_current() => "current",
-        0 => "not there: `storage schema up` makes it",
+        0 => "missing: `storage schema up` creates it",
         _ => "old: `storage schema up` migrates it",
     };
     Answer::report(

@@ -12,15 +12,15 @@ use clap_mangen::Man;
 
 use crate::{arguments::Arguments, failure::Failure, output::Answer};
 
-/// Print what a shell needs to complete this command
+/// Generate shell completions
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   storage completions bash > ~/.local/share/bash-completion/completions/storage
-  storage completions zsh > ~/.zfunc/_storage       # and `fpath+=~/.zfunc` before compinit in ~/.zshrc
+  storage completions zsh > ~/.zfunc/_storage       # `fpath+=~/.zfunc` before compinit
   storage completions fish > ~/.config/fish/completions/storage.fish")]
 pub(crate) struct Completions {
-    /// Which shell
+    /// The shell
     #[arg(value_enum)]
     shell: Shell,
 }
@@ -33,14 +33,14 @@ impl Completions {
     }
 }
 
-/// Print the manual page, or write those of all commands into a directory
+/// Print the manual page, or write the pages of all commands to a directory
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   storage man | man -l -
   storage man ~/.local/share/man/man1        # storage.1, storage-export.1, storage-config-set.1, ..")]
 pub(crate) struct Pages {
-    /// Where all pages are written to; it is made if it is not there
+    /// Directory for all pages; created if it does not exist
     #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
 }
@@ -68,7 +68,7 @@ impl Pages {
     }
 }
 
-/// The page of a command, and those of the commands in it.
+/// Writes the page of a command and of its subcommands.
 fn pages(command: &clap::Command, name: &str, directory: &std::path::Path) -> io::Result<()> {
     let mut page = Vec::new();
     Man::new(command.clone().display_name(name.to_owned())).title(name).render(&mut page)?;

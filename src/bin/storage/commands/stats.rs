@@ -7,9 +7,9 @@ use gateway_storage::{StorageStats, rfc3339_seconds};
 use serde_json::{Value, json};
 
 use super::Run;
-use crate::{backends::Operated, door::Door, failure::Failure, output::Answer};
+use crate::{backends::CliBackend, failure::Failure, output::Answer, session::Session};
 
-/// Count what is stored and describe the store
+/// Count the records and describe the store
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -17,9 +17,9 @@ Examples:
   storage stats --output json | jq .credential_count")]
 pub(crate) struct Stats {}
 
-impl<B: Operated> Run<B> for Stats {
-    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
-        let stats = door.read().await?.stats().await?;
+impl<B: CliBackend> Run<B> for Stats {
+    async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
+        let stats = session.read().await?.stats().await?;
         let mut rows = vec![("backend".into(), stats.backend.into())];
         rows.push(("healthy".into(), (if stats.healthy { "yes" } else { "no" }).into()));
         rows.extend(counts(&stats));
@@ -28,7 +28,7 @@ impl<B: Operated> Run<B> for Stats {
     }
 }
 
-/// How much there is, in rows.
+/// The counts, as rows.
 pub(super) fn counts(stats: &StorageStats) -> Vec<(String, String)> {
     let mut rows = vec![
         ("credentials".into(), stats.credential_count.to_string()),
@@ -43,10 +43,10 @@ pub(super) fn counts(stats: &StorageStats) -> Vec<(String, String)> {
 /// A detail as a row: `format_version` is "format version".
 pub(super) fn row(name: &str, value: &Value) -> (String, String) {
     let text = match (name, value.as_u64()) {
-        // What Redis says in numbers of its own.
+        // Redis reports no limit as 0.
         ("maxmemory", Some(0)) => "no limit".to_owned(),
         ("maxmemory" | "used_memory", Some(bytes)) => size(bytes),
-        // A later one is no time, and is shown as it is.
+        // Up to the year 9999; a larger number is shown unchanged.
         ("rdb_last_save_time", Some(seconds @ ..=253_402_300_799)) => {
             rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds))
         }
@@ -55,7 +55,7 @@ pub(super) fn row(name: &str, value: &Value) -> (String, String) {
     (if name == "tls" { "TLS".into() } else { name.replace('_', " ") }, text)
 }
 
-/// Bytes, for people.
+/// A number of bytes as text.
 pub(crate) fn size(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
     let (mut shown, mut unit) = (bytes as f64, "bytes");

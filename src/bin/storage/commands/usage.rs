@@ -4,7 +4,7 @@ use clap::Subcommand;
 use gateway_storage::{Key, UsageStore};
 
 use super::Run;
-use crate::{backends::Operated, door::Door, failure::Failure, output::Answer};
+use crate::{backends::CliBackend, failure::Failure, output::Answer, session::Session};
 
 /// Usage: counters, by key and field
 #[derive(Subcommand)]
@@ -15,32 +15,32 @@ Examples:
   storage usage increment alice requests 1
   storage usage increment alice credit -50")]
     Increment {
-        /// The record's key
+        /// The key
         key: Key,
-        /// The counter in it
+        /// The counter's name
         field: Key,
-        /// What is added; may be negative
+        /// The amount to add; may be negative
         #[arg(allow_negative_numbers = true)]
         delta: i64,
     },
-    /// Show the counters of one record: FIELD, a tab, the count
+    /// Show the counters of a key, one per line: FIELD, tab, count
     #[command(after_help = "\
 Examples:
   storage usage get alice
   storage usage get alice --output json | jq .requests")]
     Get {
-        /// The record's key
+        /// The key
         key: Key,
     },
-    /// Remove one record with all its counters
+    /// Remove all counters of a key
     #[command(after_help = "\
 Example:
   storage usage reset alice")]
     Reset {
-        /// The record's key
+        /// The key
         key: Key,
     },
-    /// List all counters: KEY, a tab, FIELD, a tab, the count
+    /// List all counters, one per line: KEY, tab, FIELD, tab, count
     #[command(after_help = "\
 Examples:
   storage usage list
@@ -48,18 +48,18 @@ Examples:
     List,
 }
 
-impl<B: Operated + UsageStore> Run<B> for Command {
-    async fn run(&self, door: &Door<'_, B>) -> Result<Answer, Failure> {
+impl<B: CliBackend + UsageStore> Run<B> for Command {
+    async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
         match self {
             Self::Increment { key, field, delta } => {
-                Ok(Answer::Total(door.create().await?.increment_usage(key, field, *delta).await?))
+                Ok(Answer::Total(session.create().await?.increment_usage(key, field, *delta).await?))
             }
-            Self::Get { key } => Ok(Answer::Counters(door.read().await?.get_usage(key).await?)),
+            Self::Get { key } => Ok(Answer::Counters(session.read().await?.get_usage(key).await?)),
             Self::Reset { key } => {
-                door.open().await?.reset_usage(key).await?;
+                session.open().await?.reset_usage(key).await?;
                 Ok(Answer::Done)
             }
-            Self::List => Ok(Answer::Usage(door.read().await?.list_usage().await?)),
+            Self::List => Ok(Answer::Usage(session.read().await?.list_usage().await?)),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The directory of the repository: found or made, locked, and what a process that died left in it cleared up.
+//! The directory of the repository: finds or creates it, locks it, and removes what a killed process left in
+//! it.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -17,21 +18,21 @@ use git2::{
 use super::{
     GitConfig,
     failure::{failed, foreign, io_failed, refused},
-    marker::{Marker, Writing},
+    marker::{Marker, MarkerGuard},
 };
 use crate::{Error, ErrorKind, Result};
 
-/// Our own folder in `.git`.
-pub(super) const OURS: &str = "gateway-storage";
+/// The store's own directory in `.git`.
+pub(super) const OWN_DIRECTORY: &str = "gateway-storage";
 
-/// A file of the work tree before it has its name, where `.git` is on another file system.
-pub(super) const ASIDE: &str = ".gateway-storage.new";
+/// A temporary file in the work tree, for a `.git` on another file system.
+pub(super) const TEMPORARY: &str = ".gateway-storage.new";
 
-/// How often it is tried to take a new repository away again: the remote's thread may still write into it.
-const UNMADE: u32 = 20;
+/// Attempts to remove a new repository: the thread for the remote may still write into it.
+const REMOVE_ATTEMPTS: u32 = 20;
 
-/// What we set for ourselves, over the repository's own settings. The system's and the user's are not read, but for
-/// `safe.directory`, which libgit2 looks up by itself, and attributes.
+/// The store's settings, over those of the repository. The settings of the system and the user are not read,
+/// except `safe.directory`, which libgit2 reads itself, and attributes.
 fn settings(config: &GitConfig) -> String {
     let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
     format!(
@@ -44,25 +45,25 @@ fn settings(config: &GitConfig) -> String {
 }
 
 /// An open repository, locked for this process until it is dropped.
-pub(super) struct Place {
+pub(super) struct LockedRepository {
     /// The work tree.
     pub(super) path: PathBuf,
     /// `.git`.
     pub(super) git: PathBuf,
-    /// Locks of the branch, `HEAD`, the index may be ours.
+    /// Marks that locks of the branch, `HEAD` and the index may belong to this process.
     writing: Arc<Marker>,
-    /// Locks that only fetching takes may be ours.
+    /// Marks that locks of a fetch may belong to this process.
     pub(super) fetching: Arc<Marker>,
-    /// Whether the directory was made by this opening, if the repository was.
-    made: Option<bool>,
+    /// Set if this opening created the repository: whether it created the directory too.
+    created: Option<bool>,
     _lock: File,
 }
 
-impl Place {
-    /// Opens the repository, or makes it, and locks it.
+impl LockedRepository {
+    /// Opens or creates the repository, and locks it.
     pub(super) fn open(config: &GitConfig) -> Result<(Self, Repository)> {
         let path = absolute(&config.path)?;
-        let is_there = match fs::symlink_metadata(&path) {
+        let exists = match fs::symlink_metadata(&path) {
             Ok(found) if found.is_dir() => true,
             Ok(found) if found.is_symlink() => {
                 return Err(refused(format!(
@@ -72,15 +73,15 @@ impl Place {
             }
             Ok(_) => return Err(refused(format!("{} is not a directory", path.display()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(at(&path, "can't be looked at", error)),
+            Err(error) => return Err(at(&path, "can't be accessed", error)),
         };
-        if !is_there {
+        if !exists {
             if !config.create {
                 return Err(missing(&path));
             }
             make(&path)?;
         }
-        let (git, mut made) = (path.join(".git"), None);
+        let (git, mut created) = (path.join(".git"), None);
         match fs::symlink_metadata(&git) {
             Ok(found) if found.is_dir() => {}
             Ok(_) => {
@@ -90,78 +91,79 @@ impl Place {
                 )));
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(at(&git, "can't be looked at", error));
+                return Err(at(&git, "can't be accessed", error));
             }
             Err(_) if !config.create => return Err(missing(&path)),
             Err(_) => {
                 make_repository(config, &path)?;
-                made = Some(!is_there);
+                created = Some(!exists);
             }
         }
-        let ours = git.join(OURS);
-        let place = Self {
+        let ours = git.join(OWN_DIRECTORY);
+        let locked = Self {
             _lock: lock(&path, &ours)?,
             writing: Marker::new(ours.join("writing")),
             fetching: Marker::new(ours.join("fetching")),
-            made,
+            created,
             path,
             git,
         };
-        place.clear_up(config)?;
+        locked.remove_stale_locks(config)?;
         write_file(&ours.join("config"), settings(config).as_bytes())?;
-        let repository = open_repository(&place.path)?;
-        place.check(config, &repository)?;
-        for private in [&place.git, &ours] {
+        let repository = open_repository(&locked.path)?;
+        locked.check(config, &repository)?;
+        for private in [&locked.git, &ours] {
             make_private(private)?;
         }
-        Ok((place, repository))
+        Ok((locked, repository))
     }
 
-    /// Another handle on the same repository, for another thread.
+    /// Another handle of the same repository, for another thread.
     pub(super) fn reopen(path: &Path) -> Result<Repository> {
         open_repository(path)
     }
 
-    /// A file in our own folder.
-    pub(super) fn own(&self, name: &str) -> PathBuf {
-        self.git.join(OURS).join(name)
+    /// A file in the store's own directory.
+    pub(super) fn own_file(&self, name: &str) -> PathBuf {
+        self.git.join(OWN_DIRECTORY).join(name)
     }
 
-    /// Says on disk that locks of the repository may be ours, until the result is dropped.
-    pub(super) fn begin(&self) -> Result<Writing> {
+    /// Marks on disk that locks of the repository may belong to this process, until the result is dropped.
+    pub(super) fn begin(&self) -> Result<MarkerGuard> {
         self.writing.begin()
     }
 
-    /// Removes the locks that a process left which died while it wrote. There is no other one: we have the store's own lock.
-    fn clear_up(&self, config: &GitConfig) -> Result<()> {
-        // This name is ours alone.
+    /// Removes the locks of a process that was killed while it wrote. The store's own lock excludes a live
+    /// one.
+    fn remove_stale_locks(&self, config: &GitConfig) -> Result<()> {
+        // Only the store uses this name.
         remove(&self.git.join(config.tracking() + ".lock"))?;
-        if self.fetching.is_left() {
+        if self.fetching.exists() {
             remove(&self.git.join("shallow.lock"))?;
-            remove_those(&self.git.join("objects/pack"), |name| name.starts_with("pack_git2_"))?;
+            remove_matching(&self.git.join("objects/pack"), |name| name.starts_with("pack_git2_"))?;
             self.fetching.clear()?;
         }
-        if !self.writing.is_left() {
+        if !self.writing.exists() {
             return Ok(());
         }
         for lock in ["index".to_owned(), "HEAD".to_owned(), "packed-refs".to_owned(), config.reference()] {
             remove(&self.git.join(lock + ".lock"))?;
         }
-        remove_those(&self.git.join(OURS), |name| name.ends_with(".new"))?;
-        remove(&self.path.join(ASIDE))?;
+        remove_matching(&self.git.join(OWN_DIRECTORY), |name| name.ends_with(".new"))?;
+        remove(&self.path.join(TEMPORARY))?;
         self.writing.clear()
     }
 
-    /// Takes a repository away again that was made by this opening, and that nothing has come into.
-    pub(super) fn unmake(&self) {
-        let Some(is_directory_ours) = self.made else { return };
+    /// Removes a repository that this opening created and that is still empty.
+    pub(super) fn remove_new(&self) {
+        let Some(is_directory_ours) = self.created else { return };
         let is_alone = fs::read_dir(&self.path).is_ok_and(|entries| {
             entries.into_iter().all(|entry| entry.is_ok_and(|entry| entry.path() == self.git))
         });
         if !is_alone {
             return;
         }
-        for _ in 0..UNMADE {
+        for _ in 0..REMOVE_ATTEMPTS {
             match fs::remove_dir_all(&self.git) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     std::thread::sleep(Duration::from_millis(10))
@@ -170,19 +172,19 @@ impl Place {
             }
         }
         if is_directory_ours {
-            // If somebody has put something into it, it stays.
+            // Fails, as it should, if the directory is no longer empty.
             drop(fs::remove_dir(&self.path));
         }
     }
 
-    /// Refuses a repository that is not as we can use it.
+    /// Refuses a repository that the store can't use.
     fn check(&self, config: &GitConfig, repository: &Repository) -> Result<()> {
         let path = self.path.display();
-        // libgit2 names it without links, as those that lead to it may be.
+        // libgit2 resolves the links in it.
         let is_here =
             |tree: &Path| self.path.canonicalize().is_ok_and(|path| path.components().eq(tree.components()));
         if repository.is_bare() || !repository.workdir().is_some_and(is_here) {
-            return Err(refused(format!("the repository in {path} has its work tree elsewhere, or none")));
+            return Err(refused(format!("the repository in {path} has no work tree, or has it elsewhere")));
         }
         if repository.is_shallow() {
             return Err(refused(format!(
@@ -192,7 +194,7 @@ impl Place {
         if repository.state() != RepositoryState::Clean {
             return Err(Error::new(
                 ErrorKind::Busy,
-                format!("a merge, rebase or the like is under way in {path}: finish it with git first"),
+                format!("git has an unfinished merge, rebase or similar in {path}: finish it first"),
             ));
         }
         ["credentials/a.json", "config/a.json"]
@@ -206,7 +208,7 @@ impl Place {
             .find_reference("HEAD")
             .map_err(|error| failed(format!("the HEAD of {path} can't be read"), error))?;
         let target = head.symbolic_target().ok().flatten();
-        // Without a commit the branch has no meaning yet: `git init` and an empty remote make one of some name.
+        // Without a commit the name of the branch is arbitrary: `git init` and an empty remote choose one.
         let is_unborn = target.is_some_and(|target| {
             repository.refname_to_id(target).is_err_and(|error| error.code() == ErrorCode::NotFound)
         });
@@ -217,12 +219,13 @@ impl Place {
                 .map_err(|error| failed(format!("the HEAD of {path} can't be set"), error));
         }
         Err(refused(format!(
-            "the repository in {path} is at another branch than the one of the configuration: check it out, or name the other one"
+            "the repository in {path} is not on the configured branch: check that branch out, or name the other one"
         )))
     }
 }
 
-/// Refuses a file that git would send through a filter, which we don't run: what git-crypt should encrypt would be sent as it is.
+/// Refuses a file that git would filter, because the store runs no filters: what git-crypt should encrypt
+/// would be sent as plain text.
 pub(super) fn check_filter(repository: &Repository, file: &str) -> Result<()> {
     let filter = repository
         .get_attr(Path::new(file), "filter", AttrCheckFlags::FILE_THEN_INDEX)
@@ -230,19 +233,19 @@ pub(super) fn check_filter(repository: &Repository, file: &str) -> Result<()> {
     match AttrValue::from_string(filter) {
         AttrValue::Unspecified | AttrValue::False => Ok(()),
         _ => Err(refused(
-            "the repository's attributes give files of the store a filter, such as git-crypt's or LFS', which this backend does not run: take `credentials` and `config` out of that line of `.gitattributes` (`-filter`), or name another repository",
+            "the repository's attributes set a filter, such as git-crypt or LFS, for files of the store, and this backend runs none: exclude `credentials` and `config` in `.gitattributes` (`-filter`), or name another repository",
         )),
     }
 }
 
-/// Absolute, since the working directory may change; by components, since `link/` would follow the link.
+/// Absolute, because the working directory may change; by components, because `link/` would follow the link.
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path)
         .map(|path| path.components().collect())
-        .map_err(|error| at(path, "can't be looked at", error))
+        .map_err(|error| at(path, "can't be accessed", error))
 }
 
-/// Makes the directory and what is missing above it.
+/// Creates the directory and its missing parents.
 fn make(path: &Path) -> Result<()> {
     DirBuilder::new()
         .recursive(true)
@@ -255,17 +258,17 @@ fn make_repository(config: &GitConfig, path: &Path) -> Result<()> {
     let mut entries = fs::read_dir(path).map_err(|error| at(path, "can't be read", error))?;
     if entries.next().is_some() {
         return Err(refused(format!(
-            "{} holds other things and no repository; name an empty directory, or make one of it with `git init`",
+            "{} is not empty and not a repository; name an empty directory, or run `git init` in it",
             path.display()
         )));
     }
     make_private(path)?;
-    // Without templates: they hold hooks.
+    // Without templates, because they contain hooks.
     let mut options = RepositoryInitOptions::new();
     options.initial_head(&config.branch).external_template(false).no_reinit(true);
     Repository::init_opts(path, &options)
         .map(drop)
-        .map_err(|error| failed(format!("a repository can't be made in {}", path.display()), error))
+        .map_err(|error| failed(format!("a repository can't be created in {}", path.display()), error))
 }
 
 /// Whether `HEAD` is at this branch.
@@ -279,7 +282,7 @@ fn open_repository(path: &Path) -> Result<Repository> {
         let repository = Repository::open(path)?;
         let mut config = Config::new()?;
         config.add_file(&path.join(".git/config"), ConfigLevel::Local, false)?;
-        config.add_file(&path.join(".git").join(OURS).join("config"), ConfigLevel::App, false)?;
+        config.add_file(&path.join(".git").join(OWN_DIRECTORY).join("config"), ConfigLevel::App, false)?;
         repository.set_config(&config)?;
         Ok(repository)
     };
@@ -309,21 +312,21 @@ fn lock(path: &Path, ours: &Path) -> Result<File> {
         Ok(()) => Ok(lock),
         Err(fs::TryLockError::WouldBlock) => Err(Error::new(
             ErrorKind::Busy,
-            format!("the store in {} is open already, in this process or another one", path.display()),
+            format!("the store in {} is already open in this or another process", path.display()),
         )),
         Err(fs::TryLockError::Error(error)) => Err(at(&name, "can't be locked", error)),
     }
 }
 
-/// Writes a small file whole: aside, synced, renamed.
+/// Replaces a small file: writes a temporary one, syncs it and renames it.
 pub(super) fn write_file(path: &Path, content: &[u8]) -> Result<()> {
-    let aside = path.with_extension("new");
+    let temporary = path.with_extension("new");
     let write = || {
-        remove_io(&aside)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+        remove_io(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         io::Write::write_all(&mut file, content)?;
         file.sync_all()?;
-        fs::rename(&aside, path)
+        fs::rename(&temporary, path)
     };
     write().map_err(|error| at(path, "can't be written", error))
 }
@@ -335,11 +338,11 @@ fn remove_io(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the files of a directory that have such names.
-fn remove_those(directory: &Path, is_meant: fn(&str) -> bool) -> Result<()> {
+/// Removes the files of a directory with matching names.
+fn remove_matching(directory: &Path, matches: fn(&str) -> bool) -> Result<()> {
     let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
     for entry in entries.filter_map(Result::ok) {
-        if is_meant(&entry.file_name().to_string_lossy()) {
+        if matches(&entry.file_name().to_string_lossy()) {
             remove(&entry.path())?;
         }
     }
@@ -352,10 +355,10 @@ pub(super) fn remove(path: &Path) -> Result<()> {
 
 fn make_private(path: &Path) -> Result<()> {
     fs::set_permissions(path, Permissions::from_mode(0o700))
-        .map_err(|error| at(path, "can't be made private to its owner", error))
+        .map_err(|error| at(path, "can't be restricted to its owner", error))
 }
 
-/// The commit that an own file names.
+/// The commit that a file of the store names.
 pub(super) fn read_id(path: &Path) -> Option<Oid> {
     Oid::from_str(fs::read_to_string(path).ok()?.trim()).ok()
 }

@@ -1,76 +1,75 @@
-//! How a command comes to its store.
+//! How a command opens and closes its store.
 
 use std::{cell::OnceCell, time::Instant};
 
 use gateway_storage::{ErrorKind, Layered, Storage};
 
-use crate::{backends::Operated, failure::Failure, log::Log, output::say};
+use crate::{backends::CliBackend, failure::Failure, log::Log, output::say};
 
-/// A store that is not open yet. A command opens it after it has checked everything it was given.
-pub(crate) struct Door<'u, B> {
+/// A store that the command opens after it has checked its arguments.
+pub(crate) struct Session<'u, B> {
     url: &'u str,
     log: Log,
-    inside: OnceCell<Storage<Layered<Log, B>>>,
+    storage: OnceCell<Storage<Layered<Log, B>>>,
 }
 
-impl<'u, B: Operated> Door<'u, B> {
+impl<'u, B: CliBackend> Session<'u, B> {
     pub(crate) fn new(url: &'u str, log: Log) -> Self {
-        Self { url, log, inside: OnceCell::new() }
+        Self { url, log, storage: OnceCell::new() }
     }
 
-    /// Opens a store that exists. A mistyped path is an error then, and not a new, empty store.
+    /// Opens an existing store, so that a mistyped path is an error and not a new store.
     pub(crate) async fn open(&self) -> Result<&Storage<Layered<Log, B>>, Failure> {
-        self.enter(B::existing).await
+        self.open_with(B::existing).await
     }
 
-    /// Opens a store, and makes it if there is none.
+    /// Opens a store, and creates it if it does not exist.
     pub(crate) async fn create(&self) -> Result<&Storage<Layered<Log, B>>, Failure> {
-        self.enter(|config| config).await
+        self.open_with(|config| config).await
     }
 
-    /// What the URL says.
+    /// The configuration in the URL.
     pub(crate) fn config(&self) -> Result<B::Config, Failure> {
         B::Config::try_from(self.url).map_err(|error| Failure::url(&error))
     }
 
-    /// Opens a store that exists, for a command that only reads: where it can't be opened to write, it is opened to read.
+    /// Opens an existing store for a command that only reads. A store that can't be written is opened
+    /// read-only.
     pub(crate) async fn read(&self) -> Result<&Storage<Layered<Log, B>>, Failure> {
-        let storage = self.read_apart().await?;
-        Ok(self.inside.get_or_init(|| storage))
+        let storage = self.read_owned().await?;
+        Ok(self.storage.get_or_init(|| storage))
     }
 
-    /// The same, for a caller that closes it.
-    pub(crate) async fn read_apart(&self) -> Result<Storage<Layered<Log, B>>, Failure> {
+    /// As [`read`](Self::read), for a caller that closes the store itself.
+    pub(crate) async fn read_owned(&self) -> Result<Storage<Layered<Log, B>>, Failure> {
         let refused = match self.opened(B::existing).await {
             Err(failure) if failure.kind == ErrorKind::Denied.as_str() => failure,
             opened => return opened,
         };
         match B::to_read(self.config()?) {
-            // What stands in the way of writing is what there is to say.
+            // If this fails too, report why the store can't be written.
             Some(_) => {
-                self.opened(|config| B::to_read(config).expect("it was there")).await.map_err(|_| refused)
+                self.opened(|config| B::to_read(config).expect("checked above")).await.map_err(|_| refused)
             }
             None => Err(refused),
         }
     }
 
-    /// What tells of the work.
     pub(crate) const fn log(&self) -> Log {
         self.log
     }
 
-    /// The URL.
     pub(crate) const fn url(&self) -> &str {
         self.url
     }
 
-    /// Opens a store with another configuration than the URL's.
-    pub(crate) async fn enter(
+    /// Opens the store with a changed configuration.
+    pub(crate) async fn open_with(
         &self,
         adjust: fn(B::Config) -> B::Config,
     ) -> Result<&Storage<Layered<Log, B>>, Failure> {
         let storage = self.opened(adjust).await?;
-        Ok(self.inside.get_or_init(|| storage))
+        Ok(self.storage.get_or_init(|| storage))
     }
 
     async fn opened(&self, adjust: fn(B::Config) -> B::Config) -> Result<Storage<Layered<Log, B>>, Failure> {
@@ -82,13 +81,14 @@ impl<'u, B: Operated> Door<'u, B> {
         Ok(storage.layer(self.log))
     }
 
-    /// Closes the store, if it was opened.
+    /// Closes the store if it was opened.
     pub(crate) async fn close(self) {
-        if let Some(storage) = self.inside.into_inner() {
+        if let Some(storage) = self.storage.into_inner() {
             let closed = storage.backend().inner().clone();
-            // What was answered is durable already. An error here must not make anyone repeat it; `-v` shows it.
+            // Acknowledged writes are durable already. An error here must not make the operator repeat them;
+            // `-v` logs it.
             let _ = storage.close().await;
-            if let Some(line) = closed.afterwards() {
+            if let Some(line) = closed.warning_after_close() {
                 say(&format!("warning: {line}"));
             }
         }

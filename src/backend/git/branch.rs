@@ -1,4 +1,4 @@
-//! Commits: what differs between two, and how one is made.
+//! The store's branch: its commits, what they changed, and new ones.
 
 use std::path::Path;
 
@@ -10,18 +10,19 @@ use git2::{
 use super::{
     GitConfig,
     failure::failed,
-    place::{Place, check_filter, is_checked_out},
+    repository::{LockedRepository, check_filter, is_checked_out},
     state::{Changes, Files},
 };
 use crate::{Error, ErrorKind, Outcome, Result};
 
-/// From so many files on, a commit is one pack instead of a file an object: each file costs an fsync.
-const PACKED: usize = 32;
+/// From this number of files on, a commit is one pack instead of one file per object: each file costs an
+/// fsync.
+const PACK_FROM: usize = 32;
 
-/// How many files a message names.
-const NAMED: usize = 100;
+/// Files that a commit message names.
+const MAX_NAMED: usize = 100;
 
-/// A file that two commits have differently.
+/// A file that differs between two commits.
 #[derive(Clone)]
 pub(super) struct Change {
     pub(super) path: String,
@@ -36,8 +37,8 @@ pub(super) struct Blob {
     pub(super) mode: FileMode,
 }
 
-/// The commits of one branch. Belongs to one thread.
-pub(super) struct Ledger {
+/// The store's branch. Used by one thread.
+pub(super) struct Branch {
     pub(super) repository: Repository,
     path: std::path::PathBuf,
     reference: String,
@@ -45,7 +46,7 @@ pub(super) struct Ledger {
     author: (String, String),
 }
 
-impl Ledger {
+impl Branch {
     pub(super) fn new(repository: Repository, path: &Path, config: &GitConfig) -> Self {
         Self {
             repository,
@@ -56,7 +57,7 @@ impl Ledger {
         }
     }
 
-    /// The newest commit of the branch, if there is one.
+    /// The newest commit, if any.
     pub(super) fn head(&self) -> Result<Option<Oid>> {
         self.target(&self.reference)
     }
@@ -75,7 +76,7 @@ impl Ledger {
         target(&self.repository, name).map_err(|error| failed("a branch can't be read", error))
     }
 
-    /// The files with records at this commit.
+    /// The files with records in a commit.
     pub(super) fn files(&self, commit: Option<Oid>) -> Result<Files<'_>> {
         Files::of(&self.repository, commit)
     }
@@ -89,13 +90,13 @@ impl Ledger {
         changes(&self.repository, old, new)
     }
 
-    /// The newest commit that both have. None for two that have nothing in common.
+    /// The newest common commit. None for histories without one.
     pub(super) fn base(&self, one: Option<Oid>, other: Option<Oid>) -> Result<Option<Oid>> {
         let (Some(one), Some(other)) = (one, other) else { return Ok(None) };
         base(&self.repository, one, other).map_err(|error| failed("the history can't be read", error))
     }
 
-    /// The commits that `tip` has and `base` has not, oldest first.
+    /// The commits that `tip` has and `base` does not, oldest first.
     pub(super) fn since(&self, base: Option<Oid>, tip: Option<Oid>) -> Result<Vec<Oid>> {
         let Some(tip) = tip else { return Ok(Vec::new()) };
         let walk = || {
@@ -110,10 +111,10 @@ impl Ledger {
 
     fn signature(&self) -> Result<Signature<'static>> {
         Signature::now(&self.author.0, &self.author.1)
-            .map_err(|error| failed("the author can't be named", error))
+            .map_err(|error| failed("the author of a commit can't be set", error))
     }
 
-    /// Makes a commit of these changes, if they are any. The branch does not move yet.
+    /// Writes a commit of these changes, if there are any. Does not move the branch.
     pub(super) fn write(&self, parent: Option<Oid>, changes: &Changes, what: &str) -> Result<Option<Oid>> {
         let unwritten = |error: git2::Error| unwritten(error);
         for (path, _) in changes.iter().filter(|(_, text)| text.is_some()) {
@@ -121,14 +122,14 @@ impl Ledger {
         }
         let signature = self.signature()?;
         let message = message(what, changes);
-        if changes.len() < PACKED {
+        if changes.len() < PACK_FROM {
             let edits = blobs(&self.repository, changes).map_err(unwritten)?;
             return make(&self.repository, parent, &edits, &signature, &signature, &message)
                 .map(|made| made.map(|made| made.commit))
                 .map_err(unwritten);
         }
         // Into memory first, then into one pack.
-        let memory = Place::reopen(&self.path)?;
+        let memory = LockedRepository::reopen(&self.path)?;
         let packed = || {
             let store = memory.odb()?;
             store.add_new_mempack_backend(1000)?;
@@ -161,7 +162,7 @@ impl Ledger {
         packed().map_err(unwritten)
     }
 
-    /// Makes a commit again, on another parent.
+    /// Writes a commit again on another parent.
     pub(super) fn replay(&self, parent: Oid, commit: &Commit<'_>, changes: &[Change]) -> Result<Option<Oid>> {
         let edits: Vec<_> = changes.iter().map(|change| (change.path.clone(), change.new)).collect();
         let message = commit.message().unwrap_or("");
@@ -170,13 +171,13 @@ impl Ledger {
             .map_err(unwritten)
     }
 
-    /// Moves the branch, if it still is where it was.
+    /// Moves the branch if it is still at `from`.
     pub(super) fn advance(&self, from: Option<Oid>, to: Oid, why: &str) -> Result<()> {
         let from = from.unwrap_or(Oid::ZERO_SHA1);
         match self.repository.reference_matching(&self.reference, to, true, from, why) {
             Ok(_) => Ok(()),
             Err(error) if [ErrorCode::Modified, ErrorCode::Locked].contains(&error.code()) => {
-                Err(Error::new(ErrorKind::Busy, "another program works on the branch at this moment"))
+                Err(Error::new(ErrorKind::Busy, "another program is changing the branch"))
             }
             Err(error) => Err(failed("the branch can't be moved", error).with_outcome(Outcome::Unknown)),
         }
@@ -187,7 +188,7 @@ fn unwritten(error: git2::Error) -> Error {
     failed("a commit can't be written", error)
 }
 
-/// Where a branch is, if there is one.
+/// The newest commit of a branch, if it exists.
 pub(super) fn target(repository: &Repository, name: &str) -> Result<Option<Oid>, git2::Error> {
     match repository.refname_to_id(name) {
         Ok(id) => Ok(Some(id)),
@@ -196,7 +197,7 @@ pub(super) fn target(repository: &Repository, name: &str) -> Result<Option<Oid>,
     }
 }
 
-/// The newest commit that two have in common, if there is one.
+/// The newest common commit of two, if any.
 pub(super) fn base(repository: &Repository, one: Oid, other: Oid) -> Result<Option<Oid>, git2::Error> {
     match repository.merge_base(one, other) {
         Ok(base) => Ok(Some(base)),
@@ -231,7 +232,7 @@ fn compare(
             Delta::Deleted => (Some(file(delta.old_file())), None),
             _ => (Some(file(delta.old_file())), Some(file(delta.new_file()))),
         };
-        // A name that is no text is nobody's record; what else it is does not concern us.
+        // Names of records are UTF-8; other files do not matter.
         let path = delta.new_file().path_bytes().or(delta.old_file().path_bytes());
         if let Some(path) = path.and_then(|path| std::str::from_utf8(path).ok()) {
             changes.push(Change { path: path.to_owned(), old, new });
@@ -247,12 +248,12 @@ fn blobs(repository: &Repository, changes: &Changes) -> Result<Vec<Edit>, git2::
     changes.iter().map(|(path, text)| Ok((path.clone(), text.as_ref().map(blob).transpose()?))).collect()
 }
 
-struct Made {
+struct NewCommit {
     commit: Oid,
     tree: Oid,
 }
 
-/// Makes a commit, unless it would change nothing.
+/// Writes a commit, unless it would change nothing.
 fn make(
     repository: &Repository,
     parent: Option<Oid>,
@@ -260,7 +261,7 @@ fn make(
     author: &Signature<'_>,
     committer: &Signature<'_>,
     message: &str,
-) -> Result<Option<Made>, git2::Error> {
+) -> Result<Option<NewCommit>, git2::Error> {
     let parent = parent.map(|parent| repository.find_commit(parent)).transpose()?;
     let base = match &parent {
         Some(parent) => parent.tree()?,
@@ -280,10 +281,10 @@ fn make(
     let parents: Vec<&Commit<'_>> = parent.iter().collect();
     let commit =
         repository.commit(None, author, committer, message, &repository.find_tree(tree)?, &parents)?;
-    Ok(Some(Made { commit, tree }))
+    Ok(Some(NewCommit { commit, tree }))
 }
 
-/// What changed, by the names of files.
+/// The message of a commit: the names of the files.
 fn message(what: &str, changes: &Changes) -> String {
     let line = |(path, text): (&String, &Option<Vec<u8>>)| {
         format!("{} {path}", if text.is_some() { "set" } else { "delete" })
@@ -293,12 +294,12 @@ fn message(what: &str, changes: &Changes) -> String {
     }
     let what = if what.is_empty() { "change" } else { what };
     let mut message = format!("{what}: {} files\n\n", changes.len());
-    for change in changes.iter().take(NAMED) {
+    for change in changes.iter().take(MAX_NAMED) {
         message.push_str(&line(change));
         message.push('\n');
     }
-    if changes.len() > NAMED {
-        message.push_str(&format!("and {} more\n", changes.len() - NAMED));
+    if changes.len() > MAX_NAMED {
+        message.push_str(&format!("and {} more\n", changes.len() - MAX_NAMED));
     }
     message
 }

@@ -1,4 +1,4 @@
-//! Where a store is: what tells it from others, and whether two URLs name one.
+//! The identity of a store: whether two URLs name the same one.
 
 use std::{
     collections::BTreeMap,
@@ -7,9 +7,9 @@ use std::{
 
 use gateway_storage::{FileConfig, MongoDbConfig, PostgresConfig, RedisConfig, RedisTopology};
 
-/// Options that say who asks, how, and for how long. All others are part of the place: one that is missing here makes two of one
-/// store, which is harmless.
-const NOT_OF_THE_PLACE: [&str; 59] = [
+/// Options that do not say which store it is. All others are part of the identity: a missing entry here makes
+/// two identities of one store, which is harmless.
+const NOT_IDENTIFYING: [&str; 59] = [
     "appname",
     "application_name",
     "author_email",
@@ -71,32 +71,32 @@ const NOT_OF_THE_PLACE: [&str; 59] = [
     "write_timeout",
 ];
 
-/// What the name of an option has in it whose value may be a secret.
+/// Parts of the names of options whose values may be secret.
 const SECRET: [&str; 4] = ["password", "secret", "token", "properties"];
 
-/// What tells a store from others: its URL without passwords and without what does not say where it is.
-pub(crate) fn label(url: &str) -> String {
-    let (place, options) = url.split_once('?').unwrap_or((url, ""));
-    let Some((scheme, rest)) = place.split_once(':') else { return String::new() };
-    // The last one counts.
+/// Identifies a store: its URL without passwords and without the options that do not identify it.
+pub(crate) fn identity_of(url: &str) -> String {
+    let (location, options) = url.split_once('?').unwrap_or((url, ""));
+    let Some((scheme, rest)) = location.split_once(':') else { return String::new() };
+    // The last of several counts.
     let mut options: BTreeMap<&str, &str> =
         options.split('&').filter_map(|text| text.split_once('=')).collect();
     options.retain(|name, _| {
         let name = name.to_ascii_lowercase();
-        !NOT_OF_THE_PLACE.contains(&&*name) && !SECRET.iter().any(|part| name.contains(part))
+        !NOT_IDENTIFYING.contains(&&*name) && !SECRET.iter().any(|part| name.contains(part))
     });
     let users = [options.remove("user"), options.remove("username")];
-    let place = match (scheme, rest.strip_prefix("//")) {
-        ("file" | "git", _) => folder(url).unwrap_or_else(|| rest.into()).display().to_string(),
+    let location = match (scheme, rest.strip_prefix("//")) {
+        ("file" | "git", _) => directory_of(url).unwrap_or_else(|| rest.into()).display().to_string(),
         ("redis+unix", _) | (_, None) => rest.to_owned(),
         (_, Some(rest)) => {
             let (login, host) = rest.rsplit_once('@').unwrap_or(("", rest));
             let (hosts, path) = host.split_once('/').unwrap_or((host, ""));
             if !hosts.split(',').all(is_host) {
-                // A password with a `?` in it, perhaps.
+                // Perhaps a password with a `?` in it.
                 return format!("{scheme}:");
             }
-            // PostgreSQL calls the database as the user, unless it is named.
+            // Without a name, PostgreSQL uses the user's name for the database.
             if scheme.starts_with("postgres") && path.is_empty() && !options.contains_key("dbname") {
                 let user = login.split(':').next().filter(|user| !user.is_empty());
                 options.extend(users[0].or(user).map(|user| ("user", user)));
@@ -106,24 +106,24 @@ pub(crate) fn label(url: &str) -> String {
     };
     let options: Vec<String> = options.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let mark = if options.is_empty() { "" } else { "?" };
-    format!("{scheme}:{place}{mark}{}", options.join("&"))
+    format!("{scheme}:{location}{mark}{}", options.join("&"))
 }
 
-/// What an error calls a server: its scheme, host and path. A store in a folder is named by its errors.
-pub(crate) fn shown(url: &str) -> Option<String> {
+/// The scheme, host and path of a server, for errors. Errors of a store in a directory name it themselves.
+pub(crate) fn server_of(url: &str) -> Option<String> {
     let (_, options) = url.split_once('?').unwrap_or((url, ""));
-    let label = label(url);
-    let place = label.split('?').next().filter(|place| place.contains("://"))?;
-    // A login with a `?` in it ends somewhere in the options.
-    (!options.contains('@')).then(|| place.to_owned())
+    let identity = identity_of(url);
+    let location = identity.split('?').next().filter(|location| location.contains("://"))?;
+    // With a `?` in the password, the login ends within the options.
+    (!options.contains('@')).then(|| location.to_owned())
 }
 
-/// Whether a path is in the folder of a store on disk.
-pub(crate) fn holds(url: &str, path: &Path) -> bool {
-    folder(url).zip(whole(path)).is_some_and(|(store, path)| path.starts_with(store))
+/// Whether a path is in the directory of a store.
+pub(crate) fn contains(url: &str, path: &Path) -> bool {
+    directory_of(url).zip(absolute_path(path)).is_some_and(|(store, path)| path.starts_with(store))
 }
 
-/// Whether it is a name or an address, with a port or without.
+/// Whether this is a host name or an address, with or without a port.
 fn is_host(text: &str) -> bool {
     match text.rsplit_once(':') {
         Some((_, port)) if !text.ends_with(']') => port.bytes().all(|byte| byte.is_ascii_digit()),
@@ -131,59 +131,59 @@ fn is_host(text: &str) -> bool {
     }
 }
 
-/// Whether two URLs are known to name one store.
+/// Whether two URLs are known to name the same store.
 pub(crate) fn is_same(one: &str, other: &str) -> bool {
     let servers = redis(one).or_else(|| database(one)).zip(redis(other).or_else(|| database(other)));
-    let folders = folder(one).zip(folder(other));
+    let folders = directory_of(one).zip(directory_of(other));
     servers.is_some_and(|(one, other)| one == other) || folders.is_some_and(|(one, other)| one == other)
 }
 
-/// Whether the target is a place in what another program left: a folder in a folder, or the keys of one Redis database. In one
-/// database of another server they are two places.
+/// Whether the target is within the legacy data of the source: a subdirectory, or keys of the same Redis
+/// database. In PostgreSQL and MongoDB the legacy data has tables or collections of its own.
 pub(crate) fn is_within(source: &str, target: &str) -> bool {
-    let folders = folder(source).zip(folder(target));
+    let folders = directory_of(source).zip(directory_of(target));
     redis(source).is_some_and(|source| redis(target) == Some(source))
         || folders.is_some_and(|(source, target)| target.starts_with(source))
 }
 
-/// Where records are on a server.
+/// The location of a store on a server.
 #[derive(PartialEq, Eq)]
-struct Seat {
+struct StoreId {
     backend: &'static str,
     hosts: String,
     database: String,
-    space: String,
+    namespace: String,
 }
 
-fn redis(url: &str) -> Option<Seat> {
+fn redis(url: &str) -> Option<StoreId> {
     let RedisConfig { addr, db, prefix, topology, .. } = RedisConfig::try_from(url).ok()?;
     let (port, master) = match topology {
         RedisTopology::Sentinel(sentinel) => ("26379", sentinel.master),
         _ => ("6379", String::new()),
     };
-    Some(Seat {
+    Some(StoreId {
         backend: "redis",
         hosts: hosts(&addr, port),
         database: format!("{master}/{db}"),
-        space: prefix,
+        namespace: prefix,
     })
 }
 
-fn database(url: &str) -> Option<Seat> {
+fn database(url: &str) -> Option<StoreId> {
     let postgres = || {
         let PostgresConfig { addr, user, dbname, schema, .. } = PostgresConfig::try_from(url).ok()?;
-        // PostgreSQL calls the database as the user, unless it is named.
+        // As in `identity_of`.
         let database = dbname.or(user).unwrap_or_default();
-        Some(Seat { backend: "postgres", hosts: hosts(&addr, "5432"), database, space: schema })
+        Some(StoreId { backend: "postgres", hosts: hosts(&addr, "5432"), database, namespace: schema })
     };
     let mongodb = || {
         let MongoDbConfig { addr, database, .. } = MongoDbConfig::try_from(url).ok()?;
-        Some(Seat { backend: "mongodb", hosts: hosts(&addr, "27017"), database, space: String::new() })
+        Some(StoreId { backend: "mongodb", hosts: hosts(&addr, "27017"), database, namespace: String::new() })
     };
     postgres().or_else(mongodb)
 }
 
-/// Hosts, each with its port, and this machine by one of its names.
+/// Normalizes hosts: each with its port, and `localhost` as `127.0.0.1`.
 fn hosts(names: &str, port: &str) -> String {
     let whole = |name: &str| {
         let (name, port) = name.rsplit_once(':').filter(|_| !name.ends_with(']')).unwrap_or((name, port));
@@ -192,17 +192,17 @@ fn hosts(names: &str, port: &str) -> String {
     names.split(',').map(whole).collect::<Vec<_>>().join(",")
 }
 
-/// The folder of a store on disk, whatever links lead there.
-fn folder(url: &str) -> Option<PathBuf> {
+/// The directory of a store on disk, with links resolved.
+fn directory_of(url: &str) -> Option<PathBuf> {
     let path = match url.strip_prefix("git:") {
         Some(rest) => rest.split('?').next()?.into(),
         None => FileConfig::try_from(url).ok()?.path,
     };
-    whole(&path)
+    absolute_path(&path)
 }
 
-/// A path from the root, without links. What is not there yet is in what is.
-fn whole(path: &Path) -> Option<PathBuf> {
+/// An absolute path with the links of its existing part resolved.
+fn absolute_path(path: &Path) -> Option<PathBuf> {
     let path = absolute(path).ok()?;
     path.ancestors().find_map(|above| Some(above.canonicalize().ok()?.join(path.strip_prefix(above).ok()?)))
 }
@@ -212,14 +212,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_names_the_store_and_no_secret() {
+    fn an_identity_names_the_store_without_secrets() {
         for (url, wanted) in [
             ("redis://user:p@ss@host:1/0?prefix=a:&read_timeout=1s", "redis://host:1/0?prefix=a:"),
             ("redis+unix:///run/a@b/redis.sock?db=1", "redis+unix:///run/a@b/redis.sock?db=1"),
             ("postgres://u:hunter2@h/db?password=x&schema=s", "postgres://h/db?schema=s"),
             ("postgres://u@h:5/?user=x&port=6&dbname=a", "postgres://h:5/?dbname=a&port=6"),
             ("postgres:///?host=/run/pg&dbname=a&pool_size=1", "postgres:///?dbname=a&host=/run/pg"),
-            // The database has the user's name then.
+            // The database has the user's name.
             ("postgres://u:hunter2@h", "postgres://h?user=u"),
             ("postgres://u@h?user=b&schema=s", "postgres://h?schema=s&user=b"),
             ("mongodb://h1,h2/db?replicaSet=rs0&maxpoolsize=3", "mongodb://h1,h2/db"),
@@ -227,19 +227,19 @@ mod tests {
             ("file:///a/b", "file:/a/b"),
             ("git:/a/b?branch=x&author_name=me", "git:/a/b?branch=x"),
             ("memory:", "memory:"),
-            // Nobody knows where such a password ends.
+            // The end of such a password is unknown.
             ("postgres://u:hunt?er2@h/db", "postgres:"),
         ] {
-            assert_eq!(label(url), wanted);
+            assert_eq!(identity_of(url), wanted);
         }
-        assert!(label("git:x").starts_with("git:/"));
+        assert!(identity_of("git:x").starts_with("git:/"));
         let secrets =
             "mongodb://h/db?authMechanismProperties=AWS_SESSION_TOKEN:x&tlsCertificateKeyFilePassword=y";
-        assert_eq!(label(secrets), "mongodb://h/db");
+        assert_eq!(identity_of(secrets), "mongodb://h/db");
     }
 
     #[test]
-    fn a_server_is_shown() {
+    fn errors_name_the_server_without_secrets() {
         for (url, wanted) in [
             ("redis://user:p@ss@host:1/0?prefix=a:", Some("redis://host:1/0")),
             ("postgres://u:hunter2@h/db?password=x&schema=s", Some("postgres://h/db")),
@@ -248,12 +248,12 @@ mod tests {
             ("file:/a/b", None),
             ("memory:", None),
         ] {
-            assert_eq!(shown(url).as_deref(), wanted);
+            assert_eq!(server_of(url).as_deref(), wanted);
         }
     }
 
     #[test]
-    fn one_store_by_two_names() {
+    fn two_urls_of_one_store() {
         for (one, other) in [
             ("redis://u:a@host/0", "redis://u:b@host:6379?prefix=gcli2api:"),
             ("postgres://u@h/db?schema=s", "postgres://v@h/db?pool_size=3&schema=s"),

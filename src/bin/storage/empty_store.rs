@@ -1,4 +1,4 @@
-//! A store that is not there yet: what a dry run would write to.
+//! Stands in for a store that does not exist yet, as the target of a dry run.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use gateway_storage::{
     Backend, BatchReport, Error, ErrorKind, Exportable, Record, RecordKind, Result, StorageStats,
 };
 
-/// Empty, with a place for these kinds of records.
+/// An empty store that accepts these kinds of records.
 #[derive(Clone, Debug)]
-pub(crate) struct Nothing(pub(crate) &'static [RecordKind]);
+pub(crate) struct EmptyStore(pub(crate) &'static [RecordKind]);
 
-impl Backend for Nothing {
+impl Backend for EmptyStore {
     fn label(&self) -> &'static str {
-        "nothing"
+        "empty"
     }
 
     fn set_deadline(&mut self, _: Duration) {}
@@ -31,7 +31,7 @@ impl Backend for Nothing {
     }
 }
 
-impl Exportable for Nothing {
+impl Exportable for EmptyStore {
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         stream::empty()
     }
