@@ -19,7 +19,7 @@ use std::{
 
 use criterion::Criterion;
 use futures_util::FutureExt;
-use gateway_storage::{Credential, File, FileConfig, Key, Storage};
+use gateway_storage::{Credential, File, FileOptions, Key, Storage};
 use redb::ReadableTable;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -110,7 +110,7 @@ impl Bench {
     }
 
     fn store(&self, name: &str) -> Storage<File> {
-        self.runtime.block_on(Storage::open(FileConfig::new(self.folder.path().join(name)))).unwrap()
+        self.runtime.block_on(Storage::open(FileOptions::new(self.folder.path().join(name)))).unwrap()
     }
 
     fn filled(&self, name: &str, count: usize) -> Storage<File> {
@@ -380,7 +380,7 @@ impl Bench {
 fn report_open(path: &Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let start = Instant::now();
-    let storage: Storage<File> = runtime.block_on(Storage::open(FileConfig::new(path))).unwrap();
+    let storage: Storage<File> = runtime.block_on(Storage::open(FileOptions::new(path))).unwrap();
     let elapsed = start.elapsed();
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim().to_owned();

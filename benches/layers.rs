@@ -10,7 +10,8 @@ use std::{
 
 use futures_util::FutureExt;
 use gateway_storage::{
-    Backend, CredentialStore, Key, Layered, Limit, Memory, Retry, Stack, Storage, Timeout,
+    Backend, CredentialStore, Key, Memory, Stack, Storage,
+    layer::{Layered, Limit, Retry, Timeout},
 };
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::json;

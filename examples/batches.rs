@@ -5,14 +5,14 @@
 
 use std::{env, error::Error};
 
-use gateway_storage::{Credential, File, FileConfig, Key, Storage};
+use gateway_storage::{Credential, File, FileOptions, Key, Storage};
 use serde_json::json;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let temporary = tempfile::tempdir()?;
     let directory = env::args_os().nth(1).map_or_else(|| temporary.path().join("data"), Into::into);
-    let storage = Storage::<File>::open(FileConfig::new(directory)).await?;
+    let storage = Storage::<File>::open(FileOptions::new(directory)).await?;
 
     let mut credentials = Vec::new();
     for number in 1..=3 {

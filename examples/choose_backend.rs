@@ -5,7 +5,7 @@
 
 use std::{env, error::Error, process::ExitCode, time::Duration};
 
-use gateway_storage::{CacheStore, ConfigStore, File, Memory, Optional, Result, Storage, UsageStore};
+use gateway_storage::{CacheStore, ConfigStore, File, Memory, OptionalExt, Result, Storage, UsageStore};
 use serde_json::json;
 
 /// The application, generic over the backend. Its bounds name the capabilities that it needs.

@@ -4,8 +4,8 @@
 
 use futures_util::TryStreamExt;
 use gateway_storage::{
-    Applied, ApplyOptions, AuditFilter, ConfigBatch, ErrorKind, Expect, Memory, Mutation, Plan, Rollback,
-    RollbackOptions, Storage,
+    ConfigBatch, ErrorKind, Memory, Storage,
+    plan::{Applied, ApplyOptions, AuditFilter, Expect, Mutation, Plan, Rollback, RollbackOptions},
 };
 use serde_json::json;
 

@@ -2,7 +2,7 @@
 //!
 //!     cargo run --example git_history --features git
 
-use gateway_storage::{Git, Key, Storage, Versioned, VersionedKind};
+use gateway_storage::{Git, History, Key, Storage, history::DocumentKind};
 use serde_json::json;
 
 #[tokio::main(flavor = "current_thread")]
@@ -14,9 +14,9 @@ async fn main() -> gateway_storage::Result<()> {
     storage.set_config("retries", json!(30)).await?;
 
     let (git, key) = (storage.backend(), Key::new("retries")?);
-    let history = git.history(VersionedKind::Config, &key, 10).await?;
-    for revision in &history {
-        println!("{} by {}", revision.id, revision.author);
+    let history = git.history(DocumentKind::Config, &key, 10).await?;
+    for commit in &history {
+        println!("{} by {}", commit.id, commit.author);
     }
     // The second value was a mistake: revert its commit.
     git.revert(history[0].id).await?;

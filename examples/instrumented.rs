@@ -8,7 +8,7 @@
 
 use std::error::Error;
 
-use gateway_storage::{File, Instrument, Storage};
+use gateway_storage::{File, Storage, layer::Instrument};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};

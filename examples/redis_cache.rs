@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use gateway_storage::{CacheStore, Optional, Redis, Result, Storage};
+use gateway_storage::{CacheStore, OptionalExt, Redis, Result, Storage};
 
 const TTL: Duration = Duration::from_millis(500);
 

@@ -4,7 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use gateway_storage::{Call, Fault, Layer, Memory, Receiver, Result, Storage};
+use gateway_storage::{
+    Layer, Memory, Result, Storage,
+    layer::{Call, Fault, Receiver},
+};
 use serde_json::json;
 
 #[derive(Clone)]

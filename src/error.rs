@@ -53,7 +53,7 @@ struct Inner {
 #[non_exhaustive]
 pub enum ErrorKind {
     /// There is no such record. `get`, `delete` and `reset` return it on every backend; see
-    /// [`Optional::optional`].
+    /// [`OptionalExt::optional`].
     NotFound,
     /// A key is empty, longer than [`Key::MAX_BYTES`] or holds a control character.
     InvalidKey,
@@ -210,7 +210,7 @@ impl Error {
     }
 
     /// Whether the operation may have been applied. Repeat a write that isn't
-    /// [replayable](crate::Operation::replayable) only after [`Outcome::NotApplied`].
+    /// [replayable](crate::layer::Operation::replayable) only after [`Outcome::NotApplied`].
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.0.outcome
@@ -342,18 +342,18 @@ impl From<std::convert::Infallible> for Error {
 /// Turns [`ErrorKind::NotFound`] into `None`.
 ///
 /// ```
-/// # use gateway_storage::{Memory, Optional, Storage};
+/// # use gateway_storage::{Memory, OptionalExt, Storage};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
 /// let storage = Storage::<Memory>::open("memory:").await?;
 /// assert!(storage.get_config("retries").await.optional()?.is_none());
 /// # Ok(()) }
 /// ```
-pub trait Optional<T> {
+pub trait OptionalExt<T> {
     /// `Ok(Some(_))` for a value, `Ok(None)` for [`ErrorKind::NotFound`], any other error unchanged.
     fn optional(self) -> Result<Option<T>>;
 }
 
-impl<T> Optional<T> for Result<T> {
+impl<T> OptionalExt<T> for Result<T> {
     fn optional(self) -> Result<Option<T>> {
         match self {
             Ok(value) => Ok(Some(value)),

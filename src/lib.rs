@@ -33,7 +33,7 @@
 //! | [`Transactional`]: begin, then commit or roll back; [`transact!`] retries conflicts | | | x | x | | x |
 //! | [`Exportable`]: export as a stream, import | x | x | x | x | x | x |
 //! | [`Pooled`]: statistics and size of the connection pool | | x | x | x | | |
-//! | [`Versioned`]: history of a record, its value at a revision, revert | | | | | x | |
+//! | [`History`]: history of a record, its value at a commit, revert | | | | | x | |
 //!
 //! Each method of these traits lists what it promises. [`Backend`] says what holds for all of them, and
 //! [`Error`] what can go wrong. A [`layer`] wraps every operation: telemetry ([`Storage::instrumented`]), a
@@ -90,8 +90,7 @@ compile_error!("the features `file` and `git` need a Unix system; build with `de
 // `#[capability]` generates paths that begin with `::gateway_storage`, in this crate as in an application.
 extern crate self as gateway_storage;
 
-#[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
-mod adopt;
+pub mod adopt;
 pub mod archive;
 mod backend;
 mod capability;
@@ -102,46 +101,76 @@ pub mod codec;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+pub mod history;
 pub mod layer;
 pub mod migrate;
 mod model;
+pub mod plan;
 mod storage;
 mod transact;
 
-#[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
-pub use adopt::{Adoption, Layout};
 #[cfg(feature = "file")]
-pub use backend::file::{File, FileConfig};
+pub use backend::file::{File, FileOptions};
 #[cfg(feature = "git")]
-pub use backend::git::{Git, GitConfig, GitSync, Unsent};
+pub use backend::git::{Git, GitOptions};
 #[cfg(feature = "memory")]
-pub use backend::memory::{Memory, MemoryConfig, MemoryTransaction};
+pub use backend::memory::{Memory, MemoryOptions};
 #[cfg(feature = "mongodb")]
-pub use backend::mongodb::{MongoDb, MongoDbConfig, MongoDbTransaction, ReadLevel, WriteLevel};
+pub use backend::mongodb::{MongoDb, MongoDbOptions};
 #[cfg(feature = "postgres")]
-pub use backend::postgres::{
-    ChannelBinding, Isolation, Postgres, PostgresConfig, PostgresTransaction, SchemaStatus, SslMode,
-    SslNegotiation,
-};
+pub use backend::postgres::{Postgres, PostgresOptions};
 #[cfg(feature = "redis")]
-pub use backend::redis::{Redis, RedisConfig, RedisDurability, RedisSentinel, RedisTls, RedisTopology};
-pub use capability::*;
+pub use backend::redis::{Redis, RedisOptions};
+pub use capability::{
+    Backend, CacheStore, ConfigBatch, ConfigStore, CredentialStore, DEFAULT_DEADLINE, Exportable, History,
+    MAX_CACHE_TTL, Open, Pooled, Transaction, Transactional, UsageStore,
+};
 #[doc(hidden)]
 pub use codec::{rfc3339_millis, rfc3339_seconds};
-pub use error::{Error, ErrorKind, Optional, Outcome, Result};
+pub use error::{Error, ErrorKind, OptionalExt, Outcome, Result};
 pub use gateway_storage_macros::capability;
-pub use layer::{
-    Call, Count, Fault, Instrument, Layer, Layered, LayeredTransaction, Limit, Operation, OperationKind,
-    Owned, POOL_INTERVAL, Receiver, Retry, Stack, Timeout,
+pub use layer::{Layer, Stack};
+pub use model::{
+    AsKey, BatchFailure, BatchReport, CacheEntry, ConfigValue, Credential, Found, Increment, Key, MAX_DEPTH,
+    MAX_SECRET_BYTES, MAX_VALUE_BYTES, Performance, PoolStats, Record, RecordKind, Secret, StorageStats,
+    UsageRecord,
 };
-pub use model::*;
 pub use storage::{IMPORT_CHUNK, Storage};
 #[doc(hidden)]
 pub use transact::Attempts;
 pub use transact::TRANSACTION_ATTEMPTS;
 
-/// The deadline of a call for which none is configured: 10 s after it begins.
-pub const DEFAULT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
+/// What only an application of [`Git`] needs: its options' types.
+#[cfg(feature = "git")]
+pub mod git {
+    pub use crate::backend::git::{GitSync, Unsent};
+}
+
+/// The transaction of [`Memory`].
+#[cfg(feature = "memory")]
+pub mod memory {
+    pub use crate::backend::memory::MemoryTransaction;
+}
+
+/// The types of [`MongoDbOptions`], and the transaction of [`MongoDb`].
+#[cfg(feature = "mongodb")]
+pub mod mongodb {
+    pub use crate::backend::mongodb::{MongoDbTransaction, ReadLevel, WriteLevel};
+}
+
+/// The types of [`PostgresOptions`], the transaction of [`Postgres`] and the state of its schema.
+#[cfg(feature = "postgres")]
+pub mod postgres {
+    pub use crate::backend::postgres::{
+        ChannelBinding, Isolation, PostgresTransaction, SchemaStatus, SslMode, SslNegotiation,
+    };
+}
+
+/// The types of [`RedisOptions`].
+#[cfg(feature = "redis")]
+pub mod redis {
+    pub use crate::backend::redis::{RedisDurability, RedisSentinel, RedisTls, RedisTopology};
+}
 
 /// Compiles the code of the README.
 #[cfg(doctest)]

@@ -12,10 +12,11 @@ use serde_json::{Map, Value};
 use tokio::task::consume_budget;
 
 use crate::{
-    Applied, ApplyOptions, AsKey, AuditEntry, AuditFilter, Backend, BatchReport, CacheEntry, CacheStore,
-    ConfigBatch, ConfigStore, ConfigValue, Credential, CredentialStore, Error, Exportable, Found, Increment,
-    Instrument, Key, Layer, Layered, Open, Outcome, POOL_INTERVAL, Plan, PoolStats, Pooled, Record,
-    RecordKind, Result, Rollback, RollbackOptions, StorageStats, Transactional, UsageRecord, UsageStore,
+    AsKey, Backend, BatchReport, CacheEntry, CacheStore, ConfigBatch, ConfigStore, ConfigValue, Credential,
+    CredentialStore, Error, Exportable, Found, Increment, Key, Layer, Open, Outcome, PoolStats, Pooled,
+    Record, RecordKind, Result, StorageStats, Transactional, UsageRecord, UsageStore,
+    layer::{Instrument, Layered, POOL_INTERVAL},
+    plan::{Applied, ApplyOptions, AuditEntry, AuditFilter, Plan, Rollback, RollbackOptions},
 };
 
 /// The most records that [`Storage::import`] passes to the backend in one call. A call has fewer once they
@@ -93,7 +94,7 @@ impl<B> Storage<B> {
     pub async fn open<C>(config: C) -> Result<Self>
     where
         B: Open,
-        C: TryInto<B::Config>,
+        C: TryInto<B::Options>,
         Error: From<C::Error>,
     {
         Ok(Self::new(B::open(config.try_into()?).await?))
@@ -403,7 +404,7 @@ impl<B> Storage<B> {
     /// Applies a plan under a key, once. See [`ConfigBatch::apply_plan`].
     ///
     /// ```
-    /// # use gateway_storage::{Applied, ApplyOptions, Memory, Plan, Storage};
+    /// # use gateway_storage::{plan::{Applied, ApplyOptions, Plan}, Memory, Storage};
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
     /// let storage = Storage::<Memory>::open("memory:").await?;
     /// let plan = Plan::from_json(r#"[{ "set": "retries", "value": 3, "expect_absent": true }]"#)?;

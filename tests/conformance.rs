@@ -9,7 +9,7 @@ mod listener;
 mod servers;
 mod workload;
 
-use gateway_storage::{Count, File, Memory, Storage, conformance};
+use gateway_storage::{File, Memory, Storage, conformance, layer::Count};
 use tempfile::TempDir;
 use workload::stacked;
 
@@ -23,7 +23,7 @@ async fn file() -> (Storage<File>, TempDir) {
 }
 
 async fn open_file(dir: &TempDir) -> Storage<File> {
-    Storage::open(gateway_storage::FileConfig::new(dir.path().join("data")))
+    Storage::open(gateway_storage::FileOptions::new(dir.path().join("data")))
         .await
         .expect("a file store opens")
 }
@@ -42,7 +42,7 @@ async fn git() -> (Storage<gateway_storage::Git>, TempDir) {
 
 #[cfg(feature = "git")]
 async fn open_git(dir: &TempDir) -> Storage<gateway_storage::Git> {
-    let mut config = gateway_storage::GitConfig::new(dir.path().join("data"));
+    let mut config = gateway_storage::GitOptions::new(dir.path().join("data"));
     config.deadline = LONG_DEADLINE;
     Storage::open(config).await.expect("a Git store opens")
 }
@@ -53,7 +53,7 @@ async fn git_shared() -> (Storage<gateway_storage::Git>, TempDir) {
     let dir = git_dir();
     let remote = dir.path().join("remote.git");
     git2::Repository::init_bare(&remote).expect("a bare repository");
-    let mut config = gateway_storage::GitConfig::new(dir.path().join("data"));
+    let mut config = gateway_storage::GitOptions::new(dir.path().join("data"));
     config.remote = Some(remote.to_str().expect("a plain path").to_owned());
     config.deadline = LONG_DEADLINE;
     (Storage::open(config).await.expect("a Git store opens"), dir)
@@ -194,7 +194,7 @@ mod git {
     cases!(
         stacked,
         git,
-        |storage| workload::stacked_within(storage, gateway_storage::Timeout::new(LONG_DEADLINE)),
+        |storage| workload::stacked_within(storage, gateway_storage::layer::Timeout::new(LONG_DEADLINE)),
         [credentials configs export],
         [backend export_snapshot]
     );

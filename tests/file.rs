@@ -13,14 +13,15 @@ use std::{
 
 use futures_util::{FutureExt, StreamExt};
 use gateway_storage::{
-    ApplyOptions, Credential, CredentialStore, Error, ErrorKind, Exportable, File, FileConfig, Increment,
-    Key, Outcome, Plan, Record, Storage,
+    Credential, CredentialStore, Error, ErrorKind, Exportable, File, FileOptions, Increment, Key, Outcome,
+    Record, Storage,
+    plan::{ApplyOptions, Plan},
 };
 use serde_json::json;
 use tempfile::TempDir;
 
 async fn open(path: impl Into<PathBuf>) -> Result<Storage<File>, Error> {
-    Storage::open(FileConfig::new(path)).await
+    Storage::open(FileOptions::new(path)).await
 }
 
 async fn refused(path: impl Into<PathBuf>) -> (ErrorKind, String) {
@@ -66,7 +67,7 @@ async fn a_missing_store_is_not_found_unless_it_may_be_created() {
     let base = TempDir::new().unwrap();
     let missing = base.path().join("missing");
     for path in [missing.clone(), base.path().to_owned()] {
-        let mut config = FileConfig::new(path);
+        let mut config = FileOptions::new(path);
         config.create = false;
         let error = Storage::<File>::open(config).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -96,7 +97,7 @@ async fn a_store_is_opened_for_reading_without_a_change() {
     let base = TempDir::new().unwrap();
     let path = base.path().join("store");
     let read_only = || {
-        let mut config = FileConfig::new(&path);
+        let mut config = FileOptions::new(&path);
         config.read_only = true;
         Storage::<File>::open(config)
     };
@@ -134,7 +135,7 @@ async fn a_store_is_opened_for_reading_without_a_change() {
     assert_eq!(two.health().await.unwrap_err().kind(), ErrorKind::Unavailable);
     drop(two);
 
-    let mut config = FileConfig::new(&unclean);
+    let mut config = FileOptions::new(&unclean);
     config.read_only = true;
     let before = contents(&unclean);
     let error = Storage::<File>::open(config).await.unwrap_err();
@@ -149,7 +150,7 @@ async fn opening_waits_for_a_store_that_is_open_elsewhere() {
     let base = TempDir::new().unwrap();
     let storage = open(base.path()).await.unwrap();
     let waiting = |wait| {
-        let mut config = FileConfig::new(base.path());
+        let mut config = FileOptions::new(base.path());
         config.wait = wait;
         Storage::<File>::open(config)
     };
@@ -555,7 +556,7 @@ async fn leaves_room<F: Future>(what: &str, whole: Option<Duration>, call: impl 
 async fn large_calls_do_not_block_the_thread() {
     const MANY: usize = 100_000;
     let base = TempDir::new().unwrap();
-    let mut config = FileConfig::new(base.path());
+    let mut config = FileOptions::new(base.path());
     config.deadline = Duration::from_secs(120);
     let storage = Storage::<File>::open(config).await.unwrap();
     let key = |n: usize| Key::new(&format!("key {n}")).unwrap();

@@ -13,8 +13,8 @@ use std::{
 
 use futures_util::FutureExt;
 use gateway_storage::{
-    Call, Count, CredentialStore, Error, ErrorKind, Fault, Key, Layer, Limit, Memory, Outcome, Receiver,
-    Result, Retry, Stack, Storage, Timeout, UsageStore, layer::time_left,
+    CredentialStore, Error, ErrorKind, Key, Layer, Memory, Outcome, Result, Stack, Storage, UsageStore,
+    layer::{Call, Count, Fault, Limit, Receiver, Retry, Timeout, time_left},
 };
 use serde_json::json;
 use workload::stacked;

@@ -11,10 +11,10 @@ use std::{env, path::PathBuf};
 use broken::{Broken, Fault};
 use futures_util::{StreamExt, stream};
 use gateway_storage::{
-    ApplyOptions, AuditEntry, AuditFilter, BatchFailure, BatchReport, ConfigBatch, ConfigValue, Credential,
-    CredentialStore, Expect, Exportable, File, FileConfig, Increment, Key, Memory, Mutation, Plan, Record,
-    Result, RollbackOptions, Storage, UsageStore,
+    BatchFailure, BatchReport, ConfigBatch, ConfigValue, Credential, CredentialStore, Exportable, File,
+    FileOptions, Increment, Key, Memory, Record, Result, Storage, UsageStore,
     conformance::{hostile_keys, hostile_values},
+    plan::{ApplyOptions, AuditEntry, AuditFilter, Expect, Mutation, Plan, RollbackOptions},
 };
 use proptest::{
     collection::vec,
@@ -373,7 +373,7 @@ fn file_answers_as_memory_does() {
 }
 
 async fn open_file(path: PathBuf) -> Storage<File> {
-    Storage::open(FileConfig::new(path)).await.expect("a file store opens")
+    Storage::open(FileOptions::new(path)).await.expect("a file store opens")
 }
 
 #[cfg(feature = "redis")]

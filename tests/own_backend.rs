@@ -12,9 +12,12 @@ use std::{
 use futures_core::Stream;
 use futures_util::stream;
 use gateway_storage::{
-    Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Backend, ConfigBatch, ConfigStore,
-    ConfigValue, Error, ErrorKind, Expect, Key, MAX_AUDIT_ENTRIES, MAX_PLAN_BYTES, PayloadHash, Plan,
-    PlanAction, PlanRefusal, Result, Rollback, RollbackOptions, Storage, StorageStats, conformance,
+    Backend, ConfigBatch, ConfigStore, ConfigValue, Error, ErrorKind, Key, Result, Storage, StorageStats,
+    conformance,
+    plan::{
+        Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Expect, MAX_AUDIT_ENTRIES,
+        MAX_PLAN_BYTES, PayloadHash, Plan, PlanAction, PlanRefusal, Rollback, RollbackOptions,
+    },
 };
 
 const LABEL: &str = "own";

@@ -14,9 +14,9 @@ use std::{
 use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use gateway_storage::{
-    Backend, BatchFailure, BatchReport, Call, Error, ErrorKind, Key, Layer, Layered, LayeredTransaction,
-    Operation, OperationKind, Outcome, Receiver, Result, Retry, Storage, StorageStats, Timeout, Transaction,
-    Transactional, capability,
+    Backend, BatchFailure, BatchReport, Error, ErrorKind, Key, Layer, Outcome, Result, Storage, StorageStats,
+    Transaction, Transactional, capability,
+    layer::{Call, Layered, LayeredTransaction, Operation, OperationKind, Receiver, Retry, Timeout},
 };
 
 /// Labels by key. Its operations have every form that the macro accepts.
@@ -396,7 +396,7 @@ mod names {
         fn put(&mut self, b: B) -> impl Future<Output = Result<L>> + Send;
     }
 
-    pub(super) use facade::LayeredTransaction as Wrapped;
+    pub(super) use facade::layer::LayeredTransaction as Wrapped;
 
     #[derive(Clone)]
     pub(super) struct Swapper;

@@ -26,18 +26,18 @@ async fn spans(work: impl Future<Output = ()>) -> Vec<SpanData> {
     exporter.get_finished_spans().unwrap()
 }
 
-/// The operations of [`Versioned`], which `Memory` does not have.
+/// The operations of [`History`], which `Memory` does not have.
 #[cfg(feature = "git")]
 async fn history_work() {
-    use gateway_storage::{Git, Key, Storage, Versioned, VersionedKind};
+    use gateway_storage::{Git, History, Key, Storage, history::DocumentKind};
 
     let folder = tempfile::tempdir().unwrap();
     let opened = Storage::<Git>::open(&*format!("git:{}/store", folder.path().display())).await.unwrap();
     let (storage, key) = (workload::stacked(opened), Key::new("a").unwrap());
     storage.set_config("a", serde_json::json!(1)).await.unwrap();
     let on = storage.backend();
-    let newest = on.history(VersionedKind::Config, &key, 9).await.unwrap()[0].id;
-    on.value_at(newest, VersionedKind::Config, &key).await.unwrap();
+    let newest = on.history(DocumentKind::Config, &key, 9).await.unwrap()[0].id;
+    on.value_at(newest, DocumentKind::Config, &key).await.unwrap();
     on.revert(newest).await.unwrap();
 }
 

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use gateway_storage::{
-    ApplyOptions, CacheStore, ConfigBatch, ConfigStore, CredentialStore, Key, Memory, Plan, Result, Rollback,
-    RollbackOptions, Storage, UsageStore,
+    CacheStore, ConfigBatch, ConfigStore, CredentialStore, Key, Memory, Result, Storage, UsageStore,
+    plan::{ApplyOptions, Plan, Rollback, RollbackOptions},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;

@@ -18,7 +18,7 @@ mod traffic;
 
 use std::{env, fmt, process::ExitCode, sync::Arc};
 
-use gateway_storage::{ConfigStore, CredentialStore, Error, File, FileConfig, Open, Storage, UsageStore};
+use gateway_storage::{ConfigStore, CredentialStore, Error, File, FileOptions, Open, Storage, UsageStore};
 
 use crate::{
     credential::Pool,
@@ -81,14 +81,14 @@ async fn run(options: Options) -> Result<bool, Failure> {
             (temporary.path().join("data"), Some(temporary))
         }
     };
-    gateway::<File>(FileConfig::new(directory), &options).await
+    gateway::<File>(FileOptions::new(directory), &options).await
 }
 
 /// Runs the gateway from start to proof. Returns true if every request was stored and every count is exact.
-async fn gateway<B>(config: B::Config, options: &Options) -> Result<bool, Failure>
+async fn gateway<B>(config: B::Options, options: &Options) -> Result<bool, Failure>
 where
     B: Open + CredentialStore + ConfigStore + UsageStore,
-    B::Config: Clone,
+    B::Options: Clone,
 {
     let files = load::read_folder(&options.folder)?;
     let storage = Storage::<B>::open(config.clone()).await?;

@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use gateway_storage::{ConfigStore, CredentialStore, Increment, Key, Optional, Result, Storage, UsageStore};
+use gateway_storage::{
+    ConfigStore, CredentialStore, Increment, Key, OptionalExt, Result, Storage, UsageStore,
+};
 use serde::{Deserialize, Serialize};
 use tokio::{task::JoinSet, time::sleep};
 

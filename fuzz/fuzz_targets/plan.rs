@@ -1,10 +1,7 @@
 //! Decodes plans, their records and their audit entries, and encodes them again.
 #![no_main]
 
-use gateway_storage::{
-    ErrorKind, Plan,
-    codec::{canonical, decode_audit, decode_plan, encode_audit, encode_plan},
-};
+use gateway_storage::{codec::{canonical, decode_audit, decode_plan, encode_audit, encode_plan}, plan::Plan, ErrorKind};
 use gateway_storage_fuzz::{assert_silent, is_same, value, with_secret};
 use libfuzzer_sys::{arbitrary::Unstructured, fuzz_target};
 use serde_json::Value;

@@ -34,11 +34,11 @@ pub trait Everything: Backend {
 }
 const _: () = {
     struct __DescribeCall {}
-    impl<'__on, __B: Everything> ::gateway_storage::Call<&'__on __B> for __DescribeCall {
+    impl<'__on, __B: Everything> ::gateway_storage::layer::Call<&'__on __B> for __DescribeCall {
         type Output = Text;
-        const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
+        const OPERATION: ::gateway_storage::layer::Operation = ::gateway_storage::layer::Operation::new(
                 "describe",
-                ::gateway_storage::OperationKind::Control,
+                ::gateway_storage::layer::OperationKind::Control,
             )
             .harmless()
             .operator();
@@ -53,12 +53,12 @@ const _: () = {
         inner: Cow<'__call, [u8]>,
         call: fn(&str) -> bool,
     }
-    impl<'__on, '__call, __B: Everything> ::gateway_storage::Call<&'__on __B>
+    impl<'__on, '__call, __B: Everything> ::gateway_storage::layer::Call<&'__on __B>
     for __GetCall<'__call> {
         type Output = Vec<u8>;
-        const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
+        const OPERATION: ::gateway_storage::layer::Operation = ::gateway_storage::layer::Operation::new(
             "get",
-            ::gateway_storage::OperationKind::Read,
+            ::gateway_storage::layer::OperationKind::Read,
         );
         #[inline]
         async fn run(&self, on: &'__on __B) -> ::gateway_storage::Result<Vec<u8>> {
@@ -75,12 +75,12 @@ const _: () = {
     struct __SetManyCall<'__call> {
         items: &'__call [(Key, Value)],
     }
-    impl<'__on, '__call, __B: Everything> ::gateway_storage::Call<&'__on __B>
+    impl<'__on, '__call, __B: Everything> ::gateway_storage::layer::Call<&'__on __B>
     for __SetManyCall<'__call> {
         type Output = BatchReport;
-        const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
+        const OPERATION: ::gateway_storage::layer::Operation = ::gateway_storage::layer::Operation::new(
                 "set_many",
-                ::gateway_storage::OperationKind::Write,
+                ::gateway_storage::layer::OperationKind::Write,
             )
             .overwrites();
         fn batch_size(&self) -> ::core::option::Option<usize> {
@@ -132,11 +132,11 @@ const _: () = {
         }
     }
     struct __BeginCall {}
-    impl<'__on, __B: Everything> ::gateway_storage::Call<&'__on __B> for __BeginCall {
+    impl<'__on, __B: Everything> ::gateway_storage::layer::Call<&'__on __B> for __BeginCall {
         type Output = <__B as Everything>::Transaction;
-        const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
+        const OPERATION: ::gateway_storage::layer::Operation = ::gateway_storage::layer::Operation::new(
             "begin",
-            ::gateway_storage::OperationKind::Control,
+            ::gateway_storage::layer::OperationKind::Control,
         );
         #[inline]
         async fn run(
@@ -147,11 +147,11 @@ const _: () = {
         }
     }
     struct __CloseCall {}
-    impl<'__on, __B: Everything> ::gateway_storage::Call<&'__on __B> for __CloseCall {
+    impl<'__on, __B: Everything> ::gateway_storage::layer::Call<&'__on __B> for __CloseCall {
         type Output = ();
-        const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
+        const OPERATION: ::gateway_storage::layer::Operation = ::gateway_storage::layer::Operation::new(
                 "close",
-                ::gateway_storage::OperationKind::Control,
+                ::gateway_storage::layer::OperationKind::Control,
             )
             .replayable()
             .operator()
@@ -164,11 +164,11 @@ const _: () = {
     struct __MoveCall {
         r#type: u8,
     }
-    impl<'__on, __B: Everything> ::gateway_storage::Call<&'__on __B> for __MoveCall {
+    impl<'__on, __B: Everything> ::gateway_storage::layer::Call<&'__on __B> for __MoveCall {
         type Output = ();
-        const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
+        const OPERATION: ::gateway_storage::layer::Operation = ::gateway_storage::layer::Operation::new(
             "move",
-            ::gateway_storage::OperationKind::Write,
+            ::gateway_storage::layer::OperationKind::Write,
         );
         #[inline]
         async fn run(&self, on: &'__on __B) -> ::gateway_storage::Result<()> {
@@ -178,7 +178,7 @@ const _: () = {
     }
     #[deny(clippy::missing_trait_methods)]
     impl<__L: ::gateway_storage::Layer, __B: Everything> Everything
-    for ::gateway_storage::Layered<__L, __B> {
+    for ::gateway_storage::layer::Layered<__L, __B> {
         type Transaction = LayeredTransaction<__L, <__B as Everything>::Transaction>;
         fn set_limit(&mut self, limit: usize) {
             <__B as Everything>::set_limit(self.inner_mut(), limit)
@@ -245,9 +245,9 @@ const _: () = {
             let items = <__B as Everything>::r#yield(self.inner(), prefix);
             ::gateway_storage::Layer::around_stream(
                 self.layer(),
-                ::gateway_storage::Operation::new(
+                ::gateway_storage::layer::Operation::new(
                         "yield",
-                        ::gateway_storage::OperationKind::Read,
+                        ::gateway_storage::layer::OperationKind::Read,
                     )
                     .backup(),
                 items,

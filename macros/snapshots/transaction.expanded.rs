@@ -14,12 +14,12 @@ const _: () = {
         layer: &'__call Key,
         items: Vec<u8>,
     }
-    impl<'__on, '__call, __B: Steps> ::gateway_storage::Call<&'__on mut __B>
+    impl<'__on, '__call, __B: Steps> ::gateway_storage::layer::Call<&'__on mut __B>
     for __PutCall<'__call> {
         type Output = ();
-        const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
+        const OPERATION: ::gateway_storage::layer::Operation = ::gateway_storage::layer::Operation::new(
                 "transaction_put",
-                ::gateway_storage::OperationKind::Write,
+                ::gateway_storage::layer::OperationKind::Write,
             )
             .in_transaction();
         fn batch_size(&self) -> ::core::option::Option<usize> {
@@ -43,24 +43,24 @@ const _: () = {
     struct __FinishCall {
         inner: bool,
     }
-    impl<__B: Steps> ::gateway_storage::Call<::gateway_storage::Owned<__B>>
+    impl<__B: Steps> ::gateway_storage::layer::Call<::gateway_storage::layer::Owned<__B>>
     for __FinishCall {
         type Output = ();
-        const OPERATION: ::gateway_storage::Operation = ::gateway_storage::Operation::new(
+        const OPERATION: ::gateway_storage::layer::Operation = ::gateway_storage::layer::Operation::new(
             "finish",
-            ::gateway_storage::OperationKind::Control,
+            ::gateway_storage::layer::OperationKind::Control,
         );
         #[inline]
         async fn run(
             &self,
-            on: ::gateway_storage::Owned<__B>,
+            on: ::gateway_storage::layer::Owned<__B>,
         ) -> ::gateway_storage::Result<()> {
             <__B as Steps>::finish(on.0, ::core::clone::Clone::clone(&self.inner)).await
         }
     }
     #[deny(clippy::missing_trait_methods)]
     impl<__L: ::gateway_storage::Layer, __B: Steps> Steps
-    for ::gateway_storage::LayeredTransaction<__L, __B> {
+    for ::gateway_storage::layer::LayeredTransaction<__L, __B> {
         #[inline]
         async fn put(
             &mut self,
@@ -77,7 +77,7 @@ const _: () = {
             let (layer, inner) = self.into_parts();
             ::gateway_storage::Layer::around(
                     &layer,
-                    ::gateway_storage::Owned(inner),
+                    ::gateway_storage::layer::Owned(inner),
                     call,
                 )
                 .await

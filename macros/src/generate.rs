@@ -25,7 +25,7 @@ impl Capability<'_> {
         let (capability, krate, name) = (self.name, &self.krate, &signature.ident);
         let call_layer = layer.map(|layer| {
             quote! {
-                #krate::Layer::#name(#layer #(, ::core::clone::Clone::clone(&#names))*);
+                #krate::layer::Layer::#name(#layer #(, ::core::clone::Clone::clone(&#names))*);
             }
         });
         quote! { #signature { #call_layer <__B as #capability>::#name(#inner #(, #names)*) } }
@@ -48,7 +48,7 @@ impl Capability<'_> {
         let (receiver, on) = match operation.receiver {
             Receiver::Shared => (quote!(&'__on __B), quote!(on)),
             Receiver::Exclusive => (quote!(&'__on mut __B), quote!(on)),
-            Receiver::Consumed => (quote!(#krate::Owned<__B>), quote!(on.0)),
+            Receiver::Consumed => (quote!(#krate::layer::Owned<__B>), quote!(on.0)),
         };
         let on_lifetime = (operation.receiver != Receiver::Consumed).then(|| quote!('__on,));
         let output = match wrapped {
@@ -100,9 +100,9 @@ impl Capability<'_> {
         let constant = self.constant(operation);
         quote! {
             struct #call #borrows { #(#fields),* }
-            impl<#on_lifetime #call_lifetime __B: #capability> #krate::Call<#receiver> for #call #borrows {
+            impl<#on_lifetime #call_lifetime __B: #capability> #krate::layer::Call<#receiver> for #call #borrows {
                 type Output = #output;
-                const OPERATION: #krate::Operation = #constant;
+                const OPERATION: #krate::layer::Operation = #constant;
                 #batch
                 #[inline]
                 async fn run(&self, on: #receiver) -> #krate::Result<#output> {
@@ -131,15 +131,15 @@ impl Capability<'_> {
         };
         let (layer, on) = match operation.receiver {
             Receiver::Shared | Receiver::Exclusive => (quote!(layer), quote!(inner)),
-            Receiver::Consumed => (quote!(&layer), quote!(#krate::Owned(inner))),
+            Receiver::Consumed => (quote!(&layer), quote!(#krate::layer::Owned(inner))),
         };
-        let around = quote!(#krate::Layer::around(#layer, #on, call).await);
+        let around = quote!(#krate::layer::Layer::around(#layer, #on, call).await);
         let result = match wrapped {
             None => match &operation.then {
                 None => around,
                 Some(then) => quote! {
                     let mut output = #around?;
-                    #krate::Layer::#then(#layer, &mut output);
+                    #krate::layer::Layer::#then(#layer, &mut output);
                     ::core::result::Result::Ok(output)
                 },
             },
@@ -167,7 +167,7 @@ impl Capability<'_> {
         quote! {
             #signature {
                 let items = <__B as #capability>::#name(self.inner() #(, #names)*);
-                #krate::Layer::around_stream(self.layer(), #constant, items)
+                #krate::layer::Layer::around_stream(self.layer(), #constant, items)
             }
         }
     }
@@ -182,16 +182,16 @@ impl Capability<'_> {
         });
         let here: TokenStream = at_name.collect();
         let layered = match self.target {
-            Target::Layered => quote_spanned!(name.span()=> #here::Layered<__L, __B>),
+            Target::Layered => quote_spanned!(name.span()=> #here::layer::Layered<__L, __B>),
             Target::LayeredTransaction => {
-                quote_spanned!(name.span()=> #here::LayeredTransaction<__L, __B>)
+                quote_spanned!(name.span()=> #here::layer::LayeredTransaction<__L, __B>)
             }
         };
         quote! {
             const _: () = {
                 #(#calls)*
                 #[deny(clippy::missing_trait_methods)]
-                impl<__L: #krate::Layer, __B: #name> #name for #layered { #(#members)* }
+                impl<__L: #krate::layer::Layer, __B: #name> #name for #layered { #(#members)* }
             };
         }
     }
@@ -205,7 +205,7 @@ impl Capability<'_> {
             Receiver::Exclusive => (format!("transaction_{name}"), Some(quote!(.in_transaction()))),
             Receiver::Shared | Receiver::Consumed => (name.to_string(), None),
         };
-        quote!(#krate::Operation::new(#name, #krate::OperationKind::#kind) #(.#facts())* #in_transaction)
+        quote!(#krate::layer::Operation::new(#name, #krate::layer::OperationKind::#kind) #(.#facts())* #in_transaction)
     }
 }
 

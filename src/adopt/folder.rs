@@ -11,7 +11,8 @@ use serde::Deserializer;
 use serde_json::Value;
 
 use super::{
-    Layout, NAME_LAYOUT, NOT_RECOGNIZED,
+    Layout,
+    adoption::{NAME_LAYOUT, NOT_RECOGNIZED},
     directory::{Directory, Entry, EntryKind, NOT_A_FILE},
 };
 use crate::{

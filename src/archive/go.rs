@@ -19,7 +19,8 @@ use super::{
     write::{failed, send},
 };
 use crate::{
-    ConfigValue, Credential, Error, ErrorKind, Key, Record, RecordKind, Remark, Result,
+    ConfigValue, Credential, Error, ErrorKind, Key, Record, RecordKind, Result,
+    adopt::Remark,
     archive::Header,
     codec::{RecordKey, created, rfc3339_seconds, whole},
     model::{BYTE_ORDER_MARK, Members, Refused, Watched, without_mark},
@@ -38,7 +39,7 @@ pub struct GoDocument {
     pub exported_at: Option<String>,
     /// The records, sorted as in an export.
     pub records: Vec<Record>,
-    /// The entries that can't be stored as records, each [`NotUnderstood`](crate::RemarkKind::NotUnderstood).
+    /// The entries that can't be stored as records, each [`NotUnderstood`](crate::adopt::RemarkKind::NotUnderstood).
     /// Their place is `credentials`, `configs` or `usage`, then the key, then the field.
     pub remarks: Vec<Remark>,
 }

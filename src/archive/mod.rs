@@ -52,6 +52,7 @@ pub use read::{check, read};
 pub use write::write;
 
 pub use crate::codec::{ARCHIVE_VERSION, Contents, Header, MAX_LINE_BYTES, RecordHasher};
+pub use crate::model::RecordDigest;
 
 /// Whether a file that begins with these bytes claims to be an export, of any version.
 #[must_use]

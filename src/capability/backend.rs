@@ -6,6 +6,9 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, Result, StorageStats, capability};
 
+/// The deadline of a call for which none is configured: 10 s after it begins.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+
 /// Stores records: the root of all capabilities.
 ///
 /// A backend is a cheap handle: clones share the same store, and closing one closes all.
@@ -48,7 +51,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// the configuration. A layer receives it when it is [added](crate::Layer::put_on).
     #[forward]
     fn deadline(&self) -> Duration {
-        crate::DEFAULT_DEADLINE
+        DEFAULT_DEADLINE
     }
 
     /// Checks whether the backend can serve reads and writes now.
@@ -71,17 +74,17 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn close(&self) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// Opens a backend from a URL such as `file:./data`, or from the typed [`Config`](Open::Config).
+/// Opens a backend from a URL such as `file:./data`, or from the typed [`Options`](Open::Options).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be opened from a configuration",
     note = "open the bare backend, `Storage::<File>::open(..)`, then add layers with `.layer(..)`"
 )]
 pub trait Open: Backend {
     /// The backend's options. They are parsed from a URL or deserialized; unknown fields are refused.
-    type Config: DeserializeOwned + for<'url> TryFrom<&'url str, Error = Error> + Send;
+    type Options: DeserializeOwned + for<'url> TryFrom<&'url str, Error = Error> + Send;
 
     /// Opens the store.
     ///
     /// - Data that is damaged, foreign or in a newer format is an error, and is not changed.
-    fn open(config: Self::Config) -> impl Future<Output = Result<Self>> + Send;
+    fn open(options: Self::Options) -> impl Future<Output = Result<Self>> + Send;
 }

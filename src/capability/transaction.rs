@@ -1,6 +1,6 @@
 //! [`Transactional`] and [`Transaction`]: many changes, or none.
 
-use crate::{Backend, ConfigValue, Credential, Key, LayeredTransaction, Result, capability};
+use crate::{Backend, ConfigValue, Credential, Key, Result, capability, layer::LayeredTransaction};
 
 /// Starts transactions.
 #[capability]

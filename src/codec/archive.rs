@@ -21,7 +21,7 @@ use super::{
     record::{MAX_LINE_BYTES, RecordHasher, decode_record, encode_record},
     time::{created, rfc3339_seconds},
 };
-use crate::{Error, ErrorKind, Record, RecordDigest, RecordKind, Result};
+use crate::{Error, ErrorKind, Record, RecordKind, Result, model::RecordDigest};
 
 /// The version of the format that this crate writes, and the newest that it reads.
 pub const ARCHIVE_VERSION: u32 = 1;

@@ -18,7 +18,10 @@ use std::io::Write;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::{Expect, Key, Mutation, PayloadHash, Plan};
+use crate::{
+    Key,
+    plan::{Expect, Mutation, PayloadHash, Plan},
+};
 
 /// Writes the canonical form of a value.
 pub fn canonical(value: &Value, out: &mut Vec<u8>) {

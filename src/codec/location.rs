@@ -202,7 +202,7 @@ mod tests {
     #[cfg(feature = "cli")]
     #[test]
     fn white_space_is_no_part_of_a_url_and_is_refused_within() {
-        use crate::{FileConfig, GitConfig, MemoryConfig, MongoDbConfig, PostgresConfig, RedisConfig};
+        use crate::{FileOptions, GitOptions, MemoryOptions, MongoDbOptions, PostgresOptions, RedisOptions};
 
         macro_rules! each {
             ($($config:ty: $($url:literal)+;)+) => {$($({
@@ -219,12 +219,12 @@ mod tests {
             })+)+};
         }
         each! {
-            FileConfig: "file:./data" "file:./data?create=false";
-            GitConfig: "git:./x" "git:./x?branch=b";
-            MemoryConfig: "memory:";
-            MongoDbConfig: "mongodb://h/db" "mongodb+srv://h.example/db?w=majority";
-            PostgresConfig: "postgres://u:p@h/db" "postgresql://u:p@h/db?sslmode=require";
-            RedisConfig: "redis://h:6379/0" "rediss://h?prefix=a" "redis+unix:///run/x.sock";
+            FileOptions: "file:./data" "file:./data?create=false";
+            GitOptions: "git:./x" "git:./x?branch=b";
+            MemoryOptions: "memory:";
+            MongoDbOptions: "mongodb://h/db" "mongodb+srv://h.example/db?w=majority";
+            PostgresOptions: "postgres://u:p@h/db" "postgresql://u:p@h/db?sslmode=require";
+            RedisOptions: "redis://h:6379/0" "rediss://h?prefix=a" "redis+unix:///run/x.sock";
         }
     }
 }

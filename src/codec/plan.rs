@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use super::time::at_millis;
 use crate::{
-    AuditEntry, AuditStatus, ConfigValue, Error, ErrorKind, Key, PayloadHash, PlanAction, PlanRefusal,
-    Result, model::parse_any,
+    ConfigValue, Error, ErrorKind, Key, Result,
+    model::parse_any,
+    plan::{AuditEntry, AuditStatus, PayloadHash, PlanAction, PlanRefusal},
 };
 
 /// The record of an applied plan, kept under the plan's key until it expires.

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::canonical::{canonical, canonical_fields, text};
 use crate::{
-    ConfigValue, Credential, Error, ErrorKind, Key, MAX_VALUE_BYTES, Record, RecordDigest, RecordKind,
+    ConfigValue, Credential, Error, ErrorKind, Key, MAX_VALUE_BYTES, Record, RecordKind, model::RecordDigest,
 };
 
 /// The maximum length of a line, without LF. The canonical form of a number is at most twice as long as its

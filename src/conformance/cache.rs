@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::{
     CANARY, TASKS, concurrently, drop_after, fails, fails_about, hostile_keys, key, must, ok, same, settle,
 };
-use crate::{CacheStore, ErrorKind, Key, MAX_CACHE_TTL, MAX_VALUE_BYTES, Optional, Result, Storage};
+use crate::{CacheStore, ErrorKind, Key, MAX_CACHE_TTL, MAX_VALUE_BYTES, OptionalExt, Result, Storage};
 
 /// Longer than the kit runs.
 const LONG: Duration = Duration::from_secs(600);

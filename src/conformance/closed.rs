@@ -12,9 +12,9 @@ use super::{
     same,
 };
 use crate::{
-    ApplyOptions, AuditEntry, AuditFilter, BatchReport, CacheStore, ConfigBatch, ConfigStore, Credential,
-    CredentialStore, ErrorKind, Exportable, Increment, Mutation, Record, Result, RollbackOptions, Storage,
-    Transactional, UsageStore,
+    BatchReport, CacheStore, ConfigBatch, ConfigStore, Credential, CredentialStore, ErrorKind, Exportable,
+    Increment, Record, Result, Storage, Transactional, UsageStore,
+    plan::{ApplyOptions, AuditEntry, AuditFilter, Mutation, RollbackOptions},
 };
 
 const BULLET: &str = "every operation after close is Closed";

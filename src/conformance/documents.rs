@@ -8,7 +8,7 @@ use super::{
     CANARY, TASKS, WaitLimit, concurrently, difference, drop_after, fails_about, hostile_keys, identical,
     key, must, numbered, ok, same, same_keys, settle, sorted,
 };
-use crate::{Backend, ErrorKind, Key, Optional, Outcome, Result, Storage, StorageStats};
+use crate::{Backend, ErrorKind, Key, OptionalExt, Outcome, Result, Storage, StorageStats};
 
 /// One kind of document.
 pub(super) trait Documents<B: Backend>: 'static {

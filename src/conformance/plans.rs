@@ -13,9 +13,11 @@ use super::{
     hostile_values, identical, key, must, numbered, ok, same, same_keys, settle, sorted,
 };
 use crate::{
-    Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, ConfigBatch, ConfigValue, ErrorKind, Expect,
-    Key, MAX_PLAN_MUTATIONS, Mutation, Outcome, Plan, PlanAction, PlanRefusal, Result, Rollback,
-    RollbackOptions, Storage,
+    ConfigBatch, ConfigValue, ErrorKind, Key, Outcome, Result, Storage,
+    plan::{
+        Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Expect, MAX_PLAN_MUTATIONS, Mutation,
+        Plan, PlanAction, PlanRefusal, Rollback, RollbackOptions,
+    },
 };
 
 /// Asserts the contract of [`ConfigBatch`].

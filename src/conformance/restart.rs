@@ -10,8 +10,9 @@ use super::{
     same, same_keys, sorted,
 };
 use crate::{
-    Applied, ApplyOptions, AuditFilter, Backend, ConfigBatch, ConfigStore, Credential, CredentialStore,
-    ErrorKind, Increment, Key, Mutation, Rollback, RollbackOptions, Storage, UsageStore,
+    Backend, ConfigBatch, ConfigStore, Credential, CredentialStore, ErrorKind, Increment, Key, Storage,
+    UsageStore,
+    plan::{Applied, ApplyOptions, AuditFilter, Mutation, Rollback, RollbackOptions},
 };
 
 async fn close<B: Backend>(storage: Storage<B>) {

@@ -8,7 +8,7 @@ use super::{
     ok, same, same_keys, settle,
 };
 use crate::{
-    ConfigStore, ConfigValue, Credential, CredentialStore, ErrorKind, Key, Optional, Outcome, Result,
+    ConfigStore, ConfigValue, Credential, CredentialStore, ErrorKind, Key, OptionalExt, Outcome, Result,
     Storage, Transaction, Transactional, transact,
 };
 

@@ -8,7 +8,7 @@ use super::{
     TASKS, WaitLimit, complete, concurrently, drop_after, fails_about, hostile_keys, key, must, numbered, ok,
     same, same_failures, same_keys, settle, sorted,
 };
-use crate::{ErrorKind, Increment, Key, Optional, Outcome, Result, Storage, UsageRecord, UsageStore};
+use crate::{ErrorKind, Increment, Key, OptionalExt, Outcome, Result, Storage, UsageRecord, UsageStore};
 
 /// Asserts the contract of [`UsageStore`].
 ///

@@ -7,12 +7,15 @@ use std::{
 
 use futures_core::Stream;
 
-use crate::{Call, Layer, Operation, Receiver, Result};
+use crate::{
+    Layer, Result,
+    layer::{Call, Operation, Receiver},
+};
 
 /// Counts calls per operation, for tests that ask "was it one call, or one per key?".
 ///
 /// ```
-/// # use gateway_storage::{Count, Memory, Storage};
+/// # use gateway_storage::{layer::Count, Memory, Storage};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
 /// let count = Count::default();
 /// let storage = Storage::<Memory>::open("memory:").await?.layer(count.clone());

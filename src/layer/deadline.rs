@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{Error, ErrorKind, Operation, Outcome, Result};
+use crate::{Error, ErrorKind, Outcome, Result, layer::Operation};
 
 tokio::task_local! {
     /// The deadline of the innermost [`within`].
@@ -66,7 +66,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::OperationKind;
+    use crate::layer::OperationKind;
 
     const WRITE: Operation = Operation::new("write", OperationKind::Write);
     const SECOND: Duration = Duration::from_secs(1);

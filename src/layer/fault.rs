@@ -13,7 +13,10 @@ use fastrand::Rng;
 use futures_core::Stream;
 use futures_util::{FutureExt, StreamExt, future::ready, stream};
 
-use crate::{Call, Error, ErrorKind, Layer, Operation, Outcome, Receiver, Result};
+use crate::{
+    Error, ErrorKind, Layer, Outcome, Result,
+    layer::{Call, Operation, Receiver},
+};
 
 /// Makes operations fail, wait, or lose their reply, to test how an application reacts.
 ///
@@ -22,7 +25,7 @@ use crate::{Call, Error, ErrorKind, Layer, Operation, Outcome, Receiver, Result}
 /// pool](Operation::operator) never fail.
 ///
 /// ```
-/// # use gateway_storage::{Fault, Memory, Outcome, Storage};
+/// # use gateway_storage::{layer::Fault, Memory, Outcome, Storage};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
 /// let storage = Storage::<Memory>::open("memory:").await?.layer(Fault::seeded(7).lost_replies(0.5));
 /// let lost = loop {
@@ -187,7 +190,7 @@ mod tests {
     use super::*;
     use crate::{Memory, Storage, Transaction};
 
-    async fn with(fault: Fault) -> (Storage<Memory>, Storage<crate::Layered<Fault, Memory>>) {
+    async fn with(fault: Fault) -> (Storage<Memory>, Storage<crate::layer::Layered<Fault, Memory>>) {
         let memory = Storage::<Memory>::open("memory:").await.unwrap();
         (memory.clone(), memory.layer(fault))
     }
@@ -219,7 +222,7 @@ mod tests {
 
         let mut tx = memory.begin().await.unwrap();
         tx.set_config(&crate::Key::new("k").unwrap(), &json!(1).try_into().unwrap()).await.unwrap();
-        let tx = crate::LayeredTransaction::new(Fault::seeded(1).lost_replies(1.0), tx);
+        let tx = crate::layer::LayeredTransaction::new(Fault::seeded(1).lost_replies(1.0), tx);
         assert_eq!(tx.commit().await.unwrap_err().outcome(), Outcome::Unknown);
         memory.get_config("k").await.expect("it was committed");
     }

@@ -11,11 +11,14 @@ use std::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::time_left;
-use crate::{Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Receiver, Result};
+use crate::{
+    DEFAULT_DEADLINE, Error, ErrorKind, Layer, Result,
+    layer::{Call, Receiver},
+};
 
 /// Bounds the operations that run at once. Others wait in a bounded queue, in order. When it is full, a call
 /// fails at once with [`ErrorKind::Busy`] and [`NotApplied`](crate::Outcome::NotApplied). This error is not
-/// [retryable](crate::Error::is_retryable), so [`Retry`](crate::Retry) does not add to the overload.
+/// [retryable](crate::Error::is_retryable), so [`Retry`](crate::layer::Retry) does not add to the overload.
 ///
 /// Clones share the limit. It applies to reads, writes and `begin`, and not to:
 ///
@@ -23,15 +26,15 @@ use crate::{Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Receiver, Result};
 ///   permits, the transaction could not end. A permit is held for one call and never across two, so no caller
 ///   waits for itself.
 /// - Streams, which are as slow as their reader.
-/// - [`health`, statistics, `close`, the pool](crate::Operation::operator), which operators need most when
+/// - [`health`, statistics, `close`, the pool](crate::layer::Operation::operator), which operators need most when
 ///   the store is saturated.
 ///
 /// A call waits for at most half of the time that is left until the deadline: that of the handle, or of a
-/// [`Timeout`](crate::Timeout) or [`Retry`](crate::Retry) around it. A dropped call gives back its slot, in
+/// [`Timeout`](crate::layer::Timeout) or [`Retry`](crate::layer::Retry) around it. A dropped call gives back its slot, in
 /// the queue or among the running calls, although the server may still be working on it.
 ///
 /// ```
-/// # use gateway_storage::{Limit, Memory, Storage};
+/// # use gateway_storage::{layer::Limit, Memory, Storage};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
 /// let storage = Storage::<Memory>::open("memory:").await?.layer(Limit::new(64).queue(256));
 /// # storage.health().await
@@ -140,7 +143,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Fault, Key, Memory, Outcome, Storage, Transaction, Transactional, UsageStore};
+    use crate::{Key, Memory, Outcome, Storage, Transaction, Transactional, UsageStore, layer::Fault};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -201,7 +204,7 @@ mod tests {
         assert_eq!(waits(&faster).await, 500);
         assert_eq!(waits(&faster.with_deadline(SECOND * 30)).await, 4_000, "the set time is kept");
 
-        let within = storage.clone().layer(crate::Timeout::new(SECOND * 5));
+        let within = storage.clone().layer(crate::layer::Timeout::new(SECOND * 5));
         let begun = tokio::time::Instant::now();
         assert_eq!(within.get_config("a").await.unwrap_err().kind(), ErrorKind::Busy);
         assert_eq!(begun.elapsed().as_millis(), 2_450, "half of the time that the timeout leaves");

@@ -12,7 +12,10 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 use super::{deadline::shortened, time_left, within};
-use crate::{Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Operation, Outcome, Receiver, Result};
+use crate::{
+    DEFAULT_DEADLINE, Error, ErrorKind, Layer, Outcome, Result,
+    layer::{Call, Operation, Receiver},
+};
 
 /// Repeats a call after a transient error, if it cannot be applied twice.
 ///
@@ -27,7 +30,7 @@ use crate::{Call, DEFAULT_DEADLINE, Error, ErrorKind, Layer, Operation, Outcome,
 /// - **Pauses** are random: up to 20 ms before the second attempt, and up to twice as much before each
 ///   further one, at most a second ("full jitter": callers that failed together do not retry together).
 /// - **Attempts** are at most 4. They end at the handle's [deadline](crate::Backend::deadline), or a little
-///   before that of a [`Timeout`](crate::Timeout) around them; from the second one on each sees the time that
+///   before that of a [`Timeout`](crate::layer::Timeout) around them; from the second one on each sees the time that
 ///   is left. If a write's outcome is known, and less time is left than the last attempt took, no other
 ///   attempt begins: a timeout would make the outcome `Unknown`. The call ends with the error of its last
 ///   attempt; its outcome is `Unknown` if that of any attempt was.
@@ -246,7 +249,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Backend, BatchReport, Count, ErrorKind, Fault, Increment, Key, Memory, Storage, UsageStore};
+    use crate::{
+        Backend, BatchReport, ErrorKind, Increment, Key, Memory, Storage, UsageStore,
+        layer::{Count, Fault},
+    };
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -275,8 +281,9 @@ mod tests {
             storage.set_config("a", json!(1)).await.unwrap_err();
             storage.get_config("a").await.unwrap_err();
             crate::Exportable::import(storage.backend(), &[]).await.unwrap_err();
-            let plan = crate::Plan::new([crate::Mutation::delete(&Key::new("b").unwrap())]).unwrap();
-            storage.apply_plan("a", &plan, &crate::ApplyOptions::default()).await.unwrap_err();
+            let plan =
+                crate::plan::Plan::new([crate::plan::Mutation::delete(&Key::new("b").unwrap())]).unwrap();
+            storage.apply_plan("a", &plan, &crate::plan::ApplyOptions::default()).await.unwrap_err();
             let counts =
                 ["increment_usage", "delete_config", "set_config", "get_config", "import", "apply_plan"];
             assert_eq!(counts.map(|name| asked.of(name)), [1, 1, sets, 4, 1, 4]);
@@ -390,7 +397,7 @@ mod tests {
         let gone = || Error::new(ErrorKind::Unavailable, "gone");
         let lost = || gone().with_outcome(Outcome::Unknown);
         let bad = Error::new(ErrorKind::Overflow, "too much");
-        let stack = || crate::Stack::new().limit(crate::Limit::new(1)).retry(Retry::new());
+        let stack = || crate::Stack::new().limit(crate::layer::Limit::new(1)).retry(Retry::new());
         // b fails, c may have been counted, d and f pass at the second and third attempt, e is lost at its
         // second.
         let reports = [
@@ -445,7 +452,7 @@ mod tests {
         let slow = memory().await.layer(Fault::seeded(1).delays(1.0, second));
         let retry = Retry::new();
         let budget = retry.budget.clone();
-        let stack = crate::Stack::new().limit(crate::Limit::new(1).queue(0)).retry(retry);
+        let stack = crate::Stack::new().limit(crate::layer::Limit::new(1).queue(0)).retry(retry);
         let storage = slow.layer(stack);
         let (ran, shed) = tokio::join!(storage.set_config("a", json!(1)), async {
             let begun = Instant::now();

@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures_core::Stream;
 
 use crate::{
-    Backend, Call, Error, Instrument, Layer, Limit, Operation, Receiver, Result, Retry, StorageStats, Timeout,
+    Backend, Error, Layer, Result, StorageStats,
+    layer::{Call, Instrument, Limit, Operation, Receiver, Retry, Timeout},
 };
 
 /// The library's layers, always in their right order: instrument(timeout(retry(limit(backend)))).
@@ -16,7 +17,7 @@ use crate::{
 ///
 /// ```
 /// use std::time::Duration;
-/// use gateway_storage::{Limit, Memory, Retry, Stack, Storage, Timeout};
+/// use gateway_storage::{layer::{Limit, Retry, Timeout}, Memory, Stack, Storage};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
 /// let storage = Storage::<Memory>::open("memory:").await?;

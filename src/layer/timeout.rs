@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use super::within;
-use crate::{Call, DEFAULT_DEADLINE, Layer, Receiver, Result};
+use crate::{
+    DEFAULT_DEADLINE, Layer, Result,
+    layer::{Call, Receiver},
+};
 
 /// Ends every operation at a deadline, including its attempts, pauses and waits in a queue.
 ///
-/// Every backend of this library, [`Limit`](crate::Limit) and [`Retry`](crate::Retry) see the deadline and
+/// Every backend of this library, [`Limit`](crate::layer::Limit) and [`Retry`](crate::layer::Retry) see the deadline and
 /// end [a little earlier](crate::layer::time_left). So the error comes from them, and they know whether a
 /// write was applied. This layer's own error is the last resort.
 ///
 /// That error is [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) with the outcome
-/// [`Operation::when_lost`](crate::Operation::when_lost): `Unknown` for a write, a commit, and every other
+/// [`Operation::when_lost`](crate::layer::Operation::when_lost): `Unknown` for a write, a commit, and every other
 /// operation that is neither a read nor marked harmless, because this layer cannot see how far the call got.
 ///
 /// [`Timeout::default`] takes the backend's deadline (`?deadline=60s` in a URL) when it is put around the
@@ -62,10 +65,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Backend, ErrorKind, Fault, Memory, Outcome, Storage, Transaction};
+    use crate::{Backend, ErrorKind, Memory, Outcome, Storage, Transaction, layer::Fault};
 
     /// Every operation takes a minute, except an operator's.
-    async fn slow() -> Storage<crate::Layered<Fault, Memory>> {
+    async fn slow() -> Storage<crate::layer::Layered<Fault, Memory>> {
         let minute = Duration::from_secs(60);
         Storage::open("memory:")
             .await
@@ -88,7 +91,7 @@ mod tests {
         let slower = storage.with_deadline(Duration::from_secs(61));
         slower.set_config("a", json!(1)).await.unwrap();
         let tx = slower.begin().await.unwrap();
-        let mut faster = crate::LayeredTransaction::new(Timeout::new(Duration::from_secs(1)), tx);
+        let mut faster = crate::layer::LayeredTransaction::new(Timeout::new(Duration::from_secs(1)), tx);
         faster.get_config(&crate::Key::new("a").unwrap()).await.unwrap_err();
         let error = faster.commit().await.unwrap_err();
         assert_eq!(
@@ -101,7 +104,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_default_follows_the_deadline_of_the_handle() {
-        let ends_after = async |storage: Storage<crate::Layered<Timeout, _>>| {
+        let ends_after = async |storage: Storage<crate::layer::Layered<Timeout, _>>| {
             let begun = tokio::time::Instant::now();
             storage.get_config("a").await.unwrap_err();
             begun.elapsed().as_secs()

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 
 use super::{DifferenceKind, VerifyOptions, VerifyReport, join::Lines};
 use crate::{
-    ConfigStore, CredentialStore, Error, ErrorKind, Key, Optional, Record, Result, Storage, UsageRecord,
+    ConfigStore, CredentialStore, Error, ErrorKind, Key, OptionalExt, Record, Result, Storage, UsageRecord,
     UsageStore,
     codec::{RecordHasher, RecordKey},
 };

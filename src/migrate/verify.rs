@@ -9,7 +9,7 @@ use super::{
     Filter, MAX_NAMED,
     join::{Lines, Pair, Sorted, next_of_both},
 };
-use crate::{Key, Record, RecordDigest, RecordKind, Result, codec::RecordHasher};
+use crate::{Key, Record, RecordKind, Result, codec::RecordHasher, model::RecordDigest};
 
 /// The options of [`verify`]. The default compares everything.
 #[derive(Clone, Debug, Default)]

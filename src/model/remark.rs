@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::Record;
 
-/// A remark of a reader of legacy data ([`Adoption`](crate::Adoption) or
+/// A remark of a reader of legacy data ([`Adoption`](crate::adopt::Adoption) or
 /// [`read_go`](crate::archive::read_go)) on something that it did not adopt, or not unchanged. `Debug` does
 /// not print the place.
 #[derive(Clone, PartialEq, Eq, Serialize)]

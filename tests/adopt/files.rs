@@ -9,7 +9,10 @@ use std::{
     time::SystemTime,
 };
 
-use gateway_storage::{Adoption, ErrorKind, File, Layout, RemarkKind, Storage};
+use gateway_storage::{
+    ErrorKind, File, Storage,
+    adopt::{Adoption, Layout, RemarkKind},
+};
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -15,7 +15,10 @@ mod servers;
 use std::{fs, path::PathBuf};
 
 use futures_util::TryStreamExt;
-use gateway_storage::{Adoption, Layout, Memory, Record, Remark, RemarkKind, Storage};
+use gateway_storage::{
+    Memory, Record, Storage,
+    adopt::{Adoption, Layout, Remark, RemarkKind},
+};
 use serde_json::{Map, Value, json};
 
 type Result<T = ()> = gateway_storage::Result<T>;

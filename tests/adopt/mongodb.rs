@@ -4,13 +4,16 @@ use ::mongodb::{
     Client, Database,
     bson::{Bson, DateTime, Document, doc, oid::ObjectId},
 };
-use gateway_storage::{Adoption, ErrorKind, MongoDb, MongoDbConfig, RemarkKind};
+use gateway_storage::{
+    ErrorKind, MongoDb, MongoDbOptions,
+    adopt::{Adoption, RemarkKind},
+};
 use serde_json::json;
 
 use super::*;
 
 async fn database(url: &str) -> Database {
-    let config = MongoDbConfig::try_from(url).unwrap();
+    let config = MongoDbOptions::try_from(url).unwrap();
     let set = config.replica_set.map_or_else(String::new, |set| format!("?replicaSet={set}"));
     let url = format!("mongodb://{}/{set}", config.addr);
     Client::with_uri_str(url).await.unwrap().database(&config.database)

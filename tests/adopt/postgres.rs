@@ -1,6 +1,9 @@
 //! Tables of the PostgreSQL backend.
 
-use gateway_storage::{Adoption, ErrorKind, PostgresConfig, RemarkKind};
+use gateway_storage::{
+    ErrorKind, PostgresOptions,
+    adopt::{Adoption, RemarkKind},
+};
 use serde_json::json;
 use tokio_postgres::{Client, NoTls};
 
@@ -168,10 +171,10 @@ async fn another_schema_and_unreadable_rows() -> Result {
 #[tokio::test]
 async fn through_pgbouncer() -> Result {
     let (pooled, direct) = (servers::pgbouncer(), servers::postgres());
-    let config = PostgresConfig::try_from(direct.as_str())?;
+    let config = PostgresOptions::try_from(direct.as_str())?;
     let (_, port) = config.addr.rsplit_once(':').unwrap();
     let client = connect(port).await;
-    let schema = PostgresConfig::try_from(pooled.as_str())?.schema;
+    let schema = PostgresOptions::try_from(pooled.as_str())?.schema;
     client.batch_execute(&format!("CREATE SCHEMA {schema}")).await.unwrap();
     load(&client, &schema).await;
     assert_eq!(adopted(&pooled, None).await?.0, as_read_by_go("postgres"));

@@ -1,6 +1,9 @@
 //! Keys of the Redis backend.
 
-use gateway_storage::{Adoption, ErrorKind, RemarkKind};
+use gateway_storage::{
+    ErrorKind,
+    adopt::{Adoption, RemarkKind},
+};
 use serde_json::json;
 
 use super::*;

@@ -15,8 +15,8 @@ use std::{
 use futures_util::{Stream, StreamExt};
 use gateway_storage::{
     Backend, BatchReport, CacheEntry, CacheStore, ConfigStore, ConfigValue, Credential, CredentialStore,
-    Error, ErrorKind, Exportable, Found, Increment, Key, Memory, MemoryTransaction, Open, Optional, Record,
-    RecordKind, Result, StorageStats, Transaction, Transactional, UsageRecord, UsageStore,
+    Error, ErrorKind, Exportable, Found, Increment, Key, Memory, Open, OptionalExt, Record, RecordKind,
+    Result, StorageStats, Transaction, Transactional, UsageRecord, UsageStore, memory::MemoryTransaction,
 };
 use serde_json::{Map, Value, json};
 

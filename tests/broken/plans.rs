@@ -2,8 +2,11 @@
 
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use gateway_storage::{
-    Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Backend, ConfigBatch, ConfigStore, Error,
-    ErrorKind, Key, MAX_PLAN_TTL, Mutation, Plan, Result, Rollback, RollbackOptions,
+    Backend, ConfigBatch, ConfigStore, Error, ErrorKind, Key, Result,
+    plan::{
+        Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, MAX_PLAN_TTL, Mutation, Plan, Rollback,
+        RollbackOptions,
+    },
 };
 
 use super::{Broken, Fault::*};

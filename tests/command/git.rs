@@ -39,9 +39,9 @@ fn a_history_is_listed_shown_and_reverted() {
     }
     ok(&place, &["credential", "set", "alice", r#"{"token":"ya29"}"#]);
     let out = ok(&place, &["history", "config", "retries", "--output", "json"]);
-    let revisions: Value = serde_json::from_str(&out).unwrap();
-    let [newest, first] = [0, 1].map(|n| revisions[n]["id"].as_str().unwrap().to_owned());
-    assert_eq!(revisions.as_array().unwrap().len(), 2);
+    let commits: Value = serde_json::from_str(&out).unwrap();
+    let [newest, first] = [0, 1].map(|n| commits[n]["id"].as_str().unwrap().to_owned());
+    assert_eq!(commits.as_array().unwrap().len(), 2);
     let lines = ok(&place, &["history", "config", "retries", "--limit", "1"]);
     assert!(lines.starts_with(&newest) && lines.contains("  set  ") && lines.lines().count() == 1, "{lines}");
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_storage::PostgresConfig;
+use gateway_storage::PostgresOptions;
 use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls};
 
@@ -42,7 +42,7 @@ async fn held() -> (Client, String) {
     let url = format!("{}&deadline=1h&statement_timeout=0s&lock_timeout=0s", servers::postgres());
     let set = bare(&["--url", &url, "config", "set", "a", "1"]).output().unwrap();
     assert_eq!(ended(set).code, Some(0));
-    let config = PostgresConfig::try_from(&*url).unwrap();
+    let config = PostgresOptions::try_from(&*url).unwrap();
     let (host, port) = config.addr.rsplit_once(':').unwrap();
     let mut raw = tokio_postgres::Config::new();
     raw.host(host).port(port.parse().unwrap()).user("tester").dbname("postgres");

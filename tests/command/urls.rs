@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use gateway_storage::{ErrorKind, File, FileConfig, Storage};
+use gateway_storage::{ErrorKind, File, FileOptions, Storage};
 
 use crate::{Ended, Place, bare, ended, is_root};
 
@@ -117,7 +117,7 @@ async fn paths_for_a_shell_to_expand_are_refused() {
     for source in ["file:~/left", "file:$HOME"] {
         assert_eq!(place.with(&[], &["adopt", source, "memory:"]).code, Some(2));
     }
-    let error = Storage::<File>::open(FileConfig::new("~/data")).await.unwrap_err();
+    let error = Storage::<File>::open(FileOptions::new("~/data")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidValue);
     assert!(!Path::new("~").exists(), "where the tests run");
     assert_eq!(place.names(), ["a.json", "stores"]);

@@ -1,6 +1,6 @@
 //~ error[E0277]: `gateway_storage::File` cannot cache
 //~ backends that cache: `Memory`
-use gateway_storage::{CacheStore, Count, File, Storage, Timeout};
+use gateway_storage::{layer::{Count, Timeout}, CacheStore, File, Storage};
 
 fn needs<B: CacheStore>(_: &Storage<B>) {}
 

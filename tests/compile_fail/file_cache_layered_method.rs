@@ -1,6 +1,6 @@
 //~ error[E0277]: `gateway_storage::File` cannot cache
 //~ backends that cache: `Memory`
-use gateway_storage::{Count, File, Storage, Timeout};
+use gateway_storage::{layer::{Count, Timeout}, File, Storage};
 
 async fn cache(storage: Storage<File>) {
     let storage = storage.instrumented().layer(Count::default()).layer(Timeout::default());

@@ -1,8 +1,8 @@
 //~ error[E0277]: `gateway_storage::File` keeps no history
 //~ backends that keep one: `Git`
-use gateway_storage::{File, Key, RecordKind, Storage, Versioned};
+use gateway_storage::{File, Key, RecordKind, Storage, History};
 
-fn needs<B: Versioned>(_: &Storage<B>) {}
+fn needs<B: History>(_: &Storage<B>) {}
 
 async fn history(storage: &Storage<File>, key: &Key) {
     needs(storage);

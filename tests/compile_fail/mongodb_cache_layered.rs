@@ -1,6 +1,6 @@
 //~ error[E0277]: `MongoDb` cannot cache
 //~ backends that cache: `Memory`, `Redis`
-use gateway_storage::{CacheStore, Count, MongoDb, Storage, Timeout};
+use gateway_storage::{layer::{Count, Timeout}, CacheStore, MongoDb, Storage};
 
 fn needs<B: CacheStore>(_: &Storage<B>) {}
 

@@ -1,5 +1,5 @@
 //~ error[E0277]: `String` is not a storage backend
-use gateway_storage::{Count, Storage};
+use gateway_storage::{layer::Count, Storage};
 
 fn main() {
     let _ = Storage::new(String::new()).layer(Count::default());

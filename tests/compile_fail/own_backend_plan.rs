@@ -2,9 +2,7 @@
 //~ backends that can: `File`, `Memory`
 use std::{collections::BTreeMap, time::Duration};
 
-use gateway_storage::{
-    ApplyOptions, Backend, ConfigStore, ConfigValue, Count, Key, Memory, Plan, Result, Storage, StorageStats,
-};
+use gateway_storage::{layer::Count, plan::{ApplyOptions, Plan}, Backend, ConfigStore, ConfigValue, Key, Memory, Result, Storage, StorageStats};
 
 #[derive(Clone)]
 struct Mine(Memory);

@@ -1,6 +1,6 @@
 //~ error[E0277]: `Postgres` cannot cache
 //~ backends that cache: `Memory`, `Redis`
-use gateway_storage::{CacheStore, Count, Postgres, Storage, Timeout};
+use gateway_storage::{layer::{Count, Timeout}, CacheStore, Postgres, Storage};
 
 fn needs<B: CacheStore>(_: &Storage<B>) {}
 

@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::TryStreamExt;
 use gateway_storage::{
-    Applied, ApplyOptions, AuditFilter, AuditStatus, ConfigBatch, ConfigValue, Key, Mutation, Open, Plan,
-    PlanAction, Rollback, RollbackOptions, Storage,
+    ConfigBatch, ConfigValue, Key, Open, Storage,
+    plan::{
+        Applied, ApplyOptions, AuditFilter, AuditStatus, Mutation, Plan, PlanAction, Rollback,
+        RollbackOptions,
+    },
 };
 use serde_json::json;
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use gateway_storage::{File, FileConfig, Increment, Key, Optional, Result, Storage};
+use gateway_storage::{File, FileOptions, Increment, Key, OptionalExt, Result, Storage};
 use serde_json::json;
 
 use crate::{run_and_kill, runtime};
@@ -12,7 +12,7 @@ const TASKS: u64 = 64;
 const BATCH: u64 = 10;
 
 async fn open(path: &Path) -> Result<Storage<File>> {
-    Storage::open(FileConfig::new(path)).await
+    Storage::open(FileOptions::new(path)).await
 }
 
 fn report(word: &str, task: u64, step: u64) {

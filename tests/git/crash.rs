@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_storage::{Credential, Git, GitConfig, GitSync, Key, Storage};
+use gateway_storage::{Credential, Git, GitOptions, Key, Storage, git::GitSync};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -20,7 +20,7 @@ const BATCH: u64 = 40;
 
 /// Options with the remote beside the repository, if there is one: fetched and sent with every write and in
 /// the background.
-fn beside(path: &Path) -> GitConfig {
+fn beside(path: &Path) -> GitOptions {
     let remote = path.with_file_name("remote.git");
     if !remote.exists() {
         return config(path);

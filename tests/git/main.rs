@@ -14,7 +14,7 @@ use std::{
     process::Command,
 };
 
-use gateway_storage::{Error, Git, GitConfig, GitSync, Storage};
+use gateway_storage::{Error, Git, GitOptions, Storage, git::GitSync};
 
 /// The process to kill, if the variable is set; otherwise an empty test.
 #[test]
@@ -24,8 +24,8 @@ fn writes_until_it_is_killed() {
     }
 }
 
-fn config(path: impl Into<PathBuf>) -> GitConfig {
-    GitConfig::new(path)
+fn config(path: impl Into<PathBuf>) -> GitOptions {
+    GitOptions::new(path)
 }
 
 async fn open(path: impl Into<PathBuf>) -> Result<Storage<Git>, Error> {
@@ -33,7 +33,7 @@ async fn open(path: impl Into<PathBuf>) -> Result<Storage<Git>, Error> {
 }
 
 /// Options for a clone that sends writes and does nothing else automatically.
-fn clone_of(remote: &Path, path: impl Into<PathBuf>) -> GitConfig {
+fn clone_of(remote: &Path, path: impl Into<PathBuf>) -> GitOptions {
     let mut config = config(path);
     config.remote = Some(remote.to_str().unwrap().to_owned());
     (config.pull, config.push) = (GitSync::Interval, GitSync::Write);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use gateway_storage::{Error, ErrorKind, Git, GitSync, Storage};
+use gateway_storage::{Error, ErrorKind, Git, Storage, git::GitSync};
 use serde_json::json;
 
 use crate::{

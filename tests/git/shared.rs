@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 
-use gateway_storage::{ErrorKind, Git, GitConfig, GitSync, Key, Outcome, Storage};
+use gateway_storage::{ErrorKind, Git, GitOptions, Key, Outcome, Storage, git::GitSync};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -54,7 +54,7 @@ impl Clones {
         self.base.path().join(name)
     }
 
-    pub(crate) fn config(&self, name: &str) -> GitConfig {
+    pub(crate) fn config(&self, name: &str) -> GitOptions {
         let mut config = clone_of(&self.at("remote.git"), self.at(name));
         if let Some(daemon) = &self.daemon {
             config.remote = Some(daemon.url("remote.git"));

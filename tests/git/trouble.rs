@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use gateway_storage::{ErrorKind, Git, GitSync, Outcome, Storage, Versioned};
+use gateway_storage::{ErrorKind, Git, History, Outcome, Storage, git::GitSync};
 use serde_json::json;
 
 use crate::{

@@ -12,7 +12,8 @@ use std::{
 
 use futures_util::{Stream, StreamExt, stream};
 use gateway_storage::{
-    Count, Error, ErrorKind, Memory, Record, RecordKind, Result, Storage,
+    Error, ErrorKind, Memory, Record, RecordKind, Result, Storage,
+    layer::Count,
     migrate::{Checkpoint, CopyEvent, CopyOptions, CopyReport, Filter, OnConflict, copy},
 };
 use serde_json::{Value, json};

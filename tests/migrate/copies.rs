@@ -11,7 +11,8 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use gateway_storage::{
-    Call, Count, ErrorKind, Exportable, Layer, Memory, Receiver, Record, RecordKind, Result, Storage,
+    ErrorKind, Exportable, Layer, Memory, Record, RecordKind, Result, Storage,
+    layer::{Call, Count, Receiver},
     migrate::{CopyEvent, CopyOptions, CopyReport, Filter, OnConflict, Tally, copy},
 };
 use serde_json::json;

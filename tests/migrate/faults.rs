@@ -10,8 +10,9 @@ use std::{
 
 use futures_util::{Stream, StreamExt};
 use gateway_storage::{
-    Backend, BatchFailure, BatchReport, Call, Count, Error, ErrorKind, Exportable, Fault, Layer, Memory,
-    Outcome, Receiver, Record, RecordKind, Result, Storage, StorageStats,
+    Backend, BatchFailure, BatchReport, Error, ErrorKind, Exportable, Layer, Memory, Outcome, Record,
+    RecordKind, Result, Storage, StorageStats,
+    layer::{Call, Count, Fault, Receiver},
     migrate::{CopyEvent, CopyOptions, MAX_NAMED, OnConflict, copy},
 };
 use serde_json::json;

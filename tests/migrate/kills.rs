@@ -65,14 +65,14 @@ impl Stores {
 
 /// A store that has a different value for one of the records, and a record that the source does not have.
 async fn prepare<B: Open + Exportable>(url: &str) {
-    let storage = Storage::new(B::open(B::Config::try_from(url).unwrap()).await.unwrap());
+    let storage = Storage::new(B::open(B::Options::try_from(url).unwrap()).await.unwrap());
     let records = vec![config("k00500", serde_json::json!("old")), config("more", serde_json::json!(1))];
     let _ = storage.import(of(records)).await.unwrap().complete().unwrap();
     storage.close().await.unwrap();
 }
 
 async fn digest_of<B: Open + Exportable>(url: &str) -> String {
-    let storage = Storage::new(B::open(B::Config::try_from(url).unwrap()).await.unwrap());
+    let storage = Storage::new(B::open(B::Options::try_from(url).unwrap()).await.unwrap());
     let found = digest(&storage).await.to_string();
     storage.close().await.unwrap();
     found

@@ -5,7 +5,8 @@
 
 use futures_util::{StreamExt, stream::BoxStream};
 use gateway_storage::{
-    Exportable, File, FileConfig, Memory, RecordDigest, RecordKind, Storage,
+    Exportable, File, FileOptions, Memory, RecordKind, Storage,
+    archive::RecordDigest,
     migrate::{CopyOptions, Filter, VerifyOptions, copy, verify},
 };
 use tempfile::TempDir;
@@ -19,7 +20,7 @@ async fn memory() -> (Storage<Memory>, ()) {
 
 async fn file() -> (Storage<File>, TempDir) {
     let dir = TempDir::new().unwrap();
-    (Storage::open(FileConfig::new(dir.path().join("data"))).await.unwrap(), dir)
+    (Storage::open(FileOptions::new(dir.path().join("data"))).await.unwrap(), dir)
 }
 
 #[cfg(feature = "mongodb")]
@@ -40,7 +41,7 @@ async fn redis() -> (Storage<gateway_storage::Redis>, ()) {
 #[cfg(feature = "git")]
 async fn git() -> (Storage<gateway_storage::Git>, TempDir) {
     let dir = TempDir::new().unwrap();
-    (Storage::open(gateway_storage::GitConfig::new(dir.path().join("data"))).await.unwrap(), dir)
+    (Storage::open(gateway_storage::GitOptions::new(dir.path().join("data"))).await.unwrap(), dir)
 }
 
 /// The records to move.

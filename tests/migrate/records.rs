@@ -2,8 +2,8 @@
 
 use futures_util::{Stream, StreamExt, stream};
 use gateway_storage::{
-    ConfigValue, Exportable, Key, Memory, Record, RecordDigest, Result, Storage,
-    archive::RecordHasher,
+    ConfigValue, Exportable, Key, Memory, Record, Result, Storage,
+    archive::{RecordDigest, RecordHasher},
     conformance::{hostile_credentials, hostile_keys, hostile_values},
 };
 use serde_json::json;

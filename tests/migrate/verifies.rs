@@ -91,7 +91,7 @@ async fn a_sample_is_chosen_at_random_and_looked_up() {
     assert_eq!(report.sampled_of, Some(1001));
     assert_eq!((report.source_digest, report.target_digest), (digest(&whole).await, digest(&whole).await));
 
-    let count = gateway_storage::Count::default();
+    let count = gateway_storage::layer::Count::default();
     let counted = whole.clone().layer(count.clone());
     let report = verify_sample(of(records.clone()), &counted, 100, &all).await.unwrap();
     assert!(report.is_same() && report.total().same == 100);
@@ -118,7 +118,7 @@ async fn a_sample_is_chosen_at_random_and_looked_up() {
 async fn counters_of_one_record_are_read_once() {
     let records: Vec<Record> =
         (0..500).map(|n| usage(&format!("u{}", n / 100), &format!("f{n}"), n)).collect();
-    let count = gateway_storage::Count::default();
+    let count = gateway_storage::layer::Count::default();
     let whole = memory(records.clone()).await.layer(count.clone());
     let report = verify_sample(of(records), &whole, 500, &VerifyOptions::default()).await.unwrap();
     assert_eq!((report.usage.same, count.of("get_usage")), (500, 5));

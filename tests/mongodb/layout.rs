@@ -1,7 +1,10 @@
 //! The documents as a shell sees them, and databases that are not ours.
 
 use futures_util::StreamExt;
-use gateway_storage::{ApplyOptions, ErrorKind, Exportable, Increment, MongoDb, Plan, Record, Storage};
+use gateway_storage::{
+    ErrorKind, Exportable, Increment, MongoDb, Record, Storage,
+    plan::{ApplyOptions, Plan},
+};
 use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 use serde_json::json;
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use gateway_storage::{ErrorKind, MongoDb, MongoDbConfig, Outcome, Secret, Storage, Transaction};
+use gateway_storage::{ErrorKind, MongoDb, MongoDbOptions, Outcome, Secret, Storage, Transaction};
 use mongodb::{Client, bson::doc};
 use serde_json::json;
 
@@ -106,7 +106,7 @@ async fn a_password_that_changes_is_used() -> Result {
     let config = |secret: Option<Secret>| {
         let rest = "store?authSource=admin&directConnection=true";
         let mut config =
-            MongoDbConfig::try_from(format!("mongodb://app@{}/{rest}", proxy.addr).as_str()).unwrap();
+            MongoDbOptions::try_from(format!("mongodb://app@{}/{rest}", proxy.addr).as_str()).unwrap();
         config.password = secret;
         config
     };

@@ -14,7 +14,7 @@ mod transactions;
 
 use std::time::{Duration, Instant};
 
-use gateway_storage::{ConfigValue, Key, MongoDb, MongoDbConfig, Storage};
+use gateway_storage::{ConfigValue, Key, MongoDb, MongoDbOptions, Storage};
 use mongodb::{
     Client, Collection, Database,
     bson::{Document, doc},
@@ -46,7 +46,7 @@ async fn raw(url: &str) -> Database {
     let client = Client::with_uri_str(url.replace("deadline=10s", "appName=raw"))
         .await
         .expect("the plain driver connects");
-    client.database(&MongoDbConfig::try_from(url).unwrap().database)
+    client.database(&MongoDbOptions::try_from(url).unwrap().database)
 }
 
 async fn documents(url: &str, collection: &str) -> Collection<Document> {

@@ -1,6 +1,9 @@
 //! Plans, beside many others.
 
-use gateway_storage::{ApplyOptions, MongoDb, Plan, Storage};
+use gateway_storage::{
+    MongoDb, Storage,
+    plan::{ApplyOptions, Plan},
+};
 use mongodb::bson::{DateTime, Document, doc};
 use serde_json::json;
 

@@ -7,7 +7,8 @@ use std::{
 
 use futures_util::StreamExt;
 use gateway_storage::{
-    ConfigValue, ErrorKind, Increment, Key, MongoDb, MongoDbTransaction, Outcome, Storage, Transaction,
+    ConfigValue, ErrorKind, Increment, Key, MongoDb, Outcome, Storage, Transaction,
+    mongodb::MongoDbTransaction,
 };
 use mongodb::bson::doc;
 use serde_json::json;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use gateway_storage::{
-    Count, Credential, ErrorKind, Increment, Key, Limit, Outcome, Postgres, Record, Retry, Stack, Storage,
-    Timeout, Transaction,
+    Credential, ErrorKind, Increment, Key, Outcome, Postgres, Record, Stack, Storage, Transaction,
+    layer::{Count, Limit, Retry, Timeout},
 };
 use serde_json::json;
 

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt, os::unix::fs::chown};
 
-use gateway_storage::{Error, ErrorKind, Postgres, PostgresConfig, Storage};
+use gateway_storage::{Error, ErrorKind, Postgres, PostgresOptions, Storage};
 use serde_json::json;
 
 use crate::{
@@ -92,7 +92,7 @@ async fn a_folder_of_sockets_may_have_colons() -> Result {
     ] {
         open(&url).await.close().await?;
     }
-    let config: PostgresConfig = serde_json::from_value(
+    let config: PostgresOptions = serde_json::from_value(
         json!({ "addr": format!("{path}:{port}"), "user": "tester", "dbname": "postgres" }),
     )
     .unwrap();

@@ -15,7 +15,7 @@ mod servers;
 mod sql;
 mod transactions;
 
-use gateway_storage::{ConfigValue, Key, Postgres, PostgresConfig, Storage};
+use gateway_storage::{ConfigValue, Key, Postgres, PostgresOptions, Storage};
 use serde_json::Value;
 use tokio_postgres::{Client, NoTls};
 
@@ -40,7 +40,7 @@ fn rounds(usual: usize) -> usize {
 
 /// The plain driver: what another program would use.
 async fn raw(url: &str) -> Client {
-    let config = PostgresConfig::try_from(url).unwrap();
+    let config = PostgresOptions::try_from(url).unwrap();
     let (host, port) = config.addr.rsplit_once(':').unwrap();
     let mut driver = tokio_postgres::Config::new();
     driver.host(host).port(port.parse().unwrap()).user(config.user.as_deref().unwrap());
@@ -51,5 +51,5 @@ async fn raw(url: &str) -> Client {
 }
 
 fn schema(url: &str) -> String {
-    PostgresConfig::try_from(url).unwrap().schema
+    PostgresOptions::try_from(url).unwrap().schema
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_storage::{ErrorKind, Outcome, Postgres, PostgresConfig, Secret, Storage, Transaction};
+use gateway_storage::{ErrorKind, Outcome, Postgres, PostgresOptions, Secret, Storage, Transaction};
 use serde_json::json;
 use tokio_postgres::Client;
 
@@ -74,7 +74,7 @@ async fn a_password_that_changes_is_found_where_it_is_kept() -> Result {
 
     set(&administrator, "one").await;
     let token = Arc::new(Mutex::new("one".to_owned()));
-    let mut config = PostgresConfig::try_from(&*format!("{url}&schema=of_call")).unwrap();
+    let mut config = PostgresOptions::try_from(&*format!("{url}&schema=of_call")).unwrap();
     let read = token.clone();
     config.password = Some(Secret::call(move || {
         let token = read.lock().unwrap().clone();
@@ -93,7 +93,7 @@ async fn a_password_that_is_not_there_is_told() -> Result {
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
     assert!(error.to_string().contains("/nowhere/password"), "{error}");
 
-    let mut config = PostgresConfig::try_from(&*url).unwrap();
+    let mut config = PostgresOptions::try_from(&*url).unwrap();
     config.connect_timeout = Duration::from_millis(200);
     config.password = Some(Secret::call(|| async {
         tokio::time::sleep(Duration::from_secs(3600)).await;

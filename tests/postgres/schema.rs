@@ -2,13 +2,16 @@
 
 use std::process::Command;
 
-use gateway_storage::{Applied, ApplyOptions, ErrorKind, Plan, Postgres, PostgresConfig, Storage};
+use gateway_storage::{
+    ErrorKind, Postgres, PostgresOptions, Storage,
+    plan::{Applied, ApplyOptions, Plan},
+};
 use serde_json::json;
 
 use crate::{Result, open, raw, schema, servers};
 
-fn config(url: &str) -> PostgresConfig {
-    PostgresConfig::try_from(url).unwrap()
+fn config(url: &str) -> PostgresOptions {
+    PostgresOptions::try_from(url).unwrap()
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::workload::{self, Errors, Words};
 
-/// The command that the documentation of `RedisConfig::username` shows.
+/// The command that the documentation of `RedisOptions::username` shows.
 fn documented() -> String {
     let text = include_str!("../../src/backend/redis/acl.md");
     let line = text.lines().find(|line| line.starts_with("ACL SETUSER")).unwrap();
@@ -72,7 +72,7 @@ async fn what_a_user_may_not_do_is_not_applied_and_not_in_the_audit() -> Result 
     let admin = Storage::<Redis>::open(server.url().as_str()).await?;
     let plan = |value: u32| {
         let changes = json!([{ "set": "a", "value": value }, { "delete": "b" }]);
-        gateway_storage::Plan::from_json(changes.to_string()).unwrap()
+        gateway_storage::plan::Plan::from_json(changes.to_string()).unwrap()
     };
     let (options, back) = Default::default();
     admin.apply_plan("first", &plan(1), &options).await?;
@@ -116,7 +116,7 @@ async fn a_full_server_takes_no_plan() -> Result {
     let storage = Storage::<Redis>::open(server.url().as_str()).await?;
     let plan = |value: u32| {
         let changes = json!([{ "set": "a", "value": value }, { "delete": "b" }]);
-        gateway_storage::Plan::from_json(changes.to_string()).unwrap()
+        gateway_storage::plan::Plan::from_json(changes.to_string()).unwrap()
     };
     let (options, back) = Default::default();
     storage.apply_plan("first", &plan(1), &options).await?;
@@ -131,7 +131,7 @@ async fn a_full_server_takes_no_plan() -> Result {
     assert_eq!(raw.words("XLEN {gcli2api:config}:audit"), "1");
     assert_eq!(storage.get_config("a").await?.value(), &json!(1));
     storage.apply_plan("second", &plan(2), &options).await?;
-    assert_eq!(storage.rollback_plan("second", &back).await?, gateway_storage::Rollback::RolledBack);
+    assert_eq!(storage.rollback_plan("second", &back).await?, gateway_storage::plan::Rollback::RolledBack);
     assert_eq!(storage.get_config("a").await?.value(), &json!(1));
     storage.close().await
 }

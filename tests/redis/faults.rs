@@ -87,7 +87,7 @@ async fn a_stopped_server_makes_true_timeouts() -> Result {
 
     // Nobody who opens now gets a connection, so nothing of theirs is applied.
     let begun = Instant::now();
-    let config = RedisConfig::try_from(format!("{}?deadline=300ms", server.url()).as_str())?;
+    let config = RedisOptions::try_from(format!("{}?deadline=300ms", server.url()).as_str())?;
     let error = Storage::<Redis>::open(config).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
     assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());

@@ -32,7 +32,8 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use gateway_storage::{
-    Count, Credential, ErrorKind, Increment, Key, Outcome, Record, Redis, RedisConfig, Retry, Secret, Storage,
+    Credential, ErrorKind, Increment, Key, Outcome, Record, Redis, RedisOptions, Secret, Storage,
+    layer::{Count, Retry},
 };
 use serde_json::json;
 use servers::{

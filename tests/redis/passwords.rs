@@ -30,7 +30,7 @@ async fn the_password_is_asked_for_at_each_connection() -> Result {
     put("one");
     let login = format!("redis://rot@{}?min_idle=1&password_file={}", server.addr(), file.display());
     let from_file = Storage::<Redis>::open(login.as_str()).await?;
-    let mut config = RedisConfig::new(server.addr());
+    let mut config = RedisOptions::new(server.addr());
     (config.username, config.password) = (Some("rot".into()), Some(callback));
     let from_callback = Storage::<Redis>::open(config).await?;
     let plain = Storage::<Redis>::open(format!("redis://rot:one@{}", server.addr()).as_str()).await?;
@@ -56,7 +56,7 @@ async fn the_password_is_asked_for_at_each_connection() -> Result {
     put("four");
     from_file.list_configs().await?;
     for text in
-        [format!("{from_file:?}{from_callback:?}"), format!("{:?}", RedisConfig::try_from(login.as_str()))]
+        [format!("{from_file:?}{from_callback:?}"), format!("{:?}", RedisOptions::try_from(login.as_str()))]
     {
         assert!(!text.contains("four"), "{text}");
     }
@@ -66,7 +66,7 @@ async fn the_password_is_asked_for_at_each_connection() -> Result {
 #[tokio::test]
 async fn a_secret_that_takes_too_long_is_a_slow_connection() {
     let server = Server::start(&[]);
-    let mut config = RedisConfig::new(server.addr());
+    let mut config = RedisOptions::new(server.addr());
     config.password = Some(Secret::call(std::future::pending::<io::Result<String>>));
     config.dial_timeout = Duration::from_millis(200);
     let error = Storage::<Redis>::open(config).await.unwrap_err();

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_storage::RedisConfig;
+use gateway_storage::RedisOptions;
 use tempfile::TempDir;
 
 use super::{free_port, until};
@@ -20,7 +20,7 @@ pub(crate) struct Raw(TcpStream);
 
 impl Raw {
     pub(crate) fn to(url: &str) -> Self {
-        Self::to_addr(&RedisConfig::try_from(url).unwrap().addr)
+        Self::to_addr(&RedisOptions::try_from(url).unwrap().addr)
     }
 
     pub(crate) fn to_addr(addr: &str) -> Self {

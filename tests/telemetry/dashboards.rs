@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_storage::{Instrument, Redis, Storage};
+use gateway_storage::{Redis, Storage, layer::Instrument};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use serde_json::{Value, json};
 

@@ -14,7 +14,10 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt};
-use gateway_storage::{Fault, Instrument, Memory, OperationKind, Storage};
+use gateway_storage::{
+    Memory, Storage,
+    layer::{Fault, Instrument, OperationKind},
+};
 use metrics_util::{
     MetricKind,
     debugging::{DebugValue, DebuggingRecorder, Snapshotter},
@@ -220,7 +223,7 @@ async fn statistics_include_the_last_minute_and_the_last_export() {
 
 #[test]
 fn only_marked_operations_are_for_operators() {
-    use gateway_storage::Operation;
+    use gateway_storage::layer::Operation;
     assert!(!Operation::new("x", OperationKind::Control).operator, "begin, commit");
     assert!(Operation::new("x", OperationKind::Control).operator().operator, "health, close");
     assert!(!Operation::new("x", OperationKind::Read).operator);

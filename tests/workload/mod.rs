@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use gateway_storage::{
-    ApplyOptions, AuditFilter, Backend, BatchFailure, CacheStore, ConfigBatch, ConfigStore, CredentialStore,
-    Error, Exportable, Increment, Key, Layered, Limit, Plan, Pooled, Record, Result, Retry, RevisionId,
-    Rollback, RollbackOptions, Stack, Storage, Timeout, Transaction, Transactional, UsageStore, Versioned,
-    VersionedKind,
+    Backend, BatchFailure, CacheStore, ConfigBatch, ConfigStore, CredentialStore, Error, Exportable, History,
+    Increment, Key, Pooled, Record, Result, Stack, Storage, Transaction, Transactional, UsageStore,
+    history::{CommitId, DocumentKind},
+    layer::{Layered, Limit, Retry, Timeout},
+    plan::{ApplyOptions, AuditFilter, Plan, Rollback, RollbackOptions},
 };
 use serde_json::json;
 
@@ -187,17 +188,17 @@ pub(crate) async fn exports<B: Exportable>(on: &Storage<B>) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn history<B: Versioned + ConfigStore>(
+pub(crate) async fn history<B: History + ConfigStore>(
     on: &Storage<B>,
     words: &Words,
     errors: &mut Errors,
 ) -> Result<()> {
-    let (key, kind) = (Key::new(&words.config_key)?, VersionedKind::Config);
+    let (key, kind) = (Key::new(&words.config_key)?, DocumentKind::Config);
     on.set_config(&words.config_key, json!(words.config)).await?;
     let newest = on.backend().history(kind, &key, 9).await?[0].id;
-    errors.of(on.backend().history(VersionedKind::Credential, &key, 9).await);
+    errors.of(on.backend().history(DocumentKind::Credential, &key, 9).await);
     on.backend().value_at(newest, kind, &key).await?;
-    errors.of(on.backend().value_at(RevisionId::from_bytes([1; 20]), kind, &key).await);
+    errors.of(on.backend().value_at(CommitId::from_bytes([1; 20]), kind, &key).await);
     on.set_config(&words.config_key, json!([words.config])).await?;
     errors.of(on.backend().revert(newest).await);
     on.set_config(&words.config_key, json!(words.config)).await

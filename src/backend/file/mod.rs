@@ -23,7 +23,7 @@ use committer::Committer;
 use directory::{Access, Directory};
 use engine::Engine;
 use futures_util::future;
-pub use options::FileConfig;
+pub use options::FileOptions;
 use serde_json::json;
 use state::{Draft, State};
 use work::work;
@@ -36,7 +36,7 @@ use crate::{
 
 /// A store in a local directory: the default, for everything from a laptop to one busy server.
 ///
-/// Open it with `file:PATH` or a [`FileConfig`]. A missing directory is created. It has all capabilities
+/// Open it with `file:PATH` or a [`FileOptions`]. A missing directory is created. It has all capabilities
 /// except the cache, transactions and history.
 ///
 /// # How it works
@@ -50,14 +50,14 @@ use crate::{
 /// # Guarantees and limits
 ///
 /// - One process at a time. A second process, or a second `open` in this process, gets
-///   [`Busy`](ErrorKind::Busy) or waits ([`wait`](FileConfig::wait)).
+///   [`Busy`](ErrorKind::Busy) or waits ([`wait`](FileOptions::wait)).
 /// - Only its owner can access the directory (0700, the file 0600, whatever the umask). A directory of
 ///   another user, such as a Kubernetes volume with `fsGroup`, is used if other users can neither write to it
 ///   nor read the file. Symbolic links are not followed.
 /// - A new store needs an empty directory. Entries that volumes and desktops create do not count:
 ///   `lost+found`, `.snapshot`, `.snapshots`, `.zfs`, `.DS_Store`, `.Trash-*`, `.nfs*`,
 ///   `System Volume Information`.
-/// - A read-only medium can be opened with [`read_only`](FileConfig::read_only).
+/// - A read-only medium can be opened with [`read_only`](FileOptions::read_only).
 /// - [`stats`](Backend::stats) warns of a file system that is almost full.
 /// - A directory with other files, a file instead of a directory, a newer format and a damaged store are
 ///   clear errors, and nothing is changed. Opening reads the whole store and verifies its checksums.
@@ -166,7 +166,7 @@ impl File {
         Ok(Self { store: Arc::new(Store { state, writer, path }), deadline })
     }
 
-    fn open_now(config: &FileConfig) -> Result<Self> {
+    fn open_now(config: &FileOptions) -> Result<Self> {
         let access = match (config.read_only, config.create) {
             (true, _) => Access::Read,
             (false, true) => Access::Create,
@@ -276,9 +276,9 @@ fn low_space(free: Option<u64>, size: Option<u64>) -> Vec<String> {
 }
 
 impl Open for File {
-    type Config = FileConfig;
+    type Options = FileOptions;
 
-    async fn open(config: FileConfig) -> Result<Self> {
+    async fn open(config: FileOptions) -> Result<Self> {
         let wait = config.wait;
         check_path(&config.path)?;
         let begun = Instant::now();
@@ -514,9 +514,9 @@ mod tests {
         let disk = Disk::default();
         let bare = store_on(&disk);
         let stack = crate::Stack::new()
-            .limit(crate::Limit::new(64))
-            .retry(crate::Retry::new())
-            .timeout(crate::Timeout::new(Duration::from_millis(400)))
+            .limit(crate::layer::Limit::new(64))
+            .retry(crate::layer::Retry::new())
+            .timeout(crate::layer::Timeout::new(Duration::from_millis(400)))
             .instrument(bare.backend());
         let layered = bare.clone().layer(stack);
         layered.set_config("a", json!(0)).await.unwrap();

@@ -1,4 +1,4 @@
-//! [`FileConfig`]: the store's directory and how it is opened.
+//! [`FileOptions`]: the store's directory and how it is opened.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -17,15 +17,15 @@ use crate::{
 ///
 /// ```
 /// # use std::time::Duration;
-/// # use gateway_storage::FileConfig;
-/// let config: FileConfig = serde_json::from_str(r#"{ "path": "./data", "deadline": "5s" }"#).unwrap();
+/// # use gateway_storage::FileOptions;
+/// let config: FileOptions = serde_json::from_str(r#"{ "path": "./data", "deadline": "5s" }"#).unwrap();
 /// assert_eq!(config.deadline, Duration::from_secs(5));
 /// assert!(config.create);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct FileConfig {
+pub struct FileOptions {
     /// The store's directory.
     pub path: PathBuf,
     /// Whether a missing store is created (the default) or an error.
@@ -61,7 +61,7 @@ fn default_deadline() -> Duration {
     DEFAULT_DEADLINE
 }
 
-impl FileConfig {
+impl FileOptions {
     /// The defaults, for a store in this directory.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
@@ -74,7 +74,7 @@ impl FileConfig {
     }
 }
 
-impl TryFrom<&str> for FileConfig {
+impl TryFrom<&str> for FileOptions {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
@@ -113,7 +113,7 @@ mod tests {
         have one";
 
     fn path_of(url: &str) -> PathBuf {
-        FileConfig::try_from(url).unwrap().path
+        FileOptions::try_from(url).unwrap().path
     }
 
     #[test]
@@ -125,10 +125,10 @@ mod tests {
         assert_eq!(path_of("\tfile:./data \r\n"), PathBuf::from("./data"));
         assert_eq!(path_of("file:///var/lib"), PathBuf::from("/var/lib"));
         assert_eq!(path_of("file://localhost/var/lib"), PathBuf::from("/var/lib"));
-        let config = FileConfig::try_from("file:data?create=false&deadline=250ms&wait=5s").unwrap();
+        let config = FileOptions::try_from("file:data?create=false&deadline=250ms&wait=5s").unwrap();
         assert_eq!((config.create, config.deadline), (false, Duration::from_millis(250)));
         assert_eq!((config.wait, config.read_only), (Duration::from_secs(5), false));
-        assert!(FileConfig::try_from("file:data?read_only=true").unwrap().read_only);
+        assert!(FileOptions::try_from("file:data?read_only=true").unwrap().read_only);
     }
 
     #[test]
@@ -150,7 +150,7 @@ mod tests {
             ("file:x?create=true\u{9f}&deadline=1s", WITHIN),
             ("file:x?create", "an option of a URL is written `name=value`"),
         ] {
-            let error = FileConfig::try_from(url).unwrap_err();
+            let error = FileOptions::try_from(url).unwrap_err();
             assert_eq!(
                 (error.kind(), error.to_string().as_str()),
                 (ErrorKind::InvalidValue, message),
@@ -161,10 +161,10 @@ mod tests {
 
     #[test]
     fn options_are_serialized() {
-        let config = FileConfig::new("./data");
+        let config = FileOptions::new("./data");
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(text, r#"{"path":"./data","create":true,"deadline":"10s","wait":"0s","read_only":false}"#);
-        assert_eq!(serde_json::from_str::<FileConfig>(&text).unwrap(), config);
-        assert!(serde_json::from_str::<FileConfig>(r#"{"path":".","pth":1}"#).is_err());
+        assert_eq!(serde_json::from_str::<FileOptions>(&text).unwrap(), config);
+        assert!(serde_json::from_str::<FileOptions>(r#"{"path":".","pth":1}"#).is_err());
     }
 }

@@ -12,11 +12,13 @@ use super::{
     state::{Draft, State},
 };
 use crate::{
-    Applied, ApplyOptions, AuditEntry, AuditFilter, Backend, ConfigBatch, ConfigValue, Key, PayloadHash,
-    Plan, Result, Rollback, RollbackOptions,
-    backend::snapshot::stream_of,
-    capability::{ApplyStep, Attempt, RollbackStep, apply_step, rollback_step},
+    Backend, ConfigBatch, ConfigValue, Key, Result,
+    backend::{
+        plan_step::{ApplyStep, Attempt, RollbackStep, apply_step, rollback_step},
+        snapshot::stream_of,
+    },
     codec::{PlanRecord, RecordKey, encode_config, to_millis},
+    plan::{Applied, ApplyOptions, AuditEntry, AuditFilter, PayloadHash, Plan, Rollback, RollbackOptions},
 };
 
 fn put(draft: &mut Draft, key: &Key, value: Option<&ConfigValue>) {

@@ -6,12 +6,13 @@ use imbl::{GenericHashMap, OrdMap, shared_ptr::DefaultSharedPtr};
 
 use super::engine::Writes;
 use crate::{
-    AuditEntry, ConfigValue, Credential, Error, ErrorKind, Key, MAX_AUDIT_ENTRIES, Result, UsageRecord,
+    ConfigValue, Credential, Error, ErrorKind, Key, Result, UsageRecord,
     codec::{
         PlanRecord, RecordKey, decode_audit, decode_config, decode_credential, decode_plan, encode_audit,
         encode_plan,
     },
     error::Kind,
+    plan::{AuditEntry, MAX_AUDIT_ENTRIES},
 };
 
 /// The backend's name.

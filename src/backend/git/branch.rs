@@ -8,8 +8,8 @@ use git2::{
 };
 
 use super::{
-    GitConfig,
-    failure::failed,
+    GitOptions,
+    error::failed,
     repository::{LockedRepository, check_filter, is_checked_out},
     state::{Changes, Files},
 };
@@ -47,7 +47,7 @@ pub(super) struct Branch {
 }
 
 impl Branch {
-    pub(super) fn new(repository: Repository, path: &Path, config: &GitConfig) -> Self {
+    pub(super) fn new(repository: Repository, path: &Path, config: &GitOptions) -> Self {
         Self {
             repository,
             path: path.to_owned(),

@@ -5,25 +5,28 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use git2::{Commit, ErrorCode, Oid, Repository, Sort, Tree};
+use git2::{ErrorCode, Oid, Repository, Sort, Tree};
 
-use super::{Git, branch::changes, failure::failed, name, repository::LockedRepository, state::Files};
+use super::{Git, branch::changes, error::failed, name, repository::LockedRepository, state::Files};
 use crate::{
-    Error, ErrorKind, Key, Record, Result, Revision, RevisionId, Versioned, VersionedKind,
-    codec::LAST_SECOND, error::Kind, layer::time_left,
+    Error, ErrorKind, History, Key, Record, Result,
+    codec::LAST_SECOND,
+    error::Kind,
+    history::{Commit, CommitId, DocumentKind},
+    layer::time_left,
 };
 
-fn missing(kind: VersionedKind, key: &Key) -> Error {
+fn missing(kind: DocumentKind, key: &Key) -> Error {
     let kind = match kind {
-        VersionedKind::Credential => Kind::Credential,
-        VersionedKind::Config => Kind::Config,
+        DocumentKind::Credential => Kind::Credential,
+        DocumentKind::Config => Kind::Config,
     };
     Error::not_found(kind, key)
 }
 
 #[cold]
 fn unknown() -> Error {
-    Error::new(ErrorKind::NotFound, "the history has no such revision")
+    Error::new(ErrorKind::NotFound, "the history has no such commit")
 }
 
 #[cold]
@@ -31,16 +34,16 @@ fn unread(error: git2::Error) -> Error {
     failed("the history can't be read", error)
 }
 
-pub(super) fn id_of(commit: Oid) -> RevisionId {
+pub(super) fn id_of(commit: Oid) -> CommitId {
     let mut bytes = [0; 20];
     bytes.copy_from_slice(commit.as_bytes());
-    RevisionId::from_bytes(bytes)
+    CommitId::from_bytes(bytes)
 }
 
 /// Finds a commit in the history of `head`.
-fn find(repository: &Repository, head: Option<Oid>, revision: RevisionId) -> Result<Commit<'_>> {
+fn find(repository: &Repository, head: Option<Oid>, commit: CommitId) -> Result<git2::Commit<'_>> {
     let head = head.ok_or_else(unknown)?;
-    let id = Oid::from_bytes(revision.as_bytes()).map_err(unread)?;
+    let id = Oid::from_bytes(commit.as_bytes()).map_err(unread)?;
     let commit = match repository.find_commit(id) {
         Err(error) if error.code() == ErrorCode::NotFound => return Err(unknown()),
         commit => commit.map_err(unread)?,
@@ -54,13 +57,13 @@ fn find(repository: &Repository, head: Option<Oid>, revision: RevisionId) -> Res
 
 /// Finds one record in a commit.
 struct Lookup {
-    kind: VersionedKind,
+    kind: DocumentKind,
     names: Vec<String>,
 }
 
 impl Lookup {
     /// The directory of the record's kind: a cheap way to see that nothing in it changed.
-    fn directory(&self, commit: &Commit<'_>) -> Result<Option<Oid>, git2::Error> {
+    fn directory(&self, commit: &git2::Commit<'_>) -> Result<Option<Oid>, git2::Error> {
         Ok(commit.tree()?.get_name(self.kind.directory()).map(|entry| entry.id()))
     }
 
@@ -73,14 +76,14 @@ impl Lookup {
 fn history(
     repository: &Repository,
     head: Option<Oid>,
-    kind: VersionedKind,
+    kind: DocumentKind,
     key: &Key,
     limit: usize,
-) -> Result<Vec<Revision>> {
+) -> Result<Vec<Commit>> {
     let head = head.ok_or_else(|| missing(kind, key))?;
     let names = [Some(name::encode(key)), name::plain(key)].into_iter().flatten().collect();
     let lookup = Lookup { kind, names };
-    let mut revisions = Vec::new();
+    let mut changes = Vec::new();
     let mut walk = || {
         let mut walk = repository.revwalk()?;
         walk.set_sorting(Sort::TOPOLOGICAL | Sort::TIME)?;
@@ -101,17 +104,17 @@ fn history(
             if if parents.is_empty() { now.is_none() } else { is_inherited } {
                 continue;
             }
-            let mut revision = revision(&commit);
-            revision.is_deleted = now.is_none();
-            revisions.push(revision);
-            if revisions.len() >= limit {
+            let mut change = commit_of(&commit);
+            change.is_deleted = now.is_none();
+            changes.push(change);
+            if changes.len() >= limit {
                 break;
             }
         }
         Ok(())
     };
     walk().map_err(unread)?;
-    if revisions.is_empty() { Err(missing(kind, key)) } else { Ok(revisions) }
+    if changes.is_empty() { Err(missing(kind, key)) } else { Ok(changes) }
 }
 
 type Blobs = (Option<Oid>, Option<Oid>);
@@ -121,7 +124,7 @@ fn undone(
     repository: &Repository,
     parent: Option<Oid>,
     id: Oid,
-) -> Result<BTreeMap<(VersionedKind, Key), Blobs>> {
+) -> Result<BTreeMap<(DocumentKind, Key), Blobs>> {
     let (before, after) = (Files::of(repository, parent)?, Files::of(repository, Some(id))?);
     let changes = changes(repository, parent, Some(id))?;
     let records = changes.iter().filter_map(|change| name::record_of(&change.path));
@@ -135,13 +138,13 @@ fn undone(
         .collect())
 }
 
-fn revision(commit: &Commit<'_>) -> Revision {
+fn commit_of(commit: &git2::Commit<'_>) -> Commit {
     let (author, seconds) = (commit.author(), commit.time().seconds());
     // An author can give a commit any date.
     let since = u64::try_from(seconds).unwrap_or(0).min(LAST_SECOND);
     let time = UNIX_EPOCH + Duration::from_secs(since);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Revision::new(id_of(commit.id()), time, text(author.name_bytes()), text(author.email_bytes()))
+    Commit::new(id_of(commit.id()), time, text(author.name_bytes()), text(author.email_bytes()))
 }
 
 impl Git {
@@ -163,8 +166,8 @@ impl Git {
     }
 }
 
-impl Versioned for Git {
-    async fn history(&self, kind: VersionedKind, key: &Key, limit: usize) -> Result<Vec<Revision>> {
+impl History for Git {
+    async fn history(&self, kind: DocumentKind, key: &Key, limit: usize) -> Result<Vec<Commit>> {
         let key = key.clone();
         if limit == 0 {
             return Ok(Vec::new());
@@ -172,30 +175,30 @@ impl Versioned for Git {
         self.read(move |repository, head| history(repository, head, kind, &key, limit)).await
     }
 
-    async fn value_at(&self, revision: RevisionId, kind: VersionedKind, key: &Key) -> Result<Record> {
+    async fn value_at(&self, commit: CommitId, kind: DocumentKind, key: &Key) -> Result<Record> {
         let key = key.clone();
         self.read(move |repository, head| {
-            let commit = find(repository, head, revision)?;
+            let commit = find(repository, head, commit)?;
             let files = Files::of(repository, Some(commit.id()))?;
             let blob = files.find(kind, &key).ok_or_else(|| missing(kind, &key))?;
             Ok(match kind {
-                VersionedKind::Credential => {
+                DocumentKind::Credential => {
                     Record::Credential { credential: files.credential(blob, &key)?, id: key }
                 }
-                VersionedKind::Config => Record::Config { value: files.config(blob, &key)?, key },
+                DocumentKind::Config => Record::Config { value: files.config(blob, &key)?, key },
             })
         })
         .await
     }
 
-    async fn revert(&self, revision: RevisionId) -> Result<RevisionId> {
+    async fn revert(&self, commit: CommitId) -> Result<CommitId> {
         let deadline = time_left(self.deadline);
         self.ask(move |writer| {
             let head = writer.snapshot().head;
             let (id, parent) = {
-                let commit = find(writer.repository(), head, revision)?;
+                let commit = find(writer.repository(), head, commit)?;
                 if commit.parent_count() > 1 {
-                    return Err(super::failure::refused(
+                    return Err(super::error::refused(
                         "a merge can't be reverted: revert its commits instead",
                     ));
                 }

@@ -3,8 +3,8 @@
 mod branch;
 mod config;
 mod credential;
+mod error;
 mod export;
-mod failure;
 mod history;
 mod marker;
 mod name;
@@ -28,22 +28,22 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-pub use options::{GitConfig, GitSync};
+pub use options::{GitOptions, GitSync};
 use serde_json::{Value, json};
 use state::{Draft, State};
 use worker::Worker;
 use writer::{Shared, Writer};
 
 use crate::{
-    Backend, Error, ErrorKind, Open, Result, RevisionId, StorageStats, codec::rfc3339_seconds,
+    Backend, Error, ErrorKind, Open, Result, StorageStats, codec::rfc3339_seconds, history::CommitId,
     layer::time_left, model::with_causes,
 };
 
 /// A store in a Git repository, for a small team's credentials and configuration, with a history that can be
 /// reviewed and reverted. Experimental.
 ///
-/// Open it with `git:PATH` or a [`GitConfig`]. It stores credentials and configuration, exports, imports, and
-/// keeps a [history](crate::Versioned). It has no usage counters, no cache and no transactions.
+/// Open it with `git:PATH` or a [`GitOptions`]. It stores credentials and configuration, exports, imports, and
+/// keeps a [history](crate::History). It has no usage counters, no cache and no transactions.
 ///
 /// # What deleting means
 ///
@@ -114,7 +114,7 @@ use crate::{
 ///
 /// # With a remote
 ///
-/// [`GitConfig::pull`] and [`push`](GitConfig::push) control when the commits of others are fetched and ours
+/// [`GitOptions::pull`] and [`push`](GitOptions::push) control when the commits of others are fetched and ours
 /// are sent. Ours are rebased onto theirs. If both sides changed the same record, the write,
 /// [`pull`](Git::pull) or [`push`](Git::push) is [`Conflict`](ErrorKind::Conflict) and changes nothing here;
 /// the message names both commits, and the [key](crate::Error::key) is the record's. A write that is refused
@@ -137,7 +137,7 @@ use crate::{
 ///
 /// If opening creates the repository and then can't fetch, it removes the repository again, because an empty
 /// store would look like a clone. With [`GitSync::Manual`] opening does not fetch. The first clone must
-/// finish within [`GitConfig::remote_timeout`]; the next opening removes what an interrupted one left behind.
+/// finish within [`GitOptions::remote_timeout`]; the next opening removes what an interrupted one left behind.
 ///
 /// An existing store opens whatever is wrong with the remote, and a remote that does not answer blocks no
 /// write: the commit is kept and sent later. [`stats`](Backend::stats) reports the problem, and counts the
@@ -164,7 +164,7 @@ struct Store {
     shared: Arc<Mutex<Shared>>,
     worker: Worker,
     path: PathBuf,
-    config: GitConfig,
+    config: GitOptions,
 }
 
 impl Git {
@@ -220,12 +220,12 @@ impl Git {
         .await
     }
 
-    /// The newest revision, if any.
+    /// The newest commit, if any.
     ///
     /// # Errors
     ///
     /// [`Closed`](ErrorKind::Closed) once the store is closed.
-    pub fn head(&self) -> Result<Option<RevisionId>> {
+    pub fn head(&self) -> Result<Option<CommitId>> {
         Ok(self.state()?.head.map(history::id_of))
     }
 
@@ -322,9 +322,9 @@ impl Backend for Git {
 }
 
 impl Open for Git {
-    type Config = GitConfig;
+    type Options = GitOptions;
 
-    async fn open(config: GitConfig) -> Result<Self> {
+    async fn open(config: GitOptions) -> Result<Self> {
         config.check()?;
         let runtime = tokio::runtime::Handle::current();
         let opened = tokio::task::spawn_blocking(move || {

@@ -8,14 +8,14 @@
 //!
 //! Legacy data has plain names: a name that is not in this form is the key itself.
 
-use crate::{Key, VersionedKind};
+use crate::{Key, history::DocumentKind};
 
 /// The longest part of a split name: most file systems allow 255 bytes.
 const PART: usize = 200;
 
 const SUFFIX: &str = ".json";
 
-impl VersionedKind {
+impl DocumentKind {
     /// The directory of its files.
     pub(super) const fn directory(self) -> &'static str {
         match self {
@@ -87,9 +87,9 @@ pub(super) fn decode(path: &str) -> Option<Key> {
 }
 
 /// The kind and the key of a file in the repository.
-pub(super) fn record_of(path: &str) -> Option<(VersionedKind, Key)> {
+pub(super) fn record_of(path: &str) -> Option<(DocumentKind, Key)> {
     let (directory, name) = path.split_once('/')?;
-    let kind = [VersionedKind::Credential, VersionedKind::Config]
+    let kind = [DocumentKind::Credential, DocumentKind::Config]
         .into_iter()
         .find(|kind| kind.directory() == directory)?;
     Some((kind, decode(name)?))

@@ -1,10 +1,10 @@
-//! [`GitConfig`]: the repository and how it is shared.
+//! [`GitOptions`]: the repository and how it is shared.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use super::failure::refused;
+use super::error::refused;
 use crate::{
     DEFAULT_DEADLINE, Error, Result, Secret,
     codec::{Location, boolean, check_path, decode, duration, readable, unknown_option},
@@ -16,7 +16,7 @@ use crate::{
 pub enum GitSync {
     /// With every write: fetched before it, or sent before it is acknowledged.
     Write,
-    /// Every [`interval`](GitConfig::interval), in the background.
+    /// Every [`interval`](GitOptions::interval), in the background.
     Interval,
     /// Only by [`Git::pull`](crate::Git::pull) and [`Git::push`](crate::Git::push).
     Manual,
@@ -31,15 +31,15 @@ pub enum GitSync {
 /// When deserialized, unknown fields are refused.
 ///
 /// ```
-/// # use gateway_storage::{GitConfig, GitSync};
-/// let config = GitConfig::try_from("git:./settings?remote=/srv/settings.git&pull=write")?;
+/// # use gateway_storage::{git::GitSync, GitOptions};
+/// let config = GitOptions::try_from("git:./settings?remote=/srv/settings.git&pull=write")?;
 /// assert_eq!((config.branch.as_str(), config.pull, config.push), ("main", GitSync::Write, GitSync::Write));
 /// # Ok::<(), gateway_storage::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
-pub struct GitConfig {
+pub struct GitOptions {
     /// The directory of the work tree.
     pub path: PathBuf,
     /// The branch with the data. `HEAD` must be at it. Default: `main`.
@@ -124,7 +124,7 @@ const OPTIONS: [&str; 14] = [
     "username",
 ];
 
-impl Default for GitConfig {
+impl Default for GitOptions {
     fn default() -> Self {
         Self {
             path: PathBuf::new(),
@@ -145,7 +145,7 @@ impl Default for GitConfig {
     }
 }
 
-impl GitConfig {
+impl GitOptions {
     /// The defaults, for a repository in this directory that is not shared.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), ..Self::default() }
@@ -215,7 +215,7 @@ fn check_remote(remote: &str) -> Result<()> {
     if let Some((user, rest)) = rest.split_once('@').filter(|_| is_url || local_path(remote).is_none()) {
         if ["http", "https"].contains(&scheme) {
             return Err(refused(
-                "the remote's URL names a user or a password: use `username`, and `token_env` or `token_file` (or `GitConfig::token`)",
+                "the remote's URL names a user or a password: use `username`, and `token_env` or `token_file` (or `GitOptions::token`)",
             ));
         }
         let is_name = |each: char| each.is_ascii_alphanumeric() || "-_.".contains(each);
@@ -241,7 +241,7 @@ fn check_remote(remote: &str) -> Result<()> {
     }
 }
 
-impl TryFrom<&str> for GitConfig {
+impl TryFrom<&str> for GitOptions {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
@@ -278,11 +278,11 @@ impl TryFrom<&str> for GitConfig {
     }
 }
 
-impl fmt::Debug for GitConfig {
+impl fmt::Debug for GitOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // An unchecked remote can contain a password.
         let remote = self.remote.as_deref().map(|remote| check_remote(remote).map_or("...", |()| remote));
-        f.debug_struct("GitConfig")
+        f.debug_struct("GitOptions")
             .field("path", &self.path)
             .field("branch", &self.branch)
             .field("remote", &remote)
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn urls_are_parsed() {
-        let config = GitConfig::try_from(
+        let config = GitOptions::try_from(
             "git:./settings?branch=team/live&remote=%2Fsrv%2Fa%20b.git&push=interval&interval=5s&author_name=A%20B",
         )
         .unwrap();
@@ -350,7 +350,7 @@ mod tests {
             ("git:x?remote=ftp://host/x", "this build does not support such a remote:"),
             ("git:x?interval=0s", "the interval and the remote's timeout must be more than zero"),
         ] {
-            let error = GitConfig::try_from(url).unwrap_err();
+            let error = GitOptions::try_from(url).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::InvalidValue, "{url}");
             assert!(error.to_string().starts_with(message), "{url}: {error}");
             assert!(!error.to_string().contains("secret"));
@@ -359,12 +359,12 @@ mod tests {
 
     #[test]
     fn tokens_have_a_source() {
-        let token = |url| GitConfig::try_from(url).map(|config| config.token);
+        let token = |url| GitOptions::try_from(url).map(|config| config.token);
         assert_eq!(token("git:x?token_env=A%20B").unwrap(), Some(Secret::env("A B")));
         assert_eq!(token("git:x?token_file=/run/t").unwrap(), Some(Secret::file("/run/t")));
         let error = token("git:x?token_file=/run/t&token_env=A").unwrap_err();
         assert!(error.to_string().starts_with("the URL has two passwords:"), "{error}");
-        let typed = |text| serde_json::from_str::<GitConfig>(text).map(|config| config.token);
+        let typed = |text| serde_json::from_str::<GitOptions>(text).map(|config| config.token);
         assert_eq!(typed(r#"{"path":"x","token":{"file":"/run/t"}}"#).unwrap(), Some(Secret::file("/run/t")));
         assert_eq!(typed(r#"{"path":"x","token":"ghp_x"}"#).unwrap(), Some(Secret::from("ghp_x")));
     }
@@ -384,7 +384,7 @@ mod tests {
 
     #[test]
     fn debug_prints_no_secret() {
-        let mut config = GitConfig::new("x");
+        let mut config = GitOptions::new("x");
         config.token = Some("hunter2-secret".into());
         for remote in ["https://a:secret@host/x", "http://a:pa/secret@host/x", "http://host/x?token=secret"] {
             config.remote = Some(remote.into());
@@ -394,9 +394,9 @@ mod tests {
 
     #[test]
     fn options_are_deserialized() {
-        let config: GitConfig =
+        let config: GitOptions =
             serde_json::from_str(r#"{ "path": "x", "pull": "manual", "interval": "1m" }"#).unwrap();
         assert_eq!((config.pull, config.interval), (GitSync::Manual, Duration::from_secs(60)));
-        assert!(serde_json::from_str::<GitConfig>(r#"{"path":".","pth":1}"#).is_err());
+        assert!(serde_json::from_str::<GitOptions>(r#"{"path":".","pth":1}"#).is_err());
     }
 }

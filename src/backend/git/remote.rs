@@ -17,7 +17,7 @@ use git2::Oid;
 use tokio::runtime::Handle;
 
 use super::{
-    GitConfig,
+    GitOptions,
     marker::Marker,
     packs::Packs,
     remote_thread::RemoteThread,
@@ -99,7 +99,7 @@ struct Setup {
     git: PathBuf,
     fetching: Arc<Marker>,
     remote: String,
-    config: GitConfig,
+    config: GitOptions,
     runtime: Handle,
 }
 
@@ -138,7 +138,7 @@ impl Remote {
     /// `runtime` is the application's: the function for the token runs on it.
     pub(super) fn start(
         locked: &LockedRepository,
-        config: &GitConfig,
+        config: &GitOptions,
         remote: String,
         runtime: Handle,
         is_dropped: Arc<AtomicBool>,

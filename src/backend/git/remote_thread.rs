@@ -20,9 +20,9 @@ use git2::{
 use tokio::runtime::Handle;
 
 use super::{
-    GitConfig,
+    GitOptions,
     branch::{base, target},
-    failure::{failed, foreign},
+    error::{failed, foreign},
     marker::Marker,
     options::local_path,
     packs::Packs,
@@ -43,7 +43,7 @@ pub(super) struct RemoteThread {
     pub(super) remote: String,
     pub(super) fetching: Arc<Marker>,
     pub(super) packs: Packs,
-    pub(super) config: GitConfig,
+    pub(super) config: GitOptions,
     pub(super) runtime: Handle,
     /// Why there was no login; libgit2 can't carry this error.
     pub(super) login_error: RefCell<Option<Error>>,
@@ -466,7 +466,7 @@ mod tests {
 
     /// The thread's side in a new repository, for a remote over https that accepts this token.
     fn remote_thread(path: &Path, runtime: &tokio::runtime::Runtime, token: Option<Secret>) -> RemoteThread {
-        let mut config = GitConfig::new(path);
+        let mut config = GitOptions::new(path);
         config.token = token;
         RemoteThread {
             repository: Repository::init(path).unwrap(),

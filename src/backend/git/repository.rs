@@ -16,8 +16,8 @@ use git2::{
 };
 
 use super::{
-    GitConfig,
-    failure::{failed, foreign, io_failed, refused},
+    GitOptions,
+    error::{failed, foreign, io_failed, refused},
     marker::{Marker, MarkerGuard},
 };
 use crate::{Error, ErrorKind, Result};
@@ -33,7 +33,7 @@ const REMOVE_ATTEMPTS: u32 = 20;
 
 /// The store's settings, over those of the repository. The settings of the system and the user are not read,
 /// except `safe.directory`, which libgit2 reads itself, and attributes.
-fn settings(config: &GitConfig) -> String {
+fn settings(config: &GitOptions) -> String {
     let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
     format!(
         "# For gateway-storage; git itself does not read it.\n\
@@ -61,7 +61,7 @@ pub(super) struct LockedRepository {
 
 impl LockedRepository {
     /// Opens or creates the repository, and locks it.
-    pub(super) fn open(config: &GitConfig) -> Result<(Self, Repository)> {
+    pub(super) fn open(config: &GitOptions) -> Result<(Self, Repository)> {
         let path = absolute(&config.path)?;
         let exists = match fs::symlink_metadata(&path) {
             Ok(found) if found.is_dir() => true,
@@ -135,7 +135,7 @@ impl LockedRepository {
 
     /// Removes the locks of a process that was killed while it wrote. The store's own lock excludes a live
     /// one.
-    fn remove_stale_locks(&self, config: &GitConfig) -> Result<()> {
+    fn remove_stale_locks(&self, config: &GitOptions) -> Result<()> {
         // Only the store uses this name.
         remove(&self.git.join(config.tracking() + ".lock"))?;
         if self.fetching.exists() {
@@ -178,7 +178,7 @@ impl LockedRepository {
     }
 
     /// Refuses a repository that the store can't use.
-    fn check(&self, config: &GitConfig, repository: &Repository) -> Result<()> {
+    fn check(&self, config: &GitOptions, repository: &Repository) -> Result<()> {
         let path = self.path.display();
         // libgit2 resolves the links in it.
         let is_here =
@@ -254,7 +254,7 @@ fn make(path: &Path) -> Result<()> {
         .map_err(|error| at(path, "can't be created", error))
 }
 
-fn make_repository(config: &GitConfig, path: &Path) -> Result<()> {
+fn make_repository(config: &GitOptions, path: &Path) -> Result<()> {
     let mut entries = fs::read_dir(path).map_err(|error| at(path, "can't be read", error))?;
     if entries.next().is_some() {
         return Err(refused(format!(

@@ -6,14 +6,15 @@ use git2::{ObjectType, Oid, Repository, Tree};
 use imbl::OrdMap;
 
 use super::{
-    failure::failed,
+    error::failed,
     name::{self, record_of},
     text,
 };
 use crate::{
-    ConfigValue, Credential, Error, ErrorKind, Key, Result, VersionedKind,
+    ConfigValue, Credential, Error, ErrorKind, Key, Result,
     codec::{decode_config_or_word, decode_credential},
     error::Kind,
+    history::DocumentKind,
 };
 
 /// All acknowledged records. Cloning is O(1).
@@ -45,11 +46,11 @@ impl State {
         for (kind, key) in paths.filter_map(record_of) {
             let blob = files.find(kind, &key);
             match kind {
-                VersionedKind::Credential => match blob {
+                DocumentKind::Credential => match blob {
                     Some(blob) => drop(self.credentials.insert(key.clone(), files.credential(blob, &key)?)),
                     None => drop(self.credentials.remove(&key)),
                 },
-                VersionedKind::Config => match blob {
+                DocumentKind::Config => match blob {
                     Some(blob) => drop(self.configs.insert(key.clone(), files.config(blob, &key)?)),
                     None => drop(self.configs.remove(&key)),
                 },
@@ -74,29 +75,28 @@ impl<'r> Files<'r> {
             .map(|commit| repository.find_commit(commit).and_then(|commit| commit.tree()))
             .transpose()
             .map_err(unread)?;
-        let directory = |kind: VersionedKind| {
+        let directory = |kind: DocumentKind| {
             let entry = root.as_ref().and_then(|root| root.get_name(kind.directory()));
             match entry {
                 Some(entry) if entry.kind() == Some(ObjectType::Tree) => {
                     repository.find_tree(entry.id()).map(Some).map_err(unread)
                 }
-                Some(_) => Err(super::failure::refused(format!(
+                Some(_) => Err(super::error::refused(format!(
                     "`{}` is not a directory in the repository's commit, but records are stored there",
                     kind.directory()
                 ))),
                 None => Ok(None),
             }
         };
-        let (credentials, configs) =
-            (directory(VersionedKind::Credential)?, directory(VersionedKind::Config)?);
+        let (credentials, configs) = (directory(DocumentKind::Credential)?, directory(DocumentKind::Config)?);
         Ok(Self { repository, credentials, configs })
     }
 
     /// The blob of a file in its kind's directory.
-    pub(super) fn blob(&self, kind: VersionedKind, name: &str) -> Option<Oid> {
+    pub(super) fn blob(&self, kind: DocumentKind, name: &str) -> Option<Oid> {
         let tree = match kind {
-            VersionedKind::Credential => self.credentials.as_ref()?,
-            VersionedKind::Config => self.configs.as_ref()?,
+            DocumentKind::Credential => self.credentials.as_ref()?,
+            DocumentKind::Config => self.configs.as_ref()?,
         };
         let entry = match name.contains('/') {
             true => tree.get_path(name.as_ref()).ok()?,
@@ -107,7 +107,7 @@ impl<'r> Files<'r> {
     }
 
     /// The blob of a key: of its encoded or its plain name.
-    pub(super) fn find(&self, kind: VersionedKind, key: &Key) -> Option<Oid> {
+    pub(super) fn find(&self, kind: DocumentKind, key: &Key) -> Option<Oid> {
         self.blob(kind, &name::encode(key))
             .or_else(|| name::plain(key).and_then(|plain| self.blob(kind, &plain)))
     }
@@ -157,7 +157,7 @@ impl<'r> Draft<'r> {
     /// of its file.
     pub(super) fn undo(
         &mut self,
-        kind: VersionedKind,
+        kind: DocumentKind,
         key: &Key,
         (old, new): (Option<Oid>, Option<Oid>),
     ) -> Result<()> {
@@ -167,7 +167,7 @@ impl<'r> Draft<'r> {
         }
         if found != new {
             return Err(
-                Error::new(ErrorKind::Conflict, "a record was changed since the revision").with_key(key)
+                Error::new(ErrorKind::Conflict, "a record was changed since the commit").with_key(key)
             );
         }
         self.is_stale = true;
@@ -181,30 +181,30 @@ impl<'r> Draft<'r> {
     }
 
     pub(super) fn put_credential(&mut self, id: &Key, credential: &Credential) -> Result<()> {
-        self.put(VersionedKind::Credential, id, text::of_credential(credential))?;
+        self.put(DocumentKind::Credential, id, text::of_credential(credential))?;
         self.state.credentials.insert(id.clone(), credential.clone());
         Ok(())
     }
 
     pub(super) fn put_config(&mut self, key: &Key, value: &ConfigValue) -> Result<()> {
-        self.put(VersionedKind::Config, key, text::of_config(value))?;
+        self.put(DocumentKind::Config, key, text::of_config(value))?;
         self.state.configs.insert(key.clone(), value.clone());
         Ok(())
     }
 
     pub(super) fn delete_credential(&mut self, id: &Key) -> Result<()> {
         self.state.credentials.remove(id).ok_or_else(|| Error::not_found(Kind::Credential, id))?;
-        self.delete(VersionedKind::Credential, id);
+        self.delete(DocumentKind::Credential, id);
         Ok(())
     }
 
     pub(super) fn delete_config(&mut self, key: &Key) -> Result<()> {
         self.state.configs.remove(key).ok_or_else(|| Error::not_found(Kind::Config, key))?;
-        self.delete(VersionedKind::Config, key);
+        self.delete(DocumentKind::Config, key);
         Ok(())
     }
 
-    fn put(&mut self, kind: VersionedKind, key: &Key, text: Vec<u8>) -> Result<()> {
+    fn put(&mut self, kind: DocumentKind, key: &Key, text: Vec<u8>) -> Result<()> {
         let name = name::encode(key);
         let path = format!("{}/{name}", kind.directory());
         let blob = Oid::hash_object(ObjectType::Blob, &text)
@@ -216,7 +216,7 @@ impl<'r> Draft<'r> {
         Ok(())
     }
 
-    fn delete(&mut self, kind: VersionedKind, key: &Key) {
+    fn delete(&mut self, kind: DocumentKind, key: &Key) {
         let name = name::encode(key);
         let path = format!("{}/{name}", kind.directory());
         if self.files.blob(kind, &name).is_some() {
@@ -228,7 +228,7 @@ impl<'r> Draft<'r> {
     }
 
     /// Deletes a legacy file with a plain name, which the encoded name replaces.
-    fn delete_plain(&mut self, kind: VersionedKind, key: &Key) {
+    fn delete_plain(&mut self, kind: DocumentKind, key: &Key) {
         if let Some(plain) = name::plain(key).filter(|plain| self.files.blob(kind, plain).is_some()) {
             self.changes.insert(format!("{}/{plain}", kind.directory()), None);
         }

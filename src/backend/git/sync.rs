@@ -11,13 +11,13 @@ use git2::Oid;
 use super::{
     GitSync,
     branch::{Blob, Change},
-    failure::refused,
+    error::refused,
     name::record_of,
     request::Sent,
     state::State,
     writer::{Delivery, Pending, Writer},
 };
-use crate::{Error, ErrorKind, Key, Outcome, Result, VersionedKind};
+use crate::{Error, ErrorKind, Key, Outcome, Result, history::DocumentKind};
 
 /// Consecutive attempts while the remote's branch is locked there: about one second.
 const MAX_LOCKED: u32 = 30;
@@ -28,7 +28,7 @@ const MAX_REJECTED: u32 = 5;
 /// What a change is about: a record, whatever the name of its file, or another file.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Subject {
-    Record(VersionedKind, Key),
+    Record(DocumentKind, Key),
     File(String),
 }
 

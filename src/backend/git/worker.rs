@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use super::{failure::unanswered, writer::Writer};
+use super::{error::unanswered, writer::Writer};
 use crate::{
     Error, ErrorKind, Outcome, Result,
     backend::local::{Joined, Ticket},
@@ -181,12 +181,12 @@ mod tests {
     use futures_util::future::join_all;
 
     use super::*;
-    use crate::{Git, GitConfig, Open};
+    use crate::{Git, GitOptions, Open};
 
     #[tokio::test]
     async fn a_call_waits_for_a_slot_within_its_deadline() {
         let directory = tempfile::tempdir().unwrap();
-        let git = Git::open(GitConfig::new(directory.path().join("store"))).await.unwrap();
+        let git = Git::open(GitOptions::new(directory.path().join("store"))).await.unwrap();
         let worker = &git.store.worker;
         let (go, wait) = channel::<()>();
         let long = Duration::from_secs(60);

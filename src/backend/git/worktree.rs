@@ -18,7 +18,7 @@ use git2::{ErrorCode, FileMode, Index, IndexEntry, IndexTime, ObjectType, Oid, R
 
 use super::{
     branch::{Blob, Change},
-    failure::{failed, io_failed},
+    error::{failed, io_failed},
     name::record_of,
     repository::{LockedRepository, TEMPORARY, read_id, write_file},
 };

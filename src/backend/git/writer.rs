@@ -10,7 +10,7 @@ use git2::{Oid, Repository};
 use tokio::runtime::Handle;
 
 use super::{
-    GitConfig, GitSync, Unsent,
+    GitOptions, GitSync, Unsent,
     branch::Branch,
     remote::{Answer, Remote},
     repository::LockedRepository,
@@ -62,7 +62,7 @@ pub(super) struct Writer {
     pub(super) branch: Branch,
     pub(super) worktree: Worktree,
     pub(super) state: Arc<ArcSwap<State>>,
-    pub(super) config: GitConfig,
+    pub(super) config: GitOptions,
     pub(super) remote: Option<Remote>,
     /// Whether the last handle was dropped; its drop waits for this thread.
     pub(super) is_dropped: Arc<AtomicBool>,
@@ -86,7 +86,7 @@ impl Writer {
     /// Opens the repository and reads its records.
     ///
     /// It waits for the remote no longer once `is_dropped` is set.
-    pub(super) fn open(config: &GitConfig, runtime: Handle, is_dropped: Arc<AtomicBool>) -> Result<Self> {
+    pub(super) fn open(config: &GitOptions, runtime: Handle, is_dropped: Arc<AtomicBool>) -> Result<Self> {
         let (locked_repository, repository) = LockedRepository::open(config)?;
         let path = locked_repository.path.clone();
         let is_new = repository.refname_to_id(&config.reference()).is_err();
@@ -102,8 +102,7 @@ impl Writer {
                     }
                     None => Some(remote.clone()),
                 };
-                let remote =
-                    remote.ok_or_else(|| super::failure::refused("the remote's path is not UTF-8"))?;
+                let remote = remote.ok_or_else(|| super::error::refused("the remote's path is not UTF-8"))?;
                 Remote::start(&locked_repository, config, remote, runtime, is_dropped.clone())
             })
             .transpose()?;

@@ -89,11 +89,11 @@ impl CacheStore for Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MemoryConfig, Open};
+    use crate::{MemoryOptions, Open};
 
     #[tokio::test(start_paused = true)]
     async fn overwritten_deleted_and_expired_values_are_removed() {
-        let memory = Memory::open(MemoryConfig::default()).await.unwrap();
+        let memory = Memory::open(MemoryOptions::default()).await.unwrap();
         let key = |n: u64| Key::new(&n.to_string()).unwrap();
         let sizes = || memory.lock(|store| Ok((store.cache.values.len(), store.cache.expiry.len()))).unwrap();
         for n in 0..100 {

@@ -135,9 +135,9 @@ impl Backend for Memory {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct MemoryConfig {}
+pub struct MemoryOptions {}
 
-impl TryFrom<&str> for MemoryConfig {
+impl TryFrom<&str> for MemoryOptions {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
@@ -153,9 +153,9 @@ impl TryFrom<&str> for MemoryConfig {
 }
 
 impl Open for Memory {
-    type Config = MemoryConfig;
+    type Options = MemoryOptions;
 
-    async fn open(_: MemoryConfig) -> Result<Self> {
+    async fn open(_: MemoryOptions) -> Result<Self> {
         Ok(Self { store: Arc::default(), deadline: DEFAULT_DEADLINE })
     }
 }

@@ -12,11 +12,16 @@ use tokio::time::Instant;
 
 use super::{Data, Memory};
 use crate::{
-    Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Backend, ConfigBatch, ConfigValue, Key,
-    MAX_AUDIT_ENTRIES, Plan, PlanRefusal, Result, Rollback, RollbackOptions,
-    backend::snapshot::stream_of,
-    capability::{ApplyStep, Attempt, RollbackStep, apply_step, rollback_step},
+    Backend, ConfigBatch, ConfigValue, Key, Result,
+    backend::{
+        plan_step::{ApplyStep, Attempt, RollbackStep, apply_step, rollback_step},
+        snapshot::stream_of,
+    },
     codec::{PlanRecord, to_millis},
+    plan::{
+        Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, MAX_AUDIT_ENTRIES, Plan, PlanRefusal,
+        Rollback, RollbackOptions,
+    },
 };
 
 #[derive(Default)]

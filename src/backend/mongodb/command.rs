@@ -10,7 +10,7 @@ use mongodb::{
 
 use super::{
     document::ID,
-    failure,
+    error,
     pool::{Lane, Lease},
     server::{Call, UPSERT_ATTEMPTS},
 };
@@ -81,10 +81,10 @@ impl Call<'_> {
             for (at, code) in refused {
                 let name = chunk[sent[at]].0;
                 failed.remove(&name);
-                if code == failure::DUPLICATE_KEY && attempt < UPSERT_ATTEMPTS {
+                if code == error::DUPLICATE_KEY && attempt < UPSERT_ATTEMPTS {
                     left.push(sent[at]);
                 } else {
-                    failed.insert(name, failure::of_item(code));
+                    failed.insert(name, error::of_item(code));
                 }
             }
             if left.is_empty() {
@@ -114,7 +114,7 @@ impl Call<'_> {
             async move { lease.database.run_raw_command(command).await }
         };
         let reply = self.write(self.lease().await?, update).await?;
-        let wrong = || failure::unexpected_reply(Effect::Write);
+        let wrong = || error::unexpected_reply(Effect::Write);
         let mut refused = Vec::new();
         for failure in reply.get_array("writeErrors").into_iter().flatten() {
             let failure = failure.as_document().ok_or_else(wrong)?;
@@ -122,7 +122,7 @@ impl Call<'_> {
             let at = at.filter(|at| *at < count).ok_or_else(wrong)?;
             refused.push((at, failure.get_i32("code").map_err(|_| wrong())?));
         }
-        Ok((refused, failure::of_write_concern(&reply)))
+        Ok((refused, error::of_write_concern(&reply)))
     }
 }
 

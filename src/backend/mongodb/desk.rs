@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    MongoDb, document, failure,
+    MongoDb, document, error,
     pool::Lease,
     server::{Call, no_reply},
     session::Session,
@@ -21,9 +21,10 @@ use super::{
     transaction::{Pauses, of_statement},
 };
 use crate::{
-    ConfigValue, Error, ErrorKind, Key, MAX_AUDIT_ENTRIES, Result,
+    ConfigValue, Error, ErrorKind, Key, Result,
     backend::remote::{Effect, batch},
     codec::{PlanRecord, corrupt_plan, decode_changes, is_same},
+    plan::MAX_AUDIT_ENTRIES,
 };
 
 const CONFIGS: &str = "configs";
@@ -120,14 +121,14 @@ impl Desk {
                     command.insert("writeConcern", concern(&self.lane.write_concern));
                 }
                 let sent = self.lane.database.run_command(command).session(&mut alone.session).await;
-                sent.map_err(|error| failure::of_request(&error, effect))?
+                sent.map_err(|error| error::of_request(&error, effect))?
             }
         };
         if let Some(refused) = answer.get_array("writeErrors").ok().and_then(|errors| errors.first()) {
             let code = refused.as_document().and_then(|error| error.get_i32("code").ok()).unwrap_or_default();
-            return Err(failure::of_code(code));
+            return Err(error::of_code(code));
         }
-        match failure::of_write_concern(&answer) {
+        match error::of_write_concern(&answer) {
             Some(error) => Err(error),
             None => Ok(answer),
         }
@@ -377,7 +378,7 @@ pub(super) fn busy() -> Error {
 
 #[cold]
 pub(super) fn wrong() -> Error {
-    failure::unexpected_reply(Effect::Read)
+    error::unexpected_reply(Effect::Read)
 }
 
 pub(super) fn read_record(found: &Document) -> Result<PlanRecord> {

@@ -1,13 +1,13 @@
 //! [`MongoDb`]: documents that read well in a shell, and transactions on replica sets.
 
-mod adopt;
 mod command;
 mod config;
 mod credential;
 mod desk;
 mod document;
+mod error;
 mod export;
-mod failure;
+mod legacy;
 mod options;
 mod plan;
 mod pool;
@@ -24,14 +24,14 @@ mod usage;
 use std::{sync::Arc, time::Duration};
 
 use mongodb::bson::doc;
-pub use options::{MongoDbConfig, ReadLevel, WriteLevel};
+pub use options::{MongoDbOptions, ReadLevel, WriteLevel};
 use pool::Lease;
 use server::Server;
 pub use transaction::MongoDbTransaction;
 
 use crate::{
-    Backend, Open, Operation, OperationKind, Result, StorageStats,
-    layer::{time_left, within},
+    Backend, Open, Result, StorageStats,
+    layer::{Operation, OperationKind, time_left, within},
 };
 
 /// How many chunks of a batch are under way at once: each has a connection.
@@ -40,7 +40,7 @@ const CONCURRENT_CHUNKS: usize = 4;
 /// A store in a MongoDB database, version 5.0 or later: for many processes at once, with failover, and transactions on replica
 /// sets and sharded clusters.
 ///
-/// Open it with `mongodb://user:password@host1,host2/database?replicaSet=rs0`, `mongodb+srv://..`, or a [`MongoDbConfig`]. It
+/// Open it with `mongodb://user:password@host1,host2/database?replicaSet=rs0`, `mongodb+srv://..`, or a [`MongoDbOptions`]. It
 /// can do everything but cache.
 ///
 /// # How it works
@@ -152,7 +152,7 @@ impl Backend for MongoDb {
         let hello = call.read(hello).await?;
         match hello.get_bool("isWritablePrimary") {
             Ok(true) => Ok(()),
-            _ => Err(failure::no_primary()),
+            _ => Err(error::no_primary()),
         }
     }
 
@@ -166,9 +166,9 @@ impl Backend for MongoDb {
 }
 
 impl Open for MongoDb {
-    type Config = MongoDbConfig;
+    type Options = MongoDbOptions;
 
-    async fn open(config: MongoDbConfig) -> Result<Self> {
+    async fn open(config: MongoDbOptions) -> Result<Self> {
         let (create, deadline) = (config.create, config.deadline);
         let opened = async {
             let mongodb = Self { server: Arc::new(Server::new(config).await?), deadline };

@@ -1,4 +1,4 @@
-//! [`MongoDbConfig`]: where the servers are and how they are spoken to.
+//! [`MongoDbOptions`]: where the servers are and how they are spoken to.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,7 +8,7 @@ use mongodb::options::{
 };
 use serde::Deserialize;
 
-use super::failure;
+use super::error;
 use crate::{
     DEFAULT_DEADLINE, Error, ErrorKind, Result, Secret,
     backend::remote::Effect,
@@ -29,13 +29,13 @@ use crate::{
 ///
 /// ```
 /// # use std::time::Duration;
-/// # use gateway_storage::{MongoDbConfig, WriteLevel};
-/// let config = MongoDbConfig::try_from("mongodb://app:x@db1,db2:27018/gateway?replicaSet=rs0&maxPoolSize=20")?;
+/// # use gateway_storage::{mongodb::WriteLevel, MongoDbOptions};
+/// let config = MongoDbOptions::try_from("mongodb://app:x@db1,db2:27018/gateway?replicaSet=rs0&maxPoolSize=20")?;
 /// assert_eq!((config.database.as_str(), config.pool_size), ("gateway", 20));
 /// assert_eq!(config.write_concern, WriteLevel::Majority);
 /// assert!(!format!("{config:?}").contains("\"x\""));
 ///
-/// let config: MongoDbConfig = serde_json::from_str(r#"{ "addr": "db1", "replica_set": "rs0", "deadline": "3s" }"#).unwrap();
+/// let config: MongoDbOptions = serde_json::from_str(r#"{ "addr": "db1", "replica_set": "rs0", "deadline": "3s" }"#).unwrap();
 /// assert_eq!(config.deadline, Duration::from_secs(3));
 /// # Ok::<(), gateway_storage::Error>(())
 /// ```
@@ -44,7 +44,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
-pub struct MongoDbConfig {
+pub struct MongoDbOptions {
     /// `host`, `host:port` or `[ipv6]:port`; several, separated by commas: members of one replica set, or routers of one
     /// cluster. With `srv`, the name that lists them. Or the path of a socket, in a URL percent-encoded:
     /// `mongodb://%2Ftmp%2Fmongodb-27017.sock/database`. Default: `localhost:27017`.
@@ -145,7 +145,7 @@ const READ_LEVELS: [(&str, ReadLevel); 3] = [
 
 const DEFAULT_PORT: u16 = 27017;
 
-impl Default for MongoDbConfig {
+impl Default for MongoDbOptions {
     fn default() -> Self {
         Self {
             addr: "localhost:27017".to_owned(),
@@ -256,7 +256,7 @@ fn other_option(name: &str, value: &str) -> Result<()> {
     }
 }
 
-impl TryFrom<&str> for MongoDbConfig {
+impl TryFrom<&str> for MongoDbOptions {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
@@ -303,7 +303,7 @@ impl TryFrom<&str> for MongoDbConfig {
     }
 }
 
-impl MongoDbConfig {
+impl MongoDbOptions {
     /// The defaults, for the servers at this address.
     pub fn new(addr: impl Into<String>) -> Self {
         Self { addr: addr.into(), ..Self::default() }
@@ -348,7 +348,7 @@ impl MongoDbConfig {
             // A login, so that the driver tells which database the TXT record names for it.
             let url = format!("mongodb+srv://x:x@{}/", self.addr);
             let found = ClientOptions::parse(url).await;
-            found.map_err(|error| failure::of_request(&error, Effect::Read))?
+            found.map_err(|error| error::of_request(&error, Effect::Read))?
         } else {
             ClientOptions::builder().hosts(self.servers()?).build()
         };
@@ -511,12 +511,12 @@ mod tests {
 
     #[test]
     fn urls() {
-        let config = MongoDbConfig::try_from(
+        let config = MongoDbOptions::try_from(
             "mongodb://alice:p%40ss%3a@db1,db2:27018,[::1]:1/gateway?replicaset=rs0&authSource=admin&w=2&journal=false\
              &readConcernLevel=local&connectTimeoutMS=250&deadline=3s&tls=true&tlsCAFile=%2Fca.pem&create=false",
         )
         .unwrap();
-        let expected = MongoDbConfig {
+        let expected = MongoDbOptions {
             user: Some("alice".into()),
             password: Some("p@ss:".into()),
             auth_source: Some("admin".into()),
@@ -530,7 +530,7 @@ mod tests {
             tls: true,
             tls_ca_file: Some("/ca.pem".into()),
             create: false,
-            ..MongoDbConfig::new("db1,db2:27018,[::1]:1")
+            ..MongoDbOptions::new("db1,db2:27018,[::1]:1")
         };
         assert_eq!(config, expected);
         assert!(!format!("{config:?}").contains("p@ss"));
@@ -540,16 +540,16 @@ mod tests {
 
         // As Atlas gives it to its users.
         let atlas = "mongodb+srv://u:p@cluster.example.com/?retryWrites=true&w=majority&appName=Cluster0";
-        assert_eq!(MongoDbConfig::try_from(atlas).unwrap().app_name, "Cluster0");
-        let config = MongoDbConfig::try_from("mongodb+srv://u:p@cluster.example.com/?tls=false").unwrap();
+        assert_eq!(MongoDbOptions::try_from(atlas).unwrap().app_name, "Cluster0");
+        let config = MongoDbOptions::try_from("mongodb+srv://u:p@cluster.example.com/?tls=false").unwrap();
         assert_eq!((config.srv, config.tls, config.addr.as_str()), (true, false, "cluster.example.com"));
         assert_eq!((config.auth_source, config.database.as_str()), (None, "gateway_storage"));
-        assert!(MongoDbConfig::try_from("mongodb+srv://name").unwrap().tls);
+        assert!(MongoDbOptions::try_from("mongodb+srv://name").unwrap().tls);
     }
 
     #[test]
     fn options_of_other_clients() {
-        let read = |options: &str| MongoDbConfig::try_from(format!("mongodb://u:p@h/db?{options}").as_str());
+        let read = |options: &str| MongoDbOptions::try_from(format!("mongodb://u:p@h/db?{options}").as_str());
         for harmless in [
             "readPreference=secondaryPreferred&retryWrites=false",
             "readpreference=primary&compressors=zstd,snappy&minPoolSize=5&maxConnecting=2&wtimeoutMS=2500",
@@ -572,14 +572,14 @@ mod tests {
             let error = read(option).unwrap_err();
             assert!(error.to_string().contains(name) && !error.to_string().contains("hunter2"), "{error}");
         }
-        let of_file = MongoDbConfig::try_from("mongodb://u@h/db?PASSWORD_FILE=%2Fx").unwrap();
+        let of_file = MongoDbOptions::try_from("mongodb://u@h/db?PASSWORD_FILE=%2Fx").unwrap();
         assert_eq!(of_file.password, Some(Secret::file("/x")));
     }
 
     #[cfg(unix)]
     #[test]
     fn sockets() {
-        let config = MongoDbConfig::try_from("mongodb://%2Ftmp%2Fmongodb-27017.sock/db").unwrap();
+        let config = MongoDbOptions::try_from("mongodb://%2Ftmp%2Fmongodb-27017.sock/db").unwrap();
         let path = "/tmp/mongodb-27017.sock".into();
         assert_eq!(config.servers().unwrap(), [ServerAddress::Unix { path }]);
         assert!(config.is_local([]));
@@ -601,7 +601,7 @@ mod tests {
             "mongodb://host?Secret=1",
             "mongodb://host?secret",
         ] {
-            let error = MongoDbConfig::try_from(url).unwrap_err();
+            let error = MongoDbOptions::try_from(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidValue, "{url}");
             assert!(!format!("{error:?}").contains("ecret"), "{error:?}");
         }
@@ -612,7 +612,7 @@ mod tests {
             "mongodb://host/a.secret",
             "mongodb://host/%00secret",
         ] {
-            let error = MongoDbConfig::try_from(url).unwrap().driver_options(1, None).await.unwrap_err();
+            let error = MongoDbOptions::try_from(url).unwrap().driver_options(1, None).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidValue, "{url}");
             assert!(!format!("{error:?}").contains("ecret"), "{error:?}");
         }
@@ -620,13 +620,13 @@ mod tests {
 
     #[test]
     fn typed() {
-        let config: MongoDbConfig = serde_json::from_str(
+        let config: MongoDbOptions = serde_json::from_str(
             r#"{"addr":"h:1","password":"hunter2","write_concern":{"members":3},"read_concern":"linearizable"}"#,
         )
         .unwrap();
         assert_eq!(config.write_concern, WriteLevel::Members(3));
         assert_eq!(config.read_concern, ReadLevel::Linearizable);
         assert!(!format!("{config:?}").contains("hunter2"));
-        assert!(serde_json::from_str::<MongoDbConfig>(r#"{"adr":"h:1"}"#).is_err());
+        assert!(serde_json::from_str::<MongoDbOptions>(r#"{"adr":"h:1"}"#).is_err());
     }
 }

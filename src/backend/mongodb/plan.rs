@@ -12,14 +12,19 @@ use super::{
     transaction::{Pauses, commit},
 };
 use crate::{
-    Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Backend, ConfigBatch, ConfigValue, Error,
-    ErrorKind, Key, Outcome, PayloadHash, Plan, PlanAction, PlanRefusal, Result, Rollback, RollbackOptions,
-    backend::remote::{
-        Effect,
-        audit::{self, Page},
+    Backend, ConfigBatch, ConfigValue, Error, ErrorKind, Key, Outcome, Result,
+    backend::{
+        plan_step::{ApplyStep, Attempt, RollbackStep, apply_step, last_mutations, rollback_step},
+        remote::{
+            Effect,
+            audit::{self, Page},
+        },
     },
-    capability::{ApplyStep, Attempt, RollbackStep, apply_step, last_mutations, rollback_step},
     codec::{PlanChange, PlanRecord, corrupt_plan, encode_changes, times},
+    plan::{
+        Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, PayloadHash, Plan, PlanAction,
+        PlanRefusal, Rollback, RollbackOptions,
+    },
 };
 
 /// How many audit entries are read at a time.

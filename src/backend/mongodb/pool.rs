@@ -16,7 +16,7 @@ use mongodb::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    MongoDb, MongoDbConfig, failure,
+    MongoDb, MongoDbOptions, error,
     roots::Roots,
     session::Transactions,
     topology::{News, Topology, Writable},
@@ -74,7 +74,7 @@ pub(super) enum NoLease {
 }
 
 impl Lane {
-    pub(super) async fn new(config: &MongoDbConfig, max: u32, password: Option<String>) -> Result<Self> {
+    pub(super) async fn new(config: &MongoDbOptions, max: u32, password: Option<String>) -> Result<Self> {
         if max == 0 {
             return Err(Error::new(ErrorKind::InvalidValue, "a pool has at least one connection"));
         }
@@ -97,7 +97,7 @@ impl Lane {
             _ => None,
         };
         let client =
-            Client::with_options(options).map_err(|error| failure::of_request(&error, Effect::Read))?;
+            Client::with_options(options).map_err(|error| error::of_request(&error, Effect::Read))?;
         drop(roots);
         let database = client.database(&config.database);
         Ok(Self {

@@ -10,9 +10,9 @@ use tokio::{
 };
 
 use super::{
-    MongoDb, MongoDbConfig,
+    MongoDb, MongoDbOptions,
     desk::Plans,
-    failure,
+    error,
     pool::{Lane, Lease, NoLease},
     topology::Writable,
 };
@@ -33,7 +33,7 @@ pub(super) const UPSERT_ATTEMPTS: u32 = 10;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Server {
-    pub(super) config: MongoDbConfig,
+    pub(super) config: MongoDbOptions,
     /// None once the store is closed.
     lane: ArcSwapOption<Lane>,
     /// The calls under way, which closing waits for.
@@ -44,7 +44,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) async fn new(config: MongoDbConfig) -> Result<Self> {
+    pub(super) async fn new(config: MongoDbOptions) -> Result<Self> {
         let password = config.password_now().await?;
         let lane = Arc::new(Lane::new(&config, config.pool_size, password).await?);
         Ok(Self {
@@ -193,7 +193,7 @@ impl Call<'_> {
 
     /// The answer to a question, in time.
     pub(super) async fn ask<T>(&self, request: impl IntoFuture<Output = DriverResult<T>>) -> Result<T> {
-        self.answer(request).await?.map_err(|error| failure::of_request(&error, Effect::Read))
+        self.answer(request).await?.map_err(|error| error::of_request(&error, Effect::Read))
     }
 
     /// The driver closes a connection on which a request was cut off instead of giving it to the next call.
@@ -214,14 +214,14 @@ impl Call<'_> {
         let result = match self.answer(request(lease)).await? {
             // The driver may tell of the lost connection that made it log in.
             Err(error)
-                if (failure::refuses_login(&error) || lane.topology.is_refused())
+                if (error::refuses_login(&error) || lane.topology.is_refused())
                     && self.has_another_login(&lane).await? =>
             {
                 self.answer(request(self.lease().await?)).await?
             }
             result => result,
         };
-        result.map_err(|error| failure::of_request(&error, Effect::Read))
+        result.map_err(|error| error::of_request(&error, Effect::Read))
     }
 
     async fn has_another_login(&self, refused: &Arc<Lane>) -> Result<bool> {
@@ -240,13 +240,13 @@ impl Call<'_> {
     {
         let lane = lease.lane.clone();
         let result = match self.detached(Effect::Write, request(lease)).await? {
-            Err(error) if failure::refuses_login(&error) && self.has_another_login(&lane).await? => {
+            Err(error) if error::refuses_login(&error) && self.has_another_login(&lane).await? => {
                 let lease = self.lease().await?;
                 self.detached(Effect::Write, request(lease)).await?
             }
             result => result,
         };
-        result.map_err(|error| failure::of_request(&error, Effect::Write))
+        result.map_err(|error| error::of_request(&error, Effect::Write))
     }
 
     /// Work in a task of its own, which goes on whoever waits for it: to its end, or until [`PATIENCE`] after the deadline. Then
@@ -279,7 +279,7 @@ pub(super) async fn upserted<T, R: IntoFuture<Output = DriverResult<T>>>(
     let mut attempt = 1;
     loop {
         match request().await {
-            Err(error) if failure::lost_upsert(&error) && attempt < UPSERT_ATTEMPTS => attempt += 1,
+            Err(error) if error::lost_upsert(&error) && attempt < UPSERT_ATTEMPTS => attempt += 1,
             result => return result,
         }
     }

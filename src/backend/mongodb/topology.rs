@@ -15,7 +15,7 @@ use mongodb::{
 };
 use tokio::sync::watch;
 
-use super::failure::{self, SERVER};
+use super::error::{self, SERVER};
 use crate::{Error, backend::remote::Effect};
 
 /// The server that takes writes.
@@ -82,9 +82,9 @@ impl Known {
         let servers = topology.servers();
         let mut failures = servers.iter().filter_map(|(at, server)| Some((at, server.error()?)));
         self.writable = Writable::of(topology);
-        self.is_refused |= failures.clone().any(|(_, error)| failure::refuses_login(error));
+        self.is_refused |= failures.clone().any(|(_, error)| error::refuses_login(error));
         self.failure = failures.next().map(|(at, error)| {
-            let error = failure::of_request(error, Effect::Read);
+            let error = error::of_request(error, Effect::Read);
             let message = error.to_string().replacen(SERVER, &format!("{SERVER} at {at}"), 1);
             error.with_message(message)
         });
@@ -176,7 +176,7 @@ impl Topology {
 
     /// Why no server takes writes, as far as that is known.
     pub(super) fn why_none(&self) -> Error {
-        self.known.borrow().failure.clone().unwrap_or_else(failure::no_primary)
+        self.known.borrow().failure.clone().unwrap_or_else(error::no_primary)
     }
 
     /// How many connections are open, and how many of them are not used now.

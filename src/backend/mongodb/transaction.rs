@@ -12,7 +12,7 @@ use mongodb::{
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    MongoDb, config, credential, document, failure,
+    MongoDb, config, credential, document, error,
     pool::{Lane, Lease},
     session::{Session, Slot, take},
 };
@@ -112,7 +112,7 @@ impl MongoDbTransaction {
 /// A statement of a transaction that failed: the transaction did not happen, and may be tried again if the server says so.
 #[cold]
 pub(super) fn of_statement(error: &mongodb::error::Error) -> Error {
-    let failure = failure::of_request(error, Effect::Read);
+    let failure = error::of_request(error, Effect::Read);
     if error.contains_label(TRANSIENT_TRANSACTION_ERROR) { failure.with_retryable(true) } else { failure }
 }
 
@@ -227,11 +227,11 @@ pub(super) async fn commit(mut session: Session, deadline: Instant) -> Result<()
             break Err(if is_undone {
                 of_statement(&error)
             } else {
-                failure::of_request(&error, Effect::Write)
+                error::of_request(&error, Effect::Write)
             });
         }
         if !pauses.pause().await {
-            break Err(failure::of_request(&error, Effect::Write).with_outcome(Outcome::Unknown));
+            break Err(error::of_request(&error, Effect::Write).with_outcome(Outcome::Unknown));
         }
     };
     session.end();

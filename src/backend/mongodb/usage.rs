@@ -15,7 +15,7 @@ use super::{
     command::{upsert, upsert_all},
     credential::delete,
     document::{self, corrupt, damaged},
-    failure,
+    error,
     pool::Lease,
     scan::collect,
     server::upserted,
@@ -131,7 +131,7 @@ impl UsageStore for MongoDb {
         };
         let found = call.write(call.lease().await?, increment).await;
         let found = found.map_err(|error| overflow(error).with_key(key))?;
-        let unexpected = || failure::unexpected_reply(Effect::Write).with_key(key);
+        let unexpected = || error::unexpected_reply(Effect::Write).with_key(key);
         let counters = record(&found.ok_or_else(unexpected)?).map_err(|_| unexpected())?;
         counters.get(field.as_str()).ok_or_else(unexpected)
     }
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn only_the_code_of_inc_is_an_overflow() {
-        assert_eq!(overflow(failure::of_code(2)).kind(), ErrorKind::Overflow);
-        assert_eq!(overflow(failure::of_code(14)).kind(), ErrorKind::Corrupt);
+        assert_eq!(overflow(error::of_code(2)).kind(), ErrorKind::Overflow);
+        assert_eq!(overflow(error::of_code(14)).kind(), ErrorKind::Corrupt);
     }
 }

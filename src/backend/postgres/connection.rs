@@ -28,8 +28,8 @@ use tokio_postgres::{
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    failure,
-    options::{ChannelBinding, Isolation, PostgresConfig, SslMode, SslNegotiation},
+    error,
+    options::{ChannelBinding, Isolation, PostgresOptions, SslMode, SslNegotiation},
     statement::{STATEMENTS, Sql},
 };
 use crate::{
@@ -234,7 +234,7 @@ pub(super) struct Dialer {
 
 impl Dialer {
     pub(super) fn new(
-        config: &PostgresConfig,
+        config: &PostgresOptions,
         tls: MakeRustlsConnect,
         turns: Arc<Semaphore>,
     ) -> Result<Self> {
@@ -316,7 +316,7 @@ impl Dialer {
             }
             end = later(Instant::now(), self.connect_timeout);
         }
-        Err(failure::of_all(failures))
+        Err(error::of_all(failures))
     }
 
     async fn dial_host(
@@ -332,7 +332,7 @@ impl Dialer {
                 way.password(password);
             }
             let dialed = timeout_at(end, self.dial_way(place, &way, end)).await;
-            match dialed.unwrap_or_else(|_| Err(failure::at(&place.name, failure::slow()))) {
+            match dialed.unwrap_or_else(|_| Err(error::at(&place.name, error::slow()))) {
                 Ok(connection) => {
                     if let Some(error) = first
                         && way.get_ssl_mode() == DriverMode::Disable
@@ -356,15 +356,15 @@ impl Dialer {
         let name = &place.name;
         if place.host.starts_with('/') {
             let dialed = self.dial_one(way.clone().port(place.port)).await;
-            return dialed.map_err(|error| failure::at(name, error));
+            return dialed.map_err(|error| error::at(name, error));
         }
         let found = lookup_host((&*place.host, place.port)).await;
-        let found = found.map_err(|error| failure::at(name, unreachable(failure::SERVER, Some(&error))))?;
+        let found = found.map_err(|error| error::at(name, unreachable(error::SERVER, Some(&error))))?;
         self.dial_addresses(way, found.collect(), end).await.map_err(|(address, error)| match address {
             Some(address) if address.to_string() != *name => {
-                failure::at(&format!("{name} ({})", address.ip()), error)
+                error::at(&format!("{name} ({})", address.ip()), error)
             }
-            _ => failure::at(name, error),
+            _ => error::at(name, error),
         })
     }
 
@@ -388,7 +388,7 @@ impl Dialer {
             let error = match timeout(share, self.dial_one(&way)).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => error,
-                Err(_) => failure::slow(),
+                Err(_) => error::slow(),
             };
             let is_denied = |error: &Error| error.kind() == ErrorKind::Denied;
             if in_haste && error.kind() == ErrorKind::Timeout {
@@ -399,14 +399,14 @@ impl Dialer {
             }
         }
         let (address, error) = failed.unzip();
-        Err((address, error.unwrap_or_else(|| unreachable(failure::SERVER, None))))
+        Err((address, error.unwrap_or_else(|| unreachable(error::SERVER, None))))
     }
 
     async fn dial_one(&self, way: &Config) -> Result<Box<Connection>> {
         let (client, mut connection) = way
             .connect(self.tls.clone())
             .await
-            .map_err(|error| failure::of_dial(&error, self.behind_pooler))?;
+            .map_err(|error| error::of_dial(&error, self.behind_pooler))?;
         // Driven by hand: the driver's own way would log the server's notices, which can quote values.
         let has_notice = Arc::new(AtomicBool::new(false));
         let heard = has_notice.clone();
@@ -460,7 +460,7 @@ fn millis(duration: Duration) -> u128 {
 }
 
 /// What a session is started with. Inside of the value a space is escaped.
-fn session_settings(config: &PostgresConfig) -> String {
+fn session_settings(config: &PostgresOptions) -> String {
     format!(
         "-c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={} \
          -c default_transaction_isolation=read\\ committed",
@@ -471,7 +471,7 @@ fn session_settings(config: &PostgresConfig) -> String {
 }
 
 /// How a transaction begins.
-pub(super) fn begin(config: &PostgresConfig) -> String {
+pub(super) fn begin(config: &PostgresOptions) -> String {
     let level = match config.isolation {
         Isolation::RepeatableRead => "REPEATABLE READ",
         Isolation::Serializable => "SERIALIZABLE",
@@ -487,7 +487,7 @@ pub(super) fn begin(config: &PostgresConfig) -> String {
 /// How a transaction begins that applies a plan: after all others that do.
 ///
 /// The lock takes no snapshot; so what the transaction sees is what the one before it left.
-pub(super) fn begin_plan(config: &PostgresConfig) -> Result<String> {
+pub(super) fn begin_plan(config: &PostgresOptions) -> Result<String> {
     let (settings, schema) = (transaction_settings(config), config.quoted_schema()?);
     Ok(format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ{settings}; LOCK TABLE {schema}.plans IN SHARE ROW EXCLUSIVE MODE"
@@ -495,7 +495,7 @@ pub(super) fn begin_plan(config: &PostgresConfig) -> Result<String> {
 }
 
 /// Behind a pooler a session is nobody's own, so only a transaction can have settings.
-fn transaction_settings(config: &PostgresConfig) -> String {
+fn transaction_settings(config: &PostgresOptions) -> String {
     if !config.pgbouncer {
         return String::new();
     }
@@ -547,7 +547,7 @@ mod tests {
 
     use super::{super::tls::connector, servers::postgres::Server, *};
 
-    async fn dialer(config: &PostgresConfig) -> Result<Dialer> {
+    async fn dialer(config: &PostgresOptions) -> Result<Dialer> {
         Dialer::new(config, connector(config).await?, Arc::new(Semaphore::new(1)))
     }
 
@@ -568,7 +568,7 @@ mod tests {
     #[tokio::test]
     async fn the_addresses_of_a_host_share_the_time() {
         let server = Server::start(&[]);
-        let config = PostgresConfig::try_from(&*server.url()).unwrap();
+        let config = PostgresOptions::try_from(&*server.url()).unwrap();
         let dials = dialer(&config).await.unwrap();
         let (live, (silent, _kept)) = (SocketAddr::from(([127, 0, 0, 1], server.port)), silence().await);
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -591,7 +591,7 @@ mod tests {
         assert_eq!(error(&[closed, closed]).await, ErrorKind::Unavailable);
         assert_eq!(error(&[]).await, ErrorKind::Unavailable);
         // A server that says no is heard.
-        let lost = PostgresConfig { dbname: Some("nowhere".into()), ..config };
+        let lost = PostgresOptions { dbname: Some("nowhere".into()), ..config };
         let dials = dialer(&lost).await.unwrap();
         let way = &dials.places[0].ways[0];
         let answered = dials.dial_addresses(way, vec![silent, live], Instant::now() + 3 * short).await;
@@ -602,7 +602,7 @@ mod tests {
     #[tokio::test]
     async fn a_statement_whose_name_is_lost_is_given_up() {
         let server = Server::start(&[]);
-        let config = PostgresConfig::try_from(&*server.url()).unwrap();
+        let config = PostgresOptions::try_from(&*server.url()).unwrap();
         let dials = dialer(&config).await.unwrap();
         let mut connection = dials.dial().await.unwrap();
         (connection.is_dirty, connection.is_preparing) = (true, true);
@@ -626,12 +626,12 @@ mod tests {
     async fn a_socket_does_not_speak_for_other_hosts() {
         assert_eq!(modes(SslMode::VerifyFull, "/run/postgresql"), [DriverMode::Disable]);
         assert_eq!(modes(SslMode::VerifyFull, "db.internal"), [DriverMode::Require]);
-        let config = PostgresConfig {
+        let config = PostgresOptions {
             sslmode: SslMode::Require,
-            ..PostgresConfig::new("/run/postgresql,db.internal")
+            ..PostgresOptions::new("/run/postgresql,db.internal")
         };
         let dials = dialer(&config).await.unwrap();
-        let hurried = PostgresConfig { connect_timeout: Duration::ZERO, ..config };
+        let hurried = PostgresOptions { connect_timeout: Duration::ZERO, ..config };
         assert!(dialer(&hurried).await.is_err());
         let modes: Vec<_> = dials.places.iter().map(|place| place.ways[0].get_ssl_mode()).collect();
         assert_eq!(modes, [DriverMode::Disable, DriverMode::Require]);

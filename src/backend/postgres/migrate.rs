@@ -6,7 +6,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Postgres, PostgresConfig,
+    Postgres, PostgresOptions,
     session::Session,
     statement::{Parameter, Reply, Sql, column},
 };
@@ -93,7 +93,7 @@ impl Postgres {
     ///
     /// What the server says, [`Unsupported`](ErrorKind::Unsupported) if a later version of this crate migrated it,
     /// [`Corrupt`](ErrorKind::Corrupt) if it is not ours.
-    pub async fn schema_status(config: PostgresConfig) -> Result<SchemaStatus> {
+    pub async fn schema_status(config: PostgresOptions) -> Result<SchemaStatus> {
         let postgres = Self::new(config).await?;
         postgres.check_server().await?;
         let version = postgres.version().await?;
@@ -107,7 +107,7 @@ impl Postgres {
     ///
     /// As [`schema_status`](Self::schema_status), and [`Denied`](ErrorKind::Denied) if the role may not create. Nothing is
     /// changed then.
-    pub async fn migrate(config: PostgresConfig) -> Result<SchemaStatus> {
+    pub async fn migrate(config: PostgresOptions) -> Result<SchemaStatus> {
         let postgres = Self::new(config).await?;
         postgres.check_server().await?;
         postgres.ready_schema(true).await?;

@@ -1,11 +1,11 @@
 //! [`Postgres`]: one statement an operation, over a fair pool, with transactions.
 
-mod adopt;
 mod config;
 mod connection;
 mod credential;
+mod error;
 mod export;
-mod failure;
+mod legacy;
 mod migrate;
 mod options;
 mod plan;
@@ -21,7 +21,7 @@ mod usage;
 use std::{sync::Arc, time::Duration};
 
 pub use migrate::SchemaStatus;
-pub use options::{ChannelBinding, Isolation, PostgresConfig, SslMode, SslNegotiation};
+pub use options::{ChannelBinding, Isolation, PostgresOptions, SslMode, SslNegotiation};
 use server::Server;
 use statement::{Sql, column};
 pub use transaction::PostgresTransaction;
@@ -35,7 +35,7 @@ const CONCURRENT_CHUNKS: usize = 4;
 
 /// A store in a PostgreSQL database, version 13 or later: for many processes at once, with transactions, and SQL beside it.
 ///
-/// Open it with `postgres://user:password@host:port/database?sslmode=verify-full`, or a [`PostgresConfig`]. It can do
+/// Open it with `postgres://user:password@host:port/database?sslmode=verify-full`, or a [`PostgresOptions`]. It can do
 /// everything but cache.
 ///
 /// # How it works
@@ -118,7 +118,7 @@ impl Backend for Postgres {
         let reply = call.run_on(&mut lease, Effect::Read, Sql::Health, &[]).await?;
         if column(reply.row()?, 0)? {
             lease.leave_reader();
-            return Err(failure::of_code("25006"));
+            return Err(error::of_code("25006"));
         }
         Ok(())
     }
@@ -134,7 +134,7 @@ impl Backend for Postgres {
 
 impl Postgres {
     /// A handle, on a server that was not spoken to.
-    async fn new(config: PostgresConfig) -> Result<Self> {
+    async fn new(config: PostgresOptions) -> Result<Self> {
         Ok(Self { deadline: config.deadline, server: Arc::new(Server::new(config).await?) })
     }
 
@@ -160,9 +160,9 @@ impl Postgres {
 }
 
 impl Open for Postgres {
-    type Config = PostgresConfig;
+    type Options = PostgresOptions;
 
-    async fn open(config: PostgresConfig) -> Result<Self> {
+    async fn open(config: PostgresOptions) -> Result<Self> {
         let create = config.create;
         let postgres = Self::new(config).await?;
         postgres.check_server().await?;

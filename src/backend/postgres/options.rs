@@ -1,4 +1,4 @@
-//! [`PostgresConfig`]: where the server is and how it is spoken to.
+//! [`PostgresOptions`]: where the server is and how it is spoken to.
 
 use std::{net::Ipv6Addr, path::PathBuf, time::Duration};
 
@@ -18,8 +18,8 @@ use crate::{
 ///
 /// ```
 /// # use std::time::Duration;
-/// # use gateway_storage::{PostgresConfig, SslMode};
-/// let config: PostgresConfig = serde_json::from_str(
+/// # use gateway_storage::{postgres::SslMode, PostgresOptions};
+/// let config: PostgresOptions = serde_json::from_str(
 ///     r#"{ "addr": "db.internal", "password": "x", "sslmode": "verify-full", "lock_timeout": "1s" }"#,
 /// ).unwrap();
 /// assert_eq!(config.sslmode, SslMode::VerifyFull);
@@ -31,7 +31,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
-pub struct PostgresConfig {
+pub struct PostgresOptions {
     /// `host`, `host:port` or `[ipv6]:port`; or the folder of a Unix socket, `/folder` or `/folder:port`. Several, separated
     /// by commas, are tried in order, and the first that takes writes is used. Behind a folder only digits are a port: a folder
     /// such as `/cloudsql/project:region:instance` needs none. Default: `localhost:5432`.
@@ -175,7 +175,7 @@ const CHANNEL_BINDINGS: [(&str, ChannelBinding); 3] = [
 const ISOLATIONS: [(&str, Isolation); 2] =
     [("repeatable_read", Isolation::RepeatableRead), ("serializable", Isolation::Serializable)];
 
-impl Default for PostgresConfig {
+impl Default for PostgresOptions {
     fn default() -> Self {
         Self {
             addr: "localhost:5432".to_owned(),
@@ -206,7 +206,7 @@ impl Default for PostgresConfig {
     }
 }
 
-impl PostgresConfig {
+impl PostgresOptions {
     /// The defaults, for the server at this address.
     pub fn new(addr: impl Into<String>) -> Self {
         Self { addr: addr.into(), ..Self::default() }
@@ -243,7 +243,7 @@ const OPTIONS: [&str; 27] = [
     "user",
 ];
 
-impl TryFrom<&str> for PostgresConfig {
+impl TryFrom<&str> for PostgresOptions {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
@@ -299,7 +299,7 @@ impl TryFrom<&str> for PostgresConfig {
     }
 }
 
-impl PostgresConfig {
+impl PostgresOptions {
     /// `//[user[:password]@][host[:port],...][/database]`
     fn place(&mut self, rest: &str) -> Result<()> {
         let wrong = || invalid("a PostgreSQL URL is `postgres://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`");
@@ -464,7 +464,7 @@ mod tests {
 
     #[test]
     fn urls() {
-        let config = PostgresConfig::try_from(
+        let config = PostgresOptions::try_from(
             "postgres://alice:p%40ss%3a@db.internal:6432/gateway?schema=a%22b&pool_size=4&sslmode=verify-ca\
              &isolation=repeatable_read&pgbouncer=true&connect_timeout=3&lock_timeout=250ms",
         )
@@ -479,17 +479,17 @@ mod tests {
         assert!(config.pgbouncer && config.create);
 
         for url in ["postgres://localhost", "postgresql://localhost:5432", "postgres://"] {
-            let config = PostgresConfig::try_from(url).unwrap();
+            let config = PostgresOptions::try_from(url).unwrap();
             assert_eq!(config.hosts().unwrap(), [("localhost".to_owned(), 5432)]);
             assert_eq!((config.user, config.dbname), (None, None));
         }
         for url in ["postgres:///db?host=/run/postgresql&port=5433", "postgres://%2Frun%2Fpostgresql:5433/db"]
         {
-            let config = PostgresConfig::try_from(url).unwrap();
+            let config = PostgresOptions::try_from(url).unwrap();
             assert_eq!(config.hosts().unwrap(), [("/run/postgresql".to_owned(), 5433)]);
             assert_eq!(config.dbname.as_deref(), Some("db"));
         }
-        let config = PostgresConfig::try_from("postgres://u@a,b:1,[::1]:2/db").unwrap();
+        let config = PostgresOptions::try_from("postgres://u@a,b:1,[::1]:2/db").unwrap();
         assert_eq!(
             config.hosts().unwrap(),
             [("a".to_owned(), 5432), ("b".to_owned(), 1), ("::1".to_owned(), 2)]
@@ -506,14 +506,14 @@ mod tests {
             ("postgres:///db?host=/a:1:2", "/a:1", 2),
             ("postgres:///db?host=/a:", "/a:", 5432),
         ] {
-            let config = PostgresConfig::try_from(url).unwrap();
+            let config = PostgresOptions::try_from(url).unwrap();
             assert_eq!(config.hosts().unwrap(), [(folder.to_owned(), port)], "{url}");
             assert_eq!(config.dbname.as_deref(), Some("db"));
         }
-        let config: PostgresConfig = serde_json::from_str(r#"{"addr":"/a:b,/c:d:7,e:8"}"#).unwrap();
+        let config: PostgresOptions = serde_json::from_str(r#"{"addr":"/a:b,/c:d:7,e:8"}"#).unwrap();
         let expected = [("/a:b", 5432), ("/c:d", 7), ("e", 8)].map(|(host, port)| (host.to_owned(), port));
         assert_eq!(config.hosts().unwrap(), expected);
-        assert!(PostgresConfig::new("/a:70000").hosts().is_err());
+        assert!(PostgresOptions::new("/a:70000").hosts().is_err());
     }
 
     #[test]
@@ -525,18 +525,18 @@ mod tests {
             ("host=::1,/s&port=1,2", "[::1]:1,/s:2"),
             ("port=7", "h:7"),
         ] {
-            let config = PostgresConfig::try_from(&*format!("postgres://h/db?{options}")).unwrap();
+            let config = PostgresOptions::try_from(&*format!("postgres://h/db?{options}")).unwrap();
             assert_eq!(config.addr, addr, "{options}");
             config.hosts().unwrap();
         }
         for options in ["host=a,b,c&port=1,2", "port=1,2", "host=a&port=x"] {
-            assert!(PostgresConfig::try_from(&*format!("postgres://h/db?{options}")).is_err(), "{options}");
+            assert!(PostgresOptions::try_from(&*format!("postgres://h/db?{options}")).is_err(), "{options}");
         }
     }
 
     #[test]
     fn options_of_other_programs() {
-        let read = |options: &str| PostgresConfig::try_from(&*format!("postgres://u:p@h/db?{options}"));
+        let read = |options: &str| PostgresOptions::try_from(&*format!("postgres://u:p@h/db?{options}"));
         for harmless in [
             "sslmode=require&channel_binding=prefer&target_session_attrs=read-write&gssencmode=disable",
             "target_session_attrs=any&client_encoding=UTF8&sslnegotiation=postgres&sslsni=1",
@@ -573,7 +573,7 @@ mod tests {
             assert!(text.contains(said) && (text.contains(name) || said == "two passwords"), "{text}");
             assert!(!text.contains("secret"), "{text}");
         }
-        let password = |url: &str| PostgresConfig::try_from(url).unwrap().password;
+        let password = |url: &str| PostgresOptions::try_from(url).unwrap().password;
         assert_eq!(password("postgres://u@h?password_file=/a%20b"), Some(Secret::file("/a b")));
         assert_eq!(password("postgres://u:@h?password_env=A"), Some(Secret::env("A")));
         assert_eq!(password("postgres://u@h"), None);
@@ -594,33 +594,33 @@ mod tests {
             "postgres://host?Secret=1",
             "postgres://host?secret",
         ] {
-            let error = PostgresConfig::try_from(url).unwrap_err();
+            let error = PostgresOptions::try_from(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidValue, "{url}");
             assert!(!format!("{error:?}").contains("ecret"), "{error:?}");
         }
         for addr in ["", ":1", "host:", "host:x", "::1", "[::1", "[::1]x", "a,"] {
-            let error = PostgresConfig::new(addr).hosts().unwrap_err();
+            let error = PostgresOptions::new(addr).hosts().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidValue, "{addr}");
         }
         for schema in ["".to_owned(), "x".repeat(64), "a\0b".to_owned()] {
-            let config = PostgresConfig { schema, ..PostgresConfig::default() };
+            let config = PostgresOptions { schema, ..PostgresOptions::default() };
             assert_eq!(config.quoted_schema().unwrap_err().kind(), ErrorKind::InvalidValue);
         }
     }
 
     #[test]
     fn typed() {
-        let config: PostgresConfig = serde_json::from_str(
+        let config: PostgresOptions = serde_json::from_str(
             r#"{"addr":"h:1","password":"hunter2","sslmode":"verify-full","isolation":"serializable"}"#,
         )
         .unwrap();
-        let expected = PostgresConfig {
+        let expected = PostgresOptions {
             password: Some("hunter2".into()),
             sslmode: SslMode::VerifyFull,
-            ..PostgresConfig::new("h:1")
+            ..PostgresOptions::new("h:1")
         };
         assert_eq!(config, expected);
         assert!(!format!("{config:?}").contains("hunter2"));
-        assert!(serde_json::from_str::<PostgresConfig>(r#"{"adr":"h:1"}"#).is_err());
+        assert!(serde_json::from_str::<PostgresOptions>(r#"{"adr":"h:1"}"#).is_err());
     }
 }

@@ -7,20 +7,25 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use super::{
-    Postgres, config, failure,
+    Postgres, config, error,
     server::Call,
     session::Session,
     statement::{Json, Parameter, Reply, Sql, column, key as name},
 };
 use crate::{
-    Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Backend, ConfigBatch, ConfigValue, Error,
-    Key, Outcome, Plan, PlanAction, PlanRefusal, Result, Rollback, RollbackOptions,
-    backend::remote::{
-        Effect,
-        audit::{self, Page},
+    Backend, ConfigBatch, ConfigValue, Error, Key, Outcome, Result,
+    backend::{
+        plan_step::{ApplyStep, Attempt, RollbackStep, apply_step, last_mutations, rollback_step},
+        remote::{
+            Effect,
+            audit::{self, Page},
+        },
     },
-    capability::{ApplyStep, Attempt, RollbackStep, apply_step, last_mutations, rollback_step},
     codec::{PlanRecord, corrupt_plan, decode_changes, encode_changes, encode_config, times},
+    plan::{
+        Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Plan, PlanAction, PlanRefusal, Rollback,
+        RollbackOptions,
+    },
 };
 
 /// How many audit entries `PageAudit` reads at a time.
@@ -145,7 +150,7 @@ impl Postgres {
         let touched = last_mutations(plan).into_keys().map(Key::as_str).collect();
         let about = [Parameter::Text(attempt.key.as_str()), Parameter::Texts(touched)];
         let stored = Stored::read(&session.run(call, Sql::PlanToApply, &about).await?)?;
-        let payload = attempt.payload.ok_or_else(failure::unexpected_reply)?;
+        let payload = attempt.payload.ok_or_else(error::unexpected_reply)?;
         let step = apply_step(plan, payload, stored.record.as_ref(), |key| stored.get(key));
         let (status, error, result) = step.end();
         let changes = match &step {

@@ -20,7 +20,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::{
     Postgres,
     connection::{Connection, Dialer},
-    options::PostgresConfig,
+    options::PostgresOptions,
 };
 use crate::{Error, ErrorKind, PoolStats, Pooled, Result, backend::remote::Waiting};
 
@@ -82,7 +82,7 @@ pub(super) enum NoLease {
 }
 
 impl Lane {
-    pub(super) fn new(config: &PostgresConfig, tls: MakeRustlsConnect, max: u32) -> Result<Self> {
+    pub(super) fn new(config: &PostgresOptions, tls: MakeRustlsConnect, max: u32) -> Result<Self> {
         if max == 0 {
             return Err(Error::new(ErrorKind::InvalidValue, "a pool has at least one connection"));
         }

@@ -11,8 +11,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::{
     Postgres,
     connection::{After, Connection, begin, begin_plan},
-    failure,
-    options::PostgresConfig,
+    error,
+    options::PostgresOptions,
     pool::{Lane, Lease, NoLease, no_connection},
     statement::{Parameter, Reply, Sql, Texts, column},
     tls,
@@ -28,7 +28,7 @@ use crate::{
 };
 
 pub(super) struct Server {
-    pub(super) config: PostgresConfig,
+    pub(super) config: PostgresOptions,
     tls: MakeRustlsConnect,
     /// What telemetry calls the database and schema.
     pub(super) namespace: Option<String>,
@@ -44,7 +44,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) async fn new(config: PostgresConfig) -> Result<Self> {
+    pub(super) async fn new(config: PostgresOptions) -> Result<Self> {
         let texts = Texts::new(&config.quoted_schema()?);
         let tls = tls::connector(&config).await?;
         let lane = Arc::new(Lane::new(&config, tls.clone(), config.pool_size)?);
@@ -245,7 +245,7 @@ impl Call<'_> {
         }
         match answer {
             Ok(Ok(reply)) => (Ok(reply), After::Ready),
-            Ok(Err(error)) => (Err(failure::of_request(&error, effect)), failure::after(&error)),
+            Ok(Err(error)) => (Err(error::of_request(&error, effect)), error::after(&error)),
             Err(_) => (Err(late(effect)), After::Cut),
         }
     }

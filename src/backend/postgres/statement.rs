@@ -8,7 +8,7 @@ use tokio_postgres::{
     types::{FromSql, IsNull, ToSql, Type, to_sql_checked},
 };
 
-use super::failure;
+use super::error;
 use crate::{Error, ErrorKind, Key, Result};
 
 macro_rules! statements {
@@ -263,13 +263,13 @@ pub(super) struct Reply {
 
 impl Reply {
     pub(super) fn row(&self) -> Result<&Row> {
-        self.rows.first().ok_or_else(failure::unexpected_reply)
+        self.rows.first().ok_or_else(error::unexpected_reply)
     }
 }
 
 /// One column.
 pub(super) fn column<'r, T: FromSql<'r>>(row: &'r Row, at: usize) -> Result<T> {
-    row.try_get(at).map_err(|_| failure::unexpected_reply())
+    row.try_get(at).map_err(|_| error::unexpected_reply())
 }
 
 /// A column that holds a key.
@@ -292,7 +292,8 @@ mod tests {
 
     #[test]
     fn the_audit_is_as_long_as_it_is_said_to_be() {
-        let kept = format!("(SELECT max(number) FROM s.plan_audit) - {})", crate::MAX_AUDIT_ENTRIES - 1);
+        let kept =
+            format!("(SELECT max(number) FROM s.plan_audit) - {})", crate::plan::MAX_AUDIT_ENTRIES - 1);
         assert!(Texts::new("s").of(Sql::FinishPlan).contains(&kept));
     }
 

@@ -3,7 +3,7 @@
 use rustls::ClientConfig;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::options::{PostgresConfig, SslMode, SslNegotiation};
+use super::options::{PostgresOptions, SslMode, SslNegotiation};
 use crate::{
     Error, ErrorKind, Result,
     backend::remote::trust::{Checks, Files, Names},
@@ -12,11 +12,11 @@ use crate::{
 pub(super) const NAMES: Names = Names { ca: "sslrootcert", cert: "sslcert", key: "sslkey" };
 
 /// What each new connection is secured with.
-pub(super) async fn connector(config: &PostgresConfig) -> Result<MakeRustlsConnect> {
+pub(super) async fn connector(config: &PostgresOptions) -> Result<MakeRustlsConnect> {
     settings(config).await.map(MakeRustlsConnect::new)
 }
 
-async fn settings(config: &PostgresConfig) -> Result<ClientConfig> {
+async fn settings(config: &PostgresOptions) -> Result<ClientConfig> {
     if config.sslmode == SslMode::VerifyCa && config.sslrootcert.is_none() {
         return Err(Error::new(
             ErrorKind::InvalidValue,
@@ -62,7 +62,7 @@ mod tests {
     /// A server of version 17 closes a connection that begins with TLS and does not say so.
     #[tokio::test]
     async fn direct_tls_says_what_it_is_for() {
-        let config = |url: &str| PostgresConfig::try_from(url).unwrap();
+        let config = |url: &str| PostgresOptions::try_from(url).unwrap();
         let direct =
             settings(&config("postgres://h/db?sslmode=require&sslnegotiation=direct")).await.unwrap();
         assert_eq!(direct.alpn_protocols, [b"postgresql"]);

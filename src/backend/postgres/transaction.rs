@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A transaction of [`Postgres`]: serializable, unless the configuration says
-/// [`RepeatableRead`](crate::Isolation::RepeatableRead).
+/// [`RepeatableRead`](crate::backend::postgres::Isolation::RepeatableRead).
 ///
 /// It holds a connection until it ends. After an error of the server, or a call that was cut off, it is over: every later call
 /// and [`commit`](Transaction::commit) fail with that error, and nothing was changed.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::{Value, cmd};
 
-use super::{Redis, failure, layout::Space, reply};
+use super::{Redis, error, layout::Space, reply};
 use crate::{
     CacheEntry, CacheStore, Error, Key, Result, backend::remote::Effect, capability::check_cache, error::Kind,
 };
@@ -28,7 +28,7 @@ impl CacheStore for Redis {
     async fn get_cache_entry(&self, key: &Key) -> Result<CacheEntry> {
         let mut both = cmd("EVAL");
         both.arg(GET_WITH_TTL).arg(1).arg(self.layout.name(Space::Cache, key));
-        let wrong = || failure::unexpected_reply(Effect::Read);
+        let wrong = || error::unexpected_reply(Effect::Read);
         match self.call()?.send(Effect::Read, &both).await? {
             Value::Nil => Err(missing(key)),
             Value::Array(found) => {

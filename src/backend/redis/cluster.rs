@@ -15,9 +15,9 @@ use arc_swap::ArcSwap;
 use redis::{Cmd, Value, cmd};
 
 use super::{
-    RedisConfig,
+    RedisOptions,
     connection::{Address, Settings, Target},
-    failure,
+    error,
     node::Node,
     reply,
 };
@@ -27,7 +27,7 @@ pub(super) const SLOTS: usize = 16_384;
 
 pub(super) struct Cluster {
     settings: Arc<Settings>,
-    config: RedisConfig,
+    config: RedisOptions,
     seeds: Vec<Address>,
     max: AtomicU32,
     map: ArcSwap<Map>,
@@ -96,7 +96,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Cluster {
-    pub(super) fn new(settings: Arc<Settings>, seeds: Vec<Address>, config: &RedisConfig) -> Self {
+    pub(super) fn new(settings: Arc<Settings>, seeds: Vec<Address>, config: &RedisOptions) -> Self {
         Self {
             settings,
             config: config.clone(),
@@ -269,14 +269,14 @@ impl Cluster {
             .arg("SLOTS")
             .query_async(&mut lease.driver())
             .await
-            .map_err(|error| failure::of_request(&error, Effect::Read))?;
+            .map_err(|error| error::of_request(&error, Effect::Read))?;
         lease.replied(sent, tokio::time::Instant::now());
         self.map_of(addr, slots)
     }
 
     /// Reads the reply of CLUSTER SLOTS: first slot, last slot, master, replicas.
     fn map_of(&self, from: &Address, slots: Value) -> Result<Map> {
-        let wrong = || failure::unexpected_reply(Effect::Read);
+        let wrong = || error::unexpected_reply(Effect::Read);
         let present = self.map.load();
         let mut map = Map { nodes: Vec::new(), owners: [NOBODY; SLOTS].into() };
         for range in reply::list(slots)? {

@@ -19,9 +19,9 @@ use tokio::{
 };
 
 use super::{
-    RedisConfig,
+    RedisOptions,
     dial::{self, Tcp},
-    failure,
+    error,
     pulse::Pulse,
     sentinel::Sentinels,
     tls::Tls,
@@ -141,7 +141,7 @@ impl Opened {
         server: &str,
     ) -> Result<Self> {
         let greeted = MultiplexedConnection::new_with_config(info, stream, config).await;
-        let (driver, carry) = greeted.map_err(|error| failure::of_greeting(&error, server))?;
+        let (driver, carry) = greeted.map_err(|error| error::of_greeting(&error, server))?;
         Ok(Self { driver, task: tokio::spawn(carry) })
     }
 }
@@ -191,7 +191,7 @@ pub(super) struct Settings {
 
 impl Settings {
     /// Reads the certificates.
-    pub(super) async fn new(config: &RedisConfig) -> Result<Self> {
+    pub(super) async fn new(config: &RedisOptions) -> Result<Self> {
         let tls = match &config.tls {
             Some(tls) => Some(Tls::new(tls).await?),
             None => None,
@@ -249,7 +249,7 @@ impl Settings {
             // Not every user may.
             named
                 .or_else(|error| if error.code().is_some() { Ok(()) } else { Err(error) })
-                .map_err(|error| failure::of_dial(&error, server))?;
+                .map_err(|error| error::of_dial(&error, server))?;
         }
         Ok(opened)
     }

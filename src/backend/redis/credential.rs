@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use redis::{Cmd, Value, cmd};
 
-use super::{CONCURRENT_CHUNKS, Redis, failure, layout::Space, reply, server::Call};
+use super::{CONCURRENT_CHUNKS, Redis, error, layout::Space, reply, server::Call};
 use crate::{
     BatchFailure, BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
     backend::remote::{Effect, batch},
@@ -45,7 +45,7 @@ impl Redis {
         }
         let replies = match call.send(Effect::Read, &mget).await.and_then(reply::list) {
             Ok(replies) if replies.len() == ids.len() => replies,
-            Ok(_) => return vec![Err(failure::unexpected_reply(Effect::Read)); ids.len()],
+            Ok(_) => return vec![Err(error::unexpected_reply(Effect::Read)); ids.len()],
             Err(error) => return vec![Err(error); ids.len()],
         };
         // MGET says of what is no string that there is nothing.

@@ -6,7 +6,7 @@ use futures_util::future::select_ok;
 use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, lookup_host};
 
-use super::RedisConfig;
+use super::RedisOptions;
 use crate::{Result, backend::remote::unreachable};
 
 /// How sockets are set up.
@@ -18,7 +18,7 @@ pub(super) struct Tcp {
 }
 
 impl Tcp {
-    pub(super) fn new(config: &RedisConfig) -> Self {
+    pub(super) fn new(config: &RedisOptions) -> Self {
         // Milliseconds in an int.
         let most = Duration::from_millis(i32::MAX as u64);
         Self { nodelay: config.tcp_nodelay, user_timeout: config.write_timeout.min(most) }

@@ -1,16 +1,16 @@
 //! [`Redis`]: one round trip an operation, over a few connections that all calls share.
 
-mod adopt;
 mod cache;
 mod cluster;
 mod config;
 mod connection;
 mod credential;
 mod dial;
+mod error;
 mod export;
-mod failure;
 mod health;
 mod layout;
+mod legacy;
 mod node;
 mod options;
 mod plan;
@@ -27,7 +27,7 @@ mod usage;
 use std::{sync::Arc, time::Duration};
 
 use layout::Layout;
-pub use options::{RedisConfig, RedisDurability, RedisSentinel, RedisTls, RedisTopology};
+pub use options::{RedisDurability, RedisOptions, RedisSentinel, RedisTls, RedisTopology};
 use server::Server;
 
 use crate::{Backend, Open, PoolStats, Pooled, Result, StorageStats, layer::time_left};
@@ -37,7 +37,7 @@ const CONCURRENT_CHUNKS: usize = 10;
 
 /// A store on Redis, version 6 or later: for many processes at once, and the one that caches.
 ///
-/// Open it with `redis://user:password@host:port/db`, or another URL or field of [`RedisConfig`]: one server, a cluster or
+/// Open it with `redis://user:password@host:port/db`, or another URL or field of [`RedisOptions`]: one server, a cluster or
 /// sentinels, over TCP, TLS or a Unix socket. It can do everything but transactions.
 ///
 /// # How it works
@@ -79,7 +79,7 @@ const CONCURRENT_CHUNKS: usize = 10;
 /// - An export is not a snapshot: what changes meanwhile may be seen or not.
 /// - A call that gets no connection is [`NotApplied`](crate::Outcome::NotApplied); a write that was sent and has no
 ///   answer is [`Unknown`](crate::Outcome::Unknown).
-/// - With `wait_replicas`, a write that too few replicas have is an error although it is done: see [`RedisConfig`].
+/// - With `wait_replicas`, a write that too few replicas have is an error although it is done: see [`RedisOptions`].
 /// - In a cluster, keys that are moved while they are listed may be missing from the list.
 /// - Where a database holds millions of keys of others, lists look through all of them, and fail with
 ///   [`Timeout`](crate::ErrorKind::Timeout) if they don't come to the end in time: give the store a database of its own.
@@ -134,10 +134,10 @@ impl Backend for Redis {
 }
 
 impl Open for Redis {
-    type Config = RedisConfig;
+    type Options = RedisOptions;
 
     /// Refuses a replica. A server that is full or has too few replicas is opened; so is a cluster of which one master answers.
-    async fn open(config: RedisConfig) -> Result<Self> {
+    async fn open(config: RedisOptions) -> Result<Self> {
         let redis = Self {
             layout: Arc::new(Layout::new(&config.prefix)),
             namespace: config.db.to_string().into(),

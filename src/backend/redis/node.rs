@@ -5,9 +5,9 @@ use std::sync::Arc;
 use redis::{Cmd, Pipeline, Value, cmd};
 
 use super::{
-    RedisConfig,
+    RedisOptions,
     connection::{Settings, Target},
-    failure,
+    error,
     pool::Pool,
 };
 use crate::{Error, Outcome, PoolStats, Result, backend::remote::Effect};
@@ -25,7 +25,7 @@ impl Node {
     pub(super) fn new(
         settings: &Arc<Settings>,
         target: impl Fn() -> Target,
-        config: &RedisConfig,
+        config: &RedisOptions,
         max: u32,
     ) -> Result<Self> {
         let pool = |alone| Pool::new(settings.clone(), target(), config, max, alone);
@@ -89,7 +89,7 @@ pub(super) struct Wait {
 }
 
 impl Wait {
-    pub(super) fn new(config: &RedisConfig) -> Option<Self> {
+    pub(super) fn new(config: &RedisOptions) -> Option<Self> {
         // Zero would be for ever.
         let millis =
             u64::try_from(config.wait_timeout.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64);
@@ -101,10 +101,10 @@ impl Wait {
         match reply {
             Some(Value::Int(replicas)) if *replicas >= self.replicas.into() => None,
             Some(Value::ServerError(error)) => {
-                let error = failure::of_code(error.code(), error.details().unwrap_or_default());
+                let error = error::of_code(error.code(), error.details().unwrap_or_default());
                 Some(error.with_outcome(Outcome::Unknown))
             }
-            _ => Some(failure::unconfirmed()),
+            _ => Some(error::unconfirmed()),
         }
     }
 }

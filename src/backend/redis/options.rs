@@ -1,4 +1,4 @@
-//! [`RedisConfig`]: where the server is and how it is spoken to.
+//! [`RedisOptions`]: where the server is and how it is spoken to.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -30,8 +30,8 @@ use crate::{
 ///
 /// ```
 /// # use std::time::Duration;
-/// # use gateway_storage::RedisConfig;
-/// let config: RedisConfig =
+/// # use gateway_storage::RedisOptions;
+/// let config: RedisOptions =
 ///     serde_json::from_str(r#"{ "addr": "cache.internal", "password": "x", "dial_timeout": "1s" }"#).unwrap();
 /// assert_eq!(config.dial_timeout, Duration::from_secs(1));
 /// assert_eq!(config.prefix, "gcli2api:");
@@ -40,7 +40,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
-pub struct RedisConfig {
+pub struct RedisOptions {
     /// `host`, `host:port` or `[ipv6]:port`; or the path of a Unix socket, which begins with `/`. Several nodes of a
     /// cluster, or sentinels, are separated by commas. Default: `localhost:6379`.
     pub addr: String,
@@ -172,7 +172,7 @@ pub enum RedisDurability {
     Fsync,
 }
 
-impl Default for RedisConfig {
+impl Default for RedisOptions {
     fn default() -> Self {
         Self {
             addr: "localhost:6379".to_owned(),
@@ -197,14 +197,14 @@ impl Default for RedisConfig {
     }
 }
 
-impl RedisConfig {
+impl RedisOptions {
     /// The defaults, for the server at this address.
     pub fn new(addr: impl Into<String>) -> Self {
         Self { addr: addr.into(), ..Self::default() }
     }
 }
 
-impl RedisConfig {
+impl RedisOptions {
     /// How long a connection may owe a reply.
     pub(super) fn patience(&self) -> Duration {
         let wait = if self.wait_replicas > 0 { self.wait_timeout } else { Duration::ZERO };
@@ -266,7 +266,7 @@ const OPTIONS: [&str; 25] = [
 const SCHEMES: [&str; 7] =
     ["redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel", "redis-cluster", "rediss-cluster"];
 
-impl TryFrom<&str> for RedisConfig {
+impl TryFrom<&str> for RedisOptions {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
@@ -335,7 +335,7 @@ impl TryFrom<&str> for RedisConfig {
     }
 }
 
-impl RedisConfig {
+impl RedisOptions {
     /// `//PATH`
     fn socket(&mut self, rest: &str) -> Result<()> {
         let path = rest.strip_prefix("//").unwrap_or(rest);
@@ -436,7 +436,7 @@ mod tests {
 
     #[test]
     fn urls() {
-        let config = RedisConfig::try_from(
+        let config = RedisOptions::try_from(
             "redis://alice:p%40ss%3a@cache.internal:7000/3?prefix=app%5b1%5D:&pool_size=4&read_timeout=250ms",
         )
         .unwrap();
@@ -445,20 +445,20 @@ mod tests {
         assert_eq!((config.db, config.prefix.as_str(), config.pool_size), (3, "app[1]:", 4));
         assert_eq!(config.read_timeout, Duration::from_millis(250));
 
-        let config = RedisConfig::try_from("redis://:pw@[::1]").unwrap();
+        let config = RedisOptions::try_from("redis://:pw@[::1]").unwrap();
         assert_eq!((config.username, config.password), (None, Some("pw".into())));
         assert_eq!(config.addr, "[::1]");
-        assert_eq!(RedisConfig::try_from("redis://localhost:6379").unwrap(), RedisConfig::default());
+        assert_eq!(RedisOptions::try_from("redis://localhost:6379").unwrap(), RedisOptions::default());
 
         let config =
-            RedisConfig::try_from("redis+unix:///run/redis.sock?db=2&username=u&password=p").unwrap();
+            RedisOptions::try_from("redis+unix:///run/redis.sock?db=2&username=u&password=p").unwrap();
         assert_eq!((config.addr.as_str(), config.db), ("/run/redis.sock", 2));
         assert_eq!((config.username.as_deref(), config.password), (Some("u"), Some("p".into())));
     }
 
     #[test]
     fn urls_of_many_servers() {
-        let config = RedisConfig::try_from(
+        let config = RedisOptions::try_from(
             "rediss+sentinel://u:p@s1:26379,s2/my%2dmaster/3?sentinel_password=q&tls_ca=/a%20b.pem&wait_replicas=1",
         )
         .unwrap();
@@ -467,13 +467,13 @@ mod tests {
         assert_eq!(config.topology, RedisTopology::Sentinel(expected));
         assert_eq!(config.tls.unwrap().ca.unwrap().to_str(), Some("/a b.pem"));
 
-        let config = RedisConfig::try_from("redis-cluster://a,b:7000?durability=fsync").unwrap();
+        let config = RedisOptions::try_from("redis-cluster://a,b:7000?durability=fsync").unwrap();
         assert_eq!((config.topology, config.addr.as_str()), (RedisTopology::Cluster, "a,b:7000"));
         assert_eq!((config.durability, config.tls), (RedisDurability::Fsync, None));
 
         let typed =
             r#"{"addr":"s1","topology":{"sentinel":{"master":"m","password":"hidden"}},"tls":{"ca":"x"}}"#;
-        let config: RedisConfig = serde_json::from_str(typed).unwrap();
+        let config: RedisOptions = serde_json::from_str(typed).unwrap();
         assert!(matches!(&config.topology, RedisTopology::Sentinel(of) if of.master == "m"));
         assert!(!format!("{config:?}").contains("hidden"));
     }
@@ -481,13 +481,13 @@ mod tests {
     #[test]
     fn where_passwords_are() {
         let url = "redis+sentinel://app@s/m?password_file=/run/a%20b&sentinel_password_env=S_PW";
-        let config = RedisConfig::try_from(url).unwrap();
+        let config = RedisOptions::try_from(url).unwrap();
         assert_eq!(config.password, Some(Secret::file("/run/a b")));
         assert!(
             matches!(config.topology, RedisTopology::Sentinel(of) if of.password == Some(Secret::env("S_PW")))
         );
         let typed = r#"{"addr":"h:1","password":{"env":"DB_PASSWORD"}}"#;
-        let config: RedisConfig = serde_json::from_str(typed).unwrap();
+        let config: RedisOptions = serde_json::from_str(typed).unwrap();
         assert_eq!(config.password, Some(Secret::env("DB_PASSWORD")));
     }
 
@@ -495,8 +495,8 @@ mod tests {
     fn options_of_other_drivers() {
         let same = "rediss://default:pw@h:6380/0?ssl_cert_reqs=required&ssl_check_hostname=True&protocol=3&decode_responses=True";
         assert_eq!(
-            RedisConfig::try_from(same).unwrap(),
-            RedisConfig::try_from("rediss://default:pw@h:6380").unwrap()
+            RedisOptions::try_from(same).unwrap(),
+            RedisOptions::try_from("rediss://default:pw@h:6380").unwrap()
         );
         for (option, said) in [
             ("ssl_cert_reqs=none", "`ssl_cert_reqs` asks for certificates that are not checked"),
@@ -505,7 +505,7 @@ mod tests {
             ("protocol=2", "`protocol` is `3`"),
             ("skip_verify=true", "`skip_verify` is not one of this backend"),
         ] {
-            let error = RedisConfig::try_from(format!("rediss://:pw@h?{option}").as_str()).unwrap_err();
+            let error = RedisOptions::try_from(format!("rediss://:pw@h?{option}").as_str()).unwrap_err();
             assert!(error.to_string().contains(said), "{error}");
         }
     }
@@ -539,7 +539,7 @@ mod tests {
             "redis://host?password_env=secret&password=secret",
             "redis+sentinel://host/m?sentinel_password_file=a&sentinel_password_env=secret",
         ] {
-            let error = RedisConfig::try_from(url).unwrap_err();
+            let error = RedisOptions::try_from(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidValue, "{url}");
             assert!(!format!("{error:?}").contains("ecret"), "{error:?}");
         }
@@ -547,9 +547,9 @@ mod tests {
 
     #[test]
     fn typed() {
-        let config: RedisConfig = serde_json::from_str(r#"{"addr":"h:1","password":"hunter2"}"#).unwrap();
-        assert_eq!(config, RedisConfig { password: Some("hunter2".into()), ..RedisConfig::new("h:1") });
+        let config: RedisOptions = serde_json::from_str(r#"{"addr":"h:1","password":"hunter2"}"#).unwrap();
+        assert_eq!(config, RedisOptions { password: Some("hunter2".into()), ..RedisOptions::new("h:1") });
         assert!(!format!("{config:?}").contains("hunter2"));
-        assert!(serde_json::from_str::<RedisConfig>(r#"{"adr":"h:1"}"#).is_err());
+        assert!(serde_json::from_str::<RedisOptions>(r#"{"adr":"h:1"}"#).is_err());
     }
 }

@@ -7,15 +7,19 @@ use redis::{Cmd, Value, cmd};
 
 use super::{Redis, config, layout, reply, server::Call};
 use crate::{
-    Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Backend, ConfigBatch, ConfigValue, Error,
-    Expect, Key, MAX_AUDIT_ENTRIES, MAX_PLAN_BYTES, Plan, PlanAction, PlanRefusal, Result, Rollback,
-    RollbackOptions,
-    backend::remote::{
-        Effect,
-        audit::{self, Page},
+    Backend, ConfigBatch, ConfigValue, Error, Key, Result,
+    backend::{
+        plan_step::{Attempt, first_unexpected, last_mutations},
+        remote::{
+            Effect,
+            audit::{self, Page},
+        },
     },
-    capability::{Attempt, first_unexpected, last_mutations},
     codec::{corrupt_plan, encode_config, is_same, times},
+    plan::{
+        Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Expect, MAX_AUDIT_ENTRIES,
+        MAX_PLAN_BYTES, Plan, PlanAction, PlanRefusal, Rollback, RollbackOptions,
+    },
 };
 
 /// Applies a plan, if what was found for its expectations is still there.
@@ -157,7 +161,7 @@ impl ConfigBatch for Redis {
 
 #[cold]
 fn unknown_word() -> Error {
-    super::failure::unexpected_reply(Effect::Write)
+    super::error::unexpected_reply(Effect::Write)
 }
 
 /// The id of the entry before this one, or where it would be: `(` is for version 6.2 or later.

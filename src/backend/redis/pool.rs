@@ -16,7 +16,7 @@ use futures_util::{
 use tokio::time::Instant;
 
 use super::{
-    RedisConfig,
+    RedisOptions,
     connection::{Connection, Lease, Settings, Target},
 };
 use crate::{Error, ErrorKind, PoolStats, Result, backend::remote::Waiting};
@@ -98,7 +98,7 @@ impl Pool {
     pub(super) fn new(
         settings: Arc<Settings>,
         target: Target,
-        config: &RedisConfig,
+        config: &RedisOptions,
         max: u32,
         alone: bool,
     ) -> Result<Self> {
@@ -331,7 +331,7 @@ mod tests {
     #[tokio::test]
     async fn is_narrow_again_after_a_calm_minute() {
         // No server is there: what counts is how many connections it would use.
-        let config = RedisConfig::new("127.0.0.1:1");
+        let config = RedisOptions::new("127.0.0.1:1");
         let settings = Arc::new(Settings::new(&config).await.unwrap());
         let pool = |alone| {
             let addr = super::super::connection::Address::parse(&config.addr, 1).unwrap();

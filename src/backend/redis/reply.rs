@@ -2,13 +2,13 @@
 
 use redis::Value;
 
-use super::failure;
+use super::error;
 use crate::{Error, ErrorKind, Key, Result, UsageRecord, backend::remote::Effect};
 
 /// A reply that is no refusal.
 pub(super) fn checked(reply: Value) -> Result<Value> {
     match reply {
-        Value::ServerError(error) => Err(failure::of_code(error.code(), error.details().unwrap_or_default())),
+        Value::ServerError(error) => Err(error::of_code(error.code(), error.details().unwrap_or_default())),
         reply => Ok(reply),
     }
 }
@@ -52,7 +52,7 @@ pub(super) fn fields(reply: Value) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         .into_iter()
         .map(|field| match field {
             (Value::BulkString(name), Value::BulkString(value)) => Ok((name, value)),
-            _ => Err(failure::unexpected_reply(Effect::Read)),
+            _ => Err(error::unexpected_reply(Effect::Read)),
         })
         .collect()
 }
@@ -84,8 +84,8 @@ pub(super) fn counter(text: &[u8]) -> Option<i64> {
 #[cold]
 fn unexpected(reply: Value, effect: Effect) -> Error {
     match reply {
-        Value::ServerError(error) => failure::of_code(error.code(), error.details().unwrap_or_default()),
-        _ => failure::unexpected_reply(effect),
+        Value::ServerError(error) => error::of_code(error.code(), error.details().unwrap_or_default()),
+        _ => error::unexpected_reply(effect),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use redis::{Cmd, Value, cmd};
 
-use super::{Redis, connection::Lease, failure, layout::Space, node::Node, reply, server::Call};
+use super::{Redis, connection::Lease, error, layout::Space, node::Node, reply, server::Call};
 use crate::{Error, ErrorKind, Key, Result, backend::remote::Effect};
 
 /// How many keys the server looks at in one step, some milliseconds, in which it serves no other client. Fewer would make the
@@ -106,7 +106,7 @@ async fn step(
     scan: &Cmd,
 ) -> Result<(Vec<u8>, Vec<Vec<u8>>, Lease)> {
     let (reply, lease) = call.send_next(node, lease, scan).await?;
-    let wrong = || failure::unexpected_reply(Effect::Read);
+    let wrong = || error::unexpected_reply(Effect::Read);
     let [next, names]: [Value; 2] = reply::list(reply)?.try_into().map_err(|_| wrong())?;
     let names = reply::list(names)?.into_iter().map(|name| reply::bytes(name)?.ok_or_else(wrong));
     Ok((reply::bytes(next)?.ok_or_else(wrong)?, names.collect::<Result<_>>()?, lease))

@@ -10,7 +10,7 @@ use redis::{aio::MultiplexedConnection, cmd};
 use super::{
     RedisSentinel,
     connection::{Address, Login, Opened, Settings, is_master},
-    failure,
+    error,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -72,7 +72,7 @@ impl Sentinels {
             .arg(&self.master)
             .query_async(&mut sentinel.driver)
             .await
-            .map_err(|error| failure::of_dial(&error, &name))?;
+            .map_err(|error| error::of_dial(&error, &name))?;
         Ok(reply.map(|(host, port)| Address::Host(host, port)))
     }
 }
@@ -81,7 +81,7 @@ const SENTINEL: &str = "the Redis sentinel";
 
 /// What a sentinel calls the master may have become a replica.
 async fn check_role(driver: &mut MultiplexedConnection, server: &str) -> Result<()> {
-    if is_master(driver).await.map_err(|error| failure::of_dial(&error, server))? {
+    if is_master(driver).await.map_err(|error| error::of_dial(&error, server))? {
         return Ok(());
     }
     let message = format!("{server} is no master: a failover is under way");

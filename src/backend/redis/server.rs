@@ -10,10 +10,10 @@ use redis::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Redis, RedisConfig, RedisTopology,
+    Redis, RedisOptions, RedisTopology,
     cluster::{self, Cluster, Place, REDIRECTS, Redirect, Reply},
     connection::{Address, Lease, Settings, Target},
-    failure,
+    error,
     node::{self, Envelope, Node, Wait},
     reply,
     sentinel::Sentinels,
@@ -51,7 +51,7 @@ const DEFAULT_PORT: u16 = 6379;
 const DEFAULT_SENTINEL_PORT: u16 = 26_379;
 
 impl Server {
-    pub(super) async fn new(config: &RedisConfig) -> Result<Self> {
+    pub(super) async fn new(config: &RedisOptions) -> Result<Self> {
         config.check()?;
         let settings = Arc::new(Settings::new(config).await?);
         let one = |target: &dyn Fn() -> Target| {
@@ -218,7 +218,7 @@ impl Request for Cmd {
 
     fn is_demoted(reply: &Value) -> bool {
         matches!(reply, Value::ServerError(error)
-            if failure::code_of(error.code(), error.details().unwrap_or_default()) == "READONLY")
+            if error::code_of(error.code(), error.details().unwrap_or_default()) == "READONLY")
     }
 }
 
@@ -358,7 +358,7 @@ impl Call<'_> {
         }
         let envelope = Envelope::new(vec![command.clone()], asking, wait);
         let replies = self.exchange(node, effect, &envelope.pipeline).await?;
-        envelope.open(replies).pop().unwrap_or_else(|| Err(failure::unexpected_reply(effect)))
+        envelope.open(replies).pop().unwrap_or_else(|| Err(error::unexpected_reply(effect)))
     }
 
     async fn many(
@@ -453,7 +453,7 @@ impl Call<'_> {
             // A refusal would be a reply: the connection is broken.
             Ok(Err(error)) => {
                 lease.abandon();
-                Err(failure::of_request(&error, effect))
+                Err(error::of_request(&error, effect))
             }
             Err(_) => {
                 node.pool(effect).note_stall(Instant::now());

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use redis::{Value, cmd};
 use serde_json::{Map, Value as Json, json};
 
-use super::{Redis, RedisDurability, failure, layout::Space, node::Node, reply, server::Call};
+use super::{Redis, RedisDurability, error, layout::Space, node::Node, reply, server::Call};
 use crate::{
     Backend, Error, ErrorKind, Result, StorageStats,
     backend::remote::{Effect, NO_TLS},
@@ -111,7 +111,7 @@ impl Redis {
         let mut details = match call.send_to(node, Effect::Read, &cmd("INFO")).await {
             Ok(Value::BulkString(text)) => details(&String::from_utf8_lossy(&text)),
             Ok(Value::VerbatimString { text, .. }) => details(&text),
-            Ok(_) => return Err(failure::unexpected_reply(Effect::Read)),
+            Ok(_) => return Err(error::unexpected_reply(Effect::Read)),
             Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => {
                 Map::from_iter([(INFO.to_owned(), json!("not allowed"))])
             }

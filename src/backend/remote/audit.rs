@@ -5,7 +5,10 @@ use std::future;
 use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use crate::{AuditEntry, AuditFilter, Result};
+use crate::{
+    Result,
+    plan::{AuditEntry, AuditFilter},
+};
 
 /// A page of entries, and where the next one begins, if there may be one.
 pub(crate) type Page<C> = (Vec<AuditEntry>, Option<C>);

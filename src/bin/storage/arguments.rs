@@ -15,7 +15,7 @@ use crate::{
         credential,
         doctor::Doctor,
         export::Export,
-        history::{History, Revert, Show},
+        history::{Changes, Revert, Show},
         import::Import,
         inspect::Inspect,
         ping::Ping,
@@ -174,7 +174,7 @@ pub(crate) enum Command {
     Usage(usage::Command),
     #[command(subcommand)]
     Cache(cache::Command),
-    History(History),
+    History(Changes),
     Show(Show),
     Revert(Revert),
     Pull(Pull),

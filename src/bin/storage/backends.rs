@@ -5,7 +5,7 @@
 use std::marker::PhantomData;
 
 use gateway_storage::{
-    File, FileConfig, Git, GitConfig, Memory, MongoDb, MongoDbConfig, Open, Postgres, PostgresConfig,
+    File, FileOptions, Git, GitOptions, Memory, MongoDb, MongoDbOptions, Open, Postgres, PostgresOptions,
     RecordKind, Redis,
 };
 
@@ -36,12 +36,12 @@ pub(crate) trait CliBackend: Open {
     }
 
     /// Changes the configuration so that opening creates no store.
-    fn existing(config: Self::Config) -> Self::Config {
+    fn existing(config: Self::Options) -> Self::Options {
         config
     }
 
     /// Changes the configuration to read-only, if the backend has such a mode.
-    fn to_read(_: Self::Config) -> Option<Self::Config> {
+    fn to_read(_: Self::Options) -> Option<Self::Options> {
         None
     }
 }
@@ -50,12 +50,12 @@ impl CliBackend for File {
     const FACTS: &[(&str, &str)] =
         &[("tls", "not needed: a local directory"), ("topology", "one process at a time")];
 
-    fn existing(mut config: FileConfig) -> FileConfig {
+    fn existing(mut config: FileOptions) -> FileOptions {
         config.create = false;
         config
     }
 
-    fn to_read(mut config: FileConfig) -> Option<FileConfig> {
+    fn to_read(mut config: FileOptions) -> Option<FileOptions> {
         config.read_only = true;
         Some(config)
     }
@@ -79,7 +79,7 @@ impl CliBackend for Git {
         Some(format!("{count} not sent to the remote{why}"))
     }
 
-    fn existing(mut config: GitConfig) -> GitConfig {
+    fn existing(mut config: GitOptions) -> GitOptions {
         config.create = false;
         config
     }
@@ -98,7 +98,7 @@ impl CliBackend for MongoDb {
     const FACTS: &[(&str, &str)] =
         &[("durability", "acknowledged by the members and journals that the write concern requires")];
 
-    fn existing(mut config: MongoDbConfig) -> MongoDbConfig {
+    fn existing(mut config: MongoDbOptions) -> MongoDbOptions {
         config.create = false;
         config
     }
@@ -110,7 +110,7 @@ impl CliBackend for Postgres {
         ("durability", "committed: as safe as fsync and synchronous_commit make it"),
     ];
 
-    fn existing(mut config: PostgresConfig) -> PostgresConfig {
+    fn existing(mut config: PostgresOptions) -> PostgresOptions {
         config.create = false;
         config
     }

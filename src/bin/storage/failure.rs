@@ -2,7 +2,7 @@
 
 use std::{error::Error as _, io, path::Path};
 
-use gateway_storage::{Error, ErrorKind, Key, Outcome, Remark, migrate::CopyReport};
+use gateway_storage::{Error, ErrorKind, Key, Outcome, adopt::Remark, migrate::CopyReport};
 
 use crate::{identity::server_of, output::described};
 

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf, absolute},
 };
 
-use gateway_storage::{FileConfig, MongoDbConfig, PostgresConfig, RedisConfig, RedisTopology};
+use gateway_storage::{FileOptions, MongoDbOptions, PostgresOptions, RedisOptions, redis::RedisTopology};
 
 /// Options that do not say which store it is. All others are part of the identity: a missing entry here makes
 /// two identities of one store, which is harmless.
@@ -156,7 +156,7 @@ struct StoreId {
 }
 
 fn redis(url: &str) -> Option<StoreId> {
-    let RedisConfig { addr, db, prefix, topology, .. } = RedisConfig::try_from(url).ok()?;
+    let RedisOptions { addr, db, prefix, topology, .. } = RedisOptions::try_from(url).ok()?;
     let (port, master) = match topology {
         RedisTopology::Sentinel(sentinel) => ("26379", sentinel.master),
         _ => ("6379", String::new()),
@@ -171,13 +171,13 @@ fn redis(url: &str) -> Option<StoreId> {
 
 fn database(url: &str) -> Option<StoreId> {
     let postgres = || {
-        let PostgresConfig { addr, user, dbname, schema, .. } = PostgresConfig::try_from(url).ok()?;
+        let PostgresOptions { addr, user, dbname, schema, .. } = PostgresOptions::try_from(url).ok()?;
         // As in `identity_of`.
         let database = dbname.or(user).unwrap_or_default();
         Some(StoreId { backend: "postgres", hosts: hosts(&addr, "5432"), database, namespace: schema })
     };
     let mongodb = || {
-        let MongoDbConfig { addr, database, .. } = MongoDbConfig::try_from(url).ok()?;
+        let MongoDbOptions { addr, database, .. } = MongoDbOptions::try_from(url).ok()?;
         Some(StoreId { backend: "mongodb", hosts: hosts(&addr, "27017"), database, namespace: String::new() })
     };
     postgres().or_else(mongodb)
@@ -196,7 +196,7 @@ fn hosts(names: &str, port: &str) -> String {
 fn directory_of(url: &str) -> Option<PathBuf> {
     let path = match url.strip_prefix("git:") {
         Some(rest) => rest.split('?').next()?.into(),
-        None => FileConfig::try_from(url).ok()?.path,
+        None => FileOptions::try_from(url).ok()?.path,
     };
     absolute_path(&path)
 }

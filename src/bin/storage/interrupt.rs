@@ -16,7 +16,10 @@ use futures_util::{
     future::{Either, select},
     stream,
 };
-use gateway_storage::{Call, Error, ErrorKind, Layer, Operation, Receiver, Result};
+use gateway_storage::{
+    Error, ErrorKind, Layer, Result,
+    layer::{Call, Operation, Receiver},
+};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,

@@ -6,7 +6,10 @@ use std::{
     time::Instant,
 };
 
-use gateway_storage::{Call, Layer, Receiver, Result};
+use gateway_storage::{
+    Layer, Result,
+    layer::{Call, Receiver},
+};
 
 /// A layer that logs every operation if it is enabled, without keys and values.
 #[derive(Clone, Copy)]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use gateway_storage::{ConfigValue, Key, Remark, UsageRecord};
+use gateway_storage::{ConfigValue, Key, UsageRecord, adopt::Remark};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 

@@ -2,7 +2,7 @@
 
 use std::{cell::OnceCell, time::Instant};
 
-use gateway_storage::{ErrorKind, Layered, Storage};
+use gateway_storage::{ErrorKind, Storage, layer::Layered};
 
 use crate::{backends::CliBackend, failure::Failure, log::Log, output::say};
 
@@ -29,8 +29,8 @@ impl<'u, B: CliBackend> Session<'u, B> {
     }
 
     /// The configuration in the URL.
-    pub(crate) fn config(&self) -> Result<B::Config, Failure> {
-        B::Config::try_from(self.url).map_err(|error| Failure::url(&error))
+    pub(crate) fn config(&self) -> Result<B::Options, Failure> {
+        B::Options::try_from(self.url).map_err(|error| Failure::url(&error))
     }
 
     /// Opens an existing store for a command that only reads. A store that can't be written is opened
@@ -66,13 +66,16 @@ impl<'u, B: CliBackend> Session<'u, B> {
     /// Opens the store with a changed configuration.
     pub(crate) async fn open_with(
         &self,
-        adjust: fn(B::Config) -> B::Config,
+        adjust: fn(B::Options) -> B::Options,
     ) -> Result<&Storage<Layered<Log, B>>, Failure> {
         let storage = self.opened(adjust).await?;
         Ok(self.storage.get_or_init(|| storage))
     }
 
-    async fn opened(&self, adjust: fn(B::Config) -> B::Config) -> Result<Storage<Layered<Log, B>>, Failure> {
+    async fn opened(
+        &self,
+        adjust: fn(B::Options) -> B::Options,
+    ) -> Result<Storage<Layered<Log, B>>, Failure> {
         let config = self.config()?;
         let start = Instant::now();
         let storage =

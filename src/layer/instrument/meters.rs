@@ -8,7 +8,7 @@ use std::{
 
 use metrics::{Gauge, Histogram, Key, Label, Level, Metadata, SharedString, Unit, with_recorder};
 
-use crate::Operation;
+use crate::layer::Operation;
 
 pub(super) const DURATION: &str = "db.client.operation.duration";
 pub(super) const BATCH_SIZE: &str = "gateway_storage.operation.batch.size";
@@ -142,7 +142,7 @@ impl Meters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::OperationKind;
+    use crate::layer::OperationKind;
 
     #[test]
     fn each_operation_has_an_entry_and_the_excess_shares_one() {

@@ -24,7 +24,8 @@ use tokio::sync::watch;
 use tracing::{Span, field::Empty};
 
 use crate::{
-    Backend, Call, Error, ErrorKind, Layer, Operation, OperationKind, Receiver, Result, StorageStats,
+    Backend, Error, ErrorKind, Layer, Result, StorageStats,
+    layer::{Call, Operation, OperationKind, Receiver},
 };
 
 /// Reports every operation to `tracing` and `metrics`, under the names of the stable OpenTelemetry
@@ -64,7 +65,7 @@ use crate::{
 /// | `db.client.operation.duration` | histogram, seconds | `db.operation.name`; with an error `error.type`, `db.response.status_code` |
 /// | `gateway_storage.operation.batch.size` | histogram | `db.operation.name` |
 /// | `gateway_storage.operation.active` | gauge | `db.operation.name` |
-/// | `gateway_storage.operation.retries` | counter, of [`Retry`](crate::Retry) | only `db.operation.name`, `error.type` |
+/// | `gateway_storage.operation.retries` | counter, of [`Retry`](crate::layer::Retry) | only `db.operation.name`, `error.type` |
 /// | `db.client.connection.count` | gauge | `db.client.connection.state` (`idle`, `used`), `db.client.connection.pool.name` |
 /// | `db.client.connection.max`, `.pending_requests` | gauge | `db.client.connection.pool.name` |
 ///

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use crate::{OperationKind, Performance};
+use crate::{Performance, layer::OperationKind};
 
 /// A minute of slots and two more, so that no slot is cleared while it may still be written or read.
 const SLOTS: u64 = 8;

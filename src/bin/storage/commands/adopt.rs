@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use clap::Args;
 use futures_util::StreamExt;
-use gateway_storage::{Adoption, ErrorKind, Exportable, Layout, Remark, RemarkKind};
+use gateway_storage::{
+    ErrorKind, Exportable,
+    adopt::{Adoption, Layout, Remark, RemarkKind},
+};
 use serde_json::{Value, json};
 
 use super::Run;

@@ -1,7 +1,11 @@
 //! `storage history`, `show` and `revert`: earlier values.
 
 use clap::{Args, ValueEnum};
-use gateway_storage::{Key, Record, Revision, RevisionId, Versioned, VersionedKind, rfc3339_seconds};
+use gateway_storage::{
+    History, Key, Record,
+    history::{Commit, CommitId, DocumentKind},
+    rfc3339_seconds,
+};
 use serde_json::json;
 
 use super::Run;
@@ -13,7 +17,7 @@ enum Kind {
     Config,
 }
 
-impl From<Kind> for VersionedKind {
+impl From<Kind> for DocumentKind {
     fn from(kind: Kind) -> Self {
         match kind {
             Kind::Credential => Self::Credential,
@@ -28,7 +32,7 @@ impl From<Kind> for VersionedKind {
 Examples:
   storage history config retries
   storage history credential alice --limit 5 --output json | jq -r '.[].id'")]
-pub(crate) struct History {
+pub(crate) struct Changes {
     /// The kind of record
     kind: Kind,
     /// The id or key
@@ -38,32 +42,32 @@ pub(crate) struct History {
     limit: usize,
 }
 
-impl<B: CliBackend + Versioned> Run<B> for History {
+impl<B: CliBackend + History> Run<B> for Changes {
     async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
         let storage = session.open().await?;
-        let revisions = storage.backend().history(self.kind.into(), &self.key, self.limit).await?;
-        let json = json!(revisions);
-        Ok(Answer::Lines { lines: revisions.iter().map(line).collect(), json })
+        let commits = storage.backend().history(self.kind.into(), &self.key, self.limit).await?;
+        let json = json!(commits);
+        Ok(Answer::Lines { lines: commits.iter().map(line).collect(), json })
     }
 }
 
 /// An author chooses the name of a commit: control characters are removed, because terminals interpret them.
-fn line(revision: &Revision) -> String {
-    let what = if revision.is_deleted { "deleted" } else { "set" };
-    let Revision { id, time, author, email, .. } = revision;
+fn line(commit: &Commit) -> String {
+    let what = if commit.is_deleted { "deleted" } else { "set" };
+    let Commit { id, time, author, email, .. } = commit;
     let who: String = format!("{author} <{email}>").chars().filter(|each| !each.is_control()).collect();
     format!("{id}  {}  {what:7}  {who}", rfc3339_seconds(*time))
 }
 
-/// Show the value of a record after a revision
+/// Show the value of a record after a commit
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   storage show 5f2a... config retries
   storage show 5f2a... credential alice --reveal")]
 pub(crate) struct Show {
-    /// The revision, as `storage history` names it
-    revision: RevisionId,
+    /// The commit, as `storage history` names it
+    commit: CommitId,
     /// The kind of record
     kind: Kind,
     /// The id or key
@@ -73,10 +77,10 @@ pub(crate) struct Show {
     reveal: bool,
 }
 
-impl<B: CliBackend + Versioned> Run<B> for Show {
+impl<B: CliBackend + History> Run<B> for Show {
     async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
         let storage = session.open().await?;
-        Ok(match storage.backend().value_at(self.revision, self.kind.into(), &self.key).await? {
+        Ok(match storage.backend().value_at(self.commit, self.kind.into(), &self.key).await? {
             Record::Credential { credential, .. } if self.reveal => {
                 Answer::Document(credential.fields().clone().into())
             }
@@ -89,19 +93,19 @@ impl<B: CliBackend + Versioned> Run<B> for Show {
     }
 }
 
-/// Undo a revision with a new one
+/// Undo a commit with a new one
 #[derive(Args)]
 #[command(after_help = "\
 Example:
   storage revert 5f2a...")]
 pub(crate) struct Revert {
-    /// The revision, as `storage history` names it
-    revision: RevisionId,
+    /// The commit, as `storage history` names it
+    commit: CommitId,
 }
 
-impl<B: CliBackend + Versioned> Run<B> for Revert {
+impl<B: CliBackend + History> Run<B> for Revert {
     async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
-        let id = session.open().await?.backend().revert(self.revision).await?;
-        Ok(Answer::report(vec![("newest revision".into(), id.to_string())], json!({ "revision": id })))
+        let id = session.open().await?.backend().revert(self.commit).await?;
+        Ok(Answer::report(vec![("newest commit".into(), id.to_string())], json!({ "commit": id })))
     }
 }

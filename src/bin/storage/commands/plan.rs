@@ -10,8 +10,12 @@ use std::{
 use clap::{Args, Subcommand};
 use futures_util::TryStreamExt;
 use gateway_storage::{
-    Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, ConfigBatch, ConfigValue, Expect, Key,
-    Mutation, Plan, PlanAction, Rollback, RollbackOptions, Storage, rfc3339_millis,
+    ConfigBatch, ConfigValue, Key, Storage,
+    plan::{
+        Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Expect, Mutation, Plan, PlanAction,
+        Rollback, RollbackOptions,
+    },
+    rfc3339_millis,
 };
 use serde_json::{Map, Value, json};
 

@@ -1,7 +1,7 @@
 //! `storage pull` and `storage push`: a Git store and its remote.
 
 use clap::Args;
-use gateway_storage::{Git, GitConfig, GitSync};
+use gateway_storage::{Git, GitOptions, git::GitSync};
 use serde_json::{Map, Value};
 
 use super::Run;
@@ -25,7 +25,7 @@ impl Run<Git> for Pull {
             ));
         }
         // Fetches when it opens, so that a failed clone leaves no empty store.
-        let fetching = |mut config: GitConfig| {
+        let fetching = |mut config: GitOptions| {
             config.pull = GitSync::Interval;
             config
         };

@@ -1,7 +1,7 @@
 //! `storage schema`.
 
 use clap::Subcommand;
-use gateway_storage::{Postgres, SchemaStatus};
+use gateway_storage::{Postgres, postgres::SchemaStatus};
 use serde_json::json;
 
 use super::Run;

@@ -1,6 +1,9 @@
-//! [`Versioned`]: the history of records.
+//! [`History`]: the history of records.
 
-use crate::{Backend, Key, Record, Result, Revision, RevisionId, VersionedKind, capability};
+use crate::{
+    Backend, Key, Record, Result, capability,
+    history::{Commit, CommitId, DocumentKind},
+};
 
 /// Keeps every earlier value of a record, with the author and the time of each change.
 ///
@@ -8,7 +11,7 @@ use crate::{Backend, Key, Record, Result, Revision, RevisionId, VersionedKind, c
 /// issued.
 #[capability]
 #[diagnostic::on_unimplemented(message = "`{Self}` keeps no history", note = "backends that keep one: `Git`")]
-pub trait Versioned: Backend {
+pub trait History: Backend {
     /// Lists the changes of one record, newest first, at most `limit`.
     ///
     /// - [`NotFound`](crate::ErrorKind::NotFound) if the record never existed. A deleted record has a
@@ -16,30 +19,30 @@ pub trait Versioned: Backend {
     #[operation(read)]
     fn history(
         &self,
-        kind: VersionedKind,
+        kind: DocumentKind,
         key: &Key,
         limit: usize,
-    ) -> impl Future<Output = Result<Vec<Revision>>> + Send;
+    ) -> impl Future<Output = Result<Vec<Commit>>> + Send;
 
-    /// Reads one record as it was right after a revision.
+    /// Reads one record as it was right after a commit.
     ///
-    /// - [`NotFound`](crate::ErrorKind::NotFound) if it did not exist then, or the revision is not in the
+    /// - [`NotFound`](crate::ErrorKind::NotFound) if it did not exist then, or the commit is not in the
     ///   history.
     #[operation(read)]
     fn value_at(
         &self,
-        revision: RevisionId,
-        kind: VersionedKind,
+        commit: CommitId,
+        kind: DocumentKind,
         key: &Key,
     ) -> impl Future<Output = Result<Record>> + Send;
 
-    /// Undoes the changes of a revision in a new revision, and returns the newest revision.
+    /// Undoes the changes of a commit in a new commit, and returns the newest commit.
     ///
     /// - All its records are reverted or none. If one of them has since been changed to another value, the
     ///   error is [`Conflict`](crate::ErrorKind::Conflict), and its [key](crate::Error::key) is that of the
     ///   first such record.
     /// - Reverting a second time changes nothing.
-    /// - [`NotFound`](crate::ErrorKind::NotFound) if the revision is not in the history.
+    /// - [`NotFound`](crate::ErrorKind::NotFound) if the commit is not in the history.
     #[operation(write, overwrites)]
-    fn revert(&self, revision: RevisionId) -> impl Future<Output = Result<RevisionId>> + Send;
+    fn revert(&self, commit: CommitId) -> impl Future<Output = Result<CommitId>> + Send;
 }

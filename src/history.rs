@@ -1,4 +1,4 @@
-//! [`Revision`]: one change in the history of a record.
+//! The history of records: commits, and the records that have one.
 
 use std::{fmt, str::FromStr, time::SystemTime};
 
@@ -9,18 +9,18 @@ use crate::{Error, ErrorKind, Result, codec::rfc3339_seconds};
 /// The kinds of records that have a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum VersionedKind {
+pub enum DocumentKind {
     /// A credential.
     Credential,
     /// A configuration value.
     Config,
 }
 
-/// The id of a revision: that of a commit, 40 hexadecimal digits.
+/// The id of a commit: that of a commit, 40 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RevisionId([u8; 20]);
+pub struct CommitId([u8; 20]);
 
-impl RevisionId {
+impl CommitId {
     /// Creates an id from its bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 20]) -> Self {
@@ -34,24 +34,24 @@ impl RevisionId {
     }
 }
 
-impl fmt::Display for RevisionId {
+impl fmt::Display for CommitId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
-impl fmt::Debug for RevisionId {
+impl fmt::Debug for CommitId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RevisionId({self})")
+        write!(f, "CommitId({self})")
     }
 }
 
-impl FromStr for RevisionId {
+impl FromStr for CommitId {
     type Err = Error;
 
     /// Reads 40 hexadecimal digits. Other text is [`InvalidValue`](ErrorKind::InvalidValue).
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = || Error::new(ErrorKind::InvalidValue, "a revision id must be 40 hexadecimal digits");
+        let wrong = || Error::new(ErrorKind::InvalidValue, "a commit id must be 40 hexadecimal digits");
         if text.len() != 40 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(wrong());
         }
@@ -64,7 +64,7 @@ impl FromStr for RevisionId {
     }
 }
 
-impl Serialize for RevisionId {
+impl Serialize for CommitId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -73,9 +73,9 @@ impl Serialize for RevisionId {
 /// One change of one record, with its author and time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Revision {
-    /// The id of the revision that made the change.
-    pub id: RevisionId,
+pub struct Commit {
+    /// The id of the commit that made the change.
+    pub id: CommitId,
     /// When it was made, in whole seconds, by the author's clock. A time before 1970 or after 9999 is given
     /// as the nearest time between them. As JSON in RFC 3339.
     #[serde(serialize_with = "time")]
@@ -88,10 +88,10 @@ pub struct Revision {
     pub is_deleted: bool,
 }
 
-impl Revision {
+impl Commit {
     /// A change that set the record.
     #[must_use]
-    pub fn new(id: RevisionId, time: SystemTime, author: String, email: String) -> Self {
+    pub fn new(id: CommitId, time: SystemTime, author: String, email: String) -> Self {
         Self { id, time, author, email, is_deleted: false }
     }
 }
@@ -108,23 +108,23 @@ mod tests {
 
     #[test]
     fn any_time_is_serialized() {
-        let (epoch, id) = (SystemTime::UNIX_EPOCH, RevisionId::from_bytes([0; 20]));
+        let (epoch, id) = (SystemTime::UNIX_EPOCH, CommitId::from_bytes([0; 20]));
         let late = Duration::from_secs(253_402_300_800);
         for (time, text) in
             [(epoch + late, "9999-12-31T23:59:59Z"), (epoch - Duration::from_secs(1), "1970-01-01T00:00:00Z")]
         {
-            let revision = Revision::new(id, time, String::new(), String::new());
-            assert_eq!(serde_json::to_value(&revision).unwrap()["time"], text);
-            assert!(serde_json::to_string(&revision).unwrap().contains(text));
+            let commit = Commit::new(id, time, String::new(), String::new());
+            assert_eq!(serde_json::to_value(&commit).unwrap()["time"], text);
+            assert!(serde_json::to_string(&commit).unwrap().contains(text));
         }
     }
 
     #[test]
     fn ids_are_hexadecimal() {
         let text = "00ff0102030405060708090a0b0c0d0e0f101112";
-        assert_eq!(text.parse::<RevisionId>().unwrap().to_string(), text);
+        assert_eq!(text.parse::<CommitId>().unwrap().to_string(), text);
         for wrong in ["", "00ff", &"g".repeat(40), &"+1".repeat(20), &"é".repeat(20)] {
-            assert_eq!(wrong.parse::<RevisionId>().unwrap_err().kind(), ErrorKind::InvalidValue);
+            assert_eq!(wrong.parse::<CommitId>().unwrap_err().kind(), ErrorKind::InvalidValue);
         }
     }
 }

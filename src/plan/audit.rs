@@ -8,8 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::hash::PayloadHash;
-use crate::{Error, ErrorKind, Key, Result};
+use crate::{Error, ErrorKind, Key, Result, model::PayloadHash};
 
 /// The maximum number of audit entries that a store keeps. It keeps the newest.
 pub const MAX_AUDIT_ENTRIES: usize = 10_000;
@@ -62,7 +61,7 @@ named! {
         Apply = "apply",
         /// [`rollback_plan`](crate::ConfigBatch::rollback_plan).
         Rollback = "rollback",
-        /// The same, [forced](crate::RollbackOptions::force).
+        /// The same, [forced](crate::plan::RollbackOptions::force).
         ForcedRollback = "forced_rollback",
     }
 }

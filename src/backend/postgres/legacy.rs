@@ -7,7 +7,7 @@ use futures_util::stream;
 use tokio_postgres::Row;
 
 use super::{
-    Postgres, PostgresConfig, config, credential, failure,
+    Postgres, PostgresOptions, config, credential, error,
     session::Session,
     statement::{Json, Parameter, Sql, column},
 };
@@ -63,7 +63,7 @@ const SCHEMA: &str = "public";
 impl Postgres {
     /// A handle to read with. No schema of ours is looked for, and none is made.
     pub(crate) async fn open_foreign(url: &str) -> Result<Self> {
-        let mut config = PostgresConfig::try_from(url)?;
+        let mut config = PostgresOptions::try_from(url)?;
         if !Location::has_option(url, "schema")? {
             SCHEMA.clone_into(&mut config.schema);
         }
@@ -165,7 +165,7 @@ impl Adoption {
             };
             let postgres = self.postgres.clone();
             let call = postgres.call()?;
-            let session = self.session.as_mut().ok_or_else(failure::unexpected_reply)?;
+            let session = self.session.as_mut().ok_or_else(error::unexpected_reply)?;
             let reply = session.run(&call, table.fetch, &[]).await?;
             if reply.rows.is_empty() {
                 self.tables.next();

@@ -8,7 +8,7 @@ use mongodb::bson::{DateTime, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use serde_json::{Map, Value};
 
 use super::{
-    MongoDb, MongoDbConfig, OPEN, Server,
+    MongoDb, MongoDbOptions, OPEN, Server,
     document::{corrupt, damaged, json_but},
     pool::Lease,
     scan::Pages,
@@ -38,7 +38,7 @@ const COLLECTIONS: [(&str, &str, Option<&str>); 5] = [
 impl MongoDb {
     /// A handle to read with. No collection of ours is looked for, and none is made.
     pub(crate) async fn open_foreign(url: &str) -> Result<Self> {
-        let config = MongoDbConfig::try_from(url)?;
+        let config = MongoDbOptions::try_from(url)?;
         if !names_database(url) {
             return Err(Error::new(
                 ErrorKind::InvalidValue,
