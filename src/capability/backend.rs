@@ -22,7 +22,8 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 ///   says whether the operation may have been applied. A batch that reaches its deadline may return `Ok`,
 ///   with [`Timeout`](crate::ErrorKind::Timeout) as the error of the items that were not applied in time.
 /// - **Cancellation.** Its future may be dropped at any await without effect on other calls. The operation is
-///   then applied as a whole or not at all. For a batch (an operation that returns a
+///   then applied as a whole or not at all. It may be applied after the drop: a server can run for a few
+///   seconds what it was sent, even after a later write. For a batch (an operation that returns a
 ///   [report](crate::BatchReport) on its items) this holds for each item, and for the batch as a whole only
 ///   where the backend says that its batches are all-or-nothing.
 /// - **Key of an error.** If the error is about one record ([`NotFound`](crate::ErrorKind::NotFound) of
