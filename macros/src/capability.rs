@@ -1,13 +1,13 @@
 //! Parses and checks a trait and its attributes.
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::{
     Attribute, Error, Expr, FnArg, Ident, ItemTrait, Meta, MetaNameValue, Path, Result, Token, TraitItem,
     TraitItemFn, TraitItemType, Type, parse::Parser, punctuated::Punctuated,
 };
 
-use crate::operation::{self, Operation, Receiver, Returns};
+use crate::operation::{self, Operation, Receiver, Returns, find_word};
 
 /// The type that the trait is implemented for when it is layered.
 #[derive(Clone, Copy, PartialEq)]
@@ -300,13 +300,4 @@ impl Marks {
             None => Ok(()),
         }
     }
-}
-
-/// The first occurrence of this word.
-pub(crate) fn find_word(tokens: TokenStream, word: &str) -> Option<Ident> {
-    tokens.into_iter().find_map(|token| match token {
-        TokenTree::Ident(ident) if ident == word => Some(ident),
-        TokenTree::Group(group) => find_word(group.stream(), word),
-        _ => None,
-    })
 }

@@ -1,14 +1,12 @@
 //! Parses and checks one method and its attribute.
 
-use proc_macro2::{Ident, Span};
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{
     Attribute, Error, Expr, FnArg, GenericArgument, Lifetime, Meta, ParenthesizedGenericArguments, Pat,
     PatType, PathArguments, PathSegment, Result, ReturnType, Signature, Token, TraitItemFn, Type, TypeBareFn,
     TypeParamBound, TypeReference, parse::Parser, punctuated::Punctuated, visit_mut::VisitMut,
 };
-
-use crate::capability::find_word;
 
 const RETURNS: &str = "an operation returns `impl Future<Output = Result<T>> + Send`, or \
                        `impl Stream<Item = Result<T>> + Send`";
@@ -326,6 +324,15 @@ fn associated<'s>(segment: &'s PathSegment, name: &str) -> Option<&'s Type> {
     let PathArguments::AngleBracketed(list) = &segment.arguments else { return None };
     list.args.iter().find_map(|argument| match argument {
         GenericArgument::AssocType(item) if item.ident == name => Some(&item.ty),
+        _ => None,
+    })
+}
+
+/// The first occurrence of this word.
+pub(crate) fn find_word(tokens: TokenStream, word: &str) -> Option<Ident> {
+    tokens.into_iter().find_map(|token| match token {
+        TokenTree::Ident(ident) if ident == word => Some(ident),
+        TokenTree::Group(group) => find_word(group.stream(), word),
         _ => None,
     })
 }

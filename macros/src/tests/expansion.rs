@@ -6,7 +6,7 @@ use crate::capability::expand;
 
 /// Expands `snapshots/NAME.rs` and compares the result with `snapshots/NAME.expanded.rs`.
 fn check(name: &str, arguments: &str) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tests/snapshots");
     let source = fs::read_to_string(folder.join(format!("{name}.rs"))).unwrap();
     let (tokens, error) = expand(arguments.parse().unwrap(), source.parse().unwrap());
     assert!(error.is_none(), "{}", error.unwrap());
@@ -19,7 +19,7 @@ fn check(name: &str, arguments: &str) {
     let expected = fs::read_to_string(&file).unwrap_or_default();
     if let Some((line, (actual, wanted))) = first_difference(&expanded, &expected) {
         panic!(
-            "the expansion of macros/snapshots/{name}.rs has changed, first at line {line}:\n\
+            "the expansion of macros/src/tests/snapshots/{name}.rs has changed, first at line {line}:\n\
              - {wanted}\n+ {actual}\n\
              If that is intended, run `BLESS=1 cargo test -p gateway-storage-macros` and review the diff."
         );

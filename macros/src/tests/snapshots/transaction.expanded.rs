@@ -59,7 +59,7 @@ const _: () = {
         }
     }
     #[deny(clippy::missing_trait_methods)]
-    impl<__L: ::gateway_storage::Layer, __B: Steps> Steps
+    impl<__L: ::gateway_storage::layer::Layer, __B: Steps> Steps
     for ::gateway_storage::layer::LayeredTransaction<__L, __B> {
         #[inline]
         async fn put(
@@ -69,13 +69,13 @@ const _: () = {
         ) -> ::gateway_storage::Result<()> {
             let call = __PutCall { layer, items };
             let (layer, inner) = self.parts();
-            ::gateway_storage::Layer::around(layer, inner, call).await
+            ::gateway_storage::layer::Layer::around(layer, inner, call).await
         }
         #[inline]
         async fn finish(self, inner: bool) -> ::gateway_storage::Result<()> {
             let call = __FinishCall { inner };
             let (layer, inner) = self.into_parts();
-            ::gateway_storage::Layer::around(
+            ::gateway_storage::layer::Layer::around(
                     &layer,
                     ::gateway_storage::layer::Owned(inner),
                     call,

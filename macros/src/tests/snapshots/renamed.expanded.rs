@@ -12,11 +12,11 @@ pub trait Renamed: Backend {
 }
 const _: () = {
     struct __DraftCall {}
-    impl<'__on, __B: Renamed> crate::facade::Call<&'__on __B> for __DraftCall {
+    impl<'__on, __B: Renamed> crate::facade::layer::Call<&'__on __B> for __DraftCall {
         type Output = <__B as Renamed>::Draft;
-        const OPERATION: crate::facade::Operation = crate::facade::Operation::new(
+        const OPERATION: crate::facade::layer::Operation = crate::facade::layer::Operation::new(
             "draft",
-            crate::facade::OperationKind::Control,
+            crate::facade::layer::OperationKind::Control,
         );
         #[inline]
         async fn run(
@@ -30,12 +30,12 @@ const _: () = {
         items: &'__call [B],
         layer: L,
     }
-    impl<'__on, '__call, __B: Renamed> crate::facade::Call<&'__on __B>
+    impl<'__on, '__call, __B: Renamed> crate::facade::layer::Call<&'__on __B>
     for __PutCall<'__call> {
         type Output = BatchReport;
-        const OPERATION: crate::facade::Operation = crate::facade::Operation::new(
+        const OPERATION: crate::facade::layer::Operation = crate::facade::layer::Operation::new(
             "put",
-            crate::facade::OperationKind::Write,
+            crate::facade::layer::OperationKind::Write,
         );
         fn batch_size(&self) -> ::core::option::Option<usize> {
             ::core::option::Option::Some(self.items.len())
@@ -89,11 +89,11 @@ const _: () = {
         }
     }
     #[deny(clippy::missing_trait_methods)]
-    impl<__L: crate::facade::Layer, __B: Renamed> Renamed
-    for crate::facade::Layered<__L, __B> {
+    impl<__L: crate::facade::layer::Layer, __B: Renamed> Renamed
+    for crate::facade::layer::Layered<__L, __B> {
         type Draft = Wrapper<__L, <__B as Renamed>::Draft>;
         fn set_name(&mut self, name: String) {
-            crate::facade::Layer::set_name(
+            crate::facade::layer::Layer::set_name(
                 self.layer_mut(),
                 ::core::clone::Clone::clone(&name),
             );
@@ -106,7 +106,7 @@ const _: () = {
             ::core::result::Result::Ok(
                 Wrapper::new(
                     ::core::clone::Clone::clone(layer),
-                    crate::facade::Layer::around(layer, inner, call).await?,
+                    crate::facade::layer::Layer::around(layer, inner, call).await?,
                 ),
             )
         }
@@ -118,15 +118,15 @@ const _: () = {
         ) -> crate::facade::Result<BatchReport> {
             let call = __PutCall { items, layer };
             let (layer, inner) = (self.layer(), self.inner());
-            crate::facade::Layer::around(layer, inner, call).await
+            crate::facade::layer::Layer::around(layer, inner, call).await
         }
         fn list(&self) -> impl Stream<Item = Result<u8>> + Send {
             let items = <__B as Renamed>::list(self.inner());
-            crate::facade::Layer::around_stream(
+            crate::facade::layer::Layer::around_stream(
                 self.layer(),
-                crate::facade::Operation::new(
+                crate::facade::layer::Operation::new(
                     "list",
-                    crate::facade::OperationKind::Read,
+                    crate::facade::layer::OperationKind::Read,
                 ),
                 items,
             )

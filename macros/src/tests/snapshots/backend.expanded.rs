@@ -34,7 +34,8 @@ pub trait Everything: Backend {
 }
 const _: () = {
     struct __DescribeCall {}
-    impl<'__on, __B: Everything> ::gateway_storage::layer::Call<&'__on __B> for __DescribeCall {
+    impl<'__on, __B: Everything> ::gateway_storage::layer::Call<&'__on __B>
+    for __DescribeCall {
         type Output = Text;
         const OPERATION: ::gateway_storage::layer::Operation = ::gateway_storage::layer::Operation::new(
                 "describe",
@@ -132,7 +133,8 @@ const _: () = {
         }
     }
     struct __BeginCall {}
-    impl<'__on, __B: Everything> ::gateway_storage::layer::Call<&'__on __B> for __BeginCall {
+    impl<'__on, __B: Everything> ::gateway_storage::layer::Call<&'__on __B>
+    for __BeginCall {
         type Output = <__B as Everything>::Transaction;
         const OPERATION: ::gateway_storage::layer::Operation = ::gateway_storage::layer::Operation::new(
             "begin",
@@ -147,7 +149,8 @@ const _: () = {
         }
     }
     struct __CloseCall {}
-    impl<'__on, __B: Everything> ::gateway_storage::layer::Call<&'__on __B> for __CloseCall {
+    impl<'__on, __B: Everything> ::gateway_storage::layer::Call<&'__on __B>
+    for __CloseCall {
         type Output = ();
         const OPERATION: ::gateway_storage::layer::Operation = ::gateway_storage::layer::Operation::new(
                 "close",
@@ -164,7 +167,8 @@ const _: () = {
     struct __MoveCall {
         r#type: u8,
     }
-    impl<'__on, __B: Everything> ::gateway_storage::layer::Call<&'__on __B> for __MoveCall {
+    impl<'__on, __B: Everything> ::gateway_storage::layer::Call<&'__on __B>
+    for __MoveCall {
         type Output = ();
         const OPERATION: ::gateway_storage::layer::Operation = ::gateway_storage::layer::Operation::new(
             "move",
@@ -177,14 +181,14 @@ const _: () = {
         }
     }
     #[deny(clippy::missing_trait_methods)]
-    impl<__L: ::gateway_storage::Layer, __B: Everything> Everything
+    impl<__L: ::gateway_storage::layer::Layer, __B: Everything> Everything
     for ::gateway_storage::layer::Layered<__L, __B> {
         type Transaction = LayeredTransaction<__L, <__B as Everything>::Transaction>;
         fn set_limit(&mut self, limit: usize) {
             <__B as Everything>::set_limit(self.inner_mut(), limit)
         }
         fn set_name(&mut self, name: String) {
-            ::gateway_storage::Layer::set_name(
+            ::gateway_storage::layer::Layer::set_name(
                 self.layer_mut(),
                 ::core::clone::Clone::clone(&name),
             );
@@ -194,8 +198,9 @@ const _: () = {
         async fn describe(&self) -> ::gateway_storage::Result<Text> {
             let call = __DescribeCall {};
             let (layer, inner) = (self.layer(), self.inner());
-            let mut output = ::gateway_storage::Layer::around(layer, inner, call).await?;
-            ::gateway_storage::Layer::complete(layer, &mut output);
+            let mut output = ::gateway_storage::layer::Layer::around(layer, inner, call)
+                .await?;
+            ::gateway_storage::layer::Layer::complete(layer, &mut output);
             ::core::result::Result::Ok(output)
         }
         #[inline]
@@ -213,7 +218,7 @@ const _: () = {
                 call,
             };
             let (layer, inner) = (self.layer(), self.inner());
-            ::gateway_storage::Layer::around(layer, inner, call).await
+            ::gateway_storage::layer::Layer::around(layer, inner, call).await
         }
         #[inline]
         async fn set_many(
@@ -222,7 +227,7 @@ const _: () = {
         ) -> ::gateway_storage::Result<BatchReport> {
             let call = __SetManyCall { items };
             let (layer, inner) = (self.layer(), self.inner());
-            ::gateway_storage::Layer::around(layer, inner, call).await
+            ::gateway_storage::layer::Layer::around(layer, inner, call).await
         }
         #[inline]
         async fn begin(&self) -> ::gateway_storage::Result<Self::Transaction> {
@@ -231,7 +236,7 @@ const _: () = {
             ::core::result::Result::Ok(
                 LayeredTransaction::new(
                     ::core::clone::Clone::clone(layer),
-                    ::gateway_storage::Layer::around(layer, inner, call).await?,
+                    ::gateway_storage::layer::Layer::around(layer, inner, call).await?,
                 ),
             )
         }
@@ -239,11 +244,11 @@ const _: () = {
         async fn close(&self) -> ::gateway_storage::Result<()> {
             let call = __CloseCall {};
             let (layer, inner) = (self.layer(), self.inner());
-            ::gateway_storage::Layer::around(layer, inner, call).await
+            ::gateway_storage::layer::Layer::around(layer, inner, call).await
         }
         fn r#yield(&self, prefix: &str) -> impl Stream<Item = Result<Record>> + Send {
             let items = <__B as Everything>::r#yield(self.inner(), prefix);
-            ::gateway_storage::Layer::around_stream(
+            ::gateway_storage::layer::Layer::around_stream(
                 self.layer(),
                 ::gateway_storage::layer::Operation::new(
                         "yield",
@@ -257,7 +262,7 @@ const _: () = {
         async fn r#move(&self, r#type: u8) -> ::gateway_storage::Result<()> {
             let call = __MoveCall { r#type };
             let (layer, inner) = (self.layer(), self.inner());
-            ::gateway_storage::Layer::around(layer, inner, call).await
+            ::gateway_storage::layer::Layer::around(layer, inner, call).await
         }
     }
 };
