@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::SystemTime};
 
 use serde::{Serialize, Serializer};
 
-use crate::{Error, ErrorKind, Result, codec::rfc3339_seconds};
+use crate::{Error, ErrorKind, Result, model::rfc3339_seconds};
 
 /// The kinds of records that have a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -125,8 +125,6 @@ pub use capability::{
     Backend, CacheStore, ConfigBatch, ConfigStore, CredentialStore, DEFAULT_DEADLINE, Exportable, History,
     MAX_CACHE_TTL, Open, Pooled, Transaction, Transactional, UsageStore,
 };
-#[doc(hidden)]
-pub use codec::{rfc3339_millis, rfc3339_seconds};
 pub use error::{Error, ErrorKind, OptionalExt, Outcome, Result};
 pub use gateway_storage_macros::capability;
 pub use layer::{Layer, Stack};
@@ -135,6 +133,8 @@ pub use model::{
     MAX_SECRET_BYTES, MAX_VALUE_BYTES, Performance, PoolStats, Record, RecordKind, Secret, StorageStats,
     UsageRecord,
 };
+#[doc(hidden)]
+pub use model::{rfc3339_millis, rfc3339_seconds};
 pub use storage::{IMPORT_CHUNK, Storage};
 #[doc(hidden)]
 pub use transact::Attempts;

@@ -20,10 +20,11 @@ use super::{
 };
 use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, Record, RecordKind, Result,
-    adopt::Remark,
     archive::Header,
-    codec::{RecordKey, created, rfc3339_seconds, whole},
-    model::{BYTE_ORDER_MARK, Members, Refused, Watched, without_mark},
+    codec::{RecordKey, whole},
+    model::{
+        BYTE_ORDER_MARK, Members, Refused, Remark, Watched, rfc3339_seconds, time::created, without_mark,
+    },
 };
 
 /// The largest document that [`read_go`] accepts, in bytes: 1 GiB.
@@ -39,7 +40,7 @@ pub struct GoDocument {
     pub exported_at: Option<String>,
     /// The records, sorted as in an export.
     pub records: Vec<Record>,
-    /// The entries that can't be stored as records, each [`NotUnderstood`](crate::adopt::RemarkKind::NotUnderstood).
+    /// The entries that can't be stored as records, each [`NotUnderstood`](crate::model::RemarkKind::NotUnderstood).
     /// Their place is `credentials`, `configs` or `usage`, then the key, then the field.
     pub remarks: Vec<Remark>,
 }

@@ -19,9 +19,11 @@ use sha2::{Digest, Sha256};
 use super::{
     RecordKey,
     record::{MAX_LINE_BYTES, RecordHasher, decode_record, encode_record},
-    time::{created, rfc3339_seconds},
 };
-use crate::{Error, ErrorKind, Record, RecordKind, Result, model::RecordDigest};
+use crate::{
+    Error, ErrorKind, Record, RecordKind, Result,
+    model::{RecordDigest, rfc3339_seconds, time::created},
+};
 
 /// The version of the format that this crate writes, and the newest that it reads.
 pub const ARCHIVE_VERSION: u32 = 1;

@@ -10,7 +10,6 @@ mod location;
 mod plan;
 mod record;
 mod record_key;
-mod time;
 
 pub use archive::{ARCHIVE_VERSION, Contents, Decoder, Encoder, Header, MAGIC};
 #[cfg(fuzzing)]
@@ -32,7 +31,3 @@ pub use plan::{
 pub use record::decode_record;
 pub use record::{MAX_LINE_BYTES, RecordHasher, encode_record};
 pub use record_key::RecordKey;
-#[cfg(feature = "git")]
-pub(crate) use time::LAST_SECOND;
-pub(crate) use time::created;
-pub use time::{rfc3339_millis, rfc3339_seconds};

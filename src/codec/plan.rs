@@ -8,10 +8,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::time::at_millis;
 use crate::{
     ConfigValue, Error, ErrorKind, Key, Result,
-    model::parse_any,
+    model::{parse_any, time::at_millis},
     plan::{AuditEntry, AuditStatus, PayloadHash, PlanAction, PlanRefusal},
 };
 

@@ -12,6 +12,7 @@ mod remark;
 mod scan;
 mod secret;
 mod stats;
+pub(crate) mod time;
 mod usage;
 
 pub use batch::{BatchFailure, BatchReport, Found};
@@ -30,4 +31,5 @@ pub use remark::{Remark, RemarkKind};
 pub(crate) use scan::{Members, Refused, Watched};
 pub use secret::{MAX_SECRET_BYTES, Secret};
 pub use stats::{Performance, PoolStats, StorageStats};
+pub use time::{rfc3339_millis, rfc3339_seconds};
 pub use usage::{Increment, UsageRecord};

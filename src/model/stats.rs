@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::codec::rfc3339_millis;
+use super::time::rfc3339_millis;
 
 /// The state of a store. The field names of its JSON are those that the Go program gcli2api-go used.
 #[derive(Clone, Debug, Serialize)]

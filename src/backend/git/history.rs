@@ -10,10 +10,10 @@ use git2::{ErrorCode, Oid, Repository, Sort, Tree};
 use super::{Git, branch::changes, error::failed, name, repository::LockedRepository, state::Files};
 use crate::{
     Error, ErrorKind, History, Key, Record, Result,
-    codec::LAST_SECOND,
     error::Kind,
     history::{Commit, CommitId, DocumentKind},
     layer::time_left,
+    model::time::LAST_SECOND,
 };
 
 fn missing(kind: DocumentKind, key: &Key) -> Error {

@@ -35,8 +35,8 @@ use worker::Worker;
 use writer::{Shared, Writer};
 
 use crate::{
-    Backend, Error, ErrorKind, Open, Result, StorageStats, codec::rfc3339_seconds, history::CommitId,
-    layer::time_left, model::with_causes,
+    Backend, Error, ErrorKind, Open, Result, StorageStats, history::CommitId, layer::time_left,
+    model::rfc3339_seconds, model::with_causes,
 };
 
 /// A store in a Git repository, for a small team's credentials and configuration, with a history that can be

@@ -18,7 +18,7 @@ fn clamped(time: SystemTime) -> SystemTime {
 }
 
 /// The time this many milliseconds after 1970, if it can be formatted.
-pub(super) fn at_millis(millis: i64) -> Option<SystemTime> {
+pub(crate) fn at_millis(millis: i64) -> Option<SystemTime> {
     let since = Duration::from_millis(millis.try_into().ok()?);
     SystemTime::UNIX_EPOCH.checked_add(since).filter(|time| *time <= last())
 }
