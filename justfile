@@ -1,0 +1,38 @@
+set positional-arguments
+set shell := ["bash", "-euc"]
+
+# Lists the recipes.
+default:
+    @{{ just_executable() }} --list --unsorted
+
+# Runs all tests, or those whose names contain one of these.
+test *NAMES:
+    tests/run "$@"
+
+# Runs every check of a change: format, lints, docs, examples, fuzz targets and tests.
+ci:
+    .ci/run
+
+# Checks the format and the lints, without tests.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --all-features -- -D warnings
+    for features in '' conformance file git memory mongodb postgres redis git,redis; do \
+        cargo clippy --no-default-features --features "$features" -- -D warnings || exit 1; \
+    done
+
+# Builds the API documentation; warnings are errors.
+docs:
+    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --all-features
+
+# Runs one benchmark (archive, file, layers, migrate, mongodb, postgres, redis), such as `just bench file get`.
+bench NAME *ARGUMENTS:
+    cargo bench --features cli --bench "$1" -- "${@:2}"
+
+# Builds the fuzz targets and runs each (5000 runs), such as `just fuzz 60s config`.
+fuzz *ARGUMENTS:
+    fuzz/run "$@"
+
+# Counts the instructions of a call directly and through `Storage`, with valgrind.
+instructions:
+    cargo run --release --quiet --package instructions
