@@ -10,8 +10,8 @@ use std::{
 
 use futures_util::FutureExt;
 use gateway_storage::{
-    Backend, CredentialStore, Key, Memory, Stack, Storage,
-    layer::{Layered, Limit, Retry, Timeout},
+    Backend, CredentialStore, Key, Memory, Storage,
+    layer::{Layered, Limit, Retry, Stack, Timeout},
 };
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::json;

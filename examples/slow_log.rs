@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use gateway_storage::{
-    Layer, Memory, Result, Storage,
-    layer::{Call, Fault, Receiver},
+    Memory, Result, Storage,
+    layer::{Call, Fault, Layer, Receiver},
 };
 use serde_json::json;
 

@@ -9,6 +9,7 @@ use crate::{Error, ErrorKind, Result, model::rfc3339_seconds};
 /// The kinds of records that have a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum DocumentKind {
     /// A credential.
     Credential,
@@ -16,27 +17,49 @@ pub enum DocumentKind {
     Config,
 }
 
-/// The id of a commit: that of a commit, 40 hexadecimal digits.
+/// The id of a commit: 40 hexadecimal digits, or 64 in a repository with SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CommitId([u8; 20]);
+pub struct CommitId {
+    bytes: [u8; 32],
+    length: u8,
+}
 
 impl CommitId {
-    /// Creates an id from its bytes.
-    #[must_use]
-    pub const fn from_bytes(bytes: [u8; 20]) -> Self {
-        Self(bytes)
+    /// Creates an id from its 20 or 32 bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidValue`](ErrorKind::InvalidValue) for another number of bytes.
+    pub fn new(bytes: &[u8]) -> Result<Self> {
+        let (20 | 32) = bytes.len() else { return Err(wrong()) };
+        let mut id = Self { bytes: [0; 32], length: bytes.len() as u8 };
+        id.bytes[..bytes.len()].copy_from_slice(bytes);
+        Ok(id)
     }
 
     /// The bytes of the id.
     #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 20] {
-        &self.0
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length.into()]
     }
+}
+
+impl From<[u8; 20]> for CommitId {
+    fn from(bytes: [u8; 20]) -> Self {
+        let mut id = Self { bytes: [0; 32], length: 20 };
+        id.bytes[..20].copy_from_slice(&bytes);
+        id
+    }
+}
+
+#[cold]
+fn wrong() -> Error {
+    Error::new(ErrorKind::InvalidValue, "a commit id must be 40 or 64 hexadecimal digits")
 }
 
 impl fmt::Display for CommitId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.as_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -49,18 +72,14 @@ impl fmt::Debug for CommitId {
 impl FromStr for CommitId {
     type Err = Error;
 
-    /// Reads 40 hexadecimal digits. Other text is [`InvalidValue`](ErrorKind::InvalidValue).
+    /// Reads 40 or 64 hexadecimal digits. Other text is [`InvalidValue`](ErrorKind::InvalidValue).
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = || Error::new(ErrorKind::InvalidValue, "a commit id must be 40 hexadecimal digits");
-        if text.len() != 40 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(wrong());
         }
-        let mut bytes = [0; 20];
-        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digits = std::str::from_utf8(digits).map_err(|_| wrong())?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
-        }
-        Ok(Self(bytes))
+        let byte = |at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+        let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
+        Self::new(&bytes.ok_or_else(wrong)?)
     }
 }
 
@@ -107,8 +126,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_id_is_that_of_sha1_or_of_sha256() {
+        for text in ["ab".repeat(20), "0f".repeat(32)] {
+            let id: CommitId = text.parse().unwrap();
+            assert_eq!((id.to_string(), CommitId::new(id.as_bytes()).ok()), (text, Some(id)));
+        }
+        for wrong in ["", "ab", &"a".repeat(41), &"é".repeat(20), &"+1".repeat(20)] {
+            assert_eq!(wrong.parse::<CommitId>().unwrap_err().kind(), ErrorKind::InvalidValue, "{wrong}");
+        }
+    }
+
+    #[test]
     fn any_time_is_serialized() {
-        let (epoch, id) = (SystemTime::UNIX_EPOCH, CommitId::from_bytes([0; 20]));
+        let (epoch, id) = (SystemTime::UNIX_EPOCH, CommitId::from([0; 20]));
         let late = Duration::from_secs(253_402_300_800);
         for (time, text) in
             [(epoch + late, "9999-12-31T23:59:59Z"), (epoch - Duration::from_secs(1), "1970-01-01T00:00:00Z")]

@@ -37,9 +37,9 @@
 //!
 //! Each method of these traits lists what it promises. [`Backend`] says what holds for all of them, and
 //! [`Error`] what can go wrong. A [`layer`] wraps every operation: telemetry ([`Storage::instrumented`]), a
-//! deadline, retries and a limit ([`Stack`]), or one of your own.
+//! deadline, retries and a limit ([`Stack`](layer::Stack)), or one of your own.
 //!
-//! [`migrate`] copies records between any two stores and compares them. [`Adoption`] reads the files and
+//! [`migrate`] copies records between any two stores and compares them. [`Adoption`](adopt::Adoption) reads the files and
 //! databases that gcli2api-go left. That is an earlier gateway, written in Go: the rest of this documentation
 //! calls it "the Go program".
 //!
@@ -52,9 +52,9 @@
 //! | the nesting of JSON | [`MAX_DEPTH`] (64) levels |
 //! | a counter | `i64` |
 //! | a cache value's time to live | [`MAX_CACHE_TTL`] (10,000 days) |
-//! | a plan | [`MAX_PLAN_MUTATIONS`] (10,000) and [`MAX_PLAN_BYTES`] (8 MiB); the values that it replaces, 8 MiB too |
-//! | a plan's record, during which its key is taken | [`DEFAULT_PLAN_TTL`] (14 days) unless set, at most [`MAX_PLAN_TTL`] |
-//! | the audit | the newest [`MAX_AUDIT_ENTRIES`] (10,000) entries |
+//! | a plan | [`MAX_PLAN_MUTATIONS`](plan::MAX_PLAN_MUTATIONS) (10,000) and [`MAX_PLAN_BYTES`](plan::MAX_PLAN_BYTES) (8 MiB); the values that it replaces, 8 MiB too |
+//! | a plan's record, during which its key is taken | [`DEFAULT_PLAN_TTL`](plan::DEFAULT_PLAN_TTL) (14 days) unless set, at most [`MAX_PLAN_TTL`](plan::MAX_PLAN_TTL) |
+//! | the audit | the newest [`MAX_AUDIT_ENTRIES`](plan::MAX_AUDIT_ENTRIES) (10,000) entries |
 //! | the duration of a call | [`DEFAULT_DEADLINE`] (10 s) unless set |
 //!
 //! # Features
@@ -127,7 +127,6 @@ pub use capability::{
 };
 pub use error::{Error, ErrorKind, OptionalExt, Outcome, Result};
 pub use gateway_storage_macros::capability;
-pub use layer::{Layer, Stack};
 pub use model::{
     AsKey, BatchFailure, BatchReport, CacheEntry, ConfigValue, Credential, Found, Increment, Key, MAX_DEPTH,
     MAX_SECRET_BYTES, MAX_VALUE_BYTES, Performance, PoolStats, Record, RecordKind, Secret, StorageStats,

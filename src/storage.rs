@@ -13,9 +13,9 @@ use tokio::task::consume_budget;
 
 use crate::{
     AsKey, Backend, BatchReport, CacheEntry, CacheStore, ConfigBatch, ConfigStore, ConfigValue, Credential,
-    CredentialStore, Error, Exportable, Found, Increment, Key, Layer, Open, Outcome, PoolStats, Pooled,
-    Record, RecordKind, Result, StorageStats, Transactional, UsageRecord, UsageStore,
-    layer::{Instrument, Layered, POOL_INTERVAL},
+    CredentialStore, Error, Exportable, Found, Increment, Key, Open, Outcome, PoolStats, Pooled, Record,
+    RecordKind, Result, StorageStats, Transactional, UsageRecord, UsageStore,
+    layer::{Instrument, Layer, Layered, POOL_INTERVAL},
     plan::{Applied, ApplyOptions, AuditEntry, AuditFilter, Plan, Rollback, RollbackOptions},
 };
 

@@ -13,8 +13,8 @@ use std::{
 
 use futures_util::FutureExt;
 use gateway_storage::{
-    CredentialStore, Error, ErrorKind, Key, Layer, Memory, Outcome, Result, Stack, Storage, UsageStore,
-    layer::{Call, Count, Fault, Limit, Receiver, Retry, Timeout, time_left},
+    CredentialStore, Error, ErrorKind, Key, Memory, Outcome, Result, Storage, UsageStore,
+    layer::{Call, Count, Fault, Layer, Limit, Receiver, Retry, Stack, Timeout, time_left},
 };
 use serde_json::json;
 use workload::stacked;

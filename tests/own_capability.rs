@@ -14,9 +14,9 @@ use std::{
 use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use gateway_storage::{
-    Backend, BatchFailure, BatchReport, Error, ErrorKind, Key, Layer, Outcome, Result, Storage, StorageStats,
+    Backend, BatchFailure, BatchReport, Error, ErrorKind, Key, Outcome, Result, Storage, StorageStats,
     Transaction, Transactional, capability,
-    layer::{Call, Layered, LayeredTransaction, Operation, OperationKind, Receiver, Retry, Timeout},
+    layer::{Call, Layer, Layered, LayeredTransaction, Operation, OperationKind, Receiver, Retry, Timeout},
 };
 
 /// Labels by key. Its operations have every form that the macro accepts.

@@ -44,7 +44,7 @@ impl Served {
 
     /// Adds the increments that the report confirms.
     pub(crate) fn count(&mut self, increments: &[Increment], report: &BatchReport) {
-        for (index, Increment { key, field, delta }) in increments.iter().enumerate() {
+        for (index, Increment { key, field, delta, .. }) in increments.iter().enumerate() {
             if !report.failures.iter().any(|failure| failure.index == index) {
                 *self.counted.entry((key.clone(), field.clone())).or_default() += delta;
                 self.increments += 1;

@@ -1,4 +1,4 @@
-//! Encoding and decoding of stored data. Everything here is fuzzed.
+//! Encoding and decoding of stored data, and reading of URLs. The decoders are fuzzed.
 
 // Public only for the fuzz targets.
 #![allow(unreachable_pub)]

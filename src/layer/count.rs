@@ -8,8 +8,8 @@ use std::{
 use futures_core::Stream;
 
 use crate::{
-    Layer, Result,
-    layer::{Call, Operation, Receiver},
+    Result,
+    layer::{Call, Layer, Operation, Receiver},
 };
 
 /// Counts calls per operation, for tests that ask "was it one call, or one per key?".

@@ -14,8 +14,8 @@ use futures_core::Stream;
 use futures_util::{FutureExt, StreamExt, future::ready, stream};
 
 use crate::{
-    Error, ErrorKind, Layer, Outcome, Result,
-    layer::{Call, Operation, Receiver},
+    Error, ErrorKind, Outcome, Result,
+    layer::{Call, Layer, Operation, Receiver},
 };
 
 /// Makes operations fail, wait, or lose their reply, to test how an application reacts.

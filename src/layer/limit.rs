@@ -12,8 +12,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::time_left;
 use crate::{
-    DEFAULT_DEADLINE, Error, ErrorKind, Layer, Result,
-    layer::{Call, Receiver},
+    DEFAULT_DEADLINE, Error, ErrorKind, Result,
+    layer::{Call, Layer, Receiver},
 };
 
 /// Bounds the operations that run at once. Others wait in a bounded queue, in order. When it is full, a call

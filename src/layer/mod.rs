@@ -22,7 +22,7 @@
 //!
 //! ```
 //! use std::time::{Duration, Instant};
-//! use gateway_storage::{layer::{Call, Receiver}, Layer, Memory, Result, Storage};
+//! use gateway_storage::{layer::{Call, Receiver, Layer}, Memory, Result, Storage};
 //!
 //! #[derive(Clone)]
 //! struct LogSlow(Duration);

@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{deadline::shortened, time_left, within};
 use crate::{
-    DEFAULT_DEADLINE, Error, ErrorKind, Layer, Outcome, Result,
-    layer::{Call, Operation, Receiver},
+    DEFAULT_DEADLINE, Error, ErrorKind, Outcome, Result,
+    layer::{Call, Layer, Operation, Receiver},
 };
 
 /// Repeats a call after a transient error, if it cannot be applied twice.
@@ -397,7 +397,7 @@ mod tests {
         let gone = || Error::new(ErrorKind::Unavailable, "gone");
         let lost = || gone().with_outcome(Outcome::Unknown);
         let bad = Error::new(ErrorKind::Overflow, "too much");
-        let stack = || crate::Stack::new().limit(crate::layer::Limit::new(1)).retry(Retry::new());
+        let stack = || crate::layer::Stack::new().limit(crate::layer::Limit::new(1)).retry(Retry::new());
         // b fails, c may have been counted, d and f pass at the second and third attempt, e is lost at its
         // second.
         let reports = [
@@ -452,7 +452,7 @@ mod tests {
         let slow = memory().await.layer(Fault::seeded(1).delays(1.0, second));
         let retry = Retry::new();
         let budget = retry.budget.clone();
-        let stack = crate::Stack::new().limit(crate::layer::Limit::new(1).queue(0)).retry(retry);
+        let stack = crate::layer::Stack::new().limit(crate::layer::Limit::new(1).queue(0)).retry(retry);
         let storage = slow.layer(stack);
         let (ran, shed) = tokio::join!(storage.set_config("a", json!(1)), async {
             let begun = Instant::now();

@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_core::Stream;
 
 use crate::{
-    Backend, Error, Layer, Result, StorageStats,
-    layer::{Call, Instrument, Limit, Operation, Receiver, Retry, Timeout},
+    Backend, Error, Result, StorageStats,
+    layer::{Call, Instrument, Layer, Limit, Operation, Receiver, Retry, Timeout},
 };
 
 /// The library's layers, always in their right order: instrument(timeout(retry(limit(backend)))).
@@ -17,7 +17,7 @@ use crate::{
 ///
 /// ```
 /// use std::time::Duration;
-/// use gateway_storage::{layer::{Limit, Retry, Timeout}, Memory, Stack, Storage};
+/// use gateway_storage::{layer::{Limit, Retry, Timeout, Stack}, Memory, Storage};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
 /// let storage = Storage::<Memory>::open("memory:").await?;

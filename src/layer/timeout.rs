@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::within;
 use crate::{
-    DEFAULT_DEADLINE, Layer, Result,
-    layer::{Call, Receiver},
+    DEFAULT_DEADLINE, Result,
+    layer::{Call, Layer, Receiver},
 };
 
 /// Ends every operation at a deadline, including its attempts, pauses and waits in a queue.
@@ -118,7 +118,7 @@ mod tests {
         let own = slow().await.with_deadline(twenty).layer(Timeout::new(five));
         assert_eq!(ends_after(own.clone()).await, 5, "its own deadline");
         assert_eq!(ends_after(own.with_deadline(twenty)).await, 20);
-        let stack = crate::Stack::new().timeout(Timeout::default());
+        let stack = crate::layer::Stack::new().timeout(Timeout::default());
         let begun = tokio::time::Instant::now();
         slow().await.with_deadline(twenty).layer(stack).get_config("a").await.unwrap_err();
         assert_eq!(begun.elapsed().as_secs(), 20, "a layer of a stack follows it, too");

@@ -10,6 +10,7 @@ use crate::{Error, ErrorKind, IMPORT_CHUNK, Result};
 /// What to do if the target has a different value for a record. The same value is never a conflict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum OnConflict {
     /// Stop the copy. Records that were written before stay.
     #[default]

@@ -45,6 +45,7 @@ pub struct Compared {
 /// How a record differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum DifferenceKind {
     /// It has another value in the target.
     Different,

@@ -10,6 +10,7 @@ use crate::{Credential, Error, Key, error::Kind};
 /// a remote server returns that error instead of a report.
 #[derive(Clone, Debug, Default)]
 #[must_use = "a batch returns Ok although some of its items failed"]
+#[non_exhaustive]
 pub struct BatchReport {
     /// How many items were applied.
     pub succeeded: usize,
@@ -19,6 +20,7 @@ pub struct BatchReport {
 
 /// One item of a batch that failed.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct BatchFailure {
     /// Its index in the request.
     pub index: usize,
@@ -26,6 +28,14 @@ pub struct BatchFailure {
     pub key: Key,
     /// Why it failed.
     pub error: Error,
+}
+
+impl BatchFailure {
+    /// The failure of the item at this index of the request.
+    #[must_use]
+    pub fn new(index: usize, key: &Key, error: Error) -> Self {
+        Self { index, key: key.clone(), error }
+    }
 }
 
 impl BatchReport {
@@ -39,7 +49,7 @@ impl BatchReport {
     pub fn record<T>(&mut self, index: usize, key: &Key, result: Result<T, Error>) {
         match result {
             Ok(_) => self.succeeded += 1,
-            Err(error) => self.failures.push(BatchFailure { index, key: key.clone(), error }),
+            Err(error) => self.failures.push(BatchFailure::new(index, key, error)),
         }
     }
 
@@ -80,6 +90,7 @@ impl BatchReport {
 
 /// The result of [`get_credentials`](crate::CredentialStore::get_credentials).
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Found {
     /// The credentials that exist, sorted by id.
     pub credentials: BTreeMap<Key, Credential>,
@@ -107,7 +118,7 @@ impl Found {
         for (index, id) in ids.iter().enumerate() {
             match get(id) {
                 Ok(credential) => drop(found.credentials.insert(id.clone(), credential)),
-                Err(error) => found.failures.push(BatchFailure { index, key: id.clone(), error }),
+                Err(error) => found.failures.push(BatchFailure::new(index, id, error)),
             }
         }
         found

@@ -80,6 +80,7 @@ impl Record {
 /// The kinds of a [`Record`], in the order of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum RecordKind {
     /// Credentials.
     Credential,

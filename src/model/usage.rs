@@ -57,6 +57,7 @@ impl IntoIterator for UsageRecord {
 
 /// One item of [`increment_many`](crate::UsageStore::increment_many).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Increment {
     /// The key of the usage record.
     pub key: Key,

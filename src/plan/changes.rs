@@ -35,7 +35,7 @@ pub struct Mutation {
 /// What a [`Mutation`] expects to be stored before the plan is applied.
 ///
 /// Values are compared bit by bit: 1 differs from 1.0, and 0.0 from -0.0. The order of names in an object
-/// does not matter.
+/// does not matter. A backend handles every variant: another one would be a major version.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expect {
     /// No value.
@@ -72,7 +72,7 @@ impl Mutation {
 /// An array of mutations. `expect` and `expect_absent` are optional; other names are refused.
 ///
 /// ```
-/// # use gateway_storage::Plan;
+/// # use gateway_storage::plan::Plan;
 /// let plan = Plan::from_json(
 ///     r#"[
 ///         { "set": "models", "value": ["gemini-2.5-pro"], "expect": ["gemini-2.0-pro"] },

@@ -1,6 +1,6 @@
 //~ can't be opened from a configuration
 //~ open the bare backend, `Storage::<File>::open(..)`, then add layers with `.layer(..)`
-use gateway_storage::{layer::Layered, File, Stack, Storage};
+use gateway_storage::{layer::{Layered, Stack}, File, Storage};
 
 async fn open() {
     let _ = Storage::<Layered<Stack, File>>::open("file:./data").await;

@@ -55,8 +55,9 @@ async fn a_record_has_a_history() {
     assert_eq!(config_at(&storage, history[1].id, "A").await, Ok(json!(2)));
     assert_eq!(config_at(&storage, history[2].id, "A").await, Ok(json!(1)));
     assert_eq!(config_at(&storage, history[1].id, "other").await, Ok(json!(0)));
-    let unknown = CommitId::from_bytes([1; 20]);
-    assert_eq!(config_at(&storage, unknown, "A").await, Err(ErrorKind::NotFound));
+    for unknown in [CommitId::from([1; 20]), CommitId::new(&[1; 32]).unwrap()] {
+        assert_eq!(config_at(&storage, unknown, "A").await, Err(ErrorKind::NotFound));
+    }
     let error = backend.history(DocumentKind::Config, &key("never"), 9).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert_eq!(
@@ -93,7 +94,7 @@ async fn a_commit_is_reverted() {
     let error = backend.revert(commit).await.unwrap_err();
     assert_eq!((error.kind(), error.key()), (ErrorKind::Conflict, Some(&key("b"))));
     assert_eq!(storage.get_config("a").await.unwrap().value(), &json!([2]), "all or none");
-    let error = backend.revert(CommitId::from_bytes([1; 20])).await.unwrap_err();
+    let error = backend.revert(CommitId::from([1; 20])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     storage.close().await.unwrap();
     is_clean(&path);

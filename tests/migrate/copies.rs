@@ -11,8 +11,8 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use gateway_storage::{
-    ErrorKind, Exportable, Layer, Memory, Record, RecordKind, Result, Storage,
-    layer::{Call, Count, Receiver},
+    ErrorKind, Exportable, Memory, Record, RecordKind, Result, Storage,
+    layer::{Call, Count, Layer, Receiver},
     migrate::{CopyEvent, CopyOptions, CopyReport, Filter, OnConflict, Tally, copy},
 };
 use serde_json::json;

@@ -10,9 +10,9 @@ use std::{
 
 use futures_util::{Stream, StreamExt};
 use gateway_storage::{
-    Backend, BatchFailure, BatchReport, Error, ErrorKind, Exportable, Layer, Memory, Outcome, Record,
-    RecordKind, Result, Storage, StorageStats,
-    layer::{Call, Count, Fault, Receiver},
+    Backend, BatchFailure, BatchReport, Error, ErrorKind, Exportable, Memory, Outcome, Record, RecordKind,
+    Result, Storage, StorageStats,
+    layer::{Call, Count, Fault, Layer, Receiver},
     migrate::{CopyEvent, CopyOptions, MAX_NAMED, OnConflict, copy},
 };
 use serde_json::json;

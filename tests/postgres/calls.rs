@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use gateway_storage::{
-    Credential, ErrorKind, Increment, Key, Outcome, Postgres, Record, Stack, Storage, Transaction,
-    layer::{Count, Limit, Retry, Timeout},
+    Credential, ErrorKind, Increment, Key, Outcome, Postgres, Record, Storage, Transaction,
+    layer::{Count, Limit, Retry, Stack, Timeout},
 };
 use serde_json::json;
 

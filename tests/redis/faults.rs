@@ -254,8 +254,7 @@ async fn batches_of_a_server_that_is_away_are_tried_again_and_earn_nothing() -> 
     let retry = Retry::new().pauses(Duration::ZERO, Duration::ZERO);
     let bare = Storage::<Redis>::open(server.url().as_str()).await?;
     let storage = bare.clone().layer(asked.clone()).layer(retry.clone());
-    let increments: Vec<_> =
-        (0..15).map(|n| Increment { key: key(&format!("k{n}")), field: key("n"), delta: 1 }).collect();
+    let increments: Vec<_> = (0..15).map(|n| Increment::new(&key(&format!("k{n}")), &key("n"), 1)).collect();
     let ids: Vec<_> = increments.iter().map(|increment| increment.key.clone()).collect();
     let credentials: Vec<_> = ids
         .iter()

@@ -6,9 +6,9 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use gateway_storage::{
     Backend, BatchFailure, CacheStore, ConfigBatch, ConfigStore, CredentialStore, Error, Exportable, History,
-    Increment, Key, Pooled, Record, Result, Stack, Storage, Transaction, Transactional, UsageStore,
+    Increment, Key, Pooled, Record, Result, Storage, Transaction, Transactional, UsageStore,
     history::{CommitId, DocumentKind},
-    layer::{Layered, Limit, Retry, Timeout},
+    layer::{Layered, Limit, Retry, Stack, Timeout},
     plan::{ApplyOptions, AuditFilter, Plan, Rollback, RollbackOptions},
 };
 use serde_json::json;
@@ -198,7 +198,7 @@ pub(crate) async fn history<B: History + ConfigStore>(
     let newest = on.backend().history(kind, &key, 9).await?[0].id;
     errors.of(on.backend().history(DocumentKind::Credential, &key, 9).await);
     on.backend().value_at(newest, kind, &key).await?;
-    errors.of(on.backend().value_at(CommitId::from_bytes([1; 20]), kind, &key).await);
+    errors.of(on.backend().value_at(CommitId::from([1; 20]), kind, &key).await);
     on.set_config(&words.config_key, json!([words.config])).await?;
     errors.of(on.backend().revert(newest).await);
     on.set_config(&words.config_key, json!(words.config)).await

@@ -513,7 +513,7 @@ mod tests {
     async fn under_layers_a_write_that_is_withdrawn_was_not_applied() {
         let disk = Disk::default();
         let bare = store_on(&disk);
-        let stack = crate::Stack::new()
+        let stack = crate::layer::Stack::new()
             .limit(crate::layer::Limit::new(64))
             .retry(crate::layer::Retry::new())
             .timeout(crate::layer::Timeout::new(Duration::from_millis(400)))

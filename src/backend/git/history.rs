@@ -37,13 +37,13 @@ fn unread(error: git2::Error) -> Error {
 pub(super) fn id_of(commit: Oid) -> CommitId {
     let mut bytes = [0; 20];
     bytes.copy_from_slice(commit.as_bytes());
-    CommitId::from_bytes(bytes)
+    CommitId::from(bytes)
 }
 
 /// Finds a commit in the history of `head`.
 fn find(repository: &Repository, head: Option<Oid>, commit: CommitId) -> Result<git2::Commit<'_>> {
     let head = head.ok_or_else(unknown)?;
-    let id = Oid::from_bytes(commit.as_bytes()).map_err(unread)?;
+    let id = Oid::from_bytes(commit.as_bytes()).map_err(|_| unknown())?;
     let commit = match repository.find_commit(id) {
         Err(error) if error.code() == ErrorCode::NotFound => return Err(unknown()),
         commit => commit.map_err(unread)?,

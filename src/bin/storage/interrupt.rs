@@ -17,8 +17,8 @@ use futures_util::{
     stream,
 };
 use gateway_storage::{
-    Error, ErrorKind, Layer, Result,
-    layer::{Call, Operation, Receiver},
+    Error, ErrorKind, Result,
+    layer::{Call, Layer, Operation, Receiver},
 };
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},

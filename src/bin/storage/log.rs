@@ -7,8 +7,8 @@ use std::{
 };
 
 use gateway_storage::{
-    Layer, Result,
-    layer::{Call, Receiver},
+    Result,
+    layer::{Call, Layer, Receiver},
 };
 
 /// A layer that logs every operation if it is enabled, without keys and values.

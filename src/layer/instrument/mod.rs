@@ -24,13 +24,13 @@ use tokio::sync::watch;
 use tracing::{Span, field::Empty};
 
 use crate::{
-    Backend, Error, ErrorKind, Layer, Result, StorageStats,
-    layer::{Call, Operation, OperationKind, Receiver},
+    Backend, Error, ErrorKind, Result, StorageStats,
+    layer::{Call, Layer, Operation, OperationKind, Receiver},
 };
 
 /// Reports every operation to `tracing` and `metrics`, under the names of the stable OpenTelemetry
 /// conventions for databases, and fills [`StorageStats::performance`]. Add it with
-/// [`Storage::instrumented`](crate::Storage::instrumented), or as part of a [`Stack`](crate::Stack). Spans,
+/// [`Storage::instrumented`](crate::Storage::instrumented), or as part of a [`Stack`](crate::layer::Stack). Spans,
 /// events and metrics contain no key, value or password.
 ///
 /// # Spans and events
