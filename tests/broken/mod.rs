@@ -324,7 +324,10 @@ impl CredentialStore for Broken {
         let ids: Vec<Key> = ids.iter().map(|id| self.key(id)).collect();
         if self.has(SwallowsBatchDelete) {
             let found = self.memory.get_credentials(&ids).await?;
-            return Ok(BatchReport { succeeded: ids.len() - found.failures.len(), failures: found.failures });
+            let mut report = BatchReport::default();
+            report.succeeded = ids.len() - found.failures.len();
+            report.failures = found.failures;
+            return Ok(report);
         }
         if self.has(BatchStopsAtFailure) {
             let mut report = BatchReport::default();
@@ -402,7 +405,7 @@ impl UsageStore for Broken {
             order.sort_by_key(|&at| increments[at].delta);
         }
         for index in order {
-            let Increment { key, field, delta } = &increments[index];
+            let Increment { key, field, delta, .. } = &increments[index];
             let result = self.increment_usage(key, field, *delta).await;
             let failed = result.is_err();
             report.record(index, key, result);
