@@ -573,7 +573,7 @@ async fn large_calls_do_not_block_the_thread() {
     assert!(storage.backend().import(&records).await.unwrap().is_complete());
     let wide = key(MANY);
     let increments: Vec<Increment> =
-        ids.iter().map(|id| Increment { key: wide.clone(), field: id.clone(), delta: 1 }).collect();
+        ids.iter().map(|id| Increment::new(&wide, id, 1)).collect();
     assert!(storage.increment_many(&increments).await.unwrap().is_complete());
 
     leaves_room("list_credentials", None, || storage.list_credentials()).await;

@@ -78,7 +78,7 @@ fn a_failed_change_does_not_copy_a_snapshot() {
         now(storage.reset_usage("missing")).unwrap_err();
         now(storage.increment_usage("1", "n", 1)).unwrap_err();
         assert_eq!(now(storage.delete_credentials(&[key("missing")])).unwrap().succeeded, 0);
-        let over = Increment { key: key("1"), field: key("n"), delta: 1 };
+        let over = Increment::new(&key("1"), &key("n"), 1);
         assert_eq!(now(storage.increment_many(&[over])).unwrap().succeeded, 0);
         assert_eq!(now(storage.set_credentials(&[])).unwrap().succeeded, 0);
         assert_eq!(now(storage.backend().import(&[])).unwrap().succeeded, 0);

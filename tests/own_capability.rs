@@ -429,7 +429,9 @@ mod names {
         }
 
         async fn swap_many(&self, all: &[B]) -> Result<BatchReport> {
-            Ok(BatchReport { succeeded: all.len(), ..BatchReport::default() })
+            let mut report = BatchReport::default();
+            report.succeeded = all.len();
+            Ok(report)
         }
 
         async fn draft(&self) -> Result<Self> {
@@ -497,7 +499,7 @@ impl Numbers for Partial {
         for (index, number) in numbers.iter().enumerate() {
             if is_mixed && number % 2 == 0 {
                 let error = Error::new(ErrorKind::Unavailable, "not now");
-                report.failures.push(BatchFailure { index, key: key("n"), error });
+                report.failures.push(BatchFailure::new(index, &key("n"), error));
             } else {
                 report.succeeded += 1;
             }

@@ -163,7 +163,7 @@ impl Exportable for Picky {
         let mut report = self.memory.import(&taken).await?;
         for (index, record) in records.iter().enumerate().filter(|(_, record)| refuses(record)) {
             let error = Error::new(ErrorKind::Unsupported, "not here");
-            report.failures.push(BatchFailure { index, key: record.key().clone(), error });
+            report.failures.push(BatchFailure::new(index, record.key(), error));
         }
         Ok(report)
     }

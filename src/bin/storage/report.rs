@@ -115,7 +115,7 @@ fn plural(kind: RecordKind) -> &'static str {
     match kind {
         RecordKind::Credential => "credentials",
         RecordKind::Config => "configs",
-        RecordKind::Usage => "usage",
+        other => other.as_str(),
     }
 }
 
