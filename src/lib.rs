@@ -128,9 +128,9 @@ pub use capability::{
 pub use error::{Error, ErrorKind, OptionalExt, Outcome, Result};
 pub use gateway_storage_macros::capability;
 pub use model::{
-    AsKey, BatchFailure, BatchReport, CacheEntry, ConfigValue, Credential, Found, Increment, Key, MAX_DEPTH,
-    MAX_SECRET_BYTES, MAX_VALUE_BYTES, Performance, PoolStats, Record, RecordKind, Secret, StorageStats,
-    UsageRecord,
+    BatchFailure, BatchReport, CacheEntry, ConfigValue, Credential, Found, Increment, IntoKey, Key,
+    MAX_DEPTH, MAX_SECRET_BYTES, MAX_VALUE_BYTES, Performance, PoolStats, Record, RecordKind, Secret,
+    StorageStats, UsageRecord,
 };
 #[doc(hidden)]
 pub use model::{rfc3339_millis, rfc3339_seconds};

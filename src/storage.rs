@@ -12,9 +12,9 @@ use serde_json::{Map, Value};
 use tokio::task::consume_budget;
 
 use crate::{
-    AsKey, Backend, BatchReport, CacheEntry, CacheStore, ConfigBatch, ConfigStore, ConfigValue, Credential,
-    CredentialStore, Error, Exportable, Found, Increment, Key, Open, Outcome, PoolStats, Pooled, Record,
-    RecordKind, Result, StorageStats, Transactional, UsageRecord, UsageStore,
+    Backend, BatchReport, CacheEntry, CacheStore, ConfigBatch, ConfigStore, ConfigValue, Credential,
+    CredentialStore, Error, Exportable, Found, Increment, IntoKey, Key, Open, Outcome, PoolStats, Pooled,
+    Record, RecordKind, Result, StorageStats, Transactional, UsageRecord, UsageStore,
     layer::{Instrument, Layer, Layered, POOL_INTERVAL},
     plan::{Applied, ApplyOptions, AuditEntry, AuditFilter, Plan, Rollback, RollbackOptions},
 };
@@ -203,30 +203,34 @@ impl<B> Storage<B> {
 impl<B> Storage<B> {
     /// Reads one credential. See [`CredentialStore::get_credential`].
     #[inline]
-    pub fn get_credential(&self, id: impl AsKey) -> impl Future<Output = Result<Credential>> + Send
+    pub fn get_credential(&self, id: impl IntoKey) -> impl Future<Output = Result<Credential>> + Send
     where
         B: CredentialStore,
     {
-        async move { self.backend.get_credential(id.as_key()?.borrow()).await }
+        async move { self.backend.get_credential(id.into_key()?.borrow()).await }
     }
 
     /// Stores one credential: a [`Credential`], or a JSON object. See [`CredentialStore::set_credential`].
-    pub fn set_credential<C>(&self, id: impl AsKey, credential: C) -> impl Future<Output = Result<()>> + Send
+    pub fn set_credential<C>(
+        &self,
+        id: impl IntoKey,
+        credential: C,
+    ) -> impl Future<Output = Result<()>> + Send
     where
         B: CredentialStore,
         C: TryInto<Credential>,
         Error: From<C::Error>,
     {
         let credential = credential.try_into().map_err(Error::from);
-        async move { self.backend.set_credential(id.as_key()?.borrow(), &credential?).await }
+        async move { self.backend.set_credential(id.into_key()?.borrow(), &credential?).await }
     }
 
     /// Deletes one credential. See [`CredentialStore::delete_credential`].
-    pub fn delete_credential(&self, id: impl AsKey) -> impl Future<Output = Result<()>> + Send
+    pub fn delete_credential(&self, id: impl IntoKey) -> impl Future<Output = Result<()>> + Send
     where
         B: CredentialStore,
     {
-        async move { self.backend.delete_credential(id.as_key()?.borrow()).await }
+        async move { self.backend.delete_credential(id.into_key()?.borrow()).await }
     }
 
     /// Lists all ids, sorted. See [`CredentialStore::list_credentials`].
@@ -267,7 +271,7 @@ impl<B> Storage<B> {
     ///
     /// [`InvalidValue`](crate::ErrorKind::InvalidValue) if it does not fit `T`; [`Error::path`] says which
     /// field.
-    pub async fn get_credential_as<T: DeserializeOwned>(&self, id: impl AsKey) -> Result<T>
+    pub async fn get_credential_as<T: DeserializeOwned>(&self, id: impl IntoKey) -> Result<T>
     where
         B: CredentialStore,
     {
@@ -276,7 +280,7 @@ impl<B> Storage<B> {
 
     /// Serializes a value and stores it as one credential, and replaces all its fields. To keep fields that
     /// `T` does not have, use [`update_credential_as`](Storage::update_credential_as).
-    pub async fn set_credential_as<T: Serialize + ?Sized>(&self, id: impl AsKey, value: &T) -> Result<()>
+    pub async fn set_credential_as<T: Serialize + ?Sized>(&self, id: impl IntoKey, value: &T) -> Result<()>
     where
         B: CredentialStore,
     {
@@ -316,12 +320,12 @@ impl<B> Storage<B> {
     /// assert_eq!(stored, json!({ "access_token": "new", "project_id": "p-1" }).try_into()?);
     /// # Ok(()) }
     /// ```
-    pub async fn update_credential_as<T>(&self, id: impl AsKey, change: impl FnOnce(&mut T)) -> Result<T>
+    pub async fn update_credential_as<T>(&self, id: impl IntoKey, change: impl FnOnce(&mut T)) -> Result<T>
     where
         B: CredentialStore,
         T: Serialize + DeserializeOwned,
     {
-        let id: Key = id.as_key()?.borrow().clone();
+        let id: Key = id.into_key()?.borrow().clone();
         let stored = self.backend.get_credential(&id).await?;
         let mut value: T = stored.to_typed()?;
         let known = fields_of(&value)?;
@@ -342,30 +346,30 @@ fn fields_of<T: Serialize>(value: &T) -> Result<Map<String, Value>> {
 impl<B> Storage<B> {
     /// Reads one value. See [`ConfigStore::get_config`].
     #[inline]
-    pub fn get_config(&self, key: impl AsKey) -> impl Future<Output = Result<ConfigValue>> + Send
+    pub fn get_config(&self, key: impl IntoKey) -> impl Future<Output = Result<ConfigValue>> + Send
     where
         B: ConfigStore,
     {
-        async move { self.backend.get_config(key.as_key()?.borrow()).await }
+        async move { self.backend.get_config(key.into_key()?.borrow()).await }
     }
 
     /// Stores one value: a [`ConfigValue`], or JSON. See [`ConfigStore::set_config`].
-    pub fn set_config<V>(&self, key: impl AsKey, value: V) -> impl Future<Output = Result<()>> + Send
+    pub fn set_config<V>(&self, key: impl IntoKey, value: V) -> impl Future<Output = Result<()>> + Send
     where
         B: ConfigStore,
         V: TryInto<ConfigValue>,
         Error: From<V::Error>,
     {
         let value = value.try_into().map_err(Error::from);
-        async move { self.backend.set_config(key.as_key()?.borrow(), &value?).await }
+        async move { self.backend.set_config(key.into_key()?.borrow(), &value?).await }
     }
 
     /// Deletes one value. See [`ConfigStore::delete_config`].
-    pub fn delete_config(&self, key: impl AsKey) -> impl Future<Output = Result<()>> + Send
+    pub fn delete_config(&self, key: impl IntoKey) -> impl Future<Output = Result<()>> + Send
     where
         B: ConfigStore,
     {
-        async move { self.backend.delete_config(key.as_key()?.borrow()).await }
+        async move { self.backend.delete_config(key.into_key()?.borrow()).await }
     }
 
     /// Reads all values, sorted by key. See [`ConfigStore::list_configs`].
@@ -382,7 +386,7 @@ impl<B> Storage<B> {
     ///
     /// [`InvalidValue`](crate::ErrorKind::InvalidValue) if it does not fit `T`; [`Error::path`] says which
     /// part.
-    pub async fn get_config_as<T: DeserializeOwned>(&self, key: impl AsKey) -> Result<T>
+    pub async fn get_config_as<T: DeserializeOwned>(&self, key: impl IntoKey) -> Result<T>
     where
         B: ConfigStore,
     {
@@ -390,7 +394,7 @@ impl<B> Storage<B> {
     }
 
     /// Serializes a value and stores it.
-    pub async fn set_config_as<T: Serialize + ?Sized>(&self, key: impl AsKey, value: &T) -> Result<()>
+    pub async fn set_config_as<T: Serialize + ?Sized>(&self, key: impl IntoKey, value: &T) -> Result<()>
     where
         B: ConfigStore,
     {
@@ -415,26 +419,26 @@ impl<B> Storage<B> {
     /// ```
     pub fn apply_plan(
         &self,
-        key: impl AsKey,
+        key: impl IntoKey,
         plan: &Plan,
         options: &ApplyOptions,
     ) -> impl Future<Output = Result<Applied>> + Send
     where
         B: ConfigBatch,
     {
-        async move { self.backend.apply_plan(key.as_key()?.borrow(), plan, options).await }
+        async move { self.backend.apply_plan(key.into_key()?.borrow(), plan, options).await }
     }
 
     /// Restores the values that a plan replaced. See [`ConfigBatch::rollback_plan`].
     pub fn rollback_plan(
         &self,
-        key: impl AsKey,
+        key: impl IntoKey,
         options: &RollbackOptions,
     ) -> impl Future<Output = Result<Rollback>> + Send
     where
         B: ConfigBatch,
     {
-        async move { self.backend.rollback_plan(key.as_key()?.borrow(), options).await }
+        async move { self.backend.rollback_plan(key.into_key()?.borrow(), options).await }
     }
 
     /// Streams the audit of plans, newest first. See [`ConfigBatch::audit_plans`].
@@ -452,14 +456,16 @@ impl<B> Storage<B> {
     #[inline]
     pub fn increment_usage(
         &self,
-        key: impl AsKey,
-        field: impl AsKey,
+        key: impl IntoKey,
+        field: impl IntoKey,
         delta: i64,
     ) -> impl Future<Output = Result<i64>> + Send
     where
         B: UsageStore,
     {
-        async move { self.backend.increment_usage(key.as_key()?.borrow(), field.as_key()?.borrow(), delta).await }
+        async move {
+            self.backend.increment_usage(key.into_key()?.borrow(), field.into_key()?.borrow(), delta).await
+        }
     }
 
     /// Adds to many counters in one round trip. See [`UsageStore::increment_many`].
@@ -471,19 +477,19 @@ impl<B> Storage<B> {
     }
 
     /// Reads one record. See [`UsageStore::get_usage`].
-    pub fn get_usage(&self, key: impl AsKey) -> impl Future<Output = Result<UsageRecord>> + Send
+    pub fn get_usage(&self, key: impl IntoKey) -> impl Future<Output = Result<UsageRecord>> + Send
     where
         B: UsageStore,
     {
-        async move { self.backend.get_usage(key.as_key()?.borrow()).await }
+        async move { self.backend.get_usage(key.into_key()?.borrow()).await }
     }
 
     /// Deletes one record with all its counters. See [`UsageStore::reset_usage`].
-    pub fn reset_usage(&self, key: impl AsKey) -> impl Future<Output = Result<()>> + Send
+    pub fn reset_usage(&self, key: impl IntoKey) -> impl Future<Output = Result<()>> + Send
     where
         B: UsageStore,
     {
-        async move { self.backend.reset_usage(key.as_key()?.borrow()).await }
+        async move { self.backend.reset_usage(key.into_key()?.borrow()).await }
     }
 
     /// Reads all records, sorted by key. See [`UsageStore::list_usage`].
@@ -498,40 +504,40 @@ impl<B> Storage<B> {
 /// Cache. See [`CacheStore`].
 impl<B> Storage<B> {
     /// Reads one value. See [`CacheStore::get_cache`].
-    pub fn get_cache(&self, key: impl AsKey) -> impl Future<Output = Result<Vec<u8>>> + Send
+    pub fn get_cache(&self, key: impl IntoKey) -> impl Future<Output = Result<Vec<u8>>> + Send
     where
         B: CacheStore,
     {
-        async move { self.backend.get_cache(key.as_key()?.borrow()).await }
+        async move { self.backend.get_cache(key.into_key()?.borrow()).await }
     }
 
     /// Reads one value and the time that it has left. See [`CacheStore::get_cache_entry`].
-    pub fn get_cache_entry(&self, key: impl AsKey) -> impl Future<Output = Result<CacheEntry>> + Send
+    pub fn get_cache_entry(&self, key: impl IntoKey) -> impl Future<Output = Result<CacheEntry>> + Send
     where
         B: CacheStore,
     {
-        async move { self.backend.get_cache_entry(key.as_key()?.borrow()).await }
+        async move { self.backend.get_cache_entry(key.into_key()?.borrow()).await }
     }
 
     /// Stores one value for the time `ttl`. See [`CacheStore::set_cache`].
     pub fn set_cache(
         &self,
-        key: impl AsKey,
+        key: impl IntoKey,
         value: impl AsRef<[u8]> + Send,
         ttl: Duration,
     ) -> impl Future<Output = Result<()>> + Send
     where
         B: CacheStore,
     {
-        async move { self.backend.set_cache(key.as_key()?.borrow(), value.as_ref(), ttl).await }
+        async move { self.backend.set_cache(key.into_key()?.borrow(), value.as_ref(), ttl).await }
     }
 
     /// Deletes one value. See [`CacheStore::delete_cache`].
-    pub fn delete_cache(&self, key: impl AsKey) -> impl Future<Output = Result<()>> + Send
+    pub fn delete_cache(&self, key: impl IntoKey) -> impl Future<Output = Result<()>> + Send
     where
         B: CacheStore,
     {
-        async move { self.backend.delete_cache(key.as_key()?.borrow()).await }
+        async move { self.backend.delete_cache(key.into_key()?.borrow()).await }
     }
 }
 

@@ -572,8 +572,7 @@ async fn large_calls_do_not_block_the_thread() {
     assert!(storage.set_credentials(&credentials).await.unwrap().is_complete());
     assert!(storage.backend().import(&records).await.unwrap().is_complete());
     let wide = key(MANY);
-    let increments: Vec<Increment> =
-        ids.iter().map(|id| Increment::new(&wide, id, 1)).collect();
+    let increments: Vec<Increment> = ids.iter().map(|id| Increment::new(&wide, id, 1)).collect();
     assert!(storage.increment_many(&increments).await.unwrap().is_complete());
 
     leaves_room("list_credentials", None, || storage.list_credentials()).await;

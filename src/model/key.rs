@@ -134,57 +134,72 @@ impl<'de> Deserialize<'de> for Key {
     }
 }
 
-/// What [`Storage`](crate::Storage) takes where a key is needed: a [`Key`], or a string that is checked first.
+/// A key as an argument of [`Storage`](crate::Storage): a [`Key`], or a string that is checked first.
 ///
-/// A `&Key` costs nothing; a string is checked and copied once.
-pub trait AsKey: Send + Sync {
-    /// A key that was checked: `&Key` where there is one, else a [`Key`].
-    type Checked<'a>: Borrow<Key> + Send
-    where
-        Self: 'a;
+/// A `&Key` costs nothing. A string is checked and copied once.
+pub trait IntoKey: Send {
+    /// The checked key: `&Key` for a borrowed key, else [`Key`].
+    type Checked: Borrow<Key> + Send;
 
-    /// The key.
+    /// Checks the key.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidKey`], as [`Key::new`].
-    fn as_key(&self) -> Result<Self::Checked<'_>>;
+    fn into_key(self) -> Result<Self::Checked>;
 }
 
-impl AsKey for Key {
-    type Checked<'a> = &'a Self;
+impl<'a> IntoKey for &'a Key {
+    type Checked = &'a Key;
 
     #[inline]
-    fn as_key(&self) -> Result<&Self> {
+    fn into_key(self) -> Result<Self> {
         Ok(self)
     }
 }
 
-impl AsKey for str {
-    type Checked<'a> = Key;
-
-    fn as_key(&self) -> Result<Key> {
-        Key::new(self)
-    }
-}
-
-impl AsKey for String {
-    type Checked<'a> = Key;
-
-    fn as_key(&self) -> Result<Key> {
-        Key::new(self)
-    }
-}
-
-impl<K: AsKey + ?Sized> AsKey for &K {
-    type Checked<'a>
-        = K::Checked<'a>
-    where
-        Self: 'a;
+impl IntoKey for Key {
+    type Checked = Self;
 
     #[inline]
-    fn as_key(&self) -> Result<K::Checked<'_>> {
-        (**self).as_key()
+    fn into_key(self) -> Result<Self> {
+        Ok(self)
+    }
+}
+
+impl IntoKey for &str {
+    type Checked = Key;
+
+    fn into_key(self) -> Result<Key> {
+        Key::new(self)
+    }
+}
+
+impl IntoKey for String {
+    type Checked = Key;
+
+    fn into_key(self) -> Result<Key> {
+        Key::new(&self)
+    }
+}
+
+impl IntoKey for &String {
+    type Checked = Key;
+
+    fn into_key(self) -> Result<Key> {
+        Key::new(self)
+    }
+}
+
+impl<'a, K: ?Sized + Sync> IntoKey for &&'a K
+where
+    &'a K: IntoKey,
+{
+    type Checked = <&'a K as IntoKey>::Checked;
+
+    #[inline]
+    fn into_key(self) -> Result<Self::Checked> {
+        (*self).into_key()
     }
 }
 

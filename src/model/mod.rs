@@ -22,7 +22,7 @@ pub use credential::Credential;
 pub(crate) use document::{BYTE_ORDER_MARK, parse_any, too_large, unreadable, without_mark};
 pub use document::{MAX_DEPTH, MAX_VALUE_BYTES};
 pub use hash::{PayloadHash, RecordDigest};
-pub use key::{AsKey, Key};
+pub use key::{IntoKey, Key};
 pub use record::{Record, RecordKind};
 pub(crate) use remark::Piece;
 #[cfg(feature = "git")]

@@ -4,7 +4,7 @@
 //~ there is no argument `ids`
 //~ an operation can return `Self` only as `Result<Self::Name>`
 //~ expected `read`, `write` or `control`
-use gateway_storage::{AsKey, Backend, Key, Result, capability};
+use gateway_storage::{IntoKey, Backend, Key, Result, capability};
 
 // Wrong in every method: each gives one error, and the trait's users give none.
 #[capability]
@@ -15,10 +15,10 @@ trait Labels: Backend {
     fn labels(&self) -> impl Future<Output = Result<Vec<String>>>;
 
     #[operation(write)]
-    fn set_label(&self, key: impl AsKey) -> impl Future<Output = Result<()>> + Send;
+    fn set_label(&self, key: impl IntoKey) -> impl Future<Output = Result<()>> + Send;
 
     #[operation(write)]
-    fn set<K: AsKey>(&self, key: K) -> impl Future<Output = Result<()>> + Send;
+    fn set<K: IntoKey>(&self, key: K) -> impl Future<Output = Result<()>> + Send;
 
     #[operation(write, batch = ids)]
     fn delete_labels(&self, keys: &[Key]) -> impl Future<Output = Result<()>> + Send;

@@ -1,4 +1,4 @@
-//~ the trait bound `u8: AsKey` is not satisfied
+//~ the trait bound `u8: IntoKey` is not satisfied
 use gateway_storage::{Memory, Storage};
 
 async fn get(storage: &Storage<Memory>) {

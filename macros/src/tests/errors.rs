@@ -194,7 +194,7 @@ fn arguments_of_an_operation() {
 fn signature_of_an_operation() {
     let future = "-> impl Future<Output = Result<u8>> + Send";
     let parameters = "an operation has no parameters of its own: layers must be able to run the call again";
-    operation_refused(&format!("fn a<«K: AsKey»>(&self, key: K) {future};"), parameters);
+    operation_refused(&format!("fn a<«K: IntoKey»>(&self, key: K) {future};"), parameters);
     operation_refused(&format!("fn a<«'k»>(&self, key: &'k Key) {future};"), parameters);
     operation_refused(
         "«async» fn list(&self) -> Result<u8>;",

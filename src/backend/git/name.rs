@@ -61,7 +61,8 @@ pub(super) fn encode(key: &Key) -> String {
     let mut rest = text.as_str();
     let mut path = String::with_capacity(text.len() + SUFFIX.len());
     while rest.len() > PART {
-        let (part, after) = rest.split_at(rest.floor_char_boundary(PART));
+        let end = (0..=PART).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(PART);
+        let (part, after) = rest.split_at(end);
         path.push_str(part);
         path.push_str("~/~");
         rest = after;

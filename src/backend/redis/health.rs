@@ -33,11 +33,9 @@ impl Redis {
         // Where all keys are in one slot the others do not matter.
         let places = call.places(self.layout.health_names()).filter(|_| !self.layout.is_in_one_slot());
         let Some(places) = places else { return try_write(&call, call.write(), &self.layout.health()).await };
-        let tries = join_all(places.iter().map(|Place { name, .. }| async {
-            match name {
-                Some(name) => try_write(&call, call.write(), name).await,
-                None => Err(Error::new(ErrorKind::Unavailable, "they have no server")),
-            }
+        let tries = join_all(places.iter().map(async |Place { name, .. }| match name {
+            Some(name) => try_write(&call, call.write(), name).await,
+            None => Err(Error::new(ErrorKind::Unavailable, "they have no server")),
         }));
         let (mut slots, mut why) = (0, None);
         for (place, tried) in places.iter().zip(tries.await) {

@@ -344,12 +344,13 @@ pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Err
             Fault::InvalidPurpose | Fault::InvalidPurposeContext { .. } => {
                 "is not for servers: make one with extendedKeyUsage=serverAuth".to_owned()
             }
-            Fault::Other(OtherError(fault)) if let Some(version) = fault.downcast_ref::<OldVersion>() => {
-                format!("is of {version}, which can't be checked: make one of version 3, with a subjectAltName (`openssl req -x509 -addext subjectAltName=DNS:HOST`)")
-            }
             _ if is_authority(error) => {
                 format!("is an authority's (CA:TRUE): put it itself into the file of `{ca}`, or make one with basicConstraints=CA:FALSE")
             }
+            Fault::Other(OtherError(fault)) => match fault.downcast_ref::<OldVersion>() {
+                Some(version) => format!("is of {version}, which can't be checked: make one of version 3, with a subjectAltName (`openssl req -x509 -addext subjectAltName=DNS:HOST`)"),
+                None => "can't be checked".to_owned(),
+            },
             _ => "can't be checked".to_owned(),
         },
         rustls::Error::AlertReceived(_) => {

@@ -152,7 +152,8 @@ impl Failure {
 
     /// A file could not be written.
     pub(crate) fn unwritten_file(path: &Path, error: &io::Error) -> Self {
-        let name = if path == "-" { "stdout".to_owned() } else { format!("`{}`", path.display()) };
+        let name =
+            if path.as_os_str() == "-" { "stdout".to_owned() } else { format!("`{}`", path.display()) };
         let mut failure = Self::new(Exit::Error, "output", format!("{name} can't be written"));
         failure.chain.push(error.to_string());
         failure
