@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{CopyFailure, CopyOptions, Filter, MAX_NAMED, OnConflict, Tallies};
+use super::{CopyFailure, Filter, MAX_NAMED, OnConflict, Tallies};
 use crate::{Error, ErrorKind, Key, RecordKind, Result, codec::RecordKey};
 
 /// A file with the position up to which a copy has written all records, so that the copy can be resumed.
@@ -140,12 +140,16 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Reads the checkpoint if the copy is resumed, and creates it otherwise.
-    pub(super) async fn open(checkpoint: &Checkpoint, options: &CopyOptions) -> Result<Self> {
+    pub(super) async fn open(
+        checkpoint: &Checkpoint,
+        filter: &Filter,
+        on_conflict: OnConflict,
+    ) -> Result<Self> {
         let mut progress = Self {
             is_dropped: Arc::default(),
             path: checkpoint.path.clone(),
-            copy: copy_id(checkpoint, &options.filter),
-            on_conflict: options.on_conflict,
+            copy: copy_id(checkpoint, filter),
+            on_conflict,
             resumed: false,
             through: None,
             held: None,

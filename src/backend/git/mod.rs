@@ -1,6 +1,7 @@
 //! [`Git`]: every change is a commit.
 
 mod branch;
+mod clone;
 mod config;
 mod credential;
 mod error;
@@ -10,6 +11,7 @@ mod marker;
 mod name;
 mod options;
 mod packs;
+mod rebase;
 mod remote;
 mod remote_thread;
 mod repository;
@@ -31,8 +33,9 @@ use arc_swap::ArcSwap;
 pub use options::{GitOptions, GitSync};
 use serde_json::{Value, json};
 use state::{Draft, State};
+use sync::SyncStatus;
 use worker::Worker;
-use writer::{Shared, Writer};
+use writer::Writer;
 
 use crate::{
     Backend, Error, ErrorKind, Open, Result, StorageStats, codec::rfc3339_seconds, history::CommitId,
@@ -161,10 +164,10 @@ pub struct Unsent {
 
 struct Store {
     state: Arc<ArcSwap<State>>,
-    shared: Arc<Mutex<Shared>>,
+    sync_status: Arc<Mutex<SyncStatus>>,
     worker: Worker,
     path: PathBuf,
-    config: GitOptions,
+    options: GitOptions,
 }
 
 impl Git {
@@ -200,7 +203,7 @@ impl Git {
     /// names both commits) or if the remote's history was rewritten. [`Unavailable`](ErrorKind::Unavailable)
     /// if the remote does not answer, [`InvalidValue`](ErrorKind::InvalidValue) without a remote.
     pub async fn pull(&self) -> Result<()> {
-        self.ask(|writer| writer.pull()).await
+        self.ask(Writer::pull).await
     }
 
     /// Sends local commits, rebased onto the remote's. Contacts the remote even if there are none, and then
@@ -213,11 +216,7 @@ impl Git {
     /// been sent.
     pub async fn push(&self) -> Result<()> {
         let deadline = time_left(self.deadline);
-        self.ask(move |writer| {
-            writer.refresh()?;
-            writer.push(deadline)
-        })
-        .await
+        self.ask(move |writer| writer.push(deadline)).await
     }
 
     /// The newest commit, if any.
@@ -233,7 +232,7 @@ impl Git {
     /// without a remote, and with [`GitSync::Manual`].
     #[must_use]
     pub fn unsent(&self) -> Option<Unsent> {
-        self.shared().unsent
+        self.sync_status().unsent
     }
 
     /// The absolute path of the work tree.
@@ -242,8 +241,8 @@ impl Git {
         &self.store.path
     }
 
-    fn shared(&self) -> Shared {
-        self.store.shared.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn sync_status(&self) -> SyncStatus {
+        self.store.sync_status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -260,7 +259,7 @@ impl Backend for Git {
 
     /// The branch.
     fn namespace(&self) -> Option<&str> {
-        Some(&self.store.config.branch)
+        Some(&self.store.options.branch)
     }
 
     fn set_deadline(&mut self, deadline: Duration) {
@@ -272,20 +271,20 @@ impl Backend for Git {
     }
 
     async fn health(&self) -> Result<()> {
-        self.ask(Writer::refresh).await
+        self.ask(|writer| writer.local.refresh()).await
     }
 
     async fn stats(&self) -> Result<StorageStats> {
         let local_state = self.ask(|writer| {
-            writer.refresh()?;
-            Ok((writer.counts()?, writer.warnings()))
+            writer.local.refresh()?;
+            Ok((writer.local.counts()?, writer.local.warnings()))
         });
         let (counts, local) = match local_state.await {
             Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
             Ok((counts, local)) => (Some(counts), local),
             Err(_) => (None, Vec::new()),
         };
-        let (state, shared, config) = (self.state()?, self.shared(), &self.store.config);
+        let (state, status, options) = (self.state()?, self.sync_status(), &self.store.options);
         let mut stats = StorageStats {
             healthy: counts.is_some(),
             credential_count: state.credentials.len() as u64,
@@ -294,20 +293,20 @@ impl Backend for Git {
         };
         let mut detail = |name: &str, value: Value| stats.details.insert(name.to_owned(), value);
         detail("path", json!(self.store.path.display().to_string()));
-        detail("branch", json!(config.branch));
+        detail("branch", json!(options.branch));
         detail("head", json!(state.head.map(|head| head.to_string())));
         detail("durability", json!("every commit is fsynced before it is acknowledged"));
         let mut warnings = Vec::new();
-        if let Some(remote) = &config.remote {
+        if let Some(remote) = &options.remote {
             detail("remote", json!(remote));
             detail("ahead", json!(counts.map(|(ahead, _)| ahead)));
             detail("behind", json!(counts.map(|(_, behind)| behind)));
-            let answered = shared.answered.map(rfc3339_seconds);
+            let answered = status.answered.map(rfc3339_seconds);
             detail("remote_answered", json!(answered));
-            if let Some(message) = shared.message {
+            if let Some(message) = status.message {
                 detail("remote_said", json!(message));
             }
-            if let Some(problem) = shared.problem {
+            if let Some(problem) = status.problem {
                 warnings.push(format!("the remote and this clone differ: {}", with_causes(&problem)));
             }
         }
@@ -324,17 +323,18 @@ impl Backend for Git {
 impl Open for Git {
     type Options = GitOptions;
 
-    async fn open(config: GitOptions) -> Result<Self> {
-        config.check()?;
+    async fn open(options: GitOptions) -> Result<Self> {
+        options.check()?;
         let runtime = tokio::runtime::Handle::current();
         let opened = tokio::task::spawn_blocking(move || {
-            let (deadline, wanted) = (config.deadline, config.clone());
+            let (deadline, wanted) = (options.deadline, options.clone());
             let look = |writer: &Writer| {
-                (writer.state.clone(), writer.shared.clone(), writer.locked_repository.path.clone())
+                let local = &writer.local;
+                (local.state.clone(), writer.sync_status(), local.locked_repository.path.clone())
             };
-            let (worker, (state, shared, path)) =
+            let (worker, (state, sync_status, path)) =
                 Worker::start(move |is_dropped| Writer::open(&wanted, runtime, is_dropped), look)?;
-            Ok(Self { store: Arc::new(Store { state, shared, worker, path, config }), deadline })
+            Ok(Self { store: Arc::new(Store { state, sync_status, worker, path, options }), deadline })
         });
         opened.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "opening the store panicked")))
     }

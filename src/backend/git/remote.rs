@@ -24,7 +24,7 @@ use super::{
     repository::LockedRepository,
     request::{Request, Sent, Status, Task},
 };
-use crate::{Error, ErrorKind, Outcome, Result, backend::local::Ticket};
+use crate::{Error, ErrorKind, Outcome, Result, backend::local::thread::Ticket};
 
 /// Hanging threads that are abandoned as soon as they are late. Each further one doubles the next wait.
 const ABANDONED_AT_ONCE: usize = 8;

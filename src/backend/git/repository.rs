@@ -17,10 +17,16 @@ use git2::{
 
 use super::{
     GitOptions,
-    error::{failed, foreign, io_failed, refused},
+    error::{failed, foreign, refused},
     marker::{Marker, MarkerGuard},
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{
+    Error, ErrorKind, Result,
+    backend::local::{
+        atomic_file::remove_if_exists,
+        directory::{io_failed, remove},
+    },
+};
 
 /// The store's own directory in `.git`.
 pub(super) const OWN_DIRECTORY: &str = "gateway-storage";
@@ -73,7 +79,7 @@ impl LockedRepository {
             }
             Ok(_) => return Err(refused(format!("{} is not a directory", path.display()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(at(&path, "can't be accessed", error)),
+            Err(error) => return Err(io_failed(&path, "can't be accessed", error)),
         };
         if !exists {
             if !config.create {
@@ -91,7 +97,7 @@ impl LockedRepository {
                 )));
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(at(&git, "can't be accessed", error));
+                return Err(io_failed(&git, "can't be accessed", error));
             }
             Err(_) if !config.create => return Err(missing(&path)),
             Err(_) => {
@@ -242,7 +248,7 @@ pub(super) fn check_filter(repository: &Repository, file: &str) -> Result<()> {
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path)
         .map(|path| path.components().collect())
-        .map_err(|error| at(path, "can't be accessed", error))
+        .map_err(|error| io_failed(path, "can't be accessed", error))
 }
 
 /// Creates the directory and its missing parents.
@@ -251,11 +257,11 @@ fn make(path: &Path) -> Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|error| at(path, "can't be created", error))
+        .map_err(|error| io_failed(path, "can't be created", error))
 }
 
 fn make_repository(config: &GitOptions, path: &Path) -> Result<()> {
-    let mut entries = fs::read_dir(path).map_err(|error| at(path, "can't be read", error))?;
+    let mut entries = fs::read_dir(path).map_err(|error| io_failed(path, "can't be read", error))?;
     if entries.next().is_some() {
         return Err(refused(format!(
             "{} is not empty and not a repository; name an empty directory, or run `git init` in it",
@@ -295,7 +301,7 @@ fn open_repository(path: &Path) -> Result<Repository> {
 fn lock(path: &Path, ours: &Path) -> Result<File> {
     match DirBuilder::new().mode(0o700).create(ours) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(at(ours, "can't be created", error));
+            return Err(io_failed(ours, "can't be created", error));
         }
         _ => {}
     }
@@ -307,14 +313,14 @@ fn lock(path: &Path, ours: &Path) -> Result<File> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(&name)
-        .map_err(|error| at(&name, "can't be opened", error))?;
+        .map_err(|error| io_failed(&name, "can't be opened", error))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(fs::TryLockError::WouldBlock) => Err(Error::new(
             ErrorKind::Busy,
             format!("the store in {} is already open in this or another process", path.display()),
         )),
-        Err(fs::TryLockError::Error(error)) => Err(at(&name, "can't be locked", error)),
+        Err(fs::TryLockError::Error(error)) => Err(io_failed(&name, "can't be locked", error)),
     }
 }
 
@@ -322,20 +328,13 @@ fn lock(path: &Path, ours: &Path) -> Result<File> {
 pub(super) fn write_file(path: &Path, content: &[u8]) -> Result<()> {
     let temporary = path.with_extension("new");
     let write = || {
-        remove_io(&temporary)?;
+        remove_if_exists(&temporary)?;
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         io::Write::write_all(&mut file, content)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
     };
-    write().map_err(|error| at(path, "can't be written", error))
-}
-
-fn remove_io(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    write().map_err(|error| io_failed(path, "can't be written", error))
 }
 
 /// Removes the files of a directory with matching names.
@@ -349,13 +348,9 @@ fn remove_matching(directory: &Path, matches: fn(&str) -> bool) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn remove(path: &Path) -> Result<()> {
-    remove_io(path).map_err(|error| at(path, "can't be removed", error))
-}
-
 fn make_private(path: &Path) -> Result<()> {
     fs::set_permissions(path, Permissions::from_mode(0o700))
-        .map_err(|error| at(path, "can't be restricted to its owner", error))
+        .map_err(|error| io_failed(path, "can't be restricted to its owner", error))
 }
 
 /// The commit that a file of the store names.
@@ -366,9 +361,4 @@ pub(super) fn read_id(path: &Path) -> Option<Oid> {
 #[cold]
 fn missing(path: &Path) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no repository in {}", path.display()))
-}
-
-#[cold]
-pub(super) fn at(path: &Path, what: &str, error: io::Error) -> Error {
-    io_failed(format!("{} {what}", path.display()), error)
 }

@@ -18,11 +18,11 @@ use git2::{ErrorCode, FileMode, Index, IndexEntry, IndexTime, ObjectType, Oid, R
 
 use super::{
     branch::{Blob, Change},
-    error::{failed, io_failed},
+    error::failed,
     name::record_of,
     repository::{LockedRepository, TEMPORARY, read_id, write_file},
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, backend::local::atomic_file::remove_if_exists};
 
 /// Files synced at once while the store is idle.
 const FILES_PER_SYNC: usize = 64;
@@ -152,9 +152,9 @@ impl Worktree {
     /// across mounts.
     fn replace(&self, target: &Path, write: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
         let move_from = |temporary: &Path| {
-            remove(temporary)?;
+            remove_if_exists(temporary)?;
             write(temporary)?;
-            fs::rename(temporary, target).inspect_err(|_| drop(remove(temporary)))
+            fs::rename(temporary, target).inspect_err(|_| drop(remove_if_exists(temporary)))
         };
         match move_from(&self.temporary) {
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
@@ -268,7 +268,7 @@ impl Worktree {
         }
         let mut newest: BTreeMap<&str, Option<Blob>> = versions.keys().map(|path| (*path, None)).collect();
         newest.extend(head.iter().map(|change| (change.path.as_str(), change.new)));
-        let unread = |error| io_failed("the work tree can't be read", error);
+        let unread = |error| Error::io("the work tree can't be read", error);
         let (mut outdated, mut changed) = (Vec::new(), 0);
         for (path, blob) in newest {
             let is_ours = record_of(path).is_some();
@@ -320,7 +320,7 @@ impl Worktree {
             self.unsynced.insert(path.to_owned());
             let known: Vec<Option<Oid>> = versions.get(path).into_iter().flatten().copied().collect();
             self.put(repository, path, &known, blob)
-                .map_err(|error| io_failed("the work tree can't be written", error))?;
+                .map_err(|error| Error::io("the work tree can't be written", error))?;
             self.unindexed.insert(path.to_owned(), blob);
         }
         self.write_index();
@@ -416,13 +416,6 @@ impl Worktree {
 
 const fn is_plain(blob: Blob) -> bool {
     matches!(blob.mode, FileMode::Blob | FileMode::BlobExecutable | FileMode::BlobGroupWritable)
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 /// As in git: a file with the times, size and inode of the index is unchanged.
