@@ -166,21 +166,21 @@ impl File {
         Ok(Self { store: Arc::new(Store { state, writer, path }), deadline })
     }
 
-    fn open_now(config: &FileOptions) -> Result<Self> {
-        let access = match (config.read_only, config.create) {
+    fn open_now(options: &FileOptions) -> Result<Self> {
+        let access = match (options.read_only, options.create) {
             (true, _) => Access::Read,
             (false, true) => Access::Create,
             (false, false) => Access::Write,
         };
-        let mut directory = Directory::open(&config.path, access)?;
+        let mut directory = Directory::open(&options.path, access)?;
         let path = directory.path().to_owned();
         if access != Access::Read {
             let (engine, state) = Engine::open(directory)?;
-            return Self::start(engine, state, path, config.deadline);
+            return Self::start(engine, state, path, options.deadline);
         }
         let state = Arc::new(ArcSwap::from_pointee(Engine::read(&mut directory)?));
         let writer = Writer::ReadOnly(Mutex::new(Some(directory)));
-        Ok(Self { store: Arc::new(Store { state, writer, path }), deadline: config.deadline })
+        Ok(Self { store: Arc::new(Store { state, writer, path }), deadline: options.deadline })
     }
 }
 
@@ -278,13 +278,13 @@ fn low_space(free: Option<u64>, size: Option<u64>) -> Vec<String> {
 impl Open for File {
     type Options = FileOptions;
 
-    async fn open(config: FileOptions) -> Result<Self> {
-        let wait = config.wait;
-        check_path(&config.path)?;
+    async fn open(options: FileOptions) -> Result<Self> {
+        let wait = options.wait;
+        check_path(&options.path)?;
         let begun = Instant::now();
         loop {
-            let config = config.clone();
-            let opened = tokio::task::spawn_blocking(move || Self::open_now(&config)).await;
+            let options = options.clone();
+            let opened = tokio::task::spawn_blocking(move || Self::open_now(&options)).await;
             let opened =
                 opened.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "opening the store panicked")));
             let left = wait.saturating_sub(begun.elapsed());

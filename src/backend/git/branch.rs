@@ -47,13 +47,13 @@ pub(super) struct Branch {
 }
 
 impl Branch {
-    pub(super) fn new(repository: Repository, path: &Path, config: &GitOptions) -> Self {
+    pub(super) fn new(repository: Repository, path: &Path, options: &GitOptions) -> Self {
         Self {
             repository,
             path: path.to_owned(),
-            reference: config.reference(),
-            tracking: config.tracking(),
-            author: (config.author_name.clone(), config.author_email.clone()),
+            reference: options.reference(),
+            tracking: options.tracking(),
+            author: (options.author_name.clone(), options.author_email.clone()),
         }
     }
 

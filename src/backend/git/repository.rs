@@ -23,8 +23,8 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     backend::local::{
-        atomic_file::remove_if_exists,
-        directory::{io_failed, remove},
+        atomic_file::replace,
+        directory::{io_failed, locate, remove},
     },
 };
 
@@ -39,14 +39,14 @@ const REMOVE_ATTEMPTS: u32 = 20;
 
 /// The store's settings, over those of the repository. The settings of the system and the user are not read,
 /// except `safe.directory`, which libgit2 reads itself, and attributes.
-fn settings(config: &GitOptions) -> String {
+fn settings(options: &GitOptions) -> String {
     let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
     format!(
         "# For gateway-storage; git itself does not read it.\n\
          [core]\n\tfsyncObjectFiles = true\n\
          [user]\n\tname = \"{}\"\n\temail = \"{}\"\n",
-        quoted(&config.author_name),
-        quoted(&config.author_email)
+        quoted(&options.author_name),
+        quoted(&options.author_email)
     )
 }
 
@@ -67,22 +67,10 @@ pub(super) struct LockedRepository {
 
 impl LockedRepository {
     /// Opens or creates the repository, and locks it.
-    pub(super) fn open(config: &GitOptions) -> Result<(Self, Repository)> {
-        let path = absolute(&config.path)?;
-        let exists = match fs::symlink_metadata(&path) {
-            Ok(found) if found.is_dir() => true,
-            Ok(found) if found.is_symlink() => {
-                return Err(refused(format!(
-                    "{} is a symbolic link; name the directory itself",
-                    path.display()
-                )));
-            }
-            Ok(_) => return Err(refused(format!("{} is not a directory", path.display()))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(io_failed(&path, "can't be accessed", error)),
-        };
+    pub(super) fn open(options: &GitOptions) -> Result<(Self, Repository)> {
+        let (path, exists) = locate(&options.path)?;
         if !exists {
-            if !config.create {
+            if !options.create {
                 return Err(missing(&path));
             }
             make(&path)?;
@@ -99,9 +87,9 @@ impl LockedRepository {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(io_failed(&git, "can't be accessed", error));
             }
-            Err(_) if !config.create => return Err(missing(&path)),
+            Err(_) if !options.create => return Err(missing(&path)),
             Err(_) => {
-                make_repository(config, &path)?;
+                make_repository(options, &path)?;
                 created = Some(!exists);
             }
         }
@@ -114,10 +102,12 @@ impl LockedRepository {
             path,
             git,
         };
-        locked.remove_stale_locks(config)?;
-        write_file(&ours.join("config"), settings(config).as_bytes())?;
+        locked.remove_stale_locks(options)?;
+        let own_settings = ours.join("config");
+        replace(&own_settings, settings(options).as_bytes())
+            .map_err(|error| io_failed(&own_settings, "can't be written", error))?;
         let repository = open_repository(&locked.path)?;
-        locked.check(config, &repository)?;
+        locked.check(options, &repository)?;
         for private in [&locked.git, &ours] {
             make_private(private)?;
         }
@@ -141,9 +131,9 @@ impl LockedRepository {
 
     /// Removes the locks of a process that was killed while it wrote. The store's own lock excludes a live
     /// one.
-    fn remove_stale_locks(&self, config: &GitOptions) -> Result<()> {
+    fn remove_stale_locks(&self, options: &GitOptions) -> Result<()> {
         // Only the store uses this name.
-        remove(&self.git.join(config.tracking() + ".lock"))?;
+        remove(&self.git.join(options.tracking() + ".lock"))?;
         if self.fetching.exists() {
             remove(&self.git.join("shallow.lock"))?;
             remove_matching(&self.git.join("objects/pack"), |name| name.starts_with("pack_git2_"))?;
@@ -152,7 +142,7 @@ impl LockedRepository {
         if !self.writing.exists() {
             return Ok(());
         }
-        for lock in ["index".to_owned(), "HEAD".to_owned(), "packed-refs".to_owned(), config.reference()] {
+        for lock in ["index".to_owned(), "HEAD".to_owned(), "packed-refs".to_owned(), options.reference()] {
             remove(&self.git.join(lock + ".lock"))?;
         }
         remove_matching(&self.git.join(OWN_DIRECTORY), |name| name.ends_with(".new"))?;
@@ -184,7 +174,7 @@ impl LockedRepository {
     }
 
     /// Refuses a repository that the store can't use.
-    fn check(&self, config: &GitOptions, repository: &Repository) -> Result<()> {
+    fn check(&self, options: &GitOptions, repository: &Repository) -> Result<()> {
         let path = self.path.display();
         // libgit2 resolves the links in it.
         let is_here =
@@ -206,7 +196,7 @@ impl LockedRepository {
         ["credentials/a.json", "config/a.json"]
             .iter()
             .try_for_each(|sample| check_filter(repository, sample))?;
-        let reference = config.reference();
+        let reference = options.reference();
         if is_checked_out(repository, &reference) {
             return Ok(());
         }
@@ -244,13 +234,6 @@ pub(super) fn check_filter(repository: &Repository, file: &str) -> Result<()> {
     }
 }
 
-/// Absolute, because the working directory may change; by components, because `link/` would follow the link.
-fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path)
-        .map(|path| path.components().collect())
-        .map_err(|error| io_failed(path, "can't be accessed", error))
-}
-
 /// Creates the directory and its missing parents.
 fn make(path: &Path) -> Result<()> {
     DirBuilder::new()
@@ -260,7 +243,7 @@ fn make(path: &Path) -> Result<()> {
         .map_err(|error| io_failed(path, "can't be created", error))
 }
 
-fn make_repository(config: &GitOptions, path: &Path) -> Result<()> {
+fn make_repository(options: &GitOptions, path: &Path) -> Result<()> {
     let mut entries = fs::read_dir(path).map_err(|error| io_failed(path, "can't be read", error))?;
     if entries.next().is_some() {
         return Err(refused(format!(
@@ -270,9 +253,9 @@ fn make_repository(config: &GitOptions, path: &Path) -> Result<()> {
     }
     make_private(path)?;
     // Without templates, because they contain hooks.
-    let mut options = RepositoryInitOptions::new();
-    options.initial_head(&config.branch).external_template(false).no_reinit(true);
-    Repository::init_opts(path, &options)
+    let mut init = RepositoryInitOptions::new();
+    init.initial_head(&options.branch).external_template(false).no_reinit(true);
+    Repository::init_opts(path, &init)
         .map(drop)
         .map_err(|error| failed(format!("a repository can't be created in {}", path.display()), error))
 }
@@ -322,19 +305,6 @@ fn lock(path: &Path, ours: &Path) -> Result<File> {
         )),
         Err(fs::TryLockError::Error(error)) => Err(io_failed(&name, "can't be locked", error)),
     }
-}
-
-/// Replaces a small file: writes a temporary one, syncs it and renames it.
-pub(super) fn write_file(path: &Path, content: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("new");
-    let write = || {
-        remove_if_exists(&temporary)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        io::Write::write_all(&mut file, content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|error| io_failed(path, "can't be written", error))
 }
 
 /// Removes the files of a directory with matching names.

@@ -20,9 +20,12 @@ use super::{
     branch::{Blob, Change},
     error::failed,
     name::record_of,
-    repository::{LockedRepository, TEMPORARY, read_id, write_file},
+    repository::{LockedRepository, TEMPORARY, read_id},
 };
-use crate::{Error, ErrorKind, Result, backend::local::atomic_file::remove_if_exists};
+use crate::{
+    Error, ErrorKind, Result,
+    backend::local::atomic_file::{remove_if_exists, replace},
+};
 
 /// Files synced at once while the store is idle.
 const FILES_PER_SYNC: usize = 64;
@@ -409,7 +412,7 @@ impl Worktree {
         let head = head.unwrap_or(Oid::ZERO_SHA1);
         if self.checkpoint() != Some(head) {
             // An older checkpoint is still correct.
-            drop(write_file(&self.checkpoint, format!("{head}\n").as_bytes()));
+            drop(replace(&self.checkpoint, format!("{head}\n").as_bytes()));
         }
     }
 }

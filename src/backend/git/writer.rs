@@ -57,7 +57,7 @@ impl Writer {
 
     fn with_remote(&mut self) -> Result<(&mut RemoteSync, &mut LocalClone)> {
         let sync = self.sync.as_mut();
-        let sync = sync.ok_or_else(|| refused("the configuration of the store names no remote"))?;
+        let sync = sync.ok_or_else(|| refused("the options of the store name no remote"))?;
         Ok((sync, &mut self.local))
     }
 
