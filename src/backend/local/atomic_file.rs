@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Replaces a file atomically: writes and syncs a temporary file that only its owner can read, and renames it.
-/// The new name is on disk after [`sync_parent`].
+/// Replaces a file atomically: writes and syncs a temporary file that only its owner can read, and renames
+/// it. The new name is on disk after [`sync_parent`].
 pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");

@@ -9,7 +9,7 @@ use super::atomic_file::remove_if_exists;
 use crate::{Error, ErrorKind, Result};
 
 /// The absolute path of a store's directory, and whether it exists. Refuses a link and any other file.
-pub(in crate::backend) fn locate(path: &Path) -> Result<(PathBuf, bool)> {
+pub(crate) fn locate(path: &Path) -> Result<(PathBuf, bool)> {
     // Absolute, because the working directory may change; by components, because `link/` would follow the
     // link.
     let path: PathBuf = std::path::absolute(path)
@@ -28,17 +28,17 @@ pub(in crate::backend) fn locate(path: &Path) -> Result<(PathBuf, bool)> {
 }
 
 /// Removes a file that may be missing.
-pub(in crate::backend) fn remove(path: &Path) -> Result<()> {
+pub(crate) fn remove(path: &Path) -> Result<()> {
     remove_if_exists(path).map_err(|error| io_failed(path, "can't be removed", error))
 }
 
 #[cold]
-pub(in crate::backend) fn refused(path: &Path, why: &str) -> Error {
+pub(crate) fn refused(path: &Path, why: &str) -> Error {
     Error::new(ErrorKind::InvalidValue, format!("{} {why}", path.display()))
 }
 
 /// An error of the file system at this path.
 #[cold]
-pub(in crate::backend) fn io_failed(path: &Path, what: &str, error: io::Error) -> Error {
+pub(crate) fn io_failed(path: &Path, what: &str, error: io::Error) -> Error {
     Error::io(format!("{} {what}", path.display()), error)
 }
