@@ -116,7 +116,6 @@ impl Branch {
 
     /// Writes a commit of these changes, if there are any. Does not move the branch.
     pub(super) fn write(&self, parent: Option<Oid>, changes: &Changes, what: &str) -> Result<Option<Oid>> {
-        let unwritten = |error: git2::Error| unwritten(error);
         for (path, _) in changes.iter().filter(|(_, text)| text.is_some()) {
             check_filter(&self.repository, path)?;
         }

@@ -120,14 +120,12 @@ impl LocalClone {
 
     /// Warnings about the work tree.
     pub(super) fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
         if !self.branch.is_checked_out() {
-            warnings.push(
-                "the store's branch is not checked out: the work tree and the index are not updated"
-                    .to_owned(),
-            );
-            return warnings;
+            let warning =
+                "the store's branch is not checked out: the work tree and the index are not updated";
+            return vec![warning.to_owned()];
         }
+        let mut warnings = Vec::new();
         let skipped = self.worktree.skipped();
         if skipped > 0 {
             warnings.push(format!(
@@ -135,10 +133,9 @@ impl LocalClone {
             ));
         }
         if self.worktree.has_unindexed() {
-            warnings.push(
-                "another program has locked the index: `git status` shows changes that do not exist"
-                    .to_owned(),
-            );
+            let warning =
+                "another program has locked the index: `git status` shows changes that do not exist";
+            warnings.push(warning.to_owned());
         }
         warnings
     }

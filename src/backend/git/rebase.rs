@@ -17,9 +17,10 @@ enum Subject {
     File(String),
 }
 
-impl Subject {
-    fn of(path: &str) -> Self {
-        record_of(path).map_or_else(|| Self::File(path.to_owned()), |(kind, key)| Self::Record(kind, key))
+fn subject_of(change: &Change) -> Subject {
+    match record_of(&change.path) {
+        Some((kind, key)) => Subject::Record(kind, key),
+        None => Subject::File(change.path.clone()),
     }
 }
 
@@ -27,7 +28,7 @@ impl Subject {
 fn by_subject(changes: &[Change]) -> BTreeMap<Subject, Vec<(&str, Option<Blob>)>> {
     let mut subjects: BTreeMap<Subject, Vec<(&str, Option<Blob>)>> = BTreeMap::new();
     for change in changes {
-        subjects.entry(Subject::of(&change.path)).or_default().push((&change.path, change.new));
+        subjects.entry(subject_of(change)).or_default().push((&change.path, change.new));
     }
     subjects
 }
@@ -52,12 +53,10 @@ pub(super) fn rebase(branch: &Branch, head: Option<Oid>, base: Option<Oid>, thei
             .with_retryable(false));
         }
         let mut changes = branch.changes(commit.parent_ids().next(), Some(id))?;
-        changes.retain(|change| !both.contains(&Subject::of(&change.path)));
-        if let Some(change) = changes.iter().find(|change| changed.contains_key(&Subject::of(&change.path))) {
-            let subject = Subject::of(&change.path);
-            let theirs = newest_change(branch, base, theirs, &subject)?;
-            let own = newest_change(branch, base, head.unwrap_or(id), &subject)?;
-            return Err(conflict(own, theirs, change));
+        changes.retain(|change| !both.contains(&subject_of(change)));
+        if let Some(subject) = changes.iter().map(subject_of).find(|subject| changed.contains_key(subject)) {
+            let here = newest_change(branch, base, head.unwrap_or(id), &subject)?;
+            return Err(conflict(here, newest_change(branch, base, theirs, &subject)?, subject));
         }
         if let Some(made) = branch.replay(tip, &commit, &changes)? {
             tip = made;
@@ -77,10 +76,9 @@ pub(super) fn conflict_of(
     let Some(theirs) = theirs else { return Ok(None) };
     let (own, changed) = (branch.changes(head, Some(commit))?, branch.changes(base, Some(theirs))?);
     let (wanted, changed) = (by_subject(&own), by_subject(&changed));
-    for change in &own {
-        let subject = Subject::of(&change.path);
+    for subject in own.iter().map(subject_of) {
         if changed.get(&subject).is_some_and(|files| Some(files) != wanted.get(&subject)) {
-            return Ok(Some(conflict(commit, newest_change(branch, base, theirs, &subject)?, change)));
+            return Ok(Some(conflict(commit, newest_change(branch, base, theirs, &subject)?, subject)));
         }
     }
     Ok(None)
@@ -91,7 +89,7 @@ fn newest_change(branch: &Branch, base: Option<Oid>, tip: Oid, subject: &Subject
     for id in branch.since(base, Some(tip))?.into_iter().rev() {
         let parent = branch.commit(id)?.parent_ids().next();
         let changes = branch.changes(parent, Some(id))?;
-        if changes.iter().any(|change| Subject::of(&change.path) == *subject) {
+        if changes.iter().any(|change| subject_of(change) == *subject) {
             return Ok(id);
         }
     }
@@ -99,13 +97,13 @@ fn newest_change(branch: &Branch, base: Option<Oid>, tip: Oid, subject: &Subject
 }
 
 #[cold]
-fn conflict(own: Oid, theirs: Oid, change: &Change) -> Error {
+fn conflict(own: Oid, theirs: Oid, subject: Subject) -> Error {
     let error = Error::new(
         ErrorKind::Conflict,
         format!("commit {own} of this clone and commit {theirs} of the remote change the same record"),
     );
-    match record_of(&change.path) {
-        Some((_, key)) => error.with_key(&key),
-        None => error,
+    match subject {
+        Subject::Record(_, key) => error.with_key(&key),
+        Subject::File(_) => error,
     }
 }

@@ -191,12 +191,12 @@ impl RemoteSync {
 
     /// Pulls when the store is opened, if configured.
     pub(super) fn pull_at_start(&mut self, local: &mut LocalClone) -> Result<()> {
-        let has_commits = local.head().is_some();
-        match self.options.pull {
-            GitSync::Manual => Ok(()),
-            // An existing store can be used whatever is wrong with the remote.
-            _ => self.pull(local).or_else(|error| if has_commits { Ok(()) } else { Err(error) }),
+        if self.options.pull == GitSync::Manual {
+            return Ok(());
         }
+        let (has_commits, pulled) = (local.head().is_some(), self.pull(local));
+        // An existing store can be used whatever is wrong with the remote.
+        if has_commits { Ok(()) } else { pulled }
     }
 
     /// Pulls before a write, if configured. If this fails, a later fetch will do.
@@ -371,8 +371,7 @@ impl RemoteSync {
     /// Sends unsent commits before the store closes, if configured. Those that can't be sent stay here and
     /// are sent after the next start.
     pub(super) fn finish(&mut self, local: &mut LocalClone) {
-        let is_ahead = local.counts().is_ok_and(|(ahead, _)| ahead > 0);
-        if self.options.push == GitSync::Manual || !is_ahead {
+        if self.options.push == GitSync::Manual || !local.counts().is_ok_and(|(ahead, _)| ahead > 0) {
             return;
         }
         let pushed = if self.is_offline() || self.is_rejected() {

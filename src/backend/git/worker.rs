@@ -39,7 +39,7 @@ pub(super) struct Worker {
     slots: Arc<Semaphore>,
     /// Closes when the thread has released the store.
     released: watch::Receiver<()>,
-    /// Tells the thread to wait for the remote no longer.
+    /// Tells the thread to stop waiting for the remote.
     is_dropped: Arc<AtomicBool>,
     /// Declared after the queue, because the thread ends with it.
     _thread: Joined,

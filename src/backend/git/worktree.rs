@@ -355,8 +355,8 @@ impl Worktree {
         }
     }
 
-    /// Syncs some files, or all, and then the checkpoint. Returns whether files remain.
-    pub(super) fn sync(&mut self, head: Option<Oid>, all: bool) -> bool {
+    /// Syncs some files, or all. Once no file is left, syncs the directories and writes the checkpoint.
+    pub(super) fn sync(&mut self, head: Option<Oid>, all: bool) {
         if !self.unindexed.is_empty() {
             self.write_index();
         }
@@ -370,14 +370,14 @@ impl Worktree {
                 Err(_) => Ok(()),
             };
             if synced.is_err() {
-                return false;
+                return;
             }
             self.unsynced.remove(&path);
             let below = Path::new(&path).ancestors().skip(1).filter(|above| above.components().count() > 1);
             self.unsynced_below.extend(below.map(|above| self.root.join(above)));
         }
         if !self.unsynced.is_empty() {
-            return true;
+            return;
         }
         let names = ["credentials", "config", "."].map(|name| self.root.join(name));
         let on_disk = self
@@ -390,7 +390,6 @@ impl Worktree {
             self.unsynced_below.clear();
             self.mark(head);
         }
-        false
     }
 
     /// Forgets pending work: another branch is checked out. git restores the store's files when its branch is

@@ -19,7 +19,7 @@ use crate::{Error, ErrorKind, Outcome, Result};
 /// Attempts to move a branch that another program has locked.
 const MAX_LOCKED: usize = 5;
 
-/// The only party that changes the store. Used by one thread.
+/// Makes all changes of the store. Used by one thread.
 pub(super) struct Writer {
     pub(super) local: LocalClone,
     /// None without a remote.
@@ -29,7 +29,7 @@ pub(super) struct Writer {
 impl Writer {
     /// Opens the repository and reads its records.
     ///
-    /// It waits for the remote no longer once `is_dropped` is set.
+    /// It stops waiting for the remote once `is_dropped` is set.
     pub(super) fn open(options: &GitOptions, runtime: Handle, is_dropped: Arc<AtomicBool>) -> Result<Self> {
         let local = LocalClone::open(options)?;
         let sync = RemoteSync::start(&local, options, runtime, is_dropped)?;
