@@ -4,8 +4,7 @@
 pub(crate) mod file;
 #[cfg(feature = "git")]
 pub(crate) mod git;
-#[cfg(any(feature = "file", feature = "git"))]
-mod local;
+pub(crate) mod local;
 #[cfg(feature = "memory")]
 pub(crate) mod memory;
 #[cfg(feature = "mongodb")]

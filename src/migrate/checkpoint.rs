@@ -1,8 +1,7 @@
 //! The position of a copy, saved in a file.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -13,8 +12,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{CopyFailure, CopyOptions, Filter, MAX_NAMED, OnConflict, Tallies};
-use crate::{Error, ErrorKind, Key, RecordKind, Result, codec::RecordKey};
+use super::{CopyFailure, Filter, MAX_NAMED, OnConflict, Tallies};
+use crate::{
+    Error, ErrorKind, Key, RecordKind, Result,
+    backend::local::atomic_file::{remove_if_exists, replace, sync_parent},
+    codec::RecordKey,
+};
 
 /// A file with the position up to which a copy has written all records, so that the copy can be resumed.
 ///
@@ -140,12 +143,16 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Reads the checkpoint if the copy is resumed, and creates it otherwise.
-    pub(super) async fn open(checkpoint: &Checkpoint, options: &CopyOptions) -> Result<Self> {
+    pub(super) async fn open(
+        checkpoint: &Checkpoint,
+        filter: &Filter,
+        on_conflict: OnConflict,
+    ) -> Result<Self> {
         let mut progress = Self {
             is_dropped: Arc::default(),
             path: checkpoint.path.clone(),
-            copy: copy_id(checkpoint, &options.filter),
-            on_conflict: options.on_conflict,
+            copy: copy_id(checkpoint, filter),
+            on_conflict,
             resumed: false,
             through: None,
             held: None,
@@ -218,7 +225,9 @@ impl Progress {
                 return Ok(());
             }
             let json = serde_json::to_vec(&content).map_err(io::Error::from);
-            json.and_then(|json| write(&path, &json)).map_err(|error| failed("written", error))
+            json.and_then(|json| replace(&path, &json))
+                .and_then(|()| sync_parent(&path))
+                .map_err(|error| failed("written", error))
         })
         .await
     }
@@ -228,10 +237,7 @@ impl Progress {
         let path = self.path.clone();
         blocking(move || {
             let _writes = WRITES.lock().unwrap_or_else(PoisonError::into_inner);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removed", error)),
-                _ => Ok(()),
-            }
+            remove_if_exists(&path).map_err(|error| failed("removed", error))
         })
         .await
     }
@@ -270,27 +276,6 @@ fn read(path: &Path) -> Result<Option<Content>> {
         return Err(Error::new(ErrorKind::Unsupported, "the checkpoint was written by another version"));
     }
     serde_json::from_slice(&text).map(Some).map_err(|_| corrupt())
-}
-
-/// Replaces the file atomically: writes and syncs a temporary file, and renames it.
-fn write(path: &Path, json: &[u8]) -> io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let temporary = PathBuf::from(temporary);
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&temporary)?;
-    file.write_all(json)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
 }
 
 fn position(name: Name) -> Result<RecordKey> {

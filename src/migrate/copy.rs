@@ -71,7 +71,9 @@ pub async fn copy<B: Exportable>(
     }
     let begun = Instant::now();
     let mut saved = match &options.checkpoint {
-        Some(checkpoint) if !options.dry_run => Some(Progress::open(checkpoint, options).await?),
+        Some(checkpoint) if !options.dry_run => {
+            Some(Progress::open(checkpoint, &options.filter, options.on_conflict).await?)
+        }
         _ => None,
     };
     let mut report = CopyReport { dry_run: options.dry_run, ..CopyReport::default() };

@@ -2,24 +2,8 @@
 
 use std::num::NonZeroU32;
 
-use serde::{Deserialize, Serialize};
-
-use super::{Checkpoint, Filter};
+use super::{Checkpoint, Filter, OnConflict};
 use crate::{Error, ErrorKind, IMPORT_CHUNK, Result};
-
-/// What to do if the target has a different value for a record. The same value is never a conflict.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum OnConflict {
-    /// Stop the copy. Records that were written before stay.
-    #[default]
-    Fail,
-    /// Keep the target's value.
-    Skip,
-    /// Replace it by the source's. The target is not read, except to check the checkpoint of a resumed copy.
-    Overwrite,
-}
 
 /// The options of [`copy`](super::copy()). The default copies everything, and stops at the first conflict.
 #[derive(Clone, Debug)]

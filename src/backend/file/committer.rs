@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Outcome, Result,
-    backend::local::{Joined, Ticket},
+    backend::local::thread::{Joined, Ticket},
 };
 
 /// Writes that may wait in the queue. More wait for a slot, within their deadlines.

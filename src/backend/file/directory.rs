@@ -7,7 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Error, ErrorKind, Result};
+use crate::{
+    Error, ErrorKind, Result,
+    backend::local::{
+        atomic_file::remove_if_exists,
+        directory::{io_failed, locate, refused},
+    },
+};
 
 /// The store's file in its directory.
 const STORE: &str = "store.redb";
@@ -54,36 +60,26 @@ impl Directory {
     /// Opens the directory, or creates it with [`Access::Create`], and locks it for several readers or for
     /// one writer.
     pub(super) fn open(path: &Path, access: Access) -> Result<Self> {
-        let create = access == Access::Create;
-        // Absolute, because the working directory may change; by components, because `link/` would follow the
-        // link.
-        let path: PathBuf = std::path::absolute(path)
-            .map_err(|error| failed(path, "can't be accessed", error))?
-            .components()
-            .collect();
-        match fs::symlink_metadata(&path) {
-            Ok(found) if found.is_dir() => {}
-            Ok(found) if found.is_symlink() => {
-                return Err(refused(&path, "is a symbolic link; name the directory itself"));
+        let (path, exists) = locate(path)?;
+        if !exists {
+            if access != Access::Create {
+                return Err(missing(&path));
             }
-            Ok(_) => return Err(refused(&path, "is not a directory")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && create => make(&path)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing(&path)),
-            Err(error) => return Err(failed(&path, "can't be accessed", error)),
+            make(&path)?;
         }
         let handle = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
             .open(&path)
-            .map_err(|error| failed(&path, "can't be opened", error))?;
+            .map_err(|error| io_failed(&path, "can't be opened", error))?;
         lock(&path, &handle, access)?;
-        let has_store = find_store(&path, &handle, create)?;
+        let has_store = find_store(&path, &handle, access == Access::Create)?;
         if !has_store {
             keep_private(&path, &handle, 0o700)?;
         }
         if access != Access::Read {
             // The process that created the store may have been killed before its name was on disk.
-            handle.sync_all().map_err(|error| failed(&path, "can't be written", error))?;
+            handle.sync_all().map_err(|error| io_failed(&path, "can't be written", error))?;
         }
         Ok(Self { path, handle, has_store, opened: None })
     }
@@ -96,7 +92,7 @@ impl Directory {
     /// Opens the store's file.
     pub(super) fn open_store(&self, access: Access) -> Result<File> {
         let file = self.open_file(STORE, OpenOptions::new().read(true).write(access != Access::Read))?;
-        let length = file.metadata().map_err(|error| failed(&self.path, "can't be read", error))?.len();
+        let length = file.metadata().map_err(|error| io_failed(&self.path, "can't be read", error))?.len();
         // The engine would take an empty file for a new store.
         if length == 0 {
             return Err(Error::new(
@@ -111,12 +107,8 @@ impl Directory {
     pub(super) fn new_store(&self) -> Result<File> {
         // An existing one was left by a process that was killed while it created the store: it has no data
         // yet.
-        match fs::remove_file(self.path.join(UNFINISHED)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed(&self.path, "can't be written", error));
-            }
-            _ => {}
-        }
+        remove_if_exists(&self.path.join(UNFINISHED))
+            .map_err(|error| io_failed(&self.path, "can't be written", error))?;
         let file = self.open_file(UNFINISHED, OpenOptions::new().read(true).write(true).create_new(true))?;
         let path = self.path.join(UNFINISHED);
         keep_private(&path, &file, 0o600).inspect_err(|_| drop(fs::remove_file(&path)))?;
@@ -127,7 +119,7 @@ impl Directory {
     pub(super) fn finish(&self) -> Result<()> {
         fs::rename(self.path.join(UNFINISHED), self.path.join(STORE))
             .and_then(|()| self.handle.sync_all())
-            .map_err(|error| failed(&self.path, "can't be written", error))
+            .map_err(|error| io_failed(&self.path, "can't be written", error))
     }
 
     /// Removes the permissions of group and others from an existing store, whatever the umask was.
@@ -138,7 +130,7 @@ impl Directory {
 
     /// Records the identity of the open file, for [`check`](Self::check).
     pub(super) fn note(&mut self, store: &File) -> Result<()> {
-        let found = store.metadata().map_err(|error| failed(&self.path, "can't be read", error))?;
+        let found = store.metadata().map_err(|error| io_failed(&self.path, "can't be read", error))?;
         self.opened = Some((found.dev(), found.ino()));
         Ok(())
     }
@@ -151,7 +143,7 @@ impl Directory {
             Ok(found) if Some((found.dev(), found.ino())) == self.opened => Ok(()),
             Ok(_) => Err(gone(&self.path, "was replaced")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(gone(&self.path, "was removed")),
-            Err(error) => Err(failed(&self.path, "can't be accessed", error)),
+            Err(error) => Err(io_failed(&self.path, "can't be accessed", error)),
         }
     }
 
@@ -170,7 +162,7 @@ impl Directory {
             if error.raw_os_error() == Some(libc::ELOOP) {
                 refused(&path, "is a symbolic link; a store's file is never one")
             } else {
-                failed(&path, "can't be opened", error)
+                io_failed(&path, "can't be opened", error)
             }
         })
     }
@@ -189,7 +181,7 @@ pub(super) fn size(path: &Path) -> Option<u64> {
 
 /// Durably creates the directory and its missing parents.
 fn make(path: &Path) -> Result<()> {
-    let unmade = |error| failed(path, "can't be created", error);
+    let unmade = |error| io_failed(path, "can't be created", error);
     let missing: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
     for new in missing.into_iter().rev() {
         match DirBuilder::new().mode(0o700).create(new) {
@@ -205,7 +197,7 @@ fn lock(path: &Path, handle: &File, access: Access) -> Result<()> {
     let locked = if access == Access::Read { handle.try_lock_shared() } else { handle.try_lock() };
     locked.map_err(|error| match error {
         fs::TryLockError::WouldBlock => in_use(path.display()),
-        fs::TryLockError::Error(error) => failed(path, "can't be locked", error),
+        fs::TryLockError::Error(error) => io_failed(path, "can't be locked", error),
     })
 }
 
@@ -221,7 +213,7 @@ pub(super) fn in_use(path: impl std::fmt::Display) -> Error {
 
 /// Returns whether the directory has a store. Refuses a directory with other files and no store.
 fn find_store(path: &Path, handle: &File, create: bool) -> Result<bool> {
-    let unreadable = |error| failed(path, "can't be read", error);
+    let unreadable = |error| io_failed(path, "can't be read", error);
     let (mut has_store, mut has_others) = (false, false);
     for entry in fs::read_dir(path).map_err(unreadable)? {
         match entry.map_err(unreadable)?.file_name().to_str() {
@@ -258,7 +250,7 @@ fn is_mount_point(path: &Path, handle: &File) -> bool {
 /// (vfat, CIFS): then it is enough that other users can neither read the file nor replace it.
 fn keep_private(path: &Path, handle: &File, mode: u32) -> Result<()> {
     let mode_now = || Ok(handle.metadata()?.permissions().mode() & 0o777);
-    let unprotected = |error| failed(path, "can't be restricted to its owner", error);
+    let unprotected = |error| io_failed(path, "can't be restricted to its owner", error);
     if mode_now().map_err(unprotected)? == mode {
         return Ok(());
     }
@@ -290,14 +282,4 @@ fn gone(path: &Path, how: &str) -> Error {
 #[cold]
 fn missing(path: &Path) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no store in {}", path.display()))
-}
-
-#[cold]
-fn refused(path: &Path, why: &str) -> Error {
-    Error::new(ErrorKind::InvalidValue, format!("{} {why}", path.display()))
-}
-
-#[cold]
-fn failed(path: &Path, what: &str, error: io::Error) -> Error {
-    Error::io(format!("{} {what}", path.display()), error)
 }

@@ -1,9 +1,6 @@
 //! The storage engine: load, commit, compact. Only this file uses redb.
 
-use std::{
-    collections::BTreeMap,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use redb::{
     Builder, CompactionError, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend,
@@ -12,7 +9,7 @@ use redb::{
 
 use super::{
     directory::{Access, Directory, in_use},
-    state::State,
+    state::{State, Writes},
 };
 use crate::{Error, ErrorKind, Outcome, Result};
 
@@ -29,9 +26,6 @@ const FORMAT_NAME: &str = "format";
 
 /// Small, because reads are served from memory: the engine needs only the pages that it writes.
 const CACHE_BYTES: usize = 8 << 20;
-
-/// The writes of a commit: a record's bytes, or `None` to delete it.
-pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// The open store.
 pub(super) struct Engine {

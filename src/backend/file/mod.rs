@@ -34,53 +34,7 @@ use crate::{
     layer::time_left,
 };
 
-/// A store in a local directory: the default, for everything from a laptop to one busy server.
-///
-/// Open it with `file:PATH` or a [`FileOptions`]. A missing directory is created. It has all capabilities
-/// except the cache, transactions and history.
-///
-/// # How it works
-///
-/// All data is in memory, in persistent maps behind an atomic pointer: a read is a look-up that takes no lock
-/// and never waits for a writer. Writes queue for one committer thread. It takes all waiting writes, commits
-/// them to the file `store.redb` with one fsync ([redb]), publishes the new maps, and answers. So `Ok` means
-/// that the write survives power loss, and concurrent writers share one fsync (group commit). A batch is one
-/// commit, all or nothing.
-///
-/// # Guarantees and limits
-///
-/// - One process at a time. A second process, or a second `open` in this process, gets
-///   [`Busy`](ErrorKind::Busy) or waits ([`wait`](FileOptions::wait)).
-/// - Only its owner can access the directory (0700, the file 0600, whatever the umask). A directory of
-///   another user, such as a Kubernetes volume with `fsGroup`, is used if other users can neither write to it
-///   nor read the file. Symbolic links are not followed.
-/// - A new store needs an empty directory. Entries that volumes and desktops create do not count:
-///   `lost+found`, `.snapshot`, `.snapshots`, `.zfs`, `.DS_Store`, `.Trash-*`, `.nfs*`,
-///   `System Volume Information`.
-/// - A read-only medium can be opened with [`read_only`](FileOptions::read_only).
-/// - [`stats`](Backend::stats) warns of a file system that is almost full.
-/// - A directory with other files, a file instead of a directory, a newer format and a damaged store are
-///   clear errors, and nothing is changed. Opening reads the whole store and verifies its checksums.
-/// - A single unreadable record, such as one that another version of this crate wrote, does not affect the
-///   others: its key is [`Corrupt`](ErrorKind::Corrupt), as is a list with it, until it is written or
-///   deleted. An export ends with that error after all readable records. [`stats`](Backend::stats) counts
-///   such records, if any, as `damaged_records`.
-/// - The outcome of a write that times out says whether it may still be applied; a write that was still
-///   queued is not.
-/// - After a failed write or fsync the contents of the disk are unknown: reads continue, but every later
-///   write and [`health`](Backend::health) is [`Unavailable`](ErrorKind::Unavailable) until the store is
-///   opened again.
-/// - If the directory is removed or replaced while the store is open, for example by a backup, the next write
-///   and `health` detect it: they and all later ones are `Unavailable` until the store is opened again.
-/// - No call blocks a thread of the runtime for long: lists, exports and batches of many records are read,
-///   sorted and encoded on Tokio's threads for blocking work. Small calls are answered directly.
-/// - Dropping the last handle closes the store and waits for the current commit;
-///   [`close`](crate::Storage::close) does so without blocking the thread.
-///
-/// All data is in memory: about 2 KB for a credential of 640 bytes of JSON. Requires a Unix system. Reporting
-/// some kinds of damage as errors requires unwinding panics (`panic = "unwind"`, the default).
-///
-/// [redb]: https://docs.rs/redb
+#[doc = include_str!("docs.md")]
 #[derive(Clone)]
 pub struct File {
     store: Arc<Store>,
@@ -166,21 +120,21 @@ impl File {
         Ok(Self { store: Arc::new(Store { state, writer, path }), deadline })
     }
 
-    fn open_now(config: &FileOptions) -> Result<Self> {
-        let access = match (config.read_only, config.create) {
+    fn open_now(options: &FileOptions) -> Result<Self> {
+        let access = match (options.read_only, options.create) {
             (true, _) => Access::Read,
             (false, true) => Access::Create,
             (false, false) => Access::Write,
         };
-        let mut directory = Directory::open(&config.path, access)?;
+        let mut directory = Directory::open(&options.path, access)?;
         let path = directory.path().to_owned();
         if access != Access::Read {
             let (engine, state) = Engine::open(directory)?;
-            return Self::start(engine, state, path, config.deadline);
+            return Self::start(engine, state, path, options.deadline);
         }
         let state = Arc::new(ArcSwap::from_pointee(Engine::read(&mut directory)?));
         let writer = Writer::ReadOnly(Mutex::new(Some(directory)));
-        Ok(Self { store: Arc::new(Store { state, writer, path }), deadline: config.deadline })
+        Ok(Self { store: Arc::new(Store { state, writer, path }), deadline: options.deadline })
     }
 }
 
@@ -278,13 +232,13 @@ fn low_space(free: Option<u64>, size: Option<u64>) -> Vec<String> {
 impl Open for File {
     type Options = FileOptions;
 
-    async fn open(config: FileOptions) -> Result<Self> {
-        let wait = config.wait;
-        check_path(&config.path)?;
+    async fn open(options: FileOptions) -> Result<Self> {
+        let wait = options.wait;
+        check_path(&options.path)?;
         let begun = Instant::now();
         loop {
-            let config = config.clone();
-            let opened = tokio::task::spawn_blocking(move || Self::open_now(&config)).await;
+            let options = options.clone();
+            let opened = tokio::task::spawn_blocking(move || Self::open_now(&options)).await;
             let opened =
                 opened.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "opening the store panicked")));
             let left = wait.saturating_sub(begun.elapsed());

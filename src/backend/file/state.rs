@@ -1,10 +1,9 @@
 //! The records in memory: an immutable state for readers, and a draft of the next one.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::{GenericHashMap, OrdMap, shared_ptr::DefaultSharedPtr};
 
-use super::engine::Writes;
 use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, Result, UsageRecord,
     codec::{
@@ -135,6 +134,9 @@ impl State {
         self.damaged.keys()
     }
 }
+
+/// The writes of a commit: a record's bytes, or `None` to delete it.
+pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// The next state, and the writes that must be on disk before it is published.
 ///

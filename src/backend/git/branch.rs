@@ -47,13 +47,13 @@ pub(super) struct Branch {
 }
 
 impl Branch {
-    pub(super) fn new(repository: Repository, path: &Path, config: &GitOptions) -> Self {
+    pub(super) fn new(repository: Repository, path: &Path, options: &GitOptions) -> Self {
         Self {
             repository,
             path: path.to_owned(),
-            reference: config.reference(),
-            tracking: config.tracking(),
-            author: (config.author_name.clone(), config.author_email.clone()),
+            reference: options.reference(),
+            tracking: options.tracking(),
+            author: (options.author_name.clone(), options.author_email.clone()),
         }
     }
 
@@ -116,7 +116,6 @@ impl Branch {
 
     /// Writes a commit of these changes, if there are any. Does not move the branch.
     pub(super) fn write(&self, parent: Option<Oid>, changes: &Changes, what: &str) -> Result<Option<Oid>> {
-        let unwritten = |error: git2::Error| unwritten(error);
         for (path, _) in changes.iter().filter(|(_, text)| text.is_some()) {
             check_filter(&self.repository, path)?;
         }

@@ -1,7 +1,6 @@
-//! Errors of libgit2 and the file system as errors of this crate. libgit2's texts name files and servers, so
-//! they are dropped.
+//! Errors of libgit2 as errors of this crate. Its texts name files and servers, so they are dropped.
 
-use std::{borrow::Cow, io, path::Path};
+use std::{borrow::Cow, path::Path};
 
 use git2::{ErrorClass, ErrorCode};
 
@@ -36,18 +35,6 @@ pub(super) fn foreign(path: &Path, error: &git2::Error) -> Error {
         path.display()
     );
     Error::new(ErrorKind::Denied, message).with_code(format!("{:?} {:?}", error.class(), error.code()))
-}
-
-/// An error of the file system.
-#[cold]
-pub(super) fn io_failed(message: impl Into<Cow<'static, str>>, error: io::Error) -> Error {
-    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
-    let kind = match error.kind() {
-        PermissionDenied | ReadOnlyFilesystem => ErrorKind::Denied,
-        _ => ErrorKind::Unavailable,
-    };
-    let code = error.raw_os_error().map(|code| format!("os error {code}"));
-    code.into_iter().fold(Error::new(kind, message).with_source(error), Error::with_code)
 }
 
 #[cold]

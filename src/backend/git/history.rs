@@ -194,9 +194,9 @@ impl History for Git {
     async fn revert(&self, commit: CommitId) -> Result<CommitId> {
         let deadline = time_left(self.deadline);
         self.ask(move |writer| {
-            let head = writer.snapshot().head;
+            let head = writer.local.head();
             let (id, parent) = {
-                let commit = find(writer.repository(), head, commit)?;
+                let commit = find(&writer.local.branch.repository, head, commit)?;
                 if commit.parent_count() > 1 {
                     return Err(super::error::refused(
                         "a merge can't be reverted: revert its commits instead",
@@ -204,11 +204,11 @@ impl History for Git {
                 }
                 (commit.id(), commit.parent_ids().next())
             };
-            let undone = undone(writer.repository(), parent, id)?;
+            let undone = undone(&writer.local.branch.repository, parent, id)?;
             writer.commit(&format!("revert {id}"), deadline, |draft| {
                 undone.iter().try_for_each(|((kind, key), blobs)| draft.undo(*kind, key, *blobs))
             })?;
-            writer.snapshot().head.map(id_of).ok_or_else(unknown)
+            writer.local.head().map(id_of).ok_or_else(unknown)
         })
         .await
     }

@@ -7,8 +7,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::repository::{at, remove};
-use crate::Result;
+use crate::{
+    Result,
+    backend::local::directory::{io_failed, remove},
+};
 
 /// A file that exists while this process works.
 pub(super) struct Marker {
@@ -28,7 +30,7 @@ impl Marker {
         if *active == 0 {
             let made =
                 OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.path);
-            made.map_err(|error| at(&self.path, "can't be written", error))?;
+            made.map_err(|error| io_failed(&self.path, "can't be written", error))?;
         }
         *active += 1;
         Ok(MarkerGuard(self.clone()))

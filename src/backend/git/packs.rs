@@ -8,8 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::repository::at;
-use crate::Result;
+use crate::{Result, backend::local::directory::io_failed};
 
 /// The packs of a repository that are known to be on disk.
 pub(super) struct Packs {
@@ -25,7 +24,7 @@ impl Packs {
 
     /// Syncs new packs; at first all, because a killed process may have left unsynced ones.
     pub(super) fn sync(&mut self) -> Result<()> {
-        self.sync_new().map_err(|error| at(&self.directory, "can't be synced", error))
+        self.sync_new().map_err(|error| io_failed(&self.directory, "can't be synced", error))
     }
 
     fn sync_new(&mut self) -> io::Result<()> {

@@ -24,7 +24,7 @@ use super::{
     repository::LockedRepository,
     request::{Request, Sent, Status, Task},
 };
-use crate::{Error, ErrorKind, Outcome, Result, backend::local::Ticket};
+use crate::{Error, ErrorKind, Outcome, Result, backend::local::thread::Ticket};
 
 /// Hanging threads that are abandoned as soon as they are late. Each further one doubles the next wait.
 const ABANDONED_AT_ONCE: usize = 8;
@@ -99,7 +99,7 @@ struct Setup {
     git: PathBuf,
     fetching: Arc<Marker>,
     remote: String,
-    config: GitOptions,
+    options: GitOptions,
     runtime: Handle,
 }
 
@@ -118,7 +118,7 @@ impl Setup {
             remote: self.remote.clone(),
             fetching: self.fetching.clone(),
             packs: Packs::new(&self.git),
-            config: self.config.clone(),
+            options: self.options.clone(),
             runtime: self.runtime.clone(),
             login_error: RefCell::default(),
             status: status.clone(),
@@ -138,7 +138,7 @@ impl Remote {
     /// `runtime` is the application's: the function for the token runs on it.
     pub(super) fn start(
         locked: &LockedRepository,
-        config: &GitOptions,
+        options: &GitOptions,
         remote: String,
         runtime: Handle,
         is_dropped: Arc<AtomicBool>,
@@ -148,7 +148,7 @@ impl Remote {
             git: locked.git.clone(),
             fetching: locked.fetching.clone(),
             remote,
-            config: config.clone(),
+            options: options.clone(),
             runtime,
         };
         Ok(Self { thread: setup.start()?, setup, is_dropped, abandoned: Vec::new() })
@@ -183,7 +183,7 @@ impl Remote {
             }
             Err(error) => drop(reply.send(Err(error))),
         }
-        let (timeout, is_dropped) = (self.setup.config.remote_timeout, self.is_dropped.clone());
+        let (timeout, is_dropped) = (self.setup.options.remote_timeout, self.is_dropped.clone());
         Answer { reply: answer, ticket, asked, timeout, is_dropped }
     }
 
@@ -191,7 +191,7 @@ impl Remote {
     /// the queue stays short.
     fn ensure_thread(&mut self) -> Result<()> {
         self.abandoned.retain(|thread| !thread.is_finished());
-        let (timeout, silence) = (self.setup.config.remote_timeout, self.thread.status.silence());
+        let (timeout, silence) = (self.setup.options.remote_timeout, self.thread.status.silence());
         if !self.thread.handle.is_finished() {
             if silence < timeout {
                 return Ok(());

@@ -43,7 +43,7 @@ pub(super) struct RemoteThread {
     pub(super) remote: String,
     pub(super) fetching: Arc<Marker>,
     pub(super) packs: Packs,
-    pub(super) config: GitOptions,
+    pub(super) options: GitOptions,
     pub(super) runtime: Handle,
     /// Why there was no login; libgit2 can't carry this error.
     pub(super) login_error: RefCell<Option<Error>>,
@@ -100,7 +100,7 @@ impl RemoteThread {
             return Ok(());
         }
         self.repository
-            .reference(&self.config.tracking(), commit, true, "gateway-storage: remote")
+            .reference(&self.options.tracking(), commit, true, "gateway-storage: remote")
             .map(drop)
             .map_err(|error| failed("the state of the remote can't be saved", error))
     }
@@ -109,11 +109,11 @@ impl RemoteThread {
         let _fetching = self.fetching.begin()?;
         let fetch = || {
             let mut remote = self.repository.remote_anonymous(&self.remote)?;
-            let reference = self.config.reference();
+            let reference = self.options.reference();
             let mut connection =
                 remote.connect_auth(Direction::Fetch, Some(self.callbacks()), Some(proxy()))?;
             let Some(tip) = tip_of(&connection, &reference)? else { return Ok(None) };
-            if self.repository.refname_to_id(&self.config.tracking()).ok() != Some(tip) {
+            if self.repository.refname_to_id(&self.options.tracking()).ok() != Some(tip) {
                 let mut callbacks = self.callbacks();
                 callbacks.transfer_progress(|_| self.status.set_waiting(Some(Instant::now())));
                 let mut options = FetchOptions::new();
@@ -135,13 +135,13 @@ impl RemoteThread {
     /// removed there and would come back with our commits. Histories without a common commit are not joined
     /// either.
     fn keeps_history(&self, tip: Option<Oid>) -> Result<bool, git2::Error> {
-        let Some(here) = target(&self.repository, &self.config.reference())? else { return Ok(true) };
+        let Some(here) = target(&self.repository, &self.options.reference())? else { return Ok(true) };
         if let Some(tip) = tip
             && base(&self.repository, here, tip)?.is_none()
         {
             return Ok(false);
         }
-        let known = known_commits(&self.repository, &self.config.branch, &self.config.tracking())?;
+        let known = known_commits(&self.repository, &self.options.branch, &self.options.tracking())?;
         let lost = missing_commits(&self.repository, tip, &known)?;
         Ok(lost.is_empty() || missing_commits(&self.repository, tip, &[here])?.is_disjoint(&lost))
     }
@@ -159,7 +159,7 @@ impl RemoteThread {
         let mut settings = there.config().map_err(|error| self.remote_error(error))?;
         let ours = self.repository.path().join(OWN_DIRECTORY).join("config");
         settings.add_file(&ours, ConfigLevel::App, true).map_err(|error| self.remote_error(error))?;
-        let reference = self.config.reference();
+        let reference = self.options.reference();
         if !there.is_bare() && is_checked_out(&there, &reference) {
             return Err(Error::new(
                 ErrorKind::Denied,
@@ -213,7 +213,7 @@ impl RemoteThread {
         };
         let push = || {
             let mut remote = self.repository.remote_anonymous(&self.remote)?;
-            let reference = self.config.reference();
+            let reference = self.options.reference();
             let mut connection =
                 remote.connect_auth(Direction::Push, Some(self.callbacks()), Some(proxy()))?;
             if tip_of(&connection, &reference)? != expected || !self.claim(begun) {
@@ -265,12 +265,12 @@ impl RemoteThread {
 
     /// The login for the remote.
     fn login(&self, url: &str, user: Option<&str>, allowed: CredentialType) -> Result<Cred, git2::Error> {
-        let user = self.config.username.as_deref().or(user).unwrap_or("git");
+        let user = self.options.username.as_deref().or(user).unwrap_or("git");
         if allowed.contains(CredentialType::USERNAME) {
             return Cred::username(user);
         }
         if allowed.contains(CredentialType::SSH_KEY) {
-            return match &self.config.ssh_key {
+            return match &self.options.ssh_key {
                 Some(key) => Cred::ssh_key(user, None, key, None),
                 None => Cred::ssh_key_from_agent(user),
             };
@@ -280,7 +280,7 @@ impl RemoteThread {
             return Err(self
                 .login_failed(denied("the remote requires a login, and a token is sent over `https` only")));
         }
-        let Some(token) = &self.config.token else {
+        let Some(token) = &self.options.token else {
             return Err(self.login_failed(denied(
                 "the remote requires a login: name its token with `token_env` or `token_file`",
             )));
@@ -466,14 +466,14 @@ mod tests {
 
     /// The thread's side in a new repository, for a remote over https that accepts this token.
     fn remote_thread(path: &Path, runtime: &tokio::runtime::Runtime, token: Option<Secret>) -> RemoteThread {
-        let mut config = GitOptions::new(path);
-        config.token = token;
+        let mut options = GitOptions::new(path);
+        options.token = token;
         RemoteThread {
             repository: Repository::init(path).unwrap(),
             remote: "https://git.example/x.git".to_owned(),
             fetching: Marker::new(path.join("fetching")),
             packs: Packs::new(path),
-            config,
+            options,
             runtime: runtime.handle().clone(),
             login_error: RefCell::default(),
             status: Arc::default(),

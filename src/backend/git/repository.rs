@@ -17,10 +17,16 @@ use git2::{
 
 use super::{
     GitOptions,
-    error::{failed, foreign, io_failed, refused},
+    error::{failed, foreign, refused},
     marker::{Marker, MarkerGuard},
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{
+    Error, ErrorKind, Result,
+    backend::local::{
+        atomic_file::replace,
+        directory::{io_failed, locate, remove},
+    },
+};
 
 /// The store's own directory in `.git`.
 pub(super) const OWN_DIRECTORY: &str = "gateway-storage";
@@ -33,14 +39,14 @@ const REMOVE_ATTEMPTS: u32 = 20;
 
 /// The store's settings, over those of the repository. The settings of the system and the user are not read,
 /// except `safe.directory`, which libgit2 reads itself, and attributes.
-fn settings(config: &GitOptions) -> String {
+fn settings(options: &GitOptions) -> String {
     let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
     format!(
         "# For gateway-storage; git itself does not read it.\n\
          [core]\n\tfsyncObjectFiles = true\n\
          [user]\n\tname = \"{}\"\n\temail = \"{}\"\n",
-        quoted(&config.author_name),
-        quoted(&config.author_email)
+        quoted(&options.author_name),
+        quoted(&options.author_email)
     )
 }
 
@@ -61,22 +67,10 @@ pub(super) struct LockedRepository {
 
 impl LockedRepository {
     /// Opens or creates the repository, and locks it.
-    pub(super) fn open(config: &GitOptions) -> Result<(Self, Repository)> {
-        let path = absolute(&config.path)?;
-        let exists = match fs::symlink_metadata(&path) {
-            Ok(found) if found.is_dir() => true,
-            Ok(found) if found.is_symlink() => {
-                return Err(refused(format!(
-                    "{} is a symbolic link; name the directory itself",
-                    path.display()
-                )));
-            }
-            Ok(_) => return Err(refused(format!("{} is not a directory", path.display()))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(at(&path, "can't be accessed", error)),
-        };
+    pub(super) fn open(options: &GitOptions) -> Result<(Self, Repository)> {
+        let (path, exists) = locate(&options.path)?;
         if !exists {
-            if !config.create {
+            if !options.create {
                 return Err(missing(&path));
             }
             make(&path)?;
@@ -91,11 +85,11 @@ impl LockedRepository {
                 )));
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(at(&git, "can't be accessed", error));
+                return Err(io_failed(&git, "can't be accessed", error));
             }
-            Err(_) if !config.create => return Err(missing(&path)),
+            Err(_) if !options.create => return Err(missing(&path)),
             Err(_) => {
-                make_repository(config, &path)?;
+                make_repository(options, &path)?;
                 created = Some(!exists);
             }
         }
@@ -108,10 +102,12 @@ impl LockedRepository {
             path,
             git,
         };
-        locked.remove_stale_locks(config)?;
-        write_file(&ours.join("config"), settings(config).as_bytes())?;
+        locked.remove_stale_locks(options)?;
+        let own_settings = ours.join("config");
+        replace(&own_settings, settings(options).as_bytes())
+            .map_err(|error| io_failed(&own_settings, "can't be written", error))?;
         let repository = open_repository(&locked.path)?;
-        locked.check(config, &repository)?;
+        locked.check(options, &repository)?;
         for private in [&locked.git, &ours] {
             make_private(private)?;
         }
@@ -135,9 +131,9 @@ impl LockedRepository {
 
     /// Removes the locks of a process that was killed while it wrote. The store's own lock excludes a live
     /// one.
-    fn remove_stale_locks(&self, config: &GitOptions) -> Result<()> {
+    fn remove_stale_locks(&self, options: &GitOptions) -> Result<()> {
         // Only the store uses this name.
-        remove(&self.git.join(config.tracking() + ".lock"))?;
+        remove(&self.git.join(options.tracking() + ".lock"))?;
         if self.fetching.exists() {
             remove(&self.git.join("shallow.lock"))?;
             remove_matching(&self.git.join("objects/pack"), |name| name.starts_with("pack_git2_"))?;
@@ -146,7 +142,7 @@ impl LockedRepository {
         if !self.writing.exists() {
             return Ok(());
         }
-        for lock in ["index".to_owned(), "HEAD".to_owned(), "packed-refs".to_owned(), config.reference()] {
+        for lock in ["index".to_owned(), "HEAD".to_owned(), "packed-refs".to_owned(), options.reference()] {
             remove(&self.git.join(lock + ".lock"))?;
         }
         remove_matching(&self.git.join(OWN_DIRECTORY), |name| name.ends_with(".new"))?;
@@ -178,7 +174,7 @@ impl LockedRepository {
     }
 
     /// Refuses a repository that the store can't use.
-    fn check(&self, config: &GitOptions, repository: &Repository) -> Result<()> {
+    fn check(&self, options: &GitOptions, repository: &Repository) -> Result<()> {
         let path = self.path.display();
         // libgit2 resolves the links in it.
         let is_here =
@@ -200,7 +196,7 @@ impl LockedRepository {
         ["credentials/a.json", "config/a.json"]
             .iter()
             .try_for_each(|sample| check_filter(repository, sample))?;
-        let reference = config.reference();
+        let reference = options.reference();
         if is_checked_out(repository, &reference) {
             return Ok(());
         }
@@ -238,24 +234,17 @@ pub(super) fn check_filter(repository: &Repository, file: &str) -> Result<()> {
     }
 }
 
-/// Absolute, because the working directory may change; by components, because `link/` would follow the link.
-fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path)
-        .map(|path| path.components().collect())
-        .map_err(|error| at(path, "can't be accessed", error))
-}
-
 /// Creates the directory and its missing parents.
 fn make(path: &Path) -> Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|error| at(path, "can't be created", error))
+        .map_err(|error| io_failed(path, "can't be created", error))
 }
 
-fn make_repository(config: &GitOptions, path: &Path) -> Result<()> {
-    let mut entries = fs::read_dir(path).map_err(|error| at(path, "can't be read", error))?;
+fn make_repository(options: &GitOptions, path: &Path) -> Result<()> {
+    let mut entries = fs::read_dir(path).map_err(|error| io_failed(path, "can't be read", error))?;
     if entries.next().is_some() {
         return Err(refused(format!(
             "{} is not empty and not a repository; name an empty directory, or run `git init` in it",
@@ -264,9 +253,9 @@ fn make_repository(config: &GitOptions, path: &Path) -> Result<()> {
     }
     make_private(path)?;
     // Without templates, because they contain hooks.
-    let mut options = RepositoryInitOptions::new();
-    options.initial_head(&config.branch).external_template(false).no_reinit(true);
-    Repository::init_opts(path, &options)
+    let mut init = RepositoryInitOptions::new();
+    init.initial_head(&options.branch).external_template(false).no_reinit(true);
+    Repository::init_opts(path, &init)
         .map(drop)
         .map_err(|error| failed(format!("a repository can't be created in {}", path.display()), error))
 }
@@ -295,7 +284,7 @@ fn open_repository(path: &Path) -> Result<Repository> {
 fn lock(path: &Path, ours: &Path) -> Result<File> {
     match DirBuilder::new().mode(0o700).create(ours) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(at(ours, "can't be created", error));
+            return Err(io_failed(ours, "can't be created", error));
         }
         _ => {}
     }
@@ -307,34 +296,14 @@ fn lock(path: &Path, ours: &Path) -> Result<File> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(&name)
-        .map_err(|error| at(&name, "can't be opened", error))?;
+        .map_err(|error| io_failed(&name, "can't be opened", error))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(fs::TryLockError::WouldBlock) => Err(Error::new(
             ErrorKind::Busy,
             format!("the store in {} is already open in this or another process", path.display()),
         )),
-        Err(fs::TryLockError::Error(error)) => Err(at(&name, "can't be locked", error)),
-    }
-}
-
-/// Replaces a small file: writes a temporary one, syncs it and renames it.
-pub(super) fn write_file(path: &Path, content: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("new");
-    let write = || {
-        remove_io(&temporary)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        io::Write::write_all(&mut file, content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|error| at(path, "can't be written", error))
-}
-
-fn remove_io(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+        Err(fs::TryLockError::Error(error)) => Err(io_failed(&name, "can't be locked", error)),
     }
 }
 
@@ -349,13 +318,9 @@ fn remove_matching(directory: &Path, matches: fn(&str) -> bool) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn remove(path: &Path) -> Result<()> {
-    remove_io(path).map_err(|error| at(path, "can't be removed", error))
-}
-
 fn make_private(path: &Path) -> Result<()> {
     fs::set_permissions(path, Permissions::from_mode(0o700))
-        .map_err(|error| at(path, "can't be restricted to its owner", error))
+        .map_err(|error| io_failed(path, "can't be restricted to its owner", error))
 }
 
 /// The commit that a file of the store names.
@@ -366,9 +331,4 @@ pub(super) fn read_id(path: &Path) -> Option<Oid> {
 #[cold]
 fn missing(path: &Path) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no repository in {}", path.display()))
-}
-
-#[cold]
-pub(super) fn at(path: &Path, what: &str, error: io::Error) -> Error {
-    io_failed(format!("{} {what}", path.display()), error)
 }

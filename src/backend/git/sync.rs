@@ -1,23 +1,27 @@
-//! Fetching and pushing, and what happens if both sides changed the same record.
+//! What this clone and its remote exchange, and when: fetching, pushing, and the pauses after a failure.
 
 use std::{
-    collections::{BTreeMap, HashSet},
-    sync::{Arc, atomic::Ordering},
+    path::absolute,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
 use git2::Oid;
+use tokio::runtime::Handle;
 
 use super::{
-    GitSync,
-    branch::{Blob, Change},
+    GitOptions, GitSync, Unsent,
+    clone::LocalClone,
     error::refused,
-    name::record_of,
+    options::local_path,
+    rebase::{conflict_of, rebase},
+    remote::{Answer, Remote},
     request::Sent,
-    state::State,
-    writer::{Delivery, Pending, Writer},
 };
-use crate::{Error, ErrorKind, Key, Outcome, Result, history::DocumentKind};
+use crate::{Error, ErrorKind, Outcome, Result};
 
 /// Consecutive attempts while the remote's branch is locked there: about one second.
 const MAX_LOCKED: u32 = 30;
@@ -25,36 +29,101 @@ const MAX_LOCKED: u32 = 30;
 /// Consecutive rejections without a visible reason before they count as final.
 const MAX_REJECTED: u32 = 5;
 
-/// What a change is about: a record, whatever the name of its file, or another file.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Subject {
-    Record(DocumentKind, Key),
-    File(String),
+/// The state of the remote, for [`stats`](crate::Backend::stats).
+#[derive(Clone, Default)]
+pub(super) struct SyncStatus {
+    /// When it last answered.
+    pub(super) answered: Option<SystemTime>,
+    /// Why the remote can't be reached, or why our commits can't be sent.
+    pub(super) problem: Option<Error>,
+    /// Why the remote refuses our commits, in its own words. They may quote what was sent, so they are only
+    /// in the stats.
+    pub(super) message: Option<String>,
+    /// The commits that closing did not send.
+    pub(super) unsent: Option<Unsent>,
 }
 
-impl Subject {
-    fn of(path: &str) -> Self {
-        record_of(path).map_or_else(|| Self::File(path.to_owned()), |(kind, key)| Self::Record(kind, key))
+/// A request to the remote in the background.
+enum Pending {
+    Fetch(Answer<Option<Oid>>),
+    /// With the commit that it goes on top of.
+    Push(Option<Oid>, Answer<Sent>),
+}
+
+/// Whether the remote has a write.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Delivery {
+    Yes,
+    /// The remote may have it, or may still receive it.
+    Perhaps,
+    No,
+}
+
+/// The remote, and what is known about it. Used by one thread.
+pub(super) struct RemoteSync {
+    remote: Remote,
+    options: GitOptions,
+    status: Arc<Mutex<SyncStatus>>,
+    /// Whether the last handle was dropped; its drop waits for this thread.
+    is_dropped: Arc<AtomicBool>,
+    pending: Option<Pending>,
+    /// The end of the time in which the remote is not contacted, because it did not answer.
+    offline_until: Option<Instant>,
+    next_sync: Instant,
+    /// Consecutive attempts at which another program had locked the remote's branch.
+    locked: u32,
+    /// Consecutive pushes that the remote rejected for no visible reason.
+    rejected: u32,
+    /// The base of the last push in the background that was rejected.
+    rejected_base: Option<Option<Oid>>,
+    /// The end of the time in which nothing is sent automatically. None: the remote is not known to reject
+    /// our commits.
+    rejected_until: Option<Instant>,
+}
+
+impl RemoteSync {
+    /// Starts the thread for the remote, if the options name one.
+    pub(super) fn start(
+        local: &LocalClone,
+        options: &GitOptions,
+        runtime: Handle,
+        is_dropped: Arc<AtomicBool>,
+    ) -> Result<Option<Self>> {
+        let Some(remote) = options.remote.clone() else { return Ok(None) };
+        let remote = match local_path(&remote) {
+            Some(path) => absolute(path).ok().and_then(|path| path.to_str().map(str::to_owned)),
+            None => Some(remote),
+        };
+        let remote = remote.ok_or_else(|| refused("the remote's path is not UTF-8"))?;
+        Ok(Some(Self {
+            remote: Remote::start(&local.locked_repository, options, remote, runtime, is_dropped.clone())?,
+            options: options.clone(),
+            status: Arc::default(),
+            is_dropped,
+            pending: None,
+            offline_until: None,
+            next_sync: after(options.interval),
+            locked: 0,
+            rejected: 0,
+            rejected_base: None,
+            rejected_until: None,
+        }))
     }
-}
 
-impl Writer {
+    /// The state of the remote, for readers on other threads.
+    pub(super) fn shared_status(&self) -> Arc<Mutex<SyncStatus>> {
+        self.status.clone()
+    }
+
+    fn status(&self) -> MutexGuard<'_, SyncStatus> {
+        // Each change is complete, so a poisoned lock is safe to use.
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the remote is not contacted for now.
-    pub(super) fn is_offline(&self) -> bool {
+    fn is_offline(&self) -> bool {
         self.is_dropped.load(Ordering::Acquire)
             || self.offline_until.is_some_and(|until| Instant::now() < until)
-    }
-
-    /// Whether there are commits that the remote is not known to have.
-    pub(super) fn is_ahead(&self) -> bool {
-        self.remote.is_some() && self.counts().is_ok_and(|(ahead, _)| ahead > 0)
-    }
-
-    /// The numbers of commits that only this clone and only the remote have, as far as known.
-    pub(super) fn counts(&self) -> Result<(usize, usize)> {
-        let (head, tracked) = (self.state.load().head, self.branch.tracked()?);
-        let base = self.branch.base(head, tracked)?;
-        Ok((self.branch.since(base, head)?.len(), self.branch.since(base, tracked)?.len()))
     }
 
     /// Records the result of contacting the remote.
@@ -64,13 +133,13 @@ impl Writer {
                 self.offline_until = None;
                 // An answer does not mean that the remote accepts our commits.
                 let problem = self.rejected_until.map(|_| push_rejected());
-                let mut shared = self.shared();
-                (shared.answered, shared.problem) = (Some(SystemTime::now()), problem);
+                let mut status = self.status();
+                (status.answered, status.problem) = (Some(SystemTime::now()), problem);
             }
             Err(error) => {
-                self.offline_until = Some(after(self.config.interval));
-                self.next_sync = after(self.config.interval);
-                self.shared().problem = Some(error.clone());
+                self.next_sync = after(self.options.interval);
+                self.offline_until = Some(self.next_sync);
+                self.status().problem = Some(error.clone());
             }
         }
         result
@@ -82,13 +151,13 @@ impl Writer {
         match &sent {
             Sent::Accepted => {
                 (self.locked, self.rejected, self.rejected_until) = (0, 0, None);
-                let mut shared = self.shared();
-                (shared.problem, shared.message) = (None, None);
+                let mut status = self.status();
+                (status.problem, status.message) = (None, None);
             }
             Sent::Rejected(message) => {
                 self.locked = 0;
                 if message.is_some() {
-                    self.shared().message.clone_from(message);
+                    self.status().message.clone_from(message);
                 }
             }
             Sent::Locked => {}
@@ -97,47 +166,58 @@ impl Writer {
     }
 
     /// Whether nothing is sent automatically for now, because the remote rejects our commits.
-    pub(super) fn is_rejected(&self) -> bool {
+    fn is_rejected(&self) -> bool {
         self.rejected_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Stops sending automatically for one interval, because the remote rejects our commits.
     fn give_up(&mut self) -> Error {
-        self.rejected_until = Some(after(self.config.interval));
+        self.rejected_until = Some(after(self.options.interval));
         let error = push_rejected();
-        self.shared().problem = Some(error.clone());
+        self.status().problem = Some(error.clone());
         error
     }
 
-    fn remote(&mut self) -> Result<&mut super::remote::Remote> {
-        self.remote.as_mut().ok_or_else(|| refused("the configuration of the store names no remote"))
-    }
-
     fn fetch(&mut self) -> Result<Option<Oid>> {
-        let fetched = self.remote()?.fetch();
+        let fetched = self.remote.fetch();
         self.note(fetched)
     }
 
     /// Fetches the remote's commits and puts ours on top of them.
-    pub(super) fn pull(&mut self) -> Result<()> {
+    pub(super) fn pull(&mut self, local: &mut LocalClone) -> Result<()> {
         let theirs = self.fetch()?;
-        self.integrate(theirs)
+        self.integrate(local, theirs)
+    }
+
+    /// Pulls when the store is opened, if configured.
+    pub(super) fn pull_at_start(&mut self, local: &mut LocalClone) -> Result<()> {
+        if self.options.pull == GitSync::Manual {
+            return Ok(());
+        }
+        let (has_commits, pulled) = (local.head().is_some(), self.pull(local));
+        // An existing store can be used whatever is wrong with the remote.
+        if has_commits { Ok(()) } else { pulled }
+    }
+
+    /// Pulls before a write, if configured. If this fails, a later fetch will do.
+    pub(super) fn pull_before_write(&mut self, local: &mut LocalClone) {
+        if self.options.pull == GitSync::Write && !self.is_offline() {
+            drop(self.pull(local));
+        }
     }
 
     /// Sends our commits on top of the remote's.
-    pub(super) fn push(&mut self, deadline: Duration) -> Result<()> {
-        let (mut known, start) = (self.branch.tracked()?, Instant::now());
+    pub(super) fn push(&mut self, local: &mut LocalClone, deadline: Duration) -> Result<()> {
+        let (mut known, start) = (local.branch.tracked()?, Instant::now());
         self.locked = 0;
-        if self.state.load().head == known {
+        if local.head() == known {
             // Nothing to send, unless the remote has lost commits.
             known = self.fetch()?;
-            self.integrate(known)?;
+            self.integrate(local, known)?;
         }
         while start.elapsed() < deadline {
-            let Some(head) = self.state.load().head.filter(|head| Some(*head) != known) else {
-                return Ok(());
-            };
-            let sent = self.remote()?.push(head, known);
+            let Some(head) = local.head().filter(|head| Some(*head) != known) else { return Ok(()) };
+            let sent = self.remote.push(head, known);
             match self.note_push(sent)? {
                 Sent::Accepted => return Ok(()),
                 Sent::Locked if self.is_locked_too_long() => return self.note(Err(branch_locked())),
@@ -147,38 +227,38 @@ impl Writer {
                 }
                 Sent::Rejected(_) => {}
             }
-            let is_on_top = self.branch.base(Some(head), known)? == known;
+            let is_on_top = local.branch.base(Some(head), known)? == known;
             let theirs = self.fetch()?;
             if self.is_rejected_for_good(is_on_top && theirs == known, start) {
                 return Err(self.give_up());
             }
-            self.integrate(theirs)?;
+            self.integrate(local, theirs)?;
             known = theirs;
             pause();
         }
         Err(Error::new(ErrorKind::Busy, "repeated conflicts with commits of others"))
     }
 
-    /// Sends a write before it is acknowledged, if configured. Returns whether the remote has it, or `None`
-    /// if the write must be repeated on top of others' commits.
+    /// Sends a write on top of `head` before it is acknowledged, if configured. Returns whether the remote
+    /// has it, or `None` if the write must be repeated on top of others' commits.
     pub(super) fn send_write(
         &mut self,
-        state: &State,
+        local: &mut LocalClone,
+        head: Option<Oid>,
         commit: Oid,
         start: Instant,
     ) -> Result<Option<Delivery>> {
-        let is_wanted = self.remote.is_some() && self.config.push == GitSync::Write;
-        if !is_wanted || self.is_offline() || self.is_rejected() {
+        if self.options.push != GitSync::Write || self.is_offline() || self.is_rejected() {
             return Ok(Some(Delivery::No));
         }
-        let known = self.branch.tracked()?;
-        let sent = self.remote()?.push(commit, known);
+        let known = local.branch.tracked()?;
+        let sent = self.remote.push(commit, known);
         match self.note_push(sent) {
             Ok(Sent::Accepted) => return Ok(Some(Delivery::Yes)),
             Ok(Sent::Rejected(_)) => {}
             Ok(Sent::Locked) if self.is_locked_too_long() => {
-                let held: Result<()> = Err(branch_locked());
-                drop(self.note(held));
+                let locked: Result<()> = Err(branch_locked());
+                drop(self.note(locked));
                 return Ok(Some(Delivery::No));
             }
             Ok(Sent::Locked) => return Ok(None),
@@ -186,7 +266,7 @@ impl Writer {
             Err(error) if error.outcome() == Outcome::NotApplied => return Ok(Some(Delivery::No)),
             Err(_) => return Ok(Some(Delivery::Perhaps)),
         }
-        let is_on_top = self.branch.base(state.head, known)? == known;
+        let is_on_top = local.branch.base(head, known)? == known;
         let Ok(theirs) = self.fetch() else { return Ok(Some(Delivery::No)) };
         if self.is_rejected_for_good(is_on_top && theirs == known, start) {
             drop(self.give_up());
@@ -195,12 +275,12 @@ impl Writer {
         if is_on_top && theirs == known {
             return Ok(None);
         }
-        let base = self.branch.base(state.head, theirs)?;
-        if let Some(conflict) = self.conflict(state.head, commit, base, theirs)? {
+        let base = local.branch.base(head, theirs)?;
+        if let Some(conflict) = conflict_of(&local.branch, head, commit, base, theirs)? {
             // Only this write's own conflict is an error; not that of an earlier commit.
             return Err(conflict);
         }
-        Ok(self.integrate(theirs).map_or(Some(Delivery::No), |()| None))
+        Ok(self.integrate(local, theirs).map_or(Some(Delivery::No), |()| None))
     }
 
     /// Records that the remote's branch was locked once more. Returns true after too many in a row to be
@@ -223,96 +303,8 @@ impl Writer {
     ///
     /// Changes nothing if both sides changed a record, or if the remote's data can't be read; this is
     /// recorded.
-    pub(super) fn integrate(&mut self, theirs: Option<Oid>) -> Result<()> {
-        let taken = self.take_over(theirs);
-        if let Err(error) = &taken {
-            self.shared().problem = Some(error.clone());
-        }
-        taken
-    }
-
-    fn take_over(&mut self, theirs: Option<Oid>) -> Result<()> {
-        let _writing = self.locked_repository.begin()?;
-        self.refresh()?;
-        let state = self.state.load_full();
-        let base = self.branch.base(state.head, theirs)?;
-        let Some(theirs) = theirs.filter(|theirs| Some(*theirs) != base) else { return Ok(()) };
-        let tip = if base == state.head { theirs } else { self.rebase(state.head, base, theirs)? };
-        let next = self.state_at(&state, Some(tip))?;
-        self.move_to(tip, next)
-    }
-
-    /// Repeats our commits on top of the remote's and returns the last one.
-    fn rebase(&mut self, head: Option<Oid>, base: Option<Oid>, theirs: Oid) -> Result<Oid> {
-        let (own, changed) = (self.branch.since(base, head)?, self.branch.changes(base, Some(theirs))?);
-        let changed = by_subject(&changed);
-        let both: HashSet<Subject> = by_subject(&self.branch.changes(base, head)?)
-            .into_iter()
-            .filter(|(subject, files)| changed.get(subject) == Some(files))
-            .map(|(subject, _)| subject)
-            .collect();
-        let mut tip = theirs;
-        for id in own {
-            let commit = self.branch.commit(id)?;
-            if commit.parent_count() > 1 {
-                return Err(Error::new(
-                    ErrorKind::Conflict,
-                    format!("commit {id} is a merge that the remote does not have: merge or rebase with git"),
-                )
-                .with_retryable(false));
-            }
-            let mut changes = self.branch.changes(commit.parent_ids().next(), Some(id))?;
-            changes.retain(|change| !both.contains(&Subject::of(&change.path)));
-            if let Some(change) =
-                changes.iter().find(|change| changed.contains_key(&Subject::of(&change.path)))
-            {
-                let newest_change = self.newest_change(base, theirs, &Subject::of(&change.path))?;
-                let newest = self.newest_change(base, head.unwrap_or(id), &Subject::of(&change.path))?;
-                return Err(conflict(newest, newest_change, change));
-            }
-            if let Some(made) = self.branch.replay(tip, &commit, &changes)? {
-                tip = made;
-            }
-        }
-        Ok(tip)
-    }
-
-    /// Whether a write that is not on the branch yet changes a record that the remote changed too.
-    fn conflict(
-        &self,
-        head: Option<Oid>,
-        commit: Oid,
-        base: Option<Oid>,
-        theirs: Option<Oid>,
-    ) -> Result<Option<Error>> {
-        let Some(theirs) = theirs else { return Ok(None) };
-        let (own, changed) =
-            (self.branch.changes(head, Some(commit))?, self.branch.changes(base, Some(theirs))?);
-        let changed = by_subject(&changed);
-        let wanted = by_subject(&own);
-        for change in &own {
-            let subject = Subject::of(&change.path);
-            if changed.get(&subject).is_some_and(|files| Some(files) != wanted.get(&subject)) {
-                return Ok(Some(conflict(commit, self.newest_change(base, theirs, &subject)?, change)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The newest commit that changed this subject.
-    fn newest_change(&self, base: Option<Oid>, tip: Oid, subject: &Subject) -> Result<Oid> {
-        for id in self.branch.since(base, Some(tip))?.into_iter().rev() {
-            let parent = self.branch.commit(id)?.parent_ids().next();
-            if self
-                .branch
-                .changes(parent, Some(id))?
-                .iter()
-                .any(|change| Subject::of(&change.path) == *subject)
-            {
-                return Ok(id);
-            }
-        }
-        Ok(tip)
+    fn integrate(&self, local: &mut LocalClone, theirs: Option<Oid>) -> Result<()> {
+        take_over(local, theirs).inspect_err(|error| self.status().problem = Some(error.clone()))
     }
 
     /// Whether a request to the remote is pending.
@@ -322,24 +314,24 @@ impl Writer {
 
     /// When the remote is next contacted automatically.
     pub(super) fn next_sync(&self) -> Option<Instant> {
-        let wants = self.config.pull == GitSync::Interval || self.config.push != GitSync::Manual;
-        (self.remote.is_some() && wants).then_some(self.next_sync)
+        let is_wanted = self.options.pull == GitSync::Interval || self.options.push != GitSync::Manual;
+        is_wanted.then_some(self.next_sync)
     }
 
     /// Does the work that is due in the background. Never waits for the remote.
-    pub(super) fn sync(&mut self) {
+    pub(super) fn run_due(&mut self, local: &mut LocalClone) {
         match self.pending.take() {
             None => {
                 if self.next_sync().is_some_and(|due| Instant::now() >= due) {
-                    self.next_sync = after(self.config.interval);
-                    self.pending = self.remote.as_mut().map(|remote| Pending::Fetch(remote.fetching()));
+                    self.next_sync = after(self.options.interval);
+                    self.pending = Some(Pending::Fetch(self.remote.fetching()));
                 }
             }
             Some(Pending::Fetch(answer)) => match answer.poll() {
                 None => self.pending = Some(Pending::Fetch(answer)),
                 Some(fetched) => {
                     if let Ok(theirs) = self.note(fetched) {
-                        self.push_next(theirs);
+                        self.push_next(local, theirs);
                     }
                 }
             },
@@ -347,7 +339,7 @@ impl Writer {
                 None => self.pending = Some(Pending::Push(onto, answer)),
                 Some(sent) => match self.note_push(sent) {
                     Ok(Sent::Rejected(_)) => self.note_rejection(onto),
-                    Ok(Sent::Locked) => self.shared().problem = Some(branch_locked()),
+                    Ok(Sent::Locked) => self.status().problem = Some(branch_locked()),
                     Ok(Sent::Accepted) | Err(_) => {}
                 },
             },
@@ -362,50 +354,51 @@ impl Writer {
             drop(self.give_up());
         } else {
             // The next fetch shows what changed in between.
-            self.next_sync = after(self.config.interval.min(Duration::from_secs(1)));
+            self.next_sync = after(self.options.interval.min(Duration::from_secs(1)));
         }
     }
 
-    fn push_next(&mut self, theirs: Option<Oid>) {
-        if self.integrate(theirs).is_err() {
+    fn push_next(&mut self, local: &mut LocalClone, theirs: Option<Oid>) {
+        if self.integrate(local, theirs).is_err() {
             return;
         }
-        let Some(head) = self.state.load().head.filter(|head| Some(*head) != theirs) else { return };
-        if self.config.push != GitSync::Manual && !self.is_rejected() {
-            let push = |remote: &mut super::remote::Remote| remote.pushing(head, theirs);
-            self.pending = self.remote.as_mut().map(push).map(|answer| Pending::Push(theirs, answer));
+        let Some(head) = local.head().filter(|head| Some(*head) != theirs) else { return };
+        if self.options.push != GitSync::Manual && !self.is_rejected() {
+            self.pending = Some(Pending::Push(theirs, self.remote.pushing(head, theirs)));
         }
     }
 
-    /// The current state, for readers that can't wait.
-    pub(super) fn snapshot(&self) -> Arc<State> {
-        self.state.load_full()
+    /// Sends unsent commits before the store closes, if configured. Those that can't be sent stay here and
+    /// are sent after the next start.
+    pub(super) fn finish(&mut self, local: &mut LocalClone) {
+        if self.options.push == GitSync::Manual || !local.counts().is_ok_and(|(ahead, _)| ahead > 0) {
+            return;
+        }
+        let pushed = if self.is_offline() || self.is_rejected() {
+            Ok(())
+        } else {
+            self.push(local, self.options.deadline)
+        };
+        let commits = local.counts().map_or(0, |(ahead, _)| ahead);
+        let mut status = self.status();
+        let reason = pushed.err().or_else(|| status.problem.clone());
+        status.unsent = (commits > 0).then_some(Unsent { commits, reason });
     }
 }
 
-/// The changes by record, or by other file.
-fn by_subject(changes: &[Change]) -> BTreeMap<Subject, Vec<(&str, Option<Blob>)>> {
-    let mut subjects: BTreeMap<Subject, Vec<(&str, Option<Blob>)>> = BTreeMap::new();
-    for change in changes {
-        subjects.entry(Subject::of(&change.path)).or_default().push((&change.path, change.new));
-    }
-    subjects
-}
-
-#[cold]
-fn conflict(own: Oid, theirs: Oid, change: &Change) -> Error {
-    let error = Error::new(
-        ErrorKind::Conflict,
-        format!("commit {own} of this clone and commit {theirs} of the remote change the same record"),
-    );
-    match record_of(&change.path) {
-        Some((_, key)) => error.with_key(&key),
-        None => error,
-    }
+fn take_over(local: &mut LocalClone, theirs: Option<Oid>) -> Result<()> {
+    let _writing = local.begin()?;
+    local.refresh()?;
+    let state = local.snapshot();
+    let base = local.branch.base(state.head, theirs)?;
+    let Some(theirs) = theirs.filter(|theirs| Some(*theirs) != base) else { return Ok(()) };
+    let tip = if base == state.head { theirs } else { rebase(&local.branch, state.head, base, theirs)? };
+    let next = local.state_at(&state, Some(tip))?;
+    local.move_to(tip, next)
 }
 
 /// The time after a duration. If it is out of range, in a year.
-pub(super) fn after(time: Duration) -> Instant {
+fn after(time: Duration) -> Instant {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
     let now = Instant::now();
     now.checked_add(time).unwrap_or(now + YEAR)

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use super::{error::unanswered, writer::Writer};
 use crate::{
     Error, ErrorKind, Outcome, Result,
-    backend::local::{Joined, Ticket},
+    backend::local::thread::{Joined, Ticket},
 };
 
 /// Calls that may wait in the queue. More wait for a slot, within their deadlines.
@@ -39,7 +39,7 @@ pub(super) struct Worker {
     slots: Arc<Semaphore>,
     /// Closes when the thread has released the store.
     released: watch::Receiver<()>,
-    /// Tells the thread to wait for the remote no longer.
+    /// Tells the thread to stop waiting for the remote.
     is_dropped: Arc<AtomicBool>,
     /// Declared after the queue, because the thread ends with it.
     _thread: Joined,
@@ -150,7 +150,7 @@ fn run(mut writer: Writer, messages: &Receiver<Message>) {
     while closing.is_none() {
         let wait = match () {
             () if writer.is_pending() => CHECK_EVERY,
-            () if writer.has_unsynced() => SYNC_AFTER,
+            () if writer.local.has_unsynced() => SYNC_AFTER,
             () => writer.next_sync().map_or(Duration::from_secs(3600), |at| {
                 at.saturating_duration_since(Instant::now()).max(CHECK_EVERY)
             }),
@@ -158,7 +158,7 @@ fn run(mut writer: Writer, messages: &Receiver<Message>) {
         match messages.recv_timeout(wait) {
             Ok(Message::Work(job)) => job(&mut writer),
             Ok(Message::Close(reply)) => closing = Some(reply),
-            Err(RecvTimeoutError::Timeout) => writer.sync_files(),
+            Err(RecvTimeoutError::Timeout) => writer.local.sync_files(),
             Err(RecvTimeoutError::Disconnected) => break,
         }
         writer.sync();

@@ -18,11 +18,14 @@ use git2::{ErrorCode, FileMode, Index, IndexEntry, IndexTime, ObjectType, Oid, R
 
 use super::{
     branch::{Blob, Change},
-    error::{failed, io_failed},
+    error::failed,
     name::record_of,
-    repository::{LockedRepository, TEMPORARY, read_id, write_file},
+    repository::{LockedRepository, TEMPORARY, read_id},
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{
+    Error, ErrorKind, Result,
+    backend::local::atomic_file::{remove_if_exists, replace},
+};
 
 /// Files synced at once while the store is idle.
 const FILES_PER_SYNC: usize = 64;
@@ -152,9 +155,9 @@ impl Worktree {
     /// across mounts.
     fn replace(&self, target: &Path, write: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
         let move_from = |temporary: &Path| {
-            remove(temporary)?;
+            remove_if_exists(temporary)?;
             write(temporary)?;
-            fs::rename(temporary, target).inspect_err(|_| drop(remove(temporary)))
+            fs::rename(temporary, target).inspect_err(|_| drop(remove_if_exists(temporary)))
         };
         match move_from(&self.temporary) {
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
@@ -268,7 +271,7 @@ impl Worktree {
         }
         let mut newest: BTreeMap<&str, Option<Blob>> = versions.keys().map(|path| (*path, None)).collect();
         newest.extend(head.iter().map(|change| (change.path.as_str(), change.new)));
-        let unread = |error| io_failed("the work tree can't be read", error);
+        let unread = |error| Error::io("the work tree can't be read", error);
         let (mut outdated, mut changed) = (Vec::new(), 0);
         for (path, blob) in newest {
             let is_ours = record_of(path).is_some();
@@ -320,7 +323,7 @@ impl Worktree {
             self.unsynced.insert(path.to_owned());
             let known: Vec<Option<Oid>> = versions.get(path).into_iter().flatten().copied().collect();
             self.put(repository, path, &known, blob)
-                .map_err(|error| io_failed("the work tree can't be written", error))?;
+                .map_err(|error| Error::io("the work tree can't be written", error))?;
             self.unindexed.insert(path.to_owned(), blob);
         }
         self.write_index();
@@ -352,8 +355,8 @@ impl Worktree {
         }
     }
 
-    /// Syncs some files, or all, and then the checkpoint. Returns whether files remain.
-    pub(super) fn sync(&mut self, head: Option<Oid>, all: bool) -> bool {
+    /// Syncs some files, or all. Once no file is left, syncs the directories and writes the checkpoint.
+    pub(super) fn sync(&mut self, head: Option<Oid>, all: bool) {
         if !self.unindexed.is_empty() {
             self.write_index();
         }
@@ -367,14 +370,14 @@ impl Worktree {
                 Err(_) => Ok(()),
             };
             if synced.is_err() {
-                return false;
+                return;
             }
             self.unsynced.remove(&path);
             let below = Path::new(&path).ancestors().skip(1).filter(|above| above.components().count() > 1);
             self.unsynced_below.extend(below.map(|above| self.root.join(above)));
         }
         if !self.unsynced.is_empty() {
-            return true;
+            return;
         }
         let names = ["credentials", "config", "."].map(|name| self.root.join(name));
         let on_disk = self
@@ -387,7 +390,6 @@ impl Worktree {
             self.unsynced_below.clear();
             self.mark(head);
         }
-        false
     }
 
     /// Forgets pending work: another branch is checked out. git restores the store's files when its branch is
@@ -409,20 +411,13 @@ impl Worktree {
         let head = head.unwrap_or(Oid::ZERO_SHA1);
         if self.checkpoint() != Some(head) {
             // An older checkpoint is still correct.
-            drop(write_file(&self.checkpoint, format!("{head}\n").as_bytes()));
+            drop(replace(&self.checkpoint, format!("{head}\n").as_bytes()));
         }
     }
 }
 
 const fn is_plain(blob: Blob) -> bool {
     matches!(blob.mode, FileMode::Blob | FileMode::BlobExecutable | FileMode::BlobGroupWritable)
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 /// As in git: a file with the times, size and inode of the index is unchanged.

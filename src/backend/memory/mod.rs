@@ -24,12 +24,7 @@ use crate::{
     codec::{Location, unknown_option},
 };
 
-/// Stores records in the memory of the process: for the tests of applications, and as the model that every
-/// other backend is compared with.
-///
-/// It has all capabilities but connections and history. Open it with `memory:`. Each call of `open` makes a
-/// store of its own, which the handle's clones share. A write copies all data if an export or a transaction
-/// still holds a snapshot of it. Calls never wait, so deadlines matter only to layers.
+#[doc = include_str!("docs.md")]
 #[derive(Clone)]
 pub struct Memory {
     store: Arc<Mutex<Store>>,

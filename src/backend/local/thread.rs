@@ -10,16 +10,16 @@ use std::{
 
 /// Decides a race between caller and thread: either the caller takes the work back, or the thread begins it.
 #[derive(Default)]
-pub(super) struct Ticket(Arc<AtomicBool>);
+pub(crate) struct Ticket(Arc<AtomicBool>);
 
 impl Ticket {
     /// The flag that the thread sets when it begins.
-    pub(super) fn begun(&self) -> Arc<AtomicBool> {
+    pub(crate) fn begun(&self) -> Arc<AtomicBool> {
         self.0.clone()
     }
 
     /// Takes the work back. Returns false if the thread has begun it.
-    pub(super) fn take(&self) -> bool {
+    pub(crate) fn take(&self) -> bool {
         !self.0.swap(true, Ordering::AcqRel)
     }
 }
@@ -31,10 +31,10 @@ impl Drop for Ticket {
 }
 
 /// A thread that is joined on drop.
-pub(super) struct Joined(Option<JoinHandle<()>>);
+pub(crate) struct Joined(Option<JoinHandle<()>>);
 
 impl Joined {
-    pub(super) const fn new(thread: JoinHandle<()>) -> Self {
+    pub(crate) const fn new(thread: JoinHandle<()>) -> Self {
         Self(Some(thread))
     }
 }
