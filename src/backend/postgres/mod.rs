@@ -3,6 +3,7 @@
 mod config;
 mod connection;
 mod credential;
+mod dial;
 mod error;
 mod export;
 mod legacy;
@@ -12,6 +13,7 @@ mod plan;
 mod pool;
 mod server;
 mod session;
+mod settings;
 mod statement;
 mod stats;
 mod tls;

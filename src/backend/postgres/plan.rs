@@ -135,7 +135,7 @@ fn is_conflict(error: &Error) -> bool {
 /// Waits a random moment before a retry.
 async fn pause(call: &Call<'_>) {
     let pause = PAUSE.mul_f32(fastrand::f32());
-    tokio::time::sleep_until(call.deadline().min(Instant::now() + pause)).await;
+    tokio::time::sleep_until(call.deadline.min(Instant::now() + pause)).await;
 }
 
 impl Postgres {

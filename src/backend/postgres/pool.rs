@@ -13,16 +13,12 @@ use bb8::{ErrorSink, QueueStrategy, RunError};
 use futures_util::FutureExt;
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, watch},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{
-    Postgres,
-    connection::{Connection, Dialer},
-    options::PostgresOptions,
-};
-use crate::{Error, ErrorKind, PoolStats, Pooled, Result, backend::remote::Waiting};
+use super::{Postgres, connection::Connection, dial::Dialer, options::PostgresOptions};
+use crate::{Error, ErrorKind, PoolStats, Pooled, Result, backend::remote::queue::Queue};
 
 /// A pool of one size, with a fair queue in front: bb8 lets later callers overtake.
 ///
@@ -30,10 +26,9 @@ use crate::{Error, ErrorKind, PoolStats, Pooled, Result, backend::remote::Waitin
 /// the new one, and connections are closed as they are returned.
 pub(super) struct Pool {
     pool: bb8::Pool<Dialer>,
-    permits: Arc<Semaphore>,
+    queue: Arc<Queue>,
     /// The number of permits that are withheld, because the server accepts no further connections.
     withheld: Arc<AtomicU32>,
-    waiting: AtomicU32,
     failures: watch::Sender<Option<Error>>,
 }
 
@@ -75,19 +70,10 @@ impl Drop for PooledConnection {
     }
 }
 
-/// Why there is no connection.
-pub(super) enum NoConnection {
-    Retired,
-    Failed(Error),
-}
-
 impl Pool {
     pub(super) fn new(options: &PostgresOptions, tls: MakeRustlsConnect, max: u32) -> Result<Self> {
-        if max == 0 {
-            return Err(Error::new(ErrorKind::InvalidValue, "a pool must have at least one connection"));
-        }
-        let (failures, permits) = (watch::Sender::new(None), Arc::new(Semaphore::new(max as usize)));
-        let dialer = Dialer::new(options, tls, permits.clone())?;
+        let (failures, queue) = (watch::Sender::new(None), Arc::new(Queue::new(max)?));
+        let dialer = Dialer::new(options, tls, queue.clone())?;
         let limit = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
         let pool = bb8::Pool::builder()
             .max_size(max)
@@ -103,38 +89,29 @@ impl Pool {
             // bb8 reports a failure after it has counted it, so that calls can ask again at once.
             .error_sink(Box::new(Failures(failures.clone())))
             .build_unchecked(dialer);
-        Ok(Self { pool, permits, withheld: Arc::default(), waiting: AtomicU32::new(0), failures })
+        Ok(Self { pool, queue, withheld: Arc::default(), failures })
     }
 
-    /// Waits for a usable connection, first come, first served.
-    pub(super) async fn get(&self) -> Result<PooledConnection, NoConnection> {
-        let mut permit = self.permit().await?;
+    /// Waits for a usable connection, first come, first served. None once the pool is retired.
+    pub(super) async fn get(&self) -> Result<Option<PooledConnection>> {
+        let Some(mut permit) = self.queue.permit().await else { return Ok(None) };
         loop {
             match self.pooled().await {
                 Ok(connection) if !connection.is_dead() => {
-                    return Ok(PooledConnection(Some(Held { connection, _permit: permit })));
+                    return Ok(Some(PooledConnection(Some(Held { connection, _permit: permit }))));
                 }
                 // The pool closes a dead one when it is returned, so that the next one differs.
                 Ok(_) => {}
-                // Calls that wait here move to the pool that replaced this one.
-                Err(_) if self.permits.is_closed() => return Err(NoConnection::Retired),
+                Err(_) if self.queue.is_closed() => return Ok(None),
                 // The server accepts no more, but one of ours will be returned.
                 Err(error) if error.kind() == ErrorKind::Busy && self.pool.state().connections > 0 => {
                     self.withhold(permit);
-                    permit = self.permit().await?;
+                    let Some(next) = self.queue.permit().await else { return Ok(None) };
+                    permit = next;
                 }
-                Err(error) => return Err(NoConnection::Failed(error)),
+                Err(error) => return Err(error),
             }
         }
-    }
-
-    /// Does not overtake waiting calls: they get a returned permit before it is free.
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, NoConnection> {
-        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
-            return Ok(permit);
-        }
-        let _waiting = Waiting::begin(&self.waiting);
-        self.permits.clone().acquire_owned().await.map_err(|_| NoConnection::Retired)
     }
 
     /// Withholds a permit for which there is no connection, so that there are only as many permits as
@@ -170,7 +147,7 @@ impl Pool {
 
     /// Turns waiting calls away and closes idle connections.
     pub(super) fn retire(&self) {
-        self.permits.close();
+        self.queue.close();
         while self.pool.state().idle_connections > 0 {
             // A returned connection is closed.
             drop(self.pool.get_owned().now_or_never());
@@ -183,7 +160,7 @@ impl Pool {
             max: self.max(),
             open: state.connections,
             idle: state.idle_connections,
-            waiting: self.waiting.load(Ordering::Relaxed),
+            waiting: self.queue.waiting(),
         }
     }
 

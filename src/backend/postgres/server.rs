@@ -4,27 +4,21 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use futures_util::TryStreamExt;
-use tokio::time::{Instant, timeout_at};
-use tokio_postgres::RowStream;
+use tokio_postgres::{Client, Error as DriverError, RowStream};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     Postgres,
-    connection::{Connection, State, begin, begin_plan},
-    error,
+    connection::Connection,
     options::PostgresOptions,
-    pool::{NoConnection, Pool, PooledConnection, pool_timeout},
+    pool::{Pool, PooledConnection, pool_timeout},
+    settings::{begin, begin_plan},
     statement::{Parameter, Reply, Sql, Texts, column},
     tls,
 };
 use crate::{
-    Error, ErrorKind, Result,
-    backend::remote::{
-        Effect,
-        gate::{Entry, Gate},
-        later,
-    },
-    layer::time_left,
+    Error, Result,
+    backend::remote::{Effect, call, gate::Gate},
 };
 
 pub(super) struct Server {
@@ -80,53 +74,33 @@ impl Server {
 
     /// Waits for the running calls until the deadline, then disconnects.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
-        let all = tokio::time::timeout(deadline, self.calls.close()).await;
+        let result = self.calls.close_within(deadline).await;
         self.replace(None);
-        match all {
-            Ok(()) => Ok(()),
-            Err(_) => {
-                Err(Error::new(ErrorKind::Timeout, "the store was closed while calls were still running"))
-            }
-        }
+        result
     }
 }
 
-/// A call of an operation. It has a deadline, and closing the store waits for it.
-pub(super) struct Call<'s> {
-    server: &'s Server,
-    deadline: Instant,
-    _entry: Entry<'s>,
-}
+/// A call of an operation on the server.
+pub(super) type Call<'s> = call::Call<'s, Server>;
 
 impl Postgres {
     pub(super) fn call(&self) -> Result<Call<'_>> {
-        let entry = self.server.calls.enter()?;
-        Ok(Call {
-            server: &self.server,
-            deadline: later(Instant::now(), time_left(self.deadline)),
-            _entry: entry,
-        })
+        Call::begin(&self.server, &self.server.calls, self.deadline)
     }
 }
 
 impl Call<'_> {
-    pub(super) fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
-    /// Queries the server's incarnation once per connection; not behind a pooler, which shares connections.
-    ///
-    /// After a crash the server reuses the numbers of lost transactions and resets its statistics.
-    pub(super) async fn learn_incarnation(&self, connection: &mut Connection) -> Result<()> {
-        if connection.incarnation.is_none() && !self.server.options.pgbouncer {
-            let reply = self.run_on(connection, Effect::Read, Sql::Incarnation, &[]).await?;
-            connection.incarnation = column(reply.row()?, 0)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        Instant::now() >= self.deadline
+    /// Waits for a connection until the deadline.
+    pub(super) async fn connection(&self) -> Result<PooledConnection> {
+        let connection = async {
+            loop {
+                // None if the pool was replaced meanwhile.
+                if let Some(connection) = self.server.pool()?.get().await? {
+                    return Ok(connection);
+                }
+            }
+        };
+        self.wait(connection, pool_timeout).await
     }
 
     /// Runs one statement on any connection, in one round trip.
@@ -140,24 +114,7 @@ impl Call<'_> {
         self.run_on(&mut connection, effect, statement, parameters).await
     }
 
-    /// Waits for a connection until the deadline.
-    pub(super) async fn connection(&self) -> Result<PooledConnection> {
-        if self.is_over() {
-            return Err(over());
-        }
-        let wait = async {
-            loop {
-                match self.server.pool()?.get().await {
-                    Ok(connection) => return Ok(connection),
-                    Err(NoConnection::Retired) => {}
-                    Err(NoConnection::Failed(error)) => return Err(error),
-                }
-            }
-        };
-        timeout_at(self.deadline, wait).await.unwrap_or_else(|_| Err(pool_timeout()))
-    }
-
-    /// Runs one statement on this connection. If it is dropped, the connection stays dirty.
+    /// Runs one statement on this connection.
     pub(super) async fn run_on(
         &self,
         connection: &mut Connection,
@@ -168,31 +125,15 @@ impl Call<'_> {
         let text = self.server.texts.of(statement);
         if self.server.options.pgbouncer {
             let typed = parameters.iter().map(|parameter| (parameter, parameter.type_of()));
-            connection.is_dirty = true;
-            let client = connection.client();
-            let asked =
-                self.ask(effect, None, async { collect(client.query_typed_raw(text, typed).await?).await });
-            let (result, after) = asked.await;
-            connection.settle(after);
-            return result;
+            let query = async |client: &Client| collect(client.query_typed_raw(text, typed).await?).await;
+            return connection.exchange(effect, self.deadline, None, query).await;
         }
         loop {
-            let was_prepared = connection.prepared(statement).is_some();
-            if !was_prepared {
-                (connection.is_dirty, connection.is_preparing) = (true, true);
-                let (result, after) = self.ask(Effect::Read, None, connection.client().prepare(text)).await;
-                connection.is_preparing = after == State::Dirty;
-                connection.settle(after);
-                connection.keep(statement, result?);
-            }
-            connection.is_dirty = true;
-            let (client, prepared) =
-                (connection.client(), connection.prepared(statement).expect("it was prepared"));
-            let stop = (effect == Effect::Write && connection.can_cancel()).then_some(&*connection);
-            let asked = self
-                .ask(effect, stop, async { collect(client.query_raw(prepared, parameters).await?).await });
-            let (result, after) = asked.await;
-            connection.settle(after);
+            let was_prepared = connection.is_prepared(statement);
+            let prepared = connection.prepare(statement, text, self.deadline).await?;
+            let query = async |client: &Client| collect(client.query_raw(&prepared, parameters).await?).await;
+            let cancel_at = connection.cancel_at(effect, self.deadline);
+            let result = connection.exchange(effect, self.deadline, cancel_at, query).await;
             // A migration changed the statement's columns. The server reports that instead of running it.
             let is_outdated =
                 was_prepared && result.as_ref().is_err_and(|error| error.code() == Some("0A000"));
@@ -210,74 +151,24 @@ impl Call<'_> {
         effect: Effect,
         text: &str,
     ) -> Result<()> {
-        connection.is_dirty = true;
+        let execute = async |client: &Client| client.batch_execute(text).await;
         // A commit is not cancelled: its reply would not say whether it was applied.
-        let (result, after) = self.ask(effect, None, connection.client().batch_execute(text)).await;
-        connection.settle(after);
-        result
+        connection.exchange(effect, self.deadline, None, execute).await
     }
 
-    /// The result of a request, and the state of the connection after it.
+    /// Queries the server's incarnation once per connection; not behind a pooler, which shares connections.
     ///
-    /// A write that can be cancelled is cancelled shortly before the deadline, so that the server reports
-    /// that it was not applied.
-    async fn ask<T>(
-        &self,
-        effect: Effect,
-        stop: Option<&Connection>,
-        request: impl Future<Output = Result<T, tokio_postgres::Error>>,
-    ) -> (Result<T>, State) {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            // Not sent, so that no reply will come.
-            return (Err(over()), State::Ready);
+    /// After a crash the server reuses the numbers of lost transactions and resets its statistics.
+    pub(super) async fn learn_incarnation(&self, connection: &mut Connection) -> Result<()> {
+        if connection.incarnation.is_none() && !self.server.options.pgbouncer {
+            let reply = self.run_on(connection, Effect::Read, Sql::Incarnation, &[]).await?;
+            connection.incarnation = column(reply.row()?, 0)?;
         }
-        let stop =
-            stop.map(|connection| (connection, time_to_cancel(left))).filter(|(_, time)| !time.is_zero());
-        let mut request = pin!(request);
-        let mut answer =
-            timeout_at(self.deadline - stop.map_or(Duration::ZERO, |(_, time)| time), request.as_mut()).await;
-        if let (Err(_), Some((connection, _))) = (&answer, stop) {
-            // Boxed, because few calls get here.
-            answer = Box::pin(timeout_at(self.deadline, async {
-                tokio::select! {
-                    biased;
-                    answer = request.as_mut() => return answer,
-                    () = connection.cancel() => {}
-                }
-                request.await
-            }))
-            .await;
-            if matches!(answer, Ok(Ok(_))) && connection.has_notice() {
-                return (Err(late(effect)), State::Ready);
-            }
-        }
-        match answer {
-            Ok(Ok(reply)) => (Ok(reply), State::Ready),
-            Ok(Err(error)) => (Err(error::of_request(&error, effect)), error::state_after(&error)),
-            Err(_) => (Err(late(effect)), State::Dirty),
-        }
+        Ok(())
     }
 }
 
-/// The part of a call's time that is reserved for a cancel request; zero if it would be too short.
-fn time_to_cancel(left: Duration) -> Duration {
-    let time = (left / 4).min(Duration::from_millis(500));
-    if time < Duration::from_millis(10) { Duration::ZERO } else { time }
-}
-
-#[cold]
-fn late(effect: Effect) -> Error {
-    Error::new(ErrorKind::Timeout, "timed out waiting for a reply from the PostgreSQL server")
-        .with_outcome(effect.when_lost())
-}
-
-#[cold]
-fn over() -> Error {
-    Error::new(ErrorKind::Timeout, "the deadline passed before the request was sent")
-}
-
-async fn collect(stream: RowStream) -> Result<Reply, tokio_postgres::Error> {
+async fn collect(stream: RowStream) -> Result<Reply, DriverError> {
     let mut stream = pin!(stream);
     let mut rows = Vec::new();
     while let Some(row) = stream.try_next().await? {

@@ -166,7 +166,7 @@ async fn resolve(call: &Call<'_>, number: &str, incarnation: Option<&str>, lost:
             Err(error) if error.is_retryable() => {}
             _ => break,
         }
-        tokio::time::sleep_until(call.deadline().min(Instant::now() + pause)).await;
+        tokio::time::sleep_until(call.deadline.min(Instant::now() + pause)).await;
         pause = LONGEST_PAUSE.min(pause * 2);
     }
     Err(lost)

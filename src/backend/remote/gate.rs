@@ -1,10 +1,13 @@
 //! Counts the running calls of a store, so that closing can wait for them.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use tokio::sync::Notify;
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Admits calls until it is closed, and counts those that run.
 ///
@@ -28,6 +31,14 @@ impl Gate {
         let before = self.state.fetch_add(CALL, Ordering::AcqRel);
         let entry = Entry(self);
         if before & CLOSED == 0 { Ok(entry) } else { Err(Error::closed()) }
+    }
+
+    /// Closes the gate, and fails if calls are still running at the deadline.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+    pub(crate) async fn close_within(&self, deadline: Duration) -> Result<()> {
+        tokio::time::timeout(deadline, self.close()).await.map_err(|_| {
+            Error::new(ErrorKind::Timeout, "the store was closed while calls were still running")
+        })
     }
 
     /// Refuses further calls and waits until the running ones have ended.

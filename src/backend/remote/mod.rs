@@ -2,7 +2,11 @@
 
 pub(crate) mod audit;
 pub(crate) mod batch;
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+pub(crate) mod call;
 pub(crate) mod gate;
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+pub(crate) mod queue;
 #[cfg_attr(not(any(feature = "postgres", feature = "redis")), allow(dead_code))]
 pub(crate) mod trust;
 
