@@ -35,61 +35,9 @@ use crate::{
 /// The number of chunks of a batch that run concurrently, each on a connection.
 const CONCURRENT_CHUNKS: usize = 4;
 
-/// A store in a PostgreSQL database, version 13 or later: for many processes at once, with transactions, and
-/// SQL beside it.
+/// A store in a PostgreSQL database: for many processes at once, with transactions and SQL access.
 ///
-/// Open it with `postgres://user:password@host:port/database?sslmode=verify-full`, or a [`PostgresOptions`].
-/// It can do everything but cache.
-///
-/// # How it works
-///
-/// An operation is one statement, a batch one statement for each thousand items, a transaction its statements
-/// and one round trip each for begin and commit. Statements are prepared once a connection; with the option
-/// `pgbouncer` they are not, so that a pooler may hand out another connection for each. Connections are
-/// pooled by bb8, behind a queue in which whoever came first goes first. A connection on which something was
-/// cut off (a deadline, a dropped future) is used again once its reply has come; if that takes longer than a
-/// moment the server is told to stop, and the connection is closed.
-///
-/// # Where things are
-///
-/// In a schema of its own, `gateway_storage` unless the configuration says otherwise:
-///
-/// | table | columns |
-/// |---|---|
-/// | `credentials` | `id text`, `value json` |
-/// | `configs` | `key text`, `value json` |
-/// | `usage` | `key text`, `field text`, `count bigint` |
-/// | `plans` | `key text`, `payload text`, `mutations bigint`, `stage text`, `applied timestamptz`, `expires timestamptz`, `rolled_back timestamptz`, `keys text[]`, `changes json` |
-/// | `plan_audit` | `number bigint`, `key`, `action`, `status`, `stage`, `source text`, `finished timestamptz`, `micros bigint`, `mutations bigint`, `payload`, `error text` |
-/// | `schema_migrations` | `version`, `checksum`, `applied` |
-///
-/// The type is `json` and not `jsonb`, which changes numbers and refuses U+0000; so what comes back is equal
-/// to what was stored. It can be queried all the same:
-///
-/// ```sql
-/// SELECT id, value->>'project_id' AS project FROM gateway_storage.credentials WHERE value->>'disabled' = 'true';
-/// SELECT key, sum(count) FROM gateway_storage.usage WHERE field = 'tokens' GROUP BY key ORDER BY 2 DESC LIMIT 10;
-/// ```
-///
-/// (The server can't take apart a document with U+0000 somewhere: filter such ones out by their `id`.) Keys
-/// are compared by their bytes (`COLLATE "C"`).
-///
-/// The schema is made and migrated by whoever opens the store first, under an advisory lock. A database that
-/// a later version of this crate has migrated is refused. The role needs `CREATE` on the database, or a
-/// schema that it owns.
-///
-/// # What it promises and refuses
-///
-/// - `Ok` means committed. [`stats`](Backend::stats) warns of settings with which that can be lost.
-/// - A batch is applied chunk by chunk, of up to a thousand items; a chunk is all or nothing, but for
-///   counters that overflow. Rows are taken in the order of their keys, so that batches can't wait for each
-///   other in a circle.
-/// - An export is a snapshot: the store as it was when the stream was first asked for a record.
-/// - A call that gets no connection, or that the server refuses, is
-///   [`NotApplied`](crate::Outcome::NotApplied); a write that was sent and has no answer is
-///   [`Unknown`](crate::Outcome::Unknown). A moment before its deadline a write is stopped, so that the
-///   server says that nothing happened (not with `pgbouncer`). For a commit the server is asked what became
-///   of it.
+#[doc = include_str!("docs.md")]
 #[derive(Clone)]
 pub struct Postgres {
     server: Arc<Server>,
