@@ -7,11 +7,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
@@ -39,7 +39,7 @@ pub(super) struct Connection {
     pub(super) in_transaction: bool,
     /// The server may have prepared a statement that is not in `prepared`.
     pub(super) is_preparing: bool,
-    /// It is not used again. That needs no cancel request.
+    /// It must not be used again.
     is_retired: AtomicBool,
     /// The server sent a notice since it was asked to cancel.
     has_notice: Arc<AtomicBool>,
@@ -50,21 +50,21 @@ pub(super) struct Connection {
     cancel_tls: Option<MakeRustlsConnect>,
 }
 
+/// What the driver returns for each message of the server.
+type Message = Result<AsyncMessage, DriverError>;
+
 impl Connection {
-    pub(super) fn new<S, T>(
+    /// Drives the connection by `poll_message`: awaiting it would log the server's notices, which can quote
+    /// values.
+    pub(super) fn new(
         client: Client,
-        mut connection: tokio_postgres::Connection<S, T>,
+        mut poll_message: impl FnMut(&mut Context<'_>) -> Poll<Option<Message>> + Send + 'static,
         cancel_tls: Option<MakeRustlsConnect>,
-    ) -> Self
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        // Not `connection.await`: that would log the server's notices, which can quote values.
+    ) -> Self {
         let has_notice = Arc::new(AtomicBool::new(false));
         let notice = has_notice.clone();
         let driver = tokio::spawn(async move {
-            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+            while let Some(Ok(message)) = poll_fn(&mut poll_message).await {
                 if let AsyncMessage::Notice(_) = message {
                     notice.store(true, Ordering::SeqCst);
                 }
@@ -127,7 +127,7 @@ impl Connection {
             return Err(deadline_passed());
         }
         self.is_dirty = true;
-        let (result, state) = self.reply(effect, deadline, cancel_at, request).await;
+        let (result, state) = self.reply(effect, deadline, cancel_at, request(self.client())).await;
         self.is_dirty = state == State::Dirty;
         match state {
             State::Ready | State::Dirty => {}
@@ -143,9 +143,9 @@ impl Connection {
         effect: Effect,
         deadline: Instant,
         cancel_at: Option<Instant>,
-        request: impl AsyncFnOnce(&Client) -> Result<T, DriverError>,
+        request: impl Future<Output = Result<T, DriverError>>,
     ) -> (Result<T>, State) {
-        let mut request = pin!(request(self.client()));
+        let mut request = pin!(request);
         let mut reply = timeout_at(cancel_at.unwrap_or(deadline), request.as_mut()).await;
         if reply.is_err() && cancel_at.is_some() {
             // Boxed, because few calls get here.

@@ -163,15 +163,16 @@ impl Dialer {
 
     async fn dial_attempt(
         &self,
-        Host { name, port, address, .. }: &Host,
+        host: &Host,
         attempt: &Config,
         deadline: Instant,
     ) -> Result<Box<Connection>> {
-        if name.starts_with('/') {
-            let dialed = self.dial_one(attempt.clone().port(*port)).await;
+        let address = &host.address;
+        if host.name.starts_with('/') {
+            let dialed = self.dial_one(attempt.clone().port(host.port)).await;
             return dialed.map_err(|error| error::at(address, error));
         }
-        let found = lookup_host((&**name, *port)).await;
+        let found = lookup_host((&*host.name, host.port)).await;
         let found = found.map_err(|error| error::at(address, unreachable(error::SERVER, Some(&error))))?;
         let dialed = self.dial_addresses(attempt, found.collect(), deadline).await;
         dialed.map_err(|(tried, error)| match tried {
@@ -217,12 +218,12 @@ impl Dialer {
     }
 
     async fn dial_one(&self, attempt: &Config) -> Result<Box<Connection>> {
-        let (client, connection) = attempt
+        let (client, mut connection) = attempt
             .connect(self.tls.clone())
             .await
             .map_err(|error| error::of_dial(&error, self.behind_pooler))?;
         let cancel_tls = (!self.behind_pooler).then(|| self.tls.clone());
-        Ok(Box::new(Connection::new(client, connection, cancel_tls)))
+        Ok(Box::new(Connection::new(client, move |context| connection.poll_message(context), cancel_tls)))
     }
 }
 

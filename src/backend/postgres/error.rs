@@ -61,19 +61,17 @@ pub(super) fn of_dial(error: &tokio_postgres::Error, behind_pooler: bool) -> Err
     }
     // The kinds of the driver's errors are private; their texts are not.
     match error.to_string().as_str() {
-        "error performing TLS handshake" => Error::new(
-            ErrorKind::Denied,
-            "the PostgreSQL server does not offer TLS, which the options require",
-        ),
+        "error performing TLS handshake" => {
+            Error::new(ErrorKind::Denied, "the PostgreSQL server offers no TLS, which the options require")
+        }
         "authentication error" | "invalid configuration" if requires_binding(error) => Error::new(
             ErrorKind::Denied,
             "the PostgreSQL server does not offer channel binding, which the options require: it needs TLS, a SCRAM password \
              (`password_encryption`) and a certificate that is not signed with Ed25519",
         ),
-        "authentication error" | "invalid configuration" => Error::new(
-            ErrorKind::Denied,
-            "the PostgreSQL server requires a different login, such as a password",
-        ),
+        "authentication error" | "invalid configuration" => {
+            Error::new(ErrorKind::Denied, "the PostgreSQL server requires another login, such as a password")
+        }
         _ => match cause::<std::io::Error>(error) {
             // The driver's own timeout.
             Some(cause) if cause.kind() == TimedOut && cause.raw_os_error().is_none() => connect_timeout(),
@@ -164,14 +162,11 @@ pub(super) fn of_code(code: &str) -> Error {
         "40001" | "23505" => {
             (Conflict, "a concurrent change conflicts with the transaction; retry it from the start")
         }
-        "40P01" => {
-            (Conflict, "the transaction was rolled back to resolve a deadlock; retry it from the start")
-        }
+        "40P01" => (Conflict, "a deadlock rolled the transaction back; retry it from the start"),
         "25P02" => (Conflict, "the transaction failed earlier and was rolled back"),
-        "57014" => (
-            Timeout,
-            "the PostgreSQL server cancelled the statement (`statement_timeout`, or the deadline of the call)",
-        ),
+        "57014" => {
+            (Timeout, "the PostgreSQL server cancelled the statement (`statement_timeout` or deadline)")
+        }
         "55P03" => (Busy, "timed out waiting for a lock that another transaction holds (`lock_timeout`)"),
         "25P03" | "25P04" => (Timeout, "the transaction was idle or open for too long and was rolled back"),
         "53300" => (Busy, "the PostgreSQL server has no free connection"),
@@ -203,10 +198,7 @@ pub(super) fn of_code(code: &str) -> Error {
 /// A reply without the rows or columns that the statement returns.
 #[cold]
 pub(super) fn unexpected_reply() -> Error {
-    Error::new(
-        ErrorKind::Internal,
-        "the PostgreSQL server's reply does not have the expected rows and columns",
-    )
+    Error::new(ErrorKind::Internal, "the PostgreSQL server's reply does not have the expected columns")
 }
 
 #[cfg(test)]
