@@ -299,7 +299,7 @@ impl Source {
             #[cfg(feature = "postgres")]
             "postgres" | "postgresql" => {
                 let found = only(Layout::Tables, layout)?;
-                Ok((Self::Postgres(Postgres::open_foreign(url).await?), found))
+                Ok((Self::Postgres(Postgres::open_legacy(url).await?), found))
             }
             #[cfg(feature = "redis")]
             _ if scheme.starts_with("redis") => {
@@ -324,7 +324,7 @@ impl Source {
             #[cfg(feature = "mongodb")]
             Self::MongoDb(mongodb) => Box::pin(mongodb.adopt()),
             #[cfg(feature = "postgres")]
-            Self::Postgres(postgres) => Box::pin(postgres.adopt()),
+            Self::Postgres(postgres) => Box::pin(postgres.legacy()),
             #[cfg(feature = "redis")]
             Self::Redis(redis) => Box::pin(redis.adopt()),
         }

@@ -1,4 +1,4 @@
-//! Calls that are cut off, that cross each other, and what is said of them.
+//! Interrupted and concurrent calls, and the errors that they return.
 
 use std::time::Duration;
 
@@ -24,9 +24,9 @@ async fn a_dropped_call_leaves_no_transaction_and_no_reply_behind() -> Result {
             tokio::spawn(async move {
                 let own = key(&format!("k{n}"));
                 for round in 0..rounds(60) {
-                    let patience = Duration::from_micros(fastrand::u64(..1500));
-                    // A call of each kind is dropped somewhere.
-                    let cut = async {
+                    let timeout = Duration::from_micros(fastrand::u64(..1500));
+                    // Each kind of call is dropped at a random point.
+                    let call = async {
                         match round % 4 {
                             0 => drop(storage.get_config(&own).await),
                             1 => drop(storage.increment_usage(&own, "n", 1).await),
@@ -42,11 +42,11 @@ async fn a_dropped_call_leaves_no_transaction_and_no_reply_behind() -> Result {
                             }
                         }
                     };
-                    drop(tokio::time::timeout(patience, cut).await);
+                    drop(tokio::time::timeout(timeout, call).await);
                     assert_eq!(
                         storage.get_config(&own).await.unwrap().value(),
                         &json!(n),
-                        "another one's reply"
+                        "the reply of another call"
                     );
                 }
             })
@@ -71,7 +71,7 @@ async fn a_dropped_call_leaves_no_transaction_and_no_reply_behind() -> Result {
     storage.close().await
 }
 
-/// The other order in each task.
+/// The keys in random order.
 fn shuffled(keys: &[Key]) -> Vec<Key> {
     let mut keys = keys.to_vec();
     fastrand::shuffle(&mut keys);
@@ -117,13 +117,13 @@ async fn batches_over_the_same_rows_never_deadlock() -> Result {
         task.await.unwrap();
     }
     let counted: i64 = storage.list_usage().await?.values().flat_map(|of| of.iter()).map(|(_, n)| n).sum();
-    assert_eq!(counted, 200 * (rounds(8) as i64) * 3, "every increment of every batch");
+    assert_eq!(counted, 200 * (rounds(8) as i64) * 3, "an increment of a batch is missing");
     storage.close().await
 }
 
-/// What can't be read, and who can't be reached. That nothing secret is said is seen in `tests/canary.rs`.
+/// `tests/canary.rs` looks for secrets in all errors.
 #[tokio::test]
-async fn says_what_is_wrong_and_quotes_nothing() -> Result {
+async fn errors_of_damaged_records_and_unreachable_servers_hold_no_secret() -> Result {
     const SECRET: &str = "s3cret-7f3a";
     let url = servers::postgres();
     let storage = open(&url).await;
@@ -134,17 +134,17 @@ async fn says_what_is_wrong_and_quotes_nothing() -> Result {
     assert!(!format!("{error:?}").contains(SECRET));
     storage.close().await?;
 
-    let nobody = format!("postgres://tester:{SECRET}@127.0.0.1:1/{SECRET}");
-    let error = Storage::<Postgres>::open(nobody.as_str()).await.unwrap_err();
+    let unreachable = format!("postgres://tester:{SECRET}@127.0.0.1:1/{SECRET}");
+    let error = Storage::<Postgres>::open(unreachable.as_str()).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
     assert_eq!(error.code(), Some("os error 111"));
     assert!(!format!("{error:?}").contains(SECRET));
     Ok(())
 }
 
-/// A page of an export ends by its bytes: what is held does not grow with what is stored.
+/// The pages of an export are limited in bytes, so that its memory does not grow with the store.
 #[test]
-fn an_export_of_large_values_holds_a_few() {
+fn an_export_of_large_values_uses_little_memory() {
     const LARGE: usize = 60;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let storage = runtime.block_on(async { open(&servers::postgres()).await });
@@ -160,7 +160,7 @@ fn an_export_of_large_values_holds_a_few() {
         }
     });
     let mut keys = Vec::new();
-    let held = allocation_counter::measure(|| {
+    let memory = allocation_counter::measure(|| {
         runtime.block_on(async {
             let mut records = std::pin::pin!(storage.export());
             while let Some(record) = records.next().await {
@@ -171,17 +171,17 @@ fn an_export_of_large_values_holds_a_few() {
     });
     assert_eq!(keys.len(), LARGE * 22);
     assert!(keys.is_sorted());
-    // Replies, their values, and what is made of them: of one page at a time.
-    assert!(held.bytes_max < 30 << 20, "{} bytes", held.bytes_max);
+    // The replies, their values and the records of one page at a time.
+    assert!(memory.bytes_max < 30 << 20, "{} bytes", memory.bytes_max);
 }
 
-/// What the server says of a lock is what the caller is told, whether its own timeouts end the wait or ours does.
+/// The server reports the outcome, whether its own timeout ends the wait or our cancel request.
 #[tokio::test]
 async fn under_layers_a_write_that_waited_for_a_lock_was_not_applied() -> Result {
     for (options, code) in [("&lock_timeout=2s&statement_timeout=3s&deadline=4s", "55P03"), ("", "57014")] {
         let url = format!("{}{options}", servers::postgres());
-        let (bare, asked) = (open(&url).await, Count::default());
-        // The statement is prepared: to prepare it would wait for the lock, too.
+        let (bare, calls) = (open(&url).await, Count::default());
+        // Prepares the statement, which would wait for the lock, too.
         bare.increment_usage("a", "n", 1).await?;
         let other = raw(&url).await;
         let lock = format!("BEGIN; LOCK TABLE \"{}\".usage IN ACCESS EXCLUSIVE MODE", schema(&url));
@@ -192,13 +192,13 @@ async fn under_layers_a_write_that_waited_for_a_lock_was_not_applied() -> Result
             .retry(Retry::new())
             .timeout(Timeout::new(Duration::from_secs(5)))
             .instrument(bare.backend());
-        let layered = bare.layer(asked.clone()).layer(stack);
-        let begun = std::time::Instant::now();
+        let layered = bare.layer(calls.clone()).layer(stack);
+        let started = std::time::Instant::now();
         let error = layered.increment_usage("a", "n", 1).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Busy | ErrorKind::Timeout), "{error:?}");
         assert_eq!((error.outcome(), error.code()), (Outcome::NotApplied, Some(code)), "{error:?}");
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-        assert_eq!(asked.of("increment_usage"), 1, "a second try could only be cut off");
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert_eq!(calls.of("increment_usage"), 1, "a second attempt has no time");
 
         other.batch_execute("ROLLBACK").await.unwrap();
         assert_eq!(layered.increment_usage("a", "n", 1).await?, 2);
@@ -207,9 +207,9 @@ async fn under_layers_a_write_that_waited_for_a_lock_was_not_applied() -> Result
     Ok(())
 }
 
-/// A call that waits for a connection is withdrawn before the layers end it.
+/// A call that waits for a connection ends before the timeout of the layer.
 #[tokio::test]
-async fn under_layers_a_write_that_had_no_connection_was_not_applied() -> Result {
+async fn under_layers_a_write_without_a_connection_was_not_applied() -> Result {
     let bare = open(&format!("{}&pool_size=1", servers::postgres())).await;
     let layered = bare.clone().layer(Timeout::new(Duration::from_millis(400)));
     layered.increment_usage("a", "n", 1).await?;

@@ -1,4 +1,4 @@
-//! How many connections it takes, and where they lead.
+//! How many connections are opened, and to which server.
 
 use std::{
     future::{Future, poll_fn},
@@ -16,8 +16,8 @@ use crate::{
     servers::{postgres::Server, proxy::Proxy},
 };
 
-/// A relay that counts connections, and the URL through it.
-async fn relay(server: &Server) -> (Proxy, String) {
+/// A proxy that counts connections, and the URL through it.
+async fn counting_proxy(server: &Server) -> (Proxy, String) {
     let addr = format!("127.0.0.1:{}", server.port);
     let proxy = Proxy::start(addr.clone()).await;
     let url = server.url().replace(&addr, &proxy.addr);
@@ -47,65 +47,65 @@ async fn fill(storage: &Storage<Postgres>) -> Result {
 }
 
 #[tokio::test]
-async fn refused_writes_cost_few_connections() -> Result {
+async fn refused_writes_open_few_connections() -> Result {
     const POOL: u64 = 4;
     let server = Server::start(&[]);
-    let (proxy, url) = relay(&server).await;
+    let (proxy, url) = counting_proxy(&server).await;
     let storage = open(&format!("{url}&pool_size={POOL}")).await;
     fill(&storage).await?;
     run(&server, &NO_WRITES).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     while storage.set_config("a", json!(0)).await.is_ok() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "the server still takes writes");
+        assert!(started.elapsed() < Duration::from_secs(20), "the server still takes writes");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let (before, begun) = (proxy.accepted(), Instant::now());
+    let (before, started) = (proxy.accepted(), Instant::now());
     let refused = stream::iter(0..1000).map(|_| storage.set_config("a", json!(1))).buffer_unordered(10);
     let errors: Vec<_> = refused.map(Result::unwrap_err).collect().await;
-    let (connections, seconds) = (proxy.accepted() - before, begun.elapsed().as_secs());
+    let (connections, seconds) = (proxy.accepted() - before, started.elapsed().as_secs());
     for error in errors {
         assert_eq!((error.code(), error.outcome()), (Some("25006"), Outcome::NotApplied));
     }
-    // Each place of the pool a new one at once, and then one a second.
+    // One for each slot of the pool at once, then one per second.
     assert!(connections <= POOL * (seconds + 2), "{connections} connections in {seconds} s");
     Ok(())
 }
 
-/// A primary that becomes a standby keeps its connections, and answers on them.
+/// A primary that becomes a standby keeps its connections and serves reads on them.
 #[tokio::test]
 async fn health_finds_the_new_primary() -> Result {
     const POOL: usize = 4;
     let (old, new) = (Server::start(&[]), Server::start(&[]));
-    let (proxy, url) = relay(&old).await;
+    let (proxy, url) = counting_proxy(&old).await;
     open(&new.url()).await.set_config("a", json!("new")).await?;
     let storage = open(&format!("{url}&pool_size={POOL}")).await;
     storage.set_config("a", json!("old")).await?;
     fill(&storage).await?;
     proxy.lead_to(format!("127.0.0.1:{}", new.port));
     run(&old, &NO_WRITES).await;
-    // A connection that was opened a moment ago is not given up for this.
+    // Younger connections are not retired.
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    let (mut failures, begun) = (0, Instant::now());
+    let (mut failures, started) = (0, Instant::now());
     loop {
         let health = storage.health().await;
         match &health {
             Ok(()) if storage.get_config("a").await?.value() == "new" => break,
-            // The old server was told, but does not know yet.
+            // The old server has not reloaded its settings yet.
             Ok(()) => tokio::time::sleep(Duration::from_millis(20)).await,
             Err(error) => {
                 assert_eq!(error.code(), Some("25006"));
                 failures += 1;
             }
         }
-        assert!(failures <= POOL, "as many failures as there were connections, and no end");
-        assert!(begun.elapsed() < Duration::from_secs(20), "the old server still takes writes");
+        assert!(failures <= POOL, "a failure for each connection, and still no new primary");
+        assert!(started.elapsed() < Duration::from_secs(20), "the old server still takes writes");
     }
     storage.set_config("a", json!("newer")).await?;
     storage.close().await
 }
 
-/// Polls a call once, lets others run twice, and drops it. Whether it was under way.
-async fn drop_in_the_middle(call: impl Future) -> bool {
+/// Polls a call once, yields twice, and drops it. Returns whether it was pending.
+async fn drop_while_pending(call: impl Future) -> bool {
     let mut call = pin!(call);
     let is_pending = poll_fn(|context| Poll::Ready(call.as_mut().poll(context).is_pending())).await;
     if is_pending {
@@ -116,18 +116,18 @@ async fn drop_in_the_middle(call: impl Future) -> bool {
 }
 
 #[tokio::test]
-async fn dropped_calls_cost_few_connections() -> Result {
+async fn dropped_calls_open_few_connections() -> Result {
     const POOL: u64 = 4;
     let server = Server::start(&[]);
-    let (proxy, url) = relay(&server).await;
+    let (proxy, url) = counting_proxy(&server).await;
     let storage = open(&format!("{url}&pool_size={POOL}")).await;
     storage.set_config("a", json!(1)).await?;
     let opened = proxy.accepted();
-    // The statement is prepared in calls that are dropped, too.
+    // Calls are also dropped while they prepare the statement.
     let calls = stream::iter(0..1000).map(async |_| {
-        // There is a connection, so that the dropped call was sent.
+        // Opens a connection, so that the dropped call sends its request.
         storage.health().await.unwrap();
-        drop_in_the_middle(storage.get_config("a")).await
+        drop_while_pending(storage.get_config("a")).await
     });
     let dropped = calls.buffer_unordered(POOL as usize).filter(|dropped| std::future::ready(*dropped));
     let dropped = dropped.count().await;
@@ -136,11 +136,11 @@ async fn dropped_calls_cost_few_connections() -> Result {
     let connections = proxy.accepted() - opened;
     assert!(connections <= 3 * POOL, "{connections} connections for {dropped} dropped calls");
 
-    // All over one connection.
+    // All calls on one connection.
     let storage = open(&format!("{url}&pool_size=1")).await;
     for _ in 0..100 {
-        drop_in_the_middle(storage.get_config("a")).await;
-        // Another call finds the connection tidied up.
+        drop_while_pending(storage.get_config("a")).await;
+        // The next call gets the cleaned-up connection.
         storage.health().await?;
     }
     storage.get_config("a").await?;
@@ -152,27 +152,27 @@ async fn dropped_calls_cost_few_connections() -> Result {
 }
 
 #[tokio::test]
-async fn dropped_calls_that_the_server_holds_up_cost_a_connection_in_a_while() -> Result {
+async fn dropped_calls_that_wait_for_a_lock_open_connections_at_a_limited_rate() -> Result {
     const POOL: u64 = 4;
     let server = Server::start(&[]);
-    let (proxy, url) = relay(&server).await;
+    let (proxy, url) = counting_proxy(&server).await;
     let holder = open(&server.url()).await;
     holder.set_config("a", json!(0)).await?;
     let storage = open(&format!("{url}&pool_size={POOL}")).await;
     fill(&storage).await?;
     let mut tx = holder.begin().await?;
     tx.set_config(&key("a"), &config(json!(1))).await?;
-    let (before, begun) = (proxy.accepted(), Instant::now());
+    let (before, started) = (proxy.accepted(), Instant::now());
     let late = stream::iter(0..400)
         .map(|_| tokio::time::timeout(Duration::from_millis(20), storage.set_config("a", json!(2))));
     let results: Vec<_> = late.buffer_unordered(8).collect().await;
     assert!(results.iter().all(std::result::Result::is_err), "the row is locked");
-    let (connections, elapsed) = (proxy.accepted() - before, begun.elapsed());
-    // One to cancel and a new one, for each place of the pool, each time that its patience is over.
+    let (connections, elapsed) = (proxy.accepted() - before, started.elapsed());
+    // For each slot of the pool and each cleanup timeout: one to cancel and a new one.
     let most = 2 * POOL * (elapsed.as_millis() as u64 / 250 + 2);
     assert!(connections <= most, "{connections} connections in {elapsed:?}");
     tx.rollback().await?;
-    // A dropped write may still be applied, until its connection was tidied up.
+    // A dropped write may still be applied until its connection is cleaned up.
     let client = raw(&server.url()).await;
     let active = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND backend_type = 'client backend' \
                   AND pid <> pg_backend_pid()";
@@ -185,22 +185,22 @@ async fn dropped_calls_that_the_server_holds_up_cost_a_connection_in_a_while() -
     storage.close().await
 }
 
-/// The server gives fewer connections than the pool may have.
+/// The server accepts fewer connections than the pool may open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_with_few_connections_is_not_asked_again_and_again() -> Result {
+async fn a_server_that_accepts_few_connections_gets_few_attempts() -> Result {
     const FEW: u32 = 3;
     let server = Server::start(&[]);
     let limit = format!("CREATE ROLE limited LOGIN CONNECTION LIMIT {FEW}");
     run(&server, &[&limit, "GRANT CREATE ON DATABASE postgres TO limited"]).await;
-    let (proxy, url) = relay(&server).await;
+    let (proxy, url) = counting_proxy(&server).await;
     let storage = open(&format!("{}&pool_size=10", url.replace("tester@", "limited@"))).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     let tasks: Vec<_> = (0..50)
         .map(|task| {
             let storage = storage.clone();
             tokio::spawn(async move {
                 let (own, mut count) = (key(&format!("{task}")), 0);
-                while begun.elapsed() < Duration::from_secs(4) {
+                while started.elapsed() < Duration::from_secs(4) {
                     count += 1;
                     assert_eq!(storage.increment_usage(&own, "n", 1).await.unwrap(), count);
                 }
@@ -216,14 +216,14 @@ async fn a_server_with_few_connections_is_not_asked_again_and_again() -> Result 
     let connections = proxy.accepted();
     println!("each task counted to {fewest} to {most}, over {connections} connections");
     assert!(fewest * 3 > *most, "a task starves: {fewest} to {most}");
-    assert!(connections < 50, "{connections} connections were asked for");
+    assert!(connections < 50, "{connections} attempts to connect");
     assert!(storage.pool_stats().await?.open <= FEW);
 
-    // Once it has more, they are found.
+    // Once the server accepts more, the pool grows.
     run(&server, &["ALTER ROLE limited CONNECTION LIMIT 20"]).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     while storage.pool_stats().await?.open <= FEW {
-        assert!(begun.elapsed() < Duration::from_secs(60), "no more connections than before");
+        assert!(started.elapsed() < Duration::from_secs(60), "no more connections than before");
         let calls = stream::iter(0..200).map(|_| storage.increment_usage("more", "n", 1));
         calls.buffer_unordered(50).map(Result::unwrap).collect::<Vec<_>>().await;
     }

@@ -1,4 +1,4 @@
-//! The server dies, stops, and cuts connections.
+//! Crashes and stops of the server, and lost connections.
 
 use std::{
     sync::{
@@ -16,17 +16,17 @@ use crate::{
     servers::{load::Load, postgres::Server},
 };
 
-/// Every connection can be had: none is leaked.
+/// Checks that no connection is leaked: all can be used at once.
 async fn check_pool(storage: &Storage<Postgres>) -> Result {
     let pool = storage.pool_stats().await?;
     assert!((1..=pool.max).contains(&pool.open) && pool.waiting == 0, "{pool:?}");
-    // As many transactions as there are connections.
+    // One transaction per connection.
     let mut held = Vec::new();
     for _ in 0..pool.max {
         held.push(storage.begin().await?);
     }
-    let hurried = storage.with_deadline(Duration::from_millis(50));
-    assert_eq!(hurried.begin().await.unwrap_err().kind(), ErrorKind::Timeout);
+    let short = storage.with_deadline(Duration::from_millis(50));
+    assert_eq!(short.begin().await.unwrap_err().kind(), ErrorKind::Timeout);
     Ok(())
 }
 
@@ -40,7 +40,7 @@ async fn recovers(storage: &Storage<Postgres>) -> Instant {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
+async fn recovers_from_crashes_of_the_server_and_loses_no_count() -> Result {
     let mut server = Server::start(&[]);
     let storage = open(&server.url()).await;
     let load = Load::start(&storage);
@@ -59,18 +59,18 @@ async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cut_connections_are_replaced_and_lose_no_count() -> Result {
+async fn terminated_connections_are_replaced_and_lose_no_count() -> Result {
     let server = Server::start(&[]);
     let storage = open(&server.url()).await;
     let administrator = raw(&server.url()).await;
     let load = Load::start(&storage);
-    let mut cut = 0;
+    let mut terminated = 0;
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'gateway-storage'";
-        cut += administrator.query(all, &[]).await.unwrap().len();
+        terminated += administrator.query(all, &[]).await.unwrap().len();
     }
-    assert!(cut > 20, "{cut}");
+    assert!(terminated > 20, "{terminated}");
     let returned = recovers(&storage).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     load.check(&storage, returned).await?;
@@ -79,14 +79,14 @@ async fn cut_connections_are_replaced_and_lose_no_count() -> Result {
 }
 
 #[tokio::test]
-async fn a_stopped_server_makes_true_timeouts() -> Result {
+async fn timeouts_on_a_stopped_server_have_true_outcomes() -> Result {
     let server = Server::start(&[]);
     let storage = open(&server.url()).await;
     storage.set_config("a", json!(0)).await?;
-    let hurried = storage.with_deadline(Duration::from_millis(300));
-    let mut tx = hurried.begin().await?;
+    let short = storage.with_deadline(Duration::from_millis(300));
+    let mut tx = short.begin().await?;
     tx.set_config(&key("b"), &config(json!(1))).await?;
-    // As many connections as are needed below: a stopped server opens none.
+    // Opens the connections that are needed below: a stopped server accepts none.
     let held =
         [storage.begin().await?, storage.begin().await?, storage.begin().await?, storage.begin().await?];
     for tx in held {
@@ -95,10 +95,10 @@ async fn a_stopped_server_makes_true_timeouts() -> Result {
     server.signal_all("-STOP");
     let begun = Instant::now();
     let (set, increment, get, list, commit) = tokio::join!(
-        hurried.set_config("a", json!(1)),
-        hurried.increment_usage("a", "n", 1),
-        hurried.get_config("a"),
-        hurried.list_credentials(),
+        short.set_config("a", json!(1)),
+        short.increment_usage("a", "n", 1),
+        short.get_config("a"),
+        short.list_credentials(),
         tx.commit(),
     );
     assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
@@ -113,7 +113,7 @@ async fn a_stopped_server_makes_true_timeouts() -> Result {
         assert!(outcomes.contains(&error.outcome()), "{error:?}");
     }
 
-    // Nobody who opens now gets a connection, so nothing of theirs is applied.
+    // A store that is opened now gets no connection, so nothing is applied.
     let begun = Instant::now();
     let error =
         Storage::<Postgres>::open(format!("{}&deadline=300ms", server.url()).as_str()).await.unwrap_err();
@@ -128,7 +128,7 @@ async fn a_stopped_server_makes_true_timeouts() -> Result {
 }
 
 #[tokio::test]
-async fn timeouts_of_the_server_say_that_nothing_happened() -> Result {
+async fn after_timeouts_of_the_server_nothing_was_applied() -> Result {
     let server = Server::start(&[]);
     let holder = open(&server.url()).await;
     holder.set_config("a", json!(0)).await?;
@@ -149,7 +149,8 @@ async fn timeouts_of_the_server_say_that_nothing_happened() -> Result {
     holder.close().await
 }
 
-/// A write that waits for a lock until its deadline: what it says, and what is stored once the lock is gone.
+/// The error of a write that waits for a lock until its deadline. Checks its outcome once the lock is
+/// released.
 async fn late_write(url: &str) -> Result<gateway_storage::Error> {
     let holder = open(url).await;
     holder.set_config("a", json!(0)).await?;
@@ -159,9 +160,9 @@ async fn late_write(url: &str) -> Result<gateway_storage::Error> {
     let error = storage.with_deadline(Duration::from_secs(1)).set_config("a", json!(2)).await.unwrap_err();
     tx.rollback().await?;
     if error.outcome() == Outcome::NotApplied {
-        // Behind the write, if it were still there.
+        // The server runs this after the write, if it is still running.
         holder.with_deadline(Duration::from_secs(10)).increment_usage("a", "n", 1).await?;
-        assert_eq!(holder.get_config("a").await?.value(), &json!(0), "it was written");
+        assert_eq!(holder.get_config("a").await?.value(), &json!(0), "the write was applied");
     }
     storage.set_config("a", json!(3)).await?;
     storage.close().await?;
@@ -170,42 +171,43 @@ async fn late_write(url: &str) -> Result<gateway_storage::Error> {
 }
 
 #[tokio::test]
-async fn a_short_deadline_says_that_nothing_happened() -> Result {
+async fn a_write_is_cancelled_before_its_deadline() -> Result {
     let server = Server::start(&[]);
     let error = late_write(&server.url()).await?;
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied), "{error:?}");
     assert_eq!(error.code(), Some("57014"));
-    // Through PgBouncer nothing can be stopped.
+    // Behind PgBouncer no request is cancelled.
     let error = late_write(&crate::servers::pgbouncer()).await?;
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown), "{error:?}");
     Ok(())
 }
 
-/// A commit that waits for a replica and is stopped is done here, and not there: the server calls that a success.
+/// A cancelled commit that waits for a replica is applied on the primary only, and the server reports a
+/// success.
 #[tokio::test]
-async fn a_write_without_its_replica_is_not_ok() -> Result {
+async fn a_cancelled_wait_for_a_replica_is_not_ok() -> Result {
     let server = Server::start(&[]);
     let storage = open(&server.url()).await;
     let administrator = raw(&server.url()).await;
     for statement in ["ALTER SYSTEM SET synchronous_standby_names = 'missing'", "SELECT pg_reload_conf()"] {
         administrator.batch_execute(statement).await.unwrap();
     }
-    let (hurried, begun) = (storage.with_deadline(Duration::from_secs(1)), Instant::now());
+    let (short, started) = (storage.with_deadline(Duration::from_secs(1)), Instant::now());
     let error = loop {
-        match hurried.set_config("a", json!(1)).await {
+        match short.set_config("a", json!(1)).await {
             Err(error) => break error,
-            // The server was told, but does not know yet.
+            // The server has not reloaded its settings yet.
             Ok(()) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
-        assert!(begun.elapsed() < Duration::from_secs(20), "every write is Ok, and none has a replica");
+        assert!(started.elapsed() < Duration::from_secs(20), "writes are Ok without a replica");
     };
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown), "{error:?}");
     Ok(())
 }
 
-/// A server that crashed gives out the numbers of transactions that it lost again: their new owners' fate is not ours.
+/// After a crash the server reuses the numbers of lost transactions, whose status is then that of later ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_commit_is_reported_that_a_crash_undid() -> Result {
+async fn a_commit_that_a_crash_lost_is_never_ok() -> Result {
     let mut server = Server::start(&[]);
     let storage = open(&server.url()).await;
     let running = Arc::new(AtomicBool::new(true));
@@ -213,7 +215,7 @@ async fn no_commit_is_reported_that_a_crash_undid() -> Result {
         .map(|task| {
             let (storage, running) = (storage.clone(), running.clone());
             tokio::spawn(async move {
-                let (mut there, mut not_there, mut unknown) = (Vec::new(), Vec::new(), 0);
+                let (mut committed, mut not_applied, mut unknown) = (Vec::new(), Vec::new(), 0);
                 let mut n = 0;
                 while running.load(Ordering::SeqCst) {
                     n += 1;
@@ -224,15 +226,15 @@ async fn no_commit_is_reported_that_a_crash_undid() -> Result {
                         tx.commit().await
                     };
                     match transfer.await {
-                        Ok(()) => there.push(id),
+                        Ok(()) => committed.push(id),
                         Err(error) if error.outcome() == Outcome::Unknown => unknown += 1,
                         Err(_) => {
-                            not_there.push(id);
+                            not_applied.push(id);
                             tokio::time::sleep(Duration::from_millis(2)).await;
                         }
                     }
                 }
-                (there, not_there, unknown)
+                (committed, not_applied, unknown)
             })
         })
         .collect();
@@ -243,27 +245,29 @@ async fn no_commit_is_reported_that_a_crash_undid() -> Result {
         recovers(&storage).await;
     }
     running.store(false, Ordering::SeqCst);
-    let (mut sure, mut undone, mut unknown) = (0, 0, 0);
+    let (mut all_committed, mut all_not_applied, mut unknown) = (0, 0, 0);
     let mut stored = std::collections::BTreeSet::new();
     let mut results = Vec::new();
     for task in tasks {
         results.push(task.await.unwrap());
     }
     stored.extend(storage.list_configs().await?.into_keys());
-    for (there, not_there, in_doubt) in results {
-        assert!(there.iter().all(|id| stored.contains(id)), "a commit that was Ok is not there");
-        assert!(not_there.iter().all(|id| !stored.contains(id)), "a commit that was NotApplied is there");
-        (sure, undone, unknown) = (sure + there.len(), undone + not_there.len(), unknown + in_doubt);
+    for (committed, not_applied, in_doubt) in results {
+        assert!(committed.iter().all(|id| stored.contains(id)), "a commit that was Ok is missing");
+        assert!(not_applied.iter().all(|id| !stored.contains(id)), "a commit that was NotApplied is stored");
+        all_committed += committed.len();
+        all_not_applied += not_applied.len();
+        unknown += in_doubt;
     }
-    println!("{sure} committed, {undone} not, {unknown} unknown");
-    assert!(sure > 0);
+    println!("{all_committed} committed, {all_not_applied} not, {unknown} unknown");
+    assert!(all_committed > 0);
     storage.close().await
 }
 
 #[tokio::test]
-async fn a_host_that_does_not_answer_is_passed_over() -> Result {
+async fn a_host_that_does_not_respond_is_skipped() -> Result {
     let server = Server::start(&[]);
-    // It accepts and says nothing.
+    // Accepts connections and sends nothing.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = server.url().replace("@127.0.0.1", &format!("@{},127.0.0.1", silent.local_addr().unwrap()));
     assert!(url.contains(','), "{url}");
@@ -273,7 +277,7 @@ async fn a_host_that_does_not_answer_is_passed_over() -> Result {
 }
 
 #[tokio::test]
-async fn what_is_not_sent_in_time_is_not_applied() -> Result {
+async fn a_write_after_the_deadline_is_not_sent() -> Result {
     let server = Server::start(&[]);
     let storage = open(&server.url()).await;
     let late = storage.with_deadline(Duration::ZERO);

@@ -1,4 +1,4 @@
-//! Several hosts, what is told of each, and folders of sockets.
+//! Several hosts, their errors, and folders of sockets.
 
 use std::{fs, os::unix::fs::MetadataExt, os::unix::fs::chown};
 
@@ -12,26 +12,26 @@ use crate::{
 
 async fn refused(hosts: &str, user: &str) -> Error {
     let url = format!("postgres://{user}@{hosts}/postgres?sslmode=disable&connect_timeout=2s");
-    Storage::<Postgres>::open(url.as_str()).await.expect_err("no host is to let us in")
+    Storage::<Postgres>::open(url.as_str()).await.expect_err("no host accepts the login")
 }
 
 #[tokio::test]
-async fn a_host_that_refuses_ends_no_search() -> Result {
-    let refuses_stranger = "host all stranger all reject\nhost all all all trust\n";
+async fn after_a_refusal_the_next_host_is_tried() -> Result {
+    let rules = "host all stranger all reject\nhost all all all trust\n";
     let picky = Server::prepared(&["default_transaction_read_only=on"], |data| {
-        fs::write(data.join("pg_hba.conf"), refuses_stranger).unwrap();
+        fs::write(data.join("pg_hba.conf"), rules).unwrap();
     });
     let writes = Server::start(&[]);
     raw(&writes.url()).await.batch_execute("CREATE ROLE stranger LOGIN SUPERUSER").await.unwrap();
     let (picky, writes) = (format!("127.0.0.1:{}", picky.port), format!("127.0.0.1:{}", writes.port));
     let nowhere = format!("127.0.0.1:{}", free_port());
-    let lost = "sslmode=disable&connect_timeout=2s";
+    let options = "sslmode=disable&connect_timeout=2s";
 
-    let storage = open(&format!("postgres://stranger@{picky},{nowhere},{writes}/postgres?{lost}")).await;
+    let storage = open(&format!("postgres://stranger@{picky},{nowhere},{writes}/postgres?{options}")).await;
     storage.set_config("a", json!(1)).await?;
     storage.close().await?;
 
-    // Each host with what it said, and the code and kind of what tells most.
+    // The text has the error of each host; the code and kind are those of the most significant one.
     for hosts in [format!("{picky},{nowhere}"), format!("{nowhere},{picky}")] {
         let error = refused(&hosts, "stranger").await;
         assert_eq!((error.kind(), error.code()), (ErrorKind::Denied, Some("28000")));
@@ -52,16 +52,16 @@ async fn a_host_that_refuses_ends_no_search() -> Result {
     assert_eq!(error.code(), Some("25006"));
     assert!(!error.to_string().contains("can't be reached"), "{error}");
 
-    // One host, with the address behind its name.
+    // One host, with its IP address.
     let port = free_port();
     let error = refused(&format!("localhost:{port}"), "tester").await;
     assert_eq!((error.kind(), error.code()), (ErrorKind::Unavailable, Some("os error 111")));
-    let told = error.to_string();
+    let text = error.to_string();
     assert!(
         [format!("at localhost:{port} (127.0.0.1) can't"), format!("at localhost:{port} (::1) can't")]
             .iter()
-            .any(|one| told.contains(one)),
-        "{told}"
+            .any(|part| text.contains(part)),
+        "{text}"
     );
     let error = refused("nowhere.invalid:7", "tester").await;
     assert_eq!(error.to_string(), "the name of the PostgreSQL server at nowhere.invalid:7 can't be resolved");
@@ -87,17 +87,17 @@ async fn a_folder_of_sockets_may_have_colons() -> Result {
         format!("postgres://tester@/postgres?host={path}:{port}"),
         format!("postgres://tester@{encoded}:{port}/postgres"),
         format!("postgres://tester@{encoded}/postgres?port={port}"),
-        // A host that is gone, then the folder.
+        // An unreachable host, then the folder.
         format!("postgres://tester@/postgres?host=127.0.0.1,{path}&port={},{port}", free_port()),
     ] {
         open(&url).await.close().await?;
     }
-    let config: PostgresOptions = serde_json::from_value(
+    let options: PostgresOptions = serde_json::from_value(
         json!({ "addr": format!("{path}:{port}"), "user": "tester", "dbname": "postgres" }),
     )
     .unwrap();
-    Storage::<Postgres>::open(config).await?.close().await?;
-    // Without a port it is the usual one.
+    Storage::<Postgres>::open(options).await?.close().await?;
+    // The default port.
     let error = refused(&encoded, "tester").await;
     assert!(error.to_string().contains(&format!("at {path}:5432 can't be reached")), "{error}");
     Ok(())

@@ -1,4 +1,4 @@
-//! TLS in all its modes, logins, sockets.
+//! All modes of TLS, logins and sockets.
 
 use std::{
     fs,
@@ -34,8 +34,8 @@ host    all password all  scram-sha-256
 host    all all      all  trust
 ";
 
-/// A server with TLS, and the folder with the certificates that it can be given.
-fn secured(rules: &str) -> (Server, TempDir) {
+/// A server with TLS, and the folder of the certificates that it may present.
+fn tls_server(rules: &str) -> (Server, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     certificates::make(folder.path());
     let server = Server::prepared(
@@ -65,29 +65,29 @@ async fn present(server: &Server, certificate: &str) {
     {
         administrator.batch_execute(statement).await.unwrap();
     }
-    let begun = Instant::now();
+    let started = Instant::now();
     loop {
         let row = raw(&server.url()).await.query_one("SHOW ssl_cert_file", &[]).await.unwrap();
         if row.get::<_, &str>(0) == certificate {
             return;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "the server keeps its certificate");
+        assert!(started.elapsed() < Duration::from_secs(60), "the server keeps its certificate");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// As PostgreSQL's manual makes them, and as they go wrong.
+/// Certificates as in PostgreSQL's manual, and with common mistakes.
 #[tokio::test]
-async fn certificates_and_what_is_wrong_with_them() -> Result {
-    let (server, folder) = secured("local all all trust\nhost all all all trust\n");
+async fn good_certificates_are_accepted_and_others_explained() -> Result {
+    let (server, folder) = tls_server("local all all trust\nhost all all all trust\n");
     let file = |name: &str| folder.path().join(name).display().to_string();
-    // What can't be read costs nothing.
+    // Certificates that can't be parsed are skipped.
     let text = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
     let damaged = text("other.crt").replace("MII", "M*I");
     let bundle = format!("words\n{damaged}{}-----BEGIN CERTIFICATE-----\n", text("ca.crt"));
     fs::write(folder.path().join("bundle.crt"), bundle).unwrap();
     fs::write(folder.path().join("none.crt"), damaged).unwrap();
-    // Another authority of the same name, alone and beside the server's own certificate.
+    // Another authority with the same name, alone and together with the server's certificate.
     certificates::openssl(
         folder.path(),
         "req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=trusted -keyout namesake.key -out namesake.crt",
@@ -107,7 +107,7 @@ async fn certificates_and_what_is_wrong_with_them() -> Result {
                 (full("none.crt"), Err("holds no certificate")),
                 (full("nowhere.crt"), Err("the file of `sslrootcert` can't be read")),
                 (full("other.crt"), Err("signed by an authority that is not trusted")),
-                // Itself, and nothing else.
+                // It is trusted itself, but no other.
                 (full("server.crt"), Ok(())),
                 (full("elsewhere.crt"), Err("signed by an authority that is not trusted")),
                 (full("namesake.crt"), Err("signed by an authority that is not trusted")),
@@ -119,7 +119,7 @@ async fn certificates_and_what_is_wrong_with_them() -> Result {
             vec![
                 (full("self.crt"), Ok(())),
                 (ca_only("self.crt"), Ok(())),
-                // Another certificate of the same key and name.
+                // Another certificate with the same key and name.
                 (full("lone.crt"), Err("is an authority's (CA:TRUE)")),
                 (full("ca.crt"), Err("is an authority's (CA:TRUE)")),
                 (require.clone(), Ok(())),
@@ -131,13 +131,13 @@ async fn certificates_and_what_is_wrong_with_them() -> Result {
             vec![
                 (require.clone(), Ok(())),
                 (ca_only("ca.crt"), Err("X.509 version 1")),
-                // Also where it is itself in the file.
+                // Even if it is in the trusted file itself.
                 (ca_only("old.crt"), Err("X.509 version 1")),
                 (full("ca.crt"), Err("make one of version 3")),
             ],
         ),
         (
-            // The server is the same, and speaks TLS 1.2 from here on.
+            // The same certificate with TLS 1.2, which the server speaks from here on.
             "old.crt",
             vec![(require.clone(), Ok(()))],
         ),
@@ -162,8 +162,8 @@ async fn certificates_and_what_is_wrong_with_them() -> Result {
             let url = format!("postgres://tester@localhost:{}/postgres?{options}", server.port);
             match (Storage::<Postgres>::open(url.as_str()).await, expected) {
                 (Ok(storage), Ok(())) => storage.close().await?,
-                (Err(error), Err(said)) => {
-                    assert!(error.to_string().contains(said), "{certificate}, {options}: {error}");
+                (Err(error), Err(text)) => {
+                    assert!(error.to_string().contains(text), "{certificate}, {options}: {error}");
                 }
                 (result, _) => panic!("{certificate}, {options}: {:?}", result.err()),
             }
@@ -173,8 +173,8 @@ async fn certificates_and_what_is_wrong_with_them() -> Result {
 }
 
 #[tokio::test]
-async fn tls_in_every_mode_and_logins() -> Result {
-    let (server, folder) = secured(RULES);
+async fn each_tls_mode_and_kind_of_login() -> Result {
+    let (server, folder) = tls_server(RULES);
     let administrator = raw(&server.url()).await;
     for statement in [
         "CREATE ROLE secured LOGIN SUPERUSER",
@@ -206,7 +206,7 @@ async fn tls_in_every_mode_and_logins() -> Result {
         ("tester", "127.0.0.1", format!("sslmode=require&{other}"), Err(ErrorKind::Denied)),
         ("tester", "127.0.0.1", format!("sslmode=verify-ca&{ca}"), Ok(with_tls)),
         ("tester", "127.0.0.1", format!("sslmode=verify-ca&{other}"), Err(ErrorKind::Denied)),
-        // Nobody on this machine knows the authority.
+        // Needs the authority's certificate.
         ("tester", "localhost", "sslmode=verify-ca".to_owned(), Err(ErrorKind::InvalidValue)),
         ("tester", "127.0.0.1", format!("sslmode=verify-full&{ca}"), Err(ErrorKind::Denied)),
         ("tester", "localhost", format!("sslmode=verify-full&{ca}"), Ok(with_tls)),
@@ -233,10 +233,10 @@ async fn tls_in_every_mode_and_logins() -> Result {
             "sslmode=disable&channel_binding=require".to_owned(),
             Err(ErrorKind::Denied),
         ),
-        // It asks for no password.
+        // The server asks for no password, so there is no binding.
         ("tester", "127.0.0.1", "sslmode=require&channel_binding=require".to_owned(), Err(ErrorKind::Denied)),
         ("tester", "localhost", format!("sslmode=verify-full&{ca}&sslnegotiation=postgres"), Ok(with_tls)),
-        // This machine does not know the authority; libpq's word for its certificates asks for all checks.
+        // This machine does not trust the authority; `system` needs `verify-full`.
         ("tester", "localhost", "sslrootcert=system".to_owned(), Err(ErrorKind::Denied)),
         (
             "tester",
@@ -244,7 +244,7 @@ async fn tls_in_every_mode_and_logins() -> Result {
             "sslmode=require&sslrootcert=system".to_owned(),
             Err(ErrorKind::InvalidValue),
         ),
-        // A role that may not make a schema.
+        // A role that may not create a schema.
         ("guest", "127.0.0.1", "schema=other&sslmode=disable".to_owned(), Err(ErrorKind::Denied)),
     ] {
         let url = at(user, host, &options);
@@ -259,7 +259,7 @@ async fn tls_in_every_mode_and_logins() -> Result {
                 assert_eq!(error.outcome(), Outcome::NotApplied);
                 assert!(!format!("{error:?}").contains("wr0ng"));
                 if options.contains("channel_binding=require") {
-                    assert!(error.to_string().contains("has no channel binding"), "{error}");
+                    assert!(error.to_string().contains("does not offer channel binding"), "{error}");
                 }
                 Err(error.kind())
             }
@@ -281,8 +281,9 @@ async fn tls_in_every_mode_and_logins() -> Result {
     storage.close().await
 }
 
-/// A server that speaks TLS from the first byte, and only to those who say that they want PostgreSQL, in front of a real one.
-async fn direct_tls(folder: &std::path::Path, server: u16) -> (u16, tokio::process::Child) {
+/// A TLS proxy in front of a server. It expects TLS from the first byte, with the protocol `postgresql`
+/// (ALPN).
+async fn direct_tls_proxy(folder: &std::path::Path, server: u16) -> (u16, tokio::process::Child) {
     let port = servers::free_port();
     let mut openssl = tokio::process::Command::new("openssl");
     let arguments = format!(
@@ -306,21 +307,21 @@ async fn direct_tls(folder: &std::path::Path, server: u16) -> (u16, tokio::proce
 }
 
 #[tokio::test]
-async fn tls_may_begin_at_once() -> Result {
-    let (server, folder) = secured("local all all trust\nhost all all all trust\n");
-    let (port, _terminator) = direct_tls(folder.path(), server.port).await;
+async fn tls_may_begin_with_the_first_byte() -> Result {
+    let (server, folder) = tls_server("local all all trust\nhost all all all trust\n");
+    let (port, _terminator) = direct_tls_proxy(folder.path(), server.port).await;
     let ca = folder.path().join("ca.crt");
     let url = format!("postgres://tester@localhost:{port}/postgres?sslnegotiation=direct&pool_size=1");
     let full = format!("{url}&sslmode=verify-full&sslrootcert={}", ca.display());
-    let begun = Instant::now();
+    let started = Instant::now();
     let storage = loop {
         match Storage::<Postgres>::open(full.as_str()).await {
             Ok(storage) => break storage,
-            // It does not listen yet.
+            // `openssl` does not listen yet.
             Err(error) if error.code() == Some("os error 111") => {}
             Err(error) => panic!("{error:?}"),
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "openssl does not listen");
+        assert!(started.elapsed() < Duration::from_secs(60), "openssl does not listen");
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     storage.set_config("k", json!(1)).await?;
@@ -329,16 +330,16 @@ async fn tls_may_begin_at_once() -> Result {
 
     let error = Storage::<Postgres>::open(url.as_str()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidValue);
-    assert!(error.to_string().contains("needs `sslmode=require` or more"), "{error}");
+    assert!(error.to_string().contains("needs `sslmode=require` or stronger"), "{error}");
     Ok(())
 }
 
-/// Those that this machine trusts are those of the tests here.
+/// `SSL_CERT_FILE` selects the certificates that this machine trusts.
 #[cfg(feature = "cli")]
 #[test]
-fn system_is_what_this_machine_trusts() {
-    let (server, folder) = secured("local all all trust\nhostssl all all all trust\n");
-    let ping = |trusted: &str, options: &str| {
+fn system_means_the_certificates_that_this_machine_trusts() {
+    let (server, folder) = tls_server("local all all trust\nhostssl all all all trust\n");
+    let open = |trusted: &str, options: &str| {
         let url = format!("postgres://tester@localhost:{}/postgres?{options}", server.port);
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_storage"));
         let ended = command.args(["--url", &url, "schema", "status"]);
@@ -347,46 +348,46 @@ fn system_is_what_this_machine_trusts() {
         (ended.status.success(), String::from_utf8(ended.stderr).unwrap())
     };
     for options in ["sslrootcert=system", "sslmode=verify-full"] {
-        assert_eq!(ping("ca.crt", options), (true, String::new()));
-        let (is_trusted, said) = ping("other.crt", options);
-        assert!(!is_trusted && said.contains("an authority that is not trusted"), "{said}");
-        let (is_trusted, said) = ping("names", options);
-        assert!(!is_trusted && said.contains("this machine trusts no certificates"), "{said}");
+        assert_eq!(open("ca.crt", options), (true, String::new()));
+        let (is_trusted, text) = open("other.crt", options);
+        assert!(!is_trusted && text.contains("an authority that is not trusted"), "{text}");
+        let (is_trusted, text) = open("names", options);
+        assert!(!is_trusted && text.contains("this machine trusts no certificates"), "{text}");
     }
-    let (is_trusted, said) = ping("ca.crt", "sslmode=require&sslrootcert=system");
-    assert!(!is_trusted && said.contains("needs `sslmode=verify-full`"), "{said}");
+    let (is_trusted, text) = open("ca.crt", "sslmode=require&sslrootcert=system");
+    assert!(!is_trusted && text.contains("needs `sslmode=verify-full`"), "{text}");
 }
 
-/// As libpq, but not in silence.
+/// `prefer` falls back as in libpq, but logs a warning.
 #[tokio::test]
-async fn prefer_tells_when_it_goes_without_tls() -> Result {
-    let (server, _folder) = secured("hostnossl all all all trust\n");
-    let heard = Heard::default();
-    let listener = tracing_subscriber::fmt()
+async fn prefer_warns_when_it_falls_back_to_no_tls() -> Result {
+    let (server, _folder) = tls_server("hostnossl all all all trust\n");
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::WARN)
         .with_ansi(false)
-        .with_writer(Arc::new(heard.clone()));
-    let _listens = tracing::subscriber::set_default(listener.finish());
+        .with_writer(Arc::new(log.clone()));
+    let _guard = tracing::subscriber::set_default(subscriber.finish());
     let url = server.url();
     open(&url).await.close().await?;
-    assert_eq!(heard.text(), "", "there was no other way");
+    assert_eq!(log.text(), "", "`disable` needs no warning");
     open(&url.replace("sslmode=disable", "sslmode=prefer")).await.close().await?;
-    let text = heard.text();
-    assert!(text.contains("connected to PostgreSQL without TLS, as `sslmode=prefer` has it"), "{text}");
+    let text = log.text();
+    assert!(text.contains("connected to PostgreSQL without TLS, which `sslmode=prefer` allows"), "{text}");
     assert!(text.contains("does not accept the login"), "{text}");
     Ok(())
 }
 
 #[derive(Clone, Default)]
-struct Heard(Arc<Mutex<Vec<u8>>>);
+struct Log(Arc<Mutex<Vec<u8>>>);
 
-impl Heard {
+impl Log {
     fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }
 
-impl Write for &Heard {
+impl Write for &Log {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(text);
         Ok(text.len())
@@ -397,7 +398,7 @@ impl Write for &Heard {
     }
 }
 
-/// An RDS proxy, as far as it matters: it takes no settings at the start. In front of a real server.
+/// A proxy in front of a server that, like RDS Proxy, refuses settings at the start of a connection.
 async fn proxy_without_settings(server: u16) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -424,7 +425,7 @@ async fn proxy_without_settings(server: u16) -> u16 {
 }
 
 #[tokio::test]
-async fn a_proxy_that_takes_no_settings_is_named() -> Result {
+async fn the_error_of_a_proxy_that_takes_no_settings_names_the_option() -> Result {
     let url = servers::postgres();
     let server = url.split_once("127.0.0.1:").unwrap().1.split_once('/').unwrap().0;
     let proxy = proxy_without_settings(server.parse().unwrap()).await;
@@ -439,7 +440,7 @@ async fn a_proxy_that_takes_no_settings_is_named() -> Result {
 }
 
 #[tokio::test]
-async fn a_pooler_that_nobody_told_us_of_is_named() -> Result {
+async fn the_error_of_an_unexpected_pooler_names_the_option() -> Result {
     let url = servers::pgbouncer().replace("&pgbouncer=true", "");
     let error = Storage::<Postgres>::open(url.as_str()).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unsupported, Outcome::NotApplied));

@@ -1,4 +1,4 @@
-//! Servers that are set up to write what is stored into their log.
+//! Servers whose settings make them log stored values.
 
 use std::{fs, path::Path, time::Duration, time::Instant};
 
@@ -7,21 +7,21 @@ use serde_json::json;
 
 use crate::{Result, config, key, open, raw, servers::postgres::Server};
 
-/// The log, once this mark is in it: what was written before is then there, too.
+/// The log once it contains this mark, and so everything before it.
 async fn log_up_to(server: &Server, folder: &Path, mark: &str) -> String {
     raw(&server.url()).await.batch_execute(&format!("DO $$ BEGIN RAISE LOG '{mark}'; END $$")).await.unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     loop {
         let log = fs::read_to_string(folder.join("server.log")).unwrap_or_default();
         if log.contains(mark) {
             return log;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "the log is not written");
+        assert!(started.elapsed() < Duration::from_secs(60), "the log is not written");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// Stores a credential, and fails to store another one, since a transaction holds it.
+/// Stores a credential, and fails to store a config value that a transaction has locked.
 async fn store(storage: &Storage<Postgres>, token: &str) -> Result {
     storage.set_credential("a", json!({ "token": token })).await?;
     let mut holder = storage.begin().await?;
@@ -32,12 +32,12 @@ async fn store(storage: &Storage<Postgres>, token: &str) -> Result {
 }
 
 #[tokio::test]
-async fn stats_warn_where_the_server_logs_what_is_stored() -> Result {
+async fn stats_warn_of_settings_that_log_stored_values() -> Result {
     let server = Server::start(&["logging_collector=on", "log_filename=server.log", "log_directory=log"]);
     let folder = server.folder.path().join("data/log");
     let administrator = raw(&server.url()).await;
-    // The settings of a role, and the one of them that is to be told, if it is.
-    for (number, (settings, told)) in [
+    // The settings of a role, and the one that is reported.
+    for (number, (settings, reported)) in [
         ("log_duration = on", None),
         ("log_statement = 'ddl'", None),
         ("log_statement = 'mod'", Some("log_statement")),
@@ -69,19 +69,19 @@ async fn stats_warn_where_the_server_logs_what_is_stored() -> Result {
             let storage = open(&format!("{url}&lock_timeout=50ms&pgbouncer={pooled}")).await;
             let stats = storage.stats().await?;
             if pooled {
-                // The session has no timeouts of its own then.
+                // The session has no `lock_timeout` then.
                 storage.set_credential("a", json!({ "token": token })).await?;
             } else {
                 store(&storage, &token).await?;
             }
             let log = log_up_to(&server, &folder, &format!("mark {number} {pooled}.")).await;
             let is_logged = log.contains(&token);
-            let is_error = told == Some("log_parameter_max_length_on_error");
-            assert_eq!(is_logged, told.is_some() && !(is_error && pooled), "{settings}, {pooled}");
-            assert_eq!(stats.details.get("parameters_logged_by").and_then(|settings| settings.as_str()), told, "{settings}");
-            let warning = told.map(|told| format!("into its log ({told})")).unwrap_or_default();
+            let is_error = reported == Some("log_parameter_max_length_on_error");
+            assert_eq!(is_logged, reported.is_some() && !(is_error && pooled), "{settings}, {pooled}");
+            assert_eq!(stats.details.get("parameters_logged_by").and_then(|settings| settings.as_str()), reported, "{settings}");
+            let warning = reported.map(|setting| format!("into its log ({setting})")).unwrap_or_default();
             let warnings = stats.details["warnings"].to_string();
-            assert_eq!(warnings.contains("into its log ("), told.is_some(), "{warnings}");
+            assert_eq!(warnings.contains("into its log ("), reported.is_some(), "{warnings}");
             assert!(warnings.contains(&warning), "{warnings}");
             storage.close().await?;
         }

@@ -1,4 +1,4 @@
-//! What only PostgreSQL has: its transactions, its SQL, its server's death.
+//! PostgreSQL's own behavior: transactions, SQL, and failures of the server.
 #![cfg(feature = "postgres")]
 
 mod calls;
@@ -33,12 +33,12 @@ async fn open(url: &str) -> Storage<Postgres> {
     Storage::open(url).await.expect("a PostgreSQL store opens")
 }
 
-/// A size that a long run may raise: `GATEWAY_STORAGE_TEST_ROUNDS=1000`.
+/// The number of rounds, which a long run raises: `GATEWAY_STORAGE_TEST_ROUNDS=1000`.
 fn rounds(usual: usize) -> usize {
     std::env::var("GATEWAY_STORAGE_TEST_ROUNDS").map_or(usual, |rounds| rounds.parse().expect("a number"))
 }
 
-/// The plain driver: what another program would use.
+/// A connection of the plain driver, as another program would use.
 async fn raw(url: &str) -> Client {
     let config = PostgresOptions::try_from(url).unwrap();
     let (host, port) = config.addr.rsplit_once(':').unwrap();

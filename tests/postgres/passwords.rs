@@ -22,44 +22,44 @@ async fn set(administrator: &Client, password: &str) {
     administrator.batch_execute(&format!("ALTER ROLE rotating PASSWORD '{password}'")).await.unwrap();
 }
 
-/// Ends the connections of the role, and waits until the store has seen it.
+/// Terminates the connections of the role and waits until the store has noticed.
 async fn end_connections(administrator: &Client, storage: &Storage<Postgres>) {
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotating'";
     administrator.batch_execute(end).await.unwrap();
     let alive = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'rotating'";
-    let begun = Instant::now();
+    let started = Instant::now();
     while administrator.query_one(alive, &[]).await.unwrap().get::<_, i64>(0) > 0 {
-        assert!(begun.elapsed() < Duration::from_secs(30), "the connections stay");
+        assert!(started.elapsed() < Duration::from_secs(30), "the connections stay");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // A request on the connection that has just ended may still be told so, once.
+    // One request may still get the error of the terminated connection.
     drop(storage.get_config("a").await);
 }
 
-/// The password is one, two, three; each new connection asks for it where it is kept.
-async fn follows(administrator: &Client, storage: Storage<Postgres>, keep: impl Fn(&str)) -> Result {
+/// Changes the password from "one" to "two" and "three". Each new connection must read it from its source.
+async fn check_changes(administrator: &Client, storage: Storage<Postgres>, store: impl Fn(&str)) -> Result {
     storage.set_config("a", json!(1)).await?;
-    keep("two");
+    store("two");
     set(administrator, "two").await;
     storage.set_config("a", json!(2)).await?;
     end_connections(administrator, &storage).await;
     storage.set_config("a", json!(3)).await?;
 
-    // A pool that must widen.
+    // The pool must open a connection.
     set(administrator, "three").await;
     let held = storage.begin().await?;
     let error = storage.get_config("a").await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Denied, Outcome::NotApplied), "{error:?}");
     assert_eq!(error.code(), Some("28P01"));
     assert!(!format!("{error:?}").contains("two"));
-    keep("three");
+    store("three");
     assert_eq!(*storage.get_config("a").await?.value(), 3);
     held.rollback().await?;
     storage.close().await
 }
 
 #[tokio::test]
-async fn a_password_that_changes_is_found_where_it_is_kept() -> Result {
+async fn a_changed_password_is_read_from_its_source() -> Result {
     let server = server();
     let administrator = raw(&server.url()).await;
     administrator.batch_execute("CREATE ROLE rotating LOGIN SUPERUSER PASSWORD 'one'").await.unwrap();
@@ -67,25 +67,25 @@ async fn a_password_that_changes_is_found_where_it_is_kept() -> Result {
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("password");
-    let keep = |password: &str| fs::write(&file, format!("{password}\n")).unwrap();
-    keep("one");
+    let store = |password: &str| fs::write(&file, format!("{password}\n")).unwrap();
+    store("one");
     let url_of_file = format!("{url}&schema=of_file&password_file={}", file.display());
-    follows(&administrator, open(&url_of_file).await, keep).await?;
+    check_changes(&administrator, open(&url_of_file).await, store).await?;
 
     set(&administrator, "one").await;
     let token = Arc::new(Mutex::new("one".to_owned()));
-    let mut config = PostgresOptions::try_from(&*format!("{url}&schema=of_call")).unwrap();
+    let mut options = PostgresOptions::try_from(&*format!("{url}&schema=of_call")).unwrap();
     let read = token.clone();
-    config.password = Some(Secret::call(move || {
+    options.password = Some(Secret::call(move || {
         let token = read.lock().unwrap().clone();
         async move { io::Result::Ok(token) }
     }));
-    let storage = Storage::<Postgres>::open(config).await?;
-    follows(&administrator, storage, |password| *token.lock().unwrap() = password.to_owned()).await
+    let storage = Storage::<Postgres>::open(options).await?;
+    check_changes(&administrator, storage, |password| *token.lock().unwrap() = password.to_owned()).await
 }
 
 #[tokio::test]
-async fn a_password_that_is_not_there_is_told() -> Result {
+async fn a_missing_password_is_an_error() -> Result {
     let server = server();
     let url = server.url().replace("tester@", "rotating@");
     let missing = format!("{url}&password_file=/nowhere/password");
@@ -93,16 +93,16 @@ async fn a_password_that_is_not_there_is_told() -> Result {
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
     assert!(error.to_string().contains("/nowhere/password"), "{error}");
 
-    let mut config = PostgresOptions::try_from(&*url).unwrap();
-    config.connect_timeout = Duration::from_millis(200);
-    config.password = Some(Secret::call(|| async {
+    let mut options = PostgresOptions::try_from(&*url).unwrap();
+    options.connect_timeout = Duration::from_millis(200);
+    options.password = Some(Secret::call(|| async {
         tokio::time::sleep(Duration::from_secs(3600)).await;
         io::Result::Ok("one".to_owned())
     }));
-    let begun = Instant::now();
-    let error = Storage::<Postgres>::open(config).await.unwrap_err();
+    let started = Instant::now();
+    let error = Storage::<Postgres>::open(options).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
-    assert!(error.to_string().contains("the password was not there in time"), "{error}");
-    assert!(begun.elapsed() < Duration::from_secs(8), "not by the call's own deadline");
+    assert!(error.to_string().contains("timed out waiting for the password"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(8), "the connect timeout must end the wait");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The pool: resized, and fair.
+//! The pool: resizing and fairness.
 
 use std::{
     sync::{
@@ -45,16 +45,16 @@ async fn no_call_fails_while_the_pool_is_resized() -> Result {
         assert!(max >= 50 || pool.waiting > 0, "64 tasks wait for {max}: {pool:?}");
         open_before = pool.open;
     }
-    // The server sees it too: two, and the one of the transaction that began before all this.
+    // The server sees two connections, and that of the transaction on the first pool.
     let administrator = crate::raw(&server.url()).await;
     let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'gateway-storage'";
-    let begun = Instant::now();
+    let started = Instant::now();
     loop {
         let seen: i64 = administrator.query_one(sessions, &[]).await.unwrap().get(0);
         if seen <= 3 {
             break;
         }
-        assert!(begun.elapsed() < Duration::from_secs(5), "{seen} sessions");
+        assert!(started.elapsed() < Duration::from_secs(5), "{seen} sessions");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     running.store(false, Ordering::Relaxed);
@@ -69,7 +69,7 @@ async fn no_call_fails_while_the_pool_is_resized() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_came_first_goes_first() -> Result {
+async fn calls_are_served_in_order() -> Result {
     let server = Server::start(&[]);
     let storage = open(&format!("{}&pool_size=4", server.url())).await;
     storage.set_config("k", json!(1)).await?;
@@ -80,9 +80,9 @@ async fn whoever_came_first_goes_first() -> Result {
             tokio::spawn(async move {
                 let (mut calls, mut slowest) = (0, Duration::ZERO);
                 while Instant::now() < stop {
-                    let begun = Instant::now();
+                    let started = Instant::now();
                     storage.get_config("k").await.unwrap();
-                    (calls, slowest) = (calls + 1, slowest.max(begun.elapsed()));
+                    (calls, slowest) = (calls + 1, slowest.max(started.elapsed()));
                 }
                 (calls, slowest)
             })
@@ -96,6 +96,6 @@ async fn whoever_came_first_goes_first() -> Result {
     }
     let (fewest, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
     println!("each task got {fewest} to {most} calls, the slowest took {slowest:?}");
-    assert!(fewest * 3 > *most, "someone starves: {fewest} to {most}");
+    assert!(fewest * 3 > *most, "a task starves: {fewest} to {most}");
     storage.close().await
 }

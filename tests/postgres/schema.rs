@@ -1,4 +1,4 @@
-//! Migrations: who makes the schema, and which one is refused.
+//! The schema: creation, migration and refusal.
 
 use std::process::Command;
 
@@ -10,24 +10,24 @@ use serde_json::json;
 
 use crate::{Result, open, raw, schema, servers};
 
-fn config(url: &str) -> PostgresOptions {
+fn options(url: &str) -> PostgresOptions {
     PostgresOptions::try_from(url).unwrap()
 }
 
 #[tokio::test]
-async fn a_schema_is_made_once_and_only_if_wanted() -> Result {
+async fn a_schema_is_created_once_and_only_if_allowed() -> Result {
     let url = servers::postgres();
-    let status = Postgres::schema_status(config(&url)).await?;
+    let status = Postgres::schema_status(options(&url)).await?;
     assert_eq!(
         (status.version, status.schema.as_str(), status.is_current()),
         (0, schema(&url).as_str(), false)
     );
     let error = Storage::<Postgres>::open(format!("{url}&create=false").as_str()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    let status = Postgres::migrate(config(&url)).await?;
+    let status = Postgres::migrate(options(&url)).await?;
     assert!(status.is_current() && status.version == status.latest && status.latest > 0);
-    assert_eq!(Postgres::migrate(config(&url)).await?, status);
-    assert_eq!(Postgres::schema_status(config(&url)).await?, status);
+    assert_eq!(Postgres::migrate(options(&url)).await?, status);
+    assert_eq!(Postgres::schema_status(options(&url)).await?, status);
     open(&format!("{url}&create=false")).await.close().await
 }
 
@@ -39,7 +39,7 @@ async fn a_schema_of_another_version_is_refused() -> Result {
     let change = async |sql: &str| {
         administrator.batch_execute(&sql.replace("{s}", &schema(&url))).await.unwrap();
         let opened = Storage::<Postgres>::open(url.as_str()).await.map(drop).map_err(|error| error.kind());
-        let status = Postgres::schema_status(config(&url)).await.map(drop).map_err(|error| error.kind());
+        let status = Postgres::schema_status(options(&url)).await.map(drop).map_err(|error| error.kind());
         assert_eq!(opened, status);
         opened
     };
@@ -50,16 +50,16 @@ async fn a_schema_of_another_version_is_refused() -> Result {
     Ok(())
 }
 
-/// A database that was made before there were plans.
+/// A database from before plans were added.
 #[tokio::test]
-async fn an_older_schema_is_migrated_only_if_wanted() -> Result {
+async fn an_older_schema_is_migrated_only_if_allowed() -> Result {
     let url = servers::postgres();
     let storage = open(&url).await;
     storage.set_config("k", json!(1)).await?;
     storage.close().await?;
     let older = "DROP TABLE {s}.plans, {s}.plan_audit; DELETE FROM {s}.schema_migrations WHERE version = 2";
     raw(&url).await.batch_execute(&older.replace("{s}", &schema(&url))).await.unwrap();
-    assert_eq!(Postgres::schema_status(config(&url)).await?.version, 1);
+    assert_eq!(Postgres::schema_status(options(&url)).await?.version, 1);
     let error = Storage::<Postgres>::open(format!("{url}&create=false").as_str()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let storage = open(&url).await;
@@ -68,9 +68,9 @@ async fn an_older_schema_is_migrated_only_if_wanted() -> Result {
     storage.close().await
 }
 
-/// While a rolling update migrates: what is prepared is so for columns of another type.
+/// A rolling update migrates the schema while connections have statements prepared for the old column types.
 #[tokio::test]
-async fn a_migration_meanwhile_fails_no_call() -> Result {
+async fn no_call_fails_during_a_migration() -> Result {
     let url = servers::postgres();
     let storage = open(&format!("{url}&pool_size=1")).await;
     storage.set_config("a", json!(1)).await?;
@@ -84,7 +84,7 @@ async fn a_migration_meanwhile_fails_no_call() -> Result {
 }
 
 #[tokio::test]
-async fn a_strange_name_of_a_schema_is_a_name() -> Result {
+async fn the_name_of_a_schema_may_hold_quotes_and_sql() -> Result {
     let url = servers::postgres();
     let name = format!("{}\"; DROP TABLE 'x' %s --", schema(&url));
     let encoded: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect();
@@ -135,14 +135,14 @@ fn the_command_shows_and_migrates_the_schema() {
         let text = String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap();
         (ended.status.code().unwrap(), text)
     };
-    assert_eq!(storage(&["config", "get", "k"]).0, 5, "reading makes no schema");
+    assert_eq!(storage(&["config", "get", "k"]).0, 5, "reading creates no schema");
     let (code, text) = storage(&["schema", "status", "--output", "json"]);
     let status: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &status["version"], &status["current"]), (0, &json!(0), &json!(false)), "{text}");
     assert_eq!(storage(&["schema", "up"]).0, 0);
     let (code, text) = storage(&["schema", "status"]);
     assert!(code == 0 && text.contains("current"), "{text}");
-    assert_eq!(storage(&["config", "get", "k"]).0, 1, "there is a store now, and nothing in it");
+    assert_eq!(storage(&["config", "get", "k"]).0, 1, "the store exists and is empty");
     let (code, text) = storage(&["cache", "get", "k"]);
     assert!(code == 6 && text.contains("`Postgres` cannot cache"), "{text}");
     let (code, text) = storage(&["doctor", "--output", "json"]);

@@ -1,4 +1,4 @@
-//! What the server sees: statements, round trips and tables.
+//! The statements that the server receives, and the tables that it holds.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ use serde_json::json;
 
 use crate::{Result, config, key, open, raw, servers, servers::postgres::Server};
 
-/// In every key and value below.
+/// Part of every key and value below.
 const MARK: &str = "mark-51c2";
 
 #[tokio::test]
-async fn an_operation_is_one_statement_and_a_batch_one_for_each_chunk() -> Result {
+async fn an_operation_is_one_statement_and_a_batch_one_per_chunk() -> Result {
     let server = Server::start(&["shared_preload_libraries=pg_stat_statements"]);
     let administrator = raw(&server.url()).await;
     administrator.batch_execute("CREATE EXTENSION pg_stat_statements").await.unwrap();
@@ -27,11 +27,11 @@ async fn an_operation_is_one_statement_and_a_batch_one_for_each_chunk() -> Resul
             .iter()
             .map(|id| Record::Credential { id: id.clone(), credential: credential.clone() })
             .collect();
-        // Each statement, and how often it ran since the last look.
+        // Each statement, and how often it ran since the last call of this closure.
         let statements = async || {
-            let seen = "SELECT query, sum(calls)::bigint FROM pg_stat_statements WHERE query NOT LIKE '%pg_stat_statements%' \
+            let calls = "SELECT query, sum(calls)::bigint FROM pg_stat_statements WHERE query NOT LIKE '%pg_stat_statements%' \
                         GROUP BY query";
-            let rows = administrator.query(seen, &[]).await.unwrap();
+            let rows = administrator.query(calls, &[]).await.unwrap();
             administrator.batch_execute("SELECT pg_stat_statements_reset()").await.unwrap();
             rows.iter().map(|row| (row.get(0), row.get(1))).collect::<BTreeMap<String, i64>>()
         };
@@ -87,7 +87,7 @@ async fn an_operation_is_one_statement_and_a_batch_one_for_each_chunk() -> Resul
 }
 
 #[tokio::test]
-async fn what_is_stored_can_be_queried_and_comes_back_equal() -> Result {
+async fn stored_documents_can_be_queried_and_read_back_unchanged() -> Result {
     let url = servers::postgres();
     let storage = open(&url).await;
     let value =
@@ -108,18 +108,18 @@ async fn what_is_stored_can_be_queried_and_comes_back_equal() -> Result {
     let row = other.query_one(&query, &[]).await.unwrap();
     assert_eq!((row.get(0), row.get(1)), ("alice", 42_i64));
 
-    // What another program left.
+    // Documents from another program.
     for (text, readable) in [("{\"a\": 1,\n \"b\":[ ]}", true), ("[1]", false), ("{\"n\":1e999}", false)] {
         let put = format!(
-            "INSERT INTO {schema}.credentials VALUES ('left', $1::text::json) ON CONFLICT (id) DO UPDATE SET value = excluded.value"
+            "INSERT INTO {schema}.credentials VALUES ('other', $1::text::json) ON CONFLICT (id) DO UPDATE SET value = excluded.value"
         );
         other.execute(&put, &[&text]).await.unwrap();
-        match storage.get_credential("left").await {
+        match storage.get_credential("other").await {
             Ok(found) => assert!(readable && found == json!({ "a": 1, "b": [] }).try_into()?),
             Err(error) => {
                 assert!(!readable, "{text}");
-                assert_eq!((error.kind(), error.key()), (ErrorKind::Corrupt, Some(&key("left"))));
-                let found = storage.get_credentials(&[key("alice"), key("left")]).await?;
+                assert_eq!((error.kind(), error.key()), (ErrorKind::Corrupt, Some(&key("other"))));
+                let found = storage.get_credentials(&[key("alice"), key("other")]).await?;
                 assert_eq!((found.credentials.len(), found.failures.len()), (1, 1));
             }
         }
@@ -128,7 +128,7 @@ async fn what_is_stored_can_be_queried_and_comes_back_equal() -> Result {
 }
 
 #[tokio::test]
-async fn an_export_is_a_snapshot_whatever_happens_meanwhile() -> Result {
+async fn an_export_is_a_snapshot_despite_concurrent_writes() -> Result {
     let storage = open(&format!("{}&idle_in_transaction_session_timeout=300ms", servers::postgres())).await;
     let ids: Vec<Key> = (0..1200).map(|n| key(&format!("{n:04}"))).collect();
     let before: Credential = json!({ "when": "before" }).try_into()?;
@@ -144,7 +144,7 @@ async fn an_export_is_a_snapshot_whatever_happens_meanwhile() -> Result {
     storage.set_config("a", json!("after")).await?;
     storage.set_config("b", json!("after")).await?;
     storage.increment_usage("a", "n", 1).await?;
-    // Whoever reads it may take longer than the server allows a transaction to be silent.
+    // A consumer may pause for longer than the idle timeout of transactions.
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     let mut records = vec![first];
     while let Some(record) = export.next().await {

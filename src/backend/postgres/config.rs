@@ -1,4 +1,4 @@
-//! Configuration: a table of JSON.
+//! Config values: a table of JSON.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,6 @@ use crate::{
     error::Kind,
 };
 
-pub(super) fn missing(key: &Key) -> Error {
-    Error::not_found(Kind::Config, key)
-}
-
 pub(super) fn read(key: &Key, row: &tokio_postgres::Row, at: usize) -> Result<ConfigValue> {
     let Json(text) = column(row, at)?;
     decode_config(text).map_err(|error| error.with_key(key))
@@ -26,7 +22,7 @@ impl ConfigStore for Postgres {
     async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
         let name = [Parameter::Text(key.as_str())];
         let reply = self.call()?.run(Effect::Read, Sql::GetConfig, &name).await?;
-        read(key, reply.rows.first().ok_or_else(|| missing(key))?, 0)
+        read(key, reply.rows.first().ok_or_else(|| Error::not_found(Kind::Config, key))?, 0)
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
@@ -38,7 +34,7 @@ impl ConfigStore for Postgres {
     async fn delete_config(&self, key: &Key) -> Result<()> {
         let name = [Parameter::Text(key.as_str())];
         match self.call()?.run(Effect::Write, Sql::DeleteConfig, &name).await?.count {
-            0 => Err(missing(key)),
+            0 => Err(Error::not_found(Kind::Config, key)),
             _ => Ok(()),
         }
     }

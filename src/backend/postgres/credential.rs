@@ -14,16 +14,12 @@ use crate::{
     error::Kind,
 };
 
-pub(super) fn missing(id: &Key) -> Error {
-    Error::not_found(Kind::Credential, id)
-}
-
 pub(super) fn read(id: &Key, row: &tokio_postgres::Row, at: usize) -> Result<Credential> {
     let Json(text) = column(row, at)?;
     decode_credential(text).map_err(|error| error.with_key(id))
 }
 
-/// Stores documents under different names, given in order, and says which failed.
+/// Stores documents under distinct keys, given in order. Returns the error of each that failed.
 pub(super) async fn set_documents<'k>(
     call: &Call<'_>,
     statement: Sql,
@@ -57,7 +53,7 @@ impl CredentialStore for Postgres {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
         let name = [Parameter::Text(id.as_str())];
         let reply = self.call()?.run(Effect::Read, Sql::GetCredential, &name).await?;
-        read(id, reply.rows.first().ok_or_else(|| missing(id))?, 0)
+        read(id, reply.rows.first().ok_or_else(|| Error::not_found(Kind::Credential, id))?, 0)
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
@@ -69,7 +65,7 @@ impl CredentialStore for Postgres {
     async fn delete_credential(&self, id: &Key) -> Result<()> {
         let name = [Parameter::Text(id.as_str())];
         match self.call()?.run(Effect::Write, Sql::DeleteCredential, &name).await?.count {
-            0 => Err(missing(id)),
+            0 => Err(Error::not_found(Kind::Credential, id)),
             _ => Ok(()),
         }
     }
@@ -136,7 +132,7 @@ impl CredentialStore for Postgres {
             for id in chunk {
                 match &result {
                     Ok(deleted) if deleted.contains(*id) => {}
-                    Ok(_) => drop(failed.insert(*id, missing(id))),
+                    Ok(_) => drop(failed.insert(*id, Error::not_found(Kind::Credential, id))),
                     Err(error) => drop(failed.insert(*id, error.clone())),
                 }
             }

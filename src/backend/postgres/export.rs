@@ -1,4 +1,4 @@
-//! Everything out, from one snapshot and in bounded memory, and records in.
+//! Exports from one snapshot in bounded memory, and imports.
 
 use std::{collections::BTreeMap, vec};
 
@@ -17,20 +17,20 @@ use crate::{
     codec::{encode_config, encode_credential},
 };
 
-/// A consumer may take its time between two records.
+/// Without the idle timeout, since a consumer may pause between records.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
     SET LOCAL idle_in_transaction_session_timeout = 0";
 
-/// Where an export is: which kind, and after which record. No key is empty.
+/// The position of an export: a kind, and the last key read. It is empty at the start: no key is.
 #[derive(Clone)]
-enum Place {
+enum Position {
     Credentials(String),
     Configs(String),
     Usage(String, String),
     End,
 }
 
-/// A page of documents ends after this many of them, or this many bytes and the document that crosses them.
+/// A page of documents ends after this many of them, or with the one that exceeds this many bytes.
 const PAGE: i64 = 250;
 const PAGE_BYTES: i64 = 4 << 20;
 
@@ -38,8 +38,8 @@ struct Export {
     postgres: Postgres,
     session: Option<Session>,
     page: vec::IntoIter<Record>,
-    place: Place,
-    /// How many documents the server looks at for the next page: it reads them all to know how long they are.
+    position: Position,
+    /// How many documents the server considers for the next page: it reads all of them to know their sizes.
     limit: i64,
 }
 
@@ -49,21 +49,21 @@ impl Export {
             if let Some(record) = self.page.next() {
                 return Ok(Some(record));
             }
-            if matches!(self.place, Place::End) {
+            if matches!(self.position, Position::End) {
                 self.session = None;
                 return Ok(None);
             }
             let page = self.read_page().await?;
             self.limit = PAGE.min(2 * page.len() as i64).max(1);
-            self.place = match (page.last(), &self.place) {
-                (Some(Record::Credential { id, .. }), _) => Place::Credentials(id.as_str().to_owned()),
-                (Some(Record::Config { key, .. }), _) => Place::Configs(key.as_str().to_owned()),
+            self.position = match (page.last(), &self.position) {
+                (Some(Record::Credential { id, .. }), _) => Position::Credentials(id.as_str().to_owned()),
+                (Some(Record::Config { key, .. }), _) => Position::Configs(key.as_str().to_owned()),
                 (Some(Record::Usage { key, field, .. }), _) => {
-                    Place::Usage(key.as_str().to_owned(), field.as_str().to_owned())
+                    Position::Usage(key.as_str().to_owned(), field.as_str().to_owned())
                 }
-                (None, Place::Credentials(_)) => Place::Configs(String::new()),
-                (None, Place::Configs(_)) => Place::Usage(String::new(), String::new()),
-                (None, Place::Usage(..) | Place::End) => Place::End,
+                (None, Position::Credentials(_)) => Position::Configs(String::new()),
+                (None, Position::Configs(_)) => Position::Usage(String::new(), String::new()),
+                (None, Position::Usage(..) | Position::End) => Position::End,
             };
             self.page = page.into_iter();
         }
@@ -77,11 +77,13 @@ impl Export {
             none => none.insert(Session::begin(&call, BEGIN).await?),
         };
         let (limit, bytes) = (Parameter::Number(self.limit), Parameter::Number(PAGE_BYTES));
-        let (statement, after) = match &self.place {
-            Place::Credentials(id) => (Sql::PageCredentials, vec![Parameter::Text(id), limit, bytes]),
-            Place::Configs(key) => (Sql::PageConfigs, vec![Parameter::Text(key), limit, bytes]),
-            Place::Usage(key, field) => (Sql::PageUsage, vec![Parameter::Text(key), Parameter::Text(field)]),
-            Place::End => return Ok(Vec::new()),
+        let (statement, after) = match &self.position {
+            Position::Credentials(id) => (Sql::PageCredentials, vec![Parameter::Text(id), limit, bytes]),
+            Position::Configs(key) => (Sql::PageConfigs, vec![Parameter::Text(key), limit, bytes]),
+            Position::Usage(key, field) => {
+                (Sql::PageUsage, vec![Parameter::Text(key), Parameter::Text(field)])
+            }
+            Position::End => return Ok(Vec::new()),
         };
         let reply = session.run(&call, statement, &after).await?;
         reply
@@ -89,12 +91,12 @@ impl Export {
             .iter()
             .map(|row| {
                 let key = key(row, 0)?;
-                Ok(match self.place {
-                    Place::Credentials(_) => {
+                Ok(match self.position {
+                    Position::Credentials(_) => {
                         Record::Credential { credential: credential::read(&key, row, 1)?, id: key }
                     }
-                    Place::Configs(_) => Record::Config { value: config::read(&key, row, 1)?, key },
-                    Place::Usage(..) | Place::End => {
+                    Position::Configs(_) => Record::Config { value: config::read(&key, row, 1)?, key },
+                    Position::Usage(..) | Position::End => {
                         Record::Usage { key, field: super::statement::key(row, 1)?, count: column(row, 2)? }
                     }
                 })
@@ -125,13 +127,13 @@ async fn set_counters<'k>(
 }
 
 impl Exportable for Postgres {
-    /// A snapshot, taken when the stream is first asked for a record. It holds a connection until it ends or is dropped.
+    /// A snapshot, taken when the stream is first polled. It holds a connection until it ends or is dropped.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         let export = Export {
             postgres: self.clone(),
             session: None,
             page: Vec::new().into_iter(),
-            place: Place::Credentials(String::new()),
+            position: Position::Credentials(String::new()),
             limit: PAGE,
         };
         stream::unfold(Some(export), |export| async {
@@ -147,16 +149,16 @@ impl Exportable for Postgres {
         true
     }
 
-    /// Yes, unless the pool has one connection only.
+    /// True unless the pool has only one connection.
     fn imports_while_exporting(&self) -> bool {
-        self.server.lane().map_or(true, |lane| lane.max() > 1)
+        self.server.pool().map_or(true, |pool| pool.max() > 1)
     }
 
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
         let call = self.call()?;
         let (mut credentials, mut configs, mut counters) =
             (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        // The last one stays.
+        // The last record of a key wins.
         for record in records {
             match record {
                 Record::Credential { id, credential } => drop(credentials.insert(id, credential)),
@@ -165,8 +167,8 @@ impl Exportable for Postgres {
             }
         }
         let credentials: Vec<_> =
-            credentials.into_iter().map(|(id, of)| (id, encode_credential(of))).collect();
-        let configs: Vec<_> = configs.into_iter().map(|(key, of)| (key, encode_config(of))).collect();
+            credentials.into_iter().map(|(id, credential)| (id, encode_credential(credential))).collect();
+        let configs: Vec<_> = configs.into_iter().map(|(key, value)| (key, encode_config(value))).collect();
         let counters: Vec<_> = counters.into_iter().collect();
         let credentials = credential::set_documents(&call, Sql::SetCredentials, &credentials).await;
         let configs = credential::set_documents(&call, Sql::SetConfigs, &configs).await;

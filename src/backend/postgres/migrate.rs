@@ -1,4 +1,4 @@
-//! The schema's versions, and how a database gets to the latest.
+//! The versions of the schema, and the migration to the latest.
 
 use std::fmt::Write;
 
@@ -12,14 +12,15 @@ use super::{
 };
 use crate::{Backend, Error, ErrorKind, Result, backend::remote::Effect};
 
-/// Each leads from the version before it. They are never changed, only added: `{s}` stands for the schema.
+/// Each migrates from the version before it. Released migrations never change. `{s}` stands for the schema.
 const MIGRATIONS: [&str; 2] = [
-    // json keeps its text, jsonb does not. Counters change in place: room in the page keeps their index entries.
+    // `json` keeps its text, `jsonb` does not. Counters are updated often: with free space in the page (HOT
+    // updates), their index entries stay.
     "CREATE TABLE {s}.credentials (id text COLLATE \"C\" PRIMARY KEY, value json NOT NULL); \
      CREATE TABLE {s}.configs (key text COLLATE \"C\" PRIMARY KEY, value json NOT NULL); \
      CREATE TABLE {s}.usage (key text COLLATE \"C\", field text COLLATE \"C\", count bigint NOT NULL, \
      PRIMARY KEY (key, field)) WITH (fillfactor = 70)",
-    // Plans, and the audit of who applied them.
+    // Plans and their audit.
     "CREATE TABLE {s}.plans (key text COLLATE \"C\" PRIMARY KEY, payload text NOT NULL, mutations bigint NOT NULL, \
      stage text, applied timestamptz NOT NULL, expires timestamptz NOT NULL, rolled_back timestamptz, \
      keys text[] NOT NULL, changes json NOT NULL); \
@@ -29,41 +30,41 @@ const MIGRATIONS: [&str; 2] = [
      finished timestamptz NOT NULL, micros bigint NOT NULL, mutations bigint NOT NULL, payload text, error text)",
 ];
 
-/// What a database's schema is, and what it could be.
+/// The schema version of a database, and the one that this crate needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SchemaStatus {
     /// The schema's name.
     pub schema: String,
-    /// The version that the database has. 0: there is no schema.
+    /// The version in the database. 0: the schema does not exist.
     pub version: u32,
     /// The version that this crate works with.
     pub latest: u32,
 }
 
 impl SchemaStatus {
-    /// Whether a store can be opened on it as it is.
+    /// Whether a store can be opened without a migration.
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.version == self.latest
     }
 }
 
-/// A migration's text can't change without a notice.
+/// Detects a change of a migration's text.
 fn checksum(migration: &str) -> String {
     Sha256::digest(migration).iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a String takes everything");
+        write!(text, "{byte:02x}").expect("writing to a String does not fail");
         text
     })
 }
 
-/// Of all who open a store on this schema at once, one at a time migrates.
+/// The key of the advisory lock under which one process at a time migrates this schema.
 fn lock_of(schema: &str) -> i64 {
     let digest = Sha256::digest(format!("gateway-storage schema {schema}"));
     i64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
 }
 
-/// The version, if everything that was applied is what we would have applied.
+/// The version, if the applied migrations are those of this crate.
 fn version_of(applied: &Reply) -> Result<usize> {
     for (at, row) in applied.rows.iter().enumerate() {
         let (version, found): (i64, &str) = (column(row, 0)?, column(row, 1)?);
@@ -87,30 +88,30 @@ fn version_of(applied: &Reply) -> Result<usize> {
 }
 
 impl Postgres {
-    /// Compares a database's schema with the one that this crate works with. Changes nothing.
+    /// Reports the schema version of a database. Changes nothing.
     ///
     /// # Errors
     ///
-    /// What the server says, [`Unsupported`](ErrorKind::Unsupported) if a later version of this crate migrated it,
-    /// [`Corrupt`](ErrorKind::Corrupt) if it is not ours.
-    pub async fn schema_status(config: PostgresOptions) -> Result<SchemaStatus> {
-        let postgres = Self::new(config).await?;
+    /// Errors of the server, [`Unsupported`](ErrorKind::Unsupported) if a later version of this crate
+    /// migrated the database, [`Corrupt`](ErrorKind::Corrupt) if the schema is not of this crate.
+    pub async fn schema_status(options: PostgresOptions) -> Result<SchemaStatus> {
+        let postgres = Self::new(options).await?;
         postgres.check_server().await?;
         let version = postgres.version().await?;
         postgres.close().await?;
         Ok(postgres.status(version))
     }
 
-    /// Makes the schema, or brings it to the version that this crate works with. Doing it twice, or at once, is harmless.
+    /// Creates the schema, or migrates it to the latest version. Safe to repeat and to run concurrently.
     ///
     /// # Errors
     ///
-    /// As [`schema_status`](Self::schema_status), and [`Denied`](ErrorKind::Denied) if the role may not create. Nothing is
-    /// changed then.
-    pub async fn migrate(config: PostgresOptions) -> Result<SchemaStatus> {
-        let postgres = Self::new(config).await?;
+    /// As [`schema_status`](Self::schema_status), and [`Denied`](ErrorKind::Denied) if the role may not
+    /// create the schema. An error means that nothing changed.
+    pub async fn migrate(options: PostgresOptions) -> Result<SchemaStatus> {
+        let postgres = Self::new(options).await?;
         postgres.check_server().await?;
-        postgres.ready_schema(true).await?;
+        postgres.ensure_schema(true).await?;
         postgres.close().await?;
         Ok(postgres.status(MIGRATIONS.len()))
     }
@@ -118,7 +119,7 @@ impl Postgres {
     fn status(&self, version: usize) -> SchemaStatus {
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         SchemaStatus {
-            schema: self.server.config.schema.clone(),
+            schema: self.server.options.schema.clone(),
             version: number(version),
             latest: number(MIGRATIONS.len()),
         }
@@ -127,37 +128,37 @@ impl Postgres {
     async fn version(&self) -> Result<usize> {
         match self.call()?.run(Effect::Read, Sql::Migrations, &[]).await {
             Ok(applied) => version_of(&applied),
-            // No schema, or no table in it.
+            // The schema or its table does not exist.
             Err(error) if matches!(error.code(), Some("42P01" | "3F000")) => Ok(0),
             Err(error) => Err(error),
         }
     }
 
-    /// Sees to it that the schema is the latest; makes or changes it only if it may.
-    pub(super) async fn ready_schema(&self, create: bool) -> Result<()> {
+    /// Ensures that the schema is the latest; creates or migrates it only if `create`.
+    pub(super) async fn ensure_schema(&self, create: bool) -> Result<()> {
         match self.version().await? {
             version if version == MIGRATIONS.len() => Ok(()),
-            _ if create => self.migrate_from_any().await,
+            _ if create => self.migrate_schema().await,
             0 => Err(Error::new(ErrorKind::NotFound, "the database has no schema of this crate")),
             _ => Err(Error::new(
                 ErrorKind::Unsupported,
-                "the database's schema is of an earlier version of this crate, and must be migrated first",
+                "the database's schema is of an earlier version of this crate and must be migrated first",
             )),
         }
     }
 
-    async fn migrate_from_any(&self) -> Result<()> {
+    async fn migrate_schema(&self) -> Result<()> {
         let call = self.call()?;
-        let quoted = self.server.config.quoted_schema()?;
-        // Held to the end of the transaction, so it is right behind a pooler, too. The call's deadline limits the wait.
+        let quoted = self.server.options.quoted_schema()?;
+        // The lock belongs to the transaction, as a pooler requires. The call's deadline limits the wait.
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0; \
              SELECT pg_advisory_xact_lock({})",
-            lock_of(&self.server.config.schema)
+            lock_of(&self.server.options.schema)
         );
         let mut session = Session::begin(&call, &begin).await?;
         let found = session.run(&call, Sql::SchemaExists, &[Parameter::Text(&quoted)]).await?;
-        // IF NOT EXISTS would want the right to create, even where there is nothing to be done.
+        // `CREATE SCHEMA IF NOT EXISTS` would need the privilege to create even if the schema exists.
         if !column::<bool>(found.row()?, 0)? {
             session.execute(&call, Effect::Read, &format!("CREATE SCHEMA {quoted}")).await?;
         }
@@ -182,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_released_stays() {
+    fn released_migrations_do_not_change() {
         let checksums = MIGRATIONS.map(checksum);
         let released = [
             "12c481af15e869e9e924f48c49c0f2aeba73ac39315cee3592641d0e19b3d04c",

@@ -1,8 +1,9 @@
-//! [`Postgres`]: one statement an operation, over a fair pool, with transactions.
+//! [`Postgres`]: one statement per operation, over a fair pool, with transactions.
 
 mod config;
 mod connection;
 mod credential;
+mod dial;
 mod error;
 mod export;
 mod legacy;
@@ -12,6 +13,7 @@ mod plan;
 mod pool;
 mod server;
 mod session;
+mod settings;
 mod statement;
 mod stats;
 mod tls;
@@ -30,58 +32,12 @@ use crate::{
     Backend, Error, ErrorKind, Open, Result, StorageStats, backend::remote::Effect, layer::time_left,
 };
 
-/// How many chunks of a batch are under way at once: each has a connection.
+/// The number of chunks of a batch that run concurrently, each on a connection.
 const CONCURRENT_CHUNKS: usize = 4;
 
-/// A store in a PostgreSQL database, version 13 or later: for many processes at once, with transactions, and SQL beside it.
+/// A store in a PostgreSQL database: for many processes at once, with transactions and SQL access.
 ///
-/// Open it with `postgres://user:password@host:port/database?sslmode=verify-full`, or a [`PostgresOptions`]. It can do
-/// everything but cache.
-///
-/// # How it works
-///
-/// An operation is one statement, a batch one statement for each thousand items, a transaction its statements and one round
-/// trip each for begin and commit. Statements are prepared once a connection; with the option `pgbouncer` they are not, so
-/// that a pooler may hand out another connection for each. Connections are pooled by bb8, behind a queue in which whoever
-/// came first goes first. A connection on which something was cut off (a deadline, a dropped future) is used again once its
-/// reply has come; if that takes longer than a moment the server is told to stop, and the connection is closed.
-///
-/// # Where things are
-///
-/// In a schema of its own, `gateway_storage` unless the configuration says otherwise:
-///
-/// | table | columns |
-/// |---|---|
-/// | `credentials` | `id text`, `value json` |
-/// | `configs` | `key text`, `value json` |
-/// | `usage` | `key text`, `field text`, `count bigint` |
-/// | `plans` | `key text`, `payload text`, `mutations bigint`, `stage text`, `applied timestamptz`, `expires timestamptz`, `rolled_back timestamptz`, `keys text[]`, `changes json` |
-/// | `plan_audit` | `number bigint`, `key`, `action`, `status`, `stage`, `source text`, `finished timestamptz`, `micros bigint`, `mutations bigint`, `payload`, `error text` |
-/// | `schema_migrations` | `version`, `checksum`, `applied` |
-///
-/// The type is `json` and not `jsonb`, which changes numbers and refuses U+0000; so what comes back is equal to what was
-/// stored. It can be queried all the same:
-///
-/// ```sql
-/// SELECT id, value->>'project_id' AS project FROM gateway_storage.credentials WHERE value->>'disabled' = 'true';
-/// SELECT key, sum(count) FROM gateway_storage.usage WHERE field = 'tokens' GROUP BY key ORDER BY 2 DESC LIMIT 10;
-/// ```
-///
-/// (The server can't take apart a document with U+0000 somewhere: filter such ones out by their `id`.) Keys are compared by
-/// their bytes (`COLLATE "C"`).
-///
-/// The schema is made and migrated by whoever opens the store first, under an advisory lock. A database that a later version
-/// of this crate has migrated is refused. The role needs `CREATE` on the database, or a schema that it owns.
-///
-/// # What it promises and refuses
-///
-/// - `Ok` means committed. [`stats`](Backend::stats) warns of settings with which that can be lost.
-/// - A batch is applied chunk by chunk, of up to a thousand items; a chunk is all or nothing, but for counters that overflow.
-///   Rows are taken in the order of their keys, so that batches can't wait for each other in a circle.
-/// - An export is a snapshot: the store as it was when the stream was first asked for a record.
-/// - A call that gets no connection, or that the server refuses, is [`NotApplied`](crate::Outcome::NotApplied); a write that
-///   was sent and has no answer is [`Unknown`](crate::Outcome::Unknown). A moment before its deadline a write is stopped, so
-///   that the server says that nothing happened (not with `pgbouncer`). For a commit the server is asked what became of it.
+#[doc = include_str!("docs.md")]
 #[derive(Clone)]
 pub struct Postgres {
     server: Arc<Server>,
@@ -99,7 +55,7 @@ impl Backend for Postgres {
         "postgres"
     }
 
-    /// `database|schema`, if the configuration names the database, or a role that it has its name from.
+    /// `database|schema`, if the options name the database or the user, whose name is its default.
     fn namespace(&self) -> Option<&str> {
         self.server.namespace.as_deref()
     }
@@ -114,10 +70,10 @@ impl Backend for Postgres {
 
     async fn health(&self) -> Result<()> {
         let call = self.call()?;
-        let mut lease = call.lease().await?;
-        let reply = call.run_on(&mut lease, Effect::Read, Sql::Health, &[]).await?;
+        let mut connection = call.connection().await?;
+        let reply = call.run_on(&mut connection, Effect::Read, Sql::Health, &[]).await?;
         if column(reply.row()?, 0)? {
-            lease.leave_reader();
+            connection.retire_read_only();
             return Err(error::of_code("25006"));
         }
         Ok(())
@@ -133,12 +89,12 @@ impl Backend for Postgres {
 }
 
 impl Postgres {
-    /// A handle, on a server that was not spoken to.
-    async fn new(config: PostgresOptions) -> Result<Self> {
-        Ok(Self { deadline: config.deadline, server: Arc::new(Server::new(config).await?) })
+    /// Creates a handle without connecting.
+    async fn new(options: PostgresOptions) -> Result<Self> {
+        Ok(Self { deadline: options.deadline, server: Arc::new(Server::new(options).await?) })
     }
 
-    /// Refuses a server that can't hold our data.
+    /// Fails if the server is too old or the database is not UTF-8.
     async fn check_server(&self) -> Result<()> {
         let reply = self.call()?.run(Effect::Read, Sql::Server, &[]).await?;
         let row = reply.row()?;
@@ -152,7 +108,7 @@ impl Postgres {
         if encoding != "UTF8" {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                "the database's encoding is not UTF8: make one with `ENCODING 'UTF8'`",
+                "the database's encoding is not UTF8: create one with `ENCODING 'UTF8'`",
             ));
         }
         Ok(())
@@ -162,11 +118,11 @@ impl Postgres {
 impl Open for Postgres {
     type Options = PostgresOptions;
 
-    async fn open(config: PostgresOptions) -> Result<Self> {
-        let create = config.create;
-        let postgres = Self::new(config).await?;
+    async fn open(options: PostgresOptions) -> Result<Self> {
+        let create = options.create;
+        let postgres = Self::new(options).await?;
         postgres.check_server().await?;
-        postgres.ready_schema(create).await?;
+        postgres.ensure_schema(create).await?;
         Ok(postgres)
     }
 }

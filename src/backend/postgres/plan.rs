@@ -1,4 +1,4 @@
-//! Plans: a transaction of two statements, one plan at a time.
+//! Plans: one at a time, each a transaction of two statements.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -28,13 +28,13 @@ use crate::{
     },
 };
 
-/// How many audit entries `PageAudit` reads at a time.
+/// The number of audit entries that `PageAudit` reads.
 const PAGE: usize = 500;
 
-/// The longest pause before a transaction is run again that met another one.
+/// The longest pause before a transaction with a conflict is retried.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What the database holds: the record of a plan, and the config values that it is about, locked.
+/// The stored record of a plan, and the config values that it changes, which are locked.
 struct Stored {
     record: Option<PlanRecord>,
     configs: BTreeMap<Key, ConfigValue>,
@@ -67,7 +67,7 @@ fn read_record(row: &Row, payload: &str) -> Result<PlanRecord> {
         payload: payload.parse().map_err(|_| corrupt_plan())?,
         mutations: column::<i64>(row, 1)?.try_into().map_err(|_| corrupt_plan())?,
         stage: column::<Option<String>>(row, 2)?,
-        // The server compares times with its own clock.
+        // The server compares these times with its own clock.
         applied: 0,
         expires: 0,
         is_rolled_back: column(row, 3)?,
@@ -75,16 +75,16 @@ fn read_record(row: &Row, payload: &str) -> Result<PlanRecord> {
     })
 }
 
-/// What a transaction changes.
+/// The changes of a transaction.
 #[derive(Default)]
 struct Changes<'c> {
     values: Vec<(&'c Key, Option<&'c ConfigValue>)>,
-    /// The plan's time to live in milliseconds, and its changes; nothing for a rollback.
+    /// The time to live of the plan's record in milliseconds, and its encoded changes; empty for a rollback.
     ttl: u64,
     record: Vec<u8>,
 }
 
-/// Writes what is changed, and the audit entry, and commits.
+/// Writes the changes and the audit entry, and commits.
 async fn finish(
     call: &Call<'_>,
     mut session: Session,
@@ -121,25 +121,25 @@ async fn finish(
     session.run(call, Sql::FinishPlan, &parameters).await?;
     let committed = session.commit(call).await;
     if changes.values.is_empty() {
-        // Whether the audit has it or not, nothing was changed.
+        // No value changed, whether or not the audit entry was stored.
         return committed.map_err(|error| error.with_outcome(Outcome::NotApplied));
     }
     committed
 }
 
-/// Whether a transaction met another one, and would not meet it again.
-fn met_another(error: &Error) -> bool {
+/// Whether the transaction was rolled back because of a concurrent one, so that it can be retried.
+fn is_conflict(error: &Error) -> bool {
     error.outcome() == Outcome::NotApplied && matches!(error.code(), Some("40001" | "40P01" | "23505"))
 }
 
-/// Waits a moment before the transaction is run again.
+/// Waits a random moment before a retry.
 async fn pause(call: &Call<'_>) {
     let pause = PAUSE.mul_f32(fastrand::f32());
-    tokio::time::sleep_until(call.deadline().min(Instant::now() + pause)).await;
+    tokio::time::sleep_until(call.deadline.min(Instant::now() + pause)).await;
 }
 
 impl Postgres {
-    async fn try_to_apply(
+    async fn apply_once(
         &self,
         call: &Call<'_>,
         plan: &Plan,
@@ -148,8 +148,8 @@ impl Postgres {
     ) -> Result<Result<Applied>> {
         let mut session = Session::begin(call, &self.server.begin_plan).await?;
         let touched = last_mutations(plan).into_keys().map(Key::as_str).collect();
-        let about = [Parameter::Text(attempt.key.as_str()), Parameter::Texts(touched)];
-        let stored = Stored::read(&session.run(call, Sql::PlanToApply, &about).await?)?;
+        let parameters = [Parameter::Text(attempt.key.as_str()), Parameter::Texts(touched)];
+        let stored = Stored::read(&session.run(call, Sql::PlanToApply, &parameters).await?)?;
         let payload = attempt.payload.ok_or_else(error::unexpected_reply)?;
         let step = apply_step(plan, payload, stored.record.as_ref(), |key| stored.get(key));
         let (status, error, result) = step.end();
@@ -165,7 +165,7 @@ impl Postgres {
         Ok(result)
     }
 
-    async fn try_to_roll_back(
+    async fn roll_back_once(
         &self,
         call: &Call<'_>,
         key: &Key,
@@ -174,8 +174,8 @@ impl Postgres {
     ) -> Result<Result<Rollback>> {
         let attempt = Attempt { begun, ..Attempt::to_roll_back(self.label(), key, options) };
         let mut session = Session::begin(call, &self.server.begin_plan).await?;
-        let about = [Parameter::Text(key.as_str())];
-        let stored = Stored::read(&session.run(call, Sql::PlanToRollBack, &about).await?)?;
+        let parameters = [Parameter::Text(key.as_str())];
+        let stored = Stored::read(&session.run(call, Sql::PlanToRollBack, &parameters).await?)?;
         let step = rollback_step(stored.record.as_ref(), options.force, |key| stored.get(key));
         let mut changes = Changes::default();
         if let (RollbackStep::Restore, Some(record)) = (&step, &stored.record) {
@@ -193,23 +193,24 @@ impl Postgres {
 
     async fn audit_page(&self, before: i64) -> Result<Page<i64>> {
         let reply = self.call()?.run(Effect::Read, Sql::PageAudit, &[Parameter::Number(before)]).await?;
-        let entries = reply.rows.iter().map(|row| entry(self.label(), row)).collect::<Result<Vec<_>>>()?;
+        let entries =
+            reply.rows.iter().map(|row| read_entry(self.label(), row)).collect::<Result<Vec<_>>>()?;
         let last = reply.rows.last().filter(|_| entries.len() == PAGE);
         Ok((entries, last.map(|row| column(row, 0)).transpose()?))
     }
 }
 
 impl ConfigBatch for Postgres {
-    /// Four round trips: begin, which waits for other plans; read, and lock; write; commit. What meets another change is run
-    /// again, until the deadline.
+    /// Four round trips: begin, which waits for other plans; read and lock; write; commit. Retried after a
+    /// concurrent change, until the deadline.
     async fn apply_plan(&self, key: &Key, plan: &Plan, options: &ApplyOptions) -> Result<Applied> {
         let ttl = options.check()?;
         let attempt = Attempt::to_apply(self.label(), key, plan, plan.payload_hash(), options);
         let call = self.call()?;
         loop {
-            match self.try_to_apply(&call, plan, ttl, &attempt).await {
+            match self.apply_once(&call, plan, ttl, &attempt).await {
                 Ok(result) => return result,
-                Err(error) if met_another(&error) => pause(&call).await,
+                Err(error) if is_conflict(&error) => pause(&call).await,
                 Err(error) => return Err(error),
             }
         }
@@ -220,9 +221,9 @@ impl ConfigBatch for Postgres {
         let begun = std::time::Instant::now();
         let call = self.call()?;
         loop {
-            match self.try_to_roll_back(&call, key, options, begun).await {
+            match self.roll_back_once(&call, key, options, begun).await {
                 Ok(result) => return result,
-                Err(error) if met_another(&error) => pause(&call).await,
+                Err(error) if is_conflict(&error) => pause(&call).await,
                 Err(error) => return Err(error),
             }
         }
@@ -237,7 +238,7 @@ impl ConfigBatch for Postgres {
     }
 }
 
-fn entry(backend: &'static str, row: &Row) -> Result<AuditEntry> {
+fn read_entry(backend: &'static str, row: &Row) -> Result<AuditEntry> {
     let text = |at| column::<Option<&str>>(row, at);
     let label = |at| text(at).map(|text| text.map(str::to_owned));
     let (started, finished, duration) = times(column(row, 6)?, column(row, 7)?)?;

@@ -1,4 +1,4 @@
-//! Connections: who may have one, counted and resized.
+//! The pool: fair, counted and resizable.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -9,49 +9,44 @@ use std::{
     time::Duration,
 };
 
-use bb8::{ErrorSink, Pool, PooledConnection, QueueStrategy, RunError};
+use bb8::{ErrorSink, QueueStrategy, RunError};
 use futures_util::FutureExt;
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, watch},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{
-    Postgres,
-    connection::{Connection, Dialer},
-    options::PostgresOptions,
-};
-use crate::{Error, ErrorKind, PoolStats, Pooled, Result, backend::remote::Waiting};
+use super::{Postgres, connection::Connection, dial::Dialer, options::PostgresOptions};
+use crate::{Error, ErrorKind, PoolStats, Pooled, Result, backend::remote::queue::Queue};
 
-/// A pool of one size, with a fair queue in front: bb8 lets a caller that comes later go first.
+/// A pool of one size, with a fair queue in front: bb8 lets later callers overtake.
 ///
-/// bb8 can't be resized, so a pool of another size takes its place, and this one is retired: whoever waits is sent to the new
-/// one, and connections are closed as they come back.
-pub(super) struct Lane {
-    pool: Pool<Dialer>,
-    turns: Arc<Semaphore>,
-    /// How many turns are laid aside, since the server gives no connection for them.
-    aside: Arc<AtomicU32>,
-    waiting: AtomicU32,
+/// bb8 can't be resized, so a pool of another size replaces this one, which is retired: waiting calls move to
+/// the new one, and connections are closed as they are returned.
+pub(super) struct Pool {
+    pool: bb8::Pool<Dialer>,
+    queue: Arc<Queue>,
+    /// The number of permits that are withheld, because the server accepts no further connections.
+    withheld: Arc<AtomicU32>,
     failures: watch::Sender<Option<Error>>,
 }
 
-/// When a turn that was laid aside is tried again, for each that is.
-const ASIDE: Duration = Duration::from_secs(1);
+/// How long a permit is withheld, times the number of those that are.
+const WITHHOLD_TIME: Duration = Duration::from_secs(1);
 
-/// A connection, and the right to use it. Given back when it is dropped, and tidied up before if that is needed.
-pub(super) struct Lease(Option<Held>);
+/// A connection in use. When dropped, it is cleaned up if needed and returned to the pool.
+pub(super) struct PooledConnection(Option<Held>);
 
 struct Held {
-    // Before the permit, so that the next one finds it.
-    connection: PooledConnection<'static, Dialer>,
-    _turn: OwnedSemaphorePermit,
+    // Dropped before the permit, so that the next holder of the permit finds it in the pool.
+    connection: bb8::PooledConnection<'static, Dialer>,
+    _permit: OwnedSemaphorePermit,
 }
 
-const HELD: &str = "only a dropped lease has no connection";
+const HELD: &str = "only a dropped one has no connection";
 
-impl Deref for Lease {
+impl Deref for PooledConnection {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
@@ -59,118 +54,102 @@ impl Deref for Lease {
     }
 }
 
-impl DerefMut for Lease {
+impl DerefMut for PooledConnection {
     fn deref_mut(&mut self) -> &mut Connection {
         &mut self.0.as_mut().expect(HELD).connection
     }
 }
 
-impl Drop for Lease {
+impl Drop for PooledConnection {
     fn drop(&mut self) {
-        let Some(mut held) = self.0.take().filter(|held| held.connection.is_untidy()) else { return };
-        // With its permit, so that the server never has more connections of ours than there are places in the pool.
+        let Some(mut held) = self.0.take().filter(|held| held.connection.needs_cleanup()) else { return };
+        // With its permit, so that the store never has more connections than the pool has slots.
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move { held.connection.tidy().await });
+            runtime.spawn(async move { held.connection.clean_up().await });
         }
     }
 }
 
-/// Why there is no lease.
-pub(super) enum NoLease {
-    Retired,
-    Failed(Error),
-}
-
-impl Lane {
-    pub(super) fn new(config: &PostgresOptions, tls: MakeRustlsConnect, max: u32) -> Result<Self> {
-        if max == 0 {
-            return Err(Error::new(ErrorKind::InvalidValue, "a pool has at least one connection"));
-        }
-        let (failures, turns) = (watch::Sender::new(None), Arc::new(Semaphore::new(max as usize)));
-        let dialer = Dialer::new(config, tls, turns.clone())?;
+impl Pool {
+    pub(super) fn new(options: &PostgresOptions, tls: MakeRustlsConnect, max: u32) -> Result<Self> {
+        let (failures, queue) = (watch::Sender::new(None), Arc::new(Queue::new(max)?));
+        let dialer = Dialer::new(options, tls, queue.clone())?;
         let limit = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
-        let pool = Pool::builder()
+        let pool = bb8::Pool::builder()
             .max_size(max)
             .test_on_check_out(false)
-            // Whoever waits for a connection is told why there is none, and the next call tries again.
+            // Waiting calls get the error, and the next call tries again.
             .retry_connection(false)
-            // A call's own deadline decides.
+            // The call's deadline limits the wait.
             .connection_timeout(Duration::MAX / 4)
-            .idle_timeout(limit(config.idle_timeout))
-            .max_lifetime(limit(config.max_lifetime))
+            .idle_timeout(limit(options.idle_timeout))
+            .max_lifetime(limit(options.max_lifetime))
             .reaper_rate(Duration::from_secs(5))
             .queue_strategy(QueueStrategy::Lifo)
-            // It hears of a failure after the pool has counted it, so whoever is told can ask again.
+            // bb8 reports a failure after it has counted it, so that calls can ask again at once.
             .error_sink(Box::new(Failures(failures.clone())))
             .build_unchecked(dialer);
-        Ok(Self { pool, turns, aside: Arc::default(), waiting: AtomicU32::new(0), failures })
+        Ok(Self { pool, queue, withheld: Arc::default(), failures })
     }
 
-    /// A living connection, in the order in which it was asked for.
-    pub(super) async fn lease(&self) -> Result<Lease, NoLease> {
-        let mut turn = self.turn().await?;
+    /// Waits for a usable connection, first come, first served. None once the pool is retired.
+    pub(super) async fn get(&self) -> Result<Option<PooledConnection>> {
+        let Some(mut permit) = self.queue.permit().await else { return Ok(None) };
         loop {
-            match self.connection().await {
+            match self.pooled().await {
                 Ok(connection) if !connection.is_dead() => {
-                    return Ok(Lease(Some(Held { connection, _turn: turn })));
+                    return Ok(Some(PooledConnection(Some(Held { connection, _permit: permit }))));
                 }
-                // A dead one is closed by the pool when it is given back, so that the next one is another.
+                // The pool closes a dead one when it is returned, so that the next one differs.
                 Ok(_) => {}
-                // Those who wait here are sent to the pool that took this one's place.
-                Err(_) if self.turns.is_closed() => return Err(NoLease::Retired),
-                // The server has no more, but some are ours: one of them will be given back.
+                Err(_) if self.queue.is_closed() => return Ok(None),
+                // The server accepts no more, but one of ours will be returned.
                 Err(error) if error.kind() == ErrorKind::Busy && self.pool.state().connections > 0 => {
-                    self.lay_aside(turn);
-                    turn = self.turn().await?;
+                    self.withhold(permit);
+                    let Some(next) = self.queue.permit().await else { return Ok(None) };
+                    permit = next;
                 }
-                Err(error) => return Err(NoLease::Failed(error)),
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Never past those who wait: a permit that is given back is theirs before it is free.
-    async fn turn(&self) -> Result<OwnedSemaphorePermit, NoLease> {
-        if let Ok(turn) = self.turns.clone().try_acquire_owned() {
-            return Ok(turn);
-        }
-        let _waits = Waiting::begin(&self.waiting);
-        self.turns.clone().acquire_owned().await.map_err(|_| NoLease::Retired)
-    }
-
-    /// Keeps a turn for which there is no connection out of use for a while, so that there are as many as connections. They come
-    /// back one at a time. As many as there are connections stay.
-    fn lay_aside(&self, turn: OwnedSemaphorePermit) {
+    /// Withholds a permit for which there is no connection, so that there are only as many permits as
+    /// connections. Withheld permits return one at a time.
+    fn withhold(&self, permit: OwnedSemaphorePermit) {
         let (max, connections) = (self.max(), self.pool.state().connections.max(1));
-        let lay = |aside: u32| (max - aside > connections).then_some(aside + 1);
-        let Ok(before) = self.aside.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lay) else { return };
-        let aside = self.aside.clone();
+        let one_more = |withheld: u32| (max - withheld > connections).then_some(withheld + 1);
+        let Ok(before) = self.withheld.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more) else {
+            return;
+        };
+        let withheld = self.withheld.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(ASIDE * (before + 1)).await;
-            aside.fetch_sub(1, Ordering::SeqCst);
-            drop(turn);
+            tokio::time::sleep(WITHHOLD_TIME * (before + 1)).await;
+            withheld.fetch_sub(1, Ordering::SeqCst);
+            drop(permit);
         });
     }
 
-    async fn connection(&self) -> Result<PooledConnection<'static, Dialer>> {
+    async fn pooled(&self) -> Result<bb8::PooledConnection<'static, Dialer>> {
         if let Some(connection) = self.pool.get_owned().now_or_never() {
             return connection.map_err(reason);
         }
         let mut failure = self.failures.subscribe();
-        // It asks for a new connection, so a failure from here on is news.
+        // `get_owned` asks for a new connection, so that a failure from here on concerns this call.
         tokio::select! {
             biased;
             connection = self.pool.get_owned() => connection.map_err(reason),
             Ok(()) = failure.changed() => {
-                Err(failure.borrow_and_update().clone().unwrap_or_else(no_connection))
+                Err(failure.borrow_and_update().clone().unwrap_or_else(pool_timeout))
             }
         }
     }
 
-    /// Sends those who wait away and closes the connections that nobody uses.
+    /// Turns waiting calls away and closes idle connections.
     pub(super) fn retire(&self) {
-        self.turns.close();
+        self.queue.close();
         while self.pool.state().idle_connections > 0 {
-            // Given back at once, and closed then.
+            // A returned connection is closed.
             drop(self.pool.get_owned().now_or_never());
         }
     }
@@ -181,11 +160,11 @@ impl Lane {
             max: self.max(),
             open: state.connections,
             idle: state.idle_connections,
-            waiting: self.waiting.load(Ordering::Relaxed),
+            waiting: self.queue.waiting(),
         }
     }
 
-    /// The most connections.
+    /// The maximum number of connections.
     pub(super) fn max(&self) -> u32 {
         self.pool.config().max_size
     }
@@ -195,7 +174,7 @@ impl Lane {
     }
 }
 
-/// Tells the calls that wait for a connection why there is none: bb8 lets them wait.
+/// Passes errors of connecting to the waiting calls: bb8 would let them wait.
 #[derive(Clone, Debug)]
 struct Failures(watch::Sender<Option<Error>>);
 
@@ -212,23 +191,23 @@ impl ErrorSink<Error> for Failures {
 fn reason(error: RunError<Error>) -> Error {
     match error {
         RunError::User(error) => error,
-        RunError::TimedOut => no_connection(),
+        RunError::TimedOut => pool_timeout(),
     }
 }
 
 #[cold]
-pub(super) fn no_connection() -> Error {
-    Error::new(ErrorKind::Timeout, "no connection to the PostgreSQL server in time")
+pub(super) fn pool_timeout() -> Error {
+    Error::new(ErrorKind::Timeout, "timed out waiting for a connection to the PostgreSQL server")
 }
 
 impl Pooled for Postgres {
     async fn pool_stats(&self) -> Result<PoolStats> {
-        Ok(self.server.lane()?.stats())
+        Ok(self.server.pool()?.stats())
     }
 
-    /// Calls under way finish on the old connections, and those that wait go on waiting for new ones.
+    /// Running calls finish on the old connections, and waiting calls wait for new ones.
     async fn resize_pool(&self, max: u32) -> Result<()> {
-        // Held, so that a store which is being closed does not get a new pool afterwards.
+        // Held, so that a store that is being closed does not get a new pool.
         let _call = self.call()?;
         self.server.resize(max)
     }

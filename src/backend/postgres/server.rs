@@ -1,275 +1,174 @@
-//! The server as one store sees it: calls with deadlines, on leased connections.
+//! Calls to the server: with deadlines, on pooled connections.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use futures_util::TryStreamExt;
-use tokio::time::{Instant, timeout_at};
-use tokio_postgres::RowStream;
+use tokio_postgres::{Client, Error as DriverError, RowStream};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     Postgres,
-    connection::{After, Connection, begin, begin_plan},
-    error,
+    connection::Connection,
     options::PostgresOptions,
-    pool::{Lane, Lease, NoLease, no_connection},
+    pool::{Pool, PooledConnection, pool_timeout},
+    settings::{begin, begin_plan},
     statement::{Parameter, Reply, Sql, Texts, column},
     tls,
 };
 use crate::{
-    Error, ErrorKind, Result,
-    backend::remote::{
-        Effect,
-        gate::{Entry, Gate},
-        later,
-    },
-    layer::time_left,
+    Error, Result,
+    backend::remote::{Effect, call, gate::Gate},
 };
 
 pub(super) struct Server {
-    pub(super) config: PostgresOptions,
+    pub(super) options: PostgresOptions,
     tls: MakeRustlsConnect,
-    /// What telemetry calls the database and schema.
+    /// The name of the database and schema in telemetry.
     pub(super) namespace: Option<String>,
     pub(super) texts: Texts,
-    /// How a transaction begins.
+    /// The SQL that begins a transaction.
     pub(super) begin: String,
-    /// How one begins that applies a plan.
+    /// The SQL that begins the transaction of a plan.
     pub(super) begin_plan: String,
     /// None once the store is closed.
-    lane: ArcSwapOption<Lane>,
-    /// The calls under way, which closing waits for.
+    pool: ArcSwapOption<Pool>,
+    /// The running calls, which closing waits for.
     calls: Gate,
 }
 
 impl Server {
-    pub(super) async fn new(config: PostgresOptions) -> Result<Self> {
-        let texts = Texts::new(&config.quoted_schema()?);
-        let tls = tls::connector(&config).await?;
-        let lane = Arc::new(Lane::new(&config, tls.clone(), config.pool_size)?);
-        let (begin, begin_plan) = (begin(&config), begin_plan(&config)?);
-        let database = config.dbname.as_ref().or(config.user.as_ref());
-        let namespace = database.map(|database| format!("{database}|{}", config.schema));
+    pub(super) async fn new(options: PostgresOptions) -> Result<Self> {
+        let texts = Texts::new(&options.quoted_schema()?);
+        let tls = tls::connector(&options).await?;
+        let pool = Arc::new(Pool::new(&options, tls.clone(), options.pool_size)?);
+        let (begin, begin_plan) = (begin(&options), begin_plan(&options)?);
+        let database = options.dbname.as_ref().or(options.user.as_ref());
+        let namespace = database.map(|database| format!("{database}|{}", options.schema));
         Ok(Self {
-            config,
+            options,
             tls,
             namespace,
             texts,
             begin,
             begin_plan,
-            lane: ArcSwapOption::new(Some(lane)),
+            pool: ArcSwapOption::new(Some(pool)),
             calls: Gate::new(),
         })
     }
 
-    pub(super) fn lane(&self) -> Result<Arc<Lane>> {
-        self.lane.load_full().ok_or_else(Error::closed)
+    pub(super) fn pool(&self) -> Result<Arc<Pool>> {
+        self.pool.load_full().ok_or_else(Error::closed)
     }
 
-    fn replace(&self, lane: Option<Arc<Lane>>) {
-        if let Some(old) = self.lane.swap(lane) {
+    fn replace(&self, pool: Option<Arc<Pool>>) {
+        if let Some(old) = self.pool.swap(pool) {
             old.retire();
         }
     }
 
     pub(super) fn resize(&self, max: u32) -> Result<()> {
-        self.replace(Some(Arc::new(Lane::new(&self.config, self.tls.clone(), max)?)));
+        self.replace(Some(Arc::new(Pool::new(&self.options, self.tls.clone(), max)?)));
         Ok(())
     }
 
-    /// Waits until the calls under way are done, then disconnects. After the deadline it does not wait for them.
+    /// Waits for the running calls until the deadline, then disconnects.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
-        let all = tokio::time::timeout(deadline, self.calls.close()).await;
+        let result = self.calls.close_within(deadline).await;
         self.replace(None);
-        match all {
-            Ok(()) => Ok(()),
-            Err(_) => Err(Error::new(ErrorKind::Timeout, "closed, while calls were still under way")),
-        }
+        result
     }
 }
 
-/// One call of an operation: it has a deadline, and a store that is being closed waits for it.
-pub(super) struct Call<'s> {
-    server: &'s Server,
-    deadline: Instant,
-    _under_way: Entry<'s>,
-}
+/// A call of an operation on the server.
+pub(super) type Call<'s> = call::Call<'s, Server>;
 
 impl Postgres {
     pub(super) fn call(&self) -> Result<Call<'_>> {
-        let under_way = self.server.calls.enter()?;
-        Ok(Call {
-            server: &self.server,
-            deadline: later(Instant::now(), time_left(self.deadline)),
-            _under_way: under_way,
-        })
+        Call::begin(&self.server, &self.server.calls, self.deadline)
     }
 }
 
 impl Call<'_> {
-    pub(super) fn deadline(&self) -> Instant {
-        self.deadline
+    /// Waits for a connection until the deadline.
+    pub(super) async fn connection(&self) -> Result<PooledConnection> {
+        let connection = async {
+            loop {
+                // None if the pool was replaced meanwhile.
+                if let Some(connection) = self.server.pool()?.get().await? {
+                    return Ok(connection);
+                }
+            }
+        };
+        self.wait(connection, pool_timeout).await
     }
 
-    /// Which life of the server this connection has, asked once. None behind a pooler, where it is nobody's own.
-    ///
-    /// After a crash numbers of transactions that were lost are given out again, and the statistics begin anew.
-    pub(super) async fn life(&self, lease: &mut Lease) -> Result<()> {
-        if lease.life.is_none() && !self.server.config.pgbouncer {
-            let reply = self.run_on(lease, Effect::Read, Sql::Life, &[]).await?;
-            lease.life = column(reply.row()?, 0)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        Instant::now() >= self.deadline
-    }
-
-    /// One statement on any connection: one round trip.
+    /// Runs one statement on any connection, in one round trip.
     pub(super) async fn run(
         &self,
         effect: Effect,
         statement: Sql,
         parameters: &[Parameter<'_>],
     ) -> Result<Reply> {
-        let mut lease = self.lease().await?;
-        self.run_on(&mut lease, effect, statement, parameters).await
+        let mut connection = self.connection().await?;
+        self.run_on(&mut connection, effect, statement, parameters).await
     }
 
-    /// A connection, in time.
-    pub(super) async fn lease(&self) -> Result<Lease> {
-        if self.is_over() {
-            return Err(over());
-        }
-        let wait = async {
-            loop {
-                match self.server.lane()?.lease().await {
-                    Ok(lease) => return Ok(lease),
-                    Err(NoLease::Retired) => {}
-                    Err(NoLease::Failed(error)) => return Err(error),
-                }
-            }
-        };
-        timeout_at(self.deadline, wait).await.unwrap_or_else(|_| Err(no_connection()))
-    }
-
-    /// One statement on this connection. What cuts it off leaves the connection dirty.
+    /// Runs one statement on this connection.
     pub(super) async fn run_on(
         &self,
-        lease: &mut Lease,
+        connection: &mut Connection,
         effect: Effect,
         statement: Sql,
         parameters: &[Parameter<'_>],
     ) -> Result<Reply> {
         let text = self.server.texts.of(statement);
-        if self.server.config.pgbouncer {
+        if self.server.options.pgbouncer {
             let typed = parameters.iter().map(|parameter| (parameter, parameter.type_of()));
-            lease.is_dirty = true;
-            let client = lease.client();
-            let asked =
-                self.ask(effect, None, async { collect(client.query_typed_raw(text, typed).await?).await });
-            let (result, after) = asked.await;
-            lease.settle(after);
-            return result;
+            let query = async |client: &Client| collect(client.query_typed_raw(text, typed).await?).await;
+            return connection.exchange(effect, self.deadline, None, query).await;
         }
         loop {
-            let was_prepared = lease.prepared(statement).is_some();
-            if !was_prepared {
-                (lease.is_dirty, lease.is_preparing) = (true, true);
-                let (result, after) = self.ask(Effect::Read, None, lease.client().prepare(text)).await;
-                lease.is_preparing = after == After::Cut;
-                lease.settle(after);
-                lease.keep(statement, result?);
-            }
-            lease.is_dirty = true;
-            let (client, prepared) = (lease.client(), lease.prepared(statement).expect("it was prepared"));
-            let stop = (effect == Effect::Write && lease.can_stop()).then_some(&**lease);
-            let asked = self
-                .ask(effect, stop, async { collect(client.query_raw(prepared, parameters).await?).await });
-            let (result, after) = asked.await;
-            lease.settle(after);
-            // A migration changed what the statement returns. The server says so instead of running it.
+            let was_prepared = connection.is_prepared(statement);
+            let prepared = connection.prepare(statement, text, self.deadline).await?;
+            let query = async |client: &Client| collect(client.query_raw(&prepared, parameters).await?).await;
+            let cancel_at = connection.cancel_at(effect, self.deadline);
+            let result = connection.exchange(effect, self.deadline, cancel_at, query).await;
+            // A migration changed the statement's columns. The server reports that instead of running it.
             let is_outdated =
                 was_prepared && result.as_ref().is_err_and(|error| error.code() == Some("0A000"));
-            if !is_outdated || lease.in_transaction {
+            if !is_outdated || connection.in_transaction {
                 return result;
             }
-            lease.forget(statement);
+            connection.forget(statement);
         }
     }
 
-    /// Statements without parameters or rows, in one round trip.
-    pub(super) async fn execute_on(&self, lease: &mut Lease, effect: Effect, text: &str) -> Result<()> {
-        lease.is_dirty = true;
-        // A commit is not stopped: what it would say then is not what became of it.
-        let (result, after) = self.ask(effect, None, lease.client().batch_execute(text)).await;
-        lease.settle(after);
-        result
-    }
-
-    /// The answer to a request, and what it means for the connection.
-    ///
-    /// A write that can be stopped is, a moment before the deadline: then it is the server who says that nothing happened.
-    async fn ask<T>(
+    /// Runs statements without parameters or rows in one round trip.
+    pub(super) async fn execute_on(
         &self,
+        connection: &mut Connection,
         effect: Effect,
-        stop: Option<&Connection>,
-        request: impl Future<Output = Result<T, tokio_postgres::Error>>,
-    ) -> (Result<T>, After) {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            // Not sent, so nothing is owed.
-            return (Err(over()), After::Ready);
+        text: &str,
+    ) -> Result<()> {
+        let execute = async |client: &Client| client.batch_execute(text).await;
+        // A commit is not cancelled: its reply would not say whether it was applied.
+        connection.exchange(effect, self.deadline, None, execute).await
+    }
+
+    /// Queries the server's incarnation once per connection; not behind a pooler, which shares connections.
+    ///
+    /// After a crash the server reuses the numbers of lost transactions and resets its statistics.
+    pub(super) async fn learn_incarnation(&self, connection: &mut Connection) -> Result<()> {
+        if connection.incarnation.is_none() && !self.server.options.pgbouncer {
+            let reply = self.run_on(connection, Effect::Read, Sql::Incarnation, &[]).await?;
+            connection.incarnation = column(reply.row()?, 0)?;
         }
-        let stop =
-            stop.map(|connection| (connection, time_to_stop(left))).filter(|(_, time)| !time.is_zero());
-        let mut request = pin!(request);
-        let mut answer =
-            timeout_at(self.deadline - stop.map_or(Duration::ZERO, |(_, time)| time), request.as_mut()).await;
-        if let (Err(_), Some((connection, _))) = (&answer, stop) {
-            // In a box: few calls come here.
-            answer = Box::pin(timeout_at(self.deadline, async {
-                tokio::select! {
-                    biased;
-                    answer = request.as_mut() => return answer,
-                    () = connection.stop() => {}
-                }
-                request.await
-            }))
-            .await;
-            if matches!(answer, Ok(Ok(_))) && connection.has_notice() {
-                return (Err(late(effect)), After::Ready);
-            }
-        }
-        match answer {
-            Ok(Ok(reply)) => (Ok(reply), After::Ready),
-            Ok(Err(error)) => (Err(error::of_request(&error, effect)), error::after(&error)),
-            Err(_) => (Err(late(effect)), After::Cut),
-        }
+        Ok(())
     }
 }
 
-/// How much of a call's time is kept for the server to hear that it must stop, and to say that it did. Where that would be too
-/// little, none.
-fn time_to_stop(left: Duration) -> Duration {
-    let time = (left / 4).min(Duration::from_millis(500));
-    if time < Duration::from_millis(10) { Duration::ZERO } else { time }
-}
-
-#[cold]
-fn late(effect: Effect) -> Error {
-    Error::new(ErrorKind::Timeout, "no reply from the PostgreSQL server in time")
-        .with_outcome(effect.when_lost())
-}
-
-#[cold]
-fn over() -> Error {
-    Error::new(ErrorKind::Timeout, "the time was over before the request was sent")
-}
-
-async fn collect(stream: RowStream) -> Result<Reply, tokio_postgres::Error> {
+async fn collect(stream: RowStream) -> Result<Reply, DriverError> {
     let mut stream = pin!(stream);
     let mut rows = Vec::new();
     while let Some(row) = stream.try_next().await? {

@@ -1,73 +1,72 @@
-//! A connection inside of a transaction.
+//! A connection with an open transaction.
 
 use super::{
-    pool::Lease,
+    pool::PooledConnection,
     server::Call,
     statement::{Parameter, Reply, Sql},
 };
 use crate::{Result, backend::remote::Effect};
 
-/// An open transaction of the server. Dropped, it is rolled back before its connection is used again.
+/// An open transaction. A dropped one is rolled back before its connection is used again.
 pub(super) struct Session {
-    lease: Lease,
+    connection: PooledConnection,
 }
 
 impl Session {
     pub(super) async fn begin(call: &Call<'_>, begin: &str) -> Result<Self> {
-        Self::begin_on(call, call.lease().await?, begin).await
+        Self::begin_on(call, call.connection().await?, begin).await
     }
 
-    /// Begins, and knows afterwards which life of the server it is in.
-    pub(super) async fn begin_in_life(call: &Call<'_>, begin: &str) -> Result<Self> {
-        let mut lease = call.lease().await?;
-        call.life(&mut lease).await?;
-        Self::begin_on(call, lease, begin).await
+    /// Begins a transaction whose incarnation of the server is known.
+    pub(super) async fn begin_with_incarnation(call: &Call<'_>, begin: &str) -> Result<Self> {
+        let mut connection = call.connection().await?;
+        call.learn_incarnation(&mut connection).await?;
+        Self::begin_on(call, connection, begin).await
     }
 
-    async fn begin_on(call: &Call<'_>, mut lease: Lease, begin: &str) -> Result<Self> {
-        // If this fails half way, a transaction may be open.
-        lease.in_transaction = true;
-        let mut session = Self { lease };
+    async fn begin_on(call: &Call<'_>, mut connection: PooledConnection, begin: &str) -> Result<Self> {
+        // Before the request: if that fails, a transaction may be open.
+        connection.in_transaction = true;
+        let mut session = Self { connection };
         session.execute(call, Effect::Read, begin).await?;
         Ok(session)
     }
 
-    /// Which life of the server it is in.
-    pub(super) fn life(&mut self) -> Option<String> {
-        self.lease.life.clone()
+    pub(super) fn incarnation(&self) -> Option<String> {
+        self.connection.incarnation.clone()
     }
 
-    /// Whether a call was cut off, so that nothing more can be said in this transaction.
-    pub(super) fn is_cut(&mut self) -> bool {
-        self.lease.is_dead()
+    /// Whether the connection can't be used any more: a call was interrupted, or the connection failed.
+    pub(super) fn is_broken(&self) -> bool {
+        self.connection.is_dead()
     }
 
-    /// One statement. Nothing is applied before the commit.
+    /// Runs one statement. It is a read as far as its outcome goes: nothing is applied before the commit.
     pub(super) async fn run(
         &mut self,
         call: &Call<'_>,
         statement: Sql,
         parameters: &[Parameter<'_>],
     ) -> Result<Reply> {
-        call.run_on(&mut self.lease, Effect::Read, statement, parameters).await
+        call.run_on(&mut self.connection, Effect::Read, statement, parameters).await
     }
 
     pub(super) async fn execute(&mut self, call: &Call<'_>, effect: Effect, text: &str) -> Result<()> {
-        call.execute_on(&mut self.lease, effect, text).await
+        call.execute_on(&mut self.connection, effect, text).await
     }
 
-    /// Commits. The outcome of an error is Unknown if the reply was lost.
+    /// Commits. If the reply is lost, the outcome of the error is Unknown.
     pub(super) async fn commit(mut self, call: &Call<'_>) -> Result<()> {
-        // COMMIT succeeds where the server has rolled the transaction back. The empty SELECT does not.
+        // COMMIT of a failed transaction succeeds and rolls it back. The empty SELECT fails then.
         self.execute(call, Effect::Write, "SELECT; COMMIT").await?;
-        self.lease.in_transaction = false;
+        self.connection.in_transaction = false;
         Ok(())
     }
 
-    /// Rolls back. If that fails the server does it, since the connection is closed.
+    /// Rolls back. If that fails, the connection is closed, and the server rolls back.
     pub(super) async fn rollback(mut self, call: &Call<'_>) {
-        if !self.is_cut() && self.execute(call, Effect::Read, "ROLLBACK").await.is_ok() {
-            self.lease.in_transaction = false;
+        if !self.is_broken() && self.execute(call, Effect::Read, "ROLLBACK").await.is_ok() {
+            self.connection.in_transaction = false;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Every statement, what goes into it and what comes out of it.
+//! All statements, their parameters and their replies.
 
 use std::{error::Error as StdError, fmt};
 
@@ -27,7 +27,7 @@ statements! {
     Migrations = "SELECT version::bigint, checksum FROM {s}.schema_migrations ORDER BY version";
     SchemaExists = "SELECT to_regnamespace($1) IS NOT NULL";
     RecordMigration = "INSERT INTO {s}.schema_migrations (version, checksum) VALUES ($1::bigint, $2)";
-    Life = "SELECT extract(epoch FROM stats_reset)::text FROM pg_stat_bgwriter";
+    Incarnation = "SELECT extract(epoch FROM stats_reset)::text FROM pg_stat_bgwriter";
     TransactionStatus = "SELECT pg_xact_status($1::text::xid8), \
         (SELECT extract(epoch FROM stats_reset)::text FROM pg_stat_bgwriter)";
     Stats = "SELECT (SELECT count(*) FROM {s}.credentials), (SELECT count(*) FROM {s}.configs), \
@@ -68,7 +68,7 @@ statements! {
     DeleteCredentials = "WITH locked AS MATERIALIZED \
         (SELECT id FROM {s}.credentials WHERE id = ANY($1) ORDER BY id FOR UPDATE) \
         DELETE FROM {s}.credentials USING locked WHERE credentials.id = locked.id RETURNING credentials.id";
-    // A page ends after so many bytes, too: `before` is what stands before a row in it.
+    // A page is limited in bytes, too: `before` is the size of the rows before this one.
     PageCredentials = "SELECT id, value FROM (SELECT id, value, \
         sum(octet_length(value::text)) OVER (ORDER BY id) - octet_length(value::text) AS before \
         FROM (SELECT id, value FROM {s}.credentials WHERE id > $1 ORDER BY id LIMIT $2) AS page) AS sized \
@@ -102,8 +102,8 @@ statements! {
     PageUsage = "SELECT key, field, count FROM {s}.usage WHERE (key, field) > ($1, $2) \
         ORDER BY key, field LIMIT 1000";
 
-    // Of plans the transaction holds a lock on their table, so one is applied at a time. Config values are locked in the order
-    // of their keys; one that is not there is a conflict if another one makes it meanwhile.
+    // The transaction of a plan holds a lock on the table of plans, so one is applied at a time. Config
+    // values are locked in the order of their keys. A missing one that is created concurrently is a conflict.
     PlanToApply = "WITH found AS MATERIALIZED \
         (SELECT key, value FROM {s}.configs WHERE key = ANY($2) ORDER BY key FOR UPDATE) \
         SELECT payload, mutations, stage, rolled_back IS NOT NULL, changes, NULL::text, NULL::json \
@@ -134,8 +134,9 @@ statements! {
         floor(extract(epoch FROM finished) * 1000)::bigint, micros, mutations, payload, error \
         FROM {s}.plan_audit WHERE number < $1 ORDER BY number DESC LIMIT 500";
 
-    // In a transaction a write returns the transaction's number, by which a lost commit is looked up. An update goes before
-    // the insert: a record that the snapshot has and another one deleted meanwhile is a conflict for an update only.
+    // In a transaction a write returns the transaction's number, by which a lost commit is looked up. The
+    // update goes before the insert: only an update conflicts with the concurrent deletion of a record that
+    // is in the snapshot.
     ReplaceCredential = "WITH replaced AS (UPDATE {s}.credentials SET value = $2 WHERE id = $1 RETURNING id), \
         made AS (INSERT INTO {s}.credentials (id, value) SELECT $1, $2 WHERE NOT EXISTS (SELECT FROM replaced) \
         ON CONFLICT (id) DO UPDATE SET value = excluded.value) SELECT pg_current_xact_id()::text";
@@ -145,23 +146,23 @@ statements! {
         ON CONFLICT (key) DO UPDATE SET value = excluded.value) SELECT pg_current_xact_id()::text";
     RemoveConfig = "DELETE FROM {s}.configs WHERE key = $1 RETURNING pg_current_xact_id()::text";
 
-    // What the Go program left.
-    ForeignColumns = "SELECT table_name::text, column_name::text FROM information_schema.columns WHERE table_schema = $1";
-    FetchForeignCredentials = "FETCH 250 FROM foreign_credentials";
-    FetchForeignStates = "FETCH 250 FROM foreign_credential_states";
-    FetchForeignConfigs = "FETCH 250 FROM foreign_configs";
-    FetchForeignUsage = "FETCH 1000 FROM foreign_usage_stats";
+    // The tables of the Go program.
+    LegacyColumns = "SELECT table_name::text, column_name::text FROM information_schema.columns WHERE table_schema = $1";
+    FetchLegacyCredentials = "FETCH 250 FROM legacy_credentials";
+    FetchLegacyStates = "FETCH 250 FROM legacy_credential_states";
+    FetchLegacyConfigs = "FETCH 250 FROM legacy_configs";
+    FetchLegacyUsage = "FETCH 1000 FROM legacy_usage_stats";
 }
 
-/// How many statements there are, and so the most that a connection has prepared.
+/// The number of statements, and so the most that a connection has prepared.
 pub(super) const STATEMENTS: usize = TEXTS.len();
 
-/// The texts for one schema.
+/// The SQL of all statements for one schema.
 pub(super) struct Texts([String; STATEMENTS]);
 
 impl Texts {
     pub(super) fn new(quoted_schema: &str) -> Self {
-        // Inside of a literal quotes are doubled.
+        // Inside a literal, quotes are doubled.
         let literal = format!("'{}.", quoted_schema.replace('\'', "''"));
         let of = |text: &str| text.replace("'{s}.", &literal).replace("{s}", quoted_schema);
         Self(std::array::from_fn(|at| of(TEXTS[at])))
@@ -172,7 +173,7 @@ impl Texts {
     }
 }
 
-/// What goes into a statement. The driver logs parameters by their `Debug`, so this one says nothing.
+/// A parameter of a statement. The driver logs parameters by their `Debug`, so theirs is redacted.
 pub(super) enum Parameter<'p> {
     Text(&'p str),
     Json(&'p [u8]),
@@ -182,7 +183,7 @@ pub(super) enum Parameter<'p> {
     Numbers(Vec<i64>),
 }
 
-/// JSON text, to and from the server.
+/// JSON text that is sent to, or comes from, the server.
 pub(super) struct Json<'j>(pub(super) &'j [u8]);
 
 impl Parameter<'_> {
@@ -254,10 +255,10 @@ impl fmt::Debug for Json<'_> {
     }
 }
 
-/// What came out of a statement.
+/// The reply to a statement.
 pub(super) struct Reply {
     pub(super) rows: Vec<Row>,
-    /// How many rows it changed or read.
+    /// The number of rows that it changed or read.
     pub(super) count: u64,
 }
 
@@ -267,15 +268,15 @@ impl Reply {
     }
 }
 
-/// One column.
+/// Reads a column.
 pub(super) fn column<'r, T: FromSql<'r>>(row: &'r Row, at: usize) -> Result<T> {
     row.try_get(at).map_err(|_| error::unexpected_reply())
 }
 
-/// A column that holds a key.
+/// Reads a column that holds a key.
 pub(super) fn key(row: &Row, at: usize) -> Result<Key> {
-    Key::new(column(row, at)?).map_err(|why| {
-        Error::new(ErrorKind::Corrupt, "the name of a stored record can't be read").with_source(why)
+    Key::new(column(row, at)?).map_err(|error| {
+        Error::new(ErrorKind::Corrupt, "the name of a stored record can't be read").with_source(error)
     })
 }
 
@@ -284,21 +285,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_schema_is_quoted_where_it_stands() {
+    fn a_schema_is_quoted_as_a_name_and_in_literals() {
         let texts = Texts::new("\"o'clock\"");
         assert!(texts.of(Sql::GetConfig).contains("FROM \"o'clock\".configs"));
         assert!(texts.of(Sql::Stats).contains("('\"o''clock\".usage'::regclass)"));
     }
 
     #[test]
-    fn the_audit_is_as_long_as_it_is_said_to_be() {
+    fn the_audit_keeps_the_documented_number_of_entries() {
         let kept =
             format!("(SELECT max(number) FROM s.plan_audit) - {})", crate::plan::MAX_AUDIT_ENTRIES - 1);
         assert!(Texts::new("s").of(Sql::FinishPlan).contains(&kept));
     }
 
     #[test]
-    fn parameters_are_silent() {
+    fn parameters_are_redacted() {
         let parameters = [
             Parameter::Text("secret"),
             Parameter::Json(b"secret"),

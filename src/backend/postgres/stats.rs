@@ -1,4 +1,4 @@
-//! What the server says of itself, and what an operator should worry about.
+//! Statistics of the store and its server, with warnings for the operator.
 
 use serde_json::{Map, Value as Json, json};
 
@@ -21,18 +21,18 @@ impl Postgres {
         let is = |at| column::<Option<bool>>(row, at).map(Option::unwrap_or_default);
         let (is_local, has_tls) = (is(12)?, is(10)?);
         let mut details = Map::new();
-        let mut tell = |name: &str, value: Json| details.insert(name.to_owned(), value);
-        tell("server_version", json!(text(4)?));
-        tell("schema", json!(self.server.config.schema));
-        tell("schema_version", json!(count(13)?));
-        tell(
+        let mut detail = |name: &str, value: Json| details.insert(name.to_owned(), value);
+        detail("server_version", json!(text(4)?));
+        detail("schema", json!(self.server.options.schema));
+        detail("schema_version", json!(count(13)?));
+        detail(
             "isolation",
-            json!(match self.server.config.isolation {
+            json!(match self.server.options.isolation {
                 Isolation::RepeatableRead => "repeatable read",
                 Isolation::Serializable => "serializable",
             }),
         );
-        tell(
+        detail(
             "tls",
             json!(match text(11)? {
                 Some(version) if has_tls => version,
@@ -40,21 +40,21 @@ impl Postgres {
                 _ => "none",
             }),
         );
-        tell("synchronous_commit", json!(text(5)?));
-        tell("fsync", json!(text(6)?));
-        tell("full_page_writes", json!(text(7)?));
-        tell("in_recovery", json!(is(8)?));
-        tell("read_only", json!(is(9)?));
-        tell("max_connections", json!(count(14)?));
-        tell("connections_of_all", json!(count(15)?));
-        tell("pgbouncer", json!(self.server.config.pgbouncer));
+        detail("synchronous_commit", json!(text(5)?));
+        detail("fsync", json!(text(6)?));
+        detail("full_page_writes", json!(text(7)?));
+        detail("in_recovery", json!(is(8)?));
+        detail("read_only", json!(is(9)?));
+        detail("max_connections", json!(count(14)?));
+        detail("connections_of_all", json!(count(15)?));
+        detail("pgbouncer", json!(self.server.options.pgbouncer));
         if let Some(settings) = text(16)?.filter(|settings| !settings.is_empty()) {
-            tell("parameters_logged_by", json!(settings));
+            detail("parameters_logged_by", json!(settings));
         }
         let warnings = warnings(&details);
         details.insert("warnings".to_owned(), json!(warnings));
         Ok(StorageStats {
-            connection_count: Some(self.server.lane()?.open().into()),
+            connection_count: Some(self.server.pool()?.open().into()),
             credential_count: count(0)?,
             config_count: count(1)?,
             usage_record_count: count(2)?,
@@ -65,7 +65,7 @@ impl Postgres {
     }
 }
 
-/// How the server, as it is set up, can lose what it acknowledged, refuse us, or tell what is stored.
+/// Warns of settings with which the server loses acknowledged writes, refuses calls or logs stored values.
 fn warnings(details: &Map<String, Json>) -> Vec<String> {
     let is = |name: &str, value: Json| details.get(name) == Some(&value);
     let number = |name: &str| details.get(name).and_then(Json::as_u64).unwrap_or_default();
@@ -76,15 +76,15 @@ fn warnings(details: &Map<String, Json>) -> Vec<String> {
             is("synchronous_commit", json!("off")),
             "synchronous_commit is off: a crash loses the last commits that were acknowledged",
         ),
-        (is("in_recovery", json!(true)), "a standby: it takes no writes"),
+        (is("in_recovery", json!(true)), "the server is a standby and takes no writes"),
         (
             is("read_only", json!(true)) && is("in_recovery", json!(false)),
-            "transactions are read-only by default: it takes no writes",
+            "transactions are read-only by default: the server takes no writes",
         ),
         (is("tls", json!("none")), NO_TLS),
         (
             number("connections_of_all") * 10 > number("max_connections") * 9,
-            "nine in ten of the server's connections are in use",
+            "over 90% of the server's connections are in use",
         ),
     ]
     .into_iter()
@@ -92,7 +92,7 @@ fn warnings(details: &Map<String, Json>) -> Vec<String> {
     .map(|(_, warning)| warning.to_owned())
     .chain(details.get("parameters_logged_by").and_then(Json::as_str).map(|settings| {
         format!(
-            "the server writes what is stored, credentials too, into its log ({settings}): turn that off, or set \
+            "the server writes stored values, credentials too, into its log ({settings}): turn that off, or set \
              log_parameter_max_length and log_parameter_max_length_on_error to 0 for this role"
         )
     }))
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn warns_of_what_loses_data() {
+    fn each_unsafe_setting_has_a_warning() {
         let warnings = |found: Json| warnings(found.as_object().unwrap()).len();
         let safe = json!({
             "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "in_recovery": false,
@@ -121,9 +121,9 @@ mod tests {
             ("connections_of_all", json!(95)),
             ("parameters_logged_by", json!("log_statement")),
         ] {
-            let mut unsafe_one = safe.clone();
-            unsafe_one[name] = value;
-            assert_eq!(warnings(unsafe_one), 1, "{name}");
+            let mut changed = safe.clone();
+            changed[name] = value;
+            assert_eq!(warnings(changed), 1, "{name}");
         }
     }
 }

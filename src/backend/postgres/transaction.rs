@@ -1,4 +1,4 @@
-//! Transactions, and what became of a commit whose reply was lost.
+//! Transactions, and the outcome of a commit whose reply was lost.
 
 use std::time::Duration;
 
@@ -14,17 +14,18 @@ use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, Outcome, Result, Transaction, Transactional,
     backend::remote::Effect,
     codec::{encode_config, encode_credential},
+    error::Kind,
 };
 
-/// A transaction of [`Postgres`]: serializable, unless the configuration says
+/// A transaction of [`Postgres`]: serializable, unless the options select
 /// [`RepeatableRead`](crate::backend::postgres::Isolation::RepeatableRead).
 ///
-/// It holds a connection until it ends. After an error of the server, or a call that was cut off, it is over: every later call
-/// and [`commit`](Transaction::commit) fail with that error, and nothing was changed.
+/// It holds a connection until it ends. After a failed or interrupted call it is over: every later call and
+/// [`commit`](Transaction::commit) fail, after an error with the same error, and nothing is changed.
 pub struct PostgresTransaction {
     postgres: Postgres,
     session: Session,
-    /// The server's number for it, once it has written.
+    /// The server's transaction number, known after the first write.
     number: Option<String>,
     failed: Option<Error>,
 }
@@ -39,21 +40,21 @@ impl Transactional for Postgres {
     type Transaction = PostgresTransaction;
 
     async fn begin(&self) -> Result<PostgresTransaction> {
-        let session = Session::begin_in_life(&self.call()?, &self.server.begin).await?;
+        let session = Session::begin_with_incarnation(&self.call()?, &self.server.begin).await?;
         Ok(PostgresTransaction { postgres: self.clone(), session, number: None, failed: None })
     }
 }
 
 impl PostgresTransaction {
-    /// Fails if the transaction has.
-    fn check(&mut self) -> Result<()> {
+    /// Fails if the transaction has failed.
+    fn check(&self) -> Result<()> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        if self.session.is_cut() {
+        if self.session.is_broken() {
             return Err(Error::new(
                 ErrorKind::Unavailable,
-                "a call of this transaction was cut off, or its connection was: it is rolled back",
+                "a call of this transaction was interrupted, or its connection was lost; it is rolled back",
             ));
         }
         Ok(())
@@ -70,7 +71,7 @@ impl PostgresTransaction {
         result
     }
 
-    /// A statement that gives the transaction's number if it has written something.
+    /// Runs a statement that returns the transaction's number if it wrote something. Returns whether it did.
     async fn write(&mut self, statement: Sql, parameters: &[Parameter<'_>]) -> Result<bool> {
         let reply = self.run(statement, parameters).await?;
         let Some(row) = reply.rows.first() else { return Ok(false) };
@@ -84,7 +85,7 @@ impl PostgresTransaction {
 impl Transaction for PostgresTransaction {
     async fn get_credential(&mut self, id: &Key) -> Result<Credential> {
         let reply = self.run(Sql::GetCredential, &[Parameter::Text(id.as_str())]).await?;
-        credential::read(id, reply.rows.first().ok_or_else(|| credential::missing(id))?, 0)
+        credential::read(id, reply.rows.first().ok_or_else(|| Error::not_found(Kind::Credential, id))?, 0)
     }
 
     async fn set_credential(&mut self, id: &Key, credential: &Credential) -> Result<()> {
@@ -96,13 +97,13 @@ impl Transaction for PostgresTransaction {
     async fn delete_credential(&mut self, id: &Key) -> Result<()> {
         match self.write(Sql::RemoveCredential, &[Parameter::Text(id.as_str())]).await? {
             true => Ok(()),
-            false => Err(credential::missing(id)),
+            false => Err(Error::not_found(Kind::Credential, id)),
         }
     }
 
     async fn get_config(&mut self, key: &Key) -> Result<ConfigValue> {
         let reply = self.run(Sql::GetConfig, &[Parameter::Text(key.as_str())]).await?;
-        config::read(key, reply.rows.first().ok_or_else(|| config::missing(key))?, 0)
+        config::read(key, reply.rows.first().ok_or_else(|| Error::not_found(Kind::Config, key))?, 0)
     }
 
     async fn set_config(&mut self, key: &Key, value: &ConfigValue) -> Result<()> {
@@ -114,22 +115,22 @@ impl Transaction for PostgresTransaction {
     async fn delete_config(&mut self, key: &Key) -> Result<()> {
         match self.write(Sql::RemoveConfig, &[Parameter::Text(key.as_str())]).await? {
             true => Ok(()),
-            false => Err(config::missing(key)),
+            false => Err(Error::not_found(Kind::Config, key)),
         }
     }
 
-    /// A lost reply is resolved: within the deadline, the server is asked what became of the transaction.
-    async fn commit(mut self) -> Result<()> {
+    /// If the reply is lost, asks the server for the outcome of the transaction, within the deadline.
+    async fn commit(self) -> Result<()> {
         let Self { postgres, .. } = &self;
         let postgres = postgres.clone();
         let call = postgres.call()?;
         self.check()?;
-        let life = self.session.life();
+        let incarnation = self.session.incarnation();
         match (self.session.commit(&call).await, self.number) {
             (Err(error), Some(number)) if error.outcome() == Outcome::Unknown => {
-                resolve(&call, &number, life.as_deref(), error).await
+                resolve(&call, &number, incarnation.as_deref(), error).await
             }
-            // It changed nothing.
+            // The transaction wrote nothing.
             (Err(error), None) => Err(error.with_outcome(Outcome::NotApplied)),
             (result, _) => result,
         }
@@ -145,11 +146,11 @@ impl Transaction for PostgresTransaction {
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// What the server knows of the transaction. `lost` if nobody can tell before the deadline.
+/// The outcome of the transaction according to the server, or `lost` if it is not known by the deadline.
 ///
-/// A server that crashed gives out the numbers of transactions that it lost again, so "committed" counts only in the same life of
-/// the server. "aborted" is true in any: ours is not there.
-async fn resolve(call: &Call<'_>, number: &str, life: Option<&str>, lost: Error) -> Result<()> {
+/// After a crash the server reuses the numbers of transactions that it lost, so "committed" counts only in
+/// the same incarnation of the server. "aborted" is reliable in any: the transaction is not in the store.
+async fn resolve(call: &Call<'_>, number: &str, incarnation: Option<&str>, lost: Error) -> Result<()> {
     let mut pause = FIRST_PAUSE;
     while !call.is_over() {
         let reply = call.run(Effect::Read, Sql::TransactionStatus, &[Parameter::Text(number)]).await;
@@ -158,14 +159,14 @@ async fn resolve(call: &Call<'_>, number: &str, life: Option<&str>, lost: Error)
             Ok::<_, Error>((column::<Option<&str>>(row, 0)?, column::<Option<&str>>(row, 1)?))
         });
         match status {
-            Ok(Ok((Some("committed"), now))) if now.is_some() && now == life => return Ok(()),
+            Ok(Ok((Some("committed"), now))) if now.is_some() && now == incarnation => return Ok(()),
             Ok(Ok((Some("aborted"), _))) => return Err(lost.with_outcome(Outcome::NotApplied)),
-            // The old connection's end is not noticed yet.
+            // The server has not noticed the end of the old connection yet.
             Ok(Ok((Some("in progress"), _))) => {}
             Err(error) if error.is_retryable() => {}
             _ => break,
         }
-        tokio::time::sleep_until(call.deadline().min(Instant::now() + pause)).await;
+        tokio::time::sleep_until(call.deadline.min(Instant::now() + pause)).await;
         pause = LONGEST_PAUSE.min(pause * 2);
     }
     Err(lost)

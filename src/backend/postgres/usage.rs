@@ -1,4 +1,4 @@
-//! Counters: a row each.
+//! Usage records: one row per counter.
 
 use std::collections::BTreeMap;
 
@@ -13,21 +13,17 @@ use crate::{
     error::Kind,
 };
 
-fn missing(key: &Key) -> Error {
-    Error::not_found(Kind::Usage, key)
-}
-
-/// Increments of one counter, in one direction, that are one row of a statement.
+/// Increments of one counter with the same sign, which become one row of a statement.
 struct Sum<'i> {
     key: &'i Key,
     field: &'i Key,
     total: i64,
-    /// The increments, by their places in the request.
+    /// The indexes of the increments in the request.
     steps: Vec<usize>,
 }
 
-/// Adds increments of one counter up. If its total overflows, so would one of its steps: as long as they all go in one
-/// direction. One that turns around goes to the next pass, which is a statement after this one.
+/// Sums the increments of each counter. While all have the same sign, the sum overflows only if one of the
+/// steps would. An increment of the other sign goes into the next pass, which is a later statement.
 fn passes(increments: &[Increment]) -> Vec<Vec<Sum<'_>>> {
     let mut passes: Vec<BTreeMap<(&Key, &Key), Sum<'_>>> = Vec::new();
     let mut latest: BTreeMap<(&Key, &Key), usize> = BTreeMap::new();
@@ -36,8 +32,8 @@ fn passes(increments: &[Increment]) -> Vec<Vec<Sum<'_>>> {
         let pass = latest.entry(counter).or_insert(0);
         let known = passes.get_mut(*pass).and_then(|sums| sums.get_mut(&counter));
         if let Some(sum) = known {
-            let turns = (sum.total < 0 && *delta > 0) || (sum.total > 0 && *delta < 0);
-            if let Some(total) = sum.total.checked_add(*delta).filter(|_| !turns) {
+            let changes_sign = (sum.total < 0 && *delta > 0) || (sum.total > 0 && *delta < 0);
+            if let Some(total) = sum.total.checked_add(*delta).filter(|_| !changes_sign) {
                 sum.total = total;
                 sum.steps.push(index);
                 continue;
@@ -52,7 +48,7 @@ fn passes(increments: &[Increment]) -> Vec<Vec<Sum<'_>>> {
     passes.into_iter().map(|sums| sums.into_values().collect()).collect()
 }
 
-/// One statement for all of them.
+/// Adds the sums in one statement.
 async fn add(call: &Call<'_>, sums: &[Sum<'_>]) -> Result<()> {
     let keys = sums.iter().map(|sum| sum.key.as_str()).collect();
     let fields = sums.iter().map(|sum| sum.field.as_str()).collect();
@@ -67,7 +63,8 @@ async fn increment(call: &Call<'_>, key: &Key, field: &Key, delta: i64) -> Resul
     total.and_then(|reply| column(reply.row()?, 0)).map_err(|error| error.with_key(key))
 }
 
-/// Applies a chunk and gives the steps that failed. One that overflows is looked for by halving the chunk.
+/// Applies a chunk and returns the steps that failed. If the statement overflows, halves the chunk to find
+/// the counter.
 async fn apply(call: &Call<'_>, sums: &[Sum<'_>], increments: &[Increment]) -> Vec<(usize, Error)> {
     let (mut failed, mut parts) = (Vec::new(), vec![sums]);
     while let Some(part) = parts.pop() {
@@ -79,8 +76,8 @@ async fn apply(call: &Call<'_>, sums: &[Sum<'_>], increments: &[Increment]) -> V
             }
             [sum] if error.kind() == ErrorKind::Overflow && sum.steps.len() > 1 => {
                 for &step in &sum.steps {
-                    let one = increment(call, sum.key, sum.field, increments[step].delta).await;
-                    failed.extend(one.err().map(|error| (step, error)));
+                    let total = increment(call, sum.key, sum.field, increments[step].delta).await;
+                    failed.extend(total.err().map(|error| (step, error)));
                 }
             }
             _ => failed.extend(
@@ -114,7 +111,7 @@ impl UsageStore for Postgres {
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
         let reply = self.call()?.run(Effect::Read, Sql::GetUsage, &[Parameter::Text(key.as_str())]).await?;
         if reply.rows.is_empty() {
-            return Err(missing(key));
+            return Err(Error::not_found(Kind::Usage, key));
         }
         let record: Result<_> = reply.rows.iter().map(|row| Ok((name(row, 0)?, column(row, 1)?))).collect();
         record.map_err(|error| error.with_key(key))
@@ -123,7 +120,7 @@ impl UsageStore for Postgres {
     async fn reset_usage(&self, key: &Key) -> Result<()> {
         let name = [Parameter::Text(key.as_str())];
         match self.call()?.run(Effect::Write, Sql::ResetUsage, &name).await?.count {
-            0 => Err(missing(key)),
+            0 => Err(Error::not_found(Kind::Usage, key)),
             _ => Ok(()),
         }
     }
@@ -149,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn one_direction_is_one_pass() {
+    fn increments_of_one_sign_share_a_pass() {
         assert_eq!(totals(&[]), [] as [i64; 0]);
         assert_eq!(totals(&[1, 0, 2, 3]), [6]);
         assert_eq!(totals(&[0, -2, 0, -3]), [-5]);

@@ -1,4 +1,4 @@
-//! The audit of plans, page by page.
+//! The audit of plans, read page by page.
 
 use std::future;
 
@@ -10,18 +10,18 @@ use crate::{
     plan::{AuditEntry, AuditFilter},
 };
 
-/// A page of entries, and where the next one begins, if there may be one.
+/// A page of entries, and the position of the next page if there may be one.
 pub(crate) type Page<C> = (Vec<AuditEntry>, Option<C>);
 
-/// The entries that the filter wants, of pages that are read as they are needed.
+/// Streams the entries that match the filter, and reads pages on demand.
 pub(crate) fn pages<C: Send, F: Future<Output = Result<Page<C>>> + Send>(
     filter: AuditFilter,
     first: C,
     page: impl Fn(C) -> F + Send,
 ) -> impl Stream<Item = Result<AuditEntry>> + Send {
     let limit = filter.limit.unwrap_or(usize::MAX);
-    stream::try_unfold(Some(first), move |place| {
-        let page = place.map(&page);
+    stream::try_unfold(Some(first), move |position| {
+        let page = position.map(&page);
         async move {
             match page {
                 Some(page) => page.await.map(Some),

@@ -1,4 +1,4 @@
-//! Many items in few requests.
+//! Batches: many items in few requests.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -6,13 +6,13 @@ use futures_util::{StreamExt, stream};
 
 use crate::{BatchFailure, BatchReport, Credential, Error, Found, Key, Outcome, Result, error::Kind};
 
-/// The most items of one chunk.
+/// The most items in one chunk.
 const CHUNK_ITEMS: usize = 1000;
 
-/// A chunk ends when it has this many bytes: others wait behind it.
+/// The most bytes in one chunk, unless a single item is larger: other calls wait behind a large request.
 pub(crate) const CHUNK_BYTES: usize = 4 << 20;
 
-/// Cuts items into chunks, by their number and their size.
+/// Splits items into chunks by number and size.
 pub(crate) fn chunks<T>(items: &[T], bytes: impl Fn(&T) -> usize) -> Vec<Range<usize>> {
     let (mut chunks, mut begin, mut filled) = (Vec::new(), 0, 0);
     for (at, item) in items.iter().enumerate() {
@@ -29,9 +29,10 @@ pub(crate) fn chunks<T>(items: &[T], bytes: impl Fn(&T) -> usize) -> Vec<Range<u
     chunks
 }
 
-/// Runs something for each chunk, several at once, and gives what they gave in the order of the items.
+/// Runs `chunk` for each chunk, up to `at_once` concurrently, and returns the results in the order of the
+/// items.
 ///
-/// The items must have different names: a chunk does not wait for the one before it.
+/// The items must have distinct keys, because chunks run in any order.
 pub(crate) async fn run<'i, T, R, F: Future<Output = R>>(
     items: &'i [T],
     bytes: impl Fn(&T) -> usize,
@@ -45,19 +46,19 @@ pub(crate) async fn run<'i, T, R, F: Future<Output = R>>(
     stream::iter(runs).buffered(at_once).collect().await
 }
 
-/// The report for the items as they were asked for, some of them twice, given those that failed.
+/// The report on a batch in which a key may occur several times, from the error of each key that failed.
 pub(crate) fn report<'k>(
-    asked: impl Iterator<Item = &'k Key>,
+    items: impl Iterator<Item = &'k Key>,
     failed: &BTreeMap<&Key, Error>,
 ) -> Result<BatchReport> {
     let mut report = BatchReport::default();
-    for (index, key) in asked.enumerate() {
+    for (index, key) in items.enumerate() {
         report.record(index, key, failed.get(key).map_or(Ok(()), |error| Err(error.clone())));
     }
     settle(report)
 }
 
-/// The report, or the error of the call: see [`common_error`].
+/// Returns the report, or an error for the whole call: see [`common_error`].
 pub(crate) fn settle(report: BatchReport) -> Result<BatchReport> {
     match report.succeeded {
         0 => common_error(&report.failures).map_or(Ok(report), Err),
@@ -65,7 +66,7 @@ pub(crate) fn settle(report: BatchReport) -> Result<BatchReport> {
     }
 }
 
-/// What was found, or the error of the call: see [`common_error`].
+/// Returns the credentials found, or an error for the whole call: see [`common_error`].
 pub(crate) fn settle_found(found: Found) -> Result<Found> {
     match found.credentials.len() {
         0 => common_error(&found.failures).map_or(Ok(found), Err),
@@ -73,8 +74,8 @@ pub(crate) fn settle_found(found: Found) -> Result<Found> {
     }
 }
 
-/// The error of a call of which every item failed in the same way, if it may pass: the store failed then, and not the items. A retry
-/// and its budget go by that. Its outcome is Unknown if that of any item is.
+/// The error of the call if every item failed with the same retryable error: the store failed then, not the
+/// items, and retries and their budget depend on it. The outcome is Unknown if that of any item is.
 fn common_error(failures: &[BatchFailure]) -> Option<Error> {
     let first = &failures.first()?.error;
     let alike =
@@ -82,12 +83,12 @@ fn common_error(failures: &[BatchFailure]) -> Option<Error> {
     if !failures.iter().all(|failure| alike(&failure.error)) {
         return None;
     }
-    let worst = failures.iter().find(|failure| failure.error.outcome() == Outcome::Unknown);
-    let error = worst.map_or(first, |failure| &failure.error).clone();
+    let unknown = failures.iter().find(|failure| failure.error.outcome() == Outcome::Unknown);
+    let error = unknown.map_or(first, |failure| &failure.error).clone();
     Some(if failures.len() == 1 { error } else { error.without_key() })
 }
 
-/// What was found for the ids as they were asked for, given what there is under some of them.
+/// The result of reading a batch in which an id may occur several times, from the result for each stored id.
 pub(crate) fn found(ids: &[Key], results: BTreeMap<Key, Result<Credential>>) -> Result<Found> {
     let mut found = Found::default();
     for (index, id) in ids.iter().enumerate() {
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
     use crate::ErrorKind;
 
-    fn of(errors: impl IntoIterator<Item = Option<Error>>) -> Result<BatchReport> {
+    fn settled(errors: impl IntoIterator<Item = Option<Error>>) -> Result<BatchReport> {
         let mut report = BatchReport::default();
         for (index, error) in errors.into_iter().enumerate() {
             let key = Key::new(&format!("k{index}")).unwrap();
@@ -117,28 +118,28 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_whose_items_all_failed_alike_has_failed() {
+    fn a_batch_fails_if_all_items_failed_with_the_same_retryable_error() {
         let gone = || Some(Error::new(ErrorKind::Unavailable, "gone"));
         let lost = || gone().map(|error| error.with_outcome(Outcome::Unknown));
         let bad = || Some(Error::new(ErrorKind::Overflow, "too much"));
 
-        let error = of([gone(), gone()]).unwrap_err();
+        let error = settled([gone(), gone()]).unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
-        assert!(error.is_retryable() && error.key().is_none(), "it is about no item");
-        let error = of([gone(), lost(), gone()]).unwrap_err();
-        assert_eq!(error.outcome(), Outcome::Unknown, "one chunk may have happened");
-        assert!(of([gone()]).unwrap_err().key().is_some());
+        assert!(error.is_retryable() && error.key().is_none(), "the error is about no single item");
+        let error = settled([gone(), lost(), gone()]).unwrap_err();
+        assert_eq!(error.outcome(), Outcome::Unknown, "one chunk may have been applied");
+        assert!(settled([gone()]).unwrap_err().key().is_some());
 
         let busy = || Some(Error::new(ErrorKind::Busy, "busy"));
-        for report in
-            [of([]), of([gone(), None]), of([gone(), bad()]), of([gone(), busy()]), of([bad(), bad()])]
+        for errors in
+            [vec![], vec![gone(), None], vec![gone(), bad()], vec![gone(), busy()], vec![bad(), bad()]]
         {
-            assert!(report.is_ok());
+            assert!(settled(errors).is_ok());
         }
     }
 
     #[test]
-    fn chunks_have_a_number_and_a_size() {
+    fn chunks_are_limited_in_items_and_bytes() {
         assert!(chunks(&[0; 0], |_| 1).is_empty());
         assert_eq!(chunks(&[1; 2001], |_| 1), [0..1000, 1000..2000, 2000..2001]);
         let half = CHUNK_BYTES / 2;

@@ -1,8 +1,12 @@
-//! What backends whose server is elsewhere have in common.
+//! Shared by the backends that talk to a server.
 
 pub(crate) mod audit;
 pub(crate) mod batch;
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+pub(crate) mod call;
 pub(crate) mod gate;
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+pub(crate) mod queue;
 #[cfg_attr(not(any(feature = "postgres", feature = "redis")), allow(dead_code))]
 pub(crate) mod trust;
 
@@ -14,11 +18,12 @@ use std::{
 pub(crate) use crate::layer::later;
 use crate::{Error, ErrorKind, Outcome};
 
-/// What the statistics say of TLS where there is none and none is needed; and what an operator is told where one is.
+/// What `stats` reports about TLS when a local server needs none, and its warning when a remote connection
+/// has none.
 pub(crate) const ON_THIS_MACHINE: &str = "not needed: on this machine";
-pub(crate) const NO_TLS: &str = "no TLS: whoever is on the way can read every credential";
+pub(crate) const NO_TLS: &str = "no TLS: credentials cross the network unencrypted";
 
-/// Whether a request may change something.
+/// Whether a request may change stored data.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
     Read,
@@ -26,7 +31,7 @@ pub(crate) enum Effect {
 }
 
 impl Effect {
-    /// What is known of a request that was sent and has no answer.
+    /// The outcome of a request that was sent and has no reply.
     pub(crate) const fn when_lost(self) -> Outcome {
         match self {
             Self::Read => Outcome::NotApplied,
@@ -35,10 +40,11 @@ impl Effect {
     }
 }
 
-/// A server, named so, that can't be reached: why, as far as the system says it. Its own texts are not quoted.
+/// The error for a server that can't be reached, with the operating system's error code. No other text of
+/// `cause` is quoted.
 #[cold]
 pub(crate) fn unreachable(server: &str, cause: Option<&io::Error>) -> Error {
-    // The standard library has no kind for it.
+    // The standard library has no `io::ErrorKind` for it.
     let is_unresolved = |cause: &io::Error| cause.to_string().starts_with("failed to lookup address");
     match cause.map(|cause| (cause.raw_os_error(), cause)) {
         Some((Some(number), _)) => Error::new(ErrorKind::Unavailable, format!("{server} can't be reached"))
@@ -51,7 +57,7 @@ pub(crate) fn unreachable(server: &str, cause: Option<&io::Error>) -> Error {
     }
 }
 
-/// One who waits for a connection, until it is dropped.
+/// Counts a call as waiting for a connection until it is dropped.
 pub(crate) struct Waiting<'w>(&'w AtomicU32);
 
 impl<'w> Waiting<'w> {

@@ -1,4 +1,4 @@
-//! TLS by rustls: whom we trust, who we are, and what went wrong.
+//! TLS by rustls: trusted certificates, the client certificate, and the errors of handshakes.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -18,18 +18,18 @@ use rustls::{
 
 use crate::{Error, ErrorKind, Result};
 
-/// What a backend calls its options for TLS, as its errors name them.
+/// The names of a backend's TLS options, for error messages.
 #[derive(Debug)]
 pub(crate) struct Names {
-    /// The file of certificates that are trusted.
+    /// The file of trusted certificates.
     pub(crate) ca: &'static str,
-    /// The file of our own certificate.
+    /// The file of the client certificate.
     pub(crate) cert: &'static str,
     /// The file of its private key.
     pub(crate) key: &'static str,
 }
 
-/// The files of a configuration, in PEM.
+/// The PEM files that the options name.
 pub(crate) struct Files {
     pub(crate) names: &'static Names,
     /// None: the certificates that this machine trusts.
@@ -38,26 +38,26 @@ pub(crate) struct Files {
     pub(crate) key: Option<PathBuf>,
 }
 
-/// What of a server's certificate is checked. That the server has the certificate's key is checked in any case.
+/// Which checks a server's certificate must pass. That the server has its private key is always checked.
 #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Checks {
     Nothing,
-    /// It is trusted, for any host.
+    /// The certificate is trusted; it may be for any host.
     Issuer,
-    /// It is trusted, for the host that we connect to.
+    /// The certificate is trusted and is for the host of the connection.
     IssuerAndName,
 }
 
 impl Files {
-    /// Reads the files. Once a store: this machine's certificates are hundreds of them.
+    /// Reads the files. Done once per store, since a machine trusts hundreds of certificates.
     pub(crate) async fn read(self, checks: Checks) -> Result<ClientConfig> {
         let read = tokio::task::spawn_blocking(move || self.read_blocking(checks)).await;
-        read.unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "the runtime ends")))
+        read.unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "the async runtime is shutting down")))
     }
 
     fn read_blocking(self, checks: Checks) -> Result<ClientConfig> {
-        // Not the process' default, which is the application's to choose.
+        // Not the process-wide default, which is the application's choice.
         let provider = Arc::new(ring::default_provider());
         let trusted = match checks {
             Checks::Nothing => None,
@@ -73,7 +73,8 @@ impl Files {
         match (&self.cert, &self.key) {
             (None, None) => Ok(builder.with_no_client_auth()),
             (Some(cert), Some(key)) => {
-                let read = |path, name| std::fs::read(path).map_err(|error| unread(name).with_source(error));
+                let read =
+                    |path, name| std::fs::read(path).map_err(|error| unreadable(name).with_source(error));
                 let chain = certificates(&read(cert, cert_name)?);
                 if chain.is_empty() {
                     return Err(invalid(format!("the file of `{cert_name}` holds no certificate (PEM)")));
@@ -85,19 +86,19 @@ impl Files {
                 })?;
                 builder.with_client_auth_cert(chain, key).map_err(|error| {
                     invalid(format!(
-                        "the key of `{key_name}` is not that of the certificate of `{cert_name}`"
+                        "the private key of `{key_name}` does not belong to the certificate of `{cert_name}`"
                     ))
                     .with_source(error)
                 })
             }
-            _ => Err(invalid(format!("`{cert_name}` and `{key_name}` are given together"))),
+            _ => Err(invalid(format!("`{cert_name}` and `{key_name}` must be set together"))),
         }
     }
 
     fn trusted(&self) -> Result<Vec<CertificateDer<'static>>> {
         let name = self.names.ca;
         let Some(path) = &self.ca else { return of_this_machine(name) };
-        let pem = std::fs::read(path).map_err(|error| unread(name).with_source(error))?;
+        let pem = std::fs::read(path).map_err(|error| unreadable(name).with_source(error))?;
         let found = certificates(&pem);
         if found.is_empty() {
             return Err(invalid(format!("the file of `{name}` holds no certificate (PEM)")));
@@ -106,23 +107,24 @@ impl Files {
     }
 }
 
-/// The certificates that this machine trusts: hundreds, from files. `name` is the option that names others.
+/// Reads the hundreds of certificates that this machine trusts. `name` is the option for a file of others.
 pub(crate) fn of_this_machine(name: &str) -> Result<Vec<CertificateDer<'static>>> {
     let found = rustls_native_certs::load_native_certs().certs;
     if found.is_empty() {
-        return Err(invalid(format!("this machine trusts no certificates: name a file of them in `{name}`")));
+        return Err(invalid(format!("this machine trusts no certificates: set `{name}` to a file of them")));
     }
     Ok(found)
 }
 
-/// Those that can be read. Each part is taken by itself, so that a damaged one costs no other.
+/// The certificates of a file that can be read. Each is parsed by itself, so that a damaged one is skipped
+/// alone.
 fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
     const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
     let starts = pem.windows(BEGIN.len()).enumerate().filter(|(_, text)| *text == BEGIN);
     starts.filter_map(|(at, _)| CertificateDer::from_pem_slice(&pem[at..]).ok()).collect()
 }
 
-/// Certificates that are trusted.
+/// The trusted certificates.
 #[derive(Debug)]
 struct Trusted {
     certificates: Vec<CertificateDer<'static>>,
@@ -138,7 +140,7 @@ impl Trusted {
         let mut roots = RootCertStore::empty();
         let (_, skipped) = roots.add_parsable_certificates(certificates.iter().cloned());
         if skipped > 0 {
-            tracing::debug!(skipped, "certificates that are to be trusted can't be read");
+            tracing::debug!(skipped, "skipped trusted certificates that can't be parsed");
         }
         let unusable = || invalid(format!("no certificate of `{}` can be used", names.ca));
         if roots.is_empty() {
@@ -174,18 +176,19 @@ impl ServerCertVerifier for Verifier {
             ))))));
         }
         let mut result = trusted.chains.verify_server_cert(certificate, intermediates, name, ocsp, now);
-        // Dates are looked at before the authority is, so they held. A certificate that is itself trusted needs no other.
-        // A bad signature is that of another authority of the same name.
+        // webpki checks dates before the authority, so they are valid here. A certificate that is itself in
+        // the trusted file needs no authority. A bad signature means that the trusted authority only has the
+        // same name.
         if let Err(InvalidCertificate(
             CertificateError::UnknownIssuer | CertificateError::BadSignature | CertificateError::Other(_),
         )) = result
-            && trusted.certificates.iter().any(|one| one == certificate)
+            && trusted.certificates.iter().any(|trusted| trusted == certificate)
         {
             let parsed = ParsedCertificate::try_from(certificate)?;
             result = verify_server_name(&parsed, name).map(|()| ServerCertVerified::assertion());
         }
         match result {
-            // The name is looked at last, so everything else held.
+            // webpki checks the name last, so every other check has passed.
             Err(InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if self.checks == Checks::Issuer => Ok(ServerCertVerified::assertion()),
@@ -205,11 +208,11 @@ impl ServerCertVerifier for Verifier {
         }
         let key = parts(certificate).and_then(|parts| parts.public_key()).ok_or(UNREADABLE)?;
         let offered = algorithms.mapping.iter().filter(|(scheme, _)| *scheme == signature.scheme);
-        let fitting = offered
+        let algorithm = offered
             .flat_map(|(_, algorithms)| *algorithms)
             .find(|algorithm| algorithm.public_key_alg_id().as_ref() == key.algorithm)
             .ok_or(rustls::PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
-        fitting
+        algorithm
             .verify_signature(key.bits, message, signature.signature())
             .map(|()| HandshakeSignatureValid::assertion())
             .map_err(|_| CertificateError::BadSignature.into())
@@ -236,12 +239,12 @@ impl ServerCertVerifier for Verifier {
 
 const UNREADABLE: rustls::Error = rustls::Error::InvalidCertificate(CertificateError::BadEncoding);
 
-/// What is needed of a certificate that is not checked. webpki reads none of X.509 version 1, nor one with an extension that it
-/// does not know, and where nothing is checked neither matters.
+/// The parts of a certificate that are needed when its issuer is not checked. webpki rejects X.509 version 1
+/// and unknown critical extensions, which do not matter then.
 #[derive(Clone, Copy)]
 struct Parts<'c> {
     version: u8,
-    /// The public key, with what kind it is of.
+    /// The public key with its algorithm (SubjectPublicKeyInfo).
     key: &'c [u8],
 }
 
@@ -262,7 +265,7 @@ fn parts<'c>(certificate: &'c CertificateDer<'_>) -> Option<Parts<'c>> {
     } else {
         1
     };
-    // Its number, algorithm, issuer, dates and subject.
+    // The serial number, algorithm, issuer, dates and subject.
     for _ in 0..5 {
         rest = element(rest)?.1;
     }
@@ -273,20 +276,20 @@ impl<'c> Parts<'c> {
     fn public_key(self) -> Option<PublicKey<'c>> {
         let (key, _) = element(self.key)?;
         let (algorithm, rest) = element(key.content)?;
-        // The first byte counts the bits that are left over: none.
+        // The first byte counts the unused bits: none.
         let (_, bits) = element(rest)?.0.content.split_first()?;
         Some(PublicKey { algorithm: algorithm.content, bits })
     }
 }
 
-/// An element of DER.
+/// A DER element.
 struct Element<'d> {
     tag: u8,
     content: &'d [u8],
     whole: &'d [u8],
 }
 
-/// The first element, and what follows it.
+/// Splits off the first element.
 fn element(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
     let (&[tag, length], rest) = der.split_first_chunk()?;
     let (length, rest) = match length {
@@ -301,7 +304,7 @@ fn element(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
     Some((Element { tag, content, whole: &der[..der.len() - rest.len()] }, rest))
 }
 
-/// A certificate of a version that has no names of hosts, and does not say whether it is an authority's.
+/// A certificate of a version that has neither host names nor a mark of authorities.
 #[derive(Debug)]
 struct OldVersion(u8);
 
@@ -313,13 +316,13 @@ impl fmt::Display for OldVersion {
 
 impl std::error::Error for OldVersion {}
 
-/// Whether a server showed an authority's certificate as its own.
+/// Whether a server presented an authority's certificate as its own.
 pub(crate) fn is_authority(error: &rustls::Error) -> bool {
     matches!(error, rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(fault)))
         if fault.to_string() == "CaUsedAsEndEntity")
 }
 
-/// Why TLS with a server, named so, failed, and what to do.
+/// Why the TLS handshake with a server failed, and what to do about it.
 #[cold]
 pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Error {
     use CertificateError as Fault;
@@ -330,9 +333,9 @@ pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Err
                 "has expired: renew it, or set this machine's clock".to_owned()
             }
             Fault::NotValidYet | Fault::NotValidYetContext { .. } => {
-                "is not valid yet: set this machine's clock, or make another".to_owned()
+                "is not valid yet: set this machine's clock, or make a new one".to_owned()
             }
-            // The latter is one whose name is that of a trusted one, and whose key is another.
+            // BadSignature: the authority has the name of a trusted one, but another key.
             Fault::UnknownIssuer | Fault::BadSignature => {
                 format!("is signed by an authority that is not trusted: put the authority's certificate into the file of `{ca}`")
             }
@@ -345,7 +348,7 @@ pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Err
                 "is not for servers: make one with extendedKeyUsage=serverAuth".to_owned()
             }
             _ if is_authority(error) => {
-                format!("is an authority's (CA:TRUE): put it itself into the file of `{ca}`, or make one with basicConstraints=CA:FALSE")
+                format!("is an authority's (CA:TRUE): put this certificate itself into the file of `{ca}`, or make one with basicConstraints=CA:FALSE")
             }
             Fault::Other(OtherError(fault)) => match fault.downcast_ref::<OldVersion>() {
                 Some(version) => format!("is of {version}, which can't be checked: make one of version 3, with a subjectAltName (`openssl req -x509 -addext subjectAltName=DNS:HOST`)"),
@@ -354,11 +357,11 @@ pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Err
             _ => "can't be checked".to_owned(),
         },
         rustls::Error::AlertReceived(_) => {
-            let message = format!("{server} refused TLS: it may want a client certificate, in `{cert}` and `{key}`");
+            let message = format!("{server} refused TLS: it may require a client certificate (`{cert}` and `{key}`)");
             return Error::new(ErrorKind::Denied, message).with_source(error.clone());
         }
         _ => {
-            return Error::new(ErrorKind::Denied, format!("{server} and this client find no common TLS"))
+            return Error::new(ErrorKind::Denied, format!("{server} and this client can't agree on a version and cipher of TLS"))
                 .with_source(error.clone());
         }
     };
@@ -366,7 +369,7 @@ pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Err
 }
 
 #[cold]
-fn unread(name: &str) -> Error {
+fn unreadable(name: &str) -> Error {
     invalid(format!("the file of `{name}` can't be read"))
 }
 
@@ -375,11 +378,11 @@ fn invalid(message: String) -> Error {
     Error::new(ErrorKind::InvalidValue, message)
 }
 
-// The tests of Postgres have it, too, among all the servers; these here have to do without them.
+// The tests of Postgres include this file, too, as a part of all servers, which these tests can't build.
 #[cfg(test)]
 #[allow(dead_code, clippy::duplicate_mod)]
 #[path = "../../../tests/servers/certificates.rs"]
-mod made;
+mod certificates;
 
 #[cfg(test)]
 mod tests {
@@ -408,8 +411,8 @@ mod tests {
         }
     }
 
-    /// A server that has this certificate, and a key that need not be its own.
-    fn shake(
+    /// Connects to a server with this certificate and a key that need not belong to it.
+    fn handshake(
         certificate: &CertificateDer<'static>,
         key: PrivateKeyDer<'static>,
         version: &'static SupportedProtocolVersion,
@@ -423,21 +426,21 @@ mod tests {
         let mut server = ServerConnection::new(server.into()).unwrap();
         let mut client = ClientConnection::new(client().into(), "localhost".try_into().unwrap()).unwrap();
         for _ in 0..8 {
-            let (mut up, mut down) = (Vec::new(), Vec::new());
-            client.write_tls(&mut up).unwrap();
-            server.read_tls(&mut up.as_slice()).unwrap();
+            let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+            client.write_tls(&mut to_server).unwrap();
+            server.read_tls(&mut to_server.as_slice()).unwrap();
             server.process_new_packets().unwrap();
-            server.write_tls(&mut down).unwrap();
-            client.read_tls(&mut down.as_slice()).unwrap();
+            server.write_tls(&mut to_client).unwrap();
+            client.read_tls(&mut to_client.as_slice()).unwrap();
             client.process_new_packets()?;
         }
         assert!(!client.is_handshaking() && !server.is_handshaking());
         Ok(())
     }
 
-    /// Where nothing is checked of a certificate, its key still is.
+    /// `Checks::Nothing` still checks that the server has the private key.
     #[test]
-    fn a_server_has_the_key_of_its_certificate_of_any_version() {
+    fn a_server_must_have_the_key_of_its_certificate_whatever_its_version() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         for (name, kind) in [
@@ -446,24 +449,24 @@ mod tests {
             ("p384", "ecparam -genkey -name secp384r1 -noout -out"),
             ("ed", "genpkey -algorithm ed25519 -out"),
         ] {
-            let (one, other) = (format!("{name}.key"), format!("{name}-other.key"));
-            made::openssl(folder, &format!("{kind} {one}"));
-            made::openssl(folder, &format!("{kind} {other}"));
-            made::old(folder, &one, "v1.crt");
-            // An extension that webpki does not know, and must.
-            let strange = "-addext 1.2.3.4=critical,DER:0500";
-            made::openssl(
+            let (own, other) = (format!("{name}.key"), format!("{name}-other.key"));
+            certificates::openssl(folder, &format!("{kind} {own}"));
+            certificates::openssl(folder, &format!("{kind} {other}"));
+            certificates::old(folder, &own, "v1.crt");
+            // A critical extension that webpki does not know.
+            let extension = "-addext 1.2.3.4=critical,DER:0500";
+            certificates::openssl(
                 folder,
-                &format!("req -x509 -key {one} -days 30 -subj /CN=localhost {strange} -out v3.crt"),
+                &format!("req -x509 -key {own} -days 30 -subj /CN=localhost {extension} -out v3.crt"),
             );
             for (certificate, version) in [("v1.crt", 1), ("v3.crt", 3)] {
                 let certificate = CertificateDer::from_pem_file(folder.join(certificate)).unwrap();
                 assert_eq!(parts(&certificate).unwrap().version, version);
-                assert!(ParsedCertificate::try_from(&certificate).is_err(), "webpki reads it after all");
+                assert!(ParsedCertificate::try_from(&certificate).is_err(), "webpki can read it");
                 let key = |name| PrivateKeyDer::from_pem_file(folder.join(name)).unwrap();
                 for protocol in [&TLS12, &TLS13] {
-                    shake(&certificate, key(&one), protocol).unwrap();
-                    let refused = shake(&certificate, key(&other), protocol).unwrap_err();
+                    handshake(&certificate, key(&own), protocol).unwrap();
+                    let refused = handshake(&certificate, key(&other), protocol).unwrap_err();
                     assert_eq!(refused, CertificateError::BadSignature.into(), "{name}");
                 }
             }
@@ -471,10 +474,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_has_no_parts() {
+    fn truncated_and_damaged_certificates_do_not_panic() {
         let folder = tempfile::tempdir().unwrap();
-        made::openssl(folder.path(), "genrsa -out a.key");
-        made::old(folder.path(), "a.key", "a.crt");
+        certificates::openssl(folder.path(), "genrsa -out a.key");
+        certificates::old(folder.path(), "a.key", "a.crt");
         let whole = CertificateDer::from_pem_file(folder.path().join("a.crt")).unwrap();
         let key = parts(&whole).unwrap().public_key().unwrap();
         assert!(key.bits.len() > 256 && !key.algorithm.is_empty());

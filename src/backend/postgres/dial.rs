@@ -1,0 +1,379 @@
+//! Opens connections.
+
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
+
+use bb8::ManageConnection;
+use tokio::{
+    net::lookup_host,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_postgres::{
+    Config,
+    config::{
+        ChannelBinding as DriverBinding, SslMode as DriverMode, SslNegotiation as DriverNegotiation,
+        TargetSessionAttrs,
+    },
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{
+    connection::Connection,
+    error,
+    options::{ChannelBinding, PostgresOptions, SslMode, SslNegotiation},
+    settings::of_session,
+};
+use crate::{
+    Error, ErrorKind, Result, Secret,
+    backend::remote::{later, queue::Queue, unreachable},
+};
+
+/// A host and the ways to connect to it, in order: `allow` and `prefer` try with and without TLS.
+struct Host {
+    name: String,
+    port: u16,
+    /// Its name and port in errors.
+    address: String,
+    attempts: Vec<Config>,
+}
+
+/// How long the first attempt at one of several addresses may take. A second one follows after the others.
+const FIRST_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Opens connections for the pool.
+pub(super) struct Dialer {
+    hosts: Vec<Host>,
+    password: Option<Secret>,
+    tls: MakeRustlsConnect,
+    behind_pooler: bool,
+    connect_timeout: Duration,
+    /// The queue of the pool. Closed once the pool is replaced; returned connections are closed then.
+    queue: Arc<Queue>,
+}
+
+impl Dialer {
+    pub(super) fn new(options: &PostgresOptions, tls: MakeRustlsConnect, queue: Arc<Queue>) -> Result<Self> {
+        let hosts = options.hosts()?;
+        if options.connect_timeout.is_zero() {
+            return Err(Error::new(ErrorKind::InvalidValue, "`connect_timeout` must be greater than zero"));
+        }
+        let mut base = Config::new();
+        if let Some(user) = &options.user {
+            base.user(user);
+        }
+        if let Some(dbname) = &options.dbname {
+            base.dbname(dbname);
+        }
+        if hosts.len() > 1 {
+            base.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        if !options.pgbouncer {
+            base.options(of_session(options));
+        }
+        base.application_name(&options.application_name)
+            .ssl_negotiation(match options.sslnegotiation {
+                SslNegotiation::Request => DriverNegotiation::Postgres,
+                SslNegotiation::Direct => DriverNegotiation::Direct,
+            })
+            .channel_binding(match options.channel_binding {
+                ChannelBinding::Disable => DriverBinding::Disable,
+                ChannelBinding::Prefer => DriverBinding::Prefer,
+                ChannelBinding::Require => DriverBinding::Require,
+            })
+            .connect_timeout(options.connect_timeout)
+            .tcp_user_timeout(options.tcp_user_timeout)
+            .keepalives_idle(Duration::from_secs(15))
+            .keepalives_interval(Duration::from_secs(5))
+            .keepalives_retries(3);
+        let hosts = hosts
+            .into_iter()
+            .map(|(name, port)| {
+                let attempt = |mode: &DriverMode| {
+                    let mut attempt = base.clone();
+                    attempt.host(&name).ssl_mode(*mode);
+                    attempt
+                };
+                let attempts = modes(options.sslmode, &name).iter().map(attempt).collect();
+                let is_ipv6 = name.contains(':') && !name.starts_with('/');
+                let address = if is_ipv6 { format!("[{name}]:{port}") } else { format!("{name}:{port}") };
+                Host { name, port, address, attempts }
+            })
+            .collect();
+        Ok(Self {
+            hosts,
+            password: options.password.clone(),
+            tls,
+            behind_pooler: options.pgbouncer,
+            connect_timeout: options.connect_timeout,
+            queue,
+        })
+    }
+
+    /// Connects to the first host that accepts the login and, if there are several, takes writes.
+    async fn dial(&self) -> Result<Box<Connection>> {
+        let mut deadline = later(Instant::now(), self.connect_timeout);
+        let password = match &self.password {
+            Some(secret) => Some(
+                timeout_at(deadline, secret.reveal()).await.unwrap_or_else(|_| Err(password_timeout()))?,
+            ),
+            None => None,
+        };
+        let mut failures = Vec::new();
+        for host in &self.hosts {
+            match self.dial_host(host, password.as_deref(), deadline).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => failures.push(error),
+            }
+            deadline = later(Instant::now(), self.connect_timeout);
+        }
+        Err(error::of_all(failures))
+    }
+
+    async fn dial_host(
+        &self,
+        host: &Host,
+        password: Option<&str>,
+        mut deadline: Instant,
+    ) -> Result<Box<Connection>> {
+        let mut first: Option<Error> = None;
+        for attempt in &host.attempts {
+            let mut attempt = attempt.clone();
+            if let Some(password) = password {
+                attempt.password(password);
+            }
+            let dialed = timeout_at(deadline, self.dial_attempt(host, &attempt, deadline)).await;
+            match dialed.unwrap_or_else(|_| Err(error::at(&host.address, error::connect_timeout()))) {
+                Ok(connection) => {
+                    if let Some(error) = first
+                        && attempt.get_ssl_mode() == DriverMode::Disable
+                    {
+                        tracing::warn!(%error, "connected to PostgreSQL without TLS, which `sslmode=prefer` allows");
+                    }
+                    return Ok(connection);
+                }
+                // The other TLS mode can only help after a refusal, and not if the password is wrong.
+                Err(error) if error.kind() == ErrorKind::Denied && error.code() != Some("28P01") => {
+                    first = first.or(Some(error));
+                }
+                Err(error) => return Err(first.unwrap_or(error)),
+            }
+            deadline = later(Instant::now(), self.connect_timeout);
+        }
+        Err(first.expect("a host has an attempt"))
+    }
+
+    async fn dial_attempt(
+        &self,
+        host: &Host,
+        attempt: &Config,
+        deadline: Instant,
+    ) -> Result<Box<Connection>> {
+        let address = &host.address;
+        if host.name.starts_with('/') {
+            let dialed = self.dial_one(attempt.clone().port(host.port)).await;
+            return dialed.map_err(|error| error::at(address, error));
+        }
+        let found = lookup_host((&*host.name, host.port)).await;
+        let found = found.map_err(|error| error::at(address, unreachable(error::SERVER, Some(&error))))?;
+        let dialed = self.dial_addresses(attempt, found.collect(), deadline).await;
+        dialed.map_err(|(tried, error)| match tried {
+            Some(tried) if tried.to_string() != *address => {
+                error::at(&format!("{address} ({})", tried.ip()), error)
+            }
+            _ => error::at(address, error),
+        })
+    }
+
+    /// Connects to the first of a host's addresses that accepts the login. Each gets its share of the time.
+    /// One that does not accept at once is tried again after the others.
+    async fn dial_addresses(
+        &self,
+        attempt: &Config,
+        addresses: Vec<SocketAddr>,
+        deadline: Instant,
+    ) -> Result<Box<Connection>, (Option<SocketAddr>, Error)> {
+        let is_first = addresses.len() > 1;
+        let mut left: VecDeque<_> = addresses.into_iter().map(|address| (address, is_first)).collect();
+        let mut failed: Option<(SocketAddr, Error)> = None;
+        while let Some((address, is_first)) = left.pop_front() {
+            let share = deadline.saturating_duration_since(Instant::now()) / (left.len() as u32 + 1);
+            let mut attempt = attempt.clone();
+            // The certificate is still checked for the name of the host.
+            attempt.hostaddr(address.ip()).port(address.port());
+            attempt.connect_timeout(if is_first { FIRST_ATTEMPT_TIMEOUT.min(share) } else { share });
+            let error = match timeout(share, self.dial_one(&attempt)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => error,
+                Err(_) => error::connect_timeout(),
+            };
+            let is_denied = |error: &Error| error.kind() == ErrorKind::Denied;
+            if is_first && error.kind() == ErrorKind::Timeout {
+                left.push_back((address, false));
+            } else if !failed.as_ref().is_some_and(|(_, failed)| is_denied(failed) || !is_denied(&error)) {
+                // A refusal tells more than an address that does not respond.
+                failed = Some((address, error));
+            }
+        }
+        let (address, error) = failed.unzip();
+        Err((address, error.unwrap_or_else(|| unreachable(error::SERVER, None))))
+    }
+
+    async fn dial_one(&self, attempt: &Config) -> Result<Box<Connection>> {
+        let (client, mut connection) = attempt
+            .connect(self.tls.clone())
+            .await
+            .map_err(|error| error::of_dial(&error, self.behind_pooler))?;
+        let cancel_tls = (!self.behind_pooler).then(|| self.tls.clone());
+        Ok(Box::new(Connection::new(client, move |context| connection.poll_message(context), cancel_tls)))
+    }
+}
+
+/// The TLS modes to try with a host. A Unix socket has no TLS.
+fn modes(sslmode: SslMode, host: &str) -> &'static [DriverMode] {
+    match sslmode {
+        _ if host.starts_with('/') => &[DriverMode::Disable],
+        SslMode::Disable => &[DriverMode::Disable],
+        SslMode::Allow => &[DriverMode::Disable, DriverMode::Require],
+        SslMode::Prefer => &[DriverMode::Prefer, DriverMode::Disable],
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => &[DriverMode::Require],
+    }
+}
+
+#[cold]
+fn password_timeout() -> Error {
+    Error::new(ErrorKind::Timeout, "timed out waiting for the password of the PostgreSQL server")
+}
+
+#[cold]
+fn retired() -> Error {
+    Error::new(ErrorKind::Unavailable, "the pool was replaced while a connection was being opened")
+}
+
+impl ManageConnection for Dialer {
+    type Connection = Box<Connection>;
+    type Error = Error;
+
+    async fn connect(&self) -> Result<Box<Connection>> {
+        let started = Instant::now();
+        let mut result = self.dial().await;
+        // A pool that was retired meanwhile would keep it idle while one of its connections is in use.
+        if result.is_ok() && self.queue.is_closed() {
+            result = Err(retired());
+        }
+        match &result {
+            Ok(_) => tracing::debug!(elapsed = ?started.elapsed(), "connected to PostgreSQL"),
+            Err(error) => tracing::debug!(%error, code = error.code(), "could not connect to PostgreSQL"),
+        }
+        result
+    }
+
+    async fn is_valid(&self, _: &mut Box<Connection>) -> Result<()> {
+        Ok(())
+    }
+
+    fn has_broken(&self, connection: &mut Box<Connection>) -> bool {
+        connection.is_dead() || connection.in_transaction || self.queue.is_closed()
+    }
+}
+
+#[cfg(test)]
+#[path = "../../../tests/servers/mod.rs"]
+mod servers;
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::net::{TcpSocket, TcpStream};
+    use tokio_postgres::SimpleQueryMessage;
+
+    use super::{super::tls::connector, servers::postgres::Server, *};
+
+    async fn dialer(options: &PostgresOptions) -> Result<Dialer> {
+        Dialer::new(options, connector(options).await?, Arc::new(Queue::new(1)?))
+    }
+
+    /// An address that neither accepts nor refuses connections until the second value is dropped.
+    async fn unresponsive() -> (SocketAddr, impl Sized) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(accepted) = timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+            waiting.push(accepted.unwrap());
+            assert!(waiting.len() < 64, "the backlog never fills");
+        }
+        (address, (listener, waiting))
+    }
+
+    #[tokio::test]
+    async fn the_addresses_of_a_host_share_the_time() {
+        let server = Server::start(&[]);
+        let options = PostgresOptions::try_from(&*server.url()).unwrap();
+        let dialer = dialer(&options).await.unwrap();
+        let (live, (silent, _kept)) = (SocketAddr::from(([127, 0, 0, 1], server.port)), unresponsive().await);
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let dial = async |addresses: &[SocketAddr], time: Duration| {
+            let deadline = Instant::now() + time;
+            dialer.dial_addresses(&dialer.hosts[0].attempts[0], addresses.to_vec(), deadline).await
+        };
+        let (long, short) = (Duration::from_secs(30), Duration::from_secs(1));
+
+        let started = Instant::now();
+        for addresses in [vec![silent, live], vec![closed, silent, live], vec![live, silent], vec![live]] {
+            let connection = dial(&addresses, long).await.unwrap();
+            connection.client().batch_execute("").await.unwrap();
+        }
+        assert!(started.elapsed() < long / 2, "{:?}", started.elapsed());
+
+        let error = async |addresses: &[SocketAddr]| dial(addresses, short).await.err().unwrap().1.kind();
+        assert_eq!(error(&[silent, silent]).await, ErrorKind::Timeout);
+        assert_eq!(error(&[silent]).await, ErrorKind::Timeout);
+        assert_eq!(error(&[closed, closed]).await, ErrorKind::Unavailable);
+        assert_eq!(error(&[]).await, ErrorKind::Unavailable);
+        // The refusal of a server is reported, not the timeout of another address.
+        let options = PostgresOptions { dbname: Some("nowhere".into()), ..options };
+        let dialer = self::dialer(&options).await.unwrap();
+        let attempt = &dialer.hosts[0].attempts[0];
+        let refused = dialer.dial_addresses(attempt, vec![silent, live], Instant::now() + 3 * short).await;
+        assert_eq!(refused.err().unwrap().1.code(), Some("3D000"));
+    }
+
+    /// The server has prepared a statement whose name did not reach the dropped call.
+    #[tokio::test]
+    async fn a_statement_whose_preparation_was_dropped_is_deallocated() {
+        let server = Server::start(&[]);
+        let options = PostgresOptions::try_from(&*server.url()).unwrap();
+        let dialer = dialer(&options).await.unwrap();
+        let mut connection = dialer.dial().await.unwrap();
+        (connection.is_dirty, connection.is_preparing) = (true, true);
+        assert!(connection.client().prepare("SELECT 1").now_or_never().is_none());
+        assert!(connection.needs_cleanup());
+        connection.clean_up().await;
+        assert!(!connection.is_dead() && !connection.is_preparing);
+        let kept = connection.client().simple_query("SELECT count(*) FROM pg_prepared_statements").await;
+        let kept: Vec<_> = kept
+            .unwrap()
+            .into_iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(kept, ["0"]);
+    }
+
+    #[tokio::test]
+    async fn a_socket_needs_no_tls_and_other_hosts_do() {
+        assert_eq!(modes(SslMode::VerifyFull, "/run/postgresql"), [DriverMode::Disable]);
+        assert_eq!(modes(SslMode::VerifyFull, "db.internal"), [DriverMode::Require]);
+        let options = PostgresOptions {
+            sslmode: SslMode::Require,
+            ..PostgresOptions::new("/run/postgresql,db.internal")
+        };
+        let hosts = dialer(&options).await.unwrap().hosts;
+        let no_time = PostgresOptions { connect_timeout: Duration::ZERO, ..options };
+        assert!(dialer(&no_time).await.is_err());
+        let modes: Vec<_> = hosts.iter().map(|host| host.attempts[0].get_ssl_mode()).collect();
+        assert_eq!(modes, [DriverMode::Disable, DriverMode::Require]);
+    }
+}

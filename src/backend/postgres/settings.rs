@@ -1,0 +1,74 @@
+//! The settings of sessions and transactions, as SQL.
+
+use std::time::Duration;
+
+use super::options::{Isolation, PostgresOptions};
+use crate::Result;
+
+/// Milliseconds for the server, rounded up, since zero means no limit to it.
+fn millis(duration: Duration) -> u128 {
+    duration.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128)
+}
+
+/// The settings of new sessions. Inside a value, a space is escaped.
+pub(super) fn of_session(options: &PostgresOptions) -> String {
+    format!(
+        "-c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={} \
+         -c default_transaction_isolation=read\\ committed",
+        millis(options.statement_timeout),
+        millis(options.lock_timeout),
+        millis(options.idle_in_transaction_session_timeout),
+    )
+}
+
+/// The SQL that begins a transaction.
+pub(super) fn begin(options: &PostgresOptions) -> String {
+    let level = match options.isolation {
+        Isolation::RepeatableRead => "REPEATABLE READ",
+        Isolation::Serializable => "SERIALIZABLE",
+    };
+    let mut begin = format!("BEGIN ISOLATION LEVEL {level}");
+    if options.isolation == Isolation::Serializable {
+        // The server would scan a small table, and a scan conflicts with every write to the table.
+        begin.push_str("; SET LOCAL enable_seqscan = off");
+    }
+    begin + &of_transaction(options)
+}
+
+/// The SQL that begins the transaction of a plan, after all earlier ones of plans.
+///
+/// The lock takes no snapshot, so the transaction sees the changes of the previous one.
+pub(super) fn begin_plan(options: &PostgresOptions) -> Result<String> {
+    let (settings, schema) = (of_transaction(options), options.quoted_schema()?);
+    Ok(format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ{settings}; LOCK TABLE {schema}.plans IN SHARE ROW EXCLUSIVE MODE"
+    ))
+}
+
+/// Behind a pooler, clients share sessions, so that only a transaction can have settings.
+fn of_transaction(options: &PostgresOptions) -> String {
+    if !options.pgbouncer {
+        return String::new();
+    }
+    format!(
+        "; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
+         SET LOCAL idle_in_transaction_session_timeout = {}",
+        millis(options.statement_timeout),
+        millis(options.lock_timeout),
+        millis(options.idle_in_transaction_session_timeout),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_zero_means_no_limit() {
+        let duration = Duration::from_micros(1);
+        assert_eq!(
+            (millis(Duration::ZERO), millis(duration), millis(Duration::MAX)),
+            (0, 1, i32::MAX as u128)
+        );
+    }
+}

@@ -1,0 +1,46 @@
+//! One call of an operation.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    gate::{Entry, Gate},
+    later,
+};
+use crate::{Error, ErrorKind, Result, layer::time_left};
+
+/// A call of an operation. It has a deadline, and closing the store waits for it.
+pub(crate) struct Call<'s, S> {
+    pub(crate) server: &'s S,
+    pub(crate) deadline: Instant,
+    _entry: Entry<'s>,
+}
+
+impl<'s, S> Call<'s, S> {
+    pub(crate) fn begin(server: &'s S, calls: &'s Gate, deadline: Duration) -> Result<Self> {
+        let entry = calls.enter()?;
+        Ok(Self { server, deadline: later(Instant::now(), time_left(deadline)), _entry: entry })
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// Waits until the deadline for something that the call needs before it sends its request.
+    pub(crate) async fn wait<T>(
+        &self,
+        needed: impl Future<Output = Result<T>>,
+        late: impl FnOnce() -> Error,
+    ) -> Result<T> {
+        if self.is_over() {
+            return Err(deadline_passed());
+        }
+        timeout_at(self.deadline, needed).await.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+#[cold]
+pub(crate) fn deadline_passed() -> Error {
+    Error::new(ErrorKind::Timeout, "the deadline passed before the request was sent")
+}
