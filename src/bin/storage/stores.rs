@@ -9,9 +9,8 @@ use std::{
 };
 
 use crate::{
-    failure::Failure,
-    input::{check_path, without_bom},
-    output::say,
+    io::input::{check_path, without_bom},
+    term::{failure::Failure, output::say},
 };
 
 /// The largest file of URLs that is read.
@@ -32,8 +31,7 @@ pub(crate) fn resolve(given: &str) -> Result<String, Failure> {
     named(given)
 }
 
-/// The URL that is filter: the one on the line, or that of `STORAGE_URL` or `STORAGE_URL_FILE`, or the store
-/// called `default`.
+/// The URL of `--url`, of `STORAGE_URL` or `STORAGE_URL_FILE`, or of the store named `default`.
 pub(crate) fn chosen(given: Option<String>) -> Result<String, Failure> {
     if let Some(given) = given {
         return resolve(&given);

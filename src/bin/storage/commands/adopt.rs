@@ -10,16 +10,12 @@ use gateway_storage::{
 };
 use serde_json::{Value, json};
 
-use super::Run;
+use super::{Answer, CliBackend, Failure, Run, Session};
 use crate::{
-    backends::CliBackend,
-    failure::Failure,
     identity::{identity_of, is_within},
-    output::{Answer, described},
-    session::Session,
-    source::Source,
     stores,
-    transfer::Transfer,
+    term::text::described,
+    transfer::{copy::Transfer, source::Source},
 };
 
 /// Import the legacy data of gcli2api-go; list what can't be imported
@@ -65,7 +61,7 @@ pub(crate) struct Adopt {
 
 impl<B: CliBackend + Exportable> Run<B> for Adopt {
     async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
-        session.config()?;
+        session.options()?;
         let url = stores::resolve(&self.source)?;
         if is_within(&url, session.url()) {
             return Err(Failure::usage("the target is within the source, which must not be written")
@@ -136,9 +132,5 @@ fn with_remarks(answer: Answer, layout: Layout, remarks: &[Remark]) -> Answer {
         json["complete"] = Value::Bool(false);
         failure = failure.or_else(|| Some(Failure::not_adopted(not_understood)));
     }
-    let answer = Answer::Lines { lines, json };
-    match failure {
-        Some(failure) => Answer::WithFailure { answer: Box::new(answer), failure },
-        None => answer,
-    }
+    Answer::Lines { lines, json }.with_failure(failure)
 }

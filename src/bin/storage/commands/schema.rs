@@ -4,8 +4,7 @@ use clap::Subcommand;
 use gateway_storage::{Postgres, postgres::SchemaStatus};
 use serde_json::json;
 
-use super::Run;
-use crate::{failure::Failure, output::Answer, session::Session};
+use super::{Answer, Failure, Run, Session};
 
 /// Schema: the tables of a database and their version
 #[derive(Subcommand)]
@@ -26,10 +25,10 @@ Examples:
 
 impl Run<Postgres> for Command {
     async fn run(&self, session: &Session<'_, Postgres>) -> Result<Answer, Failure> {
-        let config = session.config()?;
+        let options = session.options()?;
         let status = match self {
-            Self::Status => Postgres::schema_status(config).await,
-            Self::Up => Postgres::migrate(config).await,
+            Self::Status => Postgres::schema_status(options).await,
+            Self::Up => Postgres::migrate(options).await,
         };
         Ok(report(&status.map_err(|error| Failure::opening(session.url(), &error))?))
     }

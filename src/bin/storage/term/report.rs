@@ -6,7 +6,11 @@ use gateway_storage::{
 };
 use serde_json::{Value, json};
 
-use crate::{commands::stats::size, failure::with_causes, output::Answer, progress::grouped};
+use super::{
+    failure::with_causes,
+    output::Answer,
+    text::{grouped, size},
+};
 
 /// How many records the text names. The JSON names all that the report has.
 const NAMED: usize = 20;

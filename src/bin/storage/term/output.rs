@@ -8,11 +8,11 @@ use std::{
 };
 
 use clap::ValueEnum;
-use gateway_storage::{ConfigValue, Key, UsageRecord, adopt::Remark};
+use gateway_storage::{ConfigValue, Key, UsageRecord};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::failure::Failure;
+use super::{failure::Failure, text::printable};
 
 /// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -113,6 +113,14 @@ impl Answer {
     /// A table.
     pub(crate) fn report(rows: Vec<(String, String)>, json: Value) -> Self {
         Self::Report { rows, json }
+    }
+
+    /// The answer of a command that failed, unless there is no failure.
+    pub(crate) fn with_failure(self, failure: Option<Failure>) -> Self {
+        match failure {
+            Some(failure) => Self::WithFailure { answer: Box::new(self), failure },
+            None => self,
+        }
     }
 
     /// Adds a line to the text.
@@ -216,30 +224,6 @@ fn bytes_as_json(bytes: &[u8]) -> Value {
     }
 }
 
-/// Escapes DEL and the C1 control characters, which terminals interpret, as JSON escapes the C0 characters.
-pub(crate) fn printable(json: &str) -> String {
-    json.chars().fold(String::with_capacity(json.len()), |mut text, character| {
-        match character {
-            '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(character))),
-            _ => text.push(character),
-        }
-        text
-    })
-}
-
-/// A remark in one line. Control characters in the location are escaped, because terminals interpret them.
-pub(crate) fn described(remark: &Remark) -> String {
-    let place =
-        remark.place.chars().fold(String::with_capacity(remark.place.len()), |mut text, character| {
-            match character.is_control() {
-                true => text.extend(character.escape_default()),
-                false => text.push(character),
-            }
-            text
-        });
-    format!("{place}: {}", remark.reason)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,16 +240,5 @@ mod tests {
     fn bytes_are_unchanged_in_text_and_labelled_in_json() {
         assert_eq!(written(b"a\n\0"), (b"a\n\0".to_vec(), "{\"text\":\"a\\n\\u0000\"}\n".into()));
         assert_eq!(written(b"\xff\x00"), (b"\xff\x00".to_vec(), "{\"hex\":\"ff00\"}\n".into()));
-    }
-
-    #[test]
-    fn control_characters_are_escaped() {
-        let json = json!({ "a": "\u{9b}2J\u{7f}\u{1b}团" }).to_string();
-        let text = printable(&json);
-        assert_eq!(text, r#"{"a":"\u009b2J\u007f\u001b团"}"#);
-        assert_eq!(
-            serde_json::from_str::<Value>(&text).unwrap(),
-            serde_json::from_str::<Value>(&json).unwrap()
-        );
     }
 }

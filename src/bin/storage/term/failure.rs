@@ -4,7 +4,8 @@ use std::{error::Error as _, io, path::Path};
 
 use gateway_storage::{Error, ErrorKind, Key, Outcome, adopt::Remark, migrate::CopyReport};
 
-use crate::{identity::server_of, output::described};
+use super::text::described;
+use crate::identity::server_of;
 
 /// The exit codes, as listed in `storage --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,12 @@ impl Failure {
         failure
     }
 
+    /// Adds a cause.
+    fn because(mut self, error: &io::Error) -> Self {
+        self.chain.push(error.to_string());
+        self
+    }
+
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
@@ -103,21 +110,14 @@ impl Failure {
         .hint(format!("backends of this build: {}", known.join(", ")))
     }
 
-    /// The backend rejects the URL.
-    pub(crate) fn url(error: &Error) -> Self {
-        Self::of(Exit::Usage, error)
-    }
-
-    /// The value can't be stored.
-    pub(crate) fn value(error: &Error) -> Self {
+    /// The URL or the value is invalid.
+    pub(crate) fn invalid(error: &Error) -> Self {
         Self::of(Exit::Usage, error)
     }
 
     /// A value's file, or stdin, can't be read.
     pub(crate) fn unreadable(what: &str, error: &io::Error) -> Self {
-        let mut failure = Self::new(Exit::Usage, "input", format!("{what} can't be read"));
-        failure.chain.push(error.to_string());
-        failure
+        Self::new(Exit::Usage, "input", format!("{what} can't be read")).because(error)
     }
 
     /// An export file is damaged, or the file is not an export.
@@ -153,9 +153,7 @@ impl Failure {
     /// A file could not be written.
     pub(crate) fn unwritten_file(path: &Path, error: &io::Error) -> Self {
         let name = if path == "-" { "stdout".to_owned() } else { format!("`{}`", path.display()) };
-        let mut failure = Self::new(Exit::Error, "output", format!("{name} can't be written"));
-        failure.chain.push(error.to_string());
-        failure
+        Self::new(Exit::Error, "output", format!("{name} can't be written")).because(error)
     }
 
     /// The store could not be opened.
@@ -244,16 +242,9 @@ impl Failure {
         )
     }
 
-    /// An interrupt could not stop the command cleanly.
-    pub(crate) fn no_signals(error: &io::Error) -> Self {
-        Self::system("can't listen for signals", error)
-    }
-
     /// The operating system refuses a resource.
     pub(crate) fn system(message: &str, error: &io::Error) -> Self {
-        let mut failure = Self::new(Exit::Error, ErrorKind::Internal.as_str(), message);
-        failure.chain.push(error.to_string());
-        failure
+        Self::new(Exit::Error, ErrorKind::Internal.as_str(), message).because(error)
     }
 
     /// The two stores differ.
@@ -284,11 +275,8 @@ impl Failure {
 
     /// The command succeeded, but its output can't be written.
     pub(crate) fn unwritten(error: &io::Error) -> Self {
-        let mut failure =
-            Self::new(Exit::Error, "output", "the command succeeded, but its output can't be written");
-        failure.outcome = "applied";
-        failure.chain.push(error.to_string());
-        failure
+        let message = "the command succeeded, but its output can't be written";
+        Self { outcome: "applied", ..Self::new(Exit::Error, "output", message).because(error) }
     }
 }
 

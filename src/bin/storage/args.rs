@@ -9,26 +9,10 @@ use clap::{
 
 use crate::{
     commands::{
-        adopt::Adopt,
-        cache, config,
-        copy::Copy,
-        credential,
-        doctor::Doctor,
-        export::Export,
-        history::{Changes, Revert, Show},
-        import::Import,
-        inspect::Inspect,
-        ping::Ping,
-        plan,
-        remote::{Pull, Push},
-        schema,
-        shell::{Completions, Pages},
-        stats::Stats,
-        usage,
-        verify::Verify,
+        adopt, cache, completions, config, copy, credential, doctor, export, history, import, inspect, man,
+        ping, plan, remote, schema, stats, usage, verify,
     },
-    failure::Failure,
-    output::Output,
+    term::{failure::Failure, output::Output},
 };
 
 const AFTER_HELP: &str = "\
@@ -161,9 +145,9 @@ const NEEDS_NONE: &str = "needs no store";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    Ping(Ping),
-    Stats(Stats),
-    Doctor(Doctor),
+    Ping(ping::Ping),
+    Stats(stats::Stats),
+    Doctor(doctor::Doctor),
     #[command(subcommand)]
     Credential(credential::Command),
     #[command(subcommand)]
@@ -174,21 +158,21 @@ pub(crate) enum Command {
     Usage(usage::Command),
     #[command(subcommand)]
     Cache(cache::Command),
-    History(Changes),
-    Show(Show),
-    Revert(Revert),
-    Pull(Pull),
-    Push(Push),
+    History(history::Changes),
+    Show(history::Show),
+    Revert(history::Revert),
+    Pull(remote::Pull),
+    Push(remote::Push),
     #[command(subcommand)]
     Schema(schema::Command),
-    Copy(Copy),
-    Verify(Verify),
-    Adopt(Adopt),
-    Export(Export),
-    Import(Import),
-    Inspect(Inspect),
-    Completions(Completions),
-    Man(Pages),
+    Copy(copy::Copy),
+    Verify(verify::Verify),
+    Adopt(adopt::Adopt),
+    Export(export::Export),
+    Import(import::Import),
+    Inspect(inspect::Inspect),
+    Completions(completions::Completions),
+    Man(man::Pages),
 }
 
 #[cfg(test)]

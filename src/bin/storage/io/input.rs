@@ -15,7 +15,7 @@ use serde::{
     de::{Error as _, MapAccess, SeqAccess, Visitor},
 };
 
-use crate::failure::Failure;
+use crate::term::failure::Failure;
 
 /// The source of a value. No `Debug`: the value can be a secret.
 #[derive(Clone)]
@@ -67,7 +67,7 @@ impl Input {
                 let (line, column) = (error.line(), error.column());
                 let message =
                     format!("an object in the value has a name twice, at line {line} column {column}");
-                Err(Failure::value(&Error::new(ErrorKind::InvalidValue, message)))
+                Err(Failure::invalid(&Error::new(ErrorKind::InvalidValue, message)))
             }
             _ => Ok(bytes),
         }
@@ -87,7 +87,7 @@ impl Input {
     }
 
     fn not_json(&self, error: &Error, hint: &str) -> Failure {
-        let failure = Failure::value(error);
+        let failure = Failure::invalid(error);
         match self {
             _ if error.to_string().starts_with("whole numbers beyond 64 bits") => {
                 failure.hint("store it as a string to keep its digits")
