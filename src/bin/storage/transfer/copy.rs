@@ -17,7 +17,7 @@ use gateway_storage::{
 };
 
 use super::{
-    checkpoint::CheckpointFile,
+    checkpoint::checkpoint,
     comparison,
     empty_store::EmptyStore,
     filter::RecordFilter,
@@ -148,24 +148,20 @@ impl Job<'_> {
         let checkpoint = match &self.source.identity {
             Some(source) => {
                 let Transfer { checkpoint: path, resume, .. } = self.transfer;
-                CheckpointFile::of(source, &identity_of(session.url()), path.as_deref(), *resume)?
+                checkpoint(source, &identity_of(session.url()), path.as_deref(), *resume)?
             }
             None => None,
         };
         let is_begun = match &checkpoint {
-            Some(file) => file.checkpoint.is_begun().await.map_err(|error| file.failure(error))?,
+            Some(checkpoint) => checkpoint.is_begun().await?,
             None => false,
         };
         if !is_begun && let Some((report, failure)) = self.conflicts(target).await? {
             return Ok(report::copied(&report, None).with_failure(Some(failure)));
         }
-        options.checkpoint = checkpoint.as_ref().map(|file| file.checkpoint.clone());
+        options.checkpoint = checkpoint;
         let copied = self.copy(target, &options, "copying").await;
-        let (report, _) = copied.map_err(|error| match &checkpoint {
-            _ if self.interrupt.is_set() => Failure::interrupted(),
-            Some(file) => file.failure(error),
-            None => error.into(),
-        })?;
+        let (report, _) = copied.map_err(|error| self.stopped(&error, false))?;
         let (verified, failure) = match self.transfer.verify && report.stopped.is_none() {
             false => (None, None),
             true => match self.verify(target, &options.filter).await {
@@ -173,7 +169,8 @@ impl Job<'_> {
                 Err(failure) => (None, Some(failure.after(&report))),
             },
         };
-        let failure = failure.or_else(|| self.failure(&report, verified.as_ref(), checkpoint.is_some()));
+        let failure =
+            failure.or_else(|| self.failure(&report, verified.as_ref(), options.checkpoint.is_some()));
         Ok(report::copied(&report, verified.as_ref()).with_failure(failure))
     }
 
