@@ -9,9 +9,10 @@ use clap::{
 
 use crate::{
     commands::{
-        adopt, cache, completions, config, copy, credential, doctor, export, history, import, inspect, man,
+        self, cache, completions, config, copy, credential, doctor, export, history, import, inspect, man,
         ping, plan, remote, schema, stats, usage, verify,
     },
+    stores,
     term::{failure::Failure, output::Output},
 };
 
@@ -94,8 +95,9 @@ impl Arguments {
         let grammar = Self::command();
         let url = grammar.get_arguments().find(|argument| argument.get_id() == "url").cloned();
         let hidden = url.map(|url| url.hide(true));
-        OWN.iter().fold(grammar, |grammar, name| {
-            grammar.mut_subcommand(name, |command| command.args(hidden.clone()))
+        grammar.mut_subcommands(|command| match OWN.contains(&command.get_name()) {
+            true => command.args(hidden.clone()),
+            false => command,
         })
     }
 
@@ -116,19 +118,16 @@ impl Arguments {
         Self::from_arg_matches_mut(&mut found).map_err(|error| error.format(&mut grammar))
     }
 
-    /// The error for `--url` with a command that does not take one.
-    pub(crate) fn refusal(&self) -> Option<Failure> {
-        self.url.as_ref()?;
-        let (name, why) = match self.command {
-            Command::Copy(_) => ("copy", NAMES),
-            Command::Verify(_) => ("verify", NAMES),
-            Command::Adopt(_) => ("adopt", NAMES),
-            Command::Inspect(_) => ("inspect", "reads a file, not a store"),
-            Command::Completions(_) => ("completions", NEEDS_NONE),
-            Command::Man(_) => ("man", NEEDS_NONE),
-            _ => return None,
+    /// The URL of the store that the command runs on: its target, if it takes both stores as arguments;
+    /// empty, if it needs no store.
+    pub(crate) fn store_url(&self) -> Result<String, Failure> {
+        let Some((name, why, target)) = self.command.own_stores() else {
+            return stores::chosen(self.url.as_deref());
         };
-        Some(Failure::usage(format!("`{name}` takes no --url: it {why}")))
+        match self.url {
+            Some(_) => Err(Failure::usage(format!("`{name}` takes no --url: it {why}"))),
+            None => target.map_or(Ok(String::new()), stores::resolve),
+        }
     }
 }
 
@@ -140,8 +139,6 @@ fn is_unknown_command(error: &clap::Error) -> bool {
 
 /// The commands that take no `--url`.
 const OWN: [&str; 6] = ["copy", "verify", "adopt", "inspect", "completions", "man"];
-const NAMES: &str = "takes both stores as arguments";
-const NEEDS_NONE: &str = "needs no store";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -165,14 +162,32 @@ pub(crate) enum Command {
     Push(remote::Push),
     #[command(subcommand)]
     Schema(schema::Command),
-    Copy(copy::Copy),
-    Verify(verify::Verify),
-    Adopt(adopt::Adopt),
     Export(export::Export),
     Import(import::Import),
+    Copy(copy::Copy),
+    Verify(verify::Verify),
+    #[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
+    Adopt(commands::adopt::Adopt),
     Inspect(inspect::Inspect),
     Completions(completions::Completions),
     Man(man::Pages),
+}
+
+impl Command {
+    /// For a command in [`OWN`]: its name, why it takes no `--url`, and its target.
+    fn own_stores(&self) -> Option<(&str, &str, Option<&str>)> {
+        let names = "takes both stores as arguments";
+        Some(match self {
+            Self::Copy(copy) => ("copy", names, Some(&copy.target)),
+            Self::Verify(verify) => ("verify", names, Some(&verify.target)),
+            #[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
+            Self::Adopt(adopt) => ("adopt", names, Some(&adopt.target)),
+            Self::Inspect(_) => ("inspect", "reads a file, not a store", None),
+            Self::Completions(_) => ("completions", "needs no store", None),
+            Self::Man(_) => ("man", "needs no store", None),
+            _ => return None,
+        })
+    }
 }
 
 #[cfg(test)]

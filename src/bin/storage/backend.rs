@@ -1,11 +1,6 @@
 //! What a backend reports to this command.
 
-use gateway_storage::{
-    File, FileOptions, Git, GitOptions, Memory, MongoDb, MongoDbOptions, Open, Postgres, PostgresOptions,
-    RecordKind, Redis,
-};
-
-use crate::term::failure::with_causes;
+use gateway_storage::{Open, RecordKind};
 
 /// A backend as this command uses it.
 pub(crate) trait CliBackend: Open {
@@ -33,22 +28,24 @@ pub(crate) trait CliBackend: Open {
     }
 }
 
-impl CliBackend for File {
+#[cfg(feature = "file")]
+impl CliBackend for gateway_storage::File {
     const FACTS: &[(&str, &str)] =
         &[("tls", "not needed: a local directory"), ("topology", "one process at a time")];
 
-    fn existing(mut options: FileOptions) -> FileOptions {
+    fn existing(mut options: Self::Options) -> Self::Options {
         options.create = false;
         options
     }
 
-    fn to_read(mut options: FileOptions) -> Option<FileOptions> {
+    fn to_read(mut options: Self::Options) -> Option<Self::Options> {
         options.read_only = true;
         Some(options)
     }
 }
 
-impl CliBackend for Git {
+#[cfg(feature = "git")]
+impl CliBackend for gateway_storage::Git {
     const FACTS: &[(&str, &str)] = &[
         ("topology", "one process at a time per clone; many clones per remote"),
         ("history", "keeps deleted and replaced values: revoke such credentials where they were issued"),
@@ -62,17 +59,20 @@ impl CliBackend for Git {
             1 => "1 commit was".to_owned(),
             commits => format!("{commits} commits were"),
         };
-        let why = unsent.reason.map_or(String::new(), |reason| format!(": {}", with_causes(&reason)));
+        let why = unsent
+            .reason
+            .map_or(String::new(), |reason| format!(": {}", crate::term::failure::with_causes(&reason)));
         Some(format!("{count} not sent to the remote{why}"))
     }
 
-    fn existing(mut options: GitOptions) -> GitOptions {
+    fn existing(mut options: Self::Options) -> Self::Options {
         options.create = false;
         options
     }
 }
 
-impl CliBackend for Memory {
+#[cfg(feature = "memory")]
+impl CliBackend for gateway_storage::Memory {
     const FACTS: &[(&str, &str)] = &[
         ("tls", "not needed: in this process"),
         ("topology", "one process"),
@@ -81,29 +81,32 @@ impl CliBackend for Memory {
     const WARNINGS: &[&str] = &["nothing is saved: every command starts with an empty store"];
 }
 
-impl CliBackend for MongoDb {
+#[cfg(feature = "mongodb")]
+impl CliBackend for gateway_storage::MongoDb {
     const FACTS: &[(&str, &str)] =
         &[("durability", "acknowledged by the members and journals that the write concern requires")];
 
-    fn existing(mut options: MongoDbOptions) -> MongoDbOptions {
+    fn existing(mut options: Self::Options) -> Self::Options {
         options.create = false;
         options
     }
 }
 
-impl CliBackend for Postgres {
+#[cfg(feature = "postgres")]
+impl CliBackend for gateway_storage::Postgres {
     const FACTS: &[(&str, &str)] = &[
         ("topology", "one server, or the first of several that accepts writes"),
         ("durability", "committed: as safe as fsync and synchronous_commit make it"),
     ];
 
-    fn existing(mut options: PostgresOptions) -> PostgresOptions {
+    fn existing(mut options: Self::Options) -> Self::Options {
         options.create = false;
         options
     }
 }
 
-impl CliBackend for Redis {
+#[cfg(feature = "redis")]
+impl CliBackend for gateway_storage::Redis {
     const FACTS: &[(&str, &str)] =
         &[("durability", "depends on the server: see its append-only file and eviction policy")];
 }

@@ -52,32 +52,42 @@ pub(crate) trait Impossible<T> {
 impl<B, C, T> Impossible<T> for On<'_, B, C, T> {}
 
 /// Selects the backend by the scheme of the URL, and runs a command on it whose result is a `$result`. A new
-/// backend needs one line in the first rule, and a [`CliBackend`].
+/// backend needs one line in the second rule (its feature, its type, its schemes), and a [`CliBackend`].
 macro_rules! on_its_backend {
     ($url:expr, $log:expr, $command:expr, $what:literal) => {
         $crate::dispatch::on_its_backend!($url, $log, $command, $what, $crate::term::output::Answer)
     };
     ($url:expr, $log:expr, $command:expr, $what:literal, $result:ty) => {
         $crate::dispatch::on_its_backend! { ($url) ($log) ($command) $what $result;
-            "file" => File,
-            "git" => Git,
-            "memory" => Memory,
-            "mongodb" | "mongodb+srv" => MongoDb,
-            "postgres" | "postgresql" => Postgres,
-            "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis-cluster" | "rediss-cluster" => Redis,
+            "file" File "file";
+            "git" Git "git";
+            "memory" Memory "memory";
+            "mongodb" MongoDb "mongodb" | "mongodb+srv";
+            "postgres" Postgres "postgres" | "postgresql";
+            "redis" Redis "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis-cluster" | "rediss-cluster";
         }
     };
-    (($url:expr) ($log:expr) ($command:expr) $what:literal $result:ty; $($($scheme:literal)|+ => $backend:ident,)+) => {{
+    (($url:expr) ($log:expr) ($command:expr) $what:literal $result:ty; $($feature:literal $backend:ident $($scheme:literal)|+;)+) => {{
         // Unused for a command that every backend has.
         #[allow(unused_imports)]
-        use $crate::dispatch::Impossible as _;
-        let able = || [$((stringify!($backend), $crate::dispatch::on::<gateway_storage::$backend, _, $result>($command).is_possible())),+];
-        match $url.split_once(':').map(|(scheme, _)| scheme) {
-            $(Some($($scheme)|+) => $crate::dispatch::on::<gateway_storage::$backend, _, $result>($command)
-                .run($url, $log)
-                .await
-                .unwrap_or_else(|| Err($crate::term::failure::Failure::impossible(stringify!($backend), $what, &able()))),)+
-            scheme => Err($crate::term::failure::Failure::scheme(scheme, &[$($($scheme),+),+])),
+        use $crate::{dispatch::{Impossible as _, on}, term::failure::Failure};
+        let able: &[(&str, bool)] = &[$(
+            #[cfg(feature = $feature)]
+            (stringify!($backend), on::<gateway_storage::$backend, _, $result>($command).is_possible()),
+        )+];
+        let known: &[&str] = &[$($(#[cfg(feature = $feature)] $scheme,)+)+];
+        let scheme = $url.split_once(':').map(|(scheme, _)| scheme);
+        match scheme {
+            $(
+                #[cfg(feature = $feature)]
+                Some($($scheme)|+) => on::<gateway_storage::$backend, _, $result>($command)
+                    .run($url, $log)
+                    .await
+                    .unwrap_or_else(|| Err(Failure::impossible(stringify!($backend), $what, able))),
+                #[cfg(not(feature = $feature))]
+                Some($($scheme)|+) => Err(Failure::scheme(scheme, known, Some($feature))),
+            )+
+            _ => Err(Failure::scheme(scheme, known, None)),
         }
     }};
 }

@@ -4,25 +4,13 @@ use crate::{
     args::{Arguments, Command},
     commands::verify::Sampled,
     dispatch::on_its_backend,
-    stores,
     term::{failure::Failure, log::Log, output::Answer},
 };
 
 /// Runs the command on the backend that the URL names.
 pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
     let log = Log(arguments.verbose);
-    if let Some(refusal) = arguments.refusal() {
-        return Err(refusal);
-    }
-    let url = match &arguments.command {
-        // These name their stores themselves, or use none.
-        Command::Copy(copy) => stores::resolve(&copy.target)?,
-        Command::Verify(verify) => stores::resolve(&verify.target)?,
-        Command::Adopt(adopt) => stores::resolve(&adopt.target)?,
-        Command::Inspect(_) | Command::Completions(_) | Command::Man(_) => String::new(),
-        _ => stores::chosen(arguments.url)?,
-    };
-    let url = &*url;
+    let url = &*arguments.store_url()?;
     match &arguments.command {
         Command::Ping(command) => on_its_backend!(url, log, command, "be pinged"),
         Command::Stats(command) => on_its_backend!(url, log, command, "be counted"),
@@ -43,6 +31,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
             on_its_backend!(url, log, &Sampled(verify), "be sampled")
         }
         Command::Verify(verify) => verify.run(url, log).await,
+        #[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
         Command::Adopt(command) => on_its_backend!(url, log, command, "import"),
         Command::Export(command) => on_its_backend!(url, log, command, "export"),
         Command::Import(command) => on_its_backend!(url, log, command, "import"),

@@ -32,9 +32,9 @@ pub(crate) fn resolve(given: &str) -> Result<String, Failure> {
 }
 
 /// The URL of `--url`, of `STORAGE_URL` or `STORAGE_URL_FILE`, or of the store named `default`.
-pub(crate) fn chosen(given: Option<String>) -> Result<String, Failure> {
+pub(crate) fn chosen(given: Option<&str>) -> Result<String, Failure> {
     if let Some(given) = given {
-        return resolve(&given);
+        return resolve(given);
     }
     match (set("STORAGE_URL")?, set("STORAGE_URL_FILE")?) {
         (Some(_), Some(_)) => {

@@ -1,5 +1,6 @@
 //! The commands: their arguments, and what they do.
 
+#[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
 pub(crate) mod adopt;
 pub(crate) mod cache;
 pub(crate) mod completions;

@@ -1,6 +1,7 @@
 //! `storage pull` and `storage push`: a Git store and its remote.
 
 use clap::Args;
+#[cfg(feature = "git")]
 use gateway_storage::{Git, GitOptions, git::GitSync};
 use serde_json::{Map, Value};
 
@@ -16,6 +17,7 @@ Examples:
   storage pull && storage config list")]
 pub(crate) struct Pull {}
 
+#[cfg(feature = "git")]
 impl Run<Git> for Pull {
     async fn run(&self, session: &Session<'_, Git>) -> Result<Answer, Failure> {
         if session.options()?.remote.is_none() {
@@ -42,6 +44,7 @@ Examples:
   storage --url 'git:./settings?remote=/srv/settings.git&push=manual' push")]
 pub(crate) struct Push {}
 
+#[cfg(feature = "git")]
 impl Run<Git> for Push {
     async fn run(&self, session: &Session<'_, Git>) -> Result<Answer, Failure> {
         let storage = session.open().await?;

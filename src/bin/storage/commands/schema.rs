@@ -1,6 +1,7 @@
 //! `storage schema`.
 
 use clap::Subcommand;
+#[cfg(feature = "postgres")]
 use gateway_storage::{Postgres, postgres::SchemaStatus};
 use serde_json::json;
 
@@ -23,6 +24,7 @@ Examples:
     Up,
 }
 
+#[cfg(feature = "postgres")]
 impl Run<Postgres> for Command {
     async fn run(&self, session: &Session<'_, Postgres>) -> Result<Answer, Failure> {
         let options = session.options()?;
@@ -34,6 +36,7 @@ impl Run<Postgres> for Command {
     }
 }
 
+#[cfg(feature = "postgres")]
 fn report(status: &SchemaStatus) -> Answer {
     let SchemaStatus { schema, version, latest, .. } = status;
     let state = match version {

@@ -96,8 +96,9 @@ impl Failure {
         )
     }
 
-    /// The URL names no backend of this build. Only its scheme is repeated: the rest can hold a password.
-    pub(crate) fn scheme(scheme: Option<&str>, known: &[&str]) -> Self {
+    /// The URL names no backend of this build, but perhaps one that a feature adds. Only its scheme is
+    /// repeated: the rest can hold a password.
+    pub(crate) fn scheme(scheme: Option<&str>, known: &[&str], feature: Option<&str>) -> Self {
         let plain = |scheme: &&str| {
             let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
             scheme.len() < 32 && !scheme.is_empty() && scheme.bytes().all(is_plain)
@@ -107,7 +108,12 @@ impl Failure {
             Some(scheme) => Self::usage(format!("this build has no backend for `{scheme}:`")),
             None => Self::usage("the URL does not begin with its backend, as `file:./data` does"),
         }
-        .hint(format!("backends of this build: {}", known.join(", ")))
+        .hint(match feature {
+            Some(feature) => {
+                format!("build it with `--features {feature}`; backends of this build: {}", known.join(", "))
+            }
+            None => format!("backends of this build: {}", known.join(", ")),
+        })
     }
 
     /// The URL or the value is invalid.
@@ -256,7 +262,11 @@ impl Failure {
     pub(crate) fn impossible(backend: &str, what: &str, backends: &[(&str, bool)]) -> Self {
         let able: Vec<String> =
             backends.iter().filter(|(_, able)| *able).map(|(name, _)| format!("`{name}`")).collect();
-        let message = format!("`{backend}` cannot {what}; backends that can: {}", able.join(", "));
+        let others = match able.is_empty() {
+            true => "no backend of this build can".to_owned(),
+            false => format!("backends that can: {}", able.join(", ")),
+        };
+        let message = format!("`{backend}` cannot {what}; {others}");
         Self::new(Exit::Impossible, ErrorKind::Unsupported.as_str(), message)
     }
 
@@ -296,6 +306,14 @@ impl From<Error> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_of_a_backend_that_is_not_built_names_its_feature() {
+        let failure = Failure::scheme(Some("rediss"), &["file", "memory"], Some("redis"));
+        assert_eq!(failure.chain, ["this build has no backend for `rediss:`"]);
+        let hint = "build it with `--features redis`; backends of this build: `file:`, `memory:`";
+        assert_eq!(failure.hint.as_deref(), Some(hint));
+    }
 
     #[test]
     fn an_error_is_followed_by_its_causes() {

@@ -122,7 +122,7 @@ impl Layer for Interrupt {
 
 #[cfg(test)]
 mod tests {
-    use gateway_storage::{Key, Memory, Record, Storage};
+    use gateway_storage::{Key, Record};
     use serde_json::json;
 
     use super::*;
@@ -145,8 +145,11 @@ mod tests {
         assert_eq!(seen[2].as_ref().unwrap_err().to_string(), "interrupted");
     }
 
+    #[cfg(feature = "memory")]
     #[tokio::test]
     async fn an_interrupt_ends_reads_of_the_target_and_allows_writes() {
+        use gateway_storage::{Memory, Storage};
+
         let interrupt = Interrupt(Arc::default());
         let storage = Storage::<Memory>::open("memory:").await.unwrap().layer(interrupt.clone());
         storage.set_config("a", json!(1)).await.unwrap();

@@ -10,8 +10,8 @@ use gateway_storage::migrate::Checkpoint;
 
 use crate::term::failure::Failure;
 
-/// The checkpoint of a copy between these stores: in the given file, or else in one for these two stores in the
-/// user's state directory.
+/// The checkpoint of a copy between these stores: in the given file, or else in one for these two stores in
+/// the user's state directory.
 pub(super) fn checkpoint(
     source: &str,
     target: &str,
@@ -26,8 +26,8 @@ pub(super) fn checkpoint(
     Ok(if resume { checkpoint.map(Checkpoint::resuming) } else { checkpoint })
 }
 
-/// The file in the state directory, which is created. Without a directory a copy has no checkpoint, unless it is to
-/// resume.
+/// The file in the state directory, which is created. Without a directory a copy has no checkpoint, unless it
+/// is to resume.
 fn default_path(source: &str, target: &str, resume: bool) -> Result<Option<PathBuf>, Failure> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
