@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    io::input::{check_path, without_bom},
+    io::input::{check_path, without_mark},
     term::{failure::Failure, output::say},
 };
 
@@ -146,7 +146,7 @@ fn read(path: &Path, shown: &str) -> Result<String, Failure> {
     if mode & 0o007 != 0 {
         say(&format!("warning: {open}"));
     }
-    match std::str::from_utf8(without_bom(&bytes)) {
+    match std::str::from_utf8(without_mark(&bytes)) {
         Ok(text) if (bytes.len() as u64) < MAX_BYTES => Ok(text.to_owned()),
         Ok(_) => Err(Failure::usage(format!("{shown} is larger than 1 MiB"))),
         Err(_) => Err(Failure::usage(format!("{shown} is not UTF-8"))),

@@ -61,7 +61,7 @@ impl Input {
             return Err(Failure::usage("the value is UTF-16, which some Windows programs write")
                 .hint("save it as UTF-8"));
         }
-        bytes.drain(..bytes.len() - without_bom(&bytes).len());
+        bytes.drain(..bytes.len() - without_mark(&bytes).len());
         match serde_json::from_slice::<UniqueNames>(&bytes) {
             Err(error) if error.to_string().starts_with(DUPLICATE_NAME) => {
                 let (line, column) = (error.line(), error.column());
@@ -158,7 +158,7 @@ impl<'de> Visitor<'de> for UniqueNames {
 }
 
 /// Removes the byte order mark that some editors write, mostly on Windows.
-pub(crate) fn without_bom(text: &[u8]) -> &[u8] {
+pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
