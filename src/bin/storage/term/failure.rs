@@ -110,7 +110,10 @@ impl Failure {
         }
         .hint(match feature {
             Some(feature) => {
-                format!("build it with `--features {feature}`; backends of this build: {}", known.join(", "))
+                format!(
+                    "build it with `--features cli,{feature}`; backends of this build: {}",
+                    known.join(", ")
+                )
             }
             None => format!("backends of this build: {}", known.join(", ")),
         })
@@ -311,7 +314,7 @@ mod tests {
     fn a_url_of_a_backend_that_is_not_built_names_its_feature() {
         let failure = Failure::scheme(Some("rediss"), &["file", "memory"], Some("redis"));
         assert_eq!(failure.chain, ["this build has no backend for `rediss:`"]);
-        let hint = "build it with `--features redis`; backends of this build: `file:`, `memory:`";
+        let hint = "build it with `--features cli,redis`; backends of this build: `file:`, `memory:`";
         assert_eq!(failure.hint.as_deref(), Some(hint));
     }
 
