@@ -11,8 +11,8 @@ use crate::{
 
 /// A store that the command opens after it has checked its arguments.
 pub(crate) struct Session<'u, B> {
-    url: &'u str,
-    log: Log,
+    pub(crate) url: &'u str,
+    pub(crate) log: Log,
     storage: OnceCell<Storage<Layered<Log, B>>>,
 }
 
@@ -56,14 +56,6 @@ impl<'u, B: CliBackend> Session<'u, B> {
             }
             None => Err(refused),
         }
-    }
-
-    pub(crate) const fn log(&self) -> Log {
-        self.log
-    }
-
-    pub(crate) const fn url(&self) -> &str {
-        self.url
     }
 
     /// Opens the store with changed options.

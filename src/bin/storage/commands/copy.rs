@@ -41,10 +41,10 @@ impl<B: CliBackend + Exportable> Run<B> for Copy {
     async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
         session.options()?;
         let url = stores::resolve(&self.source)?;
-        if is_same(&url, session.url()) {
+        if is_same(&url, session.url) {
             return Err(Failure::usage("source and target are the same store"));
         }
-        let source = source::open(&url, session.log()).await.map_err(|failure| failure.at("source"))?;
+        let source = source::open(&url, session.log).await.map_err(|failure| failure.at("source"))?;
         self.transfer.run(source, session).await
     }
 }

@@ -72,7 +72,7 @@ impl<B: CliBackend + Exportable> Run<B> for Export {
             let failure = Failure::usage("an export contains secrets, and stdout is a terminal");
             return Err(failure.hint("name a file, or pipe the export into a command"));
         }
-        if file.is_some_and(|file| contains(session.url(), file)) {
+        if file.is_some_and(|file| contains(session.url, file)) {
             return Err(Failure::usage("the file would be in the store's own directory")
                 .hint("name one outside of it"));
         }

@@ -32,7 +32,7 @@ impl Run<Postgres> for Command {
             Self::Status => Postgres::schema_status(options).await,
             Self::Up => Postgres::migrate(options).await,
         };
-        Ok(report(&status.map_err(|error| Failure::opening(session.url(), &error))?))
+        Ok(report(&status.map_err(|error| Failure::opening(session.url, &error))?))
     }
 }
 

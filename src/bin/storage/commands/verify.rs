@@ -54,7 +54,7 @@ impl<B: CliBackend + CredentialStore + ConfigStore + UsageStore> Run<B> for Samp
     async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
         let Verify { source, filter, sample, .. } = self.0;
         let target = session.read().await.map_err(|failure| failure.at("target"))?;
-        let source = open_source(source, session.log()).await?;
+        let source = open_source(source, session.log).await?;
         let interrupt = Interrupt::listen()?;
         let done = Arc::new(AtomicU64::new(0));
         let bar = Bar::new("reading", source.total);

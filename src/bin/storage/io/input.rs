@@ -109,6 +109,14 @@ impl<'de> Deserialize<'de> for UniqueNames {
     }
 }
 
+macro_rules! scalars {
+    ($($visit:ident: $scalar:ty),+) => {$(
+        fn $visit<E>(self, _: $scalar) -> Result<Self, E> {
+            Ok(self)
+        }
+    )+};
+}
+
 impl<'de> Visitor<'de> for UniqueNames {
     type Value = Self;
 
@@ -120,25 +128,7 @@ impl<'de> Visitor<'de> for UniqueNames {
         Ok(self)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
-        Ok(self)
-    }
+    scalars!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str);
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
         while items.next_element::<Self>()?.is_some() {}

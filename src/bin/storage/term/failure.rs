@@ -104,18 +104,14 @@ impl Failure {
             scheme.len() < 32 && !scheme.is_empty() && scheme.bytes().all(is_plain)
         };
         let known: Vec<String> = known.iter().map(|scheme| format!("`{scheme}:`")).collect();
+        let known = format!("backends of this build: {}", known.join(", "));
         match scheme.filter(plain) {
             Some(scheme) => Self::usage(format!("this build has no backend for `{scheme}:`")),
             None => Self::usage("the URL does not begin with its backend, as `file:./data` does"),
         }
         .hint(match feature {
-            Some(feature) => {
-                format!(
-                    "build it with `--features cli,{feature}`; backends of this build: {}",
-                    known.join(", ")
-                )
-            }
-            None => format!("backends of this build: {}", known.join(", ")),
+            Some(feature) => format!("build it with `--features cli,{feature}`; {known}"),
+            None => known,
         })
     }
 

@@ -123,28 +123,27 @@ impl Answer {
         }
     }
 
+    /// The lines and the JSON, if the answer has lines.
+    pub(crate) fn lines(&mut self) -> Option<(&mut Vec<String>, &mut Value)> {
+        match self {
+            Self::Lines { lines, json } => Some((lines, json)),
+            Self::WithFailure { answer, .. } => answer.lines(),
+            _ => None,
+        }
+    }
+
     /// Adds a line to the text.
     pub(crate) fn and_line(mut self, line: String) -> Self {
-        match &mut self {
-            Self::Lines { lines, .. } => lines.push(line),
-            Self::WithFailure { answer, .. } => {
-                let inner = std::mem::replace(&mut **answer, Self::Done);
-                **answer = inner.and_line(line);
-            }
-            _ => {}
+        if let Some((lines, _)) = self.lines() {
+            lines.push(line);
         }
         self
     }
 
     /// Adds a field to the JSON.
     pub(crate) fn and_json(mut self, name: &str, value: Value) -> Self {
-        match &mut self {
-            Self::Lines { json, .. } => json[name] = value,
-            Self::WithFailure { answer, .. } => {
-                let inner = std::mem::replace(&mut **answer, Self::Done);
-                **answer = inner.and_json(name, value);
-            }
-            _ => {}
+        if let Some((_, json)) = self.lines() {
+            json[name] = value;
         }
         self
     }

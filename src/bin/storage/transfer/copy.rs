@@ -3,6 +3,7 @@
 use std::{
     num::{NonZeroU32, NonZeroUsize},
     path::PathBuf,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,7 +11,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use futures_util::{StreamExt, pin_mut};
+use futures_util::StreamExt;
 use gateway_storage::{
     Error, ErrorKind, Exportable, IMPORT_CHUNK, Storage,
     migrate::{self, CopyEvent, CopyOptions, CopyReport, Filter, OnConflict, Tallies, VerifyReport},
@@ -101,7 +102,7 @@ impl Transfer {
             return Err(Failure::usage("this source can't be identified, so it can't have a checkpoint"));
         }
         let interrupt = Interrupt::listen()?;
-        let job = Job { transfer: self, source: &source, interrupt: &interrupt, log: session.log() };
+        let job = Job { transfer: self, source: &source, interrupt: &interrupt, log: session.log };
         let result = job.run(session).await;
         let _ = interrupt.unless(source.close()).await;
         result
@@ -145,21 +146,18 @@ impl Job<'_> {
         let target =
             self.interrupt.unless(session.create()).await?.map_err(|failure| failure.at("target"))?;
         let mut options = self.transfer.options();
-        let checkpoint = match &self.source.identity {
-            Some(source) => {
-                let Transfer { checkpoint: path, resume, .. } = self.transfer;
-                checkpoint(source, &identity_of(session.url()), path.as_deref(), *resume)?
-            }
+        let Transfer { checkpoint: file, resume, .. } = self.transfer;
+        options.checkpoint = match &self.source.identity {
+            Some(source) => checkpoint(source, &identity_of(session.url), file.as_deref(), *resume)?,
             None => None,
         };
-        let is_begun = match &checkpoint {
+        let is_begun = match &options.checkpoint {
             Some(checkpoint) => checkpoint.is_begun().await?,
             None => false,
         };
         if !is_begun && let Some((report, failure)) = self.conflicts(target).await? {
             return Ok(report::copied(&report, None).with_failure(Some(failure)));
         }
-        options.checkpoint = checkpoint;
         let copied = self.copy(target, &options, "copying").await;
         let (report, _) = copied.map_err(|error| self.stopped(&error, false))?;
         let (verified, failure) = match self.transfer.verify && report.stopped.is_none() {
@@ -193,12 +191,9 @@ impl Job<'_> {
         if self.transfer.on_conflict != Conflict::Fail || !self.source.can_repeat {
             return Ok(None);
         }
-        {
-            let export = target.export();
-            pin_mut!(export);
-            if self.interrupt.unless(export.next()).await?.transpose()?.is_none() {
-                return Ok(None);
-            }
+        let first = self.interrupt.unless(pin!(target.export()).next()).await?.transpose()?;
+        if first.is_none() {
+            return Ok(None);
         }
         let options = self.transfer.options().with_dry_run();
         let (report, conflicts) = self.copy(target, &options, "comparing").await?;
@@ -231,8 +226,7 @@ impl Job<'_> {
             CopyEvent::Failed(failure) => conflicts += u64::from(failure.error.kind() == ErrorKind::Conflict),
             _ => {}
         });
-        let report = report.await?;
-        Ok((report, conflicts))
+        Ok((report.await?, conflicts))
     }
 
     async fn verify<B: Exportable>(

@@ -127,7 +127,7 @@ impl<B: CliBackend + Exportable> Run<B, Source> for OpenStore {
     async fn run(&self, session: &Session<'_, B>) -> Result<Source, Failure> {
         let storage = session.read_owned().await?;
         let total = counts(&storage).await;
-        Ok(Source { total, ..Source::of(session.url(), storage) })
+        Ok(Source { total, ..Source::of(session.url, storage) })
     }
 }
 
