@@ -27,7 +27,7 @@ docs:
 
 # Runs one benchmark (archive, file, layers, migrate, mongodb, postgres, redis), such as `just bench file get`.
 bench NAME *ARGUMENTS:
-    cargo bench --features cli --bench "$1" -- "${@:2}"
+    cargo bench --features full --bench "$1" -- "${@:2}"
 
 # Builds the fuzz targets and runs each (5000 runs), such as `just fuzz 60s config`.
 fuzz *ARGUMENTS:

@@ -1,6 +1,6 @@
 //! A copy between two servers: its speed compared with that of each side alone, and its memory.
 //!
-//! `cargo bench --bench migrate --features cli -- 100000 1000000` copies these numbers of records from
+//! `cargo bench --bench migrate --features full -- 100000 1000000` copies these numbers of records from
 //! Postgres to Redis (six tenths credentials, one tenth config values, three tenths counters). For each
 //! number it prints one line with
 //!

@@ -69,7 +69,8 @@
 //! | `postgres` | [`Postgres`] | |
 //! | `redis` | [`Redis`] | |
 //! | `conformance` | the public conformance kit, for backends of your own | |
-//! | `cli` | the command `storage`, with all backends | |
+//! | `cli` | the command `storage`, with the backends whose features are on | |
+//! | `full` | `cli` with all backends | |
 
 // Helpers that only some backends use are unused in a build without those backends, and links to those have no target.
 #![cfg_attr(

@@ -203,6 +203,18 @@ impl fmt::Debug for Adoption {
 pub(super) const NOT_RECOGNIZED: &str = "no legacy data of gcli2api-go was recognized";
 pub(super) const NAME_LAYOUT: &str = "if there is some, name its layout (`--layout` on a command line)";
 
+/// The schemes of the backends of this build that gcli2api-go had, too.
+const SCHEMES: &[&str] = &[
+    #[cfg(feature = "file")]
+    "`file:`",
+    #[cfg(feature = "mongodb")]
+    "`mongodb:`",
+    #[cfg(feature = "postgres")]
+    "`postgres:`",
+    #[cfg(feature = "redis")]
+    "`redis:`",
+];
+
 type Pieces = Pin<Box<dyn Stream<Item = Result<Piece>> + Send>>;
 
 impl Adoption {
@@ -306,10 +318,11 @@ impl Source {
                 let found = only(Layout::Keys, layout)?;
                 Ok((Self::Redis(Redis::open(RedisOptions::try_from(url)?).await?), found))
             }
-            _ => Err(Error::new(
-                ErrorKind::InvalidValue,
-                "this build can't adopt from such a URL; it begins with `file:`, `mongodb:`, `postgres:` or `redis:`",
-            )),
+            _ => {
+                let message =
+                    format!("this build adopts only from URLs that begin with {}", SCHEMES.join(", "));
+                Err(Error::new(ErrorKind::InvalidValue, message))
+            }
         }
     }
 

@@ -71,7 +71,7 @@ impl Checkpoint {
     /// and policy; one that began with [`OnConflict::Fail`] may continue with another policy.
     ///
     /// An existing checkpoint of the same copy is overwritten. If the file is anything else, the copy fails
-    /// before it writes a record.
+    /// before it writes a record, and the error names the file.
     pub fn new(path: impl Into<PathBuf>, source: &str, target: &str) -> Self {
         Self { path: path.into(), stores: digest(&[source, target]), resume: false }
     }
@@ -163,9 +163,8 @@ impl Progress {
         let found = blocking(move || read(&path)).await?;
         if let Some(found) = found {
             if found.copy != progress.copy {
-                return Err(invalid(
-                    "the checkpoint is from another copy (other stores or another filter); delete it to start over",
-                ));
+                let what = "the checkpoint is from another copy (other stores or another filter)";
+                return Err(refused(&progress.path, ErrorKind::InvalidValue, what));
             }
             if checkpoint.resume {
                 progress.resume(found)?;
@@ -180,11 +179,11 @@ impl Progress {
     fn resume(&mut self, found: Content) -> Result<()> {
         // A copy under `Fail` stops at its first conflict, so it has not yet applied a policy.
         if ![self.on_conflict, OnConflict::Fail].contains(&found.on_conflict) {
-            return Err(invalid(
-                "the checkpoint is from a copy with another conflict policy; delete it to start over",
-            ));
+            let what = "the checkpoint is from a copy with another conflict policy";
+            return Err(refused(&self.path, ErrorKind::InvalidValue, what));
         }
         self.resumed = true;
+        let position = |name| position(name).ok_or_else(|| corrupt(&self.path));
         self.through = found.through.map(position).transpose()?;
         self.held = found.held.map(position).transpose()?;
         self.tallies = found.tallies;
@@ -204,6 +203,13 @@ impl Progress {
         self.held = held.or(self.held.take());
         self.tallies = tallies;
         self.failures.extend(failures.iter().take(MAX_NAMED.saturating_sub(self.failures.len())).cloned());
+    }
+
+    /// The target is not the one that this copy has written to.
+    #[cold]
+    pub(super) fn another_target(&self) -> Error {
+        let what = "the target lacks a record that the checkpoint lists as written";
+        refused(&self.path, ErrorKind::Conflict, what).with_retryable(false)
     }
 
     /// Writes the checkpoint to disk.
@@ -227,7 +233,7 @@ impl Progress {
             let json = serde_json::to_vec(&content).map_err(io::Error::from);
             json.and_then(|json| replace(&path, &json))
                 .and_then(|()| sync_parent(&path))
-                .map_err(|error| failed("written", error))
+                .map_err(|error| failed(&path, "written", error))
         })
         .await
     }
@@ -237,7 +243,7 @@ impl Progress {
         let path = self.path.clone();
         blocking(move || {
             let _writes = WRITES.lock().unwrap_or_else(PoisonError::into_inner);
-            remove_if_exists(&path).map_err(|error| failed("removed", error))
+            remove_if_exists(&path).map_err(|error| failed(&path, "removed", error))
         })
         .await
     }
@@ -259,7 +265,7 @@ fn read(path: &Path) -> Result<Option<Content>> {
     let text = match fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed("read", error)),
+        Err(error) => return Err(failed(path, "read", error)),
     };
     /// The fields of every version.
     #[derive(Deserialize)]
@@ -267,23 +273,27 @@ fn read(path: &Path) -> Result<Option<Content>> {
         format: String,
         version: u32,
     }
-    let foreign = || invalid("the checkpoint file exists but is not a checkpoint; choose another path");
+    let foreign = || {
+        let message = format!("`{}` exists but is not a checkpoint; choose another path", path.display());
+        Error::new(ErrorKind::InvalidValue, message)
+    };
     let header: Header = serde_json::from_slice(&text).map_err(|_| foreign())?;
     if header.format != FORMAT {
         return Err(foreign());
     }
     if header.version != VERSION {
-        return Err(Error::new(ErrorKind::Unsupported, "the checkpoint was written by another version"));
+        let what = "the checkpoint was written by another version";
+        return Err(refused(path, ErrorKind::Unsupported, what));
     }
-    serde_json::from_slice(&text).map(Some).map_err(|_| corrupt())
+    serde_json::from_slice(&text).map(Some).map_err(|_| corrupt(path))
 }
 
-fn position(name: Name) -> Result<RecordKey> {
+fn position(name: Name) -> Option<RecordKey> {
     match (name.kind, name.field) {
-        (RecordKind::Credential, None) => Ok(RecordKey::Credential(name.key)),
-        (RecordKind::Config, None) => Ok(RecordKey::Config(name.key)),
-        (RecordKind::Usage, Some(field)) => Ok(RecordKey::Usage(name.key, field)),
-        _ => Err(corrupt()),
+        (RecordKind::Credential, None) => Some(RecordKey::Credential(name.key)),
+        (RecordKind::Config, None) => Some(RecordKey::Config(name.key)),
+        (RecordKind::Usage, Some(field)) => Some(RecordKey::Usage(name.key, field)),
+        _ => None,
     }
 }
 
@@ -313,21 +323,22 @@ impl Failed {
 }
 
 #[cold]
-fn failed(what: &str, error: io::Error) -> Error {
+fn failed(path: &Path, what: &str, error: io::Error) -> Error {
     let kind = if error.kind() == io::ErrorKind::PermissionDenied {
         ErrorKind::Denied
     } else {
         ErrorKind::Unavailable
     };
-    Error::new(kind, format!("the checkpoint can't be {what}")).with_retryable(false).with_source(error)
+    let message = format!("the checkpoint `{}` can't be {what}", path.display());
+    Error::new(kind, message).with_retryable(false).with_source(error)
 }
 
 #[cold]
-fn invalid(message: &'static str) -> Error {
-    Error::new(ErrorKind::InvalidValue, message)
+fn refused(path: &Path, kind: ErrorKind, what: &str) -> Error {
+    Error::new(kind, format!("{what}; delete `{}` to start over", path.display()))
 }
 
 #[cold]
-fn corrupt() -> Error {
-    Error::new(ErrorKind::Corrupt, "the checkpoint is damaged; delete it to start over")
+fn corrupt(path: &Path) -> Error {
+    refused(path, ErrorKind::Corrupt, "the checkpoint is damaged")
 }

@@ -85,7 +85,7 @@ pub async fn copy<B: Exportable>(
         if let Some(held) = &saved.held
             && !has(target.export(), held).await?
         {
-            return Err(another_target());
+            return Err(saved.another_target());
         }
         (report.resumed, report.tallies, after) = (true, saved.tallies, saved.through.clone());
         report.failures.clone_from(&saved.failures);
@@ -169,13 +169,4 @@ pub async fn copy<B: Exportable>(
     report.stopped = report.stopped.or(ended.err());
     report.elapsed = begun.elapsed();
     Ok(report)
-}
-
-#[cold]
-fn another_target() -> Error {
-    Error::new(
-        ErrorKind::Conflict,
-        "the target lacks a record that the checkpoint lists as written; delete the checkpoint to start over",
-    )
-    .with_retryable(false)
 }

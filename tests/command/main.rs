@@ -1,5 +1,13 @@
 //! The command `storage`, run as an operator runs it.
-#![cfg(feature = "cli")]
+#![cfg(all(
+    feature = "cli",
+    feature = "file",
+    feature = "git",
+    feature = "memory",
+    feature = "mongodb",
+    feature = "postgres",
+    feature = "redis"
+))]
 
 mod adopt;
 mod archive;

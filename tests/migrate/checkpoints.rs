@@ -245,6 +245,7 @@ async fn only_the_checkpoint_of_the_same_copy_is_accepted() {
         let options = setup.options(checkpoint).with_filter(filter);
         let error = copy(of(records()), &to, &options, |_| ()).await.unwrap_err();
         assert_eq!(digest(&to).await, before);
+        assert!(error.to_string().contains(&*setup.path().to_string_lossy()), "it names the file: {error}");
         error.kind()
     };
     let all = Filter::default;

@@ -5,7 +5,14 @@ use std::{
     path::{Path, PathBuf, absolute},
 };
 
-use gateway_storage::{FileOptions, MongoDbOptions, PostgresOptions, RedisOptions, redis::RedisTopology};
+#[cfg(feature = "file")]
+use gateway_storage::FileOptions;
+#[cfg(feature = "mongodb")]
+use gateway_storage::MongoDbOptions;
+#[cfg(feature = "postgres")]
+use gateway_storage::PostgresOptions;
+#[cfg(feature = "redis")]
+use gateway_storage::{RedisOptions, redis::RedisTopology};
 
 /// Options that do not say which store it is. All others are part of the identity: a missing entry here makes
 /// two identities of one store, which is harmless.
@@ -155,6 +162,12 @@ struct StoreId {
     namespace: String,
 }
 
+#[cfg(not(feature = "redis"))]
+fn redis(_: &str) -> Option<StoreId> {
+    None
+}
+
+#[cfg(feature = "redis")]
 fn redis(url: &str) -> Option<StoreId> {
     let RedisOptions { addr, db, prefix, topology, .. } = RedisOptions::try_from(url).ok()?;
     let (port, master) = match topology {
@@ -170,16 +183,22 @@ fn redis(url: &str) -> Option<StoreId> {
 }
 
 fn database(url: &str) -> Option<StoreId> {
+    #[cfg(feature = "postgres")]
     let postgres = || {
         let PostgresOptions { addr, user, dbname, schema, .. } = PostgresOptions::try_from(url).ok()?;
         // As in `identity_of`.
         let database = dbname.or(user).unwrap_or_default();
         Some(StoreId { backend: "postgres", hosts: hosts(&addr, "5432"), database, namespace: schema })
     };
+    #[cfg(feature = "mongodb")]
     let mongodb = || {
         let MongoDbOptions { addr, database, .. } = MongoDbOptions::try_from(url).ok()?;
         Some(StoreId { backend: "mongodb", hosts: hosts(&addr, "27017"), database, namespace: String::new() })
     };
+    #[cfg(not(feature = "postgres"))]
+    let postgres = || None;
+    #[cfg(not(feature = "mongodb"))]
+    let mongodb = || None;
     postgres().or_else(mongodb)
 }
 
@@ -194,9 +213,12 @@ fn hosts(names: &str, port: &str) -> String {
 
 /// The directory of a store on disk, with links resolved.
 fn directory_of(url: &str) -> Option<PathBuf> {
-    let path = match url.strip_prefix("git:") {
+    let path: PathBuf = match url.strip_prefix("git:") {
         Some(rest) => rest.split('?').next()?.into(),
+        #[cfg(feature = "file")]
         None => FileOptions::try_from(url).ok()?.path,
+        #[cfg(not(feature = "file"))]
+        None => return None,
     };
     absolute_path(&path)
 }
@@ -252,6 +274,7 @@ mod tests {
         }
     }
 
+    #[cfg(all(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
     #[test]
     fn two_urls_of_one_store() {
         for (one, other) in [

@@ -1,31 +1,28 @@
 //! `storage`: the operator's command line tool.
+//!
+//! Imports point one way: run -> args -> commands -> stores, io -> transfer -> dispatch -> session -> backend
+//! -> term.
 #![forbid(unsafe_code)]
+// A build without some of the backends does not use all of this.
+#![cfg_attr(not(feature = "full"), allow(dead_code, unused_imports, unused_variables))]
 
-mod archives;
-mod arguments;
+mod args;
 mod atomic_file;
-mod backends;
-mod bytes;
+mod backend;
 mod commands;
-mod empty_store;
-mod failure;
+mod dispatch;
 mod identity;
-mod input;
-mod interrupt;
-mod log;
-mod output;
-mod progress;
-mod report;
+mod io;
+mod run;
 mod session;
-mod source;
 mod stores;
+mod term;
 mod transfer;
-mod usage_error;
 
 use std::process::ExitCode;
 
-use arguments::Arguments;
-use failure::Failure;
+use args::Arguments;
+use term::{failure::Failure, usage_error};
 use tokio::runtime::Builder;
 
 // Only commands that move records handle SIGINT. In all others it ends the process (130 in a shell), and a
@@ -40,7 +37,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return output.fail(&Failure::system("can't start the runtime", &error)),
     };
-    let code = match runtime.block_on(backends::run(arguments)) {
+    let code = match runtime.block_on(run::run(arguments)) {
         Ok(answer) => output.answer(&answer),
         Err(failure) => output.fail(&failure),
     };

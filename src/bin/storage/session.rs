@@ -4,12 +4,15 @@ use std::{cell::OnceCell, time::Instant};
 
 use gateway_storage::{ErrorKind, Storage, layer::Layered};
 
-use crate::{backends::CliBackend, failure::Failure, log::Log, output::say};
+use crate::{
+    backend::CliBackend,
+    term::{failure::Failure, log::Log, output::say},
+};
 
 /// A store that the command opens after it has checked its arguments.
 pub(crate) struct Session<'u, B> {
-    url: &'u str,
-    log: Log,
+    pub(crate) url: &'u str,
+    pub(crate) log: Log,
     storage: OnceCell<Storage<Layered<Log, B>>>,
 }
 
@@ -25,12 +28,12 @@ impl<'u, B: CliBackend> Session<'u, B> {
 
     /// Opens a store, and creates it if it does not exist.
     pub(crate) async fn create(&self) -> Result<&Storage<Layered<Log, B>>, Failure> {
-        self.open_with(|config| config).await
+        self.open_with(|options| options).await
     }
 
-    /// The configuration in the URL.
-    pub(crate) fn config(&self) -> Result<B::Options, Failure> {
-        B::Options::try_from(self.url).map_err(|error| Failure::url(&error))
+    /// The options in the URL.
+    pub(crate) fn options(&self) -> Result<B::Options, Failure> {
+        B::Options::try_from(self.url).map_err(|error| Failure::invalid(&error))
     }
 
     /// Opens an existing store for a command that only reads. A store that can't be written is opened
@@ -46,24 +49,16 @@ impl<'u, B: CliBackend> Session<'u, B> {
             Err(failure) if failure.kind == ErrorKind::Denied.as_str() => failure,
             opened => return opened,
         };
-        match B::to_read(self.config()?) {
+        match B::to_read(self.options()?) {
             // If this fails too, report why the store can't be written.
             Some(_) => {
-                self.opened(|config| B::to_read(config).expect("checked above")).await.map_err(|_| refused)
+                self.opened(|options| B::to_read(options).expect("checked above")).await.map_err(|_| refused)
             }
             None => Err(refused),
         }
     }
 
-    pub(crate) const fn log(&self) -> Log {
-        self.log
-    }
-
-    pub(crate) const fn url(&self) -> &str {
-        self.url
-    }
-
-    /// Opens the store with a changed configuration.
+    /// Opens the store with changed options.
     pub(crate) async fn open_with(
         &self,
         adjust: fn(B::Options) -> B::Options,
@@ -76,10 +71,10 @@ impl<'u, B: CliBackend> Session<'u, B> {
         &self,
         adjust: fn(B::Options) -> B::Options,
     ) -> Result<Storage<Layered<Log, B>>, Failure> {
-        let config = self.config()?;
+        let options = self.options()?;
         let start = Instant::now();
         let storage =
-            Storage::<B>::open(adjust(config)).await.map_err(|error| Failure::opening(self.url, &error))?;
+            Storage::<B>::open(adjust(options)).await.map_err(|error| Failure::opening(self.url, &error))?;
         self.log.line(format_args!("open: ok in {:.1?}", start.elapsed()));
         Ok(storage.layer(self.log))
     }

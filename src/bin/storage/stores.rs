@@ -9,9 +9,8 @@ use std::{
 };
 
 use crate::{
-    failure::Failure,
-    input::{check_path, without_bom},
-    output::say,
+    io::input::{check_path, without_mark},
+    term::{failure::Failure, output::say},
 };
 
 /// The largest file of URLs that is read.
@@ -32,11 +31,10 @@ pub(crate) fn resolve(given: &str) -> Result<String, Failure> {
     named(given)
 }
 
-/// The URL that is filter: the one on the line, or that of `STORAGE_URL` or `STORAGE_URL_FILE`, or the store
-/// called `default`.
-pub(crate) fn chosen(given: Option<String>) -> Result<String, Failure> {
+/// The URL of `--url`, of `STORAGE_URL` or `STORAGE_URL_FILE`, or of the store named `default`.
+pub(crate) fn chosen(given: Option<&str>) -> Result<String, Failure> {
     if let Some(given) = given {
-        return resolve(&given);
+        return resolve(given);
     }
     match (set("STORAGE_URL")?, set("STORAGE_URL_FILE")?) {
         (Some(_), Some(_)) => {
@@ -148,7 +146,7 @@ fn read(path: &Path, shown: &str) -> Result<String, Failure> {
     if mode & 0o007 != 0 {
         say(&format!("warning: {open}"));
     }
-    match std::str::from_utf8(without_bom(&bytes)) {
+    match std::str::from_utf8(without_mark(&bytes)) {
         Ok(text) if (bytes.len() as u64) < MAX_BYTES => Ok(text.to_owned()),
         Ok(_) => Err(Failure::usage(format!("{shown} is larger than 1 MiB"))),
         Err(_) => Err(Failure::usage(format!("{shown} is not UTF-8"))),

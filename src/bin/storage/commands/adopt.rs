@@ -10,16 +10,12 @@ use gateway_storage::{
 };
 use serde_json::{Value, json};
 
-use super::Run;
+use super::{Answer, CliBackend, Failure, Run, Session};
 use crate::{
-    backends::CliBackend,
-    failure::Failure,
     identity::{identity_of, is_within},
-    output::{Answer, described},
-    session::Session,
-    source::Source,
     stores,
-    transfer::Transfer,
+    term::text::described,
+    transfer::{copy::Transfer, source::Source},
 };
 
 /// Import the legacy data of gcli2api-go; list what can't be imported
@@ -65,9 +61,9 @@ pub(crate) struct Adopt {
 
 impl<B: CliBackend + Exportable> Run<B> for Adopt {
     async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
-        session.config()?;
+        session.options()?;
         let url = stores::resolve(&self.source)?;
-        if is_within(&url, session.url()) {
+        if is_within(&url, session.url) {
             return Err(Failure::usage("the target is within the source, which must not be written")
                 .hint("name another target; Redis data that stays in use needs no adoption: open it"));
         }
@@ -109,36 +105,25 @@ impl Adopt {
 }
 
 /// Adds the layout and the remarks to the answer.
-fn with_remarks(answer: Answer, layout: Layout, remarks: &[Remark]) -> Answer {
-    let (answer, mut failure) = match answer {
-        Answer::WithFailure { answer, failure } => (*answer, Some(failure)),
-        answer => (answer, None),
-    };
-    let Answer::Lines { lines: table, mut json } = answer else { return answer };
-    let mut lines = vec![format!("found: gcli2api-go layout `{layout}`")];
-    lines.extend(table);
-    let mut not_understood = 0;
+fn with_remarks(mut answer: Answer, layout: Layout, remarks: &[Remark]) -> Answer {
+    let Some((lines, json)) = answer.lines() else { return answer };
+    lines.insert(0, format!("found: gcli2api-go layout `{layout}`"));
     for kind in [RemarkKind::NotUnderstood, RemarkKind::Changed, RemarkKind::LeftOut] {
         let these: Vec<&Remark> = remarks.iter().filter(|remark| remark.kind == kind).collect();
-        if kind == RemarkKind::NotUnderstood {
-            not_understood = these.len();
-        }
         if !these.is_empty() {
             lines.push(String::new());
             lines.push(format!("{} ({}):", kind.as_str().replace('_', " "), these.len()));
-            let line = |remark: &&Remark| format!("  {}", described(remark));
-            lines.extend(these.iter().map(line));
+            lines.extend(these.into_iter().map(|remark| format!("  {}", described(remark))));
         }
     }
     json["layout"] = json!(layout);
     json["remarks"] = json!(remarks);
+    let not_understood = remarks.iter().filter(|remark| remark.kind == RemarkKind::NotUnderstood).count();
     if not_understood > 0 {
         json["complete"] = Value::Bool(false);
-        failure = failure.or_else(|| Some(Failure::not_adopted(not_understood)));
     }
-    let answer = Answer::Lines { lines, json };
-    match failure {
-        Some(failure) => Answer::WithFailure { answer: Box::new(answer), failure },
-        None => answer,
+    match answer {
+        Answer::WithFailure { .. } => answer,
+        _ => answer.with_failure((not_understood > 0).then(|| Failure::not_adopted(not_understood))),
     }
 }

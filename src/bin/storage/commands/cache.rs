@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::Subcommand;
 use gateway_storage::{CacheStore, Key};
 
-use super::Run;
-use crate::{backends::CliBackend, failure::Failure, input::Input, output::Answer, session::Session};
+use super::{Answer, CliBackend, Failure, Run, Session};
+use crate::io::input::Input;
 
 /// Cache: bytes that expire
 #[derive(Subcommand)]

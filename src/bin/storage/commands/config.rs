@@ -3,8 +3,8 @@
 use clap::Subcommand;
 use gateway_storage::{ConfigStore, Key};
 
-use super::Run;
-use crate::{backends::CliBackend, failure::Failure, input::Input, output::Answer, session::Session};
+use super::{Answer, CliBackend, Failure, Run, Session};
+use crate::io::input::Input;
 
 /// Configuration: any JSON value by key
 #[derive(Subcommand)]

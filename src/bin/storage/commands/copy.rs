@@ -3,15 +3,11 @@
 use clap::Args;
 use gateway_storage::Exportable;
 
-use super::Run;
+use super::{Answer, CliBackend, Failure, Run, Session};
 use crate::{
-    backends::{self, CliBackend},
-    failure::Failure,
     identity::is_same,
-    output::Answer,
-    session::Session,
     stores,
-    transfer::Transfer,
+    transfer::{copy::Transfer, source},
 };
 
 /// Copy all records of one store into another
@@ -43,12 +39,12 @@ pub(crate) struct Copy {
 
 impl<B: CliBackend + Exportable> Run<B> for Copy {
     async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
-        session.config()?;
-        if is_same(&stores::resolve(&self.source)?, session.url()) {
+        session.options()?;
+        let url = stores::resolve(&self.source)?;
+        if is_same(&url, session.url) {
             return Err(Failure::usage("source and target are the same store"));
         }
-        let source =
-            backends::source(&self.source, session.log()).await.map_err(|failure| failure.at("source"))?;
+        let source = source::open(&url, session.log).await.map_err(|failure| failure.at("source"))?;
         self.transfer.run(source, session).await
     }
 }

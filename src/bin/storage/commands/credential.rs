@@ -4,8 +4,8 @@ use clap::Subcommand;
 use gateway_storage::{CredentialStore, Key};
 use serde_json::Value;
 
-use super::Run;
-use crate::{backends::CliBackend, failure::Failure, input::Input, output::Answer, session::Session};
+use super::{Answer, CliBackend, Failure, Run, Session};
+use crate::io::input::Input;
 
 /// Credentials: JSON objects by id
 #[derive(Subcommand)]

@@ -6,11 +6,10 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Run,
+    Answer, CliBackend, Failure, Run, Session,
     ping::{as_json, milliseconds, round_trip},
-    stats::{counts, row},
 };
-use crate::{backends::CliBackend, failure::Failure, output::Answer, session::Session};
+use crate::term::text::{counts, row};
 
 /// Number of latency samples.
 const SAMPLES: usize = 9;

@@ -2,7 +2,7 @@
 
 use std::{
     future,
-    io::{self, IsTerminal, stderr, stdout},
+    io::{self, IsTerminal, stdout},
     path::{Path, PathBuf},
     pin::pin,
     sync::{
@@ -19,19 +19,16 @@ use gateway_storage::{
 };
 use serde_json::json;
 
-use super::{Run, inspect};
+use super::{Answer, CliBackend, Failure, Run, Session, inspect};
 use crate::{
     atomic_file::AtomicFile,
-    backends::CliBackend,
-    bytes::BlockingWriter,
-    failure::Failure,
     identity::contains,
-    interrupt::Interrupt,
-    output::Answer,
-    progress::{Bar, grouped},
-    session::Session,
-    source::counted,
-    transfer::RecordFilter,
+    io::bytes::BlockingWriter,
+    term::{interrupt::Interrupt, progress::Bar, text::grouped},
+    transfer::{
+        filter::RecordFilter,
+        source::{counted, counts},
+    },
 };
 
 /// Write all records of a store to a file
@@ -75,17 +72,14 @@ impl<B: CliBackend + Exportable> Run<B> for Export {
             let failure = Failure::usage("an export contains secrets, and stdout is a terminal");
             return Err(failure.hint("name a file, or pipe the export into a command"));
         }
-        if file.is_some_and(|file| contains(session.url(), file)) {
+        if file.is_some_and(|file| contains(session.url, file)) {
             return Err(Failure::usage("the file would be in the store's own directory")
                 .hint("name one outside of it"));
         }
         let storage = session.read().await?;
-        // Only for the progress bar, because counting can take long.
-        let stats = if stderr().is_terminal() { storage.stats().await.ok() } else { None };
-        let total = stats.map(|stats| stats.credential_count + stats.config_count + stats.usage_record_count);
-
+        let total = counts(storage).await;
         // Not before: until the store is open there is nothing to clean up.
-        let interrupt = Interrupt::listen().map_err(|error| Failure::no_signals(&error))?;
+        let interrupt = Interrupt::listen()?;
         let unwritten = |error| Failure::unwritten_file(file.unwrap_or(Path::new("-")), &error);
         let target = file.map(AtomicFile::create).transpose().map_err(unwritten)?;
         let (done, mut read, mut kept) = (Arc::new(AtomicU64::new(0)), 0_u64, 0_u64);

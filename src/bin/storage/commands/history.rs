@@ -8,8 +8,7 @@ use gateway_storage::{
 };
 use serde_json::json;
 
-use super::Run;
-use crate::{backends::CliBackend, failure::Failure, output::Answer, session::Session};
+use super::{Answer, CliBackend, Failure, Run, Session};
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Kind {

@@ -6,14 +6,11 @@ use clap::Args;
 use gateway_storage::Exportable;
 use serde_json::json;
 
-use super::Run;
+use super::{Answer, CliBackend, Failure, Run, Session};
 use crate::{
-    archives::{Archive, Kind, document_source},
-    backends::CliBackend,
-    failure::Failure,
-    output::{Answer, described},
-    session::Session,
-    transfer::Transfer,
+    io::archive::{Archive, Kind, document_source},
+    term::text::described,
+    transfer::copy::Transfer,
 };
 
 /// Store the records of an export file
@@ -48,7 +45,7 @@ pub(crate) struct Import {
 impl<B: CliBackend + Exportable> Run<B> for Import {
     async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
         // Checks the URL before a long file is read.
-        session.config()?;
+        session.options()?;
         let mut archive = Archive::open(self.file.as_deref())?;
         match archive.kind().await? {
             Kind::Export if self.no_verify_first => {

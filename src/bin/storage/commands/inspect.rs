@@ -10,12 +10,10 @@ use gateway_storage::{
 };
 use serde_json::{Value, json};
 
-use super::stats::size;
+use super::{Answer, Failure};
 use crate::{
-    archives::{Archive, Kind},
-    failure::Failure,
-    output::{Answer, described, printable},
-    progress::{grouped, several},
+    io::archive::{Archive, Kind},
+    term::text::{described, grouped, printable, several, size},
 };
 
 /// Summarize an export file and check its integrity

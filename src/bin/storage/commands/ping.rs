@@ -6,8 +6,7 @@ use clap::Args;
 use gateway_storage::{Backend, Storage};
 use serde_json::{Value, json};
 
-use super::Run;
-use crate::{backends::CliBackend, failure::Failure, output::Answer, session::Session};
+use super::{Answer, CliBackend, Failure, Run, Session};
 
 /// Check that the store can serve reads and writes
 #[derive(Args)]

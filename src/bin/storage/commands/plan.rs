@@ -19,14 +19,8 @@ use gateway_storage::{
 };
 use serde_json::{Map, Value, json};
 
-use super::Run;
-use crate::{
-    backends::CliBackend,
-    failure::Failure,
-    input::Input,
-    output::{Answer, printable},
-    session::Session,
-};
+use super::{Answer, CliBackend, Failure, Run, Session};
+use crate::{io::input::Input, term::text::printable};
 
 /// Plans: several config changes, applied all or none, under a key
 #[derive(Subcommand)]
@@ -155,7 +149,7 @@ impl Apply {
     async fn run<B: CliBackend + ConfigBatch>(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
         let input = if self.file == "-" { Input::Stdin } else { Input::File(self.file.clone()) };
         let plan = Plan::from_json(input.json()?)
-            .map_err(|error| Failure::value(&error).hint("`storage plan apply --help` shows the format"))?;
+            .map_err(|error| Failure::invalid(&error).hint("`storage plan apply --help` shows the format"))?;
         let mut options = ApplyOptions::default().with_ttl(self.ttl).with_source(&self.source);
         options.stage.clone_from(&self.stage);
         if self.dry_run {
@@ -174,9 +168,7 @@ impl Apply {
             Applied::Replayed => word("replayed", &[("payload_hash", hash)]),
         })
     }
-}
 
-impl Apply {
     /// Shows what the real run would do, and fails if it would.
     async fn dry_run<B: ConfigBatch>(&self, plan: &Plan, storage: &Storage<B>) -> Result<Answer, Failure> {
         let stored = storage.list_configs().await?;
@@ -200,10 +192,7 @@ impl Apply {
             _ => None,
         };
         let answer = differences(plan, &stored, &unexpected.into_iter().collect(), is_replay, self.reveal);
-        Ok(match refused {
-            Some(failure) => Answer::WithFailure { answer: Box::new(answer), failure },
-            None => answer,
-        })
+        Ok(answer.with_failure(refused))
     }
 
     /// The state of the key according to the audit, which has no TTL: this run's `--ttl` is assumed.

@@ -1,11 +1,11 @@
 //! `storage pull` and `storage push`: a Git store and its remote.
 
 use clap::Args;
+#[cfg(feature = "git")]
 use gateway_storage::{Git, GitOptions, git::GitSync};
 use serde_json::{Map, Value};
 
-use super::Run;
-use crate::{failure::Failure, output::Answer, session::Session};
+use super::{Answer, Failure, Run, Session};
 
 /// Fetch remote commits and rebase local ones onto them
 #[derive(Args)]
@@ -17,17 +17,18 @@ Examples:
   storage pull && storage config list")]
 pub(crate) struct Pull {}
 
+#[cfg(feature = "git")]
 impl Run<Git> for Pull {
     async fn run(&self, session: &Session<'_, Git>) -> Result<Answer, Failure> {
-        if session.config()?.remote.is_none() {
+        if session.options()?.remote.is_none() {
             return Err(Failure::usage("the URL of the store names no remote").hint(
                 "add `remote=` to the URL: `git:./settings?remote=git@git.example:team/settings.git`",
             ));
         }
         // Fetches when it opens, so that a failed clone leaves no empty store.
-        let fetching = |mut config: GitOptions| {
-            config.pull = GitSync::Interval;
-            config
+        let fetching = |mut options: GitOptions| {
+            options.pull = GitSync::Interval;
+            options
         };
         let storage = session.open_with(fetching).await?;
         storage.backend().inner().pull().await?;
@@ -43,6 +44,7 @@ Examples:
   storage --url 'git:./settings?remote=/srv/settings.git&push=manual' push")]
 pub(crate) struct Push {}
 
+#[cfg(feature = "git")]
 impl Run<Git> for Push {
     async fn run(&self, session: &Session<'_, Git>) -> Result<Answer, Failure> {
         let storage = session.open().await?;

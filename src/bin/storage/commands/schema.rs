@@ -1,11 +1,11 @@
 //! `storage schema`.
 
 use clap::Subcommand;
+#[cfg(feature = "postgres")]
 use gateway_storage::{Postgres, postgres::SchemaStatus};
 use serde_json::json;
 
-use super::Run;
-use crate::{failure::Failure, output::Answer, session::Session};
+use super::{Answer, Failure, Run, Session};
 
 /// Schema: the tables of a database and their version
 #[derive(Subcommand)]
@@ -24,17 +24,19 @@ Examples:
     Up,
 }
 
+#[cfg(feature = "postgres")]
 impl Run<Postgres> for Command {
     async fn run(&self, session: &Session<'_, Postgres>) -> Result<Answer, Failure> {
-        let config = session.config()?;
+        let options = session.options()?;
         let status = match self {
-            Self::Status => Postgres::schema_status(config).await,
-            Self::Up => Postgres::migrate(config).await,
+            Self::Status => Postgres::schema_status(options).await,
+            Self::Up => Postgres::migrate(options).await,
         };
-        Ok(report(&status.map_err(|error| Failure::opening(session.url(), &error))?))
+        Ok(report(&status.map_err(|error| Failure::opening(session.url, &error))?))
     }
 }
 
+#[cfg(feature = "postgres")]
 fn report(status: &SchemaStatus) -> Answer {
     let SchemaStatus { schema, version, latest, .. } = status;
     let state = match version {

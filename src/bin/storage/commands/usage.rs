@@ -3,8 +3,7 @@
 use clap::Subcommand;
 use gateway_storage::{Key, UsageStore};
 
-use super::Run;
-use crate::{backends::CliBackend, failure::Failure, output::Answer, session::Session};
+use super::{Answer, CliBackend, Failure, Run, Session};
 
 /// Usage: counters, by key and field
 #[derive(Subcommand)]

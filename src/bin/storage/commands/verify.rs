@@ -2,31 +2,24 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use clap::Args;
-use futures_util::Stream;
 use gateway_storage::{
-    ConfigStore, CredentialStore, Record, UsageStore,
-    migrate::{self, Filter, VerifyOptions, VerifyReport},
+    ConfigStore, CredentialStore, UsageStore,
+    migrate::{self, VerifyOptions, VerifyReport},
 };
 
-use super::Run;
+use super::{Answer, CliBackend, Failure, Run, Session};
 use crate::{
-    backends::{self, CliBackend},
-    failure::Failure,
-    interrupt::Interrupt,
-    log::Log,
-    output::Answer,
-    progress::Bar,
-    report,
-    session::Session,
-    source::counted,
-    transfer::RecordFilter,
+    stores,
+    term::{interrupt::Interrupt, log::Log, progress::Bar, report},
+    transfer::{
+        comparison::{compare, failure},
+        filter::RecordFilter,
+        source::{self, Source, counted},
+    },
 };
 
 /// Compare two stores record by record
@@ -61,8 +54,8 @@ impl<B: CliBackend + CredentialStore + ConfigStore + UsageStore> Run<B> for Samp
     async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
         let Verify { source, filter, sample, .. } = self.0;
         let target = session.read().await.map_err(|failure| failure.at("target"))?;
-        let source = backends::source(source, session.log()).await.map_err(|failure| failure.at("source"))?;
-        let interrupt = Interrupt::listen().map_err(|error| Failure::no_signals(&error))?;
+        let source = open_source(source, session.log).await?;
+        let interrupt = Interrupt::listen()?;
         let done = Arc::new(AtomicU64::new(0));
         let bar = Bar::new("reading", source.total);
         let records = interrupt.interruptible(bar.over(counted(source.records(), done.clone()), done));
@@ -70,7 +63,7 @@ impl<B: CliBackend + CredentialStore + ConfigStore + UsageStore> Run<B> for Samp
         let count = sample.map_or(usize::MAX, NonZeroUsize::get);
         let compared = migrate::verify_sample(records, target, count, &options);
         let compared = interrupt.unless(compared).await;
-        interrupt.close(source).await;
+        let _ = interrupt.unless(source.close()).await;
         match compared? {
             Ok(compared) => Ok(answer(&compared)),
             Err(_) if interrupt.is_set() => Err(Failure::interrupted()),
@@ -81,57 +74,25 @@ impl<B: CliBackend + CredentialStore + ConfigStore + UsageStore> Run<B> for Samp
 
 fn answer(compared: &VerifyReport) -> Answer {
     let (lines, json) = report::compared(compared);
-    let answer = Answer::Lines { lines, json };
-    match compared.is_same() {
-        true => answer,
-        false => Answer::WithFailure { answer: Box::new(answer), failure: failure(compared) },
-    }
+    Answer::Lines { lines, json }.with_failure((!compared.is_same()).then(|| failure(compared)))
+}
+
+async fn open_source(url: &str, log: Log) -> Result<Source, Failure> {
+    let opened = async { source::open(&stores::resolve(url)?, log).await };
+    opened.await.map_err(|failure| failure.at("source"))
 }
 
 impl Verify {
-    pub(crate) async fn run(&self, log: Log) -> Result<Answer, Failure> {
-        let source = backends::source(&self.source, log).await.map_err(|failure| failure.at("source"))?;
-        let target = backends::source(&self.target, log).await.map_err(|failure| failure.at("target"))?;
-        let interrupt = Interrupt::listen().map_err(|error| Failure::no_signals(&error))?;
+    /// Compares the source with the store of the target's URL.
+    pub(crate) async fn run(&self, target: &str, log: Log) -> Result<Answer, Failure> {
+        let source = open_source(&self.source, log).await?;
+        let target = source::open(target, log).await.map_err(|failure| failure.at("target"))?;
+        let interrupt = Interrupt::listen()?;
         let (records, others) = (source.records(), target.records());
         let total = source.total.zip(target.total).map(|(one, other)| one + other);
         let compared = compare(records, others, total, &self.filter.build(), &interrupt).await;
-        interrupt.close(source).await;
-        interrupt.close(target).await;
+        let _ = interrupt.unless(source.close()).await;
+        let _ = interrupt.unless(target.close()).await;
         Ok(answer(&compared?))
     }
-}
-
-/// Compares two streams under a progress bar. `total` is the number of records in both.
-pub(crate) async fn compare(
-    source: impl Stream<Item = gateway_storage::Result<Record>> + Send,
-    target: impl Stream<Item = gateway_storage::Result<Record>> + Send,
-    total: Option<u64>,
-    filter: &Filter,
-    interrupt: &Interrupt,
-) -> Result<VerifyReport, Failure> {
-    let done = Arc::new(AtomicU64::new(0));
-    let source = interrupt.interruptible(counted(source, done.clone()));
-    // Both count, because either can be much longer than the other.
-    let target = interrupt.interruptible(counted(target, done.clone()));
-    let mut bar = Bar::new("verifying", total);
-    let options = VerifyOptions::default().with_filter(filter.clone());
-    let report = migrate::verify(source, target, &options, |report| {
-        let total = report.total();
-        bar.at(done.load(Ordering::Relaxed), total.same + total.different + total.missing + total.extra);
-    });
-    // Not only the streams: the comparison may wait for the other one.
-    interrupt.unless(report).await?.map_err(|error| match interrupt.is_set() {
-        true => Failure::interrupted(),
-        false => error.into(),
-    })
-}
-
-/// The failure for stores that differ.
-pub(crate) fn failure(report: &VerifyReport) -> Failure {
-    let total = report.total();
-    let counts = [(total.different, "different"), (total.missing, "missing"), (total.extra, "extra")];
-    let counts = counts.into_iter().filter(|(count, _)| *count > 0);
-    let texts: Vec<String> = counts.map(|(count, what)| format!("{count} {what}")).collect();
-    Failure::differences(format!("source and target differ: {}", texts.join(", ")))
 }

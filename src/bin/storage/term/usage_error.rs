@@ -5,7 +5,7 @@ use std::{env, error::Error as _, process::ExitCode};
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use gateway_storage as storage;
 
-use crate::{failure::Failure, output::Output};
+use super::{failure::Failure, output::Output};
 
 /// Prints what clap returned instead of arguments: an error, the help or the version.
 pub(crate) fn report(error: &Error) -> ExitCode {

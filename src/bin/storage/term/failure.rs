@@ -4,7 +4,8 @@ use std::{error::Error as _, io, path::Path};
 
 use gateway_storage::{Error, ErrorKind, Key, Outcome, adopt::Remark, migrate::CopyReport};
 
-use crate::{identity::server_of, output::described};
+use super::text::described;
+use crate::identity::server_of;
 
 /// The exit codes, as listed in `storage --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,12 @@ impl Failure {
         failure
     }
 
+    /// Adds a cause.
+    fn because(mut self, error: &io::Error) -> Self {
+        self.chain.push(error.to_string());
+        self
+    }
+
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
@@ -89,35 +96,33 @@ impl Failure {
         )
     }
 
-    /// The URL names no backend of this build. Only its scheme is repeated: the rest can hold a password.
-    pub(crate) fn scheme(scheme: Option<&str>, known: &[&str]) -> Self {
+    /// The URL names no backend of this build, but perhaps one that a feature adds. Only its scheme is
+    /// repeated: the rest can hold a password.
+    pub(crate) fn scheme(scheme: Option<&str>, known: &[&str], feature: Option<&str>) -> Self {
         let plain = |scheme: &&str| {
             let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
             scheme.len() < 32 && !scheme.is_empty() && scheme.bytes().all(is_plain)
         };
         let known: Vec<String> = known.iter().map(|scheme| format!("`{scheme}:`")).collect();
+        let known = format!("backends of this build: {}", known.join(", "));
         match scheme.filter(plain) {
             Some(scheme) => Self::usage(format!("this build has no backend for `{scheme}:`")),
             None => Self::usage("the URL does not begin with its backend, as `file:./data` does"),
         }
-        .hint(format!("backends of this build: {}", known.join(", ")))
+        .hint(match feature {
+            Some(feature) => format!("build it with `--features cli,{feature}`; {known}"),
+            None => known,
+        })
     }
 
-    /// The backend rejects the URL.
-    pub(crate) fn url(error: &Error) -> Self {
-        Self::of(Exit::Usage, error)
-    }
-
-    /// The value can't be stored.
-    pub(crate) fn value(error: &Error) -> Self {
+    /// The URL or the value is invalid.
+    pub(crate) fn invalid(error: &Error) -> Self {
         Self::of(Exit::Usage, error)
     }
 
     /// A value's file, or stdin, can't be read.
     pub(crate) fn unreadable(what: &str, error: &io::Error) -> Self {
-        let mut failure = Self::new(Exit::Usage, "input", format!("{what} can't be read"));
-        failure.chain.push(error.to_string());
-        failure
+        Self::new(Exit::Usage, "input", format!("{what} can't be read")).because(error)
     }
 
     /// An export file is damaged, or the file is not an export.
@@ -154,9 +159,7 @@ impl Failure {
     pub(crate) fn unwritten_file(path: &Path, error: &io::Error) -> Self {
         let name =
             if path.as_os_str() == "-" { "stdout".to_owned() } else { format!("`{}`", path.display()) };
-        let mut failure = Self::new(Exit::Error, "output", format!("{name} can't be written"));
-        failure.chain.push(error.to_string());
-        failure
+        Self::new(Exit::Error, "output", format!("{name} can't be written")).because(error)
     }
 
     /// The store could not be opened.
@@ -245,16 +248,9 @@ impl Failure {
         )
     }
 
-    /// An interrupt could not stop the command cleanly.
-    pub(crate) fn no_signals(error: &io::Error) -> Self {
-        Self::system("can't listen for signals", error)
-    }
-
     /// The operating system refuses a resource.
     pub(crate) fn system(message: &str, error: &io::Error) -> Self {
-        let mut failure = Self::new(Exit::Error, ErrorKind::Internal.as_str(), message);
-        failure.chain.push(error.to_string());
-        failure
+        Self::new(Exit::Error, ErrorKind::Internal.as_str(), message).because(error)
     }
 
     /// The two stores differ.
@@ -266,7 +262,11 @@ impl Failure {
     pub(crate) fn impossible(backend: &str, what: &str, backends: &[(&str, bool)]) -> Self {
         let able: Vec<String> =
             backends.iter().filter(|(_, able)| *able).map(|(name, _)| format!("`{name}`")).collect();
-        let message = format!("`{backend}` cannot {what}; backends that can: {}", able.join(", "));
+        let others = match able.is_empty() {
+            true => "no backend of this build can".to_owned(),
+            false => format!("backends that can: {}", able.join(", ")),
+        };
+        let message = format!("`{backend}` cannot {what}; {others}");
         Self::new(Exit::Impossible, ErrorKind::Unsupported.as_str(), message)
     }
 
@@ -285,11 +285,8 @@ impl Failure {
 
     /// The command succeeded, but its output can't be written.
     pub(crate) fn unwritten(error: &io::Error) -> Self {
-        let mut failure =
-            Self::new(Exit::Error, "output", "the command succeeded, but its output can't be written");
-        failure.outcome = "applied";
-        failure.chain.push(error.to_string());
-        failure
+        let message = "the command succeeded, but its output can't be written";
+        Self { outcome: "applied", ..Self::new(Exit::Error, "output", message).because(error) }
     }
 }
 
@@ -309,6 +306,14 @@ impl From<Error> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_of_a_backend_that_is_not_built_names_its_feature() {
+        let failure = Failure::scheme(Some("rediss"), &["file", "memory"], Some("redis"));
+        assert_eq!(failure.chain, ["this build has no backend for `rediss:`"]);
+        let hint = "build it with `--features cli,redis`; backends of this build: `file:`, `memory:`";
+        assert_eq!(failure.hint.as_deref(), Some(hint));
+    }
 
     #[test]
     fn an_error_is_followed_by_its_causes() {

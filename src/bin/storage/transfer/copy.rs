@@ -1,9 +1,9 @@
-//! Moving records into a store, for `copy`, `import` and `adopt`.
+//! Copies records into a store.
 
 use std::{
-    env, fs,
     num::{NonZeroU32, NonZeroUsize},
     path::PathBuf,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,63 +11,33 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use futures_util::{StreamExt, pin_mut};
+use futures_util::StreamExt;
 use gateway_storage::{
-    Error, ErrorKind, Exportable, IMPORT_CHUNK, RecordKind, Storage,
-    migrate::{
-        self, Checkpoint, CopyEvent, CopyOptions, CopyReport, Filter, Glob, OnConflict, Tallies, VerifyReport,
-    },
+    Error, ErrorKind, Exportable, IMPORT_CHUNK, Storage,
+    migrate::{self, CopyEvent, CopyOptions, CopyReport, Filter, OnConflict, Tallies, VerifyReport},
 };
 
-use crate::{
-    backends::CliBackend,
-    commands::verify,
+use super::{
+    checkpoint::checkpoint,
+    comparison,
     empty_store::EmptyStore,
-    failure::{Failure, with_causes},
-    identity::identity_of,
-    interrupt::Interrupt,
-    log::Log,
-    output::Answer,
-    progress::{Bar, grouped, several},
-    report,
-    session::Session,
+    filter::RecordFilter,
     source::{Source, counted, counts},
 };
-
-/// The options that select records.
-#[derive(Args)]
-pub(crate) struct RecordFilter {
-    /// Only these kinds
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND,..")]
-    kinds: Vec<Kind>,
-    /// Keys like this (`*` any text, `?` a character, `\` escapes); repeatable
-    #[arg(long, value_name = "GLOB")]
-    include: Vec<Glob>,
-    /// No keys like this; repeatable
-    #[arg(long, value_name = "GLOB")]
-    exclude: Vec<Glob>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Kind {
-    Credentials,
-    Configs,
-    Usage,
-}
-
-impl RecordFilter {
-    pub(crate) fn build(&self) -> Filter {
-        let kind = |kind: &Kind| match kind {
-            Kind::Credentials => RecordKind::Credential,
-            Kind::Configs => RecordKind::Config,
-            Kind::Usage => RecordKind::Usage,
-        };
-        let mut filter = Filter::default();
-        filter.kinds = self.kinds.iter().map(kind).collect();
-        (filter.include, filter.exclude) = (self.include.clone(), self.exclude.clone());
-        filter
-    }
-}
+use crate::{
+    backend::CliBackend,
+    identity::identity_of,
+    session::Session,
+    term::{
+        failure::{Failure, with_causes},
+        interrupt::Interrupt,
+        log::Log,
+        output::Answer,
+        progress::Bar,
+        report,
+        text::{grouped, several},
+    },
+};
 
 /// The options of a transfer.
 #[derive(Args)]
@@ -131,10 +101,10 @@ impl Transfer {
         if source.identity.is_none() && uses_checkpoint {
             return Err(Failure::usage("this source can't be identified, so it can't have a checkpoint"));
         }
-        let interrupt = Interrupt::listen().map_err(|error| Failure::no_signals(&error))?;
-        let job = Job { transfer: self, source: &source, interrupt: &interrupt, log: session.log() };
+        let interrupt = Interrupt::listen()?;
+        let job = Job { transfer: self, source: &source, interrupt: &interrupt, log: session.log };
         let result = job.run(session).await;
-        interrupt.close(source).await;
+        let _ = interrupt.unless(source.close()).await;
         result
     }
 
@@ -176,21 +146,20 @@ impl Job<'_> {
         let target =
             self.interrupt.unless(session.create()).await?.map_err(|failure| failure.at("target"))?;
         let mut options = self.transfer.options();
-        let checkpoint = self.checkpoint(&identity_of(session.url()))?;
-        let is_begun = match &checkpoint {
-            Some(file) => file.checkpoint.is_begun().await.map_err(|error| file.failure(error))?,
+        let Transfer { checkpoint: file, resume, .. } = self.transfer;
+        options.checkpoint = match &self.source.identity {
+            Some(source) => checkpoint(source, &identity_of(session.url), file.as_deref(), *resume)?,
+            None => None,
+        };
+        let is_begun = match &options.checkpoint {
+            Some(checkpoint) => checkpoint.is_begun().await?,
             None => false,
         };
         if !is_begun && let Some((report, failure)) = self.conflicts(target).await? {
-            return Ok(with_failure(report::copied(&report, None), Some(failure)));
+            return Ok(report::copied(&report, None).with_failure(Some(failure)));
         }
-        options.checkpoint = checkpoint.as_ref().map(|file| file.checkpoint.clone());
         let copied = self.copy(target, &options, "copying").await;
-        let (report, _) = copied.map_err(|error| match &checkpoint {
-            _ if self.interrupt.is_set() => Failure::interrupted(),
-            Some(file) => file.failure(error),
-            None => error.into(),
-        })?;
+        let (report, _) = copied.map_err(|error| self.stopped(&error, false))?;
         let (verified, failure) = match self.transfer.verify && report.stopped.is_none() {
             false => (None, None),
             true => match self.verify(target, &options.filter).await {
@@ -198,8 +167,9 @@ impl Job<'_> {
                 Err(failure) => (None, Some(failure.after(&report))),
             },
         };
-        let failure = failure.or_else(|| self.failure(&report, verified.as_ref(), checkpoint.is_some()));
-        Ok(with_failure(report::copied(&report, verified.as_ref()), failure))
+        let failure =
+            failure.or_else(|| self.failure(&report, verified.as_ref(), options.checkpoint.is_some()));
+        Ok(report::copied(&report, verified.as_ref()).with_failure(failure))
     }
 
     async fn dry_run<B: Exportable>(&self, target: &Storage<B>) -> Result<Answer, Failure> {
@@ -209,7 +179,7 @@ impl Job<'_> {
             _ if report.stopped.is_some() => self.failure(&report, None, false),
             _ => Some(Failure::conflicts(conflicts)),
         };
-        Ok(with_failure(report::copied(&report, None), failure))
+        Ok(report::copied(&report, None).with_failure(failure))
     }
 
     /// With `--on-conflict fail`, looks for conflicts before anything is written. Skipped if the target is
@@ -221,12 +191,9 @@ impl Job<'_> {
         if self.transfer.on_conflict != Conflict::Fail || !self.source.can_repeat {
             return Ok(None);
         }
-        {
-            let export = target.export();
-            pin_mut!(export);
-            if self.interrupt.unless(export.next()).await?.transpose()?.is_none() {
-                return Ok(None);
-            }
+        let first = self.interrupt.unless(pin!(target.export()).next()).await?.transpose()?;
+        if first.is_none() {
+            return Ok(None);
         }
         let options = self.transfer.options().with_dry_run();
         let (report, conflicts) = self.copy(target, &options, "comparing").await?;
@@ -259,8 +226,7 @@ impl Job<'_> {
             CopyEvent::Failed(failure) => conflicts += u64::from(failure.error.kind() == ErrorKind::Conflict),
             _ => {}
         });
-        let report = report.await?;
-        Ok((report, conflicts))
+        Ok((report.await?, conflicts))
     }
 
     async fn verify<B: Exportable>(
@@ -272,7 +238,7 @@ impl Job<'_> {
             Some(total) => counts(target).await.map(|in_target| total + in_target),
             None => None,
         };
-        verify::compare(self.source.records(), target.export(), total, filter, self.interrupt).await
+        comparison::compare(self.source.records(), target.export(), total, filter, self.interrupt).await
     }
 
     /// The failure to report, unless the transfer was a success.
@@ -319,7 +285,7 @@ impl Job<'_> {
                 false => failure,
             });
         }
-        verified.filter(|verified| !verified.has_source()).map(verify::failure)
+        verified.filter(|verified| !verified.has_source()).map(comparison::failure)
     }
 
     fn stopped(&self, error: &Error, has_written: bool) -> Failure {
@@ -332,65 +298,6 @@ impl Job<'_> {
             Failure::from(error.clone())
         }
     }
-
-    /// The checkpoint: in the file of `--checkpoint`, or in one for these two stores in the user's state
-    /// directory.
-    fn checkpoint(&self, target: &str) -> Result<Option<CheckpointFile>, Failure> {
-        let Some(source) = &self.source.identity else { return Ok(None) };
-        let path = match &self.transfer.checkpoint {
-            Some(path) => Some(path.clone()),
-            None => self.default_path(source, target)?,
-        };
-        Ok(path.map(|path| {
-            let checkpoint = Checkpoint::new(&path, source, target);
-            let checkpoint = if self.transfer.resume { checkpoint.resuming() } else { checkpoint };
-            CheckpointFile { path, checkpoint }
-        }))
-    }
-
-    fn default_path(&self, source: &str, target: &str) -> Result<Option<PathBuf>, Failure> {
-        let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let state =
-            absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
-        let Some(directory) = state.map(|state| state.join("gateway-storage")) else {
-            let failure = Failure::usage("neither XDG_STATE_HOME nor HOME is set, so there is no checkpoint");
-            return if self.transfer.resume {
-                Err(failure.hint("name one with --checkpoint"))
-            } else {
-                Ok(None)
-            };
-        };
-        let mut builder = fs::DirBuilder::new();
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        match builder.recursive(true).create(&directory) {
-            Ok(()) => Ok(Some(directory.join(format!("copy-{}.json", Checkpoint::name(source, target))))),
-            Err(error) if self.transfer.resume => {
-                Err(Failure::unreadable(&format!("the directory `{}`", directory.display()), &error))
-            }
-            // Without a state directory the copy runs without a checkpoint.
-            Err(_) => Ok(None),
-        }
-    }
-}
-
-/// A checkpoint and its path.
-struct CheckpointFile {
-    path: PathBuf,
-    checkpoint: Checkpoint,
-}
-
-impl CheckpointFile {
-    /// The copy could not start. If the checkpoint is the cause, the hint names its path.
-    fn failure(&self, error: Error) -> Failure {
-        let names_it = error.to_string().contains("checkpoint");
-        let failure = Failure::from(error);
-        match names_it {
-            true => {
-                failure.hint(format!("the checkpoint is `{}`: remove it to start over", self.path.display()))
-            }
-            false => failure,
-        }
-    }
 }
 
 /// The report of a copy that found conflicts before it wrote anything.
@@ -401,11 +308,4 @@ fn nothing_written(mut report: CopyReport) -> CopyReport {
         (tally.written, tally.bytes) = (0, 0);
     }
     report
-}
-
-fn with_failure(answer: Answer, failure: Option<Failure>) -> Answer {
-    match failure {
-        Some(failure) => Answer::WithFailure { answer: Box::new(answer), failure },
-        None => answer,
-    }
 }

@@ -8,11 +8,11 @@ use std::{
 };
 
 use clap::ValueEnum;
-use gateway_storage::{ConfigValue, Key, UsageRecord, adopt::Remark};
+use gateway_storage::{ConfigValue, Key, UsageRecord};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::failure::Failure;
+use super::{failure::Failure, text::printable};
 
 /// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -115,28 +115,35 @@ impl Answer {
         Self::Report { rows, json }
     }
 
+    /// The answer of a command that failed, unless there is no failure.
+    pub(crate) fn with_failure(self, failure: Option<Failure>) -> Self {
+        match failure {
+            Some(failure) => Self::WithFailure { answer: Box::new(self), failure },
+            None => self,
+        }
+    }
+
+    /// The lines and the JSON, if the answer has lines.
+    pub(crate) fn lines(&mut self) -> Option<(&mut Vec<String>, &mut Value)> {
+        match self {
+            Self::Lines { lines, json } => Some((lines, json)),
+            Self::WithFailure { answer, .. } => answer.lines(),
+            _ => None,
+        }
+    }
+
     /// Adds a line to the text.
     pub(crate) fn and_line(mut self, line: String) -> Self {
-        match &mut self {
-            Self::Lines { lines, .. } => lines.push(line),
-            Self::WithFailure { answer, .. } => {
-                let inner = std::mem::replace(&mut **answer, Self::Done);
-                **answer = inner.and_line(line);
-            }
-            _ => {}
+        if let Some((lines, _)) = self.lines() {
+            lines.push(line);
         }
         self
     }
 
     /// Adds a field to the JSON.
     pub(crate) fn and_json(mut self, name: &str, value: Value) -> Self {
-        match &mut self {
-            Self::Lines { json, .. } => json[name] = value,
-            Self::WithFailure { answer, .. } => {
-                let inner = std::mem::replace(&mut **answer, Self::Done);
-                **answer = inner.and_json(name, value);
-            }
-            _ => {}
+        if let Some((_, json)) = self.lines() {
+            json[name] = value;
         }
         self
     }
@@ -216,30 +223,6 @@ fn bytes_as_json(bytes: &[u8]) -> Value {
     }
 }
 
-/// Escapes DEL and the C1 control characters, which terminals interpret, as JSON escapes the C0 characters.
-pub(crate) fn printable(json: &str) -> String {
-    json.chars().fold(String::with_capacity(json.len()), |mut text, character| {
-        match character {
-            '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(character))),
-            _ => text.push(character),
-        }
-        text
-    })
-}
-
-/// A remark in one line. Control characters in the location are escaped, because terminals interpret them.
-pub(crate) fn described(remark: &Remark) -> String {
-    let place =
-        remark.place.chars().fold(String::with_capacity(remark.place.len()), |mut text, character| {
-            match character.is_control() {
-                true => text.extend(character.escape_default()),
-                false => text.push(character),
-            }
-            text
-        });
-    format!("{place}: {}", remark.reason)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,16 +239,5 @@ mod tests {
     fn bytes_are_unchanged_in_text_and_labelled_in_json() {
         assert_eq!(written(b"a\n\0"), (b"a\n\0".to_vec(), "{\"text\":\"a\\n\\u0000\"}\n".into()));
         assert_eq!(written(b"\xff\x00"), (b"\xff\x00".to_vec(), "{\"hex\":\"ff00\"}\n".into()));
-    }
-
-    #[test]
-    fn control_characters_are_escaped() {
-        let json = json!({ "a": "\u{9b}2J\u{7f}\u{1b}团" }).to_string();
-        let text = printable(&json);
-        assert_eq!(text, r#"{"a":"\u009b2J\u007f\u001b团"}"#);
-        assert_eq!(
-            serde_json::from_str::<Value>(&text).unwrap(),
-            serde_json::from_str::<Value>(&json).unwrap()
-        );
     }
 }

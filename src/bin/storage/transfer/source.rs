@@ -2,7 +2,6 @@
 //! per pair.
 
 use std::{
-    cell::OnceCell,
     io::{IsTerminal, stderr},
     pin::{Pin, pin},
     sync::{
@@ -17,8 +16,11 @@ use gateway_storage::{Error, ErrorKind, Exportable, Key, Record, Result, Storage
 use tokio::{runtime::Handle, sync::mpsc};
 
 use crate::{
-    backends::CliBackend, commands::Run, failure::Failure, identity::identity_of, output::Answer,
+    backend::CliBackend,
+    dispatch::{Run, on_its_backend},
+    identity::identity_of,
     session::Session,
+    term::{failure::Failure, log::Log},
 };
 
 /// Records in the order of an export.
@@ -51,6 +53,7 @@ impl Source {
         (self.read)()
     }
 
+    /// Closes the source. Nothing was written to it, so an interrupt of this loses nothing.
     pub(crate) async fn close(self) {
         self.close.await;
     }
@@ -112,22 +115,19 @@ fn received(receiver: mpsc::Receiver<Vec<Result<Record>>>) -> Records {
     Box::pin(pages.map(stream::iter).flatten())
 }
 
-/// The "command" that opens a store as a source.
-#[derive(Default)]
-pub(crate) struct OpenSource(OnceCell<Source>);
-
-impl OpenSource {
-    pub(crate) fn opened(self) -> Result<Source, Failure> {
-        self.0.into_inner().ok_or_else(|| Failure::usage("the source was not opened"))
-    }
+/// Opens the store of a URL as a source.
+pub(crate) async fn open(url: &str, log: Log) -> Result<Source, Failure> {
+    on_its_backend!(url, log, &OpenStore, "export", Source)
 }
 
-impl<B: CliBackend + Exportable> Run<B> for OpenSource {
-    async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
+/// Opens the session's store as a source.
+struct OpenStore;
+
+impl<B: CliBackend + Exportable> Run<B, Source> for OpenStore {
+    async fn run(&self, session: &Session<'_, B>) -> Result<Source, Failure> {
         let storage = session.read_owned().await?;
         let total = counts(&storage).await;
-        self.0.get_or_init(|| Source { total, ..Source::of(session.url(), storage) });
-        Ok(Answer::Done)
+        Ok(Source { total, ..Source::of(session.url, storage) })
     }
 }
 

@@ -9,26 +9,11 @@ use clap::{
 
 use crate::{
     commands::{
-        adopt::Adopt,
-        cache, config,
-        copy::Copy,
-        credential,
-        doctor::Doctor,
-        export::Export,
-        history::{Changes, Revert, Show},
-        import::Import,
-        inspect::Inspect,
-        ping::Ping,
-        plan,
-        remote::{Pull, Push},
-        schema,
-        shell::{Completions, Pages},
-        stats::Stats,
-        usage,
-        verify::Verify,
+        self, cache, completions, config, copy, credential, doctor, export, history, import, inspect, man,
+        ping, plan, remote, schema, stats, usage, verify,
     },
-    failure::Failure,
-    output::Output,
+    stores,
+    term::{failure::Failure, output::Output},
 };
 
 const AFTER_HELP: &str = "\
@@ -110,8 +95,9 @@ impl Arguments {
         let grammar = Self::command();
         let url = grammar.get_arguments().find(|argument| argument.get_id() == "url").cloned();
         let hidden = url.map(|url| url.hide(true));
-        OWN.iter().fold(grammar, |grammar, name| {
-            grammar.mut_subcommand(name, |command| command.args(hidden.clone()))
+        grammar.mut_subcommands(|command| match OWN.contains(&command.get_name()) {
+            true => command.args(hidden.clone()),
+            false => command,
         })
     }
 
@@ -132,19 +118,16 @@ impl Arguments {
         Self::from_arg_matches_mut(&mut found).map_err(|error| error.format(&mut grammar))
     }
 
-    /// The error for `--url` with a command that does not take one.
-    pub(crate) fn refusal(&self) -> Option<Failure> {
-        self.url.as_ref()?;
-        let (name, why) = match self.command {
-            Command::Copy(_) => ("copy", NAMES),
-            Command::Verify(_) => ("verify", NAMES),
-            Command::Adopt(_) => ("adopt", NAMES),
-            Command::Inspect(_) => ("inspect", "reads a file, not a store"),
-            Command::Completions(_) => ("completions", NEEDS_NONE),
-            Command::Man(_) => ("man", NEEDS_NONE),
-            _ => return None,
+    /// The URL of the store that the command runs on: its target, if it takes both stores as arguments;
+    /// empty, if it needs no store.
+    pub(crate) fn store_url(&self) -> Result<String, Failure> {
+        let Some((name, why, target)) = self.command.own_stores() else {
+            return stores::chosen(self.url.as_deref());
         };
-        Some(Failure::usage(format!("`{name}` takes no --url: it {why}")))
+        match self.url {
+            Some(_) => Err(Failure::usage(format!("`{name}` takes no --url: it {why}"))),
+            None => target.map_or(Ok(String::new()), stores::resolve),
+        }
     }
 }
 
@@ -156,14 +139,12 @@ fn is_unknown_command(error: &clap::Error) -> bool {
 
 /// The commands that take no `--url`.
 const OWN: [&str; 6] = ["copy", "verify", "adopt", "inspect", "completions", "man"];
-const NAMES: &str = "takes both stores as arguments";
-const NEEDS_NONE: &str = "needs no store";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    Ping(Ping),
-    Stats(Stats),
-    Doctor(Doctor),
+    Ping(ping::Ping),
+    Stats(stats::Stats),
+    Doctor(doctor::Doctor),
     #[command(subcommand)]
     Credential(credential::Command),
     #[command(subcommand)]
@@ -174,21 +155,39 @@ pub(crate) enum Command {
     Usage(usage::Command),
     #[command(subcommand)]
     Cache(cache::Command),
-    History(Changes),
-    Show(Show),
-    Revert(Revert),
-    Pull(Pull),
-    Push(Push),
+    History(history::Changes),
+    Show(history::Show),
+    Revert(history::Revert),
+    Pull(remote::Pull),
+    Push(remote::Push),
     #[command(subcommand)]
     Schema(schema::Command),
-    Copy(Copy),
-    Verify(Verify),
-    Adopt(Adopt),
-    Export(Export),
-    Import(Import),
-    Inspect(Inspect),
-    Completions(Completions),
-    Man(Pages),
+    Export(export::Export),
+    Import(import::Import),
+    Copy(copy::Copy),
+    Verify(verify::Verify),
+    #[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
+    Adopt(commands::adopt::Adopt),
+    Inspect(inspect::Inspect),
+    Completions(completions::Completions),
+    Man(man::Pages),
+}
+
+impl Command {
+    /// For a command in [`OWN`]: its name, why it takes no `--url`, and its target.
+    fn own_stores(&self) -> Option<(&str, &str, Option<&str>)> {
+        let names = "takes both stores as arguments";
+        Some(match self {
+            Self::Copy(copy) => ("copy", names, Some(&copy.target)),
+            Self::Verify(verify) => ("verify", names, Some(&verify.target)),
+            #[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
+            Self::Adopt(adopt) => ("adopt", names, Some(&adopt.target)),
+            Self::Inspect(_) => ("inspect", "reads a file, not a store", None),
+            Self::Completions(_) => ("completions", "needs no store", None),
+            Self::Man(_) => ("man", "needs no store", None),
+            _ => return None,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -10,10 +10,13 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt};
-
 use rustix::termios::tcgetwinsize;
 
-use crate::{commands::stats::size, log::Log, output::say};
+use super::{
+    log::Log,
+    output::say,
+    text::{grouped, several, size},
+};
 
 /// The unit of the amount.
 #[derive(Clone, Copy)]
@@ -128,24 +131,6 @@ fn clock(seconds: u64) -> String {
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
 }
 
-/// `1234567` as `1,234,567`.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// `1 key`, `1,234 keys`.
-pub(crate) fn several(number: u64, what: &str) -> String {
-    format!("{} {what}{}", grouped(number), if number == 1 { "" } else { "s" })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,10 +174,5 @@ mod tests {
             line("reading", 1, None, (5, Unit::Records), Duration::from_secs(3671)),
             "reading  5 records  0/s  1:01:11"
         );
-    }
-
-    #[test]
-    fn digits_are_grouped() {
-        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }
 }

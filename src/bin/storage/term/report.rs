@@ -6,7 +6,11 @@ use gateway_storage::{
 };
 use serde_json::{Value, json};
 
-use crate::{commands::stats::size, failure::with_causes, output::Answer, progress::grouped};
+use super::{
+    failure::with_causes,
+    output::Answer,
+    text::{grouped, size},
+};
 
 /// How many records the text names. The JSON names all that the report has.
 const NAMED: usize = 20;
@@ -134,15 +138,11 @@ fn aligned<const N: usize>(table: &[[String; N]]) -> Vec<String> {
     let widths: Vec<usize> =
         (0..N).map(|at| table.iter().map(|row| row[at].len()).max().unwrap_or(0)).collect();
     let line = |row: &[String; N]| {
-        let cells = row.iter().zip(&widths).enumerate();
-        let text: Vec<String> = cells
-            .map(
-                |(at, (cell, width))| {
-                    if at == 0 { format!("{cell:width$}") } else { format!("{cell:>width$}") }
-                },
-            )
-            .collect();
-        text.join("  ")
+        let cells = row.iter().zip(&widths).enumerate().map(|(at, (cell, width))| match at {
+            0 => format!("{cell:width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        cells.collect::<Vec<_>>().join("  ")
     };
     table.iter().map(line).collect()
 }

@@ -15,7 +15,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::progress::Bar;
+use crate::term::progress::Bar;
 
 /// Bytes per read of stdin.
 const PAGE: usize = 64 * 1024;

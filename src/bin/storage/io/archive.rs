@@ -14,11 +14,10 @@ use gateway_storage::{
     archive::{self, Contents, GoDocument, RecordHasher},
 };
 
+use super::bytes::{FileReader, StdinReader, WithProgress};
 use crate::{
-    bytes::{FileReader, StdinReader, WithProgress},
-    failure::Failure,
-    progress::Bar,
-    source::{Records, Source, ahead},
+    term::{failure::Failure, progress::Bar},
+    transfer::source::{Records, Source, ahead},
 };
 
 /// An export file or a pipe.

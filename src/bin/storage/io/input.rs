@@ -15,7 +15,7 @@ use serde::{
     de::{Error as _, MapAccess, SeqAccess, Visitor},
 };
 
-use crate::failure::Failure;
+use crate::term::failure::Failure;
 
 /// The source of a value. No `Debug`: the value can be a secret.
 #[derive(Clone)]
@@ -61,13 +61,13 @@ impl Input {
             return Err(Failure::usage("the value is UTF-16, which some Windows programs write")
                 .hint("save it as UTF-8"));
         }
-        bytes.drain(..bytes.len() - without_bom(&bytes).len());
+        bytes.drain(..bytes.len() - without_mark(&bytes).len());
         match serde_json::from_slice::<UniqueNames>(&bytes) {
             Err(error) if error.to_string().starts_with(DUPLICATE_NAME) => {
                 let (line, column) = (error.line(), error.column());
                 let message =
                     format!("an object in the value has a name twice, at line {line} column {column}");
-                Err(Failure::value(&Error::new(ErrorKind::InvalidValue, message)))
+                Err(Failure::invalid(&Error::new(ErrorKind::InvalidValue, message)))
             }
             _ => Ok(bytes),
         }
@@ -87,7 +87,7 @@ impl Input {
     }
 
     fn not_json(&self, error: &Error, hint: &str) -> Failure {
-        let failure = Failure::value(error);
+        let failure = Failure::invalid(error);
         match self {
             _ if error.to_string().starts_with("whole numbers beyond 64 bits") => {
                 failure.hint("store it as a string to keep its digits")
@@ -109,6 +109,14 @@ impl<'de> Deserialize<'de> for UniqueNames {
     }
 }
 
+macro_rules! scalars {
+    ($($visit:ident: $scalar:ty),+) => {$(
+        fn $visit<E>(self, _: $scalar) -> Result<Self, E> {
+            Ok(self)
+        }
+    )+};
+}
+
 impl<'de> Visitor<'de> for UniqueNames {
     type Value = Self;
 
@@ -120,25 +128,7 @@ impl<'de> Visitor<'de> for UniqueNames {
         Ok(self)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
-        Ok(self)
-    }
+    scalars!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str);
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
         while items.next_element::<Self>()?.is_some() {}
@@ -158,7 +148,7 @@ impl<'de> Visitor<'de> for UniqueNames {
 }
 
 /// Removes the byte order mark that some editors write, mostly on Windows.
-pub(crate) fn without_bom(text: &[u8]) -> &[u8] {
+pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 

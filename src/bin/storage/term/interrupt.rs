@@ -26,11 +26,8 @@ use signal_hook::{
 };
 use tokio::time::sleep;
 
-use crate::{
-    atomic_file,
-    failure::{Exit, Failure},
-    source::Source,
-};
+use super::failure::{Exit, Failure};
+use crate::atomic_file;
 
 /// Set by the first signal. The second ends the process at once.
 #[derive(Clone)]
@@ -41,7 +38,11 @@ const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 impl Interrupt {
     /// Starts to listen.
-    pub(crate) fn listen() -> io::Result<Self> {
+    pub(crate) fn listen() -> std::result::Result<Self, Failure> {
+        Self::on_signals().map_err(|error| Failure::system("can't listen for signals", &error))
+    }
+
+    fn on_signals() -> io::Result<Self> {
         let interrupted = Arc::new(AtomicBool::new(false));
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
         if !ignores_hangup() {
@@ -74,12 +75,6 @@ impl Interrupt {
             Either::Left((done, _)) => Ok(done),
             Either::Right(_) => Err(Failure::interrupted()),
         }
-    }
-
-    /// Closes a source. After an interrupt it does not wait for calls that were dropped: nothing is written
-    /// to a source.
-    pub(crate) async fn close(&self, source: Source) {
-        let _ = self.unless(source.close()).await;
     }
 
     /// The same records, ended by an error after an interrupt.
@@ -127,7 +122,7 @@ impl Layer for Interrupt {
 
 #[cfg(test)]
 mod tests {
-    use gateway_storage::{Key, Memory, Record, Storage};
+    use gateway_storage::{Key, Record};
     use serde_json::json;
 
     use super::*;
@@ -150,8 +145,11 @@ mod tests {
         assert_eq!(seen[2].as_ref().unwrap_err().to_string(), "interrupted");
     }
 
+    #[cfg(feature = "memory")]
     #[tokio::test]
     async fn an_interrupt_ends_reads_of_the_target_and_allows_writes() {
+        use gateway_storage::{Memory, Storage};
+
         let interrupt = Interrupt(Arc::default());
         let storage = Storage::<Memory>::open("memory:").await.unwrap().layer(interrupt.clone());
         storage.set_config("a", json!(1)).await.unwrap();

@@ -1,0 +1,42 @@
+//! Runs a command on its stores.
+
+use crate::{
+    args::{Arguments, Command},
+    commands::verify::Sampled,
+    dispatch::on_its_backend,
+    term::{failure::Failure, log::Log, output::Answer},
+};
+
+/// Runs the command on the backend that the URL names.
+pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
+    let log = Log(arguments.verbose);
+    let url = &*arguments.store_url()?;
+    match &arguments.command {
+        Command::Ping(command) => on_its_backend!(url, log, command, "be pinged"),
+        Command::Stats(command) => on_its_backend!(url, log, command, "be counted"),
+        Command::Doctor(command) => on_its_backend!(url, log, command, "be examined"),
+        Command::Credential(command) => on_its_backend!(url, log, command, "store credentials"),
+        Command::Config(command) => on_its_backend!(url, log, command, "store configuration"),
+        Command::Plan(command) => on_its_backend!(url, log, command, "apply config batches"),
+        Command::Usage(command) => on_its_backend!(url, log, command, "count usage"),
+        Command::Cache(command) => on_its_backend!(url, log, command, "cache"),
+        Command::History(command) => on_its_backend!(url, log, command, "keep a history"),
+        Command::Show(command) => on_its_backend!(url, log, command, "keep a history"),
+        Command::Revert(command) => on_its_backend!(url, log, command, "keep a history"),
+        Command::Pull(command) => on_its_backend!(url, log, command, "have a remote"),
+        Command::Push(command) => on_its_backend!(url, log, command, "have a remote"),
+        Command::Schema(command) => on_its_backend!(url, log, command, "have a schema"),
+        Command::Copy(command) => on_its_backend!(url, log, command, "import"),
+        Command::Verify(verify) if verify.sample.is_some() => {
+            on_its_backend!(url, log, &Sampled(verify), "be sampled")
+        }
+        Command::Verify(verify) => verify.run(url, log).await,
+        #[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
+        Command::Adopt(command) => on_its_backend!(url, log, command, "import"),
+        Command::Export(command) => on_its_backend!(url, log, command, "export"),
+        Command::Import(command) => on_its_backend!(url, log, command, "import"),
+        Command::Inspect(inspect) => inspect.run().await,
+        Command::Completions(completions) => Ok(completions.run(Arguments::grammar())),
+        Command::Man(pages) => pages.run(Arguments::grammar()),
+    }
+}
