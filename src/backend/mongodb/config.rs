@@ -1,4 +1,4 @@
-//! Configuration: a collection of documents.
+//! Config values, one document each.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::{
     MongoDb,
     credential::{delete, set},
     document,
-    pool::Lease,
+    pool::Permit,
     scan::collect,
 };
 use crate::{ConfigStore, ConfigValue, Error, Key, Result, error::Kind};
@@ -20,17 +20,18 @@ pub(super) fn missing(key: &Key) -> Error {
 impl ConfigStore for MongoDb {
     async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
         let call = self.call()?;
-        let find = |lane: Lease| async move { lane.configs.find_one(doc! { "_id": key.as_str() }).await };
+        let find =
+            |permit: Permit| async move { permit.configs.find_one(doc! { "_id": key.as_str() }).await };
         let found = call.read(find).await?;
         document::config(key, &found.ok_or_else(|| missing(key))?)
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
-        set(&self.call()?, |lane| &lane.configs, key, || document::of_config(value)).await
+        set(&self.call()?, |pool| &pool.configs, key, || document::from_config(value)).await
     }
 
     async fn delete_config(&self, key: &Key) -> Result<()> {
-        match delete(&self.call()?, |lane| &lane.configs, key).await? {
+        match delete(&self.call()?, |pool| &pool.configs, key).await? {
             true => Ok(()),
             false => Err(missing(key)),
         }
@@ -43,8 +44,8 @@ impl ConfigStore for MongoDb {
             let value = document::config(&key, document)?;
             Ok((key, value))
         };
-        let list = |lane: Lease| async move {
-            collect(&lane, lane.configs.find(doc! {}).batch_size(1000), read).await
+        let list = |permit: Permit| async move {
+            collect(&permit, permit.configs.find(doc! {}).batch_size(1000), read).await
         };
         Ok(call.read(list).await??.into_iter().collect())
     }

@@ -3,13 +3,13 @@
 mod command;
 mod config;
 mod credential;
-mod desk;
 mod document;
 mod error;
 mod export;
 mod legacy;
 mod options;
 mod plan;
+mod plan_session;
 mod pool;
 mod roots;
 mod scan;
@@ -25,7 +25,7 @@ use std::{sync::Arc, time::Duration};
 
 use mongodb::bson::doc;
 pub use options::{MongoDbOptions, ReadLevel, WriteLevel};
-use pool::Lease;
+use pool::Permit;
 use server::Server;
 pub use transaction::MongoDbTransaction;
 
@@ -34,7 +34,7 @@ use crate::{
     layer::{Operation, OperationKind, time_left, within},
 };
 
-/// How many chunks of a batch are under way at once: each has a connection.
+/// How many chunks of a batch are sent at once, each on its own connection.
 const CONCURRENT_CHUNKS: usize = 4;
 
 /// A store in a MongoDB database, version 5.0 or later: for many processes at once, with failover, and transactions on replica
@@ -103,7 +103,7 @@ const CONCURRENT_CHUNKS: usize = 4;
 ///   asked for a record. Not on a standalone server, which has no snapshots, and not if reads or writes are of less than the
 ///   majority.
 /// - A call that gets no turn, finds no server that takes writes, or that the server refuses, is
-///   [`NotApplied`](crate::Outcome::NotApplied); a write that was sent and has no answer, or whose acknowledgement by the
+///   [`NotApplied`](crate::Outcome::NotApplied); a write that was sent and has no reply, or whose acknowledgement by the
 ///   majority failed, is [`Unknown`](crate::Outcome::Unknown). So is one that the driver could not send, but for a refused
 ///   connection: it does not say. A commit is sent until it is answered.
 /// - Of a batch behind a router to shards (mongos), items that the router calls failed are Unknown, unless something is wrong
@@ -115,7 +115,7 @@ const CONCURRENT_CHUNKS: usize = 4;
 ///   all, unless the server runs with `redactClientLogData` (Enterprise, Atlas) or a high `slowms`; `system.profile` has it while the
 ///   database is profiled. The statistics warn of both, unless `slowms` is 10 s or more.
 /// - The server gives a write up a little before our deadline. One whose future is dropped goes on until then. A write that a
-///   server does not answer at all keeps its turn for five seconds more, and not longer.
+///   server does not reply at all keeps its turn for five seconds more, and not longer.
 #[derive(Clone)]
 pub struct MongoDb {
     server: Arc<Server>,
@@ -134,7 +134,7 @@ impl Backend for MongoDb {
     }
 
     fn namespace(&self) -> Option<&str> {
-        Some(&self.server.config.database)
+        Some(&self.server.options.database)
     }
 
     fn set_deadline(&mut self, deadline: Duration) {
@@ -145,10 +145,10 @@ impl Backend for MongoDb {
         self.deadline
     }
 
-    /// Asks the server that takes writes.
+    /// Asks the server that accepts writes.
     async fn health(&self) -> Result<()> {
         let call = self.call()?;
-        let hello = |lane: Lease| async move { lane.database.run_command(doc! { "hello": 1 }).await };
+        let hello = |permit: Permit| async move { permit.database.run_command(doc! { "hello": 1 }).await };
         let hello = call.read(hello).await?;
         match hello.get_bool("isWritablePrimary") {
             Ok(true) => Ok(()),
@@ -168,10 +168,10 @@ impl Backend for MongoDb {
 impl Open for MongoDb {
     type Options = MongoDbOptions;
 
-    async fn open(config: MongoDbOptions) -> Result<Self> {
-        let (create, deadline) = (config.create, config.deadline);
+    async fn open(options: MongoDbOptions) -> Result<Self> {
+        let (create, deadline) = (options.create, options.deadline);
         let opened = async {
-            let mongodb = Self { server: Arc::new(Server::new(config).await?), deadline };
+            let mongodb = Self { server: Arc::new(Server::new(options).await?), deadline };
             mongodb.check_server().await?;
             mongodb.ready_schema(create).await?;
             Ok(mongodb)
@@ -180,5 +180,5 @@ impl Open for MongoDb {
     }
 }
 
-/// Opening is several calls, which have one deadline: they end first, and know which server can't be reached.
+/// Opening is several calls under one deadline. They time out first, so that the error names the server that can't be reached.
 const OPEN: Operation = Operation::new("open", OperationKind::Read);
