@@ -1,26 +1,111 @@
-//! Batches of upserts in `update` commands.
+//! Commands on one document, and batches of upserts in `update` commands.
 
 use std::collections::BTreeMap;
 
 use mongodb::{
     Collection,
-    bson::{Document, RawArrayBuf, RawDocumentBuf, raw::cstr},
-    options::{Acknowledgment, WriteConcern},
+    bson::{Document, RawArrayBuf, RawDocumentBuf, doc, raw::cstr},
+    error::Result as DriverResult,
+    options::{Acknowledgment, ReturnDocument, WriteConcern},
 };
 
 use super::{
     document::ID,
     error,
     pool::{Permit, Pool},
-    server::{Call, UPSERT_ATTEMPTS},
+    server::Call,
 };
 use crate::{
     Error, Key, Result,
     backend::remote::{Effect, batch},
+    error::Kind,
 };
+
+/// How many times an upsert is sent when a concurrent one creates the same document first.
+const UPSERT_ATTEMPTS: u32 = 10;
 
 /// Selects one of a pool's collections.
 pub(super) type CollectionOf = fn(&Pool) -> &Collection<RawDocumentBuf>;
+
+/// Reads one document.
+pub(super) async fn find_one(
+    call: &Call<'_>,
+    collection: CollectionOf,
+    kind: Kind,
+    key: &Key,
+) -> Result<RawDocumentBuf> {
+    let query = doc! { "_id": key.as_str() };
+    let find = |permit: Permit| {
+        let query = query.clone();
+        async move { collection(&permit).find_one(query).await }
+    };
+    call.read(find).await?.ok_or_else(|| Error::not_found(kind, key))
+}
+
+/// A change of one document, by `findAndModify`: the driver's other writes can't send `maxTimeMS`.
+pub(super) enum FindOneAnd {
+    /// Creates or replaces the document.
+    Replace(RawDocumentBuf),
+    /// Adds to the counter at a path, and returns it. Creates the document if needed.
+    Increment(String, i64),
+    Delete,
+}
+
+/// Changes one document. None: a document was created by `Replace`, or there was none to delete.
+pub(super) async fn find_one_and(
+    call: &Call<'_>,
+    collection: CollectionOf,
+    key: &Key,
+    change: impl Fn() -> FindOneAnd,
+) -> Result<Option<RawDocumentBuf>> {
+    let request = |permit: Permit| {
+        let (query, change, max_time) = (doc! { "_id": key.as_str() }, change(), call.server_time());
+        async move {
+            let collection = collection(&permit);
+            let send = || async {
+                let (query, id) = (query.clone(), doc! { "_id": 1 });
+                match &change {
+                    FindOneAnd::Replace(body) => {
+                        let replace = collection.find_one_and_replace(query, body).upsert(true);
+                        replace.projection(id).max_time(max_time).await
+                    }
+                    FindOneAnd::Increment(path, delta) => {
+                        let increment = doc! { "$inc": { path: *delta } };
+                        let increment = collection.find_one_and_update(query, increment).upsert(true);
+                        let increment = increment.return_document(ReturnDocument::After);
+                        increment.projection(doc! { path: 1 }).max_time(max_time).await
+                    }
+                    FindOneAnd::Delete => {
+                        collection.find_one_and_delete(query).projection(id).max_time(max_time).await
+                    }
+                }
+            };
+            retry_upsert(send).await
+        }
+    };
+    call.write(call.permit().await?, request).await
+}
+
+/// Deletes one document.
+pub(super) async fn delete(call: &Call<'_>, collection: CollectionOf, kind: Kind, key: &Key) -> Result<()> {
+    match find_one_and(call, collection, key, || FindOneAnd::Delete).await? {
+        Some(_) => Ok(()),
+        None => Err(Error::not_found(kind, key)),
+    }
+}
+
+/// Sends an upsert, and sends it again while a concurrent one creates the same document first.
+pub(super) async fn retry_upsert<T, R: IntoFuture<Output = DriverResult<T>>>(
+    request: impl Fn() -> R,
+) -> DriverResult<T> {
+    let mut attempt = 1;
+    loop {
+        match request().await {
+            Err(error) if error::is_duplicate_key(&error) && attempt < UPSERT_ATTEMPTS => attempt += 1,
+            result => return result,
+        }
+    }
+}
 
 /// `{ _id: key }`
 fn id_of(key: &Key) -> RawDocumentBuf {
@@ -41,7 +126,7 @@ pub(super) fn upsert(key: &Key, change: RawDocumentBuf) -> RawDocumentBuf {
 /// `{ _id: { $in: keys } }`
 pub(super) fn any_of<'k>(keys: impl Iterator<Item = &'k Key>) -> Document {
     let keys: Vec<&str> = keys.map(Key::as_str).collect();
-    mongodb::bson::doc! { "_id": { "$in": keys } }
+    doc! { "_id": { "$in": keys } }
 }
 
 /// Runs keyed statements chunk by chunk, and returns the errors of those that failed.

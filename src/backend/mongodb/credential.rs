@@ -3,18 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt, stream};
-use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
+use mongodb::bson::{Document, RawDocument, doc};
 use tokio::time::Instant;
 
 use super::{
     CONCURRENT_CHUNKS, MongoDb,
-    command::{CollectionOf, any_of, upsert, upsert_all},
-    document,
+    command::{FindOneAnd, any_of, delete, find_one, find_one_and, upsert, upsert_all},
+    commit::{Backoff, commit},
+    document, error,
     pool::Permit,
     scan::collect,
-    server::{Call, retry_upsert},
+    server::Call,
     session::Session,
-    transaction::{Backoff, commit, of_statement},
 };
 use crate::{
     BatchReport, Credential, CredentialStore, Error, ErrorKind, Found, Key, Result,
@@ -25,10 +25,6 @@ use crate::{
 /// Keys are small, so a reply can hold many.
 const KEYS_PER_REPLY: u32 = 100_000;
 
-pub(super) fn missing(id: &Key) -> Error {
-    Error::not_found(Kind::Credential, id)
-}
-
 /// The ids without duplicates, sorted.
 fn distinct(ids: &[Key]) -> Vec<&Key> {
     ids.iter().collect::<BTreeSet<_>>().into_iter().collect()
@@ -36,16 +32,13 @@ fn distinct(ids: &[Key]) -> Vec<&Key> {
 
 impl CredentialStore for MongoDb {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
-        let call = self.call()?;
-        let find =
-            |permit: Permit| async move { permit.credentials.find_one(doc! { "_id": id.as_str() }).await };
-        let found = call.read(find).await?;
-        document::credential(id, &found.ok_or_else(|| missing(id))?)
+        let found = find_one(&self.call()?, |pool| &pool.credentials, Kind::Credential, id).await?;
+        document::credential(id, &found)
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
-        let call = self.call()?;
-        set(&call, |pool| &pool.credentials, id, || document::from_credential(credential)).await
+        let replace = || FindOneAnd::Replace(document::from_credential(credential));
+        find_one_and(&self.call()?, |pool| &pool.credentials, id, replace).await.map(drop)
     }
 
     async fn delete_credential(&self, id: &Key) -> Result<()> {
@@ -127,44 +120,8 @@ impl CredentialStore for MongoDb {
     }
 }
 
-/// Creates or replaces one document.
-pub(super) async fn set(
-    call: &Call<'_>,
-    of: CollectionOf,
-    key: &Key,
-    body: impl Fn() -> RawDocumentBuf,
-) -> Result<()> {
-    let set = |permit: Permit| {
-        let (query, body, max_time) = (doc! { "_id": key.as_str() }, body(), call.server_time());
-        async move {
-            // The driver's `replace_one` can't send `maxTimeMS`.
-            let replace = || {
-                let replace = of(&permit).find_one_and_replace(query.clone(), &body).upsert(true);
-                replace.projection(doc! { "_id": 1 }).max_time(max_time)
-            };
-            retry_upsert(replace).await
-        }
-    };
-    call.write(call.permit().await?, set).await.map(drop)
-}
-
-/// Deletes one document. Returns whether it existed.
-pub(super) async fn delete(call: &Call<'_>, of: CollectionOf, key: &Key) -> Result<bool> {
-    let delete = |permit: Permit| {
-        let (query, max_time) = (doc! { "_id": key.as_str() }, call.server_time());
-        async move {
-            let delete = of(&permit).find_one_and_delete(query);
-            delete.projection(doc! { "_id": 1 }).max_time(max_time).await
-        }
-    };
-    Ok(call.write(call.permit().await?, delete).await?.is_some())
-}
-
 async fn delete_one(call: &Call<'_>, id: &Key) -> Result<()> {
-    match delete(call, |pool| &pool.credentials, id).await? {
-        true => Ok(()),
-        false => Err(missing(id)),
-    }
+    delete(call, |pool| &pool.credentials, Kind::Credential, id).await
 }
 
 /// Deletes the credentials of a chunk, and returns the failures. After a conflict, each half is deleted on
@@ -179,7 +136,8 @@ async fn delete_chunk<'k>(call: &Call<'_>, chunk: &[&'k Key]) -> BTreeMap<&'k Ke
         }
         match delete_part(call, part).await {
             Ok(deleted) => {
-                failed.extend(part.iter().filter(|id| !deleted.contains(**id)).map(|id| (*id, missing(id))));
+                let missing = part.iter().filter(|id| !deleted.contains(**id));
+                failed.extend(missing.map(|id| (*id, Error::not_found(Kind::Credential, id))));
             }
             Err(error) if error.kind() == ErrorKind::Conflict && backoff.pause().await => {
                 let (left, right) = part.split_at(part.len() / 2);
@@ -193,7 +151,7 @@ async fn delete_chunk<'k>(call: &Call<'_>, chunk: &[&'k Key]) -> BTreeMap<&'k Ke
 
 async fn delete_part(call: &Call<'_>, part: &[&Key]) -> Result<BTreeSet<Key>> {
     let permit = call.permit().await?;
-    let session = Session::begin(call, &permit).await?;
+    let session = call.ask(permit.begin_transaction()).await?;
     let (ids, deadline) = (any_of(part.iter().copied()), call.deadline());
     call.detached(Effect::Write, delete_in(permit, session, ids, deadline)).await?
 }
@@ -219,7 +177,7 @@ async fn delete_in(
         }
         Ok(Ok(existing))
     };
-    let deleted = work.await.map_err(|error| of_statement(&error))??;
+    let deleted = work.await.map_err(|error| error::of_statement(&error))??;
     commit(session, deadline).await?;
     Ok(deleted)
 }

@@ -6,7 +6,7 @@ use mongodb::{
     bson::Document,
     error::{
         Error as DriverError, ErrorKind as DriverKind, NO_WRITES_PERFORMED, RETRYABLE_WRITE_ERROR,
-        WriteFailure,
+        TRANSIENT_TRANSACTION_ERROR, WriteFailure,
     },
 };
 
@@ -30,6 +30,14 @@ pub(super) fn of_request(error: &DriverError, effect: Effect) -> Error {
         _ => Outcome::NotApplied,
     };
     failure.with_outcome(outcome)
+}
+
+/// The error of a statement in a transaction. Nothing is applied, and the transaction can be retried if the
+/// server says so.
+#[cold]
+pub(super) fn of_statement(error: &DriverError) -> Error {
+    let failure = of_request(error, Effect::Read);
+    if error.contains_label(TRANSIENT_TRANSACTION_ERROR) { failure.with_retryable(true) } else { failure }
 }
 
 /// The code of the server's reply, if the error is one.

@@ -1,7 +1,7 @@
 //! Legacy data: the Go program's documents, read one by one, so that an unreadable one does not stop the
 //! others.
 
-use std::{collections::BTreeMap, mem, sync::Arc, vec};
+use std::{collections::BTreeMap, mem, vec};
 
 use futures_core::Stream;
 use futures_util::stream;
@@ -9,7 +9,7 @@ use mongodb::bson::{DateTime, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use serde_json::{Map, Value};
 
 use super::{
-    MongoDb, MongoDbOptions, OPEN, Server,
+    MongoDb, MongoDbOptions, OPEN,
     document::{corrupt, damaged, json_with},
     pool::Permit,
     scan::Pages,
@@ -47,13 +47,7 @@ impl MongoDb {
                 "the URL names no database: take it from the Go program's configuration (mongodb://HOST/DATABASE)",
             ));
         }
-        let deadline = options.deadline;
-        let opened = async {
-            let mongodb = Self { server: Arc::new(Server::new(options).await?), deadline };
-            mongodb.check_server().await?;
-            Ok(mongodb)
-        };
-        let mongodb: Self = within(deadline, OPEN, opened).await?;
+        let mongodb: Self = within(options.deadline, OPEN, Self::connect(options)).await?;
         match mongodb.check_legacy_layout().await {
             Ok(()) => Ok(mongodb),
             Err(error) => {

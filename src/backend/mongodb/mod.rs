@@ -1,6 +1,7 @@
 //! [`MongoDb`]: documents that read well in a shell, and transactions on replica sets.
 
 mod command;
+mod commit;
 mod config;
 mod credential;
 mod document;
@@ -171,12 +172,21 @@ impl Open for MongoDb {
     async fn open(options: MongoDbOptions) -> Result<Self> {
         let (create, deadline) = (options.create, options.deadline);
         let opened = async {
-            let mongodb = Self { server: Arc::new(Server::new(options).await?), deadline };
-            mongodb.check_server().await?;
+            let mongodb = Self::connect(options).await?;
             mongodb.ready_schema(create).await?;
             Ok(mongodb)
         };
         within(deadline, OPEN, opened).await
+    }
+}
+
+impl MongoDb {
+    /// Connects to the servers, and refuses those that can't hold the data.
+    async fn connect(options: MongoDbOptions) -> Result<Self> {
+        let deadline = options.deadline;
+        let mongodb = Self { server: Arc::new(Server::new(options).await?), deadline };
+        mongodb.check_server().await?;
+        Ok(mongodb)
     }
 }
 

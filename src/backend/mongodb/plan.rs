@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use super::{
     MongoDb,
+    commit::{Backoff, commit},
     plan_session::{
         AUDIT, AttemptStart, MAX_RECORD_BYTES, Mode, PLANS, PlanSession, busy, read_record, unexpected,
     },
-    transaction::{Backoff, commit},
 };
 use crate::{
     Backend, ConfigBatch, ConfigValue, Error, ErrorKind, Key, Outcome, Result,

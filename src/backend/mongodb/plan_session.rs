@@ -1,6 +1,6 @@
 //! The commands of one attempt at a plan: in a transaction or, on a standalone server, under a lease.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use mongodb::{
     ClientSession,
@@ -13,12 +13,14 @@ use tokio::{
 };
 
 use super::{
-    MongoDb, document, error,
+    MongoDb,
+    command::any_of,
+    commit::Backoff,
+    document, error,
     pool::Permit,
     server::{Call, no_reply},
     session::Session,
     topology::Writable,
-    transaction::{Backoff, of_statement},
 };
 use crate::{
     ConfigValue, Error, ErrorKind, Key, Result,
@@ -117,7 +119,7 @@ impl PlanSession {
             Mode::Transaction(session) => {
                 let session = session.as_mut().ok_or_else(unexpected)?;
                 let sent = self.permit.database.run_command(command).session(session.driver()).await;
-                sent.map_err(|error| of_statement(&error))?
+                sent.map_err(|error| error::of_statement(&error))?
             }
             Mode::Standalone(standalone) => {
                 if effect == Effect::Write {
@@ -183,8 +185,7 @@ impl PlanSession {
             self.run(Effect::Write, doc! { "update": CONFIGS, "updates": chunk }).await?;
         }
         for chunk in deletes.chunks(1000) {
-            let keys: Vec<&str> = chunk.iter().map(|change| change.key.as_str()).collect();
-            self.delete(CONFIGS, doc! { "_id": { "$in": keys } }).await?;
+            self.delete(CONFIGS, any_of(chunk.iter().map(|change| change.key))).await?;
         }
         Ok(())
     }
@@ -194,14 +195,8 @@ impl PlanSession {
     /// value as it was found.
     async fn put_unchanged(&mut self, changes: &[Change<'_>]) -> Result<()> {
         for chunk in changes.chunks(1000) {
-            let names: Vec<&str> = chunk.iter().map(|change| change.key.as_str()).collect();
-            let mut found = BTreeMap::new();
-            for document in self.find(CONFIGS, doc! { "_id": { "$in": names } }).await? {
-                let raw = RawDocumentBuf::try_from(&document).map_err(document::damaged)?;
-                let key = document::key(&raw)?;
-                let value = document::config(&key, &raw)?;
-                found.insert(key, (document, value));
-            }
+            let keys: Vec<&Key> = chunk.iter().map(|change| change.key).collect();
+            let found = self.stored(&keys).await?;
             let (mut updates, mut deletes) = (Vec::new(), Vec::new());
             for Change { key, from, to } in chunk {
                 let found = found.get(*key);
@@ -240,19 +235,23 @@ impl PlanSession {
         Ok(())
     }
 
-    /// The stored values of these keys.
     pub(super) async fn configs(&mut self, keys: &[&Key]) -> Result<BTreeMap<Key, ConfigValue>> {
-        let mut values = BTreeMap::new();
+        let stored = self.stored(keys).await?;
+        Ok(stored.into_iter().map(|(key, (_, value))| (key, value)).collect())
+    }
+
+    /// The stored documents of some keys, and their values.
+    async fn stored(&mut self, keys: &[&Key]) -> Result<BTreeMap<Key, (Document, ConfigValue)>> {
+        let mut stored = BTreeMap::new();
         for chunk in keys.chunks(1000) {
-            let names: Vec<&str> = chunk.iter().map(|key| key.as_str()).collect();
-            for found in self.find(CONFIGS, doc! { "_id": { "$in": names } }).await? {
-                let raw = RawDocumentBuf::try_from(&found).map_err(document::damaged)?;
+            for document in self.find(CONFIGS, any_of(chunk.iter().copied())).await? {
+                let raw = RawDocumentBuf::try_from(&document).map_err(document::damaged)?;
                 let key = document::key(&raw)?;
                 let value = document::config(&key, &raw)?;
-                values.insert(key, value);
+                stored.insert(key, (document, value));
             }
         }
-        Ok(values)
+        Ok(stored)
     }
 
     /// Takes the next number, and the lease on a standalone server. In a transaction, a concurrent attempt is
@@ -367,7 +366,7 @@ impl MongoDb {
                 let session = call.ask(permit.client.start_session()).await?;
                 Mode::Standalone(Box::new(Standalone { session, lease: None }))
             }
-            _ => Mode::Transaction(Some(Session::begin(call, &permit).await?)),
+            _ => Mode::Transaction(Some(call.ask(permit.begin_transaction()).await?)),
         };
         Ok(PlanSession { permit, mode, until: call.deadline(), _guard: guard })
     }
@@ -409,6 +408,3 @@ pub(super) fn read_record(found: &Document) -> Result<PlanRecord> {
         changes: decode_changes(found.get_str("changes").map_err(corrupt)?.as_bytes())?,
     })
 }
-
-/// Runs the plans of one handle one after another, so that they do not conflict.
-pub(super) type Plans = Arc<tokio::sync::Mutex<()>>;

@@ -11,6 +11,7 @@ use std::{
 use mongodb::{
     Client, Collection, Database,
     bson::RawDocumentBuf,
+    error::Result as DriverResult,
     options::{Tls, WriteConcern},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{
     MongoDb, MongoDbOptions, error,
     roots::Roots,
-    session::Transactions,
+    session::{Session, Transactions},
     topology::{ClientState, Topology, Writable},
 };
 use crate::{
@@ -154,6 +155,10 @@ impl Pool {
     /// Queries without one may or may not see concurrent changes.
     pub(super) fn has_snapshots(&self, writable: Writable) -> bool {
         self.wants_snapshots && writable != Writable::Standalone
+    }
+
+    pub(super) async fn begin_transaction(&self) -> DriverResult<Session> {
+        Session::begin(&self.client, self.write_concern.clone(), &self.transactions).await
     }
 
     /// Sends waiting calls to the pool that replaces this one.

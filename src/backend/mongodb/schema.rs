@@ -9,9 +9,10 @@ use tokio::time::timeout;
 
 use super::{
     MongoDb,
+    command::retry_upsert,
     plan_session::PLANS,
     pool::{Permit, Pool},
-    server::{Call, retry_upsert},
+    server::Call,
 };
 use crate::{Error, ErrorKind, Result};
 

@@ -11,7 +11,6 @@ use tokio::{
 
 use super::{
     MongoDb, MongoDbOptions, error,
-    plan_session::Plans,
     pool::{NoPermit, Permit, Pool},
     topology::Writable,
 };
@@ -25,9 +24,6 @@ use crate::{
     layer::time_left,
 };
 
-/// How many times an upsert is sent when a concurrent one creates the same document first.
-pub(super) const UPSERT_ATTEMPTS: u32 = 10;
-
 /// How long after its deadline an unanswered write keeps its permit.
 const GRACE_PERIOD: Duration = Duration::from_secs(5);
 
@@ -39,7 +35,8 @@ pub(super) struct Server {
     calls: Gate,
     /// When the password was last read after a refused login. The lock lets one call at a time read it.
     password_read: Mutex<Option<Instant>>,
-    pub(super) plans: Plans,
+    /// Runs the plans of this store one after another, so that they do not conflict.
+    pub(super) plans: Arc<Mutex<()>>,
 }
 
 impl Server {
@@ -51,7 +48,7 @@ impl Server {
             pool: ArcSwapOption::new(Some(pool)),
             calls: Gate::new(),
             password_read: Mutex::default(),
-            plans: Plans::default(),
+            plans: Arc::default(),
         })
     }
 
@@ -273,19 +270,6 @@ impl Call<'_> {
                 Err(panicked.with_outcome(effect.when_lost()))
             }
             Err(_) => Err(no_reply(effect)),
-        }
-    }
-}
-
-/// Sends an upsert, and sends it again while a concurrent one creates the same document first.
-pub(super) async fn retry_upsert<T, R: IntoFuture<Output = DriverResult<T>>>(
-    request: impl Fn() -> R,
-) -> DriverResult<T> {
-    let mut attempt = 1;
-    loop {
-        match request().await {
-            Err(error) if error::is_duplicate_key(&error) && attempt < UPSERT_ATTEMPTS => attempt += 1,
-            result => return result,
         }
     }
 }

@@ -6,11 +6,12 @@ use std::{
     time::Duration,
 };
 
-use mongodb::{ClientSession, options::ReadConcern};
+use mongodb::{
+    Client, ClientSession,
+    error::Result as DriverResult,
+    options::{ReadConcern, WriteConcern},
+};
 use tokio::{runtime::Handle, sync::watch, time::timeout};
-
-use super::{pool::Pool, server::Call};
-use crate::Result;
 
 /// How long a rollback in the background may take. The server rolls back by itself after a minute.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -102,13 +103,16 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Begins a transaction. Nothing is sent: the first request starts it on the server and takes the
-    /// snapshot.
-    pub(super) async fn begin(call: &Call<'_>, pool: &Pool) -> Result<Self> {
-        let mut driver = Box::new(call.ask(pool.client.start_session()).await?);
+    /// Begins a transaction. Nothing is sent: the first request starts it on the server and takes the snapshot.
+    pub(super) async fn begin(
+        client: &Client,
+        write_concern: WriteConcern,
+        transactions: &Transactions,
+    ) -> DriverResult<Self> {
+        let mut driver = Box::new(client.start_session().await?);
         let start = driver.start_transaction().read_concern(ReadConcern::snapshot());
-        call.ask(start.write_concern(pool.write_concern.clone())).await?;
-        Ok(Self { driver: Some(driver), transactions: pool.transactions.clone() })
+        start.write_concern(write_concern).await?;
+        Ok(Self { driver: Some(driver), transactions: transactions.clone() })
     }
 
     pub(super) fn driver(&mut self) -> &mut ClientSession {

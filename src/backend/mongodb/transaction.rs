@@ -1,4 +1,4 @@
-//! Transactions, and commits whose reply was lost.
+//! Transactions.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -7,18 +7,20 @@ use std::{
 
 use mongodb::{
     bson::doc,
-    error::{Result as DriverResult, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT},
+    error::{Result as DriverResult, TRANSIENT_TRANSACTION_ERROR},
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 
 use super::{
-    MongoDb, config, credential, document, error,
+    MongoDb,
+    commit::commit,
+    document, error,
     pool::{Permit, Pool},
     session::{IdleSession, Session, take},
 };
 use crate::{
-    ConfigValue, Credential, Error, ErrorKind, Key, Outcome, Result, Transaction, Transactional,
-    backend::remote::Effect,
+    ConfigValue, Credential, Error, ErrorKind, Key, Result, Transaction, Transactional,
+    backend::remote::Effect, error::Kind,
 };
 
 /// How long a new transaction waits for rollbacks under way. If they take longer, it may conflict with them.
@@ -60,7 +62,7 @@ impl Transactional for MongoDb {
                 "a standalone MongoDB server has no transactions: convert it to a replica set, which may have one member",
             ));
         }
-        let session = Session::begin(&call, &permit).await?;
+        let session = call.ask(permit.begin_transaction()).await?;
         let session = permit.transactions.keep(session);
         Ok(MongoDbTransaction { mongodb: self.clone(), pool: permit.pool.clone(), session, failed: None })
     }
@@ -100,7 +102,7 @@ impl MongoDbTransaction {
                 if error.contains_label(TRANSIENT_TRANSACTION_ERROR) {
                     session.end();
                 }
-                Err(of_statement(&error))
+                Err(error::of_statement(&error))
             }
             Err(error) => Err(error),
         };
@@ -109,14 +111,6 @@ impl MongoDbTransaction {
         }
         result
     }
-}
-
-/// The error of a statement in a transaction. Nothing is applied, and the transaction can be retried if the
-/// server says so.
-#[cold]
-pub(super) fn of_statement(error: &mongodb::error::Error) -> Error {
-    let failure = error::of_request(error, Effect::Read);
-    if error.contains_label(TRANSIENT_TRANSACTION_ERROR) { failure.with_retryable(true) } else { failure }
 }
 
 /// Runs one request in the transaction.
@@ -135,7 +129,7 @@ impl Transaction for MongoDbTransaction {
     async fn get_credential(&mut self, id: &Key) -> Result<Credential> {
         let query = doc! { "_id": id.as_str() };
         let found = statement!(self, |permit| permit.credentials.find_one(query))?;
-        document::credential(id, &found.ok_or_else(|| credential::missing(id))?)
+        document::credential(id, &found.ok_or_else(|| Error::not_found(Kind::Credential, id))?)
     }
 
     async fn set_credential(&mut self, id: &Key, credential: &Credential) -> Result<()> {
@@ -146,7 +140,7 @@ impl Transaction for MongoDbTransaction {
     async fn delete_credential(&mut self, id: &Key) -> Result<()> {
         let query = doc! { "_id": id.as_str() };
         match statement!(self, |permit| permit.credentials.delete_one(query))?.deleted_count {
-            0 => Err(credential::missing(id)),
+            0 => Err(Error::not_found(Kind::Credential, id)),
             _ => Ok(()),
         }
     }
@@ -154,7 +148,7 @@ impl Transaction for MongoDbTransaction {
     async fn get_config(&mut self, key: &Key) -> Result<ConfigValue> {
         let query = doc! { "_id": key.as_str() };
         let found = statement!(self, |permit| permit.configs.find_one(query))?;
-        document::config(key, &found.ok_or_else(|| config::missing(key))?)
+        document::config(key, &found.ok_or_else(|| Error::not_found(Kind::Config, key))?)
     }
 
     async fn set_config(&mut self, key: &Key, value: &ConfigValue) -> Result<()> {
@@ -165,7 +159,7 @@ impl Transaction for MongoDbTransaction {
     async fn delete_config(&mut self, key: &Key) -> Result<()> {
         let query = doc! { "_id": key.as_str() };
         match statement!(self, |permit| permit.configs.delete_one(query))?.deleted_count {
-            0 => Err(config::missing(key)),
+            0 => Err(Error::not_found(Kind::Config, key)),
             _ => Ok(()),
         }
     }
@@ -191,52 +185,4 @@ impl Transaction for MongoDbTransaction {
         drop(timeout_at(call.deadline(), self.pool.transactions.rollbacks_done()).await);
         Ok(())
     }
-}
-
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
-
-/// Growing, jittered pauses between attempts, until a deadline.
-pub(super) struct Backoff {
-    next: Duration,
-    deadline: Instant,
-}
-
-impl Backoff {
-    pub(super) fn until(deadline: Instant) -> Self {
-        Self { next: FIRST_PAUSE, deadline }
-    }
-
-    /// Returns false, without a pause, if the deadline leaves no time for another attempt.
-    pub(super) async fn pause(&mut self) -> bool {
-        let end = Instant::now() + self.next.mul_f64(0.5 + fastrand::f64() / 2.0);
-        if end >= self.deadline {
-            return false;
-        }
-        tokio::time::sleep_until(end).await;
-        self.next = LONGEST_PAUSE.min(self.next * 2);
-        true
-    }
-}
-
-/// Commits a transaction, and sends the commit again while its outcome is unknown.
-pub(super) async fn commit(mut session: Session, deadline: Instant) -> Result<()> {
-    let mut backoff = Backoff::until(deadline);
-    let result = loop {
-        let Err(error) = session.driver().commit_transaction().await else { break Ok(()) };
-        if !error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) {
-            // Only this label guarantees that nothing was applied.
-            let is_aborted = error.contains_label(TRANSIENT_TRANSACTION_ERROR);
-            break Err(if is_aborted {
-                of_statement(&error)
-            } else {
-                error::of_request(&error, Effect::Write)
-            });
-        }
-        if !backoff.pause().await {
-            break Err(error::of_request(&error, Effect::Write).with_outcome(Outcome::Unknown));
-        }
-    };
-    session.end();
-    result
 }

@@ -2,23 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use mongodb::{
-    bson::{
-        RawBsonRef, RawDocument, RawDocumentBuf, doc,
-        raw::{CString, cstr},
-    },
-    options::ReturnDocument,
+use mongodb::bson::{
+    RawBsonRef, RawDocument, RawDocumentBuf, doc,
+    raw::{CString, cstr},
 };
 
 use super::{
     MongoDb,
-    command::{upsert, upsert_all},
-    credential::delete,
+    command::{FindOneAnd, delete, find_one, find_one_and, upsert, upsert_all},
     document::{self, corrupt, damaged},
     error,
     pool::Permit,
     scan::collect,
-    server::retry_upsert,
 };
 use crate::{
     BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore,
@@ -28,10 +23,6 @@ use crate::{
 
 /// The field of a document that holds the counters under their encoded names.
 const COUNTS: &str = "counts";
-
-fn missing(key: &Key) -> Error {
-    Error::not_found(Kind::Usage, key)
-}
 
 /// The path of a counter in its document. `.` and `$` have a meaning in paths, so they and `%` are
 /// percent-encoded.
@@ -90,14 +81,23 @@ pub(super) fn record(document: &RawDocument) -> Result<UsageRecord> {
         .into_iter()
         .map(|counter| {
             let (name, count) = counter.map_err(damaged)?;
-            let count = match count {
-                RawBsonRef::Int64(count) => count,
-                RawBsonRef::Int32(count) => count.into(),
-                _ => return Err(corrupt("a stored counter is not a whole number")),
-            };
+            let count = whole(count).ok_or_else(|| corrupt("a stored counter is not a whole number"))?;
             Ok((field_of(name.as_str())?, count))
         })
         .collect()
+}
+
+fn whole(count: RawBsonRef<'_>) -> Option<i64> {
+    match count {
+        RawBsonRef::Int64(count) => Some(count),
+        RawBsonRef::Int32(count) => Some(count.into()),
+        _ => None,
+    }
+}
+
+fn count_at(document: &RawDocument, path: &str) -> Option<i64> {
+    let (counts, name) = path.split_once('.')?;
+    whole(document.get_document(counts).ok()?.get(name).ok()??)
 }
 
 fn keyed_record(document: &RawDocument) -> Result<(Key, UsageRecord)> {
@@ -115,27 +115,12 @@ fn overflow(error: Error) -> Error {
 
 impl UsageStore for MongoDb {
     async fn increment_usage(&self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
-        let call = self.call()?;
-        let increment = |permit: Permit| {
-            let (query, path, max_time) = (doc! { "_id": key.as_str() }, path_of(field), call.server_time());
-            async move {
-                let increment = || {
-                    permit
-                        .usage
-                        .find_one_and_update(query.clone(), doc! { "$inc": { &path: delta } })
-                        .upsert(true)
-                        .return_document(ReturnDocument::After)
-                        .projection(doc! { &path: 1 })
-                        .max_time(max_time)
-                };
-                retry_upsert(increment).await
-            }
-        };
-        let found = call.write(call.permit().await?, increment).await;
+        let path = path_of(field);
+        let increment = || FindOneAnd::Increment(path.clone(), delta);
+        let found = find_one_and(&self.call()?, |pool| &pool.usage, key, increment).await;
         let found = found.map_err(|error| overflow(error).with_key(key))?;
-        let unexpected = || error::unexpected_reply(Effect::Write).with_key(key);
-        let counters = record(&found.ok_or_else(unexpected)?).map_err(|_| unexpected())?;
-        counters.get(field.as_str()).ok_or_else(unexpected)
+        let count = found.as_ref().and_then(|document| count_at(document, &path));
+        count.ok_or_else(|| error::unexpected_reply(Effect::Write).with_key(key))
     }
 
     /// Sends one command per chunk, one after another, so that increments of one counter stay in order.
@@ -155,17 +140,12 @@ impl UsageStore for MongoDb {
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
-        let call = self.call()?;
-        let find = |permit: Permit| async move { permit.usage.find_one(doc! { "_id": key.as_str() }).await };
-        let found = call.read(find).await?;
-        record(&found.ok_or_else(|| missing(key))?).map_err(|error| error.with_key(key))
+        let found = find_one(&self.call()?, |pool| &pool.usage, Kind::Usage, key).await?;
+        record(&found).map_err(|error| error.with_key(key))
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {
-        match delete(&self.call()?, |pool| &pool.usage, key).await? {
-            true => Ok(()),
-            false => Err(missing(key)),
-        }
+        delete(&self.call()?, |pool| &pool.usage, Kind::Usage, key).await
     }
 
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
