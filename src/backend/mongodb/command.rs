@@ -34,11 +34,8 @@ pub(super) async fn find_one(
     kind: Kind,
     key: &Key,
 ) -> Result<RawDocumentBuf> {
-    let query = doc! { "_id": key.as_str() };
-    let find = |permit: Permit| {
-        let query = query.clone();
-        async move { collection(&permit).find_one(query).await }
-    };
+    let find =
+        |permit: Permit| async move { collection(&permit).find_one(doc! { "_id": key.as_str() }).await };
     call.read(find).await?.ok_or_else(|| Error::not_found(kind, key))
 }
 
@@ -98,13 +95,13 @@ pub(super) async fn delete(call: &Call<'_>, collection: CollectionOf, kind: Kind
 pub(super) async fn retry_upsert<T, R: IntoFuture<Output = DriverResult<T>>>(
     request: impl Fn() -> R,
 ) -> DriverResult<T> {
-    let mut attempt = 1;
-    loop {
+    for _ in 1..UPSERT_ATTEMPTS {
         match request().await {
-            Err(error) if error::is_duplicate_key(&error) && attempt < UPSERT_ATTEMPTS => attempt += 1,
+            Err(error) if error::is_duplicate_key(&error) => {}
             result => return result,
         }
     }
+    request().await
 }
 
 /// `{ _id: key }`
@@ -141,8 +138,7 @@ pub(super) async fn upsert_all<K: Copy + Ord + Send + Sync>(
     chunks.await.into_iter().flat_map(|(_, failed)| failed).collect()
 }
 
-/// The index and code of each statement that the server refused, and the error that all others share, if
-/// there is one.
+/// The index and code of each refused statement, and the error that all others share, if any.
 type Refusals = (Vec<(usize, i32)>, Option<Error>);
 
 impl Call<'_> {

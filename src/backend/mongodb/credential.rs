@@ -124,8 +124,7 @@ async fn delete_one(call: &Call<'_>, id: &Key) -> Result<()> {
     delete(call, |pool| &pool.credentials, Kind::Credential, id).await
 }
 
-/// Deletes the credentials of a chunk, and returns the failures. After a conflict, each half is deleted on
-/// its own.
+/// Deletes the credentials of a chunk, and returns the failures. After a conflict it is halved.
 async fn delete_chunk<'k>(call: &Call<'_>, chunk: &[&'k Key]) -> BTreeMap<&'k Key, Error> {
     let (mut failed, mut parts) = (BTreeMap::new(), vec![chunk]);
     let mut backoff = Backoff::until(call.deadline());

@@ -120,8 +120,7 @@ fn content(document: &RawDocument) -> Result<Content<'_>> {
     Err(corrupt("a stored document has neither `value` nor `json`"))
 }
 
-/// Converts a BSON value. Types that JSON lacks (dates, object ids) are Corrupt: this crate writes none of
-/// them.
+/// Converts a BSON value. Types that JSON lacks (dates, object ids) are Corrupt: none is ours.
 fn json(value: RawBsonRef<'_>) -> Result<Value> {
     json_with(value, |_| None)
 }

@@ -32,8 +32,7 @@ pub(super) fn of_request(error: &DriverError, effect: Effect) -> Error {
     failure.with_outcome(outcome)
 }
 
-/// The error of a statement in a transaction. Nothing is applied, and the transaction can be retried if the
-/// server says so.
+/// The error of a statement in a transaction. Nothing is applied; the server says whether a retry can help.
 #[cold]
 pub(super) fn of_statement(error: &DriverError) -> Error {
     let failure = of_request(error, Effect::Read);
@@ -65,8 +64,7 @@ pub(super) fn is_duplicate_key(error: &DriverError) -> bool {
 pub(super) const DUPLICATE_KEY: i32 = 11000;
 
 fn may_be_applied(error: &DriverError) -> bool {
-    // The driver retries a write once, under the same transaction number, and may report the error of the
-    // second attempt.
+    // The driver retries a write once, under the same number, and may report the second attempt's error.
     if error.contains_label(NO_WRITES_PERFORMED) {
         return false;
     }
@@ -91,20 +89,18 @@ fn may_be_applied(error: &DriverError) -> bool {
     }
 }
 
-/// Whether no attempt was sent: the driver reports a refused connection only if both attempts failed to
-/// connect.
+/// Whether no attempt was sent: a refused connection is reported only if both attempts failed to connect.
 fn was_never_connected(error: &DriverError) -> bool {
     matches!(&*error.kind, DriverKind::Io(cause) if cause.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
-/// Whether the code means that the server stopped in the middle of the request, or a router lost its
-/// connection to the shard.
+/// Whether the server stopped in the middle of the request, or a router lost its connection to the shard.
 const fn may_be_applied_after(code: i32) -> bool {
     matches!(code, 6 | 7 | 50 | 64 | 89 | 91 | 189 | 262 | 9001 | 11600 | 11601 | 11602)
 }
 
-/// Whether the code blames the item itself or the user's rights. Then the item was refused before anything
-/// was written.
+/// Whether the item itself or the user's rights are the cause. Then it was refused before anything was
+/// written.
 const fn refuses_an_item(code: i32) -> bool {
     matches!(
         code,

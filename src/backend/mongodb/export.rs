@@ -113,8 +113,7 @@ impl Exportable for MongoDb {
         })
     }
 
-    /// True on replica sets and sharded clusters with majority read and write concerns. False while no server
-    /// is known.
+    /// True on replica sets and clusters with majority concerns. False while no server is known.
     fn exports_snapshot(&self) -> bool {
         self.server.has_snapshots()
     }

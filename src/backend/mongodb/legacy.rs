@@ -1,5 +1,4 @@
-//! Legacy data: the Go program's documents, read one by one, so that an unreadable one does not stop the
-//! others.
+//! Legacy data: the Go program's documents. One that can't be read does not stop the others.
 
 use std::{collections::BTreeMap, mem, vec};
 
@@ -19,8 +18,7 @@ use crate::{
     model::Piece,
 };
 
-/// The collections of the layout in reading order: name, key field, and the remark on fields that are left
-/// out.
+/// The collections of the layout in reading order: name, key field, and the remark on omitted fields.
 const COLLECTIONS: [(&str, &str, Option<&str>); 5] = [
     (
         "credentials",
@@ -311,8 +309,7 @@ fn read(
     })
 }
 
-/// Reads one counter. The server took a name such as `a.b` for a path, so nested documents are names with
-/// dots.
+/// Reads one counter. The server took a name like `a.b` for a path, so nested documents are such names.
 fn count(
     location: &str,
     name: &str,

@@ -33,8 +33,7 @@ const CONFIGS: &str = "configs";
 pub(super) const PLANS: &str = "plans";
 pub(super) const AUDIT: &str = "plan_audit";
 
-/// Holds one document for plans, `{ _id: "plans" }`: the number of the last attempt and, on a standalone
-/// server, the lease.
+/// Holds a document for plans, `{ _id: "plans" }`: the last attempt's number and the lease.
 const META: &str = "meta";
 
 /// The largest record: it is stored in one document.
@@ -44,8 +43,7 @@ pub(super) const MAX_RECORD_BYTES: usize = 15 << 20;
 const LEASE_TTL: Duration = Duration::from_secs(10);
 /// The age at which the next command renews the lease first.
 const RENEW_AFTER: Duration = Duration::from_secs(2);
-/// How long after the last renewal commands are sent. The rest of the lease is for the last one to reach the
-/// server.
+/// How long after its last renewal commands are sent. The rest is for the last one to reach the server.
 const MAX_UNRENEWED: Duration = Duration::from_secs(7);
 
 /// Sends the commands of one attempt at a plan.
@@ -85,8 +83,7 @@ struct Change<'c> {
 }
 
 impl PlanSession {
-    /// Runs a command, after renewing the lease if it is due. Nothing is sent after `until`, or once the
-    /// lease is lost.
+    /// Runs a command; renews the lease first if it is due. Once it is lost, nothing is sent.
     async fn run(&mut self, effect: Effect, command: Document) -> Result<Document> {
         if let Mode::Standalone(standalone) = &mut self.mode
             && let Some((number, _)) = standalone.lease.take_if(|(_, since)| since.elapsed() >= RENEW_AFTER)
@@ -160,8 +157,11 @@ impl PlanSession {
     }
 
     async fn upsert(&mut self, collection: &str, id: impl Into<Bson>, change: Document) -> Result<()> {
-        let statement = doc! { "q": { "_id": id.into() }, "u": change, "upsert": true };
-        self.run(Effect::Write, doc! { "update": collection, "updates": [statement] }).await.map(drop)
+        self.update(collection, vec![doc! { "q": { "_id": id.into() }, "u": change, "upsert": true }]).await
+    }
+
+    async fn update(&mut self, collection: &str, statements: Vec<Document>) -> Result<()> {
+        self.run(Effect::Write, doc! { "update": collection, "updates": statements }).await.map(drop)
     }
 
     pub(super) async fn delete(&mut self, collection: &str, filter: Document) -> Result<()> {
@@ -181,8 +181,7 @@ impl PlanSession {
             })
             .collect::<Result<Vec<_>>>()?;
         for range in batch::chunks(&sets, |change| change.to.map_or(0, |value| value.to_json().len())) {
-            let chunk = statements[range].to_vec();
-            self.run(Effect::Write, doc! { "update": CONFIGS, "updates": chunk }).await?;
+            self.update(CONFIGS, statements[range].to_vec()).await?;
         }
         for chunk in deletes.chunks(1000) {
             self.delete(CONFIGS, any_of(chunk.iter().map(|change| change.key))).await?;
@@ -190,9 +189,8 @@ impl PlanSession {
         Ok(())
     }
 
-    /// Changes config values on a standalone server, where nothing locks them. A value that was changed since
-    /// the attempt read it is left alone, as if that change came after the plan: each command matches the
-    /// value as it was found.
+    /// Changes config values on a standalone server, without locks. A value that was changed since the
+    /// attempt read it stays, as if that change came after the plan: each command matches the value as found.
     async fn put_unchanged(&mut self, changes: &[Change<'_>]) -> Result<()> {
         for chunk in changes.chunks(1000) {
             let keys: Vec<&Key> = chunk.iter().map(|change| change.key).collect();
@@ -224,8 +222,7 @@ impl PlanSession {
                 RawDocumentBuf::try_from(statement).map_or(0, |raw| raw.as_bytes().len())
             };
             for range in batch::chunks(&updates, bytes) {
-                self.run(Effect::Write, doc! { "update": CONFIGS, "updates": updates[range].to_vec() })
-                    .await?;
+                self.update(CONFIGS, updates[range].to_vec()).await?;
             }
             for range in batch::chunks(&deletes, bytes) {
                 self.run(Effect::Write, doc! { "delete": CONFIGS, "deletes": deletes[range].to_vec() })
@@ -254,8 +251,8 @@ impl PlanSession {
         Ok(stored)
     }
 
-    /// Takes the next number, and the lease on a standalone server. In a transaction, a concurrent attempt is
-    /// a conflict.
+    /// Takes the next number, and the lease on a standalone server. Transactions that do so concurrently
+    /// conflict.
     pub(super) async fn start(&mut self, backoff: &mut Backoff) -> Result<AttemptStart> {
         let next = doc! { "$add": [{ "$ifNull": ["$number", 0_i64] }, 1_i64] };
         let mut fields = doc! { "number": next, "now": "$$NOW" };
@@ -279,9 +276,8 @@ impl PlanSession {
                 return Ok(AttemptStart { number, now });
             }
             // Another attempt holds the lease, or the document does not exist yet.
-            self.upsert(META, PLANS, doc! { "$setOnInsert": { "number": 0_i64 } })
-                .await
-                .or_else(ignore_conflict)?;
+            let insert = doc! { "$setOnInsert": { "number": 0_i64 } };
+            self.upsert(META, PLANS, insert).await.or_else(ignore_conflict)?;
             if !backoff.pause().await {
                 return Err(busy());
             }
@@ -289,9 +285,8 @@ impl PlanSession {
     }
 
     pub(super) async fn release_lease(&mut self, start: &AttemptStart) -> Result<()> {
-        let change =
-            doc! { "q": { "_id": PLANS, "number": start.number }, "u": { "$unset": { "lease": 1 } } };
-        self.run(Effect::Write, doc! { "update": META, "updates": [change] }).await.map(drop)
+        let query = doc! { "_id": PLANS, "number": start.number };
+        self.update(META, vec![doc! { "q": query, "u": { "$unset": { "lease": 1 } } }]).await
     }
 
     /// Finishes attempts whose process died after their first stage.
@@ -307,8 +302,7 @@ impl PlanSession {
         Ok(())
     }
 
-    /// The second stage writes the values and the audit entry, and marks the record as done. It is
-    /// idempotent.
+    /// The second stage, which is idempotent: writes values and audit entry, and marks the record as done.
     async fn finish(
         &mut self,
         record: &PlanRecord,
@@ -328,8 +322,7 @@ impl PlanSession {
         }
         self.write_audit(entry).await?;
         let done = doc! { "$unset": { "pending": 1 }, "$set": { "rolled_back": is_rollback } };
-        let statement = doc! { "q": { "_id": id }, "u": done };
-        self.run(Effect::Write, doc! { "update": PLANS, "updates": [statement] }).await.map(drop)
+        self.update(PLANS, vec![doc! { "q": { "_id": id }, "u": done }]).await
     }
 
     async fn write_audit(&mut self, entry: Document) -> Result<()> {
@@ -339,8 +332,8 @@ impl PlanSession {
         self.delete(AUDIT, doc! { "_id": { "$lte": number - kept } }).await
     }
 
-    /// Writes the result of an attempt: the record, if it changes something (true: a rollback), the values,
-    /// and the audit entry.
+    /// Writes the record, if the attempt changes something (true: a rollback), the values and the audit
+    /// entry.
     pub(super) async fn write(
         &mut self,
         key: &Key,

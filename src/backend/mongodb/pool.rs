@@ -132,8 +132,7 @@ impl Pool {
         self.permit(Some(slot)).await
     }
 
-    /// The same for calls that must stay on this pool. Once it is replaced, its queue is closed and they need
-    /// no slot.
+    /// The same for calls that must stay on this pool. A replaced pool has no queue, so they need no slot.
     pub(super) async fn acquire_even_if_retired(self: Arc<Self>) -> Result<Permit, NoPermit> {
         match self.clone().acquire().await {
             Err(NoPermit::Retired | NoPermit::Refused) => self.permit(None).await,
@@ -174,8 +173,7 @@ impl Pool {
 }
 
 impl Pooled for MongoDb {
-    /// Counts the connections to all members of a replica set, without the driver's own, which monitor the
-    /// servers.
+    /// Counts connections to all members of a replica set, without those by which the driver monitors them.
     async fn pool_stats(&self) -> Result<PoolStats> {
         Ok(self.server.pool()?.stats())
     }

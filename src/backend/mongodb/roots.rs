@@ -1,5 +1,4 @@
-//! The certificates that this machine trusts, written to a file: the driver's only other source is its
-//! built-in Mozilla list.
+//! The certificates that this machine trusts, in a file: by itself, the driver trusts only Mozilla's.
 
 use std::{
     fs::{self, OpenOptions},

@@ -49,8 +49,7 @@ pub(super) async fn collect<T>(
 const PAGE: u32 = 250;
 const PAGE_BYTES: usize = 4 << 20;
 
-/// Reads whole collections one after another, all from one snapshot. Each page is a call with its own
-/// deadline.
+/// Reads collections one after another from one snapshot. Each page is a call with its own deadline.
 pub(super) struct Pages {
     pub(super) mongodb: MongoDb,
     pool: Option<Arc<Pool>>,
@@ -64,9 +63,8 @@ impl Pages {
         Self { mongodb: mongodb.clone(), pool: None, session: None, cursor: None }
     }
 
-    /// Reads the next page of a collection, sorted by the bytes of the given fields, whatever the
-    /// collection's collation is. Returns false at its end; then the next call may begin with another
-    /// collection.
+    /// Reads the next page of a collection, sorted by the bytes of the fields whatever its collation is.
+    /// Returns false at its end; the next call may begin with another one.
     pub(super) async fn read(
         &mut self,
         collection: impl FnOnce(&Permit) -> Collection<RawDocumentBuf>,

@@ -85,8 +85,7 @@ impl MongoDb {
     /// Makes the indexes by which a plan finds expired and pending records without reading the others.
     ///
     /// Plans are only slower without them. So a user without the right to make them can still open the store,
-    /// and opening does not wait long for the server to build them. The command leaves indexes that exist as
-    /// they are.
+    /// and opening does not wait long for the server to build them. Existing indexes stay as they are.
     async fn ready_indexes(&self, call: &Call<'_>) -> Result<()> {
         let indexes = vec![
             doc! { "key": { "expires": 1 }, "name": "expires" },

@@ -70,8 +70,7 @@ impl Server {
         self.replace(&old, Pool::new(&self.options, max, password).await?)
     }
 
-    /// Replaces a pool whose login was refused, if the password has changed. Returns whether the pool is a
-    /// new one.
+    /// Replaces a pool whose login was refused, if the password has changed. Returns whether it was replaced.
     ///
     /// The driver takes a password once, when its client is created.
     async fn log_in_again(&self, refused: &Arc<Pool>) -> Result<bool> {
@@ -105,8 +104,7 @@ impl Server {
         Ok(())
     }
 
-    /// Waits for the calls under way, rolls back open transactions, and disconnects: all of it until the
-    /// deadline.
+    /// Waits for calls under way, rolls back open transactions, and disconnects, all within the deadline.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
         let deadline = later(Instant::now(), deadline);
         let late = |_| Error::new(ErrorKind::Timeout, "closed while calls were still under way");
@@ -116,8 +114,7 @@ impl Server {
         // Otherwise the server keeps their locks for a minute.
         pool.transactions.roll_back();
         drop(timeout_at(deadline, pool.transactions.rollbacks_done()).await);
-        // It sends requests, which a server may not answer. Without `immediate` it waits for open cursors and
-        // sessions.
+        // It sends requests, which may get no reply. Without `immediate` it waits for cursors and sessions.
         let shutdown = tokio::spawn(pool.client.clone().shutdown().immediate(true).into_future());
         drop(timeout_at(deadline, shutdown).await);
         drained
@@ -144,8 +141,8 @@ impl Call<'_> {
         self.deadline
     }
 
-    /// The time limit for the server (`maxTimeMS`): a little less than the time left, so that the server
-    /// reports the timeout.
+    /// The server's time limit (`maxTimeMS`): a little less than ours, so that the server reports the
+    /// timeout.
     pub(super) fn server_time(&self) -> Duration {
         let left = self.deadline.saturating_duration_since(Instant::now());
         left.mul_f64(0.95).clamp(Duration::from_millis(1), Duration::from_secs(24 * 60 * 60))
@@ -167,8 +164,7 @@ impl Call<'_> {
         self.wait(wait).await
     }
 
-    /// Waits for a permit of this pool, even if it was replaced: the requests of a session must go to the
-    /// client that began it.
+    /// Waits for a permit of this pool, even if it was replaced: a session belongs to its client.
     pub(super) async fn permit_of(&self, pool: &Arc<Pool>) -> Result<Permit> {
         let wait = async {
             pool.clone().acquire_even_if_retired().await.map_err(|none| match none {
@@ -232,8 +228,8 @@ impl Call<'_> {
 
     /// Sends a write, and sends it again if a server refused the login and the password has changed.
     ///
-    /// A write whose call was dropped goes on in its task: otherwise the driver would give its session to the
-    /// next write, which the server would hold back until this one ends.
+    /// It goes on in its task if the call is dropped: otherwise the driver would give its session to the next
+    /// write, which the server would hold back until this one ends.
     pub(super) async fn write<T, F>(&self, permit: Permit, request: impl Fn(Permit) -> F) -> Result<T>
     where
         T: Send + 'static,

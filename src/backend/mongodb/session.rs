@@ -103,7 +103,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Begins a transaction. Nothing is sent: the first request starts it on the server and takes the snapshot.
+    /// Begins a transaction. Nothing is sent: the first request starts it on the server and takes the
+    /// snapshot.
     pub(super) async fn begin(
         client: &Client,
         write_concern: WriteConcern,

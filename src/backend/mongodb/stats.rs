@@ -19,9 +19,8 @@ impl MongoDb {
         // It fails for users without the right to read it.
         let profiling = call.ask(permit.database.run_command(doc! { "profile": -1 })).await.ok();
         let mut counts = [0; 3];
-        for (count, collection) in
-            counts.iter_mut().zip([&permit.credentials, &permit.configs, &permit.usage])
-        {
+        let collections = [&permit.credentials, &permit.configs, &permit.usage];
+        for (count, collection) in counts.iter_mut().zip(collections) {
             *count = call.ask(collection.count_documents(doc! {})).await?;
         }
         let options = &self.server.options;
@@ -35,31 +34,25 @@ impl MongoDb {
         detail("replica_set", json!(hello.get_str("setName").ok()));
         detail("members", json!(hello.get_array("hosts").ok().map(Vec::len)));
         detail("transactions", json!(permit.writable.has_transactions()));
-        detail(
-            "write_concern",
-            match options.write_concern {
-                WriteLevel::Majority => json!("majority"),
-                WriteLevel::Members(count) => json!(count),
-            },
-        );
+        let write_concern = match options.write_concern {
+            WriteLevel::Majority => json!("majority"),
+            WriteLevel::Members(count) => json!(count),
+        };
+        detail("write_concern", write_concern);
         detail("journal", json!(options.journal));
-        detail(
-            "read_concern",
-            json!(match options.read_concern {
-                ReadLevel::Majority => "majority",
-                ReadLevel::Local => "local",
-                ReadLevel::Linearizable => "linearizable",
-            }),
-        );
-        detail(
-            "tls",
-            json!(match (options.tls, options.tls_allow_invalid_certificates) {
-                (false, _) if options.is_local(members) => ON_THIS_MACHINE,
-                (false, _) => "none",
-                (true, false) => "verified",
-                (true, true) => "not verified",
-            }),
-        );
+        let read_concern = match options.read_concern {
+            ReadLevel::Majority => "majority",
+            ReadLevel::Local => "local",
+            ReadLevel::Linearizable => "linearizable",
+        };
+        detail("read_concern", json!(read_concern));
+        let tls = match (options.tls, options.tls_allow_invalid_certificates) {
+            (false, _) if options.is_local(members) => ON_THIS_MACHINE,
+            (false, _) => "none",
+            (true, false) => "verified",
+            (true, true) => "not verified",
+        };
+        detail("tls", json!(tls));
         detail("profiling_level", json!(profiling.as_ref().and_then(|found| whole(found, "was"))));
         detail("slow_ms", json!(profiling.as_ref().and_then(|found| whole(found, "slowms"))));
         let warnings = warnings(&details);

@@ -150,8 +150,8 @@ impl Topology {
         self.view.borrow().writable
     }
 
-    /// Waits until a server accepts writes, or, unless the call must stay on this client, until it needs
-    /// another client.
+    /// Waits for a server that accepts writes, or for the need to move to another client, unless it must
+    /// stay.
     pub(super) async fn until_writable(&self, must_stay: bool) -> ClientState {
         if let Some(state) = self.view.borrow().state(must_stay) {
             return state;

@@ -78,8 +78,7 @@ impl MongoDbTransaction {
         })
     }
 
-    /// Runs a request in a task of its own. If the call is dropped, the session is dropped when the task
-    /// ends.
+    /// Runs a request in its own task. If the call is dropped, the task drops the session at its end.
     async fn run<T, F>(&mut self, request: impl FnOnce(Permit, Session) -> F) -> Result<T>
     where
         T: Send + 'static,

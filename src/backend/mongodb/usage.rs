@@ -24,8 +24,7 @@ use crate::{
 /// The field of a document that holds the counters under their encoded names.
 const COUNTS: &str = "counts";
 
-/// The path of a counter in its document. `.` and `$` have a meaning in paths, so they and `%` are
-/// percent-encoded.
+/// The path of a counter in its document, percent-encoded: `.` and `$` have a meaning in paths.
 pub(super) fn path_of(field: &Key) -> String {
     let mut path = String::with_capacity(COUNTS.len() + 1 + field.as_str().len());
     path.push_str(COUNTS);
