@@ -114,7 +114,8 @@ impl Server {
         // Otherwise the server keeps their locks for a minute.
         pool.transactions.roll_back();
         drop(timeout_at(deadline, pool.transactions.rollbacks_done()).await);
-        // It sends requests, which may get no reply. Without `immediate` it waits for cursors and sessions.
+        // `shutdown` sends requests, which may get no reply. Without `immediate` it waits for cursors and
+        // sessions.
         let shutdown = tokio::spawn(pool.client.clone().shutdown().immediate(true).into_future());
         drop(timeout_at(deadline, shutdown).await);
         drained
