@@ -26,10 +26,9 @@ use crate::{Error, ErrorKind, Result};
 /// A key can be a secret (applications count usage under their clients' API keys), so `Debug` shows only its
 /// length and there is no `Display`: print [`as_str`](Key::as_str) where that is intended.
 ///
-/// The application hashes names that may be longer than a key, such as clients' JWTs: a SHA-256 in
-/// hexadecimal has 64 bytes. Hash every name of that kind, not only the long ones, so that a name and its
-/// hash are never two records. Never truncate: the JWTs of two clients can begin with the same 255 bytes, and
-/// would share a record.
+/// Hash names that may be longer than a key, such as clients' JWTs: a SHA-256 in hexadecimal has 64 bytes.
+/// Hash every name of that kind, not only the long ones, so that a name and its hash are never two records.
+/// Never truncate: the JWTs of two clients can begin with the same 255 bytes, and would share a record.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<str>);
 

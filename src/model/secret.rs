@@ -95,9 +95,8 @@ impl Secret {
             Source::File(path) => {
                 let file = Arc::clone(path);
                 let read = tokio::task::spawn_blocking(move || read(&file)).await;
-                let read =
-                    read.unwrap_or_else(|_| Err(std::io::Error::other("the runtime is shutting down")));
-                let bytes = read.map_err(|error| {
+                let stopped = |_| Err(std::io::Error::other("the runtime is shutting down"));
+                let bytes = read.unwrap_or_else(stopped).map_err(|error| {
                     unavailable(format!("the secret in the file {} can't be read", path.display()))
                         .with_source(error)
                 })?;
@@ -142,10 +141,7 @@ fn usable(text: Option<&str>, source: impl FnOnce() -> String) -> Result<String>
     match text {
         Some(text) if !text.is_empty() && text.len() <= MAX_SECRET_BYTES => Ok(text.to_owned()),
         Some("") => Err(unavailable(format!("{} holds no secret: it is empty", source()))),
-        Some(_) => Err(unavailable(format!(
-            "{} has more than {MAX_SECRET_BYTES} bytes, the limit for secrets",
-            source()
-        ))),
+        Some(_) => Err(unavailable(format!("{} has more than {MAX_SECRET_BYTES} bytes", source()))),
         None => Err(unavailable(format!("{} is not set, or is not UTF-8", source()))),
     }
 }

@@ -24,8 +24,8 @@ impl Roots {
                 Error::io(failed, error)
             })
         });
-        let stopped = |_| Err(Error::new(ErrorKind::Unavailable, "the runtime is shutting down"));
-        written.await.unwrap_or_else(stopped)
+        let stopped = Error::new(ErrorKind::Unavailable, "the runtime is shutting down");
+        written.await.unwrap_or(Err(stopped))
     }
 
     fn write<'c>(certificates: impl Iterator<Item = &'c [u8]>) -> io::Result<Self> {

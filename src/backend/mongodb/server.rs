@@ -142,8 +142,7 @@ impl Call<'_> {
         self.deadline
     }
 
-    /// The server's time limit (`maxTimeMS`): a little less than ours, so that the server reports the
-    /// timeout.
+    /// The server's time limit (`maxTimeMS`): a little less, so that the server reports the timeout.
     pub(super) fn server_time(&self) -> Duration {
         let left = self.deadline.saturating_duration_since(Instant::now());
         left.mul_f64(0.95).clamp(Duration::from_millis(1), Duration::from_secs(24 * 60 * 60))

@@ -150,8 +150,7 @@ impl Topology {
         self.view.borrow().writable
     }
 
-    /// Waits for a server that accepts writes, or for the need to move to another client, unless it must
-    /// stay.
+    /// Waits for a server that accepts writes or, unless the call must stay, for the need of another client.
     pub(super) async fn until_writable(&self, must_stay: bool) -> ClientState {
         if let Some(state) = self.view.borrow().state(must_stay) {
             return state;
