@@ -209,10 +209,10 @@ async fn hung_writes_release_their_permits() -> Result {
     let proxy = Proxy::start(server.addr()).await;
     // With this `connectTimeoutMS` the driver takes half a minute to detect a silent server.
     let url = format!(
-        "mongodb://{}/hung?maxPoolSize=2&deadline=300ms&connectTimeoutMS=20000&serverSelectionTimeoutMS=200",
+        "mongodb://{}/hung?maxPoolSize=2&connectTimeoutMS=20000&serverSelectionTimeoutMS=200",
         proxy.addr
     );
-    let storage = open(&url).await;
+    let storage = open(&url).await.with_deadline(Duration::from_millis(300));
     storage.set_config("a", json!(0)).await?;
     let hanging = || async {
         let error = storage.set_config("a", json!(1)).await.unwrap_err();
