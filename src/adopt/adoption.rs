@@ -306,7 +306,7 @@ impl Source {
             #[cfg(feature = "mongodb")]
             "mongodb" | "mongodb+srv" => {
                 let found = only(Layout::Collections, layout)?;
-                Ok((Self::MongoDb(MongoDb::open_foreign(url).await?), found))
+                Ok((Self::MongoDb(MongoDb::open_legacy(url).await?), found))
             }
             #[cfg(feature = "postgres")]
             "postgres" | "postgresql" => {
@@ -335,7 +335,7 @@ impl Source {
             #[cfg(feature = "file")]
             Self::Path(path) => Box::pin(directory_pieces(path.clone(), layout)),
             #[cfg(feature = "mongodb")]
-            Self::MongoDb(mongodb) => Box::pin(mongodb.adopt()),
+            Self::MongoDb(mongodb) => Box::pin(mongodb.legacy()),
             #[cfg(feature = "postgres")]
             Self::Postgres(postgres) => Box::pin(postgres.legacy()),
             #[cfg(feature = "redis")]

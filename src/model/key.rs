@@ -12,8 +12,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// The name of a record, or of a field in a usage record: UTF-8, 1 to 255 bytes, no control characters.
 ///
-/// Nothing else is forbidden and nothing is ever interpreted: `../x`, `a/b`, `*`, `$where` and `con` are
-/// ordinary keys, and keys that differ only in case are two keys. Sorted by their bytes. Cheap to clone.
+/// Nothing else is forbidden, and no key is interpreted: `../x`, `a/b`, `*`, `$where` and `con` are ordinary
+/// keys. Keys are case-sensitive, sorted by their bytes, and cheap to clone.
 ///
 /// ```
 /// # use gateway_storage::Key;
@@ -24,11 +24,11 @@ use crate::{Error, ErrorKind, Result};
 /// ```
 ///
 /// A key can be a secret (applications count usage under their clients' API keys), so `Debug` shows only its
-/// length and there is no `Display`: print [`as_str`](Key::as_str) where you mean it.
+/// length and there is no `Display`: print [`as_str`](Key::as_str) where that is intended.
 ///
-/// A name that may be longer than a key, such as a client's JWT, is hashed by the application: the SHA-256 of it in hexadecimal
-/// is 64 bytes. Hash every name of that kind, not only the long ones, so that a name and its hash are never two records. Never cut one:
-/// JWTs of two clients can begin with the same 255 bytes, and would be one record.
+/// Hash names that may be longer than a key, such as clients' JWTs: a SHA-256 in hexadecimal has 64 bytes.
+/// Hash every name of that kind, not only the long ones, so that a name and its hash are never two records.
+/// Never truncate: the JWTs of two clients can begin with the same 255 bytes, and would share a record.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<str>);
 
@@ -36,7 +36,7 @@ impl Key {
     /// The longest key, in bytes.
     pub const MAX_BYTES: usize = 255;
 
-    /// Checks a name and makes it a key.
+    /// Makes a key of a name, after checking it.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ fn check(name: &str) -> Result<()> {
     }
     if name.len() > Key::MAX_BYTES {
         return Err(invalid(format!(
-            "a key has at most {} bytes, this one {}: hash such a name (SHA-256 in hexadecimal), don't cut it",
+            "a key has at most {} bytes, this one {}: hash such names (SHA-256 in hexadecimal), don't truncate them",
             Key::MAX_BYTES,
             name.len()
         )));
@@ -90,7 +90,7 @@ impl AsRef<str> for Key {
     }
 }
 
-// Hash and Ord of a Key are those of its str, as Borrow demands: maps of keys can be asked with a `&str`.
+// A key has the Hash and Ord of its str, as Borrow requires, so a map of keys can be queried with a `&str`.
 impl Borrow<str> for Key {
     fn borrow(&self) -> &str {
         self.as_str()
@@ -215,11 +215,11 @@ mod tests {
             (String::new(), "a key can't be empty"),
             (
                 "x".repeat(256),
-                "a key has at most 255 bytes, this one 256: hash such a name (SHA-256 in hexadecimal), don't cut it",
+                "a key has at most 255 bytes, this one 256: hash such names (SHA-256 in hexadecimal), don't truncate them",
             ),
             (
                 "团".repeat(86),
-                "a key has at most 255 bytes, this one 258: hash such a name (SHA-256 in hexadecimal), don't cut it",
+                "a key has at most 255 bytes, this one 258: hash such names (SHA-256 in hexadecimal), don't truncate them",
             ),
             ("sub\taccount".into(), "a key can't hold control characters, this one has U+0009 at byte 3"),
             ("a\nb".into(), "a key can't hold control characters, this one has U+000A at byte 1"),
@@ -231,12 +231,12 @@ mod tests {
     }
 
     #[test]
-    fn debug_is_silent() {
+    fn debug_shows_only_the_length() {
         assert_eq!(format!("{:?}", Key::new("sk-secret").unwrap()), "Key(9 bytes)");
     }
 
     #[test]
-    fn serde_checks() {
+    fn deserializing_checks_the_name() {
         assert_eq!(serde_json::from_str::<Key>(r#""a\u002fb""#).unwrap().as_str(), "a/b");
         assert!(serde_json::from_str::<Key>(r#""""#).is_err());
     }

@@ -1,4 +1,4 @@
-//! [`Secret`]: a password or token that never prints itself, or the place to read it from.
+//! [`Secret`]: a password or token, or where to read it from, which is never printed.
 
 use std::{error::Error as StdError, fmt, path::Path, sync::Arc};
 
@@ -11,10 +11,10 @@ use crate::{Error, ErrorKind, Result};
 /// The most bytes of a secret that is read from a file or the environment: 64 KiB.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 
-/// A password or token, or the place to read it from.
+/// A password or token, or where to read it from.
 ///
-/// A backend asks for it at each new connection, so a password that changes while the store is open is used from the next
-/// connection on. Connections that are open stay open.
+/// A backend reads it for each new connection, so a password that changes while the store is open is used
+/// from the next connection on. Open connections stay open.
 ///
 /// | made by | as JSON | as a URL option | read |
 /// |---|---|---|---|
@@ -23,7 +23,7 @@ pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 /// | [`Secret::env`] | `"password": { "env": "DB_PASSWORD" }` | `password_env=DB_PASSWORD` | for each connection |
 /// | [`Secret::call`] | | | for each connection |
 ///
-/// `Debug` prints where a secret comes from, and never the secret. Cheap to clone.
+/// `Debug` prints where a secret comes from, never the secret itself. Cheap to clone.
 ///
 /// ```
 /// # use gateway_storage::Secret;
@@ -47,23 +47,24 @@ type Call = dyn Fn() -> BoxFuture<'static, Result<String, Box<dyn StdError + Sen
 impl Secret {
     /// Reads the secret from a file, such as a mounted Kubernetes or Docker secret.
     ///
-    /// The file is UTF-8 of at most [`MAX_SECRET_BYTES`]. A byte order mark at its start and line breaks at its end are
-    /// not part of the secret.
+    /// The file is UTF-8 with at most [`MAX_SECRET_BYTES`]. A byte order mark at its start and line breaks at
+    /// its end are not part of the secret.
     pub fn file(path: impl AsRef<Path>) -> Self {
         Self(Source::File(path.as_ref().into()))
     }
 
-    /// Reads the secret from an environment variable of this process. Line breaks at its end are not part of the secret.
+    /// Reads the secret from an environment variable of this process. Line breaks at its end are not part of
+    /// the secret.
     pub fn env(name: impl AsRef<str>) -> Self {
         Self(Source::Env(name.as_ref().into()))
     }
 
-    /// Calls a function for the secret, such as one that signs a token of a cloud's IAM.
+    /// Calls a function for the secret, such as one that signs a token for a cloud's IAM.
     ///
-    /// It is called for each new connection, by several at once when a pool opens, and its time counts as time to connect:
-    /// keep a token that is still valid. If it fails, the connection is not made, and the call that needed it fails as
-    /// [`Unavailable`](ErrorKind::Unavailable) with the error as its [`source`](StdError::source), so that error must not
-    /// hold the secret.
+    /// It is called for each new connection, several times at once when a pool opens, and its time counts
+    /// towards the connect timeout: cache a token while it is valid. If it fails, the connection is not
+    /// opened, and the call that needed it fails as [`Unavailable`](ErrorKind::Unavailable) with the error as
+    /// its [`source`](StdError::source), so that error must not contain the secret.
     ///
     /// ```
     /// # use gateway_storage::Secret;
@@ -82,20 +83,20 @@ impl Secret {
         })))
     }
 
-    /// The secret, as it is now.
+    /// Reads the current secret.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](ErrorKind::Unavailable) if the file or the variable can't be read, is empty or too large, or the
-    /// function failed.
+    /// [`Unavailable`](ErrorKind::Unavailable) if the file or the variable can't be read, is empty or too
+    /// large, or the function failed.
     pub async fn reveal(&self) -> Result<String> {
         match &self.0 {
             Source::Text(text) => Ok(text.to_string()),
             Source::File(path) => {
                 let file = Arc::clone(path);
                 let read = tokio::task::spawn_blocking(move || read(&file)).await;
-                let read = read.unwrap_or_else(|_| Err(std::io::Error::other("the runtime ends")));
-                let bytes = read.map_err(|error| {
+                let stopped = |_| Err(std::io::Error::other("the runtime is shutting down"));
+                let bytes = read.unwrap_or_else(stopped).map_err(|error| {
                     unavailable(format!("the secret in the file {} can't be read", path.display()))
                         .with_source(error)
                 })?;
@@ -107,25 +108,25 @@ impl Secret {
                 usable(text.as_deref(), || format!("the environment variable {name}"))
             }
             Source::Call(token) => token().await.map_err(|error| {
-                unavailable("the function that is asked for a secret failed").with_source(Given(error))
+                unavailable("the function that supplies the secret failed").with_source(CallbackError(error))
             }),
         }
     }
 
-    /// Puts a secret in a place that a URL must not fill twice.
+    /// Fills an option that a URL may set only once.
     #[cfg(any(feature = "git", feature = "mongodb", feature = "postgres", feature = "redis"))]
-    pub(crate) fn fill(self, place: &mut Option<Self>) -> Result<()> {
-        match place.replace(self) {
+    pub(crate) fn fill(self, option: &mut Option<Self>) -> Result<()> {
+        match option.replace(self) {
             None => Ok(()),
             Some(_) => Err(Error::new(
                 ErrorKind::InvalidValue,
-                "the URL has two passwords: keep the one of its login, or one of the options for it",
+                "the URL has two passwords: keep the one before the host or one of the password options",
             )),
         }
     }
 }
 
-/// One byte more than a secret may have, at most.
+/// Reads at most one byte more than a secret may have.
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read;
 
@@ -134,16 +135,14 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A text without the line breaks at its end, if it can be a secret.
-fn usable(text: Option<&str>, place: impl FnOnce() -> String) -> Result<String> {
+/// Checks a text, and removes the line breaks at its end.
+fn usable(text: Option<&str>, source: impl FnOnce() -> String) -> Result<String> {
     let text = text.map(|text| text.trim_end_matches(['\r', '\n']));
     match text {
         Some(text) if !text.is_empty() && text.len() <= MAX_SECRET_BYTES => Ok(text.to_owned()),
-        Some("") => Err(unavailable(format!("{} holds no secret: it is empty", place()))),
-        Some(_) => {
-            Err(unavailable(format!("{} holds more than the {MAX_SECRET_BYTES} bytes of a secret", place())))
-        }
-        None => Err(unavailable(format!("{} is not set, or is not UTF-8", place()))),
+        Some("") => Err(unavailable(format!("{} holds no secret: it is empty", source()))),
+        Some(_) => Err(unavailable(format!("{} has more than {MAX_SECRET_BYTES} bytes", source()))),
+        None => Err(unavailable(format!("{} is not set, or is not UTF-8", source()))),
     }
 }
 
@@ -152,17 +151,17 @@ fn unavailable(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Unavailable, message)
 }
 
-/// The error of an application's function, as a source.
+/// The error of the application's function, as a source.
 #[derive(Debug)]
-struct Given(Box<dyn StdError + Send + Sync>);
+struct CallbackError(Box<dyn StdError + Send + Sync>);
 
-impl fmt::Display for Given {
+impl fmt::Display for CallbackError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl StdError for Given {
+impl StdError for CallbackError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source()
     }
@@ -180,7 +179,7 @@ impl From<String> for Secret {
     }
 }
 
-/// Functions are equal if they are the same function.
+/// Functions are compared by identity.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
@@ -212,7 +211,7 @@ impl<'de> Deserialize<'de> for Secret {
         #[serde(
             untagged,
             deny_unknown_fields,
-            expecting = "a secret is a text, { \"file\": PATH } or { \"env\": NAME }"
+            expecting = "a secret is a string, { \"file\": PATH } or { \"env\": NAME }"
         )]
         enum Form {
             Text(String),
@@ -239,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn each_time_as_it_is_now() {
+    fn each_read_returns_the_current_secret() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("password");
         let secret = Secret::file(&path);
@@ -249,7 +248,7 @@ mod tests {
             std::fs::write(&path, written).unwrap();
             assert_eq!(revealed(&secret).unwrap(), read);
         }
-        assert_eq!(revealed(&Secret::from("line\n")).unwrap(), "line\n", "a text is taken as it is");
+        assert_eq!(revealed(&Secret::from("line\n")).unwrap(), "line\n", "a text is not trimmed");
         assert!(revealed(&Secret::env("PATH")).is_ok());
 
         let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
@@ -262,9 +261,9 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_read_is_said_without_it() {
+    fn errors_say_why_without_the_secret() {
         let folder = tempfile::tempdir().unwrap();
-        let holds = |bytes: &[u8]| {
+        let error_of = |bytes: &[u8]| {
             let path = folder.path().join("password");
             std::fs::write(&path, bytes).unwrap();
             revealed(&Secret::file(path)).unwrap_err()
@@ -274,22 +273,22 @@ mod tests {
         let failed =
             revealed(&Secret::call(|| async { Err::<String, _>(io::Error::other("no role")) })).unwrap_err();
         let missing = revealed(&Secret::file(folder.path().join("missing"))).unwrap_err();
-        for (error, said) in [
-            (holds(b"\n"), "holds no secret: it is empty"),
-            (holds(large.as_bytes()), "holds more than the 65536 bytes"),
-            (holds(b"ecret\xff"), "not UTF-8"),
+        for (error, message) in [
+            (error_of(b"\n"), "holds no secret: it is empty"),
+            (error_of(large.as_bytes()), "has more than 65536 bytes"),
+            (error_of(b"ecret\xff"), "not UTF-8"),
             (unset, "the environment variable GATEWAY_STORAGE_IS_NOT_SET is not set"),
-            (failed, "the function that is asked for a secret failed"),
+            (failed, "the function that supplies the secret failed"),
             (missing, "can't be read"),
         ] {
             assert_eq!(error.kind(), ErrorKind::Unavailable);
-            assert!(error.to_string().contains(said), "{error}");
+            assert!(error.to_string().contains(message), "{error}");
             assert!(!format!("{error:?}").contains("ecretecret"));
         }
     }
 
     #[test]
-    fn forms() {
+    fn json_forms() {
         let read = |text| serde_json::from_str::<Secret>(text);
         assert_eq!(read(r#""hunter2""#).unwrap(), Secret::from("hunter2"));
         assert_eq!(read(r#"{"env":"A"}"#).unwrap(), Secret::env("A"));

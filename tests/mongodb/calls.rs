@@ -1,4 +1,4 @@
-//! Calls that race, are cut off, and are counted by the server.
+//! Concurrent and dropped calls, and the commands that calls send.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use mongodb::bson::doc;
 use serde_json::json;
 
 use crate::{
-    Result, config, key, open, raw, rounds, runs,
+    Result, command_count, config, key, open, raw, rounds,
     servers::{
         self,
         mongodb::{ReplicaSet, Server},
@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn upserts_that_race_are_no_error_and_one_document() -> Result {
+async fn concurrent_upserts_succeed_and_make_one_document() -> Result {
     let url = servers::mongodb();
     let storage = open(&format!("{url}&maxPoolSize=64")).await.with_deadline(Duration::from_secs(60));
     for round in 0..rounds(30) {
@@ -67,7 +67,7 @@ async fn upserts_that_race_are_no_error_and_one_document() -> Result {
 }
 
 #[tokio::test]
-async fn one_command_an_operation_and_one_a_chunk() -> Result {
+async fn one_command_per_operation_and_per_chunk() -> Result {
     let server = ReplicaSet::start(1);
     let url = server.url("counted");
     let storage = open(&url).await;
@@ -80,22 +80,22 @@ async fn one_command_an_operation_and_one_a_chunk() -> Result {
     let steps: Vec<_> = ids.iter().map(|id| Increment::new(id, id, 1)).collect();
     let records: Vec<_> =
         ids.iter().map(|key| Record::Usage { key: key.clone(), field: key.clone(), count: 1 }).collect();
-    // The server looks a session up that is new to it.
+    // The server looks up each new session: let it do so before the counts.
     storage.set_credentials(&many).await?.complete()?;
     storage.delete_credentials(&ids).await?.complete()?;
-    // The server's own background work runs none of these on an idle set.
+    // The background work of an idle replica set runs none of these.
     let commands =
         ["find", "update", "delete", "findAndModify", "getMore", "insert", "commitTransaction", "ping"];
     macro_rules! counted {
         ($($call:expr => [$($command:literal $count:literal),*];)*) => {$(
             let mut before = Vec::new();
             for command in commands {
-                before.push(runs(&database, command).await);
+                before.push(command_count(&database, command).await);
             }
             $call;
             let mut ran = Vec::new();
             for (command, before) in commands.iter().zip(before) {
-                let count = runs(&database, command).await - before;
+                let count = command_count(&database, command).await - before;
                 if count > 0 && *command != "getMore" {
                     ran.push((*command, count));
                 }
@@ -127,7 +127,7 @@ async fn one_command_an_operation_and_one_a_chunk() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dropped_call_leaves_no_transaction_and_no_reply_behind() -> Result {
+async fn dropped_calls_leave_no_open_transaction_and_no_stray_reply() -> Result {
     let url = servers::mongodb();
     let storage = open(&url).await;
     for n in 0..8 {
@@ -139,8 +139,8 @@ async fn a_dropped_call_leaves_no_transaction_and_no_reply_behind() -> Result {
             tokio::spawn(async move {
                 let own = key(&format!("k{n}"));
                 for round in 0..rounds(60) {
-                    let patience = Duration::from_micros(fastrand::u64(..3000));
-                    let cut = async {
+                    let timeout = Duration::from_micros(fastrand::u64(..3000));
+                    let call = async {
                         match round % 4 {
                             0 => drop(storage.get_config(&own).await),
                             1 => drop(storage.increment_usage(&own, "n", 1).await),
@@ -156,9 +156,9 @@ async fn a_dropped_call_leaves_no_transaction_and_no_reply_behind() -> Result {
                             }
                         }
                     };
-                    drop(tokio::time::timeout(patience, cut).await);
+                    drop(tokio::time::timeout(timeout, call).await);
                     let found = storage.get_config(&own).await.unwrap();
-                    assert_eq!(found.value(), &json!(n), "another one's reply");
+                    assert_eq!(found.value(), &json!(n), "the reply to another call");
                 }
             })
         })
@@ -166,7 +166,7 @@ async fn a_dropped_call_leaves_no_transaction_and_no_reply_behind() -> Result {
     for task in tasks {
         task.await.unwrap();
     }
-    // Every record can be written: no transaction that was cut off holds it.
+    // Every record can be written: no dropped transaction still holds it.
     for n in 0..8 {
         storage.set_config(&key(&format!("k{n}")), json!("free")).await?;
     }
@@ -176,7 +176,7 @@ async fn a_dropped_call_leaves_no_transaction_and_no_reply_behind() -> Result {
 }
 
 #[tokio::test]
-async fn what_is_not_sent_in_time_is_not_applied() -> Result {
+async fn a_write_that_is_not_sent_before_its_deadline_is_not_applied() -> Result {
     let storage = open(&servers::mongodb()).await;
     let late = storage.with_deadline(Duration::ZERO);
     let error = late.set_config("a", json!(1)).await.unwrap_err();
@@ -186,7 +186,7 @@ async fn what_is_not_sent_in_time_is_not_applied() -> Result {
 }
 
 #[tokio::test]
-async fn an_export_is_what_was_there_when_it_was_first_asked() -> Result {
+async fn an_export_is_a_snapshot_of_its_first_poll() -> Result {
     let storage = open(&servers::mongodb()).await;
     let many: Vec<(Key, Credential)> =
         (0..1000).map(|n| (key(&format!("{n:04}")), json!({ "n": n }).try_into().unwrap())).collect();
@@ -206,11 +206,11 @@ async fn an_export_is_what_was_there_when_it_was_first_asked() -> Result {
 }
 
 #[tokio::test]
-async fn what_a_batch_did_before_it_was_refused_is_told() -> Result {
+async fn a_batch_reports_what_it_applied_before_it_was_refused() -> Result {
     let server = Server::start(&["--setParameter", "enableTestCommands=1"]);
     let url = server.url("partly");
     let storage = open(&url).await;
-    // A second document with the same count is refused as a duplicate, and sent again.
+    // The index refuses a second document with the same count as a duplicate, so it is sent again.
     let index = doc! { "createIndexes": "usage", "indexes": [{ "key": { "counts.n": 1 }, "name": "n", "unique": true }] };
     server.ask("partly", index);
     let refuse = doc! { "configureFailPoint": "failCommand", "mode": { "skip": 1 },
@@ -228,7 +228,7 @@ async fn what_a_batch_did_before_it_was_refused_is_told() -> Result {
 }
 
 #[tokio::test]
-async fn a_write_that_is_cut_off_disturbs_no_other() -> Result {
+async fn an_abandoned_write_does_not_block_other_writes() -> Result {
     let url = servers::mongodb();
     let (holder, storage) = (open(&url).await, open(&url).await);
     storage.set_config("held", json!(0)).await?;
@@ -236,7 +236,7 @@ async fn a_write_that_is_cut_off_disturbs_no_other() -> Result {
     tx.set_config(&key("held"), &config(json!(1))).await?;
     let hurried = storage.with_deadline(Duration::from_millis(300));
     for _ in 0..3 {
-        // One is given up by its deadline, one by its caller.
+        // The deadline ends the first write, its caller drops the second.
         let error = hurried.set_config("held", json!(2)).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
         drop(tokio::time::timeout(Duration::from_millis(50), storage.set_config("held", json!(3))).await);
@@ -254,7 +254,7 @@ async fn a_write_that_is_cut_off_disturbs_no_other() -> Result {
 }
 
 #[tokio::test]
-async fn what_was_written_is_listed_whatever_the_concerns() -> Result {
+async fn lists_show_the_latest_write_with_weak_concerns_too() -> Result {
     let storage = open(&format!("{}&w=1&journal=false&readConcernLevel=local", servers::mongodb())).await;
     for n in 0..50 {
         storage.set_config("n", json!(n)).await?;

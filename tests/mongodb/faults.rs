@@ -1,4 +1,4 @@
-//! Servers die, stop, and are elected.
+//! Servers that are killed, stopped and elected.
 
 use std::{
     collections::BTreeSet,
@@ -13,26 +13,27 @@ use gateway_storage::{ErrorKind, MongoDb, Outcome, Storage, Transaction};
 use serde_json::json;
 
 use crate::{
-    Result, config, key, open, recovers,
+    Result, config, key, open,
     servers::{
         load::Load,
         mongodb::{ReplicaSet, Server},
         proxy::Proxy,
     },
+    until_healthy,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_is_killed_loses_nothing_that_was_acknowledged() -> Result {
+async fn killing_the_primary_loses_no_acknowledged_write() -> Result {
     let mut set = ReplicaSet::start(3);
     let storage = open(&set.url("failover")).await;
     let counting = Load::start(&storage);
     let running = Arc::new(AtomicBool::new(true));
-    // Batches are not sent again by the driver, and documents are not counted: both, beside the counters.
-    let setting: Vec<_> = (0..4)
+    // Beside the counters: batches, which the driver does not send again, single writes, and transactions.
+    let writers: Vec<_> = (0..4)
         .map(|task| {
             let (storage, running) = (storage.clone(), running.clone());
             tokio::spawn(async move {
-                let (mut there, mut not_there, mut slowest, mut n) =
+                let (mut acknowledged, mut not_applied, mut slowest, mut n) =
                     (Vec::new(), Vec::new(), Duration::ZERO, 0);
                 while running.load(Ordering::SeqCst) {
                     n += 1;
@@ -56,17 +57,17 @@ async fn a_primary_that_is_killed_loses_nothing_that_was_acknowledged() -> Resul
                     };
                     slowest = slowest.max(begun.elapsed());
                     match result {
-                        Ok(()) => there.push(id),
+                        Ok(()) => acknowledged.push(id),
                         Err(error) => {
                             assert!(error.is_retryable(), "{error:?}");
                             if error.outcome() == Outcome::NotApplied {
-                                not_there.push(id);
+                                not_applied.push(id);
                             }
                             tokio::time::sleep(Duration::from_millis(5)).await;
                         }
                     }
                 }
-                (there, not_there, slowest)
+                (acknowledged, not_applied, slowest)
             })
         })
         .collect();
@@ -75,34 +76,35 @@ async fn a_primary_that_is_killed_loses_nothing_that_was_acknowledged() -> Resul
         tokio::time::sleep(Duration::from_secs(1)).await;
         let primary = set.primary();
         set.members[primary].kill();
-        // The storage's calls go on meanwhile, on the runtime's other threads.
+        // This blocks its thread; the calls go on, on the runtime's other one.
         set.primary();
         let elected = Instant::now();
-        returned = recovers(&storage).await;
+        returned = until_healthy(&storage).await;
         println!("recovered {:?} after the election", returned - elected);
         assert!(returned - elected < Duration::from_secs(5));
         set.members[primary].restart();
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     running.store(false, Ordering::SeqCst);
-    let (mut sure, mut undone) = (Vec::new(), Vec::new());
-    for task in setting {
-        let (there, not_there, slowest) = task.await.unwrap();
+    let (mut acknowledged, mut not_applied) = (Vec::new(), Vec::new());
+    for task in writers {
+        let (of_task, refused, slowest) = task.await.unwrap();
         assert!(slowest < Duration::from_secs(11), "past its deadline: {slowest:?}");
-        sure.extend(there);
-        undone.extend(not_there);
+        acknowledged.extend(of_task);
+        not_applied.extend(refused);
     }
     counting.check(&storage, returned).await?;
     let stored: BTreeSet<_> = storage.list_credentials().await?.into_iter().collect();
-    println!("{} documents acknowledged, {} not applied, {} there", sure.len(), undone.len(), stored.len());
-    assert!(sure.iter().all(|id| stored.contains(id)), "a write that was Ok is not there");
-    assert!(undone.iter().all(|id| !stored.contains(id)), "a write that was NotApplied is there");
-    assert!(sure.len() > 10);
+    let (ok, refused) = (acknowledged.len(), not_applied.len());
+    println!("{ok} documents acknowledged, {refused} not applied, {} stored", stored.len());
+    assert!(acknowledged.iter().all(|id| stored.contains(id)), "a write that was Ok is not stored");
+    assert!(not_applied.iter().all(|id| !stored.contains(id)), "a write that was NotApplied is stored");
+    assert!(ok > 10);
     storage.close().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
+async fn a_store_recovers_with_its_server_and_loses_no_count() -> Result {
     let mut server = Server::start(&[]);
     let storage = open(&server.url("counted")).await;
     let load = Load::start(&storage);
@@ -112,7 +114,7 @@ async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
         server.kill();
         tokio::time::sleep(Duration::from_millis(300)).await;
         server.restart();
-        returned = recovers(&storage).await;
+        returned = until_healthy(&storage).await;
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
     load.check(&storage, returned).await?;
@@ -120,7 +122,7 @@ async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
 }
 
 #[tokio::test]
-async fn a_stopped_server_makes_true_timeouts() -> Result {
+async fn timeouts_of_a_stopped_server_have_the_right_outcome() -> Result {
     let set = ReplicaSet::start(1);
     let storage = open(&set.url("stopped")).await;
     storage.set_config("a", json!(0)).await?;
@@ -147,20 +149,20 @@ async fn a_stopped_server_makes_true_timeouts() -> Result {
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, outcome), "{error:?}");
     }
     set.members[0].signal("-CONT");
-    recovers(&storage).await;
+    until_healthy(&storage).await;
     let total = storage.increment_usage("a", "n", 1).await?;
     assert!((1..=2).contains(&total), "{total}");
     storage.close().await
 }
 
 #[tokio::test]
-async fn without_a_server_calls_end_in_time_and_say_that_nothing_happened() -> Result {
+async fn calls_without_a_server_fail_soon_and_are_not_applied() -> Result {
     let mut server = Server::start(&[]);
     let url = format!("{}&serverSelectionTimeoutMS=500", server.url("gone"));
     let storage = open(&url).await;
     storage.set_config("a", json!(1)).await?;
     server.kill();
-    // The first calls may be the ones that notice.
+    // The first calls may be those that detect the loss.
     for _ in 0..3 {
         drop(storage.get_config("a").await.unwrap_err());
     }
@@ -171,13 +173,13 @@ async fn without_a_server_calls_end_in_time_and_say_that_nothing_happened() -> R
     let error = Storage::<MongoDb>::open(url.as_str()).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
     server.restart();
-    recovers(&storage).await;
+    until_healthy(&storage).await;
     assert_eq!(storage.increment_usage("a", "n", 1).await?, 1);
     storage.close().await
 }
 
 #[tokio::test]
-async fn closing_ends_in_time_whatever_the_server_does() -> Result {
+async fn closing_ends_at_its_deadline_if_the_server_is_stopped() -> Result {
     let server = Server::start(&[]);
     let storage = open(&server.url("stopped")).await.with_deadline(Duration::from_millis(500));
     storage.set_config("a", json!(0)).await?;
@@ -190,7 +192,7 @@ async fn closing_ends_in_time_whatever_the_server_does() -> Result {
 }
 
 #[tokio::test]
-async fn a_server_that_is_alone_deletes_right_after_a_resize() -> Result {
+async fn a_standalone_server_deletes_a_batch_right_after_a_resize() -> Result {
     let server = Server::start(&[]);
     let storage = open(&server.url("resized")).await;
     for size in 2..6 {
@@ -202,15 +204,15 @@ async fn a_server_that_is_alone_deletes_right_after_a_resize() -> Result {
 }
 
 #[tokio::test]
-async fn writes_that_hang_give_their_turns_back() -> Result {
+async fn hung_writes_release_their_permits() -> Result {
     let server = Server::start(&[]);
     let proxy = Proxy::start(server.addr()).await;
-    // With this heartbeat the driver takes half a minute to see that a server is silent.
+    // With this `connectTimeoutMS` the driver takes half a minute to detect a silent server.
     let url = format!(
-        "mongodb://{}/hung?maxPoolSize=2&deadline=300ms&connectTimeoutMS=20000&serverSelectionTimeoutMS=200",
+        "mongodb://{}/hung?maxPoolSize=2&connectTimeoutMS=20000&serverSelectionTimeoutMS=200",
         proxy.addr
     );
-    let storage = open(&url).await;
+    let storage = open(&url).await.with_deadline(Duration::from_millis(300));
     storage.set_config("a", json!(0)).await?;
     let hanging = || async {
         let error = storage.set_config("a", json!(1)).await.unwrap_err();
@@ -224,19 +226,19 @@ async fn writes_that_hang_give_their_turns_back() -> Result {
     assert_eq!(
         (error.kind(), error.outcome()),
         (ErrorKind::Timeout, Outcome::NotApplied),
-        "no turn: {error:?}"
+        "no permit: {error:?}"
     );
-    // On new connections everything passes.
+    // The proxy passes everything on new connections.
     while let Err(error) = storage.get_config("a").await {
-        assert!(begun.elapsed() < Duration::from_secs(15), "the turns are not given back: {error:?}");
+        assert!(begun.elapsed() < Duration::from_secs(15), "the permits are not released: {error:?}");
     }
-    assert!(begun.elapsed() > Duration::from_secs(4), "it was no turn that was missing");
+    assert!(begun.elapsed() > Duration::from_secs(4), "the call was not waiting for a permit");
     storage.close().await
 }
 
 #[tokio::test]
-async fn the_member_that_can_not_be_reached_is_named() {
-    // The driver's time to find a server may be over first, or ours to open the store.
+async fn errors_name_the_member_that_can_not_be_reached() {
+    // Either the driver's timeout for selecting a server ends first, or the deadline for opening the store.
     for limit in ["serverSelectionTimeoutMS=1000", "deadline=1s", "deadline=1s&tls=true"] {
         for member in ["127.0.0.1:1", "nowhere.invalid:27017"] {
             let url = format!("mongodb://{member}/x?{limit}");

@@ -1,4 +1,4 @@
-//! The documents as a shell sees them, and databases that are not ours.
+//! The documents as a shell shows them, and databases of other programs.
 
 use futures_util::StreamExt;
 use gateway_storage::{
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::{Result, documents, key, open, raw, servers};
 
 #[tokio::test]
-async fn documents_read_well_in_a_shell() -> Result {
+async fn documents_are_readable_in_a_shell() -> Result {
     let url = servers::mongodb();
     let storage = open(&url).await;
     let found = async |collection: &str, id: &str| -> Document {
@@ -29,7 +29,7 @@ async fn documents_read_well_in_a_shell() -> Result {
             "a.b": [Bson::Null], "access_token": "ya29.x", "expires_at": 1_767_225_600_000_i64, "share": 0.5, "tries": 3,
         } }
     );
-    // What BSON can't hold, in a value that is then replaced by one that it can.
+    // A value that BSON can't hold is replaced by one that it can.
     storage.set_config("limits", json!({ "$max": u64::MAX })).await?;
     let text = r#"{"$max":18446744073709551615}"#;
     assert_eq!(found("configs", "limits").await, doc! { "_id": "limits", "json": text });
@@ -43,13 +43,13 @@ async fn documents_read_well_in_a_shell() -> Result {
         found("usage", "alice").await,
         doc! { "_id": "alice", "counts": { "requests": 1_i64, "%24a%2Eb%25": -2_i64 } }
     );
-    let ours = documents(&url, "credentials").await;
-    assert_eq!(ours.count_documents(doc! { "value.access_token": "ya29.x" }).await.unwrap(), 1);
+    let credentials = documents(&url, "credentials").await;
+    assert_eq!(credentials.count_documents(doc! { "value.access_token": "ya29.x" }).await.unwrap(), 1);
     storage.close().await
 }
 
 #[tokio::test]
-async fn what_others_changed_is_corrupt_or_understood() -> Result {
+async fn changes_by_other_programs_are_read_or_corrupt() -> Result {
     let url = servers::mongodb();
     let storage = open(&url).await;
     let credentials = documents(&url, "credentials").await;
@@ -61,7 +61,7 @@ async fn what_others_changed_is_corrupt_or_understood() -> Result {
     credentials.insert_one(doc! { "_id": "dated", "value": { "at": DateTime::now() } }).await.unwrap();
     let error = storage.get_credential("dated").await.unwrap_err();
     assert_eq!((error.kind(), error.key()), (ErrorKind::Corrupt, Some(&key("dated"))));
-    // It stops an export, and no batch.
+    // It ends an export, but not a batch.
     let ids = [key("by hand"), key("dated")];
     let found = storage.get_credentials(&ids).await?;
     assert_eq!((found.credentials.len(), found.failures[0].error.kind()), (1, ErrorKind::Corrupt));
@@ -83,7 +83,7 @@ async fn what_others_changed_is_corrupt_or_understood() -> Result {
 }
 
 #[tokio::test]
-async fn a_record_of_more_than_16_mib_is_too_large_and_stays_as_it_was() -> Result {
+async fn a_record_over_16_mib_is_too_large_and_stays_unchanged() -> Result {
     let url = servers::mongodb();
     let storage = open(&url).await.with_deadline(std::time::Duration::from_secs(60));
     let field = |n: usize| key(&format!("{n:0255}"));
@@ -94,20 +94,20 @@ async fn a_record_of_more_than_16_mib_is_too_large_and_stays_as_it_was() -> Resu
     let report = storage.backend().import(&records).await?;
     let error = &report.failures[0].error;
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::TooLarge, false), "{error:?}");
-    let there = storage.get_usage("big").await?.len();
-    // Some parts of the import fitted.
-    assert!((60_000..65_000).contains(&there), "{there}");
+    let stored = storage.get_usage("big").await?.len();
+    // Some parts of the import fit.
+    assert!((60_000..65_000).contains(&stored), "{stored}");
     assert_eq!(storage.increment_usage("big", &field(0), 1).await?, 2);
     storage.close().await
 }
 
 #[tokio::test]
-async fn only_databases_of_ours_are_opened() -> Result {
-    let tried = async |url: &str| Storage::<MongoDb>::open(url).await.map(drop).unwrap_err();
-    // Made by whoever comes first, all at once.
+async fn only_stores_of_this_crate_are_opened() -> Result {
+    let refused = async |url: &str| Storage::<MongoDb>::open(url).await.map(drop).unwrap_err();
+    // Ten handles open it at the same time, and the first one creates it.
     let url = servers::mongodb();
-    let absent = format!("{url}&create=false");
-    assert_eq!(tried(&absent).await.kind(), ErrorKind::NotFound);
+    let existing = format!("{url}&create=false");
+    assert_eq!(refused(&existing).await.kind(), ErrorKind::NotFound);
     let opened =
         futures_util::future::join_all((0..10).map(|_| Storage::<MongoDb>::open(url.as_str()))).await;
     for storage in opened {
@@ -115,26 +115,26 @@ async fn only_databases_of_ours_are_opened() -> Result {
         storage.increment_usage("opened", "times", 1).await?;
         storage.close().await?;
     }
-    let storage = open(&absent).await;
+    let storage = open(&existing).await;
     assert_eq!(storage.get_usage("opened").await?.get("times"), Some(10));
     storage.close().await?;
 
     documents(&url, "meta").await.update_one(doc! {}, doc! { "$inc": { "version": 1 } }).await.unwrap();
-    assert_eq!(tried(&url).await.kind(), ErrorKind::Unsupported);
+    assert_eq!(refused(&url).await.kind(), ErrorKind::Unsupported);
     documents(&url, "meta").await.update_one(doc! {}, doc! { "$set": { "version": "x" } }).await.unwrap();
-    assert_eq!(tried(&url).await.kind(), ErrorKind::Corrupt);
+    assert_eq!(refused(&url).await.kind(), ErrorKind::Corrupt);
 
-    // What the Go module left.
-    let foreign = servers::mongodb();
-    let theirs = documents(&foreign, "credentials").await;
-    theirs.insert_one(doc! { "id": "a.json", "token": "x" }).await.unwrap();
-    assert_eq!(tried(&foreign).await.kind(), ErrorKind::Corrupt);
-    assert_eq!(raw(&foreign).await.list_collection_names().await.unwrap(), ["credentials"], "left as it was");
+    // Legacy data.
+    let legacy = servers::mongodb();
+    let credentials = documents(&legacy, "credentials").await;
+    credentials.insert_one(doc! { "id": "a.json", "token": "x" }).await.unwrap();
+    assert_eq!(refused(&legacy).await.kind(), ErrorKind::Corrupt);
+    assert_eq!(raw(&legacy).await.list_collection_names().await.unwrap(), ["credentials"], "it was changed");
     Ok(())
 }
 
 #[tokio::test]
-async fn stats_say_what_matters() -> Result {
+async fn stats_report_topology_counts_and_warnings() -> Result {
     let storage = open(&servers::mongodb()).await;
     storage.set_credential("a", json!({})).await?;
     storage.increment_usage("a", "n", 1).await?;
@@ -146,30 +146,30 @@ async fn stats_say_what_matters() -> Result {
     assert_eq!(stats.details["tls"], "not needed: on this machine");
     assert_eq!(stats.details["warnings"].as_array().unwrap().len(), 2, "{:?}", stats.details);
     storage.close().await?;
-    let alone = open(&servers::mongodb_alone()).await;
-    assert_eq!(alone.stats().await?.details["topology"], "standalone");
-    alone.close().await
+    let standalone = open(&servers::mongodb_alone()).await;
+    assert_eq!(standalone.stats().await?.details["topology"], "standalone");
+    standalone.close().await
 }
 
 #[tokio::test]
-async fn a_plan_that_was_left_halfway_is_finished_without_what_others_wrote_since() -> Result {
+async fn an_interrupted_plan_is_finished_and_keeps_later_changes() -> Result {
     let url = servers::mongodb_alone();
     let storage = open(&url).await;
     let plan = |text: &str| Plan::from_json(text).unwrap();
     for key in ["a", "b", "c"] {
         storage.set_config(key, json!(0)).await?;
     }
-    let halfway =
+    let interrupted =
         plan(r#"[{"set":"a","value":1},{"set":"b","value":1},{"delete":"c"},{"set":"d","value":1}]"#);
-    storage.apply_plan("halfway", &halfway, &ApplyOptions::default()).await?;
-    // As a process leaves it that dies before it writes any value.
+    storage.apply_plan("interrupted", &interrupted, &ApplyOptions::default()).await?;
+    // The state after a process that died before it wrote any value.
     let entry = documents(&url, "plan_audit").await.find_one(doc! {}).await.unwrap().unwrap();
     let pending = doc! { "$set": { "pending": { "back": false, "entry": entry } } };
-    documents(&url, "plans").await.update_one(doc! { "_id": "halfway" }, pending).await.unwrap();
+    documents(&url, "plans").await.update_one(doc! { "_id": "interrupted" }, pending).await.unwrap();
     storage.set_config("a", json!(0)).await?;
     storage.set_config("c", json!(0)).await?;
     storage.delete_config("d").await?;
-    // And somebody else comes.
+    // A later change, which the plan must keep.
     storage.set_config("b", json!("mine")).await?;
     let next = plan(r#"[{"set":"e","value":1}]"#);
     storage.apply_plan("next", &next, &ApplyOptions::default()).await?;
@@ -178,7 +178,7 @@ async fn a_plan_that_was_left_halfway_is_finished_without_what_others_wrote_sinc
         found.iter().map(|(key, value)| (key.as_str(), value.value())).collect();
     let (one, mine) = (json!(1), json!("mine"));
     assert_eq!(found, [("a", &one), ("b", &mine), ("d", &one), ("e", &one)]);
-    let left = documents(&url, "plans").await;
-    assert_eq!(left.count_documents(doc! { "pending": { "$exists": true } }).await.unwrap(), 0);
+    let plans = documents(&url, "plans").await;
+    assert_eq!(plans.count_documents(doc! { "pending": { "$exists": true } }).await.unwrap(), 0);
     storage.close().await
 }

@@ -1,4 +1,4 @@
-//! TLS and logins.
+//! Logins and TLS.
 
 use std::{
     fs,
@@ -14,16 +14,16 @@ use crate::{
     servers::{certificates, mongodb::Server, proxy::Proxy, until},
 };
 
-/// The store that a process with other trusted certificates is to open.
+/// The variable with the URL that a child process opens, which trusts other certificates.
 const TRUSTING: &str = "GATEWAY_STORAGE_TEST_TRUSTING";
 
-/// Part of every password and name that must not be told.
+/// Part of every password and name that must not appear in errors.
 const SECRET: &str = "s3cret-7f3a";
 
 #[tokio::test]
-async fn users_log_in_and_others_are_told_nothing() -> Result {
+async fn users_log_in_and_refused_logins_reveal_nothing() -> Result {
     let mut server = Server::start(&[]);
-    // The server is killed next: what is not in its journal by then is gone.
+    // The server is killed next, so the users must be in its journal.
     for (database, name, roles) in [
         ("admin", "alice", vec!["readWriteAnyDatabase"]),
         ("own", "bob", vec!["readWrite"]),
@@ -42,7 +42,7 @@ async fn users_log_in_and_others_are_told_nothing() -> Result {
         url(&format!("alice:{SECRET}"), "store?authSource=admin"),
         url(&format!("alice:{SECRET}"), "store?authSource=admin&authMechanism=SCRAM-SHA-256"),
         url(&format!("alice:{SECRET}"), "?authMechanism=SCRAM-SHA-1"),
-        // The database of the URL is the one that knows the user, unless another one is named.
+        // The URL's database is the one that knows the user, unless `authSource` names another.
         url(&format!("bob:{SECRET}"), "own"),
     ] {
         let storage = open(&url).await;
@@ -65,9 +65,9 @@ async fn users_log_in_and_others_are_told_nothing() -> Result {
     Ok(())
 }
 
-/// The driver takes a password once. Its source is asked again when a server refuses it.
+/// The driver takes a password once, so the store reads it again from its source when a server refuses it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_password_that_changes_is_used() -> Result {
+async fn a_changed_password_is_used() -> Result {
     let mut server = Server::start(&["--replSet", "rs0", "--oplogSize", "64"]);
     server.ask(
         "admin",
@@ -96,31 +96,31 @@ async fn a_password_that_changes_is_used() -> Result {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("password");
     fs::write(&file, "old\n").unwrap();
-    let given = Arc::new(Mutex::new("old"));
-    let source = given.clone();
-    let called = Secret::call(move || {
+    let current = Arc::new(Mutex::new("old"));
+    let source = current.clone();
+    let callback = Secret::call(move || {
         let password = *source.lock().unwrap();
         async move { Ok::<_, std::io::Error>(password.to_owned()) }
     });
     let proxy = Proxy::start(server.addr()).await;
-    let config = |secret: Option<Secret>| {
+    let options = |secret: Secret| {
         let rest = "store?authSource=admin&directConnection=true";
-        let mut config =
-            MongoDbOptions::try_from(format!("mongodb://app@{}/{rest}", proxy.addr).as_str()).unwrap();
-        config.password = secret;
-        config
+        let url = format!("mongodb://app@{}/{rest}", proxy.addr);
+        let mut options = MongoDbOptions::try_from(url.as_str()).unwrap();
+        options.password = Some(secret);
+        options
     };
-    let of_file = Storage::<MongoDb>::open(config(Some(Secret::file(&file)))).await?;
-    let of_call = Storage::<MongoDb>::open(config(Some(called))).await?;
-    let of_text = Storage::<MongoDb>::open(config(Some("old".into()))).await?;
+    let of_file = Storage::<MongoDb>::open(options(Secret::file(&file))).await?;
+    let of_call = Storage::<MongoDb>::open(options(callback)).await?;
+    let of_text = Storage::<MongoDb>::open(options("old".into())).await?;
     let change_to = async |new: &'static str| {
         change(new).await;
         fs::write(&file, new).unwrap();
-        *given.lock().unwrap() = new;
+        *current.lock().unwrap() = new;
     };
     let cut = || while proxy.cut_one() > 0 {};
 
-    // A read is asked again, whatever the driver knows of its connections.
+    // A read is sent again, even if the driver has not noticed that its connections are cut.
     of_file.set_config("a", json!(1)).await?;
     change_to("new").await;
     cut();
@@ -128,7 +128,7 @@ async fn a_password_that_changes_is_used() -> Result {
     assert_eq!(*of_call.get_config("a").await?, json!(1));
     let error = of_text.list_configs().await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Denied, Outcome::NotApplied), "{error:?}");
-    // So is a write that was not sent: the pool is new, and has a connection to make.
+    // A write is sent again if it was not sent: the new pool has to connect first.
     change_to("newer").await;
     of_file.resize_pool(3).await?;
     of_file.set_config("a", json!(2)).await?;
@@ -137,20 +137,20 @@ async fn a_password_that_changes_is_used() -> Result {
     assert_eq!(*first.get_config(&key_of("a")).await?, json!(2));
     first.rollback().await?;
     cut();
-    crate::recovers(&of_file).await;
+    crate::until_healthy(&of_file).await;
     of_file.set_config("a", json!(3)).await?;
     let mut second = of_file.begin().await?;
     assert_eq!(*second.get_config(&key_of("a")).await?, json!(3));
     second.commit().await?;
-    // Calls at once, which need more connections than there are.
-    crate::recovers(&of_call).await;
+    // Concurrent calls need more connections than are open.
+    crate::until_healthy(&of_call).await;
     change_to("last").await;
     let all = (0..6).map(|n| {
         let storage = of_call.clone();
         tokio::spawn(async move { storage.set_config(format!("c{n}"), json!(n)).await })
     });
-    for one in all.collect::<Vec<_>>() {
-        one.await.unwrap()?;
+    for write in all.collect::<Vec<_>>() {
+        write.await.unwrap()?;
     }
     // The source fails.
     fs::remove_file(&file).unwrap();
@@ -172,10 +172,9 @@ async fn tls_is_verified_unless_asked_otherwise() -> Result {
     let folder = tempfile::tempdir().unwrap();
     certificates::make(folder.path());
     let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    for who in ["server", "client"] {
-        let both =
-            [fs::read(file(&format!("{who}.crt"))).unwrap(), fs::read(file(&format!("{who}.key"))).unwrap()];
-        fs::write(file(&format!("{who}.pem")), both.concat()).unwrap();
+    for name in ["server", "client"] {
+        let [certificate, key] = ["crt", "key"].map(|ext| fs::read(file(&format!("{name}.{ext}"))).unwrap());
+        fs::write(file(&format!("{name}.pem")), [certificate, key].concat()).unwrap();
     }
     let server = Server::start(&[
         "--tlsMode",
@@ -189,10 +188,10 @@ async fn tls_is_verified_unless_asked_otherwise() -> Result {
     let url = |host: &str, options: &str| {
         format!("mongodb://{host}:{}/store?serverSelectionTimeoutMS=2000&{options}", server.port)
     };
-    let (ca, other, badge) = (file("ca.crt"), file("other.crt"), file("client.pem"));
+    let (ca, other, client) = (file("ca.crt"), file("other.crt"), file("client.pem"));
     for (url, tls) in [
         (url("localhost", &format!("tls=true&tlsCAFile={ca}")), "verified"),
-        (url("localhost", &format!("ssl=true&tlsCAFile={ca}&tlsCertificateKeyFile={badge}")), "verified"),
+        (url("localhost", &format!("ssl=true&tlsCAFile={ca}&tlsCertificateKeyFile={client}")), "verified"),
         (url("127.0.0.1", "tls=true&tlsAllowInvalidCertificates=true"), "not verified"),
     ] {
         let storage = open(&url).await;
@@ -200,7 +199,7 @@ async fn tls_is_verified_unless_asked_otherwise() -> Result {
         assert_eq!(storage.stats().await?.details["tls"], tls);
         storage.close().await?;
     }
-    // As this machine trusts it: this same test, in a process with another environment.
+    // The machine's trusted certificates: this test runs again, in a process with another environment.
     let child = |certificates: &str| {
         std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "login::tls_is_verified_unless_asked_otherwise"])
@@ -211,25 +210,24 @@ async fn tls_is_verified_unless_asked_otherwise() -> Result {
     };
     assert!(child(&ca).status.success(), "{:?}", child(&ca));
     assert!(!child(&other).status.success());
-    for (certificate, said) in [("elsewhere", "is not for this host"), ("self", "basicConstraints=CA:FALSE")]
-    {
-        let both =
-            [fs::read(file(&format!("{certificate}.crt"))).unwrap(), fs::read(file("server.key")).unwrap()];
-        fs::write(file("shown.pem"), both.concat()).unwrap();
+    for (name, message) in [("elsewhere", "is not for this host"), ("self", "basicConstraints=CA:FALSE")] {
+        let [certificate, key] =
+            [format!("{name}.crt"), "server.key".into()].map(|of| fs::read(file(&of)).unwrap());
+        fs::write(file("shown.pem"), [certificate, key].concat()).unwrap();
         let server =
             Server::start(&["--tlsMode", "requireTLS", "--tlsCertificateKeyFile", &file("shown.pem")]);
-        let trusted = if certificate == "self" { file("self.crt") } else { ca.clone() };
+        let trusted = if name == "self" { file("self.crt") } else { ca.clone() };
         let url = format!(
             "mongodb://localhost:{}/store?serverSelectionTimeoutMS=2000&tls=true&tlsCAFile={trusted}",
             server.port
         );
         let error = Storage::<MongoDb>::open(url.as_str()).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Denied, Outcome::NotApplied), "{error:?}");
-        assert!(error.to_string().contains(said), "{error:?}");
+        assert!(error.to_string().contains(message), "{error:?}");
         assert!(error.to_string().contains(&format!("server at localhost:{}", server.port)), "{error:?}");
     }
-    let stranger = url("localhost", &format!("tls=true&tlsCAFile={other}"));
-    let error = Storage::<MongoDb>::open(stranger.as_str()).await.unwrap_err();
+    let untrusted = url("localhost", &format!("tls=true&tlsCAFile={other}"));
+    let error = Storage::<MongoDb>::open(untrusted.as_str()).await.unwrap_err();
     assert!(error.to_string().contains("`tlsCAFile`"), "{error:?}");
     for (url, kind) in [
         (url("localhost", ""), ErrorKind::Unavailable),
@@ -244,9 +242,9 @@ async fn tls_is_verified_unless_asked_otherwise() -> Result {
     Ok(())
 }
 
-/// What the statistics warn of is so.
+/// The warnings are true: the server's log does hold what was written.
 #[tokio::test]
-async fn servers_that_log_what_is_written_are_warned_of() -> Result {
+async fn stats_warn_of_servers_that_log_written_values() -> Result {
     let server = Server::start(&[]);
     let storage = open(&server.url("store")).await;
     let warns = async || storage.stats().await.map(|stats| stats.details["warnings"].to_string());
@@ -255,7 +253,7 @@ async fn servers_that_log_what_is_written_are_warned_of() -> Result {
     assert!(!warns().await?.contains("slowms"));
     server.ask("store", doc! { "profile": 1, "slowms": 0 });
     storage.set_config("a", json!(SECRET)).await?;
-    until("the log has it", || server.log().contains(SECRET));
+    until("the log holds the value", || server.log().contains(SECRET));
     let warned = warns().await?;
     assert!(warned.contains("`slowms`") && warned.contains("`system.profile`"), "{warned}");
     Ok(())

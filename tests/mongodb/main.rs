@@ -1,4 +1,4 @@
-//! What only MongoDB has: its documents, its elections, its transactions.
+//! What is particular to MongoDB: documents, elections, transactions.
 #![cfg(feature = "mongodb")]
 
 mod calls;
@@ -35,14 +35,14 @@ async fn open(url: &str) -> Storage<MongoDb> {
     Storage::open(url).await.expect("a MongoDB store opens")
 }
 
-/// A size that a long run may raise: `GATEWAY_STORAGE_TEST_ROUNDS=1000`.
+/// A number of rounds, which `GATEWAY_STORAGE_TEST_ROUNDS=1000` raises for a long run.
 fn rounds(usual: usize) -> usize {
     std::env::var("GATEWAY_STORAGE_TEST_ROUNDS").map_or(usual, |rounds| rounds.parse().expect("a number"))
 }
 
-/// The plain driver: what another program would use.
+/// The plain driver, as another program would use it.
 async fn raw(url: &str) -> Database {
-    // It does not know our options.
+    // The driver does not know this crate's options.
     let client = Client::with_uri_str(url.replace("deadline=10s", "appName=raw"))
         .await
         .expect("the plain driver connects");
@@ -53,14 +53,14 @@ async fn documents(url: &str, collection: &str) -> Collection<Document> {
     raw(url).await.collection(collection)
 }
 
-/// How often the server ran a command.
-async fn runs(database: &Database, command: &str) -> i64 {
+/// How many times the server has run a command.
+async fn command_count(database: &Database, command: &str) -> i64 {
     let status = database.client().database("admin").run_command(doc! { "serverStatus": 1 }).await.unwrap();
     let commands = status.get_document("metrics").unwrap().get_document("commands").unwrap();
     commands.get_document(command).map_or(0, |counts| counts.get_i64("total").unwrap())
 }
 
-async fn recovers(storage: &Storage<MongoDb>) -> Instant {
+async fn until_healthy(storage: &Storage<MongoDb>) -> Instant {
     let begun = Instant::now();
     while storage.health().await.is_err() {
         assert!(begun.elapsed() < Duration::from_secs(30), "no recovery");

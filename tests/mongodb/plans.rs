@@ -1,4 +1,4 @@
-//! Plans, beside many others.
+//! Plans in a store with the records of many others.
 
 use gateway_storage::{
     MongoDb, Storage,
@@ -12,8 +12,8 @@ use crate::{
     servers::{self, mongodb::Server},
 };
 
-/// How many records of plans the server reads for one more plan.
-async fn read_for_one_plan(storage: &Storage<MongoDb>, url: &str) -> i64 {
+/// How many records of plans the server reads while one plan is applied.
+async fn records_read_by_one_plan(storage: &Storage<MongoDb>, url: &str) -> i64 {
     let database = raw(url).await;
     let profile = |level: i32| database.run_command(doc! { "profile": level });
     profile(2).await.unwrap();
@@ -35,8 +35,8 @@ async fn read_for_one_plan(storage: &Storage<MongoDb>, url: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn one_more_plan_reads_no_other() -> Result {
-    for (url, old) in
+async fn a_plan_reads_no_records_of_other_plans() -> Result {
+    for (url, is_old) in
         [(servers::mongodb(), false), (servers::mongodb_alone(), false), (servers::mongodb_alone(), true)]
     {
         let mut storage = open(&url).await;
@@ -50,15 +50,15 @@ async fn one_more_plan_reads_no_other() -> Result {
             copy
         });
         plans.insert_many(copies).await.unwrap();
-        if old {
-            // A store of an earlier version has no indexes, until it is opened.
+        if is_old {
+            // A store of an earlier version gets its indexes when it is opened.
             plans.drop_indexes().await.unwrap();
             storage.close().await?;
             storage = open(&url).await;
         }
-        let read = read_for_one_plan(&storage, &url).await;
+        let read = records_read_by_one_plan(&storage, &url).await;
         assert!(read < 10, "{read} records were read");
-        // Those that are over go, all of them.
+        // A plan deletes all expired records.
         let past = doc! { "$set": { "expires": DateTime::from_millis(0) } };
         plans.update_many(doc! { "_id": { "$ne": "first" } }, past).await.unwrap();
         storage.apply_plan("one more", &plan, &ApplyOptions::default()).await?;
@@ -69,7 +69,7 @@ async fn one_more_plan_reads_no_other() -> Result {
 }
 
 #[tokio::test]
-async fn a_user_who_may_not_make_indexes_has_plans_all_the_same() -> Result {
+async fn plans_work_without_the_right_to_create_indexes() -> Result {
     let mut server = Server::start(&[]);
     let actions = ["find", "insert", "update", "remove", "listCollections", "createCollection"];
     let own = doc! { "resource": { "db": "own", "collection": "" }, "actions": actions.as_slice() };

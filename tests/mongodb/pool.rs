@@ -1,4 +1,4 @@
-//! The pool: resized, and fair.
+//! The pool is fair, and can be resized.
 
 use std::{
     sync::{
@@ -43,10 +43,10 @@ async fn no_call_fails_while_the_pool_is_resized() -> Result {
         counts.push(call.await.unwrap());
     }
     let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
-    assert!(most - least <= 2 + most / 2, "some are served last: {least} to {most}");
+    assert!(most - least <= 2 + most / 2, "the queue is unfair: {least} to {most} calls per task");
     let begun = Instant::now();
     while storage.pool_stats().await?.idle == 0 {
-        assert!(begun.elapsed() < Duration::from_secs(5), "nothing is idle");
+        assert!(begun.elapsed() < Duration::from_secs(5), "no connection is idle");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let error = storage.resize_pool(0).await.unwrap_err();

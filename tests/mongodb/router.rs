@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn what_a_shard_may_have_applied_is_unknown() -> Result {
+async fn items_that_a_shard_may_have_applied_are_unknown() -> Result {
     let set = servers::mongodb_set();
     let router = Router::before(set.members[0].addr()).await;
     let database = servers::database();
@@ -22,7 +22,7 @@ async fn what_a_shard_may_have_applied_is_unknown() -> Result {
         router.lose_updates(code);
         let result = storage.increment_many(&steps).await;
         router.lose_updates(0);
-        // A batch that failed alike, in a way that may pass, is one error.
+        // A batch whose items all failed with the same retryable error is one error.
         let errors = match result {
             Err(error) => vec![error],
             Ok(report) => {
@@ -37,7 +37,7 @@ async fn what_a_shard_may_have_applied_is_unknown() -> Result {
                 "{error:?}"
             );
         }
-        // The shard did apply them.
+        // The shard has applied all of them.
         let stored = storage.list_usage().await?;
         assert_eq!(stored.len(), steps.len());
         let counted = round as i64 + 1;
@@ -47,7 +47,7 @@ async fn what_a_shard_may_have_applied_is_unknown() -> Result {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_an_item_is_not_applied() -> Result {
+async fn items_that_are_refused_themselves_are_not_applied() -> Result {
     let set = servers::mongodb_set();
     let router = Router::before(set.members[0].addr()).await;
     let url = format!("mongodb://{}/{}", router.addr, servers::database());

@@ -1,4 +1,4 @@
-//! Transactions that mean it.
+//! Transactions.
 
 use std::{
     sync::atomic::Ordering,
@@ -32,7 +32,7 @@ async fn readers_see_all_of_a_round_or_nothing() -> Result {
 }
 
 #[tokio::test]
-async fn a_standalone_server_says_at_once_that_it_has_none() -> Result {
+async fn a_standalone_server_has_no_transactions() -> Result {
     let storage = open(&servers::mongodb_alone()).await;
     let error = storage.begin().await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unsupported, Outcome::NotApplied));
@@ -40,7 +40,8 @@ async fn a_standalone_server_says_at_once_that_it_has_none() -> Result {
     storage.close().await
 }
 
-/// A transaction that has set a value. One before it, which is rolled back in the background, may hold the value for a while.
+/// Begins a transaction that sets a value. A rollback in the background may still hold the value, so
+/// conflicts are retried.
 async fn writer_of(storage: &Storage<MongoDb>, key: &Key, value: &ConfigValue) -> Result<MongoDbTransaction> {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
@@ -55,13 +56,13 @@ async fn writer_of(storage: &Storage<MongoDb>, key: &Key, value: &ConfigValue) -
 }
 
 #[tokio::test]
-async fn what_the_server_rolled_back_is_never_ok() -> Result {
+async fn a_rolled_back_transaction_never_commits() -> Result {
     let url = servers::mongodb();
     let storage = open(&url).await;
     let (a, one) = (key("a"), config(json!(1)));
     storage.set_config(&a, json!(0)).await?;
 
-    // A conflict at the write: the transaction is over, whatever comes after.
+    // A conflict at the write ends the transaction.
     let mut tx = storage.begin().await?;
     tx.get_config(&a).await?;
     storage.set_config(&a, json!(5)).await?;
@@ -80,23 +81,23 @@ async fn what_the_server_rolled_back_is_never_ok() -> Result {
     let error = tx.commit().await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Conflict, Outcome::NotApplied), "{error:?}");
 
-    // A call of it was cut off.
+    // A dropped call ends it.
     let mut tx = storage.begin().await?;
     drop(futures_util::FutureExt::now_or_never(tx.set_config(&a, &one)));
     let error = tx.commit().await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
 
-    // Its last handle is dropped: it is soon in nobody's way.
+    // Dropping it rolls it back, so another one can soon write.
     let tx = writer_of(&storage, &a, &one).await?;
     drop(tx);
     writer_of(&storage, &a, &config(json!(6))).await?.commit().await?;
 
-    assert_eq!(storage.get_config(&a).await?.value(), &json!(6), "nothing else of all this was applied");
+    assert_eq!(storage.get_config(&a).await?.value(), &json!(6), "only the last transaction was applied");
     storage.close().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_waits_for_a_transaction_that_is_in_its_way() -> Result {
+async fn a_write_waits_for_a_transaction_on_its_document() -> Result {
     let storage = open(&servers::mongodb()).await;
     let a = key("a");
     storage.set_config(&a, json!(0)).await?;
@@ -104,7 +105,7 @@ async fn a_write_waits_for_a_transaction_that_is_in_its_way() -> Result {
     tx.set_config(&a, &config(json!(1))).await?;
     let hurried = storage.with_deadline(Duration::from_millis(200));
     let error = hurried.set_config(&a, json!(2)).await.unwrap_err();
-    // It was sent, so nobody can tell: it may still be applied when the transaction ends.
+    // It was sent, and may still be applied when the transaction ends.
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
     let write = tokio::spawn({
         let storage = storage.clone();
@@ -119,8 +120,8 @@ async fn a_write_waits_for_a_transaction_that_is_in_its_way() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn transfers_whose_commit_replies_are_lost_are_told_truly() -> Result {
-    // A member tells its clients the proxy's address, so it must be there before there is a set.
+async fn transfers_with_lost_commit_replies_have_the_right_outcome() -> Result {
+    // Members report the proxy's address to clients, so the proxy must exist before the replica set.
     let made = tokio::task::spawn_blocking(|| {
         let started = std::sync::OnceLock::new();
         let set = ReplicaSet::known_as(1, |server| {
@@ -133,27 +134,27 @@ async fn transfers_whose_commit_replies_are_lost_are_told_truly() -> Result {
     let direct = open(&format!("mongodb://{}/bank?directConnection=true", set.members[0].addr())).await;
     let through = open(&format!("mongodb://127.0.0.1:{}/bank?replicaSet=rs0", proxy.port)).await;
     let transfers = rounds(40) * 10;
-    let told = transactions::bank(&direct, &through, transfers).await?;
+    let outcomes = transactions::bank(&direct, &through, transfers).await?;
     let lost = (proxy.lost.replies.load(Ordering::Relaxed), proxy.lost.requests.load(Ordering::Relaxed));
     println!(
         "{} done, {} not done, {} unknown; {} replies and {} commits were lost",
-        told.done.len(),
-        told.undone.len(),
-        told.unknown.len(),
+        outcomes.done.len(),
+        outcomes.undone.len(),
+        outcomes.unknown.len(),
         lost.0,
         lost.1
     );
-    assert!(lost.0 > 5 && lost.1 > 0 && told.done.len() > transfers / 2);
-    assert_eq!(told.unknown, [] as [usize; 0], "the server knew, and was not asked");
+    assert!(lost.0 > 5 && lost.1 > 0 && outcomes.done.len() > transfers / 2);
+    assert_eq!(outcomes.unknown, [] as [usize; 0], "sending the commit again would have settled these");
     through.close().await?;
     direct.close().await
 }
 
 #[tokio::test]
-async fn a_commit_that_too_few_have_is_unknown() -> Result {
+async fn a_commit_with_too_few_acknowledgements_is_unknown() -> Result {
     let url = servers::mongodb();
     let storage = open(&url).await;
-    // More members than there are.
+    // It demands more members than the replica set has.
     let demanding = open(&format!("{url}&w=3&create=false")).await;
     let mut tx = demanding.begin().await?;
     tx.set_config(&key("a"), &config(json!(1))).await?;
@@ -164,13 +165,13 @@ async fn a_commit_that_too_few_have_is_unknown() -> Result {
     let error =
         demanding.increment_many(&[Increment::new(&key("a"), &key("n"), 1)]).await?.complete().unwrap_err();
     assert_eq!((error.outcome(), error.code()), (Outcome::Unknown, Some("100")), "{error:?}");
-    assert_eq!(storage.list_configs().await?.len(), 2, "they were done");
+    assert_eq!(storage.list_configs().await?.len(), 2, "the writes were applied");
     demanding.close().await?;
     storage.close().await
 }
 
 #[tokio::test]
-async fn a_transaction_that_is_held_while_its_store_closes_holds_nothing() -> Result {
+async fn closing_the_store_rolls_back_open_transactions() -> Result {
     let url = servers::mongodb();
     let (storage, other) = (open(&url).await, open(&url).await);
     let a = key("a");

@@ -512,7 +512,7 @@ mod tests {
         let refused = remote_thread.login(HTTPS, None, kind).map(drop).unwrap_err();
         let error = remote_thread.remote_error(refused);
         assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert_eq!(error.to_string(), "the function that is asked for a secret failed");
+        assert_eq!(error.to_string(), "the function that supplies the secret failed");
         // Reported once.
         let other = git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Http, "");
         let error = remote_thread.remote_error(other);

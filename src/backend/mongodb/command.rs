@@ -1,26 +1,108 @@
-//! Many upserts in one `update` command, whose reply names those that failed.
+//! Commands on one document, and batches of upserts in `update` commands.
 
 use std::collections::BTreeMap;
 
 use mongodb::{
     Collection,
-    bson::{Document, RawArrayBuf, RawDocumentBuf, raw::cstr},
-    options::{Acknowledgment, WriteConcern},
+    bson::{Document, RawArrayBuf, RawDocumentBuf, doc, raw::cstr},
+    error::Result as DriverResult,
+    options::{Acknowledgment, ReturnDocument, WriteConcern},
 };
 
 use super::{
     document::ID,
     error,
-    pool::{Lane, Lease},
-    server::{Call, UPSERT_ATTEMPTS},
+    pool::{Permit, Pool},
+    server::Call,
 };
 use crate::{
     Error, Key, Result,
     backend::remote::{Effect, batch},
+    error::Kind,
 };
 
-/// Which collection of a lane.
-pub(super) type Of = fn(&Lane) -> &Collection<RawDocumentBuf>;
+/// How many times an upsert is sent when a concurrent one creates the same document first.
+const UPSERT_ATTEMPTS: u32 = 10;
+
+/// Selects one of a pool's collections.
+pub(super) type CollectionOf = fn(&Pool) -> &Collection<RawDocumentBuf>;
+
+/// Reads one document.
+pub(super) async fn find_one(
+    call: &Call<'_>,
+    collection: CollectionOf,
+    kind: Kind,
+    key: &Key,
+) -> Result<RawDocumentBuf> {
+    let find =
+        |permit: Permit| async move { collection(&permit).find_one(doc! { "_id": key.as_str() }).await };
+    call.read(find).await?.ok_or_else(|| Error::not_found(kind, key))
+}
+
+/// A change of one document, by `findAndModify`: the driver's other writes can't send `maxTimeMS`.
+pub(super) enum FindOneAnd {
+    /// Creates or replaces the document.
+    Replace(RawDocumentBuf),
+    /// Adds to the counter at a path, and returns it. Creates the document if needed.
+    Increment(String, i64),
+    Delete,
+}
+
+/// Changes one document. None: a document was created by `Replace`, or there was none to delete.
+pub(super) async fn find_one_and(
+    call: &Call<'_>,
+    collection: CollectionOf,
+    key: &Key,
+    change: impl Fn() -> FindOneAnd,
+) -> Result<Option<RawDocumentBuf>> {
+    let request = |permit: Permit| {
+        let (query, change, max_time) = (doc! { "_id": key.as_str() }, change(), call.server_time());
+        async move {
+            let collection = collection(&permit);
+            let send = || async {
+                let (query, id) = (query.clone(), doc! { "_id": 1 });
+                match &change {
+                    FindOneAnd::Replace(body) => {
+                        let replace = collection.find_one_and_replace(query, body).upsert(true);
+                        replace.projection(id).max_time(max_time).await
+                    }
+                    FindOneAnd::Increment(path, delta) => {
+                        let increment = doc! { "$inc": { path: *delta } };
+                        let increment = collection.find_one_and_update(query, increment).upsert(true);
+                        let increment = increment.return_document(ReturnDocument::After);
+                        increment.projection(doc! { path: 1 }).max_time(max_time).await
+                    }
+                    FindOneAnd::Delete => {
+                        collection.find_one_and_delete(query).projection(id).max_time(max_time).await
+                    }
+                }
+            };
+            retry_upsert(send).await
+        }
+    };
+    call.write(call.permit().await?, request).await
+}
+
+/// Deletes one document.
+pub(super) async fn delete(call: &Call<'_>, collection: CollectionOf, kind: Kind, key: &Key) -> Result<()> {
+    match find_one_and(call, collection, key, || FindOneAnd::Delete).await? {
+        Some(_) => Ok(()),
+        None => Err(Error::not_found(kind, key)),
+    }
+}
+
+/// Sends an upsert, and sends it again while a concurrent one creates the same document first.
+pub(super) async fn retry_upsert<T, R: IntoFuture<Output = DriverResult<T>>>(
+    request: impl Fn() -> R,
+) -> DriverResult<T> {
+    for _ in 1..UPSERT_ATTEMPTS {
+        match request().await {
+            Err(error) if error::is_duplicate_key(&error) => {}
+            result => return result,
+        }
+    }
+    request().await
+}
 
 /// `{ _id: key }`
 fn id_of(key: &Key) -> RawDocumentBuf {
@@ -29,7 +111,7 @@ fn id_of(key: &Key) -> RawDocumentBuf {
     query
 }
 
-/// An upsert of one document of an `update` command.
+/// One upsert, as a statement of an `update` command.
 pub(super) fn upsert(key: &Key, change: RawDocumentBuf) -> RawDocumentBuf {
     let mut statement = RawDocumentBuf::new();
     statement.append(cstr!("q"), id_of(key));
@@ -41,50 +123,49 @@ pub(super) fn upsert(key: &Key, change: RawDocumentBuf) -> RawDocumentBuf {
 /// `{ _id: { $in: keys } }`
 pub(super) fn any_of<'k>(keys: impl Iterator<Item = &'k Key>) -> Document {
     let keys: Vec<&str> = keys.map(Key::as_str).collect();
-    mongodb::bson::doc! { "_id": { "$in": keys } }
+    doc! { "_id": { "$in": keys } }
 }
 
-/// Carries statements out, chunk by chunk, so many at once, and says which failed, by the names that they have here.
+/// Runs keyed statements chunk by chunk, and returns the errors of those that failed.
 pub(super) async fn upsert_all<K: Copy + Ord + Send + Sync>(
     call: &Call<'_>,
-    of: Of,
+    collection: CollectionOf,
     statements: &[(K, RawDocumentBuf)],
-    at_once: usize,
+    concurrency: usize,
 ) -> BTreeMap<K, Error> {
     let bytes = |(_, statement): &(K, RawDocumentBuf)| statement.as_bytes().len();
-    let chunks = batch::run(statements, bytes, at_once, |chunk| call.upsert_chunk(of, chunk));
+    let chunks = batch::run(statements, bytes, concurrency, |chunk| call.upsert_chunk(collection, chunk));
     chunks.await.into_iter().flat_map(|(_, failed)| failed).collect()
 }
 
-/// The places of the statements that failed, each with its code; and the failure of what the others should have got.
-type Answer = (Vec<(usize, i32)>, Option<Error>);
+/// The index and code of each refused statement, and the error that all others share, if any.
+type Refusals = (Vec<(usize, i32)>, Option<Error>);
 
 impl Call<'_> {
-    /// One command. Statements that an upsert of somebody else came before are sent again.
+    /// Sends one command. Statements whose document a concurrent upsert created first are sent again.
     async fn upsert_chunk<K: Copy + Ord + Send + Sync>(
         &self,
-        of: Of,
+        collection: CollectionOf,
         chunk: &[(K, RawDocumentBuf)],
     ) -> BTreeMap<K, Error> {
         let mut failed = BTreeMap::new();
         let mut left: Vec<usize> = (0..chunk.len()).collect();
         for attempt in 1..=UPSERT_ATTEMPTS {
             let sent = std::mem::take(&mut left);
-            let (refused, others) = match self.update(of, sent.iter().map(|at| &chunk[*at].1)).await {
-                Ok(answer) => answer,
-                // What an earlier attempt did stays done.
-                Err(error) => (Vec::new(), Some(error)),
-            };
-            if let Some(error) = others {
-                failed.extend(sent.iter().map(|at| (chunk[*at].0, error.clone())));
+            let statements = sent.iter().map(|index| &chunk[*index].1);
+            // If this attempt fails, the statements of earlier ones stay applied.
+            let (refused, shared) =
+                self.update(collection, statements).await.unwrap_or_else(|error| (Vec::new(), Some(error)));
+            if let Some(error) = shared {
+                failed.extend(sent.iter().map(|index| (chunk[*index].0, error.clone())));
             }
-            for (at, code) in refused {
-                let name = chunk[sent[at]].0;
-                failed.remove(&name);
+            for (index, code) in refused {
+                let key = chunk[sent[index]].0;
+                failed.remove(&key);
                 if code == error::DUPLICATE_KEY && attempt < UPSERT_ATTEMPTS {
-                    left.push(sent[at]);
+                    left.push(sent[index]);
                 } else {
-                    failed.insert(name, error::of_item(code));
+                    failed.insert(key, error::of_item(code));
                 }
             }
             if left.is_empty() {
@@ -96,31 +177,31 @@ impl Call<'_> {
 
     async fn update(
         &self,
-        of: Of,
+        collection: CollectionOf,
         statements: impl ExactSizeIterator<Item = &RawDocumentBuf> + Clone,
-    ) -> Result<Answer> {
+    ) -> Result<Refusals> {
         let count = statements.len();
-        let update = |lease: Lease| {
-            let mut items = RawArrayBuf::new();
-            statements.clone().for_each(|statement| items.push(statement));
+        let update = |permit: Permit| {
+            let mut updates = RawArrayBuf::new();
+            statements.clone().for_each(|statement| updates.push(statement));
             let mut command = RawDocumentBuf::new();
-            command.append(cstr!("update"), of(&lease).name());
-            command.append(cstr!("updates"), items);
+            command.append(cstr!("update"), collection(&permit).name());
+            command.append(cstr!("updates"), updates);
             command.append(cstr!("ordered"), false);
-            // The driver adds no write concern to a command that it does not make itself.
-            command.append(cstr!("writeConcern"), write_concern(&lease.write_concern));
-            let patience = i64::try_from(self.server_time().as_millis()).unwrap_or(i64::MAX);
-            command.append(cstr!("maxTimeMS"), patience);
-            async move { lease.database.run_raw_command(command).await }
+            // The driver adds no write concern to raw commands.
+            command.append(cstr!("writeConcern"), write_concern(&permit.write_concern));
+            let max_time = i64::try_from(self.server_time().as_millis()).unwrap_or(i64::MAX);
+            command.append(cstr!("maxTimeMS"), max_time);
+            async move { permit.database.run_raw_command(command).await }
         };
-        let reply = self.write(self.lease().await?, update).await?;
-        let wrong = || error::unexpected_reply(Effect::Write);
+        let reply = self.write(self.permit().await?, update).await?;
+        let unexpected = || error::unexpected_reply(Effect::Write);
         let mut refused = Vec::new();
         for failure in reply.get_array("writeErrors").into_iter().flatten() {
-            let failure = failure.as_document().ok_or_else(wrong)?;
-            let at = failure.get_i32("index").ok().and_then(|at| usize::try_from(at).ok());
-            let at = at.filter(|at| *at < count).ok_or_else(wrong)?;
-            refused.push((at, failure.get_i32("code").map_err(|_| wrong())?));
+            let failure = failure.as_document().ok_or_else(unexpected)?;
+            let index = failure.get_i32("index").ok().and_then(|index| usize::try_from(index).ok());
+            let index = index.filter(|index| *index < count).ok_or_else(unexpected)?;
+            refused.push((index, failure.get_i32("code").map_err(|_| unexpected())?));
         }
         Ok((refused, error::of_write_concern(&reply)))
     }

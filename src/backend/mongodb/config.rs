@@ -1,4 +1,4 @@
-//! Configuration: a collection of documents.
+//! Config values, one document each.
 
 use std::collections::BTreeMap;
 
@@ -6,34 +6,26 @@ use mongodb::bson::{RawDocument, doc};
 
 use super::{
     MongoDb,
-    credential::{delete, set},
+    command::{FindOneAnd, delete, find_one, find_one_and},
     document,
-    pool::Lease,
+    pool::Permit,
     scan::collect,
 };
-use crate::{ConfigStore, ConfigValue, Error, Key, Result, error::Kind};
-
-pub(super) fn missing(key: &Key) -> Error {
-    Error::not_found(Kind::Config, key)
-}
+use crate::{ConfigStore, ConfigValue, Key, Result, error::Kind};
 
 impl ConfigStore for MongoDb {
     async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
-        let call = self.call()?;
-        let find = |lane: Lease| async move { lane.configs.find_one(doc! { "_id": key.as_str() }).await };
-        let found = call.read(find).await?;
-        document::config(key, &found.ok_or_else(|| missing(key))?)
+        let found = find_one(&self.call()?, |pool| &pool.configs, Kind::Config, key).await?;
+        document::config(key, &found)
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
-        set(&self.call()?, |lane| &lane.configs, key, || document::of_config(value)).await
+        let replace = || FindOneAnd::Replace(document::from_config(value));
+        find_one_and(&self.call()?, |pool| &pool.configs, key, replace).await.map(drop)
     }
 
     async fn delete_config(&self, key: &Key) -> Result<()> {
-        match delete(&self.call()?, |lane| &lane.configs, key).await? {
-            true => Ok(()),
-            false => Err(missing(key)),
-        }
+        delete(&self.call()?, |pool| &pool.configs, Kind::Config, key).await
     }
 
     async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {
@@ -43,8 +35,8 @@ impl ConfigStore for MongoDb {
             let value = document::config(&key, document)?;
             Ok((key, value))
         };
-        let list = |lane: Lease| async move {
-            collect(&lane, lane.configs.find(doc! {}).batch_size(1000), read).await
+        let list = |permit: Permit| async move {
+            collect(&permit, permit.configs.find(doc! {}).batch_size(1000), read).await
         };
         Ok(call.read(list).await??.into_iter().collect())
     }

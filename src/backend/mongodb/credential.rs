@@ -1,20 +1,20 @@
-//! Credentials: a collection of documents.
+//! Credentials, one document each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt, stream};
-use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
+use mongodb::bson::{Document, RawDocument, doc};
 use tokio::time::Instant;
 
 use super::{
     CONCURRENT_CHUNKS, MongoDb,
-    command::{Of, any_of, upsert, upsert_all},
-    document,
-    pool::Lease,
+    command::{FindOneAnd, any_of, delete, find_one, find_one_and, upsert, upsert_all},
+    commit::{Backoff, commit},
+    document, error,
+    pool::Permit,
     scan::collect,
-    server::{Call, upserted},
+    server::Call,
     session::Session,
-    transaction::{Pauses, commit, of_statement},
 };
 use crate::{
     BatchReport, Credential, CredentialStore, Error, ErrorKind, Found, Key, Result,
@@ -22,29 +22,23 @@ use crate::{
     error::Kind,
 };
 
-/// Keys are small: all of them in few replies.
-const KEYS_A_REPLY: u32 = 100_000;
+/// Keys are small, so a reply can hold many.
+const KEYS_PER_REPLY: u32 = 100_000;
 
-pub(super) fn missing(id: &Key) -> Error {
-    Error::not_found(Kind::Credential, id)
-}
-
-/// Each id once, in order.
+/// The ids without duplicates, sorted.
 fn distinct(ids: &[Key]) -> Vec<&Key> {
     ids.iter().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 impl CredentialStore for MongoDb {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
-        let call = self.call()?;
-        let find = |lane: Lease| async move { lane.credentials.find_one(doc! { "_id": id.as_str() }).await };
-        let found = call.read(find).await?;
-        document::credential(id, &found.ok_or_else(|| missing(id))?)
+        let found = find_one(&self.call()?, |pool| &pool.credentials, Kind::Credential, id).await?;
+        document::credential(id, &found)
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
-        let call = self.call()?;
-        set(&call, |lane| &lane.credentials, id, || document::of_credential(credential)).await
+        let replace = || FindOneAnd::Replace(document::from_credential(credential));
+        find_one_and(&self.call()?, |pool| &pool.credentials, id, replace).await.map(drop)
     }
 
     async fn delete_credential(&self, id: &Key) -> Result<()> {
@@ -53,9 +47,9 @@ impl CredentialStore for MongoDb {
 
     async fn list_credentials(&self) -> Result<Vec<Key>> {
         let call = self.call()?;
-        let list = |lane: Lease| async move {
-            let find = lane.credentials.find(doc! {}).projection(doc! { "_id": 1 }).sort(doc! { "_id": 1 });
-            collect(&lane, find.batch_size(KEYS_A_REPLY), document::key).await
+        let list = |permit: Permit| async move {
+            let find = permit.credentials.find(doc! {}).projection(doc! { "_id": 1 }).sort(doc! { "_id": 1 });
+            collect(&permit, find.batch_size(KEYS_PER_REPLY), document::key).await
         };
         call.read(list).await?
     }
@@ -69,15 +63,15 @@ impl CredentialStore for MongoDb {
             |chunk| {
                 let call = &call;
                 async move {
-                    let find = |lane: Lease| async move {
-                        let find = lane.credentials.find(any_of(chunk.iter().copied()));
+                    let find = |permit: Permit| async move {
+                        let find = permit.credentials.find(any_of(chunk.iter().copied()));
                         let read = |document: &RawDocument| {
                             let id = document::key(document)?;
                             let credential = document::credential(&id, document);
                             Ok((id, credential))
                         };
                         let most = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-                        collect(&lane, find.batch_size(most), read).await
+                        collect(&permit, find.batch_size(most), read).await
                     };
                     call.read(find).await?
                 }
@@ -98,22 +92,23 @@ impl CredentialStore for MongoDb {
         let last: BTreeMap<&Key, &Credential> = credentials.iter().map(|(id, fields)| (id, fields)).collect();
         let statements: Vec<_> = last
             .into_iter()
-            .map(|(id, credential)| (id, upsert(id, document::of_credential(credential))))
+            .map(|(id, credential)| (id, upsert(id, document::from_credential(credential))))
             .collect();
-        let failed = upsert_all(&call, |lane| &lane.credentials, &statements, CONCURRENT_CHUNKS).await;
+        let failed = upsert_all(&call, |pool| &pool.credentials, &statements, CONCURRENT_CHUNKS).await;
         batch::report(credentials.iter().map(|(id, _)| id), &failed)
     }
 
-    /// The server says how many documents it deleted, not which. So a chunk is a transaction, which looks them up first; on a
-    /// standalone server, which has none, each is deleted by a command of its own.
+    /// The server reports how many documents it deleted, not which. So each chunk is a transaction that looks
+    /// them up first. On a standalone server, which has no transactions, each document is deleted by its own
+    /// command.
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
         let (call, distinct) = (&self.call()?, distinct(ids));
-        if call.lease().await?.writable.has_transactions() {
+        if call.permit().await?.writable.has_transactions() {
             let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| delete_chunk(call, chunk));
             let failed = chunks.await.into_iter().flat_map(|(_, failed)| failed).collect();
             return batch::report(ids.iter(), &failed);
         }
-        // A loop, since a closure over the ids is not general enough to be spawned.
+        // A loop: with a closure over the ids the future is not `Send` for every lifetime.
         let mut deletes = Vec::with_capacity(distinct.len());
         for id in &distinct {
             deletes.push(delete_one(call, id));
@@ -125,55 +120,25 @@ impl CredentialStore for MongoDb {
     }
 }
 
-/// Stores one document in place of any other.
-pub(super) async fn set(call: &Call<'_>, of: Of, key: &Key, body: impl Fn() -> RawDocumentBuf) -> Result<()> {
-    let set = |lane: Lease| {
-        let (query, body, patience) = (doc! { "_id": key.as_str() }, body(), call.server_time());
-        async move {
-            // A plain `replaceOne` has no time limit.
-            let replace = || {
-                let replace = of(&lane).find_one_and_replace(query.clone(), &body).upsert(true);
-                replace.projection(doc! { "_id": 1 }).max_time(patience)
-            };
-            upserted(replace).await
-        }
-    };
-    call.write(call.lease().await?, set).await.map(drop)
-}
-
-/// Deletes one document, and says whether there was one.
-pub(super) async fn delete(call: &Call<'_>, of: Of, key: &Key) -> Result<bool> {
-    let delete = |lane: Lease| {
-        let (query, patience) = (doc! { "_id": key.as_str() }, call.server_time());
-        async move {
-            let delete = of(&lane).find_one_and_delete(query);
-            delete.projection(doc! { "_id": 1 }).max_time(patience).await
-        }
-    };
-    Ok(call.write(call.lease().await?, delete).await?.is_some())
-}
-
 async fn delete_one(call: &Call<'_>, id: &Key) -> Result<()> {
-    match delete(call, |lane| &lane.credentials, id).await? {
-        true => Ok(()),
-        false => Err(missing(id)),
-    }
+    delete(call, |pool| &pool.credentials, Kind::Credential, id).await
 }
 
-/// Deletes what is there of a chunk, and says what failed. Where another one comes between, the chunk is halved.
+/// Deletes the credentials of a chunk, and returns the failures. After a conflict it is halved.
 async fn delete_chunk<'k>(call: &Call<'_>, chunk: &[&'k Key]) -> BTreeMap<&'k Key, Error> {
     let (mut failed, mut parts) = (BTreeMap::new(), vec![chunk]);
-    let mut pauses = Pauses::until(call.deadline());
+    let mut backoff = Backoff::until(call.deadline());
     while let Some(part) = parts.pop() {
         if let [id] = part {
             failed.extend(delete_one(call, id).await.err().map(|error| (*id, error)));
             continue;
         }
         match delete_part(call, part).await {
-            Ok(there) => {
-                failed.extend(part.iter().filter(|id| !there.contains(**id)).map(|id| (*id, missing(id))));
+            Ok(deleted) => {
+                let missing = part.iter().filter(|id| !deleted.contains(**id));
+                failed.extend(missing.map(|id| (*id, Error::not_found(Kind::Credential, id))));
             }
-            Err(error) if error.kind() == ErrorKind::Conflict && pauses.pause().await => {
+            Err(error) if error.kind() == ErrorKind::Conflict && backoff.pause().await => {
                 let (left, right) = part.split_at(part.len() / 2);
                 parts.extend([right, left]);
             }
@@ -184,34 +149,34 @@ async fn delete_chunk<'k>(call: &Call<'_>, chunk: &[&'k Key]) -> BTreeMap<&'k Ke
 }
 
 async fn delete_part(call: &Call<'_>, part: &[&Key]) -> Result<BTreeSet<Key>> {
-    let lease = call.lease().await?;
-    let session = Session::begin(call, &lease).await?;
+    let permit = call.permit().await?;
+    let session = call.ask(permit.begin_transaction()).await?;
     let (ids, deadline) = (any_of(part.iter().copied()), call.deadline());
-    call.detached(Effect::Write, delete_in(lease, session, ids, deadline)).await?
+    call.detached(Effect::Write, delete_in(permit, session, ids, deadline)).await?
 }
 
 async fn delete_in(
-    lane: Lease,
+    permit: Permit,
     mut session: Session,
     ids: Document,
     deadline: Instant,
 ) -> Result<BTreeSet<Key>> {
     let work = async {
-        let find = lane.credentials.find(ids).projection(doc! { "_id": 1 }).batch_size(KEYS_A_REPLY);
+        let find = permit.credentials.find(ids).projection(doc! { "_id": 1 }).batch_size(KEYS_PER_REPLY);
         let mut found = find.session(session.driver()).await?;
-        let mut there = BTreeSet::new();
+        let mut existing = BTreeSet::new();
         while found.advance(session.driver()).await? {
             match document::key(found.current()) {
-                Ok(id) => there.insert(id),
+                Ok(id) => existing.insert(id),
                 Err(error) => return Ok(Err(error)),
             };
         }
-        if !there.is_empty() {
-            lane.credentials.delete_many(any_of(there.iter())).session(session.driver()).await?;
+        if !existing.is_empty() {
+            permit.credentials.delete_many(any_of(existing.iter())).session(session.driver()).await?;
         }
-        Ok(Ok(there))
+        Ok(Ok(existing))
     };
-    let there = work.await.map_err(|error| of_statement(&error))??;
+    let deleted = work.await.map_err(|error| error::of_statement(&error))??;
     commit(session, deadline).await?;
-    Ok(there)
+    Ok(deleted)
 }

@@ -1,7 +1,8 @@
-//! JSON <-> BSON, so that every JSON value comes back equal.
+//! Stored documents: JSON values as BSON, so that every value comes back equal.
 //!
-//! BSON holds almost every JSON value as it is. What it does not hold (a number above `i64::MAX`, a field's name with U+0000)
-//! and what the server gives a meaning to (a name that begins with `$`) makes the whole value JSON text, in another field.
+//! BSON can hold most JSON values. A value that it can't hold (with a number above `i64::MAX`, or U+0000 in a
+//! field name), or that the server would interpret (with a name that begins with `$`), is stored as JSON text
+//! in another field.
 
 use mongodb::bson::{
     RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf,
@@ -11,21 +12,21 @@ use serde_json::{Map, Number, Value};
 
 use crate::{ConfigValue, Credential, Error, ErrorKind, Key, Result, codec};
 
-/// Holds a value as BSON.
+/// The field for a value as BSON.
 const VALUE: &CStr = cstr!("value");
 
-/// Holds a value that BSON can't hold, as JSON text.
+/// The field for a value as JSON text.
 const JSON: &CStr = cstr!("json");
 
 pub(super) const ID: &CStr = cstr!("_id");
 
 /// The stored fields of a credential, without its `_id`.
-pub(super) fn of_credential(credential: &Credential) -> RawDocumentBuf {
+pub(super) fn from_credential(credential: &Credential) -> RawDocumentBuf {
     stored(object(credential.fields()).map(RawBson::Document), || credential.to_json())
 }
 
 /// The stored fields of a config value, without its `_id`.
-pub(super) fn of_config(value: &ConfigValue) -> RawDocumentBuf {
+pub(super) fn from_config(value: &ConfigValue) -> RawDocumentBuf {
     stored(bson(value.value()), || value.to_json())
 }
 
@@ -38,7 +39,7 @@ fn stored(value: Option<RawBson>, json: impl FnOnce() -> String) -> RawDocumentB
     document
 }
 
-/// None if BSON can't hold it.
+/// None for values that are stored as JSON text.
 fn bson(value: &Value) -> Option<RawBson> {
     Some(match value {
         Value::Null => RawBson::Null,
@@ -67,7 +68,7 @@ fn object(fields: &Map<String, Value>) -> Option<RawDocumentBuf> {
     Some(document)
 }
 
-/// The smallest type that holds it: a shell shows an `Int32` without a word around it.
+/// Prefers `Int32`, which a shell prints as a bare number.
 fn number_as_bson(number: &Number) -> Option<RawBson> {
     if number.is_f64() {
         return number.as_f64().map(RawBson::Double);
@@ -76,10 +77,11 @@ fn number_as_bson(number: &Number) -> Option<RawBson> {
     Some(i32::try_from(whole).map_or(RawBson::Int64(whole), RawBson::Int32))
 }
 
-/// A key from a document's `_id`.
+/// The key in a document's `_id`.
 pub(super) fn key(document: &RawDocument) -> Result<Key> {
-    let name = document.get_str("_id").map_err(|_| corrupt("a document's `_id` is not a key"))?;
-    Key::new(name).map_err(|why| corrupt("a document's `_id` is not a key").with_source(why))
+    let invalid = || corrupt("a document's `_id` is not a valid key");
+    let name = document.get_str("_id").map_err(|_| invalid())?;
+    Key::new(name).map_err(|why| invalid().with_source(why))
 }
 
 pub(super) fn credential(id: &Key, document: &RawDocument) -> Result<Credential> {
@@ -118,13 +120,13 @@ fn content(document: &RawDocument) -> Result<Content<'_>> {
     Err(corrupt("a stored document has neither `value` nor `json`"))
 }
 
-/// A BSON value that JSON has, too. Others (dates, object ids) are nothing that this crate wrote.
+/// Converts a BSON value. Types that JSON lacks (dates, object ids) are Corrupt: none is ours.
 fn json(value: RawBsonRef<'_>) -> Result<Value> {
-    json_but(value, |_| None)
+    json_with(value, |_| None)
 }
 
-/// The same, but for what is read in another way.
-pub(super) fn json_but(value: RawBsonRef<'_>, other: fn(RawBsonRef<'_>) -> Option<Value>) -> Result<Value> {
+/// The same, but `other` is tried first on each value.
+pub(super) fn json_with(value: RawBsonRef<'_>, other: fn(RawBsonRef<'_>) -> Option<Value>) -> Result<Value> {
     if let Some(value) = other(value) {
         return Ok(value);
     }
@@ -135,28 +137,28 @@ pub(super) fn json_but(value: RawBsonRef<'_>, other: fn(RawBsonRef<'_>) -> Optio
         RawBsonRef::Int64(number) => number.into(),
         RawBsonRef::Double(number) => Number::from_f64(number)
             .map(Value::Number)
-            .ok_or_else(|| corrupt("a stored number is not finite, and JSON has no such number"))?,
+            .ok_or_else(|| corrupt("a stored number is not finite, which JSON can't represent"))?,
         RawBsonRef::String(text) => Value::String(text.to_owned()),
         RawBsonRef::Array(items) => {
-            let items = items.into_iter().map(|item| json_but(item.map_err(damaged)?, other));
+            let items = items.into_iter().map(|item| json_with(item.map_err(damaged)?, other));
             Value::Array(items.collect::<Result<_>>()?)
         }
         RawBsonRef::Document(fields) => {
             let mut object = Map::new();
             for field in fields {
                 let (name, value) = field.map_err(damaged)?;
-                object.insert(name.as_str().to_owned(), json_but(value, other)?);
+                object.insert(name.as_str().to_owned(), json_with(value, other)?);
             }
             Value::Object(object)
         }
-        _ => return Err(corrupt("a stored value has a BSON type that JSON does not have")),
+        _ => return Err(corrupt("a stored value has a BSON type that JSON lacks")),
     })
 }
 
-/// The driver's error may quote what it could not read.
+/// Drops the driver's error, which may quote the document.
 #[cold]
 pub(super) fn damaged(_: mongodb::bson::error::Error) -> Error {
-    corrupt("a document is not BSON")
+    corrupt("a document is not valid BSON")
 }
 
 #[cold]
@@ -170,14 +172,14 @@ mod tests {
 
     use super::*;
 
-    fn there_and_back(value: Value) -> (Value, bool) {
-        let stored = of_config(&ConfigValue::new(value).unwrap());
+    fn round_trip(value: Value) -> (Value, bool) {
+        let stored = from_config(&ConfigValue::new(value).unwrap());
         let is_bson = stored.get("value").unwrap().is_some();
         (config(&Key::new("k").unwrap(), &stored).unwrap().value().clone(), is_bson)
     }
 
     #[test]
-    fn comes_back_equal_and_is_bson_where_it_can_be() {
+    fn values_come_back_equal_and_are_bson_if_possible() {
         for (value, is_bson) in [
             (json!(null), true),
             (json!([true, [], {}, "", "a\u{0}b", -1, 2_147_483_648_u64, 9_007_199_254_740_993_i64]), true),
@@ -189,14 +191,14 @@ mod tests {
             (json!({ "a\u{0}": 1 }), false),
             (json!({ "$ref": "x", "$id": 1 }), false),
         ] {
-            assert_eq!(there_and_back(value.clone()), (value.clone(), is_bson), "{value}");
+            assert_eq!(round_trip(value.clone()), (value.clone(), is_bson), "{value}");
         }
-        let (minus_zero, _) = there_and_back(json!(-0.0));
+        let (minus_zero, _) = round_trip(json!(-0.0));
         assert!(minus_zero.as_f64().unwrap().is_sign_negative());
     }
 
     #[test]
-    fn what_others_left_is_corrupt_and_not_quoted() {
+    fn foreign_documents_are_corrupt_and_not_quoted() {
         let key = Key::new("k").unwrap();
         let mut date = RawDocumentBuf::new();
         date.append(VALUE, mongodb::bson::DateTime::from_millis(42));

@@ -1,12 +1,12 @@
-//! What went wrong, and whether the request was carried out.
+//! Converts the errors of the driver and the server, and decides whether the request was applied.
 //!
-//! By code and label. The server's and the driver's texts quote keys, values and hosts, so they are dropped.
+//! Both go by codes and labels. The texts quote keys, values and hosts, so they are dropped.
 
 use mongodb::{
     bson::Document,
     error::{
         Error as DriverError, ErrorKind as DriverKind, NO_WRITES_PERFORMED, RETRYABLE_WRITE_ERROR,
-        WriteFailure,
+        TRANSIENT_TRANSACTION_ERROR, WriteFailure,
     },
 };
 
@@ -15,13 +15,13 @@ use crate::{
     backend::remote::{Effect, trust, unreachable},
 };
 
-/// What errors call it.
+/// The server's name in errors.
 pub(super) const SERVER: &str = "the MongoDB server";
 
 const TLS_NAMES: trust::Names =
     trust::Names { ca: "tlsCAFile", cert: "tlsCertificateKeyFile", key: "tlsCertificateKeyFile" };
 
-/// An error of a request that may have been sent.
+/// The error of a request that may have been sent.
 #[cold]
 pub(super) fn of_request(error: &DriverError, effect: Effect) -> Error {
     let failure = of_kind(error);
@@ -32,33 +32,39 @@ pub(super) fn of_request(error: &DriverError, effect: Effect) -> Error {
     failure.with_outcome(outcome)
 }
 
-/// The code of an answer that the server gave, and whether the write is done and only its acknowledgement failed.
+/// The error of a statement in a transaction. Nothing is applied; the server says whether a retry can help.
+#[cold]
+pub(super) fn of_statement(error: &DriverError) -> Error {
+    let failure = of_request(error, Effect::Read);
+    if error.contains_label(TRANSIENT_TRANSACTION_ERROR) { failure.with_retryable(true) } else { failure }
+}
+
+/// The code of the server's reply, if the error is one.
 pub(super) fn code_of(error: &DriverError) -> Option<i32> {
     match &*error.kind {
-        DriverKind::Command(answer) => Some(answer.code),
-        DriverKind::Write(WriteFailure::WriteError(answer)) => Some(answer.code),
-        DriverKind::Write(WriteFailure::WriteConcernError(answer)) => Some(answer.code),
+        DriverKind::Command(reply) => Some(reply.code),
+        DriverKind::Write(WriteFailure::WriteError(reply)) => Some(reply.code),
+        DriverKind::Write(WriteFailure::WriteConcernError(reply)) => Some(reply.code),
         _ => None,
     }
 }
 
-/// A server refused the login of a new connection, so nothing was sent on it.
+/// Whether a server refused the login of a new connection. Then nothing was sent on it.
 pub(super) fn refuses_login(error: &DriverError) -> bool {
     matches!(&*error.kind, DriverKind::Authentication { .. }) || code_of(error) == Some(LOGIN_REFUSED)
 }
 
 const LOGIN_REFUSED: i32 = 18;
 
-/// Two upserts of one new document at once: one of them finds the other's, and can be tried again.
-pub(super) fn lost_upsert(error: &DriverError) -> bool {
+/// Whether a concurrent upsert created the same document first. Then the upsert can be retried.
+pub(super) fn is_duplicate_key(error: &DriverError) -> bool {
     code_of(error) == Some(DUPLICATE_KEY)
 }
 
 pub(super) const DUPLICATE_KEY: i32 = 11000;
 
 fn may_be_applied(error: &DriverError) -> bool {
-    // The driver sends a write once more, under the same number, after an error that says so; what it reports is about the
-    // second attempt then.
+    // The driver retries a write once, under the same number, and may report the second attempt's error.
     if error.contains_label(NO_WRITES_PERFORMED) {
         return false;
     }
@@ -66,9 +72,9 @@ fn may_be_applied(error: &DriverError) -> bool {
         return true;
     }
     match &*error.kind {
-        DriverKind::Command(answer) => may_be_applied_after(answer.code),
-        DriverKind::Write(WriteFailure::WriteError(answer)) => may_be_applied_after(answer.code),
-        // The write is done on the primary, and may be undone by the next one.
+        DriverKind::Command(reply) => may_be_applied_after(reply.code),
+        DriverKind::Write(WriteFailure::WriteError(reply)) => may_be_applied_after(reply.code),
+        // The primary has applied the write, and the next primary may roll it back.
         DriverKind::Write(WriteFailure::WriteConcernError(_)) => true,
         DriverKind::InvalidArgument { .. }
         | DriverKind::Authentication { .. }
@@ -83,17 +89,18 @@ fn may_be_applied(error: &DriverError) -> bool {
     }
 }
 
-/// Where both attempts failed before anything was sent, it is the error of connecting that is reported.
+/// Whether no attempt was sent: a refused connection is reported only if both attempts failed to connect.
 fn was_never_connected(error: &DriverError) -> bool {
     matches!(&*error.kind, DriverKind::Io(cause) if cause.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
-/// The server was interrupted, or gave up, in the middle of it; or a router lost the server that it sent it to.
+/// Whether the server stopped in the middle of the request, or a router lost its connection to the shard.
 const fn may_be_applied_after(code: i32) -> bool {
     matches!(code, 6 | 7 | 50 | 64 | 89 | 91 | 189 | 262 | 9001 | 11600 | 11601 | 11602)
 }
 
-/// What is wrong with the item itself, or with who asks: so it was refused before anything was written.
+/// Whether the item itself or the user's rights are the cause. Then it was refused before anything was
+/// written.
 const fn refuses_an_item(code: i32) -> bool {
     matches!(
         code,
@@ -101,11 +108,11 @@ const fn refuses_an_item(code: i32) -> bool {
     )
 }
 
-/// A `writeErrors` entry of a batch.
+/// The error of one item of a batch, from its entry in `writeErrors`.
 ///
-/// A server has entries for items that it refused, and fails the whole command if it was interrupted. A router makes
-/// entries of that: one for each item that the shard was to get, with the code of the command's failure (`noteBatchError` in
-/// `batch_write_op.cpp`), although the shard may have applied some of them.
+/// A server has entries for the items that it refused, and fails the whole command if it was interrupted. A
+/// router turns such a failure into one entry for each item of that shard, with the code of the failure
+/// (`noteBatchError` in `batch_write_op.cpp`), although the shard may have applied some of them.
 #[cold]
 pub(super) fn of_item(code: i32) -> Error {
     let outcome = if refuses_an_item(code) { Outcome::NotApplied } else { Outcome::Unknown };
@@ -124,21 +131,21 @@ fn of_kind(error: &DriverError) -> Error {
         DriverKind::Io(cause) => of_io(cause),
         DriverKind::ConnectionPoolCleared { .. } => Error::new(
             ErrorKind::Unavailable,
-            "the connection to the MongoDB server was given up with others",
+            "the driver closed its connections to the MongoDB server after one of them failed",
         ),
         DriverKind::ServerSelection { .. } => no_primary(),
         DriverKind::DnsResolve { .. } => {
-            Error::new(ErrorKind::Unavailable, "the name of the MongoDB servers can't be resolved")
+            Error::new(ErrorKind::Unavailable, "the names of the MongoDB servers can't be resolved")
         }
         DriverKind::InvalidTlsConfig { .. } => {
-            Error::new(ErrorKind::InvalidValue, "a certificate or key of the configuration can't be read")
+            Error::new(ErrorKind::InvalidValue, "a certificate or key named in the options can't be read")
         }
         DriverKind::InvalidArgument { .. } => {
-            Error::new(ErrorKind::InvalidValue, "the MongoDB driver does not accept the configuration")
+            Error::new(ErrorKind::InvalidValue, "the MongoDB driver does not accept the options")
         }
         DriverKind::IncompatibleServer { .. } | DriverKind::SessionsNotSupported => Error::new(
             ErrorKind::Unsupported,
-            "the MongoDB server is too old: version 5.0 or later is needed",
+            "the MongoDB server is too old: version 5.0 or later is required",
         ),
         DriverKind::Shutdown => Error::closed(),
         _ => Error::new(ErrorKind::Internal, "the MongoDB driver failed"),
@@ -151,8 +158,8 @@ fn of_io(cause: &std::io::Error) -> Error {
         if trust::is_authority(tls) {
             return Error::new(
                 ErrorKind::Denied,
-                "the TLS certificate of the MongoDB server is an authority's (CA:TRUE), which the driver refuses also in the file \
-                 of `tlsCAFile`: make one with basicConstraints=CA:FALSE, and put that one into the file",
+                "the TLS certificate of the MongoDB server is a CA certificate (CA:TRUE), which the driver refuses even if it is in \
+                 `tlsCAFile`: create one with basicConstraints=CA:FALSE, and use that in `tlsCAFile`",
             )
             .with_source(tls.clone());
         }
@@ -163,67 +170,69 @@ fn of_io(cause: &std::io::Error) -> Error {
 
 #[cold]
 pub(super) fn no_primary() -> Error {
-    Error::new(ErrorKind::Unavailable, "no MongoDB server that takes writes can be reached")
+    Error::new(ErrorKind::Unavailable, "no MongoDB server that accepts writes can be reached")
 }
 
-/// An answer of the server.
+/// The error of a code in the server's reply.
 #[cold]
 pub(super) fn of_code(code: i32) -> Error {
     use ErrorKind::{
         Busy, Conflict, Corrupt, Denied, Internal, InvalidValue, Timeout, TooLarge, Unavailable, Unsupported,
     };
     let (kind, message) = match code {
-        13 => (Denied, "the MongoDB user may not do this"),
+        13 => (Denied, "the MongoDB user lacks the right to do this"),
         11 | LOGIN_REFUSED => (Denied, "the MongoDB server does not accept the login"),
         8000 => (
             Denied,
-            "Atlas refused it: a quota of the cluster is used up, its tier lacks the command, or the login is wrong",
+            "Atlas refused the command: a quota of the cluster is used up, its tier lacks the command, or the login is wrong",
         ),
         20 | 72 | 115 | 263 | 303 => (
             Unsupported,
-            "the MongoDB server can't do this as it is set up; one without snapshot reads (DocumentDB, Cosmos DB) needs \
+            "the MongoDB server's setup does not support this; a server without snapshot reads (DocumentDB, Cosmos DB) needs \
              `readConcernLevel=local`",
         ),
-        24 | 46 => (Busy, "another operation holds what is to be changed"),
-        50 | 262 => (Timeout, "the MongoDB server gave the operation up, after its own timeout"),
+        24 | 46 => (Busy, "another operation holds the lock that this one needs"),
+        50 | 262 => (Timeout, "the MongoDB server stopped the operation at its time limit"),
         64 => (Timeout, "too few members of the replica set acknowledged the write in time"),
-        79 | 100 => (Unavailable, "the replica set can't give the write concern that is asked for"),
-        112 | 251 | 244 | 225 => (Conflict, "another change came between; try again from the start"),
-        DUPLICATE_KEY => (Conflict, "another one made the same document at the same time"),
-        121 => (Denied, "a validator of the collection refused the document"),
-        239 | 246 => (Unavailable, "the MongoDB server does not keep the snapshot any more"),
-        43 => (Unavailable, "the MongoDB server does not know the cursor any more"),
+        79 | 100 => (Unavailable, "the replica set can't satisfy the write concern"),
+        112 | 251 | 244 | 225 => {
+            (Conflict, "a concurrent change conflicts with the transaction; retry it from the start")
+        }
+        DUPLICATE_KEY => (Conflict, "a concurrent operation created the same document"),
+        121 => (Denied, "the document fails the collection's validation"),
+        239 | 246 => (Unavailable, "the MongoDB server no longer has the snapshot"),
+        43 => (Unavailable, "the MongoDB server no longer has the cursor"),
         14 => (Corrupt, "a stored counter is not a number"),
-        10334 | 17419 | 17420 | 17280 => (TooLarge, "the document would be larger than MongoDB's 16 MiB"),
+        10334 | 17419 | 17420 | 17280 => (TooLarge, "the document would exceed MongoDB's limit of 16 MiB"),
         14031 => (Unavailable, "the MongoDB server's disk is full"),
-        6 | 7 | 89 | 9001 => (Unavailable, "a MongoDB server can't reach another one"),
+        6 | 7 | 89 | 9001 => (Unavailable, "a MongoDB server can't reach another MongoDB server"),
         91 | 11600 => (Unavailable, "the MongoDB server is shutting down"),
         189 | 10058 | 10107 | 11602 | 13435 | 13436 => {
-            (Unavailable, "the MongoDB server is not the primary, or has just stopped being it")
+            (Unavailable, "the MongoDB server is not the primary, or just stepped down")
         }
         11601 => (Unavailable, "the operation was interrupted on the MongoDB server"),
         9 | 59 => {
-            (Unsupported, "the MongoDB server does not know the command: version 5.0 or later is needed")
+            (Unsupported, "the MongoDB server does not know the command: version 5.0 or later is required")
         }
-        73 => (InvalidValue, "MongoDB does not accept the database's name"),
+        73 => (InvalidValue, "MongoDB does not allow the name of the database"),
         _ => (Internal, "the MongoDB server refused a command"),
     };
     let error = Error::new(kind, message).with_code(code.to_string());
-    // Waiting does not help: an operator has to.
+    // A retry does not help: an operator has to fix it.
     if matches!(code, 14031 | 79 | 100) { error.with_retryable(false) } else { error }
 }
 
-/// The write is done, and it is not certain that it stays: `writeConcernError` of an answer.
-pub(super) fn of_write_concern(answer: &Document) -> Option<Error> {
-    let failure = answer.get_document("writeConcernError").ok()?;
+/// The `writeConcernError` of a reply: the write is applied, but a failover may roll it back.
+pub(super) fn of_write_concern(reply: &Document) -> Option<Error> {
+    let failure = reply.get_document("writeConcernError").ok()?;
     let code = failure.get_i32("code").unwrap_or_default();
     Some(of_code(code).with_outcome(Outcome::Unknown))
 }
 
-/// A reply of another shape than the command has.
+/// The error of a reply that lacks what the command returns.
 #[cold]
 pub(super) fn unexpected_reply(effect: Effect) -> Error {
-    Error::new(ErrorKind::Internal, "the MongoDB server's reply is not what the command returns")
+    Error::new(ErrorKind::Internal, "unexpected reply from the MongoDB server")
         .with_outcome(effect.when_lost())
 }
 
@@ -232,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes() {
+    fn codes_have_kinds() {
         for (code, kind, retryable) in [
             (13, ErrorKind::Denied, false),
             (18, ErrorKind::Denied, false),
@@ -256,13 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn what_atlas_refuses_is_not_called_a_login() {
-        assert!(of_code(8000).to_string().starts_with("Atlas refused it"));
+    fn the_code_of_atlas_is_not_only_a_refused_login() {
+        assert!(of_code(8000).to_string().starts_with("Atlas refused the command"));
         assert!(!of_code(18).to_string().contains("Atlas"));
     }
 
     #[test]
-    fn outcomes() {
+    fn outcomes_of_driver_errors_and_codes() {
         let io =
             |kind: std::io::ErrorKind| DriverError::from(DriverKind::Io(std::sync::Arc::new(kind.into())));
         let reset = io(std::io::ErrorKind::ConnectionReset);
@@ -286,7 +295,7 @@ mod tests {
         ] {
             assert_eq!(may_be_applied_after(code), may_be, "{code}");
         }
-        // What is not known is not taken for refused.
+        // Unknown codes do not count as a refusal.
         for (code, outcome) in [
             (2, Outcome::NotApplied),
             (14, Outcome::NotApplied),

@@ -1,4 +1,4 @@
-//! Everything out, from one snapshot where the server can, and records in.
+//! Export, from one snapshot if the server has snapshots, and import.
 
 use std::{collections::BTreeMap, vec};
 
@@ -10,15 +10,15 @@ use super::{
     CONCURRENT_CHUNKS, MongoDb,
     command::{upsert, upsert_all},
     document,
-    pool::Lease,
+    pool::Permit,
     scan::Pages,
     usage,
 };
 use crate::{BatchReport, Exportable, Key, Record, Result, backend::remote::batch};
 
-/// What an export is at.
+/// The collection that an export is reading.
 #[derive(Clone, Copy)]
-enum Place {
+enum Position {
     Credentials,
     Configs,
     Usage,
@@ -28,7 +28,7 @@ enum Place {
 struct Export {
     pages: Pages,
     page: vec::IntoIter<Record>,
-    place: Place,
+    position: Position,
 }
 
 impl Export {
@@ -37,7 +37,7 @@ impl Export {
             if let Some(record) = self.page.next() {
                 return Ok(Some(record));
             }
-            if matches!(self.place, Place::End) {
+            if matches!(self.position, Position::End) {
                 return Ok(None);
             }
             self.page = self.read_page().await?.into_iter();
@@ -45,25 +45,25 @@ impl Export {
     }
 
     async fn read_page(&mut self) -> Result<Vec<Record>> {
-        let place = self.place;
-        let collection = |lease: &Lease| match place {
-            Place::Credentials => lease.credentials.clone(),
-            Place::Configs => lease.configs.clone(),
-            Place::Usage | Place::End => lease.usage.clone(),
+        let position = self.position;
+        let collection = |permit: &Permit| match position {
+            Position::Credentials => permit.credentials.clone(),
+            Position::Configs => permit.configs.clone(),
+            Position::Usage | Position::End => permit.usage.clone(),
         };
         let mut page = Vec::new();
         let read = |document: &RawDocument| {
             let key = document::key(document)?;
-            match place {
-                Place::Credentials => {
+            match position {
+                Position::Credentials => {
                     let credential = document::credential(&key, document)?;
                     page.push(Record::Credential { id: key, credential });
                 }
-                Place::Configs => {
+                Position::Configs => {
                     let value = document::config(&key, document)?;
                     page.push(Record::Config { key, value });
                 }
-                Place::Usage | Place::End => {
+                Position::Usage | Position::End => {
                     let record = usage::record(document).map_err(|error| error.with_key(&key))?;
                     let counter = |(field, count)| Record::Usage { key: key.clone(), field, count };
                     page.extend(record.into_iter().map(counter));
@@ -72,20 +72,20 @@ impl Export {
             Ok(())
         };
         if !self.pages.read(collection, doc! { "_id": 1 }, read).await? {
-            self.place = match place {
-                Place::Credentials => Place::Configs,
-                Place::Configs => Place::Usage,
-                Place::Usage | Place::End => Place::End,
+            self.position = match position {
+                Position::Credentials => Position::Configs,
+                Position::Configs => Position::Usage,
+                Position::Usage | Position::End => Position::End,
             };
         }
         Ok(page)
     }
 }
 
-/// How many counters of a record are set by one statement, which must be smaller than a document.
+/// How many counters one statement sets: a statement is limited to the size of a document.
 const COUNTERS: usize = 1000;
 
-/// Statements that set counters: those of a record together.
+/// Statements that set counters, grouped by record.
 fn set_counters<'k>(records: BTreeMap<&'k Key, BTreeMap<&'k Key, i64>>) -> Vec<(&'k Key, RawDocumentBuf)> {
     let mut statements = Vec::new();
     for (key, counts) in records {
@@ -97,12 +97,13 @@ fn set_counters<'k>(records: BTreeMap<&'k Key, BTreeMap<&'k Key, i64>>) -> Vec<(
 }
 
 impl Exportable for MongoDb {
-    /// A snapshot, taken when the stream is first asked for a record, but on a standalone server, which has none: what changes
-    /// there meanwhile may be seen or not. The server keeps a snapshot for five minutes (`minSnapshotHistoryWindowInSeconds`);
-    /// a stream that takes longer may end with [`Unavailable`](crate::ErrorKind::Unavailable).
+    /// Reads a snapshot, taken when the stream is first polled. A standalone server has no snapshots: its
+    /// export may or may not see concurrent changes. The server keeps a snapshot for five minutes
+    /// (`minSnapshotHistoryWindowInSeconds`); a stream that takes longer may end with
+    /// [`Unavailable`](crate::ErrorKind::Unavailable).
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         let export =
-            Export { pages: Pages::of(self), page: Vec::new().into_iter(), place: Place::Credentials };
+            Export { pages: Pages::of(self), page: Vec::new().into_iter(), position: Position::Credentials };
         stream::unfold(Some(export), |export| async {
             let mut export = export?;
             match export.next().await {
@@ -112,7 +113,7 @@ impl Exportable for MongoDb {
         })
     }
 
-    /// Yes, unless the server that takes writes is known to be alone, or reads or writes are of less than the majority.
+    /// True on replica sets and clusters with majority concerns. False while no server is known.
     fn exports_snapshot(&self) -> bool {
         self.server.has_snapshots()
     }
@@ -131,14 +132,14 @@ impl Exportable for MongoDb {
                 }
             }
         }
-        let credential = |(id, of)| (id, upsert(id, document::of_credential(of)));
+        let credential = |(id, of)| (id, upsert(id, document::from_credential(of)));
         let credentials: Vec<_> = credentials.into_iter().map(credential).collect();
-        let config = |(key, of)| (key, upsert(key, document::of_config(of)));
+        let config = |(key, of)| (key, upsert(key, document::from_config(of)));
         let configs: Vec<_> = configs.into_iter().map(config).collect();
         let counters = set_counters(counters);
-        let credentials = upsert_all(&call, |lane| &lane.credentials, &credentials, CONCURRENT_CHUNKS).await;
-        let configs = upsert_all(&call, |lane| &lane.configs, &configs, CONCURRENT_CHUNKS).await;
-        let counters = upsert_all(&call, |lane| &lane.usage, &counters, CONCURRENT_CHUNKS).await;
+        let credentials = upsert_all(&call, |pool| &pool.credentials, &credentials, CONCURRENT_CHUNKS).await;
+        let configs = upsert_all(&call, |pool| &pool.configs, &configs, CONCURRENT_CHUNKS).await;
+        let counters = upsert_all(&call, |pool| &pool.usage, &counters, CONCURRENT_CHUNKS).await;
         let mut report = BatchReport::default();
         for (index, record) in records.iter().enumerate() {
             let failed = match record {

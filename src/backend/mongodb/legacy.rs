@@ -1,6 +1,6 @@
-//! What the Go program left, document by document: where one can't be read the others still are.
+//! Legacy data: the Go program's documents. One that can't be read does not stop the others.
 
-use std::{collections::BTreeMap, mem, sync::Arc, vec};
+use std::{collections::BTreeMap, mem, vec};
 
 use futures_core::Stream;
 use futures_util::stream;
@@ -8,9 +8,9 @@ use mongodb::bson::{DateTime, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use serde_json::{Map, Value};
 
 use super::{
-    MongoDb, MongoDbOptions, OPEN, Server,
-    document::{corrupt, damaged, json_but},
-    pool::Lease,
+    MongoDb, MongoDbOptions, OPEN,
+    document::{corrupt, damaged, json_with},
+    pool::Permit,
     scan::Pages,
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     model::Piece,
 };
 
-/// The collections of the layout, in the order in which they are read, the field that is the key, and what is left out.
+/// The collections of the layout in reading order: name, key field, and the remark on omitted fields.
 const COLLECTIONS: [(&str, &str, Option<&str>); 5] = [
     (
         "credentials",
@@ -36,23 +36,17 @@ const COLLECTIONS: [(&str, &str, Option<&str>); 5] = [
 ];
 
 impl MongoDb {
-    /// A handle to read with. No collection of ours is looked for, and none is made.
-    pub(crate) async fn open_foreign(url: &str) -> Result<Self> {
-        let config = MongoDbOptions::try_from(url)?;
+    /// Opens a handle for reading legacy data: it needs and makes no store of this crate.
+    pub(crate) async fn open_legacy(url: &str) -> Result<Self> {
+        let options = MongoDbOptions::try_from(url)?;
         if !names_database(url) {
             return Err(Error::new(
                 ErrorKind::InvalidValue,
-                "the URL names no database: the Go program's was in its configuration (mongodb://HOST/DATABASE)",
+                "the URL names no database: take it from the Go program's configuration (mongodb://HOST/DATABASE)",
             ));
         }
-        let deadline = config.deadline;
-        let opened = async {
-            let mongodb = Self { server: Arc::new(Server::new(config).await?), deadline };
-            mongodb.check_server().await?;
-            Ok(mongodb)
-        };
-        let mongodb: Self = within(deadline, OPEN, opened).await?;
-        match mongodb.foreign_collections().await {
+        let mongodb: Self = within(options.deadline, OPEN, Self::connect(options)).await?;
+        match mongodb.check_legacy_layout().await {
             Ok(()) => Ok(mongodb),
             Err(error) => {
                 mongodb.close().await?;
@@ -61,14 +55,14 @@ impl MongoDb {
         }
     }
 
-    /// Refuses a database without the layout, and one that holds a store of ours.
-    async fn foreign_collections(&self) -> Result<()> {
+    /// Refuses a database without the layout, and one that holds a store of this crate.
+    async fn check_legacy_layout(&self) -> Result<()> {
         let call = self.call()?;
-        let lease = call.lease().await?;
-        let names = call.ask(lease.database.list_collection_names()).await?;
+        let permit = call.permit().await?;
+        let names = call.ask(permit.database.list_collection_names()).await?;
         if names.iter().any(|name| name == "meta")
             && call
-                .ask(lease.database.collection::<RawDocumentBuf>("meta").find_one(doc! { "_id": "schema" }))
+                .ask(permit.database.collection::<RawDocumentBuf>("meta").find_one(doc! { "_id": "schema" }))
                 .await?
                 .is_some()
         {
@@ -87,10 +81,10 @@ impl MongoDb {
     }
 
     /// A remark for each collection that is no part of the layout.
-    async fn others(&self) -> Result<Vec<Piece>> {
+    async fn other_collections(&self) -> Result<Vec<Piece>> {
         let call = self.call()?;
-        let lease = call.lease().await?;
-        let mut names = call.ask(lease.database.list_collection_names()).await?;
+        let permit = call.permit().await?;
+        let mut names = call.ask(permit.database.list_collection_names()).await?;
         names.retain(|name| {
             !name.starts_with("system.") && COLLECTIONS.iter().all(|(known, ..)| known != name)
         });
@@ -101,47 +95,50 @@ impl MongoDb {
             .collect())
     }
 
-    /// Every record of the collections, sorted, and a remark for every other document and collection. A snapshot, but on a standalone server.
-    pub(crate) fn adopt(&self) -> impl Stream<Item = Result<Piece>> + Send + 'static {
-        let adoption = Adoption {
+    /// Every record of the collections, sorted, and a remark for every other document and collection. They
+    /// come from one snapshot, except on a standalone server.
+    pub(crate) fn legacy(&self) -> impl Stream<Item = Result<Piece>> + Send + 'static {
+        let legacy = Legacy {
             pages: Pages::of(self),
             page: Vec::new().into_iter(),
             is_listed: false,
-            place: 0,
+            collection: 0,
             is_begun: false,
             pending: None,
         };
-        stream::unfold(Some(adoption), |adoption| async {
-            let mut adoption = adoption?;
-            match adoption.next().await {
-                Ok(piece) => piece.map(|piece| (Ok(piece), Some(adoption))),
+        stream::unfold(Some(legacy), |legacy| async {
+            let mut legacy = legacy?;
+            match legacy.next().await {
+                Ok(piece) => piece.map(|piece| (Ok(piece), Some(legacy))),
                 Err(error) => Some((Err(error), None)),
             }
         })
     }
 }
 
-struct Adoption {
+struct Legacy {
     pages: Pages,
     page: vec::IntoIter<Piece>,
+    /// Whether the remarks on other collections were made.
     is_listed: bool,
-    /// Which of the collections, and whether something was found in it.
-    place: usize,
+    /// The index of the current collection, and whether a document was found in it.
+    collection: usize,
     is_begun: bool,
+    /// The last key's data: the next document may have the same key.
     pending: Option<Found>,
 }
 
-impl Adoption {
+impl Legacy {
     async fn next(&mut self) -> Result<Option<Piece>> {
         loop {
             if let Some(piece) = self.page.next() {
                 return Ok(Some(piece));
             }
             if !mem::replace(&mut self.is_listed, true) {
-                self.page = self.pages.mongodb.others().await?.into_iter();
+                self.page = self.pages.mongodb.other_collections().await?.into_iter();
                 continue;
             }
-            if self.place == COLLECTIONS.len() {
+            if self.collection == COLLECTIONS.len() {
                 return Ok(None);
             }
             self.page = self.read_page().await?.into_iter();
@@ -149,43 +146,44 @@ impl Adoption {
     }
 
     async fn read_page(&mut self) -> Result<Vec<Piece>> {
-        let (name, key, left_out) = COLLECTIONS[self.place];
+        let (name, key, left_out) = COLLECTIONS[self.collection];
         let (pending, is_begun, mut page) = (&mut self.pending, &mut self.is_begun, Vec::new());
         let each = |document: &RawDocument| {
             if let Some(reason) = left_out.filter(|_| !mem::replace(is_begun, true)) {
                 page.push(Piece::left_out(name, reason));
             }
-            let place = place(name, document);
+            let location = location(name, document);
             if name.starts_with("config_plan") {
-                page.push(Piece::left_out(place, "the record of a config plan of the Go program"));
+                page.push(Piece::left_out(location, "the record of a config plan of the Go program"));
                 return Ok(());
             }
-            match (read(name, key, document, &place, &mut page), &mut *pending) {
-                // It is about this document alone.
-                (Err(error), _) => page.push(Piece::unreadable(place, &error)),
-                (Ok(found), Some(before)) if before.key() == found.key() => {
-                    before.merge(found, place, &mut page);
+            match (read(name, key, document, &location, &mut page), &mut *pending) {
+                // The error concerns this document alone.
+                (Err(error), _) => page.push(Piece::unreadable(location, &error)),
+                (Ok(found), Some(previous)) if previous.key() == found.key() => {
+                    previous.merge(found, location, &mut page);
                 }
                 (Ok(found), pending) => {
-                    if let Some(before) = pending.replace(found) {
-                        before.finish(&mut page);
+                    if let Some(previous) = pending.replace(found) {
+                        previous.finish(&mut page);
                     }
                 }
             }
             Ok(())
         };
-        let collection = |lease: &Lease| lease.database.collection(name);
+        let collection = |permit: &Permit| permit.database.collection(name);
         if !self.pages.read(collection, doc! { key: 1, "_id": 1 }, each).await? {
             if let Some(last) = self.pending.take() {
                 last.finish(&mut page);
             }
-            (self.place, self.is_begun) = (self.place + 1, false);
+            (self.collection, self.is_begun) = (self.collection + 1, false);
         }
         Ok(page)
     }
 }
 
-fn place(collection: &str, document: &RawDocument) -> String {
+/// Where a document is, for remarks.
+fn location(collection: &str, document: &RawDocument) -> String {
     let id = match document.get("_id") {
         Ok(Some(RawBsonRef::String(id))) => id.to_owned(),
         Ok(Some(RawBsonRef::ObjectId(id))) => id.to_hex(),
@@ -194,9 +192,10 @@ fn place(collection: &str, document: &RawDocument) -> String {
     format!("{collection} {id}")
 }
 
-/// What a document holds. Its key may come again: the Go program had no unique index, so racing writers made a document each.
+/// The data of one key. Several documents can have the same key: the Go program had no unique index, so
+/// concurrent writers could each make one.
 enum Found {
-    /// A record, where it is, and when it was changed.
+    /// A record, its location, and the time of its last change.
     Document(Record, String, Option<DateTime>),
     Counters(Key, BTreeMap<Key, i64>),
 }
@@ -209,13 +208,13 @@ impl Found {
         }
     }
 
-    /// The next document of the same key. Of values the last one that was changed is in use; counters were counted in one
-    /// document or in the other.
-    fn merge(&mut self, next: Self, next_place: String, page: &mut Vec<Piece>) {
+    /// Adds the next document of the same key. The value that was changed last wins. Counters are added up,
+    /// because each was counted in one of the documents.
+    fn merge(&mut self, next: Self, next_location: String, page: &mut Vec<Piece>) {
         match (self, next) {
             (Self::Counters(_, sums), Self::Counters(_, counts)) => {
                 page.push(Piece::changed(
-                    next_place.clone(),
+                    next_location.clone(),
                     "a further document of its key: its counters are added up",
                 ));
                 for (field, count) in counts {
@@ -224,28 +223,28 @@ impl Found {
                         Some(total) => *sum = total,
                         None => {
                             page.push(Piece::not_understood(
-                                next_place.clone(),
-                                "a sum of its counters leaves 64 bits",
+                                next_location.clone(),
+                                "a sum of its counters exceeds 64 bits",
                             ));
                         }
                     }
                 }
             }
-            (Self::Document(record, place, changed), Self::Document(next, _, next_changed)) => {
-                let why = match next_changed == *changed {
+            (Self::Document(record, location, changed), Self::Document(next, _, next_changed)) => {
+                let reason = match next_changed == *changed {
                     true => {
-                        "a further document of its key, and no time tells which is newer: the other one is adopted"
+                        "a further document of its key, with no time that shows which is newer: the other document is adopted"
                     }
                     false => "another document of its key was changed later: that one is adopted",
                 };
-                let mut older = next_place.clone();
+                let mut older = next_location.clone();
                 if next_changed > *changed {
-                    older = mem::replace(place, next_place);
+                    older = mem::replace(location, next_location);
                     (*record, *changed) = (next, next_changed);
                 }
-                page.push(Piece::not_understood(older, why));
+                page.push(Piece::not_understood(older, reason));
             }
-            // They are of one collection.
+            // Documents of one collection are all of one kind.
             (Self::Counters(..), Self::Document(..)) | (Self::Document(..), Self::Counters(..)) => {}
         }
     }
@@ -266,11 +265,11 @@ fn read(
     collection: &str,
     key_field: &str,
     document: &RawDocument,
-    place: &str,
+    location: &str,
     page: &mut Vec<Piece>,
 ) -> Result<Found> {
     let name =
-        document.get_str(key_field).map_err(|_| corrupt("the document's key is missing, or no text"))?;
+        document.get_str(key_field).map_err(|_| corrupt("the document's key is missing or not a string"))?;
     let key = Key::new(name)?;
     let (mut changed, mut times, mut fields) = (None, false, Map::new());
     let mut counts = BTreeMap::new();
@@ -280,21 +279,21 @@ fn read(
             ("_id", _) => {}
             ("updated_at", RawBsonRef::DateTime(time)) => changed = Some(time),
             (name, _) if name == key_field => {}
-            (name, value) if collection == "usage_stats" => count(place, name, value, &mut counts, page)?,
+            (name, value) if collection == "usage_stats" => count(location, name, value, &mut counts, page)?,
             (name, value) => {
                 times |= has_time(value);
-                fields.insert(name.to_owned(), json_but(value, as_go_reads_it)?);
+                fields.insert(name.to_owned(), json_with(value, go_json)?);
             }
         }
     }
     if times {
-        page.push(Piece::changed(place, "a time in it is adopted as text"));
+        page.push(Piece::changed(location, "a time in it is adopted as text"));
     }
     Ok(match collection {
         "usage_stats" => Found::Counters(key, counts),
         "credentials" => {
             let credential = Credential::new(fields)?;
-            Found::Document(Record::Credential { id: key, credential }, place.to_owned(), changed)
+            Found::Document(Record::Credential { id: key, credential }, location.to_owned(), changed)
         }
         _ => {
             let value = fields.remove("value").ok_or_else(|| corrupt("the document has no `value`"))?;
@@ -302,17 +301,17 @@ fn read(
                 return Err(corrupt("the document's `key` and `_id` differ"));
             }
             if !fields.is_empty() {
-                page.push(Piece::changed(place, "its fields beside `value` are left out"));
+                page.push(Piece::changed(location, "its fields beside `value` are left out"));
             }
             let value = ConfigValue::new(value)?;
-            Found::Document(Record::Config { key, value }, place.to_owned(), changed)
+            Found::Document(Record::Config { key, value }, location.to_owned(), changed)
         }
     })
 }
 
-/// Counts one counter. The server took `a.b` for a path, so documents in the document are such names.
+/// Reads one counter. The server took a name like `a.b` for a path, so nested documents are such names.
 fn count(
-    place: &str,
+    location: &str,
     name: &str,
     value: RawBsonRef<'_>,
     counts: &mut BTreeMap<Key, i64>,
@@ -320,29 +319,29 @@ fn count(
 ) -> Result<()> {
     if let RawBsonRef::Document(parts) = value {
         page.push(Piece::changed(
-            format!("{place} {name}"),
+            format!("{location} {name}"),
             "a nested document: its counters' names are joined by dots",
         ));
         for part in parts {
             let (part, value) = part.map_err(damaged)?;
-            count(place, &format!("{name}.{}", part.as_str()), value, counts, page)?;
+            count(location, &format!("{name}.{}", part.as_str()), value, counts, page)?;
         }
         return Ok(());
     }
-    let number = json_but(value, as_go_reads_it).ok().and_then(|value| value.as_i64());
+    let number = json_with(value, go_json).ok().and_then(|value| value.as_i64());
     match (Key::new(name), number) {
         (Ok(field), Some(number)) => drop(counts.insert(field, number)),
-        (Err(error), _) => page.push(Piece::unreadable(format!("{place} {name}"), &error)),
+        (Err(error), _) => page.push(Piece::unreadable(format!("{location} {name}"), &error)),
         (Ok(_), None) => {
             let reason = "the counter is not an integer of 64 bits";
-            page.push(Piece::not_understood(format!("{place} {name}"), reason));
+            page.push(Piece::not_understood(format!("{location} {name}"), reason));
         }
     }
     Ok(())
 }
 
-/// What the Go program's own JSON was of: 5.0 is written as 5, and a time as text.
-fn as_go_reads_it(value: RawBsonRef<'_>) -> Option<Value> {
+/// Converts values as the Go program's JSON did: 5.0 is written as 5, and a time as text.
+fn go_json(value: RawBsonRef<'_>) -> Option<Value> {
     match value {
         RawBsonRef::Double(number) => whole(number).map(Value::from),
         RawBsonRef::DateTime(time) => time.try_to_rfc3339_string().ok().map(Value::String),
@@ -350,7 +349,7 @@ fn as_go_reads_it(value: RawBsonRef<'_>) -> Option<Value> {
     }
 }
 
-/// Whether a value is a time, or holds one.
+/// Whether a value is a time or contains one.
 fn has_time(value: RawBsonRef<'_>) -> bool {
     match value {
         RawBsonRef::DateTime(_) => true,
@@ -360,9 +359,8 @@ fn has_time(value: RawBsonRef<'_>) -> bool {
     }
 }
 
-/// Whether a URL says which database is meant.
 fn names_database(url: &str) -> bool {
-    let place = url.split_once("://").map_or("", |(_, place)| place);
-    let place = place.split('?').next().unwrap_or_default().rsplit('@').next().unwrap_or_default();
-    place.split_once('/').is_some_and(|(_, database)| !database.is_empty())
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let rest = rest.split('?').next().unwrap_or_default().rsplit('@').next().unwrap_or_default();
+    rest.split_once('/').is_some_and(|(_, database)| !database.is_empty())
 }

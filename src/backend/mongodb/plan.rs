@@ -1,4 +1,4 @@
-//! Plans: one transaction; on a standalone server, which has none, two stages under a lease.
+//! Plans: each is one transaction or, on a standalone server, which has none, two stages under a lease.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,10 @@ use tokio::time::Instant;
 
 use super::{
     MongoDb,
-    desk::{AUDIT, Desk, MAX_RECORD_BYTES, PLANS, Seat, Turn, busy, read_record, wrong},
-    transaction::{Pauses, commit},
+    commit::{Backoff, commit},
+    plan_session::{
+        AUDIT, AttemptStart, MAX_RECORD_BYTES, Mode, PLANS, PlanSession, busy, read_record, unexpected,
+    },
 };
 use crate::{
     Backend, ConfigBatch, ConfigValue, Error, ErrorKind, Key, Outcome, Result,
@@ -30,8 +32,8 @@ use crate::{
 /// How many audit entries are read at a time.
 const PAGE: i32 = 500;
 
-/// The changes of a record, from what is stored now.
-fn as_found(record: &PlanRecord, stored: &BTreeMap<Key, ConfigValue>) -> Result<String> {
+/// The changes of a record as JSON, with the values that are stored now in place of those that the plan set.
+fn changes_from(stored: &BTreeMap<Key, ConfigValue>, record: &PlanRecord) -> Result<String> {
     let changes = record.changes.iter().map(|change| PlanChange {
         key: change.key.clone(),
         before: change.before.clone(),
@@ -44,10 +46,15 @@ fn as_found(record: &PlanRecord, stored: &BTreeMap<Key, ConfigValue>) -> Result<
     String::from_utf8(changes).map_err(|_| corrupt_plan())
 }
 
-fn entry_of(attempt: &Attempt<'_>, turn: &Turn, status: AuditStatus, error: Option<PlanRefusal>) -> Document {
+fn entry_of(
+    attempt: &Attempt<'_>,
+    start: &AttemptStart,
+    status: AuditStatus,
+    error: Option<PlanRefusal>,
+) -> Document {
     let mut entry = doc! {
-        "_id": turn.number, "key": attempt.key.as_str(), "action": attempt.action.as_str(), "status": status.as_str(),
-        "finished": turn.now, "micros": attempt.micros(),
+        "_id": start.number, "key": attempt.key.as_str(), "action": attempt.action.as_str(), "status": status.as_str(),
+        "finished": start.now, "micros": attempt.micros(),
         "mutations": i64::try_from(attempt.mutations).unwrap_or(i64::MAX),
     };
     let optional = [
@@ -64,76 +71,77 @@ fn entry_of(attempt: &Attempt<'_>, turn: &Turn, status: AuditStatus, error: Opti
     entry
 }
 
-/// What a caller asks for, owned by the task that does it.
+/// A caller's request, owned by the task that runs it.
 #[derive(Clone)]
-struct Order {
+struct Request {
     backend: &'static str,
     key: Key,
     begun: std::time::Instant,
-    what: What,
+    action: Action,
 }
 
 #[derive(Clone)]
-enum What {
+enum Action {
     Apply { plan: Plan, payload: PayloadHash, options: ApplyOptions, ttl: u64 },
     RollBack(RollbackOptions),
 }
 
-enum Done {
+enum Answer {
     Applied(Result<Applied>),
     RolledBack(Result<Rollback>),
 }
 
-impl Order {
-    /// Decides and stores, once it is its turn.
-    async fn carry_out(&self, desk: &mut Desk, turn: &Turn) -> Result<(Done, bool)> {
-        let Self { backend, key, begun, what } = self;
-        let filter = doc! { "_id": key.as_str(), "expires": { "$gt": turn.now } };
-        let found = desk.find(PLANS, filter).await?.into_iter().next();
+impl Request {
+    /// Decides what to do from the stored values, and writes it. The boolean: whether it changes something.
+    async fn execute(&self, session: &mut PlanSession, start: &AttemptStart) -> Result<(Answer, bool)> {
+        let Self { backend, key, begun, action } = self;
+        let filter = doc! { "_id": key.as_str(), "expires": { "$gt": start.now } };
+        let found = session.find(PLANS, filter).await?.into_iter().next();
         let record = found.as_ref().map(read_record).transpose()?;
-        match what {
-            What::Apply { plan, payload, options, ttl } => {
+        match action {
+            Action::Apply { plan, payload, options, ttl } => {
                 let touched: Vec<&Key> = last_mutations(plan).into_keys().collect();
-                // A replay asks for no values.
-                let stored = if record.is_some() { BTreeMap::new() } else { desk.look(&touched).await? };
+                // A replay needs no values.
+                let stored =
+                    if record.is_some() { BTreeMap::new() } else { session.configs(&touched).await? };
                 let mut step = apply_step(plan, *payload, record.as_ref(), |key| stored.get(key).cloned());
-                let mut kept = None;
+                let mut new_record = None;
                 if let ApplyStep::Change(changes) = &step {
                     let changes = String::from_utf8(encode_changes(changes)).map_err(|_| corrupt_plan())?;
                     if changes.len() > MAX_RECORD_BYTES {
                         step = ApplyStep::Refuse(PlanRefusal::TooLarge, None);
                     } else {
-                        let now = turn.now.timestamp_millis();
+                        let now = start.now.timestamp_millis();
                         let mut record = doc! {
                             "payload": payload.to_string(), "mutations": i64::try_from(plan.len()).unwrap_or(i64::MAX),
-                            "applied": turn.now, "rolled_back": false, "changes": changes,
+                            "applied": start.now, "rolled_back": false, "changes": changes,
                             "expires": DateTime::from_millis(now.saturating_add_unsigned(*ttl)),
                         };
                         if let Some(stage) = &options.stage {
                             record.insert("stage", stage);
                         }
-                        kept = Some((record, false));
+                        new_record = Some((record, false));
                     }
                 }
                 let (status, error, result) = step.end();
                 let attempt = Attempt::to_apply(backend, key, plan, *payload, options);
-                let entry = entry_of(&Attempt { begun: *begun, ..attempt }, turn, status, error);
-                let expired = doc! { "expires": { "$lte": turn.now } };
-                desk.delete(PLANS, expired).await?;
-                let changes_something = kept.is_some();
-                desk.carry_out(key, kept, entry).await?;
-                Ok((Done::Applied(result), changes_something))
+                let entry = entry_of(&Attempt { begun: *begun, ..attempt }, start, status, error);
+                let expired = doc! { "expires": { "$lte": start.now } };
+                session.delete(PLANS, expired).await?;
+                let changes_something = new_record.is_some();
+                session.write(key, new_record, entry).await?;
+                Ok((Answer::Applied(result), changes_something))
             }
-            What::RollBack(options) => {
+            Action::RollBack(options) => {
                 let touched: Vec<&Key> =
                     record.iter().flat_map(|record| &record.changes).map(|change| &change.key).collect();
-                let stored = desk.look(&touched).await?;
+                let stored = session.configs(&touched).await?;
                 let step = rollback_step(record.as_ref(), options.force, |key| stored.get(key).cloned());
-                let mut kept =
+                let mut new_record =
                     found.filter(|_| matches!(step, RollbackStep::Restore)).map(|found| (found, true));
-                if let (Some((kept, _)), Some(record), true) = (&mut kept, &record, options.force) {
-                    // What is there instead of what the plan set is to go, too.
-                    kept.insert("changes", as_found(record, &stored)?);
+                if let (Some((new, _)), Some(record), true) = (&mut new_record, &record, options.force) {
+                    // A forced rollback also replaces values that were changed after the plan.
+                    new.insert("changes", changes_from(&stored, record)?);
                 }
                 let attempt = Attempt { begun: *begun, ..Attempt::to_roll_back(backend, key, options) };
                 let attempt = match &record {
@@ -141,49 +149,49 @@ impl Order {
                     None => attempt,
                 };
                 let (status, error, result) = step.end();
-                let changes_something = kept.is_some();
-                desk.carry_out(key, kept, entry_of(&attempt, turn, status, error)).await?;
-                Ok((Done::RolledBack(result), changes_something))
+                let changes_something = new_record.is_some();
+                session.write(key, new_record, entry_of(&attempt, start, status, error)).await?;
+                Ok((Answer::RolledBack(result), changes_something))
             }
         }
     }
 
-    /// One attempt, in a task of its own: it runs to its end, whoever waits for it.
-    async fn run(self, mut desk: Desk, deadline: Instant) -> Result<Done> {
-        let mut pauses = Pauses::until(deadline);
-        let turn = desk.turn(&mut pauses).await?;
-        if let Seat::Transaction(_) = desk.seat {
-            let (done, changes_something) = self.carry_out(&mut desk, &turn).await?;
-            let Seat::Transaction(Some(session)) = desk.seat else { return Err(wrong()) };
-            commit(session, desk.until).await.map_err(|error| {
-                // Whether the audit has it or not, nothing was changed.
+    /// Runs one attempt. It runs to its end in a task of its own, even if the call is dropped.
+    async fn run(self, mut session: PlanSession, deadline: Instant) -> Result<Answer> {
+        let mut backoff = Backoff::until(deadline);
+        let start = session.start(&mut backoff).await?;
+        if let Mode::Transaction(_) = session.mode {
+            let (answer, changes_something) = self.execute(&mut session, &start).await?;
+            let Mode::Transaction(Some(transaction)) = session.mode else { return Err(unexpected()) };
+            commit(transaction, session.until).await.map_err(|error| {
+                // Only the audit entry is in doubt.
                 if changes_something { error } else { error.with_outcome(Outcome::NotApplied) }
             })?;
-            return Ok(done);
+            return Ok(answer);
         }
-        if let Err(error) = desk.recover().await {
-            drop(desk.leave(&turn).await);
+        if let Err(error) = session.finish_pending().await {
+            drop(session.release_lease(&start).await);
             return Err(error.with_outcome(Outcome::NotApplied));
         }
-        // Once something may be pending, whoever comes next finishes it.
-        let (done, _) =
-            self.carry_out(&mut desk, &turn).await.map_err(|error| error.with_outcome(Outcome::Unknown))?;
-        // If it is not given back it ends by itself.
-        drop(desk.leave(&turn).await);
-        Ok(done)
+        // Once the record may be stored, the next attempt finishes it.
+        let executed = self.execute(&mut session, &start).await;
+        let (answer, _) = executed.map_err(|error| error.with_outcome(Outcome::Unknown))?;
+        // A lease that is not released expires.
+        drop(session.release_lease(&start).await);
+        Ok(answer)
     }
 }
 
 impl MongoDb {
-    async fn order(&self, order: Order) -> Result<Done> {
+    async fn run_plan(&self, request: Request) -> Result<Answer> {
         let call = self.call()?;
-        let mut pauses = Pauses::until(call.deadline());
+        let mut backoff = Backoff::until(call.deadline());
         loop {
-            let desk = self.desk(&call).await?;
-            let attempt = order.clone().run(desk, call.deadline());
+            let session = self.plan_session(&call).await?;
+            let attempt = request.clone().run(session, call.deadline());
             match call.detached(Effect::Write, attempt).await? {
-                Err(error) if met_another(&error) => {
-                    if !pauses.pause().await {
+                Err(error) if is_conflict(&error) => {
+                    if !backoff.pause().await {
                         return Err(busy());
                     }
                 }
@@ -194,14 +202,14 @@ impl MongoDb {
 
     async fn audit_page(&self, before: i64) -> Result<Page<i64>> {
         let call = self.call()?;
-        let lane = call.lease().await?;
+        let permit = call.permit().await?;
         let filter = doc! { "_id": { "$lt": before } };
         let find = doc! {
             "find": AUDIT, "filter": filter, "sort": { "_id": -1 }, "limit": PAGE, "batchSize": PAGE, "singleBatch": true,
         };
-        let answer = call.ask(lane.database.run_command(find)).await?;
-        let cursor = answer.get_document("cursor").map_err(|_| wrong())?;
-        let found = cursor.get_array("firstBatch").map_err(|_| wrong())?;
+        let reply = call.ask(permit.database.run_command(find)).await?;
+        let cursor = reply.get_document("cursor").map_err(|_| unexpected())?;
+        let found = cursor.get_array("firstBatch").map_err(|_| unexpected())?;
         let found: Vec<&Document> = found.iter().filter_map(Bson::as_document).collect();
         let entries =
             found.iter().map(|found| read_entry(self.label(), found)).collect::<Result<Vec<_>>>()?;
@@ -211,19 +219,19 @@ impl MongoDb {
     }
 }
 
-/// Whether an attempt met another one, and did nothing.
-fn met_another(error: &Error) -> bool {
+/// Whether an attempt conflicted with another one on the server, so that nothing was applied.
+fn is_conflict(error: &Error) -> bool {
     error.outcome() == Outcome::NotApplied && error.kind() == ErrorKind::Conflict && error.code().is_some()
 }
 
 fn read_entry(backend: &'static str, found: &Document) -> Result<AuditEntry> {
-    let wrong = |_| corrupt_plan();
+    let corrupt = |_| corrupt_plan();
     let text = |name: &str| found.get_str(name).ok();
-    let finished = found.get_datetime("finished").map_err(wrong)?.timestamp_millis();
-    let (started, finished, duration) = times(finished, found.get_i64("micros").map_err(wrong)?)?;
+    let finished = found.get_datetime("finished").map_err(corrupt)?.timestamp_millis();
+    let (started, finished, duration) = times(finished, found.get_i64("micros").map_err(corrupt)?)?;
     Ok(AuditEntry {
         backend,
-        key: Key::new(found.get_str("key").map_err(wrong)?).map_err(|_| corrupt_plan())?,
+        key: Key::new(found.get_str("key").map_err(corrupt)?).map_err(|_| corrupt_plan())?,
         action: text("action").and_then(PlanAction::named).ok_or_else(corrupt_plan)?,
         status: text("status").and_then(AuditStatus::named).ok_or_else(corrupt_plan)?,
         stage: text("stage").map(str::to_owned),
@@ -231,7 +239,7 @@ fn read_entry(backend: &'static str, found: &Document) -> Result<AuditEntry> {
         started,
         finished,
         duration,
-        mutations: found.get_i64("mutations").map_err(wrong)?.try_into().map_err(|_| corrupt_plan())?,
+        mutations: found.get_i64("mutations").map_err(corrupt)?.try_into().map_err(|_| corrupt_plan())?,
         payload_hash: text("payload").map(|text| text.parse().map_err(|_| corrupt_plan())).transpose()?,
         error: text("error").map(|text| PlanRefusal::named(text).ok_or_else(corrupt_plan)).transpose()?,
     })
@@ -241,19 +249,19 @@ impl ConfigBatch for MongoDb {
     async fn apply_plan(&self, key: &Key, plan: &Plan, options: &ApplyOptions) -> Result<Applied> {
         let ttl = options.check()?;
         let (begun, payload) = (std::time::Instant::now(), plan.payload_hash());
-        let what = What::Apply { plan: plan.clone(), payload, options: options.clone(), ttl };
-        match self.order(Order { backend: self.label(), key: key.clone(), begun, what }).await? {
-            Done::Applied(result) => result,
-            Done::RolledBack(_) => Err(wrong()),
+        let action = Action::Apply { plan: plan.clone(), payload, options: options.clone(), ttl };
+        match self.run_plan(Request { backend: self.label(), key: key.clone(), begun, action }).await? {
+            Answer::Applied(result) => result,
+            Answer::RolledBack(_) => Err(unexpected()),
         }
     }
 
     async fn rollback_plan(&self, key: &Key, options: &RollbackOptions) -> Result<Rollback> {
         options.check()?;
-        let (begun, what) = (std::time::Instant::now(), What::RollBack(options.clone()));
-        match self.order(Order { backend: self.label(), key: key.clone(), begun, what }).await? {
-            Done::RolledBack(result) => result,
-            Done::Applied(_) => Err(wrong()),
+        let (begun, action) = (std::time::Instant::now(), Action::RollBack(options.clone()));
+        match self.run_plan(Request { backend: self.label(), key: key.clone(), begun, action }).await? {
+            Answer::RolledBack(result) => result,
+            Answer::Applied(_) => Err(unexpected()),
         }
     }
 

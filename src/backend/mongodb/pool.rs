@@ -1,4 +1,4 @@
-//! A client of the driver with a fair queue in front, counted and replaced by one of another size.
+//! A client of the driver behind a fair queue of calls.
 
 use std::{
     sync::{
@@ -11,6 +11,7 @@ use std::{
 use mongodb::{
     Client, Collection, Database,
     bson::RawDocumentBuf,
+    error::Result as DriverResult,
     options::{Tls, WriteConcern},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,88 +19,88 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{
     MongoDb, MongoDbOptions, error,
     roots::Roots,
-    session::Transactions,
-    topology::{News, Topology, Writable},
+    session::{Session, Transactions},
+    topology::{ClientState, Topology, Writable},
 };
 use crate::{
     Error, ErrorKind, PoolStats, Pooled, Result,
     backend::remote::{Effect, Waiting},
 };
 
-/// One client of the driver, and who may use it.
+/// One client of the driver, and the queue of calls for it.
 ///
-/// The driver's own queue can't be left in time with the knowledge that nothing was sent; in this one it can. A client can't
-/// be resized, so another one takes its place, and this one ends with the last call on it.
-pub(super) struct Lane {
+/// A call that times out in the driver's own queue can't know whether it was sent; in this one it knows that
+/// it was not. A client can't be resized, so a new pool replaces this one, which ends with its last call.
+pub(super) struct Pool {
     pub(super) client: Client,
     pub(super) database: Database,
     pub(super) credentials: Collection<RawDocumentBuf>,
     pub(super) configs: Collection<RawDocumentBuf>,
     pub(super) usage: Collection<RawDocumentBuf>,
     pub(super) topology: Topology,
-    /// Whether queries of many documents see one moment.
+    /// Whether queries of many documents read a snapshot, if the server has snapshots.
     pub(super) wants_snapshots: bool,
     pub(super) write_concern: WriteConcern,
     pub(super) transactions: Transactions,
-    /// What it logs in with: the driver takes it once.
+    /// The password that the driver logs in with.
     pub(super) password: Option<String>,
-    patience: Duration,
+    server_selection_timeout: Duration,
     pub(super) max: u32,
-    turns: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     waiting: AtomicU32,
 }
 
 /// The right to have one command under way on this client.
-pub(super) struct Lease {
-    pub(super) lane: Arc<Lane>,
-    /// The kind of server that takes it, as it was a moment ago.
+pub(super) struct Permit {
+    pub(super) pool: Arc<Pool>,
+    /// The kind of server that accepted writes when the permit was given.
     pub(super) writable: Writable,
-    _turn: Option<OwnedSemaphorePermit>,
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
-impl std::ops::Deref for Lease {
-    type Target = Lane;
+impl std::ops::Deref for Permit {
+    type Target = Pool;
 
-    fn deref(&self) -> &Lane {
-        &self.lane
+    fn deref(&self) -> &Pool {
+        &self.pool
     }
 }
 
-/// Why there is no lease.
-pub(super) enum NoLease {
+/// Why no permit was given.
+pub(super) enum NoPermit {
+    /// A new pool has replaced this one.
     Retired,
     /// A server refused the login.
     Refused,
     Failed(Error),
 }
 
-impl Lane {
-    pub(super) async fn new(config: &MongoDbOptions, max: u32, password: Option<String>) -> Result<Self> {
+impl Pool {
+    pub(super) async fn new(options: &MongoDbOptions, max: u32, password: Option<String>) -> Result<Self> {
         if max == 0 {
-            return Err(Error::new(ErrorKind::InvalidValue, "a pool has at least one connection"));
+            return Err(Error::new(ErrorKind::InvalidValue, "a pool needs at least one connection"));
         }
         let topology = Topology::new();
-        // The names of the servers may have to be looked up.
-        let options =
-            tokio::time::timeout(config.deadline, config.driver_options(max, password.clone())).await;
-        let mut options = options.map_err(|_| {
-            Error::new(ErrorKind::Timeout, "the names of the MongoDB servers were not resolved in time")
+        // It may ask the DNS for the servers' names.
+        let resolved = options.driver_options(max, password.clone());
+        let resolved = tokio::time::timeout(options.deadline, resolved).await;
+        let mut driver = resolved.map_err(|_| {
+            Error::new(ErrorKind::Timeout, "timed out resolving the names of the MongoDB servers")
         })??;
-        options.sdam_event_handler = Some(topology.servers());
-        options.cmap_event_handler = Some(topology.pools());
-        // The driver reads the file once, here.
-        let roots = match &mut options.tls {
-            Some(Tls::Enabled(tls)) if config.trusts_this_machine() => {
+        driver.sdam_event_handler = Some(topology.server_events());
+        driver.cmap_event_handler = Some(topology.pool_events());
+        // `Client::with_options` reads the file, once.
+        let roots = match &mut driver.tls {
+            Some(Tls::Enabled(tls)) if options.trusts_this_machine() => {
                 let roots = Roots::of_this_machine().await?;
                 tls.ca_file_path = Some(roots.path().to_owned());
                 Some(roots)
             }
             _ => None,
         };
-        let client =
-            Client::with_options(options).map_err(|error| error::of_request(&error, Effect::Read))?;
+        let client = Client::with_options(driver).map_err(|error| error::of_request(&error, Effect::Read))?;
         drop(roots);
-        let database = client.database(&config.database);
+        let database = client.database(&options.database);
         Ok(Self {
             credentials: database.collection("credentials"),
             configs: database.collection("configs"),
@@ -107,56 +108,61 @@ impl Lane {
             database,
             client,
             topology,
-            write_concern: config.write_concern()?,
-            wants_snapshots: config.wants_snapshots(),
+            write_concern: options.write_concern()?,
+            wants_snapshots: options.wants_snapshots(),
             transactions: Transactions::default(),
             password,
-            patience: config.server_selection_timeout,
+            server_selection_timeout: options.server_selection_timeout,
             max,
-            turns: Arc::new(Semaphore::new(max as usize)),
+            slots: Arc::new(Semaphore::new(max as usize)),
             waiting: AtomicU32::new(0),
         })
     }
 
-    /// A turn, in the order in which it was asked for, when there is a server that takes writes.
-    pub(super) async fn lease(self: Arc<Self>) -> Result<Lease, NoLease> {
-        // Never past those who wait: a permit that is given back is theirs before it is free.
-        let turn = match self.turns.clone().try_acquire_owned() {
-            Ok(turn) => turn,
+    /// Waits for a free slot, first come, first served, and then for a server that accepts writes.
+    pub(super) async fn acquire(self: Arc<Self>) -> Result<Permit, NoPermit> {
+        // This does not overtake the queue: a returned slot goes to the first waiting call before it is free.
+        let slot = match self.slots.clone().try_acquire_owned() {
+            Ok(slot) => slot,
             Err(_) => {
                 let _waits = Waiting::begin(&self.waiting);
-                self.turns.clone().acquire_owned().await.map_err(|_| NoLease::Retired)?
+                self.slots.clone().acquire_owned().await.map_err(|_| NoPermit::Retired)?
             }
         };
-        self.leased(Some(turn)).await
+        self.permit(Some(slot)).await
     }
 
-    /// The same for whoever must stay on this lane. When another one has taken its place there is no queue any more.
-    pub(super) async fn lease_kept(self: Arc<Self>) -> Result<Lease, NoLease> {
-        match self.clone().lease().await {
-            Err(NoLease::Retired | NoLease::Refused) => self.leased(None).await,
+    /// The same for calls that must stay on this pool. A replaced pool has no queue, so they need no slot.
+    pub(super) async fn acquire_even_if_retired(self: Arc<Self>) -> Result<Permit, NoPermit> {
+        match self.clone().acquire().await {
+            Err(NoPermit::Retired | NoPermit::Refused) => self.permit(None).await,
             result => result,
         }
     }
 
-    async fn leased(self: Arc<Self>, turn: Option<OwnedSemaphorePermit>) -> Result<Lease, NoLease> {
-        let found = tokio::time::timeout(self.patience, self.topology.until_writable(turn.is_none())).await;
-        match found.map_err(|_| NoLease::Failed(self.topology.why_none()))? {
-            News::Writable(writable) => Ok(Lease { lane: self, writable, _turn: turn }),
-            News::Refused => Err(NoLease::Refused),
-            News::Retired => Err(NoLease::Retired),
+    async fn permit(self: Arc<Self>, slot: Option<OwnedSemaphorePermit>) -> Result<Permit, NoPermit> {
+        let writable = self.topology.until_writable(slot.is_none());
+        let state = tokio::time::timeout(self.server_selection_timeout, writable).await;
+        match state.map_err(|_| NoPermit::Failed(self.topology.selection_error()))? {
+            ClientState::Writable(writable) => Ok(Permit { pool: self, writable, _slot: slot }),
+            ClientState::Refused => Err(NoPermit::Refused),
+            ClientState::Retired => Err(NoPermit::Retired),
         }
     }
 
-    /// Not on a standalone server, which has none, and not if they could miss what was just written: there what changes meanwhile
-    /// may be seen or not.
+    /// False on a standalone server, which has no snapshots, and if a snapshot could lack the latest writes.
+    /// Queries without one may or may not see concurrent changes.
     pub(super) fn has_snapshots(&self, writable: Writable) -> bool {
         self.wants_snapshots && writable != Writable::Standalone
     }
 
-    /// Sends those who wait away.
+    pub(super) async fn begin_transaction(&self) -> DriverResult<Session> {
+        Session::begin(&self.client, self.write_concern.clone(), &self.transactions).await
+    }
+
+    /// Sends waiting calls to the pool that replaces this one.
     pub(super) fn retire(&self) {
-        self.turns.close();
+        self.slots.close();
         self.topology.retire();
     }
 
@@ -167,14 +173,14 @@ impl Lane {
 }
 
 impl Pooled for MongoDb {
-    /// Of a replica set, the connections to all members; the driver's own, which watch the servers, are not counted.
+    /// Counts connections to all members of a replica set, without those by which the driver monitors them.
     async fn pool_stats(&self) -> Result<PoolStats> {
-        Ok(self.server.lane()?.stats())
+        Ok(self.server.pool()?.stats())
     }
 
-    /// Calls under way finish on the old connections, and those that wait go on waiting for new ones.
+    /// Calls under way finish on the old connections; waiting calls go on to wait for new ones.
     async fn resize_pool(&self, max: u32) -> Result<()> {
-        // Held, so that a store which is being closed does not get a new pool afterwards.
+        // Closing the store waits for this call, so that it gets no new pool afterwards.
         let _call = self.call()?;
         self.server.resize(max).await
     }

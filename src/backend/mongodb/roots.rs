@@ -1,4 +1,4 @@
-//! The certificates that this machine trusts, in a file: the driver takes no others than Mozilla's but from one.
+//! The certificates that this machine trusts, in a file: by itself, the driver trusts only Mozilla's.
 
 use std::{
     fs::{self, OpenOptions},
@@ -10,27 +10,28 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use crate::{Error, ErrorKind, Result, backend::remote::trust::of_this_machine};
 
-/// A private file for the moment in which the driver reads it. It is removed when this is dropped.
+/// A private temporary file of certificates, removed on drop.
 pub(super) struct Roots(PathBuf);
 
 impl Roots {
-    /// Those that can be read: hundreds, from files.
+    /// Writes the readable ones, hundreds from many files, so it runs on a blocking thread.
     pub(super) async fn of_this_machine() -> Result<Self> {
         let written = tokio::task::spawn_blocking(|| {
             let found = of_this_machine("tlsCAFile")?;
             Self::write(found.iter().map(AsRef::as_ref)).map_err(|error| {
-                let failed = "the certificates that this machine trusts can't be written to a temporary file for the driver: name \
-                              a file of certificates in `tlsCAFile`";
+                let failed = "the certificates that this machine trusts can't be written to a temporary file for the driver: set \
+                              `tlsCAFile` to a file of certificates";
                 Error::io(failed, error)
             })
         });
-        written.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "the runtime ends")))
+        let stopped = Error::new(ErrorKind::Unavailable, "the runtime is shutting down");
+        written.await.unwrap_or(Err(stopped))
     }
 
     fn write<'c>(certificates: impl Iterator<Item = &'c [u8]>) -> io::Result<Self> {
         let path =
             std::env::temp_dir().join(format!("gateway-storage-roots-{:032x}.pem", fastrand::u128(..)));
-        // One that is there already is not taken: it may be another user's.
+        // Never opens an existing file, which may be another user's.
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         #[cfg(unix)]
@@ -66,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_private_file_that_does_not_stay() {
+    fn the_file_is_private_and_removed_on_drop() {
         let certificates: [&[u8]; 2] = [b"one", &[0xff; 1000]];
         let roots = Roots::write(certificates.into_iter()).unwrap();
         let path = roots.path().to_owned();

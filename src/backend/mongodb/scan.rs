@@ -1,4 +1,4 @@
-//! Many documents, as they were at one moment.
+//! Queries of many documents, from one snapshot if the server has snapshots.
 
 use std::{pin::pin, sync::Arc};
 
@@ -12,29 +12,29 @@ use mongodb::{
 
 use super::{
     MongoDb,
-    pool::{Lane, Lease},
+    pool::{Permit, Pool},
 };
 use crate::Result;
 
-/// A session whose queries all see what was there at the first one.
-async fn snapshot(lease: &Lease) -> DriverResult<ClientSession> {
-    let has_snapshots = lease.has_snapshots(lease.writable);
-    lease.client.start_session().snapshot(has_snapshots).causal_consistency(!has_snapshots).await
+/// A session whose queries all read the snapshot that the first one takes.
+async fn snapshot_session(permit: &Permit) -> DriverResult<ClientSession> {
+    let has_snapshots = permit.has_snapshots(permit.writable);
+    permit.client.start_session().snapshot(has_snapshots).causal_consistency(!has_snapshots).await
 }
 
-/// A query for such a session. Unless told, the driver asks with the client's own read concern there.
-fn of_snapshot<'f>(lease: &Lease, find: Find<'f, RawDocumentBuf>) -> Find<'f, RawDocumentBuf> {
-    if lease.has_snapshots(lease.writable) { find.read_concern(ReadConcern::snapshot()) } else { find }
+/// A query for such a session. Its read concern must be set: otherwise the driver sends the client's own.
+fn in_snapshot<'f>(permit: &Permit, find: Find<'f, RawDocumentBuf>) -> Find<'f, RawDocumentBuf> {
+    if permit.has_snapshots(permit.writable) { find.read_concern(ReadConcern::snapshot()) } else { find }
 }
 
-/// What a query finds, read while it comes.
+/// Reads each document that a query finds.
 pub(super) async fn collect<T>(
-    lease: &Lease,
+    permit: &Permit,
     find: Find<'_, RawDocumentBuf>,
     read: impl Fn(&RawDocument) -> Result<T>,
 ) -> DriverResult<Result<Vec<T>>> {
-    let mut session = snapshot(lease).await?;
-    let mut found = of_snapshot(lease, find).session(&mut session).await?;
+    let mut session = snapshot_session(permit).await?;
+    let mut found = in_snapshot(permit, find).session(&mut session).await?;
     let mut items = Vec::new();
     while found.advance(&mut session).await? {
         match read(found.current()) {
@@ -45,50 +45,50 @@ pub(super) async fn collect<T>(
     Ok(Ok(items))
 }
 
-/// A page ends after this many documents, or this many bytes.
+/// A page ends after this many documents or bytes.
 const PAGE: u32 = 250;
 const PAGE_BYTES: usize = 4 << 20;
 
-/// Whole collections, one after the other, as they were at one moment. Read a page at a time, each with the deadline of a call.
+/// Reads collections one after another from one snapshot. Each page is a call with its own deadline.
 pub(super) struct Pages {
     pub(super) mongodb: MongoDb,
-    lane: Option<Arc<Lane>>,
+    pool: Option<Arc<Pool>>,
     session: Option<ClientSession>,
     cursor: Option<SessionCursor<RawDocumentBuf>>,
 }
 
 impl Pages {
-    /// Nothing is asked yet.
+    /// Sends nothing yet.
     pub(super) fn of(mongodb: &MongoDb) -> Self {
-        Self { mongodb: mongodb.clone(), lane: None, session: None, cursor: None }
+        Self { mongodb: mongodb.clone(), pool: None, session: None, cursor: None }
     }
 
-    /// Reads on in a collection, and says whether there may be more; else the next call begins with the next one. Sorted by
-    /// the bytes of these fields, whatever the collection's language is.
+    /// Reads the next page of a collection, sorted by the bytes of the fields whatever its collation is.
+    /// Returns false at its end; the next call may begin with another one.
     pub(super) async fn read(
         &mut self,
-        collection: impl FnOnce(&Lease) -> Collection<RawDocumentBuf>,
+        collection: impl FnOnce(&Permit) -> Collection<RawDocumentBuf>,
         sort: Document,
         mut each: impl FnMut(&RawDocument) -> Result<()>,
     ) -> Result<bool> {
         let call = self.mongodb.call()?;
-        let lease = match &self.lane {
-            // The session is good for no other client.
-            Some(lane) => call.lease_of(lane).await?,
-            None => call.lease().await?,
+        let permit = match &self.pool {
+            // A session belongs to one client.
+            Some(pool) => call.permit_of(pool).await?,
+            None => call.permit().await?,
         };
-        self.lane = Some(lease.lane.clone());
+        self.pool = Some(permit.pool.clone());
         let session = match &mut self.session {
             Some(session) => session,
-            none => none.insert(call.ask(pin!(snapshot(&lease))).await?),
+            none => none.insert(call.ask(pin!(snapshot_session(&permit))).await?),
         };
         let cursor = match &mut self.cursor {
             Some(cursor) => cursor,
             none => {
-                let collection = collection(&lease);
+                let collection = collection(&permit);
                 let bytes = Collation::builder().locale("simple").build();
                 let find = collection.find(doc! {}).sort(sort).collation(bytes).allow_disk_use(true);
-                let find = of_snapshot(&lease, find.batch_size(PAGE)).session(&mut *session);
+                let find = in_snapshot(&permit, find.batch_size(PAGE)).session(&mut *session);
                 none.insert(call.ask(find.into_future()).await?)
             }
         };

@@ -1,4 +1,4 @@
-//! The collections, and the document that says that they are ours.
+//! Creates the collections, and the document that marks them as a store.
 
 use mongodb::{
     bson::{Document, RawDocumentBuf, doc},
@@ -9,19 +9,20 @@ use tokio::time::timeout;
 
 use super::{
     MongoDb,
-    desk::PLANS,
-    pool::{Lane, Lease},
-    server::{Call, upserted},
+    command::retry_upsert,
+    plan_session::PLANS,
+    pool::{Permit, Pool},
+    server::Call,
 };
 use crate::{Error, ErrorKind, Result};
 
-/// What this crate writes. A later version is refused.
+/// The version that this crate writes. Later ones are refused.
 pub(super) const VERSION: i32 = 1;
 
 /// Holds one document, `{ _id: "schema", version: 1 }`.
 const META: &str = "meta";
 
-/// MongoDB 5.0: snapshots outside of transactions, and names with `.` anywhere.
+/// MongoDB 5.0, the first with snapshots outside of transactions and with `.` anywhere in names.
 const OLDEST_WIRE_VERSION: i32 = 13;
 
 /// `NamespaceExists`
@@ -31,22 +32,22 @@ impl MongoDb {
     /// Refuses a server that can't hold our data.
     pub(super) async fn check_server(&self) -> Result<()> {
         let call = self.call()?;
-        let lane = call.lease().await?;
-        let hello = call.ask(lane.database.run_command(doc! { "hello": 1 })).await?;
+        let permit = call.permit().await?;
+        let hello = call.ask(permit.database.run_command(doc! { "hello": 1 })).await?;
         if hello.get_i32("maxWireVersion").unwrap_or_default() < OLDEST_WIRE_VERSION {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                "the MongoDB server is too old: version 5.0 or later is needed",
+                "the MongoDB server is too old: version 5.0 or later is required",
             ));
         }
         Ok(())
     }
 
-    /// Sees to it that the collections are there and are ours; makes them only if it may.
+    /// Checks that the database holds a store, and makes one if `create` allows it.
     pub(super) async fn ready_schema(&self, create: bool) -> Result<()> {
         let call = self.call()?;
-        let lane = call.lease().await?;
-        if version(&call, &lane).await?.is_some() {
+        let permit = call.permit().await?;
+        if version(&call, &permit).await?.is_some() {
             if create {
                 drop(timeout(self.deadline / 2, self.ready_indexes(&call)).await);
             }
@@ -55,57 +56,57 @@ impl MongoDb {
         if !create {
             return Err(Error::new(ErrorKind::NotFound, "the database holds no store of this crate"));
         }
-        for collection in [&lane.credentials, &lane.configs, &lane.usage] {
+        for collection in [&permit.credentials, &permit.configs, &permit.usage] {
             let found = call.ask(collection.find_one(doc! {})).await?;
-            // Another one may have made the store, and used it, meanwhile.
-            if found.is_some() && version(&call, &lane).await?.is_none() {
+            // Another process may have made the store, and used it, in the meantime.
+            if found.is_some() && version(&call, &permit).await?.is_none() {
                 return Err(Error::new(
                     ErrorKind::Corrupt,
-                    "the database has collections of these names from another program: choose another database",
+                    "the database has collections of the same names from another program: choose another database",
                 ));
             }
         }
-        let make = |lane: Lease| async move {
+        let make = |permit: Permit| async move {
             for name in [META, "credentials", "configs", "usage"] {
-                match lane.database.create_collection(name).await {
-                    Err(error) if is_there_already(&error) => {}
+                match permit.database.create_collection(name).await {
+                    Err(error) if exists(&error) => {}
                     result => result?,
                 }
             }
-            let ours = doc! { "$setOnInsert": { "version": VERSION } };
-            let meta = lane.database.collection::<RawDocumentBuf>(META);
-            upserted(|| meta.update_one(doc! { "_id": "schema" }, ours.clone()).upsert(true)).await
+            let version = doc! { "$setOnInsert": { "version": VERSION } };
+            let meta = permit.database.collection::<RawDocumentBuf>(META);
+            retry_upsert(|| meta.update_one(doc! { "_id": "schema" }, version.clone()).upsert(true)).await
         };
-        call.write(lane, make).await?;
+        call.write(permit, make).await?;
         drop(timeout(self.deadline / 2, self.ready_indexes(&call)).await);
         Ok(())
     }
 
-    /// With which a plan finds the records that are over, and those that are to be finished, without reading the others.
+    /// Makes the indexes by which a plan finds expired and pending records without reading the others.
     ///
-    /// Plans work without them, but more slowly: so a user who may not make them opens the store all the same, and opening does
-    /// not wait for long while the server makes them of many records. There is one command, and the server makes what is missing.
+    /// Plans are only slower without them. So a user without the right to make them can still open the store,
+    /// and opening does not wait long for the server to build them. Existing indexes stay as they are.
     async fn ready_indexes(&self, call: &Call<'_>) -> Result<()> {
         let indexes = vec![
             doc! { "key": { "expires": 1 }, "name": "expires" },
-            // Its values are small, and only records that are pending are in it.
+            // It is small: it holds pending records only.
             doc! { "key": { "pending.back": 1 }, "name": "pending", "sparse": true },
         ];
-        let create = |lane: Lease| {
+        let create = |permit: Permit| {
             let command = doc! { "createIndexes": PLANS, "indexes": indexes.clone() };
-            async move { lane.database.run_command(command).await }
+            async move { permit.database.run_command(command).await }
         };
-        call.write(call.lease().await?, create).await.map(drop)
+        call.write(call.permit().await?, create).await.map(drop)
     }
 }
 
-fn is_there_already(error: &DriverError) -> bool {
+fn exists(error: &DriverError) -> bool {
     matches!(&*error.kind, DriverKind::Command(answer) if answer.code == EXISTS)
 }
 
-/// None: there is no store.
-async fn version(call: &Call<'_>, lane: &Lane) -> Result<Option<i32>> {
-    let meta = lane.database.collection::<Document>(META);
+/// The version of the store in the database, if it holds one.
+async fn version(call: &Call<'_>, pool: &Pool) -> Result<Option<i32>> {
+    let meta = pool.database.collection::<Document>(META);
     let found = call.ask(meta.find_one(doc! { "_id": "schema" })).await?;
     let Some(found) = found else { return Ok(None) };
     match found.get_i32("version") {
@@ -114,6 +115,6 @@ async fn version(call: &Call<'_>, lane: &Lane) -> Result<Option<i32>> {
             ErrorKind::Unsupported,
             "the database's store was made by a later version of this crate",
         )),
-        _ => Err(Error::new(ErrorKind::Corrupt, "the database's store does not say which version it is")),
+        _ => Err(Error::new(ErrorKind::Corrupt, "the version of the database's store can't be read")),
     }
 }

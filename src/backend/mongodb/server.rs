@@ -1,4 +1,4 @@
-//! The servers as one store sees them: calls with deadlines, on leased turns.
+//! A store's connection to its servers: calls with deadlines, on permits of the pool.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,10 +10,8 @@ use tokio::{
 };
 
 use super::{
-    MongoDb, MongoDbOptions,
-    desk::Plans,
-    error,
-    pool::{Lane, Lease, NoLease},
+    MongoDb, MongoDbOptions, error,
+    pool::{NoPermit, Permit, Pool},
     topology::Writable,
 };
 use crate::{
@@ -26,120 +24,116 @@ use crate::{
     layer::time_left,
 };
 
-/// How often an upsert is tried that another one of the same new document came before.
-pub(super) const UPSERT_ATTEMPTS: u32 = 10;
-
-/// How long after its deadline a write may keep its turn that the server does not answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long after its deadline an unanswered write keeps its permit.
+const GRACE_PERIOD: Duration = Duration::from_secs(5);
 
 pub(super) struct Server {
-    pub(super) config: MongoDbOptions,
+    pub(super) options: MongoDbOptions,
     /// None once the store is closed.
-    lane: ArcSwapOption<Lane>,
+    pool: ArcSwapOption<Pool>,
     /// The calls under way, which closing waits for.
     calls: Gate,
-    /// When the password was last asked for after a refusal: one call at a time asks.
-    asked: Mutex<Option<Instant>>,
-    pub(super) plans: Plans,
+    /// When the password was last read after a refused login. The lock lets one call at a time read it.
+    password_read: Mutex<Option<Instant>>,
+    /// Runs the plans of this store one after another, so that they do not conflict.
+    pub(super) plans: Arc<Mutex<()>>,
 }
 
 impl Server {
-    pub(super) async fn new(config: MongoDbOptions) -> Result<Self> {
-        let password = config.password_now().await?;
-        let lane = Arc::new(Lane::new(&config, config.pool_size, password).await?);
+    pub(super) async fn new(options: MongoDbOptions) -> Result<Self> {
+        let password = options.password_now().await?;
+        let pool = Arc::new(Pool::new(&options, options.pool_size, password).await?);
         Ok(Self {
-            config,
-            lane: ArcSwapOption::new(Some(lane)),
+            options,
+            pool: ArcSwapOption::new(Some(pool)),
             calls: Gate::new(),
-            asked: Mutex::default(),
-            plans: Plans::default(),
+            password_read: Mutex::default(),
+            plans: Arc::default(),
         })
     }
 
-    pub(super) fn lane(&self) -> Result<Arc<Lane>> {
-        self.lane.load_full().ok_or_else(Error::closed)
+    pub(super) fn pool(&self) -> Result<Arc<Pool>> {
+        self.pool.load_full().ok_or_else(Error::closed)
     }
 
-    /// Whether many documents are read as they were at one moment. False while no server is known.
+    /// Whether queries of many documents read one snapshot. False while no server is known.
     pub(super) fn has_snapshots(&self) -> bool {
-        self.lane().is_ok_and(|lane| {
-            let writable = lane.topology.writable();
-            writable != Writable::None && lane.has_snapshots(writable)
+        self.pool().is_ok_and(|pool| {
+            let writable = pool.topology.writable();
+            writable != Writable::None && pool.has_snapshots(writable)
         })
     }
 
     pub(super) async fn resize(&self, max: u32) -> Result<()> {
-        let old = self.lane()?;
-        let password = self.config.password_now().await?;
-        self.replace(&old, Lane::new(&self.config, max, password).await?)
+        let old = self.pool()?;
+        let password = self.options.password_now().await?;
+        self.replace(&old, Pool::new(&self.options, max, password).await?)
     }
 
-    /// The driver takes a password once. So when a server refuses it, its source is asked again, and a client with another one
-    /// takes the place of the refused one. False: the password is the same.
-    async fn log_in_again(&self, refused: &Arc<Lane>) -> Result<bool> {
+    /// Replaces a pool whose login was refused, if the password has changed. Returns whether it was replaced.
+    ///
+    /// The driver takes a password once, when its client is created.
+    async fn log_in_again(&self, refused: &Arc<Pool>) -> Result<bool> {
         let begun = Instant::now();
-        let mut asked = self.asked.lock().await;
-        if !Arc::ptr_eq(&self.lane()?, refused) {
+        let mut password_read = self.password_read.lock().await;
+        if !Arc::ptr_eq(&self.pool()?, refused) {
             return Ok(true);
         }
-        // Who waited here has the answer of the one before.
-        if asked.is_none_or(|asked| asked < begun) {
-            let password = self.config.password_now().await?;
-            *asked = Some(Instant::now());
+        // A call that waited for the lock uses the result of the call that held it.
+        if password_read.is_none_or(|read| read < begun) {
+            let password = self.options.password_now().await?;
+            *password_read = Some(Instant::now());
             if password != refused.password {
-                self.replace(refused, Lane::new(&self.config, refused.max, password).await?)?;
+                self.replace(refused, Pool::new(&self.options, refused.max, password).await?)?;
                 return Ok(true);
             }
         }
-        refused.topology.settle_refusal();
+        refused.topology.clear_refusal();
         Ok(false)
     }
 
-    fn replace(&self, old: &Arc<Lane>, lane: Lane) -> Result<()> {
-        let lane = Arc::new(lane);
-        // Unless it was closed, or replaced, meanwhile.
-        let found = self.lane.compare_and_swap(old, Some(lane.clone()));
-        match &*found {
-            Some(found) if Arc::ptr_eq(found, old) => old.retire(),
-            Some(_) => lane.retire(),
+    fn replace(&self, old: &Arc<Pool>, pool: Pool) -> Result<()> {
+        let pool = Arc::new(pool);
+        // The store may have been closed, or the pool replaced, in the meantime.
+        let current = self.pool.compare_and_swap(old, Some(pool.clone()));
+        match &*current {
+            Some(current) if Arc::ptr_eq(current, old) => old.retire(),
+            Some(_) => pool.retire(),
             None => return Err(Error::closed()),
         }
         Ok(())
     }
 
-    /// Waits until the calls under way are done, rolls back what is open, and disconnects. After the deadline it waits for
-    /// nothing.
+    /// Waits for calls under way, rolls back open transactions, and disconnects, all within the deadline.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
         let deadline = later(Instant::now(), deadline);
-        let late = |_| Error::new(ErrorKind::Timeout, "closed, while calls were still under way");
-        let all = timeout_at(deadline, self.calls.close()).await.map_err(late);
-        let Some(lane) = self.lane.swap(None) else { return all };
-        lane.retire();
-        // The server would keep what they hold for a minute.
-        lane.transactions.roll_back();
-        drop(timeout_at(deadline, lane.transactions.settled()).await);
-        // It tells the servers, which may not listen. What is still held would keep it waiting.
-        let goodbye = tokio::spawn(lane.client.clone().shutdown().immediate(true).into_future());
-        drop(timeout_at(deadline, goodbye).await);
-        all
+        let late = |_| Error::new(ErrorKind::Timeout, "closed while calls were still under way");
+        let drained = timeout_at(deadline, self.calls.close()).await.map_err(late);
+        let Some(pool) = self.pool.swap(None) else { return drained };
+        pool.retire();
+        // Otherwise the server keeps their locks for a minute.
+        pool.transactions.roll_back();
+        drop(timeout_at(deadline, pool.transactions.rollbacks_done()).await);
+        // `shutdown` sends requests, which may get no reply. Without `immediate` it waits for cursors and
+        // sessions.
+        let shutdown = tokio::spawn(pool.client.clone().shutdown().immediate(true).into_future());
+        drop(timeout_at(deadline, shutdown).await);
+        drained
     }
 }
 
-/// One call of an operation: it has a deadline, and a store that is being closed waits for it.
+/// One call of an operation. It has a deadline, and closing the store waits for it.
 pub(super) struct Call<'s> {
     server: &'s Server,
     deadline: Instant,
-    _under_way: Entry<'s>,
+    _entry: Entry<'s>,
 }
 
 impl MongoDb {
     pub(super) fn call(&self) -> Result<Call<'_>> {
-        let under_way = self.server.calls.enter()?;
-        Ok(Call {
-            server: &self.server,
-            deadline: later(Instant::now(), time_left(self.deadline)),
-            _under_way: under_way,
-        })
+        let entry = self.server.calls.enter()?;
+        let deadline = later(Instant::now(), time_left(self.deadline));
+        Ok(Call { server: &self.server, deadline, _entry: entry })
     }
 }
 
@@ -148,118 +142,122 @@ impl Call<'_> {
         self.deadline
     }
 
-    /// When the server is to give up: a little before our deadline, so that it is the server who says so.
+    /// The server's time limit (`maxTimeMS`): a little less, so that the server reports the timeout.
     pub(super) fn server_time(&self) -> Duration {
         let left = self.deadline.saturating_duration_since(Instant::now());
         left.mul_f64(0.95).clamp(Duration::from_millis(1), Duration::from_secs(24 * 60 * 60))
     }
 
-    /// A turn, in time. Until here nothing was sent.
-    pub(super) async fn lease(&self) -> Result<Lease> {
+    /// Waits for a permit of the current pool. An error means that nothing was sent.
+    pub(super) async fn permit(&self) -> Result<Permit> {
         let wait = async {
             loop {
-                let lane = self.server.lane()?;
-                match lane.clone().lease().await {
-                    Ok(lease) => return Ok(lease),
-                    Err(NoLease::Retired) => {}
-                    Err(NoLease::Refused) => drop(self.server.log_in_again(&lane).await?),
-                    Err(NoLease::Failed(error)) => return Err(error),
+                let pool = self.server.pool()?;
+                match pool.clone().acquire().await {
+                    Ok(permit) => return Ok(permit),
+                    Err(NoPermit::Retired) => {}
+                    Err(NoPermit::Refused) => drop(self.server.log_in_again(&pool).await?),
+                    Err(NoPermit::Failed(error)) => return Err(error),
                 }
             }
         };
-        self.in_turn(wait).await
+        self.wait(wait).await
     }
 
-    /// A turn on this lane, even if another one has taken its place: where a session is, its requests must go.
-    pub(super) async fn lease_of(&self, lane: &Arc<Lane>) -> Result<Lease> {
+    /// Waits for a permit of this pool, even if it was replaced: a session belongs to its client.
+    pub(super) async fn permit_of(&self, pool: &Arc<Pool>) -> Result<Permit> {
         let wait = async {
-            lane.clone().lease_kept().await.map_err(|none| match none {
-                NoLease::Failed(error) => error,
-                NoLease::Retired | NoLease::Refused => Error::closed(),
+            pool.clone().acquire_even_if_retired().await.map_err(|none| match none {
+                NoPermit::Failed(error) => error,
+                NoPermit::Retired | NoPermit::Refused => Error::closed(),
             })
         };
-        self.in_turn(wait).await
+        self.wait(wait).await
     }
 
-    async fn in_turn(&self, wait: impl Future<Output = Result<Lease>>) -> Result<Lease> {
+    async fn wait(&self, permit: impl Future<Output = Result<Permit>>) -> Result<Permit> {
         if Instant::now() >= self.deadline {
-            return Err(over());
+            return Err(deadline_passed());
         }
-        timeout_at(self.deadline, wait).await.unwrap_or_else(|_| match self.server.lane() {
-            Ok(lane) if lane.topology.writable() == Writable::None => Err(lane.topology.why_none()),
-            _ => Err(Error::new(ErrorKind::Timeout, "no turn to speak to the MongoDB server in time")),
+        timeout_at(self.deadline, permit).await.unwrap_or_else(|_| match self.server.pool() {
+            Ok(pool) if pool.topology.writable() == Writable::None => Err(pool.topology.selection_error()),
+            _ => Err(Error::new(
+                ErrorKind::Timeout,
+                "timed out waiting for a free connection to the MongoDB server",
+            )),
         })
     }
 
-    /// The answer to a question, in time.
+    /// Sends one request that writes nothing.
     pub(super) async fn ask<T>(&self, request: impl IntoFuture<Output = DriverResult<T>>) -> Result<T> {
-        self.answer(request).await?.map_err(|error| error::of_request(&error, Effect::Read))
+        self.reply(request).await?.map_err(|error| error::of_request(&error, Effect::Read))
     }
 
-    /// The driver closes a connection on which a request was cut off instead of giving it to the next call.
-    async fn answer<T>(&self, request: impl IntoFuture<Output = DriverResult<T>>) -> Result<DriverResult<T>> {
+    /// Waits for the reply until the deadline. The driver closes the connection of a request that is dropped.
+    async fn reply<T>(&self, request: impl IntoFuture<Output = DriverResult<T>>) -> Result<DriverResult<T>> {
         if Instant::now() >= self.deadline {
-            return Err(over());
+            return Err(deadline_passed());
         }
         timeout_at(self.deadline, request.into_future()).await.map_err(|_| no_reply(Effect::Read))
     }
 
-    /// The answer to a question that is asked again where a server refused the login and there is another password.
-    pub(super) async fn read<T, F>(&self, request: impl Fn(Lease) -> F) -> Result<T>
+    /// Sends a read, and sends it again if a server refused the login and the password has changed.
+    pub(super) async fn read<T, F>(&self, request: impl Fn(Permit) -> F) -> Result<T>
     where
         F: Future<Output = DriverResult<T>>,
     {
-        let lease = self.lease().await?;
-        let lane = lease.lane.clone();
-        let result = match self.answer(request(lease)).await? {
-            // The driver may tell of the lost connection that made it log in.
+        let permit = self.permit().await?;
+        let pool = permit.pool.clone();
+        let result = match self.reply(request(permit)).await? {
+            // The driver may report the lost connection that made it log in, instead of the refused login.
             Err(error)
-                if (error::refuses_login(&error) || lane.topology.is_refused())
-                    && self.has_another_login(&lane).await? =>
+                if (error::refuses_login(&error) || pool.topology.is_refused())
+                    && self.has_new_login(&pool).await? =>
             {
-                self.answer(request(self.lease().await?)).await?
+                self.reply(request(self.permit().await?)).await?
             }
             result => result,
         };
         result.map_err(|error| error::of_request(&error, Effect::Read))
     }
 
-    async fn has_another_login(&self, refused: &Arc<Lane>) -> Result<bool> {
-        let asked = timeout_at(self.deadline, self.server.log_in_again(refused)).await;
-        asked.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "no password was given in time")))
+    async fn has_new_login(&self, refused: &Arc<Pool>) -> Result<bool> {
+        let result = timeout_at(self.deadline, self.server.log_in_again(refused)).await;
+        result.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "timed out reading the password")))
     }
 
-    /// The answer to a write, in time.
+    /// Sends a write, and sends it again if a server refused the login and the password has changed.
     ///
-    /// It goes on in a task of its own when no call waits for it any more: the driver would give its session to the next write,
-    /// and the server makes that one wait for this one.
-    pub(super) async fn write<T, F>(&self, lease: Lease, request: impl Fn(Lease) -> F) -> Result<T>
+    /// It goes on in its task if the call is dropped: otherwise the driver would give its session to the next
+    /// write, which the server would hold back until this one ends.
+    pub(super) async fn write<T, F>(&self, permit: Permit, request: impl Fn(Permit) -> F) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = DriverResult<T>> + Send + 'static,
     {
-        let lane = lease.lane.clone();
-        let result = match self.detached(Effect::Write, request(lease)).await? {
-            Err(error) if error::refuses_login(&error) && self.has_another_login(&lane).await? => {
-                let lease = self.lease().await?;
-                self.detached(Effect::Write, request(lease)).await?
+        let pool = permit.pool.clone();
+        let result = match self.detached(Effect::Write, request(permit)).await? {
+            Err(error) if error::refuses_login(&error) && self.has_new_login(&pool).await? => {
+                let permit = self.permit().await?;
+                self.detached(Effect::Write, request(permit)).await?
             }
             result => result,
         };
         result.map_err(|error| error::of_request(&error, Effect::Write))
     }
 
-    /// Work in a task of its own, which goes on whoever waits for it: to its end, or until [`PATIENCE`] after the deadline. Then
-    /// the server has given it up, or is not there any more, and its turn is for another call.
+    /// Runs work in a task of its own, which goes on if the call is dropped: to its end, or until
+    /// [`GRACE_PERIOD`] after the deadline. By then the server has stopped the work or can't be reached, so
+    /// its permit can go to another call.
     pub(super) async fn detached<T: Send + 'static>(
         &self,
         effect: Effect,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T> {
         if Instant::now() >= self.deadline {
-            return Err(over());
+            return Err(deadline_passed());
         }
-        let work = timeout_at(later(self.deadline, PATIENCE), work);
+        let work = timeout_at(later(self.deadline, GRACE_PERIOD), work);
         match timeout_at(self.deadline, tokio::spawn(work)).await {
             Ok(Ok(Ok(result))) => Ok(result),
             Ok(Ok(Err(_))) => Err(no_reply(effect)),
@@ -272,19 +270,6 @@ impl Call<'_> {
     }
 }
 
-/// An upsert, and again while another one of the same new document came before it.
-pub(super) async fn upserted<T, R: IntoFuture<Output = DriverResult<T>>>(
-    request: impl Fn() -> R,
-) -> DriverResult<T> {
-    let mut attempt = 1;
-    loop {
-        match request().await {
-            Err(error) if error::lost_upsert(&error) && attempt < UPSERT_ATTEMPTS => attempt += 1,
-            result => return result,
-        }
-    }
-}
-
 #[cold]
 pub(super) fn no_reply(effect: Effect) -> Error {
     Error::new(ErrorKind::Timeout, "no reply from the MongoDB server in time")
@@ -292,6 +277,6 @@ pub(super) fn no_reply(effect: Effect) -> Error {
 }
 
 #[cold]
-fn over() -> Error {
-    Error::new(ErrorKind::Timeout, "the time was over before the request was sent")
+fn deadline_passed() -> Error {
+    Error::new(ErrorKind::Timeout, "the deadline passed before the request was sent")
 }

@@ -1,4 +1,4 @@
-//! Sessions of the driver with a transaction on them, which are rolled back when they are dropped, or the store is closed.
+//! The driver's sessions with an open transaction, rolled back when they are dropped or the store is closed.
 
 use std::{
     collections::BTreeSet,
@@ -6,67 +6,68 @@ use std::{
     time::Duration,
 };
 
-use mongodb::{ClientSession, options::ReadConcern};
+use mongodb::{
+    Client, ClientSession,
+    error::Result as DriverResult,
+    options::{ReadConcern, WriteConcern},
+};
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
-use super::{pool::Lane, server::Call};
-use crate::Result;
+/// How long a rollback in the background may take. The server rolls back by itself after a minute.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a rollback may take that nobody waits for. The server rolls back by itself after a minute.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// The transactions of one client.
+/// The open transactions of one client, and the rollbacks under way.
 #[derive(Clone, Default)]
 pub(super) struct Transactions(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    open: Mutex<Vec<Weak<Slot>>>,
+    open: Mutex<Vec<Weak<IdleSession>>>,
     rollbacks: watch::Sender<Rollbacks>,
 }
 
-/// Holds a session between the calls of its transaction.
-pub(super) type Slot = Mutex<Option<Session>>;
+/// The session of a transaction between two of its calls.
+pub(super) type IdleSession = Mutex<Option<Session>>;
 
-pub(super) fn take(slot: &Slot) -> Option<Session> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+pub(super) fn take(idle: &IdleSession) -> Option<Session> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Those that have begun, by number, and those of them that are under way.
 #[derive(Default)]
 struct Rollbacks {
+    /// How many have begun: the number of the last one.
     begun: u64,
     under_way: BTreeSet<u64>,
 }
 
 impl Transactions {
-    /// A place from which a session is taken when the store is closed.
-    pub(super) fn slot(&self, session: Session) -> Arc<Slot> {
-        let slot = Arc::new(Mutex::new(Some(session)));
+    /// Keeps a session where closing the store finds it.
+    pub(super) fn keep(&self, session: Session) -> Arc<IdleSession> {
+        let idle = Arc::new(Mutex::new(Some(session)));
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|slot| slot.strong_count() > 0);
-        open.push(Arc::downgrade(&slot));
-        slot
+        open.retain(|idle| idle.strong_count() > 0);
+        open.push(Arc::downgrade(&idle));
+        idle
     }
 
-    /// Rolls back all that is open and not in the middle of a call.
+    /// Rolls back every transaction that has no call under way.
     pub(super) fn roll_back(&self) {
         let open = std::mem::take(&mut *self.0.open.lock().unwrap_or_else(PoisonError::into_inner));
-        for slot in open.iter().filter_map(Weak::upgrade) {
-            drop(take(&slot));
+        for idle in open.iter().filter_map(Weak::upgrade) {
+            drop(take(&idle));
         }
     }
 
     /// Waits for the rollbacks that have begun until now.
-    pub(super) async fn settled(&self) {
+    pub(super) async fn rollbacks_done(&self) {
         let begun = self.0.rollbacks.borrow().begun;
-        let is_over = |known: &Rollbacks| known.under_way.first().is_none_or(|first| *first > begun);
-        // The sender is ours, so it is there.
-        drop(self.0.rollbacks.subscribe().wait_for(is_over).await);
+        let are_done = |state: &Rollbacks| state.under_way.first().is_none_or(|first| *first > begun);
+        // It never fails: `self` holds the sender.
+        drop(self.0.rollbacks.subscribe().wait_for(are_done).await);
     }
 }
 
-/// One rollback under way, until it is dropped.
+/// A rollback under way; it ends when this is dropped.
 struct Rollback {
     transactions: Transactions,
     number: u64,
@@ -75,10 +76,10 @@ struct Rollback {
 impl Rollback {
     fn begin(transactions: &Transactions) -> Self {
         let mut number = 0;
-        transactions.0.rollbacks.send_modify(|known| {
-            known.begun += 1;
-            number = known.begun;
-            known.under_way.insert(number);
+        transactions.0.rollbacks.send_modify(|state| {
+            state.begun += 1;
+            number = state.begun;
+            state.under_way.insert(number);
         });
         Self { transactions: transactions.clone(), number }
     }
@@ -86,35 +87,40 @@ impl Rollback {
 
 impl Drop for Rollback {
     fn drop(&mut self) {
-        self.transactions.0.rollbacks.send_modify(|known| {
-            known.under_way.remove(&self.number);
+        self.transactions.0.rollbacks.send_modify(|state| {
+            state.under_way.remove(&self.number);
         });
     }
 }
 
-/// A transaction, until it is committed or dropped.
+/// An open transaction; dropping it rolls it back.
 ///
-/// The driver forgets a transaction whose first request is dropped, and the server keeps its locks: so whoever sends a request
-/// on it does so in a task of its own, which owns it, and runs to the end.
+/// If the first request of a transaction is dropped, the driver forgets the transaction and the server keeps
+/// its locks. So each request runs to its end in a task that owns the session.
 pub(super) struct Session {
     driver: Option<Box<ClientSession>>,
     transactions: Transactions,
 }
 
 impl Session {
-    /// Begins a transaction. Nothing is sent: the server hears of it with the first request, which takes the snapshot.
-    pub(super) async fn begin(call: &Call<'_>, lane: &Lane) -> Result<Self> {
-        let mut driver = Box::new(call.ask(lane.client.start_session()).await?);
+    /// Begins a transaction. Nothing is sent: the first request starts it on the server and takes the
+    /// snapshot.
+    pub(super) async fn begin(
+        client: &Client,
+        write_concern: WriteConcern,
+        transactions: &Transactions,
+    ) -> DriverResult<Self> {
+        let mut driver = Box::new(client.start_session().await?);
         let start = driver.start_transaction().read_concern(ReadConcern::snapshot());
-        call.ask(start.write_concern(lane.write_concern.clone())).await?;
-        Ok(Self { driver: Some(driver), transactions: lane.transactions.clone() })
+        start.write_concern(write_concern).await?;
+        Ok(Self { driver: Some(driver), transactions: transactions.clone() })
     }
 
     pub(super) fn driver(&mut self) -> &mut ClientSession {
-        self.driver.as_mut().expect("it is there until it is dropped")
+        self.driver.as_mut().expect("only `end` and `drop` take it")
     }
 
-    /// It is over, and the server knows: there is nothing that somebody must wait for.
+    /// Drops the session without a rollback, because the transaction has ended on the server.
     pub(super) fn end(mut self) {
         self.driver = None;
     }
@@ -123,11 +129,11 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let Some(mut driver) = self.driver.take() else { return };
-        // Without a runtime nobody can tell the server.
+        // Without a runtime nothing can be sent.
         if let Ok(runtime) = Handle::try_current() {
             let rollback = Rollback::begin(&self.transactions);
             runtime.spawn(async move {
-                drop(timeout(PATIENCE, driver.abort_transaction()).await);
+                drop(timeout(ROLLBACK_TIMEOUT, driver.abort_transaction()).await);
                 drop(rollback);
             });
         }

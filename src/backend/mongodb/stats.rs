@@ -1,4 +1,4 @@
-//! What the servers say of themselves, and what an operator should worry about.
+//! Statistics from the servers, and warnings for operators.
 
 use mongodb::bson::{Bson, Document, doc};
 use serde_json::{Map, Value as Json, json};
@@ -12,59 +12,54 @@ use crate::{
 impl MongoDb {
     pub(super) async fn describe(&self) -> Result<StorageStats> {
         let call = self.call()?;
-        let lane = call.lease().await?;
-        let hello = call.ask(lane.database.run_command(doc! { "hello": 1 })).await?;
-        let build = call.ask(lane.database.run_command(doc! { "buildInfo": 1 })).await?;
-        let size = call.ask(lane.database.run_command(doc! { "dbStats": 1 })).await?;
-        // A user without the right to ask is not told.
-        let profiling = call.ask(lane.database.run_command(doc! { "profile": -1 })).await.ok();
+        let permit = call.permit().await?;
+        let hello = call.ask(permit.database.run_command(doc! { "hello": 1 })).await?;
+        let build = call.ask(permit.database.run_command(doc! { "buildInfo": 1 })).await?;
+        let size = call.ask(permit.database.run_command(doc! { "dbStats": 1 })).await?;
+        // It fails for users without the right to read it.
+        let profiling = call.ask(permit.database.run_command(doc! { "profile": -1 })).await.ok();
         let mut counts = [0; 3];
-        for (count, collection) in counts.iter_mut().zip([&lane.credentials, &lane.configs, &lane.usage]) {
+        let collections = [&permit.credentials, &permit.configs, &permit.usage];
+        for (count, collection) in counts.iter_mut().zip(collections) {
             *count = call.ask(collection.count_documents(doc! {})).await?;
         }
-        let config = &self.server.config;
+        let options = &self.server.options;
         let members = hello.get_array("hosts").into_iter().flatten().filter_map(Bson::as_str);
         let mut details = Map::new();
-        let mut tell = |name: &str, value: Json| details.insert(name.to_owned(), value);
-        tell("server_version", json!(build.get_str("version").ok()));
-        tell("schema_version", json!(VERSION));
-        tell("database", json!(config.database));
-        tell("topology", json!(lane.writable.as_str()));
-        tell("replica_set", json!(hello.get_str("setName").ok()));
-        tell("members", json!(hello.get_array("hosts").ok().map(Vec::len)));
-        tell("transactions", json!(lane.writable.has_transactions()));
-        tell(
-            "write_concern",
-            match config.write_concern {
-                WriteLevel::Majority => json!("majority"),
-                WriteLevel::Members(count) => json!(count),
-            },
-        );
-        tell("journal", json!(config.journal));
-        tell(
-            "read_concern",
-            json!(match config.read_concern {
-                ReadLevel::Majority => "majority",
-                ReadLevel::Local => "local",
-                ReadLevel::Linearizable => "linearizable",
-            }),
-        );
-        tell(
-            "tls",
-            json!(match (config.tls, config.tls_allow_invalid_certificates) {
-                (false, _) if config.is_local(members) => ON_THIS_MACHINE,
-                (false, _) => "none",
-                (true, false) => "verified",
-                (true, true) => "not verified",
-            }),
-        );
-        tell("profiling_level", json!(profiling.as_ref().and_then(|found| whole(found, "was"))));
-        tell("slow_ms", json!(profiling.as_ref().and_then(|found| whole(found, "slowms"))));
+        let mut detail = |name: &str, value: Json| details.insert(name.to_owned(), value);
+        detail("server_version", json!(build.get_str("version").ok()));
+        detail("schema_version", json!(VERSION));
+        detail("database", json!(options.database));
+        detail("topology", json!(permit.writable.as_str()));
+        detail("replica_set", json!(hello.get_str("setName").ok()));
+        detail("members", json!(hello.get_array("hosts").ok().map(Vec::len)));
+        detail("transactions", json!(permit.writable.has_transactions()));
+        let write_concern = match options.write_concern {
+            WriteLevel::Majority => json!("majority"),
+            WriteLevel::Members(count) => json!(count),
+        };
+        detail("write_concern", write_concern);
+        detail("journal", json!(options.journal));
+        let read_concern = match options.read_concern {
+            ReadLevel::Majority => "majority",
+            ReadLevel::Local => "local",
+            ReadLevel::Linearizable => "linearizable",
+        };
+        detail("read_concern", json!(read_concern));
+        let tls = match (options.tls, options.tls_allow_invalid_certificates) {
+            (false, _) if options.is_local(members) => ON_THIS_MACHINE,
+            (false, _) => "none",
+            (true, false) => "verified",
+            (true, true) => "not verified",
+        };
+        detail("tls", json!(tls));
+        detail("profiling_level", json!(profiling.as_ref().and_then(|found| whole(found, "was"))));
+        detail("slow_ms", json!(profiling.as_ref().and_then(|found| whole(found, "slowms"))));
         let warnings = warnings(&details);
         details.insert("warnings".to_owned(), json!(warnings));
         let [credential_count, config_count, usage_record_count] = counts;
         Ok(StorageStats {
-            connection_count: Some(lane.topology.connections().0.into()),
+            connection_count: Some(permit.topology.connections().0.into()),
             credential_count,
             config_count,
             usage_record_count,
@@ -75,7 +70,7 @@ impl MongoDb {
     }
 }
 
-/// A count, of whatever numeric type the server sends.
+/// A count of any numeric type.
 fn whole(document: &Document, name: &str) -> Option<u64> {
     match document.get(name)? {
         Bson::Int32(count) => u64::try_from(*count).ok(),
@@ -86,11 +81,11 @@ fn whole(document: &Document, name: &str) -> Option<u64> {
     }
 }
 
-/// From here on a write that is slow enough for the server's log is rare: it is as long as a call may take, unless set. The
-/// server's default is 100 ms.
+/// With `slowms` from here on, few writes are slow enough for the server's log: it is the default deadline of
+/// a call. The server's default is 100 ms.
 const RARELY_SLOW_MS: u64 = 10_000;
 
-/// How the servers, as they are set up and as we ask them, can lose what was acknowledged, or tell it to others.
+/// How the servers' settings and the options can lose acknowledged writes or disclose credentials.
 fn warnings(details: &Map<String, Json>) -> Vec<&'static str> {
     let is = |name: &str, value: Json| details.get(name) == Some(&value);
     let count = |name: &str| details.get(name).and_then(Json::as_u64);
@@ -98,11 +93,11 @@ fn warnings(details: &Map<String, Json>) -> Vec<&'static str> {
     [
         (
             is("topology", json!("standalone")),
-            "a standalone server: no transactions, no snapshot for exports, and nobody takes over when it fails",
+            "a standalone server: no transactions, no snapshot for exports, and no failover",
         ),
         (
             is("topology", json!("replica set")) && members.is_some_and(|count| count < 3),
-            "fewer than three members: when one fails, nobody is elected",
+            "fewer than three members: if one fails, no primary can be elected",
         ),
         (
             !is("write_concern", json!("majority")),
@@ -111,25 +106,25 @@ fn warnings(details: &Map<String, Json>) -> Vec<&'static str> {
         (is("journal", json!(false)), "`journal` is off: a power failure can lose writes that were acknowledged"),
         (
             is("read_concern", json!("local")),
-            "the read concern is `local`: a failover can take back what was read",
+            "the read concern is `local`: a failover can roll back data that was read",
         ),
         (is("tls", json!("none")), NO_TLS),
         (
             count("profiling_level").is_some_and(|level| level > 0),
-            "the database is profiled: slow or all writes are kept in `system.profile`, credentials and all",
+            "the database is profiled: `system.profile` records slow or all writes, including credentials",
         ),
         (
             count("slow_ms").is_some_and(|limit| limit < RARELY_SLOW_MS),
-            "writes that are slower than `slowms` are in the server's log, credentials and all: set it to 10 s or more, unless \
+            "the server logs writes slower than `slowms`, including credentials: set it to 10 s or more, unless \
              `redactClientLogData` is on",
         ),
         (
             is("tls", json!("not verified")),
-            "any certificate is accepted: whoever is on the way can read every credential",
+            "any certificate is accepted: an attacker on the network can read every credential",
         ),
     ]
     .into_iter()
-    .filter_map(|(holds, warning)| holds.then_some(warning))
+    .filter_map(|(applies, warning)| applies.then_some(warning))
     .collect()
 }
 
@@ -138,8 +133,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn warns_of_what_loses_data() {
-        let warnings = |found: Json| warnings(found.as_object().unwrap()).len();
+    fn each_unsafe_setting_is_one_warning() {
+        let warnings = |details: Json| warnings(details.as_object().unwrap()).len();
         let safe = json!({
             "topology": "replica set", "members": 3, "write_concern": "majority", "journal": true,
             "read_concern": "majority", "tls": "verified", "profiling_level": 0, "slow_ms": 10_000,

@@ -1,4 +1,4 @@
-//! What the driver tells of the servers and of its connections, while it finds them out.
+//! The state of the servers and of the driver's connections, from the driver's events.
 
 use std::sync::{
     Arc,
@@ -18,16 +18,16 @@ use tokio::sync::watch;
 use super::error::{self, SERVER};
 use crate::{Error, backend::remote::Effect};
 
-/// The server that takes writes.
+/// The kind of server that accepts writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writable {
-    /// None is known now: none can be reached, or an election is under way.
+    /// None is known: none can be reached, or an election is under way.
     None,
-    /// A server without replicas, and without transactions.
+    /// A server without replicas and transactions.
     Standalone,
     /// The primary of a replica set.
     Primary,
-    /// A router to shards, or a load balancer before routers.
+    /// A router to shards (mongos), or a load balancer in front of routers.
     Router,
 }
 
@@ -52,7 +52,7 @@ impl Writable {
 
     pub(super) const fn as_str(self) -> &'static str {
         match self {
-            Self::None => "no server takes writes",
+            Self::None => "no server accepts writes",
             Self::Standalone => "standalone",
             Self::Primary => "replica set",
             Self::Router => "sharded",
@@ -60,56 +60,57 @@ impl Writable {
     }
 }
 
-/// One client's view: kept up to date by the driver's events.
+/// One client's view of the servers, kept up to date by the driver's events.
 #[derive(Clone)]
 pub(super) struct Topology {
-    known: watch::Sender<Known>,
+    view: watch::Sender<View>,
     connections: Arc<Connections>,
 }
 
-struct Known {
+struct View {
     writable: Writable,
     /// Why a server can't be reached, if one can't.
     failure: Option<Error>,
-    /// A server refused the login, and what to do about it was not asked yet.
+    /// A server refused the login, and no call has dealt with it yet.
     is_refused: bool,
-    /// Another client took the place of this one.
+    /// Another client has replaced this one.
     is_retired: bool,
 }
 
-impl Known {
-    fn learn(&mut self, topology: &TopologyDescription) {
+impl View {
+    fn update(&mut self, topology: &TopologyDescription) {
         let servers = topology.servers();
-        let mut failures = servers.iter().filter_map(|(at, server)| Some((at, server.error()?)));
+        let mut failures = servers.iter().filter_map(|(address, server)| Some((address, server.error()?)));
         self.writable = Writable::of(topology);
         self.is_refused |= failures.clone().any(|(_, error)| error::refuses_login(error));
-        self.failure = failures.next().map(|(at, error)| {
+        self.failure = failures.next().map(|(address, error)| {
             let error = error::of_request(error, Effect::Read);
-            let message = error.to_string().replacen(SERVER, &format!("{SERVER} at {at}"), 1);
+            let message = error.to_string().replacen(SERVER, &format!("{SERVER} at {address}"), 1);
             error.with_message(message)
         });
     }
 
-    fn news(&self, must_stay: bool) -> Option<News> {
+    /// None while a call has to wait. `must_stay` is for calls that can't move to another client.
+    fn state(&self, must_stay: bool) -> Option<ClientState> {
         match self.writable {
-            _ if self.is_retired && !must_stay => Some(News::Retired),
-            _ if self.is_refused && !must_stay => Some(News::Refused),
+            _ if self.is_retired && !must_stay => Some(ClientState::Retired),
+            _ if self.is_refused && !must_stay => Some(ClientState::Refused),
             Writable::None => None,
-            known => Some(News::Writable(known)),
+            writable => Some(ClientState::Writable(writable)),
         }
     }
 }
 
-/// What a call waits for.
-pub(super) enum News {
+/// The state of a client that ends a call's wait for it.
+pub(super) enum ClientState {
     Writable(Writable),
     /// A server refused the login.
     Refused,
-    /// Another client took the place of this one.
+    /// Another client has replaced this one.
     Retired,
 }
 
-/// Can go below zero for a moment: events of two threads may arrive in either order.
+/// The counters can be below zero for a moment: events of two threads may arrive in either order.
 #[derive(Default)]
 struct Connections {
     open: AtomicI32,
@@ -118,20 +119,20 @@ struct Connections {
 
 impl Topology {
     pub(super) fn new() -> Self {
-        let known = Known { writable: Writable::None, failure: None, is_refused: false, is_retired: false };
-        Self { known: watch::Sender::new(known), connections: Arc::default() }
+        let view = View { writable: Writable::None, failure: None, is_refused: false, is_retired: false };
+        Self { view: watch::Sender::new(view), connections: Arc::default() }
     }
 
-    pub(super) fn servers(&self) -> EventHandler<SdamEvent> {
-        let known = self.known.clone();
+    pub(super) fn server_events(&self) -> EventHandler<SdamEvent> {
+        let view = self.view.clone();
         EventHandler::callback(move |event| {
             if let SdamEvent::TopologyDescriptionChanged(change) = event {
-                known.send_modify(|known| known.learn(&change.new_description));
+                view.send_modify(|view| view.update(&change.new_description));
             }
         })
     }
 
-    pub(super) fn pools(&self) -> EventHandler<CmapEvent> {
+    pub(super) fn pool_events(&self) -> EventHandler<CmapEvent> {
         let connections = self.connections.clone();
         EventHandler::callback(move |event| {
             let (counter, change) = match event {
@@ -146,40 +147,39 @@ impl Topology {
     }
 
     pub(super) fn writable(&self) -> Writable {
-        self.known.borrow().writable
+        self.view.borrow().writable
     }
 
-    /// Waits until a server takes writes, and says of which kind it is; or, unless the caller must stay on this client, that
-    /// another one is needed.
-    pub(super) async fn until_writable(&self, must_stay: bool) -> News {
-        if let Some(news) = self.known.borrow().news(must_stay) {
-            return news;
+    /// Waits for a server that accepts writes or, unless the call must stay, for the need of another client.
+    pub(super) async fn until_writable(&self, must_stay: bool) -> ClientState {
+        if let Some(state) = self.view.borrow().state(must_stay) {
+            return state;
         }
-        let mut known = self.known.subscribe();
-        let found = known.wait_for(|known| known.news(must_stay).is_some()).await;
-        // The sender is ours, so it is there.
-        found.ok().and_then(|known| known.news(must_stay)).unwrap_or(News::Retired)
+        let mut view = self.view.subscribe();
+        let changed = view.wait_for(|view| view.state(must_stay).is_some()).await;
+        // It never fails: `self` holds the sender.
+        changed.ok().and_then(|view| view.state(must_stay)).unwrap_or(ClientState::Retired)
     }
 
     pub(super) fn is_refused(&self) -> bool {
-        self.known.borrow().is_refused
+        self.view.borrow().is_refused
     }
 
-    /// A refused login has been dealt with.
-    pub(super) fn settle_refusal(&self) {
-        self.known.send_modify(|known| known.is_refused = false);
+    /// Marks a refused login as dealt with.
+    pub(super) fn clear_refusal(&self) {
+        self.view.send_modify(|view| view.is_refused = false);
     }
 
     pub(super) fn retire(&self) {
-        self.known.send_modify(|known| known.is_retired = true);
+        self.view.send_modify(|view| view.is_retired = true);
     }
 
-    /// Why no server takes writes, as far as that is known.
-    pub(super) fn why_none(&self) -> Error {
-        self.known.borrow().failure.clone().unwrap_or_else(error::no_primary)
+    /// Why no server accepts writes, as far as that is known.
+    pub(super) fn selection_error(&self) -> Error {
+        self.view.borrow().failure.clone().unwrap_or_else(error::no_primary)
     }
 
-    /// How many connections are open, and how many of them are not used now.
+    /// The number of open connections, and how many of them are idle.
     pub(super) fn connections(&self) -> (u32, u32) {
         let count = |counter: &AtomicI32| u32::try_from(counter.load(Ordering::Relaxed)).unwrap_or(0);
         let (open, used) = (count(&self.connections.open), count(&self.connections.used));

@@ -1,4 +1,4 @@
-//! Transactions, and what became of a commit whose reply was lost.
+//! Transactions.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -7,34 +7,36 @@ use std::{
 
 use mongodb::{
     bson::doc,
-    error::{Result as DriverResult, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT},
+    error::{Result as DriverResult, TRANSIENT_TRANSACTION_ERROR},
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 
 use super::{
-    MongoDb, config, credential, document, error,
-    pool::{Lane, Lease},
-    session::{Session, Slot, take},
+    MongoDb,
+    commit::commit,
+    document, error,
+    pool::{Permit, Pool},
+    session::{IdleSession, Session, take},
 };
 use crate::{
-    ConfigValue, Credential, Error, ErrorKind, Key, Outcome, Result, Transaction, Transactional,
-    backend::remote::Effect,
+    ConfigValue, Credential, Error, ErrorKind, Key, Result, Transaction, Transactional,
+    backend::remote::Effect, error::Kind,
 };
 
-/// How long a new transaction waits for rollbacks that are under way. After it a conflict with one is possible.
-const ROLLBACKS: Duration = Duration::from_millis(100);
+/// How long a new transaction waits for rollbacks under way. If they take longer, it may conflict with them.
+const ROLLBACK_WAIT: Duration = Duration::from_millis(100);
 
 /// A transaction of [`MongoDb`]: snapshot isolation, committed to the majority.
 ///
-/// It holds no connection between its calls. After an error of the server, or a call that was cut off, it is over: every later
-/// call and [`commit`](Transaction::commit) fail, and nothing was changed. The server ends one that takes longer than a minute
-/// (`transactionLifetimeLimitSeconds`).
+/// It holds no connection between its calls. An error of the server or a dropped call ends it: every later
+/// call and [`commit`](Transaction::commit) fail, and nothing was changed. The server ends a transaction that
+/// takes longer than a minute (`transactionLifetimeLimitSeconds`).
 pub struct MongoDbTransaction {
     mongodb: MongoDb,
-    /// The client that began it: its session is good for no other.
-    lane: Arc<Lane>,
-    /// Empty while a call is under way, after one was cut off, and when the store is closed.
-    session: Arc<Slot>,
+    /// The pool that began it: a session belongs to one client.
+    pool: Arc<Pool>,
+    /// None during a call, after a dropped or failed one, and once the store is closed.
+    session: Arc<IdleSession>,
     failed: Option<Error>,
 }
 
@@ -47,21 +49,22 @@ impl std::fmt::Debug for MongoDbTransaction {
 impl Transactional for MongoDb {
     type Transaction = MongoDbTransaction;
 
-    /// A standalone server has no transactions: [`Unsupported`](ErrorKind::Unsupported). The snapshot is taken by the first call.
+    /// The first call takes the snapshot. A standalone server has no transactions:
+    /// [`Unsupported`](ErrorKind::Unsupported).
     async fn begin(&self) -> Result<MongoDbTransaction> {
         let call = self.call()?;
-        // One that was dropped holds its documents until the server has heard of it.
-        drop(timeout(ROLLBACKS, self.server.lane()?.transactions.settled()).await);
-        let lease = call.lease().await?;
-        if !lease.writable.has_transactions() {
+        // A dropped transaction keeps its documents locked until it is rolled back.
+        drop(timeout(ROLLBACK_WAIT, self.server.pool()?.transactions.rollbacks_done()).await);
+        let permit = call.permit().await?;
+        if !permit.writable.has_transactions() {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                "a standalone MongoDB server has no transactions: make it a replica set, of one member if need be",
+                "a standalone MongoDB server has no transactions: convert it to a replica set, which may have one member",
             ));
         }
-        let session = Session::begin(&call, &lease).await?;
-        let session = lease.transactions.slot(session);
-        Ok(MongoDbTransaction { mongodb: self.clone(), lane: lease.lane.clone(), session, failed: None })
+        let session = call.ask(permit.begin_transaction()).await?;
+        let session = permit.transactions.keep(session);
+        Ok(MongoDbTransaction { mongodb: self.clone(), pool: permit.pool.clone(), session, failed: None })
     }
 }
 
@@ -71,12 +74,12 @@ impl MongoDbTransaction {
             return Err(error.clone());
         }
         take(&self.session).ok_or_else(|| {
-            Error::new(ErrorKind::Unavailable, "a call of this transaction was cut off: it is rolled back")
+            Error::new(ErrorKind::Unavailable, "a call of this transaction was dropped, so it is rolled back")
         })
     }
 
-    /// Runs a request in a task of its own. If nobody waits for it any more, the session is dropped when it ends.
-    async fn run<T, F>(&mut self, request: impl FnOnce(Lease, Session) -> F) -> Result<T>
+    /// Runs a request in its own task. If the call is dropped, the task drops the session at its end.
+    async fn run<T, F>(&mut self, request: impl FnOnce(Permit, Session) -> F) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = (Session, DriverResult<T>)> + Send + 'static,
@@ -84,9 +87,9 @@ impl MongoDbTransaction {
         let mongodb = self.mongodb.clone();
         let call = mongodb.call()?;
         let session = self.take_session()?;
-        let result = match call.lease_of(&self.lane).await {
-            // What is cut off is never committed.
-            Ok(lease) => call.detached(Effect::Read, request(lease, session)).await,
+        let result = match call.permit_of(&self.pool).await {
+            // A request without a reply is never committed.
+            Ok(permit) => call.detached(Effect::Read, request(permit, session)).await,
             Err(error) => Err(error),
         };
         let result = match result {
@@ -98,7 +101,7 @@ impl MongoDbTransaction {
                 if error.contains_label(TRANSIENT_TRANSACTION_ERROR) {
                     session.end();
                 }
-                Err(of_statement(&error))
+                Err(error::of_statement(&error))
             }
             Err(error) => Err(error),
         };
@@ -109,18 +112,11 @@ impl MongoDbTransaction {
     }
 }
 
-/// A statement of a transaction that failed: the transaction did not happen, and may be tried again if the server says so.
-#[cold]
-pub(super) fn of_statement(error: &mongodb::error::Error) -> Error {
-    let failure = error::of_request(error, Effect::Read);
-    if error.contains_label(TRANSIENT_TRANSACTION_ERROR) { failure.with_retryable(true) } else { failure }
-}
-
-/// One statement on a collection of the transaction.
+/// Runs one request in the transaction.
 macro_rules! statement {
-    ($transaction:ident, |$lane:ident| $request:expr) => {
+    ($transaction:ident, |$permit:ident| $request:expr) => {
         $transaction
-            .run(|$lane, mut session| async move {
+            .run(|$permit, mut session| async move {
                 let result = $request.session(session.driver()).await;
                 (session, result)
             })
@@ -131,51 +127,51 @@ macro_rules! statement {
 impl Transaction for MongoDbTransaction {
     async fn get_credential(&mut self, id: &Key) -> Result<Credential> {
         let query = doc! { "_id": id.as_str() };
-        let found = statement!(self, |lane| lane.credentials.find_one(query))?;
-        document::credential(id, &found.ok_or_else(|| credential::missing(id))?)
+        let found = statement!(self, |permit| permit.credentials.find_one(query))?;
+        document::credential(id, &found.ok_or_else(|| Error::not_found(Kind::Credential, id))?)
     }
 
     async fn set_credential(&mut self, id: &Key, credential: &Credential) -> Result<()> {
-        let (query, body) = (doc! { "_id": id.as_str() }, document::of_credential(credential));
-        statement!(self, |lane| lane.credentials.replace_one(query, body).upsert(true)).map(drop)
+        let (query, body) = (doc! { "_id": id.as_str() }, document::from_credential(credential));
+        statement!(self, |permit| permit.credentials.replace_one(query, body).upsert(true)).map(drop)
     }
 
     async fn delete_credential(&mut self, id: &Key) -> Result<()> {
         let query = doc! { "_id": id.as_str() };
-        match statement!(self, |lane| lane.credentials.delete_one(query))?.deleted_count {
-            0 => Err(credential::missing(id)),
+        match statement!(self, |permit| permit.credentials.delete_one(query))?.deleted_count {
+            0 => Err(Error::not_found(Kind::Credential, id)),
             _ => Ok(()),
         }
     }
 
     async fn get_config(&mut self, key: &Key) -> Result<ConfigValue> {
         let query = doc! { "_id": key.as_str() };
-        let found = statement!(self, |lane| lane.configs.find_one(query))?;
-        document::config(key, &found.ok_or_else(|| config::missing(key))?)
+        let found = statement!(self, |permit| permit.configs.find_one(query))?;
+        document::config(key, &found.ok_or_else(|| Error::not_found(Kind::Config, key))?)
     }
 
     async fn set_config(&mut self, key: &Key, value: &ConfigValue) -> Result<()> {
-        let (query, body) = (doc! { "_id": key.as_str() }, document::of_config(value));
-        statement!(self, |lane| lane.configs.replace_one(query, body).upsert(true)).map(drop)
+        let (query, body) = (doc! { "_id": key.as_str() }, document::from_config(value));
+        statement!(self, |permit| permit.configs.replace_one(query, body).upsert(true)).map(drop)
     }
 
     async fn delete_config(&mut self, key: &Key) -> Result<()> {
         let query = doc! { "_id": key.as_str() };
-        match statement!(self, |lane| lane.configs.delete_one(query))?.deleted_count {
-            0 => Err(config::missing(key)),
+        match statement!(self, |permit| permit.configs.delete_one(query))?.deleted_count {
+            0 => Err(Error::not_found(Kind::Config, key)),
             _ => Ok(()),
         }
     }
 
-    /// A lost reply is resolved: within the deadline the commit, and nothing but the commit, is sent until it is answered. The
-    /// server carries it out once.
+    /// Until the deadline the commit is sent again until it is answered, so that a lost reply leaves no
+    /// doubt. The server applies it once.
     async fn commit(mut self) -> Result<()> {
         let mongodb = self.mongodb.clone();
         let call = mongodb.call()?;
         let session = self.take_session()?;
-        let (lease, deadline) = (call.lease_of(&self.lane).await?, call.deadline());
+        let (permit, deadline) = (call.permit_of(&self.pool).await?, call.deadline());
         let committing = async move {
-            let _lease = lease;
+            let _permit = permit;
             commit(session, deadline).await
         };
         call.detached(Effect::Write, committing).await?
@@ -183,57 +179,9 @@ impl Transaction for MongoDbTransaction {
 
     async fn rollback(self) -> Result<()> {
         let call = self.mongodb.call()?;
-        // Dropped, it rolls back in the background, like one whose call was cut off.
+        // Dropping the session rolls it back in the background.
         drop(take(&self.session));
-        drop(timeout_at(call.deadline(), self.lane.transactions.settled()).await);
+        drop(timeout_at(call.deadline(), self.pool.transactions.rollbacks_done()).await);
         Ok(())
     }
-}
-
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
-
-/// Pauses between tries, until a deadline.
-pub(super) struct Pauses {
-    next: Duration,
-    deadline: Instant,
-}
-
-impl Pauses {
-    pub(super) fn until(deadline: Instant) -> Self {
-        Self { next: FIRST_PAUSE, deadline }
-    }
-
-    /// False: there is no time for another try.
-    pub(super) async fn pause(&mut self) -> bool {
-        let end = Instant::now() + self.next.mul_f64(0.5 + fastrand::f64() / 2.0);
-        if end >= self.deadline {
-            return false;
-        }
-        tokio::time::sleep_until(end).await;
-        self.next = LONGEST_PAUSE.min(self.next * 2);
-        true
-    }
-}
-
-/// Commits, and asks again while nobody can tell what became of it.
-pub(super) async fn commit(mut session: Session, deadline: Instant) -> Result<()> {
-    let mut pauses = Pauses::until(deadline);
-    let result = loop {
-        let Err(error) = session.driver().commit_transaction().await else { break Ok(()) };
-        if !error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) {
-            // Only this label says that it did not happen.
-            let is_undone = error.contains_label(TRANSIENT_TRANSACTION_ERROR);
-            break Err(if is_undone {
-                of_statement(&error)
-            } else {
-                error::of_request(&error, Effect::Write)
-            });
-        }
-        if !pauses.pause().await {
-            break Err(error::of_request(&error, Effect::Write).with_outcome(Outcome::Unknown));
-        }
-    };
-    session.end();
-    result
 }

@@ -1,24 +1,19 @@
-//! Counters: a document a record, so that a record is read, reset and changed as a whole.
+//! Usage records, one document each, so that a record is read, reset and changed as a whole.
 
 use std::collections::BTreeMap;
 
-use mongodb::{
-    bson::{
-        RawBsonRef, RawDocument, RawDocumentBuf, doc,
-        raw::{CString, cstr},
-    },
-    options::ReturnDocument,
+use mongodb::bson::{
+    RawBsonRef, RawDocument, RawDocumentBuf, doc,
+    raw::{CString, cstr},
 };
 
 use super::{
     MongoDb,
-    command::{upsert, upsert_all},
-    credential::delete,
+    command::{FindOneAnd, delete, find_one, find_one_and, upsert, upsert_all},
     document::{self, corrupt, damaged},
     error,
-    pool::Lease,
+    pool::Permit,
     scan::collect,
-    server::upserted,
 };
 use crate::{
     BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore,
@@ -26,14 +21,10 @@ use crate::{
     error::Kind,
 };
 
-/// The field of a document that holds the counters, by their encoded names.
+/// The field of a document that holds the counters under their encoded names.
 const COUNTS: &str = "counts";
 
-fn missing(key: &Key) -> Error {
-    Error::not_found(Kind::Usage, key)
-}
-
-/// The path of a counter in its document. `.`, `$` and `%` are percent-encoded: the server would read the first two.
+/// The path of a counter in its document, percent-encoded: `.` and `$` have a meaning in paths.
 pub(super) fn path_of(field: &Key) -> String {
     let mut path = String::with_capacity(COUNTS.len() + 1 + field.as_str().len());
     path.push_str(COUNTS);
@@ -49,7 +40,7 @@ pub(super) fn path_of(field: &Key) -> String {
     path
 }
 
-/// Undoes the encoding of [`path_of`]; anything else is Corrupt.
+/// Decodes a name that [`path_of`] encoded. Any other name is Corrupt.
 fn field_of(name: &str) -> Result<Key> {
     let wrong = || corrupt("the name of a stored counter can't be read");
     let (mut field, mut rest) = (String::with_capacity(name.len()), name);
@@ -89,14 +80,23 @@ pub(super) fn record(document: &RawDocument) -> Result<UsageRecord> {
         .into_iter()
         .map(|counter| {
             let (name, count) = counter.map_err(damaged)?;
-            let count = match count {
-                RawBsonRef::Int64(count) => count,
-                RawBsonRef::Int32(count) => count.into(),
-                _ => return Err(corrupt("a stored counter is not a whole number")),
-            };
+            let count = whole(count).ok_or_else(|| corrupt("a stored counter is not a whole number"))?;
             Ok((field_of(name.as_str())?, count))
         })
         .collect()
+}
+
+fn whole(count: RawBsonRef<'_>) -> Option<i64> {
+    match count {
+        RawBsonRef::Int64(count) => Some(count),
+        RawBsonRef::Int32(count) => Some(count.into()),
+        _ => None,
+    }
+}
+
+fn count_at(document: &RawDocument, path: &str) -> Option<i64> {
+    let (counts, name) = path.split_once('.')?;
+    whole(document.get_document(counts).ok()?.get(name).ok()??)
 }
 
 fn keyed_record(document: &RawDocument) -> Result<(Key, UsageRecord)> {
@@ -105,7 +105,7 @@ fn keyed_record(document: &RawDocument) -> Result<(Key, UsageRecord)> {
     Ok((key, record))
 }
 
-/// `BadValue`: what `$inc` says if the sum is no `i64`, and nothing else about it.
+/// `BadValue`. With `$inc` it only means that the sum exceeds the range of an `i64`.
 const BAD_VALUE: &str = "2";
 
 fn overflow(error: Error) -> Error {
@@ -114,36 +114,22 @@ fn overflow(error: Error) -> Error {
 
 impl UsageStore for MongoDb {
     async fn increment_usage(&self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
-        let call = self.call()?;
-        let increment = |lane: Lease| {
-            let (query, path, patience) = (doc! { "_id": key.as_str() }, path_of(field), call.server_time());
-            async move {
-                let increment = || {
-                    lane.usage
-                        .find_one_and_update(query.clone(), doc! { "$inc": { &path: delta } })
-                        .upsert(true)
-                        .return_document(ReturnDocument::After)
-                        .projection(doc! { &path: 1 })
-                        .max_time(patience)
-                };
-                upserted(increment).await
-            }
-        };
-        let found = call.write(call.lease().await?, increment).await;
+        let path = path_of(field);
+        let increment = || FindOneAnd::Increment(path.clone(), delta);
+        let found = find_one_and(&self.call()?, |pool| &pool.usage, key, increment).await;
         let found = found.map_err(|error| overflow(error).with_key(key))?;
-        let unexpected = || error::unexpected_reply(Effect::Write).with_key(key);
-        let counters = record(&found.ok_or_else(unexpected)?).map_err(|_| unexpected())?;
-        counters.get(field.as_str()).ok_or_else(unexpected)
+        let count = found.as_ref().and_then(|document| count_at(document, &path));
+        count.ok_or_else(|| error::unexpected_reply(Effect::Write).with_key(key))
     }
 
-    /// One command a chunk, one chunk after the other: increments of one counter stay in order.
+    /// Sends one command per chunk, one after another, so that increments of one counter stay in order.
     async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
         let call = self.call()?;
         let statement = |Increment { key, field, delta }: &Increment| {
             upsert(key, change(cstr!("$inc"), [(field, *delta)].into_iter()))
         };
         let statements: Vec<_> = increments.iter().map(statement).enumerate().collect();
-        let mut failed = upsert_all(&call, |lane| &lane.usage, &statements, 1).await;
+        let mut failed = upsert_all(&call, |pool| &pool.usage, &statements, 1).await;
         let mut report = BatchReport::default();
         for (index, Increment { key, .. }) in increments.iter().enumerate() {
             let result = failed.remove(&index).map_or(Ok(()), |error| Err(overflow(error).with_key(key)));
@@ -153,23 +139,18 @@ impl UsageStore for MongoDb {
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
-        let call = self.call()?;
-        let find = |lane: Lease| async move { lane.usage.find_one(doc! { "_id": key.as_str() }).await };
-        let found = call.read(find).await?;
-        record(&found.ok_or_else(|| missing(key))?).map_err(|error| error.with_key(key))
+        let found = find_one(&self.call()?, |pool| &pool.usage, Kind::Usage, key).await?;
+        record(&found).map_err(|error| error.with_key(key))
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {
-        match delete(&self.call()?, |lane| &lane.usage, key).await? {
-            true => Ok(()),
-            false => Err(missing(key)),
-        }
+        delete(&self.call()?, |pool| &pool.usage, Kind::Usage, key).await
     }
 
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
         let call = self.call()?;
-        let list = |lane: Lease| async move {
-            collect(&lane, lane.usage.find(doc! {}).batch_size(1000), keyed_record).await
+        let list = |permit: Permit| async move {
+            collect(&permit, permit.usage.find(doc! {}).batch_size(1000), keyed_record).await
         };
         Ok(call.read(list).await??.into_iter().collect())
     }
@@ -181,7 +162,7 @@ mod tests {
     use crate::ErrorKind;
 
     #[test]
-    fn names_of_counters() {
+    fn counter_names_are_encoded_and_decoded() {
         for (field, path) in [
             ("requests", "counts.requests"),
             ("a.b", "counts.a%2Eb"),
@@ -200,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_code_of_inc_is_an_overflow() {
+    fn only_bad_value_is_an_overflow() {
         assert_eq!(overflow(error::of_code(2)).kind(), ErrorKind::Overflow);
         assert_eq!(overflow(error::of_code(14)).kind(), ErrorKind::Corrupt);
     }
