@@ -326,7 +326,7 @@ impl Source {
             #[cfg(feature = "postgres")]
             Self::Postgres(postgres) => Box::pin(postgres.adopt()),
             #[cfg(feature = "redis")]
-            Self::Redis(redis) => Box::pin(redis.adopt()),
+            Self::Redis(redis) => Box::pin(redis.legacy()),
         }
     }
 }

@@ -98,7 +98,7 @@ async fn errors_say_what_is_wrong_with_a_certificate() -> Result {
     let url =
         format!("rediss://{}?dial_timeout=500ms&tls_ca={}", plain.addr(), server.file("ca.pem").display());
     let error = Storage::<Redis>::open(url.as_str()).await.unwrap_err();
-    assert!(error.to_string().contains("see that this is its port for TLS"), "{error:?}");
+    assert!(error.to_string().contains("check that this is its TLS port"), "{error:?}");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Cache values: strings that the server lets expire.
+//! Cache values: strings with an expiry time.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ fn missing(key: &Key) -> Error {
     Error::not_found(Kind::Cache, key)
 }
 
-/// Both at once: otherwise the value could be of one write, and the time of the next.
+/// Reads both in one step. Otherwise a write in between could change one of them.
 const GET_WITH_TTL: &str = "local value = redis.call('GET', KEYS[1]) \
     if value then return {value, redis.call('PTTL', KEYS[1])} end \
     return false";
@@ -28,17 +28,17 @@ impl CacheStore for Redis {
     async fn get_cache_entry(&self, key: &Key) -> Result<CacheEntry> {
         let mut both = cmd("EVAL");
         both.arg(GET_WITH_TTL).arg(1).arg(self.layout.name(Space::Cache, key));
-        let wrong = || error::unexpected_reply(Effect::Read);
+        let unexpected = || error::unexpected_reply(Effect::Read);
         match self.call()?.send(Effect::Read, &both).await? {
             Value::Nil => Err(missing(key)),
             Value::Array(found) => {
-                let [value, millis]: [Value; 2] = found.try_into().map_err(|_| wrong())?;
-                let value = reply::bytes(value)?.ok_or_else(wrong)?;
-                // Below zero: it does not expire.
-                let left = u64::try_from(reply::number(millis)?).ok();
-                Ok(CacheEntry::new(value, left.map(Duration::from_millis)))
+                let [value, millis]: [Value; 2] = found.try_into().map_err(|_| unexpected())?;
+                let value = reply::bytes(value)?.ok_or_else(unexpected)?;
+                // A negative number: the value does not expire.
+                let ttl = u64::try_from(reply::number(millis)?).ok();
+                Ok(CacheEntry::new(value, ttl.map(Duration::from_millis)))
             }
-            _ => Err(wrong()),
+            _ => Err(unexpected()),
         }
     }
 

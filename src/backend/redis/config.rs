@@ -1,4 +1,4 @@
-//! Configuration: one hash of JSON.
+//! Config values: JSON in one hash.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ fn missing(key: &Key) -> Error {
     Error::not_found(Kind::Config, key)
 }
 
-/// A value that we or another program stored.
+/// Decodes a value that this crate or another program stored.
 pub(super) fn read(key: &Key, text: &[u8]) -> Result<ConfigValue> {
     decode_config_or_word(text).map_err(|error| error.with_key(key))
 }

@@ -1,4 +1,4 @@
-//! What the Go program left, item by item: where one can't be read the others still are.
+//! Legacy data, read record by record: an unreadable record does not affect the others.
 
 use std::{collections::BTreeSet, future};
 
@@ -14,7 +14,7 @@ const PAGE: usize = 100;
 
 const NO_KEY: &str = "its name is not 1 to 255 bytes of UTF-8 without control characters";
 
-/// Everything under the prefix, by name.
+/// All keys under the prefix.
 #[derive(Default)]
 struct Names {
     credentials: BTreeSet<Key>,
@@ -23,7 +23,7 @@ struct Names {
     others: BTreeSet<Vec<u8>>,
 }
 
-/// Names of one kind, of which a page is read at a time.
+/// Keys of one kind whose records are read together.
 enum Page {
     Credentials(Vec<Key>),
     Configs(Vec<Key>),
@@ -31,9 +31,9 @@ enum Page {
 }
 
 impl Redis {
-    /// Every record under the prefix, sorted, and a remark for every other key. It is not a snapshot. It holds all keys, and
-    /// the values of a page of them.
-    pub(crate) fn adopt(&self) -> impl Stream<Item = Result<Piece>> + Send + 'static {
+    /// Every record under the prefix, sorted, and a remark for every other key. Not a snapshot. Holds all
+    /// keys, and the values of one page.
+    pub(crate) fn legacy(&self) -> impl Stream<Item = Result<Piece>> + Send + 'static {
         let lister = self.clone();
         let reader = self.clone();
         stream::once(async move { lister.list().await })
@@ -41,7 +41,7 @@ impl Redis {
                 let reader = reader.clone();
                 let pages = stream::iter(pages).then(move |page| {
                     let reader = reader.clone();
-                    async move { reader.adopt_page(&page).await }
+                    async move { reader.legacy_page(&page).await }
                 });
                 stream::iter([Ok(remarks)])
                     .chain(pages)
@@ -59,7 +59,7 @@ impl Redis {
         let call = self.long_call()?;
         let (mut names, mut remarks) = (Names::default(), Vec::new());
         let (layout, config) = (&self.layout, self.layout.config());
-        self.names(&call, &layout.pattern(None), |name| {
+        self.scan_names(&call, &layout.pattern(None), |name| {
             let space = layout.space(name);
             match space.map(|space| (space, layout.key(space, name))) {
                 Some((Space::Credential, Ok(id))) => drop(names.credentials.insert(id)),
@@ -103,23 +103,23 @@ impl Redis {
 
     /// Why a key is not a record.
     fn remark(&self, name: &[u8]) -> Piece {
-        let place = String::from_utf8_lossy(name).into_owned();
-        let (plan, ours) = (self.layout.foreign_plans(), self.layout.beside_config());
+        let key = String::from_utf8_lossy(name).into_owned();
+        let (go_plans, own) = (self.layout.go_plans(), self.layout.beside_config());
         match self.layout.space(name) {
-            Some(Space::Cache) => Piece::left_out(place, "a cache value: it expires"),
-            Some(Space::Credential | Space::Usage) => Piece::not_understood(place, NO_KEY),
-            None if name.starts_with(plan.as_bytes()) => {
-                Piece::left_out(place, "the record of a config plan of the Go program: it expires")
+            Some(Space::Cache) => Piece::left_out(key, "a cache value, which expires"),
+            Some(Space::Credential | Space::Usage) => Piece::not_understood(key, NO_KEY),
+            None if name.starts_with(go_plans.as_bytes()) => {
+                Piece::left_out(key, "the record of a config plan of the Go program, which expires")
             }
-            None if name.starts_with(ours.as_bytes()) => {
-                Piece::left_out(place, "a plan, or the audit, of this crate")
+            None if name.starts_with(own.as_bytes()) => {
+                Piece::left_out(key, "a plan or the audit of this crate")
             }
-            None => Piece::not_understood(place, "a key that is no part of the layout"),
+            None => Piece::not_understood(key, "a key that is not part of the layout"),
         }
     }
 
-    /// The records of some keys. Those that are gone meanwhile are left out.
-    async fn adopt_page(&self, page: &Page) -> Result<Vec<Piece>> {
+    /// The records of these keys, without those that have been deleted since they were listed.
+    async fn legacy_page(&self, page: &Page) -> Result<Vec<Piece>> {
         let call = self.call()?;
         let mut pieces = Vec::new();
         match page {
@@ -180,15 +180,15 @@ impl Redis {
 }
 
 fn counter(key: &Key, name: &str, field: &[u8], count: &[u8]) -> Piece {
-    let place = || of_field(name, field);
+    let location = || of_field(name, field);
     match (layout::parse_key(field), reply::counter(count)) {
         (Ok(field), Some(count)) => Piece::Record(crate::Record::Usage { key: key.clone(), field, count }),
-        (Err(_), _) => Piece::not_understood(place(), NO_KEY),
-        (Ok(_), None) => Piece::not_understood(place(), "the counter is not an integer of 64 bits"),
+        (Err(_), _) => Piece::not_understood(location(), NO_KEY),
+        (Ok(_), None) => Piece::not_understood(location(), "the counter is not an integer of 64 bits"),
     }
 }
 
-/// Where a field of a hash is.
+/// How a remark names a field of a hash.
 fn of_field(name: &str, field: &[u8]) -> String {
     format!("{name} {}", String::from_utf8_lossy(field))
 }

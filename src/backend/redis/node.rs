@@ -8,42 +8,40 @@ use super::{
     RedisOptions,
     connection::{Settings, Target},
     error,
-    pool::Pool,
+    pool::{Pool, Sharing},
 };
 use crate::{Error, Outcome, PoolStats, Result, backend::remote::Effect};
 
-/// One server: the connections to it.
+/// The connections to one server.
 pub(super) struct Node {
-    /// For everything that the server answers at once.
     pool: Pool,
-    /// For writes that wait for replicas: WAIT holds up what comes after it on its connection.
-    waiting: Option<Pool>,
+    /// For writes that wait for replicas: WAIT blocks the requests behind it on its connection.
+    wait_pool: Option<Pool>,
 }
 
 impl Node {
-    /// `max` is the most connections.
+    /// `max` is the maximum number of connections per pool.
     pub(super) fn new(
         settings: &Arc<Settings>,
         target: impl Fn() -> Target,
-        config: &RedisOptions,
+        options: &RedisOptions,
         max: u32,
     ) -> Result<Self> {
-        let pool = |alone| Pool::new(settings.clone(), target(), config, max, alone);
-        // Nobody queues behind a WAIT as long as there is another connection.
-        let waiting = (config.wait_replicas > 0).then(|| pool(true)).transpose()?;
-        Ok(Self { pool: pool(false)?, waiting })
+        let pool = |sharing| Pool::new(settings.clone(), target(), options, max, sharing);
+        let wait_pool = (options.wait_replicas > 0).then(|| pool(Sharing::Exclusive)).transpose()?;
+        Ok(Self { pool: pool(Sharing::Shared)?, wait_pool })
     }
 
-    /// The connections for requests of this effect.
+    /// The connections for requests with this effect.
     pub(super) fn pool(&self, effect: Effect) -> &Pool {
-        match (&self.waiting, effect) {
-            (Some(waiting), Effect::Write) => waiting,
+        match (&self.wait_pool, effect) {
+            (Some(wait_pool), Effect::Write) => wait_pool,
             _ => &self.pool,
         }
     }
 
     fn pools(&self) -> impl Iterator<Item = &Pool> {
-        std::iter::once(&self.pool).chain(&self.waiting)
+        std::iter::once(&self.pool).chain(&self.wait_pool)
     }
 
     pub(super) fn warm(&self) {
@@ -63,25 +61,23 @@ impl Node {
     }
 }
 
-pub(super) fn sum(one: PoolStats, other: PoolStats) -> PoolStats {
+pub(super) fn sum(left: PoolStats, right: PoolStats) -> PoolStats {
     PoolStats {
-        max: one.max.saturating_add(other.max),
-        open: one.open.saturating_add(other.open),
-        idle: one.idle.saturating_add(other.idle),
-        waiting: one.waiting.saturating_add(other.waiting),
+        max: left.max.saturating_add(right.max),
+        open: left.open.saturating_add(right.open),
+        idle: left.idle.saturating_add(right.idle),
+        waiting: left.waiting.saturating_add(right.waiting),
     }
 }
 
-/// Commands for one server, as they go over the wire.
-pub(super) struct Envelope {
+/// A pipeline of commands for one server, with ASKING before each of them or WAIT after the last one.
+pub(super) struct Framed {
     pub(super) pipeline: Pipeline,
-    /// What goes with each command.
     asking: bool,
-    /// What comes after all.
     wait: Option<Wait>,
 }
 
-/// How many replicas have to have a write, and for how long it waits for them.
+/// The arguments of WAIT: how many replicas must confirm a write, and within which time.
 #[derive(Clone, Copy)]
 pub(super) struct Wait {
     replicas: u32,
@@ -89,15 +85,15 @@ pub(super) struct Wait {
 }
 
 impl Wait {
-    pub(super) fn new(config: &RedisOptions) -> Option<Self> {
-        // Zero would be for ever.
+    pub(super) fn new(options: &RedisOptions) -> Option<Self> {
+        // Zero would mean no timeout.
         let millis =
-            u64::try_from(config.wait_timeout.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64);
-        (config.wait_replicas > 0).then_some(Self { replicas: config.wait_replicas, millis })
+            u64::try_from(options.wait_timeout.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64);
+        (options.wait_replicas > 0).then_some(Self { replicas: options.wait_replicas, millis })
     }
 
-    /// Why a write is not confirmed, from the reply to WAIT. It is done all the same.
-    fn problem(self, reply: Option<&Value>) -> Option<Error> {
+    /// The error if the reply to WAIT does not confirm the write, which is applied all the same.
+    fn unconfirmed(self, reply: Option<&Value>) -> Option<Error> {
         match reply {
             Some(Value::Int(replicas)) if *replicas >= self.replicas.into() => None,
             Some(Value::ServerError(error)) => {
@@ -109,7 +105,7 @@ impl Wait {
     }
 }
 
-impl Envelope {
+impl Framed {
     pub(super) fn new(commands: Vec<Cmd>, asking: bool, wait: Option<Wait>) -> Self {
         let mut pipeline = Pipeline::with_capacity(2 * commands.len() + 1);
         for command in commands {
@@ -126,9 +122,9 @@ impl Envelope {
         Self { pipeline, asking, wait }
     }
 
-    /// The reply to each command. What the server refused is a value; what too few replicas have is an error.
-    pub(super) fn open(&self, mut replies: Vec<Value>) -> Vec<Result<Value>> {
-        let unconfirmed = self.wait.and_then(|wait| wait.problem(replies.pop().as_ref()));
+    /// The reply to each command. A refusal by the server is a value; an unconfirmed write is an error.
+    pub(super) fn replies(&self, mut replies: Vec<Value>) -> Vec<Result<Value>> {
+        let unconfirmed = self.wait.and_then(|wait| wait.unconfirmed(replies.pop().as_ref()));
         let step = if self.asking { 2 } else { 1 };
         replies
             .into_iter()
@@ -136,7 +132,7 @@ impl Envelope {
             .step_by(step)
             .map(|reply| match (&reply, &unconfirmed) {
                 (Value::ServerError(_), _) | (_, None) => Ok(reply),
-                (_, Some(problem)) => Err(problem.clone()),
+                (_, Some(error)) => Err(error.clone()),
             })
             .collect()
     }

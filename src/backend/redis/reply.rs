@@ -1,11 +1,11 @@
-//! Replies as what they mean. A reply is never quoted.
+//! Converts replies. Errors never quote a reply.
 
 use redis::Value;
 
 use super::error;
 use crate::{Error, ErrorKind, Key, Result, UsageRecord, backend::remote::Effect};
 
-/// A reply that is no refusal.
+/// The reply, or the server's error.
 pub(super) fn checked(reply: Value) -> Result<Value> {
     match reply {
         Value::ServerError(error) => Err(error::of_code(error.code(), error.details().unwrap_or_default())),
@@ -13,7 +13,7 @@ pub(super) fn checked(reply: Value) -> Result<Value> {
     }
 }
 
-/// Bytes, or none.
+/// A string, or nil.
 pub(super) fn bytes(reply: Value) -> Result<Option<Vec<u8>>> {
     match reply {
         Value::Nil => Ok(None),
@@ -45,7 +45,7 @@ pub(super) fn list(reply: Value) -> Result<Vec<Value>> {
     }
 }
 
-/// The fields of a hash, and their values.
+/// The fields of a hash and their values.
 pub(super) fn fields(reply: Value) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let Value::Map(fields) = reply else { return Err(unexpected(reply, Effect::Read)) };
     fields
@@ -64,7 +64,7 @@ pub(super) fn usage(key: &Key, reply: Value) -> Result<Option<UsageRecord>> {
     match record.collect::<Option<UsageRecord>>() {
         Some(record) => Ok(Some(record).filter(|record| !record.is_empty())),
         None => {
-            Err(Error::new(ErrorKind::Corrupt, "a stored usage record holds something that is not a counter")
+            Err(Error::new(ErrorKind::Corrupt, "a stored usage record has a value that is not a counter")
                 .with_key(key))
         }
     }
@@ -74,7 +74,7 @@ fn counter_name(field: &[u8]) -> Option<Key> {
     super::layout::parse_key(field).ok()
 }
 
-/// What HINCRBY takes for an integer: no plus sign, no leading zeros.
+/// A text that HINCRBY accepts as an integer: no plus sign, no leading zeros.
 pub(super) fn counter(text: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?;
     let count: i64 = text.parse().ok()?;
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_are_what_the_server_takes_for_one() {
+    fn a_counter_is_what_the_server_accepts_as_an_integer() {
         assert_eq!(counter(b"-9223372036854775808"), Some(i64::MIN));
         assert_eq!(counter(b"0"), Some(0));
         for other in ["", "+1", "01", "-0", "1.0", " 1", "1e3", "9223372036854775808"] {

@@ -1,4 +1,4 @@
-//! The server, or the servers, behind all handles of a store, and requests to them.
+//! The servers of a store, and requests to them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,10 +11,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Redis, RedisOptions, RedisTopology,
-    cluster::{self, Cluster, Place, REDIRECTS, Redirect, Reply},
-    connection::{Address, Lease, Settings, Target},
+    cluster::{self, Cluster, MAX_REDIRECTS, Redirect, Reply, SlotGroup},
+    connection::{Address, InFlight, Settings, Target},
     error,
-    node::{self, Envelope, Node, Wait},
+    node::{self, Framed, Node, Wait},
     reply,
     sentinel::Sentinels,
 };
@@ -31,19 +31,18 @@ use crate::{
 pub(super) struct Server {
     servers: Servers,
     settings: Arc<Settings>,
-    /// Whether that is one server, on this machine.
+    /// Whether the store is one server, on this machine.
     is_local: bool,
-    patience: Duration,
+    /// How long a connection waits for a reply.
+    reply_timeout: Duration,
     wait: Option<Wait>,
-    /// The calls under way, which closing waits for.
+    /// The calls in progress, which closing waits for.
     calls: Gate,
 }
 
-/// Where the data is.
 enum Servers {
-    /// On one server, or on the master of several that hold the same.
+    /// One server, or the current master of a replicated one.
     One(Arc<Node>),
-    /// Spread over several.
     Cluster(Arc<Cluster>),
 }
 
@@ -51,51 +50,51 @@ const DEFAULT_PORT: u16 = 6379;
 const DEFAULT_SENTINEL_PORT: u16 = 26_379;
 
 impl Server {
-    pub(super) async fn new(config: &RedisOptions) -> Result<Self> {
-        config.check()?;
-        let settings = Arc::new(Settings::new(config).await?);
+    pub(super) async fn new(options: &RedisOptions) -> Result<Self> {
+        options.check()?;
+        let settings = Arc::new(Settings::new(options).await?);
         let one = |target: &dyn Fn() -> Target| {
-            Node::new(&settings, target, config, config.pool_size).map(|node| Servers::One(Arc::new(node)))
+            Node::new(&settings, target, options, options.pool_size).map(|node| Servers::One(Arc::new(node)))
         };
         let mut is_local = false;
-        let servers = match &config.topology {
+        let servers = match &options.topology {
             RedisTopology::Single => {
-                let addr = Address::parse(&config.addr, DEFAULT_PORT)?;
+                let addr = Address::parse(&options.addr, DEFAULT_PORT)?;
                 is_local = addr.is_local();
                 one(&|| Target::Server(addr.clone()))?
             }
             RedisTopology::Sentinel(sentinel) => {
-                let addrs = Address::parse_list(&config.addr, DEFAULT_SENTINEL_PORT)?;
+                let addrs = Address::parse_list(&options.addr, DEFAULT_SENTINEL_PORT)?;
                 one(&|| Target::Master(Sentinels::new(addrs.clone(), sentinel)))?
             }
             RedisTopology::Cluster => {
-                let seeds = Address::parse_list(&config.addr, DEFAULT_PORT)?;
-                Servers::Cluster(Arc::new(Cluster::new(settings.clone(), seeds, config)))
+                let seeds = Address::parse_list(&options.addr, DEFAULT_PORT)?;
+                Servers::Cluster(Arc::new(Cluster::new(settings.clone(), seeds, options)))
             }
         };
         Ok(Self {
             servers,
             settings,
             is_local,
-            patience: config.patience(),
-            wait: Wait::new(config),
+            reply_timeout: options.patience(),
+            wait: Wait::new(options),
             calls: Gate::new(),
         })
     }
 
-    /// Finds the servers of a cluster, and opens the least number of connections to each.
-    pub(super) async fn begin(&self, deadline: Duration) -> Result<()> {
+    /// Finds the servers of a cluster, and starts to open the minimum number of connections to each server.
+    pub(super) async fn connect(&self, timeout: Duration) -> Result<()> {
         match &self.servers {
             Servers::One(node) => node.warm(),
             Servers::Cluster(cluster) => {
-                tokio::time::timeout(deadline, cluster.learn()).await.map_err(|_| no_connection())??;
+                tokio::time::timeout(timeout, cluster.refresh()).await.map_err(|_| no_connection())??;
                 cluster.warm();
             }
         }
         Ok(())
     }
 
-    /// Every server that owns data, with its name in a cluster.
+    /// Every server that owns data, in a cluster with its address.
     pub(super) fn nodes(&self) -> Vec<(Option<Address>, Arc<Node>)> {
         match &self.servers {
             Servers::One(node) => vec![(None, node.clone())],
@@ -109,7 +108,7 @@ impl Server {
         matches!(self.servers, Servers::Cluster(_))
     }
 
-    /// What is to be said of TLS. Where sentinels send us can be any machine.
+    /// How connections are secured, for the statistics. The master of sentinels can be on any machine.
     pub(super) fn tls(&self) -> &'static str {
         let is_local = match &self.servers {
             Servers::One(_) => self.is_local,
@@ -127,7 +126,7 @@ impl Server {
         Ok(self.nodes().iter().map(|(_, node)| node.stats()).fold(PoolStats::default(), node::sum))
     }
 
-    /// Sets the most connections to each server. Calls under way finish on the connections that they have.
+    /// Sets the maximum number of connections to each server. Calls in progress finish on their connections.
     pub(super) fn resize(&self, max: u32) -> Result<()> {
         match &self.servers {
             Servers::One(node) => node.resize(max),
@@ -135,19 +134,16 @@ impl Server {
         }
     }
 
-    /// Waits until the calls under way are done, then disconnects. After the deadline it does not wait for them.
-    pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
-        // Also if this future is dropped.
+    /// Waits for the calls in progress, but not longer than the timeout, and disconnects.
+    pub(super) async fn close(&self, timeout: Duration) -> Result<()> {
+        // Also disconnects if this future is dropped.
         let _disconnect = Disconnect(&self.servers);
-        let all = tokio::time::timeout(deadline, self.calls.close()).await;
-        match all {
-            Ok(()) => Ok(()),
-            Err(_) => Err(Error::new(ErrorKind::Timeout, "closed, while calls were still under way")),
-        }
+        let closed = tokio::time::timeout(timeout, self.calls.close()).await;
+        closed.map_err(|_| Error::new(ErrorKind::Timeout, "closed while calls were still in progress"))
     }
 }
 
-/// Gives all connections up when it is dropped.
+/// Closes all connections when it is dropped.
 struct Disconnect<'s>(&'s Servers);
 
 impl Drop for Disconnect<'_> {
@@ -161,14 +157,14 @@ impl Drop for Disconnect<'_> {
 
 #[cold]
 fn no_connection() -> Error {
-    Error::new(ErrorKind::Timeout, "no connection to the Redis server in time")
+    Error::new(ErrorKind::Timeout, "timed out waiting for a connection to the Redis server")
 }
 
-/// One call of an operation: it has a deadline, and a store that is being closed waits for it.
+/// A call of an operation. It has a deadline, and closing the store waits for it.
 pub(super) struct Call<'s> {
     server: &'s Server,
     deadline: Deadline,
-    _under_way: Entry<'s>,
+    _in_progress: Entry<'s>,
 }
 
 #[derive(Clone, Copy)]
@@ -184,28 +180,28 @@ impl Redis {
         self.call_until(Deadline::At(later(Instant::now(), time_left(self.deadline))))
     }
 
-    /// A call that has most of the time, so that what it does not come to can still be said.
+    /// A call with three quarters of the time, so that the caller can report what it did not reach.
     pub(super) fn shorter_call(&self) -> Result<Call<'_>> {
         self.call_until(Deadline::At(later(Instant::now(), time_left(self.deadline) / 4 * 3)))
     }
 
-    /// A call that may take as long as it has to, if only each of its requests is in time.
+    /// A call without a deadline as a whole; each of its requests has one.
     pub(super) fn long_call(&self) -> Result<Call<'_>> {
         self.call_until(Deadline::Each(self.deadline))
     }
 
     fn call_until(&self, deadline: Deadline) -> Result<Call<'_>> {
-        let under_way = self.server.calls.enter()?;
-        Ok(Call { server: &self.server, deadline, _under_way: under_way })
+        let in_progress = self.server.calls.enter()?;
+        Ok(Call { server: &self.server, deadline, _in_progress: in_progress })
     }
 }
 
-/// One command, or a pipeline of some.
+/// A command or a pipeline.
 trait Request: Sync {
     type Reply: Send;
     fn send(&self, driver: MultiplexedConnection) -> impl Future<Output = RedisResult<Self::Reply>> + Send;
 
-    /// Whether a server says that it is a replica.
+    /// Whether the server replied that it is a replica.
     fn is_demoted(reply: &Self::Reply) -> bool;
 }
 
@@ -223,7 +219,7 @@ impl Request for Cmd {
 }
 
 impl Request for Pipeline {
-    /// A reply each; errors among them are values.
+    /// One reply per command. A server's error is a value.
     type Reply = Vec<Value>;
 
     async fn send(&self, mut driver: MultiplexedConnection) -> RedisResult<Vec<Value>> {
@@ -236,7 +232,7 @@ impl Request for Pipeline {
 }
 
 impl Call<'_> {
-    /// Sends a command to the server that has its key, and waits for the reply: one round trip.
+    /// Sends a command to the server that owns its key and waits for the reply: one round trip.
     pub(super) async fn send(&self, effect: Effect, command: &Cmd) -> Result<Value> {
         match &self.server.servers {
             Servers::One(node) => reply::checked(self.one(node, effect, command, false).await?),
@@ -248,12 +244,13 @@ impl Call<'_> {
     pub(super) async fn send_to(&self, node: &Node, effect: Effect, command: &Cmd) -> Result<Value> {
         let reply = self.one(node, effect, command, false).await.and_then(reply::checked);
         if let Servers::Cluster(cluster) = &self.server.servers {
-            return reply.inspect_err(|error| cluster.doubt(error));
+            return reply.inspect_err(|error| cluster.refresh_after(error));
         }
         reply
     }
 
-    /// Sends many commands at once: one pipeline for each server that has some of their keys. A result for each.
+    /// Sends many commands at once, as one pipeline per server that owns some of their keys. One result per
+    /// command.
     pub(super) async fn send_all(&self, effect: Effect, commands: Vec<Cmd>) -> Vec<Result<Value>> {
         match &self.server.servers {
             Servers::One(node) => self
@@ -266,50 +263,51 @@ impl Call<'_> {
         }
     }
 
-    /// Whether its time as a whole is over.
+    /// Whether the deadline of the call as a whole has passed.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.deadline, Deadline::At(end) if Instant::now() >= end)
     }
 
-    /// Learns who has what in a cluster.
-    pub(super) async fn learn(&self) -> Result<()> {
+    /// See [`Cluster::refresh`].
+    pub(super) async fn refresh(&self) -> Result<()> {
         let Servers::Cluster(cluster) = &self.server.servers else { return Ok(()) };
-        timeout_at(self.deadline(Instant::now()), cluster.learn()).await.map_err(|_| no_connection())?
+        timeout_at(self.deadline(Instant::now()), cluster.refresh()).await.map_err(|_| no_connection())?
     }
 
-    /// The slots of a cluster by who has them, with a name for each.
-    pub(super) fn places(&self, names: impl Iterator<Item = String>) -> Option<Vec<Place>> {
+    /// See [`Cluster::slot_groups`].
+    pub(super) fn slot_groups(&self, names: impl Iterator<Item = String>) -> Option<Vec<SlotGroup>> {
         match &self.server.servers {
             Servers::One(_) => None,
-            Servers::Cluster(cluster) => Some(cluster.places(names)),
+            Servers::Cluster(cluster) => Some(cluster.slot_groups(names)),
         }
     }
 
-    /// The effect of a write that changes nothing: only one that waits for replicas must go the way of the others.
-    pub(super) fn write(&self) -> Effect {
+    /// The effect of a write that changes nothing. It counts as a read, unless it must wait for replicas as
+    /// writes do.
+    pub(super) fn probe_effect(&self) -> Effect {
         if self.server.wait.is_some() { Effect::Write } else { Effect::Read }
     }
 
-    /// Whether one command may name any keys. Otherwise they must be of one slot.
+    /// Whether one command may have keys of several slots.
     pub(super) fn takes_many_keys(&self) -> bool {
         !self.server.is_cluster()
     }
 
     async fn route(&self, cluster: &Arc<Cluster>, effect: Effect, command: &Cmd) -> Result<Value> {
         let result = self.follow(cluster, effect, command).await;
-        result.inspect_err(|error| cluster.doubt(error))
+        result.inspect_err(|error| cluster.refresh_after(error))
     }
 
     async fn follow(&self, cluster: &Arc<Cluster>, effect: Effect, command: &Cmd) -> Result<Value> {
         let mut to = Redirect { node: cluster.owner(cluster::slot(command)?)?, asking: false };
-        for _ in 0..REDIRECTS {
+        for _ in 0..MAX_REDIRECTS {
             let reply = self.one(&to.node, effect, command, to.asking).await?;
             match cluster.redirect(reply, &to.node)? {
                 Reply::Final(reply) => return reply::checked(reply),
-                Reply::Elsewhere(redirect) => to = redirect,
+                Reply::Redirected(redirect) => to = redirect,
             }
         }
-        Err(cluster::rearranged())
+        Err(cluster::too_many_redirects())
     }
 
     async fn spread(&self, cluster: &Arc<Cluster>, effect: Effect, commands: Vec<Cmd>) -> Vec<Result<Value>> {
@@ -321,8 +319,7 @@ impl Call<'_> {
                 Err(error) => results[index] = Some(Err(error)),
             }
         }
-        // What is sent elsewhere was not done, so it can go there.
-        for _ in 0..REDIRECTS {
+        for _ in 0..MAX_REDIRECTS {
             let shares = shares(pending);
             let replies = join_all(shares.iter().map(|(to, share)| {
                 let share = share.iter().map(|index| commands[*index].clone()).collect();
@@ -333,7 +330,7 @@ impl Call<'_> {
             for ((to, share), replies) in shares.iter().zip(replies) {
                 for (index, reply) in share.iter().copied().zip(replies) {
                     match reply.and_then(|reply| cluster.redirect(reply, &to.node)) {
-                        Ok(Reply::Elsewhere(redirect)) => pending.push((index, redirect)),
+                        Ok(Reply::Redirected(redirect)) => pending.push((index, redirect)),
                         Ok(Reply::Final(reply)) => results[index] = Some(reply::checked(reply)),
                         Err(error) => results[index] = Some(Err(error)),
                     }
@@ -342,12 +339,17 @@ impl Call<'_> {
             if pending.is_empty() {
                 break;
             }
-            // In their order, so that of two with one key the later one stays.
+            // Keeps the order of the commands: of two for the same key the later one must win.
             pending.sort_unstable_by_key(|(index, _)| *index);
         }
-        let results: Vec<_> =
-            results.into_iter().map(|result| result.unwrap_or_else(|| Err(cluster::rearranged()))).collect();
-        results.iter().filter_map(|result| result.as_ref().err()).for_each(|error| cluster.doubt(error));
+        let results: Vec<_> = results
+            .into_iter()
+            .map(|result| result.unwrap_or_else(|| Err(cluster::too_many_redirects())))
+            .collect();
+        results
+            .iter()
+            .filter_map(|result| result.as_ref().err())
+            .for_each(|error| cluster.refresh_after(error));
         results
     }
 
@@ -356,9 +358,9 @@ impl Call<'_> {
         if !asking && wait.is_none() {
             return self.exchange(node, effect, command).await;
         }
-        let envelope = Envelope::new(vec![command.clone()], asking, wait);
-        let replies = self.exchange(node, effect, &envelope.pipeline).await?;
-        envelope.open(replies).pop().unwrap_or_else(|| Err(error::unexpected_reply(effect)))
+        let framed = Framed::new(vec![command.clone()], asking, wait);
+        let replies = self.exchange(node, effect, &framed.pipeline).await?;
+        framed.replies(replies).pop().unwrap_or_else(|| Err(error::unexpected_reply(effect)))
     }
 
     async fn many(
@@ -372,9 +374,9 @@ impl Call<'_> {
         if number == 0 {
             return Vec::new();
         }
-        let envelope = Envelope::new(commands, asking, self.wait(effect));
-        match self.exchange(node, effect, &envelope.pipeline).await {
-            Ok(replies) => envelope.open(replies),
+        let framed = Framed::new(commands, asking, self.wait(effect));
+        match self.exchange(node, effect, &framed.pipeline).await {
+            Ok(replies) => framed.replies(replies),
             Err(error) => vec![Err(error); number],
         }
     }
@@ -385,29 +387,30 @@ impl Call<'_> {
 
     /// Sends a request and waits for its reply. A read whose connection is lost is sent again, once.
     async fn exchange<R: Request>(&self, node: &Node, effect: Effect, request: &R) -> Result<R::Reply> {
-        let mut again = effect == Effect::Read;
+        let mut retry = effect == Effect::Read;
         loop {
-            let lease = self.lease(node, effect).await?;
-            match self.send_over(node, lease, effect, request).await {
-                Err(error) if again && error.kind() == ErrorKind::Unavailable => again = false,
+            let connection = self.connection(node, effect).await?;
+            match self.send_over(node, connection, effect, request).await {
+                Err(error) if retry && error.kind() == ErrorKind::Unavailable => retry = false,
                 result => return result.map(|(reply, _)| reply),
             }
         }
     }
 
-    /// A read on the connection of the one before it, which is given back. A lost connection is an error.
+    /// Sends a read on the connection of the previous one, and returns the connection. A lost connection is
+    /// an error.
     pub(super) async fn send_next(
         &self,
         node: &Node,
-        lease: Option<Lease>,
+        connection: Option<InFlight>,
         command: &Cmd,
-    ) -> Result<(Value, Lease)> {
-        let lease = match lease {
-            Some(lease) => lease,
-            None => self.lease(node, Effect::Read).await?,
+    ) -> Result<(Value, InFlight)> {
+        let connection = match connection {
+            Some(connection) => connection,
+            None => self.connection(node, Effect::Read).await?,
         };
-        let (reply, lease) = self.send_over(node, lease, Effect::Read, command).await?;
-        Ok((reply::checked(reply)?, lease))
+        let (reply, connection) = self.send_over(node, connection, Effect::Read, command).await?;
+        Ok((reply::checked(reply)?, connection))
     }
 
     fn deadline(&self, now: Instant) -> Instant {
@@ -417,10 +420,10 @@ impl Call<'_> {
         }
     }
 
-    async fn lease(&self, node: &Node, effect: Effect) -> Result<Lease> {
+    async fn connection(&self, node: &Node, effect: Effect) -> Result<InFlight> {
         let (pool, now) = (node.pool(effect), Instant::now());
         match pool.ready(now) {
-            Some(lease) => Ok(lease),
+            Some(connection) => Ok(connection),
             None => timeout_at(self.deadline(now), pool.connection()).await.map_err(|_| no_connection())?,
         }
     }
@@ -428,47 +431,47 @@ impl Call<'_> {
     async fn send_over<R: Request>(
         &self,
         node: &Node,
-        mut lease: Lease,
+        mut connection: InFlight,
         effect: Effect,
         request: &R,
-    ) -> Result<(R::Reply, Lease)> {
+    ) -> Result<(R::Reply, InFlight)> {
         let sent = Instant::now();
         let deadline = self.deadline(sent);
         if sent >= deadline {
-            return Err(Error::new(ErrorKind::Timeout, "the time was over before the request was sent"));
+            return Err(Error::new(ErrorKind::Timeout, "the deadline passed before the request was sent"));
         }
-        let until = deadline.min(later(sent, self.server.patience));
-        match timeout_at(until, request.send(lease.driver())).await {
+        let until = deadline.min(later(sent, self.server.reply_timeout));
+        match timeout_at(until, request.send(connection.driver())).await {
             Ok(Ok(reply)) => {
                 let now = Instant::now();
-                if lease.replied(sent, now) {
+                if connection.replied(sent, now) {
                     node.pool(effect).note_stall(now);
                 }
-                // A demoted master stays one: the next connection may find the new one.
+                // A new connection may lead to the new master.
                 if R::is_demoted(&reply) {
-                    lease.abandon();
+                    connection.retire();
                 }
-                Ok((reply, lease))
+                Ok((reply, connection))
             }
-            // A refusal would be a reply: the connection is broken.
+            // The server's refusals are replies, so this is a lost connection.
             Ok(Err(error)) => {
-                lease.abandon();
+                connection.retire();
                 Err(error::of_request(&error, effect))
             }
             Err(_) => {
                 node.pool(effect).note_stall(Instant::now());
-                Err(Error::new(ErrorKind::Timeout, "no reply from the Redis server in time")
+                Err(Error::new(ErrorKind::Timeout, "timed out waiting for a reply from the Redis server")
                     .with_outcome(effect.when_lost()))
             }
         }
     }
 }
 
-/// What goes to which server, each share in its order.
+/// The commands for each server, in their order.
 fn shares(pending: Vec<(usize, Redirect)>) -> Vec<(Redirect, Vec<usize>)> {
     let mut shares: Vec<(Redirect, Vec<usize>)> = Vec::new();
     for (index, to) in pending {
-        match shares.iter_mut().find(|(other, _)| other.is(&to)) {
+        match shares.iter_mut().find(|(other, _)| other.is_same(&to)) {
             Some((_, share)) => share.push(index),
             None => shares.push((to, vec![index])),
         }

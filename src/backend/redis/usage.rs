@@ -1,4 +1,4 @@
-//! Counters: a hash for each record.
+//! Usage records: one hash per record.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,8 @@ fn missing(key: &Key) -> Error {
     Error::not_found(Kind::Usage, key)
 }
 
-/// The most increments of one pipeline. Pipelines follow each other: increments of one counter are in order.
+/// The maximum number of increments in one pipeline. Pipelines run one after another, so that increments of a
+/// counter are applied in order.
 const PIPELINE: usize = 10_000;
 
 impl Redis {
@@ -35,7 +36,7 @@ impl Redis {
         all
     }
 
-    /// One pipeline. Records that are gone meanwhile are left out.
+    /// One pipeline. A record that has been deleted meanwhile is `None`.
     pub(super) async fn usage_chunk(
         &self,
         call: &Call<'_>,
@@ -62,9 +63,9 @@ impl UsageStore for Redis {
         let call = self.call()?;
         let mut report = BatchReport::default();
         for (number, chunk) in increments.chunks(PIPELINE).enumerate() {
-            let steps =
+            let commands =
                 chunk.iter().map(|Increment { key, field, delta }| self.increment(key, field, *delta));
-            let replies = call.send_all(Effect::Write, steps.collect()).await;
+            let replies = call.send_all(Effect::Write, commands.collect()).await;
             for (at, (increment, reply)) in chunk.iter().zip(replies).enumerate() {
                 let result = reply.and_then(reply::number).map_err(|error| error.with_key(&increment.key));
                 report.record(number * PIPELINE + at, &increment.key, result);
