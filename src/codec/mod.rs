@@ -31,7 +31,7 @@ pub use plan::{
 #[cfg(fuzzing)]
 pub use record::decode_record;
 pub use record::{MAX_LINE_BYTES, RecordHasher, encode_record};
-pub use record_key::RecordKey;
+pub use record_key::{RecordKey, decode_key};
 #[cfg(feature = "git")]
 pub(crate) use time::LAST_SECOND;
 pub(crate) use time::created;

@@ -9,10 +9,6 @@ use crate::{
     CacheEntry, CacheStore, Error, Key, Result, backend::remote::Effect, capability::check_cache, error::Kind,
 };
 
-fn missing(key: &Key) -> Error {
-    Error::not_found(Kind::Cache, key)
-}
-
 /// Reads both in one step. Otherwise a write in between could change one of them.
 const GET_WITH_TTL: &str = "local value = redis.call('GET', KEYS[1]) \
     if value then return {value, redis.call('PTTL', KEYS[1])} end \
@@ -20,17 +16,17 @@ const GET_WITH_TTL: &str = "local value = redis.call('GET', KEYS[1]) \
 
 impl CacheStore for Redis {
     async fn get_cache(&self, key: &Key) -> Result<Vec<u8>> {
-        let mut get = cmd("GET");
-        get.arg(self.layout.name(Space::Cache, key));
-        reply::bytes(self.call()?.send(Effect::Read, &get).await?)?.ok_or_else(|| missing(key))
+        let reply =
+            self.call()?.send(Effect::Read, cmd("GET").arg(self.layout.name(Space::Cache, key))).await?;
+        reply::bytes(reply)?.ok_or_else(|| Error::not_found(Kind::Cache, key))
     }
 
     async fn get_cache_entry(&self, key: &Key) -> Result<CacheEntry> {
-        let mut both = cmd("EVAL");
-        both.arg(GET_WITH_TTL).arg(1).arg(self.layout.name(Space::Cache, key));
+        let mut eval = cmd("EVAL");
+        eval.arg(GET_WITH_TTL).arg(1).arg(self.layout.name(Space::Cache, key));
         let unexpected = || error::unexpected_reply(Effect::Read);
-        match self.call()?.send(Effect::Read, &both).await? {
-            Value::Nil => Err(missing(key)),
+        match self.call()?.send(Effect::Read, &eval).await? {
+            Value::Nil => Err(Error::not_found(Kind::Cache, key)),
             Value::Array(found) => {
                 let [value, millis]: [Value; 2] = found.try_into().map_err(|_| unexpected())?;
                 let value = reply::bytes(value)?.ok_or_else(unexpected)?;
@@ -50,11 +46,7 @@ impl CacheStore for Redis {
     }
 
     async fn delete_cache(&self, key: &Key) -> Result<()> {
-        let mut unlink = cmd("UNLINK");
-        unlink.arg(self.layout.name(Space::Cache, key));
-        match reply::number(self.call()?.send(Effect::Write, &unlink).await?)? {
-            0 => Err(missing(key)),
-            _ => Ok(()),
-        }
+        let name = self.layout.name(Space::Cache, key);
+        reply::deleted(Kind::Cache, key, self.call()?.send(Effect::Write, cmd("UNLINK").arg(name)).await?)
     }
 }

@@ -13,19 +13,20 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use redis::{Cmd, Value, cmd};
+use redis::{Value, cmd};
 use tokio::time::Instant;
 
 use super::{
     RedisOptions,
-    connection::{Address, Settings, Target},
+    address::Address,
+    connection::Settings,
     error,
     node::Node,
     reply,
+    slot::{self, SLOTS},
+    target::Target,
 };
 use crate::{Error, ErrorKind, Result, backend::remote::Effect};
-
-pub(super) const SLOTS: usize = 16_384;
 
 pub(super) struct Cluster {
     settings: Arc<Settings>,
@@ -149,7 +150,7 @@ impl Cluster {
             if unnamed == 0 {
                 break;
             }
-            let owner = index(map.owners[usize::from(slot_of(name.as_bytes()))]);
+            let owner = index(map.owners[usize::from(slot::of_key(name.as_bytes()))]);
             if owner < map.nodes.len() && groups[owner].name.is_none() {
                 groups[owner].name = Some(name);
                 unnamed -= 1;
@@ -161,15 +162,15 @@ impl Cluster {
 
     /// Tells a redirection from a final reply.
     pub(super) fn redirect(self: &Arc<Self>, reply: Value, from: &Arc<Node>) -> Result<Reply> {
-        let asking = match &reply {
-            Value::ServerError(error) if error.code() == "MOVED" => false,
-            Value::ServerError(error) if error.code() == "ASK" => true,
+        let Value::ServerError(error) = &reply else { return Ok(Reply::Final(reply)) };
+        let asking = match error.code() {
+            "MOVED" => false,
+            "ASK" => true,
             _ => return Ok(Reply::Final(reply)),
         };
         if !asking {
             self.refresh_soon();
         }
-        let Value::ServerError(error) = &reply else { return Ok(Reply::Final(reply)) };
         let addr = error.details().and_then(|details| details.split_once(' ')).map_or("", |(_, addr)| addr);
         // A server that does not know its own name omits it.
         let host =
@@ -234,8 +235,7 @@ impl Cluster {
         let mut failure = None;
         let known: Vec<Address> = self.masters().into_iter().map(|(addr, _)| addr).collect();
         let addrs: Vec<&Address> = known.iter().chain(&self.seeds).collect();
-        // Each refresh begins with another server, because one that is cut off from the others reports an old
-        // map.
+        // Begins with another server each time: one that is cut off from the others reports an old map.
         let first = self.next_server.fetch_add(1, Ordering::Relaxed);
         let timeout = REFRESH_TIMEOUT.max(self.options.dial_timeout / 2);
         for at in 0..addrs.len() {
@@ -263,9 +263,10 @@ impl Cluster {
             Some(node) => node.clone(),
             None => self.open_node(addr)?,
         };
-        let mut connection = match node.pool(Effect::Read).ready(Instant::now()) {
+        let (pool, _) = node.pool(Effect::Read);
+        let mut connection = match pool.ready(Instant::now()) {
             Some(connection) => connection,
-            None => node.pool(Effect::Read).connection().await?,
+            None => pool.connection().await?,
         };
         let sent = Instant::now();
         let slots: Value = cmd("CLUSTER")
@@ -350,50 +351,5 @@ struct EndRefresh<'c>(&'c Cluster);
 impl Drop for EndRefresh<'_> {
     fn drop(&mut self) {
         self.0.refreshing.store(false, Ordering::Release);
-    }
-}
-
-/// The slot of a command's key: the first argument, or the argument after a script and the number of its
-/// keys.
-pub(super) fn slot(command: &Cmd) -> Result<u16> {
-    let mut words = command.args_iter();
-    let is_script = matches!(words.next(), Some(redis::Arg::Simple(b"EVAL")));
-    match words.nth(if is_script { 2 } else { 0 }) {
-        Some(redis::Arg::Simple(key)) => Ok(slot_of(key)),
-        _ => Err(Error::new(ErrorKind::Internal, "a command without a key was sent to a cluster")),
-    }
-}
-
-pub(super) fn slot_of(key: &[u8]) -> u16 {
-    crc16::State::<crc16::XMODEM>::calculate(tag_of(key).unwrap_or(key)) % SLOTS as u16
-}
-
-/// The part of a key that determines its slot, if it is not the whole key.
-pub(super) fn tag_of(key: &[u8]) -> Option<&[u8]> {
-    let open = key.iter().position(|byte| *byte == b'{')?;
-    let length = key[open + 1..].iter().position(|byte| *byte == b'}')?;
-    Some(&key[open + 1..open + 1 + length]).filter(|tag| !tag.is_empty())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slots_are_those_of_the_specification() {
-        assert_eq!(crc16::State::<crc16::XMODEM>::calculate(b"123456789"), 0x31c3);
-        // The replies of CLUSTER KEYSLOT.
-        assert_eq!(slot_of(b"foo"), 12182);
-        assert_eq!(slot_of(b"{foo}bar"), 12182);
-        assert_eq!(slot_of(b"x{foo}{bar}"), 12182);
-        assert_eq!(slot_of(b"foo{}{bar}"), 8363);
-        assert_eq!(slot_of(b"foo{{bar}}zap"), slot_of(b"{bar"));
-    }
-
-    #[test]
-    fn the_slot_of_a_command_is_that_of_its_key() {
-        assert_eq!(slot(cmd("GET").arg("foo")).unwrap(), 12182);
-        assert_eq!(slot(cmd("EVAL").arg("return 1").arg(1).arg("foo").arg("x")).unwrap(), 12182);
-        assert!(slot(&cmd("PING")).is_err());
     }
 }

@@ -20,16 +20,13 @@ use tokio::{
 
 use super::{
     RedisOptions,
+    address::Address,
     dial::{self, Tcp},
     error,
-    sentinel::Sentinels,
     stall::StallDetector,
     tls::Tls,
 };
-use crate::{
-    Error, ErrorKind, Result, Secret,
-    codec::{host_and_port, is_this_machine},
-};
+use crate::{Error, ErrorKind, Result, Secret};
 
 /// A connection. It closes when its pool has replaced it and its last call has ended.
 pub(super) struct Connection {
@@ -44,7 +41,7 @@ pub(super) struct Connection {
 const ROLE_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Connection {
-    fn new(opened: Opened, dead: Arc<AtomicBool>, dialing: Duration) -> Self {
+    pub(super) fn new(opened: Opened, dead: Arc<AtomicBool>, dialing: Duration) -> Self {
         let stalls = StallDetector::new(Instant::now(), dialing);
         Self { opened, dead, stalls, role_checked: AtomicU64::new(0) }
     }
@@ -263,22 +260,6 @@ impl Settings {
         Ok(opened)
     }
 
-    /// Opens a connection within the dial timeout.
-    pub(super) async fn open(&self, target: &Target) -> Result<Connection> {
-        let (begun, dead) = (Instant::now(), Arc::new(AtomicBool::new(false)));
-        let opened = match target {
-            Target::Server(addr) => {
-                let server = addr.named("the Redis server");
-                let opening = self.open_server(addr, &server, &dead);
-                let opened = tokio::time::timeout(self.dial_timeout, opening).await;
-                opened.unwrap_or_else(|_| Err(self.timed_out(&server)))?
-            }
-            // Divides the timeout among the sentinels.
-            Target::Master(sentinels) => sentinels.open_master(self, &dead).await?,
-        };
-        Ok(Connection::new(opened, dead, begun.elapsed()))
-    }
-
     pub(super) fn dial_timeout(&self) -> Duration {
         self.dial_timeout
     }
@@ -298,85 +279,3 @@ impl Settings {
 
 /// How many requests can wait to be written to one connection before calls have to wait.
 const MAX_QUEUED: usize = 256;
-
-/// The server to connect to.
-pub(super) enum Target {
-    Server(Address),
-    /// The current master of the sentinels.
-    Master(Sentinels),
-}
-
-/// The address of a server.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Address {
-    Host(String, u16),
-    Socket(String),
-}
-
-impl Address {
-    /// Whether the address is of this machine.
-    pub(super) fn is_local(&self) -> bool {
-        match self {
-            Self::Host(host, _) => is_this_machine(host),
-            Self::Socket(_) => true,
-        }
-    }
-
-    /// How an error names the server at this address.
-    pub(super) fn named(&self, server: &str) -> String {
-        format!("{server} at {self}")
-    }
-
-    /// `host`, `host:port`, `[ipv6]:port` or `/path`
-    pub(super) fn parse(addr: &str, default_port: u16) -> Result<Self> {
-        if addr.starts_with('/') {
-            return Ok(Self::Socket(addr.to_owned()));
-        }
-        let (host, port) = host_and_port(addr, default_port).ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidValue,
-                "a Redis address must be `host`, `host:port`, `[ipv6]:port` or `/path`",
-            )
-        })?;
-        Ok(Self::Host(host, port))
-    }
-
-    /// Several, separated by commas.
-    pub(super) fn parse_list(addrs: &str, default_port: u16) -> Result<Vec<Self>> {
-        addrs.split(',').map(|addr| Self::parse(addr.trim(), default_port)).collect()
-    }
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Host(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Host(host, port) => write!(f, "{host}:{port}"),
-            Self::Socket(path) => f.write_str(path),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses() {
-        let parse = |addr| Address::parse(addr, 6379);
-        let host = |host: &str, port| Address::Host(host.into(), port);
-        assert_eq!(parse("host").unwrap(), host("host", 6379));
-        assert_eq!(parse("host:1").unwrap(), host("host", 1));
-        assert_eq!(parse("[::1]:1").unwrap(), host("::1", 1));
-        assert_eq!(parse("[::1]").unwrap(), host("::1", 6379));
-        assert_eq!(parse("/run/x").unwrap(), Address::Socket("/run/x".into()));
-        for addr in ["host:1", "[::1]:1", "/run/x"] {
-            assert_eq!(parse(addr).unwrap().to_string(), addr);
-        }
-        for wrong in ["", ":1", "host:", "host:x", "::1", "[::1", "[::1]x", "a,b"] {
-            assert_eq!(parse(wrong).unwrap_err().kind(), ErrorKind::InvalidValue, "{wrong}");
-        }
-        assert_eq!(Address::parse_list("a, b:2", 1).unwrap(), [host("a", 1), host("b", 2)]);
-        assert!(Address::parse_list("a,,b", 1).is_err());
-    }
-}

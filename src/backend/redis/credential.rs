@@ -4,17 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use redis::{Cmd, Value, cmd};
 
-use super::{CONCURRENT_CHUNKS, Redis, error, layout::Space, reply, server::Call};
+use super::{CONCURRENT_CHUNKS, Redis, call::Call, error, layout::Space, reply};
 use crate::{
     BatchFailure, BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
     backend::remote::{Effect, batch},
     codec::{decode_credential, encode_credential},
     error::Kind,
 };
-
-fn missing(id: &Key) -> Error {
-    Error::not_found(Kind::Credential, id)
-}
 
 impl Redis {
     fn credential(&self, id: &Key) -> String {
@@ -31,9 +27,8 @@ impl Redis {
         ids.iter()
             .zip(replies)
             .map(|(id, reply)| {
-                let reply = reply.map_err(|error| error.with_key(id));
-                let found = reply.and_then(reply::bytes).and_then(|found| found.ok_or_else(|| missing(id)));
-                found.and_then(|text| read(id, &text))
+                let text = reply.map_err(|error| error.with_key(id)).and_then(reply::bytes)?;
+                read(id, text)
             })
             .collect()
     }
@@ -86,30 +81,25 @@ impl Redis {
     /// One pipeline: a single UNLINK of all ids would only return how many existed, not which.
     async fn delete_chunk(&self, call: &Call<'_>, ids: &[&Key]) -> Vec<Result<()>> {
         let replies = call.send_all(Effect::Write, ids.iter().map(|id| self.unlink(id)).collect()).await;
-        ids.iter().zip(replies).map(|(id, reply)| reply.and_then(|reply| deleted(id, reply))).collect()
+        ids.iter().zip(replies).map(|(id, reply)| reply::deleted(Kind::Credential, id, reply?)).collect()
     }
 
     fn get(&self, id: &Key) -> Cmd {
-        let mut get = cmd("GET");
-        get.arg(self.credential(id));
-        get
+        cmd("GET").arg(self.credential(id)).take()
     }
 
     pub(super) fn set(&self, id: &Key, text: &[u8]) -> Cmd {
-        let mut set = cmd("SET");
-        set.arg(self.credential(id)).arg(text);
-        set
+        cmd("SET").arg(self.credential(id)).arg(text).take()
     }
 
     fn unlink(&self, id: &Key) -> Cmd {
-        let mut unlink = cmd("UNLINK");
-        unlink.arg(self.credential(id));
-        unlink
+        cmd("UNLINK").arg(self.credential(id)).take()
     }
 }
 
-fn read(id: &Key, text: &[u8]) -> Result<Credential> {
-    decode_credential(text).map_err(|error| error.with_key(id))
+fn read(id: &Key, text: Option<Vec<u8>>) -> Result<Credential> {
+    let text = text.ok_or_else(|| Error::not_found(Kind::Credential, id))?;
+    decode_credential(&text).map_err(|error| error.with_key(id))
 }
 
 /// Encodes items until the chunk is full, and returns how many: at least one.
@@ -140,15 +130,11 @@ fn failures<'k>(keys: impl Iterator<Item = &'k Key>, results: Vec<Result<()>>) -
     keys.zip(results).filter_map(|(key, result)| Some((key, result.err()?))).collect()
 }
 
-fn deleted(id: &Key, reply: Value) -> Result<()> {
-    if reply::number(reply)? == 0 { Err(missing(id)) } else { Ok(()) }
-}
-
 impl CredentialStore for Redis {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
         let reply =
             self.call()?.send(Effect::Read, &self.get(id)).await.map_err(|error| error.with_key(id))?;
-        read(id, &reply::bytes(reply)?.ok_or_else(|| missing(id))?)
+        read(id, reply::bytes(reply)?)
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
@@ -157,7 +143,7 @@ impl CredentialStore for Redis {
     }
 
     async fn delete_credential(&self, id: &Key) -> Result<()> {
-        deleted(id, self.call()?.send(Effect::Write, &self.unlink(id)).await?)
+        reply::deleted(Kind::Credential, id, self.call()?.send(Effect::Write, &self.unlink(id)).await?)
     }
 
     async fn list_credentials(&self) -> Result<Vec<Key>> {

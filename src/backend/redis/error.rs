@@ -1,5 +1,5 @@
-//! Maps errors of the driver and the server to errors of this crate. Their texts can quote arguments, so only
-//! codes are kept.
+//! Errors of the driver and the server as errors of this crate. Their texts can quote arguments: only codes
+//! are kept.
 
 use std::{error::Error as _, io};
 
@@ -162,8 +162,7 @@ fn refused(server: &str, code: &str, detail: &str) -> Error {
     if code == "MISCONF" { error.with_retryable(false) } else { error }
 }
 
-/// The error for a missing permission. A command's name is not secret, and it is what the operator has to
-/// allow.
+/// The error for a missing permission. The command's name is not secret, and the operator needs it.
 #[cold]
 fn forbidden(server: &str, detail: &str) -> Error {
     let command =
@@ -186,6 +185,11 @@ fn forbidden(server: &str, detail: &str) -> Error {
         None => format!("the user may not do this on {server}"),
     };
     Error::new(ErrorKind::Denied, message)
+}
+
+#[cold]
+pub(super) fn no_connection() -> Error {
+    Error::new(ErrorKind::Timeout, "timed out waiting for a connection to the Redis server")
 }
 
 /// The server applied the write, but fewer replicas than required confirmed it.
@@ -299,8 +303,8 @@ mod tests {
         }
     }
 
-    /// With the texts that `scripting.c` of 6.2 (`luaPushError`, the error handler, `evalGenericCommand`) and
-    /// later versions produce.
+    /// With the texts of `scripting.c` in 6.2 (`luaPushError`, the error handler, `evalGenericCommand`) and
+    /// later.
     #[test]
     fn the_code_of_a_command_in_a_script_is_found() {
         let of_6 = |line: &str| {

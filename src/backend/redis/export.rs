@@ -6,11 +6,11 @@ use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::{Arg, Cmd, Value, cmd};
 
-use super::{Redis, config, layout, layout::Space, reply, server::Call};
+use super::{Redis, call::Call, config, layout::Space, reply};
 use crate::{
     BatchReport, ErrorKind, Exportable, Key, Record, Result,
     backend::remote::{Effect, batch},
-    codec::{encode_config, encode_credential},
+    codec::{decode_key, encode_config, encode_credential},
 };
 
 /// How many records are read at a time.
@@ -49,11 +49,10 @@ impl Redis {
     }
 
     async fn config_keys(&self, call: &Call<'_>) -> Result<Vec<Key>> {
-        let mut names = cmd("HKEYS");
-        names.arg(self.layout.config());
-        let mut keys = reply::list(call.send(Effect::Read, &names).await?)?
+        let names = call.send(Effect::Read, cmd("HKEYS").arg(self.layout.config())).await?;
+        let mut keys = reply::list(names)?
             .into_iter()
-            .map(|name| layout::parse_key(&reply::bytes(name)?.unwrap_or_default()))
+            .map(|name| decode_key(&reply::bytes(name)?.unwrap_or_default()))
             .collect::<Result<Vec<Key>>>()?;
         keys.sort_unstable();
         Ok(keys)
@@ -74,14 +73,8 @@ impl Redis {
                 }
             }
             Part::Configs => {
-                let mut values = cmd("HMGET");
-                values.arg(self.layout.config());
-                for key in keys {
-                    values.arg(key.as_str());
-                }
-                let replies = reply::list(call.send(Effect::Read, &values).await?)?;
-                for (key, reply) in keys.iter().zip(replies) {
-                    if let Some(text) = reply::bytes(reply)? {
+                for (key, text) in keys.iter().zip(self.config_texts(&call, keys.iter()).await?) {
+                    if let Some(text) = text {
                         let value = config::read(key, &text)?;
                         records.push(Record::Config { key: key.clone(), value });
                     }
@@ -122,14 +115,11 @@ impl Redis {
         match record {
             Record::Credential { id, credential } => self.set(id, &encode_credential(credential)),
             Record::Config { key, value } => {
-                let mut set = cmd("HSET");
-                set.arg(self.layout.config()).arg(key.as_str()).arg(encode_config(value));
-                set
+                cmd("HSET").arg(self.layout.config()).arg(key.as_str()).arg(encode_config(value)).take()
             }
             Record::Usage { key, field, count } => {
-                let mut set = cmd("HSET");
-                set.arg(self.layout.name(Space::Usage, key)).arg(field.as_str()).arg(*count);
-                set
+                let name = self.layout.name(Space::Usage, key);
+                cmd("HSET").arg(name).arg(field.as_str()).arg(*count).take()
             }
         }
     }

@@ -4,19 +4,13 @@
 use futures_util::future::{join_all, select_ok};
 use redis::{Cmd, cmd};
 
-use super::{
-    Redis,
-    cluster::{SLOTS, SlotGroup},
-    server::Call,
-};
+use super::{Redis, call::Call, cluster::SlotGroup, slot::SLOTS};
 use crate::{Error, ErrorKind, Outcome, Result, backend::remote::Effect};
 
 /// A write that changes nothing, whatever the key holds. It is refused like every write by a replica, by a
 /// server that is full, can't save or has too few replicas, and for a user who may not write.
 fn probe(name: &str) -> Cmd {
-    let mut probe = cmd("SETRANGE");
-    probe.arg(name).arg(0).arg("");
-    probe
+    cmd("SETRANGE").arg(name).arg(0).arg("").take()
 }
 
 /// Whether a store can be opened on a server that refused a write with this error, to read from it or to
@@ -33,11 +27,11 @@ impl Redis {
         // If all keys are in one slot the other slots do not matter.
         let groups = call.slot_groups(self.layout.health_names()).filter(|_| !self.layout.is_in_one_slot());
         let Some(groups) = groups else {
-            return probe_write(&call, call.probe_effect(), &self.layout.health()).await;
+            return probe_write(&call, self.server.probe_effect, &self.layout.health()).await;
         };
         let probes = join_all(groups.iter().map(|SlotGroup { name, .. }| async {
             match name {
-                Some(name) => probe_write(&call, call.probe_effect(), name).await,
+                Some(name) => probe_write(&call, self.server.probe_effect, name).await,
                 None => Err(Error::new(ErrorKind::Unavailable, "no server owns them")),
             }
         }));

@@ -1,7 +1,7 @@
 //! The names of Redis keys: the layout of the Go program.
 
-use super::cluster::{slot_of, tag_of};
-use crate::{Error, ErrorKind, Key, Result};
+use super::slot;
+use crate::{Error, ErrorKind, Key, Result, codec::decode_key};
 
 pub(super) struct Layout {
     prefix: String,
@@ -64,7 +64,7 @@ impl Layout {
 
     /// Whether the prefix has a tag, so that all keys are in one slot.
     pub(super) fn is_in_one_slot(&self) -> bool {
-        tag_of(self.prefix.as_bytes()).is_some()
+        slot::tag_of(self.prefix.as_bytes()).is_some()
     }
 
     /// The prefix of the keys of this crate's plans and of the audit.
@@ -77,8 +77,7 @@ impl Layout {
         [&self.prefix, "plan:"].concat()
     }
 
-    /// The MATCH pattern of SCAN for every record of one kind, or of all kinds. Wildcards in the prefix are
-    /// escaped.
+    /// The MATCH pattern of SCAN for the records of one kind, or of all. Wildcards in the prefix are escaped.
     pub(super) fn pattern(&self, space: Option<Space>) -> String {
         let mut pattern = String::with_capacity(self.prefix.len() + 8);
         for character in self.prefix.chars() {
@@ -110,29 +109,22 @@ impl Layout {
                     "the Redis server listed a key that does not match the pattern",
                 )
             })
-            .and_then(parse_key)
+            .and_then(decode_key)
     }
 }
 
 /// A prefix that puts any name into the hash slot of this name.
 fn beside(name: &str) -> String {
-    let slot = slot_of(name.as_bytes());
-    match tag_of(name.as_bytes()) {
+    let wanted = slot::of_key(name.as_bytes());
+    match slot::tag_of(name.as_bytes()) {
         Some(_) => name.to_owned(),
         None if !name.contains('}') => format!("{{{name}}}"),
         // The name can't be a tag, but a number can, and every slot has one.
         None => (0_u32..)
             .map(|number| format!("{{{number}}}"))
-            .find(|tag| slot_of(tag.as_bytes()) == slot)
+            .find(|tag| slot::of_key(tag.as_bytes()) == wanted)
             .map_or_else(String::new, |tag| tag + name),
     }
-}
-
-/// A key that another program may have written.
-pub(super) fn parse_key(bytes: &[u8]) -> Result<Key> {
-    let corrupt = || Error::new(ErrorKind::Corrupt, "the name of a stored record can't be read");
-    let name = std::str::from_utf8(bytes).map_err(|_| corrupt())?;
-    Key::new(name).map_err(|why| corrupt().with_source(why))
 }
 
 #[cfg(test)]
@@ -165,7 +157,7 @@ mod tests {
         for prefix in ["gcli2api:", "{app}:", "x{app}:", "{", "}", "{}", "{}{app}", "a}b:", "}{", "", "{{a}}"]
         {
             let names = names(prefix);
-            let slots = names.clone().map(|name| slot_of(name.as_bytes()));
+            let slots = names.clone().map(|name| slot::of_key(name.as_bytes()));
             assert!(slots[0] == slots[2] && slots[1] == slots[2], "{names:?} are in {slots:?}");
         }
     }

@@ -6,8 +6,8 @@ use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::cmd;
 
-use super::{Redis, config, layout, layout::Space, reply};
-use crate::{ErrorKind, Key, Result, backend::remote::Effect, model::Piece};
+use super::{Redis, config, layout::Space, reply};
+use crate::{ErrorKind, Key, Result, backend::remote::Effect, codec::decode_key, model::Piece};
 
 /// How many records are read at a time.
 const PAGE: usize = 100;
@@ -70,13 +70,11 @@ impl Redis {
         })
         .await?;
         if names.others.remove(config.as_bytes()) {
-            let mut fields = cmd("HKEYS");
-            fields.arg(&config);
-            match call.send(Effect::Read, &fields).await.and_then(reply::list) {
+            match call.send(Effect::Read, cmd("HKEYS").arg(&config)).await.and_then(reply::list) {
                 Ok(fields) => {
                     for name in fields {
                         let name = reply::bytes(name)?.unwrap_or_default();
-                        match layout::parse_key(&name) {
+                        match decode_key(&name) {
                             Ok(key) => drop(names.configs.insert(key)),
                             Err(_) => remarks.push(Piece::not_understood(of_field(&config, &name), NO_KEY)),
                         }
@@ -142,14 +140,8 @@ impl Redis {
             }
             Page::Configs(keys) => {
                 let name = self.layout.config();
-                let mut values = cmd("HMGET");
-                values.arg(&name);
-                for key in keys {
-                    values.arg(key.as_str());
-                }
-                let replies = reply::list(call.send(Effect::Read, &values).await?)?;
-                for (key, reply) in keys.iter().zip(replies) {
-                    let Some(text) = reply::bytes(reply)? else { continue };
+                for (key, text) in keys.iter().zip(self.config_texts(&call, keys.iter()).await?) {
+                    let Some(text) = text else { continue };
                     pieces.push(match config::read(key, &text) {
                         Ok(value) => Piece::Record(crate::Record::Config { key: key.clone(), value }),
                         Err(error) => Piece::unreadable(of_field(&name, key.as_str().as_bytes()), &error),
@@ -181,7 +173,7 @@ impl Redis {
 
 fn counter(key: &Key, name: &str, field: &[u8], count: &[u8]) -> Piece {
     let location = || of_field(name, field);
-    match (layout::parse_key(field), reply::counter(count)) {
+    match (decode_key(field), reply::counter(count)) {
         (Ok(field), Some(count)) => Piece::Record(crate::Record::Usage { key: key.clone(), field, count }),
         (Err(_), _) => Piece::not_understood(location(), NO_KEY),
         (Ok(_), None) => Piece::not_understood(location(), "the counter is not an integer of 64 bits"),

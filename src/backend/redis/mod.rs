@@ -1,12 +1,15 @@
 //! [`Redis`]: one round trip per operation, over a few connections that all calls share.
 
+mod address;
 mod cache;
+mod call;
 mod cluster;
 mod config;
 mod connection;
 mod credential;
 mod dial;
 mod error;
+mod exchange;
 mod export;
 mod health;
 mod layout;
@@ -16,13 +19,17 @@ mod options;
 mod plan;
 mod pool;
 mod reply;
+mod routing;
 mod scan;
 mod sentinel;
 mod server;
+mod slot;
 mod stall;
 mod stats;
+mod target;
 mod tls;
 mod usage;
+mod wait;
 
 use std::{sync::Arc, time::Duration};
 
@@ -141,8 +148,8 @@ impl Backend for Redis {
 impl Open for Redis {
     type Options = RedisOptions;
 
-    /// Refuses a replica. Opens a server that is full or has too few replicas, and a cluster of which one
-    /// master replies.
+    /// Refuses a replica. Opens a server that is full or has too few replicas, and a cluster with one live
+    /// master.
     async fn open(options: RedisOptions) -> Result<Self> {
         let redis = Self {
             layout: Arc::new(Layout::new(&options.prefix)),

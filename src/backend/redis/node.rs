@@ -2,21 +2,20 @@
 
 use std::sync::Arc;
 
-use redis::{Cmd, Pipeline, Value, cmd};
-
 use super::{
     RedisOptions,
-    connection::{Settings, Target},
-    error,
+    connection::Settings,
     pool::{Pool, Sharing},
+    target::Target,
+    wait::Wait,
 };
-use crate::{Error, Outcome, PoolStats, Result, backend::remote::Effect};
+use crate::{PoolStats, Result, backend::remote::Effect};
 
 /// The connections to one server.
 pub(super) struct Node {
     pool: Pool,
     /// For writes that wait for replicas: WAIT blocks the requests behind it on its connection.
-    wait_pool: Option<Pool>,
+    wait: Option<(Wait, Pool)>,
 }
 
 impl Node {
@@ -28,20 +27,23 @@ impl Node {
         max: u32,
     ) -> Result<Self> {
         let pool = |sharing| Pool::new(settings.clone(), target(), options, max, sharing);
-        let wait_pool = (options.wait_replicas > 0).then(|| pool(Sharing::Exclusive)).transpose()?;
-        Ok(Self { pool: pool(Sharing::Shared)?, wait_pool })
+        let wait = match Wait::new(options) {
+            Some(wait) => Some((wait, pool(Sharing::Exclusive)?)),
+            None => None,
+        };
+        Ok(Self { pool: pool(Sharing::Shared)?, wait })
     }
 
-    /// The connections for requests with this effect.
-    pub(super) fn pool(&self, effect: Effect) -> &Pool {
-        match (&self.wait_pool, effect) {
-            (Some(wait_pool), Effect::Write) => wait_pool,
-            _ => &self.pool,
+    /// The connections for requests with this effect, and whether these wait for replicas.
+    pub(super) fn pool(&self, effect: Effect) -> (&Pool, Option<Wait>) {
+        match (&self.wait, effect) {
+            (Some((wait, pool)), Effect::Write) => (pool, Some(*wait)),
+            _ => (&self.pool, None),
         }
     }
 
     fn pools(&self) -> impl Iterator<Item = &Pool> {
-        std::iter::once(&self.pool).chain(&self.wait_pool)
+        std::iter::once(&self.pool).chain(self.wait.as_ref().map(|(_, pool)| pool))
     }
 
     pub(super) fn warm(&self) {
@@ -67,73 +69,5 @@ pub(super) fn sum(left: PoolStats, right: PoolStats) -> PoolStats {
         open: left.open.saturating_add(right.open),
         idle: left.idle.saturating_add(right.idle),
         waiting: left.waiting.saturating_add(right.waiting),
-    }
-}
-
-/// A pipeline of commands for one server, with ASKING before each of them or WAIT after the last one.
-pub(super) struct Framed {
-    pub(super) pipeline: Pipeline,
-    asking: bool,
-    wait: Option<Wait>,
-}
-
-/// The arguments of WAIT: how many replicas must confirm a write, and within which time.
-#[derive(Clone, Copy)]
-pub(super) struct Wait {
-    replicas: u32,
-    millis: u64,
-}
-
-impl Wait {
-    pub(super) fn new(options: &RedisOptions) -> Option<Self> {
-        // Zero would mean no timeout.
-        let millis =
-            u64::try_from(options.wait_timeout.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64);
-        (options.wait_replicas > 0).then_some(Self { replicas: options.wait_replicas, millis })
-    }
-
-    /// The error if the reply to WAIT does not confirm the write, which is applied all the same.
-    fn unconfirmed(self, reply: Option<&Value>) -> Option<Error> {
-        match reply {
-            Some(Value::Int(replicas)) if *replicas >= self.replicas.into() => None,
-            Some(Value::ServerError(error)) => {
-                let error = error::of_code(error.code(), error.details().unwrap_or_default());
-                Some(error.with_outcome(Outcome::Unknown))
-            }
-            _ => Some(error::unconfirmed()),
-        }
-    }
-}
-
-impl Framed {
-    pub(super) fn new(commands: Vec<Cmd>, asking: bool, wait: Option<Wait>) -> Self {
-        let mut pipeline = Pipeline::with_capacity(2 * commands.len() + 1);
-        for command in commands {
-            if asking {
-                pipeline.add_command(cmd("ASKING"));
-            }
-            pipeline.add_command(command);
-        }
-        if let Some(Wait { replicas, millis }) = wait {
-            let mut wait = cmd("WAIT");
-            wait.arg(replicas).arg(millis);
-            pipeline.add_command(wait);
-        }
-        Self { pipeline, asking, wait }
-    }
-
-    /// The reply to each command. A refusal by the server is a value; an unconfirmed write is an error.
-    pub(super) fn replies(&self, mut replies: Vec<Value>) -> Vec<Result<Value>> {
-        let unconfirmed = self.wait.and_then(|wait| wait.unconfirmed(replies.pop().as_ref()));
-        let step = if self.asking { 2 } else { 1 };
-        replies
-            .into_iter()
-            .skip(step - 1)
-            .step_by(step)
-            .map(|reply| match (&reply, &unconfirmed) {
-                (Value::ServerError(_), _) | (_, None) => Ok(reply),
-                (_, Some(error)) => Err(error.clone()),
-            })
-            .collect()
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_core::Stream;
 use redis::{Cmd, Value, cmd};
 
-use super::{Redis, config, layout, reply, server::Call};
+use super::{Redis, call::Call, config, reply};
 use crate::{
     Backend, ConfigBatch, ConfigValue, Error, Key, Result,
     backend::{
@@ -15,7 +15,7 @@ use crate::{
             audit::{self, Page},
         },
     },
-    codec::{corrupt_plan, encode_config, is_same, times},
+    codec::{corrupt_plan, decode_key, encode_config, is_same, times},
     plan::{
         Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Expect, MAX_AUDIT_ENTRIES,
         MAX_PLAN_BYTES, Plan, PlanAction, PlanRefusal, Rollback, RollbackOptions,
@@ -47,23 +47,16 @@ type Found<'p> = BTreeMap<&'p Key, Option<Vec<u8>>>;
 
 impl Redis {
     fn script(&self, script: &str, key: &Key) -> Cmd {
-        let mut eval = cmd("EVAL");
-        eval.arg(script).arg(3).arg(self.layout.config()).arg(self.layout.plan(key)).arg(self.layout.audit());
-        eval.arg(key.as_str());
-        eval
+        let [config, plan, audit] = [self.layout.config(), self.layout.plan(key), self.layout.audit()];
+        cmd("EVAL").arg(script).arg(3).arg(config).arg(plan).arg(audit).arg(key.as_str()).take()
     }
 
     async fn stored<'p>(&self, call: &Call<'_>, keys: &BTreeSet<&'p Key>) -> Result<Found<'p>> {
         if keys.is_empty() {
             return Ok(Found::new());
         }
-        let mut get = cmd("HMGET");
-        get.arg(self.layout.config());
-        for key in keys {
-            get.arg(key.as_str());
-        }
-        let texts = reply::list(call.send(Effect::Read, &get).await?)?;
-        keys.iter().zip(texts).map(|(key, text)| Ok((*key, reply::bytes(text)?))).collect()
+        let texts = self.config_texts(call, keys.iter().copied()).await?;
+        Ok(keys.iter().copied().zip(texts).collect())
     }
 
     async fn audit_page(&self, until: String) -> Result<Page<String>> {
@@ -141,8 +134,7 @@ impl ConfigBatch for Redis {
             "replayed" => Ok(Rollback::AlreadyRolledBack),
             "changed" => {
                 let names = names.into_iter().map(|name| reply::bytes(name).map(Option::unwrap_or_default));
-                let mut changed =
-                    names.map(|name| layout::parse_key(&name?)).collect::<Result<Vec<Key>>>()?;
+                let mut changed = names.map(|name| decode_key(&name?)).collect::<Result<Vec<Key>>>()?;
                 changed.sort_unstable();
                 Ok(Rollback::Refused { changed })
             }
@@ -195,7 +187,7 @@ fn entry(backend: &'static str, item: Value) -> Result<(String, AuditEntry)> {
     let (started, finished, duration) = times(finished, micros)?;
     let entry = AuditEntry {
         backend,
-        key: layout::parse_key(required("key")?.as_bytes())?,
+        key: decode_key(required("key")?.as_bytes())?,
         action: PlanAction::named(required("action")?).ok_or_else(corrupt_plan)?,
         status: AuditStatus::named(required("status")?).ok_or_else(corrupt_plan)?,
         stage: named("stage").cloned(),

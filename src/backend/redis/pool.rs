@@ -17,7 +17,8 @@ use tokio::time::Instant;
 
 use super::{
     RedisOptions,
-    connection::{Connection, InFlight, Settings, Target},
+    connection::{Connection, InFlight, Settings},
+    target::Target,
 };
 use crate::{Error, ErrorKind, PoolStats, Result, backend::remote::Waiting};
 
@@ -32,8 +33,8 @@ pub(super) struct Pool {
     settings: Arc<Settings>,
     target: Arc<Target>,
     /// A connection whose reply is missing for longer than this is closed.
-    reply_timeout: Duration,
-    sharing: Sharing,
+    pub(super) reply_timeout: Duration,
+    is_exclusive: bool,
     created: Instant,
     /// Milliseconds since `created`.
     spread_until: AtomicU64,
@@ -47,7 +48,7 @@ pub(super) struct Pool {
 }
 
 /// How calls use the connections of a pool.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(PartialEq)]
 pub(super) enum Sharing {
     /// Many calls pipeline their requests on one connection.
     Shared,
@@ -116,7 +117,7 @@ impl Pool {
             settings,
             target: Arc::new(target),
             reply_timeout: options.patience(),
-            sharing,
+            is_exclusive: sharing == Sharing::Exclusive,
             created: Instant::now(),
             spread_until: AtomicU64::new(0),
             active: AtomicUsize::new(min),
@@ -161,11 +162,11 @@ impl Pool {
                 least_loaded = Some(connection);
             }
         }
-        if active < slots.len() && (self.is_exclusive() || all_stalled) {
+        if active < slots.len() && (self.is_exclusive || all_stalled) {
             self.grow(active, now);
         }
         // `connection` counts the calls that wait for a connection to open, too.
-        if self.is_exclusive() {
+        if self.is_exclusive {
             return None;
         }
         least_loaded.map(|connection| connection.begin(now))
@@ -175,14 +176,10 @@ impl Pool {
         u64::try_from(now.saturating_duration_since(self.created).as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn is_exclusive(&self) -> bool {
-        self.sharing == Sharing::Exclusive
-    }
-
     /// Whether calls avoid connections that are in use, instead of pipelining on one.
     fn is_spreading(&self, now: Instant) -> bool {
         let age = self.age(now);
-        self.is_exclusive() || age < self.spread_until.load(Ordering::Relaxed)
+        self.is_exclusive || age < self.spread_until.load(Ordering::Relaxed)
     }
 
     /// A reply took long: other calls on its connection may have waited for it.
@@ -192,10 +189,9 @@ impl Pool {
         self.last_stall.store(self.age(now), Ordering::Relaxed);
     }
 
-    /// Whether the last stall is long enough ago to close connections. Exclusive calls can need any number at
-    /// any time.
+    /// Whether the last stall is long ago. Exclusive calls can need any number of connections at any time.
     fn can_shrink(&self, now: Instant) -> bool {
-        !self.is_exclusive()
+        !self.is_exclusive
             && self.age(now).saturating_sub(self.last_stall.load(Ordering::Relaxed)) > SHRINK_MILLIS
     }
 
@@ -234,7 +230,7 @@ impl Pool {
         let slots = self.slots.load();
         let active = self.active.load(Ordering::Relaxed).min(slots.len());
         let slots = &slots[..active];
-        if !self.is_exclusive() {
+        if !self.is_exclusive {
             return slots.to_vec();
         }
         slots.iter().min_by_key(|slot| slot.load()).cloned().into_iter().collect()
@@ -256,7 +252,7 @@ impl Pool {
             if let Some(failed) = failed {
                 tokio::time::sleep_until(failed + RETRY_PAUSE).await;
             }
-            let opened = settings.open(&target).await;
+            let opened = target.open(&settings).await;
             slot.dial().failed = opened.is_err().then(Instant::now);
             slot.connection.store(Some(Arc::new(opened?)));
             Ok(())
@@ -347,7 +343,7 @@ mod tests {
         let options = RedisOptions::new("127.0.0.1:1");
         let settings = Arc::new(Settings::new(&options).await.unwrap());
         let pool = |sharing| {
-            let addr = super::super::connection::Address::parse(&options.addr, 1).unwrap();
+            let addr = super::super::address::Address::parse(&options.addr, 1).unwrap();
             Pool::new(settings.clone(), Target::Server(addr), &options, 10, sharing).unwrap()
         };
         let (shared, exclusive) = (pool(Sharing::Shared), pool(Sharing::Exclusive));

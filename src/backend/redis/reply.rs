@@ -3,7 +3,9 @@
 use redis::Value;
 
 use super::error;
-use crate::{Error, ErrorKind, Key, Result, UsageRecord, backend::remote::Effect};
+use crate::{
+    Error, ErrorKind, Key, Result, UsageRecord, backend::remote::Effect, codec::decode_key, error::Kind,
+};
 
 /// The reply, or the server's error.
 pub(super) fn checked(reply: Value) -> Result<Value> {
@@ -38,6 +40,11 @@ pub(super) fn number(reply: Value) -> Result<i64> {
     }
 }
 
+/// Not found, if a command deleted nothing.
+pub(super) fn deleted(kind: Kind, key: &Key, reply: Value) -> Result<()> {
+    if number(reply)? == 0 { Err(Error::not_found(kind, key)) } else { Ok(()) }
+}
+
 pub(super) fn list(reply: Value) -> Result<Vec<Value>> {
     match reply {
         Value::Array(items) | Value::Set(items) => Ok(items),
@@ -60,7 +67,7 @@ pub(super) fn fields(reply: Value) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
 /// A usage record, or none: Redis has no empty hashes.
 pub(super) fn usage(key: &Key, reply: Value) -> Result<Option<UsageRecord>> {
     let counters = fields(reply).map_err(|error| error.with_key(key))?;
-    let record = counters.iter().map(|(field, count)| Some((counter_name(field)?, counter(count)?)));
+    let record = counters.iter().map(|(field, count)| Some((decode_key(field).ok()?, counter(count)?)));
     match record.collect::<Option<UsageRecord>>() {
         Some(record) => Ok(Some(record).filter(|record| !record.is_empty())),
         None => {
@@ -68,10 +75,6 @@ pub(super) fn usage(key: &Key, reply: Value) -> Result<Option<UsageRecord>> {
                 .with_key(key))
         }
     }
-}
-
-fn counter_name(field: &[u8]) -> Option<Key> {
-    super::layout::parse_key(field).ok()
 }
 
 /// A text that HINCRBY accepts as an integer: no plus sign, no leading zeros.

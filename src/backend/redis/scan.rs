@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use redis::{Cmd, Value, cmd};
 
-use super::{Redis, connection::InFlight, error, layout::Space, node::Node, reply, server::Call};
+use super::{Redis, call::Call, connection::InFlight, error, layout::Space, node::Node, reply};
 use crate::{Error, ErrorKind, Key, Result, backend::remote::Effect};
 
 /// How many keys the server examines per SCAN: some milliseconds, in which it serves no other client. With a
@@ -67,8 +67,7 @@ impl Redis {
                         }
                         (cursor, connection) = (next, Some(same));
                     }
-                    // A cursor is valid only in the server process that returned it, and the process may be a
-                    // new one.
+                    // The server may be a new process, for which the cursor is invalid.
                     Err(error) if error.kind() == ErrorKind::Unavailable && restarts < MAX_RESTARTS => {
                         restarts += 1;
                         cursor = b"0".to_vec();

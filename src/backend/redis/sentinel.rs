@@ -9,7 +9,8 @@ use redis::{aio::MultiplexedConnection, cmd};
 
 use super::{
     RedisSentinel,
-    connection::{Address, Login, Opened, Settings, is_master},
+    address::Address,
+    connection::{Login, Opened, Settings, is_master},
     error,
 };
 use crate::{Error, ErrorKind, Result};

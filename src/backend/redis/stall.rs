@@ -21,8 +21,8 @@ pub(super) struct StallDetector {
     fastest: AtomicU64,
 }
 
-/// Progress is stored at most this often: a store invalidates the caches of all threads, and costs more than
-/// a load.
+/// Progress is stored at most this often: storing invalidates the caches of all threads, and loading does
+/// not.
 const RESOLUTION: Duration = Duration::from_micros(500);
 
 /// A reply that arrives within this time is no stall.
@@ -76,8 +76,7 @@ impl StallDetector {
     /// A call begins to wait. If it is the only one, the silence continues from that of the abandoned calls.
     pub(super) fn begin(&self, now: Instant) {
         let abandoned = Duration::from_micros(self.abandoned_wait.load(Ordering::Relaxed));
-        // Stored before the call is counted: a thread that sees the call in flight also sees when its wait
-        // began.
+        // Before the call is counted: a thread that sees it in flight also sees when its wait began.
         if self.in_flight() == 0 && self.since_progress(now) > abandoned + RESOLUTION {
             self.progress.store(micros(self.age(now).saturating_sub(abandoned)), Ordering::Relaxed);
         }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use redis::{Value, cmd};
 use serde_json::{Map, Value as Json, json};
 
-use super::{Redis, RedisDurability, error, layout::Space, node::Node, reply, server::Call};
+use super::{Redis, RedisDurability, call::Call, error, layout::Space, node::Node, reply};
 use crate::{
     Backend, Error, ErrorKind, Result, StorageStats,
     backend::remote::{Effect, NO_TLS},
@@ -48,17 +48,15 @@ const KEPT_IN_SLOWLOG: &str = "SLOWLOG keeps the beginning of slow writes, token
 const MAX_NAMES: usize = 200_000;
 
 impl Redis {
-    /// The counts are exact for the first [`MAX_NAMES`] records. If there is no time to scan all keys, a
-    /// warning says so.
+    /// The counts are exact for the first [`MAX_NAMES`] records. A warning says if not all keys were scanned.
     pub(super) async fn collect_stats(&self) -> Result<StorageStats> {
         let (call, counting) = (self.call()?, self.shorter_call()?);
         let mut nodes = Vec::new();
         for (addr, node) in self.server.nodes() {
             nodes.push((addr.map(|addr| addr.to_string()), self.inspect(&call, &node).await?));
         }
-        let mut configs = cmd("HLEN");
-        configs.arg(self.layout.config());
-        let config_count = reply::number(call.send(Effect::Read, &configs).await?)?.unsigned_abs();
+        let configs = call.send(Effect::Read, cmd("HLEN").arg(self.layout.config())).await?;
+        let config_count = reply::number(configs)?.unsigned_abs();
         let (mut seen, mut unreadable) = (HashSet::new(), 0_u64);
         let (mut credentials, mut usage, mut cached) = (0, 0, 0_u64);
         let pattern = self.layout.pattern(None);

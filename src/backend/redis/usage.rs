@@ -4,16 +4,12 @@ use std::collections::BTreeMap;
 
 use redis::{Cmd, cmd};
 
-use super::{Redis, credential::in_chunks, layout::Space, reply, server::Call};
+use super::{Redis, call::Call, credential::in_chunks, layout::Space, reply};
 use crate::{
     BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore,
     backend::remote::{Effect, batch},
     error::Kind,
 };
-
-fn missing(key: &Key) -> Error {
-    Error::not_found(Kind::Usage, key)
-}
 
 /// The maximum number of increments in one pipeline. Pipelines run one after another, so that increments of a
 /// counter are applied in order.
@@ -25,15 +21,11 @@ impl Redis {
     }
 
     fn increment(&self, key: &Key, field: &Key, delta: i64) -> Cmd {
-        let mut increment = cmd("HINCRBY");
-        increment.arg(self.usage(key)).arg(field.as_str()).arg(delta);
-        increment
+        cmd("HINCRBY").arg(self.usage(key)).arg(field.as_str()).arg(delta).take()
     }
 
     pub(super) fn whole_record(&self, key: &Key) -> Cmd {
-        let mut all = cmd("HGETALL");
-        all.arg(self.usage(key));
-        all
+        cmd("HGETALL").arg(self.usage(key)).take()
     }
 
     /// One pipeline. A record that has been deleted meanwhile is `None`.
@@ -76,16 +68,13 @@ impl UsageStore for Redis {
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
         let reply = self.call()?.send(Effect::Read, &self.whole_record(key)).await;
-        reply::usage(key, reply.map_err(|error| error.with_key(key))?)?.ok_or_else(|| missing(key))
+        let record = reply::usage(key, reply.map_err(|error| error.with_key(key))?)?;
+        record.ok_or_else(|| Error::not_found(Kind::Usage, key))
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {
-        let mut unlink = cmd("UNLINK");
-        unlink.arg(self.usage(key));
-        match reply::number(self.call()?.send(Effect::Write, &unlink).await?)? {
-            0 => Err(missing(key)),
-            _ => Ok(()),
-        }
+        let reply = self.call()?.send(Effect::Write, cmd("UNLINK").arg(self.usage(key))).await?;
+        reply::deleted(Kind::Usage, key, reply)
     }
 
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
