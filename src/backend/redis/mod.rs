@@ -42,61 +42,9 @@ use crate::{Backend, Open, PoolStats, Pooled, Result, StorageStats, layer::time_
 /// How many chunks of a batch run at once.
 const CONCURRENT_CHUNKS: usize = 10;
 
-/// A store on Redis, version 6 or later: for many processes at once, and the one that caches.
+/// A store on Redis, version 6 or later, for many processes at once. It can hold cache values.
 ///
-/// Open it with `redis://user:password@host:port/db`, or another URL or field of [`RedisOptions`]: one
-/// server, a cluster or sentinels, over TCP, TLS or a Unix socket. It can do everything but transactions.
-///
-/// # How it works
-///
-/// An operation is one command, one pipeline or, for a batch, one MGET, MSET or pipeline a chunk. All calls
-/// share a few multiplexed connections; no call owns one. A dead connection is noticed when it dies, not by a
-/// PING before each use. A read whose connection is lost is sent once more; a write never is: when a
-/// connection dies, every write in flight on it, of all callers, is [`Unknown`](crate::Outcome::Unknown).
-///
-/// A server that became a replica is noticed by the first write, by [`health`](Backend::health), and by ROLE,
-/// which a connection in use is asked every 5 s: reads stay with it for no longer, and its sentinels, or its
-/// name, say who is the master now. After a quiet time the first reads are answered before ROLE is.
-///
-/// # Where things are
-///
-/// | key | type | holds |
-/// |---|---|---|
-/// | `<prefix>cred:<id>` | string | a credential, as JSON |
-/// | `<prefix>config` | hash | every config value by its key, as JSON |
-/// | `<prefix>usage:<key>` | hash | the counters of one usage record |
-/// | `<prefix>cache:<key>` | string | a cache value, which expires |
-/// | `{<prefix>config}:plan:<key>` | hash | the record of a plan, which expires: what it replaced (`b<config key>`) and left (`a<config key>`) |
-/// | `{<prefix>config}:audit` | stream | the audit of plans |
-///
-/// The braces put these two where the configuration is in a cluster. (If the prefix has a `{tag}` of its own
-/// they are left out; if it has a stray `}`, a number in braces stands before it.)
-///
-/// Other keys are never touched. A config value that is not JSON and does not look like it (a bare word that
-/// another program left) is read as a string. What can't be read is [`Corrupt`](crate::ErrorKind::Corrupt),
-/// and the error has the record's key, if its name is one. A name that is no key fails lists and exports;
-/// [`stats`](Backend::stats) counts those.
-///
-/// # What it promises and refuses
-///
-/// - `Ok` means what the server promises: with its default settings a crash can lose a second or more of
-///   writes, and a server with `allkeys-*` eviction may drop credentials. [`stats`](Backend::stats) lists
-///   such dangers as `warnings`.
-/// - A batch is applied in chunks of 1000; a chunk of stored credentials is all or nothing, but in a cluster.
-/// - A plan is one script, which holds the server up: some 0.1 s for the most mutations. A server that evicts
-///   keys that expire (`volatile-*`) may forget a plan before its time.
-/// - An export is not a snapshot: what changes meanwhile may be seen or not.
-/// - A call that gets no connection is [`NotApplied`](crate::Outcome::NotApplied); a write that was sent and
-///   has no answer is [`Unknown`](crate::Outcome::Unknown).
-/// - With `wait_replicas`, a write that too few replicas have is an error although it is done: see
-///   [`RedisOptions`].
-/// - In a cluster, keys that are moved while they are listed may be missing from the list.
-/// - Where a database holds millions of keys of others, lists look through all of them, and fail with
-///   [`Timeout`](crate::ErrorKind::Timeout) if they don't come to the end in time: give the store a database
-///   of its own.
-/// - A server keeps commands that were slow in its SLOWLOG, with the first 128 bytes of what they wrote.
-///   `stats` warns of that.
-/// - Of two stores on one database neither's prefix may be the other's followed by one of the words above.
+#[doc = include_str!("docs.md")]
 #[derive(Clone)]
 pub struct Redis {
     server: Arc<Server>,
