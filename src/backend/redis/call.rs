@@ -54,14 +54,16 @@ impl Call<'_> {
     /// Sends a command to the server that owns its key and waits for the reply: one round trip.
     pub(super) async fn send(&self, effect: Effect, command: &Cmd) -> Result<Value> {
         match &self.server.servers {
-            Servers::One(node) => reply::checked(self.exchange(node, effect).send(command).await?),
+            Servers::One(node) => {
+                reply::checked(Exchange::new(self.deadline, node, effect).send(command).await?)
+            }
             Servers::Cluster(cluster) => self.router(cluster, effect).send(command).await,
         }
     }
 
     /// Sends a command to this server.
     pub(super) async fn send_to(&self, node: &Node, effect: Effect, command: &Cmd) -> Result<Value> {
-        let reply = self.exchange(node, effect).send(command).await.and_then(reply::checked);
+        let reply = Exchange::new(self.deadline, node, effect).send(command).await.and_then(reply::checked);
         if let Servers::Cluster(cluster) = &self.server.servers {
             return reply.inspect_err(|error| cluster.refresh_after(error));
         }
@@ -72,7 +74,7 @@ impl Call<'_> {
     pub(super) async fn send_all(&self, effect: Effect, commands: Vec<Cmd>) -> Vec<Result<Value>> {
         match &self.server.servers {
             Servers::One(node) => {
-                let replies = self.exchange(node, effect).send_all(commands).await;
+                let replies = Exchange::new(self.deadline, node, effect).send_all(commands).await;
                 replies.into_iter().map(|reply| reply::checked(reply?)).collect()
             }
             Servers::Cluster(cluster) => self.router(cluster, effect).send_all(&commands).await,
@@ -86,7 +88,7 @@ impl Call<'_> {
         connection: Option<InFlight>,
         command: &Cmd,
     ) -> Result<(Value, InFlight)> {
-        let exchange = Exchange { retry: false, ..self.exchange(node, Effect::Read) };
+        let exchange = Exchange { retry: false, ..Exchange::new(self.deadline, node, Effect::Read) };
         let (reply, connection) = exchange.exchange(connection, command).await?;
         Ok((reply::checked(reply)?, connection))
     }
@@ -114,10 +116,6 @@ impl Call<'_> {
     /// Whether one command may have keys of several slots.
     pub(super) fn takes_many_keys(&self) -> bool {
         !self.server.is_cluster()
-    }
-
-    fn exchange<'e>(&'e self, node: &'e Node, effect: Effect) -> Exchange<'e> {
-        Exchange::new(self.deadline, node, effect)
     }
 
     fn router<'r>(&'r self, cluster: &'r Arc<Cluster>, effect: Effect) -> Router<'r> {

@@ -26,7 +26,7 @@ enum Next {
 }
 
 #[derive(Clone, Copy)]
-enum Part {
+pub(super) enum Part {
     Credentials,
     Configs,
     Usage,

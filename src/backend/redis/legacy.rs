@@ -6,8 +6,8 @@ use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::cmd;
 
-use super::{Redis, config, layout::Space, reply};
-use crate::{ErrorKind, Key, Result, backend::remote::Effect, codec::decode_key, model::Piece};
+use super::{Redis, config, export::Part, layout::Space, reply};
+use crate::{ErrorKind, Key, Record, Result, backend::remote::Effect, codec::decode_key, model::Piece};
 
 /// How many records are read at a time.
 const PAGE: usize = 100;
@@ -24,11 +24,7 @@ struct Names {
 }
 
 /// Keys of one kind whose records are read together.
-enum Page {
-    Credentials(Vec<Key>),
-    Configs(Vec<Key>),
-    Usage(Vec<Key>),
-}
+type Page = (Part, Vec<Key>);
 
 impl Redis {
     /// Every record under the prefix, sorted, and a remark for every other key. Not a snapshot. Holds all
@@ -41,7 +37,7 @@ impl Redis {
                 let reader = reader.clone();
                 let pages = stream::iter(pages).then(move |page| {
                     let reader = reader.clone();
-                    async move { reader.legacy_page(&page).await }
+                    async move { reader.legacy_page(page).await }
                 });
                 stream::iter([Ok(remarks)])
                     .chain(pages)
@@ -88,13 +84,13 @@ impl Redis {
         }
         remarks.extend(names.others.iter().map(|name| self.remark(name)));
         let mut pages = Vec::new();
-        for (keys, page) in [
-            (names.credentials, Page::Credentials as fn(Vec<Key>) -> Page),
-            (names.configs, Page::Configs),
-            (names.usage, Page::Usage),
+        for (part, keys) in [
+            (Part::Credentials, names.credentials),
+            (Part::Configs, names.configs),
+            (Part::Usage, names.usage),
         ] {
             let keys: Vec<Key> = keys.into_iter().collect();
-            pages.extend(keys.chunks(PAGE).map(|keys| page(keys.to_vec())));
+            pages.extend(keys.chunks(PAGE).map(|keys| (part, keys.to_vec())));
         }
         Ok((pages, remarks))
     }
@@ -117,18 +113,15 @@ impl Redis {
     }
 
     /// The records of these keys, without those that have been deleted since they were listed.
-    async fn legacy_page(&self, page: &Page) -> Result<Vec<Piece>> {
+    async fn legacy_page(&self, (part, keys): Page) -> Result<Vec<Piece>> {
         let call = self.call()?;
         let mut pieces = Vec::new();
-        match page {
-            Page::Credentials(ids) => {
-                for (id, found) in ids.iter().zip(self.get_chunk(&call, ids).await) {
+        match part {
+            Part::Credentials => {
+                for (id, found) in keys.iter().zip(self.get_chunk(&call, &keys).await) {
                     match found {
                         Ok(credential) => {
-                            pieces.push(Piece::Record(crate::Record::Credential {
-                                id: id.clone(),
-                                credential,
-                            }));
+                            pieces.push(Piece::Record(Record::Credential { id: id.clone(), credential }));
                         }
                         Err(error) if error.kind() == ErrorKind::NotFound => {}
                         Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -138,17 +131,17 @@ impl Redis {
                     }
                 }
             }
-            Page::Configs(keys) => {
+            Part::Configs => {
                 let name = self.layout.config();
                 for (key, text) in keys.iter().zip(self.config_texts(&call, keys.iter()).await?) {
                     let Some(text) = text else { continue };
                     pieces.push(match config::read(key, &text) {
-                        Ok(value) => Piece::Record(crate::Record::Config { key: key.clone(), value }),
+                        Ok(value) => Piece::Record(Record::Config { key: key.clone(), value }),
                         Err(error) => Piece::unreadable(of_field(&name, key.as_str().as_bytes()), &error),
                     });
                 }
             }
-            Page::Usage(keys) => {
+            Part::Usage => {
                 let replies =
                     call.send_all(Effect::Read, keys.iter().map(|key| self.whole_record(key)).collect());
                 for (key, reply) in keys.iter().zip(replies.await) {
@@ -174,7 +167,7 @@ impl Redis {
 fn counter(key: &Key, name: &str, field: &[u8], count: &[u8]) -> Piece {
     let location = || of_field(name, field);
     match (decode_key(field), reply::counter(count)) {
-        (Ok(field), Some(count)) => Piece::Record(crate::Record::Usage { key: key.clone(), field, count }),
+        (Ok(field), Some(count)) => Piece::Record(Record::Usage { key: key.clone(), field, count }),
         (Err(_), _) => Piece::not_understood(location(), NO_KEY),
         (Ok(_), None) => Piece::not_understood(location(), "the counter is not an integer of 64 bits"),
     }
