@@ -339,7 +339,7 @@ impl Source {
             #[cfg(feature = "postgres")]
             Self::Postgres(postgres) => Box::pin(postgres.legacy()),
             #[cfg(feature = "redis")]
-            Self::Redis(redis) => Box::pin(redis.adopt()),
+            Self::Redis(redis) => Box::pin(redis.legacy()),
         }
     }
 }

@@ -30,4 +30,4 @@ pub use plan::{
 #[cfg(fuzzing)]
 pub use record::decode_record;
 pub use record::{MAX_LINE_BYTES, RecordHasher, encode_record};
-pub use record_key::RecordKey;
+pub use record_key::{RecordKey, decode_key};

@@ -66,22 +66,23 @@ impl RecordKey {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let (kind, name) = bytes.split_first().ok_or_else(corrupt)?;
         match *kind {
-            CREDENTIAL => Ok(Self::Credential(key(name)?)),
+            CREDENTIAL => Ok(Self::Credential(decode_key(name)?)),
             AUDIT => {
                 name.try_into().map(|number| Self::Audit(u64::from_be_bytes(number))).map_err(|_| corrupt())
             }
-            CONFIG => Ok(Self::Config(key(name)?)),
-            PLAN => Ok(Self::Plan(key(name)?)),
+            CONFIG => Ok(Self::Config(decode_key(name)?)),
+            PLAN => Ok(Self::Plan(decode_key(name)?)),
             USAGE => {
                 let at = name.iter().position(|byte| *byte == SEPARATOR).ok_or_else(corrupt)?;
-                Ok(Self::Usage(key(&name[..at])?, key(&name[at + 1..])?))
+                Ok(Self::Usage(decode_key(&name[..at])?, decode_key(&name[at + 1..])?))
             }
             _ => Err(corrupt()),
         }
     }
 }
 
-fn key(bytes: &[u8]) -> Result<Key> {
+/// Decodes a key that this crate or another program stored. Other bytes are `Corrupt`.
+pub fn decode_key(bytes: &[u8]) -> Result<Key> {
     let name = std::str::from_utf8(bytes).map_err(|_| corrupt())?;
     Key::new(name).map_err(|why| corrupt().with_source(why))
 }

@@ -49,9 +49,9 @@ fn dump(raw: &mut Raw) -> Vec<(String, Vec<String>)> {
 
 fn left_out(prefix: &str) -> [String; 2] {
     [
-        format!("{prefix}cache:model:gemini-2.5-pro:capabilities: a cache value: it expires"),
+        format!("{prefix}cache:model:gemini-2.5-pro:capabilities: a cache value, which expires"),
         format!(
-            "{prefix}plan:meta:redis:apply:p1: the record of a config plan of the Go program: it expires"
+            "{prefix}plan:meta:redis:apply:p1: the record of a config plan of the Go program, which expires"
         ),
     ]
 }
@@ -140,7 +140,7 @@ async fn a_configuration_that_is_not_a_hash() -> Result {
     raw.ask(&[b"SET", format!("{prefix}cred:a").as_bytes(), b"{}"]);
     let (found, remarks) = adopted(&url, None).await?;
     assert_eq!(found["credentials"], json!({ "a": {} }));
-    let reason = "a stored record is not of the Redis type that it should be";
+    let reason = "a stored record has the wrong Redis type";
     assert_eq!(not_understood(&remarks), [format!("{prefix}config: {reason}")]);
     Ok(())
 }

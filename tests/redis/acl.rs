@@ -1,9 +1,9 @@
-//! What the documented ACL user may do, and what becomes of the others.
+//! The permissions of the documented ACL user, and operations without permission.
 
 use super::*;
 use crate::workload::{self, Errors, Words};
 
-/// The command that the documentation of `RedisOptions::username` shows.
+/// The command in the documentation of `RedisOptions::username`.
 fn documented() -> String {
     let text = include_str!("../../src/backend/redis/acl.md");
     let line = text.lines().find(|line| line.starts_with("ACL SETUSER")).unwrap();
@@ -12,7 +12,8 @@ fn documented() -> String {
 
 const LOGIN: &str = "://gateway:s3cret@";
 
-/// Runs every operation as the documented user. The server logs what was refused, also where nothing depends on it.
+/// Runs every operation as the documented user. The server's ACL LOG shows refusals that the store ignores,
+/// too.
 async fn every_operation(url: &str, servers: &[&Server]) -> Result {
     for server in servers {
         server.raw().words(&documented());
@@ -27,7 +28,7 @@ async fn every_operation(url: &str, servers: &[&Server]) -> Result {
     workload::exports(&storage).await?;
     workload::pool(&storage, &mut errors).await?;
     assert!(json!(storage.stats().await?).to_string().contains("appendfsync"));
-    // Connections are asked for their role after a while.
+    // After 5 s the servers are asked for their role.
     tokio::time::sleep(Duration::from_millis(5100)).await;
     for n in 0..100 {
         storage.increment_usage(format!("r{n}"), "n", 1).await?;
@@ -64,9 +65,9 @@ async fn the_documented_user_may_do_everything_in_a_cluster() -> Result {
     every_operation(&cluster.url(), &cluster.nodes.iter().collect::<Vec<_>>()).await
 }
 
-/// A script that a command of it stops has changed nothing, and the audit does not say that it did.
+/// A script that is stopped by one of its commands changes nothing, and the audit has no entry of it.
 #[tokio::test]
-async fn what_a_user_may_not_do_is_not_applied_and_not_in_the_audit() -> Result {
+async fn a_forbidden_plan_is_not_applied_and_not_in_the_audit() -> Result {
     let server = Server::start(&[]);
     let mut raw = server.raw();
     let admin = Storage::<Redis>::open(server.url().as_str()).await?;
@@ -87,20 +88,21 @@ async fn what_a_user_may_not_do_is_not_applied_and_not_in_the_audit() -> Result 
         raw.words(&format!("ACL SETUSER gateway -{missing}"));
         let storage = Storage::<Redis>::open(server.url().replace("://", LOGIN).as_str()).await?;
         let error = storage.apply_plan(format!("p{n}"), &plan(2), &options).await.unwrap_err();
-        let told = (error.kind(), error.code(), error.outcome());
-        assert_eq!(told, (ErrorKind::Denied, Some("NOPERM"), Outcome::NotApplied), "{missing}");
+        let facts = (error.kind(), error.code(), error.outcome());
+        assert_eq!(facts, (ErrorKind::Denied, Some("NOPERM"), Outcome::NotApplied), "{missing}");
         if missing != "pexpire" {
             let error = storage.rollback_plan("first", &back).await.unwrap_err();
-            let told = (error.kind(), error.code(), error.outcome());
-            assert_eq!(told, (ErrorKind::Denied, Some("NOPERM"), Outcome::NotApplied), "{missing}");
+            let facts = (error.kind(), error.code(), error.outcome());
+            assert_eq!(facts, (ErrorKind::Denied, Some("NOPERM"), Outcome::NotApplied), "{missing}");
         }
         assert_eq!(raw.words("XLEN {gcli2api:config}:audit"), length, "{missing}");
-        // What the script tried its commands on has no meaning, and expires if it can.
+        // The record on which the script tried its commands is meaningless, and expires if PEXPIRE is
+        // allowed.
         raw.words(&format!("DEL {{gcli2api:config}}:plan:p{n}"));
         assert_eq!(state(&mut raw), before, "{missing}");
         storage.close().await?;
     }
-    // Without the second pattern nothing of a plan is run.
+    // Without the second key pattern no command of a plan runs.
     raw.words("ACL SETUSER gateway reset on >s3cret ~gcli2api:* +@all");
     let storage = Storage::<Redis>::open(server.url().replace("://", LOGIN).as_str()).await?;
     let error = storage.apply_plan("p", &plan(2), &options).await.unwrap_err();
@@ -110,7 +112,7 @@ async fn what_a_user_may_not_do_is_not_applied_and_not_in_the_audit() -> Result 
 }
 
 #[tokio::test]
-async fn a_full_server_takes_no_plan() -> Result {
+async fn a_full_server_refuses_plans() -> Result {
     let server = Server::start(&[]);
     let mut raw = server.raw();
     let storage = Storage::<Redis>::open(server.url().as_str()).await?;

@@ -1,4 +1,4 @@
-//! What a call sends, and what the server says to it.
+//! The commands of each operation, and the server's replies.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn commands(raw: &mut Raw) -> BTreeMap<String, u64> {
         .lines()
         .filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="))
         .map(|(name, rest)| (name.to_owned(), rest.split(',').next().unwrap().parse().unwrap()))
-        // A connection in use is asked for its role now and then.
+        // ROLE is sent on connections in use.
         .filter(|(name, _)| name != "info" && name != "role")
         .collect()
 }
@@ -30,7 +30,7 @@ async fn every_operation_is_one_command() -> Result {
     let server = Server::start(&["--appendfsync", "no"]);
     let mut raw = Raw::to(&server.url());
     let storage = Storage::<Redis>::open(server.url().as_str()).await?;
-    // All connections are open: opening one is not part of an operation.
+    // Waits until all connections are open: opening one is not part of an operation.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let names: Vec<Key> = (0..1000).map(|n| key(&format!("k{n}"))).collect();
     let ttl = Duration::from_secs(60);
@@ -65,7 +65,7 @@ async fn every_operation_is_one_command() -> Result {
 }
 
 #[tokio::test]
-async fn a_cache_value_is_gone_when_its_time_is_over() -> Result {
+async fn cache_values_expire_and_can_hold_any_bytes() -> Result {
     let storage = Storage::<Redis>::open(servers::redis().as_str()).await?;
     for _ in 0..5 {
         storage.set_cache("k", b"x", Duration::from_millis(50)).await?;
@@ -74,13 +74,13 @@ async fn a_cache_value_is_gone_when_its_time_is_over() -> Result {
     }
     let mut random = vec![0_u8; 1 << 20];
     std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut random).unwrap();
-    storage.set_cache("wide", &random, Duration::from_secs(60)).await?;
-    assert!(storage.get_cache("wide").await? == random);
+    storage.set_cache("large", &random, Duration::from_secs(60)).await?;
+    assert!(storage.get_cache("large").await? == random);
     storage.close().await
 }
 
 #[tokio::test]
-async fn errors_of_the_server_are_what_they_are() -> Result {
+async fn errors_of_the_server_keep_their_kind_and_code() -> Result {
     let server = Server::start(&[]);
     let mut raw = Raw::to(&server.url());
     let storage = Storage::<Redis>::open(server.url().as_str()).await?;
@@ -107,9 +107,9 @@ async fn errors_of_the_server_are_what_they_are() -> Result {
     let text = json!(stats).to_string();
     assert!(text.contains("redis_version") && text.contains("maxmemory_policy"), "{text}");
     drop((storage.close().await?, server));
-    let nobody = Storage::<Redis>::open("redis://127.0.0.1:1").await.unwrap_err();
-    assert_eq!((nobody.kind(), nobody.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
-    assert_eq!(nobody.code(), Some("os error 111"));
+    let refused = Storage::<Redis>::open("redis://127.0.0.1:1").await.unwrap_err();
+    assert_eq!((refused.kind(), refused.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+    assert_eq!(refused.code(), Some("os error 111"));
     Ok(())
 }
 
@@ -142,7 +142,7 @@ async fn no_call_fails_while_the_pool_is_resized() -> Result {
 
 #[cfg(feature = "cli")]
 #[test]
-fn the_command_serves_it_and_its_doctor_warns() {
+fn the_command_works_on_redis_and_doctor_warns() {
     let server = Server::start(&["--appendonly", "no"]);
     let url = server.url();
     let storage = |line: &[&str]| {
@@ -180,7 +180,7 @@ async fn in_a_cluster_every_operation_is_one_command() -> Result {
     counted.retain(|name, _| !name.contains('|'));
     assert_eq!(counted, BTreeMap::from([("set".to_owned(), 1000), ("hincrby".to_owned(), 1000)]));
     let error = Storage::<Redis>::open(cluster.nodes[0].url().as_str()).await?.list_credentials().await;
-    assert!(error.is_ok(), "one of its servers, opened alone, serves what it has");
+    assert!(error.is_ok(), "one server of the cluster, opened alone, serves its own keys");
     let alone = Storage::<Redis>::open(cluster.nodes[0].url().as_str()).await?;
     let moved = alone.get_credentials(&ids).await?;
     assert!(moved.failures.iter().all(|failure| failure.error.kind() == ErrorKind::Unsupported));

@@ -1,15 +1,15 @@
-//! How many connections there are, and which one a call takes.
+//! The number of connections, and which one a call uses.
 
 use super::*;
 
-/// Connections of stores that were ever opened.
+/// How many connections the server has ever accepted.
 fn opened(raw: &mut Raw) -> u32 {
     let info = raw.words("INFO stats");
     let line = info.lines().find_map(|line| line.strip_prefix("total_connections_received:")).unwrap();
     line.trim_end().parse().unwrap()
 }
 
-/// Tasks that wake together, again and again. Says how many connections are open at last.
+/// Runs tasks that repeatedly wake at the same time. Returns how many connections are open at the end.
 async fn wake_together(storage: &Storage<Redis>, rounds: u32, pause: Duration) -> u32 {
     const TASKS: usize = 64;
     let barrier = Arc::new(tokio::sync::Barrier::new(TASKS));
@@ -31,14 +31,15 @@ async fn wake_together(storage: &Storage<Redis>, rounds: u32, pause: Duration) -
     storage.pool_stats().await.unwrap().open
 }
 
-/// A machine that is busy holds the test itself up, which looks like a stall of the server: some try has none.
-const TRIES: usize = 10;
+/// On a busy machine the test itself is delayed, which looks like a stall of the server. One of the attempts
+/// has none.
+const ATTEMPTS: usize = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_that_wake_together_open_no_connections() -> Result {
     let server = Server::start(&[]);
     let mut seen = Vec::new();
-    for _ in 0..TRIES {
+    for _ in 0..ATTEMPTS {
         let storage = Storage::<Redis>::open(server.url().as_str()).await?;
         seen.push(wake_together(&storage, 200, Duration::from_millis(15)).await);
         storage.close().await?;
@@ -46,14 +47,14 @@ async fn tasks_that_wake_together_open_no_connections() -> Result {
             return Ok(());
         }
     }
-    panic!("each time connections were opened: {seen:?}");
+    panic!("each attempt opened more connections: {seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_stall_does_not_open_them_all() -> Result {
+async fn one_stall_does_not_open_all_connections() -> Result {
     let server = Server::start(&[]);
     let mut seen = Vec::new();
-    for _ in 0..TRIES {
+    for _ in 0..ATTEMPTS {
         let proxy = Proxy::start(server.addr()).await;
         let storage = Storage::<Redis>::open(format!("redis://{}", proxy.addr).as_str()).await?;
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -61,27 +62,27 @@ async fn one_stall_does_not_open_them_all() -> Result {
         proxy.delay_replies(Duration::from_millis(50));
         storage.get_usage("none").await.unwrap_err();
         proxy.delay_replies(Duration::ZERO);
-        // Calls are spread now, and there are more of them than connections.
+        // Calls are spread now, and more calls run at once than there are connections.
         seen.push(wake_together(&storage, 40, Duration::from_millis(5)).await);
         storage.close().await?;
         if seen.last().is_some_and(|open| *open <= 4) {
             return Ok(());
         }
     }
-    panic!("each time most were opened: {seen:?}");
+    panic!("each attempt opened most connections: {seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_network_is_no_stall() -> Result {
+async fn a_slow_network_is_not_a_stall() -> Result {
     let server = Server::start(&[]);
     let mut seen = Vec::new();
-    for _ in 0..TRIES {
+    for _ in 0..ATTEMPTS {
         let proxy = Proxy::start(server.addr()).await;
         proxy.delay_connections(Duration::from_millis(20));
         let storage = Storage::<Redis>::open(format!("redis://{}", proxy.addr).as_str()).await?;
         tokio::time::sleep(Duration::from_millis(200)).await;
         proxy.delay_replies(Duration::from_millis(10));
-        // The first replies tell how far away it is.
+        // The first replies show the length of a round trip.
         for _ in 0..10 {
             storage.health().await?;
         }
@@ -92,18 +93,18 @@ async fn a_slow_network_is_no_stall() -> Result {
             return Ok(());
         }
     }
-    panic!("each time connections were opened: {seen:?}");
+    panic!("each attempt opened more connections: {seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dropped_call_and_a_quiet_time_cost_no_connection() -> Result {
+async fn a_dropped_call_and_idle_time_cost_no_connection() -> Result {
     let server = Server::start(&[]);
     let mut raw = server.raw();
     let url = format!("{}?read_timeout=300ms&min_idle=1", server.url());
     let storage = Storage::<Redis>::open(url.as_str()).await?;
     let before = opened(&mut raw);
     for _ in 0..10 {
-        // Polled once: it may or may not have been sent.
+        // Polled once: the request may or may not have been sent.
         drop(futures_util::FutureExt::now_or_never(storage.increment_usage("a", "n", 1)));
         tokio::time::sleep(Duration::from_millis(400)).await;
         storage.health().await?;
@@ -113,7 +114,7 @@ async fn a_dropped_call_and_a_quiet_time_cost_no_connection() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_waited_write_queues_where_the_fewest_wait() -> Result {
+async fn writes_that_wait_for_replicas_avoid_stalled_connections() -> Result {
     let server = Server::start(&["--repl-diskless-sync-delay", "0"]);
     let _replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", server.port)]);
     servers::until("the replica follows", || server.raw().words("WAIT 1 100") == "1");
@@ -122,30 +123,30 @@ async fn a_waited_write_queues_where_the_fewest_wait() -> Result {
     let storage = Storage::<Redis>::open(url.as_str()).await?;
     storage.set_config("a", json!(1)).await?;
     assert_eq!(storage.pool_stats().await?.open, 2, "one for reads, one for writes");
-    // Both are held up; the one that is opened now is not.
-    let held = Duration::from_millis(1500);
-    proxy.delay_replies(held);
+    // Both connections are delayed; the one that is opened now is not.
+    let delay = Duration::from_millis(1500);
+    proxy.delay_replies(delay);
     let begun = Instant::now();
     let running = Arc::new(AtomicBool::new(true));
     let tasks: Vec<_> = (0..8)
         .map(|_| {
             let (storage, running) = (storage.clone(), running.clone());
             tokio::spawn(async move {
-                let mut passes = false;
+                let mut is_undelayed = false;
                 while running.load(Ordering::SeqCst) {
                     storage.increment_usage("a", "n", 1).await.unwrap();
-                    passes |= (held / 2..held).contains(&begun.elapsed());
+                    is_undelayed |= (delay / 2..delay).contains(&begun.elapsed());
                 }
-                passes
+                is_undelayed
             })
         })
         .collect();
-    tokio::time::sleep(held).await;
+    tokio::time::sleep(delay).await;
     running.store(false, Ordering::SeqCst);
-    let mut passing = 0;
+    let mut undelayed = 0;
     for task in tasks {
-        passing += u32::from(task.await.unwrap());
+        undelayed += u32::from(task.await.unwrap());
     }
-    assert!(passing >= 3, "of 8 writers half wait behind what is held up, and {passing} do not");
+    assert!(undelayed >= 3, "of 8 writers {undelayed} used the new connection, and half should");
     storage.close().await
 }

@@ -1,9 +1,9 @@
-//! Writes that wait for replicas, and servers that are refused.
+//! Writes that wait for replicas, and servers that are not durable enough.
 
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn waited_writes_do_not_queue_while_there_are_connections() -> Result {
+async fn writes_that_wait_for_replicas_do_not_queue_while_connections_are_free() -> Result {
     let server = Server::start(&[]);
     let storage =
         Storage::<Redis>::open(format!("{}?wait_replicas=1&wait_timeout=1s", server.url()).as_str()).await?;
@@ -21,7 +21,7 @@ async fn waited_writes_do_not_queue_while_there_are_connections() -> Result {
         .collect();
     for write in writes {
         let took = write.await.unwrap();
-        assert!(took < Duration::from_millis(1800), "{took:?}: one wait of a second, not two");
+        assert!(took < Duration::from_millis(1800), "{took:?}: a write waited behind another one");
     }
     storage.close().await
 }
@@ -54,7 +54,7 @@ async fn a_write_waits_for_its_replicas() -> Result {
     replica.signal("-CONT");
     let begun = Instant::now();
     while storage.increment_usage("a", "n", 1).await.is_err() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "the replica never confirms again");
+        assert!(begun.elapsed() < Duration::from_secs(30), "the replica does not confirm writes again");
     }
     storage.close().await
 }

@@ -1,9 +1,9 @@
-//! The server dies, stops, falls silent; connections are cut.
+//! The server is killed, stopped or silent; connections are cut.
 
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
+async fn recovers_after_server_restarts_and_loses_no_count() -> Result {
     let mut server = Server::start(&["--appendfsync", "always"]);
     let storage = Storage::<Redis>::open(server.url().as_str()).await?;
     let running = Arc::new(AtomicBool::new(true));
@@ -11,43 +11,43 @@ async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
         .map(|_| {
             let (storage, running) = (storage.clone(), running.clone());
             tokio::spawn(async move {
-                let (mut sure, mut unsure, mut last) = (0_i64, 0_i64, Instant::now());
+                let (mut applied, mut unknown, mut last) = (0_i64, 0_i64, Instant::now());
                 while running.load(Ordering::SeqCst) {
                     match storage.increment_usage("total", "n", 1).await {
-                        Ok(_) => (sure, last) = (sure + 1, Instant::now()),
+                        Ok(_) => (applied, last) = (applied + 1, Instant::now()),
                         Err(error) => {
                             assert!(error.is_retryable(), "{error:?}");
-                            unsure += i64::from(error.outcome() == Outcome::Unknown);
+                            unknown += i64::from(error.outcome() == Outcome::Unknown);
                             tokio::time::sleep(Duration::from_millis(5)).await;
                         }
                     }
                 }
-                (sure, unsure, last)
+                (applied, unknown, last)
             })
         })
         .collect();
-    let mut returned = Instant::now();
+    let mut restarted = Instant::now();
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(300)).await;
         server.kill();
         tokio::time::sleep(Duration::from_millis(300)).await;
         server.restart();
-        returned = Instant::now();
+        restarted = Instant::now();
         while storage.health().await.is_err() {
-            assert!(returned.elapsed() < Duration::from_secs(2), "no recovery");
+            assert!(restarted.elapsed() < Duration::from_secs(2), "no recovery");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
     running.store(false, Ordering::SeqCst);
-    let (mut sure, mut unsure) = (0, 0);
+    let (mut applied, mut unknown) = (0, 0);
     for task in tasks {
-        let (task_sure, task_unsure, last) = task.await.unwrap();
-        assert!(last > returned, "a task never got through again");
-        (sure, unsure) = (sure + task_sure, unsure + task_unsure);
+        let (task_applied, task_unknown, last) = task.await.unwrap();
+        assert!(last > restarted, "a task had no success after the last restart");
+        (applied, unknown) = (applied + task_applied, unknown + task_unknown);
     }
     let total = storage.get_usage("total").await?.get("n").unwrap();
-    assert!(sure <= total && total <= sure + unsure, "{sure} <= {total} <= {sure} + {unsure}");
+    assert!((applied..=applied + unknown).contains(&total), "{applied} <= {total} <= {applied} + {unknown}");
     let begun = Instant::now();
     loop {
         storage.health().await?;
@@ -55,14 +55,14 @@ async fn recovers_when_its_server_does_and_loses_no_count() -> Result {
         if (2..=pool.max).contains(&pool.open) && pool.waiting == 0 {
             break;
         }
-        assert!(begun.elapsed() < Duration::from_secs(10), "the least number is open again: {pool:?}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "fewer than the minimum are open: {pool:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     storage.close().await
 }
 
 #[tokio::test]
-async fn a_stopped_server_makes_true_timeouts() -> Result {
+async fn timeouts_of_a_stopped_server_have_the_right_outcome() -> Result {
     let server = Server::start(&[]);
     let storage = Storage::<Redis>::open(server.url().as_str()).await?;
     storage.set_config("a", json!(0)).await?;
@@ -85,10 +85,10 @@ async fn a_stopped_server_makes_true_timeouts() -> Result {
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, outcome));
     }
 
-    // Nobody who opens now gets a connection, so nothing of theirs is applied.
+    // A store that is opened now gets no connection, so that nothing is applied.
     let begun = Instant::now();
-    let config = RedisOptions::try_from(format!("{}?deadline=300ms", server.url()).as_str())?;
-    let error = Storage::<Redis>::open(config).await.unwrap_err();
+    let options = RedisOptions::try_from(format!("{}?deadline=300ms", server.url()).as_str())?;
+    let error = Storage::<Redis>::open(options).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
     assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
 
@@ -97,7 +97,7 @@ async fn a_stopped_server_makes_true_timeouts() -> Result {
     assert_eq!(
         storage.increment_usage("a", "n", 1).await?,
         2,
-        "the one with the unknown outcome was applied"
+        "the write with the unknown outcome was applied"
     );
     storage.close().await
 }
@@ -118,7 +118,7 @@ async fn a_silent_connection_is_replaced() -> Result {
             break error;
         }
         unknown += 1;
-        assert!(unknown <= 10, "the silent connections are never given up");
+        assert!(unknown <= 10, "the silent connections are never replaced");
     };
     assert!(error.is_retryable());
     server.signal("-CONT");
@@ -129,28 +129,28 @@ async fn a_silent_connection_is_replaced() -> Result {
     assert_eq!(
         storage.increment_usage("a", "n", 1).await?,
         unknown + 1,
-        "each was applied, and nothing else"
+        "each write was applied, and nothing else"
     );
     storage.close().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_is_whole_though_the_server_is_another_process_meanwhile() -> Result {
-    const MANY: usize = 50_000;
+async fn a_list_is_complete_although_the_server_restarts_meanwhile() -> Result {
+    const COUNT: usize = 50_000;
     let mut server = Server::start(&["--appendfsync", "no"]);
-    let fill = format!("for n = 1, {MANY} do redis.call('SET', 'gcli2api:cred:' .. n, '{{}}') end return 1");
+    let fill = format!("for n = 1, {COUNT} do redis.call('SET', 'gcli2api:cred:' .. n, '{{}}') end return 1");
     server.raw().ask(&[b"EVAL", fill.as_bytes(), b"0"]);
     let storage = Storage::<Redis>::open(server.url().as_str()).await?;
     let lists = tokio::spawn({
         let storage = storage.clone();
         async move {
-            let (mut whole, mut failed) = (0, 0);
+            let (mut complete, mut failed) = (0, 0);
             let begun = Instant::now();
-            while begun.elapsed() < Duration::from_secs(6) || whole == 0 {
+            while begun.elapsed() < Duration::from_secs(6) || complete == 0 {
                 match storage.list_credentials().await {
                     Ok(ids) => {
-                        assert_eq!(ids.len(), MANY, "a list that is Ok is whole");
-                        whole += 1;
+                        assert_eq!(ids.len(), COUNT, "a list that is Ok is complete");
+                        complete += 1;
                     }
                     Err(error) => {
                         assert!(error.is_retryable(), "{error:?}");
@@ -159,7 +159,7 @@ async fn a_list_is_whole_though_the_server_is_another_process_meanwhile() -> Res
                     }
                 }
             }
-            println!("{whole} whole lists, {failed} failed");
+            println!("{complete} complete lists, {failed} failed");
         }
     });
     for _ in 0..5 {
@@ -172,7 +172,7 @@ async fn a_list_is_whole_though_the_server_is_another_process_meanwhile() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_fell_silent_is_given_up_although_calls_are_short() -> Result {
+async fn a_silent_connection_is_replaced_although_calls_are_short() -> Result {
     let server = Server::start(&[]);
     let proxy = Proxy::start(server.addr()).await;
     let url = format!("redis://{}?deadline=300ms&read_timeout=1s", proxy.addr);
@@ -184,14 +184,14 @@ async fn a_connection_that_fell_silent_is_given_up_although_calls_are_short() ->
     while let Err(error) = storage.health().await {
         assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
         failed += 1;
-        assert!(begun.elapsed() < Duration::from_secs(20), "never given up");
+        assert!(begun.elapsed() < Duration::from_secs(20), "the connection is never replaced");
     }
-    assert!(failed > 0, "nothing was silent");
+    assert!(failed > 0, "the connection was not silent");
     storage.close().await
 }
 
 #[tokio::test]
-async fn the_time_to_connect_is_not_the_time_to_reply() -> Result {
+async fn a_slow_connection_attempt_is_not_a_slow_reply() -> Result {
     let server = Server::start(&[]);
     let proxy = Proxy::start(server.addr()).await;
     proxy.delay_connections(Duration::from_millis(900));
@@ -238,22 +238,22 @@ async fn no_count_is_lost_or_doubled_while_connections_are_cut() -> Result {
     let cuts = cutter.await.unwrap();
     let total: i64 = server.raw().words("HGET gcli2api:usage:total n").parse().unwrap();
     println!("{cuts} cuts: {} acknowledged, {} unknown, {total} counted", tally.acknowledged, tally.unknown);
-    assert!(cuts > 20 && tally.unknown > 0, "{cuts} cuts left {} in doubt", tally.unknown);
-    assert!(tally.acknowledged == TASKS * EACH, "every task came through");
+    assert!(cuts > 20 && tally.unknown > 0, "{cuts} cuts left {} outcomes unknown", tally.unknown);
+    assert!(tally.acknowledged == TASKS * EACH, "some tasks did not finish");
     assert!((tally.acknowledged..=tally.acknowledged + tally.unknown).contains(&total));
     assert!(tally.slowest < deadline + Duration::from_millis(100), "{:?}", tally.slowest);
     storage.close().await
 }
 
-/// A batch of a server that is away fails as a call: it is tried again, and earns no budget.
+/// A batch to a dead server fails as a whole call, which is retried and earns no retry budget.
 #[tokio::test]
-async fn batches_of_a_server_that_is_away_are_tried_again_and_earn_nothing() -> Result {
+async fn batches_to_a_dead_server_are_retried_and_earn_no_budget() -> Result {
     const CALLS: u64 = 60;
     let mut server = Server::start(&[]);
-    let asked = Count::default();
+    let count = Count::default();
     let retry = Retry::new().pauses(Duration::ZERO, Duration::ZERO);
     let bare = Storage::<Redis>::open(server.url().as_str()).await?;
-    let storage = bare.clone().layer(asked.clone()).layer(retry.clone());
+    let storage = bare.clone().layer(count.clone()).layer(retry.clone());
     let increments: Vec<_> = (0..15).map(|n| Increment::new(&key(&format!("k{n}")), &key("n"), 1)).collect();
     let ids: Vec<_> = increments.iter().map(|increment| increment.key.clone()).collect();
     let credentials: Vec<_> = ids
@@ -262,7 +262,7 @@ async fn batches_of_a_server_that_is_away_are_tried_again_and_earn_nothing() -> 
         .collect::<Result<_>>()?;
     assert!(storage.increment_many(&increments).await?.is_complete());
     server.kill();
-    // What was on its way when the server died may be Unknown, and its connections are found dead.
+    // Makes the store notice that its connections are dead.
     bare.health().await.unwrap_err();
 
     for (name, error) in [
@@ -273,30 +273,31 @@ async fn batches_of_a_server_that_is_away_are_tried_again_and_earn_nothing() -> 
     ] {
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied), "{name}");
         let before = u64::from(name == "increment_many");
-        assert_eq!(asked.of(name) - before, 4, "{name}");
+        assert_eq!(count.of(name) - before, 4, "{name}");
     }
 
-    let asked = Count::default();
-    let storage = bare.clone().layer(asked.clone()).layer(retry.budget(10));
+    let count = Count::default();
+    let storage = bare.clone().layer(count.clone()).layer(retry.budget(10));
     for _ in 0..CALLS {
         storage.increment_usage("a", "n", 1).await.unwrap_err();
         storage.increment_many(&increments).await.map(drop).unwrap_err();
     }
-    let tries = asked.of("increment_usage") + asked.of("increment_many");
-    assert_eq!(tries, 2 * CALLS + 10, "one a call, and the reserve");
+    let attempts = count.of("increment_usage") + count.of("increment_many");
+    assert_eq!(attempts, 2 * CALLS + 10, "one attempt per call, and the budget");
     bare.close().await
 }
 
-/// A set whose reply was lost is not done again over the delete that came after it.
+/// A set whose reply was lost is not retried: it would undo a later delete.
 #[tokio::test]
-async fn a_credential_that_was_deleted_after_a_lost_reply_is_not_back() -> Result {
+async fn a_retry_does_not_bring_a_deleted_credential_back() -> Result {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let server = Server::start(&[]);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
     let addr = server.addr();
-    // It passes the request with the canary on, takes its reply away, has the credential deleted, and hangs up.
+    // A proxy that forwards the request with the canary, drops its reply, deletes the credential and closes
+    // the connection.
     let deleted = Arc::new(AtomicBool::new(false));
     let was_deleted = deleted.clone();
     tokio::spawn(async move {
@@ -345,6 +346,6 @@ async fn a_credential_that_was_deleted_after_a_lost_reply_is_not_back() -> Resul
     deleted.store(false, Ordering::SeqCst);
     storage.clone().layer(Retry::new().overwriting()).set_credential("alice", token()).await?;
     assert!(deleted.load(Ordering::SeqCst));
-    bare.get_credential("alice").await.expect("who is the only writer may have it written again");
+    bare.get_credential("alice").await.expect("`overwriting` retries the set");
     bare.close().await
 }

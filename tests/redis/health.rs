@@ -1,9 +1,9 @@
-//! Whether health says what is true of writes, and reads leave a server that became a replica.
+//! Health fails where writes fail, and reads leave a server that became a replica.
 
 use super::*;
 
 #[tokio::test]
-async fn health_is_not_ok_where_no_write_is_taken() -> Result {
+async fn health_fails_where_writes_are_refused() -> Result {
     let server = Server::start(&[]);
     let mut raw = server.raw();
     let storage = Storage::<Redis>::open(server.url().as_str()).await?;
@@ -31,8 +31,8 @@ async fn health_is_not_ok_where_no_write_is_taken() -> Result {
         raw.words(back);
         storage.health().await?;
     }
-    assert_eq!(raw.words("KEYS *"), "", "nothing is left of it");
-    // Another program's keys.
+    assert_eq!(raw.words("KEYS *"), "", "the health check left a key");
+    // A key of another program with the same name.
     raw.words("SET gcli2api:health theirs");
     storage.health().await?;
     assert_eq!(raw.words("GET gcli2api:health"), "theirs");
@@ -43,7 +43,7 @@ async fn health_is_not_ok_where_no_write_is_taken() -> Result {
 }
 
 #[tokio::test]
-async fn health_is_not_ok_where_no_write_is_confirmed() -> Result {
+async fn health_fails_where_writes_are_not_confirmed() -> Result {
     let server = Server::start(&[]);
     let url = format!("{}?wait_replicas=1&wait_timeout=50ms", server.url());
     let storage = Storage::<Redis>::open(url.as_str()).await?;
@@ -84,22 +84,22 @@ async fn a_cluster_opens_with_one_master_and_health_counts_the_slots() -> Result
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
-    // A server that is gone.
+    // A dead server.
     cluster.nodes[2].kill();
     servers::until("the others know", || cluster.nodes[0].raw().words("CLUSTER NODES").contains("fail "));
     let dead = storage.health().await.unwrap_err();
     assert!(dead.is_retryable() && dead.outcome() == Outcome::NotApplied, "{dead:?}");
     assert!(dead.to_string().contains("5461 of the 16384 slots"), "{dead}");
     let opened = Storage::<Redis>::open(cluster.url().as_str()).await?;
-    let mut kept = 0;
+    let mut stored = 0;
     for n in 0..30 {
-        kept += usize::from(opened.set_credential(format!("id-{n}"), json!({})).await.is_ok());
+        stored += usize::from(opened.set_credential(format!("id-{n}"), json!({})).await.is_ok());
     }
-    assert!((1..30).contains(&kept), "{kept} of 30 are on the others");
+    assert!((1..30).contains(&stored), "{stored} of 30 were stored");
     assert!(opened.stats().await.is_err() && opened.list_credentials().await.is_err());
     assert!(opened.export().any(|record| async move { record.is_err() }).await);
 
-    // None answers.
+    // No server replies.
     for node in &mut cluster.nodes[..2] {
         node.kill();
     }
@@ -109,12 +109,12 @@ async fn a_cluster_opens_with_one_master_and_health_counts_the_slots() -> Result
 }
 
 #[tokio::test]
-async fn a_cluster_whose_keys_are_in_one_slot_is_as_well_as_that_slot() -> Result {
+async fn health_of_a_store_in_one_slot_ignores_the_other_slots() -> Result {
     let mut cluster = Cluster::start(3, 0);
     for node in &cluster.nodes {
         node.raw().words("CONFIG SET cluster-require-full-coverage no");
     }
-    // Its slot is 12182, of the third server.
+    // The slot of `foo` is 12182, which the third server owns.
     let storage = Storage::<Redis>::open(format!("{}?prefix={{foo}}:", cluster.url()).as_str()).await?;
     storage.set_config("a", json!(1)).await?;
     cluster.nodes[0].kill();
@@ -128,7 +128,7 @@ async fn a_cluster_whose_keys_are_in_one_slot_is_as_well_as_that_slot() -> Resul
     Ok(())
 }
 
-/// The address leads to another server now, and the connections to the old one live on.
+/// New connections lead to another server, and those to the old one stay open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_leave_a_master_that_became_a_replica() -> Result {
     let (old, new) = (Server::start(&[]), Server::start(&[]));
@@ -137,7 +137,7 @@ async fn reads_leave_a_master_that_became_a_replica() -> Result {
     storage.set_config("a", json!("old")).await?;
     new.raw().words("HSET gcli2api:config a \"new\"");
     proxy.lead_to(new.addr());
-    // A replica of nothing that answers serves what it had.
+    // A replica whose master does not reply serves its old data.
     old.raw().words("REPLICAOF 127.0.0.1 1");
     let demoted = Instant::now();
     while storage.get_config("a").await?.value() != "new" {
@@ -145,7 +145,7 @@ async fn reads_leave_a_master_that_became_a_replica() -> Result {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(demoted.elapsed() < Duration::from_secs(8), "{:?}", demoted.elapsed());
-    // Every connection, not only that of the first call.
+    // All connections have left it, not only that of the first call.
     for _ in 0..20 {
         let reads = futures_util::future::join_all((0..64).map(|_| storage.get_config("a"))).await;
         assert!(reads.into_iter().all(|read| read.unwrap().value() == "new"));

@@ -1,9 +1,9 @@
-//! Which Redis key holds what, beside other programs and among many keys.
+//! The names of Redis keys, with data of other programs and among many keys.
 
 use super::*;
 
 #[tokio::test]
-async fn reads_what_the_go_module_left() -> Result {
+async fn reads_data_of_the_go_program() -> Result {
     let url = servers::redis();
     let (_, prefix) = url.split_once("prefix=").unwrap();
     let mut raw = Raw::to(&url);
@@ -64,7 +64,7 @@ async fn reads_what_the_go_module_left() -> Result {
         assert!(error.key() == Some(&key("bob")) || error.key() == Some(&key("odd")));
         assert!(!format!("{error:?}").contains("many"));
     }
-    assert_eq!(storage.increment_usage("bob", "tokens", 1).await?, 8, "other fields are unharmed");
+    assert_eq!(storage.increment_usage("bob", "tokens", 1).await?, 8, "other fields are usable");
     for error in [
         storage.get_usage("odd").await.unwrap_err(),
         storage.increment_usage("odd", "requests", 1).await.unwrap_err(),
@@ -80,7 +80,7 @@ async fn reads_what_the_go_module_left() -> Result {
 }
 
 #[tokio::test]
-async fn leaves_what_the_go_module_reads() -> Result {
+async fn writes_data_that_the_go_program_reads() -> Result {
     let url = servers::redis();
     let (_, prefix) = url.split_once("prefix=").unwrap();
     let mut raw = Raw::to(&url);
@@ -103,7 +103,7 @@ async fn leaves_what_the_go_module_reads() -> Result {
 }
 
 #[tokio::test]
-async fn nothing_in_a_prefix_is_a_pattern_and_foreign_keys_are_untouched() -> Result {
+async fn a_prefix_is_not_a_pattern_and_other_keys_are_untouched() -> Result {
     let server = Server::start(&[]);
     let mut raw = Raw::to(&server.url());
     let foreign = ["app1:cred:x", "xy:cred:x", "ay:usage:x", "app[1]:credx", "app[1]:config2", "cred:x", "*"];
@@ -113,7 +113,7 @@ async fn nothing_in_a_prefix_is_a_pattern_and_foreign_keys_are_untouched() -> Re
     for prefix in ["app[1]:", "?y:", "*", "\\", "a-z^:", ""] {
         let encoded: String = prefix.bytes().map(|byte| format!("%{byte:02x}")).collect();
         let storage = Storage::<Redis>::open(format!("{}?prefix={encoded}", server.url()).as_str()).await?;
-        // The empty prefix shares its words with the foreign `cred:x`.
+        // With the empty prefix the foreign `cred:x` is a credential of the store.
         let own = if prefix.is_empty() { vec![key("mine"), key("x")] } else { vec![key("mine")] };
         storage.set_credential("mine", json!({})).await?;
         storage.increment_usage("mine", "n", 1).await?;
@@ -132,7 +132,7 @@ async fn nothing_in_a_prefix_is_a_pattern_and_foreign_keys_are_untouched() -> Re
     Ok(())
 }
 
-/// The most memory that the command ever had, in KiB.
+/// The output of the command, and its peak memory in KiB.
 #[cfg(all(feature = "cli", target_os = "linux"))]
 fn peak_memory(line: &[&str]) -> (String, u64) {
     let mut process = Command::new(env!("CARGO_BIN_EXE_storage"))
@@ -155,7 +155,7 @@ fn peak_memory(line: &[&str]) -> (String, u64) {
 
 #[cfg(all(feature = "cli", target_os = "linux"))]
 #[test]
-fn a_million_foreign_keys_take_no_memory() {
+fn a_million_other_keys_take_no_memory() {
     let server = Server::start(&["--appendonly", "no"]);
     let list = ["--url", &server.url(), "credential", "list"].map(String::from);
     let list: Vec<&str> = list.iter().map(String::as_str).collect();
@@ -165,16 +165,16 @@ fn a_million_foreign_keys_take_no_memory() {
     let fill = "for n = 1, 1000000 do redis.call('SET', 'gcli2api:credit:' .. n, 'x') end return 1";
     server.raw().ask(&[b"EVAL", fill.as_bytes(), b"0"]);
     assert_eq!(server.raw().words("DBSIZE"), "1000002");
-    let (ours, among_many) = peak_memory(&list);
-    println!("{among_many} KiB among a million foreign keys");
-    assert_eq!(ours, "a\nb\n");
-    // Their names alone would take 80 MiB; the program itself takes some 10.
-    assert!((2 << 10..32 << 10).contains(&among_many), "{among_many} KiB");
+    let (output, peak) = peak_memory(&list);
+    println!("{peak} KiB among a million other keys");
+    assert_eq!(output, "a\nb\n");
+    // The names of the other keys alone would take 80 MiB; the program itself takes about 10 MiB.
+    assert!((2 << 10..32 << 10).contains(&peak), "{peak} KiB");
     assert_eq!(server.raw().words("DBSIZE"), "1000002");
 }
 
 #[tokio::test]
-async fn a_large_store_is_listed_exported_and_imported_among_foreign_keys() -> Result {
+async fn a_large_store_is_listed_exported_and_imported_among_other_keys() -> Result {
     let server = Server::start(&["--appendfsync", "no"]);
     let mut raw = Raw::to(&server.url());
     let fill = "for n = 1, 20000 do redis.call('SET', 'foreign:' .. n, 'x') end return 1";
@@ -206,9 +206,9 @@ async fn a_large_store_is_listed_exported_and_imported_among_foreign_keys() -> R
     storage.close().await
 }
 
-/// An export holds 200,000 keys, and looks for the next ones.
+/// An export holds 200,000 keys in memory, and scans again for the next ones.
 #[test]
-fn more_keys_than_are_held_are_exported_in_order() {
+fn more_keys_than_fit_in_memory_are_exported_in_order() {
     const COUNT: usize = 250_000;
     let server = Server::start(&["--appendonly", "no"]);
     let fill = format!(

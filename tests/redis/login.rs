@@ -1,9 +1,9 @@
-//! How a store is opened: users, sockets, TLS, settings that are refused.
+//! Opening a store: users, sockets, refused options.
 
 use super::*;
 
 #[tokio::test]
-async fn refuses_settings_that_can_not_be_meant() {
+async fn refuses_invalid_options() {
     for url in [
         "redis://alice@localhost",
         "redis://a,b",
@@ -22,10 +22,10 @@ async fn refuses_settings_that_can_not_be_meant() {
 }
 
 #[tokio::test]
-async fn logs_in_and_says_why_not() -> Result {
+async fn logs_in_or_reports_why_not() -> Result {
     let server = Server::start(&["--requirepass", "s3cret"]);
     let at = |login: &str| format!("redis://{login}127.0.0.1:{}", server.port);
-    for login in ["", ":wr0ng@", "nobody:wr0ng@"] {
+    for login in ["", ":wr0ng@", "other:wr0ng@"] {
         let error = Storage::<Redis>::open(at(login).as_str()).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Denied, Outcome::NotApplied), "{error:?}");
         assert!(!format!("{error:?} {error}").contains("wr0ng"));
@@ -53,7 +53,7 @@ async fn works_over_a_unix_socket_in_another_database() -> Result {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("redis.sock");
     let server = Server::start(&["--unixsocket", socket.to_str().unwrap()]);
-    servers::until("the socket is there", || socket.exists());
+    servers::until("the socket exists", || socket.exists());
     let storage = Storage::<Redis>::open(format!("redis+unix://{}?db=3", socket.display()).as_str()).await?;
     storage.set_config("a", json!(1)).await?;
     let mut raw = Raw::to(&server.url());

@@ -1,4 +1,4 @@
-//! What only Redis has: its layout, its round trips, its server's death.
+//! Tests of Redis alone: its layout, its round trips, failures of its servers.
 #![cfg(feature = "redis")]
 
 mod acl;
@@ -47,7 +47,7 @@ fn key(name: &str) -> Key {
     Key::new(name).unwrap()
 }
 
-/// Counts what a task knows of its own increments.
+/// What a task counted of its own increments.
 #[derive(Clone, Copy, Default)]
 struct Tally {
     acknowledged: i64,
@@ -64,7 +64,7 @@ impl Tally {
         }
     }
 
-    /// Increments a counter until as many are acknowledged, or the time is over.
+    /// Increments a counter until `times` increments are acknowledged or `running` is false.
     async fn of(storage: &Storage<Redis>, record: &str, times: i64, running: &AtomicBool) -> Self {
         let mut tally = Self::default();
         while tally.acknowledged < times && running.load(Ordering::SeqCst) {

@@ -4,22 +4,22 @@ use std::{io, sync::Mutex};
 
 use super::*;
 
-/// Changes the password of `rot` and ends its connections, as a server does whose tokens expire.
+/// Changes the password of `rot` and closes its connections, as a server does when tokens expire.
 fn rotate(raw: &mut Raw, password: &str) {
     raw.words(&format!("ACL SETUSER rot on resetpass >{password} ~* +@all"));
     raw.words("CLIENT KILL TYPE normal USER rot");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_password_is_asked_for_at_each_connection() -> Result {
+async fn the_password_is_read_for_each_connection() -> Result {
     let server = Server::start(&[]);
     let mut raw = server.raw();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("password");
     let token = Arc::new(Mutex::new(String::new()));
-    let asked = token.clone();
+    let current = token.clone();
     let callback = Secret::call(move || {
-        let token = asked.lock().unwrap().clone();
+        let token = current.lock().unwrap().clone();
         async move { Ok::<_, io::Error>(token) }
     });
     let put = |password: &str| {
@@ -30,15 +30,15 @@ async fn the_password_is_asked_for_at_each_connection() -> Result {
     put("one");
     let login = format!("redis://rot@{}?min_idle=1&password_file={}", server.addr(), file.display());
     let from_file = Storage::<Redis>::open(login.as_str()).await?;
-    let mut config = RedisOptions::new(server.addr());
-    (config.username, config.password) = (Some("rot".into()), Some(callback));
-    let from_callback = Storage::<Redis>::open(config).await?;
+    let mut options = RedisOptions::new(server.addr());
+    (options.username, options.password) = (Some("rot".into()), Some(callback));
+    let from_callback = Storage::<Redis>::open(options).await?;
     let plain = Storage::<Redis>::open(format!("redis://rot:one@{}", server.addr()).as_str()).await?;
     for password in ["two", "three"] {
         put(password);
         rotate(&mut raw, password);
         for storage in [&from_file, &from_callback] {
-            // A read whose connection is lost is sent again; a write is not, so it comes second.
+            // The read comes first: it is sent again when its connection is lost, and a write is not.
             storage.list_configs().await?;
             storage.set_config("a", json!(password)).await?;
             assert_eq!(storage.get_config("a").await?.value(), &json!(password));
@@ -47,7 +47,7 @@ async fn the_password_is_asked_for_at_each_connection() -> Result {
         assert_eq!((error.kind(), error.code()), (ErrorKind::Denied, Some("WRONGPASS")), "{error:?}");
         assert!(error.to_string().contains(&server.addr()), "{error}");
     }
-    // What can't be read is said, and mended by the next call that finds it.
+    // A password file that can't be read is an error until it exists again.
     std::fs::remove_file(&file).unwrap();
     rotate(&mut raw, "four");
     let error = from_file.list_configs().await.unwrap_err();
@@ -64,12 +64,12 @@ async fn the_password_is_asked_for_at_each_connection() -> Result {
 }
 
 #[tokio::test]
-async fn a_secret_that_takes_too_long_is_a_slow_connection() {
+async fn a_slow_secret_is_a_connection_timeout() {
     let server = Server::start(&[]);
-    let mut config = RedisOptions::new(server.addr());
-    config.password = Some(Secret::call(std::future::pending::<io::Result<String>>));
-    config.dial_timeout = Duration::from_millis(200);
-    let error = Storage::<Redis>::open(config).await.unwrap_err();
+    let mut options = RedisOptions::new(server.addr());
+    options.password = Some(Secret::call(std::future::pending::<io::Result<String>>));
+    options.dial_timeout = Duration::from_millis(200);
+    let error = Storage::<Redis>::open(options).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied), "{error:?}");
 }
 

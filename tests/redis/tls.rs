@@ -1,9 +1,9 @@
-//! TLS: which certificates are trusted, for which host, and what errors say.
+//! TLS: which certificates are trusted, for which host, and the texts of errors.
 
 use super::*;
 
 #[tokio::test]
-async fn what_is_not_trusted_is_denied() -> Result {
+async fn an_untrusted_certificate_is_denied() -> Result {
     let server = Tls::start();
     let storage = Storage::<Redis>::open(server.url().as_str()).await?;
     storage.set_config("a", json!(1)).await?;
@@ -14,12 +14,12 @@ async fn what_is_not_trusted_is_denied() -> Result {
     let file = |name: &str| server.file(name).display().to_string();
     let own = format!("tls_cert={}&tls_key={}", file("client.pem"), file("client.key"));
     for (url, kind) in [
-        // Another authority; the system's; another host name; no certificate of ours.
+        // Another authority; the system's authorities; another host name; no client certificate.
         (format!("{}?tls_ca={}&{own}", server.at("localhost"), file("stranger.pem")), ErrorKind::Denied),
         (format!("{}?{own}", server.at("localhost")), ErrorKind::Denied),
         (format!("{}?tls_ca={}&{own}", server.at("127.0.0.1"), file("ca.pem")), ErrorKind::Denied),
         (format!("{}?tls_ca={}", server.at("localhost"), file("ca.pem")), ErrorKind::Denied),
-        // Files that are not what they should be.
+        // Files that are missing or of another kind.
         (format!("{}?tls_ca={}", server.at("localhost"), file("none.pem")), ErrorKind::InvalidValue),
         (format!("{}?tls_ca={}", server.at("localhost"), file("ca.key")), ErrorKind::InvalidValue),
         (format!("{}?tls_cert={}", server.at("localhost"), file("client.pem")), ErrorKind::InvalidValue),
@@ -39,11 +39,11 @@ async fn what_is_not_trusted_is_denied() -> Result {
     Ok(())
 }
 
-/// Each cause has its own text, and a certificate that is itself trusted needs no authority.
+/// Each cause has its own text. A certificate that is itself trusted needs no authority.
 #[tokio::test]
 async fn errors_say_what_is_wrong_with_a_certificate() -> Result {
     let server = Tls::start();
-    for (shown, trusted, said) in [
+    for (shown, trusted, message) in [
         ("self.pem", "self.pem", None),
         ("self.pem", "ca.pem", Some("is an authority's (CA:TRUE): put it itself into the file of `tls_ca`")),
         (
@@ -64,9 +64,9 @@ async fn errors_say_what_is_wrong_with_a_certificate() -> Result {
     ] {
         server.show(shown);
         let opened = Storage::<Redis>::open(server.url_with(trusted).as_str()).await;
-        match (opened, said) {
+        match (opened, message) {
             (Ok(storage), None) => storage.close().await?,
-            (Err(error), Some(said)) => {
+            (Err(error), Some(message)) => {
                 assert_eq!(
                     (error.kind(), error.outcome()),
                     (ErrorKind::Denied, Outcome::NotApplied),
@@ -74,14 +74,14 @@ async fn errors_say_what_is_wrong_with_a_certificate() -> Result {
                 );
                 let text = error.to_string();
                 assert!(
-                    text.contains(said) && text.contains(&server.tls_addr("localhost")),
+                    text.contains(message) && text.contains(&server.tls_addr("localhost")),
                     "{shown}: {text}"
                 );
             }
             (opened, _) => panic!("{shown}, {trusted}: {:?}", opened.err()),
         }
     }
-    // A certificate that is trusted itself is so for its names only.
+    // A certificate that is itself trusted is valid only for its own names.
     server.show("self.pem");
     let elsewhere = server.url_with("self.pem").replace("localhost", "127.0.0.1");
     let error = Storage::<Redis>::open(elsewhere.as_str()).await.unwrap_err();
@@ -98,14 +98,15 @@ async fn errors_say_what_is_wrong_with_a_certificate() -> Result {
     let url =
         format!("rediss://{}?dial_timeout=500ms&tls_ca={}", plain.addr(), server.file("ca.pem").display());
     let error = Storage::<Redis>::open(url.as_str()).await.unwrap_err();
-    assert!(error.to_string().contains("see that this is its port for TLS"), "{error:?}");
+    assert!(error.to_string().contains("check that this is its TLS port"), "{error:?}");
     Ok(())
 }
 
-/// The machine's certificates are asked only where the configuration names none, and a damaged one costs no other.
+/// The system's certificates are read only if the options name none, and a damaged one does not affect the
+/// others.
 #[cfg(feature = "cli")]
 #[test]
-fn damaged_certificates_of_the_machine_do_not_matter() {
+fn damaged_system_certificates_do_not_matter() {
     let server = Tls::start();
     let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let authority = std::fs::read_to_string(server.file("ca.pem")).unwrap();
@@ -121,15 +122,16 @@ fn damaged_certificates_of_the_machine_do_not_matter() {
         let mut storage = Command::new(env!("CARGO_BIN_EXE_storage"));
         storage.env("SSL_CERT_FILE", server.file(store)).env_remove("SSL_CERT_DIR");
         let ended = storage.args(["--url", &url, "ping"]).output().unwrap();
-        let said = String::from_utf8_lossy(&ended.stderr);
-        assert_eq!(ended.status.success(), works, "{store} {url}: {said}");
-        assert!(works || said.contains("`tls_ca`"), "{said}");
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.success(), works, "{store} {url}: {stderr}");
+        assert!(works || stderr.contains("`tls_ca`"), "{stderr}");
     }
 }
 
-/// The entry has a certificate for its name; the servers of the cluster are announced by their addresses.
+/// The certificate is for the name in the URL, but the servers of the cluster are announced by their
+/// addresses.
 #[tokio::test]
-async fn a_cluster_that_is_announced_by_addresses() -> Result {
+async fn a_cluster_announced_by_addresses_needs_tls_server_name() -> Result {
     let bus = servers::free_port().to_string();
     let server =
         Tls::start_with(&["--cluster-enabled", "yes", "--cluster-port", &bus, "--tls-cluster", "yes"]);

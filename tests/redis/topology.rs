@@ -1,11 +1,11 @@
-//! Sentinels and clusters, while they change.
+//! Failovers of sentinels and clusters, and resharding.
 
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn follows_a_failover_of_sentinels() -> Result {
     let mut sentinels = Sentinels::start();
-    // With WAIT no acknowledged write is only on the master that dies.
+    // With WAIT every acknowledged write is also on a replica when the master dies.
     let storage =
         Storage::<Redis>::open(format!("{}?wait_replicas=1&dial_timeout=1s", sentinels.url()).as_str())
             .await?;
@@ -29,7 +29,7 @@ async fn follows_a_failover_of_sentinels() -> Result {
     for task in tasks {
         tally = tally.add(task.await.unwrap());
     }
-    // The new master has no replica, so that none of these is confirmed; and a read is as good as ever.
+    // The new master has no replica, so that no write is confirmed. Reads succeed.
     let error = storage.set_config("after", json!(1)).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown), "{error:?}");
     assert_eq!(storage.get_config("after").await?.value(), &json!(1));
@@ -42,12 +42,12 @@ async fn follows_a_failover_of_sentinels() -> Result {
 }
 
 #[tokio::test]
-async fn sentinels_must_know_the_master() -> Result {
+async fn the_sentinels_must_monitor_the_master() -> Result {
     let sentinels = Sentinels::start();
-    let url = sentinels.url().replace("/mymaster", "/nobody");
+    let url = sentinels.url().replace("/mymaster", "/other");
     let error = Storage::<Redis>::open(url.as_str()).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidValue, Outcome::NotApplied), "{error:?}");
-    // Sentinels that are not there are passed over.
+    // Sentinels that can't be reached are skipped.
     let some = sentinels.url().replace("://", "://127.0.0.1:1,");
     let storage = Storage::<Redis>::open(some.as_str()).await?;
     storage.health().await?;
@@ -55,11 +55,11 @@ async fn sentinels_must_know_the_master() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_is_rearranged_under_load() -> Result {
+async fn a_cluster_is_resharded_under_load() -> Result {
     let cluster = Cluster::start(3, 0);
     let storage = Storage::<Redis>::open(cluster.url().as_str()).await?;
     let running = Arc::new(AtomicBool::new(true));
-    // Keys of all servers.
+    // With keys of all servers.
     let tasks: Vec<_> = (0..32)
         .map(|n| {
             let (storage, running) = (storage.clone(), running.clone());
@@ -114,7 +114,7 @@ async fn a_cluster_is_rearranged_under_load() -> Result {
     let mut all = Tally::default();
     for task in tasks {
         let (tally, record) = task.await.unwrap();
-        assert_eq!(tally.unknown, 0, "nothing was lost on the way");
+        assert_eq!(tally.unknown, 0, "an increment has an unknown outcome");
         assert_eq!(storage.get_usage(record.as_str()).await?.get("n"), Some(tally.acknowledged));
         all = all.add(tally);
     }
@@ -127,14 +127,14 @@ async fn a_cluster_is_rearranged_under_load() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_loses_a_master() -> Result {
+async fn a_cluster_replaces_a_dead_master() -> Result {
     let mut cluster = Cluster::start(3, 1);
     let storage = Storage::<Redis>::open(cluster.url().as_str()).await?;
     let ids: Vec<Key> = (0..300).map(|n| key(&format!("id-{n}"))).collect();
     let items: Vec<_> = ids.iter().map(|id| (id.clone(), json!({}).try_into().unwrap())).collect();
     assert!(storage.set_credentials(&items).await?.is_complete());
     for node in &cluster.nodes[..3] {
-        servers::until("the replica has it all", || node.raw().words("WAIT 1 1000") == "1");
+        servers::until("the replica has all writes", || node.raw().words("WAIT 1 1000") == "1");
         let info = node.raw().words("INFO replication");
         assert!(info.contains("connected_slaves:1"), "{info}");
     }

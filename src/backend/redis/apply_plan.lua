@@ -1,12 +1,13 @@
--- Applies a plan: all of it or nothing. Whatever can be wrong is found before the audit says that it is committed: what is
--- stored is looked at, each command that writes is tried on the record, and the audit has limits of its own. Nothing can
--- fail after that.
+-- Applies all of a plan or nothing. Everything that can fail does so before the audit records the plan as committed: the
+-- types of the keys and the stored values are checked, and each write command is tried on the plan's record. The size of
+-- the audit is limited. Nothing fails after that.
 --
 -- KEYS: the config hash, the plan's record, the audit.
--- ARGV: plan key, payload, ttl in ms, stage, source, microseconds so far, mutations, most bytes replaced, most audit
--- entries, whether an expectation does not hold ('1'), how many config keys were looked at for that; for each of these its
--- name and what was found; then for each config key that changes its name and what it becomes.
--- A text is '+' and the text, or '-' for none.
+-- ARGV: plan key, payload hash, ttl in ms, stage, source, microseconds so far, number of mutations, maximum of replaced
+-- bytes, maximum of audit entries, '1' if an expectation does not hold, number of config keys that were read to check
+-- expectations; for each of these keys its name and the value that was read; then for each config key that the plan
+-- changes its name and its new value.
+-- A value is '+' and the text, or '-' for none.
 local config, plan, audit = KEYS[1], KEYS[2], KEYS[3]
 local key, payload, ttl, stage, source, micros, mutations = unpack(ARGV, 1, 7)
 local most_bytes, most_entries, unexpected, looked_at = tonumber(ARGV[8]), ARGV[9], ARGV[10], tonumber(ARGV[11])
@@ -51,13 +52,13 @@ for first = at, #ARGV, 2 * CHUNK do
 end
 if bytes > most_bytes then return finish('failed', 'too_large') end
 
--- What the user may not do, or a full server refuses, stops the script here. HSET is the first: a script that has written
--- is not stopped by a full memory any more. What is left of it expires.
+-- A missing permission or a full memory stops the script here. HSET comes first, because Redis does not stop a script for
+-- full memory once it has written. What a stopped script wrote expires.
 redis.call('HSET', plan, ':mutations', mutations)
 redis.call('PEXPIRE', plan, ttl)
 redis.call('HDEL', plan, ':mutations')
 local reply, id = finish('committed', '')
--- The entry's id begins with the server's time in milliseconds.
+-- The id of an audit entry begins with the server's time in milliseconds.
 redis.call('HSET', plan, ':payload', payload, ':mutations', mutations, ':stage', stage, ':applied',
   string.match(id, '^%d+'))
 local nth = 0

@@ -1,4 +1,4 @@
-//! Cache values: strings that the server lets expire.
+//! Cache values: strings with an expiry time.
 
 use std::time::Duration;
 
@@ -9,36 +9,32 @@ use crate::{
     CacheEntry, CacheStore, Error, Key, Result, backend::remote::Effect, capability::check_cache, error::Kind,
 };
 
-fn missing(key: &Key) -> Error {
-    Error::not_found(Kind::Cache, key)
-}
-
-/// Both at once: otherwise the value could be of one write, and the time of the next.
+/// Reads both in one step. Otherwise a write in between could change one of them.
 const GET_WITH_TTL: &str = "local value = redis.call('GET', KEYS[1]) \
     if value then return {value, redis.call('PTTL', KEYS[1])} end \
     return false";
 
 impl CacheStore for Redis {
     async fn get_cache(&self, key: &Key) -> Result<Vec<u8>> {
-        let mut get = cmd("GET");
-        get.arg(self.layout.name(Space::Cache, key));
-        reply::bytes(self.call()?.send(Effect::Read, &get).await?)?.ok_or_else(|| missing(key))
+        let reply =
+            self.call()?.send(Effect::Read, cmd("GET").arg(self.layout.name(Space::Cache, key))).await?;
+        reply::bytes(reply)?.ok_or_else(|| Error::not_found(Kind::Cache, key))
     }
 
     async fn get_cache_entry(&self, key: &Key) -> Result<CacheEntry> {
-        let mut both = cmd("EVAL");
-        both.arg(GET_WITH_TTL).arg(1).arg(self.layout.name(Space::Cache, key));
-        let wrong = || error::unexpected_reply(Effect::Read);
-        match self.call()?.send(Effect::Read, &both).await? {
-            Value::Nil => Err(missing(key)),
+        let mut eval = cmd("EVAL");
+        eval.arg(GET_WITH_TTL).arg(1).arg(self.layout.name(Space::Cache, key));
+        let unexpected = || error::unexpected_reply(Effect::Read);
+        match self.call()?.send(Effect::Read, &eval).await? {
+            Value::Nil => Err(Error::not_found(Kind::Cache, key)),
             Value::Array(found) => {
-                let [value, millis]: [Value; 2] = found.try_into().map_err(|_| wrong())?;
-                let value = reply::bytes(value)?.ok_or_else(wrong)?;
-                // Below zero: it does not expire.
-                let left = u64::try_from(reply::number(millis)?).ok();
-                Ok(CacheEntry::new(value, left.map(Duration::from_millis)))
+                let [value, millis]: [Value; 2] = found.try_into().map_err(|_| unexpected())?;
+                let value = reply::bytes(value)?.ok_or_else(unexpected)?;
+                // A negative number: the value does not expire.
+                let ttl = u64::try_from(reply::number(millis)?).ok();
+                Ok(CacheEntry::new(value, ttl.map(Duration::from_millis)))
             }
-            _ => Err(wrong()),
+            _ => Err(unexpected()),
         }
     }
 
@@ -50,11 +46,7 @@ impl CacheStore for Redis {
     }
 
     async fn delete_cache(&self, key: &Key) -> Result<()> {
-        let mut unlink = cmd("UNLINK");
-        unlink.arg(self.layout.name(Space::Cache, key));
-        match reply::number(self.call()?.send(Effect::Write, &unlink).await?)? {
-            0 => Err(missing(key)),
-            _ => Ok(()),
-        }
+        let name = self.layout.name(Space::Cache, key);
+        reply::deleted(Kind::Cache, key, self.call()?.send(Effect::Write, cmd("UNLINK").arg(name)).await?)
     }
 }

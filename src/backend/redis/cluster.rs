@@ -1,7 +1,8 @@
-//! A cluster: which server has which keys.
+//! The servers of a cluster and the hash slots that they own.
 //!
-//! As the [cluster specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/) says: a key
-//! belongs to one of 16,384 slots, a slot to one master. A server that is asked for another's key answers where it is.
+//! By the [cluster specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/)
+//! a key belongs to one of 16,384 slots, and a slot to one master. A server that does not own a key's slot
+//! redirects the client.
 
 use std::{
     sync::{
@@ -12,38 +13,40 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use redis::{Cmd, Value, cmd};
+use redis::{Value, cmd};
+use tokio::time::Instant;
 
 use super::{
     RedisOptions,
-    connection::{Address, Settings, Target},
+    address::Address,
+    connection::Settings,
     error,
     node::Node,
     reply,
+    slot::{self, SLOTS},
+    target::Target,
 };
 use crate::{Error, ErrorKind, Result, backend::remote::Effect};
 
-pub(super) const SLOTS: usize = 16_384;
-
 pub(super) struct Cluster {
     settings: Arc<Settings>,
-    config: RedisOptions,
+    options: RedisOptions,
     seeds: Vec<Address>,
     max: AtomicU32,
     map: ArcSwap<Map>,
-    learning: AtomicBool,
-    turn: AtomicUsize,
+    refreshing: AtomicBool,
+    next_server: AtomicUsize,
     closed: AtomicBool,
 }
 
-/// Which server has which slots.
+/// Which server owns which slots.
 struct Map {
     nodes: Vec<(Address, Arc<Node>)>,
-    /// For each slot an index of `nodes`, or [`NOBODY`].
+    /// For each slot an index into `nodes`, or [`UNASSIGNED`].
     owners: Box<[u16]>,
 }
 
-const NOBODY: u16 = u16::MAX;
+const UNASSIGNED: u16 = u16::MAX;
 
 impl Map {
     fn node(&self, addr: &Address) -> Option<&Arc<Node>> {
@@ -51,67 +54,68 @@ impl Map {
     }
 }
 
-/// Where a command has to go.
+/// The server that a command must be sent to.
 pub(super) struct Redirect {
     pub(super) node: Arc<Node>,
-    /// The slot is on its way there: only this one command may go.
+    /// The server is importing the slot, and accepts the command only after ASKING.
     pub(super) asking: bool,
 }
 
 impl Redirect {
-    pub(super) fn is(&self, other: &Self) -> bool {
+    pub(super) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.node, &other.node) && self.asking == other.asking
     }
 }
 
-/// Some slots, and a name in one of them if they have a server.
+/// The slots of one server, or those without one.
 #[derive(Default)]
-pub(super) struct Place {
+pub(super) struct SlotGroup {
     pub(super) slots: usize,
+    /// A name in one of the slots, if they have a server.
     pub(super) name: Option<String>,
 }
 
-/// A master of a single slot is found among so many names in all but one of some ten million searches.
-const MOST_NAMES: usize = 1 << 18;
+/// With this many names the search misses a master that owns a single slot once in about ten million times.
+const MAX_NAMES: usize = 1 << 18;
 
-/// What a server of a cluster says.
+/// The reply of a cluster's server.
 pub(super) enum Reply {
     Final(Value),
-    /// Nothing was done: it has to go to another.
-    Elsewhere(Redirect),
+    /// The command was not applied, and must be sent to another server.
+    Redirected(Redirect),
 }
 
 #[cold]
-pub(super) fn rearranged() -> Error {
-    Error::new(ErrorKind::Unavailable, "the Redis cluster is being rearranged")
+pub(super) fn too_many_redirects() -> Error {
+    Error::new(ErrorKind::Unavailable, "the Redis cluster is moving slots between its servers")
 }
 
-/// A cluster that sends a command around more often than this is being rearranged.
-pub(super) const REDIRECTS: usize = 8;
+/// How often a command is redirected before it fails.
+pub(super) const MAX_REDIRECTS: usize = 8;
 
-/// How long one server may take to tell of the cluster before another is asked.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long one server may take to report the slots before another one is asked.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The cluster is not asked more often than this.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The pause between two refreshes.
+const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 
 impl Cluster {
-    pub(super) fn new(settings: Arc<Settings>, seeds: Vec<Address>, config: &RedisOptions) -> Self {
+    pub(super) fn new(settings: Arc<Settings>, seeds: Vec<Address>, options: &RedisOptions) -> Self {
         Self {
             settings,
-            config: config.clone(),
+            options: options.clone(),
             seeds,
-            max: AtomicU32::new(config.pool_size),
-            map: ArcSwap::from_pointee(Map { nodes: Vec::new(), owners: [NOBODY; SLOTS].into() }),
-            learning: AtomicBool::new(false),
-            turn: AtomicUsize::new(0),
+            max: AtomicU32::new(options.pool_size),
+            map: ArcSwap::from_pointee(Map { nodes: Vec::new(), owners: [UNASSIGNED; SLOTS].into() }),
+            refreshing: AtomicBool::new(false),
+            next_server: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         }
     }
 
     fn open_node(&self, addr: &Address) -> Result<Arc<Node>> {
         let target = || Target::Server(addr.clone());
-        Node::new(&self.settings, target, &self.config, self.max.load(Ordering::Relaxed)).map(Arc::new)
+        Node::new(&self.settings, target, &self.options, self.max.load(Ordering::Relaxed)).map(Arc::new)
     }
 
     /// The master of a slot.
@@ -121,7 +125,7 @@ impl Cluster {
             Some((_, node)) => Ok(node.clone()),
             None if self.closed.load(Ordering::Acquire) => Err(Error::closed()),
             None => {
-                Err(Error::new(ErrorKind::Unavailable, "no server of the Redis cluster has this key's slot"))
+                Err(Error::new(ErrorKind::Unavailable, "no server of the Redis cluster owns this key's slot"))
             }
         }
     }
@@ -135,54 +139,53 @@ impl Cluster {
         owners.iter().filter_map(|index| map.nodes.get(usize::from(*index)).cloned()).collect()
     }
 
-    /// For each master how many slots it has and which of these names is in one of them; last the slots that have none.
-    pub(super) fn places(&self, names: impl Iterator<Item = String>) -> Vec<Place> {
+    /// The slots of each master, with one of these names in each group; and last the slots without a server.
+    pub(super) fn slot_groups(&self, names: impl Iterator<Item = String>) -> Vec<SlotGroup> {
         let map = self.map.load();
-        let mut places: Vec<Place> = (0..=map.nodes.len()).map(|_| Place::default()).collect();
-        let place = |owner: u16| usize::from(owner).min(map.nodes.len());
-        map.owners.iter().for_each(|owner| places[place(*owner)].slots += 1);
-        let mut unnamed = places[..map.nodes.len()].iter().filter(|place| place.slots > 0).count();
-        for name in names.take(MOST_NAMES) {
+        let mut groups: Vec<SlotGroup> = (0..=map.nodes.len()).map(|_| SlotGroup::default()).collect();
+        let index = |owner: u16| usize::from(owner).min(map.nodes.len());
+        map.owners.iter().for_each(|owner| groups[index(*owner)].slots += 1);
+        let mut unnamed = groups[..map.nodes.len()].iter().filter(|group| group.slots > 0).count();
+        for name in names.take(MAX_NAMES) {
             if unnamed == 0 {
                 break;
             }
-            let owner = place(map.owners[usize::from(slot_of(name.as_bytes()))]);
-            if owner < map.nodes.len() && places[owner].name.is_none() {
-                places[owner].name = Some(name);
+            let owner = index(map.owners[usize::from(slot::of_key(name.as_bytes()))]);
+            if owner < map.nodes.len() && groups[owner].name.is_none() {
+                groups[owner].name = Some(name);
                 unnamed -= 1;
             }
         }
-        places.retain(|place| place.slots > 0);
-        places
+        groups.retain(|group| group.slots > 0);
+        groups
     }
 
-    /// Whether a reply sends its command elsewhere.
+    /// Tells a redirection from a final reply.
     pub(super) fn redirect(self: &Arc<Self>, reply: Value, from: &Arc<Node>) -> Result<Reply> {
-        let asking = match &reply {
-            Value::ServerError(error) if error.code() == "MOVED" => false,
-            Value::ServerError(error) if error.code() == "ASK" => true,
+        let Value::ServerError(error) = &reply else { return Ok(Reply::Final(reply)) };
+        let asking = match error.code() {
+            "MOVED" => false,
+            "ASK" => true,
             _ => return Ok(Reply::Final(reply)),
         };
         if !asking {
-            self.suspect();
+            self.refresh_soon();
         }
-        let Value::ServerError(error) = &reply else { return Ok(Reply::Final(reply)) };
-        let place =
-            error.details().and_then(|details| details.split_once(' ')).map_or("", |(_, place)| place);
-        // A server that does not know its own name leaves it out.
+        let addr = error.details().and_then(|details| details.split_once(' ')).map_or("", |(_, addr)| addr);
+        // A server that does not know its own name omits it.
         let host =
             |host: &str| if host.is_empty() || host == "?" { self.host(from) } else { Some(host.to_owned()) };
-        let addr = place
+        let addr = addr
             .rsplit_once(':')
             .and_then(|(name, port)| Some(Address::Host(host(name)?, port.parse().ok()?)))
-            .ok_or_else(rearranged)?;
-        Ok(Reply::Elsewhere(Redirect { node: self.node(&addr)?, asking }))
+            .ok_or_else(too_many_redirects)?;
+        Ok(Reply::Redirected(Redirect { node: self.node(&addr)?, asking }))
     }
 
-    /// An error that may mean that another server has the data now.
-    pub(super) fn doubt(self: &Arc<Self>, error: &Error) {
+    /// Refreshes the map after an error that may mean that another server owns the slot now.
+    pub(super) fn refresh_after(self: &Arc<Self>, error: &Error) {
         if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
-            self.suspect();
+            self.refresh_soon();
         }
     }
 
@@ -195,7 +198,7 @@ impl Cluster {
         })
     }
 
-    /// The server at this address, which may be new.
+    /// The server at this address. A new one is added to the map.
     fn node(&self, addr: &Address) -> Result<Arc<Node>> {
         if let Some(node) = self.map.load().node(addr) {
             return Ok(node.clone());
@@ -214,38 +217,38 @@ impl Cluster {
         Ok(self.map.load().node(addr).cloned().unwrap_or(node))
     }
 
-    /// Has the cluster asked again who has what, soon and in the background: a call found something changed.
-    pub(super) fn suspect(self: &Arc<Self>) {
-        if self.closed.load(Ordering::Acquire) || self.learning.swap(true, Ordering::AcqRel) {
+    /// Refreshes the map in the background, unless a refresh is already running.
+    fn refresh_soon(self: &Arc<Self>) {
+        if self.closed.load(Ordering::Acquire) || self.refreshing.swap(true, Ordering::AcqRel) {
             return;
         }
         let cluster = self.clone();
         tokio::spawn(async move {
-            let _learning = Learning(&cluster);
-            let _ = cluster.learn().await;
-            tokio::time::sleep(PAUSE).await;
+            let _end = EndRefresh(&cluster);
+            let _ = cluster.refresh().await;
+            tokio::time::sleep(REFRESH_PAUSE).await;
         });
     }
 
-    /// Asks the servers that are known, then the first ones, who has what.
-    pub(super) async fn learn(&self) -> Result<()> {
-        let mut why = None;
+    /// Asks the known masters and the seeds, one after another, which server owns which slots.
+    pub(super) async fn refresh(&self) -> Result<()> {
+        let mut failure = None;
         let known: Vec<Address> = self.masters().into_iter().map(|(addr, _)| addr).collect();
         let addrs: Vec<&Address> = known.iter().chain(&self.seeds).collect();
-        // One that is cut off from the others goes on telling what was.
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
-        let patience = PATIENCE.max(self.config.dial_timeout / 2);
+        // Begins with another server each time: one that is cut off from the others reports an old map.
+        let first = self.next_server.fetch_add(1, Ordering::Relaxed);
+        let timeout = REFRESH_TIMEOUT.max(self.options.dial_timeout / 2);
         for at in 0..addrs.len() {
-            let told = tokio::time::timeout(patience, self.ask(addrs[(first + at) % addrs.len()])).await;
-            match told.unwrap_or_else(|_| Err(silent())) {
+            let map = tokio::time::timeout(timeout, self.fetch_map(addrs[(first + at) % addrs.len()])).await;
+            match map.unwrap_or_else(|_| Err(timed_out())) {
                 Ok(map) => {
                     self.publish(map);
                     return Ok(());
                 }
-                Err(error) => why = Some(why.unwrap_or(error)),
+                Err(error) => failure = Some(failure.unwrap_or(error)),
             }
         }
-        Err(why.unwrap_or_else(Error::closed))
+        Err(failure.unwrap_or_else(Error::closed))
     }
 
     fn publish(&self, map: Map) {
@@ -255,45 +258,46 @@ impl Cluster {
         }
     }
 
-    async fn ask(&self, addr: &Address) -> Result<Map> {
+    async fn fetch_map(&self, addr: &Address) -> Result<Map> {
         let node = match self.map.load().node(addr) {
             Some(node) => node.clone(),
             None => self.open_node(addr)?,
         };
-        let mut lease = match node.pool(Effect::Read).ready(tokio::time::Instant::now()) {
-            Some(lease) => lease,
-            None => node.pool(Effect::Read).connection().await?,
+        let (pool, _) = node.pool(Effect::Read);
+        let mut connection = match pool.ready(Instant::now()) {
+            Some(connection) => connection,
+            None => pool.connection().await?,
         };
-        let sent = tokio::time::Instant::now();
+        let sent = Instant::now();
         let slots: Value = cmd("CLUSTER")
             .arg("SLOTS")
-            .query_async(&mut lease.driver())
+            .query_async(&mut connection.driver())
             .await
             .map_err(|error| error::of_request(&error, Effect::Read))?;
-        lease.replied(sent, tokio::time::Instant::now());
+        connection.replied(sent, Instant::now());
         self.map_of(addr, slots)
     }
 
-    /// Reads the reply of CLUSTER SLOTS: first slot, last slot, master, replicas.
+    /// Decodes the reply to CLUSTER SLOTS: first slot, last slot, master, replicas.
     fn map_of(&self, from: &Address, slots: Value) -> Result<Map> {
-        let wrong = || error::unexpected_reply(Effect::Read);
+        let unexpected = || error::unexpected_reply(Effect::Read);
         let present = self.map.load();
-        let mut map = Map { nodes: Vec::new(), owners: [NOBODY; SLOTS].into() };
+        let mut map = Map { nodes: Vec::new(), owners: [UNASSIGNED; SLOTS].into() };
         for range in reply::list(slots)? {
             let mut range = reply::list(range)?.into_iter();
             let (first, last) = match (range.next(), range.next()) {
                 (Some(Value::Int(first)), Some(Value::Int(last))) => (first, last),
-                _ => return Err(wrong()),
+                _ => return Err(unexpected()),
             };
-            let mut master = reply::list(range.next().ok_or_else(wrong)?)?.into_iter();
-            let name = reply::bytes(master.next().ok_or_else(wrong)?)?;
-            let Some(Value::Int(port)) = master.next() else { return Err(wrong()) };
-            let port = u16::try_from(port).map_err(|_| wrong())?;
-            let name = name.map(String::from_utf8).transpose().map_err(|_| wrong())?;
+            let mut master = reply::list(range.next().ok_or_else(unexpected)?)?.into_iter();
+            let name = reply::bytes(master.next().ok_or_else(unexpected)?)?;
+            let Some(Value::Int(port)) = master.next() else { return Err(unexpected()) };
+            let port = u16::try_from(port).map_err(|_| unexpected())?;
+            let name = name.map(String::from_utf8).transpose().map_err(|_| unexpected())?;
             let addr = match (name.filter(|name| !name.is_empty() && name != "?"), from) {
                 (Some(name), _) => Address::Host(name, port),
                 (None, Address::Host(host, _)) => Address::Host(host.clone(), port),
-                (None, Address::Socket(_)) => return Err(wrong()),
+                (None, Address::Socket(_)) => return Err(unexpected()),
             };
             let index = match map.nodes.iter().position(|(known, _)| *known == addr) {
                 Some(index) => index,
@@ -306,10 +310,10 @@ impl Cluster {
                     map.nodes.len() - 1
                 }
             };
-            let index = u16::try_from(index).map_err(|_| wrong())?;
+            let index = u16::try_from(index).map_err(|_| unexpected())?;
             let range = usize::try_from(first).ok().zip(usize::try_from(last).ok());
             let owners =
-                range.and_then(|(first, last)| map.owners.get_mut(first..=last)).ok_or_else(wrong)?;
+                range.and_then(|(first, last)| map.owners.get_mut(first..=last)).ok_or_else(unexpected)?;
             owners.fill(index);
         }
         if map.nodes.is_empty() {
@@ -325,71 +329,27 @@ impl Cluster {
     pub(super) fn resize(&self, max: u32) -> Result<()> {
         let before = self.max.swap(max, Ordering::Relaxed);
         let resized = self.map.load().nodes.iter().try_for_each(|(_, node)| node.resize(max));
-        // Only a wrong size fails, and the first node says so.
+        // Only an invalid size fails, and it fails at the first node.
         resized.inspect_err(|_| self.max.store(before, Ordering::Relaxed))
     }
 
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        let map = self.map.swap(Arc::new(Map { nodes: Vec::new(), owners: [NOBODY; SLOTS].into() }));
+        let map = self.map.swap(Arc::new(Map { nodes: Vec::new(), owners: [UNASSIGNED; SLOTS].into() }));
         map.nodes.iter().for_each(|(_, node)| node.close());
     }
 }
 
 #[cold]
-fn silent() -> Error {
-    Error::new(ErrorKind::Timeout, "no server of the Redis cluster answers")
+fn timed_out() -> Error {
+    Error::new(ErrorKind::Timeout, "timed out waiting for a server of the Redis cluster to report its slots")
 }
 
-/// The end of an attempt to learn, however it comes.
-struct Learning<'c>(&'c Cluster);
+/// Ends a refresh when it is dropped.
+struct EndRefresh<'c>(&'c Cluster);
 
-impl Drop for Learning<'_> {
+impl Drop for EndRefresh<'_> {
     fn drop(&mut self) {
-        self.0.learning.store(false, Ordering::Release);
-    }
-}
-
-/// The slot of the key that a command is about: its first argument, or what follows a script and the number of its keys.
-pub(super) fn slot(command: &Cmd) -> Result<u16> {
-    let mut words = command.args_iter();
-    let is_script = matches!(words.next(), Some(redis::Arg::Simple(b"EVAL")));
-    match words.nth(if is_script { 2 } else { 0 }) {
-        Some(redis::Arg::Simple(key)) => Ok(slot_of(key)),
-        _ => Err(Error::new(ErrorKind::Internal, "a command without a key was sent to a cluster")),
-    }
-}
-
-pub(super) fn slot_of(key: &[u8]) -> u16 {
-    crc16::State::<crc16::XMODEM>::calculate(tag_of(key).unwrap_or(key)) % SLOTS as u16
-}
-
-/// The part of a key that says where it is, if not the whole does.
-pub(super) fn tag_of(key: &[u8]) -> Option<&[u8]> {
-    let open = key.iter().position(|byte| *byte == b'{')?;
-    let length = key[open + 1..].iter().position(|byte| *byte == b'}')?;
-    Some(&key[open + 1..open + 1 + length]).filter(|tag| !tag.is_empty())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slots_are_those_of_the_specification() {
-        assert_eq!(crc16::State::<crc16::XMODEM>::calculate(b"123456789"), 0x31c3);
-        // As CLUSTER KEYSLOT says.
-        assert_eq!(slot_of(b"foo"), 12182);
-        assert_eq!(slot_of(b"{foo}bar"), 12182);
-        assert_eq!(slot_of(b"x{foo}{bar}"), 12182);
-        assert_eq!(slot_of(b"foo{}{bar}"), 8363);
-        assert_eq!(slot_of(b"foo{{bar}}zap"), slot_of(b"{bar"));
-    }
-
-    #[test]
-    fn a_command_is_where_its_key_is() {
-        assert_eq!(slot(cmd("GET").arg("foo")).unwrap(), 12182);
-        assert_eq!(slot(cmd("EVAL").arg("return 1").arg(1).arg("foo").arg("x")).unwrap(), 12182);
-        assert!(slot(&cmd("PING")).is_err());
+        self.0.refreshing.store(false, Ordering::Release);
     }
 }

@@ -1,24 +1,36 @@
-//! Configuration: one hash of JSON.
+//! Config values: JSON in one hash.
 
 use std::collections::BTreeMap;
 
 use redis::cmd;
 
-use super::{Redis, layout, reply};
+use super::{Redis, call::Call, reply};
 use crate::{
     ConfigStore, ConfigValue, Error, Key, Result,
     backend::remote::Effect,
-    codec::{decode_config_or_word, encode_config},
+    codec::{decode_config_or_word, decode_key, encode_config},
     error::Kind,
 };
 
-fn missing(key: &Key) -> Error {
-    Error::not_found(Kind::Config, key)
-}
-
-/// A value that we or another program stored.
+/// Decodes a value that this crate or another program stored.
 pub(super) fn read(key: &Key, text: &[u8]) -> Result<ConfigValue> {
     decode_config_or_word(text).map_err(|error| error.with_key(key))
+}
+
+impl Redis {
+    /// The stored texts of config values, in the order of their keys.
+    pub(super) async fn config_texts(
+        &self,
+        call: &Call<'_>,
+        keys: impl Iterator<Item = &Key>,
+    ) -> Result<Vec<Option<Vec<u8>>>> {
+        let mut get = cmd("HMGET");
+        get.arg(self.layout.config());
+        for key in keys {
+            get.arg(key.as_str());
+        }
+        reply::list(call.send(Effect::Read, &get).await?)?.into_iter().map(reply::bytes).collect()
+    }
 }
 
 impl ConfigStore for Redis {
@@ -26,7 +38,7 @@ impl ConfigStore for Redis {
         let mut get = cmd("HGET");
         get.arg(self.layout.config()).arg(key.as_str());
         let reply = self.call()?.send(Effect::Read, &get).await?;
-        read(key, &reply::bytes(reply)?.ok_or_else(|| missing(key))?)
+        read(key, &reply::bytes(reply)?.ok_or_else(|| Error::not_found(Kind::Config, key))?)
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
@@ -38,19 +50,15 @@ impl ConfigStore for Redis {
     async fn delete_config(&self, key: &Key) -> Result<()> {
         let mut delete = cmd("HDEL");
         delete.arg(self.layout.config()).arg(key.as_str());
-        match reply::number(self.call()?.send(Effect::Write, &delete).await?)? {
-            0 => Err(missing(key)),
-            _ => Ok(()),
-        }
+        reply::deleted(Kind::Config, key, self.call()?.send(Effect::Write, &delete).await?)
     }
 
     async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {
-        let mut all = cmd("HGETALL");
-        all.arg(self.layout.config());
-        reply::fields(self.call()?.send(Effect::Read, &all).await?)?
+        let reply = self.call()?.send(Effect::Read, cmd("HGETALL").arg(self.layout.config())).await?;
+        reply::fields(reply)?
             .into_iter()
             .map(|(name, text)| {
-                let key = layout::parse_key(&name)?;
+                let key = decode_key(&name)?;
                 let value = read(&key, &text)?;
                 Ok((key, value))
             })

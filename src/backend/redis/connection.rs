@@ -1,4 +1,4 @@
-//! One connection that many calls share, and how it is opened.
+//! One connection that many calls share.
 
 use std::{
     sync::{
@@ -20,129 +20,127 @@ use tokio::{
 
 use super::{
     RedisOptions,
+    address::Address,
     dial::{self, Tcp},
     error,
-    pulse::Pulse,
-    sentinel::Sentinels,
+    stall::StallDetector,
     tls::Tls,
 };
-use crate::{
-    Error, ErrorKind, Result, Secret,
-    codec::{host_and_port, is_this_machine},
-};
+use crate::{Error, ErrorKind, Result, Secret};
 
-/// A connection. It closes when the last call over it is done and its slot has another.
+/// A connection. It closes when its pool has replaced it and its last call has ended.
 pub(super) struct Connection {
     opened: Opened,
     dead: Arc<AtomicBool>,
-    pulse: Pulse,
-    /// When it was last asked for its role, in milliseconds since it was opened.
-    asked: AtomicU64,
+    stalls: StallDetector,
+    /// When the server was last asked for its role, in milliseconds since the connection was opened.
+    role_checked: AtomicU64,
 }
 
-/// A connection in use is asked for its role so often.
-const ROLE_EVERY: Duration = Duration::from_secs(5);
+/// How often the server of a connection in use is asked for its role.
+const ROLE_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Connection {
-    fn new(opened: Opened, dead: Arc<AtomicBool>, dialed: Duration) -> Self {
-        Self { opened, dead, pulse: Pulse::new(Instant::now(), dialed), asked: AtomicU64::new(0) }
+    pub(super) fn new(opened: Opened, dead: Arc<AtomicBool>, dialing: Duration) -> Self {
+        let stalls = StallDetector::new(Instant::now(), dialing);
+        Self { opened, dead, stalls, role_checked: AtomicU64::new(0) }
     }
 
     pub(super) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Relaxed)
     }
 
-    /// No later call will use this connection. Those that wait on it go on waiting.
-    pub(super) fn abandon(&self) {
+    /// Keeps later calls from using this connection. Calls in flight continue to wait.
+    pub(super) fn retire(&self) {
         self.dead.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn pulse(&self) -> &Pulse {
-        &self.pulse
+    pub(super) fn stalls(&self) -> &StallDetector {
+        &self.stalls
     }
 
-    /// The use of the connection by one call.
-    pub(super) fn lease(self: Arc<Self>, now: Instant) -> Lease {
-        let age = self.pulse.age(now).as_millis() as u64;
-        if age.saturating_sub(self.asked.load(Ordering::Relaxed)) > ROLE_EVERY.as_millis() as u64 {
-            self.ask_role(age);
+    /// Begins a call.
+    pub(super) fn begin(self: Arc<Self>, now: Instant) -> InFlight {
+        let age = self.stalls.age(now).as_millis() as u64;
+        if age.saturating_sub(self.role_checked.load(Ordering::Relaxed)) > ROLE_INTERVAL.as_millis() as u64 {
+            self.check_role(age);
         }
-        self.pulse.begin(now);
-        Lease { connection: self, replied: false }
+        self.stalls.begin(now);
+        InFlight { connection: self, replied: false }
     }
 
-    /// Asks the server for its role, meanwhile: only a write is refused by one that has become a replica.
+    /// Asks for the server's role in the background: a server that has become a replica refuses only writes.
     #[cold]
-    fn ask_role(&self, age: u64) {
-        self.asked.store(age, Ordering::Relaxed);
+    fn check_role(&self, age: u64) {
+        self.role_checked.store(age, Ordering::Relaxed);
         let (mut driver, dead) = (self.opened.driver.clone(), self.dead.clone());
         tokio::spawn(async move {
-            // Not every user may ask.
-            if let Ok(Ok(false)) = tokio::time::timeout(ROLE_EVERY, is_master(&mut driver)).await {
+            // An error is ignored: the user may lack the permission.
+            if let Ok(Ok(false)) = tokio::time::timeout(ROLE_INTERVAL, is_master(&mut driver)).await {
                 dead.store(true, Ordering::Relaxed);
             }
         });
     }
 }
 
-/// Whether a server says that it is a master.
 pub(super) async fn is_master(driver: &mut MultiplexedConnection) -> RedisResult<bool> {
     let role: Value = cmd("ROLE").query_async(driver).await?;
     let Value::Array(parts) = role else { return Ok(false) };
     Ok(matches!(parts.first(), Some(Value::BulkString(role)) if role == b"master"))
 }
 
-/// The use of a connection by one call: as long as it lives the call is in flight.
-pub(super) struct Lease {
+/// A call in flight on a connection, until it is dropped.
+pub(super) struct InFlight {
     connection: Arc<Connection>,
     replied: bool,
 }
 
-impl Lease {
-    /// What sends the next request.
+impl InFlight {
+    /// The driver's handle, to send the next request.
     pub(super) fn driver(&mut self) -> MultiplexedConnection {
         self.replied = false;
         self.connection.opened.driver.clone()
     }
 
-    pub(super) fn abandon(&self) {
-        self.connection.abandon();
+    /// See [`Connection::retire`].
+    pub(super) fn retire(&self) {
+        self.connection.retire();
     }
 
-    /// A reply to what was sent then came. Says whether it was a long time coming.
+    /// See [`StallDetector::replied`].
     pub(super) fn replied(&mut self, sent: Instant, now: Instant) -> bool {
         self.replied = true;
-        self.connection.pulse.replied(sent, now)
+        self.connection.stalls.replied(sent, now)
     }
 }
 
-impl Drop for Lease {
+impl Drop for InFlight {
     fn drop(&mut self) {
         if !self.replied {
-            self.connection.pulse.give_up(Instant::now());
+            self.connection.stalls.abandon(Instant::now());
         }
-        self.connection.pulse.end();
+        self.connection.stalls.end();
     }
 }
 
-/// An open connection. When this is dropped it is closed, whatever is on its way.
+/// An open connection. Dropping it closes the connection, even with requests in flight.
 pub(super) struct Opened {
     pub(super) driver: MultiplexedConnection,
-    /// Carries what is sent and what comes.
+    /// Writes requests and reads replies.
     task: JoinHandle<()>,
 }
 
 impl Opened {
-    /// Logs in over a stream to a server, which errors name so.
-    async fn greet(
+    /// Logs in over a stream. `server` is how errors name the server.
+    async fn handshake(
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         info: &RedisConnectionInfo,
         config: AsyncConnectionConfig,
         server: &str,
     ) -> Result<Self> {
-        let greeted = MultiplexedConnection::new_with_config(info, stream, config).await;
-        let (driver, carry) = greeted.map_err(|error| error::of_greeting(&error, server))?;
-        Ok(Self { driver, task: tokio::spawn(carry) })
+        let opened = MultiplexedConnection::new_with_config(info, stream, config).await;
+        let (driver, task) = opened.map_err(|error| error::of_handshake(&error, server))?;
+        Ok(Self { driver, task: tokio::spawn(task) })
     }
 }
 
@@ -152,7 +150,7 @@ impl Drop for Opened {
     }
 }
 
-/// Who we are at a server.
+/// The credentials for a server, and the database.
 pub(super) struct Login {
     username: Option<String>,
     password: Option<Secret>,
@@ -164,9 +162,9 @@ impl Login {
         Self { username: username.map(str::to_owned), password: password.cloned(), db }
     }
 
-    /// With the password as it is now.
-    async fn ask(&self) -> Result<RedisConnectionInfo> {
-        // RESP3 has the message that a connection was closed, and tells maps from lists.
+    /// Reads the current password.
+    async fn connection_info(&self) -> Result<RedisConnectionInfo> {
+        // With RESP3 the driver reports a closed connection, and maps differ from lists.
         let mut info =
             RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_db(self.db.into());
         if let Some(username) = &self.username {
@@ -179,7 +177,7 @@ impl Login {
     }
 }
 
-/// What all connections of a store have in common.
+/// The settings that all connections of a store share.
 pub(super) struct Settings {
     login: Login,
     tcp: Tcp,
@@ -191,35 +189,36 @@ pub(super) struct Settings {
 
 impl Settings {
     /// Reads the certificates.
-    pub(super) async fn new(config: &RedisOptions) -> Result<Self> {
-        let tls = match &config.tls {
+    pub(super) async fn new(options: &RedisOptions) -> Result<Self> {
+        let tls = match &options.tls {
             Some(tls) => Some(Tls::new(tls).await?),
             None => None,
         };
         Ok(Self {
-            login: Login::new(config.username.as_deref(), config.password.as_ref(), config.db),
-            tcp: Tcp::new(config),
+            login: Login::new(options.username.as_deref(), options.password.as_ref(), options.db),
+            tcp: Tcp::new(options),
             tls,
             driver: AsyncConnectionConfig::new()
-                // The driver's own is 500 ms: too short for a write whose outcome is not known then.
+                // The driver's default of 500 ms is too short: the outcome of a write would be unknown.
                 .set_response_timeout(None)
-                .set_pipeline_buffer_size(QUEUE),
-            client_name: config.client_name.clone(),
-            dial_timeout: config.dial_timeout,
+                .set_pipeline_buffer_size(MAX_QUEUED),
+            client_name: options.client_name.clone(),
+            dial_timeout: options.dial_timeout,
         })
     }
 
-    /// Connects to a server, which errors name so, and logs in as these settings say, or as another.
+    /// Connects and logs in, by default with the store's login. `server` is how errors name the server;
+    /// `dead` is set when the connection is lost.
     pub(super) async fn connect(
         &self,
         addr: &Address,
         server: &str,
         login: Option<&Login>,
-        push: Option<Arc<AtomicBool>>,
+        dead: Option<Arc<AtomicBool>>,
     ) -> Result<Opened> {
-        let info = login.unwrap_or(&self.login).ask().await?;
+        let info = login.unwrap_or(&self.login).connection_info().await?;
         let mut config = self.driver.clone();
-        if let Some(dead) = push {
+        if let Some(dead) = dead {
             config = config.set_push_sender(move |push: PushInfo| {
                 if push.kind == PushKind::Disconnection {
                     dead.store(true, Ordering::Relaxed);
@@ -230,43 +229,35 @@ impl Settings {
         let (host, port) = match addr {
             Address::Host(host, port) => (host, *port),
             Address::Socket(path) => {
-                return Opened::greet(dial::socket(path, server).await?, &info, config, server).await;
+                return Opened::handshake(dial::socket(path, server).await?, &info, config, server).await;
             }
         };
         let stream = self.tcp.open(host, port, server).await?;
         match &self.tls {
-            None => Opened::greet(stream, &info, config, server).await,
-            Some(tls) => Opened::greet(tls.secure(stream, host, server).await?, &info, config, server).await,
+            None => Opened::handshake(stream, &info, config, server).await,
+            Some(tls) => {
+                Opened::handshake(tls.secure(stream, host, server).await?, &info, config, server).await
+            }
         }
     }
 
-    /// Connects to a server of the store. The flag is set when the connection is closed.
-    pub(super) async fn greet(&self, addr: &Address, server: &str, dead: &Arc<AtomicBool>) -> Result<Opened> {
+    /// Connects to a server of the store, and tells it the client's name.
+    pub(super) async fn open_server(
+        &self,
+        addr: &Address,
+        server: &str,
+        dead: &Arc<AtomicBool>,
+    ) -> Result<Opened> {
         let mut opened = self.connect(addr, server, None, Some(dead.clone())).await?;
         if !self.client_name.is_empty() {
             let named =
                 cmd("CLIENT").arg("SETNAME").arg(&self.client_name).exec_async(&mut opened.driver).await;
-            // Not every user may.
+            // A refusal is ignored: the user may lack the permission.
             named
                 .or_else(|error| if error.code().is_some() { Ok(()) } else { Err(error) })
                 .map_err(|error| error::of_dial(&error, server))?;
         }
         Ok(opened)
-    }
-
-    /// Opens a connection within the time that the configuration gives it.
-    pub(super) async fn open(&self, target: &Target) -> Result<Connection> {
-        let (begun, dead) = (Instant::now(), Arc::new(AtomicBool::new(false)));
-        let opened = match target {
-            Target::Server(addr) => {
-                let server = addr.named("the Redis server");
-                let greeted = tokio::time::timeout(self.dial_timeout, self.greet(addr, &server, &dead)).await;
-                greeted.unwrap_or_else(|_| Err(self.slow(&server)))?
-            }
-            // Each of the sentinels has its part of the time.
-            Target::Master(sentinels) => sentinels.greet_master(self, &dead).await?,
-        };
-        Ok(Connection::new(opened, dead, begun.elapsed()))
     }
 
     pub(super) fn dial_timeout(&self) -> Duration {
@@ -277,95 +268,14 @@ impl Settings {
         self.tls.is_some()
     }
 
-    /// A server, named so, that let the time to connect pass. One that waits for plain text says nothing to TLS.
+    /// The error for a server that did not accept a connection within the timeout. A server that expects
+    /// plain text does not reply to TLS.
     #[cold]
-    pub(super) fn slow(&self, server: &str) -> Error {
-        let port = if self.tls.is_some() { ": see that this is its port for TLS" } else { "" };
-        Error::new(ErrorKind::Timeout, format!("{server} did not open a connection in time{port}"))
+    pub(super) fn timed_out(&self, server: &str) -> Error {
+        let hint = if self.tls.is_some() { ": check that this is its TLS port" } else { "" };
+        Error::new(ErrorKind::Timeout, format!("timed out connecting to {server}{hint}"))
     }
 }
 
-/// How many requests may wait to be written to one connection before calls wait for room.
-const QUEUE: usize = 256;
-
-/// What a connection leads to.
-pub(super) enum Target {
-    Server(Address),
-    /// Whoever is the master now.
-    Master(Sentinels),
-}
-
-/// Where one server is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Address {
-    Host(String, u16),
-    Socket(String),
-}
-
-impl Address {
-    /// Whether it is on this machine.
-    pub(super) fn is_local(&self) -> bool {
-        match self {
-            Self::Host(host, _) => is_this_machine(host),
-            Self::Socket(_) => true,
-        }
-    }
-
-    /// How an error names what is there.
-    pub(super) fn named(&self, what: &str) -> String {
-        format!("{what} at {self}")
-    }
-
-    /// `host`, `host:port`, `[ipv6]:port` or `/path`
-    pub(super) fn parse(addr: &str, default_port: u16) -> Result<Self> {
-        if addr.starts_with('/') {
-            return Ok(Self::Socket(addr.to_owned()));
-        }
-        let (host, port) = host_and_port(addr, default_port).ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidValue,
-                "a Redis address is `host`, `host:port`, `[ipv6]:port` or `/path`",
-            )
-        })?;
-        Ok(Self::Host(host, port))
-    }
-
-    /// Several, separated by commas.
-    pub(super) fn parse_list(addrs: &str, default_port: u16) -> Result<Vec<Self>> {
-        addrs.split(',').map(|addr| Self::parse(addr.trim(), default_port)).collect()
-    }
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Host(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Host(host, port) => write!(f, "{host}:{port}"),
-            Self::Socket(path) => f.write_str(path),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses() {
-        let parse = |addr| Address::parse(addr, 6379);
-        let host = |host: &str, port| Address::Host(host.into(), port);
-        assert_eq!(parse("host").unwrap(), host("host", 6379));
-        assert_eq!(parse("host:1").unwrap(), host("host", 1));
-        assert_eq!(parse("[::1]:1").unwrap(), host("::1", 1));
-        assert_eq!(parse("[::1]").unwrap(), host("::1", 6379));
-        assert_eq!(parse("/run/x").unwrap(), Address::Socket("/run/x".into()));
-        for addr in ["host:1", "[::1]:1", "/run/x"] {
-            assert_eq!(parse(addr).unwrap().to_string(), addr);
-        }
-        for wrong in ["", ":1", "host:", "host:x", "::1", "[::1", "[::1]x", "a,b"] {
-            assert_eq!(parse(wrong).unwrap_err().kind(), ErrorKind::InvalidValue, "{wrong}");
-        }
-        assert_eq!(Address::parse_list("a, b:2", 1).unwrap(), [host("a", 1), host("b", 2)]);
-        assert!(Address::parse_list("a,,b", 1).is_err());
-    }
-}
+/// How many requests can wait to be written to one connection before calls have to wait.
+const MAX_QUEUED: usize = 256;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use redis::{Cmd, Value, cmd};
 
-use super::{CONCURRENT_CHUNKS, Redis, error, layout::Space, reply, server::Call};
+use super::{CONCURRENT_CHUNKS, Redis, call::Call, error, layout::Space, reply};
 use crate::{
     BatchFailure, BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
     backend::remote::{Effect, batch},
@@ -12,16 +12,12 @@ use crate::{
     error::Kind,
 };
 
-fn missing(id: &Key) -> Error {
-    Error::not_found(Kind::Credential, id)
-}
-
 impl Redis {
     fn credential(&self, id: &Key) -> String {
         self.layout.name(Space::Credential, id)
     }
 
-    /// One MGET; in a cluster, whose servers take keys of one slot, pipelines of GET.
+    /// One MGET, or in a cluster, where MGET is limited to one slot, pipelines of GET.
     pub(super) async fn get_chunk(&self, call: &Call<'_>, ids: &[Key]) -> Vec<Result<Credential>> {
         let replies = if call.takes_many_keys() {
             self.get_at_once(call, ids).await
@@ -31,9 +27,8 @@ impl Redis {
         ids.iter()
             .zip(replies)
             .map(|(id, reply)| {
-                let reply = reply.map_err(|error| error.with_key(id));
-                let found = reply.and_then(reply::bytes).and_then(|found| found.ok_or_else(|| missing(id)));
-                found.and_then(|text| read(id, &text))
+                let text = reply.map_err(|error| error.with_key(id)).and_then(reply::bytes)?;
+                read(id, text)
             })
             .collect()
     }
@@ -48,31 +43,31 @@ impl Redis {
             Ok(_) => return vec![Err(error::unexpected_reply(Effect::Read)); ids.len()],
             Err(error) => return vec![Err(error); ids.len()],
         };
-        // MGET says of what is no string that there is nothing.
-        let nothing = ids.iter().zip(&replies).filter(|(_, reply)| **reply == Value::Nil);
-        let gets = nothing.map(|(id, _)| self.get(id)).collect();
-        let mut looked = call.send_all(Effect::Read, gets).await.into_iter();
+        // MGET replies nil for a key of another type, too. GET reports WRONGTYPE.
+        let nils = ids.iter().zip(&replies).filter(|(_, reply)| **reply == Value::Nil);
+        let gets = nils.map(|(id, _)| self.get(id)).collect();
+        let mut checked = call.send_all(Effect::Read, gets).await.into_iter();
         replies
             .into_iter()
             .map(|reply| match reply {
-                Value::Nil => looked.next().unwrap_or(Ok(Value::Nil)),
+                Value::Nil => checked.next().unwrap_or(Ok(Value::Nil)),
                 found => Ok(found),
             })
             .collect()
     }
 
-    /// One MSET, in a cluster pipelines of SET; more than one only for wide values.
+    /// One MSET, or in a cluster pipelines of SET; more than one only for large values.
     async fn set_chunk(&self, call: &Call<'_>, items: &[(&Key, &Credential)]) -> Vec<Result<()>> {
         let mut results = Vec::with_capacity(items.len());
         while results.len() < items.len() {
             let rest = &items[results.len()..];
             if call.takes_many_keys() {
                 let mut mset = cmd("MSET");
-                let taken = encode_some(rest, |id, text| {
+                let encoded = encode_some(rest, |id, text| {
                     mset.arg(self.credential(id)).arg(text);
                 });
                 let result = call.send(Effect::Write, &mset).await.and_then(reply::done);
-                results.resize(results.len() + taken, result);
+                results.resize(results.len() + encoded, result);
             } else {
                 let mut sets = Vec::with_capacity(rest.len());
                 encode_some(rest, |id, text| sets.push(self.set(id, text)));
@@ -83,36 +78,31 @@ impl Redis {
         results
     }
 
-    /// One pipeline: a single UNLINK of all would only tell how many were there, not which.
+    /// One pipeline: a single UNLINK of all ids would only return how many existed, not which.
     async fn delete_chunk(&self, call: &Call<'_>, ids: &[&Key]) -> Vec<Result<()>> {
         let replies = call.send_all(Effect::Write, ids.iter().map(|id| self.unlink(id)).collect()).await;
-        ids.iter().zip(replies).map(|(id, reply)| reply.and_then(|reply| deleted(id, reply))).collect()
+        ids.iter().zip(replies).map(|(id, reply)| reply::deleted(Kind::Credential, id, reply?)).collect()
     }
 
     fn get(&self, id: &Key) -> Cmd {
-        let mut get = cmd("GET");
-        get.arg(self.credential(id));
-        get
+        cmd("GET").arg(self.credential(id)).take()
     }
 
     pub(super) fn set(&self, id: &Key, text: &[u8]) -> Cmd {
-        let mut set = cmd("SET");
-        set.arg(self.credential(id)).arg(text);
-        set
+        cmd("SET").arg(self.credential(id)).arg(text).take()
     }
 
     fn unlink(&self, id: &Key) -> Cmd {
-        let mut unlink = cmd("UNLINK");
-        unlink.arg(self.credential(id));
-        unlink
+        cmd("UNLINK").arg(self.credential(id)).take()
     }
 }
 
-fn read(id: &Key, text: &[u8]) -> Result<Credential> {
-    decode_credential(text).map_err(|error| error.with_key(id))
+fn read(id: &Key, text: Option<Vec<u8>>) -> Result<Credential> {
+    let text = text.ok_or_else(|| Error::not_found(Kind::Credential, id))?;
+    decode_credential(&text).map_err(|error| error.with_key(id))
 }
 
-/// Encodes one item after the other, as long as a chunk has room. Says how many: at least one.
+/// Encodes items until the chunk is full, and returns how many: at least one.
 fn encode_some(items: &[(&Key, &Credential)], mut put: impl FnMut(&Key, &[u8])) -> usize {
     let mut bytes = 0;
     for (at, (id, credential)) in items.iter().enumerate() {
@@ -126,7 +116,7 @@ fn encode_some(items: &[(&Key, &Credential)], mut put: impl FnMut(&Key, &[u8])) 
     items.len()
 }
 
-/// What the chunks give for their items, in the order of these.
+/// Runs chunks of the items concurrently. The results are in the order of the items.
 pub(super) async fn in_chunks<'i, T, R, F: Future<Output = Vec<R>>>(
     items: &'i [T],
     chunk: impl Fn(&'i [T]) -> F,
@@ -135,20 +125,16 @@ pub(super) async fn in_chunks<'i, T, R, F: Future<Output = Vec<R>>>(
     chunks.into_iter().flat_map(|(_, results)| results).collect()
 }
 
-/// What failed, of items with different keys.
+/// The errors by key. Keys must be unique.
 fn failures<'k>(keys: impl Iterator<Item = &'k Key>, results: Vec<Result<()>>) -> BTreeMap<&'k Key, Error> {
     keys.zip(results).filter_map(|(key, result)| Some((key, result.err()?))).collect()
-}
-
-fn deleted(id: &Key, reply: Value) -> Result<()> {
-    if reply::number(reply)? == 0 { Err(missing(id)) } else { Ok(()) }
 }
 
 impl CredentialStore for Redis {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
         let reply =
             self.call()?.send(Effect::Read, &self.get(id)).await.map_err(|error| error.with_key(id))?;
-        read(id, &reply::bytes(reply)?.ok_or_else(|| missing(id))?)
+        read(id, reply::bytes(reply)?)
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
@@ -157,7 +143,7 @@ impl CredentialStore for Redis {
     }
 
     async fn delete_credential(&self, id: &Key) -> Result<()> {
-        deleted(id, self.call()?.send(Effect::Write, &self.unlink(id)).await?)
+        reply::deleted(Kind::Credential, id, self.call()?.send(Effect::Write, &self.unlink(id)).await?)
     }
 
     async fn list_credentials(&self) -> Result<Vec<Key>> {

@@ -1,4 +1,4 @@
-//! How a stream to a server is opened.
+//! Opens a stream to a server.
 
 use std::{io, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::net::{TcpStream, lookup_host};
 use super::RedisOptions;
 use crate::{Result, backend::remote::unreachable};
 
-/// How sockets are set up.
+/// The options of TCP sockets.
 #[derive(Clone, Copy)]
 pub(super) struct Tcp {
     nodelay: bool,
@@ -18,10 +18,10 @@ pub(super) struct Tcp {
 }
 
 impl Tcp {
-    pub(super) fn new(config: &RedisOptions) -> Self {
-        // Milliseconds in an int.
-        let most = Duration::from_millis(i32::MAX as u64);
-        Self { nodelay: config.tcp_nodelay, user_timeout: config.write_timeout.min(most) }
+    pub(super) fn new(options: &RedisOptions) -> Self {
+        // The kernel takes milliseconds as an `int`.
+        let max = Duration::from_millis(i32::MAX as u64);
+        Self { nodelay: options.tcp_nodelay, user_timeout: options.write_timeout.min(max) }
     }
 
     fn set_up(self, stream: &TcpStream) -> io::Result<()> {
@@ -34,12 +34,12 @@ impl Tcp {
         socket.set_tcp_keepalive(&keepalive)
     }
 
-    /// Connects to a host, which errors name so.
+    /// Connects to a host. `server` is how errors name it.
     pub(super) async fn open(self, host: &str, port: u16, server: &str) -> Result<TcpStream> {
         let unreached = |error: io::Error| unreachable(server, Some(&error));
-        let found = lookup_host((host, port)).await.map_err(unreached)?;
-        // All of a name's addresses at once: the first that accepts is taken.
-        let dials: Vec<_> = found.map(|address| Box::pin(TcpStream::connect(address))).collect();
+        let addresses = lookup_host((host, port)).await.map_err(unreached)?;
+        // Tries all addresses of the name at once and takes the first that accepts.
+        let dials: Vec<_> = addresses.map(|address| Box::pin(TcpStream::connect(address))).collect();
         if dials.is_empty() {
             return Err(unreachable(server, None));
         }
@@ -49,7 +49,7 @@ impl Tcp {
     }
 }
 
-/// Connects to a Unix socket, which errors name so.
+/// Connects to a Unix socket. `server` is how errors name it.
 #[cfg(unix)]
 pub(super) async fn socket(path: &str, server: &str) -> Result<tokio::net::UnixStream> {
     tokio::net::UnixStream::connect(path).await.map_err(|error| unreachable(server, Some(&error)))

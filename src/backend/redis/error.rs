@@ -1,4 +1,5 @@
-//! What the driver and the server report, as our errors. Their texts can quote arguments, so only codes are kept.
+//! Errors of the driver and the server as errors of this crate. Their texts can quote arguments: only codes
+//! are kept.
 
 use std::{error::Error as _, io};
 
@@ -10,20 +11,20 @@ use crate::{
     backend::remote::{Effect, unreachable},
 };
 
-/// What a server is called whose address does not matter.
+/// How errors name a server whose address does not matter.
 const SERVER: &str = "the Redis server";
 
-/// An error of a request that was sent.
+/// The error of a request that was sent.
 #[cold]
 pub(super) fn of_request(error: &RedisError, effect: Effect) -> Error {
     match error.code() {
-        // The server answered, so it did not do it.
+        // The server replied with an error, so it did not apply the request.
         Some(code) => of_code(code, error.detail().unwrap_or_default()),
         None => lost(error, SERVER).with_outcome(effect.when_lost()),
     }
 }
 
-/// An error of a request on a connection that no call has yet, to a server that is named so.
+/// The error of a request while a connection is being opened. `server` is how the error names the server.
 #[cold]
 pub(super) fn of_dial(error: &RedisError, server: &str) -> Error {
     match error.code() {
@@ -32,14 +33,14 @@ pub(super) fn of_dial(error: &RedisError, server: &str) -> Error {
     }
 }
 
-/// An error of HELLO, which has the login, or of SELECT, by a server that is named so.
+/// The error of HELLO, which carries the login, or of SELECT. `server` is how the error names the server.
 #[cold]
-pub(super) fn of_greeting(error: &RedisError, server: &str) -> Error {
+pub(super) fn of_handshake(error: &RedisError, server: &str) -> Error {
     let detail = error.detail().unwrap_or_default().to_ascii_lowercase();
     match (error.code(), error.kind()) {
         (None, DriverKind::RESP3NotSupported) => without_hello(server),
         (Some("NOPROTO"), _) => without_hello(server).with_code("NOPROTO"),
-        // Each proxy has a text of its own. An error of SELECT has the driver's code, and names it.
+        // Each proxy has its own text. An error of SELECT has the driver's code and contains `select`.
         (Some("ERR"), _)
             if detail.contains("hello")
                 || ["unknown", "unsupported", "unimplemented", "not supported"]
@@ -50,12 +51,12 @@ pub(super) fn of_greeting(error: &RedisError, server: &str) -> Error {
         }
         (None, _) if io_cause(error).is_some_and(is_end) => {
             let message = format!(
-                "{server} closed the connection before it answered HELLO: it may want TLS (`rediss`), or be a proxy or a \
-                 server without RESP3, which Redis has since version 6"
+                "{server} closed the connection before it answered HELLO: it may require TLS (`rediss`), or be a proxy or \
+                 a server without RESP3, which Redis supports since version 6"
             );
             Error::new(ErrorKind::Unavailable, message)
         }
-        // Without the code, with which a store is opened for a user who may only read: this one gets no connection.
+        // Without the code NOPERM, which lets a read-only user open a store: this user gets no connection.
         (Some(code), _) if code_of(code, error.detail().unwrap_or_default()) == "NOPERM" => {
             forbidden(server, error.detail().unwrap_or_default())
         }
@@ -66,8 +67,8 @@ pub(super) fn of_greeting(error: &RedisError, server: &str) -> Error {
 #[cold]
 fn without_hello(server: &str) -> Error {
     let message = format!(
-        "{server}, or a proxy before it, does not know HELLO or has it renamed: RESP3 is needed, which Redis has since \
-         version 6"
+        "{server}, or a proxy in front of it, does not support HELLO or has renamed it: RESP3 is required, which Redis \
+         supports since version 6"
     );
     Error::new(ErrorKind::Unsupported, message)
 }
@@ -92,13 +93,13 @@ fn lost(error: &RedisError, server: &str) -> Error {
     }
 }
 
-/// The code of an error reply. What a command of a script was refused for is in the text: version 6 has its code there, and no
-/// version has one for a command that the user may not run.
+/// The code of an error reply. For a command in a script the reason is in the text: version 6 has the code
+/// there, and no version has a code for a command that the user may not run.
 pub(super) fn code_of<'r>(code: &'r str, detail: &'r str) -> &'r str {
     if code != "ERR" {
         return code;
     }
-    // The last is what the driver leaves of an error of SELECT.
+    // The last one is what the driver keeps of an error of SELECT.
     let marks = ["The user executing the script can't", "ACL failure in script", "has no permissions to run"];
     if marks.iter().any(|mark| detail.contains(mark)) {
         return "NOPERM";
@@ -108,32 +109,33 @@ pub(super) fn code_of<'r>(code: &'r str, detail: &'r str) -> &'r str {
     word.filter(|word| word.bytes().all(|byte| byte.is_ascii_uppercase())).unwrap_or(code)
 }
 
-/// An error reply. `detail` decides between kinds and is not kept.
+/// The error for an error reply. `detail` selects the kind and is not kept.
 #[cold]
 pub(super) fn of_code(code: &str, detail: &str) -> Error {
     refused(SERVER, code, detail)
 }
 
-/// The same, of a server that is named so.
+/// The same. `server` is how the error names the server.
 #[cold]
 fn refused(server: &str, code: &str, detail: &str) -> Error {
     use ErrorKind::{Busy, Corrupt, Denied, Internal, InvalidValue, Unavailable, Unsupported};
     let code = code_of(code, detail);
     let (kind, message) = match code {
-        "WRONGTYPE" => (Corrupt, "a stored record is not of the Redis type that it should be"),
+        "WRONGTYPE" => (Corrupt, "a stored record has the wrong Redis type"),
         "LOADING" => (Unavailable, "the Redis server is still loading its data"),
-        "READONLY" => (Unavailable, "the Redis server is a replica, which takes no writes"),
+        "READONLY" => (Unavailable, "the Redis server is a replica and accepts no writes"),
         "MASTERDOWN" => (Unavailable, "the Redis server is a replica that lost its master"),
         "CLUSTERDOWN" | "TRYAGAIN" => (Unavailable, "the Redis cluster can't serve this now"),
-        "NOREPLICAS" => (Unavailable, "the Redis server has too few replicas to take a write"),
-        "MISCONF" => (Unavailable, "the Redis server can't save its data and takes no writes"),
+        "NOREPLICAS" => (Unavailable, "the Redis server has too few replicas to accept a write"),
+        "MISCONF" => (Unavailable, "the Redis server can't save its data and accepts no writes"),
         "OOM" => (Busy, "the Redis server is out of memory"),
         "BUSY" => (Busy, "the Redis server is busy with a script"),
-        "NOAUTH" => (Denied, "the Redis server wants a login"),
-        "WRONGPASS" => (Denied, "the Redis server does not accept the login"),
-        "DENIED" => {
-            (Denied, "the Redis server is in protected mode, and takes connections of its own machine only")
-        }
+        "NOAUTH" => (Denied, "the Redis server requires authentication"),
+        "WRONGPASS" => (Denied, "the Redis server rejected the username or password"),
+        "DENIED" => (
+            Denied,
+            "the Redis server is in protected mode and only accepts connections from its own machine",
+        ),
         "NOPERM" => return forbidden(server, detail).with_code(code),
         "MOVED" | "ASK" | "CROSSSLOT" => {
             (Unsupported, "the Redis server is part of a cluster: open it as one, with `redis-cluster://`")
@@ -141,27 +143,26 @@ fn refused(server: &str, code: &str, detail: &str) -> Error {
         "ERR" if detail.contains("would overflow") => return Error::overflow().with_code(code),
         "ERR" if detail.contains("not an integer") => (Corrupt, "a stored counter is not an integer"),
         "ERR" if detail.contains("max number of clients") => {
-            (Busy, "the Redis server has no connection left")
+            (Busy, "the Redis server has reached its connection limit (`maxclients`)")
         }
         "ERR" if detail.contains("DB index") => {
-            (InvalidValue, "the Redis server has no database of this number")
+            (InvalidValue, "the Redis server has no database with this number")
         }
         "ERR" if detail.contains("invalid password") || detail.contains("without any password") => {
-            (Denied, "the Redis server does not accept the login")
+            (Denied, "the Redis server rejected the username or password")
         }
         _ => (Internal, "the Redis server refused a command"),
     };
-    let named = message.strip_prefix(SERVER).filter(|_| server != SERVER);
-    let error = match named {
+    let error = match message.strip_prefix(SERVER).filter(|_| server != SERVER) {
         Some(rest) => Error::new(kind, [server, rest].concat()),
         None => Error::new(kind, message),
     };
     let error = error.with_code(code);
-    // Waiting does not help: an operator has to.
+    // Retrying does not help: an operator must act.
     if code == "MISCONF" { error.with_retryable(false) } else { error }
 }
 
-/// What the user may not do. The name of a command is no secret, and the one thing that tells what to allow.
+/// The error for a missing permission. The command's name is not secret, and the operator needs it.
 #[cold]
 fn forbidden(server: &str, detail: &str) -> Error {
     let command =
@@ -174,29 +175,34 @@ fn forbidden(server: &str, detail: &str) -> Error {
         Some(name) => {
             let name = name.to_ascii_lowercase();
             let group = if name == "hello" { ", of `+@connection`" } else { "" };
-            format!("the user may not run `{name}` at {server}: allow it (`+{name}`{group})")
+            format!("the user may not run `{name}` on {server}: allow it (`+{name}`{group})")
         }
         None if detail.contains(" key") => {
             format!(
-                "the user may not use a key of this store at {server}: allow the store's prefix (`~PREFIX*`)"
+                "the user may not access a key of this store on {server}: allow the store's prefix (`~PREFIX*`)"
             )
         }
-        None => format!("the user may not do this at {server}"),
+        None => format!("the user may not do this on {server}"),
     };
     Error::new(ErrorKind::Denied, message)
 }
 
-/// A write that the server did, and that fewer replicas than asked for have.
 #[cold]
-pub(super) fn unconfirmed() -> Error {
-    Error::new(ErrorKind::Unavailable, "too few replicas confirmed the write in time: a failover may lose it")
-        .with_outcome(Outcome::Unknown)
+pub(super) fn no_connection() -> Error {
+    Error::new(ErrorKind::Timeout, "timed out waiting for a connection to the Redis server")
 }
 
-/// A reply of another type than the command has.
+/// The server applied the write, but fewer replicas than required confirmed it.
+#[cold]
+pub(super) fn unconfirmed() -> Error {
+    let message = "too few replicas confirmed the write within `wait_timeout`: a failover may lose it";
+    Error::new(ErrorKind::Unavailable, message).with_outcome(Outcome::Unknown)
+}
+
+/// A reply of a type that the command does not return.
 #[cold]
 pub(super) fn unexpected_reply(effect: Effect) -> Error {
-    Error::new(ErrorKind::Internal, "the Redis server's reply is not what the command returns")
+    Error::new(ErrorKind::Internal, "the Redis server sent a reply of an unexpected type")
         .with_outcome(effect.when_lost())
 }
 
@@ -232,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_command_that_is_not_allowed_is_named() {
-        for (detail, said) in [
+        for (detail, message) in [
             ("User app has no permissions to run the 'config|get' command", "may not run `config|get`"),
             (
                 "this user has no permissions to run the 'info' command or its subcommand",
@@ -243,24 +249,24 @@ mod tests {
                 "ACL failure in script: User u has no permissions to run the 'hdel' command",
                 "may not run `hdel`",
             ),
-            ("No permissions to access a key", "may not use a key of this store"),
+            ("No permissions to access a key", "may not access a key of this store"),
             ("this user has no permissions to run the 'SEC RET' command", "may not do this"),
             ("SECRET", "may not do this"),
         ] {
             let error = of_code("NOPERM", detail);
-            assert!(error.to_string().contains(said), "{error}");
+            assert!(error.to_string().contains(message), "{error}");
             assert!(!error.to_string().contains("RET"), "{error}");
             assert_eq!((error.kind(), error.code()), (ErrorKind::Denied, Some("NOPERM")));
         }
     }
 
-    /// The texts of Redis 6 and 7, Envoy, Codis and others.
+    /// With the texts of Redis 6 and 7, Envoy, Codis and others.
     #[test]
-    fn a_server_without_hello() {
-        let greeting = |line: &str| {
+    fn a_server_without_hello_is_unsupported() {
+        let handshake = |line: &str| {
             let reply = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
             let redis::Value::ServerError(error) = reply else { panic!("{line}") };
-            of_greeting(&error.into(), "the Redis server at h:1")
+            of_handshake(&error.into(), "the Redis server at h:1")
         };
         for line in [
             "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 'SECRET' ",
@@ -270,32 +276,37 @@ mod tests {
             "ERR unknown command",
             "NOPROTO unsupported protocol version",
         ] {
-            let error = greeting(line);
+            let error = handshake(line);
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{line}: {error}");
-            assert!(error.to_string().contains("does not know HELLO"), "{error}");
+            assert!(error.to_string().contains("does not support HELLO"), "{error}");
             assert!(!format!("{error:?}").contains("SECRET"));
         }
-        for (line, kind, said) in [
-            ("WRONGPASS invalid username-password pair or user is disabled.", ErrorKind::Denied, "the login"),
+        for (line, kind, message) in [
+            (
+                "WRONGPASS invalid username-password pair or user is disabled.",
+                ErrorKind::Denied,
+                "rejected the username or password",
+            ),
             (
                 "NOAUTH HELLO must be called with the client already authenticated",
                 ErrorKind::Denied,
-                "wants a login",
+                "requires authentication",
             ),
             ("NOPERM User u has no permissions to run the 'hello' command", ErrorKind::Denied, "run `hello`"),
-            ("ERR max number of clients reached", ErrorKind::Busy, "no connection left"),
+            ("ERR max number of clients reached", ErrorKind::Busy, "connection limit"),
             ("DENIED Redis is running in protected mode", ErrorKind::Denied, "protected mode"),
             ("LOADING Redis is loading the dataset in memory", ErrorKind::Unavailable, "loading"),
         ] {
-            let error = greeting(line);
+            let error = handshake(line);
             assert_eq!(error.kind(), kind, "{line}: {error}");
-            assert!(error.to_string().contains(said) && error.to_string().contains("at h:1"), "{error}");
+            assert!(error.to_string().contains(message) && error.to_string().contains("at h:1"), "{error}");
         }
     }
 
-    /// As `scripting.c` of 6.2 makes them (`luaPushError`, the handler of errors, `evalGenericCommand`), and later versions.
+    /// With the texts of `scripting.c` in 6.2 (`luaPushError`, the error handler, `evalGenericCommand`) and
+    /// later.
     #[test]
-    fn what_a_script_was_refused_for() {
+    fn the_code_of_a_command_in_a_script_is_found() {
         let of_6 = |line: &str| {
             format!("Error running script (call to f_0a1b): @user_script:45: @user_script: 45: {line} ")
         };

@@ -1,4 +1,4 @@
-//! Everything out, in bounded memory but for the names of config values, and records in.
+//! Export and import. Except for the keys of config values, memory is bounded.
 
 use std::future;
 
@@ -6,60 +6,59 @@ use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::{Arg, Cmd, Value, cmd};
 
-use super::{Redis, config, layout, layout::Space, reply, server::Call};
+use super::{Redis, call::Call, config, layout::Space, reply};
 use crate::{
     BatchReport, ErrorKind, Exportable, Key, Record, Result,
     backend::remote::{Effect, batch},
-    codec::{encode_config, encode_credential},
+    codec::{decode_key, encode_config, encode_credential},
 };
 
 /// How many records are read at a time.
 const PAGE: usize = 100;
 
-/// How many keys are held at a time.
-const HELD: usize = 200_000;
+/// How many keys are held in memory at a time.
+const MAX_KEYS: usize = 200_000;
 
-/// Where a list of keys goes on.
+/// Where the list of keys continues.
 enum Next {
     After(Option<Key>),
-    Nothing,
+    End,
 }
 
 #[derive(Clone, Copy)]
-enum Part {
+pub(super) enum Part {
     Credentials,
     Configs,
     Usage,
 }
 
 impl Redis {
-    /// The next keys, and where those behind them begin.
+    /// The next keys, and where the list continues after them.
     async fn keys(&self, part: Part, next: Next) -> Result<Option<(Vec<Key>, Next)>> {
         let Next::After(after) = next else { return Ok(None) };
         let call = self.long_call()?;
         let space = match part {
             Part::Credentials => Space::Credential,
             Part::Usage => Space::Usage,
-            // A hash gives its names all at once, or with its values.
-            Part::Configs => return Ok(Some((self.config_keys(&call).await?, Next::Nothing))),
+            // Only HKEYS returns fields without their values, and it returns all of them.
+            Part::Configs => return Ok(Some((self.config_keys(&call).await?, Next::End))),
         };
-        let keys = self.scan_after(&call, space, after.as_ref(), HELD).await?;
-        let next = if keys.len() == HELD { Next::After(keys.last().cloned()) } else { Next::Nothing };
+        let keys = self.scan_after(&call, space, after.as_ref(), MAX_KEYS).await?;
+        let next = if keys.len() == MAX_KEYS { Next::After(keys.last().cloned()) } else { Next::End };
         Ok(Some((keys, next)))
     }
 
     async fn config_keys(&self, call: &Call<'_>) -> Result<Vec<Key>> {
-        let mut names = cmd("HKEYS");
-        names.arg(self.layout.config());
-        let mut keys = reply::list(call.send(Effect::Read, &names).await?)?
+        let names = call.send(Effect::Read, cmd("HKEYS").arg(self.layout.config())).await?;
+        let mut keys = reply::list(names)?
             .into_iter()
-            .map(|name| layout::parse_key(&reply::bytes(name)?.unwrap_or_default()))
+            .map(|name| decode_key(&reply::bytes(name)?.unwrap_or_default()))
             .collect::<Result<Vec<Key>>>()?;
         keys.sort_unstable();
         Ok(keys)
     }
 
-    /// The records of some keys. Those that are gone meanwhile are left out.
+    /// The records of these keys, without those that have been deleted since they were listed.
     async fn page(&self, part: Part, keys: &[Key]) -> Result<Vec<Record>> {
         let call = self.call()?;
         let mut records = Vec::with_capacity(keys.len());
@@ -74,14 +73,8 @@ impl Redis {
                 }
             }
             Part::Configs => {
-                let mut values = cmd("HMGET");
-                values.arg(self.layout.config());
-                for key in keys {
-                    values.arg(key.as_str());
-                }
-                let replies = reply::list(call.send(Effect::Read, &values).await?)?;
-                for (key, reply) in keys.iter().zip(replies) {
-                    if let Some(text) = reply::bytes(reply)? {
+                for (key, text) in keys.iter().zip(self.config_texts(&call, keys.iter()).await?) {
+                    if let Some(text) = text {
                         let value = config::read(key, &text)?;
                         records.push(Record::Config { key: key.clone(), value });
                     }
@@ -118,26 +111,24 @@ impl Redis {
         .try_flatten()
     }
 
-    fn put(&self, record: &Record) -> Cmd {
+    fn set_record(&self, record: &Record) -> Cmd {
         match record {
             Record::Credential { id, credential } => self.set(id, &encode_credential(credential)),
             Record::Config { key, value } => {
-                let mut set = cmd("HSET");
-                set.arg(self.layout.config()).arg(key.as_str()).arg(encode_config(value));
-                set
+                cmd("HSET").arg(self.layout.config()).arg(key.as_str()).arg(encode_config(value)).take()
             }
             Record::Usage { key, field, count } => {
-                let mut set = cmd("HSET");
-                set.arg(self.layout.name(Space::Usage, key)).arg(field.as_str()).arg(*count);
-                set
+                let name = self.layout.name(Space::Usage, key);
+                cmd("HSET").arg(name).arg(field.as_str()).arg(*count).take()
             }
         }
     }
 }
 
 impl Exportable for Redis {
-    /// Not a snapshot. It holds 200,000 keys, and of credentials and usage records looks through all keys again for the next
-    /// 200,000, since a SCAN has no order; the names of all config values; and the values of 100 keys: at most 100 MiB.
+    /// Not a snapshot. Holds 200,000 keys of credentials or usage records, or the keys of all config values,
+    /// and the values of 100 keys: at most 100 MiB. SCAN has no order, so each further 200,000 keys need
+    /// another scan of the whole database.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         let redis = self.clone();
         stream::iter([Part::Credentials, Part::Configs, Part::Usage])
@@ -148,10 +139,10 @@ impl Exportable for Redis {
             })
     }
 
-    /// One pipeline a chunk, one after the other: of several records under one key the last one stays.
+    /// One pipeline per chunk, one after another: of several records with the same key the last one is kept.
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
         let call = self.call()?;
-        let commands: Vec<Cmd> = records.iter().map(|record| self.put(record)).collect();
+        let commands: Vec<Cmd> = records.iter().map(|record| self.set_record(record)).collect();
         let mut report = BatchReport::default();
         for range in batch::chunks(&commands, |command| command.args_iter().map(length).sum()) {
             let replies = call.send_all(Effect::Write, commands[range.clone()].to_vec()).await;
@@ -164,11 +155,11 @@ impl Exportable for Redis {
     }
 }
 
-fn length(word: Arg<&[u8]>) -> usize {
-    if let Arg::Simple(word) = word { word.len() } else { 0 }
+fn length(arg: Arg<&[u8]>) -> usize {
+    if let Arg::Simple(arg) = arg { arg.len() } else { 0 }
 }
 
-/// SET says OK, HSET how many fields are new.
+/// SET replies OK, HSET the number of new fields.
 fn stored(reply: Value) -> Result<()> {
     match reply {
         Value::Int(_) => Ok(()),

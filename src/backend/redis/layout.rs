@@ -1,15 +1,15 @@
-//! Which Redis key holds what: the layout of the Go module.
+//! The names of Redis keys: the layout of the Go program.
 
-use super::cluster::{slot_of, tag_of};
-use crate::{Error, ErrorKind, Key, Result};
+use super::slot;
+use crate::{Error, ErrorKind, Key, Result, codec::decode_key};
 
 pub(super) struct Layout {
     prefix: String,
-    /// What the names begin with that are in the slot of the configuration.
+    /// The prefix of names in the hash slot of the config values.
     beside_config: String,
 }
 
-/// The kinds of data that have a Redis key for each record.
+/// The kinds of records that have a Redis key each.
 #[derive(Clone, Copy)]
 pub(super) enum Space {
     Credential,
@@ -52,32 +52,32 @@ impl Layout {
         [&self.beside_config, ":audit"].concat()
     }
 
-    /// A key that never is: what a health check is about.
+    /// The key that a health check writes to. It never exists.
     pub(super) fn health(&self) -> String {
         [&self.prefix, "health"].concat()
     }
 
-    /// The same for a cluster: one in every slot, sooner or later.
+    /// The same for a cluster. Every slot has one of these names, sooner or later.
     pub(super) fn health_names(&self) -> impl Iterator<Item = String> {
         (0_u32..).map(|number| format!("{}health:{number}", self.prefix))
     }
 
     /// Whether the prefix has a tag, so that all keys are in one slot.
     pub(super) fn is_in_one_slot(&self) -> bool {
-        tag_of(self.prefix.as_bytes()).is_some()
+        slot::tag_of(self.prefix.as_bytes()).is_some()
     }
 
-    /// What the keys of this crate's own plans, and of the audit, begin with.
+    /// The prefix of the keys of this crate's plans and of the audit.
     pub(super) fn beside_config(&self) -> String {
         [&self.beside_config, ":"].concat()
     }
 
-    /// What the records of the Go program's plans begin with.
-    pub(super) fn foreign_plans(&self) -> String {
+    /// The prefix of the keys of the Go program's plans.
+    pub(super) fn go_plans(&self) -> String {
         [&self.prefix, "plan:"].concat()
     }
 
-    /// What SCAN must match to see every record of a kind, or of all. In the prefix nothing is a wildcard.
+    /// The MATCH pattern of SCAN for the records of one kind, or of all. Wildcards in the prefix are escaped.
     pub(super) fn pattern(&self, space: Option<Space>) -> String {
         let mut pattern = String::with_capacity(self.prefix.len() + 8);
         for character in self.prefix.chars() {
@@ -91,7 +91,7 @@ impl Layout {
         pattern
     }
 
-    /// Which kind a Redis key is of.
+    /// The kind of a Redis key.
     pub(super) fn space(&self, name: &[u8]) -> Option<Space> {
         let rest = name.strip_prefix(self.prefix.as_bytes())?;
         [Space::Credential, Space::Usage, Space::Cache]
@@ -99,34 +99,32 @@ impl Layout {
             .find(|space| rest.starts_with(space.word().as_bytes()))
     }
 
-    /// The record's key, from its Redis key.
+    /// The record's key, decoded from its Redis key.
     pub(super) fn key(&self, space: Space, name: &[u8]) -> Result<Key> {
         name.strip_prefix(self.prefix.as_bytes())
             .and_then(|rest| rest.strip_prefix(space.word().as_bytes()))
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "the server listed a key that does not match"))
-            .and_then(parse_key)
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Internal,
+                    "the Redis server listed a key that does not match the pattern",
+                )
+            })
+            .and_then(decode_key)
     }
 }
 
-/// Names that begin so are in the slot of this name, whatever follows.
+/// A prefix that puts any name into the hash slot of this name.
 fn beside(name: &str) -> String {
-    let slot = slot_of(name.as_bytes());
-    match tag_of(name.as_bytes()) {
+    let wanted = slot::of_key(name.as_bytes());
+    match slot::tag_of(name.as_bytes()) {
         Some(_) => name.to_owned(),
         None if !name.contains('}') => format!("{{{name}}}"),
-        // It can't be a tag. A number can: some number is in every slot.
+        // The name can't be a tag, but a number can, and every slot has one.
         None => (0_u32..)
             .map(|number| format!("{{{number}}}"))
-            .find(|tag| slot_of(tag.as_bytes()) == slot)
+            .find(|tag| slot::of_key(tag.as_bytes()) == wanted)
             .map_or_else(String::new, |tag| tag + name),
     }
-}
-
-/// A key that another program may have written.
-pub(super) fn parse_key(bytes: &[u8]) -> Result<Key> {
-    let corrupt = || Error::new(ErrorKind::Corrupt, "the name of a stored record can't be read");
-    let name = std::str::from_utf8(bytes).map_err(|_| corrupt())?;
-    Key::new(name).map_err(|why| corrupt().with_source(why))
 }
 
 #[cfg(test)]
@@ -148,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn plans_are_in_the_slot_of_the_configuration() {
+    fn plans_are_in_the_slot_of_the_config_values() {
         let names = |prefix| {
             let layout = Layout::new(prefix);
             [layout.plan(&Key::new("a}{b}").unwrap()), layout.audit(), layout.config()]
@@ -159,7 +157,7 @@ mod tests {
         for prefix in ["gcli2api:", "{app}:", "x{app}:", "{", "}", "{}", "{}{app}", "a}b:", "}{", "", "{{a}}"]
         {
             let names = names(prefix);
-            let slots = names.clone().map(|name| slot_of(name.as_bytes()));
+            let slots = names.clone().map(|name| slot::of_key(name.as_bytes()));
             assert!(slots[0] == slots[2] && slots[1] == slots[2], "{names:?} are in {slots:?}");
         }
     }

@@ -1,4 +1,4 @@
-//! What the Go program left, item by item: where one can't be read the others still are.
+//! Legacy data, read record by record: an unreadable record does not affect the others.
 
 use std::{collections::BTreeSet, future};
 
@@ -6,15 +6,15 @@ use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::cmd;
 
-use super::{Redis, config, layout, layout::Space, reply};
-use crate::{ErrorKind, Key, Result, backend::remote::Effect, model::Piece};
+use super::{Redis, config, export::Part, layout::Space, reply};
+use crate::{ErrorKind, Key, Record, Result, backend::remote::Effect, codec::decode_key, model::Piece};
 
 /// How many records are read at a time.
 const PAGE: usize = 100;
 
 const NO_KEY: &str = "its name is not 1 to 255 bytes of UTF-8 without control characters";
 
-/// Everything under the prefix, by name.
+/// All keys under the prefix.
 #[derive(Default)]
 struct Names {
     credentials: BTreeSet<Key>,
@@ -23,17 +23,13 @@ struct Names {
     others: BTreeSet<Vec<u8>>,
 }
 
-/// Names of one kind, of which a page is read at a time.
-enum Page {
-    Credentials(Vec<Key>),
-    Configs(Vec<Key>),
-    Usage(Vec<Key>),
-}
+/// Keys of one kind whose records are read together.
+type Page = (Part, Vec<Key>);
 
 impl Redis {
-    /// Every record under the prefix, sorted, and a remark for every other key. It is not a snapshot. It holds all keys, and
-    /// the values of a page of them.
-    pub(crate) fn adopt(&self) -> impl Stream<Item = Result<Piece>> + Send + 'static {
+    /// Every record under the prefix, sorted, and a remark for every other key. Not a snapshot. Holds all
+    /// keys, and the values of one page.
+    pub(crate) fn legacy(&self) -> impl Stream<Item = Result<Piece>> + Send + 'static {
         let lister = self.clone();
         let reader = self.clone();
         stream::once(async move { lister.list().await })
@@ -41,7 +37,7 @@ impl Redis {
                 let reader = reader.clone();
                 let pages = stream::iter(pages).then(move |page| {
                     let reader = reader.clone();
-                    async move { reader.adopt_page(&page).await }
+                    async move { reader.legacy_page(page).await }
                 });
                 stream::iter([Ok(remarks)])
                     .chain(pages)
@@ -59,7 +55,7 @@ impl Redis {
         let call = self.long_call()?;
         let (mut names, mut remarks) = (Names::default(), Vec::new());
         let (layout, config) = (&self.layout, self.layout.config());
-        self.names(&call, &layout.pattern(None), |name| {
+        self.scan_names(&call, &layout.pattern(None), |name| {
             let space = layout.space(name);
             match space.map(|space| (space, layout.key(space, name))) {
                 Some((Space::Credential, Ok(id))) => drop(names.credentials.insert(id)),
@@ -70,13 +66,11 @@ impl Redis {
         })
         .await?;
         if names.others.remove(config.as_bytes()) {
-            let mut fields = cmd("HKEYS");
-            fields.arg(&config);
-            match call.send(Effect::Read, &fields).await.and_then(reply::list) {
+            match call.send(Effect::Read, cmd("HKEYS").arg(&config)).await.and_then(reply::list) {
                 Ok(fields) => {
                     for name in fields {
                         let name = reply::bytes(name)?.unwrap_or_default();
-                        match layout::parse_key(&name) {
+                        match decode_key(&name) {
                             Ok(key) => drop(names.configs.insert(key)),
                             Err(_) => remarks.push(Piece::not_understood(of_field(&config, &name), NO_KEY)),
                         }
@@ -90,47 +84,44 @@ impl Redis {
         }
         remarks.extend(names.others.iter().map(|name| self.remark(name)));
         let mut pages = Vec::new();
-        for (keys, page) in [
-            (names.credentials, Page::Credentials as fn(Vec<Key>) -> Page),
-            (names.configs, Page::Configs),
-            (names.usage, Page::Usage),
+        for (part, keys) in [
+            (Part::Credentials, names.credentials),
+            (Part::Configs, names.configs),
+            (Part::Usage, names.usage),
         ] {
             let keys: Vec<Key> = keys.into_iter().collect();
-            pages.extend(keys.chunks(PAGE).map(|keys| page(keys.to_vec())));
+            pages.extend(keys.chunks(PAGE).map(|keys| (part, keys.to_vec())));
         }
         Ok((pages, remarks))
     }
 
     /// Why a key is not a record.
     fn remark(&self, name: &[u8]) -> Piece {
-        let place = String::from_utf8_lossy(name).into_owned();
-        let (plan, ours) = (self.layout.foreign_plans(), self.layout.beside_config());
+        let key = String::from_utf8_lossy(name).into_owned();
+        let (go_plans, own) = (self.layout.go_plans(), self.layout.beside_config());
         match self.layout.space(name) {
-            Some(Space::Cache) => Piece::left_out(place, "a cache value: it expires"),
-            Some(Space::Credential | Space::Usage) => Piece::not_understood(place, NO_KEY),
-            None if name.starts_with(plan.as_bytes()) => {
-                Piece::left_out(place, "the record of a config plan of the Go program: it expires")
+            Some(Space::Cache) => Piece::left_out(key, "a cache value, which expires"),
+            Some(Space::Credential | Space::Usage) => Piece::not_understood(key, NO_KEY),
+            None if name.starts_with(go_plans.as_bytes()) => {
+                Piece::left_out(key, "the record of a config plan of the Go program, which expires")
             }
-            None if name.starts_with(ours.as_bytes()) => {
-                Piece::left_out(place, "a plan, or the audit, of this crate")
+            None if name.starts_with(own.as_bytes()) => {
+                Piece::left_out(key, "a plan or the audit of this crate")
             }
-            None => Piece::not_understood(place, "a key that is no part of the layout"),
+            None => Piece::not_understood(key, "a key that is not part of the layout"),
         }
     }
 
-    /// The records of some keys. Those that are gone meanwhile are left out.
-    async fn adopt_page(&self, page: &Page) -> Result<Vec<Piece>> {
+    /// The records of these keys, without those that have been deleted since they were listed.
+    async fn legacy_page(&self, (part, keys): Page) -> Result<Vec<Piece>> {
         let call = self.call()?;
         let mut pieces = Vec::new();
-        match page {
-            Page::Credentials(ids) => {
-                for (id, found) in ids.iter().zip(self.get_chunk(&call, ids).await) {
+        match part {
+            Part::Credentials => {
+                for (id, found) in keys.iter().zip(self.get_chunk(&call, &keys).await) {
                     match found {
                         Ok(credential) => {
-                            pieces.push(Piece::Record(crate::Record::Credential {
-                                id: id.clone(),
-                                credential,
-                            }));
+                            pieces.push(Piece::Record(Record::Credential { id: id.clone(), credential }));
                         }
                         Err(error) if error.kind() == ErrorKind::NotFound => {}
                         Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -140,23 +131,17 @@ impl Redis {
                     }
                 }
             }
-            Page::Configs(keys) => {
+            Part::Configs => {
                 let name = self.layout.config();
-                let mut values = cmd("HMGET");
-                values.arg(&name);
-                for key in keys {
-                    values.arg(key.as_str());
-                }
-                let replies = reply::list(call.send(Effect::Read, &values).await?)?;
-                for (key, reply) in keys.iter().zip(replies) {
-                    let Some(text) = reply::bytes(reply)? else { continue };
+                for (key, text) in keys.iter().zip(self.config_texts(&call, keys.iter()).await?) {
+                    let Some(text) = text else { continue };
                     pieces.push(match config::read(key, &text) {
-                        Ok(value) => Piece::Record(crate::Record::Config { key: key.clone(), value }),
+                        Ok(value) => Piece::Record(Record::Config { key: key.clone(), value }),
                         Err(error) => Piece::unreadable(of_field(&name, key.as_str().as_bytes()), &error),
                     });
                 }
             }
-            Page::Usage(keys) => {
+            Part::Usage => {
                 let replies =
                     call.send_all(Effect::Read, keys.iter().map(|key| self.whole_record(key)).collect());
                 for (key, reply) in keys.iter().zip(replies.await) {
@@ -180,15 +165,15 @@ impl Redis {
 }
 
 fn counter(key: &Key, name: &str, field: &[u8], count: &[u8]) -> Piece {
-    let place = || of_field(name, field);
-    match (layout::parse_key(field), reply::counter(count)) {
-        (Ok(field), Some(count)) => Piece::Record(crate::Record::Usage { key: key.clone(), field, count }),
-        (Err(_), _) => Piece::not_understood(place(), NO_KEY),
-        (Ok(_), None) => Piece::not_understood(place(), "the counter is not an integer of 64 bits"),
+    let location = || of_field(name, field);
+    match (decode_key(field), reply::counter(count)) {
+        (Ok(field), Some(count)) => Piece::Record(Record::Usage { key: key.clone(), field, count }),
+        (Err(_), _) => Piece::not_understood(location(), NO_KEY),
+        (Ok(_), None) => Piece::not_understood(location(), "the counter is not an integer of 64 bits"),
     }
 }
 
-/// Where a field of a hash is.
+/// How a remark names a field of a hash.
 fn of_field(name: &str, field: &[u8]) -> String {
     format!("{name} {}", String::from_utf8_lossy(field))
 }

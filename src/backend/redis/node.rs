@@ -2,48 +2,48 @@
 
 use std::sync::Arc;
 
-use redis::{Cmd, Pipeline, Value, cmd};
-
 use super::{
     RedisOptions,
-    connection::{Settings, Target},
-    error,
-    pool::Pool,
+    connection::Settings,
+    pool::{Pool, Sharing},
+    target::Target,
+    wait::Wait,
 };
-use crate::{Error, Outcome, PoolStats, Result, backend::remote::Effect};
+use crate::{PoolStats, Result, backend::remote::Effect};
 
-/// One server: the connections to it.
+/// The connections to one server.
 pub(super) struct Node {
-    /// For everything that the server answers at once.
     pool: Pool,
-    /// For writes that wait for replicas: WAIT holds up what comes after it on its connection.
-    waiting: Option<Pool>,
+    /// For writes that wait for replicas: WAIT blocks the requests behind it on its connection.
+    wait: Option<(Wait, Pool)>,
 }
 
 impl Node {
-    /// `max` is the most connections.
+    /// `max` is the maximum number of connections per pool.
     pub(super) fn new(
         settings: &Arc<Settings>,
         target: impl Fn() -> Target,
-        config: &RedisOptions,
+        options: &RedisOptions,
         max: u32,
     ) -> Result<Self> {
-        let pool = |alone| Pool::new(settings.clone(), target(), config, max, alone);
-        // Nobody queues behind a WAIT as long as there is another connection.
-        let waiting = (config.wait_replicas > 0).then(|| pool(true)).transpose()?;
-        Ok(Self { pool: pool(false)?, waiting })
+        let pool = |sharing| Pool::new(settings.clone(), target(), options, max, sharing);
+        let wait = match Wait::new(options) {
+            Some(wait) => Some((wait, pool(Sharing::Exclusive)?)),
+            None => None,
+        };
+        Ok(Self { pool: pool(Sharing::Shared)?, wait })
     }
 
-    /// The connections for requests of this effect.
-    pub(super) fn pool(&self, effect: Effect) -> &Pool {
-        match (&self.waiting, effect) {
-            (Some(waiting), Effect::Write) => waiting,
-            _ => &self.pool,
+    /// The connections for requests with this effect, and whether these wait for replicas.
+    pub(super) fn pool(&self, effect: Effect) -> (&Pool, Option<Wait>) {
+        match (&self.wait, effect) {
+            (Some((wait, pool)), Effect::Write) => (pool, Some(*wait)),
+            _ => (&self.pool, None),
         }
     }
 
     fn pools(&self) -> impl Iterator<Item = &Pool> {
-        std::iter::once(&self.pool).chain(&self.waiting)
+        std::iter::once(&self.pool).chain(self.wait.as_ref().map(|(_, pool)| pool))
     }
 
     pub(super) fn warm(&self) {
@@ -63,81 +63,11 @@ impl Node {
     }
 }
 
-pub(super) fn sum(one: PoolStats, other: PoolStats) -> PoolStats {
+pub(super) fn sum(left: PoolStats, right: PoolStats) -> PoolStats {
     PoolStats {
-        max: one.max.saturating_add(other.max),
-        open: one.open.saturating_add(other.open),
-        idle: one.idle.saturating_add(other.idle),
-        waiting: one.waiting.saturating_add(other.waiting),
-    }
-}
-
-/// Commands for one server, as they go over the wire.
-pub(super) struct Envelope {
-    pub(super) pipeline: Pipeline,
-    /// What goes with each command.
-    asking: bool,
-    /// What comes after all.
-    wait: Option<Wait>,
-}
-
-/// How many replicas have to have a write, and for how long it waits for them.
-#[derive(Clone, Copy)]
-pub(super) struct Wait {
-    replicas: u32,
-    millis: u64,
-}
-
-impl Wait {
-    pub(super) fn new(config: &RedisOptions) -> Option<Self> {
-        // Zero would be for ever.
-        let millis =
-            u64::try_from(config.wait_timeout.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64);
-        (config.wait_replicas > 0).then_some(Self { replicas: config.wait_replicas, millis })
-    }
-
-    /// Why a write is not confirmed, from the reply to WAIT. It is done all the same.
-    fn problem(self, reply: Option<&Value>) -> Option<Error> {
-        match reply {
-            Some(Value::Int(replicas)) if *replicas >= self.replicas.into() => None,
-            Some(Value::ServerError(error)) => {
-                let error = error::of_code(error.code(), error.details().unwrap_or_default());
-                Some(error.with_outcome(Outcome::Unknown))
-            }
-            _ => Some(error::unconfirmed()),
-        }
-    }
-}
-
-impl Envelope {
-    pub(super) fn new(commands: Vec<Cmd>, asking: bool, wait: Option<Wait>) -> Self {
-        let mut pipeline = Pipeline::with_capacity(2 * commands.len() + 1);
-        for command in commands {
-            if asking {
-                pipeline.add_command(cmd("ASKING"));
-            }
-            pipeline.add_command(command);
-        }
-        if let Some(Wait { replicas, millis }) = wait {
-            let mut wait = cmd("WAIT");
-            wait.arg(replicas).arg(millis);
-            pipeline.add_command(wait);
-        }
-        Self { pipeline, asking, wait }
-    }
-
-    /// The reply to each command. What the server refused is a value; what too few replicas have is an error.
-    pub(super) fn open(&self, mut replies: Vec<Value>) -> Vec<Result<Value>> {
-        let unconfirmed = self.wait.and_then(|wait| wait.problem(replies.pop().as_ref()));
-        let step = if self.asking { 2 } else { 1 };
-        replies
-            .into_iter()
-            .skip(step - 1)
-            .step_by(step)
-            .map(|reply| match (&reply, &unconfirmed) {
-                (Value::ServerError(_), _) | (_, None) => Ok(reply),
-                (_, Some(problem)) => Err(problem.clone()),
-            })
-            .collect()
+        max: left.max.saturating_add(right.max),
+        open: left.open.saturating_add(right.open),
+        idle: left.idle.saturating_add(right.idle),
+        waiting: left.waiting.saturating_add(right.waiting),
     }
 }

@@ -1,11 +1,11 @@
-//! Plans: one script each to apply and to roll back, on keys of one slot.
+//! Plans: one script to apply and one to roll back, on keys of one slot.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_core::Stream;
 use redis::{Cmd, Value, cmd};
 
-use super::{Redis, config, layout, reply, server::Call};
+use super::{Redis, call::Call, config, reply};
 use crate::{
     Backend, ConfigBatch, ConfigValue, Error, Key, Result,
     backend::{
@@ -15,56 +15,48 @@ use crate::{
             audit::{self, Page},
         },
     },
-    codec::{corrupt_plan, encode_config, is_same, times},
+    codec::{corrupt_plan, decode_key, encode_config, is_same, times},
     plan::{
         Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Expect, MAX_AUDIT_ENTRIES,
         MAX_PLAN_BYTES, Plan, PlanAction, PlanRefusal, Rollback, RollbackOptions,
     },
 };
 
-/// Applies a plan, if what was found for its expectations is still there.
+/// Applies a plan, if the values that its expectations were checked against are unchanged.
 const APPLY: &str = include_str!("apply_plan.lua");
 
-/// Rolls a plan back.
 const ROLLBACK: &str = include_str!("rollback_plan.lua");
 
 /// How many audit entries are read at a time.
 const PAGE: usize = 500;
 
-/// A text that may be none, as the scripts have it.
-fn marked(text: Option<&[u8]>) -> Vec<u8> {
+/// An optional text as the scripts encode it.
+fn optional(text: Option<&[u8]>) -> Vec<u8> {
     text.map_or_else(|| b"-".to_vec(), |text| [b"+", text].concat())
 }
 
-/// The first item of a script's reply, and the others.
-fn words(reply: Value) -> Result<(String, Vec<Value>)> {
-    let mut words = reply::list(reply)?.into_iter();
-    let first = words.next().map(reply::bytes).transpose()?.flatten().unwrap_or_default();
-    Ok((String::from_utf8_lossy(&first).into_owned(), words.collect()))
+/// The status in a script's reply, and the items after it.
+fn status(reply: Value) -> Result<(String, Vec<Value>)> {
+    let mut items = reply::list(reply)?.into_iter();
+    let status = items.next().map(reply::bytes).transpose()?.flatten().unwrap_or_default();
+    Ok((String::from_utf8_lossy(&status).into_owned(), items.collect()))
 }
 
-/// What the configuration holds under some keys, as it is stored.
+/// Stored config values by key.
 type Found<'p> = BTreeMap<&'p Key, Option<Vec<u8>>>;
 
 impl Redis {
     fn script(&self, script: &str, key: &Key) -> Cmd {
-        let mut eval = cmd("EVAL");
-        eval.arg(script).arg(3).arg(self.layout.config()).arg(self.layout.plan(key)).arg(self.layout.audit());
-        eval.arg(key.as_str());
-        eval
+        let [config, plan, audit] = [self.layout.config(), self.layout.plan(key), self.layout.audit()];
+        cmd("EVAL").arg(script).arg(3).arg(config).arg(plan).arg(audit).arg(key.as_str()).take()
     }
 
-    async fn look<'p>(&self, call: &Call<'_>, keys: &BTreeSet<&'p Key>) -> Result<Found<'p>> {
+    async fn stored<'p>(&self, call: &Call<'_>, keys: &BTreeSet<&'p Key>) -> Result<Found<'p>> {
         if keys.is_empty() {
             return Ok(Found::new());
         }
-        let mut get = cmd("HMGET");
-        get.arg(self.layout.config());
-        for key in keys {
-            get.arg(key.as_str());
-        }
-        let texts = reply::list(call.send(Effect::Read, &get).await?)?;
-        keys.iter().zip(texts).map(|(key, text)| Ok((*key, reply::bytes(text)?))).collect()
+        let texts = self.config_texts(call, keys.iter().copied()).await?;
+        Ok(keys.iter().copied().zip(texts).collect())
     }
 
     async fn audit_page(&self, until: String) -> Result<Page<String>> {
@@ -78,7 +70,7 @@ impl Redis {
     }
 }
 
-/// The expectation that does not hold first, given what was found.
+/// The key of the first expectation that does not hold for the stored values.
 fn unexpected<'p>(plan: &'p Plan, found: &Found<'_>) -> Result<Option<&'p Key>> {
     let values = found
         .iter()
@@ -86,13 +78,14 @@ fn unexpected<'p>(plan: &'p Plan, found: &Found<'_>) -> Result<Option<&'p Key>> 
         .collect::<Result<BTreeMap<&Key, Option<ConfigValue>>>>()?;
     Ok(first_unexpected(plan, |key, expect| match (expect, values.get(key).and_then(Option::as_ref)) {
         (Expect::Absent, found) => found.is_none(),
-        (Expect::Value(wanted), Some(found)) => is_same(wanted, found),
+        (Expect::Value(expected), Some(found)) => is_same(expected, found),
         (Expect::Value(_), None) => false,
     }))
 }
 
 impl ConfigBatch for Redis {
-    /// One script, which fails before it changes the configuration or not at all; one round trip more if the plan expects something, since only we can compare values.
+    /// One script, which either fails before it changes a config value or does not fail. A plan with
+    /// expectations takes one more round trip, because the script can't compare JSON values.
     async fn apply_plan(&self, key: &Key, plan: &Plan, options: &ApplyOptions) -> Result<Applied> {
         let ttl = options.check()?;
         let payload = plan.payload_hash();
@@ -102,7 +95,7 @@ impl ConfigBatch for Redis {
         let changes = last_mutations(plan);
         let call = self.call()?;
         loop {
-            let found = self.look(&call, &expected).await?;
+            let found = self.stored(&call, &expected).await?;
             let unexpected = unexpected(plan, &found)?;
             let mut apply = self.script(APPLY, key);
             apply.arg(payload.to_string()).arg(ttl);
@@ -110,19 +103,19 @@ impl ConfigBatch for Redis {
             apply.arg(attempt.micros()).arg(plan.len()).arg(MAX_PLAN_BYTES).arg(MAX_AUDIT_ENTRIES);
             apply.arg(i64::from(unexpected.is_some())).arg(found.len());
             for (key, text) in &found {
-                apply.arg(key.as_str()).arg(marked(text.as_deref()));
+                apply.arg(key.as_str()).arg(optional(text.as_deref()));
             }
             for (key, value) in &changes {
-                apply.arg(key.as_str()).arg(marked(value.map(encode_config).as_deref()));
+                apply.arg(key.as_str()).arg(optional(value.map(encode_config).as_deref()));
             }
-            let (word, _) = words(call.send(Effect::Write, &apply).await?)?;
-            match word.as_str() {
+            let (status, _) = status(call.send(Effect::Write, &apply).await?)?;
+            match status.as_str() {
                 "committed" => return Ok(Applied::Applied),
                 "replayed" => return Ok(Applied::Replayed),
-                // Someone changed what the plan expects something of.
+                // A value with an expectation has changed since it was read.
                 "look_again" => {}
-                word => {
-                    let refusal = PlanRefusal::named(word).ok_or_else(unknown_word)?;
+                status => {
+                    let refusal = PlanRefusal::named(status).ok_or_else(unknown_status)?;
                     return Err(refusal.error(unexpected.filter(|_| refusal == PlanRefusal::Unexpected)));
                 }
             }
@@ -135,18 +128,19 @@ impl ConfigBatch for Redis {
         let mut roll_back = self.script(ROLLBACK, key);
         roll_back.arg(attempt.source.unwrap_or_default()).arg(attempt.micros());
         roll_back.arg(MAX_AUDIT_ENTRIES).arg(options.action().as_str());
-        let (word, others) = words(self.call()?.send(Effect::Write, &roll_back).await?)?;
-        match word.as_str() {
+        let (status, names) = status(self.call()?.send(Effect::Write, &roll_back).await?)?;
+        match status.as_str() {
             "committed" => Ok(Rollback::RolledBack),
             "replayed" => Ok(Rollback::AlreadyRolledBack),
             "changed" => {
-                let names = others.into_iter().map(|name| reply::bytes(name).map(Option::unwrap_or_default));
-                let mut changed =
-                    names.map(|name| layout::parse_key(&name?)).collect::<Result<Vec<Key>>>()?;
+                let names = names.into_iter().map(|name| reply::bytes(name).map(Option::unwrap_or_default));
+                let mut changed = names.map(|name| decode_key(&name?)).collect::<Result<Vec<Key>>>()?;
                 changed.sort_unstable();
                 Ok(Rollback::Refused { changed })
             }
-            word => Err(PlanRefusal::named(word).map_or_else(unknown_word, |refusal| refusal.error(None))),
+            status => {
+                Err(PlanRefusal::named(status).map_or_else(unknown_status, |refusal| refusal.error(None)))
+            }
         }
     }
 
@@ -160,11 +154,11 @@ impl ConfigBatch for Redis {
 }
 
 #[cold]
-fn unknown_word() -> Error {
+fn unknown_status() -> Error {
     super::error::unexpected_reply(Effect::Write)
 }
 
-/// The id of the entry before this one, or where it would be: `(` is for version 6.2 or later.
+/// The largest id before this one. Exclusive ranges (`(`) need version 6.2.
 fn before(id: &str) -> String {
     let (millis, number) = id.split_once('-').unwrap_or((id, "0"));
     match (millis.parse::<u64>(), number.parse::<u64>()) {
@@ -173,7 +167,7 @@ fn before(id: &str) -> String {
     }
 }
 
-/// An item of the stream: its id, and its fields.
+/// Decodes an entry of the stream: its id and its fields.
 fn entry(backend: &'static str, item: Value) -> Result<(String, AuditEntry)> {
     let mut parts = reply::list(item)?.into_iter();
     let text = |part: Option<Value>| -> Result<String> {
@@ -187,21 +181,21 @@ fn entry(backend: &'static str, item: Value) -> Result<(String, AuditEntry)> {
         fields.insert(text(Some(name))?, text(items.next())?);
     }
     let named = |name: &str| fields.get(name).filter(|text| !text.is_empty());
-    let wanted = |name: &str| named(name).ok_or_else(corrupt_plan);
+    let required = |name: &str| named(name).ok_or_else(corrupt_plan);
     let finished = id.split_once('-').and_then(|(millis, _)| millis.parse().ok()).ok_or_else(corrupt_plan)?;
-    let micros = wanted("micros")?.parse().map_err(|_| corrupt_plan())?;
+    let micros = required("micros")?.parse().map_err(|_| corrupt_plan())?;
     let (started, finished, duration) = times(finished, micros)?;
     let entry = AuditEntry {
         backend,
-        key: layout::parse_key(wanted("key")?.as_bytes())?,
-        action: PlanAction::named(wanted("action")?).ok_or_else(corrupt_plan)?,
-        status: AuditStatus::named(wanted("status")?).ok_or_else(corrupt_plan)?,
+        key: decode_key(required("key")?.as_bytes())?,
+        action: PlanAction::named(required("action")?).ok_or_else(corrupt_plan)?,
+        status: AuditStatus::named(required("status")?).ok_or_else(corrupt_plan)?,
         stage: named("stage").cloned(),
         source: named("source").cloned(),
         started,
         finished,
         duration,
-        mutations: wanted("mutations")?.parse().map_err(|_| corrupt_plan())?,
+        mutations: required("mutations")?.parse().map_err(|_| corrupt_plan())?,
         payload_hash: named("payload").map(|text| text.parse().map_err(|_| corrupt_plan())).transpose()?,
         error: named("error").map(|text| PlanRefusal::named(text).ok_or_else(corrupt_plan)).transpose()?,
     };
@@ -213,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_entry_before() {
+    fn the_id_before_an_entry() {
         assert_eq!(before("1700000000123-7"), "1700000000123-6");
         assert_eq!(before("1700000000123-0"), "1700000000122");
         assert_eq!(before("0-1"), "0-0");

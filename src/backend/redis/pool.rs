@@ -17,73 +17,82 @@ use tokio::time::Instant;
 
 use super::{
     RedisOptions,
-    connection::{Connection, Lease, Settings, Target},
+    connection::{Connection, InFlight, Settings},
+    target::Target,
 };
 use crate::{Error, ErrorKind, PoolStats, Result, backend::remote::Waiting};
 
-/// A few connections that all calls share: each takes the first that keeps up.
+/// A few connections that all calls share.
 ///
-/// Requests that go out together cost the least, so that more connections are no faster. They are for when one is in the
-/// way of the others: when a reply was a long time coming (behind a wide value), calls are spread for a while, each to the
-/// connection on which the fewest wait, and as long as none keeps up another is opened; after a minute without a stall these
-/// are closed. A dead one is opened again by the next call that comes by;
-/// the call waits for it only if there is no other.
+/// Pipelining on one connection is fastest, so calls share the first connection that is not stalled. When a
+/// reply takes long (behind a large value), calls are spread for a second, each to the connection with the
+/// fewest calls in flight, and while all connections are stalled one more is opened. After a minute without a
+/// stall these are closed. A call that finds a dead connection starts a new attempt to open it, and waits for
+/// it only if there is no other connection.
 pub(super) struct Pool {
     settings: Arc<Settings>,
     target: Arc<Target>,
-    /// A connection that owes a reply for longer than this is given up.
-    patience: Duration,
-    /// One call a connection, while there are some.
-    alone: bool,
-    made: Instant,
-    /// In milliseconds since it was made.
+    /// A connection whose reply is missing for longer than this is closed.
+    pub(super) reply_timeout: Duration,
+    is_exclusive: bool,
+    created: Instant,
+    /// Milliseconds since `created`.
     spread_until: AtomicU64,
     slots: ArcSwap<Vec<Arc<Slot>>>,
-    /// How many of the slots are in use, and at least are.
-    width: AtomicUsize,
-    least: usize,
-    /// When all connections last kept up again, in milliseconds since it was made.
-    calm_since: AtomicU64,
+    /// How many of the slots are in use, and how many always are.
+    active: AtomicUsize,
+    min: usize,
+    /// The end of the last stall, in milliseconds since `created`.
+    last_stall: AtomicU64,
     waiting: AtomicU32,
 }
 
-/// How long calls are spread over all connections after that was seen.
+/// How calls use the connections of a pool.
+#[derive(PartialEq)]
+pub(super) enum Sharing {
+    /// Many calls pipeline their requests on one connection.
+    Shared,
+    /// One call per connection, until all connections are in use.
+    Exclusive,
+}
+
+/// How long calls are spread over all connections after a stall.
 const SPREAD_MILLIS: u64 = 1000;
 
-/// How long all connections keep up before those that were opened for a stall are closed.
-const CALM_MILLIS: u64 = 60_000;
+/// The time without a stall after which the connections that were opened for stalls are closed.
+const SHRINK_MILLIS: u64 = 60_000;
 
 #[derive(Default)]
 struct Slot {
-    open: ArcSwapOption<Connection>,
+    connection: ArcSwapOption<Connection>,
     dial: Mutex<Dial>,
 }
 
 #[derive(Default)]
 struct Dial {
-    under_way: Option<Dialing>,
+    attempt: Option<Attempt>,
     failed: Option<Instant>,
 }
 
-/// One attempt to connect, for everyone who waits for it. It goes on when nobody does.
-type Dialing = Shared<BoxFuture<'static, Result<()>>>;
+/// An attempt to connect, shared by the calls that wait for it. It continues when none of them does any more.
+type Attempt = Shared<BoxFuture<'static, Result<()>>>;
 
-/// How long after a failure no connection is opened. A call that needs one waits for the rest of that.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The pause after a failed attempt. A call that needs a connection waits for the rest of it.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 impl Slot {
-    /// Its connection, if that lives.
-    fn living(&self) -> Option<Arc<Connection>> {
-        self.open.load_full().filter(|connection| !connection.is_dead())
+    /// The connection, if it is alive.
+    fn live(&self) -> Option<Arc<Connection>> {
+        self.connection.load_full().filter(|connection| !connection.is_dead())
     }
 
-    /// How many calls wait on its connection, or for it.
+    /// How many calls use the connection, or wait for it to open.
     fn load(&self) -> usize {
-        match self.living() {
-            Some(connection) => connection.pulse().in_flight(),
-            // The slot has one itself.
+        match self.live() {
+            Some(connection) => connection.stalls().in_flight(),
             None => {
-                let attempt = self.dial().under_way.as_ref().and_then(Shared::strong_count);
+                let attempt = self.dial().attempt.as_ref().and_then(Shared::strong_count);
+                // One of the handles is the slot's own.
                 attempt.map_or(0, |handles| handles.saturating_sub(1).max(1))
             }
         }
@@ -98,174 +107,174 @@ impl Pool {
     pub(super) fn new(
         settings: Arc<Settings>,
         target: Target,
-        config: &RedisOptions,
+        options: &RedisOptions,
         max: u32,
-        alone: bool,
+        sharing: Sharing,
     ) -> Result<Self> {
         let slots = slots(&[], max)?;
-        let least = (config.min_idle as usize).clamp(1, slots.len());
+        let min = (options.min_idle as usize).clamp(1, slots.len());
         Ok(Self {
             settings,
             target: Arc::new(target),
-            patience: config.patience(),
-            alone,
-            made: Instant::now(),
+            reply_timeout: options.patience(),
+            is_exclusive: sharing == Sharing::Exclusive,
+            created: Instant::now(),
             spread_until: AtomicU64::new(0),
-            width: AtomicUsize::new(least),
-            least,
-            calm_since: AtomicU64::new(0),
+            active: AtomicUsize::new(min),
+            min,
+            last_stall: AtomicU64::new(0),
             slots: ArcSwap::from_pointee(slots),
             waiting: AtomicU32::new(0),
         })
     }
 
-    /// A connection, if one is open. Others that should be are opened meanwhile.
-    pub(super) fn ready(&self, now: Instant) -> Option<Lease> {
+    /// A connection, if one is open. Starts to open those that should be open and are not.
+    pub(super) fn ready(&self, now: Instant) -> Option<InFlight> {
         let slots = self.slots.load();
-        let mut width = self.width.load(Ordering::Relaxed).min(slots.len());
-        if width > self.least && self.is_calm(now) {
-            width = self.narrow(&slots);
+        let mut active = self.active.load(Ordering::Relaxed).min(slots.len());
+        if active > self.min && self.can_shrink(now) {
+            active = self.shrink(&slots);
         }
-        let spread = self.spreads(now);
-        let mut calmest: Option<Arc<Connection>> = None;
-        // Whether all are open, and none keeps up. One more is opened at a time.
-        let mut is_late = true;
-        for slot in &slots[..width] {
-            let Some(connection) = slot.living() else {
-                is_late = false;
-                self.dial_meanwhile(slot, now);
+        let spread = self.is_spreading(now);
+        let mut least_loaded: Option<Arc<Connection>> = None;
+        // Whether all connections are open and stalled. Only then is one more opened.
+        let mut all_stalled = true;
+        for slot in &slots[..active] {
+            let Some(connection) = slot.live() else {
+                all_stalled = false;
+                self.dial_in_background(slot, now);
                 continue;
             };
-            let silence = connection.pulse().silence(now);
-            if silence > self.patience {
-                is_late = false;
-                connection.abandon();
-                self.dial_meanwhile(slot, now);
+            let silence = connection.stalls().silence(now);
+            if silence > self.reply_timeout {
+                all_stalled = false;
+                connection.retire();
+                self.dial_in_background(slot, now);
                 continue;
             }
-            let in_flight = connection.pulse().in_flight();
-            let keeps_up = silence < connection.pulse().stall();
-            if keeps_up && (in_flight == 0 || !spread) {
-                return Some(connection.lease(now));
+            let in_flight = connection.stalls().in_flight();
+            let is_stalled = silence >= connection.stalls().threshold();
+            if !is_stalled && (in_flight == 0 || !spread) {
+                return Some(connection.begin(now));
             }
-            is_late &= !keeps_up;
-            if calmest.as_ref().is_none_or(|calmest| in_flight < calmest.pulse().in_flight()) {
-                calmest = Some(connection);
+            all_stalled &= is_stalled;
+            if least_loaded.as_ref().is_none_or(|least| in_flight < least.stalls().in_flight()) {
+                least_loaded = Some(connection);
             }
         }
-        if width < slots.len() && (self.alone || is_late) {
-            self.widen(width, now);
+        if active < slots.len() && (self.is_exclusive || all_stalled) {
+            self.grow(active, now);
         }
-        // Which has the fewest is seen there, also of those that are being opened.
-        if self.alone {
+        // `connection` counts the calls that wait for a connection to open, too.
+        if self.is_exclusive {
             return None;
         }
-        calmest.map(|connection| connection.lease(now))
+        least_loaded.map(|connection| connection.begin(now))
     }
 
     fn age(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.made).as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(now.saturating_duration_since(self.created).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Whether calls keep out of each other's way rather than go out together.
-    fn spreads(&self, now: Instant) -> bool {
-        let since = self.age(now);
-        self.alone || since < self.spread_until.load(Ordering::Relaxed)
+    /// Whether calls avoid connections that are in use, instead of pipelining on one.
+    fn is_spreading(&self, now: Instant) -> bool {
+        let age = self.age(now);
+        self.is_exclusive || age < self.spread_until.load(Ordering::Relaxed)
     }
 
-    /// A reply was a long time coming: something may be in the way of others on its connection.
+    /// A reply took long: other calls on its connection may have waited for it.
     #[cold]
     pub(super) fn note_stall(&self, now: Instant) {
         self.spread_until.store(self.age(now) + SPREAD_MILLIS, Ordering::Relaxed);
-        self.calm_since.store(self.age(now), Ordering::Relaxed);
+        self.last_stall.store(self.age(now), Ordering::Relaxed);
     }
 
-    /// Whether all connections kept up for so long that fewer will do. For calls that are alone any number can be needed again
-    /// at once.
-    fn is_calm(&self, now: Instant) -> bool {
-        !self.alone && self.age(now).saturating_sub(self.calm_since.load(Ordering::Relaxed)) > CALM_MILLIS
+    /// Whether the last stall is long ago. Exclusive calls can need any number of connections at any time.
+    fn can_shrink(&self, now: Instant) -> bool {
+        !self.is_exclusive
+            && self.age(now).saturating_sub(self.last_stall.load(Ordering::Relaxed)) > SHRINK_MILLIS
     }
 
-    /// Gives up those that are more than the least. They close when the last call over them is done.
+    /// Gives up all connections but the minimum. They close when their last call ends.
     #[cold]
-    fn narrow(&self, slots: &[Arc<Slot>]) -> usize {
-        self.width.store(self.least, Ordering::Relaxed);
-        let least = self.least.min(slots.len());
-        slots[least..].iter().for_each(|slot| slot.open.store(None));
-        least
+    fn shrink(&self, slots: &[Arc<Slot>]) -> usize {
+        self.active.store(self.min, Ordering::Relaxed);
+        let min = self.min.min(slots.len());
+        slots[min..].iter().for_each(|slot| slot.connection.store(None));
+        min
     }
 
     #[cold]
-    fn widen(&self, width: usize, now: Instant) {
-        self.calm_since.store(self.age(now), Ordering::Relaxed);
-        let _ = self.width.compare_exchange(width, width + 1, Ordering::Relaxed, Ordering::Relaxed);
+    fn grow(&self, active: usize, now: Instant) {
+        self.last_stall.store(self.age(now), Ordering::Relaxed);
+        let _ = self.active.compare_exchange(active, active + 1, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// A connection; waits until one is open, or none can be opened.
-    pub(super) async fn connection(&self) -> Result<Lease> {
+    /// Waits until a connection is open, or none can be opened.
+    pub(super) async fn connection(&self) -> Result<InFlight> {
         let _waiting = Waiting::begin(&self.waiting);
         loop {
-            let slots = self.wanted();
+            let slots = self.candidates();
             if slots.is_empty() {
                 return Err(Error::closed());
             }
             select_ok(slots.iter().map(|slot| self.dial(slot))).await?;
-            if let Some(connection) = slots.iter().find_map(|slot| slot.living()) {
-                return Ok(connection.lease(Instant::now()));
+            if let Some(connection) = slots.iter().find_map(|slot| slot.live()) {
+                return Ok(connection.begin(Instant::now()));
             }
         }
     }
 
-    /// The slots to wait for: any, or for a call that wants to be alone the one for which the fewest wait.
-    fn wanted(&self) -> Vec<Arc<Slot>> {
+    /// The slots to wait for: any, or in an exclusive pool the one with the lowest load.
+    fn candidates(&self) -> Vec<Arc<Slot>> {
         let slots = self.slots.load();
-        let width = self.width.load(Ordering::Relaxed).min(slots.len());
-        let slots = &slots[..width];
-        if !self.alone {
+        let active = self.active.load(Ordering::Relaxed).min(slots.len());
+        let slots = &slots[..active];
+        if !self.is_exclusive {
             return slots.to_vec();
         }
         slots.iter().min_by_key(|slot| slot.load()).cloned().into_iter().collect()
     }
 
-    fn dial(&self, slot: &Arc<Slot>) -> Dialing {
+    fn dial(&self, slot: &Arc<Slot>) -> Attempt {
         let mut dial = slot.dial();
-        if let Some(under_way) = &dial.under_way {
-            return under_way.clone();
+        if let Some(attempt) = &dial.attempt {
+            return attempt.clone();
         }
-        if slot.living().is_some() {
+        if slot.live().is_some() {
             return std::future::ready(Ok(())).boxed().shared();
         }
         let (settings, target, slot) = (self.settings.clone(), self.target.clone(), slot.clone());
         let failed = dial.failed;
-        let attempt = tokio::spawn(async move {
-            let _ended = Ended(&slot);
-            // A server that refuses is not sent connections as fast as calls come.
+        let task = tokio::spawn(async move {
+            let _end = EndAttempt(&slot);
+            // Without a pause a server that refuses connections would be dialed as often as calls are made.
             if let Some(failed) = failed {
-                tokio::time::sleep_until(failed + PAUSE).await;
+                tokio::time::sleep_until(failed + RETRY_PAUSE).await;
             }
-            let opened = settings.open(&target).await;
+            let opened = target.open(&settings).await;
             slot.dial().failed = opened.is_err().then(Instant::now);
-            slot.open.store(Some(Arc::new(opened?)));
+            slot.connection.store(Some(Arc::new(opened?)));
             Ok(())
         });
-        let ended = |ended: Result<_, _>| ended.unwrap_or_else(|_| Err(interrupted()));
-        let attempt = attempt.map(ended).boxed().shared();
-        dial.under_way = Some(attempt.clone());
+        let joined = |ended: Result<_, _>| ended.unwrap_or_else(|_| Err(interrupted()));
+        let attempt = task.map(joined).boxed().shared();
+        dial.attempt = Some(attempt.clone());
         attempt
     }
 
-    /// Opens a connection that nobody waits for.
-    fn dial_meanwhile(&self, slot: &Arc<Slot>, now: Instant) {
+    /// Opens a connection that no call waits for.
+    fn dial_in_background(&self, slot: &Arc<Slot>, now: Instant) {
         let failed = slot.dial().failed;
-        if failed.is_none_or(|failed| now.saturating_duration_since(failed) > PAUSE) {
+        if failed.is_none_or(|failed| now.saturating_duration_since(failed) > RETRY_PAUSE) {
             drop(self.dial(slot));
         }
     }
 
-    /// Opens the least number of connections.
+    /// Starts to open the minimum number of connections.
     pub(super) fn warm(&self) {
         let slots = self.slots.load();
-        for slot in slots.iter().take(self.width.load(Ordering::Relaxed)) {
+        for slot in slots.iter().take(self.active.load(Ordering::Relaxed)) {
             drop(self.dial(slot));
         }
     }
@@ -276,18 +285,18 @@ impl Pool {
         Ok(())
     }
 
-    /// Calls under way finish; later ones find it closed.
+    /// Calls in progress finish; later ones find the pool closed.
     pub(super) fn close(&self) {
         self.slots.store(Arc::default());
     }
 
     pub(super) fn stats(&self) -> PoolStats {
         let slots = self.slots.load();
-        let living: Vec<_> = slots.iter().filter_map(|slot| slot.living()).collect();
-        let idle = living.iter().filter(|connection| connection.pulse().in_flight() == 0).count();
+        let live: Vec<_> = slots.iter().filter_map(|slot| slot.live()).collect();
+        let idle = live.iter().filter(|connection| connection.stalls().in_flight() == 0).count();
         PoolStats {
             max: count(slots.len()),
-            open: count(living.len()),
+            open: count(live.len()),
             idle: count(idle),
             waiting: self.waiting.load(Ordering::Relaxed),
         }
@@ -298,29 +307,29 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// As many slots, the first of them with the connections that there are.
+/// `max` slots, the first of them with the present connections.
 fn slots(present: &[Arc<Slot>], max: u32) -> Result<Vec<Arc<Slot>>> {
     if max == 0 || max > MAX_CONNECTIONS {
-        return Err(Error::new(ErrorKind::InvalidValue, "a pool has 1 to 1024 connections"));
+        return Err(Error::new(ErrorKind::InvalidValue, "a pool must have 1 to 1024 connections"));
     }
     let fresh = std::iter::repeat_with(Arc::default);
     Ok(present.iter().cloned().chain(fresh).take(max as usize).collect())
 }
 
-/// More would only be a mistake: they are shared.
+/// Calls share connections, so that a larger number is a mistake.
 const MAX_CONNECTIONS: u32 = 1024;
 
 #[cold]
 fn interrupted() -> Error {
-    Error::new(ErrorKind::Unavailable, "the runtime shut down while a connection was opened")
+    Error::new(ErrorKind::Unavailable, "the runtime shut down while a connection was being opened")
 }
 
-/// The end of an attempt, however it comes.
-struct Ended<'s>(&'s Slot);
+/// Ends an attempt when it is dropped.
+struct EndAttempt<'s>(&'s Slot);
 
-impl Drop for Ended<'_> {
+impl Drop for EndAttempt<'_> {
     fn drop(&mut self) {
-        self.0.dial().under_way = None;
+        self.0.dial().attempt = None;
     }
 }
 
@@ -329,27 +338,27 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn is_narrow_again_after_a_calm_minute() {
-        // No server is there: what counts is how many connections it would use.
-        let config = RedisOptions::new("127.0.0.1:1");
-        let settings = Arc::new(Settings::new(&config).await.unwrap());
-        let pool = |alone| {
-            let addr = super::super::connection::Address::parse(&config.addr, 1).unwrap();
-            Pool::new(settings.clone(), Target::Server(addr), &config, 10, alone).unwrap()
+    async fn shrinks_after_a_minute_without_a_stall() {
+        // Without a server: the test checks how many connections the pool would use.
+        let options = RedisOptions::new("127.0.0.1:1");
+        let settings = Arc::new(Settings::new(&options).await.unwrap());
+        let pool = |sharing| {
+            let addr = super::super::address::Address::parse(&options.addr, 1).unwrap();
+            Pool::new(settings.clone(), Target::Server(addr), &options, 10, sharing).unwrap()
         };
-        let (pool, alone) = (pool(false), pool(true));
-        let at = |millis| pool.made.max(alone.made) + Duration::from_millis(millis);
-        let width_at = |pool: &Pool, millis| {
+        let (shared, exclusive) = (pool(Sharing::Shared), pool(Sharing::Exclusive));
+        let at = |millis| shared.created.max(exclusive.created) + Duration::from_millis(millis);
+        let active_at = |pool: &Pool, millis| {
             drop(pool.ready(at(millis)));
-            pool.width.load(Ordering::Relaxed)
+            pool.active.load(Ordering::Relaxed)
         };
-        for width in 2..6 {
-            pool.widen(width, at(1000));
-            alone.widen(width, at(1000));
+        for active in 2..6 {
+            shared.grow(active, at(1000));
+            exclusive.grow(active, at(1000));
         }
-        pool.note_stall(at(30_000));
-        assert_eq!([width_at(&pool, 61_500), width_at(&pool, 89_000)], [6, 6]);
-        assert_eq!(width_at(&pool, 91_000), 2);
-        assert!(width_at(&alone, 91_000) >= 6);
+        shared.note_stall(at(30_000));
+        assert_eq!([active_at(&shared, 61_500), active_at(&shared, 89_000)], [6, 6]);
+        assert_eq!(active_at(&shared, 91_000), 2);
+        assert!(active_at(&exclusive, 91_000) >= 6);
     }
 }

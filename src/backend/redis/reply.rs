@@ -1,11 +1,13 @@
-//! Replies as what they mean. A reply is never quoted.
+//! Converts replies. Errors never quote a reply.
 
 use redis::Value;
 
 use super::error;
-use crate::{Error, ErrorKind, Key, Result, UsageRecord, backend::remote::Effect};
+use crate::{
+    Error, ErrorKind, Key, Result, UsageRecord, backend::remote::Effect, codec::decode_key, error::Kind,
+};
 
-/// A reply that is no refusal.
+/// The reply, or the server's error.
 pub(super) fn checked(reply: Value) -> Result<Value> {
     match reply {
         Value::ServerError(error) => Err(error::of_code(error.code(), error.details().unwrap_or_default())),
@@ -13,7 +15,7 @@ pub(super) fn checked(reply: Value) -> Result<Value> {
     }
 }
 
-/// Bytes, or none.
+/// A string, or nil.
 pub(super) fn bytes(reply: Value) -> Result<Option<Vec<u8>>> {
     match reply {
         Value::Nil => Ok(None),
@@ -38,6 +40,11 @@ pub(super) fn number(reply: Value) -> Result<i64> {
     }
 }
 
+/// Not found, if a command deleted nothing.
+pub(super) fn deleted(kind: Kind, key: &Key, reply: Value) -> Result<()> {
+    if number(reply)? == 0 { Err(Error::not_found(kind, key)) } else { Ok(()) }
+}
+
 pub(super) fn list(reply: Value) -> Result<Vec<Value>> {
     match reply {
         Value::Array(items) | Value::Set(items) => Ok(items),
@@ -45,7 +52,7 @@ pub(super) fn list(reply: Value) -> Result<Vec<Value>> {
     }
 }
 
-/// The fields of a hash, and their values.
+/// The fields of a hash and their values.
 pub(super) fn fields(reply: Value) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let Value::Map(fields) = reply else { return Err(unexpected(reply, Effect::Read)) };
     fields
@@ -60,21 +67,17 @@ pub(super) fn fields(reply: Value) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
 /// A usage record, or none: Redis has no empty hashes.
 pub(super) fn usage(key: &Key, reply: Value) -> Result<Option<UsageRecord>> {
     let counters = fields(reply).map_err(|error| error.with_key(key))?;
-    let record = counters.iter().map(|(field, count)| Some((counter_name(field)?, counter(count)?)));
+    let record = counters.iter().map(|(field, count)| Some((decode_key(field).ok()?, counter(count)?)));
     match record.collect::<Option<UsageRecord>>() {
         Some(record) => Ok(Some(record).filter(|record| !record.is_empty())),
         None => {
-            Err(Error::new(ErrorKind::Corrupt, "a stored usage record holds something that is not a counter")
+            Err(Error::new(ErrorKind::Corrupt, "a stored usage record has a value that is not a counter")
                 .with_key(key))
         }
     }
 }
 
-fn counter_name(field: &[u8]) -> Option<Key> {
-    super::layout::parse_key(field).ok()
-}
-
-/// What HINCRBY takes for an integer: no plus sign, no leading zeros.
+/// A text that HINCRBY accepts as an integer: no plus sign, no leading zeros.
 pub(super) fn counter(text: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?;
     let count: i64 = text.parse().ok()?;
@@ -94,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_are_what_the_server_takes_for_one() {
+    fn a_counter_is_what_the_server_accepts_as_an_integer() {
         assert_eq!(counter(b"-9223372036854775808"), Some(i64::MIN));
         assert_eq!(counter(b"0"), Some(0));
         for other in ["", "+1", "01", "-0", "1.0", " 1", "1e3", "9223372036854775808"] {

@@ -1,9 +1,9 @@
--- Puts back what a plan replaced: all of it or nothing. Whatever can be wrong is found before the audit says that it is
--- committed: what is stored is looked at, and each command that writes is tried on the record.
+-- Restores all values that a plan replaced, or none. Everything that can fail does so before the audit records the
+-- rollback as committed: the stored values are checked, and each write command is tried on the plan's record.
 --
 -- KEYS: the config hash, the plan's record, the audit.
--- ARGV: plan key, source, microseconds so far, most audit entries, the action: 'rollback', or 'forced_rollback'.
--- A text in the record is '+' and the text, or '-' for none.
+-- ARGV: plan key, source, microseconds so far, maximum of audit entries, the action: 'rollback' or 'forced_rollback'.
+-- A value in the record is '+' and the text, or '-' for none.
 local config, plan, audit = KEYS[1], KEYS[2], KEYS[3]
 local key, source, micros, most_entries, action = unpack(ARGV)
 local CHUNK = 1000
@@ -52,7 +52,7 @@ if action ~= 'forced_rollback' then
   end
 end
 
--- What the user may not do, or a full server refuses, stops the script here, and changes nothing.
+-- A missing permission or a full memory stops the script here, before it changes anything.
 redis.call('HSET', plan, ':payload', about['payload'])
 redis.call('HDEL', plan, ':rolled_back')
 local reply = finish('committed', '')

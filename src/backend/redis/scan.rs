@@ -1,40 +1,40 @@
-//! Finding the records of a kind among everything that the servers hold.
+//! Finds the records of one kind among all keys of the servers.
 
 use std::collections::BTreeSet;
 
 use redis::{Cmd, Value, cmd};
 
-use super::{Redis, connection::Lease, error, layout::Space, node::Node, reply, server::Call};
+use super::{Redis, call::Call, connection::InFlight, error, layout::Space, node::Node, reply};
 use crate::{Error, ErrorKind, Key, Result, backend::remote::Effect};
 
-/// How many keys the server looks at in one step, some milliseconds, in which it serves no other client. Fewer would make the
-/// network what a list waits for, where a database holds millions of keys of others.
-const STEP: u64 = 5_000;
+/// How many keys the server examines per SCAN: some milliseconds, in which it serves no other client. With a
+/// smaller number, round trips would dominate a list where the database holds millions of other keys.
+const SCAN_COUNT: u64 = 5_000;
 
-/// A server that is lost more often than this while it is listed is an error.
-const RESTARTS: usize = 5;
+/// How often the scan of a server restarts after a lost connection before it fails.
+const MAX_RESTARTS: usize = 5;
 
 impl Redis {
-    /// The keys of all records of a kind, sorted.
+    /// The keys of all records of one kind, sorted.
     pub(super) async fn scan(&self, call: &Call<'_>, space: Space) -> Result<Vec<Key>> {
         self.scan_after(call, space, None, usize::MAX).await
     }
 
-    /// The first keys behind one, sorted. A SCAN has no order, so a caller that does not want to hold them all looks through all of them
-    /// again for the next ones.
+    /// The first keys after `after`, sorted. SCAN has no order, so a caller that holds only some of the keys
+    /// must scan the whole database again for the next ones.
     pub(super) async fn scan_after(
         &self,
         call: &Call<'_>,
         space: Space,
         after: Option<&Key>,
-        most: usize,
+        limit: usize,
     ) -> Result<Vec<Key>> {
         let mut keys = BTreeSet::new();
-        self.names(call, &self.layout.pattern(Some(space)), |name| {
+        self.scan_names(call, &self.layout.pattern(Some(space)), |name| {
             let key = self.layout.key(space, name)?;
-            let is_behind = after.is_none_or(|after| key > *after);
-            let has_room = keys.len() < most || keys.last().is_some_and(|last| key < *last);
-            if is_behind && has_room && keys.insert(key) && keys.len() > most {
+            let is_after = after.is_none_or(|after| key > *after);
+            let has_room = keys.len() < limit || keys.last().is_some_and(|last| key < *last);
+            if is_after && has_room && keys.insert(key) && keys.len() > limit {
                 keys.pop_last();
             }
             Ok(())
@@ -43,37 +43,37 @@ impl Redis {
         Ok(keys.into_iter().collect())
     }
 
-    /// Every name that matches, some of them more than once.
-    pub(super) async fn names(
+    /// Visits every name that matches, some of them more than once.
+    pub(super) async fn scan_names(
         &self,
         call: &Call<'_>,
         pattern: &str,
-        mut see: impl FnMut(&[u8]) -> Result<()> + Send,
+        mut visit: impl FnMut(&[u8]) -> Result<()> + Send,
     ) -> Result<()> {
-        let (mut looked, mut matched) = (0, 0);
+        let (mut examined, mut matched) = (0, 0);
         for (_, node) in self.server.nodes() {
             let mut restarts = 0;
-            let (mut cursor, mut lease) = (b"0".to_vec(), None);
+            let (mut cursor, mut connection) = (b"0".to_vec(), None);
             loop {
                 let mut scan = cmd("SCAN");
-                scan.arg(&cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(STEP);
-                match step(call, &node, lease.take(), &scan).await {
+                scan.arg(&cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
+                match step(call, &node, connection.take(), &scan).await {
                     Ok((next, names, same)) => {
-                        looked += STEP;
+                        examined += SCAN_COUNT;
                         matched += names.len() as u64;
-                        names.iter().try_for_each(|name| see(name))?;
+                        names.iter().try_for_each(|name| visit(name))?;
                         if next == b"0" {
                             break;
                         }
-                        (cursor, lease) = (next, Some(same));
+                        (cursor, connection) = (next, Some(same));
                     }
-                    // A cursor means something only to the process that gave it; now it may be another.
-                    Err(error) if error.kind() == ErrorKind::Unavailable && restarts < RESTARTS => {
+                    // The server may be a new process, for which the cursor is invalid.
+                    Err(error) if error.kind() == ErrorKind::Unavailable && restarts < MAX_RESTARTS => {
                         restarts += 1;
                         cursor = b"0".to_vec();
                     }
-                    Err(error) if error.kind() == ErrorKind::Timeout && looked > 0 && call.is_over() => {
-                        return Err(too_many(looked, matched));
+                    Err(error) if error.kind() == ErrorKind::Timeout && examined > 0 && call.is_over() => {
+                        return Err(deadline_passed(examined, matched));
                     }
                     Err(error) => return Err(error),
                 }
@@ -83,31 +83,30 @@ impl Redis {
     }
 }
 
-/// The time was over before all keys were looked at.
 #[cold]
-fn too_many(looked: u64, matched: u64) -> Error {
-    let way = if matched < looked / 2 {
-        "the others, of other programs or cache values, slow it down: give the store a database or a server of its own, or \
-         a longer `deadline`"
+fn deadline_passed(examined: u64, matched: u64) -> Error {
+    let hint = if matched < examined / 2 {
+        "the other keys, of other programs or of cache values, slow it down: give the store a database or a server of its \
+         own, or a longer `deadline`"
     } else {
-        "give it a longer `deadline`, or export it, which takes the time that it needs"
+        "set a longer `deadline`, or use an export, which has no deadline as a whole"
     };
     let message = format!(
-        "the time was over before all keys were looked at: about {looked} were, and {matched} of them are what is looked for; {way}"
+        "the deadline passed before all keys were examined: about {examined} were, of which {matched} matched; {hint}"
     );
     Error::new(ErrorKind::Timeout, message)
 }
 
-/// One step, on the connection of the step before: the next cursor, and names.
+/// One SCAN, on the connection of the previous one. Returns the next cursor and the names.
 async fn step(
     call: &Call<'_>,
     node: &Node,
-    lease: Option<Lease>,
+    connection: Option<InFlight>,
     scan: &Cmd,
-) -> Result<(Vec<u8>, Vec<Vec<u8>>, Lease)> {
-    let (reply, lease) = call.send_next(node, lease, scan).await?;
-    let wrong = || error::unexpected_reply(Effect::Read);
-    let [next, names]: [Value; 2] = reply::list(reply)?.try_into().map_err(|_| wrong())?;
-    let names = reply::list(names)?.into_iter().map(|name| reply::bytes(name)?.ok_or_else(wrong));
-    Ok((reply::bytes(next)?.ok_or_else(wrong)?, names.collect::<Result<_>>()?, lease))
+) -> Result<(Vec<u8>, Vec<Vec<u8>>, InFlight)> {
+    let (reply, connection) = call.send_next(node, connection, scan).await?;
+    let unexpected = || error::unexpected_reply(Effect::Read);
+    let [next, names]: [Value; 2] = reply::list(reply)?.try_into().map_err(|_| unexpected())?;
+    let names = reply::list(names)?.into_iter().map(|name| reply::bytes(name)?.ok_or_else(unexpected));
+    Ok((reply::bytes(next)?.ok_or_else(unexpected)?, names.collect::<Result<_>>()?, connection))
 }

@@ -1,7 +1,7 @@
-//! Finding the master that sentinels watch.
+//! Finds the master that sentinels monitor.
 //!
-//! As the [client guidelines](https://redis.io/docs/latest/develop/reference/sentinel-clients/) say: ask the sentinels
-//! in turn, connect to the master that the first of them names, and see that it is one.
+//! Follows the [client guidelines](https://redis.io/docs/latest/develop/reference/sentinel-clients/): ask the
+//! sentinels one after another, connect to the master that the first of them names, and check that it is one.
 
 use std::sync::{Arc, atomic::AtomicBool};
 
@@ -9,7 +9,8 @@ use redis::{aio::MultiplexedConnection, cmd};
 
 use super::{
     RedisSentinel,
-    connection::{Address, Login, Opened, Settings, is_master},
+    address::Address,
+    connection::{Login, Opened, Settings, is_master},
     error,
 };
 use crate::{Error, ErrorKind, Result};
@@ -21,50 +22,51 @@ pub(super) struct Sentinels {
     login: Login,
 }
 
-/// What errors call the server that sentinels name. It may be the address of another network.
-const MASTER: &str = "the Redis master that its sentinels name";
+/// How errors name the server that sentinels name as the master. Its address may be one of another network.
+const MASTER: &str = "the Redis master named by its sentinels";
 
 impl Sentinels {
-    pub(super) fn new(addrs: Vec<Address>, config: &RedisSentinel) -> Self {
-        let login = Login::new(config.username.as_deref(), config.password.as_ref(), 0);
-        Self { addrs, master: config.master.clone(), login }
+    pub(super) fn new(addrs: Vec<Address>, options: &RedisSentinel) -> Self {
+        let login = Login::new(options.username.as_deref(), options.password.as_ref(), 0);
+        Self { addrs, master: options.master.clone(), login }
     }
 
-    /// Connects to the master. A sentinel that does not answer in its part of the dial timeout is passed over, and so is
-    /// one that names a server which is no master: it may be cut off from the others.
-    pub(super) async fn greet_master(&self, settings: &Settings, dead: &Arc<AtomicBool>) -> Result<Opened> {
-        let parts = u32::try_from(self.addrs.len()).unwrap_or(u32::MAX).max(1);
-        let patience = settings.dial_timeout() / parts;
-        let (mut why, mut tried) = (None, Vec::new());
+    /// Connects to the master. Each sentinel has an equal share of the dial timeout. One that does not answer
+    /// within it is skipped, and so is one that names a server that is not a master: it may be cut off from
+    /// the others.
+    pub(super) async fn open_master(&self, settings: &Settings, dead: &Arc<AtomicBool>) -> Result<Opened> {
+        let share = u32::try_from(self.addrs.len()).unwrap_or(u32::MAX).max(1);
+        let timeout = settings.dial_timeout() / share;
+        let (mut failure, mut tried) = (None, Vec::new());
         for sentinel in &self.addrs {
-            let known = tried.len();
+            let tried_before = tried.len();
             let attempt = async {
-                let addr = self.ask(settings, sentinel).await?.ok_or_else(unknown_master)?;
+                let addr = self.master_addr(settings, sentinel).await?.ok_or_else(unknown_master)?;
                 if tried.contains(&addr) {
                     return Ok(None);
                 }
                 tried.push(addr.clone());
                 let server = addr.named(MASTER);
-                let mut opened = settings.greet(&addr, &server, dead).await?;
+                let mut opened = settings.open_server(&addr, &server, dead).await?;
                 check_role(&mut opened.driver, &server).await?;
                 Ok(Some(opened))
             };
-            let error = match tokio::time::timeout(patience, attempt).await {
+            let error = match tokio::time::timeout(timeout, attempt).await {
                 Ok(Ok(Some(opened))) => return Ok(opened),
                 Ok(Ok(None)) => continue,
                 Ok(Err(error)) => error,
-                Err(_) => match tried.get(known) {
-                    Some(addr) => settings.slow(&addr.named(MASTER)),
-                    None => settings.slow(&sentinel.named(SENTINEL)),
+                Err(_) => match tried.get(tried_before) {
+                    Some(addr) => settings.timed_out(&addr.named(MASTER)),
+                    None => settings.timed_out(&sentinel.named(SENTINEL)),
                 },
             };
-            // What is said of the master counts more than that a sentinel is not there.
-            why = Some(why.filter(|_| tried.len() == known).unwrap_or(error));
+            // An error about the master is more useful than one about a sentinel.
+            failure = Some(failure.filter(|_| tried.len() == tried_before).unwrap_or(error));
         }
-        Err(why.unwrap_or_else(unknown_master))
+        Err(failure.unwrap_or_else(unknown_master))
     }
 
-    async fn ask(&self, settings: &Settings, addr: &Address) -> Result<Option<Address>> {
+    async fn master_addr(&self, settings: &Settings, addr: &Address) -> Result<Option<Address>> {
         let name = addr.named(SENTINEL);
         let mut sentinel = settings.connect(addr, &name, Some(&self.login), None).await?;
         let reply: Option<(String, u16)> = cmd("SENTINEL")
@@ -79,16 +81,16 @@ impl Sentinels {
 
 const SENTINEL: &str = "the Redis sentinel";
 
-/// What a sentinel calls the master may have become a replica.
+/// Checks that the server which a sentinel named has not become a replica.
 async fn check_role(driver: &mut MultiplexedConnection, server: &str) -> Result<()> {
     if is_master(driver).await.map_err(|error| error::of_dial(&error, server))? {
         return Ok(());
     }
-    let message = format!("{server} is no master: a failover is under way");
+    let message = format!("{server} is not a master: a failover is in progress");
     Err(Error::new(ErrorKind::Unavailable, message))
 }
 
 #[cold]
 fn unknown_master() -> Error {
-    Error::new(ErrorKind::InvalidValue, "the Redis sentinels know no master of this name")
+    Error::new(ErrorKind::InvalidValue, "the Redis sentinels monitor no master of this name")
 }

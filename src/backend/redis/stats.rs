@@ -1,17 +1,17 @@
-//! What the server says of itself, and what an operator should worry about.
+//! Statistics of the store and its servers, with warnings for an operator.
 
 use std::collections::HashSet;
 
 use redis::{Value, cmd};
 use serde_json::{Map, Value as Json, json};
 
-use super::{Redis, RedisDurability, error, layout::Space, node::Node, reply, server::Call};
+use super::{Redis, RedisDurability, call::Call, error, layout::Space, node::Node, reply};
 use crate::{
     Backend, Error, ErrorKind, Result, StorageStats,
     backend::remote::{Effect, NO_TLS},
 };
 
-/// The lines of INFO that are passed on. Those of whole numbers become numbers.
+/// The lines of INFO that become details. Integers become JSON numbers.
 const DETAILS: [&str; 19] = [
     "redis_version",
     "valkey_version",
@@ -34,43 +34,41 @@ const DETAILS: [&str; 19] = [
     "rdb_changes_since_last_save",
 ];
 
-/// What is said of INFO where it is not allowed.
+/// The detail that says that INFO is not allowed, and the warning.
 const INFO: &str = "info";
-const NO_INFO: &str =
-    "INFO is not allowed to this user (`+info`): whether the server keeps what it is given is not known";
+const NO_INFO: &str = "INFO is not allowed for this user (`+info`): whether the server can lose acknowledged writes is not known";
 
-/// Settings that are passed on.
+/// The settings that become details.
 const APPENDFSYNC: &str = "appendfsync";
 const SLOWLOG: &str = "slowlog-log-slower-than";
-const KEPT_IN_SLOWLOG: &str = "slow writes are kept in SLOWLOG with the beginning of what they write, tokens included: let few users \
-                               read it, or turn it off (`slowlog-log-slower-than -1`)";
+const KEPT_IN_SLOWLOG: &str = "SLOWLOG keeps the beginning of slow writes, tokens included: restrict who can read it, or turn it \
+                               off (`slowlog-log-slower-than -1`)";
 
-/// That many names are held, to count a record once that a server lists twice.
-const HELD: usize = 200_000;
+/// How many names are held in memory, to count a record once that SCAN returns twice.
+const MAX_NAMES: usize = 200_000;
 
 impl Redis {
-    /// The counts are exact for the first [`HELD`] records. Where there is no time for all keys, a warning says so.
-    pub(super) async fn describe(&self) -> Result<StorageStats> {
+    /// The counts are exact for the first [`MAX_NAMES`] records. A warning says if not all keys were scanned.
+    pub(super) async fn collect_stats(&self) -> Result<StorageStats> {
         let (call, counting) = (self.call()?, self.shorter_call()?);
         let mut nodes = Vec::new();
         for (addr, node) in self.server.nodes() {
             nodes.push((addr.map(|addr| addr.to_string()), self.inspect(&call, &node).await?));
         }
-        let mut configs = cmd("HLEN");
-        configs.arg(self.layout.config());
-        let config_count = reply::number(call.send(Effect::Read, &configs).await?)?.unsigned_abs();
+        let configs = call.send(Effect::Read, cmd("HLEN").arg(self.layout.config())).await?;
+        let config_count = reply::number(configs)?.unsigned_abs();
         let (mut seen, mut unreadable) = (HashSet::new(), 0_u64);
         let (mut credentials, mut usage, mut cached) = (0, 0, 0_u64);
         let pattern = self.layout.pattern(None);
-        let all = self.names(&counting, &pattern, |name| {
+        let all = self.scan_names(&counting, &pattern, |name| {
             let Some(space) = self.layout.space(name) else { return Ok(()) };
-            let is_known = match space {
+            let is_counted = match space {
                 Space::Cache => false,
-                _ if seen.len() < HELD => !seen.insert(name.to_vec()),
+                _ if seen.len() < MAX_NAMES => !seen.insert(name.to_vec()),
                 _ => seen.contains(name),
             };
             match space {
-                _ if is_known => {}
+                _ if is_counted => {}
                 _ if self.layout.key(space, name).is_err() => unreadable += 1,
                 Space::Credential => credentials += 1,
                 Space::Usage => usage += 1,
@@ -78,23 +76,23 @@ impl Redis {
             }
             Ok(())
         });
-        let mut remarks = Vec::new();
+        let mut scan_warnings = Vec::new();
         match all.await {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Timeout && counting.is_over() => {
-                remarks.push(json!(format!("the counts are too low: {error}")));
+                scan_warnings.push(json!(format!("the counts are too low: {error}")));
             }
             Err(error) => return Err(error),
         }
         if unreadable > 0 {
-            remarks.push(json!(format!(
-                "{unreadable} records have names that are no keys: lists and exports fail until they are renamed"
+            scan_warnings.push(json!(format!(
+                "{unreadable} records have names that are not valid keys: lists and exports fail until they are renamed"
             )));
         }
-        let mut details = together(nodes, self.server.tls());
+        let mut details = merged(nodes, self.server.tls());
         details.insert("cache_count".to_owned(), json!(cached));
         if let Some(Json::Array(warnings)) = details.get_mut("warnings") {
-            warnings.extend(remarks);
+            warnings.extend(scan_warnings);
         }
         Ok(StorageStats {
             connection_count: Some(self.server.pool_stats()?.open.into()),
@@ -106,7 +104,7 @@ impl Redis {
         })
     }
 
-    /// What one server says of itself. Not every user may ask.
+    /// The details of one server, as far as the user may read them.
     async fn inspect(&self, call: &Call<'_>, node: &Node) -> Result<Map<String, Json>> {
         let mut details = match call.send_to(node, Effect::Read, &cmd("INFO")).await {
             Ok(Value::BulkString(text)) => details(&String::from_utf8_lossy(&text)),
@@ -117,7 +115,7 @@ impl Redis {
             }
             Err(error) => return Err(error),
         };
-        // One at a time: version 6 takes no more.
+        // One setting per command: version 6 accepts no more.
         for name in [APPENDFSYNC, SLOWLOG] {
             if let Ok(Value::Map(setting)) =
                 call.send_to(node, Effect::Read, cmd("CONFIG").arg("GET").arg(name)).await
@@ -129,21 +127,22 @@ impl Redis {
         Ok(details)
     }
 
-    /// Refuses servers that keep what they are given less well than this.
-    pub(super) async fn demand(&self, durability: RedisDurability) -> Result<()> {
+    /// Refuses servers that are less durable than required.
+    pub(super) async fn check_durability(&self, durability: RedisDurability) -> Result<()> {
         let call = self.call()?;
         if durability == RedisDurability::Any {
             return Ok(());
         }
         for (_, node) in self.server.nodes() {
             let details = self.inspect(&call, &node).await?;
-            let mut reasons = dangers(&details);
+            let mut reasons = data_loss_risks(&details);
             if durability == RedisDurability::Fsync && details.get(APPENDFSYNC) != Some(&json!("always")) {
                 reasons.push("its append-only file is not known to be written with `appendfsync always`");
             }
             if !reasons.is_empty() {
                 let reasons = reasons.join("; ");
-                let message = format!("the Redis server is not as durable as it was asked to be: {reasons}");
+                let message =
+                    format!("the Redis server is less durable than `durability` requires: {reasons}");
                 return Err(Error::new(ErrorKind::Unsupported, message));
             }
         }
@@ -151,23 +150,23 @@ impl Redis {
     }
 }
 
-/// The details of one server, or those of a cluster's by their addresses; and all that is to be said of them.
-fn together(nodes: Vec<(Option<String>, Map<String, Json>)>, tls: &str) -> Map<String, Json> {
+/// The details of one server, or those of a cluster's servers by address; and the warnings of all of them.
+fn merged(nodes: Vec<(Option<String>, Map<String, Json>)>, tls: &str) -> Map<String, Json> {
     let mut all = Map::new();
-    let mut warned = Vec::new();
+    let mut all_warnings = Vec::new();
     for (addr, details) in nodes {
-        let of = addr.as_ref().map_or_else(String::new, |addr| format!("{addr}: "));
-        warned.extend(warnings(&details).iter().map(|warning| format!("{of}{warning}")));
+        let prefix = addr.as_ref().map_or_else(String::new, |addr| format!("{addr}: "));
+        all_warnings.extend(warnings(&details).iter().map(|warning| format!("{prefix}{warning}")));
         match addr {
             Some(addr) => drop(all.insert(addr, Json::Object(details))),
             None => all.extend(details),
         }
     }
     if tls == "none" {
-        warned.push(NO_TLS.to_owned());
+        all_warnings.push(NO_TLS.to_owned());
     }
     all.insert("tls".to_owned(), json!(tls));
-    all.insert("warnings".to_owned(), json!(warned));
+    all.insert("warnings".to_owned(), json!(all_warnings));
     all
 }
 
@@ -182,32 +181,31 @@ fn details(info: &str) -> Map<String, Json> {
         .collect()
 }
 
-/// How the server, as it is set up, can lose what it acknowledged.
-fn dangers(details: &Map<String, Json>) -> Vec<&'static str> {
+/// The ways in which the server's settings let it lose acknowledged writes.
+fn data_loss_risks(details: &Map<String, Json>) -> Vec<&'static str> {
     let evicts = text(details, "maxmemory_policy").starts_with("allkeys-");
-    let mut dangers = Vec::new();
+    let mut risks = Vec::new();
     match details.get("aof_enabled") {
         Some(enabled) if *enabled == json!(1) => {}
-        Some(_) => dangers.push("no append-only file: a crash loses every write since the last snapshot"),
-        None => dangers.push("whether it has an append-only file is not known: it does not say so"),
+        Some(_) => risks.push("no append-only file: a crash loses every write since the last snapshot"),
+        None => risks.push("whether the server has an append-only file is not known: it does not report it"),
     }
     if evicts {
-        dangers.push("the eviction policy lets the server drop credentials when its memory is full");
+        risks.push("the eviction policy lets the server drop credentials when its memory is full");
     }
-    dangers
+    risks
 }
 
-/// What an operator should worry about.
 fn warnings(details: &Map<String, Json>) -> Vec<&'static str> {
-    let broken = |name: &str| !matches!(text(details, name), "" | "ok");
-    let mut warnings = if details.contains_key(INFO) { vec![NO_INFO] } else { dangers(details) };
-    let keeps_slow = text(details, SLOWLOG).parse::<i64>().is_ok_and(|micros| micros >= 0);
+    let failed = |name: &str| !matches!(text(details, name), "" | "ok");
+    let mut warnings = if details.contains_key(INFO) { vec![NO_INFO] } else { data_loss_risks(details) };
+    let has_slowlog = text(details, SLOWLOG).parse::<i64>().is_ok_and(|micros| micros >= 0);
     warnings.extend(
         [
-            (keeps_slow, KEPT_IN_SLOWLOG),
-            (broken("aof_last_write_status"), "the last write of the append-only file failed"),
-            (broken("rdb_last_bgsave_status"), "the last snapshot failed"),
-            (text(details, "role") == "slave", "a replica: it takes no writes"),
+            (has_slowlog, KEPT_IN_SLOWLOG),
+            (failed("aof_last_write_status"), "the last write of the append-only file failed"),
+            (failed("rdb_last_bgsave_status"), "the last snapshot failed"),
+            (text(details, "role") == "slave", "the server is a replica: it accepts no writes"),
             (text(details, "master_link_status") == "down", "the replica lost its master"),
         ]
         .into_iter()
@@ -226,7 +224,7 @@ mod tests {
     use crate::backend::remote::ON_THIS_MACHINE;
 
     #[test]
-    fn warns_of_what_loses_data() {
+    fn warns_of_settings_that_lose_data() {
         let warnings = |info: &str| warnings(&details(info));
         let safe = "# Server\r\nredis_version:7.0.15\r\naof_enabled:1\r\nmaxmemory_policy:noeviction\r\nrole:master\r\n";
         assert_eq!(details(safe)["redis_version"], json!("7.0.15"));
@@ -235,12 +233,12 @@ mod tests {
         assert_eq!(warnings("aof_enabled:1\r\naof_last_write_status:err\r\n").len(), 1);
         assert_eq!(warnings("aof_enabled:1\r\nrole:slave\r\nmaster_link_status:down\r\n").len(), 2);
         assert!(warnings("aof_enabled:1\r\nrole:slave\r\nmaster_link_status:up\r\n").len() == 1);
-        // As Dragonfly says it.
+        // As Dragonfly reports it.
         let unknown = warnings("redis_version:7.4.0\r\nrole:master\r\n");
         assert!(unknown.len() == 1 && unknown[0].contains("not known"), "{unknown:?}");
-        let told = |tls| together(vec![(None, details(safe))], tls)["warnings"].clone();
+        let with_tls = |tls| merged(vec![(None, details(safe))], tls)["warnings"].clone();
         assert_eq!(
-            [told("verified"), told(ON_THIS_MACHINE), told("none")],
+            [with_tls("verified"), with_tls(ON_THIS_MACHINE), with_tls("none")],
             [json!([]), json!([]), json!([NO_TLS])]
         );
     }

@@ -1,5 +1,5 @@
-//! TLS over a stream of ours: the driver's own reads this machine's certificates for each connection, and fails if one of them
-//! is damaged.
+//! TLS over a stream that this crate opens. The driver's own TLS reads the machine's certificates for each
+//! connection and fails if one of them is damaged.
 
 use std::{io, sync::Arc};
 
@@ -18,17 +18,17 @@ use crate::{
 
 const NAMES: Names = Names { ca: "tls_ca", cert: "tls_cert", key: "tls_key" };
 
-/// What all connections of a store are secured with.
+/// The TLS settings of all connections of a store.
 pub(super) struct Tls {
     connector: TlsConnector,
-    /// The host that certificates must be for, if it is not the one that is dialled.
+    /// The host that certificates must be for, if it is not the host that is connected to.
     server_name: Option<ServerName<'static>>,
 }
 
 impl Tls {
-    pub(super) async fn new(config: &RedisTls) -> Result<Self> {
-        let server_name = config.server_name.as_deref().map(name_of).transpose()?;
-        let RedisTls { ca, cert, key, .. } = config.clone();
+    pub(super) async fn new(options: &RedisTls) -> Result<Self> {
+        let server_name = options.server_name.as_deref().map(name_of).transpose()?;
+        let RedisTls { ca, cert, key, .. } = options.clone();
         let client = Files { names: &NAMES, ca, cert, key }.read(Checks::IssuerAndName).await?;
         Ok(Self { connector: Arc::new(client).into(), server_name })
     }
@@ -44,7 +44,9 @@ impl Tls {
             Some(tls) => refusal(server, tls),
             None if error.kind() == io::ErrorKind::UnexpectedEof => Error::new(
                 ErrorKind::Unavailable,
-                format!("{server} closed the connection when TLS began: see that this is its port for TLS"),
+                format!(
+                    "{server} closed the connection during the TLS handshake: check that this is its TLS port"
+                ),
             ),
             None => unreachable(server, Some(&error)),
         })
@@ -53,18 +55,18 @@ impl Tls {
 
 fn name_of(host: &str) -> Result<ServerName<'static>> {
     ServerName::try_from(host.to_owned()).map_err(|_| {
-        let message = "TLS certificates are for the name of a host or its address, and this is neither: name \
-                       one in `tls_server_name`";
+        let message = "the address is neither a host name nor an IP address, as TLS certificates require: put one into \
+                       `tls_server_name`";
         Error::new(ErrorKind::InvalidValue, message)
     })
 }
 
-/// What of TLS made a stream fail.
+/// The TLS error that made a stream fail.
 pub(super) fn cause(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
-/// Why TLS with a server, named so, failed, and what to do.
+/// The error for a failed TLS handshake, with what to do. `server` is how the error names the server.
 #[cold]
 pub(super) fn refusal(server: &str, error: &rustls::Error) -> Error {
     use CertificateError::{NotValidForName, NotValidForNameContext};
@@ -73,7 +75,7 @@ pub(super) fn refusal(server: &str, error: &rustls::Error) -> Error {
     };
     let message = format!(
         "the TLS certificate of {server} is not for this host: connect by a name that is in it, put that name into \
-         `tls_server_name`, or make a certificate with the host as its subjectAltName (the common name does not count)"
+         `tls_server_name`, or issue a certificate with the host as its subjectAltName (the common name does not count)"
     );
     Error::new(ErrorKind::Denied, message).with_source(error.clone())
 }

@@ -1,21 +1,18 @@
-//! Counters: a hash for each record.
+//! Usage records: one hash per record.
 
 use std::collections::BTreeMap;
 
 use redis::{Cmd, cmd};
 
-use super::{Redis, credential::in_chunks, layout::Space, reply, server::Call};
+use super::{Redis, call::Call, credential::in_chunks, layout::Space, reply};
 use crate::{
     BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore,
     backend::remote::{Effect, batch},
     error::Kind,
 };
 
-fn missing(key: &Key) -> Error {
-    Error::not_found(Kind::Usage, key)
-}
-
-/// The most increments of one pipeline. Pipelines follow each other: increments of one counter are in order.
+/// The maximum number of increments in one pipeline. Pipelines run one after another, so that increments of a
+/// counter are applied in order.
 const PIPELINE: usize = 10_000;
 
 impl Redis {
@@ -24,18 +21,14 @@ impl Redis {
     }
 
     fn increment(&self, key: &Key, field: &Key, delta: i64) -> Cmd {
-        let mut increment = cmd("HINCRBY");
-        increment.arg(self.usage(key)).arg(field.as_str()).arg(delta);
-        increment
+        cmd("HINCRBY").arg(self.usage(key)).arg(field.as_str()).arg(delta).take()
     }
 
     pub(super) fn whole_record(&self, key: &Key) -> Cmd {
-        let mut all = cmd("HGETALL");
-        all.arg(self.usage(key));
-        all
+        cmd("HGETALL").arg(self.usage(key)).take()
     }
 
-    /// One pipeline. Records that are gone meanwhile are left out.
+    /// One pipeline. A record that has been deleted meanwhile is `None`.
     pub(super) async fn usage_chunk(
         &self,
         call: &Call<'_>,
@@ -62,9 +55,9 @@ impl UsageStore for Redis {
         let call = self.call()?;
         let mut report = BatchReport::default();
         for (number, chunk) in increments.chunks(PIPELINE).enumerate() {
-            let steps =
+            let commands =
                 chunk.iter().map(|Increment { key, field, delta }| self.increment(key, field, *delta));
-            let replies = call.send_all(Effect::Write, steps.collect()).await;
+            let replies = call.send_all(Effect::Write, commands.collect()).await;
             for (at, (increment, reply)) in chunk.iter().zip(replies).enumerate() {
                 let result = reply.and_then(reply::number).map_err(|error| error.with_key(&increment.key));
                 report.record(number * PIPELINE + at, &increment.key, result);
@@ -75,16 +68,13 @@ impl UsageStore for Redis {
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
         let reply = self.call()?.send(Effect::Read, &self.whole_record(key)).await;
-        reply::usage(key, reply.map_err(|error| error.with_key(key))?)?.ok_or_else(|| missing(key))
+        let record = reply::usage(key, reply.map_err(|error| error.with_key(key))?)?;
+        record.ok_or_else(|| Error::not_found(Kind::Usage, key))
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {
-        let mut unlink = cmd("UNLINK");
-        unlink.arg(self.usage(key));
-        match reply::number(self.call()?.send(Effect::Write, &unlink).await?)? {
-            0 => Err(missing(key)),
-            _ => Ok(()),
-        }
+        let reply = self.call()?.send(Effect::Write, cmd("UNLINK").arg(self.usage(key))).await?;
+        reply::deleted(Kind::Usage, key, reply)
     }
 
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
