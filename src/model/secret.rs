@@ -111,18 +111,6 @@ impl Secret {
             }),
         }
     }
-
-    /// Puts a secret in a place that a URL must not fill twice.
-    #[cfg(any(feature = "git", feature = "mongodb", feature = "postgres", feature = "redis"))]
-    pub(crate) fn fill(self, place: &mut Option<Self>) -> Result<()> {
-        match place.replace(self) {
-            None => Ok(()),
-            Some(_) => Err(Error::new(
-                ErrorKind::InvalidValue,
-                "the URL has two passwords: keep the one of its login, or one of the options for it",
-            )),
-        }
-    }
 }
 
 /// One byte more than a secret may have, at most.

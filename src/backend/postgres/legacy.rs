@@ -12,8 +12,7 @@ use super::{
     statement::{Json, Parameter, Sql, column},
 };
 use crate::{
-    Backend, Credential, Error, ErrorKind, Key, Record, Result, backend::remote::Effect, codec::Location,
-    model::Piece,
+    Backend, Credential, Error, ErrorKind, Key, Record, Result, backend::remote::Effect, model::Piece,
 };
 
 /// One snapshot, and a cursor for each table: the tables' indexes are in the order of the database's language, not in ours.
@@ -63,11 +62,7 @@ const SCHEMA: &str = "public";
 impl Postgres {
     /// A handle to read with. No schema of ours is looked for, and none is made.
     pub(crate) async fn open_foreign(url: &str) -> Result<Self> {
-        let mut config = PostgresOptions::try_from(url)?;
-        if !Location::has_option(url, "schema")? {
-            SCHEMA.clone_into(&mut config.schema);
-        }
-        let postgres = Self::new(config).await?;
+        let postgres = Self::new(PostgresOptions::in_schema(url, Some(SCHEMA))?).await?;
         postgres.check_server().await?;
         let found = postgres.foreign_tables().await;
         match found {
