@@ -110,6 +110,7 @@ pub(crate) fn host_and_port(addr: &str, default_port: u16) -> Option<(String, u1
 /// The hosts of a list, each with its port and `localhost` as `127.0.0.1`, to compare lists.
 pub(crate) fn canonical_hosts(addrs: &str, default_port: u16) -> String {
     let canonical = |addr| match host_and_port(addr, default_port) {
+        _ if addr.starts_with('/') => addr.to_owned(),
         Some((host, port)) if host == "localhost" => format!("127.0.0.1:{port}"),
         Some((host, port)) if host.contains(':') => format!("[{host}]:{port}"),
         Some((host, port)) => format!("{host}:{port}"),

@@ -1,17 +1,22 @@
 //! Options types: declared with their defaults, and read from the options of a URL by serde.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map},
+    fmt,
+    str::FromStr,
+    time::Duration,
+};
 
 use serde::{
     Deserialize, Deserializer, Serializer,
     de::{
-        self, DeserializeOwned, Expected, IntoDeserializer, Unexpected, Visitor,
+        self, DeserializeOwned, Error as _, Expected, IntoDeserializer, Unexpected, Visitor,
         value::{MapAccessDeserializer, MapDeserializer},
     },
     forward_to_deserialize_any,
 };
 
-use super::location::invalid;
+use super::location::{decode, invalid};
 use crate::{Error, Result};
 
 /// Declares an options type with the default of each field behind it, and its `Default` from these.
@@ -33,68 +38,61 @@ pub(crate) use options;
 
 /// The texts that a URL has for the fields of an options type.
 ///
-/// A field is named by its path: `deadline`, or `topology.sentinel.username`. A field `password` or `token`
-/// is a [`Secret`](crate::Secret), which has `password.file` and `password.env`, too.
+/// A path names a field: `deadline`, or `topology.sentinel.username`. A field `password` or `token` is a
+/// [`Secret`](crate::Secret), which has `password.file` and `password.env`, too.
 pub(crate) struct UrlOptions {
-    /// The names of the URL's options, with the path of each.
+    /// The options that the URL may have, with the path of each.
     names: BTreeMap<String, String>,
-    /// The paths, with the text of each.
-    texts: BTreeMap<String, String>,
-    /// The paths, with the option that gave the text.
+    /// Paths with their texts.
+    pub(crate) texts: BTreeMap<String, String>,
+    /// Paths with the option that gave the text.
     given: BTreeMap<String, String>,
 }
 
 impl UrlOptions {
-    /// The fields of a type are options, except these.
-    pub(crate) fn of<T: DeserializeOwned>(except: &[&str]) -> Self {
-        Self::named([]).with::<T>("", "", except)
-    }
-
-    /// The options have these names, each with its field.
-    pub(crate) fn named<'n>(names: impl IntoIterator<Item = (&'n str, &'n str)>) -> Self {
-        let names = names.into_iter().map(|(name, field)| (name.to_owned(), field.to_owned())).collect();
+    /// Options with these names, each with its path.
+    pub(crate) fn named(names: &[(&str, &str)]) -> Self {
+        let names = names.iter().map(|(name, path)| ((*name).to_owned(), (*path).to_owned())).collect();
         Self { names, texts: BTreeMap::new(), given: BTreeMap::new() }
     }
 
-    /// Adds the fields of another type, except these. Their names begin with a prefix, and their paths with a
-    /// path.
+    /// Options with the names of a type's fields, except these.
+    pub(crate) fn of<T: DeserializeOwned>(except: &[&str]) -> Self {
+        Self::named(&[]).with::<T>("", "", except)
+    }
+
+    /// Adds the fields of another type, except these, with a prefix for names and one for paths.
     pub(crate) fn with<T: DeserializeOwned>(mut self, prefix: &str, path: &str, except: &[&str]) -> Self {
         for field in fields_of::<T>() {
-            let sources: &[&str] = if is_secret(field) { &["", "file", "env"] } else { &[""] };
-            for source in sources {
-                let (name, below) = match *source {
-                    "" => ((*field).to_owned(), (*field).to_owned()),
-                    source => (format!("{field}_{source}"), format!("{field}.{source}")),
-                };
+            let sources: &[(&str, &str)] = &[("", ""), ("_env", ".env"), ("_file", ".file")];
+            for (suffix, source) in &sources[..if is_secret(field) { 3 } else { 1 }] {
+                let name = format!("{field}{suffix}");
                 if !except.contains(&&*name) {
-                    self.names.insert(format!("{prefix}{name}"), format!("{path}{below}"));
+                    self.names.insert(format!("{prefix}{name}"), format!("{path}{field}{source}"));
                 }
             }
         }
         self
     }
 
-    /// Sets the field at a path, in place of what it had.
-    pub(crate) fn set(&mut self, path: &str, text: impl Into<String>) {
-        self.texts.insert(path.to_owned(), text.into());
+    /// Sets fields to parts of the URL, which are decoded.
+    pub(crate) fn set<'p>(
+        &mut self,
+        parts: impl IntoIterator<Item = (&'p str, Option<&'p str>)>,
+    ) -> Result<()> {
+        for (path, part) in parts {
+            if let Some(part) = part {
+                self.texts.insert(path.to_owned(), decode(part)?);
+            }
+        }
+        Ok(())
     }
 
-    /// Removes the text of a field.
-    pub(crate) fn take(&mut self, path: &str) -> Option<String> {
-        self.texts.remove(path)
-    }
-
-    /// Whether the URL has a text for this field.
-    pub(crate) fn has(&self, path: &str) -> bool {
-        self.texts.contains_key(path)
-    }
-
-    /// Adds an option of the URL. The last of several counts; a second password is refused.
+    /// Adds an option. The last of several with one name counts; a second password is refused.
     pub(crate) fn add(&mut self, (name, text): (&str, String)) -> Result<()> {
-        let path = self.names.get(name).ok_or_else(|| unknown_option(name, self.names.keys()))?;
-        let secret = path.strip_suffix(".file").or(path.strip_suffix(".env")).unwrap_or(path);
-        let has = |path: String| self.texts.contains_key(&path);
-        if is_secret(secret) && ["", ".file", ".env"].iter().any(|source| has(format!("{secret}{source}"))) {
+        let path = self.names.get(name).ok_or_else(|| unknown_option(name, &self.names))?;
+        let secret = path.trim_end_matches(".env").trim_end_matches(".file");
+        if is_secret(secret) && self.texts.keys().any(|path| path.starts_with(secret)) {
             return Err(invalid(
                 "the URL has two passwords: keep the one of its login, or one of the options for it",
             ));
@@ -106,32 +104,35 @@ impl UrlOptions {
 
     /// Reads an options type from the texts.
     pub(crate) fn read<T: DeserializeOwned>(self) -> Result<T> {
-        serde_path_to_error::deserialize(Value::of(self.texts)).map_err(|error| {
+        serde_path_to_error::deserialize(Value(self.texts)).map_err(|error| {
             let path = error.path().to_string();
-            invalid(format!("the URL option `{}` {}", self.given.get(&path).unwrap_or(&path), error.inner()))
+            invalid(format!(
+                "the URL option `{}` {}",
+                self.given.get(&path).unwrap_or(&path),
+                error.inner().must
+            ))
         })
     }
 }
 
 /// Whether the field at a path is a [`Secret`](crate::Secret).
 fn is_secret(path: &str) -> bool {
-    matches!(path.rsplit('.').next(), Some("password" | "token"))
+    path.ends_with("password") || path.ends_with("token")
 }
 
-/// An option that the backend does not have. It may be a piece of a password after a stray `&`, so only the
-/// name of an option that other programs know is repeated.
+/// The error of an option that the backend does not have. It may be a piece of a password after a stray `&`,
+/// so only the name of an option that other programs know is repeated.
 #[cold]
-fn unknown_option<'n>(name: &str, known: impl Iterator<Item = &'n String>) -> Error {
-    let known: Vec<&str> = known.map(String::as_str).collect();
-    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-    match OPTIONS_ELSEWHERE.split_whitespace().find(|option| option.eq_ignore_ascii_case(name)) {
-        Some(name) => invalid(format!(
-            "the URL option `{name}` is not one of this backend: remove it; its options: {known}"
-        )),
-        None => {
-            invalid(format!("the URL has an option that this backend does not know; its options: {known}"))
-        }
-    }
+fn unknown_option(name: &str, known: &BTreeMap<String, String>) -> Error {
+    let known = match known.keys().map(String::as_str).collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => "none".to_owned(),
+        known => known,
+    };
+    let elsewhere = OPTIONS_ELSEWHERE.split_whitespace().find(|option| option.eq_ignore_ascii_case(name));
+    let what = elsewhere.map_or("the URL has an option that this backend does not know".to_owned(), |name| {
+        format!("the URL option `{name}` is not one of this backend: remove it")
+    });
+    invalid(format!("{what}; its options: {known}"))
 }
 
 /// Options of URLs that providers and other drivers' manuals show: those of
@@ -169,105 +170,78 @@ const OPTIONS_ELSEWHERE: &str = "\
     token_env token_file user username uuidRepresentation verify_ssl virtual_host w wait wait_replicas \
     wait_timeout waitQueueMultiple waitQueueTimeoutMS write_timeout wtimeout wtimeoutMS zlibCompressionLevel";
 
-/// The names of a type's fields, as serde has them.
+/// The names of a type's fields, as serde has them: a text can't be a struct, and the error has its fields.
 fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
-    struct Fields<'f>(&'f mut &'static [&'static str]);
-
-    impl<'de> Deserializer<'de> for Fields<'_> {
-        type Error = Misfit;
-
-        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Misfit> {
-            Err(Misfit(String::new()))
-        }
-
-        fn deserialize_struct<V: Visitor<'de>>(
-            self,
-            _: &'static str,
-            fields: &'static [&'static str],
-            visitor: V,
-        ) -> Result<V::Value, Misfit> {
-            *self.0 = fields;
-            self.deserialize_any(visitor)
-        }
-
-        forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
-            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-        }
-    }
-
-    let mut fields: &[&str] = &[];
-    // The names are all that is wanted: there is nothing to read from.
-    let _ = T::deserialize(Fields(&mut fields));
-    fields
+    let text = BTreeMap::from([(String::new(), String::new())]);
+    T::deserialize(Value(text)).map_or_else(|misfit| misfit.fields, |_| &[])
 }
 
-/// What serde reads an options type from: the text of a field, or fields by their names.
-enum Value {
-    Text(String),
-    Fields(Vec<(String, Value)>),
-}
+/// What serde reads an options type from: texts by their paths. The text of the value itself has an empty
+/// path.
+#[derive(Default)]
+struct Value(BTreeMap<String, String>);
 
 impl Value {
-    /// The texts by their paths; an empty path is the text itself.
-    fn of(mut texts: BTreeMap<String, String>) -> Self {
-        if let Some(text) = texts.remove("") {
-            return Self::Text(text);
-        }
-        let mut fields = BTreeMap::<String, BTreeMap<String, String>>::new();
-        for (path, text) in texts {
+    fn fields<'de>(self) -> MapDeserializer<'de, btree_map::IntoIter<String, Self>, Misfit> {
+        let mut fields = BTreeMap::<String, Self>::new();
+        for (path, text) in self.0 {
             let (field, below) = path.split_once('.').unwrap_or((&path, ""));
-            fields.entry(field.to_owned()).or_default().insert(below.to_owned(), text);
+            fields.entry(field.to_owned()).or_default().0.insert(below.to_owned(), text);
         }
-        Self::Fields(fields.into_iter().map(|(field, texts)| (field, Self::of(texts))).collect())
+        MapDeserializer::new(fields.into_iter())
     }
 
-    /// Parses the text.
-    fn parse<T: std::str::FromStr>(&self, expected: &str) -> Result<T, Misfit> {
-        let Self::Text(text) = self else { return Err(Misfit(format!("must be {expected}"))) };
-        text.parse().map_err(|_| Misfit(format!("must be {expected}")))
+    fn parse<T: FromStr>(&self, must: &str) -> Result<T, Misfit> {
+        self.0.get("").and_then(|text| text.parse().ok()).ok_or_else(|| Misfit::custom(must))
     }
 }
 
 impl<'de> Deserializer<'de> for Value {
     type Error = Misfit;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
-        match self {
-            Self::Text(text) => visitor.visit_string(text),
-            Self::Fields(fields) => visitor.visit_map(MapDeserializer::new(fields.into_iter())),
+    fn deserialize_any<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Misfit> {
+        match self.0.remove("") {
+            Some(text) => visitor.visit_string(text),
+            None => visitor.visit_map(self.fields()),
         }
     }
 
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
-        visitor.visit_bool(self.parse("`true` or `false`")?)
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Misfit> {
+        self.deserialize_any(visitor).map_err(|misfit| Misfit { fields, ..misfit })
     }
 
-    fn deserialize_u32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
-        visitor.visit_u32(self.parse("a whole number")?)
+    fn deserialize_enum<V: Visitor<'de>>(
+        mut self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Misfit> {
+        match self.0.remove("") {
+            Some(text) => visitor.visit_enum(text.into_deserializer()),
+            None => visitor.visit_enum(MapAccessDeserializer::new(self.fields())),
+        }
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        _: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Misfit> {
-        match self {
-            Self::Text(text) => visitor.visit_enum(text.into_deserializer()),
-            Self::Fields(fields) => {
-                visitor.visit_enum(MapAccessDeserializer::new(MapDeserializer::new(fields.into_iter())))
-            }
-        }
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+        visitor.visit_bool(self.parse("must be `true` or `false`")?)
+    }
+
+    fn deserialize_u32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+        visitor.visit_u32(self.parse("must be a whole number")?)
     }
 
     forward_to_deserialize_any! {
         i8 i16 i32 i64 u8 u16 u64 f32 f64 char str string bytes byte_buf unit unit_struct newtype_struct seq
-        tuple tuple_struct map struct identifier ignored_any
+        tuple tuple_struct map identifier ignored_any
     }
 }
 
@@ -280,32 +254,29 @@ impl IntoDeserializer<'_, Misfit> for Value {
 }
 
 /// What a text must be. The text itself can be secret, so it is not repeated.
-#[derive(Debug)]
-struct Misfit(String);
-
-impl fmt::Display for Misfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+#[derive(Debug, thiserror::Error)]
+#[error("{must}")]
+struct Misfit {
+    must: String,
+    /// The fields of the type that was to be read.
+    fields: &'static [&'static str],
 }
 
-impl std::error::Error for Misfit {}
-
 impl de::Error for Misfit {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Self(message.to_string())
+    fn custom<T: fmt::Display>(must: T) -> Self {
+        Self { must: must.to_string(), fields: &[] }
     }
 
     fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self(format!("must be {expected}"))
+        Self::custom(format_args!("must be {expected}"))
     }
 
     fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self(format!("must be {expected}"))
+        Self::custom(format_args!("must be {expected}"))
     }
 
     fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
-        Self(format!("must be one of {}", expected.join(", ")))
+        Self::custom(format_args!("must be one of {}", expected.join(", ")))
     }
 }
 
@@ -347,7 +318,7 @@ mod tests {
         let read: Two = options.read().unwrap();
         assert_eq!(read, Two { count: 2, password: crate::Secret::file("/a") });
 
-        let mut options = UrlOptions::named([("n", "count")]);
+        let mut options = UrlOptions::named(&[("n", "count")]);
         options.add(("n", "hunter2".to_owned())).unwrap();
         let error = options.read::<Two>().unwrap_err();
         assert_eq!(error.to_string(), "the URL option `n` must be a whole number");
@@ -355,8 +326,8 @@ mod tests {
 
     #[test]
     fn only_the_names_of_known_options_are_repeated() {
-        let known = ["deadline".to_owned()];
-        let said = |name| unknown_option(name, known.iter()).to_string();
+        let known = BTreeMap::from([("deadline".to_owned(), String::new())]);
+        let said = |name| unknown_option(name, &known).to_string();
         assert!(said("channel_binding").contains("`channel_binding` is not one of this backend"));
         assert!(said("READPREFERENCE").contains("`readPreference`"));
         assert!(

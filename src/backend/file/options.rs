@@ -89,7 +89,7 @@ impl TryFrom<&str> for FileOptions {
         }
         check_path(path.as_ref())?;
         let mut options = UrlOptions::of::<Self>(&["path"]);
-        options.set("path", path);
+        options.texts.insert("path".to_owned(), path.to_owned());
         location.options().try_for_each(|option| options.add(option?))?;
         options.read()
     }

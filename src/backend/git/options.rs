@@ -211,7 +211,7 @@ impl TryFrom<&str> for GitOptions {
     fn try_from(url: &str) -> Result<Self> {
         let location = Location::parse(url, &["git"])?;
         let mut options = UrlOptions::of::<Self>(&["path", "token"]);
-        options.set("path", location.rest);
+        options.texts.insert("path".to_owned(), location.rest.to_owned());
         location.options().try_for_each(|option| options.add(option?))?;
         let options: Self = options.read()?;
         options.check()?;

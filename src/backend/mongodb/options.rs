@@ -13,8 +13,7 @@ use crate::{
     DEFAULT_DEADLINE, Error, Result, Secret,
     backend::remote::Effect,
     codec::{
-        Location, UrlOptions, canonical_hosts, decode, host_and_port, invalid, is_this_machine, options,
-        readable,
+        Location, UrlOptions, canonical_hosts, host_and_port, invalid, is_this_machine, options, readable,
     },
 };
 
@@ -197,10 +196,10 @@ impl TryFrom<&str> for MongoDbOptions {
         if parts.hosts.is_empty() || parts.path.contains('/') {
             return Err(wrong());
         }
-        let mut options = UrlOptions::named(NAMES);
+        let mut options = UrlOptions::named(&NAMES);
         let database = Some(parts.path).filter(|database| !database.is_empty());
         let srv = (location.scheme == "mongodb+srv").then_some("true");
-        let located = [
+        options.set([
             ("user", parts.user),
             ("password", parts.password),
             ("addr", Some(parts.hosts)),
@@ -209,12 +208,7 @@ impl TryFrom<&str> for MongoDbOptions {
             ("auth_source", database.filter(|_| srv.is_none())),
             ("srv", srv),
             ("tls", srv),
-        ];
-        for (field, text) in located {
-            if let Some(text) = text {
-                options.set(field, decode(text)?);
-            }
-        }
+        ])?;
         for option in location.options() {
             let (name, value) = option?;
             let known = NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
@@ -228,7 +222,7 @@ impl TryFrom<&str> for MongoDbOptions {
                 name => options.add((name, value))?,
             }
         }
-        let level = options.take("w").map(|text| write_level(&text)).transpose()?;
+        let level = options.texts.remove("w").map(|text| write_level(&text)).transpose()?;
         let options: Self = options.read()?;
         Ok(Self {
             write_concern: level.unwrap_or(options.write_concern),

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     DEFAULT_DEADLINE, Error, Result, Secret,
-    codec::{Location, UrlOptions, canonical_hosts, decode, host_and_port, invalid, options, readable},
+    codec::{Location, UrlOptions, canonical_hosts, host_and_port, invalid, options, readable},
 };
 
 options! {
@@ -191,7 +191,7 @@ impl PostgresOptions {
         let location = Location::parse(url, &["postgres", "postgresql"])?;
         let parts = location.authority().filter(|parts| !parts.path.contains('/')).ok_or_else(wrong)?;
         let hosts = [("host", "host"), ("port", "port")];
-        let mut options = UrlOptions::named(hosts).with::<Self>("", "", &["addr"]);
+        let mut options = UrlOptions::named(&hosts).with::<Self>("", "", &["addr"]);
         let located = [
             ("user", parts.user),
             ("password", parts.password),
@@ -199,11 +199,7 @@ impl PostgresOptions {
             ("dbname", Some(parts.path)),
             ("schema", schema),
         ];
-        for (field, text) in located {
-            if let Some(text) = text.filter(|text| !text.is_empty()) {
-                options.set(field, decode(text)?);
-            }
-        }
+        options.set(located.map(|(field, text)| (field, text.filter(|text| !text.is_empty()))))?;
         for option in location.options() {
             match option? {
                 (name, value) if is_harmless_elsewhere(name, &value)? => {}
@@ -216,8 +212,8 @@ impl PostgresOptions {
                 option => options.add(option)?,
             }
         }
-        let (host, ports) = (options.take("host"), options.take("port"));
-        let has_sslmode = options.has("sslmode");
+        let (host, ports) = (options.texts.remove("host"), options.texts.remove("port"));
+        let has_sslmode = options.texts.contains_key("sslmode");
         let mut options: Self = options.read()?;
         if !has_sslmode && options.trusts_system() {
             options.sslmode = SslMode::VerifyFull;

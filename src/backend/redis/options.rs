@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     DEFAULT_DEADLINE, Error, Result, Secret,
-    codec::{Location, UrlOptions, canonical_hosts, decode, invalid, options, readable},
+    codec::{Location, UrlOptions, canonical_hosts, invalid, options, readable},
 };
 
 options! {
@@ -246,14 +246,14 @@ impl TryFrom<&str> for RedisOptions {
                 if !path.starts_with('/') {
                     return Err(invalid("a Redis socket's URL is `redis+unix:///PATH`"));
                 }
-                options.set("addr", path);
+                options.texts.insert("addr".to_owned(), path.to_owned());
             }
             "redis" | "rediss" => {
                 servers(location, &mut options, "redis://[USER:PASSWORD@]HOST[:PORT][/DB]")?
             }
             "redis-cluster" | "rediss-cluster" => {
                 servers(location, &mut options, "redis-cluster://[USER:PASSWORD@]HOST[:PORT][,HOST...]")?;
-                options.set("topology", "cluster");
+                options.set([("topology", Some("cluster"))])?;
             }
             _ => {
                 let form = "redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST...]/MASTER[/DB]";
@@ -287,27 +287,23 @@ impl TryFrom<&str> for RedisOptions {
 fn servers(location: Location<'_>, options: &mut UrlOptions, form: &str) -> Result<()> {
     let not_of_form = || invalid(format!("the URL is not of the form `{form}`"));
     let parts = location.authority().filter(|parts| !parts.hosts.is_empty()).ok_or_else(not_of_form)?;
-    if let Some(user) = parts.user.filter(|user| !user.is_empty()) {
-        options.set("username", decode(user)?);
-    }
-    if let Some(password) = parts.password {
-        options.set("password", decode(password)?);
-    }
-    options.set("addr", parts.hosts);
-    let mut db = parts.path;
-    if location.scheme.ends_with("+sentinel") {
-        let (master, below) = db.split_once('/').unwrap_or((db, ""));
-        if master.is_empty() {
-            return Err(not_of_form());
+    let (master, db) = match location.scheme.ends_with("+sentinel") {
+        true => {
+            let (master, db) = parts.path.split_once('/').unwrap_or((parts.path, ""));
+            (Some(master), db)
         }
-        options.set("topology.sentinel.master", decode(master)?);
-        db = below;
+        false => (None, parts.path),
+    };
+    if master == Some("") || !(db.is_empty() || db.parse::<u32>().is_ok()) {
+        return Err(not_of_form());
     }
-    if !db.is_empty() {
-        db.parse::<u32>().map_err(|_| not_of_form())?;
-        options.set("db", db);
-    }
-    Ok(())
+    options.set([
+        ("username", parts.user.filter(|user| !user.is_empty())),
+        ("password", parts.password),
+        ("addr", Some(parts.hosts)),
+        ("topology.sentinel.master", master),
+        ("db", Some(db).filter(|db| !db.is_empty())),
+    ])
 }
 
 /// Whether this is an option of redis-py, as providers' pages show it, that asks for what this backend does

@@ -14,7 +14,7 @@ use super::Run;
 use crate::{
     backends::CliBackend,
     failure::Failure,
-    identity::{identity_of, is_within},
+    identity::{is_within, legacy_identity_of},
     output::{Answer, described},
     session::Session,
     source::Source,
@@ -100,7 +100,7 @@ impl Adopt {
             return Err(Failure::nothing_found());
         }
         let layout = adoption.layout();
-        let identity = format!("{} as {layout}", identity_of(url));
+        let identity = format!("{} as {layout}", legacy_identity_of(url));
         let source = adoption.clone();
         let source = Source::new(Some(identity), true, move || source.records().boxed());
         let answer = self.transfer.run(source, session).await?;
