@@ -19,7 +19,7 @@ use serde::{
 use super::location::{decode, invalid};
 use crate::{Error, Result};
 
-/// Declares an options type with the default of each field behind it, and its `Default` from these.
+/// Declares an options type. The default of each field follows it, and `Default` is made of these.
 macro_rules! options {
     ($(#[$attribute:meta])* pub struct $name:ident {
         $($(#[$about:meta])* pub $field:ident: $type:ty = $default:expr,)+
@@ -36,16 +36,16 @@ macro_rules! options {
 }
 pub(crate) use options;
 
-/// The texts that a URL has for the fields of an options type.
+/// The parts and options of a URL, collected so that serde can read an options type from them.
 ///
 /// A path names a field: `deadline`, or `topology.sentinel.username`. A field `password` or `token` is a
 /// [`Secret`](crate::Secret), which has `password.file` and `password.env`, too.
 pub(crate) struct UrlOptions {
-    /// The options that the URL may have, with the path of each.
+    /// The options that the URL may have, each with its path.
     names: BTreeMap<String, String>,
     /// Paths with their texts.
     pub(crate) texts: BTreeMap<String, String>,
-    /// Paths with the option that gave the text.
+    /// Paths with the name of the option that gave the text, for errors.
     given: BTreeMap<String, String>,
 }
 

@@ -20,11 +20,10 @@ use crate::{
 options! {
     /// Options for opening a [`MongoDb`](crate::MongoDb) store.
     ///
-    /// As a URL:
-    /// `mongodb://user:password@host1:27017,host2/database?replicaSet=rs0&tls=true`, or `mongodb+srv://name/database`,
-    /// with the options of [MongoDB's connection
-    /// strings](https://www.mongodb.com/docs/manual/reference/connection-string-options/) that are named
-    /// below, and `deadline` and `create`. The parts of the URL and the values of options may be
+    /// As a URL: `mongodb://user:password@host1:27017,host2/database?replicaSet=rs0&tls=true`, or
+    /// `mongodb+srv://name/database`, with the options of MongoDB's
+    /// [connection strings](https://www.mongodb.com/docs/manual/reference/connection-string-options/) that are
+    /// named below, and `deadline` and `create`. The parts of the URL and the values of options may be
     /// percent-encoded. When deserialized, the fields have the names below, and unknown fields are refused.
     /// Reads go to the primary, so `readPreference` may have any value but `secondary`. Accepted without
     /// effect: `compressors`, `heartbeatFrequencyMS`, `localThresholdMS`, `maxConnecting`, `minPoolSize`,
@@ -34,7 +33,8 @@ options! {
     /// ```
     /// # use std::time::Duration;
     /// # use gateway_storage::{mongodb::WriteLevel, MongoDbOptions};
-    /// let options = MongoDbOptions::try_from("mongodb://app:x@db1,db2:27018/gateway?replicaSet=rs0&maxPoolSize=20")?;
+    /// let url = "mongodb://app:x@db1,db2:27018/gateway?replicaSet=rs0&maxPoolSize=20";
+    /// let options = MongoDbOptions::try_from(url)?;
     /// assert_eq!((options.database.as_str(), options.pool_size), ("gateway", 20));
     /// assert_eq!(options.write_concern, WriteLevel::Majority);
     /// assert!(!format!("{options:?}").contains("\"x\""));
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn options_of_other_clients() {
+    fn options_of_other_drivers() {
         let read = |options: &str| MongoDbOptions::try_from(format!("mongodb://u:p@h/db?{options}").as_str());
         for harmless in [
             "readPreference=secondaryPreferred&retryWrites=false",
@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn wrong_ones_repeat_nothing() {
+    async fn errors_of_invalid_urls_quote_nothing() {
         for url in [
             "redis:secret",
             "mongodb:secret",

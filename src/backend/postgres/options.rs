@@ -12,11 +12,11 @@ use crate::{
 options! {
     /// Options for opening a [`Postgres`](crate::Postgres) store.
     ///
-    /// As a URL:
-    /// `postgres://user:password@host:5432/database?sslmode=verify-full`, or with the directory of a Unix socket: `postgres:///database?host=/run/postgresql`. `postgresql://`
-    /// is the same. The parts of the URL and the values of options may be percent-encoded. The other fields
-    /// below are options under their names; `password_file` and `password_env` name the source of the
-    /// password instead: see [`Secret`]. When deserialized, unknown fields are refused.
+    /// As a URL: `postgres://user:password@host:5432/database?sslmode=verify-full`, or with the directory of
+    /// a Unix socket: `postgres:///database?host=/run/postgresql`. `postgresql://` is the same. The parts of
+    /// the URL and the values of options may be percent-encoded. The other fields below are options under
+    /// their names; `password_file` and `password_env` name the source of the password instead: see
+    /// [`Secret`]. When deserialized, unknown fields are refused.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_urls_repeat_nothing() {
+    fn errors_of_invalid_urls_quote_nothing() {
         for url in [
             "file:secret",
             "postgres:secret",

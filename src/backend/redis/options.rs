@@ -33,8 +33,8 @@ options! {
     /// ```
     /// # use std::time::Duration;
     /// # use gateway_storage::RedisOptions;
-    /// let options: RedisOptions =
-    ///     serde_json::from_str(r#"{ "addr": "cache.internal", "password": "x", "dial_timeout": "1s" }"#).unwrap();
+    /// let options = r#"{ "addr": "cache.internal", "password": "x", "dial_timeout": "1s" }"#;
+    /// let options: RedisOptions = serde_json::from_str(options).unwrap();
     /// assert_eq!(options.dial_timeout, Duration::from_secs(1));
     /// assert_eq!(options.prefix, "gcli2api:");
     /// assert!(!format!("{options:?}").contains("\"x\""));
@@ -240,25 +240,14 @@ impl TryFrom<&str> for RedisOptions {
         let mut options = UrlOptions::of::<Self>(&["addr", "topology", "tls"])
             .with::<RedisTls>("tls_", "tls.", &[])
             .with::<RedisSentinel>("sentinel_", "topology.sentinel.", &["master"]);
-        match location.scheme {
-            "redis+unix" => {
-                let path = location.rest.strip_prefix("//").unwrap_or(location.rest);
-                if !path.starts_with('/') {
-                    return Err(invalid("a Redis socket's URL is `redis+unix:///PATH`"));
-                }
-                options.texts.insert("addr".to_owned(), path.to_owned());
+        if location.scheme == "redis+unix" {
+            let path = location.rest.strip_prefix("//").unwrap_or(location.rest);
+            if !path.starts_with('/') {
+                return Err(invalid("a Redis socket's URL is `redis+unix:///PATH`"));
             }
-            "redis" | "rediss" => {
-                servers(location, &mut options, "redis://[USER:PASSWORD@]HOST[:PORT][/DB]")?
-            }
-            "redis-cluster" | "rediss-cluster" => {
-                servers(location, &mut options, "redis-cluster://[USER:PASSWORD@]HOST[:PORT][,HOST...]")?;
-                options.set([("topology", Some("cluster"))])?;
-            }
-            _ => {
-                let form = "redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST...]/MASTER[/DB]";
-                servers(location, &mut options, form)?;
-            }
+            options.texts.insert("addr".to_owned(), path.to_owned());
+        } else {
+            servers(location, &mut options)?;
         }
         for option in location.options() {
             let (name, value) = option?;
@@ -284,15 +273,20 @@ impl TryFrom<&str> for RedisOptions {
 }
 
 /// Reads `//[user[:password]@]host[:port][,host...][/master][/db]`. Only sentinels have a master.
-fn servers(location: Location<'_>, options: &mut UrlOptions, form: &str) -> Result<()> {
+fn servers(location: Location<'_>, options: &mut UrlOptions) -> Result<()> {
+    let (form, topology) = match location.scheme.trim_start_matches("rediss").trim_start_matches("redis") {
+        "" => ("redis://[USER:PASSWORD@]HOST[:PORT][/DB]", "single"),
+        "-cluster" => ("redis-cluster://[USER:PASSWORD@]HOST[:PORT][,HOST...]", "cluster"),
+        _ => ("redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST...]/MASTER[/DB]", "sentinel"),
+    };
     let not_of_form = || invalid(format!("the URL is not of the form `{form}`"));
     let parts = location.authority().filter(|parts| !parts.hosts.is_empty()).ok_or_else(not_of_form)?;
-    let (master, db) = match location.scheme.ends_with("+sentinel") {
-        true => {
+    let (master, db) = match topology {
+        "sentinel" => {
             let (master, db) = parts.path.split_once('/').unwrap_or((parts.path, ""));
             (Some(master), db)
         }
-        false => (None, parts.path),
+        _ => (None, parts.path),
     };
     if master == Some("") || !(db.is_empty() || db.parse::<u32>().is_ok()) {
         return Err(not_of_form());
@@ -301,6 +295,7 @@ fn servers(location: Location<'_>, options: &mut UrlOptions, form: &str) -> Resu
         ("username", parts.user.filter(|user| !user.is_empty())),
         ("password", parts.password),
         ("addr", Some(parts.hosts)),
+        ("topology", Some(topology).filter(|_| master.is_none())),
         ("topology.sentinel.master", master),
         ("db", Some(db).filter(|db| !db.is_empty())),
     ])
@@ -374,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn where_passwords_are() {
+    fn passwords_have_a_source() {
         let url = "redis+sentinel://app@s/m?password_file=/run/a%20b&sentinel_password_env=S_PW";
         let options = RedisOptions::try_from(url).unwrap();
         assert_eq!(options.password, Some(Secret::file("/run/a b")));
@@ -406,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_urls_repeat_nothing() {
+    fn errors_of_invalid_urls_quote_nothing() {
         for url in [
             "file:secret",
             "redis:secret",

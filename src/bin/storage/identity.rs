@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use gateway_storage::{FileOptions, GitOptions, MongoDbOptions, PostgresOptions, RedisOptions};
 
-/// Identifies the store of a valid URL, without passwords and without options that do not say which store it
-/// is.
+/// Identifies the store of a valid URL: equal for two URLs of one store, and without passwords.
 pub(crate) fn identity_of(url: &str) -> String {
     match (directory_of(url), GitOptions::try_from(url)) {
         (Some(directory), Ok(git)) => format!("git:{}?branch={}", directory.display(), git.branch),
@@ -30,13 +29,13 @@ pub(crate) fn server_of(url: &str) -> Option<String> {
     let (location, options) = url.split_once('?').unwrap_or((url, ""));
     let (scheme, rest) =
         location.split_once("://").filter(|(scheme, _)| !["file", "git"].contains(scheme))?;
-    let place = match scheme {
+    let server = match scheme {
         "redis+unix" => rest,
-        _ => rest.rsplit_once('@').map_or(rest, |(_, place)| place),
+        _ => rest.rsplit_once('@').map_or(rest, |(_, server)| server),
     };
-    let (hosts, _) = place.split_once('/').unwrap_or((place, ""));
+    let (hosts, _) = server.split_once('/').unwrap_or((server, ""));
     // With a `?` in the password, the login ends within the options.
-    (hosts.split(',').all(is_host) && !options.contains('@')).then(|| format!("{scheme}://{place}"))
+    (hosts.split(',').all(is_host) && !options.contains('@')).then(|| format!("{scheme}://{server}"))
 }
 
 /// Whether a path is in the directory of a store.
