@@ -138,8 +138,8 @@ mod tests {
         use crate::{FileOptions, GitOptions, MemoryOptions, MongoDbOptions, PostgresOptions, RedisOptions};
 
         macro_rules! each {
-            ($($config:ty: $($url:literal)+;)+) => {$($({
-                let read = |url: &str| <$config>::try_from(url);
+            ($($options:ty: $($url:literal)+;)+) => {$($({
+                let read = |url: &str| <$options>::try_from(url);
                 let plain = read($url).unwrap();
                 for (before, after) in [("", "\n"), ("", " \r\n\n"), ("\n", ""), (" \t", "\u{a0}\u{85}")] {
                     let around = read(&format!("{before}{}{after}", $url)).unwrap();
