@@ -81,7 +81,7 @@
         feature = "postgres",
         feature = "redis"
     )),
-    allow(dead_code, unused_imports)
+    allow(dead_code, unused_imports, unused_macros)
 )]
 
 #[cfg(all(any(feature = "file", feature = "git"), not(unix)))]
