@@ -82,7 +82,7 @@
         feature = "postgres",
         feature = "redis"
     )),
-    allow(dead_code, unused_imports, rustdoc::broken_intra_doc_links)
+    allow(dead_code, unused_imports, unused_macros, rustdoc::broken_intra_doc_links)
 )]
 
 #[cfg(all(any(feature = "file", feature = "git"), not(unix)))]

@@ -1,6 +1,6 @@
-//! The URL of a storage: `scheme:rest?name=value&name=value`.
+//! The URL of a store: `scheme:rest?name=value&name=value`.
 
-use std::{net::IpAddr, path::Path, str::FromStr, time::Duration};
+use std::{net::IpAddr, path::Path};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -8,13 +8,22 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Clone, Copy)]
 pub(crate) struct Location<'u> {
     pub(crate) scheme: &'u str,
-    /// What stands between the scheme and the options.
+    /// The text between the scheme and the options.
     pub(crate) rest: &'u str,
     options: &'u str,
 }
 
+/// The parts of `//[user[:password]@]hosts[/path]`, still percent-encoded.
+pub(crate) struct Authority<'u> {
+    pub(crate) user: Option<&'u str>,
+    pub(crate) password: Option<&'u str>,
+    pub(crate) hosts: &'u str,
+    pub(crate) path: &'u str,
+}
+
 impl<'u> Location<'u> {
-    /// Takes a URL apart. It must have one of these schemes. White space around it, as a secret's line feed, is no part of it.
+    /// Takes a URL apart, which must have one of these schemes. White space around it, such as the line feed
+    /// at the end of a secret's file, is ignored.
     pub(crate) fn parse(url: &'u str, schemes: &[&str]) -> Result<Self> {
         let url = url.trim();
         if url.contains(char::is_control) {
@@ -32,94 +41,36 @@ impl<'u> Location<'u> {
         Ok(Self { scheme, rest, options })
     }
 
-    /// Whether the URL has this option, whatever its scheme is.
-    pub(crate) fn has_option(url: &'u str, name: &str) -> Result<bool> {
-        let (_, options) = url.split_once('?').unwrap_or((url, ""));
-        let mut options = Self { scheme: "", rest: "", options }.options();
-        options.try_fold(false, |has, option| Ok(has || option?.0 == name))
+    /// The parts of a server's URL. `None` if no `//` follows the scheme.
+    pub(crate) fn authority(self) -> Option<Authority<'u>> {
+        let rest = self.rest.strip_prefix("//")?;
+        let (login, rest) = rest.rsplit_once('@').map_or((None, rest), |(login, rest)| (Some(login), rest));
+        let (user, password) = match login.and_then(|login| login.split_once(':')) {
+            Some((user, password)) => (Some(user), Some(password)),
+            None => (login, None),
+        };
+        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+        Some(Authority { user, password, hosts, path })
     }
 
-    /// The options, in order.
-    pub(crate) fn options(self) -> impl Iterator<Item = Result<(&'u str, &'u str)>> {
+    /// The options, in order, with their values decoded.
+    pub(crate) fn options(self) -> impl Iterator<Item = Result<(&'u str, String)>> {
         self.options.split('&').filter(|option| !option.is_empty()).map(|option| {
-            option.split_once('=').ok_or_else(|| invalid("an option of a URL is written `name=value`"))
+            let parts = option.split_once('=');
+            let (name, value) = parts.ok_or_else(|| invalid("an option of a URL is written `name=value`"))?;
+            Ok((name, decode(value)?))
         })
     }
 }
 
-/// An option that the backend does not have. It may be a piece of a password after a stray `&`, so only the name of an
-/// option that other programs know is repeated.
-#[cold]
-pub(crate) fn unknown_option(name: &str, known: &[&str]) -> Error {
-    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-    match OPTIONS_ELSEWHERE.split_whitespace().find(|option| option.eq_ignore_ascii_case(name)) {
-        Some(name) => invalid(format!(
-            "the URL option `{name}` is not one of this backend: take it away; its options: {known}"
-        )),
-        None => {
-            invalid(format!("the URL has an option that this backend does not know; its options: {known}"))
-        }
-    }
-}
-
-/// Options of URLs that providers and other drivers' manuals show: those of
-/// [libpq](https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS), of
-/// [MongoDB](https://www.mongodb.com/docs/manual/reference/connection-string-options/), of
-/// [redis-py](https://redis.readthedocs.io/en/stable/connections.html), go-redis, Prisma, SQLAlchemy and JDBC; and our own.
-const OPTIONS_ELSEWHERE: &str = "\
-    abortConnect allowAdmin application_name appName authMechanism authMechanismProperties authSource branch \
-    channel_binding client_encoding client_name clientName compressors conn_max_idle_time conn_max_lifetime \
-    connect_timeout connection_limit connectRetry connectTimeout connectTimeoutMS create currentSchema db \
-    dbname deadline decode_responses defaultDatabase dial_timeout directConnection durability encoding \
-    encoding_errors fallback_application_name family gssapiServiceName gssdelegation gssencmode gsslib \
-    health_check_interval heartbeatFrequencyMS host hostaddr idle_check_frequency \
-    idle_in_transaction_session_timeout idle_timeout interval isolation j journal keepalives keepalives_count \
-    keepalives_idle keepalives_interval krbsrvname load_balance_hosts loadBalanced localThresholdMS \
-    lock_timeout max_active_conns max_connections max_idle_conns max_lifetime max_protocol_version \
-    max_redirects max_retries max_retry_backoff maxConnecting maxIdleTimeMS maxPoolSize maxStalenessSeconds \
-    min_idle min_idle_conns min_protocol_version min_retry_backoff minPoolSize oauth_client_id oauth_issuer \
-    options passfile password password_env password_file pgbouncer pool_fifo pool_max_conns pool_min_conns \
-    pool_mode pool_size pool_timeout port prefix prepared_statement_cache_size prepared_statements \
-    prepareThreshold protocol proxyHost proxyPort proxyUsername push read_only read_timeout readConcernLevel \
-    readPreference readPreferenceTags remote remote_timeout replicaSet replication require_auth requirepeer \
-    requiressl resp retry_on_timeout retryReads retryWrites route_by_latency route_randomly safe schema \
-    search_path sentinel_password sentinel_username serverMonitoringMode serverSelectionTimeoutMS \
-    serverSelectionTryOnce service servicefile single_connection_client skip_verify socket_connect_timeout \
-    socket_keepalive socket_timeout socketTimeoutMS srvMaxHosts srvServiceName ssh_key ssl ssl_ca_certs \
-    ssl_ca_path ssl_cert_reqs ssl_certfile ssl_check_hostname ssl_keyfile ssl_max_protocol_version \
-    ssl_min_protocol_version ssl_min_version sslaccept sslcert sslcertmode sslcompression sslcrl sslcrldir \
-    sslidentity sslkey sslmode sslnegotiation sslpassword sslrootcert sslsni statement_cache_capacity \
-    statement_cache_mode statement_cache_size statement_timeout syncTimeout target_session_attrs tcp_nodelay \
-    tcp_user_timeout tcpKeepAlive timeout timeoutMS tls tls_ca tls_cert tls_insecure tls_key \
-    tlsAllowInvalidCertificates tlsAllowInvalidHostnames tlsCAFile tlsCertificateKeyFile \
-    tlsCertificateKeyFilePassword tlsDisableCertificateRevocationCheck tlsDisableOCSPEndpointCheck tlsInsecure \
-    token_env token_file user username uuidRepresentation verify_ssl virtual_host w wait wait_replicas \
-    wait_timeout waitQueueMultiple waitQueueTimeoutMS write_timeout wtimeout wtimeoutMS zlibCompressionLevel";
-
-/// Refuses a path that a shell should have replaced: it would lead to a new folder of that very name.
+/// Refuses a path that a shell should have expanded: a directory of that very name would be created.
 pub(crate) fn check_path(path: &Path) -> Result<()> {
     match path.as_os_str().as_encoded_bytes().first() {
         Some(b'~' | b'$') => Err(invalid(
-            "the path begins with `~` or `$`, which no shell has replaced: write the whole path (on a command line `$HOME/..`, without single quotes); a folder of such a name is `./~`",
+            "the path begins with `~` or `$`, which no shell has replaced: write the whole path (on a command line `$HOME/..`, without single quotes); a directory of such a name is `./~`",
         )),
         _ => Ok(()),
     }
-}
-
-/// `true` or `false`.
-pub(crate) fn boolean(name: &str, text: &str) -> Result<bool> {
-    text.parse().map_err(|_| invalid(format!("the URL option `{name}` is `true` or `false`")))
-}
-
-/// A duration such as `10s` or `1m 30s`.
-pub(crate) fn duration(name: &str, text: &str) -> Result<Duration> {
-    humantime::parse_duration(text)
-        .map_err(|_| invalid(format!("the URL option `{name}` is a duration such as `10s` or `250ms`")))
-}
-
-/// A whole number.
-pub(crate) fn number<T: FromStr>(name: &str, text: &str) -> Result<T> {
-    text.parse().map_err(|_| invalid(format!("the URL option `{name}` is a whole number")))
 }
 
 /// Undoes percent-encoding.
@@ -156,57 +107,39 @@ pub(crate) fn host_and_port(addr: &str, default_port: u16) -> Option<(String, u1
     (!host.is_empty() && !host.contains([',', ' '])).then(|| (host.to_owned(), port))
 }
 
-/// Whether a host is this machine, as far as its name says it.
+/// The hosts of a list, each with its port and `localhost` as `127.0.0.1`, to compare lists.
+pub(crate) fn canonical_hosts(addrs: &str, default_port: u16) -> String {
+    let canonical = |addr| match host_and_port(addr, default_port) {
+        _ if addr.starts_with('/') => addr.to_owned(),
+        Some((host, port)) if host == "localhost" => format!("127.0.0.1:{port}"),
+        Some((host, port)) if host.contains(':') => format!("[{host}]:{port}"),
+        Some((host, port)) => format!("{host}:{port}"),
+        None => addr.to_owned(),
+    };
+    addrs.split(',').map(canonical).collect::<Vec<_>>().join(",")
+}
+
+/// Whether a host is this machine, judged by its name.
 pub(crate) fn is_this_machine(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// The error of an option or a URL that is refused.
 #[cold]
-fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+pub(crate) fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidValue, message)
-}
-
-/// Durations in typed configurations, written as in URLs: `"10s"`.
-pub(crate) mod readable {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    pub(crate) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_duration(*duration))
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text)
-            .map_err(|_| de::Error::custom("expected a duration such as \"10s\" or \"250ms\""))
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_names_of_known_options_are_repeated() {
-        let said = |name| unknown_option(name, &["deadline"]).to_string();
-        assert!(said("channel_binding").contains("`channel_binding` is not one of this backend"));
-        assert!(said("READPREFERENCE").contains("`readPreference`"));
-        assert!(
-            said("pa55word").contains("an option that this backend does not know; its options: deadline")
-        );
-        assert!(!said("pa55word").contains("pa55"));
-        assert!(!said("").contains("``"));
-    }
-
     #[cfg(feature = "cli")]
     #[test]
     fn white_space_is_no_part_of_a_url_and_is_refused_within() {
         use crate::{FileOptions, GitOptions, MemoryOptions, MongoDbOptions, PostgresOptions, RedisOptions};
 
         macro_rules! each {
-            ($($config:ty: $($url:literal)+;)+) => {$($({
-                let read = |url: &str| <$config>::try_from(url);
+            ($($options:ty: $($url:literal)+;)+) => {$($({
+                let read = |url: &str| <$options>::try_from(url);
                 let plain = read($url).unwrap();
                 for (before, after) in [("", "\n"), ("", " \r\n\n"), ("\n", ""), (" \t", "\u{a0}\u{85}")] {
                     let around = read(&format!("{before}{}{after}", $url)).unwrap();

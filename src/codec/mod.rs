@@ -7,6 +7,7 @@ mod archive;
 mod canonical;
 mod json;
 mod location;
+mod options;
 mod plan;
 mod record;
 mod record_key;
@@ -19,9 +20,9 @@ pub use json::{
     decode_config, decode_config_or_word, decode_credential, encode_config, encode_credential, whole,
 };
 pub(crate) use location::{
-    Location, boolean, check_path, decode, duration, host_and_port, is_this_machine, number, readable,
-    unknown_option,
+    Location, canonical_hosts, check_path, decode, host_and_port, invalid, is_this_machine,
 };
+pub(crate) use options::{UrlOptions, options, readable};
 pub(crate) use plan::corrupt as corrupt_plan;
 pub use plan::{
     PlanChange, PlanRecord, decode_audit, decode_changes, decode_plan, encode_audit, encode_changes,

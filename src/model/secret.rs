@@ -112,18 +112,6 @@ impl Secret {
             }),
         }
     }
-
-    /// Fills an option that a URL may set only once.
-    #[cfg(any(feature = "git", feature = "mongodb", feature = "postgres", feature = "redis"))]
-    pub(crate) fn fill(self, option: &mut Option<Self>) -> Result<()> {
-        match option.replace(self) {
-            None => Ok(()),
-            Some(_) => Err(Error::new(
-                ErrorKind::InvalidValue,
-                "the URL has two passwords: keep the one before the host or one of the password options",
-            )),
-        }
-    }
 }
 
 /// Reads at most one byte more than a secret may have.

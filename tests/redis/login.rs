@@ -53,7 +53,7 @@ async fn works_over_a_unix_socket_in_another_database() -> Result {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("redis.sock");
     let server = Server::start(&["--unixsocket", socket.to_str().unwrap()]);
-    servers::until("the socket exists", || socket.exists());
+    servers::until("the socket answers", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
     let storage = Storage::<Redis>::open(format!("redis+unix://{}?db=3", socket.display()).as_str()).await?;
     storage.set_config("a", json!(1)).await?;
     let mut raw = Raw::to(&server.url());

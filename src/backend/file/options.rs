@@ -5,8 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DEFAULT_DEADLINE, Error, ErrorKind, Result,
-    codec::{Location, boolean, check_path, duration, readable, unknown_option},
+    DEFAULT_DEADLINE, Error, Result,
+    codec::{Location, UrlOptions, check_path, invalid, readable},
 };
 
 /// Options for opening a [`File`](crate::File) store.
@@ -18,9 +18,9 @@ use crate::{
 /// ```
 /// # use std::time::Duration;
 /// # use gateway_storage::FileOptions;
-/// let config: FileOptions = serde_json::from_str(r#"{ "path": "./data", "deadline": "5s" }"#).unwrap();
-/// assert_eq!(config.deadline, Duration::from_secs(5));
-/// assert!(config.create);
+/// let options: FileOptions = serde_json::from_str(r#"{ "path": "./data", "deadline": "5s" }"#).unwrap();
+/// assert_eq!(options.deadline, Duration::from_secs(5));
+/// assert!(options.create);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -85,30 +85,23 @@ impl TryFrom<&str> for FileOptions {
             None => location.rest,
         };
         if path.is_empty() || (location.rest.starts_with("//") && !path.starts_with('/')) {
-            let message = "a file URL is `file:PATH` or `file:///ABSOLUTE/PATH`";
-            return Err(Error::new(ErrorKind::InvalidValue, message));
+            return Err(invalid("a file URL is `file:PATH` or `file:///ABSOLUTE/PATH`"));
         }
         check_path(path.as_ref())?;
-        let mut config = Self::new(path);
-        for option in location.options() {
-            match option? {
-                ("create", value) => config.create = boolean("create", value)?,
-                ("deadline", value) => config.deadline = duration("deadline", value)?,
-                ("read_only", value) => config.read_only = boolean("read_only", value)?,
-                ("wait", value) => config.wait = duration("wait", value)?,
-                (name, _) => return Err(unknown_option(name, &["create", "deadline", "read_only", "wait"])),
-            }
-        }
-        Ok(config)
+        let mut options = UrlOptions::of::<Self>(&["path"]);
+        options.texts.insert("path".to_owned(), path.to_owned());
+        location.options().try_for_each(|option| options.add(option?))?;
+        options.read()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     const SHELLS: &str = "the path begins with `~` or `$`, which no shell has replaced: write the whole path (on a command \
-        line `$HOME/..`, without single quotes); a folder of such a name is `./~`";
+        line `$HOME/..`, without single quotes); a directory of such a name is `./~`";
     const WITHIN: &str = "the URL has a line feed or another control character within: percent-encode it in a part that may \
         have one";
 
@@ -125,9 +118,9 @@ mod tests {
         assert_eq!(path_of("\tfile:./data \r\n"), PathBuf::from("./data"));
         assert_eq!(path_of("file:///var/lib"), PathBuf::from("/var/lib"));
         assert_eq!(path_of("file://localhost/var/lib"), PathBuf::from("/var/lib"));
-        let config = FileOptions::try_from("file:data?create=false&deadline=250ms&wait=5s").unwrap();
-        assert_eq!((config.create, config.deadline), (false, Duration::from_millis(250)));
-        assert_eq!((config.wait, config.read_only), (Duration::from_secs(5), false));
+        let options = FileOptions::try_from("file:data?create=false&deadline=250ms&wait=5s").unwrap();
+        assert_eq!((options.create, options.deadline), (false, Duration::from_millis(250)));
+        assert_eq!((options.wait, options.read_only), (Duration::from_secs(5), false));
         assert!(FileOptions::try_from("file:data?read_only=true").unwrap().read_only);
     }
 
@@ -137,8 +130,8 @@ mod tests {
             ("redis://x", "the URL of this backend begins with `file:`"),
             ("file:", "a file URL is `file:PATH` or `file:///ABSOLUTE/PATH`"),
             ("file://host/x", "a file URL is `file:PATH` or `file:///ABSOLUTE/PATH`"),
-            ("file:x?create=maybe", "the URL option `create` is `true` or `false`"),
-            ("file:x?deadline=5", "the URL option `deadline` is a duration such as `10s` or `250ms`"),
+            ("file:x?create=maybe", "the URL option `create` must be `true` or `false`"),
+            ("file:x?deadline=5", "the URL option `deadline` must be a duration such as `10s` or `250ms`"),
             (
                 "file:x?mode=1",
                 "the URL has an option that this backend does not know; its options: create, deadline, read_only, wait",
@@ -161,10 +154,10 @@ mod tests {
 
     #[test]
     fn options_are_serialized() {
-        let config = FileOptions::new("./data");
-        let text = serde_json::to_string(&config).unwrap();
+        let options = FileOptions::new("./data");
+        let text = serde_json::to_string(&options).unwrap();
         assert_eq!(text, r#"{"path":"./data","create":true,"deadline":"10s","wait":"0s","read_only":false}"#);
-        assert_eq!(serde_json::from_str::<FileOptions>(&text).unwrap(), config);
+        assert_eq!(serde_json::from_str::<FileOptions>(&text).unwrap(), options);
         assert!(serde_json::from_str::<FileOptions>(r#"{"path":".","pth":1}"#).is_err());
     }
 }

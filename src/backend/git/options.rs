@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::error::refused;
 use crate::{
     DEFAULT_DEADLINE, Error, Result, Secret,
-    codec::{Location, boolean, check_path, decode, duration, readable, unknown_option},
+    codec::{Location, UrlOptions, check_path, decode, options, readable},
 };
 
 /// When commits are fetched from the remote or sent to it.
@@ -22,126 +22,90 @@ pub enum GitSync {
     Manual,
 }
 
-/// Options for opening a [`Git`](crate::Git) store.
-///
-/// As a URL:
-/// `git:./settings?branch=main&remote=https://git.example/team/settings.git&token_env=GIT_TOKEN`. The path ends at the first `?`
-/// and is not decoded; the values of options may be percent-encoded. The fields below are options under their
-/// names, except `token`, which is `token_env=NAME` or `token_file=PATH`, because other users may see a URL.
-/// When deserialized, unknown fields are refused.
-///
-/// ```
-/// # use gateway_storage::{git::GitSync, GitOptions};
-/// let config = GitOptions::try_from("git:./settings?remote=/srv/settings.git&pull=write")?;
-/// assert_eq!((config.branch.as_str(), config.pull, config.push), ("main", GitSync::Write, GitSync::Write));
-/// # Ok::<(), gateway_storage::Error>(())
-/// ```
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[non_exhaustive]
-pub struct GitOptions {
-    /// The directory of the work tree.
-    pub path: PathBuf,
-    /// The branch with the data. `HEAD` must be at it. Default: `main`.
-    pub branch: String,
-    /// The repository through which this one is shared: a path or a URL (`file://`; `https://` needs the
-    /// feature `git-https`, `ssh://` and `user@host:path` need `git-ssh`). A URL that can contain a password
-    /// or token is refused: a user for `http` and `https`, a second `@`, a query. None: not shared.
+options! {
+    /// Options for opening a [`Git`](crate::Git) store.
     ///
-    /// With a path or `file://`, this process writes the commits itself: **no hook of that repository runs,
-    /// and its `receive` settings do not apply.** If they protect the branch, use `ssh://`, `https://` or
-    /// `git://`.
+    /// As a URL: `git:./settings?remote=https://git.example/team/settings.git&token_env=GIT_TOKEN`. The path
+    /// ends at the first `?` and is not decoded; the values of options may be percent-encoded. The fields
+    /// below are options under their names, except `token`, which is `token_env=NAME` or `token_file=PATH`,
+    /// because other users may see a URL. When deserialized, unknown fields are refused.
     ///
-    /// A remote may need:
-    ///
-    /// - A proxy, for `https` only: `http.proxy` in the repository's `.git/config`, or the variables
-    ///   `https_proxy` and `no_proxy`.
-    /// - A certificate authority, for `https`: those that OpenSSL trusts on this machine, or the file in
-    ///   `SSL_CERT_FILE`.
-    /// - The host key, for `ssh`: in `~/.ssh/known_hosts` of this process's user (`ssh-keyscan`).
-    ///   `~/.ssh/config` is not read.
-    /// - Signed commits are not supported. If the branch requires them, push to another branch and merge it.
-    pub remote: Option<String>,
-    /// The author of commits. Default: `gateway-storage`.
-    pub author_name: String,
-    /// The author's address. Default: `gateway-storage@localhost`.
-    pub author_email: String,
-    /// When the commits of others are fetched. Default: [`GitSync::Interval`]; opening fetches unless it is
-    /// `Manual`.
-    pub pull: GitSync,
-    /// When our commits are sent. Default: [`GitSync::Write`]. Unless it is `Manual`, closing sends unsent
-    /// commits; dropping the last handle does not, because it could block other tasks.
-    ///
-    /// `Ok` never means that the remote has a write, only that it is committed here. `Write` tries to send it
-    /// first, and refuses it if others have changed the same record. If the remote does not answer or rejects
-    /// the commit (a protected branch, a hook), the commit is kept and sent later together with those after
-    /// it. A remote that rejects commits is tried once per [`interval`](Self::interval). Its message is
-    /// `remote_said` in the [`stats`](crate::Backend::stats) and nowhere else, because it may quote the data.
-    /// If a write must reach the remote, call [`Git::push`](crate::Git::push) after it.
-    pub push: GitSync,
-    /// The interval of [`GitSync::Interval`], and the delay before unsent commits are tried again. Default:
-    /// 60 s.
-    #[serde(with = "readable")]
-    pub interval: Duration,
-    /// The time that the remote may take to answer before it counts as offline. Default: 5 s. A fetch must
-    /// finish within it, so the first clone of a large repository needs more. A connection that is silent for
-    /// longer is abandoned, and the next request opens a new one. With more than eight that still hang, this
-    /// waits up to 128 times as long.
-    #[serde(with = "readable")]
-    pub remote_timeout: Duration,
-    /// The user name for the remote. Default: the URL's, or `git`.
-    pub username: Option<String>,
-    /// The token or password: read for each connection, and sent over TLS only. In a URL, `token_env` or
-    /// `token_file` names its source.
-    pub token: Option<Secret>,
-    /// The file of a private key without a passphrase, for `ssh`. None: a key of the agent, which may have a
-    /// passphrase.
-    pub ssh_key: Option<PathBuf>,
-    /// Whether a missing repository is created (the default) or an error.
-    pub create: bool,
-    /// The deadline of each call. Default: [`DEFAULT_DEADLINE`]. Opening has no deadline.
-    #[serde(with = "readable")]
-    pub deadline: Duration,
-}
-
-const SYNCS: [(&str, GitSync); 3] =
-    [("write", GitSync::Write), ("interval", GitSync::Interval), ("manual", GitSync::Manual)];
-
-const OPTIONS: [&str; 14] = [
-    "author_email",
-    "author_name",
-    "branch",
-    "create",
-    "deadline",
-    "interval",
-    "pull",
-    "push",
-    "remote",
-    "remote_timeout",
-    "ssh_key",
-    "token_env",
-    "token_file",
-    "username",
-];
-
-impl Default for GitOptions {
-    fn default() -> Self {
-        Self {
-            path: PathBuf::new(),
-            branch: "main".to_owned(),
-            remote: None,
-            author_name: "gateway-storage".to_owned(),
-            author_email: "gateway-storage@localhost".to_owned(),
-            pull: GitSync::Interval,
-            push: GitSync::Write,
-            interval: Duration::from_secs(60),
-            remote_timeout: Duration::from_secs(5),
-            username: None,
-            token: None,
-            ssh_key: None,
-            create: true,
-            deadline: DEFAULT_DEADLINE,
-        }
+    /// ```
+    /// # use gateway_storage::{git::GitSync, GitOptions};
+    /// let options = GitOptions::try_from("git:./settings?remote=/srv/settings.git&pull=write")?;
+    /// assert_eq!((options.pull, options.push), (GitSync::Write, GitSync::Write));
+    /// assert_eq!(options.branch, "main");
+    /// # Ok::<(), gateway_storage::Error>(())
+    /// ```
+    #[derive(Clone, PartialEq, Eq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    #[non_exhaustive]
+    pub struct GitOptions {
+        /// The directory of the work tree.
+        pub path: PathBuf = PathBuf::new(),
+        /// The branch with the data. `HEAD` must be at it. Default: `main`.
+        pub branch: String = "main".to_owned(),
+        /// The repository through which this one is shared: a path or a URL (`file://`; `https://` needs the
+        /// feature `git-https`, `ssh://` and `user@host:path` need `git-ssh`). A URL that can contain a
+        /// password or token is refused: a user for `http` and `https`, a second `@`, a query. None: not
+        /// shared.
+        ///
+        /// With a path or `file://`, this process writes the commits itself: **no hook of that repository
+        /// runs, and its `receive` settings do not apply.** If they protect the branch, use `ssh://`,
+        /// `https://` or `git://`.
+        ///
+        /// A remote may need:
+        ///
+        /// - A proxy, for `https` only: `http.proxy` in the repository's `.git/config`, or the variables
+        ///   `https_proxy` and `no_proxy`.
+        /// - A certificate authority, for `https`: those that OpenSSL trusts on this machine, or the file in
+        ///   `SSL_CERT_FILE`.
+        /// - The host key, for `ssh`: in `~/.ssh/known_hosts` of this process's user (`ssh-keyscan`).
+        ///   `~/.ssh/config` is not read.
+        /// - Signed commits are not supported. If the branch requires them, push to another branch and merge
+        ///   it.
+        pub remote: Option<String> = None,
+        /// The author of commits. Default: `gateway-storage`.
+        pub author_name: String = "gateway-storage".to_owned(),
+        /// The author's address. Default: `gateway-storage@localhost`.
+        pub author_email: String = "gateway-storage@localhost".to_owned(),
+        /// When the commits of others are fetched. Default: [`GitSync::Interval`]; opening fetches unless it
+        /// is `Manual`.
+        pub pull: GitSync = GitSync::Interval,
+        /// When our commits are sent. Default: [`GitSync::Write`]. Unless it is `Manual`, closing sends
+        /// unsent commits; dropping the last handle does not, because it could block other tasks.
+        ///
+        /// `Ok` never means that the remote has a write, only that it is committed here. `Write` tries to
+        /// send it first, and refuses it if others have changed the same record. If the remote does not
+        /// answer or rejects the commit (a protected branch, a hook), the commit is kept and sent later
+        /// together with those after it. A remote that rejects commits is tried once per
+        /// [`interval`](Self::interval). Its message is `remote_said` in the [`stats`](crate::Backend::stats)
+        /// and nowhere else, because it may quote the data. If a write must reach the remote, call
+        /// [`Git::push`](crate::Git::push) after it.
+        pub push: GitSync = GitSync::Write,
+        /// The interval of [`GitSync::Interval`], and the delay before unsent commits are tried again.
+        /// Default: 60 s.
+        #[serde(with = "readable")]
+        pub interval: Duration = Duration::from_secs(60),
+        /// The time that the remote may take to answer before it counts as offline. Default: 5 s. A fetch
+        /// must finish within it, so the first clone of a large repository needs more. A connection that is
+        /// silent for longer is abandoned, and the next request opens a new one. With more than eight that
+        /// still hang, this waits up to 128 times as long.
+        #[serde(with = "readable")]
+        pub remote_timeout: Duration = Duration::from_secs(5),
+        /// The user name for the remote. Default: the URL's, or `git`.
+        pub username: Option<String> = None,
+        /// The token or password: read for each connection, and sent over TLS only. In a URL, `token_env` or
+        /// `token_file` names its source.
+        pub token: Option<Secret> = None,
+        /// The file of a private key without a passphrase, for `ssh`. None: a key of the agent, which may
+        /// have a passphrase.
+        pub ssh_key: Option<PathBuf> = None,
+        /// Whether a missing repository is created (the default) or an error.
+        pub create: bool = true,
+        /// The deadline of each call. Default: [`DEFAULT_DEADLINE`]. Opening has no deadline.
+        #[serde(with = "readable")]
+        pub deadline: Duration = DEFAULT_DEADLINE,
     }
 }
 
@@ -246,35 +210,12 @@ impl TryFrom<&str> for GitOptions {
 
     fn try_from(url: &str) -> Result<Self> {
         let location = Location::parse(url, &["git"])?;
-        let mut config = Self::new(location.rest);
-        for option in location.options() {
-            let (name, value) = option?;
-            let value = decode(value)?;
-            let sync = |name: &str| {
-                SYNCS.iter().find(|(word, _)| *word == value).map(|(_, sync)| *sync).ok_or_else(|| {
-                    refused(format!("the URL option `{name}` must be `write`, `interval` or `manual`"))
-                })
-            };
-            match name {
-                "author_email" => config.author_email = value,
-                "author_name" => config.author_name = value,
-                "branch" => config.branch = value,
-                "create" => config.create = boolean("create", &value)?,
-                "deadline" => config.deadline = duration("deadline", &value)?,
-                "interval" => config.interval = duration("interval", &value)?,
-                "pull" => config.pull = sync("pull")?,
-                "push" => config.push = sync("push")?,
-                "remote" => config.remote = Some(value),
-                "remote_timeout" => config.remote_timeout = duration("remote_timeout", &value)?,
-                "ssh_key" => config.ssh_key = Some(value.into()),
-                "token_env" => Secret::env(value).fill(&mut config.token)?,
-                "token_file" => Secret::file(value).fill(&mut config.token)?,
-                "username" => config.username = Some(value),
-                _ => return Err(unknown_option(name, &OPTIONS)),
-            }
-        }
-        config.check()?;
-        Ok(config)
+        let mut options = UrlOptions::of::<Self>(&["path", "token"]);
+        options.texts.insert("path".to_owned(), location.rest.to_owned());
+        location.options().try_for_each(|option| options.add(option?))?;
+        let options: Self = options.read()?;
+        options.check()?;
+        Ok(options)
     }
 }
 
@@ -286,18 +227,8 @@ impl fmt::Debug for GitOptions {
             .field("path", &self.path)
             .field("branch", &self.branch)
             .field("remote", &remote)
-            .field("author_name", &self.author_name)
-            .field("author_email", &self.author_email)
-            .field("pull", &self.pull)
-            .field("push", &self.push)
-            .field("interval", &self.interval)
-            .field("remote_timeout", &self.remote_timeout)
-            .field("username", &self.username)
             .field("token", &self.token)
-            .field("ssh_key", &self.ssh_key)
-            .field("create", &self.create)
-            .field("deadline", &self.deadline)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -307,13 +238,13 @@ mod tests {
 
     #[test]
     fn urls_are_parsed() {
-        let config = GitOptions::try_from(
+        let options = GitOptions::try_from(
             "git:./settings?branch=team/live&remote=%2Fsrv%2Fa%20b.git&push=interval&interval=5s&author_name=A%20B",
         )
         .unwrap();
-        assert_eq!((config.branch.as_str(), config.remote.as_deref()), ("team/live", Some("/srv/a b.git")));
-        assert_eq!((config.push, config.pull), (GitSync::Interval, GitSync::Interval));
-        assert_eq!((config.interval, config.author_name.as_str()), (Duration::from_secs(5), "A B"));
+        assert_eq!((options.branch.as_str(), options.remote.as_deref()), ("team/live", Some("/srv/a b.git")));
+        assert_eq!((options.push, options.pull), (GitSync::Interval, GitSync::Interval));
+        assert_eq!((options.interval, options.author_name.as_str()), (Duration::from_secs(5), "A B"));
     }
 
     #[test]
@@ -326,7 +257,7 @@ mod tests {
             ("git:x?remote=~/x.git", "the path begins with `~` or `$`"),
             ("git:x?ssh_key=$HOME/.ssh/id", "the path begins with `~` or `$`"),
             ("git:x\n?push=write", "the URL has a line feed or another control character"),
-            ("git:x?push=often", "the URL option `push` must be `write`, `interval` or `manual`"),
+            ("git:x?push=often", "the URL option `push` must be one of write, interval, manual"),
             (
                 "git:x?token=secret",
                 "the URL has an option that this backend does not know; its options: author_email,",
@@ -359,12 +290,12 @@ mod tests {
 
     #[test]
     fn tokens_have_a_source() {
-        let token = |url| GitOptions::try_from(url).map(|config| config.token);
+        let token = |url| GitOptions::try_from(url).map(|options| options.token);
         assert_eq!(token("git:x?token_env=A%20B").unwrap(), Some(Secret::env("A B")));
         assert_eq!(token("git:x?token_file=/run/t").unwrap(), Some(Secret::file("/run/t")));
         let error = token("git:x?token_file=/run/t&token_env=A").unwrap_err();
         assert!(error.to_string().starts_with("the URL has two passwords:"), "{error}");
-        let typed = |text| serde_json::from_str::<GitOptions>(text).map(|config| config.token);
+        let typed = |text| serde_json::from_str::<GitOptions>(text).map(|options| options.token);
         assert_eq!(typed(r#"{"path":"x","token":{"file":"/run/t"}}"#).unwrap(), Some(Secret::file("/run/t")));
         assert_eq!(typed(r#"{"path":"x","token":"ghp_x"}"#).unwrap(), Some(Secret::from("ghp_x")));
     }
@@ -384,19 +315,19 @@ mod tests {
 
     #[test]
     fn debug_prints_no_secret() {
-        let mut config = GitOptions::new("x");
-        config.token = Some("hunter2-secret".into());
+        let mut options = GitOptions::new("x");
+        options.token = Some("hunter2-secret".into());
         for remote in ["https://a:secret@host/x", "http://a:pa/secret@host/x", "http://host/x?token=secret"] {
-            config.remote = Some(remote.into());
-            assert!(!format!("{config:?}").contains("secret"));
+            options.remote = Some(remote.into());
+            assert!(!format!("{options:?}").contains("secret"));
         }
     }
 
     #[test]
     fn options_are_deserialized() {
-        let config: GitOptions =
+        let options: GitOptions =
             serde_json::from_str(r#"{ "path": "x", "pull": "manual", "interval": "1m" }"#).unwrap();
-        assert_eq!((config.pull, config.interval), (GitSync::Manual, Duration::from_secs(60)));
+        assert_eq!((options.pull, options.interval), (GitSync::Manual, Duration::from_secs(60)));
         assert!(serde_json::from_str::<GitOptions>(r#"{"path":".","pth":1}"#).is_err());
     }
 }

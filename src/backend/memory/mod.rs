@@ -21,7 +21,7 @@ pub use transaction::MemoryTransaction;
 
 use crate::{
     Backend, ConfigValue, Credential, DEFAULT_DEADLINE, Error, Key, Open, Result, StorageStats, UsageRecord,
-    codec::{Location, unknown_option},
+    codec::{Location, UrlOptions, invalid},
 };
 
 #[doc = include_str!("docs.md")]
@@ -138,12 +138,11 @@ impl TryFrom<&str> for MemoryOptions {
     fn try_from(url: &str) -> Result<Self> {
         let location = Location::parse(url, &["memory"])?;
         if !location.rest.is_empty() {
-            return Err(Error::new(crate::ErrorKind::InvalidValue, "the only memory URL is `memory:`"));
+            return Err(invalid("the only memory URL is `memory:`"));
         }
-        match location.options().next().transpose()? {
-            None => Ok(Self {}),
-            Some((name, _)) => Err(unknown_option(name, &[])),
-        }
+        let mut options = UrlOptions::of::<Self>(&[]);
+        location.options().try_for_each(|option| options.add(option?))?;
+        options.read()
     }
 }
 

@@ -12,8 +12,7 @@ use super::{
     statement::{Json, Parameter, Sql, column},
 };
 use crate::{
-    Backend, Credential, Error, ErrorKind, Key, Record, Result, backend::remote::Effect, codec::Location,
-    model::Piece,
+    Backend, Credential, Error, ErrorKind, Key, Record, Result, backend::remote::Effect, model::Piece,
 };
 
 /// One snapshot, with a cursor per table: their indexes have the database's collation, not byte order.
@@ -65,11 +64,7 @@ const SCHEMA: &str = "public";
 impl Postgres {
     /// A handle for reading the Go program's tables. It neither expects nor creates a schema of this crate.
     pub(crate) async fn open_legacy(url: &str) -> Result<Self> {
-        let mut options = PostgresOptions::try_from(url)?;
-        if !Location::has_option(url, "schema")? {
-            SCHEMA.clone_into(&mut options.schema);
-        }
-        let postgres = Self::new(options).await?;
+        let postgres = Self::new(PostgresOptions::in_schema(url, Some(SCHEMA))?).await?;
         postgres.check_server().await?;
         let found = postgres.legacy_tables().await;
         match found {

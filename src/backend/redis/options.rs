@@ -1,105 +1,111 @@
-//! [`RedisOptions`]: where the server is and how it is spoken to.
+//! [`RedisOptions`]: where the server is, and how it is used.
 
 use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
 use crate::{
-    DEFAULT_DEADLINE, Error, ErrorKind, Result, Secret,
-    codec::{Location, boolean, decode, duration, number, readable, unknown_option},
+    DEFAULT_DEADLINE, Error, Result, Secret,
+    codec::{Location, UrlOptions, canonical_hosts, invalid, options, readable},
 };
 
-/// How a [`Redis`](crate::Redis) store is opened.
-///
-/// As a URL:
-///
-/// | URL | |
-/// |---|---|
-/// | `redis://user:password@host:6379/0?prefix=app:` | one server |
-/// | `redis+unix:///run/redis.sock?db=2` | one server, by its Unix socket |
-/// | `redis+sentinel://user:password@sentinel-1:26379,sentinel-2/mymaster/0` | the master that sentinels watch |
-/// | `redis-cluster://user:password@node-1:6379,node-2` | a cluster; any of its nodes will do |
-/// | `rediss://`, `rediss+sentinel://`, `rediss-cluster://` | the same over TLS |
-///
-/// User, password and options may be percent-encoded. The fields below are options under their names; those of
-/// [`RedisTls`] are `tls_ca`, `tls_cert`, `tls_key` and `tls_server_name`, those of [`RedisSentinel`] `sentinel_username` and
-/// `sentinel_password`. In place of a password `password_file` or `password_env` say where it is, and so do
-/// `sentinel_password_file` and `sentinel_password_env`: see [`Secret`]. Deserialized, unknown fields are refused.
-///
-#[doc = include_str!("providers.md")]
-///
-/// ```
-/// # use std::time::Duration;
-/// # use gateway_storage::RedisOptions;
-/// let config: RedisOptions =
-///     serde_json::from_str(r#"{ "addr": "cache.internal", "password": "x", "dial_timeout": "1s" }"#).unwrap();
-/// assert_eq!(config.dial_timeout, Duration::from_secs(1));
-/// assert_eq!(config.prefix, "gcli2api:");
-/// assert!(!format!("{config:?}").contains("\"x\""));
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[non_exhaustive]
-pub struct RedisOptions {
-    /// `host`, `host:port` or `[ipv6]:port`; or the path of a Unix socket, which begins with `/`. Several nodes of a
-    /// cluster, or sentinels, are separated by commas. Default: `localhost:6379`.
-    pub addr: String,
-    /// Whether that is a server, a cluster, or sentinels.
-    pub topology: RedisTopology,
-    /// TLS, if it is used.
-    pub tls: Option<RedisTls>,
-    /// The ACL user, who has a password. None is the server's default user.
+options! {
+    /// Options for opening a [`Redis`](crate::Redis) store.
     ///
-    #[doc = include_str!("acl.md")]
-    pub username: Option<String>,
-    /// Its password, asked for at each new connection.
+    /// As a URL:
     ///
-    /// A password that is changed at the server does not end its connections; those that it ends (`CLIENT KILL`, a failover, a
-    /// limit of time: ElastiCache and MemoryDB close connections with an IAM login after 12 hours) are opened again with
-    /// the password as it is then. A call that was under way on one may be [`Unknown`](crate::Outcome::Unknown).
-    pub password: Option<Secret>,
-    /// The database's number. A cluster has only 0.
-    pub db: u32,
-    /// What the store's keys begin with. Default: `gcli2api:`. In a cluster a `{tag}` in it would keep all keys on one server.
-    pub prefix: String,
-    /// The name that the server's `CLIENT LIST` shows for our connections. Default: `gateway-storage`.
-    pub client_name: String,
-    /// How long a connection may take to open, with its login. Default: 5 s.
-    #[serde(with = "readable")]
-    pub dial_timeout: Duration,
-    /// How long a request that was sent waits for its whole reply, however wide. A connection that brings nothing for so long
-    /// is replaced. Default: 3 s.
-    #[serde(with = "readable")]
-    pub read_timeout: Duration,
-    /// How long the network may leave what was sent unacknowledged before the connection is given up. Only Linux can tell
-    /// its kernel so. Default: 3 s.
-    #[serde(with = "readable")]
-    pub write_timeout: Duration,
-    /// Whether each request leaves at once (the default), and not together with those that come while the one before it is
-    /// on its way (Nagle's algorithm). `false` carries more requests where the processor is what there is too little of,
-    /// and can hold up a request for 40 ms.
-    pub tcp_nodelay: bool,
-    /// The most connections to a server, 1 to 1024. Default: 10.
-    pub pool_size: u32,
-    /// Connections to a server that are kept open. All calls share them; more are opened only when none of these keeps up, and
-    /// closed after a minute in which all did. Default: 2.
-    pub min_idle: u32,
-    /// How many replicas have to have a write before it is `Ok`
-    /// ([WAIT](https://redis.io/docs/latest/commands/wait/)). Default: 0.
+    /// | URL | |
+    /// |---|---|
+    /// | `redis://user:password@host:6379/0?prefix=app:` | one server |
+    /// | `redis+unix:///run/redis.sock?db=2` | one server, by its Unix socket |
+    /// | `redis+sentinel://user:password@sentinel-1:26379,sentinel-2/mymaster/0` | the master that sentinels watch |
+    /// | `redis-cluster://user:password@node-1:6379,node-2` | a cluster; any of its nodes will do |
+    /// | `rediss://`, `rediss+sentinel://`, `rediss-cluster://` | the same over TLS |
     ///
-    /// A write that fewer have in time is done, but a failover may lose it: it fails as
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) and [`Unknown`](crate::Outcome::Unknown). Such writes have
-    /// up to `pool_size` connections of their own, one each; more of them queue where the fewest wait. While too few
-    /// replicas confirm, [`health`](crate::Backend::health) is an error.
-    pub wait_replicas: u32,
-    /// How long a write waits for its replicas. Default: 1 s.
-    #[serde(with = "readable")]
-    pub wait_timeout: Duration,
-    /// What the server has to be set up for. Default: anything.
-    pub durability: RedisDurability,
-    /// How long a call may take as a whole. Default: [`DEFAULT_DEADLINE`].
-    #[serde(with = "readable")]
-    pub deadline: Duration,
+    /// User, password and the values of options may be percent-encoded. The fields below are options under
+    /// their names; the fields of [`RedisTls`] are `tls_ca`, `tls_cert`, `tls_key` and `tls_server_name`,
+    /// those of [`RedisSentinel`] are `sentinel_username` and `sentinel_password`. `password_file` and
+    /// `password_env`, or `sentinel_password_file` and `sentinel_password_env`, name the source of a password
+    /// instead: see [`Secret`]. When deserialized, unknown fields are refused.
+    ///
+    #[doc = include_str!("providers.md")]
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use gateway_storage::RedisOptions;
+    /// let options = r#"{ "addr": "cache.internal", "password": "x", "dial_timeout": "1s" }"#;
+    /// let options: RedisOptions = serde_json::from_str(options).unwrap();
+    /// assert_eq!(options.dial_timeout, Duration::from_secs(1));
+    /// assert_eq!(options.prefix, "gcli2api:");
+    /// assert!(!format!("{options:?}").contains("\"x\""));
+    /// ```
+    #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    #[non_exhaustive]
+    pub struct RedisOptions {
+        /// `host`, `host:port` or `[ipv6]:port`; or the path of a Unix socket, which begins with `/`. Several
+        /// nodes of a cluster, or several sentinels, are separated by commas. Default: `localhost:6379`.
+        pub addr: String = "localhost:6379".to_owned(),
+        /// Whether `addr` names a server, a cluster or sentinels. Default: [`RedisTopology::Single`].
+        pub topology: RedisTopology = RedisTopology::Single,
+        /// The options of TLS. Default: none, which is no TLS.
+        pub tls: Option<RedisTls> = None,
+        /// The ACL user, which needs a password. None: the server's default user.
+        ///
+        #[doc = include_str!("acl.md")]
+        pub username: Option<String> = None,
+        /// The user's password, read for each new connection.
+        ///
+        /// A password that changes at the server does not end open connections. Connections that the server
+        /// ends (`CLIENT KILL`, a failover, a time limit: ElastiCache and MemoryDB close connections with an
+        /// IAM login after 12 hours) are opened again with the password of that time. A call that was running
+        /// on such a connection may fail as [`Unknown`](crate::Outcome::Unknown).
+        pub password: Option<Secret> = None,
+        /// The number of the database. A cluster has only 0. Default: 0.
+        pub db: u32 = 0,
+        /// The beginning of all names of the store's keys. Default: `gcli2api:`. In a cluster, a prefix with
+        /// a `{tag}` keeps all keys on one server.
+        pub prefix: String = "gcli2api:".to_owned(),
+        /// The name of our connections in the server's `CLIENT LIST`, without spaces and special characters.
+        /// Default: `gateway-storage`.
+        pub client_name: String = "gateway-storage".to_owned(),
+        /// The time that opening a connection may take, with its login. Default: 5 s.
+        #[serde(with = "readable")]
+        pub dial_timeout: Duration = Duration::from_secs(5),
+        /// The time that a sent request waits for its whole reply, however large. A connection that receives
+        /// nothing for this time is replaced. Default: 3 s.
+        #[serde(with = "readable")]
+        pub read_timeout: Duration = Duration::from_secs(3),
+        /// The time that sent data may stay unacknowledged by the network before the connection is closed.
+        /// Only Linux supports it. Default: 3 s.
+        #[serde(with = "readable")]
+        pub write_timeout: Duration = Duration::from_secs(3),
+        /// Whether each request is sent at once (the default). With `false`, requests that are made while an
+        /// earlier one is on its way are sent together (Nagle's algorithm): more requests fit where the
+        /// processor is the limit, and a request may be delayed by 40 ms.
+        pub tcp_nodelay: bool = true,
+        /// The most connections to a server, 1 to 1024. Default: 10.
+        pub pool_size: u32 = 10,
+        /// The number of connections to a server that stay open. All calls share them. More are opened only
+        /// while these don't keep up, and closed after a minute in which they did. Default: 2.
+        pub min_idle: u32 = 2,
+        /// The number of replicas that must have a write before it is `Ok`
+        /// ([WAIT](https://redis.io/docs/latest/commands/wait/)). Default: 0.
+        ///
+        /// A write that fewer replicas confirm in time was applied, but a failover may lose it: it fails as
+        /// [`Unavailable`](crate::ErrorKind::Unavailable) and [`Unknown`](crate::Outcome::Unknown). Such
+        /// writes use up to `pool_size` connections of their own, one each; further writes wait in the
+        /// shortest queue. While too few replicas confirm, [`health`](crate::Backend::health) is an error.
+        pub wait_replicas: u32 = 0,
+        /// The time that a write waits for its replicas. Default: 1 s.
+        #[serde(with = "readable")]
+        pub wait_timeout: Duration = Duration::from_secs(1),
+        /// The durability that the server must be configured for. Default: [`RedisDurability::Any`].
+        pub durability: RedisDurability = RedisDurability::Any,
+        /// The deadline of each call. Default: [`DEFAULT_DEADLINE`].
+        #[serde(with = "readable")]
+        pub deadline: Duration = DEFAULT_DEADLINE,
+    }
 }
 
 /// How the servers of a [`Redis`](crate::Redis) store work together.
@@ -112,20 +118,20 @@ pub enum RedisTopology {
     Single,
     /// A cluster: credentials, counters and cache values are spread over its masters by their keys.
     Cluster,
-    /// A master, its replicas, and sentinels that make one of them the master when it fails.
+    /// A master, its replicas, and sentinels that promote a replica when the master fails.
     Sentinel(RedisSentinel),
 }
 
-/// What sentinels are asked for.
+/// Which master the sentinels are asked for, and the login at the sentinels.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RedisSentinel {
-    /// The name that the sentinels know the master by.
+    /// The name that the sentinels have for the master.
     pub master: String,
-    /// The ACL user at the sentinels.
+    /// The ACL user at the sentinels, which needs a password. None: the default user.
     pub username: Option<String>,
-    /// Its password, asked for at each new connection to a sentinel.
+    /// The user's password, read for each new connection to a sentinel.
     pub password: Option<Secret>,
 }
 
@@ -136,65 +142,42 @@ impl RedisSentinel {
     }
 }
 
-/// How the server is trusted, and how it trusts us.
+/// Which servers are trusted, and the client's own certificate.
 ///
-/// The server's certificate must be trusted, and be for the host that was asked for; there is no way to turn that off. A
-/// certificate that is itself in the file of trusted ones needs no authority. Files are read when the store is opened.
+/// The server's certificate must be trusted and must be for the host that was asked for; this can't be turned
+/// off. A certificate that is itself in the file of trusted ones needs no authority. Files are read when the
+/// store is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct RedisTls {
-    /// A PEM file of the certificates to trust, in place of the system's.
+    /// A PEM file of the certificates to trust. None: those that this machine trusts.
     pub ca: Option<PathBuf>,
-    /// A PEM file of the client's certificate and those that lead to it.
+    /// A PEM file of the client's certificate and its intermediate certificates.
     pub cert: Option<PathBuf>,
     /// A PEM file of the client's private key.
     pub key: Option<PathBuf>,
-    /// The host that the certificates of all servers and sentinels must be for, in place of the host that is connected to:
-    /// for a cluster whose servers are announced by their addresses, or a tunnel.
+    /// The host name that the certificates of all servers and sentinels must be for. None: the host that is
+    /// connected to. Use it for a cluster that announces its servers by address, or for a tunnel.
     pub server_name: Option<String>,
 }
 
-/// How well a server must keep what it is given, for [`open`](crate::Open::open) to take it.
+/// How durable the writes of a server must be, for [`open`](crate::Open::open) to accept it.
 ///
-/// A server that does not is refused as [`Unsupported`](crate::ErrorKind::Unsupported). In a cluster each is asked.
+/// A server that does less is refused as [`Unsupported`](crate::ErrorKind::Unsupported). In a cluster every
+/// master is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RedisDurability {
-    /// As it likes.
+    /// No requirement.
     #[default]
     Any,
-    /// With an append-only file and no eviction of keys that don't expire: a crash loses at most what the file's policy
-    /// allows, a second by default.
+    /// An append-only file, and no eviction of keys that don't expire: a crash loses at most what the file's
+    /// policy allows, one second by default.
     Aof,
-    /// The same, and `appendfsync always`: a crash loses nothing. The user must be allowed `CONFIG GET`.
+    /// The same, with `appendfsync always`: a crash loses nothing. The user must be allowed `CONFIG GET`.
     Fsync,
-}
-
-impl Default for RedisOptions {
-    fn default() -> Self {
-        Self {
-            addr: "localhost:6379".to_owned(),
-            topology: RedisTopology::Single,
-            tls: None,
-            username: None,
-            password: None,
-            db: 0,
-            prefix: "gcli2api:".to_owned(),
-            client_name: "gateway-storage".to_owned(),
-            dial_timeout: Duration::from_secs(5),
-            read_timeout: Duration::from_secs(3),
-            write_timeout: Duration::from_secs(3),
-            tcp_nodelay: true,
-            pool_size: 10,
-            min_idle: 2,
-            wait_replicas: 0,
-            wait_timeout: Duration::from_secs(1),
-            durability: RedisDurability::Any,
-            deadline: DEFAULT_DEADLINE,
-        }
-    }
 }
 
 impl RedisOptions {
@@ -202,16 +185,25 @@ impl RedisOptions {
     pub fn new(addr: impl Into<String>) -> Self {
         Self { addr: addr.into(), ..Self::default() }
     }
-}
 
-impl RedisOptions {
+    /// Identifies the store, without its login: equal for two URLs of one store.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let (port, master) = match &self.topology {
+            RedisTopology::Sentinel(sentinel) => (26379, format!("{}/", sentinel.master)),
+            _ => (6379, String::new()),
+        };
+        format!("redis://{}/{master}{}?prefix={}", canonical_hosts(&self.addr, port), self.db, self.prefix)
+    }
+
     /// How long a connection may owe a reply.
     pub(super) fn patience(&self) -> Duration {
         let wait = if self.wait_replicas > 0 { self.wait_timeout } else { Duration::ZERO };
         self.read_timeout.saturating_add(wait)
     }
 
-    /// Refuses what can't be meant.
+    /// Refuses invalid options before anything is opened.
     pub(super) fn check(&self) -> Result<()> {
         let refuse = |wrong: bool, why: &'static str| if wrong { Err(invalid(why)) } else { Ok(()) };
         let timeouts = [self.dial_timeout, self.read_timeout, self.write_timeout, self.deadline];
@@ -223,44 +215,16 @@ impl RedisOptions {
         let user = self.username.is_some() && self.password.is_none();
         let is_socket = self.addr.starts_with('/');
         let spaced = |text: &str| text.contains(|letter: char| !letter.is_ascii_graphic());
-        refuse(timeouts.iter().any(Duration::is_zero), "a timeout of a Redis store is more than zero")?;
-        refuse(user || sentinel_user, "a Redis user has a password")?;
-        refuse(is_socket && self.tls.is_some(), "TLS is not spoken over a Unix socket")?;
+        refuse(timeouts.iter().any(Duration::is_zero), "a timeout of a Redis store must be more than zero")?;
+        refuse(user || sentinel_user, "a Redis user needs a password")?;
+        refuse(is_socket && self.tls.is_some(), "a Unix socket has no TLS")?;
         refuse(
             spaced(&self.client_name),
-            "the `client_name` of a Redis store has no spaces or special characters",
+            "the `client_name` of a Redis store must not contain spaces or special characters",
         )?;
         refuse(self.topology == RedisTopology::Cluster && self.db != 0, "a Redis cluster has only database 0")
     }
 }
-
-const OPTIONS: [&str; 25] = [
-    "client_name",
-    "db",
-    "deadline",
-    "dial_timeout",
-    "durability",
-    "min_idle",
-    "password",
-    "password_env",
-    "password_file",
-    "pool_size",
-    "prefix",
-    "read_timeout",
-    "sentinel_password",
-    "sentinel_password_env",
-    "sentinel_password_file",
-    "sentinel_username",
-    "tcp_nodelay",
-    "tls_ca",
-    "tls_cert",
-    "tls_key",
-    "tls_server_name",
-    "username",
-    "wait_replicas",
-    "wait_timeout",
-    "write_timeout",
-];
 
 /// The schemes of this backend's URLs.
 const SCHEMES: [&str; 7] =
@@ -271,224 +235,150 @@ impl TryFrom<&str> for RedisOptions {
 
     fn try_from(url: &str) -> Result<Self> {
         let location = Location::parse(url, &SCHEMES)?;
-        let mut config = Self::default();
-        if location.scheme.starts_with("rediss") {
-            config.tls = Some(RedisTls::default());
-        }
-        match location.scheme {
-            "redis+unix" => config.socket(location.rest)?,
-            "redis" | "rediss" => {
-                config.servers(location.rest, "redis://[USER:PASSWORD@]HOST[:PORT][/DB]")?
+        let tls = location.scheme.starts_with("rediss");
+        let sentinel = location.scheme.ends_with("+sentinel");
+        let mut options = UrlOptions::of::<Self>(&["addr", "topology", "tls"])
+            .with::<RedisTls>("tls_", "tls.", &[])
+            .with::<RedisSentinel>("sentinel_", "topology.sentinel.", &["master"]);
+        if location.scheme == "redis+unix" {
+            let path = location.rest.strip_prefix("//").unwrap_or(location.rest);
+            if !path.starts_with('/') {
+                return Err(invalid("a Redis socket's URL is `redis+unix:///PATH`"));
             }
-            "redis-cluster" | "rediss-cluster" => {
-                config.servers(location.rest, "redis-cluster://[USER:PASSWORD@]HOST[:PORT][,HOST...]")?;
-                config.topology = RedisTopology::Cluster;
-            }
-            _ => config.sentinels(location.rest)?,
+            options.texts.insert("addr".to_owned(), path.to_owned());
+        } else {
+            servers(location, &mut options)?;
         }
         for option in location.options() {
             let (name, value) = option?;
-            match (name, &mut config.tls, &mut config.topology) {
-                ("client_name", ..) => config.client_name = decode(value)?,
-                ("db", ..) => config.db = number(name, value)?,
-                ("deadline", ..) => config.deadline = duration(name, value)?,
-                ("dial_timeout", ..) => config.dial_timeout = duration(name, value)?,
-                ("durability", ..) => config.durability = durability(value)?,
-                ("min_idle", ..) => config.min_idle = number(name, value)?,
-                ("password", ..) => Secret::from(decode(value)?).fill(&mut config.password)?,
-                ("password_env", ..) => Secret::env(decode(value)?).fill(&mut config.password)?,
-                ("password_file", ..) => Secret::file(decode(value)?).fill(&mut config.password)?,
-                ("pool_size", ..) => config.pool_size = number(name, value)?,
-                ("prefix", ..) => config.prefix = decode(value)?,
-                ("read_timeout", ..) => config.read_timeout = duration(name, value)?,
-                ("sentinel_password", _, RedisTopology::Sentinel(of)) => {
-                    Secret::from(decode(value)?).fill(&mut of.password)?;
-                }
-                ("sentinel_password_env", _, RedisTopology::Sentinel(of)) => {
-                    Secret::env(decode(value)?).fill(&mut of.password)?;
-                }
-                ("sentinel_password_file", _, RedisTopology::Sentinel(of)) => {
-                    Secret::file(decode(value)?).fill(&mut of.password)?;
-                }
-                ("sentinel_username", _, RedisTopology::Sentinel(of)) => of.username = Some(decode(value)?),
-                ("tcp_nodelay", ..) => config.tcp_nodelay = boolean(name, value)?,
-                ("tls_ca", Some(tls), _) => tls.ca = Some(decode(value)?.into()),
-                ("tls_cert", Some(tls), _) => tls.cert = Some(decode(value)?.into()),
-                ("tls_key", Some(tls), _) => tls.key = Some(decode(value)?.into()),
-                ("tls_server_name", Some(tls), _) => tls.server_name = Some(decode(value)?),
-                ("tls_ca" | "tls_cert" | "tls_key" | "tls_server_name", None, _) => {
-                    return Err(invalid("the URL has TLS options, and its scheme is not `rediss`"));
-                }
-                (name, ..) if name.starts_with("sentinel_") && OPTIONS.contains(&name) => {
-                    return Err(invalid(
-                        "the URL has options for sentinels, and its scheme is not `redis+sentinel`",
-                    ));
-                }
-                ("username", ..) => config.username = Some(decode(value)?),
-                ("wait_replicas", ..) => config.wait_replicas = number(name, value)?,
-                ("wait_timeout", ..) => config.wait_timeout = duration(name, value)?,
-                ("write_timeout", ..) => config.write_timeout = duration(name, value)?,
-                _ => elsewhere(name, value)?,
+            if is_harmless_elsewhere(name, &value)? {
+                continue;
+            }
+            options.add((name, value))?;
+            if name.starts_with("tls_") && !tls {
+                return Err(invalid("the URL has TLS options, and its scheme is not `rediss`"));
+            }
+            if name.starts_with("sentinel_") && !sentinel {
+                return Err(invalid(
+                    "the URL has options for sentinels, and its scheme is not `redis+sentinel`",
+                ));
             }
         }
-        Ok(config)
+        let mut options: Self = options.read()?;
+        if tls {
+            options.tls.get_or_insert_default();
+        }
+        Ok(options)
     }
 }
 
-impl RedisOptions {
-    /// `//PATH`
-    fn socket(&mut self, rest: &str) -> Result<()> {
-        let path = rest.strip_prefix("//").unwrap_or(rest);
-        if !path.starts_with('/') {
-            return Err(invalid("a Redis socket's URL is `redis+unix:///PATH`"));
-        }
-        path.clone_into(&mut self.addr);
-        Ok(())
-    }
-
-    /// `//[user[:password]@]host[:port][,host...][/db]`
-    fn servers(&mut self, rest: &str, form: &str) -> Result<()> {
-        let place = self.login(rest, form)?;
-        let (addr, db) = place.split_once('/').unwrap_or((place, ""));
-        self.place(addr, db, form)
-    }
-
-    /// `//[user[:password]@]host[:port][,host...]/master[/db]`
-    fn sentinels(&mut self, rest: &str) -> Result<()> {
-        let form = "redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST...]/MASTER[/DB]";
-        let place = self.login(rest, form)?;
-        let (addr, master) = place.split_once('/').ok_or_else(|| not_of_form(form))?;
-        let (master, db) = master.split_once('/').unwrap_or((master, ""));
-        if master.is_empty() {
-            return Err(not_of_form(form));
-        }
-        self.topology = RedisTopology::Sentinel(RedisSentinel::new(decode(master)?));
-        self.place(addr, db, form)
-    }
-
-    /// Takes the login off.
-    fn login<'u>(&mut self, rest: &'u str, form: &str) -> Result<&'u str> {
-        let rest = rest.strip_prefix("//").ok_or_else(|| not_of_form(form))?;
-        let Some((login, place)) = rest.rsplit_once('@') else { return Ok(rest) };
-        let (user, password) = login.split_once(':').map_or((login, None), |(u, p)| (u, Some(p)));
-        self.username = Some(decode(user)?).filter(|user| !user.is_empty());
-        self.password = password.map(decode).transpose()?.map(Secret::from);
-        Ok(place)
-    }
-
-    fn place(&mut self, addr: &str, db: &str, form: &str) -> Result<()> {
-        if addr.is_empty() {
-            return Err(not_of_form(form));
-        }
-        addr.clone_into(&mut self.addr);
-        if !db.is_empty() {
-            self.db = db.parse().map_err(|_| not_of_form(form))?;
-        }
-        Ok(())
-    }
-}
-
-/// An option of redis-py, which providers' pages show. What asks for no more than is done anyway is taken.
-#[cold]
-fn elsewhere(name: &str, value: &str) -> Result<()> {
-    let is_same = match name {
-        "ssl_cert_reqs" => value == "required",
-        "ssl_check_hostname" => value.eq_ignore_ascii_case("true"),
-        "protocol" => value == "3",
-        // Of texts in its language.
-        "decode_responses" => true,
-        _ => return Err(unknown_option(name, &OPTIONS)),
+/// Reads `//[user[:password]@]host[:port][,host...][/master][/db]`. Only sentinels have a master.
+fn servers(location: Location<'_>, options: &mut UrlOptions) -> Result<()> {
+    let (form, topology) = match location.scheme.trim_start_matches("rediss").trim_start_matches("redis") {
+        "" => ("redis://[USER:PASSWORD@]HOST[:PORT][/DB]", "single"),
+        "-cluster" => ("redis-cluster://[USER:PASSWORD@]HOST[:PORT][,HOST...]", "cluster"),
+        _ => ("redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST...]/MASTER[/DB]", "sentinel"),
     };
-    match name {
-        _ if is_same => Ok(()),
-        "protocol" => {
-            Err(invalid("the URL option `protocol` is `3`: RESP3 is the one that is spoken. Take it away"))
+    let not_of_form = || invalid(format!("the URL is not of the form `{form}`"));
+    let parts = location.authority().filter(|parts| !parts.hosts.is_empty()).ok_or_else(not_of_form)?;
+    let (master, db) = match topology {
+        "sentinel" => {
+            let (master, db) = parts.path.split_once('/').unwrap_or((parts.path, ""));
+            (Some(master), db)
         }
-        _ => Err(invalid(format!(
-            "the URL option `{name}` asks for certificates that are not checked, and they always are: take it away, and \
+        _ => (None, parts.path),
+    };
+    if master == Some("") || !(db.is_empty() || db.parse::<u32>().is_ok()) {
+        return Err(not_of_form());
+    }
+    options.set([
+        ("username", parts.user.filter(|user| !user.is_empty())),
+        ("password", parts.password),
+        ("addr", Some(parts.hosts)),
+        ("topology", Some(topology).filter(|_| master.is_none())),
+        ("topology.sentinel.master", master),
+        ("db", Some(db).filter(|db| !db.is_empty())),
+    ])
+}
+
+/// Whether this is an option of redis-py, as providers' pages show it, that asks for what this backend does
+/// anyway.
+fn is_harmless_elsewhere(name: &str, value: &str) -> Result<bool> {
+    match name {
+        "ssl_cert_reqs" if value == "required" => Ok(true),
+        "ssl_check_hostname" if value.eq_ignore_ascii_case("true") => Ok(true),
+        "protocol" if value == "3" => Ok(true),
+        // How its values are decoded in Python.
+        "decode_responses" => Ok(true),
+        "protocol" => Err(invalid("the URL option `protocol` must be `3`, for RESP3: remove it")),
+        "ssl_cert_reqs" | "ssl_check_hostname" => Err(invalid(format!(
+            "the URL option `{name}` asks for certificates that are not checked, and they always are: remove it, and \
              name the file of the authority's certificate in `tls_ca`"
         ))),
+        _ => Ok(false),
     }
-}
-
-#[cold]
-fn not_of_form(form: &str) -> Error {
-    invalid(format!("the URL is not of the form `{form}`"))
-}
-
-fn durability(text: &str) -> Result<RedisDurability> {
-    match text {
-        "any" => Ok(RedisDurability::Any),
-        "aof" => Ok(RedisDurability::Aof),
-        "fsync" => Ok(RedisDurability::Fsync),
-        _ => Err(invalid("the URL option `durability` is `any`, `aof` or `fsync`")),
-    }
-}
-
-#[cold]
-fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::InvalidValue, message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     #[test]
     fn urls() {
-        let config = RedisOptions::try_from(
+        let options = RedisOptions::try_from(
             "redis://alice:p%40ss%3a@cache.internal:7000/3?prefix=app%5b1%5D:&pool_size=4&read_timeout=250ms",
         )
         .unwrap();
-        assert_eq!(config.addr, "cache.internal:7000");
-        assert_eq!((config.username.as_deref(), config.password), (Some("alice"), Some("p@ss:".into())));
-        assert_eq!((config.db, config.prefix.as_str(), config.pool_size), (3, "app[1]:", 4));
-        assert_eq!(config.read_timeout, Duration::from_millis(250));
+        assert_eq!(options.addr, "cache.internal:7000");
+        assert_eq!((options.username.as_deref(), options.password), (Some("alice"), Some("p@ss:".into())));
+        assert_eq!((options.db, options.prefix.as_str(), options.pool_size), (3, "app[1]:", 4));
+        assert_eq!(options.read_timeout, Duration::from_millis(250));
 
-        let config = RedisOptions::try_from("redis://:pw@[::1]").unwrap();
-        assert_eq!((config.username, config.password), (None, Some("pw".into())));
-        assert_eq!(config.addr, "[::1]");
+        let options = RedisOptions::try_from("redis://:pw@[::1]").unwrap();
+        assert_eq!((options.username, options.password), (None, Some("pw".into())));
+        assert_eq!(options.addr, "[::1]");
         assert_eq!(RedisOptions::try_from("redis://localhost:6379").unwrap(), RedisOptions::default());
 
-        let config =
+        let options =
             RedisOptions::try_from("redis+unix:///run/redis.sock?db=2&username=u&password=p").unwrap();
-        assert_eq!((config.addr.as_str(), config.db), ("/run/redis.sock", 2));
-        assert_eq!((config.username.as_deref(), config.password), (Some("u"), Some("p".into())));
+        assert_eq!((options.addr.as_str(), options.db), ("/run/redis.sock", 2));
+        assert_eq!((options.username.as_deref(), options.password), (Some("u"), Some("p".into())));
     }
 
     #[test]
     fn urls_of_many_servers() {
-        let config = RedisOptions::try_from(
+        let options = RedisOptions::try_from(
             "rediss+sentinel://u:p@s1:26379,s2/my%2dmaster/3?sentinel_password=q&tls_ca=/a%20b.pem&wait_replicas=1",
         )
         .unwrap();
-        assert_eq!((config.addr.as_str(), config.db, config.wait_replicas), ("s1:26379,s2", 3, 1));
+        assert_eq!((options.addr.as_str(), options.db, options.wait_replicas), ("s1:26379,s2", 3, 1));
         let expected = RedisSentinel { password: Some("q".into()), ..RedisSentinel::new("my-master") };
-        assert_eq!(config.topology, RedisTopology::Sentinel(expected));
-        assert_eq!(config.tls.unwrap().ca.unwrap().to_str(), Some("/a b.pem"));
+        assert_eq!(options.topology, RedisTopology::Sentinel(expected));
+        assert_eq!(options.tls.unwrap().ca.unwrap().to_str(), Some("/a b.pem"));
 
-        let config = RedisOptions::try_from("redis-cluster://a,b:7000?durability=fsync").unwrap();
-        assert_eq!((config.topology, config.addr.as_str()), (RedisTopology::Cluster, "a,b:7000"));
-        assert_eq!((config.durability, config.tls), (RedisDurability::Fsync, None));
+        let options = RedisOptions::try_from("redis-cluster://a,b:7000?durability=fsync").unwrap();
+        assert_eq!((options.topology, options.addr.as_str()), (RedisTopology::Cluster, "a,b:7000"));
+        assert_eq!((options.durability, options.tls), (RedisDurability::Fsync, None));
 
         let typed =
             r#"{"addr":"s1","topology":{"sentinel":{"master":"m","password":"hidden"}},"tls":{"ca":"x"}}"#;
-        let config: RedisOptions = serde_json::from_str(typed).unwrap();
-        assert!(matches!(&config.topology, RedisTopology::Sentinel(of) if of.master == "m"));
-        assert!(!format!("{config:?}").contains("hidden"));
+        let options: RedisOptions = serde_json::from_str(typed).unwrap();
+        assert!(matches!(&options.topology, RedisTopology::Sentinel(of) if of.master == "m"));
+        assert!(!format!("{options:?}").contains("hidden"));
     }
 
     #[test]
-    fn where_passwords_are() {
+    fn passwords_have_a_source() {
         let url = "redis+sentinel://app@s/m?password_file=/run/a%20b&sentinel_password_env=S_PW";
-        let config = RedisOptions::try_from(url).unwrap();
-        assert_eq!(config.password, Some(Secret::file("/run/a b")));
+        let options = RedisOptions::try_from(url).unwrap();
+        assert_eq!(options.password, Some(Secret::file("/run/a b")));
         assert!(
-            matches!(config.topology, RedisTopology::Sentinel(of) if of.password == Some(Secret::env("S_PW")))
+            matches!(options.topology, RedisTopology::Sentinel(of) if of.password == Some(Secret::env("S_PW")))
         );
         let typed = r#"{"addr":"h:1","password":{"env":"DB_PASSWORD"}}"#;
-        let config: RedisOptions = serde_json::from_str(typed).unwrap();
-        assert_eq!(config.password, Some(Secret::env("DB_PASSWORD")));
+        let options: RedisOptions = serde_json::from_str(typed).unwrap();
+        assert_eq!(options.password, Some(Secret::env("DB_PASSWORD")));
     }
 
     #[test]
@@ -502,7 +392,7 @@ mod tests {
             ("ssl_cert_reqs=none", "`ssl_cert_reqs` asks for certificates that are not checked"),
             ("ssl_cert_reqs=CERT_NONE", "`tls_ca`"),
             ("ssl_check_hostname=false", "`ssl_check_hostname` asks for"),
-            ("protocol=2", "`protocol` is `3`"),
+            ("protocol=2", "`protocol` must be `3`"),
             ("skip_verify=true", "`skip_verify` is not one of this backend"),
         ] {
             let error = RedisOptions::try_from(format!("rediss://:pw@h?{option}").as_str()).unwrap_err();
@@ -511,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_urls_repeat_nothing() {
+    fn errors_of_invalid_urls_quote_nothing() {
         for url in [
             "file:secret",
             "redis:secret",
@@ -547,9 +437,9 @@ mod tests {
 
     #[test]
     fn typed() {
-        let config: RedisOptions = serde_json::from_str(r#"{"addr":"h:1","password":"hunter2"}"#).unwrap();
-        assert_eq!(config, RedisOptions { password: Some("hunter2".into()), ..RedisOptions::new("h:1") });
-        assert!(!format!("{config:?}").contains("hunter2"));
+        let options: RedisOptions = serde_json::from_str(r#"{"addr":"h:1","password":"hunter2"}"#).unwrap();
+        assert_eq!(options, RedisOptions { password: Some("hunter2".into()), ..RedisOptions::new("h:1") });
+        assert!(!format!("{options:?}").contains("hunter2"));
         assert!(serde_json::from_str::<RedisOptions>(r#"{"adr":"h:1"}"#).is_err());
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Answer, CliBackend, Failure, Run, Session};
 use crate::{
-    identity::{identity_of, is_within},
+    identity::{is_within, legacy_identity_of},
     stores,
     term::text::described,
     transfer::{copy::Transfer, source::Source},
@@ -96,7 +96,7 @@ impl Adopt {
             return Err(Failure::nothing_found());
         }
         let layout = adoption.layout();
-        let identity = format!("{} as {layout}", identity_of(url));
+        let identity = format!("{} as {layout}", legacy_identity_of(url));
         let source = adoption.clone();
         let source = Source::new(Some(identity), true, move || source.records().boxed());
         let answer = self.transfer.run(source, session).await?;
