@@ -13,6 +13,7 @@ use crate::{
 /// When commits are fetched from the remote or sent to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum GitSync {
     /// With every write: fetched before it, or sent before it is acknowledged.
     Write,

@@ -133,6 +133,7 @@ options! {
 /// The members of a replica set that must have a write before it is `Ok`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum WriteLevel {
     /// The majority: no failover loses the write.
     Majority,
@@ -143,6 +144,7 @@ pub enum WriteLevel {
 /// The data that a read may return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ReadLevel {
     /// Data that the majority has: no failover rolls it back.
     Majority,

@@ -113,6 +113,7 @@ options! {
 /// Whether TLS is used, and what is checked, as in libpq.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum SslMode {
     /// Never TLS.
     Disable,
@@ -136,6 +137,7 @@ pub enum SslMode {
 /// How TLS begins, as in libpq.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum SslNegotiation {
     /// The client requests TLS first, which every server supports: libpq's `postgres`.
     #[serde(rename = "postgres")]
@@ -149,6 +151,7 @@ pub enum SslNegotiation {
 /// relay it, as in libpq.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum ChannelBinding {
     /// Never.
     Disable,
@@ -161,6 +164,7 @@ pub enum ChannelBinding {
 /// The isolation of a transaction. Weaker levels lose updates and are not offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Isolation {
     /// A snapshot: no update is lost, but two transactions may both commit although each read what the other
     /// wrote.
