@@ -4,14 +4,11 @@
 //!
 //! One line per backend: the function that opens an empty store, the capabilities, and further promises.
 
-mod listener;
-#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
-mod servers;
-mod workload;
+#![cfg(all(feature = "conformance", feature = "file", feature = "memory"))]
 
 use gateway_storage::{File, Memory, Storage, conformance, layer::Count};
 use tempfile::TempDir;
-use workload::stacked;
+use testkit::{listener, workload::stacked};
 
 async fn memory() -> (Storage<Memory>, ()) {
     (Storage::open("memory:").await.expect("memory opens"), ())
@@ -65,7 +62,7 @@ mod on_redis {
 
     use gateway_storage::{Redis, Storage};
 
-    use crate::servers::{
+    use testkit::servers::{
         self, prefix,
         redis::{Cluster, Sentinels, Tls},
     };

@@ -1,5 +1,4 @@
 //! Captures logs, spans and metrics, at TRACE and from every target, and searches them for the canary words.
-#![allow(dead_code)]
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +13,7 @@ use std::{
 
 use base64::Engine;
 use gateway_storage::Error;
-pub(crate) use gateway_storage::conformance::CANARY;
+pub use gateway_storage::conformance::CANARY;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -47,14 +46,19 @@ fn encodings(word: &str) -> Vec<(&'static str, String)> {
     found
 }
 
-pub(crate) struct Listener {
-    pub(crate) is_enabled: AtomicBool,
-    pub(crate) bytes: AtomicUsize,
-    pub(crate) targets: Mutex<BTreeSet<String>>,
+/// Searches what it hears for the canary words.
+pub struct Listener {
+    /// Whether it searches at all.
+    pub is_enabled: AtomicBool,
+    /// How many bytes it has searched.
+    pub bytes: AtomicUsize,
+    /// The targets that it has heard.
+    pub targets: Mutex<BTreeSet<String>>,
     leaks: Mutex<Vec<String>>,
 }
 
-pub(crate) static LISTENER: Listener = Listener {
+/// The only one, because the subscriber of a process is global.
+pub static LISTENER: Listener = Listener {
     is_enabled: AtomicBool::new(true),
     bytes: AtomicUsize::new(0),
     targets: Mutex::new(BTreeSet::new()),
@@ -62,7 +66,8 @@ pub(crate) static LISTENER: Listener = Listener {
 };
 
 impl Listener {
-    pub(crate) fn search(&self, text: &str) {
+    /// Searches a text, and keeps it if it contains a canary word.
+    pub fn search(&self, text: &str) {
         if !self.is_enabled.load(Ordering::SeqCst) {
             return;
         }
@@ -81,7 +86,8 @@ impl Listener {
         self.targets.lock().unwrap().extend(found.map(str::to_owned));
     }
 
-    pub(crate) fn leaks(&self) -> Vec<String> {
+    /// Takes the texts with canary words.
+    pub fn leaks(&self) -> Vec<String> {
         std::mem::take(&mut self.leaks.lock().unwrap())
     }
 }
@@ -100,7 +106,7 @@ impl io::Write for Lines {
 }
 
 /// Every text of an error and of its sources.
-pub(crate) fn text_of(error: &Error) -> String {
+pub fn text_of(error: &Error) -> String {
     let mut text = format!("{error} {error:#} {error:?} {error:#?} {:?} {:?}", error.code(), error.kind());
     let mut source = error.source();
     while let Some(cause) = source {
@@ -111,7 +117,7 @@ pub(crate) fn text_of(error: &Error) -> String {
 }
 
 /// Captures everything until the process ends: also drivers, `log` records, and spans as they open and close.
-pub(crate) fn install() -> &'static PrometheusHandle {
+pub fn install() -> &'static PrometheusHandle {
     static METRICS: LazyLock<PrometheusHandle> = LazyLock::new(|| {
         tracing_log::LogTracer::init().unwrap();
         let subscriber = tracing_subscriber::fmt()
@@ -127,7 +133,7 @@ pub(crate) fn install() -> &'static PrometheusHandle {
 }
 
 /// Panics if a canary word was captured.
-pub(crate) fn assert_no_leaks() {
+pub fn assert_no_leaks() {
     LISTENER.search(&install().render());
     let leaks = LISTENER.leaks();
     assert!(leaks.is_empty(), "{} leaks: {:#?}", leaks.len(), leaks.iter().take(5).collect::<Vec<_>>());

@@ -1,5 +1,4 @@
 //! Every operation at least once, and errors of many kinds, for tests of telemetry and of secrets.
-#![allow(dead_code)]
 
 use std::time::Duration;
 
@@ -14,19 +13,28 @@ use gateway_storage::{
 use serde_json::json;
 
 /// The texts that the application stores.
-pub(crate) struct Words {
-    pub(crate) id: String,
-    pub(crate) secret: String,
-    pub(crate) config_key: String,
-    pub(crate) config: String,
-    pub(crate) usage_key: String,
-    pub(crate) field: String,
-    pub(crate) cache_key: String,
-    pub(crate) cached: Vec<u8>,
+pub struct Words {
+    /// The key of a credential.
+    pub id: String,
+    /// A field of the credential, and its value.
+    pub secret: String,
+    /// The key of a config value.
+    pub config_key: String,
+    /// The config value.
+    pub config: String,
+    /// The key of a usage record.
+    pub usage_key: String,
+    /// The field of a counter.
+    pub field: String,
+    /// The key of a cache entry.
+    pub cache_key: String,
+    /// The cached value.
+    pub cached: Vec<u8>,
 }
 
 impl Words {
-    pub(crate) fn new(word: impl Fn(&str) -> String) -> Self {
+    /// One text for each kind.
+    pub fn new(word: impl Fn(&str) -> String) -> Self {
         Self {
             id: word("id"),
             secret: word("secret"),
@@ -42,11 +50,12 @@ impl Words {
 
 /// The errors of the workload.
 #[derive(Default)]
-pub(crate) struct Errors(pub(crate) Vec<Error>);
+pub struct Errors(pub(crate) Vec<Error>);
 
 impl Errors {
+    /// Adds the error of a call that must fail.
     #[track_caller]
-    pub(crate) fn of<T>(&mut self, result: Result<T>) {
+    pub fn of<T>(&mut self, result: Result<T>) {
         self.0.push(result.err().expect("this fails"));
     }
 
@@ -56,7 +65,8 @@ impl Errors {
     }
 }
 
-pub(crate) async fn credentials<B: CredentialStore>(
+/// The operations of [`CredentialStore`].
+pub async fn credentials<B: CredentialStore>(
     on: &Storage<B>,
     words: &Words,
     errors: &mut Errors,
@@ -83,11 +93,8 @@ pub(crate) async fn credentials<B: CredentialStore>(
     on.set_credential(&id, fields).await
 }
 
-pub(crate) async fn configs<B: ConfigStore>(
-    on: &Storage<B>,
-    words: &Words,
-    errors: &mut Errors,
-) -> Result<()> {
+/// The operations of [`ConfigStore`].
+pub async fn configs<B: ConfigStore>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
     let key = &words.config_key;
     on.set_config(key, json!({ "value": words.config })).await?;
     on.get_config(key).await?;
@@ -99,7 +106,8 @@ pub(crate) async fn configs<B: ConfigStore>(
     on.set_config(key, json!(words.config)).await
 }
 
-pub(crate) async fn usage<B: UsageStore>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
+/// The operations of [`UsageStore`].
+pub async fn usage<B: UsageStore>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
     let (key, field) = (Key::new(&words.usage_key)?, Key::new(&words.field)?);
     on.increment_usage(&key, &field, i64::MAX).await?;
     errors.of(on.increment_usage(&key, &field, 1).await);
@@ -113,7 +121,8 @@ pub(crate) async fn usage<B: UsageStore>(on: &Storage<B>, words: &Words, errors:
     on.increment_usage(&key, &field, 1).await.map(drop)
 }
 
-pub(crate) async fn cache<B: CacheStore>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
+/// The operations of [`CacheStore`].
+pub async fn cache<B: CacheStore>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
     let (key, minute) = (&words.cache_key, Duration::from_secs(60));
     on.set_cache(key, &words.cached, minute).await?;
     errors.of(on.set_cache(key, &words.cached, Duration::ZERO).await);
@@ -126,7 +135,8 @@ pub(crate) async fn cache<B: CacheStore>(on: &Storage<B>, words: &Words, errors:
     on.set_cache(key, &words.cached, minute).await
 }
 
-pub(crate) async fn transactions<B: Transactional + ConfigStore>(
+/// The operations of [`Transactional`], and a conflict.
+pub async fn transactions<B: Transactional + ConfigStore>(
     on: &Storage<B>,
     words: &Words,
     errors: &mut Errors,
@@ -160,7 +170,8 @@ pub(crate) async fn transactions<B: Transactional + ConfigStore>(
     Ok(())
 }
 
-pub(crate) async fn plans<B: ConfigBatch>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
+/// The operations of [`ConfigBatch`].
+pub async fn plans<B: ConfigBatch>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
     let text = |changes: serde_json::Value| Plan::from_json(changes.to_string());
     let (key, stored) = (&words.id, Key::new(&words.config_key)?);
     let options = ApplyOptions::default().with_stage(&words.secret).with_source(&words.config);
@@ -179,7 +190,8 @@ pub(crate) async fn plans<B: ConfigBatch>(on: &Storage<B>, words: &Words, errors
     Ok(())
 }
 
-pub(crate) async fn exports<B: Exportable>(on: &Storage<B>) -> Result<()> {
+/// The operations of [`Exportable`].
+pub async fn exports<B: Exportable>(on: &Storage<B>) -> Result<()> {
     let records: Vec<Record> = on.export().try_collect().await?;
     assert!(!records.is_empty());
     assert!(on.import(stream::iter(records).map(Ok)).await?.is_complete());
@@ -188,7 +200,8 @@ pub(crate) async fn exports<B: Exportable>(on: &Storage<B>) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn history<B: History + ConfigStore>(
+/// The operations of [`History`].
+pub async fn history<B: History + ConfigStore>(
     on: &Storage<B>,
     words: &Words,
     errors: &mut Errors,
@@ -204,7 +217,8 @@ pub(crate) async fn history<B: History + ConfigStore>(
     on.set_config(&words.config_key, json!(words.config)).await
 }
 
-pub(crate) async fn pool<B: Pooled>(on: &Storage<B>, errors: &mut Errors) -> Result<()> {
+/// The operations of [`Pooled`].
+pub async fn pool<B: Pooled>(on: &Storage<B>, errors: &mut Errors) -> Result<()> {
     on.pool_stats().await?;
     on.resize_pool(3).await?;
     errors.of(on.resize_pool(0).await);
@@ -212,7 +226,7 @@ pub(crate) async fn pool<B: Pooled>(on: &Storage<B>, errors: &mut Errors) -> Res
 }
 
 /// The name of every operation. The names are stable, because dashboards and alerts use them.
-pub(crate) const OPERATIONS: [&str; 37] = [
+pub const OPERATIONS: [&str; 37] = [
     "apply_plan",
     "audit_plans",
     "begin",
@@ -253,15 +267,12 @@ pub(crate) const OPERATIONS: [&str; 37] = [
 ];
 
 /// A backend under all layers that are meant for production.
-pub(crate) fn stacked<B: Backend>(storage: Storage<B>) -> Storage<Layered<Stack, B>> {
+pub fn stacked<B: Backend>(storage: Storage<B>) -> Storage<Layered<Stack, B>> {
     stacked_within(storage, Timeout::default())
 }
 
 /// The same with another timeout.
-pub(crate) fn stacked_within<B: Backend>(
-    storage: Storage<B>,
-    timeout: Timeout,
-) -> Storage<Layered<Stack, B>> {
+pub fn stacked_within<B: Backend>(storage: Storage<B>, timeout: Timeout) -> Storage<Layered<Stack, B>> {
     let stack = Stack::new()
         .limit(Limit::new(64).queue(10_000))
         .retry(Retry::new())
@@ -272,7 +283,7 @@ pub(crate) fn stacked_within<B: Backend>(
 
 /// The workload of everything that `Memory` can do, under the full stack.
 #[cfg(feature = "memory")]
-pub(crate) async fn work() {
+pub async fn work() {
     let storage = stacked(Storage::<gateway_storage::Memory>::open("memory:").await.unwrap());
     let (words, mut errors) = (Words::new(str::to_owned), Errors::default());
     credentials(&storage, &words, &mut errors).await.unwrap();
@@ -286,7 +297,7 @@ pub(crate) async fn work() {
 }
 
 /// The last operations: health, statistics, a zero deadline, a dropped call, close, and a call after it.
-pub(crate) async fn end<B: ConfigStore>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
+pub async fn end<B: ConfigStore>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
     on.health().await?;
     let stats = on.stats().await?;
     assert!(!format!("{stats:?}").is_empty());

@@ -1,9 +1,7 @@
 //! Each fault makes the kit panic at the bullet that it violates. Most of them were seen in gcli2api-go.
 
-mod broken;
-
-use broken::{Broken, Fault, Fault::*};
 use gateway_storage::{Storage, conformance};
+use testkit::broken::{Broken, Fault, Fault::*};
 
 async fn storage(fault: Fault) -> Storage<Broken> {
     Storage::new(Broken::new(fault).await)

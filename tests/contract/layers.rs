@@ -1,7 +1,4 @@
 //! The cost of the layers, and `Retry` over a hundred thousand calls.
-#![cfg(feature = "memory")]
-
-mod workload;
 
 use std::{
     sync::{
@@ -17,7 +14,7 @@ use gateway_storage::{
     layer::{Call, Count, Fault, Limit, Receiver, Retry, Timeout, time_left},
 };
 use serde_json::json;
-use workload::stacked;
+use testkit::workload::stacked;
 
 async fn memory() -> Storage<Memory> {
     Storage::open("memory:").await.unwrap()

@@ -2,13 +2,8 @@
 //!
 //! `PROPTEST_CASES=1000 cargo test --features conformance --test model` tests more sequences.
 
-mod broken;
-#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
-mod servers;
-
 use std::{env, path::PathBuf};
 
-use broken::{Broken, Fault};
 use futures_util::{StreamExt, stream};
 use gateway_storage::{
     BatchFailure, BatchReport, ConfigBatch, ConfigValue, Credential, CredentialStore, Exportable, File,
@@ -23,6 +18,9 @@ use proptest::{
     test_runner::{Config, FileFailurePersistence, TestCaseError, TestError, TestRng, TestRunner},
 };
 use serde_json::{Map, Value, json};
+use testkit::broken::{Broken, Fault};
+#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
+use testkit::servers;
 
 #[derive(Clone, Debug)]
 enum Operation {

@@ -6,8 +6,6 @@
 //! `CRASH_ROUNDS=200 cargo test --all-features --test crash plan` kills 200 times instead of a few times.
 
 mod plans;
-#[path = "../servers/mod.rs"]
-mod servers;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod steps;
 mod writes;

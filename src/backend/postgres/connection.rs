@@ -536,16 +536,13 @@ impl ManageConnection for Dialer {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/servers/mod.rs"]
-mod servers;
-
-#[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
+    use testkit::servers::postgres::Server;
     use tokio::net::{TcpSocket, TcpStream};
     use tokio_postgres::SimpleQueryMessage;
 
-    use super::{super::tls::connector, servers::postgres::Server, *};
+    use super::{super::tls::connector, *};
 
     async fn dialer(config: &PostgresOptions) -> Result<Dialer> {
         Dialer::new(config, connector(config).await?, Arc::new(Semaphore::new(1)))

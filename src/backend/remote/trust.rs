@@ -374,12 +374,6 @@ fn invalid(message: String) -> Error {
     Error::new(ErrorKind::InvalidValue, message)
 }
 
-// The tests of Postgres have it, too, among all the servers; these here have to do without them.
-#[cfg(test)]
-#[allow(dead_code, clippy::duplicate_mod)]
-#[path = "../../../tests/servers/certificates.rs"]
-mod made;
-
 #[cfg(test)]
 mod tests {
     use rustls::{
@@ -388,6 +382,7 @@ mod tests {
         sign::CertifiedKey,
         version::{TLS12, TLS13},
     };
+    use testkit::servers::certificates;
 
     use super::*;
 
@@ -446,12 +441,12 @@ mod tests {
             ("ed", "genpkey -algorithm ed25519 -out"),
         ] {
             let (one, other) = (format!("{name}.key"), format!("{name}-other.key"));
-            made::openssl(folder, &format!("{kind} {one}"));
-            made::openssl(folder, &format!("{kind} {other}"));
-            made::old(folder, &one, "v1.crt");
+            certificates::openssl(folder, &format!("{kind} {one}"));
+            certificates::openssl(folder, &format!("{kind} {other}"));
+            certificates::old(folder, &one, "v1.crt");
             // An extension that webpki does not know, and must.
             let strange = "-addext 1.2.3.4=critical,DER:0500";
-            made::openssl(
+            certificates::openssl(
                 folder,
                 &format!("req -x509 -key {one} -days 30 -subj /CN=localhost {strange} -out v3.crt"),
             );
@@ -472,8 +467,8 @@ mod tests {
     #[test]
     fn what_is_no_certificate_has_no_parts() {
         let folder = tempfile::tempdir().unwrap();
-        made::openssl(folder.path(), "genrsa -out a.key");
-        made::old(folder.path(), "a.key", "a.crt");
+        certificates::openssl(folder.path(), "genrsa -out a.key");
+        certificates::old(folder.path(), "a.key", "a.crt");
         let whole = CertificateDer::from_pem_file(folder.path().join("a.crt")).unwrap();
         let key = parts(&whole).unwrap().public_key().unwrap();
         assert!(key.bits.len() > 256 && !key.algorithm.is_empty());

@@ -1,5 +1,4 @@
 //! A backend that is `Memory` with one fault. Most of the faults were seen in the Go program gcli2api-go.
-#![allow(dead_code, reason = "each of the tests that share it uses a part")]
 
 mod plans;
 
@@ -22,103 +21,181 @@ use serde_json::{Map, Value, json};
 
 /// The fault of a [`Broken`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// No fault.
     Sound,
     // Close and statistics
+    /// Serves calls after `close`.
     ServesAfterClose,
+    /// Counts a credential too many.
     MiscountsStats,
+    /// Shows keys in the statistics.
     StatsShowKeys,
     // Keys
+    /// Upper and lower case are one key.
     FoldsCase,
+    /// `a.json` is `a`.
     DropsJsonSuffix,
+    /// Joins a record's key and a field with a colon, which either may contain.
     RunsKeysTogether,
+    /// Drops spaces around a key.
     TrimsKeys,
     // Values
+    /// -0.0 becomes 0.0.
     ZeroLosesItsSign,
+    /// Large integers become floats.
     IntegersBecomeFloats,
+    /// Text that is JSON becomes its value.
     TextBecomesNumber,
+    /// Text ends at its first NUL.
     TextIsCutAtNul,
+    /// Drops fields that are null.
     DropsNulls,
+    /// Adds a field of its own.
     AddsField,
+    /// A write keeps the fields that it does not name.
     Merges,
+    /// A second write changes nothing.
     KeepsFirst,
     // Missing
+    /// A delete of a missing record is `Ok`.
     DeleteOfMissingIsOk,
+    /// A missing usage record is an empty one.
     MissingUsageIsEmpty,
+    /// A reset of a missing usage record is `Ok`.
     ResetOfMissingIsOk,
+    /// A missing record is another error than `NotFound`.
     MissingIsAnotherError,
+    /// The error of a missing record has no key.
     MissingHasNoKey,
+    /// The errors of a batch's items have no key.
     FailuresHaveNoKey,
+    /// A stored null is a missing record.
     NullIsMissing,
     // Deletes and batches
+    /// A delete deletes nothing.
     SwallowsDelete,
+    /// A batch delete deletes nothing.
     SwallowsBatchDelete,
+    /// A batch ends at its first failure.
     BatchStopsAtFailure,
+    /// Of two values for one key in a batch the first is stored.
     BatchKeepsFirst,
+    /// The index of a failure counts within its chunk.
     FailureIndexInChunk,
+    /// An empty batch is an error.
     EmptyBatchFails,
+    /// A list is not in the order of its keys.
     ListIsUnsorted,
+    /// A write can be seen in part.
     TearsWrites,
+    /// Loses a write among many.
     LosesUnderLoad,
     // Counters
+    /// Loses each tenth increment.
     LosesTenthIncrement,
+    /// Reads, adds and writes, without a lock.
     RacyIncrement,
+    /// Counts in floats.
     CountsInFloats,
+    /// A counter wraps.
     OverflowWraps,
+    /// A counter stays at its limit, and the call is `Ok`.
     OverflowIsOk,
+    /// An overflow ends the batch of increments.
     OverflowStopsMany,
+    /// A batch of increments is applied in another order.
     ManyReordered,
+    /// A reset leaves one field.
     ResetLeavesAField,
+    /// An increment by 0 creates no counter.
     ZeroMakesNoCounter,
+    /// A write that was applied ends with a timeout that says it was not.
     TimeoutLies,
     // Export and import
+    /// An import drops usage records.
     ImportDropsUsage,
+    /// Says that it can import no kind of record.
     ImportSaysNo,
+    /// An import adds to a counter instead of setting it.
     ImportAddsUsage,
+    /// An import of one counter removes the record's others.
     ImportReplacesRecord,
+    /// An export reads the store only when it is polled.
     ExportIsLive,
+    /// An export lacks its last record.
     ExportSkipsLast,
+    /// An export is not in order.
     ExportIsUnsorted,
     // Cache
+    /// A TTL is at least a second.
     TtlInSeconds,
+    /// A TTL of zero does not expire.
     TtlZeroForEver,
+    /// A second write keeps the TTL of the first.
     TtlOfTheFirst,
+    /// An entry always has a minute to live.
     EntryNeverAges,
+    /// Cuts a value that is too large instead of refusing it.
     NoSizeLimit,
+    /// A cached value ends at its first NUL.
     CacheCutsAtNul,
     // Config batches
+    /// A plan's deletes are applied after its writes.
     PlanDeletesLast,
+    /// A plan's -0.0 becomes 0.0.
     PlanLosesItsSign,
+    /// Another plan under a used key is a replay.
     PlanReplaysAnother,
+    /// A replay is applied again.
     PlanReplaysItself,
+    /// Ignores what a plan expects.
     PlanExpectsNothing,
+    /// A refused plan is applied in part.
     PlanRefusedInPart,
+    /// A plan's key is kept for the longest time.
     PlanNeverExpires,
+    /// A plan that was rolled back can be applied again.
     PlanComesBack,
+    /// Two calls with one plan can both apply it.
     PlanIsRacy,
+    /// Each rollback is forced.
     RollbackForces,
+    /// A second rollback is reported as the first.
     RollbackForgets,
+    /// A refused rollback names one of the changed keys.
     RollbackNamesOne,
+    /// The audit begins with the oldest entry.
     AuditIsOldestFirst,
+    /// The audit lacks failed attempts.
     AuditOmitsFailures,
+    /// The audit's filter ignores stages.
     AuditIgnoresStages,
     // Transactions
+    /// A conflict is overwritten.
     LostUpdate,
+    /// A dropped transaction is committed.
     DropCommits,
+    /// A rollback commits.
     RollbackCommits,
+    /// A transaction does not read its own writes.
     NoOwnWrites,
+    /// Writes are seen before the commit.
     DirtyReads,
+    /// A transaction reads what others have written since it began.
     NoSnapshot,
+    /// A conflict is not retryable.
     ConflictIsFinal,
     // Time
+    /// `health` does not end.
     Hangs,
 }
 
 use Fault::*;
 
+/// [`Memory`] with one fault.
 #[derive(Clone)]
-pub(crate) struct Broken {
+pub struct Broken {
     memory: Memory,
     fault: Fault,
     calls: Arc<AtomicU64>,
@@ -127,13 +204,14 @@ pub(crate) struct Broken {
 }
 
 impl Broken {
-    pub(crate) async fn new(fault: Fault) -> Self {
+    /// An empty store with this fault.
+    pub async fn new(fault: Fault) -> Self {
         let memory = Memory::open("memory:".try_into().expect("a URL")).await.expect("memory opens");
         Self { memory, fault, calls: Arc::default(), hasty: false, stays_open: fault == ServesAfterClose }
     }
 
     /// A backend that `close` does not close, so that it can be opened again.
-    pub(crate) async fn unclosed(fault: Fault) -> Self {
+    pub async fn unclosed(fault: Fault) -> Self {
         Self { stays_open: true, ..Self::new(fault).await }
     }
 
@@ -532,7 +610,8 @@ impl Transactional for Broken {
     }
 }
 
-pub(crate) struct BrokenTransaction {
+/// A transaction of [`Broken`].
+pub struct BrokenTransaction {
     inner: Option<MemoryTransaction>,
     broken: Broken,
     written: BTreeMap<Key, ConfigValue>,

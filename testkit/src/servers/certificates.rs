@@ -11,13 +11,14 @@ fn run(folder: &Path, arguments: &str) -> Output {
     openssl.current_dir(folder).args(arguments.split(' ')).output().expect("these tests need openssl")
 }
 
-pub(crate) fn openssl(folder: &Path, arguments: &str) {
+/// Runs openssl in a folder. It must succeed.
+pub fn openssl(folder: &Path, arguments: &str) {
     let ran = run(folder, arguments);
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
 }
 
 /// A certificate of X.509 version 1, of this key. From version 3.2 on OpenSSL makes one only if it is told so.
-pub(crate) fn old(folder: &Path, key: &str, certificate: &str) {
+pub fn old(folder: &Path, key: &str, certificate: &str) {
     let made = format!("req -new -subj /CN=localhost -key {key} -days 30");
     if !run(folder, &format!("{made} -x509 -x509v1 -out {certificate}")).status.success() {
         openssl(folder, &format!("{made} -out old.csr"));
@@ -28,7 +29,7 @@ pub(crate) fn old(folder: &Path, key: &str, certificate: &str) {
 }
 
 /// Two authorities, and a server's and a client's certificate that the first one signed.
-pub(crate) fn make(folder: &Path) {
+pub fn make(folder: &Path) {
     for (authority, subject) in [("ca", "/CN=trusted"), ("other", "/CN=stranger")] {
         openssl(
             folder,

@@ -11,27 +11,35 @@ use tokio::{
     time::Duration,
 };
 
+/// The protocol, in which the proxy finds the commits.
 #[derive(Clone, Copy)]
-pub(crate) enum Protocol {
+pub enum Protocol {
+    /// BSON messages.
     MongoDb,
+    /// PostgreSQL 3.0.
     Postgres,
 }
 
 /// How many of each kind were lost.
 #[derive(Default)]
-pub(crate) struct Lost {
-    pub(crate) replies: AtomicUsize,
-    pub(crate) requests: AtomicUsize,
+pub struct Lost {
+    /// The commits whose reply was lost.
+    pub replies: AtomicUsize,
+    /// The commits that were lost before the server read them.
+    pub requests: AtomicUsize,
 }
 
-pub(crate) struct Proxy {
-    pub(crate) port: u16,
-    pub(crate) lost: Arc<Lost>,
+/// The proxy.
+pub struct Proxy {
+    /// Its own port.
+    pub port: u16,
+    /// What it has lost.
+    pub lost: Arc<Lost>,
 }
 
 impl Proxy {
     /// Before the server at this port. In percent: how many commits lose their reply, and how many are lost themselves.
-    pub(crate) async fn start(protocol: Protocol, server: u16, replies: u8, requests: u8) -> Self {
+    pub async fn start(protocol: Protocol, server: u16, replies: u8, requests: u8) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (port, lost) = (listener.local_addr().unwrap().port(), Arc::<Lost>::default());
         let counts = lost.clone();

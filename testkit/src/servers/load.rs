@@ -12,13 +12,14 @@ use gateway_storage::{Outcome, Result, Storage, UsageStore};
 use tokio::task::JoinHandle;
 
 /// Tasks that count, and how often each was told that it did.
-pub(crate) struct Load {
+pub struct Load {
     running: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<(i64, i64, Instant)>>,
 }
 
 impl Load {
-    pub(crate) fn start<B: UsageStore>(storage: &Storage<B>) -> Self {
+    /// Starts the tasks.
+    pub fn start<B: UsageStore>(storage: &Storage<B>) -> Self {
         let running = Arc::new(AtomicBool::new(true));
         let tasks = (0..16)
             .map(|task| {
@@ -43,7 +44,7 @@ impl Load {
     }
 
     /// Every acknowledged increment is there, and every task got through again.
-    pub(crate) async fn check<B: UsageStore>(self, storage: &Storage<B>, returned: Instant) -> Result<()> {
+    pub async fn check<B: UsageStore>(self, storage: &Storage<B>, returned: Instant) -> Result<()> {
         self.running.store(false, Ordering::SeqCst);
         let (mut sure, mut unsure) = (0, 0);
         for task in self.tasks {

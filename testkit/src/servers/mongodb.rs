@@ -1,5 +1,4 @@
 //! MongoDB servers of a test's own, which it can kill and stop: alone, and as a replica set.
-#![allow(dead_code)]
 
 use std::{
     fs::File,
@@ -21,7 +20,7 @@ use super::{free_port, until};
 /// The program: on the PATH, or where `tests/run` puts it.
 fn program() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/mongodb");
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/mongodb");
     let found = std::env::split_paths(&path).chain([installed]).map(|folder| folder.join("mongod"));
     found.into_iter().find(|path| path.exists()).expect(
         "these tests start mongod: `tests/run` installs one, or see https://www.mongodb.com/docs/manual/installation/",
@@ -29,7 +28,7 @@ fn program() -> PathBuf {
 }
 
 /// Asks a server, and only this one. On a thread of its own: some callers are not asynchronous, and others are.
-pub(crate) fn ask(port: u16, database: &str, command: Document) -> Result<Document> {
+pub fn ask(port: u16, database: &str, command: Document) -> Result<Document> {
     let database = database.to_owned();
     let asked = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -45,18 +44,20 @@ pub(crate) fn ask(port: u16, database: &str, command: Document) -> Result<Docume
     asked.join().unwrap()
 }
 
-pub(crate) struct Server {
+/// A server.
+pub struct Server {
     process: Child,
     /// Kills the server when this process ends in whatever way: its end of the pipe closes then.
     guard: Child,
-    pub(crate) port: u16,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
     folder: TempDir,
     options: Vec<String>,
 }
 
 impl Server {
     /// One that is alone.
-    pub(crate) fn start(options: &[&str]) -> Self {
+    pub fn start(options: &[&str]) -> Self {
         let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
         let (process, guard) = Self::run(folder.path(), port, &options);
@@ -83,23 +84,28 @@ impl Server {
         until("mongod answers", || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
     }
 
-    pub(crate) fn addr(&self) -> String {
+    /// `HOST:PORT`
+    pub fn addr(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    pub(crate) fn url(&self, database: &str) -> String {
+    /// The URL of a store.
+    pub fn url(&self, database: &str) -> String {
         format!("mongodb://{}/{database}?deadline=10s", self.addr())
     }
 
-    pub(crate) fn ask(&self, database: &str, command: Document) -> Document {
+    /// Runs a command, which must succeed.
+    pub fn ask(&self, database: &str, command: Document) -> Document {
         ask(self.port, database, command).expect("the server answers")
     }
 
-    pub(crate) fn log(&self) -> String {
+    /// Its log file.
+    pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(self.folder.path().join("log")).unwrap()).into_owned()
     }
 
-    pub(crate) fn kill(&mut self) {
+    /// kill -9. The data stays.
+    pub fn kill(&mut self) {
         drop(self.process.kill());
         self.process.wait().unwrap();
         // It would take the folder away.
@@ -107,13 +113,14 @@ impl Server {
         self.guard.wait().unwrap();
     }
 
-    pub(crate) fn restart(&mut self) {
+    /// Starts it again after [`kill`](Self::kill), on its port and its data.
+    pub fn restart(&mut self) {
         (self.process, self.guard) = Self::run(self.folder.path(), self.port, &self.options);
         self.until_it_answers();
     }
 
     /// A key that members of a set with logins know each other by.
-    pub(crate) fn key_file(&self) -> String {
+    pub fn key_file(&self) -> String {
         use std::os::unix::fs::OpenOptionsExt;
 
         let path = self.folder.path().join("key");
@@ -123,12 +130,12 @@ impl Server {
     }
 
     /// From the next start on.
-    pub(crate) fn add_option(&mut self, option: &str) {
+    pub fn add_option(&mut self, option: &str) {
         self.options.push(option.to_owned());
     }
 
     /// Stops (`-STOP`) or continues (`-CONT`) it.
-    pub(crate) fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         assert!(
             Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap().success()
         );
@@ -145,17 +152,19 @@ impl Drop for Server {
 }
 
 /// A replica set whose elections take a second.
-pub(crate) struct ReplicaSet {
-    pub(crate) members: Vec<Server>,
+pub struct ReplicaSet {
+    /// The members.
+    pub members: Vec<Server>,
 }
 
 impl ReplicaSet {
-    pub(crate) fn start(count: usize) -> Self {
+    /// A set of this many members.
+    pub fn start(count: usize) -> Self {
         Self::known_as(count, |server| server.addr())
     }
 
     /// Its members tell these addresses to their clients and to each other.
-    pub(crate) fn known_as(count: usize, address: impl Fn(&Server) -> String) -> Self {
+    pub fn known_as(count: usize, address: impl Fn(&Server) -> String) -> Self {
         let member = |_| Server::start(&["--replSet", "rs0", "--oplogSize", "64"]);
         let set = Self { members: (0..count).map(member).collect() };
         let members: Vec<Document> = set
@@ -171,13 +180,14 @@ impl ReplicaSet {
         set
     }
 
-    pub(crate) fn url(&self, database: &str) -> String {
+    /// The URL of a store.
+    pub fn url(&self, database: &str) -> String {
         let members: Vec<String> = self.members.iter().map(Server::addr).collect();
         format!("mongodb://{}/{database}?replicaSet=rs0", members.join(","))
     }
 
     /// Waits until there is a primary, and says which member it is.
-    pub(crate) fn primary(&self) -> usize {
+    pub fn primary(&self) -> usize {
         let mut found = None;
         until("a primary is elected", || {
             found = self.members.iter().position(|server| {

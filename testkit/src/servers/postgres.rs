@@ -1,5 +1,4 @@
 //! PostgreSQL servers of a test's own, which it can kill and stop, and PgBouncer before one.
-#![allow(dead_code)]
 
 use std::{
     fs,
@@ -14,11 +13,14 @@ use tempfile::TempDir;
 
 use super::{free_port, until};
 
-pub(crate) struct Server {
+/// A server.
+pub struct Server {
     process: Child,
     guard: Child,
-    pub(crate) port: u16,
-    pub(crate) folder: TempDir,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+    /// Its files; the cluster is in `data`.
+    pub folder: TempDir,
     options: Vec<String>,
 }
 
@@ -98,12 +100,13 @@ fn template() -> &'static Path {
 }
 
 impl Server {
-    pub(crate) fn start(options: &[&str]) -> Self {
+    /// A server with these settings (`NAME=VALUE`).
+    pub fn start(options: &[&str]) -> Self {
         Self::prepared(options, |_| {})
     }
 
     /// One whose files are changed before it starts.
-    pub(crate) fn prepared(options: &[&str], prepare: impl FnOnce(&Path)) -> Self {
+    pub fn prepared(options: &[&str], prepare: impl FnOnce(&Path)) -> Self {
         let folder = folder();
         // Keeps owner and mode.
         let copied = Command::new("cp").arg("-a").arg(template().join("data")).arg(folder.path()).status();
@@ -130,12 +133,13 @@ impl Server {
         (process, guard)
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// The URL of a store.
+    pub fn url(&self) -> String {
         format!("postgres://tester@127.0.0.1:{}/postgres?sslmode=disable", self.port)
     }
 
     /// Immediate shutdown: every session ends in the middle of whatever it does.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.signal("-QUIT", self.process.id());
         self.process.wait().unwrap();
         // It would take the folder away.
@@ -144,7 +148,7 @@ impl Server {
     }
 
     /// kill -9 of the server and all of its sessions.
-    pub(crate) fn kill_nine(&mut self) {
+    pub fn kill_nine(&mut self) {
         // First, or it would end its sessions in order.
         self.signal("-STOP", self.process.id());
         self.signal_all("-KILL");
@@ -153,12 +157,13 @@ impl Server {
         drop(self.guard.wait());
     }
 
-    pub(crate) fn restart(&mut self) {
+    /// Starts it again after it was killed, on its port and its data.
+    pub fn restart(&mut self) {
         (self.process, self.guard) = Self::run(self.port, self.folder.path(), &self.options);
     }
 
     /// Stops (`-STOP`) or continues (`-CONT`) the server and all of its sessions.
-    pub(crate) fn signal_all(&self, signal: &str) {
+    pub fn signal_all(&self, signal: &str) {
         let children = Command::new("pgrep").args(["-P", &self.process.id().to_string()]).output().unwrap();
         self.signal(signal, self.process.id());
         for child in String::from_utf8(children.stdout).unwrap().lines() {
@@ -185,7 +190,7 @@ impl Drop for Server {
 }
 
 /// PgBouncer in transaction mode.
-pub(crate) struct PgBouncer {
+pub struct PgBouncer {
     process: Child,
     _guard: Child,
     port: u16,
@@ -193,7 +198,8 @@ pub(crate) struct PgBouncer {
 }
 
 impl PgBouncer {
-    pub(crate) fn before(server: &Server) -> Self {
+    /// A pooler of this server.
+    pub fn before(server: &Server) -> Self {
         let (folder, port) = (folder(), free_port());
         let file = folder.path().join("pgbouncer.ini");
         let config = format!(
@@ -209,7 +215,8 @@ impl PgBouncer {
         Self { process, _guard: guard, port, _folder: folder }
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// The URL of a store through the pooler.
+    pub fn url(&self) -> String {
         format!("postgres://tester@127.0.0.1:{}/postgres?sslmode=disable&pgbouncer=true", self.port)
     }
 }

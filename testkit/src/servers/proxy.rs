@@ -16,9 +16,11 @@ use tokio::{
     time::Instant,
 };
 
+/// The relay.
 #[derive(Clone)]
-pub(crate) struct Proxy {
-    pub(crate) addr: String,
+pub struct Proxy {
+    /// Its own address.
+    pub addr: String,
     server: Arc<Mutex<String>>,
     connections: Arc<Mutex<Vec<Connection>>>,
     silence: Arc<Notify>,
@@ -56,7 +58,8 @@ async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin
 }
 
 impl Proxy {
-    pub(crate) async fn start(server: String) -> Self {
+    /// Starts it before the server at this address.
+    pub async fn start(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self {
             addr: listener.local_addr().unwrap().to_string(),
@@ -98,7 +101,7 @@ impl Proxy {
     }
 
     /// Cuts the oldest connection, whatever is on its way. Says how many were cut.
-    pub(crate) fn cut_one(&self) -> usize {
+    pub fn cut_one(&self) -> usize {
         let mut connections = self.connections.lock().unwrap();
         connections.retain(|(relay, _)| !relay.is_finished());
         if connections.is_empty() {
@@ -109,29 +112,29 @@ impl Proxy {
     }
 
     /// How many connections there were.
-    pub(crate) fn accepted(&self) -> u64 {
+    pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::SeqCst)
     }
 
     /// Where new connections lead.
-    pub(crate) fn lead_to(&self, server: String) {
+    pub fn lead_to(&self, server: String) {
         *self.server.lock().unwrap() = server;
     }
 
     /// Nothing passes any more on the connections that there are.
-    pub(crate) fn fall_silent(&self) {
+    pub fn fall_silent(&self) {
         self.silence.notify_waiters();
     }
 
     /// How long everything takes, each way, on the connections that there are.
-    pub(crate) fn delay_replies(&self, delay: Duration) {
+    pub fn delay_replies(&self, delay: Duration) {
         for (_, latency) in &*self.connections.lock().unwrap() {
             latency.store(delay.as_millis() as u64, Ordering::SeqCst);
         }
     }
 
     /// How long a new connection waits before anything passes.
-    pub(crate) fn delay_connections(&self, delay: Duration) {
+    pub fn delay_connections(&self, delay: Duration) {
         self.delay.store(delay.as_millis() as u64, Ordering::SeqCst);
     }
 }

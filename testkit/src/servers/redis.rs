@@ -1,5 +1,4 @@
 //! Redis servers of a test's own, which it can kill and stop: alone, as a cluster, with sentinels, over TLS.
-#![allow(dead_code)]
 
 use std::{
     fs,
@@ -10,20 +9,22 @@ use std::{
     time::Duration,
 };
 
-use gateway_storage::RedisOptions;
 use tempfile::TempDir;
 
 use super::{free_port, until};
 
 /// Commands made by hand: what another program sends.
-pub(crate) struct Raw(TcpStream);
+pub struct Raw(TcpStream);
 
 impl Raw {
-    pub(crate) fn to(url: &str) -> Self {
-        Self::to_addr(&RedisOptions::try_from(url).unwrap().addr)
+    /// Connects to the server of a `redis://` URL.
+    pub fn to(url: &str) -> Self {
+        let addr = url.strip_prefix("redis://").expect("the URL of one server");
+        Self::to_addr(addr.split(['/', '?']).next().unwrap())
     }
 
-    pub(crate) fn to_addr(addr: &str) -> Self {
+    /// Connects to `HOST:PORT`.
+    pub fn to_addr(addr: &str) -> Self {
         let stream = TcpStream::connect(addr).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         Self(stream)
@@ -49,7 +50,7 @@ impl Raw {
     }
 
     /// The reply as text; that of a list is its items, each on a line. An error is a panic.
-    pub(crate) fn ask(&mut self, parts: &[&[u8]]) -> String {
+    pub fn ask(&mut self, parts: &[&[u8]]) -> String {
         self.send(parts);
         self.reply()
     }
@@ -70,24 +71,27 @@ impl Raw {
         }
     }
 
-    pub(crate) fn words(&mut self, command: &str) -> String {
+    /// Like [`ask`](Self::ask), for a command whose parts are separated by spaces.
+    pub fn words(&mut self, command: &str) -> String {
         let parts: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
         self.ask(&parts)
     }
 }
 
 /// A server.
-pub(crate) struct Server {
+pub struct Server {
     process: Child,
     /// Kills the server when this process ends in whatever way: its end of the pipe closes then.
     guard: Child,
-    pub(crate) port: u16,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
     folder: TempDir,
     options: Vec<String>,
 }
 
 impl Server {
-    pub(crate) fn start(options: &[&str]) -> Self {
+    /// A server that writes every command to its file, with these options of the command line.
+    pub fn start(options: &[&str]) -> Self {
         let defaults = ["--save", "", "--appendonly", "yes", "--slowlog-log-slower-than", "-1"]
             .iter()
             .chain(options)
@@ -96,7 +100,7 @@ impl Server {
     }
 
     /// A sentinel.
-    pub(crate) fn sentinel(config: &str) -> Self {
+    pub fn sentinel(config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sentinel.conf");
         fs::write(&file, config).unwrap();
@@ -132,30 +136,36 @@ impl Server {
         (process, guard)
     }
 
-    pub(crate) fn addr(&self) -> String {
+    /// `HOST:PORT`
+    pub fn addr(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// The URL of a store.
+    pub fn url(&self) -> String {
         format!("redis://{}", self.addr())
     }
 
-    pub(crate) fn raw(&self) -> Raw {
+    /// A connection for commands made by hand.
+    pub fn raw(&self) -> Raw {
         Raw::to_addr(&self.addr())
     }
 
-    pub(crate) fn kill(&mut self) {
+    /// kill -9. The data stays.
+    pub fn kill(&mut self) {
         drop(self.process.kill());
         self.process.wait().unwrap();
         drop(self.guard.kill());
         self.guard.wait().unwrap();
     }
 
-    pub(crate) fn restart(&mut self) {
+    /// Starts it again after [`kill`](Self::kill), on its port and its data.
+    pub fn restart(&mut self) {
         (self.process, self.guard) = Self::spawn(self.folder.path(), self.port, &self.options);
     }
 
-    pub(crate) fn signal(&self, signal: &str) {
+    /// Stops (`-STOP`) or continues (`-CONT`) it.
+    pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
@@ -168,12 +178,14 @@ impl Drop for Server {
 }
 
 /// Masters with all slots among them, and as many replicas for each.
-pub(crate) struct Cluster {
-    pub(crate) nodes: Vec<Server>,
+pub struct Cluster {
+    /// The masters and replicas.
+    pub nodes: Vec<Server>,
 }
 
 impl Cluster {
-    pub(crate) fn start(masters: usize, replicas: usize) -> Self {
+    /// Starts it, with this many replicas for each master.
+    pub fn start(masters: usize, replicas: usize) -> Self {
         let nodes: Vec<Server> = (0..masters * (1 + replicas))
             .map(|_| {
                 let bus = free_port().to_string();
@@ -195,7 +207,7 @@ impl Cluster {
     }
 
     /// Waits until all servers agree.
-    pub(crate) fn settle(&self) {
+    pub fn settle(&self) {
         for node in &self.nodes {
             until("the cluster is formed", || {
                 let info = node.raw().words("CLUSTER INFO");
@@ -205,20 +217,24 @@ impl Cluster {
         }
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// The URL of a store.
+    pub fn url(&self) -> String {
         let addrs: Vec<String> = self.nodes.iter().map(Server::addr).collect();
         format!("redis-cluster://{}", addrs.join(","))
     }
 }
 
 /// A master, a replica, and three sentinels that watch them.
-pub(crate) struct Sentinels {
-    pub(crate) servers: Vec<Server>,
-    pub(crate) sentinels: Vec<Server>,
+pub struct Sentinels {
+    /// The first master and its replica.
+    pub servers: Vec<Server>,
+    /// The sentinels.
+    pub sentinels: Vec<Server>,
 }
 
 impl Sentinels {
-    pub(crate) fn start() -> Self {
+    /// Starts them, and waits until the sentinels know the replica and one another.
+    pub fn start() -> Self {
         let master = Server::start(&["--repl-diskless-sync-delay", "0"]);
         let port = master.port.to_string();
         let replica = Server::start(&["--replicaof", &format!("127.0.0.1 {port}")]);
@@ -240,41 +256,45 @@ impl Sentinels {
     }
 
     /// Where the sentinels say that the master is.
-    pub(crate) fn master(&self) -> String {
+    pub fn master(&self) -> String {
         let place = self.sentinels[0].raw().words("SENTINEL GET-MASTER-ADDR-BY-NAME mymaster");
         place.trim_end().replace('\n', ":")
     }
 
     /// Kills the first master, and waits until the sentinels have made the replica the master.
-    pub(crate) fn fail_over(&mut self) {
+    pub fn fail_over(&mut self) {
         self.servers[0].kill();
         self.await_failover();
     }
 
-    pub(crate) fn await_failover(&self) {
+    /// Waits until the replica is the master.
+    pub fn await_failover(&self) {
         until("a failover", || self.master() == self.servers[1].addr());
         until("the replica is the master", || self.servers[1].raw().words("ROLE").starts_with("master"));
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// The URL of a store.
+    pub fn url(&self) -> String {
         let addrs: Vec<String> = self.sentinels.iter().map(Server::addr).collect();
         format!("redis+sentinel://{}/mymaster", addrs.join(","))
     }
 }
 
 /// A server that speaks only TLS, and only to those with a certificate of its authority.
-pub(crate) struct Tls {
+pub struct Tls {
     server: Server,
     port: u16,
     folder: TempDir,
 }
 
 impl Tls {
-    pub(crate) fn start() -> Self {
+    /// Starts it.
+    pub fn start() -> Self {
         Self::start_with(&[])
     }
 
-    pub(crate) fn start_with(options: &[&str]) -> Self {
+    /// Starts it with these options of the command line.
+    pub fn start_with(options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for authority in ["ca", "stranger"] {
             Self::openssl(
@@ -339,26 +359,28 @@ impl Tls {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     }
 
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
+    /// A file of the certificates' folder.
+    pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// `rediss://HOST:PORT`
-    pub(crate) fn at(&self, host: &str) -> String {
+    pub fn at(&self, host: &str) -> String {
         format!("rediss://{host}:{}", self.port)
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// The URL of a store.
+    pub fn url(&self) -> String {
         self.url_with("ca.pem")
     }
 
     /// With another file of trusted certificates.
-    pub(crate) fn url_with(&self, ca: &str) -> String {
+    pub fn url_with(&self, ca: &str) -> String {
         format!("{}?tls_ca={}&{}", self.at("localhost"), self.file(ca).display(), self.client())
     }
 
     /// The options of the client's certificate.
-    pub(crate) fn client(&self) -> String {
+    pub fn client(&self) -> String {
         format!(
             "tls_cert={}&tls_key={}",
             self.file("client.pem").display(),
@@ -367,15 +389,17 @@ impl Tls {
     }
 
     /// Shows new connections another certificate.
-    pub(crate) fn show(&self, name: &str) {
+    pub fn show(&self, name: &str) {
         self.raw().words(&format!("CONFIG SET tls-cert-file {}", self.file(name).display()));
     }
 
-    pub(crate) fn tls_addr(&self, host: &str) -> String {
+    /// `HOST:PORT`, of the port that speaks TLS.
+    pub fn tls_addr(&self, host: &str) -> String {
         format!("{host}:{}", self.port)
     }
 
-    pub(crate) fn raw(&self) -> Raw {
+    /// A connection for commands made by hand, without TLS.
+    pub fn raw(&self) -> Raw {
         self.server.raw()
     }
 }

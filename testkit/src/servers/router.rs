@@ -21,15 +21,18 @@ const HEADER: usize = 16;
 const OP_REPLY: i32 = 1;
 const OP_MSG: i32 = 2013;
 
+/// The relay.
 #[derive(Clone)]
-pub(crate) struct Router {
-    pub(crate) addr: String,
+pub struct Router {
+    /// Its own address.
+    pub addr: String,
     /// The code with which the shard's answer to an `update` is lost. 0: none is.
     code: Arc<AtomicI32>,
 }
 
 impl Router {
-    pub(crate) async fn before(server: String) -> Self {
+    /// Starts it before the server at this address.
+    pub async fn before(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let router = Self { addr, code: Arc::default() };
@@ -47,7 +50,8 @@ impl Router {
         router
     }
 
-    pub(crate) fn lose_updates(&self, code: i32) {
+    /// From now on the shard's answer to an `update` is lost with this code. 0: none is.
+    pub fn lose_updates(&self, code: i32) {
         self.code.store(code, Ordering::SeqCst);
     }
 

@@ -43,7 +43,7 @@ async fn write_all<B: Transactional>(storage: &Storage<B>, keys: &[Key], value: 
 }
 
 /// Each of `writers` writes its keys, all at once, `rounds` times, while others look: nobody sees a part.
-pub(crate) async fn readers_see_all_of_a_round_or_nothing<B: Transactional + ConfigStore>(
+pub async fn readers_see_all_of_a_round_or_nothing<B: Transactional + ConfigStore>(
     storage: &Storage<B>,
     writers: usize,
     rounds: usize,
@@ -120,15 +120,18 @@ async fn transfer<B: Transactional + ConfigStore>(storage: &Storage<B>, number: 
 
 /// What became of transfers, as the tellers were told.
 #[derive(Default)]
-pub(crate) struct Told {
-    pub(crate) done: Vec<usize>,
-    pub(crate) undone: Vec<usize>,
-    pub(crate) unknown: Vec<usize>,
+pub struct Told {
+    /// Committed.
+    pub done: Vec<usize>,
+    /// Not applied.
+    pub undone: Vec<usize>,
+    /// Committed or not.
+    pub unknown: Vec<usize>,
 }
 
 /// Makes accounts directly, moves money between them through something that loses commits, and asserts that no money is lost
 /// and nobody was told what is not true.
-pub(crate) async fn bank<B: Transactional + ConfigStore>(
+pub async fn bank<B: Transactional + ConfigStore>(
     direct: &Storage<B>,
     through: &Storage<B>,
     transfers: usize,

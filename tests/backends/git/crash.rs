@@ -11,7 +11,7 @@ use gateway_storage::{Credential, Git, GitOptions, Key, Storage, git::GitSync};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::{bare, clone_of, config, git, is_clean};
+use super::{bare, clone_of, config, git, is_clean};
 
 /// The variable with the repository of the process to kill.
 pub(crate) const WRITER: &str = "GATEWAY_STORAGE_GIT_WRITER";

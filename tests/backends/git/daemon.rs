@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use crate::git;
+use super::git;
 
 /// `git daemon`, until it is dropped.
 pub(crate) struct Daemon {

@@ -11,7 +11,7 @@ use std::{
 use gateway_storage::{Credential, Git, Key, Storage};
 use serde_json::json;
 
-use crate::{clone_of, shared::Clones};
+use super::{clone_of, shared::Clones};
 
 /// The variable with the directory of the clones, for the traced process.
 const WATCHED: &str = "GATEWAY_STORAGE_GIT_WATCHED";

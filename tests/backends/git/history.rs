@@ -9,7 +9,7 @@ use gateway_storage::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{commits, config, git, is_clean, open};
+use super::{commits, config, git, is_clean, open};
 
 fn key(name: &str) -> Key {
     Key::new(name).unwrap()

@@ -10,7 +10,7 @@ use gateway_storage::{ConfigStore, Credential, ErrorKind, Git, Key, Outcome, Rec
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{bare, clone_of, commits, config, git, is_clean, open};
+use super::{bare, clone_of, commits, config, git, is_clean, open};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777

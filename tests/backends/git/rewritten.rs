@@ -5,7 +5,7 @@ use std::fs;
 use gateway_storage::{Error, ErrorKind, Git, Storage, git::GitSync};
 use serde_json::json;
 
-use crate::{
+use super::{
     bare, git, is_clean,
     shared::{Clones, value},
 };

@@ -6,7 +6,7 @@ use gateway_storage::{ErrorKind, Git, GitOptions, Key, Outcome, Storage, git::Gi
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::{
+use super::{
     bare, clone_of, commits,
     daemon::{Daemon, Relay},
     git, is_clean,

@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use gateway_storage::{ErrorKind, Git, History, Outcome, Storage, git::GitSync};
 use serde_json::json;
 
-use crate::{
+use super::{
     git, is_clean,
     shared::{Clones, value},
 };

@@ -7,7 +7,7 @@ use gateway_storage::{Credential, ErrorKind, Exportable, Increment, Key, Outcome
 use mongodb::bson::doc;
 use serde_json::json;
 
-use crate::{
+use super::{
     Result, config, key, open, raw, rounds, runs,
     servers::{
         self,

@@ -12,7 +12,7 @@ use std::{
 use gateway_storage::{ErrorKind, MongoDb, Outcome, Storage, Transaction};
 use serde_json::json;
 
-use crate::{
+use super::{
     Result, config, key, open, recovers,
     servers::{
         load::Load,

@@ -8,7 +8,7 @@ use gateway_storage::{
 use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 use serde_json::json;
 
-use crate::{Result, documents, key, open, raw, servers};
+use super::{Result, documents, key, open, raw, servers};
 
 #[tokio::test]
 async fn documents_read_well_in_a_shell() -> Result {

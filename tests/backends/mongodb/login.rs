@@ -9,7 +9,7 @@ use gateway_storage::{ErrorKind, MongoDb, MongoDbOptions, Outcome, Secret, Stora
 use mongodb::{Client, bson::doc};
 use serde_json::json;
 
-use crate::{
+use super::{
     Result, key as key_of, open,
     servers::{certificates, mongodb::Server, proxy::Proxy, until},
 };
@@ -137,13 +137,13 @@ async fn a_password_that_changes_is_used() -> Result {
     assert_eq!(*first.get_config(&key_of("a")).await?, json!(2));
     first.rollback().await?;
     cut();
-    crate::recovers(&of_file).await;
+    super::recovers(&of_file).await;
     of_file.set_config("a", json!(3)).await?;
     let mut second = of_file.begin().await?;
     assert_eq!(*second.get_config(&key_of("a")).await?, json!(3));
     second.commit().await?;
     // Calls at once, which need more connections than there are.
-    crate::recovers(&of_call).await;
+    super::recovers(&of_call).await;
     change_to("last").await;
     let all = (0..6).map(|n| {
         let storage = of_call.clone();
@@ -203,7 +203,7 @@ async fn tls_is_verified_unless_asked_otherwise() -> Result {
     // As this machine trusts it: this same test, in a process with another environment.
     let child = |certificates: &str| {
         std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "login::tls_is_verified_unless_asked_otherwise"])
+            .args(["--exact", "mongodb::login::tls_is_verified_unless_asked_otherwise"])
             .env("SSL_CERT_FILE", certificates)
             .env(TRUSTING, url("localhost", "tls=true"))
             .output()

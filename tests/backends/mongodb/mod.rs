@@ -1,5 +1,4 @@
 //! What only MongoDB has: its documents, its elections, its transactions.
-#![cfg(feature = "mongodb")]
 
 mod calls;
 mod faults;
@@ -8,8 +7,6 @@ mod login;
 mod plans;
 mod pool;
 mod router;
-#[path = "../servers/mod.rs"]
-mod servers;
 mod transactions;
 
 use std::time::{Duration, Instant};
@@ -20,6 +17,7 @@ use mongodb::{
     bson::{Document, doc},
 };
 use serde_json::Value;
+use testkit::servers;
 
 type Result<T = ()> = gateway_storage::Result<T>;
 

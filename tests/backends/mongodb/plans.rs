@@ -7,7 +7,7 @@ use gateway_storage::{
 use mongodb::bson::{DateTime, Document, doc};
 use serde_json::json;
 
-use crate::{
+use super::{
     Result, documents, open, raw, rounds,
     servers::{self, mongodb::Server},
 };

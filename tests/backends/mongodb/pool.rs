@@ -11,7 +11,7 @@ use std::{
 use gateway_storage::{ErrorKind, Outcome};
 use serde_json::json;
 
-use crate::{Result, key, open, servers};
+use super::{Result, key, open, servers};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_fails_while_the_pool_is_resized() -> Result {

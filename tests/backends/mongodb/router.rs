@@ -5,7 +5,7 @@ use std::time::Duration;
 use gateway_storage::{ErrorKind, Increment, Outcome};
 use mongodb::bson::doc;
 
-use crate::{
+use super::{
     Result, documents, key, open,
     servers::{self, router::Router},
 };

@@ -14,7 +14,7 @@ use mongodb::bson::doc;
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use crate::{
+use super::{
     Result, config, key, open, raw, rounds,
     servers::{
         self,

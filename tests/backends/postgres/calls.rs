@@ -9,7 +9,7 @@ use gateway_storage::{
 };
 use serde_json::json;
 
-use crate::{Result, config, key, open, raw, rounds, schema, servers};
+use super::{Result, config, key, open, raw, rounds, schema, servers};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_call_leaves_no_transaction_and_no_reply_behind() -> Result {

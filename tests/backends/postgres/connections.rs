@@ -11,7 +11,7 @@ use futures_util::{StreamExt, stream};
 use gateway_storage::{Outcome, Postgres, Storage, Transaction};
 use serde_json::json;
 
-use crate::{
+use super::{
     Result, config, key, open, raw,
     servers::{postgres::Server, proxy::Proxy},
 };

@@ -11,7 +11,7 @@ use std::{
 use gateway_storage::{ErrorKind, Outcome, Postgres, Storage, Transaction};
 use serde_json::json;
 
-use crate::{
+use super::{
     Result, config, key, open, raw,
     servers::{load::Load, postgres::Server},
 };
@@ -176,7 +176,7 @@ async fn a_short_deadline_says_that_nothing_happened() -> Result {
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied), "{error:?}");
     assert_eq!(error.code(), Some("57014"));
     // Through PgBouncer nothing can be stopped.
-    let error = late_write(&crate::servers::pgbouncer()).await?;
+    let error = late_write(&super::servers::pgbouncer()).await?;
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown), "{error:?}");
     Ok(())
 }

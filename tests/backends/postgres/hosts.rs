@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt, os::unix::fs::chown};
 use gateway_storage::{Error, ErrorKind, Postgres, PostgresOptions, Storage};
 use serde_json::json;
 
-use crate::{
+use super::{
     Result, open, raw,
     servers::{free_port, postgres::Server},
 };

@@ -17,7 +17,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::{
+use super::{
     Result, open, raw,
     servers::{self, certificates, postgres::Server},
 };

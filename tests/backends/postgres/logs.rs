@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration, time::Instant};
 use gateway_storage::{Postgres, Storage, Transaction};
 use serde_json::json;
 
-use crate::{Result, config, key, open, raw, servers::postgres::Server};
+use super::{Result, config, key, open, raw, servers::postgres::Server};
 
 /// The log, once this mark is in it: what was written before is then there, too.
 async fn log_up_to(server: &Server, folder: &Path, mark: &str) -> String {

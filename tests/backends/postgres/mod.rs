@@ -1,5 +1,4 @@
 //! What only PostgreSQL has: its transactions, its SQL, its server's death.
-#![cfg(feature = "postgres")]
 
 mod calls;
 mod connections;
@@ -10,13 +9,12 @@ mod logs;
 mod passwords;
 mod pool;
 mod schema;
-#[path = "../servers/mod.rs"]
-mod servers;
 mod sql;
 mod transactions;
 
 use gateway_storage::{ConfigValue, Key, Postgres, PostgresOptions, Storage};
 use serde_json::Value;
+use testkit::servers;
 use tokio_postgres::{Client, NoTls};
 
 type Result<T = ()> = gateway_storage::Result<T>;

@@ -10,7 +10,7 @@ use gateway_storage::{ErrorKind, Outcome, Postgres, PostgresOptions, Secret, Sto
 use serde_json::json;
 use tokio_postgres::Client;
 
-use crate::{Result, open, raw, servers::postgres::Server};
+use super::{Result, open, raw, servers::postgres::Server};
 
 const RULES: &str = "host all rotating all scram-sha-256\nhost all all all trust\n";
 

@@ -11,7 +11,7 @@ use std::{
 use gateway_storage::{ErrorKind, Transaction};
 use serde_json::json;
 
-use crate::{Result, config, key, open, servers::postgres::Server};
+use super::{Result, config, key, open, servers::postgres::Server};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_fails_while_the_pool_is_resized() -> Result {
@@ -46,7 +46,7 @@ async fn no_call_fails_while_the_pool_is_resized() -> Result {
         open_before = pool.open;
     }
     // The server sees it too: two, and the one of the transaction that began before all this.
-    let administrator = crate::raw(&server.url()).await;
+    let administrator = super::raw(&server.url()).await;
     let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'gateway-storage'";
     let begun = Instant::now();
     loop {

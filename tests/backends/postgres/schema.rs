@@ -8,7 +8,7 @@ use gateway_storage::{
 };
 use serde_json::json;
 
-use crate::{Result, open, raw, schema, servers};
+use super::{Result, open, raw, schema, servers};
 
 fn config(url: &str) -> PostgresOptions {
     PostgresOptions::try_from(url).unwrap()

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use gateway_storage::{Credential, ErrorKind, Exportable, Increment, Key, Record, Transaction};
 use serde_json::json;
 
-use crate::{Result, config, key, open, raw, servers, servers::postgres::Server};
+use super::{Result, config, key, open, raw, servers, servers::postgres::Server};
 
 /// In every key and value below.
 const MARK: &str = "mark-51c2";
@@ -99,7 +99,7 @@ async fn what_is_stored_can_be_queried_and_comes_back_equal() -> Result {
     assert_eq!(storage.get_credential("alice").await?, value.try_into()?);
     assert_eq!(storage.get_credential("nul").await?, json!({ "project_id": "\0" }).try_into()?);
 
-    let (other, schema) = (raw(&url).await, crate::schema(&url));
+    let (other, schema) = (raw(&url).await, super::schema(&url));
     let query =
         format!("SELECT value->>'project_id', value->>'n' FROM {schema}.credentials WHERE id = 'alice'");
     let row = other.query_one(&query, &[]).await.unwrap();

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use gateway_storage::{ErrorKind, Key, Outcome, Postgres, Storage, Transaction};
 use serde_json::json;
 
-use crate::{
+use super::{
     Result, config, key, open, raw, rounds,
     servers::{
         self,
@@ -108,7 +108,7 @@ async fn what_the_server_rolled_back_is_never_ok() -> Result {
     tx.set_config(&a, &one).await?;
     let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                  WHERE state = 'idle in transaction' AND query LIKE $1";
-    let own = format!("%{}%", crate::schema(&url));
+    let own = format!("%{}%", super::schema(&url));
     assert_eq!(administrator.query(ended, &[&own]).await.unwrap().len(), 1);
     tokio::time::sleep(Duration::from_millis(50)).await;
     let error = tx.commit().await.unwrap_err();

@@ -1,11 +1,11 @@
 //! What the documented ACL user may do, and what becomes of the others.
 
 use super::*;
-use crate::workload::{self, Errors, Words};
+use testkit::workload::{self, Errors, Words};
 
 /// The command that the documentation of `RedisOptions::username` shows.
 fn documented() -> String {
-    let text = include_str!("../../src/backend/redis/acl.md");
+    let text = include_str!("../../../src/backend/redis/acl.md");
     let line = text.lines().find(|line| line.starts_with("ACL SETUSER")).unwrap();
     line.replace("PASSWORD", "s3cret")
 }

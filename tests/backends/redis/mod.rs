@@ -1,5 +1,4 @@
 //! What only Redis has: its layout, its round trips, its server's death.
-#![cfg(feature = "redis")]
 
 mod acl;
 mod beside;
@@ -12,12 +11,8 @@ mod layout;
 mod login;
 mod passwords;
 mod refusals;
-#[path = "../servers/mod.rs"]
-mod servers;
 mod tls;
 mod topology;
-#[path = "../workload/mod.rs"]
-mod workload;
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +31,8 @@ use gateway_storage::{
     layer::{Count, Retry},
 };
 use serde_json::json;
-use servers::{
+use testkit::servers::{
+    self,
     proxy::Proxy,
     redis::{Cluster, Raw, Sentinels, Server, Tls},
 };

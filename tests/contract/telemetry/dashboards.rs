@@ -9,7 +9,8 @@ use gateway_storage::{Redis, Storage, layer::Instrument};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use serde_json::{Value, json};
 
-use crate::{retries, runtime, servers, workload::work};
+use super::{retries, runtime};
+use testkit::{servers, workload::work};
 
 /// Metrics by name, each with its labels and their values.
 type Page = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
@@ -174,8 +175,8 @@ fn queries(of: &Value, found: &mut Vec<String>) {
 fn queries_use_only_existing_metrics_and_labels() {
     let page = page();
     let dashboard: Value =
-        serde_json::from_str(include_str!("../../examples/monitoring/dashboard.json")).unwrap();
-    let alerts = include_str!("../../examples/monitoring/alerts.yaml");
+        serde_json::from_str(include_str!("../../../examples/monitoring/dashboard.json")).unwrap();
+    let alerts = include_str!("../../../examples/monitoring/alerts.yaml");
     let mut asked = Vec::new();
     queries(&dashboard, &mut asked);
     assert_eq!(asked.len(), 12, "the dashboard's queries");

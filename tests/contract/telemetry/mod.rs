@@ -2,11 +2,6 @@
 
 #[cfg(feature = "redis")]
 mod dashboards;
-#[cfg(feature = "redis")]
-#[path = "../servers/mod.rs"]
-mod servers;
-#[path = "../workload/mod.rs"]
-mod workload;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +18,9 @@ use metrics_util::{
     debugging::{DebugValue, DebuggingRecorder, Snapshotter},
 };
 use serde_json::json;
-use workload::{OPERATIONS, stacked, work};
+#[cfg(feature = "redis")]
+use testkit::servers;
+use testkit::workload::{OPERATIONS, stacked, work};
 
 /// Calls that are retried.
 async fn retries() {

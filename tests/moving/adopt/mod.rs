@@ -1,5 +1,4 @@
 //! Adopts legacy data from real servers and directories, and compares it with what gcli2api-go reads.
-#![cfg(feature = "memory")]
 
 #[cfg(feature = "file")]
 mod files;
@@ -9,8 +8,6 @@ mod mongodb;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
-#[path = "../servers/mod.rs"]
-mod servers;
 
 use std::{fs, path::PathBuf};
 
@@ -20,6 +17,8 @@ use gateway_storage::{
     adopt::{Adoption, Layout, Remark, RemarkKind},
 };
 use serde_json::{Map, Value, json};
+#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
+use testkit::servers;
 
 type Result<T = ()> = gateway_storage::Result<T>;
 

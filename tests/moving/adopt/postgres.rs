@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio_postgres::{Client, NoTls};
 
 use super::*;
-use crate::servers::postgres::Server;
+use testkit::servers::postgres::Server;
 
 /// The tables of gcli2api-go's migration.
 const TABLES: &str = "

@@ -7,7 +7,7 @@ use gateway_storage::{
 use serde_json::json;
 
 use super::*;
-use crate::servers::redis::{Cluster, Raw, Server};
+use testkit::servers::redis::{Cluster, Raw, Server};
 
 const PREFIX: &str = "gcli2api:";
 

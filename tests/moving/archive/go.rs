@@ -7,7 +7,7 @@ use gateway_storage::{
 };
 use serde_json::{Value, json};
 
-use crate::{config, credential, few, header, usage};
+use super::{config, credential, few, header, usage};
 
 fn read(document: &Value) -> GoDocument {
     archive::read_go(document.to_string().as_bytes()).unwrap()
@@ -21,8 +21,10 @@ async fn written(records: Vec<Record>) -> Value {
 
 #[test]
 fn reads_documents_of_the_program() {
-    let texts =
-        [include_str!("../fixtures/go/export-file.json"), include_str!("../fixtures/go/export-redis.json")];
+    let texts = [
+        include_str!("../../fixtures/go/export-file.json"),
+        include_str!("../../fixtures/go/export-redis.json"),
+    ];
     let [file, redis] = texts.map(|text| {
         let (document, wanted) = (archive::read_go(text.as_bytes()).unwrap(), text.parse::<Value>().unwrap());
         assert_eq!(document.remarks, []);

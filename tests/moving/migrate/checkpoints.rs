@@ -19,7 +19,7 @@ use gateway_storage::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::records::{configs, digest, memory, of, usage};
+use super::records::{configs, digest, memory, of, usage};
 
 struct Setup {
     dir: TempDir,
@@ -104,7 +104,7 @@ async fn resumes_from_the_saved_position() {
 
 #[tokio::test]
 async fn a_resumed_copy_meets_the_conflict_again() {
-    let (setup, to) = (Setup::new(), memory(vec![crate::records::config("k00042", json!("other"))]).await);
+    let (setup, to) = (Setup::new(), memory(vec![super::records::config("k00042", json!("other"))]).await);
     let report = setup.copy(of(records()), &to, setup.checkpoint()).await.unwrap();
     assert_eq!(report.stopped.unwrap().kind(), ErrorKind::Conflict);
     let report = setup.copy(of(records()), &to, setup.checkpoint().resuming()).await.unwrap();
@@ -163,7 +163,7 @@ async fn a_target_without_the_copied_records_is_refused() {
 /// target.
 #[tokio::test]
 async fn a_resumed_copy_reports_earlier_failures() {
-    let (setup, to) = (Setup::new(), crate::faults::without_usage().await);
+    let (setup, to) = (Setup::new(), super::faults::without_usage().await);
     let report = copy(broken(records(), 150), &to, &setup.options(setup.checkpoint()), |_| ()).await.unwrap();
     assert_eq!(report.tallies.usage.failed, 50);
     let options = setup.options(setup.checkpoint().resuming());

@@ -17,7 +17,7 @@ use gateway_storage::{
 };
 use serde_json::json;
 
-use crate::records::{config, configs, digest, key, memory, of, usage};
+use super::records::{config, configs, digest, key, memory, of, usage};
 
 pub(crate) async fn copied<B: Exportable>(
     records: Vec<Record>,

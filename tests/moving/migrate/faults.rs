@@ -17,7 +17,7 @@ use gateway_storage::{
 };
 use serde_json::json;
 
-use crate::{
+use super::{
     copies::{copied, counts},
     records::{config, configs, digest, memory, of, usage},
 };
@@ -244,9 +244,9 @@ async fn the_target_is_read_again_if_its_export_breaks_off() {
 #[cfg(feature = "mongodb")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_expired_snapshot_of_mongodb_is_replaced() {
-    let server = crate::servers::mongodb::ReplicaSet::start(1);
+    let server = super::servers::mongodb::ReplicaSet::start(1);
     let shorter = mongodb::bson::doc! { "setParameter": 1, "minSnapshotHistoryWindowInSeconds": 1 };
-    crate::servers::mongodb::ask(server.members[0].port, "admin", shorter).unwrap();
+    super::servers::mongodb::ask(server.members[0].port, "admin", shorter).unwrap();
     let to = Storage::<gateway_storage::MongoDb>::open(&*server.url("copy")).await.unwrap();
     let held = configs(3000).into_iter().step_by(2).collect();
     let _ = to.import(of(held)).await.unwrap().complete().unwrap();
@@ -259,7 +259,7 @@ async fn an_expired_snapshot_of_mongodb_is_replaced() {
 #[cfg(feature = "postgres")]
 #[tokio::test]
 async fn a_pool_of_one_is_refused_if_the_copy_needs_two_connections() {
-    let url = crate::servers::postgres();
+    let url = super::servers::postgres();
     let one = Storage::<gateway_storage::Postgres>::open(&*format!("{url}&pool_size=1")).await.unwrap();
     let two = Storage::<gateway_storage::Postgres>::open(&*format!("{url}&pool_size=2")).await.unwrap();
     let _ = two.import(of(configs(10))).await.unwrap().complete().unwrap();

@@ -14,7 +14,7 @@ use gateway_storage::{Exportable, File, Open, Storage};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{
+use super::{
     records::{config, configs, digest, of, usage},
     servers::output_of,
 };
@@ -125,7 +125,7 @@ fn kills<B: Open + Exportable>(url: impl Fn(&Path, u32) -> String) {
 #[cfg(feature = "redis")]
 #[test]
 fn another_database_is_another_target() {
-    let (stores, url) = (Stores::new(), crate::servers::redis());
+    let (stores, url) = (Stores::new(), super::servers::redis());
     let database = |number: u32| format!("{url}&db={number}");
     let begin = |target: &str, more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_storage"));
@@ -158,17 +158,17 @@ fn a_copy_to_file_that_is_killed_can_be_resumed() {
 #[cfg(feature = "redis")]
 #[test]
 fn a_copy_to_redis_that_is_killed_can_be_resumed() {
-    kills::<gateway_storage::Redis>(|_, _| crate::servers::redis());
+    kills::<gateway_storage::Redis>(|_, _| super::servers::redis());
 }
 
 #[cfg(feature = "postgres")]
 #[test]
 fn a_copy_to_postgres_that_is_killed_can_be_resumed() {
-    kills::<gateway_storage::Postgres>(|_, _| crate::servers::postgres());
+    kills::<gateway_storage::Postgres>(|_, _| super::servers::postgres());
 }
 
 #[cfg(feature = "mongodb")]
 #[test]
 fn a_copy_to_mongodb_that_is_killed_can_be_resumed() {
-    kills::<gateway_storage::MongoDb>(|_, _| crate::servers::mongodb());
+    kills::<gateway_storage::MongoDb>(|_, _| super::servers::mongodb());
 }

@@ -8,6 +8,5 @@ mod kills;
 mod pairs;
 mod records;
 #[cfg(any(feature = "cli", feature = "mongodb", feature = "postgres", feature = "redis"))]
-#[path = "../servers/mod.rs"]
-mod servers;
+use testkit::servers;
 mod verifies;

@@ -12,7 +12,7 @@ use gateway_storage::{
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use crate::records::{digest, hostile_records, of};
+use super::records::{digest, hostile_records, of};
 
 async fn memory() -> (Storage<Memory>, ()) {
     (Storage::open("memory:").await.unwrap(), ())
@@ -25,17 +25,17 @@ async fn file() -> (Storage<File>, TempDir) {
 
 #[cfg(feature = "mongodb")]
 async fn mongodb() -> (Storage<gateway_storage::MongoDb>, ()) {
-    (Storage::open(&*crate::servers::mongodb()).await.unwrap(), ())
+    (Storage::open(&*super::servers::mongodb()).await.unwrap(), ())
 }
 
 #[cfg(feature = "postgres")]
 async fn postgres() -> (Storage<gateway_storage::Postgres>, ()) {
-    (Storage::open(&*crate::servers::postgres()).await.unwrap(), ())
+    (Storage::open(&*super::servers::postgres()).await.unwrap(), ())
 }
 
 #[cfg(feature = "redis")]
 async fn redis() -> (Storage<gateway_storage::Redis>, ()) {
-    (Storage::open(&*crate::servers::redis()).await.unwrap(), ())
+    (Storage::open(&*super::servers::redis()).await.unwrap(), ())
 }
 
 #[cfg(feature = "git")]
@@ -59,7 +59,7 @@ impl Load {
         filter.kinds = kinds.to_vec();
         let mut records = hostile_records();
         records.retain(|record| filter.allows(record));
-        let plain = crate::records::memory(records).await;
+        let plain = super::records::memory(records).await;
         let count = plain.export().count().await as u64;
         Self { filter, count, digest: digest(&plain).await }
     }

@@ -8,7 +8,7 @@ use gateway_storage::{
 };
 use serde_json::json;
 
-use crate::records::{config, configs, digest, key, memory, of, usage};
+use super::records::{config, configs, digest, key, memory, of, usage};
 
 async fn compared(left: Vec<Record>, right: Vec<Record>) -> VerifyReport {
     verify(of(left), of(right), &VerifyOptions::default(), |_| ()).await.unwrap()

@@ -1,0 +1,11 @@
+//! What the tests and benches of `gateway-storage` share: real servers, a workload of every operation, a search for secrets in
+//! logs, and a backend with faults.
+//!
+//! It is a library, so that it is compiled once and not in each test.
+
+#[cfg(feature = "memory")]
+pub mod broken;
+#[cfg(feature = "conformance")]
+pub mod listener;
+pub mod servers;
+pub mod workload;
