@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use opentelemetry::trace::{SpanKind, Status, TracerProvider};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
-use testkit::workload::{OPERATIONS, work};
+use testkit::workload::{self, OPERATIONS, work};
 use tracing_subscriber::layer::SubscriberExt;
 
 /// The spans that OpenTelemetry receives from some work.

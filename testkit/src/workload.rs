@@ -50,7 +50,10 @@ impl Words {
 
 /// The errors of the workload.
 #[derive(Default)]
-pub struct Errors(pub(crate) Vec<Error>);
+pub struct Errors(
+    /// In the order of the calls.
+    pub Vec<Error>,
+);
 
 impl Errors {
     /// Adds the error of a call that must fail.

@@ -89,7 +89,7 @@ pub enum Fault {
     ListIsUnsorted,
     /// A write can be seen in part.
     TearsWrites,
-    /// Loses a write among many.
+    /// A batch loses each 333rd write.
     LosesUnderLoad,
     // Counters
     /// Loses each tenth increment.
@@ -157,7 +157,7 @@ pub enum Fault {
     PlanNeverExpires,
     /// A plan that was rolled back can be applied again.
     PlanComesBack,
-    /// Two calls with one plan can both apply it.
+    /// Concurrent calls with one plan can all report that they applied it.
     PlanIsRacy,
     /// Each rollback is forced.
     RollbackForces,
