@@ -1,7 +1,7 @@
 //! The spans that OpenTelemetry receives, by name. In a process of its own, because `tracing` caches for all
 //! threads which call sites are enabled.
 
-#![cfg(feature = "memory")]
+#![cfg(all(feature = "conformance", feature = "memory"))]
 
 use std::collections::BTreeSet;
 

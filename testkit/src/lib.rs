@@ -3,9 +3,10 @@
 //!
 //! It is a library, so that it is compiled once and not in each test.
 
-#[cfg(feature = "memory")]
+#[cfg(feature = "storage")]
 pub mod broken;
-#[cfg(feature = "conformance")]
+#[cfg(feature = "storage")]
 pub mod listener;
 pub mod servers;
+#[cfg(feature = "storage")]
 pub mod workload;

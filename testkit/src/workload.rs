@@ -285,7 +285,6 @@ pub fn stacked_within<B: Backend>(storage: Storage<B>, timeout: Timeout) -> Stor
 }
 
 /// The workload of everything that `Memory` can do, under the full stack.
-#[cfg(feature = "memory")]
 pub async fn work() {
     let storage = stacked(Storage::<gateway_storage::Memory>::open("memory:").await.unwrap());
     let (words, mut errors) = (Words::new(str::to_owned), Errors::default());

@@ -6,9 +6,9 @@ mod file;
 mod git;
 #[cfg(feature = "memory")]
 mod memory;
-#[cfg(feature = "mongodb")]
+#[cfg(all(feature = "conformance", feature = "mongodb"))]
 mod mongodb;
-#[cfg(feature = "postgres")]
+#[cfg(all(feature = "conformance", feature = "postgres"))]
 mod postgres;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "conformance", feature = "redis"))]
 mod redis;

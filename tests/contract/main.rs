@@ -3,7 +3,7 @@
 
 #[cfg(all(feature = "conformance", feature = "memory"))]
 mod catches;
-#[cfg(feature = "memory")]
+#[cfg(all(feature = "conformance", feature = "memory"))]
 mod layers;
 #[cfg(all(feature = "conformance", feature = "file", feature = "memory"))]
 mod model;
@@ -12,5 +12,5 @@ mod own_backend;
 mod own_capability;
 #[cfg(feature = "memory")]
 mod spawned;
-#[cfg(feature = "memory")]
+#[cfg(all(feature = "conformance", feature = "memory"))]
 mod telemetry;

@@ -13,12 +13,14 @@ use std::{
 
 pub mod certificates;
 pub mod commits;
+#[cfg(feature = "storage")]
 pub mod load;
 pub mod mongodb;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;
 pub mod router;
+#[cfg(feature = "storage")]
 pub mod transactions;
 
 /// A port on which nothing listens.
