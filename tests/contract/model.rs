@@ -1,6 +1,6 @@
 //! Any sequence of operations, including restarts, gives the same answers on every backend as on `Memory`.
 //!
-//! `PROPTEST_CASES=1000 cargo test --features conformance --test model` tests more sequences.
+//! `PROPTEST_CASES=1000 cargo test --features conformance --test contract model` tests more sequences.
 
 use std::{env, path::PathBuf};
 

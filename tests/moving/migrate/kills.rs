@@ -1,6 +1,6 @@
 //! kill -9 of `storage copy` at random points: a resumed copy has the same result as an undisturbed one.
 //!
-//! `MIGRATE_KILLS=50 cargo test --all-features --test migrate kill` kills 50 times per target instead of a
+//! `MIGRATE_KILLS=50 cargo test --all-features --test moving kill` kills 50 times per target instead of a
 //! few times.
 
 use std::{
