@@ -1,5 +1,5 @@
-//! The contract: that the kit finds what violates it, that backends behave as `Memory` does, that layers keep it, and that an
-//! application's own backend and capability can be under it.
+//! The contract: that the kit finds what violates it, that backends behave as `Memory` does, that layers keep
+//! it, and that an application's own backend and capability can be under it.
 
 #[cfg(all(feature = "conformance", feature = "memory"))]
 mod catches;

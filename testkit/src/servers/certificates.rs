@@ -17,7 +17,7 @@ pub fn openssl(folder: &Path, arguments: &str) {
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
 }
 
-/// A certificate of X.509 version 1, of this key. From version 3.2 on OpenSSL makes one only if it is told so.
+/// A certificate of X.509 version 1, of this key. OpenSSL 3.2 and later create one only on request.
 pub fn old(folder: &Path, key: &str, certificate: &str) {
     let made = format!("req -new -subj /CN=localhost -key {key} -days 30");
     if !run(folder, &format!("{made} -x509 -x509v1 -out {certificate}")).status.success() {
@@ -54,8 +54,8 @@ pub fn make(folder: &Path) {
             ),
         );
     }
-    // Of the server's own key: as its own authority; of X.509 version 1, as a request without extensions makes it; for another
-    // host; expired.
+    // Of the server's own key: as its own authority; of X.509 version 1, as a request without extensions
+    // makes it; for another host; expired.
     openssl(
         folder,
         "req -x509 -key server.key -days 30 -subj /CN=localhost -addext subjectAltName=DNS:localhost -out self.crt",

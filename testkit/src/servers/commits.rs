@@ -1,4 +1,4 @@
-//! A proxy that loses the replies to commits, or the commits.
+//! A proxy that loses commits, or the replies to them.
 
 use std::sync::{
     Arc,
@@ -20,7 +20,7 @@ pub enum Protocol {
     Postgres,
 }
 
-/// How many of each kind were lost.
+/// The numbers of lost messages.
 #[derive(Default)]
 pub struct Lost {
     /// The commits whose reply was lost.
@@ -38,7 +38,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Before the server at this port. In percent: how many commits lose their reply, and how many are lost themselves.
+    /// Starts it before the server at this port. The percentages of commits that lose their reply, and that
+    /// are lost themselves.
     pub async fn start(protocol: Protocol, server: u16, replies: u8, requests: u8) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (port, lost) = (listener.local_addr().unwrap().port(), Arc::<Lost>::default());
@@ -85,7 +86,7 @@ async fn relay(
             lost.replies.fetch_add(1, Ordering::Relaxed);
             answers.abort();
             drop(to_server.write_all(&message).await);
-            // Some of the time the connection is gone before the server is done.
+            // Sometimes the connection closes before the server has committed.
             tokio::time::sleep(Duration::from_millis(fastrand::u64(..10))).await;
             break;
         }

@@ -1,4 +1,4 @@
-//! Counting under faults, on whatever backend counts.
+//! Counting under faults, on any backend with counters.
 
 use std::{
     sync::{
@@ -11,7 +11,7 @@ use std::{
 use gateway_storage::{Outcome, Result, Storage, UsageStore};
 use tokio::task::JoinHandle;
 
-/// Tasks that count, and how often each was told that it did.
+/// Tasks that count, and the number of increments that were acknowledged to each.
 pub struct Load {
     running: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<(i64, i64, Instant)>>,
@@ -43,7 +43,8 @@ impl Load {
         Self { running, tasks }
     }
 
-    /// Every acknowledged increment is there, and every task got through again.
+    /// Asserts that every acknowledged increment is stored, and that every task succeeded again after the
+    /// fault.
     pub async fn check<B: UsageStore>(self, storage: &Storage<B>, returned: Instant) -> Result<()> {
         self.running.store(false, Ordering::SeqCst);
         let (mut sure, mut unsure) = (0, 0);

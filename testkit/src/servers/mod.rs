@@ -1,4 +1,4 @@
-//! Servers for tests. Where a program is missing its tests fail: a test that is skipped proves nothing.
+//! Real servers. If a program is missing, its tests fail: a skipped test proves nothing.
 
 use std::{
     net::TcpListener,
@@ -28,7 +28,7 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Waits until something holds. Generous: the machine may be busy.
+/// Waits until a condition holds: up to a minute, because the machine may be busy.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
@@ -37,7 +37,8 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Waits for a process to end, and gives what it said. One that does not end is killed, and fails the test.
+/// Waits for a process to end, and returns its output. A process that does not end is killed, and the test
+/// fails.
 #[track_caller]
 pub fn output_of(child: Child) -> Output {
     let (id, (told, heard)) = (child.id().to_string(), channel());
@@ -49,8 +50,8 @@ pub fn output_of(child: Child) -> Output {
     panic!("a process does not end: {:?}", heard.recv_timeout(Duration::from_secs(10)));
 }
 
-/// A program that starts with signals as a person's shell has them: what a script runs in the background ignores SIGINT,
-/// and so does what that starts.
+/// A program that starts with the default signal handlers, as in an interactive shell. The background jobs of
+/// a script ignore SIGINT, and so do their children.
 pub fn interruptible(program: &str) -> Command {
     if cfg!(not(target_os = "linux")) {
         return Command::new(program);
@@ -60,7 +61,7 @@ pub fn interruptible(program: &str) -> Command {
     command
 }
 
-/// What no other test's keys begin with.
+/// A prefix of keys that no other test uses.
 pub fn prefix() -> String {
     format!("test-{}-{}:", process::id(), next())
 }
@@ -70,14 +71,15 @@ fn next() -> u32 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// The URL of a store that is empty, on a Redis server that all tests of this process share.
+/// The URL of an empty store on a Redis server that all tests of this process share.
 pub fn redis() -> String {
     static SERVER: std::sync::LazyLock<redis::Server> =
         std::sync::LazyLock::new(|| redis::Server::start(&[]));
     format!("{}?prefix={}", SERVER.url(), prefix())
 }
 
-/// A PostgreSQL server that all tests of this process share, and PgBouncer before it, which pools transactions.
+/// A PostgreSQL server that all tests of this process share, and PgBouncer before it, which pools
+/// transactions.
 fn shared() -> &'static (postgres::Server, postgres::PgBouncer) {
     static SERVERS: std::sync::LazyLock<(postgres::Server, postgres::PgBouncer)> =
         std::sync::LazyLock::new(|| {
@@ -92,7 +94,7 @@ fn schema() -> String {
     format!("schema=test_{}_{}", process::id(), next())
 }
 
-/// The URL of a store that is empty.
+/// The URL of an empty store on that server.
 pub fn postgres() -> String {
     format!("{}&{}", shared().0.url(), schema())
 }
@@ -102,19 +104,20 @@ pub fn pgbouncer() -> String {
     format!("{}&{}", shared().1.url(), schema())
 }
 
-/// A name that no other test uses.
+/// The name of a database that no other test uses.
 pub fn database() -> String {
     format!("test_{}_{}", process::id(), next())
 }
 
-/// The URL of a store that is empty, on a standalone MongoDB server that all tests of this process share.
+/// The URL of an empty store on a standalone MongoDB server that all tests of this process share.
 pub fn mongodb_alone() -> String {
     static SERVER: std::sync::LazyLock<mongodb::Server> =
         std::sync::LazyLock::new(|| mongodb::Server::start(&[]));
     SERVER.url(&database())
 }
 
-/// The same on a replica set. It has one member: the tests of failovers start sets of three.
+/// A replica set that all tests of this process share. It has one member: the tests of failovers start sets
+/// of three.
 pub fn mongodb_set() -> &'static mongodb::ReplicaSet {
     static SET: std::sync::LazyLock<mongodb::ReplicaSet> =
         std::sync::LazyLock::new(|| mongodb::ReplicaSet::start(1));

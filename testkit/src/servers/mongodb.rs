@@ -1,4 +1,4 @@
-//! MongoDB servers of a test's own, which it can kill and stop: alone, and as a replica set.
+//! MongoDB servers that a test can kill and stop: standalone, and as a replica set.
 
 use std::{
     fs::File,
@@ -27,7 +27,8 @@ fn program() -> PathBuf {
     )
 }
 
-/// Asks a server, and only this one. On a thread of its own: some callers are not asynchronous, and others are.
+/// Runs a command on this server only. On a thread of its own, because some callers are asynchronous and
+/// others are not.
 pub fn ask(port: u16, database: &str, command: Document) -> Result<Document> {
     let database = database.to_owned();
     let asked = std::thread::spawn(move || {
@@ -47,7 +48,7 @@ pub fn ask(port: u16, database: &str, command: Document) -> Result<Document> {
 /// A server.
 pub struct Server {
     process: Child,
-    /// Kills the server when this process ends in whatever way: its end of the pipe closes then.
+    /// Kills the server when this process ends in any way, which closes its end of the pipe.
     guard: Child,
     /// Its port on 127.0.0.1.
     pub port: u16,
@@ -56,7 +57,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// One that is alone.
+    /// A standalone server with these options of the command line.
     pub fn start(options: &[&str]) -> Self {
         let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
@@ -108,7 +109,7 @@ impl Server {
     pub fn kill(&mut self) {
         drop(self.process.kill());
         self.process.wait().unwrap();
-        // It would take the folder away.
+        // It would remove the folder.
         drop(self.guard.kill());
         self.guard.wait().unwrap();
     }
@@ -119,7 +120,7 @@ impl Server {
         self.until_it_answers();
     }
 
-    /// A key that members of a set with logins know each other by.
+    /// A key file, by which the members of a set with logins recognize one another.
     pub fn key_file(&self) -> String {
         use std::os::unix::fs::OpenOptionsExt;
 
@@ -129,7 +130,7 @@ impl Server {
         path.to_str().unwrap().to_owned()
     }
 
-    /// From the next start on.
+    /// Adds an option of the command line, for the next start.
     pub fn add_option(&mut self, option: &str) {
         self.options.push(option.to_owned());
     }
@@ -163,7 +164,7 @@ impl ReplicaSet {
         Self::known_as(count, |server| server.addr())
     }
 
-    /// Its members tell these addresses to their clients and to each other.
+    /// A set whose members announce these addresses to clients and to one another.
     pub fn known_as(count: usize, address: impl Fn(&Server) -> String) -> Self {
         let member = |_| Server::start(&["--replSet", "rs0", "--oplogSize", "64"]);
         let set = Self { members: (0..count).map(member).collect() };
@@ -186,7 +187,7 @@ impl ReplicaSet {
         format!("mongodb://{}/{database}?replicaSet=rs0", members.join(","))
     }
 
-    /// Waits until there is a primary, and says which member it is.
+    /// Waits until there is a primary, and returns the index of that member.
     pub fn primary(&self) -> usize {
         let mut found = None;
         until("a primary is elected", || {

@@ -1,4 +1,4 @@
-//! PostgreSQL servers of a test's own, which it can kill and stop, and PgBouncer before one.
+//! PostgreSQL servers that a test can kill and stop, and PgBouncer before one.
 
 use std::{
     fs,
@@ -37,7 +37,7 @@ fn program(name: &str) -> PathBuf {
     )
 }
 
-/// Whom to run it as: PostgreSQL refuses root.
+/// The user to run it as, because PostgreSQL refuses root.
 fn owner() -> Option<(u32, u32)> {
     let id = Command::new("id").arg("-u").output().unwrap();
     if String::from_utf8_lossy(&id.stdout).trim() != "0" {
@@ -61,12 +61,12 @@ fn command(name: &str) -> Command {
     command
 }
 
-/// Ends a server when this process ends in whatever way, and takes its folder away.
+/// Ends a server when this process ends in any way, and removes its folder.
 fn guard(process: &Child, folder: &Path) -> Child {
     at_end(&format!("kill -CONT {0}; kill -QUIT {0}; sleep 1; kill -9 {0}", process.id()), folder)
 }
 
-/// Its end of the pipe closes when this process ends.
+/// Runs a command when this process ends, which closes its end of the pipe.
 fn at_end(command: &str, folder: &Path) -> Child {
     let mut guard = Command::new("sh");
     guard.args(["-c", &format!("cat >/dev/null; {command}; rm -rf \"$0\"")]).arg(folder);
@@ -81,7 +81,7 @@ fn folder() -> TempDir {
     folder
 }
 
-/// A new cluster, made once: making one takes a second.
+/// A new cluster, to be copied, because creating one takes a second.
 fn template() -> &'static Path {
     static TEMPLATE: OnceLock<(TempDir, Child)> = OnceLock::new();
     TEMPLATE
@@ -105,7 +105,7 @@ impl Server {
         Self::prepared(options, |_| {})
     }
 
-    /// One whose files are changed before it starts.
+    /// A server whose files are changed before it starts.
     pub fn prepared(options: &[&str], prepare: impl FnOnce(&Path)) -> Self {
         let folder = folder();
         // Keeps owner and mode.
@@ -121,7 +121,7 @@ impl Server {
     fn run(port: u16, folder: &Path, options: &[String]) -> (Child, Child) {
         let mut server = command("postgres");
         server.arg("-D").arg(folder.join("data")).arg("-k").arg(folder).args(["-p", &port.to_string()]);
-        // A server that is killed loses nothing that the machine still has.
+        // A killed server loses nothing without fsync, because the machine keeps running.
         server.args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"]);
         server.args(options.iter().flat_map(|option| ["-c", option]));
         let process = server.spawn().unwrap();
@@ -138,11 +138,11 @@ impl Server {
         format!("postgres://tester@127.0.0.1:{}/postgres?sslmode=disable", self.port)
     }
 
-    /// Immediate shutdown: every session ends in the middle of whatever it does.
+    /// Immediate shutdown: every session ends in the middle of its work.
     pub fn kill(&mut self) {
         self.signal("-QUIT", self.process.id());
         self.process.wait().unwrap();
-        // It would take the folder away.
+        // It would remove the folder.
         drop(self.guard.kill());
         drop(self.guard.wait());
     }

@@ -1,4 +1,5 @@
-//! A relay between a store and its server that can cut connections, fall silent, be slow to connect and slow to carry.
+//! A relay between a store and its server that can cut connections, fall silent, be slow to connect and slow
+//! to forward.
 
 use std::{
     sync::{
@@ -28,10 +29,10 @@ pub struct Proxy {
     accepted: Arc<AtomicU64>,
 }
 
-/// What ends it, and how long it takes to carry something, in milliseconds.
+/// A handle that ends it, and its latency in milliseconds.
 type Connection = (AbortHandle, Arc<AtomicU64>);
 
-/// Carries what comes, each part a while after it came.
+/// Forwards bytes, each part after the latency.
 async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, latency: &AtomicU64) {
     let (came, mut due) = mpsc::unbounded_channel();
     let take = async move {
@@ -100,7 +101,7 @@ impl Proxy {
         }
     }
 
-    /// Cuts the oldest connection, whatever is on its way. Says how many were cut.
+    /// Cuts the oldest connection, also in the middle of a message. Returns how many were cut.
     pub fn cut_one(&self) -> usize {
         let mut connections = self.connections.lock().unwrap();
         connections.retain(|(relay, _)| !relay.is_finished());
@@ -111,29 +112,29 @@ impl Proxy {
         1
     }
 
-    /// How many connections there were.
+    /// The number of accepted connections.
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    /// Where new connections lead.
+    /// Connects new clients to another server.
     pub fn lead_to(&self, server: String) {
         *self.server.lock().unwrap() = server;
     }
 
-    /// Nothing passes any more on the connections that there are.
+    /// Forwards nothing any more on the current connections.
     pub fn fall_silent(&self) {
         self.silence.notify_waiters();
     }
 
-    /// How long everything takes, each way, on the connections that there are.
+    /// Sets the latency of each direction on the current connections.
     pub fn delay_replies(&self, delay: Duration) {
         for (_, latency) in &*self.connections.lock().unwrap() {
             latency.store(delay.as_millis() as u64, Ordering::SeqCst);
         }
     }
 
-    /// How long a new connection waits before anything passes.
+    /// Sets how long a new connection waits before it forwards anything.
     pub fn delay_connections(&self, delay: Duration) {
         self.delay.store(delay.as_millis() as u64, Ordering::SeqCst);
     }

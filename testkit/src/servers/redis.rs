@@ -1,4 +1,4 @@
-//! Redis servers of a test's own, which it can kill and stop: alone, as a cluster, with sentinels, over TLS.
+//! Redis servers that a test can kill and stop: standalone, as a cluster, with sentinels, over TLS.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::{free_port, until};
 
-/// Commands made by hand: what another program sends.
+/// A connection for commands as another program sends them.
 pub struct Raw(TcpStream);
 
 impl Raw {
@@ -49,7 +49,8 @@ impl Raw {
         String::from_utf8(line).unwrap().trim_end().to_owned()
     }
 
-    /// The reply as text; that of a list is its items, each on a line. An error is a panic.
+    /// Sends a command, and returns the reply as text; a list is one line per item. Panics if the reply is an
+    /// error.
     pub fn ask(&mut self, parts: &[&[u8]]) -> String {
         self.send(parts);
         self.reply()
@@ -81,7 +82,7 @@ impl Raw {
 /// A server.
 pub struct Server {
     process: Child,
-    /// Kills the server when this process ends in whatever way: its end of the pipe closes then.
+    /// Kills the server when this process ends in any way, which closes its end of the pipe.
     guard: Child,
     /// Its port on 127.0.0.1.
     pub port: u16,
@@ -146,7 +147,7 @@ impl Server {
         format!("redis://{}", self.addr())
     }
 
-    /// A connection for commands made by hand.
+    /// A connection for raw commands.
     pub fn raw(&self) -> Raw {
         Raw::to_addr(&self.addr())
     }
@@ -177,7 +178,7 @@ impl Drop for Server {
     }
 }
 
-/// Masters with all slots among them, and as many replicas for each.
+/// Masters that share all hash slots, each with the same number of replicas.
 pub struct Cluster {
     /// The masters and replicas.
     pub nodes: Vec<Server>,
@@ -255,7 +256,7 @@ impl Sentinels {
         Self { servers: vec![master, replica], sentinels }
     }
 
-    /// Where the sentinels say that the master is.
+    /// The address of the master, as the sentinels report it.
     pub fn master(&self) -> String {
         let place = self.sentinels[0].raw().words("SENTINEL GET-MASTER-ADDR-BY-NAME mymaster");
         place.trim_end().replace('\n', ":")
@@ -280,7 +281,7 @@ impl Sentinels {
     }
 }
 
-/// A server that speaks only TLS, and only to those with a certificate of its authority.
+/// A server that accepts TLS connections from clients with a certificate of its authority.
 pub struct Tls {
     server: Server,
     port: u16,
@@ -374,7 +375,7 @@ impl Tls {
         self.url_with("ca.pem")
     }
 
-    /// With another file of trusted certificates.
+    /// The same with another file of trusted certificates.
     pub fn url_with(&self, ca: &str) -> String {
         format!("{}?tls_ca={}&{}", self.at("localhost"), self.file(ca).display(), self.client())
     }
@@ -388,7 +389,7 @@ impl Tls {
         )
     }
 
-    /// Shows new connections another certificate.
+    /// Presents another certificate to new connections.
     pub fn show(&self, name: &str) {
         self.raw().words(&format!("CONFIG SET tls-cert-file {}", self.file(name).display()));
     }
@@ -398,7 +399,7 @@ impl Tls {
         format!("{host}:{}", self.port)
     }
 
-    /// A connection for commands made by hand, without TLS.
+    /// A connection for raw commands, without TLS.
     pub fn raw(&self) -> Raw {
         self.server.raw()
     }

@@ -1,4 +1,5 @@
-//! A relay before a server, which makes of it what a router to shards (mongos) is to its clients. No registry has a router.
+//! A relay before a server that answers clients as a router to shards (mongos) does. No package registry has
+//! mongos.
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +27,7 @@ const OP_MSG: i32 = 2013;
 pub struct Router {
     /// Its own address.
     pub addr: String,
-    /// The code with which the shard's answer to an `update` is lost. 0: none is.
+    /// The error code that replaces the shard's answer to an `update`; 0 replaces none.
     code: Arc<AtomicI32>,
 }
 
@@ -50,7 +51,7 @@ impl Router {
         router
     }
 
-    /// From now on the shard's answer to an `update` is lost with this code. 0: none is.
+    /// From now on an error with this code replaces the shard's answer to an `update`; 0 replaces none.
     pub fn lose_updates(&self, code: i32) {
         self.code.store(code, Ordering::SeqCst);
     }
@@ -75,9 +76,10 @@ impl Router {
             }
             reply.insert("msg", "isdbgrid");
         } else if is_update && code != 0 {
-            // `noteBatchResponse` in the server's src/mongo/s/write_ops/batch_write_op.cpp ("Treat command errors exactly like
-            // other failures of the batch") calls `noteBatchError`: n is 0, and there is an error for each write that was sent to
-            // the shard, if the batch is not ordered, with the code of the shard's command.
+            // `noteBatchResponse` in the server's src/mongo/s/write_ops/batch_write_op.cpp ("Treat command
+            // errors exactly like other failures of the batch") calls `noteBatchError`: n is 0, and there is
+            // an error for each write that was sent to the shard, if the batch is not ordered, with the code
+            // of the shard's command.
             let count = reply.get_i32("n").unwrap_or_default();
             let error = |at| Bson::Document(doc! { "index": at, "code": code, "errmsg": "of the shard" });
             reply.insert("n", 0);

@@ -1,4 +1,4 @@
-//! Transactions under load, on whatever backend has them.
+//! Transactions under load, on any backend that has them.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ fn config(value: Value) -> ConfigValue {
     ConfigValue::new(value).unwrap()
 }
 
-/// Tries until it is not a conflict.
+/// Retries until there is no conflict. Returns the number of attempts.
 async fn write_all<B: Transactional>(storage: &Storage<B>, keys: &[Key], value: &Value) -> usize {
     let mut tries = 0;
     loop {
@@ -42,7 +42,8 @@ async fn write_all<B: Transactional>(storage: &Storage<B>, keys: &[Key], value: 
     }
 }
 
-/// Each of `writers` writes its keys, all at once, `rounds` times, while others look: nobody sees a part.
+/// Each of `writers` writes its keys, all at once, `rounds` times, while others read: no reader sees a part
+/// of a round.
 pub async fn readers_see_all_of_a_round_or_nothing<B: Transactional + ConfigStore>(
     storage: &Storage<B>,
     writers: usize,
@@ -118,9 +119,9 @@ async fn transfer<B: Transactional + ConfigStore>(storage: &Storage<B>, number: 
     }
 }
 
-/// What became of transfers, as the tellers were told.
+/// The transfers by the outcome that was reported.
 #[derive(Default)]
-pub struct Told {
+pub struct Transfers {
     /// Committed.
     pub done: Vec<usize>,
     /// Not applied.
@@ -129,13 +130,13 @@ pub struct Told {
     pub unknown: Vec<usize>,
 }
 
-/// Makes accounts directly, moves money between them through something that loses commits, and asserts that no money is lost
-/// and nobody was told what is not true.
+/// Creates accounts directly, moves money between them through a proxy that loses commits, and asserts that
+/// no money is lost and that no report is false.
 pub async fn bank<B: Transactional + ConfigStore>(
     direct: &Storage<B>,
     through: &Storage<B>,
     transfers: usize,
-) -> Result<Told> {
+) -> Result<Transfers> {
     for account in 0..ACCOUNTS {
         direct.set_config(&key(&format!("account-{account}")), json!(1000)).await?;
     }
@@ -144,7 +145,7 @@ pub async fn bank<B: Transactional + ConfigStore>(
         .map(|_| {
             let (storage, next) = (through.clone(), next.clone());
             tokio::spawn(async move {
-                let mut told = Told::default();
+                let mut told = Transfers::default();
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     if number >= transfers {
@@ -170,7 +171,7 @@ pub async fn bank<B: Transactional + ConfigStore>(
             })
         })
         .collect();
-    let mut told = Told::default();
+    let mut told = Transfers::default();
     for teller in tellers {
         let of_one = teller.await.unwrap();
         told.done.extend(of_one.done);
