@@ -7,9 +7,6 @@
 //!
 //! Memory is the peak resident memory of the command's process (VmHWM), read while it runs.
 
-#[path = "../tests/servers/mod.rs"]
-mod servers;
-
 use std::{
     env, fs,
     path::Path,
@@ -24,6 +21,7 @@ use gateway_storage::{
     ConfigValue, Credential, Exportable, File, IMPORT_CHUNK, Key, Open, Postgres, Record, Redis, Storage,
 };
 use serde_json::json;
+use testkit::servers;
 
 fn main() {
     let mut arguments: Vec<String> = env::args().skip(1).filter(|word| !word.starts_with("--")).collect();

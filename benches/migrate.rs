@@ -11,9 +11,6 @@
 //!
 //! The servers are started without fsync.
 
-#[path = "../tests/servers/mod.rs"]
-mod servers;
-
 use std::{
     fs,
     pin::pin,
@@ -25,6 +22,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use gateway_storage::{ConfigValue, Credential, Exportable, Key, Postgres, Record, Redis, Result, Storage};
 use serde_json::json;
+use testkit::servers;
 use tokio::runtime::{Builder, Runtime};
 
 fn main() {

@@ -5,8 +5,6 @@
 //! as its documentation shows: a collection of a serde type, with the same concerns and pool size as ours.
 
 mod contest;
-#[path = "../tests/servers/mod.rs"]
-mod servers;
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +25,7 @@ use mongodb::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use servers::mongodb::ReplicaSet;
+use testkit::servers::mongodb::ReplicaSet;
 
 const RECORDS: u64 = 1000;
 

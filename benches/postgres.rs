@@ -7,9 +7,6 @@
 //!
 //! It starts a server without fsync, because waiting for the disk would hide the cost of the backends.
 
-#[path = "../tests/servers/mod.rs"]
-mod servers;
-
 use std::{
     error::Error as StdError,
     hint::black_box,
@@ -22,7 +19,7 @@ use bytes::BytesMut;
 use criterion::Criterion;
 use gateway_storage::{Credential, Key, Postgres, Storage};
 use serde_json::{Map, Value, json};
-use servers::postgres::Server;
+use testkit::servers::postgres::Server;
 use tokio::{runtime::Runtime, sync::Semaphore};
 use tokio_postgres::{
     Client, NoTls, Statement,

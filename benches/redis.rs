@@ -7,8 +7,6 @@
 //! ours.
 
 mod contest;
-#[path = "../tests/servers/mod.rs"]
-mod servers;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +17,7 @@ use redis::{
     pipe,
 };
 use serde_json::{Map, Value, json};
-use servers::redis::Server;
+use testkit::servers::redis::Server;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

@@ -5,23 +5,23 @@
 #![cfg(all(
     feature = "conformance",
     feature = "file",
+    feature = "git",
     feature = "memory",
     feature = "mongodb",
     feature = "postgres",
     feature = "redis"
 ))]
 
-mod listener;
-mod servers;
-mod workload;
-
 use std::{fs, sync::atomic::Ordering};
 
 use base64::Engine;
 use gateway_storage::{ConfigStore, ErrorKind, File, Git, Memory, MongoDb, Postgres, Redis, Result, Storage};
-use listener::{CANARY, LISTENER, assert_no_leaks, install, text_of};
 use mongodb::bson::doc;
-use workload::{Errors, Words, stacked};
+use testkit::{
+    listener::{CANARY, LISTENER, assert_no_leaks, install, text_of},
+    servers,
+    workload::{self, Errors, Words, stacked},
+};
 
 /// Both canary words, so that a truncated text still contains one, joined by text that a URL must escape.
 fn secret(kind: &str) -> String {

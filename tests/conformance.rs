@@ -4,14 +4,11 @@
 //!
 //! One line per backend: the function that opens an empty store, the capabilities, and further promises.
 
-mod listener;
-#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
-mod servers;
-mod workload;
+#![cfg(all(feature = "conformance", feature = "file", feature = "memory"))]
 
 use gateway_storage::{File, Memory, Storage, conformance, layer::Count};
 use tempfile::TempDir;
-use workload::stacked;
+use testkit::{listener, workload::stacked};
 
 async fn memory() -> (Storage<Memory>, ()) {
     (Storage::open("memory:").await.expect("memory opens"), ())
@@ -65,7 +62,7 @@ mod on_redis {
 
     use gateway_storage::{Redis, Storage};
 
-    use crate::servers::{
+    use testkit::servers::{
         self, prefix,
         redis::{Cluster, Sentinels, Tls},
     };
@@ -107,13 +104,13 @@ use on_redis::{open_redis, redis, redis_cluster, redis_sentinel, redis_tls};
 
 #[cfg(feature = "postgres")]
 async fn postgres() -> (Storage<gateway_storage::Postgres>, String) {
-    let url = servers::postgres();
+    let url = testkit::servers::postgres();
     (open_postgres(&url).await, url)
 }
 
 #[cfg(feature = "postgres")]
 async fn pgbouncer() -> (Storage<gateway_storage::Postgres>, String) {
-    let url = servers::pgbouncer();
+    let url = testkit::servers::pgbouncer();
     (open_postgres(&url).await, url)
 }
 
@@ -124,13 +121,13 @@ async fn open_postgres(url: &str) -> Storage<gateway_storage::Postgres> {
 
 #[cfg(feature = "mongodb")]
 async fn mongodb() -> (Storage<gateway_storage::MongoDb>, String) {
-    let url = servers::mongodb();
+    let url = testkit::servers::mongodb();
     (open_mongodb(&url).await, url)
 }
 
 #[cfg(feature = "mongodb")]
 async fn mongodb_alone() -> (Storage<gateway_storage::MongoDb>, String) {
-    let url = servers::mongodb_alone();
+    let url = testkit::servers::mongodb_alone();
     (open_mongodb(&url).await, url)
 }
 
@@ -194,7 +191,7 @@ mod git {
     cases!(
         stacked,
         git,
-        |storage| workload::stacked_within(storage, gateway_storage::layer::Timeout::new(LONG_DEADLINE)),
+        |storage| testkit::workload::stacked_within(storage, gateway_storage::layer::Timeout::new(LONG_DEADLINE)),
         [credentials configs export],
         [backend export_snapshot]
     );

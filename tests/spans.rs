@@ -1,14 +1,14 @@
 //! The spans that OpenTelemetry receives, by name. In a process of its own, because `tracing` caches for all
 //! threads which call sites are enabled.
 
-mod workload;
+#![cfg(all(feature = "conformance", feature = "memory"))]
 
 use std::collections::BTreeSet;
 
 use opentelemetry::trace::{SpanKind, Status, TracerProvider};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+use testkit::workload::{self, OPERATIONS, work};
 use tracing_subscriber::layer::SubscriberExt;
-use workload::{OPERATIONS, work};
 
 /// The spans that OpenTelemetry receives from some work.
 async fn spans(work: impl Future<Output = ()>) -> Vec<SpanData> {

@@ -54,9 +54,12 @@ pub use cache::cache;
 pub use configs::configs;
 pub use credentials::credentials;
 pub use export::{export, export_snapshot, export_usage};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 pub use plans::plans;
-use tokio::{task::JoinSet, time};
+use tokio::{
+    task::{JoinHandle, JoinSet},
+    time,
+};
 pub use transactions::{transactions, transactions_at_close};
 pub use usage::usage;
 pub use values::{
@@ -74,8 +77,11 @@ const TASKS: usize = 64;
 /// Asserts one bullet of the contract in a task of its own. Panics with the bullet's text if the assertion
 /// panics or does not finish.
 async fn must(bullet: impl AsRef<str>, assertion: impl Future<Output = ()> + Send + 'static) {
-    let bullet = bullet.as_ref();
-    let mut task = tokio::spawn(assertion);
+    // Boxed, because a type of task for each assertion takes minutes to compile.
+    ends_well(bullet.as_ref(), tokio::spawn(assertion.boxed())).await;
+}
+
+async fn ends_well(bullet: &str, mut task: JoinHandle<()>) {
     match time::timeout(BULLET_TIMEOUT, &mut task).await {
         Ok(Ok(())) => {}
         Ok(Err(end)) => match end.try_into_panic() {
@@ -204,7 +210,7 @@ fn sorted(mut keys: Vec<Key>) -> Vec<Key> {
 async fn concurrently<T: Send + 'static>(
     work: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
 ) -> Vec<T> {
-    let mut tasks: JoinSet<T> = work.into_iter().collect();
+    let mut tasks: JoinSet<T> = work.into_iter().map(FutureExt::boxed).collect();
     let mut results = Vec::new();
     while let Some(ended) = tasks.join_next().await {
         match ended {

@@ -14,8 +14,6 @@ mod archive;
 mod git;
 mod plan;
 mod refusals;
-#[path = "../servers/mod.rs"]
-mod servers;
 mod stops;
 #[cfg(target_os = "linux")]
 mod terminal;
@@ -34,7 +32,7 @@ use gateway_storage::{Credential, File, Key, Storage};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::servers::output_of;
+use testkit::servers::{self, output_of};
 
 /// A directory for a store that does not exist yet.
 struct Place {

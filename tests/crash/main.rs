@@ -6,8 +6,6 @@
 //! `CRASH_ROUNDS=200 cargo test --all-features --test crash plan` kills 200 times instead of a few times.
 
 mod plans;
-#[path = "../servers/mod.rs"]
-mod servers;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod steps;
 mod writes;
@@ -86,17 +84,19 @@ fn run(filters: &[String]) {
     let is_wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter));
     let wanted: Vec<_> = TESTS.iter().filter(|(name, _)| is_wanted(name)).collect();
     println!("\nrunning {} tests", wanted.len());
-    let mut failed = 0;
+    let (begun, mut failed) = (std::time::Instant::now(), 0);
     for (name, test) in &wanted {
         let passed = catch_unwind(test).is_ok();
         failed += usize::from(!passed);
         println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
     }
     println!(
-        "\ntest result: {}. {} passed; {failed} failed; 0 ignored; 0 measured; {} filtered out\n",
+        "\ntest result: {}. {} passed; {failed} failed; 0 ignored; 0 measured; {} filtered out; \
+         finished in {:.2}s\n",
         if failed == 0 { "ok" } else { "FAILED" },
         wanted.len() - failed,
-        TESTS.len() - wanted.len()
+        TESTS.len() - wanted.len(),
+        begun.elapsed().as_secs_f64()
     );
     if failed > 0 {
         std::process::exit(101);

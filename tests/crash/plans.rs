@@ -299,13 +299,13 @@ pub(crate) const REDIS: &[&str] = &["--appendfsync", "always"];
 
 #[cfg(feature = "redis")]
 pub(crate) fn on_redis() {
-    let server = crate::servers::redis::Server::start(REDIS);
+    let server = testkit::servers::redis::Server::start(REDIS);
     kill_processes::<gateway_storage::Redis>(&server.url(), 40, FAST, Visible::Later, || ());
 }
 
 #[cfg(feature = "redis")]
 pub(crate) fn on_redis_that_dies() {
-    let server = std::cell::RefCell::new(crate::servers::redis::Server::start(REDIS));
+    let server = std::cell::RefCell::new(testkit::servers::redis::Server::start(REDIS));
     let url = server.borrow().url();
     kill_servers::<gateway_storage::Redis>(
         &url,
@@ -320,13 +320,13 @@ pub(crate) fn on_redis_that_dies() {
 
 #[cfg(feature = "postgres")]
 pub(crate) fn on_postgres() {
-    let server = crate::servers::postgres::Server::start(&[]);
+    let server = testkit::servers::postgres::Server::start(&[]);
     kill_processes::<gateway_storage::Postgres>(&server.url(), 15, 2 * FAST, Visible::Later, || ());
 }
 
 #[cfg(feature = "postgres")]
 pub(crate) fn on_postgres_that_dies() {
-    let server = std::cell::RefCell::new(crate::servers::postgres::Server::start(&[]));
+    let server = std::cell::RefCell::new(testkit::servers::postgres::Server::start(&[]));
     let url = server.borrow().url();
     kill_servers::<gateway_storage::Postgres>(
         &url,
@@ -341,8 +341,8 @@ pub(crate) fn on_postgres_that_dies() {
 
 /// A replica set of one member, which ends transactions of dead clients after 2 seconds instead of a minute.
 #[cfg(feature = "mongodb")]
-pub(crate) fn replica_set() -> crate::servers::mongodb::ReplicaSet {
-    let set = crate::servers::mongodb::ReplicaSet::start(1);
+pub(crate) fn replica_set() -> testkit::servers::mongodb::ReplicaSet {
+    let set = testkit::servers::mongodb::ReplicaSet::start(1);
     set.members[0]
         .ask("admin", mongodb::bson::doc! { "setParameter": 1, "transactionLifetimeLimitSeconds": 2 });
     set
@@ -350,13 +350,13 @@ pub(crate) fn replica_set() -> crate::servers::mongodb::ReplicaSet {
 
 /// Ends all sessions, as the server would itself a minute after a client died.
 #[cfg(feature = "mongodb")]
-pub(crate) fn end_sessions(server: &crate::servers::mongodb::Server) {
+pub(crate) fn end_sessions(server: &testkit::servers::mongodb::Server) {
     server.ask("admin", mongodb::bson::doc! { "killAllSessions": [] });
 }
 
 /// Ends the lease for plans, which would expire by itself after ten seconds.
 #[cfg(feature = "mongodb")]
-pub(crate) fn end_lease(server: &crate::servers::mongodb::Server) {
+pub(crate) fn end_lease(server: &testkit::servers::mongodb::Server) {
     let change = mongodb::bson::doc! { "q": {}, "u": { "$unset": { "lease": 1 } }, "multi": true };
     server.ask("plans", mongodb::bson::doc! { "update": "meta", "updates": [change] });
 }
@@ -387,14 +387,14 @@ pub(crate) fn on_mongodb_that_dies() {
 
 #[cfg(feature = "mongodb")]
 pub(crate) fn on_mongodb_alone() {
-    let server = crate::servers::mongodb::Server::start(&[]);
+    let server = testkit::servers::mongodb::Server::start(&[]);
     let url = server.url("plans").replace("deadline=10s", "deadline=60s");
     kill_processes::<gateway_storage::MongoDb>(&url, 10, 10 * FAST, Visible::Staged, || end_lease(&server));
 }
 
 #[cfg(feature = "mongodb")]
 pub(crate) fn on_mongodb_alone_that_dies() {
-    let server = std::cell::RefCell::new(crate::servers::mongodb::Server::start(&[]));
+    let server = std::cell::RefCell::new(testkit::servers::mongodb::Server::start(&[]));
     let url = server.borrow().url("plans").replace("deadline=10s", "deadline=60s");
     let (kill, restart) = (|| server.borrow_mut().kill(), || server.borrow_mut().restart());
     let cleanup = || end_lease(&server.borrow());

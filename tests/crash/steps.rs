@@ -14,16 +14,16 @@ use std::{
 
 use gateway_storage::{ConfigBatch, Open};
 
-#[cfg(feature = "mongodb")]
-use crate::servers::mongodb;
-#[cfg(feature = "postgres")]
-use crate::servers::postgres;
-#[cfg(feature = "redis")]
-use crate::servers::redis;
 use crate::{
     plans::{self, Expected, Visible, open_when_ready},
     runtime,
 };
+#[cfg(feature = "mongodb")]
+use testkit::servers::mongodb;
+#[cfg(feature = "postgres")]
+use testkit::servers::postgres;
+#[cfg(feature = "redis")]
+use testkit::servers::redis;
 
 /// The moment of the kill: before or after the last piece is passed on.
 #[derive(Clone, Copy, Debug, PartialEq)]

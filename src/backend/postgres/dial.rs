@@ -276,16 +276,13 @@ impl ManageConnection for Dialer {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/servers/mod.rs"]
-mod servers;
-
-#[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
+    use testkit::servers::postgres::Server;
     use tokio::net::{TcpSocket, TcpStream};
     use tokio_postgres::SimpleQueryMessage;
 
-    use super::{super::tls::connector, servers::postgres::Server, *};
+    use super::{super::tls::connector, *};
 
     async fn dialer(options: &PostgresOptions) -> Result<Dialer> {
         Dialer::new(options, connector(options).await?, Arc::new(Queue::new(1)?))

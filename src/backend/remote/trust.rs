@@ -378,12 +378,6 @@ fn invalid(message: String) -> Error {
     Error::new(ErrorKind::InvalidValue, message)
 }
 
-// The tests of Postgres include this file, too, as a part of all servers, which these tests can't build.
-#[cfg(test)]
-#[allow(dead_code, clippy::duplicate_mod)]
-#[path = "../../../tests/servers/certificates.rs"]
-mod certificates;
-
 #[cfg(test)]
 mod tests {
     use rustls::{
@@ -392,6 +386,7 @@ mod tests {
         sign::CertifiedKey,
         version::{TLS12, TLS13},
     };
+    use testkit::servers::certificates;
 
     use super::*;
 

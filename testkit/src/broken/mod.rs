@@ -1,0 +1,690 @@
+//! A backend that is `Memory` with one fault. Most of the faults were seen in the Go program gcli2api-go.
+
+mod plans;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt};
+use gateway_storage::{
+    Backend, BatchReport, CacheEntry, CacheStore, ConfigStore, ConfigValue, Credential, CredentialStore,
+    Error, ErrorKind, Exportable, Found, Increment, Key, Memory, Open, OptionalExt, Record, RecordKind,
+    Result, StorageStats, Transaction, Transactional, UsageRecord, UsageStore, memory::MemoryTransaction,
+};
+use serde_json::{Map, Value, json};
+
+/// The fault of a [`Broken`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// No fault.
+    Sound,
+    // Close and statistics
+    /// Serves calls after `close`.
+    ServesAfterClose,
+    /// Counts a credential too many.
+    MiscountsStats,
+    /// Shows keys in the statistics.
+    StatsShowKeys,
+    // Keys
+    /// Upper and lower case are one key.
+    FoldsCase,
+    /// `a.json` is `a`.
+    DropsJsonSuffix,
+    /// Joins a record's key and a field with a colon, which either may contain.
+    RunsKeysTogether,
+    /// Drops spaces around a key.
+    TrimsKeys,
+    // Values
+    /// -0.0 becomes 0.0.
+    ZeroLosesItsSign,
+    /// Large integers become floats.
+    IntegersBecomeFloats,
+    /// Text that is JSON becomes its value.
+    TextBecomesNumber,
+    /// Text ends at its first NUL.
+    TextIsCutAtNul,
+    /// Drops fields that are null.
+    DropsNulls,
+    /// Adds a field of its own.
+    AddsField,
+    /// A write keeps the fields that it does not name.
+    Merges,
+    /// A second write changes nothing.
+    KeepsFirst,
+    // Missing
+    /// A delete of a missing record is `Ok`.
+    DeleteOfMissingIsOk,
+    /// A missing usage record is an empty one.
+    MissingUsageIsEmpty,
+    /// A reset of a missing usage record is `Ok`.
+    ResetOfMissingIsOk,
+    /// A missing record is another error than `NotFound`.
+    MissingIsAnotherError,
+    /// The error of a missing record has no key.
+    MissingHasNoKey,
+    /// The errors of a batch's items have no key.
+    FailuresHaveNoKey,
+    /// A stored null is a missing record.
+    NullIsMissing,
+    // Deletes and batches
+    /// A delete deletes nothing.
+    SwallowsDelete,
+    /// A batch delete deletes nothing.
+    SwallowsBatchDelete,
+    /// A batch ends at its first failure.
+    BatchStopsAtFailure,
+    /// Of two values for one key in a batch the first is stored.
+    BatchKeepsFirst,
+    /// The index of a failure counts within its chunk.
+    FailureIndexInChunk,
+    /// An empty batch is an error.
+    EmptyBatchFails,
+    /// A list is not in the order of its keys.
+    ListIsUnsorted,
+    /// A write can be seen in part.
+    TearsWrites,
+    /// A batch loses each 333rd write.
+    LosesUnderLoad,
+    // Counters
+    /// Loses each tenth increment.
+    LosesTenthIncrement,
+    /// Reads, adds and writes, without a lock.
+    RacyIncrement,
+    /// Counts in floats.
+    CountsInFloats,
+    /// A counter wraps.
+    OverflowWraps,
+    /// A counter stays at its limit, and the call is `Ok`.
+    OverflowIsOk,
+    /// An overflow ends the batch of increments.
+    OverflowStopsMany,
+    /// A batch of increments is applied in another order.
+    ManyReordered,
+    /// A reset leaves one field.
+    ResetLeavesAField,
+    /// An increment by 0 creates no counter.
+    ZeroMakesNoCounter,
+    /// A write that was applied ends with a timeout that says it was not.
+    TimeoutLies,
+    // Export and import
+    /// An import drops usage records.
+    ImportDropsUsage,
+    /// Says that it can import no kind of record.
+    ImportSaysNo,
+    /// An import adds to a counter instead of setting it.
+    ImportAddsUsage,
+    /// An import of one counter removes the record's others.
+    ImportReplacesRecord,
+    /// An export reads the store only when it is polled.
+    ExportIsLive,
+    /// An export lacks its last record.
+    ExportSkipsLast,
+    /// An export is not in order.
+    ExportIsUnsorted,
+    // Cache
+    /// A TTL is at least a second.
+    TtlInSeconds,
+    /// A TTL of zero does not expire.
+    TtlZeroForEver,
+    /// A second write keeps the TTL of the first.
+    TtlOfTheFirst,
+    /// An entry always has a minute to live.
+    EntryNeverAges,
+    /// Cuts a value that is too large instead of refusing it.
+    NoSizeLimit,
+    /// A cached value ends at its first NUL.
+    CacheCutsAtNul,
+    // Config batches
+    /// A plan's deletes are applied after its writes.
+    PlanDeletesLast,
+    /// A plan's -0.0 becomes 0.0.
+    PlanLosesItsSign,
+    /// Another plan under a used key is a replay.
+    PlanReplaysAnother,
+    /// A replay is applied again.
+    PlanReplaysItself,
+    /// Ignores what a plan expects.
+    PlanExpectsNothing,
+    /// A refused plan is applied in part.
+    PlanRefusedInPart,
+    /// A plan's key is kept for the longest time.
+    PlanNeverExpires,
+    /// A plan that was rolled back can be applied again.
+    PlanComesBack,
+    /// Concurrent calls with one plan can all report that they applied it.
+    PlanIsRacy,
+    /// Each rollback is forced.
+    RollbackForces,
+    /// A second rollback is reported as the first.
+    RollbackForgets,
+    /// A refused rollback names one of the changed keys.
+    RollbackNamesOne,
+    /// The audit begins with the oldest entry.
+    AuditIsOldestFirst,
+    /// The audit lacks failed attempts.
+    AuditOmitsFailures,
+    /// The audit's filter ignores stages.
+    AuditIgnoresStages,
+    // Transactions
+    /// A conflict is overwritten.
+    LostUpdate,
+    /// A dropped transaction is committed.
+    DropCommits,
+    /// A rollback commits.
+    RollbackCommits,
+    /// A transaction does not read its own writes.
+    NoOwnWrites,
+    /// Writes are seen before the commit.
+    DirtyReads,
+    /// A transaction reads what others have written since it began.
+    NoSnapshot,
+    /// A conflict is not retryable.
+    ConflictIsFinal,
+    // Time
+    /// `health` does not end.
+    Hangs,
+}
+
+use Fault::*;
+
+/// [`Memory`] with one fault.
+#[derive(Clone)]
+pub struct Broken {
+    memory: Memory,
+    fault: Fault,
+    calls: Arc<AtomicU64>,
+    hasty: bool,
+    stays_open: bool,
+}
+
+impl Broken {
+    /// An empty store with this fault.
+    pub async fn new(fault: Fault) -> Self {
+        let memory = Memory::open("memory:".try_into().expect("a URL")).await.expect("memory opens");
+        Self { memory, fault, calls: Arc::default(), hasty: false, stays_open: fault == ServesAfterClose }
+    }
+
+    /// A backend that `close` does not close, so that it can be opened again.
+    pub async fn unclosed(fault: Fault) -> Self {
+        Self { stays_open: true, ..Self::new(fault).await }
+    }
+
+    fn has(&self, fault: Fault) -> bool {
+        self.fault == fault
+    }
+
+    /// True at every `n`th call.
+    fn every(&self, n: u64) -> bool {
+        self.calls.fetch_add(1, Ordering::Relaxed) % n == n - 1
+    }
+
+    fn key(&self, key: &Key) -> Key {
+        let name = key.as_str();
+        let name = match self.fault {
+            FoldsCase => name.to_lowercase(),
+            DropsJsonSuffix => name.strip_suffix(".json").unwrap_or(name).to_owned(),
+            TrimsKeys if !name.trim().is_empty() => name.trim().to_owned(),
+            _ => return key.clone(),
+        };
+        Key::new(&name).unwrap_or_else(|_| key.clone())
+    }
+
+    fn counter(&self, record: &Key, field: &Key) -> (Key, Key) {
+        let joined = format!("{}:{}", record.as_str(), field.as_str());
+        match joined.rsplit_once(':') {
+            Some((left, right)) if self.has(RunsKeysTogether) => {
+                (Key::new(left).unwrap_or(record.clone()), Key::new(right).unwrap_or(field.clone()))
+            }
+            _ => (self.key(record), self.key(field)),
+        }
+    }
+
+    fn value(&self, value: &Value) -> Value {
+        match value {
+            Value::Number(number) => match (self.fault, number.as_f64()) {
+                (ZeroLosesItsSign | PlanLosesItsSign, Some(0.0)) if number.is_f64() => json!(0.0),
+                (IntegersBecomeFloats, Some(float)) if float.abs() > 9e15 => json!(float),
+                _ => value.clone(),
+            },
+            Value::String(text) => match self.fault {
+                TextBecomesNumber => serde_json::from_str(text).unwrap_or_else(|_| value.clone()),
+                TextIsCutAtNul => json!(text.split('\0').next()),
+                _ => value.clone(),
+            },
+            Value::Array(items) => items.iter().map(|item| self.value(item)).collect(),
+            Value::Object(fields) => Value::Object(self.fields(fields)),
+            Value::Null | Value::Bool(_) => value.clone(),
+        }
+    }
+
+    fn fields(&self, fields: &Map<String, Value>) -> Map<String, Value> {
+        let kept = fields.iter().filter(|(_, value)| !(self.has(DropsNulls) && value.is_null()));
+        let mut fields: Map<String, Value> =
+            kept.map(|(name, value)| (name.clone(), self.value(value))).collect();
+        if self.has(AddsField) {
+            fields.insert("updated_at".to_owned(), json!(1));
+        }
+        fields
+    }
+
+    fn missing(&self, result: Result<()>) -> Result<()> {
+        match result {
+            Err(error) if error.kind() == ErrorKind::NotFound && self.has(DeleteOfMissingIsOk) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound && self.has(MissingIsAnotherError) => {
+                Err(Error::new(ErrorKind::Unavailable, "no such file"))
+            }
+            Err(error) if self.has(MissingHasNoKey) => Err(Error::new(error.kind(), "no such file")),
+            other => other,
+        }
+    }
+
+    fn wrap(&self, inner: MemoryTransaction) -> BrokenTransaction {
+        BrokenTransaction { inner: Some(inner), broken: self.clone(), written: BTreeMap::new() }
+    }
+}
+
+fn overflow(key: &Key) -> Error {
+    Error::new(ErrorKind::Overflow, "too much").with_key(key)
+}
+
+impl Backend for Broken {
+    fn label(&self) -> &'static str {
+        "broken"
+    }
+
+    fn set_deadline(&mut self, deadline: Duration) {
+        self.hasty = deadline < Duration::from_millis(10);
+        self.memory.set_deadline(deadline);
+    }
+
+    async fn health(&self) -> Result<()> {
+        if self.has(Hangs) {
+            std::future::pending::<()>().await;
+        }
+        self.memory.health().await
+    }
+
+    async fn stats(&self) -> Result<StorageStats> {
+        let inner = self.memory.stats().await?;
+        let mut stats = StorageStats::new(self.label());
+        stats.credential_count = inner.credential_count + u64::from(self.has(MiscountsStats));
+        stats.config_count = inner.config_count;
+        stats.usage_record_count = inner.usage_record_count;
+        if self.has(StatsShowKeys) {
+            let keys = self.memory.list_configs().await?;
+            stats.details.insert("keys".to_owned(), keys.keys().map(|key| json!(key.as_str())).collect());
+        }
+        Ok(stats)
+    }
+
+    async fn close(&self) -> Result<()> {
+        if self.stays_open { Ok(()) } else { self.memory.close().await }
+    }
+}
+
+impl CredentialStore for Broken {
+    async fn get_credential(&self, id: &Key) -> Result<Credential> {
+        self.memory.get_credential(&self.key(id)).await
+    }
+
+    async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
+        let id = &self.key(id);
+        let mut fields = self.fields(credential.fields());
+        match self.memory.get_credential(id).await.optional()? {
+            Some(_) if self.has(KeepsFirst) => return Ok(()),
+            Some(stored) if self.has(Merges) => {
+                let mut merged = stored.fields().clone();
+                merged.extend(fields);
+                fields = merged;
+            }
+            _ => {}
+        }
+        if self.has(TearsWrites) {
+            let half =
+                fields.iter().take(fields.len() / 2).map(|(name, value)| (name.clone(), value.clone()));
+            self.memory.set_credential(id, &Credential::new(half.collect())?).await?;
+            tokio::task::yield_now().await;
+        }
+        self.memory.set_credential(id, &Credential::new(fields)?).await
+    }
+
+    async fn delete_credential(&self, id: &Key) -> Result<()> {
+        let id = &self.key(id);
+        if self.has(SwallowsDelete) {
+            return self.memory.get_credential(id).await.map(drop);
+        }
+        self.missing(self.memory.delete_credential(id).await)
+    }
+
+    async fn list_credentials(&self) -> Result<Vec<Key>> {
+        let mut ids = self.memory.list_credentials().await?;
+        if self.has(ListIsUnsorted) {
+            ids.sort_by_key(|id| (id.as_str().len(), id.clone()));
+        }
+        Ok(ids)
+    }
+
+    async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
+        let ids: Vec<Key> = ids.iter().map(|id| self.key(id)).collect();
+        let mut found = self.memory.get_credentials(&ids).await?;
+        if self.has(FailureIndexInChunk) {
+            found.failures.iter_mut().for_each(|failure| failure.index %= 1_000);
+        }
+        if self.has(FailuresHaveNoKey) {
+            let error = Error::new(ErrorKind::NotFound, "no such file");
+            found.failures.iter_mut().for_each(|failure| failure.error = error.clone());
+        }
+        Ok(found)
+    }
+
+    async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
+        if self.has(EmptyBatchFails) && credentials.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidValue, "syntax error at or near \")\""));
+        }
+        let mut report = BatchReport::default();
+        let mut seen = std::collections::BTreeSet::new();
+        for (index, (id, credential)) in credentials.iter().enumerate() {
+            let skip = self.has(BatchKeepsFirst) && !seen.insert(id);
+            let lost = self.has(LosesUnderLoad) && self.every(333);
+            let result = if skip || lost { Ok(()) } else { self.set_credential(id, credential).await };
+            report.record(index, id, result);
+        }
+        Ok(report)
+    }
+
+    async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
+        let ids: Vec<Key> = ids.iter().map(|id| self.key(id)).collect();
+        if self.has(SwallowsBatchDelete) {
+            let found = self.memory.get_credentials(&ids).await?;
+            let mut report = BatchReport::default();
+            report.succeeded = ids.len() - found.failures.len();
+            report.failures = found.failures;
+            return Ok(report);
+        }
+        if self.has(BatchStopsAtFailure) {
+            let mut report = BatchReport::default();
+            for (index, id) in ids.iter().enumerate() {
+                let result = self.memory.delete_credential(id).await;
+                let failed = result.is_err();
+                report.record(index, id, result);
+                if failed {
+                    break;
+                }
+            }
+            return Ok(report);
+        }
+        self.memory.delete_credentials(&ids).await
+    }
+}
+
+impl ConfigStore for Broken {
+    async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
+        let value = self.memory.get_config(&self.key(key)).await?;
+        if value.is_null() && self.has(NullIsMissing) {
+            return Err(Error::new(ErrorKind::NotFound, "null"));
+        }
+        Ok(value)
+    }
+
+    async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
+        self.memory.set_config(&self.key(key), &ConfigValue::new(self.value(value))?).await
+    }
+
+    async fn delete_config(&self, key: &Key) -> Result<()> {
+        self.missing(self.memory.delete_config(&self.key(key)).await)
+    }
+
+    async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {
+        self.memory.list_configs().await
+    }
+}
+
+impl UsageStore for Broken {
+    async fn increment_usage(&self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
+        let (key, field) = self.counter(key, field);
+        let before =
+            self.memory.get_usage(&key).await.optional()?.and_then(|record| record.get(field.as_str()));
+        let before = before.unwrap_or(0);
+        let set = async |count| {
+            let record = Record::Usage { key: key.clone(), field: field.clone(), count };
+            self.memory.import(&[record]).await?.complete().map(|_| count)
+        };
+        match self.fault {
+            LosesTenthIncrement if self.every(10) => before.checked_add(delta).ok_or_else(|| overflow(&key)),
+            RacyIncrement => {
+                tokio::task::yield_now().await;
+                set(before.checked_add(delta).ok_or_else(|| overflow(&key))?).await
+            }
+            CountsInFloats => {
+                let total = self.memory.increment_usage(&key, &field, delta).await?;
+                set(total as f64 as i64).await
+            }
+            OverflowWraps => set(before.wrapping_add(delta)).await,
+            OverflowIsOk => set(before.saturating_add(delta)).await,
+            ZeroMakesNoCounter if delta == 0 => Ok(before),
+            TimeoutLies if self.hasty => {
+                self.memory.increment_usage(&key, &field, delta).await?;
+                Err(Error::new(ErrorKind::Timeout, "too slow"))
+            }
+            _ => self.memory.increment_usage(&key, &field, delta).await,
+        }
+    }
+
+    async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
+        let mut report = BatchReport::default();
+        let mut order: Vec<usize> = (0..increments.len()).collect();
+        if self.has(ManyReordered) {
+            order.sort_by_key(|&at| increments[at].delta);
+        }
+        for index in order {
+            let Increment { key, field, delta, .. } = &increments[index];
+            let result = self.increment_usage(key, field, *delta).await;
+            let failed = result.is_err();
+            report.record(index, key, result);
+            if failed && self.has(OverflowStopsMany) {
+                break;
+            }
+        }
+        report.failures.sort_by_key(|failure| failure.index);
+        Ok(report)
+    }
+
+    async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
+        match self.memory.get_usage(&self.key(key)).await {
+            Err(error) if error.kind() == ErrorKind::NotFound && self.has(MissingUsageIsEmpty) => {
+                Ok(UsageRecord::default())
+            }
+            other => other,
+        }
+    }
+
+    async fn reset_usage(&self, key: &Key) -> Result<()> {
+        let key = &self.key(key);
+        let before = self.memory.get_usage(key).await;
+        match (self.memory.reset_usage(key).await, before) {
+            (Err(error), _) if error.kind() == ErrorKind::NotFound && self.has(ResetOfMissingIsOk) => Ok(()),
+            (Err(error), _) if self.has(MissingHasNoKey) => Err(Error::new(error.kind(), "no such file")),
+            (Ok(()), Ok(before)) if self.has(ResetLeavesAField) && before.len() > 2 => {
+                let (field, count) = before.into_iter().next_back().expect("more than two");
+                self.memory.increment_usage(key, &field, count).await.map(drop)
+            }
+            (result, _) => result,
+        }
+    }
+
+    async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
+        self.memory.list_usage().await
+    }
+}
+
+impl CacheStore for Broken {
+    async fn get_cache(&self, key: &Key) -> Result<Vec<u8>> {
+        self.memory.get_cache(key).await
+    }
+
+    async fn get_cache_entry(&self, key: &Key) -> Result<CacheEntry> {
+        let mut entry = self.memory.get_cache_entry(key).await?;
+        if self.fault == EntryNeverAges {
+            entry.expires_in = Some(Duration::from_secs(60));
+        }
+        Ok(entry)
+    }
+
+    async fn set_cache(&self, key: &Key, value: &[u8], ttl: Duration) -> Result<()> {
+        let ttl = match self.fault {
+            TtlInSeconds => Duration::from_secs(ttl.as_secs().max(1)),
+            TtlZeroForEver if ttl.is_zero() => Duration::from_secs(1_000),
+            TtlOfTheFirst if self.memory.get_cache(key).await.is_ok() => Duration::from_millis(20),
+            _ => ttl,
+        };
+        let value = match self.fault {
+            NoSizeLimit => &value[..value.len().min(gateway_storage::MAX_VALUE_BYTES)],
+            CacheCutsAtNul => value.split(|&byte| byte == 0).next().unwrap_or_default(),
+            _ => value,
+        };
+        self.memory.set_cache(key, value, ttl).await
+    }
+
+    async fn delete_cache(&self, key: &Key) -> Result<()> {
+        self.memory.delete_cache(key).await
+    }
+}
+
+impl Exportable for Broken {
+    fn exports_snapshot(&self) -> bool {
+        self.memory.exports_snapshot()
+    }
+
+    fn imports(&self, _: RecordKind) -> bool {
+        !self.has(ImportSaysNo)
+    }
+
+    fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
+        let broken = self.clone();
+        // Only `ExportIsLive` reads the store when the stream is first polled, instead of now.
+        let snapshot = (!self.has(ExportIsLive)).then(|| self.memory.export().boxed());
+        futures_util::stream::once(async move {
+            let mut records: Vec<Result<Record>> = match snapshot {
+                Some(records) => records.collect().await,
+                None => broken.memory.export().collect().await,
+            };
+            match broken.fault {
+                ExportSkipsLast => drop(records.pop()),
+                ExportIsUnsorted => records.reverse(),
+                _ => {}
+            }
+            futures_util::stream::iter(records)
+        })
+        .flatten()
+    }
+
+    async fn import(&self, records: &[Record]) -> Result<BatchReport> {
+        let mut report = BatchReport::default();
+        for (index, record) in records.iter().enumerate() {
+            let result = match record {
+                Record::Usage { .. } if self.has(ImportDropsUsage) => Ok(()),
+                Record::Usage { key, field, count } if self.has(ImportAddsUsage) => {
+                    self.memory.increment_usage(key, field, *count).await.or(Ok(0)).map(drop)
+                }
+                Record::Usage { key, .. } if self.has(ImportReplacesRecord) => {
+                    drop(self.memory.reset_usage(key).await);
+                    self.memory.import(std::slice::from_ref(record)).await.map(drop)
+                }
+                _ => self.memory.import(std::slice::from_ref(record)).await.map(drop),
+            };
+            report.record(index, record.key(), result);
+        }
+        // An import of nothing must also return `Closed` after close.
+        self.memory.health().await.map(|()| report)
+    }
+}
+
+impl Transactional for Broken {
+    type Transaction = BrokenTransaction;
+
+    async fn begin(&self) -> Result<BrokenTransaction> {
+        self.memory.begin().await.map(|inner| self.wrap(inner))
+    }
+}
+
+/// A transaction of [`Broken`].
+pub struct BrokenTransaction {
+    inner: Option<MemoryTransaction>,
+    broken: Broken,
+    written: BTreeMap<Key, ConfigValue>,
+}
+
+impl BrokenTransaction {
+    fn inner(&mut self) -> &mut MemoryTransaction {
+        self.inner.as_mut().expect("the transaction has not ended")
+    }
+}
+
+impl Transaction for BrokenTransaction {
+    async fn get_credential(&mut self, id: &Key) -> Result<Credential> {
+        self.inner().get_credential(id).await
+    }
+
+    async fn set_credential(&mut self, id: &Key, credential: &Credential) -> Result<()> {
+        self.inner().set_credential(id, credential).await
+    }
+
+    async fn delete_credential(&mut self, id: &Key) -> Result<()> {
+        self.inner().delete_credential(id).await
+    }
+
+    async fn get_config(&mut self, key: &Key) -> Result<ConfigValue> {
+        let own = self.written.contains_key(key);
+        if self.broken.has(NoOwnWrites) || self.broken.has(NoSnapshot) && !own {
+            return self.broken.memory.get_config(key).await;
+        }
+        self.inner().get_config(key).await
+    }
+
+    async fn set_config(&mut self, key: &Key, value: &ConfigValue) -> Result<()> {
+        if self.broken.has(DirtyReads) {
+            return self.broken.memory.set_config(key, value).await;
+        }
+        self.written.insert(key.clone(), value.clone());
+        self.inner().set_config(key, value).await
+    }
+
+    async fn delete_config(&mut self, key: &Key) -> Result<()> {
+        self.inner().delete_config(key).await
+    }
+
+    async fn commit(mut self) -> Result<()> {
+        let inner = self.inner.take().expect("the transaction has not ended");
+        match inner.commit().await {
+            Err(error) if error.kind() == ErrorKind::Conflict && self.broken.has(ConflictIsFinal) => {
+                Err(error.with_retryable(false))
+            }
+            Err(error) if error.kind() == ErrorKind::Conflict && self.broken.has(LostUpdate) => {
+                for (key, value) in &self.written {
+                    self.broken.memory.set_config(key, value).await?;
+                }
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    async fn rollback(mut self) -> Result<()> {
+        let inner = self.inner.take().expect("the transaction has not ended");
+        if self.broken.has(RollbackCommits) { inner.commit().await } else { inner.rollback().await }
+    }
+}
+
+impl Drop for BrokenTransaction {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.take().filter(|_| self.broken.has(DropCommits)) {
+            drop(futures_util::FutureExt::now_or_never(inner.commit()));
+        }
+    }
+}

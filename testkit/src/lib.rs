@@ -1,0 +1,12 @@
+//! What the tests and benches of `gateway-storage` share: real servers, a workload of every operation, a
+//! search for secrets in logs, and a backend with faults.
+//!
+//! It is a library, so that it is compiled once and not in each test.
+
+#[cfg(feature = "storage")]
+pub mod broken;
+#[cfg(feature = "storage")]
+pub mod listener;
+pub mod servers;
+#[cfg(feature = "storage")]
+pub mod workload;

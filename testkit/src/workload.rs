@@ -1,0 +1,315 @@
+//! Every operation at least once, and errors of many kinds, for tests of telemetry and of secrets.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use gateway_storage::{
+    Backend, BatchFailure, CacheStore, ConfigBatch, ConfigStore, CredentialStore, Error, Exportable, History,
+    Increment, Key, Pooled, Record, Result, Storage, Transaction, Transactional, UsageStore,
+    history::{CommitId, DocumentKind},
+    layer::{Layered, Limit, Retry, Stack, Timeout},
+    plan::{ApplyOptions, AuditFilter, Plan, Rollback, RollbackOptions},
+};
+use serde_json::json;
+
+/// The texts that the application stores.
+pub struct Words {
+    /// The key of a credential.
+    pub id: String,
+    /// A field of the credential, and its value.
+    pub secret: String,
+    /// The key of a config value.
+    pub config_key: String,
+    /// The config value.
+    pub config: String,
+    /// The key of a usage record.
+    pub usage_key: String,
+    /// The field of a counter.
+    pub field: String,
+    /// The key of a cache entry.
+    pub cache_key: String,
+    /// The cached value.
+    pub cached: Vec<u8>,
+}
+
+impl Words {
+    /// One text for each kind.
+    pub fn new(word: impl Fn(&str) -> String) -> Self {
+        Self {
+            id: word("id"),
+            secret: word("secret"),
+            config_key: word("config-key"),
+            config: word("config"),
+            usage_key: word("usage-key"),
+            field: word("field"),
+            cache_key: word("cache-key"),
+            cached: word("cached").into_bytes(),
+        }
+    }
+}
+
+/// The errors of the workload.
+#[derive(Default)]
+pub struct Errors(
+    /// In the order of the calls.
+    pub Vec<Error>,
+);
+
+impl Errors {
+    /// Adds the error of a call that must fail.
+    #[track_caller]
+    pub fn of<T>(&mut self, result: Result<T>) {
+        self.0.push(result.err().expect("this fails"));
+    }
+
+    fn among(&mut self, failures: Vec<BatchFailure>) {
+        assert!(!failures.is_empty(), "some items fail");
+        self.0.extend(failures.into_iter().map(|failure| failure.error.with_key(&failure.key)));
+    }
+}
+
+/// The operations of [`CredentialStore`].
+pub async fn credentials<B: CredentialStore>(
+    on: &Storage<B>,
+    words: &Words,
+    errors: &mut Errors,
+) -> Result<()> {
+    let (id, missing) = (Key::new(&words.id)?, Key::new(&format!("{} is missing", words.id))?);
+    let fields = json!({ "token": words.secret, (&words.secret): [words.secret] });
+    on.set_credential(&id, fields.clone()).await?;
+    on.get_credential(&id).await?;
+    errors.of(on.get_credential(&missing).await);
+    errors.of(on.get_credential_as::<u32>(&id).await);
+    errors.of(on
+        .set_credential(&id, json!({ "token": words.secret.repeat(2_000_000 / words.secret.len()) }))
+        .await);
+    errors.of(on.set_credential(&id, json!([words.secret])).await);
+    errors.of(on.get_credential(format!("{}\n", words.id)).await);
+    assert!(!on.list_credentials().await?.is_empty());
+    let many = [(id.clone(), fields.clone().try_into()?), (missing.clone(), fields.clone().try_into()?)];
+    on.set_credentials(&many).await?.complete()?;
+    on.delete_credential(&missing).await?;
+    errors.of(on.delete_credential(&missing).await);
+    let both = [id.clone(), missing.clone()];
+    errors.among(on.get_credentials(&both).await?.failures);
+    errors.among(on.delete_credentials(&both).await?.failures);
+    on.set_credential(&id, fields).await
+}
+
+/// The operations of [`ConfigStore`].
+pub async fn configs<B: ConfigStore>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
+    let key = &words.config_key;
+    on.set_config(key, json!({ "value": words.config })).await?;
+    on.get_config(key).await?;
+    errors.of(on.get_config_as::<Vec<u8>>(key).await);
+    assert!(!on.list_configs().await?.is_empty());
+    on.delete_config(key).await?;
+    errors.of(on.get_config(key).await);
+    errors.of(on.delete_config(key).await);
+    on.set_config(key, json!(words.config)).await
+}
+
+/// The operations of [`UsageStore`].
+pub async fn usage<B: UsageStore>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
+    let (key, field) = (Key::new(&words.usage_key)?, Key::new(&words.field)?);
+    on.increment_usage(&key, &field, i64::MAX).await?;
+    errors.of(on.increment_usage(&key, &field, 1).await);
+    let steps = [Increment::new(&key, &field, 1), Increment::new(&key, &field, -1)];
+    errors.among(on.increment_many(&steps).await?.failures);
+    on.get_usage(&key).await?;
+    assert!(!on.list_usage().await?.is_empty());
+    on.reset_usage(&key).await?;
+    errors.of(on.reset_usage(&key).await);
+    errors.of(on.get_usage(&key).await);
+    on.increment_usage(&key, &field, 1).await.map(drop)
+}
+
+/// The operations of [`CacheStore`].
+pub async fn cache<B: CacheStore>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
+    let (key, minute) = (&words.cache_key, Duration::from_secs(60));
+    on.set_cache(key, &words.cached, minute).await?;
+    errors.of(on.set_cache(key, &words.cached, Duration::ZERO).await);
+    errors.of(on.set_cache(key, words.cached.repeat(2_000_000 / words.cached.len()), minute).await);
+    on.get_cache(key).await?;
+    on.get_cache_entry(key).await?;
+    on.delete_cache(key).await?;
+    errors.of(on.delete_cache(key).await);
+    errors.of(on.get_cache(key).await);
+    on.set_cache(key, &words.cached, minute).await
+}
+
+/// The operations of [`Transactional`], and a conflict.
+pub async fn transactions<B: Transactional + ConfigStore>(
+    on: &Storage<B>,
+    words: &Words,
+    errors: &mut Errors,
+) -> Result<()> {
+    let (id, missing) = (Key::new(&words.id)?, Key::new(&words.cache_key)?);
+    let (credential, config) =
+        (json!({ "token": words.secret }).try_into()?, json!(words.config).try_into()?);
+    let mut tx = on.begin().await?;
+    tx.set_credential(&id, &credential).await?;
+    tx.get_credential(&id).await?;
+    tx.delete_credential(&id).await?;
+    errors.of(tx.get_credential(&id).await);
+    tx.set_config(&id, &config).await?;
+    tx.get_config(&id).await?;
+    tx.delete_config(&id).await?;
+    errors.of(tx.delete_config(&missing).await);
+    tx.set_credential(&id, &credential).await?;
+    tx.commit().await?;
+    on.begin().await?.rollback().await?;
+
+    // A conflict.
+    let key = Key::new(&words.config_key)?;
+    let mut tx = on.begin().await?;
+    drop(tx.get_config(&key).await);
+    on.set_config(&key, json!([words.config])).await?;
+    let lost = match tx.set_config(&key, &config).await {
+        Ok(()) => tx.commit().await,
+        lost => lost,
+    };
+    errors.of(lost);
+    Ok(())
+}
+
+/// The operations of [`ConfigBatch`].
+pub async fn plans<B: ConfigBatch>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
+    let text = |changes: serde_json::Value| Plan::from_json(changes.to_string());
+    let (key, stored) = (&words.id, Key::new(&words.config_key)?);
+    let options = ApplyOptions::default().with_stage(&words.secret).with_source(&words.config);
+    let plan = text(json!([{ "set": stored.as_str(), "value": [words.secret] }]))?;
+    on.apply_plan(key, &plan, &options).await?;
+    on.apply_plan(key, &plan, &options).await?;
+    let other = text(json!([{ "set": stored.as_str(), "value": words.secret, "expect": words.config }]))?;
+    errors.of(on.apply_plan(key, &other, &options).await);
+    errors.of(on.apply_plan(&words.usage_key, &other, &options).await);
+    errors.of(on.rollback_plan(&words.cache_key, &RollbackOptions::default()).await);
+    let back = on.rollback_plan(key, &RollbackOptions::default().with_source(&words.secret)).await?;
+    assert_eq!(back, Rollback::RolledBack);
+    errors.of(Plan::from_json(format!("[{{\"set\": \"{0}\", \"{0}\": 1}}]", words.secret)));
+    let audit: Vec<_> = on.audit_plans(AuditFilter::default()).try_collect().await?;
+    assert!(audit.len() >= 4);
+    Ok(())
+}
+
+/// The operations of [`Exportable`].
+pub async fn exports<B: Exportable>(on: &Storage<B>) -> Result<()> {
+    let records: Vec<Record> = on.export().try_collect().await?;
+    assert!(!records.is_empty());
+    assert!(on.import(stream::iter(records).map(Ok)).await?.is_complete());
+    // A reader that stops early.
+    assert_eq!(on.export().take(1).count().await, 1);
+    Ok(())
+}
+
+/// The operations of [`History`].
+pub async fn history<B: History + ConfigStore>(
+    on: &Storage<B>,
+    words: &Words,
+    errors: &mut Errors,
+) -> Result<()> {
+    let (key, kind) = (Key::new(&words.config_key)?, DocumentKind::Config);
+    on.set_config(&words.config_key, json!(words.config)).await?;
+    let newest = on.backend().history(kind, &key, 9).await?[0].id;
+    errors.of(on.backend().history(DocumentKind::Credential, &key, 9).await);
+    on.backend().value_at(newest, kind, &key).await?;
+    errors.of(on.backend().value_at(CommitId::from([1; 20]), kind, &key).await);
+    on.set_config(&words.config_key, json!([words.config])).await?;
+    errors.of(on.backend().revert(newest).await);
+    on.set_config(&words.config_key, json!(words.config)).await
+}
+
+/// The operations of [`Pooled`].
+pub async fn pool<B: Pooled>(on: &Storage<B>, errors: &mut Errors) -> Result<()> {
+    on.pool_stats().await?;
+    on.resize_pool(3).await?;
+    errors.of(on.resize_pool(0).await);
+    Ok(())
+}
+
+/// The name of every operation. The names are stable, because dashboards and alerts use them.
+pub const OPERATIONS: [&str; 37] = [
+    "apply_plan",
+    "audit_plans",
+    "begin",
+    "close",
+    "commit",
+    "delete_cache",
+    "delete_config",
+    "delete_credential",
+    "delete_credentials",
+    "export",
+    "get_cache",
+    "get_cache_entry",
+    "get_config",
+    "get_credential",
+    "get_credentials",
+    "get_usage",
+    "health",
+    "import",
+    "increment_many",
+    "increment_usage",
+    "list_configs",
+    "list_credentials",
+    "list_usage",
+    "reset_usage",
+    "rollback",
+    "rollback_plan",
+    "set_cache",
+    "set_config",
+    "set_credential",
+    "set_credentials",
+    "stats",
+    "transaction_delete_config",
+    "transaction_delete_credential",
+    "transaction_get_config",
+    "transaction_get_credential",
+    "transaction_set_config",
+    "transaction_set_credential",
+];
+
+/// A backend under all layers that are meant for production.
+pub fn stacked<B: Backend>(storage: Storage<B>) -> Storage<Layered<Stack, B>> {
+    stacked_within(storage, Timeout::default())
+}
+
+/// The same with another timeout.
+pub fn stacked_within<B: Backend>(storage: Storage<B>, timeout: Timeout) -> Storage<Layered<Stack, B>> {
+    let stack = Stack::new()
+        .limit(Limit::new(64).queue(10_000))
+        .retry(Retry::new())
+        .timeout(timeout)
+        .instrument(storage.backend());
+    storage.layer(stack)
+}
+
+/// The workload of everything that `Memory` can do, under the full stack.
+pub async fn work() {
+    let storage = stacked(Storage::<gateway_storage::Memory>::open("memory:").await.unwrap());
+    let (words, mut errors) = (Words::new(str::to_owned), Errors::default());
+    credentials(&storage, &words, &mut errors).await.unwrap();
+    configs(&storage, &words, &mut errors).await.unwrap();
+    plans(&storage, &words, &mut errors).await.unwrap();
+    usage(&storage, &words, &mut errors).await.unwrap();
+    cache(&storage, &words, &mut errors).await.unwrap();
+    transactions(&storage, &words, &mut errors).await.unwrap();
+    exports(&storage).await.unwrap();
+    end(&storage, &words, &mut errors).await.unwrap();
+}
+
+/// The last operations: health, statistics, a zero deadline, a dropped call, close, and a call after it.
+pub async fn end<B: ConfigStore>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
+    on.health().await?;
+    let stats = on.stats().await?;
+    assert!(!format!("{stats:?}").is_empty());
+    let late = on.with_deadline(Duration::ZERO);
+    drop((
+        late.get_config(&words.config_key).await,
+        late.set_config(&words.config_key, json!(words.config)).await,
+    ));
+    drop(futures_util::FutureExt::now_or_never(on.set_config(&words.config_key, json!(words.config))));
+    on.clone().close().await?;
+    errors.of(on.get_config(&words.config_key).await);
+    Ok(())
+}

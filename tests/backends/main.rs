@@ -1,0 +1,14 @@
+//! What each backend has, and promises, beyond the contract.
+
+#[cfg(feature = "file")]
+mod file;
+#[cfg(feature = "git")]
+mod git;
+#[cfg(feature = "memory")]
+mod memory;
+#[cfg(all(feature = "conformance", feature = "mongodb"))]
+mod mongodb;
+#[cfg(all(feature = "conformance", feature = "postgres"))]
+mod postgres;
+#[cfg(all(feature = "conformance", feature = "redis"))]
+mod redis;

@@ -1,0 +1,66 @@
+//! Behind a router to shards.
+
+use std::time::Duration;
+
+use gateway_storage::{ErrorKind, Increment, Outcome};
+use mongodb::bson::doc;
+
+use super::{
+    Result, documents, key, open,
+    servers::{self, router::Router},
+};
+
+#[tokio::test]
+async fn items_that_a_shard_may_have_applied_are_unknown() -> Result {
+    let set = servers::mongodb_set();
+    let router = Router::before(set.members[0].addr()).await;
+    let database = servers::database();
+    let storage = open(&format!("mongodb://{}/{database}", router.addr)).await;
+    assert_eq!(storage.stats().await?.details["topology"], "sharded");
+    let steps: Vec<_> = (0..300).map(|n| Increment::new(&key(&format!("{n}")), &key("n"), 1)).collect();
+    for (round, code) in [50, 6, 89, 11602, 112].into_iter().enumerate() {
+        router.lose_updates(code);
+        let result = storage.increment_many(&steps).await;
+        router.lose_updates(0);
+        // A batch whose items all failed with the same retryable error is one error.
+        let errors = match result {
+            Err(error) => vec![error],
+            Ok(report) => {
+                assert_eq!((report.succeeded, report.failures.len()), (0, steps.len()));
+                report.failures.into_iter().map(|failure| failure.error).collect()
+            }
+        };
+        for error in errors {
+            assert_eq!(
+                (error.outcome(), error.code()),
+                (Outcome::Unknown, Some(&*code.to_string())),
+                "{error:?}"
+            );
+        }
+        // The shard has applied all of them.
+        let stored = storage.list_usage().await?;
+        assert_eq!(stored.len(), steps.len());
+        let counted = round as i64 + 1;
+        assert!(stored.values().all(|record| record.get("n") == Some(counted)));
+    }
+    storage.close().await
+}
+
+#[tokio::test]
+async fn items_that_are_refused_themselves_are_not_applied() -> Result {
+    let set = servers::mongodb_set();
+    let router = Router::before(set.members[0].addr()).await;
+    let url = format!("mongodb://{}/{}", router.addr, servers::database());
+    let storage = open(&url).await.with_deadline(Duration::from_secs(5));
+    let text = doc! { "_id": "text", "counts": { "n": "text" } };
+    documents(&url, "usage").await.insert_one(text).await.unwrap();
+    storage.increment_usage("full", "n", i64::MAX).await?;
+    let steps = ["text", "full", "good"].map(|record| Increment::new(&key(record), &key("n"), 1));
+    let report = storage.increment_many(&steps).await?;
+    let found: Vec<_> =
+        report.failures.iter().map(|failure| (failure.key.as_str(), failure.error.kind())).collect();
+    assert_eq!(found, [("text", ErrorKind::Corrupt), ("full", ErrorKind::Overflow)]);
+    assert!(report.failures.iter().all(|failure| failure.error.outcome() == Outcome::NotApplied));
+    assert_eq!(storage.get_usage("good").await?.get("n"), Some(1));
+    storage.close().await
+}

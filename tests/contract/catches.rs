@@ -1,0 +1,168 @@
+//! Each fault makes the kit panic at the bullet that it violates. Most of them were seen in gcli2api-go.
+
+use gateway_storage::{Storage, conformance};
+use testkit::broken::{Broken, Fault, Fault::*};
+
+async fn storage(fault: Fault) -> Storage<Broken> {
+    Storage::new(Broken::new(fault).await)
+}
+
+/// One test per part of the kit: a sound backend passes, and each fault is found at the named bullet.
+macro_rules! catches {
+    ($($name:ident: $part:path { $($fault:ident: $bullet:literal,)* })*) => {$(
+        // With paused time, because a hang takes two minutes. `cache` has its own test, in real time.
+        #[tokio::test(start_paused = true)]
+        async fn $name() {
+            $part(&storage(Sound).await).await;
+            let mut missed = Vec::new();
+            $(missed.extend(miss($fault, $bullet, tokio::spawn(async {
+                $part(&storage($fault).await).await;
+            })).await);)*
+            assert!(missed.is_empty(), "{}", missed.join("\n"));
+        }
+    )*};
+}
+
+/// A message if the fault is not found, or is found at another bullet.
+async fn miss(fault: Fault, bullet: &str, run: tokio::task::JoinHandle<()>) -> Option<String> {
+    let Err(end) = run.await else { return Some(format!("{fault:?} is not found")) };
+    let panic = end.into_panic();
+    let message = panic.downcast_ref::<String>().expect("a panic with a message");
+    let named = message.starts_with("the contract is violated: ") && message.contains(bullet);
+    (!named).then(|| format!("{fault:?} is found as: {message}"))
+}
+
+catches! {
+    backend: conformance::backend {
+        ServesAfterClose: "close: every handle is closed",
+        Hangs: "not finished after 120s",
+    }
+    credentials: conformance::credentials {
+        MiscountsStats: "counts what is stored",
+        FoldsCase: "get_credential, delete_credential: NotFound",
+        DropsJsonSuffix: "get_credential, delete_credential: NotFound",
+        TrimsKeys: "a key is never interpreted",
+        ZeroLosesItsSign: "equal to what was stored",
+        IntegersBecomeFloats: "equal to what was stored",
+        TextBecomesNumber: "equal to what was stored",
+        TextIsCutAtNul: "equal to what was stored",
+        DropsNulls: "equal to what was stored",
+        AddsField: "equal to what was stored",
+        Merges: "in place of any other",
+        KeepsFirst: "in place of any other",
+        DeleteOfMissingIsOk: "NotFound if there is none",
+        MissingIsAnotherError: "NotFound if there is none",
+        MissingHasNoKey: "the key of the error",
+        FailuresHaveNoKey: "the key of a failure's error",
+        SwallowsDelete: "NotFound if there is none",
+        SwallowsBatchDelete: "set_credentials: equal to what was stored",
+        BatchStopsAtFailure: "delete_credentials: NotFound is a failure and stops nothing",
+        BatchKeepsFirst: "the last stays",
+        FailureIndexInChunk: "a batch may be large",
+        EmptyBatchFails: "a batch of nothing",
+        ListIsUnsorted: "not sorted",
+        TearsWrites: "whole",
+        LosesUnderLoad: "a batch may be large",
+    }
+    configs: conformance::configs {
+        StatsShowKeys: "no keys",
+        FoldsCase: "NotFound",
+        TextBecomesNumber: "equal to what was stored",
+        ZeroLosesItsSign: "equal to what was stored",
+        NullIsMissing: "get_config: equal to what was stored",
+        DeleteOfMissingIsOk: "NotFound if there is none",
+    }
+    plans: conformance::plans {
+        PlanDeletesLast: "all mutations, in their order",
+        PlanLosesItsSign: "equal to what was stored",
+        PlanReplaysAnother: "another plan under the same key is Conflict",
+        PlanReplaysItself: "Replayed, and changes nothing",
+        PlanExpectsNothing: "what a mutation expects holds",
+        PlanRefusedInPart: "what a mutation expects holds",
+        PlanNeverExpires: "after the time to live the key is free",
+        PlanComesBack: "not applied again",
+        PlanIsRacy: "one is Applied and the others Replayed",
+        RollbackForces: "refused, with the keys",
+        RollbackForgets: "puts back what the plan replaced, once",
+        RollbackNamesOne: "refused, with the keys",
+        AuditIsOldestFirst: "newest first",
+        AuditOmitsFailures: "one entry for each attempt",
+        AuditIgnoresStages: "the filter",
+    }
+    usage: conformance::usage {
+        RunsKeysTogether: "never interpreted",
+        FoldsCase: "NotFound",
+        MissingUsageIsEmpty: "NotFound",
+        ResetOfMissingIsOk: "NotFound",
+        MissingHasNoKey: "the key of the error",
+        LosesTenthIncrement: "to the last digit",
+        RacyIncrement: "exact concurrently",
+        CountsInFloats: "to the last digit",
+        OverflowWraps: "Overflow leaves the counter",
+        OverflowIsOk: "Overflow leaves the counter",
+        OverflowStopsMany: "an overflow fails, and the next is applied",
+        ManyReordered: "an overflow fails, and the next is applied",
+        ResetLeavesAField: "removes one record with all",
+        ZeroMakesNoCounter: "gives the new total",
+        TimeoutLies: "reports its outcome",
+    }
+    transactions: conformance::transactions {
+        LostUpdate: "one gets Conflict",
+        DropCommits: "dropping a transaction rolls back",
+        RollbackCommits: "rollback: forgets",
+        NoOwnWrites: "sees its own writes",
+        DirtyReads: "commit",
+        NoSnapshot: "as it was at one moment",
+        ConflictIsFinal: "one gets Conflict",
+    }
+    export: conformance::export {
+        ExportSkipsLast: "export: every credential",
+        ExportIsUnsorted: "sorted by key",
+        ImportSaysNo: "a kind for which it is false is not stored",
+    }
+    export_usage: conformance::export_usage {
+        ImportDropsUsage: "counter",
+        ImportAddsUsage: "counter",
+        ImportReplacesRecord: "counter",
+        ExportIsUnsorted: "sorted by key and field",
+    }
+    export_snapshot: conformance::export_snapshot {
+        ExportIsLive: "as it was when the stream was made",
+    }
+}
+
+#[tokio::test]
+async fn cache() {
+    conformance::cache(&storage(Sound).await).await;
+    let faults = [
+        (TtlInSeconds, "InvalidValue"),
+        (TtlZeroForEver, "InvalidValue"),
+        (TtlOfTheFirst, "ttl"),
+        (EntryNeverAges, "at most its ttl"),
+        (NoSizeLimit, "TooLarge"),
+        (CacheCutsAtNul, "the bytes that were stored"),
+    ];
+    let mut missed = Vec::new();
+    for (fault, bullet) in faults {
+        let run = tokio::spawn(async move { conformance::cache(&storage(fault).await).await });
+        missed.extend(miss(fault, bullet, run).await);
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+/// A store that is empty each time it is opened.
+#[tokio::test]
+async fn restart() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    let opened = AtomicU32::new(0);
+    let open = || async {
+        let storage = storage(ServesAfterClose).await;
+        opened.fetch_add(1, Ordering::Relaxed);
+        storage
+    };
+    let ended = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(
+        conformance::restart::usage(open),
+    ))
+    .await;
+    assert!(ended.is_err() && opened.load(Ordering::Relaxed) == 2, "lost records are not found");
+}
