@@ -39,9 +39,9 @@
 //! [`Error`] what can go wrong. A [`layer`] wraps every operation: telemetry ([`Storage::instrumented`]), a
 //! deadline, retries and a limit ([`Stack`](layer::Stack)), or one of your own.
 //!
-//! [`migrate`] copies records between any two stores and compares them. [`Adoption`](adopt::Adoption) reads the files and
-//! databases that gcli2api-go left. That is an earlier gateway, written in Go: the rest of this documentation
-//! calls it "the Go program".
+//! [`migrate`] copies records between any two stores and compares them. [`Adoption`](adopt::Adoption) reads
+//! the files and databases that gcli2api-go left. That is an earlier gateway, written in Go: the rest of this
+//! documentation calls it "the Go program".
 //!
 //! # Limits
 //!
@@ -72,7 +72,8 @@
 //! | `cli` | the command `storage`, with the backends whose features are on | |
 //! | `full` | `cli` with all backends | |
 
-// Helpers that only some backends use are unused in a build without those backends, and links to those have no target.
+// Helpers that only some backends use are unused in a build without those backends, and links to those have
+// no target.
 #![cfg_attr(
     not(all(
         feature = "file",

@@ -40,8 +40,9 @@ pub struct GoDocument {
     pub exported_at: Option<String>,
     /// The records, sorted as in an export.
     pub records: Vec<Record>,
-    /// The entries that can't be stored as records, each [`NotUnderstood`](crate::model::RemarkKind::NotUnderstood).
-    /// Their place is `credentials`, `configs` or `usage`, then the key, then the field.
+    /// The entries that can't be stored as records, each
+    /// [`NotUnderstood`](crate::model::RemarkKind::NotUnderstood). Their place is `credentials`, `configs` or
+    /// `usage`, then the key, then the field.
     pub remarks: Vec<Remark>,
 }
 

@@ -31,10 +31,10 @@ pub trait ConfigBatch: ConfigStore {
     ///   although the second answer differs.
     /// - **Conflict.** Another plan under the same key is [`Conflict`](crate::ErrorKind::Conflict). So is a
     ///   plan that was rolled back, so that a repeated request can't undo the rollback. The error has no key.
-    /// - **Expectations.** If the stored value is not what a mutation [expects](crate::plan::Expect), the error is
-    ///   `Conflict`, and its [key](crate::Error::key) is that of the first such mutation. Expectations are
-    ///   compared with the values before the plan, not with those that its earlier mutations set. A replay
-    ///   ignores them.
+    /// - **Expectations.** If the stored value is not what a mutation [expects](crate::plan::Expect), the
+    ///   error is `Conflict`, and its [key](crate::Error::key) is that of the first such mutation.
+    ///   Expectations are compared with the values before the plan, not with those that its earlier mutations
+    ///   set. A replay ignores them.
     /// - **Expiry.** After the [time to live](ApplyOptions::ttl), by the store's clock, the key can be used
     ///   for another plan. The time to live must exceed the time for which a caller or a
     ///   [`Retry`](crate::layer::Retry) layer retries: an attempt after it applies the plan again.
@@ -42,7 +42,8 @@ pub trait ConfigBatch: ConfigStore {
     ///   are `Replayed`, or [`Busy`](crate::ErrorKind::Busy) if they would wait too long. Plans with
     ///   different keys that change the same config values are applied one after another.
     /// - [`TooLarge`](crate::ErrorKind::TooLarge) if the values that the plan would replace exceed
-    ///   [`MAX_PLAN_BYTES`](crate::plan::MAX_PLAN_BYTES); [`InvalidValue`](crate::ErrorKind::InvalidValue) if an option is invalid.
+    ///   [`MAX_PLAN_BYTES`](crate::plan::MAX_PLAN_BYTES); [`InvalidValue`](crate::ErrorKind::InvalidValue) if
+    ///   an option is invalid.
     #[operation(write, replayable, batch = plan)]
     fn apply_plan(
         &self,

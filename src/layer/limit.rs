@@ -26,12 +26,12 @@ use crate::{
 ///   permits, the transaction could not end. A permit is held for one call and never across two, so no caller
 ///   waits for itself.
 /// - Streams, which are as slow as their reader.
-/// - [`health`, statistics, `close`, the pool](crate::layer::Operation::operator), which operators need most when
-///   the store is saturated.
+/// - [`health`, statistics, `close`, the pool](crate::layer::Operation::operator), which operators need most
+///   when the store is saturated.
 ///
 /// A call waits for at most half of the time that is left until the deadline: that of the handle, or of a
-/// [`Timeout`](crate::layer::Timeout) or [`Retry`](crate::layer::Retry) around it. A dropped call gives back its slot, in
-/// the queue or among the running calls, although the server may still be working on it.
+/// [`Timeout`](crate::layer::Timeout) or [`Retry`](crate::layer::Retry) around it. A dropped call gives back
+/// its slot, in the queue or among the running calls, although the server may still be working on it.
 ///
 /// ```
 /// # use gateway_storage::{layer::Limit, Memory, Storage};

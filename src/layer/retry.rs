@@ -30,10 +30,10 @@ use crate::{
 /// - **Pauses** are random: up to 20 ms before the second attempt, and up to twice as much before each
 ///   further one, at most a second ("full jitter": callers that failed together do not retry together).
 /// - **Attempts** are at most 4. They end at the handle's [deadline](crate::Backend::deadline), or a little
-///   before that of a [`Timeout`](crate::layer::Timeout) around them; from the second one on each sees the time that
-///   is left. If a write's outcome is known, and less time is left than the last attempt took, no other
-///   attempt begins: a timeout would make the outcome `Unknown`. The call ends with the error of its last
-///   attempt; its outcome is `Unknown` if that of any attempt was.
+///   before that of a [`Timeout`](crate::layer::Timeout) around them; from the second one on each sees the
+///   time that is left. If a write's outcome is known, and less time is left than the last attempt took, no
+///   other attempt begins: a timeout would make the outcome `Unknown`. The call ends with the error of its
+///   last attempt; its outcome is `Unknown` if that of any attempt was.
 /// - **The budget** is shared by all clones: 100 retries in reserve, and half a retry more for each operation
 ///   that succeeds. [`NotFound`](ErrorKind::NotFound) counts as a success; a batch whose report has another
 ///   failure does not. So a store that is down soon gets one request per call instead of four.

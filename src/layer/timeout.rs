@@ -10,13 +10,14 @@ use crate::{
 
 /// Ends every operation at a deadline, including its attempts, pauses and waits in a queue.
 ///
-/// Every backend of this library, [`Limit`](crate::layer::Limit) and [`Retry`](crate::layer::Retry) see the deadline and
-/// end [a little earlier](crate::layer::time_left). So the error comes from them, and they know whether a
-/// write was applied. This layer's own error is the last resort.
+/// Every backend of this library, [`Limit`](crate::layer::Limit) and [`Retry`](crate::layer::Retry) see the
+/// deadline and end [a little earlier](crate::layer::time_left). So the error comes from them, and they know
+/// whether a write was applied. This layer's own error is the last resort.
 ///
 /// That error is [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) with the outcome
-/// [`Operation::when_lost`](crate::layer::Operation::when_lost): `Unknown` for a write, a commit, and every other
-/// operation that is neither a read nor marked harmless, because this layer cannot see how far the call got.
+/// [`Operation::when_lost`](crate::layer::Operation::when_lost): `Unknown` for a write, a commit, and every
+/// other operation that is neither a read nor marked harmless, because this layer cannot see how far the call
+/// got.
 ///
 /// [`Timeout::default`] takes the backend's deadline (`?deadline=60s` in a URL) when it is put around the
 /// backend; [`Timeout::new`] keeps its own. [`with_deadline`](crate::Storage::with_deadline) sets either,

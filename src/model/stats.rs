@@ -27,12 +27,13 @@ pub struct StorageStats {
     /// The size of the data on disk or in memory, in bytes, if the backend knows it.
     #[serde(rename = "total_size_bytes", skip_serializing_if = "Option::is_none")]
     pub total_size: Option<u64>,
-    /// When an export through this [`Instrument`](crate::layer::Instrument) layer, or a clone of it, was last read
-    /// to its end. `None` without the layer, and until the first such export of the process: other exports
-    /// are not known. As JSON in RFC 3339.
+    /// When an export through this [`Instrument`](crate::layer::Instrument) layer, or a clone of it, was last
+    /// read to its end. `None` without the layer, and until the first such export of the process: other
+    /// exports are not known. As JSON in RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "time")]
     pub last_backup: Option<SystemTime>,
-    /// The store's performance in the last minute. `None` without an [`Instrument`](crate::layer::Instrument) layer.
+    /// The store's performance in the last minute. `None` without an [`Instrument`](crate::layer::Instrument)
+    /// layer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub performance: Option<Performance>,
     /// Values that only this backend has: versions, file format, queue length. No secrets, no keys.
@@ -59,8 +60,8 @@ impl StorageStats {
     }
 }
 
-/// The performance of a store in the last minute, as [`Instrument`](crate::layer::Instrument) measured it in this
-/// process.
+/// The performance of a store in the last minute, as [`Instrument`](crate::layer::Instrument) measured it in
+/// this process.
 ///
 /// All operations are counted. Without a `tracing` subscriber and a `metrics` recorder only one in sixteen is
 /// timed.

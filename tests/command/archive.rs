@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{Ended, Place, bare, ended, servers::output_of};
+use crate::{Ended, Place, bare, copy_command, ended, servers::output_of};
 
 impl Place {
     /// A store with a record of every kind, and two counters.
@@ -145,7 +145,7 @@ fn an_export_that_can_not_be_durable_is_refused() {
     let folder = place.file("in");
     fs::create_dir(&folder).unwrap();
     let program = place.file("program");
-    fs::copy(env!("CARGO_BIN_EXE_storage"), &program).unwrap();
+    copy_command(&program);
     let mut command = Command::new(&program);
     command.args(["--url", "memory:", "export", "in/a"]).current_dir(place.dir.path());
     // Root can read everything.

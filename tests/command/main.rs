@@ -122,6 +122,12 @@ impl Place {
     }
 }
 
+/// Copies the command. Another process writes the copy: a file that this process writes is busy while another
+/// test starts a process.
+fn copy_command(to: &Path) {
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_storage")).arg(to).status().unwrap().success());
+}
+
 fn bare(line: &[&str]) -> Command {
     let mut command = servers::interruptible(env!("CARGO_BIN_EXE_storage"));
     command.args(line).env_remove("STORAGE_URL").env_remove("STORAGE_CONFIG").stdin(Stdio::null());
@@ -607,7 +613,7 @@ fn denied_access_is_reported() {
     let place = Place::new();
     place.ok(&["config", "set", "a", "1"]);
     let program = place.dir.path().join("storage");
-    fs::copy(env!("CARGO_BIN_EXE_storage"), &program).unwrap();
+    copy_command(&program);
     fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let is_root = is_root();
     let mut command = Command::new(&program);

@@ -12,7 +12,7 @@ use std::{
 
 use gateway_storage::{ErrorKind, File, FileOptions, Storage};
 
-use crate::{Ended, Place, bare, ended, is_root};
+use crate::{Ended, Place, bare, copy_command, ended, is_root};
 
 const SET: [&str; 4] = ["config", "set", "a", "1"];
 
@@ -203,7 +203,7 @@ fn a_secret_that_belongs_to_root_is_read() {
     }
     fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = place.dir.path().join("storage");
-    fs::copy(env!("CARGO_BIN_EXE_storage"), &program).unwrap();
+    copy_command(&program);
     let run = |variable: &str, file: &str| {
         let mut command = Command::new(&program);
         command.arg("ping").env_clear().env(variable, file).uid(65534).gid(65534);

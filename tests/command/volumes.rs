@@ -14,7 +14,7 @@ use super::*;
 /// A copy of the program that every user can run.
 fn program(place: &Place) -> PathBuf {
     let program = place.dir.path().join("storage");
-    fs::copy(env!("CARGO_BIN_EXE_storage"), &program).unwrap();
+    copy_command(&program);
     fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     program
 }
