@@ -124,7 +124,7 @@ impl Place {
 
 /// Copies the command. Another process writes the copy: a file that this process writes is busy while another
 /// test starts a process.
-fn copy_command(to: &Path) {
+fn copy_command(to: &std::path::Path) {
     assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_storage")).arg(to).status().unwrap().success());
 }
 
