@@ -2,9 +2,7 @@
 
 use std::{borrow::Cow, error::Error as StdError, fmt, io, iter, sync::Arc};
 
-use serde::{Deserialize, Serialize};
-
-use crate::Key;
+use crate::{Key, model::named};
 
 /// The result of every operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -47,69 +45,39 @@ struct Inner {
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
-/// The kinds of [`Error`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// There is no such record. `get`, `delete` and `reset` return it on every backend; see
-    /// [`OptionalExt::optional`].
-    NotFound,
-    /// A key is empty, longer than [`Key::MAX_BYTES`] or holds a control character.
-    InvalidKey,
-    /// A value, an option or a configuration is not valid for the operation.
-    InvalidValue,
-    /// A value is over one of the documented limits.
-    TooLarge,
-    /// An increment would leave the range of `i64`; the counter is unchanged.
-    Overflow,
-    /// The same data was changed concurrently. Read it again and retry.
-    Conflict,
-    /// The backend can't take the call now: its queue is full, or another process has locked the store.
-    Busy,
-    /// The deadline passed. [`Error::outcome`] says whether the operation may have been applied.
-    Timeout,
-    /// The backend can't be reached, or can't continue.
-    Unavailable,
-    /// The backend refused access.
-    Denied,
-    /// Stored data is damaged, or is not in a format that this crate writes.
-    Corrupt,
-    /// The store can't do this, for a reason that the backend's type can't express: its server's version or
-    /// topology, for example.
-    Unsupported,
-    /// The store was closed through one of its handles.
-    Closed,
-    /// A defect of this crate or of a driver.
-    Internal,
-}
-
-impl ErrorKind {
-    /// The kind's stable, low-cardinality name: `"not_found"`, `"timeout"`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotFound => "not_found",
-            Self::InvalidKey => "invalid_key",
-            Self::InvalidValue => "invalid_value",
-            Self::TooLarge => "too_large",
-            Self::Overflow => "overflow",
-            Self::Conflict => "conflict",
-            Self::Busy => "busy",
-            Self::Timeout => "timeout",
-            Self::Unavailable => "unavailable",
-            Self::Denied => "denied",
-            Self::Corrupt => "corrupt",
-            Self::Unsupported => "unsupported",
-            Self::Closed => "closed",
-            Self::Internal => "internal",
-        }
-    }
-}
-
-impl fmt::Display for ErrorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+named! {
+    /// The kinds of [`Error`].
+    ErrorKind {
+        /// There is no such record. `get`, `delete` and `reset` return it on every backend; see
+        /// [`OptionalExt::optional`].
+        NotFound = "not_found",
+        /// A key is empty, longer than [`Key::MAX_BYTES`] or holds a control character.
+        InvalidKey = "invalid_key",
+        /// A value, an option or a configuration is not valid for the operation.
+        InvalidValue = "invalid_value",
+        /// A value is over one of the documented limits.
+        TooLarge = "too_large",
+        /// An increment would leave the range of `i64`; the counter is unchanged.
+        Overflow = "overflow",
+        /// The same data was changed concurrently. Read it again and retry.
+        Conflict = "conflict",
+        /// The backend can't take the call now: its queue is full, or another process has locked the store.
+        Busy = "busy",
+        /// The deadline passed. [`Error::outcome`] says whether the operation may have been applied.
+        Timeout = "timeout",
+        /// The backend can't be reached, or can't continue.
+        Unavailable = "unavailable",
+        /// The backend refused access.
+        Denied = "denied",
+        /// Stored data is damaged, or is not in a format that this crate writes.
+        Corrupt = "corrupt",
+        /// The store can't do this, for a reason that the backend's type can't express: its server's version or
+        /// topology, for example.
+        Unsupported = "unsupported",
+        /// The store was closed through one of its handles.
+        Closed = "closed",
+        /// A defect of this crate or of a driver.
+        Internal = "internal",
     }
 }
 

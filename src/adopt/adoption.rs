@@ -4,13 +4,11 @@ use std::{
     fmt,
     path::PathBuf,
     pin::Pin,
-    str::FromStr,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, future, stream};
-use serde::{Serialize, Serializer};
 
 #[cfg(feature = "file")]
 use super::{document, folder};
@@ -18,7 +16,11 @@ use super::{document, folder};
 use crate::MongoDb;
 #[cfg(feature = "postgres")]
 use crate::Postgres;
-use crate::{Backend, Error, ErrorKind, Record, Result, adopt::Remark, model::Piece};
+use crate::{
+    Backend, Error, ErrorKind, Record, Result,
+    adopt::Remark,
+    model::{Piece, named},
+};
 #[cfg(feature = "redis")]
 use crate::{Open, Redis, RedisOptions};
 
@@ -106,75 +108,25 @@ pub struct Adoption {
     remarks: Arc<Mutex<Vec<Remark>>>,
 }
 
-/// How gcli2api-go stored its data. See [`Adoption`].
-///
-/// A variant is named after the data; [`as_str`](Self::as_str) is the name of gcli2api-go's backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Layout {
-    /// The directory of its file backend.
-    Directory,
-    /// A directory of credential files.
-    Folder,
-    /// The work tree of its Git backend.
-    WorkTree,
-    /// An exported document.
-    Document,
-    /// The collections of its MongoDB backend.
-    Collections,
-    /// The tables of its PostgreSQL backend.
-    Tables,
-    /// The keys of its Redis backend.
-    Keys,
-}
-
-impl Layout {
-    /// All layouts.
-    pub const ALL: [Self; 7] = [
-        Self::Directory,
-        Self::Folder,
-        Self::WorkTree,
-        Self::Document,
-        Self::Collections,
-        Self::Tables,
-        Self::Keys,
-    ];
-
-    /// The stable name, such as `"file"` or `"mongodb"`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Directory => "file",
-            Self::Folder => "folder",
-            Self::WorkTree => "git",
-            Self::Document => "json",
-            Self::Collections => "mongodb",
-            Self::Tables => "postgres",
-            Self::Keys => "redis",
-        }
-    }
-}
-
-impl fmt::Display for Layout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl Serialize for Layout {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
-}
-
-impl FromStr for Layout {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|layout| layout.as_str() == name);
-        found.ok_or_else(|| {
-            Error::new(ErrorKind::InvalidValue, format!("a layout is one of {}", names(&Self::ALL)))
-        })
+named! {
+    /// How gcli2api-go stored its data. See [`Adoption`].
+    ///
+    /// A variant is named after the data; [`as_str`](Self::as_str) is the name of gcli2api-go's backend.
+    Layout {
+        /// The directory of its file backend.
+        Directory = "file",
+        /// A directory of credential files.
+        Folder = "folder",
+        /// The work tree of its Git backend.
+        WorkTree = "git",
+        /// An exported document.
+        Document = "json",
+        /// The collections of its MongoDB backend.
+        Collections = "mongodb",
+        /// The tables of its PostgreSQL backend.
+        Tables = "postgres",
+        /// The keys of its Redis backend.
+        Keys = "redis",
     }
 }
 

@@ -3,13 +3,16 @@
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
-use serde::Serialize;
 
 use super::{
     Filter, MAX_NAMED,
     join::{Lines, Pair, Sorted, next_of_both},
 };
-use crate::{Key, Record, RecordKind, Result, codec::RecordHasher, model::RecordDigest};
+use crate::{
+    Key, Record, RecordKind, Result,
+    codec::RecordHasher,
+    model::{RecordDigest, named},
+};
 
 /// The options of [`verify`]. The default compares everything.
 #[derive(Clone, Debug, Default)]
@@ -42,28 +45,15 @@ pub struct Compared {
     pub extra: u64,
 }
 
-/// How a record differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum DifferenceKind {
-    /// It has another value in the target.
-    Different,
-    /// Only the source has it.
-    Missing,
-    /// Only the target has it.
-    Extra,
-}
-
-impl DifferenceKind {
-    /// `"different"`, `"missing"`, `"extra"`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Different => "different",
-            Self::Missing => "missing",
-            Self::Extra => "extra",
-        }
+named! {
+    /// How a record differs.
+    DifferenceKind {
+        /// It has another value in the target.
+        Different = "different",
+        /// Only the source has it.
+        Missing = "missing",
+        /// Only the target has it.
+        Extra = "extra",
     }
 }
 

@@ -7,6 +7,7 @@ mod credential;
 pub(crate) mod document;
 mod hash;
 mod key;
+mod named;
 mod record;
 mod remark;
 mod scan;
@@ -23,6 +24,7 @@ pub(crate) use document::{BYTE_ORDER_MARK, parse_any, too_large, unreadable, wit
 pub use document::{MAX_DEPTH, MAX_VALUE_BYTES};
 pub use hash::{PayloadHash, RecordDigest};
 pub use key::{IntoKey, Key};
+pub(crate) use named::named;
 pub use record::{Record, RecordKind};
 pub(crate) use remark::Piece;
 #[cfg(feature = "git")]

@@ -1,10 +1,6 @@
 //! [`Record`]: one credential, config value or counter, as it is exported and imported.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
-use super::document;
+use super::{document, named};
 use crate::{ConfigValue, Credential, Key};
 
 /// One stored record: the item of an [`export`](crate::Exportable::export) and an
@@ -77,36 +73,14 @@ impl Record {
     }
 }
 
-/// The kinds of a [`Record`], in the order of an export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum RecordKind {
-    /// Credentials.
-    Credential,
-    /// Config values.
-    Config,
-    /// Counters.
-    Usage,
-}
-
-impl RecordKind {
-    /// All of them, in the order of an export.
-    pub const ALL: [Self; 3] = [Self::Credential, Self::Config, Self::Usage];
-
-    /// `"credential"`, `"config"`, `"usage"`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Credential => "credential",
-            Self::Config => "config",
-            Self::Usage => "usage",
-        }
-    }
-}
-
-impl fmt::Display for RecordKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+named! {
+    /// The kinds of a [`Record`], in the order of an export.
+    RecordKind {
+        /// Credentials.
+        Credential = "credential",
+        /// Config values.
+        Config = "config",
+        /// Counters.
+        Usage = "usage",
     }
 }

@@ -4,6 +4,7 @@ use std::{borrow::Cow, fmt};
 
 use serde::Serialize;
 
+use super::named;
 use crate::Record;
 
 /// A remark of a reader of legacy data ([`Adoption`](crate::adopt::Adoption) or
@@ -21,29 +22,16 @@ pub struct Remark {
     pub reason: Cow<'static, str>,
 }
 
-/// What a reader of legacy data did with the data of a [`Remark`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum RemarkKind {
-    /// It could not be read and was not adopted. An operator should look at it.
-    NotUnderstood,
-    /// It was adopted, but it was changed or may be wrong.
-    Changed,
-    /// It was understood, but a store does not keep such data: cache values, records of plans, times of
-    /// changes.
-    LeftOut,
-}
-
-impl RemarkKind {
-    /// The kind's stable name: `"not_understood"`, `"changed"`, `"left_out"`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotUnderstood => "not_understood",
-            Self::Changed => "changed",
-            Self::LeftOut => "left_out",
-        }
+named! {
+    /// What a reader of legacy data did with the data of a [`Remark`].
+    RemarkKind {
+        /// It could not be read and was not adopted. An operator should look at it.
+        NotUnderstood = "not_understood",
+        /// It was adopted, but it was changed or may be wrong.
+        Changed = "changed",
+        /// It was understood, but a store does not keep such data: cache values, records of plans, times of
+        /// changes.
+        LeftOut = "left_out",
     }
 }
 

@@ -109,9 +109,7 @@ fn the_layout_can_be_named() {
     );
     assert_eq!(place.ok(&["credential", "list"]), "b\n");
     assert!(
-        place
-            .fails(2, &["adopt", &source, &target, "--layout", "sqlite"])
-            .contains("a layout is one of `file`")
+        place.fails(2, &["adopt", &source, &target, "--layout", "sqlite"]).contains("must be one of `file`")
     );
     assert_eq!(place.fails_as(2, &["adopt", &source, &target, "--layout", "redis"]), "invalid_value");
 }
