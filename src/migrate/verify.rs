@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
+use serde::Serialize;
 
 use super::{
     Filter, MAX_NAMED,

@@ -1,12 +1,9 @@
 //! [`AuditEntry`]: one attempt to apply a plan or to roll it back.
 
-use std::{
-    fmt,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use crate::{
-    Error, ErrorKind, Key, Result,
+    Error, ErrorKind, Key,
     model::{PayloadHash, named},
 };
 
