@@ -264,7 +264,7 @@ async fn the_first_write_after_a_silence_is_sent() {
     let relay = clones.relay();
     let mut config = clones.config("one");
     config.remote = Some(relay.url("remote.git"));
-    (config.remote_timeout, config.interval) = (Duration::from_millis(700), Duration::from_millis(100));
+    (config.remote_timeout, config.interval) = (Duration::from_secs(2), Duration::from_millis(100));
     // No background work.
     config.pull = GitSync::Manual;
     let one = Storage::<Git>::open(config).await.unwrap();
