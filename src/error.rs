@@ -71,8 +71,8 @@ named! {
         Denied = "denied",
         /// Stored data is damaged, or is not in a format that this crate writes.
         Corrupt = "corrupt",
-        /// The store can't do this, for a reason that the backend's type can't express: its server's version or
-        /// topology, for example.
+        /// The store can't do this, for a reason that the backend's type can't express: its server's version
+        /// or topology, for example.
         Unsupported = "unsupported",
         /// The store was closed through one of its handles.
         Closed = "closed",

@@ -57,7 +57,9 @@ async fn writer_of(storage: &Storage<MongoDb>, key: &Key, value: &ConfigValue) -
 
 #[tokio::test]
 async fn a_rolled_back_transaction_never_commits() -> Result {
-    let url = servers::mongodb();
+    // A server of its own: ending all sessions would end those of other tests.
+    let servers = ReplicaSet::start(1);
+    let url = servers.url("sessions");
     let storage = open(&url).await;
     let (a, one) = (key("a"), config(json!(1)));
     storage.set_config(&a, json!(0)).await?;

@@ -45,7 +45,11 @@ async fn errors_say_what_is_wrong_with_a_certificate() -> Result {
     let server = Tls::start();
     for (shown, trusted, message) in [
         ("self.pem", "self.pem", None),
-        ("self.pem", "ca.pem", Some("is an authority's (CA:TRUE): put it itself into the file of `tls_ca`")),
+        (
+            "self.pem",
+            "ca.pem",
+            Some("is an authority's (CA:TRUE): put this certificate itself into the file of `tls_ca`"),
+        ),
         (
             "server.pem",
             "stranger.pem",
