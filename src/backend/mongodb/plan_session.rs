@@ -13,14 +13,7 @@ use tokio::{
 };
 
 use super::{
-    MongoDb,
-    command::any_of,
-    commit::Backoff,
-    document,
-    error::{self, SERVER},
-    pool::Permit,
-    server::Call,
-    session::Session,
+    MongoDb, command::any_of, commit::Backoff, document, error, pool::Permit, server::Call, session::Session,
     topology::Writable,
 };
 use crate::{
@@ -94,7 +87,7 @@ impl PlanSession {
             let change = doc! { "q": { "_id": PLANS, "number": number }, "u": [lease] };
             let reply = self.send(Effect::Write, doc! { "update": META, "updates": [change] }).await?;
             if !reply.get_i32("n").is_ok_and(|matched| matched == 1) {
-                return Err(reply_timeout(SERVER, effect));
+                return Err(reply_timeout(error::SERVER, effect));
             }
             self.renewed(number, sent_at);
         }
@@ -111,7 +104,7 @@ impl PlanSession {
 
     async fn send(&mut self, effect: Effect, mut command: Document) -> Result<Document> {
         if Instant::now() >= self.until {
-            return Err(reply_timeout(SERVER, effect));
+            return Err(reply_timeout(error::SERVER, effect));
         }
         let reply = match &mut self.mode {
             Mode::Transaction(session) => {

@@ -9,13 +9,7 @@ use redis::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::{
-    connection::InFlight,
-    error::{self, SERVER},
-    node::Node,
-    pool::Pool,
-    wait::Wait,
-};
+use super::{connection::InFlight, error, node::Node, pool::Pool, wait::Wait};
 use crate::{
     ErrorKind, Result,
     backend::remote::{Effect, connection_timeout, deadline_passed, later, reply_timeout},
@@ -184,7 +178,7 @@ impl<'e> Exchange<'e> {
                 }
                 Err(_) => {
                     self.pool.note_stall(Instant::now());
-                    return Err(reply_timeout(SERVER, self.effect));
+                    return Err(reply_timeout(error::SERVER, self.effect));
                 }
             }
         }
@@ -196,6 +190,6 @@ impl<'e> Exchange<'e> {
             return Ok(connection);
         }
         let deadline = self.deadline.of_request(now);
-        timeout_at(deadline, self.pool.connection()).await.map_err(|_| connection_timeout(SERVER))?
+        timeout_at(deadline, self.pool.connection()).await.map_err(|_| connection_timeout(error::SERVER))?
     }
 }
