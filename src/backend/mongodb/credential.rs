@@ -127,7 +127,7 @@ async fn delete_one(call: &Call<'_>, id: &Key) -> Result<()> {
 /// Deletes the credentials of a chunk, and returns the failures. After a conflict it is halved.
 async fn delete_chunk<'k>(call: &Call<'_>, chunk: &[&'k Key]) -> BTreeMap<&'k Key, Error> {
     let (mut failed, mut parts) = (BTreeMap::new(), vec![chunk]);
-    let mut backoff = Backoff::until(call.deadline());
+    let mut backoff = Backoff::until(call.deadline);
     while let Some(part) = parts.pop() {
         if let [id] = part {
             failed.extend(delete_one(call, id).await.err().map(|error| (*id, error)));
@@ -151,7 +151,7 @@ async fn delete_chunk<'k>(call: &Call<'_>, chunk: &[&'k Key]) -> BTreeMap<&'k Ke
 async fn delete_part(call: &Call<'_>, part: &[&Key]) -> Result<BTreeSet<Key>> {
     let permit = call.permit().await?;
     let session = call.ask(permit.begin_transaction()).await?;
-    let (ids, deadline) = (any_of(part.iter().copied()), call.deadline());
+    let (ids, deadline) = (any_of(part.iter().copied()), call.deadline);
     call.detached(Effect::Write, delete_in(permit, session, ids, deadline)).await?
 }
 

@@ -79,9 +79,8 @@ fn number_as_bson(number: &Number) -> Option<RawBson> {
 
 /// The key in a document's `_id`.
 pub(super) fn key(document: &RawDocument) -> Result<Key> {
-    let invalid = || corrupt("a document's `_id` is not a valid key");
-    let name = document.get_str("_id").map_err(|_| invalid())?;
-    Key::new(name).map_err(|why| invalid().with_source(why))
+    // No key is empty.
+    codec::decode_key(document.get_str("_id").unwrap_or_default().as_bytes())
 }
 
 pub(super) fn credential(id: &Key, document: &RawDocument) -> Result<Credential> {

@@ -185,10 +185,10 @@ impl Request {
 impl MongoDb {
     async fn run_plan(&self, request: Request) -> Result<Answer> {
         let call = self.call()?;
-        let mut backoff = Backoff::until(call.deadline());
+        let mut backoff = Backoff::until(call.deadline);
         loop {
             let session = self.plan_session(&call).await?;
-            let attempt = request.clone().run(session, call.deadline());
+            let attempt = request.clone().run(session, call.deadline);
             match call.detached(Effect::Write, attempt).await? {
                 Err(error) if is_conflict(&error) => {
                     if !backoff.pause().await {

@@ -13,18 +13,12 @@ use tokio::{
 };
 
 use super::{
-    MongoDb,
-    command::any_of,
-    commit::Backoff,
-    document, error,
-    pool::Permit,
-    server::{Call, no_reply},
-    session::Session,
+    MongoDb, command::any_of, commit::Backoff, document, error, pool::Permit, server::Call, session::Session,
     topology::Writable,
 };
 use crate::{
     ConfigValue, Error, ErrorKind, Key, Result,
-    backend::remote::{Effect, batch},
+    backend::remote::{Effect, batch, reply_timeout},
     codec::{PlanRecord, corrupt_plan, decode_changes, is_same},
     plan::MAX_AUDIT_ENTRIES,
 };
@@ -93,7 +87,7 @@ impl PlanSession {
             let change = doc! { "q": { "_id": PLANS, "number": number }, "u": [lease] };
             let reply = self.send(Effect::Write, doc! { "update": META, "updates": [change] }).await?;
             if !reply.get_i32("n").is_ok_and(|matched| matched == 1) {
-                return Err(no_reply(effect));
+                return Err(reply_timeout(error::SERVER, effect));
             }
             self.renewed(number, sent_at);
         }
@@ -110,7 +104,7 @@ impl PlanSession {
 
     async fn send(&mut self, effect: Effect, mut command: Document) -> Result<Document> {
         if Instant::now() >= self.until {
-            return Err(no_reply(effect));
+            return Err(reply_timeout(error::SERVER, effect));
         }
         let reply = match &mut self.mode {
             Mode::Transaction(session) => {
@@ -352,7 +346,7 @@ impl PlanSession {
 impl MongoDb {
     pub(super) async fn plan_session(&self, call: &Call<'_>) -> Result<PlanSession> {
         let lock = self.server.plans.clone().lock_owned();
-        let guard = timeout_at(call.deadline(), lock).await.map_err(|_| busy())?;
+        let guard = timeout_at(call.deadline, lock).await.map_err(|_| busy())?;
         let permit = call.permit().await?;
         let mode = match permit.writable {
             Writable::Standalone => {
@@ -361,7 +355,7 @@ impl MongoDb {
             }
             _ => Mode::Transaction(Some(call.ask(permit.begin_transaction()).await?)),
         };
-        Ok(PlanSession { permit, mode, until: call.deadline(), _guard: guard })
+        Ok(PlanSession { permit, mode, until: call.deadline, _guard: guard })
     }
 }
 

@@ -1,12 +1,6 @@
 //! A client of the driver behind a fair queue of calls.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use mongodb::{
     Client, Collection, Database,
@@ -14,7 +8,7 @@ use mongodb::{
     error::Result as DriverResult,
     options::{Tls, WriteConcern},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     MongoDb, MongoDbOptions, error,
@@ -24,7 +18,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, PoolStats, Pooled, Result,
-    backend::remote::{Effect, Waiting},
+    backend::remote::{Effect, queue::Queue},
 };
 
 /// One client of the driver, and the queue of calls for it.
@@ -46,8 +40,7 @@ pub(super) struct Pool {
     pub(super) password: Option<String>,
     server_selection_timeout: Duration,
     pub(super) max: u32,
-    slots: Arc<Semaphore>,
-    waiting: AtomicU32,
+    queue: Queue,
 }
 
 /// The right to have one command under way on this client.
@@ -77,9 +70,7 @@ pub(super) enum NoPermit {
 
 impl Pool {
     pub(super) async fn new(options: &MongoDbOptions, max: u32, password: Option<String>) -> Result<Self> {
-        if max == 0 {
-            return Err(Error::new(ErrorKind::InvalidValue, "a pool needs at least one connection"));
-        }
+        let queue = Queue::new(max)?;
         let topology = Topology::new();
         // It may ask the DNS for the servers' names.
         let resolved = options.driver_options(max, password.clone());
@@ -114,21 +105,13 @@ impl Pool {
             password,
             server_selection_timeout: options.server_selection_timeout,
             max,
-            slots: Arc::new(Semaphore::new(max as usize)),
-            waiting: AtomicU32::new(0),
+            queue,
         })
     }
 
     /// Waits for a free slot, first come, first served, and then for a server that accepts writes.
     pub(super) async fn acquire(self: Arc<Self>) -> Result<Permit, NoPermit> {
-        // This does not overtake the queue: a returned slot goes to the first waiting call before it is free.
-        let slot = match self.slots.clone().try_acquire_owned() {
-            Ok(slot) => slot,
-            Err(_) => {
-                let _waits = Waiting::begin(&self.waiting);
-                self.slots.clone().acquire_owned().await.map_err(|_| NoPermit::Retired)?
-            }
-        };
+        let slot = self.queue.permit().await.ok_or(NoPermit::Retired)?;
         self.permit(Some(slot)).await
     }
 
@@ -162,13 +145,13 @@ impl Pool {
 
     /// Sends waiting calls to the pool that replaces this one.
     pub(super) fn retire(&self) {
-        self.slots.close();
+        self.queue.close();
         self.topology.retire();
     }
 
     fn stats(&self) -> PoolStats {
         let (open, idle) = self.topology.connections();
-        PoolStats { max: self.max, open, idle, waiting: self.waiting.load(Ordering::Relaxed) }
+        PoolStats { max: self.max, open, idle, waiting: self.queue.waiting() }
     }
 }
 

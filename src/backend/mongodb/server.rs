@@ -10,18 +10,14 @@ use tokio::{
 };
 
 use super::{
-    MongoDb, MongoDbOptions, error,
+    MongoDb, MongoDbOptions,
+    error::{self, SERVER},
     pool::{NoPermit, Permit, Pool},
     topology::Writable,
 };
 use crate::{
     Error, ErrorKind, Result,
-    backend::remote::{
-        Effect,
-        gate::{Entry, Gate},
-        later,
-    },
-    layer::time_left,
+    backend::remote::{Effect, call, connection_timeout, gate::Gate, later, reply_timeout},
 };
 
 /// How long after its deadline an unanswered write keeps its permit.
@@ -106,42 +102,31 @@ impl Server {
 
     /// Waits for calls under way, rolls back open transactions, and disconnects, all within the deadline.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
-        let deadline = later(Instant::now(), deadline);
-        let late = |_| Error::new(ErrorKind::Timeout, "closed while calls were still under way");
-        let drained = timeout_at(deadline, self.calls.close()).await.map_err(late);
+        let end = later(Instant::now(), deadline);
+        let drained = self.calls.close_within(deadline).await;
         let Some(pool) = self.pool.swap(None) else { return drained };
         pool.retire();
         // Otherwise the server keeps their locks for a minute.
         pool.transactions.roll_back();
-        drop(timeout_at(deadline, pool.transactions.rollbacks_done()).await);
+        drop(timeout_at(end, pool.transactions.rollbacks_done()).await);
         // `shutdown` sends requests, which may get no reply. Without `immediate` it waits for cursors and
         // sessions.
         let shutdown = tokio::spawn(pool.client.clone().shutdown().immediate(true).into_future());
-        drop(timeout_at(deadline, shutdown).await);
+        drop(timeout_at(end, shutdown).await);
         drained
     }
 }
 
-/// One call of an operation. It has a deadline, and closing the store waits for it.
-pub(super) struct Call<'s> {
-    server: &'s Server,
-    deadline: Instant,
-    _entry: Entry<'s>,
-}
+/// A call of an operation on the servers.
+pub(super) type Call<'s> = call::Call<'s, Server>;
 
 impl MongoDb {
     pub(super) fn call(&self) -> Result<Call<'_>> {
-        let entry = self.server.calls.enter()?;
-        let deadline = later(Instant::now(), time_left(self.deadline));
-        Ok(Call { server: &self.server, deadline, _entry: entry })
+        Call::begin(&self.server, &self.server.calls, self.deadline)
     }
 }
 
 impl Call<'_> {
-    pub(super) fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
     /// The server's time limit (`maxTimeMS`): a little less, so that the server reports the timeout.
     pub(super) fn server_time(&self) -> Duration {
         let left = self.deadline.saturating_duration_since(Instant::now());
@@ -161,7 +146,7 @@ impl Call<'_> {
                 }
             }
         };
-        self.wait(wait).await
+        self.wait_for_permit(wait).await
     }
 
     /// Waits for a permit of this pool, even if it was replaced: a session belongs to its client.
@@ -172,20 +157,15 @@ impl Call<'_> {
                 NoPermit::Retired | NoPermit::Refused => Error::closed(),
             })
         };
-        self.wait(wait).await
+        self.wait_for_permit(wait).await
     }
 
-    async fn wait(&self, permit: impl Future<Output = Result<Permit>>) -> Result<Permit> {
-        if Instant::now() >= self.deadline {
-            return Err(deadline_passed());
-        }
-        timeout_at(self.deadline, permit).await.unwrap_or_else(|_| match self.server.pool() {
-            Ok(pool) if pool.topology.writable() == Writable::None => Err(pool.topology.selection_error()),
-            _ => Err(Error::new(
-                ErrorKind::Timeout,
-                "timed out waiting for a free connection to the MongoDB server",
-            )),
-        })
+    async fn wait_for_permit(&self, permit: impl Future<Output = Result<Permit>>) -> Result<Permit> {
+        let late = || match self.server.pool() {
+            Ok(pool) if pool.topology.writable() == Writable::None => pool.topology.selection_error(),
+            _ => connection_timeout(SERVER),
+        };
+        self.wait(permit, late).await
     }
 
     /// Sends one request that writes nothing.
@@ -195,10 +175,7 @@ impl Call<'_> {
 
     /// Waits for the reply until the deadline. The driver closes the connection of a request that is dropped.
     async fn reply<T>(&self, request: impl IntoFuture<Output = DriverResult<T>>) -> Result<DriverResult<T>> {
-        if Instant::now() >= self.deadline {
-            return Err(deadline_passed());
-        }
-        timeout_at(self.deadline, request.into_future()).await.map_err(|_| no_reply(Effect::Read))
+        self.wait(async { Ok(request.await) }, || reply_timeout(SERVER, Effect::Read)).await
     }
 
     /// Sends a read, and sends it again if a server refused the login and the password has changed.
@@ -254,29 +231,14 @@ impl Call<'_> {
         effect: Effect,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T> {
-        if Instant::now() >= self.deadline {
-            return Err(deadline_passed());
-        }
+        let late = || reply_timeout(SERVER, effect);
         let work = timeout_at(later(self.deadline, GRACE_PERIOD), work);
-        match timeout_at(self.deadline, tokio::spawn(work)).await {
-            Ok(Ok(Ok(result))) => Ok(result),
-            Ok(Ok(Err(_))) => Err(no_reply(effect)),
-            Ok(Err(_)) => {
+        match self.wait(async { Ok(tokio::spawn(work).await) }, late).await? {
+            Ok(result) => result.map_err(|_| late()),
+            Err(_) => {
                 let panicked = Error::new(ErrorKind::Internal, "a request to the MongoDB server panicked");
                 Err(panicked.with_outcome(effect.when_lost()))
             }
-            Err(_) => Err(no_reply(effect)),
         }
     }
-}
-
-#[cold]
-pub(super) fn no_reply(effect: Effect) -> Error {
-    Error::new(ErrorKind::Timeout, "no reply from the MongoDB server in time")
-        .with_outcome(effect.when_lost())
-}
-
-#[cold]
-fn deadline_passed() -> Error {
-    Error::new(ErrorKind::Timeout, "the deadline passed before the request was sent")
 }

@@ -169,7 +169,7 @@ impl Transaction for MongoDbTransaction {
         let mongodb = self.mongodb.clone();
         let call = mongodb.call()?;
         let session = self.take_session()?;
-        let (permit, deadline) = (call.permit_of(&self.pool).await?, call.deadline());
+        let (permit, deadline) = (call.permit_of(&self.pool).await?, call.deadline);
         let committing = async move {
             let _permit = permit;
             commit(session, deadline).await
@@ -181,7 +181,7 @@ impl Transaction for MongoDbTransaction {
         let call = self.mongodb.call()?;
         // Dropping the session rolls it back in the background.
         drop(take(&self.session));
-        drop(timeout_at(call.deadline(), self.pool.transactions.rollbacks_done()).await);
+        drop(timeout_at(call.deadline, self.pool.transactions.rollbacks_done()).await);
         Ok(())
     }
 }

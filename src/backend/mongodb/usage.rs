@@ -18,6 +18,7 @@ use super::{
 use crate::{
     BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore,
     backend::remote::{Effect, batch},
+    codec::decode_key,
     error::Kind,
 };
 
@@ -42,7 +43,6 @@ pub(super) fn path_of(field: &Key) -> String {
 
 /// Decodes a name that [`path_of`] encoded. Any other name is Corrupt.
 fn field_of(name: &str) -> Result<Key> {
-    let wrong = || corrupt("the name of a stored counter can't be read");
     let (mut field, mut rest) = (String::with_capacity(name.len()), name);
     while let Some(at) = rest.find(['%', '.', '$']) {
         field.push_str(&rest[..at]);
@@ -50,12 +50,12 @@ fn field_of(name: &str) -> Result<Key> {
             Some("%2E") => '.',
             Some("%24") => '$',
             Some("%25") => '%',
-            _ => return Err(wrong()),
+            _ => return Err(corrupt("the name of a stored counter can't be read")),
         });
         rest = &rest[at + 3..];
     }
     field.push_str(rest);
-    Key::new(&field).map_err(|why| wrong().with_source(why))
+    decode_key(field.as_bytes())
 }
 
 /// `{ verb: { path: count, .. } }`, such as `$inc`.

@@ -19,12 +19,12 @@ use tokio_postgres::{AsyncMessage, Client, Error as DriverError, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    error,
+    error::{self, SERVER},
     statement::{STATEMENTS, Sql},
 };
 use crate::{
-    Error, ErrorKind, Result,
-    backend::remote::{Effect, call::deadline_passed},
+    Result,
+    backend::remote::{Effect, deadline_passed, reply_timeout},
 };
 
 /// A connection and the statements that are prepared on it. The pool stores it in a box, because it moves it.
@@ -161,13 +161,13 @@ impl Connection {
             // A commit that was waiting for a replica ends without it then, with a notice and a successful
             // reply.
             if matches!(reply, Ok(Ok(_))) && self.has_notice.load(Ordering::SeqCst) {
-                return (Err(reply_timeout(effect)), State::Ready);
+                return (Err(reply_timeout(SERVER, effect)), State::Ready);
             }
         }
         match reply {
             Ok(Ok(reply)) => (Ok(reply), State::Ready),
             Ok(Err(error)) => (Err(error::of_request(&error, effect)), error::state_after(&error)),
-            Err(_) => (Err(reply_timeout(effect)), State::Dirty),
+            Err(_) => (Err(reply_timeout(SERVER, effect)), State::Dirty),
         }
     }
 
@@ -293,10 +293,4 @@ impl Drop for Connection {
             self.driver.abort();
         }
     }
-}
-
-#[cold]
-fn reply_timeout(effect: Effect) -> Error {
-    Error::new(ErrorKind::Timeout, "timed out waiting for a reply from the PostgreSQL server")
-        .with_outcome(effect.when_lost())
 }

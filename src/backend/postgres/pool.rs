@@ -17,8 +17,11 @@ use tokio::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{Postgres, connection::Connection, dial::Dialer, options::PostgresOptions};
-use crate::{Error, ErrorKind, PoolStats, Pooled, Result, backend::remote::queue::Queue};
+use super::{Postgres, connection::Connection, dial::Dialer, error::SERVER, options::PostgresOptions};
+use crate::{
+    Error, ErrorKind, PoolStats, Pooled, Result,
+    backend::remote::{connection_timeout, queue::Queue},
+};
 
 /// A pool of one size, with a fair queue in front: bb8 lets later callers overtake.
 ///
@@ -140,7 +143,7 @@ impl Pool {
             biased;
             connection = self.pool.get_owned() => connection.map_err(reason),
             Ok(()) = failure.changed() => {
-                Err(failure.borrow_and_update().clone().unwrap_or_else(pool_timeout))
+                Err(failure.borrow_and_update().clone().unwrap_or_else(|| connection_timeout(SERVER)))
             }
         }
     }
@@ -191,13 +194,8 @@ impl ErrorSink<Error> for Failures {
 fn reason(error: RunError<Error>) -> Error {
     match error {
         RunError::User(error) => error,
-        RunError::TimedOut => pool_timeout(),
+        RunError::TimedOut => connection_timeout(SERVER),
     }
-}
-
-#[cold]
-pub(super) fn pool_timeout() -> Error {
-    Error::new(ErrorKind::Timeout, "timed out waiting for a connection to the PostgreSQL server")
 }
 
 impl Pooled for Postgres {

@@ -10,15 +10,16 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::{
     Postgres,
     connection::Connection,
+    error::SERVER,
     options::PostgresOptions,
-    pool::{Pool, PooledConnection, pool_timeout},
+    pool::{Pool, PooledConnection},
     settings::{begin, begin_plan},
     statement::{Parameter, Reply, Sql, Texts, column},
     tls,
 };
 use crate::{
     Error, Result,
-    backend::remote::{Effect, call, gate::Gate},
+    backend::remote::{Effect, call, connection_timeout, gate::Gate},
 };
 
 pub(super) struct Server {
@@ -100,7 +101,7 @@ impl Call<'_> {
                 }
             }
         };
-        self.wait(connection, pool_timeout).await
+        self.wait(connection, || connection_timeout(SERVER)).await
     }
 
     /// Runs one statement on any connection, in one round trip.

@@ -9,7 +9,7 @@ use tokio_postgres::{
 };
 
 use super::error;
-use crate::{Error, ErrorKind, Key, Result};
+use crate::{Key, Result, codec::decode_key};
 
 macro_rules! statements {
     ($($name:ident = $text:literal;)*) => {
@@ -275,9 +275,7 @@ pub(super) fn column<'r, T: FromSql<'r>>(row: &'r Row, at: usize) -> Result<T> {
 
 /// Reads a column that holds a key.
 pub(super) fn key(row: &Row, at: usize) -> Result<Key> {
-    Key::new(column(row, at)?).map_err(|error| {
-        Error::new(ErrorKind::Corrupt, "the name of a stored record can't be read").with_source(error)
-    })
+    decode_key(column::<&str>(row, at)?.as_bytes())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::{
     Redis,
     cluster::{Cluster, SlotGroup},
     connection::InFlight,
-    error,
+    error::SERVER,
     exchange::{Deadline, Exchange},
     node::Node,
     reply,
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Result,
-    backend::remote::{Effect, gate::Entry, later},
+    backend::remote::{Effect, connection_timeout, gate::Entry, later},
     layer::time_left,
 };
 
@@ -102,7 +102,7 @@ impl Call<'_> {
     pub(super) async fn refresh(&self) -> Result<()> {
         let Servers::Cluster(cluster) = &self.server.servers else { return Ok(()) };
         let deadline = self.deadline.of_request(Instant::now());
-        timeout_at(deadline, cluster.refresh()).await.map_err(|_| error::no_connection())?
+        timeout_at(deadline, cluster.refresh()).await.map_err(|_| connection_timeout(SERVER))?
     }
 
     /// See [`Cluster::slot_groups`].

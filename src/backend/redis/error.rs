@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How errors name a server whose address does not matter.
-const SERVER: &str = "the Redis server";
+pub(super) const SERVER: &str = "the Redis server";
 
 /// The error of a request that was sent.
 #[cold]
@@ -185,11 +185,6 @@ fn forbidden(server: &str, detail: &str) -> Error {
         None => format!("the user may not do this on {server}"),
     };
     Error::new(ErrorKind::Denied, message)
-}
-
-#[cold]
-pub(super) fn no_connection() -> Error {
-    Error::new(ErrorKind::Timeout, "timed out waiting for a connection to the Redis server")
 }
 
 /// The server applied the write, but fewer replicas than required confirmed it.

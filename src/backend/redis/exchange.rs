@@ -11,8 +11,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{connection::InFlight, error, node::Node, pool::Pool, wait::Wait};
 use crate::{
-    Error, ErrorKind, Result,
-    backend::remote::{Effect, later},
+    ErrorKind, Result,
+    backend::remote::{Effect, connection_timeout, deadline_passed, later, reply_timeout},
 };
 
 /// When the requests of a call end.
@@ -152,8 +152,7 @@ impl<'e> Exchange<'e> {
             let sent = Instant::now();
             let deadline = self.deadline.of_request(sent);
             if sent >= deadline {
-                let message = "the deadline passed before the request was sent";
-                return Err(Error::new(ErrorKind::Timeout, message));
+                return Err(deadline_passed());
             }
             let until = deadline.min(later(sent, self.pool.reply_timeout));
             match timeout_at(until, request.send(connection.driver())).await {
@@ -179,8 +178,7 @@ impl<'e> Exchange<'e> {
                 }
                 Err(_) => {
                     self.pool.note_stall(Instant::now());
-                    let message = "timed out waiting for a reply from the Redis server";
-                    return Err(Error::new(ErrorKind::Timeout, message).with_outcome(self.effect.when_lost()));
+                    return Err(reply_timeout(error::SERVER, self.effect));
                 }
             }
         }
@@ -192,6 +190,6 @@ impl<'e> Exchange<'e> {
             return Ok(connection);
         }
         let deadline = self.deadline.of_request(now);
-        timeout_at(deadline, self.pool.connection()).await.map_err(|_| error::no_connection())?
+        timeout_at(deadline, self.pool.connection()).await.map_err(|_| connection_timeout(error::SERVER))?
     }
 }

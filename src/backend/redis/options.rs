@@ -198,7 +198,7 @@ impl RedisOptions {
     }
 
     /// How long a connection may owe a reply.
-    pub(super) fn patience(&self) -> Duration {
+    pub(super) fn reply_timeout(&self) -> Duration {
         let wait = if self.wait_replicas > 0 { self.wait_timeout } else { Duration::ZERO };
         self.read_timeout.saturating_add(wait)
     }

@@ -116,7 +116,7 @@ impl Pool {
         Ok(Self {
             settings,
             target: Arc::new(target),
-            reply_timeout: options.patience(),
+            reply_timeout: options.reply_timeout(),
             is_exclusive: sharing == Sharing::Exclusive,
             created: Instant::now(),
             spread_until: AtomicU64::new(0),

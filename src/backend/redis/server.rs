@@ -7,14 +7,14 @@ use super::{
     address::Address,
     cluster::Cluster,
     connection::Settings,
-    error,
+    error::SERVER,
     node::{self, Node},
     sentinel::Sentinels,
     target::Target,
 };
 use crate::{
-    Error, ErrorKind, PoolStats, Result,
-    backend::remote::{Effect, ON_THIS_MACHINE, gate::Gate},
+    PoolStats, Result,
+    backend::remote::{Effect, ON_THIS_MACHINE, connection_timeout, gate::Gate},
 };
 
 pub(super) struct Server {
@@ -76,7 +76,7 @@ impl Server {
             Servers::Cluster(cluster) => {
                 tokio::time::timeout(timeout, cluster.refresh())
                     .await
-                    .map_err(|_| error::no_connection())??;
+                    .map_err(|_| connection_timeout(SERVER))??;
                 cluster.warm();
             }
         }
@@ -127,8 +127,7 @@ impl Server {
     pub(super) async fn close(&self, timeout: Duration) -> Result<()> {
         // Also disconnects if this future is dropped.
         let _disconnect = Disconnect(&self.servers);
-        let closed = tokio::time::timeout(timeout, self.calls.close()).await;
-        closed.map_err(|_| Error::new(ErrorKind::Timeout, "closed while calls were still in progress"))
+        self.calls.close_within(timeout).await
     }
 }
 

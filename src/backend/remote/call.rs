@@ -5,10 +5,11 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
+    deadline_passed,
     gate::{Entry, Gate},
     later,
 };
-use crate::{Error, ErrorKind, Result, layer::time_left};
+use crate::{Error, Result, layer::time_left};
 
 /// A call of an operation. It has a deadline, and closing the store waits for it.
 pub(crate) struct Call<'s, S> {
@@ -27,20 +28,15 @@ impl<'s, S> Call<'s, S> {
         Instant::now() >= self.deadline
     }
 
-    /// Waits until the deadline for something that the call needs before it sends its request.
+    /// Waits for a step of the call until the deadline. Once that has passed, no step begins.
     pub(crate) async fn wait<T>(
         &self,
-        needed: impl Future<Output = Result<T>>,
+        step: impl Future<Output = Result<T>>,
         late: impl FnOnce() -> Error,
     ) -> Result<T> {
         if self.is_over() {
             return Err(deadline_passed());
         }
-        timeout_at(self.deadline, needed).await.unwrap_or_else(|_| Err(late()))
+        timeout_at(self.deadline, step).await.unwrap_or_else(|_| Err(late()))
     }
-}
-
-#[cold]
-pub(crate) fn deadline_passed() -> Error {
-    Error::new(ErrorKind::Timeout, "the deadline passed before the request was sent")
 }

@@ -34,7 +34,6 @@ impl Gate {
     }
 
     /// Closes the gate, and fails if calls are still running at the deadline.
-    #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
     pub(crate) async fn close_within(&self, deadline: Duration) -> Result<()> {
         tokio::time::timeout(deadline, self.close()).await.map_err(|_| {
             Error::new(ErrorKind::Timeout, "the store was closed while calls were still running")

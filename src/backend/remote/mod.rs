@@ -2,10 +2,10 @@
 
 pub(crate) mod audit;
 pub(crate) mod batch;
-#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
 pub(crate) mod call;
 pub(crate) mod gate;
-#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
 pub(crate) mod queue;
 #[cfg_attr(not(any(feature = "postgres", feature = "redis")), allow(dead_code))]
 pub(crate) mod trust;
@@ -55,6 +55,22 @@ pub(crate) fn unreachable(server: &str, cause: Option<&io::Error>) -> Error {
         }
         _ => Error::new(ErrorKind::Unavailable, format!("{server} can't be reached")),
     }
+}
+
+#[cold]
+pub(crate) fn deadline_passed() -> Error {
+    Error::new(ErrorKind::Timeout, "the deadline passed before the request was sent")
+}
+
+#[cold]
+pub(crate) fn connection_timeout(server: &str) -> Error {
+    Error::new(ErrorKind::Timeout, format!("timed out waiting for a connection to {server}"))
+}
+
+#[cold]
+pub(crate) fn reply_timeout(server: &str, effect: Effect) -> Error {
+    Error::new(ErrorKind::Timeout, format!("timed out waiting for a reply from {server}"))
+        .with_outcome(effect.when_lost())
 }
 
 /// Counts a call as waiting for a connection until it is dropped.
