@@ -26,7 +26,8 @@ use super::{
 };
 use crate::{Error, ErrorKind, Outcome, Result, backend::local::thread::Ticket};
 
-/// Hanging threads that are abandoned as soon as they are late. Each further one doubles the next wait.
+/// While no more than this number of abandoned threads hang, a late thread is abandoned at once. Each further
+/// hanging thread doubles the wait before that.
 const ABANDONED_AT_ONCE: usize = 8;
 
 /// How often that wait is doubled at most.

@@ -1,4 +1,4 @@
-//! Several hosts, their errors, and folders of sockets.
+//! Several hosts, their errors, and directories of sockets.
 
 use std::{fs, os::unix::fs::MetadataExt, os::unix::fs::chown};
 
