@@ -386,7 +386,7 @@ async fn an_unreadable_record_affects_only_its_key() {
 }
 
 #[tokio::test]
-async fn one_at_a_time() {
+async fn one_handle_at_a_time_opens_the_store() {
     let base = TempDir::new().unwrap();
     let storage = open(base.path()).await.unwrap();
     let (kind, message) = refused(base.path()).await;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{Place, bare, ended, servers, servers::output_of};
 
 #[test]
-fn urls() {
+fn invalid_urls_are_refused() {
     let run = |line: &[&str]| ended(bare(line).output().unwrap());
     let none = run(&["ping"]);
     assert_eq!(none.code, Some(2));
