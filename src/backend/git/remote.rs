@@ -94,7 +94,7 @@ pub(super) struct Remote {
     abandoned: Vec<JoinHandle<()>>,
 }
 
-/// What a thread is started with.
+/// The values with which a thread is started.
 struct Setup {
     path: PathBuf,
     git: PathBuf,

@@ -1,4 +1,4 @@
-//! Directories of the File backend, of the Git backend, and of credentials.
+//! Adopts directories of gcli2api-go's file and Git backends, and directories of credential files.
 
 use std::{
     collections::BTreeMap,

@@ -39,7 +39,8 @@ existing file only when it is complete. A killed export leaves .NAME.PID.tmp bes
 next export to the same file removes that. Cache values, plans and their audit are not exported.
 
 Each record is one line of JSON. The last line has their counts and their SHA-256, by which
-`import` and `inspect` detect damage. --format go writes the single document of gcli2api-go; it has no checksum.
+`import` and `inspect` detect damage. --format go writes the single document of gcli2api-go; it has
+no checksum.
 
 Examples:
   storage export backup.ndjson
