@@ -3,7 +3,7 @@
 //! `cargo bench --bench archive --features full -- COUNT BACKEND..` (default: 100000 postgres redis file).
 //! Six tenths of the COUNT records are credentials, one tenth config values and three tenths counters. The
 //! bulk calls are `import` of chunks in memory, four concurrently as in the command, and `export` read to its
-//! end. The bench starts its servers, without fsync; File fsyncs.
+//! end. The bench starts its servers without fsync; `File` syncs.
 //!
 //! Memory is the peak resident memory of the command's process (VmHWM), read while it runs.
 

@@ -94,7 +94,7 @@ impl Bench {
     fn new() -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        // In the build's folder: the folder for temporary files may be in memory.
+        // In the build's directory: the directory for temporary files may be in memory.
         let program = std::env::current_exe().unwrap();
         let folder = TempDir::new_in(program.parent().unwrap()).unwrap();
         let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
@@ -358,7 +358,7 @@ impl Bench {
         start.elapsed()
     }
 
-    /// The same for operations that block, with one thread per task.
+    /// As [`on_tasks`](Self::on_tasks), for operations that block, with one thread per task.
     fn on_blocking_tasks<F: FnOnce() + Send>(
         &self,
         tasks: u64,
@@ -414,7 +414,7 @@ fn beside(busy: impl Fn() + Sync, measured: impl FnOnce() -> Duration) -> Durati
     })
 }
 
-/// Replaces a record's file: writes a temporary file, syncs and renames it, and syncs the folder.
+/// Replaces a record's file: writes a temporary file, syncs and renames it, and syncs the directory.
 fn write_file(folder: &Path, record: usize, unique: u64, json: &[u8]) {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let temporary: PathBuf = folder.join(format!("{unique}-{}.tmp", COUNT.fetch_add(1, Ordering::Relaxed)));

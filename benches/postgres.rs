@@ -5,7 +5,8 @@
 //! size, with the same JSON and the same statements, prepared once per connection. Each sample runs both, in
 //! alternating order.
 //!
-//! It starts a server without fsync, because waiting for the disk would hide the cost of the backends.
+//! The benchmark starts a server without fsync, because waiting for the disk would hide the cost of the
+//! backends.
 
 use std::{
     error::Error as StdError,
@@ -71,7 +72,7 @@ impl Sample {
     }
 }
 
-/// Ours compared with a peer, one comparison per row.
+/// The rows of the table, each a comparison of `Postgres` with a peer.
 #[derive(Default)]
 struct Table(Vec<Vec<String>>);
 
@@ -139,7 +140,8 @@ impl Bench {
             .without_plots()
     }
 
-    /// Measures a row: `ours` and `peer` run this many operations.
+    /// Measures a row with samples of at least `least` operations. `ours` and `peer` run as many operations
+    /// as they are given.
     fn row(
         &self,
         table: &mut Table,
@@ -154,7 +156,7 @@ impl Bench {
         let mut samples = Vec::new();
         self.criterion().bench_function(&format!("{row} (against {against})"), |bencher| {
             bencher.iter_custom(|count| {
-                // The order alternates.
+                // Odd samples run ours first, even samples the peer.
                 let (mine, theirs) = if samples.len() % 2 == 0 {
                     let theirs = peer(count);
                     (ours(count), theirs)

@@ -2,7 +2,7 @@
 //!
 //!     cargo run --example redis_cache --features redis
 //!
-//! It needs a `redis-server` on this machine, or the URL of another one in `REDIS_URL`.
+//! It needs a `redis-server` on this machine, or the URL of another server in `REDIS_URL`.
 
 use std::time::{Duration, Instant};
 

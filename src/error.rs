@@ -53,7 +53,7 @@ named! {
         NotFound = "not_found",
         /// A key is empty, longer than [`Key::MAX_BYTES`] or holds a control character.
         InvalidKey = "invalid_key",
-        /// A value, an option or a configuration is not valid for the operation.
+        /// A value or an option is not valid for the operation.
         InvalidValue = "invalid_value",
         /// A value is over one of the documented limits.
         TooLarge = "too_large",
@@ -151,14 +151,14 @@ impl Error {
         self.edit(|inner| inner.source = Some(Arc::new(source)))
     }
 
-    /// The same error in other words.
+    /// The same error with another message.
     #[cold]
     #[cfg(any(feature = "mongodb", feature = "postgres"))]
     pub(crate) fn with_message(self, message: String) -> Self {
         self.edit(|inner| inner.message = message.into())
     }
 
-    /// The same error, about no record.
+    /// The same error without its key.
     #[cold]
     #[cfg(any(feature = "redis", feature = "postgres", feature = "mongodb"))]
     pub(crate) fn without_key(self) -> Self {

@@ -141,7 +141,7 @@ pub use storage::{IMPORT_CHUNK, Storage};
 pub use transact::Attempts;
 pub use transact::TRANSACTION_ATTEMPTS;
 
-/// What only an application of [`Git`] needs: its options' types.
+/// A type of [`GitOptions`], and the commits that closing did not send.
 #[cfg(feature = "git")]
 pub mod git {
     pub use crate::backend::git::{GitSync, Unsent};

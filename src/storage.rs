@@ -84,9 +84,8 @@ pub struct Storage<B> {
 
 /// Opening, layers, health, closing.
 impl<B> Storage<B> {
-    /// Opens a store from a URL (`file:./data`), or from the backend's typed configuration. White space
-    /// around a URL, such as the line feed of a mounted secret, is ignored; a control character in a URL is
-    /// an error.
+    /// Opens a store from a URL (`file:./data`), or from the backend's typed options. White space around a
+    /// URL, such as the line feed of a mounted secret, is ignored; a control character in a URL is an error.
     ///
     /// # Errors
     ///

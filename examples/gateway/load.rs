@@ -1,4 +1,4 @@
-//! Loads a folder of OAuth credential files into the store. A credential's id is its file's stem.
+//! Loads a directory of OAuth credential files into the store. A credential's id is its file's stem.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,8 @@ use crate::{
     credential::{OAuth, usage_key},
 };
 
-/// The fields that this gateway uses, with their names in files of other programs. All others stay unchanged.
+/// The fields that this gateway uses, each with its names in files of other programs. Other fields stay
+/// unchanged.
 const NAMES: [(&str, &[&str]); 4] = [
     ("access_token", &["accessToken", "AccessToken", "token"]),
     ("refresh_token", &["refreshToken", "RefreshToken"]),
@@ -24,7 +25,7 @@ const NAMES: [(&str, &[&str]); 4] = [
     ("disabled", &["Disabled"]),
 ];
 
-/// Reads every `*.json`. A file that is not a credential is skipped and named on stderr.
+/// Reads every `*.json` in the directory. A file that is not a credential is skipped and named on stderr.
 pub(crate) fn read_folder(folder: &Path) -> Result<Vec<(Key, Credential)>, Failure> {
     let unreadable = |error| Failure::Usage(format!("can't read the folder {folder:?}: {error}"));
     let entries =
@@ -53,7 +54,7 @@ fn read_file(path: &Path) -> Result<(Key, Credential), String> {
     let id = Key::new(name).map_err(|error| error.to_string())?;
     usage_key(&id).map_err(|_| "the name is too long for the key of a usage record")?;
 
-    // Checked before it is opened, because opening a named pipe waits for its writer.
+    // Checks the kind before opening the file, because opening a named pipe waits for its writer.
     if !fs::metadata(path).map_err(|error| error.to_string())?.is_file() {
         return Err("it is not a regular file".into());
     }
@@ -94,7 +95,7 @@ pub(crate) struct Loaded {
     stored: usize,
 }
 
-/// Stores the credentials that the store does not have. Those that it has may be fresher than their files.
+/// Stores the credentials that the store does not have. A stored credential may be fresher than its file.
 pub(crate) async fn store<B: CredentialStore>(
     storage: &Storage<B>,
     mut credentials: Vec<(Key, Credential)>,

@@ -1,11 +1,11 @@
-//! A small LLM gateway on simulated upstreams. It loads a folder of OAuth credential files and serves
+//! A small LLM gateway on simulated upstreams. It loads a directory of OAuth credential files and serves
 //! concurrent requests, which pick and refresh credentials, count usage, and read configuration that an
 //! operator changes meanwhile. Then it reopens the store and proves that every count is exact.
 //!
 //!     cargo run --release --package gateway
 //!     cargo run --release --package gateway -- --help
 //!
-//! Its modules: `options` (the command line), `load` (the folder), `credential` (the pool and refreshing),
+//! Its modules: `options` (the command line), `load` (the files), `credential` (the pool and refreshing),
 //! `traffic` (the requests), `served` (their results), `proof` (the comparison), `report` (the output).
 
 mod credential;

@@ -1,4 +1,4 @@
-//! The command line.
+//! Parses the command line.
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -16,7 +16,7 @@ usage: gateway [CREDENTIALS_FOLDER] [OPTIONS]
 Exit codes: 0 every count is exact, 1 a count is wrong or the storage failed, 2 no usable credentials or a wrong option.
 ";
 
-/// An absolute path, so that it is found from any working directory.
+/// The sample credentials. The path is absolute, so that they are found from any working directory.
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/credentials");
 
 pub(crate) enum Command {

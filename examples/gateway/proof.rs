@@ -1,4 +1,5 @@
-//! The proof: compares the reopened store with the contents computed from what the requests reported.
+//! Proves that every count is exact: compares the reopened store with the contents computed from what the
+//! requests reported.
 
 use std::{collections::BTreeMap, fmt};
 

@@ -1,4 +1,4 @@
-//! The output: progress on a terminal, and a table at the end.
+//! Prints the progress on a terminal, and a table at the end.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! The results of the requests: added up per worker, then for all workers.
+//! Adds up the results of the requests, per worker and then for all workers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,7 @@ use gateway_storage::{BatchReport, Error, Increment, Key, Outcome};
 /// The counters in each usage record.
 pub(crate) const FIELDS: [&str; 3] = ["requests", "prompt_tokens", "completion_tokens"];
 
-/// The results as the requests saw them. Nothing in it was read from the store's counters.
+/// The results as the requests saw them. None of them was read from the store's counters.
 #[derive(Default)]
 pub(crate) struct Served {
     pub(crate) elapsed: Duration,

@@ -1,4 +1,4 @@
-//! Simulated requests: each reads the configuration, picks a credential, calls an upstream and counts usage.
+//! Simulates requests: each reads the configuration, picks a credential, calls an upstream and counts usage.
 
 use std::{
     sync::{

@@ -34,8 +34,8 @@ pub(crate) struct Wrapped<'t> {
 
 /// Returns the output of the macro, and the errors of the trait, if any.
 ///
-/// A trait with errors is output without our attributes, so that the code that uses it compiles and adds no
-/// errors of its own.
+/// A trait with errors is output without the macro's attributes. So the code that uses the trait compiles and
+/// adds no errors of its own.
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> (TokenStream, Option<Error>) {
     let mut item: ItemTrait = match syn::parse2(item.clone()) {
         Ok(item) => item,
@@ -77,7 +77,7 @@ fn read_and_generate(arguments: TokenStream, item: &ItemTrait, marks: &[Marks]) 
     };
     let items = || item.items.iter().zip(marks);
 
-    // Types first: an operation may return one that is declared after it.
+    // Reads types first, because an operation may return a type that is declared after it.
     for (item, marks) in items() {
         if let TraitItem::Type(associated) = item {
             match capability.read_type(associated, marks) {
@@ -209,8 +209,8 @@ impl<'t> Capability<'t> {
         Err(Error::new_spanned(method.sig.inputs.first(), message))
     }
 
-    /// The associated type that an operation returns. Inside another type, such as `Option`, it could not be
-    /// wrapped.
+    /// The associated type that an operation returns, if any. Refuses it inside another type, such as
+    /// `Option`, where a layer can't wrap it.
     fn check_return(&self, operation: &Operation) -> Result<Option<&Wrapped<'t>>> {
         let (Returns::Future(value) | Returns::Stream(value)) = &operation.returns;
         let Some(found) = find_word(value.to_token_stream(), "Self") else { return Ok(None) };
@@ -265,7 +265,7 @@ impl<'t> Capability<'t> {
     }
 }
 
-/// Our attributes of an item of the trait.
+/// The macro's own attributes of an item of the trait.
 struct Marks {
     operation: Option<Attribute>,
     forward: Option<Attribute>,

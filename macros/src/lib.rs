@@ -1,4 +1,4 @@
-//! The `#[capability]` macro of gateway-storage.
+//! The macro `#[capability]`, which makes the methods of a trait operations that layers wrap.
 
 mod capability;
 mod generate;
@@ -10,7 +10,7 @@ use proc_macro::TokenStream;
 
 /// Turns the methods of a trait into operations: values that a layer can wrap.
 ///
-/// For a trait of backends it generates a call value for each method with `#[operation(..)]`, and an
+/// For a trait of backends the macro generates a call value for each method with `#[operation(..)]`, and an
 /// implementation of the trait for `Layered<L, B>`, so that a layered backend has exactly the capabilities of
 /// the bare one. With `#[capability(on = LayeredTransaction)]` it does the same for a trait of transactions.
 ///
@@ -28,7 +28,7 @@ use proc_macro::TokenStream;
 /// | | `.., batch = items` | The argument `items` is a batch. If it is a slice, a layer may repeat some of its items. |
 /// | | `.., then = method` | `Layer::method(&layer, &mut T)` may modify the result. |
 /// | | `#[forward]` | It is not an operation: layers forward it to the backend. |
-/// | | `#[forward(layer)]` | The same, and `Layer`'s method of that name is called first. |
+/// | | `#[forward(layer)]` | As `#[forward]`, and `Layer`'s method of that name is called first. |
 /// | a type | `#[layered(Wrapper)]` | On a layered backend it is `Wrapper<L, ..>`; operations that return it wrap it. |
 ///
 /// After a timeout or a lost reply, the attributes and the receiver decide the outcome. A read, a `harmless`

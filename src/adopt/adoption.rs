@@ -24,8 +24,8 @@ use crate::{
 #[cfg(feature = "redis")]
 use crate::{Open, Redis, RedisOptions};
 
-/// Legacy data of gcli2api-go: finds its [layout](Layout) and reads it as a sorted stream of records. The
-/// data is never written.
+/// Legacy data of gcli2api-go. Finds its [layout](Layout) and reads it as a sorted stream of records. Never
+/// writes to it.
 ///
 /// ```
 /// # use futures_util::TryStreamExt;
@@ -67,25 +67,25 @@ use crate::{Open, Redis, RedisOptions};
 ///
 /// # What is adopted
 ///
-/// The stored data, field for field: names in `snake_case` and in `CamelCase` are kept. Where gcli2api-go
-/// returned something else than it stored, the stored data counts:
+/// The stored data is adopted field for field: names in `snake_case` and in `CamelCase` are kept. Where
+/// gcli2api-go returned other data than it stored, the stored data counts:
 ///
 /// - **MongoDB**: the fields that gcli2api-go added are left out: `_id`, `id` and `updated_at` of a
-///   credential, and `_id`, `key` and `updated_at` of other records. It stored most numbers as floats;
-///   integers are adopted as such (`5.0` as `5`), as in its own JSON, and times as text. A usage field `a.b`
-///   was stored as a document and is adopted as one counter. If concurrent writes created several documents
-///   of one key, counters are added up, and the value that was changed last is adopted.
-/// - **PostgreSQL**: gcli2api-go ignored unknown fields of a credential when it read one; stored ones are
-///   adopted. Fields that it dropped when it wrote are lost: such credentials (no token,
-///   `0001-01-01T00:00:00Z`) get a remark.
+///   credential, and `_id`, `key` and `updated_at` of other records. It stored most numbers as floats; whole
+///   numbers are adopted as integers (`5.0` as `5`), as in its own JSON, and times as text. A usage field
+///   `a.b` was stored as a document and is adopted as one counter. If concurrent writes created several
+///   documents of one key, counters are added up, and the value that was changed last is adopted.
+/// - **PostgreSQL**: gcli2api-go ignored unknown fields when it read a credential; they are adopted. Fields
+///   that it dropped when it wrote one are lost: such a credential (no token, `0001-01-01T00:00:00Z`) has a
+///   remark.
 /// - **Redis**: gcli2api-go returned counters as text; they are adopted as numbers. A config value that is
 ///   not JSON is a string.
-/// - **Exported document**: as for the backend that it came from. `id` and `updated_at` of MongoDB's
-///   credentials are left out, and Redis's counters are adopted as numbers.
+/// - **Exported document**: the rules are those of the backend that it came from. `id` and `updated_at` of
+///   MongoDB's credentials are left out, and Redis's counters are adopted as numbers.
 /// - **Git**: gcli2api-go stored strings without quotes, so the string `123` looks like the number and is
 ///   adopted as the number. It never stored usage.
 ///
-/// # What is not
+/// # What is not adopted
 ///
 /// Each entry that is not adopted has a [`Remark`], and so has each that was adopted with a change. Cache
 /// values, records of config plans, credential states, and columns and fields with modification times have no
@@ -97,9 +97,9 @@ use crate::{Open, Redis, RedisOptions};
 ///
 /// # Limits
 ///
-/// A stream of records has in memory the names of all files or Redis keys, a page of values, and all remarks.
-/// A file may have 16 MiB, `config/config.json` 64 MiB, and an exported document
-/// [`MAX_GO_BYTES`](crate::archive::MAX_GO_BYTES), which is in memory as a whole. Redis, a directory and a
+/// A stream of records holds in memory the names of all files or Redis keys, a page of values, and all
+/// remarks. A file may have 16 MiB, `config/config.json` 64 MiB, and an exported document, which is read as a
+/// whole, [`MAX_GO_BYTES`](crate::archive::MAX_GO_BYTES). Redis, a directory and a
 /// standalone MongoDB server give no snapshot: the stream may or may not return concurrent changes, so stop
 /// gcli2api-go first.
 pub struct Adoption {
@@ -155,7 +155,7 @@ impl fmt::Debug for Adoption {
 pub(super) const NOT_RECOGNIZED: &str = "no legacy data of gcli2api-go was recognized";
 pub(super) const NAME_LAYOUT: &str = "if there is some, name its layout (`--layout` on a command line)";
 
-/// The schemes of the backends of this build that gcli2api-go had, too.
+/// The URL schemes of this build from which legacy data can be adopted.
 const SCHEMES: &[&str] = &[
     #[cfg(feature = "file")]
     "`file:`",

@@ -1,4 +1,4 @@
-//! The layout of an exported document.
+//! Reads the layout of an exported document.
 
 use std::{io::Read, path::Path};
 

@@ -1,4 +1,4 @@
-//! The layouts with one file per record: of the backends `File` and `Git`, and a directory of credentials.
+//! The layouts in a directory: of gcli2api-go's file and Git backends, and a directory of credential files.
 
 use std::{
     cell::Cell,
@@ -21,7 +21,7 @@ use crate::{
     model::{Members, Piece, Refused, Watched, unreadable, without_mark},
 };
 
-/// The largest file of one value. White space makes it larger than the compact JSON that is limited.
+/// The largest file of one value. It may be larger than the compact JSON because of white space.
 const MAX_FILE_BYTES: usize = 16 * MAX_VALUE_BYTES;
 
 /// The largest `config/config.json`, which is read as a whole.
@@ -37,7 +37,7 @@ pub(super) struct Step {
 }
 
 enum Contents {
-    /// A credential, and whether it must have a field of one.
+    /// A credential, and whether it must have a well-known field: see [`has_credential_field`].
     Credential(Key, bool),
     /// All config values.
     Configs,
@@ -65,7 +65,7 @@ pub(super) fn recognize(path: &Path) -> Result<Vec<Layout>> {
         configs.iter().filter(|entry| is_json(entry)).partition(|entry| entry.name == "config.json");
     let has_records = has("credentials", EntryKind::Directory) || has("config", EntryKind::Directory);
     let is_git = !others.is_empty() || has_records && entries.iter().any(|entry| entry.name == ".git");
-    // Without a sign of either, the two layouts do not differ.
+    // Without these signs the two layouts do not differ, and the data counts as the file backend's.
     let is_file = !map.is_empty() || has("usage", EntryKind::Directory) || has_records && !is_git;
     let is_folder = entries.iter().any(is_json);
     let candidates = [(Layout::Directory, is_file), (Layout::WorkTree, is_git), (Layout::Folder, is_folder)];
@@ -203,7 +203,7 @@ fn files(
     found.into_iter().map(step).collect()
 }
 
-/// Whether this begins like UTF-16, which some Windows programs write.
+/// Whether a text begins like UTF-16, which some Windows programs write.
 fn is_utf16(text: &[u8]) -> bool {
     text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff")
 }
@@ -287,7 +287,7 @@ impl Step {
     }
 }
 
-/// A member of an object, and why its value can't be stored, if so.
+/// The value of an object's member, and why it can't be stored, if so.
 struct Member {
     value: Value,
     refused: Option<Refused>,

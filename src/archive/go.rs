@@ -41,8 +41,8 @@ pub struct GoDocument {
     /// The records, sorted as in an export.
     pub records: Vec<Record>,
     /// The entries that can't be stored as records, each
-    /// [`NotUnderstood`](crate::model::RemarkKind::NotUnderstood). Their place is `credentials`, `configs` or
-    /// `usage`, then the key, then the field.
+    /// [`NotUnderstood`](crate::model::RemarkKind::NotUnderstood). Their `place` is `credentials`, `configs`
+    /// or `usage`, then the key, then the field.
     pub remarks: Vec<Remark>,
 }
 
@@ -220,7 +220,7 @@ impl<'de> Visitor<'de> for Document<'_> {
 ///
 /// # Errors
 ///
-/// The same as for [`write`](super::write()).
+/// As for [`write`](super::write()).
 pub async fn write_go(
     header: &Header,
     records: impl Stream<Item = Result<Record>>,

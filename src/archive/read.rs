@@ -39,7 +39,7 @@ pub async fn check(input: impl AsyncRead) -> Result<Contents> {
 ///
 /// # Errors
 ///
-/// The same as for [`check`]. The stream ends after an error.
+/// As for [`check`]. The stream ends after an error.
 pub fn read(input: impl AsyncRead + Send) -> impl Stream<Item = Result<Record>> + Send {
     let pages = stream::unfold(Reader::new(Box::pin(input)), |mut reader| async {
         Some((reader.page().await?, reader))

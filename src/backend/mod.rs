@@ -1,4 +1,4 @@
-//! One folder per backend. Backends do not use one another, nor layers.
+//! One directory per backend. No backend uses another backend or a layer.
 
 #[cfg(feature = "file")]
 pub(crate) mod file;

@@ -1,5 +1,5 @@
-//! What an attempt to apply a plan or to roll it back does, decided from the stored values: the same for
-//! every backend.
+//! Decides from the stored values what an attempt to apply a plan or to roll it back does. The rules are the
+//! same for every backend.
 
 use std::{
     collections::BTreeMap,

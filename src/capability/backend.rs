@@ -1,4 +1,4 @@
-//! [`Backend`]: the root of all capabilities. [`Open`]: opening a backend from a configuration.
+//! [`Backend`]: the root of all capabilities. [`Open`]: opens a backend from its options or a URL.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn set_deadline(&mut self, deadline: Duration);
 
     /// How long a call on this handle may take: as set by [`set_deadline`](Backend::set_deadline), or else by
-    /// the configuration. A layer receives it when it is [added](crate::layer::Layer::put_on).
+    /// the backend's options. A layer receives it when it is [added](crate::layer::Layer::put_on).
     #[forward]
     fn deadline(&self) -> Duration {
         DEFAULT_DEADLINE

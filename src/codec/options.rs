@@ -176,7 +176,7 @@ fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
     T::deserialize(Value(text)).map_or_else(|misfit| misfit.fields, |_| &[])
 }
 
-/// What serde reads an options type from: texts by their paths. The text of the value itself has an empty
+/// The source from which serde reads an options type: texts by their paths. The text of the value itself has an empty
 /// path.
 #[derive(Default)]
 struct Value(BTreeMap<String, String>);

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{CacheStore, ErrorKind, Key, MAX_CACHE_TTL, MAX_VALUE_BYTES, OptionalExt, Result, Storage};
 
-/// Longer than the kit runs.
+/// A time to live that is longer than the kit runs.
 const LONG: Duration = Duration::from_secs(600);
 
 /// How long after its expiry a value may still be readable, since a server may be slow.

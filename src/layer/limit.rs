@@ -76,7 +76,8 @@ impl Limit {
         self
     }
 
-    /// How long a call waits at most, if half of the time left until the deadline is not less.
+    /// How long a call waits in the queue at most. It never waits longer than half of the time left until the
+    /// deadline.
     #[must_use]
     pub const fn patience(mut self, patience: Duration) -> Self {
         self.max_wait = patience;

@@ -19,7 +19,7 @@ use crate::{
 /// A chunk ends after reading this many times its size, so that progress is reported if little needs writing.
 const MAX_READS: usize = 10;
 
-/// Attempts to write a chunk, with pauses of 16 s in total. Electing a new primary takes ten or so.
+/// Attempts to write a chunk, with pauses of 16 s in total. Electing a new primary takes about 10 s.
 const ATTEMPTS: u32 = 9;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);

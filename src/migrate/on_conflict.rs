@@ -12,6 +12,7 @@ pub enum OnConflict {
     Fail,
     /// Keep the target's value.
     Skip,
-    /// Replace it by the source's. The target is not read, except to check the checkpoint of a resumed copy.
+    /// Replace it with the source's value. The target is not read, except to check the checkpoint of a
+    /// resumed copy.
     Overwrite,
 }

@@ -137,6 +137,10 @@ impl<'de> Deserialize<'de> for Key {
 /// A key as an argument of [`Storage`](crate::Storage): a [`Key`], or a string that is checked first.
 ///
 /// A `&Key` costs nothing. A string is checked and copied once.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a key",
+    note = "a key is a `Key` or `&Key`, or a string"
+)]
 pub trait IntoKey: Send {
     /// The checked key: `&Key` for a borrowed key, else [`Key`].
     type Checked: Borrow<Key> + Send;

@@ -8,15 +8,15 @@ use super::named;
 use crate::Record;
 
 /// A remark of a reader of legacy data ([`Adoption`](crate::adopt::Adoption) or
-/// [`read_go`](crate::archive::read_go)) on something that it did not adopt, or not unchanged. `Debug` does
-/// not print the place.
+/// [`read_go`](crate::archive::read_go)) on data that it did not adopt, or adopted with a change. `Debug`
+/// does not print `place`.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Remark {
     /// Whether the data was adopted.
     pub kind: RemarkKind,
-    /// Where the data is: a path in the folder, a Redis key, or a table or collection with the row's key. It
-    /// contains stored names, so it can be a secret (a client's API key, for example).
+    /// Where the data is: a path in the directory, a Redis key, or a table or collection with the row's key.
+    /// It contains stored names, so it can be a secret (a client's API key, for example).
     pub place: String,
     /// Why. It contains no stored names or values.
     pub reason: Cow<'static, str>,

@@ -17,7 +17,7 @@ named! {
         Apply = "apply",
         /// [`rollback_plan`](crate::ConfigBatch::rollback_plan).
         Rollback = "rollback",
-        /// The same, [forced](crate::plan::RollbackOptions::force).
+        /// A [forced](crate::plan::RollbackOptions::force) rollback.
         ForcedRollback = "forced_rollback",
     }
 }

@@ -35,7 +35,7 @@ pub struct Mutation {
 /// What a [`Mutation`] expects to be stored before the plan is applied.
 ///
 /// Values are compared bit by bit: 1 differs from 1.0, and 0.0 from -0.0. The order of names in an object
-/// does not matter. A backend handles every variant: another one would be a major version.
+/// does not matter. A backend handles every variant, so a new variant needs a major version.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expect {
     /// No value.

@@ -117,7 +117,7 @@ impl RollbackOptions {
     }
 }
 
-/// The result of applying a plan. Another result would be a major version.
+/// The result of applying a plan. A new variant needs a major version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Applied {
     /// The plan was applied.
@@ -126,7 +126,7 @@ pub enum Applied {
     Replayed,
 }
 
-/// The result of a rollback. Another result would be a major version.
+/// The result of a rollback. A new variant needs a major version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a refused rollback is Ok"]
 pub enum Rollback {

@@ -46,18 +46,18 @@ fn encodings(word: &str) -> Vec<(&'static str, String)> {
     found
 }
 
-/// Searches what it hears for the canary words.
+/// Searches all captured texts for the canary words.
 pub struct Listener {
     /// Whether it searches at all.
     pub is_enabled: AtomicBool,
     /// How many bytes it has searched.
     pub bytes: AtomicUsize,
-    /// The targets that it has heard.
+    /// The targets of the captured events and spans.
     pub targets: Mutex<BTreeSet<String>>,
     leaks: Mutex<Vec<String>>,
 }
 
-/// The only one, because the subscriber of a process is global.
+/// The only listener, because the subscriber of a process is global.
 pub static LISTENER: Listener = Listener {
     is_enabled: AtomicBool::new(true),
     bytes: AtomicUsize::new(0),

@@ -386,7 +386,7 @@ async fn an_unreadable_record_affects_only_its_key() {
 }
 
 #[tokio::test]
-async fn one_at_a_time() {
+async fn one_handle_at_a_time_opens_the_store() {
     let base = TempDir::new().unwrap();
     let storage = open(base.path()).await.unwrap();
     let (kind, message) = refused(base.path()).await;
@@ -538,8 +538,8 @@ async fn polled<T>(call: impl Future<Output = T>) -> (Duration, Duration) {
     (longest, begun.elapsed())
 }
 
-/// A call's longest poll must be a small part of the whole: that of the call itself, or what is given. The
-/// best of some, since another process may take the thread's turn.
+/// Asserts that the longest poll of a call takes less than a quarter of `whole`, or else of the call's own
+/// duration. One of five attempts is enough, because another process may interrupt the thread.
 async fn leaves_room<F: Future>(what: &str, whole: Option<Duration>, call: impl Fn() -> F) {
     let mut seen = Vec::new();
     for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! What each backend has, and promises, beyond the contract.
+//! What each backend promises beyond the contract.
 
 #[cfg(feature = "file")]
 mod file;

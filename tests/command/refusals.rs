@@ -1,4 +1,4 @@
-//! Refused commands and their errors.
+//! Commands that are refused, and their errors.
 
 use std::{fs, process::Stdio};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{Place, bare, ended, servers, servers::output_of};
 
 #[test]
-fn urls() {
+fn invalid_urls_are_refused() {
     let run = |line: &[&str]| ended(bare(line).output().unwrap());
     let none = run(&["ping"]);
     assert_eq!(none.code, Some(2));
@@ -146,7 +146,7 @@ fn duplicate_names_are_refused() {
         place.ok(&["config", "get", "a"]).split_whitespace().collect::<String>(),
         r#"[{"x":1},{"x":-2.5,"y":{"x":"x"}}]"#
     );
-    // Deeper than JSON readers go.
+    // Deeper than serde_json reads.
     let deep = "[".repeat(200);
     assert_eq!(place.fails_as(2, &["config", "set", "a", &deep]), "too_large");
 }
@@ -177,7 +177,7 @@ fn unsupported_commands_name_the_backends() {
         );
     }
     assert!(!place.path().exists());
-    // It fails before it reads the value.
+    // The command fails before it reads the value: stdin stays open.
     let mut child = place.command(&["cache", "set", "k", "-", "--ttl", "1s"]);
     let mut child = child.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let _open = child.stdin.take();

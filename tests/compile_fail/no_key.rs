@@ -1,4 +1,5 @@
-//~ the trait bound `u8: IntoKey` is not satisfied
+//~ `u8` is not a key
+//~ a key is a `Key` or `&Key`, or a string
 use gateway_storage::{Memory, Storage};
 
 async fn get(storage: &Storage<Memory>) {

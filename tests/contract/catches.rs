@@ -1,4 +1,5 @@
-//! Each fault makes the kit panic at the bullet that it violates. Most of them were seen in gcli2api-go.
+//! Each fault makes the kit panic at the bullet that it violates. Most of these faults were seen in
+//! gcli2api-go.
 
 use gateway_storage::{Storage, conformance};
 use testkit::broken::{Broken, Fault, Fault::*};

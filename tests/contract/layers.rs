@@ -115,7 +115,7 @@ impl Layer for Queue {
     }
 }
 
-/// With the README's order and durations.
+/// With the order and the timeout of `docs/layers.md`.
 #[tokio::test(start_paused = true)]
 async fn the_stack_returns_the_error_of_the_backend() {
     let queue = Queue { wait: Duration::from_secs(60), deadline: Duration::ZERO };

@@ -1,5 +1,5 @@
-//! The contract: that the kit finds what violates it, that backends behave as `Memory` does, that layers keep
-//! it, and that an application's own backend and capability can be under it.
+//! The contract: the kit finds violations of it, backends behave as `Memory` does, layers keep it, and a
+//! backend and a capability outside this crate can follow it.
 
 #[cfg(all(feature = "conformance", feature = "memory"))]
 mod catches;

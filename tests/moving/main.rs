@@ -1,4 +1,4 @@
-//! Records that move: copies, export files, and data that the Go program left.
+//! Records that move: copies, export files, and legacy data.
 
 #[cfg(feature = "memory")]
 mod adopt;

@@ -1,4 +1,4 @@
-//! Configuration.
+//! `ConfigStore` for `File`.
 
 use std::collections::BTreeMap;
 

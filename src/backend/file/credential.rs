@@ -1,4 +1,4 @@
-//! Credentials.
+//! `CredentialStore` for `File`.
 
 use super::{
     File,

@@ -24,7 +24,8 @@ const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FORMAT_NAME: &str = "format";
 
-/// Small, because reads are served from memory: the engine needs only the pages that it writes.
+/// The size of the engine's cache. It is small, because reads are served from memory: the engine needs only
+/// the pages that it writes.
 const CACHE_BYTES: usize = 8 << 20;
 
 /// The open store.

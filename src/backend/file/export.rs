@@ -1,4 +1,4 @@
-//! Export and import.
+//! `Exportable` for `File`.
 
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};

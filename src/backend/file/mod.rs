@@ -462,7 +462,7 @@ mod tests {
         assert_eq!(storage.get_config("b").await.unwrap_err().kind(), ErrorKind::NotFound);
     }
 
-    /// The handle has far more time than the layers, in the order of the README.
+    /// The handle has far more time than the layers, which are in the order of `docs/layers.md`.
     #[tokio::test]
     async fn under_layers_a_write_that_is_withdrawn_was_not_applied() {
         let disk = Disk::default();

@@ -1,4 +1,4 @@
-//! Counters.
+//! `UsageStore` for `File`.
 
 use std::collections::BTreeMap;
 

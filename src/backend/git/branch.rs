@@ -62,7 +62,7 @@ impl Branch {
         self.target(&self.reference)
     }
 
-    /// Whether `HEAD` is at the branch: a person may check another one out while the store is open.
+    /// Whether `HEAD` is at the branch: a person may check out another branch while the store is open.
     pub(super) fn is_checked_out(&self) -> bool {
         is_checked_out(&self.repository, &self.reference)
     }

@@ -1,4 +1,4 @@
-//! This clone: the repository, and everything that follows its branch.
+//! The local clone: the repository, and the work tree and state that follow its branch.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ impl LocalClone {
         let files = self.branch.changes(None, head)?;
         let steps = match self.worktree.checkpoint() {
             None => Vec::new(),
-            // The commit of the checkpoint is gone with its history: nothing is known about the files.
+            // The commit of the checkpoint was removed with its history: nothing is known about the files.
             Some(id) if !id.is_zero() && self.branch.commit(id).is_err() => Vec::new(),
             Some(id) if Some(id) == head => Vec::new(),
             Some(id) => {

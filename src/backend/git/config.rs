@@ -1,4 +1,4 @@
-//! Configuration.
+//! `ConfigStore` for `Git`.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Credentials.
+//! `CredentialStore` for `Git`.
 
 use super::Git;
 use crate::{BatchReport, Credential, CredentialStore, Error, Found, Key, Result, error::Kind};

@@ -1,4 +1,4 @@
-//! Export and import.
+//! `Exportable` for `Git`.
 
 use futures_core::Stream;
 

@@ -1,4 +1,4 @@
-//! Earlier values, read from the commits on a thread of its own.
+//! `History` for `Git`: reads earlier values from the commits, on a thread for blocking work.
 
 use std::{
     collections::BTreeMap,

@@ -26,7 +26,8 @@ use super::{
 };
 use crate::{Error, ErrorKind, Outcome, Result, backend::local::thread::Ticket};
 
-/// Hanging threads that are abandoned as soon as they are late. Each further one doubles the next wait.
+/// While no more than this number of abandoned threads hang, a late thread is abandoned at once. Each further
+/// hanging thread doubles the wait before that.
 const ABANDONED_AT_ONCE: usize = 8;
 
 /// How often that wait is doubled at most.
@@ -93,7 +94,7 @@ pub(super) struct Remote {
     abandoned: Vec<JoinHandle<()>>,
 }
 
-/// What a thread is started with.
+/// The values with which a thread is started.
 struct Setup {
     path: PathBuf,
     git: PathBuf,

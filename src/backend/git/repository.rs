@@ -129,7 +129,7 @@ impl LockedRepository {
         self.writing.begin()
     }
 
-    /// Removes the locks of a process that was killed while it wrote. The store's own lock excludes a live
+    /// Removes the locks of a process that was killed while it wrote. The store's own lock excludes a running
     /// one.
     fn remove_stale_locks(&self, options: &GitOptions) -> Result<()> {
         // Only the store uses this name.

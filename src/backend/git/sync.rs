@@ -1,4 +1,5 @@
-//! What this clone and its remote exchange, and when: fetching, pushing, and the pauses after a failure.
+//! Exchanges commits with the remote: decides when to fetch and to push, and how long to pause after a
+//! failure.
 
 use std::{
     path::absolute,

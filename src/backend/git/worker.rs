@@ -39,7 +39,7 @@ pub(super) struct Worker {
     slots: Arc<Semaphore>,
     /// Closes when the thread has released the store.
     released: watch::Receiver<()>,
-    /// Tells the thread to stop waiting for the remote.
+    /// Set to make the thread stop waiting for the remote.
     is_dropped: Arc<AtomicBool>,
     /// Declared after the queue, because the thread ends with it.
     _thread: Joined,
@@ -103,7 +103,7 @@ impl Worker {
                 if !begun.swap(true, Ordering::AcqRel) {
                     let result =
                         catch_unwind(AssertUnwindSafe(|| work(writer))).unwrap_or_else(|_| Err(panicked()));
-                    // If the caller is gone, the work stays done.
+                    // The work stays done even if the caller no longer waits.
                     drop(reply.send(result));
                 }
                 drop(slot);
@@ -171,7 +171,7 @@ fn run(mut writer: Writer, messages: &Receiver<Message>) {
     }
     writer.finish(closing.is_some());
     if let Some(reply) = closing {
-        // The caller of `close` may be gone.
+        // The caller of `close` may no longer wait.
         let _ = reply.send(());
     }
 }

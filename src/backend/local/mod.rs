@@ -1,4 +1,5 @@
-//! What the backends on the local file system share, and a copy's checkpoint with them.
+//! Files, directories and threads, for the backends on the local file system and for the checkpoint of a
+//! copy.
 
 pub(crate) mod atomic_file;
 #[cfg(any(feature = "file", feature = "git"))]

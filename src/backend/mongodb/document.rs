@@ -119,12 +119,12 @@ fn content(document: &RawDocument) -> Result<Content<'_>> {
     Err(corrupt("a stored document has neither `value` nor `json`"))
 }
 
-/// Converts a BSON value. Types that JSON lacks (dates, object ids) are Corrupt: none is ours.
+/// Converts a BSON value. Types that JSON lacks (dates, object ids) are Corrupt: this crate stores none.
 fn json(value: RawBsonRef<'_>) -> Result<Value> {
     json_with(value, |_| None)
 }
 
-/// The same, but `other` is tried first on each value.
+/// As [`json`], but tries `other` first on each value.
 pub(super) fn json_with(value: RawBsonRef<'_>, other: fn(RawBsonRef<'_>) -> Option<Value>) -> Result<Value> {
     if let Some(value) = other(value) {
         return Ok(value);

@@ -1,6 +1,6 @@
 //! Converts the errors of the driver and the server, and decides whether the request was applied.
 //!
-//! Both go by codes and labels. The texts quote keys, values and hosts, so they are dropped.
+//! Both use codes and labels. The texts quote keys, values and hosts, so they are dropped.
 
 use mongodb::{
     bson::Document,

@@ -1,4 +1,4 @@
-//! Legacy data: the Go program's documents. One that can't be read does not stop the others.
+//! Reads legacy data, the Go program's documents. An unreadable document does not stop the others.
 
 use std::{collections::BTreeMap, mem, vec};
 

@@ -219,7 +219,7 @@ impl MongoDb {
     }
 }
 
-/// Whether an attempt conflicted with another one on the server, so that nothing was applied.
+/// Whether an attempt conflicted with another attempt on the server, so that nothing was applied.
 fn is_conflict(error: &Error) -> bool {
     error.outcome() == Outcome::NotApplied && error.kind() == ErrorKind::Conflict && error.code().is_some()
 }

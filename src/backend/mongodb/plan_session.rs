@@ -37,7 +37,8 @@ pub(super) const MAX_RECORD_BYTES: usize = 15 << 20;
 const LEASE_TTL: Duration = Duration::from_secs(10);
 /// The age at which the next command renews the lease first.
 const RENEW_AFTER: Duration = Duration::from_secs(2);
-/// How long after its last renewal commands are sent. The rest is for the last one to reach the server.
+/// How long commands are sent after the last renewal. The rest of the lease is for the last command to reach
+/// the server.
 const MAX_UNRENEWED: Duration = Duration::from_secs(7);
 
 /// Sends the commands of one attempt at a plan.

@@ -115,7 +115,8 @@ impl Pool {
         self.permit(Some(slot)).await
     }
 
-    /// The same for calls that must stay on this pool. A replaced pool has no queue, so they need no slot.
+    /// As [`acquire`](Self::acquire), for calls that must stay on this pool. A replaced pool has no queue, so
+    /// they need no slot.
     pub(super) async fn acquire_even_if_retired(self: Arc<Self>) -> Result<Permit, NoPermit> {
         match self.clone().acquire().await {
             Err(NoPermit::Retired | NoPermit::Refused) => self.permit(None).await,

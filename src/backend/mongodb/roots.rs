@@ -1,4 +1,4 @@
-//! The certificates that this machine trusts, in a file: by itself, the driver trusts only Mozilla's.
+//! Writes the certificates that this machine trusts to a file: by itself, the driver trusts only Mozilla's.
 
 use std::{
     fs::{self, OpenOptions},
@@ -14,7 +14,8 @@ use crate::{Error, ErrorKind, Result, backend::remote::trust::of_this_machine};
 pub(super) struct Roots(PathBuf);
 
 impl Roots {
-    /// Writes the readable ones, hundreds from many files, so it runs on a blocking thread.
+    /// Writes the readable certificates. They are hundreds from many files, so this runs on a thread for
+    /// blocking work.
     pub(super) async fn of_this_machine() -> Result<Self> {
         let written = tokio::task::spawn_blocking(|| {
             let found = of_this_machine("tlsCAFile")?;

@@ -64,7 +64,7 @@ impl Pages {
     }
 
     /// Reads the next page of a collection, sorted by the bytes of the fields whatever its collation is.
-    /// Returns false at its end; the next call may begin with another one.
+    /// Returns false at its end; the next call may read another collection.
     pub(super) async fn read(
         &mut self,
         collection: impl FnOnce(&Permit) -> Collection<RawDocumentBuf>,

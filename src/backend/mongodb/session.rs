@@ -35,7 +35,7 @@ pub(super) fn take(idle: &IdleSession) -> Option<Session> {
 
 #[derive(Default)]
 struct Rollbacks {
-    /// How many have begun: the number of the last one.
+    /// How many rollbacks have begun, which is the number of the last one.
     begun: u64,
     under_way: BTreeSet<u64>,
 }

@@ -150,7 +150,7 @@ impl Topology {
         self.view.borrow().writable
     }
 
-    /// Waits for a server that accepts writes or, unless the call must stay, for the need of another client.
+    /// Waits for a server that accepts writes or, unless the call must stay, until another client is needed.
     pub(super) async fn until_writable(&self, must_stay: bool) -> ClientState {
         if let Some(state) = self.view.borrow().state(must_stay) {
             return state;

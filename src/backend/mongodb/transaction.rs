@@ -1,4 +1,4 @@
-//! Transactions.
+//! `Transactional` for `MongoDb`.
 
 use std::{
     sync::{Arc, PoisonError},

@@ -36,7 +36,8 @@ struct Host {
     attempts: Vec<Config>,
 }
 
-/// How long the first attempt at one of several addresses may take. A second one follows after the others.
+/// How long the first attempt at one of several addresses may take. A second attempt follows after the
+/// other addresses.
 const FIRST_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Opens connections for the pool.
@@ -184,7 +185,7 @@ impl Dialer {
     }
 
     /// Connects to the first of a host's addresses that accepts the login. Each gets its share of the time.
-    /// One that does not accept at once is tried again after the others.
+    /// An address that does not accept at once is tried again after the others.
     async fn dial_addresses(
         &self,
         attempt: &Config,
@@ -209,7 +210,7 @@ impl Dialer {
             if is_first && error.kind() == ErrorKind::Timeout {
                 left.push_back((address, false));
             } else if !failed.as_ref().is_some_and(|(_, failed)| is_denied(failed) || !is_denied(&error)) {
-                // A refusal tells more than an address that does not respond.
+                // A refusal is more informative than an address that does not respond.
                 failed = Some((address, error));
             }
         }

@@ -20,7 +20,7 @@ pub(super) const SERVER: &str = "the PostgreSQL server";
 #[cold]
 pub(super) fn of_request(error: &tokio_postgres::Error, effect: Effect) -> Error {
     match error.as_db_error() {
-        // The server ends the session, and may have applied the request before.
+        // The server ends the session. It may have applied the request before.
         Some(reply) if is_fatal(reply) => of_code(reply.code().code()).with_outcome(effect.when_lost()),
         Some(reply) => of_code(reply.code().code()),
         None => lost(error).with_outcome(effect.when_lost()),
@@ -59,7 +59,7 @@ pub(super) fn of_dial(error: &tokio_postgres::Error, behind_pooler: bool) -> Err
     if let Some(failed) = cause::<rustls::Error>(error) {
         return refusal(SERVER, failed, &tls::NAMES);
     }
-    // The kinds of the driver's errors are private; their texts are not.
+    // The kinds of the driver's errors are private, so their texts are compared.
     match error.to_string().as_str() {
         "error performing TLS handshake" => {
             Error::new(ErrorKind::Denied, "the PostgreSQL server offers no TLS, which the options require")
@@ -89,7 +89,7 @@ pub(super) fn connect_timeout() -> Error {
     Error::new(ErrorKind::Timeout, "timed out connecting to the PostgreSQL server")
 }
 
-/// Whether the driver refused a login without channel binding. Only the text of its error tells.
+/// Whether the driver refused a login without channel binding. Only the text of its error shows that.
 fn requires_binding(error: &tokio_postgres::Error) -> bool {
     error.source().is_some_and(|cause| cause.to_string().contains("channel binding"))
 }
@@ -135,7 +135,8 @@ fn lost(error: &tokio_postgres::Error) -> Error {
     unreachable(SERVER, cause::<std::io::Error>(error))
 }
 
-/// The cause of this type, also inside an I/O error, whose `source` skips the error that it wraps.
+/// The first cause of this type. It also looks inside I/O errors, whose `source` skips the error that they
+/// wrap.
 fn cause<T: StdError + 'static>(error: &tokio_postgres::Error) -> Option<&T> {
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -189,7 +189,7 @@ impl TryFrom<&str> for PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// Reads a URL. Its schema is this one if it names none.
+    /// Reads a URL. If it names no schema, this is the schema.
     pub(super) fn in_schema(url: &str, schema: Option<&str>) -> Result<Self> {
         let wrong = || invalid("a PostgreSQL URL is `postgres://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`");
         let location = Location::parse(url, &["postgres", "postgresql"])?;

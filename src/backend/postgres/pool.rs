@@ -35,7 +35,7 @@ pub(super) struct Pool {
     failures: watch::Sender<Option<Error>>,
 }
 
-/// How long a permit is withheld, times the number of those that are.
+/// How long a permit is withheld, multiplied by the number of withheld permits.
 const WITHHOLD_TIME: Duration = Duration::from_secs(1);
 
 /// A connection in use. When dropped, it is cleaned up if needed and returned to the pool.
@@ -103,10 +103,11 @@ impl Pool {
                 Ok(connection) if !connection.is_dead() => {
                     return Ok(Some(PooledConnection(Some(Held { connection, _permit: permit }))));
                 }
-                // The pool closes a dead one when it is returned, so that the next one differs.
+                // The pool closes a dead connection that is returned, so the next attempt gets another
+                // connection.
                 Ok(_) => {}
                 Err(_) if self.queue.is_closed() => return Ok(None),
-                // The server accepts no more, but one of ours will be returned.
+                // The server accepts no more connections, but a call of this store will return one.
                 Err(error) if error.kind() == ErrorKind::Busy && self.pool.state().connections > 0 => {
                     self.withhold(permit);
                     let Some(next) = self.queue.permit().await else { return Ok(None) };
@@ -148,7 +149,7 @@ impl Pool {
         }
     }
 
-    /// Turns waiting calls away and closes idle connections.
+    /// Ends the wait of queued calls and closes idle connections.
     pub(super) fn retire(&self) {
         self.queue.close();
         while self.pool.state().idle_connections > 0 {

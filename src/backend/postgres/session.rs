@@ -41,7 +41,7 @@ impl Session {
         self.connection.is_dead()
     }
 
-    /// Runs one statement. It is a read as far as its outcome goes: nothing is applied before the commit.
+    /// Runs one statement. Its outcome is that of a read: nothing is applied before the commit.
     pub(super) async fn run(
         &mut self,
         call: &Call<'_>,

@@ -35,7 +35,7 @@ pub(super) fn begin(options: &PostgresOptions) -> String {
     begin + &of_transaction(options)
 }
 
-/// The SQL that begins the transaction of a plan, after all earlier ones of plans.
+/// The SQL that begins the transaction of a plan, after the transactions of all earlier plans.
 ///
 /// The lock takes no snapshot, so the transaction sees the changes of the previous one.
 pub(super) fn begin_plan(options: &PostgresOptions) -> Result<String> {

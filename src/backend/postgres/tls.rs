@@ -1,4 +1,4 @@
-//! TLS as `sslmode` and its companions require it.
+//! TLS, as `sslmode` and the other TLS options require it.
 
 use rustls::ClientConfig;
 use tokio_postgres_rustls::MakeRustlsConnect;

@@ -26,7 +26,7 @@ impl Address {
         format!("{server} at {self}")
     }
 
-    /// `host`, `host:port`, `[ipv6]:port` or `/path`
+    /// Parses `host`, `host:port`, `[ipv6]:port` or `/path`.
     pub(super) fn parse(addr: &str, default_port: u16) -> Result<Self> {
         if addr.starts_with('/') {
             return Ok(Self::Socket(addr.to_owned()));
@@ -40,7 +40,7 @@ impl Address {
         Ok(Self::Host(host, port))
     }
 
-    /// Several, separated by commas.
+    /// Parses several addresses, separated by commas.
     pub(super) fn parse_list(addrs: &str, default_port: u16) -> Result<Vec<Self>> {
         addrs.split(',').map(|addr| Self::parse(addr.trim(), default_port)).collect()
     }

@@ -9,7 +9,7 @@ use crate::{
     CacheEntry, CacheStore, Error, Key, Result, backend::remote::Effect, capability::check_cache, error::Kind,
 };
 
-/// Reads both in one step. Otherwise a write in between could change one of them.
+/// Reads a value and its time to live in one step: a write in between could change one of them.
 const GET_WITH_TTL: &str = "local value = redis.call('GET', KEYS[1]) \
     if value then return {value, redis.call('PTTL', KEYS[1])} end \
     return false";

@@ -67,7 +67,7 @@ impl Redirect {
     }
 }
 
-/// The slots of one server, or those without one.
+/// The slots of one server, or the slots that no server owns.
 #[derive(Default)]
 pub(super) struct SlotGroup {
     pub(super) slots: usize,
@@ -93,7 +93,7 @@ pub(super) fn too_many_redirects() -> Error {
 /// How often a command is redirected before it fails.
 pub(super) const MAX_REDIRECTS: usize = 8;
 
-/// How long one server may take to report the slots before another one is asked.
+/// How long one server may take to report the slots before the next server is asked.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The pause between two refreshes.

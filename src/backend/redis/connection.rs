@@ -241,7 +241,7 @@ impl Settings {
         }
     }
 
-    /// Connects to a server of the store, and tells it the client's name.
+    /// Connects to a server of the store, and sets the client's name there.
     pub(super) async fn open_server(
         &self,
         addr: &Address,

@@ -115,7 +115,7 @@ pub(super) fn of_code(code: &str, detail: &str) -> Error {
     refused(SERVER, code, detail)
 }
 
-/// The same. `server` is how the error names the server.
+/// As [`of_code`]. `server` is how the error names the server.
 #[cold]
 fn refused(server: &str, code: &str, detail: &str) -> Error {
     use ErrorKind::{Busy, Corrupt, Denied, Internal, InvalidValue, Unavailable, Unsupported};

@@ -57,7 +57,7 @@ impl Layout {
         [&self.prefix, "health"].concat()
     }
 
-    /// The same for a cluster. Every slot has one of these names, sooner or later.
+    /// Names of such keys for a cluster, without end: every slot has some of them.
     pub(super) fn health_names(&self) -> impl Iterator<Item = String> {
         (0_u32..).map(|number| format!("{}health:{number}", self.prefix))
     }

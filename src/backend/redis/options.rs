@@ -176,7 +176,7 @@ pub enum RedisDurability {
     /// An append-only file, and no eviction of keys that don't expire: a crash loses at most what the file's
     /// policy allows, one second by default.
     Aof,
-    /// The same, with `appendfsync always`: a crash loses nothing. The user must be allowed `CONFIG GET`.
+    /// As `Aof`, with `appendfsync always`: a crash loses nothing. The user must be allowed `CONFIG GET`.
     Fsync,
 }
 

@@ -128,7 +128,7 @@ impl Pool {
         })
     }
 
-    /// A connection, if one is open. Starts to open those that should be open and are not.
+    /// An open connection, if there is one. Starts to open the connections that are missing.
     pub(super) fn ready(&self, now: Instant) -> Option<InFlight> {
         let slots = self.slots.load();
         let mut active = self.active.load(Ordering::Relaxed).min(slots.len());

@@ -22,7 +22,7 @@ pub(super) struct Sentinels {
     login: Login,
 }
 
-/// How errors name the server that sentinels name as the master. Its address may be one of another network.
+/// How errors name the server that sentinels name as the master. Its address may belong to another network.
 const MASTER: &str = "the Redis master named by its sentinels";
 
 impl Sentinels {

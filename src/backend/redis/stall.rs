@@ -28,7 +28,7 @@ const RESOLUTION: Duration = Duration::from_micros(500);
 /// A reply that arrives within this time is no stall.
 const MIN_STALL: Duration = Duration::from_millis(10);
 
-/// Nor is one that takes less than this many times the fastest reply.
+/// A reply that takes less than this many times the time of the fastest reply is no stall either.
 const STALL_FACTOR: u32 = 4;
 
 fn micros(duration: Duration) -> u64 {

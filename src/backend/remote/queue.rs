@@ -35,7 +35,7 @@ impl Queue {
         self.permits.clone().acquire_owned().await.ok()
     }
 
-    /// Turns waiting and later calls away.
+    /// Ends the wait of queued calls, and refuses later ones.
     pub(crate) fn close(&self) {
         self.permits.close();
     }

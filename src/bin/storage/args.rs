@@ -71,7 +71,7 @@ Exit codes:
 #[command(name = "storage", version, after_help = AFTER_HELP, arg_required_else_help = true)]
 pub(crate) struct Arguments {
     // Not with clap's `env`: the environment's URL would look like one on the command line.
-    /// The store [env: STORAGE_URL, STORAGE_URL_FILE]
+    /// URL or name of the store [env: STORAGE_URL, STORAGE_URL_FILE]
     #[arg(long, global = true, help_heading = GLOBAL)]
     pub(crate) url: Option<String>,
 

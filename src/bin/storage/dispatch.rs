@@ -1,4 +1,4 @@
-//! From the scheme of a URL to the type of its backend.
+//! Selects the type of the backend by the scheme of the URL.
 //!
 //! The commands of each backend are not listed: the compiler derives them from its capabilities.
 

@@ -18,7 +18,8 @@ pub(super) const CONNECTIONS: &str = "db.client.connection.count";
 pub(super) const MAX_CONNECTIONS: &str = "db.client.connection.max";
 pub(super) const PENDING_REQUESTS: &str = "db.client.connection.pending_requests";
 
-/// More than the library has operations. An application's own operations beyond it share one entry.
+/// The number of entries, which is more than the library has operations. An application's own operations
+/// beyond this number share one entry.
 const ENTRIES: usize = 128;
 /// The conventions' name for operations without an entry of their own.
 const OTHER: &str = "_OTHER";

@@ -101,7 +101,7 @@ impl Recent {
     /// Advances to the slot of this time, and returns the current slot's number.
     fn advance(&self, now: Instant) -> u64 {
         let number = now.duration_since(self.begun).as_secs() / SLOT.as_secs();
-        // A thread that comes while another one advances counts in the old slot.
+        // A thread that arrives while another thread advances counts in the old slot.
         if self.current.load(Relaxed) < number
             && let Ok(_advancing) = self.advancing.try_lock()
         {

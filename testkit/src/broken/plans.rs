@@ -1,4 +1,4 @@
-//! Faults of config batches.
+//! `ConfigBatch` for `Broken`, with its faults.
 
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use gateway_storage::{

@@ -1,4 +1,4 @@
-//! Certificates for a server on `localhost` and its client.
+//! Makes certificates for a server on `localhost` and its client.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ fn run(folder: &Path, arguments: &str) -> Output {
     openssl.current_dir(folder).args(arguments.split(' ')).output().expect("these tests need openssl")
 }
 
-/// Runs openssl in a folder. It must succeed.
+/// Runs openssl in a directory. It must succeed.
 pub fn openssl(folder: &Path, arguments: &str) {
     let ran = run(folder, arguments);
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));

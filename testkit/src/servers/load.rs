@@ -1,4 +1,4 @@
-//! Counting under faults, on any backend with counters.
+//! Increments counters while a test causes faults, on any backend with counters.
 
 use std::{
     sync::{

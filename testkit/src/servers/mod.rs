@@ -99,7 +99,7 @@ pub fn postgres() -> String {
     format!("{}&{}", shared().0.url(), schema())
 }
 
-/// The same through PgBouncer.
+/// As [`postgres()`], through PgBouncer.
 pub fn pgbouncer() -> String {
     format!("{}&{}", shared().1.url(), schema())
 }

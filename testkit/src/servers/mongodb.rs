@@ -109,7 +109,7 @@ impl Server {
     pub fn kill(&mut self) {
         drop(self.process.kill());
         self.process.wait().unwrap();
-        // It would remove the folder.
+        // The guard would remove the directory.
         drop(self.guard.kill());
         self.guard.wait().unwrap();
     }

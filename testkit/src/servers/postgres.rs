@@ -61,7 +61,7 @@ fn command(name: &str) -> Command {
     command
 }
 
-/// Ends a server when this process ends in any way, and removes its folder.
+/// Ends a server when this process ends in any way, and removes its directory.
 fn guard(process: &Child, folder: &Path) -> Child {
     at_end(&format!("kill -CONT {0}; kill -QUIT {0}; sleep 1; kill -9 {0}", process.id()), folder)
 }
@@ -142,7 +142,7 @@ impl Server {
     pub fn kill(&mut self) {
         self.signal("-QUIT", self.process.id());
         self.process.wait().unwrap();
-        // It would remove the folder.
+        // The guard would remove the directory.
         drop(self.guard.kill());
         drop(self.guard.wait());
     }

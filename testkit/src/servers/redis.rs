@@ -360,7 +360,7 @@ impl Tls {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     }
 
-    /// A file of the certificates' folder.
+    /// A file in the directory of the certificates.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

@@ -1,4 +1,4 @@
-//! Transactions under load, on any backend that has them.
+//! Runs transactions under load, on any backend that has them.
 
 use std::{
     collections::BTreeMap,

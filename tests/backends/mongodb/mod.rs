@@ -1,4 +1,4 @@
-//! What is particular to MongoDB: documents, elections, transactions.
+//! MongoDB's own behavior: documents, elections, transactions.
 
 mod calls;
 mod faults;

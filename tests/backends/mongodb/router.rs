@@ -1,4 +1,4 @@
-//! Behind a router to shards.
+//! Batches and increments behind a router to shards (mongos).
 
 use std::time::Duration;
 

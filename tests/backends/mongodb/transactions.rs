@@ -89,7 +89,7 @@ async fn a_rolled_back_transaction_never_commits() -> Result {
     let error = tx.commit().await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
 
-    // Dropping it rolls it back, so another one can soon write.
+    // Dropping it rolls it back, so another transaction can soon write.
     let tx = writer_of(&storage, &a, &one).await?;
     drop(tx);
     writer_of(&storage, &a, &config(json!(6))).await?.commit().await?;

@@ -175,7 +175,7 @@ fn an_export_of_large_values_uses_little_memory() {
     assert!(memory.bytes_max < 30 << 20, "{} bytes", memory.bytes_max);
 }
 
-/// The server reports the outcome, whether its own timeout ends the wait or our cancel request.
+/// The server reports the outcome, whether its own timeout or our cancel request ends the wait.
 #[tokio::test]
 async fn under_layers_a_write_that_waited_for_a_lock_was_not_applied() -> Result {
     for (options, code) in [("&lock_timeout=2s&statement_timeout=3s&deadline=4s", "55P03"), ("", "57014")] {

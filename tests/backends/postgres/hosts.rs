@@ -1,4 +1,4 @@
-//! Several hosts, their errors, and folders of sockets.
+//! Several hosts, their errors, and directories of sockets.
 
 use std::{fs, os::unix::fs::MetadataExt, os::unix::fs::chown};
 
@@ -69,7 +69,7 @@ async fn after_a_refusal_the_next_host_is_tried() -> Result {
 }
 
 #[tokio::test]
-async fn a_folder_of_sockets_may_have_colons() -> Result {
+async fn a_directory_of_sockets_may_have_colons() -> Result {
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("p:r:i");
     let option = format!("unix_socket_directories={}", folder.display());

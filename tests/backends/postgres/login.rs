@@ -34,7 +34,7 @@ host    all password all  scram-sha-256
 host    all all      all  trust
 ";
 
-/// A server with TLS, and the folder of the certificates that it may present.
+/// A server with TLS, and the directory of the certificates that it may present.
 fn tls_server(rules: &str) -> (Server, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     certificates::make(folder.path());

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Result, config, key, open, raw, servers::postgres::Server};
 
-/// The log once it contains this mark, and so everything before it.
+/// Writes this mark into the log, and returns the log once it contains the mark.
 async fn log_up_to(server: &Server, folder: &Path, mark: &str) -> String {
     raw(&server.url()).await.batch_execute(&format!("DO $$ BEGIN RAISE LOG '{mark}'; END $$")).await.unwrap();
     let started = Instant::now();
@@ -36,7 +36,7 @@ async fn stats_warn_of_settings_that_log_stored_values() -> Result {
     let server = Server::start(&["logging_collector=on", "log_filename=server.log", "log_directory=log"]);
     let folder = server.folder.path().join("data/log");
     let administrator = raw(&server.url()).await;
-    // The settings of a role, and the one that is reported.
+    // The settings of a role, and the setting among them that must be reported.
     for (number, (settings, reported)) in [
         ("log_duration = on", None),
         ("log_statement = 'ddl'", None),
@@ -69,7 +69,7 @@ async fn stats_warn_of_settings_that_log_stored_values() -> Result {
             let storage = open(&format!("{url}&lock_timeout=50ms&pgbouncer={pooled}")).await;
             let stats = storage.stats().await?;
             if pooled {
-                // The session has no `lock_timeout` then.
+                // Behind a pooler the session has no `lock_timeout`.
                 storage.set_credential("a", json!({ "token": token })).await?;
             } else {
                 store(&storage, &token).await?;

@@ -1,4 +1,4 @@
-//! Directories of the File backend, of the Git backend, and of credentials.
+//! Adopts directories of gcli2api-go's file and Git backends, and directories of credential files.
 
 use std::{
     collections::BTreeMap,
@@ -159,7 +159,7 @@ async fn texts_of_the_git_backend() -> Result {
 }
 
 #[tokio::test]
-async fn a_folder_of_credentials() -> Result {
+async fn a_directory_of_credentials() -> Result {
     let folder = place();
     copy(&fixture("file/credentials"), folder.path());
     write(&folder, "package.json", r#"{"name":"x"}"#);

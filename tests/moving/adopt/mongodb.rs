@@ -1,4 +1,4 @@
-//! Collections of the MongoDB backend.
+//! Adopts the collections of gcli2api-go's MongoDB backend.
 
 use ::mongodb::{
     Client, Database,

@@ -1,4 +1,4 @@
-//! Tables of the PostgreSQL backend.
+//! Adopts the tables of gcli2api-go's PostgreSQL backend.
 
 use gateway_storage::{
     ErrorKind, PostgresOptions,

@@ -1,4 +1,4 @@
-//! Keys of the Redis backend.
+//! Adopts the keys of gcli2api-go's Redis backend.
 
 use gateway_storage::{
     ErrorKind,

@@ -1,4 +1,4 @@
-//! Export files: exactly the files that were written can be read.
+//! Export files: a written file can be read, and any other file is refused.
 
 mod go;
 

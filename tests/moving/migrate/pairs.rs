@@ -1,7 +1,7 @@
 //! Copies from every backend to every other backend: afterwards both have the records of the source.
 //!
-//! A backend is one line in `from_each!` and one in `onto_each`; a backend that does not store all kinds has
-//! its own `Load`.
+//! Each backend has one line in `from_each!` and one in `onto_each`. A backend that does not store all kinds
+//! of records has its own `Load`.
 
 use futures_util::{StreamExt, stream::BoxStream};
 use gateway_storage::{
@@ -71,7 +71,7 @@ impl Load {
         load.clone()
     }
 
-    /// The kinds that Git stores.
+    /// The records of the kinds that Git stores.
     #[cfg(feature = "git")]
     async fn without_usage() -> Self {
         static LOAD: OnceCell<Load> = OnceCell::const_new();
@@ -87,7 +87,7 @@ async fn onto<S: Exportable, T: Exportable>(source: &Storage<S>, target: Storage
         return;
     }
     let pair = format!("{source:?} to {target:?}");
-    // One type of source for all backends, as in the command.
+    // The stream is boxed, as in the command, so that `copy` is compiled once per target.
     let records: BoxStream<'_, _> = Box::pin(source.export());
     let mut options = CopyOptions::default();
     options.filter = load.filter.clone();

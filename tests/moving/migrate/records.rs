@@ -1,4 +1,4 @@
-//! Records for the tests.
+//! Makes records, streams and stores for the tests of copies.
 
 use futures_util::{Stream, StreamExt, stream};
 use gateway_storage::{
@@ -37,7 +37,7 @@ pub(crate) async fn memory(records: Vec<Record>) -> Storage<Memory> {
 
 /// Over five thousand unsorted records of every kind, with keys and values that stores tend to damage.
 pub(crate) fn hostile_records() -> Vec<Record> {
-    // Large values occur once.
+    // Only small values occur more than once.
     let small = |size: usize| size < 4096;
     let (credentials, values) = (hostile_credentials(), hostile_values());
     let mut few = credentials.iter().filter(|credential| small(credential.to_json().len())).cycle();
@@ -47,7 +47,7 @@ pub(crate) fn hostile_records() -> Vec<Record> {
     for (at, credential) in credentials.iter().enumerate() {
         records.push(Record::Credential { id: key(&format!("value {at}")), credential: credential.clone() });
     }
-    // The largest values occur as credentials only.
+    // The largest values occur as credentials, and not again as config values.
     for (at, value) in values.iter().enumerate().filter(|(_, value)| value.to_string().len() < 1 << 16) {
         records.push(config(&format!("value {at}"), value.clone()));
     }
@@ -71,7 +71,7 @@ pub(crate) fn hostile_records() -> Vec<Record> {
     records
 }
 
-/// The digest of all records.
+/// The digest of all records in the store.
 pub(crate) async fn digest<B: Exportable>(storage: &Storage<B>) -> RecordDigest {
     let mut hasher = RecordHasher::default();
     let mut export = std::pin::pin!(storage.export());

@@ -18,10 +18,10 @@ use crate::{
     transfer::{copy::Transfer, source::Source},
 };
 
-/// Import the legacy data of gcli2api-go; list what can't be imported
+/// Import the legacy data of gcli2api-go; list the entries that can't be imported
 #[derive(Args)]
 #[command(after_help = "\
-Layouts and their files. The source is never written. Stop gcli2api-go first.
+Layouts and where their data is. The source is never changed. Stop gcli2api-go first.
   file      file:DIR             credentials/ID.json, config/config.json, usage/KEY.json
   git       file:DIR             a Git work tree: credentials/ID.json, config/KEY.json
   folder    file:DIR             a directory of credential files, ID.json
@@ -32,9 +32,9 @@ Layouts and their files. The source is never written. Stop gcli2api-go first.
   postgres  postgres://HOST/DB   tables credentials, configs, usage_stats;
                                  option: ?schema=public
 
-Entries that are not adopted are listed with a reason: `not understood` can't be read (exit code
-4); `left out` has no counterpart in a store (cache values, records of plans). `changed` was
-adopted with a change that you should review.
+Each entry that is not adopted unchanged is listed with a reason. `not understood`: it can't be read
+(exit code 4). `left out`: it has no counterpart in a store (cache values, records of plans).
+`changed`: it was adopted with a change that you should review.
 
 Symbolic links within DIR are followed, so a mounted Kubernetes secret can be read.
 
@@ -52,7 +52,7 @@ pub(crate) struct Adopt {
     /// The target store; created if it does not exist
     #[arg(value_name = "DST")]
     pub(crate) target: String,
-    /// The layout, if it is ambiguous: see below
+    /// The layout of the legacy data, if it is ambiguous: see below
     #[arg(long, value_name = "LAYOUT")]
     layout: Option<Layout>,
     #[command(flatten)]

@@ -8,7 +8,7 @@ use gateway_storage::{CacheStore, Key};
 use super::{Answer, CliBackend, Failure, Run, Session};
 use crate::io::input::Input;
 
-/// Cache: bytes that expire
+/// Manage the cache: bytes that expire
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Store a value until it expires

@@ -6,7 +6,7 @@ use gateway_storage::{ConfigStore, Key};
 use super::{Answer, CliBackend, Failure, Run, Session};
 use crate::io::input::Input;
 
-/// Configuration: any JSON value by key
+/// Manage the configuration: any JSON value by key
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Store a value, replacing any under this key

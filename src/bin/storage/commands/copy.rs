@@ -15,11 +15,12 @@ use crate::{
 #[command(after_help = "\
 Other records in the target are kept. By default nothing is written if the target has a different
 value for any of the records. Cache values, plans and their audit are not copied. Copying a store
-onto itself is refused, because it could undo concurrent writes; a host under another name is not
-detected.
+onto itself is refused, because it could undo concurrent writes. The same host under another name
+is not detected.
 
-Ctrl-C stops cleanly and saves a checkpoint (130); so does an unrecoverable error (4). After a
-kill at most the last moment is repeated. Repeat the command with --resume to continue.
+Ctrl-C stops the copy and saves a checkpoint (exit code 130). So does an error that retries do not
+resolve (exit code 4). To continue, also after a kill, repeat the command with --resume: it copies
+the records since the last checkpoint again, which is saved five times a second.
 
 Examples:
   storage copy file:./data redis://localhost --dry-run

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Answer, CliBackend, Failure, Run, Session};
 use crate::io::input::Input;
 
-/// Credentials: JSON objects by id
+/// Manage credentials: JSON objects by id
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Store a credential, replacing any under this id

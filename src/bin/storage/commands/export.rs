@@ -35,11 +35,12 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = "\
 The file contains secrets in plain text. Only its owner can read it (0600). It replaces an
-existing file when it is complete, not before. A killed export leaves .NAME.PID.tmp beside it; the
+existing file only when it is complete. A killed export leaves .NAME.PID.tmp beside it; the
 next export to the same file removes that. Cache values, plans and their audit are not exported.
 
-Each record is one line of JSON. The last line has their counts and SHA-256, by which `import` and
-`inspect` detect damage. --format go writes the single document of gcli2api-go; it has no checksum.
+Each record is one line of JSON. The last line has their counts and their SHA-256, by which
+`import` and `inspect` detect damage. --format go writes the single document of gcli2api-go; it has
+no checksum.
 
 Examples:
   storage export backup.ndjson

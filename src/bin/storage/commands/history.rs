@@ -36,7 +36,7 @@ pub(crate) struct Changes {
     kind: Kind,
     /// The id or key
     key: Key,
-    /// Maximum number of entries
+    /// Maximum number of changes
     #[arg(long, default_value_t = 100)]
     limit: usize,
 }
@@ -92,7 +92,7 @@ impl<B: CliBackend + History> Run<B> for Show {
     }
 }
 
-/// Undo a commit with a new one
+/// Undo the changes of a commit in a new commit
 #[derive(Args)]
 #[command(after_help = "\
 Example:

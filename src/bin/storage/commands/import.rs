@@ -17,8 +17,8 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = "\
 The file is read twice: first it is checked to its end, then its records are stored. A pipe can be
-read only once and needs --no-verify-first: each line is checked as it arrives and the whole at
-the end; such damage is reported only after earlier records were imported.
+read only once and needs --no-verify-first: each line is checked as it arrives, and the whole file
+at its end. So damage is reported only after earlier records were imported.
 
 Other records in the store are kept. By default nothing is stored if the store has a different value
 for any of the records. A gcli2api-go document is recognized; it has no checksum to detect damage.

@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 use super::{Answer, CliBackend, Failure, Run, Session};
 use crate::{io::input::Input, term::text::printable};
 
-/// Plans: several config changes, applied all or none, under a key
+/// Apply several config changes under a key, all or none; roll them back
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Apply a plan, all or none, once
@@ -32,8 +32,8 @@ pub(crate) enum Command {
     { "set": "models", "value": ["gemini-2.5-pro"], "expect_absent": true },
     { "delete": "debug" }
   ]
-`expect` is the value that must be stored now; `expect_absent` requires that there is none. If one
-does not hold, nothing is applied.
+`expect` is the value that must be stored now; `expect_absent` requires that no value is stored. If
+an expectation does not hold, nothing is applied.
 
 Applying the same plan under the same key again is `replayed` and changes nothing; a different
 plan under the key is refused. A dry run looks the key up in the audit and assumes that the plan
@@ -55,30 +55,30 @@ Examples:
         /// Also restore values that were changed since
         #[arg(long)]
         force: bool,
-        /// Source of the rollback, for the audit
+        /// Source of the rollback, recorded in the audit
         #[arg(long, default_value = SOURCE)]
         source: String,
     },
-    /// List attempts, newest first: time, status, action, key, mutations, stage, source, error
+    /// List all attempts, newest first: time, status, action, key, mutations, stage, source, error
     #[command(after_help = "\
 Examples:
   storage plan audit --limit 20
   storage plan audit --status failed --since 24h
   storage plan audit --key release-42 --output json | jq '.[0].payload_hash'")]
     Audit {
-        /// Only this plan
+        /// Only attempts at the plan with this key
         #[arg(long)]
         key: Option<Key>,
-        /// Only this stage
+        /// Only attempts with this stage
         #[arg(long)]
         stage: Option<String>,
-        /// Only these: committed, replayed or failed
+        /// Only attempts with this status: committed, replayed or failed
         #[arg(long)]
         status: Option<AuditStatus>,
-        /// Entries since: a duration (24h) or a time (2026-01-31T12:00:00Z)
+        /// Only attempts of the last 24h (any duration), or since 2026-01-31T12:00:00Z
         #[arg(long, value_parser = since)]
         since: Option<SystemTime>,
-        /// Maximum number of entries
+        /// Maximum number of attempts
         #[arg(long)]
         limit: Option<usize>,
     },
@@ -89,19 +89,19 @@ pub(crate) struct Apply {
     /// A file with the changes, or - for stdin
     #[arg(value_name = "FILE|-")]
     file: OsString,
-    /// The plan's key: applying it again is a replay
+    /// The plan's key; applying the same plan under it again changes nothing
     #[arg(long)]
     key: Key,
-    /// A label for the audit
+    /// A label, recorded in the audit
     #[arg(long)]
     stage: Option<String>,
     /// How long the key is reserved and the plan can be rolled back
     #[arg(long, default_value = "14d", value_parser = humantime::parse_duration)]
     ttl: Duration,
-    /// Source of the plan, for the audit
+    /// Source of the plan, recorded in the audit
     #[arg(long, default_value = SOURCE)]
     source: String,
-    /// Show the changes without applying them; exits as the real run would
+    /// Show the changes without applying them; the exit code is that of a real run
     #[arg(long)]
     dry_run: bool,
     /// With --dry-run: also show the values

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Answer, Failure, Run, Session};
 
-/// Schema: the tables of a database and their version
+/// Show or migrate the tables of a database
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Show the schema's version and the version that this command needs

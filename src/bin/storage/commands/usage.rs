@@ -5,7 +5,7 @@ use gateway_storage::{Key, UsageStore};
 
 use super::{Answer, CliBackend, Failure, Run, Session};
 
-/// Usage: counters, by key and field
+/// Manage usage counters, by key and field
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Add to a counter and print its new total

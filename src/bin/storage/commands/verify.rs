@@ -42,7 +42,7 @@ pub(crate) struct Verify {
     pub(crate) target: String,
     #[command(flatten)]
     filter: RecordFilter,
-    /// Compare N random records of SRC; reads only these from DST
+    /// Compare only N random records of SRC with those of DST
     #[arg(long, value_name = "N")]
     pub(crate) sample: Option<NonZeroUsize>,
 }

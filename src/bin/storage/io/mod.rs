@@ -1,4 +1,4 @@
-//! Input: values, export files, and the bytes of both.
+//! Reads values and export files, with the async readers and writers for their bytes.
 
 pub(crate) mod archive;
 pub(crate) mod bytes;

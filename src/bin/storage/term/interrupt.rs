@@ -77,7 +77,7 @@ impl Interrupt {
         }
     }
 
-    /// The same records, ended by an error after an interrupt.
+    /// Ends a stream of records with an error after an interrupt.
     pub(crate) fn interruptible<T: Send>(
         &self,
         records: impl Stream<Item = Result<T>> + Send,

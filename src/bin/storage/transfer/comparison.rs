@@ -24,7 +24,7 @@ pub(crate) async fn compare(
 ) -> Result<VerifyReport, Failure> {
     let done = Arc::new(AtomicU64::new(0));
     let source = interrupt.interruptible(counted(source, done.clone()));
-    // Both count, because either can be much longer than the other.
+    // Both streams are counted, because either can be much longer than the other.
     let target = interrupt.interruptible(counted(target, done.clone()));
     let mut bar = Bar::new("verifying", total);
     let options = VerifyOptions::default().with_filter(filter.clone());
@@ -32,7 +32,7 @@ pub(crate) async fn compare(
         let total = report.total();
         bar.at(done.load(Ordering::Relaxed), total.same + total.different + total.missing + total.extra);
     });
-    // Not only the streams: the comparison may wait for the other one.
+    // Ending the streams is not enough: the comparison may be waiting for one that does not answer.
     interrupt.unless(report).await?.map_err(|error| match interrupt.is_set() {
         true => Failure::interrupted(),
         false => error.into(),

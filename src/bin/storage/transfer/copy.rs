@@ -50,18 +50,18 @@ pub(crate) struct Transfer {
     /// Show what would be written without writing it
     #[arg(long)]
     dry_run: bool,
-    /// Compare source and target afterwards, record by record
+    /// Compare source and target after the copy, record by record
     #[arg(long, conflicts_with = "dry_run")]
     verify: bool,
-    /// Resume an interrupted run
+    /// Resume an interrupted copy from its checkpoint
     #[arg(long, conflicts_with = "dry_run")]
     resume: bool,
-    /// Checkpoint file
+    /// File of the checkpoint
     ///
     /// [default: one per pair of stores in ~/.local/state/gateway-storage]
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     checkpoint: Option<PathBuf>,
-    /// Batches written concurrently
+    /// Number of batches written concurrently
     #[arg(long, value_name = "N", default_value = "4")]
     concurrency: NonZeroUsize,
     /// Records per batch
@@ -69,14 +69,14 @@ pub(crate) struct Transfer {
     batch: NonZeroUsize,
     /// Maximum records per second
     ///
-    /// A MongoDB source ends after five minutes: continue with --resume
+    /// An export from MongoDB ends after five minutes: continue with --resume
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Conflict {
-    /// Write nothing if a record conflicts; with --resume or from a pipe, stop there
+    /// Write nothing if a record conflicts; with --resume or from a pipe, stop at the first conflict
     Fail,
     /// Keep the target's value
     Skip,

@@ -9,13 +9,13 @@ use gateway_storage::{
 /// The options that select records.
 #[derive(Args)]
 pub(crate) struct RecordFilter {
-    /// Only these kinds
+    /// Only records of these kinds
     #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND,..")]
     kinds: Vec<Kind>,
-    /// Keys like this (`*` any text, `?` a character, `\` escapes); repeatable
+    /// Only keys that match (`*` any text, `?` a character, `\` escapes); repeatable
     #[arg(long, value_name = "GLOB")]
     include: Vec<Glob>,
-    /// No keys like this; repeatable
+    /// No keys that match; repeatable
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<Glob>,
 }
