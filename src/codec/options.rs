@@ -176,8 +176,8 @@ fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
     T::deserialize(Value(text)).map_or_else(|misfit| misfit.fields, |_| &[])
 }
 
-/// The source from which serde reads an options type: texts by their paths. The text of the value itself has an empty
-/// path.
+/// The source from which serde reads an options type: texts by their paths. The text of the value itself has
+/// an empty path.
 #[derive(Default)]
 struct Value(BTreeMap<String, String>);
 
