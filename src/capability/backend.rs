@@ -77,7 +77,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
 /// Opens a backend from a URL such as `file:./data`, or from the typed [`Options`](Open::Options).
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` can't be opened from a configuration",
+    message = "`{Self}` can't be opened from options",
     note = "open the bare backend, `Storage::<File>::open(..)`, then add layers with `.layer(..)`"
 )]
 pub trait Open: Backend {

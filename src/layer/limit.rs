@@ -79,8 +79,8 @@ impl Limit {
     /// How long a call waits in the queue at most. It never waits longer than half of the time left until the
     /// deadline.
     #[must_use]
-    pub const fn patience(mut self, patience: Duration) -> Self {
-        self.max_wait = patience;
+    pub const fn max_wait(mut self, max_wait: Duration) -> Self {
+        self.max_wait = max_wait;
         self
     }
 
@@ -158,7 +158,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn calls_beyond_the_limit_and_the_queue_are_refused() {
-        let storage = slow(Limit::new(2).queue(4).patience(SECOND * 10)).await;
+        let storage = slow(Limit::new(2).queue(4).max_wait(SECOND * 10)).await;
         let begun = tokio::time::Instant::now();
         let results = join_all((0..10).map(|_| storage.increment_usage("a", "b", 1))).await;
         assert_eq!(begun.elapsed().as_secs(), 3, "six calls, two at once");
@@ -172,7 +172,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_is_bounded_and_a_dropped_call_frees_its_slot() {
-        let storage = slow(Limit::new(1).queue(1).patience(SECOND / 2)).await;
+        let storage = slow(Limit::new(1).queue(1).max_wait(SECOND / 2)).await;
         let (ran, late) = tokio::join!(storage.get_config("a"), storage.set_config("a", json!(1)));
         assert_eq!(ran.unwrap_err().kind(), ErrorKind::NotFound);
         let late = late.unwrap_err();
@@ -189,7 +189,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn waits_for_the_set_time_or_half_of_the_time_left() {
-        let limit = Limit::new(1).patience(SECOND * 4);
+        let limit = Limit::new(1).max_wait(SECOND * 4);
         let memory = Storage::<Memory>::open("memory:").await.unwrap();
         let storage = memory.layer(Fault::seeded(1).delays(1.0, SECOND * 60..=SECOND * 60)).layer(limit);
         let mut running = Box::pin(storage.get_config("a"));

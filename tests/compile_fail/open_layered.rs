@@ -1,4 +1,4 @@
-//~ can't be opened from a configuration
+//~ can't be opened from options
 //~ open the bare backend, `Storage::<File>::open(..)`, then add layers with `.layer(..)`
 use gateway_storage::{layer::{Layered, Stack}, File, Storage};
 

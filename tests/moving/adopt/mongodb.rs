@@ -172,7 +172,10 @@ async fn duplicates_of_races_and_unreadable_documents() -> Result {
     wanted.sort_unstable();
     assert_eq!(places, wanted);
     assert!(
-        lines.iter().any(|line| line.starts_with("credentials 2: ") && line.contains("no time tells")),
+        lines
+            .iter()
+            .any(|line| line.starts_with("credentials 2: ")
+                && line.contains("no time that shows which is newer")),
         "{lines:?}"
     );
     let other = "sessions: a collection that is no part of the layout";
