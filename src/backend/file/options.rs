@@ -35,7 +35,7 @@ pub struct FileOptions {
     #[serde(default = "default_deadline", with = "readable")]
     pub deadline: Duration,
     /// How long opening waits while another process or another handle has the store open. Default: zero,
-    /// which is [`Busy`](ErrorKind::Busy) at once.
+    /// which is [`Busy`](crate::ErrorKind::Busy) at once.
     ///
     /// Use it when a new process takes over from an old one, with the time that the old one needs to stop. On
     /// Kubernetes set the strategy `Recreate`: with `RollingUpdate` the old pod ends only once the new one is
@@ -46,9 +46,9 @@ pub struct FileOptions {
     /// permission. Changes nothing in the directory. Several processes can read a store at once, and none can
     /// write to it meanwhile. Default: `false`.
     ///
-    /// Writes are [`Denied`](ErrorKind::Denied), and [`health`](crate::Backend::health) checks reads. A store
-    /// that was not closed cleanly needs a repair first: copy its directory to a writable location, and open
-    /// it there.
+    /// Writes are [`Denied`](crate::ErrorKind::Denied), and [`health`](crate::Backend::health) checks reads.
+    /// A store that was not closed cleanly needs a repair first: copy its directory to a writable location,
+    /// and open it there.
     #[serde(default)]
     pub read_only: bool,
 }
