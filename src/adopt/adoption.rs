@@ -10,17 +10,14 @@ use std::{
 use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, future, stream};
 
+use super::layout::{Layout, NAME_LAYOUT, NOT_RECOGNIZED, names};
 #[cfg(feature = "file")]
 use super::{document, folder};
 #[cfg(feature = "mongodb")]
 use crate::MongoDb;
 #[cfg(feature = "postgres")]
 use crate::Postgres;
-use crate::{
-    Backend, Error, ErrorKind, Record, Result,
-    adopt::Remark,
-    model::{Piece, named},
-};
+use crate::{Backend, Error, ErrorKind, Record, Result, adopt::Remark, model::Piece};
 #[cfg(feature = "redis")]
 use crate::{Open, Redis, RedisOptions};
 
@@ -108,32 +105,6 @@ pub struct Adoption {
     remarks: Arc<Mutex<Vec<Remark>>>,
 }
 
-named! {
-    /// How gcli2api-go stored its data. See [`Adoption`].
-    ///
-    /// A variant is named after the data; [`as_str`](Self::as_str) is the name of gcli2api-go's backend.
-    Layout {
-        /// The directory of its file backend.
-        Directory = "file",
-        /// A directory of credential files.
-        Folder = "folder",
-        /// The work tree of its Git backend.
-        WorkTree = "git",
-        /// An exported document.
-        Document = "json",
-        /// The collections of its MongoDB backend.
-        Collections = "mongodb",
-        /// The tables of its PostgreSQL backend.
-        Tables = "postgres",
-        /// The keys of its Redis backend.
-        Keys = "redis",
-    }
-}
-
-fn names(layouts: &[Layout]) -> String {
-    layouts.iter().map(|layout| format!("`{layout}`")).collect::<Vec<_>>().join(", ")
-}
-
 enum Source {
     /// A directory, or a file.
     #[cfg(feature = "file")]
@@ -151,9 +122,6 @@ impl fmt::Debug for Adoption {
         f.debug_struct("Adoption").field("layout", &self.layout).finish_non_exhaustive()
     }
 }
-
-pub(super) const NOT_RECOGNIZED: &str = "no legacy data of gcli2api-go was recognized";
-pub(super) const NAME_LAYOUT: &str = "if there is some, name its layout (`--layout` on a command line)";
 
 /// The URL schemes of this build from which legacy data can be adopted.
 const SCHEMES: &[&str] = &[

@@ -11,9 +11,8 @@ use serde::Deserializer;
 use serde_json::Value;
 
 use super::{
-    Layout,
-    adoption::{NAME_LAYOUT, NOT_RECOGNIZED},
     directory::{Directory, Entry, EntryKind, NOT_A_FILE},
+    layout::{Layout, NAME_LAYOUT, NOT_RECOGNIZED},
 };
 use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, MAX_VALUE_BYTES, Record, Result,

@@ -8,8 +8,10 @@ mod directory;
 mod document;
 #[cfg(feature = "file")]
 mod folder;
+mod layout;
 
 #[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
-pub use adoption::{Adoption, Layout};
+pub use adoption::Adoption;
+pub use layout::Layout;
 
 pub use crate::model::{Remark, RemarkKind};

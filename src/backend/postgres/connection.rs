@@ -19,7 +19,7 @@ use tokio_postgres::{AsyncMessage, Client, Error as DriverError, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    error::{self, SERVER},
+    error::{self, SERVER, State},
     statement::{STATEMENTS, Sql},
 };
 use crate::{
@@ -263,18 +263,6 @@ impl Connection {
             self.driver.abort();
         }
     }
-}
-
-/// The state of a connection after a request.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    Ready,
-    /// The server replied, and the connection can't be used any more.
-    Unusable,
-    /// The server takes no writes: see [`Connection::retire_read_only`].
-    ReadOnly,
-    /// The reply may still come.
-    Dirty,
 }
 
 /// How long a connection to a read-only server is kept at least.

@@ -7,7 +7,7 @@ use std::{
 
 use tokio_postgres::error::{DbError, Severity};
 
-use super::{connection::State, tls};
+use super::tls;
 use crate::{
     Error, ErrorKind,
     backend::remote::{Effect, trust::refusal, unreachable},
@@ -25,6 +25,18 @@ pub(super) fn of_request(error: &tokio_postgres::Error, effect: Effect) -> Error
         Some(reply) => of_code(reply.code().code()),
         None => lost(error).with_outcome(effect.when_lost()),
     }
+}
+
+/// The state of a connection after a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Ready,
+    /// The server replied, and the connection can't be used any more.
+    Unusable,
+    /// The server takes no writes: see `Connection::retire_read_only`.
+    ReadOnly,
+    /// The reply may still come.
+    Dirty,
 }
 
 /// The state of a connection after an error.
