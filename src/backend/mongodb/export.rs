@@ -104,13 +104,7 @@ impl Exportable for MongoDb {
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         let export =
             Export { pages: Pages::of(self), page: Vec::new().into_iter(), position: Position::Credentials };
-        stream::unfold(Some(export), |export| async {
-            let mut export = export?;
-            match export.next().await {
-                Ok(record) => record.map(|record| (Ok(record), Some(export))),
-                Err(error) => Some((Err(error), None)),
-            }
-        })
+        stream::try_unfold(export, async |mut export| Ok(export.next().await?.map(|item| (item, export))))
     }
 
     /// True on replica sets and clusters with majority concerns. False while no server is known.

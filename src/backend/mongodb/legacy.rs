@@ -106,13 +106,7 @@ impl MongoDb {
             is_begun: false,
             pending: None,
         };
-        stream::unfold(Some(legacy), |legacy| async {
-            let mut legacy = legacy?;
-            match legacy.next().await {
-                Ok(piece) => piece.map(|piece| (Ok(piece), Some(legacy))),
-                Err(error) => Some((Err(error), None)),
-            }
-        })
+        stream::try_unfold(legacy, async |mut legacy| Ok(legacy.next().await?.map(|item| (item, legacy))))
     }
 }
 

@@ -136,13 +136,7 @@ impl Exportable for Postgres {
             position: Position::Credentials(String::new()),
             limit: PAGE,
         };
-        stream::unfold(Some(export), |export| async {
-            let mut export = export?;
-            match export.next().await {
-                Ok(record) => record.map(|record| (Ok(record), Some(export))),
-                Err(error) => Some((Err(error), None)),
-            }
-        })
+        stream::try_unfold(export, async |mut export| Ok(export.next().await?.map(|item| (item, export))))
     }
 
     fn exports_snapshot(&self) -> bool {

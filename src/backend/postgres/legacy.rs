@@ -90,12 +90,8 @@ impl Postgres {
             tables: Vec::new().into_iter(),
             page: Vec::new().into_iter(),
         };
-        stream::unfold(Some(adoption), |adoption| async {
-            let mut adoption = adoption?;
-            match adoption.next().await {
-                Ok(piece) => piece.map(|piece| (Ok(piece), Some(adoption))),
-                Err(error) => Some((Err(error), None)),
-            }
+        stream::try_unfold(adoption, async |mut adoption| {
+            Ok(adoption.next().await?.map(|item| (item, adoption)))
         })
     }
 
