@@ -72,6 +72,8 @@
 //! | `cli` | the command `storage`, with the backends whose features are on | |
 //! | `full` | `cli` with all backends | |
 
+// docs.rs shows the feature that an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // Helpers that only some backends use are unused in a build without those backends, and links to those have
 // no target.
 #![cfg_attr(
