@@ -15,18 +15,11 @@ ci:
 
 # Checks the format and the lints, without tests.
 lint:
-    cargo fmt --all --check
-    .ci/words
-    .ci/imports
-    cargo clippy --workspace --all-targets --all-features -- -D warnings
-    for features in '' conformance file git memory mongodb postgres redis git,redis cli cli,file cli,redis; do \
-        cargo clippy --no-default-features --features "$features" -- -D warnings || exit 1; \
-    done
+    .ci/lint
 
 # Builds the API documentation; warnings are errors.
 docs:
-    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --all-features
-    .ci/names
+    .ci/docs
 
 # Runs one benchmark (archive, file, layers, migrate, mongodb, postgres, redis), such as `just bench file get`.
 bench NAME *ARGUMENTS:

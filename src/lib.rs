@@ -77,14 +77,7 @@
 // Helpers that only some backends use are unused in a build without those backends, and links to those have
 // no target.
 #![cfg_attr(
-    not(all(
-        feature = "file",
-        feature = "git",
-        feature = "memory",
-        feature = "mongodb",
-        feature = "postgres",
-        feature = "redis"
-    )),
+    not(feature = "full"),
     allow(dead_code, unused_imports, unused_macros, rustdoc::broken_intra_doc_links)
 )]
 

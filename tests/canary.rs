@@ -2,15 +2,7 @@
 //!
 //! A subscriber captures every target at TRACE, including drivers, their `log` records, and spans as they
 //! open and close. One line per backend.
-#![cfg(all(
-    feature = "conformance",
-    feature = "file",
-    feature = "git",
-    feature = "memory",
-    feature = "mongodb",
-    feature = "postgres",
-    feature = "redis"
-))]
+#![cfg(all(feature = "conformance", feature = "full"))]
 
 use std::{fs, sync::atomic::Ordering};
 

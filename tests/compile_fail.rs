@@ -3,14 +3,7 @@
 //! Each case is a program in `compile_fail/`, with the compiler's output beside it. Its first lines quote
 //! sentences that the output must contain (`//~ sentence`): a bless (`TRYBUILD=overwrite`) can't lose them.
 
-#![cfg(all(
-    feature = "file",
-    feature = "git",
-    feature = "memory",
-    feature = "mongodb",
-    feature = "postgres",
-    feature = "redis"
-))]
+#![cfg(feature = "full")]
 
 use std::{
     fs,

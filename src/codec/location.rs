@@ -132,14 +132,7 @@ pub(crate) fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Err
 
 #[cfg(test)]
 mod tests {
-    #[cfg(all(
-        feature = "file",
-        feature = "git",
-        feature = "memory",
-        feature = "mongodb",
-        feature = "postgres",
-        feature = "redis"
-    ))]
+    #[cfg(feature = "full")]
     #[test]
     fn white_space_is_no_part_of_a_url_and_is_refused_within() {
         use crate::{FileOptions, GitOptions, MemoryOptions, MongoDbOptions, PostgresOptions, RedisOptions};

@@ -21,7 +21,6 @@ macro_rules! named {
             }
 
             /// The variant with this name.
-            #[allow(dead_code)]
             pub(crate) fn named(text: &str) -> Option<Self> {
                 match text { $($text => Some(Self::$variant),)* _ => None }
             }

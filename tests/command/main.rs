@@ -1,13 +1,5 @@
 //! The command `storage`, run as an operator runs it.
-#![cfg(all(
-    feature = "cli",
-    feature = "file",
-    feature = "git",
-    feature = "memory",
-    feature = "mongodb",
-    feature = "postgres",
-    feature = "redis"
-))]
+#![cfg(feature = "full")]
 
 mod adopt;
 mod archive;
