@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, PoolStats, Pooled, Result,
-    backend::remote::{Effect, queue::Queue},
+    backend::remote::{Effect, current::Retire, queue::Queue},
 };
 
 /// One client of the driver, and the queue of calls for it.
@@ -144,15 +144,16 @@ impl Pool {
         Session::begin(&self.client, self.write_concern.clone(), &self.transactions).await
     }
 
-    /// Sends waiting calls to the pool that replaces this one.
-    pub(super) fn retire(&self) {
-        self.queue.close();
-        self.topology.retire();
-    }
-
     fn stats(&self) -> PoolStats {
         let (open, idle) = self.topology.connections();
         PoolStats { max: self.max, open, idle, waiting: self.queue.waiting() }
+    }
+}
+
+impl Retire for Pool {
+    fn retire(&self) {
+        self.queue.close();
+        self.topology.retire();
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use arc_swap::ArcSwapOption;
 use mongodb::error::Result as DriverResult;
 use tokio::{
     sync::Mutex,
@@ -17,7 +16,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    backend::remote::{Effect, call, connection_timeout, gate::Gate, later, reply_timeout},
+    backend::remote::{Effect, call, connection_timeout, current::Current, gate::Gate, later, reply_timeout},
 };
 
 /// How long after its deadline an unanswered write keeps its permit.
@@ -25,8 +24,7 @@ const GRACE_PERIOD: Duration = Duration::from_secs(5);
 
 pub(super) struct Server {
     pub(super) options: MongoDbOptions,
-    /// None once the store is closed.
-    pool: ArcSwapOption<Pool>,
+    pool: Current<Pool>,
     /// The calls under way, which closing waits for.
     calls: Gate,
     /// When the password was last read after a refused login. The lock lets one call at a time read it.
@@ -38,18 +36,12 @@ pub(super) struct Server {
 impl Server {
     pub(super) async fn new(options: MongoDbOptions) -> Result<Self> {
         let password = options.password_now().await?;
-        let pool = Arc::new(Pool::new(&options, options.pool_size, password).await?);
-        Ok(Self {
-            options,
-            pool: ArcSwapOption::new(Some(pool)),
-            calls: Gate::new(),
-            password_read: Mutex::default(),
-            plans: Arc::default(),
-        })
+        let pool = Current::new(Pool::new(&options, options.pool_size, password).await?);
+        Ok(Self { options, pool, calls: Gate::new(), password_read: Mutex::default(), plans: Arc::default() })
     }
 
     pub(super) fn pool(&self) -> Result<Arc<Pool>> {
-        self.pool.load_full().ok_or_else(Error::closed)
+        self.pool.get()
     }
 
     /// Whether queries of many documents read one snapshot. False while no server is known.
@@ -63,7 +55,7 @@ impl Server {
     pub(super) async fn resize(&self, max: u32) -> Result<()> {
         let old = self.pool()?;
         let password = self.options.password_now().await?;
-        self.replace(&old, Pool::new(&self.options, max, password).await?)
+        self.pool.replace(&old, Pool::new(&self.options, max, password).await?)
     }
 
     /// Replaces a pool whose login was refused, if the password has changed. Returns whether it was replaced.
@@ -80,7 +72,7 @@ impl Server {
             let password = self.options.password_now().await?;
             *password_read = Some(Instant::now());
             if password != refused.password {
-                self.replace(refused, Pool::new(&self.options, refused.max, password).await?)?;
+                self.pool.replace(refused, Pool::new(&self.options, refused.max, password).await?)?;
                 return Ok(true);
             }
         }
@@ -88,24 +80,11 @@ impl Server {
         Ok(false)
     }
 
-    fn replace(&self, old: &Arc<Pool>, pool: Pool) -> Result<()> {
-        let pool = Arc::new(pool);
-        // The store may have been closed, or the pool replaced, in the meantime.
-        let current = self.pool.compare_and_swap(old, Some(pool.clone()));
-        match &*current {
-            Some(current) if Arc::ptr_eq(current, old) => old.retire(),
-            Some(_) => pool.retire(),
-            None => return Err(Error::closed()),
-        }
-        Ok(())
-    }
-
     /// Waits for calls under way, rolls back open transactions, and disconnects, all within the deadline.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
         let end = later(Instant::now(), deadline);
         let drained = self.calls.close_within(deadline).await;
-        let Some(pool) = self.pool.swap(None) else { return drained };
-        pool.retire();
+        let Some(pool) = self.pool.close() else { return drained };
         // Otherwise the server keeps their locks for a minute.
         pool.transactions.roll_back();
         drop(timeout_at(end, pool.transactions.rollbacks_done()).await);

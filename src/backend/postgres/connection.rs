@@ -24,10 +24,10 @@ use super::{
 };
 use crate::{
     Result,
-    backend::remote::{Effect, deadline_passed, reply_timeout},
+    backend::remote::{Effect, deadline_passed, pool::Reuse, reply_timeout},
 };
 
-/// A connection and the statements that are prepared on it. The pool stores it in a box, because it moves it.
+/// A connection and the statements that are prepared on it.
 pub(super) struct Connection {
     client: Option<Client>,
     prepared: [Option<Statement>; STATEMENTS],
@@ -87,10 +87,6 @@ impl Connection {
 
     pub(super) fn client(&self) -> &Client {
         self.client.as_ref().expect("only a closed connection has no client")
-    }
-
-    pub(super) fn is_dead(&self) -> bool {
-        self.is_dirty || self.is_retired() || self.is_closed()
     }
 
     fn is_closed(&self) -> bool {
@@ -218,14 +214,36 @@ impl Connection {
         self.prepared[statement as usize] = None;
     }
 
-    /// Whether it must be cleaned up before it can be used again.
-    pub(super) fn needs_cleanup(&self) -> bool {
+    /// Cancels the running request and closes the connection. A server that responds holds no locks then.
+    async fn close(&mut self) {
+        let (Some(client), Some(tls)) = (self.client.take(), self.cancel_tls.take()) else {
+            return self.driver.abort();
+        };
+        let closed = async {
+            // A statement that keeps running would hold its locks.
+            drop(client.cancel_token().cancel_query(tls).await);
+            // The driver then terminates the connection after the last reply.
+            drop(client);
+            drop((&mut self.driver).await);
+        };
+        if timeout(CLOSE_TIMEOUT, closed).await.is_err() {
+            self.driver.abort();
+        }
+    }
+}
+
+impl Reuse for Connection {
+    fn is_dead(&self) -> bool {
+        self.is_dirty || self.is_retired() || self.is_closed()
+    }
+
+    fn needs_cleanup(&self) -> bool {
         !self.is_closed() && (self.is_dirty || self.in_transaction && !self.is_retired())
     }
 
     /// Waits for the outstanding reply and rolls back an open transaction. If that takes too long, cancels
     /// the request and closes the connection.
-    pub(super) async fn clean_up(&mut self) {
+    async fn clean_up(&mut self) {
         let text = match (self.in_transaction, self.is_preparing) {
             (false, false) => "",
             (true, false) => "ROLLBACK",
@@ -245,23 +263,6 @@ impl Connection {
             }
         }
         self.close().await;
-    }
-
-    /// Cancels the running request and closes the connection. A server that responds holds no locks then.
-    async fn close(&mut self) {
-        let (Some(client), Some(tls)) = (self.client.take(), self.cancel_tls.take()) else {
-            return self.driver.abort();
-        };
-        let closed = async {
-            // A statement that keeps running would hold its locks.
-            drop(client.cancel_token().cancel_query(tls).await);
-            // The driver then terminates the connection after the last reply.
-            drop(client);
-            drop((&mut self.driver).await);
-        };
-        if timeout(CLOSE_TIMEOUT, closed).await.is_err() {
-            self.driver.abort();
-        }
     }
 }
 

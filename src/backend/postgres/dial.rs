@@ -1,8 +1,7 @@
 //! Opens connections.
 
-use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
-use bb8::ManageConnection;
 use tokio::{
     net::lookup_host,
     time::{Instant, timeout, timeout_at},
@@ -24,7 +23,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result, Secret,
-    backend::remote::{later, queue::Queue, unreachable},
+    backend::remote::{later, pool::Dial, unreachable},
 };
 
 /// A host and the ways to connect to it, in order: `allow` and `prefer` try with and without TLS.
@@ -47,12 +46,10 @@ pub(super) struct Dialer {
     tls: MakeRustlsConnect,
     behind_pooler: bool,
     connect_timeout: Duration,
-    /// The queue of the pool. Closed once the pool is replaced; returned connections are closed then.
-    queue: Arc<Queue>,
 }
 
 impl Dialer {
-    pub(super) fn new(options: &PostgresOptions, tls: MakeRustlsConnect, queue: Arc<Queue>) -> Result<Self> {
+    pub(super) fn new(options: &PostgresOptions, tls: MakeRustlsConnect) -> Result<Self> {
         let hosts = options.hosts()?;
         if options.connect_timeout.is_zero() {
             return Err(Error::new(ErrorKind::InvalidValue, "`connect_timeout` must be greater than zero"));
@@ -105,28 +102,7 @@ impl Dialer {
             tls,
             behind_pooler: options.pgbouncer,
             connect_timeout: options.connect_timeout,
-            queue,
         })
-    }
-
-    /// Connects to the first host that accepts the login and, if there are several, takes writes.
-    async fn dial(&self) -> Result<Box<Connection>> {
-        let mut deadline = later(Instant::now(), self.connect_timeout);
-        let password = match &self.password {
-            Some(secret) => Some(
-                timeout_at(deadline, secret.reveal()).await.unwrap_or_else(|_| Err(password_timeout()))?,
-            ),
-            None => None,
-        };
-        let mut failures = Vec::new();
-        for host in &self.hosts {
-            match self.dial_host(host, password.as_deref(), deadline).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => failures.push(error),
-            }
-            deadline = later(Instant::now(), self.connect_timeout);
-        }
-        Err(error::of_all(failures))
     }
 
     async fn dial_host(
@@ -134,7 +110,7 @@ impl Dialer {
         host: &Host,
         password: Option<&str>,
         mut deadline: Instant,
-    ) -> Result<Box<Connection>> {
+    ) -> Result<Connection> {
         let mut first: Option<Error> = None;
         for attempt in &host.attempts {
             let mut attempt = attempt.clone();
@@ -162,12 +138,7 @@ impl Dialer {
         Err(first.expect("a host has an attempt"))
     }
 
-    async fn dial_attempt(
-        &self,
-        host: &Host,
-        attempt: &Config,
-        deadline: Instant,
-    ) -> Result<Box<Connection>> {
+    async fn dial_attempt(&self, host: &Host, attempt: &Config, deadline: Instant) -> Result<Connection> {
         let address = &host.address;
         if host.name.starts_with('/') {
             let dialed = self.dial_one(attempt.clone().port(host.port)).await;
@@ -191,7 +162,7 @@ impl Dialer {
         attempt: &Config,
         addresses: Vec<SocketAddr>,
         deadline: Instant,
-    ) -> Result<Box<Connection>, (Option<SocketAddr>, Error)> {
+    ) -> Result<Connection, (Option<SocketAddr>, Error)> {
         let is_first = addresses.len() > 1;
         let mut left: VecDeque<_> = addresses.into_iter().map(|address| (address, is_first)).collect();
         let mut failed: Option<(SocketAddr, Error)> = None;
@@ -218,13 +189,13 @@ impl Dialer {
         Err((address, error.unwrap_or_else(|| unreachable(error::SERVER, None))))
     }
 
-    async fn dial_one(&self, attempt: &Config) -> Result<Box<Connection>> {
+    async fn dial_one(&self, attempt: &Config) -> Result<Connection> {
         let (client, mut connection) = attempt
             .connect(self.tls.clone())
             .await
             .map_err(|error| error::of_dial(&error, self.behind_pooler))?;
         let cancel_tls = (!self.behind_pooler).then(|| self.tls.clone());
-        Ok(Box::new(Connection::new(client, move |context| connection.poll_message(context), cancel_tls)))
+        Ok(Connection::new(client, move |context| connection.poll_message(context), cancel_tls))
     }
 }
 
@@ -244,35 +215,28 @@ fn password_timeout() -> Error {
     Error::new(ErrorKind::Timeout, "timed out waiting for the password of the PostgreSQL server")
 }
 
-#[cold]
-fn retired() -> Error {
-    Error::new(ErrorKind::Unavailable, "the pool was replaced while a connection was being opened")
-}
+impl Dial for Dialer {
+    type Connection = Connection;
+    const SERVER: &'static str = error::SERVER;
 
-impl ManageConnection for Dialer {
-    type Connection = Box<Connection>;
-    type Error = Error;
-
-    async fn connect(&self) -> Result<Box<Connection>> {
-        let started = Instant::now();
-        let mut result = self.dial().await;
-        // A pool that was retired meanwhile would keep it idle while one of its connections is in use.
-        if result.is_ok() && self.queue.is_closed() {
-            result = Err(retired());
+    /// Connects to the first host that accepts the login and, if there are several, takes writes.
+    async fn dial(&self) -> Result<Connection> {
+        let mut deadline = later(Instant::now(), self.connect_timeout);
+        let password = match &self.password {
+            Some(secret) => Some(
+                timeout_at(deadline, secret.reveal()).await.unwrap_or_else(|_| Err(password_timeout()))?,
+            ),
+            None => None,
+        };
+        let mut failures = Vec::new();
+        for host in &self.hosts {
+            match self.dial_host(host, password.as_deref(), deadline).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => failures.push(error),
+            }
+            deadline = later(Instant::now(), self.connect_timeout);
         }
-        match &result {
-            Ok(_) => tracing::debug!(elapsed = ?started.elapsed(), "connected to PostgreSQL"),
-            Err(error) => tracing::debug!(%error, code = error.code(), "could not connect to PostgreSQL"),
-        }
-        result
-    }
-
-    async fn is_valid(&self, _: &mut Box<Connection>) -> Result<()> {
-        Ok(())
-    }
-
-    fn has_broken(&self, connection: &mut Box<Connection>) -> bool {
-        connection.is_dead() || connection.in_transaction || self.queue.is_closed()
+        Err(error::of_all(failures))
     }
 }
 
@@ -284,9 +248,10 @@ mod tests {
     use tokio_postgres::SimpleQueryMessage;
 
     use super::{super::tls::connector, *};
+    use crate::backend::remote::pool::Reuse;
 
     async fn dialer(options: &PostgresOptions) -> Result<Dialer> {
-        Dialer::new(options, connector(options).await?, Arc::new(Queue::new(1)?))
+        Dialer::new(options, connector(options).await?)
     }
 
     /// An address that neither accepts nor refuses connections until the second value is dropped.

@@ -145,7 +145,7 @@ impl Exportable for Postgres {
 
     /// True unless the pool has only one connection.
     fn imports_while_exporting(&self) -> bool {
-        self.server.pool().map_or(true, |pool| pool.max() > 1)
+        self.server.pool().map_or(true, |pool| pool.stats().max > 1)
     }
 
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {

@@ -10,7 +10,6 @@ mod legacy;
 mod migrate;
 mod options;
 mod plan;
-mod pool;
 mod server;
 mod session;
 mod settings;

@@ -2,7 +2,6 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwapOption;
 use futures_util::TryStreamExt;
 use tokio_postgres::{Client, Error as DriverError, RowStream};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -10,16 +9,21 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::{
     Postgres,
     connection::Connection,
+    dial::Dialer,
     error::SERVER,
     options::PostgresOptions,
-    pool::{Pool, PooledConnection},
     settings::{begin, begin_plan},
     statement::{Parameter, Reply, Sql, Texts, column},
     tls,
 };
 use crate::{
-    Error, Result,
-    backend::remote::{Effect, call, connection_timeout, gate::Gate},
+    PoolStats, Pooled, Result,
+    backend::remote::{
+        Effect, call, connection_timeout,
+        current::Current,
+        gate::Gate,
+        pool::{Lease, Limits, Pool},
+    },
 };
 
 pub(super) struct Server {
@@ -32,8 +36,7 @@ pub(super) struct Server {
     pub(super) begin: String,
     /// The SQL that begins the transaction of a plan.
     pub(super) begin_plan: String,
-    /// None once the store is closed.
-    pool: ArcSwapOption<Pool>,
+    pool: Current<Pool<Dialer>>,
     /// The running calls, which closing waits for.
     calls: Gate,
 }
@@ -42,44 +45,46 @@ impl Server {
     pub(super) async fn new(options: PostgresOptions) -> Result<Self> {
         let texts = Texts::new(&options.quoted_schema()?);
         let tls = tls::connector(&options).await?;
-        let pool = Arc::new(Pool::new(&options, tls.clone(), options.pool_size)?);
+        let pool = Current::new(pool(&options, tls.clone(), options.pool_size)?);
         let (begin, begin_plan) = (begin(&options), begin_plan(&options)?);
         let database = options.dbname.as_ref().or(options.user.as_ref());
         let namespace = database.map(|database| format!("{database}|{}", options.schema));
-        Ok(Self {
-            options,
-            tls,
-            namespace,
-            texts,
-            begin,
-            begin_plan,
-            pool: ArcSwapOption::new(Some(pool)),
-            calls: Gate::new(),
-        })
+        Ok(Self { options, tls, namespace, texts, begin, begin_plan, pool, calls: Gate::new() })
     }
 
-    pub(super) fn pool(&self) -> Result<Arc<Pool>> {
-        self.pool.load_full().ok_or_else(Error::closed)
-    }
-
-    fn replace(&self, pool: Option<Arc<Pool>>) {
-        if let Some(old) = self.pool.swap(pool) {
-            old.retire();
-        }
-    }
-
-    pub(super) fn resize(&self, max: u32) -> Result<()> {
-        self.replace(Some(Arc::new(Pool::new(&self.options, self.tls.clone(), max)?)));
-        Ok(())
+    pub(super) fn pool(&self) -> Result<Arc<Pool<Dialer>>> {
+        self.pool.get()
     }
 
     /// Waits for the running calls until the deadline, then disconnects.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
         let result = self.calls.close_within(deadline).await;
-        self.replace(None);
+        self.pool.close();
         result
     }
 }
+
+fn pool(options: &PostgresOptions, tls: MakeRustlsConnect, max: u32) -> Result<Pool<Dialer>> {
+    let PostgresOptions { idle_timeout, max_lifetime, .. } = *options;
+    Pool::new(Dialer::new(options, tls)?, &Limits { max, idle_timeout, max_lifetime })
+}
+
+impl Pooled for Postgres {
+    async fn pool_stats(&self) -> Result<PoolStats> {
+        Ok(self.server.pool()?.stats())
+    }
+
+    /// Running calls finish on the old connections, and waiting calls wait for new ones.
+    async fn resize_pool(&self, max: u32) -> Result<()> {
+        // Held, so that a store that is being closed does not get a new pool.
+        let _call = self.call()?;
+        let (server, old) = (&self.server, self.server.pool()?);
+        server.pool.replace(&old, pool(&server.options, server.tls.clone(), max)?)
+    }
+}
+
+/// A connection in use.
+pub(super) type PooledConnection = Lease<Dialer>;
 
 /// A call of an operation on the server.
 pub(super) type Call<'s> = call::Call<'s, Server>;
@@ -93,15 +98,7 @@ impl Postgres {
 impl Call<'_> {
     /// Waits for a connection until the deadline.
     pub(super) async fn connection(&self) -> Result<PooledConnection> {
-        let connection = async {
-            loop {
-                // None if the pool was replaced meanwhile.
-                if let Some(connection) = self.server.pool()?.get().await? {
-                    return Ok(connection);
-                }
-            }
-        };
-        self.wait(connection, || connection_timeout(SERVER)).await
+        self.wait(self.server.pool.lease(), || connection_timeout(SERVER)).await
     }
 
     /// Runs one statement on any connection, in one round trip.

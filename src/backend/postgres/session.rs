@@ -1,11 +1,13 @@
 //! A connection with an open transaction.
 
 use super::{
-    pool::PooledConnection,
-    server::Call,
+    server::{Call, PooledConnection},
     statement::{Parameter, Reply, Sql},
 };
-use crate::{Result, backend::remote::Effect};
+use crate::{
+    Result,
+    backend::remote::{Effect, pool::Reuse},
+};
 
 /// An open transaction. A dropped one is rolled back before its connection is used again.
 pub(super) struct Session {

@@ -2,10 +2,11 @@
 
 pub(crate) mod audit;
 pub(crate) mod batch;
-#[cfg(any(feature = "mongodb", feature = "postgres"))]
 pub(crate) mod call;
+pub(crate) mod current;
 pub(crate) mod gate;
-#[cfg(any(feature = "mongodb", feature = "postgres"))]
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(crate) mod pool;
 pub(crate) mod queue;
 #[cfg_attr(not(any(feature = "postgres", feature = "redis")), allow(dead_code))]
 pub(crate) mod trust;

@@ -1,4 +1,4 @@
-//! The pool: fair, counted and resizable.
+//! A pool of connections that one call has for itself: fair, counted and replaceable.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -9,26 +9,55 @@ use std::{
     time::Duration,
 };
 
-use bb8::{ErrorSink, QueueStrategy, RunError};
+use bb8::{ErrorSink, ManageConnection, QueueStrategy, RunError};
 use futures_util::FutureExt;
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, watch},
+    time::Instant,
 };
-use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{Postgres, connection::Connection, dial::Dialer, error::SERVER, options::PostgresOptions};
-use crate::{
-    Error, ErrorKind, PoolStats, Pooled, Result,
-    backend::remote::{connection_timeout, queue::Queue},
+use super::{
+    connection_timeout,
+    current::{Current, Retire},
+    queue::Queue,
 };
+use crate::{Error, ErrorKind, PoolStats, Result};
+
+/// Opens the connections of a pool.
+pub(crate) trait Dial: Send + Sync + 'static {
+    type Connection: Reuse;
+    /// How errors name the server.
+    const SERVER: &'static str;
+
+    fn dial(&self) -> impl Future<Output = Result<Self::Connection>> + Send;
+}
+
+/// A connection that calls use one after another.
+pub(crate) trait Reuse: Send + 'static {
+    /// Whether it must not be used any more.
+    fn is_dead(&self) -> bool;
+
+    /// Whether a call left it in a state that `clean_up` must end before the next call.
+    fn needs_cleanup(&self) -> bool;
+
+    /// Ends what the last call left, or leaves the connection dead.
+    fn clean_up(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// The size of a pool, and how long it keeps a connection. Zero means no limit.
+pub(crate) struct Limits {
+    pub(crate) max: u32,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) max_lifetime: Duration,
+}
 
 /// A pool of one size, with a fair queue in front: bb8 lets later callers overtake.
 ///
 /// bb8 can't be resized, so a pool of another size replaces this one, which is retired: waiting calls move to
 /// the new one, and connections are closed as they are returned.
-pub(super) struct Pool {
-    pool: bb8::Pool<Dialer>,
+pub(crate) struct Pool<D: Dial> {
+    pool: bb8::Pool<Manager<D>>,
     queue: Arc<Queue>,
     /// The number of permits that are withheld, because the server accepts no further connections.
     withheld: Arc<AtomicU32>,
@@ -39,31 +68,31 @@ pub(super) struct Pool {
 const WITHHOLD_TIME: Duration = Duration::from_secs(1);
 
 /// A connection in use. When dropped, it is cleaned up if needed and returned to the pool.
-pub(super) struct PooledConnection(Option<Held>);
+pub(crate) struct Lease<D: Dial>(Option<Held<D>>);
 
-struct Held {
+struct Held<D: Dial> {
     // Dropped before the permit, so that the next holder of the permit finds it in the pool.
-    connection: bb8::PooledConnection<'static, Dialer>,
+    connection: bb8::PooledConnection<'static, Manager<D>>,
     _permit: OwnedSemaphorePermit,
 }
 
 const HELD: &str = "only a dropped one has no connection";
 
-impl Deref for PooledConnection {
-    type Target = Connection;
+impl<D: Dial> Deref for Lease<D> {
+    type Target = D::Connection;
 
-    fn deref(&self) -> &Connection {
+    fn deref(&self) -> &D::Connection {
         &self.0.as_ref().expect(HELD).connection
     }
 }
 
-impl DerefMut for PooledConnection {
-    fn deref_mut(&mut self) -> &mut Connection {
+impl<D: Dial> DerefMut for Lease<D> {
+    fn deref_mut(&mut self) -> &mut D::Connection {
         &mut self.0.as_mut().expect(HELD).connection
     }
 }
 
-impl Drop for PooledConnection {
+impl<D: Dial> Drop for Lease<D> {
     fn drop(&mut self) {
         let Some(mut held) = self.0.take().filter(|held| held.connection.needs_cleanup()) else { return };
         // With its permit, so that the store never has more connections than the pool has slots.
@@ -73,42 +102,41 @@ impl Drop for PooledConnection {
     }
 }
 
-impl Pool {
-    pub(super) fn new(options: &PostgresOptions, tls: MakeRustlsConnect, max: u32) -> Result<Self> {
-        let (failures, queue) = (watch::Sender::new(None), Arc::new(Queue::new(max)?));
-        let dialer = Dialer::new(options, tls, queue.clone())?;
+impl<D: Dial> Pool<D> {
+    pub(crate) fn new(dialer: D, limits: &Limits) -> Result<Self> {
+        let (failures, queue) = (watch::Sender::new(None), Arc::new(Queue::new(limits.max)?));
         let limit = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
         let pool = bb8::Pool::builder()
-            .max_size(max)
+            .max_size(limits.max)
             .test_on_check_out(false)
             // Waiting calls get the error, and the next call tries again.
             .retry_connection(false)
             // The call's deadline limits the wait.
             .connection_timeout(Duration::MAX / 4)
-            .idle_timeout(limit(options.idle_timeout))
-            .max_lifetime(limit(options.max_lifetime))
+            .idle_timeout(limit(limits.idle_timeout))
+            .max_lifetime(limit(limits.max_lifetime))
             .reaper_rate(Duration::from_secs(5))
             .queue_strategy(QueueStrategy::Lifo)
             // bb8 reports a failure after it has counted it, so that calls can ask again at once.
             .error_sink(Box::new(Failures(failures.clone())))
-            .build_unchecked(dialer);
+            .build_unchecked(Manager { dialer, queue: queue.clone() });
         Ok(Self { pool, queue, withheld: Arc::default(), failures })
     }
 
     /// Waits for a usable connection, first come, first served. None once the pool is retired.
-    pub(super) async fn get(&self) -> Result<Option<PooledConnection>> {
+    async fn lease(&self) -> Result<Option<Lease<D>>> {
         let Some(mut permit) = self.queue.permit().await else { return Ok(None) };
         loop {
             match self.pooled().await {
                 Ok(connection) if !connection.is_dead() => {
-                    return Ok(Some(PooledConnection(Some(Held { connection, _permit: permit }))));
+                    return Ok(Some(Lease(Some(Held { connection, _permit: permit }))));
                 }
                 // The pool closes a dead connection that is returned, so the next attempt gets another
                 // connection.
                 Ok(_) => {}
                 Err(_) if self.queue.is_closed() => return Ok(None),
                 // The server accepts no more connections, but a call of this store will return one.
-                Err(error) if error.kind() == ErrorKind::Busy && self.pool.state().connections > 0 => {
+                Err(error) if error.kind() == ErrorKind::Busy && self.open() > 0 => {
                     self.withhold(permit);
                     let Some(next) = self.queue.permit().await else { return Ok(None) };
                     permit = next;
@@ -121,7 +149,7 @@ impl Pool {
     /// Withholds a permit for which there is no connection, so that there are only as many permits as
     /// connections. Withheld permits return one at a time.
     fn withhold(&self, permit: OwnedSemaphorePermit) {
-        let (max, connections) = (self.max(), self.pool.state().connections.max(1));
+        let (max, connections) = (self.max(), self.open().max(1));
         let one_more = |withheld: u32| (max - withheld > connections).then_some(withheld + 1);
         let Ok(before) = self.withheld.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more) else {
             return;
@@ -134,31 +162,22 @@ impl Pool {
         });
     }
 
-    async fn pooled(&self) -> Result<bb8::PooledConnection<'static, Dialer>> {
+    async fn pooled(&self) -> Result<bb8::PooledConnection<'static, Manager<D>>> {
         if let Some(connection) = self.pool.get_owned().now_or_never() {
-            return connection.map_err(reason);
+            return connection.map_err(reason::<D>);
         }
         let mut failure = self.failures.subscribe();
         // `get_owned` asks for a new connection, so that a failure from here on concerns this call.
         tokio::select! {
             biased;
-            connection = self.pool.get_owned() => connection.map_err(reason),
+            connection = self.pool.get_owned() => connection.map_err(reason::<D>),
             Ok(()) = failure.changed() => {
-                Err(failure.borrow_and_update().clone().unwrap_or_else(|| connection_timeout(SERVER)))
+                Err(failure.borrow_and_update().clone().unwrap_or_else(|| connection_timeout(D::SERVER)))
             }
         }
     }
 
-    /// Ends the wait of queued calls and closes idle connections.
-    pub(super) fn retire(&self) {
-        self.queue.close();
-        while self.pool.state().idle_connections > 0 {
-            // A returned connection is closed.
-            drop(self.pool.get_owned().now_or_never());
-        }
-    }
-
-    fn stats(&self) -> PoolStats {
+    pub(crate) fn stats(&self) -> PoolStats {
         let state = self.pool.state();
         PoolStats {
             max: self.max(),
@@ -169,13 +188,75 @@ impl Pool {
     }
 
     /// The maximum number of connections.
-    pub(super) fn max(&self) -> u32 {
+    fn max(&self) -> u32 {
         self.pool.config().max_size
     }
 
-    pub(super) fn open(&self) -> u32 {
+    pub(crate) fn open(&self) -> u32 {
         self.pool.state().connections
     }
+}
+
+impl<D: Dial> Retire for Pool<D> {
+    /// Ends the wait of queued calls and closes idle connections.
+    fn retire(&self) {
+        self.queue.close();
+        while self.pool.state().idle_connections > 0 {
+            // A returned connection is closed.
+            drop(self.pool.get_owned().now_or_never());
+        }
+    }
+}
+
+impl<D: Dial> Current<Pool<D>> {
+    /// Waits for a connection of the pool in use, first come, first served.
+    pub(crate) async fn lease(&self) -> Result<Lease<D>> {
+        loop {
+            // None if the pool was replaced meanwhile.
+            if let Some(lease) = self.get()?.lease().await? {
+                return Ok(lease);
+            }
+        }
+    }
+}
+
+/// What bb8 asks for connections.
+struct Manager<D> {
+    dialer: D,
+    /// Closed once the pool is retired; returned connections are closed then.
+    queue: Arc<Queue>,
+}
+
+impl<D: Dial> ManageConnection for Manager<D> {
+    type Connection = Box<D::Connection>;
+    type Error = Error;
+
+    async fn connect(&self) -> Result<Box<D::Connection>> {
+        let started = Instant::now();
+        let mut result = self.dialer.dial().await;
+        // A pool that was retired meanwhile would keep it idle while one of its connections is in use.
+        if result.is_ok() && self.queue.is_closed() {
+            result = Err(retired());
+        }
+        match &result {
+            Ok(_) => tracing::debug!(elapsed = ?started.elapsed(), "connected to {}", D::SERVER),
+            Err(error) => tracing::debug!(%error, code = error.code(), "could not connect to {}", D::SERVER),
+        }
+        result.map(Box::new)
+    }
+
+    async fn is_valid(&self, _: &mut Box<D::Connection>) -> Result<()> {
+        Ok(())
+    }
+
+    fn has_broken(&self, connection: &mut Box<D::Connection>) -> bool {
+        connection.is_dead() || connection.needs_cleanup() || self.queue.is_closed()
+    }
+}
+
+#[cold]
+fn retired() -> Error {
+    Error::new(ErrorKind::Unavailable, "the pool was replaced while a connection was being opened")
 }
 
 /// Passes errors of connecting to the waiting calls: bb8 would let them wait.
@@ -192,22 +273,9 @@ impl ErrorSink<Error> for Failures {
     }
 }
 
-fn reason(error: RunError<Error>) -> Error {
+fn reason<D: Dial>(error: RunError<Error>) -> Error {
     match error {
         RunError::User(error) => error,
-        RunError::TimedOut => connection_timeout(SERVER),
-    }
-}
-
-impl Pooled for Postgres {
-    async fn pool_stats(&self) -> Result<PoolStats> {
-        Ok(self.server.pool()?.stats())
-    }
-
-    /// Running calls finish on the old connections, and waiting calls wait for new ones.
-    async fn resize_pool(&self, max: u32) -> Result<()> {
-        // Held, so that a store that is being closed does not get a new pool.
-        let _call = self.call()?;
-        self.server.resize(max)
+        RunError::TimedOut => connection_timeout(D::SERVER),
     }
 }
