@@ -1,38 +1,13 @@
-//! Commits, sent again while their outcome is unknown, and the pauses between attempts.
-
-use std::time::Duration;
+//! Commits, sent again while their outcome is unknown.
 
 use mongodb::error::{TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use tokio::time::Instant;
 
 use super::{error, session::Session};
-use crate::{Outcome, Result, backend::remote::Effect};
-
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
-
-/// Growing, jittered pauses between attempts, until a deadline.
-pub(super) struct Backoff {
-    next: Duration,
-    deadline: Instant,
-}
-
-impl Backoff {
-    pub(super) fn until(deadline: Instant) -> Self {
-        Self { next: FIRST_PAUSE, deadline }
-    }
-
-    /// Returns false, without a pause, if the deadline leaves no time for another attempt.
-    pub(super) async fn pause(&mut self) -> bool {
-        let end = Instant::now() + self.next.mul_f64(0.5 + fastrand::f64() / 2.0);
-        if end >= self.deadline {
-            return false;
-        }
-        tokio::time::sleep_until(end).await;
-        self.next = LONGEST_PAUSE.min(self.next * 2);
-        true
-    }
-}
+use crate::{
+    Outcome, Result,
+    backend::remote::{Effect, backoff::Backoff},
+};
 
 /// Commits a transaction, and sends the commit again while its outcome is unknown.
 pub(super) async fn commit(mut session: Session, deadline: Instant) -> Result<()> {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{
     CONCURRENT_CHUNKS, MongoDb,
     command::{FindOneAnd, any_of, delete, find_one, find_one_and, upsert, upsert_all},
-    commit::{Backoff, commit},
+    commit::commit,
     document, error,
     pool::Permit,
     scan::collect,
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     BatchReport, Credential, CredentialStore, Error, ErrorKind, Found, Key, Result,
-    backend::remote::{Effect, batch},
+    backend::remote::{Effect, backoff::Backoff, batch},
     error::Kind,
 };
 

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use super::{
     MongoDb,
-    commit::{Backoff, commit},
+    commit::commit,
     plan_session::{
-        AUDIT, AttemptStart, MAX_RECORD_BYTES, Mode, PLANS, PlanSession, busy, read_record, unexpected,
+        AUDIT, AttemptStart, MAX_RECORD_BYTES, Mode, PLANS, PlanSession, read_record, unexpected,
     },
 };
 use crate::{
@@ -20,6 +20,8 @@ use crate::{
         remote::{
             Effect,
             audit::{self, Page},
+            backoff::Backoff,
+            busy,
         },
     },
     codec::{PlanChange, PlanRecord, corrupt_plan, encode_changes, times},

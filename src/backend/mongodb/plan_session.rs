@@ -13,12 +13,12 @@ use tokio::{
 };
 
 use super::{
-    MongoDb, command::any_of, commit::Backoff, document, error, pool::Permit, server::Call, session::Session,
+    MongoDb, command::any_of, document, error, pool::Permit, server::Call, session::Session,
     topology::Writable,
 };
 use crate::{
     ConfigValue, Error, ErrorKind, Key, Result,
-    backend::remote::{Effect, batch, reply_timeout},
+    backend::remote::{Effect, backoff::Backoff, batch, busy, reply_timeout},
     codec::{PlanRecord, corrupt_plan, decode_changes, is_same},
     plan::MAX_AUDIT_ENTRIES,
 };
@@ -371,11 +371,6 @@ fn ignore_conflict(error: Error) -> Result<()> {
 
 fn majority(concern: &WriteConcern) -> Document {
     doc! { "w": "majority", "j": concern.journal.unwrap_or(true) }
-}
-
-#[cold]
-pub(super) fn busy() -> Error {
-    Error::new(ErrorKind::Busy, "another plan is being applied or rolled back")
 }
 
 #[cold]

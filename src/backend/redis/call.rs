@@ -1,108 +1,140 @@
 //! Calls of operations, and the commands that they send.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use redis::{Cmd, Value};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::{
     Redis,
-    cluster::{Cluster, SlotGroup},
-    connection::InFlight,
+    cluster::{self, Cluster, Reply, SlotGroup},
     error::SERVER,
-    exchange::{Deadline, Exchange},
+    exchange::Exchange,
+    exclusive::ExclusiveLease,
     node::Node,
     reply,
     routing::Router,
     server::{Server, Servers},
+    slot, wide,
 };
 use crate::{
     Result,
-    backend::remote::{Effect, connection_timeout, gate::Entry, later},
+    backend::remote::{Effect, call, connection_timeout},
     layer::time_left,
 };
 
-/// A call of an operation. It has a deadline, and closing the store waits for it.
-pub(super) struct Call<'s> {
-    server: &'s Server,
-    deadline: Deadline,
-    _in_progress: Entry<'s>,
-}
+/// A call of an operation.
+pub(super) type Call<'s> = call::Call<'s, Server>;
 
 impl Redis {
     pub(super) fn call(&self) -> Result<Call<'_>> {
-        self.call_until(Deadline::At(later(Instant::now(), time_left(self.deadline))))
+        self.call_within(self.deadline)
     }
 
     /// A call with three quarters of the time, so that the caller can report what it did not reach.
     pub(super) fn shorter_call(&self) -> Result<Call<'_>> {
-        self.call_until(Deadline::At(later(Instant::now(), time_left(self.deadline) / 4 * 3)))
+        self.call_within(time_left(self.deadline) / 4 * 3)
+    }
+
+    fn call_within(&self, deadline: Duration) -> Result<Call<'_>> {
+        Call::begin(&self.server, &self.server.calls, deadline)
     }
 
     /// A call without a deadline as a whole; each of its requests has one.
     pub(super) fn long_call(&self) -> Result<Call<'_>> {
-        self.call_until(Deadline::Each(self.deadline))
-    }
-
-    fn call_until(&self, deadline: Deadline) -> Result<Call<'_>> {
-        let in_progress = self.server.calls.enter()?;
-        Ok(Call { server: &self.server, deadline, _in_progress: in_progress })
+        Call::begin_long(&self.server, &self.server.calls, self.deadline)
     }
 }
 
 impl Call<'_> {
-    /// Sends a command to the server that owns its key and waits for the reply: one round trip.
+    /// Sends a command to the server that owns its key and waits for the reply: one round trip. A wide one
+    /// gets an exclusive connection.
     pub(super) async fn send(&self, effect: Effect, command: &Cmd) -> Result<Value> {
+        let had_wide_reply = effect == Effect::Read && self.server.wide_replies.contains(command);
+        let result = self.send_over(effect, had_wide_reply || wide::is_wide(command), command).await;
+        if let (Effect::Read, Ok(reply)) = (effect, &result) {
+            self.server.wide_replies.note(command, reply, had_wide_reply);
+        }
+        result
+    }
+
+    /// As [`send`](Self::send), over an exclusive connection.
+    pub(super) async fn send_wide(&self, effect: Effect, command: &Cmd) -> Result<Value> {
+        self.send_over(effect, true, command).await
+    }
+
+    async fn send_over(&self, effect: Effect, exclusive: bool, command: &Cmd) -> Result<Value> {
         match &self.server.servers {
-            Servers::One(node) => {
-                reply::checked(Exchange::new(self.deadline, node, effect).send(command).await?)
-            }
-            Servers::Cluster(cluster) => self.router(cluster, effect).send(command).await,
+            Servers::One(node) => reply::checked(self.exchange(node, effect, exclusive).send(command).await?),
+            Servers::Cluster(cluster) => self.router(cluster, effect, exclusive).send(command).await,
         }
     }
 
     /// Sends a command to this server.
     pub(super) async fn send_to(&self, node: &Node, effect: Effect, command: &Cmd) -> Result<Value> {
-        let reply = Exchange::new(self.deadline, node, effect).send(command).await.and_then(reply::checked);
-        if let Servers::Cluster(cluster) = &self.server.servers {
-            return reply.inspect_err(|error| cluster.refresh_after(error));
-        }
-        reply
+        let reply = self.exchange(node, effect, false).send(command).await.and_then(reply::checked);
+        self.refreshing(reply)
     }
 
     /// Sends commands at once, as one pipeline per server that owns their keys. One result per command.
     pub(super) async fn send_all(&self, effect: Effect, commands: Vec<Cmd>) -> Vec<Result<Value>> {
+        let exclusive = wide::are_wide(&commands);
         match &self.server.servers {
             Servers::One(node) => {
-                let replies = Exchange::new(self.deadline, node, effect).send_all(commands).await;
+                let replies = self.exchange(node, effect, exclusive).send_all(commands).await;
                 replies.into_iter().map(|reply| reply::checked(reply?)).collect()
             }
-            Servers::Cluster(cluster) => self.router(cluster, effect).send_all(&commands).await,
+            Servers::Cluster(cluster) => self.router(cluster, effect, exclusive).send_all(&commands).await,
         }
     }
 
-    /// Sends a read on the connection of the previous one, and returns it. A lost connection is an error.
-    pub(super) async fn send_next(
+    /// Sends a read to this server over this connection, or over a new one, which it keeps there.
+    pub(super) async fn send_on(
         &self,
         node: &Node,
-        connection: Option<InFlight>,
+        connection: &mut Option<ExclusiveLease>,
         command: &Cmd,
-    ) -> Result<(Value, InFlight)> {
-        let exchange = Exchange { retry: false, ..Exchange::new(self.deadline, node, Effect::Read) };
-        let (reply, connection) = exchange.exchange(connection, command).await?;
-        Ok((reply::checked(reply)?, connection))
+    ) -> Result<Value> {
+        let reply = self.exchange(node, Effect::Read, true).exchange_on(connection, command).await;
+        self.refreshing(reply.and_then(reply::checked))
     }
 
-    /// Whether the deadline of the call as a whole has passed.
-    pub(super) fn is_over(&self) -> bool {
-        matches!(self.deadline, Deadline::At(end) if Instant::now() >= end)
+    pub(super) fn exchange<'e>(&'e self, node: &'e Node, effect: Effect, exclusive: bool) -> Exchange<'e> {
+        let exchange = Exchange::new(self, node, effect);
+        Exchange { exclusive: exclusive || exchange.exclusive, ..exchange }
+    }
+
+    /// Finds out in the background whether another server owns the slots now, if the result may be due to it.
+    pub(super) fn refreshing<T>(&self, result: Result<T>) -> Result<T> {
+        match &self.server.servers {
+            Servers::One(_) => result,
+            Servers::Cluster(cluster) => result.inspect_err(|error| cluster.refresh_after(error)),
+        }
+    }
+
+    /// The server that owns a key.
+    pub(super) fn owner(&self, name: &str) -> Result<Arc<Node>> {
+        match &self.server.servers {
+            Servers::One(node) => Ok(node.clone()),
+            Servers::Cluster(cluster) => cluster.owner(slot::of_key(name.as_bytes())),
+        }
+    }
+
+    /// The server that owns the keys of a command, if this reply redirects it there.
+    pub(super) fn moved(&self, reply: &Value, from: &Arc<Node>) -> Result<Option<Arc<Node>>> {
+        let Servers::Cluster(cluster) = &self.server.servers else { return Ok(None) };
+        match cluster.redirect(reply.clone(), from)? {
+            Reply::Final(_) => Ok(None),
+            Reply::Redirected(to) if to.asking => Err(cluster::too_many_redirects()),
+            Reply::Redirected(to) => Ok(Some(to.node)),
+        }
     }
 
     /// See [`Cluster::refresh`].
     pub(super) async fn refresh(&self) -> Result<()> {
         let Servers::Cluster(cluster) = &self.server.servers else { return Ok(()) };
-        let deadline = self.deadline.of_request(Instant::now());
-        timeout_at(deadline, cluster.refresh()).await.map_err(|_| connection_timeout(SERVER))?
+        let refreshed = timeout_at(self.request_deadline(), cluster.refresh()).await;
+        refreshed.unwrap_or_else(|_| Err(connection_timeout(SERVER)))
     }
 
     /// See [`Cluster::slot_groups`].
@@ -118,7 +150,7 @@ impl Call<'_> {
         !self.server.is_cluster()
     }
 
-    fn router<'r>(&'r self, cluster: &'r Arc<Cluster>, effect: Effect) -> Router<'r> {
-        Router { cluster, deadline: self.deadline, effect }
+    fn router<'r>(&'r self, cluster: &'r Arc<Cluster>, effect: Effect, exclusive: bool) -> Router<'r> {
+        Router { cluster, call: self, effect, exclusive }
     }
 }

@@ -114,7 +114,7 @@ impl Cluster {
     }
 
     fn open_node(&self, addr: &Address) -> Result<Arc<Node>> {
-        let target = || Target::Server(addr.clone());
+        let target = Target::Server(addr.clone());
         Node::new(&self.settings, target, &self.options, self.max.load(Ordering::Relaxed)).map(Arc::new)
     }
 
@@ -263,18 +263,16 @@ impl Cluster {
             Some(node) => node.clone(),
             None => self.open_node(addr)?,
         };
-        let (pool, _) = node.pool(Effect::Read);
-        let mut connection = match pool.ready(Instant::now()) {
+        let mut connection = match node.shared.ready(Instant::now()) {
             Some(connection) => connection,
-            None => pool.connection().await?,
+            None => node.shared.connection().await?,
         };
-        let sent = Instant::now();
         let slots: Value = cmd("CLUSTER")
             .arg("SLOTS")
             .query_async(&mut connection.driver())
             .await
             .map_err(|error| error::of_request(&error, Effect::Read))?;
-        connection.replied(sent, Instant::now());
+        connection.replied();
         self.map_of(addr, slots)
     }
 

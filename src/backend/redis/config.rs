@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use redis::cmd;
+use redis::{Cmd, cmd};
 
 use super::{Redis, call::Call, reply};
 use crate::{
@@ -18,18 +18,19 @@ pub(super) fn read(key: &Key, text: &[u8]) -> Result<ConfigValue> {
 }
 
 impl Redis {
-    /// The stored texts of config values, in the order of their keys.
-    pub(super) async fn config_texts(
-        &self,
-        call: &Call<'_>,
-        keys: impl Iterator<Item = &Key>,
-    ) -> Result<Vec<Option<Vec<u8>>>> {
+    /// The query for the texts of config values, in the order of their keys.
+    pub(super) fn config_query(&self, keys: &[Key]) -> Cmd {
         let mut get = cmd("HMGET");
         get.arg(self.layout.config());
         for key in keys {
             get.arg(key.as_str());
         }
-        reply::list(call.send(Effect::Read, &get).await?)?.into_iter().map(reply::bytes).collect()
+        get
+    }
+
+    pub(super) async fn config_texts(&self, call: &Call<'_>, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>> {
+        let texts = call.send(Effect::Read, &self.config_query(keys)).await?;
+        reply::list(texts)?.into_iter().map(reply::bytes).collect()
     }
 }
 
@@ -54,7 +55,7 @@ impl ConfigStore for Redis {
     }
 
     async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {
-        let reply = self.call()?.send(Effect::Read, cmd("HGETALL").arg(self.layout.config())).await?;
+        let reply = self.call()?.send_wide(Effect::Read, cmd("HGETALL").arg(self.layout.config())).await?;
         reply::fields(reply)?
             .into_iter()
             .map(|(name, text)| {

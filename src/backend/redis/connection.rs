@@ -8,9 +8,11 @@ use std::{
     time::Duration,
 };
 
+use bb8::ManageConnection;
+use bb8_redis::RedisConnectionManager;
 use redis::{
-    AsyncConnectionConfig, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisResult, Value,
-    aio::MultiplexedConnection, cmd,
+    AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
+    RedisConnectionInfo, RedisResult, Value, aio::MultiplexedConnection, cmd,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -41,8 +43,8 @@ pub(super) struct Connection {
 const ROLE_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Connection {
-    pub(super) fn new(opened: Opened, dead: Arc<AtomicBool>, dialing: Duration) -> Self {
-        let stalls = StallDetector::new(Instant::now(), dialing);
+    pub(super) fn new(opened: Opened, dead: Arc<AtomicBool>) -> Self {
+        let stalls = StallDetector::new(Instant::now());
         Self { opened, dead, stalls, role_checked: AtomicU64::new(0) }
     }
 
@@ -107,10 +109,10 @@ impl InFlight {
         self.connection.retire();
     }
 
-    /// See [`StallDetector::replied`].
-    pub(super) fn replied(&mut self, sent: Instant, now: Instant) -> bool {
+    /// The reply to the last request arrived.
+    pub(super) fn replied(&mut self) {
         self.replied = true;
-        self.connection.stalls.replied(sent, now)
+        self.connection.stalls.replied(Instant::now());
     }
 }
 
@@ -126,8 +128,8 @@ impl Drop for InFlight {
 /// An open connection. Dropping it closes the connection, even with requests in flight.
 pub(super) struct Opened {
     pub(super) driver: MultiplexedConnection,
-    /// Writes requests and reads replies.
-    task: JoinHandle<()>,
+    /// Writes requests and reads replies. None if the driver ends its own task.
+    task: Option<JoinHandle<()>>,
 }
 
 impl Opened {
@@ -140,13 +142,15 @@ impl Opened {
     ) -> Result<Self> {
         let opened = MultiplexedConnection::new_with_config(info, stream, config).await;
         let (driver, task) = opened.map_err(|error| error::of_handshake(&error, server))?;
-        Ok(Self { driver, task: tokio::spawn(task) })
+        Ok(Self { driver, task: Some(tokio::spawn(task)) })
     }
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
@@ -241,14 +245,41 @@ impl Settings {
         }
     }
 
-    /// Connects to a server of the store, and sets the client's name there.
+    /// Connects for calls that have the connection for themselves. Without TLS the manager of bb8-redis does
+    /// it, which takes at most a second.
+    async fn connect_exclusive(&self, addr: &Address, server: &str) -> Result<Opened> {
+        // The driver's TLS reads this machine's certificates for each connection and fails if one is damaged.
+        if self.tls.is_some() {
+            return self.connect(addr, server, None, None).await;
+        }
+        let addr = match addr {
+            Address::Host(host, port) => ConnectionAddr::Tcp(host.clone(), *port),
+            Address::Socket(path) => ConnectionAddr::Unix(path.into()),
+        };
+        let login = self.login.connection_info().await?;
+        let info = addr.into_connection_info().map_err(|error| error::of_dial(&error, server))?;
+        let info = info.set_redis_settings(login).set_tcp_settings(self.tcp.of_driver());
+        let manager = RedisConnectionManager::new(info).map_err(|error| error::of_dial(&error, server))?;
+        let mut driver = manager.connect().await.map_err(|error| match error.is_timeout() {
+            true => self.timed_out(server),
+            false => error::of_handshake(&error, server),
+        })?;
+        driver.set_response_timeout(NO_TIMEOUT);
+        Ok(Opened { driver, task: None })
+    }
+
+    /// Connects to a server of the store, and sets the client's name there. `dead` of a shared connection is
+    /// set when it is lost; an exclusive connection has none.
     pub(super) async fn open_server(
         &self,
         addr: &Address,
         server: &str,
-        dead: &Arc<AtomicBool>,
+        dead: Option<&Arc<AtomicBool>>,
     ) -> Result<Opened> {
-        let mut opened = self.connect(addr, server, None, Some(dead.clone())).await?;
+        let mut opened = match dead {
+            Some(dead) => self.connect(addr, server, None, Some(dead.clone())).await?,
+            None => self.connect_exclusive(addr, server).await?,
+        };
         if !self.client_name.is_empty() {
             let named =
                 cmd("CLIENT").arg("SETNAME").arg(&self.client_name).exec_async(&mut opened.driver).await;
@@ -276,6 +307,9 @@ impl Settings {
         Error::new(ErrorKind::Timeout, format!("timed out connecting to {server}{hint}"))
     }
 }
+
+/// The driver has no other way to turn its timeout of 500 ms off, which would make writes Unknown.
+const NO_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// How many requests can wait to be written to one connection before calls have to wait.
 const MAX_QUEUED: usize = 256;

@@ -3,7 +3,10 @@
 use std::{io, time::Duration};
 
 use futures_util::future::select_ok;
-use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
+use redis::io::tcp::{
+    TcpSettings,
+    socket2::{SockRef, TcpKeepalive},
+};
 use tokio::net::{TcpStream, lookup_host};
 
 use super::RedisOptions;
@@ -29,9 +32,15 @@ impl Tcp {
         let socket = SockRef::from(stream);
         #[cfg(target_os = "linux")]
         socket.set_tcp_user_timeout(Some(self.user_timeout))?;
-        let keepalive =
-            TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
-        socket.set_tcp_keepalive(&keepalive)
+        socket.set_tcp_keepalive(&keepalive())
+    }
+
+    /// The same options for a socket that the driver opens.
+    pub(super) fn of_driver(self) -> TcpSettings {
+        let settings = TcpSettings::default().set_nodelay(self.nodelay).set_keepalive(keepalive());
+        #[cfg(target_os = "linux")]
+        let settings = settings.set_user_timeout(self.user_timeout);
+        settings
     }
 
     /// Connects to a host. `server` is how errors name it.
@@ -47,6 +56,10 @@ impl Tcp {
         self.set_up(&stream).map_err(unreached)?;
         Ok(stream)
     }
+}
+
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5))
 }
 
 /// Connects to a Unix socket. `server` is how errors name it.

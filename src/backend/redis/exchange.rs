@@ -1,7 +1,6 @@
 //! Requests to one server and their replies.
 
-use std::time::Duration;
-
+use futures_util::FutureExt;
 use redis::{
     Cmd, Pipeline, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
@@ -9,29 +8,11 @@ use redis::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::{connection::InFlight, error, node::Node, pool::Pool, wait::Wait};
+use super::{call::Call, connection::InFlight, error, exclusive::ExclusiveLease, node::Node};
 use crate::{
     ErrorKind, Result,
     backend::remote::{Effect, connection_timeout, deadline_passed, later, reply_timeout},
 };
-
-/// When the requests of a call end.
-#[derive(Clone, Copy)]
-pub(super) enum Deadline {
-    /// At one time for all of them.
-    At(Instant),
-    /// Each after this time.
-    Each(Duration),
-}
-
-impl Deadline {
-    pub(super) fn of_request(self, now: Instant) -> Instant {
-        match self {
-            Self::At(deadline) => deadline,
-            Self::Each(duration) => later(now, duration),
-        }
-    }
-}
 
 /// A command or a pipeline.
 pub(super) trait Request: Sync {
@@ -70,26 +51,26 @@ impl Request for Pipeline {
 
 /// Sends requests of one call to one server.
 pub(super) struct Exchange<'e> {
-    pub(super) deadline: Deadline,
-    pub(super) pool: &'e Pool,
+    pub(super) call: &'e Call<'e>,
+    pub(super) node: &'e Node,
     pub(super) effect: Effect,
-    pub(super) wait: Option<Wait>,
+    /// Whether a request gets an exclusive connection.
+    pub(super) exclusive: bool,
     /// Whether the server accepts each command only after ASKING.
     pub(super) asking: bool,
-    /// Whether a request whose connection is lost is sent again, once.
-    pub(super) retry: bool,
 }
 
 impl<'e> Exchange<'e> {
-    pub(super) fn new(deadline: Deadline, node: &'e Node, effect: Effect) -> Self {
-        let (pool, wait) = node.pool(effect);
-        Self { deadline, pool, effect, wait, asking: false, retry: effect == Effect::Read }
+    pub(super) fn new(call: &'e Call<'e>, node: &'e Node, effect: Effect) -> Self {
+        // WAIT blocks the requests behind it on its connection.
+        let exclusive = node.wait(effect).is_some();
+        Self { call, node, effect, exclusive, asking: false }
     }
 
     /// Sends one command.
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value> {
-        if !self.asking && self.wait.is_none() {
-            return self.exchange(None, command).await.map(|(reply, _)| reply);
+        if !self.asking && self.node.wait(self.effect).is_none() {
+            return self.exchange(command).await;
         }
         let reply = self.send_all(vec![command.clone()]).await.pop();
         reply.unwrap_or_else(|| Err(error::unexpected_reply(self.effect)))
@@ -101,14 +82,14 @@ impl<'e> Exchange<'e> {
         if number == 0 {
             return Vec::new();
         }
-        match self.exchange(None, &self.pipeline(commands)).await {
-            Ok((replies, _)) => self.replies(replies),
+        match self.exchange(&self.pipeline(commands)).await {
+            Ok(replies) => self.replies(replies),
             Err(error) => vec![Err(error); number],
         }
     }
 
     /// The commands, with ASKING before each and WAIT after the last if these are needed.
-    fn pipeline(&self, commands: Vec<Cmd>) -> Pipeline {
+    pub(super) fn pipeline(&self, commands: Vec<Cmd>) -> Pipeline {
         let mut pipeline = Pipeline::with_capacity(2 * commands.len() + 1);
         for command in commands {
             if self.asking {
@@ -116,15 +97,16 @@ impl<'e> Exchange<'e> {
             }
             pipeline.add_command(command);
         }
-        if let Some(wait) = self.wait {
+        if let Some(wait) = self.node.wait(self.effect) {
             pipeline.add_command(wait.command());
         }
         pipeline
     }
 
     /// The reply to each command. A refusal by the server is a value; an unconfirmed write is an error.
-    fn replies(&self, mut replies: Vec<Value>) -> Vec<Result<Value>> {
-        let unconfirmed = self.wait.and_then(|wait| wait.unconfirmed(replies.pop().as_ref()));
+    pub(super) fn replies(&self, mut replies: Vec<Value>) -> Vec<Result<Value>> {
+        let unconfirmed =
+            self.node.wait(self.effect).and_then(|wait| wait.unconfirmed(replies.pop().as_ref()));
         let step = if self.asking { 2 } else { 1 };
         replies
             .into_iter()
@@ -137,59 +119,91 @@ impl<'e> Exchange<'e> {
             .collect()
     }
 
-    /// Sends a request over the given connection or any, waits for its reply, and returns the connection.
-    pub(super) async fn exchange<R: Request>(
-        &self,
-        mut over: Option<InFlight>,
-        request: &R,
-    ) -> Result<(R::Reply, InFlight)> {
-        let mut retry = self.retry;
+    /// Sends a request and waits for its reply.
+    async fn exchange<R: Request>(&self, request: &R) -> Result<R::Reply> {
+        if self.exclusive {
+            // Boxed, so that the calls on shared connections are small.
+            return self.exchange_on(&mut None, request).boxed().await;
+        }
+        // A read whose connection is lost is sent again, once.
+        let mut retry = self.effect == Effect::Read;
         loop {
-            let mut connection = match over.take() {
-                Some(connection) => connection,
-                None => self.connection().await?,
-            };
-            let sent = Instant::now();
-            let deadline = self.deadline.of_request(sent);
-            if sent >= deadline {
-                return Err(deadline_passed());
-            }
-            let until = deadline.min(later(sent, self.pool.reply_timeout));
-            match timeout_at(until, request.send(connection.driver())).await {
+            let mut connection = self.shared_connection().await?;
+            match timeout_at(self.reply_deadline()?, request.send(connection.driver())).await {
                 Ok(Ok(reply)) => {
-                    let now = Instant::now();
-                    if connection.replied(sent, now) {
-                        self.pool.note_stall(now);
-                    }
+                    connection.replied();
                     // A new connection may lead to the new master.
                     if R::is_demoted(&reply) {
                         connection.retire();
                     }
-                    return Ok((reply, connection));
+                    return Ok(reply);
                 }
                 // The server's refusals are replies, so this is a lost connection.
                 Ok(Err(error)) => {
                     connection.retire();
                     let error = error::of_request(&error, self.effect);
-                    if !retry || error.kind() != ErrorKind::Unavailable {
+                    if !std::mem::take(&mut retry) || error.kind() != ErrorKind::Unavailable {
                         return Err(error);
                     }
-                    retry = false;
                 }
-                Err(_) => {
-                    self.pool.note_stall(Instant::now());
-                    return Err(reply_timeout(error::SERVER, self.effect));
-                }
+                Err(_) => return Err(reply_timeout(error::SERVER, self.effect)),
             }
         }
     }
 
-    async fn connection(&self) -> Result<InFlight> {
-        let now = Instant::now();
-        if let Some(connection) = self.pool.ready(now) {
-            return Ok(connection);
+    /// Sends a request over this exclusive connection, and waits for its reply. Takes a new connection if
+    /// there is none, and then sends a read again if the connection is lost.
+    pub(super) async fn exchange_on<R: Request>(
+        &self,
+        connection: &mut Option<ExclusiveLease>,
+        request: &R,
+    ) -> Result<R::Reply> {
+        let mut retry = self.effect == Effect::Read && connection.is_none();
+        loop {
+            let lease = match connection {
+                Some(lease) => lease,
+                None => connection.insert(self.lease().boxed().await?),
+            };
+            let result = lease.exchange(self.effect, self.reply_deadline()?, request).await;
+            let is_lost = result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable);
+            if !is_lost || !std::mem::take(&mut retry) {
+                return result;
+            }
+            *connection = None;
         }
-        let deadline = self.deadline.of_request(now);
-        timeout_at(deadline, self.pool.connection()).await.map_err(|_| connection_timeout(error::SERVER))?
+    }
+
+    fn reply_deadline(&self) -> Result<Instant> {
+        let (now, deadline) = (Instant::now(), self.call.request_deadline());
+        if now >= deadline {
+            Err(deadline_passed())
+        } else {
+            Ok(deadline.min(later(now, self.node.reply_timeout)))
+        }
+    }
+
+    async fn shared_connection(&self) -> Result<InFlight> {
+        match self.node.shared.ready(Instant::now()) {
+            Some(connection) => Ok(connection),
+            None => self.until_connected(self.node.shared.connection()).await,
+        }
+    }
+
+    async fn lease(&self) -> Result<ExclusiveLease> {
+        let until = self.call.request_deadline();
+        self.until_connected(async {
+            loop {
+                let mut lease = self.node.lease().await?;
+                if lease.is_usable(until).await {
+                    return Ok(lease);
+                }
+            }
+        })
+        .await
+    }
+
+    async fn until_connected<T>(&self, connection: impl Future<Output = Result<T>>) -> Result<T> {
+        let connected = timeout_at(self.call.request_deadline(), connection).await;
+        connected.unwrap_or_else(|_| Err(connection_timeout(error::SERVER)))
     }
 }

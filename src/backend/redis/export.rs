@@ -4,9 +4,9 @@ use std::future;
 
 use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use redis::{Arg, Cmd, Value, cmd};
+use redis::{Cmd, Value, cmd};
 
-use super::{Redis, call::Call, config, layout::Space, reply};
+use super::{Redis, call::Call, config, layout::Space, reply, wide};
 use crate::{
     BatchReport, ErrorKind, Exportable, Key, Record, Result,
     backend::remote::{Effect, batch},
@@ -49,7 +49,7 @@ impl Redis {
     }
 
     async fn config_keys(&self, call: &Call<'_>) -> Result<Vec<Key>> {
-        let names = call.send(Effect::Read, cmd("HKEYS").arg(self.layout.config())).await?;
+        let names = call.send_wide(Effect::Read, cmd("HKEYS").arg(self.layout.config())).await?;
         let mut keys = reply::list(names)?
             .into_iter()
             .map(|name| decode_key(&reply::bytes(name)?.unwrap_or_default()))
@@ -73,7 +73,7 @@ impl Redis {
                 }
             }
             Part::Configs => {
-                for (key, text) in keys.iter().zip(self.config_texts(&call, keys.iter()).await?) {
+                for (key, text) in keys.iter().zip(self.config_texts(&call, keys).await?) {
                     if let Some(text) = text {
                         let value = config::read(key, &text)?;
                         records.push(Record::Config { key: key.clone(), value });
@@ -144,7 +144,7 @@ impl Exportable for Redis {
         let call = self.call()?;
         let commands: Vec<Cmd> = records.iter().map(|record| self.set_record(record)).collect();
         let mut report = BatchReport::default();
-        for range in batch::chunks(&commands, |command| command.args_iter().map(length).sum()) {
+        for range in batch::chunks(&commands, wide::length) {
             let replies = call.send_all(Effect::Write, commands[range.clone()].to_vec()).await;
             let results = replies.into_iter().map(|reply| reply.and_then(stored));
             for (index, result) in range.zip(results) {
@@ -153,10 +153,6 @@ impl Exportable for Redis {
         }
         batch::settle(report)
     }
-}
-
-fn length(arg: Arg<&[u8]>) -> usize {
-    if let Arg::Simple(arg) = arg { arg.len() } else { 0 }
 }
 
 /// SET replies OK, HSET the number of new fields.

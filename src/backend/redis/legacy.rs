@@ -66,7 +66,7 @@ impl Redis {
         })
         .await?;
         if names.others.remove(config.as_bytes()) {
-            match call.send(Effect::Read, cmd("HKEYS").arg(&config)).await.and_then(reply::list) {
+            match call.send_wide(Effect::Read, cmd("HKEYS").arg(&config)).await.and_then(reply::list) {
                 Ok(fields) => {
                     for name in fields {
                         let name = reply::bytes(name)?.unwrap_or_default();
@@ -133,7 +133,7 @@ impl Redis {
             }
             Part::Configs => {
                 let name = self.layout.config();
-                for (key, text) in keys.iter().zip(self.config_texts(&call, keys.iter()).await?) {
+                for (key, text) in keys.iter().zip(self.config_texts(&call, &keys).await?) {
                     let Some(text) = text else { continue };
                     pieces.push(match config::read(key, &text) {
                         Ok(value) => Piece::Record(Record::Config { key: key.clone(), value }),

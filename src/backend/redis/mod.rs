@@ -10,6 +10,7 @@ mod credential;
 mod dial;
 mod error;
 mod exchange;
+mod exclusive;
 mod export;
 mod health;
 mod layout;
@@ -17,12 +18,12 @@ mod legacy;
 mod node;
 mod options;
 mod plan;
-mod pool;
 mod reply;
 mod routing;
 mod scan;
 mod sentinel;
 mod server;
+mod shared;
 mod slot;
 mod stall;
 mod stats;
@@ -30,6 +31,7 @@ mod target;
 mod tls;
 mod usage;
 mod wait;
+mod wide;
 
 use std::{sync::Arc, time::Duration};
 
@@ -113,13 +115,14 @@ impl Open for Redis {
 }
 
 impl Pooled for Redis {
-    /// A connection is idle when no call waits for a reply on it, because calls share connections. For a
-    /// cluster the sum over its masters.
+    /// Counts the connections that calls share and those that one call has for itself. A shared one is idle
+    /// when no call waits for a reply on it. For a cluster the sum over its masters.
     async fn pool_stats(&self) -> Result<PoolStats> {
         self.server.pool_stats()
     }
 
-    /// Sets the maximum number of connections to each server. Open connections up to this number are kept.
+    /// Sets the maximum number of connections to each server that one call has for itself. Calls that use one
+    /// finish on it.
     async fn resize_pool(&self, max: u32) -> Result<()> {
         // Keeps a store that is being closed from getting new connections afterwards.
         let _call = self.call()?;

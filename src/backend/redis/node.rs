@@ -1,66 +1,90 @@
 //! One server of the store.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     RedisOptions,
     connection::Settings,
-    pool::{Pool, Sharing},
+    exclusive::{Dialer, ExclusiveLease},
+    shared::Shared,
     target::Target,
     wait::Wait,
 };
-use crate::{PoolStats, Result, backend::remote::Effect};
+use crate::{
+    PoolStats, Result,
+    backend::remote::{
+        Effect,
+        current::Current,
+        pool::{Limits, Pool},
+    },
+};
 
-/// The connections to one server.
+/// The connections to one server: a few that all calls share, and others that one call has for itself.
 pub(super) struct Node {
-    pool: Pool,
-    /// For writes that wait for replicas: WAIT blocks the requests behind it on its connection.
-    wait: Option<(Wait, Pool)>,
+    pub(super) shared: Shared,
+    exclusive: Current<Pool<Dialer>>,
+    settings: Arc<Settings>,
+    target: Arc<Target>,
+    /// For writes that wait for replicas.
+    wait: Option<Wait>,
+    /// How long a connection may owe a reply.
+    pub(super) reply_timeout: Duration,
 }
 
+/// How long an unused exclusive connection stays open.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
 impl Node {
-    /// `max` is the maximum number of connections per pool.
+    /// `max` is the maximum number of exclusive connections.
     pub(super) fn new(
         settings: &Arc<Settings>,
-        target: impl Fn() -> Target,
+        target: Target,
         options: &RedisOptions,
         max: u32,
     ) -> Result<Self> {
-        let pool = |sharing| Pool::new(settings.clone(), target(), options, max, sharing);
-        let wait = match Wait::new(options) {
-            Some(wait) => Some((wait, pool(Sharing::Exclusive)?)),
-            None => None,
-        };
-        Ok(Self { pool: pool(Sharing::Shared)?, wait })
+        let target = Arc::new(target);
+        Ok(Self {
+            shared: Shared::new(settings.clone(), target.clone(), options),
+            exclusive: Current::new(pool(settings, &target, max)?),
+            settings: settings.clone(),
+            target,
+            wait: Wait::new(options),
+            reply_timeout: options.reply_timeout(),
+        })
     }
 
-    /// The connections for requests with this effect, and whether these wait for replicas.
-    pub(super) fn pool(&self, effect: Effect) -> (&Pool, Option<Wait>) {
-        match (&self.wait, effect) {
-            (Some((wait, pool)), Effect::Write) => (pool, Some(*wait)),
-            _ => (&self.pool, None),
-        }
+    /// How a request with this effect waits for replicas.
+    pub(super) fn wait(&self, effect: Effect) -> Option<Wait> {
+        self.wait.filter(|_| effect == Effect::Write)
     }
 
-    fn pools(&self) -> impl Iterator<Item = &Pool> {
-        std::iter::once(&self.pool).chain(self.wait.as_ref().map(|(_, pool)| pool))
+    /// Waits for an exclusive connection, first come, first served.
+    pub(super) async fn lease(&self) -> Result<ExclusiveLease> {
+        self.exclusive.lease().await
     }
 
     pub(super) fn warm(&self) {
-        self.pools().for_each(Pool::warm);
+        self.shared.warm();
     }
 
     pub(super) fn resize(&self, max: u32) -> Result<()> {
-        self.pools().try_for_each(|pool| pool.resize(max))
+        self.exclusive.replace(&self.exclusive.get()?, pool(&self.settings, &self.target, max)?)
     }
 
     pub(super) fn close(&self) {
-        self.pools().for_each(Pool::close);
+        self.shared.close();
+        self.exclusive.close();
     }
 
     pub(super) fn stats(&self) -> PoolStats {
-        self.pools().map(Pool::stats).fold(PoolStats::default(), sum)
+        let exclusive = self.exclusive.get().map_or_else(|_| PoolStats::default(), |pool| pool.stats());
+        sum(self.shared.stats(), exclusive)
     }
+}
+
+fn pool(settings: &Arc<Settings>, target: &Arc<Target>, max: u32) -> Result<Pool<Dialer>> {
+    let dialer = Dialer { settings: settings.clone(), target: target.clone() };
+    Pool::new(dialer, &Limits { max, idle_timeout: IDLE_TIMEOUT, max_lifetime: Duration::ZERO })
 }
 
 pub(super) fn sum(left: PoolStats, right: PoolStats) -> PoolStats {

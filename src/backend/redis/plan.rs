@@ -1,68 +1,349 @@
-//! Plans: one script to apply and one to roll back, on keys of one slot.
+//! Plans: optimistic transactions on keys of one slot.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Instant,
+};
 
 use futures_core::Stream;
 use redis::{Cmd, Value, cmd};
+use tokio::{sync::MutexGuard, time::timeout_at};
 
-use super::{Redis, call::Call, config, reply};
+use super::{
+    Redis,
+    call::Call,
+    cluster::{self, MAX_REDIRECTS},
+    config, error,
+    exclusive::ExclusiveLease,
+    node::Node,
+    reply,
+};
 use crate::{
     Backend, ConfigBatch, ConfigValue, Error, Key, Result,
     backend::{
-        plan_step::{Attempt, first_unexpected, last_mutations},
+        plan_step::{ApplyStep, Attempt, RollbackStep, apply_step, last_mutations, rollback_step},
         remote::{
             Effect,
             audit::{self, Page},
+            backoff::Backoff,
+            busy,
         },
     },
-    codec::{corrupt_plan, decode_key, encode_config, is_same, times},
+    codec::{PlanChange, PlanRecord, corrupt_plan, decode_key, encode_config, times},
     plan::{
-        Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Expect, MAX_AUDIT_ENTRIES,
-        MAX_PLAN_BYTES, Plan, PlanAction, PlanRefusal, Rollback, RollbackOptions,
+        Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, MAX_AUDIT_ENTRIES, Plan, PlanAction,
+        PlanRefusal, Rollback, RollbackOptions,
     },
 };
-
-/// Applies a plan, if the values that its expectations were checked against are unchanged.
-const APPLY: &str = include_str!("apply_plan.lua");
-
-const ROLLBACK: &str = include_str!("rollback_plan.lua");
 
 /// How many audit entries are read at a time.
 const PAGE: usize = 500;
 
-/// An optional text as the scripts encode it.
+/// Stored texts of config values.
+type Texts = BTreeMap<Key, Option<Vec<u8>>>;
+
+/// The fields of a plan's record that are not about a single config value.
+const PAYLOAD: &str = ":payload";
+const MUTATIONS: &str = ":mutations";
+const STAGE: &str = ":stage";
+const ROLLED_BACK: &str = ":rolled_back";
+
+/// The prefixes of the fields that hold the texts from before the plan and after it.
+const BEFORE: u8 = b'b';
+const AFTER: u8 = b'a';
+
+/// A plan's record and the texts from before the plan.
+struct Found {
+    record: PlanRecord,
+    before: Texts,
+}
+
+/// A value in a plan's record: `+` and the text, or `-` for none.
 fn optional(text: Option<&[u8]>) -> Vec<u8> {
     text.map_or_else(|| b"-".to_vec(), |text| [b"+", text].concat())
 }
 
-/// The status in a script's reply, and the items after it.
-fn status(reply: Value) -> Result<(String, Vec<Value>)> {
-    let mut items = reply::list(reply)?.into_iter();
-    let status = items.next().map(reply::bytes).transpose()?.flatten().unwrap_or_default();
-    Ok((String::from_utf8_lossy(&status).into_owned(), items.collect()))
+fn text_of(value: &[u8]) -> Result<Option<Vec<u8>>> {
+    match value.split_first() {
+        Some((b'+', text)) => Ok(Some(text.to_vec())),
+        Some((b'-', [])) => Ok(None),
+        _ => Err(corrupt_plan()),
+    }
 }
 
-/// Stored config values by key.
-type Found<'p> = BTreeMap<&'p Key, Option<Vec<u8>>>;
+fn values_of(texts: &Texts) -> Result<BTreeMap<&Key, ConfigValue>> {
+    let values = texts.iter().filter_map(|(key, text)| Some((key, text.as_ref()?)));
+    values.map(|(key, text)| Ok((key, config::read(key, text)?))).collect()
+}
 
-impl Redis {
-    fn script(&self, script: &str, key: &Key) -> Cmd {
-        let [config, plan, audit] = [self.layout.config(), self.layout.plan(key), self.layout.audit()];
-        cmd("EVAL").arg(script).arg(3).arg(config).arg(plan).arg(audit).arg(key.as_str()).take()
+/// Reads the record of a plan. Redis has no empty hashes.
+fn read_record(fields: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Option<Found>> {
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    let (mut about, mut before, mut after) = (HashMap::new(), Texts::new(), Texts::new());
+    for (name, value) in fields {
+        match name.split_first() {
+            Some((&BEFORE, key)) => drop(before.insert(decode_key(key)?, text_of(&value)?)),
+            Some((&AFTER, key)) => drop(after.insert(decode_key(key)?, text_of(&value)?)),
+            _ => drop(about.insert(name, String::from_utf8(value).map_err(|_| corrupt_plan())?)),
+        }
+    }
+    let named = |name: &str| about.get(name.as_bytes()).ok_or_else(corrupt_plan);
+    let change = |(key, after): (&Key, &Option<Vec<u8>>)| {
+        let after = after.as_ref().map(|text| config::read(key, text)).transpose()?;
+        // The text from before the plan is restored as it was.
+        Ok(PlanChange { key: key.clone(), before: None, after })
+    };
+    let record = PlanRecord {
+        payload: named(PAYLOAD)?.parse().map_err(|_| corrupt_plan())?,
+        mutations: named(MUTATIONS)?.parse().map_err(|_| corrupt_plan())?,
+        stage: named(STAGE).ok().filter(|stage| !stage.is_empty()).cloned(),
+        // The server deletes an expired record.
+        applied: 0,
+        expires: i64::MAX,
+        is_rolled_back: about.contains_key(ROLLED_BACK.as_bytes()),
+        changes: after.iter().map(change).collect::<Result<_>>()?,
+    };
+    Ok(Some(Found { record, before }))
+}
+
+/// A transaction on a connection that watches the config hash, the plan's record and the audit: it is applied
+/// only if none of them has changed since they were read.
+struct Transaction<'t> {
+    redis: &'t Redis,
+    call: &'t Call<'t>,
+    node: Arc<Node>,
+    connection: Option<ExclusiveLease>,
+    /// The name of the plan's record.
+    plan: String,
+    found: Option<Found>,
+}
+
+impl<'t> Transaction<'t> {
+    /// Watches the keys and reads the plan's record.
+    async fn begin(redis: &'t Redis, call: &'t Call<'t>, key: &Key) -> Result<Self> {
+        let names = [redis.layout.config(), redis.layout.plan(key), redis.layout.audit()];
+        let mut commands = vec![cmd("WATCH").arg(&names).take()];
+        commands.extend(names.iter().map(|name| cmd("TYPE").arg(name).take()));
+        commands.push(cmd("HGETALL").arg(&names[1]).take());
+        let [config, plan, _] = names;
+        let mut node = call.owner(&config)?;
+        for _ in 0..MAX_REDIRECTS {
+            let mut connection = None;
+            let exchange = call.exchange(&node, Effect::Read, true);
+            let mut replies =
+                exchange.exchange_on(&mut connection, &exchange.pipeline(commands.clone())).await?;
+            if let Some(lease) = &mut connection {
+                lease.is_watching = true;
+            }
+            let (Some(record), Some(watched)) = (replies.pop(), replies.first()) else { break };
+            match call.moved(watched, &node)? {
+                Some(owner) => node = owner,
+                None => {
+                    for (reply, wanted) in replies.into_iter().zip(["OK", "hash", "hash", "stream"]) {
+                        check_type(reply::checked(reply)?, wanted)?;
+                    }
+                    let found = read_record(reply::fields(reply::checked(record)?)?)?;
+                    return Ok(Self { redis, call, node, connection, plan, found });
+                }
+            }
+        }
+        Err(cluster::too_many_redirects())
     }
 
-    async fn stored<'p>(&self, call: &Call<'_>, keys: &BTreeSet<&'p Key>) -> Result<Found<'p>> {
+    fn record(&self) -> Option<&PlanRecord> {
+        self.found.as_ref().map(|found| &found.record)
+    }
+
+    /// Reads the texts of config values.
+    async fn texts(&mut self, keys: Vec<Key>) -> Result<Texts> {
         if keys.is_empty() {
-            return Ok(Found::new());
+            return Ok(Texts::new());
         }
-        let texts = self.config_texts(call, keys.iter().copied()).await?;
-        Ok(keys.iter().copied().zip(texts).collect())
+        let get = self.redis.config_query(&keys);
+        let reply = self.call.send_on(&self.node, &mut self.connection, &get).await?;
+        let texts = reply::list(reply)?.into_iter().map(reply::bytes).collect::<Result<Vec<_>>>()?;
+        Ok(keys.into_iter().zip(texts).collect())
+    }
+
+    /// Applies all of the commands and adds the audit entry, or does nothing: false if a key has changed.
+    async fn commit(
+        mut self,
+        attempt: &Attempt<'_>,
+        status: AuditStatus,
+        refusal: Option<PlanRefusal>,
+        commands: Vec<Cmd>,
+    ) -> Result<bool> {
+        let mut transaction = vec![cmd("MULTI"), self.redis.audit_entry(attempt, status, refusal)];
+        transaction.extend(commands);
+        transaction.push(cmd("EXEC"));
+        let exchange = self.call.exchange(&self.node, Effect::Write, true);
+        let replies = exchange.exchange_on(&mut self.connection, &exchange.pipeline(transaction)).await?;
+        if let Some(lease) = &mut self.connection {
+            lease.is_watching = false;
+        }
+        let mut results = exchange.replies(replies);
+        let executed = results.pop().unwrap_or_else(|| Err(unknown_status()))?;
+        // A command that was refused before EXEC says why nothing was applied.
+        results.into_iter().filter_map(Result::ok).try_for_each(|reply| reply::checked(reply).map(drop))?;
+        match reply::checked(executed)? {
+            Value::Nil => Ok(false),
+            Value::Array(applied) if !applied.iter().any(|reply| matches!(reply, Value::ServerError(_))) => {
+                Ok(true)
+            }
+            _ => Err(unknown_status()),
+        }
+    }
+}
+
+/// The attempts of one plan until no other change to the store conflicts with it. Those of other plans of this
+/// store wait.
+struct Attempts<'s> {
+    call: Call<'s>,
+    backoff: Backoff,
+    _turn: MutexGuard<'s, ()>,
+}
+
+impl Attempts<'_> {
+    async fn pause(&mut self) -> Result<()> {
+        if self.backoff.pause().await { Ok(()) } else { Err(busy()) }
+    }
+}
+
+fn check_type(reply: Value, wanted: &str) -> Result<()> {
+    match reply {
+        Value::Okay => Ok(()),
+        Value::SimpleString(found) if found == wanted || found == "none" => Ok(()),
+        _ => Err(error::of_code("WRONGTYPE", "")),
+    }
+}
+
+/// The commands that set config values, or delete those without a text.
+fn set_configs(config: &str, texts: &[(&Key, Option<Vec<u8>>)]) -> Vec<Cmd> {
+    let (mut set, mut delete) = (cmd("HSET"), cmd("HDEL"));
+    set.arg(config);
+    delete.arg(config);
+    for (key, text) in texts {
+        match text {
+            Some(text) => set.arg(key.as_str()).arg(text),
+            None => delete.arg(key.as_str()),
+        };
+    }
+    let sets = texts.iter().filter(|(_, text)| text.is_some()).count();
+    [(sets, set), (texts.len() - sets, delete)]
+        .into_iter()
+        .filter(|(some, _)| *some > 0)
+        .map(|(_, cmd)| cmd)
+        .collect()
+}
+
+impl Redis {
+    fn audit_entry(&self, attempt: &Attempt<'_>, status: AuditStatus, refusal: Option<PlanRefusal>) -> Cmd {
+        let mut add = cmd("XADD");
+        add.arg(self.layout.audit()).arg("MAXLEN").arg(MAX_AUDIT_ENTRIES).arg("*");
+        add.arg("key").arg(attempt.key.as_str()).arg("action").arg(attempt.action.as_str());
+        add.arg("status").arg(status.as_str()).arg("stage").arg(attempt.stage.unwrap_or_default());
+        add.arg("source").arg(attempt.source.unwrap_or_default()).arg("micros").arg(attempt.micros());
+        add.arg("mutations").arg(attempt.mutations);
+        add.arg("payload").arg(attempt.payload.map(|payload| payload.to_string()).unwrap_or_default());
+        add.arg("error").arg(refusal.map_or("", |refusal| refusal.as_str())).take()
+    }
+
+    /// The commands that change the config values and store the plan's record.
+    fn change(
+        &self,
+        name: &str,
+        attempt: &Attempt<'_>,
+        ttl: u64,
+        before: &Texts,
+        changes: &[PlanChange],
+    ) -> Vec<Cmd> {
+        let mut record = cmd("HSET");
+        record
+            .arg(name)
+            .arg(PAYLOAD)
+            .arg(attempt.payload.map(|payload| payload.to_string()).unwrap_or_default());
+        record.arg(MUTATIONS).arg(attempt.mutations).arg(STAGE).arg(attempt.stage.unwrap_or_default());
+        let mut after = Vec::with_capacity(changes.len());
+        for change in changes {
+            let (key, text) = (&change.key, change.after.as_ref().map(encode_config));
+            let before = before.get(key).and_then(Option::as_deref);
+            record.arg([&[BEFORE], key.as_str().as_bytes()].concat()).arg(optional(before));
+            record.arg([&[AFTER], key.as_str().as_bytes()].concat()).arg(optional(text.as_deref()));
+            after.push((key, text));
+        }
+        let mut commands = vec![record, cmd("PEXPIRE").arg(name).arg(ttl).take()];
+        commands.extend(set_configs(&self.layout.config(), &after));
+        commands
+    }
+
+    async fn attempts(&self) -> Result<Attempts<'_>> {
+        let call = self.call()?;
+        let turn = timeout_at(call.deadline, self.server.plans.lock()).await.map_err(|_| busy())?;
+        Ok(Attempts { backoff: Backoff::until(call.deadline), call, _turn: turn })
+    }
+
+    /// None if a key has changed meanwhile.
+    async fn try_to_apply(
+        &self,
+        call: &Call<'_>,
+        plan: &Plan,
+        attempt: &Attempt<'_>,
+        ttl: u64,
+    ) -> Result<Option<Result<Applied>>> {
+        let mut transaction = Transaction::begin(self, call, attempt.key).await?;
+        // A replay needs no values.
+        let texts = match transaction.record() {
+            None => transaction.texts(last_mutations(plan).into_keys().cloned().collect()).await?,
+            Some(_) => Texts::new(),
+        };
+        let values = values_of(&texts)?;
+        let payload = attempt.payload.ok_or_else(corrupt_plan)?;
+        let step = apply_step(plan, payload, transaction.record(), |key| values.get(key).cloned());
+        let commands = match &step {
+            ApplyStep::Change(changes) => self.change(&transaction.plan, attempt, ttl, &texts, changes),
+            _ => Vec::new(),
+        };
+        let (status, refusal, result) = step.end();
+        let is_committed = transaction.commit(attempt, status, refusal, commands).await?;
+        Ok(is_committed.then_some(result))
+    }
+
+    /// None if a key has changed meanwhile.
+    async fn try_to_roll_back(
+        &self,
+        call: &Call<'_>,
+        attempt: Attempt<'_>,
+        force: bool,
+    ) -> Result<Option<Result<Rollback>>> {
+        let mut transaction = Transaction::begin(self, call, attempt.key).await?;
+        let compared = transaction.record().filter(|record| !record.is_rolled_back && !force);
+        let keys = compared.iter().flat_map(|record| &record.changes).map(|change| change.key.clone());
+        let texts = transaction.texts(keys.collect()).await?;
+        let values = values_of(&texts)?;
+        let step = rollback_step(transaction.record(), force, |key| values.get(key).cloned());
+        let mut commands = Vec::new();
+        if let (RollbackStep::Restore, Some(found)) = (&step, &transaction.found) {
+            let before: Vec<_> = found.before.iter().map(|(key, text)| (key, text.clone())).collect();
+            commands = set_configs(&self.layout.config(), &before);
+            commands.push(cmd("HSET").arg(&transaction.plan).arg(ROLLED_BACK).arg(1).take());
+        }
+        let record = transaction.found.take().map(|found| found.record);
+        let attempt = match &record {
+            Some(record) => attempt.about(record),
+            None => attempt,
+        };
+        let (status, refusal, result) = step.end();
+        let is_committed = transaction.commit(&attempt, status, refusal, commands).await?;
+        Ok(is_committed.then_some(result))
     }
 
     async fn audit_page(&self, until: String) -> Result<Page<String>> {
         let mut range = cmd("XREVRANGE");
         range.arg(self.layout.audit()).arg(until).arg("-").arg("COUNT").arg(PAGE);
-        let items = reply::list(self.call()?.send(Effect::Read, &range).await?)?;
+        let items = reply::list(self.call()?.send_wide(Effect::Read, &range).await?)?;
         let is_full = items.len() == PAGE;
         let entries = items.into_iter().map(|item| entry(self.label(), item)).collect::<Result<Vec<_>>>()?;
         let next = entries.last().filter(|_| is_full).map(|(id, _)| before(id));
@@ -70,77 +351,32 @@ impl Redis {
     }
 }
 
-/// The key of the first expectation that does not hold for the stored values.
-fn unexpected<'p>(plan: &'p Plan, found: &Found<'_>) -> Result<Option<&'p Key>> {
-    let values = found
-        .iter()
-        .map(|(key, text)| Ok((*key, text.as_ref().map(|text| config::read(key, text)).transpose()?)))
-        .collect::<Result<BTreeMap<&Key, Option<ConfigValue>>>>()?;
-    Ok(first_unexpected(plan, |key, expect| match (expect, values.get(key).and_then(Option::as_ref)) {
-        (Expect::Absent, found) => found.is_none(),
-        (Expect::Value(expected), Some(found)) => is_same(expected, found),
-        (Expect::Value(_), None) => false,
-    }))
-}
-
 impl ConfigBatch for Redis {
-    /// One script, which either fails before it changes a config value or does not fail. A plan with
-    /// expectations takes one more round trip, because the script can't compare JSON values.
+    /// An optimistic transaction: WATCH, which reads, and MULTI to EXEC, which writes all or nothing.
     async fn apply_plan(&self, key: &Key, plan: &Plan, options: &ApplyOptions) -> Result<Applied> {
         let ttl = options.check()?;
-        let payload = plan.payload_hash();
-        let attempt = Attempt::to_apply(self.label(), key, plan, payload, options);
-        let expecting = plan.mutations().iter().filter(|mutation| mutation.expect.is_some());
-        let expected: BTreeSet<&Key> = expecting.map(|mutation| &mutation.key).collect();
-        let changes = last_mutations(plan);
-        let call = self.call()?;
+        let attempt = Attempt::to_apply(self.label(), key, plan, plan.payload_hash(), options);
+        let mut attempts = self.attempts().await?;
         loop {
-            let found = self.stored(&call, &expected).await?;
-            let unexpected = unexpected(plan, &found)?;
-            let mut apply = self.script(APPLY, key);
-            apply.arg(payload.to_string()).arg(ttl);
-            apply.arg(attempt.stage.unwrap_or_default()).arg(attempt.source.unwrap_or_default());
-            apply.arg(attempt.micros()).arg(plan.len()).arg(MAX_PLAN_BYTES).arg(MAX_AUDIT_ENTRIES);
-            apply.arg(i64::from(unexpected.is_some())).arg(found.len());
-            for (key, text) in &found {
-                apply.arg(key.as_str()).arg(optional(text.as_deref()));
+            let applied = self.try_to_apply(&attempts.call, plan, &attempt, ttl).await;
+            if let Some(applied) = attempts.call.refreshing(applied)? {
+                return applied;
             }
-            for (key, value) in &changes {
-                apply.arg(key.as_str()).arg(optional(value.map(encode_config).as_deref()));
-            }
-            let (status, _) = status(call.send(Effect::Write, &apply).await?)?;
-            match status.as_str() {
-                "committed" => return Ok(Applied::Applied),
-                "replayed" => return Ok(Applied::Replayed),
-                // A value with an expectation has changed since it was read.
-                "look_again" => {}
-                status => {
-                    let refusal = PlanRefusal::named(status).ok_or_else(unknown_status)?;
-                    return Err(refusal.error(unexpected.filter(|_| refusal == PlanRefusal::Unexpected)));
-                }
-            }
+            attempts.pause().await?;
         }
     }
 
     async fn rollback_plan(&self, key: &Key, options: &RollbackOptions) -> Result<Rollback> {
         options.check()?;
-        let attempt = Attempt::to_roll_back(self.label(), key, options);
-        let mut roll_back = self.script(ROLLBACK, key);
-        roll_back.arg(attempt.source.unwrap_or_default()).arg(attempt.micros());
-        roll_back.arg(MAX_AUDIT_ENTRIES).arg(options.action().as_str());
-        let (status, names) = status(self.call()?.send(Effect::Write, &roll_back).await?)?;
-        match status.as_str() {
-            "committed" => Ok(Rollback::RolledBack),
-            "replayed" => Ok(Rollback::AlreadyRolledBack),
-            "changed" => {
-                let names = names.into_iter().map(|name| reply::bytes(name).map(Option::unwrap_or_default));
-                let mut changed = names.map(|name| decode_key(&name?)).collect::<Result<Vec<Key>>>()?;
-                changed.sort_unstable();
-                Ok(Rollback::Refused { changed })
+        let begun = Instant::now();
+        let mut attempts = self.attempts().await?;
+        loop {
+            let attempt = Attempt { begun, ..Attempt::to_roll_back(self.label(), key, options) };
+            let rolled_back = self.try_to_roll_back(&attempts.call, attempt, options.force).await;
+            if let Some(rolled_back) = attempts.call.refreshing(rolled_back)? {
+                return rolled_back;
             }
-            status => {
-                Err(PlanRefusal::named(status).map_or_else(unknown_status, |refusal| refusal.error(None)))
-            }
+            attempts.pause().await?;
         }
     }
 
@@ -155,7 +391,7 @@ impl ConfigBatch for Redis {
 
 #[cold]
 fn unknown_status() -> Error {
-    super::error::unexpected_reply(Effect::Write)
+    error::unexpected_reply(Effect::Write)
 }
 
 /// The largest id before this one. Exclusive ranges (`(`) need version 6.2.

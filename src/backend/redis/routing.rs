@@ -6,8 +6,9 @@ use futures_util::future::join_all;
 use redis::{Cmd, Value};
 
 use super::{
+    call::Call,
     cluster::{self, Cluster, MAX_REDIRECTS, Redirect, Reply},
-    exchange::{Deadline, Exchange},
+    exchange::Exchange,
     reply, slot,
 };
 use crate::{Result, backend::remote::Effect};
@@ -15,8 +16,9 @@ use crate::{Result, backend::remote::Effect};
 /// Routes the commands of one call.
 pub(super) struct Router<'r> {
     pub(super) cluster: &'r Arc<Cluster>,
-    pub(super) deadline: Deadline,
+    pub(super) call: &'r Call<'r>,
     pub(super) effect: Effect,
+    pub(super) exclusive: bool,
 }
 
 impl Router<'_> {
@@ -82,8 +84,8 @@ impl Router<'_> {
         Ok(Redirect { node: self.cluster.owner(slot::of_command(command)?)?, asking: false })
     }
 
-    fn exchange<'e>(&self, to: &'e Redirect) -> Exchange<'e> {
-        Exchange { asking: to.asking, ..Exchange::new(self.deadline, &to.node, self.effect) }
+    fn exchange<'e>(&'e self, to: &'e Redirect) -> Exchange<'e> {
+        Exchange { asking: to.asking, ..self.call.exchange(&to.node, self.effect, self.exclusive) }
     }
 }
 

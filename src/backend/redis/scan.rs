@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use redis::{Cmd, Value, cmd};
 
-use super::{Redis, call::Call, connection::InFlight, error, layout::Space, node::Node, reply};
+use super::{Redis, call::Call, error, exclusive::ExclusiveLease, layout::Space, node::Node, reply};
 use crate::{Error, ErrorKind, Key, Result, backend::remote::Effect};
 
 /// How many keys the server examines per SCAN: some milliseconds, in which it serves no other client. With a
@@ -57,20 +57,20 @@ impl Redis {
             loop {
                 let mut scan = cmd("SCAN");
                 scan.arg(&cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
-                match step(call, &node, connection.take(), &scan).await {
-                    Ok((next, names, same)) => {
+                match step(call, &node, &mut connection, &scan).await {
+                    Ok((next, names)) => {
                         examined += SCAN_COUNT;
                         matched += names.len() as u64;
                         names.iter().try_for_each(|name| visit(name))?;
                         if next == b"0" {
                             break;
                         }
-                        (cursor, connection) = (next, Some(same));
+                        cursor = next;
                     }
                     // The server may be a new process, for which the cursor is invalid.
                     Err(error) if error.kind() == ErrorKind::Unavailable && restarts < MAX_RESTARTS => {
                         restarts += 1;
-                        cursor = b"0".to_vec();
+                        (cursor, connection) = (b"0".to_vec(), None);
                     }
                     Err(error) if error.kind() == ErrorKind::Timeout && examined > 0 && call.is_over() => {
                         return Err(deadline_passed(examined, matched));
@@ -101,12 +101,12 @@ fn deadline_passed(examined: u64, matched: u64) -> Error {
 async fn step(
     call: &Call<'_>,
     node: &Node,
-    connection: Option<InFlight>,
+    connection: &mut Option<ExclusiveLease>,
     scan: &Cmd,
-) -> Result<(Vec<u8>, Vec<Vec<u8>>, InFlight)> {
-    let (reply, connection) = call.send_next(node, connection, scan).await?;
+) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
+    let reply = call.send_on(node, connection, scan).await?;
     let unexpected = || error::unexpected_reply(Effect::Read);
     let [next, names]: [Value; 2] = reply::list(reply)?.try_into().map_err(|_| unexpected())?;
     let names = reply::list(names)?.into_iter().map(|name| reply::bytes(name)?.ok_or_else(unexpected));
-    Ok((reply::bytes(next)?.ok_or_else(unexpected)?, names.collect::<Result<_>>()?, connection))
+    Ok((reply::bytes(next)?.ok_or_else(unexpected)?, names.collect::<Result<_>>()?))
 }

@@ -34,7 +34,11 @@ impl Sentinels {
     /// Connects to the master. Each sentinel has an equal share of the dial timeout. One that does not answer
     /// within it is skipped, and so is one that names a server that is not a master: it may be cut off from
     /// the others.
-    pub(super) async fn open_master(&self, settings: &Settings, dead: &Arc<AtomicBool>) -> Result<Opened> {
+    pub(super) async fn open_master(
+        &self,
+        settings: &Settings,
+        dead: Option<&Arc<AtomicBool>>,
+    ) -> Result<Opened> {
         let share = u32::try_from(self.addrs.len()).unwrap_or(u32::MAX).max(1);
         let timeout = settings.dial_timeout() / share;
         let (mut failure, mut tried) = (None, Vec::new());

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Mutex;
+
 use super::{
     RedisOptions, RedisTopology,
     address::Address,
@@ -11,6 +13,7 @@ use super::{
     node::{self, Node},
     sentinel::Sentinels,
     target::Target,
+    wide::WideReplies,
 };
 use crate::{
     PoolStats, Result,
@@ -26,6 +29,9 @@ pub(super) struct Server {
     pub(super) probe_effect: Effect,
     /// The calls in progress, which closing waits for.
     pub(super) calls: Gate,
+    pub(super) wide_replies: WideReplies,
+    /// Runs the plans of this store one after another, so that they do not conflict.
+    pub(super) plans: Mutex<()>,
 }
 
 pub(super) enum Servers {
@@ -41,7 +47,7 @@ impl Server {
     pub(super) async fn new(options: &RedisOptions) -> Result<Self> {
         options.check()?;
         let settings = Arc::new(Settings::new(options).await?);
-        let one = |target: &dyn Fn() -> Target| {
+        let one = |target| {
             Node::new(&settings, target, options, options.pool_size).map(|node| Servers::One(Arc::new(node)))
         };
         let mut is_local = false;
@@ -49,11 +55,11 @@ impl Server {
             RedisTopology::Single => {
                 let addr = Address::parse(&options.addr, DEFAULT_PORT)?;
                 is_local = addr.is_local();
-                one(&|| Target::Server(addr.clone()))?
+                one(Target::Server(addr))?
             }
             RedisTopology::Sentinel(sentinel) => {
                 let addrs = Address::parse_list(&options.addr, DEFAULT_SENTINEL_PORT)?;
-                one(&|| Target::Master(Sentinels::new(addrs.clone(), sentinel)))?
+                one(Target::Master(Sentinels::new(addrs, sentinel)))?
             }
             RedisTopology::Cluster => {
                 let seeds = Address::parse_list(&options.addr, DEFAULT_PORT)?;
@@ -66,6 +72,8 @@ impl Server {
             is_local,
             probe_effect: if options.wait_replicas > 0 { Effect::Write } else { Effect::Read },
             calls: Gate::new(),
+            wide_replies: WideReplies::new(),
+            plans: Mutex::default(),
         })
     }
 
@@ -115,7 +123,7 @@ impl Server {
         Ok(self.nodes().iter().map(|(_, node)| node.stats()).fold(PoolStats::default(), node::sum))
     }
 
-    /// Sets the maximum number of connections to each server. Calls in progress finish on their connections.
+    /// Sets the maximum number of exclusive connections to each server. Calls in progress finish on their connections.
     pub(super) fn resize(&self, max: u32) -> Result<()> {
         match &self.servers {
             Servers::One(node) => node.resize(max),

@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::{
     address::Address,
-    connection::{Connection, Settings},
+    connection::{Connection, Opened, Settings},
     sentinel::Sentinels,
 };
 use crate::Result;
@@ -19,19 +19,23 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// Opens a connection within the dial timeout.
-    pub(super) async fn open(&self, settings: &Settings) -> Result<Connection> {
-        let (begun, dead) = (Instant::now(), Arc::new(AtomicBool::new(false)));
-        let opened = match self {
+    /// Opens a connection that calls share.
+    pub(super) async fn open_shared(&self, settings: &Settings) -> Result<Connection> {
+        let dead = Arc::new(AtomicBool::new(false));
+        Ok(Connection::new(self.open(settings, Some(&dead)).await?, dead))
+    }
+
+    /// Opens a connection within the dial timeout. See [`Settings::open_server`].
+    pub(super) async fn open(&self, settings: &Settings, dead: Option<&Arc<AtomicBool>>) -> Result<Opened> {
+        match self {
             Self::Server(addr) => {
                 let server = addr.named("the Redis server");
-                let opening = settings.open_server(addr, &server, &dead);
+                let opening = settings.open_server(addr, &server, dead);
                 let opened = timeout(settings.dial_timeout(), opening).await;
-                opened.unwrap_or_else(|_| Err(settings.timed_out(&server)))?
+                opened.unwrap_or_else(|_| Err(settings.timed_out(&server)))
             }
             // Divides the timeout among the sentinels.
-            Self::Master(sentinels) => sentinels.open_master(settings, &dead).await?,
-        };
-        Ok(Connection::new(opened, dead, begun.elapsed()))
+            Self::Master(sentinels) => sentinels.open_master(settings, dead).await,
+        }
     }
 }

@@ -15,13 +15,26 @@ use crate::{Error, Result, layer::time_left};
 pub(crate) struct Call<'s, S> {
     pub(crate) server: &'s S,
     pub(crate) deadline: Instant,
+    request_timeout: Duration,
     _entry: Entry<'s>,
 }
 
 impl<'s, S> Call<'s, S> {
     pub(crate) fn begin(server: &'s S, calls: &'s Gate, deadline: Duration) -> Result<Self> {
-        let entry = calls.enter()?;
-        Ok(Self { server, deadline: later(Instant::now(), time_left(deadline)), _entry: entry })
+        let deadline = time_left(deadline);
+        Ok(Self { deadline: later(Instant::now(), deadline), ..Self::begin_long(server, calls, deadline)? })
+    }
+
+    /// A call without a deadline as a whole; each of its requests has one.
+    pub(crate) fn begin_long(server: &'s S, calls: &'s Gate, request_timeout: Duration) -> Result<Self> {
+        let _entry = calls.enter()?;
+        Ok(Self { server, deadline: later(Instant::now(), Duration::MAX), request_timeout, _entry })
+    }
+
+    /// When a request that begins now must have ended.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
+    pub(crate) fn request_deadline(&self) -> Instant {
+        self.deadline.min(later(Instant::now(), self.request_timeout))
     }
 
     pub(crate) fn is_over(&self) -> bool {

@@ -1,6 +1,8 @@
 //! Shared by the backends that talk to a server.
 
 pub(crate) mod audit;
+#[cfg(any(feature = "mongodb", feature = "redis"))]
+pub(crate) mod backoff;
 pub(crate) mod batch;
 pub(crate) mod call;
 pub(crate) mod current;
@@ -56,6 +58,16 @@ pub(crate) fn unreachable(server: &str, cause: Option<&io::Error>) -> Error {
         }
         _ => Error::new(ErrorKind::Unavailable, format!("{server} can't be reached")),
     }
+}
+
+/// The error of a plan that could not be applied or rolled back because of other changes until the deadline.
+#[cold]
+#[cfg(any(feature = "mongodb", feature = "redis"))]
+pub(crate) fn busy() -> Error {
+    Error::new(
+        ErrorKind::Busy,
+        "other plans or changes to the configuration were in the way until the deadline",
+    )
 }
 
 #[cold]

@@ -163,9 +163,14 @@ impl<D: Dial> Pool<D> {
     }
 
     async fn pooled(&self) -> Result<bb8::PooledConnection<'static, Manager<D>>> {
-        if let Some(connection) = self.pool.get_owned().now_or_never() {
-            return connection.map_err(reason::<D>);
+        match self.pool.get_owned().now_or_never() {
+            Some(connection) => connection.map_err(reason::<D>),
+            // Boxed, because few calls get here.
+            None => self.opened().boxed().await,
         }
+    }
+
+    async fn opened(&self) -> Result<bb8::PooledConnection<'static, Manager<D>>> {
         let mut failure = self.failures.subscribe();
         // `get_owned` asks for a new connection, so that a failure from here on concerns this call.
         tokio::select! {
