@@ -17,19 +17,19 @@ pub(super) fn read(key: &Key, text: &[u8]) -> Result<ConfigValue> {
     decode_config_or_word(text).map_err(|error| error.with_key(key))
 }
 
-impl Redis {
-    /// The query for the texts of config values, in the order of their keys.
-    pub(super) fn config_query(&self, keys: &[Key]) -> Cmd {
-        let mut get = cmd("HMGET");
-        get.arg(self.layout.config());
-        for key in keys {
-            get.arg(key.as_str());
-        }
-        get
+/// The query for the texts of config values, in the order of their keys.
+pub(super) fn query(config: &str, keys: &[Key]) -> Cmd {
+    let mut get = cmd("HMGET");
+    get.arg(config);
+    for key in keys {
+        get.arg(key.as_str());
     }
+    get
+}
 
+impl Redis {
     pub(super) async fn config_texts(&self, call: &Call<'_>, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>> {
-        let texts = call.send(Effect::Read, &self.config_query(keys)).await?;
+        let texts = call.send(Effect::Read, &query(&self.layout.config(), keys)).await?;
         reply::list(texts)?.into_iter().map(reply::bytes).collect()
     }
 }

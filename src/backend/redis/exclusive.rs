@@ -34,7 +34,14 @@ impl Dial for Dialer {
 
     async fn dial(&self) -> Result<Exclusive> {
         let (opened, now) = (self.target.open(&self.settings, None).await?, Instant::now());
-        Ok(Exclusive { opened, used: now, checked: now, is_dirty: false, is_watching: false, is_dead: false })
+        Ok(Exclusive {
+            opened,
+            used: now,
+            checked: now,
+            is_dirty: false,
+            in_transaction: false,
+            is_dead: false,
+        })
     }
 }
 
@@ -46,8 +53,8 @@ pub(super) struct Exclusive {
     checked: Instant,
     /// A request is running, or was dropped: its reply may still come.
     is_dirty: bool,
-    /// The server may be watching keys for a transaction.
-    pub(super) is_watching: bool,
+    /// The server watches keys or queues commands for a transaction. Such a connection is not used again.
+    pub(super) in_transaction: bool,
     is_dead: bool,
 }
 
@@ -99,18 +106,18 @@ impl Exclusive {
 
 impl Reuse for Exclusive {
     fn is_dead(&self) -> bool {
-        self.is_dead
+        self.is_dead || self.in_transaction
     }
 
     fn needs_cleanup(&self) -> bool {
-        !self.is_dead && (self.is_dirty || self.is_watching)
+        !self.is_dead() && self.is_dirty
     }
 
     /// Waits for the outstanding reply, which comes before the reply to this.
     async fn clean_up(&mut self) {
-        let last = cmd(if self.is_watching { "UNWATCH" } else { "PING" });
-        let done = timeout(CLEANUP_TIMEOUT, last.exec_async(&mut self.opened.driver)).await;
-        (self.is_dirty, self.is_watching) = (false, false);
+        let ping = cmd("PING");
+        let done = timeout(CLEANUP_TIMEOUT, ping.exec_async(&mut self.opened.driver)).await;
+        self.is_dirty = false;
         self.is_dead = !matches!(done, Ok(Ok(())));
     }
 }

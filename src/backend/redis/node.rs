@@ -6,6 +6,7 @@ use super::{
     RedisOptions,
     connection::Settings,
     exclusive::{Dialer, ExclusiveLease},
+    options::check_connections,
     shared::Shared,
     target::Target,
     wait::Wait,
@@ -83,6 +84,7 @@ impl Node {
 }
 
 fn pool(settings: &Arc<Settings>, target: &Arc<Target>, max: u32) -> Result<Pool<Dialer>> {
+    check_connections(max)?;
     let dialer = Dialer { settings: settings.clone(), target: target.clone() };
     Pool::new(dialer, &Limits { max, idle_timeout: IDLE_TIMEOUT, max_lifetime: Duration::ZERO })
 }

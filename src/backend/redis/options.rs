@@ -85,11 +85,12 @@ options! {
         /// earlier one is on its way are sent together (Nagle's algorithm): more requests fit where the
         /// processor is the limit, and a request may be delayed by 40 ms.
         pub tcp_nodelay: bool = true,
-        /// The most connections to a server that one call has for itself, at least 1. Lists, exports, large
+        /// The most connections to a server that one call has for itself, 1 to 1024. Lists, exports, large
         /// batches, large values and plans use these, so that they delay no small call, and so do writes that
         /// wait for replicas. Opened on demand, and closed after a minute without use. Default: 10.
         pub pool_size: u32 = 10,
-        /// The number of connections to a server that all other calls share, 1 to 1024. Default: 2.
+        /// The number of connections to a server that all other calls share, at most 1024 and at least 1.
+        /// Default: 2.
         pub min_idle: u32 = 2,
         /// The number of replicas that must have a write before it is `Ok`
         /// ([WAIT](https://redis.io/docs/latest/commands/wait/)). Default: 0.
@@ -204,11 +205,6 @@ impl RedisOptions {
         self.read_timeout.saturating_add(wait)
     }
 
-    /// The number of connections that calls share.
-    pub(super) fn shared_connections(&self) -> u32 {
-        self.min_idle.clamp(1, MAX_SHARED)
-    }
-
     /// Refuses invalid options before anything is opened.
     pub(super) fn check(&self) -> Result<()> {
         let refuse = |wrong: bool, why: &'static str| if wrong { Err(invalid(why)) } else { Ok(()) };
@@ -221,6 +217,8 @@ impl RedisOptions {
         let user = self.username.is_some() && self.password.is_none();
         let is_socket = self.addr.starts_with('/');
         let spaced = |text: &str| text.contains(|letter: char| !letter.is_ascii_graphic());
+        check_connections(self.pool_size)?;
+        check_connections(self.min_idle.max(1))?;
         refuse(timeouts.iter().any(Duration::is_zero), "a timeout of a Redis store must be more than zero")?;
         refuse(user || sentinel_user, "a Redis user needs a password")?;
         refuse(is_socket && self.tls.is_some(), "a Unix socket has no TLS")?;
@@ -232,8 +230,16 @@ impl RedisOptions {
     }
 }
 
-/// More shared connections are a mistake.
-const MAX_SHARED: u32 = 1024;
+/// A larger number of connections is a mistake: few calls need one for themselves, and the others share.
+const MAX_CONNECTIONS: u32 = 1024;
+
+/// Checks a number of connections.
+pub(super) fn check_connections(number: u32) -> Result<()> {
+    match number {
+        1..=MAX_CONNECTIONS => Ok(()),
+        _ => Err(invalid("a Redis store has 1 to 1024 connections of each kind to a server")),
+    }
+}
 
 /// The schemes of this backend's URLs.
 const SCHEMES: [&str; 7] =

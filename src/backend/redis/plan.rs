@@ -122,12 +122,20 @@ struct Transaction<'t> {
 }
 
 impl<'t> Transaction<'t> {
-    /// Watches the keys and reads the plan's record.
-    async fn begin(redis: &'t Redis, call: &'t Call<'t>, key: &Key) -> Result<Self> {
+    /// Watches the keys and reads the plan's record; and in the same round trip what `more` reads. Returns the
+    /// replies to those commands.
+    async fn begin(
+        redis: &'t Redis,
+        call: &'t Call<'t>,
+        key: &Key,
+        more: Vec<Cmd>,
+    ) -> Result<(Self, Vec<Value>)> {
         let names = [redis.layout.config(), redis.layout.plan(key), redis.layout.audit()];
         let mut commands = vec![cmd("WATCH").arg(&names).take()];
         commands.extend(names.iter().map(|name| cmd("TYPE").arg(name).take()));
         commands.push(cmd("HGETALL").arg(&names[1]).take());
+        let own = commands.len();
+        commands.extend(more);
         let [config, plan, _] = names;
         let mut node = call.owner(&config)?;
         for _ in 0..MAX_REDIRECTS {
@@ -136,8 +144,9 @@ impl<'t> Transaction<'t> {
             let mut replies =
                 exchange.exchange_on(&mut connection, &exchange.pipeline(commands.clone())).await?;
             if let Some(lease) = &mut connection {
-                lease.is_watching = true;
+                lease.in_transaction = true;
             }
+            let rest = replies.split_off(own.min(replies.len()));
             let (Some(record), Some(watched)) = (replies.pop(), replies.first()) else { break };
             match call.moved(watched, &node)? {
                 Some(owner) => node = owner,
@@ -146,7 +155,7 @@ impl<'t> Transaction<'t> {
                         check_type(reply::checked(reply)?, wanted)?;
                     }
                     let found = read_record(reply::fields(reply::checked(record)?)?)?;
-                    return Ok(Self { redis, call, node, connection, plan, found });
+                    return Ok((Self { redis, call, node, connection, plan, found }, rest));
                 }
             }
         }
@@ -157,15 +166,9 @@ impl<'t> Transaction<'t> {
         self.found.as_ref().map(|found| &found.record)
     }
 
-    /// Reads the texts of config values.
-    async fn texts(&mut self, keys: Vec<Key>) -> Result<Texts> {
-        if keys.is_empty() {
-            return Ok(Texts::new());
-        }
-        let get = self.redis.config_query(&keys);
-        let reply = self.call.send_on(&self.node, &mut self.connection, &get).await?;
-        let texts = reply::list(reply)?.into_iter().map(reply::bytes).collect::<Result<Vec<_>>>()?;
-        Ok(keys.into_iter().zip(texts).collect())
+    async fn send(&mut self, commands: Vec<Cmd>) -> Result<Vec<Value>> {
+        let exchange = self.call.exchange(&self.node, Effect::Read, true);
+        exchange.exchange_on(&mut self.connection, &exchange.pipeline(commands)).await
     }
 
     /// Applies all of the commands and adds the audit entry, or does nothing: false if a key has changed.
@@ -176,13 +179,13 @@ impl<'t> Transaction<'t> {
         refusal: Option<PlanRefusal>,
         commands: Vec<Cmd>,
     ) -> Result<bool> {
-        let mut transaction = vec![cmd("MULTI"), self.redis.audit_entry(attempt, status, refusal)];
+        let mut transaction = vec![self.redis.audit_entry(attempt, status, refusal)];
         transaction.extend(commands);
         transaction.push(cmd("EXEC"));
         let exchange = self.call.exchange(&self.node, Effect::Write, true);
         let replies = exchange.exchange_on(&mut self.connection, &exchange.pipeline(transaction)).await?;
         if let Some(lease) = &mut self.connection {
-            lease.is_watching = false;
+            lease.in_transaction = false;
         }
         let mut results = exchange.replies(replies);
         let executed = results.pop().unwrap_or_else(|| Err(unknown_status()))?;
@@ -218,6 +221,21 @@ fn check_type(reply: Value, wanted: &str) -> Result<()> {
         Value::SimpleString(found) if found == wanted || found == "none" => Ok(()),
         _ => Err(error::of_code("WRONGTYPE", "")),
     }
+}
+
+/// Reads the texts of config values, and begins to queue commands: if MULTI failed, they would be applied one by
+/// one, so its reply must be known before they are sent.
+fn read_and_queue(config: &str, keys: &[Key]) -> Vec<Cmd> {
+    let get = (!keys.is_empty()).then(|| config::query(config, keys));
+    get.into_iter().chain([cmd("MULTI")]).collect()
+}
+
+/// The texts in the replies to [`read_and_queue`].
+fn texts_in(mut replies: Vec<Value>, keys: Vec<Key>) -> Result<Texts> {
+    reply::done(replies.pop().ok_or_else(unknown_status)?)?;
+    let Some(texts) = replies.pop() else { return Ok(Texts::new()) };
+    let texts = reply::list(texts)?.into_iter().map(reply::bytes).collect::<Result<Vec<_>>>()?;
+    Ok(keys.into_iter().zip(texts).collect())
 }
 
 /// The commands that set config values, or delete those without a text.
@@ -293,12 +311,10 @@ impl Redis {
         attempt: &Attempt<'_>,
         ttl: u64,
     ) -> Result<Option<Result<Applied>>> {
-        let mut transaction = Transaction::begin(self, call, attempt.key).await?;
-        // A replay needs no values.
-        let texts = match transaction.record() {
-            None => transaction.texts(last_mutations(plan).into_keys().cloned().collect()).await?,
-            Some(_) => Texts::new(),
-        };
+        let keys: Vec<Key> = last_mutations(plan).into_keys().cloned().collect();
+        let reads = read_and_queue(&self.layout.config(), &keys);
+        let (transaction, replies) = Transaction::begin(self, call, attempt.key, reads).await?;
+        let texts = texts_in(replies, keys)?;
         let values = values_of(&texts)?;
         let payload = attempt.payload.ok_or_else(corrupt_plan)?;
         let step = apply_step(plan, payload, transaction.record(), |key| values.get(key).cloned());
@@ -318,10 +334,12 @@ impl Redis {
         attempt: Attempt<'_>,
         force: bool,
     ) -> Result<Option<Result<Rollback>>> {
-        let mut transaction = Transaction::begin(self, call, attempt.key).await?;
+        let (mut transaction, _) = Transaction::begin(self, call, attempt.key, Vec::new()).await?;
         let compared = transaction.record().filter(|record| !record.is_rolled_back && !force);
-        let keys = compared.iter().flat_map(|record| &record.changes).map(|change| change.key.clone());
-        let texts = transaction.texts(keys.collect()).await?;
+        let changes = compared.iter().flat_map(|record| &record.changes);
+        let keys: Vec<Key> = changes.map(|change| change.key.clone()).collect();
+        let replies = transaction.send(read_and_queue(&self.layout.config(), &keys)).await?;
+        let texts = texts_in(replies, keys)?;
         let values = values_of(&texts)?;
         let step = rollback_step(transaction.record(), force, |key| values.get(key).cloned());
         let mut commands = Vec::new();

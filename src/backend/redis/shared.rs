@@ -21,7 +21,10 @@ use super::{
     stall::STALL,
     target::Target,
 };
-use crate::{Error, ErrorKind, PoolStats, Result, backend::remote::Waiting};
+use crate::{
+    Error, ErrorKind, PoolStats, Result,
+    backend::remote::{Waiting, pool::RETRY_PAUSE},
+};
 
 /// A few connections that all calls share.
 ///
@@ -53,9 +56,6 @@ struct Dial {
 /// An attempt to connect, shared by the calls that wait for it. It continues when none of them does any more.
 type Attempt = future::Shared<BoxFuture<'static, Result<()>>>;
 
-/// The pause after a failed attempt. A call that needs a connection waits for the rest of it.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
-
 impl Slot {
     /// The connection, if it is alive.
     fn live(&self) -> Option<Arc<Connection>> {
@@ -69,7 +69,7 @@ impl Slot {
 
 impl Shared {
     pub(super) fn new(settings: Arc<Settings>, target: Arc<Target>, options: &RedisOptions) -> Self {
-        let slots = std::iter::repeat_with(Arc::default).take(options.shared_connections() as usize);
+        let slots = std::iter::repeat_with(Arc::default).take(options.min_idle.max(1) as usize);
         Self {
             settings,
             target,
@@ -128,7 +128,6 @@ impl Shared {
         let failed = dial.failed;
         let task = tokio::spawn(async move {
             let _end = EndAttempt(&slot);
-            // Without a pause a server that refuses connections would be dialed as often as calls are made.
             if let Some(failed) = failed {
                 tokio::time::sleep_until(failed + RETRY_PAUSE).await;
             }

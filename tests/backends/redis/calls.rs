@@ -31,6 +31,7 @@ async fn every_operation_is_one_command() -> Result {
     let mut raw = Raw::to(&server.url());
     let storage = Storage::<Redis>::open(server.url().as_str()).await?;
     // Waits until all connections are open: opening one is not part of an operation.
+    storage.list_configs().await?;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let names: Vec<Key> = (0..1000).map(|n| key(&format!("k{n}"))).collect();
     let ttl = Duration::from_secs(60);
@@ -128,7 +129,7 @@ async fn no_call_fails_while_the_pool_is_resized() -> Result {
         .collect();
     for max in [1, 5, 2, 20, 1, 3] {
         storage.resize_pool(max).await?;
-        assert_eq!(storage.pool_stats().await?.max, max);
+        assert_eq!(storage.pool_stats().await?.max, max + 2, "and the two that calls share");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     for call in calls {

@@ -31,69 +31,51 @@ async fn wake_together(storage: &Storage<Redis>, rounds: u32, pause: Duration) -
     storage.pool_stats().await.unwrap().open
 }
 
-/// On a busy machine the test itself is delayed, which looks like a stall of the server. One of the attempts
-/// has none.
-const ATTEMPTS: usize = 10;
-
+/// Neither simultaneous calls nor a slow server or network open connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tasks_that_wake_together_open_no_connections() -> Result {
+async fn small_calls_share_two_connections() -> Result {
     let server = Server::start(&[]);
-    let mut seen = Vec::new();
-    for _ in 0..ATTEMPTS {
-        let storage = Storage::<Redis>::open(server.url().as_str()).await?;
-        seen.push(wake_together(&storage, 200, Duration::from_millis(15)).await);
-        storage.close().await?;
-        if seen.last() == Some(&2) {
-            return Ok(());
-        }
+    let proxy = Proxy::start(server.addr()).await;
+    let storage = Storage::<Redis>::open(format!("redis://{}", proxy.addr).as_str()).await?;
+    for delay in [0, 10, 50] {
+        proxy.delay_replies(Duration::from_millis(delay));
+        assert_eq!(wake_together(&storage, 20, Duration::from_millis(15)).await, 2, "{delay} ms");
     }
-    panic!("each attempt opened more connections: {seen:?}");
+    assert_eq!(proxy.accepted(), 2);
+    storage.close().await
 }
 
+/// The kinds of calls that get a connection for themselves, and that it is closed or reused afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_stall_does_not_open_all_connections() -> Result {
+async fn wide_calls_have_a_connection_for_themselves() -> Result {
     let server = Server::start(&[]);
-    let mut seen = Vec::new();
-    for _ in 0..ATTEMPTS {
-        let proxy = Proxy::start(server.addr()).await;
-        let storage = Storage::<Redis>::open(format!("redis://{}", proxy.addr).as_str()).await?;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        storage.health().await?;
-        proxy.delay_replies(Duration::from_millis(50));
-        storage.get_usage("none").await.unwrap_err();
-        proxy.delay_replies(Duration::ZERO);
-        // Calls are spread now, and more calls run at once than there are connections.
-        seen.push(wake_together(&storage, 40, Duration::from_millis(5)).await);
-        storage.close().await?;
-        if seen.last().is_some_and(|open| *open <= 4) {
-            return Ok(());
-        }
+    let storage = Storage::<Redis>::open(format!("{}?min_idle=1", server.url()).as_str()).await?;
+    let open = async || storage.pool_stats().await.map(|stats| stats.open);
+    storage.set_cache("small", vec![0; 1 << 10], Duration::from_secs(60)).await?;
+    storage.get_cache("small").await?;
+    storage.get_credentials(&[key("a"), key("b")]).await?;
+    assert_eq!(open().await?, 1);
+    storage.set_cache("large", vec![0; 1 << 20], Duration::from_secs(60)).await?;
+    assert_eq!(open().await?, 2, "the size of a write is known");
+    storage.list_credentials().await?;
+    storage.list_configs().await?;
+    assert_eq!(open().await?, 2, "one after another they use the same connection");
+    let reads = async || storage.get_cache("large").await.map(|value| assert_eq!(value.len(), 1 << 20));
+    reads().await?;
+    let mut raw = server.raw();
+    raw.words("CLIENT KILL TYPE normal SKIPME yes");
+    // A read whose connection was lost is sent again, over a new one.
+    reads().await?;
+    storage.list_credentials().await?;
+    // A dropped call leaves its connection usable.
+    let before = opened(&mut raw);
+    for _ in 0..20 {
+        drop(futures_util::FutureExt::now_or_never(storage.list_credentials()));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        storage.list_credentials().await?;
     }
-    panic!("each attempt opened most connections: {seen:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_network_is_not_a_stall() -> Result {
-    let server = Server::start(&[]);
-    let mut seen = Vec::new();
-    for _ in 0..ATTEMPTS {
-        let proxy = Proxy::start(server.addr()).await;
-        proxy.delay_connections(Duration::from_millis(20));
-        let storage = Storage::<Redis>::open(format!("redis://{}", proxy.addr).as_str()).await?;
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        proxy.delay_replies(Duration::from_millis(10));
-        // The first replies show the length of a round trip.
-        for _ in 0..10 {
-            storage.health().await?;
-        }
-        tokio::time::sleep(Duration::from_millis(1100)).await;
-        seen.push(wake_together(&storage, 40, Duration::from_millis(15)).await);
-        storage.close().await?;
-        if seen.last() == Some(&2) {
-            return Ok(());
-        }
-    }
-    panic!("each attempt opened more connections: {seen:?}");
+    assert_eq!(opened(&mut raw), before);
+    storage.close().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
