@@ -85,10 +85,8 @@ pub(super) async fn find_one_and(
 
 /// Deletes one document.
 pub(super) async fn delete(call: &Call<'_>, collection: CollectionOf, kind: Kind, key: &Key) -> Result<()> {
-    match find_one_and(call, collection, key, || FindOneAnd::Delete).await? {
-        Some(_) => Ok(()),
-        None => Err(Error::not_found(kind, key)),
-    }
+    let deleted = find_one_and(call, collection, key, || FindOneAnd::Delete).await?;
+    Error::unless_found(deleted.is_some(), kind, key)
 }
 
 /// Sends an upsert, and sends it again while a concurrent one creates the same document first.

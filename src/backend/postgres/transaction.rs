@@ -95,10 +95,8 @@ impl Transaction for PostgresTransaction {
     }
 
     async fn delete_credential(&mut self, id: &Key) -> Result<()> {
-        match self.write(Sql::RemoveCredential, &[Parameter::Text(id.as_str())]).await? {
-            true => Ok(()),
-            false => Err(Error::not_found(Kind::Credential, id)),
-        }
+        let deleted = self.write(Sql::RemoveCredential, &[Parameter::Text(id.as_str())]).await?;
+        Error::unless_found(deleted, Kind::Credential, id)
     }
 
     async fn get_config(&mut self, key: &Key) -> Result<ConfigValue> {
@@ -113,10 +111,8 @@ impl Transaction for PostgresTransaction {
     }
 
     async fn delete_config(&mut self, key: &Key) -> Result<()> {
-        match self.write(Sql::RemoveConfig, &[Parameter::Text(key.as_str())]).await? {
-            true => Ok(()),
-            false => Err(Error::not_found(Kind::Config, key)),
-        }
+        let deleted = self.write(Sql::RemoveConfig, &[Parameter::Text(key.as_str())]).await?;
+        Error::unless_found(deleted, Kind::Config, key)
     }
 
     /// If the reply is lost, asks the server for the outcome of the transaction, within the deadline.

@@ -7,6 +7,7 @@ pub(crate) mod batch;
 pub(crate) mod call;
 pub(crate) mod current;
 pub(crate) mod gate;
+pub(crate) mod pages;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub(crate) mod pool;
 pub(crate) mod queue;
