@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     BatchReport, Credential, CredentialStore, Error, ErrorKind, Found, Key, Result,
-    backend::remote::{Effect, backoff::Backoff, batch},
+    backend::remote::{Effect, backoff::Backoff, batch, keyed},
     error::Kind,
 };
 
@@ -50,9 +50,9 @@ impl CredentialStore for MongoDb {
     }
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
-        let (call, distinct) = (self.call()?, batch::distinct(ids));
+        let (call, distinct) = (self.call()?, keyed::distinct(ids));
         let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| get_chunk(&call, chunk));
-        batch::found(ids, chunks.await)
+        keyed::found(ids, chunks.await)
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
@@ -70,7 +70,7 @@ impl CredentialStore for MongoDb {
     /// them up first. On a standalone server, which has no transactions, each document is deleted by its own
     /// command.
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
-        let (call, distinct) = (&self.call()?, batch::distinct(ids));
+        let (call, distinct) = (&self.call()?, keyed::distinct(ids));
         if call.permit().await?.writable.has_transactions() {
             let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| delete_chunk(call, chunk));
             let failed = chunks.await.into_iter().flat_map(|(_, failed)| failed).collect();
@@ -88,7 +88,7 @@ impl CredentialStore for MongoDb {
     }
 }
 
-async fn get_chunk(call: &Call<'_>, chunk: &[&Key]) -> batch::FoundChunk {
+async fn get_chunk(call: &Call<'_>, chunk: &[&Key]) -> keyed::FoundChunk {
     let find = |permit: Permit| async move {
         let find = permit.credentials.find(any_of(chunk.iter().copied()));
         let read = |document: &RawDocument| {
@@ -121,7 +121,7 @@ async fn delete_chunk<'k>(call: &Call<'_>, chunk: &[&'k Key]) -> BTreeMap<&'k Ke
             let (left, right) = part.split_at(part.len() / 2);
             parts.extend([right, left]);
         } else {
-            failed.extend(batch::not_deleted(part, &deleted));
+            failed.extend(keyed::not_deleted(part, &deleted));
         }
     }
     failed

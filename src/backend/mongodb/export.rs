@@ -13,10 +13,7 @@ use super::{
 };
 use crate::{
     BatchReport, Exportable, Key, Record, Result,
-    backend::remote::{
-        batch::{self, Records},
-        pages::pages,
-    },
+    backend::remote::{batch, keyed::Records, pages::pages},
 };
 
 /// The collection that an export is reading.

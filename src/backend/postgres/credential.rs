@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
-    backend::remote::{Effect, batch},
+    backend::remote::{Effect, batch, keyed},
     codec::{decode_credential, encode_credential},
     error::Kind,
 };
@@ -35,14 +35,20 @@ pub(super) async fn set_documents<'k>(
             call.run(Effect::Write, statement, &[Parameter::Texts(names), Parameter::Jsons(texts)]).await
         },
     );
-    batch::failures(chunks.await)
+    failures(chunks.await)
+}
+
+/// The errors of the items in chunks that failed as a whole.
+pub(super) fn failures<K: Copy + Ord, V, R>(chunks: Vec<(&[(K, V)], Result<R>)>) -> BTreeMap<K, Error> {
+    let failed = chunks.into_iter().filter_map(|(chunk, result)| Some((chunk, result.err()?)));
+    failed.flat_map(|(chunk, error)| chunk.iter().map(move |(key, _)| (*key, error.clone()))).collect()
 }
 
 fn names<'k>(ids: &[&'k Key]) -> Parameter<'k> {
     Parameter::Texts(ids.iter().map(|id| id.as_str()).collect())
 }
 
-async fn get_chunk(call: &Call<'_>, chunk: &[&Key]) -> batch::FoundChunk {
+async fn get_chunk(call: &Call<'_>, chunk: &[&Key]) -> keyed::FoundChunk {
     let reply = call.run(Effect::Read, Sql::GetCredentials, &[names(chunk)]).await?;
     let read = |row| {
         let id = key(row, 0)?;
@@ -56,7 +62,7 @@ async fn get_chunk(call: &Call<'_>, chunk: &[&Key]) -> batch::FoundChunk {
 async fn delete_chunk<'k>(call: &Call<'_>, chunk: &[&'k Key]) -> BTreeMap<&'k Key, Error> {
     let reply = call.run(Effect::Write, Sql::DeleteCredentials, &[names(chunk)]).await;
     let deleted = reply.and_then(|reply| reply.rows.iter().map(|row| key(row, 0)).collect());
-    batch::not_deleted(chunk, &deleted).collect()
+    keyed::not_deleted(chunk, &deleted).collect()
 }
 
 impl CredentialStore for Postgres {
@@ -84,9 +90,9 @@ impl CredentialStore for Postgres {
     }
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
-        let (call, distinct) = (self.call()?, batch::distinct(ids));
+        let (call, distinct) = (self.call()?, keyed::distinct(ids));
         let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| get_chunk(&call, chunk));
-        batch::found(ids, chunks.await)
+        keyed::found(ids, chunks.await)
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
@@ -99,7 +105,7 @@ impl CredentialStore for Postgres {
     }
 
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
-        let (call, distinct) = (self.call()?, batch::distinct(ids));
+        let (call, distinct) = (self.call()?, keyed::distinct(ids));
         let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| delete_chunk(&call, chunk));
         let failed = chunks.await.into_iter().flat_map(|(_, failed)| failed).collect();
         batch::report(ids.iter(), &failed)

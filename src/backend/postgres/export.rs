@@ -12,11 +12,7 @@ use super::{
 };
 use crate::{
     BatchReport, Error, Exportable, Key, Record, Result,
-    backend::remote::{
-        Effect,
-        batch::{self, Records},
-        pages::pages,
-    },
+    backend::remote::{Effect, batch, keyed::Records, pages::pages},
     codec::{encode_config, encode_credential},
 };
 
@@ -118,7 +114,7 @@ async fn set_counters<'k>(
             call.run(Effect::Write, Sql::SetCounters, &counters).await
         },
     );
-    batch::failures(chunks.await)
+    credential::failures(chunks.await)
 }
 
 impl Exportable for Postgres {

@@ -1,27 +1,16 @@
 //! Batches: many items in few requests.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-};
+use std::{collections::BTreeMap, ops::Range};
 
 use futures_util::{StreamExt, stream};
 
-use crate::{
-    BatchFailure, BatchReport, ConfigValue, Credential, Error, Found, Key, Outcome, Record, Result,
-    error::Kind,
-};
+use crate::{BatchFailure, BatchReport, Error, Found, Key, Outcome, Result};
 
 /// The most items in one chunk.
 const CHUNK_ITEMS: usize = 1000;
 
 /// The most bytes in one chunk, unless a single item is larger: other calls wait behind a large request.
 pub(crate) const CHUNK_BYTES: usize = 4 << 20;
-
-/// Each key once, in order.
-pub(crate) fn distinct(keys: &[Key]) -> Vec<&Key> {
-    keys.iter().collect::<BTreeSet<_>>().into_iter().collect()
-}
 
 /// Splits items into chunks by number and size.
 pub(crate) fn chunks<T>(items: &[T], bytes: impl Fn(&T) -> usize) -> Vec<Range<usize>> {
@@ -98,72 +87,6 @@ fn common_error(failures: &[BatchFailure]) -> Option<Error> {
     let unknown = failures.iter().find(|failure| failure.error.outcome() == Outcome::Unknown);
     let error = unknown.map_or(first, |failure| &failure.error).clone();
     Some(if failures.len() == 1 { error } else { error.without_key() })
-}
-
-/// The credentials of a chunk that exist, each with the result of decoding it.
-pub(crate) type FoundChunk = Result<Vec<(Key, Result<Credential>)>>;
-
-/// The result of reading a batch in which an id may occur several times, from the result of each chunk.
-pub(crate) fn found(ids: &[Key], chunks: Vec<(&[&Key], FoundChunk)>) -> Result<Found> {
-    let mut results = BTreeMap::new();
-    for (chunk, result) in chunks {
-        match result {
-            Ok(found) => results.extend(found),
-            Err(error) => results.extend(chunk.iter().map(|id| ((*id).clone(), Err(error.clone())))),
-        }
-    }
-    let mut found = Found::default();
-    for (index, id) in ids.iter().enumerate() {
-        let error = match results.get(id) {
-            Some(Ok(_)) => continue,
-            Some(Err(error)) => error.clone(),
-            None => Error::not_found(Kind::Credential, id),
-        };
-        found.failures.push(BatchFailure { index, key: id.clone(), error });
-    }
-    found.credentials = results.into_iter().filter_map(|(id, result)| Some((id, result.ok()?))).collect();
-    settle_found(found)
-}
-
-/// The errors of the ids that a request did not delete, given those that it deleted.
-pub(crate) fn not_deleted<'k>(
-    ids: &[&'k Key],
-    deleted: &Result<BTreeSet<Key>>,
-) -> impl Iterator<Item = (&'k Key, Error)> {
-    ids.iter().filter_map(move |id| match deleted {
-        Ok(deleted) if deleted.contains(*id) => None,
-        Ok(_) => Some((*id, Error::not_found(Kind::Credential, id))),
-        Err(error) => Some((*id, error.clone())),
-    })
-}
-
-/// The errors of the items in chunks that failed as a whole.
-pub(crate) fn failures<K: Copy + Ord, V, R>(chunks: Vec<(&[(K, V)], Result<R>)>) -> BTreeMap<K, Error> {
-    let failed = chunks.into_iter().filter_map(|(chunk, result)| Some((chunk, result.err()?)));
-    failed.flat_map(|(chunk, error)| chunk.iter().map(move |(key, _)| (*key, error.clone()))).collect()
-}
-
-/// The records of an import by kind. Of several records with the same key, the last one counts.
-#[derive(Default)]
-pub(crate) struct Records<'r> {
-    pub(crate) credentials: BTreeMap<&'r Key, &'r Credential>,
-    pub(crate) configs: BTreeMap<&'r Key, &'r ConfigValue>,
-    /// By the keys of the usage record and of the counter.
-    pub(crate) counters: BTreeMap<(&'r Key, &'r Key), i64>,
-}
-
-impl<'r> Records<'r> {
-    pub(crate) fn of(records: &'r [Record]) -> Self {
-        let mut found = Self::default();
-        for record in records {
-            match record {
-                Record::Credential { id, credential } => drop(found.credentials.insert(id, credential)),
-                Record::Config { key, value } => drop(found.configs.insert(key, value)),
-                Record::Usage { key, field, count } => drop(found.counters.insert((key, field), *count)),
-            }
-        }
-        found
-    }
 }
 
 #[cfg(test)]
