@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::batch::settle_found;
-use crate::{BatchFailure, ConfigValue, Credential, Error, Found, Key, Record, Result, error::Kind};
+use crate::{ConfigValue, Credential, Error, Found, Key, Record, Result, error::Kind};
 
 /// Each key once, in order.
 pub(crate) fn distinct(keys: &[Key]) -> Vec<&Key> {
@@ -22,17 +22,9 @@ pub(crate) fn found(ids: &[Key], chunks: Vec<(&[&Key], FoundChunk)>) -> Result<F
             Err(error) => results.extend(chunk.iter().map(|id| ((*id).clone(), Err(error.clone())))),
         }
     }
-    let mut found = Found::default();
-    for (index, id) in ids.iter().enumerate() {
-        let error = match results.get(id) {
-            Some(Ok(_)) => continue,
-            Some(Err(error)) => error.clone(),
-            None => Error::not_found(Kind::Credential, id),
-        };
-        found.failures.push(BatchFailure { index, key: id.clone(), error });
-    }
-    found.credentials = results.into_iter().filter_map(|(id, result)| Some((id, result.ok()?))).collect();
-    settle_found(found)
+    settle_found(Found::collect(ids, |id| {
+        results.get(id).cloned().unwrap_or_else(|| Err(Error::not_found(Kind::Credential, id)))
+    }))
 }
 
 /// The errors of the ids that a request did not delete, given those that it deleted.
