@@ -39,7 +39,9 @@ pub(super) async fn set_documents<'k>(
 }
 
 /// The errors of the items in chunks that failed as a whole.
-pub(super) fn failures<K: Copy + Ord, V, R>(chunks: Vec<(&[(K, V)], Result<R>)>) -> BTreeMap<K, Error> {
+pub(super) fn failures<'c, K: Copy + Ord + 'c, V: 'c, R>(
+    chunks: impl IntoIterator<Item = (&'c [(K, V)], Result<R>)>,
+) -> BTreeMap<K, Error> {
     let failed = chunks.into_iter().filter_map(|(chunk, result)| Some((chunk, result.err()?)));
     failed.flat_map(|(chunk, error)| chunk.iter().map(move |(key, _)| (*key, error.clone()))).collect()
 }
