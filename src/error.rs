@@ -236,6 +236,11 @@ impl Error {
         Self::new(ErrorKind::NotFound, message).with_key(key)
     }
 
+    /// Ok for a record that was found.
+    pub(crate) fn unless_found(is_found: bool, what: Kind, key: &Key) -> Result<(), Self> {
+        if is_found { Ok(()) } else { Err(Self::not_found(what, key)) }
+    }
+
     #[cold]
     pub(crate) fn overflow() -> Self {
         Self::new(ErrorKind::Overflow, "the counter would leave the range of i64")

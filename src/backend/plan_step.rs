@@ -62,8 +62,9 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Adds the data of the plan's record.
-    pub(crate) fn about(self, record: &'a PlanRecord) -> Self {
+    /// Adds the data of the plan's record, if there is one.
+    pub(crate) fn about(self, record: Option<&'a PlanRecord>) -> Self {
+        let Some(record) = record else { return self };
         let (stage, mutations) = (record.stage.as_deref(), record.mutations);
         Self { stage, mutations, payload: Some(record.payload), ..self }
     }

@@ -1,6 +1,6 @@
 //! [`BatchReport`] and [`Found`]: the per-item results of a batch.
 
-use std::collections::BTreeMap;
+use std::{borrow::Borrow, collections::BTreeMap};
 
 use crate::{Credential, Error, Key, error::Kind};
 
@@ -53,15 +53,19 @@ impl BatchReport {
         }
     }
 
+    /// The report of a batch, given the key and the result of each item.
+    pub(crate) fn collect<K: Borrow<Key>, T>(results: impl Iterator<Item = (K, Result<T, Error>)>) -> Self {
+        let mut report = Self::default();
+        for (index, (key, result)) in results.enumerate() {
+            report.record(index, key.borrow(), result);
+        }
+        report
+    }
+
     /// The report of a batch of deletes, given which ids existed before it: every mention of an id gets the
     /// same result.
     pub(crate) fn of_deletes(ids: &[Key], existed: impl Fn(&Key) -> bool) -> Self {
-        let mut report = Self::default();
-        for (index, id) in ids.iter().enumerate() {
-            let result = if existed(id) { Ok(()) } else { Err(Error::not_found(Kind::Credential, id)) };
-            report.record(index, id, result);
-        }
-        report
+        Self::collect(ids.iter().map(|id| (id, Error::unless_found(existed(id), Kind::Credential, id))))
     }
 
     /// Appends the report of a later part of the request, whose first item has the index `offset`.

@@ -93,10 +93,7 @@ fn roll_back(
         }
         draft.put_plan(key.clone(), PlanRecord { is_rolled_back: true, ..PlanRecord::clone(record) });
     }
-    let attempt = match &record {
-        Some(record) => attempt.about(record),
-        None => attempt,
-    };
+    let attempt = attempt.about(record.as_deref());
     let (status, error, result) = step.end();
     draft.put_audit(attempt.entry(status, error, now)?);
     result

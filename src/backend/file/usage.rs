@@ -18,12 +18,11 @@ impl UsageStore for File {
     async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
         let increments = copied(increments).await;
         self.write(move |draft| {
-            let mut report = BatchReport::default();
-            for (index, Increment { key, field, delta }) in increments.into_iter().enumerate() {
+            let results = increments.into_iter().map(|Increment { key, field, delta }| {
                 let result = draft.increment(key.clone(), field, delta);
-                report.record(index, &key, result);
-            }
-            Ok(report)
+                (key, result)
+            });
+            Ok(BatchReport::collect(results))
         })
         .await
     }

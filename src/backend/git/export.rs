@@ -26,20 +26,16 @@ impl Exportable for Git {
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
         let records = records.to_vec();
         self.commit("import", move |draft| {
-            let mut report = BatchReport::default();
-            for (index, record) in records.iter().enumerate() {
-                let imported = match record {
-                    Record::Credential { id, credential } => draft.put_credential(id, credential),
-                    Record::Config { key, value } => draft.put_config(key, value),
-                    Record::Usage { .. } => Err(Error::new(
-                        ErrorKind::Unsupported,
-                        "a Git store does not count usage: import counters into another store",
-                    )
-                    .with_key(record.key())),
-                };
-                report.record(index, record.key(), imported);
-            }
-            Ok(report)
+            let mut import = |record: &Record| match record {
+                Record::Credential { id, credential } => draft.put_credential(id, credential),
+                Record::Config { key, value } => draft.put_config(key, value),
+                Record::Usage { .. } => Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "a Git store does not count usage: import counters into another store",
+                )
+                .with_key(record.key())),
+            };
+            Ok(BatchReport::collect(records.iter().map(|record| (record.key(), import(record)))))
         })
         .await
     }

@@ -110,10 +110,7 @@ impl ConfigBatch for Memory {
                 plan.record.is_rolled_back = true;
             }
             let (status, error, result) = step.end();
-            let attempt = match &record {
-                Some(record) => attempt.about(record),
-                None => attempt,
-            };
+            let attempt = attempt.about(record.as_ref());
             store.plans.log(&attempt, status, error)?;
             result
         })

@@ -25,11 +25,10 @@ impl UsageStore for Memory {
 
     async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
         self.lock(|store| {
-            let mut report = BatchReport::default();
-            for (index, Increment { key, field, delta }) in increments.iter().enumerate() {
-                report.record(index, key, store.increment(key, field, *delta));
-            }
-            Ok(report)
+            let results = increments
+                .iter()
+                .map(|Increment { key, field, delta }| (key, store.increment(key, field, *delta)));
+            Ok(BatchReport::collect(results))
         })
     }
 

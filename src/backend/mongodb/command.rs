@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use mongodb::{
     Collection,
-    bson::{Document, RawArrayBuf, RawDocumentBuf, doc, raw::cstr},
+    bson::{Document, RawArrayBuf, RawDocumentBuf, doc, raw::cstr, serialize_to_raw_document_buf},
     error::Result as DriverResult,
-    options::{Acknowledgment, ReturnDocument, WriteConcern},
+    options::ReturnDocument,
 };
 
 use super::{
@@ -85,10 +85,8 @@ pub(super) async fn find_one_and(
 
 /// Deletes one document.
 pub(super) async fn delete(call: &Call<'_>, collection: CollectionOf, kind: Kind, key: &Key) -> Result<()> {
-    match find_one_and(call, collection, key, || FindOneAnd::Delete).await? {
-        Some(_) => Ok(()),
-        None => Err(Error::not_found(kind, key)),
-    }
+    let deleted = find_one_and(call, collection, key, || FindOneAnd::Delete).await?;
+    Error::unless_found(deleted.is_some(), kind, key)
 }
 
 /// Sends an upsert, and sends it again while a concurrent one creates the same document first.
@@ -188,11 +186,14 @@ impl Call<'_> {
             command.append(cstr!("update"), collection(&permit).name());
             command.append(cstr!("updates"), updates);
             command.append(cstr!("ordered"), false);
-            // The driver adds no write concern to raw commands.
-            command.append(cstr!("writeConcern"), write_concern(&permit.write_concern));
             let max_time = i64::try_from(self.server_time().as_millis()).unwrap_or(i64::MAX);
             command.append(cstr!("maxTimeMS"), max_time);
-            async move { permit.database.run_raw_command(command).await }
+            async move {
+                // The driver adds no write concern to raw commands.
+                let concern = serialize_to_raw_document_buf(&permit.write_concern)?;
+                command.append(cstr!("writeConcern"), concern);
+                permit.database.run_raw_command(command).await
+            }
         };
         let reply = self.write(self.permit().await?, update).await?;
         let unexpected = || error::unexpected_reply(Effect::Write);
@@ -205,14 +206,4 @@ impl Call<'_> {
         }
         Ok((refused, error::of_write_concern(&reply)))
     }
-}
-
-fn write_concern(concern: &WriteConcern) -> RawDocumentBuf {
-    let mut document = RawDocumentBuf::new();
-    match concern.w {
-        Some(Acknowledgment::Nodes(count)) => document.append(cstr!("w"), i64::from(count)),
-        _ => document.append(cstr!("w"), "majority"),
-    }
-    document.append(cstr!("j"), concern.journal.unwrap_or(true));
-    document
 }

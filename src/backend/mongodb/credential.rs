@@ -18,17 +18,12 @@ use super::{
 };
 use crate::{
     BatchReport, Credential, CredentialStore, Error, ErrorKind, Found, Key, Result,
-    backend::remote::{Effect, backoff::Backoff, batch},
+    backend::remote::{Effect, backoff::Backoff, batch, keyed},
     error::Kind,
 };
 
 /// Keys are small, so a reply can hold many.
 const KEYS_PER_REPLY: u32 = 100_000;
-
-/// The ids without duplicates, sorted.
-fn distinct(ids: &[Key]) -> Vec<&Key> {
-    ids.iter().collect::<BTreeSet<_>>().into_iter().collect()
-}
 
 impl CredentialStore for MongoDb {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
@@ -55,36 +50,9 @@ impl CredentialStore for MongoDb {
     }
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
-        let (call, distinct) = (self.call()?, distinct(ids));
-        let chunks = batch::run(
-            &distinct,
-            |_| 0,
-            CONCURRENT_CHUNKS,
-            |chunk| {
-                let call = &call;
-                async move {
-                    let find = |permit: Permit| async move {
-                        let find = permit.credentials.find(any_of(chunk.iter().copied()));
-                        let read = |document: &RawDocument| {
-                            let id = document::key(document)?;
-                            let credential = document::credential(&id, document);
-                            Ok((id, credential))
-                        };
-                        let most = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-                        collect(&permit, find.batch_size(most), read).await
-                    };
-                    call.read(find).await?
-                }
-            },
-        );
-        let mut results: BTreeMap<Key, Result<Credential>> = BTreeMap::new();
-        for (chunk, result) in chunks.await {
-            match result {
-                Ok(found) => results.extend(found),
-                Err(error) => results.extend(chunk.iter().map(|id| ((*id).clone(), Err(error.clone())))),
-            }
-        }
-        batch::found(ids, results)
+        let (call, distinct) = (self.call()?, keyed::distinct(ids));
+        let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| get_chunk(&call, chunk));
+        keyed::found(ids, chunks.await)
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
@@ -102,7 +70,7 @@ impl CredentialStore for MongoDb {
     /// them up first. On a standalone server, which has no transactions, each document is deleted by its own
     /// command.
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
-        let (call, distinct) = (&self.call()?, distinct(ids));
+        let (call, distinct) = (&self.call()?, keyed::distinct(ids));
         if call.permit().await?.writable.has_transactions() {
             let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| delete_chunk(call, chunk));
             let failed = chunks.await.into_iter().flat_map(|(_, failed)| failed).collect();
@@ -120,6 +88,20 @@ impl CredentialStore for MongoDb {
     }
 }
 
+async fn get_chunk(call: &Call<'_>, chunk: &[&Key]) -> keyed::FoundChunk {
+    let find = |permit: Permit| async move {
+        let find = permit.credentials.find(any_of(chunk.iter().copied()));
+        let read = |document: &RawDocument| {
+            let id = document::key(document)?;
+            let credential = document::credential(&id, document);
+            Ok((id, credential))
+        };
+        let most = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+        collect(&permit, find.batch_size(most), read).await
+    };
+    call.read(find).await?
+}
+
 async fn delete_one(call: &Call<'_>, id: &Key) -> Result<()> {
     delete(call, |pool| &pool.credentials, Kind::Credential, id).await
 }
@@ -133,16 +115,13 @@ async fn delete_chunk<'k>(call: &Call<'_>, chunk: &[&'k Key]) -> BTreeMap<&'k Ke
             failed.extend(delete_one(call, id).await.err().map(|error| (*id, error)));
             continue;
         }
-        match delete_part(call, part).await {
-            Ok(deleted) => {
-                let missing = part.iter().filter(|id| !deleted.contains(**id));
-                failed.extend(missing.map(|id| (*id, Error::not_found(Kind::Credential, id))));
-            }
-            Err(error) if error.kind() == ErrorKind::Conflict && backoff.pause().await => {
-                let (left, right) = part.split_at(part.len() / 2);
-                parts.extend([right, left]);
-            }
-            Err(error) => failed.extend(part.iter().map(|id| (*id, error.clone()))),
+        let deleted = delete_part(call, part).await;
+        let is_conflict = deleted.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict);
+        if is_conflict && backoff.pause().await {
+            let (left, right) = part.split_at(part.len() / 2);
+            parts.extend([right, left]);
+        } else {
+            failed.extend(keyed::not_deleted(part, &deleted));
         }
     }
     failed

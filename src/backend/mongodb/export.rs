@@ -1,9 +1,6 @@
 //! Export, from one snapshot if the server has snapshots, and import.
 
-use std::{collections::BTreeMap, vec};
-
 use futures_core::Stream;
-use futures_util::stream;
 use mongodb::bson::{RawDocument, RawDocumentBuf, doc, raw::cstr};
 
 use super::{
@@ -14,7 +11,10 @@ use super::{
     scan::Pages,
     usage,
 };
-use crate::{BatchReport, Exportable, Key, Record, Result, backend::remote::batch};
+use crate::{
+    BatchReport, Exportable, Key, Record, Result,
+    backend::remote::{batch, keyed::Records, pages::pages},
+};
 
 /// The collection that an export is reading.
 #[derive(Clone, Copy)]
@@ -27,20 +27,15 @@ enum Position {
 
 struct Export {
     pages: Pages,
-    page: vec::IntoIter<Record>,
     position: Position,
 }
 
 impl Export {
-    async fn next(&mut self) -> Result<Option<Record>> {
-        loop {
-            if let Some(record) = self.page.next() {
-                return Ok(Some(record));
-            }
-            if matches!(self.position, Position::End) {
-                return Ok(None);
-            }
-            self.page = self.read_page().await?.into_iter();
+    /// The next page, and the export after it.
+    async fn next(mut self) -> Result<Option<(Vec<Record>, Self)>> {
+        match self.position {
+            Position::End => Ok(None),
+            _ => Ok(Some((self.read_page().await?, self))),
         }
     }
 
@@ -85,15 +80,17 @@ impl Export {
 /// How many counters one statement sets: a statement is limited to the size of a document.
 const COUNTERS: usize = 1000;
 
-/// Statements that set counters, grouped by record.
-fn set_counters<'k>(records: BTreeMap<&'k Key, BTreeMap<&'k Key, i64>>) -> Vec<(&'k Key, RawDocumentBuf)> {
-    let mut statements = Vec::new();
-    for (key, counts) in records {
-        let counts: Vec<(&Key, i64)> = counts.into_iter().collect();
-        let parts = counts.chunks(COUNTERS).map(|part| usage::change(cstr!("$set"), part.iter().copied()));
-        statements.extend(parts.map(|change| (key, upsert(key, change))));
-    }
-    statements
+/// Statements that set counters, sorted and grouped by record.
+fn set_counters<'k>(counters: &[((&'k Key, &'k Key), i64)]) -> Vec<(&'k Key, RawDocumentBuf)> {
+    let of_a_record = counters.chunk_by(|((key, _), _), ((next, _), _)| key == next);
+    of_a_record
+        .flat_map(|counters| counters.chunks(COUNTERS))
+        .map(|counters| {
+            let ((key, _), _) = counters[0];
+            let counts = counters.iter().map(|((_, field), count)| (*field, *count));
+            (key, upsert(key, usage::change(cstr!("$set"), counts)))
+        })
+        .collect()
 }
 
 impl Exportable for MongoDb {
@@ -102,9 +99,7 @@ impl Exportable for MongoDb {
     /// (`minSnapshotHistoryWindowInSeconds`); a stream that takes longer may end with
     /// [`Unavailable`](crate::ErrorKind::Unavailable).
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
-        let export =
-            Export { pages: Pages::of(self), page: Vec::new().into_iter(), position: Position::Credentials };
-        stream::try_unfold(export, async |mut export| Ok(export.next().await?.map(|item| (item, export))))
+        pages(Export { pages: Pages::of(self), position: Position::Credentials }, Export::next)
     }
 
     /// True on replica sets and clusters with majority concerns. False while no server is known.
@@ -114,36 +109,20 @@ impl Exportable for MongoDb {
 
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
         let call = self.call()?;
-        let (mut credentials, mut configs) = (BTreeMap::new(), BTreeMap::new());
-        let mut counters: BTreeMap<&Key, BTreeMap<&Key, i64>> = BTreeMap::new();
-        // The last one stays.
-        for record in records {
-            match record {
-                Record::Credential { id, credential } => drop(credentials.insert(id, credential)),
-                Record::Config { key, value } => drop(configs.insert(key, value)),
-                Record::Usage { key, field, count } => {
-                    counters.entry(key).or_default().insert(field, *count);
-                }
-            }
-        }
+        let Records { credentials, configs, counters } = Records::of(records);
         let credential = |(id, of)| (id, upsert(id, document::from_credential(of)));
         let credentials: Vec<_> = credentials.into_iter().map(credential).collect();
         let config = |(key, of)| (key, upsert(key, document::from_config(of)));
         let configs: Vec<_> = configs.into_iter().map(config).collect();
-        let counters = set_counters(counters);
+        let counters = set_counters(&counters.into_iter().collect::<Vec<_>>());
         let credentials = upsert_all(&call, |pool| &pool.credentials, &credentials, CONCURRENT_CHUNKS).await;
         let configs = upsert_all(&call, |pool| &pool.configs, &configs, CONCURRENT_CHUNKS).await;
         let counters = upsert_all(&call, |pool| &pool.usage, &counters, CONCURRENT_CHUNKS).await;
-        let mut report = BatchReport::default();
-        for (index, record) in records.iter().enumerate() {
-            let failed = match record {
-                Record::Credential { .. } => &credentials,
-                Record::Config { .. } => &configs,
-                Record::Usage { .. } => &counters,
-            };
-            let failed = failed.get(record.key());
-            report.record(index, record.key(), failed.map_or(Ok(()), |error| Err(error.clone())));
-        }
-        batch::settle(report)
+        let failed = |record: &Record| match record {
+            Record::Credential { .. } => credentials.get(record.key()).cloned(),
+            Record::Config { .. } => configs.get(record.key()).cloned(),
+            Record::Usage { .. } => counters.get(record.key()).cloned(),
+        };
+        batch::report_each(records.iter().map(|record| (record.key(), failed(record))))
     }
 }

@@ -1,9 +1,8 @@
 //! Reads legacy data, the Go program's documents. An unreadable document does not stop the others.
 
-use std::{collections::BTreeMap, mem, vec};
+use std::{collections::BTreeMap, mem};
 
 use futures_core::Stream;
-use futures_util::stream;
 use mongodb::bson::{DateTime, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use serde_json::{Map, Value};
 
@@ -14,8 +13,8 @@ use super::{
     scan::Pages,
 };
 use crate::{
-    Backend, ConfigValue, Credential, Error, ErrorKind, Key, Record, Result, codec::whole, layer::within,
-    model::Piece,
+    Backend, ConfigValue, Credential, Error, ErrorKind, Key, Record, Result, backend::remote::pages::pages,
+    codec::whole, layer::within, model::Piece,
 };
 
 /// The collections of the layout in reading order: name, key field, and the remark on omitted fields.
@@ -100,19 +99,17 @@ impl MongoDb {
     pub(crate) fn legacy(&self) -> impl Stream<Item = Result<Piece>> + Send + 'static {
         let legacy = Legacy {
             pages: Pages::of(self),
-            page: Vec::new().into_iter(),
             is_listed: false,
             collection: 0,
             is_begun: false,
             pending: None,
         };
-        stream::try_unfold(legacy, async |mut legacy| Ok(legacy.next().await?.map(|item| (item, legacy))))
+        pages(legacy, Legacy::next)
     }
 }
 
 struct Legacy {
     pages: Pages,
-    page: vec::IntoIter<Piece>,
     /// Whether the remarks on other collections were made.
     is_listed: bool,
     /// The index of the current collection, and whether a document was found in it.
@@ -123,20 +120,16 @@ struct Legacy {
 }
 
 impl Legacy {
-    async fn next(&mut self) -> Result<Option<Piece>> {
-        loop {
-            if let Some(piece) = self.page.next() {
-                return Ok(Some(piece));
-            }
-            if !mem::replace(&mut self.is_listed, true) {
-                self.page = self.pages.mongodb.other_collections().await?.into_iter();
-                continue;
-            }
-            if self.collection == COLLECTIONS.len() {
-                return Ok(None);
-            }
-            self.page = self.read_page().await?.into_iter();
-        }
+    /// The next page, and the reader after it.
+    async fn next(mut self) -> Result<Option<(Vec<Piece>, Self)>> {
+        let page = if !mem::replace(&mut self.is_listed, true) {
+            self.pages.mongodb.other_collections().await?
+        } else if self.collection < COLLECTIONS.len() {
+            self.read_page().await?
+        } else {
+            return Ok(None);
+        };
+        Ok(Some((page, self)))
     }
 
     async fn read_page(&mut self) -> Result<Vec<Piece>> {

@@ -146,10 +146,7 @@ impl Request {
                     new.insert("changes", changes_from(&stored, record)?);
                 }
                 let attempt = Attempt { begun: *begun, ..Attempt::to_roll_back(backend, key, options) };
-                let attempt = match &record {
-                    Some(record) => attempt.about(record),
-                    None => attempt,
-                };
+                let attempt = attempt.about(record.as_ref());
                 let (status, error, result) = step.end();
                 let changes_something = new_record.is_some();
                 session.write(key, new_record, entry_of(&attempt, start, status, error)).await?;

@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     MongoDb, MongoDbOptions, error,
-    roots::Roots,
+    roots::roots_of_this_machine,
     session::{Session, Transactions},
     topology::{ClientState, Topology, Writable},
 };
@@ -83,8 +83,8 @@ impl Pool {
         // `Client::with_options` reads the file, once.
         let roots = match &mut driver.tls {
             Some(Tls::Enabled(tls)) if options.trusts_this_machine() => {
-                let roots = Roots::of_this_machine().await?;
-                tls.ca_file_path = Some(roots.path().to_owned());
+                let roots = roots_of_this_machine().await?;
+                tls.ca_file_path = Some(roots.to_path_buf());
                 Some(roots)
             }
             _ => None,

@@ -1,8 +1,7 @@
 //! The driver's sessions with an open transaction, rolled back when they are dropped or the store is closed.
 
 use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -23,28 +22,26 @@ pub(super) struct Transactions(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     open: Mutex<Vec<Weak<IdleSession>>>,
-    rollbacks: watch::Sender<Rollbacks>,
+    /// One for each rollback; it is closed when the rollback ends.
+    rollbacks: Mutex<Vec<watch::Receiver<()>>>,
 }
 
 /// The session of a transaction between two of its calls.
 pub(super) type IdleSession = Mutex<Option<Session>>;
 
 pub(super) fn take(idle: &IdleSession) -> Option<Session> {
-    idle.lock().unwrap_or_else(PoisonError::into_inner).take()
+    lock(idle).take()
 }
 
-#[derive(Default)]
-struct Rollbacks {
-    /// How many rollbacks have begun, which is the number of the last one.
-    begun: u64,
-    under_way: BTreeSet<u64>,
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Transactions {
     /// Keeps a session where closing the store finds it.
     pub(super) fn keep(&self, session: Session) -> Arc<IdleSession> {
         let idle = Arc::new(Mutex::new(Some(session)));
-        let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.0.open);
         open.retain(|idle| idle.strong_count() > 0);
         open.push(Arc::downgrade(&idle));
         idle
@@ -52,44 +49,28 @@ impl Transactions {
 
     /// Rolls back every transaction that has no call under way.
     pub(super) fn roll_back(&self) {
-        let open = std::mem::take(&mut *self.0.open.lock().unwrap_or_else(PoisonError::into_inner));
+        let open = std::mem::take(&mut *lock(&self.0.open));
         for idle in open.iter().filter_map(Weak::upgrade) {
             drop(take(&idle));
         }
     }
 
-    /// Waits for the rollbacks that have begun until now.
+    /// Counts a rollback as under way until the result is dropped.
+    fn begin_rollback(&self) -> watch::Sender<()> {
+        let (rollback, ended) = watch::channel(());
+        let mut rollbacks = lock(&self.0.rollbacks);
+        rollbacks.retain(|ended| ended.has_changed().is_ok());
+        rollbacks.push(ended);
+        rollback
+    }
+
+    /// Waits for the rollbacks that have begun until now. Those that begin meanwhile could be without end.
     pub(super) async fn rollbacks_done(&self) {
-        let begun = self.0.rollbacks.borrow().begun;
-        let are_done = |state: &Rollbacks| state.under_way.first().is_none_or(|first| *first > begun);
-        // It never fails: `self` holds the sender.
-        drop(self.0.rollbacks.subscribe().wait_for(are_done).await);
-    }
-}
-
-/// A rollback under way; it ends when this is dropped.
-struct Rollback {
-    transactions: Transactions,
-    number: u64,
-}
-
-impl Rollback {
-    fn begin(transactions: &Transactions) -> Self {
-        let mut number = 0;
-        transactions.0.rollbacks.send_modify(|state| {
-            state.begun += 1;
-            number = state.begun;
-            state.under_way.insert(number);
-        });
-        Self { transactions: transactions.clone(), number }
-    }
-}
-
-impl Drop for Rollback {
-    fn drop(&mut self) {
-        self.transactions.0.rollbacks.send_modify(|state| {
-            state.under_way.remove(&self.number);
-        });
+        let under_way = lock(&self.0.rollbacks).clone();
+        for mut ended in under_way {
+            // Nothing is ever sent.
+            drop(ended.changed().await);
+        }
     }
 }
 
@@ -131,7 +112,7 @@ impl Drop for Session {
         let Some(mut driver) = self.driver.take() else { return };
         // Without a runtime nothing can be sent.
         if let Ok(runtime) = Handle::try_current() {
-            let rollback = Rollback::begin(&self.transactions);
+            let rollback = self.transactions.begin_rollback();
             runtime.spawn(async move {
                 drop(timeout(ROLLBACK_TIMEOUT, driver.abort_transaction()).await);
                 drop(rollback);

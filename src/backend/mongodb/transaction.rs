@@ -138,10 +138,8 @@ impl Transaction for MongoDbTransaction {
 
     async fn delete_credential(&mut self, id: &Key) -> Result<()> {
         let query = doc! { "_id": id.as_str() };
-        match statement!(self, |permit| permit.credentials.delete_one(query))?.deleted_count {
-            0 => Err(Error::not_found(Kind::Credential, id)),
-            _ => Ok(()),
-        }
+        let deleted = statement!(self, |permit| permit.credentials.delete_one(query))?;
+        Error::unless_found(deleted.deleted_count > 0, Kind::Credential, id)
     }
 
     async fn get_config(&mut self, key: &Key) -> Result<ConfigValue> {
@@ -157,10 +155,8 @@ impl Transaction for MongoDbTransaction {
 
     async fn delete_config(&mut self, key: &Key) -> Result<()> {
         let query = doc! { "_id": key.as_str() };
-        match statement!(self, |permit| permit.configs.delete_one(query))?.deleted_count {
-            0 => Err(Error::not_found(Kind::Config, key)),
-            _ => Ok(()),
-        }
+        let deleted = statement!(self, |permit| permit.configs.delete_one(query))?;
+        Error::unless_found(deleted.deleted_count > 0, Kind::Config, key)
     }
 
     /// Until the deadline the commit is sent again until it is answered, so that a lost reply leaves no

@@ -130,12 +130,9 @@ impl UsageStore for MongoDb {
         };
         let statements: Vec<_> = increments.iter().map(statement).enumerate().collect();
         let mut failed = upsert_all(&call, |pool| &pool.usage, &statements, 1).await;
-        let mut report = BatchReport::default();
-        for (index, Increment { key, .. }) in increments.iter().enumerate() {
-            let result = failed.remove(&index).map_or(Ok(()), |error| Err(overflow(error).with_key(key)));
-            report.record(index, key, result);
-        }
-        batch::settle(report)
+        batch::report_each(increments.iter().enumerate().map(|(index, Increment { key, .. })| {
+            (key, failed.remove(&index).map(|error| overflow(error).with_key(key)))
+        }))
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {

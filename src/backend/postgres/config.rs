@@ -33,10 +33,8 @@ impl ConfigStore for Postgres {
 
     async fn delete_config(&self, key: &Key) -> Result<()> {
         let name = [Parameter::Text(key.as_str())];
-        match self.call()?.run(Effect::Write, Sql::DeleteConfig, &name).await?.count {
-            0 => Err(Error::not_found(Kind::Config, key)),
-            _ => Ok(()),
-        }
+        let deleted = self.call()?.run(Effect::Write, Sql::DeleteConfig, &name).await?;
+        Error::unless_found(deleted.count > 0, Kind::Config, key)
     }
 
     async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {

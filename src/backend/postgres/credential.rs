@@ -1,6 +1,6 @@
 //! Credentials: a table of JSON.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{
     CONCURRENT_CHUNKS, Postgres,
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
-    backend::remote::{Effect, batch},
+    backend::remote::{Effect, batch, keyed},
     codec::{decode_credential, encode_credential},
     error::Kind,
 };
@@ -35,18 +35,36 @@ pub(super) async fn set_documents<'k>(
             call.run(Effect::Write, statement, &[Parameter::Texts(names), Parameter::Jsons(texts)]).await
         },
     );
-    let failed =
-        chunks.await.into_iter().filter_map(|(chunk, result)| result.err().map(|error| (chunk, error)));
-    failed.flat_map(|(chunk, error)| chunk.iter().map(move |(key, _)| (*key, error.clone()))).collect()
+    failures(chunks.await)
 }
 
-/// Each id once, in order.
-fn distinct(ids: &[Key]) -> Vec<&Key> {
-    ids.iter().collect::<BTreeSet<_>>().into_iter().collect()
+/// The errors of the items in chunks that failed as a whole.
+pub(super) fn failures<'c, K: Copy + Ord + 'c, V: 'c, R>(
+    chunks: impl IntoIterator<Item = (&'c [(K, V)], Result<R>)>,
+) -> BTreeMap<K, Error> {
+    let failed = chunks.into_iter().filter_map(|(chunk, result)| Some((chunk, result.err()?)));
+    failed.flat_map(|(chunk, error)| chunk.iter().map(move |(key, _)| (*key, error.clone()))).collect()
 }
 
 fn names<'k>(ids: &[&'k Key]) -> Parameter<'k> {
     Parameter::Texts(ids.iter().map(|id| id.as_str()).collect())
+}
+
+async fn get_chunk(call: &Call<'_>, chunk: &[&Key]) -> keyed::FoundChunk {
+    let reply = call.run(Effect::Read, Sql::GetCredentials, &[names(chunk)]).await?;
+    let read = |row| {
+        let id = key(row, 0)?;
+        let credential = read(&id, row, 1);
+        Ok((id, credential))
+    };
+    reply.rows.iter().map(read).collect()
+}
+
+/// Deletes the credentials of a chunk, and returns the failures.
+async fn delete_chunk<'k>(call: &Call<'_>, chunk: &[&'k Key]) -> BTreeMap<&'k Key, Error> {
+    let reply = call.run(Effect::Write, Sql::DeleteCredentials, &[names(chunk)]).await;
+    let deleted = reply.and_then(|reply| reply.rows.iter().map(|row| key(row, 0)).collect());
+    keyed::not_deleted(chunk, &deleted).collect()
 }
 
 impl CredentialStore for Postgres {
@@ -64,10 +82,8 @@ impl CredentialStore for Postgres {
 
     async fn delete_credential(&self, id: &Key) -> Result<()> {
         let name = [Parameter::Text(id.as_str())];
-        match self.call()?.run(Effect::Write, Sql::DeleteCredential, &name).await?.count {
-            0 => Err(Error::not_found(Kind::Credential, id)),
-            _ => Ok(()),
-        }
+        let deleted = self.call()?.run(Effect::Write, Sql::DeleteCredential, &name).await?;
+        Error::unless_found(deleted.count > 0, Kind::Credential, id)
     }
 
     async fn list_credentials(&self) -> Result<Vec<Key>> {
@@ -76,32 +92,9 @@ impl CredentialStore for Postgres {
     }
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
-        let (call, distinct) = (self.call()?, distinct(ids));
-        let chunks = batch::run(
-            &distinct,
-            |_| 0,
-            CONCURRENT_CHUNKS,
-            |chunk| {
-                let call = &call;
-                async move {
-                    let reply = call.run(Effect::Read, Sql::GetCredentials, &[names(chunk)]).await?;
-                    let read = |row| {
-                        let id = key(row, 0)?;
-                        let credential = read(&id, row, 1);
-                        Ok((id, credential))
-                    };
-                    reply.rows.iter().map(read).collect::<Result<Vec<(Key, Result<Credential>)>>>()
-                }
-            },
-        );
-        let mut results: BTreeMap<Key, Result<Credential>> = BTreeMap::new();
-        for (chunk, result) in chunks.await {
-            match result {
-                Ok(found) => results.extend(found),
-                Err(error) => results.extend(chunk.iter().map(|id| ((*id).clone(), Err(error.clone())))),
-            }
-        }
-        batch::found(ids, results)
+        let (call, distinct) = (self.call()?, keyed::distinct(ids));
+        let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| get_chunk(&call, chunk));
+        keyed::found(ids, chunks.await)
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
@@ -114,29 +107,9 @@ impl CredentialStore for Postgres {
     }
 
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
-        let (call, distinct) = (self.call()?, distinct(ids));
-        let chunks = batch::run(
-            &distinct,
-            |_| 0,
-            CONCURRENT_CHUNKS,
-            |chunk| {
-                let call = &call;
-                async move {
-                    let reply = call.run(Effect::Write, Sql::DeleteCredentials, &[names(chunk)]).await?;
-                    reply.rows.iter().map(|row| key(row, 0)).collect::<Result<BTreeSet<Key>>>()
-                }
-            },
-        );
-        let mut failed = BTreeMap::new();
-        for (chunk, result) in chunks.await {
-            for id in chunk {
-                match &result {
-                    Ok(deleted) if deleted.contains(*id) => {}
-                    Ok(_) => drop(failed.insert(*id, Error::not_found(Kind::Credential, id))),
-                    Err(error) => drop(failed.insert(*id, error.clone())),
-                }
-            }
-        }
+        let (call, distinct) = (self.call()?, keyed::distinct(ids));
+        let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| delete_chunk(&call, chunk));
+        let failed = chunks.await.into_iter().flat_map(|(_, failed)| failed).collect();
         batch::report(ids.iter(), &failed)
     }
 }

@@ -1,9 +1,8 @@
 //! Exports from one snapshot in bounded memory, and imports.
 
-use std::{collections::BTreeMap, vec};
+use std::collections::BTreeMap;
 
 use futures_core::Stream;
-use futures_util::stream;
 
 use super::{
     CONCURRENT_CHUNKS, Postgres, config, credential,
@@ -13,7 +12,7 @@ use super::{
 };
 use crate::{
     BatchReport, Error, Exportable, Key, Record, Result,
-    backend::remote::{Effect, batch},
+    backend::remote::{Effect, batch, keyed::Records, pages::pages},
     codec::{encode_config, encode_credential},
 };
 
@@ -37,36 +36,30 @@ const PAGE_BYTES: i64 = 4 << 20;
 struct Export {
     postgres: Postgres,
     session: Option<Session>,
-    page: vec::IntoIter<Record>,
     position: Position,
     /// How many documents the server considers for the next page: it reads all of them to know their sizes.
     limit: i64,
 }
 
 impl Export {
-    async fn next(&mut self) -> Result<Option<Record>> {
-        loop {
-            if let Some(record) = self.page.next() {
-                return Ok(Some(record));
-            }
-            if matches!(self.position, Position::End) {
-                self.session = None;
-                return Ok(None);
-            }
-            let page = self.read_page().await?;
-            self.limit = PAGE.min(2 * page.len() as i64).max(1);
-            self.position = match (page.last(), &self.position) {
-                (Some(Record::Credential { id, .. }), _) => Position::Credentials(id.as_str().to_owned()),
-                (Some(Record::Config { key, .. }), _) => Position::Configs(key.as_str().to_owned()),
-                (Some(Record::Usage { key, field, .. }), _) => {
-                    Position::Usage(key.as_str().to_owned(), field.as_str().to_owned())
-                }
-                (None, Position::Credentials(_)) => Position::Configs(String::new()),
-                (None, Position::Configs(_)) => Position::Usage(String::new(), String::new()),
-                (None, Position::Usage(..) | Position::End) => Position::End,
-            };
-            self.page = page.into_iter();
+    /// The next page, and the export after it.
+    async fn next(mut self) -> Result<Option<(Vec<Record>, Self)>> {
+        if matches!(self.position, Position::End) {
+            return Ok(None);
         }
+        let page = self.read_page().await?;
+        self.limit = PAGE.min(2 * page.len() as i64).max(1);
+        self.position = match (page.last(), &self.position) {
+            (Some(Record::Credential { id, .. }), _) => Position::Credentials(id.as_str().to_owned()),
+            (Some(Record::Config { key, .. }), _) => Position::Configs(key.as_str().to_owned()),
+            (Some(Record::Usage { key, field, .. }), _) => {
+                Position::Usage(key.as_str().to_owned(), field.as_str().to_owned())
+            }
+            (None, Position::Credentials(_)) => Position::Configs(String::new()),
+            (None, Position::Configs(_)) => Position::Usage(String::new(), String::new()),
+            (None, Position::Usage(..) | Position::End) => Position::End,
+        };
+        Ok(Some((page, self)))
     }
 
     async fn read_page(&mut self) -> Result<Vec<Record>> {
@@ -121,9 +114,7 @@ async fn set_counters<'k>(
             call.run(Effect::Write, Sql::SetCounters, &counters).await
         },
     );
-    let failed =
-        chunks.await.into_iter().filter_map(|(chunk, result)| result.err().map(|error| (chunk, error)));
-    failed.flat_map(|(chunk, error)| chunk.iter().map(move |(name, _)| (*name, error.clone()))).collect()
+    credential::failures(chunks.await)
 }
 
 impl Exportable for Postgres {
@@ -132,11 +123,10 @@ impl Exportable for Postgres {
         let export = Export {
             postgres: self.clone(),
             session: None,
-            page: Vec::new().into_iter(),
             position: Position::Credentials(String::new()),
             limit: PAGE,
         };
-        stream::try_unfold(export, async |mut export| Ok(export.next().await?.map(|item| (item, export))))
+        pages(export, Export::next)
     }
 
     fn exports_snapshot(&self) -> bool {
@@ -150,16 +140,7 @@ impl Exportable for Postgres {
 
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
         let call = self.call()?;
-        let (mut credentials, mut configs, mut counters) =
-            (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        // The last record of a key wins.
-        for record in records {
-            match record {
-                Record::Credential { id, credential } => drop(credentials.insert(id, credential)),
-                Record::Config { key, value } => drop(configs.insert(key, value)),
-                Record::Usage { key, field, count } => drop(counters.insert((key, field), *count)),
-            }
-        }
+        let Records { credentials, configs, counters } = Records::of(records);
         let credentials: Vec<_> =
             credentials.into_iter().map(|(id, credential)| (id, encode_credential(credential))).collect();
         let configs: Vec<_> = configs.into_iter().map(|(key, value)| (key, encode_config(value))).collect();
@@ -167,15 +148,11 @@ impl Exportable for Postgres {
         let credentials = credential::set_documents(&call, Sql::SetCredentials, &credentials).await;
         let configs = credential::set_documents(&call, Sql::SetConfigs, &configs).await;
         let counters = set_counters(&call, &counters).await;
-        let mut report = BatchReport::default();
-        for (index, record) in records.iter().enumerate() {
-            let failed = match record {
-                Record::Credential { id, .. } => credentials.get(id),
-                Record::Config { key, .. } => configs.get(key),
-                Record::Usage { key, field, .. } => counters.get(&(key, field)),
-            };
-            report.record(index, record.key(), failed.map_or(Ok(()), |error| Err(error.clone())));
-        }
-        batch::settle(report)
+        let failed = |record: &Record| match record {
+            Record::Credential { id, .. } => credentials.get(id).cloned(),
+            Record::Config { key, .. } => configs.get(key).cloned(),
+            Record::Usage { key, field, .. } => counters.get(&(key, field)).cloned(),
+        };
+        batch::report_each(records.iter().map(|record| (record.key(), failed(record))))
     }
 }

@@ -3,16 +3,17 @@
 use std::{collections::BTreeMap, vec};
 
 use futures_core::Stream;
-use futures_util::stream;
 use tokio_postgres::Row;
 
 use super::{
-    Postgres, PostgresOptions, config, credential, error,
+    Postgres, PostgresOptions, config, credential,
     session::Session,
     statement::{Json, Parameter, Sql, column},
 };
 use crate::{
-    Backend, Credential, Error, ErrorKind, Key, Record, Result, backend::remote::Effect, model::Piece,
+    Backend, Credential, Error, ErrorKind, Key, Record, Result,
+    backend::remote::{Effect, pages::pages},
+    model::Piece,
 };
 
 /// One snapshot, with a cursor per table: their indexes have the database's collation, not byte order.
@@ -84,15 +85,7 @@ impl Postgres {
 
     /// Streams the sorted records of the tables, and a remark for every other row, from one snapshot.
     pub(crate) fn legacy(&self) -> impl Stream<Item = Result<Piece>> + Send + 'static {
-        let adoption = Adoption {
-            postgres: self.clone(),
-            session: None,
-            tables: Vec::new().into_iter(),
-            page: Vec::new().into_iter(),
-        };
-        stream::try_unfold(adoption, async |mut adoption| {
-            Ok(adoption.next().await?.map(|item| (item, adoption)))
-        })
+        pages(Adoption { postgres: self.clone(), reading: None }, Adoption::next)
     }
 
     /// Finds the tables of the layout that have their columns, and makes remarks about all others.
@@ -137,52 +130,40 @@ const TIMES: [&str; 2] = ["created_at", "updated_at"];
 
 struct Adoption {
     postgres: Postgres,
-    session: Option<Session>,
-    tables: vec::IntoIter<Table>,
-    page: vec::IntoIter<Piece>,
+    /// None before the first page.
+    reading: Option<(Session, vec::IntoIter<Table>)>,
 }
 
 impl Adoption {
-    async fn next(&mut self) -> Result<Option<Piece>> {
-        loop {
-            if let Some(piece) = self.page.next() {
-                return Ok(Some(piece));
-            }
-            if self.session.is_none() {
-                self.begin().await?;
-                continue;
-            }
-            let Some(table) = self.tables.as_slice().first().copied() else {
-                self.session = None;
-                return Ok(None);
-            };
-            let postgres = self.postgres.clone();
-            let call = postgres.call()?;
-            let session = self.session.as_mut().ok_or_else(error::unexpected_reply)?;
-            let reply = session.run(&call, table.fetch, &[]).await?;
-            if reply.rows.is_empty() {
-                self.tables.next();
-            }
-            let mut page = Vec::with_capacity(reply.rows.len());
-            reply.rows.iter().try_for_each(|row| read(table, row, &mut page))?;
-            self.page = page.into_iter();
+    /// The next page, and the adoption after it.
+    async fn next(mut self) -> Result<Option<(Vec<Piece>, Self)>> {
+        let Some((session, tables)) = &mut self.reading else {
+            let remarks = self.begin().await?;
+            return Ok(Some((remarks, self)));
+        };
+        let Some(table) = tables.as_slice().first().copied() else { return Ok(None) };
+        let reply = session.run(&self.postgres.call()?, table.fetch, &[]).await?;
+        if reply.rows.is_empty() {
+            tables.next();
         }
+        let mut page = Vec::with_capacity(reply.rows.len());
+        reply.rows.iter().try_for_each(|row| read(table, row, &mut page))?;
+        Ok(Some((page, self)))
     }
 
-    async fn begin(&mut self) -> Result<()> {
-        let postgres = self.postgres.clone();
-        let (tables, remarks) = postgres.legacy_tables().await?;
-        let call = postgres.call()?;
-        let schema = postgres.server.options.quoted_schema()?;
+    /// Opens the cursors, and returns the remarks.
+    async fn begin(&mut self) -> Result<Vec<Piece>> {
+        let (tables, remarks) = self.postgres.legacy_tables().await?;
+        let call = self.postgres.call()?;
+        let schema = self.postgres.server.options.quoted_schema()?;
         let mut session = Session::begin(&call, BEGIN).await?;
         for table in &tables {
             let query = table.query.replace("{t}", &format!("{schema}.{}", table.name));
             let declare = format!("DECLARE legacy_{} NO SCROLL CURSOR FOR {query}", table.name);
             session.execute(&call, Effect::Read, &declare).await?;
         }
-        (self.session, self.tables) = (Some(session), tables.into_iter());
-        self.page = remarks.into_iter();
-        Ok(())
+        self.reading = Some((session, tables.into_iter()));
+        Ok(remarks)
     }
 }
 

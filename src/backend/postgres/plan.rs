@@ -182,10 +182,7 @@ impl Postgres {
             changes.values =
                 record.changes.iter().map(|change| (&change.key, change.before.as_ref())).collect();
         }
-        let attempt = match &stored.record {
-            Some(record) => attempt.about(record),
-            None => attempt,
-        };
+        let attempt = attempt.about(stored.record.as_ref());
         let (status, error, result) = step.end();
         finish(call, session, &attempt, status, error, &changes).await?;
         Ok(result)

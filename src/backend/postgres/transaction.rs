@@ -1,9 +1,5 @@
 //! Transactions, and the outcome of a commit whose reply was lost.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
-
 use super::{
     Postgres, config, credential,
     server::Call,
@@ -12,7 +8,7 @@ use super::{
 };
 use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, Outcome, Result, Transaction, Transactional,
-    backend::remote::Effect,
+    backend::remote::{Effect, backoff::Backoff},
     codec::{encode_config, encode_credential},
     error::Kind,
 };
@@ -95,10 +91,8 @@ impl Transaction for PostgresTransaction {
     }
 
     async fn delete_credential(&mut self, id: &Key) -> Result<()> {
-        match self.write(Sql::RemoveCredential, &[Parameter::Text(id.as_str())]).await? {
-            true => Ok(()),
-            false => Err(Error::not_found(Kind::Credential, id)),
-        }
+        let deleted = self.write(Sql::RemoveCredential, &[Parameter::Text(id.as_str())]).await?;
+        Error::unless_found(deleted, Kind::Credential, id)
     }
 
     async fn get_config(&mut self, key: &Key) -> Result<ConfigValue> {
@@ -113,10 +107,8 @@ impl Transaction for PostgresTransaction {
     }
 
     async fn delete_config(&mut self, key: &Key) -> Result<()> {
-        match self.write(Sql::RemoveConfig, &[Parameter::Text(key.as_str())]).await? {
-            true => Ok(()),
-            false => Err(Error::not_found(Kind::Config, key)),
-        }
+        let deleted = self.write(Sql::RemoveConfig, &[Parameter::Text(key.as_str())]).await?;
+        Error::unless_found(deleted, Kind::Config, key)
     }
 
     /// If the reply is lost, asks the server for the outcome of the transaction, within the deadline.
@@ -143,16 +135,13 @@ impl Transaction for PostgresTransaction {
     }
 }
 
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
-
 /// The outcome of the transaction according to the server, or `lost` if it is not known by the deadline.
 ///
 /// After a crash the server reuses the numbers of transactions that it lost, so "committed" counts only in
 /// the same incarnation of the server. "aborted" is reliable in any: the transaction is not in the store.
 async fn resolve(call: &Call<'_>, number: &str, incarnation: Option<&str>, lost: Error) -> Result<()> {
-    let mut pause = FIRST_PAUSE;
-    while !call.is_over() {
+    let mut backoff = Backoff::until(call.deadline);
+    loop {
         let reply = call.run(Effect::Read, Sql::TransactionStatus, &[Parameter::Text(number)]).await;
         let status = reply.as_ref().map(|reply| {
             let row = reply.row()?;
@@ -164,10 +153,10 @@ async fn resolve(call: &Call<'_>, number: &str, incarnation: Option<&str>, lost:
             // The server has not noticed the end of the old connection yet.
             Ok(Ok((Some("in progress"), _))) => {}
             Err(error) if error.is_retryable() => {}
-            _ => break,
+            _ => return Err(lost),
         }
-        tokio::time::sleep_until(call.deadline.min(Instant::now() + pause)).await;
-        pause = LONGEST_PAUSE.min(pause * 2);
+        if !backoff.pause().await {
+            return Err(lost);
+        }
     }
-    Err(lost)
 }

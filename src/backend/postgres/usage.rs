@@ -101,11 +101,8 @@ impl UsageStore for Postgres {
             let chunks = batch::run(&sums, |_| 0, CONCURRENT_CHUNKS, |chunk| apply(&call, chunk, increments));
             failed.extend(chunks.await.into_iter().flat_map(|(_, failed)| failed));
         }
-        let mut report = BatchReport::default();
-        for (index, increment) in increments.iter().enumerate() {
-            report.record(index, &increment.key, failed.remove(&index).map_or(Ok(()), Err));
-        }
-        batch::settle(report)
+        let increments = increments.iter().enumerate();
+        batch::report_each(increments.map(|(index, increment)| (&increment.key, failed.remove(&index))))
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
@@ -119,10 +116,8 @@ impl UsageStore for Postgres {
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {
         let name = [Parameter::Text(key.as_str())];
-        match self.call()?.run(Effect::Write, Sql::ResetUsage, &name).await?.count {
-            0 => Err(Error::not_found(Kind::Usage, key)),
-            _ => Ok(()),
-        }
+        let reset = self.call()?.run(Effect::Write, Sql::ResetUsage, &name).await?;
+        Error::unless_found(reset.count > 0, Kind::Usage, key)
     }
 
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {

@@ -1,7 +1,5 @@
 //! Export and import. Except for the keys of config values, memory is bounded.
 
-use std::future;
-
 use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::{Cmd, Value, cmd};
@@ -9,7 +7,7 @@ use redis::{Cmd, Value, cmd};
 use super::{Redis, call::Call, config, layout::Space, reply, wide};
 use crate::{
     BatchReport, ErrorKind, Exportable, Key, Record, Result,
-    backend::remote::{Effect, batch},
+    backend::remote::{Effect, batch, pages::until_error},
     codec::{decode_key, encode_config, encode_credential},
 };
 
@@ -131,12 +129,8 @@ impl Exportable for Redis {
     /// another scan of the whole database.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         let redis = self.clone();
-        stream::iter([Part::Credentials, Part::Configs, Part::Usage])
-            .flat_map(move |part| redis.clone().part(part))
-            .scan(false, |failed, record| {
-                let ended = std::mem::replace(failed, record.is_err());
-                future::ready((!ended).then_some(record))
-            })
+        let parts = stream::iter([Part::Credentials, Part::Configs, Part::Usage]);
+        until_error(parts.flat_map(move |part| redis.clone().part(part)))
     }
 
     /// One pipeline per chunk, one after another: of several records with the same key the last one is kept.

@@ -1,13 +1,18 @@
 //! Legacy data, read record by record: an unreadable record does not affect the others.
 
-use std::{collections::BTreeSet, future};
+use std::collections::BTreeSet;
 
 use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::cmd;
 
 use super::{Redis, config, export::Part, layout::Space, reply};
-use crate::{ErrorKind, Key, Record, Result, backend::remote::Effect, codec::decode_key, model::Piece};
+use crate::{
+    ErrorKind, Key, Record, Result,
+    backend::remote::{Effect, pages::until_error},
+    codec::decode_key,
+    model::Piece,
+};
 
 /// How many records are read at a time.
 const PAGE: usize = 100;
@@ -32,7 +37,7 @@ impl Redis {
     pub(crate) fn legacy(&self) -> impl Stream<Item = Result<Piece>> + Send + 'static {
         let lister = self.clone();
         let reader = self.clone();
-        stream::once(async move { lister.list().await })
+        let pieces = stream::once(async move { lister.list().await })
             .map_ok(move |(pages, remarks)| {
                 let reader = reader.clone();
                 let pages = stream::iter(pages).then(move |page| {
@@ -44,11 +49,8 @@ impl Redis {
                     .map_ok(|pieces| stream::iter(pieces).map(Ok))
                     .try_flatten()
             })
-            .try_flatten()
-            .scan(false, |failed, piece| {
-                let ended = std::mem::replace(failed, piece.is_err());
-                future::ready((!ended).then_some(piece))
-            })
+            .try_flatten();
+        until_error(pieces)
     }
 
     async fn list(&self) -> Result<(Vec<Page>, Vec<Piece>)> {

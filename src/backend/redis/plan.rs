@@ -349,10 +349,7 @@ impl Redis {
             commands.push(cmd("HSET").arg(&transaction.plan).arg(ROLLED_BACK).arg(1).take());
         }
         let record = transaction.found.take().map(|found| found.record);
-        let attempt = match &record {
-            Some(record) => attempt.about(record),
-            None => attempt,
-        };
+        let attempt = attempt.about(record.as_ref());
         let (status, refusal, result) = step.end();
         let is_committed = transaction.commit(&attempt, status, refusal, commands).await?;
         Ok(is_committed.then_some(result))

@@ -3,8 +3,9 @@
 use std::future;
 
 use futures_core::Stream;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt};
 
+use super::pages;
 use crate::{
     Result,
     plan::{AuditEntry, AuditFilter},
@@ -20,7 +21,7 @@ pub(crate) fn pages<C: Send, F: Future<Output = Result<Page<C>>> + Send>(
     page: impl Fn(C) -> F + Send,
 ) -> impl Stream<Item = Result<AuditEntry>> + Send {
     let limit = filter.limit.unwrap_or(usize::MAX);
-    stream::try_unfold(Some(first), move |position| {
+    let page = move |position: Option<C>| {
         let page = position.map(&page);
         async move {
             match page {
@@ -28,9 +29,6 @@ pub(crate) fn pages<C: Send, F: Future<Output = Result<Page<C>>> + Send>(
                 None => Ok(None),
             }
         }
-    })
-    .map_ok(|entries| stream::iter(entries).map(Ok))
-    .try_flatten()
-    .try_filter(move |entry| future::ready(filter.wants(entry)))
-    .take(limit)
+    };
+    pages::pages(Some(first), page).try_filter(move |entry| future::ready(filter.wants(entry))).take(limit)
 }

@@ -1,4 +1,4 @@
-//! Pauses between attempts that conflicted with other changes.
+//! Pauses between the attempts of one call.
 
 use std::time::Duration;
 

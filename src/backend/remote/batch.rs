@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use futures_util::{StreamExt, stream};
 
-use crate::{BatchFailure, BatchReport, Credential, Error, Found, Key, Outcome, Result, error::Kind};
+use crate::{BatchFailure, BatchReport, Error, Found, Key, Outcome, Result};
 
 /// The most items in one chunk.
 const CHUNK_ITEMS: usize = 1000;
@@ -51,11 +51,12 @@ pub(crate) fn report<'k>(
     items: impl Iterator<Item = &'k Key>,
     failed: &BTreeMap<&Key, Error>,
 ) -> Result<BatchReport> {
-    let mut report = BatchReport::default();
-    for (index, key) in items.enumerate() {
-        report.record(index, key, failed.get(key).map_or(Ok(()), |error| Err(error.clone())));
-    }
-    settle(report)
+    report_each(items.map(|key| (key, failed.get(key).cloned())))
+}
+
+/// The report on a batch, from the key of each item and its error.
+pub(crate) fn report_each<'k>(items: impl Iterator<Item = (&'k Key, Option<Error>)>) -> Result<BatchReport> {
+    settle(BatchReport::collect(items.map(|(key, error)| (key, error.map_or(Ok(()), Err)))))
 }
 
 /// Returns the report, or an error for the whole call: see [`common_error`].
@@ -86,21 +87,6 @@ fn common_error(failures: &[BatchFailure]) -> Option<Error> {
     let unknown = failures.iter().find(|failure| failure.error.outcome() == Outcome::Unknown);
     let error = unknown.map_or(first, |failure| &failure.error).clone();
     Some(if failures.len() == 1 { error } else { error.without_key() })
-}
-
-/// The result of reading a batch in which an id may occur several times, from the result for each stored id.
-pub(crate) fn found(ids: &[Key], results: BTreeMap<Key, Result<Credential>>) -> Result<Found> {
-    let mut found = Found::default();
-    for (index, id) in ids.iter().enumerate() {
-        let error = match results.get(id) {
-            Some(Ok(_)) => continue,
-            Some(Err(error)) => error.clone(),
-            None => Error::not_found(Kind::Credential, id),
-        };
-        found.failures.push(BatchFailure { index, key: id.clone(), error });
-    }
-    found.credentials = results.into_iter().filter_map(|(id, result)| Some((id, result.ok()?))).collect();
-    settle_found(found)
 }
 
 #[cfg(test)]

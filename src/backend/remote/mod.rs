@@ -1,12 +1,14 @@
 //! Shared by the backends that talk to a server.
 
 pub(crate) mod audit;
-#[cfg(any(feature = "mongodb", feature = "redis"))]
 pub(crate) mod backoff;
 pub(crate) mod batch;
 pub(crate) mod call;
 pub(crate) mod current;
 pub(crate) mod gate;
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
+pub(crate) mod keyed;
+pub(crate) mod pages;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub(crate) mod pool;
 pub(crate) mod queue;

@@ -1,6 +1,6 @@
 //! TLS by rustls: trusted certificates, the client certificate, and the errors of handshakes.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
@@ -170,11 +170,6 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         use rustls::Error::InvalidCertificate;
         let Some(trusted) = &self.trusted else { return Ok(ServerCertVerified::assertion()) };
-        if let Some(Parts { version: version @ (1 | 2), .. }) = parts(certificate) {
-            return Err(InvalidCertificate(CertificateError::Other(OtherError(Arc::new(OldVersion(
-                version,
-            ))))));
-        }
         let mut result = trusted.chains.verify_server_cert(certificate, intermediates, name, ocsp, now);
         // webpki checks dates before the authority, so they are valid here. A certificate that is itself in
         // the trusted file needs no authority. A bad signature means that the trusted authority only has the
@@ -206,7 +201,7 @@ impl ServerCertVerifier for Verifier {
         if self.trusted.is_some() {
             return verify_tls12_signature(message, certificate, signature, algorithms);
         }
-        let key = parts(certificate).and_then(|parts| parts.public_key()).ok_or(UNREADABLE)?;
+        let key = public_key(certificate).and_then(parts_of_key).ok_or(UNREADABLE)?;
         let offered = algorithms.mapping.iter().filter(|(scheme, _)| *scheme == signature.scheme);
         let algorithm = offered
             .flat_map(|(_, algorithms)| *algorithms)
@@ -228,7 +223,7 @@ impl ServerCertVerifier for Verifier {
         if self.trusted.is_some() {
             return verify_tls13_signature(message, certificate, signature, algorithms);
         }
-        let key = SubjectPublicKeyInfoDer::from(parts(certificate).ok_or(UNREADABLE)?.key);
+        let key = SubjectPublicKeyInfoDer::from(public_key(certificate).ok_or(UNREADABLE)?);
         rustls::crypto::verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
     }
 
@@ -239,13 +234,19 @@ impl ServerCertVerifier for Verifier {
 
 const UNREADABLE: rustls::Error = rustls::Error::InvalidCertificate(CertificateError::BadEncoding);
 
-/// The parts of a certificate that are needed when its issuer is not checked. webpki rejects X.509 version 1
-/// and unknown critical extensions, which do not matter then.
-#[derive(Clone, Copy)]
-struct Parts<'c> {
-    version: u8,
-    /// The public key with its algorithm (SubjectPublicKeyInfo).
-    key: &'c [u8],
+/// The public key of a certificate, with its algorithm (SubjectPublicKeyInfo), for when the issuer is not
+/// checked. webpki rejects X.509 version 1 and unknown critical extensions, which do not matter then.
+fn public_key<'c>(certificate: &'c CertificateDer<'_>) -> Option<&'c [u8]> {
+    const VERSION: u8 = 0xa0;
+    let (certificate, _) = element(certificate)?;
+    let (signed, _) = element(certificate.content)?;
+    let (first, after) = element(signed.content)?;
+    let mut rest = if first.tag == VERSION { after } else { signed.content };
+    // The serial number, algorithm, issuer, dates and subject.
+    for _ in 0..5 {
+        rest = element(rest)?.1;
+    }
+    Some(element(rest)?.0.whole)
 }
 
 struct PublicKey<'c> {
@@ -253,33 +254,12 @@ struct PublicKey<'c> {
     bits: &'c [u8],
 }
 
-fn parts<'c>(certificate: &'c CertificateDer<'_>) -> Option<Parts<'c>> {
-    const VERSION: u8 = 0xa0;
-    let (certificate, _) = element(certificate)?;
-    let (signed, _) = element(certificate.content)?;
-    let mut rest = signed.content;
-    let (first, after) = element(rest)?;
-    let version = if first.tag == VERSION {
-        rest = after;
-        first.content.last()?.checked_add(1)?
-    } else {
-        1
-    };
-    // The serial number, algorithm, issuer, dates and subject.
-    for _ in 0..5 {
-        rest = element(rest)?.1;
-    }
-    Some(Parts { version, key: element(rest)?.0.whole })
-}
-
-impl<'c> Parts<'c> {
-    fn public_key(self) -> Option<PublicKey<'c>> {
-        let (key, _) = element(self.key)?;
-        let (algorithm, rest) = element(key.content)?;
-        // The first byte counts the unused bits: none.
-        let (_, bits) = element(rest)?.0.content.split_first()?;
-        Some(PublicKey { algorithm: algorithm.content, bits })
-    }
+fn parts_of_key(key: &[u8]) -> Option<PublicKey<'_>> {
+    let (key, _) = element(key)?;
+    let (algorithm, rest) = element(key.content)?;
+    // The first byte counts the unused bits: none.
+    let (_, bits) = element(rest)?.0.content.split_first()?;
+    Some(PublicKey { algorithm: algorithm.content, bits })
 }
 
 /// A DER element.
@@ -304,22 +284,15 @@ fn element(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
     Some((Element { tag, content, whole: &der[..der.len() - rest.len()] }, rest))
 }
 
-/// A certificate of a version that has neither host names nor a mark of authorities.
-#[derive(Debug)]
-struct OldVersion(u8);
-
-impl fmt::Display for OldVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "X.509 version {}", self.0)
-    }
-}
-
-impl std::error::Error for OldVersion {}
-
 /// Whether a server presented an authority's certificate as its own.
 pub(crate) fn is_authority(error: &rustls::Error) -> bool {
+    is_refused_as(error, "CaUsedAsEndEntity")
+}
+
+/// Whether webpki refused a certificate for this reason, for which rustls has no error of its own.
+fn is_refused_as(error: &rustls::Error, reason: &str) -> bool {
     matches!(error, rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(fault)))
-        if fault.to_string() == "CaUsedAsEndEntity")
+        if fault.to_string() == reason)
 }
 
 /// Why the TLS handshake with a server failed, and what to do about it.
@@ -350,10 +323,10 @@ pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Err
             _ if is_authority(error) => {
                 format!("is an authority's (CA:TRUE): put this certificate itself into the file of `{ca}`, or make one with basicConstraints=CA:FALSE")
             }
-            Fault::Other(OtherError(fault)) => match fault.downcast_ref::<OldVersion>() {
-                Some(version) => format!("is of {version}, which can't be checked: make one of version 3, with a subjectAltName (`openssl req -x509 -addext subjectAltName=DNS:HOST`)"),
-                None => "can't be checked".to_owned(),
-            },
+            // Such a certificate has neither host names nor a mark of authorities.
+            _ if is_refused_as(error, "UnsupportedCertVersion") => {
+                "is of X.509 version 1 or 2, which can't be checked: make one of version 3, with a subjectAltName (`openssl req -x509 -addext subjectAltName=DNS:HOST`)".to_owned()
+            }
             _ => "can't be checked".to_owned(),
         },
         rustls::Error::AlertReceived(_) => {
@@ -454,9 +427,8 @@ mod tests {
                 folder,
                 &format!("req -x509 -key {own} -days 30 -subj /CN=localhost {extension} -out v3.crt"),
             );
-            for (certificate, version) in [("v1.crt", 1), ("v3.crt", 3)] {
+            for certificate in ["v1.crt", "v3.crt"] {
                 let certificate = CertificateDer::from_pem_file(folder.join(certificate)).unwrap();
-                assert_eq!(parts(&certificate).unwrap().version, version);
                 assert!(ParsedCertificate::try_from(&certificate).is_err(), "webpki can read it");
                 let key = |name| PrivateKeyDer::from_pem_file(folder.join(name)).unwrap();
                 for protocol in [&TLS12, &TLS13] {
@@ -474,16 +446,17 @@ mod tests {
         certificates::openssl(folder.path(), "genrsa -out a.key");
         certificates::old(folder.path(), "a.key", "a.crt");
         let whole = CertificateDer::from_pem_file(folder.path().join("a.crt")).unwrap();
-        let key = parts(&whole).unwrap().public_key().unwrap();
+        let key = public_key(&whole).and_then(parts_of_key).unwrap();
         assert!(key.bits.len() > 256 && !key.algorithm.is_empty());
         for length in 0..whole.len() {
-            assert!(parts(&CertificateDer::from(&whole[..length])).is_none());
+            assert!(public_key(&CertificateDer::from(&whole[..length])).is_none());
         }
         for at in 0..whole.len() {
             for byte in [0, 0x80, 0x83, 0x84, 0xff] {
                 let mut damaged = whole.to_vec();
                 damaged[at] = byte;
-                let _ = parts(&CertificateDer::from(damaged)).and_then(|parts| parts.public_key().map(drop));
+                let _ =
+                    public_key(&CertificateDer::from(damaged)).and_then(|key| parts_of_key(key).map(drop));
             }
         }
     }

@@ -1,0 +1,63 @@
+//! Batches and imports in which each key is sent once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::batch::settle_found;
+use crate::{ConfigValue, Credential, Error, Found, Key, Record, Result, error::Kind};
+
+/// Each key once, in order.
+pub(crate) fn distinct(keys: &[Key]) -> Vec<&Key> {
+    keys.iter().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The credentials of a chunk that exist, each with the result of decoding it.
+pub(crate) type FoundChunk = Result<Vec<(Key, Result<Credential>)>>;
+
+/// The result of reading a batch in which an id may occur several times, from the result of each chunk.
+pub(crate) fn found(ids: &[Key], chunks: Vec<(&[&Key], FoundChunk)>) -> Result<Found> {
+    let mut results = BTreeMap::new();
+    for (chunk, result) in chunks {
+        match result {
+            Ok(found) => results.extend(found),
+            Err(error) => results.extend(chunk.iter().map(|id| ((*id).clone(), Err(error.clone())))),
+        }
+    }
+    settle_found(Found::collect(ids, |id| {
+        results.get(id).cloned().unwrap_or_else(|| Err(Error::not_found(Kind::Credential, id)))
+    }))
+}
+
+/// The errors of the ids that a request did not delete, given those that it deleted.
+pub(crate) fn not_deleted<'k>(
+    ids: &[&'k Key],
+    deleted: &Result<BTreeSet<Key>>,
+) -> impl Iterator<Item = (&'k Key, Error)> {
+    ids.iter().filter_map(move |id| match deleted {
+        Ok(deleted) if deleted.contains(*id) => None,
+        Ok(_) => Some((*id, Error::not_found(Kind::Credential, id))),
+        Err(error) => Some((*id, error.clone())),
+    })
+}
+
+/// The records of an import by kind. Of several records with the same key, the last one counts.
+#[derive(Default)]
+pub(crate) struct Records<'r> {
+    pub(crate) credentials: BTreeMap<&'r Key, &'r Credential>,
+    pub(crate) configs: BTreeMap<&'r Key, &'r ConfigValue>,
+    /// By the keys of the usage record and of the counter.
+    pub(crate) counters: BTreeMap<(&'r Key, &'r Key), i64>,
+}
+
+impl<'r> Records<'r> {
+    pub(crate) fn of(records: &'r [Record]) -> Self {
+        let mut found = Self::default();
+        for record in records {
+            match record {
+                Record::Credential { id, credential } => drop(found.credentials.insert(id, credential)),
+                Record::Config { key, value } => drop(found.configs.insert(key, value)),
+                Record::Usage { key, field, count } => drop(found.counters.insert((key, field), *count)),
+            }
+        }
+        found
+    }
+}
