@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
+use bb8_postgres::{PostgresConnectionManager, bb8::ManageConnection};
 use tokio::{
     net::lookup_host,
     time::{Instant, timeout, timeout_at},
@@ -44,11 +45,18 @@ pub(super) struct Dialer {
     password: Option<Secret>,
     tls: MakeRustlsConnect,
     behind_pooler: bool,
+    /// By bb8-postgres, whose task logs notices: only where no stored value passes. Not behind a pooler,
+    /// where only the end of the task closes a connection that owes a reply.
+    is_for_schema: bool,
     connect_timeout: Duration,
 }
 
 impl Dialer {
-    pub(super) fn new(options: &PostgresOptions, tls: MakeRustlsConnect) -> Result<Self> {
+    pub(super) fn new(
+        options: &PostgresOptions,
+        tls: MakeRustlsConnect,
+        is_for_schema: bool,
+    ) -> Result<Self> {
         let hosts = options.hosts()?;
         if options.connect_timeout.is_zero() {
             return Err(Error::new(ErrorKind::InvalidValue, "`connect_timeout` must be greater than zero"));
@@ -96,6 +104,7 @@ impl Dialer {
             password: options.password.clone(),
             tls,
             behind_pooler: options.pgbouncer,
+            is_for_schema: is_for_schema && !options.pgbouncer,
             connect_timeout: options.connect_timeout,
         })
     }
@@ -157,9 +166,13 @@ impl Dialer {
             let is_optional = config.get_ssl_mode() == DriverMode::Prefer;
             if is_optional { error::with_optional_tls(error, &failed) } else { error }
         };
-        let (client, mut connection) = config.connect(self.tls.clone()).await.map_err(of_dial)?;
         let cancel_tls = (!self.behind_pooler).then(|| self.tls.clone());
-        Ok(Connection::new(client, move |context| connection.poll_message(context), cancel_tls))
+        if self.is_for_schema {
+            let manager = PostgresConnectionManager::new(config.clone(), self.tls.clone());
+            return Ok(Connection::new(manager.connect().await.map_err(of_dial)?, cancel_tls));
+        }
+        let (client, mut connection) = config.connect(self.tls.clone()).await.map_err(of_dial)?;
+        Ok(Connection::new(client, cancel_tls).driven_by(move |context| connection.poll_message(context)))
     }
 }
 
@@ -219,7 +232,7 @@ mod tests {
     use crate::backend::remote::pool::Reuse;
 
     async fn dialer(options: &PostgresOptions) -> Result<Dialer> {
-        Dialer::new(options, connector(options).await?)
+        Dialer::new(options, connector(options).await?, false)
     }
 
     /// An address that neither accepts nor refuses connections until the second value is dropped.

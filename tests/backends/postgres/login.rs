@@ -308,6 +308,8 @@ async fn direct_tls_proxy(folder: &std::path::Path, server: u16) -> (u16, tokio:
 #[tokio::test]
 async fn tls_may_begin_with_the_first_byte() -> Result {
     let (server, folder) = tls_server("local all all trust\nhost all all all trust\n");
+    // The proxy accepts one connection.
+    open(&server.url()).await.close().await?;
     let (port, _terminator) = direct_tls_proxy(folder.path(), server.port).await;
     let ca = folder.path().join("ca.crt");
     let url = format!("postgres://tester@localhost:{port}/postgres?sslnegotiation=direct&pool_size=1");
