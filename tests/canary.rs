@@ -7,6 +7,7 @@
 use std::{fs, sync::atomic::Ordering};
 
 use base64::Engine;
+use bb8_postgres::{PostgresConnectionManager, bb8::ManageConnection};
 use gateway_storage::{ConfigStore, ErrorKind, File, Git, Memory, MongoDb, Postgres, Redis, Result, Storage};
 use mongodb::bson::doc;
 use testkit::{
@@ -70,6 +71,47 @@ async fn guarded_postgres(password: &str) -> (servers::postgres::Server, String)
     (server, url)
 }
 
+/// Triggers that raise each change of a record as a NOTICE, a WARNING and an INFO.
+async fn add_triggers(server: &servers::postgres::Server, schema: &str) {
+    let (administrator, connection) =
+        tokio_postgres::connect(&server.url(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let raise = format!(
+        "CREATE FUNCTION {schema}.raise() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         RAISE NOTICE '%', coalesce(NEW, OLD); RAISE WARNING '%', coalesce(NEW, OLD); \
+         RAISE INFO '%', coalesce(NEW, OLD); RETURN NULL; END $$"
+    );
+    administrator.batch_execute(&raise).await.unwrap();
+    for table in ["credentials", "configs", "usage", "plans", "plan_audit", "schema_migrations"] {
+        let trigger = format!(
+            "CREATE TRIGGER raise AFTER INSERT OR UPDATE OR DELETE ON {schema}.{table} \
+             FOR EACH ROW EXECUTE FUNCTION {schema}.raise()"
+        );
+        administrator.batch_execute(&trigger).await.unwrap();
+    }
+}
+
+/// The severities of notices that a connection of bb8-postgres logs, in a session with this setting.
+async fn logged_by_bb8_postgres(
+    server: &servers::postgres::Server,
+    client_min_messages: &str,
+) -> Vec<&'static str> {
+    let mut config: tokio_postgres::Config = server.url().parse().unwrap();
+    config.options(format!("-c client_min_messages={client_min_messages}"));
+    let manager = PostgresConnectionManager::new(config, tokio_postgres::NoTls);
+    let client = manager.connect().await.unwrap();
+    // The driver logs the statement: only the row contains the whole word.
+    let (start, end) = CANARY[0].split_at(CANARY[0].len() / 2);
+    let row = format!("'shown', to_json(concat('{start}', '{end}'))");
+    let change =
+        format!("INSERT INTO gateway_storage.configs VALUES ({row}); DELETE FROM gateway_storage.configs");
+    client.batch_execute(&change).await.unwrap();
+    let leaks = LISTENER.leaks();
+    let is_logged =
+        |severity: &&str| leaks.iter().any(|leak| leak.contains(&format!(" {severity}: (shown,")));
+    ["NOTICE", "WARNING", "INFO"].into_iter().filter(is_logged).collect()
+}
+
 /// The URL of a user with this password.
 fn guarded_mongodb(password: &str) -> String {
     LISTENER.is_enabled.store(false, Ordering::SeqCst);
@@ -129,9 +171,21 @@ async fn no_secret_leaks() {
     refused(Storage::<Redis>::open(&*format!("redis://:{encoded}@127.0.0.1:1")).await);
     refused(Storage::<Redis>::open(&*format!("{url}?{encoded}=1&db={encoded}")).await);
 
-    let (_postgres, url) = guarded_postgres(&password).await;
-    exercise!(&*url, Postgres: credentials configs plans usage transactions exports pool);
-    exercise!(&*format!("{url}&pgbouncer=true&schema=other"), Postgres: credentials configs plans usage transactions exports pool);
+    let (postgres, url) = guarded_postgres(&password).await;
+    let pooler = servers::postgres::PgBouncer::before(&postgres);
+    for (url, schema) in [
+        (format!("{url}&schema=gateway_storage"), "gateway_storage"),
+        (format!("{url}&pgbouncer=true&schema=other"), "other"),
+        (format!("{}&schema=pooled", pooler.url()), "pooled"),
+    ] {
+        Storage::<Postgres>::open(&*url).await.unwrap().close().await.unwrap();
+        add_triggers(&postgres, schema).await;
+        exercise!(&*url, Postgres: credentials configs plans usage transactions exports pool);
+    }
+    assert_no_leaks();
+    // The server sends INFO in any case. This is why `Postgres` drives its own connections.
+    assert_eq!(logged_by_bb8_postgres(&postgres, "notice").await, ["NOTICE", "WARNING", "INFO"]);
+    assert_eq!(logged_by_bb8_postgres(&postgres, "error").await, ["INFO"]);
     refused(Storage::<Postgres>::open(&*url.replace("keeper:", "keeper:x")).await);
     refused(Storage::<Postgres>::open(&*format!("postgres://keeper:{encoded}@127.0.0.1:1/{encoded}")).await);
     refused(Storage::<Postgres>::open(&*format!("{url}&{encoded}=1")).await);

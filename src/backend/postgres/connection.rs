@@ -12,7 +12,7 @@ use std::{
 };
 
 use tokio::{
-    task::JoinHandle,
+    task::AbortHandle,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_postgres::{AsyncMessage, Client, Error as DriverError, Statement};
@@ -44,7 +44,8 @@ pub(super) struct Connection {
     /// The server sent a notice since it was asked to cancel.
     has_notice: Arc<AtomicBool>,
     opened: Instant,
-    driver: JoinHandle<()>,
+    /// Ends its task, if that is our own.
+    driver: Option<AbortHandle>,
     /// TLS for cancel requests. None behind a pooler: some cancel requests crash PgBouncer 1.18, and it
     /// closes the server's connection when a client is gone.
     cancel_tls: Option<MakeRustlsConnect>,
@@ -54,22 +55,7 @@ pub(super) struct Connection {
 type Message = Result<AsyncMessage, DriverError>;
 
 impl Connection {
-    /// Drives the connection by `poll_message`: awaiting it would log the server's notices, which can quote
-    /// values.
-    pub(super) fn new(
-        client: Client,
-        mut poll_message: impl FnMut(&mut Context<'_>) -> Poll<Option<Message>> + Send + 'static,
-        cancel_tls: Option<MakeRustlsConnect>,
-    ) -> Self {
-        let has_notice = Arc::new(AtomicBool::new(false));
-        let notice = has_notice.clone();
-        let driver = tokio::spawn(async move {
-            while let Some(Ok(message)) = poll_fn(&mut poll_message).await {
-                if let AsyncMessage::Notice(_) = message {
-                    notice.store(true, Ordering::SeqCst);
-                }
-            }
-        });
+    pub(super) fn new(client: Client, cancel_tls: Option<MakeRustlsConnect>) -> Self {
         Self {
             client: Some(client),
             prepared: [const { None }; STATEMENTS],
@@ -78,11 +64,29 @@ impl Connection {
             in_transaction: false,
             is_preparing: false,
             is_retired: AtomicBool::new(false),
-            has_notice,
+            has_notice: Arc::default(),
             opened: Instant::now(),
-            driver,
+            driver: None,
             cancel_tls,
         }
+    }
+
+    /// Drives the connection in a task by `poll_message`: awaiting it would log the server's notices, which
+    /// can quote values.
+    pub(super) fn driven_by(
+        mut self,
+        mut poll_message: impl FnMut(&mut Context<'_>) -> Poll<Option<Message>> + Send + 'static,
+    ) -> Self {
+        let notice = self.has_notice.clone();
+        let driver = tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(&mut poll_message).await {
+                if let AsyncMessage::Notice(_) = message {
+                    notice.store(true, Ordering::SeqCst);
+                }
+            }
+        });
+        self.driver = Some(driver.abort_handle());
+        self
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -216,19 +220,13 @@ impl Connection {
 
     /// Cancels the running request and closes the connection. A server that responds holds no locks then.
     async fn close(&mut self) {
-        let (Some(client), Some(tls)) = (self.client.take(), self.cancel_tls.take()) else {
-            return self.driver.abort();
-        };
-        let closed = async {
+        let (Some(client), Some(tls)) = (self.client.take(), self.cancel_tls.take()) else { return };
+        let replied = async {
             // A statement that keeps running would hold its locks.
             drop(client.cancel_token().cancel_query(tls).await);
-            // The driver then terminates the connection after the last reply.
-            drop(client);
-            drop((&mut self.driver).await);
+            drop(client.batch_execute("").await);
         };
-        if timeout(CLOSE_TIMEOUT, closed).await.is_err() {
-            self.driver.abort();
-        }
+        self.is_dirty = timeout(CLOSE_TIMEOUT, replied).await.is_err();
     }
 }
 
@@ -277,9 +275,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // Otherwise the driver terminates the connection and ends by itself.
-        if self.is_dirty {
-            self.driver.abort();
+        // Otherwise the task terminates the connection in order, after the last reply.
+        if let Some(driver) = self.driver.as_ref().filter(|_| self.is_dirty) {
+            driver.abort();
         }
     }
 }

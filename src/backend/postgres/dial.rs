@@ -2,12 +2,13 @@
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
+use bb8_postgres::{PostgresConnectionManager, bb8::ManageConnection};
 use tokio::{
     net::lookup_host,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_postgres::{
-    Config,
+    Config, Error as DriverError,
     config::{
         ChannelBinding as DriverBinding, SslMode as DriverMode, SslNegotiation as DriverNegotiation,
         TargetSessionAttrs,
@@ -26,13 +27,12 @@ use crate::{
     backend::remote::{later, pool::Dial, unreachable},
 };
 
-/// A host and the ways to connect to it, in order: `allow` and `prefer` try with and without TLS.
 struct Host {
     name: String,
     port: u16,
     /// Its name and port in errors.
     address: String,
-    attempts: Vec<Config>,
+    config: Config,
 }
 
 /// How long the first attempt at one of several addresses may take. A second attempt follows after the
@@ -45,11 +45,18 @@ pub(super) struct Dialer {
     password: Option<Secret>,
     tls: MakeRustlsConnect,
     behind_pooler: bool,
+    /// By bb8-postgres, whose task logs notices: only where no stored value passes. Not behind a pooler,
+    /// where only the end of the task closes a connection that owes a reply.
+    is_for_schema: bool,
     connect_timeout: Duration,
 }
 
 impl Dialer {
-    pub(super) fn new(options: &PostgresOptions, tls: MakeRustlsConnect) -> Result<Self> {
+    pub(super) fn new(
+        options: &PostgresOptions,
+        tls: MakeRustlsConnect,
+        is_for_schema: bool,
+    ) -> Result<Self> {
         let hosts = options.hosts()?;
         if options.connect_timeout.is_zero() {
             return Err(Error::new(ErrorKind::InvalidValue, "`connect_timeout` must be greater than zero"));
@@ -85,15 +92,11 @@ impl Dialer {
         let hosts = hosts
             .into_iter()
             .map(|(name, port)| {
-                let attempt = |mode: &DriverMode| {
-                    let mut attempt = base.clone();
-                    attempt.host(&name).ssl_mode(*mode);
-                    attempt
-                };
-                let attempts = modes(options.sslmode, &name).iter().map(attempt).collect();
+                let mut config = base.clone();
+                config.host(&name).ssl_mode(mode(options.sslmode, &name));
                 let is_ipv6 = name.contains(':') && !name.starts_with('/');
                 let address = if is_ipv6 { format!("[{name}]:{port}") } else { format!("{name}:{port}") };
-                Host { name, port, address, attempts }
+                Host { name, port, address, config }
             })
             .collect();
         Ok(Self {
@@ -101,52 +104,20 @@ impl Dialer {
             password: options.password.clone(),
             tls,
             behind_pooler: options.pgbouncer,
+            is_for_schema: is_for_schema && !options.pgbouncer,
             connect_timeout: options.connect_timeout,
         })
     }
 
-    async fn dial_host(
-        &self,
-        host: &Host,
-        password: Option<&str>,
-        mut deadline: Instant,
-    ) -> Result<Connection> {
-        let mut first: Option<Error> = None;
-        for attempt in &host.attempts {
-            let mut attempt = attempt.clone();
-            if let Some(password) = password {
-                attempt.password(password);
-            }
-            let dialed = timeout_at(deadline, self.dial_attempt(host, &attempt, deadline)).await;
-            match dialed.unwrap_or_else(|_| Err(error::at(&host.address, error::connect_timeout()))) {
-                Ok(connection) => {
-                    if let Some(error) = first
-                        && attempt.get_ssl_mode() == DriverMode::Disable
-                    {
-                        tracing::warn!(%error, "connected to PostgreSQL without TLS, which `sslmode=prefer` allows");
-                    }
-                    return Ok(connection);
-                }
-                // The other TLS mode can only help after a refusal, and not if the password is wrong.
-                Err(error) if error.kind() == ErrorKind::Denied && error.code() != Some("28P01") => {
-                    first = first.or(Some(error));
-                }
-                Err(error) => return Err(first.unwrap_or(error)),
-            }
-            deadline = later(Instant::now(), self.connect_timeout);
-        }
-        Err(first.expect("a host has an attempt"))
-    }
-
-    async fn dial_attempt(&self, host: &Host, attempt: &Config, deadline: Instant) -> Result<Connection> {
+    async fn dial_host(&self, host: &Host, config: &Config, deadline: Instant) -> Result<Connection> {
         let address = &host.address;
         if host.name.starts_with('/') {
-            let dialed = self.dial_one(attempt.clone().port(host.port)).await;
+            let dialed = self.dial_one(config.clone().port(host.port)).await;
             return dialed.map_err(|error| error::at(address, error));
         }
         let found = lookup_host((&*host.name, host.port)).await;
         let found = found.map_err(|error| error::at(address, unreachable(error::SERVER, Some(&error))))?;
-        let dialed = self.dial_addresses(attempt, found.collect(), deadline).await;
+        let dialed = self.dial_addresses(config, found.collect(), deadline).await;
         dialed.map_err(|(tried, error)| match tried {
             Some(tried) if tried.to_string() != *address => {
                 error::at(&format!("{address} ({})", tried.ip()), error)
@@ -159,7 +130,7 @@ impl Dialer {
     /// An address that does not accept at once is tried again after the others.
     async fn dial_addresses(
         &self,
-        attempt: &Config,
+        config: &Config,
         addresses: Vec<SocketAddr>,
         deadline: Instant,
     ) -> Result<Connection, (Option<SocketAddr>, Error)> {
@@ -168,11 +139,11 @@ impl Dialer {
         let mut failed: Option<(SocketAddr, Error)> = None;
         while let Some((address, is_first)) = left.pop_front() {
             let share = deadline.saturating_duration_since(Instant::now()) / (left.len() as u32 + 1);
-            let mut attempt = attempt.clone();
+            let mut config = config.clone();
             // The certificate is still checked for the name of the host.
-            attempt.hostaddr(address.ip()).port(address.port());
-            attempt.connect_timeout(if is_first { FIRST_ATTEMPT_TIMEOUT.min(share) } else { share });
-            let error = match timeout(share, self.dial_one(&attempt)).await {
+            config.hostaddr(address.ip()).port(address.port());
+            config.connect_timeout(if is_first { FIRST_ATTEMPT_TIMEOUT.min(share) } else { share });
+            let error = match timeout(share, self.dial_one(&config)).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => error,
                 Err(_) => error::connect_timeout(),
@@ -189,24 +160,29 @@ impl Dialer {
         Err((address, error.unwrap_or_else(|| unreachable(error::SERVER, None))))
     }
 
-    async fn dial_one(&self, attempt: &Config) -> Result<Connection> {
-        let (client, mut connection) = attempt
-            .connect(self.tls.clone())
-            .await
-            .map_err(|error| error::of_dial(&error, self.behind_pooler))?;
+    async fn dial_one(&self, config: &Config) -> Result<Connection> {
+        let of_dial = |failed: DriverError| {
+            let error = error::of_dial(&failed, self.behind_pooler);
+            let is_optional = config.get_ssl_mode() == DriverMode::Prefer;
+            if is_optional { error::with_optional_tls(error, &failed) } else { error }
+        };
         let cancel_tls = (!self.behind_pooler).then(|| self.tls.clone());
-        Ok(Connection::new(client, move |context| connection.poll_message(context), cancel_tls))
+        if self.is_for_schema {
+            let manager = PostgresConnectionManager::new(config.clone(), self.tls.clone());
+            return Ok(Connection::new(manager.connect().await.map_err(of_dial)?, cancel_tls));
+        }
+        let (client, mut connection) = config.connect(self.tls.clone()).await.map_err(of_dial)?;
+        Ok(Connection::new(client, cancel_tls).driven_by(move |context| connection.poll_message(context)))
     }
 }
 
-/// The TLS modes to try with a host. A Unix socket has no TLS.
-fn modes(sslmode: SslMode, host: &str) -> &'static [DriverMode] {
+/// The TLS mode for a host. A Unix socket has no TLS.
+fn mode(sslmode: SslMode, host: &str) -> DriverMode {
     match sslmode {
-        _ if host.starts_with('/') => &[DriverMode::Disable],
-        SslMode::Disable => &[DriverMode::Disable],
-        SslMode::Allow => &[DriverMode::Disable, DriverMode::Require],
-        SslMode::Prefer => &[DriverMode::Prefer, DriverMode::Disable],
-        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => &[DriverMode::Require],
+        _ if host.starts_with('/') => DriverMode::Disable,
+        SslMode::Disable => DriverMode::Disable,
+        SslMode::Allow | SslMode::Prefer => DriverMode::Prefer,
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => DriverMode::Require,
     }
 }
 
@@ -230,9 +206,14 @@ impl Dial for Dialer {
         };
         let mut failures = Vec::new();
         for host in &self.hosts {
-            match self.dial_host(host, password.as_deref(), deadline).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => failures.push(error),
+            let mut config = host.config.clone();
+            if let Some(password) = &password {
+                config.password(&**password);
+            }
+            match timeout_at(deadline, self.dial_host(host, &config, deadline)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => failures.push(error),
+                Err(_) => failures.push(error::at(&host.address, error::connect_timeout())),
             }
             deadline = later(Instant::now(), self.connect_timeout);
         }
@@ -251,7 +232,7 @@ mod tests {
     use crate::backend::remote::pool::Reuse;
 
     async fn dialer(options: &PostgresOptions) -> Result<Dialer> {
-        Dialer::new(options, connector(options).await?)
+        Dialer::new(options, connector(options).await?, false)
     }
 
     /// An address that neither accepts nor refuses connections until the second value is dropped.
@@ -277,7 +258,7 @@ mod tests {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let dial = async |addresses: &[SocketAddr], time: Duration| {
             let deadline = Instant::now() + time;
-            dialer.dial_addresses(&dialer.hosts[0].attempts[0], addresses.to_vec(), deadline).await
+            dialer.dial_addresses(&dialer.hosts[0].config, addresses.to_vec(), deadline).await
         };
         let (long, short) = (Duration::from_secs(30), Duration::from_secs(1));
 
@@ -296,8 +277,8 @@ mod tests {
         // The refusal of a server is reported, not the timeout of another address.
         let options = PostgresOptions { dbname: Some("nowhere".into()), ..options };
         let dialer = self::dialer(&options).await.unwrap();
-        let attempt = &dialer.hosts[0].attempts[0];
-        let refused = dialer.dial_addresses(attempt, vec![silent, live], Instant::now() + 3 * short).await;
+        let config = &dialer.hosts[0].config;
+        let refused = dialer.dial_addresses(config, vec![silent, live], Instant::now() + 3 * short).await;
         assert_eq!(refused.err().unwrap().1.code(), Some("3D000"));
     }
 
@@ -327,16 +308,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_socket_needs_no_tls_and_other_hosts_do() {
-        assert_eq!(modes(SslMode::VerifyFull, "/run/postgresql"), [DriverMode::Disable]);
-        assert_eq!(modes(SslMode::VerifyFull, "db.internal"), [DriverMode::Require]);
         let options = PostgresOptions {
-            sslmode: SslMode::Require,
+            sslmode: SslMode::VerifyFull,
             ..PostgresOptions::new("/run/postgresql,db.internal")
         };
         let hosts = dialer(&options).await.unwrap().hosts;
         let no_time = PostgresOptions { connect_timeout: Duration::ZERO, ..options };
         assert!(dialer(&no_time).await.is_err());
-        let modes: Vec<_> = hosts.iter().map(|host| host.attempts[0].get_ssl_mode()).collect();
+        let modes: Vec<_> = hosts.iter().map(|host| host.config.get_ssl_mode()).collect();
         assert_eq!(modes, [DriverMode::Disable, DriverMode::Require]);
     }
 }

@@ -96,6 +96,18 @@ pub(super) fn of_dial(error: &tokio_postgres::Error, behind_pooler: bool) -> Err
     }
 }
 
+/// Says what to do if no TLS is wanted, where it is used only because the server has it.
+#[cold]
+pub(super) fn with_optional_tls(error: Error, failed: &tokio_postgres::Error) -> Error {
+    let hint = match error.code() {
+        Some("28000") => "if it accepts it only without TLS, set `sslmode=disable`",
+        None if cause::<rustls::Error>(failed).is_some() => "if no TLS is wanted, set `sslmode=disable`",
+        _ => return error,
+    };
+    let message = format!("{error}; {hint}");
+    error.with_message(message)
+}
+
 #[cold]
 pub(super) fn connect_timeout() -> Error {
     Error::new(ErrorKind::Timeout, "timed out connecting to the PostgreSQL server")

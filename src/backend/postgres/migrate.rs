@@ -7,12 +7,15 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Postgres, PostgresOptions,
+    server::Server,
     session::Session,
     statement::{Parameter, Reply, Sql, column},
 };
 use crate::{Backend, Error, ErrorKind, Result, backend::remote::Effect};
 
 /// Each migrates from the version before it. Released migrations never change. `{s}` stands for the schema.
+///
+/// None may write records: bb8-postgres logs what a trigger raises.
 const MIGRATIONS: [&str; 2] = [
     // `json` keeps its text, `jsonb` does not. Counters are updated often: with free space in the page (HOT
     // updates), their index entries stay.
@@ -88,6 +91,11 @@ fn version_of(applied: &Reply) -> Result<usize> {
 }
 
 impl Postgres {
+    /// Creates a handle that reads and writes no records, without connecting.
+    async fn for_schema(options: PostgresOptions) -> Result<Self> {
+        Ok(Self::on(Server::new(options, true).await?))
+    }
+
     /// Reports the schema version of a database. Changes nothing.
     ///
     /// # Errors
@@ -95,7 +103,7 @@ impl Postgres {
     /// Errors of the server, [`Unsupported`](ErrorKind::Unsupported) if a later version of this crate
     /// migrated the database, [`Corrupt`](ErrorKind::Corrupt) if the schema is not of this crate.
     pub async fn schema_status(options: PostgresOptions) -> Result<SchemaStatus> {
-        let postgres = Self::new(options).await?;
+        let postgres = Self::for_schema(options).await?;
         postgres.check_server().await?;
         let version = postgres.version().await?;
         postgres.close().await?;
@@ -109,9 +117,11 @@ impl Postgres {
     /// As [`schema_status`](Self::schema_status), and [`Denied`](ErrorKind::Denied) if the role may not
     /// create the schema. An error means that nothing changed.
     pub async fn migrate(options: PostgresOptions) -> Result<SchemaStatus> {
-        let postgres = Self::new(options).await?;
+        let postgres = Self::for_schema(options).await?;
         postgres.check_server().await?;
-        postgres.ensure_schema(true).await?;
+        if postgres.version().await? < MIGRATIONS.len() {
+            postgres.migrate_schema().await?;
+        }
         postgres.close().await?;
         Ok(postgres.status(MIGRATIONS.len()))
     }
@@ -134,11 +144,11 @@ impl Postgres {
         }
     }
 
-    /// Ensures that the schema is the latest; creates or migrates it only if `create`.
-    pub(super) async fn ensure_schema(&self, create: bool) -> Result<()> {
+    /// Whether the schema is the latest. An error if it is not, and the options do not let it be migrated.
+    pub(super) async fn has_latest_schema(&self) -> Result<bool> {
         match self.version().await? {
-            version if version == MIGRATIONS.len() => Ok(()),
-            _ if create => self.migrate_schema().await,
+            version if version == MIGRATIONS.len() => Ok(true),
+            _ if self.server.options.create => Ok(false),
             0 => Err(Error::new(ErrorKind::NotFound, "the database has no schema of this crate")),
             _ => Err(Error::new(
                 ErrorKind::Unsupported,
@@ -153,7 +163,7 @@ impl Postgres {
         // The lock belongs to the transaction, as a pooler requires. The call's deadline limits the wait.
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0; \
-             SELECT pg_advisory_xact_lock({})",
+             SET LOCAL client_min_messages = error; SELECT pg_advisory_xact_lock({})",
             lock_of(&self.server.options.schema)
         );
         let mut session = Session::begin(&call, &begin).await?;

@@ -90,7 +90,11 @@ impl Backend for Postgres {
 impl Postgres {
     /// Creates a handle without connecting.
     async fn new(options: PostgresOptions) -> Result<Self> {
-        Ok(Self { deadline: options.deadline, server: Arc::new(Server::new(options).await?) })
+        Ok(Self::on(Server::new(options, false).await?))
+    }
+
+    fn on(server: Server) -> Self {
+        Self { deadline: server.options.deadline, server: Arc::new(server) }
     }
 
     /// Fails if the server is too old or the database is not UTF-8.
@@ -118,10 +122,14 @@ impl Open for Postgres {
     type Options = PostgresOptions;
 
     async fn open(options: PostgresOptions) -> Result<Self> {
-        let create = options.create;
-        let postgres = Self::new(options).await?;
+        let postgres = Self::new(options.clone()).await?;
         postgres.check_server().await?;
-        postgres.ensure_schema(create).await?;
-        Ok(postgres)
+        if postgres.has_latest_schema().await? {
+            return Ok(postgres);
+        }
+        // First, or the connection that migrates would be one more than the options allow.
+        postgres.close().await?;
+        Self::migrate(options.clone()).await?;
+        Self::new(options).await
     }
 }

@@ -117,11 +117,10 @@ options! {
 pub enum SslMode {
     /// Never TLS.
     Disable,
-    /// TLS only if the server refuses a connection without it.
+    /// The same as `prefer`: libpq tries without TLS first.
     Allow,
-    /// TLS if the server has it. Nothing is checked, and an attacker in between can turn TLS off. If TLS
-    /// fails, or if the server refuses the login with it, the connection is made without TLS, as libpq does,
-    /// and an event (WARN) reports it.
+    /// TLS if the server has it. Nothing is checked, and an attacker in between can turn TLS off. Unlike
+    /// libpq, it is not tried again without TLS if TLS fails or if the server refuses the login.
     Prefer,
     /// TLS. The certificate is checked only if `sslrootcert` is given, and then as in `verify-ca`.
     Require,

@@ -42,10 +42,12 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) async fn new(options: PostgresOptions) -> Result<Self> {
+    pub(super) async fn new(options: PostgresOptions, is_for_schema: bool) -> Result<Self> {
         let texts = Texts::new(&options.quoted_schema()?);
         let tls = tls::connector(&options).await?;
-        let pool = Current::new(pool(&options, tls.clone(), options.pool_size)?);
+        let dialer = Dialer::new(&options, tls.clone(), is_for_schema)?;
+        let max = if is_for_schema { 1 } else { options.pool_size };
+        let pool = Current::new(pool(dialer, &options, max)?);
         let (begin, begin_plan) = (begin(&options), begin_plan(&options)?);
         let database = options.dbname.as_ref().or(options.user.as_ref());
         let namespace = database.map(|database| format!("{database}|{}", options.schema));
@@ -64,9 +66,9 @@ impl Server {
     }
 }
 
-fn pool(options: &PostgresOptions, tls: MakeRustlsConnect, max: u32) -> Result<Pool<Dialer>> {
+fn pool(dialer: Dialer, options: &PostgresOptions, max: u32) -> Result<Pool<Dialer>> {
     let PostgresOptions { idle_timeout, max_lifetime, .. } = *options;
-    Pool::new(Dialer::new(options, tls)?, &Limits { max, idle_timeout, max_lifetime })
+    Pool::new(dialer, &Limits { max, idle_timeout, max_lifetime })
 }
 
 impl Pooled for Postgres {
@@ -79,7 +81,8 @@ impl Pooled for Postgres {
         // Held, so that a store that is being closed does not get a new pool.
         let _call = self.call()?;
         let (server, old) = (&self.server, self.server.pool()?);
-        server.pool.replace(&old, pool(&server.options, server.tls.clone(), max)?)
+        let dialer = Dialer::new(&server.options, server.tls.clone(), false)?;
+        server.pool.replace(&old, pool(dialer, &server.options, max)?)
     }
 }
 

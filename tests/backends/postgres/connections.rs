@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use gateway_storage::{Outcome, Postgres, Storage, Transaction};
+use gateway_storage::{ErrorKind, Outcome, Postgres, Storage, Transaction};
 use serde_json::json;
 
 use super::{
@@ -183,6 +183,39 @@ async fn dropped_calls_that_wait_for_a_lock_open_connections_at_a_limited_rate()
     assert_eq!(storage.get_config("a").await?.value(), &json!(3));
     assert!(storage.pool_stats().await?.open <= POOL as u32);
     storage.close().await
+}
+
+#[tokio::test]
+async fn a_store_with_the_latest_schema_is_opened_over_one_connection() -> Result {
+    let server = Server::start(&[]);
+    let (proxy, url) = counting_proxy(&server).await;
+    // One that finds no schema, one that creates it, and one for calls.
+    for expected in [3, 4, 5] {
+        let storage = open(&url).await;
+        storage.set_config("a", json!(1)).await?;
+        storage.close().await?;
+        assert_eq!(proxy.accepted(), expected);
+    }
+    Ok(())
+}
+
+/// A call that ends while another process creates the schema.
+#[tokio::test]
+async fn a_migration_that_waits_too_long_leaves_no_session() -> Result {
+    let server = Server::start(&[]);
+    let administrator = raw(&server.url()).await;
+    administrator.batch_execute("BEGIN; CREATE SCHEMA gateway_storage").await.unwrap();
+    let late = format!("{}&deadline=500ms", server.url());
+    let error = Storage::<Postgres>::open(late.as_str()).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied), "{error:?}");
+    let sessions = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'gateway-storage'";
+    let started = Instant::now();
+    while !raw(&server.url()).await.query(sessions, &[]).await.unwrap().is_empty() {
+        assert!(started.elapsed() < Duration::from_secs(30), "the session stays");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    administrator.batch_execute("ROLLBACK").await.unwrap();
+    open(&server.url()).await.close().await
 }
 
 /// The server accepts fewer connections than the pool may open.

@@ -1,11 +1,9 @@
 //! All modes of TLS, logins and sockets.
 
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io,
     os::unix::fs::{MetadataExt, PermissionsExt},
     process::Stdio,
-    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -57,21 +55,19 @@ fn tls_server(rules: &str) -> (Server, TempDir) {
 const CERTIFICATES: [&str; 6] =
     ["server.crt", "self.crt", "old.crt", "stale.crt", "elsewhere.crt", "lone.crt"];
 
-/// Gives the server another certificate.
-async fn present(server: &Server, certificate: &str) {
+/// Changes a setting of the running server.
+async fn set(server: &Server, setting: &str, value: &str) {
     let administrator = raw(&server.url()).await;
-    for statement in
-        [&*format!("ALTER SYSTEM SET ssl_cert_file = '{certificate}'"), "SELECT pg_reload_conf()"]
-    {
+    for statement in [&*format!("ALTER SYSTEM SET {setting} = '{value}'"), "SELECT pg_reload_conf()"] {
         administrator.batch_execute(statement).await.unwrap();
     }
     let started = Instant::now();
     loop {
-        let row = raw(&server.url()).await.query_one("SHOW ssl_cert_file", &[]).await.unwrap();
-        if row.get::<_, &str>(0) == certificate {
+        let row = raw(&server.url()).await.query_one(&format!("SHOW {setting}"), &[]).await.unwrap();
+        if row.get::<_, &str>(0) == value {
             return;
         }
-        assert!(started.elapsed() < Duration::from_secs(60), "the server keeps its certificate");
+        assert!(started.elapsed() < Duration::from_secs(60), "the server keeps its {setting}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -157,7 +153,7 @@ async fn good_certificates_are_accepted_and_others_explained() -> Result {
             administrator.batch_execute(limit).await.unwrap();
         }
         seen.push(certificate);
-        present(&server, certificate).await;
+        set(&server, "ssl_cert_file", certificate).await;
         for (options, expected) in cases {
             let url = format!("postgres://tester@localhost:{}/postgres?{options}", server.port);
             match (Storage::<Postgres>::open(url.as_str()).await, expected) {
@@ -197,10 +193,13 @@ async fn each_tls_mode_and_kind_of_login() -> Result {
     for (user, host, options, expected) in [
         ("tester", "127.0.0.1", "sslmode=disable".to_owned(), Ok(None)),
         ("secured", "127.0.0.1", "sslmode=disable".to_owned(), Err(ErrorKind::Denied)),
-        ("tester", "127.0.0.1", "sslmode=allow".to_owned(), Ok(None)),
+        ("tester", "127.0.0.1", "sslmode=allow".to_owned(), Ok(with_tls)),
         ("secured", "127.0.0.1", "sslmode=allow".to_owned(), Ok(with_tls)),
         ("tester", "127.0.0.1", "sslmode=prefer".to_owned(), Ok(with_tls)),
-        ("plain", "127.0.0.1", "sslmode=prefer".to_owned(), Ok(None)),
+        // It is not tried again without TLS.
+        ("plain", "127.0.0.1", "sslmode=prefer".to_owned(), Err(ErrorKind::Denied)),
+        ("plain", "127.0.0.1", "sslmode=allow".to_owned(), Err(ErrorKind::Denied)),
+        ("plain", "127.0.0.1", "sslmode=disable".to_owned(), Ok(None)),
         ("plain", "127.0.0.1", "sslmode=require".to_owned(), Err(ErrorKind::Denied)),
         ("tester", "127.0.0.1", "sslmode=require".to_owned(), Ok(with_tls)),
         ("tester", "127.0.0.1", format!("sslmode=require&{other}"), Err(ErrorKind::Denied)),
@@ -309,6 +308,8 @@ async fn direct_tls_proxy(folder: &std::path::Path, server: u16) -> (u16, tokio:
 #[tokio::test]
 async fn tls_may_begin_with_the_first_byte() -> Result {
     let (server, folder) = tls_server("local all all trust\nhost all all all trust\n");
+    // The proxy accepts one connection.
+    open(&server.url()).await.close().await?;
     let (port, _terminator) = direct_tls_proxy(folder.path(), server.port).await;
     let ca = folder.path().join("ca.crt");
     let url = format!("postgres://tester@localhost:{port}/postgres?sslnegotiation=direct&pool_size=1");
@@ -358,44 +359,43 @@ fn system_means_the_certificates_that_this_machine_trusts() {
     assert!(!is_trusted && text.contains("needs `sslmode=verify-full`"), "{text}");
 }
 
-/// `prefer` falls back as in libpq, but logs a warning.
+/// The errors say what to do if no TLS is wanted, since it is not tried again without.
 #[tokio::test]
-async fn prefer_warns_when_it_falls_back_to_no_tls() -> Result {
+async fn prefer_is_without_tls_only_if_the_server_has_none() -> Result {
     let (server, _folder) = tls_server("hostnossl all all all trust\n");
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::WARN)
-        .with_ansi(false)
-        .with_writer(Arc::new(log.clone()));
-    let _guard = tracing::subscriber::set_default(subscriber.finish());
-    let url = server.url();
-    open(&url).await.close().await?;
-    assert_eq!(log.text(), "", "`disable` needs no warning");
-    open(&url.replace("sslmode=disable", "sslmode=prefer")).await.close().await?;
-    let text = log.text();
-    assert!(text.contains("connected to PostgreSQL without TLS, which `sslmode=prefer` allows"), "{text}");
-    assert!(text.contains("does not accept the login"), "{text}");
+    let at = |port: u16, mode: &str| format!("postgres://tester@localhost:{port}/postgres?sslmode={mode}");
+    let refused = async |url: String| {
+        let error = Storage::<Postgres>::open(url.as_str()).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Denied, Outcome::NotApplied), "{error:?}");
+        error
+    };
+    for mode in ["prefer", "allow"] {
+        let error = refused(at(server.port, mode)).await;
+        assert_eq!(error.code(), Some("28000"));
+        assert!(
+            error.to_string().ends_with("; if it accepts it only without TLS, set `sslmode=disable`"),
+            "{error}"
+        );
+    }
+    let error = refused(at(server.port, "require")).await;
+    assert!(!error.to_string().contains("sslmode"), "{error}");
+    open(&at(server.port, "disable")).await.close().await?;
+
+    // Only key exchanges without forward secrecy, which rustls does not have.
+    set(&server, "ssl_ciphers", "AES256-SHA256").await;
+    set(&server, "ssl_max_protocol_version", "TLSv1.2").await;
+    for mode in ["prefer", "allow"] {
+        let error = refused(at(server.port, mode)).await;
+        assert!(error.to_string().ends_with("; if no TLS is wanted, set `sslmode=disable`"), "{error}");
+    }
+
+    let without = Server::start(&[]);
+    for mode in ["prefer", "allow"] {
+        let storage = open(&at(without.port, mode)).await;
+        assert_eq!(storage.stats().await?.details["tls"], json!("not needed: on this machine"));
+        storage.close().await?;
+    }
     Ok(())
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl Write for &Log {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(text);
-        Ok(text.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A proxy in front of a server that, like RDS Proxy, refuses settings at the start of a connection.
