@@ -1,4 +1,4 @@
-//! Measures calls.
+//! Measures allocations, requests, round trips and sizes.
 
 use std::{path::Path, pin::pin, time::Duration};
 
@@ -9,14 +9,7 @@ use testkit::{
 };
 use tokio::runtime::Runtime;
 
-/// The calls before those that are measured: connections are open, statements are prepared, memory is grown.
-const WARM_UP: usize = 5;
-
-/// The calls that are measured. The least of their numbers counts: a check in the background only adds.
-const MEASURED: usize = 5;
-
-/// How often each call is made.
-pub(crate) const CALLS: usize = WARM_UP + MEASURED;
+use super::operations::{CALLS, Meter, Succeeds, WARM_UP};
 
 /// A read that a driver gets in two parts can take a few allocations more.
 const ALLOCATIONS: Margin = Margin { above: (3, 2), below: (10, 2) };
@@ -31,33 +24,27 @@ const COLUMNS: [Column; 5] = [
     Column { name: "through Storage", margin: |_| SIZE },
 ];
 
-/// Measures the operations of one store.
-pub(crate) struct Meter<'m> {
+/// Everything but instructions.
+pub(crate) struct Costs<'m> {
     runtime: &'m Runtime,
     proxy: Option<&'m Proxy>,
     rows: Rows,
 }
 
-impl<'m> Meter<'m> {
-    pub(crate) fn new(runtime: &'m Runtime, proxy: Option<&'m Proxy>) -> Self {
-        Self { runtime, proxy, rows: Rows::new() }
+impl Meter for Costs<'_> {
+    fn runtime(&self) -> &Runtime {
+        self.runtime
     }
 
-    /// Runs something that is not measured.
-    pub(crate) fn run<T>(&self, work: impl Future<Output = Result<T>>) -> T {
-        self.runtime.block_on(work).expect("the preparation of an operation")
-    }
-
-    /// Measures a call through `Storage`, each time after `prepare`, and the sizes of its future and of that of the
-    /// backend (`direct`). All of them get the number of the call.
-    pub(crate) fn row<D, T>(
+    /// The least numbers of the calls count, because a check in the background only adds.
+    fn row<D, T>(
         &mut self,
         operation: &str,
         prepare: impl AsyncFn(usize) -> Result<()>,
         direct: impl Fn(usize) -> D,
         call: impl Fn(usize) -> T,
     ) where
-        T: Future<Output: IntoOk>,
+        T: Future<Output: Succeeds>,
     {
         let mut least = [u64::MAX; 3];
         for number in 0..CALLS {
@@ -72,9 +59,15 @@ impl<'m> Meter<'m> {
         let sizes = [size_of_val(&direct(0)) as u64, size_of_val(&call(0)) as u64];
         self.rows.insert(operation.to_owned(), least.into_iter().chain(sizes).collect());
     }
+}
+
+impl<'m> Costs<'m> {
+    pub(crate) fn new(runtime: &'m Runtime, proxy: Option<&'m Proxy>) -> Self {
+        Self { runtime, proxy, rows: Rows::new() }
+    }
 
     /// The allocations, requests and round trips of one call.
-    fn measure(&self, operation: &str, call: impl Future<Output: IntoOk>) -> [u64; 3] {
+    fn measure(&self, operation: &str, call: impl Future<Output: Succeeds>) -> [u64; 3] {
         let before = self.proxy.map(Proxy::traffic).unwrap_or_default();
         // Pinned here, because the runtime would allocate for a large one.
         let (mut call, mut output) = (pin!(call), None);
@@ -99,25 +92,19 @@ impl<'m> Meter<'m> {
 
     /// Compares what was measured with the table of the backend.
     pub(crate) fn check(self, backend: &str) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/costs");
-        let rewrite =
-            format!("COSTS=write cargo test --features full,conformance,git-https --test costs {backend}");
-        let title = format!("What a call of this backend costs: see main.rs. To write it anew:\n{rewrite}");
-        let path = &folder.join(backend).with_extension("txt");
-        let table = Table { path, title: &title, columns: &COLUMNS, rewrite: &rewrite };
-        if let Err(faults) = table.check(&self.rows) {
-            panic!("{backend}\n{faults}");
-        }
+        let title = "What a call of this backend costs: see main.rs";
+        check(backend, title, &COLUMNS, &self.rows);
     }
 }
 
-/// The result of a call, which must be a success.
-pub(crate) trait IntoOk {
-    fn check(self, operation: &str);
-}
-
-impl<T> IntoOk for Result<T> {
-    fn check(self, operation: &str) {
-        self.unwrap_or_else(|error| panic!("{operation}: {error:?}"));
+/// Compares with the table of this name. Panics if a number is outside its margin.
+pub(crate) fn check(name: &str, title: &str, columns: &[Column], rows: &Rows) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/costs").join(name).with_extension("txt");
+    let backend = name.split('-').next().unwrap_or(name);
+    let rewrite =
+        format!("COSTS=write cargo test --features full,conformance,git-https --test costs {backend}");
+    let title = format!("{title}. To write it anew:\n{rewrite}");
+    if let Err(faults) = (Table { path: &path, title: &title, columns, rewrite: &rewrite }).check(rows) {
+        panic!("{name}\n{faults}");
     }
 }

@@ -1,4 +1,4 @@
-//! Opens the stores: those with a server through a proxy that counts.
+//! Opens the stores.
 
 use std::any::Any;
 
@@ -21,12 +21,23 @@ fn local<B: Open>(options: B::Options, kept: impl Any) -> Opened<B> {
     Opened { storage, runtime, proxy: None, _kept: Box::new(kept) }
 }
 
-/// `start` starts a server, and returns it with the URL of a store behind the proxy.
-fn remote<B: Open, S: Any>(protocol: Protocol, start: impl FnOnce(&Proxy) -> (S, String)) -> Opened<B> {
+/// How calls reach a server: directly, or through a proxy that counts. `start` starts the server, gets a function that
+/// returns the address for clients, and returns the URL of a store.
+fn remote<B: Open, S: Any>(
+    counted: Option<Protocol>,
+    start: impl FnOnce(&dyn Fn(String) -> String) -> (S, String),
+) -> Opened<B> {
+    let Some(protocol) = counted else {
+        let (server, url) = start(&|addr| addr);
+        return local(B::Options::try_from(&url).expect("the URL of a store"), server);
+    };
     // On a thread of its own, whose allocations are not counted.
     let relay = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let proxy = relay.block_on(Proxy::counting(String::new(), protocol));
-    let (server, url) = start(&proxy);
+    let (server, url) = start(&|addr| {
+        proxy.lead_to(addr);
+        proxy.addr.clone()
+    });
     let options = B::Options::try_from(&url).expect("the URL of a store");
     Opened { proxy: Some(proxy), ..local(options, (relay, server)) }
 }
@@ -45,30 +56,27 @@ pub(crate) fn memory() -> Opened<Memory> {
     local("memory:".try_into().unwrap(), ())
 }
 
-pub(crate) fn mongodb() -> Opened<MongoDb> {
-    remote(Protocol::MongoDb, |proxy| {
-        let set = ReplicaSet::known_as(1, |server| {
-            proxy.lead_to(server.addr());
-            proxy.addr.clone()
-        });
-        (set, format!("mongodb://{}/{}?replicaSet=rs0", proxy.addr, servers::database()))
+pub(crate) fn mongodb(is_counted: bool) -> Opened<MongoDb> {
+    remote(is_counted.then_some(Protocol::MongoDb), |front| {
+        let set = ReplicaSet::known_as(1, |server| front(server.addr()));
+        let addr = front(set.members[0].addr());
+        (set, format!("mongodb://{addr}/{}?replicaSet=rs0", servers::database()))
     })
 }
 
-pub(crate) fn postgres() -> Opened<Postgres> {
-    remote(Protocol::Postgres, |proxy| {
+pub(crate) fn postgres(is_counted: bool) -> Opened<Postgres> {
+    remote(is_counted.then_some(Protocol::Postgres), |front| {
         let server = servers::postgres::Server::start(&[]);
         let addr = format!("127.0.0.1:{}", server.port);
-        let url = server.url().replace(&addr, &proxy.addr);
-        proxy.lead_to(addr);
+        let url = server.url().replace(&addr, &front(addr.clone()));
         (server, url)
     })
 }
 
-pub(crate) fn redis() -> Opened<Redis> {
-    remote(Protocol::Redis, |proxy| {
+pub(crate) fn redis(is_counted: bool) -> Opened<Redis> {
+    remote(is_counted.then_some(Protocol::Redis), |front| {
         let server = servers::redis::Server::start(&[]);
-        proxy.lead_to(server.addr());
-        (server, format!("redis://{}", proxy.addr))
+        let url = format!("redis://{}", front(server.addr()));
+        (server, url)
     })
 }
