@@ -63,7 +63,8 @@ pub struct Table<'t> {
 }
 
 impl Table<'_> {
-    /// Compares the measured numbers with the pinned ones, or with `COSTS=write` in the environment pins them.
+    /// Compares the measured numbers with the pinned ones. With `COSTS=write` in the environment it pins
+    /// them.
     ///
     /// # Errors
     ///

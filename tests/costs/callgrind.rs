@@ -1,5 +1,5 @@
-//! Counts instructions per call: the operations run under callgrind, which writes its counts down and begins again at
-//! each end of a phase. A phase is the preparation of an operation, or its calls.
+//! Counts instructions per call: the operations run under callgrind, which writes its counts to a file and
+//! begins again at each end of a phase. A phase is the preparation of an operation, or one call.
 
 use std::{env, fs, hint::black_box, path::Path, process::Command};
 
@@ -52,19 +52,20 @@ impl Meter for Phases<'_> {
             Ok(())
         };
         self.run(prepared);
-        phase_ends(0);
         self.runtime.block_on(async {
             for number in WARM_UP..CALLS {
+                phase_ends(number);
                 call(number).await.check(operation);
             }
+            phase_ends(CALLS);
         });
-        phase_ends(1);
         println!("\noperation {operation}");
     }
 }
 
-/// Runs this program again with these arguments, and returns the instructions of a call of each operation of its
-/// `Phases`, of all threads. `name` is what their names begin with.
+/// Runs this program again with these arguments, and returns for each operation of its `Phases` the
+/// instructions, in all threads, of the cheapest call: what happens in the background only adds. `name` is
+/// what the names of the rows begin with.
 pub(crate) fn count(name: &str, arguments: &[&str]) -> Rows {
     let folder = TempDir::new().unwrap();
     let ran = Command::new("valgrind")
@@ -81,8 +82,11 @@ pub(crate) fn count(name: &str, arguments: &[&str]) -> Rows {
     let rows: Rows = operations
         .enumerate()
         .map(|(at, operation)| {
-            let calls = instructions(&folder.path().join(format!("out.{}", 2 * at + 2)));
-            (format!("{name}/{operation}"), vec![calls / (CALLS - WARM_UP) as u64])
+            // The first phase of an operation is its preparation.
+            let (calls, first) = (CALLS - WARM_UP, at * (CALLS - WARM_UP + 1) + 2);
+            let counts =
+                (first..first + calls).map(|phase| instructions(&folder.path().join(format!("out.{phase}"))));
+            (format!("{name}/{operation}"), vec![counts.min().expect("calls")])
         })
         .collect();
     assert!(!rows.is_empty(), "{output}{errors}");

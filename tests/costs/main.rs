@@ -1,23 +1,24 @@
-//! What a call costs, pinned: allocations, requests and round trips on the wire, the size of its future, and for the
-//! backends with a server instructions.
+//! What a call costs, pinned: allocations, requests and round trips on the wire, the size of its future, and
+//! for the backends with a server instructions.
 //!
-//! Each backend has a table beside this file. A call that gets dearer fails the backend's test, and so does one that
-//! gets much cheaper, so that the tables stay true. If that is meant, edit the line, or write all of a table with
-//! `COSTS=write cargo test --features full,conformance,git-https --test costs`.
+//! Each backend has a table beside this file. A call that gets dearer fails the backend's test, and so does
+//! one that gets much cheaper, so that the tables stay true. If that is meant, edit the line, or write all
+//! of a table with `COSTS=write cargo test --features full,conformance,git-https --test costs`.
 //!
-//! The calls run on a runtime of one thread, which also runs the tasks of a driver. Allocations are those of this
-//! thread. `benches/instructions` counts what the threads of `File` and `Git` do.
+//! The calls run on a runtime of one thread, which also runs the tasks of a driver. Allocations are those of
+//! this thread. Instructions are those of all threads; `benches/instructions` counts those of `File` and
+//! `Memory`.
 
 #![cfg(feature = "full")]
 
+#[cfg(target_os = "linux")]
 mod callgrind;
 mod meter;
 mod open;
 mod operations;
 
-use callgrind::{CHILD, Phases};
 use meter::Costs;
-use testkit::pins::{self, Column, Margin};
+use testkit::pins;
 
 /// Measures the operations of these capabilities.
 macro_rules! operations {
@@ -46,21 +47,23 @@ macro_rules! local {
     )*};
 }
 
-macro_rules! remote {
-    ($($backend:ident: $capabilities:tt;)*) => {$(
+/// The same, and a test of instructions. For it, calls reach a server without the proxy.
+macro_rules! counted {
+    ($($backend:ident: $opened:expr, $bare:expr, $capabilities:tt;)*) => {$(
         mod $backend {
             use super::*;
 
             #[test]
             fn costs() {
-                costs!($backend, open::$backend(true), $capabilities);
+                costs!($backend, $opened, $capabilities);
             }
 
+            #[cfg(target_os = "linux")]
             #[test]
             fn instructions() {
                 count(stringify!($backend), || {
-                    let opened = open::$backend(false);
-                    let phases = Phases { runtime: &opened.runtime, wants };
+                    let opened = $bare;
+                    let phases = callgrind::Phases { runtime: &opened.runtime, wants };
                     operations!(phases, &opened.storage, $capabilities);
                 });
             }
@@ -68,9 +71,12 @@ macro_rules! remote {
     )*};
 }
 
+#[cfg(target_os = "linux")]
 /// The operations whose instructions are counted: the frequent ones. Counting the others takes a minute.
 fn wants(operation: &str) -> bool {
     let counted = [
+        "delete_config",
+        "delete_credential",
         "get_cache",
         "get_config",
         "get_credential",
@@ -82,26 +88,30 @@ fn wants(operation: &str) -> bool {
     counted.contains(&operation)
 }
 
+#[cfg(target_os = "linux")]
 /// Counts what `operations` runs, in a process of its own.
 fn count(backend: &str, operations: impl FnOnce()) {
-    if std::env::var_os(CHILD).is_some() {
+    if std::env::var_os(callgrind::CHILD).is_some() {
         return operations();
     }
     let test = format!("{backend}::instructions");
     let rows = callgrind::count(backend, &["--exact", &test, "--nocapture", "--test-threads=1"]);
     let title = "Instructions of a call, without optimization, so that no release build is needed";
-    let columns = [Column { name: "instructions", margin: |_| Margin::percent(5) }];
+    // In five runs on a busy machine numbers differed by up to 0.7 percent, those of MongoDb's driver, which
+    // has more tasks, by up to 5.1.
+    let margin = |row: &str| pins::Margin::percent(if row.starts_with("mongodb/") { 8 } else { 3 });
+    let columns = [pins::Column { name: "instructions", margin }];
     meter::check(&format!("{backend}-instructions"), title, &columns, &rows);
 }
 
 local! {
     file: [credentials configs plans usage export backend];
-    git: [credentials configs export backend];
     memory: [credentials configs plans usage cache transactions export backend];
 }
 
-remote! {
-    mongodb: [credentials configs plans usage transactions export backend];
-    postgres: [credentials configs plans usage transactions export backend];
-    redis: [credentials configs plans usage cache export backend];
+counted! {
+    git: open::git(), open::git(), [credentials configs export backend];
+    mongodb: open::mongodb(true), open::mongodb(false), [credentials configs plans usage transactions export backend];
+    postgres: open::postgres(true), open::postgres(false), [credentials configs plans usage transactions export backend];
+    redis: open::redis(true), open::redis(false), [credentials configs plans usage cache export backend];
 }

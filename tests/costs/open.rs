@@ -21,8 +21,8 @@ fn local<B: Open>(options: B::Options, kept: impl Any) -> Opened<B> {
     Opened { storage, runtime, proxy: None, _kept: Box::new(kept) }
 }
 
-/// How calls reach a server: directly, or through a proxy that counts. `start` starts the server, gets a function that
-/// returns the address for clients, and returns the URL of a store.
+/// How calls reach a server: directly, or through a proxy that counts. `start` starts the server, gets a
+/// function that returns the address for clients, and returns the URL of a store.
 fn remote<B: Open, S: Any>(
     counted: Option<Protocol>,
     start: impl FnOnce(&dyn Fn(String) -> String) -> (S, String),

@@ -28,8 +28,8 @@ pub(crate) trait Meter {
         self.runtime().block_on(work).expect("the preparation of an operation");
     }
 
-    /// Measures a call through `Storage`, each time after `prepare`; `direct` is the same call of the backend itself.
-    /// All of them get the number of the call.
+    /// Measures a call through `Storage`, each time after `prepare`; `direct` is the same call of the backend
+    /// itself. All of them get the number of the call.
     fn row<D, T>(
         &mut self,
         operation: &str,
