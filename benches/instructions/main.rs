@@ -80,8 +80,15 @@ fn check_operations() {
     println!("{} operations cost what is pinned", rows.len());
 }
 
-fn margin(_row: &str) -> Margin {
-    Margin::percent(5)
+/// In six runs on a busy machine the numbers of `Memory` were equal. Those of `File` differed by up to 0.3
+/// percent for a read. Calls that another thread answers, or that park this one, differed by up to 4
+/// percent, and the small ones by up to 2,100 instructions.
+fn margin(row: &str) -> Margin {
+    match row.split_once('/') {
+        Some(("memory", _)) => Margin::percent(1),
+        Some((_, operation)) if operation.starts_with("get_") => Margin::percent(1),
+        _ => Margin { above: (6, 4000), below: (6, 4000) },
+    }
 }
 
 /// Runs the operations that a backend has, in the process that is counted.

@@ -97,9 +97,16 @@ fn count(backend: &str, operations: impl FnOnce()) {
     let test = format!("{backend}::instructions");
     let rows = callgrind::count(backend, &["--exact", &test, "--nocapture", "--test-threads=1"]);
     let title = "Instructions of a call, without optimization, so that no release build is needed";
-    // In five runs on a busy machine numbers differed by up to 0.7 percent, those of MongoDb's driver, which
-    // has more tasks, by up to 5.1.
-    let margin = |row: &str| pins::Margin::percent(if row.starts_with("mongodb/") { 8 } else { 3 });
+    // In five runs on a busy machine the numbers of Redis and Postgres differed by up to 0.7 percent, those
+    // of Git, whose thread waits for the disk, by up to 3.5, and those of MongoDb, whose driver has more
+    // tasks, by up to 5.1.
+    let margin = |row: &str| {
+        pins::Margin::percent(match row.split('/').next() {
+            Some("git") => 6,
+            Some("mongodb") => 8,
+            _ => 3,
+        })
+    };
     let columns = [pins::Column { name: "instructions", margin }];
     meter::check(&format!("{backend}-instructions"), title, &columns, &rows);
 }
