@@ -1,4 +1,5 @@
-//! The operations of each capability, on a store with a hundred records of each kind.
+//! The operations of each capability, on a store with a hundred credentials and usage records and some
+//! config values.
 
 use std::{pin::pin, time::Duration};
 
@@ -52,6 +53,9 @@ impl<T> Succeeds for Result<T> {
 }
 
 const BATCH: usize = 100;
+
+/// The mutations of a plan.
+const PLANNED: usize = 10;
 
 fn key(name: &str) -> Key {
     Key::new(name).unwrap()
@@ -115,7 +119,7 @@ pub(crate) fn credentials<B: CredentialStore>(meter: &mut impl Meter, on: &Stora
 pub(crate) fn configs<B: ConfigStore>(meter: &mut impl Meter, on: &Storage<B>) {
     let (bare, key, value, one) = (on.backend(), &key("config-000"), &value(), &keys("one", CALLS));
 
-    for key in &keys("config", BATCH) {
+    for key in &keys("config", PLANNED) {
         meter.run(on.set_config(key, value.clone()));
     }
     meter.row("get_config", nothing, |_| bare.get_config(key), |_| on.get_config(key));
@@ -129,10 +133,10 @@ pub(crate) fn configs<B: ConfigStore>(meter: &mut impl Meter, on: &Storage<B>) {
     );
 }
 
-/// Plans of ten mutations.
+/// Plans that change all stored config values.
 pub(crate) fn plans<B: ConfigBatch>(meter: &mut impl Meter, on: &Storage<B>) {
     let (bare, value) = (on.backend(), &value());
-    let mutations: Vec<_> = keys("config", 10).iter().map(|key| Mutation::set(key, value)).collect();
+    let mutations: Vec<_> = keys("config", PLANNED).iter().map(|key| Mutation::set(key, value)).collect();
     let plan = &Plan::new(mutations).unwrap();
     let [new, applied] = &["new", "applied"].map(|name| keys(name, CALLS));
     let (apply, back) = (&ApplyOptions::default(), &RollbackOptions::default());
