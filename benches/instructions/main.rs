@@ -80,14 +80,16 @@ fn check_operations() {
     println!("{} operations cost what is pinned", rows.len());
 }
 
-/// In six runs on a busy machine the numbers of `Memory` were equal. Those of `File` differed by up to 0.3
-/// percent for a read. Calls that another thread answers, or that park this one, differed by up to 4
-/// percent, and the small ones by up to 2,100 instructions.
+/// In nine runs the numbers of `Memory` were equal. Those of `File` differed by up to 48 instructions for a
+/// read, which depends on the slot that arc-swap finds; by up to 15 percent for an export and a list, by up
+/// to 4 for other calls, which another thread answers, and by 2,100 instructions for a short one of them.
 fn margin(row: &str) -> Margin {
+    let both = |margin| Margin { above: margin, below: margin };
     match row.split_once('/') {
         Some(("memory", _)) => Margin::percent(1),
-        Some((_, operation)) if operation.starts_with("get_") => Margin::percent(1),
-        _ => Margin { above: (6, 4000), below: (6, 4000) },
+        Some((_, operation)) if operation.starts_with("get_") => both((1, 60)),
+        Some((_, operation)) if operation == "export" || operation.starts_with("list_") => both((15, 4000)),
+        _ => both((6, 4000)),
     }
 }
 
