@@ -29,6 +29,6 @@ bench NAME *ARGUMENTS:
 fuzz *ARGUMENTS:
     fuzz/run "$@"
 
-# Counts the instructions of a call directly and through `Storage`, with valgrind.
+# Counts the instructions of each call of the backends without a server, with valgrind.
 instructions:
     cargo run --release --quiet --package instructions

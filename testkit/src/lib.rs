@@ -1,5 +1,5 @@
 //! What the tests and benches of `gateway-storage` share: real servers, a workload of every operation, a
-//! search for secrets in logs, and a backend with faults.
+//! search for secrets in logs, tables of pinned numbers, and a backend with faults.
 //!
 //! It is a library, so that it is compiled once and not in each test.
 
@@ -7,6 +7,7 @@
 pub mod broken;
 #[cfg(feature = "storage")]
 pub mod listener;
+pub mod pins;
 pub mod servers;
 #[cfg(feature = "storage")]
 pub mod workload;

@@ -22,6 +22,7 @@ pub mod redis;
 pub mod router;
 #[cfg(feature = "storage")]
 pub mod transactions;
+pub mod wire;
 
 /// A port on which nothing listens.
 pub fn free_port() -> u16 {

@@ -1,5 +1,5 @@
 //! A relay between a store and its server that can cut connections, fall silent, be slow to connect and slow
-//! to forward.
+//! to forward, and that can count requests.
 
 use std::{
     sync::{
@@ -17,6 +17,8 @@ use tokio::{
     time::Instant,
 };
 
+use super::wire::{Protocol, Tap, Traffic};
+
 /// The relay.
 #[derive(Clone)]
 pub struct Proxy {
@@ -27,17 +29,25 @@ pub struct Proxy {
     silence: Arc<Notify>,
     delay: Arc<AtomicU64>,
     accepted: Arc<AtomicU64>,
+    counted: Option<Protocol>,
+    traffic: Arc<Mutex<Traffic>>,
 }
 
 /// A handle that ends it, and its latency in milliseconds.
 type Connection = (AbortHandle, Arc<AtomicU64>);
 
-/// Forwards bytes, each part after the latency.
-async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, latency: &AtomicU64) {
+/// Forwards bytes, each part after the latency. `see` is called with each part before it is forwarded.
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    latency: &AtomicU64,
+    see: impl Fn(&[u8]),
+) {
     let (came, mut due) = mpsc::unbounded_channel();
     let take = async move {
         let mut part = vec![0; 64 << 10];
         while let Ok(length @ 1..) = from.read(&mut part).await {
+            see(&part[..length]);
             let at = Instant::now() + Duration::from_millis(latency.load(Ordering::SeqCst));
             if came.send((at, part[..length].to_vec())).is_err() {
                 break;
@@ -61,6 +71,15 @@ async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin
 impl Proxy {
     /// Starts it before the server at this address.
     pub async fn start(server: String) -> Self {
+        Self::begin(server, None).await
+    }
+
+    /// The same, and counts what clients send.
+    pub async fn counting(server: String, protocol: Protocol) -> Self {
+        Self::begin(server, Some(protocol)).await
+    }
+
+    async fn begin(server: String, counted: Option<Protocol>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self {
             addr: listener.local_addr().unwrap().to_string(),
@@ -69,6 +88,8 @@ impl Proxy {
             silence: Arc::default(),
             delay: Arc::default(),
             accepted: Arc::default(),
+            counted,
+            traffic: Arc::default(),
         };
         let relay = proxy.clone();
         tokio::spawn(async move {
@@ -88,10 +109,21 @@ impl Proxy {
         let Ok(server) = TcpStream::connect(server).await else { return };
         let ((client_reads, client_writes), (server_reads, server_writes)) =
             (client.into_split(), server.into_split());
+        let tap = Mutex::new(self.counted.map(Tap::new));
+        let sent = |part: &[u8]| {
+            if let Some(tap) = &mut *tap.lock().unwrap() {
+                tap.sent(part, &mut self.traffic.lock().unwrap());
+            }
+        };
+        let replied = |_: &[u8]| {
+            if let Some(tap) = &mut *tap.lock().unwrap() {
+                tap.replied();
+            }
+        };
         let mut both = std::pin::pin!(async {
             tokio::join!(
-                carry(client_reads, server_writes, &latency),
-                carry(server_reads, client_writes, &latency)
+                carry(client_reads, server_writes, &latency, sent),
+                carry(server_reads, client_writes, &latency, replied)
             )
         });
         tokio::select! {
@@ -115,6 +147,11 @@ impl Proxy {
     /// The number of accepted connections.
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// What the clients of all connections have sent, if the proxy counts.
+    pub fn traffic(&self) -> Traffic {
+        *self.traffic.lock().unwrap()
     }
 
     /// Connects new clients to another server.
