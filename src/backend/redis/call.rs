@@ -14,17 +14,14 @@ use super::{
     node::Node,
     reply,
     routing::Router,
-    server::{Server, Servers},
+    server::{Call, Servers},
     slot, wide,
 };
 use crate::{
     Result,
-    backend::remote::{Effect, call, connection_timeout},
+    backend::remote::{Effect, connection_timeout},
     layer::time_left,
 };
-
-/// A call of an operation.
-pub(super) type Call<'s> = call::Call<'s, Server>;
 
 impl Redis {
     pub(super) fn call(&self) -> Result<Call<'_>> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use redis::{Cmd, cmd};
 
-use super::{Redis, call::Call, reply};
+use super::{Redis, reply, server::Call};
 use crate::{
     ConfigStore, ConfigValue, Error, Key, Result,
     backend::remote::Effect,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use redis::{Cmd, Value, cmd};
 
-use super::{CONCURRENT_CHUNKS, Redis, call::Call, error, layout::Space, reply};
+use super::{CONCURRENT_CHUNKS, Redis, error, layout::Space, reply, server::Call};
 use crate::{
     BatchFailure, BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
     backend::remote::{Effect, batch},

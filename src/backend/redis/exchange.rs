@@ -1,53 +1,16 @@
 //! Requests to one server and their replies.
 
 use futures_util::FutureExt;
-use redis::{
-    Cmd, Pipeline, RedisResult, Value,
-    aio::{ConnectionLike, MultiplexedConnection},
-    cmd,
-};
+use redis::{Cmd, Pipeline, Value, cmd};
 use tokio::time::{Instant, timeout_at};
 
-use super::{call::Call, connection::InFlight, error, exclusive::ExclusiveLease, node::Node};
+use super::{
+    connection::InFlight, error, exclusive::ExclusiveLease, node::Node, request::Request, server::Call,
+};
 use crate::{
     ErrorKind, Result,
     backend::remote::{Effect, connection_timeout, deadline_passed, later, reply_timeout},
 };
-
-/// A command or a pipeline.
-pub(super) trait Request: Sync {
-    type Reply: Send;
-    fn send(&self, driver: MultiplexedConnection) -> impl Future<Output = RedisResult<Self::Reply>> + Send;
-
-    /// Whether the server replied that it is a replica.
-    fn is_demoted(reply: &Self::Reply) -> bool;
-}
-
-impl Request for Cmd {
-    type Reply = Value;
-
-    async fn send(&self, mut driver: MultiplexedConnection) -> RedisResult<Value> {
-        driver.req_packed_command(self).await
-    }
-
-    fn is_demoted(reply: &Value) -> bool {
-        matches!(reply, Value::ServerError(error)
-            if error::code_of(error.code(), error.details().unwrap_or_default()) == "READONLY")
-    }
-}
-
-impl Request for Pipeline {
-    /// One reply per command. A server's error is a value.
-    type Reply = Vec<Value>;
-
-    async fn send(&self, mut driver: MultiplexedConnection) -> RedisResult<Vec<Value>> {
-        driver.req_packed_commands(self, 0, self.len()).await
-    }
-
-    fn is_demoted(replies: &Vec<Value>) -> bool {
-        replies.iter().any(Cmd::is_demoted)
-    }
-}
 
 /// Sends requests of one call to one server.
 pub(super) struct Exchange<'e> {

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{
     connection::{Opened, Settings, is_master},
     error,
-    exchange::Request,
+    request::Request,
     target::Target,
 };
 use crate::{

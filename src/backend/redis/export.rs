@@ -4,7 +4,7 @@ use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::{Cmd, Value, cmd};
 
-use super::{Redis, call::Call, config, layout::Space, reply, wide};
+use super::{Redis, config, layout::Space, reply, server::Call, wide};
 use crate::{
     BatchReport, ErrorKind, Exportable, Key, Record, Result,
     backend::remote::{Effect, batch, pages::until_error},

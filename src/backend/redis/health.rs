@@ -4,7 +4,7 @@
 use futures_util::future::{join_all, select_ok};
 use redis::{Cmd, cmd};
 
-use super::{Redis, call::Call, cluster::SlotGroup, slot::SLOTS};
+use super::{Redis, cluster::SlotGroup, server::Call, slot::SLOTS};
 use crate::{Error, ErrorKind, Outcome, Result, backend::remote::Effect};
 
 /// A write that changes nothing, whatever the key holds. It is refused like every write by a replica, by a

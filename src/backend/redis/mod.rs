@@ -19,6 +19,7 @@ mod node;
 mod options;
 mod plan;
 mod reply;
+mod request;
 mod routing;
 mod scan;
 mod sentinel;

@@ -96,8 +96,9 @@ options! {
         /// ([WAIT](https://redis.io/docs/latest/commands/wait/)). Default: 0.
         ///
         /// A write that fewer replicas confirm in time was applied, but a failover may lose it: it fails as
-        /// [`Unavailable`](crate::ErrorKind::Unavailable) and [`Unknown`](crate::Outcome::Unknown). Each
-        /// such write has a connection for itself; more than `pool_size` at once wait. While too few replicas confirm, [`health`](crate::Backend::health) is an error.
+        /// [`Unavailable`](crate::ErrorKind::Unavailable) and [`Unknown`](crate::Outcome::Unknown). Each such
+        /// write has a connection for itself; more than `pool_size` at once wait. While too few replicas
+        /// confirm, [`health`](crate::Backend::health) is an error.
         pub wait_replicas: u32 = 0,
         /// The time that a write waits for its replicas. Default: 1 s.
         #[serde(with = "readable")]

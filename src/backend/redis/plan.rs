@@ -12,12 +12,12 @@ use tokio::{sync::MutexGuard, time::timeout_at};
 
 use super::{
     Redis,
-    call::Call,
     cluster::{self, MAX_REDIRECTS},
     config, error,
     exclusive::ExclusiveLease,
     node::Node,
     reply,
+    server::Call,
 };
 use crate::{
     Backend, ConfigBatch, ConfigValue, Error, Key, Result,
@@ -122,8 +122,8 @@ struct Transaction<'t> {
 }
 
 impl<'t> Transaction<'t> {
-    /// Watches the keys and reads the plan's record; and in the same round trip what `more` reads. Returns the
-    /// replies to those commands.
+    /// Watches the keys and reads the plan's record; and in the same round trip what `more` reads. Returns
+    /// the replies to those commands.
     async fn begin(
         redis: &'t Redis,
         call: &'t Call<'t>,
@@ -201,8 +201,8 @@ impl<'t> Transaction<'t> {
     }
 }
 
-/// The attempts of one plan until no other change to the store conflicts with it. Those of other plans of this
-/// store wait.
+/// The attempts of one plan until no other change to the store conflicts with it. Those of other plans of
+/// this store wait.
 struct Attempts<'s> {
     call: Call<'s>,
     backoff: Backoff,
@@ -223,8 +223,8 @@ fn check_type(reply: Value, wanted: &str) -> Result<()> {
     }
 }
 
-/// Reads the texts of config values, and begins to queue commands: if MULTI failed, they would be applied one by
-/// one, so its reply must be known before they are sent.
+/// Reads the texts of config values, and begins to queue commands: if MULTI failed, they would be applied one
+/// by one, so its reply must be known before they are sent.
 fn read_and_queue(config: &str, keys: &[Key]) -> Vec<Cmd> {
     let get = (!keys.is_empty()).then(|| config::query(config, keys));
     get.into_iter().chain([cmd("MULTI")]).collect()

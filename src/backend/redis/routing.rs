@@ -6,10 +6,11 @@ use futures_util::future::join_all;
 use redis::{Cmd, Value};
 
 use super::{
-    call::Call,
     cluster::{self, Cluster, MAX_REDIRECTS, Redirect, Reply},
     exchange::Exchange,
-    reply, slot,
+    reply,
+    server::Call,
+    slot,
 };
 use crate::{Result, backend::remote::Effect};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use redis::{Cmd, Value, cmd};
 
-use super::{Redis, call::Call, error, exclusive::ExclusiveLease, layout::Space, node::Node, reply};
+use super::{Redis, error, exclusive::ExclusiveLease, layout::Space, node::Node, reply, server::Call};
 use crate::{Error, ErrorKind, Key, Result, backend::remote::Effect};
 
 /// How many keys the server examines per SCAN: some milliseconds, in which it serves no other client. With a

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     PoolStats, Result,
-    backend::remote::{Effect, ON_THIS_MACHINE, connection_timeout, gate::Gate},
+    backend::remote::{Effect, ON_THIS_MACHINE, call, connection_timeout, gate::Gate},
 };
 
 pub(super) struct Server {
@@ -123,7 +123,8 @@ impl Server {
         Ok(self.nodes().iter().map(|(_, node)| node.stats()).fold(PoolStats::default(), node::sum))
     }
 
-    /// Sets the maximum number of exclusive connections to each server. Calls in progress finish on their connections.
+    /// Sets the maximum number of exclusive connections to each server. Calls in progress finish on their
+    /// connections.
     pub(super) fn resize(&self, max: u32) -> Result<()> {
         match &self.servers {
             Servers::One(node) => node.resize(max),
@@ -138,6 +139,9 @@ impl Server {
         self.calls.close_within(timeout).await
     }
 }
+
+/// A call of an operation.
+pub(super) type Call<'s> = call::Call<'s, Server>;
 
 /// Closes all connections when it is dropped.
 struct Disconnect<'s>(&'s Servers);

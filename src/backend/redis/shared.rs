@@ -28,8 +28,8 @@ use crate::{
 
 /// A few connections that all calls share.
 ///
-/// Pipelining on one connection is fastest, so calls use the first connection that is not stalled. A call that
-/// finds a dead connection starts a new attempt to open it, and waits for it only if there is no other
+/// Pipelining on one connection is fastest, so calls use the first connection that is not stalled. A call
+/// that finds a dead connection starts a new attempt to open it, and waits for it only if there is no other
 /// connection.
 pub(super) struct Shared {
     settings: Arc<Settings>,

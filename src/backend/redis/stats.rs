@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use redis::{Value, cmd};
 use serde_json::{Map, Value as Json, json};
 
-use super::{Redis, RedisDurability, call::Call, error, layout::Space, node::Node, reply};
+use super::{Redis, RedisDurability, error, layout::Space, node::Node, reply, server::Call};
 use crate::{
     Backend, Error, ErrorKind, Result, StorageStats,
     backend::remote::{Effect, NO_TLS},

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use redis::{Cmd, cmd};
 
-use super::{Redis, call::Call, credential::in_chunks, layout::Space, reply};
+use super::{Redis, credential::in_chunks, layout::Space, reply, server::Call};
 use crate::{
     BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore,
     backend::remote::{Effect, batch},

@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn many_arguments_or_bytes_are_wide() {
-        let set = |length| cmd("SET").arg("k").arg(vec![0; length]).take();
+        let set = |length| cmd("SET").arg("k").arg(vec![0_u8; length]).take();
         assert!(is_wide(&set(WIDE_BYTES)) && !is_wide(&set(WIDE_BYTES / 2)));
         assert!(is_wide(cmd("MGET").arg(&["k"; WIDE_ITEMS])) && !is_wide(cmd("MGET").arg(&["k"; 10])));
         assert!(are_wide(&[set(WIDE_BYTES / 2), set(WIDE_BYTES / 2)]) && !are_wide(&[set(1), set(1)]));

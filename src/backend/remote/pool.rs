@@ -234,8 +234,8 @@ struct Manager<D> {
     failed: Mutex<Option<Instant>>,
 }
 
-/// The pause after a failed attempt to connect. Without it a server that refuses connections would be dialed as
-/// often as calls are made.
+/// The pause after a failed attempt to connect. Without it a server that refuses connections would be dialed
+/// as often as calls are made.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 impl<D> Manager<D> {
