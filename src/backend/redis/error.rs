@@ -93,10 +93,11 @@ fn lost(error: &RedisError, server: &str) -> Error {
     }
 }
 
-/// The code of an error reply. For a command in a script the reason is in the text: version 6 has the code
-/// there, and no version has a code for a command that the user may not run.
+/// The code of an error reply. For a command in a script and for EXEC the reason is in the text: version 6 has
+/// the code there, and no version has a code for a command in a script that the user may not run.
 pub(super) fn code_of<'r>(code: &'r str, detail: &'r str) -> &'r str {
-    if code != "ERR" {
+    let aborted = detail.strip_prefix("Transaction discarded because of: ").filter(|_| code == "EXECABORT");
+    if code != "ERR" && aborted.is_none() {
         return code;
     }
     // The last one is what the driver keeps of an error of SELECT.
@@ -105,7 +106,7 @@ pub(super) fn code_of<'r>(code: &'r str, detail: &'r str) -> &'r str {
         return "NOPERM";
     }
     let inner = detail.strip_prefix("Error running script").and_then(|detail| detail.split_once(": -"));
-    let word = inner.and_then(|(_, reply)| reply.split_whitespace().next());
+    let word = inner.map(|(_, reply)| reply).or(aborted).and_then(|reply| reply.split_whitespace().next());
     word.filter(|word| word.bytes().all(|byte| byte.is_ascii_uppercase())).unwrap_or(code)
 }
 
@@ -295,6 +296,19 @@ mod tests {
             let error = handshake(line);
             assert_eq!(error.kind(), kind, "{line}: {error}");
             assert!(error.to_string().contains(message) && error.to_string().contains("at h:1"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_reason_of_an_aborted_transaction_is_found() {
+        for (reason, code) in [
+            ("User u has no permissions to run the 'exec' command", "NOPERM"),
+            ("OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
+            ("READONLY You can't write against a read only replica.", "READONLY"),
+            ("previous errors", "EXECABORT"),
+        ] {
+            let error = of_code("EXECABORT", &format!("Transaction discarded because of: {reason}"));
+            assert_eq!((error.code(), error.outcome()), (Some(code), Outcome::NotApplied), "{reason}");
         }
     }
 
