@@ -93,8 +93,8 @@ fn lost(error: &RedisError, server: &str) -> Error {
     }
 }
 
-/// The code of an error reply. For a command in a script and for EXEC the reason is in the text: version 6 has
-/// the code there, and no version has a code for a command in a script that the user may not run.
+/// The code of an error reply. For a command in a script and for EXEC the reason is in the text: version 6
+/// has the code there, and no version has a code for a command in a script that the user may not run.
 pub(super) fn code_of<'r>(code: &'r str, detail: &'r str) -> &'r str {
     let aborted = detail.strip_prefix("Transaction discarded because of: ").filter(|_| code == "EXECABORT");
     if code != "ERR" && aborted.is_none() {
