@@ -187,3 +187,55 @@ async fn in_a_cluster_every_operation_is_one_command() -> Result {
     assert!(moved.failures.iter().all(|failure| failure.error.kind() == ErrorKind::Unsupported));
     storage.close().await
 }
+
+/// Plans of one store under 200 config writes a second of another one: each write is kept, and each plan is
+/// applied once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plans_get_through_a_storm_of_config_writes() -> Result {
+    const PLANS: usize = 100;
+    let server = Server::start(&["--appendfsync", "no"]);
+    let [planner, writer] = [(); 2].map(|()| server.url());
+    let (planner, writer) =
+        (Storage::<Redis>::open(planner.as_str()).await?, Storage::<Redis>::open(writer.as_str()).await?);
+    let running = Arc::new(AtomicBool::new(true));
+    let storm = tokio::spawn({
+        let running = running.clone();
+        async move {
+            let mut tick = tokio::time::interval(Duration::from_millis(5));
+            let mut written = 0_u32;
+            while running.load(Ordering::SeqCst) {
+                tick.tick().await;
+                writer.set_config(format!("w{written}"), json!(written)).await.unwrap();
+                written += 1;
+            }
+            written
+        }
+    });
+    let plans: Vec<_> = (0..PLANS)
+        .map(|n| {
+            let planner = planner.clone();
+            tokio::spawn(async move {
+                let changes = json!([{ "set": format!("p{n}"), "value": n, "expect_absent": true }]);
+                let plan = gateway_storage::plan::Plan::from_json(changes.to_string()).unwrap();
+                let (begun, options) = (Instant::now(), Default::default());
+                planner.apply_plan(format!("plan{n}"), &plan, &options).await.unwrap();
+                let took = begun.elapsed();
+                let again = planner.apply_plan(format!("plan{n}"), &plan, &options).await.unwrap();
+                assert_eq!(again, gateway_storage::plan::Applied::Replayed);
+                took
+            })
+        })
+        .collect();
+    let mut slowest = Duration::ZERO;
+    for plan in plans {
+        slowest = slowest.max(plan.await.unwrap());
+    }
+    running.store(false, Ordering::SeqCst);
+    let written = storm.await.unwrap();
+    println!("{written} writes beside {PLANS} plans, the slowest of which took {slowest:?}");
+    let configs = planner.list_configs().await?;
+    assert_eq!(configs.len(), written as usize + PLANS);
+    let audit: Vec<_> = planner.audit_plans(Default::default()).collect().await;
+    assert_eq!(audit.len(), 2 * PLANS, "one entry for each attempt, and none for the conflicts");
+    planner.close().await
+}
