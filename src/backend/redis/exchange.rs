@@ -19,6 +19,9 @@ pub(super) struct Exchange<'e> {
     pub(super) effect: Effect,
     /// Whether a request gets an exclusive connection.
     pub(super) exclusive: bool,
+    /// Whether a request begins a transaction. If the call is dropped meanwhile, its connection is not used
+    /// again.
+    pub(super) begins_transaction: bool,
     /// Whether the server accepts each command only after ASKING.
     pub(super) asking: bool,
 }
@@ -27,7 +30,7 @@ impl<'e> Exchange<'e> {
     pub(super) fn new(call: &'e Call<'e>, node: &'e Node, effect: Effect) -> Self {
         // WAIT blocks the requests behind it on its connection.
         let exclusive = node.wait(effect).is_some();
-        Self { call, node, effect, exclusive, asking: false }
+        Self { call, node, effect, exclusive, begins_transaction: false, asking: false }
     }
 
     /// Sends one command.
@@ -127,6 +130,7 @@ impl<'e> Exchange<'e> {
                 Some(lease) => lease,
                 None => connection.insert(self.lease().boxed().await?),
             };
+            lease.in_transaction |= self.begins_transaction;
             let result = lease.exchange(self.effect, self.reply_deadline()?, request).await;
             let is_lost = result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable);
             if !is_lost || !std::mem::take(&mut retry) {

@@ -14,6 +14,7 @@ use super::{
     Redis,
     cluster::{self, MAX_REDIRECTS},
     config, error,
+    exchange::Exchange,
     exclusive::ExclusiveLease,
     node::Node,
     reply,
@@ -26,7 +27,7 @@ use crate::{
         remote::{
             Effect,
             audit::{self, Page},
-            backoff::Backoff,
+            backoff::{Backoff, SHORT_PAUSE},
             busy,
         },
     },
@@ -140,12 +141,9 @@ impl<'t> Transaction<'t> {
         let mut node = call.owner(&config)?;
         for _ in 0..MAX_REDIRECTS {
             let mut connection = None;
-            let exchange = call.exchange(&node, Effect::Read, true);
+            let exchange = Exchange { begins_transaction: true, ..call.exchange(&node, Effect::Read, true) };
             let mut replies =
                 exchange.exchange_on(&mut connection, &exchange.pipeline(commands.clone())).await?;
-            if let Some(lease) = &mut connection {
-                lease.in_transaction = true;
-            }
             let rest = replies.split_off(own.min(replies.len()));
             let (Some(record), Some(watched)) = (replies.pop(), replies.first()) else { break };
             match call.moved(watched, &node)? {
@@ -179,25 +177,31 @@ impl<'t> Transaction<'t> {
         refusal: Option<PlanRefusal>,
         commands: Vec<Cmd>,
     ) -> Result<bool> {
-        let mut transaction = vec![self.redis.audit_entry(attempt, status, refusal)];
-        transaction.extend(commands);
-        transaction.push(cmd("EXEC"));
+        let entry = self.redis.audit_entry(attempt, status, refusal);
+        // An attempt that changes nothing only leaves its entry, which no other change conflicts with.
+        let changes_something = !commands.is_empty();
+        let transaction = match changes_something {
+            true => [entry].into_iter().chain(commands).chain([cmd("EXEC")]).collect(),
+            false => vec![cmd("DISCARD"), entry],
+        };
         let exchange = self.call.exchange(&self.node, Effect::Write, true);
         let replies = exchange.exchange_on(&mut self.connection, &exchange.pipeline(transaction)).await?;
-        if let Some(lease) = &mut self.connection {
-            lease.in_transaction = false;
-        }
         let mut results = exchange.replies(replies);
         let executed = results.pop().unwrap_or_else(|| Err(unknown_status()))?;
         // A command that was refused before EXEC says why nothing was applied.
         results.into_iter().filter_map(Result::ok).try_for_each(|reply| reply::checked(reply).map(drop))?;
-        match reply::checked(executed)? {
-            Value::Nil => Ok(false),
+        let is_committed = match reply::checked(executed)? {
+            Value::Nil if changes_something => false,
+            Value::BulkString(_) if !changes_something => true,
             Value::Array(applied) if !applied.iter().any(|reply| matches!(reply, Value::ServerError(_))) => {
-                Ok(true)
+                true
             }
-            _ => Err(unknown_status()),
+            _ => return Err(unknown_status()),
+        };
+        if let Some(lease) = &mut self.connection {
+            lease.in_transaction = false;
         }
+        Ok(is_committed)
     }
 }
 
@@ -300,7 +304,7 @@ impl Redis {
     async fn attempts(&self) -> Result<Attempts<'_>> {
         let call = self.call()?;
         let turn = timeout_at(call.deadline, self.server.plans.lock()).await.map_err(|_| busy())?;
-        Ok(Attempts { backoff: Backoff::until(call.deadline), call, _turn: turn })
+        Ok(Attempts { backoff: Backoff::until(call.deadline).at_most(SHORT_PAUSE), call, _turn: turn })
     }
 
     /// None if a key has changed meanwhile.
