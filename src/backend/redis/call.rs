@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use redis::{Cmd, Value};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Redis,
@@ -130,7 +130,7 @@ impl Call<'_> {
     /// See [`Cluster::refresh`].
     pub(super) async fn refresh(&self) -> Result<()> {
         let Servers::Cluster(cluster) = &self.server.servers else { return Ok(()) };
-        let refreshed = timeout_at(self.request_deadline(), cluster.refresh()).await;
+        let refreshed = timeout_at(self.request_deadline(Instant::now()), cluster.refresh()).await;
         refreshed.unwrap_or_else(|_| Err(connection_timeout(SERVER)))
     }
 

@@ -40,7 +40,7 @@ pub(super) struct Connection {
 }
 
 /// How often the server of a connection in use is asked for its role.
-const ROLE_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const ROLE_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Connection {
     pub(super) fn new(opened: Opened, dead: Arc<AtomicBool>) -> Self {

@@ -141,7 +141,8 @@ impl<'e> Exchange<'e> {
     }
 
     fn reply_deadline(&self) -> Result<Instant> {
-        let (now, deadline) = (Instant::now(), self.call.request_deadline());
+        let now = Instant::now();
+        let deadline = self.call.request_deadline(now);
         if now >= deadline {
             Err(deadline_passed())
         } else {
@@ -157,7 +158,7 @@ impl<'e> Exchange<'e> {
     }
 
     async fn lease(&self) -> Result<ExclusiveLease> {
-        let until = self.call.request_deadline();
+        let until = self.call.request_deadline(Instant::now());
         self.until_connected(async {
             loop {
                 let mut lease = self.node.lease().await?;
@@ -170,7 +171,7 @@ impl<'e> Exchange<'e> {
     }
 
     async fn until_connected<T>(&self, connection: impl Future<Output = Result<T>>) -> Result<T> {
-        let connected = timeout_at(self.call.request_deadline(), connection).await;
+        let connected = timeout_at(self.call.request_deadline(Instant::now()), connection).await;
         connected.unwrap_or_else(|_| Err(connection_timeout(error::SERVER)))
     }
 }

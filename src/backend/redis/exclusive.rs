@@ -6,7 +6,7 @@ use redis::cmd;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    connection::{Opened, Settings, is_master},
+    connection::{Opened, ROLE_INTERVAL, Settings, is_master},
     error,
     request::Request,
     target::Target,
@@ -60,9 +60,6 @@ pub(super) struct Exclusive {
 
 /// The time without a request after which a connection may have been lost unnoticed.
 const MAX_IDLE: Duration = Duration::from_secs(1);
-
-/// How long a connection is used before the server is asked again whether it is a master.
-const ROLE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long the reply to a dropped call may take before the connection is closed.
 const CLEANUP_TIMEOUT: Duration = Duration::from_millis(250);

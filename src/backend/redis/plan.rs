@@ -243,22 +243,16 @@ fn texts_in(mut replies: Vec<Value>, keys: Vec<Key>) -> Result<Texts> {
 }
 
 /// The commands that set config values, or delete those without a text.
-fn set_configs(config: &str, texts: &[(&Key, Option<Vec<u8>>)]) -> Vec<Cmd> {
-    let (mut set, mut delete) = (cmd("HSET"), cmd("HDEL"));
-    set.arg(config);
-    delete.arg(config);
+fn set_configs<'t>(config: &str, texts: impl Iterator<Item = (&'t Key, Option<&'t [u8]>)>) -> Vec<Cmd> {
+    let [mut set, mut delete] = ["HSET", "HDEL"].map(|name| cmd(name).arg(config).take());
     for (key, text) in texts {
         match text {
             Some(text) => set.arg(key.as_str()).arg(text),
             None => delete.arg(key.as_str()),
         };
     }
-    let sets = texts.iter().filter(|(_, text)| text.is_some()).count();
-    [(sets, set), (texts.len() - sets, delete)]
-        .into_iter()
-        .filter(|(some, _)| *some > 0)
-        .map(|(_, cmd)| cmd)
-        .collect()
+    // Redis refuses these commands without a field.
+    [set, delete].into_iter().filter(|command| command.args_iter().count() > 2).collect()
 }
 
 impl Redis {
@@ -297,7 +291,8 @@ impl Redis {
             after.push((key, text));
         }
         let mut commands = vec![record, cmd("PEXPIRE").arg(name).arg(ttl).take()];
-        commands.extend(set_configs(&self.layout.config(), &after));
+        let after = after.iter().map(|(key, text)| (*key, text.as_deref()));
+        commands.extend(set_configs(&self.layout.config(), after));
         commands
     }
 
@@ -348,8 +343,8 @@ impl Redis {
         let step = rollback_step(transaction.record(), force, |key| values.get(key).cloned());
         let mut commands = Vec::new();
         if let (RollbackStep::Restore, Some(found)) = (&step, &transaction.found) {
-            let before: Vec<_> = found.before.iter().map(|(key, text)| (key, text.clone())).collect();
-            commands = set_configs(&self.layout.config(), &before);
+            let before = found.before.iter().map(|(key, text)| (key, text.as_deref()));
+            commands = set_configs(&self.layout.config(), before);
             commands.push(cmd("HSET").arg(&transaction.plan).arg(ROLLED_BACK).arg(1).take());
         }
         let record = transaction.found.take().map(|found| found.record);

@@ -15,26 +15,28 @@ use crate::{Error, Result, layer::time_left};
 pub(crate) struct Call<'s, S> {
     pub(crate) server: &'s S,
     pub(crate) deadline: Instant,
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     request_timeout: Duration,
     _entry: Entry<'s>,
 }
 
 impl<'s, S> Call<'s, S> {
     pub(crate) fn begin(server: &'s S, calls: &'s Gate, deadline: Duration) -> Result<Self> {
-        let deadline = time_left(deadline);
-        Ok(Self { deadline: later(Instant::now(), deadline), ..Self::begin_long(server, calls, deadline)? })
+        let (_entry, request_timeout) = (calls.enter()?, time_left(deadline));
+        Ok(Self { server, deadline: later(Instant::now(), request_timeout), request_timeout, _entry })
     }
 
     /// A call without a deadline as a whole; each of its requests has one.
+    #[cfg(feature = "redis")]
     pub(crate) fn begin_long(server: &'s S, calls: &'s Gate, request_timeout: Duration) -> Result<Self> {
-        let _entry = calls.enter()?;
-        Ok(Self { server, deadline: later(Instant::now(), Duration::MAX), request_timeout, _entry })
+        let (_entry, deadline) = (calls.enter()?, later(Instant::now(), Duration::MAX));
+        Ok(Self { server, deadline, request_timeout, _entry })
     }
 
     /// When a request that begins now must have ended.
-    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
-    pub(crate) fn request_deadline(&self) -> Instant {
-        self.deadline.min(later(Instant::now(), self.request_timeout))
+    #[cfg(feature = "redis")]
+    pub(crate) fn request_deadline(&self, now: Instant) -> Instant {
+        self.deadline.min(later(now, self.request_timeout))
     }
 
     pub(crate) fn is_over(&self) -> bool {
