@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Redis,
-    cluster::{self, Cluster, Reply, SlotGroup},
+    cluster::{Cluster, SlotGroup},
     error::SERVER,
     exchange::Exchange,
     exclusive::ExclusiveLease,
@@ -15,7 +15,7 @@ use super::{
     reply,
     routing::Router,
     server::{Call, Servers},
-    slot, wide,
+    wide,
 };
 use crate::{
     Result,
@@ -106,24 +106,6 @@ impl Call<'_> {
         match &self.server.servers {
             Servers::One(_) => result,
             Servers::Cluster(cluster) => result.inspect_err(|error| cluster.refresh_after(error)),
-        }
-    }
-
-    /// The server that owns a key.
-    pub(super) fn owner(&self, name: &str) -> Result<Arc<Node>> {
-        match &self.server.servers {
-            Servers::One(node) => Ok(node.clone()),
-            Servers::Cluster(cluster) => cluster.owner(slot::of_key(name.as_bytes())),
-        }
-    }
-
-    /// The server that owns the keys of a command, if this reply redirects it there.
-    pub(super) fn moved(&self, reply: &Value, from: &Arc<Node>) -> Result<Option<Arc<Node>>> {
-        let Servers::Cluster(cluster) = &self.server.servers else { return Ok(None) };
-        match cluster.redirect(reply.clone(), from)? {
-            Reply::Final(_) => Ok(None),
-            Reply::Redirected(to) if to.asking => Err(cluster::too_many_redirects()),
-            Reply::Redirected(to) => Ok(Some(to.node)),
         }
     }
 

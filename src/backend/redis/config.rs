@@ -29,6 +29,9 @@ pub(super) fn query(config: &str, keys: &[Key]) -> Cmd {
 
 impl Redis {
     pub(super) async fn config_texts(&self, call: &Call<'_>, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
         let texts = call.send(Effect::Read, &query(&self.layout.config(), keys)).await?;
         reply::list(texts)?.into_iter().map(reply::bytes).collect()
     }

@@ -19,9 +19,6 @@ pub(super) struct Exchange<'e> {
     pub(super) effect: Effect,
     /// Whether a request gets an exclusive connection.
     pub(super) exclusive: bool,
-    /// Whether a request begins a transaction. If the call is dropped meanwhile, its connection is not used
-    /// again.
-    pub(super) begins_transaction: bool,
     /// Whether the server accepts each command only after ASKING.
     pub(super) asking: bool,
 }
@@ -30,7 +27,7 @@ impl<'e> Exchange<'e> {
     pub(super) fn new(call: &'e Call<'e>, node: &'e Node, effect: Effect) -> Self {
         // WAIT blocks the requests behind it on its connection.
         let exclusive = node.wait(effect).is_some();
-        Self { call, node, effect, exclusive, begins_transaction: false, asking: false }
+        Self { call, node, effect, exclusive, asking: false }
     }
 
     /// Sends one command.
@@ -55,7 +52,7 @@ impl<'e> Exchange<'e> {
     }
 
     /// The commands, with ASKING before each and WAIT after the last if these are needed.
-    pub(super) fn pipeline(&self, commands: Vec<Cmd>) -> Pipeline {
+    fn pipeline(&self, commands: Vec<Cmd>) -> Pipeline {
         let mut pipeline = Pipeline::with_capacity(2 * commands.len() + 1);
         for command in commands {
             if self.asking {
@@ -70,7 +67,7 @@ impl<'e> Exchange<'e> {
     }
 
     /// The reply to each command. A refusal by the server is a value; an unconfirmed write is an error.
-    pub(super) fn replies(&self, mut replies: Vec<Value>) -> Vec<Result<Value>> {
+    fn replies(&self, mut replies: Vec<Value>) -> Vec<Result<Value>> {
         let unconfirmed =
             self.node.wait(self.effect).and_then(|wait| wait.unconfirmed(replies.pop().as_ref()));
         let step = if self.asking { 2 } else { 1 };
@@ -130,7 +127,6 @@ impl<'e> Exchange<'e> {
                 Some(lease) => lease,
                 None => connection.insert(self.lease().boxed().await?),
             };
-            lease.in_transaction |= self.begins_transaction;
             let result = lease.exchange(self.effect, self.reply_deadline()?, request).await;
             let is_lost = result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable);
             if !is_lost || !std::mem::take(&mut retry) {

@@ -34,14 +34,7 @@ impl Dial for Dialer {
 
     async fn dial(&self) -> Result<Exclusive> {
         let (opened, now) = (self.target.open(&self.settings, None).await?, Instant::now());
-        Ok(Exclusive {
-            opened,
-            used: now,
-            checked: now,
-            is_dirty: false,
-            in_transaction: false,
-            is_dead: false,
-        })
+        Ok(Exclusive { opened, used: now, checked: now, is_dirty: false, is_dead: false })
     }
 }
 
@@ -53,8 +46,6 @@ pub(super) struct Exclusive {
     checked: Instant,
     /// A request is running, or was dropped: its reply may still come.
     is_dirty: bool,
-    /// The server watches keys or queues commands for a transaction. Such a connection is not used again.
-    pub(super) in_transaction: bool,
     is_dead: bool,
 }
 
@@ -103,11 +94,11 @@ impl Exclusive {
 
 impl Reuse for Exclusive {
     fn is_dead(&self) -> bool {
-        self.is_dead || self.in_transaction
+        self.is_dead
     }
 
     fn needs_cleanup(&self) -> bool {
-        !self.is_dead() && self.is_dirty
+        !self.is_dead && self.is_dirty
     }
 
     /// Waits for the outstanding reply, which comes before the reply to this.

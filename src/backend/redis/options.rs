@@ -86,8 +86,8 @@ options! {
         /// processor is the limit, and a request may be delayed by 40 ms.
         pub tcp_nodelay: bool = true,
         /// The most connections to a server that one call has for itself, 1 to 1024. Lists, exports, large
-        /// batches, large values and plans use these, so that they delay no small call, and so do writes that
-        /// wait for replicas. Opened on demand, and closed after a minute without use. Default: 10.
+        /// batches and large values use these, so that they delay no small call, and so do writes that wait
+        /// for replicas. Opened on demand, and closed after a minute without use. Default: 10.
         pub pool_size: u32 = 10,
         /// The number of connections to a server that all other calls share, at most 1024 and at least 1.
         /// Default: 2.

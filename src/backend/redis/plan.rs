@@ -1,27 +1,17 @@
-//! Plans: optimistic transactions on keys of one slot.
+//! Plans: read, decided here, and committed by a script that compares what was read.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
     time::Instant,
 };
 
 use futures_core::Stream;
-use redis::{Cmd, Value, cmd};
+use redis::{Value, cmd};
 use tokio::{sync::MutexGuard, time::timeout_at};
 
-use super::{
-    Redis,
-    cluster::{self, MAX_REDIRECTS},
-    config, error,
-    exchange::Exchange,
-    exclusive::ExclusiveLease,
-    node::Node,
-    reply,
-    server::Call,
-};
+use super::{Redis, config, reply, server::Call};
 use crate::{
-    Backend, ConfigBatch, ConfigValue, Error, Key, Result,
+    Backend, ConfigBatch, ConfigValue, Key, Result,
     backend::{
         plan_step::{ApplyStep, Attempt, RollbackStep, apply_step, last_mutations, rollback_step},
         remote::{
@@ -38,6 +28,9 @@ use crate::{
     },
 };
 
+/// Makes the changes of a plan, or none if a value that they were decided from has changed.
+const COMMIT: &str = include_str!("commit_plan.lua");
+
 /// How many audit entries are read at a time.
 const PAGE: usize = 500;
 
@@ -49,15 +42,24 @@ const PAYLOAD: &str = ":payload";
 const MUTATIONS: &str = ":mutations";
 const STAGE: &str = ":stage";
 const ROLLED_BACK: &str = ":rolled_back";
+/// The id of the audit entry, which is another one if an expired plan is applied again.
+const APPLIED: &str = ":applied";
+
+/// The fields that tell whether a record has changed.
+const STATE: [&str; 3] = [PAYLOAD, APPLIED, ROLLED_BACK];
 
 /// The prefixes of the fields that hold the texts from before the plan and after it.
 const BEFORE: u8 = b'b';
 const AFTER: u8 = b'a';
 
-/// A plan's record and the texts from before the plan.
+/// The record of a plan, and what a later attempt compares it with.
+#[derive(Default)]
 struct Found {
-    record: PlanRecord,
+    record: Option<PlanRecord>,
+    /// The texts from before the plan.
     before: Texts,
+    /// The values of [`STATE`].
+    state: [Option<Vec<u8>>; 3],
 }
 
 /// A value in a plan's record: `+` and the text, or `-` for none.
@@ -78,131 +80,37 @@ fn values_of(texts: &Texts) -> Result<BTreeMap<&Key, ConfigValue>> {
     values.map(|(key, text)| Ok((key, config::read(key, text)?))).collect()
 }
 
-/// Reads the record of a plan. Redis has no empty hashes.
-fn read_record(fields: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Option<Found>> {
-    if fields.is_empty() {
-        return Ok(None);
-    }
+/// Reads the record of a plan. One without a payload is what a commit left that the server stopped.
+fn read_record(fields: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Found> {
     let (mut about, mut before, mut after) = (HashMap::new(), Texts::new(), Texts::new());
     for (name, value) in fields {
         match name.split_first() {
             Some((&BEFORE, key)) => drop(before.insert(decode_key(key)?, text_of(&value)?)),
             Some((&AFTER, key)) => drop(after.insert(decode_key(key)?, text_of(&value)?)),
-            _ => drop(about.insert(name, String::from_utf8(value).map_err(|_| corrupt_plan())?)),
+            _ => drop(about.insert(name, value)),
         }
     }
-    let named = |name: &str| about.get(name.as_bytes()).ok_or_else(corrupt_plan);
+    let named = |name: &str| about.get(name.as_bytes()).map(|value| std::str::from_utf8(value)).transpose();
+    let [payload, mutations, stage] =
+        [named(PAYLOAD), named(MUTATIONS), named(STAGE)].map(|text| text.map_err(|_| corrupt_plan()));
+    let state = STATE.map(|name| about.get(name.as_bytes()).cloned());
+    let Some(payload) = payload? else { return Ok(Found { record: None, before, state }) };
     let change = |(key, after): (&Key, &Option<Vec<u8>>)| {
         let after = after.as_ref().map(|text| config::read(key, text)).transpose()?;
         // The text from before the plan is restored as it was.
         Ok(PlanChange { key: key.clone(), before: None, after })
     };
     let record = PlanRecord {
-        payload: named(PAYLOAD)?.parse().map_err(|_| corrupt_plan())?,
-        mutations: named(MUTATIONS)?.parse().map_err(|_| corrupt_plan())?,
-        stage: named(STAGE).ok().filter(|stage| !stage.is_empty()).cloned(),
+        payload: payload.parse().map_err(|_| corrupt_plan())?,
+        mutations: mutations?.and_then(|text| text.parse().ok()).ok_or_else(corrupt_plan)?,
+        stage: stage?.filter(|stage| !stage.is_empty()).map(str::to_owned),
         // The server deletes an expired record.
         applied: 0,
         expires: i64::MAX,
         is_rolled_back: about.contains_key(ROLLED_BACK.as_bytes()),
         changes: after.iter().map(change).collect::<Result<_>>()?,
     };
-    Ok(Some(Found { record, before }))
-}
-
-/// A transaction on a connection that watches the config hash, the plan's record and the audit: it is applied
-/// only if none of them has changed since they were read.
-struct Transaction<'t> {
-    redis: &'t Redis,
-    call: &'t Call<'t>,
-    node: Arc<Node>,
-    connection: Option<ExclusiveLease>,
-    /// The name of the plan's record.
-    plan: String,
-    found: Option<Found>,
-}
-
-impl<'t> Transaction<'t> {
-    /// Watches the keys and reads the plan's record; and in the same round trip what `more` reads. Returns
-    /// the replies to those commands.
-    async fn begin(
-        redis: &'t Redis,
-        call: &'t Call<'t>,
-        key: &Key,
-        more: Vec<Cmd>,
-    ) -> Result<(Self, Vec<Value>)> {
-        let names = [redis.layout.config(), redis.layout.plan(key), redis.layout.audit()];
-        let mut commands = vec![cmd("WATCH").arg(&names).take()];
-        commands.extend(names.iter().map(|name| cmd("TYPE").arg(name).take()));
-        commands.push(cmd("HGETALL").arg(&names[1]).take());
-        let own = commands.len();
-        commands.extend(more);
-        let [config, plan, _] = names;
-        let mut node = call.owner(&config)?;
-        for _ in 0..MAX_REDIRECTS {
-            let mut connection = None;
-            let exchange = Exchange { begins_transaction: true, ..call.exchange(&node, Effect::Read, true) };
-            let mut replies =
-                exchange.exchange_on(&mut connection, &exchange.pipeline(commands.clone())).await?;
-            let rest = replies.split_off(own.min(replies.len()));
-            let (Some(record), Some(watched)) = (replies.pop(), replies.first()) else { break };
-            match call.moved(watched, &node)? {
-                Some(owner) => node = owner,
-                None => {
-                    for (reply, wanted) in replies.into_iter().zip(["OK", "hash", "hash", "stream"]) {
-                        check_type(reply::checked(reply)?, wanted)?;
-                    }
-                    let found = read_record(reply::fields(reply::checked(record)?)?)?;
-                    return Ok((Self { redis, call, node, connection, plan, found }, rest));
-                }
-            }
-        }
-        Err(cluster::too_many_redirects())
-    }
-
-    fn record(&self) -> Option<&PlanRecord> {
-        self.found.as_ref().map(|found| &found.record)
-    }
-
-    async fn send(&mut self, commands: Vec<Cmd>) -> Result<Vec<Value>> {
-        let exchange = self.call.exchange(&self.node, Effect::Read, true);
-        exchange.exchange_on(&mut self.connection, &exchange.pipeline(commands)).await
-    }
-
-    /// Applies all of the commands and adds the audit entry, or does nothing: false if a key has changed.
-    async fn commit(
-        mut self,
-        attempt: &Attempt<'_>,
-        status: AuditStatus,
-        refusal: Option<PlanRefusal>,
-        commands: Vec<Cmd>,
-    ) -> Result<bool> {
-        let entry = self.redis.audit_entry(attempt, status, refusal);
-        // An attempt that changes nothing only leaves its entry, which no other change conflicts with.
-        let changes_something = !commands.is_empty();
-        let transaction = match changes_something {
-            true => [entry].into_iter().chain(commands).chain([cmd("EXEC")]).collect(),
-            false => vec![cmd("DISCARD"), entry],
-        };
-        let exchange = self.call.exchange(&self.node, Effect::Write, true);
-        let replies = exchange.exchange_on(&mut self.connection, &exchange.pipeline(transaction)).await?;
-        let mut results = exchange.replies(replies);
-        let executed = results.pop().unwrap_or_else(|| Err(unknown_status()))?;
-        // A command that was refused before EXEC says why nothing was applied.
-        results.into_iter().filter_map(Result::ok).try_for_each(|reply| reply::checked(reply).map(drop))?;
-        let is_committed = match reply::checked(executed)? {
-            Value::Nil if changes_something => false,
-            Value::BulkString(_) if !changes_something => true,
-            Value::Array(applied) if !applied.iter().any(|reply| matches!(reply, Value::ServerError(_))) => {
-                true
-            }
-            _ => return Err(unknown_status()),
-        };
-        if let Some(lease) = &mut self.connection {
-            lease.in_transaction = false;
-        }
-        Ok(is_committed)
-    }
+    Ok(Found { record: Some(record), before, state })
 }
 
 /// The attempts of one plan until no other change to the store conflicts with it. Those of other plans of
@@ -219,81 +127,101 @@ impl Attempts<'_> {
     }
 }
 
-fn check_type(reply: Value, wanted: &str) -> Result<()> {
-    match reply {
-        Value::Okay => Ok(()),
-        Value::SimpleString(found) if found == wanted || found == "none" => Ok(()),
-        _ => Err(error::of_code("WRONGTYPE", "")),
-    }
+/// The arguments of [`COMMIT`] that change a plan's record and config values.
+#[derive(Default)]
+struct Changes {
+    /// The life time of a new record, in milliseconds.
+    ttl: Option<u64>,
+    record: Vec<Vec<u8>>,
+    configs: Vec<Vec<u8>>,
 }
 
-/// Reads the texts of config values, and begins to queue commands: if MULTI failed, they would be applied one
-/// by one, so its reply must be known before they are sent.
-fn read_and_queue(config: &str, keys: &[Key]) -> Vec<Cmd> {
-    let get = (!keys.is_empty()).then(|| config::query(config, keys));
-    get.into_iter().chain([cmd("MULTI")]).collect()
+/// Names and texts as arguments.
+fn pairs<'t>(texts: impl Iterator<Item = (&'t str, Option<&'t [u8]>)>) -> Vec<Vec<u8>> {
+    texts.flat_map(|(name, text)| [name.as_bytes().to_vec(), optional(text)]).collect()
 }
 
-/// The texts in the replies to [`read_and_queue`].
-fn texts_in(mut replies: Vec<Value>, keys: Vec<Key>) -> Result<Texts> {
-    reply::done(replies.pop().ok_or_else(unknown_status)?)?;
-    let Some(texts) = replies.pop() else { return Ok(Texts::new()) };
-    let texts = reply::list(texts)?.into_iter().map(reply::bytes).collect::<Result<Vec<_>>>()?;
-    Ok(keys.into_iter().zip(texts).collect())
-}
-
-/// The commands that set config values, or delete those without a text.
-fn set_configs<'t>(config: &str, texts: impl Iterator<Item = (&'t Key, Option<&'t [u8]>)>) -> Vec<Cmd> {
-    let [mut set, mut delete] = ["HSET", "HDEL"].map(|name| cmd(name).arg(config).take());
-    for (key, text) in texts {
-        match text {
-            Some(text) => set.arg(key.as_str()).arg(text),
-            None => delete.arg(key.as_str()),
-        };
-    }
-    // Redis refuses these commands without a field.
-    [set, delete].into_iter().filter(|command| command.args_iter().count() > 2).collect()
+fn pairs_of(texts: &Texts) -> Vec<Vec<u8>> {
+    pairs(texts.iter().map(|(key, text)| (key.as_str(), text.as_deref())))
 }
 
 impl Redis {
-    fn audit_entry(&self, attempt: &Attempt<'_>, status: AuditStatus, refusal: Option<PlanRefusal>) -> Cmd {
-        let mut add = cmd("XADD");
-        add.arg(self.layout.audit()).arg("MAXLEN").arg(MAX_AUDIT_ENTRIES).arg("*");
-        add.arg("key").arg(attempt.key.as_str()).arg("action").arg(attempt.action.as_str());
-        add.arg("status").arg(status.as_str()).arg("stage").arg(attempt.stage.unwrap_or_default());
-        add.arg("source").arg(attempt.source.unwrap_or_default()).arg("micros").arg(attempt.micros());
-        add.arg("mutations").arg(attempt.mutations);
-        add.arg("payload").arg(attempt.payload.map(|payload| payload.to_string()).unwrap_or_default());
-        add.arg("error").arg(refusal.map_or("", |refusal| refusal.as_str())).take()
+    /// Reads a plan's record and the texts of config values.
+    async fn read_plan(&self, call: &Call<'_>, key: &Key, keys: Vec<Key>) -> Result<(Found, Texts)> {
+        let mut commands = vec![cmd("HGETALL").arg(self.layout.plan(key)).take()];
+        // Redis refuses the command without a field.
+        commands.extend((!keys.is_empty()).then(|| config::query(&self.layout.config(), &keys)));
+        let mut replies = call.send_all(Effect::Read, commands).await.into_iter();
+        let mut next = || replies.next().transpose();
+        let found = match next()? {
+            Some(record) => read_record(reply::fields(record)?)?,
+            None => Found::default(),
+        };
+        let texts = next()?.map(reply::list).transpose()?.unwrap_or_default();
+        let texts = texts.into_iter().map(reply::bytes).collect::<Result<Vec<_>>>()?;
+        Ok((found, keys.into_iter().zip(texts).collect()))
     }
 
-    /// The commands that change the config values and store the plan's record.
-    fn change(
+    /// Makes the changes of an attempt and adds its audit entry. False, and nothing is done, if the record or
+    /// one of the texts is not what it was.
+    async fn commit(
         &self,
-        name: &str,
+        call: &Call<'_>,
         attempt: &Attempt<'_>,
-        ttl: u64,
-        before: &Texts,
-        changes: &[PlanChange],
-    ) -> Vec<Cmd> {
-        let mut record = cmd("HSET");
-        record
-            .arg(name)
-            .arg(PAYLOAD)
-            .arg(attempt.payload.map(|payload| payload.to_string()).unwrap_or_default());
-        record.arg(MUTATIONS).arg(attempt.mutations).arg(STAGE).arg(attempt.stage.unwrap_or_default());
-        let mut after = Vec::with_capacity(changes.len());
-        for change in changes {
-            let (key, text) = (&change.key, change.after.as_ref().map(encode_config));
-            let before = before.get(key).and_then(Option::as_deref);
-            record.arg([&[BEFORE], key.as_str().as_bytes()].concat()).arg(optional(before));
-            record.arg([&[AFTER], key.as_str().as_bytes()].concat()).arg(optional(text.as_deref()));
-            after.push((key, text));
+        (status, refusal): (AuditStatus, Option<PlanRefusal>),
+        (found, texts): (&Found, &Texts),
+        changes: Changes,
+    ) -> Result<bool> {
+        let mut entry = vec!["MAXLEN".to_owned(), MAX_AUDIT_ENTRIES.to_string(), "*".to_owned()];
+        for (name, value) in [
+            ("key", attempt.key.as_str().to_owned()),
+            ("action", attempt.action.as_str().to_owned()),
+            ("status", status.as_str().to_owned()),
+            ("stage", attempt.stage.unwrap_or_default().to_owned()),
+            ("source", attempt.source.unwrap_or_default().to_owned()),
+            ("micros", attempt.micros().to_string()),
+            ("mutations", attempt.mutations.to_string()),
+            ("payload", attempt.payload.map(|payload| payload.to_string()).unwrap_or_default()),
+            ("error", refusal.map(|refusal| refusal.as_str().to_owned()).unwrap_or_default()),
+        ] {
+            entry.extend([name.to_owned(), value]);
         }
-        let mut commands = vec![record, cmd("PEXPIRE").arg(name).arg(ttl).take()];
-        let after = after.iter().map(|(key, text)| (*key, text.as_deref()));
-        commands.extend(set_configs(&self.layout.config(), after));
-        commands
+        let entry = entry.into_iter().map(String::into_bytes).collect();
+        let mut commit = cmd("EVAL");
+        commit.arg(COMMIT).arg(3);
+        commit.arg(self.layout.config()).arg(self.layout.plan(attempt.key)).arg(self.layout.audit());
+        commit.arg(changes.ttl.map(|ttl| ttl.to_string()).unwrap_or_default());
+        let state = STATE.into_iter().zip(&found.state).map(|(name, text)| (name, text.as_deref()));
+        for list in [pairs(state), pairs_of(texts), entry, changes.record, changes.configs] {
+            commit.arg(list.len()).arg(list);
+        }
+        match call.send(Effect::Write, &commit).await {
+            Ok(reply) => reply::done(reply).map(|()| true),
+            Err(error) if error.code() == Some("CONFLICT") => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The changes of a plan that is applied.
+    fn changes(attempt: &Attempt<'_>, ttl: u64, before: &Texts, changes: &[PlanChange]) -> Changes {
+        let after: Texts = changes
+            .iter()
+            .map(|change| (change.key.clone(), change.after.as_ref().map(encode_config)))
+            .collect();
+        let about = [
+            (PAYLOAD, attempt.payload.map(|payload| payload.to_string()).unwrap_or_default()),
+            (MUTATIONS, attempt.mutations.to_string()),
+            (STAGE, attempt.stage.unwrap_or_default().to_owned()),
+        ];
+        let mut record: Vec<_> =
+            about.into_iter().flat_map(|(name, text)| [name.into(), text.into_bytes()]).collect();
+        for (prefix, texts) in [(BEFORE, before), (AFTER, &after)] {
+            for (key, text) in texts {
+                record.push([&[prefix], key.as_str().as_bytes()].concat());
+                record.push(optional(text.as_deref()));
+            }
+        }
+        Changes { ttl: Some(ttl), record, configs: pairs_of(&after) }
     }
 
     async fn attempts(&self) -> Result<Attempts<'_>> {
@@ -302,7 +230,7 @@ impl Redis {
         Ok(Attempts { backoff: Backoff::until(call.deadline).at_most(SHORT_PAUSE), call, _turn: turn })
     }
 
-    /// None if a key has changed meanwhile.
+    /// None if a value has changed meanwhile.
     async fn try_to_apply(
         &self,
         call: &Call<'_>,
@@ -310,47 +238,48 @@ impl Redis {
         attempt: &Attempt<'_>,
         ttl: u64,
     ) -> Result<Option<Result<Applied>>> {
-        let keys: Vec<Key> = last_mutations(plan).into_keys().cloned().collect();
-        let reads = read_and_queue(&self.layout.config(), &keys);
-        let (transaction, replies) = Transaction::begin(self, call, attempt.key, reads).await?;
-        let texts = texts_in(replies, keys)?;
+        let keys = last_mutations(plan).into_keys().cloned().collect();
+        let (found, texts) = self.read_plan(call, attempt.key, keys).await?;
         let values = values_of(&texts)?;
         let payload = attempt.payload.ok_or_else(corrupt_plan)?;
-        let step = apply_step(plan, payload, transaction.record(), |key| values.get(key).cloned());
-        let commands = match &step {
-            ApplyStep::Change(changes) => self.change(&transaction.plan, attempt, ttl, &texts, changes),
-            _ => Vec::new(),
+        let step = apply_step(plan, payload, found.record.as_ref(), |key| values.get(key).cloned());
+        let changes = match &step {
+            ApplyStep::Change(changes) => Self::changes(attempt, ttl, &texts, changes),
+            _ => Changes::default(),
         };
         let (status, refusal, result) = step.end();
-        let is_committed = transaction.commit(attempt, status, refusal, commands).await?;
+        let read = (&found, &texts);
+        let is_committed = self.commit(call, attempt, (status, refusal), read, changes).await?;
         Ok(is_committed.then_some(result))
     }
 
-    /// None if a key has changed meanwhile.
+    /// None if a value has changed meanwhile.
     async fn try_to_roll_back(
         &self,
         call: &Call<'_>,
         attempt: Attempt<'_>,
         force: bool,
     ) -> Result<Option<Result<Rollback>>> {
-        let (mut transaction, _) = Transaction::begin(self, call, attempt.key, Vec::new()).await?;
-        let compared = transaction.record().filter(|record| !record.is_rolled_back && !force);
-        let changes = compared.iter().flat_map(|record| &record.changes);
-        let keys: Vec<Key> = changes.map(|change| change.key.clone()).collect();
-        let replies = transaction.send(read_and_queue(&self.layout.config(), &keys)).await?;
-        let texts = texts_in(replies, keys)?;
+        let (found, _) = self.read_plan(call, attempt.key, Vec::new()).await?;
+        let keys = found.record.iter().filter(|record| !record.is_rolled_back);
+        let keys: Vec<Key> =
+            keys.flat_map(|record| &record.changes).map(|change| change.key.clone()).collect();
+        let texts = self.config_texts(call, &keys).await?;
+        let texts: Texts = keys.into_iter().zip(texts).collect();
         let values = values_of(&texts)?;
-        let step = rollback_step(transaction.record(), force, |key| values.get(key).cloned());
-        let mut commands = Vec::new();
-        if let (RollbackStep::Restore, Some(found)) = (&step, &transaction.found) {
-            let before = found.before.iter().map(|(key, text)| (key, text.as_deref()));
-            commands = set_configs(&self.layout.config(), before);
-            commands.push(cmd("HSET").arg(&transaction.plan).arg(ROLLED_BACK).arg(1).take());
-        }
-        let record = transaction.found.take().map(|found| found.record);
-        let attempt = attempt.about(record.as_ref());
+        let step = rollback_step(found.record.as_ref(), force, |key| values.get(key).cloned());
+        let changes = match &step {
+            RollbackStep::Restore => Changes {
+                record: vec![ROLLED_BACK.into(), b"1".to_vec()],
+                configs: pairs_of(&found.before),
+                ..Changes::default()
+            },
+            _ => Changes::default(),
+        };
+        let attempt = attempt.about(found.record.as_ref());
         let (status, refusal, result) = step.end();
-        let is_committed = transaction.commit(&attempt, status, refusal, commands).await?;
+        let read = (&found, &texts);
+        let is_committed = self.commit(call, &attempt, (status, refusal), read, changes).await?;
         Ok(is_committed.then_some(result))
     }
 
@@ -366,14 +295,14 @@ impl Redis {
 }
 
 impl ConfigBatch for Redis {
-    /// An optimistic transaction: WATCH, which reads, and MULTI to EXEC, which writes all or nothing.
+    /// Two round trips: one reads what decides, the other commits the decision if that has not changed.
     async fn apply_plan(&self, key: &Key, plan: &Plan, options: &ApplyOptions) -> Result<Applied> {
         let ttl = options.check()?;
         let attempt = Attempt::to_apply(self.label(), key, plan, plan.payload_hash(), options);
         let mut attempts = self.attempts().await?;
         loop {
             let applied = self.try_to_apply(&attempts.call, plan, &attempt, ttl).await;
-            if let Some(applied) = attempts.call.refreshing(applied)? {
+            if let Some(applied) = applied? {
                 return applied;
             }
             attempts.pause().await?;
@@ -387,7 +316,7 @@ impl ConfigBatch for Redis {
         loop {
             let attempt = Attempt { begun, ..Attempt::to_roll_back(self.label(), key, options) };
             let rolled_back = self.try_to_roll_back(&attempts.call, attempt, options.force).await;
-            if let Some(rolled_back) = attempts.call.refreshing(rolled_back)? {
+            if let Some(rolled_back) = rolled_back? {
                 return rolled_back;
             }
             attempts.pause().await?;
@@ -401,11 +330,6 @@ impl ConfigBatch for Redis {
             async move { redis.audit_page(until).await }
         })
     }
-}
-
-#[cold]
-fn unknown_status() -> Error {
-    error::unexpected_reply(Effect::Write)
 }
 
 /// The largest id before this one. Exclusive ranges (`(`) need version 6.2.

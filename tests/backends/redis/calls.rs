@@ -192,11 +192,22 @@ async fn in_a_cluster_every_operation_is_one_command() -> Result {
 /// applied once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plans_get_through_a_storm_of_config_writes() -> Result {
+    for delay in [0, 5] {
+        plans_in_a_storm(Duration::from_millis(delay)).await?;
+    }
+    Ok(())
+}
+
+/// `delay` is how late each reply to the plans' store is.
+async fn plans_in_a_storm(delay: Duration) -> Result {
     const PLANS: usize = 100;
     let server = Server::start(&["--appendfsync", "no"]);
-    let [planner, writer] = [(); 2].map(|()| server.url());
-    let (planner, writer) =
-        (Storage::<Redis>::open(planner.as_str()).await?, Storage::<Redis>::open(writer.as_str()).await?);
+    let proxy = Proxy::start(server.addr()).await;
+    let writer = Storage::<Redis>::open(server.url().as_str()).await?;
+    let planner = Storage::<Redis>::open(format!("redis://{}", proxy.addr).as_str()).await?;
+    planner.health().await?;
+    // Delays the connections that are open.
+    proxy.delay_replies(delay);
     let running = Arc::new(AtomicBool::new(true));
     let storm = tokio::spawn({
         let running = running.clone();
@@ -232,7 +243,9 @@ async fn plans_get_through_a_storm_of_config_writes() -> Result {
     }
     running.store(false, Ordering::SeqCst);
     let written = storm.await.unwrap();
-    println!("{written} writes beside {PLANS} plans, the slowest of which took {slowest:?}");
+    println!(
+        "replies {delay:?} late: {written} writes beside {PLANS} plans, the slowest of which took {slowest:?}"
+    );
     let configs = planner.list_configs().await?;
     assert_eq!(configs.len(), written as usize + PLANS);
     let audit: Vec<_> = planner.audit_plans(Default::default()).collect().await;
