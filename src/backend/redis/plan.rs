@@ -7,7 +7,6 @@ use std::{
 
 use futures_core::Stream;
 use redis::{Value, cmd};
-use tokio::{sync::MutexGuard, time::timeout_at};
 
 use super::{Redis, config, reply, server::Call};
 use crate::{
@@ -17,7 +16,7 @@ use crate::{
         remote::{
             Effect,
             audit::{self, Page},
-            backoff::{Backoff, SHORT_PAUSE},
+            backoff::Backoff,
             busy,
         },
     },
@@ -111,20 +110,6 @@ fn read_record(fields: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Found> {
         changes: after.iter().map(change).collect::<Result<_>>()?,
     };
     Ok(Found { record: Some(record), before, state })
-}
-
-/// The attempts of one plan until no other change to the store conflicts with it. Those of other plans of
-/// this store wait.
-struct Attempts<'s> {
-    call: Call<'s>,
-    backoff: Backoff,
-    _turn: MutexGuard<'s, ()>,
-}
-
-impl Attempts<'_> {
-    async fn pause(&mut self) -> Result<()> {
-        if self.backoff.pause().await { Ok(()) } else { Err(busy()) }
-    }
 }
 
 /// The arguments of [`COMMIT`] that change a plan's record and config values.
@@ -224,12 +209,6 @@ impl Redis {
         Changes { ttl: Some(ttl), record, configs: pairs_of(&after) }
     }
 
-    async fn attempts(&self) -> Result<Attempts<'_>> {
-        let call = self.call()?;
-        let turn = timeout_at(call.deadline, self.server.plans.lock()).await.map_err(|_| busy())?;
-        Ok(Attempts { backoff: Backoff::until(call.deadline).at_most(SHORT_PAUSE), call, _turn: turn })
-    }
-
     /// None if a value has changed meanwhile.
     async fn try_to_apply(
         &self,
@@ -299,27 +278,31 @@ impl ConfigBatch for Redis {
     async fn apply_plan(&self, key: &Key, plan: &Plan, options: &ApplyOptions) -> Result<Applied> {
         let ttl = options.check()?;
         let attempt = Attempt::to_apply(self.label(), key, plan, plan.payload_hash(), options);
-        let mut attempts = self.attempts().await?;
+        let call = self.call()?;
+        let mut backoff = Backoff::until(call.deadline);
         loop {
-            let applied = self.try_to_apply(&attempts.call, plan, &attempt, ttl).await;
-            if let Some(applied) = applied? {
+            if let Some(applied) = self.try_to_apply(&call, plan, &attempt, ttl).await? {
                 return applied;
             }
-            attempts.pause().await?;
+            if !backoff.pause().await {
+                return Err(busy());
+            }
         }
     }
 
     async fn rollback_plan(&self, key: &Key, options: &RollbackOptions) -> Result<Rollback> {
         options.check()?;
         let begun = Instant::now();
-        let mut attempts = self.attempts().await?;
+        let call = self.call()?;
+        let mut backoff = Backoff::until(call.deadline);
         loop {
             let attempt = Attempt { begun, ..Attempt::to_roll_back(self.label(), key, options) };
-            let rolled_back = self.try_to_roll_back(&attempts.call, attempt, options.force).await;
-            if let Some(rolled_back) = rolled_back? {
+            if let Some(rolled_back) = self.try_to_roll_back(&call, attempt, options.force).await? {
                 return rolled_back;
             }
-            attempts.pause().await?;
+            if !backoff.pause().await {
+                return Err(busy());
+            }
         }
     }
 

@@ -2,8 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Mutex;
-
 use super::{
     RedisOptions, RedisTopology,
     address::Address,
@@ -30,8 +28,6 @@ pub(super) struct Server {
     /// The calls in progress, which closing waits for.
     pub(super) calls: Gate,
     pub(super) wide_replies: WideReplies,
-    /// Runs the plans of this store one after another, so that they do not conflict.
-    pub(super) plans: Mutex<()>,
 }
 
 pub(super) enum Servers {
@@ -73,7 +69,6 @@ impl Server {
             probe_effect: if options.wait_replicas > 0 { Effect::Write } else { Effect::Read },
             calls: Gate::new(),
             wide_replies: WideReplies::new(),
-            plans: Mutex::default(),
         })
     }
 

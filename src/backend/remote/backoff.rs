@@ -7,25 +7,15 @@ use tokio::time::Instant;
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// The longest pause where attempts conflict by chance and not with one another.
-#[cfg(feature = "redis")]
-pub(crate) const SHORT_PAUSE: Duration = Duration::from_millis(20);
-
 /// Growing, jittered pauses between attempts, until a deadline.
 pub(crate) struct Backoff {
     next: Duration,
-    longest: Duration,
     deadline: Instant,
 }
 
 impl Backoff {
     pub(crate) fn until(deadline: Instant) -> Self {
-        Self { next: FIRST_PAUSE, longest: LONGEST_PAUSE, deadline }
-    }
-
-    #[cfg(feature = "redis")]
-    pub(crate) fn at_most(self, longest: Duration) -> Self {
-        Self { longest, ..self }
+        Self { next: FIRST_PAUSE, deadline }
     }
 
     /// Returns false, without a pause, if the deadline leaves no time for another attempt.
@@ -35,7 +25,7 @@ impl Backoff {
             return false;
         }
         tokio::time::sleep_until(end).await;
-        self.next = self.longest.min(self.next * 2);
+        self.next = LONGEST_PAUSE.min(self.next * 2);
         true
     }
 }

@@ -192,14 +192,14 @@ async fn in_a_cluster_every_operation_is_one_command() -> Result {
 /// applied once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plans_get_through_a_storm_of_config_writes() -> Result {
-    for delay in [0, 5] {
-        plans_in_a_storm(Duration::from_millis(delay)).await?;
+    for (delay, shared) in [(0, false), (0, true), (5, false), (5, true)] {
+        plans_in_a_storm(Duration::from_millis(delay), shared).await?;
     }
     Ok(())
 }
 
-/// `delay` is how late each reply to the plans' store is.
-async fn plans_in_a_storm(delay: Duration) -> Result {
+/// `delay` is how late each reply to the plans' store is. If `shared`, all plans set one value.
+async fn plans_in_a_storm(delay: Duration, shared: bool) -> Result {
     const PLANS: usize = 100;
     let server = Server::start(&["--appendfsync", "no"]);
     let proxy = Proxy::start(server.addr()).await;
@@ -226,7 +226,10 @@ async fn plans_in_a_storm(delay: Duration) -> Result {
         .map(|n| {
             let planner = planner.clone();
             tokio::spawn(async move {
-                let changes = json!([{ "set": format!("p{n}"), "value": n, "expect_absent": true }]);
+                let also = if shared { "p".to_owned() } else { format!("q{n}") };
+                let changes = json!([
+                    { "set": format!("p{n}"), "value": n, "expect_absent": true }, { "set": also, "value": n }
+                ]);
                 let plan = gateway_storage::plan::Plan::from_json(changes.to_string()).unwrap();
                 let (begun, options) = (Instant::now(), Default::default());
                 planner.apply_plan(format!("plan{n}"), &plan, &options).await.unwrap();
@@ -244,10 +247,10 @@ async fn plans_in_a_storm(delay: Duration) -> Result {
     running.store(false, Ordering::SeqCst);
     let written = storm.await.unwrap();
     println!(
-        "replies {delay:?} late: {written} writes beside {PLANS} plans, the slowest of which took {slowest:?}"
+        "replies {delay:?} late, shared {shared}: {written} writes beside {PLANS} plans, the slowest of which took {slowest:?}"
     );
     let configs = planner.list_configs().await?;
-    assert_eq!(configs.len(), written as usize + PLANS);
+    assert_eq!(configs.len(), written as usize + PLANS + if shared { 1 } else { PLANS });
     let audit: Vec<_> = planner.audit_plans(Default::default()).collect().await;
     assert_eq!(audit.len(), 2 * PLANS, "one entry for each attempt, and none for the conflicts");
     planner.close().await
