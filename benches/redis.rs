@@ -244,8 +244,8 @@ impl Bench {
         contest.row("increment of 1000", [mine].into_iter().chain(raw).collect());
     }
 
-    /// Compares numbers of open connections: gets by 64 tasks, while two more tasks read a cache value of
-    /// 1 MiB. Then the same over a network that carries some 16 MB/s per connection.
+    /// Gets by 64 tasks, alone and while two more tasks read a cache value of 1 MiB, over two shared
+    /// connections and over one. Then the same over a network that carries some 16 MB/s per connection.
     fn connections(&self, contest: &mut Contest, url: &str) {
         self.connections_to(contest, url, "");
         let slow = self.runtime.block_on(slow_network(url.trim_start_matches("redis://").to_owned()));
@@ -253,25 +253,24 @@ impl Bench {
     }
 
     fn connections_to(&self, contest: &mut Contest, url: &str, network: &str) {
-        let stores: Vec<(&'static str, Storage<Redis>)> =
-            [("2, up to 10", 2, 10), ("1", 1, 1), ("2", 2, 2), ("4", 4, 4)]
-                .map(|(name, min, max)| {
-                    let url = format!("{url}?min_idle={min}&pool_size={max}");
-                    (name, self.runtime.block_on(Storage::open(url.as_str())).unwrap())
-                })
-                .into();
+        let open = |shared: u32| {
+            let url = format!("{url}?min_idle={shared}");
+            self.runtime.block_on(Storage::<Redis>::open(url.as_str())).unwrap()
+        };
+        let (two, one) = (open(2), open(1));
         let large = vec![0; 1 << 20];
         let ttl = Duration::from_secs(24 * 60 * 60);
         self.runtime.block_on(self.ours.set_cache("large", &large, ttl)).unwrap();
-        let contenders = |beside_large: bool| -> Vec<Contender<'_>> {
-            let contender = |(name, store): &(&'static str, Storage<Redis>)| -> Contender<'_> {
-                let (store, ids) = (store.clone(), self.ids.clone());
-                (*name, Box::new(move |count| self.gets(&store, &ids, count, beside_large)))
-            };
-            stores.iter().map(contender).collect()
-        };
-        contest.row(&format!("connections: get, 64 tasks{network}"), contenders(false));
-        contest.row(&format!("connections: get, 64 tasks, beside large values{network}"), contenders(true));
+        let contenders = [
+            ("2 connections", &two, false),
+            ("2, beside large values", &two, true),
+            ("1 connection", &one, false),
+            ("1, beside large values", &one, true),
+        ];
+        let contenders = contenders.map(|(name, store, beside_large)| -> Contender<'_> {
+            (name, Box::new(move |count| self.gets(store, &self.ids, count, beside_large)))
+        });
+        contest.row(&format!("connections: get, 64 tasks{network}"), contenders.into());
     }
 
     fn gets(&self, store: &Storage<Redis>, ids: &Arc<Vec<Key>>, count: u64, beside_large: bool) -> Lap {
