@@ -14,7 +14,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use redis::{Value, cmd};
-use tokio::time::Instant;
 
 use super::{
     RedisOptions,
@@ -263,10 +262,7 @@ impl Cluster {
             Some(node) => node.clone(),
             None => self.open_node(addr)?,
         };
-        let mut connection = match node.shared.ready(Instant::now()) {
-            Some(connection) => connection,
-            None => node.shared.connection().await?,
-        };
+        let mut connection = node.shared.connection().await?;
         let slots: Value = cmd("CLUSTER")
             .arg("SLOTS")
             .query_async(&mut connection.driver())

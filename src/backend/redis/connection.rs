@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -16,8 +16,9 @@ use redis::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    runtime::Handle,
     task::JoinHandle,
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 use super::{
@@ -25,61 +26,101 @@ use super::{
     address::Address,
     dial::{self, Tcp},
     error,
-    stall::StallDetector,
     tls::Tls,
 };
 use crate::{Error, ErrorKind, Result, Secret};
 
-/// A connection. It closes when its pool has replaced it and its last call has ended.
+/// A connection. It closes when its pool has replaced it and its last call has ended. Times are in
+/// milliseconds since it was opened.
 pub(super) struct Connection {
     opened: Opened,
+    since: Instant,
     dead: Arc<AtomicBool>,
-    stalls: StallDetector,
-    /// When the server was last asked for its role, in milliseconds since the connection was opened.
-    role_checked: AtomicU64,
+    /// How long it may receive nothing while a reply is missing.
+    reply_timeout: Duration,
+    /// The calls that wait for a reply.
+    in_flight: AtomicUsize,
+    /// When the last reply arrived, or the first request in flight was sent.
+    progress: AtomicU64,
+    /// When the server was last asked for its role, or [`ASKING`].
+    checked: AtomicU64,
 }
+
+const ASKING: u64 = u64::MAX;
 
 /// How often the server of a connection in use is asked for its role.
 pub(super) const ROLE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// A connection on which a reply is missing for this long is avoided while another one has no such stall.
+pub(super) const STALL: Duration = Duration::from_millis(10);
+
 impl Connection {
-    pub(super) fn new(opened: Opened, dead: Arc<AtomicBool>) -> Self {
-        let stalls = StallDetector::new(Instant::now());
-        Self { opened, dead, stalls, role_checked: AtomicU64::new(0) }
+    pub(super) fn new(opened: Opened, dead: Arc<AtomicBool>, reply_timeout: Duration) -> Self {
+        Self {
+            opened,
+            since: Instant::now(),
+            dead,
+            reply_timeout,
+            in_flight: AtomicUsize::new(0),
+            progress: AtomicU64::new(0),
+            checked: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Relaxed)
     }
 
-    /// Keeps later calls from using this connection. Calls in flight continue to wait.
-    pub(super) fn retire(&self) {
-        self.dead.store(true, Ordering::Relaxed);
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) == 0
     }
 
-    pub(super) fn stalls(&self) -> &StallDetector {
-        &self.stalls
+    fn age(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.since).as_millis() as u64
+    }
+
+    /// How long no reply has arrived, if one is missing.
+    pub(super) fn silence(&self, now: Instant) -> Duration {
+        let since = if self.is_idle() { u64::MAX } else { self.progress.load(Ordering::Relaxed) };
+        Duration::from_millis(self.age(now).saturating_sub(since))
+    }
+
+    fn note_progress(&self, now: Instant) {
+        let age = self.age(now);
+        // Storing invalidates the caches of all threads, and loading does not.
+        if self.progress.load(Ordering::Relaxed) != age {
+            self.progress.store(age, Ordering::Relaxed);
+        }
     }
 
     /// Begins a call.
     pub(super) fn begin(self: Arc<Self>, now: Instant) -> InFlight {
-        let age = self.stalls.age(now).as_millis() as u64;
-        if age.saturating_sub(self.role_checked.load(Ordering::Relaxed)) > ROLE_INTERVAL.as_millis() as u64 {
-            self.check_role(age);
+        let checked = self.checked.load(Ordering::Relaxed);
+        if self.age(now).saturating_sub(checked) > ROLE_INTERVAL.as_millis() as u64 {
+            self.check();
         }
-        self.stalls.begin(now);
-        InFlight { connection: self, replied: false }
+        InFlight::begin(self, now)
     }
 
     /// Asks for the server's role in the background: a server that has become a replica refuses only writes.
+    /// This also shows whether the connection still receives replies.
     #[cold]
-    fn check_role(&self, age: u64) {
-        self.role_checked.store(age, Ordering::Relaxed);
-        let (mut driver, dead) = (self.opened.driver.clone(), self.dead.clone());
-        tokio::spawn(async move {
+    fn check(self: &Arc<Self>) {
+        // There is no runtime if a call is dropped after its end.
+        let Ok(runtime) = Handle::try_current() else { return };
+        if self.checked.swap(ASKING, Ordering::Relaxed) == ASKING {
+            return;
+        }
+        let mut call = InFlight::begin(self.clone(), Instant::now());
+        runtime.spawn(async move {
+            let role = timeout(call.connection.reply_timeout, is_master(&mut call.driver())).await;
+            call.connection.checked.store(call.connection.age(Instant::now()), Ordering::Relaxed);
             // An error is ignored: the user may lack the permission.
-            if let Ok(Ok(false)) = tokio::time::timeout(ROLE_INTERVAL, is_master(&mut driver)).await {
-                dead.store(true, Ordering::Relaxed);
+            if let Ok(role) = role {
+                call.replied();
+                if matches!(role, Ok(false)) {
+                    call.retire();
+                }
             }
         });
     }
@@ -98,30 +139,42 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
+    fn begin(connection: Arc<Connection>, now: Instant) -> Self {
+        if connection.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+            connection.note_progress(now);
+        }
+        Self { connection, replied: false }
+    }
+
     /// The driver's handle, to send the next request.
     pub(super) fn driver(&mut self) -> MultiplexedConnection {
         self.replied = false;
         self.connection.opened.driver.clone()
     }
 
-    /// See [`Connection::retire`].
+    /// Keeps later calls from using this connection. Calls in flight continue to wait.
     pub(super) fn retire(&self) {
-        self.connection.retire();
+        self.connection.dead.store(true, Ordering::Relaxed);
     }
 
     /// The reply to the last request arrived.
     pub(super) fn replied(&mut self) {
         self.replied = true;
-        self.connection.stalls.replied(Instant::now());
+        self.connection.note_progress(Instant::now());
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if !self.replied {
-            self.connection.stalls.abandon(Instant::now());
+        if !self.replied && !self.connection.is_dead() {
+            if self.connection.silence(Instant::now()) >= self.connection.reply_timeout {
+                self.retire();
+            } else {
+                // The request of a dropped call may never have been sent, so that no reply comes.
+                self.connection.check();
+            }
         }
-        self.connection.stalls.end();
+        self.connection.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -185,10 +238,11 @@ impl Login {
 pub(super) struct Settings {
     login: Login,
     tcp: Tcp,
-    tls: Option<Tls>,
+    pub(super) tls: Option<Tls>,
     driver: AsyncConnectionConfig,
     client_name: String,
-    dial_timeout: Duration,
+    pub(super) dial_timeout: Duration,
+    pub(super) reply_timeout: Duration,
 }
 
 impl Settings {
@@ -208,6 +262,7 @@ impl Settings {
                 .set_pipeline_buffer_size(MAX_QUEUED),
             client_name: options.client_name.clone(),
             dial_timeout: options.dial_timeout,
+            reply_timeout: options.reply_timeout(),
         })
     }
 
@@ -289,14 +344,6 @@ impl Settings {
                 .map_err(|error| error::of_dial(&error, server))?;
         }
         Ok(opened)
-    }
-
-    pub(super) fn dial_timeout(&self) -> Duration {
-        self.dial_timeout
-    }
-
-    pub(super) fn uses_tls(&self) -> bool {
-        self.tls.is_some()
     }
 
     /// The error for a server that did not accept a connection within the timeout. A server that expects

@@ -40,7 +40,7 @@ impl Sentinels {
         dead: Option<&Arc<AtomicBool>>,
     ) -> Result<Opened> {
         let share = u32::try_from(self.addrs.len()).unwrap_or(u32::MAX).max(1);
-        let timeout = settings.dial_timeout() / share;
+        let timeout = settings.dial_timeout / share;
         let (mut failure, mut tried) = (None, Vec::new());
         for sentinel in &self.addrs {
             let tried_before = tried.len();

@@ -111,7 +111,7 @@ impl Server {
             Servers::One(_) => self.is_local,
             Servers::Cluster(cluster) => cluster.masters().iter().all(|(addr, _)| addr.is_local()),
         };
-        match (self.settings.uses_tls(), is_local) {
+        match (self.settings.tls.is_some(), is_local) {
             (true, _) => "verified",
             (false, true) => ON_THIS_MACHINE,
             (false, false) => "none",

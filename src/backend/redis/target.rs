@@ -20,9 +20,10 @@ pub(super) enum Target {
 
 impl Target {
     /// Opens a connection that calls share.
-    pub(super) async fn open_shared(&self, settings: &Settings) -> Result<Connection> {
+    pub(super) async fn open_shared(&self, settings: &Settings) -> Result<Arc<Connection>> {
         let dead = Arc::new(AtomicBool::new(false));
-        Ok(Connection::new(self.open(settings, Some(&dead)).await?, dead))
+        let opened = self.open(settings, Some(&dead)).await?;
+        Ok(Arc::new(Connection::new(opened, dead, settings.reply_timeout)))
     }
 
     /// Opens a connection within the dial timeout. See [`Settings::open_server`].
@@ -31,7 +32,7 @@ impl Target {
             Self::Server(addr) => {
                 let server = addr.named("the Redis server");
                 let opening = settings.open_server(addr, &server, dead);
-                let opened = timeout(settings.dial_timeout(), opening).await;
+                let opened = timeout(settings.dial_timeout, opening).await;
                 opened.unwrap_or_else(|_| Err(settings.timed_out(&server)))
             }
             // Divides the timeout among the sentinels.
