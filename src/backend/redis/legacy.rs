@@ -3,21 +3,20 @@
 use std::collections::BTreeSet;
 
 use futures_core::Stream;
-use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::cmd;
 
-use super::{Redis, config, export::Part, layout::Space, reply};
+use super::{
+    Redis,
+    export::{NO_KEY, PAGE, Part, Unread, of_field},
+    layout::Space,
+    reply,
+};
 use crate::{
     ErrorKind, Key, Record, Result,
-    backend::remote::{Effect, pages::until_error},
+    backend::remote::{Effect, pages::pages},
     codec::decode_key,
     model::Piece,
 };
-
-/// How many records are read at a time.
-const PAGE: usize = 100;
-
-const NO_KEY: &str = "its name is not 1 to 255 bytes of UTF-8 without control characters";
 
 /// All keys under the prefix.
 #[derive(Default)]
@@ -35,22 +34,20 @@ impl Redis {
     /// Every record under the prefix, sorted, and a remark for every other key. Not a snapshot. Holds all
     /// keys, and the values of one page.
     pub(crate) fn legacy(&self) -> impl Stream<Item = Result<Piece>> + Send + 'static {
-        let lister = self.clone();
-        let reader = self.clone();
-        let pieces = stream::once(async move { lister.list().await })
-            .map_ok(move |(pages, remarks)| {
-                let reader = reader.clone();
-                let pages = stream::iter(pages).then(move |page| {
-                    let reader = reader.clone();
-                    async move { reader.legacy_page(page).await }
-                });
-                stream::iter([Ok(remarks)])
-                    .chain(pages)
-                    .map_ok(|pieces| stream::iter(pieces).map(Ok))
-                    .try_flatten()
-            })
-            .try_flatten();
-        until_error(pieces)
+        pages((self.clone(), None::<std::vec::IntoIter<Page>>), |(redis, listed)| async move {
+            let (pieces, listed) = match listed {
+                None => {
+                    let (pages, remarks) = redis.list().await?;
+                    (remarks, pages.into_iter())
+                }
+                Some(mut listed) => {
+                    let Some((part, keys)) = listed.next() else { return Ok(None) };
+                    let records = redis.page(part, &keys).await?;
+                    (records.into_iter().map(piece).collect(), listed)
+                }
+            };
+            Ok(Some((pieces, (redis, Some(listed)))))
+        })
     }
 
     async fn list(&self) -> Result<(Vec<Page>, Vec<Piece>)> {
@@ -113,69 +110,12 @@ impl Redis {
             None => Piece::not_understood(key, "a key that is not part of the layout"),
         }
     }
-
-    /// The records of these keys, without those that have been deleted since they were listed.
-    async fn legacy_page(&self, (part, keys): Page) -> Result<Vec<Piece>> {
-        let call = self.call()?;
-        let mut pieces = Vec::new();
-        match part {
-            Part::Credentials => {
-                for (id, found) in keys.iter().zip(self.get_chunk(&call, &keys).await) {
-                    match found {
-                        Ok(credential) => {
-                            pieces.push(Piece::Record(Record::Credential { id: id.clone(), credential }));
-                        }
-                        Err(error) if error.kind() == ErrorKind::NotFound => {}
-                        Err(error) if error.kind() == ErrorKind::Corrupt => {
-                            pieces.push(Piece::unreadable(self.layout.name(Space::Credential, id), &error));
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-            }
-            Part::Configs => {
-                let name = self.layout.config();
-                for (key, text) in keys.iter().zip(self.config_texts(&call, &keys).await?) {
-                    let Some(text) = text else { continue };
-                    pieces.push(match config::read(key, &text) {
-                        Ok(value) => Piece::Record(Record::Config { key: key.clone(), value }),
-                        Err(error) => Piece::unreadable(of_field(&name, key.as_str().as_bytes()), &error),
-                    });
-                }
-            }
-            Part::Usage => {
-                let replies =
-                    call.send_all(Effect::Read, keys.iter().map(|key| self.whole_record(key)).collect());
-                for (key, reply) in keys.iter().zip(replies.await) {
-                    let name = self.layout.name(Space::Usage, key);
-                    match reply.and_then(reply::fields) {
-                        Ok(mut counters) => {
-                            counters.sort_unstable();
-                            let counters = counters.iter();
-                            pieces.extend(counters.map(|(field, count)| counter(key, &name, field, count)));
-                        }
-                        Err(error) if error.kind() == ErrorKind::Corrupt => {
-                            pieces.push(Piece::unreadable(name, &error));
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-            }
-        }
-        Ok(pieces)
-    }
 }
 
-fn counter(key: &Key, name: &str, field: &[u8], count: &[u8]) -> Piece {
-    let location = || of_field(name, field);
-    match (decode_key(field), reply::counter(count)) {
-        (Ok(field), Some(count)) => Piece::Record(Record::Usage { key: key.clone(), field, count }),
-        (Err(_), _) => Piece::not_understood(location(), NO_KEY),
-        (Ok(_), None) => Piece::not_understood(location(), "the counter is not an integer of 64 bits"),
+fn piece(record: std::result::Result<Record, Unread>) -> Piece {
+    match record {
+        Ok(record) => Piece::Record(record),
+        Err(Unread { place, reason: Some(reason), .. }) => Piece::not_understood(place, reason),
+        Err(Unread { place, error, .. }) => Piece::unreadable(place, &error),
     }
-}
-
-/// How a remark names a field of a hash.
-fn of_field(name: &str, field: &[u8]) -> String {
-    format!("{name} {}", String::from_utf8_lossy(field))
 }
