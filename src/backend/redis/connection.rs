@@ -11,8 +11,8 @@ use std::{
 use bb8::ManageConnection;
 use bb8_redis::RedisConnectionManager;
 use redis::{
-    AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    RedisConnectionInfo, RedisResult, Value, aio::MultiplexedConnection, cmd,
+    AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
+    RedisResult, Value, aio::MultiplexedConnection, cmd,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -35,7 +35,7 @@ use crate::{Error, ErrorKind, Result, Secret};
 pub(super) struct Connection {
     opened: Opened,
     since: Instant,
-    dead: Arc<AtomicBool>,
+    is_retired: AtomicBool,
     /// How long it may receive nothing while a reply is missing.
     reply_timeout: Duration,
     /// The calls that wait for a reply.
@@ -55,11 +55,11 @@ pub(super) const ROLE_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) const STALL: Duration = Duration::from_millis(10);
 
 impl Connection {
-    pub(super) fn new(opened: Opened, dead: Arc<AtomicBool>, reply_timeout: Duration) -> Self {
+    pub(super) fn new(opened: Opened, reply_timeout: Duration) -> Self {
         Self {
             opened,
             since: Instant::now(),
-            dead,
+            is_retired: AtomicBool::new(false),
             reply_timeout,
             in_flight: AtomicUsize::new(0),
             progress: AtomicU64::new(0),
@@ -68,7 +68,8 @@ impl Connection {
     }
 
     pub(super) fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::Relaxed)
+        self.is_retired.load(Ordering::Relaxed)
+            || self.opened.task.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -154,7 +155,7 @@ impl InFlight {
 
     /// Keeps later calls from using this connection. Calls in flight continue to wait.
     pub(super) fn retire(&self) {
-        self.connection.dead.store(true, Ordering::Relaxed);
+        self.connection.is_retired.store(true, Ordering::Relaxed);
     }
 
     /// The reply to the last request arrived.
@@ -178,10 +179,14 @@ impl Drop for InFlight {
     }
 }
 
+/// Marks a connection that many calls share.
+#[derive(Clone, Copy)]
+pub(super) struct Sharing;
+
 /// An open connection. Dropping it closes the connection, even with requests in flight.
 pub(super) struct Opened {
     pub(super) driver: MultiplexedConnection,
-    /// Writes requests and reads replies. None if the driver ends its own task.
+    /// Writes requests and reads replies until the connection is lost. None if the driver ends its own task.
     task: Option<JoinHandle<()>>,
 }
 
@@ -209,28 +214,25 @@ impl Drop for Opened {
 
 /// The credentials for a server, and the database.
 pub(super) struct Login {
-    username: Option<String>,
+    info: RedisConnectionInfo,
     password: Option<Secret>,
-    db: u32,
 }
 
 impl Login {
     pub(super) fn new(username: Option<&str>, password: Option<&Secret>, db: u32) -> Self {
-        Self { username: username.map(str::to_owned), password: password.cloned(), db }
+        // With RESP3 maps differ from lists.
+        let info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_db(db.into());
+        let info = username.into_iter().fold(info, RedisConnectionInfo::set_username);
+        Self { info, password: password.cloned() }
     }
 
     /// Reads the current password.
     async fn connection_info(&self) -> Result<RedisConnectionInfo> {
-        // With RESP3 the driver reports a closed connection, and maps differ from lists.
-        let mut info =
-            RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_db(self.db.into());
-        if let Some(username) = &self.username {
-            info = info.set_username(username);
-        }
-        if let Some(password) = &self.password {
-            info = info.set_password(password.reveal().await?);
-        }
-        Ok(info)
+        let info = self.info.clone();
+        Ok(match &self.password {
+            Some(password) => info.set_password(password.reveal().await?),
+            None => info,
+        })
     }
 }
 
@@ -266,25 +268,9 @@ impl Settings {
         })
     }
 
-    /// Connects and logs in, by default with the store's login. `server` is how errors name the server;
-    /// `dead` is set when the connection is lost.
-    pub(super) async fn connect(
-        &self,
-        addr: &Address,
-        server: &str,
-        login: Option<&Login>,
-        dead: Option<Arc<AtomicBool>>,
-    ) -> Result<Opened> {
-        let info = login.unwrap_or(&self.login).connection_info().await?;
-        let mut config = self.driver.clone();
-        if let Some(dead) = dead {
-            config = config.set_push_sender(move |push: PushInfo| {
-                if push.kind == PushKind::Disconnection {
-                    dead.store(true, Ordering::Relaxed);
-                }
-                Ok::<(), ()>(())
-            });
-        }
+    /// Connects and logs in. `server` is how errors name the server.
+    pub(super) async fn connect(&self, addr: &Address, server: &str, login: &Login) -> Result<Opened> {
+        let (info, config) = (login.connection_info().await?, self.driver.clone());
         let (host, port) = match addr {
             Address::Host(host, port) => (host, *port),
             Address::Socket(path) => {
@@ -305,7 +291,7 @@ impl Settings {
     async fn connect_exclusive(&self, addr: &Address, server: &str) -> Result<Opened> {
         // The driver's TLS reads this machine's certificates for each connection and fails if one is damaged.
         if self.tls.is_some() {
-            return self.connect(addr, server, None, None).await;
+            return self.connect(addr, server, &self.login).await;
         }
         let addr = match addr {
             Address::Host(host, port) => ConnectionAddr::Tcp(host.clone(), *port),
@@ -323,16 +309,16 @@ impl Settings {
         Ok(Opened { driver, task: None })
     }
 
-    /// Connects to a server of the store, and sets the client's name there. `dead` of a shared connection is
-    /// set when it is lost; an exclusive connection has none.
+    /// Connects to a server of the store, and sets the client's name there. An exclusive connection has no
+    /// `sharing`.
     pub(super) async fn open_server(
         &self,
         addr: &Address,
         server: &str,
-        dead: Option<&Arc<AtomicBool>>,
+        sharing: Option<Sharing>,
     ) -> Result<Opened> {
-        let mut opened = match dead {
-            Some(dead) => self.connect(addr, server, None, Some(dead.clone())).await?,
+        let mut opened = match sharing {
+            Some(Sharing) => self.connect(addr, server, &self.login).await?,
             None => self.connect_exclusive(addr, server).await?,
         };
         if !self.client_name.is_empty() {

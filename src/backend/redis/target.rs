@@ -1,12 +1,12 @@
 //! Opens connections: to a server, or to the master that sentinels name.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::Arc;
 
 use tokio::time::timeout;
 
 use super::{
     address::Address,
-    connection::{Connection, Opened, Settings},
+    connection::{Connection, Opened, Settings, Sharing},
     sentinel::Sentinels,
 };
 use crate::Result;
@@ -21,22 +21,21 @@ pub(super) enum Target {
 impl Target {
     /// Opens a connection that calls share.
     pub(super) async fn open_shared(&self, settings: &Settings) -> Result<Arc<Connection>> {
-        let dead = Arc::new(AtomicBool::new(false));
-        let opened = self.open(settings, Some(&dead)).await?;
-        Ok(Arc::new(Connection::new(opened, dead, settings.reply_timeout)))
+        let opened = self.open(settings, Some(Sharing)).await?;
+        Ok(Arc::new(Connection::new(opened, settings.reply_timeout)))
     }
 
     /// Opens a connection within the dial timeout. See [`Settings::open_server`].
-    pub(super) async fn open(&self, settings: &Settings, dead: Option<&Arc<AtomicBool>>) -> Result<Opened> {
+    pub(super) async fn open(&self, settings: &Settings, sharing: Option<Sharing>) -> Result<Opened> {
         match self {
             Self::Server(addr) => {
                 let server = addr.named("the Redis server");
-                let opening = settings.open_server(addr, &server, dead);
+                let opening = settings.open_server(addr, &server, sharing);
                 let opened = timeout(settings.dial_timeout, opening).await;
                 opened.unwrap_or_else(|_| Err(settings.timed_out(&server)))
             }
             // Divides the timeout among the sentinels.
-            Self::Master(sentinels) => sentinels.open_master(settings, dead).await,
+            Self::Master(sentinels) => sentinels.open_master(settings, sharing).await,
         }
     }
 }
