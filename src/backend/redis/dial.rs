@@ -27,15 +27,7 @@ impl Tcp {
         Self { nodelay: options.tcp_nodelay, user_timeout: options.write_timeout.min(max) }
     }
 
-    fn set_up(self, stream: &TcpStream) -> io::Result<()> {
-        stream.set_nodelay(self.nodelay)?;
-        let socket = SockRef::from(stream);
-        #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(Some(self.user_timeout))?;
-        socket.set_tcp_keepalive(&keepalive())
-    }
-
-    /// The same options for a socket that the driver opens.
+    /// The options of a socket that the driver opens.
     pub(super) fn of_driver(self) -> TcpSettings {
         let settings = TcpSettings::default().set_nodelay(self.nodelay).set_keepalive(keepalive());
         #[cfg(target_os = "linux")]
@@ -53,7 +45,14 @@ impl Tcp {
             return Err(unreachable(server, None));
         }
         let (stream, _) = select_ok(dials).await.map_err(unreached)?;
-        self.set_up(&stream).map_err(unreached)?;
+        let set_up = || {
+            stream.set_nodelay(self.nodelay)?;
+            let socket = SockRef::from(&stream);
+            #[cfg(target_os = "linux")]
+            socket.set_tcp_user_timeout(Some(self.user_timeout))?;
+            socket.set_tcp_keepalive(&keepalive())
+        };
+        set_up().map_err(unreached)?;
         Ok(stream)
     }
 }

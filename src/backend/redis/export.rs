@@ -19,7 +19,7 @@ pub(super) const NO_KEY: &str = "its name is not 1 to 255 bytes of UTF-8 without
 const MAX_KEYS: usize = 200_000;
 
 /// The kinds of records in the order of an export.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     Credentials,
     Configs,

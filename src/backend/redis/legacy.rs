@@ -18,15 +18,6 @@ use crate::{
     model::Piece,
 };
 
-/// All keys under the prefix.
-#[derive(Default)]
-struct Names {
-    credentials: BTreeSet<Key>,
-    configs: BTreeSet<Key>,
-    usage: BTreeSet<Key>,
-    others: BTreeSet<Vec<u8>>,
-}
-
 /// Keys of one kind whose records are read together.
 type Page = (Part, Vec<Key>);
 
@@ -52,25 +43,25 @@ impl Redis {
 
     async fn list(&self) -> Result<(Vec<Page>, Vec<Piece>)> {
         let call = self.long_call()?;
-        let (mut names, mut remarks) = (Names::default(), Vec::new());
+        let (mut keys, mut others, mut remarks) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         let (layout, config) = (&self.layout, self.layout.config());
         self.scan_names(&call, &layout.pattern(None), |name| {
             let space = layout.space(name);
             match space.map(|space| (space, layout.key(space, name))) {
-                Some((Space::Credential, Ok(id))) => drop(names.credentials.insert(id)),
-                Some((Space::Usage, Ok(key))) => drop(names.usage.insert(key)),
-                _ => drop(names.others.insert(name.to_vec())),
+                Some((Space::Credential, Ok(id))) => drop(keys.insert((Part::Credentials, id))),
+                Some((Space::Usage, Ok(key))) => drop(keys.insert((Part::Usage, key))),
+                _ => drop(others.insert(name.to_vec())),
             }
             Ok(())
         })
         .await?;
-        if names.others.remove(config.as_bytes()) {
+        if others.remove(config.as_bytes()) {
             match call.send_wide(Effect::Read, cmd("HKEYS").arg(&config)).await.and_then(reply::list) {
                 Ok(fields) => {
                     for name in fields {
                         let name = reply::bytes(name)?.unwrap_or_default();
                         match decode_key(&name) {
-                            Ok(key) => drop(names.configs.insert(key)),
+                            Ok(key) => drop(keys.insert((Part::Configs, key))),
                             Err(_) => remarks.push(Piece::not_understood(of_field(&config, &name), NO_KEY)),
                         }
                     }
@@ -81,16 +72,12 @@ impl Redis {
                 Err(error) => return Err(error),
             }
         }
-        remarks.extend(names.others.iter().map(|name| self.remark(name)));
-        let mut pages = Vec::new();
-        for (part, keys) in [
-            (Part::Credentials, names.credentials),
-            (Part::Configs, names.configs),
-            (Part::Usage, names.usage),
-        ] {
-            let keys: Vec<Key> = keys.into_iter().collect();
-            pages.extend(keys.chunks(PAGE).map(|keys| (part, keys.to_vec())));
-        }
+        remarks.extend(others.iter().map(|name| self.remark(name)));
+        let keys: Vec<(Part, Key)> = keys.into_iter().collect();
+        let parts = keys.chunk_by(|(left, _), (right, _)| left == right);
+        let pages = parts.flat_map(|keys| keys.chunks(PAGE));
+        let pages =
+            pages.map(|page| (page[0].0, page.iter().map(|(_, key)| key.clone()).collect())).collect();
         Ok((pages, remarks))
     }
 

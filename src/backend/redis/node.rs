@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     RedisOptions,
+    address::Address,
     connection::Settings,
     exclusive::{Dialer, ExclusiveLease},
     options::check_connections,
@@ -52,6 +53,14 @@ impl Node {
             wait: Wait::new(options),
             reply_timeout: options.reply_timeout(),
         })
+    }
+
+    /// Where it is, unless sentinels say it.
+    pub(super) fn addr(&self) -> Option<&Address> {
+        match &*self.target {
+            Target::Server(addr) => Some(addr),
+            Target::Master(_) => None,
+        }
     }
 
     /// How a request with this effect waits for replicas.

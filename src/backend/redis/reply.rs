@@ -10,7 +10,7 @@ use crate::{
 /// The reply, or the server's error.
 pub(super) fn checked(reply: Value) -> Result<Value> {
     match reply {
-        Value::ServerError(error) => Err(error::of_code(error.code(), error.details().unwrap_or_default())),
+        Value::ServerError(error) => Err(error::of_reply(&error)),
         reply => Ok(reply),
     }
 }
@@ -87,7 +87,7 @@ pub(super) fn counter(text: &[u8]) -> Option<i64> {
 #[cold]
 fn unexpected(reply: Value, effect: Effect) -> Error {
     match reply {
-        Value::ServerError(error) => error::of_code(error.code(), error.details().unwrap_or_default()),
+        Value::ServerError(error) => error::of_reply(&error),
         _ => error::unexpected_reply(effect),
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use redis::{Cmd, Value, cmd};
+use redis::{Cmd, cmd};
 
-use super::{Redis, error, exclusive::ExclusiveLease, layout::Space, node::Node, reply, server::Call};
+use super::{Redis, error, exclusive::ExclusiveLease, layout::Space, node::Node, server::Call};
 use crate::{Error, ErrorKind, Key, Result, backend::remote::Effect};
 
 /// How many keys the server examines per SCAN: some milliseconds, in which it serves no other client. With a
@@ -51,7 +51,7 @@ impl Redis {
         mut visit: impl FnMut(&[u8]) -> Result<()> + Send,
     ) -> Result<()> {
         let (mut examined, mut matched) = (0, 0);
-        for (_, node) in self.server.nodes() {
+        for node in self.server.nodes() {
             let mut restarts = 0;
             let (mut cursor, mut connection) = (b"0".to_vec(), None);
             loop {
@@ -105,8 +105,5 @@ async fn step(
     scan: &Cmd,
 ) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
     let reply = call.send_on(node, connection, scan).await?;
-    let unexpected = || error::unexpected_reply(Effect::Read);
-    let [next, names]: [Value; 2] = reply::list(reply)?.try_into().map_err(|_| unexpected())?;
-    let names = reply::list(names)?.into_iter().map(|name| reply::bytes(name)?.ok_or_else(unexpected));
-    Ok((reply::bytes(next)?.ok_or_else(unexpected)?, names.collect::<Result<_>>()?))
+    redis::from_redis_value(reply).map_err(|_| error::unexpected_reply(Effect::Read))
 }

@@ -80,7 +80,7 @@ impl UsageStore for Redis {
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
         let call = self.call()?;
         let keys = self.scan(&call, Space::Usage).await?;
-        let records = in_chunks(&keys, |chunk| self.usage_chunk(&call, chunk)).await;
+        let records = in_chunks(&keys, |_| 0, |chunk| self.usage_chunk(&call, chunk)).await;
         keys.into_iter()
             .zip(records)
             .filter_map(|(key, record)| record.transpose().map(|record| record.map(|record| (key, record))))
