@@ -137,10 +137,11 @@ impl Cluster {
     /// All masters.
     pub(super) fn masters(&self) -> Vec<Arc<Node>> {
         let map = self.map.load();
-        let mut owners = map.owners.to_vec();
-        owners.sort_unstable();
-        owners.dedup();
-        owners.iter().filter_map(|index| map.nodes.get(usize::from(*index)).cloned()).collect()
+        let owns_slots = |index: usize| map.owners.iter().any(|owner| usize::from(*owner) == index);
+        (0..map.nodes.len())
+            .filter(|index| owns_slots(*index))
+            .map(|index| map.nodes[index].clone())
+            .collect()
     }
 
     /// The slots of each master, with one of these names in each group; and last the slots without a server.
@@ -149,17 +150,15 @@ impl Cluster {
         let mut groups: Vec<SlotGroup> = (0..=map.nodes.len()).map(|_| SlotGroup::default()).collect();
         let index = |owner: u16| usize::from(owner).min(map.nodes.len());
         map.owners.iter().for_each(|owner| groups[index(*owner)].slots += 1);
-        let mut unnamed = groups[..map.nodes.len()].iter().filter(|group| group.slots > 0).count();
-        for name in names.take(MAX_NAMES) {
-            if unnamed == 0 {
-                break;
-            }
-            let owner = index(map.owners[usize::from(slot::of_key(name.as_bytes()))]);
-            if owner < map.nodes.len() && groups[owner].name.is_none() {
-                groups[owner].name = Some(name);
-                unnamed -= 1;
-            }
+        let mut names = names.take(MAX_NAMES);
+        let is_unnamed = |group: &SlotGroup| group.slots > 0 && group.name.is_none();
+        while groups[..map.nodes.len()].iter().any(is_unnamed)
+            && let Some(name) = names.next()
+        {
+            let owner = map.owners[usize::from(slot::of_key(name.as_bytes()))];
+            groups[index(owner)].name.get_or_insert(name);
         }
+        groups[map.nodes.len()].name = None;
         groups.retain(|group| group.slots > 0);
         groups
     }
@@ -297,10 +296,8 @@ impl Cluster {
     }
 
     pub(super) fn resize(&self, max: u32) -> Result<()> {
-        let before = self.max.swap(max, Ordering::Relaxed);
-        let resized = self.map.load().nodes.iter().try_for_each(|node| node.resize(max));
-        // Only an invalid size fails, and it fails at the first node.
-        resized.inspect_err(|_| self.max.store(before, Ordering::Relaxed))
+        self.max.store(max, Ordering::Relaxed);
+        self.map.load().nodes.iter().try_for_each(|node| node.resize(max))
     }
 
     pub(super) fn close(&self) {

@@ -46,8 +46,7 @@ impl Redis {
         let (mut keys, mut others, mut remarks) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         let (layout, config) = (&self.layout, self.layout.config());
         self.scan_names(&call, &layout.pattern(None), |name| {
-            let space = layout.space(name);
-            match space.map(|space| (space, layout.key(space, name))) {
+            match layout.record(name) {
                 Some((Space::Credential, Ok(id))) => drop(keys.insert((Part::Credentials, id))),
                 Some((Space::Usage, Ok(key))) => drop(keys.insert((Part::Usage, key))),
                 _ => drop(others.insert(name.to_vec())),
@@ -85,7 +84,7 @@ impl Redis {
     fn remark(&self, name: &[u8]) -> Piece {
         let key = String::from_utf8_lossy(name).into_owned();
         let (go_plans, own) = (self.layout.go_plans(), self.layout.beside_config());
-        match self.layout.space(name) {
+        match self.layout.record(name).map(|(space, _)| space) {
             Some(Space::Cache) => Piece::left_out(key, "a cache value, which expires"),
             Some(Space::Credential | Space::Usage) => Piece::not_understood(key, NO_KEY),
             None if name.starts_with(go_plans.as_bytes()) => {

@@ -11,6 +11,7 @@ use super::{
     connection::Settings,
     error::SERVER,
     node::{self, Node},
+    options::check_connections,
     sentinel::Sentinels,
     target::Target,
     wide::WideReplies,
@@ -109,6 +110,7 @@ impl Server {
     /// Sets the maximum number of exclusive connections to each server. Calls in progress finish on their
     /// connections.
     pub(super) fn resize(&self, max: u32) -> Result<()> {
+        check_connections(max)?;
         match &self.servers {
             Servers::One(node) => node.resize(max),
             Servers::Cluster(cluster) => cluster.resize(max),

@@ -28,8 +28,8 @@ use crate::{
 /// that finds a dead connection starts a new attempt to open it, and waits for it only if there is no other
 /// connection.
 pub(super) struct Shared {
-    settings: Arc<Settings>,
-    target: Arc<Target>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) target: Arc<Target>,
     /// Empty once it is closed.
     slots: ArcSwap<Vec<Slot>>,
     waiting: AtomicU32,
@@ -51,10 +51,10 @@ fn live(slot: &Slot) -> Option<Arc<Connection>> {
 }
 
 impl Shared {
-    pub(super) fn new(settings: Arc<Settings>, target: Arc<Target>, options: &RedisOptions) -> Self {
+    pub(super) fn new(settings: &Arc<Settings>, target: &Arc<Target>, options: &RedisOptions) -> Self {
         let slots = std::iter::repeat_with(Slot::default).take(options.min_idle.max(1) as usize);
         let slots = ArcSwap::from_pointee(slots.collect());
-        Self { settings, target, slots, waiting: AtomicU32::new(0) }
+        Self { settings: settings.clone(), target: target.clone(), slots, waiting: AtomicU32::new(0) }
     }
 
     /// An open connection, if there is one. Starts to open the connections that are missing.

@@ -62,7 +62,7 @@ impl Redis {
         let (mut credentials, mut usage, mut cached) = (0, 0, 0_u64);
         let pattern = self.layout.pattern(None);
         let all = self.scan_names(&counting, &pattern, |name| {
-            let Some(space) = self.layout.space(name) else { return Ok(()) };
+            let Some((space, key)) = self.layout.record(name) else { return Ok(()) };
             let is_counted = match space {
                 Space::Cache => false,
                 _ if seen.len() < MAX_NAMES => !seen.insert(name.to_vec()),
@@ -70,7 +70,7 @@ impl Redis {
             };
             match space {
                 _ if is_counted => {}
-                _ if self.layout.key(space, name).is_err() => unreadable += 1,
+                _ if key.is_err() => unreadable += 1,
                 Space::Credential => credentials += 1,
                 Space::Usage => usage += 1,
                 Space::Cache => cached += 1,
