@@ -65,12 +65,6 @@ pub(super) struct Redirect {
     pub(super) asking: bool,
 }
 
-impl Redirect {
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.node, &other.node) && self.asking == other.asking
-    }
-}
-
 /// The slots of one server, or the slots that no server owns.
 #[derive(Default)]
 pub(super) struct SlotGroup {
@@ -228,9 +222,10 @@ impl Cluster {
         // Begins with another server each time: one that is cut off from the others reports an old map.
         let first = self.next_server.fetch_add(1, Ordering::Relaxed);
         let timeout = REFRESH_TIMEOUT.max(self.options.dial_timeout / 2);
+        let late = "timed out waiting for a server of the Redis cluster to report its slots";
         for at in 0..addrs.len() {
             let map = tokio::time::timeout(timeout, self.fetch_map(addrs[(first + at) % addrs.len()])).await;
-            match map.unwrap_or_else(|_| Err(timed_out())) {
+            match map.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, late))) {
                 Ok(map) => {
                     self.map.store(Arc::new(map));
                     if self.closed.load(Ordering::Acquire) {
@@ -313,9 +308,4 @@ fn addr_of(name: &str, port: u16, from: &Address) -> Option<Address> {
         ("" | "?", Address::Socket(_)) => None,
         _ => Some(Address::Host(name.to_owned(), port)),
     }
-}
-
-#[cold]
-fn timed_out() -> Error {
-    Error::new(ErrorKind::Timeout, "timed out waiting for a server of the Redis cluster to report its slots")
 }

@@ -12,7 +12,7 @@ use bb8::ManageConnection;
 use bb8_redis::RedisConnectionManager;
 use redis::{
     AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
-    RedisResult, Value, aio::MultiplexedConnection, cmd,
+    RedisResult, Value, aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -21,13 +21,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{
-    RedisOptions,
-    address::Address,
-    dial::{self, Tcp},
-    error,
-    tls::Tls,
-};
+use super::{RedisOptions, address::Address, dial, error, tls::Tls};
 use crate::{Error, ErrorKind, Result, Secret};
 
 /// A connection. It closes when its pool has replaced it and its last call has ended. Times are in
@@ -87,11 +81,7 @@ impl Connection {
     }
 
     fn note_progress(&self, now: Instant) {
-        let age = self.age(now);
-        // Storing invalidates the caches of all threads, and loading does not.
-        if self.progress.load(Ordering::Relaxed) != age {
-            self.progress.store(age, Ordering::Relaxed);
-        }
+        self.progress.store(self.age(now), Ordering::Relaxed);
     }
 
     /// Begins a call.
@@ -239,7 +229,7 @@ impl Login {
 /// The settings that all connections of a store share.
 pub(super) struct Settings {
     login: Login,
-    tcp: Tcp,
+    tcp: TcpSettings,
     pub(super) tls: Option<Tls>,
     driver: AsyncConnectionConfig,
     client_name: String,
@@ -256,7 +246,7 @@ impl Settings {
         };
         Ok(Self {
             login: Login::new(options.username.as_deref(), options.password.as_ref(), options.db),
-            tcp: Tcp::new(options),
+            tcp: dial::tcp_settings(options),
             tls,
             driver: AsyncConnectionConfig::new()
                 // The driver's default of 500 ms is too short: the outcome of a write would be unknown.
@@ -277,7 +267,7 @@ impl Settings {
                 return Opened::handshake(dial::socket(path, server).await?, &info, config, server).await;
             }
         };
-        let stream = self.tcp.open(host, port, server).await?;
+        let stream = dial::open(&self.tcp, host, port, server).await?;
         match &self.tls {
             None => Opened::handshake(stream, &info, config, server).await,
             Some(tls) => {
@@ -286,20 +276,15 @@ impl Settings {
         }
     }
 
-    /// Connects for calls that have the connection for themselves. Without TLS the manager of bb8-redis does
-    /// it, which takes at most a second.
+    /// Connects by the manager of bb8-redis, which takes at most a second.
     async fn connect_exclusive(&self, addr: &Address, server: &str) -> Result<Opened> {
-        // The driver's TLS reads this machine's certificates for each connection and fails if one is damaged.
-        if self.tls.is_some() {
-            return self.connect(addr, server, &self.login).await;
-        }
         let addr = match addr {
             Address::Host(host, port) => ConnectionAddr::Tcp(host.clone(), *port),
             Address::Socket(path) => ConnectionAddr::Unix(path.into()),
         };
         let login = self.login.connection_info().await?;
         let info = addr.into_connection_info().map_err(|error| error::of_dial(&error, server))?;
-        let info = info.set_redis_settings(login).set_tcp_settings(self.tcp.of_driver());
+        let info = info.set_redis_settings(login).set_tcp_settings(self.tcp.clone());
         let manager = RedisConnectionManager::new(info).map_err(|error| error::of_dial(&error, server))?;
         let mut driver = manager.connect().await.map_err(|error| match error.is_timeout() {
             true => self.timed_out(server),
@@ -317,17 +302,21 @@ impl Settings {
         server: &str,
         sharing: Option<Sharing>,
     ) -> Result<Opened> {
-        let mut opened = match sharing {
-            Some(Sharing) => self.connect(addr, server, &self.login).await?,
-            None => self.connect_exclusive(addr, server).await?,
+        // The driver's TLS reads this machine's certificates for each connection and fails if one is damaged.
+        let mut opened = if sharing.is_some() || self.tls.is_some() {
+            self.connect(addr, server, &self.login).await?
+        } else {
+            self.connect_exclusive(addr, server).await?
         };
         if !self.client_name.is_empty() {
             let named =
                 cmd("CLIENT").arg("SETNAME").arg(&self.client_name).exec_async(&mut opened.driver).await;
             // A refusal is ignored: the user may lack the permission.
-            named
-                .or_else(|error| if error.code().is_some() { Ok(()) } else { Err(error) })
-                .map_err(|error| error::of_dial(&error, server))?;
+            if let Err(error) = named
+                && error.code().is_none()
+            {
+                return Err(error::of_dial(&error, server));
+            }
         }
         Ok(opened)
     }

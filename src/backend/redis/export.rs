@@ -3,7 +3,7 @@
 use futures_core::Stream;
 use redis::{Cmd, Value, cmd};
 
-use super::{Redis, config, layout::Space, reply, server::Call, wide};
+use super::{Redis, config, layout::Space, reply, wide};
 use crate::{
     BatchReport, Error, ErrorKind, Exportable, Key, Record, Result,
     backend::remote::{Effect, batch, pages::pages},
@@ -47,35 +47,30 @@ struct Position {
 }
 
 impl Position {
-    /// Lists the next keys.
-    async fn list(&mut self) -> Result<()> {
-        let call = self.redis.long_call()?;
-        self.part = self.parts[0];
-        let space = match self.part {
-            Part::Credentials => Some(Space::Credential),
-            Part::Configs => None,
-            Part::Usage => Some(Space::Usage),
-        };
-        let keys = match space {
-            Some(space) => self.redis.scan_after(&call, space, self.after.as_ref(), MAX_KEYS).await?,
-            // Only HKEYS returns fields without their values, and it returns all of them.
-            None => self.redis.config_keys(&call).await?,
-        };
-        self.after = keys.last().filter(|_| space.is_some() && keys.len() == MAX_KEYS).cloned();
-        if self.after.is_none() {
-            self.parts = &self.parts[1..];
-        }
-        self.keys = keys.into_iter();
-        Ok(())
-    }
-
     /// The next records, and where the export continues after them.
     async fn read(mut self) -> Result<Option<(Vec<Record>, Self)>> {
         while self.keys.as_slice().is_empty() {
-            if self.parts.is_empty() {
-                return Ok(None);
-            }
-            self.list().await?;
+            let Some((part, rest)) = self.parts.split_first() else { return Ok(None) };
+            let call = self.redis.long_call()?;
+            let space = match part {
+                Part::Credentials => Some(Space::Credential),
+                Part::Configs => None,
+                Part::Usage => Some(Space::Usage),
+            };
+            let keys = match space {
+                Some(space) => self.redis.scan_after(&call, space, self.after.as_ref(), MAX_KEYS).await?,
+                None => {
+                    let names = self.redis.config_names(&call).await?;
+                    let mut keys = names.iter().map(|name| decode_key(name)).collect::<Result<Vec<_>>>()?;
+                    keys.sort_unstable();
+                    keys
+                }
+            };
+            drop(call);
+            self.part = *part;
+            self.after = keys.last().filter(|_| space.is_some() && keys.len() == MAX_KEYS).cloned();
+            self.parts = if self.after.is_some() { self.parts } else { rest };
+            self.keys = keys.into_iter();
         }
         let keys: Vec<Key> = self.keys.by_ref().take(PAGE).collect();
         let records = self.redis.page(self.part, &keys).await?.into_iter();
@@ -85,16 +80,6 @@ impl Position {
 }
 
 impl Redis {
-    async fn config_keys(&self, call: &Call<'_>) -> Result<Vec<Key>> {
-        let names = call.send_wide(Effect::Read, cmd("HKEYS").arg(self.layout.config())).await?;
-        let mut keys = reply::list(names)?
-            .into_iter()
-            .map(|name| decode_key(&reply::bytes(name)?.unwrap_or_default()))
-            .collect::<Result<Vec<Key>>>()?;
-        keys.sort_unstable();
-        Ok(keys)
-    }
-
     /// The records of these keys, without those that have been deleted since they were listed.
     pub(super) async fn page(
         &self,

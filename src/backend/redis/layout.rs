@@ -5,7 +5,7 @@ use crate::{Key, Result, codec::decode_key};
 
 pub(super) struct Layout {
     prefix: String,
-    /// The prefix of names in the hash slot of the config values.
+    /// The prefix of the keys of plans and of the audit, in the hash slot of the config values.
     beside_config: String,
 }
 
@@ -29,7 +29,7 @@ impl Space {
 
 impl Layout {
     pub(super) fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), beside_config: beside(&[prefix, "config"].concat()) }
+        Self { prefix: prefix.to_owned(), beside_config: beside(&[prefix, "config"].concat()) + ":" }
     }
 
     /// The Redis key of one record.
@@ -44,12 +44,12 @@ impl Layout {
 
     /// The record of a plan.
     pub(super) fn plan(&self, key: &Key) -> String {
-        [&self.beside_config, ":plan:", key.as_str()].concat()
+        [&self.beside_config, "plan:", key.as_str()].concat()
     }
 
     /// The audit of plans.
     pub(super) fn audit(&self) -> String {
-        [&self.beside_config, ":audit"].concat()
+        [&self.beside_config, "audit"].concat()
     }
 
     /// The key that a health check writes to. It never exists.
@@ -68,8 +68,8 @@ impl Layout {
     }
 
     /// The prefix of the keys of this crate's plans and of the audit.
-    pub(super) fn beside_config(&self) -> String {
-        [&self.beside_config, ":"].concat()
+    pub(super) fn beside_config(&self) -> &str {
+        &self.beside_config
     }
 
     /// The prefix of the keys of the Go program's plans.

@@ -3,20 +3,13 @@
 use std::collections::BTreeSet;
 
 use futures_core::Stream;
-use redis::cmd;
 
 use super::{
     Redis,
     export::{NO_KEY, PAGE, Part, Unread, of_field},
     layout::Space,
-    reply,
 };
-use crate::{
-    ErrorKind, Key, Record, Result,
-    backend::remote::{Effect, pages::pages},
-    codec::decode_key,
-    model::Piece,
-};
+use crate::{ErrorKind, Key, Record, Result, backend::remote::pages::pages, codec::decode_key, model::Piece};
 
 /// Keys of one kind whose records are read together.
 type Page = (Part, Vec<Key>);
@@ -55,10 +48,9 @@ impl Redis {
         })
         .await?;
         if others.remove(config.as_bytes()) {
-            match call.send_wide(Effect::Read, cmd("HKEYS").arg(&config)).await.and_then(reply::list) {
-                Ok(fields) => {
-                    for name in fields {
-                        let name = reply::bytes(name)?.unwrap_or_default();
+            match self.config_names(&call).await {
+                Ok(names) => {
+                    for name in names {
                         match decode_key(&name) {
                             Ok(key) => drop(keys.insert((Part::Configs, key))),
                             Err(_) => remarks.push(Piece::not_understood(of_field(&config, &name), NO_KEY)),

@@ -68,10 +68,6 @@ impl Node {
         self.exclusive.lease().await
     }
 
-    pub(super) fn warm(&self) {
-        self.shared.warm();
-    }
-
     pub(super) fn resize(&self, max: u32) -> Result<()> {
         self.exclusive.replace(&self.exclusive.get()?, pool(&self.shared.settings, &self.shared.target, max)?)
     }

@@ -33,8 +33,7 @@ impl Sentinels {
     /// within it is skipped, and so is one that names a server that is not a master: it may be cut off from
     /// the others.
     pub(super) async fn open_master(&self, settings: &Settings, sharing: Option<Sharing>) -> Result<Opened> {
-        let share = u32::try_from(self.addrs.len()).unwrap_or(u32::MAX).max(1);
-        let timeout = settings.dial_timeout / share;
+        let timeout = settings.dial_timeout / self.addrs.len() as u32;
         let (mut failure, mut tried) = (None, Vec::new());
         for sentinel in &self.addrs {
             let tried_before = tried.len();

@@ -76,7 +76,7 @@ impl Server {
             let refreshed = tokio::time::timeout(timeout, cluster.refresh()).await;
             refreshed.map_err(|_| connection_timeout(SERVER))??;
         }
-        self.nodes().iter().for_each(|node| node.warm());
+        self.nodes().iter().for_each(|node| node.shared.warm());
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     RedisOptions,
-    connection::{Connection, InFlight, STALL, Settings},
+    connection::{Connection, InFlight, STALL, Settings, Sharing},
     target::Target,
 };
 use crate::{
@@ -39,10 +39,8 @@ pub(super) struct Shared {
 type Slot = ArcSwapOption<Attempt>;
 
 /// An attempt to connect, shared by the calls that wait for it. It continues when none of them does any more.
-type Attempt = future::Shared<BoxFuture<'static, std::result::Result<Arc<Connection>, Failure>>>;
-
-/// The error of an attempt, and when it failed.
-type Failure = (Error, Instant);
+/// An error has the time of the failure.
+type Attempt = future::Shared<BoxFuture<'static, std::result::Result<Arc<Connection>, (Error, Instant)>>>;
 
 /// The connection, if it is alive.
 fn live(slot: &Slot) -> Option<Arc<Connection>> {
@@ -100,7 +98,10 @@ impl Shared {
             if let Some(failed) = failed {
                 sleep_until(failed + RETRY_PAUSE).await;
             }
-            target.open_shared(&settings).await.map_err(|error| (error, Instant::now()))
+            let opened = target.open(&settings, Some(Sharing)).await;
+            opened
+                .map(|opened| Arc::new(Connection::new(opened, settings.reply_timeout)))
+                .map_err(|error| (error, Instant::now()))
         };
         let attempt = attempt.boxed().shared();
         slot.compare_and_swap(&latest, Some(Arc::new(attempt.clone())));
