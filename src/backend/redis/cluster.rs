@@ -14,7 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use redis::{Value, cmd};
-use tokio::time::Instant;
+use tokio::sync::Mutex;
 
 use super::{
     RedisOptions,
@@ -34,14 +34,14 @@ pub(super) struct Cluster {
     seeds: Vec<Address>,
     max: AtomicU32,
     map: ArcSwap<Map>,
-    refreshing: AtomicBool,
+    refreshing: Arc<Mutex<()>>,
     next_server: AtomicUsize,
     closed: AtomicBool,
 }
 
 /// Which server owns which slots.
 struct Map {
-    nodes: Vec<(Address, Arc<Node>)>,
+    nodes: Vec<Arc<Node>>,
     /// For each slot an index into `nodes`, or [`UNASSIGNED`].
     owners: Box<[u16]>,
 }
@@ -49,8 +49,12 @@ struct Map {
 const UNASSIGNED: u16 = u16::MAX;
 
 impl Map {
+    fn empty() -> Self {
+        Self { nodes: Vec::new(), owners: [UNASSIGNED; SLOTS].into() }
+    }
+
     fn node(&self, addr: &Address) -> Option<&Arc<Node>> {
-        self.nodes.iter().find(|(known, _)| known == addr).map(|(_, node)| node)
+        self.nodes.iter().find(|node| node.addr() == Some(addr))
     }
 }
 
@@ -59,12 +63,6 @@ pub(super) struct Redirect {
     pub(super) node: Arc<Node>,
     /// The server is importing the slot, and accepts the command only after ASKING.
     pub(super) asking: bool,
-}
-
-impl Redirect {
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.node, &other.node) && self.asking == other.asking
-    }
 }
 
 /// The slots of one server, or the slots that no server owns.
@@ -106,8 +104,8 @@ impl Cluster {
             options: options.clone(),
             seeds,
             max: AtomicU32::new(options.pool_size),
-            map: ArcSwap::from_pointee(Map { nodes: Vec::new(), owners: [UNASSIGNED; SLOTS].into() }),
-            refreshing: AtomicBool::new(false),
+            map: ArcSwap::from_pointee(Map::empty()),
+            refreshing: Arc::default(),
             next_server: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         }
@@ -122,7 +120,7 @@ impl Cluster {
     pub(super) fn owner(&self, slot: u16) -> Result<Arc<Node>> {
         let map = self.map.load();
         match map.nodes.get(usize::from(map.owners[usize::from(slot)])) {
-            Some((_, node)) => Ok(node.clone()),
+            Some(node) => Ok(node.clone()),
             None if self.closed.load(Ordering::Acquire) => Err(Error::closed()),
             None => {
                 Err(Error::new(ErrorKind::Unavailable, "no server of the Redis cluster owns this key's slot"))
@@ -131,12 +129,13 @@ impl Cluster {
     }
 
     /// All masters.
-    pub(super) fn masters(&self) -> Vec<(Address, Arc<Node>)> {
+    pub(super) fn masters(&self) -> Vec<Arc<Node>> {
         let map = self.map.load();
-        let mut owners = map.owners.to_vec();
-        owners.sort_unstable();
-        owners.dedup();
-        owners.iter().filter_map(|index| map.nodes.get(usize::from(*index)).cloned()).collect()
+        let owns_slots = |index: usize| map.owners.iter().any(|owner| usize::from(*owner) == index);
+        (0..map.nodes.len())
+            .filter(|index| owns_slots(*index))
+            .map(|index| map.nodes[index].clone())
+            .collect()
     }
 
     /// The slots of each master, with one of these names in each group; and last the slots without a server.
@@ -145,17 +144,15 @@ impl Cluster {
         let mut groups: Vec<SlotGroup> = (0..=map.nodes.len()).map(|_| SlotGroup::default()).collect();
         let index = |owner: u16| usize::from(owner).min(map.nodes.len());
         map.owners.iter().for_each(|owner| groups[index(*owner)].slots += 1);
-        let mut unnamed = groups[..map.nodes.len()].iter().filter(|group| group.slots > 0).count();
-        for name in names.take(MAX_NAMES) {
-            if unnamed == 0 {
-                break;
-            }
-            let owner = index(map.owners[usize::from(slot::of_key(name.as_bytes()))]);
-            if owner < map.nodes.len() && groups[owner].name.is_none() {
-                groups[owner].name = Some(name);
-                unnamed -= 1;
-            }
+        let mut names = names.take(MAX_NAMES);
+        let is_unnamed = |group: &SlotGroup| group.slots > 0 && group.name.is_none();
+        while groups[..map.nodes.len()].iter().any(is_unnamed)
+            && let Some(name) = names.next()
+        {
+            let owner = map.owners[usize::from(slot::of_key(name.as_bytes()))];
+            groups[index(owner)].name.get_or_insert(name);
         }
+        groups[map.nodes.len()].name = None;
         groups.retain(|group| group.slots > 0);
         groups
     }
@@ -171,14 +168,9 @@ impl Cluster {
         if !asking {
             self.refresh_soon();
         }
-        let addr = error.details().and_then(|details| details.split_once(' ')).map_or("", |(_, addr)| addr);
-        // A server that does not know its own name omits it.
-        let host =
-            |host: &str| if host.is_empty() || host == "?" { self.host(from) } else { Some(host.to_owned()) };
-        let addr = addr
-            .rsplit_once(':')
-            .and_then(|(name, port)| Some(Address::Host(host(name)?, port.parse().ok()?)))
-            .ok_or_else(too_many_redirects)?;
+        let addr = error.details().and_then(|details| details.split_once(' ')?.1.rsplit_once(':'));
+        let addr = addr.and_then(|(name, port)| addr_of(name, port.parse().ok()?, from.addr()?));
+        let addr = addr.ok_or_else(too_many_redirects)?;
         Ok(Reply::Redirected(Redirect { node: self.node(&addr)?, asking }))
     }
 
@@ -187,15 +179,6 @@ impl Cluster {
         if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
             self.refresh_soon();
         }
-    }
-
-    fn host(&self, node: &Arc<Node>) -> Option<String> {
-        self.map.load().nodes.iter().find(|(_, known)| Arc::ptr_eq(known, node)).and_then(|(addr, _)| {
-            match addr {
-                Address::Host(host, _) => Some(host.clone()),
-                Address::Socket(_) => None,
-            }
-        })
     }
 
     /// The server at this address. A new one is added to the map.
@@ -210,7 +193,7 @@ impl Cluster {
         self.map.rcu(|map| {
             let mut nodes = map.nodes.clone();
             if map.node(addr).is_none() {
-                nodes.push((addr.clone(), node.clone()));
+                nodes.push(node.clone());
             }
             Map { nodes, owners: map.owners.clone() }
         });
@@ -219,12 +202,13 @@ impl Cluster {
 
     /// Refreshes the map in the background, unless a refresh is already running.
     fn refresh_soon(self: &Arc<Self>) {
-        if self.closed.load(Ordering::Acquire) || self.refreshing.swap(true, Ordering::AcqRel) {
+        let Ok(refreshing) = self.refreshing.clone().try_lock_owned() else { return };
+        if self.closed.load(Ordering::Acquire) {
             return;
         }
         let cluster = self.clone();
         tokio::spawn(async move {
-            let _end = EndRefresh(&cluster);
+            let _refreshing = refreshing;
             let _ = cluster.refresh().await;
             tokio::time::sleep(REFRESH_PAUSE).await;
         });
@@ -233,16 +217,20 @@ impl Cluster {
     /// Asks the known masters and the seeds, one after another, which server owns which slots.
     pub(super) async fn refresh(&self) -> Result<()> {
         let mut failure = None;
-        let known: Vec<Address> = self.masters().into_iter().map(|(addr, _)| addr).collect();
-        let addrs: Vec<&Address> = known.iter().chain(&self.seeds).collect();
+        let known = self.masters();
+        let addrs: Vec<&Address> = known.iter().filter_map(|node| node.addr()).chain(&self.seeds).collect();
         // Begins with another server each time: one that is cut off from the others reports an old map.
         let first = self.next_server.fetch_add(1, Ordering::Relaxed);
         let timeout = REFRESH_TIMEOUT.max(self.options.dial_timeout / 2);
+        let late = "timed out waiting for a server of the Redis cluster to report its slots";
         for at in 0..addrs.len() {
             let map = tokio::time::timeout(timeout, self.fetch_map(addrs[(first + at) % addrs.len()])).await;
-            match map.unwrap_or_else(|_| Err(timed_out())) {
+            match map.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, late))) {
                 Ok(map) => {
-                    self.publish(map);
+                    self.map.store(Arc::new(map));
+                    if self.closed.load(Ordering::Acquire) {
+                        self.close();
+                    }
                     return Ok(());
                 }
                 Err(error) => failure = Some(failure.unwrap_or(error)),
@@ -251,22 +239,12 @@ impl Cluster {
         Err(failure.unwrap_or_else(Error::closed))
     }
 
-    fn publish(&self, map: Map) {
-        self.map.store(Arc::new(map));
-        if self.closed.load(Ordering::Acquire) {
-            self.close();
-        }
-    }
-
     async fn fetch_map(&self, addr: &Address) -> Result<Map> {
         let node = match self.map.load().node(addr) {
             Some(node) => node.clone(),
             None => self.open_node(addr)?,
         };
-        let mut connection = match node.shared.ready(Instant::now()) {
-            Some(connection) => connection,
-            None => node.shared.connection().await?,
-        };
+        let mut connection = node.shared.connection().await?;
         let slots: Value = cmd("CLUSTER")
             .arg("SLOTS")
             .query_async(&mut connection.driver())
@@ -280,39 +258,31 @@ impl Cluster {
     fn map_of(&self, from: &Address, slots: Value) -> Result<Map> {
         let unexpected = || error::unexpected_reply(Effect::Read);
         let present = self.map.load();
-        let mut map = Map { nodes: Vec::new(), owners: [UNASSIGNED; SLOTS].into() };
+        let mut map = Map::empty();
         for range in reply::list(slots)? {
-            let mut range = reply::list(range)?.into_iter();
-            let (first, last) = match (range.next(), range.next()) {
-                (Some(Value::Int(first)), Some(Value::Int(last))) => (first, last),
+            let range = reply::list(range)?;
+            let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = &range[..] else {
+                return Err(unexpected());
+            };
+            let (name, port) = match &master[..] {
+                [Value::BulkString(name), Value::Int(port), ..] => (&name[..], port),
+                [Value::Nil, Value::Int(port), ..] => (&b""[..], port),
                 _ => return Err(unexpected()),
             };
-            let mut master = reply::list(range.next().ok_or_else(unexpected)?)?.into_iter();
-            let name = reply::bytes(master.next().ok_or_else(unexpected)?)?;
-            let Some(Value::Int(port)) = master.next() else { return Err(unexpected()) };
-            let port = u16::try_from(port).map_err(|_| unexpected())?;
-            let name = name.map(String::from_utf8).transpose().map_err(|_| unexpected())?;
-            let addr = match (name.filter(|name| !name.is_empty() && name != "?"), from) {
-                (Some(name), _) => Address::Host(name, port),
-                (None, Address::Host(host, _)) => Address::Host(host.clone(), port),
-                (None, Address::Socket(_)) => return Err(unexpected()),
-            };
-            let index = match map.nodes.iter().position(|(known, _)| *known == addr) {
+            let name = std::str::from_utf8(name).map_err(|_| unexpected())?;
+            let port = u16::try_from(*port).map_err(|_| unexpected())?;
+            let addr = addr_of(name, port, from).ok_or_else(unexpected)?;
+            let index = match map.nodes.iter().position(|node| node.addr() == Some(&addr)) {
                 Some(index) => index,
                 None => {
-                    let node = match present.node(&addr) {
-                        Some(node) => node.clone(),
-                        None => self.open_node(&addr)?,
-                    };
-                    map.nodes.push((addr, node));
+                    map.nodes.push(present.node(&addr).cloned().map_or_else(|| self.open_node(&addr), Ok)?);
                     map.nodes.len() - 1
                 }
             };
             let index = u16::try_from(index).map_err(|_| unexpected())?;
-            let range = usize::try_from(first).ok().zip(usize::try_from(last).ok());
-            let owners =
-                range.and_then(|(first, last)| map.owners.get_mut(first..=last)).ok_or_else(unexpected)?;
-            owners.fill(index);
+            let range = usize::try_from(*first).ok().zip(usize::try_from(*last).ok());
+            let owners = range.and_then(|(first, last)| map.owners.get_mut(first..=last));
+            owners.ok_or_else(unexpected)?.fill(index);
         }
         if map.nodes.is_empty() {
             return Err(Error::new(ErrorKind::Unavailable, "the Redis cluster has no slots assigned yet"));
@@ -320,34 +290,22 @@ impl Cluster {
         Ok(map)
     }
 
-    pub(super) fn warm(&self) {
-        self.masters().iter().for_each(|(_, node)| node.warm());
-    }
-
     pub(super) fn resize(&self, max: u32) -> Result<()> {
-        let before = self.max.swap(max, Ordering::Relaxed);
-        let resized = self.map.load().nodes.iter().try_for_each(|(_, node)| node.resize(max));
-        // Only an invalid size fails, and it fails at the first node.
-        resized.inspect_err(|_| self.max.store(before, Ordering::Relaxed))
+        self.max.store(max, Ordering::Relaxed);
+        self.map.load().nodes.iter().try_for_each(|node| node.resize(max))
     }
 
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        let map = self.map.swap(Arc::new(Map { nodes: Vec::new(), owners: [UNASSIGNED; SLOTS].into() }));
-        map.nodes.iter().for_each(|(_, node)| node.close());
+        self.map.swap(Arc::new(Map::empty())).nodes.iter().for_each(|node| node.close());
     }
 }
 
-#[cold]
-fn timed_out() -> Error {
-    Error::new(ErrorKind::Timeout, "timed out waiting for a server of the Redis cluster to report its slots")
-}
-
-/// Ends a refresh when it is dropped.
-struct EndRefresh<'c>(&'c Cluster);
-
-impl Drop for EndRefresh<'_> {
-    fn drop(&mut self) {
-        self.0.refreshing.store(false, Ordering::Release);
+/// The address of a server, as this one names it. A server that does not know its own name omits it.
+fn addr_of(name: &str, port: u16, from: &Address) -> Option<Address> {
+    match (name, from) {
+        ("" | "?", Address::Host(host, _)) => Some(Address::Host(host.clone(), port)),
+        ("" | "?", Address::Socket(_)) => None,
+        _ => Some(Address::Host(name.to_owned(), port)),
     }
 }

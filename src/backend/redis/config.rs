@@ -28,6 +28,12 @@ pub(super) fn query(config: &str, keys: &[Key]) -> Cmd {
 }
 
 impl Redis {
+    /// The names of all config values. Only HKEYS returns fields without their values.
+    pub(super) async fn config_names(&self, call: &Call<'_>) -> Result<Vec<Vec<u8>>> {
+        let names = call.send_wide(Effect::Read, cmd("HKEYS").arg(self.layout.config())).await?;
+        reply::list(names)?.into_iter().map(|name| Ok(reply::bytes(name)?.unwrap_or_default())).collect()
+    }
+
     pub(super) async fn config_texts(&self, call: &Call<'_>, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>> {
         if keys.is_empty() {
             return Ok(Vec::new());

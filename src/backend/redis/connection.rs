@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -11,75 +11,107 @@ use std::{
 use bb8::ManageConnection;
 use bb8_redis::RedisConnectionManager;
 use redis::{
-    AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    RedisConnectionInfo, RedisResult, Value, aio::MultiplexedConnection, cmd,
+    AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
+    RedisResult, Value, aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    runtime::Handle,
     task::JoinHandle,
-    time::Instant,
+    time::{Instant, timeout},
 };
 
-use super::{
-    RedisOptions,
-    address::Address,
-    dial::{self, Tcp},
-    error,
-    stall::StallDetector,
-    tls::Tls,
-};
+use super::{RedisOptions, address::Address, dial, error, tls::Tls};
 use crate::{Error, ErrorKind, Result, Secret};
 
-/// A connection. It closes when its pool has replaced it and its last call has ended.
+/// A connection. It closes when its pool has replaced it and its last call has ended. Times are in
+/// milliseconds since it was opened.
 pub(super) struct Connection {
     opened: Opened,
-    dead: Arc<AtomicBool>,
-    stalls: StallDetector,
-    /// When the server was last asked for its role, in milliseconds since the connection was opened.
-    role_checked: AtomicU64,
+    since: Instant,
+    is_retired: AtomicBool,
+    /// How long it may receive nothing while a reply is missing.
+    reply_timeout: Duration,
+    /// The calls that wait for a reply.
+    in_flight: AtomicUsize,
+    /// When the last reply arrived, or the first request in flight was sent.
+    progress: AtomicU64,
+    /// When the server was last asked for its role, or [`ASKING`].
+    checked: AtomicU64,
 }
+
+const ASKING: u64 = u64::MAX;
 
 /// How often the server of a connection in use is asked for its role.
 pub(super) const ROLE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// A connection on which a reply is missing for this long is avoided while another one has no such stall.
+pub(super) const STALL: Duration = Duration::from_millis(10);
+
 impl Connection {
-    pub(super) fn new(opened: Opened, dead: Arc<AtomicBool>) -> Self {
-        let stalls = StallDetector::new(Instant::now());
-        Self { opened, dead, stalls, role_checked: AtomicU64::new(0) }
+    pub(super) fn new(opened: Opened, reply_timeout: Duration) -> Self {
+        Self {
+            opened,
+            since: Instant::now(),
+            is_retired: AtomicBool::new(false),
+            reply_timeout,
+            in_flight: AtomicUsize::new(0),
+            progress: AtomicU64::new(0),
+            checked: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::Relaxed)
+        self.is_retired.load(Ordering::Relaxed)
+            || self.opened.task.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
-    /// Keeps later calls from using this connection. Calls in flight continue to wait.
-    pub(super) fn retire(&self) {
-        self.dead.store(true, Ordering::Relaxed);
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) == 0
     }
 
-    pub(super) fn stalls(&self) -> &StallDetector {
-        &self.stalls
+    fn age(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.since).as_millis() as u64
+    }
+
+    /// How long no reply has arrived, if one is missing.
+    pub(super) fn silence(&self, now: Instant) -> Duration {
+        let since = if self.is_idle() { u64::MAX } else { self.progress.load(Ordering::Relaxed) };
+        Duration::from_millis(self.age(now).saturating_sub(since))
+    }
+
+    fn note_progress(&self, now: Instant) {
+        self.progress.store(self.age(now), Ordering::Relaxed);
     }
 
     /// Begins a call.
     pub(super) fn begin(self: Arc<Self>, now: Instant) -> InFlight {
-        let age = self.stalls.age(now).as_millis() as u64;
-        if age.saturating_sub(self.role_checked.load(Ordering::Relaxed)) > ROLE_INTERVAL.as_millis() as u64 {
-            self.check_role(age);
+        let checked = self.checked.load(Ordering::Relaxed);
+        if self.age(now).saturating_sub(checked) > ROLE_INTERVAL.as_millis() as u64 {
+            self.check();
         }
-        self.stalls.begin(now);
-        InFlight { connection: self, replied: false }
+        InFlight::begin(self, now)
     }
 
     /// Asks for the server's role in the background: a server that has become a replica refuses only writes.
+    /// This also shows whether the connection still receives replies.
     #[cold]
-    fn check_role(&self, age: u64) {
-        self.role_checked.store(age, Ordering::Relaxed);
-        let (mut driver, dead) = (self.opened.driver.clone(), self.dead.clone());
-        tokio::spawn(async move {
+    fn check(self: &Arc<Self>) {
+        // There is no runtime if a call is dropped after its end.
+        let Ok(runtime) = Handle::try_current() else { return };
+        if self.checked.swap(ASKING, Ordering::Relaxed) == ASKING {
+            return;
+        }
+        let mut call = InFlight::begin(self.clone(), Instant::now());
+        runtime.spawn(async move {
+            let role = timeout(call.connection.reply_timeout, is_master(&mut call.driver())).await;
+            call.connection.checked.store(call.connection.age(Instant::now()), Ordering::Relaxed);
             // An error is ignored: the user may lack the permission.
-            if let Ok(Ok(false)) = tokio::time::timeout(ROLE_INTERVAL, is_master(&mut driver)).await {
-                dead.store(true, Ordering::Relaxed);
+            if let Ok(role) = role {
+                call.replied();
+                if matches!(role, Ok(false)) {
+                    call.retire();
+                }
             }
         });
     }
@@ -98,37 +130,53 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
+    fn begin(connection: Arc<Connection>, now: Instant) -> Self {
+        if connection.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+            connection.note_progress(now);
+        }
+        Self { connection, replied: false }
+    }
+
     /// The driver's handle, to send the next request.
     pub(super) fn driver(&mut self) -> MultiplexedConnection {
         self.replied = false;
         self.connection.opened.driver.clone()
     }
 
-    /// See [`Connection::retire`].
+    /// Keeps later calls from using this connection. Calls in flight continue to wait.
     pub(super) fn retire(&self) {
-        self.connection.retire();
+        self.connection.is_retired.store(true, Ordering::Relaxed);
     }
 
     /// The reply to the last request arrived.
     pub(super) fn replied(&mut self) {
         self.replied = true;
-        self.connection.stalls.replied(Instant::now());
+        self.connection.note_progress(Instant::now());
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if !self.replied {
-            self.connection.stalls.abandon(Instant::now());
+        if !self.replied && !self.connection.is_dead() {
+            if self.connection.silence(Instant::now()) >= self.connection.reply_timeout {
+                self.retire();
+            } else {
+                // The request of a dropped call may never have been sent, so that no reply comes.
+                self.connection.check();
+            }
         }
-        self.connection.stalls.end();
+        self.connection.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+/// Marks a connection that many calls share.
+#[derive(Clone, Copy)]
+pub(super) struct Sharing;
 
 /// An open connection. Dropping it closes the connection, even with requests in flight.
 pub(super) struct Opened {
     pub(super) driver: MultiplexedConnection,
-    /// Writes requests and reads replies. None if the driver ends its own task.
+    /// Writes requests and reads replies until the connection is lost. None if the driver ends its own task.
     task: Option<JoinHandle<()>>,
 }
 
@@ -156,39 +204,37 @@ impl Drop for Opened {
 
 /// The credentials for a server, and the database.
 pub(super) struct Login {
-    username: Option<String>,
+    info: RedisConnectionInfo,
     password: Option<Secret>,
-    db: u32,
 }
 
 impl Login {
     pub(super) fn new(username: Option<&str>, password: Option<&Secret>, db: u32) -> Self {
-        Self { username: username.map(str::to_owned), password: password.cloned(), db }
+        // With RESP3 maps differ from lists.
+        let info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_db(db.into());
+        let info = username.into_iter().fold(info, RedisConnectionInfo::set_username);
+        Self { info, password: password.cloned() }
     }
 
     /// Reads the current password.
     async fn connection_info(&self) -> Result<RedisConnectionInfo> {
-        // With RESP3 the driver reports a closed connection, and maps differ from lists.
-        let mut info =
-            RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_db(self.db.into());
-        if let Some(username) = &self.username {
-            info = info.set_username(username);
-        }
-        if let Some(password) = &self.password {
-            info = info.set_password(password.reveal().await?);
-        }
-        Ok(info)
+        let info = self.info.clone();
+        Ok(match &self.password {
+            Some(password) => info.set_password(password.reveal().await?),
+            None => info,
+        })
     }
 }
 
 /// The settings that all connections of a store share.
 pub(super) struct Settings {
     login: Login,
-    tcp: Tcp,
-    tls: Option<Tls>,
+    tcp: TcpSettings,
+    pub(super) tls: Option<Tls>,
     driver: AsyncConnectionConfig,
     client_name: String,
-    dial_timeout: Duration,
+    pub(super) dial_timeout: Duration,
+    pub(super) reply_timeout: Duration,
 }
 
 impl Settings {
@@ -200,7 +246,7 @@ impl Settings {
         };
         Ok(Self {
             login: Login::new(options.username.as_deref(), options.password.as_ref(), options.db),
-            tcp: Tcp::new(options),
+            tcp: dial::tcp_settings(options),
             tls,
             driver: AsyncConnectionConfig::new()
                 // The driver's default of 500 ms is too short: the outcome of a write would be unknown.
@@ -208,35 +254,20 @@ impl Settings {
                 .set_pipeline_buffer_size(MAX_QUEUED),
             client_name: options.client_name.clone(),
             dial_timeout: options.dial_timeout,
+            reply_timeout: options.reply_timeout(),
         })
     }
 
-    /// Connects and logs in, by default with the store's login. `server` is how errors name the server;
-    /// `dead` is set when the connection is lost.
-    pub(super) async fn connect(
-        &self,
-        addr: &Address,
-        server: &str,
-        login: Option<&Login>,
-        dead: Option<Arc<AtomicBool>>,
-    ) -> Result<Opened> {
-        let info = login.unwrap_or(&self.login).connection_info().await?;
-        let mut config = self.driver.clone();
-        if let Some(dead) = dead {
-            config = config.set_push_sender(move |push: PushInfo| {
-                if push.kind == PushKind::Disconnection {
-                    dead.store(true, Ordering::Relaxed);
-                }
-                Ok::<(), ()>(())
-            });
-        }
+    /// Connects and logs in. `server` is how errors name the server.
+    pub(super) async fn connect(&self, addr: &Address, server: &str, login: &Login) -> Result<Opened> {
+        let (info, config) = (login.connection_info().await?, self.driver.clone());
         let (host, port) = match addr {
             Address::Host(host, port) => (host, *port),
             Address::Socket(path) => {
                 return Opened::handshake(dial::socket(path, server).await?, &info, config, server).await;
             }
         };
-        let stream = self.tcp.open(host, port, server).await?;
+        let stream = dial::open(&self.tcp, host, port, server).await?;
         match &self.tls {
             None => Opened::handshake(stream, &info, config, server).await,
             Some(tls) => {
@@ -245,20 +276,15 @@ impl Settings {
         }
     }
 
-    /// Connects for calls that have the connection for themselves. Without TLS the manager of bb8-redis does
-    /// it, which takes at most a second.
+    /// Connects by the manager of bb8-redis, which takes at most a second.
     async fn connect_exclusive(&self, addr: &Address, server: &str) -> Result<Opened> {
-        // The driver's TLS reads this machine's certificates for each connection and fails if one is damaged.
-        if self.tls.is_some() {
-            return self.connect(addr, server, None, None).await;
-        }
         let addr = match addr {
             Address::Host(host, port) => ConnectionAddr::Tcp(host.clone(), *port),
             Address::Socket(path) => ConnectionAddr::Unix(path.into()),
         };
         let login = self.login.connection_info().await?;
         let info = addr.into_connection_info().map_err(|error| error::of_dial(&error, server))?;
-        let info = info.set_redis_settings(login).set_tcp_settings(self.tcp.of_driver());
+        let info = info.set_redis_settings(login).set_tcp_settings(self.tcp.clone());
         let manager = RedisConnectionManager::new(info).map_err(|error| error::of_dial(&error, server))?;
         let mut driver = manager.connect().await.map_err(|error| match error.is_timeout() {
             true => self.timed_out(server),
@@ -268,35 +294,31 @@ impl Settings {
         Ok(Opened { driver, task: None })
     }
 
-    /// Connects to a server of the store, and sets the client's name there. `dead` of a shared connection is
-    /// set when it is lost; an exclusive connection has none.
+    /// Connects to a server of the store, and sets the client's name there. An exclusive connection has no
+    /// `sharing`.
     pub(super) async fn open_server(
         &self,
         addr: &Address,
         server: &str,
-        dead: Option<&Arc<AtomicBool>>,
+        sharing: Option<Sharing>,
     ) -> Result<Opened> {
-        let mut opened = match dead {
-            Some(dead) => self.connect(addr, server, None, Some(dead.clone())).await?,
-            None => self.connect_exclusive(addr, server).await?,
+        // The driver's TLS reads this machine's certificates for each connection and fails if one is damaged.
+        let mut opened = if sharing.is_some() || self.tls.is_some() {
+            self.connect(addr, server, &self.login).await?
+        } else {
+            self.connect_exclusive(addr, server).await?
         };
         if !self.client_name.is_empty() {
             let named =
                 cmd("CLIENT").arg("SETNAME").arg(&self.client_name).exec_async(&mut opened.driver).await;
             // A refusal is ignored: the user may lack the permission.
-            named
-                .or_else(|error| if error.code().is_some() { Ok(()) } else { Err(error) })
-                .map_err(|error| error::of_dial(&error, server))?;
+            if let Err(error) = named
+                && error.code().is_none()
+            {
+                return Err(error::of_dial(&error, server));
+            }
         }
         Ok(opened)
-    }
-
-    pub(super) fn dial_timeout(&self) -> Duration {
-        self.dial_timeout
-    }
-
-    pub(super) fn uses_tls(&self) -> bool {
-        self.tls.is_some()
     }
 
     /// The error for a server that did not accept a connection within the timeout. A server that expects

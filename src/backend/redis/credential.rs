@@ -56,26 +56,18 @@ impl Redis {
             .collect()
     }
 
-    /// One MSET, or in a cluster pipelines of SET; more than one only for large values.
-    async fn set_chunk(&self, call: &Call<'_>, items: &[(&Key, &Credential)]) -> Vec<Result<()>> {
-        let mut results = Vec::with_capacity(items.len());
-        while results.len() < items.len() {
-            let rest = &items[results.len()..];
-            if call.takes_many_keys() {
-                let mut mset = cmd("MSET");
-                let encoded = encode_some(rest, |id, text| {
-                    mset.arg(self.credential(id)).arg(text);
-                });
-                let result = call.send(Effect::Write, &mset).await.and_then(reply::done);
-                results.resize(results.len() + encoded, result);
-            } else {
-                let mut sets = Vec::with_capacity(rest.len());
-                encode_some(rest, |id, text| sets.push(self.set(id, text)));
-                let replies = call.send_all(Effect::Write, sets).await;
-                results.extend(replies.into_iter().map(|reply| reply.and_then(reply::done)));
-            }
+    /// One MSET, or in a cluster pipelines of SET.
+    async fn set_chunk(&self, call: &Call<'_>, items: &[(&Key, Vec<u8>)]) -> Vec<Result<()>> {
+        if !call.takes_many_keys() {
+            let sets = items.iter().map(|(id, text)| self.set(id, text)).collect();
+            let replies = call.send_all(Effect::Write, sets).await.into_iter();
+            return replies.map(|reply| reply.and_then(reply::done)).collect();
         }
-        results
+        let mut mset = cmd("MSET");
+        for (id, text) in items {
+            mset.arg(self.credential(id)).arg(text);
+        }
+        vec![call.send(Effect::Write, &mset).await.and_then(reply::done); items.len()]
     }
 
     /// One pipeline: a single UNLINK of all ids would only return how many existed, not which.
@@ -102,26 +94,13 @@ fn read(id: &Key, text: Option<Vec<u8>>) -> Result<Credential> {
     decode_credential(&text).map_err(|error| error.with_key(id))
 }
 
-/// Encodes items until the chunk is full, and returns how many: at least one.
-fn encode_some(items: &[(&Key, &Credential)], mut put: impl FnMut(&Key, &[u8])) -> usize {
-    let mut bytes = 0;
-    for (at, (id, credential)) in items.iter().enumerate() {
-        let text = encode_credential(credential);
-        bytes += text.len();
-        if at > 0 && bytes > batch::CHUNK_BYTES {
-            return at;
-        }
-        put(id, &text);
-    }
-    items.len()
-}
-
 /// Runs chunks of the items concurrently. The results are in the order of the items.
 pub(super) async fn in_chunks<'i, T, R, F: Future<Output = Vec<R>>>(
     items: &'i [T],
+    bytes: impl Fn(&T) -> usize,
     chunk: impl Fn(&'i [T]) -> F,
 ) -> Vec<R> {
-    let chunks = batch::run(items, |_| 0, CONCURRENT_CHUNKS, chunk).await;
+    let chunks = batch::run(items, bytes, CONCURRENT_CHUNKS, chunk).await;
     chunks.into_iter().flat_map(|(_, results)| results).collect()
 }
 
@@ -153,7 +132,7 @@ impl CredentialStore for Redis {
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
         let call = self.call()?;
         let unique: Vec<Key> = ids.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect();
-        let results = in_chunks(&unique, |chunk| self.get_chunk(&call, chunk)).await;
+        let results = in_chunks(&unique, |_| 0, |chunk| self.get_chunk(&call, chunk)).await;
         let mut failures = BTreeMap::new();
         let mut found = Found::default();
         for (id, result) in unique.iter().zip(results) {
@@ -173,8 +152,8 @@ impl CredentialStore for Redis {
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
         let call = self.call()?;
         let last: HashMap<&Key, &Credential> = credentials.iter().map(|(id, item)| (id, item)).collect();
-        let items: Vec<_> = last.into_iter().collect();
-        let results = in_chunks(&items, |chunk| self.set_chunk(&call, chunk)).await;
+        let items: Vec<_> = last.into_iter().map(|(id, item)| (id, encode_credential(item))).collect();
+        let results = in_chunks(&items, |(_, text)| text.len(), |chunk| self.set_chunk(&call, chunk)).await;
         let failed = failures(items.iter().map(|(id, _)| *id), results);
         batch::report(credentials.iter().map(|(id, _)| id), &failed)
     }
@@ -182,7 +161,7 @@ impl CredentialStore for Redis {
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
         let call = self.call()?;
         let unique: Vec<&Key> = ids.iter().collect::<HashSet<_>>().into_iter().collect();
-        let results = in_chunks(&unique, |chunk| self.delete_chunk(&call, chunk)).await;
+        let results = in_chunks(&unique, |_| 0, |chunk| self.delete_chunk(&call, chunk)).await;
         batch::report(ids.iter(), &failures(unique.iter().copied(), results))
     }
 }

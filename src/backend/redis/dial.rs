@@ -13,55 +13,37 @@ use super::RedisOptions;
 use crate::{Result, backend::remote::unreachable};
 
 /// The options of TCP sockets.
-#[derive(Clone, Copy)]
-pub(super) struct Tcp {
-    nodelay: bool,
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-    user_timeout: Duration,
+pub(super) fn tcp_settings(options: &RedisOptions) -> TcpSettings {
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
+    let settings = TcpSettings::default().set_nodelay(options.tcp_nodelay).set_keepalive(keepalive);
+    // The kernel takes milliseconds as an `int`.
+    #[cfg(target_os = "linux")]
+    let settings =
+        settings.set_user_timeout(options.write_timeout.min(Duration::from_millis(i32::MAX as u64)));
+    settings
 }
 
-impl Tcp {
-    pub(super) fn new(options: &RedisOptions) -> Self {
-        // The kernel takes milliseconds as an `int`.
-        let max = Duration::from_millis(i32::MAX as u64);
-        Self { nodelay: options.tcp_nodelay, user_timeout: options.write_timeout.min(max) }
+/// Connects to a host. `server` is how errors name it.
+pub(super) async fn open(settings: &TcpSettings, host: &str, port: u16, server: &str) -> Result<TcpStream> {
+    let unreached = |error: io::Error| unreachable(server, Some(&error));
+    let addresses = lookup_host((host, port)).await.map_err(unreached)?;
+    // Tries all addresses of the name at once and takes the first that accepts.
+    let dials: Vec<_> = addresses.map(|address| Box::pin(TcpStream::connect(address))).collect();
+    if dials.is_empty() {
+        return Err(unreachable(server, None));
     }
-
-    fn set_up(self, stream: &TcpStream) -> io::Result<()> {
-        stream.set_nodelay(self.nodelay)?;
-        let socket = SockRef::from(stream);
+    let (stream, _) = select_ok(dials).await.map_err(unreached)?;
+    let set_up = || {
+        stream.set_nodelay(settings.nodelay())?;
+        let socket = SockRef::from(&stream);
         #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(Some(self.user_timeout))?;
-        socket.set_tcp_keepalive(&keepalive())
-    }
-
-    /// The same options for a socket that the driver opens.
-    pub(super) fn of_driver(self) -> TcpSettings {
-        let settings = TcpSettings::default().set_nodelay(self.nodelay).set_keepalive(keepalive());
-        #[cfg(target_os = "linux")]
-        let settings = settings.set_user_timeout(self.user_timeout);
-        settings
-    }
-
-    /// Connects to a host. `server` is how errors name it.
-    pub(super) async fn open(self, host: &str, port: u16, server: &str) -> Result<TcpStream> {
-        let unreached = |error: io::Error| unreachable(server, Some(&error));
-        let addresses = lookup_host((host, port)).await.map_err(unreached)?;
-        // Tries all addresses of the name at once and takes the first that accepts.
-        let dials: Vec<_> = addresses.map(|address| Box::pin(TcpStream::connect(address))).collect();
-        if dials.is_empty() {
-            return Err(unreachable(server, None));
-        }
-        let (stream, _) = select_ok(dials).await.map_err(unreached)?;
-        self.set_up(&stream).map_err(unreached)?;
-        Ok(stream)
-    }
+        socket.set_tcp_user_timeout(settings.user_timeout())?;
+        settings.keepalive().map_or(Ok(()), |keepalive| socket.set_tcp_keepalive(keepalive))
+    };
+    set_up().map_err(unreached)?;
+    Ok(stream)
 }
-
-fn keepalive() -> TcpKeepalive {
-    TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5))
-}
-
 /// Connects to a Unix socket. `server` is how errors name it.
 #[cfg(unix)]
 pub(super) async fn socket(path: &str, server: &str) -> Result<tokio::net::UnixStream> {

@@ -3,7 +3,7 @@
 
 use std::{error::Error as _, io};
 
-use redis::{ErrorKind as DriverKind, RedisError};
+use redis::{ErrorKind as DriverKind, RedisError, ServerError};
 
 use super::tls;
 use crate::{
@@ -114,6 +114,12 @@ pub(super) fn code_of<'r>(code: &'r str, detail: &'r str) -> &'r str {
 #[cold]
 pub(super) fn of_code(code: &str, detail: &str) -> Error {
     refused(SERVER, code, detail)
+}
+
+/// The error for an error reply.
+#[cold]
+pub(super) fn of_reply(reply: &ServerError) -> Error {
+    of_code(reply.code(), reply.details().unwrap_or_default())
 }
 
 /// As [`of_code`]. `server` is how the error names the server.

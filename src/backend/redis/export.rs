@@ -1,112 +1,133 @@
 //! Export and import. Except for the keys of config values, memory is bounded.
 
 use futures_core::Stream;
-use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::{Cmd, Value, cmd};
 
-use super::{Redis, config, layout::Space, reply, server::Call, wide};
+use super::{Redis, config, layout::Space, reply, wide};
 use crate::{
-    BatchReport, ErrorKind, Exportable, Key, Record, Result,
-    backend::remote::{Effect, batch, pages::until_error},
+    BatchReport, Error, ErrorKind, Exportable, Key, Record, Result,
+    backend::remote::{Effect, batch, pages::pages},
     codec::{decode_key, encode_config, encode_credential},
 };
 
 /// How many records are read at a time.
-const PAGE: usize = 100;
+pub(super) const PAGE: usize = 100;
+
+pub(super) const NO_KEY: &str = "its name is not 1 to 255 bytes of UTF-8 without control characters";
 
 /// How many keys are held in memory at a time.
 const MAX_KEYS: usize = 200_000;
 
-/// Where the list of keys continues.
-enum Next {
-    After(Option<Key>),
-    End,
-}
-
-#[derive(Clone, Copy)]
+/// The kinds of records in the order of an export.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     Credentials,
     Configs,
     Usage,
 }
 
+/// A record that can't be read.
+pub(super) struct Unread {
+    /// The Redis key, and the field of a hash.
+    pub(super) place: String,
+    /// Why, if the error does not say it.
+    pub(super) reason: Option<&'static str>,
+    pub(super) error: Error,
+}
+
+/// Where an export continues.
+struct Position {
+    redis: Redis,
+    /// What was not listed yet, and after which key its list continues.
+    parts: &'static [Part],
+    after: Option<Key>,
+    /// The keys whose records were not read yet, and what they are of.
+    keys: std::vec::IntoIter<Key>,
+    part: Part,
+}
+
+impl Position {
+    /// The next records, and where the export continues after them.
+    async fn read(mut self) -> Result<Option<(Vec<Record>, Self)>> {
+        while self.keys.as_slice().is_empty() {
+            let Some((part, rest)) = self.parts.split_first() else { return Ok(None) };
+            let call = self.redis.long_call()?;
+            let space = match part {
+                Part::Credentials => Some(Space::Credential),
+                Part::Configs => None,
+                Part::Usage => Some(Space::Usage),
+            };
+            let keys = match space {
+                Some(space) => self.redis.scan_after(&call, space, self.after.as_ref(), MAX_KEYS).await?,
+                None => {
+                    let names = self.redis.config_names(&call).await?;
+                    let mut keys = names.iter().map(|name| decode_key(name)).collect::<Result<Vec<_>>>()?;
+                    keys.sort_unstable();
+                    keys
+                }
+            };
+            drop(call);
+            self.part = *part;
+            self.after = keys.last().filter(|_| space.is_some() && keys.len() == MAX_KEYS).cloned();
+            self.parts = if self.after.is_some() { self.parts } else { rest };
+            self.keys = keys.into_iter();
+        }
+        let keys: Vec<Key> = self.keys.by_ref().take(PAGE).collect();
+        let records = self.redis.page(self.part, &keys).await?.into_iter();
+        let records = records.map(|record| record.map_err(|unread| unread.error)).collect::<Result<_>>()?;
+        Ok(Some((records, self)))
+    }
+}
+
 impl Redis {
-    /// The next keys, and where the list continues after them.
-    async fn keys(&self, part: Part, next: Next) -> Result<Option<(Vec<Key>, Next)>> {
-        let Next::After(after) = next else { return Ok(None) };
-        let call = self.long_call()?;
-        let space = match part {
-            Part::Credentials => Space::Credential,
-            Part::Usage => Space::Usage,
-            // Only HKEYS returns fields without their values, and it returns all of them.
-            Part::Configs => return Ok(Some((self.config_keys(&call).await?, Next::End))),
-        };
-        let keys = self.scan_after(&call, space, after.as_ref(), MAX_KEYS).await?;
-        let next = if keys.len() == MAX_KEYS { Next::After(keys.last().cloned()) } else { Next::End };
-        Ok(Some((keys, next)))
-    }
-
-    async fn config_keys(&self, call: &Call<'_>) -> Result<Vec<Key>> {
-        let names = call.send_wide(Effect::Read, cmd("HKEYS").arg(self.layout.config())).await?;
-        let mut keys = reply::list(names)?
-            .into_iter()
-            .map(|name| decode_key(&reply::bytes(name)?.unwrap_or_default()))
-            .collect::<Result<Vec<Key>>>()?;
-        keys.sort_unstable();
-        Ok(keys)
-    }
-
     /// The records of these keys, without those that have been deleted since they were listed.
-    async fn page(&self, part: Part, keys: &[Key]) -> Result<Vec<Record>> {
+    pub(super) async fn page(
+        &self,
+        part: Part,
+        keys: &[Key],
+    ) -> Result<Vec<std::result::Result<Record, Unread>>> {
         let call = self.call()?;
+        let unread = |place, error| Err(Unread { place, reason: None, error });
         let mut records = Vec::with_capacity(keys.len());
         match part {
             Part::Credentials => {
                 for (id, found) in keys.iter().zip(self.get_chunk(&call, keys).await) {
                     match found {
-                        Ok(credential) => records.push(Record::Credential { id: id.clone(), credential }),
+                        Ok(credential) => records.push(Ok(Record::Credential { id: id.clone(), credential })),
                         Err(error) if error.kind() == ErrorKind::NotFound => {}
+                        Err(error) if error.kind() == ErrorKind::Corrupt => {
+                            records.push(unread(self.layout.name(Space::Credential, id), error));
+                        }
                         Err(error) => return Err(error),
                     }
                 }
             }
             Part::Configs => {
                 for (key, text) in keys.iter().zip(self.config_texts(&call, keys).await?) {
-                    if let Some(text) = text {
-                        let value = config::read(key, &text)?;
-                        records.push(Record::Config { key: key.clone(), value });
-                    }
+                    let Some(text) = text else { continue };
+                    records.push(match config::read(key, &text) {
+                        Ok(value) => Ok(Record::Config { key: key.clone(), value }),
+                        Err(error) => unread(of_field(&self.layout.config(), key.as_str().as_bytes()), error),
+                    });
                 }
             }
             Part::Usage => {
-                for (key, record) in keys.iter().zip(self.usage_chunk(&call, keys).await) {
-                    for (field, count) in record?.unwrap_or_default() {
-                        records.push(Record::Usage { key: key.clone(), field, count });
+                let commands = keys.iter().map(|key| self.whole_record(key)).collect();
+                for (key, reply) in keys.iter().zip(call.send_all(Effect::Read, commands).await) {
+                    let name = self.layout.name(Space::Usage, key);
+                    match reply.and_then(reply::fields).map_err(|error| error.with_key(key)) {
+                        Ok(mut counters) => {
+                            counters.sort_unstable();
+                            let counters = counters.iter();
+                            records.extend(counters.map(|(field, count)| counter(key, &name, field, count)));
+                        }
+                        Err(error) if error.kind() == ErrorKind::Corrupt => records.push(unread(name, error)),
+                        Err(error) => return Err(error),
                     }
                 }
             }
         }
         Ok(records)
-    }
-
-    fn part(self, part: Part) -> impl Stream<Item = Result<Record>> + Send {
-        let lister = self.clone();
-        stream::try_unfold(Next::After(None), move |next| {
-            let lister = lister.clone();
-            async move { lister.keys(part, next).await }
-        })
-        .map_ok(move |keys| {
-            let reader = self.clone();
-            let pages: Vec<Vec<Key>> = keys.chunks(PAGE).map(<[Key]>::to_vec).collect();
-            stream::iter(pages)
-                .then(move |keys| {
-                    let reader = reader.clone();
-                    async move { reader.page(part, &keys).await }
-                })
-                .map_ok(|records| stream::iter(records).map(Ok))
-                .try_flatten()
-        })
-        .try_flatten()
     }
 
     fn set_record(&self, record: &Record) -> Cmd {
@@ -128,9 +149,9 @@ impl Exportable for Redis {
     /// and the values of 100 keys: at most 100 MiB. SCAN has no order, so each further 200,000 keys need
     /// another scan of the whole database.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
-        let redis = self.clone();
-        let parts = stream::iter([Part::Credentials, Part::Configs, Part::Usage]);
-        until_error(parts.flat_map(move |part| redis.clone().part(part)))
+        let (redis, keys) = (self.clone(), Vec::new().into_iter());
+        let parts: &[Part] = &[Part::Credentials, Part::Configs, Part::Usage];
+        pages(Position { redis, parts, after: None, keys, part: Part::Credentials }, Position::read)
     }
 
     /// One pipeline per chunk, one after another: of several records with the same key the last one is kept.
@@ -147,6 +168,21 @@ impl Exportable for Redis {
         }
         batch::settle(report)
     }
+}
+
+/// The record of one counter.
+fn counter(key: &Key, name: &str, field: &[u8], count: &[u8]) -> std::result::Result<Record, Unread> {
+    let reason = match (decode_key(field), reply::counter(count)) {
+        (Ok(field), Some(count)) => return Ok(Record::Usage { key: key.clone(), field, count }),
+        (Err(_), _) => NO_KEY,
+        (Ok(_), None) => "the counter is not an integer of 64 bits",
+    };
+    Err(Unread { place: of_field(name, field), reason: Some(reason), error: reply::no_counter(key) })
+}
+
+/// How a field of a hash is named.
+pub(super) fn of_field(name: &str, field: &[u8]) -> String {
+    format!("{name} {}", String::from_utf8_lossy(field))
 }
 
 /// SET replies OK, HSET the number of new fields.

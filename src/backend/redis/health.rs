@@ -49,7 +49,7 @@ impl Redis {
         let reply = if self.server.is_cluster() {
             let nodes = self.server.nodes();
             let ping = cmd("PING");
-            let pings = nodes.iter().map(|(_, node)| Box::pin(call.send_to(node, Effect::Read, &ping)));
+            let pings = nodes.iter().map(|node| Box::pin(call.send_to(node, Effect::Read, &ping)));
             select_ok(pings).await.map(drop)
         } else {
             probe_write(&call, Effect::Read, &self.layout.health()).await

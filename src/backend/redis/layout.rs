@@ -1,11 +1,11 @@
 //! The names of Redis keys: the layout of the Go program.
 
 use super::slot;
-use crate::{Error, ErrorKind, Key, Result, codec::decode_key};
+use crate::{Key, Result, codec::decode_key};
 
 pub(super) struct Layout {
     prefix: String,
-    /// The prefix of names in the hash slot of the config values.
+    /// The prefix of the keys of plans and of the audit, in the hash slot of the config values.
     beside_config: String,
 }
 
@@ -29,7 +29,7 @@ impl Space {
 
 impl Layout {
     pub(super) fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), beside_config: beside(&[prefix, "config"].concat()) }
+        Self { prefix: prefix.to_owned(), beside_config: beside(&[prefix, "config"].concat()) + ":" }
     }
 
     /// The Redis key of one record.
@@ -44,12 +44,12 @@ impl Layout {
 
     /// The record of a plan.
     pub(super) fn plan(&self, key: &Key) -> String {
-        [&self.beside_config, ":plan:", key.as_str()].concat()
+        [&self.beside_config, "plan:", key.as_str()].concat()
     }
 
     /// The audit of plans.
     pub(super) fn audit(&self) -> String {
-        [&self.beside_config, ":audit"].concat()
+        [&self.beside_config, "audit"].concat()
     }
 
     /// The key that a health check writes to. It never exists.
@@ -68,8 +68,8 @@ impl Layout {
     }
 
     /// The prefix of the keys of this crate's plans and of the audit.
-    pub(super) fn beside_config(&self) -> String {
-        [&self.beside_config, ":"].concat()
+    pub(super) fn beside_config(&self) -> &str {
+        &self.beside_config
     }
 
     /// The prefix of the keys of the Go program's plans.
@@ -91,25 +91,12 @@ impl Layout {
         pattern
     }
 
-    /// The kind of a Redis key.
-    pub(super) fn space(&self, name: &[u8]) -> Option<Space> {
+    /// The kind and the key of a record, from its Redis key.
+    pub(super) fn record(&self, name: &[u8]) -> Option<(Space, Result<Key>)> {
         let rest = name.strip_prefix(self.prefix.as_bytes())?;
-        [Space::Credential, Space::Usage, Space::Cache]
-            .into_iter()
-            .find(|space| rest.starts_with(space.word().as_bytes()))
-    }
-
-    /// The record's key, decoded from its Redis key.
-    pub(super) fn key(&self, space: Space, name: &[u8]) -> Result<Key> {
-        name.strip_prefix(self.prefix.as_bytes())
-            .and_then(|rest| rest.strip_prefix(space.word().as_bytes()))
-            .ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Internal,
-                    "the Redis server listed a key that does not match the pattern",
-                )
-            })
-            .and_then(decode_key)
+        let spaces = [Space::Credential, Space::Usage, Space::Cache].into_iter();
+        let mut keys = spaces.map(|space| (space, rest.strip_prefix(space.word().as_bytes())));
+        keys.find_map(|(space, key)| Some((space, decode_key(key?))))
     }
 }
 
@@ -130,6 +117,7 @@ fn beside(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     #[test]
     fn names() {
@@ -139,9 +127,11 @@ mod tests {
         assert_eq!(layout.name(Space::Usage, &key), "gcli2api:usage:a:b*");
         assert_eq!(layout.name(Space::Cache, &key), "gcli2api:cache:a:b*");
         assert_eq!(layout.config(), "gcli2api:config");
-        assert_eq!(layout.key(Space::Usage, b"gcli2api:usage:a:b*").unwrap(), key);
+        let decoded = |name| layout.record(name).map(|(_, key)| key);
+        assert_eq!(decoded(b"gcli2api:usage:a:b*").unwrap().unwrap(), key);
+        assert!(decoded(b"gcli2api:config").is_none() && decoded(b"usage:a").is_none());
         for broken in [&b"gcli2api:cred:"[..], b"gcli2api:cred:a\n", b"gcli2api:cred:\xff"] {
-            assert_eq!(layout.key(Space::Credential, broken).unwrap_err().kind(), ErrorKind::Corrupt);
+            assert_eq!(decoded(broken).unwrap().unwrap_err().kind(), ErrorKind::Corrupt);
         }
     }
 

@@ -26,7 +26,6 @@ mod sentinel;
 mod server;
 mod shared;
 mod slot;
-mod stall;
 mod stats;
 mod target;
 mod tls;

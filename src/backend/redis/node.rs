@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     RedisOptions,
+    address::Address,
     connection::Settings,
     exclusive::{Dialer, ExclusiveLease},
-    options::check_connections,
     shared::Shared,
     target::Target,
     wait::Wait,
@@ -24,8 +24,6 @@ use crate::{
 pub(super) struct Node {
     pub(super) shared: Shared,
     exclusive: Current<Pool<Dialer>>,
-    settings: Arc<Settings>,
-    target: Arc<Target>,
     /// For writes that wait for replicas.
     wait: Option<Wait>,
     /// How long a connection may owe a reply.
@@ -45,13 +43,19 @@ impl Node {
     ) -> Result<Self> {
         let target = Arc::new(target);
         Ok(Self {
-            shared: Shared::new(settings.clone(), target.clone(), options),
+            shared: Shared::new(settings, &target, options),
             exclusive: Current::new(pool(settings, &target, max)?),
-            settings: settings.clone(),
-            target,
             wait: Wait::new(options),
             reply_timeout: options.reply_timeout(),
         })
+    }
+
+    /// Where it is, unless sentinels say it.
+    pub(super) fn addr(&self) -> Option<&Address> {
+        match &*self.shared.target {
+            Target::Server(addr) => Some(addr),
+            Target::Master(_) => None,
+        }
     }
 
     /// How a request with this effect waits for replicas.
@@ -64,12 +68,8 @@ impl Node {
         self.exclusive.lease().await
     }
 
-    pub(super) fn warm(&self) {
-        self.shared.warm();
-    }
-
     pub(super) fn resize(&self, max: u32) -> Result<()> {
-        self.exclusive.replace(&self.exclusive.get()?, pool(&self.settings, &self.target, max)?)
+        self.exclusive.replace(&self.exclusive.get()?, pool(&self.shared.settings, &self.shared.target, max)?)
     }
 
     pub(super) fn close(&self) {
@@ -84,7 +84,6 @@ impl Node {
 }
 
 fn pool(settings: &Arc<Settings>, target: &Arc<Target>, max: u32) -> Result<Pool<Dialer>> {
-    check_connections(max)?;
     let dialer = Dialer { settings: settings.clone(), target: target.clone() };
     Pool::new(dialer, &Limits { max, idle_timeout: IDLE_TIMEOUT, max_lifetime: Duration::ZERO })
 }

@@ -10,7 +10,7 @@ use crate::{
 /// The reply, or the server's error.
 pub(super) fn checked(reply: Value) -> Result<Value> {
     match reply {
-        Value::ServerError(error) => Err(error::of_code(error.code(), error.details().unwrap_or_default())),
+        Value::ServerError(error) => Err(error::of_reply(&error)),
         reply => Ok(reply),
     }
 }
@@ -68,13 +68,13 @@ pub(super) fn fields(reply: Value) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
 pub(super) fn usage(key: &Key, reply: Value) -> Result<Option<UsageRecord>> {
     let counters = fields(reply).map_err(|error| error.with_key(key))?;
     let record = counters.iter().map(|(field, count)| Some((decode_key(field).ok()?, counter(count)?)));
-    match record.collect::<Option<UsageRecord>>() {
-        Some(record) => Ok(Some(record).filter(|record| !record.is_empty())),
-        None => {
-            Err(Error::new(ErrorKind::Corrupt, "a stored usage record has a value that is not a counter")
-                .with_key(key))
-        }
-    }
+    let record = record.collect::<Option<UsageRecord>>().ok_or_else(|| no_counter(key))?;
+    Ok(Some(record).filter(|record| !record.is_empty()))
+}
+
+#[cold]
+pub(super) fn no_counter(key: &Key) -> Error {
+    Error::new(ErrorKind::Corrupt, "a stored usage record has a value that is not a counter").with_key(key)
 }
 
 /// A text that HINCRBY accepts as an integer: no plus sign, no leading zeros.
@@ -87,7 +87,7 @@ pub(super) fn counter(text: &[u8]) -> Option<i64> {
 #[cold]
 fn unexpected(reply: Value, effect: Effect) -> Error {
     match reply {
-        Value::ServerError(error) => error::of_code(error.code(), error.details().unwrap_or_default()),
+        Value::ServerError(error) => error::of_reply(&error),
         _ => error::unexpected_reply(effect),
     }
 }

@@ -94,7 +94,8 @@ impl Router<'_> {
 fn shares(pending: Vec<(usize, Redirect)>) -> Vec<(Redirect, Vec<usize>)> {
     let mut shares: Vec<(Redirect, Vec<usize>)> = Vec::new();
     for (index, to) in pending {
-        match shares.iter_mut().find(|(other, _)| other.is_same(&to)) {
+        let is_same = |other: &Redirect| Arc::ptr_eq(&other.node, &to.node) && other.asking == to.asking;
+        match shares.iter_mut().find(|(other, _)| is_same(other)) {
             Some((_, share)) => share.push(index),
             None => shares.push((to, vec![index])),
         }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use redis::{Cmd, Value, cmd};
+use redis::{Value, cmd};
 
-use super::{Redis, error, exclusive::ExclusiveLease, layout::Space, node::Node, reply, server::Call};
+use super::{Redis, error, layout::Space, server::Call};
 use crate::{Error, ErrorKind, Key, Result, backend::remote::Effect};
 
 /// How many keys the server examines per SCAN: some milliseconds, in which it serves no other client. With a
@@ -31,7 +31,8 @@ impl Redis {
     ) -> Result<Vec<Key>> {
         let mut keys = BTreeSet::new();
         self.scan_names(call, &self.layout.pattern(Some(space)), |name| {
-            let key = self.layout.key(space, name)?;
+            let Some((_, key)) = self.layout.record(name) else { return Ok(()) };
+            let key = key?;
             let is_after = after.is_none_or(|after| key > *after);
             let has_room = keys.len() < limit || keys.last().is_some_and(|last| key < *last);
             if is_after && has_room && keys.insert(key) && keys.len() > limit {
@@ -51,13 +52,13 @@ impl Redis {
         mut visit: impl FnMut(&[u8]) -> Result<()> + Send,
     ) -> Result<()> {
         let (mut examined, mut matched) = (0, 0);
-        for (_, node) in self.server.nodes() {
+        for node in self.server.nodes() {
             let mut restarts = 0;
             let (mut cursor, mut connection) = (b"0".to_vec(), None);
             loop {
                 let mut scan = cmd("SCAN");
                 scan.arg(&cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
-                match step(call, &node, &mut connection, &scan).await {
+                match call.send_on(&node, &mut connection, &scan).await.and_then(page) {
                     Ok((next, names)) => {
                         examined += SCAN_COUNT;
                         matched += names.len() as u64;
@@ -97,16 +98,7 @@ fn deadline_passed(examined: u64, matched: u64) -> Error {
     Error::new(ErrorKind::Timeout, message)
 }
 
-/// One SCAN, on the connection of the previous one. Returns the next cursor and the names.
-async fn step(
-    call: &Call<'_>,
-    node: &Node,
-    connection: &mut Option<ExclusiveLease>,
-    scan: &Cmd,
-) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
-    let reply = call.send_on(node, connection, scan).await?;
-    let unexpected = || error::unexpected_reply(Effect::Read);
-    let [next, names]: [Value; 2] = reply::list(reply)?.try_into().map_err(|_| unexpected())?;
-    let names = reply::list(names)?.into_iter().map(|name| reply::bytes(name)?.ok_or_else(unexpected));
-    Ok((reply::bytes(next)?.ok_or_else(unexpected)?, names.collect::<Result<_>>()?))
+/// The next cursor, and the names.
+fn page(reply: Value) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
+    redis::from_redis_value(reply).map_err(|_| error::unexpected_reply(Effect::Read))
 }

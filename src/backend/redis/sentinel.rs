@@ -3,14 +3,12 @@
 //! Follows the [client guidelines](https://redis.io/docs/latest/develop/reference/sentinel-clients/): ask the
 //! sentinels one after another, connect to the master that the first of them names, and check that it is one.
 
-use std::sync::{Arc, atomic::AtomicBool};
-
-use redis::{aio::MultiplexedConnection, cmd};
+use redis::cmd;
 
 use super::{
     RedisSentinel,
     address::Address,
-    connection::{Login, Opened, Settings, is_master},
+    connection::{Login, Opened, Settings, Sharing, is_master},
     error,
 };
 use crate::{Error, ErrorKind, Result};
@@ -34,13 +32,8 @@ impl Sentinels {
     /// Connects to the master. Each sentinel has an equal share of the dial timeout. One that does not answer
     /// within it is skipped, and so is one that names a server that is not a master: it may be cut off from
     /// the others.
-    pub(super) async fn open_master(
-        &self,
-        settings: &Settings,
-        dead: Option<&Arc<AtomicBool>>,
-    ) -> Result<Opened> {
-        let share = u32::try_from(self.addrs.len()).unwrap_or(u32::MAX).max(1);
-        let timeout = settings.dial_timeout() / share;
+    pub(super) async fn open_master(&self, settings: &Settings, sharing: Option<Sharing>) -> Result<Opened> {
+        let timeout = settings.dial_timeout / self.addrs.len() as u32;
         let (mut failure, mut tried) = (None, Vec::new());
         for sentinel in &self.addrs {
             let tried_before = tried.len();
@@ -51,9 +44,14 @@ impl Sentinels {
                 }
                 tried.push(addr.clone());
                 let server = addr.named(MASTER);
-                let mut opened = settings.open_server(&addr, &server, dead).await?;
-                check_role(&mut opened.driver, &server).await?;
-                Ok(Some(opened))
+                let mut opened = settings.open_server(&addr, &server, sharing).await?;
+                let role = is_master(&mut opened.driver).await;
+                if role.map_err(|error| error::of_dial(&error, &server))? {
+                    return Ok(Some(opened));
+                }
+                // The sentinel named a server that has become a replica.
+                let message = format!("{server} is not a master: a failover is in progress");
+                Err(Error::new(ErrorKind::Unavailable, message))
             };
             let error = match tokio::time::timeout(timeout, attempt).await {
                 Ok(Ok(Some(opened))) => return Ok(opened),
@@ -72,7 +70,7 @@ impl Sentinels {
 
     async fn master_addr(&self, settings: &Settings, addr: &Address) -> Result<Option<Address>> {
         let name = addr.named(SENTINEL);
-        let mut sentinel = settings.connect(addr, &name, Some(&self.login), None).await?;
+        let mut sentinel = settings.connect(addr, &name, &self.login).await?;
         let reply: Option<(String, u16)> = cmd("SENTINEL")
             .arg("GET-MASTER-ADDR-BY-NAME")
             .arg(&self.master)
@@ -84,15 +82,6 @@ impl Sentinels {
 }
 
 const SENTINEL: &str = "the Redis sentinel";
-
-/// Checks that the server which a sentinel named has not become a replica.
-async fn check_role(driver: &mut MultiplexedConnection, server: &str) -> Result<()> {
-    if is_master(driver).await.map_err(|error| error::of_dial(&error, server))? {
-        return Ok(());
-    }
-    let message = format!("{server} is not a master: a failover is in progress");
-    Err(Error::new(ErrorKind::Unavailable, message))
-}
 
 #[cold]
 fn unknown_master() -> Error {

@@ -9,6 +9,7 @@ use super::{
     connection::Settings,
     error::SERVER,
     node::{self, Node},
+    options::check_connections,
     sentinel::Sentinels,
     target::Target,
     wide::WideReplies,
@@ -21,8 +22,6 @@ use crate::{
 pub(super) struct Server {
     pub(super) servers: Servers,
     settings: Arc<Settings>,
-    /// Whether the store is one server, on this machine.
-    is_local: bool,
     /// The effect of a write that changes nothing: a read, unless writes must wait for replicas.
     pub(super) probe_effect: Effect,
     /// The calls in progress, which closing waits for.
@@ -46,13 +45,8 @@ impl Server {
         let one = |target| {
             Node::new(&settings, target, options, options.pool_size).map(|node| Servers::One(Arc::new(node)))
         };
-        let mut is_local = false;
         let servers = match &options.topology {
-            RedisTopology::Single => {
-                let addr = Address::parse(&options.addr, DEFAULT_PORT)?;
-                is_local = addr.is_local();
-                one(Target::Server(addr))?
-            }
+            RedisTopology::Single => one(Target::Server(Address::parse(&options.addr, DEFAULT_PORT)?))?,
             RedisTopology::Sentinel(sentinel) => {
                 let addrs = Address::parse_list(&options.addr, DEFAULT_SENTINEL_PORT)?;
                 one(Target::Master(Sentinels::new(addrs, sentinel)))?
@@ -65,7 +59,6 @@ impl Server {
         Ok(Self {
             servers,
             settings,
-            is_local,
             probe_effect: if options.wait_replicas > 0 { Effect::Write } else { Effect::Read },
             calls: Gate::new(),
             wide_replies: WideReplies::new(),
@@ -74,25 +67,19 @@ impl Server {
 
     /// Finds the servers of a cluster, and starts to open the minimum number of connections to each server.
     pub(super) async fn connect(&self, timeout: Duration) -> Result<()> {
-        match &self.servers {
-            Servers::One(node) => node.warm(),
-            Servers::Cluster(cluster) => {
-                tokio::time::timeout(timeout, cluster.refresh())
-                    .await
-                    .map_err(|_| connection_timeout(SERVER))??;
-                cluster.warm();
-            }
+        if let Servers::Cluster(cluster) = &self.servers {
+            let refreshed = tokio::time::timeout(timeout, cluster.refresh()).await;
+            refreshed.map_err(|_| connection_timeout(SERVER))??;
         }
+        self.nodes().iter().for_each(|node| node.shared.warm());
         Ok(())
     }
 
-    /// Every server that owns data, in a cluster with its address.
-    pub(super) fn nodes(&self) -> Vec<(Option<Address>, Arc<Node>)> {
+    /// Every server that owns data.
+    pub(super) fn nodes(&self) -> Vec<Arc<Node>> {
         match &self.servers {
-            Servers::One(node) => vec![(None, node.clone())],
-            Servers::Cluster(cluster) => {
-                cluster.masters().into_iter().map(|(addr, node)| (Some(addr), node)).collect()
-            }
+            Servers::One(node) => vec![node.clone()],
+            Servers::Cluster(cluster) => cluster.masters(),
         }
     }
 
@@ -102,11 +89,8 @@ impl Server {
 
     /// How connections are secured, for the statistics. The master of sentinels can be on any machine.
     pub(super) fn tls(&self) -> &'static str {
-        let is_local = match &self.servers {
-            Servers::One(_) => self.is_local,
-            Servers::Cluster(cluster) => cluster.masters().iter().all(|(addr, _)| addr.is_local()),
-        };
-        match (self.settings.uses_tls(), is_local) {
+        let is_local = self.nodes().iter().all(|node| node.addr().is_some_and(Address::is_local));
+        match (self.settings.tls.is_some(), is_local) {
             (true, _) => "verified",
             (false, true) => ON_THIS_MACHINE,
             (false, false) => "none",
@@ -115,12 +99,13 @@ impl Server {
 
     pub(super) fn pool_stats(&self) -> Result<PoolStats> {
         let _call = self.calls.enter()?;
-        Ok(self.nodes().iter().map(|(_, node)| node.stats()).fold(PoolStats::default(), node::sum))
+        Ok(self.nodes().iter().map(|node| node.stats()).fold(PoolStats::default(), node::sum))
     }
 
     /// Sets the maximum number of exclusive connections to each server. Calls in progress finish on their
     /// connections.
     pub(super) fn resize(&self, max: u32) -> Result<()> {
+        check_connections(max)?;
         match &self.servers {
             Servers::One(node) => node.resize(max),
             Servers::Cluster(cluster) => cluster.resize(max),

@@ -52,8 +52,9 @@ impl Redis {
     pub(super) async fn collect_stats(&self) -> Result<StorageStats> {
         let (call, counting) = (self.call()?, self.shorter_call()?);
         let mut nodes = Vec::new();
-        for (addr, node) in self.server.nodes() {
-            nodes.push((addr.map(|addr| addr.to_string()), self.inspect(&call, &node).await?));
+        for node in self.server.nodes() {
+            let addr = node.addr().filter(|_| self.server.is_cluster()).map(ToString::to_string);
+            nodes.push((addr, self.inspect(&call, &node).await?));
         }
         let configs = call.send(Effect::Read, cmd("HLEN").arg(self.layout.config())).await?;
         let config_count = reply::number(configs)?.unsigned_abs();
@@ -61,7 +62,7 @@ impl Redis {
         let (mut credentials, mut usage, mut cached) = (0, 0, 0_u64);
         let pattern = self.layout.pattern(None);
         let all = self.scan_names(&counting, &pattern, |name| {
-            let Some(space) = self.layout.space(name) else { return Ok(()) };
+            let Some((space, key)) = self.layout.record(name) else { return Ok(()) };
             let is_counted = match space {
                 Space::Cache => false,
                 _ if seen.len() < MAX_NAMES => !seen.insert(name.to_vec()),
@@ -69,31 +70,27 @@ impl Redis {
             };
             match space {
                 _ if is_counted => {}
-                _ if self.layout.key(space, name).is_err() => unreadable += 1,
+                _ if key.is_err() => unreadable += 1,
                 Space::Credential => credentials += 1,
                 Space::Usage => usage += 1,
                 Space::Cache => cached += 1,
             }
             Ok(())
         });
-        let mut scan_warnings = Vec::new();
+        let mut warnings = Vec::new();
         match all.await {
-            Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Timeout && counting.is_over() => {
-                scan_warnings.push(json!(format!("the counts are too low: {error}")));
+                warnings.push(format!("the counts are too low: {error}"));
             }
-            Err(error) => return Err(error),
+            ended => ended?,
         }
         if unreadable > 0 {
-            scan_warnings.push(json!(format!(
+            warnings.push(format!(
                 "{unreadable} records have names that are not valid keys: lists and exports fail until they are renamed"
-            )));
+            ));
         }
-        let mut details = merged(nodes, self.server.tls());
+        let mut details = merged(nodes, self.server.tls(), warnings);
         details.insert("cache_count".to_owned(), json!(cached));
-        if let Some(Json::Array(warnings)) = details.get_mut("warnings") {
-            warnings.extend(scan_warnings);
-        }
         Ok(StorageStats {
             connection_count: Some(self.server.pool_stats()?.open.into()),
             config_count,
@@ -133,7 +130,7 @@ impl Redis {
         if durability == RedisDurability::Any {
             return Ok(());
         }
-        for (_, node) in self.server.nodes() {
+        for node in self.server.nodes() {
             let details = self.inspect(&call, &node).await?;
             let mut reasons = data_loss_risks(&details);
             if durability == RedisDurability::Fsync && details.get(APPENDFSYNC) != Some(&json!("always")) {
@@ -151,7 +148,11 @@ impl Redis {
 }
 
 /// The details of one server, or those of a cluster's servers by address; and the warnings of all of them.
-fn merged(nodes: Vec<(Option<String>, Map<String, Json>)>, tls: &str) -> Map<String, Json> {
+fn merged(
+    nodes: Vec<(Option<String>, Map<String, Json>)>,
+    tls: &str,
+    others: Vec<String>,
+) -> Map<String, Json> {
     let mut all = Map::new();
     let mut all_warnings = Vec::new();
     for (addr, details) in nodes {
@@ -165,6 +166,7 @@ fn merged(nodes: Vec<(Option<String>, Map<String, Json>)>, tls: &str) -> Map<Str
     if tls == "none" {
         all_warnings.push(NO_TLS.to_owned());
     }
+    all_warnings.extend(others);
     all.insert("tls".to_owned(), json!(tls));
     all.insert("warnings".to_owned(), json!(all_warnings));
     all
@@ -236,7 +238,7 @@ mod tests {
         // As Dragonfly reports it.
         let unknown = warnings("redis_version:7.4.0\r\nrole:master\r\n");
         assert!(unknown.len() == 1 && unknown[0].contains("not known"), "{unknown:?}");
-        let with_tls = |tls| merged(vec![(None, details(safe))], tls)["warnings"].clone();
+        let with_tls = |tls| merged(vec![(None, details(safe))], tls, vec![])["warnings"].clone();
         assert_eq!(
             [with_tls("verified"), with_tls(ON_THIS_MACHINE), with_tls("none")],
             [json!([]), json!([]), json!([NO_TLS])]

@@ -1,12 +1,11 @@
 //! Opens connections: to a server, or to the master that sentinels name.
 
-use std::sync::{Arc, atomic::AtomicBool};
-
 use tokio::time::timeout;
 
 use super::{
     address::Address,
-    connection::{Connection, Opened, Settings},
+    connection::{Opened, Settings, Sharing},
+    error::SERVER,
     sentinel::Sentinels,
 };
 use crate::Result;
@@ -19,23 +18,17 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// Opens a connection that calls share.
-    pub(super) async fn open_shared(&self, settings: &Settings) -> Result<Connection> {
-        let dead = Arc::new(AtomicBool::new(false));
-        Ok(Connection::new(self.open(settings, Some(&dead)).await?, dead))
-    }
-
     /// Opens a connection within the dial timeout. See [`Settings::open_server`].
-    pub(super) async fn open(&self, settings: &Settings, dead: Option<&Arc<AtomicBool>>) -> Result<Opened> {
+    pub(super) async fn open(&self, settings: &Settings, sharing: Option<Sharing>) -> Result<Opened> {
         match self {
             Self::Server(addr) => {
-                let server = addr.named("the Redis server");
-                let opening = settings.open_server(addr, &server, dead);
-                let opened = timeout(settings.dial_timeout(), opening).await;
+                let server = addr.named(SERVER);
+                let opening = settings.open_server(addr, &server, sharing);
+                let opened = timeout(settings.dial_timeout, opening).await;
                 opened.unwrap_or_else(|_| Err(settings.timed_out(&server)))
             }
             // Divides the timeout among the sentinels.
-            Self::Master(sentinels) => sentinels.open_master(settings, dead).await,
+            Self::Master(sentinels) => sentinels.open_master(settings, sharing).await,
         }
     }
 }

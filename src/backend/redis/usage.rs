@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use redis::{Cmd, cmd};
 
-use super::{Redis, credential::in_chunks, layout::Space, reply, server::Call};
+use super::{Redis, credential::in_chunks, layout::Space, reply};
 use crate::{
     BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore,
     backend::remote::{Effect, batch},
@@ -26,22 +26,6 @@ impl Redis {
 
     pub(super) fn whole_record(&self, key: &Key) -> Cmd {
         cmd("HGETALL").arg(self.usage(key)).take()
-    }
-
-    /// One pipeline. A record that has been deleted meanwhile is `None`.
-    pub(super) async fn usage_chunk(
-        &self,
-        call: &Call<'_>,
-        keys: &[Key],
-    ) -> Vec<Result<Option<UsageRecord>>> {
-        let replies =
-            call.send_all(Effect::Read, keys.iter().map(|key| self.whole_record(key)).collect()).await;
-        keys.iter()
-            .zip(replies)
-            .map(|(key, reply)| {
-                reply.map_err(|error| error.with_key(key)).and_then(|reply| reply::usage(key, reply))
-            })
-            .collect()
     }
 }
 
@@ -80,10 +64,17 @@ impl UsageStore for Redis {
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
         let call = self.call()?;
         let keys = self.scan(&call, Space::Usage).await?;
-        let records = in_chunks(&keys, |chunk| self.usage_chunk(&call, chunk)).await;
-        keys.into_iter()
-            .zip(records)
-            .filter_map(|(key, record)| record.transpose().map(|record| record.map(|record| (key, record))))
-            .collect()
+        let records = |chunk: &[Key]| {
+            call.send_all(Effect::Read, chunk.iter().map(|key| self.whole_record(key)).collect())
+        };
+        let replies = in_chunks(&keys, |_| 0, records).await;
+        let mut records = BTreeMap::new();
+        for (key, reply) in keys.into_iter().zip(replies) {
+            // None was deleted meanwhile.
+            if let Some(record) = reply::usage(&key, reply.map_err(|error| error.with_key(&key))?)? {
+                records.insert(key, record);
+            }
+        }
+        Ok(records)
     }
 }

@@ -28,10 +28,7 @@ impl Wait {
     pub(super) fn unconfirmed(self, reply: Option<&Value>) -> Option<Error> {
         match reply {
             Some(Value::Int(replicas)) if *replicas >= self.replicas.into() => None,
-            Some(Value::ServerError(error)) => {
-                let error = error::of_code(error.code(), error.details().unwrap_or_default());
-                Some(error.with_outcome(Outcome::Unknown))
-            }
+            Some(Value::ServerError(error)) => Some(error::of_reply(error).with_outcome(Outcome::Unknown)),
             _ => Some(error::unconfirmed()),
         }
     }

@@ -16,14 +16,3 @@ where
 {
     stream::try_unfold(first, read).map_ok(|page| stream::iter(page).map(Ok)).try_flatten()
 }
-
-/// Ends a stream after its first error.
-#[cfg(feature = "redis")]
-pub(crate) fn until_error<T: Send>(
-    items: impl Stream<Item = Result<T>> + Send,
-) -> impl Stream<Item = Result<T>> + Send {
-    items.scan(false, |failed, item| {
-        let ended = std::mem::replace(failed, item.is_err());
-        std::future::ready((!ended).then_some(item))
-    })
-}
