@@ -52,8 +52,7 @@ impl LocalClone {
                 // The commits that the branch lost, then those that it gained.
                 let mut steps = vec![self.branch.changes(base, shared)?];
                 for commit in self.branch.since(shared, head)? {
-                    let parent = self.branch.commit(commit)?.parent_ids().next();
-                    steps.push(self.branch.changes(parent, Some(commit))?);
+                    steps.push(self.branch.changes_of(&self.branch.commit(commit)?)?);
                 }
                 steps
             }
@@ -67,7 +66,7 @@ impl LocalClone {
 
     /// Marks on disk that locks of the repository may belong to this process, until the result is dropped.
     pub(super) fn begin(&self) -> Result<MarkerGuard> {
-        self.locked_repository.begin()
+        self.locked_repository.writing.begin()
     }
 
     /// The current state, for readers that can't wait.

@@ -1,37 +1,27 @@
 //! `History` for `Git`: reads earlier values from the commits, on a thread for blocking work.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, UNIX_EPOCH},
+use std::time::{Duration, UNIX_EPOCH};
+
+use git2::{Oid, Repository, Sort, Tree};
+
+use super::{
+    Git,
+    branch::Branch,
+    error::{found, refused, unread},
+    name,
+    repository::open_repository,
+    state::{Files, missing},
 };
-
-use git2::{ErrorCode, Oid, Repository, Sort, Tree};
-
-use super::{Git, branch::changes, error::failed, name, repository::LockedRepository, state::Files};
 use crate::{
     Error, ErrorKind, History, Key, Record, Result,
-    error::Kind,
     history::{Commit, CommitId, DocumentKind},
     layer::time_left,
     model::time::LAST_SECOND,
 };
 
-fn missing(kind: DocumentKind, key: &Key) -> Error {
-    let kind = match kind {
-        DocumentKind::Credential => Kind::Credential,
-        DocumentKind::Config => Kind::Config,
-    };
-    Error::not_found(kind, key)
-}
-
 #[cold]
 fn unknown() -> Error {
     Error::new(ErrorKind::NotFound, "the history has no such commit")
-}
-
-#[cold]
-fn unread(error: git2::Error) -> Error {
-    failed("the history can't be read", error)
 }
 
 pub(super) fn id_of(commit: Oid) -> CommitId {
@@ -44,10 +34,7 @@ pub(super) fn id_of(commit: Oid) -> CommitId {
 fn find(repository: &Repository, head: Option<Oid>, commit: CommitId) -> Result<git2::Commit<'_>> {
     let head = head.ok_or_else(unknown)?;
     let id = Oid::from_bytes(commit.as_bytes()).map_err(|_| unknown())?;
-    let commit = match repository.find_commit(id) {
-        Err(error) if error.code() == ErrorCode::NotFound => return Err(unknown()),
-        commit => commit.map_err(unread)?,
-    };
+    let commit = found(repository.find_commit(id)).map_err(unread)?.ok_or_else(unknown)?;
     if head == id || repository.graph_descendant_of(head, id).map_err(unread)? {
         Ok(commit)
     } else {
@@ -117,24 +104,18 @@ fn history(
     if changes.is_empty() { Err(missing(kind, key)) } else { Ok(changes) }
 }
 
-type Blobs = (Option<Oid>, Option<Oid>);
+/// The records that a commit may have changed, with their blobs before and after it.
+type Changed = Vec<(DocumentKind, Key, (Option<Oid>, Option<Oid>))>;
 
-/// The records that a commit changed, with their blobs before and after it.
-fn undone(
-    repository: &Repository,
-    parent: Option<Oid>,
-    id: Oid,
-) -> Result<BTreeMap<(DocumentKind, Key), Blobs>> {
-    let (before, after) = (Files::of(repository, parent)?, Files::of(repository, Some(id))?);
-    let changes = changes(repository, parent, Some(id))?;
+fn changed_by(branch: &Branch, commit: &git2::Commit<'_>) -> Result<Changed> {
+    let (before, after) = (branch.files(commit.parent_ids().next())?, branch.files(Some(commit.id()))?);
+    let changes = branch.changes_of(commit)?;
     let records = changes.iter().filter_map(|change| name::record_of(&change.path));
     Ok(records
         .map(|(kind, key)| {
             let blobs = (before.find(kind, &key), after.find(kind, &key));
-            ((kind, key), blobs)
+            (kind, key, blobs)
         })
-        // A file may only have been renamed.
-        .filter(|(_, (old, new))| old != new)
         .collect())
 }
 
@@ -154,7 +135,7 @@ impl Git {
         work: impl FnOnce(&Repository, Option<Oid>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (path, head) = (self.store.path.clone(), self.state()?.head);
-        let read = tokio::task::spawn_blocking(move || work(&LockedRepository::reopen(&path)?, head));
+        let read = tokio::task::spawn_blocking(move || work(&open_repository(&path)?, head));
         match tokio::time::timeout(time_left(self.deadline), read).await {
             Ok(done) => {
                 done.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "reading the history panicked")))
@@ -181,12 +162,7 @@ impl History for Git {
             let commit = find(repository, head, commit)?;
             let files = Files::of(repository, Some(commit.id()))?;
             let blob = files.find(kind, &key).ok_or_else(|| missing(kind, &key))?;
-            Ok(match kind {
-                DocumentKind::Credential => {
-                    Record::Credential { credential: files.credential(blob, &key)?, id: key }
-                }
-                DocumentKind::Config => Record::Config { value: files.config(blob, &key)?, key },
-            })
+            files.record(kind, &key, blob)
         })
         .await
     }
@@ -194,19 +170,15 @@ impl History for Git {
     async fn revert(&self, commit: CommitId) -> Result<CommitId> {
         let deadline = time_left(self.deadline);
         self.ask(move |writer| {
-            let head = writer.local.head();
-            let (id, parent) = {
-                let commit = find(&writer.local.branch.repository, head, commit)?;
-                if commit.parent_count() > 1 {
-                    return Err(super::error::refused(
-                        "a merge can't be reverted: revert its commits instead",
-                    ));
-                }
-                (commit.id(), commit.parent_ids().next())
-            };
-            let undone = undone(&writer.local.branch.repository, parent, id)?;
+            let branch = &writer.local.branch;
+            let commit = find(&branch.repository, writer.local.head(), commit)?;
+            if commit.parent_count() > 1 {
+                return Err(refused("a merge can't be reverted: revert its commits instead"));
+            }
+            let (id, changed) = (commit.id(), changed_by(branch, &commit)?);
+            drop(commit);
             writer.commit(&format!("revert {id}"), deadline, |draft| {
-                undone.iter().try_for_each(|((kind, key), blobs)| draft.undo(*kind, key, *blobs))
+                changed.iter().try_for_each(|(kind, key, blobs)| draft.undo(*kind, key, *blobs))
             })?;
             writer.local.head().map(id_of).ok_or_else(unknown)
         })

@@ -34,16 +34,8 @@ pub(super) fn encode(key: &Key) -> String {
         let is_escaped = match character {
             '.' => is_first,
             'a'..='z' | 'A'..='Z' => is_first && is_device(key),
-            '0'..='9'
-            | '-'
-            | '_'
-            | '@'
-            | '+'
-            | '='
-            | ','
-            | '\u{3400}'..='\u{4dbf}'
-            | '\u{4e00}'..='\u{9fff}' => false,
-            _ => true,
+            '0'..='9' | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' => false,
+            other => !"-_@+=,".contains(other),
         };
         if is_escaped {
             let mut bytes = [0; 4];
@@ -70,6 +62,11 @@ pub(super) fn encode(key: &Key) -> String {
     path.push_str(rest);
     path.push_str(SUFFIX);
     path
+}
+
+/// The file of a key in the repository.
+pub(super) fn path(kind: DocumentKind, key: &Key) -> String {
+    format!("{}/{}", kind.directory(), encode(key))
 }
 
 /// The plain name of a key's legacy file, unless it is the encoded name of this or another key.
