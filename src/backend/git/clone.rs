@@ -58,7 +58,7 @@ impl LocalClone {
             }
         };
         self.worktree.restore(&self.branch.repository, &files, &steps)?;
-        if self.worktree.unsynced() == 0 {
+        if self.worktree.unsynced.is_empty() {
             self.worktree.mark(head);
         }
         Ok(())
@@ -125,13 +125,13 @@ impl LocalClone {
             return vec![warning.to_owned()];
         }
         let mut warnings = Vec::new();
-        let skipped = self.worktree.skipped();
+        let skipped = self.worktree.skipped.len();
         if skipped > 0 {
             warnings.push(format!(
                 "{skipped} files of the work tree did not follow the branch: they have uncommitted changes"
             ));
         }
-        if self.worktree.has_unindexed() {
+        if !self.worktree.unindexed.is_empty() {
             let warning =
                 "another program has locked the index: `git status` shows changes that do not exist";
             warnings.push(warning.to_owned());
@@ -141,7 +141,7 @@ impl LocalClone {
 
     /// Whether files or the index are not up to date on disk.
     pub(super) fn has_unsynced(&self) -> bool {
-        self.worktree.unsynced() > 0 || self.worktree.has_unindexed()
+        !self.worktree.unsynced.is_empty() || !self.worktree.unindexed.is_empty()
     }
 
     /// Syncs some files of the work tree, if it is not up to date on disk.
@@ -164,7 +164,7 @@ impl LocalClone {
     /// Leaves the work tree consistent, and closes the state for readers.
     pub(super) fn finish(&mut self) {
         if let Ok(_writing) = self.begin()
-            && self.worktree.unsynced() <= SYNCED_AT_CLOSE
+            && self.worktree.unsynced.len() <= SYNCED_AT_CLOSE
         {
             self.sync_worktree(true);
         }

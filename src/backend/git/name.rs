@@ -116,11 +116,9 @@ fn capitals(key: &str) -> Option<String> {
 /// Whether Windows treats the name as a device, which it does up to the first dot.
 fn is_device(key: &str) -> bool {
     let stem = key.split('.').next().unwrap_or(key).to_ascii_lowercase();
-    let numbered = |name: &str| {
-        stem.strip_prefix(name)
-            .is_some_and(|number| number.len() == 1 && number.as_bytes()[0].is_ascii_digit())
-    };
-    ["con", "prn", "aux", "nul"].contains(&stem.as_str()) || numbered("com") || numbered("lpt")
+    let numbered = stem.strip_suffix(|each: char| each.is_ascii_digit());
+    ["con", "prn", "aux", "nul"].contains(&&*stem)
+        || numbered.is_some_and(|name| ["com", "lpt"].contains(&name))
 }
 
 #[cfg(test)]

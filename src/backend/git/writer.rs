@@ -1,5 +1,5 @@
-//! The writer: the local clone, and the exchange of commits with the remote. Decides when to fetch and to push,
-//! and how long to pause after a failure.
+//! The writer: the local clone, and the exchange of commits with the remote. Decides when to fetch and to
+//! push, and how long to pause after a failure.
 
 use std::{
     path::absolute,
