@@ -1,6 +1,9 @@
 //! `History` for `Git`: reads earlier values from the commits, on a thread for blocking work.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use git2::{Oid, Repository, Sort, Tree};
 
@@ -105,7 +108,7 @@ fn history(
 }
 
 /// The records that a commit may have changed, with their blobs before and after it.
-type Changed = Vec<(DocumentKind, Key, (Option<Oid>, Option<Oid>))>;
+type Changed = BTreeMap<(DocumentKind, Key), (Option<Oid>, Option<Oid>)>;
 
 fn changed_by(branch: &Branch, commit: &git2::Commit<'_>) -> Result<Changed> {
     let (before, after) = (branch.files(commit.parent_ids().next())?, branch.files(Some(commit.id()))?);
@@ -114,7 +117,7 @@ fn changed_by(branch: &Branch, commit: &git2::Commit<'_>) -> Result<Changed> {
     Ok(records
         .map(|(kind, key)| {
             let blobs = (before.find(kind, &key), after.find(kind, &key));
-            (kind, key, blobs)
+            ((kind, key), blobs)
         })
         .collect())
 }
@@ -178,7 +181,7 @@ impl History for Git {
             let (id, changed) = (commit.id(), changed_by(branch, &commit)?);
             drop(commit);
             writer.commit(&format!("revert {id}"), deadline, |draft| {
-                changed.iter().try_for_each(|(kind, key, blobs)| draft.undo(*kind, key, *blobs))
+                changed.iter().try_for_each(|((kind, key), blobs)| draft.undo(*kind, key, *blobs))
             })?;
             writer.local.head().map(id_of).ok_or_else(unknown)
         })
