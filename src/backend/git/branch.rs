@@ -43,12 +43,14 @@ pub(super) struct Branch {
     path: PathBuf,
     pub(super) reference: String,
     pub(super) tracking: String,
+    author: (String, String),
 }
 
 impl Branch {
     pub(super) fn new(repository: Repository, path: &Path, options: &GitOptions) -> Self {
         let (reference, tracking) = (options.reference(), options.tracking());
-        Self { repository, path: path.to_owned(), reference, tracking }
+        let author = (options.author_name.clone(), options.author_email.clone());
+        Self { repository, path: path.to_owned(), reference, tracking, author }
     }
 
     /// The newest commit, if any.
@@ -123,9 +125,10 @@ impl Branch {
         walk(&self.repository, base, tip).and_then(Iterator::collect).map_err(unread)
     }
 
-    /// The author in the store's settings.
+    // libgit2 would read the author from the settings for each commit.
     fn signature(&self) -> Result<Signature<'static>> {
-        self.repository.signature().map_err(|error| failed("the author of a commit can't be set", error))
+        Signature::now(&self.author.0, &self.author.1)
+            .map_err(|error| failed("the author of a commit can't be set", error))
     }
 
     /// Writes a commit of these changes, if there are any. Does not move the branch.

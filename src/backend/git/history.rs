@@ -5,7 +5,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use git2::{Oid, Repository, Sort, Tree};
+use git2::{Oid, Repository, Sort};
 
 use super::{
     Git,
@@ -45,24 +45,6 @@ fn find(repository: &Repository, head: Option<Oid>, commit: CommitId) -> Result<
     }
 }
 
-/// Finds one record in a commit.
-struct Lookup {
-    kind: DocumentKind,
-    names: Vec<String>,
-}
-
-impl Lookup {
-    /// The directory of the record's kind: a cheap way to see that nothing in it changed.
-    fn directory(&self, commit: &git2::Commit<'_>) -> Result<Option<Oid>, git2::Error> {
-        Ok(commit.tree()?.get_name(self.kind.directory()).map(|entry| entry.id()))
-    }
-
-    fn blob(&self, repository: &Repository, directory: Option<Oid>) -> Option<Oid> {
-        let tree: Tree<'_> = repository.find_tree(directory?).ok()?;
-        self.names.iter().find_map(|name| Some(tree.get_path(name.as_ref()).ok()?.id()))
-    }
-}
-
 fn history(
     repository: &Repository,
     head: Option<Oid>,
@@ -71,8 +53,15 @@ fn history(
     limit: usize,
 ) -> Result<Vec<Commit>> {
     let head = head.ok_or_else(|| missing(kind, key))?;
-    let names = [Some(name::encode(key)), name::plain(key)].into_iter().flatten().collect();
-    let lookup = Lookup { kind, names };
+    let names: Vec<String> = [Some(name::encode(key)), name::plain(key)].into_iter().flatten().collect();
+    // The directory of the record's kind is a cheap way to see that nothing in it changed.
+    let directory_in = |commit: &git2::Commit<'_>| {
+        commit.tree().map(|tree| tree.get_name(kind.directory()).map(|entry| entry.id()))
+    };
+    let blob_in = |directory: Option<Oid>| {
+        let tree = repository.find_tree(directory?).ok()?;
+        names.iter().find_map(|name| Some(tree.get_path(name.as_ref()).ok()?.id()))
+    };
     let mut changes = Vec::new();
     let mut walk = || {
         let mut walk = repository.revwalk()?;
@@ -80,17 +69,17 @@ fn history(
         walk.push(head)?;
         for id in walk {
             let commit = repository.find_commit(id?)?;
-            let directory = lookup.directory(&commit)?;
+            let directory = directory_in(&commit)?;
             let parents =
-                commit.parents().map(|parent| lookup.directory(&parent)).collect::<Result<Vec<_>, _>>()?;
+                commit.parents().map(|parent| directory_in(&parent)).collect::<Result<Vec<_>, _>>()?;
             let is_untouched =
                 if parents.is_empty() { directory.is_none() } else { parents.contains(&directory) };
             if is_untouched {
                 continue;
             }
-            let now = lookup.blob(repository, directory);
+            let now = blob_in(directory);
             // A merge changes a record only if it differs from all parents.
-            let is_inherited = parents.iter().any(|parent| lookup.blob(repository, *parent) == now);
+            let is_inherited = parents.iter().any(|parent| blob_in(*parent) == now);
             if if parents.is_empty() { now.is_none() } else { is_inherited } {
                 continue;
             }
