@@ -52,14 +52,13 @@ impl LocalClone {
                 // The commits that the branch lost, then those that it gained.
                 let mut steps = vec![self.branch.changes(base, shared)?];
                 for commit in self.branch.since(shared, head)? {
-                    let parent = self.branch.commit(commit)?.parent_ids().next();
-                    steps.push(self.branch.changes(parent, Some(commit))?);
+                    steps.push(self.branch.changes_of(&self.branch.commit(commit)?)?);
                 }
                 steps
             }
         };
         self.worktree.restore(&self.branch.repository, &files, &steps)?;
-        if self.worktree.unsynced() == 0 {
+        if self.worktree.unsynced.is_empty() {
             self.worktree.mark(head);
         }
         Ok(())
@@ -67,7 +66,7 @@ impl LocalClone {
 
     /// Marks on disk that locks of the repository may belong to this process, until the result is dropped.
     pub(super) fn begin(&self) -> Result<MarkerGuard> {
-        self.locked_repository.begin()
+        self.locked_repository.writing.begin()
     }
 
     /// The current state, for readers that can't wait.
@@ -126,13 +125,13 @@ impl LocalClone {
             return vec![warning.to_owned()];
         }
         let mut warnings = Vec::new();
-        let skipped = self.worktree.skipped();
+        let skipped = self.worktree.skipped.len();
         if skipped > 0 {
             warnings.push(format!(
                 "{skipped} files of the work tree did not follow the branch: they have uncommitted changes"
             ));
         }
-        if self.worktree.has_unindexed() {
+        if !self.worktree.unindexed.is_empty() {
             let warning =
                 "another program has locked the index: `git status` shows changes that do not exist";
             warnings.push(warning.to_owned());
@@ -142,7 +141,7 @@ impl LocalClone {
 
     /// Whether files or the index are not up to date on disk.
     pub(super) fn has_unsynced(&self) -> bool {
-        self.worktree.unsynced() > 0 || self.worktree.has_unindexed()
+        !self.worktree.unsynced.is_empty() || !self.worktree.unindexed.is_empty()
     }
 
     /// Syncs some files of the work tree, if it is not up to date on disk.
@@ -165,7 +164,7 @@ impl LocalClone {
     /// Leaves the work tree consistent, and closes the state for readers.
     pub(super) fn finish(&mut self) {
         if let Ok(_writing) = self.begin()
-            && self.worktree.unsynced() <= SYNCED_AT_CLOSE
+            && self.worktree.unsynced.len() <= SYNCED_AT_CLOSE
         {
             self.sync_worktree(true);
         }

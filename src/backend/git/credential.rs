@@ -1,7 +1,10 @@
 //! `CredentialStore` for `Git`.
 
 use super::Git;
-use crate::{BatchReport, Credential, CredentialStore, Error, Found, Key, Result, error::Kind};
+use crate::{
+    BatchReport, Credential, CredentialStore, Error, Found, Key, Record, Result, error::Kind,
+    history::DocumentKind,
+};
 
 impl CredentialStore for Git {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
@@ -10,12 +13,15 @@ impl CredentialStore for Git {
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
         let (id, credential) = (id.clone(), credential.clone());
-        self.commit("", move |draft| draft.put_credential(&id, &credential)).await
+        self.commit("", move |draft| {
+            draft.put(Record::Credential { id: id.clone(), credential: credential.clone() })
+        })
+        .await
     }
 
     async fn delete_credential(&self, id: &Key) -> Result<()> {
         let id = id.clone();
-        self.commit("", move |draft| draft.delete_credential(&id)).await
+        self.commit("", move |draft| draft.delete(DocumentKind::Credential, &id)).await
     }
 
     async fn list_credentials(&self) -> Result<Vec<Key>> {
@@ -32,7 +38,9 @@ impl CredentialStore for Git {
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
         let credentials = credentials.to_vec();
         self.commit("set credentials", move |draft| {
-            credentials.iter().try_for_each(|(id, credential)| draft.put_credential(id, credential))?;
+            for (id, credential) in credentials.iter().cloned() {
+                draft.put(Record::Credential { id, credential })?;
+            }
             Ok(BatchReport { succeeded: credentials.len(), failures: Vec::new() })
         })
         .await
@@ -44,7 +52,7 @@ impl CredentialStore for Git {
             let report = BatchReport::of_deletes(&ids, |id| draft.state.credentials.contains_key(id));
             for id in &ids {
                 // An id that is given twice is not found again; the report counts this already.
-                drop(draft.delete_credential(id));
+                drop(draft.delete(DocumentKind::Credential, id));
             }
             Ok(report)
         })

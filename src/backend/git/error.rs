@@ -15,14 +15,30 @@ pub(super) fn failed(message: impl Into<Cow<'static, str>>, error: git2::Error) 
         (ErrorClass::Net | ErrorClass::Http | ErrorClass::Ssh | ErrorClass::Ssl | ErrorClass::Os, _) => {
             ErrorKind::Unavailable
         }
-        (
-            ErrorClass::Odb | ErrorClass::Object | ErrorClass::Tree | ErrorClass::Zlib | ErrorClass::Indexer,
-            _,
-        ) => ErrorKind::Corrupt,
-        (_, ErrorCode::NotFound) => ErrorKind::Corrupt,
+        (ErrorClass::Odb | ErrorClass::Object | ErrorClass::Tree, _) => ErrorKind::Corrupt,
+        (ErrorClass::Zlib | ErrorClass::Indexer, _) | (_, ErrorCode::NotFound) => ErrorKind::Corrupt,
         _ => ErrorKind::Unavailable,
     };
-    Error::new(kind, message).with_code(format!("{:?} {:?}", error.class(), error.code()))
+    Error::new(kind, message).with_code(code_of(&error))
+}
+
+/// Its class and its code.
+pub(super) fn code_of(error: &git2::Error) -> String {
+    format!("{:?} {:?}", error.class(), error.code())
+}
+
+/// The history of the repository can't be read.
+#[cold]
+pub(super) fn unread(error: git2::Error) -> Error {
+    failed("the history can't be read", error)
+}
+
+/// A value, or None if libgit2 did not find it.
+pub(super) fn found<T>(result: Result<T, git2::Error>) -> Result<Option<T>, git2::Error> {
+    match result {
+        Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
+        result => result.map(Some),
+    }
 }
 
 /// The repository belongs to another user; libgit2 opens it only if a setting of this user allows it.
@@ -34,7 +50,7 @@ pub(super) fn foreign(path: &Path, error: &git2::Error) -> Error {
         "the repository in {0} belongs to another user: `git config --global --add safe.directory '{0}'` allows this if the user of this process runs it with the same HOME",
         path.display()
     );
-    Error::new(ErrorKind::Denied, message).with_code(format!("{:?} {:?}", error.class(), error.code()))
+    Error::new(ErrorKind::Denied, message).with_code(code_of(error))
 }
 
 #[cold]

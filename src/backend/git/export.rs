@@ -3,9 +3,7 @@
 use futures_core::Stream;
 
 use super::{Git, state::State};
-use crate::{
-    BatchReport, Error, ErrorKind, Exportable, Record, RecordKind, Result, backend::snapshot::stream_of,
-};
+use crate::{BatchReport, Exportable, Record, RecordKind, Result, backend::snapshot::stream_of};
 
 impl Exportable for Git {
     /// A snapshot of the time of the call, which uses memory until the stream is dropped.
@@ -22,20 +20,12 @@ impl Exportable for Git {
     }
 
     /// One commit, all or nothing, except counters: each one fails with
-    /// [`Unsupported`](ErrorKind::Unsupported).
+    /// [`Unsupported`](crate::ErrorKind::Unsupported).
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
         let records = records.to_vec();
         self.commit("import", move |draft| {
-            let mut import = |record: &Record| match record {
-                Record::Credential { id, credential } => draft.put_credential(id, credential),
-                Record::Config { key, value } => draft.put_config(key, value),
-                Record::Usage { .. } => Err(Error::new(
-                    ErrorKind::Unsupported,
-                    "a Git store does not count usage: import counters into another store",
-                )
-                .with_key(record.key())),
-            };
-            Ok(BatchReport::collect(records.iter().map(|record| (record.key(), import(record)))))
+            let results = records.iter().map(|record| (record.key(), draft.put(record.clone())));
+            Ok(BatchReport::collect(results))
         })
         .await
     }

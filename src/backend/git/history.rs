@@ -5,33 +5,26 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use git2::{ErrorCode, Oid, Repository, Sort, Tree};
+use git2::{Oid, Repository, Sort};
 
-use super::{Git, branch::changes, error::failed, name, repository::LockedRepository, state::Files};
+use super::{
+    Git,
+    branch::Branch,
+    error::{found, refused, unread},
+    name,
+    repository::open_repository,
+    state::{Files, missing},
+};
 use crate::{
     Error, ErrorKind, History, Key, Record, Result,
-    error::Kind,
     history::{Commit, CommitId, DocumentKind},
     layer::time_left,
     model::time::LAST_SECOND,
 };
 
-fn missing(kind: DocumentKind, key: &Key) -> Error {
-    let kind = match kind {
-        DocumentKind::Credential => Kind::Credential,
-        DocumentKind::Config => Kind::Config,
-    };
-    Error::not_found(kind, key)
-}
-
 #[cold]
 fn unknown() -> Error {
     Error::new(ErrorKind::NotFound, "the history has no such commit")
-}
-
-#[cold]
-fn unread(error: git2::Error) -> Error {
-    failed("the history can't be read", error)
 }
 
 pub(super) fn id_of(commit: Oid) -> CommitId {
@@ -44,32 +37,11 @@ pub(super) fn id_of(commit: Oid) -> CommitId {
 fn find(repository: &Repository, head: Option<Oid>, commit: CommitId) -> Result<git2::Commit<'_>> {
     let head = head.ok_or_else(unknown)?;
     let id = Oid::from_bytes(commit.as_bytes()).map_err(|_| unknown())?;
-    let commit = match repository.find_commit(id) {
-        Err(error) if error.code() == ErrorCode::NotFound => return Err(unknown()),
-        commit => commit.map_err(unread)?,
-    };
+    let commit = found(repository.find_commit(id)).map_err(unread)?.ok_or_else(unknown)?;
     if head == id || repository.graph_descendant_of(head, id).map_err(unread)? {
         Ok(commit)
     } else {
         Err(unknown())
-    }
-}
-
-/// Finds one record in a commit.
-struct Lookup {
-    kind: DocumentKind,
-    names: Vec<String>,
-}
-
-impl Lookup {
-    /// The directory of the record's kind: a cheap way to see that nothing in it changed.
-    fn directory(&self, commit: &git2::Commit<'_>) -> Result<Option<Oid>, git2::Error> {
-        Ok(commit.tree()?.get_name(self.kind.directory()).map(|entry| entry.id()))
-    }
-
-    fn blob(&self, repository: &Repository, directory: Option<Oid>) -> Option<Oid> {
-        let tree: Tree<'_> = repository.find_tree(directory?).ok()?;
-        self.names.iter().find_map(|name| Some(tree.get_path(name.as_ref()).ok()?.id()))
     }
 }
 
@@ -81,8 +53,15 @@ fn history(
     limit: usize,
 ) -> Result<Vec<Commit>> {
     let head = head.ok_or_else(|| missing(kind, key))?;
-    let names = [Some(name::encode(key)), name::plain(key)].into_iter().flatten().collect();
-    let lookup = Lookup { kind, names };
+    let names: Vec<String> = [Some(name::encode(key)), name::plain(key)].into_iter().flatten().collect();
+    // The directory of the record's kind is a cheap way to see that nothing in it changed.
+    let directory_in = |commit: &git2::Commit<'_>| {
+        commit.tree().map(|tree| tree.get_name(kind.directory()).map(|entry| entry.id()))
+    };
+    let blob_in = |directory: Option<Oid>| {
+        let tree = repository.find_tree(directory?).ok()?;
+        names.iter().find_map(|name| Some(tree.get_path(name.as_ref()).ok()?.id()))
+    };
     let mut changes = Vec::new();
     let mut walk = || {
         let mut walk = repository.revwalk()?;
@@ -90,17 +69,17 @@ fn history(
         walk.push(head)?;
         for id in walk {
             let commit = repository.find_commit(id?)?;
-            let directory = lookup.directory(&commit)?;
+            let directory = directory_in(&commit)?;
             let parents =
-                commit.parents().map(|parent| lookup.directory(&parent)).collect::<Result<Vec<_>, _>>()?;
+                commit.parents().map(|parent| directory_in(&parent)).collect::<Result<Vec<_>, _>>()?;
             let is_untouched =
                 if parents.is_empty() { directory.is_none() } else { parents.contains(&directory) };
             if is_untouched {
                 continue;
             }
-            let now = lookup.blob(repository, directory);
+            let now = blob_in(directory);
             // A merge changes a record only if it differs from all parents.
-            let is_inherited = parents.iter().any(|parent| lookup.blob(repository, *parent) == now);
+            let is_inherited = parents.iter().any(|parent| blob_in(*parent) == now);
             if if parents.is_empty() { now.is_none() } else { is_inherited } {
                 continue;
             }
@@ -117,24 +96,18 @@ fn history(
     if changes.is_empty() { Err(missing(kind, key)) } else { Ok(changes) }
 }
 
-type Blobs = (Option<Oid>, Option<Oid>);
+/// The records that a commit may have changed, with their blobs before and after it.
+type Changed = BTreeMap<(DocumentKind, Key), (Option<Oid>, Option<Oid>)>;
 
-/// The records that a commit changed, with their blobs before and after it.
-fn undone(
-    repository: &Repository,
-    parent: Option<Oid>,
-    id: Oid,
-) -> Result<BTreeMap<(DocumentKind, Key), Blobs>> {
-    let (before, after) = (Files::of(repository, parent)?, Files::of(repository, Some(id))?);
-    let changes = changes(repository, parent, Some(id))?;
+fn changed_by(branch: &Branch, commit: &git2::Commit<'_>) -> Result<Changed> {
+    let (before, after) = (branch.files(commit.parent_ids().next())?, branch.files(Some(commit.id()))?);
+    let changes = branch.changes_of(commit)?;
     let records = changes.iter().filter_map(|change| name::record_of(&change.path));
     Ok(records
         .map(|(kind, key)| {
             let blobs = (before.find(kind, &key), after.find(kind, &key));
             ((kind, key), blobs)
         })
-        // A file may only have been renamed.
-        .filter(|(_, (old, new))| old != new)
         .collect())
 }
 
@@ -154,7 +127,7 @@ impl Git {
         work: impl FnOnce(&Repository, Option<Oid>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (path, head) = (self.store.path.clone(), self.state()?.head);
-        let read = tokio::task::spawn_blocking(move || work(&LockedRepository::reopen(&path)?, head));
+        let read = tokio::task::spawn_blocking(move || work(&open_repository(&path)?, head));
         match tokio::time::timeout(time_left(self.deadline), read).await {
             Ok(done) => {
                 done.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "reading the history panicked")))
@@ -181,12 +154,7 @@ impl History for Git {
             let commit = find(repository, head, commit)?;
             let files = Files::of(repository, Some(commit.id()))?;
             let blob = files.find(kind, &key).ok_or_else(|| missing(kind, &key))?;
-            Ok(match kind {
-                DocumentKind::Credential => {
-                    Record::Credential { credential: files.credential(blob, &key)?, id: key }
-                }
-                DocumentKind::Config => Record::Config { value: files.config(blob, &key)?, key },
-            })
+            files.record(kind, &key, blob)
         })
         .await
     }
@@ -194,19 +162,15 @@ impl History for Git {
     async fn revert(&self, commit: CommitId) -> Result<CommitId> {
         let deadline = time_left(self.deadline);
         self.ask(move |writer| {
-            let head = writer.local.head();
-            let (id, parent) = {
-                let commit = find(&writer.local.branch.repository, head, commit)?;
-                if commit.parent_count() > 1 {
-                    return Err(super::error::refused(
-                        "a merge can't be reverted: revert its commits instead",
-                    ));
-                }
-                (commit.id(), commit.parent_ids().next())
-            };
-            let undone = undone(&writer.local.branch.repository, parent, id)?;
+            let branch = &writer.local.branch;
+            let commit = find(&branch.repository, writer.local.head(), commit)?;
+            if commit.parent_count() > 1 {
+                return Err(refused("a merge can't be reverted: revert its commits instead"));
+            }
+            let (id, changed) = (commit.id(), changed_by(branch, &commit)?);
+            drop(commit);
             writer.commit(&format!("revert {id}"), deadline, |draft| {
-                undone.iter().try_for_each(|((kind, key), blobs)| draft.undo(*kind, key, *blobs))
+                changed.iter().try_for_each(|((kind, key), blobs)| draft.undo(*kind, key, *blobs))
             })?;
             writer.local.head().map(id_of).ok_or_else(unknown)
         })

@@ -2,6 +2,7 @@
 
 mod branch;
 mod clone;
+mod commit;
 mod config;
 mod credential;
 mod error;
@@ -17,7 +18,6 @@ mod remote_thread;
 mod repository;
 mod request;
 mod state;
-mod sync;
 mod text;
 mod worker;
 mod worktree;
@@ -33,9 +33,8 @@ use arc_swap::ArcSwap;
 pub use options::{GitOptions, GitSync};
 use serde_json::{Value, json};
 use state::{Draft, State};
-use sync::SyncStatus;
 use worker::Worker;
-use writer::Writer;
+use writer::{SyncStatus, Writer};
 
 use crate::{
     Backend, Error, ErrorKind, Open, Result, StorageStats, history::CommitId, layer::time_left,
@@ -113,7 +112,11 @@ impl Git {
     /// been sent.
     pub async fn push(&self) -> Result<()> {
         let deadline = time_left(self.deadline);
-        self.ask(move |writer| writer.push(deadline)).await
+        self.ask(move |writer| {
+            writer.local.refresh()?;
+            writer.push(deadline)
+        })
+        .await
     }
 
     /// The newest commit, if any.
@@ -225,12 +228,12 @@ impl Open for Git {
         let runtime = tokio::runtime::Handle::current();
         let opened = tokio::task::spawn_blocking(move || {
             let (deadline, wanted) = (options.deadline, options.clone());
-            let look = |writer: &Writer| {
+            let (worker, (state, sync_status, path)) = Worker::start(move |is_dropped| {
+                let writer = Writer::open(&wanted, runtime, is_dropped)?;
                 let local = &writer.local;
-                (local.state.clone(), writer.sync_status(), local.locked_repository.path.clone())
-            };
-            let (worker, (state, sync_status, path)) =
-                Worker::start(move |is_dropped| Writer::open(&wanted, runtime, is_dropped), look)?;
+                let seen = (local.state.clone(), writer.status.clone(), local.locked_repository.path.clone());
+                Ok((writer, seen))
+            })?;
             Ok(Self { store: Arc::new(Store { state, sync_status, worker, path, options }), deadline })
         });
         opened.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "opening the store panicked")))

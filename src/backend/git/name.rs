@@ -34,16 +34,8 @@ pub(super) fn encode(key: &Key) -> String {
         let is_escaped = match character {
             '.' => is_first,
             'a'..='z' | 'A'..='Z' => is_first && is_device(key),
-            '0'..='9'
-            | '-'
-            | '_'
-            | '@'
-            | '+'
-            | '='
-            | ','
-            | '\u{3400}'..='\u{4dbf}'
-            | '\u{4e00}'..='\u{9fff}' => false,
-            _ => true,
+            '0'..='9' | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' => false,
+            other => !"-_@+=,".contains(other),
         };
         if is_escaped {
             let mut bytes = [0; 4];
@@ -70,6 +62,11 @@ pub(super) fn encode(key: &Key) -> String {
     path.push_str(rest);
     path.push_str(SUFFIX);
     path
+}
+
+/// The file of a key in the repository.
+pub(super) fn path(kind: DocumentKind, key: &Key) -> String {
+    format!("{}/{}", kind.directory(), encode(key))
 }
 
 /// The plain name of a key's legacy file, unless it is the encoded name of this or another key.
@@ -119,11 +116,9 @@ fn capitals(key: &str) -> Option<String> {
 /// Whether Windows treats the name as a device, which it does up to the first dot.
 fn is_device(key: &str) -> bool {
     let stem = key.split('.').next().unwrap_or(key).to_ascii_lowercase();
-    let numbered = |name: &str| {
-        stem.strip_prefix(name)
-            .is_some_and(|number| number.len() == 1 && number.as_bytes()[0].is_ascii_digit())
-    };
-    ["con", "prn", "aux", "nul"].contains(&stem.as_str()) || numbered("com") || numbered("lpt")
+    let numbered = stem.strip_suffix(|each: char| each.is_ascii_digit());
+    ["con", "prn", "aux", "nul"].contains(&&*stem)
+        || numbered.is_some_and(|name| ["com", "lpt"].contains(&name))
 }
 
 #[cfg(test)]

@@ -6,27 +6,18 @@ use git2::Oid;
 
 use super::{
     branch::{Blob, Branch, Change},
-    name::record_of,
+    name::{path, record_of},
 };
-use crate::{Error, ErrorKind, Key, Result, history::DocumentKind};
+use crate::{Error, ErrorKind, Result};
 
-/// What a change is about: a record, whatever the name of its file, or another file.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Subject {
-    Record(DocumentKind, Key),
-    File(String),
-}
-
-fn subject_of(change: &Change) -> Subject {
-    match record_of(&change.path) {
-        Some((kind, key)) => Subject::Record(kind, key),
-        None => Subject::File(change.path.clone()),
-    }
+/// What a change is about: a record's file, if it had its encoded name, or another file.
+fn subject_of(change: &Change) -> String {
+    record_of(&change.path).map_or_else(|| change.path.clone(), |(kind, key)| path(kind, &key))
 }
 
 /// The changes by record, or by other file.
-fn by_subject(changes: &[Change]) -> BTreeMap<Subject, Vec<(&str, Option<Blob>)>> {
-    let mut subjects: BTreeMap<Subject, Vec<(&str, Option<Blob>)>> = BTreeMap::new();
+fn by_subject(changes: &[Change]) -> BTreeMap<String, Vec<(&str, Option<Blob>)>> {
+    let mut subjects: BTreeMap<String, Vec<(&str, Option<Blob>)>> = BTreeMap::new();
     for change in changes {
         subjects.entry(subject_of(change)).or_default().push((&change.path, change.new));
     }
@@ -37,7 +28,7 @@ fn by_subject(changes: &[Change]) -> BTreeMap<Subject, Vec<(&str, Option<Blob>)>
 pub(super) fn rebase(branch: &Branch, head: Option<Oid>, base: Option<Oid>, theirs: Oid) -> Result<Oid> {
     let (own, changed) = (branch.since(base, head)?, branch.changes(base, Some(theirs))?);
     let changed = by_subject(&changed);
-    let both: HashSet<Subject> = by_subject(&branch.changes(base, head)?)
+    let both: HashSet<String> = by_subject(&branch.changes(base, head)?)
         .into_iter()
         .filter(|(subject, files)| changed.get(subject) == Some(files))
         .map(|(subject, _)| subject)
@@ -52,11 +43,11 @@ pub(super) fn rebase(branch: &Branch, head: Option<Oid>, base: Option<Oid>, thei
             )
             .with_retryable(false));
         }
-        let mut changes = branch.changes(commit.parent_ids().next(), Some(id))?;
+        let mut changes = branch.changes_of(&commit)?;
         changes.retain(|change| !both.contains(&subject_of(change)));
         if let Some(subject) = changes.iter().map(subject_of).find(|subject| changed.contains_key(subject)) {
             let here = newest_change(branch, base, head.unwrap_or(id), &subject)?;
-            return Err(conflict(here, newest_change(branch, base, theirs, &subject)?, subject));
+            return Err(conflict(here, newest_change(branch, base, theirs, &subject)?, &subject));
         }
         if let Some(made) = branch.replay(tip, &commit, &changes)? {
             tip = made;
@@ -78,17 +69,16 @@ pub(super) fn conflict_of(
     let (wanted, changed) = (by_subject(&own), by_subject(&changed));
     for subject in own.iter().map(subject_of) {
         if changed.get(&subject).is_some_and(|files| Some(files) != wanted.get(&subject)) {
-            return Ok(Some(conflict(commit, newest_change(branch, base, theirs, &subject)?, subject)));
+            return Ok(Some(conflict(commit, newest_change(branch, base, theirs, &subject)?, &subject)));
         }
     }
     Ok(None)
 }
 
 /// The newest commit that changed this subject.
-fn newest_change(branch: &Branch, base: Option<Oid>, tip: Oid, subject: &Subject) -> Result<Oid> {
+fn newest_change(branch: &Branch, base: Option<Oid>, tip: Oid, subject: &str) -> Result<Oid> {
     for id in branch.since(base, Some(tip))?.into_iter().rev() {
-        let parent = branch.commit(id)?.parent_ids().next();
-        let changes = branch.changes(parent, Some(id))?;
+        let changes = branch.changes_of(&branch.commit(id)?)?;
         if changes.iter().any(|change| subject_of(change) == *subject) {
             return Ok(id);
         }
@@ -97,13 +87,13 @@ fn newest_change(branch: &Branch, base: Option<Oid>, tip: Oid, subject: &Subject
 }
 
 #[cold]
-fn conflict(own: Oid, theirs: Oid, subject: Subject) -> Error {
+fn conflict(own: Oid, theirs: Oid, subject: &str) -> Error {
     let error = Error::new(
         ErrorKind::Conflict,
         format!("commit {own} of this clone and commit {theirs} of the remote change the same record"),
     );
-    match subject {
-        Subject::Record(_, key) => error.with_key(&key),
-        Subject::File(_) => error,
+    match record_of(subject) {
+        Some((_, key)) => error.with_key(&key),
+        None => error,
     }
 }

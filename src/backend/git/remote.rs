@@ -2,27 +2,21 @@
 //! [`RemoteThread`] is the thread's side.
 
 use std::{
-    cell::RefCell,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use git2::Oid;
-use tokio::runtime::Handle;
 
 use super::{
-    GitOptions,
-    marker::Marker,
-    packs::Packs,
-    remote_thread::RemoteThread,
-    repository::LockedRepository,
-    request::{Request, Sent, Status, Task},
+    remote_thread::{RemoteThread, Request, Setup},
+    repository::open_repository,
+    request::{Sent, Status},
 };
 use crate::{Error, ErrorKind, Outcome, Result, backend::local::thread::Ticket};
 
@@ -46,39 +40,33 @@ pub(super) struct Answer<T> {
 }
 
 impl<T> Answer<T> {
-    /// The answer, if it has arrived or is late.
-    pub(super) fn poll(&self) -> Option<Result<T>> {
-        let answer = match self.reply.try_recv() {
-            Ok(answer) => answer,
-            Err(TryRecvError::Empty) if self.asked.elapsed() < self.timeout => return None,
-            Err(TryRecvError::Empty) => Err(timed_out()),
-            Err(TryRecvError::Disconnected) => Err(thread_died()),
-        };
-        Some(self.with_outcome(answer))
-    }
-
-    fn wait(self) -> Result<T> {
-        let answer = loop {
-            match self.reply.recv_timeout(CHECK_EVERY.min(self.timeout)) {
-                Ok(answer) => break answer,
-                Err(RecvTimeoutError::Disconnected) => break Err(thread_died()),
-                Err(RecvTimeoutError::Timeout) => {
-                    // The drop of the last handle waits for this thread.
-                    if self.asked.elapsed() >= self.timeout || self.is_dropped.load(Ordering::Acquire) {
-                        break Err(timed_out());
-                    }
-                }
-            }
-        };
-        self.with_outcome(answer)
-    }
-
+    /// The answer, if it arrives while this waits or is late.
+    ///
     /// The outcome of an error says whether commits may have been sent, or may still be.
-    fn with_outcome(&self, answer: Result<T>) -> Result<T> {
-        answer.map_err(|error| match self.ticket.take() {
+    pub(super) fn poll(&self, wait: Duration) -> Option<Result<T>> {
+        let answer = match self.reply.recv_timeout(wait) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Disconnected) => Err(thread_died()),
+            // The drop of the last handle waits for this thread.
+            Err(RecvTimeoutError::Timeout)
+                if self.asked.elapsed() < self.timeout && !self.is_dropped.load(Ordering::Acquire) =>
+            {
+                return None;
+            }
+            Err(RecvTimeoutError::Timeout) => Err(timed_out()),
+        };
+        Some(answer.map_err(|error| match self.ticket.take() {
             true => error,
             false => error.with_outcome(Outcome::Unknown),
-        })
+        }))
+    }
+
+    pub(super) fn wait(self) -> Result<T> {
+        loop {
+            if let Some(answer) = self.poll(CHECK_EVERY.min(self.timeout)) {
+                return answer;
+            }
+        }
     }
 }
 
@@ -86,22 +74,12 @@ impl<T> Answer<T> {
 ///
 /// A silent network can block the thread for ever. Then it is abandoned, and a new one is started.
 pub(super) struct Remote {
-    setup: Setup,
+    setup: Arc<Setup>,
     /// Whether the last handle of the store was dropped.
-    is_dropped: Arc<AtomicBool>,
+    pub(super) is_dropped: Arc<AtomicBool>,
     thread: Thread,
     /// Abandoned threads that still hang.
     abandoned: Vec<JoinHandle<()>>,
-}
-
-/// The values with which a thread is started.
-struct Setup {
-    path: PathBuf,
-    git: PathBuf,
-    fetching: Arc<Marker>,
-    remote: String,
-    options: GitOptions,
-    runtime: Handle,
 }
 
 struct Thread {
@@ -110,20 +88,11 @@ struct Thread {
     handle: JoinHandle<()>,
 }
 
-impl Setup {
-    fn start(&self) -> Result<Thread> {
+impl Thread {
+    fn start(setup: &Arc<Setup>) -> Result<Self> {
         let (requests, waiting) = channel();
         let status = Arc::<Status>::default();
-        let remote_thread = RemoteThread {
-            repository: LockedRepository::reopen(&self.path)?,
-            remote: self.remote.clone(),
-            fetching: self.fetching.clone(),
-            packs: Packs::new(&self.git),
-            options: self.options.clone(),
-            runtime: self.runtime.clone(),
-            login_error: RefCell::default(),
-            status: status.clone(),
-        };
+        let remote_thread = RemoteThread::new(open_repository(&setup.path)?, setup.clone(), status.clone());
         let handle = thread::Builder::new()
             .name("gateway-storage-git-remote".into())
             .spawn(move || remote_thread.run(&waiting))
@@ -131,56 +100,42 @@ impl Setup {
                 Error::new(ErrorKind::Unavailable, "the thread for the remote can't be started")
                     .with_source(error)
             })?;
-        Ok(Thread { requests, status, handle })
+        Ok(Self { requests, status, handle })
     }
 }
 
 impl Remote {
-    /// `runtime` is the application's: the function for the token runs on it.
-    pub(super) fn start(
-        locked: &LockedRepository,
-        options: &GitOptions,
-        remote: String,
-        runtime: Handle,
-        is_dropped: Arc<AtomicBool>,
-    ) -> Result<Self> {
-        let setup = Setup {
-            path: locked.path.clone(),
-            git: locked.git.clone(),
-            fetching: locked.fetching.clone(),
-            remote,
-            options: options.clone(),
-            runtime,
-        };
-        Ok(Self { thread: setup.start()?, setup, is_dropped, abandoned: Vec::new() })
+    pub(super) fn start(setup: Setup, is_dropped: Arc<AtomicBool>) -> Result<Self> {
+        let setup = Arc::new(setup);
+        Ok(Self { thread: Thread::start(&setup)?, setup, is_dropped, abandoned: Vec::new() })
     }
 
     /// Fetches the remote's branch and returns its newest commit, if any.
-    pub(super) fn fetch(&mut self) -> Result<Option<Oid>> {
-        self.fetching().wait()
+    pub(super) fn fetch(&mut self) -> Answer<Option<Oid>> {
+        self.ask(RemoteThread::fetch)
     }
 
     /// Sends a commit and its ancestors if the remote's branch is at `expected`. The outcome of an error is
     /// Unknown if the remote may have received the commit, or may still receive it.
-    pub(super) fn push(&mut self, commit: Oid, expected: Option<Oid>) -> Result<Sent> {
-        self.pushing(commit, expected).wait()
+    pub(super) fn push(&mut self, commit: Oid, expected: Option<Oid>) -> Answer<Sent> {
+        self.ask(move |thread| thread.push(commit, expected))
     }
 
-    pub(super) fn fetching(&mut self) -> Answer<Option<Oid>> {
-        self.ask(Task::Fetch)
-    }
-
-    pub(super) fn pushing(&mut self, commit: Oid, expected: Option<Oid>) -> Answer<Sent> {
-        self.ask(|reply| Task::Push { commit, expected, reply })
-    }
-
-    fn ask<T>(&mut self, task: impl FnOnce(Sender<Result<T>>) -> Task) -> Answer<T> {
+    fn ask<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut RemoteThread) -> Result<T> + Send + 'static,
+    ) -> Answer<T> {
         let (reply, answer) = channel();
         let (ticket, asked) = (Ticket::default(), Instant::now());
         match self.ensure_thread() {
-            // If the thread has ended, the answer is an error.
             Ok(()) => {
-                drop(self.thread.requests.send(Request { asked, begun: ticket.begun(), task: task(reply) }))
+                let work = Box::new(move |thread: &mut RemoteThread| {
+                    let done = work(thread);
+                    thread.status.set_waiting(None);
+                    drop(reply.send(done));
+                });
+                // If the thread has ended, the answer is an error.
+                drop(self.thread.requests.send(Request { asked, begun: ticket.begun(), work }));
             }
             Err(error) => drop(reply.send(Err(error))),
         }
@@ -203,7 +158,7 @@ impl Remote {
                 return Err(timed_out());
             }
         }
-        let old = std::mem::replace(&mut self.thread, self.setup.start()?);
+        let old = std::mem::replace(&mut self.thread, Thread::start(&self.setup)?);
         old.status.abandon();
         self.abandoned.push(old.handle);
         Ok(())

@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashSet,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,19 +15,19 @@ use std::{
 
 use git2::{
     ConfigLevel, Cred, CredentialType, Direction, ErrorCode, FetchOptions, ObjectType, Odb, Oid,
-    ProxyOptions, PushOptions, RemoteCallbacks, RemoteConnection, Repository, Sort,
+    ProxyOptions, PushOptions, RemoteCallbacks, RemoteConnection, Repository,
 };
 use tokio::runtime::Handle;
 
 use super::{
     GitOptions,
-    branch::{base, target},
-    error::{failed, foreign},
+    branch::{Branch, pack, walk},
+    error::{code_of, failed, foreign, unread},
     marker::Marker,
     options::local_path,
     packs::Packs,
     repository::{OWN_DIRECTORY, is_checked_out},
-    request::{Request, Sent, Status, Task},
+    request::{Sent, Status},
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -37,23 +37,48 @@ const PACK_FROM: usize = 100;
 /// Characters kept of the remote's messages.
 const MAX_MESSAGE: usize = 1000;
 
+const UNUSABLE: &str = "the remote can't be reached, or refuses the request";
+
+/// The values with which a thread is started.
+pub(super) struct Setup {
+    pub(super) path: PathBuf,
+    pub(super) fetching: Arc<Marker>,
+    pub(super) remote: String,
+    pub(super) options: GitOptions,
+    /// The application's: the function for the token runs on it.
+    pub(super) runtime: Handle,
+}
+
+/// Some work for the thread.
+pub(super) struct Request {
+    pub(super) asked: Instant,
+    /// Set once: by the thread when it begins to send, or by the caller when it stops waiting.
+    pub(super) begun: Arc<AtomicBool>,
+    pub(super) work: Box<dyn FnOnce(&mut RemoteThread) + Send>,
+}
+
 /// The thread's side.
 pub(super) struct RemoteThread {
-    pub(super) repository: Repository,
-    pub(super) remote: String,
-    pub(super) fetching: Arc<Marker>,
-    pub(super) packs: Packs,
-    pub(super) options: GitOptions,
-    pub(super) runtime: Handle,
-    /// Why there was no login; libgit2 can't carry this error.
-    pub(super) login_error: RefCell<Option<Error>>,
+    branch: Branch,
+    packs: Packs,
+    setup: Arc<Setup>,
+    /// Why the remote can't be used, if libgit2 can't carry this error.
+    cause: RefCell<Option<Error>>,
     pub(super) status: Arc<Status>,
+    /// [`Request::begun`] of the current request.
+    begun: Arc<AtomicBool>,
 }
 
 impl RemoteThread {
+    pub(super) fn new(repository: Repository, setup: Arc<Setup>, status: Arc<Status>) -> Self {
+        let packs = Packs::new(repository.path());
+        let branch = Branch::new(repository, &setup.path, &setup.options);
+        Self { branch, packs, setup, cause: RefCell::default(), status, begun: Arc::default() }
+    }
+
     pub(super) fn run(mut self, requests: &Receiver<Request>) {
         let mut free = Instant::now();
-        while let Ok(Request { asked, begun, task }) = requests.recv() {
+        while let Ok(Request { asked, begun, work }) = requests.recv() {
             // The caller has stopped waiting.
             if begun.load(Ordering::Acquire) {
                 continue;
@@ -62,35 +87,15 @@ impl RemoteThread {
             if !self.status.set_waiting(Some(asked.max(free))) {
                 return;
             }
-            match task {
-                Task::Fetch(reply) => {
-                    let fetched = self.fetch();
-                    self.status.set_waiting(None);
-                    drop(reply.send(fetched));
-                }
-                Task::Push { commit, expected, reply } => {
-                    let sent = match (self.keeps_history(expected), local_path(&self.remote)) {
-                        (Err(error), _) => Err(unreadable(error)),
-                        // A fetch reports the cause, or that the remote has moved on.
-                        (Ok(false), _) => Ok(Sent::Rejected(None)),
-                        (Ok(true), Some(path)) => self.push_local(&path, commit, expected, &begun),
-                        (Ok(true), None) => self.push_network(commit, expected, &begun),
-                    };
-                    let known = match sent {
-                        Ok(Sent::Accepted) => self.track(commit),
-                        _ => Ok(()),
-                    };
-                    self.status.set_waiting(None);
-                    drop(reply.send(known.and(sent)));
-                }
-            }
+            self.begun = begun;
+            work(&mut self);
             free = Instant::now();
         }
     }
 
     /// Whether the request is still wanted. After this it can no longer be withdrawn.
-    fn claim(&self, begun: &AtomicBool) -> bool {
-        !self.status.lock().is_abandoned && !begun.swap(true, Ordering::AcqRel)
+    fn claim(&self) -> bool {
+        !self.status.lock().is_abandoned && !self.begun.swap(true, Ordering::AcqRel)
     }
 
     /// Records what the remote has, unless the thread was abandoned.
@@ -99,153 +104,144 @@ impl RemoteThread {
         if state.is_abandoned {
             return Ok(());
         }
-        self.repository
-            .reference(&self.options.tracking(), commit, true, "gateway-storage: remote")
+        self.branch
+            .repository
+            .reference(&self.branch.tracking, commit, true, "gateway-storage: remote")
             .map(drop)
             .map_err(|error| failed("the state of the remote can't be saved", error))
     }
 
-    fn fetch(&mut self) -> Result<Option<Oid>> {
-        let _fetching = self.fetching.begin()?;
-        let fetch = || {
-            let mut remote = self.repository.remote_anonymous(&self.remote)?;
-            let reference = self.options.reference();
-            let mut connection =
-                remote.connect_auth(Direction::Fetch, Some(self.callbacks()), Some(proxy()))?;
-            let Some(tip) = tip_of(&connection, &reference)? else { return Ok(None) };
-            if self.repository.refname_to_id(&self.options.tracking()).ok() != Some(tip) {
-                let mut callbacks = self.callbacks();
-                callbacks.transfer_progress(|_| self.status.set_waiting(Some(Instant::now())));
-                let mut options = FetchOptions::new();
-                options.remote_callbacks(callbacks).proxy_options(proxy()).update_fetchhead(false);
-                connection.remote().download(&[&reference], Some(&mut options))?;
-            }
-            Ok(Some(tip))
-        };
-        let tip = fetch().map_err(|error| self.remote_error(error))?;
+    pub(super) fn fetch(&mut self) -> Result<Option<Oid>> {
+        let _fetching = self.setup.fetching.begin()?;
+        let tip = self.download().map_err(|error| self.remote_error(error))?;
         self.packs.sync()?;
-        if !self.keeps_history(tip).map_err(unreadable)? {
+        if !self.keeps_history(tip)? {
             return Err(tip.map_or_else(no_branch, |_| rewritten()));
         }
         tip.map_or(Ok(()), |tip| self.track(tip))?;
         Ok(tip)
     }
 
+    fn download(&self) -> Result<Option<Oid>, git2::Error> {
+        let mut remote = self.branch.repository.remote_anonymous(&self.setup.remote)?;
+        let reference = &self.branch.reference;
+        let mut connection = remote.connect_auth(Direction::Fetch, Some(self.callbacks()), Some(proxy()))?;
+        let Some(tip) = tip_of(&connection, reference)? else { return Ok(None) };
+        if self.branch.repository.refname_to_id(&self.branch.tracking).ok() != Some(tip) {
+            let mut callbacks = self.callbacks();
+            callbacks.transfer_progress(|_| self.status.set_waiting(Some(Instant::now())));
+            let mut options = FetchOptions::new();
+            options.remote_callbacks(callbacks).proxy_options(proxy()).update_fetchhead(false);
+            connection.remote().download(&[reference], Some(&mut options))?;
+        }
+        Ok(Some(tip))
+    }
+
     /// Whether the remote still has the history that it once shared with the branch here. What it lost was
     /// removed there and would come back with our commits. Histories without a common commit are not joined
     /// either.
-    fn keeps_history(&self, tip: Option<Oid>) -> Result<bool, git2::Error> {
-        let Some(here) = target(&self.repository, &self.options.reference())? else { return Ok(true) };
-        if let Some(tip) = tip
-            && base(&self.repository, here, tip)?.is_none()
-        {
+    fn keeps_history(&self, tip: Option<Oid>) -> Result<bool> {
+        let Some(here) = self.branch.head()? else { return Ok(true) };
+        if tip.is_some() && self.branch.base(Some(here), tip)?.is_none() {
             return Ok(false);
         }
-        let known = known_commits(&self.repository, &self.options.branch, &self.options.tracking())?;
-        let lost = missing_commits(&self.repository, tip, &known)?;
-        Ok(lost.is_empty() || missing_commits(&self.repository, tip, &[here])?.is_disjoint(&lost))
+        let is_kept = || {
+            let lost = self.missing_commits(tip, &self.known_commits()?)?;
+            Ok(lost.is_empty() || self.missing_commits(tip, &[here])?.is_disjoint(&lost))
+        };
+        is_kept().map_err(unread)
+    }
+
+    /// Sends a commit and its ancestors if the remote's branch is at `expected`.
+    pub(super) fn push(&self, commit: Oid, expected: Option<Oid>) -> Result<Sent> {
+        // A fetch reports the cause, or that the remote has moved on.
+        if !self.keeps_history(expected)? {
+            return Ok(Sent::Rejected(None));
+        }
+        let sent = match local_path(&self.setup.remote) {
+            Some(path) => self.push_local(&path, commit, expected),
+            None => self.push_network(commit, expected),
+        };
+        let sent = sent.map_err(|error| self.remote_error(error))?;
+        if sent == Sent::Accepted {
+            self.track(commit)?;
+        }
+        Ok(sent)
     }
 
     /// Pushes to a repository on this machine. libgit2's own local push moves the branch even if it has
     /// changed meanwhile.
-    fn push_local(
-        &self,
-        path: &Path,
-        commit: Oid,
-        expected: Option<Oid>,
-        begun: &AtomicBool,
-    ) -> Result<Sent> {
-        let there = Repository::open(path).map_err(|error| self.remote_error(error))?;
-        let mut settings = there.config().map_err(|error| self.remote_error(error))?;
-        let ours = self.repository.path().join(OWN_DIRECTORY).join("config");
-        settings.add_file(&ours, ConfigLevel::App, true).map_err(|error| self.remote_error(error))?;
-        let reference = self.options.reference();
-        if !there.is_bare() && is_checked_out(&there, &reference) {
-            return Err(Error::new(
-                ErrorKind::Denied,
+    fn push_local(&self, path: &Path, commit: Oid, expected: Option<Oid>) -> Result<Sent, git2::Error> {
+        let (there, here, reference) =
+            (Repository::open(path)?, &self.branch.repository, &self.branch.reference);
+        there.config()?.add_file(&here.path().join(OWN_DIRECTORY).join("config"), ConfigLevel::App, true)?;
+        if !there.is_bare() && is_checked_out(&there, reference) {
+            return Err(self.caused_by(denied(
                 "the remote is not bare and has this branch checked out: its work tree would not follow",
-            ));
+            )));
         }
-        let push = || {
-            let is_on_top = expected.is_none_or(|expected| {
-                self.repository.graph_descendant_of(commit, expected).unwrap_or(false)
-            });
-            if !is_on_top || there.refname_to_id(&reference).ok() != expected {
-                return Ok(Sent::Rejected(None));
-            }
-            let mut walk = self.repository.revwalk()?;
-            walk.set_sorting(Sort::TOPOLOGICAL | Sort::REVERSE)?;
-            walk.push(commit)?;
-            expected.map_or(Ok(()), |expected| walk.hide(expected))?;
-            if count_changes(&self.repository, expected, commit)? < PACK_FROM {
-                let store = there.odb()?;
-                walk.into_iter().try_for_each(|commit| copy(&self.repository, &store, commit?))?;
-            } else {
-                let mut pack = self.repository.packbuilder()?;
-                pack.set_threads(1);
-                pack.insert_walk(&mut walk)?;
-                pack.write(&there.commondir().join("objects/pack"), 0o444)?;
-                there.odb()?.refresh()?;
-            }
-            let before = expected.unwrap_or(Oid::ZERO_SHA1);
-            if !self.claim(begun) {
-                return Ok(Sent::Rejected(None));
-            }
-            match there.reference_matching(&reference, commit, true, before, "push") {
-                Ok(_) => Ok(Sent::Accepted),
-                Err(error) if error.code() == ErrorCode::Modified => Ok(Sent::Rejected(None)),
-                Err(error) if error.code() == ErrorCode::Locked => Ok(Sent::Locked),
-                Err(error) => Err(error),
-            }
-        };
-        push().map_err(|error| self.remote_error(error))
+        let is_on_top =
+            expected.is_none_or(|expected| here.graph_descendant_of(commit, expected).unwrap_or(false));
+        if !is_on_top || there.refname_to_id(reference).ok() != expected {
+            return Ok(Sent::Rejected(None));
+        }
+        let changes = self.branch.changes(expected, Some(commit)).map_err(|error| self.caused_by(error))?;
+        if changes.len() < PACK_FROM {
+            let store = there.odb()?;
+            walk(here, expected, commit)?.try_for_each(|commit| copy(here, &store, commit?))?;
+        } else {
+            pack(here, &there, expected, commit)?;
+        }
+        let before = expected.unwrap_or(Oid::ZERO_SHA1);
+        if !self.claim() {
+            return Ok(Sent::Rejected(None));
+        }
+        match there.reference_matching(reference, commit, true, before, "push") {
+            Ok(_) => Ok(Sent::Accepted),
+            Err(error) if error.code() == ErrorCode::Modified => Ok(Sent::Rejected(None)),
+            Err(error) if error.code() == ErrorCode::Locked => Ok(Sent::Locked),
+            Err(error) => Err(error),
+        }
     }
 
     /// Pushes over a network. The server moves the branch only if it is where we saw it.
-    fn push_network(&self, commit: Oid, expected: Option<Oid>, begun: &AtomicBool) -> Result<Sent> {
-        let (moved, refused) = (Cell::new(false), Cell::new(false));
-        let message = RefCell::new(Vec::new());
+    fn push_network(&self, commit: Oid, expected: Option<Oid>) -> Result<Sent, git2::Error> {
+        let (is_refused, message) = (Cell::new(false), RefCell::new(Vec::new()));
         let say = |words: &[u8]| {
             let mut message = message.borrow_mut();
             // A character has at most four bytes.
             let room = (4 * MAX_MESSAGE).saturating_sub(message.len());
             message.extend_from_slice(&words[..words.len().min(room)]);
         };
-        let push = || {
-            let mut remote = self.repository.remote_anonymous(&self.remote)?;
-            let reference = self.options.reference();
-            let mut connection =
-                remote.connect_auth(Direction::Push, Some(self.callbacks()), Some(proxy()))?;
-            if tip_of(&connection, &reference)? != expected || !self.claim(begun) {
-                moved.set(true);
-                return Ok(());
+        let mut remote = self.branch.repository.remote_anonymous(&self.setup.remote)?;
+        let reference = &self.branch.reference;
+        let mut connection = remote.connect_auth(Direction::Push, Some(self.callbacks()), Some(proxy()))?;
+        if tip_of(&connection, reference)? != expected || !self.claim() {
+            return Ok(Sent::Rejected(None));
+        }
+        let mut callbacks = self.callbacks();
+        callbacks.push_transfer_progress(|_, _, _| {
+            self.status.set_waiting(Some(Instant::now()));
+        });
+        callbacks.sideband_progress(|words| {
+            say(words);
+            true
+        });
+        callbacks.push_update_reference(|_, status| {
+            if let Some(status) = status {
+                is_refused.set(true);
+                say(b" ");
+                say(status.as_bytes());
             }
-            let mut callbacks = self.callbacks();
-            callbacks.push_transfer_progress(|_, _, _| {
-                self.status.set_waiting(Some(Instant::now()));
-            });
-            callbacks.sideband_progress(|words| {
-                say(words);
-                true
-            });
-            callbacks.push_update_reference(|_, status| {
-                if let Some(status) = status {
-                    refused.set(true);
-                    say(b" ");
-                    say(status.as_bytes());
-                }
-                Ok(())
-            });
-            let mut options = PushOptions::new();
-            options.remote_callbacks(callbacks).proxy_options(proxy()).packbuilder_parallelism(1);
-            connection.remote().push(&[format!("{commit}:{reference}")], Some(&mut options))
-        };
-        match push() {
-            Ok(()) if refused.get() => Ok(Sent::Rejected(Some(readable(&message.borrow())))),
-            Ok(()) if moved.get() => Ok(Sent::Rejected(None)),
+            Ok(())
+        });
+        let mut options = PushOptions::new();
+        options.remote_callbacks(callbacks).proxy_options(proxy()).packbuilder_parallelism(1);
+        match connection.remote().push(&[format!("{commit}:{reference}")], Some(&mut options)) {
+            Ok(()) if is_refused.get() => Ok(Sent::Rejected(Some(readable(&message.borrow())))),
             Ok(()) => Ok(Sent::Accepted),
             Err(error) if error.code() == ErrorCode::NotFastForward => Ok(Sent::Rejected(None)),
-            Err(error) => Err(self.remote_error(error)),
+            Err(error) => Err(error),
         }
     }
 
@@ -256,7 +252,7 @@ impl RemoteThread {
             logins += 1;
             // libgit2 asks again without end if the remote refuses a login.
             if logins > 3 {
-                return Err(self.login_failed(denied("the remote refuses the login")));
+                return Err(self.caused_by(denied("the remote refuses the login")));
             }
             self.login(url, user, allowed)
         });
@@ -265,67 +261,102 @@ impl RemoteThread {
 
     /// The login for the remote.
     fn login(&self, url: &str, user: Option<&str>, allowed: CredentialType) -> Result<Cred, git2::Error> {
-        let user = self.options.username.as_deref().or(user).unwrap_or("git");
+        let options = &self.setup.options;
+        let user = options.username.as_deref().or(user).unwrap_or("git");
         if allowed.contains(CredentialType::USERNAME) {
             return Cred::username(user);
         }
         if allowed.contains(CredentialType::SSH_KEY) {
-            return match &self.options.ssh_key {
+            return match &options.ssh_key {
                 Some(key) => Cred::ssh_key(user, None, key, None),
                 None => Cred::ssh_key_from_agent(user),
             };
         }
         // Never over a connection that others can read.
-        if !url.starts_with("https://") {
-            return Err(self
-                .login_failed(denied("the remote requires a login, and a token is sent over `https` only")));
-        }
-        let Some(token) = &self.options.token else {
-            return Err(self.login_failed(denied(
-                "the remote requires a login: name its token with `token_env` or `token_file`",
-            )));
+        let token = if !url.starts_with("https://") {
+            Err(denied("the remote requires a login, and a token is sent over `https` only"))
+        } else if let Some(token) = &options.token {
+            // Read for each connection, because it may have been renewed.
+            self.setup.runtime.block_on(token.reveal())
+        } else {
+            Err(denied("the remote requires a login: name its token with `token_env` or `token_file`"))
         };
-        // Read for each connection, because it may have been renewed.
-        match self.runtime.block_on(token.reveal()) {
-            Ok(token) => Cred::userpass_plaintext(user, &token),
-            Err(error) => Err(self.login_failed(error)),
-        }
+        Cred::userpass_plaintext(user, &token.map_err(|error| self.caused_by(error))?)
     }
 
-    /// Keeps why there is no login, because libgit2 can't carry it.
+    /// Keeps why the remote can't be used, because libgit2 can't carry it.
     #[cold]
-    fn login_failed(&self, why: Error) -> git2::Error {
-        self.login_error.replace(Some(why));
-        git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Callback, "no login")
+    fn caused_by(&self, why: Error) -> git2::Error {
+        self.cause.replace(Some(why));
+        git2::Error::new(ErrorCode::Auth, git2::ErrorClass::Callback, "")
     }
 
     /// Why the remote can't be used.
     #[cold]
     fn remote_error(&self, error: git2::Error) -> Error {
-        if let Some(error) = self.login_error.take() {
+        if let Some(error) = self.cause.take() {
             return error;
         }
         // A fetch from a directory does not report why it can't be opened.
-        if let Some(path) = local_path(&self.remote)
+        if let Some(path) = local_path(&self.setup.remote)
             && let Err(why) = Repository::open(&path)
             && why.code() == ErrorCode::Owner
         {
             return foreign(&path, &why);
         }
-        if error.code() == ErrorCode::Certificate {
-            let message = "this machine does not trust the remote's certificate or host key";
-            return failed(message, error);
-        }
-        let error = failed("the remote can't be reached, or refuses the request", error);
-        match error.kind() {
-            ErrorKind::Denied => error,
-            // In every other case the remote can't be used now.
-            _ => {
-                let code = error.code().unwrap_or_default().to_owned();
-                Error::new(ErrorKind::Unavailable, "the remote can't be reached, or refuses the request")
-                    .with_code(code)
+        let (kind, message) = match error.code() {
+            ErrorCode::Certificate => {
+                (ErrorKind::Denied, "this machine does not trust the remote's certificate or host key")
+            }
+            ErrorCode::Auth | ErrorCode::Owner => (ErrorKind::Denied, UNUSABLE),
+            _ => (ErrorKind::Unavailable, UNUSABLE),
+        };
+        Error::new(kind, message).with_code(code_of(&error))
+    }
+
+    /// The commits that a remote is known to have had on this branch: from this store, from git's own remotes
+    /// and their reflogs, and from git's last fetch.
+    fn known_commits(&self) -> Result<Vec<Oid>, git2::Error> {
+        let (repository, branch) = (&self.branch.repository, &self.setup.options.branch);
+        let text = |name: &str| {
+            let text = fs::read(repository.path().join(name)).unwrap_or_default();
+            String::from_utf8_lossy(&text).into_owned()
+        };
+        let mut known = Vec::new();
+        for reference in repository.references_glob("refs/remotes/*")? {
+            let reference = reference?;
+            let Some(name) = reference.name().ok().filter(|name| name.ends_with(&format!("/{branch}")))
+            else {
+                continue;
+            };
+            known.push(reference.peel_to_commit()?.id());
+            // Its earlier positions. The store's own tracking reference never goes back.
+            if name != self.branch.tracking {
+                let moves = text(&format!("logs/{name}"));
+                let ids = moves.lines().flat_map(|line| line.split(' ').take(2));
+                known.extend(ids.filter_map(|id| Oid::from_str(id).ok()));
             }
         }
+        // A line has an id, `not-for-merge` or nothing, and the source, separated by tabs.
+        for line in text("FETCH_HEAD").lines() {
+            let mut parts = line.split('\t');
+            let (id, merged, from) = (parts.next(), parts.next(), parts.next().unwrap_or_default());
+            let is_other = from.starts_with("branch '") && !from.starts_with(&format!("branch '{branch}' "));
+            if merged == Some("") && !is_other && !from.starts_with("tag '") {
+                known.extend(id.and_then(|id| Oid::from_str(id).ok()));
+            }
+        }
+        // Commits that `git gc` removed are not on the branch here either.
+        known.retain(|id| repository.find_commit(*id).is_ok());
+        Ok(known)
+    }
+
+    /// The commits of some histories that another history does not have.
+    fn missing_commits(&self, tip: Option<Oid>, of: &[Oid]) -> Result<HashSet<Oid>, git2::Error> {
+        let mut walk = self.branch.repository.revwalk()?;
+        of.iter().try_for_each(|id| walk.push(*id))?;
+        tip.map_or(Ok(()), |tip| walk.hide(tip))?;
+        walk.collect()
     }
 }
 
@@ -343,62 +374,9 @@ fn readable(message: &[u8]) -> String {
     words.chars().take(MAX_MESSAGE).collect()
 }
 
-/// The commits that a remote is known to have had on this branch: from this store, from git's own remotes and
-/// their reflogs, and from git's last fetch.
-fn known_commits(repository: &Repository, branch: &str, tracking: &str) -> Result<Vec<Oid>, git2::Error> {
-    let text = |name: &str| {
-        fs::read(repository.path().join(name)).map(|text| String::from_utf8_lossy(&text).into_owned())
-    };
-    let mut known = Vec::new();
-    for reference in repository.references_glob("refs/remotes/*")? {
-        let reference = reference?;
-        let Some(name) = reference.name().ok().filter(|name| name.ends_with(&format!("/{branch}"))) else {
-            continue;
-        };
-        known.push(reference.peel_to_commit()?.id());
-        // Its earlier positions. The store's own tracking reference never goes back.
-        if name != tracking {
-            let moves = text(&format!("logs/{name}")).unwrap_or_default();
-            let ids = moves.lines().flat_map(|line| line.split(' ').take(2));
-            known.extend(ids.filter_map(|id| Oid::from_str(id).ok()));
-        }
-    }
-    // A line has an id, `not-for-merge` or nothing, and the source, separated by tabs.
-    for line in text("FETCH_HEAD").unwrap_or_default().lines() {
-        let mut parts = line.split('\t');
-        let (id, merged, from) = (parts.next(), parts.next(), parts.next().unwrap_or_default());
-        let is_other = from.starts_with("branch '") && !from.starts_with(&format!("branch '{branch}' "));
-        if merged == Some("") && !is_other && !from.starts_with("tag '") {
-            known.extend(id.and_then(|id| Oid::from_str(id).ok()));
-        }
-    }
-    // Commits that `git gc` removed are not on the branch here either.
-    known.retain(|id| repository.find_commit(*id).is_ok());
-    Ok(known)
-}
-
-/// The commits of some histories that another history does not have.
-fn missing_commits(
-    repository: &Repository,
-    tip: Option<Oid>,
-    of: &[Oid],
-) -> Result<HashSet<Oid>, git2::Error> {
-    let mut walk = repository.revwalk()?;
-    of.iter().try_for_each(|id| walk.push(*id))?;
-    tip.map_or(Ok(()), |tip| walk.hide(tip))?;
-    walk.collect()
-}
-
 /// The newest commit of the remote's branch.
 fn tip_of(connection: &RemoteConnection<'_, '_, '_>, reference: &str) -> Result<Option<Oid>, git2::Error> {
     Ok(connection.list()?.iter().find(|head| head.name() == reference).map(git2::RemoteHead::oid))
-}
-
-/// The number of files that two commits differ in.
-fn count_changes(repository: &Repository, old: Option<Oid>, new: Oid) -> Result<usize, git2::Error> {
-    let tree = |id: Oid| repository.find_commit(id)?.tree();
-    let old = old.map(tree).transpose()?;
-    Ok(repository.diff_tree_to_tree(old.as_ref(), Some(&tree(new)?), None)?.deltas().len())
 }
 
 /// Copies a commit and its files. Its parents exist already.
@@ -437,11 +415,6 @@ fn denied(message: &'static str) -> Error {
 }
 
 #[cold]
-fn unreadable(error: git2::Error) -> Error {
-    failed("the history can't be read", error)
-}
-
-#[cold]
 fn no_branch() -> Error {
     Error::new(
         ErrorKind::Conflict,
@@ -468,16 +441,14 @@ mod tests {
     fn remote_thread(path: &Path, runtime: &tokio::runtime::Runtime, token: Option<Secret>) -> RemoteThread {
         let mut options = GitOptions::new(path);
         options.token = token;
-        RemoteThread {
-            repository: Repository::init(path).unwrap(),
-            remote: "https://git.example/x.git".to_owned(),
+        let setup = Setup {
+            path: path.to_owned(),
             fetching: Marker::new(path.join("fetching")),
-            packs: Packs::new(path),
+            remote: "https://git.example/x.git".to_owned(),
             options,
             runtime: runtime.handle().clone(),
-            login_error: RefCell::default(),
-            status: Arc::default(),
-        }
+        };
+        RemoteThread::new(Repository::init(path).unwrap(), Arc::new(setup), Arc::default())
     }
 
     #[test]

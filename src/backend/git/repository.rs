@@ -18,7 +18,7 @@ use git2::{
 use super::{
     GitOptions,
     error::{failed, foreign, refused},
-    marker::{Marker, MarkerGuard},
+    marker::Marker,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -57,7 +57,7 @@ pub(super) struct LockedRepository {
     /// `.git`.
     pub(super) git: PathBuf,
     /// Marks that locks of the branch, `HEAD` and the index may belong to this process.
-    writing: Arc<Marker>,
+    pub(super) writing: Arc<Marker>,
     /// Marks that locks of a fetch may belong to this process.
     pub(super) fetching: Arc<Marker>,
     /// Set if this opening created the repository: whether it created the directory too.
@@ -114,19 +114,9 @@ impl LockedRepository {
         Ok((locked, repository))
     }
 
-    /// Another handle of the same repository, for another thread.
-    pub(super) fn reopen(path: &Path) -> Result<Repository> {
-        open_repository(path)
-    }
-
     /// A file in the store's own directory.
     pub(super) fn own_file(&self, name: &str) -> PathBuf {
         self.git.join(OWN_DIRECTORY).join(name)
-    }
-
-    /// Marks on disk that locks of the repository may belong to this process, until the result is dropped.
-    pub(super) fn begin(&self) -> Result<MarkerGuard> {
-        self.writing.begin()
     }
 
     /// Removes the locks of a process that was killed while it wrote. The store's own lock excludes a running
@@ -266,7 +256,8 @@ pub(super) fn is_checked_out(repository: &Repository, reference: &str) -> bool {
     head.is_ok_and(|head| head.symbolic_target().ok().flatten() == Some(reference))
 }
 
-fn open_repository(path: &Path) -> Result<Repository> {
+/// Opens a handle of the repository with the store's settings. Each thread has its own.
+pub(super) fn open_repository(path: &Path) -> Result<Repository> {
     let open = || {
         let repository = Repository::open(path)?;
         let mut config = Config::new()?;
@@ -282,12 +273,7 @@ fn open_repository(path: &Path) -> Result<Repository> {
 }
 
 fn lock(path: &Path, ours: &Path) -> Result<File> {
-    match DirBuilder::new().mode(0o700).create(ours) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(io_failed(ours, "can't be created", error));
-        }
-        _ => {}
-    }
+    make(ours)?;
     let name = ours.join("lock");
     let lock = OpenOptions::new()
         .write(true)

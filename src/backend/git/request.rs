@@ -1,13 +1,9 @@
-//! The requests to the thread for the remote, and the state that it shares with its handle.
+//! The state that the thread for the remote shares with its handle, and the result of a push.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool, mpsc::Sender},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-
-use git2::Oid;
-
-use crate::Result;
 
 /// The result of a push.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,18 +13,6 @@ pub(super) enum Sent {
     Rejected(Option<String>),
     /// Another program is updating the branch.
     Locked,
-}
-
-pub(super) struct Request {
-    pub(super) asked: Instant,
-    /// Set once: by the thread when it begins to send, or by the caller when it stops waiting.
-    pub(super) begun: Arc<AtomicBool>,
-    pub(super) task: Task,
-}
-
-pub(super) enum Task {
-    Fetch(Sender<Result<Option<Oid>>>),
-    Push { commit: Oid, expected: Option<Oid>, reply: Sender<Result<Sent>> },
 }
 
 /// The state that both sides share.

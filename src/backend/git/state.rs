@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use git2::{ObjectType, Oid, Repository, Tree};
+use git2::{Blob, ObjectType, Oid, Repository, Tree};
 use imbl::OrdMap;
 
 use super::{
@@ -11,11 +11,20 @@ use super::{
     text,
 };
 use crate::{
-    ConfigValue, Credential, Error, ErrorKind, Key, Result,
+    ConfigValue, Credential, Error, ErrorKind, Key, Record, Result,
     codec::{decode_config_or_word, decode_credential},
     error::Kind,
     history::DocumentKind,
 };
+
+/// There is no such record.
+pub(super) fn missing(kind: DocumentKind, key: &Key) -> Error {
+    let kind = match kind {
+        DocumentKind::Credential => Kind::Credential,
+        DocumentKind::Config => Kind::Config,
+    };
+    Error::not_found(kind, key)
+}
 
 /// All acknowledged records. Cloning is O(1).
 #[derive(Clone, Default)]
@@ -44,19 +53,28 @@ impl State {
         paths: impl Iterator<Item = &'p str>,
     ) -> Result<()> {
         for (kind, key) in paths.filter_map(record_of) {
-            let blob = files.find(kind, &key);
-            match kind {
-                DocumentKind::Credential => match blob {
-                    Some(blob) => drop(self.credentials.insert(key.clone(), files.credential(blob, &key)?)),
-                    None => drop(self.credentials.remove(&key)),
-                },
-                DocumentKind::Config => match blob {
-                    Some(blob) => drop(self.configs.insert(key.clone(), files.config(blob, &key)?)),
-                    None => drop(self.configs.remove(&key)),
-                },
+            match files.find(kind, &key) {
+                Some(blob) => self.put(files.record(kind, &key, blob)?),
+                None => drop(self.remove(kind, &key)),
             }
         }
         Ok(())
+    }
+
+    fn put(&mut self, record: Record) {
+        match record {
+            Record::Credential { id, credential } => drop(self.credentials.insert(id, credential)),
+            Record::Config { key, value } => drop(self.configs.insert(key, value)),
+            Record::Usage { .. } => {}
+        }
+    }
+
+    /// Removes a record. Returns whether it existed.
+    fn remove(&mut self, kind: DocumentKind, key: &Key) -> bool {
+        match kind {
+            DocumentKind::Credential => self.credentials.remove(key).is_some(),
+            DocumentKind::Config => self.configs.remove(key).is_some(),
+        }
     }
 }
 
@@ -112,20 +130,22 @@ impl<'r> Files<'r> {
             .or_else(|| name::plain(key).and_then(|plain| self.blob(kind, &plain)))
     }
 
-    pub(super) fn credential(&self, blob: Oid, key: &Key) -> Result<Credential> {
-        self.read(blob, decode_credential).map_err(|error| error.with_key(key))
+    /// The record of a key in this blob.
+    pub(super) fn record(&self, kind: DocumentKind, key: &Key, blob: Oid) -> Result<Record> {
+        let read = || {
+            let (text, key) = (self.text(blob)?, key.clone());
+            Ok(match kind {
+                DocumentKind::Credential => {
+                    Record::Credential { id: key, credential: decode_credential(text.content())? }
+                }
+                DocumentKind::Config => Record::Config { key, value: decode_config_or_word(text.content())? },
+            })
+        };
+        read().map_err(|error: Error| error.with_key(key))
     }
 
-    pub(super) fn config(&self, blob: Oid, key: &Key) -> Result<ConfigValue> {
-        self.read(blob, decode_config_or_word).map_err(|error| error.with_key(key))
-    }
-
-    fn read<T>(&self, blob: Oid, decode: impl Fn(&[u8]) -> Result<T>) -> Result<T> {
-        let blob = self
-            .repository
-            .find_blob(blob)
-            .map_err(|error| failed("a stored record can't be read", error))?;
-        decode(blob.content())
+    fn text(&self, blob: Oid) -> Result<Blob<'r>> {
+        self.repository.find_blob(blob).map_err(|error| failed("a stored record can't be read", error))
     }
 }
 
@@ -139,18 +159,16 @@ pub(super) struct Draft<'r> {
     pub(super) state: State,
     files: Files<'r>,
     changes: Changes,
-    /// Whether `state` lacks some of the changes.
-    is_stale: bool,
 }
 
 impl<'r> Draft<'r> {
     pub(super) const fn new(state: State, files: Files<'r>) -> Self {
-        Self { state, files, changes: Changes::new(), is_stale: false }
+        Self { state, files, changes: Changes::new() }
     }
 
-    /// The next state, unless it must be read from the files, and the changes.
-    pub(super) fn into_parts(self) -> (Option<State>, Changes) {
-        ((!self.is_stale).then_some(self.state), self.changes)
+    /// The next state, and the changes.
+    pub(super) fn into_parts(self) -> (State, Changes) {
+        (self.state, self.changes)
     }
 
     /// Undoes the change of a record from one blob to another, if it still has the new one, whatever the name
@@ -162,7 +180,8 @@ impl<'r> Draft<'r> {
         (old, new): (Option<Oid>, Option<Oid>),
     ) -> Result<()> {
         let found = self.files.find(kind, key);
-        if found == old {
+        // If the blobs are the same, only the file's name was changed.
+        if found == old || old == new {
             return Ok(());
         }
         if found != new {
@@ -170,61 +189,56 @@ impl<'r> Draft<'r> {
                 Error::new(ErrorKind::Conflict, "a record was changed since the commit").with_key(key)
             );
         }
-        self.is_stale = true;
-        match old {
-            Some(blob) => self.put(kind, key, self.files.read(blob, |text| Ok(text.to_vec()))?),
-            None => {
-                self.delete(kind, key);
-                Ok(())
+        let Some(blob) = old else { return self.delete(kind, key) };
+        let record = self.files.record(kind, key, blob)?;
+        self.write(kind, key, self.files.text(blob)?.content().to_vec())?;
+        self.state.put(record);
+        Ok(())
+    }
+
+    /// Sets a record. A counter is [`Unsupported`](ErrorKind::Unsupported).
+    pub(super) fn put(&mut self, record: Record) -> Result<()> {
+        let (kind, text) = match &record {
+            Record::Credential { credential, .. } => {
+                (DocumentKind::Credential, text::of_credential(credential))
             }
+            Record::Config { value, .. } => (DocumentKind::Config, text::of_config(value)),
+            Record::Usage { key, .. } => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "a Git store does not count usage: import counters into another store",
+                )
+                .with_key(key));
+            }
+        };
+        self.write(kind, record.key(), text)?;
+        self.state.put(record);
+        Ok(())
+    }
+
+    pub(super) fn delete(&mut self, kind: DocumentKind, key: &Key) -> Result<()> {
+        if !self.state.remove(kind, key) {
+            return Err(missing(kind, key));
         }
-    }
-
-    pub(super) fn put_credential(&mut self, id: &Key, credential: &Credential) -> Result<()> {
-        self.put(DocumentKind::Credential, id, text::of_credential(credential))?;
-        self.state.credentials.insert(id.clone(), credential.clone());
-        Ok(())
-    }
-
-    pub(super) fn put_config(&mut self, key: &Key, value: &ConfigValue) -> Result<()> {
-        self.put(DocumentKind::Config, key, text::of_config(value))?;
-        self.state.configs.insert(key.clone(), value.clone());
-        Ok(())
-    }
-
-    pub(super) fn delete_credential(&mut self, id: &Key) -> Result<()> {
-        self.state.credentials.remove(id).ok_or_else(|| Error::not_found(Kind::Credential, id))?;
-        self.delete(DocumentKind::Credential, id);
-        Ok(())
-    }
-
-    pub(super) fn delete_config(&mut self, key: &Key) -> Result<()> {
-        self.state.configs.remove(key).ok_or_else(|| Error::not_found(Kind::Config, key))?;
-        self.delete(DocumentKind::Config, key);
-        Ok(())
-    }
-
-    fn put(&mut self, kind: DocumentKind, key: &Key, text: Vec<u8>) -> Result<()> {
-        let name = name::encode(key);
-        let path = format!("{}/{name}", kind.directory());
-        let blob = Oid::hash_object(ObjectType::Blob, &text)
-            .map_err(|error| failed("a record can't be written", error))?;
-        if self.changes.contains_key(&path) || self.files.blob(kind, &name) != Some(blob) {
-            self.changes.insert(path, Some(text));
-        }
-        self.delete_plain(kind, key);
-        Ok(())
-    }
-
-    fn delete(&mut self, kind: DocumentKind, key: &Key) {
-        let name = name::encode(key);
-        let path = format!("{}/{name}", kind.directory());
-        if self.files.blob(kind, &name).is_some() {
+        let path = name::path(kind, key);
+        if self.files.blob(kind, &name::encode(key)).is_some() {
             self.changes.insert(path, None);
         } else {
             self.changes.remove(&path);
         }
         self.delete_plain(kind, key);
+        Ok(())
+    }
+
+    fn write(&mut self, kind: DocumentKind, key: &Key, text: Vec<u8>) -> Result<()> {
+        let path = name::path(kind, key);
+        let blob = Oid::hash_object(ObjectType::Blob, &text)
+            .map_err(|error| failed("a record can't be written", error))?;
+        if self.changes.contains_key(&path) || self.files.blob(kind, &name::encode(key)) != Some(blob) {
+            self.changes.insert(path, Some(text));
+        }
+        self.delete_plain(kind, key);
+        Ok(())
     }
 
     /// Deletes a legacy file with a plain name, which the encoded name replaces.

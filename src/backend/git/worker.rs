@@ -30,7 +30,7 @@ const CHECK_EVERY: Duration = Duration::from_millis(20);
 
 enum Message {
     Work(Box<dyn FnOnce(&mut Writer) + Send>),
-    Close(oneshot::Sender<()>),
+    Close,
 }
 
 /// The handle of the thread: the only way to change the store.
@@ -52,11 +52,10 @@ impl Drop for Worker {
 }
 
 impl Worker {
-    /// Starts the thread, which opens the store: git2's `Index` can't move to another thread. Returns the
-    /// result of `look`.
+    /// Starts the thread, which opens the store: git2's `Index` can't move to another thread. Returns what
+    /// `open` returns beside the writer.
     pub(super) fn start<T: Send + 'static>(
-        open: impl FnOnce(Arc<AtomicBool>) -> Result<Writer> + Send + 'static,
-        look: impl FnOnce(&Writer) -> T + Send + 'static,
+        open: impl FnOnce(Arc<AtomicBool>) -> Result<(Writer, T)> + Send + 'static,
     ) -> Result<(Self, T)> {
         let (queue, messages) = channel();
         let (opening, opened) = channel();
@@ -66,14 +65,12 @@ impl Worker {
         let thread = thread::Builder::new()
             .name("gateway-storage-git".into())
             .spawn(move || {
-                let writer = match catch_unwind(AssertUnwindSafe(|| open(dropped)))
-                    .unwrap_or_else(|_| Err(panicked()))
-                {
-                    Ok(writer) => writer,
+                let (writer, seen) = match open(dropped) {
+                    Ok(opened) => opened,
                     // The opener waits for this.
                     Err(error) => return drop(opening.send(Err(error))),
                 };
-                drop(opening.send(Ok(look(&writer))));
+                drop(opening.send(Ok(seen)));
                 run(writer, &messages);
                 drop(releasing);
             })
@@ -127,12 +124,10 @@ impl Worker {
     /// Finishes the queue and releases the store. Returns once it is released, also if another caller closed
     /// it.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
+        // The queue has no receiver if another call has closed the store.
+        drop(self.queue.send(Message::Close));
+        let mut released = self.released.clone();
         let closed = async {
-            let (reply, answer) = oneshot::channel();
-            if self.queue.send(Message::Close(reply)).is_ok() {
-                drop(answer.await);
-            }
-            let mut released = self.released.clone();
             while released.changed().await.is_ok() {}
             Ok(())
         };
@@ -146,8 +141,8 @@ fn panicked() -> Error {
 }
 
 fn run(mut writer: Writer, messages: &Receiver<Message>) {
-    let mut closing = None;
-    while closing.is_none() {
+    let mut is_closing = false;
+    while !is_closing {
         let wait = match () {
             () if writer.is_pending() => CHECK_EVERY,
             () if writer.local.has_unsynced() => SYNC_AFTER,
@@ -157,11 +152,11 @@ fn run(mut writer: Writer, messages: &Receiver<Message>) {
         };
         match messages.recv_timeout(wait) {
             Ok(Message::Work(job)) => job(&mut writer),
-            Ok(Message::Close(reply)) => closing = Some(reply),
+            Ok(Message::Close) => is_closing = true,
             Err(RecvTimeoutError::Timeout) => writer.local.sync_files(),
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        writer.sync();
+        writer.run_due();
     }
     // Queued work is finished; later calls find the queue closed.
     while let Ok(message) = messages.try_recv() {
@@ -169,11 +164,7 @@ fn run(mut writer: Writer, messages: &Receiver<Message>) {
             job(&mut writer);
         }
     }
-    writer.finish(closing.is_some());
-    if let Some(reply) = closing {
-        // The caller of `close` may no longer wait.
-        let _ = reply.send(());
-    }
+    writer.finish(is_closing);
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! is a person's work and is left unchanged.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     fs::{self, DirBuilder, File, Metadata, OpenOptions},
     io::{self, Write},
     os::unix::{
@@ -40,13 +40,13 @@ pub(super) struct Worktree {
     checkpoint: PathBuf,
     temporary: PathBuf,
     /// Files that may not be on disk yet.
-    unsynced: BTreeSet<String>,
+    pub(super) unsynced: BTreeSet<String>,
     /// Subdirectories of the store's directories that may not be on disk, because their files were not.
     unsynced_below: BTreeSet<PathBuf>,
     /// Files that did not follow the branch: they contain a person's work, or could not be written.
-    skipped: BTreeSet<String>,
+    pub(super) skipped: BTreeSet<String>,
     /// Files that are not in the index yet, because another program held its lock.
-    unindexed: BTreeMap<String, Option<Blob>>,
+    pub(super) unindexed: BTreeMap<String, Option<Blob>>,
 }
 
 /// What is at the path of a file.
@@ -78,16 +78,6 @@ impl Worktree {
     /// The commit whose files are known to be on disk. None for a repository that no store has used yet.
     pub(super) fn checkpoint(&self) -> Option<Oid> {
         read_id(&self.checkpoint)
-    }
-
-    /// The number of files that did not follow the branch.
-    pub(super) fn skipped(&self) -> usize {
-        self.skipped.len()
-    }
-
-    /// Whether the index lacks changes, because another program holds its lock.
-    pub(super) fn has_unindexed(&self) -> bool {
-        !self.unindexed.is_empty()
     }
 
     /// Brings the files from one commit to the next.
@@ -129,11 +119,14 @@ impl Worktree {
         match new {
             None => {
                 fs::remove_file(&target)?;
-                self.remove_empty_parents(path);
+                // A directory that is not empty stays, and so do those above it.
+                parents(path).all(|above| fs::remove_dir(self.root.join(above)).is_ok());
             }
             Some(blob) => {
                 let content = repository.find_blob(blob.id).map_err(io::Error::other)?;
-                self.make_parents(path)?;
+                if let Some(above) = target.parent() {
+                    DirBuilder::new().recursive(true).mode(0o700).create(above)?;
+                }
                 let mode = if blob.mode == FileMode::BlobExecutable { 0o700 } else { 0o600 };
                 let write = |path: &Path| {
                     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
@@ -192,16 +185,14 @@ impl Worktree {
         {
             return Ok(Found::File(entry.id, found));
         }
-        let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&target)?;
-        let mut content = Vec::new();
-        io::Read::read_to_end(&mut file, &mut content)?;
+        let content = fs::read(&target)?;
         let id = Oid::hash_object(ObjectType::Blob, &content).map_err(io::Error::other)?;
         Ok(Found::File(id, found))
     }
 
     /// Whether all existing parents of a file are directories.
     fn is_direct(&self, path: &str) -> io::Result<bool> {
-        for above in Path::new(path).ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+        for above in parents(path) {
             match fs::symlink_metadata(self.root.join(above)) {
                 Ok(found) if found.is_dir() => {}
                 Ok(_) => return Ok(false),
@@ -210,20 +201,6 @@ impl Worktree {
             }
         }
         Ok(true)
-    }
-
-    fn make_parents(&self, path: &str) -> io::Result<()> {
-        let above = self.root.join(path);
-        above.parent().map_or(Ok(()), |above| DirBuilder::new().recursive(true).mode(0o700).create(above))
-    }
-
-    fn remove_empty_parents(&self, path: &str) {
-        let above = Path::new(path).ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
-        for directory in above {
-            if fs::remove_dir(self.root.join(directory)).is_err() {
-                break;
-            }
-        }
     }
 
     /// Updates the index, unless another program holds its lock; then the next call does.
@@ -264,7 +241,7 @@ impl Worktree {
         head: &[Change],
         steps: &[Vec<Change>],
     ) -> Result<()> {
-        let mut versions: BTreeMap<&str, HashSet<Option<Oid>>> = BTreeMap::new();
+        let mut versions: BTreeMap<&str, Vec<Option<Oid>>> = BTreeMap::new();
         for change in steps.iter().flatten() {
             let known = versions.entry(&change.path).or_default();
             known.extend([change.old.map(|blob| blob.id), change.new.map(|blob| blob.id)]);
@@ -275,38 +252,41 @@ impl Worktree {
         let (mut outdated, mut changed) = (Vec::new(), 0);
         for (path, blob) in newest {
             let is_ours = record_of(path).is_some();
-            let known = versions.get(path);
+            let known = versions.get(path).map_or(&[][..], Vec::as_slice);
             // A symbolic link is not a record; git handles it.
-            if !is_ours && known.is_none() || blob.is_some_and(|blob| !is_plain(blob)) {
+            if !is_ours && known.is_empty() || blob.is_some_and(|blob| !is_plain(blob)) {
                 continue;
             }
             let id = blob.map(|blob| blob.id);
             let found = self.inspect(path).map_err(unread)?;
-            let is_known = |id: Option<Oid>| known.is_some_and(|known| known.contains(&id));
-            if is_known(None)
+            if known.contains(&None)
                 && let (Found::File(..), Some(blob)) = (&found, blob)
                 && self.is_partial(repository, path, blob).map_err(unread)?
             {
                 fs::remove_file(self.root.join(path)).map_err(unread)?;
-                outdated.push((path, Some(blob)));
+                outdated.push((path, known, Some(blob)));
                 continue;
             }
-            match found {
+            let is_outdated = match found {
                 Found::File(found, metadata) if Some(found) == id => {
                     self.remember(path, blob, &metadata);
+                    continue;
                 }
                 Found::Missing if id.is_none() => {
                     self.unindexed.insert(path.to_owned(), None);
+                    continue;
                 }
-                Found::File(found, metadata)
-                    if is_known(Some(found)) || known.is_some() && metadata.len() == 0 =>
-                {
-                    outdated.push((path, blob));
+                Found::File(found, metadata) => {
+                    known.contains(&Some(found)) || !known.is_empty() && metadata.len() == 0
                 }
-                Found::Link(found) if is_known(Some(found)) => outdated.push((path, blob)),
-                Found::Missing if is_known(None) => outdated.push((path, blob)),
-                _ if is_ours && id.is_some() => changed += 1,
-                _ => {}
+                Found::Link(found) => known.contains(&Some(found)),
+                Found::Missing => known.contains(&None),
+                Found::Other => false,
+            };
+            if is_outdated {
+                outdated.push((path, known, blob));
+            } else if is_ours && id.is_some() {
+                changed += 1;
             }
         }
         if changed > 0 {
@@ -319,10 +299,9 @@ impl Worktree {
             )
             .with_retryable(false));
         }
-        for (path, blob) in outdated {
+        for (path, known, blob) in outdated {
             self.unsynced.insert(path.to_owned());
-            let known: Vec<Option<Oid>> = versions.get(path).into_iter().flatten().copied().collect();
-            self.put(repository, path, &known, blob)
+            self.put(repository, path, known, blob)
                 .map_err(|error| Error::io("the work tree can't be written", error))?;
             self.unindexed.insert(path.to_owned(), blob);
         }
@@ -357,23 +336,17 @@ impl Worktree {
 
     /// Syncs some files, or all. Once no file is left, syncs the directories and writes the checkpoint.
     pub(super) fn sync(&mut self, head: Option<Oid>, all: bool) {
-        if !self.unindexed.is_empty() {
-            self.write_index();
-        }
+        self.write_index();
         let count = if all { usize::MAX } else { FILES_PER_SYNC };
         let some: Vec<String> = self.unsynced.iter().take(count).cloned().collect();
         for path in some {
             let target = self.root.join(&path);
             // The removal of a missing file is on disk once its directory is.
-            let synced = match File::open(&target) {
-                Ok(file) => file.sync_data(),
-                Err(_) => Ok(()),
-            };
-            if synced.is_err() {
+            if File::open(&target).is_ok_and(|file| file.sync_data().is_err()) {
                 return;
             }
             self.unsynced.remove(&path);
-            let below = Path::new(&path).ancestors().skip(1).filter(|above| above.components().count() > 1);
+            let below = parents(&path).filter(|above| above.components().count() > 1);
             self.unsynced_below.extend(below.map(|above| self.root.join(above)));
         }
         if !self.unsynced.is_empty() {
@@ -401,11 +374,6 @@ impl Worktree {
         self.unindexed.clear();
     }
 
-    /// The number of files that may not be on disk.
-    pub(super) fn unsynced(&self) -> usize {
-        self.unsynced.len()
-    }
-
     /// Records on disk that the files are those of this commit.
     pub(super) fn mark(&self, head: Option<Oid>) {
         let head = head.unwrap_or(Oid::ZERO_SHA1);
@@ -414,6 +382,11 @@ impl Worktree {
             drop(replace(&self.checkpoint, format!("{head}\n").as_bytes()));
         }
     }
+}
+
+/// The directories above a file of the work tree, from the innermost to the outermost.
+fn parents(path: &str) -> impl Iterator<Item = &Path> {
+    Path::new(path).ancestors().skip(1).filter(|above| !above.as_os_str().is_empty())
 }
 
 const fn is_plain(blob: Blob) -> bool {

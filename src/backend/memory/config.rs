@@ -2,16 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::Memory;
-use crate::{ConfigStore, ConfigValue, Error, Key, Result, error::Kind};
-
-fn missing(key: &Key) -> Error {
-    Error::not_found(Kind::Config, key)
-}
+use super::{Memory, find};
+use crate::{ConfigStore, ConfigValue, Key, Result, error::Kind};
 
 impl ConfigStore for Memory {
     async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
-        self.read(|data| data.configs.get(key).cloned().ok_or_else(|| missing(key)))
+        self.read(|data| find(&data.configs, Kind::Config, key).cloned())
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
@@ -20,7 +16,7 @@ impl ConfigStore for Memory {
 
     async fn delete_config(&self, key: &Key) -> Result<()> {
         self.write_checked(
-            |data| data.configs.get(key).map(drop).ok_or_else(|| missing(key)),
+            |data| find(&data.configs, Kind::Config, key).map(drop),
             |data| drop(data.configs.remove(key)),
         )
     }

@@ -1,15 +1,11 @@
 //! Credentials in a map.
 
-use super::Memory;
-use crate::{BatchReport, Credential, CredentialStore, Error, Found, Key, Result, error::Kind};
-
-fn missing(id: &Key) -> Error {
-    Error::not_found(Kind::Credential, id)
-}
+use super::{Memory, find};
+use crate::{BatchReport, Credential, CredentialStore, Found, Key, Result, error::Kind};
 
 impl CredentialStore for Memory {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
-        self.read(|data| data.credentials.get(id).cloned().ok_or_else(|| missing(id)))
+        self.read(|data| find(&data.credentials, Kind::Credential, id).cloned())
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
@@ -18,7 +14,7 @@ impl CredentialStore for Memory {
 
     async fn delete_credential(&self, id: &Key) -> Result<()> {
         self.write_checked(
-            |data| data.credentials.get(id).map(drop).ok_or_else(|| missing(id)),
+            |data| find(&data.credentials, Kind::Credential, id).map(drop),
             |data| drop(data.credentials.remove(id)),
         )
     }
@@ -28,9 +24,7 @@ impl CredentialStore for Memory {
     }
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
-        self.read(|data| {
-            Ok(Found::collect(ids, |id| data.credentials.get(id).cloned().ok_or_else(|| missing(id))))
-        })
+        self.read(|data| Ok(Found::collect(ids, |id| find(&data.credentials, Kind::Credential, id).cloned())))
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {

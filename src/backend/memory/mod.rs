@@ -22,6 +22,7 @@ pub use transaction::MemoryTransaction;
 use crate::{
     Backend, ConfigValue, Credential, DEFAULT_DEADLINE, Error, Key, Open, Result, StorageStats, UsageRecord,
     codec::{Location, UrlOptions, invalid},
+    error::Kind,
 };
 
 #[doc = include_str!("docs.md")]
@@ -83,6 +84,11 @@ impl Memory {
             Ok(found)
         })
     }
+}
+
+/// The value of a key in one of the maps.
+fn find<'m, V>(map: &'m BTreeMap<Key, V>, kind: Kind, key: &Key) -> Result<&'m V> {
+    map.get(key).ok_or_else(|| Error::not_found(kind, key))
 }
 
 impl std::fmt::Debug for Memory {

@@ -2,12 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Memory, Store};
+use super::{Memory, Store, find};
 use crate::{BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, error::Kind};
-
-fn missing(key: &Key) -> Error {
-    Error::not_found(Kind::Usage, key)
-}
 
 impl Store {
     fn increment(&mut self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
@@ -33,12 +29,12 @@ impl UsageStore for Memory {
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
-        self.read(|data| data.usage.get(key).cloned().ok_or_else(|| missing(key)))
+        self.read(|data| find(&data.usage, Kind::Usage, key).cloned())
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {
         self.write_checked(
-            |data| data.usage.get(key).map(drop).ok_or_else(|| missing(key)),
+            |data| find(&data.usage, Kind::Usage, key).map(drop),
             |data| drop(data.usage.remove(key)),
         )
     }

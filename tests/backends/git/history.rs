@@ -138,6 +138,16 @@ async fn a_record_whose_file_was_renamed_is_in_conflict() {
     backend.revert(deleted).await.unwrap();
     assert_eq!(storage.get_config("Bob").await.unwrap().value(), &json!(4));
     assert_eq!(git(&path, &["ls-files", "config"]).lines().filter(|file| file.contains("ob")).count(), 1);
+
+    // A commit can add a record under both names.
+    storage.delete_config("Bob").await.unwrap();
+    std::fs::write(path.join("config/Bob~8.json"), "6\n").unwrap();
+    let both = by_hand(Some("7\n"));
+    storage.health().await.unwrap();
+    assert_eq!(storage.get_config("Bob").await.unwrap().value(), &json!(6));
+    backend.revert(both).await.unwrap();
+    assert_eq!(storage.get_config("Bob").await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(git(&path, &["ls-files", "config"]).trim(), "config/first.json");
     storage.close().await.unwrap();
     is_clean(&path);
 }
