@@ -147,9 +147,7 @@ impl Legacy {
             match (read(name, key, document, &location, &mut page), &mut *pending) {
                 // The error concerns this document alone.
                 (Err(error), _) => page.push(Piece::unreadable(location, &error)),
-                (Ok(found), Some(previous)) if previous.key() == found.key() => {
-                    previous.merge(found, location, &mut page);
-                }
+                (Ok(found), Some(previous)) if previous.key == found.key => previous.merge(found, &mut page),
                 (Ok(found), pending) => {
                     if let Some(previous) = pending.replace(found) {
                         previous.finish(&mut page);
@@ -181,70 +179,48 @@ fn location(collection: &str, document: &RawDocument) -> String {
 
 /// The data of one key. Several documents can have the same key: the Go program had no unique index, so
 /// concurrent writers could each make one.
-enum Found {
-    /// A record, its location, and the time of its last change.
-    Document(Record, String, Option<DateTime>),
-    Counters(Key, BTreeMap<Key, i64>),
+struct Found {
+    key: Key,
+    location: String,
+    /// The time of its last change.
+    changed: Option<DateTime>,
+    /// None for a usage record, which has counters instead.
+    record: Option<Record>,
+    counts: BTreeMap<Key, i64>,
 }
 
 impl Found {
-    fn key(&self) -> &Key {
-        match self {
-            Self::Document(record, ..) => record.key(),
-            Self::Counters(key, _) => key,
-        }
-    }
-
     /// Adds the next document of the same key. The value that was changed last wins. Counters are added up,
     /// because each was counted in one of the documents.
-    fn merge(&mut self, next: Self, next_location: String, page: &mut Vec<Piece>) {
-        match (self, next) {
-            (Self::Counters(_, sums), Self::Counters(_, counts)) => {
-                page.push(Piece::changed(
-                    next_location.clone(),
-                    "a further document of its key: its counters are added up",
-                ));
-                for (field, count) in counts {
-                    let sum = sums.entry(field).or_default();
-                    match sum.checked_add(count) {
-                        Some(total) => *sum = total,
-                        None => {
-                            page.push(Piece::not_understood(
-                                next_location.clone(),
-                                "a sum of its counters exceeds 64 bits",
-                            ));
-                        }
-                    }
+    fn merge(&mut self, next: Self, page: &mut Vec<Piece>) {
+        if self.record.is_some() {
+            let reason = match next.changed == self.changed {
+                true => {
+                    "a further document of its key, with no time that shows which is newer: the other document is adopted"
+                }
+                false => "another document of its key was changed later: that one is adopted",
+            };
+            let older = if next.changed > self.changed { mem::replace(self, next) } else { next };
+            page.push(Piece::not_understood(older.location, reason));
+            return;
+        }
+        let reason = "a further document of its key: its counters are added up";
+        page.push(Piece::changed(next.location.clone(), reason));
+        for (field, count) in next.counts {
+            let sum = self.counts.entry(field).or_default();
+            match sum.checked_add(count) {
+                Some(total) => *sum = total,
+                None => {
+                    let reason = "a sum of its counters exceeds 64 bits";
+                    page.push(Piece::not_understood(next.location.clone(), reason));
                 }
             }
-            (Self::Document(record, location, changed), Self::Document(next, _, next_changed)) => {
-                let reason = match next_changed == *changed {
-                    true => {
-                        "a further document of its key, with no time that shows which is newer: the other document is adopted"
-                    }
-                    false => "another document of its key was changed later: that one is adopted",
-                };
-                let mut older = next_location.clone();
-                if next_changed > *changed {
-                    older = mem::replace(location, next_location);
-                    (*record, *changed) = (next, next_changed);
-                }
-                page.push(Piece::not_understood(older, reason));
-            }
-            // Documents of one collection are all of one kind.
-            (Self::Counters(..), Self::Document(..)) | (Self::Document(..), Self::Counters(..)) => {}
         }
     }
 
     fn finish(self, page: &mut Vec<Piece>) {
-        match self {
-            Self::Document(record, ..) => page.push(Piece::Record(record)),
-            Self::Counters(key, counts) => page.extend(
-                counts
-                    .into_iter()
-                    .map(|(field, count)| Piece::Record(Record::Usage { key: key.clone(), field, count })),
-            ),
-        }
+        let counter = |(field, count)| Record::Usage { key: self.key.clone(), field, count };
+        page.extend(self.record.into_iter().chain(self.counts.into_iter().map(counter)).map(Piece::Record));
     }
 }
 
@@ -276,12 +252,9 @@ fn read(
     if times {
         page.push(Piece::changed(location, "a time in it is adopted as text"));
     }
-    Ok(match collection {
-        "usage_stats" => Found::Counters(key, counts),
-        "credentials" => {
-            let credential = Credential::new(fields)?;
-            Found::Document(Record::Credential { id: key, credential }, location.to_owned(), changed)
-        }
+    let record = match collection {
+        "usage_stats" => None,
+        "credentials" => Some(Record::Credential { id: key.clone(), credential: Credential::new(fields)? }),
         _ => {
             let value = fields.remove("value").ok_or_else(|| corrupt("the document has no `value`"))?;
             if fields.remove("key").is_some_and(|name| name != key.as_str()) {
@@ -290,10 +263,10 @@ fn read(
             if !fields.is_empty() {
                 page.push(Piece::changed(location, "its fields beside `value` are left out"));
             }
-            let value = ConfigValue::new(value)?;
-            Found::Document(Record::Config { key, value }, location.to_owned(), changed)
+            Some(Record::Config { key: key.clone(), value: ConfigValue::new(value)? })
         }
-    })
+    };
+    Ok(Found { key, location: location.to_owned(), changed, record, counts })
 }
 
 /// Reads one counter. The server took a name like `a.b` for a path, so nested documents are such names.

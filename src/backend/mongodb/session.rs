@@ -84,16 +84,18 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Begins a transaction. Nothing is sent: the first request starts it on the server and takes the
-    /// snapshot.
+    /// Begins a transaction, if there is a write concern for it. Nothing is sent: the first request starts it
+    /// on the server and takes the snapshot.
     pub(super) async fn begin(
         client: &Client,
-        write_concern: WriteConcern,
+        write_concern: Option<WriteConcern>,
         transactions: &Transactions,
     ) -> DriverResult<Self> {
         let mut driver = Box::new(client.start_session().await?);
-        let start = driver.start_transaction().read_concern(ReadConcern::snapshot());
-        start.write_concern(write_concern).await?;
+        if let Some(write_concern) = write_concern {
+            let start = driver.start_transaction().read_concern(ReadConcern::snapshot());
+            start.write_concern(write_concern).await?;
+        }
         Ok(Self { driver: Some(driver), transactions: transactions.clone() })
     }
 

@@ -91,23 +91,23 @@ impl View {
     }
 
     /// None while a call has to wait. `must_stay` is for calls that can't move to another client.
-    fn state(&self, must_stay: bool) -> Option<ClientState> {
+    fn state(&self, must_stay: bool) -> Option<Result<Writable, NoPermit>> {
         match self.writable {
-            _ if self.is_retired && !must_stay => Some(ClientState::Retired),
-            _ if self.is_refused && !must_stay => Some(ClientState::Refused),
+            _ if self.is_retired && !must_stay => Some(Err(NoPermit::Retired)),
+            _ if self.is_refused && !must_stay => Some(Err(NoPermit::Refused)),
             Writable::None => None,
-            writable => Some(ClientState::Writable(writable)),
+            writable => Some(Ok(writable)),
         }
     }
 }
 
-/// The state of a client that ends a call's wait for it.
-pub(super) enum ClientState {
-    Writable(Writable),
+/// Why no permit was given.
+pub(super) enum NoPermit {
+    /// A new pool has replaced this one.
+    Retired,
     /// A server refused the login.
     Refused,
-    /// Another client has replaced this one.
-    Retired,
+    Failed(Error),
 }
 
 /// The counters can be below zero for a moment: events of two threads may arrive in either order.
@@ -151,14 +151,14 @@ impl Topology {
     }
 
     /// Waits for a server that accepts writes or, unless the call must stay, until another client is needed.
-    pub(super) async fn until_writable(&self, must_stay: bool) -> ClientState {
+    pub(super) async fn until_writable(&self, must_stay: bool) -> Result<Writable, NoPermit> {
         if let Some(state) = self.view.borrow().state(must_stay) {
             return state;
         }
         let mut view = self.view.subscribe();
         let changed = view.wait_for(|view| view.state(must_stay).is_some()).await;
         // It never fails: `self` holds the sender.
-        changed.ok().and_then(|view| view.state(must_stay)).unwrap_or(ClientState::Retired)
+        changed.ok().and_then(|view| view.state(must_stay)).unwrap_or(Err(NoPermit::Retired))
     }
 
     pub(super) fn is_refused(&self) -> bool {

@@ -62,7 +62,7 @@ impl Transactional for MongoDb {
                 "a standalone MongoDB server has no transactions: convert it to a replica set, which may have one member",
             ));
         }
-        let session = call.ask(permit.begin_transaction()).await?;
+        let session = call.ask(permit.begin_session()).await?;
         let session = permit.transactions.keep(session);
         Ok(MongoDbTransaction { mongodb: self.clone(), pool: permit.pool.clone(), session, failed: None })
     }
@@ -87,7 +87,7 @@ impl MongoDbTransaction {
         let mongodb = self.mongodb.clone();
         let call = mongodb.call()?;
         let session = self.take_session()?;
-        let result = match call.permit_of(&self.pool).await {
+        let result = match call.permit_of(Some(&self.pool)).await {
             // A request without a reply is never committed.
             Ok(permit) => call.detached(Effect::Read, request(permit, session)).await,
             Err(error) => Err(error),
@@ -165,7 +165,7 @@ impl Transaction for MongoDbTransaction {
         let mongodb = self.mongodb.clone();
         let call = mongodb.call()?;
         let session = self.take_session()?;
-        let (permit, deadline) = (call.permit_of(&self.pool).await?, call.deadline);
+        let (permit, deadline) = (call.permit_of(Some(&self.pool)).await?, call.deadline);
         let committing = async move {
             let _permit = permit;
             commit(session, deadline).await

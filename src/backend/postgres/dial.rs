@@ -265,7 +265,7 @@ mod tests {
         let started = Instant::now();
         for addresses in [vec![silent, live], vec![closed, silent, live], vec![live, silent], vec![live]] {
             let connection = dial(&addresses, long).await.unwrap();
-            connection.client().batch_execute("").await.unwrap();
+            connection.client.batch_execute("").await.unwrap();
         }
         assert!(started.elapsed() < long / 2, "{:?}", started.elapsed());
 
@@ -290,11 +290,11 @@ mod tests {
         let dialer = dialer(&options).await.unwrap();
         let mut connection = dialer.dial().await.unwrap();
         (connection.is_dirty, connection.is_preparing) = (true, true);
-        assert!(connection.client().prepare("SELECT 1").now_or_never().is_none());
+        assert!(connection.client.prepare("SELECT 1").now_or_never().is_none());
         assert!(connection.needs_cleanup());
         connection.clean_up().await;
         assert!(!connection.is_dead() && !connection.is_preparing);
-        let kept = connection.client().simple_query("SELECT count(*) FROM pg_prepared_statements").await;
+        let kept = connection.client.simple_query("SELECT count(*) FROM pg_prepared_statements").await;
         let kept: Vec<_> = kept
             .unwrap()
             .into_iter()
