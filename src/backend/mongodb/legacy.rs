@@ -13,8 +13,11 @@ use super::{
     scan::Pages,
 };
 use crate::{
-    Backend, ConfigValue, Credential, Error, ErrorKind, Key, Record, Result, backend::remote::pages::pages,
-    codec::whole, layer::within, model::Piece,
+    Backend, ConfigValue, Credential, Error, ErrorKind, Key, Record, Result,
+    backend::remote::pages::pages,
+    codec::{Location, invalid, whole},
+    layer::within,
+    model::Piece,
 };
 
 /// The collections of the layout in reading order: name, key field, and the remark on omitted fields.
@@ -38,9 +41,9 @@ impl MongoDb {
     /// Opens a handle for reading legacy data: it needs and makes no store of this crate.
     pub(crate) async fn open_legacy(url: &str) -> Result<Self> {
         let options = MongoDbOptions::try_from(url)?;
-        if !names_database(url) {
-            return Err(Error::new(
-                ErrorKind::InvalidValue,
+        let parts = Location::parse(url, &["mongodb", "mongodb+srv"])?.authority();
+        if parts.is_none_or(|parts| parts.path.is_empty()) {
+            return Err(invalid(
                 "the URL names no database: take it from the Go program's configuration (mongodb://HOST/DATABASE)",
             ));
         }
@@ -58,18 +61,11 @@ impl MongoDb {
     async fn check_legacy_layout(&self) -> Result<()> {
         let call = self.call()?;
         let permit = call.permit().await?;
-        let names = call.ask(permit.database.list_collection_names()).await?;
-        if names.iter().any(|name| name == "meta")
-            && call
-                .ask(permit.database.collection::<RawDocumentBuf>("meta").find_one(doc! { "_id": "schema" }))
-                .await?
-                .is_some()
-        {
-            return Err(Error::new(
-                ErrorKind::InvalidValue,
-                "the database holds a store of this crate: copy it instead",
-            ));
+        let meta = permit.database.collection::<RawDocumentBuf>("meta");
+        if call.ask(meta.find_one(doc! { "_id": "schema" })).await?.is_some() {
+            return Err(invalid("the database holds a store of this crate: copy it instead"));
         }
+        let names = call.ask(permit.database.list_collection_names()).await?;
         if !names.iter().any(|name| COLLECTIONS[..3].iter().any(|(known, ..)| known == name)) {
             return Err(Error::new(
                 ErrorKind::NotFound,
@@ -100,7 +96,7 @@ impl MongoDb {
         let legacy = Legacy {
             pages: Pages::of(self),
             is_listed: false,
-            collection: 0,
+            collections: &COLLECTIONS,
             is_begun: false,
             pending: None,
         };
@@ -112,8 +108,8 @@ struct Legacy {
     pages: Pages,
     /// Whether the remarks on other collections were made.
     is_listed: bool,
-    /// The index of the current collection, and whether a document was found in it.
-    collection: usize,
+    /// The collections that are left, the current one first, and whether a document was found in it.
+    collections: &'static [(&'static str, &'static str, Option<&'static str>)],
     is_begun: bool,
     /// The last key's data: the next document may have the same key.
     pending: Option<Found>,
@@ -122,18 +118,11 @@ struct Legacy {
 impl Legacy {
     /// The next page, and the reader after it.
     async fn next(mut self) -> Result<Option<(Vec<Piece>, Self)>> {
-        let page = if !mem::replace(&mut self.is_listed, true) {
-            self.pages.mongodb.other_collections().await?
-        } else if self.collection < COLLECTIONS.len() {
-            self.read_page().await?
-        } else {
-            return Ok(None);
-        };
-        Ok(Some((page, self)))
-    }
-
-    async fn read_page(&mut self) -> Result<Vec<Piece>> {
-        let (name, key, left_out) = COLLECTIONS[self.collection];
+        if !mem::replace(&mut self.is_listed, true) {
+            return Ok(Some((self.pages.mongodb.other_collections().await?, self)));
+        }
+        let [(name, key, left_out), rest @ ..] = self.collections else { return Ok(None) };
+        let (name, key) = (*name, *key);
         let (pending, is_begun, mut page) = (&mut self.pending, &mut self.is_begun, Vec::new());
         let each = |document: &RawDocument| {
             if let Some(reason) = left_out.filter(|_| !mem::replace(is_begun, true)) {
@@ -161,9 +150,9 @@ impl Legacy {
             if let Some(last) = self.pending.take() {
                 last.finish(&mut page);
             }
-            (self.collection, self.is_begun) = (self.collection + 1, false);
+            (self.collections, self.is_begun) = (rest, false);
         }
-        Ok(page)
+        Ok(Some((page, self)))
     }
 }
 
@@ -317,10 +306,4 @@ fn has_time(value: RawBsonRef<'_>) -> bool {
         RawBsonRef::Array(items) => items.into_iter().flatten().any(has_time),
         _ => false,
     }
-}
-
-fn names_database(url: &str) -> bool {
-    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
-    let rest = rest.split('?').next().unwrap_or_default().rsplit('@').next().unwrap_or_default();
-    rest.split_once('/').is_some_and(|(_, database)| !database.is_empty())
 }

@@ -194,7 +194,7 @@ impl MongoDb {
         }
     }
 
-    async fn audit_page(&self, before: i64) -> Result<Page<i64>> {
+    async fn audit_page(self, before: i64) -> Result<Page<i64>> {
         let call = self.call()?;
         let permit = call.permit().await?;
         let filter = doc! { "_id": { "$lt": before } };
@@ -261,9 +261,6 @@ impl ConfigBatch for MongoDb {
 
     fn audit_plans(&self, filter: AuditFilter) -> impl Stream<Item = Result<AuditEntry>> + Send {
         let mongodb = self.clone();
-        audit::pages(filter, i64::MAX, move |before| {
-            let mongodb = mongodb.clone();
-            async move { mongodb.audit_page(before).await }
-        })
+        audit::pages(filter, i64::MAX, move |before| mongodb.clone().audit_page(before))
     }
 }

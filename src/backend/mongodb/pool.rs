@@ -125,7 +125,7 @@ impl Pool {
     /// False on a standalone server, which has no snapshots, and if a snapshot could lack the latest writes.
     /// Queries without one may or may not see concurrent changes.
     pub(super) fn has_snapshots(&self, writable: Writable) -> bool {
-        self.wants_snapshots && writable != Writable::Standalone
+        self.wants_snapshots && writable.has_transactions()
     }
 
     fn stats(&self) -> PoolStats {

@@ -46,10 +46,7 @@ impl Server {
 
     /// Whether queries of many documents read one snapshot. False while no server is known.
     pub(super) fn has_snapshots(&self) -> bool {
-        self.pool().is_ok_and(|pool| {
-            let writable = pool.topology.writable();
-            writable != Writable::None && pool.has_snapshots(writable)
-        })
+        self.pool().is_ok_and(|pool| pool.has_snapshots(pool.topology.writable()))
     }
 
     pub(super) async fn resize(&self, max: u32) -> Result<()> {

@@ -29,11 +29,7 @@ struct Inner {
 /// The session of a transaction between two of its calls.
 pub(super) type IdleSession = Mutex<Option<Session>>;
 
-pub(super) fn take(idle: &IdleSession) -> Option<Session> {
-    lock(idle).take()
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -51,7 +47,7 @@ impl Transactions {
     pub(super) fn roll_back(&self) {
         let open = std::mem::take(&mut *lock(&self.0.open));
         for idle in open.iter().filter_map(Weak::upgrade) {
-            drop(take(&idle));
+            drop(lock(&idle).take());
         }
     }
 

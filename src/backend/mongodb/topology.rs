@@ -64,7 +64,10 @@ impl Writable {
 #[derive(Clone)]
 pub(super) struct Topology {
     view: watch::Sender<View>,
-    connections: Arc<Connections>,
+    /// The open connections, and those in use. They can be below zero for a moment: events of two threads may
+    /// arrive in either order.
+    open: Arc<AtomicI32>,
+    used: Arc<AtomicI32>,
 }
 
 struct View {
@@ -110,17 +113,10 @@ pub(super) enum NoPermit {
     Failed(Error),
 }
 
-/// The counters can be below zero for a moment: events of two threads may arrive in either order.
-#[derive(Default)]
-struct Connections {
-    open: AtomicI32,
-    used: AtomicI32,
-}
-
 impl Topology {
     pub(super) fn new() -> Self {
         let view = View { writable: Writable::None, failure: None, is_refused: false, is_retired: false };
-        Self { view: watch::Sender::new(view), connections: Arc::default() }
+        Self { view: watch::Sender::new(view), open: Arc::default(), used: Arc::default() }
     }
 
     pub(super) fn server_events(&self) -> EventHandler<SdamEvent> {
@@ -133,13 +129,13 @@ impl Topology {
     }
 
     pub(super) fn pool_events(&self) -> EventHandler<CmapEvent> {
-        let connections = self.connections.clone();
+        let (open, used) = (self.open.clone(), self.used.clone());
         EventHandler::callback(move |event| {
             let (counter, change) = match event {
-                CmapEvent::ConnectionCreated(_) => (&connections.open, 1),
-                CmapEvent::ConnectionClosed(_) => (&connections.open, -1),
-                CmapEvent::ConnectionCheckedOut(_) => (&connections.used, 1),
-                CmapEvent::ConnectionCheckedIn(_) => (&connections.used, -1),
+                CmapEvent::ConnectionCreated(_) => (&open, 1),
+                CmapEvent::ConnectionClosed(_) => (&open, -1),
+                CmapEvent::ConnectionCheckedOut(_) => (&used, 1),
+                CmapEvent::ConnectionCheckedIn(_) => (&used, -1),
                 _ => return,
             };
             counter.fetch_add(change, Ordering::Relaxed);
@@ -182,7 +178,7 @@ impl Topology {
     /// The number of open connections, and how many of them are idle.
     pub(super) fn connections(&self) -> (u32, u32) {
         let count = |counter: &AtomicI32| u32::try_from(counter.load(Ordering::Relaxed)).unwrap_or(0);
-        let (open, used) = (count(&self.connections.open), count(&self.connections.used));
+        let (open, used) = (count(&self.open), count(&self.used));
         (open, open.saturating_sub(used))
     }
 }

@@ -1,9 +1,6 @@
 //! `Transactional` for `MongoDb`.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use mongodb::{
     bson::doc,
@@ -16,7 +13,7 @@ use super::{
     commit::commit,
     document, error,
     pool::{Permit, Pool},
-    session::{IdleSession, Session, take},
+    session::{IdleSession, Session, lock},
 };
 use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, Result, Transaction, Transactional,
@@ -73,7 +70,7 @@ impl MongoDbTransaction {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        take(&self.session).ok_or_else(|| {
+        lock(&self.session).take().ok_or_else(|| {
             Error::new(ErrorKind::Unavailable, "a call of this transaction was dropped, so it is rolled back")
         })
     }
@@ -94,7 +91,7 @@ impl MongoDbTransaction {
         };
         let result = match result {
             Ok((session, Ok(value))) => {
-                *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+                *lock(&self.session) = Some(session);
                 Ok(value)
             }
             Ok((session, Err(error))) => {
@@ -176,7 +173,7 @@ impl Transaction for MongoDbTransaction {
     async fn rollback(self) -> Result<()> {
         let call = self.mongodb.call()?;
         // Dropping the session rolls it back in the background.
-        drop(take(&self.session));
+        drop(lock(&self.session).take());
         drop(timeout_at(call.deadline, self.pool.transactions.rollbacks_done()).await);
         Ok(())
     }

@@ -190,7 +190,7 @@ impl Postgres {
         Ok(result)
     }
 
-    async fn audit_page(&self, before: i64) -> Result<Page<i64>> {
+    async fn audit_page(self, before: i64) -> Result<Page<i64>> {
         let reply = self.call()?.run(Effect::Read, Sql::PageAudit, &[Parameter::Number(before)]).await?;
         let entries =
             reply.rows.iter().map(|row| read_entry(self.label(), row)).collect::<Result<Vec<_>>>()?;
@@ -218,10 +218,7 @@ impl ConfigBatch for Postgres {
 
     fn audit_plans(&self, filter: AuditFilter) -> impl Stream<Item = Result<AuditEntry>> + Send {
         let postgres = self.clone();
-        audit::pages(filter, i64::MAX, move |before| {
-            let postgres = postgres.clone();
-            async move { postgres.audit_page(before).await }
-        })
+        audit::pages(filter, i64::MAX, move |before| postgres.clone().audit_page(before))
     }
 }
 

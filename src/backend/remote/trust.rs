@@ -19,7 +19,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, codec::invalid};
 
 /// The names of a backend's TLS options, for error messages.
 #[derive(Debug)]
@@ -342,11 +342,6 @@ pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Err
         }
     };
     Error::new(ErrorKind::Denied, format!("the TLS certificate of {server} {why}")).with_source(error.clone())
-}
-
-#[cold]
-fn invalid(message: String) -> Error {
-    Error::new(ErrorKind::InvalidValue, message)
 }
 
 #[cfg(test)]
