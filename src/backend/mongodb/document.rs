@@ -99,7 +99,7 @@ pub(super) fn config(key: &Key, document: &RawDocument) -> Result<ConfigValue> {
 fn value(document: &RawDocument) -> Result<Value> {
     for field in document {
         match field.map_err(damaged)? {
-            (name, value) if name == VALUE => return json(value),
+            (name, value) if name == VALUE => return json_with(value, |_| None),
             (name, RawBsonRef::String(text)) if name == JSON => {
                 let unreadable = |why| corrupt("a stored value can't be read").with_source(why);
                 return parse_any(text.as_bytes()).map_err(unreadable);
@@ -110,12 +110,8 @@ fn value(document: &RawDocument) -> Result<Value> {
     Err(corrupt("a stored document has neither `value` nor `json`"))
 }
 
-/// Converts a BSON value. Types that JSON lacks (dates, object ids) are Corrupt: this crate stores none.
-fn json(value: RawBsonRef<'_>) -> Result<Value> {
-    json_with(value, |_| None)
-}
-
-/// As [`json`], but tries `other` first on each value.
+/// Converts a BSON value, by `other` if it can. Types that JSON lacks (dates, object ids) are Corrupt: this
+/// crate stores none.
 pub(super) fn json_with(value: RawBsonRef<'_>, other: fn(RawBsonRef<'_>) -> Option<Value>) -> Result<Value> {
     if let Some(value) = other(value) {
         return Ok(value);

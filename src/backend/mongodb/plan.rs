@@ -13,7 +13,7 @@ use super::{
     },
 };
 use crate::{
-    Backend, ConfigBatch, Error, ErrorKind, Key, Outcome, Result,
+    Backend, ConfigBatch, ErrorKind, Key, Outcome, Result,
     backend::{
         plan_step::{ApplyStep, Attempt, RollbackStep, apply_step, last_mutations, rollback_step},
         remote::{
@@ -184,7 +184,12 @@ impl MongoDb {
             let session = self.plan_session(&call).await?;
             let attempt = request.clone().run(session, call.deadline);
             match call.detached(Effect::Write, attempt).await? {
-                Err(error) if is_conflict(&error) => {
+                // Another attempt was in the way on the server, so nothing was applied.
+                Err(error)
+                    if error.outcome() == Outcome::NotApplied
+                        && error.kind() == ErrorKind::Conflict
+                        && error.code().is_some() =>
+                {
                     if !backoff.pause().await {
                         return Err(busy());
                     }
@@ -211,11 +216,6 @@ impl MongoDb {
         let next = last.map(|last| last.get_i64("_id").map_err(|_| corrupt_plan())).transpose()?;
         Ok((entries, next))
     }
-}
-
-/// Whether an attempt conflicted with another attempt on the server, so that nothing was applied.
-fn is_conflict(error: &Error) -> bool {
-    error.outcome() == Outcome::NotApplied && error.kind() == ErrorKind::Conflict && error.code().is_some()
 }
 
 fn read_entry(backend: &'static str, found: &Document) -> Result<AuditEntry> {

@@ -127,11 +127,6 @@ impl Pool {
     pub(super) fn has_snapshots(&self, writable: Writable) -> bool {
         self.wants_snapshots && writable.has_transactions()
     }
-
-    fn stats(&self) -> PoolStats {
-        let (open, idle) = self.topology.connections();
-        PoolStats { max: self.max, open, idle, waiting: self.queue.waiting() }
-    }
 }
 
 impl Retire for Pool {
@@ -144,7 +139,9 @@ impl Retire for Pool {
 impl Pooled for MongoDb {
     /// Counts connections to all members of a replica set, without those by which the driver monitors them.
     async fn pool_stats(&self) -> Result<PoolStats> {
-        Ok(self.server.pool()?.stats())
+        let pool = self.server.pool()?;
+        let (open, idle) = pool.topology.connections();
+        Ok(PoolStats { max: pool.max, open, idle, waiting: pool.queue.waiting() })
     }
 
     /// Calls under way finish on the old connections; waiting calls go on to wait for new ones.

@@ -186,11 +186,6 @@ fn mode(sslmode: SslMode, host: &str) -> DriverMode {
     }
 }
 
-#[cold]
-fn password_timeout() -> Error {
-    Error::new(ErrorKind::Timeout, "timed out waiting for the password of the PostgreSQL server")
-}
-
 impl Dial for Dialer {
     type Connection = Connection;
     const SERVER: &'static str = error::SERVER;
@@ -198,10 +193,11 @@ impl Dial for Dialer {
     /// Connects to the first host that accepts the login and, if there are several, takes writes.
     async fn dial(&self) -> Result<Connection> {
         let mut deadline = later(Instant::now(), self.connect_timeout);
+        let late = |_| {
+            Err(Error::new(ErrorKind::Timeout, "timed out waiting for the password of the PostgreSQL server"))
+        };
         let password = match &self.password {
-            Some(secret) => Some(
-                timeout_at(deadline, secret.reveal()).await.unwrap_or_else(|_| Err(password_timeout()))?,
-            ),
+            Some(secret) => Some(timeout_at(deadline, secret.reveal()).await.unwrap_or_else(late)?),
             None => None,
         };
         let mut failures = Vec::new();
