@@ -95,24 +95,19 @@ pub(super) async fn retry_upsert<T, R: IntoFuture<Output = DriverResult<T>>>(
 ) -> DriverResult<T> {
     for _ in 1..UPSERT_ATTEMPTS {
         match request().await {
-            Err(error) if error::is_duplicate_key(&error) => {}
+            Err(error) if error::code_of(&error) == Some(error::DUPLICATE_KEY) => {}
             result => return result,
         }
     }
     request().await
 }
 
-/// `{ _id: key }`
-fn id_of(key: &Key) -> RawDocumentBuf {
-    let mut query = RawDocumentBuf::new();
-    query.append(ID, key.as_str());
-    query
-}
-
 /// One upsert, as a statement of an `update` command.
 pub(super) fn upsert(key: &Key, change: RawDocumentBuf) -> RawDocumentBuf {
     let mut statement = RawDocumentBuf::new();
-    statement.append(cstr!("q"), id_of(key));
+    let mut query = RawDocumentBuf::new();
+    query.append(ID, key.as_str());
+    statement.append(cstr!("q"), query);
     statement.append(cstr!("u"), change);
     statement.append(cstr!("upsert"), true);
     statement

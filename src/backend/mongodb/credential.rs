@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::{StreamExt, stream};
-use mongodb::bson::{Document, RawDocument, doc};
-use tokio::time::Instant;
+use mongodb::bson::{RawDocument, doc};
 
 use super::{
     CONCURRENT_CHUNKS, MongoDb,
@@ -14,7 +12,6 @@ use super::{
     pool::Permit,
     scan::collect,
     server::Call,
-    session::Session,
 };
 use crate::{
     BatchReport, Credential, CredentialStore, Error, ErrorKind, Found, Key, Result,
@@ -67,23 +64,13 @@ impl CredentialStore for MongoDb {
     }
 
     /// The server reports how many documents it deleted, not which. So each chunk is a transaction that looks
-    /// them up first. On a standalone server, which has no transactions, each document is deleted by its own
-    /// command.
+    /// them up first. On a standalone server, which has no transactions, each document is a chunk of its own.
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
         let (call, distinct) = (&self.call()?, keyed::distinct(ids));
-        if call.permit().await?.writable.has_transactions() {
-            let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| delete_chunk(call, chunk));
-            let failed = chunks.await.into_iter().flat_map(|(_, failed)| failed).collect();
-            return batch::report(ids.iter(), &failed);
-        }
-        // A loop: with a closure over the ids the future is not `Send` for every lifetime.
-        let mut deletes = Vec::with_capacity(distinct.len());
-        for id in &distinct {
-            deletes.push(delete_one(call, id));
-        }
-        let results: Vec<Result<()>> = stream::iter(deletes).buffered(CONCURRENT_CHUNKS).collect().await;
-        let results = distinct.iter().copied().zip(results);
-        let failed = results.filter_map(|(id, result)| Some((id, result.err()?))).collect();
+        let has_transactions = call.permit().await?.writable.has_transactions();
+        let bytes = |_: &&Key| if has_transactions { 0 } else { batch::CHUNK_BYTES };
+        let chunks = batch::run(&distinct, bytes, CONCURRENT_CHUNKS, |chunk| delete_chunk(call, chunk));
+        let failed = chunks.await.into_iter().flat_map(|(_, failed)| failed).collect();
         batch::report(ids.iter(), &failed)
     }
 }
@@ -129,33 +116,27 @@ async fn delete_chunk<'k>(call: &Call<'_>, chunk: &[&'k Key]) -> BTreeMap<&'k Ke
 
 async fn delete_part(call: &Call<'_>, part: &[&Key]) -> Result<BTreeSet<Key>> {
     let permit = call.permit().await?;
-    let session = call.ask(permit.begin_transaction()).await?;
+    let mut session = call.ask(permit.begin_session()).await?;
     let (ids, deadline) = (any_of(part.iter().copied()), call.deadline);
-    call.detached(Effect::Write, delete_in(permit, session, ids, deadline)).await?
-}
-
-async fn delete_in(
-    permit: Permit,
-    mut session: Session,
-    ids: Document,
-    deadline: Instant,
-) -> Result<BTreeSet<Key>> {
-    let work = async {
-        let find = permit.credentials.find(ids).projection(doc! { "_id": 1 }).batch_size(KEYS_PER_REPLY);
-        let mut found = find.session(session.driver()).await?;
-        let mut existing = BTreeSet::new();
-        while found.advance(session.driver()).await? {
-            match document::key(found.current()) {
-                Ok(id) => existing.insert(id),
-                Err(error) => return Ok(Err(error)),
-            };
-        }
-        if !existing.is_empty() {
-            permit.credentials.delete_many(any_of(existing.iter())).session(session.driver()).await?;
-        }
-        Ok(Ok(existing))
+    let delete = async move {
+        let delete = async {
+            let find = permit.credentials.find(ids).projection(doc! { "_id": 1 }).batch_size(KEYS_PER_REPLY);
+            let mut found = find.session(session.driver()).await?;
+            let mut existing = BTreeSet::new();
+            while found.advance(session.driver()).await? {
+                match document::key(found.current()) {
+                    Ok(id) => existing.insert(id),
+                    Err(error) => return Ok(Err(error)),
+                };
+            }
+            if !existing.is_empty() {
+                permit.credentials.delete_many(any_of(existing.iter())).session(session.driver()).await?;
+            }
+            Ok(Ok(existing))
+        };
+        let deleted = delete.await.map_err(|error| error::of_statement(&error))??;
+        commit(session, deadline).await?;
+        Ok(deleted)
     };
-    let deleted = work.await.map_err(|error| error::of_statement(&error))??;
-    commit(session, deadline).await?;
-    Ok(deleted)
+    call.detached(Effect::Write, delete).await?
 }

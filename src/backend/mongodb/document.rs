@@ -10,7 +10,7 @@ use mongodb::bson::{
 };
 use serde_json::{Map, Number, Value};
 
-use crate::{ConfigValue, Credential, Error, ErrorKind, Key, Result, codec};
+use crate::{ConfigValue, Credential, Error, ErrorKind, Key, Result, codec::decode_key, model::parse_any};
 
 /// The field for a value as BSON.
 const VALUE: &CStr = cstr!("value");
@@ -80,51 +80,38 @@ fn number_as_bson(number: &Number) -> Option<RawBson> {
 /// The key in a document's `_id`.
 pub(super) fn key(document: &RawDocument) -> Result<Key> {
     // No key is empty.
-    codec::decode_key(document.get_str("_id").unwrap_or_default().as_bytes())
+    decode_key(document.get_str("_id").unwrap_or_default().as_bytes())
 }
 
 pub(super) fn credential(id: &Key, document: &RawDocument) -> Result<Credential> {
-    let read = || match content(document)? {
-        Content::Text(text) => codec::decode_credential(text.as_bytes()),
-        Content::Value(value) => json(value)?
-            .try_into()
-            .map_err(|why| corrupt("a stored credential can't be read").with_source(why)),
-    };
+    let corrupt = |why| corrupt("a stored credential can't be read").with_source(why);
+    let read = || value(document)?.try_into().map_err(corrupt);
     read().map_err(|error| error.with_key(id))
 }
 
 pub(super) fn config(key: &Key, document: &RawDocument) -> Result<ConfigValue> {
-    let read = || match content(document)? {
-        Content::Text(text) => codec::decode_config(text.as_bytes()),
-        Content::Value(value) => ConfigValue::new(json(value)?)
-            .map_err(|why| corrupt("a stored config value can't be read").with_source(why)),
-    };
+    let corrupt = |why| corrupt("a stored config value can't be read").with_source(why);
+    let read = || ConfigValue::new(value(document)?).map_err(corrupt);
     read().map_err(|error| error.with_key(key))
 }
 
-enum Content<'d> {
-    Value(RawBsonRef<'d>),
-    Text(&'d str),
-}
-
-fn content(document: &RawDocument) -> Result<Content<'_>> {
+/// The stored value.
+fn value(document: &RawDocument) -> Result<Value> {
     for field in document {
-        let (name, value) = field.map_err(damaged)?;
-        match (name, value) {
-            (name, value) if name == VALUE => return Ok(Content::Value(value)),
-            (name, RawBsonRef::String(text)) if name == JSON => return Ok(Content::Text(text)),
+        match field.map_err(damaged)? {
+            (name, value) if name == VALUE => return json_with(value, |_| None),
+            (name, RawBsonRef::String(text)) if name == JSON => {
+                let unreadable = |why| corrupt("a stored value can't be read").with_source(why);
+                return parse_any(text.as_bytes()).map_err(unreadable);
+            }
             _ => {}
         }
     }
     Err(corrupt("a stored document has neither `value` nor `json`"))
 }
 
-/// Converts a BSON value. Types that JSON lacks (dates, object ids) are Corrupt: this crate stores none.
-fn json(value: RawBsonRef<'_>) -> Result<Value> {
-    json_with(value, |_| None)
-}
-
-/// As [`json`], but tries `other` first on each value.
+/// Converts a BSON value, by `other` if it can. Types that JSON lacks (dates, object ids) are Corrupt: this
+/// crate stores none.
 pub(super) fn json_with(value: RawBsonRef<'_>, other: fn(RawBsonRef<'_>) -> Option<Value>) -> Result<Value> {
     if let Some(value) = other(value) {
         return Ok(value);

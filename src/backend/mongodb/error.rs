@@ -56,11 +56,7 @@ pub(super) fn refuses_login(error: &DriverError) -> bool {
 
 const LOGIN_REFUSED: i32 = 18;
 
-/// Whether a concurrent upsert created the same document first. Then the upsert can be retried.
-pub(super) fn is_duplicate_key(error: &DriverError) -> bool {
-    code_of(error) == Some(DUPLICATE_KEY)
-}
-
+/// A concurrent upsert created the same document first. Then the upsert can be retried.
 pub(super) const DUPLICATE_KEY: i32 = 11000;
 
 fn may_be_applied(error: &DriverError) -> bool {

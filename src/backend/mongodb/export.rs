@@ -13,52 +13,42 @@ use super::{
 };
 use crate::{
     BatchReport, Exportable, Key, Record, Result,
-    backend::remote::{batch, keyed::Records, pages::pages},
+    backend::remote::{
+        batch,
+        keyed::{EXPORTED, Records},
+        pages::pages,
+    },
+    error::Kind,
 };
-
-/// The collection that an export is reading.
-#[derive(Clone, Copy)]
-enum Position {
-    Credentials,
-    Configs,
-    Usage,
-    End,
-}
 
 struct Export {
     pages: Pages,
-    position: Position,
+    /// The kinds of records that are left, the current one first.
+    kinds: &'static [Kind],
 }
 
 impl Export {
     /// The next page, and the export after it.
     async fn next(mut self) -> Result<Option<(Vec<Record>, Self)>> {
-        match self.position {
-            Position::End => Ok(None),
-            _ => Ok(Some((self.read_page().await?, self))),
-        }
-    }
-
-    async fn read_page(&mut self) -> Result<Vec<Record>> {
-        let position = self.position;
-        let collection = |permit: &Permit| match position {
-            Position::Credentials => permit.credentials.clone(),
-            Position::Configs => permit.configs.clone(),
-            Position::Usage | Position::End => permit.usage.clone(),
+        let [kind, left @ ..] = self.kinds else { return Ok(None) };
+        let collection = |permit: &Permit| match kind {
+            Kind::Credential => permit.credentials.clone(),
+            Kind::Config => permit.configs.clone(),
+            Kind::Usage | Kind::Cache => permit.usage.clone(),
         };
         let mut page = Vec::new();
         let read = |document: &RawDocument| {
             let key = document::key(document)?;
-            match position {
-                Position::Credentials => {
+            match kind {
+                Kind::Credential => {
                     let credential = document::credential(&key, document)?;
                     page.push(Record::Credential { id: key, credential });
                 }
-                Position::Configs => {
+                Kind::Config => {
                     let value = document::config(&key, document)?;
                     page.push(Record::Config { key, value });
                 }
-                Position::Usage | Position::End => {
+                Kind::Usage | Kind::Cache => {
                     let record = usage::record(document).map_err(|error| error.with_key(&key))?;
                     let counter = |(field, count)| Record::Usage { key: key.clone(), field, count };
                     page.extend(record.into_iter().map(counter));
@@ -67,13 +57,9 @@ impl Export {
             Ok(())
         };
         if !self.pages.read(collection, doc! { "_id": 1 }, read).await? {
-            self.position = match position {
-                Position::Credentials => Position::Configs,
-                Position::Configs => Position::Usage,
-                Position::Usage | Position::End => Position::End,
-            };
+            self.kinds = left;
         }
-        Ok(page)
+        Ok(Some((page, self)))
     }
 }
 
@@ -99,7 +85,7 @@ impl Exportable for MongoDb {
     /// (`minSnapshotHistoryWindowInSeconds`); a stream that takes longer may end with
     /// [`Unavailable`](crate::ErrorKind::Unavailable).
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
-        pages(Export { pages: Pages::of(self), position: Position::Credentials }, Export::next)
+        pages(Export { pages: Pages::of(self), kinds: &EXPORTED }, Export::next)
     }
 
     /// True on replica sets and clusters with majority concerns. False while no server is known.

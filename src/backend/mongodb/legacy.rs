@@ -13,8 +13,11 @@ use super::{
     scan::Pages,
 };
 use crate::{
-    Backend, ConfigValue, Credential, Error, ErrorKind, Key, Record, Result, backend::remote::pages::pages,
-    codec::whole, layer::within, model::Piece,
+    Backend, ConfigValue, Credential, Error, ErrorKind, Key, Record, Result,
+    backend::remote::pages::pages,
+    codec::{Location, invalid, whole},
+    layer::within,
+    model::Piece,
 };
 
 /// The collections of the layout in reading order: name, key field, and the remark on omitted fields.
@@ -38,9 +41,9 @@ impl MongoDb {
     /// Opens a handle for reading legacy data: it needs and makes no store of this crate.
     pub(crate) async fn open_legacy(url: &str) -> Result<Self> {
         let options = MongoDbOptions::try_from(url)?;
-        if !names_database(url) {
-            return Err(Error::new(
-                ErrorKind::InvalidValue,
+        let parts = Location::parse(url, &["mongodb", "mongodb+srv"])?.authority();
+        if parts.is_none_or(|parts| parts.path.is_empty()) {
+            return Err(invalid(
                 "the URL names no database: take it from the Go program's configuration (mongodb://HOST/DATABASE)",
             ));
         }
@@ -58,18 +61,11 @@ impl MongoDb {
     async fn check_legacy_layout(&self) -> Result<()> {
         let call = self.call()?;
         let permit = call.permit().await?;
-        let names = call.ask(permit.database.list_collection_names()).await?;
-        if names.iter().any(|name| name == "meta")
-            && call
-                .ask(permit.database.collection::<RawDocumentBuf>("meta").find_one(doc! { "_id": "schema" }))
-                .await?
-                .is_some()
-        {
-            return Err(Error::new(
-                ErrorKind::InvalidValue,
-                "the database holds a store of this crate: copy it instead",
-            ));
+        let meta = permit.database.collection::<RawDocumentBuf>("meta");
+        if call.ask(meta.find_one(doc! { "_id": "schema" })).await?.is_some() {
+            return Err(invalid("the database holds a store of this crate: copy it instead"));
         }
+        let names = call.ask(permit.database.list_collection_names()).await?;
         if !names.iter().any(|name| COLLECTIONS[..3].iter().any(|(known, ..)| known == name)) {
             return Err(Error::new(
                 ErrorKind::NotFound,
@@ -100,7 +96,7 @@ impl MongoDb {
         let legacy = Legacy {
             pages: Pages::of(self),
             is_listed: false,
-            collection: 0,
+            collections: &COLLECTIONS,
             is_begun: false,
             pending: None,
         };
@@ -112,8 +108,8 @@ struct Legacy {
     pages: Pages,
     /// Whether the remarks on other collections were made.
     is_listed: bool,
-    /// The index of the current collection, and whether a document was found in it.
-    collection: usize,
+    /// The collections that are left, the current one first, and whether a document was found in it.
+    collections: &'static [(&'static str, &'static str, Option<&'static str>)],
     is_begun: bool,
     /// The last key's data: the next document may have the same key.
     pending: Option<Found>,
@@ -122,18 +118,11 @@ struct Legacy {
 impl Legacy {
     /// The next page, and the reader after it.
     async fn next(mut self) -> Result<Option<(Vec<Piece>, Self)>> {
-        let page = if !mem::replace(&mut self.is_listed, true) {
-            self.pages.mongodb.other_collections().await?
-        } else if self.collection < COLLECTIONS.len() {
-            self.read_page().await?
-        } else {
-            return Ok(None);
-        };
-        Ok(Some((page, self)))
-    }
-
-    async fn read_page(&mut self) -> Result<Vec<Piece>> {
-        let (name, key, left_out) = COLLECTIONS[self.collection];
+        if !mem::replace(&mut self.is_listed, true) {
+            return Ok(Some((self.pages.mongodb.other_collections().await?, self)));
+        }
+        let [(name, key, left_out), rest @ ..] = self.collections else { return Ok(None) };
+        let (name, key) = (*name, *key);
         let (pending, is_begun, mut page) = (&mut self.pending, &mut self.is_begun, Vec::new());
         let each = |document: &RawDocument| {
             if let Some(reason) = left_out.filter(|_| !mem::replace(is_begun, true)) {
@@ -147,9 +136,7 @@ impl Legacy {
             match (read(name, key, document, &location, &mut page), &mut *pending) {
                 // The error concerns this document alone.
                 (Err(error), _) => page.push(Piece::unreadable(location, &error)),
-                (Ok(found), Some(previous)) if previous.key() == found.key() => {
-                    previous.merge(found, location, &mut page);
-                }
+                (Ok(found), Some(previous)) if previous.key == found.key => previous.merge(found, &mut page),
                 (Ok(found), pending) => {
                     if let Some(previous) = pending.replace(found) {
                         previous.finish(&mut page);
@@ -163,9 +150,9 @@ impl Legacy {
             if let Some(last) = self.pending.take() {
                 last.finish(&mut page);
             }
-            (self.collection, self.is_begun) = (self.collection + 1, false);
+            (self.collections, self.is_begun) = (rest, false);
         }
-        Ok(page)
+        Ok(Some((page, self)))
     }
 }
 
@@ -181,70 +168,48 @@ fn location(collection: &str, document: &RawDocument) -> String {
 
 /// The data of one key. Several documents can have the same key: the Go program had no unique index, so
 /// concurrent writers could each make one.
-enum Found {
-    /// A record, its location, and the time of its last change.
-    Document(Record, String, Option<DateTime>),
-    Counters(Key, BTreeMap<Key, i64>),
+struct Found {
+    key: Key,
+    location: String,
+    /// The time of its last change.
+    changed: Option<DateTime>,
+    /// None for a usage record, which has counters instead.
+    record: Option<Record>,
+    counts: BTreeMap<Key, i64>,
 }
 
 impl Found {
-    fn key(&self) -> &Key {
-        match self {
-            Self::Document(record, ..) => record.key(),
-            Self::Counters(key, _) => key,
-        }
-    }
-
     /// Adds the next document of the same key. The value that was changed last wins. Counters are added up,
     /// because each was counted in one of the documents.
-    fn merge(&mut self, next: Self, next_location: String, page: &mut Vec<Piece>) {
-        match (self, next) {
-            (Self::Counters(_, sums), Self::Counters(_, counts)) => {
-                page.push(Piece::changed(
-                    next_location.clone(),
-                    "a further document of its key: its counters are added up",
-                ));
-                for (field, count) in counts {
-                    let sum = sums.entry(field).or_default();
-                    match sum.checked_add(count) {
-                        Some(total) => *sum = total,
-                        None => {
-                            page.push(Piece::not_understood(
-                                next_location.clone(),
-                                "a sum of its counters exceeds 64 bits",
-                            ));
-                        }
-                    }
+    fn merge(&mut self, next: Self, page: &mut Vec<Piece>) {
+        if self.record.is_some() {
+            let reason = match next.changed == self.changed {
+                true => {
+                    "a further document of its key, with no time that shows which is newer: the other document is adopted"
+                }
+                false => "another document of its key was changed later: that one is adopted",
+            };
+            let older = if next.changed > self.changed { mem::replace(self, next) } else { next };
+            page.push(Piece::not_understood(older.location, reason));
+            return;
+        }
+        let reason = "a further document of its key: its counters are added up";
+        page.push(Piece::changed(next.location.clone(), reason));
+        for (field, count) in next.counts {
+            let sum = self.counts.entry(field).or_default();
+            match sum.checked_add(count) {
+                Some(total) => *sum = total,
+                None => {
+                    let reason = "a sum of its counters exceeds 64 bits";
+                    page.push(Piece::not_understood(next.location.clone(), reason));
                 }
             }
-            (Self::Document(record, location, changed), Self::Document(next, _, next_changed)) => {
-                let reason = match next_changed == *changed {
-                    true => {
-                        "a further document of its key, with no time that shows which is newer: the other document is adopted"
-                    }
-                    false => "another document of its key was changed later: that one is adopted",
-                };
-                let mut older = next_location.clone();
-                if next_changed > *changed {
-                    older = mem::replace(location, next_location);
-                    (*record, *changed) = (next, next_changed);
-                }
-                page.push(Piece::not_understood(older, reason));
-            }
-            // Documents of one collection are all of one kind.
-            (Self::Counters(..), Self::Document(..)) | (Self::Document(..), Self::Counters(..)) => {}
         }
     }
 
     fn finish(self, page: &mut Vec<Piece>) {
-        match self {
-            Self::Document(record, ..) => page.push(Piece::Record(record)),
-            Self::Counters(key, counts) => page.extend(
-                counts
-                    .into_iter()
-                    .map(|(field, count)| Piece::Record(Record::Usage { key: key.clone(), field, count })),
-            ),
-        }
+        let counter = |(field, count)| Record::Usage { key: self.key.clone(), field, count };
+        page.extend(self.record.into_iter().chain(self.counts.into_iter().map(counter)).map(Piece::Record));
     }
 }
 
@@ -276,12 +241,9 @@ fn read(
     if times {
         page.push(Piece::changed(location, "a time in it is adopted as text"));
     }
-    Ok(match collection {
-        "usage_stats" => Found::Counters(key, counts),
-        "credentials" => {
-            let credential = Credential::new(fields)?;
-            Found::Document(Record::Credential { id: key, credential }, location.to_owned(), changed)
-        }
+    let record = match collection {
+        "usage_stats" => None,
+        "credentials" => Some(Record::Credential { id: key.clone(), credential: Credential::new(fields)? }),
         _ => {
             let value = fields.remove("value").ok_or_else(|| corrupt("the document has no `value`"))?;
             if fields.remove("key").is_some_and(|name| name != key.as_str()) {
@@ -290,10 +252,10 @@ fn read(
             if !fields.is_empty() {
                 page.push(Piece::changed(location, "its fields beside `value` are left out"));
             }
-            let value = ConfigValue::new(value)?;
-            Found::Document(Record::Config { key, value }, location.to_owned(), changed)
+            Some(Record::Config { key: key.clone(), value: ConfigValue::new(value)? })
         }
-    })
+    };
+    Ok(Found { key, location: location.to_owned(), changed, record, counts })
 }
 
 /// Reads one counter. The server took a name like `a.b` for a path, so nested documents are such names.
@@ -344,10 +306,4 @@ fn has_time(value: RawBsonRef<'_>) -> bool {
         RawBsonRef::Array(items) => items.into_iter().flatten().any(has_time),
         _ => false,
     }
-}
-
-fn names_database(url: &str) -> bool {
-    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
-    let rest = rest.split('?').next().unwrap_or_default().rsplit('@').next().unwrap_or_default();
-    rest.split_once('/').is_some_and(|(_, database)| !database.is_empty())
 }

@@ -1,7 +1,5 @@
 //! Plans: each is one transaction or, on a standalone server, which has none, two stages under a lease.
 
-use std::collections::BTreeMap;
-
 use futures_core::Stream;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use tokio::time::Instant;
@@ -10,11 +8,12 @@ use super::{
     MongoDb,
     commit::commit,
     plan_session::{
-        AUDIT, AttemptStart, MAX_RECORD_BYTES, Mode, PLANS, PlanSession, read_record, unexpected,
+        AUDIT, AttemptStart, MAX_RECORD_BYTES, PLANS, PlanSession, changed_keys, read_record, unexpected,
+        value_in,
     },
 };
 use crate::{
-    Backend, ConfigBatch, ConfigValue, Error, ErrorKind, Key, Outcome, Result,
+    Backend, ConfigBatch, ErrorKind, Key, Outcome, Result,
     backend::{
         plan_step::{ApplyStep, Attempt, RollbackStep, apply_step, last_mutations, rollback_step},
         remote::{
@@ -24,7 +23,7 @@ use crate::{
             busy,
         },
     },
-    codec::{PlanChange, PlanRecord, corrupt_plan, encode_changes, times},
+    codec::{PlanChange, corrupt_plan, encode_changes, times},
     plan::{
         Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, PayloadHash, Plan, PlanAction,
         PlanRefusal, Rollback, RollbackOptions,
@@ -34,18 +33,10 @@ use crate::{
 /// How many audit entries are read at a time.
 const PAGE: i32 = 500;
 
-/// The changes of a record as JSON, with the values that are stored now in place of those that the plan set.
-fn changes_from(stored: &BTreeMap<Key, ConfigValue>, record: &PlanRecord) -> Result<String> {
-    let changes = record.changes.iter().map(|change| PlanChange {
-        key: change.key.clone(),
-        before: change.before.clone(),
-        after: stored.get(&change.key).cloned(),
-    });
-    let changes = encode_changes(&changes.collect::<Vec<_>>());
-    if changes.len() > MAX_RECORD_BYTES {
-        return Err(PlanRefusal::TooLarge.error(None));
-    }
-    String::from_utf8(changes).map_err(|_| corrupt_plan())
+/// Encodes the changes of a record. None: a document can't hold them.
+fn encoded(changes: &[PlanChange]) -> Result<Option<String>> {
+    let encoded = String::from_utf8(encode_changes(changes)).map_err(|_| corrupt_plan())?;
+    Ok(Some(encoded).filter(|encoded| encoded.len() <= MAX_RECORD_BYTES))
 }
 
 fn entry_of(
@@ -100,19 +91,23 @@ impl Request {
         let filter = doc! { "_id": key.as_str(), "expires": { "$gt": start.now } };
         let found = session.find(PLANS, filter).await?.into_iter().next();
         let record = found.as_ref().map(read_record).transpose()?;
-        match action {
+        let (mut new_record, stored);
+        let (answer, entry) = match action {
             Action::Apply { plan, payload, options, ttl } => {
-                let touched: Vec<&Key> = last_mutations(plan).into_keys().collect();
                 // A replay needs no values.
-                let stored =
-                    if record.is_some() { BTreeMap::new() } else { session.configs(&touched).await? };
-                let mut step = apply_step(plan, *payload, record.as_ref(), |key| stored.get(key).cloned());
-                let mut new_record = None;
-                if let ApplyStep::Change(changes) = &step {
-                    let changes = String::from_utf8(encode_changes(changes)).map_err(|_| corrupt_plan())?;
-                    if changes.len() > MAX_RECORD_BYTES {
-                        step = ApplyStep::Refuse(PlanRefusal::TooLarge, None);
-                    } else {
+                let touched =
+                    if record.is_some() { Vec::new() } else { last_mutations(plan).into_keys().collect() };
+                stored = session.stored(&touched).await?;
+                let mut step = apply_step(plan, *payload, record.as_ref(), |key| value_in(&stored, key));
+                let changes = match &step {
+                    ApplyStep::Change(changes) => Some(encoded(changes)?),
+                    _ => None,
+                };
+                new_record = None;
+                match changes {
+                    None => {}
+                    Some(None) => step = ApplyStep::Refuse(PlanRefusal::TooLarge, None),
+                    Some(Some(changes)) => {
                         let now = start.now.timestamp_millis();
                         let mut record = doc! {
                             "payload": payload.to_string(), "mutations": i64::try_from(plan.len()).unwrap_or(i64::MAX),
@@ -130,39 +125,39 @@ impl Request {
                 let entry = entry_of(&Attempt { begun: *begun, ..attempt }, start, status, error);
                 let expired = doc! { "expires": { "$lte": start.now } };
                 session.delete(PLANS, expired).await?;
-                let changes_something = new_record.is_some();
-                session.write(key, new_record, entry).await?;
-                Ok((Answer::Applied(result), changes_something))
+                (Answer::Applied(result), entry)
             }
             Action::RollBack(options) => {
-                let touched: Vec<&Key> =
-                    record.iter().flat_map(|record| &record.changes).map(|change| &change.key).collect();
-                let stored = session.configs(&touched).await?;
-                let step = rollback_step(record.as_ref(), options.force, |key| stored.get(key).cloned());
-                let mut new_record =
+                stored = session.stored(&record.as_ref().map(changed_keys).unwrap_or_default()).await?;
+                let step = rollback_step(record.as_ref(), options.force, |key| value_in(&stored, key));
+                new_record =
                     found.filter(|_| matches!(step, RollbackStep::Restore)).map(|found| (found, true));
                 if let (Some((new, _)), Some(record), true) = (&mut new_record, &record, options.force) {
                     // A forced rollback also replaces values that were changed after the plan.
-                    new.insert("changes", changes_from(&stored, record)?);
+                    let changes = record.changes.iter().cloned();
+                    let changes =
+                        changes.map(|change| PlanChange { after: value_in(&stored, &change.key), ..change });
+                    let changes = encoded(&changes.collect::<Vec<_>>())?;
+                    new.insert("changes", changes.ok_or_else(|| PlanRefusal::TooLarge.error(None))?);
                 }
                 let attempt = Attempt { begun: *begun, ..Attempt::to_roll_back(backend, key, options) };
                 let attempt = attempt.about(record.as_ref());
                 let (status, error, result) = step.end();
-                let changes_something = new_record.is_some();
-                session.write(key, new_record, entry_of(&attempt, start, status, error)).await?;
-                Ok((Answer::RolledBack(result), changes_something))
+                (Answer::RolledBack(result), entry_of(&attempt, start, status, error))
             }
-        }
+        };
+        let changes_something = new_record.is_some();
+        session.write(key, new_record, &stored, entry).await?;
+        Ok((answer, changes_something))
     }
 
     /// Runs one attempt. It runs to its end in a task of its own, even if the call is dropped.
     async fn run(self, mut session: PlanSession, deadline: Instant) -> Result<Answer> {
         let mut backoff = Backoff::until(deadline);
         let start = session.start(&mut backoff).await?;
-        if let Mode::Transaction(_) = session.mode {
+        if !session.is_standalone() {
             let (answer, changes_something) = self.execute(&mut session, &start).await?;
-            let Mode::Transaction(Some(transaction)) = session.mode else { return Err(unexpected()) };
-            commit(transaction, session.until).await.map_err(|error| {
+            commit(session.session, session.until).await.map_err(|error| {
                 // Only the audit entry is in doubt.
                 if changes_something { error } else { error.with_outcome(Outcome::NotApplied) }
             })?;
@@ -189,7 +184,12 @@ impl MongoDb {
             let session = self.plan_session(&call).await?;
             let attempt = request.clone().run(session, call.deadline);
             match call.detached(Effect::Write, attempt).await? {
-                Err(error) if is_conflict(&error) => {
+                // Another attempt was in the way on the server, so nothing was applied.
+                Err(error)
+                    if error.outcome() == Outcome::NotApplied
+                        && error.kind() == ErrorKind::Conflict
+                        && error.code().is_some() =>
+                {
                     if !backoff.pause().await {
                         return Err(busy());
                     }
@@ -199,7 +199,7 @@ impl MongoDb {
         }
     }
 
-    async fn audit_page(&self, before: i64) -> Result<Page<i64>> {
+    async fn audit_page(self, before: i64) -> Result<Page<i64>> {
         let call = self.call()?;
         let permit = call.permit().await?;
         let filter = doc! { "_id": { "$lt": before } };
@@ -216,11 +216,6 @@ impl MongoDb {
         let next = last.map(|last| last.get_i64("_id").map_err(|_| corrupt_plan())).transpose()?;
         Ok((entries, next))
     }
-}
-
-/// Whether an attempt conflicted with another attempt on the server, so that nothing was applied.
-fn is_conflict(error: &Error) -> bool {
-    error.outcome() == Outcome::NotApplied && error.kind() == ErrorKind::Conflict && error.code().is_some()
 }
 
 fn read_entry(backend: &'static str, found: &Document) -> Result<AuditEntry> {
@@ -266,9 +261,6 @@ impl ConfigBatch for MongoDb {
 
     fn audit_plans(&self, filter: AuditFilter) -> impl Stream<Item = Result<AuditEntry>> + Send {
         let mongodb = self.clone();
-        audit::pages(filter, i64::MAX, move |before| {
-            let mongodb = mongodb.clone();
-            async move { mongodb.audit_page(before).await }
-        })
+        audit::pages(filter, i64::MAX, move |before| mongodb.clone().audit_page(before))
     }
 }

@@ -2,24 +2,17 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mongodb::{
-    ClientSession,
-    bson::{Bson, DateTime, Document, RawDocumentBuf, doc},
-    options::WriteConcern,
-};
+use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use tokio::{
     sync::OwnedMutexGuard,
     time::{Instant, timeout_at},
 };
 
-use super::{
-    MongoDb, command::any_of, document, error, pool::Permit, server::Call, session::Session,
-    topology::Writable,
-};
+use super::{MongoDb, command::any_of, document, error, pool::Permit, server::Call, session::Session};
 use crate::{
     ConfigValue, Error, ErrorKind, Key, Result,
     backend::remote::{Effect, backoff::Backoff, batch, busy, reply_timeout},
-    codec::{PlanRecord, corrupt_plan, decode_changes, is_same},
+    codec::{PlanChange, PlanRecord, corrupt_plan, decode_changes, is_same},
     plan::MAX_AUDIT_ENTRIES,
 };
 
@@ -44,24 +37,16 @@ const MAX_UNRENEWED: Duration = Duration::from_secs(7);
 /// Sends the commands of one attempt at a plan.
 pub(super) struct PlanSession {
     permit: Permit,
-    pub(super) mode: Mode,
+    /// Has a transaction, unless the server is standalone. Then it makes the driver read a cursor on in the
+    /// session that opened it.
+    pub(super) session: Session,
+    /// On a standalone server: the number of the attempt that holds the lease, and when its last renewal was
+    /// sent.
+    lease: Option<(i64, Instant)>,
     /// No command is sent later.
     pub(super) until: Instant,
     /// Keeps other plans of this handle waiting.
     _guard: OwnedMutexGuard<()>,
-}
-
-pub(super) enum Mode {
-    /// None once it is committed.
-    Transaction(Option<Session>),
-    Standalone(Box<Standalone>),
-}
-
-pub(super) struct Standalone {
-    /// Makes the driver read a cursor on from the server that opened it.
-    session: ClientSession,
-    /// The number of the attempt that holds the lease, and when its last renewal was sent.
-    lease: Option<(i64, Instant)>,
 }
 
 /// The number of an attempt, and the server's time at its start.
@@ -70,19 +55,13 @@ pub(super) struct AttemptStart {
     pub(super) now: DateTime,
 }
 
-/// The old and new value of one config key.
-struct Change<'c> {
-    key: &'c Key,
-    from: Option<&'c ConfigValue>,
-    to: Option<&'c ConfigValue>,
-}
+/// The stored documents of config keys, and their values.
+pub(super) type Stored = BTreeMap<Key, (Document, ConfigValue)>;
 
 impl PlanSession {
     /// Runs a command; renews the lease first if it is due. Once it is lost, nothing is sent.
     async fn run(&mut self, effect: Effect, command: Document) -> Result<Document> {
-        if let Mode::Standalone(standalone) = &mut self.mode
-            && let Some((number, _)) = standalone.lease.take_if(|(_, since)| since.elapsed() >= RENEW_AFTER)
-        {
+        if let Some((number, _)) = self.lease.take_if(|(_, since)| since.elapsed() >= RENEW_AFTER) {
             let sent_at = Instant::now();
             let lease = doc! { "$set": { "lease": { "$add": ["$$NOW", millis(LEASE_TTL)] } } };
             let change = doc! { "q": { "_id": PLANS, "number": number }, "u": [lease] };
@@ -98,29 +77,27 @@ impl PlanSession {
     /// The lease is counted from before its renewal was sent: on the server it begins later.
     fn renewed(&mut self, number: i64, sent_at: Instant) {
         self.until = sent_at + MAX_UNRENEWED;
-        if let Mode::Standalone(standalone) = &mut self.mode {
-            standalone.lease = Some((number, sent_at));
-        }
+        self.lease = self.is_standalone().then_some((number, sent_at));
+    }
+
+    pub(super) fn is_standalone(&self) -> bool {
+        !self.permit.writable.has_transactions()
     }
 
     async fn send(&mut self, effect: Effect, mut command: Document) -> Result<Document> {
         if Instant::now() >= self.until {
             return Err(reply_timeout(error::SERVER, effect));
         }
-        let reply = match &mut self.mode {
-            Mode::Transaction(session) => {
-                let session = session.as_mut().ok_or_else(unexpected)?;
-                let sent = self.permit.database.run_command(command).session(session.driver()).await;
-                sent.map_err(|error| error::of_statement(&error))?
-            }
-            Mode::Standalone(standalone) => {
-                if effect == Effect::Write {
-                    command.insert("writeConcern", majority(&self.permit.write_concern));
-                }
-                let sent = self.permit.database.run_command(command).session(&mut standalone.session).await;
-                sent.map_err(|error| error::of_request(&error, effect))?
-            }
-        };
+        let is_standalone = self.is_standalone();
+        if is_standalone && effect == Effect::Write {
+            let journal = self.permit.write_concern.journal.unwrap_or(true);
+            command.insert("writeConcern", doc! { "w": "majority", "j": journal });
+        }
+        let sent = self.permit.database.run_command(command).session(self.session.driver()).await;
+        let reply = sent.map_err(|error| match is_standalone {
+            true => error::of_request(&error, effect),
+            false => error::of_statement(&error),
+        })?;
         if let Some(refused) = reply.get_array("writeErrors").ok().and_then(|errors| errors.first()) {
             let code = refused.as_document().and_then(|error| error.get_i32("code").ok()).unwrap_or_default();
             return Err(error::of_code(code));
@@ -164,76 +141,44 @@ impl PlanSession {
         self.run(Effect::Write, doc! { "delete": collection, "deletes": [statement] }).await.map(drop)
     }
 
-    /// Changes config values in a transaction.
-    async fn put(&mut self, changes: &[Change<'_>]) -> Result<()> {
-        let (sets, deletes): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.to.is_some());
-        let statements = sets
-            .iter()
-            .filter_map(|change| Some((change.key, document::from_config(change.to?))))
-            .map(|(key, body)| {
-                let body = Document::try_from(&*body).map_err(document::damaged)?;
-                Ok(doc! { "q": { "_id": key.as_str() }, "u": body, "upsert": true })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        for range in batch::chunks(&sets, |change| change.to.map_or(0, |value| value.to_json().len())) {
-            self.update(CONFIGS, statements[range].to_vec()).await?;
-        }
-        for chunk in deletes.chunks(1000) {
-            self.delete(CONFIGS, any_of(chunk.iter().map(|change| change.key))).await?;
-        }
-        Ok(())
-    }
-
-    /// Changes config values on a standalone server, without locks. A value that was changed since the
-    /// attempt read it stays, as if that change came after the plan: each command matches the value as found.
-    async fn put_unchanged(&mut self, changes: &[Change<'_>]) -> Result<()> {
-        for chunk in changes.chunks(1000) {
-            let keys: Vec<&Key> = chunk.iter().map(|change| change.key).collect();
-            let found = self.stored(&keys).await?;
-            let (mut updates, mut deletes) = (Vec::new(), Vec::new());
-            for Change { key, from, to } in chunk {
-                let found = found.get(*key);
-                let is = |wanted: Option<&ConfigValue>| match (wanted, found) {
-                    (Some(wanted), Some((_, value))) => is_same(wanted, value),
-                    (wanted, found) => wanted.is_none() && found.is_none(),
-                };
-                if is(*to) || !is(*from) {
-                    continue;
-                }
-                let body = to.map(|value| Document::try_from(&*document::from_config(value)));
-                match (found, body.transpose().map_err(document::damaged)?) {
-                    (Some((as_found, _)), Some(body)) => {
-                        updates.push(doc! { "q": as_found.clone(), "u": body });
-                    }
-                    (None, Some(body)) => {
-                        let insert = doc! { "$setOnInsert": body };
-                        updates.push(doc! { "q": { "_id": key.as_str() }, "u": insert, "upsert": true });
-                    }
-                    (Some((as_found, _)), None) => deletes.push(doc! { "q": as_found.clone(), "limit": 1 }),
-                    (None, None) => {}
-                }
-            }
-            let bytes = |statement: &Document| {
-                RawDocumentBuf::try_from(statement).map_or(0, |raw| raw.as_bytes().len())
+    /// Makes the changes of a plan or of its rollback. A value that was changed since it was read, which only
+    /// a standalone server allows, stays, as if that change came after the plan: each statement matches the
+    /// document as found.
+    async fn put(&mut self, changes: &[PlanChange], is_rollback: bool, stored: &Stored) -> Result<()> {
+        let (mut updates, mut deletes) = (Vec::new(), Vec::new());
+        for PlanChange { key, before, after } in changes {
+            let (from, to) = if is_rollback { (after, before) } else { (before, after) };
+            let found = stored.get(key);
+            let is = |wanted: &Option<ConfigValue>| match (wanted, found) {
+                (Some(wanted), Some((_, value))) => is_same(wanted, value),
+                (wanted, found) => wanted.is_none() && found.is_none(),
             };
-            for range in batch::chunks(&updates, bytes) {
-                self.update(CONFIGS, updates[range].to_vec()).await?;
+            if is(to) || !is(from) {
+                continue;
             }
-            for range in batch::chunks(&deletes, bytes) {
-                self.run(Effect::Write, doc! { "delete": CONFIGS, "deletes": deletes[range].to_vec() })
-                    .await?;
+            let query = found.map_or_else(|| doc! { "_id": key.as_str() }, |(as_found, _)| as_found.clone());
+            let Some(value) = to else {
+                deletes.push(doc! { "q": query, "limit": 1 });
+                continue;
+            };
+            let body = Document::try_from(&*document::from_config(value)).map_err(document::damaged)?;
+            updates.push(match found {
+                Some(_) => doc! { "q": query, "u": body },
+                None => doc! { "q": query, "u": { "$setOnInsert": body }, "upsert": true },
+            });
+        }
+        let bytes =
+            |statement: &Document| RawDocumentBuf::try_from(statement).map_or(0, |raw| raw.as_bytes().len());
+        for (command, list, statements) in [("update", "updates", updates), ("delete", "deletes", deletes)] {
+            for range in batch::chunks(&statements, bytes) {
+                let command = doc! { command: CONFIGS, list: statements[range].to_vec() };
+                self.run(Effect::Write, command).await?;
             }
         }
         Ok(())
     }
 
-    pub(super) async fn configs(&mut self, keys: &[&Key]) -> Result<BTreeMap<Key, ConfigValue>> {
-        let stored = self.stored(keys).await?;
-        Ok(stored.into_iter().map(|(key, (_, value))| (key, value)).collect())
-    }
-
-    /// The stored documents of some keys, and their values.
-    async fn stored(&mut self, keys: &[&Key]) -> Result<BTreeMap<Key, (Document, ConfigValue)>> {
+    pub(super) async fn stored(&mut self, keys: &[&Key]) -> Result<Stored> {
         let mut stored = BTreeMap::new();
         for chunk in keys.chunks(1000) {
             for document in self.find(CONFIGS, any_of(chunk.iter().copied())).await? {
@@ -251,7 +196,7 @@ impl PlanSession {
     pub(super) async fn start(&mut self, backoff: &mut Backoff) -> Result<AttemptStart> {
         let next = doc! { "$add": [{ "$ifNull": ["$number", 0_i64] }, 1_i64] };
         let mut fields = doc! { "number": next, "now": "$$NOW" };
-        let is_standalone = matches!(self.mode, Mode::Standalone(_));
+        let is_standalone = self.is_standalone();
         let mut query = doc! { "_id": PLANS };
         if is_standalone {
             fields.insert("lease", doc! { "$add": ["$$NOW", millis(LEASE_TTL)] });
@@ -292,7 +237,8 @@ impl PlanSession {
             let is_rollback = pending.get_bool("back").map_err(|_| corrupt_plan())?;
             let id = found.get("_id").cloned().ok_or_else(corrupt_plan)?;
             let entry = pending.get_document("entry").map_err(|_| corrupt_plan())?.clone();
-            self.finish(&record, is_rollback, id, entry).await?;
+            let stored = self.stored(&changed_keys(&record)).await?;
+            self.finish(&record, is_rollback, &stored, id, entry).await?;
         }
         Ok(())
     }
@@ -302,19 +248,11 @@ impl PlanSession {
         &mut self,
         record: &PlanRecord,
         is_rollback: bool,
+        stored: &Stored,
         id: Bson,
         entry: Document,
     ) -> Result<()> {
-        let changes = record.changes.iter().map(|change| {
-            let (before, after) = (change.before.as_ref(), change.after.as_ref());
-            let (from, to) = if is_rollback { (after, before) } else { (before, after) };
-            Change { key: &change.key, from, to }
-        });
-        let changes: Vec<Change<'_>> = changes.collect();
-        match self.mode {
-            Mode::Transaction(_) => self.put(&changes).await?,
-            Mode::Standalone(_) => self.put_unchanged(&changes).await?,
-        }
+        self.put(&record.changes, is_rollback, stored).await?;
         self.write_audit(entry).await?;
         let done = doc! { "$unset": { "pending": 1 }, "$set": { "rolled_back": is_rollback } };
         self.update(PLANS, vec![doc! { "q": { "_id": id }, "u": done }]).await
@@ -333,6 +271,7 @@ impl PlanSession {
         &mut self,
         key: &Key,
         record: Option<(Document, bool)>,
+        stored: &Stored,
         entry: Document,
     ) -> Result<()> {
         let Some((mut record, is_rollback)) = record else { return self.write_audit(entry).await };
@@ -340,7 +279,7 @@ impl PlanSession {
         let read = read_record(&record)?;
         // In a transaction no reader sees `pending`.
         self.upsert(PLANS, key.as_str(), record).await?;
-        self.finish(&read, is_rollback, key.as_str().into(), entry).await
+        self.finish(&read, is_rollback, stored, key.as_str().into(), entry).await
     }
 }
 
@@ -349,14 +288,8 @@ impl MongoDb {
         let lock = self.server.plans.clone().lock_owned();
         let guard = timeout_at(call.deadline, lock).await.map_err(|_| busy())?;
         let permit = call.permit().await?;
-        let mode = match permit.writable {
-            Writable::Standalone => {
-                let session = call.ask(permit.client.start_session()).await?;
-                Mode::Standalone(Box::new(Standalone { session, lease: None }))
-            }
-            _ => Mode::Transaction(Some(call.ask(permit.begin_transaction()).await?)),
-        };
-        Ok(PlanSession { permit, mode, until: call.deadline, _guard: guard })
+        let session = call.ask(permit.begin_session()).await?;
+        Ok(PlanSession { permit, session, lease: None, until: call.deadline, _guard: guard })
     }
 }
 
@@ -369,13 +302,17 @@ fn ignore_conflict(error: Error) -> Result<()> {
     if error.kind() == ErrorKind::Conflict { Ok(()) } else { Err(error) }
 }
 
-fn majority(concern: &WriteConcern) -> Document {
-    doc! { "w": "majority", "j": concern.journal.unwrap_or(true) }
-}
-
 #[cold]
 pub(super) fn unexpected() -> Error {
     error::unexpected_reply(Effect::Read)
+}
+
+pub(super) fn value_in(stored: &Stored, key: &Key) -> Option<ConfigValue> {
+    stored.get(key).map(|(_, value)| value.clone())
+}
+
+pub(super) fn changed_keys(record: &PlanRecord) -> Vec<&Key> {
+    record.changes.iter().map(|change| &change.key).collect()
 }
 
 pub(super) fn read_record(found: &Document) -> Result<PlanRecord> {

@@ -14,7 +14,7 @@ use super::{
     MongoDb, MongoDbOptions, error,
     roots::roots_of_this_machine,
     session::{Session, Transactions},
-    topology::{ClientState, Topology, Writable},
+    topology::{NoPermit, Topology, Writable},
 };
 use crate::{
     Error, ErrorKind, PoolStats, Pooled, Result,
@@ -59,13 +59,12 @@ impl std::ops::Deref for Permit {
     }
 }
 
-/// Why no permit was given.
-pub(super) enum NoPermit {
-    /// A new pool has replaced this one.
-    Retired,
-    /// A server refused the login.
-    Refused,
-    Failed(Error),
+impl Permit {
+    /// Begins a transaction, or a session without one on a standalone server, which has none.
+    pub(super) async fn begin_session(&self) -> DriverResult<Session> {
+        let write_concern = self.writable.has_transactions().then(|| self.write_concern.clone());
+        Session::begin(&self.client, write_concern, &self.transactions).await
+    }
 }
 
 impl Pool {
@@ -109,44 +108,24 @@ impl Pool {
         })
     }
 
-    /// Waits for a free slot, first come, first served, and then for a server that accepts writes.
-    pub(super) async fn acquire(self: Arc<Self>) -> Result<Permit, NoPermit> {
-        let slot = self.queue.permit().await.ok_or(NoPermit::Retired)?;
-        self.permit(Some(slot)).await
-    }
-
-    /// As [`acquire`](Self::acquire), for calls that must stay on this pool. A replaced pool has no queue, so
-    /// they need no slot.
-    pub(super) async fn acquire_even_if_retired(self: Arc<Self>) -> Result<Permit, NoPermit> {
-        match self.clone().acquire().await {
-            Err(NoPermit::Retired | NoPermit::Refused) => self.permit(None).await,
-            result => result,
+    /// Waits for a free slot, first come, first served, and then for a server that accepts writes. A call
+    /// that must stay on this pool uses it even if it was replaced: then it has no queue, and the call needs
+    /// no slot.
+    pub(super) async fn acquire(self: Arc<Self>, must_stay: bool) -> Result<Permit, NoPermit> {
+        let slot = self.queue.permit().await;
+        if slot.is_none() && !must_stay {
+            return Err(NoPermit::Retired);
         }
-    }
-
-    async fn permit(self: Arc<Self>, slot: Option<OwnedSemaphorePermit>) -> Result<Permit, NoPermit> {
-        let writable = self.topology.until_writable(slot.is_none());
-        let state = tokio::time::timeout(self.server_selection_timeout, writable).await;
-        match state.map_err(|_| NoPermit::Failed(self.topology.selection_error()))? {
-            ClientState::Writable(writable) => Ok(Permit { pool: self, writable, _slot: slot }),
-            ClientState::Refused => Err(NoPermit::Refused),
-            ClientState::Retired => Err(NoPermit::Retired),
-        }
+        let writable = self.topology.until_writable(must_stay);
+        let writable = tokio::time::timeout(self.server_selection_timeout, writable).await;
+        let writable = writable.map_err(|_| NoPermit::Failed(self.topology.selection_error()))??;
+        Ok(Permit { pool: self, writable, _slot: slot })
     }
 
     /// False on a standalone server, which has no snapshots, and if a snapshot could lack the latest writes.
     /// Queries without one may or may not see concurrent changes.
     pub(super) fn has_snapshots(&self, writable: Writable) -> bool {
-        self.wants_snapshots && writable != Writable::Standalone
-    }
-
-    pub(super) async fn begin_transaction(&self) -> DriverResult<Session> {
-        Session::begin(&self.client, self.write_concern.clone(), &self.transactions).await
-    }
-
-    fn stats(&self) -> PoolStats {
-        let (open, idle) = self.topology.connections();
-        PoolStats { max: self.max, open, idle, waiting: self.queue.waiting() }
+        self.wants_snapshots && writable.has_transactions()
     }
 }
 
@@ -160,7 +139,9 @@ impl Retire for Pool {
 impl Pooled for MongoDb {
     /// Counts connections to all members of a replica set, without those by which the driver monitors them.
     async fn pool_stats(&self) -> Result<PoolStats> {
-        Ok(self.server.pool()?.stats())
+        let pool = self.server.pool()?;
+        let (open, idle) = pool.topology.connections();
+        Ok(PoolStats { max: pool.max, open, idle, waiting: pool.queue.waiting() })
     }
 
     /// Calls under way finish on the old connections; waiting calls go on to wait for new ones.

@@ -72,11 +72,8 @@ impl Pages {
         mut each: impl FnMut(&RawDocument) -> Result<()>,
     ) -> Result<bool> {
         let call = self.mongodb.call()?;
-        let permit = match &self.pool {
-            // A session belongs to one client.
-            Some(pool) => call.permit_of(pool).await?,
-            None => call.permit().await?,
-        };
+        // A session belongs to one client.
+        let permit = call.permit_of(self.pool.as_ref()).await?;
         self.pool = Some(permit.pool.clone());
         let session = match &mut self.session {
             Some(session) => session,

@@ -1,15 +1,12 @@
 //! Creates the collections, and the document that marks them as a store.
 
-use mongodb::{
-    bson::{Document, RawDocumentBuf, doc},
-    error::{Error as DriverError, ErrorKind as DriverKind},
-};
-
+use mongodb::bson::{Document, RawDocumentBuf, doc};
 use tokio::time::timeout;
 
 use super::{
     MongoDb,
     command::retry_upsert,
+    error,
     plan_session::PLANS,
     pool::{Permit, Pool},
     server::Call,
@@ -69,7 +66,7 @@ impl MongoDb {
         let make = |permit: Permit| async move {
             for name in [META, "credentials", "configs", "usage"] {
                 match permit.database.create_collection(name).await {
-                    Err(error) if exists(&error) => {}
+                    Err(error) if error::code_of(&error) == Some(EXISTS) => {}
                     result => result?,
                 }
             }
@@ -98,10 +95,6 @@ impl MongoDb {
         };
         call.write(call.permit().await?, create).await.map(drop)
     }
-}
-
-fn exists(error: &DriverError) -> bool {
-    matches!(&*error.kind, DriverKind::Command(answer) if answer.code == EXISTS)
 }
 
 /// The version of the store in the database, if it holds one.

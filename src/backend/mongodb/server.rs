@@ -11,8 +11,8 @@ use tokio::{
 use super::{
     MongoDb, MongoDbOptions,
     error::{self, SERVER},
-    pool::{NoPermit, Permit, Pool},
-    topology::Writable,
+    pool::{Permit, Pool},
+    topology::{NoPermit, Writable},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -46,10 +46,7 @@ impl Server {
 
     /// Whether queries of many documents read one snapshot. False while no server is known.
     pub(super) fn has_snapshots(&self) -> bool {
-        self.pool().is_ok_and(|pool| {
-            let writable = pool.topology.writable();
-            writable != Writable::None && pool.has_snapshots(writable)
-        })
+        self.pool().is_ok_and(|pool| pool.has_snapshots(pool.topology.writable()))
     }
 
     pub(super) async fn resize(&self, max: u32) -> Result<()> {
@@ -114,10 +111,16 @@ impl Call<'_> {
 
     /// Waits for a permit of the current pool. An error means that nothing was sent.
     pub(super) async fn permit(&self) -> Result<Permit> {
-        let wait = async {
+        self.permit_of(None).await
+    }
+
+    /// Waits for a permit of this pool, even if it was replaced: a session belongs to its client. None: of
+    /// the current pool.
+    pub(super) async fn permit_of(&self, owner: Option<&Arc<Pool>>) -> Result<Permit> {
+        let permit = async {
             loop {
-                let pool = self.server.pool()?;
-                match pool.clone().acquire().await {
+                let pool = owner.map_or_else(|| self.server.pool(), |pool| Ok(pool.clone()))?;
+                match pool.clone().acquire(owner.is_some()).await {
                     Ok(permit) => return Ok(permit),
                     Err(NoPermit::Retired) => {}
                     Err(NoPermit::Refused) => drop(self.server.log_in_again(&pool).await?),
@@ -125,21 +128,6 @@ impl Call<'_> {
                 }
             }
         };
-        self.wait_for_permit(wait).await
-    }
-
-    /// Waits for a permit of this pool, even if it was replaced: a session belongs to its client.
-    pub(super) async fn permit_of(&self, pool: &Arc<Pool>) -> Result<Permit> {
-        let wait = async {
-            pool.clone().acquire_even_if_retired().await.map_err(|none| match none {
-                NoPermit::Failed(error) => error,
-                NoPermit::Retired | NoPermit::Refused => Error::closed(),
-            })
-        };
-        self.wait_for_permit(wait).await
-    }
-
-    async fn wait_for_permit(&self, permit: impl Future<Output = Result<Permit>>) -> Result<Permit> {
         let late = || match self.server.pool() {
             Ok(pool) if pool.topology.writable() == Writable::None => pool.topology.selection_error(),
             _ => connection_timeout(SERVER),

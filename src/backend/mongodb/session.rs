@@ -29,11 +29,7 @@ struct Inner {
 /// The session of a transaction between two of its calls.
 pub(super) type IdleSession = Mutex<Option<Session>>;
 
-pub(super) fn take(idle: &IdleSession) -> Option<Session> {
-    lock(idle).take()
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -51,7 +47,7 @@ impl Transactions {
     pub(super) fn roll_back(&self) {
         let open = std::mem::take(&mut *lock(&self.0.open));
         for idle in open.iter().filter_map(Weak::upgrade) {
-            drop(take(&idle));
+            drop(lock(&idle).take());
         }
     }
 
@@ -84,16 +80,18 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Begins a transaction. Nothing is sent: the first request starts it on the server and takes the
-    /// snapshot.
+    /// Begins a transaction, if there is a write concern for it. Nothing is sent: the first request starts it
+    /// on the server and takes the snapshot.
     pub(super) async fn begin(
         client: &Client,
-        write_concern: WriteConcern,
+        write_concern: Option<WriteConcern>,
         transactions: &Transactions,
     ) -> DriverResult<Self> {
         let mut driver = Box::new(client.start_session().await?);
-        let start = driver.start_transaction().read_concern(ReadConcern::snapshot());
-        start.write_concern(write_concern).await?;
+        if let Some(write_concern) = write_concern {
+            let start = driver.start_transaction().read_concern(ReadConcern::snapshot());
+            start.write_concern(write_concern).await?;
+        }
         Ok(Self { driver: Some(driver), transactions: transactions.clone() })
     }
 

@@ -1,12 +1,12 @@
 //! Statistics from the servers, and warnings for operators.
 
 use mongodb::bson::{Bson, Document, doc};
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 
-use super::{MongoDb, ReadLevel, WriteLevel, schema::VERSION};
+use super::{MongoDb, ReadLevel, WriteLevel, error::unexpected_reply, schema::VERSION};
 use crate::{
     Backend, Result, StorageStats,
-    backend::remote::{NO_TLS, ON_THIS_MACHINE},
+    backend::remote::{Effect, NO_TLS, ON_THIS_MACHINE},
 };
 
 impl MongoDb {
@@ -25,38 +25,36 @@ impl MongoDb {
         }
         let options = &self.server.options;
         let members = hello.get_array("hosts").into_iter().flatten().filter_map(Bson::as_str);
-        let mut details = Map::new();
-        let mut detail = |name: &str, value: Json| details.insert(name.to_owned(), value);
-        detail("server_version", json!(build.get_str("version").ok()));
-        detail("schema_version", json!(VERSION));
-        detail("database", json!(options.database));
-        detail("topology", json!(permit.writable.as_str()));
-        detail("replica_set", json!(hello.get_str("setName").ok()));
-        detail("members", json!(hello.get_array("hosts").ok().map(Vec::len)));
-        detail("transactions", json!(permit.writable.has_transactions()));
-        let write_concern = match options.write_concern {
-            WriteLevel::Majority => json!("majority"),
-            WriteLevel::Members(count) => json!(count),
-        };
-        detail("write_concern", write_concern);
-        detail("journal", json!(options.journal));
-        let read_concern = match options.read_concern {
-            ReadLevel::Majority => "majority",
-            ReadLevel::Local => "local",
-            ReadLevel::Linearizable => "linearizable",
-        };
-        detail("read_concern", json!(read_concern));
         let tls = match (options.tls, options.tls_allow_invalid_certificates) {
             (false, _) if options.is_local(members) => ON_THIS_MACHINE,
             (false, _) => "none",
             (true, false) => "verified",
             (true, true) => "not verified",
         };
-        detail("tls", json!(tls));
-        detail("profiling_level", json!(profiling.as_ref().and_then(|found| whole(found, "was"))));
-        detail("slow_ms", json!(profiling.as_ref().and_then(|found| whole(found, "slowms"))));
-        let warnings = warnings(&details);
-        details.insert("warnings".to_owned(), json!(warnings));
+        let mut details = json!({
+            "server_version": build.get_str("version").ok(),
+            "schema_version": VERSION,
+            "database": options.database,
+            "topology": permit.writable.as_str(),
+            "replica_set": hello.get_str("setName").ok(),
+            "members": hello.get_array("hosts").ok().map(Vec::len),
+            "transactions": permit.writable.has_transactions(),
+            "write_concern": match options.write_concern {
+                WriteLevel::Majority => json!("majority"),
+                WriteLevel::Members(count) => json!(count),
+            },
+            "journal": options.journal,
+            "read_concern": match options.read_concern {
+                ReadLevel::Majority => "majority",
+                ReadLevel::Local => "local",
+                ReadLevel::Linearizable => "linearizable",
+            },
+            "tls": tls,
+            "profiling_level": profiling.as_ref().and_then(|found| whole(found, "was")),
+            "slow_ms": profiling.as_ref().and_then(|found| whole(found, "slowms")),
+        });
+        details["warnings"] = json!(warnings(&details));
+        let Json::Object(details) = details else { return Err(unexpected_reply(Effect::Read)) };
         let [credential_count, config_count, usage_record_count] = counts;
         Ok(StorageStats {
             connection_count: Some(permit.topology.connections().0.into()),
@@ -86,29 +84,30 @@ fn whole(document: &Document, name: &str) -> Option<u64> {
 const RARELY_SLOW_MS: u64 = 10_000;
 
 /// How the servers' settings and the options can lose acknowledged writes or disclose credentials.
-fn warnings(details: &Map<String, Json>) -> Vec<&'static str> {
-    let is = |name: &str, value: Json| details.get(name) == Some(&value);
-    let count = |name: &str| details.get(name).and_then(Json::as_u64);
-    let members = count("members");
+fn warnings(details: &Json) -> Vec<&'static str> {
+    let count = |name: &str| details[name].as_u64();
     [
         (
-            is("topology", json!("standalone")),
+            details["topology"] == "standalone",
             "a standalone server: no transactions, no snapshot for exports, and no failover",
         ),
         (
-            is("topology", json!("replica set")) && members.is_some_and(|count| count < 3),
+            details["topology"] == "replica set" && count("members").is_some_and(|count| count < 3),
             "fewer than three members: if one fails, no primary can be elected",
         ),
         (
-            !is("write_concern", json!("majority")),
+            details["write_concern"] != "majority",
             "the write concern is not `majority`: a failover can lose writes that were acknowledged",
         ),
-        (is("journal", json!(false)), "`journal` is off: a power failure can lose writes that were acknowledged"),
         (
-            is("read_concern", json!("local")),
+            details["journal"] == false,
+            "`journal` is off: a power failure can lose writes that were acknowledged",
+        ),
+        (
+            details["read_concern"] == "local",
             "the read concern is `local`: a failover can roll back data that was read",
         ),
-        (is("tls", json!("none")), NO_TLS),
+        (details["tls"] == "none", NO_TLS),
         (
             count("profiling_level").is_some_and(|level| level > 0),
             "the database is profiled: `system.profile` records slow or all writes, including credentials",
@@ -119,7 +118,7 @@ fn warnings(details: &Map<String, Json>) -> Vec<&'static str> {
              `redactClientLogData` is on",
         ),
         (
-            is("tls", json!("not verified")),
+            details["tls"] == "not verified",
             "any certificate is accepted: an attacker on the network can read every credential",
         ),
     ]
@@ -134,7 +133,7 @@ mod tests {
 
     #[test]
     fn each_unsafe_setting_is_one_warning() {
-        let warnings = |details: Json| warnings(details.as_object().unwrap()).len();
+        let warnings = |details: Json| warnings(&details).len();
         let safe = json!({
             "topology": "replica set", "members": 3, "write_concern": "majority", "journal": true,
             "read_concern": "majority", "tls": "verified", "profiling_level": 0, "slow_ms": 10_000,

@@ -64,7 +64,10 @@ impl Writable {
 #[derive(Clone)]
 pub(super) struct Topology {
     view: watch::Sender<View>,
-    connections: Arc<Connections>,
+    /// The open connections, and those in use. They can be below zero for a moment: events of two threads may
+    /// arrive in either order.
+    open: Arc<AtomicI32>,
+    used: Arc<AtomicI32>,
 }
 
 struct View {
@@ -91,36 +94,29 @@ impl View {
     }
 
     /// None while a call has to wait. `must_stay` is for calls that can't move to another client.
-    fn state(&self, must_stay: bool) -> Option<ClientState> {
+    fn state(&self, must_stay: bool) -> Option<Result<Writable, NoPermit>> {
         match self.writable {
-            _ if self.is_retired && !must_stay => Some(ClientState::Retired),
-            _ if self.is_refused && !must_stay => Some(ClientState::Refused),
+            _ if self.is_retired && !must_stay => Some(Err(NoPermit::Retired)),
+            _ if self.is_refused && !must_stay => Some(Err(NoPermit::Refused)),
             Writable::None => None,
-            writable => Some(ClientState::Writable(writable)),
+            writable => Some(Ok(writable)),
         }
     }
 }
 
-/// The state of a client that ends a call's wait for it.
-pub(super) enum ClientState {
-    Writable(Writable),
+/// Why no permit was given.
+pub(super) enum NoPermit {
+    /// A new pool has replaced this one.
+    Retired,
     /// A server refused the login.
     Refused,
-    /// Another client has replaced this one.
-    Retired,
-}
-
-/// The counters can be below zero for a moment: events of two threads may arrive in either order.
-#[derive(Default)]
-struct Connections {
-    open: AtomicI32,
-    used: AtomicI32,
+    Failed(Error),
 }
 
 impl Topology {
     pub(super) fn new() -> Self {
         let view = View { writable: Writable::None, failure: None, is_refused: false, is_retired: false };
-        Self { view: watch::Sender::new(view), connections: Arc::default() }
+        Self { view: watch::Sender::new(view), open: Arc::default(), used: Arc::default() }
     }
 
     pub(super) fn server_events(&self) -> EventHandler<SdamEvent> {
@@ -133,13 +129,13 @@ impl Topology {
     }
 
     pub(super) fn pool_events(&self) -> EventHandler<CmapEvent> {
-        let connections = self.connections.clone();
+        let (open, used) = (self.open.clone(), self.used.clone());
         EventHandler::callback(move |event| {
             let (counter, change) = match event {
-                CmapEvent::ConnectionCreated(_) => (&connections.open, 1),
-                CmapEvent::ConnectionClosed(_) => (&connections.open, -1),
-                CmapEvent::ConnectionCheckedOut(_) => (&connections.used, 1),
-                CmapEvent::ConnectionCheckedIn(_) => (&connections.used, -1),
+                CmapEvent::ConnectionCreated(_) => (&open, 1),
+                CmapEvent::ConnectionClosed(_) => (&open, -1),
+                CmapEvent::ConnectionCheckedOut(_) => (&used, 1),
+                CmapEvent::ConnectionCheckedIn(_) => (&used, -1),
                 _ => return,
             };
             counter.fetch_add(change, Ordering::Relaxed);
@@ -151,14 +147,14 @@ impl Topology {
     }
 
     /// Waits for a server that accepts writes or, unless the call must stay, until another client is needed.
-    pub(super) async fn until_writable(&self, must_stay: bool) -> ClientState {
+    pub(super) async fn until_writable(&self, must_stay: bool) -> Result<Writable, NoPermit> {
         if let Some(state) = self.view.borrow().state(must_stay) {
             return state;
         }
         let mut view = self.view.subscribe();
         let changed = view.wait_for(|view| view.state(must_stay).is_some()).await;
         // It never fails: `self` holds the sender.
-        changed.ok().and_then(|view| view.state(must_stay)).unwrap_or(ClientState::Retired)
+        changed.ok().and_then(|view| view.state(must_stay)).unwrap_or(Err(NoPermit::Retired))
     }
 
     pub(super) fn is_refused(&self) -> bool {
@@ -182,7 +178,7 @@ impl Topology {
     /// The number of open connections, and how many of them are idle.
     pub(super) fn connections(&self) -> (u32, u32) {
         let count = |counter: &AtomicI32| u32::try_from(counter.load(Ordering::Relaxed)).unwrap_or(0);
-        let (open, used) = (count(&self.connections.open), count(&self.connections.used));
+        let (open, used) = (count(&self.open), count(&self.used));
         (open, open.saturating_sub(used))
     }
 }

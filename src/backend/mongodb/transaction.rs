@@ -1,9 +1,6 @@
 //! `Transactional` for `MongoDb`.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use mongodb::{
     bson::doc,
@@ -16,7 +13,7 @@ use super::{
     commit::commit,
     document, error,
     pool::{Permit, Pool},
-    session::{IdleSession, Session, take},
+    session::{IdleSession, Session, lock},
 };
 use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, Result, Transaction, Transactional,
@@ -62,7 +59,7 @@ impl Transactional for MongoDb {
                 "a standalone MongoDB server has no transactions: convert it to a replica set, which may have one member",
             ));
         }
-        let session = call.ask(permit.begin_transaction()).await?;
+        let session = call.ask(permit.begin_session()).await?;
         let session = permit.transactions.keep(session);
         Ok(MongoDbTransaction { mongodb: self.clone(), pool: permit.pool.clone(), session, failed: None })
     }
@@ -73,7 +70,7 @@ impl MongoDbTransaction {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        take(&self.session).ok_or_else(|| {
+        lock(&self.session).take().ok_or_else(|| {
             Error::new(ErrorKind::Unavailable, "a call of this transaction was dropped, so it is rolled back")
         })
     }
@@ -87,14 +84,14 @@ impl MongoDbTransaction {
         let mongodb = self.mongodb.clone();
         let call = mongodb.call()?;
         let session = self.take_session()?;
-        let result = match call.permit_of(&self.pool).await {
+        let result = match call.permit_of(Some(&self.pool)).await {
             // A request without a reply is never committed.
             Ok(permit) => call.detached(Effect::Read, request(permit, session)).await,
             Err(error) => Err(error),
         };
         let result = match result {
             Ok((session, Ok(value))) => {
-                *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+                *lock(&self.session) = Some(session);
                 Ok(value)
             }
             Ok((session, Err(error))) => {
@@ -165,7 +162,7 @@ impl Transaction for MongoDbTransaction {
         let mongodb = self.mongodb.clone();
         let call = mongodb.call()?;
         let session = self.take_session()?;
-        let (permit, deadline) = (call.permit_of(&self.pool).await?, call.deadline);
+        let (permit, deadline) = (call.permit_of(Some(&self.pool)).await?, call.deadline);
         let committing = async move {
             let _permit = permit;
             commit(session, deadline).await
@@ -176,7 +173,7 @@ impl Transaction for MongoDbTransaction {
     async fn rollback(self) -> Result<()> {
         let call = self.mongodb.call()?;
         // Dropping the session rolls it back in the background.
-        drop(take(&self.session));
+        drop(lock(&self.session).take());
         drop(timeout_at(call.deadline, self.pool.transactions.rollbacks_done()).await);
         Ok(())
     }

@@ -29,7 +29,7 @@ use crate::{
 
 /// A connection and the statements that are prepared on it.
 pub(super) struct Connection {
-    client: Option<Client>,
+    pub(super) client: Client,
     prepared: [Option<Statement>; STATEMENTS],
     /// The incarnation of the server, once it was queried.
     pub(super) incarnation: Option<String>,
@@ -57,7 +57,7 @@ type Message = Result<AsyncMessage, DriverError>;
 impl Connection {
     pub(super) fn new(client: Client, cancel_tls: Option<MakeRustlsConnect>) -> Self {
         Self {
-            client: Some(client),
+            client,
             prepared: [const { None }; STATEMENTS],
             incarnation: None,
             is_dirty: false,
@@ -87,14 +87,6 @@ impl Connection {
         });
         self.driver = Some(driver.abort_handle());
         self
-    }
-
-    pub(super) fn client(&self) -> &Client {
-        self.client.as_ref().expect("only a closed connection has no client")
-    }
-
-    fn is_closed(&self) -> bool {
-        self.client.as_ref().is_none_or(Client::is_closed)
     }
 
     fn is_retired(&self) -> bool {
@@ -127,7 +119,7 @@ impl Connection {
             return Err(deadline_passed());
         }
         self.is_dirty = true;
-        let (result, state) = self.reply(effect, deadline, cancel_at, request(self.client())).await;
+        let (result, state) = self.reply(effect, deadline, cancel_at, request(&self.client)).await;
         self.is_dirty = state == State::Dirty;
         match state {
             State::Ready | State::Dirty => {}
@@ -187,7 +179,7 @@ impl Connection {
         self.retire();
         self.has_notice.store(false, Ordering::SeqCst);
         if let Some(tls) = self.cancel_tls.clone() {
-            drop(self.client().cancel_token().cancel_query(tls).await);
+            drop(self.client.cancel_token().cancel_query(tls).await);
         }
     }
 
@@ -220,11 +212,12 @@ impl Connection {
 
     /// Cancels the running request and closes the connection. A server that responds holds no locks then.
     async fn close(&mut self) {
-        let (Some(client), Some(tls)) = (self.client.take(), self.cancel_tls.take()) else { return };
+        self.retire();
+        let Some(tls) = self.cancel_tls.take() else { return };
         let replied = async {
             // A statement that keeps running would hold its locks.
-            drop(client.cancel_token().cancel_query(tls).await);
-            drop(client.batch_execute("").await);
+            drop(self.client.cancel_token().cancel_query(tls).await);
+            drop(self.client.batch_execute("").await);
         };
         self.is_dirty = timeout(CLOSE_TIMEOUT, replied).await.is_err();
     }
@@ -232,11 +225,11 @@ impl Connection {
 
 impl Reuse for Connection {
     fn is_dead(&self) -> bool {
-        self.is_dirty || self.is_retired() || self.is_closed()
+        self.is_dirty || self.is_retired() || self.client.is_closed()
     }
 
     fn needs_cleanup(&self) -> bool {
-        !self.is_closed() && (self.is_dirty || self.in_transaction && !self.is_retired())
+        !self.client.is_closed() && (self.is_dirty || self.in_transaction && !self.is_retired())
     }
 
     /// Waits for the outstanding reply and rolls back an open transaction. If that takes too long, cancels
@@ -254,7 +247,7 @@ impl Reuse for Connection {
         self.is_dirty = true;
         if !self.is_retired() {
             // The driver reads the reply to a dropped request before the reply to this one.
-            let done = timeout(CLEANUP_TIMEOUT, self.client().batch_execute(text)).await;
+            let done = timeout(CLEANUP_TIMEOUT, self.client.batch_execute(text)).await;
             if matches!(done, Ok(Ok(()))) {
                 (self.is_dirty, self.in_transaction, self.is_preparing) = (false, false, false);
                 return;

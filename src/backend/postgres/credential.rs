@@ -19,14 +19,16 @@ pub(super) fn read(id: &Key, row: &tokio_postgres::Row, at: usize) -> Result<Cre
     decode_credential(text).map_err(|error| error.with_key(id))
 }
 
-/// Stores documents under distinct keys, given in order. Returns the error of each that failed.
-pub(super) async fn set_documents<'k>(
+/// Stores values under their keys. Returns the error of each that failed.
+pub(super) async fn set_documents<'k, V>(
     call: &Call<'_>,
     statement: Sql,
-    documents: &[(&'k Key, Vec<u8>)],
+    values: BTreeMap<&'k Key, &V>,
+    encode: fn(&V) -> Vec<u8>,
 ) -> BTreeMap<&'k Key, Error> {
+    let documents: Vec<_> = values.into_iter().map(|(key, value)| (key, encode(value))).collect();
     let chunks = batch::run(
-        documents,
+        &documents,
         |(key, text)| key.as_str().len() + text.len(),
         CONCURRENT_CHUNKS,
         |chunk| async move {
@@ -100,9 +102,7 @@ impl CredentialStore for Postgres {
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
         let call = self.call()?;
         let last: BTreeMap<&Key, &Credential> = credentials.iter().map(|(id, fields)| (id, fields)).collect();
-        let documents: Vec<_> =
-            last.into_iter().map(|(id, credential)| (id, encode_credential(credential))).collect();
-        let failed = set_documents(&call, Sql::SetCredentials, &documents).await;
+        let failed = set_documents(&call, Sql::SetCredentials, last, encode_credential).await;
         batch::report(credentials.iter().map(|(id, _)| id), &failed)
     }
 

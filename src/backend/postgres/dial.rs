@@ -186,11 +186,6 @@ fn mode(sslmode: SslMode, host: &str) -> DriverMode {
     }
 }
 
-#[cold]
-fn password_timeout() -> Error {
-    Error::new(ErrorKind::Timeout, "timed out waiting for the password of the PostgreSQL server")
-}
-
 impl Dial for Dialer {
     type Connection = Connection;
     const SERVER: &'static str = error::SERVER;
@@ -198,10 +193,11 @@ impl Dial for Dialer {
     /// Connects to the first host that accepts the login and, if there are several, takes writes.
     async fn dial(&self) -> Result<Connection> {
         let mut deadline = later(Instant::now(), self.connect_timeout);
+        let late = |_| {
+            Err(Error::new(ErrorKind::Timeout, "timed out waiting for the password of the PostgreSQL server"))
+        };
         let password = match &self.password {
-            Some(secret) => Some(
-                timeout_at(deadline, secret.reveal()).await.unwrap_or_else(|_| Err(password_timeout()))?,
-            ),
+            Some(secret) => Some(timeout_at(deadline, secret.reveal()).await.unwrap_or_else(late)?),
             None => None,
         };
         let mut failures = Vec::new();
@@ -265,7 +261,7 @@ mod tests {
         let started = Instant::now();
         for addresses in [vec![silent, live], vec![closed, silent, live], vec![live, silent], vec![live]] {
             let connection = dial(&addresses, long).await.unwrap();
-            connection.client().batch_execute("").await.unwrap();
+            connection.client.batch_execute("").await.unwrap();
         }
         assert!(started.elapsed() < long / 2, "{:?}", started.elapsed());
 
@@ -290,11 +286,11 @@ mod tests {
         let dialer = dialer(&options).await.unwrap();
         let mut connection = dialer.dial().await.unwrap();
         (connection.is_dirty, connection.is_preparing) = (true, true);
-        assert!(connection.client().prepare("SELECT 1").now_or_never().is_none());
+        assert!(connection.client.prepare("SELECT 1").now_or_never().is_none());
         assert!(connection.needs_cleanup());
         connection.clean_up().await;
         assert!(!connection.is_dead() && !connection.is_preparing);
-        let kept = connection.client().simple_query("SELECT count(*) FROM pg_prepared_statements").await;
+        let kept = connection.client.simple_query("SELECT count(*) FROM pg_prepared_statements").await;
         let kept: Vec<_> = kept
             .unwrap()
             .into_iter()

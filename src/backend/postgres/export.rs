@@ -8,26 +8,22 @@ use super::{
     CONCURRENT_CHUNKS, Postgres, config, credential,
     server::Call,
     session::Session,
-    statement::{Parameter, Sql, column, key},
+    statement::{Parameter, Sql, column, key as name},
 };
 use crate::{
     BatchReport, Error, Exportable, Key, Record, Result,
-    backend::remote::{Effect, batch, keyed::Records, pages::pages},
+    backend::remote::{
+        Effect, batch,
+        keyed::{EXPORTED, Records},
+        pages::pages,
+    },
     codec::{encode_config, encode_credential},
+    error::Kind,
 };
 
 /// Without the idle timeout, since a consumer may pause between records.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
     SET LOCAL idle_in_transaction_session_timeout = 0";
-
-/// The position of an export: a kind, and the last key read. It is empty at the start: no key is.
-#[derive(Clone)]
-enum Position {
-    Credentials(String),
-    Configs(String),
-    Usage(String, String),
-    End,
-}
 
 /// A page of documents ends after this many of them, or with the one that exceeds this many bytes.
 const PAGE: i64 = 250;
@@ -36,7 +32,10 @@ const PAGE_BYTES: i64 = 4 << 20;
 struct Export {
     postgres: Postgres,
     session: Option<Session>,
-    position: Position,
+    /// The kinds of records that are left, the current one first.
+    kinds: &'static [Kind],
+    /// The last record of the current kind that was read.
+    last: Option<Record>,
     /// How many documents the server considers for the next page: it reads all of them to know their sizes.
     limit: i64,
 }
@@ -44,25 +43,17 @@ struct Export {
 impl Export {
     /// The next page, and the export after it.
     async fn next(mut self) -> Result<Option<(Vec<Record>, Self)>> {
-        if matches!(self.position, Position::End) {
-            return Ok(None);
-        }
-        let page = self.read_page().await?;
+        let [kind, left @ ..] = self.kinds else { return Ok(None) };
+        let page = self.read_page(*kind).await?;
         self.limit = PAGE.min(2 * page.len() as i64).max(1);
-        self.position = match (page.last(), &self.position) {
-            (Some(Record::Credential { id, .. }), _) => Position::Credentials(id.as_str().to_owned()),
-            (Some(Record::Config { key, .. }), _) => Position::Configs(key.as_str().to_owned()),
-            (Some(Record::Usage { key, field, .. }), _) => {
-                Position::Usage(key.as_str().to_owned(), field.as_str().to_owned())
-            }
-            (None, Position::Credentials(_)) => Position::Configs(String::new()),
-            (None, Position::Configs(_)) => Position::Usage(String::new(), String::new()),
-            (None, Position::Usage(..) | Position::End) => Position::End,
-        };
+        self.last = page.last().cloned();
+        if page.is_empty() {
+            self.kinds = left;
+        }
         Ok(Some((page, self)))
     }
 
-    async fn read_page(&mut self) -> Result<Vec<Record>> {
+    async fn read_page(&mut self, kind: Kind) -> Result<Vec<Record>> {
         let postgres = self.postgres.clone();
         let call = postgres.call()?;
         let session = match &mut self.session {
@@ -70,27 +61,30 @@ impl Export {
             none => none.insert(Session::begin(&call, BEGIN).await?),
         };
         let (limit, bytes) = (Parameter::Number(self.limit), Parameter::Number(PAGE_BYTES));
-        let (statement, after) = match &self.position {
-            Position::Credentials(id) => (Sql::PageCredentials, vec![Parameter::Text(id), limit, bytes]),
-            Position::Configs(key) => (Sql::PageConfigs, vec![Parameter::Text(key), limit, bytes]),
-            Position::Usage(key, field) => {
-                (Sql::PageUsage, vec![Parameter::Text(key), Parameter::Text(field)])
-            }
-            Position::End => return Ok(Vec::new()),
+        // No key is empty.
+        let (key, field) = match &self.last {
+            Some(Record::Usage { key, field, .. }) => (key.as_str(), field.as_str()),
+            last => (last.as_ref().map_or("", |record| record.key().as_str()), ""),
+        };
+        let (key, field) = (Parameter::Text(key), Parameter::Text(field));
+        let (statement, after) = match kind {
+            Kind::Credential => (Sql::PageCredentials, vec![key, limit, bytes]),
+            Kind::Config => (Sql::PageConfigs, vec![key, limit, bytes]),
+            Kind::Usage | Kind::Cache => (Sql::PageUsage, vec![key, field]),
         };
         let reply = session.run(&call, statement, &after).await?;
         reply
             .rows
             .iter()
             .map(|row| {
-                let key = key(row, 0)?;
-                Ok(match self.position {
-                    Position::Credentials(_) => {
+                let key = name(row, 0)?;
+                Ok(match kind {
+                    Kind::Credential => {
                         Record::Credential { credential: credential::read(&key, row, 1)?, id: key }
                     }
-                    Position::Configs(_) => Record::Config { value: config::read(&key, row, 1)?, key },
-                    Position::Usage(..) | Position::End => {
-                        Record::Usage { key, field: super::statement::key(row, 1)?, count: column(row, 2)? }
+                    Kind::Config => Record::Config { value: config::read(&key, row, 1)?, key },
+                    Kind::Usage | Kind::Cache => {
+                        Record::Usage { key, field: name(row, 1)?, count: column(row, 2)? }
                     }
                 })
             })
@@ -120,12 +114,8 @@ async fn set_counters<'k>(
 impl Exportable for Postgres {
     /// A snapshot, taken when the stream is first polled. It holds a connection until it ends or is dropped.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
-        let export = Export {
-            postgres: self.clone(),
-            session: None,
-            position: Position::Credentials(String::new()),
-            limit: PAGE,
-        };
+        let export =
+            Export { postgres: self.clone(), session: None, kinds: &EXPORTED, last: None, limit: PAGE };
         pages(export, Export::next)
     }
 
@@ -141,12 +131,10 @@ impl Exportable for Postgres {
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
         let call = self.call()?;
         let Records { credentials, configs, counters } = Records::of(records);
-        let credentials: Vec<_> =
-            credentials.into_iter().map(|(id, credential)| (id, encode_credential(credential))).collect();
-        let configs: Vec<_> = configs.into_iter().map(|(key, value)| (key, encode_config(value))).collect();
         let counters: Vec<_> = counters.into_iter().collect();
-        let credentials = credential::set_documents(&call, Sql::SetCredentials, &credentials).await;
-        let configs = credential::set_documents(&call, Sql::SetConfigs, &configs).await;
+        let credentials =
+            credential::set_documents(&call, Sql::SetCredentials, credentials, encode_credential).await;
+        let configs = credential::set_documents(&call, Sql::SetConfigs, configs, encode_config).await;
         let counters = set_counters(&call, &counters).await;
         let failed = |record: &Record| match record {
             Record::Credential { id, .. } => credentials.get(id).cloned(),

@@ -65,7 +65,7 @@ const SCHEMA: &str = "public";
 impl Postgres {
     /// A handle for reading the Go program's tables. It neither expects nor creates a schema of this crate.
     pub(crate) async fn open_legacy(url: &str) -> Result<Self> {
-        let postgres = Self::new(PostgresOptions::in_schema(url, Some(SCHEMA))?).await?;
+        let postgres = Self::new(PostgresOptions::in_schema(url, Some(SCHEMA))?, false).await?;
         postgres.check_server().await?;
         let found = postgres.legacy_tables().await;
         match found {

@@ -7,7 +7,6 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Postgres, PostgresOptions,
-    server::Server,
     session::Session,
     statement::{Parameter, Reply, Sql, column},
 };
@@ -91,11 +90,6 @@ fn version_of(applied: &Reply) -> Result<usize> {
 }
 
 impl Postgres {
-    /// Creates a handle that reads and writes no records, without connecting.
-    async fn for_schema(options: PostgresOptions) -> Result<Self> {
-        Ok(Self::on(Server::new(options, true).await?))
-    }
-
     /// Reports the schema version of a database. Changes nothing.
     ///
     /// # Errors
@@ -103,7 +97,7 @@ impl Postgres {
     /// Errors of the server, [`Unsupported`](ErrorKind::Unsupported) if a later version of this crate
     /// migrated the database, [`Corrupt`](ErrorKind::Corrupt) if the schema is not of this crate.
     pub async fn schema_status(options: PostgresOptions) -> Result<SchemaStatus> {
-        let postgres = Self::for_schema(options).await?;
+        let postgres = Self::new(options, true).await?;
         postgres.check_server().await?;
         let version = postgres.version().await?;
         postgres.close().await?;
@@ -117,7 +111,7 @@ impl Postgres {
     /// As [`schema_status`](Self::schema_status), and [`Denied`](ErrorKind::Denied) if the role may not
     /// create the schema. An error means that nothing changed.
     pub async fn migrate(options: PostgresOptions) -> Result<SchemaStatus> {
-        let postgres = Self::for_schema(options).await?;
+        let postgres = Self::new(options, true).await?;
         postgres.check_server().await?;
         if postgres.version().await? < MIGRATIONS.len() {
             postgres.migrate_schema().await?;

@@ -88,13 +88,10 @@ impl Backend for Postgres {
 }
 
 impl Postgres {
-    /// Creates a handle without connecting.
-    async fn new(options: PostgresOptions) -> Result<Self> {
-        Ok(Self::on(Server::new(options, false).await?))
-    }
-
-    fn on(server: Server) -> Self {
-        Self { deadline: server.options.deadline, server: Arc::new(server) }
+    /// Creates a handle without connecting. `is_for_schema`: it reads and writes no records.
+    async fn new(options: PostgresOptions, is_for_schema: bool) -> Result<Self> {
+        let (deadline, server) = (options.deadline, Server::new(options, is_for_schema).await?);
+        Ok(Self { deadline, server: Arc::new(server) })
     }
 
     /// Fails if the server is too old or the database is not UTF-8.
@@ -122,7 +119,7 @@ impl Open for Postgres {
     type Options = PostgresOptions;
 
     async fn open(options: PostgresOptions) -> Result<Self> {
-        let postgres = Self::new(options.clone()).await?;
+        let postgres = Self::new(options.clone(), false).await?;
         postgres.check_server().await?;
         if postgres.has_latest_schema().await? {
             return Ok(postgres);
@@ -130,6 +127,6 @@ impl Open for Postgres {
         // First, or the connection that migrates would be one more than the options allow.
         postgres.close().await?;
         Self::migrate(options.clone()).await?;
-        Self::new(options).await
+        Self::new(options, false).await
     }
 }

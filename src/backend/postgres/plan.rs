@@ -13,7 +13,7 @@ use super::{
     statement::{Json, Parameter, Reply, Sql, column, key as name},
 };
 use crate::{
-    Backend, ConfigBatch, ConfigValue, Error, Key, Outcome, Result,
+    Backend, ConfigBatch, ConfigValue, Key, Outcome, Result,
     backend::{
         plan_step::{ApplyStep, Attempt, RollbackStep, apply_step, last_mutations, rollback_step},
         remote::{
@@ -21,7 +21,7 @@ use crate::{
             audit::{self, Page},
         },
     },
-    codec::{PlanRecord, corrupt_plan, decode_changes, encode_changes, encode_config, times},
+    codec::{PlanChange, PlanRecord, corrupt_plan, decode_changes, encode_changes, encode_config, times},
     plan::{
         Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Plan, PlanAction, PlanRefusal, Rollback,
         RollbackOptions,
@@ -75,37 +75,36 @@ fn read_record(row: &Row, payload: &str) -> Result<PlanRecord> {
     })
 }
 
-/// The changes of a transaction.
-#[derive(Default)]
-struct Changes<'c> {
-    values: Vec<(&'c Key, Option<&'c ConfigValue>)>,
-    /// The time to live of the plan's record in milliseconds, and its encoded changes; empty for a rollback.
-    ttl: u64,
-    record: Vec<u8>,
-}
-
-/// Writes the changes and the audit entry, and commits.
+/// Writes the changes of a plan or of its rollback and the audit entry, and commits. `ttl` is the time to
+/// live of the plan's record in milliseconds.
 async fn finish(
     call: &Call<'_>,
     mut session: Session,
     attempt: &Attempt<'_>,
     status: AuditStatus,
     error: Option<PlanRefusal>,
-    changes: &Changes<'_>,
+    changes: &[PlanChange],
+    ttl: u64,
 ) -> Result<()> {
     let payload = attempt.payload.map(|payload| payload.to_string()).unwrap_or_default();
-    let (sets, deletes): (Vec<_>, Vec<_>) = changes.values.iter().partition(|(_, value)| value.is_some());
-    let names = |values: &[(&Key, Option<&ConfigValue>)]| -> Vec<String> {
-        values.iter().map(|(key, _)| key.as_str().to_owned()).collect()
-    };
-    let (set_names, deleted_names) = (names(&sets), names(&deletes));
-    let texts: Vec<Vec<u8>> = sets.iter().filter_map(|(_, value)| value.map(encode_config)).collect();
+    let is_rollback = attempt.action != PlanAction::Apply;
+    let (mut set, mut texts, mut deleted) = (Vec::new(), Vec::new(), Vec::new());
+    for PlanChange { key, before, after } in changes {
+        match if is_rollback { before } else { after } {
+            Some(value) => {
+                set.push(key.as_str());
+                texts.push(encode_config(value));
+            }
+            None => deleted.push(key.as_str()),
+        }
+    }
+    // A rollback does not write the record.
+    let record = encode_changes(if is_rollback { &[] } else { changes });
     let number = |number: u64| Parameter::Number(i64::try_from(number).unwrap_or(i64::MAX));
-    let record = if changes.record.is_empty() { b"[]" } else { &*changes.record };
     let parameters = [
         Parameter::Text(attempt.key.as_str()),
-        Parameter::Texts(deleted_names.iter().map(String::as_str).collect()),
-        Parameter::Texts(set_names.iter().map(String::as_str).collect()),
+        Parameter::Texts(deleted),
+        Parameter::Texts(set),
         Parameter::Jsons(texts.iter().map(|text| Json(text)).collect()),
         Parameter::Text(attempt.action.as_str()),
         Parameter::Text(status.as_str()),
@@ -115,27 +114,35 @@ async fn finish(
         number(attempt.mutations as u64),
         Parameter::Text(&payload),
         Parameter::Text(error.map_or("", PlanRefusal::as_str)),
-        number(changes.ttl),
-        Parameter::Json(record),
+        number(ttl),
+        Parameter::Json(&record),
     ];
     session.run(call, Sql::FinishPlan, &parameters).await?;
     let committed = session.commit(call).await;
-    if changes.values.is_empty() {
+    if changes.is_empty() {
         // No value changed, whether or not the audit entry was stored.
         return committed.map_err(|error| error.with_outcome(Outcome::NotApplied));
     }
     committed
 }
 
-/// Whether the transaction was rolled back because of a concurrent one, so that it can be retried.
-fn is_conflict(error: &Error) -> bool {
-    error.outcome() == Outcome::NotApplied && matches!(error.code(), Some("40001" | "40P01" | "23505"))
-}
-
-/// Waits a random moment before a retry.
-async fn pause(call: &Call<'_>) {
-    let pause = PAUSE.mul_f32(fastrand::f32());
-    tokio::time::sleep_until(call.deadline.min(Instant::now() + pause)).await;
+/// Runs an attempt, and again after a random pause if a concurrent transaction rolled it back.
+async fn retried<T, F>(call: &Call<'_>, attempt: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = Result<Result<T>>>,
+{
+    loop {
+        match attempt().await {
+            Err(error)
+                if error.outcome() == Outcome::NotApplied
+                    && matches!(error.code(), Some("40001" | "40P01" | "23505")) =>
+            {
+                let pause = PAUSE.mul_f32(fastrand::f32());
+                tokio::time::sleep_until(call.deadline.min(Instant::now() + pause)).await;
+            }
+            result => return result?,
+        }
+    }
 }
 
 impl Postgres {
@@ -154,14 +161,10 @@ impl Postgres {
         let step = apply_step(plan, payload, stored.record.as_ref(), |key| stored.get(key));
         let (status, error, result) = step.end();
         let changes = match &step {
-            ApplyStep::Change(changes) => Changes {
-                values: changes.iter().map(|change| (&change.key, change.after.as_ref())).collect(),
-                ttl,
-                record: encode_changes(changes),
-            },
-            ApplyStep::Replay | ApplyStep::Refuse(..) => Changes::default(),
+            ApplyStep::Change(changes) => changes.as_slice(),
+            ApplyStep::Replay | ApplyStep::Refuse(..) => &[],
         };
-        finish(call, session, attempt, status, error, &changes).await?;
+        finish(call, session, attempt, status, error, changes, ttl).await?;
         Ok(result)
     }
 
@@ -177,18 +180,17 @@ impl Postgres {
         let parameters = [Parameter::Text(key.as_str())];
         let stored = Stored::read(&session.run(call, Sql::PlanToRollBack, &parameters).await?)?;
         let step = rollback_step(stored.record.as_ref(), options.force, |key| stored.get(key));
-        let mut changes = Changes::default();
-        if let (RollbackStep::Restore, Some(record)) = (&step, &stored.record) {
-            changes.values =
-                record.changes.iter().map(|change| (&change.key, change.before.as_ref())).collect();
-        }
+        let changes = match (&step, &stored.record) {
+            (RollbackStep::Restore, Some(record)) => record.changes.as_slice(),
+            _ => &[],
+        };
         let attempt = attempt.about(stored.record.as_ref());
         let (status, error, result) = step.end();
-        finish(call, session, &attempt, status, error, &changes).await?;
+        finish(call, session, &attempt, status, error, changes, 0).await?;
         Ok(result)
     }
 
-    async fn audit_page(&self, before: i64) -> Result<Page<i64>> {
+    async fn audit_page(self, before: i64) -> Result<Page<i64>> {
         let reply = self.call()?.run(Effect::Read, Sql::PageAudit, &[Parameter::Number(before)]).await?;
         let entries =
             reply.rows.iter().map(|row| read_entry(self.label(), row)).collect::<Result<Vec<_>>>()?;
@@ -204,34 +206,19 @@ impl ConfigBatch for Postgres {
         let ttl = options.check()?;
         let attempt = Attempt::to_apply(self.label(), key, plan, plan.payload_hash(), options);
         let call = self.call()?;
-        loop {
-            match self.apply_once(&call, plan, ttl, &attempt).await {
-                Ok(result) => return result,
-                Err(error) if is_conflict(&error) => pause(&call).await,
-                Err(error) => return Err(error),
-            }
-        }
+        retried(&call, || self.apply_once(&call, plan, ttl, &attempt)).await
     }
 
     async fn rollback_plan(&self, key: &Key, options: &RollbackOptions) -> Result<Rollback> {
         options.check()?;
         let begun = std::time::Instant::now();
         let call = self.call()?;
-        loop {
-            match self.roll_back_once(&call, key, options, begun).await {
-                Ok(result) => return result,
-                Err(error) if is_conflict(&error) => pause(&call).await,
-                Err(error) => return Err(error),
-            }
-        }
+        retried(&call, || self.roll_back_once(&call, key, options, begun)).await
     }
 
     fn audit_plans(&self, filter: AuditFilter) -> impl Stream<Item = Result<AuditEntry>> + Send {
         let postgres = self.clone();
-        audit::pages(filter, i64::MAX, move |before| {
-            let postgres = postgres.clone();
-            async move { postgres.audit_page(before).await }
-        })
+        audit::pages(filter, i64::MAX, move |before| postgres.clone().audit_page(before))
     }
 }
 

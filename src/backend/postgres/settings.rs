@@ -10,15 +10,19 @@ fn millis(duration: Duration) -> u128 {
     duration.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128)
 }
 
+/// The server's timeouts.
+fn timeouts(options: &PostgresOptions) -> [(&'static str, u128); 3] {
+    [
+        ("statement_timeout", millis(options.statement_timeout)),
+        ("lock_timeout", millis(options.lock_timeout)),
+        ("idle_in_transaction_session_timeout", millis(options.idle_in_transaction_session_timeout)),
+    ]
+}
+
 /// The settings of new sessions. Inside a value, a space is escaped.
 pub(super) fn of_session(options: &PostgresOptions) -> String {
-    format!(
-        "-c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={} \
-         -c default_transaction_isolation=read\\ committed",
-        millis(options.statement_timeout),
-        millis(options.lock_timeout),
-        millis(options.idle_in_transaction_session_timeout),
-    )
+    let timeouts = timeouts(options).map(|(name, value)| format!("-c {name}={value} "));
+    timeouts.concat() + "-c default_transaction_isolation=read\\ committed"
 }
 
 /// The SQL that begins a transaction.
@@ -50,13 +54,7 @@ fn of_transaction(options: &PostgresOptions) -> String {
     if !options.pgbouncer {
         return String::new();
     }
-    format!(
-        "; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
-         SET LOCAL idle_in_transaction_session_timeout = {}",
-        millis(options.statement_timeout),
-        millis(options.lock_timeout),
-        millis(options.idle_in_transaction_session_timeout),
-    )
+    timeouts(options).map(|(name, value)| format!("; SET LOCAL {name} = {value}")).concat()
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::options::{PostgresOptions, SslMode, SslNegotiation};
 use crate::{
-    Error, ErrorKind, Result,
+    Result,
     backend::remote::trust::{Checks, Files, Names},
+    codec::invalid,
 };
 
 pub(super) const NAMES: Names = Names { ca: "sslrootcert", cert: "sslcert", key: "sslkey" };
@@ -18,14 +19,10 @@ pub(super) async fn connector(options: &PostgresOptions) -> Result<MakeRustlsCon
 
 async fn settings(options: &PostgresOptions) -> Result<ClientConfig> {
     if options.sslmode == SslMode::VerifyCa && options.sslrootcert.is_none() {
-        return Err(Error::new(
-            ErrorKind::InvalidValue,
-            "`verify-ca` needs `sslrootcert`: without it, any public certificate would do",
-        ));
+        return Err(invalid("`verify-ca` needs `sslrootcert`: without it, any public certificate would do"));
     }
     if options.trusts_system() && options.sslmode != SslMode::VerifyFull {
-        return Err(Error::new(
-            ErrorKind::InvalidValue,
+        return Err(invalid(
             "`sslrootcert=system` needs `sslmode=verify-full`: any public certificate would do otherwise",
         ));
     }
@@ -44,8 +41,7 @@ async fn settings(options: &PostgresOptions) -> Result<ClientConfig> {
     let mut tls = files.read(checks).await?;
     if options.sslnegotiation == SslNegotiation::Direct {
         if matches!(options.sslmode, SslMode::Disable | SslMode::Allow | SslMode::Prefer) {
-            return Err(Error::new(
-                ErrorKind::InvalidValue,
+            return Err(invalid(
                 "`sslnegotiation=direct` needs `sslmode=require` or stronger: it can't fall back to no TLS",
             ));
         }

@@ -113,8 +113,7 @@ impl Transaction for PostgresTransaction {
 
     /// If the reply is lost, asks the server for the outcome of the transaction, within the deadline.
     async fn commit(self) -> Result<()> {
-        let Self { postgres, .. } = &self;
-        let postgres = postgres.clone();
+        let postgres = self.postgres.clone();
         let call = postgres.call()?;
         self.check()?;
         let incarnation = self.session.incarnation();

@@ -3,7 +3,7 @@
 use std::future;
 
 use futures_core::Stream;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt, future::OptionFuture};
 
 use super::pages;
 use crate::{
@@ -22,13 +22,8 @@ pub(crate) fn pages<C: Send, F: Future<Output = Result<Page<C>>> + Send>(
 ) -> impl Stream<Item = Result<AuditEntry>> + Send {
     let limit = filter.limit.unwrap_or(usize::MAX);
     let page = move |position: Option<C>| {
-        let page = position.map(&page);
-        async move {
-            match page {
-                Some(page) => page.await.map(Some),
-                None => Ok(None),
-            }
-        }
+        let page = OptionFuture::from(position.map(&page));
+        async move { page.await.transpose() }
     };
     pages::pages(Some(first), page).try_filter(move |entry| future::ready(filter.wants(entry))).take(limit)
 }

@@ -42,14 +42,12 @@ impl Gate {
 
     /// Refuses further calls and waits until the running ones have ended.
     pub(crate) async fn close(&self) {
-        let mut emptied = std::pin::pin!(self.empty.notified());
-        emptied.as_mut().enable();
         self.state.fetch_or(CLOSED, Ordering::AcqRel);
         while self.state.load(Ordering::Acquire) != CLOSED {
-            emptied.as_mut().await;
-            emptied.set(self.empty.notified());
-            emptied.as_mut().enable();
+            self.empty.notified().await;
         }
+        // For another call that waits.
+        self.empty.notify_one();
     }
 }
 
@@ -59,7 +57,7 @@ pub(crate) struct Entry<'g>(&'g Gate);
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
         if self.0.state.fetch_sub(CALL, Ordering::AcqRel) == CALL + CLOSED {
-            self.0.empty.notify_waiters();
+            self.0.empty.notify_one();
         }
     }
 }

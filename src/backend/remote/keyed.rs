@@ -39,6 +39,9 @@ pub(crate) fn not_deleted<'k>(
     })
 }
 
+/// The kinds of records in the order of an export.
+pub(crate) const EXPORTED: [Kind; 3] = [Kind::Credential, Kind::Config, Kind::Usage];
+
 /// The records of an import by kind. Of several records with the same key, the last one counts.
 #[derive(Default)]
 pub(crate) struct Records<'r> {

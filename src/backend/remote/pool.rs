@@ -3,7 +3,7 @@
 use std::{
     ops::{Deref, DerefMut},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -119,7 +119,7 @@ impl<D: Dial> Pool<D> {
             .queue_strategy(QueueStrategy::Lifo)
             // bb8 reports a failure after it has counted it, so that calls can ask again at once.
             .error_sink(Box::new(Failures(failures.clone())))
-            .build_unchecked(Manager { dialer, queue: queue.clone(), failed: Mutex::default() });
+            .build_unchecked(Manager { dialer, queue: queue.clone(), failed: watch::Sender::default() });
         Ok(Self { pool, queue, withheld: Arc::default(), failures })
     }
 
@@ -231,31 +231,25 @@ struct Manager<D> {
     /// Closed once the pool is retired; returned connections are closed then.
     queue: Arc<Queue>,
     /// When the last attempt to connect failed.
-    failed: Mutex<Option<Instant>>,
+    failed: watch::Sender<Option<Instant>>,
 }
 
 /// The pause after a failed attempt to connect. Without it a server that refuses connections would be dialed
 /// as often as calls are made.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-impl<D> Manager<D> {
-    fn failed(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl<D: Dial> ManageConnection for Manager<D> {
     type Connection = Box<D::Connection>;
     type Error = Error;
 
     async fn connect(&self) -> Result<Box<D::Connection>> {
-        let failed = *self.failed();
+        let failed = *self.failed.borrow();
         if let Some(failed) = failed {
             tokio::time::sleep_until(failed + RETRY_PAUSE).await;
         }
         let started = Instant::now();
         let mut result = self.dialer.dial().await;
-        *self.failed() = result.is_err().then(Instant::now);
+        self.failed.send_replace(result.is_err().then(Instant::now));
         // A pool that was retired meanwhile would keep it idle while one of its connections is in use.
         if result.is_ok() && self.queue.is_closed() {
             result = Err(retired());

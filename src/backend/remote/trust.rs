@@ -1,6 +1,9 @@
 //! TLS by rustls: trusted certificates, the client certificate, and the errors of handshakes.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
@@ -16,7 +19,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, codec::invalid};
 
 /// The names of a backend's TLS options, for error messages.
 #[derive(Debug)]
@@ -73,13 +76,8 @@ impl Files {
         match (&self.cert, &self.key) {
             (None, None) => Ok(builder.with_no_client_auth()),
             (Some(cert), Some(key)) => {
-                let read =
-                    |path, name| std::fs::read(path).map_err(|error| unreadable(name).with_source(error));
-                let chain = certificates(&read(cert, cert_name)?);
-                if chain.is_empty() {
-                    return Err(invalid(format!("the file of `{cert_name}` holds no certificate (PEM)")));
-                }
-                let key = PrivateKeyDer::from_pem_slice(&read(key, key_name)?).map_err(|_| {
+                let chain = certificates(cert, cert_name)?;
+                let key = PrivateKeyDer::from_pem_slice(&contents(key, key_name)?).map_err(|_| {
                     invalid(format!(
                         "the file of `{key_name}` holds no private key (PEM, without a passphrase)"
                     ))
@@ -97,13 +95,7 @@ impl Files {
 
     fn trusted(&self) -> Result<Vec<CertificateDer<'static>>> {
         let name = self.names.ca;
-        let Some(path) = &self.ca else { return of_this_machine(name) };
-        let pem = std::fs::read(path).map_err(|error| unreadable(name).with_source(error))?;
-        let found = certificates(&pem);
-        if found.is_empty() {
-            return Err(invalid(format!("the file of `{name}` holds no certificate (PEM)")));
-        }
-        Ok(found)
+        self.ca.as_ref().map_or_else(|| of_this_machine(name), |path| certificates(path, name))
     }
 }
 
@@ -118,10 +110,21 @@ pub(crate) fn of_this_machine(name: &str) -> Result<Vec<CertificateDer<'static>>
 
 /// The certificates of a file that can be read. Each is parsed by itself, so that a damaged one is skipped
 /// alone.
-fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+fn certificates(path: &Path, name: &str) -> Result<Vec<CertificateDer<'static>>> {
     const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    let pem = contents(path, name)?;
     let starts = pem.windows(BEGIN.len()).enumerate().filter(|(_, text)| *text == BEGIN);
-    starts.filter_map(|(at, _)| CertificateDer::from_pem_slice(&pem[at..]).ok()).collect()
+    let found: Vec<_> =
+        starts.filter_map(|(at, _)| CertificateDer::from_pem_slice(&pem[at..]).ok()).collect();
+    if found.is_empty() {
+        return Err(invalid(format!("the file of `{name}` holds no certificate (PEM)")));
+    }
+    Ok(found)
+}
+
+fn contents(path: &Path, name: &str) -> Result<Vec<u8>> {
+    let unreadable = |error| invalid(format!("the file of `{name}` can't be read")).with_source(error);
+    std::fs::read(path).map_err(unreadable)
 }
 
 /// The trusted certificates.
@@ -339,16 +342,6 @@ pub(crate) fn refusal(server: &str, error: &rustls::Error, names: &Names) -> Err
         }
     };
     Error::new(ErrorKind::Denied, format!("the TLS certificate of {server} {why}")).with_source(error.clone())
-}
-
-#[cold]
-fn unreadable(name: &str) -> Error {
-    invalid(format!("the file of `{name}` can't be read"))
-}
-
-#[cold]
-fn invalid(message: String) -> Error {
-    Error::new(ErrorKind::InvalidValue, message)
 }
 
 #[cfg(test)]
