@@ -168,6 +168,14 @@ pub mod redis {
     pub use crate::backend::redis::{RedisDurability, RedisSentinel, RedisTls, RedisTopology};
 }
 
+/// Conditional writes: [`Conditional`](revision::Conditional) and its types.
+pub mod revision {
+    pub use crate::{
+        capability::Conditional,
+        model::{Condition, Revision},
+    };
+}
+
 /// Compiles the code of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

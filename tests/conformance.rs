@@ -171,7 +171,7 @@ macro_rules! cases {
     };
 }
 
-conforms!(memory, [credentials configs plans usage cache transactions export], [backend export_usage export_snapshot transactions_at_close]);
+conforms!(memory, [credentials configs conditional plans usage cache transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage export_snapshot transactions_at_close]);
 // Several layers on one another, on one backend only, because they take long to compile.
 mod memory_deep {
     cases!(

@@ -2,6 +2,7 @@
 
 mod backend;
 mod cache;
+mod conditional;
 mod config;
 mod credential;
 mod export;
@@ -14,6 +15,8 @@ mod usage;
 pub use backend::{Backend, DEFAULT_DEADLINE, Open};
 pub(crate) use cache::check_cache;
 pub use cache::{CacheStore, MAX_CACHE_TTL};
+pub use conditional::Conditional;
+pub(crate) use conditional::document_of;
 pub use config::ConfigStore;
 pub use credential::CredentialStore;
 pub use export::Exportable;

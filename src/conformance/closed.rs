@@ -15,6 +15,7 @@ use crate::{
     BatchReport, CacheStore, ConfigBatch, ConfigStore, Credential, CredentialStore, ErrorKind, Exportable,
     Increment, Record, Result, Storage, Transactional, UsageStore,
     plan::{ApplyOptions, AuditEntry, AuditFilter, Mutation, RollbackOptions},
+    revision::{Condition, Conditional, Revision},
 };
 
 const BULLET: &str = "every operation after close is Closed";
@@ -43,6 +44,22 @@ async fn credentials_are<B: CredentialStore>(closed: Storage<B>) {
     is_closed("get_credentials", closed.get_credentials(std::slice::from_ref(&id)).await);
     is_closed("set_credentials", closed.set_credentials(&[(id.clone(), credential)]).await);
     is_closed("delete_credentials", closed.delete_credentials(&[id]).await);
+}
+
+/// Asserts it for [`Conditional`].
+///
+/// # Panics
+///
+/// If an operation returns anything else.
+pub async fn conditional<B: Conditional>(closed: &Storage<B>) {
+    must(BULLET, conditional_is(closed.clone())).await;
+}
+
+async fn conditional_is<B: Conditional>(closed: Storage<B>) {
+    let (name, any) = (key("a"), Revision::of(b"any"));
+    is_closed("get_with_revision", closed.get_config_with_revision(&name).await);
+    is_closed("set_if", closed.set_config_if(&name, json!(1), Condition::Absent).await);
+    is_closed("delete_if", closed.delete_config_if(&name, any).await);
 }
 
 /// Asserts it for [`ConfigStore`].

@@ -37,6 +37,7 @@
 mod backend;
 mod cache;
 pub mod closed;
+mod conditional;
 mod configs;
 mod credentials;
 mod documents;
@@ -51,6 +52,7 @@ use std::{any::Any, fmt::Debug, future::poll_fn, pin::pin, task::Poll, time::Dur
 
 pub use backend::backend;
 pub use cache::cache;
+pub use conditional::{conditional, conditional_import, conditional_plans, conditional_transactions};
 pub use configs::configs;
 pub use credentials::credentials;
 pub use export::{export, export_snapshot, export_usage};

@@ -10,6 +10,7 @@ mod key;
 mod named;
 mod record;
 mod remark;
+mod revision;
 mod scan;
 mod secret;
 mod stats;
@@ -30,6 +31,7 @@ pub(crate) use remark::Piece;
 #[cfg(feature = "git")]
 pub(crate) use remark::with_causes;
 pub use remark::{Remark, RemarkKind};
+pub use revision::{Condition, Revision};
 pub(crate) use scan::{Members, Refused, Watched};
 pub use secret::{MAX_SECRET_BYTES, Secret};
 pub use stats::{Performance, PoolStats, StorageStats};

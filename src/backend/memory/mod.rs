@@ -1,6 +1,7 @@
 //! [`Memory`]: the simplest correct backend, which serves as the specification of the others.
 
 mod cache;
+mod conditional;
 mod config;
 mod credential;
 mod export;

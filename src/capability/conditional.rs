@@ -1,0 +1,67 @@
+//! [`Conditional`]: writes that are made only if the record has not changed.
+
+use crate::{
+    ConfigStore, CredentialStore, Error, ErrorKind, Key, Record, Result, capability,
+    history::DocumentKind,
+    model::{Condition, Revision},
+};
+
+/// Changes a credential or a config value only if nothing else has changed it meanwhile.
+///
+/// Read a record with its [revision](Revision), decide, and write with
+/// [`Condition::Unchanged`]: of several concurrent writers one succeeds, and the others get a
+/// [`Conflict`](ErrorKind::Conflict) and read again. The comparison and the write are one step at the server
+/// and one round trip. Writers that use no revision are noticed, too, also other programs; on `MongoDb`, see
+/// its page.
+#[capability]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot write conditionally",
+    note = "backends that write conditionally: `File`, `Git`, `Memory`, `MongoDb`, `Postgres`, `Redis`"
+)]
+pub trait Conditional: CredentialStore + ConfigStore {
+    /// Reads one record and its revision.
+    ///
+    /// - [`NotFound`](ErrorKind::NotFound) if there is none.
+    #[operation(read)]
+    fn get_with_revision(
+        &self,
+        kind: DocumentKind,
+        key: &Key,
+    ) -> impl Future<Output = Result<(Record, Revision)>> + Send;
+
+    /// Stores one record if the condition holds, and returns its new revision.
+    ///
+    /// - [`Conflict`](ErrorKind::Conflict) if the condition does not hold, and nothing is changed. The error
+    ///   has the record's key and is not [retryable](Error::is_retryable).
+    /// - A record that is already equal to this one is no conflict, so doing it twice is doing it once: after
+    ///   an [`Unknown`](crate::Outcome::Unknown) outcome the same call can be repeated. A `Conflict` of the
+    ///   repeated call does not tell whether the first one was applied and then overwritten.
+    /// - [`InvalidValue`](ErrorKind::InvalidValue) for a counter, which has no revision.
+    #[operation(write, replayable)]
+    fn set_if(&self, record: &Record, condition: Condition) -> impl Future<Output = Result<Revision>> + Send;
+
+    /// Deletes one record if it has this revision.
+    ///
+    /// - [`NotFound`](ErrorKind::NotFound) if there is none.
+    /// - [`Conflict`](ErrorKind::Conflict) if it has another revision, and nothing is changed.
+    #[operation(write)]
+    fn delete_if(
+        &self,
+        kind: DocumentKind,
+        key: &Key,
+        revision: Revision,
+    ) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// The kind, the key and the compact JSON of a record that has revisions.
+pub(crate) fn document_of(record: &Record) -> Result<(DocumentKind, &Key, Vec<u8>)> {
+    match record {
+        Record::Credential { id, credential } => {
+            Ok((DocumentKind::Credential, id, credential.to_json().into_bytes()))
+        }
+        Record::Config { key, value } => Ok((DocumentKind::Config, key, value.to_json().into_bytes())),
+        Record::Usage { key, .. } => {
+            Err(Error::new(ErrorKind::InvalidValue, "a counter has no revision: increment it").with_key(key))
+        }
+    }
+}
