@@ -9,6 +9,7 @@ use gateway_storage::{
     history::{CommitId, DocumentKind},
     layer::{Layered, Limit, Retry, Stack, Timeout},
     plan::{ApplyOptions, AuditFilter, Plan, Rollback, RollbackOptions},
+    revision::{Condition, Conditional},
 };
 use serde_json::json;
 
@@ -107,6 +108,24 @@ pub async fn configs<B: ConfigStore>(on: &Storage<B>, words: &Words, errors: &mu
     errors.of(on.get_config(key).await);
     errors.of(on.delete_config(key).await);
     on.set_config(key, json!(words.config)).await
+}
+
+/// The operations of [`Conditional`].
+pub async fn conditional<B: Conditional>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
+    let (key, id) = (Key::new(&words.config_key)?, Key::new(&format!("{} is new", words.id))?);
+    let (_, old) = on.get_config_with_revision(&key).await?;
+    let new = on.set_config_if(&key, json!([words.config]), Condition::Unchanged(old)).await?;
+    errors.of(on.set_config_if(&key, json!(words.config), Condition::Unchanged(old)).await);
+    errors.of(on.set_config_if(&key, json!(words.config), Condition::Absent).await);
+    errors.of(on.delete_config_if(&key, old).await);
+    on.delete_config_if(&key, new).await?;
+    errors.of(on.get_config_with_revision(&key).await);
+    let revision =
+        on.set_credential_if(&id, json!({ "token": words.secret }), Condition::Absent).await?;
+    errors.of(on.set_credential_if(&id, json!({}), Condition::Unchanged(old)).await);
+    on.delete_credential_if(&id, revision).await?;
+    errors.of(on.delete_credential_if(&id, revision).await);
+    on.set_config(&key, json!(words.config)).await
 }
 
 /// The operations of [`UsageStore`].
@@ -229,7 +248,7 @@ pub async fn pool<B: Pooled>(on: &Storage<B>, errors: &mut Errors) -> Result<()>
 }
 
 /// The name of every operation. The names are stable, because dashboards and alerts use them.
-pub const OPERATIONS: [&str; 37] = [
+pub const OPERATIONS: [&str; 40] = [
     "apply_plan",
     "audit_plans",
     "begin",
@@ -239,6 +258,7 @@ pub const OPERATIONS: [&str; 37] = [
     "delete_config",
     "delete_credential",
     "delete_credentials",
+    "delete_if",
     "export",
     "get_cache",
     "get_cache_entry",
@@ -246,6 +266,7 @@ pub const OPERATIONS: [&str; 37] = [
     "get_credential",
     "get_credentials",
     "get_usage",
+    "get_with_revision",
     "health",
     "import",
     "increment_many",
@@ -260,6 +281,7 @@ pub const OPERATIONS: [&str; 37] = [
     "set_config",
     "set_credential",
     "set_credentials",
+    "set_if",
     "stats",
     "transaction_delete_config",
     "transaction_delete_credential",
@@ -290,6 +312,7 @@ pub async fn work() {
     let (words, mut errors) = (Words::new(str::to_owned), Errors::default());
     credentials(&storage, &words, &mut errors).await.unwrap();
     configs(&storage, &words, &mut errors).await.unwrap();
+    conditional(&storage, &words, &mut errors).await.unwrap();
     plans(&storage, &words, &mut errors).await.unwrap();
     usage(&storage, &words, &mut errors).await.unwrap();
     cache(&storage, &words, &mut errors).await.unwrap();
