@@ -31,9 +31,8 @@ impl Conditional for Git {
         let new = revision_of(blob_of(&text_of(record)?.1)?);
         let (key, record) = (key.clone(), record.clone());
         self.commit("", move |draft| {
-            condition.check(&key, draft.revision(kind, &key), new)?;
-            draft.put(record.clone())?;
-            Ok(new)
+            condition.check(&key, draft.revision(kind, &key))?;
+            draft.put(record.clone()).map(|()| new)
         })
         .await
         .map_err(is_final)

@@ -14,21 +14,21 @@ use crate::{
     revision::{Condition, Conditional, Revision},
 };
 
-/// Sets or deletes a record if it has the expected revision or already the new one.
+/// Sets or deletes a record if it has the expected revision.
 ///
 /// KEYS: a credential, or the hash of the config values. ARGV: the expected revision (empty: no record), the
-/// new revision and the new text (empty: delete the record), and the field of the hash.
+/// new text (empty: delete the record), and the field of the hash.
 ///
-/// A refusal is an error reply, so that WAIT does not turn it into an unconfirmed write. A repeated write
-/// writes again, so that WAIT confirms it. The write is the last command, because Redis keeps what a script
-/// wrote before an error.
-const SET_IF: &str = "local expected, new, text, field = ARGV[1], ARGV[2], ARGV[3], ARGV[4] \
+/// A refusal is an error reply, so that WAIT does not turn it into an unconfirmed write. The write is the
+/// last command, because Redis keeps what a script wrote before an error.
+const WRITE_IF: &str = "local expected, text, field = ARGV[1], ARGV[2], ARGV[3] \
     local record = {KEYS[1], field} \
     local stored = redis.call(field and 'HGET' or 'GET', unpack(record)) \
-    local revision = stored and redis.sha1hex(stored) or '' \
-    if new == '' and not stored then return redis.error_reply('NOTFOUND nothing is stored') end \
-    if revision ~= expected and revision ~= new then return redis.error_reply('CONFLICT it has changed') end \
-    if new == '' then \
+    if text == '' and not stored then return redis.error_reply('NOTFOUND nothing is stored') end \
+    if (stored and redis.sha1hex(stored) or '') ~= expected then \
+        return redis.error_reply('CONFLICT the record has changed') \
+    end \
+    if text == '' then \
         redis.call(field and 'HDEL' or 'UNLINK', unpack(record)) \
     else \
         table.insert(record, text) \
@@ -62,22 +62,15 @@ impl Redis {
         cmd(if field.is_some() { "HGET" } else { "GET" }).arg(name).arg(field).take()
     }
 
-    /// Runs [`SET_IF`]. Without a new text it deletes the record.
-    async fn write_if(
-        &self,
-        kind: DocumentKind,
-        key: &Key,
-        condition: Condition,
-        new: Option<(Revision, &[u8])>,
-    ) -> Result<()> {
+    /// Runs [`WRITE_IF`]. Without a text it deletes the record.
+    async fn write_if(&self, kind: DocumentKind, key: &Key, condition: Condition, text: &[u8]) -> Result<()> {
         let expected = match condition {
             Condition::Absent => String::new(),
             Condition::Unchanged(revision) => revision.to_string(),
         };
-        let (revision, text) = new.map(|(revision, text)| (revision.to_string(), text)).unwrap_or_default();
         let (name, field) = self.location(kind, key);
         let mut eval = cmd("EVAL");
-        eval.arg(SET_IF).arg(1).arg(name).arg(expected).arg(revision).arg(text).arg(field);
+        eval.arg(WRITE_IF).arg(1).arg(name).arg(expected).arg(text).arg(field);
         let replied = self.call()?.send(Effect::Write, &eval).await;
         replied.and_then(reply::done).map_err(|error| match error.code() {
             Some("CONFLICT") => Condition::conflict(key),
@@ -104,11 +97,10 @@ impl Conditional for Redis {
 
     async fn set_if(&self, record: &Record, condition: Condition) -> Result<Revision> {
         let (kind, key, text) = document_of(record)?;
-        let new = revision_of(&text);
-        self.write_if(kind, key, condition, Some((new, &text))).await.map(|()| new)
+        self.write_if(kind, key, condition, &text).await.map(|()| revision_of(&text))
     }
 
     async fn delete_if(&self, kind: DocumentKind, key: &Key, revision: Revision) -> Result<()> {
-        self.write_if(kind, key, Condition::Unchanged(revision), None).await
+        self.write_if(kind, key, Condition::Unchanged(revision), b"").await
     }
 }
