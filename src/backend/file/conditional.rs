@@ -37,14 +37,11 @@ impl Conditional for File {
         let (kind, key, encoded) = document_of(record)?;
         let (record, key, new) = (record.clone(), key.clone(), Revision::of(&encoded));
         self.write(move |draft| {
-            let stored = stored(draft.state(), kind, &key)?;
-            condition.check(&key, stored, new)?;
-            if stored != Some(new) {
-                match record {
-                    Record::Credential { id, credential } => draft.put_credential(id, credential, encoded),
-                    Record::Config { key, value } => draft.put_config(key, value, encoded),
-                    Record::Usage { .. } => {}
-                }
+            condition.check(&key, stored(draft.state(), kind, &key)?)?;
+            match record {
+                Record::Credential { id, credential } => draft.put_credential(id, credential, encoded),
+                Record::Config { key, value } => draft.put_config(key, value, encoded),
+                Record::Usage { .. } => {}
             }
             Ok(new)
         })
