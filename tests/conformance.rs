@@ -192,24 +192,24 @@ mod git {
         stacked,
         git,
         |storage| testkit::workload::stacked_within(storage, gateway_storage::layer::Timeout::new(LONG_DEADLINE)),
-        [credentials configs export],
-        [backend export_snapshot]
+        [credentials configs conditional export],
+        [backend conditional_import export_snapshot]
     );
-    cases!(bare, git, |storage| storage, [credentials configs export], [backend export_snapshot]);
-    cases!(shared, git_shared, |storage| storage, [credentials configs export], [backend]);
+    cases!(bare, git, |storage| storage, [credentials configs conditional export], [backend conditional_import export_snapshot]);
+    cases!(shared, git_shared, |storage| storage, [credentials configs conditional export], [backend conditional_import]);
 }
 #[cfg(feature = "mongodb")]
 conforms!(mongodb, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
 #[cfg(feature = "mongodb")]
 conforms!(mongodb_alone, [credentials configs plans usage export], [backend export_usage]);
 #[cfg(feature = "redis")]
-conforms!(redis, [credentials configs plans usage cache export], [backend export_usage]);
+conforms!(redis, [credentials configs conditional plans usage cache export], [backend conditional_plans conditional_import export_usage]);
 #[cfg(feature = "redis")]
-conforms!(redis_tls, [credentials configs plans usage cache export], [backend export_usage]);
+conforms!(redis_tls, [credentials configs conditional plans usage cache export], [backend conditional_plans conditional_import export_usage]);
 #[cfg(feature = "redis")]
-conforms!(redis_cluster, [credentials configs plans usage cache export], [backend export_usage]);
+conforms!(redis_cluster, [credentials configs conditional plans usage cache export], [backend conditional_plans conditional_import export_usage]);
 #[cfg(feature = "redis")]
-conforms!(redis_sentinel, [credentials configs plans usage cache export], [backend export_usage]);
+conforms!(redis_sentinel, [credentials configs conditional plans usage cache export], [backend conditional_plans conditional_import export_usage]);
 #[cfg(feature = "postgres")]
 conforms!(postgres, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
 #[cfg(feature = "postgres")]

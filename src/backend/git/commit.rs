@@ -29,10 +29,11 @@ impl Writer {
             let state = self.local.snapshot();
             let mut draft = Draft::new(State::clone(&state), self.local.branch.files(state.head)?);
             let value = change(&mut draft)?;
+            let is_conditional = draft.is_conditional;
             let (mut next, changes) = draft.into_parts();
             let Some(commit) = self.local.branch.write(state.head, &changes, what)? else { return Ok(value) };
             next.head = Some(commit);
-            let Some(is_sent) = self.send_write(state.head, commit, begun)? else {
+            let Some(is_sent) = self.send_write(state.head, commit, begun, is_conditional)? else {
                 pause();
                 continue;
             };

@@ -121,19 +121,18 @@ fn commit_of(commit: &git2::Commit<'_>) -> Commit {
 }
 
 impl Git {
-    /// Reads the repository on a thread for blocking work.
-    async fn read<T: Send + 'static>(
+    /// Reads the repository on a thread for blocking work. `work` gets the commit of the current state.
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Repository, Option<Oid>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (path, head) = (self.store.path.clone(), self.state()?.head);
         let read = tokio::task::spawn_blocking(move || work(&open_repository(&path)?, head));
         match tokio::time::timeout(time_left(self.deadline), read).await {
-            Ok(done) => {
-                done.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "reading the history panicked")))
-            }
+            Ok(done) => done
+                .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "reading the repository panicked"))),
             Err(_) => {
-                Err(Error::new(ErrorKind::Timeout, "the deadline passed while the history was being read"))
+                Err(Error::new(ErrorKind::Timeout, "the deadline passed while the repository was being read"))
             }
         }
     }
@@ -152,9 +151,7 @@ impl History for Git {
         let key = key.clone();
         self.read(move |repository, head| {
             let commit = find(repository, head, commit)?;
-            let files = Files::of(repository, Some(commit.id()))?;
-            let blob = files.find(kind, &key).ok_or_else(|| missing(kind, &key))?;
-            files.record(kind, &key, blob)
+            Ok(Files::of(repository, Some(commit.id()))?.get(kind, &key)?.0)
         })
         .await
     }

@@ -3,6 +3,7 @@
 mod branch;
 mod clone;
 mod commit;
+mod conditional;
 mod config;
 mod credential;
 mod error;

@@ -15,6 +15,7 @@ use crate::{
     codec::{decode_config_or_word, decode_credential},
     error::Kind,
     history::DocumentKind,
+    revision::Revision,
 };
 
 /// There is no such record.
@@ -24,6 +25,33 @@ pub(super) fn missing(kind: DocumentKind, key: &Key) -> Error {
         DocumentKind::Config => Kind::Config,
     };
     Error::not_found(kind, key)
+}
+
+/// The revision of a record with this blob.
+pub(super) fn revision_of(blob: Oid) -> Revision {
+    let mut bytes = [0; 20];
+    bytes.copy_from_slice(blob.as_bytes());
+    Revision::new(bytes)
+}
+
+/// The kind of a record and the text of its file. A counter is [`Unsupported`](ErrorKind::Unsupported).
+pub(super) fn text_of(record: &Record) -> Result<(DocumentKind, Vec<u8>)> {
+    match record {
+        Record::Credential { credential, .. } => {
+            Ok((DocumentKind::Credential, text::of_credential(credential)))
+        }
+        Record::Config { value, .. } => Ok((DocumentKind::Config, text::of_config(value))),
+        Record::Usage { key, .. } => Err(Error::new(
+            ErrorKind::Unsupported,
+            "a Git store does not count usage: import counters into another store",
+        )
+        .with_key(key)),
+    }
+}
+
+/// The id of the blob with this text.
+pub(super) fn blob_of(text: &[u8]) -> Result<Oid> {
+    Oid::hash_object(ObjectType::Blob, text).map_err(|error| failed("a record can't be written", error))
 }
 
 /// All acknowledged records. Cloning is O(1).
@@ -130,6 +158,12 @@ impl<'r> Files<'r> {
             .or_else(|| name::plain(key).and_then(|plain| self.blob(kind, &plain)))
     }
 
+    /// The record of a key, and its blob.
+    pub(super) fn get(&self, kind: DocumentKind, key: &Key) -> Result<(Record, Oid)> {
+        let blob = self.find(kind, key).ok_or_else(|| missing(kind, key))?;
+        Ok((self.record(kind, key, blob)?, blob))
+    }
+
     /// The record of a key in this blob.
     pub(super) fn record(&self, kind: DocumentKind, key: &Key, blob: Oid) -> Result<Record> {
         let read = || {
@@ -159,11 +193,19 @@ pub(super) struct Draft<'r> {
     pub(super) state: State,
     files: Files<'r>,
     changes: Changes,
+    /// Whether the changes were decided from a revision.
+    pub(super) is_conditional: bool,
 }
 
 impl<'r> Draft<'r> {
     pub(super) const fn new(state: State, files: Files<'r>) -> Self {
-        Self { state, files, changes: Changes::new() }
+        Self { state, files, changes: Changes::new(), is_conditional: false }
+    }
+
+    /// The revision of a record before the changes of this draft.
+    pub(super) fn revision(&mut self, kind: DocumentKind, key: &Key) -> Option<Revision> {
+        self.is_conditional = true;
+        self.files.find(kind, key).map(revision_of)
     }
 
     /// The next state, and the changes.
@@ -198,19 +240,7 @@ impl<'r> Draft<'r> {
 
     /// Sets a record. A counter is [`Unsupported`](ErrorKind::Unsupported).
     pub(super) fn put(&mut self, record: Record) -> Result<()> {
-        let (kind, text) = match &record {
-            Record::Credential { credential, .. } => {
-                (DocumentKind::Credential, text::of_credential(credential))
-            }
-            Record::Config { value, .. } => (DocumentKind::Config, text::of_config(value)),
-            Record::Usage { key, .. } => {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    "a Git store does not count usage: import counters into another store",
-                )
-                .with_key(key));
-            }
-        };
+        let (kind, text) = text_of(&record)?;
         self.write(kind, record.key(), text)?;
         self.state.put(record);
         Ok(())
@@ -232,8 +262,7 @@ impl<'r> Draft<'r> {
 
     fn write(&mut self, kind: DocumentKind, key: &Key, text: Vec<u8>) -> Result<()> {
         let path = name::path(kind, key);
-        let blob = Oid::hash_object(ObjectType::Blob, &text)
-            .map_err(|error| failed("a record can't be written", error))?;
+        let blob = blob_of(&text)?;
         if self.changes.contains_key(&path) || self.files.blob(kind, &name::encode(key)) != Some(blob) {
             self.changes.insert(path, Some(text));
         }

@@ -278,6 +278,7 @@ impl Writer {
         head: Option<Oid>,
         commit: Oid,
         start: Instant,
+        is_conditional: bool,
     ) -> Result<Option<bool>> {
         if self.options.push != GitSync::Write || self.is_offline() || self.is_rejected() {
             return Ok(Some(false));
@@ -293,6 +294,10 @@ impl Writer {
         let branch = &self.local.branch;
         let base = branch.base(head, theirs)?;
         if let Some(conflict) = conflict_of(branch, head, commit, base, theirs)? {
+            // A conditional write is decided again from the other commits, which its caller can then read.
+            if is_conditional && self.integrate(theirs).is_ok() {
+                return Ok(None);
+            }
             // Only this write's own conflict is an error; not that of an earlier commit.
             return Err(conflict);
         }

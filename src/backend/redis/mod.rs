@@ -4,6 +4,7 @@ mod address;
 mod cache;
 mod call;
 mod cluster;
+mod conditional;
 mod config;
 mod connection;
 mod credential;
