@@ -36,9 +36,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("stored cred-001: {credential:?}");
 
     // Your type changes the fields that it has; project_id and refresh_token stay as they are.
-    let refresh = |token: &mut Token| {
+    // A change that another writer makes meanwhile is kept, too.
+    let refresh = |mut token: Token| async {
         token.access_token = "ya29.yyy".into();
         token.expiry = "2025-01-01T00:59:59Z".into();
+        Ok::<_, gateway_storage::Error>(token)
     };
     let token = storage.update_credential_as("cred-001", refresh).await?;
     println!("refreshed cred-001, valid until {}", token.expiry);

@@ -105,6 +105,7 @@ mod model;
 pub mod plan;
 mod storage;
 mod transact;
+mod update;
 
 #[cfg(feature = "file")]
 pub use backend::file::{File, FileOptions};

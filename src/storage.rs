@@ -8,7 +8,6 @@ use std::{borrow::Borrow, collections::BTreeMap, fmt, pin::pin, time::Duration};
 use futures_core::Stream;
 use futures_util::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
 use tokio::task::consume_budget;
 
 use crate::{
@@ -288,59 +287,6 @@ impl<B> Storage<B> {
         let credential = Credential::from_typed(value)?;
         self.set_credential(id, credential).await
     }
-
-    /// Reads one credential as a `T`, changes it and stores it. Fields that `T` does not have are kept.
-    ///
-    /// A field that `T` serializes before the change and not after it is removed. A field that `T` reads
-    /// through a serde `alias` is not among those that it serializes, so it stays beside the new one.
-    ///
-    /// # Concurrent updates
-    ///
-    /// This is a read followed by a write, not one step, on every backend. Of two concurrent updates of one
-    /// credential the later write undoes the earlier one, even if they change different fields and run in one
-    /// process: an operator's `disabled: true` can be lost to a refresh. Within one process, hold a lock per
-    /// credential around everything that changes it, as the gateway in `examples/` does. This crate has no
-    /// lock across processes: in a fleet, let one process refresh.
-    ///
-    /// [`transact!`](crate::transact), which `File`, `Redis` and `Git` do not have, does not make a refresh
-    /// safe either: several processes would each use up the refresh token at the provider before one of them
-    /// commits.
-    ///
-    /// ```
-    /// # use gateway_storage::{Memory, Storage};
-    /// # use serde::{Deserialize, Serialize};
-    /// # use serde_json::json;
-    /// #[derive(Deserialize, Serialize)]
-    /// struct Token { access_token: String }
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
-    /// let storage = Storage::<Memory>::open("memory:").await?;
-    /// storage.set_credential("a", json!({ "access_token": "old", "project_id": "p-1" })).await?;
-    /// storage.update_credential_as("a", |token: &mut Token| token.access_token = "new".into()).await?;
-    /// let stored = storage.get_credential("a").await?;
-    /// assert_eq!(stored, json!({ "access_token": "new", "project_id": "p-1" }).try_into()?);
-    /// # Ok(()) }
-    /// ```
-    pub async fn update_credential_as<T>(&self, id: impl IntoKey, change: impl FnOnce(&mut T)) -> Result<T>
-    where
-        B: CredentialStore,
-        T: Serialize + DeserializeOwned,
-    {
-        let id: Key = id.into_key()?.borrow().clone();
-        let stored = self.backend.get_credential(&id).await?;
-        let mut value: T = stored.to_typed()?;
-        let known = fields_of(&value)?;
-        change(&mut value);
-        let mut fields = stored.fields().clone();
-        fields.retain(|name, _| !known.contains_key(name));
-        fields.extend(fields_of(&value)?);
-        self.backend.set_credential(&id, &Credential::new(fields)?).await?;
-        Ok(value)
-    }
-}
-
-fn fields_of<T: Serialize>(value: &T) -> Result<Map<String, Value>> {
-    Credential::from_typed(value).map(|credential| credential.fields().clone())
 }
 
 /// Configuration. See [`ConfigStore`].

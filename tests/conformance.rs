@@ -182,7 +182,7 @@ mod memory_deep {
         [backend export_usage]
     );
 }
-conforms!(file, [credentials configs plans usage export], [backend export_usage export_snapshot]);
+conforms!(file, [credentials configs conditional plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
 /// Each write is one commit, so the last of thousands of concurrent writes waits long.
 #[cfg(feature = "git")]
 const LONG_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use gateway_storage::{Credential, CredentialStore, Key, Result, Storage};
+use gateway_storage::{Credential, CredentialStore, Error, Key, Result, Storage, revision::Conditional};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{sync::Mutex, time::sleep};
@@ -57,7 +57,7 @@ pub(crate) struct Member {
 
 impl Member {
     /// The credential with a valid token, and whether it was refreshed for that.
-    pub(crate) async fn fresh<B: CredentialStore>(
+    pub(crate) async fn fresh<B: Conditional>(
         &self,
         storage: &Storage<B>,
         now: SystemTime,
@@ -67,9 +67,9 @@ impl Member {
         if oauth.is_fresh(now) {
             return Ok((oauth, false));
         }
-        // One refresh at a time, because a refresh token can be used only once, and an update is a read and a
-        // write. This lock covers only this process: where several processes share a store, let one of them
-        // refresh. `transact!` is no substitute: all processes ask the provider before one of them commits.
+        // One refresh at a time, because a refresh token can be used only once. This lock covers only this
+        // process: where several processes share a store, let one of them refresh. `transact!` is no
+        // substitute: all processes ask the provider before one of them commits.
         let mut last = self.refresh.lock().await;
         // A task that waited for the lock finds the token of the refresh before.
         let oauth: OAuth = timed(spent, storage.get_credential_as(&self.id)).await?;
@@ -77,7 +77,10 @@ impl Member {
             return Ok((oauth, false));
         }
         let granted = ask_upstream(&oauth, now).await;
-        let update = storage.update_credential_as(&self.id, |stored: &mut OAuth| *stored = granted);
+        let update = storage.update_credential_as(&self.id, |_: OAuth| {
+            let granted = granted.clone();
+            async { Ok::<_, Error>(granted) }
+        });
         let stored = timed(spent, update).await?;
         *last = Some(stored.clone());
         Ok((stored, true))

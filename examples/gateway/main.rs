@@ -18,7 +18,7 @@ mod traffic;
 
 use std::{env, fmt, process::ExitCode, sync::Arc};
 
-use gateway_storage::{ConfigStore, CredentialStore, Error, File, FileOptions, Open, Storage, UsageStore};
+use gateway_storage::{Error, File, FileOptions, Open, Storage, UsageStore, revision::Conditional};
 
 use crate::{
     credential::Pool,
@@ -87,7 +87,7 @@ async fn run(options: Options) -> Result<bool, Failure> {
 /// Runs the gateway from start to proof. Returns true if every request was stored and every count is exact.
 async fn gateway<B>(config: B::Options, options: &Options) -> Result<bool, Failure>
 where
-    B: Open + CredentialStore + ConfigStore + UsageStore,
+    B: Open + Conditional + UsageStore,
     B::Options: Clone,
 {
     let files = load::read_folder(&options.folder)?;

@@ -8,9 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use gateway_storage::{
-    ConfigStore, CredentialStore, Increment, Key, OptionalExt, Result, Storage, UsageStore,
-};
+use gateway_storage::{Increment, Key, OptionalExt, Result, Storage, UsageStore, revision::Conditional};
 use serde::{Deserialize, Serialize};
 use tokio::{task::JoinSet, time::sleep};
 
@@ -61,7 +59,7 @@ pub(crate) struct Traffic<B> {
     over: AtomicBool,
 }
 
-impl<B: CredentialStore + ConfigStore + UsageStore> Traffic<B> {
+impl<B: Conditional + UsageStore> Traffic<B> {
     pub(crate) fn new(storage: Storage<B>, pool: Pool, options: &Options, before: u64) -> Self {
         Self {
             storage,

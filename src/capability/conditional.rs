@@ -33,11 +33,12 @@ pub trait Conditional: CredentialStore + ConfigStore {
     ///
     /// - [`Conflict`](ErrorKind::Conflict) if the condition does not hold, and nothing is changed. The error
     ///   has the record's key and is not [retryable](Error::is_retryable).
-    /// - A record that is already equal to this one is no conflict, so doing it twice is doing it once: after
-    ///   an [`Unknown`](crate::Outcome::Unknown) outcome the same call can be repeated. A `Conflict` of the
-    ///   repeated call does not tell whether the first one was applied and then overwritten.
+    /// - This also holds if the stored record already equals this one: of two writers that both count from 5
+    ///   to 6, one must count again. So after an [`Unknown`](crate::Outcome::Unknown) outcome, a second call
+    ///   is never applied twice, but its `Conflict` does not tell whether the first one was applied: read the
+    ///   record.
     /// - [`InvalidValue`](ErrorKind::InvalidValue) for a counter, which has no revision.
-    #[operation(write, replayable)]
+    #[operation(write)]
     fn set_if(&self, record: &Record, condition: Condition) -> impl Future<Output = Result<Revision>> + Send;
 
     /// Deletes one record if it has this revision.

@@ -92,20 +92,17 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// Checks a write that gives the record the revision `new`, for a backend that compares by itself.
-    ///
-    /// `stored` is the revision of the stored record. A record that is already what the write makes it is no
-    /// error, so that a write whose reply was lost can be repeated.
+    /// Checks the revision of the stored record, for a backend that compares by itself.
     ///
     /// # Errors
     ///
     /// [`conflict`](Condition::conflict).
-    pub fn check(self, key: &Key, stored: Option<Revision>, new: Revision) -> Result<()> {
-        let holds = match self {
-            Self::Absent => stored.is_none(),
-            Self::Unchanged(expected) => stored == Some(expected),
+    pub fn check(self, key: &Key, stored: Option<Revision>) -> Result<()> {
+        let expected = match self {
+            Self::Absent => None,
+            Self::Unchanged(revision) => Some(revision),
         };
-        if holds || stored == Some(new) { Ok(()) } else { Err(Self::conflict(key)) }
+        if stored == expected { Ok(()) } else { Err(Self::conflict(key)) }
     }
 
     /// The error for a condition that does not hold: [`Conflict`](ErrorKind::Conflict). It is not
@@ -130,23 +127,6 @@ mod tests {
         assert_eq!(serde_json::from_str::<Revision>(&text).unwrap(), revision);
         for wrong in ["", "ab", &"a".repeat(41), &"é".repeat(20), &"+1".repeat(20), &"g".repeat(40)] {
             assert_eq!(wrong.parse::<Revision>().unwrap_err().kind(), ErrorKind::InvalidValue, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_write_is_made_once_and_repeated_harmlessly() {
-        let key = Key::new("k").unwrap();
-        let [old, new, other] = [b"1", b"2", b"3"].map(|text| Revision::of(text));
-        for (condition, stored, holds) in [
-            (Condition::Absent, None, true),
-            (Condition::Absent, Some(new), true),
-            (Condition::Absent, Some(other), false),
-            (Condition::Unchanged(old), Some(old), true),
-            (Condition::Unchanged(old), Some(new), true),
-            (Condition::Unchanged(old), Some(other), false),
-            (Condition::Unchanged(old), None, false),
-        ] {
-            assert_eq!(condition.check(&key, stored, new).is_ok(), holds, "{condition:?} {stored:?}");
         }
     }
 }

@@ -14,3 +14,5 @@ mod own_capability;
 mod spawned;
 #[cfg(all(feature = "conformance", feature = "memory"))]
 mod telemetry;
+#[cfg(feature = "memory")]
+mod updates;

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use gateway_storage::{
-    CacheStore, ConfigBatch, ConfigStore, CredentialStore, Key, Memory, Result, Storage, UsageStore,
+    CacheStore, ConfigBatch, Key, Memory, Result, Storage, UsageStore,
     plan::{ApplyOptions, Plan, Rollback, RollbackOptions},
+    revision::Conditional,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -17,7 +18,7 @@ struct Token {
 
 async fn work<B>(storage: Storage<B>, name: String, key: Key) -> Result<()>
 where
-    B: CredentialStore + ConfigStore + ConfigBatch + UsageStore + CacheStore,
+    B: Conditional + ConfigBatch + UsageStore + CacheStore,
 {
     tokio::spawn(async move {
         storage.set_credential("a", json!({ "token": "1" })).await?;
@@ -31,7 +32,12 @@ where
             storage.get_credential(id).await?;
             storage.get_credential(id.to_owned()).await?;
             storage.get_credential(&id.to_owned()).await?;
-            storage.update_credential_as(id, |token: &mut Token| token.token.push('!')).await?;
+            let update = |mut token: Token| async {
+                tokio::task::yield_now().await;
+                token.token.push('!');
+                Ok::<_, gateway_storage::Error>(token)
+            };
+            storage.update_credential_as(id, update).await?;
         }
         assert_eq!(storage.get_credential_as::<Token>(&name).await?.token, "2!");
         storage.set_credential_as(key.clone(), &Token { token: "4".into() }).await?;

@@ -1,6 +1,7 @@
 //! [`File`]: reads from memory, writes to one file.
 
 mod committer;
+mod conditional;
 mod config;
 mod credential;
 mod directory;

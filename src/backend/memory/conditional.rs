@@ -38,7 +38,7 @@ impl Conditional for Memory {
         self.write_checked(
             |data| {
                 let stored = read(data, kind, key).and_then(|record| revision_of(&record)).ok();
-                condition.check(key, stored, new).map(|()| new)
+                condition.check(key, stored).map(|()| new)
             },
             |data| match record.clone() {
                 Record::Credential { id, credential } => drop(data.credentials.insert(id, credential)),

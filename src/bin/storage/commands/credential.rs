@@ -1,10 +1,16 @@
 //! `storage credential`.
 
 use clap::Subcommand;
-use gateway_storage::{CredentialStore, Key};
+use gateway_storage::{
+    CredentialStore, Key,
+    revision::{Conditional, Revision},
+};
 use serde_json::Value;
 
-use super::{Answer, CliBackend, Failure, Run, Session};
+use super::{
+    Answer, CliBackend, Failure, Run, Session,
+    condition::{OnlyIf, revised},
+};
 use crate::io::input::Input;
 
 /// Manage credentials: JSON objects by id
@@ -15,13 +21,16 @@ pub(crate) enum Command {
 Examples:
   storage credential set alice @alice.json
   pass show alice | storage credential set alice -
-  storage credential set test '{\"access_token\": \"x\"}'")]
+  storage credential set test '{\"access_token\": \"x\"}'
+  storage credential set alice @alice.json --if-absent    # shows the new revision")]
     Set {
         /// The id
         id: Key,
         /// A JSON object
         #[arg(value_name = "JSON|@FILE|-")]
         value: Input,
+        #[command(flatten)]
+        only: OnlyIf,
     },
     /// Show a credential's fields (--reveal: values)
     #[command(after_help = "\
@@ -34,6 +43,9 @@ Examples:
         /// Show the values, as JSON
         #[arg(long)]
         reveal: bool,
+        /// Show the revision, on a line before the values
+        #[arg(long)]
+        revision: bool,
     },
     /// Delete a credential
     #[command(after_help = "\
@@ -43,6 +55,9 @@ Examples:
     Delete {
         /// The id
         id: Key,
+        /// Delete it only if it has this revision, which `get --revision` shows
+        #[arg(long, value_name = "REVISION")]
+        if_revision: Option<Revision>,
     },
     /// List the ids, sorted, one per line
     #[command(after_help = "\
@@ -52,23 +67,39 @@ Examples:
     List,
 }
 
-impl<B: CliBackend + CredentialStore> Run<B> for Command {
+impl<B: CliBackend + CredentialStore + Conditional> Run<B> for Command {
     async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
         match self {
-            Self::Set { id, value } => {
+            Self::Set { id, value, only } => {
                 let credential = value.credential()?;
-                session.create().await?.set_credential(id, credential).await?;
-                Ok(Answer::Done)
+                let storage = session.create().await?;
+                Ok(match only.condition() {
+                    Some(condition) => {
+                        revised(storage.set_credential_if(id, credential, condition).await?, None)
+                    }
+                    None => {
+                        storage.set_credential(id, credential).await?;
+                        Answer::Done
+                    }
+                })
             }
-            Self::Get { id, reveal } => {
+            Self::Get { id, reveal, revision: true } => {
+                let (credential, revision) = session.read().await?.get_credential_with_revision(id).await?;
+                Ok(revised(revision, reveal.then(|| Value::Object(credential.fields().clone()))))
+            }
+            Self::Get { id, reveal, revision: false } => {
                 let credential = session.read().await?.get_credential(id).await?;
                 Ok(match reveal {
                     true => Answer::Document(Value::Object(credential.fields().clone())),
                     false => Answer::Redacted(credential.fields().keys().cloned().collect()),
                 })
             }
-            Self::Delete { id } => {
-                session.open().await?.delete_credential(id).await?;
+            Self::Delete { id, if_revision } => {
+                let storage = session.open().await?;
+                match if_revision {
+                    Some(revision) => storage.delete_credential_if(id, *revision).await?,
+                    None => storage.delete_credential(id).await?,
+                }
                 Ok(Answer::Done)
             }
             Self::List => Ok(Answer::Keys(session.read().await?.list_credentials().await?)),

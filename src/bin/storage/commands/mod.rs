@@ -4,6 +4,7 @@
 pub(crate) mod adopt;
 pub(crate) mod cache;
 pub(crate) mod completions;
+mod condition;
 pub(crate) mod config;
 pub(crate) mod copy;
 pub(crate) mod credential;

@@ -1,0 +1,153 @@
+//! Updates of one credential that lose no other change.
+
+use std::{borrow::Borrow, time::Duration};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    Credential, Error, ErrorKind, IntoKey, Key, Outcome, Result, Storage,
+    layer::time_left,
+    revision::{Condition, Conditional},
+};
+
+/// The longest pause before the second attempt, and before any.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Updates. See [`Conditional`].
+impl<B: Conditional> Storage<B> {
+    /// Reads one credential, passes its fields to `change`, and stores the fields that this returns, if
+    /// nothing else has changed the credential meanwhile. Otherwise it begins again: no change of another
+    /// writer is lost. Returns what is stored.
+    ///
+    /// `change` can run several times, each time with the fields that are stored then. If it returns them as
+    /// they were, nothing is written. To refresh a token it is the wrong place: each run would use the token
+    /// up.
+    ///
+    /// # Errors
+    ///
+    /// The error of `change` ends the update, and nothing is stored. A [`Conflict`](ErrorKind::Conflict)
+    /// means that other writers were faster until the handle's [deadline](crate::Backend::deadline). An
+    /// error whose outcome is [`Unknown`](Outcome::Unknown) ends the update at once, because the change may
+    /// be stored. See [`Conditional::set_if`].
+    ///
+    /// ```
+    /// # use gateway_storage::{Error, Memory, Storage};
+    /// # use serde_json::json;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+    /// let storage = Storage::<Memory>::open("memory:").await?;
+    /// storage.set_credential("a", json!({ "access_token": "x" })).await?;
+    /// let disable = |mut fields: serde_json::Map<_, _>| async {
+    ///     fields.insert("disabled".into(), true.into());
+    ///     Ok::<_, Error>(fields)
+    /// };
+    /// let stored = storage.update_credential("a", disable).await?;
+    /// assert_eq!(stored, json!({ "access_token": "x", "disabled": true }).try_into()?);
+    /// # Ok(()) }
+    /// ```
+    pub fn update_credential<C, E>(
+        &self,
+        id: impl IntoKey,
+        change: impl FnMut(Map<String, Value>) -> C + Send,
+    ) -> impl Future<Output = Result<Credential, E>> + Send
+    where
+        C: Future<Output = Result<Map<String, Value>, E>> + Send,
+        E: From<Error> + Send,
+    {
+        let id = id.into_key().map(|id| id.borrow().clone());
+        async move { self.update(&id?, change).await }
+    }
+
+    async fn update<C, E>(
+        &self,
+        id: &Key,
+        mut change: impl FnMut(Map<String, Value>) -> C + Send,
+    ) -> Result<Credential, E>
+    where
+        C: Future<Output = Result<Map<String, Value>, E>> + Send,
+        E: From<Error> + Send,
+    {
+        let end = Instant::now() + time_left(self.backend().deadline());
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let (stored, revision) = self.get_credential_with_revision(id).await?;
+            let fields = change(stored.fields().clone()).await?;
+            if fields == *stored.fields() {
+                return Ok(stored);
+            }
+            let credential = Credential::new(fields)?;
+            let error = match self.set_credential_if(id, &credential, Condition::Unchanged(revision)).await {
+                Ok(_) => return Ok(credential),
+                Err(error) => error,
+            };
+            let wait = pause.mul_f64(fastrand::f64());
+            let may_repeat = error.kind() == ErrorKind::Conflict && error.outcome() == Outcome::NotApplied;
+            if !may_repeat || Instant::now() + wait >= end {
+                return Err(error.into());
+            }
+            sleep(wait).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+
+    /// As [`update_credential`](Storage::update_credential), with the credential as a `T`. Fields that `T`
+    /// does not have are kept. Returns what is stored.
+    ///
+    /// A field that `T` serializes before the change and not after it is removed. A field that `T` reads
+    /// through a serde `alias` is not among those that it serializes, so it stays beside the new one.
+    ///
+    /// ```
+    /// # use gateway_storage::{Error, Memory, Storage};
+    /// # use serde::{Deserialize, Serialize};
+    /// # use serde_json::json;
+    /// #[derive(Deserialize, Serialize)]
+    /// struct Account { project_id: String }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+    /// let storage = Storage::<Memory>::open("memory:").await?;
+    /// storage.set_credential("a", json!({ "access_token": "x", "project_id": "p-1" })).await?;
+    /// let rename = |mut account: Account| async {
+    ///     account.project_id = "p-2".into();
+    ///     Ok::<_, Error>(account)
+    /// };
+    /// storage.update_credential_as("a", rename).await?;
+    /// let stored = storage.get_credential("a").await?;
+    /// assert_eq!(stored, json!({ "access_token": "x", "project_id": "p-2" }).try_into()?);
+    /// # Ok(()) }
+    /// ```
+    pub fn update_credential_as<T, C, E>(
+        &self,
+        id: impl IntoKey,
+        mut change: impl FnMut(T) -> C + Send,
+    ) -> impl Future<Output = Result<T, E>> + Send
+    where
+        T: Serialize + DeserializeOwned + Send,
+        C: Future<Output = Result<T, E>> + Send,
+        E: From<Error> + Send,
+    {
+        let id = id.into_key().map(|id| id.borrow().clone());
+        async move {
+            let merge = |mut fields: Map<String, Value>| {
+                let read = Credential::new(fields.clone()).and_then(|credential| {
+                    let value: T = credential.to_typed()?;
+                    Ok((fields_of(&value)?, value))
+                });
+                let read = read.map(|(known, value)| (known, change(value)));
+                async {
+                    let (known, changed) = read?;
+                    let changed = fields_of(&changed.await?)?;
+                    fields.retain(|name, _| !known.contains_key(name));
+                    fields.extend(changed);
+                    Ok::<_, E>(fields)
+                }
+            };
+            Ok(self.update(&id?, merge).await?.to_typed()?)
+        }
+    }
+}
+
+fn fields_of<T: Serialize>(value: &T) -> Result<Map<String, Value>> {
+    Credential::from_typed(value).map(|credential| credential.fields().clone())
+}

@@ -1,0 +1,112 @@
+//! Updates lose no change, and an error says whether the change is stored.
+
+use gateway_storage::{
+    Error, ErrorKind, Memory, Outcome, Result, Storage,
+    layer::{Count, Fault, Retry},
+    revision::{Condition, Conditional, Revision},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+#[derive(Debug, Deserialize, PartialEq, Serialize)]
+struct Counted {
+    n: u64,
+}
+
+async fn count_up<B: Conditional>(storage: &Storage<B>) -> Result<Counted> {
+    let next = |counted: Counted| async move {
+        tokio::task::yield_now().await;
+        Ok::<_, Error>(Counted { n: counted.n + 1 })
+    };
+    storage.update_credential_as("a", next).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_updates_lose_nothing() -> Result<()> {
+    let storage = Storage::<Memory>::open("memory:").await?;
+    storage.set_credential("a", json!({ "n": 0, "kept": "x" })).await?;
+    let tasks: Vec<_> = (0..16)
+        .map(|_| {
+            let storage = storage.clone();
+            tokio::spawn(async move {
+                for _ in 0..100 {
+                    count_up(&storage).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(storage.get_credential("a").await?, json!({ "n": 1600, "kept": "x" }).try_into()?);
+    Ok(())
+}
+
+/// Requests and replies are lost below `Retry`, and others write the same credential.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_outcome_of_an_update_is_true() -> Result<()> {
+    let bare = Storage::<Memory>::open("memory:").await?;
+    bare.set_credential("a", json!({ "n": 0 })).await?;
+    let fault = Fault::seeded(18).errors(0.05).lost_requests(0.1).lost_replies(0.1);
+    let storage =
+        bare.clone().layer(fault).layer(Retry::new().pauses(Default::default(), Default::default()));
+    let tasks: Vec<_> = (0..4)
+        .map(|_| {
+            let storage = storage.clone();
+            tokio::spawn(async move {
+                let (mut stored, mut unknown) = (0, 0);
+                for _ in 0..2_500 {
+                    match count_up(&storage).await {
+                        Ok(_) => stored += 1,
+                        Err(error) if error.outcome() == Outcome::Unknown => unknown += 1,
+                        Err(_) => {}
+                    }
+                }
+                (stored, unknown)
+            })
+        })
+        .collect();
+    let (mut stored, mut unknown) = (0, 0);
+    for task in tasks {
+        let (more_stored, more_unknown) = task.await.unwrap();
+        (stored, unknown) = (stored + more_stored, unknown + more_unknown);
+    }
+    let Counted { n } = bare.get_credential_as("a").await?;
+    assert!((stored..=stored + unknown).contains(&n), "{stored} stored, {unknown} unknown, counted {n}");
+    assert!(stored > 5_000 && unknown > 0, "{stored} stored, {unknown} unknown");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_conflict_is_not_repeated() -> Result<()> {
+    let count = Count::default();
+    let storage = Storage::<Memory>::open("memory:").await?.layer(count.clone()).layer(Retry::new());
+    storage.set_credential("a", json!({ "n": 0 })).await?;
+    let stale = Condition::Unchanged(Revision::of(b"stale"));
+    let error = storage.set_credential_if("a", json!({ "n": 1 }), stale).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Conflict, Outcome::NotApplied));
+    assert_eq!(count.of("set_if"), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_error_of_the_change_ends_an_update() -> Result<()> {
+    #[derive(Debug)]
+    enum Failed {
+        Mine,
+        Storage(Error),
+    }
+    impl From<Error> for Failed {
+        fn from(error: Error) -> Self {
+            Self::Storage(error)
+        }
+    }
+    let storage = Storage::<Memory>::open("memory:").await?;
+    let refuse = |_: Map<String, Value>| async { Err(Failed::Mine) };
+    let missing = storage.update_credential("a", refuse).await;
+    assert!(matches!(missing, Err(Failed::Storage(error)) if error.kind() == ErrorKind::NotFound));
+    storage.set_credential("a", json!({ "n": 1 })).await?;
+    assert!(matches!(storage.update_credential("a", refuse).await, Err(Failed::Mine)));
+    assert_eq!(storage.get_credential("a").await?, json!({ "n": 1 }).try_into()?);
+    Ok(())
+}
