@@ -120,8 +120,7 @@ pub async fn conditional<B: Conditional>(on: &Storage<B>, words: &Words, errors:
     errors.of(on.delete_config_if(&key, old).await);
     on.delete_config_if(&key, new).await?;
     errors.of(on.get_config_with_revision(&key).await);
-    let revision =
-        on.set_credential_if(&id, json!({ "token": words.secret }), Condition::Absent).await?;
+    let revision = on.set_credential_if(&id, json!({ "token": words.secret }), Condition::Absent).await?;
     errors.of(on.set_credential_if(&id, json!({}), Condition::Unchanged(old)).await);
     on.delete_credential_if(&id, revision).await?;
     errors.of(on.delete_credential_if(&id, revision).await);
