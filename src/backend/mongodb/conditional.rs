@@ -10,8 +10,8 @@ use mongodb::{
 
 use super::{
     MongoDb,
-    command::{CollectionOf, find_one},
-    document, error,
+    command::{CollectionOf, FindOneAnd, by_id, find_one, find_one_and},
+    document,
     pool::Permit,
     server::Call,
 };
@@ -45,134 +45,100 @@ fn read(kind: DocumentKind, key: &Key, found: &RawDocumentBuf) -> Result<(Record
     Ok((record, revision))
 }
 
-/// A change of one document that has one of these revisions.
-struct Change<'c> {
-    kind: DocumentKind,
-    key: &'c Key,
-    revisions: &'c [Revision],
-    /// The new document. None: delete it.
-    body: Option<RawDocumentBuf>,
-    /// Whether the document is created if there is none.
-    creates: bool,
-}
-
-impl Change<'_> {
-    /// Makes the change. [`NotFound`](ErrorKind::NotFound) if there is no document.
-    async fn run(self, call: &Call<'_>) -> Result<()> {
+impl MongoDb {
+    /// Replaces or deletes (None) the document with this revision. [`NotFound`](ErrorKind::NotFound) if there
+    /// is no document.
+    async fn change_if(
+        &self,
+        kind: DocumentKind,
+        key: &Key,
+        expected: Revision,
+        body: Option<&RawDocumentBuf>,
+    ) -> Result<()> {
+        let (call, (missing, collection)) = (self.call()?, of(kind));
+        let mut query = by_id(key);
+        query.insert("rev", expected.to_string());
+        let change = || body.map_or(FindOneAnd::Delete, |body| FindOneAnd::ReplaceExisting(body.clone()));
         let mut backoff = Backoff::until(call.deadline);
-        loop {
-            if self.attempt(call).await? {
-                return Ok(());
-            }
-            match self.stored(call).await? {
-                // It was deleted between the two commands.
-                None if self.creates => {}
-                None => return Err(Error::not_found(of(self.kind).0, self.key)),
-                Some(found) => {
-                    let stored = document::revision(&found);
-                    let revision = match stored {
-                        Some(revision) => revision,
-                        None => read(self.kind, self.key, &found)?.1,
-                    };
-                    if !self.revisions.contains(&revision) {
-                        return Err(Condition::conflict(self.key));
-                    }
-                    if stored.is_none() {
-                        self.add_revision(call, &found, revision).await?;
-                    }
+        while find_one_and(&call, collection, &query, change).await?.is_none() {
+            let found =
+                latest(&call, collection, key).await?.ok_or_else(|| Error::not_found(missing, key))?;
+            match document::revision(&found) {
+                // It got this revision between the two commands.
+                Some(revision) if revision == expected => {}
+                None if read(kind, key, &found)?.1 == expected => {
+                    add_revision(&call, collection, key, &found, expected).await?;
                 }
+                _ => return Err(Condition::conflict(key)),
             }
             if !backoff.pause().await {
                 let message = "concurrent changes of the record were in the way until the deadline";
-                return Err(Error::new(ErrorKind::Busy, message).with_key(self.key));
+                return Err(Error::new(ErrorKind::Busy, message));
             }
         }
+        Ok(())
     }
+}
 
-    /// Whether a document was changed or created.
-    async fn attempt(&self, call: &Call<'_>) -> Result<bool> {
-        let revisions: Vec<String> = self.revisions.iter().map(Revision::to_string).collect();
-        let query = doc! { "_id": self.key.as_str(), "rev": { "$in": revisions } };
-        let (collection, creates) = (of(self.kind).1, self.creates);
-        let request = |permit: Permit| {
-            let (query, body, max_time) = (query.clone(), self.body.clone(), call.server_time());
-            async move {
-                let (collection, id) = (collection(&permit), doc! { "_id": 1 });
-                let changed = match body {
-                    Some(body) => {
-                        let replace = collection.find_one_and_replace(query, body).upsert(creates);
-                        replace.projection(id).max_time(max_time).await
-                    }
-                    None => collection.find_one_and_delete(query).projection(id).max_time(max_time).await,
-                };
-                match changed {
-                    // There is a document with another revision.
-                    Err(error) if error::code_of(&error) == Some(error::DUPLICATE_KEY) => Ok(false),
-                    changed => Ok(changed?.is_some() || creates),
-                }
-            }
-        };
-        call.write(call.permit().await?, request).await
-    }
+/// The document, even if the majority does not have it yet: it was compared as it is on the primary.
+async fn latest(call: &Call<'_>, collection: CollectionOf, key: &Key) -> Result<Option<RawDocumentBuf>> {
+    let find = |permit: Permit| async move {
+        collection(&permit).find_one(by_id(key)).read_concern(ReadConcern::local()).await
+    };
+    call.read(find).await
+}
 
-    /// The stored document, even if the majority does not have it yet: the attempt saw the same.
-    async fn stored(&self, call: &Call<'_>) -> Result<Option<RawDocumentBuf>> {
-        let find = |permit: Permit| async move {
-            let find = of(self.kind).1(&permit).find_one(doc! { "_id": self.key.as_str() });
-            find.read_concern(ReadConcern::local()).await
-        };
-        call.read(find).await
-    }
-
-    /// Adds its revision to a document without one, if it is still the same.
-    async fn add_revision(&self, call: &Call<'_>, found: &RawDocumentBuf, revision: Revision) -> Result<()> {
-        let same = Document::try_from(&**found).map_err(document::damaged)?;
-        // A filter by fields would let a list match an element of it, and null what is missing.
-        let is_same = doc! { "$eq": ["$$ROOT", { "$literal": same }] };
-        let query = doc! { "_id": self.key.as_str(), "$expr": is_same };
-        let collection = of(self.kind).1;
-        let request = |permit: Permit| {
-            let (query, max_time) = (query.clone(), call.server_time());
-            let set = doc! { "$set": { "rev": revision.to_string() } };
-            async move {
-                let update = collection(&permit).find_one_and_update(query, set);
-                update.projection(doc! { "_id": 1 }).max_time(max_time).await.map(drop)
-            }
-        };
-        // The record itself is not changed by it.
-        let added = call.write(call.permit().await?, request).await;
-        added.map_err(|error| error.with_outcome(Outcome::NotApplied))
-    }
+/// Adds its revision to a document without one, if it is still the same.
+async fn add_revision(
+    call: &Call<'_>,
+    collection: CollectionOf,
+    key: &Key,
+    found: &RawDocumentBuf,
+    revision: Revision,
+) -> Result<()> {
+    let found = Document::try_from(&**found).map_err(document::damaged)?;
+    let mut query = by_id(key);
+    // In a query by fields, `[1]` would also match `[[1]]`, and null a missing field.
+    query.insert("$expr", doc! { "$eq": ["$$ROOT", { "$literal": found }] });
+    let fields = doc! { "rev": revision.to_string() };
+    let set = find_one_and(call, collection, &query, || FindOneAnd::Set(fields.clone())).await;
+    // The value is not changed.
+    set.map(drop).map_err(|error| error.with_outcome(Outcome::NotApplied))
 }
 
 impl Conditional for MongoDb {
     async fn get_with_revision(&self, kind: DocumentKind, key: &Key) -> Result<(Record, Revision)> {
         let (missing, collection) = of(kind);
-        read(kind, key, &find_one(&self.call()?, collection, missing, key).await?)
+        let found = find_one(&self.call()?, collection, missing, key).await;
+        found.and_then(|found| read(kind, key, &found)).map_err(|error| error.with_key(key))
     }
 
     async fn set_if(&self, record: &Record, condition: Condition) -> Result<Revision> {
         let (kind, key, text) = document_of(record)?;
-        let new = Revision::of(&text);
         let body = match record {
-            Record::Credential { credential, .. } => Some(document::from_credential(credential)),
-            Record::Config { value, .. } => Some(document::from_config(value)),
-            Record::Usage { .. } => None,
+            Record::Credential { credential, .. } => document::from_credential(credential),
+            Record::Config { value, .. } => document::from_config(value),
+            Record::Usage { .. } => RawDocumentBuf::new(),
         };
-        let (revisions, creates) = match condition {
-            Condition::Absent => (vec![new], true),
-            Condition::Unchanged(expected) => (vec![expected, new], false),
+        let holds = match condition {
+            Condition::Absent => {
+                let body = Document::try_from(&*body).map_err(document::damaged)?;
+                let create = || FindOneAnd::Create(body.clone());
+                let existing = find_one_and(&self.call()?, of(kind).1, &by_id(key), create).await;
+                existing.map(|existing| existing.is_none())
+            }
+            Condition::Unchanged(expected) => match self.change_if(kind, key, expected, Some(&body)).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+                result => result.map(|()| true),
+            },
         };
-        let change = Change { kind, key, revisions: &revisions, body, creates };
-        match change.run(&self.call()?).await {
-            Ok(()) => Ok(new),
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(Condition::conflict(key)),
-            Err(error) => Err(error),
+        match holds.map_err(|error| error.with_key(key))? {
+            true => Ok(Revision::of(&text)),
+            false => Err(Condition::conflict(key)),
         }
     }
 
     async fn delete_if(&self, kind: DocumentKind, key: &Key, revision: Revision) -> Result<()> {
-        let change = Change { kind, key, revisions: &[revision], body: None, creates: false };
-        change.run(&self.call()?).await
+        self.change_if(kind, key, revision, None).await.map_err(|error| error.with_key(key))
     }
 }

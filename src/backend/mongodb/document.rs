@@ -105,7 +105,10 @@ pub(super) fn config(key: &Key, document: &RawDocument) -> Result<ConfigValue> {
 
 /// None: the document is from an older version of this crate, or another program.
 pub(super) fn revision(document: &RawDocument) -> Option<Revision> {
-    document.get_str(REVISION.as_str()).ok()?.parse().ok()
+    let text = document.get_str(REVISION.as_str()).ok()?;
+    let revision: Revision = text.parse().ok()?;
+    // The server compares texts.
+    (revision.to_string() == text).then_some(revision)
 }
 
 /// The stored value.

@@ -68,9 +68,8 @@ statements! {
     DeleteCredentials = "WITH locked AS MATERIALIZED \
         (SELECT id FROM {s}.credentials WHERE id = ANY($1) ORDER BY id FOR UPDATE) \
         DELETE FROM {s}.credentials USING locked WHERE credentials.id = locked.id RETURNING credentials.id";
-    SetCredentialIf = "UPDATE {s}.credentials AS stored SET value = $2 WHERE id = $1 AND {revision} IN ($3, $4)";
-    CreateCredential = "INSERT INTO {s}.credentials AS stored (id, value) VALUES ($1, $2) \
-        ON CONFLICT (id) DO UPDATE SET value = excluded.value WHERE {revision} = $3";
+    SetCredentialIf = "UPDATE {s}.credentials AS stored SET value = $2 WHERE id = $1 AND {revision} = $3";
+    CreateCredential = "INSERT INTO {s}.credentials (id, value) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING";
     // The lock makes the newest row the one that is compared.
     DeleteCredentialIf = "WITH found AS MATERIALIZED \
         (SELECT id, {revision} = $2 AS holds FROM {s}.credentials AS stored WHERE id = $1 FOR UPDATE), \
@@ -89,9 +88,8 @@ statements! {
     ListConfigs = "SELECT key, value FROM {s}.configs ORDER BY key";
     SetConfigs = "INSERT INTO {s}.configs (key, value) SELECT * FROM unnest($1::text[], $2::json[]) \
         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
-    SetConfigIf = "UPDATE {s}.configs AS stored SET value = $2 WHERE key = $1 AND {revision} IN ($3, $4)";
-    CreateConfig = "INSERT INTO {s}.configs AS stored (key, value) VALUES ($1, $2) \
-        ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE {revision} = $3";
+    SetConfigIf = "UPDATE {s}.configs AS stored SET value = $2 WHERE key = $1 AND {revision} = $3";
+    CreateConfig = "INSERT INTO {s}.configs (key, value) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING";
     DeleteConfigIf = "WITH found AS MATERIALIZED \
         (SELECT key, {revision} = $2 AS holds FROM {s}.configs AS stored WHERE key = $1 FOR UPDATE), \
         deleted AS (DELETE FROM {s}.configs USING found WHERE configs.key = found.key AND holds RETURNING 1) \
