@@ -1,4 +1,4 @@
-//! Conditional writes: the revision is the digest of a row's text, which the server computes again to compare.
+//! Conditional writes: a revision is the digest of a row's text, and the server compares.
 
 use super::{
     Postgres, config, credential,

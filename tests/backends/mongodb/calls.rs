@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use gateway_storage::{Credential, ErrorKind, Exportable, Increment, Key, Outcome, Record, Transaction};
+use gateway_storage::{
+    Credential, ErrorKind, Exportable, Increment, Key, Outcome, Record, Transaction, revision::Condition,
+};
 use mongodb::bson::doc;
 use serde_json::json;
 
@@ -104,7 +106,13 @@ async fn one_command_per_operation_and_per_chunk() -> Result {
             assert_eq!(ran, expected, stringify!($call));
         )*};
     }
+    let revision;
     counted! {
+        revision = storage.set_config_if(&id, &one, Condition::Absent).await? => ["findAndModify" 1];
+        storage.get_config_with_revision(&id).await? => ["find" 1];
+        storage.set_config_if(&id, &one, Condition::Unchanged(revision)).await? => ["findAndModify" 1];
+        storage.set_config_if(&id, &one, Condition::Absent).await.unwrap_err() => ["findAndModify" 1];
+        storage.delete_config_if(&id, revision).await? => ["findAndModify" 1];
         storage.set_credential(&id, &credential).await? => ["findAndModify" 1];
         storage.get_credential(&id).await? => ["find" 1];
         storage.delete_credential(&id).await? => ["findAndModify" 1];

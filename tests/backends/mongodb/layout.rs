@@ -4,6 +4,7 @@ use futures_util::StreamExt;
 use gateway_storage::{
     ErrorKind, Exportable, Increment, MongoDb, Record, Storage,
     plan::{ApplyOptions, Plan},
+    revision::Revision,
 };
 use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 use serde_json::json;
@@ -17,25 +18,28 @@ async fn documents_are_readable_in_a_shell() -> Result {
     let found = async |collection: &str, id: &str| -> Document {
         documents(&url, collection).await.find_one(doc! { "_id": id }).await.unwrap().unwrap()
     };
-    storage
-        .set_credential(
-            "alice",
-            json!({ "access_token": "ya29.x", "expires_at": 1_767_225_600_000_i64, "tries": 3, "share": 0.5, "a.b": [null] }),
-        )
-        .await?;
+    let rev = |value: &serde_json::Value| Revision::of(value.to_string().as_bytes()).to_string();
+    let alice = json!({ "access_token": "ya29.x", "expires_at": 1_767_225_600_000_i64, "tries": 3, "share": 0.5, "a.b": [null] });
+    storage.set_credential("alice", alice.clone()).await?;
     assert_eq!(
         found("credentials", "alice").await,
         doc! { "_id": "alice", "value": {
             "a.b": [Bson::Null], "access_token": "ya29.x", "expires_at": 1_767_225_600_000_i64, "share": 0.5, "tries": 3,
-        } }
+        }, "rev": rev(&alice) }
     );
     // A value that BSON can't hold is replaced by one that it can.
     storage.set_config("limits", json!({ "$max": u64::MAX })).await?;
     let text = r#"{"$max":18446744073709551615}"#;
-    assert_eq!(found("configs", "limits").await, doc! { "_id": "limits", "json": text });
+    assert_eq!(
+        found("configs", "limits").await,
+        doc! { "_id": "limits", "json": text, "rev": rev(&json!({ "$max": u64::MAX })) }
+    );
     assert_eq!(storage.get_config("limits").await?.value(), &json!({ "$max": u64::MAX }));
     storage.set_config("limits", json!({ "max": 1 })).await?;
-    assert_eq!(found("configs", "limits").await, doc! { "_id": "limits", "value": { "max": 1 } });
+    assert_eq!(
+        found("configs", "limits").await,
+        doc! { "_id": "limits", "value": { "max": 1 }, "rev": rev(&json!({ "max": 1 })) }
+    );
 
     storage.increment_usage("alice", "requests", 1).await?;
     storage.increment_many(&[Increment::new(&key("alice"), &key("$a.b%"), -2)]).await?.complete()?;

@@ -1,6 +1,7 @@
 //! MongoDB's own behavior: documents, elections, transactions.
 
 mod calls;
+mod conditional;
 mod faults;
 mod layout;
 mod login;

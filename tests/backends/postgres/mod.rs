@@ -1,6 +1,7 @@
 //! PostgreSQL's own behavior: transactions, SQL, and failures of the server.
 
 mod calls;
+mod conditional;
 mod connections;
 mod faults;
 mod hosts;

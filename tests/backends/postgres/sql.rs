@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use futures_util::StreamExt;
-use gateway_storage::{Credential, ErrorKind, Exportable, Increment, Key, Record, Transaction};
+use gateway_storage::{
+    Credential, ErrorKind, Exportable, Increment, Key, Record, Transaction, revision::Condition,
+};
 use serde_json::json;
 
 use super::{Result, config, key, open, raw, servers, servers::postgres::Server};
@@ -62,6 +64,11 @@ async fn an_operation_is_one_statement_and_a_batch_one_per_chunk() -> Result {
         sends!(1, storage.get_config(&id).await?);
         sends!(1, storage.list_configs().await?);
         sends!(1, storage.delete_config(&id).await?);
+        let revision;
+        sends!(1, revision = storage.set_credential_if(&id, &credential, Condition::Absent).await?);
+        sends!(1, storage.get_credential_with_revision(&id).await?);
+        sends!(1, storage.set_credential_if(&id, &credential, Condition::Unchanged(revision)).await?);
+        sends!(1, storage.delete_credential_if(&id, revision).await?);
         sends!(1, storage.increment_usage(&id, &id, 1).await?);
         sends!(3, storage.increment_many(&steps).await?.complete()?);
         sends!(1, storage.get_usage(&id).await?);
