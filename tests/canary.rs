@@ -142,13 +142,13 @@ async fn no_secret_leaks() {
     }
 
     let password = secret("password");
-    exercise!("memory:", Memory: credentials configs plans usage cache transactions exports);
+    exercise!("memory:", Memory: credentials configs conditional plans usage cache transactions exports);
 
     let folder = tempfile::tempdir().unwrap();
     exercise!(&*format!("file:{}/data", folder.path().display()), File: credentials configs plans usage exports);
 
     // The names of its files are keys, but its logs and errors contain none.
-    exercise!(&*format!("git:{}/git", folder.path().display()), Git: credentials configs history exports);
+    exercise!(&*format!("git:{}/git", folder.path().display()), Git: credentials configs conditional history exports);
     let leaky = folder.path().join("leaky");
     for (before, after) in [
         ("https://keeper:", "@localhost/x"),
@@ -166,7 +166,7 @@ async fn no_secret_leaks() {
     let redis = servers::redis::Server::start(&["--requirepass", &password]);
     let encoded = encoded(&password);
     let url = format!("redis://:{encoded}@127.0.0.1:{}", redis.port);
-    exercise!(&*url, Redis: credentials configs plans usage cache exports pool);
+    exercise!(&*url, Redis: credentials configs conditional plans usage cache exports pool);
     refused(Storage::<Redis>::open(&*url.replace("redis://:", "redis://unknown:")).await);
     refused(Storage::<Redis>::open(&*format!("redis://:{encoded}@127.0.0.1:1")).await);
     refused(Storage::<Redis>::open(&*format!("{url}?{encoded}=1&db={encoded}")).await);

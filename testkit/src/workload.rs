@@ -9,6 +9,7 @@ use gateway_storage::{
     history::{CommitId, DocumentKind},
     layer::{Layered, Limit, Retry, Stack, Timeout},
     plan::{ApplyOptions, AuditFilter, Plan, Rollback, RollbackOptions},
+    revision::{Condition, Conditional},
 };
 use serde_json::json;
 
@@ -107,6 +108,30 @@ pub async fn configs<B: ConfigStore>(on: &Storage<B>, words: &Words, errors: &mu
     errors.of(on.get_config(key).await);
     errors.of(on.delete_config(key).await);
     on.set_config(key, json!(words.config)).await
+}
+
+/// The operations of [`Conditional`].
+pub async fn conditional<B: Conditional>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
+    let (id, key) = (format!("{} if", words.id), format!("{} if", words.config_key));
+    let token = json!({ "token": words.secret });
+    let first = on.set_credential_if(&id, token.clone(), Condition::Absent).await?;
+    errors.of(on.set_credential_if(&id, token.clone(), Condition::Absent).await);
+    let next = json!({ "token": [words.secret] });
+    let second = on.set_credential_if(&id, next, Condition::Unchanged(first)).await?;
+    errors.of(on.set_credential_if(&id, token, Condition::Unchanged(first)).await);
+    errors.of(on.delete_credential_if(&id, first).await);
+    on.get_credential_with_revision(&id).await?;
+    on.delete_credential_if(&id, second).await?;
+    errors.of(on.delete_credential_if(&id, second).await);
+    errors.of(on.get_credential_with_revision(&id).await);
+    let first = on.set_config_if(&key, json!(words.config), Condition::Absent).await?;
+    errors.of(on.set_config_if(&key, json!(words.config), Condition::Absent).await);
+    let second = on.set_config_if(&key, json!([words.config]), Condition::Unchanged(first)).await?;
+    errors.of(on.delete_config_if(&key, first).await);
+    on.get_config_with_revision(&key).await?;
+    on.delete_config_if(&key, second).await?;
+    errors.of(on.get_config_with_revision(&key).await);
+    Ok(())
 }
 
 /// The operations of [`UsageStore`].
@@ -229,7 +254,7 @@ pub async fn pool<B: Pooled>(on: &Storage<B>, errors: &mut Errors) -> Result<()>
 }
 
 /// The name of every operation. The names are stable, because dashboards and alerts use them.
-pub const OPERATIONS: [&str; 37] = [
+pub const OPERATIONS: [&str; 40] = [
     "apply_plan",
     "audit_plans",
     "begin",
@@ -239,6 +264,7 @@ pub const OPERATIONS: [&str; 37] = [
     "delete_config",
     "delete_credential",
     "delete_credentials",
+    "delete_if",
     "export",
     "get_cache",
     "get_cache_entry",
@@ -246,6 +272,7 @@ pub const OPERATIONS: [&str; 37] = [
     "get_credential",
     "get_credentials",
     "get_usage",
+    "get_with_revision",
     "health",
     "import",
     "increment_many",
@@ -260,6 +287,7 @@ pub const OPERATIONS: [&str; 37] = [
     "set_config",
     "set_credential",
     "set_credentials",
+    "set_if",
     "stats",
     "transaction_delete_config",
     "transaction_delete_credential",
@@ -290,6 +318,7 @@ pub async fn work() {
     let (words, mut errors) = (Words::new(str::to_owned), Errors::default());
     credentials(&storage, &words, &mut errors).await.unwrap();
     configs(&storage, &words, &mut errors).await.unwrap();
+    conditional(&storage, &words, &mut errors).await.unwrap();
     plans(&storage, &words, &mut errors).await.unwrap();
     usage(&storage, &words, &mut errors).await.unwrap();
     cache(&storage, &words, &mut errors).await.unwrap();

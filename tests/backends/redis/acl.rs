@@ -22,6 +22,7 @@ async fn every_operation(url: &str, servers: &[&Server]) -> Result {
     let (words, mut errors) = (Words::new(str::to_owned), Errors::default());
     workload::credentials(&storage, &words, &mut errors).await?;
     workload::configs(&storage, &words, &mut errors).await?;
+    workload::conditional(&storage, &words, &mut errors).await?;
     workload::usage(&storage, &words, &mut errors).await?;
     workload::cache(&storage, &words, &mut errors).await?;
     workload::plans(&storage, &words, &mut errors).await?;
