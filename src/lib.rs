@@ -27,6 +27,7 @@
 //! |---|:---:|:---:|:---:|:---:|:---:|:---:|
 //! | [`CredentialStore`]: get, set, delete, list, and batches of them | x | x | x | x | x | x |
 //! | [`ConfigStore`]: get, set, delete, list | x | x | x | x | x | x |
+//! | [`Conditional`](revision::Conditional): set or delete only what has not changed | x | x | x | x | x | x |
 //! | [`ConfigBatch`]: many config changes at once, idempotent by key, reversible, audited | x | x | x | x | | x |
 //! | [`UsageStore`]: increment, increment many, get, reset, list | x | x | x | x | | x |
 //! | [`CacheStore`]: get (optionally with the time left), set with a time to live, delete | | x | | | | x |

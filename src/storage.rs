@@ -72,8 +72,8 @@ impl Chunk {
 ///
 /// A key is a [`Key`](crate::Key), or a string that is checked first. The promises and errors of each
 /// operation are documented at its trait: [`CredentialStore`], [`ConfigStore`], [`UsageStore`],
-/// [`CacheStore`], [`Transactional`], [`ConfigBatch`], [`Exportable`] or [`Pooled`], and for all of them at
-/// [`Backend`]. A method that takes a string may also fail with [`InvalidKey`](crate::ErrorKind::InvalidKey),
+/// [`CacheStore`], [`Conditional`], [`Transactional`], [`ConfigBatch`], [`Exportable`] or [`Pooled`], and for
+/// all of them at [`Backend`]. A method that takes a string may also fail with [`InvalidKey`](crate::ErrorKind::InvalidKey),
 /// one that takes a value with [`TooLarge`](crate::ErrorKind::TooLarge) or
 /// [`InvalidValue`](crate::ErrorKind::InvalidValue).
 ///

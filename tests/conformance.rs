@@ -199,9 +199,9 @@ mod git {
     cases!(shared, git_shared, |storage| storage, [credentials configs conditional export], [backend conditional_import]);
 }
 #[cfg(feature = "mongodb")]
-conforms!(mongodb, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
+conforms!(mongodb, [credentials configs conditional plans usage transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close]);
 #[cfg(feature = "mongodb")]
-conforms!(mongodb_alone, [credentials configs plans usage export], [backend export_usage]);
+conforms!(mongodb_alone, [credentials configs conditional plans usage export], [backend conditional_plans conditional_import export_usage]);
 #[cfg(feature = "redis")]
 conforms!(redis, [credentials configs conditional plans usage cache export], [backend conditional_plans conditional_import export_usage]);
 #[cfg(feature = "redis")]
@@ -211,9 +211,9 @@ conforms!(redis_cluster, [credentials configs conditional plans usage cache expo
 #[cfg(feature = "redis")]
 conforms!(redis_sentinel, [credentials configs conditional plans usage cache export], [backend conditional_plans conditional_import export_usage]);
 #[cfg(feature = "postgres")]
-conforms!(postgres, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
+conforms!(postgres, [credentials configs conditional plans usage transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close]);
 #[cfg(feature = "postgres")]
-conforms!(pgbouncer, [credentials configs plans usage transactions export], [backend export_usage transactions_at_close]);
+conforms!(pgbouncer, [credentials configs conditional plans usage transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close]);
 
 /// One test per persistent backend and capability, with a restart.
 macro_rules! keeps {

@@ -106,11 +106,13 @@ fn run_operations(backend: &str) {
         }};
     }
     match backend {
-        "file" => run!(File, FileOptions::new(path), [credentials configs plans usage export backend]),
+        "file" => {
+            run!(File, FileOptions::new(path), [credentials configs conditional plans usage export backend])
+        }
         _ => run!(
             Memory,
             "memory:".try_into().unwrap(),
-            [credentials configs plans usage cache transactions export backend]
+            [credentials configs conditional plans usage cache transactions export backend]
         ),
     }
 }

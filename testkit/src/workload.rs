@@ -112,26 +112,19 @@ pub async fn configs<B: ConfigStore>(on: &Storage<B>, words: &Words, errors: &mu
 
 /// The operations of [`Conditional`].
 pub async fn conditional<B: Conditional>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
-    let (id, key) = (format!("{} if", words.id), format!("{} if", words.config_key));
-    let token = json!({ "token": words.secret });
-    let first = on.set_credential_if(&id, token.clone(), Condition::Absent).await?;
-    errors.of(on.set_credential_if(&id, token.clone(), Condition::Absent).await);
-    let next = json!({ "token": [words.secret] });
-    let second = on.set_credential_if(&id, next, Condition::Unchanged(first)).await?;
-    errors.of(on.set_credential_if(&id, token, Condition::Unchanged(first)).await);
-    errors.of(on.delete_credential_if(&id, first).await);
-    on.get_credential_with_revision(&id).await?;
-    on.delete_credential_if(&id, second).await?;
-    errors.of(on.delete_credential_if(&id, second).await);
-    errors.of(on.get_credential_with_revision(&id).await);
-    let first = on.set_config_if(&key, json!(words.config), Condition::Absent).await?;
+    let (key, id) = (Key::new(&words.config_key)?, Key::new(&format!("{} is new", words.id))?);
+    let (_, old) = on.get_config_with_revision(&key).await?;
+    let new = on.set_config_if(&key, json!([words.config]), Condition::Unchanged(old)).await?;
+    errors.of(on.set_config_if(&key, json!(words.config), Condition::Unchanged(old)).await);
     errors.of(on.set_config_if(&key, json!(words.config), Condition::Absent).await);
-    let second = on.set_config_if(&key, json!([words.config]), Condition::Unchanged(first)).await?;
-    errors.of(on.delete_config_if(&key, first).await);
-    on.get_config_with_revision(&key).await?;
-    on.delete_config_if(&key, second).await?;
+    errors.of(on.delete_config_if(&key, old).await);
+    on.delete_config_if(&key, new).await?;
     errors.of(on.get_config_with_revision(&key).await);
-    Ok(())
+    let revision = on.set_credential_if(&id, json!({ "token": words.secret }), Condition::Absent).await?;
+    errors.of(on.set_credential_if(&id, json!({}), Condition::Unchanged(old)).await);
+    on.delete_credential_if(&id, revision).await?;
+    errors.of(on.delete_credential_if(&id, revision).await);
+    on.set_config(&key, json!(words.config)).await
 }
 
 /// The operations of [`UsageStore`].

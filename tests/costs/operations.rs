@@ -1,13 +1,15 @@
 //! The operations of each capability, on a store with a hundred credentials and usage records and some
 //! config values.
 
-use std::{pin::pin, time::Duration};
+use std::{cell::Cell, pin::pin, time::Duration};
 
 use futures_util::StreamExt;
 use gateway_storage::{
     Backend, CacheStore, ConfigBatch, ConfigStore, ConfigValue, Credential, CredentialStore, Exportable,
     Increment, Key, Record, Result, Storage, Transaction, Transactional, UsageStore,
+    history::DocumentKind,
     plan::{ApplyOptions, AuditFilter, Mutation, Plan, RollbackOptions},
+    revision::{Condition, Conditional, Revision},
 };
 use serde_json::json;
 
@@ -130,6 +132,39 @@ pub(crate) fn configs<B: ConfigStore>(meter: &mut impl Meter, on: &Storage<B>) {
         async |n| on.set_config(&one[n], value.clone()).await,
         |n| bare.delete_config(&one[n]),
         |n| on.delete_config(&one[n]),
+    );
+}
+
+pub(crate) fn conditional<B: Conditional>(meter: &mut impl Meter, on: &Storage<B>) {
+    let kind = DocumentKind::Credential;
+    let (bare, id, one) = (on.backend(), &key("id-001"), &keys("if", CALLS));
+    let record = |id: &Key| Record::Credential { id: id.clone(), credential: credential() };
+    let (record, new): (&Record, &Vec<Record>) = (&record(id), &one.iter().map(record).collect());
+    let revision = Cell::new(Revision::of(b""));
+
+    meter.row(
+        "get_with_revision",
+        nothing,
+        |_| bare.get_with_revision(kind, id),
+        |_| on.get_credential_with_revision(id),
+    );
+    meter.row(
+        "set_if",
+        async |_| {
+            revision.set(on.get_credential_with_revision(id).await?.1);
+            Ok(())
+        },
+        |_| bare.set_if(record, Condition::Unchanged(revision.get())),
+        |_| bare.set_if(record, Condition::Unchanged(revision.get())),
+    );
+    meter.row(
+        "delete_if",
+        async |n| {
+            revision.set(bare.set_if(&new[n], Condition::Absent).await?);
+            Ok(())
+        },
+        |n| bare.delete_if(kind, &one[n], revision.get()),
+        |n| on.delete_credential_if(&one[n], revision.get()),
     );
 }
 

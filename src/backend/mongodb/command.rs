@@ -27,6 +27,11 @@ const UPSERT_ATTEMPTS: u32 = 10;
 /// Selects one of a pool's collections.
 pub(super) type CollectionOf = fn(&Pool) -> &Collection<RawDocumentBuf>;
 
+/// `{ _id: key }`
+pub(super) fn by_id(key: &Key) -> Document {
+    doc! { "_id": key.as_str() }
+}
+
 /// Reads one document.
 pub(super) async fn find_one(
     call: &Call<'_>,
@@ -34,8 +39,7 @@ pub(super) async fn find_one(
     kind: Kind,
     key: &Key,
 ) -> Result<RawDocumentBuf> {
-    let find =
-        |permit: Permit| async move { collection(&permit).find_one(doc! { "_id": key.as_str() }).await };
+    let find = |permit: Permit| async move { collection(&permit).find_one(by_id(key)).await };
     call.read(find).await?.ok_or_else(|| Error::not_found(kind, key))
 }
 
@@ -43,20 +47,27 @@ pub(super) async fn find_one(
 pub(super) enum FindOneAnd {
     /// Creates or replaces the document.
     Replace(RawDocumentBuf),
+    /// Replaces the document if there is one.
+    ReplaceExisting(RawDocumentBuf),
+    /// Creates the document if there is none.
+    Create(Document),
+    /// Sets fields of the document if there is one.
+    Set(Document),
     /// Adds to the counter at a path, and returns it. Creates the document if needed.
     Increment(String, i64),
     Delete,
 }
 
-/// Changes one document. None: a document was created by `Replace`, or there was none to delete.
+/// Changes the document that matches a query by its `_id`. None: there was none before, except for
+/// `Increment`.
 pub(super) async fn find_one_and(
     call: &Call<'_>,
     collection: CollectionOf,
-    key: &Key,
+    query: &Document,
     change: impl Fn() -> FindOneAnd,
 ) -> Result<Option<RawDocumentBuf>> {
     let request = |permit: Permit| {
-        let (query, change, max_time) = (doc! { "_id": key.as_str() }, change(), call.server_time());
+        let (query, change, max_time) = (query.clone(), change(), call.server_time());
         async move {
             let collection = collection(&permit);
             let send = || async {
@@ -65,6 +76,18 @@ pub(super) async fn find_one_and(
                     FindOneAnd::Replace(body) => {
                         let replace = collection.find_one_and_replace(query, body).upsert(true);
                         replace.projection(id).max_time(max_time).await
+                    }
+                    FindOneAnd::ReplaceExisting(body) => {
+                        let replace = collection.find_one_and_replace(query, body);
+                        replace.projection(id).max_time(max_time).await
+                    }
+                    FindOneAnd::Create(body) => {
+                        let create = collection.find_one_and_update(query, doc! { "$setOnInsert": body });
+                        create.upsert(true).projection(id).max_time(max_time).await
+                    }
+                    FindOneAnd::Set(fields) => {
+                        let set = collection.find_one_and_update(query, doc! { "$set": fields });
+                        set.projection(id).max_time(max_time).await
                     }
                     FindOneAnd::Increment(path, delta) => {
                         let increment = doc! { "$inc": { path: *delta } };
@@ -85,7 +108,7 @@ pub(super) async fn find_one_and(
 
 /// Deletes one document.
 pub(super) async fn delete(call: &Call<'_>, collection: CollectionOf, kind: Kind, key: &Key) -> Result<()> {
-    let deleted = find_one_and(call, collection, key, || FindOneAnd::Delete).await?;
+    let deleted = find_one_and(call, collection, &by_id(key), || FindOneAnd::Delete).await?;
     Error::unless_found(deleted.is_some(), kind, key)
 }
 

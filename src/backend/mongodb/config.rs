@@ -6,7 +6,7 @@ use mongodb::bson::{RawDocument, doc};
 
 use super::{
     MongoDb,
-    command::{FindOneAnd, delete, find_one, find_one_and},
+    command::{FindOneAnd, by_id, delete, find_one, find_one_and},
     document,
     pool::Permit,
     scan::collect,
@@ -21,7 +21,7 @@ impl ConfigStore for MongoDb {
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
         let replace = || FindOneAnd::Replace(document::from_config(value));
-        find_one_and(&self.call()?, |pool| &pool.configs, key, replace).await.map(drop)
+        find_one_and(&self.call()?, |pool| &pool.configs, &by_id(key), replace).await.map(drop)
     }
 
     async fn delete_config(&self, key: &Key) -> Result<()> {

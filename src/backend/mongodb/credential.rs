@@ -6,7 +6,7 @@ use mongodb::bson::{RawDocument, doc};
 
 use super::{
     CONCURRENT_CHUNKS, MongoDb,
-    command::{FindOneAnd, any_of, delete, find_one, find_one_and, upsert, upsert_all},
+    command::{FindOneAnd, any_of, by_id, delete, find_one, find_one_and, upsert, upsert_all},
     commit::commit,
     document, error,
     pool::Permit,
@@ -30,7 +30,7 @@ impl CredentialStore for MongoDb {
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
         let replace = || FindOneAnd::Replace(document::from_credential(credential));
-        find_one_and(&self.call()?, |pool| &pool.credentials, id, replace).await.map(drop)
+        find_one_and(&self.call()?, |pool| &pool.credentials, &by_id(id), replace).await.map(drop)
     }
 
     async fn delete_credential(&self, id: &Key) -> Result<()> {

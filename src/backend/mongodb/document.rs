@@ -10,7 +10,10 @@ use mongodb::bson::{
 };
 use serde_json::{Map, Number, Value};
 
-use crate::{ConfigValue, Credential, Error, ErrorKind, Key, Result, codec::decode_key, model::parse_any};
+use crate::{
+    ConfigValue, Credential, Error, ErrorKind, Key, Result, codec::decode_key, model::parse_any,
+    revision::Revision,
+};
 
 /// The field for a value as BSON.
 const VALUE: &CStr = cstr!("value");
@@ -18,24 +21,29 @@ const VALUE: &CStr = cstr!("value");
 /// The field for a value as JSON text.
 const JSON: &CStr = cstr!("json");
 
+/// The field for the revision.
+const REVISION: &CStr = cstr!("rev");
+
 pub(super) const ID: &CStr = cstr!("_id");
 
 /// The stored fields of a credential, without its `_id`.
 pub(super) fn from_credential(credential: &Credential) -> RawDocumentBuf {
-    stored(object(credential.fields()).map(RawBson::Document), || credential.to_json())
+    stored(object(credential.fields()).map(RawBson::Document), credential.to_json())
 }
 
 /// The stored fields of a config value, without its `_id`.
 pub(super) fn from_config(value: &ConfigValue) -> RawDocumentBuf {
-    stored(bson(value.value()), || value.to_json())
+    stored(bson(value.value()), value.to_json())
 }
 
-fn stored(value: Option<RawBson>, json: impl FnOnce() -> String) -> RawDocumentBuf {
+fn stored(value: Option<RawBson>, json: String) -> RawDocumentBuf {
     let mut document = RawDocumentBuf::new();
+    let revision = Revision::of(json.as_bytes()).to_string();
     match value {
         Some(value) => document.append(VALUE, value),
-        None => document.append(JSON, json()),
+        None => document.append(JSON, json),
     }
+    document.append(REVISION, revision);
     document
 }
 
@@ -93,6 +101,14 @@ pub(super) fn config(key: &Key, document: &RawDocument) -> Result<ConfigValue> {
     let corrupt = |why| corrupt("a stored config value can't be read").with_source(why);
     let read = || ConfigValue::new(value(document)?).map_err(corrupt);
     read().map_err(|error| error.with_key(key))
+}
+
+/// None: the document is from an older version of this crate, or another program.
+pub(super) fn revision(document: &RawDocument) -> Option<Revision> {
+    let text = document.get_str(REVISION.as_str()).ok()?;
+    let revision: Revision = text.parse().ok()?;
+    // The server compares texts.
+    (revision.to_string() == text).then_some(revision)
 }
 
 /// The stored value.

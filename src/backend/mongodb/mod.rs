@@ -2,6 +2,7 @@
 
 mod command;
 mod commit;
+mod conditional;
 mod config;
 mod credential;
 mod document;

@@ -9,7 +9,7 @@ use mongodb::bson::{
 
 use super::{
     MongoDb,
-    command::{FindOneAnd, delete, find_one, find_one_and, upsert, upsert_all},
+    command::{FindOneAnd, by_id, delete, find_one, find_one_and, upsert, upsert_all},
     document::{self, corrupt, damaged},
     error,
     pool::Permit,
@@ -116,7 +116,7 @@ impl UsageStore for MongoDb {
     async fn increment_usage(&self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
         let path = path_of(field);
         let increment = || FindOneAnd::Increment(path.clone(), delta);
-        let found = find_one_and(&self.call()?, |pool| &pool.usage, key, increment).await;
+        let found = find_one_and(&self.call()?, |pool| &pool.usage, &by_id(key), increment).await;
         let found = found.map_err(|error| overflow(error).with_key(key))?;
         let count = found.as_ref().and_then(|document| count_at(document, &path));
         count.ok_or_else(|| error::unexpected_reply(Effect::Write).with_key(key))

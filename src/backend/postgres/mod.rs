@@ -1,5 +1,6 @@
 //! [`Postgres`]: one statement per operation, over a fair pool, with transactions.
 
+mod conditional;
 mod config;
 mod connection;
 mod credential;

@@ -9,11 +9,11 @@ use tokio_postgres::{
 };
 
 use super::error;
-use crate::{Key, Result, codec::decode_key};
+use crate::{Key, Result, codec::decode_key, revision::Revision};
 
 macro_rules! statements {
     ($($name:ident = $text:literal;)*) => {
-        /// A statement, by name. `{s}` in its text stands for the schema.
+        /// A statement, by name. `{s}` in its text stands for the schema, `{revision}` for that of `stored`.
         #[derive(Clone, Copy)]
         pub(super) enum Sql { $($name),* }
 
@@ -68,6 +68,13 @@ statements! {
     DeleteCredentials = "WITH locked AS MATERIALIZED \
         (SELECT id FROM {s}.credentials WHERE id = ANY($1) ORDER BY id FOR UPDATE) \
         DELETE FROM {s}.credentials USING locked WHERE credentials.id = locked.id RETURNING credentials.id";
+    SetCredentialIf = "UPDATE {s}.credentials AS stored SET value = $2 WHERE id = $1 AND {revision} = $3";
+    CreateCredential = "INSERT INTO {s}.credentials (id, value) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING";
+    // The lock makes the newest row the one that is compared.
+    DeleteCredentialIf = "WITH found AS MATERIALIZED \
+        (SELECT id, {revision} = $2 AS holds FROM {s}.credentials AS stored WHERE id = $1 FOR UPDATE), \
+        deleted AS (DELETE FROM {s}.credentials USING found WHERE credentials.id = found.id AND holds RETURNING 1) \
+        SELECT EXISTS (SELECT FROM deleted) FROM found";
     // A page is limited in bytes, too: `before` is the size of the rows before this one.
     PageCredentials = "SELECT id, value FROM (SELECT id, value, \
         sum(octet_length(value::text)) OVER (ORDER BY id) - octet_length(value::text) AS before \
@@ -81,6 +88,12 @@ statements! {
     ListConfigs = "SELECT key, value FROM {s}.configs ORDER BY key";
     SetConfigs = "INSERT INTO {s}.configs (key, value) SELECT * FROM unnest($1::text[], $2::json[]) \
         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    SetConfigIf = "UPDATE {s}.configs AS stored SET value = $2 WHERE key = $1 AND {revision} = $3";
+    CreateConfig = "INSERT INTO {s}.configs (key, value) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING";
+    DeleteConfigIf = "WITH found AS MATERIALIZED \
+        (SELECT key, {revision} = $2 AS holds FROM {s}.configs AS stored WHERE key = $1 FOR UPDATE), \
+        deleted AS (DELETE FROM {s}.configs USING found WHERE configs.key = found.key AND holds RETURNING 1) \
+        SELECT EXISTS (SELECT FROM deleted) FROM found";
     PageConfigs = "SELECT key, value FROM (SELECT key, value, \
         sum(octet_length(value::text)) OVER (ORDER BY key) - octet_length(value::text) AS before \
         FROM (SELECT key, value FROM {s}.configs WHERE key > $1 ORDER BY key LIMIT $2) AS page) AS sized \
@@ -157,6 +170,9 @@ statements! {
 /// The number of statements, and so the most that a connection has prepared.
 pub(super) const STATEMENTS: usize = TEXTS.len();
 
+/// The [`Revision`](crate::revision::Revision) of a stored row, as the server computes it.
+const REVISION: &str = "substring(sha256(convert_to(stored.value::text, 'UTF8')) FROM 1 FOR 20)";
+
 /// The SQL of all statements for one schema.
 pub(super) struct Texts([String; STATEMENTS]);
 
@@ -164,7 +180,10 @@ impl Texts {
     pub(super) fn new(quoted_schema: &str) -> Self {
         // Inside a literal, quotes are doubled.
         let literal = format!("'{}.", quoted_schema.replace('\'', "''"));
-        let of = |text: &str| text.replace("'{s}.", &literal).replace("{s}", quoted_schema);
+        let of = |text: &str| {
+            let text = text.replace("{revision}", REVISION);
+            text.replace("'{s}.", &literal).replace("{s}", quoted_schema)
+        };
         Self(std::array::from_fn(|at| of(TEXTS[at])))
     }
 
@@ -178,6 +197,7 @@ pub(super) enum Parameter<'p> {
     Text(&'p str),
     Json(&'p [u8]),
     Number(i64),
+    Revision(Revision),
     Texts(Vec<&'p str>),
     Jsons(Vec<Json<'p>>),
     Numbers(Vec<i64>),
@@ -192,6 +212,7 @@ impl Parameter<'_> {
             Self::Text(_) => Type::TEXT,
             Self::Json(_) => Type::JSON,
             Self::Number(_) => Type::INT8,
+            Self::Revision(_) => Type::BYTEA,
             Self::Texts(_) => Type::TEXT_ARRAY,
             Self::Jsons(_) => Type::JSON_ARRAY,
             Self::Numbers(_) => Type::INT8_ARRAY,
@@ -207,6 +228,7 @@ impl ToSql for Parameter<'_> {
             Self::Text(text) => text.to_sql(of, out),
             Self::Json(text) => Json(text).to_sql(of, out),
             Self::Number(number) => number.to_sql(of, out),
+            Self::Revision(revision) => revision.as_bytes().as_slice().to_sql(of, out),
             Self::Texts(texts) => texts.to_sql(of, out),
             Self::Jsons(texts) => texts.to_sql(of, out),
             Self::Numbers(numbers) => numbers.to_sql(of, out),
