@@ -64,11 +64,6 @@ pub(super) fn encode(key: &Key) -> String {
     path
 }
 
-/// The file of a key in the repository.
-pub(super) fn path(kind: DocumentKind, key: &Key) -> String {
-    format!("{}/{}", kind.directory(), encode(key))
-}
-
 /// The plain name of a key's legacy file, unless it is the encoded name of this or another key.
 pub(super) fn plain(key: &Key) -> Option<String> {
     let name = format!("{}{SUFFIX}", key.as_str());

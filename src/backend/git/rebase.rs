@@ -6,13 +6,16 @@ use git2::Oid;
 
 use super::{
     branch::{Blob, Branch, Change},
-    name::{path, record_of},
+    name::{encode, record_of},
 };
 use crate::{Error, ErrorKind, Result};
 
 /// What a change is about: a record's file, if it had its encoded name, or another file.
 fn subject_of(change: &Change) -> String {
-    record_of(&change.path).map_or_else(|| change.path.clone(), |(kind, key)| path(kind, &key))
+    match record_of(&change.path) {
+        Some((kind, key)) => format!("{}/{}", kind.directory(), encode(&key)),
+        None => change.path.clone(),
+    }
 }
 
 /// The changes by record, or by other file.

@@ -250,8 +250,9 @@ impl<'r> Draft<'r> {
         if !self.state.remove(kind, key) {
             return Err(missing(kind, key));
         }
-        let path = name::path(kind, key);
-        if self.files.blob(kind, &name::encode(key)).is_some() {
+        let name = name::encode(key);
+        let path = format!("{}/{name}", kind.directory());
+        if self.files.blob(kind, &name).is_some() {
             self.changes.insert(path, None);
         } else {
             self.changes.remove(&path);
@@ -261,9 +262,10 @@ impl<'r> Draft<'r> {
     }
 
     fn write(&mut self, kind: DocumentKind, key: &Key, text: Vec<u8>) -> Result<()> {
-        let path = name::path(kind, key);
+        let name = name::encode(key);
+        let path = format!("{}/{name}", kind.directory());
         let blob = blob_of(&text)?;
-        if self.changes.contains_key(&path) || self.files.blob(kind, &name::encode(key)) != Some(blob) {
+        if self.changes.contains_key(&path) || self.files.blob(kind, &name) != Some(blob) {
             self.changes.insert(path, Some(text));
         }
         self.delete_plain(kind, key);

@@ -1,8 +1,6 @@
 //! The text of files: pretty JSON, names sorted, a final newline.
 
-use std::collections::BTreeMap;
-
-use serde::{Serialize, Serializer};
+use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Map, Value};
 
 use crate::{ConfigValue, Credential, MAX_VALUE_BYTES};
@@ -45,8 +43,13 @@ impl Serialize for Sorted<'_> {
 
 impl Serialize for SortedMap<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let fields: BTreeMap<_, _> = self.0.iter().map(|(name, value)| (name, Sorted(value))).collect();
-        fields.serialize(serializer)
+        let mut fields: Vec<_> = self.0.iter().collect();
+        fields.sort_unstable_by_key(|(name, _)| *name);
+        let mut map = serializer.serialize_map(Some(fields.len()))?;
+        for (name, value) in fields {
+            map.serialize_entry(name, &Sorted(value))?;
+        }
+        map.end()
     }
 }
 

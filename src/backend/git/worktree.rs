@@ -185,7 +185,9 @@ impl Worktree {
         {
             return Ok(Found::File(entry.id, found));
         }
-        let content = fs::read(&target)?;
+        let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&target)?;
+        let mut content = Vec::new();
+        io::Read::read_to_end(&mut file, &mut content)?;
         let id = Oid::hash_object(ObjectType::Blob, &content).map_err(io::Error::other)?;
         Ok(Found::File(id, found))
     }

@@ -99,15 +99,9 @@ impl Request {
                     if record.is_some() { Vec::new() } else { last_mutations(plan).into_keys().collect() };
                 stored = session.stored(&touched).await?;
                 let mut step = apply_step(plan, *payload, record.as_ref(), |key| value_in(&stored, key));
-                let changes = match &step {
-                    ApplyStep::Change(changes) => Some(encoded(changes)?),
-                    _ => None,
-                };
                 new_record = None;
-                match changes {
-                    None => {}
-                    Some(None) => step = ApplyStep::Refuse(PlanRefusal::TooLarge, None),
-                    Some(Some(changes)) => {
+                if let ApplyStep::Change(changes) = &step {
+                    if let Some(changes) = encoded(changes)? {
                         let now = start.now.timestamp_millis();
                         let mut record = doc! {
                             "payload": payload.to_string(), "mutations": i64::try_from(plan.len()).unwrap_or(i64::MAX),
@@ -118,6 +112,8 @@ impl Request {
                             record.insert("stage", stage);
                         }
                         new_record = Some((record, false));
+                    } else {
+                        step = ApplyStep::Refuse(PlanRefusal::TooLarge, None);
                     }
                 }
                 let (status, error, result) = step.end();

@@ -20,24 +20,22 @@ pub(super) fn read(id: &Key, row: &tokio_postgres::Row, at: usize) -> Result<Cre
 }
 
 /// Stores values under their keys. Returns the error of each that failed.
-pub(super) async fn set_documents<'k, V>(
+pub(super) fn set_documents<'k, V>(
     call: &Call<'_>,
     statement: Sql,
     values: BTreeMap<&'k Key, &V>,
     encode: fn(&V) -> Vec<u8>,
-) -> BTreeMap<&'k Key, Error> {
+) -> impl Future<Output = BTreeMap<&'k Key, Error>> {
     let documents: Vec<_> = values.into_iter().map(|(key, value)| (key, encode(value))).collect();
-    let chunks = batch::run(
-        &documents,
-        |(key, text)| key.as_str().len() + text.len(),
-        CONCURRENT_CHUNKS,
-        |chunk| async move {
+    async move {
+        let bytes = |(key, text): &(&Key, Vec<u8>)| key.as_str().len() + text.len();
+        let chunks = batch::run(&documents, bytes, CONCURRENT_CHUNKS, |chunk| async move {
             let names = chunk.iter().map(|(key, _)| key.as_str()).collect();
             let texts = chunk.iter().map(|(_, text)| Json(text)).collect();
             call.run(Effect::Write, statement, &[Parameter::Texts(names), Parameter::Jsons(texts)]).await
-        },
-    );
-    failures(chunks.await)
+        });
+        failures(chunks.await)
+    }
 }
 
 /// The errors of the items in chunks that failed as a whole.
