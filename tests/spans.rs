@@ -84,11 +84,13 @@ async fn spans_are_named_as_the_conventions_say() {
     let expected = [
         ("apply_plan", "conflict"),
         ("commit", "conflict"),
+        ("delete_if", "conflict"),
         ("get_config", "closed"),
         ("increment_many", "overflow"),
         ("increment_usage", "overflow"),
         ("set_cache", "invalid_value"),
         ("set_cache", "too_large"),
+        ("set_if", "conflict"),
     ];
     let expected = expected.map(|(operation, error)| (operation.to_owned(), error.to_owned()));
     assert_eq!(errors.into_iter().collect::<Vec<_>>(), expected, "NotFound is not an error here");

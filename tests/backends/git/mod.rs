@@ -1,5 +1,6 @@
 //! The Git backend's own guarantees, checked with the real `git`.
 
+mod conditional;
 mod crash;
 mod daemon;
 mod durable;

@@ -3,6 +3,7 @@
 mod acl;
 mod beside;
 mod calls;
+mod conditional;
 mod connections;
 mod durability;
 mod faults;
