@@ -106,7 +106,6 @@ mod model;
 pub mod plan;
 mod storage;
 mod transact;
-mod update;
 
 #[cfg(feature = "file")]
 pub use backend::file::{File, FileOptions};

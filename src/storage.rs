@@ -3,6 +3,8 @@
 // With `Send` in the signature, a task can be generic over the backend, whatever type its keys have.
 #![expect(clippy::manual_async_fn)]
 
+mod update;
+
 use std::{borrow::Borrow, collections::BTreeMap, fmt, pin::pin, time::Duration};
 
 use futures_core::Stream;
@@ -14,10 +16,11 @@ use crate::{
     Backend, BatchReport, CacheEntry, CacheStore, ConfigBatch, ConfigStore, ConfigValue, Credential,
     CredentialStore, Error, ErrorKind, Exportable, Found, Increment, IntoKey, Key, Open, Outcome, PoolStats,
     Pooled, Record, RecordKind, Result, StorageStats, Transactional, UsageRecord, UsageStore,
+    capability::Conditional,
     history::DocumentKind,
     layer::{Instrument, Layer, Layered, POOL_INTERVAL},
+    model::{Condition, Revision},
     plan::{Applied, ApplyOptions, AuditEntry, AuditFilter, Plan, Rollback, RollbackOptions},
-    revision::{Condition, Conditional, Revision},
 };
 
 /// The most records that [`Storage::import`] passes to the backend in one call. A call has fewer once they
@@ -73,9 +76,9 @@ impl Chunk {
 /// A key is a [`Key`](crate::Key), or a string that is checked first. The promises and errors of each
 /// operation are documented at its trait: [`CredentialStore`], [`ConfigStore`], [`UsageStore`],
 /// [`CacheStore`], [`Conditional`], [`Transactional`], [`ConfigBatch`], [`Exportable`] or [`Pooled`], and for
-/// all of them at [`Backend`]. A method that takes a string may also fail with [`InvalidKey`](crate::ErrorKind::InvalidKey),
-/// one that takes a value with [`TooLarge`](crate::ErrorKind::TooLarge) or
-/// [`InvalidValue`](crate::ErrorKind::InvalidValue).
+/// all of them at [`Backend`]. A method that takes a string may also fail with
+/// [`InvalidKey`](crate::ErrorKind::InvalidKey), one that takes a value with
+/// [`TooLarge`](crate::ErrorKind::TooLarge) or [`InvalidValue`](crate::ErrorKind::InvalidValue).
 ///
 /// Clones share the store. Operations need a Tokio runtime with time enabled.
 #[derive(Clone)]
@@ -379,7 +382,8 @@ impl<B> Storage<B> {
     /// let storage = Storage::<Memory>::open("memory:").await?;
     /// let first = storage.set_credential_if("a", json!({ "token": 1 }), Absent).await?;
     /// storage.set_credential_if("a", json!({ "token": 2 }), Unchanged(first)).await?;
-    /// let error = storage.set_credential_if("a", json!({ "token": 3 }), Unchanged(first)).await.unwrap_err();
+    /// let late = storage.set_credential_if("a", json!({ "token": 3 }), Unchanged(first)).await;
+    /// let error = late.unwrap_err();
     /// assert_eq!(error.kind(), ErrorKind::Conflict);
     /// # Ok(()) }
     /// ```

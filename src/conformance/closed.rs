@@ -14,8 +14,9 @@ use super::{
 use crate::{
     BatchReport, CacheStore, ConfigBatch, ConfigStore, Credential, CredentialStore, ErrorKind, Exportable,
     Increment, Record, Result, Storage, Transactional, UsageStore,
+    capability::Conditional,
+    model::{Condition, Revision},
     plan::{ApplyOptions, AuditEntry, AuditFilter, Mutation, RollbackOptions},
-    revision::{Condition, Conditional, Revision},
 };
 
 const BULLET: &str = "every operation after close is Closed";

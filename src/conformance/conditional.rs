@@ -9,9 +9,10 @@ use super::{
 use crate::{
     ConfigBatch, ConfigValue, Credential, ErrorKind, Exportable, Key, Outcome, Record, Result, Storage,
     Transaction, Transactional,
+    capability::Conditional,
     history::DocumentKind,
+    model::{Condition, Revision},
     plan::{ApplyOptions, Mutation, Rollback, RollbackOptions},
-    revision::{Condition, Conditional, Revision},
 };
 
 const KINDS: [DocumentKind; 2] = [DocumentKind::Credential, DocumentKind::Config];

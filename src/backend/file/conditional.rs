@@ -3,9 +3,9 @@
 use super::{File, state::State};
 use crate::{
     ErrorKind, Key, Record, Result,
-    capability::document_of,
+    capability::{Conditional, document_of},
     history::DocumentKind,
-    revision::{Condition, Conditional, Revision},
+    model::{Condition, Revision},
 };
 
 fn read(state: &State, kind: DocumentKind, key: &Key) -> Result<Record> {

@@ -6,9 +6,9 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Key, Record, Result,
-    capability::document_of,
+    capability::{Conditional, document_of},
     history::DocumentKind,
-    revision::{Condition, Conditional, Revision},
+    model::{Condition, Revision},
 };
 
 /// A conflict with a commit that could not be fetched: the same call would fail again.

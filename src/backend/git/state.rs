@@ -15,7 +15,7 @@ use crate::{
     codec::{decode_config_or_word, decode_credential},
     error::Kind,
     history::DocumentKind,
-    revision::Revision,
+    model::Revision,
 };
 
 /// There is no such record.

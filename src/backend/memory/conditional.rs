@@ -3,10 +3,10 @@
 use super::{Data, Memory, find};
 use crate::{
     Key, Record, Result,
-    capability::document_of,
+    capability::{Conditional, document_of},
     error::Kind,
     history::DocumentKind,
-    revision::{Condition, Conditional, Revision},
+    model::{Condition, Revision},
 };
 
 fn read(data: &Data, kind: DocumentKind, key: &Key) -> Result<Record> {

@@ -18,10 +18,10 @@ use super::{
 use crate::{
     Error, ErrorKind, Key, Outcome, Record, Result,
     backend::remote::backoff::Backoff,
-    capability::document_of,
+    capability::{Conditional, document_of},
     error::Kind,
     history::DocumentKind,
-    revision::{Condition, Conditional, Revision},
+    model::{Condition, Revision},
 };
 
 fn of(kind: DocumentKind) -> (Kind, CollectionOf) {

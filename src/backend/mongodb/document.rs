@@ -11,8 +11,9 @@ use mongodb::bson::{
 use serde_json::{Map, Number, Value};
 
 use crate::{
-    ConfigValue, Credential, Error, ErrorKind, Key, Result, codec::decode_key, model::parse_any,
-    revision::Revision,
+    ConfigValue, Credential, Error, ErrorKind, Key, Result,
+    codec::decode_key,
+    model::{Revision, parse_any},
 };
 
 /// The field for a value as BSON.

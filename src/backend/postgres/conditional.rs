@@ -7,10 +7,10 @@ use super::{
 use crate::{
     Error, Key, Record, Result,
     backend::remote::Effect,
-    capability::document_of,
+    capability::{Conditional, document_of},
     error::Kind,
     history::DocumentKind,
-    revision::{Condition, Conditional, Revision},
+    model::{Condition, Revision},
 };
 
 impl Postgres {

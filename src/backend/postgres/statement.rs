@@ -9,7 +9,7 @@ use tokio_postgres::{
 };
 
 use super::error;
-use crate::{Key, Result, codec::decode_key, revision::Revision};
+use crate::{Key, Result, codec::decode_key, model::Revision};
 
 macro_rules! statements {
     ($($name:ident = $text:literal;)*) => {
@@ -170,7 +170,7 @@ statements! {
 /// The number of statements, and so the most that a connection has prepared.
 pub(super) const STATEMENTS: usize = TEXTS.len();
 
-/// The [`Revision`](crate::revision::Revision) of a stored row, as the server computes it.
+/// The [`Revision`](crate::model::Revision) of a stored row, as the server computes it.
 const REVISION: &str = "substring(sha256(convert_to(stored.value::text, 'UTF8')) FROM 1 FOR 20)";
 
 /// The SQL of all statements for one schema.

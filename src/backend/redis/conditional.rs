@@ -7,11 +7,11 @@ use super::{Redis, config, layout::Space, reply};
 use crate::{
     Error, Key, Record, Result,
     backend::remote::Effect,
-    capability::document_of,
+    capability::{Conditional, document_of},
     codec::decode_credential,
     error::Kind,
     history::DocumentKind,
-    revision::{Condition, Conditional, Revision},
+    model::{Condition, Revision},
 };
 
 /// Sets or deletes a record if it has the expected revision.

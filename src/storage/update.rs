@@ -7,9 +7,8 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Credential, Error, ErrorKind, IntoKey, Key, Outcome, Result, Storage,
-    layer::time_left,
-    revision::{Condition, Conditional},
+    Credential, Error, ErrorKind, IntoKey, Key, Outcome, Result, Storage, capability::Conditional,
+    layer::time_left, model::Condition,
 };
 
 /// The longest pause before the second attempt, and before any.
