@@ -3,6 +3,7 @@
 
 mod adopt;
 mod archive;
+mod conditions;
 mod git;
 mod plan;
 mod refusals;
