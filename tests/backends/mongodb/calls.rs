@@ -106,6 +106,7 @@ async fn one_command_per_operation_and_per_chunk() -> Result {
             assert_eq!(ran, expected, stringify!($call));
         )*};
     }
+    #[expect(clippy::needless_late_init, reason = "the macro assigns it")]
     let revision;
     counted! {
         revision = storage.set_config_if(&id, &one, Condition::Absent).await? => ["findAndModify" 1];

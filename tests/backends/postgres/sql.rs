@@ -64,6 +64,7 @@ async fn an_operation_is_one_statement_and_a_batch_one_per_chunk() -> Result {
         sends!(1, storage.get_config(&id).await?);
         sends!(1, storage.list_configs().await?);
         sends!(1, storage.delete_config(&id).await?);
+        #[expect(clippy::needless_late_init, reason = "the macro assigns it")]
         let revision;
         sends!(1, revision = storage.set_credential_if(&id, &credential, Condition::Absent).await?);
         sends!(1, storage.get_credential_with_revision(&id).await?);
