@@ -48,7 +48,7 @@ fn a_revision_of_a_credential_shows_no_value() {
 fn a_wrong_condition_is_a_mistake_of_the_command_line() {
     let place = Place::new();
     let line = ["config", "set", "a", "1", "--if-revision", "abc"];
-    assert_eq!(place.fails_as(2, &line), "usage");
+    assert_eq!(place.fails_as(2, &line), "invalid_value");
     assert!(place.fails(2, &line).contains("a revision must be 40 hexadecimal digits"));
     let revision = "0".repeat(40);
     let both = ["config", "set", "a", "1", "--if-absent", "--if-revision", &revision];
