@@ -3,7 +3,7 @@
 -- permission or a full memory stops the script there.
 --
 -- KEYS: the config hash, the plan's record, the audit.
--- ARGV: the record's life time in ms, or nothing to keep it; then lists, each with its length first:
+-- ARGV: the record's time to live in ms, or nothing to keep it; then lists, each with its length first:
 -- fields of the record and their expected values, config keys and their expected values, arguments of XADD,
 -- new fields of the record, config keys and their new values.
 -- A value of the first two lists and of the last is '+' and the text, or '-' for none.

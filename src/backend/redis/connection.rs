@@ -169,10 +169,6 @@ impl Drop for InFlight {
     }
 }
 
-/// Marks a connection that many calls share.
-#[derive(Clone, Copy)]
-pub(super) struct Sharing;
-
 /// An open connection. Dropping it closes the connection, even with requests in flight.
 pub(super) struct Opened {
     pub(super) driver: MultiplexedConnection,
@@ -294,16 +290,11 @@ impl Settings {
         Ok(Opened { driver, task: None })
     }
 
-    /// Connects to a server of the store, and sets the client's name there. An exclusive connection has no
-    /// `sharing`.
-    pub(super) async fn open_server(
-        &self,
-        addr: &Address,
-        server: &str,
-        sharing: Option<Sharing>,
-    ) -> Result<Opened> {
+    /// Connects to a server of the store, for many calls or for one at a time, and sets the client's name
+    /// there.
+    pub(super) async fn open_server(&self, addr: &Address, server: &str, is_shared: bool) -> Result<Opened> {
         // The driver's TLS reads this machine's certificates for each connection and fails if one is damaged.
-        let mut opened = if sharing.is_some() || self.tls.is_some() {
+        let mut opened = if is_shared || self.tls.is_some() {
             self.connect(addr, server, &self.login).await?
         } else {
             self.connect_exclusive(addr, server).await?

@@ -33,7 +33,7 @@ impl Dial for Dialer {
     const SERVER: &'static str = error::SERVER;
 
     async fn dial(&self) -> Result<Exclusive> {
-        let (opened, now) = (self.target.open(&self.settings, None).await?, Instant::now());
+        let (opened, now) = (self.target.open(&self.settings, false).await?, Instant::now());
         Ok(Exclusive { opened, used: now, checked: now, is_dirty: false, is_dead: false })
     }
 }

@@ -115,7 +115,7 @@ fn read_record(fields: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Found> {
 /// The arguments of [`COMMIT`] that change a plan's record and config values.
 #[derive(Default)]
 struct Changes {
-    /// The life time of a new record, in milliseconds.
+    /// The time to live of a new record, in milliseconds.
     ttl: Option<u64>,
     record: Vec<Vec<u8>>,
     configs: Vec<Vec<u8>>,

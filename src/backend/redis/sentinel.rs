@@ -8,7 +8,7 @@ use redis::cmd;
 use super::{
     RedisSentinel,
     address::Address,
-    connection::{Login, Opened, Settings, Sharing, is_master},
+    connection::{Login, Opened, Settings, is_master},
     error,
 };
 use crate::{Error, ErrorKind, Result};
@@ -32,7 +32,7 @@ impl Sentinels {
     /// Connects to the master. Each sentinel has an equal share of the dial timeout. One that does not answer
     /// within it is skipped, and so is one that names a server that is not a master: it may be cut off from
     /// the others.
-    pub(super) async fn open_master(&self, settings: &Settings, sharing: Option<Sharing>) -> Result<Opened> {
+    pub(super) async fn open_master(&self, settings: &Settings, is_shared: bool) -> Result<Opened> {
         let timeout = settings.dial_timeout / self.addrs.len() as u32;
         let (mut failure, mut tried) = (None, Vec::new());
         for sentinel in &self.addrs {
@@ -44,7 +44,7 @@ impl Sentinels {
                 }
                 tried.push(addr.clone());
                 let server = addr.named(MASTER);
-                let mut opened = settings.open_server(&addr, &server, sharing).await?;
+                let mut opened = settings.open_server(&addr, &server, is_shared).await?;
                 let role = is_master(&mut opened.driver).await;
                 if role.map_err(|error| error::of_dial(&error, &server))? {
                     return Ok(Some(opened));

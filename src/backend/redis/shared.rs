@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     RedisOptions,
-    connection::{Connection, InFlight, STALL, Settings, Sharing},
+    connection::{Connection, InFlight, STALL, Settings},
     target::Target,
 };
 use crate::{
@@ -98,7 +98,7 @@ impl Shared {
             if let Some(failed) = failed {
                 sleep_until(failed + RETRY_PAUSE).await;
             }
-            let opened = target.open(&settings, Some(Sharing)).await;
+            let opened = target.open(&settings, true).await;
             opened
                 .map(|opened| Arc::new(Connection::new(opened, settings.reply_timeout)))
                 .map_err(|error| (error, Instant::now()))
