@@ -28,6 +28,7 @@
 //! | [`CredentialStore`]: get, set, delete, list, and batches of them | x | x | x | x | x | x |
 //! | [`ConfigStore`]: get, set, delete, list | x | x | x | x | x | x |
 //! | [`Conditional`](revision::Conditional): set or delete only what has not changed | x | x | x | x | x | x |
+//! | [`Leases`](lease::Leases): one of many processes does something, for a while | x | x | x | x | | x |
 //! | [`ConfigBatch`]: many config changes at once, idempotent by key, reversible, audited | x | x | x | x | | x |
 //! | [`UsageStore`]: increment, increment many, get, reset, list | x | x | x | x | | x |
 //! | [`CacheStore`]: get (optionally with the time left), set with a time to live, delete | | x | | | | x |
@@ -167,6 +168,14 @@ pub mod postgres {
 #[cfg(feature = "redis")]
 pub mod redis {
     pub use crate::backend::redis::{RedisDurability, RedisSentinel, RedisTls, RedisTopology};
+}
+
+/// Leases: [`Leases`](lease::Leases) and its types.
+pub mod lease {
+    pub use crate::{
+        capability::Leases,
+        model::{Claim, Holder, Lease, LeaseState, MAX_HOLDER_BYTES, MAX_LEASE_TTL},
+    };
 }
 
 /// Conditional writes: [`Conditional`](revision::Conditional) and its types.

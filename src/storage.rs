@@ -3,6 +3,7 @@
 // With `Send` in the signature, a task can be generic over the backend, whatever type its keys have.
 #![expect(clippy::manual_async_fn)]
 
+mod lease;
 mod update;
 
 use std::{borrow::Borrow, collections::BTreeMap, fmt, pin::pin, time::Duration};

@@ -7,6 +7,7 @@ mod credential;
 pub(crate) mod document;
 mod hash;
 mod key;
+mod lease;
 mod named;
 mod record;
 mod remark;
@@ -25,6 +26,8 @@ pub(crate) use document::{BYTE_ORDER_MARK, parse_any, too_large, unreadable, wit
 pub use document::{MAX_DEPTH, MAX_VALUE_BYTES};
 pub use hash::{PayloadHash, RecordDigest};
 pub use key::{IntoKey, Key};
+pub use lease::{Claim, Holder, Lease, LeaseState, MAX_HOLDER_BYTES, MAX_LEASE_TTL};
+pub(crate) use lease::{check_rest, check_ttl, lost};
 pub(crate) use named::named;
 pub use record::{Record, RecordKind};
 pub(crate) use remark::Piece;

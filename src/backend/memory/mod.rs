@@ -5,6 +5,7 @@ mod conditional;
 mod config;
 mod credential;
 mod export;
+mod lease;
 mod plan;
 mod transaction;
 mod usage;
@@ -16,6 +17,7 @@ use std::{
 };
 
 use cache::Cache;
+use lease::LeaseMap;
 use plan::Plans;
 use serde::Deserialize;
 pub use transaction::MemoryTransaction;
@@ -39,6 +41,7 @@ struct Store {
     data: Arc<Data>,
     cache: Cache,
     plans: Plans,
+    leases: LeaseMap,
     closed: bool,
 }
 
