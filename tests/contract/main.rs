@@ -11,6 +11,8 @@ mod model;
 mod own_backend;
 mod own_capability;
 #[cfg(feature = "memory")]
+mod refresh;
+#[cfg(feature = "memory")]
 mod spawned;
 #[cfg(all(feature = "conformance", feature = "memory"))]
 mod telemetry;

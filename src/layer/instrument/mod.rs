@@ -17,6 +17,7 @@ use std::{
 
 use futures_core::Stream;
 use futures_util::stream;
+pub(crate) use meters::system_name;
 use meters::{Handles, Meters, Table};
 pub use pool::POOL_INTERVAL;
 use recent::Recent;
