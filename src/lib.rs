@@ -178,7 +178,7 @@ pub mod lease {
     };
 }
 
-/// One refresh per token: [`Storage::refresh_once`] and its types.
+#[doc = include_str!("../docs/refresh.md")]
 pub mod refresh {
     pub use crate::storage::refresh::{Refresh, RefreshError, Refreshed, Refused};
 }

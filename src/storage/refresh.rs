@@ -142,9 +142,9 @@ impl<B: Conditional + Leases> Storage<B> {
     /// # Promise
     ///
     /// A token is sent once, unless a process is paused for longer than the lease, or the clock or a failover
-    /// of the server ends a lease early. Even then no stored state is wrong: a new token replaces the one that
-    /// was spent for it and no other, and a credential is only marked as rejected if it still has the token
-    /// that was rejected. The page `docs/refresh.md` says what can't be promised, and why.
+    /// of the server ends a lease early. Even then no stored state is wrong: a new token replaces only the one
+    /// that was spent for it, and a credential is only marked as rejected if it still has the rejected token.
+    /// The [module](crate::refresh) says what can't be promised, and why.
     ///
     /// # Errors
     ///
@@ -165,7 +165,9 @@ impl<B: Conditional + Leases> Storage<B> {
     /// # use serde_json::{Map, json};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), RefreshError<std::io::Error>> {
-    /// # async fn ask_provider(_: &str) -> std::io::Result<(String, String)> { Ok(("new".into(), "r2".into())) }
+    /// # async fn ask_provider(_: &str) -> std::io::Result<(String, String)> {
+    /// #     Ok(("new".into(), "r2".into()))
+    /// # }
     /// let storage = Storage::<Memory>::open("memory:").await?;
     /// storage.set_credential("a", json!({ "access_token": "old", "refresh_token": "r1" })).await?;
     ///

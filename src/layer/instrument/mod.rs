@@ -70,6 +70,9 @@ use crate::{
 /// | `db.client.connection.count` | gauge | `db.client.connection.state` (`idle`, `used`), `db.client.connection.pool.name` |
 /// | `db.client.connection.max`, `.pending_requests` | gauge | `db.client.connection.pool.name` |
 ///
+/// [`refresh_once`](crate::Storage::refresh_once) has a span and a metric of its own, with and without
+/// this layer.
+///
 /// The last two rows are for backends with a pool, which is sampled on an interval: see
 /// [`Storage::instrumented_pool`](crate::Storage::instrumented_pool).
 ///
