@@ -141,10 +141,10 @@ impl<B: Conditional + Leases> Storage<B> {
     ///
     /// # Promise
     ///
-    /// A token is sent once, unless a process is paused for longer than the lease, or the clock or a failover
-    /// of the server ends a lease early. Even then no stored state is wrong: a new token replaces only the one
-    /// that was spent for it, and a credential is only marked as rejected if it still has the rejected token.
-    /// The [module](crate::refresh) says what can't be promised, and why.
+    /// A token is sent once, unless a process is paused for longer than the lease, or the server ends a lease
+    /// early by a failover or a change of its clock. Even then no stored state is wrong: a new token replaces
+    /// only the one that was spent for it, and a credential is only marked as rejected if it still has the
+    /// rejected token. The [module](crate::refresh) says what can't be promised, and why.
     ///
     /// # Errors
     ///
