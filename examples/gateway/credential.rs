@@ -2,15 +2,20 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, SystemTime},
+    convert::Infallible,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 
-use gateway_storage::{Credential, CredentialStore, Error, Key, Result, Storage, revision::Conditional};
+use gateway_storage::{
+    Credential, CredentialStore, Error, ErrorKind, Key, Result, Storage,
+    lease::Leases,
+    refresh::{Refresh, RefreshError, Refreshed, Refused},
+    revision::Conditional,
+};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use tokio::{sync::Mutex, time::sleep};
-
-use crate::served::timed;
+use serde_json::{Map, Value};
+use tokio::time::sleep;
 
 /// How long a new access token is valid.
 const LIFETIME: Duration = Duration::from_secs(60 * 60);
@@ -51,52 +56,62 @@ pub(crate) fn usage_key(id: &Key) -> Result<Key> {
 pub(crate) struct Member {
     pub(crate) id: Key,
     pub(crate) usage: Key,
-    /// Locked during a refresh. Contains the fields that the last refresh of this run stored, for the proof.
-    refresh: Mutex<Option<OAuth>>,
+    /// The fields that the last refresh of this run stored, for the proof.
+    refreshed: Mutex<Option<OAuth>>,
 }
 
 impl Member {
     /// The credential with a valid token, and whether it was refreshed for that.
-    pub(crate) async fn fresh<B: Conditional>(
+    pub(crate) async fn fresh<B: Conditional + Leases>(
         &self,
         storage: &Storage<B>,
         now: SystemTime,
         spent: &mut Duration,
     ) -> Result<(OAuth, bool)> {
-        let oauth: OAuth = timed(spent, storage.get_credential_as(&self.id)).await?;
-        if oauth.is_fresh(now) {
-            return Ok((oauth, false));
+        let begun = Instant::now();
+        let is_fresh =
+            move |stored: &Credential| stored.to_typed().is_ok_and(|oauth: OAuth| oauth.is_fresh(now));
+        let refresh = move |stored: Credential| async move { ask_upstream(&stored, now).await };
+        let refreshed = storage.refresh_once(&self.id, &Refresh::default(), is_fresh, refresh).await;
+        let refreshed = refreshed.map_err(failed)?;
+        let (is_mine, is_read) =
+            (matches!(refreshed, Refreshed::Mine(_)), matches!(refreshed, Refreshed::Fresh(_)));
+        if is_read {
+            *spent += begun.elapsed();
         }
-        // One refresh at a time, because a refresh token can be used only once. This lock covers only this
-        // process: where several processes share a store, let one of them refresh. `transact!` is no
-        // substitute: all processes ask the provider before one of them commits.
-        let mut last = self.refresh.lock().await;
-        // A task that waited for the lock finds the token of the refresh before.
-        let oauth: OAuth = timed(spent, storage.get_credential_as(&self.id)).await?;
-        if oauth.is_fresh(now) {
-            return Ok((oauth, false));
+        let oauth: OAuth = refreshed.into_credential().to_typed()?;
+        if is_mine {
+            let mut last = self.refreshed.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.as_ref().is_none_or(|last| last.refresh_count < oauth.refresh_count) {
+                *last = Some(oauth.clone());
+            }
         }
-        let granted = ask_upstream(&oauth, now).await;
-        let update = storage.update_credential_as(&self.id, |_: OAuth| {
-            let granted = granted.clone();
-            async { Ok::<_, Error>(granted) }
-        });
-        let stored = timed(spent, update).await?;
-        *last = Some(stored.clone());
-        Ok((stored, true))
+        Ok((oauth, is_mine))
     }
 }
 
-/// The token endpoint, simulated.
-async fn ask_upstream(oauth: &OAuth, now: SystemTime) -> OAuth {
-    sleep(Duration::from_millis(3)).await;
-    let refresh_count = oauth.refresh_count.saturating_add(1);
-    OAuth {
-        access_token: format!("simulated-access-token-{refresh_count}"),
-        refresh_token: format!("simulated-refresh-token-{refresh_count}"),
-        expiry: humantime::format_rfc3339_seconds(now + LIFETIME).to_string().into(),
-        refresh_count,
+/// The simulated endpoint always answers, so the other cases are those of the store.
+fn failed(error: RefreshError<Infallible>) -> Error {
+    match error {
+        RefreshError::Store(error) | RefreshError::NotStored { error, .. } => error,
+        error => Error::new(ErrorKind::Busy, error.to_string()),
     }
+}
+
+/// The token endpoint, simulated: the fields that change.
+async fn ask_upstream(
+    stored: &Credential,
+    now: SystemTime,
+) -> Result<Map<String, Value>, Refused<Infallible>> {
+    sleep(Duration::from_millis(3)).await;
+    let count = stored.get("refresh_count").and_then(Value::as_u64).unwrap_or(0).saturating_add(1);
+    let expiry = humantime::format_rfc3339_seconds(now + LIFETIME).to_string();
+    Ok(Map::from_iter([
+        ("access_token".into(), format!("simulated-access-token-{count}").into()),
+        ("refresh_token".into(), format!("simulated-refresh-token-{count}").into()),
+        ("expiry".into(), expiry.into()),
+        ("refresh_count".into(), count.into()),
+    ]))
 }
 
 /// The credentials that are not disabled.
@@ -107,7 +122,7 @@ impl Pool {
         let mut members = Vec::new();
         for (id, credential) in all_credentials(storage).await? {
             if credential.get("disabled") != Some(&Value::Bool(true)) {
-                members.push(Member { usage: usage_key(&id)?, id, refresh: Mutex::default() });
+                members.push(Member { usage: usage_key(&id)?, id, refreshed: Mutex::default() });
             }
         }
         Ok(Self(members))
@@ -123,15 +138,13 @@ impl Pool {
     }
 
     /// The fields that the last refresh of each credential stored.
-    pub(crate) async fn refreshed(&self) -> Vec<(Key, Credential)> {
-        let mut refreshed = Vec::new();
-        for member in &self.0 {
-            if let Some(oauth) = &*member.refresh.lock().await {
-                let fields = Credential::from_typed(oauth).expect("it was stored, so it is valid");
-                refreshed.push((member.id.clone(), fields));
-            }
-        }
-        refreshed
+    pub(crate) fn refreshed(&self) -> Vec<(Key, Credential)> {
+        let last = |member: &Member| {
+            let oauth = member.refreshed.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+            let fields = Credential::from_typed(&oauth).expect("it was stored, so it is valid");
+            Some((member.id.clone(), fields))
+        };
+        self.0.iter().filter_map(last).collect()
     }
 }
 

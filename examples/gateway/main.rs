@@ -18,7 +18,9 @@ mod traffic;
 
 use std::{env, fmt, process::ExitCode, sync::Arc};
 
-use gateway_storage::{Error, File, FileOptions, Open, Storage, UsageStore, revision::Conditional};
+use gateway_storage::{
+    Error, File, FileOptions, Open, Storage, UsageStore, lease::Leases, revision::Conditional,
+};
 
 use crate::{
     credential::Pool,
@@ -87,7 +89,7 @@ async fn run(options: Options) -> Result<bool, Failure> {
 /// Runs the gateway from start to proof. Returns true if every request was stored and every count is exact.
 async fn gateway<B>(config: B::Options, options: &Options) -> Result<bool, Failure>
 where
-    B: Open + Conditional + UsageStore,
+    B: Open + Conditional + Leases + UsageStore,
     B::Options: Clone,
 {
     let files = load::read_folder(&options.folder)?;
@@ -108,7 +110,7 @@ where
     let served = served?;
     report::print(&served.to_string());
 
-    let expected = before.after(&served.counted, traffic.pool().refreshed().await)?;
+    let expected = before.after(&served.counted, traffic.pool().refreshed())?;
     if let Err(error) = storage.close().await {
         // After a failed write close fails, too. Acknowledged writes must be stored all the same.
         eprintln!("closing the store: {error:?}");

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_storage::{UsageStore, revision::Conditional};
+use gateway_storage::{UsageStore, lease::Leases, revision::Conditional};
 
 use crate::{
     served::{FIELDS, Served},
@@ -21,7 +21,7 @@ pub(crate) fn print(text: &str) {
 }
 
 /// Shows the progress on a terminal until it is dropped.
-pub(crate) async fn show_progress<B: Conditional + UsageStore>(traffic: &Traffic<B>) -> Infallible {
+pub(crate) async fn show_progress<B: Conditional + Leases + UsageStore>(traffic: &Traffic<B>) -> Infallible {
     let started = Instant::now();
     while stderr().is_terminal() {
         let (finished, of) = traffic.progress();

@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use gateway_storage::{Increment, Key, OptionalExt, Result, Storage, UsageStore, revision::Conditional};
+use gateway_storage::{
+    Increment, Key, OptionalExt, Result, Storage, UsageStore, lease::Leases, revision::Conditional,
+};
 use serde::{Deserialize, Serialize};
 use tokio::{task::JoinSet, time::sleep};
 
@@ -59,7 +61,7 @@ pub(crate) struct Traffic<B> {
     over: AtomicBool,
 }
 
-impl<B: Conditional + UsageStore> Traffic<B> {
+impl<B: Conditional + Leases + UsageStore> Traffic<B> {
     pub(crate) fn new(storage: Storage<B>, pool: Pool, options: &Options, before: u64) -> Self {
         Self {
             storage,
