@@ -1,5 +1,7 @@
 //! Updates lose no change, and an error says whether the change is stored.
 
+use std::time::Duration;
+
 use gateway_storage::{
     Error, ErrorKind, Memory, Outcome, Result, Storage,
     layer::{Count, Fault, Retry},
@@ -7,6 +9,8 @@ use gateway_storage::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use testkit::servers;
+use tokio::task::JoinSet;
 
 #[derive(Debug, Deserialize, PartialEq, Serialize)]
 struct Counted {
@@ -21,25 +25,44 @@ async fn count_up<B: Conditional>(storage: &Storage<B>) -> Result<Counted> {
     storage.update_credential_as("a", next).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_updates_lose_nothing() -> Result<()> {
-    let storage = Storage::<Memory>::open("memory:").await?;
-    storage.set_credential("a", json!({ "n": 0, "kept": "x" })).await?;
-    let tasks: Vec<_> = (0..16)
-        .map(|_| {
-            let storage = storage.clone();
-            tokio::spawn(async move {
-                for _ in 0..100 {
-                    count_up(&storage).await.unwrap();
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
+/// 64 tasks update one record. `UPDATES=1000000` makes so many updates instead of a few.
+async fn lose_nothing<B: Conditional>(storage: Storage<B>) {
+    const TASKS: u64 = 64;
+    let updates = std::env::var("UPDATES").map_or(192, |number| number.parse().expect("UPDATES is a number"));
+    storage.set_credential("a", json!({ "n": 0, "kept": "x" })).await.unwrap();
+    let mut tasks = JoinSet::new();
+    for _ in 0..TASKS {
+        let storage = storage.with_deadline(Duration::from_secs(600));
+        tasks.spawn(async move {
+            for _ in 0..updates / TASKS {
+                count_up(&storage).await.unwrap();
+            }
+        });
     }
-    assert_eq!(storage.get_credential("a").await?, json!({ "n": 1600, "kept": "x" }).try_into()?);
-    Ok(())
+    tasks.join_all().await;
+    let stored = json!({ "n": updates / TASKS * TASKS, "kept": "x" }).try_into().unwrap();
+    assert_eq!(storage.get_credential("a").await.unwrap(), stored);
+}
+
+macro_rules! lose_nothing {
+    ($($feature:literal $name:ident: $backend:ty, $url:expr;)*) => { $(
+        #[cfg(feature = $feature)]
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let folder = tempfile::tempdir().unwrap();
+            let url: fn(&std::path::Path) -> String = $url;
+            lose_nothing(Storage::<$backend>::open(&*url(folder.path())).await.unwrap()).await;
+        }
+    )* };
+}
+
+lose_nothing! {
+    "memory" concurrent_updates_on_memory_lose_nothing: Memory, |_| "memory:".into();
+    "file" concurrent_updates_on_file_lose_nothing: gateway_storage::File, |at| format!("file:{}/data", at.display());
+    "git" concurrent_updates_on_git_lose_nothing: gateway_storage::Git, |at| format!("git:{}/data", at.display());
+    "redis" concurrent_updates_on_redis_lose_nothing: gateway_storage::Redis, |_| servers::redis();
+    "postgres" concurrent_updates_on_postgres_lose_nothing: gateway_storage::Postgres, |_| servers::postgres();
+    "mongodb" concurrent_updates_on_mongodb_lose_nothing: gateway_storage::MongoDb, |_| servers::mongodb();
 }
 
 /// Requests and replies are lost below `Retry`, and others write the same credential.
