@@ -25,7 +25,7 @@ async fn count_up<B: Conditional>(storage: &Storage<B>) -> Result<Counted> {
     storage.update_credential_as("a", next).await
 }
 
-/// 64 tasks update one record. `UPDATES=1000000` makes so many updates instead of a few.
+/// 64 tasks update one record. `UPDATES=1000000` makes a million updates instead of a few.
 async fn lose_nothing<B: Conditional>(storage: Storage<B>) {
     const TASKS: u64 = 64;
     let updates = std::env::var("UPDATES").map_or(192, |number| number.parse().expect("UPDATES is a number"));
