@@ -96,6 +96,7 @@ fn compare<B: Conditional>(contest: &mut Contest, name: &str, storage: &Storage<
             ("set if unchanged", Box::new(|count| on_tasks(&runtime, tasks, count, mine.clone()))),
             ("set", Box::new(|count| on_tasks(&runtime, tasks, count, plain.clone()))),
         ];
-        contest.row(&format!("{name}, {tasks} tasks"), contenders);
+        let tasks = if tasks == 1 { "1 task".into() } else { format!("{tasks} tasks") };
+        contest.row(&format!("{name}, {tasks}"), contenders);
     }
 }

@@ -14,27 +14,49 @@ use crate::{
     model::{Condition, Revision},
 };
 
-/// Sets or deletes a record if it has the expected revision.
-///
-/// KEYS: a credential, or the hash of the config values. ARGV: the expected revision (empty: no record), the
-/// new text (empty: delete the record), and the field of the hash.
+/// Sets a record if it has the expected revision (none: an empty text). Scripts are short, because Redis
+/// takes longer to read and to run one than to write a record.
 ///
 /// A refusal is an error reply, so that WAIT does not turn it into an unconfirmed write. The write is the
 /// last command, because Redis keeps what a script wrote before an error.
-const WRITE_IF: &str = "local expected, text, field = ARGV[1], ARGV[2], ARGV[3] \
-    local record = {KEYS[1], field} \
-    local stored = redis.call(field and 'HGET' or 'GET', unpack(record)) \
-    if text == '' and not stored then return redis.error_reply('NOTFOUND nothing is stored') end \
-    if (stored and redis.sha1hex(stored) or '') ~= expected then \
-        return redis.error_reply('CONFLICT the record has changed') \
-    end \
-    if text == '' then \
-        redis.call(field and 'HDEL' or 'UNLINK', unpack(record)) \
-    else \
-        table.insert(record, text) \
-        redis.call(field and 'HSET' or 'SET', unpack(record)) \
-    end \
-    return redis.status_reply('OK')";
+macro_rules! set_if {
+    ($get:literal, $set:literal) => {
+        concat!(
+            "local stored = redis.call(",
+            $get,
+            ") ",
+            "if (stored and redis.sha1hex(stored) or '') ~= ARGV[1] then ",
+            "return redis.error_reply('CONFLICT the record has changed') end ",
+            "redis.call(",
+            $set,
+            ") return redis.status_reply('OK')"
+        )
+    };
+}
+
+/// Deletes a record if it has the expected revision.
+macro_rules! delete_if {
+    ($get:literal, $delete:literal) => {
+        concat!(
+            "local stored = redis.call(",
+            $get,
+            ") ",
+            "if not stored then return redis.error_reply('NOTFOUND nothing is stored') end ",
+            "if redis.sha1hex(stored) ~= ARGV[1] then ",
+            "return redis.error_reply('CONFLICT the record has changed') end ",
+            "redis.call(",
+            $delete,
+            ") return redis.status_reply('OK')"
+        )
+    };
+}
+
+// KEYS: a credential, or the hash of the config values. ARGV: the expected revision, the field of the hash
+// (empty for a credential), and the new text.
+const SET_CREDENTIAL: &str = set_if!("'GET', KEYS[1]", "'SET', KEYS[1], ARGV[3]");
+const SET_CONFIG: &str = set_if!("'HGET', KEYS[1], ARGV[2]", "'HSET', KEYS[1], ARGV[2], ARGV[3]");
+const DELETE_CREDENTIAL: &str = delete_if!("'GET', KEYS[1]", "'UNLINK', KEYS[1]");
+const DELETE_CONFIG: &str = delete_if!("'HGET', KEYS[1], ARGV[2]", "'HDEL', KEYS[1], ARGV[2]");
 
 fn revision_of(text: &[u8]) -> Revision {
     Revision::new(Sha1::digest(text).into())
@@ -62,15 +84,27 @@ impl Redis {
         cmd(if field.is_some() { "HGET" } else { "GET" }).arg(name).arg(field).take()
     }
 
-    /// Runs [`WRITE_IF`]. Without a text it deletes the record.
-    async fn write_if(&self, kind: DocumentKind, key: &Key, condition: Condition, text: &[u8]) -> Result<()> {
+    /// Sets the record to a text, or deletes it without one.
+    async fn write_if(
+        &self,
+        kind: DocumentKind,
+        key: &Key,
+        condition: Condition,
+        text: Option<&[u8]>,
+    ) -> Result<()> {
         let expected = match condition {
             Condition::Absent => String::new(),
             Condition::Unchanged(revision) => revision.to_string(),
         };
+        let script = match (kind, text) {
+            (DocumentKind::Credential, Some(_)) => SET_CREDENTIAL,
+            (DocumentKind::Credential, None) => DELETE_CREDENTIAL,
+            (DocumentKind::Config, Some(_)) => SET_CONFIG,
+            (DocumentKind::Config, None) => DELETE_CONFIG,
+        };
         let (name, field) = self.location(kind, key);
         let mut eval = cmd("EVAL");
-        eval.arg(WRITE_IF).arg(1).arg(name).arg(expected).arg(text).arg(field);
+        eval.arg(script).arg(1).arg(name).arg(expected).arg(field.unwrap_or_default()).arg(text);
         let replied = self.call()?.send(Effect::Write, &eval).await;
         replied.and_then(reply::done).map_err(|error| match error.code() {
             Some("CONFLICT") => Condition::conflict(key),
@@ -97,10 +131,10 @@ impl Conditional for Redis {
 
     async fn set_if(&self, record: &Record, condition: Condition) -> Result<Revision> {
         let (kind, key, text) = document_of(record)?;
-        self.write_if(kind, key, condition, &text).await.map(|()| revision_of(&text))
+        self.write_if(kind, key, condition, Some(&text)).await.map(|()| revision_of(&text))
     }
 
     async fn delete_if(&self, kind: DocumentKind, key: &Key, revision: Revision) -> Result<()> {
-        self.write_if(kind, key, Condition::Unchanged(revision), b"").await
+        self.write_if(kind, key, Condition::Unchanged(revision), None).await
     }
 }
