@@ -21,18 +21,16 @@ const RECORDS: u64 = 1000;
 fn main() {
     let folder = tempfile::tempdir().unwrap();
     let (redis, mongodb) = (redis::Server::start(&["--appendonly", "no"]), ReplicaSet::start(1));
-    let postgres = postgres::Server::start(&[]);
+    let [postgres, durable] = [&[][..], &["fsync=on"]].map(postgres::Server::start);
     let mut contest =
         Contest::new("Conditional writes. The ratio is how many times faster the conditional one is.");
     let runtime = contest.runtime.clone();
     let url = format!("file:{}/data", folder.path().display());
     compare(&mut contest, "File", &runtime.block_on(Storage::<File>::open(&*url)).unwrap());
     compare(&mut contest, "Redis", &runtime.block_on(Storage::<Redis>::open(&*redis.url())).unwrap());
-    compare(
-        &mut contest,
-        "Postgres",
-        &runtime.block_on(Storage::<Postgres>::open(&*postgres.url())).unwrap(),
-    );
+    for (name, server) in [("Postgres without fsync", &postgres), ("Postgres", &durable)] {
+        compare(&mut contest, name, &runtime.block_on(Storage::<Postgres>::open(&*server.url())).unwrap());
+    }
     compare(
         &mut contest,
         "MongoDb",
