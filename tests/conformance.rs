@@ -171,7 +171,7 @@ macro_rules! cases {
     };
 }
 
-conforms!(memory, [credentials configs conditional plans usage cache transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage export_snapshot transactions_at_close]);
+conforms!(memory, [credentials configs conditional leases plans usage cache transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage export_snapshot transactions_at_close]);
 // Several layers on one another, on one backend only, because they take long to compile.
 mod memory_deep {
     cases!(
@@ -182,7 +182,7 @@ mod memory_deep {
         [backend export_usage]
     );
 }
-conforms!(file, [credentials configs conditional plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
+conforms!(file, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
 /// Each write is one commit, so the last of thousands of concurrent writes waits long.
 #[cfg(feature = "git")]
 const LONG_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
@@ -230,6 +230,7 @@ macro_rules! keeps {
 keeps! {
     file_keeps_credentials: credentials of file, open_file;
     file_keeps_configs: configs of file, open_file;
+    file_keeps_leases: leases of file, open_file;
     file_keeps_plans: plans of file, open_file;
     file_keeps_usage: usage of file, open_file;
 }
