@@ -142,10 +142,10 @@ async fn no_secret_leaks() {
     }
 
     let password = secret("password");
-    exercise!("memory:", Memory: credentials configs conditional plans usage cache transactions exports);
+    exercise!("memory:", Memory: credentials configs conditional leases plans usage cache transactions exports);
 
     let folder = tempfile::tempdir().unwrap();
-    exercise!(&*format!("file:{}/data", folder.path().display()), File: credentials configs conditional plans usage exports);
+    exercise!(&*format!("file:{}/data", folder.path().display()), File: credentials configs conditional leases plans usage exports);
 
     // The names of its files are keys, but its logs and errors contain none.
     exercise!(&*format!("git:{}/git", folder.path().display()), Git: credentials configs conditional history exports);

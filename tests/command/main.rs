@@ -5,6 +5,7 @@ mod adopt;
 mod archive;
 mod conditions;
 mod git;
+mod leases;
 mod plan;
 mod refusals;
 mod stops;
@@ -555,6 +556,8 @@ fn help_has_examples() {
         "cache set",
         "cache get",
         "cache delete",
+        "lease run",
+        "lease list",
         "export",
         "import",
         "inspect",

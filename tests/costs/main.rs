@@ -111,8 +111,8 @@ fn count(backend: &str, operations: impl FnOnce()) {
 }
 
 local! {
-    file: [credentials configs conditional plans usage export backend];
-    memory: [credentials configs conditional plans usage cache transactions export backend];
+    file: [credentials configs conditional leases plans usage export backend];
+    memory: [credentials configs conditional leases plans usage cache transactions export backend];
 }
 
 counted! {
