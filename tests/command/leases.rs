@@ -48,10 +48,6 @@ impl Place {
         child
     }
 
-    fn file(&self, name: &str) -> std::path::PathBuf {
-        self.dir.path().join(name)
-    }
-
     /// Whether the process of `begin_and_wait` runs.
     fn is_running(&self) -> bool {
         let id = fs::read_to_string(self.file("started")).unwrap();
@@ -232,8 +228,8 @@ fn two_processes_take_turns() {
     assert_eq!((second.code, second.out.as_str(), second.err.as_str()), (Some(0), "second\n", ""));
 }
 
-/// A process that was suspended for longer than its lease stops its command, and does not end the lease of the
-/// next.
+/// A process that was suspended for longer than its lease stops its command, and does not end the lease of
+/// the next.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_lease_stops_the_command() {
     let (place, url) = (Place::new(), servers::redis());

@@ -49,6 +49,11 @@ impl Place {
         self.dir.path().join("store")
     }
 
+    /// A file beside the store.
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     fn url(&self) -> String {
         format!("file:{}", self.path().display())
     }

@@ -1,5 +1,5 @@
 //~ error[E0277]: `Git` has no leases
-//~ backends with leases: `File`, `Memory`, `MongoDb`, `Postgres`, `Redis`; keep leases in one of these beside it
+//~ backends with leases: `File`, `Memory`, `MongoDb`, `Postgres`, `Redis`
 use gateway_storage::{Git, Storage, lease::Lease};
 use std::time::Duration;
 

@@ -82,8 +82,8 @@ catches! {
         UnchangedReplacesAny: "set_if Unchanged replaces what was read, and nothing else",
         ReturnsOldRevision: "set_if Unchanged replaces what was read, and nothing else",
         RevisionIsOfTheKey: "set_if Unchanged replaces what was read, and nothing else",
+        DeletesAnyRevision: "every write changes the revision",
         EqualIsStored: "set_if is applied once, even if the record is then equal",
-        DeletesAnyRevision: "delete_if deletes what was read, and nothing else",
         ConditionIsRacy: "of concurrent updates none is lost",
         KindsAreOne: "records of the two kinds are different records",
     }
@@ -106,7 +106,7 @@ catches! {
         SecondReleaseRests: "release_lease again changes nothing",
         NeverRests: "a lease that rests has no holder",
         RestIsForOthers: "a lease that rests has no holder",
-        ListOmitsRests: "list_leases: what is held or rests, by name",
+        ListOmitsRests: "a lease that rests has no holder",
         ListNamesRests: "list_leases: what is held or rests, by name",
         LeasesAreUnsorted: "list_leases: what is held or rests, by name",
         ZeroIsALease: "is InvalidValue",

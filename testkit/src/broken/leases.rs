@@ -22,6 +22,11 @@ impl Broken {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
+    fn was_last(&self, lease: &Lease) -> bool {
+        let last = self.last_lease(lease.name());
+        last.is_some_and(|last| last.holder() == lease.holder() && last.number() == lease.number())
+    }
+
     fn note_lease(&self, lease: &Lease) {
         let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
         leases.insert(lease.name().clone(), lease.clone());
@@ -149,7 +154,7 @@ impl Leases for Broken {
         let is_released = state.as_ref().is_none_or(|state| state.holder.is_none());
         match self.fault {
             SecondReleaseFails if is_released => Err(Error::new(ErrorKind::Conflict, "not yours")),
-            SecondReleaseRests if state.is_none() => {
+            SecondReleaseRests if state.is_none() && self.was_last(lease) => {
                 self.memory.claim_lease(lease.name(), lease.holder(), Duration::from_secs(1)).await?;
                 let claimed = self.state_of(lease.name()).await?;
                 let number = claimed.map_or(0, |state| state.number);

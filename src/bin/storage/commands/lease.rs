@@ -148,8 +148,8 @@ impl Running {
         loop {
             let event =
                 match select(select(pin!(self.child.wait()), lost.as_mut()), pin!(signals.recv())).await {
-                    (Either::Left((Either::Left((status, _)), _))) => Event::Ended(status),
-                    (Either::Left((Either::Right((error, _)), _))) => Event::Lost(error),
+                    Either::Left((Either::Left((status, _)), _)) => Event::Ended(status),
+                    Either::Left((Either::Right((error, _)), _)) => Event::Lost(error),
                     Either::Right((signal, _)) => Event::Signal(signal),
                 };
             match event {
