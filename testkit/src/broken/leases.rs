@@ -76,22 +76,18 @@ impl Leases for Broken {
         if self.has(ClaimIsRacy) {
             tokio::task::yield_now().await;
         }
+        let last = self.last_lease(name);
+        let last = last.as_ref().map(Lease::holder);
         match (self.fault, &state) {
             (ClaimForgetsHolder, Some(state)) => return Ok(Claim::Theirs { left: state.left }),
             (ClaimKeepsEnd, Some(state)) if state.holder.as_ref() == Some(holder) => {
                 let ends = Instant::now() + ttl;
                 return Ok(Claim::Yours(Lease::new(name.clone(), holder.clone(), state.number, ends)));
             }
-            (RestIsForOthers, Some(LeaseState { holder: None, .. })) => {
-                if self.last_lease(name).is_some_and(|last| last.holder() == holder) {
-                    let number = state.as_ref().map_or(1, |state| state.number) + 1;
-                    return Ok(Claim::Yours(Lease::new(
-                        name.clone(),
-                        holder.clone(),
-                        number,
-                        Instant::now() + ttl,
-                    )));
-                }
+            (RestIsForOthers, Some(state)) if state.holder.is_none() && last == Some(holder) => {
+                let ends = Instant::now() + ttl;
+                let lease = Lease::new(name.clone(), holder.clone(), state.number + 1, ends);
+                return Ok(Claim::Yours(lease));
             }
             _ => {}
         }

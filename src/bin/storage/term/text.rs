@@ -27,8 +27,8 @@ pub(crate) fn several(number: u64, what: &str) -> String {
 pub(crate) fn time_left(left: Duration) -> String {
     let millis = left.as_nanos().div_ceil(1_000_000);
     let unit = match millis {
-        ..1_000 => 1,
-        ..3_600_000 => 1_000,
+        0..1_000 => 1,
+        1_000..3_600_000 => 1_000,
         _ => 60_000,
     };
     let rounded = u64::try_from(millis.div_ceil(unit) * unit).unwrap_or(u64::MAX);
