@@ -171,7 +171,7 @@ macro_rules! cases {
     };
 }
 
-conforms!(memory, [credentials configs conditional plans usage cache transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage export_snapshot transactions_at_close]);
+conforms!(memory, [credentials configs conditional leases plans usage cache transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage export_snapshot transactions_at_close]);
 // Several layers on one another, on one backend only, because they take long to compile.
 mod memory_deep {
     cases!(
@@ -182,7 +182,7 @@ mod memory_deep {
         [backend export_usage]
     );
 }
-conforms!(file, [credentials configs conditional plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
+conforms!(file, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
 /// Each write is one commit, so the last of thousands of concurrent writes waits long.
 #[cfg(feature = "git")]
 const LONG_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
@@ -199,21 +199,21 @@ mod git {
     cases!(shared, git_shared, |storage| storage, [credentials configs conditional export], [backend conditional_import]);
 }
 #[cfg(feature = "mongodb")]
-conforms!(mongodb, [credentials configs conditional plans usage transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close]);
+conforms!(mongodb, [credentials configs conditional leases plans usage transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close]);
 #[cfg(feature = "mongodb")]
-conforms!(mongodb_alone, [credentials configs conditional plans usage export], [backend conditional_plans conditional_import export_usage]);
+conforms!(mongodb_alone, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage]);
 #[cfg(feature = "redis")]
-conforms!(redis, [credentials configs conditional plans usage cache export], [backend conditional_plans conditional_import export_usage]);
+conforms!(redis, [credentials configs conditional leases plans usage cache export], [backend conditional_plans conditional_import export_usage]);
 #[cfg(feature = "redis")]
-conforms!(redis_tls, [credentials configs conditional plans usage cache export], [backend conditional_plans conditional_import export_usage]);
+conforms!(redis_tls, [credentials configs conditional leases plans usage cache export], [backend conditional_plans conditional_import export_usage]);
 #[cfg(feature = "redis")]
-conforms!(redis_cluster, [credentials configs conditional plans usage cache export], [backend conditional_plans conditional_import export_usage]);
+conforms!(redis_cluster, [credentials configs conditional leases plans usage cache export], [backend conditional_plans conditional_import export_usage]);
 #[cfg(feature = "redis")]
-conforms!(redis_sentinel, [credentials configs conditional plans usage cache export], [backend conditional_plans conditional_import export_usage]);
+conforms!(redis_sentinel, [credentials configs conditional leases plans usage cache export], [backend conditional_plans conditional_import export_usage]);
 #[cfg(feature = "postgres")]
-conforms!(postgres, [credentials configs conditional plans usage transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close]);
+conforms!(postgres, [credentials configs conditional leases plans usage transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close]);
 #[cfg(feature = "postgres")]
-conforms!(pgbouncer, [credentials configs conditional plans usage transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close]);
+conforms!(pgbouncer, [credentials configs conditional leases plans usage transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close]);
 
 /// One test per persistent backend and capability, with a restart.
 macro_rules! keeps {
@@ -230,6 +230,7 @@ macro_rules! keeps {
 keeps! {
     file_keeps_credentials: credentials of file, open_file;
     file_keeps_configs: configs of file, open_file;
+    file_keeps_leases: leases of file, open_file;
     file_keeps_plans: plans of file, open_file;
     file_keeps_usage: usage of file, open_file;
 }
@@ -244,6 +245,7 @@ keeps! {
 keeps! {
     redis_keeps_credentials: credentials of redis, open_redis;
     redis_keeps_configs: configs of redis, open_redis;
+    redis_keeps_leases: leases of redis, open_redis;
     redis_keeps_plans: plans of redis, open_redis;
     redis_keeps_usage: usage of redis, open_redis;
 }
@@ -252,6 +254,7 @@ keeps! {
 keeps! {
     postgres_keeps_credentials: credentials of postgres, open_postgres;
     postgres_keeps_configs: configs of postgres, open_postgres;
+    postgres_keeps_leases: leases of postgres, open_postgres;
     postgres_keeps_plans: plans of postgres, open_postgres;
     postgres_keeps_usage: usage of postgres, open_postgres;
 }
@@ -260,6 +263,7 @@ keeps! {
 keeps! {
     mongodb_keeps_credentials: credentials of mongodb, open_mongodb;
     mongodb_keeps_configs: configs of mongodb, open_mongodb;
+    mongodb_keeps_leases: leases of mongodb, open_mongodb;
     mongodb_keeps_plans: plans of mongodb, open_mongodb;
     mongodb_keeps_usage: usage of mongodb, open_mongodb;
 }

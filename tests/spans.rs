@@ -83,11 +83,15 @@ async fn spans_are_named_as_the_conventions_say() {
         .collect();
     let expected = [
         ("apply_plan", "conflict"),
+        ("claim_lease", "invalid_value"),
         ("commit", "conflict"),
         ("delete_if", "conflict"),
         ("get_config", "closed"),
         ("increment_many", "overflow"),
         ("increment_usage", "overflow"),
+        ("release_lease", "invalid_value"),
+        ("renew_lease", "conflict"),
+        ("renew_lease", "invalid_value"),
         ("set_cache", "invalid_value"),
         ("set_cache", "too_large"),
         ("set_if", "conflict"),

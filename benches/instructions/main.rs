@@ -107,12 +107,12 @@ fn run_operations(backend: &str) {
     }
     match backend {
         "file" => {
-            run!(File, FileOptions::new(path), [credentials configs conditional plans usage export backend])
+            run!(File, FileOptions::new(path), [credentials configs conditional leases plans usage export backend])
         }
         _ => run!(
             Memory,
             "memory:".try_into().unwrap(),
-            [credentials configs conditional plans usage cache transactions export backend]
+            [credentials configs conditional leases plans usage cache transactions export backend]
         ),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::{
     fails, key, must, ok,
@@ -14,8 +15,8 @@ use super::{
 use crate::{
     BatchReport, CacheStore, ConfigBatch, ConfigStore, Credential, CredentialStore, ErrorKind, Exportable,
     Increment, Record, Result, Storage, Transactional, UsageStore,
-    capability::Conditional,
-    model::{Condition, Revision},
+    capability::{Conditional, Leases},
+    model::{Condition, Holder, Lease, Revision},
     plan::{ApplyOptions, AuditEntry, AuditFilter, Mutation, RollbackOptions},
 };
 
@@ -61,6 +62,24 @@ async fn conditional_is<B: Conditional>(closed: Storage<B>) {
     is_closed("get_with_revision", closed.get_config_with_revision(&name).await);
     is_closed("set_if", closed.set_config_if(&name, json!(1), Condition::Absent).await);
     is_closed("delete_if", closed.delete_config_if(&name, any).await);
+}
+
+/// Asserts it for [`Leases`].
+///
+/// # Panics
+///
+/// If an operation returns anything else.
+pub async fn leases<B: Leases>(closed: &Storage<B>) {
+    must(BULLET, leases_are(closed.clone())).await;
+}
+
+async fn leases_are<B: Leases>(closed: Storage<B>) {
+    let (name, holder, ttl) = (key("a"), Holder::random(), Duration::from_secs(1));
+    let lease = Lease::new(name.clone(), holder.clone(), 1, Instant::now());
+    is_closed("claim_lease", closed.claim_lease(&name, &holder, ttl).await);
+    is_closed("renew_lease", closed.renew_lease(&lease, ttl).await);
+    is_closed("release_lease", closed.release_lease(&lease, ttl).await);
+    is_closed("list_leases", closed.list_leases().await);
 }
 
 /// Asserts it for [`ConfigStore`].

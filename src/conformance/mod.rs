@@ -42,6 +42,7 @@ mod configs;
 mod credentials;
 mod documents;
 mod export;
+mod leases;
 mod plans;
 pub mod restart;
 mod transactions;
@@ -57,6 +58,7 @@ pub use configs::configs;
 pub use credentials::credentials;
 pub use export::{export, export_snapshot, export_usage};
 use futures_util::{FutureExt, StreamExt};
+pub use leases::leases;
 pub use plans::plans;
 use tokio::{
     task::{JoinHandle, JoinSet},

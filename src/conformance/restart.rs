@@ -2,6 +2,8 @@
 //!
 //! Each takes a function that opens the same store, at first empty, and calls it several times.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -12,6 +14,8 @@ use super::{
 use crate::{
     Backend, ConfigBatch, ConfigStore, Credential, CredentialStore, ErrorKind, Increment, Key, Storage,
     UsageStore,
+    capability::Leases,
+    model::{Claim, Holder, Lease},
     plan::{Applied, ApplyOptions, AuditFilter, Mutation, Rollback, RollbackOptions},
 };
 
@@ -172,5 +176,42 @@ pub async fn plans<B: ConfigBatch, F: Future<Output = Storage<B>>>(open: impl Fn
     let deleted = plan([Mutation::delete(&key("a"))]);
     let result = storage.apply_plan("first", &deleted, &options).await;
     fails("another plan under the key of one that was rolled back", ErrorKind::Conflict, result);
+    close(storage).await;
+}
+
+/// Asserts that leases are held after a restart, and that their numbers go on.
+///
+/// # Panics
+///
+/// At the first violated bullet.
+pub async fn leases<B: Leases, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
+    let (ttl, holders, name) = (Duration::from_secs(60), [Holder::random(), Holder::random()], key("kept"));
+    let claim = async |storage: &Storage<B>, holder: &Holder| -> Option<Lease> {
+        match ok("claim_lease", storage.claim_lease(&name, holder, ttl).await) {
+            Claim::Yours(lease) => Some(lease),
+            Claim::Theirs { .. } => None,
+        }
+    };
+    let storage = open().await;
+    let lease = claim(&storage, &holders[0]).await.expect("no holder has the lease");
+    close(storage).await;
+
+    let storage = open().await;
+    let states = ok("list_leases after a restart", storage.list_leases().await);
+    let states: Vec<_> = states.into_iter().map(|state| (state.name, state.holder, state.number)).collect();
+    let wanted = vec![(name.clone(), Some(holders[0].clone()), lease.number())];
+    same("the leases after a restart", wanted, states);
+    same("a claim by another holder", None, claim(&storage, &holders[1]).await);
+    let again = claim(&storage, &holders[0]).await.map(|lease| lease.number());
+    same("the number of the same holder's claim", Some(lease.number()), again);
+    let renewed = ok("renew_lease after a restart", storage.renew_lease(&lease, ttl).await);
+    ok("release_lease", storage.release_lease(&renewed, Duration::ZERO).await);
+    close(storage).await;
+
+    let storage = open().await;
+    same("the leases after a release and a restart", 0, ok("list", storage.list_leases().await).len());
+    let next = claim(&storage, &holders[1]).await.expect("the lease was released");
+    assert!(next.number() > lease.number(), "the number {} comes after {}", next.number(), lease.number());
+    ok("release_lease", storage.release_lease(&next, Duration::ZERO).await);
     close(storage).await;
 }

@@ -8,6 +8,7 @@ use gateway_storage::{
     Increment, Key, Pooled, Record, Result, Storage, Transaction, Transactional, UsageStore,
     history::{CommitId, DocumentKind},
     layer::{Layered, Limit, Retry, Stack, Timeout},
+    lease::{Claim, Holder, Leases, MAX_LEASE_TTL},
     plan::{ApplyOptions, AuditFilter, Plan, Rollback, RollbackOptions},
     revision::{Condition, Conditional},
 };
@@ -125,6 +126,24 @@ pub async fn conditional<B: Conditional>(on: &Storage<B>, words: &Words, errors:
     on.delete_credential_if(&id, revision).await?;
     errors.of(on.delete_credential_if(&id, revision).await);
     on.set_config(&key, json!(words.config)).await
+}
+
+/// The operations of [`Leases`].
+pub async fn leases<B: Leases>(on: &Storage<B>, words: &Words, errors: &mut Errors) -> Result<()> {
+    let (name, minute) = (Key::new(&words.id)?, Duration::from_secs(60));
+    let [holder, other] = [(); 2].map(|()| Holder::random());
+    let Claim::Yours(lease) = on.claim_lease(&name, &holder, minute).await? else {
+        panic!("no other holder has the lease")
+    };
+    assert!(matches!(on.claim_lease(&name, &other, minute).await?, Claim::Theirs { .. }));
+    assert!(!on.list_leases().await?.is_empty());
+    let lease = on.renew_lease(&lease, minute).await?;
+    errors.of(on.claim_lease(&name, &holder, Duration::ZERO).await);
+    errors.of(on.renew_lease(&lease, MAX_LEASE_TTL * 2).await);
+    errors.of(on.release_lease(&lease, MAX_LEASE_TTL * 2).await);
+    on.release_lease(&lease, Duration::ZERO).await?;
+    errors.of(on.renew_lease(&lease, minute).await);
+    Ok(())
 }
 
 /// The operations of [`UsageStore`].
@@ -247,10 +266,11 @@ pub async fn pool<B: Pooled>(on: &Storage<B>, errors: &mut Errors) -> Result<()>
 }
 
 /// The name of every operation. The names are stable, because dashboards and alerts use them.
-pub const OPERATIONS: [&str; 40] = [
+pub const OPERATIONS: [&str; 44] = [
     "apply_plan",
     "audit_plans",
     "begin",
+    "claim_lease",
     "close",
     "commit",
     "delete_cache",
@@ -272,7 +292,10 @@ pub const OPERATIONS: [&str; 40] = [
     "increment_usage",
     "list_configs",
     "list_credentials",
+    "list_leases",
     "list_usage",
+    "release_lease",
+    "renew_lease",
     "reset_usage",
     "rollback",
     "rollback_plan",
@@ -312,6 +335,7 @@ pub async fn work() {
     credentials(&storage, &words, &mut errors).await.unwrap();
     configs(&storage, &words, &mut errors).await.unwrap();
     conditional(&storage, &words, &mut errors).await.unwrap();
+    leases(&storage, &words, &mut errors).await.unwrap();
     plans(&storage, &words, &mut errors).await.unwrap();
     usage(&storage, &words, &mut errors).await.unwrap();
     cache(&storage, &words, &mut errors).await.unwrap();

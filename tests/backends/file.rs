@@ -15,6 +15,7 @@ use futures_util::{FutureExt, StreamExt};
 use gateway_storage::{
     Credential, CredentialStore, Error, ErrorKind, Exportable, File, FileOptions, Increment, Key, Outcome,
     Record, Storage,
+    lease::{Claim, Holder},
     plan::{ApplyOptions, Plan},
 };
 use serde_json::json;
@@ -231,6 +232,47 @@ async fn an_older_format_becomes_this_one() {
     let newer = database();
     let read = redb::ReadableDatabase::begin_read(&newer).unwrap();
     assert_eq!(read.open_table(meta).unwrap().get("format").unwrap().unwrap().value(), 2);
+}
+
+/// A version without leases opens a store with some, as this version opens one with a table of a later one.
+#[tokio::test]
+async fn a_store_from_before_leases_gets_their_table_and_other_tables_stay() {
+    let base = TempDir::new().unwrap();
+    let storage = open(base.path()).await.unwrap();
+    storage.set_config("a", json!(1)).await.unwrap();
+    storage.close().await.unwrap();
+    let tables = || {
+        let database = redb::Database::open(base.path().join("store.redb")).unwrap();
+        let read = redb::ReadableDatabase::begin_read(&database).unwrap();
+        let mut names: Vec<_> =
+            read.list_tables().unwrap().map(|table| redb::TableHandle::name(&table).to_owned()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(tables(), ["meta", "records"], "the tables of a version without leases");
+    let database = redb::Database::open(base.path().join("store.redb")).unwrap();
+    let write = database.begin_write().unwrap();
+    let later = redb::TableDefinition::<&[u8], &[u8]>::new("later");
+    write.open_table(later).unwrap().insert(&b"a"[..], &b"b"[..]).unwrap();
+    write.commit().unwrap();
+    drop(database);
+
+    let storage = open(base.path()).await.unwrap();
+    assert!(storage.list_leases().await.unwrap().is_empty());
+    let claim = storage.claim_lease("a", &Holder::random(), Duration::from_secs(60)).await.unwrap();
+    storage.backend().compact().await.unwrap();
+    storage.close().await.unwrap();
+    assert_eq!(tables(), ["later", "leases", "meta", "records"]);
+
+    let mut options = FileOptions::new(base.path());
+    options.read_only = true;
+    let storage = Storage::<File>::open(options).await.unwrap();
+    let states = storage.list_leases().await.unwrap();
+    let Claim::Yours(lease) = claim else { panic!("no holder had the lease") };
+    assert_eq!((states.len(), states[0].holder.as_ref()), (1, Some(lease.holder())));
+    let renewed = storage.renew_lease(&lease, Duration::from_secs(60)).await;
+    assert_eq!(renewed.unwrap_err().kind(), ErrorKind::Denied);
+    assert_eq!(StreamExt::count(storage.export()).await, 1, "leases are not exported");
 }
 
 /// Plans and their audit belong to this store only.

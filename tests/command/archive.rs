@@ -25,10 +25,6 @@ impl Place {
         place
     }
 
-    fn file(&self, name: &str) -> std::path::PathBuf {
-        self.dir.path().join(name)
-    }
-
     fn text(&self, name: &str) -> String {
         fs::read_to_string(self.file(name)).unwrap()
     }

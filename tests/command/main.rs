@@ -5,6 +5,7 @@ mod adopt;
 mod archive;
 mod conditions;
 mod git;
+mod leases;
 mod plan;
 mod refusals;
 mod stops;
@@ -46,6 +47,11 @@ impl Place {
 
     fn path(&self) -> PathBuf {
         self.dir.path().join("store")
+    }
+
+    /// A file beside the store.
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     fn url(&self) -> String {
@@ -555,6 +561,8 @@ fn help_has_examples() {
         "cache set",
         "cache get",
         "cache delete",
+        "lease run",
+        "lease list",
         "export",
         "import",
         "inspect",

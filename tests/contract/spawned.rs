@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use gateway_storage::{
     CacheStore, ConfigBatch, Key, Memory, Result, Storage, UsageStore,
+    lease::{Claim, Holder, Leases},
     plan::{ApplyOptions, Plan, Rollback, RollbackOptions},
     revision::Conditional,
 };
@@ -18,7 +19,7 @@ struct Token {
 
 async fn work<B>(storage: Storage<B>, name: String, key: Key) -> Result<()>
 where
-    B: Conditional + ConfigBatch + UsageStore + CacheStore,
+    B: Conditional + Leases + ConfigBatch + UsageStore + CacheStore,
 {
     tokio::spawn(async move {
         storage.set_credential("a", json!({ "token": "1" })).await?;
@@ -56,6 +57,17 @@ where
         assert_eq!(storage.increment_usage(name.as_str(), &Key::new("requests")?, 2).await?, 4);
         assert_eq!(storage.get_usage(&name).await?.len(), 1);
         storage.reset_usage(&name).await?;
+
+        let (holder, ttl) = (Holder::random(), Duration::from_secs(9));
+        let Claim::Yours(lease) = storage.wait_for_lease(&name, &holder, ttl, ttl).await? else {
+            panic!("no other holder has the lease")
+        };
+        assert!(matches!(storage.claim_lease(&*name, &Holder::random(), ttl).await?, Claim::Theirs { .. }));
+        let kept = tokio::time::timeout(Duration::from_millis(1), storage.keep_lease(&lease, ttl)).await;
+        assert!(kept.is_err(), "{kept:?}");
+        let lease = storage.renew_lease(&lease, ttl).await?;
+        assert_eq!(storage.list_leases().await?.len(), 1);
+        storage.release_lease(&lease, Duration::ZERO).await?;
 
         storage.set_cache(&name, b"v", Duration::from_secs(9)).await?;
         storage.set_cache(&name, vec![1], Duration::from_secs(9)).await?;

@@ -111,13 +111,13 @@ fn count(backend: &str, operations: impl FnOnce()) {
 }
 
 local! {
-    file: [credentials configs conditional plans usage export backend];
-    memory: [credentials configs conditional plans usage cache transactions export backend];
+    file: [credentials configs conditional leases plans usage export backend];
+    memory: [credentials configs conditional leases plans usage cache transactions export backend];
 }
 
 counted! {
     git: open::git(), open::git(), [credentials configs conditional export backend];
-    mongodb: open::mongodb(true), open::mongodb(false), [credentials configs conditional plans usage transactions export backend];
-    postgres: open::postgres(true), open::postgres(false), [credentials configs conditional plans usage transactions export backend];
-    redis: open::redis(true), open::redis(false), [credentials configs conditional plans usage cache export backend];
+    mongodb: open::mongodb(true), open::mongodb(false), [credentials configs conditional leases plans usage transactions export backend];
+    postgres: open::postgres(true), open::postgres(false), [credentials configs conditional leases plans usage transactions export backend];
+    redis: open::redis(true), open::redis(false), [credentials configs conditional leases plans usage cache export backend];
 }

@@ -1,13 +1,18 @@
 //! The operations of each capability, on a store with a hundred credentials and usage records and some
 //! config values.
 
-use std::{cell::Cell, pin::pin, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    pin::pin,
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use gateway_storage::{
     Backend, CacheStore, ConfigBatch, ConfigStore, ConfigValue, Credential, CredentialStore, Exportable,
     Increment, Key, Record, Result, Storage, Transaction, Transactional, UsageStore,
     history::DocumentKind,
+    lease::{Claim, Holder, Lease, Leases},
     plan::{ApplyOptions, AuditFilter, Mutation, Plan, RollbackOptions},
     revision::{Condition, Conditional, Revision},
 };
@@ -165,6 +170,49 @@ pub(crate) fn conditional<B: Conditional>(meter: &mut impl Meter, on: &Storage<B
         },
         |n| bare.delete_if(kind, &one[n], revision.get()),
         |n| on.delete_credential_if(&one[n], revision.get()),
+    );
+}
+
+pub(crate) fn leases<B: Leases>(meter: &mut impl Meter, on: &Storage<B>) {
+    let (bare, held, new) = (on.backend(), &key("lease"), &keys("lease", CALLS));
+    let (holder, other, ttl) = (&Holder::random(), &Holder::random(), Duration::from_secs(600));
+    let lease = RefCell::new(None);
+    let claimed = async |name: &Key| {
+        if let Claim::Yours(claimed) = bare.claim_lease(name, holder, ttl).await? {
+            lease.replace(Some(claimed));
+        }
+        Ok(())
+    };
+    let lease = || lease.borrow().clone().unwrap();
+
+    meter.row(
+        "claim_lease",
+        nothing,
+        |n| bare.claim_lease(&new[n], holder, ttl),
+        |n| on.claim_lease(&new[n], holder, ttl),
+    );
+    meter.run(claimed(held));
+    meter.row(
+        "claim_lease_of_another",
+        nothing,
+        |_| bare.claim_lease(held, other, ttl),
+        |_| on.claim_lease(held, other, ttl),
+    );
+    let kept = &lease();
+    meter.row("renew_lease", nothing, |_| bare.renew_lease(kept, ttl), |_| on.renew_lease(kept, ttl));
+    meter.row("list_leases", nothing, |_| bare.list_leases(), |_| on.list_leases());
+    let all: &Vec<Lease> = &new
+        .iter()
+        .map(|name| {
+            meter.run(claimed(name));
+            lease()
+        })
+        .collect();
+    meter.row(
+        "release_lease",
+        nothing,
+        |n| bare.release_lease(&all[n], Duration::ZERO),
+        |n| on.release_lease(&all[n], Duration::ZERO),
     );
 }
 

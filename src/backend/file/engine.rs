@@ -9,7 +9,7 @@ use redb::{
 
 use super::{
     directory::{Access, Directory, in_use},
-    state::{State, Writes},
+    state::{State, TableWrites, Writes},
 };
 use crate::{Error, ErrorKind, Outcome, Result};
 
@@ -20,6 +20,10 @@ pub(super) const FORMAT: u64 = 2;
 
 /// Every record, by `RecordKey`: JSON for documents, eight bytes (big-endian) for a counter.
 const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
+
+/// The leases, by name. A version without leases opens the store, and neither reads nor changes this table. A
+/// store that such a version made gets the table with its first lease.
+const LEASES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("leases");
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FORMAT_NAME: &str = "format";
@@ -220,11 +224,34 @@ fn load(database: &impl ReadableDatabase, path: &str) -> Result<State> {
         let (key, value) = record.map_err(|error| describe(error.into()))?;
         state.load(key.value(), value.value())?;
     }
+    let leases = match transaction.open_table(LEASES) {
+        Ok(leases) => leases,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(state),
+        Err(TableError::TableTypeMismatch { .. }) => return Err(damaged(path)),
+        Err(error) => return Err(describe(error.into())),
+    };
+    for lease in leases.iter().map_err(|error| describe(error.into()))? {
+        let (name, value) = lease.map_err(|error| describe(error.into()))?;
+        state.load_lease(name.value(), value.value());
+    }
     Ok(state)
 }
 
 fn put(transaction: &redb::WriteTransaction, writes: &Writes) -> Result<(), redb::Error> {
-    let mut records = transaction.open_table(RECORDS)?;
+    for (table, writes) in [(RECORDS, &writes.records), (LEASES, &writes.leases)] {
+        if !writes.is_empty() {
+            put_in(transaction, table, writes)?;
+        }
+    }
+    Ok(())
+}
+
+fn put_in(
+    transaction: &redb::WriteTransaction,
+    table: TableDefinition<'_, &[u8], &[u8]>,
+    writes: &TableWrites,
+) -> Result<(), redb::Error> {
+    let mut records = transaction.open_table(table)?;
     for (key, value) in writes {
         match value {
             Some(value) => records.insert(key.as_slice(), value.as_slice())?,

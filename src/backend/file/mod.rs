@@ -7,6 +7,8 @@ mod credential;
 mod directory;
 mod engine;
 mod export;
+mod held;
+mod lease;
 mod options;
 mod plan;
 mod state;

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::{GenericHashMap, OrdMap, shared_ptr::DefaultSharedPtr};
 
+use super::held::Held;
 use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, Result, UsageRecord,
     codec::{
@@ -13,6 +14,9 @@ use crate::{
     error::Kind,
     plan::{AuditEntry, MAX_AUDIT_ENTRIES},
 };
+
+/// Claims look for leases to forget no more often than this, in microseconds, because they then read all.
+const SWEEP_PAUSE: u64 = 60 * 1_000_000;
 
 /// The backend's name.
 pub(super) const LABEL: &str = "file";
@@ -35,6 +39,10 @@ pub(super) struct State {
     pub(super) plans: PersistentMap<Arc<PlanRecord>>,
     /// By number, in the order of time.
     pub(super) audit: OrdMap<u64, Arc<AuditEntry>>,
+    /// Leases, also ended ones for a while.
+    pub(super) leases: OrdMap<Key, Held>,
+    /// When ended leases were removed last, in microseconds since 1970.
+    leases_swept: u64,
     /// Records on disk that can't be read, with the error that their keys return until they are written or
     /// deleted.
     damaged: OrdMap<RecordKey, Error>,
@@ -58,6 +66,13 @@ impl State {
             self.damaged.insert(name, why);
         }
         Ok(())
+    }
+
+    /// Loads one lease from disk. One that can't be read has ended: no other record must wait for it.
+    pub(super) fn load_lease(&mut self, name: &[u8], value: &[u8]) {
+        if let Ok((name, held)) = Held::decode(name, value) {
+            self.leases.insert(name, held);
+        }
     }
 
     fn decode(&mut self, name: RecordKey, value: &[u8]) -> Result<()> {
@@ -135,8 +150,21 @@ impl State {
     }
 }
 
-/// The writes of a commit: a record's bytes, or `None` to delete it.
-pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+/// The writes to a table: a record's bytes, or `None` to delete it.
+pub(super) type TableWrites = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// The writes of a commit.
+#[derive(Default)]
+pub(super) struct Writes {
+    pub(super) records: TableWrites,
+    pub(super) leases: TableWrites,
+}
+
+impl Writes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.leases.is_empty()
+    }
+}
 
 /// The next state, and the writes that must be on disk before it is published.
 ///
@@ -148,7 +176,7 @@ pub(super) struct Draft {
 
 impl Draft {
     pub(super) fn new(state: State) -> Self {
-        Self { state, writes: Writes::new() }
+        Self { state, writes: Writes::default() }
     }
 
     /// The state with the changes so far.
@@ -162,7 +190,7 @@ impl Draft {
 
     /// Adds a write of a record, damaged or not; `None` deletes it.
     fn write(&mut self, name: &RecordKey, value: Option<Vec<u8>>) {
-        self.writes.insert(name.encode(), value);
+        self.writes.records.insert(name.encode(), value);
         self.state.damaged.remove(name);
     }
 
@@ -244,6 +272,25 @@ impl Draft {
             for number in self.state.damaged().filter_map(audit_number).filter(is_older).collect::<Vec<_>>() {
                 self.write(&RecordKey::Audit(number), None);
             }
+        }
+    }
+
+    pub(super) fn put_lease(&mut self, name: Key, held: Held) {
+        self.writes.leases.insert(name.as_str().as_bytes().to_vec(), Some(held.encode()));
+        self.state.leases.insert(name, held);
+    }
+
+    /// Removes the leases that ended before this time, unless that was done shortly before `now`.
+    pub(super) fn remove_leases(&mut self, before: u64, now: u64) {
+        // A clock that was set back must not put this off.
+        if now.abs_diff(self.state.leases_swept) < SWEEP_PAUSE {
+            return;
+        }
+        self.state.leases_swept = now;
+        let ended = self.state.leases.iter().filter(|(_, held)| held.ends < before);
+        for name in ended.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.state.leases.remove(&name);
+            self.writes.leases.insert(name.as_str().as_bytes().to_vec(), None);
         }
     }
 

@@ -9,8 +9,8 @@ use clap::{
 
 use crate::{
     commands::{
-        self, cache, completions, config, copy, credential, doctor, export, history, import, inspect, man,
-        ping, plan, remote, schema, stats, usage, verify,
+        self, cache, completions, config, copy, credential, doctor, export, history, import, inspect, lease,
+        man, ping, plan, remote, schema, stats, usage, verify,
     },
     stores,
     term::{failure::Failure, output::Output},
@@ -64,7 +64,13 @@ Exit codes:
   4    partial success: some records were refused, or the transfer stopped (continue with --resume)
   5    can't open or reach the store, or access is denied
   6    the backend does not support this command
-  130  interrupted; `copy` has saved its checkpoint";
+  75   `lease run`: the lease is not free
+  76   `lease run`: the lease was lost, and the command was stopped
+  126  `lease run`: the command can't be started
+  127  `lease run`: the command is not found
+  130  interrupted; `copy` has saved its checkpoint
+Otherwise `lease run` exits with the code of its command, or with 128 and the number of the signal
+that ended it.";
 
 /// Inspect and manage an LLM gateway's storage
 #[derive(Parser)]
@@ -155,6 +161,8 @@ pub(crate) enum Command {
     Usage(usage::Command),
     #[command(subcommand)]
     Cache(cache::Command),
+    #[command(subcommand)]
+    Lease(lease::Command),
     History(history::Changes),
     Show(history::Show),
     Revert(history::Revert),

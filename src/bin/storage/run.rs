@@ -20,6 +20,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
         Command::Plan(command) => on_its_backend!(url, log, command, "apply config batches"),
         Command::Usage(command) => on_its_backend!(url, log, command, "count usage"),
         Command::Cache(command) => on_its_backend!(url, log, command, "cache"),
+        Command::Lease(command) => on_its_backend!(url, log, command, "keep leases"),
         Command::History(command) => on_its_backend!(url, log, command, "keep a history"),
         Command::Show(command) => on_its_backend!(url, log, command, "keep a history"),
         Command::Revert(command) => on_its_backend!(url, log, command, "keep a history"),

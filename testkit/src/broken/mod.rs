@@ -1,11 +1,13 @@
 //! A backend that is `Memory` with one fault. Most of the faults were seen in the Go program gcli2api-go.
 
+mod conditional;
+mod leases;
 mod plans;
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,7 +17,8 @@ use futures_util::{Stream, StreamExt};
 use gateway_storage::{
     Backend, BatchReport, CacheEntry, CacheStore, ConfigStore, ConfigValue, Credential, CredentialStore,
     Error, ErrorKind, Exportable, Found, Increment, Key, Memory, Open, OptionalExt, Record, RecordKind,
-    Result, StorageStats, Transaction, Transactional, UsageRecord, UsageStore, memory::MemoryTransaction,
+    Result, StorageStats, Transaction, Transactional, UsageRecord, UsageStore, lease::Lease,
+    memory::MemoryTransaction,
 };
 use serde_json::{Map, Value, json};
 
@@ -186,6 +189,82 @@ pub enum Fault {
     NoSnapshot,
     /// A conflict is not retryable.
     ConflictIsFinal,
+    // Conditions
+    /// `Absent` replaces a record.
+    AbsentReplaces,
+    /// `Unchanged` replaces any revision.
+    UnchangedReplacesAny,
+    /// `Unchanged` creates a record that was deleted.
+    UnchangedCreates,
+    /// A value that is stored already is stored again, whatever its revision was.
+    EqualIsStored,
+    /// Compares, and then writes.
+    ConditionIsRacy,
+    /// The conflict of a condition is retryable.
+    ConditionIsRetryable,
+    /// The conflict of a condition has no key.
+    ConditionHasNoKey,
+    /// `delete_if` deletes any revision.
+    DeletesAnyRevision,
+    /// `delete_if` of a missing record is `Ok`.
+    DeleteIfMissingIsOk,
+    /// The revision is that of the key.
+    RevisionIsOfTheKey,
+    /// `set_if` returns the revision of the record before.
+    ReturnsOldRevision,
+    /// Both kinds are stored under one key.
+    KindsAreOne,
+    // Leases
+    /// Reads, and then claims.
+    ClaimIsRacy,
+    /// A lease is anybody's.
+    LeaseHasManyHolders,
+    /// The same holder again is another holder.
+    ClaimForgetsHolder,
+    /// The same holder again gets a new number.
+    ClaimRenumbers,
+    /// A second claim does not make the lease end later.
+    ClaimKeepsEnd,
+    /// A name's number is always 1.
+    NumberIsOne,
+    /// A renewal has a new number.
+    RenewRenumbers,
+    /// The time that is left is the whole time.
+    LeftIsNothing,
+    /// A lease does not end.
+    LeaseNeverEnds,
+    /// A lease has half of its time.
+    LeaseEndsEarly,
+    /// A renewal never makes a lease end earlier.
+    RenewOnlyExtends,
+    /// A renewal of a lease that has ended claims it again.
+    RenewClaims,
+    /// The conflict of a renewal is retryable.
+    LostIsRetryable,
+    /// A renewal compares the holder and not the number.
+    RenewIgnoresNumber,
+    /// A release compares nothing.
+    ReleaseIsBlind,
+    /// A release compares the holder and not the number.
+    ReleaseIgnoresNumber,
+    /// A release of a released lease is an error.
+    SecondReleaseFails,
+    /// A second release begins a rest.
+    SecondReleaseRests,
+    /// There is no rest.
+    NeverRests,
+    /// The last holder can claim a lease that rests.
+    RestIsForOthers,
+    /// The list lacks what rests.
+    ListOmitsRests,
+    /// The list has the last holder of what rests.
+    ListNamesRests,
+    /// The list is not in the order of the names.
+    LeasesAreUnsorted,
+    /// A time of zero is a millisecond.
+    ZeroIsALease,
+    /// A time that is too long is the longest.
+    TooLongIsALease,
     // Time
     /// `health` does not end.
     Hangs,
@@ -201,13 +280,16 @@ pub struct Broken {
     calls: Arc<AtomicU64>,
     hasty: bool,
     stays_open: bool,
+    /// The last lease of each name, as its holder got it.
+    leases: Arc<Mutex<BTreeMap<Key, Lease>>>,
 }
 
 impl Broken {
     /// An empty store with this fault.
     pub async fn new(fault: Fault) -> Self {
         let memory = Memory::open("memory:".try_into().expect("a URL")).await.expect("memory opens");
-        Self { memory, fault, calls: Arc::default(), hasty: false, stays_open: fault == ServesAfterClose }
+        let stays_open = fault == ServesAfterClose;
+        Self { memory, fault, calls: Arc::default(), hasty: false, stays_open, leases: Arc::default() }
     }
 
     /// A backend that `close` does not close, so that it can be opened again.

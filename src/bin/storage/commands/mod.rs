@@ -13,6 +13,7 @@ pub(crate) mod export;
 pub(crate) mod history;
 pub(crate) mod import;
 pub(crate) mod inspect;
+pub(crate) mod lease;
 pub(crate) mod man;
 pub(crate) mod ping;
 pub(crate) mod plan;

@@ -1,10 +1,10 @@
 //! Why a command failed: as text, as JSON, and as an exit code.
 
-use std::{error::Error as _, io, path::Path};
+use std::{error::Error as _, io, path::Path, time::Duration};
 
 use gateway_storage::{Error, ErrorKind, Key, Outcome, adopt::Remark, migrate::CopyReport};
 
-use super::text::described;
+use super::text::{described, time_left};
 use crate::identity::server_of;
 
 /// The exit codes, as listed in `storage --help`.
@@ -22,6 +22,14 @@ pub(crate) enum Exit {
     Unreachable = 5,
     /// The backend does not support the command.
     Impossible = 6,
+    /// Another process has the lease, or it rests.
+    LeaseNotFree = 75,
+    /// The lease has ended before the command that it was for.
+    LeaseLost = 76,
+    /// The command of `lease run` can't be started.
+    NotStarted = 126,
+    /// The command of `lease run` is not found.
+    NoProgram = 127,
     /// Interrupted by a signal.
     Interrupted = 130,
 }
@@ -217,6 +225,33 @@ impl Failure {
     /// Ctrl-C before the end.
     pub(crate) fn interrupted() -> Self {
         Self::new(Exit::Interrupted, "interrupted", "interrupted")
+    }
+
+    /// The lease is another's, or rests, for this time.
+    pub(crate) fn lease_not_free(left: Duration) -> Self {
+        let message = format!(
+            "the lease is not free: it is held or rests for another {}, unless it is renewed or released",
+            time_left(left)
+        );
+        Self::new(Exit::LeaseNotFree, ErrorKind::Busy.as_str(), message)
+            .hint("`storage lease list` shows its holder; `--wait 60s` waits for it")
+    }
+
+    /// The lease was lost while the command ran.
+    pub(crate) fn lease_lost(error: &Error) -> Self {
+        let mut failure = Self::of(Exit::LeaseLost, error);
+        failure.chain.insert(0, "the lease was lost, so the command was stopped".to_owned());
+        failure.outcome = "unknown";
+        failure.hint("check what the command has done; another process may have the lease by now")
+    }
+
+    /// The command of `lease run` could not be started.
+    pub(crate) fn not_started(error: &io::Error) -> Self {
+        let exit = match error.kind() {
+            io::ErrorKind::NotFound => Exit::NoProgram,
+            _ => Exit::NotStarted,
+        };
+        Self::new(exit, "command", "the command can't be started").because(error)
     }
 
     /// The copy ended, but the comparison after it did not.

@@ -24,7 +24,10 @@ use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
 };
-use tokio::time::sleep;
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    time::sleep,
+};
 
 use super::failure::{Exit, Failure};
 use crate::atomic_file;
@@ -44,10 +47,7 @@ impl Interrupt {
 
     fn on_signals() -> io::Result<Self> {
         let interrupted = Arc::new(AtomicBool::new(false));
-        let mut signals = Signals::new([SIGINT, SIGTERM])?;
-        if !ignores_hangup() {
-            signals.add_signal(SIGHUP)?;
-        }
+        let mut signals = ending_signals()?;
         let first = interrupted.clone();
         thread::Builder::new().spawn(move || {
             for _ in signals.forever() {
@@ -93,6 +93,26 @@ impl Interrupt {
         let records = records.take_while(move |_| future::ready(!seen.is_set()));
         records.take_until(interrupted).chain(ended)
     }
+}
+
+/// The signals that would end this process, for a command that passes them on to another.
+pub(crate) fn received() -> std::result::Result<UnboundedReceiver<i32>, Failure> {
+    let listen = || {
+        let mut signals = ending_signals()?;
+        let (received, receiver) = unbounded_channel();
+        thread::Builder::new()
+            .spawn(move || signals.forever().all(|signal| received.send(signal).is_ok()))?;
+        Ok(receiver)
+    };
+    listen().map_err(|error| Failure::system("can't listen for signals", &error))
+}
+
+fn ending_signals() -> io::Result<Signals> {
+    let signals = Signals::new([SIGINT, SIGTERM])?;
+    if !ignores_hangup() {
+        signals.add_signal(SIGHUP)?;
+    }
+    Ok(signals)
 }
 
 /// Whether the process was started to ignore SIGHUP, as `nohup` does. Only Linux reports it; elsewhere SIGHUP

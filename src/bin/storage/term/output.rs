@@ -47,6 +47,8 @@ pub(crate) enum Answer {
     Report { rows: Vec<(String, String)>, json: Value },
     /// The output is on stdout already.
     AlreadyWritten,
+    /// Another command wrote its output and ended with this exit code.
+    Exited(u8),
     /// Output of a command that failed or did only part of its work.
     WithFailure { answer: Box<Answer>, failure: Failure },
 }
@@ -80,6 +82,7 @@ impl Output {
         }
         match answer {
             Answer::WithFailure { failure, .. } => self.fail(failure),
+            Answer::Exited(code) => ExitCode::from(*code),
             _ => ExitCode::SUCCESS,
         }
     }
@@ -150,7 +153,7 @@ impl Answer {
 
     fn human(&self, out: &mut impl Write) -> io::Result<()> {
         match self {
-            Self::Done | Self::AlreadyWritten => Ok(()),
+            Self::Done | Self::AlreadyWritten | Self::Exited(_) => Ok(()),
             Self::Document(document) => writeln!(out, "{}", printable(&format!("{document:#}"))),
             // Not JSON, so that it can't be stored by mistake.
             Self::Redacted(names) => names.iter().try_for_each(|name| {
@@ -182,7 +185,7 @@ impl Answer {
 
     fn json(&self, out: &mut impl Write) -> io::Result<()> {
         match self {
-            Self::AlreadyWritten => Ok(()),
+            Self::AlreadyWritten | Self::Exited(_) => Ok(()),
             Self::Done => document(out, &json!({ "ok": true })),
             Self::Document(json) | Self::Lines { json, .. } | Self::Report { json, .. } => {
                 document(out, json)

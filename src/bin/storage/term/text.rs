@@ -23,6 +23,18 @@ pub(crate) fn several(number: u64, what: &str) -> String {
     format!("{} {what}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
+/// The time that is left of something, rounded up: `450ms`, `29s`, `23h 59m`.
+pub(crate) fn time_left(left: Duration) -> String {
+    let millis = left.as_nanos().div_ceil(1_000_000);
+    let unit = match millis {
+        0..1_000 => 1,
+        1_000..3_600_000 => 1_000,
+        _ => 60_000,
+    };
+    let rounded = u64::try_from(millis.div_ceil(unit) * unit).unwrap_or(u64::MAX);
+    humantime::format_duration(Duration::from_millis(rounded)).to_string()
+}
+
 /// The counts, as rows.
 pub(crate) fn counts(stats: &StorageStats) -> Vec<(String, String)> {
     let mut rows = vec![
@@ -96,6 +108,20 @@ mod tests {
     #[test]
     fn digits_are_grouped() {
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn the_time_left_is_rounded_up() {
+        for (nanos, wanted) in [
+            (0, "0s"),
+            (449_000_001, "450ms"),
+            (999_000_001, "1s"),
+            (28_000_000_001, "29s"),
+            (59 * 60_000_000_000 + 1, "59m 1s"),
+            (3_600_000_000_001, "1h 1m"),
+        ] {
+            assert_eq!(time_left(Duration::from_nanos(nanos)), wanted);
+        }
     }
 
     #[test]
