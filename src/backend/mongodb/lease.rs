@@ -1,8 +1,8 @@
 //! Leases: one document each, changed by `findAndModify` with a pipeline that compares `$$NOW`. The lease of
 //! plans on a standalone server is one of them.
 //!
-//! A document: `{ _id: <name>, holder: <text>, number: <number>, lease: <its end> }`. A lease without a holder
-//! rests.
+//! A document: `{ _id: <name>, holder: <text>, number: <number>, lease: <its end> }`. A lease without a
+//! holder rests.
 
 use std::time::Duration;
 
@@ -48,8 +48,8 @@ pub(super) fn by_clock() -> Bson {
     doc! { "$multiply": [{ "$toLong": "$$NOW" }, 1000_i64] }.into()
 }
 
-/// Leaves the document as it is if another holder has the lease, or if there is no next number. `lowest` is an
-/// expression for the number of the first lease.
+/// Leaves the document as it is if another holder has the lease, or if there is no next number. `lowest` is
+/// an expression for the number of the first lease.
 ///
 /// In a comparison a missing field is less than any date and any number.
 pub(super) fn claim(name: &str, holder: &Holder, ttl: i64, lowest: impl Into<Bson>) -> Change {

@@ -88,9 +88,9 @@ impl MongoDb {
     /// Makes the indexes by which a plan finds expired and pending records without reading the others, and
     /// the one by which the server deletes leases.
     ///
-    /// Without them plans are only slower, and leases stay. So a user without the right to make them can still
-    /// open the store, and opening does not wait long for the server to build them. Existing indexes stay as
-    /// they are.
+    /// Without them plans are only slower, and leases stay. So a user without the right to make them can
+    /// still open the store, and opening does not wait long for the server to build them. Existing indexes
+    /// stay as they are.
     async fn ready_indexes(&self, call: &Call<'_>) {
         let of_plans = vec![
             doc! { "key": { "expires": 1 }, "name": "expires" },

@@ -1,5 +1,5 @@
-//! Leases as documents: contention, what is deleted, documents of other programs, and the lease of plans beside
-//! that of earlier versions.
+//! Leases as documents: contention, what is deleted, documents of other programs, and the lease of plans
+//! beside that of earlier versions.
 
 use std::{
     collections::BTreeSet,
