@@ -8,6 +8,7 @@ mod credential;
 mod document;
 mod error;
 mod export;
+mod lease;
 mod legacy;
 mod options;
 mod plan;

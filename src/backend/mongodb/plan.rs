@@ -160,14 +160,14 @@ impl Request {
             return Ok(answer);
         }
         if let Err(error) = session.finish_pending().await {
-            drop(session.release_lease(&start).await);
+            drop(session.release_lease().await);
             return Err(error.with_outcome(Outcome::NotApplied));
         }
         // Once the record may be stored, the next attempt finishes it.
         let executed = self.execute(&mut session, &start).await;
         let (answer, _) = executed.map_err(|error| error.with_outcome(Outcome::Unknown))?;
         // A lease that is not released expires.
-        drop(session.release_lease(&start).await);
+        drop(session.release_lease().await);
         Ok(answer)
     }
 }

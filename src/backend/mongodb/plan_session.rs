@@ -8,11 +8,20 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{MongoDb, command::any_of, document, error, pool::Permit, server::Call, session::Session};
+use super::{
+    MongoDb,
+    command::any_of,
+    document, error,
+    lease::{self, Claimed},
+    pool::Permit,
+    server::Call,
+    session::Session,
+};
 use crate::{
-    ConfigValue, Error, ErrorKind, Key, Result,
+    ConfigValue, Error, Key, Result,
     backend::remote::{Effect, backoff::Backoff, batch, busy, reply_timeout},
     codec::{PlanChange, PlanRecord, corrupt_plan, decode_changes, is_same},
+    model::Holder,
     plan::MAX_AUDIT_ENTRIES,
 };
 
@@ -40,13 +49,20 @@ pub(super) struct PlanSession {
     /// Has a transaction, unless the server is standalone. Then it makes the driver read a cursor on in the
     /// session that opened it.
     pub(super) session: Session,
-    /// On a standalone server: the number of the attempt that holds the lease, and when its last renewal was
-    /// sent.
-    lease: Option<(i64, Instant)>,
+    /// On a standalone server: the lease of this attempt.
+    lease: Option<Held>,
     /// No command is sent later.
     pub(super) until: Instant,
     /// Keeps other plans of this handle waiting.
     _guard: OwnedMutexGuard<()>,
+}
+
+/// The lease of an attempt.
+struct Held {
+    holder: Holder,
+    number: i64,
+    /// When its claim or last renewal was sent.
+    sent_at: Instant,
 }
 
 /// The number of an attempt, and the server's time at its start.
@@ -61,23 +77,22 @@ pub(super) type Stored = BTreeMap<Key, (Document, ConfigValue)>;
 impl PlanSession {
     /// Runs a command; renews the lease first if it is due. Once it is lost, nothing is sent.
     async fn run(&mut self, effect: Effect, command: Document) -> Result<Document> {
-        if let Some((number, _)) = self.lease.take_if(|(_, since)| since.elapsed() >= RENEW_AFTER) {
+        if let Some(held) = self.lease.take_if(|held| held.sent_at.elapsed() >= RENEW_AFTER) {
             let sent_at = Instant::now();
-            let lease = doc! { "$set": { "lease": { "$add": ["$$NOW", millis(LEASE_TTL)] } } };
-            let change = doc! { "q": { "_id": PLANS, "number": number }, "u": [lease] };
-            let reply = self.send(Effect::Write, doc! { "update": META, "updates": [change] }).await?;
-            if !reply.get_i32("n").is_ok_and(|matched| matched == 1) {
+            let renew = lease::renew(PLANS, &held.holder, held.number, millis(LEASE_TTL)).command(META);
+            let reply = self.send(Effect::Write, renew).await?;
+            if reply.get_document("value").is_err() {
                 return Err(reply_timeout(error::SERVER, effect));
             }
-            self.renewed(number, sent_at);
+            self.holds(Held { sent_at, ..held });
         }
         self.send(effect, command).await
     }
 
     /// The lease is counted from before its renewal was sent: on the server it begins later.
-    fn renewed(&mut self, number: i64, sent_at: Instant) {
-        self.until = sent_at + MAX_UNRENEWED;
-        self.lease = self.is_standalone().then_some((number, sent_at));
+    fn holds(&mut self, held: Held) {
+        self.until = held.sent_at + MAX_UNRENEWED;
+        self.lease = Some(held);
     }
 
     pub(super) fn is_standalone(&self) -> bool {
@@ -194,39 +209,46 @@ impl PlanSession {
     /// Takes the next number, and the lease on a standalone server. Transactions that do so concurrently
     /// conflict.
     pub(super) async fn start(&mut self, backoff: &mut Backoff) -> Result<AttemptStart> {
-        let next = doc! { "$add": [{ "$ifNull": ["$number", 0_i64] }, 1_i64] };
-        let mut fields = doc! { "number": next, "now": "$$NOW" };
-        let is_standalone = self.is_standalone();
-        let mut query = doc! { "_id": PLANS };
-        if is_standalone {
-            fields.insert("lease", doc! { "$add": ["$$NOW", millis(LEASE_TTL)] });
-            query.insert("$expr", doc! { "$lte": ["$lease", "$$NOW"] });
+        if self.is_standalone() {
+            return self.claim_lease(backoff).await;
         }
+        let next = doc! { "$add": [{ "$ifNull": ["$number", 0_i64] }, 1_i64] };
+        let take = doc! {
+            "findAndModify": META, "query": { "_id": PLANS }, "update": [{ "$set": { "number": next, "now": "$$NOW" } }],
+            "upsert": true, "new": true,
+        };
+        let sent_at = Instant::now();
+        let reply = self.send(Effect::Write, take).await?;
+        let taken = reply.get_document("value").map_err(|_| unexpected())?;
+        let number = taken.get_i64("number").map_err(|_| unexpected())?;
+        let now = *taken.get_datetime("now").map_err(|_| unexpected())?;
+        self.until = sent_at + MAX_UNRENEWED;
+        Ok(AttemptStart { number, now })
+    }
+
+    async fn claim_lease(&mut self, backoff: &mut Backoff) -> Result<AttemptStart> {
+        let holder = Holder::random();
         loop {
             let sent_at = Instant::now();
-            let take = doc! {
-                "findAndModify": META, "query": query.clone(), "update": [{ "$set": fields.clone() }],
-                "upsert": !is_standalone, "new": true,
-            };
-            let reply = self.run(Effect::Write, take).await?;
-            if let Ok(taken) = reply.get_document("value") {
-                let number = taken.get_i64("number").map_err(|_| unexpected())?;
-                let now = *taken.get_datetime("now").map_err(|_| unexpected())?;
-                self.renewed(number, sent_at);
+            // The audit forgets entries by these numbers, so they count attempts and are not the clock.
+            let claim = lease::claim(PLANS, &holder, millis(LEASE_TTL), 0_i64).command(META);
+            let reply = self.send(Effect::Write, claim).await?;
+            let found = reply.get_document("value").map_err(|_| unexpected())?;
+            if let Claimed::Yours { number, now } = lease::claimed(found, &holder)? {
+                self.holds(Held { holder, number, sent_at });
                 return Ok(AttemptStart { number, now });
             }
-            // Another attempt holds the lease, or the document does not exist yet.
-            let insert = doc! { "$setOnInsert": { "number": 0_i64 } };
-            self.upsert(META, PLANS, insert).await.or_else(ignore_conflict)?;
             if !backoff.pause().await {
                 return Err(busy());
             }
         }
     }
 
-    pub(super) async fn release_lease(&mut self, start: &AttemptStart) -> Result<()> {
-        let query = doc! { "_id": PLANS, "number": start.number };
-        self.update(META, vec![doc! { "q": query, "u": { "$unset": { "lease": 1 } } }]).await
+    /// Ends the lease, if there is one.
+    pub(super) async fn release_lease(&mut self) -> Result<()> {
+        let Some(Held { holder, number, .. }) = self.lease.take() else { return Ok(()) };
+        let release = lease::release(PLANS, &holder, number, 0).command(META);
+        self.send(Effect::Write, release).await.map(drop)
     }
 
     /// Finishes attempts whose process died after their first stage.
@@ -295,11 +317,6 @@ impl MongoDb {
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// A conflict here means that a concurrent attempt created the document.
-fn ignore_conflict(error: Error) -> Result<()> {
-    if error.kind() == ErrorKind::Conflict { Ok(()) } else { Err(error) }
 }
 
 #[cold]

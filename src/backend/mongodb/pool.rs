@@ -31,6 +31,7 @@ pub(super) struct Pool {
     pub(super) credentials: Collection<RawDocumentBuf>,
     pub(super) configs: Collection<RawDocumentBuf>,
     pub(super) usage: Collection<RawDocumentBuf>,
+    pub(super) leases: Collection<RawDocumentBuf>,
     pub(super) topology: Topology,
     /// Whether queries of many documents read a snapshot, if the server has snapshots.
     pub(super) wants_snapshots: bool,
@@ -95,6 +96,7 @@ impl Pool {
             credentials: database.collection("credentials"),
             configs: database.collection("configs"),
             usage: database.collection("usage"),
+            leases: database.collection("leases"),
             database,
             client,
             topology,

@@ -7,6 +7,7 @@ use super::{
     MongoDb,
     command::retry_upsert,
     error,
+    lease::{END, LEASES},
     plan_session::PLANS,
     pool::{Permit, Pool},
     server::Call,
@@ -18,6 +19,9 @@ pub(super) const VERSION: i32 = 1;
 
 /// Holds one document, `{ _id: "schema", version: 1 }`.
 const META: &str = "meta";
+
+/// How long a lease is kept after its end. If the server's clock is set back by less, numbers still grow.
+const LEASE_MEMORY_SECONDS: i32 = 3600;
 
 /// MongoDB 5.0, the first with snapshots outside of transactions and with `.` anywhere in names.
 const OLDEST_WIRE_VERSION: i32 = 13;
@@ -45,8 +49,10 @@ impl MongoDb {
         let call = self.call()?;
         let permit = call.permit().await?;
         if version(&call, &permit).await?.is_some() {
+            // The pool may have one permit only.
+            drop(permit);
             if create {
-                drop(timeout(self.deadline / 2, self.ready_indexes(&call)).await);
+                self.ready_indexes(&call).await;
             }
             return Ok(());
         }
@@ -75,25 +81,33 @@ impl MongoDb {
             retry_upsert(|| meta.update_one(doc! { "_id": "schema" }, version.clone()).upsert(true)).await
         };
         call.write(permit, make).await?;
-        drop(timeout(self.deadline / 2, self.ready_indexes(&call)).await);
+        self.ready_indexes(&call).await;
         Ok(())
     }
 
-    /// Makes the indexes by which a plan finds expired and pending records without reading the others.
+    /// Makes the indexes by which a plan finds expired and pending records without reading the others, and
+    /// the one by which the server deletes leases.
     ///
-    /// Plans are only slower without them. So a user without the right to make them can still open the store,
-    /// and opening does not wait long for the server to build them. Existing indexes stay as they are.
-    async fn ready_indexes(&self, call: &Call<'_>) -> Result<()> {
-        let indexes = vec![
+    /// Without them plans are only slower, and leases stay. So a user without the right to make them can
+    /// still open the store, and opening does not wait long for the server to build them. Existing indexes
+    /// stay as they are.
+    async fn ready_indexes(&self, call: &Call<'_>) {
+        let of_plans = vec![
             doc! { "key": { "expires": 1 }, "name": "expires" },
             // It is small: it holds pending records only.
             doc! { "key": { "pending.back": 1 }, "name": "pending", "sparse": true },
         ];
-        let create = |permit: Permit| {
-            let command = doc! { "createIndexes": PLANS, "indexes": indexes.clone() };
-            async move { permit.database.run_command(command).await }
+        let of_leases =
+            vec![doc! { "key": { END: 1 }, "name": END, "expireAfterSeconds": LEASE_MEMORY_SECONDS }];
+        let create = async |collection: &'static str, indexes: Vec<Document>| -> Result<()> {
+            let create = |permit: Permit| {
+                let command = doc! { "createIndexes": collection, "indexes": indexes.clone() };
+                async move { permit.database.run_command(command).await }
+            };
+            call.write(call.permit().await?, create).await.map(drop)
         };
-        call.write(call.permit().await?, create).await.map(drop)
+        let created = async { tokio::join!(create(PLANS, of_plans), create(LEASES, of_leases)) };
+        drop(timeout(self.deadline / 2, created).await);
     }
 }
 

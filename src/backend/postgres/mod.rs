@@ -7,6 +7,7 @@ mod credential;
 mod dial;
 mod error;
 mod export;
+mod lease;
 mod legacy;
 mod migrate;
 mod options;

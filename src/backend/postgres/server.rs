@@ -1,6 +1,10 @@
 //! Calls to the server: with deadlines, on pooled connections.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
 
 use futures_util::TryStreamExt;
 use tokio_postgres::{Client, Error as DriverError, RowStream};
@@ -36,6 +40,8 @@ pub(super) struct Server {
     pub(super) begin: String,
     /// The SQL that begins the transaction of a plan.
     pub(super) begin_plan: String,
+    /// The number of leases that were claimed with success.
+    pub(super) claims: AtomicU32,
     pool: Current<Pool<Dialer>>,
     /// The running calls, which closing waits for.
     calls: Gate,
@@ -51,7 +57,8 @@ impl Server {
         let (begin, begin_plan) = (begin(&options), begin_plan(&options)?);
         let database = options.dbname.as_ref().or(options.user.as_ref());
         let namespace = database.map(|database| format!("{database}|{}", options.schema));
-        Ok(Self { options, tls, namespace, texts, begin, begin_plan, pool, calls: Gate::new() })
+        let (claims, calls) = (AtomicU32::new(0), Gate::new());
+        Ok(Self { options, tls, namespace, texts, begin, begin_plan, claims, pool, calls })
     }
 
     pub(super) fn pool(&self) -> Result<Arc<Pool<Dialer>>> {

@@ -13,7 +13,8 @@ use crate::{Key, Result, codec::decode_key, model::Revision};
 
 macro_rules! statements {
     ($($name:ident = $text:literal;)*) => {
-        /// A statement, by name. `{s}` in its text stands for the schema, `{revision}` for that of `stored`.
+        /// A statement, by name. `{s}` in its text stands for the schema. For the other names in braces see
+        /// `Texts::new`.
         #[derive(Clone, Copy)]
         pub(super) enum Sql { $($name),* }
 
@@ -34,7 +35,8 @@ statements! {
         (SELECT count(DISTINCT key) FROM {s}.usage), \
         pg_total_relation_size('{s}.credentials'::regclass) + pg_total_relation_size('{s}.configs'::regclass) \
         + pg_total_relation_size('{s}.usage'::regclass) + pg_total_relation_size('{s}.plans'::regclass) \
-        + pg_total_relation_size('{s}.plan_audit'::regclass), current_setting('server_version'), \
+        + pg_total_relation_size('{s}.plan_audit'::regclass) + pg_total_relation_size('{s}.leases'::regclass), \
+        current_setting('server_version'), \
         current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'), \
         pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', \
         (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), \
@@ -147,6 +149,29 @@ statements! {
         floor(extract(epoch FROM finished) * 1000)::bigint, micros, mutations, payload, error \
         FROM {s}.plan_audit WHERE number < $1 ORDER BY number DESC LIMIT 500";
 
+    // A refused claim writes nothing, waits for no lock and has a row: `other`. Without any row, a lease was
+    // claimed since the snapshot. The clock is read after waiting for a lock, so it is not `now()`.
+    // The claim ends before ended leases are locked, and those that are locked are left, so claims do not
+    // deadlock.
+    ClaimLease = "WITH other AS MATERIALIZED \
+        (SELECT {left} AS left FROM {s}.leases AS stored \
+        WHERE name = $1 AND ends > clock_timestamp() AND holder IS DISTINCT FROM $2), \
+        claimed AS (INSERT INTO {s}.leases AS stored (name, holder, number, ends) \
+        SELECT $1, $2, {micros}, clock_timestamp() + $3::bigint * interval '1 millisecond' WHERE NOT EXISTS (SELECT FROM other) \
+        ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, number = \
+        CASE WHEN stored.holder = excluded.holder AND stored.ends > clock_timestamp() THEN stored.number \
+        ELSE greatest(stored.number + 1, {micros}) END, ends = clock_timestamp() + $3::bigint * interval '1 millisecond' \
+        WHERE stored.holder = excluded.holder OR stored.ends <= clock_timestamp() RETURNING number), \
+        ended AS MATERIALIZED (SELECT name FROM {s}.leases WHERE ends < clock_timestamp() - interval '1 hour' \
+        AND name <> $1 AND EXISTS (SELECT FROM claimed) LIMIT $4 FOR UPDATE SKIP LOCKED), \
+        forgotten AS (DELETE FROM {s}.leases USING ended WHERE leases.name = ended.name) \
+        SELECT number, NULL::float8 FROM claimed UNION ALL SELECT NULL, other.left FROM other";
+    RenewLease = "UPDATE {s}.leases SET ends = clock_timestamp() + $4::bigint * interval '1 millisecond' \
+        WHERE name = $1 AND holder = $2 AND number = $3 AND ends > clock_timestamp()";
+    ReleaseLease = "UPDATE {s}.leases SET holder = NULL, ends = clock_timestamp() + $4::bigint * interval '1 millisecond' \
+        WHERE name = $1 AND holder = $2 AND number = $3";
+    ListLeases = "SELECT name, holder, number, {left} FROM {s}.leases AS stored WHERE ends > clock_timestamp() ORDER BY name";
+
     // In a transaction a write returns the transaction's number, by which a lost commit is looked up. The
     // update goes before the insert: only an update conflicts with the concurrent deletion of a record that
     // is in the snapshot.
@@ -173,6 +198,12 @@ pub(super) const STATEMENTS: usize = TEXTS.len();
 /// The [`Revision`](crate::model::Revision) of a stored row, as the server computes it.
 const REVISION: &str = "substring(sha256(convert_to(stored.value::text, 'UTF8')) FROM 1 FOR 20)";
 
+/// The seconds until a stored lease ends. Also defined for `infinity`.
+const LEFT: &str = "extract(epoch FROM stored.ends)::float8 - extract(epoch FROM clock_timestamp())::float8";
+
+/// The server's clock in microseconds since 1970.
+const MICROS: &str = "floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+
 /// The SQL of all statements for one schema.
 pub(super) struct Texts([String; STATEMENTS]);
 
@@ -181,7 +212,8 @@ impl Texts {
         // Inside a literal, quotes are doubled.
         let literal = format!("'{}.", quoted_schema.replace('\'', "''"));
         let of = |text: &str| {
-            let text = text.replace("{revision}", REVISION);
+            let text =
+                text.replace("{revision}", REVISION).replace("{left}", LEFT).replace("{micros}", MICROS);
             text.replace("'{s}.", &literal).replace("{s}", quoted_schema)
         };
         Self(std::array::from_fn(|at| of(TEXTS[at])))

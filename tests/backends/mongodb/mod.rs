@@ -4,6 +4,7 @@ mod calls;
 mod conditional;
 mod faults;
 mod layout;
+mod lease;
 mod login;
 mod plans;
 mod pool;

@@ -5,6 +5,7 @@ mod conditional;
 mod connections;
 mod faults;
 mod hosts;
+mod lease;
 mod login;
 mod logs;
 mod passwords;

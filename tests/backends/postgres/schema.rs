@@ -1,14 +1,15 @@
 //! The schema: creation, migration and refusal.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use gateway_storage::{
-    ErrorKind, Postgres, PostgresOptions, Storage,
+    ErrorKind, Postgres, PostgresOptions, Storage, Transaction,
+    lease::{Claim, Holder},
     plan::{Applied, ApplyOptions, Plan},
 };
 use serde_json::json;
 
-use super::{Result, open, raw, schema, servers};
+use super::{Result, config, key, open, raw, schema, servers};
 
 fn options(url: &str) -> PostgresOptions {
     PostgresOptions::try_from(url).unwrap()
@@ -57,7 +58,7 @@ async fn an_older_schema_is_migrated_only_if_allowed() -> Result {
     let storage = open(&url).await;
     storage.set_config("k", json!(1)).await?;
     storage.close().await?;
-    let older = "DROP TABLE {s}.plans, {s}.plan_audit; DELETE FROM {s}.schema_migrations WHERE version = 2";
+    let older = "DROP TABLE {s}.plans, {s}.plan_audit, {s}.leases; DELETE FROM {s}.schema_migrations WHERE version > 1";
     raw(&url).await.batch_execute(&older.replace("{s}", &schema(&url))).await.unwrap();
     assert_eq!(Postgres::schema_status(options(&url)).await?.version, 1);
     let error = Storage::<Postgres>::open(format!("{url}&create=false").as_str()).await.unwrap_err();
@@ -66,6 +67,35 @@ async fn an_older_schema_is_migrated_only_if_allowed() -> Result {
     let plan = Plan::from_json(r#"[{"set":"k","value":2,"expect":1}]"#)?;
     assert_eq!(storage.apply_plan("k", &plan, &ApplyOptions::default()).await?, Applied::Applied);
     storage.close().await
+}
+
+/// A replica of the version before leases has the store open, and goes on beside newer ones.
+#[tokio::test]
+async fn leases_are_added_beside_an_older_replica() -> Result {
+    let url = servers::postgres();
+    // It reads the version of the schema when it opens the store, and never again.
+    let old = open(&url).await;
+    let before = "DROP TABLE {s}.leases; DELETE FROM {s}.schema_migrations WHERE version = 3";
+    raw(&url).await.batch_execute(&before.replace("{s}", &schema(&url))).await.unwrap();
+    let calls = async |n: u64| {
+        old.set_config("k", json!(n)).await?;
+        old.increment_usage("u", "n", 1).await?;
+        let plan = Plan::from_json(format!(r#"[{{"set":"k","value":{n},"expect":{n}}}]"#))?;
+        old.apply_plan(n.to_string(), &plan, &ApplyOptions::default()).await
+    };
+    calls(1).await?;
+    // An open transaction does not keep the migration waiting.
+    let mut transaction = old.begin().await?;
+    transaction.set_config(&key("t"), &config(json!(1))).await?;
+    let new = open(&url).await;
+    transaction.commit().await?;
+    calls(2).await?;
+    let claimed = new.claim_lease("a", &Holder::random(), Duration::from_secs(60)).await?;
+    assert!(matches!(claimed, Claim::Yours(_)));
+    calls(3).await?;
+    assert_eq!(new.get_usage("u").await?.get("n"), Some(3));
+    new.close().await?;
+    old.close().await
 }
 
 /// A rolling update migrates the schema while connections have statements prepared for the old column types.
@@ -120,7 +150,7 @@ async fn ten_processes_open_an_empty_database_at_once() {
     let applied = format!("SELECT count(*) FROM {}.schema_migrations", schema(&url));
     assert_eq!(
         raw(&url).await.query_one(&applied, &[]).await.unwrap().get::<_, i64>(0),
-        2,
+        3,
         "each migration once"
     );
 }

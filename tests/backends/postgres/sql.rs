@@ -1,10 +1,12 @@
 //! The statements that the server receives, and the tables that it holds.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::StreamExt;
 use gateway_storage::{
-    Credential, ErrorKind, Exportable, Increment, Key, Record, Transaction, revision::Condition,
+    Credential, ErrorKind, Exportable, Increment, Key, Record, Transaction,
+    lease::{Claim, Holder},
+    revision::Condition,
 };
 use serde_json::json;
 
@@ -75,6 +77,15 @@ async fn an_operation_is_one_statement_and_a_batch_one_per_chunk() -> Result {
         sends!(1, storage.get_usage(&id).await?);
         sends!(1, storage.list_usage().await?);
         sends!(1, storage.reset_usage(&id).await?);
+        let (ttl, holder) = (Duration::from_secs(60), Holder::random());
+        sends!(1, storage.claim_lease(&id, &holder, ttl).await?);
+        sends!(1, storage.claim_lease(&id, &Holder::random(), ttl).await?);
+        let Claim::Yours(lease) = storage.claim_lease(&id, &holder, ttl).await? else {
+            panic!("another holder has it");
+        };
+        sends!(1, storage.renew_lease(&lease, ttl).await?);
+        sends!(1, storage.list_leases().await?);
+        sends!(1, storage.release_lease(&lease, ttl).await?);
         sends!(1, storage.health().await?);
         sends!(1, storage.stats().await?);
 
@@ -153,7 +164,7 @@ async fn an_export_is_a_snapshot_despite_concurrent_writes() -> Result {
     storage.set_config("b", json!("after")).await?;
     storage.increment_usage("a", "n", 1).await?;
     // A consumer may pause for longer than the idle timeout of transactions.
-    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
     let mut records = vec![first];
     while let Some(record) = export.next().await {
         records.push(record?);
