@@ -30,6 +30,9 @@ const ACCOUNTS: u64 = 50;
 /// The longest time that the provider waits before a grant, and again after it.
 const LATENCY: Duration = Duration::from_millis(60);
 
+/// The processes that want these tokens.
+const WORKERS: usize = 3;
+
 /// The time in which a round is interrupted, in microseconds.
 const INTERRUPT: u64 = 200_000;
 
@@ -40,7 +43,7 @@ async fn open<B: Open>(url: &str) -> Storage<B> {
     Storage::new(B::open(url.try_into().unwrap()).await.expect("the store opens"))
 }
 
-fn start<B: Refreshable>(url: &str, place: &Place<B>, count: u64) -> Vec<Worker> {
+fn start<B: Refreshable>(url: &str, place: &Place<B>, count: usize) -> Vec<Worker> {
     (0..count).map(|n| Worker::start(url, &place.job(&format!("worker-{n}")))).collect()
 }
 
@@ -69,12 +72,12 @@ async fn place_for_rounds<B: Open + Refreshable>(url: &str) -> Place<B> {
 fn paused<B: Open + Refreshable>(what: &str, url: &str) {
     let (runtime, mut random, rounds) = (runtime(), random(), number("REFRESH_ROUNDS", 4));
     let place = runtime.block_on(place_for_rounds::<B>(url));
-    let mut workers = start(url, &place, 4);
+    let mut workers = start(url, &place, WORKERS);
     let (mut stops, mut others, mut revoked) = (0, 0, 0);
     for round in 1..=rounds {
         workers.iter_mut().for_each(|worker| worker.begin(round, ACCOUNTS));
         thread::sleep(Duration::from_micros(random.u64(..INTERRUPT)));
-        let stopped = &mut workers[random.usize(..4)];
+        let stopped = &mut workers[random.usize(..WORKERS)];
         stops += stopped.count_running(ACCOUNTS);
         let mut culprits = HashSet::from([stopped.client.clone()]);
         assert!(stopped.pause(PAUSE).wait().unwrap().success());
@@ -108,12 +111,12 @@ fn paused<B: Open + Refreshable>(what: &str, url: &str) {
 fn killed<B: Open + Refreshable>(what: &str, url: &str) {
     let (runtime, mut random, rounds) = (runtime(), random(), number("REFRESH_ROUNDS", 4));
     let place = runtime.block_on(place_for_rounds::<B>(url));
-    let mut workers = start(url, &place, 4);
+    let mut workers = start(url, &place, WORKERS);
     let (mut stops, mut lost, mut longest) = (0, 0, Duration::ZERO);
     for round in 1..=rounds {
         workers.iter_mut().for_each(|worker| worker.begin(round, ACCOUNTS));
         thread::sleep(Duration::from_micros(random.u64(..INTERRUPT)));
-        let mut killed = workers.swap_remove(random.usize(..4));
+        let mut killed = workers.swap_remove(random.usize(..WORKERS));
         stops += killed.count_running(ACCOUNTS);
         let killed_at = Instant::now();
         killed.kill();

@@ -45,35 +45,39 @@ async fn claim<B: Refreshable>(storage: &Storage<B>, id: &str, time: Duration) -
     }
 }
 
+/// In a task of its own, which goes on if the caller is dropped.
 pub(crate) async fn refresh_once<B: Refreshable>(
     storage: &Storage<B>,
     id: &str,
     round: u64,
     job: &Job,
 ) -> Result<Ended> {
+    tokio::spawn(refresh(storage.clone(), id.to_owned(), round, job.clone())).await.unwrap()
+}
+
+async fn refresh<B: Refreshable>(storage: Storage<B>, id: String, round: u64, job: Job) -> Result<Ended> {
     let begun = Instant::now();
     loop {
-        let lease = claim(storage, id, job.lease).await?;
-        let credential = storage.get_credential(id).await?;
+        let claimed = Instant::now();
+        let lease = claim(&storage, &id, job.lease).await?;
+        let credential = storage.get_credential(&id).await?;
         let is_done = is_fresh(&credential, round) || is_rejected(&credential);
-        let Some(lease) = lease.filter(|_| !is_done) else {
-            if let Some(lease) = lease {
-                drop(hold(storage, id, Duration::ZERO, Condition::Unchanged(lease)).await);
+        if let Some(lease) = lease {
+            if !is_done && claimed.elapsed() < job.lease / 2 {
+                return settle(storage, id, round, job, credential, lease).await;
             }
-            if is_rejected(&credential) {
-                return Ok(Ended::Rejected);
-            }
-            if is_done {
-                return Ok(Ended::Theirs(access_token(&credential)));
-            }
-            if begun.elapsed() > job.wait {
-                return Ok(Ended::Failed("busy".to_owned()));
-            }
-            sleep(Duration::from_millis(fastrand::u64(50..100))).await;
-            continue;
-        };
-        let task = settle(storage.clone(), id.to_owned(), round, job.clone(), credential, lease);
-        return tokio::spawn(task).await.unwrap();
+            drop(hold(&storage, &id, Duration::ZERO, Condition::Unchanged(lease)).await);
+        }
+        if is_rejected(&credential) {
+            return Ok(Ended::Rejected);
+        }
+        if is_done {
+            return Ok(Ended::Theirs(access_token(&credential)));
+        }
+        if begun.elapsed() > job.wait {
+            return Ok(Ended::Failed("busy".to_owned()));
+        }
+        sleep(Duration::from_millis(fastrand::u64(50..100))).await;
     }
 }
 

@@ -108,7 +108,7 @@ async fn dropped<B: Refreshable>(what: &str, storage: Storage<B>) {
     for round in 1..=rounds {
         let callers = (0..CREDENTIALS * TOGETHER).map(|n| {
             let (storage, job, dropped) = (place.storage.clone(), job.clone(), dropped.clone());
-            let time = Duration::from_micros(random.u64(..12_000));
+            let time = Duration::from_micros(random.u64(..40_000));
             tokio::spawn(async move {
                 let refreshed = timeout(time, refresh_one(&storage, &id(n / TOGETHER), round, &job)).await;
                 dropped.fetch_add(u64::from(refreshed.is_err()), Ordering::SeqCst);

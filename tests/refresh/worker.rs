@@ -3,12 +3,12 @@
 use std::{
     io::{BufRead, Write},
     sync::Mutex,
-    thread,
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream};
 use gateway_storage::{Open, Storage};
+use serde_json::json;
 
 use crate::{
     places::id,
@@ -64,15 +64,20 @@ fn report(line: &str) {
     std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()).expect("the parent reads the pipe");
 }
 
-/// Reports when this process did not run for as long as a lease may bear: it was paused, or the machine is busy.
-fn watch(lease: Duration) {
-    let mut last = Instant::now();
+/// Reports when a write took so long that a lease of this time may have ended before it was renewed: this process
+/// was paused, or the machine or the store is busy.
+async fn watch<B: Refreshable>(storage: Storage<B>, job: Job) {
     loop {
-        thread::sleep(Duration::from_millis(10));
-        let gap = last.elapsed();
-        last = Instant::now();
-        if gap > lease / 2 {
-            report(&format!("paused {}", gap.as_millis()));
+        let begun = Instant::now();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        // What it returns does not matter. The store may be cut.
+        drop(
+            storage
+                .set_config(format!("watch-{}", job.client), json!(begun.elapsed().as_micros() as u64))
+                .await,
+        );
+        if begun.elapsed() > job.lease / 3 {
+            report(&format!("paused {}", begun.elapsed().as_millis()));
         }
     }
 }
@@ -105,11 +110,10 @@ fn serve_none(scheme: &str, _: Job) {
 }
 
 fn serve<B: Open + Refreshable>(url: &str, job: Job) {
-    let lease = job.lease;
-    thread::spawn(move || watch(lease));
     let runtime = crate::runtime();
     let storage = runtime
         .block_on(async { Storage::new(B::open(url.try_into().unwrap()).await.expect("the store opens")) });
+    runtime.spawn(watch(storage.clone(), job.clone()));
     report("end 0");
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
