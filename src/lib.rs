@@ -178,6 +178,11 @@ pub mod lease {
     };
 }
 
+#[doc = include_str!("../docs/refresh.md")]
+pub mod refresh {
+    pub use crate::storage::refresh::{Refresh, RefreshError, Refreshed, Refused};
+}
+
 /// Conditional writes: [`Conditional`](revision::Conditional) and its types.
 pub mod revision {
     pub use crate::{

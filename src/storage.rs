@@ -3,15 +3,19 @@
 // With `Send` in the signature, a task can be generic over the backend, whatever type its keys have.
 #![expect(clippy::manual_async_fn)]
 
+mod flight;
 mod lease;
+pub(crate) mod refresh;
 mod update;
 
-use std::{borrow::Borrow, collections::BTreeMap, fmt, pin::pin, time::Duration};
+use std::{borrow::Borrow, collections::BTreeMap, fmt, pin::pin, sync::Arc, time::Duration};
+
+use flight::Flights;
 
 use futures_core::Stream;
 use futures_util::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::task::consume_budget;
+use tokio::{task::consume_budget, time::timeout};
 
 use crate::{
     Backend, BatchReport, CacheEntry, CacheStore, ConfigBatch, ConfigStore, ConfigValue, Credential,
@@ -19,7 +23,7 @@ use crate::{
     Pooled, Record, RecordKind, Result, StorageStats, Transactional, UsageRecord, UsageStore,
     capability::Conditional,
     history::DocumentKind,
-    layer::{Instrument, Layer, Layered, POOL_INTERVAL},
+    layer::{Instrument, Layer, Layered, POOL_INTERVAL, time_left},
     model::{Condition, Revision},
     plan::{Applied, ApplyOptions, AuditEntry, AuditFilter, Plan, Rollback, RollbackOptions},
 };
@@ -85,6 +89,7 @@ impl Chunk {
 #[derive(Clone)]
 pub struct Storage<B> {
     backend: B,
+    flights: Arc<Flights>,
 }
 
 /// Opening, layers, health, closing.
@@ -106,8 +111,8 @@ impl<B> Storage<B> {
 
     /// Wraps a backend that is already open.
     #[inline]
-    pub const fn new(backend: B) -> Self {
-        Self { backend }
+    pub fn new(backend: B) -> Self {
+        Self { backend, flights: Arc::default() }
     }
 
     /// The backend, for operations that only it has, and for those of your own
@@ -126,7 +131,7 @@ impl<B> Storage<B> {
         B: Backend,
     {
         layer.put_on(self.backend.deadline());
-        Storage { backend: Layered::new(layer, self.backend) }
+        Storage { backend: Layered::new(layer, self.backend), flights: self.flights }
     }
 
     /// Reports every operation to `tracing` and `metrics`, and measures the store's recent
@@ -166,7 +171,7 @@ impl<B> Storage<B> {
     {
         let mut backend = self.backend.clone();
         backend.set_deadline(deadline);
-        Self { backend }
+        Self { backend, flights: self.flights.clone() }
     }
 
     /// The backend's name: `"file"`, `"memory"`.
@@ -193,12 +198,19 @@ impl<B> Storage<B> {
         self.backend.stats().await
     }
 
+    fn flights(&self) -> &Arc<Flights> {
+        &self.flights
+    }
+
     /// Finishes the writes in progress and releases files, locks and connections. Calls on other handles then
-    /// return [`Closed`](crate::ErrorKind::Closed). See [`Backend::close`].
+    /// return [`Closed`](crate::ErrorKind::Closed). See [`Backend::close`]. Waits first for the refreshes of
+    /// [`refresh_once`](Storage::refresh_once) that run, at most until the handle's deadline, so that their
+    /// new tokens are stored.
     pub async fn close(self) -> Result<()>
     where
         B: Backend,
     {
+        drop(timeout(time_left(self.backend.deadline()), self.flights.ended()).await);
         self.backend.close().await
     }
 }

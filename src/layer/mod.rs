@@ -61,6 +61,7 @@ pub(crate) use deadline::later;
 pub use deadline::{time_left, within};
 pub use fault::Fault;
 use futures_core::Stream;
+pub(crate) use instrument::system_name;
 pub use instrument::{Instrument, POOL_INTERVAL};
 pub use limit::Limit;
 pub use retry::Retry;

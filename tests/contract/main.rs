@@ -13,6 +13,8 @@ mod own_capability;
 #[cfg(feature = "conformance")]
 mod provider;
 #[cfg(feature = "memory")]
+mod refresh;
+#[cfg(feature = "memory")]
 mod spawned;
 #[cfg(all(feature = "conformance", feature = "memory"))]
 mod telemetry;

@@ -133,14 +133,16 @@ impl CredentialStore for Redis {
         let call = self.call()?;
         let unique: Vec<Key> = ids.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect();
         let results = in_chunks(&unique, |_| 0, |chunk| self.get_chunk(&call, chunk)).await;
-        let mut failures = BTreeMap::new();
-        let mut found = Found::default();
-        for (id, result) in unique.iter().zip(results) {
-            match result {
-                Ok(credential) => drop(found.credentials.insert(id.clone(), credential)),
-                Err(error) => drop(failures.insert(id, error)),
-            }
-        }
+        let (mut failures, mut found) = (BTreeMap::new(), Found::default());
+        // Sorted, so that the map is built at once.
+        found.credentials = unique
+            .iter()
+            .zip(results)
+            .filter_map(|(id, result)| {
+                let failed = |error| drop(failures.insert(id, error));
+                Some((id.clone(), result.map_err(failed).ok()?))
+            })
+            .collect();
         for (index, id) in ids.iter().enumerate() {
             if let Some(error) = failures.get(id).cloned() {
                 found.failures.push(BatchFailure { index, key: id.clone(), error });

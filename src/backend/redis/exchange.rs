@@ -66,7 +66,8 @@ impl<'e> Exchange<'e> {
         pipeline
     }
 
-    /// The reply to each command. A refusal by the server is a value; an unconfirmed write is an error.
+    /// The reply to each command. A refusal by the server is a value; an unconfirmed write is an error. A
+    /// status other than OK is the reply of a script that wrote nothing.
     fn replies(&self, mut replies: Vec<Value>) -> Vec<Result<Value>> {
         let unconfirmed =
             self.node.wait(self.effect).and_then(|wait| wait.unconfirmed(replies.pop().as_ref()));
@@ -76,7 +77,7 @@ impl<'e> Exchange<'e> {
             .skip(step - 1)
             .step_by(step)
             .map(|reply| match (&reply, &unconfirmed) {
-                (Value::ServerError(_), _) | (_, None) => Ok(reply),
+                (Value::ServerError(_) | Value::SimpleString(_), _) | (_, None) => Ok(reply),
                 (_, Some(error)) => Err(error.clone()),
             })
             .collect()

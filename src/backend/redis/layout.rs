@@ -1,4 +1,4 @@
-//! The names of Redis keys: the layout of the Go program.
+//! The names of Redis keys: the layout of the Go program, with plans, their audit and leases beside it.
 
 use super::slot;
 use crate::{Key, Result, codec::decode_key};
@@ -9,12 +9,13 @@ pub(super) struct Layout {
     beside_config: String,
 }
 
-/// The kinds of records that have a Redis key each.
+/// What has a Redis key each.
 #[derive(Clone, Copy)]
 pub(super) enum Space {
     Credential,
     Usage,
     Cache,
+    Lease,
 }
 
 impl Space {
@@ -23,6 +24,7 @@ impl Space {
             Self::Credential => "cred:",
             Self::Usage => "usage:",
             Self::Cache => "cache:",
+            Self::Lease => "lease:",
         }
     }
 }
@@ -32,7 +34,7 @@ impl Layout {
         Self { prefix: prefix.to_owned(), beside_config: beside(&[prefix, "config"].concat()) + ":" }
     }
 
-    /// The Redis key of one record.
+    /// The Redis key of one record or lease.
     pub(super) fn name(&self, space: Space, key: &Key) -> String {
         [&self.prefix, space.word(), key.as_str()].concat()
     }
@@ -77,7 +79,7 @@ impl Layout {
         [&self.prefix, "plan:"].concat()
     }
 
-    /// The MATCH pattern of SCAN for the records of one kind, or of all. Wildcards in the prefix are escaped.
+    /// The MATCH pattern of SCAN for the keys of one kind, or for all. Wildcards in the prefix are escaped.
     pub(super) fn pattern(&self, space: Option<Space>) -> String {
         let mut pattern = String::with_capacity(self.prefix.len() + 8);
         for character in self.prefix.chars() {
@@ -91,10 +93,10 @@ impl Layout {
         pattern
     }
 
-    /// The kind and the key of a record, from its Redis key.
+    /// The kind and the key of a record or lease, from its Redis key.
     pub(super) fn record(&self, name: &[u8]) -> Option<(Space, Result<Key>)> {
         let rest = name.strip_prefix(self.prefix.as_bytes())?;
-        let spaces = [Space::Credential, Space::Usage, Space::Cache].into_iter();
+        let spaces = [Space::Credential, Space::Usage, Space::Cache, Space::Lease].into_iter();
         let mut keys = spaces.map(|space| (space, rest.strip_prefix(space.word().as_bytes())));
         keys.find_map(|(space, key)| Some((space, decode_key(key?))))
     }
@@ -126,6 +128,7 @@ mod tests {
         assert_eq!(layout.name(Space::Credential, &key), "gcli2api:cred:a:b*");
         assert_eq!(layout.name(Space::Usage, &key), "gcli2api:usage:a:b*");
         assert_eq!(layout.name(Space::Cache, &key), "gcli2api:cache:a:b*");
+        assert_eq!(layout.name(Space::Lease, &key), "gcli2api:lease:a:b*");
         assert_eq!(layout.config(), "gcli2api:config");
         let decoded = |name| layout.record(name).map(|(_, key)| key);
         assert_eq!(decoded(b"gcli2api:usage:a:b*").unwrap().unwrap(), key);

@@ -78,6 +78,7 @@ impl Redis {
         let (go_plans, own) = (self.layout.go_plans(), self.layout.beside_config());
         match self.layout.record(name).map(|(space, _)| space) {
             Some(Space::Cache) => Piece::left_out(key, "a cache value, which expires"),
+            Some(Space::Lease) => Piece::left_out(key, "a lease, which ends by itself"),
             Some(Space::Credential | Space::Usage) => Piece::not_understood(key, NO_KEY),
             None if name.starts_with(go_plans.as_bytes()) => {
                 Piece::left_out(key, "the record of a config plan of the Go program, which expires")

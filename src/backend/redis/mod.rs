@@ -15,6 +15,7 @@ mod exclusive;
 mod export;
 mod health;
 mod layout;
+mod lease;
 mod legacy;
 mod node;
 mod options;

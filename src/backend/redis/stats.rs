@@ -64,7 +64,7 @@ impl Redis {
         let all = self.scan_names(&counting, &pattern, |name| {
             let Some((space, key)) = self.layout.record(name) else { return Ok(()) };
             let is_counted = match space {
-                Space::Cache => false,
+                Space::Cache | Space::Lease => false,
                 _ if seen.len() < MAX_NAMES => !seen.insert(name.to_vec()),
                 _ => seen.contains(name),
             };
@@ -74,6 +74,7 @@ impl Redis {
                 Space::Credential => credentials += 1,
                 Space::Usage => usage += 1,
                 Space::Cache => cached += 1,
+                Space::Lease => {}
             }
             Ok(())
         });

@@ -42,6 +42,11 @@ pub(super) fn describe() {
     metrics::describe_gauge!(PENDING_REQUESTS, Unit::Count, "Requests waiting for an open connection.");
 }
 
+/// A backend's name in the conventions, which name only PostgreSQL differently.
+pub(crate) fn system_name(label: &'static str) -> &'static str {
+    if label == "postgres" { "postgresql" } else { label }
+}
+
 /// What all spans and metrics of a store share, and the handles of each operation that was called.
 pub(super) struct Table {
     pub(super) system: SharedString,
@@ -52,10 +57,8 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(label: &'static str, namespace: Option<&str>) -> Self {
-        // The conventions name PostgreSQL differently; all other labels are their names.
-        let system = if label == "postgres" { "postgresql" } else { label };
         Self {
-            system: SharedString::const_str(system),
+            system: SharedString::const_str(system_name(label)),
             namespace: namespace.map(Into::into),
             entries: array::from_fn(|_| OnceLock::new()),
             other: OnceLock::new(),

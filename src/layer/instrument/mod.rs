@@ -17,6 +17,7 @@ use std::{
 
 use futures_core::Stream;
 use futures_util::stream;
+pub(crate) use meters::system_name;
 use meters::{Handles, Meters, Table};
 pub use pool::POOL_INTERVAL;
 use recent::Recent;
@@ -68,6 +69,9 @@ use crate::{
 /// | `gateway_storage.operation.retries` | counter, of [`Retry`](crate::layer::Retry) | only `db.operation.name`, `error.type` |
 /// | `db.client.connection.count` | gauge | `db.client.connection.state` (`idle`, `used`), `db.client.connection.pool.name` |
 /// | `db.client.connection.max`, `.pending_requests` | gauge | `db.client.connection.pool.name` |
+///
+/// [`refresh_once`](crate::Storage::refresh_once) has a span and a metric of its own, with and without
+/// this layer.
 ///
 /// The last two rows are for backends with a pool, which is sampled on an interval: see
 /// [`Storage::instrumented_pool`](crate::Storage::instrumented_pool).

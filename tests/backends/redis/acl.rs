@@ -12,6 +12,16 @@ fn documented() -> String {
 
 const LOGIN: &str = "://gateway:s3cret@";
 
+async fn leases(storage: &Storage<Redis>) -> Result {
+    use gateway_storage::lease::{Claim, Holder};
+    let minute = Duration::from_secs(60);
+    let Claim::Yours(lease) = storage.claim_lease("a", &Holder::random(), minute).await? else { panic!() };
+    storage.claim_lease("a", &Holder::random(), minute).await?;
+    storage.renew_lease(&lease, minute).await?;
+    assert_eq!(storage.list_leases().await?.len(), 1);
+    storage.release_lease(&lease, minute).await
+}
+
 /// Runs every operation as the documented user. The server's ACL LOG shows refusals that the store ignores,
 /// too.
 async fn every_operation(url: &str, servers: &[&Server]) -> Result {
@@ -23,6 +33,7 @@ async fn every_operation(url: &str, servers: &[&Server]) -> Result {
     workload::credentials(&storage, &words, &mut errors).await?;
     workload::configs(&storage, &words, &mut errors).await?;
     workload::conditional(&storage, &words, &mut errors).await?;
+    leases(&storage).await?;
     workload::usage(&storage, &words, &mut errors).await?;
     workload::cache(&storage, &words, &mut errors).await?;
     workload::plans(&storage, &words, &mut errors).await?;

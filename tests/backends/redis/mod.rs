@@ -9,6 +9,7 @@ mod durability;
 mod faults;
 mod health;
 mod layout;
+mod lease;
 mod login;
 mod passwords;
 mod refusals;

@@ -97,6 +97,7 @@ async fn another_prefix_and_unreadable_keys() -> Result {
     raw.ask(&[b"HSET", &name(b"usage:odd"), b"ok", b"1", b"text", b"many", b"float", b"1.5", b"", b"1"]);
     raw.ask(&[b"SET", &name(b"usage:string"), b"1"]);
     raw.ask(&[b"SET", &name(b"other"), b"1"]);
+    raw.ask(&[b"SET", &name(b"lease:a"), b"1 2 x"]);
     let (found, remarks) = adopted(&url, None).await?;
     let mut wanted = wanted();
     wanted["configs"]["word"] = json!("127.0.0.1:8317");
@@ -126,7 +127,9 @@ async fn another_prefix_and_unreadable_keys() -> Result {
             "usage:string",
         ]
     );
-    assert_eq!(of_kind(&remarks, RemarkKind::LeftOut), left_out(prefix));
+    let [cache, plan] = left_out(prefix);
+    let lease = format!("{prefix}lease:a: a lease, which ends by itself");
+    assert_eq!(of_kind(&remarks, RemarkKind::LeftOut), [cache, lease, plan]);
     assert!(!lines.concat().contains("ya29"));
     Ok(())
 }

@@ -1,0 +1,332 @@
+//! `refresh_once`: one refresh per token, and no new token is lost.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use gateway_storage::{
+    Credential, Error, ErrorKind, Memory, Storage,
+    layer::Fault,
+    lease::Leases,
+    refresh::{Refresh, RefreshError, Refreshed, Refused},
+    revision::Conditional,
+};
+use serde_json::{Map, Value, json};
+use tokio::{sync::Semaphore, task::JoinSet};
+
+type Answer = Result<Map<String, Value>, Refused<Error>>;
+
+/// Gives a new token for the newest one, and counts the uses of older ones.
+#[derive(Default)]
+struct Provider {
+    newest: Mutex<u64>,
+    asked: AtomicU64,
+    reuses: AtomicU64,
+    /// Each answer waits for a permit, if this is set.
+    gate: Option<Semaphore>,
+}
+
+impl Provider {
+    fn gated() -> Arc<Self> {
+        Arc::new(Self { gate: Some(Semaphore::new(0)), ..Self::default() })
+    }
+
+    fn newest(&self) -> u64 {
+        *self.newest.lock().unwrap()
+    }
+
+    fn grant(&self, sent: &Credential) -> Answer {
+        let mut newest = self.newest.lock().unwrap();
+        if sent.fields()["refresh_token"] != *newest {
+            self.reuses.fetch_add(1, Ordering::SeqCst);
+            return Err(Refused::Token(Error::new(ErrorKind::Denied, "invalid_grant")));
+        }
+        *newest += 1;
+        Ok(Map::from_iter([("refresh_token".into(), (*newest).into())]))
+    }
+
+    async fn refresh(self: Arc<Self>, sent: Credential) -> Answer {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let answer = self.grant(&sent);
+        if let Some(gate) = &self.gate {
+            gate.acquire().await.unwrap().forget();
+        }
+        tokio::task::yield_now().await;
+        answer
+    }
+
+    /// Waits until it was asked this often.
+    async fn asked(&self, times: u64) {
+        while self.asked.load(Ordering::SeqCst) < times {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn answer(&self) {
+        self.gate.as_ref().unwrap().add_permits(1);
+    }
+}
+
+fn refresh_at(
+    provider: &Arc<Provider>,
+) -> impl FnOnce(Credential) -> BoxFuture<'static, Answer> + Send + use<> {
+    let provider = provider.clone();
+    |sent| provider.refresh(sent).boxed()
+}
+
+/// Refreshes a credential whose token is older than this one.
+async fn refresh<B: Conditional + Leases>(
+    storage: &Storage<B>,
+    provider: &Arc<Provider>,
+    how: &Refresh,
+    wanted: u64,
+) -> Result<Refreshed, RefreshError<Error>> {
+    let is_fresh = move |credential: &Credential| {
+        credential.fields()["refresh_token"].as_u64().is_some_and(|token| token >= wanted)
+    };
+    storage.refresh_once("a", how, is_fresh, refresh_at(provider)).await
+}
+
+async fn store() -> Storage<Memory> {
+    let storage = Storage::<Memory>::open("memory:").await.unwrap();
+    storage.set_credential("a", json!({ "refresh_token": 0, "kept": true })).await.unwrap();
+    storage
+}
+
+/// A handle as another process has it: it shares the store, and not the refreshes that run.
+fn process(storage: &Storage<Memory>) -> Storage<Memory> {
+    Storage::new(storage.backend().clone())
+}
+
+async fn stored(storage: &Storage<Memory>) -> Value {
+    Value::Object(storage.get_credential("a").await.unwrap().fields().clone())
+}
+
+fn how() -> Refresh {
+    Refresh::default()
+}
+
+/// Waits at most this many seconds.
+fn waiting(seconds: u64) -> Refresh {
+    let mut how = how();
+    how.wait = Duration::from_secs(seconds);
+    how
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_many_callers_and_processes_refreshes() {
+    let (storage, provider) = (store().await, Arc::new(Provider::default()));
+    for round in 1..=20 {
+        let mut callers = JoinSet::new();
+        for _ in 0..4 {
+            let process = process(&storage);
+            for _ in 0..50 {
+                let (process, provider) = (process.clone(), provider.clone());
+                callers.spawn(async move { refresh(&process, &provider, &how(), round).await.unwrap() });
+            }
+        }
+        let results = callers.join_all().await;
+        let mine = results.iter().filter(|result| matches!(result, Refreshed::Mine(_))).count();
+        assert_eq!(mine, 1);
+        for result in results {
+            assert_eq!(
+                result.into_credential(),
+                json!({ "refresh_token": round, "kept": true }).try_into().unwrap()
+            );
+        }
+    }
+    assert_eq!((provider.newest(), provider.reuses.load(Ordering::SeqCst)), (20, 0));
+    assert!(storage.list_leases().await.unwrap().is_empty(), "all are released");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_goes_on_without_its_caller_and_close_waits_for_it() {
+    let (storage, provider) = (store().await, Provider::gated());
+    let caller = tokio::spawn({
+        let (storage, provider) = (storage.clone(), provider.clone());
+        async move { refresh(&storage, &provider, &how(), 1).await }
+    });
+    provider.asked(1).await;
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+
+    let joined = tokio::spawn({
+        let (storage, provider) = (storage.clone(), provider.clone());
+        async move { refresh(&storage, &provider, &how(), 1).await }
+    });
+    let closed = tokio::spawn({
+        let storage = storage.clone();
+        async move { storage.close().await }
+    });
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert!(!closed.is_finished());
+    let stored = tokio::spawn({
+        let storage = process(&storage);
+        async move {
+            loop {
+                // The store is closed as soon as the token is stored, so an error is no failure here.
+                match storage.get_credential("a").await {
+                    Ok(credential) if credential.fields()["refresh_token"] == 1 => return true,
+                    Ok(_) => tokio::task::yield_now().await,
+                    Err(_) => return false,
+                }
+            }
+        }
+    });
+    provider.answer();
+    assert!(matches!(joined.await.unwrap(), Ok(Refreshed::Theirs(_))));
+    closed.await.unwrap().unwrap();
+    assert!(stored.await.unwrap());
+    assert_eq!(provider.asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_of_others_are_kept() {
+    let (storage, provider) = (store().await, Provider::gated());
+    let refreshing = |wanted| {
+        let (storage, provider) = (storage.clone(), provider.clone());
+        tokio::spawn(async move { refresh(&storage, &provider, &how(), wanted).await })
+    };
+    let running = refreshing(1);
+    provider.asked(1).await;
+    storage.set_credential("a", json!({ "refresh_token": 0, "quota": 7 })).await.unwrap();
+    provider.answer();
+    assert!(matches!(running.await.unwrap(), Ok(Refreshed::Mine(_))));
+    assert_eq!(stored(&storage).await, json!({ "refresh_token": 1, "quota": 7 }));
+
+    // An operator signs in again during a refresh: the new token stays.
+    let running = refreshing(2);
+    provider.asked(2).await;
+    storage.set_credential("a", json!({ "refresh_token": 1000 })).await.unwrap();
+    provider.answer();
+    assert!(matches!(running.await.unwrap(), Ok(Refreshed::Theirs(_))));
+    assert_eq!(stored(&storage).await, json!({ "refresh_token": 1000 }));
+
+    // A deleted credential does not come back. The caller has the new token.
+    storage.set_credential("a", json!({ "refresh_token": 2 })).await.unwrap();
+    let running = refreshing(3);
+    provider.asked(3).await;
+    storage.delete_credential("a").await.unwrap();
+    provider.answer();
+    let Err(RefreshError::NotStored { credential, error }) = running.await.unwrap() else { panic!() };
+    assert_eq!((credential.fields()["refresh_token"].as_u64(), error.kind()), (Some(3), ErrorKind::NotFound));
+    assert_eq!(storage.get_credential("a").await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_token_is_marked_until_there_is_a_new_one() {
+    let (storage, provider) = (store().await, Arc::new(Provider::default()));
+    *provider.newest.lock().unwrap() = 5;
+    let how = how();
+    let refresh = || refresh(&storage, &provider, &how, 1);
+    let Err(RefreshError::Rejected(Some(error))) = refresh().await else { panic!() };
+    assert_eq!(error.to_string(), "invalid_grant");
+    assert_eq!(stored(&storage).await, json!({ "refresh_token": 0, "kept": true, "refresh_rejected": true }));
+    assert!(matches!(refresh().await, Err(RefreshError::Rejected(None))), "the provider is not asked again");
+    assert_eq!(provider.asked.load(Ordering::SeqCst), 1);
+
+    storage.set_credential("a", json!({ "refresh_token": 5 })).await.unwrap();
+    assert!(matches!(refresh().await, Ok(Refreshed::Fresh(_))));
+}
+
+/// The holder is paused after the provider's answer. Another process sends the spent token and marks the
+/// credential. Then the new token arrives after all.
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_replaces_the_spent_token_and_the_mark() {
+    let (storage, provider) = (store().await, Provider::gated());
+    let mut how = waiting(100);
+    how.longest = Duration::from_secs(40);
+    let late = tokio::spawn({
+        let (storage, provider, how) = (process(&storage), provider.clone(), how.clone());
+        async move { refresh(&storage, &provider, &how, 1).await }
+    });
+    provider.asked(1).await;
+    // The lease is not renewed beyond `longest`, so another process gets it.
+    let ungated = Arc::new(Provider { newest: Mutex::new(1), ..Provider::default() });
+    let other = refresh(&storage, &ungated, &how, 1).await;
+    assert!(matches!(other, Err(RefreshError::Rejected(Some(_)))), "{other:?}");
+    assert_eq!(stored(&storage).await["refresh_rejected"], true);
+    provider.answer();
+    assert!(matches!(late.await.unwrap(), Ok(Refreshed::Mine(_))));
+    assert_eq!(stored(&storage).await, json!({ "refresh_token": 1, "kept": true }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_followed_by_a_rest_for_all_processes() {
+    let storage = store().await;
+    let how = waiting(1);
+    let fails = |_| async { Err(Error::new(ErrorKind::Unavailable, "503").into()) };
+    let never = |_: &Credential| false;
+    let failed = storage.refresh_once("a", &how, never, fails).await;
+    assert!(matches!(failed, Err(RefreshError::Provider(_))), "{failed:?}");
+    let other = process(&storage);
+    let resting = other.refresh_once("a", &how, never, fails).await;
+    assert!(matches!(resting, Err(RefreshError::Busy)), "{resting:?}");
+    tokio::time::advance(how.rest).await;
+    let failed = other.refresh_once("a", &how, never, fails).await;
+    assert!(matches!(failed, Err(RefreshError::Provider(_))), "{failed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_ends_as_an_error_and_the_lease_ends_by_itself() {
+    let (storage, provider) = (store().await, Arc::new(Provider::default()));
+    let panics = |_: Credential| async { panic!("on purpose") };
+    let result = storage.refresh_once::<Error, _>("a", &how(), |_: &Credential| false, panics).await;
+    let Err(RefreshError::Store(error)) = result else { panic!("{result:?}") };
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    // Waits for the lease.
+    assert!(matches!(refresh(&storage, &provider, &how(), 1).await, Ok(Refreshed::Mine(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_store_the_provider_is_not_asked() {
+    let (storage, provider) = (store().await, Arc::new(Provider::default()));
+    let cut = storage.clone().layer(Fault::seeded(1).lost_requests(1.0));
+    for _ in 0..100 {
+        let result = refresh(&cut, &provider, &how(), 1).await;
+        assert!(matches!(result, Err(RefreshError::Store(_))), "{result:?}");
+    }
+    let missing = storage.refresh_once("b", &how(), |_| false, refresh_at(&provider)).await;
+    let Err(RefreshError::Store(error)) = missing else { panic!("{missing:?}") };
+    assert_eq!((error.kind(), provider.asked.load(Ordering::SeqCst)), (ErrorKind::NotFound, 0));
+}
+
+/// Requests and replies are lost in every phase: each new token is stored all the same.
+#[tokio::test(start_paused = true)]
+async fn no_new_token_is_lost_when_requests_and_replies_are() {
+    let (storage, provider) = (store().await, Arc::new(Provider::default()));
+    for seed in 0..300 {
+        let fault = Fault::seeded(seed).errors(0.1).lost_requests(0.2).lost_replies(0.2);
+        let faulty = process(&storage).layer(fault);
+        let wanted = provider.newest() + 1;
+        match refresh(&faulty, &provider, &how(), wanted).await {
+            Ok(_) | Err(RefreshError::Store(_) | RefreshError::Busy) => {}
+            other => panic!("seed {seed}: {other:?}"),
+        }
+        // A lease whose claim or release was lost ends.
+        tokio::time::advance(how().lease).await;
+        assert_eq!(
+            stored(&storage).await,
+            json!({ "refresh_token": provider.newest(), "kept": true }),
+            "{seed}"
+        );
+    }
+    assert!(provider.newest() > 50, "{}", provider.newest());
+    assert_eq!(provider.reuses.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn long_ids_have_leases() {
+    let (storage, provider) = (store().await, Arc::new(Provider::default()));
+    for id in ["x".repeat(255), "é".repeat(127)] {
+        *provider.newest.lock().unwrap() = 0;
+        storage.set_credential(&id, json!({ "refresh_token": 0 })).await.unwrap();
+        let refreshed = storage.refresh_once(&id, &how(), |_| false, refresh_at(&provider)).await;
+        assert!(matches!(refreshed, Ok(Refreshed::Mine(_))), "{refreshed:?}");
+    }
+}
