@@ -2,16 +2,19 @@
 
 use std::{fmt, time::Duration};
 
-use gateway_storage::{Credential, Storage, revision::Conditional};
+use gateway_storage::{
+    Credential, Storage,
+    lease::Leases,
+    refresh::{Refresh, RefreshError, Refreshed, Refused},
+    revision::Conditional,
+};
 use serde_json::{Map, Value};
 use testkit::provider::{Refusal, refresh_as};
 
-use crate::stand_in;
-
 /// A backend on which tokens can be refreshed.
-pub(crate) trait Refreshable: Conditional {}
+pub(crate) trait Refreshable: Conditional + Leases {}
 
-impl<B: Conditional> Refreshable for B {}
+impl<B: Conditional + Leases> Refreshable for B {}
 
 /// The field that marks a credential whose token was rejected.
 pub(crate) const REJECTED: &str = "refresh_rejected";
@@ -104,12 +107,30 @@ pub(crate) async fn refresh_one<B: Refreshable>(
     round: u64,
     job: &Job,
 ) -> Ended {
-    let ended = if job.is_protected {
-        stand_in::refresh_once(storage, id, round, job).await
-    } else {
-        unprotected(storage, id, round, job).await
+    if !job.is_protected {
+        let ended = unprotected(storage, id, round, job).await;
+        return ended.unwrap_or_else(|error| Ended::Failed(error.to_string()));
+    }
+    let mut how = Refresh::default();
+    (how.lease, how.wait) = (job.lease, job.wait);
+    // In the next round an account that was revoked has logged in again.
+    how.rest = how.rest.min(job.lease);
+    let refresh = {
+        let job = job.clone();
+        move |credential| async move {
+            spend(credential, round, job).await.map_err(|refusal| match refusal {
+                Refusal::InvalidGrant => Refused::Token(format!("{refusal:?}")),
+                Refusal::Retry { .. } | Refusal::Lost => Refused::Other(format!("{refusal:?}")),
+            })
+        }
     };
-    ended.unwrap_or_else(|error| Ended::Failed(error.to_string()))
+    match storage.refresh_once(id, &how, move |credential| is_fresh(credential, round), refresh).await {
+        Ok(Refreshed::Fresh(credential)) => Ended::Fresh(access_token(&credential)),
+        Ok(Refreshed::Mine(credential)) => Ended::Mine(access_token(&credential)),
+        Ok(Refreshed::Theirs(credential)) => Ended::Theirs(access_token(&credential)),
+        Err(RefreshError::Rejected(_)) => Ended::Rejected,
+        Err(other) => Ended::Failed(format!("{other:?}")),
+    }
 }
 
 /// What many gateways do.
