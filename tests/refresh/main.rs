@@ -1,5 +1,5 @@
-//! Many processes and tasks want the same tokens, from a provider that revokes an account at the second use of
-//! a token. Processes are paused and killed, callers are dropped, and the store is cut.
+//! Many processes and tasks want the same tokens, from a provider that revokes an account at the second use
+//! of a token. Processes are paused and killed, callers are dropped, and the store is cut.
 //!
 //! This program runs itself as the workers. What is stored afterwards is compared with the provider's log.
 //!

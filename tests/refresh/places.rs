@@ -101,7 +101,8 @@ impl<B: Refreshable> Place<B> {
     }
 }
 
-/// The reuses in which none of these clients took part, neither as the first user of the token nor as the second.
+/// The reuses in which none of these clients took part, neither at the first use of the token nor at the
+/// second.
 pub(crate) fn unexplained(uses: &[Use], culprits: &HashSet<String>) -> usize {
     let mut first = HashMap::new();
     let mut count = 0;

@@ -64,8 +64,8 @@ fn report(line: &str) {
     std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()).expect("the parent reads the pipe");
 }
 
-/// Reports when a write took so long that a lease of this time may have ended before it was renewed: this process
-/// was paused, or the machine or the store is busy.
+/// Reports when a write took so long that a lease of this time may have ended before it was renewed: this
+/// process was paused, or the machine or the store is busy.
 async fn watch<B: Refreshable>(storage: Storage<B>, job: Job) {
     loop {
         let begun = Instant::now();

@@ -54,6 +54,18 @@ pub enum Refusal {
     Lost,
 }
 
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InvalidGrant => f.write_str("the provider rejects the refresh token"),
+            Self::Retry { status, .. } => write!(f, "the provider answers with {status}"),
+            Self::Lost => f.write_str("the provider's answer is lost"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
 /// Spends a refresh token at the provider of this address, over a connection of its own.
 ///
 /// # Errors
