@@ -37,6 +37,8 @@ const TESTS: &[testkit::runner::Test] = &[
     ("killed_on_redis", processes::redis::killed),
     #[cfg(feature = "redis")]
     ("no_store_on_redis", processes::redis::no_store),
+    #[cfg(feature = "redis")]
+    ("store_comes_back_on_redis", processes::redis::store_comes_back),
 ];
 
 fn main() {

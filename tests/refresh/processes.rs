@@ -7,7 +7,10 @@ use std::{
 };
 
 use gateway_storage::{Open, Storage};
-use testkit::servers::{self, free_port, proxy::Proxy};
+use testkit::{
+    provider::Answer,
+    servers::{self, free_port, proxy::Proxy, until},
+};
 
 use crate::{
     fleet::Worker,
@@ -175,6 +178,31 @@ fn no_store<B: Open + Refreshable>(what: &str, url: &str, port: u16, refuse_writ
     println!("{what}: no requests to the provider");
 }
 
+/// The store is cut after the grants, and comes back: the new tokens are stored.
+fn store_comes_back<B: Open + Refreshable>(what: &str, url: &str, port: u16) {
+    let runtime = runtime();
+    let place = runtime.block_on(async { Place::new(open::<B>(url).await, 20).await });
+    let server = format!("127.0.0.1:{port}");
+    let proxy = runtime.block_on(Proxy::start(server.clone()));
+    let through = url.replace(&server, &proxy.addr);
+    assert_ne!(url, through);
+    let mut workers = start(&through, &place, 1);
+    let late = Answer::Late(Duration::from_millis(500));
+    place.provider.plan((0..place.accounts).map(|_| late));
+    workers[0].begin(1, place.accounts);
+    until("all tokens are spent", || place.provider.total().grants == place.accounts);
+    proxy.lead_to(format!("127.0.0.1:{}", free_port()));
+    while proxy.cut_one() > 0 {}
+    // Another process must wait for the new tokens.
+    let mut others = start(url, &place, 1);
+    others[0].begin(1, place.accounts);
+    thread::sleep(2 * Duration::from_millis(500));
+    proxy.lead_to(server);
+    let done: Vec<_> = workers.iter_mut().chain(&mut others).map(Worker::end).collect();
+    runtime.block_on(place.check_one_each(&done));
+    print_waits(what, done.concat());
+}
+
 #[cfg(feature = "redis")]
 pub(crate) mod redis {
     use gateway_storage::Redis;
@@ -199,5 +227,11 @@ pub(crate) mod redis {
         let url = format!("{}?deadline=2s", server.url());
         let refuse = || drop(server.raw().words("CONFIG SET min-replicas-to-write 1"));
         super::no_store::<Redis>("Redis", &url, server.port, refuse);
+    }
+
+    pub(crate) fn store_comes_back() {
+        let server = Server::start(&[]);
+        let url = format!("{}?deadline=2s", server.url());
+        super::store_comes_back::<Redis>("Redis", &url, server.port);
     }
 }

@@ -38,7 +38,7 @@ impl Done {
     }
 }
 
-/// Refreshes each token once, in an order of its own.
+/// Refreshes each token once. All workers want the same ones at a time, each in an order of its own.
 pub(crate) async fn refresh_all<B: Refreshable>(
     storage: &Storage<B>,
     job: &Job,
@@ -47,7 +47,7 @@ pub(crate) async fn refresh_all<B: Refreshable>(
     report: impl Fn(Done),
 ) {
     let mut order: Vec<_> = (0..accounts).collect();
-    fastrand::shuffle(&mut order);
+    order.chunks_mut(AT_A_TIME).for_each(fastrand::shuffle);
     let refreshes = stream::iter(order).map(|account| async move {
         let (begun, id) = (Instant::now(), id(account));
         let (storage, job) = (storage.clone(), job.clone());
