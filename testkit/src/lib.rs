@@ -1,5 +1,6 @@
-//! What the tests and benches of `gateway-storage` share: real servers, a workload of every operation, a
-//! search for secrets in logs, tables of pinned numbers, and a backend with faults.
+//! What the tests and benches of `gateway-storage` share: real servers, a provider of tokens, a
+//! workload of every operation, a search for secrets in logs, tables of pinned numbers, and a backend with
+//! faults.
 //!
 //! It is a library, so that it is compiled once and not in each test.
 
@@ -8,6 +9,9 @@ pub mod broken;
 #[cfg(feature = "storage")]
 pub mod listener;
 pub mod pins;
+#[cfg(feature = "storage")]
+pub mod provider;
+pub mod runner;
 pub mod servers;
 #[cfg(feature = "storage")]
 pub mod workload;

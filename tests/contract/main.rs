@@ -1,5 +1,5 @@
 //! The contract: the kit finds violations of it, backends behave as `Memory` does, layers keep it, and a
-//! backend and a capability outside this crate can follow it.
+//! backend and a capability outside this crate can follow it. Also, the provider of tokens is as planned.
 
 #[cfg(all(feature = "conformance", feature = "memory"))]
 mod catches;
@@ -10,6 +10,8 @@ mod model;
 #[cfg(feature = "conformance")]
 mod own_backend;
 mod own_capability;
+#[cfg(feature = "conformance")]
+mod provider;
 #[cfg(feature = "memory")]
 mod refresh;
 #[cfg(feature = "memory")]

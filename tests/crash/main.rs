@@ -12,13 +12,11 @@ mod writes;
 
 use std::{
     io::{BufRead, BufReader, Write},
-    panic::catch_unwind,
     process::{Command, Stdio},
     time::Duration,
 };
 
-/// The name and the function of each test.
-const TESTS: &[(&str, fn())] = &[
+const TESTS: &[testkit::runner::Test] = &[
     ("kill_nine_loses_nothing_acknowledged", writes::kill_nine_loses_nothing_acknowledged),
     ("a_plan_on_a_file_is_whole_after_kill_nine", plans::on_file),
     #[cfg(feature = "redis")]
@@ -67,39 +65,7 @@ fn main() {
         Some("--one") => {
             plans::applier(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap(), true);
         }
-        // Passed by `cargo test -- --list` and by other test runners.
-        Some("--list") => {
-            TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
-            println!("\n{} tests, 0 benchmarks", TESTS.len());
-        }
-        first => {
-            // As in libtest, words without dashes are filters.
-            let words = first.map(str::to_owned).into_iter().chain(arguments);
-            run(&words.filter(|word| !word.starts_with('-')).collect::<Vec<_>>());
-        }
-    }
-}
-
-fn run(filters: &[String]) {
-    let is_wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter));
-    let wanted: Vec<_> = TESTS.iter().filter(|(name, _)| is_wanted(name)).collect();
-    println!("\nrunning {} tests", wanted.len());
-    let (begun, mut failed) = (std::time::Instant::now(), 0);
-    for (name, test) in &wanted {
-        let passed = catch_unwind(test).is_ok();
-        failed += usize::from(!passed);
-        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
-    }
-    println!(
-        "\ntest result: {}. {} passed; {failed} failed; 0 ignored; 0 measured; {} filtered out; \
-         finished in {:.2}s\n",
-        if failed == 0 { "ok" } else { "FAILED" },
-        wanted.len() - failed,
-        TESTS.len() - wanted.len(),
-        begun.elapsed().as_secs_f64()
-    );
-    if failed > 0 {
-        std::process::exit(101);
+        first => testkit::runner::run(TESTS, first.map(str::to_owned).into_iter().chain(arguments)),
     }
 }
 
