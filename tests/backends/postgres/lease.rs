@@ -8,7 +8,10 @@ use gateway_storage::{
 };
 use tokio_postgres::Client;
 
-use super::{Result, key, open, raw, rounds, schema, servers};
+use super::{
+    Result, key, open, raw, rounds, schema,
+    servers::{self, postgres::Server},
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -80,7 +83,6 @@ async fn claims_that_forget_ended_leases_do_not_deadlock() -> Result {
     let other = raw(&url).await;
     let names: Vec<String> = (0..40).map(|n| format!("n{n}")).collect();
     for _ in 0..rounds(10) {
-        sql(&other, &url, "SELECT 1").await;
         // The first claim of each handle forgets.
         let mut handles = Vec::new();
         for _ in 0..8 {
@@ -108,6 +110,26 @@ async fn claims_that_forget_ended_leases_do_not_deadlock() -> Result {
         sql(&other, &url, "DELETE FROM {t}").await;
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn a_claim_waits_for_no_ended_lease_of_another_name() -> Result {
+    let url = servers::postgres();
+    let (storage, other, observer) = (open(&url).await, raw(&url).await, raw(&url).await);
+    let old = "INSERT INTO {t} SELECT n, 'old', 1, clock_timestamp() - interval '2 hours' FROM unnest(ARRAY['a', 'b', 'c']) AS n";
+    sql(&observer, &url, old).await;
+    // Another process claims one of them at the same time.
+    sql(
+        &other,
+        &url,
+        "BEGIN; UPDATE {t} SET holder = 'x', ends = clock_timestamp() + interval '1 minute' WHERE name = 'b'",
+    )
+    .await;
+    claimed(&storage, "d").await;
+    assert_eq!(sql(&observer, &url, "SELECT name FROM {t} ORDER BY name").await, ["b", "d"]);
+    sql(&other, &url, "COMMIT").await;
+    assert!(matches!(claim(&storage, "b", &Holder::random()).await?, Claim::Theirs { .. }));
+    storage.close().await
 }
 
 #[tokio::test]
@@ -167,7 +189,9 @@ async fn numbers_grow_past_a_stored_and_a_deleted_one() -> Result {
 
 #[tokio::test]
 async fn a_refused_claim_writes_nothing_and_a_renewal_no_index() -> Result {
-    let url = servers::postgres();
+    // Transactions of other tests would keep old versions of the row.
+    let server = Server::start(&["autovacuum=off"]);
+    let url = server.url();
     let (storage, other) = (open(&url).await, raw(&url).await);
     let lease = claimed(&storage, "a").await;
     let row = async || sql(&other, &url, "SELECT ctid || ' ' || xmin || ' ' || xmax FROM {t}").await;
