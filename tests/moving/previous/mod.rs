@@ -203,7 +203,7 @@ async fn plans<B: ConfigBatch + ConfigStore>(storage: &Storage<B>) -> Result {
     assert_eq!(storage.apply_plan("new", &new, &options).await?, Applied::Applied);
     assert_eq!(storage.rollback_plan("new", &back).await?, Rollback::RolledBack);
     let now = audit(storage).await?;
-    assert_eq!((&now[..AUDIT.len()], now.len()), (&AUDIT.map(str::to_owned)[..], AUDIT.len() + 12));
+    assert_eq!((&now[..AUDIT.len()], now.len()), (&AUDIT.map(str::to_owned)[..], AUDIT.len() + 13));
     Ok(())
 }
 
