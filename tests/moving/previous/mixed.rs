@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_storage::{MongoDb, Open, Postgres, Redis};
+use gateway_storage::{File, MongoDb, Open, Postgres, Redis};
 use serde_json::Map;
 use testkit::servers::{self, output_of};
 
@@ -121,6 +121,54 @@ where
     println!("{name}: {} entries of the audit", entries.len());
     println!("{name}: doctor: {}", command(url, &["doctor"]));
     storage.close().await.unwrap();
+}
+
+/// This version makes and fills a store. Then the previous one reads it and rolls a plan back, or refuses to open it.
+async fn back<B>(url: &str)
+where
+    B: Conditional + ConfigBatch + UsageStore + Exportable + Open,
+{
+    let open = async || Storage::new(B::open(B::Options::try_from(url).unwrap()).await.unwrap());
+    let storage = open().await;
+    let records = exported().await;
+    storage
+        .import(futures_util::stream::iter(records.iter().cloned().map(Ok)))
+        .await
+        .unwrap()
+        .complete()
+        .unwrap();
+    storage.set_credential_if("new", json!({ "n": 1 }), Absent).await.unwrap();
+    let change = plan(&json!([{ "set": "retries", "value": 8 }, { "delete": "text" }]));
+    storage.apply_plan("new", &change, &ApplyOptions::default()).await.unwrap();
+    let written: Vec<Record> = storage.export().try_collect().await.unwrap();
+    storage.close().await.unwrap();
+
+    let opened = command(url, &["doctor"]);
+    println!("{opened}");
+    if opened.contains("by a later version") {
+        return;
+    }
+    let export = previous("PREVIOUS_STORAGE").args(["export", "-"]).env("STORAGE_URL", url).output().unwrap();
+    let read: Vec<Record> = archive::read(&export.stdout[..]).try_collect().await.unwrap();
+    assert_eq!(read, written);
+    println!("{}", command(url, &["plan", "rollback", "new"]));
+    println!("{}", command(url, &["credential", "delete", "new"]));
+    let storage = open().await;
+    let found: Vec<Record> = storage.export().try_collect().await.unwrap();
+    assert_eq!(found, records);
+    assert_eq!(audit(&storage).await.unwrap().len(), 2);
+    storage.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "runs the previous version: see tests/fixtures/bd77b1c/mixed"]
+async fn the_previous_version_opens_a_store_of_this_one() {
+    let folder = tempfile::tempdir().unwrap();
+    back::<File>(&format!("file:{}", folder.path().join("store").display())).await;
+    back::<Redis>(&servers::redis()).await;
+    back::<Postgres>(&servers::postgres()).await;
+    back::<MongoDb>(&servers::mongodb()).await;
+    back::<MongoDb>(&servers::mongodb_alone()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ mod file;
 mod git;
 #[cfg(all(feature = "file", feature = "git", feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod make;
-#[cfg(all(feature = "mongodb", feature = "postgres", feature = "redis"))]
+#[cfg(all(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod mixed;
 #[cfg(feature = "mongodb")]
 mod mongodb;
