@@ -4,5 +4,9 @@
 mod adopt;
 #[cfg(feature = "memory")]
 mod archive;
+#[cfg(all(feature = "memory", feature = "mongodb"))]
+mod extended_json;
 #[cfg(all(feature = "conformance", feature = "file", feature = "memory"))]
 mod migrate;
+#[cfg(feature = "memory")]
+mod previous;

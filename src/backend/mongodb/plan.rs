@@ -180,10 +180,11 @@ impl MongoDb {
             let session = self.plan_session(&call).await?;
             let attempt = request.clone().run(session, call.deadline);
             match call.detached(Effect::Write, attempt).await? {
-                // Another attempt was in the way on the server, so nothing was applied.
+                // Another attempt was in the way on the server, or an index is being built, which locks the
+                // collection: a transaction waits for a lock 5 ms only. Nothing was applied.
                 Err(error)
                     if error.outcome() == Outcome::NotApplied
-                        && error.kind() == ErrorKind::Conflict
+                        && matches!(error.kind(), ErrorKind::Busy | ErrorKind::Conflict)
                         && error.code().is_some() =>
                 {
                     if !backoff.pause().await {

@@ -93,3 +93,33 @@ async fn plans_work_without_the_right_to_create_indexes() -> Result {
     }
     Ok(())
 }
+
+/// The first handle of a new version makes indexes while replicas of the old one apply plans.
+#[tokio::test(flavor = "multi_thread")]
+async fn plans_wait_while_an_index_is_built() -> Result {
+    let url = servers::mongodb();
+    let storage = open(&url).await;
+    let database = raw(&url).await;
+    let builds = tokio::spawn(async move {
+        for n in 0.. {
+            let index = doc! { "key": { format!("f{n}"): 1 }, "name": "other" };
+            database.run_command(doc! { "createIndexes": "plans", "indexes": [index] }).await.unwrap();
+            database.run_command(doc! { "dropIndexes": "plans", "index": "other" }).await.unwrap();
+        }
+    });
+    let tasks = (0..4).map(|task| {
+        let storage = storage.clone();
+        async move {
+            for n in 0..rounds(25) {
+                let plan = Plan::from_json(json!([{ "set": format!("{task}"), "value": n }]).to_string())?;
+                storage.apply_plan(format!("{task} {n}"), &plan, &ApplyOptions::default()).await?;
+            }
+            Result::Ok(())
+        }
+    });
+    let applied = futures_util::future::try_join_all(tasks).await;
+    assert!(!builds.is_finished(), "an index could not be built");
+    builds.abort();
+    applied?;
+    storage.close().await
+}

@@ -11,6 +11,7 @@ use gateway_storage::{
 use serde_json::json;
 
 use super::*;
+use crate::extended_json;
 
 async fn database(url: &str) -> Database {
     let config = MongoDbOptions::try_from(url).unwrap();
@@ -19,33 +20,15 @@ async fn database(url: &str) -> Database {
     Client::with_uri_str(url).await.unwrap().database(&config.database)
 }
 
-/// Canonical Extended JSON.
-fn bson(value: &Value) -> Bson {
-    let whole = |text: &Value| text.as_str().unwrap().parse::<i64>().unwrap();
-    match value {
-        Value::Null => Bson::Null,
-        Value::Bool(is) => Bson::Boolean(*is),
-        Value::String(text) => Bson::String(text.clone()),
-        Value::Array(items) => Bson::Array(items.iter().map(bson).collect()),
-        Value::Number(_) => panic!("canonical numbers are objects"),
-        Value::Object(fields) => match fields.iter().next().map(|(name, value)| (name.as_str(), value)) {
-            Some(("$oid", id)) => Bson::ObjectId(ObjectId::parse_str(id.as_str().unwrap()).unwrap()),
-            Some(("$date", time)) => Bson::DateTime(DateTime::from_millis(whole(&time["$numberLong"]))),
-            Some(("$numberLong", number)) => Bson::Int64(whole(number)),
-            Some(("$numberInt", number)) => Bson::Int32(whole(number).try_into().unwrap()),
-            Some(("$numberDouble", number)) => Bson::Double(number.as_str().unwrap().parse().unwrap()),
-            _ => Bson::Document(fields.iter().map(|(name, value)| (name.clone(), bson(value))).collect()),
-        },
-    }
-}
-
 const COLLECTIONS: [&str; 5] =
     ["credentials", "configs", "usage_stats", "config_plan_commits", "config_plan_locks"];
 
 async fn load(database: &Database) {
     for collection in COLLECTIONS {
         for line in lines(&format!("mongodb/{collection}.jsonl")) {
-            let Bson::Document(document) = bson(&line) else { panic!("one document per line") };
+            let Bson::Document(document) = extended_json::read(&line) else {
+                panic!("one document per line")
+            };
             database.collection::<Document>(collection).insert_one(document).await.unwrap();
         }
     }
