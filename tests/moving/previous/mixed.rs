@@ -70,8 +70,8 @@ async fn raise<B: Conditional>(storage: &Storage<B>) -> u64 {
     raised
 }
 
-/// A replica of the previous version makes the store. While it runs, this version opens the store. Then another
-/// replica and commands of the previous version are started.
+/// A replica of the previous version makes the store. While it runs, this version opens the store. Then
+/// another replica and commands of the previous version are started.
 async fn mixed<B>(name: &str, url: &str)
 where
     B: Conditional + ConfigBatch + UsageStore + Exportable + Open,
