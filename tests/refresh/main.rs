@@ -19,7 +19,7 @@ mod refresh_one;
 mod tasks;
 mod worker;
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod processes;
 
 use std::{env, fmt::Debug, str::FromStr};
@@ -28,7 +28,9 @@ use std::{env, fmt::Debug, str::FromStr};
 const TESTS: &[testkit::runner::Test] = &[
     ("an_unprotected_refresh_is_caught", tasks::unprotected),
     ("at_once_on_memory", tasks::at_once_on_memory),
+    ("at_once_on_file", tasks::at_once_on_file),
     ("dropped_on_memory", tasks::dropped_on_memory),
+    ("dropped_on_file", tasks::dropped_on_file),
     #[cfg(feature = "redis")]
     ("at_once_on_redis", processes::redis::at_once),
     #[cfg(feature = "redis")]
@@ -39,6 +41,26 @@ const TESTS: &[testkit::runner::Test] = &[
     ("no_store_on_redis", processes::redis::no_store),
     #[cfg(feature = "redis")]
     ("store_comes_back_on_redis", processes::redis::store_comes_back),
+    #[cfg(feature = "postgres")]
+    ("at_once_on_postgres", processes::postgres::at_once),
+    #[cfg(feature = "postgres")]
+    ("paused_on_postgres", processes::postgres::paused),
+    #[cfg(feature = "postgres")]
+    ("killed_on_postgres", processes::postgres::killed),
+    #[cfg(feature = "postgres")]
+    ("no_store_on_postgres", processes::postgres::no_store),
+    #[cfg(feature = "postgres")]
+    ("store_comes_back_on_postgres", processes::postgres::store_comes_back),
+    #[cfg(feature = "mongodb")]
+    ("at_once_on_mongodb", processes::mongodb::at_once),
+    #[cfg(feature = "mongodb")]
+    ("paused_on_mongodb", processes::mongodb::paused),
+    #[cfg(feature = "mongodb")]
+    ("killed_on_mongodb", processes::mongodb::killed),
+    #[cfg(feature = "mongodb")]
+    ("no_store_on_mongodb", processes::mongodb::no_store),
+    #[cfg(feature = "mongodb")]
+    ("store_comes_back_on_mongodb", processes::mongodb::store_comes_back),
 ];
 
 fn main() {

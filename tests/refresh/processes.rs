@@ -21,11 +21,11 @@ use crate::{
     runtime,
 };
 
-/// A short lease, which a busy machine bears.
-const LEASE: Duration = Duration::from_millis(300);
-
-/// A pause that no lease survives.
-const PAUSE: Duration = Duration::from_millis(450);
+/// A short lease of a store that answers at once, in milliseconds, and one of the others.
+#[cfg(feature = "redis")]
+const SHORT: u64 = 300;
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
+const LONGER: u64 = 1000;
 
 /// The tokens that are refreshed while a process is paused or killed.
 const ACCOUNTS: u64 = 50;
@@ -35,9 +35,6 @@ const LATENCY: Duration = Duration::from_millis(60);
 
 /// The processes that want these tokens.
 const WORKERS: usize = 3;
-
-/// The time in which a round is interrupted, in microseconds.
-const INTERRUPT: u64 = 200_000;
 
 /// Beyond the lease, what a survivor of a busy machine may need until it has refreshed a token.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -63,27 +60,27 @@ fn at_once<B: Open + Refreshable>(what: &str, url: &str) {
     print_waits(what, done.concat());
 }
 
-/// A place for rounds in which a process is interrupted.
-async fn place_for_rounds<B: Open + Refreshable>(url: &str) -> Place<B> {
+/// A place for rounds in which a process is interrupted, with leases of this time or of `REFRESH_LEASE`.
+async fn place_for_rounds<B: Open + Refreshable>(url: &str, lease: u64) -> Place<B> {
     let mut place = Place::new(open::<B>(url).await, ACCOUNTS).await;
-    place.lease = LEASE;
+    place.lease = Duration::from_millis(number("REFRESH_LEASE", lease));
     place.provider.set_latency(LATENCY);
     place
 }
 
 /// In each round a process is paused for longer than the lease.
-fn paused<B: Open + Refreshable>(what: &str, url: &str) {
-    let (runtime, mut random, rounds) = (runtime(), random(), number("REFRESH_ROUNDS", 4));
-    let place = runtime.block_on(place_for_rounds::<B>(url));
+fn paused<B: Open + Refreshable>(what: &str, url: &str, lease: u64) {
+    let (runtime, mut random, rounds) = (runtime(), random(), number("REFRESH_ROUNDS", 3));
+    let place = runtime.block_on(place_for_rounds::<B>(url, lease));
     let mut workers = start(url, &place, WORKERS);
     let (mut stops, mut others, mut revoked) = (0, 0, 0);
     for round in 1..=rounds {
         workers.iter_mut().for_each(|worker| worker.begin(round, ACCOUNTS));
-        thread::sleep(Duration::from_micros(random.u64(..INTERRUPT)));
+        thread::sleep(place.lease.mul_f64(random.f64() * 0.7));
         let stopped = &mut workers[random.usize(..WORKERS)];
         stops += stopped.count_running(ACCOUNTS);
         let mut culprits = HashSet::from([stopped.client.clone()]);
-        assert!(stopped.pause(PAUSE).wait().unwrap().success());
+        assert!(stopped.pause(place.lease * 3 / 2).wait().unwrap().success());
         for worker in &mut workers {
             for done in worker.end() {
                 assert!(!matches!(done.ended, Ended::Failed(_)), "round {round}: {}", done.ended);
@@ -111,14 +108,14 @@ fn paused<B: Open + Refreshable>(what: &str, url: &str) {
 }
 
 /// In each round a process is killed.
-fn killed<B: Open + Refreshable>(what: &str, url: &str) {
-    let (runtime, mut random, rounds) = (runtime(), random(), number("REFRESH_ROUNDS", 4));
-    let place = runtime.block_on(place_for_rounds::<B>(url));
+fn killed<B: Open + Refreshable>(what: &str, url: &str, lease: u64) {
+    let (runtime, mut random, rounds) = (runtime(), random(), number("REFRESH_ROUNDS", 3));
+    let place = runtime.block_on(place_for_rounds::<B>(url, lease));
     let mut workers = start(url, &place, WORKERS);
     let (mut stops, mut lost, mut longest) = (0, 0, Duration::ZERO);
     for round in 1..=rounds {
         workers.iter_mut().for_each(|worker| worker.begin(round, ACCOUNTS));
-        thread::sleep(Duration::from_micros(random.u64(..INTERRUPT)));
+        thread::sleep(place.lease.mul_f64(random.f64() * 0.7));
         let mut killed = workers.swap_remove(random.usize(..WORKERS));
         stops += killed.count_running(ACCOUNTS);
         let killed_at = Instant::now();
@@ -150,7 +147,7 @@ fn killed<B: Open + Refreshable>(what: &str, url: &str) {
         "{what}: {rounds} processes killed, with {stops} refreshes that ran; {lost} tokens lost between the \
          provider and the store; the others had refreshed all after {longest:.1?} at most"
     );
-    assert!(longest < LEASE + MARGIN, "the lease of a killed process does not end");
+    assert!(longest < place.lease + MARGIN, "the lease of a killed process does not end");
 }
 
 /// The store is cut, and then one that can be read and not written: the provider is not asked.
@@ -215,11 +212,11 @@ pub(crate) mod redis {
     }
 
     pub(crate) fn paused() {
-        super::paused::<Redis>("Redis", &servers::redis());
+        super::paused::<Redis>("Redis", &servers::redis(), super::SHORT);
     }
 
     pub(crate) fn killed() {
-        super::killed::<Redis>("Redis", &servers::redis());
+        super::killed::<Redis>("Redis", &servers::redis(), super::SHORT);
     }
 
     pub(crate) fn no_store() {
@@ -233,5 +230,102 @@ pub(crate) mod redis {
         let server = Server::start(&[]);
         let url = format!("{}?deadline=2s", server.url());
         super::store_comes_back::<Redis>("Redis", &url, server.port);
+    }
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres {
+    use gateway_storage::Postgres;
+    use testkit::servers::postgres::Server;
+
+    use super::servers;
+
+    pub(crate) fn at_once() {
+        super::at_once::<Postgres>("Postgres", &servers::postgres());
+    }
+
+    /// A store that keeps short leases under load.
+    fn quick() -> String {
+        format!("{}&pool_size=30", servers::postgres())
+    }
+
+    pub(crate) fn paused() {
+        super::paused::<Postgres>("Postgres", &quick(), super::LONGER);
+    }
+
+    pub(crate) fn killed() {
+        super::killed::<Postgres>("Postgres", &quick(), super::LONGER);
+    }
+
+    /// Another session holds a lock on each table that lets others read only.
+    pub(crate) fn no_store() {
+        let server = Server::start(&[]);
+        let url = format!("{}&deadline=2s", server.url());
+        let runtime = crate::runtime();
+        let lock = "BEGIN; DO $$ DECLARE t regclass; BEGIN
+            FOR t IN SELECT oid FROM pg_class WHERE relkind = 'r' AND relnamespace::regnamespace::text !~ '^(pg_|info)'
+            LOOP EXECUTE format('LOCK TABLE %s IN SHARE MODE', t); END LOOP; END $$";
+        let mut session = None;
+        let refuse = || {
+            runtime.block_on(async {
+                let config = format!("host=127.0.0.1 port={} user=tester dbname=postgres", server.port);
+                let (client, connection) =
+                    tokio_postgres::connect(&config, tokio_postgres::NoTls).await.unwrap();
+                tokio::spawn(connection);
+                client.batch_execute(lock).await.unwrap();
+                // The lock ends with it.
+                session = Some(client);
+            });
+        };
+        super::no_store::<Postgres>("Postgres", &url, server.port, refuse);
+        drop(session);
+    }
+
+    pub(crate) fn store_comes_back() {
+        let server = Server::start(&[]);
+        let url = format!("{}&deadline=2s", server.url());
+        super::store_comes_back::<Postgres>("Postgres", &url, server.port);
+    }
+}
+
+#[cfg(feature = "mongodb")]
+pub(crate) mod mongodb {
+    use gateway_storage::MongoDb;
+    use mongodb::bson::doc;
+    use testkit::servers::mongodb::Server;
+
+    use super::servers;
+
+    pub(crate) fn at_once() {
+        super::at_once::<MongoDb>("MongoDb", &servers::mongodb());
+    }
+
+    /// A store that keeps short leases under load. The server lives on, so other writes need not wait for its
+    /// disk.
+    fn quick() -> String {
+        let quick = "w=1&journal=false&readConcernLevel=local&maxPoolSize=50";
+        format!("{}&{quick}", servers::mongodb())
+    }
+
+    pub(crate) fn paused() {
+        super::paused::<MongoDb>("MongoDb", &quick(), super::LONGER);
+    }
+
+    pub(crate) fn killed() {
+        super::killed::<MongoDb>("MongoDb", &quick(), super::LONGER);
+    }
+
+    pub(crate) fn no_store() {
+        let server = Server::start(&[]);
+        let url = server.url("no_store").replace("deadline=10s", "deadline=2s");
+        let refuse = || drop(server.ask("admin", doc! { "fsync": 1, "lock": true }));
+        super::no_store::<MongoDb>("MongoDb", &url, server.port, refuse);
+    }
+
+    /// The driver looks for a server that it lost every ten seconds.
+    pub(crate) fn store_comes_back() {
+        let server = Server::start(&[]);
+        let url = server.url("comes_back").replace("deadline=10s", "deadline=2s");
+        super::store_comes_back::<MongoDb>("MongoDb", &url, server.port);
     }
 }

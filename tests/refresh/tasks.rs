@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use gateway_storage::{Error, Memory, Storage};
+use gateway_storage::{Error, File, FileOptions, Memory, Storage};
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
@@ -24,6 +24,10 @@ use crate::{
 
 async fn memory() -> Storage<Memory> {
     Storage::open("memory:").await.unwrap()
+}
+
+async fn file(folder: &tempfile::TempDir) -> Storage<File> {
+    Storage::open(FileOptions::new(folder.path().join("store"))).await.unwrap()
 }
 
 /// Some workers, each a task with a job.
@@ -50,6 +54,11 @@ async fn at_once<B: Refreshable>(what: &str, storage: Storage<B>) {
 
 pub(crate) fn at_once_on_memory() {
     runtime().block_on(async { at_once("Memory", memory().await).await });
+}
+
+pub(crate) fn at_once_on_file() {
+    let folder = tempfile::tempdir().unwrap();
+    runtime().block_on(async { at_once("File", file(&folder).await).await });
 }
 
 /// The tests can fail: a token is used twice, and that is seen.
@@ -132,4 +141,9 @@ async fn dropped<B: Refreshable>(what: &str, storage: Storage<B>) {
 
 pub(crate) fn dropped_on_memory() {
     runtime().block_on(async { dropped("Memory", memory().await).await });
+}
+
+pub(crate) fn dropped_on_file() {
+    let folder = tempfile::tempdir().unwrap();
+    runtime().block_on(async { dropped("File", file(&folder).await).await });
 }

@@ -97,6 +97,10 @@ pub(crate) fn run(arguments: &[String]) {
     match url.split_once(':').unwrap().0 {
         #[cfg(feature = "redis")]
         "redis" => serve::<gateway_storage::Redis>(url, job),
+        #[cfg(feature = "postgres")]
+        "postgres" => serve::<gateway_storage::Postgres>(url, job),
+        #[cfg(feature = "mongodb")]
+        "mongodb" => serve::<gateway_storage::MongoDb>(url, job),
         other => serve_none(other, job),
     }
 }
