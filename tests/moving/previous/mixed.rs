@@ -70,8 +70,8 @@ async fn raise<B: Conditional>(storage: &Storage<B>) -> u64 {
     raised
 }
 
-/// A replica of the previous version makes the store. While it runs, this version opens the store. Then another
-/// replica and commands of the previous version are started.
+/// A replica of the previous version makes the store. While it runs, this version opens the store. Then
+/// another replica and commands of the previous version are started.
 async fn mixed<B>(name: &str, url: &str)
 where
     B: Conditional + ConfigBatch + UsageStore + Exportable + Open,
@@ -123,8 +123,7 @@ where
     storage.close().await.unwrap();
 }
 
-/// This version makes and fills a store. Then the previous one reads it and rolls a plan back, or refuses to
-/// open it.
+/// This version makes and fills a store. Then the previous one reads it and rolls a plan back, or refuses it.
 async fn back<B>(url: &str)
 where
     B: Conditional + ConfigBatch + UsageStore + Exportable + Open,

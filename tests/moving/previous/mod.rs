@@ -1,5 +1,5 @@
-//! Stores of an earlier version of this crate, from `tests/fixtures/bd77b1c/`: they open, migrate, and are read
-//! and written like new ones.
+//! Stores of an earlier version of this crate, from `tests/fixtures/bd77b1c/`: they open, migrate, and are
+//! read and written like new ones.
 
 #[cfg(feature = "file")]
 mod file;
