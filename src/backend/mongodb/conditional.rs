@@ -94,8 +94,8 @@ async fn latest(call: &Call<'_>, collection: CollectionOf, key: &Key) -> Result<
 
 /// Adds a revision to a document without one. False: it is not the same document any more.
 ///
-/// The revision is not that of the value, because the server compares 1 and 1.0 as equal. So the comparison of
-/// all bytes comes after, and no other write may take the document until then.
+/// The revision is not that of the value, because the server compares 1 and 1.0 as equal. So the comparison
+/// of all bytes comes after, and no other write may take the document until then.
 async fn add_revision(
     call: &Call<'_>,
     collection: CollectionOf,
