@@ -8,5 +8,5 @@ mod archive;
 mod extended_json;
 #[cfg(all(feature = "conformance", feature = "file", feature = "memory"))]
 mod migrate;
-#[cfg(feature = "memory")]
+#[cfg(all(feature = "file", feature = "memory"))]
 mod previous;

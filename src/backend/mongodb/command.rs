@@ -51,7 +51,7 @@ pub(super) enum FindOneAnd {
     ReplaceExisting(RawDocumentBuf),
     /// Creates the document if there is none.
     Create(Document),
-    /// Sets fields of the document if there is one.
+    /// Sets fields of the document if there is one. Returns all of it, as it was before.
     Set(Document),
     /// Adds to the counter at a path, and returns it. Creates the document if needed.
     Increment(String, i64),
@@ -87,7 +87,7 @@ pub(super) async fn find_one_and(
                     }
                     FindOneAnd::Set(fields) => {
                         let set = collection.find_one_and_update(query, doc! { "$set": fields });
-                        set.projection(id).max_time(max_time).await
+                        set.max_time(max_time).await
                     }
                     FindOneAnd::Increment(path, delta) => {
                         let increment = doc! { "$inc": { path: *delta } };

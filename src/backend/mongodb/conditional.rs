@@ -1,7 +1,7 @@
 //! Conditional writes: the filter compares the field `rev`, which every write sets.
 //!
 //! A write that matches nothing looks at the stored document to find out why. Documents of older versions of
-//! this crate have no `rev`: they get it first.
+//! this crate have no `rev`: they get one first, which no other write expects.
 
 use mongodb::{
     bson::{Document, RawDocumentBuf, doc},
@@ -65,9 +65,13 @@ impl MongoDb {
                 latest(&call, collection, key).await?.ok_or_else(|| Error::not_found(missing, key))?;
             match document::revision(&found) {
                 // It got this revision between the two commands.
-                Some(revision) if revision == expected => {}
+                Some(revision) if revision == expected => drop(query.insert("rev", expected.to_string())),
                 None if read(kind, key, &found)?.1 == expected => {
-                    add_revision(&call, collection, key, &found, expected).await?;
+                    let own = Revision::new(std::array::from_fn(|_| fastrand::u8(..)));
+                    if add_revision(&call, collection, key, &found, own).await? {
+                        query.insert("rev", own.to_string());
+                        continue;
+                    }
                 }
                 _ => return Err(Condition::conflict(key)),
             }
@@ -88,22 +92,26 @@ async fn latest(call: &Call<'_>, collection: CollectionOf, key: &Key) -> Result<
     call.read(find).await
 }
 
-/// Adds its revision to a document without one, if it is still the same.
+/// Adds a revision to a document without one. False: it is not the same document any more.
+///
+/// The revision is not that of the value, because the server compares 1 and 1.0 as equal. So the comparison
+/// of all bytes comes after, and no other write may take the document until then.
 async fn add_revision(
     call: &Call<'_>,
     collection: CollectionOf,
     key: &Key,
     found: &RawDocumentBuf,
     revision: Revision,
-) -> Result<()> {
-    let found = Document::try_from(&**found).map_err(document::damaged)?;
+) -> Result<bool> {
+    let expected = Document::try_from(&**found).map_err(document::damaged)?;
     let mut query = by_id(key);
     // In a query by fields, `[1]` would also match `[[1]]`, and null a missing field.
-    query.insert("$expr", doc! { "$eq": ["$$ROOT", { "$literal": found }] });
+    query.insert("$expr", doc! { "$eq": ["$$ROOT", { "$literal": expected }] });
     let fields = doc! { "rev": revision.to_string() };
     let set = find_one_and(call, collection, &query, || FindOneAnd::Set(fields.clone())).await;
     // The value is not changed.
-    set.map(drop).map_err(|error| error.with_outcome(Outcome::NotApplied))
+    let before = set.map_err(|error| error.with_outcome(Outcome::NotApplied))?;
+    Ok(before.is_some_and(|before| before.as_bytes() == found.as_bytes()))
 }
 
 impl Conditional for MongoDb {

@@ -213,3 +213,37 @@ async fn no_update_is_lost_beside_writers_without_revisions() -> Result {
     }
     Ok(())
 }
+
+/// The server compares 1 and 1.0 as equal, and an older version may store either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_of_another_type_is_a_change() -> Result {
+    for url in [servers::mongodb(), servers::mongodb_alone()] {
+        let storage = open(&url).await;
+        let configs = documents(&url, "configs").await;
+        let whole = Revision::of(b"1");
+        let writers: Vec<_> = (0..3)
+            .map(|_| {
+                let storage = storage.clone();
+                tokio::spawn(async move {
+                    loop {
+                        drop(storage.set_config_if("n", json!("conditional"), Unchanged(whole)).await);
+                    }
+                })
+            })
+            .collect();
+        let (mut changed, float) = (0, doc! { "value": 1.0 });
+        for _ in 0..rounds(200) {
+            configs.replace_one(doc! { "_id": "n" }, doc! { "value": 1 }).upsert(true).await.unwrap();
+            let before = configs.find_one_and_replace(doc! { "_id": "n" }, &float).await.unwrap();
+            changed += u32::from(before.unwrap().get_str("value").is_ok());
+            for _ in 0..5 {
+                let found = configs.find_one(doc! {}).await.unwrap().unwrap();
+                assert_eq!(found.get_f64("value").ok(), Some(1.0), "a change was overwritten: {found}");
+            }
+        }
+        println!("{changed} conditional writes were first");
+        writers.iter().for_each(tokio::task::JoinHandle::abort);
+        storage.close().await?;
+    }
+    Ok(())
+}

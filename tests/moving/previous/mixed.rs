@@ -123,8 +123,7 @@ where
     storage.close().await.unwrap();
 }
 
-/// This version makes and fills a store. Then the previous one reads it and rolls a plan back, or refuses to
-/// open it.
+/// This version makes and fills a store. Then the previous one reads it and rolls a plan back, or refuses it.
 async fn back<B>(url: &str)
 where
     B: Conditional + ConfigBatch + UsageStore + Exportable + Open,

@@ -1,13 +1,12 @@
-//! Stores of an earlier version of this crate, from `tests/fixtures/bd77b1c/`: they open, migrate, and
-//! are read and written like new ones.
+//! Stores of an earlier version of this crate, from `tests/fixtures/bd77b1c/`: they open, migrate, and are
+//! read and written like new ones.
 
-#[cfg(feature = "file")]
 mod file;
 #[cfg(feature = "git")]
 mod git;
-#[cfg(all(feature = "file", feature = "git", feature = "mongodb", feature = "postgres", feature = "redis"))]
+#[cfg(all(feature = "git", feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod make;
-#[cfg(all(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
+#[cfg(all(feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod mixed;
 #[cfg(feature = "mongodb")]
 mod mongodb;
@@ -67,6 +66,7 @@ const PLANS: [(&str, &str); 4] = [
 ];
 
 /// The cache values of the store on Redis.
+#[cfg(feature = "redis")]
 const CACHE: [(&str, &str); 3] = [("models", "[\"gemini-2.5-pro\"]"), ("空", ""), ("text", "团队 🦀")];
 
 fn conflicts<T>(result: Result<T>) {
