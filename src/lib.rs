@@ -180,7 +180,7 @@ pub mod lease {
 
 #[doc = include_str!("../docs/refresh.md")]
 pub mod refresh {
-    pub use crate::storage::refresh::{Refresh, RefreshError, Refreshed, Refused};
+    pub use crate::storage::refresh::{CLOSE_WAIT, Refresh, RefreshError, Refreshed, Refused};
 }
 
 /// Conditional writes: [`Conditional`](revision::Conditional) and its types.

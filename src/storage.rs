@@ -11,6 +11,7 @@ mod update;
 use std::{borrow::Borrow, collections::BTreeMap, fmt, pin::pin, sync::Arc, time::Duration};
 
 use flight::Flights;
+use refresh::CLOSE_WAIT;
 
 use futures_core::Stream;
 use futures_util::StreamExt;
@@ -23,7 +24,7 @@ use crate::{
     Pooled, Record, RecordKind, Result, StorageStats, Transactional, UsageRecord, UsageStore,
     capability::Conditional,
     history::DocumentKind,
-    layer::{Instrument, Layer, Layered, POOL_INTERVAL, time_left},
+    layer::{Instrument, Layer, Layered, POOL_INTERVAL},
     model::{Condition, Revision},
     plan::{Applied, ApplyOptions, AuditEntry, AuditFilter, Plan, Rollback, RollbackOptions},
 };
@@ -198,19 +199,17 @@ impl<B> Storage<B> {
         self.backend.stats().await
     }
 
-    fn flights(&self) -> &Arc<Flights> {
-        &self.flights
-    }
-
     /// Finishes the writes in progress and releases files, locks and connections. Calls on other handles then
-    /// return [`Closed`](crate::ErrorKind::Closed). See [`Backend::close`]. Waits first for the refreshes of
-    /// [`refresh_once`](Storage::refresh_once) that run, at most until the handle's deadline, so that their
-    /// new tokens are stored.
+    /// return [`Closed`](crate::ErrorKind::Closed). See [`Backend::close`].
+    ///
+    /// Waits first until the new tokens of running refreshes are stored, at most for
+    /// [`CLOSE_WAIT`](crate::refresh::CLOSE_WAIT): see [`refresh_once`](Storage::refresh_once).
     pub async fn close(self) -> Result<()>
     where
         B: Backend,
     {
-        drop(timeout(time_left(self.backend.deadline()), self.flights.ended()).await);
+        // At its end the new tokens that are not stored are lost.
+        timeout(CLOSE_WAIT, self.flights.close()).await.unwrap_or_default();
         self.backend.close().await
     }
 }

@@ -56,7 +56,6 @@ mod timeout;
 use std::{collections::BTreeMap, marker::PhantomData, time::Duration};
 
 pub use count::Count;
-#[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 pub(crate) use deadline::later;
 pub use deadline::{time_left, within};
 pub use fault::Fault;

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::watch;
@@ -11,7 +14,12 @@ use crate::{Credential, Key};
 
 /// The refreshes that run. Clones of a handle share it.
 #[derive(Default)]
-pub(super) struct Flights(Mutex<HashMap<Key, Joined>>);
+pub(super) struct Flights {
+    running: Mutex<HashMap<Key, Joined>>,
+    is_closing: AtomicBool,
+    /// The number of refreshes whose token may be spent and whose new token is not stored.
+    spending: watch::Sender<usize>,
+}
 
 /// How a refresh ended.
 #[derive(Clone)]
@@ -35,7 +43,7 @@ pub(super) struct Flight {
 
 impl Flights {
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Joined>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins a refresh of this credential, or joins the one that runs.
@@ -49,19 +57,33 @@ impl Flights {
         Ok(Flight { flights: self.clone(), id: id.clone(), end })
     }
 
-    /// Waits until no refresh runs.
-    pub(super) async fn ended(&self) {
-        loop {
-            let Some(mut running) = self.lock().values().next().map(|Joined(end)| end.clone()) else {
-                return;
-            };
-            while running.changed().await.is_ok() {}
-        }
+    /// Is held from before a token is spent until the new one is stored. None: the store is being closed.
+    pub(super) fn spend(self: &Arc<Self>) -> Option<Spending> {
+        let spending = Spending(self.clone());
+        self.spending.send_modify(|number| *number += 1);
+        // Counted first, so that either this sees the closing, or `close` sees this.
+        (!self.is_closing.load(Ordering::SeqCst)).then_some(spending)
+    }
+
+    /// Lets no token be spent any more, and waits until the new ones are stored.
+    pub(super) async fn close(&self) {
+        self.is_closing.store(true, Ordering::SeqCst);
+        let ended = self.spending.subscribe().wait_for(|number| *number == 0).await.map(drop);
+        ended.unwrap_or_default();
+    }
+}
+
+/// See [`Flights::spend`].
+pub(super) struct Spending(Arc<Flights>);
+
+impl Drop for Spending {
+    fn drop(&mut self) {
+        self.0.spending.send_modify(|number| *number -= 1);
     }
 }
 
 impl Flight {
-    /// Tells the callers that joined. What the refresh does after this delays only `ended`.
+    /// Passes the end to the callers that joined.
     pub(super) fn end(&self, end: End) {
         self.end.send_replace(Some(end));
     }

@@ -122,7 +122,10 @@ impl<B: Leases> Storage<B> {
                 let left = kept.time_left();
                 let renewed = timeout(left, self.backend().renew_lease(&kept, ttl)).await;
                 match renewed.unwrap_or_else(|_| Err(lost(lease.name()))) {
-                    Ok(renewed) => (kept, pause) = (renewed, ttl / RENEW_PART),
+                    Ok(renewed) => {
+                        pause = ttl.min(renewed.time_left()) / RENEW_PART;
+                        kept = renewed;
+                    }
                     Err(error) if is_final(error.kind()) || kept.time_left().is_zero() => return error,
                     Err(_) => pause = (ttl / RETRY_PART).min(kept.time_left()),
                 }

@@ -1,12 +1,12 @@
 //! `refresh_once`: of many callers and processes one spends a refresh token, and all get the new one.
 
-use std::{borrow::Borrow, pin::pin, time::Duration};
+use std::{borrow::Borrow, convert::Infallible, pin::pin, time::Duration};
 
 use futures_util::future::{Either, pending, select};
 use serde_json::{Map, Value};
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tracing::{Instrument as _, field::Empty};
 
@@ -14,35 +14,50 @@ use super::flight::{End, Flight};
 use crate::{
     Credential, Error, ErrorKind, IntoKey, Key, Outcome, Result, Storage,
     capability::{Conditional, Leases},
-    layer::system_name,
-    model::{Claim, Condition, Holder, Lease},
+    layer::{later, system_name},
+    model::{Claim, Condition, Holder, Lease, Revision, check_rest, check_ttl},
 };
 
 /// The longest pause between two looks at a credential that another process refreshes.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
-/// The first and the longest pause before storing a new token is tried again.
+/// Of these looks, one claims the lease.
+const LOOKS_PER_CLAIM: u32 = 4;
+
+/// The first and the longest pause before storing a new token is tried again. Others may send the spent token
+/// in such a pause, if the store was away for longer than the lease.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long [`Storage::close`] waits for new tokens to be stored: one minute.
+pub const CLOSE_WAIT: Duration = Duration::from_secs(60);
 
 /// How [`Storage::refresh_once`] refreshes. `Refresh::default()` suits OAuth.
+///
+/// ```
+/// # use gateway_storage::refresh::Refresh;
+/// let mut how = Refresh::default();
+/// how.wait = std::time::Duration::from_secs(10);
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Refresh {
     /// The time to live of the lease, which is renewed each third of it: 30 s. If the process dies, another
     /// one can refresh after this time. A process that is paused for longer can spend a token twice.
     pub lease: Duration,
-    /// How long the lease is renewed at most: 5 minutes. Then another process may refresh, though the answer
-    /// to this one is still awaited.
+    /// How long the provider's answer is awaited with the lease: 5 minutes. Then another process may refresh,
+    /// while this one waits on.
     pub longest: Duration,
     /// How long a caller waits at most: 60 s. A refresh that has begun goes on without the caller.
     pub wait: Duration,
-    /// The pause after a failed refresh, for all processes: 5 s.
+    /// The pause of all processes after a failed refresh, or one whose result is not fresh: 5 s.
     pub rest: Duration,
-    /// The field of the credential with the token that a refresh spends: `refresh_token`.
+    /// The field of the credential with the token that a refresh spends: `refresh_token`. If the token is
+    /// inside an object, the name of the object's field.
     pub token_field: String,
-    /// The field that marks a credential whose token the provider rejected: `refresh_rejected`, which is set
-    /// to `true`. A marked credential is not refreshed. A new token removes the mark.
+    /// The field that marks a credential whose token the provider rejected: `refresh_rejected`. It is set to
+    /// a digest of that token, so a new token makes the mark void, and a refresh removes it. A credential
+    /// with a valid mark is not refreshed.
     pub rejected_field: String,
 }
 
@@ -91,7 +106,7 @@ pub enum Refused<E> {
     Other(E),
 }
 
-/// `?` makes any error an [`Other`](Refused::Other) one.
+/// `?` makes an `E` an [`Other`](Refused::Other) one.
 impl<E> From<E> for Refused<E> {
     fn from(error: E) -> Self {
         Self::Other(error)
@@ -112,11 +127,16 @@ pub enum RefreshError<E> {
     /// of the provider.
     #[error("the provider rejected the refresh token: sign in again")]
     Rejected(#[source] Option<E>),
-    /// Another caller or process is refreshing the credential, or a refresh failed and the pause is not over.
+    /// Another caller or process is refreshing the credential, or its refresh failed, and the pause is not
+    /// over. A refresh that has begun goes on.
     #[error("another refresh of this credential is running, or failed a moment ago: try again later")]
     Busy,
-    /// The provider gave a new token, which can't be stored, for a reason that does not pass. The old token
-    /// is spent, so use this credential, and store it elsewhere.
+    /// The function that refreshes panicked. The token may be spent.
+    #[error("the refresh panicked")]
+    Panicked,
+    /// The provider gave a new token, which the store does not take, for a reason that does not pass: the
+    /// credential was deleted, is too large or not valid now, or the store was closed. The old token is
+    /// spent, so keep this credential elsewhere.
     #[error("the provider gave a new token, and the store did not take it")]
     NotStored {
         /// The credential with the new token.
@@ -141,19 +161,19 @@ impl<B: Conditional + Leases> Storage<B> {
     ///
     /// # Promise
     ///
-    /// A token is sent once, unless a process is paused for longer than the lease, or the server ends a lease
-    /// early by a failover or a change of its clock. Even then no stored state is wrong: a new token replaces
-    /// only the one that was spent for it, and a credential is only marked as rejected if it still has the
-    /// rejected token. The [module](crate::refresh) says what can't be promised, and why.
+    /// A token is sent by one process at a time, as long as none is paused, or cut off from the store, for
+    /// longer than its lease. Even then no stored state is wrong: a new token replaces only the one that was
+    /// spent for it, and a credential is only marked as rejected if it still has the rejected token. The
+    /// [module](crate::refresh) says what can't be promised, and why.
     ///
     /// # Errors
     ///
-    /// See [`RefreshError`]. If the store can't be written, the provider is not asked.
+    /// See [`RefreshError`]. If the store does not take a write of the credential, the provider is not asked.
     ///
     /// # Cancellation
     ///
     /// The refresh runs in a task of its own. If the caller is dropped, it goes on, and its result is stored.
-    /// [`close`](Storage::close) waits for it. A new token that the store does not take for now is stored
+    /// [`close`](Storage::close) waits for that. A new token that the store does not take for now is stored
     /// once it does; if the process ends before, the token is lost.
     ///
     /// # Panics
@@ -198,9 +218,11 @@ impl<B: Conditional + Leases> Storage<B> {
         let id = id.into_key().map(|id| id.borrow().clone());
         async move {
             let (id, begun) = (id?, Instant::now());
-            let stored = self.backend().get_credential(&id).await?;
-            if is_fresh(&stored) {
-                return Ok(Refreshed::Fresh(stored));
+            let first = self.backend().get_credential(&id).await;
+            if let Ok(stored) = &first
+                && is_fresh(stored)
+            {
+                return Ok(Refreshed::Fresh(stored.clone()));
             }
             let span = tracing::info_span!(
                 target: "gateway_storage",
@@ -209,33 +231,7 @@ impl<B: Conditional + Leases> Storage<B> {
                 db.system.name = system_name(self.label()),
                 gateway_storage.refresh.result = Empty,
             );
-            let refreshed = async {
-                if how.has_mark(&stored) {
-                    return Err(RefreshError::Rejected(None));
-                }
-                let until = begun + how.wait;
-                let flight = loop {
-                    match self.flights().begin(&id) {
-                        Ok(flight) => break flight,
-                        Err(joined) => match timeout_at(until, joined.end()).await {
-                            Ok(End::Refreshed(theirs)) if is_fresh(&theirs) => {
-                                return Ok(Refreshed::Theirs(theirs));
-                            }
-                            Ok(End::Refreshed(_) | End::Busy) => {}
-                            Ok(End::Rejected) => return Err(RefreshError::Rejected(None)),
-                            Ok(End::Failed) | Err(_) => return Err(RefreshError::Busy),
-                        },
-                    }
-                };
-                let (result, refreshed) = oneshot::channel();
-                let task = Task { storage: self.clone(), id, how: how.clone(), until };
-                tokio::spawn(task.run(flight, is_fresh, refresh, result).in_current_span());
-                match timeout_at(until, refreshed).await {
-                    Ok(Ok(refreshed)) => refreshed,
-                    Ok(Err(_)) => Err(Error::new(ErrorKind::Internal, "the refresh panicked").into()),
-                    Err(_) => Err(RefreshError::Busy),
-                }
-            };
+            let refreshed = self.refresh(id, how, begun, first, is_fresh, refresh);
             let refreshed = refreshed.instrument(span.clone()).await;
             let result = result_name(&refreshed);
             span.record("gateway_storage.refresh.result", result);
@@ -246,6 +242,43 @@ impl<B: Conditional + Leases> Storage<B> {
             )
             .record(begun.elapsed());
             refreshed
+        }
+    }
+
+    async fn refresh<E, F>(
+        &self,
+        id: Key,
+        how: &Refresh,
+        begun: Instant,
+        first: Result<Credential>,
+        is_fresh: impl Fn(&Credential) -> bool + Send + Sync + 'static,
+        refresh: impl FnOnce(Credential) -> F + Send + 'static,
+    ) -> Refreshing<E>
+    where
+        E: Send + 'static,
+        F: Future<Output = Answer<E>> + Send + 'static,
+    {
+        how.check(&first?)?;
+        let until = later(begun, how.wait);
+        let flight = loop {
+            match self.flights.begin(&id) {
+                Ok(flight) => break flight,
+                Err(joined) => match timeout_at(until, joined.end()).await {
+                    Ok(End::Refreshed(theirs)) => return Ok(Refreshed::Theirs(theirs)),
+                    Ok(End::Rejected) => return Err(RefreshError::Rejected(None)),
+                    Ok(End::Failed) | Err(_) => return Err(RefreshError::Busy),
+                    // It is over in a moment.
+                    Ok(End::Busy) => sleep(FIRST_PAUSE).await,
+                },
+            }
+        };
+        let (result, refreshed) = oneshot::channel();
+        let task = Task { storage: self.clone(), id, how: how.clone(), until };
+        tokio::spawn(task.run(flight, is_fresh, refresh, result).in_current_span());
+        match timeout_at(until, refreshed).await {
+            Ok(Ok(refreshed)) => refreshed,
+            Ok(Err(_)) => Err(RefreshError::Panicked),
+            Err(_) => Err(RefreshError::Busy),
         }
     }
 }
@@ -259,17 +292,42 @@ fn result_name<E>(refreshed: &Refreshing<E>) -> &'static str {
         Err(RefreshError::Provider(_)) => "provider_error",
         Err(RefreshError::Rejected(_)) => "rejected",
         Err(RefreshError::Busy) => "busy",
+        Err(RefreshError::Panicked) => "panicked",
         Err(RefreshError::NotStored { .. }) => "not_stored",
     }
 }
 
 impl Refresh {
-    fn has_mark(&self, credential: &Credential) -> bool {
-        credential.fields().get(&self.rejected_field) == Some(&Value::Bool(true))
+    /// Whether a refresh may be tried.
+    fn check<E>(&self, credential: &Credential) -> Result<(), RefreshError<E>> {
+        check_ttl(self.lease)?;
+        check_rest(self.rest)?;
+        match self.token_of(credential) {
+            None => {
+                let error = Error::new(ErrorKind::InvalidValue, "the credential has no refresh token");
+                Err(RefreshError::Store(error.with_path(self.token_field.as_str())))
+            }
+            Some(_) if self.has_mark(credential) => Err(RefreshError::Rejected(None)),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn token_of<'c>(&self, credential: &'c Credential) -> Option<&'c Value> {
+        credential.get(&self.token_field)
     }
 
     fn has_same_token(&self, one: &Credential, other: &Credential) -> bool {
-        one.fields().get(&self.token_field) == other.fields().get(&self.token_field)
+        self.token_of(one) == self.token_of(other)
+    }
+
+    /// The mark of a credential whose token is rejected.
+    fn mark_of(&self, credential: &Credential) -> Value {
+        let token = self.token_of(credential).map(Value::to_string).unwrap_or_default();
+        Revision::of(token.as_bytes()).to_string().into()
+    }
+
+    fn has_mark(&self, credential: &Credential) -> bool {
+        credential.get(&self.rejected_field).is_some_and(|mark| *mark == self.mark_of(credential))
     }
 }
 
@@ -305,24 +363,50 @@ impl<B: Conditional + Leases> Task<B> {
     {
         let (lease, sent) = match self.turn(&is_fresh).await {
             Ok(turn) => turn,
-            Err(refreshed) => return finish(&flight, refreshed, result),
+            Err(refreshed) => return finish(Some(&flight), refreshed, result),
+        };
+        let Some(spending) = self.storage.flights.spend() else {
+            self.release(&lease, Duration::ZERO).await;
+            return finish(Some(&flight), Err(Error::closed().into()), result);
         };
         let mut flight = Some(flight);
-        let settled = pin!(async { self.settle(&sent, refresh(sent.clone()).await, &is_fresh).await });
-        let refreshed = match select(settled, pin!(self.renewed(&lease))).await {
-            Either::Left((refreshed, _)) => refreshed,
-            Either::Right(((), settled)) => {
+        let mut kept = pin!(async {
+            self.storage.keep_lease(&lease, self.how.lease).await;
+            // The token is spent, so the refresh goes on.
+            pending::<Infallible>().await
+        });
+        let limited = timeout(self.how.longest, kept.as_mut());
+        let answer = match select(pin!(refresh(sent.clone())), pin!(limited)).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right((_, asking)) => {
                 // Callers of this process may begin another refresh, too.
                 flight = None;
-                settled.await
+                asking.await
             }
         };
-        let failed = matches!(refreshed, Err(RefreshError::Provider(_) | RefreshError::Rejected(_)));
-        match &flight {
-            Some(flight) => finish(flight, refreshed, result),
-            None => drop(result.send(refreshed)),
+        let settled = pin!(self.settle(&sent, answer, &is_fresh));
+        let refreshed = match select(settled, kept).await {
+            Either::Left((refreshed, _)) => refreshed,
+            Either::Right((never, _)) => match never {},
+        };
+        drop(spending);
+        metrics::counter!(
+            "gateway_storage.refresh.answers",
+            "db.system.name" => system_name(self.storage.label()),
+            "gateway_storage.refresh.result" => result_name(&refreshed),
+        )
+        .increment(1);
+        let rest = match &refreshed {
+            Ok(Refreshed::Mine(stored)) if !is_fresh(stored) => Some(self.how.rest),
+            Err(RefreshError::Provider(_)) => Some(self.how.rest),
+            // The lease ends by itself, so that the spent token is not sent again at once.
+            Err(RefreshError::NotStored { .. }) => None,
+            _ => Some(Duration::ZERO),
+        };
+        finish(flight.as_ref(), refreshed, result);
+        if let Some(rest) = rest {
+            self.release(&lease, rest).await;
         }
-        self.release(&lease, if failed { self.how.rest } else { Duration::ZERO }).await;
     }
 
     /// Waits for the lease, and reads the credential. `Err` is the result if there is nothing to refresh.
@@ -332,15 +416,6 @@ impl<B: Conditional + Leases> Task<B> {
     ) -> Result<(Lease, Credential), Refreshing<E>> {
         let store = |error: Error| Err(RefreshError::Store(error));
         let (name, holder) = (lease_name(&self.id).map_err(store)?, Holder::random());
-        let ready = |credential: Credential| {
-            if is_fresh(&credential) {
-                Err(Ok(Refreshed::Theirs(credential)))
-            } else if self.how.has_mark(&credential) {
-                Err(Err(RefreshError::Rejected(None)))
-            } else {
-                Ok(credential)
-            }
-        };
         loop {
             let claim = || self.storage.claim_lease(&name, &holder, self.how.lease);
             let claimed = match claim().await {
@@ -348,41 +423,72 @@ impl<B: Conditional + Leases> Task<B> {
                 Err(error) if error.outcome() == Outcome::Unknown => claim().await,
                 claimed => claimed,
             };
-            let lease = match claimed.map_err(store)? {
-                Claim::Yours(lease) => Some(lease),
-                Claim::Theirs { left } => {
-                    let rest = self.until.saturating_duration_since(Instant::now());
-                    sleep(LOOK_PAUSE.mul_f64(0.5 + fastrand::f64() / 2.0).min(left).min(rest)).await;
-                    None
-                }
-            };
-            let read = self.storage.get_credential(&self.id).await.map_err(store).and_then(ready);
-            match (lease, read) {
-                (Some(lease), Ok(credential)) if !lease.time_left().is_zero() => {
-                    return Ok((lease, credential));
-                }
-                (Some(lease), read) => {
-                    self.release(&lease, Duration::ZERO).await;
-                    read?;
-                }
-                (None, read) => {
-                    read?;
-                    if Instant::now() >= self.until {
-                        return Err(Err(RefreshError::Busy));
+            match claimed.map_err(store)? {
+                Claim::Yours(lease) => match self.prepare(is_fresh).await {
+                    Ok(credential) if !lease.time_left().is_zero() => return Ok((lease, credential)),
+                    refused => {
+                        self.release(&lease, Duration::ZERO).await;
+                        refused?;
                     }
-                }
+                },
+                Claim::Theirs { left } => self.look(left, is_fresh).await?,
+            }
+            if Instant::now() >= self.until {
+                return Err(Err(RefreshError::Busy));
             }
         }
     }
 
-    /// Renews the lease as long as the refresh may take.
-    async fn renewed(&self, lease: &Lease) {
-        let kept = async {
-            self.storage.keep_lease(lease, self.how.lease).await;
-            // The refresh goes on: the token is spent.
-            pending().await
-        };
-        timeout(self.how.longest, kept).await.unwrap_or(());
+    /// Reads the credential under the lease, and writes it as it is: the token is spent only if the store
+    /// takes the new one.
+    async fn prepare<E>(
+        &self,
+        is_fresh: &(impl Fn(&Credential) -> bool + Sync),
+    ) -> Result<Credential, Refreshing<E>> {
+        let store = |error: Error| Err(RefreshError::Store(error));
+        loop {
+            let read = self.storage.get_credential_with_revision(&self.id).await;
+            let (credential, revision) = read.map_err(store)?;
+            let credential = self.unless_done(credential, is_fresh)?;
+            let condition = Condition::Unchanged(revision);
+            match self.storage.set_credential_if(&self.id, credential.clone(), condition).await {
+                Ok(_) => return Ok(credential),
+                Err(error) if error.kind() == ErrorKind::Conflict && Instant::now() < self.until => {}
+                Err(error) => return Err(store(error)),
+            }
+        }
+    }
+
+    /// Looks at the credential for a while, as another process refreshes it.
+    async fn look<E>(
+        &self,
+        left: Duration,
+        is_fresh: &(impl Fn(&Credential) -> bool + Sync),
+    ) -> Result<(), Refreshing<E>> {
+        let free = later(Instant::now(), left).min(self.until);
+        for _ in 0..LOOKS_PER_CLAIM {
+            let pause = LOOK_PAUSE.mul_f64(0.5 + fastrand::f64() / 2.0);
+            sleep_until(later(Instant::now(), pause).min(free)).await;
+            let read = self.storage.get_credential(&self.id).await;
+            self.unless_done(read.map_err(|error| Err(RefreshError::Store(error)))?, is_fresh)?;
+            if Instant::now() >= free {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The credential, unless another process has refreshed or marked it.
+    fn unless_done<E>(
+        &self,
+        credential: Credential,
+        is_fresh: &impl Fn(&Credential) -> bool,
+    ) -> Result<Credential, Refreshing<E>> {
+        if is_fresh(&credential) {
+            return Err(Ok(Refreshed::Theirs(credential)));
+        }
+        self.how.check(&credential).map_err(Err)?;
+        Ok(credential)
     }
 
     /// If this fails, the lease ends by itself.
@@ -398,31 +504,50 @@ impl<B: Conditional + Leases> Task<B> {
         is_fresh: &(impl Fn(&Credential) -> bool + Sync),
     ) -> Refreshing<E> {
         match answer {
-            Ok(patch) => self.store(sent, &patch).await,
+            Ok(patch) => self.store(sent, patch).await,
             Err(Refused::Other(error)) => Err(RefreshError::Provider(error)),
-            Err(Refused::Token(error)) => match self.mark(sent).await {
-                None => Err(RefreshError::Rejected(Some(error))),
-                Some(theirs) if is_fresh(&theirs) => Ok(Refreshed::Theirs(theirs)),
-                Some(_) => Err(RefreshError::Provider(error)),
+            Err(Refused::Token(error)) => match self.until_stored(|| self.try_mark(sent)).await {
+                Ok(None) => Err(RefreshError::Rejected(Some(error))),
+                Ok(Some(theirs)) if is_fresh(&theirs) => Ok(Refreshed::Theirs(theirs)),
+                // The credential has another token now, or could not be marked.
+                Ok(Some(_)) | Err(_) => Err(RefreshError::Provider(error)),
             },
         }
     }
 
     /// Stores a new token, as long as the stored credential has the spent one, whichever process has the
     /// lease by now.
-    async fn store<E>(&self, sent: &Credential, patch: &Map<String, Value>) -> Refreshing<E> {
+    async fn store<E>(&self, sent: &Credential, patch: Map<String, Value>) -> Refreshing<E> {
+        let error = match self.until_stored(|| self.try_store(sent, &patch)).await {
+            Ok(refreshed) => return Ok(refreshed),
+            Err(error) => error,
+        };
+        let kind = error.kind().as_str();
+        tracing::error!(target: "gateway_storage", operation = "refresh_once", "error.type" = kind, "a new token is not stored");
+        let mut token = patch.clone();
+        token.retain(|name, _| *name == self.how.token_field);
+        let whole = self.merge(sent, &patch).or_else(|_| Credential::new(patch));
+        let credential = whole.or_else(|_| self.merge(sent, &token)).unwrap_or_else(|_| sent.clone());
+        // At least the token, if the rest is what the store refuses.
+        if matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::InvalidValue) && !token.is_empty() {
+            drop(self.until_stored(|| self.try_store(sent, &token)).await);
+        }
+        Err(RefreshError::NotStored { credential, error })
+    }
+
+    /// Repeats until the store has taken it, or never will.
+    async fn until_stored<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T> {
+        use ErrorKind::{Closed, InvalidValue, NotFound, TooLarge};
+
         let mut pause = FIRST_PAUSE;
         loop {
-            let error = match self.try_store(sent, patch).await {
-                Ok(refreshed) => return Ok(refreshed),
-                Err(error) => error,
-            };
-            if !passes(error.kind()) {
-                let kind = error.kind().as_str();
-                tracing::error!(target: "gateway_storage", operation = "refresh_once", "error.type" = kind, "a new token is not stored");
-                let credential = self.merge(sent, patch).or_else(|_| Credential::new(patch.clone()));
-                let credential = credential.unwrap_or_else(|_| sent.clone());
-                return Err(RefreshError::NotStored { credential, error });
+            match attempt().await {
+                // Each attempt reads first, so what an earlier one stored is found.
+                Err(error) if !matches!(error.kind(), Closed | InvalidValue | NotFound | TooLarge) => {
+                    let kind = error.kind().as_str();
+                    tracing::debug!(target: "gateway_storage", operation = "refresh_once", "error.type" = kind, "tries again to store the provider's answer");
+                }
+                stored => return stored,
             }
             sleep(pause.mul_f64(fastrand::f64())).await;
             pause = LONGEST_PAUSE.min(pause * 2);
@@ -431,12 +556,18 @@ impl<B: Conditional + Leases> Task<B> {
 
     async fn try_store(&self, sent: &Credential, patch: &Map<String, Value>) -> Result<Refreshed> {
         let (stored, revision) = self.storage.get_credential_with_revision(&self.id).await?;
-        let merged = self.merge(&stored, patch)?;
-        if !self.how.has_same_token(&stored, sent) {
-            // An earlier attempt with a lost answer stored it, or there is a newer one.
-            let is_mine = self.how.has_same_token(&stored, &merged);
-            return Ok(if is_mine { Refreshed::Mine(stored) } else { Refreshed::Theirs(stored) });
+        let is_done = patch.iter().all(|(name, value)| stored.get(name) == Some(value));
+        if is_done && !self.how.has_mark(&stored) {
+            return Ok(Refreshed::Mine(stored));
         }
+        // Another token is stored, or, if the provider gave no other one, another answer.
+        let is_rotated =
+            patch.get(&self.how.token_field).is_some_and(|token| Some(token) != self.how.token_of(sent));
+        let is_changed = |name: &String| stored.get(name) != sent.get(name);
+        if !self.how.has_same_token(&stored, sent) || (!is_rotated && patch.keys().any(is_changed)) {
+            return Ok(Refreshed::Theirs(stored));
+        }
+        let merged = self.merge(&stored, patch)?;
         self.storage.set_credential_if(&self.id, merged.clone(), Condition::Unchanged(revision)).await?;
         Ok(Refreshed::Mine(merged))
     }
@@ -449,50 +580,34 @@ impl<B: Conditional + Leases> Task<B> {
     }
 
     /// Marks the credential, if it still has the rejected token. Otherwise returns it.
-    async fn mark(&self, sent: &Credential) -> Option<Credential> {
-        let mut pause = FIRST_PAUSE;
-        while let Err(error) = match self.try_mark(sent).await {
-            Ok(marked) => return marked,
-            error => error,
-        } {
-            if !passes(error.kind()) || Instant::now() >= self.until {
-                break;
-            }
-            sleep(pause.mul_f64(fastrand::f64())).await;
-            pause = LONGEST_PAUSE.min(pause * 2);
-        }
-        None
-    }
-
     async fn try_mark(&self, sent: &Credential) -> Result<Option<Credential>> {
         let (stored, revision) = self.storage.get_credential_with_revision(&self.id).await?;
         if !self.how.has_same_token(&stored, sent) {
             return Ok(Some(stored));
         }
+        if self.how.has_mark(&stored) {
+            return Ok(None);
+        }
         let mut fields = stored.fields().clone();
-        fields.insert(self.how.rejected_field.clone(), true.into());
+        fields.insert(self.how.rejected_field.clone(), self.how.mark_of(&stored));
         let marked = Credential::new(fields)?;
         self.storage.set_credential_if(&self.id, marked, Condition::Unchanged(revision)).await?;
         Ok(None)
     }
 }
 
-/// Gives the result to the caller and to those that joined.
-fn finish<E>(flight: &Flight, refreshed: Refreshing<E>, result: oneshot::Sender<Refreshing<E>>) {
-    flight.end(match &refreshed {
-        Ok(Refreshed::Fresh(credential) | Refreshed::Mine(credential) | Refreshed::Theirs(credential)) => {
-            End::Refreshed(credential.clone())
-        }
-        Err(RefreshError::NotStored { credential, .. }) => End::Refreshed(credential.clone()),
-        Err(RefreshError::Rejected(_)) => End::Rejected,
-        Err(RefreshError::Busy) => End::Busy,
-        Err(_) => End::Failed,
-    });
+/// Passes the result to the caller and to those that joined.
+fn finish<E>(flight: Option<&Flight>, refreshed: Refreshing<E>, result: oneshot::Sender<Refreshing<E>>) {
+    if let Some(flight) = flight {
+        flight.end(match &refreshed {
+            Ok(
+                Refreshed::Fresh(credential) | Refreshed::Mine(credential) | Refreshed::Theirs(credential),
+            ) => End::Refreshed(credential.clone()),
+            Err(RefreshError::Rejected(_)) => End::Rejected,
+            Err(RefreshError::Busy) => End::Busy,
+            Err(_) => End::Failed,
+        });
+    }
     // The caller may be gone.
     drop(result.send(refreshed));
-}
-
-/// Whether the same call may succeed later, or after another reading.
-fn passes(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Busy | ErrorKind::Conflict)
 }

@@ -7,8 +7,10 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Credential, Error, ErrorKind, IntoKey, Key, Outcome, Result, Storage, capability::Conditional,
-    layer::time_left, model::Condition,
+    Credential, Error, ErrorKind, IntoKey, Key, Outcome, Result, Storage,
+    capability::Conditional,
+    layer::{later, time_left},
+    model::Condition,
 };
 
 /// The longest pause before the second attempt, and before any.
@@ -68,7 +70,7 @@ impl<B: Conditional> Storage<B> {
         C: Future<Output = Result<Map<String, Value>, E>> + Send,
         E: From<Error> + Send,
     {
-        let end = Instant::now() + time_left(self.backend().deadline());
+        let end = later(Instant::now(), time_left(self.backend().deadline()));
         let mut pause = FIRST_PAUSE;
         loop {
             let (stored, revision) = self.get_credential_with_revision(id).await?;
@@ -139,6 +141,8 @@ impl<B: Conditional> Storage<B> {
                     let changed = fields_of(&changed.await?)?;
                     fields.retain(|name, _| !known.contains_key(name));
                     fields.extend(changed);
+                    // What can't be read back is not stored.
+                    Credential::new(fields.clone())?.to_typed::<T>()?;
                     Ok::<_, E>(fields)
                 }
             };

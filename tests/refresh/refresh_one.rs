@@ -79,7 +79,7 @@ pub(crate) fn is_fresh(credential: &Credential, round: u64) -> bool {
 }
 
 pub(crate) fn is_rejected(credential: &Credential) -> bool {
-    credential.fields().get(REJECTED) == Some(&Value::Bool(true))
+    credential.get(REJECTED).is_some()
 }
 
 pub(crate) fn access_token(credential: &Credential) -> String {

@@ -18,7 +18,11 @@ use gateway_storage::{
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
 use signal_hook::consts::SIGINT;
-use tokio::{process::Child, sync::mpsc::UnboundedReceiver, time::timeout};
+use tokio::{
+    process::Child,
+    sync::mpsc::UnboundedReceiver,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{Answer, CliBackend, Failure, Run, Session};
 use crate::term::{failure::with_causes, interrupt, output::say, text::time_left};
@@ -35,7 +39,7 @@ store can't be reached for as long as the lease lasts, the command gets SIGTERM,
 
 Exit codes: that of the command, or 128 and the number of the signal that ended it; 75 if the lease is
 not free; 76 if it was lost; 126 or 127 if the command can't be started. Errors of the store have the
-codes in `storage --help`.
+codes in `storage --help`, also if the command succeeded and its rest could not be stored.
 
 Examples:
   storage lease run nightly --ttl 30s --rest 20h -- ./nightly.sh    # once a day, on one of many machines
@@ -70,6 +74,9 @@ pub(crate) struct RunHeld {
 
 /// How long a command that was asked to end may take before it is killed.
 const KILL_AFTER: Duration = Duration::from_secs(10);
+
+/// The pause before a failed release is repeated.
+const RELEASE_AGAIN: Duration = Duration::from_secs(1);
 
 impl<B: CliBackend + Leases> Run<B> for Command {
     async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
@@ -106,11 +113,35 @@ impl RunHeld {
             Ok(status) if status.success() => self.rest,
             _ => Duration::ZERO,
         };
-        if let Err(error) = storage.release_lease(&lease, rest).await {
-            let error = with_causes(&error);
-            say(&format!("warning: the lease was not released, and ends by itself: {error}"));
+        let released = release(storage, &lease, rest, self.ttl).await;
+        let status = ended?;
+        match released {
+            Ok(()) => Ok(Answer::Exited(code_of(status))),
+            Err(error) if rest.is_zero() => {
+                let error = with_causes(&error);
+                say(&format!("warning: the lease was not released, and ends by itself: {error}"));
+                Ok(Answer::Exited(code_of(status)))
+            }
+            // Another machine may run the command again.
+            Err(error) => Err(Failure::from(error)),
         }
-        ended.map(|status| Answer::Exited(code_of(status)))
+    }
+}
+
+/// Releases the lease. Repeats it as long as the lease lasts: a rest that is not stored lets another machine
+/// run the command again.
+async fn release<B: Leases>(
+    storage: &Storage<B>,
+    lease: &Lease,
+    rest: Duration,
+    ttl: Duration,
+) -> gateway_storage::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match storage.release_lease(lease, rest).await {
+            Err(error) if error.is_retryable() && begun.elapsed() < ttl => sleep(RELEASE_AGAIN).await,
+            released => return released,
+        }
     }
 }
 
