@@ -20,7 +20,7 @@ const RENEW_PART: u32 = 3;
 const RETRY_PART: u32 = 30;
 
 /// Leases. See [`Leases`].
-impl<B: Leases> Storage<B> {
+impl<B> Storage<B> {
     /// Claims a lease for this time. See [`Leases::claim_lease`].
     ///
     /// ```
@@ -44,22 +44,34 @@ impl<B: Leases> Storage<B> {
         name: impl IntoKey,
         holder: &Holder,
         ttl: Duration,
-    ) -> impl Future<Output = Result<Claim>> + Send {
+    ) -> impl Future<Output = Result<Claim>> + Send
+    where
+        B: Leases,
+    {
         async move { self.backend().claim_lease(name.into_key()?.borrow(), holder, ttl).await }
     }
 
     /// Renews a lease. See [`Leases::renew_lease`].
-    pub async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<Lease> {
+    pub async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<Lease>
+    where
+        B: Leases,
+    {
         self.backend().renew_lease(lease, ttl).await
     }
 
     /// Ends a lease, which then rests for this time. See [`Leases::release_lease`].
-    pub async fn release_lease(&self, lease: &Lease, rest: Duration) -> Result<()> {
+    pub async fn release_lease(&self, lease: &Lease, rest: Duration) -> Result<()>
+    where
+        B: Leases,
+    {
         self.backend().release_lease(lease, rest).await
     }
 
     /// Lists the leases that are held or rest. See [`Leases::list_leases`].
-    pub async fn list_leases(&self) -> Result<Vec<LeaseState>> {
+    pub async fn list_leases(&self) -> Result<Vec<LeaseState>>
+    where
+        B: Leases,
+    {
         self.backend().list_leases().await
     }
 
@@ -75,7 +87,10 @@ impl<B: Leases> Storage<B> {
         holder: &Holder,
         ttl: Duration,
         wait: Duration,
-    ) -> impl Future<Output = Result<Claim>> + Send {
+    ) -> impl Future<Output = Result<Claim>> + Send
+    where
+        B: Leases,
+    {
         async move {
             let (name, begin) = (name.into_key()?, Instant::now());
             loop {
@@ -113,7 +128,10 @@ impl<B: Leases> Storage<B> {
     /// ```
     ///
     /// A renewal that fails because of the server or the network is repeated until the lease has ended.
-    pub fn keep_lease(&self, lease: &Lease, ttl: Duration) -> impl Future<Output = Error> + Send {
+    pub fn keep_lease(&self, lease: &Lease, ttl: Duration) -> impl Future<Output = Error> + Send
+    where
+        B: Leases,
+    {
         async move {
             let mut kept = lease.clone();
             let mut pause = ttl.min(kept.time_left()) / RENEW_PART;

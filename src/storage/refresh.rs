@@ -151,7 +151,7 @@ type Answer<E> = Result<Map<String, Value>, Refused<E>>;
 type Refreshing<E> = Result<Refreshed, RefreshError<E>>;
 
 /// One refresh per token. See [`Refresh`].
-impl<B: Conditional + Leases> Storage<B> {
+impl<B> Storage<B> {
     /// Returns a credential that is fresh, and refreshes it if needed: of all callers in all processes one
     /// calls the provider, and the others wait and get what it stored.
     ///
@@ -212,6 +212,7 @@ impl<B: Conditional + Leases> Storage<B> {
         refresh: impl FnOnce(Credential) -> F + Send + 'static,
     ) -> impl Future<Output = Result<Refreshed, RefreshError<E>>> + Send
     where
+        B: Conditional + Leases,
         E: Send + 'static,
         F: Future<Output = Result<Map<String, Value>, Refused<E>>> + Send + 'static,
     {
@@ -255,6 +256,7 @@ impl<B: Conditional + Leases> Storage<B> {
         refresh: impl FnOnce(Credential) -> F + Send + 'static,
     ) -> Refreshing<E>
     where
+        B: Conditional + Leases,
         E: Send + 'static,
         F: Future<Output = Answer<E>> + Send + 'static,
     {

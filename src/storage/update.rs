@@ -18,7 +18,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Updates. See [`Conditional`].
-impl<B: Conditional> Storage<B> {
+impl<B> Storage<B> {
     /// Reads one credential, passes its fields to `change`, and stores the fields that this returns, if
     /// nothing else has changed the credential meanwhile. Otherwise it begins again: no change of another
     /// writer is lost. Returns what is stored.
@@ -54,6 +54,7 @@ impl<B: Conditional> Storage<B> {
         change: impl FnMut(Map<String, Value>) -> C + Send,
     ) -> impl Future<Output = Result<Credential, E>> + Send
     where
+        B: Conditional,
         C: Future<Output = Result<Map<String, Value>, E>> + Send,
         E: From<Error> + Send,
     {
@@ -67,6 +68,7 @@ impl<B: Conditional> Storage<B> {
         mut change: impl FnMut(Map<String, Value>) -> C + Send,
     ) -> Result<Credential, E>
     where
+        B: Conditional,
         C: Future<Output = Result<Map<String, Value>, E>> + Send,
         E: From<Error> + Send,
     {
@@ -124,6 +126,7 @@ impl<B: Conditional> Storage<B> {
         mut change: impl FnMut(T) -> C + Send,
     ) -> impl Future<Output = Result<T, E>> + Send
     where
+        B: Conditional,
         T: Serialize + DeserializeOwned + Send,
         C: Future<Output = Result<T, E>> + Send,
         E: From<Error> + Send,
