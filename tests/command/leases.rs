@@ -147,8 +147,9 @@ fn signals_are_passed_on_and_the_lease_is_released() {
     let place = Place::with_store();
     for (name, code) in [("INT", 7), ("TERM", 7), ("HUP", 7)] {
         // Without a child, which would get the signal, too, and whose end the shell might report.
-        let script = format!("trap 'exit 7' {name}; while :; do :; done");
+        let script = format!("trap 'exit 7' {name}; touch {name}; while :; do :; done");
         let child = place.begin_and_wait(&place.url(), &["--ttl", "60s"], &script);
+        until("it waits for the signal", || place.file(name).exists());
         assert!(signal(&child.id().to_string(), &format!("-{name}")));
         let ended = ended(output_of(child));
         assert_eq!(
