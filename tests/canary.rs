@@ -142,10 +142,10 @@ async fn no_secret_leaks() {
     }
 
     let password = secret("password");
-    exercise!("memory:", Memory: credentials configs conditional leases plans usage cache transactions exports);
+    exercise!("memory:", Memory: credentials configs conditional leases refreshes plans usage cache transactions exports);
 
     let folder = tempfile::tempdir().unwrap();
-    exercise!(&*format!("file:{}/data", folder.path().display()), File: credentials configs conditional leases plans usage exports);
+    exercise!(&*format!("file:{}/data", folder.path().display()), File: credentials configs conditional leases refreshes plans usage exports);
 
     // The names of its files are keys, but its logs and errors contain none.
     exercise!(&*format!("git:{}/git", folder.path().display()), Git: credentials configs conditional history exports);
@@ -166,7 +166,7 @@ async fn no_secret_leaks() {
     let redis = servers::redis::Server::start(&["--requirepass", &password]);
     let encoded = encoded(&password);
     let url = format!("redis://:{encoded}@127.0.0.1:{}", redis.port);
-    exercise!(&*url, Redis: credentials configs conditional leases plans usage cache exports pool);
+    exercise!(&*url, Redis: credentials configs conditional leases refreshes plans usage cache exports pool);
     refused(Storage::<Redis>::open(&*url.replace("redis://:", "redis://unknown:")).await);
     refused(Storage::<Redis>::open(&*format!("redis://:{encoded}@127.0.0.1:1")).await);
     refused(Storage::<Redis>::open(&*format!("{url}?{encoded}=1&db={encoded}")).await);
@@ -180,7 +180,7 @@ async fn no_secret_leaks() {
     ] {
         Storage::<Postgres>::open(&*url).await.unwrap().close().await.unwrap();
         add_triggers(&postgres, schema).await;
-        exercise!(&*url, Postgres: credentials configs conditional leases plans usage transactions exports pool);
+        exercise!(&*url, Postgres: credentials configs conditional leases refreshes plans usage transactions exports pool);
     }
     assert_no_leaks();
     // The server sends INFO in any case. This is why `Postgres` drives its own connections.
@@ -191,7 +191,7 @@ async fn no_secret_leaks() {
     refused(Storage::<Postgres>::open(&*format!("{url}&{encoded}=1")).await);
 
     let url = guarded_mongodb(&password);
-    exercise!(&*url, MongoDb: credentials configs conditional leases plans usage transactions exports pool);
+    exercise!(&*url, MongoDb: credentials configs conditional leases refreshes plans usage transactions exports pool);
     refused(Storage::<MongoDb>::open(&*url.replace("keeper:", "unknown:")).await);
     refused(Storage::<MongoDb>::open(&*format!("{url}&{encoded}=1")).await);
 

@@ -83,8 +83,8 @@ impl Drop for Spending {
 }
 
 impl Flight {
-    /// Passes the end to the callers that joined.
-    pub(super) fn end(&self, end: End) {
+    /// Passes the end to the callers that joined. Later ones begin another refresh.
+    pub(super) fn end(self, end: End) {
         self.end.send_replace(Some(end));
     }
 }

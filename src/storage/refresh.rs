@@ -269,7 +269,7 @@ impl<B> Storage<B> {
                     Ok(End::Refreshed(theirs)) => return Ok(Refreshed::Theirs(theirs)),
                     Ok(End::Rejected) => return Err(RefreshError::Rejected(None)),
                     Ok(End::Failed) | Err(_) => return Err(RefreshError::Busy),
-                    // It is over in a moment.
+                    // That caller does not wait any longer; this one does.
                     Ok(End::Busy) => sleep(FIRST_PAUSE).await,
                 },
             }
@@ -365,11 +365,11 @@ impl<B: Conditional + Leases> Task<B> {
     {
         let (lease, sent) = match self.turn(&is_fresh).await {
             Ok(turn) => turn,
-            Err(refreshed) => return finish(Some(&flight), refreshed, result),
+            Err(refreshed) => return finish(Some(flight), refreshed, result),
         };
         let Some(spending) = self.storage.flights.spend() else {
             self.release(&lease, Duration::ZERO).await;
-            return finish(Some(&flight), Err(Error::closed().into()), result);
+            return finish(Some(flight), Err(Error::closed().into()), result);
         };
         let mut flight = Some(flight);
         let mut kept = pin!(async {
@@ -405,7 +405,7 @@ impl<B: Conditional + Leases> Task<B> {
             Err(RefreshError::NotStored { .. }) => None,
             _ => Some(Duration::ZERO),
         };
-        finish(flight.as_ref(), refreshed, result);
+        finish(flight, refreshed, result);
         if let Some(rest) = rest {
             self.release(&lease, rest).await;
         }
@@ -599,7 +599,7 @@ impl<B: Conditional + Leases> Task<B> {
 }
 
 /// Passes the result to the caller and to those that joined.
-fn finish<E>(flight: Option<&Flight>, refreshed: Refreshing<E>, result: oneshot::Sender<Refreshing<E>>) {
+fn finish<E>(flight: Option<Flight>, refreshed: Refreshing<E>, result: oneshot::Sender<Refreshing<E>>) {
     if let Some(flight) = flight {
         flight.end(match &refreshed {
             Ok(

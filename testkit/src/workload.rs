@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use gateway_storage::{
-    Backend, BatchFailure, CacheStore, ConfigBatch, ConfigStore, CredentialStore, Error, Exportable, History,
-    Increment, Key, Pooled, Record, Result, Storage, Transaction, Transactional, UsageStore,
+    Backend, BatchFailure, CacheStore, ConfigBatch, ConfigStore, CredentialStore, Error, ErrorKind,
+    Exportable, History, Increment, Key, Pooled, Record, Result, Storage, Transaction, Transactional,
+    UsageStore,
     history::{CommitId, DocumentKind},
     layer::{Layered, Limit, Retry, Stack, Timeout},
     lease::{Claim, Holder, Leases, MAX_LEASE_TTL},
     plan::{ApplyOptions, AuditFilter, Plan, Rollback, RollbackOptions},
+    refresh::{Refresh, RefreshError, Refused},
     revision::{Condition, Conditional},
 };
-use serde_json::json;
+use serde_json::{Map, json};
 
 /// The texts that the application stores.
 pub struct Words {
@@ -144,6 +146,40 @@ pub async fn leases<B: Leases>(on: &Storage<B>, words: &Words, errors: &mut Erro
     on.release_lease(&lease, Duration::ZERO).await?;
     errors.of(on.renew_lease(&lease, minute).await);
     Ok(())
+}
+
+/// Refreshes that end in every way.
+pub async fn refreshes<B: Conditional + Leases>(
+    on: &Storage<B>,
+    words: &Words,
+    errors: &mut Errors,
+) -> Result<()> {
+    #[derive(Debug)]
+    struct Refuses;
+    let id = Key::new(&format!("{} is refreshed", words.id))?;
+    let mut how = Refresh::default();
+    how.rest = Duration::ZERO;
+    let text = |error: RefreshError<Refuses>| Error::new(ErrorKind::Internal, format!("{error} {error:?}"));
+    let token = |number: u64| format!("{} {number}", words.secret);
+    on.set_credential(&id, json!({ "refresh_token": token(0) })).await?;
+    let changes = Map::from_iter([("refresh_token".to_owned(), token(1).into())]);
+    let refreshed =
+        on.refresh_once(&id, &how, |_| false, |_| async { Ok::<_, Refused<Refuses>>(changes) }).await;
+    assert!(!format!("{refreshed:?}").contains(&words.secret));
+    refreshed.map_err(text)?;
+    let fails = |_| async { Err(Refuses.into()) };
+    errors.of(on.refresh_once(&id, &how, |_| false, fails).await.map_err(text));
+    let large = Map::from_iter([("refresh_token".to_owned(), words.secret.repeat(100_000).into())]);
+    let too_large = |_| async { Ok::<_, Refused<Refuses>>(large) };
+    errors.of(on.refresh_once(&id, &how, |_| false, too_large).await.map_err(text));
+    let other = Key::new(&format!("{} is rejected", words.id))?;
+    on.set_credential(&other, json!({ "refresh_token": token(0) })).await?;
+    for _ in 0..2 {
+        let rejects = |_| async { Err(Refused::Token(Refuses)) };
+        errors.of(on.refresh_once(&other, &how, |_| false, rejects).await.map_err(text));
+    }
+    on.delete_credential(&id).await?;
+    on.delete_credential(&other).await
 }
 
 /// The operations of [`UsageStore`].
