@@ -37,7 +37,7 @@ const LATENCY: Duration = Duration::from_millis(60);
 const WORKERS: usize = 3;
 
 /// Beyond the lease, what a survivor of a busy machine may need until it has refreshed a token.
-const MARGIN: Duration = Duration::from_secs(10);
+const MARGIN: Duration = Duration::from_secs(60);
 
 async fn open<B: Open>(url: &str) -> Storage<B> {
     Storage::new(B::open(url.try_into().unwrap()).await.expect("the store opens"))
@@ -147,7 +147,7 @@ fn killed<B: Open + Refreshable>(what: &str, url: &str, lease: u64) {
         "{what}: {rounds} processes killed, with {stops} refreshes that ran; {lost} tokens lost between the \
          provider and the store; the others had refreshed all after {longest:.1?} at most"
     );
-    assert!(longest < place.lease + MARGIN, "the lease of a killed process does not end");
+    assert!(longest < place.lease + MARGIN, "the lease of a killed process does not end: {longest:?}");
 }
 
 /// The store is cut, and then one that can be read and not written: the provider is not asked.

@@ -1,8 +1,11 @@
 //! Data that was removed from the remote's history does not return from a clone.
 
-use std::fs;
+use std::{fs, time::Duration};
 
-use gateway_storage::{Error, ErrorKind, Git, Storage, git::GitSync};
+use gateway_storage::{
+    Error, ErrorKind, Git, Storage,
+    git::{GitOptions, GitSync},
+};
 use serde_json::json;
 
 use super::{
@@ -121,13 +124,26 @@ async fn commits_that_git_pulled_count_as_known() {
     is_kept_out(&clones, "one").await;
 }
 
+/// Opens a store that was closed a moment ago. A process that another test starts has a copy of its lock
+/// between `fork` and `exec`.
+async fn reopen(config: &GitOptions) -> Storage<Git> {
+    loop {
+        match Storage::<Git>::open(config.clone()).await {
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                tokio::time::sleep(Duration::from_millis(5)).await
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 /// Asserts that no read, write or push restores what the remote has lost.
 async fn is_kept_out(clones: &Clones, name: &str) {
     for pull in [GitSync::Interval, GitSync::Manual] {
         let mut config = clones.config(name);
         config.pull = pull;
-        Storage::<Git>::open(config.clone()).await.unwrap().close().await.unwrap();
-        let store = Storage::<Git>::open(config).await.unwrap();
+        reopen(&config).await.close().await.unwrap();
+        let store = reopen(&config).await;
         store.set_config(format!("own-{pull:?}"), json!(1)).await.unwrap();
         is_refused(&store.backend().pull().await.unwrap_err(), REWRITTEN);
         is_refused(&store.backend().push().await.unwrap_err(), REWRITTEN);
