@@ -2,10 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use gateway_storage::{
-    Error, ErrorKind, Git, Storage,
-    git::{GitOptions, GitSync},
-};
+use gateway_storage::{Error, ErrorKind, Git, GitOptions, Storage, git::GitSync};
 use serde_json::json;
 
 use super::{
