@@ -11,6 +11,7 @@ use std::{
     },
 };
 
+use aho_corasick::AhoCorasick;
 use base64::Engine;
 use gateway_storage::Error;
 pub use gateway_storage::conformance::CANARY;
@@ -46,6 +47,30 @@ fn encodings(word: &str) -> Vec<(&'static str, String)> {
     found
 }
 
+/// What a found word means.
+enum Meaning {
+    /// A canary word in this form.
+    Leak(&'static str),
+    Target(&'static str),
+}
+
+/// All words, which are sought in one pass, and their meanings.
+struct Sought {
+    words: AhoCorasick,
+    meanings: Vec<Meaning>,
+}
+
+static SOUGHT: LazyLock<Sought> = LazyLock::new(|| {
+    let mut words: Vec<(String, Meaning)> =
+        CANARY.into_iter().flat_map(encodings).map(|(form, word)| (word, Meaning::Leak(form))).collect();
+    for target in ["gateway_storage", "redis", "rustls", "tokio_postgres"] {
+        // A record from `log` names its target in a field.
+        words.extend([" ", "\""].map(|before| (format!("{before}{target}"), Meaning::Target(target))));
+    }
+    let (words, meanings): (Vec<_>, _) = words.into_iter().unzip();
+    Sought { words: AhoCorasick::new(words).unwrap(), meanings }
+});
+
 /// Searches all captured texts for the canary words.
 pub struct Listener {
     /// Whether it searches at all.
@@ -72,18 +97,17 @@ impl Listener {
             return;
         }
         self.bytes.fetch_add(text.len(), Ordering::Relaxed);
-        static ENCODED: LazyLock<Vec<(&str, String)>> =
-            LazyLock::new(|| CANARY.into_iter().flat_map(encodings).collect());
-        for (form, word) in &*ENCODED {
-            if text.contains(word.as_str()) {
-                self.leaks.lock().unwrap().push(format!("{form}: {text}"));
+        for found in SOUGHT.words.find_overlapping_iter(text) {
+            match &SOUGHT.meanings[found.pattern()] {
+                Meaning::Leak(form) => self.leaks.lock().unwrap().push(format!("{form}: {text}")),
+                Meaning::Target(target) => {
+                    let mut targets = self.targets.lock().unwrap();
+                    if !targets.contains(*target) {
+                        targets.insert((*target).to_owned());
+                    }
+                }
             }
         }
-        // A record from `log` names its target in a field.
-        let is_from =
-            |target: &&str| text.contains(&format!(" {target}")) || text.contains(&format!("\"{target}"));
-        let found = ["gateway_storage", "redis", "rustls", "tokio_postgres"].into_iter().filter(is_from);
-        self.targets.lock().unwrap().extend(found.map(str::to_owned));
     }
 
     /// Takes the texts with canary words.
