@@ -44,6 +44,7 @@
 //! # Ok(()) }
 //! ```
 
+mod backoff;
 mod count;
 mod deadline;
 mod fault;
@@ -55,6 +56,7 @@ mod timeout;
 
 use std::{collections::BTreeMap, marker::PhantomData, time::Duration};
 
+pub(crate) use backoff::{Backoff, jittered};
 pub use count::Count;
 pub(crate) use deadline::later;
 pub use deadline::{time_left, within};

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{
     Error, ErrorKind, IntoKey, Result, Storage,
     capability::Leases,
+    layer::jittered,
     model::{Claim, Holder, Lease, LeaseState, lost},
 };
 
@@ -101,7 +102,7 @@ impl<B> Storage<B> {
                     return Ok(claim);
                 }
                 // It may be released before its time is over.
-                sleep(left.min(rest).min(CLAIM_PAUSE.mul_f64(0.5 + fastrand::f64() / 2.0))).await;
+                sleep(left.min(rest).min(jittered(CLAIM_PAUSE))).await;
             }
         }
     }

@@ -14,7 +14,7 @@ use super::flight::{End, Flight};
 use crate::{
     Credential, Error, ErrorKind, IntoKey, Key, Outcome, Result, Storage,
     capability::{Conditional, Leases},
-    layer::{later, system_name},
+    layer::{jittered, later, system_name},
     model::{Claim, Condition, Holder, Lease, Revision, check_rest, check_ttl},
 };
 
@@ -416,8 +416,7 @@ impl<B: Conditional + Leases> Task<B> {
         &self,
         is_fresh: &(impl Fn(&Credential) -> bool + Sync),
     ) -> Result<(Lease, Credential), Refreshing<E>> {
-        let store = |error: Error| Err(RefreshError::Store(error));
-        let (name, holder) = (lease_name(&self.id).map_err(store)?, Holder::random());
+        let (name, holder) = (lease_name(&self.id).map_err(failed)?, Holder::random());
         loop {
             let claim = || self.storage.claim_lease(&name, &holder, self.how.lease);
             let claimed = match claim().await {
@@ -425,7 +424,7 @@ impl<B: Conditional + Leases> Task<B> {
                 Err(error) if error.outcome() == Outcome::Unknown => claim().await,
                 claimed => claimed,
             };
-            match claimed.map_err(store)? {
+            match claimed.map_err(failed)? {
                 Claim::Yours(lease) => match self.prepare(is_fresh).await {
                     Ok(credential) if !lease.time_left().is_zero() => return Ok((lease, credential)),
                     refused => {
@@ -447,16 +446,15 @@ impl<B: Conditional + Leases> Task<B> {
         &self,
         is_fresh: &(impl Fn(&Credential) -> bool + Sync),
     ) -> Result<Credential, Refreshing<E>> {
-        let store = |error: Error| Err(RefreshError::Store(error));
         loop {
             let read = self.storage.get_credential_with_revision(&self.id).await;
-            let (credential, revision) = read.map_err(store)?;
+            let (credential, revision) = read.map_err(failed)?;
             let credential = self.unless_done(credential, is_fresh)?;
             let condition = Condition::Unchanged(revision);
             match self.storage.set_credential_if(&self.id, credential.clone(), condition).await {
                 Ok(_) => return Ok(credential),
                 Err(error) if error.kind() == ErrorKind::Conflict && Instant::now() < self.until => {}
-                Err(error) => return Err(store(error)),
+                Err(error) => return Err(failed(error)),
             }
         }
     }
@@ -469,10 +467,9 @@ impl<B: Conditional + Leases> Task<B> {
     ) -> Result<(), Refreshing<E>> {
         let free = later(Instant::now(), left).min(self.until);
         for _ in 0..LOOKS_PER_CLAIM {
-            let pause = LOOK_PAUSE.mul_f64(0.5 + fastrand::f64() / 2.0);
-            sleep_until(later(Instant::now(), pause).min(free)).await;
+            sleep_until((Instant::now() + jittered(LOOK_PAUSE)).min(free)).await;
             let read = self.storage.get_credential(&self.id).await;
-            self.unless_done(read.map_err(|error| Err(RefreshError::Store(error)))?, is_fresh)?;
+            self.unless_done(read.map_err(failed)?, is_fresh)?;
             if Instant::now() >= free {
                 break;
             }
@@ -596,6 +593,10 @@ impl<B: Conditional + Leases> Task<B> {
         self.storage.set_credential_if(&self.id, marked, Condition::Unchanged(revision)).await?;
         Ok(None)
     }
+}
+
+fn failed<E>(error: Error) -> Refreshing<E> {
+    Err(error.into())
 }
 
 /// Passes the result to the caller and to those that joined.

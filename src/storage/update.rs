@@ -1,21 +1,17 @@
 //! Updates of one credential that lose no other change.
 
-use std::{borrow::Borrow, time::Duration};
+use std::borrow::Borrow;
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::{
     Credential, Error, ErrorKind, IntoKey, Key, Outcome, Result, Storage,
     capability::Conditional,
-    layer::{later, time_left},
+    layer::{Backoff, later, time_left},
     model::Condition,
 };
-
-/// The longest pause before the second attempt, and before any.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Updates. See [`Conditional`].
 impl<B> Storage<B> {
@@ -72,8 +68,7 @@ impl<B> Storage<B> {
         C: Future<Output = Result<Map<String, Value>, E>> + Send,
         E: From<Error> + Send,
     {
-        let end = later(Instant::now(), time_left(self.backend().deadline()));
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::until(later(Instant::now(), time_left(self.backend().deadline())));
         loop {
             let (stored, revision) = self.get_credential_with_revision(id).await?;
             let fields = change(stored.fields().clone()).await?;
@@ -85,13 +80,10 @@ impl<B> Storage<B> {
                 Ok(_) => return Ok(credential),
                 Err(error) => error,
             };
-            let wait = pause.mul_f64(fastrand::f64());
             let may_repeat = error.kind() == ErrorKind::Conflict && error.outcome() == Outcome::NotApplied;
-            if !may_repeat || Instant::now() + wait >= end {
+            if !may_repeat || !backoff.pause().await {
                 return Err(error.into());
             }
-            sleep(wait).await;
-            pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 

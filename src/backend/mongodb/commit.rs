@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::{error, session::Session};
 use crate::{
     Outcome, Result,
-    backend::remote::{Effect, backoff::Backoff},
+    backend::remote::{Backoff, Effect},
 };
 
 /// Commits a transaction, and sends the commit again while its outcome is unknown.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Key, Outcome, Record, Result,
-    backend::remote::backoff::Backoff,
+    backend::remote::Backoff,
     capability::{Conditional, document_of},
     error::Kind,
     history::DocumentKind,

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     BatchReport, Credential, CredentialStore, Error, ErrorKind, Found, Key, Result,
-    backend::remote::{Effect, backoff::Backoff, batch, keyed},
+    backend::remote::{Backoff, Effect, batch, keyed},
     error::Kind,
 };
 

@@ -17,9 +17,8 @@ use crate::{
     backend::{
         plan_step::{ApplyStep, Attempt, RollbackStep, apply_step, last_mutations, rollback_step},
         remote::{
-            Effect,
+            Backoff, Effect,
             audit::{self, Page},
-            backoff::Backoff,
             busy,
         },
     },

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     ConfigValue, Error, Key, Result,
-    backend::remote::{Effect, backoff::Backoff, batch, busy, reply_timeout},
+    backend::remote::{Backoff, Effect, batch, busy, reply_timeout},
     codec::{PlanChange, PlanRecord, corrupt_plan, decode_changes, is_same},
     model::Holder,
     plan::MAX_AUDIT_ENTRIES,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Key, Result,
-    backend::remote::{Effect, backoff::Backoff},
+    backend::remote::{Backoff, Effect},
     capability::Leases,
     model::{Claim, Holder, Lease, LeaseState, check_rest, check_ttl, lost},
 };

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     ConfigValue, Credential, Error, ErrorKind, Key, Outcome, Result, Transaction, Transactional,
-    backend::remote::{Effect, backoff::Backoff},
+    backend::remote::{Backoff, Effect},
     codec::{encode_config, encode_credential},
     error::Kind,
 };

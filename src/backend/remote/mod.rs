@@ -1,7 +1,6 @@
 //! Shared by the backends that talk to a server.
 
 pub(crate) mod audit;
-pub(crate) mod backoff;
 pub(crate) mod batch;
 pub(crate) mod call;
 pub(crate) mod current;
@@ -20,7 +19,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-pub(crate) use crate::layer::later;
+pub(crate) use crate::layer::{Backoff, later};
 use crate::{Error, ErrorKind, Outcome};
 
 /// What `stats` reports about TLS when a local server needs none, and its warning when a remote connection

@@ -20,7 +20,7 @@ impl Backoff {
 
     /// Returns false, without a pause, if the deadline leaves no time for another attempt.
     pub(crate) async fn pause(&mut self) -> bool {
-        let end = Instant::now() + self.next.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let end = Instant::now() + jittered(self.next);
         if end >= self.deadline {
             return false;
         }
@@ -28,4 +28,9 @@ impl Backoff {
         self.next = LONGEST_PAUSE.min(self.next * 2);
         true
     }
+}
+
+/// A random time between half of the pause and the whole.
+pub(crate) fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
