@@ -7,12 +7,11 @@ mod contest;
 
 use std::sync::Arc;
 
-use contest::{Contender, Contest, on_tasks};
+use contest::{Contender, Contest, credential, of, on_tasks};
 use gateway_storage::{
     Credential, File, Key, MongoDb, Postgres, Redis, Storage,
     revision::{Condition, Conditional, Revision},
 };
-use serde_json::json;
 use testkit::servers::{mongodb::ReplicaSet, postgres, redis};
 use tokio::sync::Mutex;
 
@@ -39,62 +38,44 @@ fn main() {
     contest.print();
 }
 
-/// An OAuth credential of some 600 bytes of JSON.
-fn credential() -> Credential {
-    let fields = json!({
-        "access_token": "x".repeat(218), "refresh_token": "y".repeat(103), "client_id": "z".repeat(72),
-        "client_secret": "GOCSPX-0123456789", "expiry": "2026-12-31T23:59:59Z", "project_id": "project-0001",
-        "token_uri": "https://oauth2.googleapis.com/token", "scope": "cloud-platform",
-    });
-    fields.try_into().unwrap()
-}
-
 /// A record, and its revision. Locked while it is written, so that no write is refused.
 type Stored = (Key, Mutex<Revision>);
 
 fn compare<B: Conditional>(contest: &mut Contest, name: &str, storage: &Storage<B>) {
-    let runtime = contest.runtime.clone();
+    let runtime = &contest.runtime.clone();
+    let credential = Credential::new(credential()).unwrap();
     let records: Vec<Stored> = runtime.block_on(async {
         let mut records = Vec::new();
         for n in 0..RECORDS {
             let id = Key::new(&format!("user+{n}@example.com")).unwrap();
-            let revision = storage.set_credential_if(&id, credential(), Condition::Absent).await.unwrap();
+            let revision =
+                storage.set_credential_if(&id, credential.clone(), Condition::Absent).await.unwrap();
             records.push((id, Mutex::new(revision)));
         }
         records
     });
-    let shared = Arc::new((storage.clone(), records, credential()));
+    let shared = Arc::new((storage.clone(), records, credential));
     for tasks in [1, 64] {
-        let mine = {
+        let contender = |who, is_conditional: bool| -> Contender<'_> {
             let shared = shared.clone();
-            move |n: u64| {
+            let set = move |n: u64| {
                 let shared = shared.clone();
                 async move {
                     let (storage, records, credential) = &*shared;
                     let (id, revision) = &records[(n % RECORDS) as usize];
                     let mut revision = revision.lock().await;
-                    let condition = Condition::Unchanged(*revision);
-                    *revision = storage.set_credential_if(id, credential.clone(), condition).await.unwrap();
+                    if is_conditional {
+                        let condition = Condition::Unchanged(*revision);
+                        *revision =
+                            storage.set_credential_if(id, credential.clone(), condition).await.unwrap();
+                    } else {
+                        storage.set_credential(id, credential.clone()).await.unwrap();
+                    }
                 }
-            }
+            };
+            (who, Box::new(move |count| on_tasks(runtime, tasks, count, set.clone())))
         };
-        let plain = {
-            let shared = shared.clone();
-            move |n: u64| {
-                let shared = shared.clone();
-                async move {
-                    let (storage, records, credential) = &*shared;
-                    let (id, revision) = &records[(n % RECORDS) as usize];
-                    let _locked = revision.lock().await;
-                    storage.set_credential(id, credential.clone()).await.unwrap();
-                }
-            }
-        };
-        let contenders: Vec<Contender<'_>> = vec![
-            ("set if unchanged", Box::new(|count| on_tasks(&runtime, tasks, count, mine.clone()))),
-            ("set", Box::new(|count| on_tasks(&runtime, tasks, count, plain.clone()))),
-        ];
-        let tasks = if tasks == 1 { "1 task".into() } else { format!("{tasks} tasks") };
-        contest.row(&format!("{name}, {tasks}"), contenders);
+        let contenders = vec![contender("set if unchanged", true), contender("set", false)];
+        contest.row(&format!("{name}, {}", of(tasks)), contenders);
     }
 }

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use contest::{Contender, Contest, on_tasks};
+use contest::{Contender, Contest, credential, of, on_tasks};
 use futures_util::TryStreamExt;
 use gateway_storage::{Credential, Increment, Key, MongoDb, Storage};
 use mongodb::{
@@ -24,7 +24,7 @@ use mongodb::{
     options::{ClientOptions, ReadConcern, ReturnDocument, WriteConcern},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use testkit::servers::mongodb::ReplicaSet;
 
 const RECORDS: u64 = 1000;
@@ -47,16 +47,6 @@ fn main() {
     }
     bench.batches(&mut contest);
     contest.print();
-}
-
-/// An OAuth credential of some 600 bytes of JSON.
-fn credential() -> Map<String, Value> {
-    let fields = json!({
-        "access_token": "x".repeat(218), "refresh_token": "y".repeat(103), "client_id": "z".repeat(72),
-        "client_secret": "GOCSPX-0123456789", "expiry": "2026-12-31T23:59:59Z", "project_id": "project-0001",
-        "token_uri": "https://oauth2.googleapis.com/token", "scope": "cloud-platform",
-    });
-    fields.as_object().unwrap().clone()
 }
 
 struct Bench {
@@ -243,8 +233,4 @@ impl Bench {
         });
         contest.row("increment of 1000", vec![mine, raw]);
     }
-}
-
-fn of(tasks: u64) -> String {
-    if tasks == 1 { "1 task".into() } else { format!("{tasks} tasks") }
 }

@@ -10,13 +10,13 @@ mod contest;
 
 use std::{sync::Arc, time::Duration};
 
-use contest::{Contender, Contest, Lap, on_tasks};
+use contest::{Contender, Contest, Lap, credential, of, on_tasks};
 use gateway_storage::{Credential, Increment, Key, Redis, Storage};
 use redis::{
     AsyncConnectionConfig, Client, IntoConnectionInfo, aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
     pipe,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use testkit::servers::redis::Server;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -37,16 +37,6 @@ fn main() {
     bench.batches(&mut contest);
     bench.connections(&mut contest, &server.url());
     contest.print();
-}
-
-/// An OAuth credential of some 600 bytes of JSON.
-fn credential() -> Map<String, Value> {
-    let fields = json!({
-        "access_token": "x".repeat(218), "refresh_token": "y".repeat(103), "client_id": "z".repeat(72),
-        "client_secret": "GOCSPX-0123456789", "expiry": "2026-12-31T23:59:59Z", "project_id": "project-0001",
-        "token_uri": "https://oauth2.googleapis.com/token", "scope": "cloud-platform",
-    });
-    fields.as_object().unwrap().clone()
 }
 
 struct Bench {
@@ -292,10 +282,6 @@ impl Bench {
         readers.iter().for_each(tokio::task::JoinHandle::abort);
         lap
     }
-}
-
-fn of(tasks: u64) -> String {
-    if tasks == 1 { "1 task".into() } else { format!("{tasks} tasks") }
 }
 
 /// A relay that passes replies slowly. Returns its address.

@@ -11,6 +11,7 @@ use std::{
 };
 
 use criterion::Criterion;
+use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 
 pub(crate) struct Contest {
@@ -127,4 +128,19 @@ fn median(mut numbers: Vec<f64>) -> f64 {
 
 fn shown(time: Duration) -> String {
     format!("{time:.1?}")
+}
+
+/// An OAuth credential of some 600 bytes of JSON.
+pub(crate) fn credential() -> Map<String, Value> {
+    let fields = json!({
+        "access_token": "x".repeat(218), "refresh_token": "y".repeat(103), "client_id": "z".repeat(72),
+        "client_secret": "GOCSPX-0123456789", "expiry": "2026-12-31T23:59:59Z", "project_id": "project-0001",
+        "token_uri": "https://oauth2.googleapis.com/token", "scope": "cloud-platform",
+    });
+    fields.as_object().unwrap().clone()
+}
+
+/// A number of tasks, for the name of a row.
+pub(crate) fn of(tasks: u64) -> String {
+    if tasks == 1 { "1 task".into() } else { format!("{tasks} tasks") }
 }
