@@ -1,7 +1,7 @@
 //! BSON as canonical Extended JSON.
 
 use mongodb::bson::{Bson, DateTime, oid::ObjectId};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 pub(crate) fn read(value: &Value) -> Bson {
     let whole = |text: &Value| text.as_str().unwrap().parse::<i64>().unwrap();
@@ -19,22 +19,5 @@ pub(crate) fn read(value: &Value) -> Bson {
             Some(("$numberDouble", number)) => Bson::Double(number.as_str().unwrap().parse().unwrap()),
             _ => Bson::Document(fields.iter().map(|(name, value)| (name.clone(), read(value))).collect()),
         },
-    }
-}
-
-pub(crate) fn write(value: &Bson) -> Value {
-    match value {
-        Bson::Null => Value::Null,
-        Bson::Boolean(is) => json!(is),
-        Bson::String(text) => json!(text),
-        Bson::Int32(number) => json!({ "$numberInt": number.to_string() }),
-        Bson::Int64(number) => json!({ "$numberLong": number.to_string() }),
-        Bson::Double(number) => json!({ "$numberDouble": format!("{number:?}") }),
-        Bson::DateTime(time) => json!({ "$date": { "$numberLong": time.timestamp_millis().to_string() } }),
-        Bson::Array(items) => items.iter().map(write).collect(),
-        Bson::Document(fields) => {
-            Value::Object(fields.iter().map(|(name, value)| (name.clone(), write(value))).collect())
-        }
-        other => panic!("{other:?}"),
     }
 }

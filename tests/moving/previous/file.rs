@@ -24,15 +24,6 @@ fn load() -> (TempDir, String) {
     (folder, url)
 }
 
-pub(super) fn dump(store: &Path) {
-    drop(fs::remove_dir_all(fixture("file")));
-    fs::create_dir(fixture("file")).unwrap();
-    for entry in fs::read_dir(store).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), fixture("file").join(entry.file_name())).unwrap();
-    }
-}
-
 #[tokio::test]
 async fn a_file_store_of_the_previous_version() -> Result {
     let (_folder, url) = load();

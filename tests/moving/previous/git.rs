@@ -6,16 +6,11 @@ use gateway_storage::{Git, History};
 
 use super::*;
 
-const ARCHIVE: &str = "git.tar.gz";
+pub(crate) const ARCHIVE: &str = "git.tar.gz";
 
-fn tar(arguments: &[&str], folder: &Path) {
+pub(crate) fn tar(arguments: &[&str], folder: &Path) {
     let made = Command::new("tar").args(arguments).arg("-C").arg(folder).arg("store").output();
     assert!(made.expect("these tests need tar").status.success());
-}
-
-pub(super) fn dump(folder: &Path) {
-    let archive = fixture(ARCHIVE);
-    tar(&["--owner=0", "--group=0", "--sort=name", "-czf", archive.to_str().unwrap()], folder);
 }
 
 #[tokio::test]

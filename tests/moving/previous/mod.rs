@@ -3,13 +3,9 @@
 
 mod file;
 #[cfg(feature = "git")]
-mod git;
-#[cfg(all(feature = "git", feature = "mongodb", feature = "postgres", feature = "redis"))]
-mod make;
-#[cfg(all(feature = "mongodb", feature = "postgres", feature = "redis"))]
-mod mixed;
+pub(crate) mod git;
 #[cfg(feature = "mongodb")]
-mod mongodb;
+pub(crate) mod mongodb;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "redis")]
@@ -30,9 +26,9 @@ use gateway_storage::{
 };
 use serde_json::{Value, json};
 
-type Result<T = ()> = gateway_storage::Result<T>;
+pub(crate) type Result<T = ()> = gateway_storage::Result<T>;
 
-fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bd77b1c").join(name)
 }
 
@@ -44,17 +40,17 @@ fn lines(name: &str) -> Vec<Value> {
 }
 
 /// The records of the export file, which that version wrote.
-async fn exported() -> Vec<Record> {
+pub(crate) async fn exported() -> Vec<Record> {
     let file = fs::read(fixture("export.ndjson")).unwrap();
     archive::read(&file[..]).try_collect().await.expect("the export file is intact")
 }
 
-fn plan(changes: &Value) -> Plan {
+pub(crate) fn plan(changes: &Value) -> Plan {
     Plan::from_json(changes.to_string()).unwrap()
 }
 
 /// The plans of the stores, in the order of their first attempts.
-const PLANS: [(&str, &str); 4] = [
+pub(crate) const PLANS: [(&str, &str); 4] = [
     ("release-41", r#"[{"set":"retries","value":1},{"set":"mode","value":"canary"},{"delete":"空"}]"#),
     (
         "release-42",
@@ -67,7 +63,8 @@ const PLANS: [(&str, &str); 4] = [
 
 /// The cache values of the store on Redis.
 #[cfg(feature = "redis")]
-const CACHE: [(&str, &str); 3] = [("models", "[\"gemini-2.5-pro\"]"), ("空", ""), ("text", "团队 🦀")];
+pub(crate) const CACHE: [(&str, &str); 3] =
+    [("models", "[\"gemini-2.5-pro\"]"), ("空", ""), ("text", "团队 🦀")];
 
 fn conflicts<T>(result: Result<T>) {
     assert_eq!(result.map(drop).unwrap_err().kind(), ErrorKind::Conflict);
@@ -145,7 +142,7 @@ async fn counters<B: UsageStore>(storage: &Storage<B>) -> Result {
 }
 
 /// The audit, oldest first: key, action, status, stage, source, reason of a refusal.
-async fn audit<B: ConfigBatch>(storage: &Storage<B>) -> Result<Vec<String>> {
+pub(crate) async fn audit<B: ConfigBatch>(storage: &Storage<B>) -> Result<Vec<String>> {
     let entries: Vec<_> = storage.audit_plans(AuditFilter::default()).try_collect().await?;
     let line = |entry: &gateway_storage::plan::AuditEntry| {
         let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());

@@ -10,35 +10,13 @@ use testkit::servers;
 use super::*;
 use crate::extended_json;
 
-const COLLECTIONS: [&str; 6] = ["meta", "credentials", "configs", "usage", "plans", "plan_audit"];
+pub(crate) const COLLECTIONS: [&str; 6] = ["meta", "credentials", "configs", "usage", "plans", "plan_audit"];
 
-pub(super) async fn database(url: &str) -> Database {
+pub(crate) async fn database(url: &str) -> Database {
     let options = MongoDbOptions::try_from(url).unwrap();
     let set = options.replica_set.map_or_else(String::new, |set| format!("?replicaSet={set}"));
     let url = format!("mongodb://{}/{set}", options.addr);
     Client::with_uri_str(url).await.unwrap().database(&options.database)
-}
-
-pub(super) async fn dump(url: &str) {
-    let database = database(url).await;
-    let mut names = database.list_collection_names().await.unwrap();
-    names.sort();
-    let mut known = COLLECTIONS.map(str::to_owned);
-    known.sort();
-    assert_eq!(names, known);
-    drop(fs::create_dir(fixture("mongodb")));
-    for name in COLLECTIONS {
-        let collection = database.collection::<Document>(name);
-        let indexes = collection.list_index_names().await.unwrap();
-        assert_eq!(indexes, ["_id_"], "the fixture has no others");
-        let mut found = collection.find(doc! {}).sort(doc! { "_id": 1 }).await.unwrap();
-        let mut text = String::new();
-        while found.advance().await.unwrap() {
-            let document = found.deserialize_current().unwrap();
-            text += &(extended_json::write(&Bson::Document(document)).to_string() + "\n");
-        }
-        fs::write(fixture(&format!("mongodb/{name}.jsonl")), text).unwrap();
-    }
 }
 
 async fn load(url: &str) -> Database {

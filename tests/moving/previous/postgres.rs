@@ -1,7 +1,5 @@
 //! A schema of `Postgres`, as SQL.
 
-use std::process::Command;
-
 use gateway_storage::{Postgres, PostgresOptions};
 use testkit::servers::postgres::Server;
 use tokio_postgres::{Client, NoTls};
@@ -13,21 +11,6 @@ async fn client(server: &Server) -> Client {
     let (client, connection) = tokio_postgres::connect(&config, NoTls).await.unwrap();
     tokio::spawn(connection);
     client
-}
-
-/// The statements that make the schema and its rows.
-pub(super) fn dump(server: &Server) {
-    let mut dump = Command::new("pg_dump");
-    dump.args(["--inserts", "--no-owner", "--no-privileges", "--schema=gateway_storage"]);
-    dump.args(["-h", "127.0.0.1", "-U", "tester", "-p", &server.port.to_string(), "postgres"]);
-    let text = String::from_utf8(dump.output().expect("pg_dump").stdout).unwrap();
-    // Without comments, commands of psql, and settings that other versions lack.
-    let is_left_out = |line: &&str| {
-        ["--", "\\", "SET ", "SELECT pg_catalog.set_config"].iter().any(|start| line.starts_with(start))
-    };
-    let mut lines: Vec<&str> = text.lines().filter(|line| !is_left_out(line)).collect();
-    lines.dedup_by_key(|line| line.is_empty().then_some(()).ok_or(line.as_ptr()));
-    fs::write(fixture("postgres.sql"), lines.join("\n").trim_start().to_owned() + "\n").unwrap();
 }
 
 async fn load(server: &Server) -> Client {

@@ -1,8 +1,7 @@
 //! Keys of `Redis`, as the commands that restore them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use ::redis::{Connection, cmd};
 use gateway_storage::Redis;
 use testkit::servers::redis::{Raw, Server};
 
@@ -13,43 +12,6 @@ fn load(raw: &mut Raw) {
         let words: Vec<String> = serde_json::from_value(command).unwrap();
         raw.ask(&words.iter().map(String::as_bytes).collect::<Vec<_>>());
     }
-}
-
-fn ask<T: ::redis::FromRedisValue>(connection: &mut Connection, words: &[&str]) -> T {
-    let mut command = cmd(words[0]);
-    command.arg(&words[1..]).query(connection).unwrap()
-}
-
-/// The commands that make all keys of a server.
-pub(super) fn dump(url: &str) {
-    let mut connection = ::redis::Client::open(url).unwrap().get_connection().unwrap();
-    let connection = &mut connection;
-    let mut names: Vec<String> = ask(connection, &["KEYS", "*"]);
-    names.sort();
-    let mut commands: Vec<Vec<String>> = Vec::new();
-    let mut add = |words: &[&str], more: Vec<String>| {
-        commands.push(words.iter().map(|word| (*word).to_owned()).chain(more).collect());
-    };
-    for name in &names {
-        match ask::<String>(connection, &["TYPE", name]).as_str() {
-            "string" => add(&["SET", name], vec![ask(connection, &["GET", name])]),
-            "hash" => {
-                let fields: BTreeMap<String, String> = ask(connection, &["HGETALL", name]);
-                add(&["HSET", name], fields.into_iter().flat_map(|(field, value)| [field, value]).collect());
-            }
-            "stream" => {
-                let entries: Vec<(String, Vec<String>)> = ask(connection, &["XRANGE", name, "-", "+"]);
-                entries.into_iter().for_each(|(id, fields)| add(&["XADD", name, &id], fields));
-            }
-            other => panic!("{name} is a {other}"),
-        }
-        let expires: i64 = ask(connection, &["PEXPIRETIME", name]);
-        if expires > 0 {
-            add(&["PEXPIREAT", name], vec![expires.to_string()]);
-        }
-    }
-    let lines = commands.iter().map(|words| serde_json::to_string(words).unwrap() + "\n");
-    fs::write(fixture("redis.jsonl"), lines.collect::<String>()).unwrap();
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Makes the fixtures, by the command of the previous version: see `tests/fixtures/bd77b1c/make`.
 
 use std::{
+    fs,
     io::Write,
     path::Path,
     process::{Command, Stdio},
@@ -8,7 +9,10 @@ use std::{
 
 use testkit::servers::{self, output_of};
 
-use super::{CACHE, PLANS, file, fixture, fs, git, mongodb, postgres, redis};
+use crate::{
+    dump,
+    previous::{CACHE, PLANS, fixture},
+};
 
 /// Credentials with names and values that are easily damaged.
 const CREDENTIALS: [(&str, &str); 8] = [
@@ -137,7 +141,6 @@ fn records(export: &str) -> Vec<&str> {
 }
 
 #[tokio::test]
-#[ignore = "writes the fixtures anew, with the command of the previous version"]
 async fn make() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -145,7 +148,7 @@ async fn make() {
 
     let url = store("file", &at("file"));
     let export = Previous { url: &url }.everything();
-    file::dump(&at("file"));
+    dump::file(&at("file"));
     fs::write(fixture("export.ndjson"), &export).unwrap();
 
     fs::create_dir(at("git")).unwrap();
@@ -156,7 +159,7 @@ async fn make() {
     let documents: Vec<_> =
         records(&export).into_iter().filter(|line| !line.contains(r#""kind":"usage""#)).collect();
     assert_eq!(records(&previous.run(&["export", "-"], "")), documents);
-    git::dump(&at("git"));
+    dump::git(&at("git"));
 
     let server = servers::redis::Server::start(&[]);
     let url = server.url();
@@ -165,13 +168,13 @@ async fn make() {
     for (key, value) in CACHE {
         previous.run(&["cache", "set", key, "-", "--ttl", TTL], value);
     }
-    redis::dump(&url);
+    dump::redis(&url);
 
     let server = servers::postgres::Server::start(&[]);
     assert_eq!(records(&Previous { url: &server.url() }.everything()), records(&export));
-    postgres::dump(&server);
+    dump::postgres(&server);
 
     let url = servers::mongodb_alone();
     assert_eq!(records(&Previous { url: &url }.everything()), records(&export));
-    mongodb::dump(&url).await;
+    dump::mongodb(&url).await;
 }

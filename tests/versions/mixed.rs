@@ -7,11 +7,17 @@ use std::{
     time::Duration,
 };
 
-use gateway_storage::{File, MongoDb, Open, Postgres, Redis};
-use serde_json::Map;
+use futures_util::TryStreamExt;
+use gateway_storage::{
+    ConfigBatch, ErrorKind, Exportable, File, MongoDb, Open, Postgres, Record, Redis, Storage, UsageStore,
+    archive,
+    plan::ApplyOptions,
+    revision::{Condition::Absent, Conditional},
+};
+use serde_json::{Map, Value, json};
 use testkit::servers::{self, output_of};
 
-use super::*;
+use crate::previous::{audit, exported, plan};
 
 mod replica {
     use gateway_storage::{
@@ -161,7 +167,6 @@ where
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "runs the previous version: see tests/fixtures/bd77b1c/mixed"]
 async fn the_previous_version_opens_a_store_of_this_one() {
     let folder = tempfile::tempdir().unwrap();
     back::<File>(&format!("file:{}", folder.path().join("store").display())).await;
@@ -172,25 +177,21 @@ async fn the_previous_version_opens_a_store_of_this_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "runs the previous version: see tests/fixtures/bd77b1c/mixed"]
 async fn both_versions_on_redis() {
     mixed::<Redis>("Redis", &servers::redis()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "runs the previous version: see tests/fixtures/bd77b1c/mixed"]
 async fn both_versions_on_postgres() {
     mixed::<Postgres>("Postgres", &servers::postgres()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "runs the previous version: see tests/fixtures/bd77b1c/mixed"]
 async fn both_versions_on_a_mongodb_replica_set() {
     mixed::<MongoDb>("MongoDb, a replica set", &servers::mongodb()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "runs the previous version: see tests/fixtures/bd77b1c/mixed"]
 async fn both_versions_on_a_standalone_mongodb() {
     mixed::<MongoDb>("MongoDb, standalone", &servers::mongodb_alone()).await;
 }
