@@ -4,6 +4,8 @@
 mod file;
 #[cfg(feature = "git")]
 mod git;
+#[cfg(all(feature = "conformance", any(feature = "mongodb", feature = "postgres")))]
+mod lease;
 #[cfg(feature = "memory")]
 mod memory;
 #[cfg(all(feature = "conformance", feature = "mongodb"))]

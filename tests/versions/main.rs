@@ -1,5 +1,5 @@
-//! Programs of the previous version: they make the fixtures in `tests/fixtures/bd77b1c`, and use stores beside
-//! this version. Run them by `make` and `mixed` there, which build that version: `tests/run` does not.
+//! Programs of the previous version: they make the fixtures in `tests/fixtures/bd77b1c`, and use stores
+//! beside this version. Run them by `make` and `mixed` there, which build that version.
 
 mod dump;
 #[path = "../moving/extended_json.rs"]

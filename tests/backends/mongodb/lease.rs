@@ -22,19 +22,7 @@ use super::{
     Result, documents, key, open, raw, rounds,
     servers::{self, mongodb::Server, proxy::Proxy},
 };
-
-const MINUTE: Duration = Duration::from_secs(60);
-
-async fn claim(storage: &Storage<MongoDb>, name: &str, holder: &Holder) -> Result<Claim> {
-    storage.claim_lease(name, holder, MINUTE).await
-}
-
-async fn claimed(storage: &Storage<MongoDb>, name: &str) -> Lease {
-    match claim(storage, name, &Holder::random()).await.unwrap() {
-        Claim::Yours(lease) => lease,
-        Claim::Theirs { left } => panic!("another holder has it for {left:?}"),
-    }
-}
+use crate::lease::{MINUTE, claim, claimed, winner};
 
 fn from_now(millis: i64) -> DateTime {
     DateTime::from_millis(DateTime::now().timestamp_millis() + millis)
@@ -47,22 +35,8 @@ async fn of_many_callers_one_has_the_lease() -> Result {
         let stored = documents(&url, "leases").await;
         let mut last = 0;
         for round in 0..rounds(30) {
-            let tasks: Vec<_> = (0..16)
-                .map(|n| {
-                    let storage = handles[n % 2].clone();
-                    tokio::spawn(async move { claim(&storage, "a", &Holder::random()).await.unwrap() })
-                })
-                .collect();
-            let mut winners = Vec::new();
-            for task in tasks {
-                match task.await.unwrap() {
-                    Claim::Yours(lease) => winners.push(lease),
-                    // The server takes the time of a command when it begins, so a later one may be before it.
-                    Claim::Theirs { left } => assert!(left > MINUTE / 2 && left < MINUTE * 2, "{left:?}"),
-                }
-            }
-            assert_eq!(winners.len(), 1, "round {round}");
-            let winner = &winners[0];
+            // The server takes the time of a command when it begins, so a later one may be before it.
+            let winner = &winner(&handles, MINUTE * 2 - Duration::from_millis(1)).await;
             assert!(winner.number() > last, "round {round}");
             last = winner.number();
             match round % 4 {

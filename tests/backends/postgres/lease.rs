@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gateway_storage::{
-    ErrorKind, Outcome, Postgres, Storage,
+    ErrorKind, Outcome,
     lease::{Claim, Holder, Lease},
 };
 use tokio_postgres::Client;
@@ -12,19 +12,7 @@ use super::{
     Result, key, open, raw, rounds, schema,
     servers::{self, postgres::Server},
 };
-
-const MINUTE: Duration = Duration::from_secs(60);
-
-async fn claim(storage: &Storage<Postgres>, name: &str, holder: &Holder) -> Result<Claim> {
-    storage.claim_lease(name, holder, MINUTE).await
-}
-
-async fn claimed(storage: &Storage<Postgres>, name: &str) -> Lease {
-    match claim(storage, name, &Holder::random()).await.unwrap() {
-        Claim::Yours(lease) => lease,
-        Claim::Theirs { left } => panic!("another holder has it for {left:?}"),
-    }
-}
+use crate::lease::{MINUTE, claim, claimed, winner};
 
 /// Runs SQL, in which `{t}` is the table, and returns the first column.
 async fn sql(client: &Client, url: &str, sql: &str) -> Vec<String> {
@@ -46,21 +34,7 @@ async fn of_many_callers_one_has_the_lease() -> Result {
         let handles = [open(&url).await, open(&url).await];
         let mut last = 0;
         for round in 0..rounds(30) {
-            let tasks: Vec<_> = (0..16)
-                .map(|n| {
-                    let storage = handles[n % 2].clone();
-                    tokio::spawn(async move { claim(&storage, "a", &Holder::random()).await.unwrap() })
-                })
-                .collect();
-            let mut winners = Vec::new();
-            for task in tasks {
-                match task.await.unwrap() {
-                    Claim::Yours(lease) => winners.push(lease),
-                    Claim::Theirs { left } => assert!(left <= MINUTE && left > MINUTE / 2, "{left:?}"),
-                }
-            }
-            assert_eq!(winners.len(), 1, "round {round}");
-            let winner = &winners[0];
+            let winner = &winner(&handles, MINUTE).await;
             assert!(winner.number() > last, "round {round}");
             last = winner.number();
             match round % 4 {
