@@ -3,6 +3,7 @@
 mod conditional;
 mod leases;
 mod plans;
+mod transactions;
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +18,11 @@ use futures_util::{Stream, StreamExt};
 use gateway_storage::{
     Backend, BatchReport, CacheEntry, CacheStore, ConfigStore, ConfigValue, Credential, CredentialStore,
     Error, ErrorKind, Exportable, Found, Increment, Key, Memory, Open, OptionalExt, Record, RecordKind,
-    Result, StorageStats, Transaction, Transactional, UsageRecord, UsageStore, lease::Lease,
-    memory::MemoryTransaction,
+    Result, StorageStats, UsageRecord, UsageStore, lease::Lease,
 };
 use serde_json::{Map, Value, json};
+
+pub use transactions::BrokenTransaction;
 
 /// The fault of a [`Broken`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -365,10 +367,6 @@ impl Broken {
             other => other,
         }
     }
-
-    fn wrap(&self, inner: MemoryTransaction) -> BrokenTransaction {
-        BrokenTransaction { inner: Some(inner), broken: self.clone(), written: BTreeMap::new() }
-    }
 }
 
 fn overflow(key: &Key) -> Error {
@@ -684,89 +682,5 @@ impl Exportable for Broken {
         }
         // An import of nothing must also return `Closed` after close.
         self.memory.health().await.map(|()| report)
-    }
-}
-
-impl Transactional for Broken {
-    type Transaction = BrokenTransaction;
-
-    async fn begin(&self) -> Result<BrokenTransaction> {
-        self.memory.begin().await.map(|inner| self.wrap(inner))
-    }
-}
-
-/// A transaction of [`Broken`].
-pub struct BrokenTransaction {
-    inner: Option<MemoryTransaction>,
-    broken: Broken,
-    written: BTreeMap<Key, ConfigValue>,
-}
-
-impl BrokenTransaction {
-    fn inner(&mut self) -> &mut MemoryTransaction {
-        self.inner.as_mut().expect("the transaction has not ended")
-    }
-}
-
-impl Transaction for BrokenTransaction {
-    async fn get_credential(&mut self, id: &Key) -> Result<Credential> {
-        self.inner().get_credential(id).await
-    }
-
-    async fn set_credential(&mut self, id: &Key, credential: &Credential) -> Result<()> {
-        self.inner().set_credential(id, credential).await
-    }
-
-    async fn delete_credential(&mut self, id: &Key) -> Result<()> {
-        self.inner().delete_credential(id).await
-    }
-
-    async fn get_config(&mut self, key: &Key) -> Result<ConfigValue> {
-        let own = self.written.contains_key(key);
-        if self.broken.has(NoOwnWrites) || self.broken.has(NoSnapshot) && !own {
-            return self.broken.memory.get_config(key).await;
-        }
-        self.inner().get_config(key).await
-    }
-
-    async fn set_config(&mut self, key: &Key, value: &ConfigValue) -> Result<()> {
-        if self.broken.has(DirtyReads) {
-            return self.broken.memory.set_config(key, value).await;
-        }
-        self.written.insert(key.clone(), value.clone());
-        self.inner().set_config(key, value).await
-    }
-
-    async fn delete_config(&mut self, key: &Key) -> Result<()> {
-        self.inner().delete_config(key).await
-    }
-
-    async fn commit(mut self) -> Result<()> {
-        let inner = self.inner.take().expect("the transaction has not ended");
-        match inner.commit().await {
-            Err(error) if error.kind() == ErrorKind::Conflict && self.broken.has(ConflictIsFinal) => {
-                Err(error.with_retryable(false))
-            }
-            Err(error) if error.kind() == ErrorKind::Conflict && self.broken.has(LostUpdate) => {
-                for (key, value) in &self.written {
-                    self.broken.memory.set_config(key, value).await?;
-                }
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
-    async fn rollback(mut self) -> Result<()> {
-        let inner = self.inner.take().expect("the transaction has not ended");
-        if self.broken.has(RollbackCommits) { inner.commit().await } else { inner.rollback().await }
-    }
-}
-
-impl Drop for BrokenTransaction {
-    fn drop(&mut self) {
-        if let Some(inner) = self.inner.take().filter(|_| self.broken.has(DropCommits)) {
-            drop(futures_util::FutureExt::now_or_never(inner.commit()));
-        }
     }
 }
