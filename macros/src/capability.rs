@@ -18,18 +18,38 @@ pub(crate) enum Target {
 
 /// A parsed trait.
 pub(crate) struct Capability<'t> {
-    pub(crate) name: &'t Ident,
+    pub(crate) item: &'t ItemTrait,
     pub(crate) target: Target,
     /// The path of gateway-storage.
     pub(crate) krate: Path,
+    /// The name of the trait for wrappers, if there shall be one.
+    pub(crate) wrapper: Option<Ident>,
     /// Associated types that are wrapped when the trait is layered.
-    pub(crate) wrapped: Vec<Wrapped<'t>>,
+    pub(crate) types: Vec<AssociatedType<'t>>,
+    pub(crate) methods: Vec<Method<'t>>,
 }
 
 /// An associated type and the type that wraps it.
-pub(crate) struct Wrapped<'t> {
-    pub(crate) name: &'t Ident,
-    pub(crate) wrapper: Path,
+pub(crate) struct AssociatedType<'t> {
+    pub(crate) item: &'t TraitItemType,
+    pub(crate) layered: Path,
+}
+
+/// A parsed method.
+pub(crate) struct Method<'t> {
+    pub(crate) item: &'t TraitItemFn,
+    pub(crate) receiver: Receiver,
+    /// The names of the arguments.
+    pub(crate) arguments: Vec<&'t Ident>,
+    pub(crate) kind: Kind,
+}
+
+/// How layers treat a method.
+pub(crate) enum Kind {
+    /// Layers wrap it. The index is that of the associated type that it returns, if any.
+    Operation(Box<Operation>, Option<usize>),
+    /// Layers have nothing to do with it, but may be called before.
+    Forward { calls_layer: bool },
 }
 
 /// Returns the output of the macro, and the errors of the trait, if any.
@@ -52,7 +72,7 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> (TokenStream,
 }
 
 fn read_and_generate(arguments: TokenStream, item: &ItemTrait, marks: &[Marks]) -> Result<TokenStream> {
-    let (target, krate) = read_arguments(arguments)?;
+    let Arguments { target, krate, wrapper } = read_arguments(arguments)?;
     if let Some(parameter) = item.generics.params.first() {
         let message = "a capability has no parameters: the backend is the only type";
         return Err(Error::new_spanned(parameter, message));
@@ -68,8 +88,8 @@ fn read_and_generate(arguments: TokenStream, item: &ItemTrait, marks: &[Marks]) 
         };
         return Err(Error::new(item.ident.span(), message));
     }
-    let mut capability = Capability { name: &item.ident, target, krate, wrapped: Vec::new() };
-    let (mut calls, mut members) = (Vec::new(), Vec::new());
+    let (types, methods) = (Vec::new(), Vec::new());
+    let mut capability = Capability { item, target, krate, wrapper, types, methods };
     let mut errors: Option<Error> = None;
     let mut add_error = |error: Error| match &mut errors {
         Some(errors) => errors.combine(error),
@@ -81,17 +101,16 @@ fn read_and_generate(arguments: TokenStream, item: &ItemTrait, marks: &[Marks]) 
     for (item, marks) in items() {
         if let TraitItem::Type(associated) = item {
             match capability.read_type(associated, marks) {
-                Ok(wrapped) => {
-                    members.push(capability.wrapped_type(&wrapped));
-                    capability.wrapped.push(wrapped);
-                }
+                Ok(read) => capability.types.push(read),
                 Err(error) => add_error(error),
             }
         }
     }
     for (item, marks) in items() {
         let result = match item {
-            TraitItem::Fn(method) => capability.add_method(method, marks, &mut calls, &mut members),
+            TraitItem::Fn(method) => {
+                capability.read_method(method, marks).map(|method| capability.methods.push(method))
+            }
             TraitItem::Type(_) => Ok(()),
             other => Err(Error::new_spanned(other, "a capability has methods and associated types only")),
         };
@@ -99,14 +118,22 @@ fn read_and_generate(arguments: TokenStream, item: &ItemTrait, marks: &[Marks]) 
     }
     match errors {
         Some(errors) => Err(errors),
-        None => Ok(capability.implementation(&calls, &members)),
+        None => Ok(capability.generate()),
     }
 }
 
-fn read_arguments(arguments: TokenStream) -> Result<(Target, Path)> {
-    const EXPECTED: &str = "expected nothing for a trait of backends, `on = LayeredTransaction`, and `crate = path` if this crate \
-                            has another name";
+/// The arguments of the attribute.
+struct Arguments {
+    target: Target,
+    krate: Path,
+    wrapper: Option<Ident>,
+}
+
+fn read_arguments(arguments: TokenStream) -> Result<Arguments> {
+    const EXPECTED: &str = "expected nothing for a trait of backends, `on = LayeredTransaction`, `wrapper = Name` for a trait of \
+                            that name that wrappers implement, and `crate = path` if this crate has another name";
     let (mut target, mut krate) = (Target::Layered, syn::parse_quote!(::gateway_storage));
+    let mut wrapper = None;
     let pairs = Punctuated::<MetaNameValue, Token![,]>::parse_terminated
         .parse2(arguments.clone())
         .map_err(|_| Error::new_spanned(arguments, EXPECTED))?;
@@ -116,14 +143,17 @@ fn read_arguments(arguments: TokenStream) -> Result<(Target, Path)> {
                 target = Target::LayeredTransaction;
             }
             Expr::Path(value) if pair.path.is_ident("crate") => krate = value.path.clone(),
+            Expr::Path(value) if pair.path.is_ident("wrapper") && value.path.get_ident().is_some() => {
+                wrapper = value.path.get_ident().cloned();
+            }
             _ => return Err(Error::new_spanned(pair, EXPECTED)),
         }
     }
-    Ok((target, krate))
+    Ok(Arguments { target, krate, wrapper })
 }
 
 impl<'t> Capability<'t> {
-    fn read_type(&self, associated: &'t TraitItemType, marks: &Marks) -> Result<Wrapped<'t>> {
+    fn read_type(&self, associated: &'t TraitItemType, marks: &Marks) -> Result<AssociatedType<'t>> {
         if self.target == Target::LayeredTransaction {
             return Err(Error::new_spanned(associated, "a trait of transactions has methods only"));
         }
@@ -135,37 +165,24 @@ impl<'t> Capability<'t> {
         let Some(attribute) = &marks.layered else {
             return Err(Error::new(associated.ident.span(), message));
         };
-        let wrapper = attribute
+        let layered = attribute
             .parse_args_with(Path::parse_mod_style)
             .map_err(|_| Error::new_spanned(&attribute.meta, message))?;
-        Ok(Wrapped { name: &associated.ident, wrapper })
+        Ok(AssociatedType { item: associated, layered })
     }
 
-    fn add_method(
-        &self,
-        method: &TraitItemFn,
-        marks: &Marks,
-        calls: &mut Vec<TokenStream>,
-        members: &mut Vec<TokenStream>,
-    ) -> Result<()> {
+    fn read_method(&self, method: &'t TraitItemFn, marks: &Marks) -> Result<Method<'t>> {
         marks.refuse_cfg()?;
-        match (&marks.operation, &marks.forward) {
+        let (receiver, kind) = match (&marks.operation, &marks.forward) {
             (Some(attribute), None) => {
                 let operation = Operation::read(method, attribute)?;
                 self.check_receiver(method, &operation)?;
-                let wrapped = self.check_return(&operation)?;
-                match &operation.returns {
-                    Returns::Future(output) => {
-                        if let (Some(then), Some(_)) = (&operation.then, wrapped) {
-                            let message = "`then` can't be used where the result is a layered type";
-                            return Err(Error::new(then.span(), message));
-                        }
-                        calls.push(self.call(&operation, output, wrapped));
-                        members.push(self.around(&operation, output, wrapped, method));
-                    }
-                    Returns::Stream(_) => members.push(self.around_stream(&operation, method)),
+                let returned = self.check_return(&operation)?;
+                if let (Some(then), Some(_)) = (&operation.then, returned) {
+                    let message = "`then` can't be used where the result is a layered type";
+                    return Err(Error::new(then.span(), message));
                 }
-                Ok(())
+                (operation.receiver, Kind::Operation(Box::new(operation), returned))
             }
             (None, Some(attribute)) => {
                 let calls_layer = match &attribute.meta {
@@ -181,18 +198,24 @@ impl<'t> Capability<'t> {
                         return Err(Error::new_spanned(other, message));
                     }
                 };
-                members.push(self.read_forward(method, calls_layer)?);
-                Ok(())
+                (self.check_forward(method)?, Kind::Forward { calls_layer })
             }
             (Some(_), Some(both)) => {
-                Err(Error::new_spanned(&both.meta, "a method has either `#[operation(..)]` or `#[forward]`"))
+                let message = "a method has either `#[operation(..)]` or `#[forward]`";
+                return Err(Error::new_spanned(&both.meta, message));
             }
-            (None, None) => Err(Error::new(
-                method.sig.ident.span(),
-                "say what this is: `#[operation(read)]`, `#[operation(write)]`, `#[operation(control)]`, or \
-                 `#[forward]` if layers have nothing to do with it",
-            )),
-        }
+            (None, None) => {
+                return Err(Error::new(
+                    method.sig.ident.span(),
+                    "say what this is: `#[operation(read)]`, `#[operation(write)]`, `#[operation(control)]`, or \
+                     `#[forward]` if layers have nothing to do with it",
+                ));
+            }
+        };
+        let (_, arguments) = operation::split_receiver(&method.sig);
+        let arguments =
+            arguments.map(|argument| operation::argument_name(argument)).collect::<Result<_>>()?;
+        Ok(Method { item: method, receiver, arguments, kind })
     }
 
     fn check_receiver(&self, method: &TraitItemFn, operation: &Operation) -> Result<()> {
@@ -209,9 +232,9 @@ impl<'t> Capability<'t> {
         Err(Error::new_spanned(method.sig.inputs.first(), message))
     }
 
-    /// The associated type that an operation returns, if any. Refuses it inside another type, such as
-    /// `Option`, where a layer can't wrap it.
-    fn check_return(&self, operation: &Operation) -> Result<Option<&Wrapped<'t>>> {
+    /// The index of the associated type that an operation returns, if any. Refuses it inside another type,
+    /// such as `Option`, where a layer can't wrap it.
+    fn check_return(&self, operation: &Operation) -> Result<Option<usize>> {
         let (Returns::Future(value) | Returns::Stream(value)) = &operation.returns;
         let Some(found) = find_word(value.to_token_stream(), "Self") else { return Ok(None) };
         let named = match (value, &operation.returns) {
@@ -222,8 +245,8 @@ impl<'t> Capability<'t> {
             }
             _ => None,
         };
-        let wrapped = self.wrapped.iter().find(|wrapped| Some(wrapped.name) == named);
-        wrapped.map(Some).ok_or_else(|| {
+        let returned = self.types.iter().position(|associated| Some(&associated.item.ident) == named);
+        returned.map(Some).ok_or_else(|| {
             let message = "an operation can return `Self` only as `Result<Self::Name>`, with \
                            `#[layered(..)] type Name` in this trait: a layer must be able to wrap it";
             match named {
@@ -233,7 +256,7 @@ impl<'t> Capability<'t> {
         })
     }
 
-    fn read_forward(&self, method: &TraitItemFn, calls_layer: bool) -> Result<TokenStream> {
+    fn check_forward(&self, method: &TraitItemFn) -> Result<Receiver> {
         let signature = &method.sig;
         if self.target == Target::LayeredTransaction {
             return Err(Error::new(signature.ident.span(), "a transaction can't have `#[forward]`"));
@@ -241,27 +264,23 @@ impl<'t> Capability<'t> {
         if let Some(keyword) = &signature.asyncness {
             return Err(Error::new(keyword.span, "a `#[forward]` method can't be async; use an operation"));
         }
-        let (layer, inner) = match signature.inputs.first() {
-            Some(FnArg::Receiver(receiver)) if receiver.reference.is_some() => {
-                if receiver.mutability.is_some() {
-                    (quote!(self.layer_mut()), quote!(self.inner_mut()))
-                } else {
-                    (quote!(self.layer()), quote!(self.inner()))
-                }
-            }
+        let receiver = match signature.inputs.first() {
+            Some(FnArg::Receiver(receiver)) if receiver.reference.is_some() => match receiver.mutability {
+                Some(_) => Receiver::Exclusive,
+                None => Receiver::Shared,
+            },
             _ => {
                 let message = "a `#[forward]` method takes `&self` or `&mut self`";
                 return Err(Error::new(signature.paren_token.span.join(), message));
             }
         };
-        let (_, arguments) = operation::split_receiver(signature);
-        let names =
-            arguments.map(|argument| operation::argument_name(argument)).collect::<Result<Vec<_>>>()?;
+        let (_, mut arguments) = operation::split_receiver(signature);
+        arguments.try_for_each(|argument| operation::argument_name(argument).map(drop))?;
         if let Some(found) = find_word(signature.to_token_stream(), "Self") {
             let message = "a `#[forward]` method can't mention `Self`, which is another type with layers";
             return Err(Error::new(found.span(), message));
         }
-        Ok(self.forward(signature, calls_layer.then_some(&layer), &inner, &names))
+        Ok(receiver)
     }
 }
 

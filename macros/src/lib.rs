@@ -1,8 +1,10 @@
-//! The macro `#[capability]`, which makes the methods of a trait operations that layers wrap.
+//! The macro `#[capability]`, which makes the methods of a trait operations that layers wrap, and the setters
+//! of gateway-storage's options types.
 
 mod capability;
 mod generate;
 mod operation;
+mod setters;
 #[cfg(test)]
 mod tests;
 
@@ -10,9 +12,14 @@ use proc_macro::TokenStream;
 
 /// Turns the methods of a trait into operations: values that a layer can wrap.
 ///
-/// For a trait of backends the macro generates a call value for each method with `#[operation(..)]`, and an
-/// implementation of the trait for `Layered<L, B>`, so that a layered backend has exactly the capabilities of
-/// the bare one. With `#[capability(on = LayeredTransaction)]` it does the same for a trait of transactions.
+/// For a trait of backends the macro generates a call value for each method with `#[operation(..)]`. It
+/// implements the trait for `Layered<L, B>`, so that a layered backend has exactly the capabilities of the
+/// bare one, and for `Either<A, B>`, which has the capabilities of both. With
+/// `#[capability(on = LayeredTransaction)]` it does the same for a trait of transactions.
+///
+/// With `#[capability(wrapper = NameWrapper)]` it also generates the trait `NameWrapper<Inner>`, and
+/// implements the capability for `Wrapped<W, Inner>`. The trait has the same methods with the backend inside
+/// as a further argument. A wrapper overrides those that it changes.
 ///
 /// | on | attribute | meaning |
 /// |---|---|---|
@@ -37,8 +44,13 @@ use proc_macro::TokenStream;
 ///
 /// An operation is `fn name(&self, ..) -> impl Future<Output = Result<T>> + Send` (or
 /// `impl Stream<Item = Result<T>> + Send`). In a trait of transactions it takes `&mut self`, or `self` if it
-/// ends the transaction. Operations have no type parameters and no default body. Their arguments must be
-/// borrowed or `Clone`, because a layer may run a call twice.
+/// ends the transaction. Operations have no type parameters. Their arguments must be borrowed or `Clone`,
+/// because a layer may run a call twice.
+///
+/// An operation may have a default body that calls other operations of the trait:
+/// `fn name(&self, ..) -> impl Future<..> + Send { async move { .. } }`. A layer sees one call of the
+/// operation and none of those in the body, because the body runs on the backend inside all layers. A body
+/// that takes `self` needs the supertrait `Sized`.
 ///
 /// The supertrait is `Backend` or another capability. If gateway-storage has another name or is re-exported,
 /// write `#[capability(crate = path)]`.
@@ -47,4 +59,13 @@ pub fn capability(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let (mut tokens, error) = capability::expand(arguments.into(), item.into());
     tokens.extend(error.map(|error| error.to_compile_error()));
     tokens.into()
+}
+
+/// Generates a method `with_field` for each public field, which returns the struct with that field set.
+///
+/// The setter of an `Option<T>` takes a `T`. That of a text, a path, a key, a secret or a list takes what
+/// converts into it.
+#[proc_macro_derive(Setters)]
+pub fn setters(item: TokenStream) -> TokenStream {
+    setters::expand(item.into()).unwrap_or_else(|error| error.to_compile_error()).into()
 }

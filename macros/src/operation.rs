@@ -56,7 +56,7 @@ impl Operation {
                 "an operation takes `&self`; a transaction's takes `&mut self`, or `self` if it ends it",
             )
         })?;
-        let mut borrowed = CallLifetime { used: false };
+        let mut borrowed = ElidedLifetimes::new("'__call");
         let arguments: Vec<_> = inputs
             .map(|argument| {
                 let name = argument_name(argument)?.clone();
@@ -124,10 +124,6 @@ fn check_plain(method: &TraitItemFn) -> Result<()> {
     if let Some(clause) = &signature.generics.where_clause {
         let message = "an operation has no `where` clause: what it needs is a supertrait of the capability";
         return Err(Error::new_spanned(clause, message));
-    }
-    if let Some(body) = &method.default {
-        let message = "an operation has no default body: every backend implements it";
-        return Err(Error::new(body.brace_token.span.join(), message));
     }
     Ok(())
 }
@@ -243,19 +239,24 @@ fn check_argument(kind: &Type) -> Result<()> {
     Ok(())
 }
 
-/// Gives every borrowed argument the lifetime of the call value.
-struct CallLifetime {
-    used: bool,
+/// Gives every elided lifetime this name.
+pub(crate) struct ElidedLifetimes {
+    name: &'static str,
+    pub(crate) used: bool,
 }
 
-impl CallLifetime {
+impl ElidedLifetimes {
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { name, used: false }
+    }
+
     fn lifetime(&mut self) -> Lifetime {
         self.used = true;
-        Lifetime::new("'__call", Span::call_site())
+        Lifetime::new(self.name, Span::call_site())
     }
 }
 
-impl VisitMut for CallLifetime {
+impl VisitMut for ElidedLifetimes {
     fn visit_type_reference_mut(&mut self, reference: &mut TypeReference) {
         if reference.lifetime.is_none() {
             reference.lifetime = Some(self.lifetime());

@@ -7,8 +7,8 @@ use crate::capability::expand;
 const RETURNS: &str = "an operation returns `impl Future<Output = Result<T>> + Send`, or `impl Stream<Item = Result<T>> + Send`";
 const OPERATION: &str = "expected `read`, `write` or `control`, then `harmless`, `replayable`, `overwrites`, `operator`, \
                          `closes`, `backup`, `batch = argument` and `then = method` if they apply";
-const TARGET: &str = "expected nothing for a trait of backends, `on = LayeredTransaction`, and `crate = path` if this crate has \
-                      another name";
+const TARGET: &str = "expected nothing for a trait of backends, `on = LayeredTransaction`, `wrapper = Name` for a trait of that \
+                      name that wrappers implement, and `crate = path` if this crate has another name";
 const LAYERED: &str = "name the wrapper that layers put around this: `#[layered(LayeredTransaction)]`";
 const SELF_RETURNED: &str = "an operation can return `Self` only as `Result<Self::Name>`, with \
                              `#[layered(..)] type Name` in this trait: a layer must be able to wrap it";
@@ -80,6 +80,7 @@ fn arguments_of_the_attribute() {
     refused_with("«LayeredTransaction»", "trait T {}", &[TARGET]);
     refused_with("on = LayeredTransaction, «on = Layered»", "trait T {}", &[TARGET]);
     refused_with("«crate = \"path\"»", "trait T {}", &[TARGET]);
+    refused_with("«wrapper = a::B»", "trait T {}", &[TARGET]);
     refused("«struct» S;", "#[capability] belongs on a trait: expected `trait`");
     refused("trait «T» {}", "a capability stands on a backend: write `trait T: Backend`");
     refused_with(
@@ -204,10 +205,6 @@ fn signature_of_an_operation() {
     operation_refused(
         &format!("fn a(&self) {future} «where Self: Sized»;"),
         "an operation has no `where` clause: what it needs is a supertrait of the capability",
-    );
-    operation_refused(
-        &format!("fn a(&self) {future} «{{ async {{ Ok(1) }} }}»"),
-        "an operation has no default body: every backend implements it",
     );
 }
 

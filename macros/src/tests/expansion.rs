@@ -35,7 +35,7 @@ fn first_difference<'t>(actual: &'t str, wanted: &'t str) -> Option<(usize, (&'t
 
 #[test]
 fn a_trait_of_backends() {
-    check("backend", "");
+    check("backend", "wrapper = EverythingWrapper");
 }
 
 #[test]
@@ -45,5 +45,30 @@ fn a_crate_of_another_name() {
 
 #[test]
 fn a_trait_of_transactions() {
-    check("transaction", "on = LayeredTransaction");
+    check("transaction", "on = LayeredTransaction, wrapper = ChangesWrapper");
+}
+
+#[test]
+fn setters_of_public_fields() {
+    let source = "pub struct Options { pub count: u32, pub path: std::path::PathBuf, pub name: Option<String>, \
+                  pub limit: Option<u32>, private: bool }";
+    let tokens = crate::setters::expand(source.parse().unwrap()).unwrap();
+    let expanded = prettyplease::unparse(&syn::parse2(tokens).unwrap());
+    let signatures: Vec<&str> =
+        expanded.lines().map(str::trim).filter(|line| line.contains("self")).collect();
+    let wanted = [
+        "pub fn with_count(mut self, count: u32) -> Self {",
+        "self.count = count;",
+        "self",
+        "mut self,",
+        "self.path = path.into();",
+        "self",
+        "pub fn with_name(mut self, name: impl ::std::convert::Into<String>) -> Self {",
+        "self.name = ::std::option::Option::Some(name.into());",
+        "self",
+        "pub fn with_limit(mut self, limit: u32) -> Self {",
+        "self.limit = ::std::option::Option::Some(limit);",
+        "self",
+    ];
+    assert_eq!(signatures, wanted);
 }

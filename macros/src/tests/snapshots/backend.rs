@@ -32,6 +32,12 @@ pub trait Everything: Backend {
     #[operation(write, overwrites, batch = items)]
     fn set_many(&self, items: &[(Key, Value)]) -> impl Future<Output = Result<BatchReport>> + Send;
 
+    /// A batch with a default body.
+    #[operation(read, batch = keys)]
+    fn get_many(&self, keys: &[Key]) -> impl Future<Output = Result<Vec<Value>>> + Send {
+        async move { Ok(keys.iter().map(Value::of).collect()) }
+    }
+
     /// Returns the wrapped type.
     #[operation(control)]
     fn begin(&self) -> impl Future<Output = Result<Self::Transaction>> + Send;

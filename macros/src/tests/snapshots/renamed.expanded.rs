@@ -132,4 +132,76 @@ const _: () = {
             )
         }
     }
+    #[deny(clippy::missing_trait_methods)]
+    impl<__A: Renamed, __B: Renamed> Renamed for crate::facade::Either<__A, __B>
+    where
+        Self: Backend,
+    {
+        type Draft = crate::facade::Either<
+            <__A as Renamed>::Draft,
+            <__B as Renamed>::Draft,
+        >;
+        #[inline]
+        fn set_name(&mut self, name: String) {
+            match self {
+                crate::facade::Either::Left(__on) => {
+                    <__A as Renamed>::set_name(__on, name)
+                }
+                crate::facade::Either::Right(__on) => {
+                    <__B as Renamed>::set_name(__on, name)
+                }
+            }
+        }
+        #[inline]
+        fn draft(&self) -> impl Future<Output = Result<Self::Draft>> + Send {
+            match self {
+                crate::facade::Either::Left(__on) => {
+                    crate::facade::either::Run::Left(
+                        crate::facade::either::map_ok(
+                            <__A as Renamed>::draft(__on),
+                            crate::facade::Either::Left,
+                        ),
+                    )
+                }
+                crate::facade::Either::Right(__on) => {
+                    crate::facade::either::Run::Right(
+                        crate::facade::either::map_ok(
+                            <__B as Renamed>::draft(__on),
+                            crate::facade::Either::Right,
+                        ),
+                    )
+                }
+            }
+        }
+        #[inline]
+        fn put(
+            &self,
+            items: &[B],
+            layer: L,
+        ) -> impl Future<Output = Result<BatchReport>> + Send {
+            match self {
+                crate::facade::Either::Left(__on) => {
+                    crate::facade::either::Run::Left(
+                        <__A as Renamed>::put(__on, items, layer),
+                    )
+                }
+                crate::facade::Either::Right(__on) => {
+                    crate::facade::either::Run::Right(
+                        <__B as Renamed>::put(__on, items, layer),
+                    )
+                }
+            }
+        }
+        #[inline]
+        fn list(&self) -> impl Stream<Item = Result<u8>> + Send {
+            match self {
+                crate::facade::Either::Left(__on) => {
+                    crate::facade::either::Run::Left(<__A as Renamed>::list(__on))
+                }
+                crate::facade::Either::Right(__on) => {
+                    crate::facade::either::Run::Right(<__B as Renamed>::list(__on))
+                }
+            }
+        }
+    }
 };

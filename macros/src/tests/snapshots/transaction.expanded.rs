@@ -9,6 +9,29 @@ pub trait Steps: Send + 'static {
     /// Ends it.
     fn finish(self, inner: bool) -> impl Future<Output = Result<()>> + Send;
 }
+/// [`Steps`] for a wrapper: each method has the transaction inside as an argument, and forwards to it unless it is overridden.
+#[diagnostic::on_unimplemented(
+    message = "the wrapper `{Self}` does not have the capability `Steps`"
+)]
+pub trait ChangesWrapper<Inner: Steps>: Sized {
+    /// [`Steps::put`], by default of the transaction inside.
+    fn put(
+        &mut self,
+        inner: &mut Inner,
+        layer: &Key,
+        items: Vec<u8>,
+    ) -> impl Future<Output = Result<()>> + Send {
+        <Inner as Steps>::put(inner, layer, items)
+    }
+    /// [`Steps::finish`], by default of the transaction inside.
+    fn finish(
+        self,
+        __inner: Inner,
+        inner: bool,
+    ) -> impl Future<Output = Result<()>> + Send {
+        <Inner as Steps>::finish(__inner, inner)
+    }
+}
 const _: () = {
     struct __PutCall<'__call> {
         layer: &'__call Key,
@@ -81,6 +104,67 @@ const _: () = {
                     call,
                 )
                 .await
+        }
+    }
+    #[deny(clippy::missing_trait_methods)]
+    impl<__A: Steps, __B: Steps> Steps for ::gateway_storage::Either<__A, __B>
+    where
+        Self: Send + 'static,
+    {
+        #[inline]
+        fn put(
+            &mut self,
+            layer: &Key,
+            items: Vec<u8>,
+        ) -> impl Future<Output = Result<()>> + Send {
+            match self {
+                ::gateway_storage::Either::Left(__on) => {
+                    ::gateway_storage::either::Run::Left(
+                        <__A as Steps>::put(__on, layer, items),
+                    )
+                }
+                ::gateway_storage::Either::Right(__on) => {
+                    ::gateway_storage::either::Run::Right(
+                        <__B as Steps>::put(__on, layer, items),
+                    )
+                }
+            }
+        }
+        #[inline]
+        fn finish(self, inner: bool) -> impl Future<Output = Result<()>> + Send {
+            match self {
+                ::gateway_storage::Either::Left(__on) => {
+                    ::gateway_storage::either::Run::Left(
+                        <__A as Steps>::finish(__on, inner),
+                    )
+                }
+                ::gateway_storage::Either::Right(__on) => {
+                    ::gateway_storage::either::Run::Right(
+                        <__B as Steps>::finish(__on, inner),
+                    )
+                }
+            }
+        }
+    }
+    #[deny(clippy::missing_trait_methods)]
+    impl<__W: ChangesWrapper<__B>, __B: Steps> Steps
+    for ::gateway_storage::wrap::Wrapped<__W, __B>
+    where
+        Self: Send + 'static,
+    {
+        #[inline]
+        fn put(
+            &mut self,
+            layer: &Key,
+            items: Vec<u8>,
+        ) -> impl Future<Output = Result<()>> + Send {
+            let (__wrapper, __inner) = self.parts_mut();
+            <__W as ChangesWrapper<__B>>::put(__wrapper, __inner, layer, items)
+        }
+        #[inline]
+        fn finish(self, inner: bool) -> impl Future<Output = Result<()>> + Send {
+            let (__wrapper, __inner) = self.into_parts();
+            <__W as ChangesWrapper<__B>>::finish(__wrapper, __inner, inner)
         }
     }
 };
