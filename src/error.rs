@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, error::Error as StdError, fmt, io, iter, sync::Arc};
 
+use serde::{Serialize, Serializer, ser::SerializeStruct};
+
 use crate::{Key, model::named};
 
 /// The result of every operation.
@@ -24,9 +26,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// check [`outcome`](Error::outcome) before you repeat a write.
 ///
 /// `Display` prints the message only. `Debug` is for logs: it adds the kind, the [code](Error::code), an
-/// unknown outcome and the messages of all [sources](StdError::source).
+/// unknown outcome and the messages of all [sources](StdError::source). As JSON it is
+/// `{ "kind": "busy", "message": "..", "outcome": "not_applied" }`, with the messages of all sources in the
+/// message, and with `"code"` if there is one.
 ///
-/// Neither of them, nor any source, contains a key, a credential, a stored value or a password. The key that
+/// None of them, nor any source, contains a key, a credential, a stored value or a password. The key that
 /// an error is about is in [`key`](Error::key): the caller decides whether to show it.
 #[derive(Clone, thiserror::Error)]
 #[error(transparent)]
@@ -82,7 +86,8 @@ named! {
 }
 
 /// Whether a failed operation may have changed something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The operation changed nothing, and will not do so later.
     NotApplied,
@@ -160,7 +165,6 @@ impl Error {
 
     /// The same error without its key.
     #[cold]
-    #[cfg(any(feature = "redis", feature = "postgres", feature = "mongodb"))]
     pub(crate) fn without_key(self) -> Self {
         self.edit(|inner| inner.key = None)
     }
@@ -210,6 +214,11 @@ impl Error {
     #[must_use]
     pub fn path(&self) -> Option<&str> {
         self.0.path.as_deref()
+    }
+
+    /// The message and those of all causes, in one line.
+    pub(crate) fn with_causes(&self) -> String {
+        format!("{self}{}", self.0.causes())
     }
 
     /// Chooses the kind of an I/O error by what the caller can do about it.
@@ -288,12 +297,31 @@ impl fmt::Debug for Inner {
     }
 }
 
+impl Serialize for Error {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Error", 3 + usize::from(self.code().is_some()))?;
+        fields.serialize_field("kind", &self.kind())?;
+        fields.serialize_field("message", &self.with_causes())?;
+        fields.serialize_field("outcome", &self.outcome())?;
+        match self.code() {
+            Some(code) => fields.serialize_field("code", code)?,
+            None => fields.skip_field("code")?,
+        }
+        fields.end()
+    }
+}
+
 impl Inner {
-    // Sources are printed with `Display`: a driver's `Debug` can contain statements and parameters.
-    fn fmt_debug(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The messages of the causes, each after a colon.
+    fn causes(&self) -> String {
+        // With `Display`: a driver's `Debug` can contain statements and parameters.
         let first = self.source.as_deref().map(|source| source as &dyn StdError);
         let causes = iter::successors(first, |&cause| cause.source());
-        let causes: String = causes.map(|cause| format!(": {cause}")).collect();
+        causes.map(|cause| format!(": {cause}")).collect()
+    }
+
+    fn fmt_debug(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let causes = self.causes();
         write!(f, "{}: {}", self.kind, self.message)?;
         // The standard library's text of an I/O error ends with the code.
         if let Some(code) = self.code.as_deref().filter(|code| !causes.contains(&format!("({code})"))) {
@@ -358,6 +386,10 @@ mod tests {
             "corrupt: a usage record can't be read [E1] (outcome unknown): disk"
         );
         assert_eq!(error.to_string(), "a usage record can't be read");
+        assert_eq!(
+            serde_json::to_string(&error).unwrap(),
+            r#"{"kind":"corrupt","message":"a usage record can't be read: disk","outcome":"unknown","code":"E1"}"#
+        );
         assert_eq!(error.source().unwrap().to_string(), "disk");
         assert_eq!(error.key(), Some(&key));
     }

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::SystemTime};
 
 use serde::{Serialize, Serializer};
 
-use crate::{Error, ErrorKind, Result, model::rfc3339_seconds};
+use crate::{Error, ErrorKind, Result, model::time};
 
 /// The kinds of records that have a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -97,7 +97,7 @@ pub struct Commit {
     pub id: CommitId,
     /// When it was made, in whole seconds, by the author's clock. A time before 1970 or after 9999 is given
     /// as the nearest time between them. As JSON in RFC 3339.
-    #[serde(serialize_with = "time")]
+    #[serde(serialize_with = "time::seconds")]
     pub time: SystemTime,
     /// The author's name, as the author gave it.
     pub author: String,
@@ -113,10 +113,6 @@ impl Commit {
     pub fn new(id: CommitId, time: SystemTime, author: String, email: String) -> Self {
         Self { id, time, author, email, is_deleted: false }
     }
-}
-
-fn time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&rfc3339_seconds(*time))
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@
 //! # async fn main() -> gateway_storage::Result<()> {
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let url = format!("file:{}/data", folder.path().display());
-//! # let url = url.as_str();
 //! let storage = Storage::<File>::open(url).await?; // "file:./data"
 //! storage.set_credential("alice", json!({ "access_token": "ya29.xxx" })).await?;
 //! assert_eq!(storage.increment_usage("alice", "requests", 1).await?, 1);
@@ -36,6 +35,9 @@
 //! | [`Exportable`]: export as a stream, import | x | x | x | x | x | x |
 //! | [`Pooled`]: statistics and size of the connection pool | | x | x | x | | |
 //! | [`History`]: history of a record, its value at a commit, revert | | | | | x | |
+//!
+//! A backend that is chosen at run time is [`Either`] of two, or [`one_of!`] of several. A [`scope`] is one
+//! tenant's part of a store. A wrapper of your own ([`wrap`]) can change keys and values.
 //!
 //! Each method of these traits lists what it promises. [`Backend`] says what holds for all of them, and
 //! [`Error`] what can go wrong. A [`layer`] wraps every operation: telemetry ([`Storage::instrumented`]), a
@@ -99,14 +101,17 @@ mod codec;
 pub mod codec;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod either;
 mod error;
 pub mod history;
 pub mod layer;
 pub mod migrate;
 mod model;
 pub mod plan;
+pub mod scope;
 mod storage;
 mod transact;
+pub mod wrap;
 
 #[cfg(feature = "file")]
 pub use backend::file::{File, FileOptions};
@@ -124,19 +129,20 @@ pub use capability::{
     Backend, CacheStore, ConfigBatch, ConfigStore, CredentialStore, DEFAULT_DEADLINE, Exportable, History,
     MAX_CACHE_TTL, Open, Pooled, Transaction, Transactional, UsageStore,
 };
+pub use either::Either;
 pub use error::{Error, ErrorKind, OptionalExt, Outcome, Result};
 pub use gateway_storage_macros::capability;
 pub use model::{
-    BatchFailure, BatchReport, CacheEntry, ConfigValue, Credential, Found, Increment, IntoKey, Key,
-    MAX_DEPTH, MAX_SECRET_BYTES, MAX_VALUE_BYTES, Performance, PoolStats, Record, RecordKind, Secret,
-    StorageStats, UsageRecord,
+    BatchFailure, BatchReport, CacheEntry, ConfigValue, Credential, CredentialItem, Found, Increment,
+    IncrementItem, IntoKey, Key, MAX_DEPTH, MAX_SECRET_BYTES, MAX_VALUE_BYTES, Performance, PoolStats,
+    Record, RecordKind, Redacted, Secret, StorageStats, UsageRecord,
 };
 #[doc(hidden)]
 pub use model::{rfc3339_millis, rfc3339_seconds};
-pub use storage::{IMPORT_CHUNK, Storage};
+pub use storage::{IMPORT_CHUNK, Storage, StorageTransaction};
 #[doc(hidden)]
 pub use transact::Attempts;
-pub use transact::TRANSACTION_ATTEMPTS;
+pub use transact::{TRANSACTION_ATTEMPTS, TransactOptions};
 
 /// A type of [`GitOptions`], and the commits that closing did not send.
 #[cfg(feature = "git")]

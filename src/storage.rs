@@ -7,12 +7,15 @@ mod conditional;
 mod flight;
 mod lease;
 pub(crate) mod refresh;
+mod transaction;
 mod update;
 
-use std::{borrow::Borrow, collections::BTreeMap, fmt, pin::pin, sync::Arc, time::Duration};
+use std::{borrow::Borrow, collections::BTreeMap, fmt, pin::pin, time::Duration};
 
 use flight::Flights;
 use refresh::CLOSE_WAIT;
+pub use transaction::StorageTransaction;
+pub(crate) use transaction::may_repeat;
 
 use futures_core::Stream;
 use futures_util::StreamExt;
@@ -21,10 +24,13 @@ use tokio::{task::consume_budget, time::timeout};
 
 use crate::{
     Backend, BatchReport, CacheEntry, CacheStore, ConfigBatch, ConfigStore, ConfigValue, Credential,
-    CredentialStore, Error, Exportable, Found, Increment, IntoKey, Key, Open, Outcome, PoolStats, Pooled,
-    Record, RecordKind, Result, StorageStats, Transactional, UsageRecord, UsageStore,
+    CredentialItem, CredentialStore, Error, Exportable, Found, IncrementItem, IntoKey, Key, Open,
+    OptionalExt, Outcome, PoolStats, Pooled, Record, RecordKind, Result, StorageStats, Transactional,
+    UsageRecord, UsageStore,
     layer::{Instrument, Layer, Layered, POOL_INTERVAL},
     plan::{Applied, ApplyOptions, AuditEntry, AuditFilter, Plan, Rollback, RollbackOptions},
+    scope::{Scope, Scoped},
+    wrap::Wrapped,
 };
 
 /// The most records that [`Storage::import`] passes to the backend in one call. A call has fewer once they
@@ -88,13 +94,15 @@ impl Chunk {
 #[derive(Clone)]
 pub struct Storage<B> {
     backend: B,
-    flights: Arc<Flights>,
+    flights: Flights,
 }
 
 /// Opening, layers, health, closing.
 impl<B> Storage<B> {
-    /// Opens a store from a URL (`file:./data`), or from the backend's typed options. White space around a
-    /// URL, such as the line feed of a mounted secret, is ignored; a control character in a URL is an error.
+    /// Opens a store from a URL (`file:./data`, a `&str`, `String` or `&String`), from the backend's typed
+    /// options, or for `File` and `Git` from a path. With [`one_of!`](crate::one_of) the scheme of the URL
+    /// picks the backend. White space around a URL, such as the line feed of a mounted secret, is ignored; a
+    /// control character in a URL is an error.
     ///
     /// # Errors
     ///
@@ -111,7 +119,7 @@ impl<B> Storage<B> {
     /// Wraps a backend that is already open.
     #[inline]
     pub fn new(backend: B) -> Self {
-        Self { backend, flights: Arc::default() }
+        Self { backend, flights: Flights::default() }
     }
 
     /// The backend, for operations that only it has, and for those of your own
@@ -131,6 +139,22 @@ impl<B> Storage<B> {
     {
         layer.put_on(self.backend.deadline());
         Storage { backend: Layered::new(layer, self.backend), flights: self.flights }
+    }
+
+    /// Returns a handle to one tenant's records: keys are stored under the prefix `name/`, and lists and
+    /// streams have that scope's records only. See [`scope`](crate::scope).
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`](crate::ErrorKind::InvalidKey) if the name is no key, has a `/`, or leaves no byte for
+    /// keys: it has at most 253 bytes, and fewer in a scope.
+    pub fn scoped(&self, name: &str) -> Result<Storage<Scoped<B>>>
+    where
+        B: Backend,
+    {
+        let scope = Scope::within(name, self.backend.max_key_bytes())?;
+        let flights = self.flights.scoped(scope.prefix());
+        Ok(Storage { backend: Wrapped::new(scope, self.backend.clone()), flights })
     }
 
     /// Reports every operation to `tracing` and `metrics`, and measures the store's recent
@@ -254,28 +278,54 @@ impl<B> Storage<B> {
         self.backend.list_credentials().await
     }
 
-    /// Reads many credentials. See [`CredentialStore::get_credentials`].
-    pub async fn get_credentials(&self, ids: &[Key]) -> Result<Found>
+    /// Reads many credentials: `&["alice", "bob"]`, `&keys`. An invalid id fails the whole call before it is
+    /// sent. See [`CredentialStore::get_credentials`].
+    pub fn get_credentials(
+        &self,
+        ids: impl IntoIterator<Item = impl IntoKey>,
+    ) -> impl Future<Output = Result<Found>> + Send
     where
         B: CredentialStore,
     {
-        self.backend.get_credentials(ids).await
+        let ids = keys(ids);
+        async move { self.backend.get_credentials(&ids?).await }
     }
 
-    /// Stores many credentials. See [`CredentialStore::set_credentials`].
-    pub async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport>
+    /// Stores many credentials: pairs of an id and a credential, or references to such pairs. An invalid pair
+    /// fails the whole call before it is sent. See [`CredentialStore::set_credentials`].
+    ///
+    /// ```
+    /// # use gateway_storage::{Memory, Storage};
+    /// # use serde_json::json;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+    /// let storage = Storage::<Memory>::open("memory:").await?;
+    /// let both = [("alice", json!({ "token": "x" })), ("bob", json!({ "token": "y" }))];
+    /// assert_eq!(storage.set_credentials(both).await?.complete()?, 2);
+    /// assert_eq!(storage.get_credentials(["alice", "bob"]).await?.credentials.len(), 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn set_credentials(
+        &self,
+        credentials: impl IntoIterator<Item = impl CredentialItem>,
+    ) -> impl Future<Output = Result<BatchReport>> + Send
     where
         B: CredentialStore,
     {
-        self.backend.set_credentials(credentials).await
+        let credentials: Result<Vec<_>> = credentials.into_iter().map(CredentialItem::into_item).collect();
+        async move { self.backend.set_credentials(&credentials?).await }
     }
 
-    /// Deletes many credentials. See [`CredentialStore::delete_credentials`].
-    pub async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport>
+    /// Deletes many credentials: `&["alice", "bob"]`, `&keys`. An invalid id fails the whole call before it
+    /// is sent. See [`CredentialStore::delete_credentials`].
+    pub fn delete_credentials(
+        &self,
+        ids: impl IntoIterator<Item = impl IntoKey>,
+    ) -> impl Future<Output = Result<BatchReport>> + Send
     where
         B: CredentialStore,
     {
-        self.backend.delete_credentials(ids).await
+        let ids = keys(ids);
+        async move { self.backend.delete_credentials(&ids?).await }
     }
 
     /// Reads one credential and deserializes it.
@@ -353,6 +403,30 @@ impl<B> Storage<B> {
         self.get_config(key).await?.to_typed()
     }
 
+    /// As [`get_config_as`](Storage::get_config_as), and the default if there is no value under this key. A
+    /// value that does not fit `T` is an error and not the default.
+    ///
+    /// ```
+    /// # use gateway_storage::{Memory, Storage};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+    /// let storage = Storage::<Memory>::open("memory:").await?;
+    /// assert_eq!(storage.get_config_or("retries", 3).await?, 3);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`get_config_as`](Storage::get_config_as) but [`NotFound`](crate::ErrorKind::NotFound).
+    pub async fn get_config_or<T: DeserializeOwned>(&self, key: impl IntoKey, default: T) -> Result<T>
+    where
+        B: ConfigStore,
+    {
+        match self.get_config(key).await.optional()? {
+            Some(value) => value.to_typed(),
+            None => Ok(default),
+        }
+    }
+
     /// Serializes a value and stores it.
     pub async fn set_config_as<T: Serialize + ?Sized>(&self, key: impl IntoKey, value: &T) -> Result<()>
     where
@@ -428,12 +502,31 @@ impl<B> Storage<B> {
         }
     }
 
-    /// Adds to many counters in one round trip. See [`UsageStore::increment_many`].
-    pub async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport>
+    /// Adds to many counters: a slice of [`Increment`](crate::Increment)s, or of tuples. An invalid key fails
+    /// the whole call before it is sent. See [`UsageStore::increment_many`].
+    ///
+    /// ```
+    /// # use gateway_storage::{Memory, Storage};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+    /// let storage = Storage::<Memory>::open("memory:").await?;
+    /// let counts = [("alice", "requests", 1), ("alice", "tokens", 250)];
+    /// assert_eq!(storage.increment_many(&counts).await?.complete()?, 2);
+    /// # Ok(()) }
+    /// ```
+    #[inline]
+    pub fn increment_many<I: IncrementItem>(
+        &self,
+        increments: &[I],
+    ) -> impl Future<Output = Result<BatchReport>> + Send
     where
         B: UsageStore,
     {
-        self.backend.increment_many(increments).await
+        let increments = I::checked(increments);
+        async move {
+            // They are borrowed, because the future would store a moved value twice.
+            let increments = increments.as_ref().map_err(Error::clone)?;
+            self.backend.increment_many(increments.borrow()).await
+        }
     }
 
     /// Reads one record. See [`UsageStore::get_usage`].
@@ -505,11 +598,11 @@ impl<B> Storage<B> {
 impl<B> Storage<B> {
     /// Begins a transaction. See [`Transactional::begin`]; [`transact!`](crate::transact) also retries
     /// conflicts.
-    pub async fn begin(&self) -> Result<B::Transaction>
+    pub async fn begin(&self) -> Result<StorageTransaction<B::Transaction>>
     where
         B: Transactional,
     {
-        self.backend.begin().await
+        self.backend.begin().await.map(StorageTransaction::new)
     }
 
     /// Streams all records. See [`Exportable::export`].
@@ -518,6 +611,14 @@ impl<B> Storage<B> {
         B: Exportable,
     {
         self.backend.export()
+    }
+
+    /// Streams the records whose keys begin with these bytes. See [`Exportable::export_prefix`].
+    pub fn export_prefix(&self, prefix: impl Into<String>) -> impl Stream<Item = Result<Record>> + Send
+    where
+        B: Exportable,
+    {
+        self.backend.export_prefix(prefix.into())
     }
 
     /// Whether an export is a snapshot. See [`Exportable::exports_snapshot`].
@@ -603,6 +704,11 @@ impl<B> Storage<B> {
     {
         self.backend.resize_pool(max).await
     }
+}
+
+/// The keys of a batch.
+fn keys(keys: impl IntoIterator<Item = impl IntoKey>) -> Result<Vec<Key>> {
+    keys.into_iter().map(|key| Ok(key.into_key()?.borrow().clone())).collect()
 }
 
 impl<B: Backend> fmt::Debug for Storage<B> {

@@ -10,7 +10,10 @@ use std::{
 
 use futures_core::Stream;
 use futures_util::StreamExt;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{
+    Serialize,
+    de::{Deserializer, IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::{Value, error::Category};
 use tokio::io::AsyncWrite;
 
@@ -30,8 +33,8 @@ use crate::{
 /// The largest document that [`read_go`] accepts, in bytes: 1 GiB.
 pub const MAX_GO_BYTES: u64 = 1 << 30;
 
-/// A document that the Go program gcli2api-go exported.
-#[derive(Clone, Debug)]
+/// A document that the Go program gcli2api-go exported. As JSON its credentials are redacted: see [`Record`].
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct GoDocument {
     /// The backend that exported it, as stated in the document.

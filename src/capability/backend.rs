@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
-use crate::{Error, Result, StorageStats, capability};
+use crate::{Error, Key, Result, StorageStats, capability, codec::options_from};
 
 /// The deadline of a call for which none is configured: 10 s after it begins.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
@@ -29,8 +30,9 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 /// - **Key of an error.** If the error is about one record ([`NotFound`](crate::ErrorKind::NotFound) of
 ///   `get`, `delete` and `reset`, an overflow), [`Error::key`](crate::Error::key) is that record's key. No
 ///   text contains it.
-/// - **Close.** After [`close`](Backend::close) every operation returns [`Closed`](crate::ErrorKind::Closed).
-#[capability]
+/// - **Close.** After [`close`](Backend::close) every operation returns [`Closed`](crate::ErrorKind::Closed);
+///   an empty batch may also be `Ok`.
+#[capability(wrapper = BackendWrapper)]
 #[diagnostic::on_unimplemented(message = "`{Self}` is not a storage backend")]
 pub trait Backend: Clone + Send + Sync + 'static {
     /// The backend's name in statistics, errors and telemetry: `"file"`, `"memory"`, `"redis"`.
@@ -42,6 +44,13 @@ pub trait Backend: Clone + Send + Sync + 'static {
     #[forward]
     fn namespace(&self) -> Option<&str> {
         None
+    }
+
+    /// The length of the longest key that the backend stores, in bytes: at most [`Key::MAX_BYTES`]. A wrapper
+    /// that adds a prefix returns less. A longer key is [`InvalidKey`](crate::ErrorKind::InvalidKey).
+    #[forward]
+    fn max_key_bytes(&self) -> usize {
+        Key::MAX_BYTES
     }
 
     /// Sets the deadline of every later call on this handle. Other handles keep theirs.
@@ -83,6 +92,22 @@ pub trait Backend: Clone + Send + Sync + 'static {
 pub trait Open: Backend {
     /// The backend's options. They are parsed from a URL or deserialized; unknown fields are refused.
     type Options: DeserializeOwned + for<'url> TryFrom<&'url str, Error = Error> + Send;
+
+    /// The schemes of the URLs that [`Options`](Open::Options) are parsed from, without `:`. The first one is
+    /// the backend's [`label`](Backend::label); [`Either`](crate::Either) has those of both.
+    const SCHEMES: &'static [&'static str];
+
+    /// For [`EitherOptions`](crate::either::EitherOptions): the names of the backends that these can be, and
+    /// the options of the one with this name from a map.
+    #[doc(hidden)]
+    fn names() -> Vec<&'static str> {
+        Self::SCHEMES.first().copied().into_iter().collect()
+    }
+
+    #[doc(hidden)]
+    fn options_of(name: &str, fields: Map<String, Value>) -> Result<Self::Options> {
+        options_from(name, fields)
+    }
 
     /// Opens the store.
     ///

@@ -8,17 +8,19 @@ use crate::{Backend, CacheEntry, Error, ErrorKind, Key, MAX_VALUE_BYTES, Result,
 pub const MAX_CACHE_TTL: Duration = Duration::from_secs(10_000 * 24 * 60 * 60);
 
 /// Caches bytes, each value with a time to live.
-#[capability]
+#[capability(wrapper = CacheStoreWrapper)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cache",
     note = "backends that cache: `Memory`, `Redis`"
 )]
 pub trait CacheStore: Backend {
-    /// Reads one value.
+    /// Reads one value. The default body reads the [entry](CacheStore::get_cache_entry).
     ///
     /// - [`NotFound`](crate::ErrorKind::NotFound) if there is none, or it expired.
     #[operation(read)]
-    fn get_cache(&self, key: &Key) -> impl Future<Output = Result<Vec<u8>>> + Send;
+    fn get_cache(&self, key: &Key) -> impl Future<Output = Result<Vec<u8>>> + Send {
+        async move { Ok(self.get_cache_entry(key).await?.value) }
+    }
 
     /// Reads one value and the time that it has left, so that the caller can renew it before it expires.
     ///

@@ -13,7 +13,7 @@ use crate::{
 /// [`Conflict`](ErrorKind::Conflict) and read again. The comparison and the write are one step at the server
 /// and one round trip. Writers that use no revision are noticed, too, also other programs; on `MongoDb`, see
 /// its page.
-#[capability]
+#[capability(wrapper = ConditionalWrapper)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot write conditionally",
     note = "backends that write conditionally: `File`, `Git`, `Memory`, `MongoDb`, `Postgres`, `Redis`"

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{Backend, ConfigValue, Key, Result, capability};
 
 /// Stores configuration: any JSON value by key.
-#[capability]
+#[capability(wrapper = ConfigStoreWrapper)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot store configuration",
     note = "backends that store configuration: `File`, `Git`, `Memory`, `MongoDb`, `Postgres`, `Redis`"

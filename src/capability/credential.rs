@@ -1,9 +1,15 @@
 //! [`CredentialStore`]: JSON objects by id.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::batch::{Deadline, READ, WRITE, report};
 use crate::{Backend, BatchReport, Credential, Found, Key, Result, capability};
 
 /// Stores credentials: JSON objects by id.
-#[capability]
+///
+/// The default body of each batch calls the operation for one credential, once for each id and one after
+/// another.
+#[capability(wrapper = CredentialStoreWrapper)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot store credentials",
     note = "backends that store credentials: `File`, `Git`, `Memory`, `MongoDb`, `Postgres`, `Redis`"
@@ -37,7 +43,15 @@ pub trait CredentialStore: Backend {
     /// - Returns the credentials that exist, sorted by id, and a failure for each other id.
     /// - An id that is passed twice is returned once; if it is missing, each mention is a failure.
     #[operation(read, batch = ids)]
-    fn get_credentials(&self, ids: &[Key]) -> impl Future<Output = Result<Found>> + Send;
+    fn get_credentials(&self, ids: &[Key]) -> impl Future<Output = Result<Found>> + Send {
+        async move {
+            let (deadline, mut results) = (Deadline::of(self), BTreeMap::new());
+            for id in ids.iter().collect::<BTreeSet<_>>() {
+                results.insert(id, deadline.run(READ, self.get_credential(id)).await);
+            }
+            Found::collect(ids, |id| results[id].clone()).settle()
+        }
+    }
 
     /// Stores many credentials.
     ///
@@ -49,12 +63,29 @@ pub trait CredentialStore: Backend {
     fn set_credentials(
         &self,
         credentials: &[(Key, Credential)],
-    ) -> impl Future<Output = Result<BatchReport>> + Send;
+    ) -> impl Future<Output = Result<BatchReport>> + Send {
+        async move {
+            let (deadline, mut results) = (Deadline::of(self), BTreeMap::new());
+            let last: BTreeMap<_, _> = credentials.iter().map(|(id, credential)| (id, credential)).collect();
+            for (id, credential) in last {
+                results.insert(id, deadline.run(WRITE, self.set_credential(id, credential)).await);
+            }
+            report(credentials.iter().map(|(id, _)| id), &results)
+        }
+    }
 
     /// Deletes many credentials.
     ///
     /// - A missing id is a [`NotFound`](crate::ErrorKind::NotFound) failure and does not stop the others.
     /// - An id that is passed twice is deleted once, and both mentions get the same result.
     #[operation(write, batch = ids)]
-    fn delete_credentials(&self, ids: &[Key]) -> impl Future<Output = Result<BatchReport>> + Send;
+    fn delete_credentials(&self, ids: &[Key]) -> impl Future<Output = Result<BatchReport>> + Send {
+        async move {
+            let (deadline, mut results) = (Deadline::of(self), BTreeMap::new());
+            for id in ids.iter().collect::<BTreeSet<_>>() {
+                results.insert(id, deadline.run(WRITE, self.delete_credential(id)).await);
+            }
+            report(ids.iter(), &results)
+        }
+    }
 }

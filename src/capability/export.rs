@@ -1,11 +1,14 @@
 //! [`Exportable`]: export and import of all records.
 
+use std::future::ready;
+
 use futures_core::Stream;
+use futures_util::TryStreamExt;
 
 use crate::{Backend, BatchReport, Record, RecordKind, Result, capability};
 
 /// Exports all records as a stream, and imports records.
-#[capability]
+#[capability(wrapper = ExportableWrapper)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be exported or imported",
     note = "backends that export and import: `File`, `Git`, `Memory`, `MongoDb`, `Postgres`, `Redis`"
@@ -20,6 +23,15 @@ pub trait Exportable: Backend {
     ///   when it was first polled.
     #[operation(read, backup)]
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send;
+
+    /// Streams the records whose keys begin with these bytes, in the order of [`export`](Exportable::export).
+    ///
+    /// - The bullets of `export` hold. It is not a backup of the store.
+    /// - The default body reads all records and drops the others.
+    #[operation(read)]
+    fn export_prefix(&self, prefix: String) -> impl Stream<Item = Result<Record>> + Send {
+        self.export().try_filter(move |record| ready(record.key().as_str().starts_with(&prefix)))
+    }
 
     /// Whether an export is a snapshot of the store even while it is written to. The default is `false`. A
     /// backend's answer may depend on the server's topology, as far as it is known.

@@ -9,7 +9,7 @@ use crate::{
 ///
 /// A deleted credential therefore stays in the history. If it must become useless, revoke it where it was
 /// issued.
-#[capability]
+#[capability(wrapper = HistoryWrapper)]
 #[diagnostic::on_unimplemented(message = "`{Self}` keeps no history", note = "backends that keep one: `Git`")]
 pub trait History: Backend {
     /// Lists the changes of one record, newest first, at most `limit`.

@@ -16,7 +16,7 @@ use crate::{
 /// longer than its lease goes on without it. So protect what must be right by something else, too, for
 /// example by [`Conditional`](crate::revision::Conditional), or by the lease's [number](Lease::number). On
 /// `Redis`, a failover loses the leases that the new master did not have yet.
-#[capability]
+#[capability(wrapper = LeasesWrapper)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no leases",
     note = "backends with leases: `File`, `Memory`, `MongoDb`, `Postgres`, `Redis`; keep leases in one of these beside it"

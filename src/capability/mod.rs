@@ -1,6 +1,7 @@
 //! The contract: one trait per file. A backend can do what the traits that it implements promise.
 
 mod backend;
+mod batch;
 mod cache;
 mod conditional;
 mod config;
@@ -13,17 +14,17 @@ mod pool;
 mod transaction;
 mod usage;
 
-pub use backend::{Backend, DEFAULT_DEADLINE, Open};
+pub use backend::{Backend, BackendWrapper, DEFAULT_DEADLINE, Open};
 pub(crate) use cache::check_cache;
-pub use cache::{CacheStore, MAX_CACHE_TTL};
-pub use conditional::Conditional;
+pub use cache::{CacheStore, CacheStoreWrapper, MAX_CACHE_TTL};
 pub(crate) use conditional::document_of;
-pub use config::ConfigStore;
-pub use credential::CredentialStore;
-pub use export::Exportable;
-pub use history::History;
-pub use leases::Leases;
-pub use plan::ConfigBatch;
-pub use pool::Pooled;
-pub use transaction::{Transaction, Transactional};
-pub use usage::UsageStore;
+pub use conditional::{Conditional, ConditionalWrapper};
+pub use config::{ConfigStore, ConfigStoreWrapper};
+pub use credential::{CredentialStore, CredentialStoreWrapper};
+pub use export::{Exportable, ExportableWrapper};
+pub use history::{History, HistoryWrapper};
+pub use leases::{Leases, LeasesWrapper};
+pub use plan::{ConfigBatch, ConfigBatchWrapper};
+pub use pool::{Pooled, PooledWrapper};
+pub use transaction::{Transaction, TransactionWrapper, Transactional, TransactionalWrapper};
+pub use usage::{UsageStore, UsageStoreWrapper};

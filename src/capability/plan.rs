@@ -14,7 +14,7 @@ use crate::{
 /// know whether a plan was applied can therefore apply it again under the same key.
 ///
 /// Every attempt that reaches the store leaves an audit entry, whether it was committed, replayed or refused.
-#[capability]
+#[capability(wrapper = ConfigBatchWrapper)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot apply config batches",
     note = "backends that can: `File`, `Memory`, `MongoDb`, `Postgres`, `Redis`"

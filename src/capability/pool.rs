@@ -3,7 +3,7 @@
 use crate::{Backend, PoolStats, Result, capability};
 
 /// Reports on the connection pool and resizes it.
-#[capability]
+#[capability(wrapper = PooledWrapper)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no connection pool",
     note = "backends with one: `MongoDb`, `Postgres`, `Redis`; `File`, `Git` and `Memory` are in this process and have none"

@@ -3,7 +3,7 @@
 use crate::{Backend, ConfigValue, Credential, Key, Result, capability, layer::LayeredTransaction};
 
 /// Starts transactions.
-#[capability]
+#[capability(wrapper = TransactionalWrapper)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no transactions",
     note = "backends with transactions: `Memory`, `MongoDb`, `Postgres`"
@@ -28,8 +28,8 @@ pub trait Transactional: Backend {
 /// Changes that become visible together at [`commit`](Transaction::commit), or never.
 ///
 /// Dropping a transaction rolls it back.
-#[capability(on = LayeredTransaction)]
-pub trait Transaction: Send + 'static {
+#[capability(on = LayeredTransaction, wrapper = TransactionWrapper)]
+pub trait Transaction: Sized + Send + 'static {
     /// Reads one credential, as [`CredentialStore::get_credential`](crate::CredentialStore::get_credential).
     #[operation(read)]
     fn get_credential(&mut self, id: &Key) -> impl Future<Output = Result<Credential>> + Send;
@@ -68,7 +68,12 @@ pub trait Transaction: Send + 'static {
     #[operation(control)]
     fn commit(self) -> impl Future<Output = Result<()>> + Send;
 
-    /// Discards all changes.
+    /// Discards all changes. The default body drops the transaction.
     #[operation(control, harmless)]
-    fn rollback(self) -> impl Future<Output = Result<()>> + Send;
+    fn rollback(self) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            drop(self);
+            Ok(())
+        }
+    }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use super::batch::{Deadline, WRITE};
 use crate::{Backend, BatchReport, Increment, Key, Result, UsageRecord, capability};
 
 /// Counts usage: each record has a key and maps fields to `i64` counters.
-#[capability]
+#[capability(wrapper = UsageStoreWrapper)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot count usage",
     note = "backends that count usage: `File`, `Memory`, `MongoDb`, `Postgres`, `Redis`"
@@ -22,13 +23,23 @@ pub trait UsageStore: Backend {
     fn increment_usage(&self, key: &Key, field: &Key, delta: i64)
     -> impl Future<Output = Result<i64>> + Send;
 
-    /// Adds to many counters in one round trip.
+    /// Adds to many counters. The backends of this crate send them together. The default body calls
+    /// [`increment_usage`](UsageStore::increment_usage) for each, one after another.
     ///
     /// - Each increment is atomic; together they are not a transaction.
     /// - They are applied in order. Increments of one counter add up; one that would overflow is a failure in
     ///   the report, and the next is added to the unchanged counter.
     #[operation(write, batch = increments)]
-    fn increment_many(&self, increments: &[Increment]) -> impl Future<Output = Result<BatchReport>> + Send;
+    fn increment_many(&self, increments: &[Increment]) -> impl Future<Output = Result<BatchReport>> + Send {
+        async move {
+            let (deadline, mut report) = (Deadline::of(self), BatchReport::default());
+            for (index, Increment { key, field, delta }) in increments.iter().enumerate() {
+                let total = deadline.run(WRITE, self.increment_usage(key, field, *delta)).await;
+                report.record(index, key, total);
+            }
+            report.settle()
+        }
+    }
 
     /// Reads one record.
     ///

@@ -13,6 +13,7 @@
 
 use std::time::SystemTime;
 
+use gateway_storage_macros::Setters;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
@@ -22,7 +23,10 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Record, RecordKind, Result,
-    model::{RecordDigest, rfc3339_seconds, time::created},
+    model::{
+        RecordDigest, rfc3339_seconds,
+        time::{self, created},
+    },
 };
 
 /// The version of the format that this crate writes, and the newest that it reads.
@@ -34,12 +38,13 @@ pub const MAGIC: &[u8] = b"{\"format\":\"gateway-storage\",";
 const FORMAT: &str = "gateway-storage";
 
 /// The description of an export, which precedes its records.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Setters)]
 #[non_exhaustive]
 pub struct Header {
     /// Where the records come from, for people: `"file"`. It must not be a secret.
     pub source: String,
-    /// When the export began, in whole seconds.
+    /// When the export began, in whole seconds. As JSON in RFC 3339.
+    #[serde(serialize_with = "time::seconds")]
     pub created: SystemTime,
     /// Whether the records are a snapshot of their store: see
     /// [`exports_snapshot`](crate::Exportable::exports_snapshot).
@@ -52,25 +57,15 @@ impl Header {
     pub fn new(source: impl Into<String>) -> Self {
         Self { source: source.into(), created: SystemTime::now(), snapshot: false }
     }
-
-    /// Sets whether the export is a snapshot.
-    #[must_use]
-    pub fn with_snapshot(self, snapshot: bool) -> Self {
-        Self { snapshot, ..self }
-    }
-
-    /// Sets the time when the export began.
-    #[must_use]
-    pub fn with_created(self, created: SystemTime) -> Self {
-        Self { created, ..self }
-    }
 }
 
-/// A summary of an export that was read or written to its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A summary of an export that was read or written to its end. As JSON the header's fields are among the
+/// others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Contents {
     /// The description of the export.
+    #[serde(flatten)]
     pub header: Header,
     /// The number of credentials.
     pub credentials: u64,

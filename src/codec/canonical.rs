@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Key,
+    Key, Result,
     plan::{Expect, Mutation, PayloadHash, Plan},
 };
 
@@ -119,6 +119,9 @@ impl Plan {
     /// scientific form (`1.5e-3`). It distinguishes a replay from another plan under the same key.
     #[must_use]
     pub fn payload_hash(&self) -> PayloadHash {
+        if let Some(hash) = self.hash {
+            return hash;
+        }
         let mut hash = Sha256::new();
         let mut out = Vec::new();
         for (at, step) in self.mutations().iter().enumerate() {
@@ -129,6 +132,29 @@ impl Plan {
         }
         hash.update(b"]");
         PayloadHash(hash.finalize().into())
+    }
+
+    /// The plan with other keys, for a store that has them in a namespace. Its [hash](Plan::payload_hash) is
+    /// that of this plan [in the namespace](PayloadHash::in_namespace), so it differs from that of another
+    /// plan with these keys. The new keys do not count for [`MAX_PLAN_BYTES`](crate::plan::MAX_PLAN_BYTES).
+    ///
+    /// # Errors
+    ///
+    /// Those of `rename`.
+    pub fn with_keys(&self, namespace: &str, rename: impl Fn(&Key) -> Result<Key>) -> Result<Self> {
+        let renamed = |mutation: &Mutation| Ok(Mutation { key: rename(&mutation.key)?, ..mutation.clone() });
+        let mutations = self.mutations().iter().map(renamed).collect::<Result<Vec<_>>>()?;
+        Ok(Self::renamed(mutations, self.payload_hash().in_namespace(namespace)))
+    }
+}
+
+impl PayloadHash {
+    /// The hash of the same plan with the keys of a namespace. The hash of that in the same namespace is this
+    /// hash again: an audit can show the plan's own.
+    #[must_use]
+    pub fn in_namespace(self, namespace: &str) -> Self {
+        let mask: [u8; 32] = Sha256::digest(namespace).into();
+        Self(std::array::from_fn(|at| self.0[at] ^ mask[at]))
     }
 }
 

@@ -22,7 +22,7 @@ pub use json::{
 pub(crate) use location::{
     Location, canonical_hosts, check_path, decode, host_and_port, invalid, is_this_machine,
 };
-pub(crate) use options::{UrlOptions, options, readable};
+pub(crate) use options::{UrlOptions, from_paths, from_texts, options, options_from, readable};
 pub(crate) use plan::corrupt as corrupt_plan;
 pub use plan::{
     PlanChange, PlanRecord, decode_audit, decode_changes, decode_plan, encode_audit, encode_changes,

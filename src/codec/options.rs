@@ -15,16 +15,19 @@ use serde::{
     },
     forward_to_deserialize_any,
 };
+use serde_json::Map;
 
 use super::location::{decode, invalid};
 use crate::{Error, Result};
 
-/// Declares an options type. The default of each field follows it, and `Default` is made of these.
+/// Declares an options type with its setters. The default of each field follows it, and `Default` is made of
+/// these.
 macro_rules! options {
     ($(#[$attribute:meta])* pub struct $name:ident {
         $($(#[$about:meta])* pub $field:ident: $type:ty = $default:expr,)+
     }) => {
         $(#[$attribute])*
+        #[derive(::gateway_storage_macros::Setters)]
         pub struct $name { $($(#[$about])* pub $field: $type,)+ }
 
         impl Default for $name {
@@ -35,6 +38,76 @@ macro_rules! options {
     };
 }
 pub(crate) use options;
+
+/// Reads an options type from each type of text, as from a `&str`.
+macro_rules! from_texts {
+    ($name:ty $(, $parameter:ident: $bound:path)*) => {
+        impl<$($parameter: $bound),*> ::std::str::FromStr for $name {
+            type Err = $crate::Error;
+
+            fn from_str(url: &str) -> $crate::Result<Self> {
+                Self::try_from(url)
+            }
+        }
+
+        impl<$($parameter: $bound),*> TryFrom<String> for $name {
+            type Error = $crate::Error;
+
+            fn try_from(url: String) -> $crate::Result<Self> {
+                Self::try_from(url.as_str())
+            }
+        }
+
+        impl<$($parameter: $bound),*> TryFrom<&String> for $name {
+            type Error = $crate::Error;
+
+            fn try_from(url: &String) -> $crate::Result<Self> {
+                Self::try_from(url.as_str())
+            }
+        }
+    };
+}
+pub(crate) use from_texts;
+
+/// Makes an options type of each type of path, as its `new` does.
+macro_rules! from_paths {
+    ($name:ty $(, $parameter:ident: $bound:path)*) => {
+        impl<$($parameter: $bound),*> From<&::std::path::Path> for $name {
+            fn from(path: &::std::path::Path) -> Self {
+                Self::new(path)
+            }
+        }
+
+        impl<$($parameter: $bound),*> From<::std::path::PathBuf> for $name {
+            fn from(path: ::std::path::PathBuf) -> Self {
+                Self::new(path)
+            }
+        }
+
+        impl<$($parameter: $bound),*> From<&::std::path::PathBuf> for $name {
+            fn from(path: &::std::path::PathBuf) -> Self {
+                Self::new(path)
+            }
+        }
+    };
+}
+pub(crate) use from_paths;
+
+/// Reads an options type from a map. Serde's message can quote a password, so it is repeated only where it
+/// names a field.
+pub(crate) fn options_from<T: DeserializeOwned>(
+    backend: &str,
+    fields: Map<String, serde_json::Value>,
+) -> Result<T> {
+    serde_path_to_error::deserialize(serde_json::Value::Object(fields)).map_err(|error| {
+        let message = error.inner().to_string();
+        let is_about_names = message.starts_with("unknown field") || message.starts_with("missing field");
+        invalid(match error.path().to_string() {
+            _ if is_about_names => format!("the options of the backend `{backend}`: {message}"),
+            path => format!("the option `{path}` of the backend `{backend}` has a value that it can't have"),
+        })
+    })
+}
 
 /// The parts and options of a URL, collected so that serde can read an options type from them.
 ///

@@ -109,9 +109,9 @@ impl Line {
 /// ```
 /// # use gateway_storage::{Key, Record, archive::RecordHasher};
 /// let mut hasher = RecordHasher::default();
-/// hasher.update(&Record::Usage { key: Key::new("alice")?, field: Key::new("requests")?, count: 42 });
+/// let (key, field) = (Key::from_static("alice"), Key::from_static("requests"));
+/// hasher.update(&Record::Usage { key, field, count: 42 });
 /// println!("{}", hasher.finish());
-/// # Ok::<(), gateway_storage::Error>(())
 /// ```
 #[derive(Clone, Default)]
 pub struct RecordHasher {

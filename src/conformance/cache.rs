@@ -111,7 +111,7 @@ async fn replaces<B: CacheStore>(storage: Storage<B>) {
 }
 
 async fn keys<B: CacheStore>(storage: Storage<B>) {
-    let keys = hostile_keys();
+    let keys = hostile_keys(storage.backend().max_key_bytes());
     for key in &keys {
         let set = storage.set_cache(key, key.as_str(), LONG).await;
         ok(format!("set of {:?}", key.as_str()), set);

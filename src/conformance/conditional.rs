@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     ConfigBatch, ConfigValue, Credential, ErrorKind, Exportable, Key, Outcome, Record, Result, Storage,
-    Transaction, Transactional,
+    Transactional,
     capability::Conditional,
     history::DocumentKind,
     model::{Condition, Revision},
@@ -237,7 +237,7 @@ async fn any_value<B: Conditional>(storage: Storage<B>, kind: DocumentKind) {
         }
         DocumentKind::Config => hostile_values(),
     };
-    let keys = hostile_keys();
+    let keys = hostile_keys(storage.backend().max_key_bytes());
     for (name, wanted) in keys.iter().zip(values.iter().cycle()) {
         let created = create(&storage, &record(kind, name, wanted.clone())).await;
         let (found, revision) = get(&storage, kind, name).await;

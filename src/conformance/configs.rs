@@ -65,7 +65,8 @@ async fn null<B: ConfigStore>(storage: Storage<B>) {
 
 async fn lists<B: ConfigStore>(storage: Storage<B>) {
     let values = hostile_values().into_iter().filter(|value| value.to_string().len() < 1_000);
-    let stored: Vec<(Key, Value)> = hostile_keys().into_iter().zip(values.cycle()).collect();
+    let stored: Vec<(Key, Value)> =
+        hostile_keys(storage.backend().max_key_bytes()).into_iter().zip(values.cycle()).collect();
     for (key, value) in &stored {
         ok("set", storage.set_config(key, value.clone()).await);
     }

@@ -135,7 +135,7 @@ async fn deletes<D: Documents<B>, B: Backend>(storage: Storage<B>) {
 }
 
 async fn keys<D: Documents<B>, B: Backend>(storage: Storage<B>) {
-    let keys = hostile_keys();
+    let keys = hostile_keys(storage.backend().max_key_bytes());
     let value = |key: &Key| json!({ "stored under": key.as_str() });
     for key in &keys {
         ok(format!("set of {key:?} {:?}", key.as_str()), D::set(&storage, key, value(key)).await);

@@ -9,8 +9,8 @@ use super::{
     sorted,
 };
 use crate::{
-    ConfigStore, ConfigValue, Credential, CredentialStore, Error, ErrorKind, Exportable, IMPORT_CHUNK,
-    Increment, Key, Outcome, Record, RecordKind, Result, Storage, UsageRecord, UsageStore,
+    Backend, ConfigStore, ConfigValue, Credential, CredentialStore, Error, ErrorKind, Exportable,
+    IMPORT_CHUNK, Increment, Key, Outcome, Record, RecordKind, Result, Storage, UsageRecord, UsageStore,
 };
 
 /// Asserts the contract of [`Exportable`] for credentials and configs. Needs a storage without any records.
@@ -21,6 +21,7 @@ use crate::{
 pub async fn export<B: Exportable + CredentialStore + ConfigStore>(storage: &Storage<B>) {
     must("the kit needs a storage without records", is_empty(storage.clone())).await;
     must("export: every credential, then every config, each sorted by key", exports(storage.clone())).await;
+    must("export_prefix: the records whose keys begin with it", exports_prefix(storage.clone())).await;
     must("import: an export is restored equal, and may be imported again", round_trip(storage.clone())).await;
     must("import: records under the same keys are replaced, others stay", replaces(storage.clone())).await;
     must("import: of several under one key the last one stays", last_stays(storage.clone())).await;
@@ -108,8 +109,8 @@ fn name(record: &Record) -> String {
 }
 
 /// A credential and a config under every hostile key, in the order of an export.
-fn hostile_records() -> Vec<Record> {
-    let keys = sorted(hostile_keys());
+fn hostile_records<B: Backend>(storage: &Storage<B>) -> Vec<Record> {
+    let keys = sorted(hostile_keys(storage.backend().max_key_bytes()));
     let credentials = hostile_credentials().into_iter().filter(|fields| fields.to_json().len() < 1_000);
     let values: Vec<_> =
         hostile_values().into_iter().filter(|value| value.to_string().len() < 1_000).collect();
@@ -121,7 +122,7 @@ fn hostile_records() -> Vec<Record> {
 }
 
 async fn exports<B: Exportable + CredentialStore + ConfigStore>(storage: Storage<B>) {
-    let expected = hostile_records();
+    let expected = hostile_records(&storage);
     for record in expected.iter().rev() {
         match record {
             Record::Credential { id, credential } => ok("set", storage.set_credential(id, credential).await),
@@ -134,8 +135,23 @@ async fn exports<B: Exportable + CredentialStore + ConfigStore>(storage: Storage
     wipe(&storage).await;
 }
 
+async fn exports_prefix<B: Exportable + CredentialStore + ConfigStore>(storage: Storage<B>) {
+    let all = hostile_records(&storage);
+    import(&storage, &all).await;
+    // A part of a key, a whole key, one that no key has, and those that a server could take for a pattern.
+    let whole = all[0].key().as_str();
+    for prefix in ["", "a", whole, "\u{10ffff}\u{10ffff}", "*", "%", "_", "\\", "^", "$", "."] {
+        let expected: Vec<Record> =
+            all.iter().filter(|record| record.key().as_str().starts_with(prefix)).cloned().collect();
+        let items: Vec<Result<Record>> = storage.export_prefix(prefix).collect().await;
+        let found: Vec<Record> = items.into_iter().map(|item| ok("export_prefix", item)).collect();
+        assert_same(&format!("export_prefix of {prefix:?}"), &expected, &found);
+    }
+    wipe(&storage).await;
+}
+
 async fn round_trip<B: Exportable + CredentialStore + ConfigStore>(storage: Storage<B>) {
-    let mut expected = hostile_records();
+    let mut expected = hostile_records(&storage);
     import(&storage, &expected).await;
     let exported = records(&storage).await;
     assert_same("export after import", &expected, &exported);
@@ -225,7 +241,7 @@ async fn writes_go_on<B: Exportable + CredentialStore + ConfigStore>(storage: St
 }
 
 async fn snapshot<B: Exportable + CredentialStore + ConfigStore>(storage: Storage<B>) {
-    let before = hostile_records();
+    let before = hostile_records(&storage);
     import(&storage, &before).await;
     let first = storage.export();
     // After the stream is made, and before it is polled.
@@ -245,7 +261,7 @@ async fn reset<B: UsageStore>(storage: &Storage<B>) {
 }
 
 async fn exports_usage<B: Exportable + CredentialStore + ConfigStore + UsageStore>(storage: Storage<B>) {
-    let keys = sorted(hostile_keys());
+    let keys = sorted(hostile_keys(storage.backend().max_key_bytes()));
     let few: Vec<&Key> = keys.iter().step_by(10).collect();
     let counters: Vec<(&Key, &Key, i64)> = keys
         .iter()

@@ -2,14 +2,10 @@
 
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use super::{
-    TASKS, concurrently, ends_well, fails, fails_about, hostile_keys, key, must, ok, same, same_keys,
+    TASKS, concurrently, ends_well, fails, fails_about, hostile_keys, key, must, ok, same, same_keys, spawn,
 };
 use crate::{
     ErrorKind, Key, Result, Storage,
@@ -65,11 +61,6 @@ pub async fn leases<B: Leases>(storage: &Storage<B>) {
     must("any name and any holder", any_name(storage.clone())).await;
     must("of concurrent claims one is Yours", concurrent(storage.clone())).await;
     must("a store without leases lists none", lists_none(storage.clone())).await;
-}
-
-/// Boxed, as in `must`.
-fn spawn(assertion: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-    tokio::spawn(assertion.boxed())
 }
 
 fn holder() -> Holder {
@@ -362,7 +353,7 @@ async fn any_name<B: Leases>(storage: Storage<B>) {
     let long = "x".repeat(MAX_HOLDER_BYTES);
     let holders = [all.as_str(), &long, "'", "\"", "\\", "$ne", "0", "-1", "null", "1e3", "[]", "{}"];
     let holders = holders.map(|text| text.parse::<Holder>().expect("the kit's own holders are valid"));
-    let names = hostile_keys();
+    let names = hostile_keys(storage.backend().max_key_bytes());
     let with_holders = || names.iter().zip(holders.iter().cycle());
     let claims = concurrently(with_holders().map(|(name, holder)| {
         let (storage, name, holder) = (storage.clone(), name.clone(), holder.clone());

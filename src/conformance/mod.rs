@@ -26,6 +26,9 @@
 //! - spawns every assertion, which proves that the backend's futures are `Send`,
 //! - ends: a bullet that takes longer than two minutes is violated.
 //!
+//! Some keys are as long as the backend's [`max_key_bytes`](crate::Backend::max_key_bytes), which must be at
+//! least 64.
+//!
 //! Some of the stored keys and values contain [`CANARY`]. A test that captures logs, spans and metrics during
 //! the run can search them for these words and so find leaks.
 //!
@@ -81,8 +84,12 @@ const TASKS: usize = 64;
 /// Asserts one bullet of the contract in a task of its own. Panics with the bullet's text if the assertion
 /// panics or does not finish.
 async fn must(bullet: impl AsRef<str>, assertion: impl Future<Output = ()> + Send + 'static) {
+    ends_well(bullet.as_ref(), spawn(assertion)).await;
+}
+
+fn spawn(assertion: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     // Boxed, because a type of task for each assertion takes minutes to compile.
-    ends_well(bullet.as_ref(), tokio::spawn(assertion.boxed())).await;
+    tokio::spawn(assertion.boxed())
 }
 
 async fn ends_well(bullet: &str, mut task: JoinHandle<()>) {

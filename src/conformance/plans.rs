@@ -124,7 +124,8 @@ async fn in_order<B: ConfigBatch>(storage: Storage<B>) {
 
 async fn values<B: ConfigBatch>(storage: Storage<B>) {
     let values = hostile_values().into_iter().filter(|value| value.to_string().len() < 1_000);
-    let records: Vec<(Key, Value)> = hostile_keys().into_iter().zip(values.cycle()).collect();
+    let records: Vec<(Key, Value)> =
+        hostile_keys(storage.backend().max_key_bytes()).into_iter().zip(values.cycle()).collect();
     let all: Vec<_> = records.iter().map(|(key, json)| Mutation::set(key, &value(json.clone()))).collect();
     applied(&storage, "values", &plan(all)).await;
     let found = ok("list_configs", storage.list_configs().await);
@@ -216,8 +217,11 @@ async fn expects<B: ConfigBatch>(storage: Storage<B>) {
 }
 
 async fn names<B: ConfigBatch>(storage: Storage<B>) {
-    let plans: Vec<_> =
-        hostile_keys().into_iter().enumerate().map(|(n, key)| (key, plan([set("n", json!(n))]))).collect();
+    let plans: Vec<_> = hostile_keys(storage.backend().max_key_bytes())
+        .into_iter()
+        .enumerate()
+        .map(|(n, key)| (key, plan([set("n", json!(n))])))
+        .collect();
     for (key, plan) in &plans {
         applied(&storage, key.as_str(), plan).await;
     }
@@ -337,7 +341,7 @@ async fn refuses<B: ConfigBatch>(storage: Storage<B>) {
     }
     let foreign = [("a", "-0.0"), ("c", "2"), ("e", "1"), ("f", "1")];
     same_configs("after a rollback that was refused", &foreign, &stored(&storage).await);
-    let forced = storage.rollback_plan("refused", &RollbackOptions::default().forced()).await;
+    let forced = storage.rollback_plan("refused", &RollbackOptions::default().with_force(true)).await;
     same("a forced rollback", Rollback::RolledBack, ok("rollback_plan", forced));
     same_configs("after a forced rollback", &[("d", "0")], &stored(&storage).await);
     clear::<Configs, B>(&storage).await;
@@ -362,7 +366,7 @@ pub(super) async fn audit<B: ConfigBatch>(storage: &Storage<B>, filter: AuditFil
 }
 
 async fn audits<B: ConfigBatch>(storage: Storage<B>) {
-    let of_key = AuditFilter::default().with_key(&key("audited"));
+    let of_key = AuditFilter::default().with_key(key("audited"));
     let begun = SystemTime::now();
     let first = plan([set("secret-key", json!("secret-value")), delete("b")]);
     let other = plan([set("secret-key", json!(2))]);
@@ -377,7 +381,7 @@ async fn audits<B: ConfigBatch>(storage: Storage<B>) {
     let by_me = RollbackOptions::default().with_source("me");
     let refused = ok("rollback_plan", storage.rollback_plan("audited", &by_me).await);
     same("rollback", Rollback::Refused { changed: vec![key("b")] }, refused);
-    let forced = ok("rollback_plan", storage.rollback_plan("audited", &by_me.clone().forced()).await);
+    let forced = ok("rollback_plan", storage.rollback_plan("audited", &by_me.clone().with_force(true)).await);
     same("rollback", Rollback::RolledBack, forced);
     let again = ok("rollback_plan", roll_back(&storage, "audited").await);
     same("rollback", Rollback::AlreadyRolledBack, again);
@@ -405,7 +409,7 @@ async fn audits<B: ConfigBatch>(storage: Storage<B>) {
         })
         .collect();
     same("the audit", &wanted[..], &found[..]);
-    let refused = audit(&storage, AuditFilter::default().with_key(&key("audited too"))).await;
+    let refused = audit(&storage, AuditFilter::default().with_key(key("audited too"))).await;
     let reasons: Vec<_> = refused.iter().map(|entry| entry.error).collect();
     same("the audit of a plan that was refused", vec![Some(PlanRefusal::Unexpected)], reasons);
 
@@ -471,7 +475,7 @@ async fn concurrent_replays<B: ConfigBatch>(storage: Storage<B>) {
     same("the number of Applied", 1, others.iter().filter(|applied| **applied == Applied::Applied).count());
     assert!(!others.is_empty() && busy.len() < TASKS, "all were Busy");
     same_configs("after all", &[("a", "1"), ("b", "2")], &stored(&storage).await);
-    let committed = AuditFilter::default().with_key(&key("at once")).with_status(AuditStatus::Committed);
+    let committed = AuditFilter::default().with_key(key("at once")).with_status(AuditStatus::Committed);
     same("committed in the audit", 1, audit(&storage, committed).await.len());
     clear::<Configs, B>(&storage).await;
 }
@@ -542,7 +546,7 @@ async fn dropped<B: ConfigBatch>(storage: Storage<B>) {
             same("after a dropped call that had been applied", Applied::Replayed, again);
         }
         same("the values", Some(round.to_string()), whole(&storage).await);
-        let committed = AuditFilter::default().with_key(&key(&name)).with_status(AuditStatus::Committed);
+        let committed = AuditFilter::default().with_key(key(&name)).with_status(AuditStatus::Committed);
         same("the number of times it was applied", 1, audit(&storage, committed).await.len());
     }
     clear::<Configs, B>(&storage).await;

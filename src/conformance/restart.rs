@@ -29,9 +29,10 @@ async fn close<B: Backend>(storage: Storage<B>) {
 ///
 /// At the first violated bullet.
 pub async fn credentials<B: CredentialStore, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
-    let stored: Vec<(Key, Credential)> =
-        hostile_keys().into_iter().zip(hostile_credentials().into_iter().cycle()).collect();
     let storage = open().await;
+    let keys = hostile_keys(storage.backend().max_key_bytes());
+    let stored: Vec<(Key, Credential)> =
+        keys.into_iter().zip(hostile_credentials().into_iter().cycle()).collect();
     for (id, credential) in &stored {
         ok("set_credential", storage.set_credential(id, credential).await);
     }
@@ -70,9 +71,9 @@ pub async fn credentials<B: CredentialStore, F: Future<Output = Storage<B>>>(ope
 ///
 /// At the first violated bullet.
 pub async fn configs<B: ConfigStore, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
-    let stored: Vec<(Key, Value)> =
-        hostile_keys().into_iter().zip(hostile_values().into_iter().cycle()).collect();
     let storage = open().await;
+    let keys = hostile_keys(storage.backend().max_key_bytes());
+    let stored: Vec<(Key, Value)> = keys.into_iter().zip(hostile_values().into_iter().cycle()).collect();
     for (key, value) in &stored {
         ok("set_config", storage.set_config(key, value.clone()).await);
     }
@@ -95,14 +96,14 @@ pub async fn configs<B: ConfigStore, F: Future<Output = Storage<B>>>(open: impl 
 ///
 /// At the first violated bullet.
 pub async fn usage<B: UsageStore, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
-    let (keys, field) = (hostile_keys(), key("x"));
+    let storage = open().await;
+    let (keys, field) = (hostile_keys(storage.backend().max_key_bytes()), key("x"));
     let counts = [5, i64::MAX, i64::MIN, 9_007_199_254_740_993, 0, -1];
     let steps: Vec<Increment> = keys
         .iter()
         .zip(counts.into_iter().cycle())
         .map(|(key, count)| Increment::new(key, &field, count))
         .collect();
-    let storage = open().await;
     complete("increment_many", steps.len(), storage.increment_many(&steps).await);
     ok("increment_usage", storage.increment_usage("counter", "x", 5).await);
     close(storage).await;
@@ -132,18 +133,13 @@ pub async fn usage<B: UsageStore, F: Future<Output = Storage<B>>>(open: impl Fn(
 pub async fn plans<B: ConfigBatch, F: Future<Output = Storage<B>>>(open: impl Fn() -> F) {
     let options = ApplyOptions::default().with_stage("canary").with_source("the kit");
     let back = RollbackOptions::default();
+    let storage = open().await;
+    let keys = hostile_keys(storage.backend().max_key_bytes());
     let all = |values: &mut dyn Iterator<Item = Value>| {
-        plan(
-            hostile_keys()
-                .iter()
-                .zip(values)
-                .map(|(key, json)| Mutation::set(key, &value(json)))
-                .collect::<Vec<_>>(),
-        )
+        plan(keys.iter().zip(values).map(|(key, json)| Mutation::set(key, &value(json))).collect::<Vec<_>>())
     };
     let small = || hostile_values().into_iter().filter(|value| value.to_string().len() < 1_000).cycle();
     let (first, second) = (all(&mut small()), all(&mut std::iter::repeat(json!(2))));
-    let storage = open().await;
     same("first", Applied::Applied, ok("apply_plan", storage.apply_plan("first", &first, &options).await));
     same("second", Applied::Applied, ok("apply_plan", storage.apply_plan("second", &second, &options).await));
     let before = audit(&storage, AuditFilter::default()).await;
@@ -158,7 +154,7 @@ pub async fn plans<B: ConfigBatch, F: Future<Output = Storage<B>>>(open: impl Fn
     let rolled = ok("rollback_plan after a restart", storage.rollback_plan("second", &back).await);
     same("a rollback after a restart", Rollback::RolledBack, rolled);
     let found = ok("list_configs", storage.list_configs().await);
-    for (key, wanted) in hostile_keys().iter().zip(small()) {
+    for (key, wanted) in keys.iter().zip(small()) {
         assert!(identical(&wanted, &found[key]), "{:?} is not restored", key.as_str());
     }
     close(storage).await;

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     ConfigStore, ConfigValue, Credential, CredentialStore, ErrorKind, Key, OptionalExt, Outcome, Result,
-    Storage, Transaction, Transactional, transact,
+    Storage, StorageTransaction, Transaction, Transactional, transact,
 };
 
 /// Asserts the contract of [`Transactional`] and [`Transaction`], in a store without credentials and configs.
@@ -65,7 +65,7 @@ async fn wipe<B: CredentialStore + ConfigStore>(storage: &Storage<B>) {
     clear::<Configs, B>(storage).await;
 }
 
-async fn begin<B: Transactional>(storage: &Storage<B>) -> B::Transaction {
+async fn begin<B: Transactional>(storage: &Storage<B>) -> StorageTransaction<B::Transaction> {
     ok("begin", storage.begin().await)
 }
 
@@ -148,7 +148,7 @@ async fn equal<B: Transactional + CredentialStore + ConfigStore>(storage: Storag
     let values: Vec<Value> =
         hostile_values().into_iter().filter(|value| value.to_string().len() < 1_000).collect();
     let credentials = hostile_credentials().into_iter().filter(|fields| fields.to_json().len() < 1_000);
-    let keys = hostile_keys();
+    let keys = hostile_keys(storage.backend().max_key_bytes());
     let (values, credentials): (Vec<_>, Vec<_>) = (
         keys.iter().zip(values.into_iter().cycle()).collect(),
         keys.iter().zip(credentials.cycle()).collect(),
@@ -186,7 +186,9 @@ async fn equal<B: Transactional + CredentialStore + ConfigStore>(storage: Storag
 }
 
 /// A transaction that made, changed and deleted one record of each kind.
-async fn change<B: Transactional + CredentialStore + ConfigStore>(storage: &Storage<B>) -> B::Transaction {
+async fn change<B: Transactional + CredentialStore + ConfigStore>(
+    storage: &Storage<B>,
+) -> StorageTransaction<B::Transaction> {
     for name in ["changed", "deleted"] {
         ok("set", storage.set_config(name, json!("before")).await);
         ok("set", storage.set_credential(name, json!({ "before": 1 })).await);

@@ -151,7 +151,7 @@ async fn resets<B: UsageStore>(storage: Storage<B>) {
 }
 
 async fn keys<B: UsageStore>(storage: Storage<B>) {
-    let keys = hostile_keys();
+    let keys = hostile_keys(storage.backend().max_key_bytes());
     let mut expected: BTreeMap<Key, UsageRecord> = BTreeMap::new();
     for (at, key) in (1..).zip(&keys) {
         // Each key as a record, and as a field of two records whose keys could run together with a field's
@@ -259,7 +259,7 @@ async fn many_overflow<B: UsageStore>(storage: Storage<B>) {
 }
 
 async fn sizes<B: UsageStore>(storage: Storage<B>) {
-    complete("increment_many", 0, storage.increment_many(&[]).await);
+    complete("increment_many", 0, storage.increment_many::<Increment>(&[]).await);
     is_empty(storage.clone()).await;
     let (keys, field) = (numbered("many ", 250), key("x"));
     let increments: Vec<Increment> =

@@ -9,17 +9,18 @@ use crate::{ConfigValue, Credential, Key, MAX_DEPTH, MAX_VALUE_BYTES, Record};
 pub const CANARY: [&str; 2] = ["kT9vQ2xLr7", "Zp4mWc8Yd1"];
 
 /// Keys that file systems, globs, query languages, schemas and shells would interpret or confuse with each
-/// other. To a store they are ordinary, distinct keys.
+/// other. To a store they are ordinary, distinct keys. The longest have `max` bytes.
 ///
 /// # Panics
 ///
-/// Never: each is a valid [`Key`].
+/// If `max` is less than 64 or more than [`Key::MAX_BYTES`].
 #[must_use]
-pub fn hostile_keys() -> Vec<Key> {
+pub fn hostile_keys(max: usize) -> Vec<Key> {
+    assert!((64..=Key::MAX_BYTES).contains(&max), "the kit needs keys of 64 to {} bytes", Key::MAX_BYTES);
     let made = [
-        "x".repeat(Key::MAX_BYTES),
-        format!("{}y", "x".repeat(Key::MAX_BYTES - 1)),
-        "团".repeat(85),
+        "x".repeat(max),
+        format!("{}y", "x".repeat(max - 1)),
+        "团".repeat(max / "团".len()),
         CANARY.join(" "),
     ];
     HOSTILE_KEYS
@@ -291,7 +292,7 @@ mod tests {
 
     #[test]
     fn keys_are_distinct() {
-        let keys = hostile_keys();
+        let keys = hostile_keys(Key::MAX_BYTES);
         assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len());
     }
 

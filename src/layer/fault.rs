@@ -1,10 +1,10 @@
 //! [`Fault`]: injects errors, delays and lost replies, for tests.
 
 use std::{
-    ops::RangeInclusive,
+    ops::{Bound, RangeBounds, RangeInclusive},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -21,8 +21,7 @@ use crate::{
 /// Makes operations fail, wait, or lose their reply, to test how an application reacts.
 ///
 /// Each fault has a probability, 0 unless set. The seed determines the faults: the same operations in the
-/// same order meet the same ones. Clones share the sequence. [Health, statistics, `close` and the
-/// pool](Operation::operator) never fail.
+/// same order meet the same ones. Clones share the sequence and the [switch](Fault::switch_off).
 ///
 /// ```
 /// # use gateway_storage::{layer::Fault, Memory, Outcome, Storage};
@@ -34,15 +33,46 @@ use crate::{
 /// assert_eq!(lost.outcome(), Outcome::Unknown); // it was counted, and the reply was lost
 /// # Ok(()) }
 /// ```
+///
+/// With the probability 1, [`on`](Fault::on) and [`nth`](Fault::nth) choose the calls exactly:
+///
+/// ```
+/// # use gateway_storage::{layer::Fault, ErrorKind, Memory, Storage};
+/// # use serde_json::json;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+/// let second = Fault::seeded(1).errors(1.0).kind(ErrorKind::Busy).on(["set_config"]).nth(2);
+/// let storage = Storage::<Memory>::open("memory:").await?.layer(second);
+/// storage.set_config("a", json!(1)).await?;
+/// assert_eq!(storage.set_config("a", json!(2)).await.unwrap_err().kind(), ErrorKind::Busy);
+/// storage.set_config("a", json!(3)).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Fault {
     seed: u64,
-    calls: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+    names: Option<Arc<[Named]>>,
+    numbers: (Bound<u64>, Bound<u64>),
+    kind: ErrorKind,
     errors: f64,
     lost_requests: f64,
     lost_replies: f64,
     delays: f64,
     delay: (Duration, Duration),
+}
+
+/// What clones share.
+#[derive(Debug, Default)]
+struct Shared {
+    calls: AtomicU64,
+    is_off: AtomicBool,
+}
+
+/// The name of an operation, and whether there was a call of it.
+#[derive(Debug)]
+struct Named {
+    name: &'static str,
+    is_met: AtomicBool,
 }
 
 /// The fault of one call.
@@ -55,13 +85,17 @@ enum Fate {
 }
 
 impl Fault {
-    /// No faults yet.
+    /// No faults yet. They can meet every operation but [health, statistics, `close` and the
+    /// pool](Operation::operator).
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
         let delay = (Duration::ZERO, Duration::ZERO);
         Self {
             seed,
-            calls: Arc::default(),
+            shared: Arc::default(),
+            names: None,
+            numbers: (Bound::Unbounded, Bound::Unbounded),
+            kind: ErrorKind::Unavailable,
             errors: 0.0,
             lost_requests: 0.0,
             lost_replies: 0.0,
@@ -70,8 +104,86 @@ impl Fault {
         }
     }
 
-    /// The operation does not run, and the error says so: [`Unavailable`](ErrorKind::Unavailable),
-    /// [`NotApplied`](Outcome::NotApplied). A stream returns this error instead of its items.
+    /// Faults meet these operations only: `"set_credential"`, `"export"`, `"health"`. A name is that of the
+    /// method of the capability. Operations of a transaction are called `"transaction_set_credential"` and so
+    /// on; those that begin and end it `"begin"`, `"commit"` and `"rollback"`.
+    ///
+    /// A name that no operation has is no error, because applications have operations of their own. A test
+    /// can assert that [`unmet`](Fault::unmet) is empty.
+    #[must_use]
+    pub fn on(mut self, operations: impl IntoIterator<Item = &'static str>) -> Self {
+        let named = |name| Named { name, is_met: AtomicBool::new(false) };
+        self.names = Some(operations.into_iter().map(named).collect());
+        self
+    }
+
+    /// The names of [`on`](Fault::on) of which there was no call so far: a misspelt one, for example.
+    ///
+    /// ```
+    /// # use gateway_storage::{layer::Fault, Memory, Storage};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+    /// let fault = Fault::seeded(1).errors(1.0).on(["get_config", "set_confg"]);
+    /// let storage = Storage::<Memory>::open("memory:").await?.layer(fault.clone());
+    /// storage.get_config("a").await.unwrap_err();
+    /// storage.set_config("a", serde_json::json!(1)).await?;
+    /// assert_eq!(fault.unmet(), ["set_confg"]);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn unmet(&self) -> Vec<&'static str> {
+        let names = self.names.iter().flat_map(|names| names.iter());
+        names.filter(|named| !named.is_met.load(Ordering::Relaxed)).map(|named| named.name).collect()
+    }
+
+    /// Faults meet this call only. The calls of all operations that faults can meet are counted together,
+    /// from 1, and only while faults are switched on.
+    #[must_use]
+    pub fn nth(self, call: u64) -> Self {
+        self.calls(call..=call)
+    }
+
+    /// Faults meet these calls only, counted as [`nth`](Fault::nth) counts: `calls(..=2)` are the first two.
+    #[must_use]
+    pub fn calls(mut self, numbers: impl RangeBounds<u64>) -> Self {
+        self.numbers = (numbers.start_bound().cloned(), numbers.end_bound().cloned());
+        self
+    }
+
+    /// The kind of [`errors`](Fault::errors), in place of `Unavailable`. They are retryable as
+    /// [`Error::new`] makes that kind, and a [`NotFound`](ErrorKind::NotFound) has no key.
+    ///
+    /// [`Timeout`](ErrorKind::Timeout) is also that of [lost requests](Fault::lost_requests) and
+    /// [replies](Fault::lost_replies). No other kind is: it would mean that there was a reply.
+    #[must_use]
+    pub const fn kind(mut self, kind: ErrorKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// No call meets a fault, until [`switch_on`](Fault::switch_on). Clones share the switch, which is on at
+    /// first. A call that has begun, with its delay, goes on.
+    ///
+    /// ```
+    /// # use gateway_storage::{layer::Fault, Memory, Storage};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+    /// let outage = Fault::seeded(1).errors(1.0);
+    /// let storage = Storage::<Memory>::open("memory:").await?.layer(outage.clone());
+    /// storage.list_configs().await.unwrap_err();
+    /// outage.switch_off();
+    /// storage.list_configs().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn switch_off(&self) {
+        self.shared.is_off.store(true, Ordering::Relaxed);
+    }
+
+    /// Calls meet faults again.
+    pub fn switch_on(&self) {
+        self.shared.is_off.store(false, Ordering::Relaxed);
+    }
+
+    /// The operation does not run, and the error says so: [`Unavailable`](ErrorKind::Unavailable) unless
+    /// [`kind`](Fault::kind) is set, [`NotApplied`](Outcome::NotApplied). A stream returns this error instead of its items.
     #[must_use]
     pub const fn errors(mut self, probability: f64) -> Self {
         self.errors = probability;
@@ -104,13 +216,27 @@ impl Fault {
 
     /// The fault and the delay of a call of this operation.
     fn draw(&self, operation: Operation) -> (Fate, Option<Duration>) {
-        if operation.operator { (Fate::None, None) } else { self.next() }
+        let is_chosen = match &self.names {
+            None => !operation.operator,
+            Some(names) => {
+                let named = names.iter().find(|Named { name, .. }| *name == operation.name);
+                named.inspect(|named| named.is_met.store(true, Ordering::Relaxed)).is_some()
+            }
+        };
+        if is_chosen && !self.shared.is_off.load(Ordering::Relaxed) {
+            self.next()
+        } else {
+            (Fate::None, None)
+        }
     }
 
     /// The fault and the delay of the next call.
     fn next(&self) -> (Fate, Option<Duration>) {
         // One generator per call: the numbers that a call draws do not depend on the calls before it.
-        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        let call = self.shared.calls.fetch_add(1, Ordering::Relaxed);
+        if !self.numbers.contains(&(call + 1)) {
+            return (Fate::None, None);
+        }
         let mut random = Rng::with_seed(self.seed ^ call.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let mut at = random.f64();
         let mut fate = Fate::None;
@@ -130,15 +256,17 @@ impl Fault {
             .then(|| shortest + longest.saturating_sub(shortest).mul_f64(random.f64()));
         (fate, delay)
     }
-}
 
-#[cold]
-fn error(fate: Fate, operation: Operation) -> Error {
-    let (message, outcome) = match fate {
-        Fate::Refused => ("injected fault: refused", Outcome::NotApplied),
-        _ => ("injected fault: no reply", operation.when_lost),
-    };
-    Error::new(ErrorKind::Unavailable, message).with_outcome(outcome)
+    #[cold]
+    fn error(&self, fate: Fate, operation: Operation) -> Error {
+        const NO_REPLY: &str = "injected fault: no reply";
+        let (kind, message, outcome) = match (fate, self.kind) {
+            (Fate::Refused, kind) => (kind, "injected fault: refused", Outcome::NotApplied),
+            (_, ErrorKind::Timeout) => (ErrorKind::Timeout, NO_REPLY, operation.when_lost),
+            _ => (ErrorKind::Unavailable, NO_REPLY, operation.when_lost),
+        };
+        Error::new(kind, message).with_outcome(outcome)
+    }
 }
 
 impl Layer for Fault {
@@ -152,9 +280,9 @@ impl Layer for Fault {
             Fate::ReplyLost => {
                 // The reply is lost even if it is an error.
                 drop(call.run(on).await);
-                Err(error(fate, C::OPERATION))
+                Err(self.error(fate, C::OPERATION))
             }
-            Fate::Refused | Fate::RequestLost => Err(error(fate, C::OPERATION)),
+            Fate::Refused | Fate::RequestLost => Err(self.error(fate, C::OPERATION)),
         }
     }
 
@@ -166,8 +294,8 @@ impl Layer for Fault {
         let (fate, delay) = self.draw(operation);
         let (most, end) = match fate {
             Fate::None => (usize::MAX, None),
-            Fate::Refused | Fate::RequestLost => (0, Some(Err(error(fate, operation)))),
-            Fate::ReplyLost => (1, Some(Err(error(fate, operation)))),
+            Fate::Refused | Fate::RequestLost => (0, Some(Err(self.error(fate, operation)))),
+            Fate::ReplyLost => (1, Some(Err(self.error(fate, operation)))),
         };
         let is_whole = end.is_none();
         // An error is the last item of a stream. If it is lost, the injected error replaces it.
@@ -188,7 +316,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Memory, Storage, Transaction};
+    use crate::{Memory, OptionalExt, Storage, layer::Retry};
 
     async fn with(fault: Fault) -> (Storage<Memory>, Storage<crate::layer::Layered<Fault, Memory>>) {
         let memory = Storage::<Memory>::open("memory:").await.unwrap();
@@ -221,9 +349,9 @@ mod tests {
         );
 
         let mut tx = memory.begin().await.unwrap();
-        tx.set_config(&crate::Key::new("k").unwrap(), &json!(1).try_into().unwrap()).await.unwrap();
+        tx.set_config("k", json!(1)).await.unwrap();
         let tx = crate::layer::LayeredTransaction::new(Fault::seeded(1).lost_replies(1.0), tx);
-        assert_eq!(tx.commit().await.unwrap_err().outcome(), Outcome::Unknown);
+        assert_eq!(crate::Transaction::commit(tx).await.unwrap_err().outcome(), Outcome::Unknown);
         memory.get_config("k").await.expect("it was committed");
     }
 
@@ -271,5 +399,110 @@ mod tests {
         let begun = tokio::time::Instant::now();
         faulty.get_config("a").await.unwrap_err();
         assert!((second..second * 3 + second / 100).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn faults_meet_the_named_operations_and_numbers() {
+        let fault =
+            Fault::seeded(1).errors(1.0).on(["set_config", "delete_config", "set_confg"]).calls(2..=3);
+        let (_, faulty) = with(fault.clone()).await;
+        let set = async || faulty.set_config("a", json!(1)).await.is_ok();
+        assert_eq!(fault.unmet(), ["set_config", "delete_config", "set_confg"]);
+        assert!(set().await);
+        faulty.get_config("a").await.unwrap();
+        faulty.delete_config("a").await.unwrap_err();
+        assert_eq!([set().await, set().await], [false, true]);
+        faulty.get_config("a").await.unwrap();
+        assert_eq!(fault.unmet(), ["set_confg"]);
+
+        let (_, faulty) = with(Fault::seeded(1).errors(1.0).nth(2)).await;
+        let listed = async || faulty.list_configs().await.is_ok();
+        assert_eq!([listed().await, listed().await, listed().await], [true, false, true]);
+        let (_, faulty) = with(Fault::seeded(1).errors(1.0).calls(3..)).await;
+        let listed = async || faulty.list_configs().await.is_ok();
+        assert_eq!(
+            [listed().await, listed().await, listed().await, listed().await],
+            [true, true, false, false]
+        );
+    }
+
+    #[tokio::test]
+    async fn an_operation_of_operators_fails_if_it_is_named() {
+        let (_, faulty) = with(Fault::seeded(1).errors(1.0).on(["health"])).await;
+        faulty.health().await.unwrap_err();
+        faulty.stats().await.unwrap();
+        let (_, faulty) = with(Fault::seeded(1).errors(1.0)).await;
+        faulty.health().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_error_of_each_kind_is_like_that_kind_elsewhere() {
+        for kind in ErrorKind::ALL {
+            let (memory, faulty) = with(Fault::seeded(1).errors(1.0).kind(kind)).await;
+            let error = faulty.set_config("a", json!(1)).await.unwrap_err();
+            let usual = Error::new(kind, "");
+            assert_eq!((error.kind(), error.outcome()), (kind, Outcome::NotApplied));
+            assert_eq!(error.is_retryable(), usual.is_retryable());
+            assert!(memory.get_config("a").await.optional().unwrap().is_none());
+
+            let (memory, faulty) = with(Fault::seeded(1).lost_replies(1.0).kind(kind)).await;
+            let error = faulty.set_config("a", json!(1)).await.unwrap_err();
+            let lost = if kind == ErrorKind::Timeout { kind } else { ErrorKind::Unavailable };
+            assert_eq!((error.kind(), error.outcome()), (lost, Outcome::Unknown));
+            memory.get_config("a").await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_ends_when_it_is_switched_off() {
+        let outage = Fault::seeded(1).errors(1.0).kind(ErrorKind::Busy);
+        outage.switch_off();
+        let (_, faulty) = with(outage.clone()).await;
+        let faulty = faulty.layer(Retry::new().tries(100));
+        faulty.set_config("a", json!(1)).await.unwrap();
+        outage.switch_on();
+        let second = Duration::from_secs(1);
+        let end = async {
+            tokio::time::sleep(second).await;
+            outage.switch_off();
+        };
+        let begun = tokio::time::Instant::now();
+        let (read, ()) = tokio::join!(faulty.get_config("a"), end);
+        read.unwrap();
+        assert!((second..second * 3).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+
+        let first = Fault::seeded(1).errors(1.0).nth(1);
+        first.switch_off();
+        let (_, faulty) = with(first.clone()).await;
+        faulty.list_configs().await.unwrap();
+        first.switch_on();
+        faulty.list_configs().await.expect_err("calls before the outage are not counted");
+    }
+
+    #[tokio::test]
+    async fn streams_and_transactions_have_names() {
+        let fault = Fault::seeded(1).errors(1.0).kind(ErrorKind::Busy).on(["export"]).nth(2);
+        let (memory, faulty) = with(fault).await;
+        memory.set_config("a", json!(1)).await.unwrap();
+        let failures = async || {
+            let failures = faulty.export().map(|item| item.err().map(|error| error.kind()));
+            failures.collect::<Vec<_>>().await
+        };
+        assert_eq!(failures().await, [None]);
+        assert_eq!(failures().await, [Some(ErrorKind::Busy)]);
+        assert_eq!(failures().await, [None]);
+
+        for (name, failing) in [("begin", 0), ("transaction_set_config", 1), ("commit", 2)] {
+            let fault = Fault::seeded(1).errors(1.0).kind(ErrorKind::Conflict).on([name]);
+            let (memory, faulty) = with(fault.clone()).await;
+            let attempt = async {
+                let mut tx = faulty.begin().await.map_err(|error| (0, error.kind()))?;
+                tx.set_config("a", json!(1)).await.map_err(|error| (1, error.kind()))?;
+                tx.commit().await.map_err(|error| (2, error.kind()))
+            };
+            assert_eq!(attempt.await, Err((failing, ErrorKind::Conflict)));
+            assert!(fault.unmet().is_empty());
+            assert!(memory.list_configs().await.unwrap().is_empty());
+        }
     }
 }

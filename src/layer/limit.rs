@@ -144,7 +144,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Key, Memory, Outcome, Storage, Transaction, Transactional, UsageStore, layer::Fault};
+    use crate::{Memory, Outcome, Storage, Transactional, UsageStore, layer::Fault};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -219,7 +219,7 @@ mod tests {
         let mut outside = Box::pin(storage.set_config("b", json!(1)));
         assert!(outside.as_mut().now_or_never().is_none(), "it holds the only permit");
         assert_eq!(storage.get_config("b").await.unwrap_err().kind(), ErrorKind::Busy);
-        tx.set_config(&Key::new("a").unwrap(), &json!(1).try_into().unwrap()).await.unwrap();
+        tx.set_config("a", json!(1)).await.unwrap();
         tx.commit().await.unwrap();
         storage.health().await.unwrap();
         assert_eq!(stream.count().await, 0);

@@ -2,10 +2,12 @@
 
 use std::{fmt, str::FromStr};
 
+use gateway_storage_macros::Setters;
+
 use crate::{Error, ErrorKind, Key, Record, RecordKind, Result};
 
 /// Selects records. The default selects all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Setters)]
 #[non_exhaustive]
 pub struct Filter {
     /// Only these kinds; empty for all.

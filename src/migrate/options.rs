@@ -2,11 +2,13 @@
 
 use std::num::NonZeroU32;
 
+use gateway_storage_macros::Setters;
+
 use super::{Checkpoint, Filter, OnConflict};
 use crate::{Error, ErrorKind, IMPORT_CHUNK, Result};
 
 /// The options of [`copy`](super::copy()). The default copies everything, and stops at the first conflict.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Setters)]
 #[non_exhaustive]
 pub struct CopyOptions {
     /// What to do if the target has a different value for a record.
@@ -41,34 +43,6 @@ impl Default for CopyOptions {
 }
 
 impl CopyOptions {
-    /// Sets the policy for conflicts.
-    #[must_use]
-    pub const fn with_on_conflict(mut self, on_conflict: OnConflict) -> Self {
-        self.on_conflict = on_conflict;
-        self
-    }
-
-    /// Copies only the records that the filter allows.
-    #[must_use]
-    pub fn with_filter(mut self, filter: Filter) -> Self {
-        self.filter = filter;
-        self
-    }
-
-    /// Uses this checkpoint.
-    #[must_use]
-    pub fn with_checkpoint(mut self, checkpoint: Checkpoint) -> Self {
-        self.checkpoint = Some(checkpoint);
-        self
-    }
-
-    /// Makes it a dry run.
-    #[must_use]
-    pub const fn with_dry_run(mut self) -> Self {
-        self.dry_run = true;
-        self
-    }
-
     pub(super) fn check(&self) -> Result<()> {
         if self.batch == 0 || self.concurrency == 0 {
             return Err(Error::new(

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Key, Record, RecordKind, Result};
+use crate::{Error, Key, Record, RecordKind, Result, model::time};
 
 /// The maximum number of records that a report names, so that it stays small. All records are counted.
 pub const MAX_NAMED: usize = 1000;
@@ -86,8 +86,9 @@ impl Tallies {
     }
 }
 
-/// A record that was not copied. Show its key only where the data may be shown; `Debug` does not print it.
-#[derive(Clone, Debug)]
+/// A record that was not copied. Show its key only where the data may be shown: it is in the JSON, and
+/// `Debug` does not print it.
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct CopyFailure {
     /// The record's kind.
@@ -106,13 +107,14 @@ impl CopyFailure {
     }
 }
 
-/// The result of a copy.
-#[derive(Clone, Debug, Default)]
+/// The result of a copy. As JSON the tallies are among the other fields.
+#[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 #[must_use = "a copy returns Ok although it was stopped, or some records failed"]
 pub struct CopyReport {
     /// The results per kind, of all runs if the copy was resumed. Records after the saved checkpoint count
     /// again.
+    #[serde(flatten)]
     pub tallies: Tallies,
     /// The first [`MAX_NAMED`] records that failed, in all runs if the copy was resumed.
     pub failures: Vec<CopyFailure>,
@@ -124,7 +126,8 @@ pub struct CopyReport {
     pub resumed: bool,
     /// Whether it was a dry run, which writes nothing.
     pub dry_run: bool,
-    /// The duration of this run.
+    /// The duration of this run. As JSON `elapsed_seconds`.
+    #[serde(rename = "elapsed_seconds", serialize_with = "time::as_seconds")]
     pub elapsed: Duration,
 }
 
@@ -156,8 +159,9 @@ impl CopyReport {
     }
 }
 
-/// An event of a running copy.
-#[derive(Clone, Debug)]
+/// An event of a running copy. As JSON `{ "progress": {..} }`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CopyEvent {
     /// The copy was resumed from a checkpoint with these results.
@@ -168,7 +172,8 @@ pub enum CopyEvent {
     Retrying {
         /// The reason.
         error: Error,
-        /// The pause.
+        /// The pause. As JSON `after_ms`.
+        #[serde(rename = "after_ms", serialize_with = "time::as_millis")]
         after: Duration,
     },
     /// A record was not copied.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
+use gateway_storage_macros::Setters;
 use serde::Serialize;
 
 use super::{
@@ -12,24 +13,15 @@ use super::{
 use crate::{
     Key, Record, RecordKind, Result,
     codec::RecordHasher,
-    model::{RecordDigest, named},
+    model::{RecordDigest, named, time},
 };
 
 /// The options of [`verify`]. The default compares everything.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Setters)]
 #[non_exhaustive]
 pub struct VerifyOptions {
     /// Which records are compared, on both sides.
     pub filter: Filter,
-}
-
-impl VerifyOptions {
-    /// Compares only the records that the filter allows.
-    #[must_use]
-    pub fn with_filter(mut self, filter: Filter) -> Self {
-        self.filter = filter;
-        self
-    }
 }
 
 /// The result of comparing the records of one kind.
@@ -58,8 +50,9 @@ named! {
     }
 }
 
-/// A record that differs. Show its key only where the data may be shown; `Debug` does not print it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A record that differs. Show its key only where the data may be shown: it is in the JSON, and `Debug` does
+/// not print it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Difference {
     /// The record's kind.
@@ -73,7 +66,7 @@ pub struct Difference {
 }
 
 /// The result of a comparison.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct VerifyReport {
     /// Credentials.
@@ -90,7 +83,8 @@ pub struct VerifyReport {
     pub sampled_of: Option<u64>,
     /// The first [`MAX_NAMED`] records that differ.
     pub differences: Vec<Difference>,
-    /// The duration of the comparison.
+    /// The duration of the comparison. As JSON `elapsed_seconds`.
+    #[serde(rename = "elapsed_seconds", serialize_with = "time::as_seconds")]
     pub elapsed: Duration,
 }
 

@@ -2,7 +2,14 @@
 
 use std::{fmt, time::Duration};
 
+use serde::{Serialize, Serializer, ser::SerializeStruct};
+
+use super::time::whole_millis;
+
 /// A cache value and the time that it has left. `Debug` does not print the value.
+///
+/// As JSON it is `{ "value_bytes": 5, "expires_in_ms": 250 }`. The value itself is left out: it is any bytes,
+/// and it can be a secret.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheEntry {
@@ -17,6 +24,15 @@ impl CacheEntry {
     /// An entry that expires after this time.
     pub fn new(value: impl Into<Vec<u8>>, expires_in: Option<Duration>) -> Self {
         Self { value: value.into(), expires_in }
+    }
+}
+
+impl Serialize for CacheEntry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("CacheEntry", 2)?;
+        fields.serialize_field("value_bytes", &self.value.len())?;
+        fields.serialize_field("expires_in_ms", &self.expires_in.map(whole_millis))?;
+        fields.end()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Deref, sync::Arc};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Serialize, Serializer, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::document;
@@ -12,7 +12,7 @@ use crate::{Error, Result};
 ///
 /// It derefs to [`serde_json::Value`] and is cheap to clone, because gateways read their configuration on
 /// every request. The limits are those of a [`Credential`](crate::Credential). `Debug` prints only the type
-/// of the value: configurations contain API keys, too.
+/// of the value: configurations contain API keys, too. `Serialize` writes the value itself.
 ///
 /// # Numbers
 ///
@@ -82,7 +82,7 @@ impl ConfigValue {
     /// [`ErrorKind::InvalidValue`](crate::ErrorKind::InvalidValue) if it does not fit `T`; [`Error::path`]
     /// says which part.
     pub fn to_typed<T: DeserializeOwned>(&self) -> Result<T> {
-        document::to_typed((*self.0).clone())
+        document::to_typed(&*self.0)
     }
 
     /// The value.
@@ -113,6 +113,12 @@ impl fmt::Debug for ConfigValue {
             Value::Array(_) => "ConfigValue(array)",
             Value::Object(_) => "ConfigValue(object)",
         })
+    }
+}
+
+impl Serialize for ConfigValue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
     }
 }
 

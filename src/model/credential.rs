@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Serialize, Serializer, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::document;
@@ -75,7 +75,7 @@ impl Credential {
     ///
     /// [`ErrorKind::InvalidValue`] if it does not fit `T`; [`Error::path`] says which field.
     pub fn to_typed<T: DeserializeOwned>(&self) -> Result<T> {
-        document::to_typed(Value::Object((*self.0).clone()))
+        document::to_typed(&*self.0)
     }
 
     /// The fields.
@@ -101,6 +101,19 @@ impl Credential {
         Self::new(fields)
     }
 
+    /// The names of the fields without their values, for output and as JSON.
+    ///
+    /// ```
+    /// # use gateway_storage::Credential;
+    /// let credential = Credential::from_json(r#"{ "access_token": "ya29.xxx" }"#)?;
+    /// assert_eq!(credential.redacted().to_string(), r#""access_token": <hidden>"#);
+    /// # Ok::<(), gateway_storage::Error>(())
+    /// ```
+    #[must_use]
+    pub fn redacted(&self) -> Redacted<'_> {
+        Redacted(&self.0)
+    }
+
     /// Whether both share one allocation.
     pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -118,6 +131,45 @@ impl fmt::Debug for Credential {
         let count = self.0.len();
         write!(f, "Credential({count} {})", if count == 1 { "field" } else { "fields" })
     }
+}
+
+/// A [`Credential`] without its values. The names of its fields are shown, so they must not be secrets.
+///
+/// `Display` has a line per field. It is not JSON, so that it can't be stored by mistake. As JSON it is an
+/// object in which each value is the text `<hidden>`.
+#[derive(Clone, Copy)]
+pub struct Redacted<'c>(&'c Map<String, Value>);
+
+const HIDDEN: &str = "<hidden>";
+
+impl fmt::Display for Redacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.keys().enumerate().try_for_each(|(at, name)| {
+            let line_feed = if at > 0 { "\n" } else { "" };
+            write!(f, "{line_feed}{}: {HIDDEN}", Value::from(name.as_str()))
+        })
+    }
+}
+
+impl fmt::Debug for Redacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut map = f.debug_map();
+        for name in self.0.keys() {
+            map.entry(name, &format_args!("{HIDDEN}"));
+        }
+        map.finish()
+    }
+}
+
+impl Serialize for Redacted<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.keys().map(|name| (name, HIDDEN)))
+    }
+}
+
+/// Serializes a credential without its values.
+pub(crate) fn redacted<S: Serializer>(credential: &Credential, serializer: S) -> Result<S::Ok, S::Error> {
+    credential.redacted().serialize(serializer)
 }
 
 impl TryFrom<Map<String, Value>> for Credential {
@@ -175,6 +227,36 @@ mod tests {
         assert_eq!(Credential::try_from(fits).unwrap().to_json().len(), MAX_VALUE_BYTES);
         let over = json!({ "a": "x".repeat(MAX_VALUE_BYTES - around + 1) });
         assert_eq!(Credential::try_from(over).unwrap_err().kind(), ErrorKind::TooLarge);
+    }
+
+    #[test]
+    fn reading_a_type_copies_only_what_the_type_has() {
+        #[derive(serde::Deserialize)]
+        struct Token {
+            expires_in: u32,
+        }
+        let credential = json!({ "expires_in": 7, "refresh_token": "x", "scopes": ["a", "b"] });
+        let credential = Credential::try_from(credential).unwrap();
+        let read = || assert_eq!(credential.to_typed::<Token>().unwrap().expires_in, 7);
+        assert_eq!(allocation_counter::measure(read).count_total, 0);
+    }
+
+    #[test]
+    fn redacted_has_the_names_and_no_value() {
+        let fields = json!({ "access_token": "ya29.secret", "nested": { "secret": 1 }, "a\n\"b": null });
+        let redacted = Credential::try_from(fields).unwrap();
+        let redacted = redacted.redacted();
+        assert_eq!(
+            redacted.to_string(),
+            "\"a\\n\\\"b\": <hidden>\n\"access_token\": <hidden>\n\"nested\": <hidden>"
+        );
+        assert_eq!(
+            format!("{redacted:?}"),
+            r#"{"a\n\"b": <hidden>, "access_token": <hidden>, "nested": <hidden>}"#
+        );
+        let hidden = json!({ "a\n\"b": "<hidden>", "access_token": "<hidden>", "nested": "<hidden>" });
+        assert_eq!(json!(redacted), hidden);
+        assert_eq!(Credential::try_from(json!({})).unwrap().redacted().to_string(), "");
     }
 
     #[test]

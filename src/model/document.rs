@@ -3,7 +3,7 @@
 use std::{io, marker::PhantomData};
 
 use serde::{
-    Serialize,
+    Deserializer, Serialize,
     de::{DeserializeOwned, DeserializeSeed},
 };
 use serde_json::{Map, Number, Value};
@@ -179,8 +179,14 @@ fn unstorable(text: &[u8], refused: Refused) -> Error {
 const MAX_PARSED_BYTES: usize = 16 * MAX_VALUE_BYTES;
 
 /// Deserializes a document. Serde's messages quote values, so only the path is kept, and it is not printed.
-pub(crate) fn to_typed<T: DeserializeOwned>(document: Value) -> Result<T> {
-    serde_path_to_error::deserialize(document).map_err(|error| {
+///
+/// To track the path costs a multiple of the deserialization, so it is done once more for an error only.
+pub(crate) fn to_typed<'d, T, D>(document: D) -> Result<T>
+where
+    T: DeserializeOwned,
+    D: Deserializer<'d, Error = serde_json::Error> + Copy,
+{
+    T::deserialize(document).or_else(|_| serde_path_to_error::deserialize(document)).map_err(|error| {
         let expected = std::any::type_name::<T>();
         let path = error.path().to_string();
         Error::new(

@@ -3,23 +3,26 @@
 use std::{
     borrow::{Borrow, Cow},
     fmt,
-    sync::Arc,
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use smol_str::SmolStr;
 
 use crate::{Error, ErrorKind, Result};
 
 /// The name of a record, or of a field in a usage record: UTF-8, 1 to 255 bytes, no control characters.
 ///
 /// Nothing else is forbidden, and no key is interpreted: `../x`, `a/b`, `*`, `$where` and `con` are ordinary
-/// keys. Keys are case-sensitive, sorted by their bytes, and cheap to clone.
+/// keys. Keys are case-sensitive, sorted by their bytes, and cheap to clone. One of up to 23 bytes, or from a
+/// literal, allocates nothing.
 ///
 /// ```
 /// # use gateway_storage::Key;
+/// const TOKENS: Key = Key::from_static("tokens"); // checked when it is compiled
 /// let key = Key::new("user.name@example.com-003")?;
 /// assert_eq!(key.as_str(), "user.name@example.com-003");
 /// assert!(Key::new("line\nbreak").is_err());
+/// assert_eq!(TOKENS, Key::new("tokens")?);
 /// # Ok::<(), gateway_storage::Error>(())
 /// ```
 ///
@@ -30,7 +33,7 @@ use crate::{Error, ErrorKind, Result};
 /// Hash every name of that kind, not only the long ones, so that a name and its hash are never two records.
 /// Never truncate: the JWTs of two clients can begin with the same 255 bytes, and would share a record.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(Arc<str>);
+pub struct Key(SmolStr);
 
 impl Key {
     /// The longest key, in bytes.
@@ -43,7 +46,22 @@ impl Key {
     /// [`ErrorKind::InvalidKey`] if it is empty, over [`Key::MAX_BYTES`], or holds a control character
     /// (Unicode category Cc). The message does not repeat the name.
     pub fn new(name: &str) -> Result<Self> {
-        check(name).map(|()| Self(name.into()))
+        match wrong_in(name) {
+            None => Ok(Self(SmolStr::new(name))),
+            Some(wrong) => Err(invalid(name, wrong)),
+        }
+    }
+
+    /// Makes a key of a literal. In a constant it is checked when it is compiled.
+    ///
+    /// # Panics
+    ///
+    /// If it is empty, over [`Key::MAX_BYTES`], or holds a control character.
+    #[must_use]
+    #[track_caller]
+    pub const fn from_static(name: &'static str) -> Self {
+        assert!(wrong_in(name).is_none(), "a key has 1 to 255 bytes and no control characters");
+        Self(SmolStr::new_static(name))
     }
 
     /// The name.
@@ -53,28 +71,51 @@ impl Key {
     }
 }
 
-fn check(name: &str) -> Result<()> {
-    if name.is_empty() {
-        return Err(invalid("a key can't be empty"));
+/// Why a name is not a key.
+#[derive(Clone, Copy)]
+enum Wrong {
+    Empty,
+    TooLong,
+    /// A control character begins at this byte.
+    Control(usize),
+}
+
+/// The rule for keys.
+const fn wrong_in(name: &str) -> Option<Wrong> {
+    let bytes = name.as_bytes();
+    if bytes.is_empty() {
+        return Some(Wrong::Empty);
     }
-    if name.len() > Key::MAX_BYTES {
-        return Err(invalid(format!(
-            "a key has at most {} bytes, this one {}: hash such names (SHA-256 in hexadecimal), don't truncate them",
-            Key::MAX_BYTES,
-            name.len()
-        )));
+    if bytes.len() > Key::MAX_BYTES {
+        return Some(Wrong::TooLong);
     }
-    match name.char_indices().find(|(_, character)| character.is_control()) {
-        None => Ok(()),
-        Some((at, character)) => Err(invalid(format!(
-            "a key can't hold control characters, this one has U+{:04X} at byte {at}",
-            u32::from(character)
-        ))),
+    let mut at = 0;
+    while at < bytes.len() {
+        // In UTF-8 the characters from U+0080 to U+009F are C2 and a byte below A0.
+        if bytes[at].is_ascii_control() || (bytes[at] == 0xc2 && bytes[at + 1] < 0xa0) {
+            return Some(Wrong::Control(at));
+        }
+        at += 1;
     }
+    None
 }
 
 #[cold]
-fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
+fn invalid(name: &str, wrong: Wrong) -> Error {
+    let message: Cow<'static, str> = match wrong {
+        Wrong::Empty => "a key can't be empty".into(),
+        Wrong::TooLong => format!(
+            "a key has at most {} bytes, this one {}: hash such names (SHA-256 in hexadecimal), don't truncate them",
+            Key::MAX_BYTES,
+            name.len()
+        )
+        .into(),
+        Wrong::Control(at) => format!(
+            "a key can't hold control characters, this one has U+{:04X} at byte {at}",
+            name[at..].chars().next().map_or(0, u32::from)
+        )
+        .into(),
+    };
     Error::new(ErrorKind::InvalidKey, message)
 }
 
@@ -94,6 +135,12 @@ impl AsRef<str> for Key {
 impl Borrow<str> for Key {
     fn borrow(&self) -> &str {
         self.as_str()
+    }
+}
+
+impl From<&Key> for Key {
+    fn from(shared: &Key) -> Self {
+        shared.clone()
     }
 }
 
@@ -195,15 +242,20 @@ impl IntoKey for &String {
     }
 }
 
-impl<'a, K: ?Sized + Sync> IntoKey for &&'a K
-where
-    &'a K: IntoKey,
-{
-    type Checked = <&'a K as IntoKey>::Checked;
+impl<'a> IntoKey for &&'a Key {
+    type Checked = &'a Key;
 
     #[inline]
-    fn into_key(self) -> Result<Self::Checked> {
-        (*self).into_key()
+    fn into_key(self) -> Result<&'a Key> {
+        Ok(self)
+    }
+}
+
+impl IntoKey for &&str {
+    type Checked = Key;
+
+    fn into_key(self) -> Result<Key> {
+        Key::new(self)
     }
 }
 
@@ -232,6 +284,31 @@ mod tests {
             let error = Key::new(&name).unwrap_err();
             assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::InvalidKey, message));
         }
+    }
+
+    #[test]
+    fn every_control_character_is_refused_and_no_other() {
+        for character in '\0'..=char::MAX {
+            let name = format!("a{character}b");
+            assert_eq!(Key::new(&name).is_err(), character.is_control(), "{character:?}");
+        }
+    }
+
+    #[test]
+    fn a_literal_and_a_short_name_are_not_allocated() {
+        const LONG: Key = Key::from_static("a literal that has more than twenty-three bytes");
+        let (short, long) = ("x".repeat(23), "x".repeat(24));
+        let allocated = |run: &dyn Fn() -> Key| allocation_counter::measure(|| drop(run())).count_total;
+        assert_eq!(allocated(&|| LONG.clone()), 0);
+        assert_eq!(allocated(&|| Key::new(&short).unwrap()), 0);
+        assert_eq!(allocated(&|| Key::new(&long).unwrap()), 1);
+        assert_eq!(LONG, Key::new("a literal that has more than twenty-three bytes").unwrap());
+    }
+
+    #[test]
+    #[should_panic(expected = "a key has 1 to 255 bytes and no control characters")]
+    fn a_wrong_literal_panics() {
+        let _ = Key::from_static("");
     }
 
     #[test]

@@ -7,8 +7,10 @@ use std::{
     time::Duration,
 };
 
+use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
+use super::time;
 use crate::{Error, ErrorKind, Key, Result};
 
 /// The longest time to live of a lease, and the longest rest after one: 31 days.
@@ -22,7 +24,7 @@ pub const MAX_HOLDER_BYTES: usize = 128;
 /// Make a new one for each attempt, and send the same one when a claim is repeated. So a claim whose reply
 /// was lost is found again, and no other task of the process takes the lease for its own. It is not a secret:
 /// [`list_leases`](crate::lease::Leases::list_leases) shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Holder(String);
 
 impl Holder {
@@ -69,7 +71,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// A lease that was claimed, and may have ended since.
+/// A lease that was claimed, and may have ended since. As JSON it is a [`LeaseState`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     name: Key,
@@ -83,6 +85,12 @@ impl Lease {
     #[must_use]
     pub const fn new(name: Key, holder: Holder, number: u64, ends: Instant) -> Self {
         Self { name, holder, number, ends }
+    }
+
+    /// The same lease under another name, for a backend that stores it under that name.
+    #[must_use]
+    pub fn with_name(self, name: &Key) -> Self {
+        Self { name: name.clone(), ..self }
     }
 
     /// What is leased.
@@ -113,20 +121,30 @@ impl Lease {
     }
 }
 
-/// The result of a claim.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl Serialize for Lease {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let holder = Some(self.holder.clone());
+        LeaseState::new(self.name.clone(), holder, self.number, self.time_left()).serialize(serializer)
+    }
+}
+
+/// The result of a claim. As JSON it is `{ "yours": {..} }` or `{ "theirs": { "left_ms": 250 } }`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Claim {
     /// The lease is the caller's.
     Yours(Lease),
     /// It is another holder's, or it rests.
     Theirs {
         /// The time after which it can be claimed, unless it is renewed.
+        #[serde(rename = "left_ms", serialize_with = "time::as_millis")]
         left: Duration,
     },
 }
 
-/// A lease as the store has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A lease as the store has it. As JSON it is
+/// `{ "name": "nightly", "holder": "web-1/..", "number": 7, "left_ms": 250 }`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LeaseState {
     /// What is leased.
@@ -136,6 +154,7 @@ pub struct LeaseState {
     /// See [`Lease::number`].
     pub number: u64,
     /// The time after which it can be claimed.
+    #[serde(rename = "left_ms", serialize_with = "time::as_millis")]
     pub left: Duration,
 }
 

@@ -18,10 +18,11 @@ mod stats;
 pub(crate) mod time;
 mod usage;
 
-pub use batch::{BatchFailure, BatchReport, Found};
+pub use batch::{BatchFailure, BatchReport, CredentialItem, Found};
 pub use cache::CacheEntry;
 pub use config::ConfigValue;
-pub use credential::Credential;
+pub(crate) use credential::redacted;
+pub use credential::{Credential, Redacted};
 pub(crate) use document::{BYTE_ORDER_MARK, parse_any, too_large, unreadable, without_mark};
 pub use document::{MAX_DEPTH, MAX_VALUE_BYTES};
 pub use hash::{PayloadHash, RecordDigest};
@@ -31,12 +32,10 @@ pub(crate) use lease::{check_rest, check_ttl, lost};
 pub(crate) use named::named;
 pub use record::{Record, RecordKind};
 pub(crate) use remark::Piece;
-#[cfg(feature = "git")]
-pub(crate) use remark::with_causes;
 pub use remark::{Remark, RemarkKind};
 pub use revision::{Condition, Revision};
 pub(crate) use scan::{Members, Refused, Watched};
 pub use secret::{MAX_SECRET_BYTES, Secret};
 pub use stats::{Performance, PoolStats, StorageStats};
 pub use time::{rfc3339_millis, rfc3339_seconds};
-pub use usage::{Increment, UsageRecord};
+pub use usage::{Increment, IncrementItem, UsageRecord};

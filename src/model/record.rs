@@ -1,18 +1,26 @@
 //! [`Record`]: one credential, config value or counter, as it is exported and imported.
 
-use super::{document, named};
+use serde::Serialize;
+
+use super::{document, named, redacted};
 use crate::{ConfigValue, Credential, Key};
 
 /// One stored record: the item of an [`export`](crate::Exportable::export) and an
 /// [`import`](crate::Exportable::import). Cache values are not exported, because they expire.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// As JSON it has the names of a line of an export file, and a credential is
+/// [redacted](Credential::redacted): [`archive::write`](crate::archive::write()) writes records whole.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Record {
     /// A credential.
     Credential {
         /// Its id.
+        #[serde(rename = "key")]
         id: Key,
         /// Its fields.
+        #[serde(rename = "value", serialize_with = "redacted")]
         credential: Credential,
     },
     /// A configuration value.

@@ -42,20 +42,8 @@ impl Remark {
 
     /// A remark on unreadable data, with the text of the error and its causes. Errors quote no data.
     pub(crate) fn unreadable(place: impl Into<String>, error: &crate::Error) -> Self {
-        Self::not_understood(place, with_causes(error))
+        Self::not_understood(place, error.with_causes())
     }
-}
-
-/// The text of an error and its causes, in one line.
-pub(crate) fn with_causes(error: &crate::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    line
 }
 
 impl fmt::Debug for Remark {

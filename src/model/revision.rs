@@ -83,7 +83,8 @@ impl<'de> Deserialize<'de> for Revision {
 }
 
 /// What must be stored for a conditional write to be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Condition {
     /// No record under this key.
     Absent,

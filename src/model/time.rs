@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde::Serializer;
+
 use crate::{Error, ErrorKind, Result};
 
 /// The last second of the year 9999, since 1970.
@@ -44,6 +46,31 @@ pub fn rfc3339_seconds(time: SystemTime) -> String {
 #[must_use]
 pub fn rfc3339_millis(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(clamped(time)).to_string()
+}
+
+/// Serializes a time in RFC 3339, to the second.
+pub(crate) fn seconds<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339_seconds(*time))
+}
+
+/// Serializes a time in RFC 3339, to the millisecond.
+pub(crate) fn millis<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339_millis(*time))
+}
+
+/// Serializes a duration that was measured, in seconds.
+pub(crate) fn as_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+/// A duration in whole milliseconds.
+pub(crate) fn whole_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Serializes a time that is left, in whole milliseconds.
+pub(crate) fn as_millis<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(whole_millis(*duration))
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
-//! [`UsageRecord`] and [`Increment`]: counters.
+//! [`UsageRecord`], [`Increment`] and [`IncrementItem`]: counters.
 
-use std::collections::BTreeMap;
+use std::{borrow::Borrow, collections::BTreeMap};
 
-use crate::Key;
+use serde::Serialize;
+
+use crate::{Error, IntoKey, Key};
 
 /// The counters of one key, sorted by field.
 ///
-/// A field obeys the rules of a [`Key`]; a count is any `i64`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A field obeys the rules of a [`Key`]; a count is any `i64`. As JSON it is an object with a count per
+/// field.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct UsageRecord(BTreeMap<Key, i64>);
 
 impl UsageRecord {
@@ -56,7 +59,7 @@ impl IntoIterator for UsageRecord {
 }
 
 /// One item of [`increment_many`](crate::UsageStore::increment_many).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Increment {
     /// The key of the usage record.
@@ -72,5 +75,55 @@ impl Increment {
     #[must_use]
     pub fn new(key: &Key, field: &Key, delta: i64) -> Self {
         Self { key: key.clone(), field: field.clone(), delta }
+    }
+}
+
+/// An item of [`Storage::increment_many`](crate::Storage::increment_many): an [`Increment`], or a tuple of a
+/// key, a field and the number to add.
+///
+/// A slice of `Increment`s costs nothing. The keys and fields of tuples, each a [`Key`] or a string, are
+/// checked and copied once.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an increment",
+    note = "an increment is an `Increment`, or a tuple of a key, a field and an `i64`"
+)]
+pub trait IncrementItem: Sized {
+    /// The checked items: `&[Increment]` for `Increment`s, else `Vec<Increment>`.
+    type Checked<'i>: Borrow<[Increment]> + Send + Sync
+    where
+        Self: 'i;
+
+    /// Checks the items.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`](crate::ErrorKind::InvalidKey), as [`Key::new`].
+    fn checked(items: &[Self]) -> Result<Self::Checked<'_>, Error>;
+}
+
+impl IncrementItem for Increment {
+    type Checked<'i> = &'i [Self];
+
+    #[inline]
+    fn checked(items: &[Self]) -> Result<&[Self], Error> {
+        Ok(items)
+    }
+}
+
+impl<K, F> IncrementItem for (K, F, i64)
+where
+    for<'i> &'i K: IntoKey,
+    for<'i> &'i F: IntoKey,
+{
+    type Checked<'i>
+        = Vec<Increment>
+    where
+        Self: 'i;
+
+    fn checked(items: &[Self]) -> Result<Vec<Increment>, Error> {
+        let check = |(key, field, delta): &Self| {
+            Ok(Increment::new(key.into_key()?.borrow(), field.into_key()?.borrow(), *delta))
+        };
+        items.iter().map(check).collect()
     }
 }

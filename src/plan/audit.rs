@@ -2,9 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
+use gateway_storage_macros::Setters;
+use serde::Serialize;
+
 use crate::{
     Error, ErrorKind, Key,
-    model::{PayloadHash, named},
+    model::{PayloadHash, named, time},
 };
 
 /// The maximum number of audit entries that a store keeps. It keeps the newest.
@@ -80,7 +83,9 @@ impl PlanRefusal {
 }
 
 /// One attempt to apply a plan or to roll it back. It contains no config key and no value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// As JSON the times are in RFC 3339, and the duration is `duration_seconds`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct AuditEntry {
     /// The backend's label: `"file"`, `"redis"`.
@@ -96,10 +101,13 @@ pub struct AuditEntry {
     /// The source from the caller's options.
     pub source: Option<String>,
     /// When it began: `finished` minus `duration`.
+    #[serde(serialize_with = "time::millis")]
     pub started: SystemTime,
     /// When it was committed or failed, by the store's clock, in whole milliseconds.
+    #[serde(serialize_with = "time::millis")]
     pub finished: SystemTime,
     /// How long it took until then, by the caller's clock, in whole microseconds.
+    #[serde(rename = "duration_seconds", serialize_with = "time::as_seconds")]
     pub duration: Duration,
     /// The number of mutations in the plan; 0 for a rollback of an unknown key.
     pub mutations: usize,
@@ -161,7 +169,7 @@ impl AuditEntry {
 }
 
 /// Selects audit entries. The default selects all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Setters)]
 #[non_exhaustive]
 pub struct AuditFilter {
     /// Only entries for the plan with this key.
@@ -177,36 +185,6 @@ pub struct AuditFilter {
 }
 
 impl AuditFilter {
-    /// Selects entries for the plan with this key.
-    #[must_use]
-    pub fn with_key(self, key: &Key) -> Self {
-        Self { key: Some(key.clone()), ..self }
-    }
-
-    /// Selects entries with this stage.
-    #[must_use]
-    pub fn with_stage(self, stage: impl Into<String>) -> Self {
-        Self { stage: Some(stage.into()), ..self }
-    }
-
-    /// Selects entries with this status.
-    #[must_use]
-    pub fn with_status(self, status: AuditStatus) -> Self {
-        Self { status: Some(status), ..self }
-    }
-
-    /// Selects entries that finished at this time or later.
-    #[must_use]
-    pub fn with_since(self, since: SystemTime) -> Self {
-        Self { since: Some(since), ..self }
-    }
-
-    /// Selects the newest `limit` entries.
-    #[must_use]
-    pub fn with_limit(self, limit: usize) -> Self {
-        Self { limit: Some(limit), ..self }
-    }
-
     /// Whether the filter selects this entry, apart from the limit.
     #[must_use]
     pub fn wants(&self, entry: &AuditEntry) -> bool {

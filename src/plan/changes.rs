@@ -3,12 +3,16 @@
 use std::{fmt, sync::Arc};
 
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeSeed, Error as _, SeqAccess, Visitor},
+    ser::SerializeMap,
 };
 use serde_json::Value;
 
-use crate::{ConfigValue, Error, ErrorKind, Key, Result, model::document};
+use crate::{
+    ConfigValue, Error, ErrorKind, Key, Result,
+    model::{PayloadHash, document},
+};
 
 /// The maximum number of mutations in a [`Plan`].
 pub const MAX_PLAN_MUTATIONS: usize = 10_000;
@@ -20,7 +24,7 @@ pub const MAX_PLAN_BYTES: usize = 8 << 20;
 /// One change of a [`Plan`]: it sets or deletes one config value, optionally only if the stored value is the
 /// expected one.
 ///
-/// `Debug` prints neither key nor value.
+/// `Debug` prints neither key nor value. As JSON it is [an item of a plan](Plan#json).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Mutation {
@@ -64,12 +68,32 @@ impl Mutation {
     }
 }
 
+impl Serialize for Mutation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_map(None)?;
+        match &self.value {
+            Some(value) => {
+                fields.serialize_entry("set", &self.key)?;
+                fields.serialize_entry("value", value)?;
+            }
+            None => fields.serialize_entry("delete", &self.key)?,
+        }
+        match &self.expect {
+            Some(Expect::Value(value)) => fields.serialize_entry("expect", value)?,
+            Some(Expect::Absent) => fields.serialize_entry("expect_absent", &true)?,
+            None => {}
+        }
+        fields.end()
+    }
+}
+
 /// An ordered list of mutations that [`apply_plan`](crate::ConfigBatch::apply_plan) applies together. It is
 /// cheap to clone; `Debug` prints only the number of mutations.
 ///
 /// # JSON
 ///
-/// An array of mutations. `expect` and `expect_absent` are optional; other names are refused.
+/// An array of mutations. `expect` and `expect_absent` are optional; other names are refused. `Serialize`
+/// writes what [`from_json`](Plan::from_json) reads.
 ///
 /// ```
 /// # use gateway_storage::plan::Plan;
@@ -85,7 +109,11 @@ impl Mutation {
 /// # Ok::<(), gateway_storage::Error>(())
 /// ```
 #[derive(Clone, PartialEq)]
-pub struct Plan(Arc<[Mutation]>);
+pub struct Plan {
+    mutations: Arc<[Mutation]>,
+    /// The hash of a plan with other keys than the caller gave. None: that of the mutations.
+    pub(crate) hash: Option<PayloadHash>,
+}
 
 impl Plan {
     /// Creates a plan, after checking the limits.
@@ -103,7 +131,10 @@ impl Plan {
             return Err(too_many());
         }
         let bytes: usize = mutations.iter().map(size_of_mutation).sum();
-        if bytes > MAX_PLAN_BYTES { Err(too_large()) } else { Ok(Self(mutations.into())) }
+        if bytes > MAX_PLAN_BYTES {
+            return Err(too_large());
+        }
+        Ok(Self { mutations: mutations.into(), hash: None })
     }
 
     /// Reads [JSON text](Plan#json).
@@ -130,14 +161,25 @@ impl Plan {
     /// The mutations, in order.
     #[must_use]
     pub fn mutations(&self) -> &[Mutation] {
-        &self.0
+        &self.mutations
+    }
+
+    /// A plan with the mutations of another one, renamed, and this hash.
+    pub(crate) fn renamed(mutations: Vec<Mutation>, hash: PayloadHash) -> Self {
+        Self { mutations: mutations.into(), hash: Some(hash) }
     }
 
     /// The number of mutations.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a plan is never empty")]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.mutations.len()
+    }
+}
+
+impl Serialize for Plan {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.mutations().serialize(serializer)
     }
 }
 

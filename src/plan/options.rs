@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use gateway_storage_macros::Setters;
+use serde::Serialize;
+
 use super::PlanAction;
 use crate::{Error, ErrorKind, Key, Result};
 
@@ -12,7 +15,7 @@ pub const DEFAULT_PLAN_TTL: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 pub const MAX_PLAN_TTL: Duration = Duration::from_secs(10_000 * 24 * 60 * 60);
 
 /// Options for applying a plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Setters)]
 #[non_exhaustive]
 pub struct ApplyOptions {
     /// How long the plan's record is kept, rounded up to whole milliseconds. During this time its key is
@@ -32,24 +35,6 @@ impl Default for ApplyOptions {
 }
 
 impl ApplyOptions {
-    /// Sets the time to live.
-    #[must_use]
-    pub fn with_ttl(self, ttl: Duration) -> Self {
-        Self { ttl, ..self }
-    }
-
-    /// Sets the stage.
-    #[must_use]
-    pub fn with_stage(self, stage: impl Into<String>) -> Self {
-        Self { stage: Some(stage.into()), ..self }
-    }
-
-    /// Sets the source.
-    #[must_use]
-    pub fn with_source(self, source: impl Into<String>) -> Self {
-        Self { source: Some(source.into()), ..self }
-    }
-
     /// Checks the options, as every backend does first, and returns the time to live in milliseconds.
     ///
     /// # Errors
@@ -79,28 +64,16 @@ fn check_label(what: &str, label: Option<&str>) -> Result<()> {
 }
 
 /// Options for rolling back a plan.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Setters)]
 #[non_exhaustive]
 pub struct RollbackOptions {
-    /// Also restore values that have been changed since.
+    /// Whether values that have been changed since are restored, too. Default: `false`.
     pub force: bool,
     /// The caller's name, for the audit. The rules are those of a [`Key`].
     pub source: Option<String>,
 }
 
 impl RollbackOptions {
-    /// Also restores values that have been changed since.
-    #[must_use]
-    pub fn forced(self) -> Self {
-        Self { force: true, ..self }
-    }
-
-    /// Sets the source.
-    #[must_use]
-    pub fn with_source(self, source: impl Into<String>) -> Self {
-        Self { source: Some(source.into()), ..self }
-    }
-
     /// The action that the audit records.
     #[must_use]
     pub fn action(&self) -> PlanAction {
@@ -118,7 +91,8 @@ impl RollbackOptions {
 }
 
 /// The result of applying a plan. A new variant needs a major version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Applied {
     /// The plan was applied.
     Applied,
@@ -127,7 +101,8 @@ pub enum Applied {
 }
 
 /// The result of a rollback. A new variant needs a major version.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[must_use = "a refused rollback is Ok"]
 pub enum Rollback {
     /// The values that the plan replaced were restored.

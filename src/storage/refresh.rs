@@ -3,6 +3,8 @@
 use std::{borrow::Borrow, convert::Infallible, pin::pin, time::Duration};
 
 use futures_util::future::{Either, pending, select};
+use gateway_storage_macros::Setters;
+use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::{
     sync::oneshot,
@@ -15,7 +17,7 @@ use crate::{
     Credential, Error, ErrorKind, IntoKey, Key, Outcome, Result, Storage,
     capability::{Conditional, Leases},
     layer::{jittered, later, system_name},
-    model::{Claim, Condition, Holder, Lease, Revision, check_rest, check_ttl},
+    model::{Claim, Condition, Holder, Lease, Revision, check_rest, check_ttl, redacted},
 };
 
 /// The longest pause between two looks at a credential that another process refreshes.
@@ -36,10 +38,9 @@ pub const CLOSE_WAIT: Duration = Duration::from_secs(60);
 ///
 /// ```
 /// # use gateway_storage::refresh::Refresh;
-/// let mut how = Refresh::default();
-/// how.wait = std::time::Duration::from_secs(10);
+/// let how = Refresh::default().with_wait(std::time::Duration::from_secs(10));
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Setters)]
 #[non_exhaustive]
 pub struct Refresh {
     /// The time to live of the lease, which is renewed each third of it: 30 s. If the process dies, another
@@ -74,14 +75,18 @@ impl Default for Refresh {
     }
 }
 
-/// A fresh credential, and where it comes from.
-#[derive(Clone, Debug, PartialEq)]
+/// A fresh credential, and where it comes from. As JSON the credential is [redacted](Credential::redacted).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Refreshed {
     /// It was fresh.
+    #[serde(serialize_with = "redacted")]
     Fresh(Credential),
     /// This call refreshed it.
+    #[serde(serialize_with = "redacted")]
     Mine(Credential),
     /// Another call or process refreshed it while this one waited.
+    #[serde(serialize_with = "redacted")]
     Theirs(Credential),
 }
 
@@ -333,14 +338,12 @@ impl Refresh {
     }
 }
 
-/// The name of the lease of a credential. A long id is cut, so that some share a lease, which only delays.
-fn lease_name(id: &Key) -> Result<Key> {
-    const PREFIX: &str = "refresh:";
-    let mut end = id.as_str().len().min(Key::MAX_BYTES - PREFIX.len());
-    while !id.as_str().is_char_boundary(end) {
-        end -= 1;
-    }
-    Key::new(&[PREFIX, &id.as_str()[..end]].concat())
+/// The name of the lease of a credential: a suffix, so that it is the same through a scope and without it. It
+/// is cut to the longest key, and never into the id.
+fn lease_name(id: &Key, max_key_bytes: usize) -> Result<Key> {
+    let mut name = [id.as_str(), ":refresh"].concat();
+    name.truncate(max_key_bytes.max(id.as_str().len()));
+    Key::new(&name)
 }
 
 /// A refresh, in a task of its own.
@@ -416,7 +419,8 @@ impl<B: Conditional + Leases> Task<B> {
         &self,
         is_fresh: &(impl Fn(&Credential) -> bool + Sync),
     ) -> Result<(Lease, Credential), Refreshing<E>> {
-        let (name, holder) = (lease_name(&self.id).map_err(failed)?, Holder::random());
+        let max_key_bytes = self.storage.backend().max_key_bytes();
+        let (name, holder) = (lease_name(&self.id, max_key_bytes).map_err(failed)?, Holder::random());
         loop {
             let claim = || self.storage.claim_lease(&name, &holder, self.how.lease);
             let claimed = match claim().await {

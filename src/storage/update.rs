@@ -125,25 +125,39 @@ impl<B> Storage<B> {
     {
         let id = id.into_key().map(|id| id.borrow().clone());
         async move {
-            let merge = |mut fields: Map<String, Value>| {
-                let read = Credential::new(fields.clone()).and_then(|credential| {
-                    let value: T = credential.to_typed()?;
-                    Ok((fields_of(&value)?, value))
-                });
-                let read = read.map(|(known, value)| (known, change(value)));
+            let merge = |fields: Map<String, Value>| {
+                let read = read_as(&fields).map(|(value, known)| (change(value), known));
                 async {
-                    let (known, changed) = read?;
-                    let changed = fields_of(&changed.await?)?;
-                    fields.retain(|name, _| !known.contains_key(name));
-                    fields.extend(changed);
-                    // What can't be read back is not stored.
-                    Credential::new(fields.clone())?.to_typed::<T>()?;
-                    Ok::<_, E>(fields)
+                    let (changed, known) = read?;
+                    Ok::<_, E>(replace(fields, &known, &changed.await?)?)
                 }
             };
             Ok(self.update(&id?, merge).await?.to_typed()?)
         }
     }
+}
+
+/// Reads fields as a `T`. Returns it with the fields that it serializes.
+pub(super) fn read_as<T: Serialize + DeserializeOwned>(
+    fields: &Map<String, Value>,
+) -> Result<(T, Map<String, Value>)> {
+    let value: T = Credential::new(fields.clone())?.to_typed()?;
+    let known = fields_of(&value)?;
+    Ok((value, known))
+}
+
+/// Replaces the `known` fields by those of the changed value.
+pub(super) fn replace<T: Serialize + DeserializeOwned>(
+    mut fields: Map<String, Value>,
+    known: &Map<String, Value>,
+    changed: &T,
+) -> Result<Map<String, Value>> {
+    let changed = fields_of(changed)?;
+    fields.retain(|name, _| !known.contains_key(name));
+    fields.extend(changed);
+    // What can't be read back is not stored.
+    Credential::new(fields.clone())?.to_typed::<T>()?;
+    Ok(fields)
 }
 
 fn fields_of<T: Serialize>(value: &T) -> Result<Map<String, Value>> {

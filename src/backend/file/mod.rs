@@ -234,6 +234,7 @@ fn low_space(free: Option<u64>, size: Option<u64>) -> Vec<String> {
 
 impl Open for File {
     type Options = FileOptions;
+    const SCHEMES: &'static [&'static str] = options::SCHEMES;
 
     async fn open(options: FileOptions) -> Result<Self> {
         let wait = options.wait;

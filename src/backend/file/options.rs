@@ -2,18 +2,20 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use gateway_storage_macros::Setters;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     DEFAULT_DEADLINE, Error, Result,
-    codec::{Location, UrlOptions, check_path, invalid, readable},
+    codec::{Location, UrlOptions, check_path, from_paths, from_texts, invalid, readable},
 };
 
 /// Options for opening a [`File`](crate::File) store.
 ///
 /// As a URL: `file:./data`, `file:/var/lib/gateway?create=false&wait=30s`, `file:///var/lib/gateway`. The
 /// path ends at the first `?` and is not decoded. `~` and `$HOME` are not expanded: a path that begins with
-/// one is refused; `./~` is a directory of that name. When deserialized, unknown fields are refused.
+/// one is refused; `./~` is a directory of that name. A [`Path`](std::path::Path) is the store's directory,
+/// as for [`new`](FileOptions::new). When deserialized, unknown fields are refused.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -21,8 +23,9 @@ use crate::{
 /// let options: FileOptions = serde_json::from_str(r#"{ "path": "./data", "deadline": "5s" }"#).unwrap();
 /// assert_eq!(options.deadline, Duration::from_secs(5));
 /// assert!(options.create);
+/// assert_eq!(options, FileOptions::new("./data").with_deadline(Duration::from_secs(5)));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, Setters)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct FileOptions {
@@ -74,11 +77,17 @@ impl FileOptions {
     }
 }
 
+/// The schemes of this backend's URLs.
+pub(super) const SCHEMES: &[&str] = &["file"];
+
+from_texts!(FileOptions);
+from_paths!(FileOptions);
+
 impl TryFrom<&str> for FileOptions {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
-        let location = Location::parse(url, &["file"])?;
+        let location = Location::parse(url, SCHEMES)?;
         // A host follows `file://`: empty or `localhost`.
         let path = match location.rest.strip_prefix("//") {
             Some(after) => after.strip_prefix("localhost").unwrap_or(after),

@@ -32,6 +32,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 pub use options::{GitOptions, GitSync};
+use serde::Serialize;
 use serde_json::{Value, json};
 use state::{Draft, State};
 use worker::Worker;
@@ -39,7 +40,7 @@ use writer::{SyncStatus, Writer};
 
 use crate::{
     Backend, Error, ErrorKind, Open, Result, StorageStats, history::CommitId, layer::time_left,
-    model::rfc3339_seconds, model::with_causes,
+    model::rfc3339_seconds,
 };
 
 #[doc = include_str!("docs.md")]
@@ -50,7 +51,7 @@ pub struct Git {
 }
 
 /// Commits that a closed store has not sent: see [`Git::unsent`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Unsent {
     /// The number of commits.
@@ -208,7 +209,7 @@ impl Backend for Git {
                 detail("remote_said", json!(message));
             }
             if let Some(problem) = status.problem {
-                warnings.push(format!("the remote and this clone differ: {}", with_causes(&problem)));
+                warnings.push(format!("the remote and this clone differ: {}", problem.with_causes()));
             }
         }
         warnings.extend(local);
@@ -223,6 +224,7 @@ impl Backend for Git {
 
 impl Open for Git {
     type Options = GitOptions;
+    const SCHEMES: &'static [&'static str] = options::SCHEMES;
 
     async fn open(options: GitOptions) -> Result<Self> {
         options.check()?;

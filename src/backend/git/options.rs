@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::error::refused;
 use crate::{
     DEFAULT_DEADLINE, Error, Result, Secret,
-    codec::{Location, UrlOptions, check_path, decode, options, readable},
+    codec::{Location, UrlOptions, check_path, decode, from_paths, from_texts, options, readable},
 };
 
 /// When commits are fetched from the remote or sent to it.
@@ -29,7 +29,8 @@ options! {
     /// As a URL: `git:./settings?remote=https://git.example/team/settings.git&token_env=GIT_TOKEN`. The path
     /// ends at the first `?` and is not decoded; the values of options may be percent-encoded. The fields
     /// below are options under their names, except `token`, which is `token_env=NAME` or `token_file=PATH`,
-    /// because other users may see a URL. When deserialized, unknown fields are refused.
+    /// because other users may see a URL. A [`Path`](std::path::Path) is the directory of the work tree, as
+    /// for [`new`](GitOptions::new). When deserialized, unknown fields are refused.
     ///
     /// ```
     /// # use gateway_storage::{git::GitSync, GitOptions};
@@ -206,11 +207,17 @@ fn check_remote(remote: &str) -> Result<()> {
     }
 }
 
+/// The schemes of this backend's URLs.
+pub(super) const SCHEMES: &[&str] = &["git"];
+
+from_texts!(GitOptions);
+from_paths!(GitOptions);
+
 impl TryFrom<&str> for GitOptions {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
-        let location = Location::parse(url, &["git"])?;
+        let location = Location::parse(url, SCHEMES)?;
         let mut options = UrlOptions::of::<Self>(&["path", "token"]);
         options.texts.insert("path".to_owned(), location.rest.to_owned());
         location.options().try_for_each(|option| options.add(option?))?;

@@ -24,7 +24,7 @@ pub use transaction::MemoryTransaction;
 
 use crate::{
     Backend, ConfigValue, Credential, DEFAULT_DEADLINE, Error, Key, Open, Result, StorageStats, UsageRecord,
-    codec::{Location, UrlOptions, invalid},
+    codec::{Location, UrlOptions, from_texts, invalid},
     error::Kind,
 };
 
@@ -142,11 +142,13 @@ impl Backend for Memory {
 #[non_exhaustive]
 pub struct MemoryOptions {}
 
+from_texts!(MemoryOptions);
+
 impl TryFrom<&str> for MemoryOptions {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
-        let location = Location::parse(url, &["memory"])?;
+        let location = Location::parse(url, Memory::SCHEMES)?;
         if !location.rest.is_empty() {
             return Err(invalid("the only memory URL is `memory:`"));
         }
@@ -158,6 +160,7 @@ impl TryFrom<&str> for MemoryOptions {
 
 impl Open for Memory {
     type Options = MemoryOptions;
+    const SCHEMES: &'static [&'static str] = &["memory"];
 
     async fn open(_: MemoryOptions) -> Result<Self> {
         Ok(Self { store: Arc::default(), deadline: DEFAULT_DEADLINE })

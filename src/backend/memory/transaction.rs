@@ -135,8 +135,4 @@ impl Transaction for MemoryTransaction {
             Ok(())
         })
     }
-
-    async fn rollback(self) -> Result<()> {
-        Ok(())
-    }
 }

@@ -95,6 +95,7 @@ impl Backend for MongoDb {
 
 impl Open for MongoDb {
     type Options = MongoDbOptions;
+    const SCHEMES: &'static [&'static str] = options::SCHEMES;
 
     async fn open(options: MongoDbOptions) -> Result<Self> {
         let (create, deadline) = (options.create, options.deadline);

@@ -13,7 +13,8 @@ use crate::{
     DEFAULT_DEADLINE, Error, Result, Secret,
     backend::remote::Effect,
     codec::{
-        Location, UrlOptions, canonical_hosts, host_and_port, invalid, is_this_machine, options, readable,
+        Location, UrlOptions, canonical_hosts, from_texts, host_and_port, invalid, is_this_machine, options,
+        readable,
     },
 };
 
@@ -184,13 +185,18 @@ const NAMES: [(&str, &str); 24] = [
     ("w", "w"),
 ];
 
+/// The schemes of this backend's URLs.
+pub(super) const SCHEMES: &[&str] = &["mongodb", "mongodb+srv"];
+
+from_texts!(MongoDbOptions);
+
 impl TryFrom<&str> for MongoDbOptions {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
         let wrong =
             || invalid("a MongoDB URL is `mongodb://[USER:PASSWORD@]HOST[:PORT][,HOST...][/DATABASE]`");
-        let location = Location::parse(url, &["mongodb", "mongodb+srv"])?;
+        let location = Location::parse(url, SCHEMES)?;
         let parts = location.authority().ok_or_else(wrong)?;
         if parts.user == Some("") {
             return Err(invalid("a MongoDB URL with a password needs a user, too"));

@@ -119,6 +119,7 @@ impl Postgres {
 
 impl Open for Postgres {
     type Options = PostgresOptions;
+    const SCHEMES: &'static [&'static str] = options::SCHEMES;
 
     async fn open(options: PostgresOptions) -> Result<Self> {
         let postgres = Self::new(options.clone(), false).await?;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     DEFAULT_DEADLINE, Error, Result, Secret,
-    codec::{Location, UrlOptions, canonical_hosts, host_and_port, invalid, options, readable},
+    codec::{Location, UrlOptions, canonical_hosts, from_texts, host_and_port, invalid, options, readable},
 };
 
 options! {
@@ -179,6 +179,11 @@ impl PostgresOptions {
     }
 }
 
+/// The schemes of this backend's URLs.
+pub(super) const SCHEMES: &[&str] = &["postgres", "postgresql"];
+
+from_texts!(PostgresOptions);
+
 impl TryFrom<&str> for PostgresOptions {
     type Error = Error;
 
@@ -191,7 +196,7 @@ impl PostgresOptions {
     /// Reads a URL. If it names no schema, this is the schema.
     pub(super) fn in_schema(url: &str, schema: Option<&str>) -> Result<Self> {
         let wrong = || invalid("a PostgreSQL URL is `postgres://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`");
-        let location = Location::parse(url, &["postgres", "postgresql"])?;
+        let location = Location::parse(url, SCHEMES)?;
         let parts = location.authority().filter(|parts| !parts.path.contains('/')).ok_or_else(wrong)?;
         let hosts = [("host", "host"), ("port", "port")];
         let mut options = UrlOptions::named(&hosts).with::<Self>("", "", &["addr"]);

@@ -148,7 +148,7 @@ impl CredentialStore for Redis {
                 found.failures.push(BatchFailure { index, key: id.clone(), error });
             }
         }
-        batch::settle_found(found)
+        found.settle()
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {

@@ -166,7 +166,7 @@ impl Exportable for Redis {
                 report.record(index, records[index].key(), result);
             }
         }
-        batch::settle(report)
+        report.settle()
     }
 }
 

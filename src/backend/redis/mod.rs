@@ -99,6 +99,7 @@ impl Backend for Redis {
 
 impl Open for Redis {
     type Options = RedisOptions;
+    const SCHEMES: &'static [&'static str] = options::SCHEMES;
 
     /// Refuses a replica. Opens a server that is full or has too few replicas, and a cluster with one live
     /// master.

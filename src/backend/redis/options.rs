@@ -2,11 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use gateway_storage_macros::Setters;
 use serde::Deserialize;
 
 use crate::{
     DEFAULT_DEADLINE, Error, Result, Secret,
-    codec::{Location, UrlOptions, canonical_hosts, invalid, options, readable},
+    codec::{Location, UrlOptions, canonical_hosts, from_texts, invalid, options, readable},
 };
 
 options! {
@@ -126,7 +127,7 @@ pub enum RedisTopology {
 }
 
 /// Which master the sentinels are asked for, and the login at the sentinels.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Setters)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RedisSentinel {
@@ -150,7 +151,7 @@ impl RedisSentinel {
 /// The server's certificate must be trusted and must be for the host that was asked for; this can't be turned
 /// off. A certificate that is itself in the file of trusted ones needs no authority. Files are read when the
 /// store is opened.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Setters)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct RedisTls {
@@ -243,14 +244,23 @@ pub(super) fn check_connections(number: u32) -> Result<()> {
 }
 
 /// The schemes of this backend's URLs.
-const SCHEMES: [&str; 7] =
-    ["redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel", "redis-cluster", "rediss-cluster"];
+pub(super) const SCHEMES: &[&str] = &[
+    "redis",
+    "rediss",
+    "redis+unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis-cluster",
+    "rediss-cluster",
+];
+
+from_texts!(RedisOptions);
 
 impl TryFrom<&str> for RedisOptions {
     type Error = Error;
 
     fn try_from(url: &str) -> Result<Self> {
-        let location = Location::parse(url, &SCHEMES)?;
+        let location = Location::parse(url, SCHEMES)?;
         let tls = location.scheme.starts_with("rediss");
         let sentinel = location.scheme.ends_with("+sentinel");
         let mut options = UrlOptions::of::<Self>(&["addr", "topology", "tls"])

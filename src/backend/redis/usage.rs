@@ -6,9 +6,7 @@ use redis::{Cmd, cmd};
 
 use super::{Redis, credential::in_chunks, layout::Space, reply};
 use crate::{
-    BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore,
-    backend::remote::{Effect, batch},
-    error::Kind,
+    BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, backend::remote::Effect, error::Kind,
 };
 
 /// The maximum number of increments in one pipeline. Pipelines run one after another, so that increments of a
@@ -47,7 +45,7 @@ impl UsageStore for Redis {
                 report.record(number * PIPELINE + at, &increment.key, result);
             }
         }
-        batch::settle(report)
+        report.settle()
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {

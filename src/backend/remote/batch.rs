@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use futures_util::{StreamExt, stream};
 
-use crate::{BatchFailure, BatchReport, Error, Found, Key, Outcome, Result};
+use crate::{BatchReport, Error, Key, Result};
 
 /// The most items in one chunk.
 const CHUNK_ITEMS: usize = 1000;
@@ -56,73 +56,12 @@ pub(crate) fn report<'k>(
 
 /// The report on a batch, from the key of each item and its error.
 pub(crate) fn report_each<'k>(items: impl Iterator<Item = (&'k Key, Option<Error>)>) -> Result<BatchReport> {
-    settle(BatchReport::collect(items.map(|(key, error)| (key, error.map_or(Ok(()), Err)))))
-}
-
-/// Returns the report, or an error for the whole call: see [`common_error`].
-pub(crate) fn settle(report: BatchReport) -> Result<BatchReport> {
-    match report.succeeded {
-        0 => common_error(&report.failures).map_or(Ok(report), Err),
-        _ => Ok(report),
-    }
-}
-
-/// Returns the credentials found, or an error for the whole call: see [`common_error`].
-pub(crate) fn settle_found(found: Found) -> Result<Found> {
-    match found.credentials.len() {
-        0 => common_error(&found.failures).map_or(Ok(found), Err),
-        _ => Ok(found),
-    }
-}
-
-/// The error of the call if every item failed with the same retryable error: the store failed then, not the
-/// items, and retries and their budget depend on it. The outcome is Unknown if that of any item is.
-fn common_error(failures: &[BatchFailure]) -> Option<Error> {
-    let first = &failures.first()?.error;
-    let alike =
-        |error: &Error| error.is_retryable() && (error.kind(), error.code()) == (first.kind(), first.code());
-    if !failures.iter().all(|failure| alike(&failure.error)) {
-        return None;
-    }
-    let unknown = failures.iter().find(|failure| failure.error.outcome() == Outcome::Unknown);
-    let error = unknown.map_or(first, |failure| &failure.error).clone();
-    Some(if failures.len() == 1 { error } else { error.without_key() })
+    BatchReport::collect(items.map(|(key, error)| (key, error.map_or(Ok(()), Err)))).settle()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
-
-    fn settled(errors: impl IntoIterator<Item = Option<Error>>) -> Result<BatchReport> {
-        let mut report = BatchReport::default();
-        for (index, error) in errors.into_iter().enumerate() {
-            let key = Key::new(&format!("k{index}")).unwrap();
-            report.record(index, &key, error.map_or(Ok(()), |error| Err(error.with_key(&key))));
-        }
-        settle(report)
-    }
-
-    #[test]
-    fn a_batch_fails_if_all_items_failed_with_the_same_retryable_error() {
-        let gone = || Some(Error::new(ErrorKind::Unavailable, "gone"));
-        let lost = || gone().map(|error| error.with_outcome(Outcome::Unknown));
-        let bad = || Some(Error::new(ErrorKind::Overflow, "too much"));
-
-        let error = settled([gone(), gone()]).unwrap_err();
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
-        assert!(error.is_retryable() && error.key().is_none(), "the error is about no single item");
-        let error = settled([gone(), lost(), gone()]).unwrap_err();
-        assert_eq!(error.outcome(), Outcome::Unknown, "one chunk may have been applied");
-        assert!(settled([gone()]).unwrap_err().key().is_some());
-
-        let busy = || Some(Error::new(ErrorKind::Busy, "busy"));
-        for errors in
-            [vec![], vec![gone(), None], vec![gone(), bad()], vec![gone(), busy()], vec![bad(), bad()]]
-        {
-            assert!(settled(errors).is_ok());
-        }
-    }
 
     #[test]
     fn chunks_are_limited_in_items_and_bytes() {

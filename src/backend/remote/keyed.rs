@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::batch::settle_found;
 use crate::{ConfigValue, Credential, Error, Found, Key, Record, Result, error::Kind};
 
 /// Each key once, in order.
@@ -22,9 +21,10 @@ pub(crate) fn found(ids: &[Key], chunks: Vec<(&[&Key], FoundChunk)>) -> Result<F
             Err(error) => results.extend(chunk.iter().map(|id| ((*id).clone(), Err(error.clone())))),
         }
     }
-    settle_found(Found::collect(ids, |id| {
+    Found::collect(ids, |id| {
         results.get(id).cloned().unwrap_or_else(|| Err(Error::not_found(Kind::Credential, id)))
-    }))
+    })
+    .settle()
 }
 
 /// The errors of the ids that a request did not delete, given those that it deleted.

@@ -33,14 +33,12 @@ impl CliBackend for gateway_storage::File {
     const FACTS: &[(&str, &str)] =
         &[("tls", "not needed: a local directory"), ("topology", "one process at a time")];
 
-    fn existing(mut options: Self::Options) -> Self::Options {
-        options.create = false;
-        options
+    fn existing(options: Self::Options) -> Self::Options {
+        options.with_create(false)
     }
 
-    fn to_read(mut options: Self::Options) -> Option<Self::Options> {
-        options.read_only = true;
-        Some(options)
+    fn to_read(options: Self::Options) -> Option<Self::Options> {
+        Some(options.with_read_only(true))
     }
 }
 
@@ -65,9 +63,8 @@ impl CliBackend for gateway_storage::Git {
         Some(format!("{count} not sent to the remote{why}"))
     }
 
-    fn existing(mut options: Self::Options) -> Self::Options {
-        options.create = false;
-        options
+    fn existing(options: Self::Options) -> Self::Options {
+        options.with_create(false)
     }
 }
 
@@ -86,9 +83,8 @@ impl CliBackend for gateway_storage::MongoDb {
     const FACTS: &[(&str, &str)] =
         &[("durability", "acknowledged by the members and journals that the write concern requires")];
 
-    fn existing(mut options: Self::Options) -> Self::Options {
-        options.create = false;
-        options
+    fn existing(options: Self::Options) -> Self::Options {
+        options.with_create(false)
     }
 }
 
@@ -99,9 +95,8 @@ impl CliBackend for gateway_storage::Postgres {
         ("durability", "committed: as safe as fsync and synchronous_commit make it"),
     ];
 
-    fn existing(mut options: Self::Options) -> Self::Options {
-        options.create = false;
-        options
+    fn existing(options: Self::Options) -> Self::Options {
+        options.with_create(false)
     }
 }
 

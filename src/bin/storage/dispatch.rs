@@ -52,7 +52,8 @@ pub(crate) trait Impossible<T> {
 impl<B, C, T> Impossible<T> for On<'_, B, C, T> {}
 
 /// Selects the backend by the scheme of the URL, and runs a command on it whose result is a `$result`. A new
-/// backend needs one line in the second rule (its feature, its type, its schemes), and a [`CliBackend`].
+/// backend needs one line in the second rule (its feature, its type, its schemes), and a [`CliBackend`]. The
+/// schemes there are for a build without the backend.
 macro_rules! on_its_backend {
     ($url:expr, $log:expr, $command:expr, $what:literal) => {
         $crate::dispatch::on_its_backend!($url, $log, $command, $what, $crate::term::output::Answer)
@@ -71,16 +72,18 @@ macro_rules! on_its_backend {
         // Unused for a command that every backend has.
         #[allow(unused_imports)]
         use $crate::{dispatch::{Impossible as _, on}, term::failure::Failure};
+        use gateway_storage::Open as _;
         let able: &[(&str, bool)] = &[$(
             #[cfg(feature = $feature)]
             (stringify!($backend), on::<gateway_storage::$backend, _, $result>($command).is_possible()),
         )+];
-        let known: &[&str] = &[$($(#[cfg(feature = $feature)] $scheme,)+)+];
+        let known: &[&[&str]] = &[$(#[cfg(feature = $feature)] gateway_storage::$backend::SCHEMES,)+];
+        let known = &known.concat();
         let scheme = $url.split_once(':').map(|(scheme, _)| scheme);
         match scheme {
             $(
                 #[cfg(feature = $feature)]
-                Some($($scheme)|+) => on::<gateway_storage::$backend, _, $result>($command)
+                Some(scheme) if gateway_storage::$backend::SCHEMES.contains(&scheme) => on::<gateway_storage::$backend, _, $result>($command)
                     .run($url, $log)
                     .await
                     .unwrap_or_else(|| Err(Failure::impossible(stringify!($backend), $what, able))),

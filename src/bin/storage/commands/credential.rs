@@ -91,7 +91,7 @@ impl<B: CliBackend + CredentialStore + Conditional> Run<B> for Command {
                 let credential = session.read().await?.get_credential(id).await?;
                 Ok(match reveal {
                     true => Answer::Document(Value::Object(credential.fields().clone())),
-                    false => Answer::Redacted(credential.fields().keys().cloned().collect()),
+                    false => Answer::Redacted(credential),
                 })
             }
             Self::Delete { id, if_revision } => {

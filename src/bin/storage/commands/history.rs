@@ -83,9 +83,7 @@ impl<B: CliBackend + History> Run<B> for Show {
             Record::Credential { credential, .. } if self.reveal => {
                 Answer::Document(credential.fields().clone().into())
             }
-            Record::Credential { credential, .. } => {
-                Answer::Redacted(credential.fields().keys().cloned().collect())
-            }
+            Record::Credential { credential, .. } => Answer::Redacted(credential),
             Record::Config { value, .. } => Answer::Document(value.value().clone()),
             other => Answer::Keys(vec![other.key().clone()]),
         })

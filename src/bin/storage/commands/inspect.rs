@@ -47,12 +47,11 @@ type Rows = Vec<(String, String)>;
 
 /// The summary of an export, as rows and as JSON.
 pub(super) fn rows(contents: &Contents) -> (Rows, Value) {
-    let created = rfc3339_seconds(contents.header.created);
     let snapshot = contents.header.snapshot;
     let rows = [
         ("format", format!("gateway-storage {ARCHIVE_VERSION}")),
         ("source", printable(&contents.header.source.escape_debug().to_string())),
-        ("created", created.clone()),
+        ("created", rfc3339_seconds(contents.header.created)),
         (
             "snapshot",
             (if snapshot { "yes: one state of the store" } else { "no: it may mix states of the store" })
@@ -64,19 +63,9 @@ pub(super) fn rows(contents: &Contents) -> (Rows, Value) {
         ("size", size(contents.bytes)),
         ("digest", format!("sha256:{}", contents.digest)),
     ];
-    let json = json!({
-        "format": "gateway-storage",
-        "version": ARCHIVE_VERSION,
-        "source": contents.header.source,
-        "created": created,
-        "snapshot": snapshot,
-        "credentials": contents.credentials,
-        "configs": contents.configs,
-        "usage": contents.usage,
-        "usage_records": contents.usage_records,
-        "bytes": contents.bytes,
-        "digest": contents.digest,
-    });
+    let mut json = json!(contents);
+    json["format"] = json!("gateway-storage");
+    json["version"] = json!(ARCHIVE_VERSION);
     (rows.map(|(name, text)| (name.to_owned(), text)).into(), json)
 }
 

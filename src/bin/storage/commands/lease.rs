@@ -16,7 +16,7 @@ use gateway_storage::{
     lease::{Claim, Holder, Lease, LeaseState, Leases, MAX_LEASE_TTL},
 };
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use serde_json::{Value, json};
+use serde_json::json;
 use signal_hook::consts::SIGINT;
 use tokio::{
     process::Child,
@@ -239,16 +239,5 @@ fn listed(states: &[LeaseState]) -> Answer {
         let holder = state.holder.as_ref().map_or("resting", Holder::as_str);
         format!("{}\t{holder}\t{}\t{}", state.name.as_str(), time_left(state.left), state.number)
     };
-    let json = |state: &LeaseState| {
-        json!({
-            "name": state.name,
-            "holder": state.holder.as_ref().map(Holder::as_str),
-            "left_ms": u64::try_from(state.left.as_millis()).unwrap_or(u64::MAX),
-            "number": state.number,
-        })
-    };
-    Answer::Lines {
-        lines: states.iter().map(line).collect(),
-        json: states.iter().map(json).collect::<Value>(),
-    }
+    Answer::Lines { lines: states.iter().map(line).collect(), json: json!(states) }
 }

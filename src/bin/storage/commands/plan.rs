@@ -122,8 +122,7 @@ impl<B: CliBackend + ConfigBatch> Run<B> for Command {
         match self {
             Self::Apply(apply) => apply.run(session).await,
             Self::Rollback { key, force, source } => {
-                let mut options = RollbackOptions::default().with_source(source);
-                options.force = *force;
+                let options = RollbackOptions::default().with_source(source).with_force(*force);
                 match session.open().await?.rollback_plan(key, &options).await? {
                     Rollback::RolledBack => Ok(word("rolled_back", &[])),
                     Rollback::AlreadyRolledBack => Ok(word("already_rolled_back", &[])),
@@ -136,10 +135,7 @@ impl<B: CliBackend + ConfigBatch> Run<B> for Command {
                 (filter.since, filter.limit) = (*since, *limit);
                 let entries: Vec<AuditEntry> =
                     session.read().await?.audit_plans(filter).try_collect().await?;
-                Ok(Answer::Lines {
-                    lines: entries.iter().map(line).collect(),
-                    json: entries.iter().map(document).collect(),
-                })
+                Ok(Answer::Lines { lines: entries.iter().map(line).collect(), json: json!(entries) })
             }
         }
     }
@@ -307,21 +303,4 @@ fn line(entry: &AuditEntry) -> String {
         entry.error.map_or("-", |error| error.as_str()),
     ]
     .join("\t")
-}
-
-fn document(entry: &AuditEntry) -> Value {
-    json!({
-        "backend": entry.backend,
-        "key": entry.key,
-        "action": entry.action,
-        "status": entry.status,
-        "stage": entry.stage,
-        "source": entry.source,
-        "started": rfc3339_millis(entry.started),
-        "finished": rfc3339_millis(entry.finished),
-        "duration_seconds": entry.duration.as_secs_f64(),
-        "mutations": entry.mutations,
-        "payload_hash": entry.payload_hash,
-        "error": entry.error,
-    })
 }

@@ -8,9 +8,9 @@ use std::{
 };
 
 use clap::ValueEnum;
-use gateway_storage::{ConfigValue, Key, UsageRecord};
+use gateway_storage::{ConfigValue, Credential, Key, UsageRecord};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{failure::Failure, text::printable};
 
@@ -28,7 +28,7 @@ pub(crate) enum Answer {
     /// A JSON document.
     Document(Value),
     /// A credential without its values.
-    Redacted(Vec<String>),
+    Redacted(Credential),
     /// Keys, one per line.
     Keys(Vec<Key>),
     /// Config values by key, one per line.
@@ -52,8 +52,6 @@ pub(crate) enum Answer {
     /// Output of a command that failed or did only part of its work.
     WithFailure { answer: Box<Answer>, failure: Failure },
 }
-
-const HIDDEN: &str = "<hidden>";
 
 impl Output {
     /// The format that an unparsable command line asks for.
@@ -97,9 +95,12 @@ impl Output {
                 }
             }
             Self::Json => {
-                let Failure { kind, outcome, chain, hint, .. } = failure;
+                let Failure { kind, outcome, code, chain, hint, .. } = failure;
                 let message = chain.join(": ");
-                let error = json!({ "kind": kind, "message": message, "outcome": outcome, "hint": hint });
+                let mut error = json!({ "kind": kind, "message": message, "outcome": outcome, "hint": hint });
+                if let Some(code) = code {
+                    error["code"] = json!(code);
+                }
                 say(&json!({ "error": error }).to_string());
             }
         }
@@ -155,11 +156,10 @@ impl Answer {
         match self {
             Self::Done | Self::AlreadyWritten | Self::Exited(_) => Ok(()),
             Self::Document(document) => writeln!(out, "{}", printable(&format!("{document:#}"))),
-            // Not JSON, so that it can't be stored by mistake.
-            Self::Redacted(names) => names.iter().try_for_each(|name| {
-                let name = Value::from(name.as_str()).to_string();
-                writeln!(out, "{}: {HIDDEN}", printable(&name))
-            }),
+            Self::Redacted(credential) => {
+                let lines = credential.redacted().to_string();
+                lines.lines().try_for_each(|line| writeln!(out, "{}", printable(line)))
+            }
             Self::Keys(keys) => keys.iter().try_for_each(|key| writeln!(out, "{}", key.as_str())),
             Self::Configs(configs) => configs.iter().try_for_each(|(key, value)| {
                 writeln!(out, "{}\t{}", key.as_str(), printable(&value.to_json()))
@@ -190,19 +190,11 @@ impl Answer {
             Self::Document(json) | Self::Lines { json, .. } | Self::Report { json, .. } => {
                 document(out, json)
             }
-            Self::Redacted(names) => {
-                document(out, &names.iter().map(|name| (name, HIDDEN)).collect::<BTreeMap<_, _>>())
-            }
+            Self::Redacted(credential) => document(out, &credential.redacted()),
             Self::Keys(keys) => document(out, keys),
-            Self::Configs(configs) => document(
-                out,
-                &configs.iter().map(|(key, value)| (key, value.value())).collect::<BTreeMap<_, _>>(),
-            ),
-            Self::Counters(record) => document(out, &counters(record)),
-            Self::Usage(records) => document(
-                out,
-                &records.iter().map(|(key, record)| (key, counters(record))).collect::<BTreeMap<_, _>>(),
-            ),
+            Self::Configs(configs) => document(out, configs),
+            Self::Counters(record) => document(out, record),
+            Self::Usage(records) => document(out, records),
             Self::Total(total) => document(out, &json!({ "total": total })),
             Self::Bytes(bytes) => document(out, &bytes_as_json(bytes)),
             Self::WithFailure { answer, .. } => answer.json(out),
@@ -213,10 +205,6 @@ impl Answer {
 fn document(out: &mut impl Write, document: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, document)?;
     writeln!(out)
-}
-
-fn counters(record: &UsageRecord) -> Map<String, Value> {
-    record.iter().map(|(field, count)| (field.as_str().to_owned(), count.into())).collect()
 }
 
 fn bytes_as_json(bytes: &[u8]) -> Value {

@@ -49,12 +49,7 @@ pub(crate) fn copied(report: &CopyReport, verified: Option<&VerifyReport>) -> An
         "configs": tallies.configs,
         "usage": tallies.usage,
         "total": total,
-        "failures": failures.iter().map(|failure| json!({
-            "kind": failure.kind,
-            "key": failure.key,
-            "field": failure.field,
-            "error": { "kind": failure.error.kind().as_str(), "message": with_causes(&failure.error) },
-        })).collect::<Vec<_>>(),
+        "failures": failures,
         "complete": report.is_complete(),
         "dry_run": report.dry_run,
         "resumed": report.resumed,
@@ -104,12 +99,7 @@ pub(crate) fn compared(report: &VerifyReport) -> (Vec<String>, Value) {
         "sampled_of": report.sampled_of,
         "source_digest": source,
         "target_digest": target,
-        "differences": differences.iter().map(|difference| json!({
-            "kind": difference.kind,
-            "key": difference.key,
-            "field": difference.field,
-            "difference": difference.difference,
-        })).collect::<Vec<_>>(),
+        "differences": differences,
         "elapsed_seconds": report.elapsed.as_secs_f64(),
     });
     (lines, json)

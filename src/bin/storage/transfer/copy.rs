@@ -109,14 +109,16 @@ impl Transfer {
     }
 
     fn options(&self) -> CopyOptions {
-        let mut options = CopyOptions::default().with_filter(self.filter.build());
-        options.on_conflict = match self.on_conflict {
-            Conflict::Fail => OnConflict::Fail,
-            Conflict::Skip => OnConflict::Skip,
-            Conflict::Overwrite => OnConflict::Overwrite,
-        };
-        options.dry_run = self.dry_run;
-        (options.batch, options.concurrency) = (self.batch.get(), self.concurrency.get());
+        let mut options = CopyOptions::default()
+            .with_filter(self.filter.build())
+            .with_on_conflict(match self.on_conflict {
+                Conflict::Fail => OnConflict::Fail,
+                Conflict::Skip => OnConflict::Skip,
+                Conflict::Overwrite => OnConflict::Overwrite,
+            })
+            .with_dry_run(self.dry_run)
+            .with_batch(self.batch.get())
+            .with_concurrency(self.concurrency.get());
         options.rate = self.rate;
         options
     }
@@ -195,7 +197,7 @@ impl Job<'_> {
         if first.is_none() {
             return Ok(None);
         }
-        let options = self.transfer.options().with_dry_run();
+        let options = self.transfer.options().with_dry_run(true);
         let (report, conflicts) = self.copy(target, &options, "comparing").await?;
         if let Some(error) = &report.stopped {
             return Err(self.stopped(error, false));
