@@ -10,8 +10,9 @@ use std::{
 
 use futures_util::FutureExt;
 use gateway_storage::{
-    Backend, CredentialStore, Key, Memory, Storage,
+    Backend, CredentialStore, Either, File, Key, Memory, Storage,
     layer::{Layered, Limit, Retry, Stack, Timeout},
+    one_of,
 };
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::json;
@@ -39,6 +40,19 @@ fn main() {
         contender("Retry", bare().layer(Retry::new()), &id),
         contender("Limit", bare().layer(Limit::new(64)), &id),
         contender("the whole stack", stacked(bare()), &id),
+    ]);
+
+    println!("\nOne of several backends, and a scope.\n");
+    let memory = || storage.backend().clone();
+    let of_two = Storage::new(Either::<File, Memory>::Right(memory()));
+    let of_three = Storage::<one_of!(File, File, Memory)>::new(Either::Right(Either::Right(memory())));
+    let scoped = storage.scoped("acme").unwrap();
+    scoped.set_credential(&id, json!({ "access_token": "x" })).now_or_never().unwrap().unwrap();
+    contest(vec![
+        contender("Memory", bare(), &id),
+        contender("one of two", of_two, &id),
+        contender("one of three", of_three, &id),
+        contender("scoped", scoped, &id),
     ]);
 
     let _page = PrometheusBuilder::new().install_recorder().unwrap();

@@ -173,7 +173,7 @@ impl Bench {
         let ours = self.ours.clone();
         let mine = self.contender("ours", 1, move |_| {
             let (ours, all) = (ours.clone(), all.clone());
-            async move { assert!(ours.set_credentials(&all).await.unwrap().is_complete()) }
+            async move { assert!(ours.set_credentials(&*all).await.unwrap().is_complete()) }
         });
         let (database, ids, fields) =
             (self.driver.database("theirs"), self.ids.clone(), self.credential.fields().clone());
@@ -196,7 +196,7 @@ impl Bench {
         let (ours, ids) = (self.ours.clone(), self.ids.clone());
         let mine = self.contender("ours", 1, move |_| {
             let (ours, ids) = (ours.clone(), ids.clone());
-            async move { ours.get_credentials(&ids).await.unwrap() }
+            async move { ours.get_credentials(&*ids).await.unwrap() }
         });
         let theirs = Arc::new((self.theirs.clone(), self.ids.clone()));
         let raw = self.contender("driver, find", 1, move |_| {

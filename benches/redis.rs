@@ -182,7 +182,7 @@ impl Bench {
         let ours = self.ours.clone();
         let mine = self.contender("ours", 1, move |_| {
             let (ours, all) = (ours.clone(), all.clone());
-            async move { assert!(ours.set_credentials(&all).await.unwrap().is_complete()) }
+            async move { assert!(ours.set_credentials(&*all).await.unwrap().is_complete()) }
         });
         let raw = self.raw(1, move |mut connection, _| {
             let (names, fields) = (names.clone(), fields.clone());
@@ -199,7 +199,7 @@ impl Bench {
         let (ours, ids, names) = (self.ours.clone(), self.ids.clone(), self.names.clone());
         let mine = self.contender("ours", 1, move |_| {
             let (ours, ids) = (ours.clone(), ids.clone());
-            async move { ours.get_credentials(&ids).await.unwrap() }
+            async move { ours.get_credentials(&*ids).await.unwrap() }
         });
         let raw = self.raw(1, move |mut connection, _| {
             let names = names.clone();

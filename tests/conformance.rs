@@ -6,7 +6,10 @@
 
 #![cfg(all(feature = "conformance", feature = "file", feature = "memory"))]
 
-use gateway_storage::{File, Memory, Storage, conformance, layer::Count};
+use gateway_storage::{
+    Either, File, FileOptions, Memory, Storage, conformance, either::EitherOptions, layer::Count,
+    scope::Scoped,
+};
 use tempfile::TempDir;
 use testkit::{listener, workload::stacked};
 
@@ -20,9 +23,7 @@ async fn file() -> (Storage<File>, TempDir) {
 }
 
 async fn open_file(dir: &TempDir) -> Storage<File> {
-    Storage::open(gateway_storage::FileOptions::new(dir.path().join("data")))
-        .await
-        .expect("a file store opens")
+    Storage::open(dir.path().join("data")).await.expect("a file store opens")
 }
 
 /// In a memory file system where there is one, because thousands of commits would wait for a disk.
@@ -39,9 +40,8 @@ async fn git() -> (Storage<gateway_storage::Git>, TempDir) {
 
 #[cfg(feature = "git")]
 async fn open_git(dir: &TempDir) -> Storage<gateway_storage::Git> {
-    let mut config = gateway_storage::GitOptions::new(dir.path().join("data"));
-    config.deadline = LONG_DEADLINE;
-    Storage::open(config).await.expect("a Git store opens")
+    let options = gateway_storage::GitOptions::new(dir.path().join("data")).with_deadline(LONG_DEADLINE);
+    Storage::open(options).await.expect("a Git store opens")
 }
 
 /// A store with a bare remote, to which every write is pushed before it is acknowledged.
@@ -50,10 +50,10 @@ async fn git_shared() -> (Storage<gateway_storage::Git>, TempDir) {
     let dir = git_dir();
     let remote = dir.path().join("remote.git");
     git2::Repository::init_bare(&remote).expect("a bare repository");
-    let mut config = gateway_storage::GitOptions::new(dir.path().join("data"));
-    config.remote = Some(remote.to_str().expect("a plain path").to_owned());
-    config.deadline = LONG_DEADLINE;
-    (Storage::open(config).await.expect("a Git store opens"), dir)
+    let options = gateway_storage::GitOptions::new(dir.path().join("data"))
+        .with_remote(remote.to_str().expect("a plain path"))
+        .with_deadline(LONG_DEADLINE);
+    (Storage::open(options).await.expect("a Git store opens"), dir)
 }
 
 #[cfg(feature = "redis")]
@@ -136,6 +136,28 @@ async fn open_mongodb(url: &str) -> Storage<gateway_storage::MongoDb> {
     Storage::open(url).await.expect("a MongoDB store opens")
 }
 
+/// One of two backends, which is the first one.
+async fn either_memory() -> (Storage<Either<Memory, File>>, ()) {
+    (Storage::open("memory:").await.expect("memory opens"), ())
+}
+
+/// One of two backends, which is the second one.
+async fn either_file() -> (Storage<Either<Memory, File>>, TempDir) {
+    let dir = TempDir::new().expect("a directory");
+    let options = EitherOptions::Right(FileOptions::new(dir.path().join("data")));
+    (Storage::open(options).await.expect("a file store opens"), dir)
+}
+
+/// Two backends with transactions and a cache.
+async fn either_of_memory() -> (Storage<Either<Memory, Memory>>, ()) {
+    (Storage::new(Either::Right(memory().await.0.backend().clone())), ())
+}
+
+/// One scope of a store.
+async fn scoped() -> (Storage<Scoped<Memory>>, ()) {
+    (memory().await.0.scoped("acme").expect("a scope"), ())
+}
+
 macro_rules! conforms {
     ($backend:ident, $capabilities:tt, $promises:tt) => {
         mod $backend {
@@ -183,6 +205,16 @@ mod memory_deep {
     );
 }
 conforms!(file, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
+conforms!(either_memory, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
+conforms!(either_file, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
+mod either_transactions {
+    cases!(bare, either_of_memory, |storage| storage, [transactions cache], [conditional_transactions transactions_at_close]);
+}
+// Its keys are shorter.
+mod scoped {
+    cases!(bare, scoped, |storage| storage, [credentials configs conditional leases plans usage cache transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage export_snapshot transactions_at_close]);
+    cases!(stacked, scoped, |storage| stacked(storage), [credentials plans transactions], []);
+}
 /// Each write is one commit, so the last of thousands of concurrent writes waits long.
 #[cfg(feature = "git")]
 const LONG_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);

@@ -1,5 +1,5 @@
-//! Instructions per call of `File` and `Memory`, counted by callgrind and pinned in `pinned.txt`,
-//! and the cost of static dispatch: `Storage<Memory>` against `Memory`.
+//! Instructions per call of `File`, `Memory` and an `Either` that is `Memory`, counted by callgrind and
+//! pinned in `pinned.txt`, and the cost of static dispatch: `Storage<Memory>` against `Memory`.
 //!
 //! `cargo run --release --package instructions` runs itself under `valgrind`, and fails if a call is dearer
 //! than pinned, or much cheaper. With `COSTS=write` in the environment it writes `pinned.txt`. The
@@ -21,7 +21,7 @@ use std::{
 use callgrind::{CHILD, Phases};
 use futures_util::FutureExt;
 use gateway_storage::{
-    CredentialStore, File, FileOptions, Increment, Key, Memory, Open, Storage, UsageStore,
+    CredentialStore, Either, File, FileOptions, Increment, Key, Memory, Open, Storage, UsageStore,
 };
 use pins::{Column, Margin, Rows, Table};
 use serde_json::json;
@@ -65,7 +65,8 @@ fn main() {
 
 /// Compares the operations of each backend with the pinned instructions.
 fn check_operations() {
-    let rows: Rows = ["file", "memory"].iter().flat_map(|name| callgrind::count(name, &[])).collect();
+    let rows: Rows =
+        ["either", "file", "memory"].iter().flat_map(|name| callgrind::count(name, &[])).collect();
     let table = Table {
         path: &Path::new(env!("CARGO_MANIFEST_DIR")).join("pinned.txt"),
         title: "Instructions of a call, of all threads. To write it anew:\n\
@@ -86,7 +87,7 @@ fn check_operations() {
 fn margin(row: &str) -> Margin {
     let both = |margin| Margin { above: margin, below: margin };
     match row.split_once('/') {
-        Some(("memory", _)) => Margin::percent(1),
+        Some(("either" | "memory", _)) => Margin::percent(1),
         Some((_, operation)) if operation.starts_with("get_") => both((1, 60)),
         Some((_, operation)) if operation == "export" || operation.starts_with("list_") => both((15, 4000)),
         _ => both((6, 4000)),
@@ -106,6 +107,11 @@ fn run_operations(backend: &str) {
         }};
     }
     match backend {
+        "either" => run!(
+            Either<File, Memory>,
+            "memory:".try_into().unwrap(),
+            [credentials configs conditional leases plans usage export backend]
+        ),
         "file" => {
             run!(File, FileOptions::new(path), [credentials configs conditional leases plans usage export backend])
         }

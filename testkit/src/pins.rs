@@ -106,7 +106,7 @@ impl Table<'_> {
     }
 
     /// The pinned numbers. A file that is missing has none.
-    fn read(&self) -> Rows {
+    pub fn read(&self) -> Rows {
         let text = fs::read_to_string(self.path).unwrap_or_default();
         let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         lines

@@ -5,8 +5,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use gateway_storage::{
     Backend, BatchFailure, CacheStore, ConfigBatch, ConfigStore, CredentialStore, Error, ErrorKind,
-    Exportable, History, Increment, Key, Pooled, Record, Result, Storage, Transaction, Transactional,
-    UsageStore,
+    Exportable, History, Increment, Key, Pooled, Record, Result, Storage, Transactional, UsageStore,
     history::{CommitId, DocumentKind},
     layer::{Layered, Limit, Retry, Stack, Timeout},
     lease::{Claim, Holder, Leases, MAX_LEASE_TTL},
@@ -157,8 +156,7 @@ pub async fn refreshes<B: Conditional + Leases>(
     #[derive(Debug)]
     struct Refuses;
     let id = Key::new(&format!("{} is refreshed", words.id))?;
-    let mut how = Refresh::default();
-    how.rest = Duration::ZERO;
+    let how = Refresh::default().with_rest(Duration::ZERO);
     let text = |error: RefreshError<Refuses>| Error::new(ErrorKind::Internal, format!("{error} {error:?}"));
     let token = |number: u64| format!("{} {number}", words.secret);
     on.set_credential(&id, json!({ "refresh_token": token(0) })).await?;
@@ -218,18 +216,17 @@ pub async fn transactions<B: Transactional + ConfigStore>(
     errors: &mut Errors,
 ) -> Result<()> {
     let (id, missing) = (Key::new(&words.id)?, Key::new(&words.cache_key)?);
-    let (credential, config) =
-        (json!({ "token": words.secret }).try_into()?, json!(words.config).try_into()?);
+    let (credential, config) = (json!({ "token": words.secret }), json!(words.config));
     let mut tx = on.begin().await?;
-    tx.set_credential(&id, &credential).await?;
+    tx.set_credential(&id, credential.clone()).await?;
     tx.get_credential(&id).await?;
     tx.delete_credential(&id).await?;
     errors.of(tx.get_credential(&id).await);
-    tx.set_config(&id, &config).await?;
+    tx.set_config(&id, config.clone()).await?;
     tx.get_config(&id).await?;
     tx.delete_config(&id).await?;
     errors.of(tx.delete_config(&missing).await);
-    tx.set_credential(&id, &credential).await?;
+    tx.set_credential(&id, credential.clone()).await?;
     tx.commit().await?;
     on.begin().await?.rollback().await?;
 
@@ -238,7 +235,7 @@ pub async fn transactions<B: Transactional + ConfigStore>(
     let mut tx = on.begin().await?;
     drop(tx.get_config(&key).await);
     on.set_config(&key, json!([words.config])).await?;
-    let lost = match tx.set_config(&key, &config).await {
+    let lost = match tx.set_config(&key, config).await {
         Ok(()) => tx.commit().await,
         lost => lost,
     };

@@ -264,8 +264,7 @@ async fn a_store_from_before_leases_gets_their_table_and_other_tables_stay() {
     storage.close().await.unwrap();
     assert_eq!(tables(), ["later", "leases", "meta", "records"]);
 
-    let mut options = FileOptions::new(base.path());
-    options.read_only = true;
+    let options = FileOptions::new(base.path()).with_read_only(true);
     let storage = Storage::<File>::open(options).await.unwrap();
     let states = storage.list_leases().await.unwrap();
     let Claim::Yours(lease) = claim else { panic!("no holder had the lease") };

@@ -63,9 +63,7 @@ fn signal(id: &str, name: &str) -> bool {
 }
 
 async fn store(path: &Path) -> Storage<File> {
-    let mut options = FileOptions::new(path);
-    options.wait = Duration::from_secs(60);
-    Storage::open(options).await.unwrap()
+    Storage::open(FileOptions::new(path).with_wait(Duration::from_secs(60))).await.unwrap()
 }
 
 #[test]

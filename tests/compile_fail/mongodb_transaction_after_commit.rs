@@ -1,5 +1,5 @@
 //~ error[E0382]: use of moved value: `tx`
-use gateway_storage::{MongoDb, Result, Storage, Transaction};
+use gateway_storage::{MongoDb, Result, Storage};
 
 async fn twice(storage: &Storage<MongoDb>) -> Result<()> {
     let tx = storage.begin().await?;

@@ -1,5 +1,5 @@
 //~ error[E0382]: use of moved value: `tx`
-use gateway_storage::{Postgres, Result, Storage, Transaction};
+use gateway_storage::{Postgres, Result, Storage};
 
 async fn twice(storage: &Storage<Postgres>) -> Result<()> {
     let tx = storage.begin().await?;

@@ -3,6 +3,10 @@
 
 #[cfg(all(feature = "conformance", feature = "memory"))]
 mod catches;
+#[cfg(all(feature = "file", feature = "memory"))]
+mod either;
+#[cfg(feature = "memory")]
+mod json;
 #[cfg(all(feature = "conformance", feature = "memory"))]
 mod layers;
 #[cfg(all(feature = "conformance", feature = "file", feature = "memory"))]
@@ -15,8 +19,16 @@ mod provider;
 #[cfg(feature = "memory")]
 mod refresh;
 #[cfg(feature = "memory")]
+mod scopes;
+#[cfg(all(feature = "conformance", feature = "memory"))]
+mod short_keys;
+#[cfg(feature = "memory")]
 mod spawned;
 #[cfg(all(feature = "conformance", feature = "memory"))]
 mod telemetry;
 #[cfg(feature = "memory")]
+mod transactions;
+#[cfg(feature = "memory")]
 mod updates;
+#[cfg(feature = "full")]
+mod urls;

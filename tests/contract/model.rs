@@ -67,7 +67,7 @@ enum Item {
 fn name() -> impl Strategy<Value = Name> {
     let few =
         ["a", "A", "a:b", "a.b", "a/b", "a.json", "../a", "*", " a", "\u{e9}", "e\u{301}"].map(Name::from);
-    let hostile: Vec<Name> = hostile_keys().iter().map(|key| key.as_str().to_owned()).collect();
+    let hostile: Vec<Name> = hostile_keys(Key::MAX_BYTES).iter().map(|key| key.as_str().to_owned()).collect();
     prop_oneof![12 => select(few.to_vec()), 2 => select(hostile), 1 => "\\PC{1,20}"]
         .prop_filter("a key", |name| Key::new(name).is_ok())
 }

@@ -14,13 +14,16 @@ use std::{
 use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use gateway_storage::{
-    Backend, BatchFailure, BatchReport, Error, ErrorKind, Key, Outcome, Result, Storage, StorageStats,
-    Transaction, Transactional, capability,
-    layer::{Call, Layer, Layered, LayeredTransaction, Operation, OperationKind, Receiver, Retry, Timeout},
+    Backend, BatchFailure, BatchReport, Either, Error, ErrorKind, Key, Outcome, Result, Storage,
+    StorageStats, Transaction, Transactional, capability,
+    layer::{
+        Call, Count, Layer, Layered, LayeredTransaction, Operation, OperationKind, Receiver, Retry, Timeout,
+    },
+    wrap::{BackendWrapper, Wrapped},
 };
 
 /// Labels by key. Its operations have every form that the macro accepts.
-#[capability]
+#[capability(wrapper = LabelsWrapper)]
 #[diagnostic::on_unimplemented(message = "`{Self}` has no labels")]
 trait Labels: Backend {
     #[layered(LayeredDraft)]
@@ -45,7 +48,7 @@ trait Labels: Backend {
 }
 
 /// A label that is written in steps.
-#[capability(on = LayeredTransaction)]
+#[capability(on = LayeredTransaction, wrapper = DraftWrapper)]
 trait Draft: Send + 'static {
     #[operation(write)]
     fn append(&mut self, inner: &str) -> impl Future<Output = Result<()>> + Send;
@@ -215,6 +218,54 @@ async fn own_capability_through_own_layers() {
     assert_eq!(seen(&inner), twice.collect::<Vec<_>>());
     assert_eq!(outer.runs.load(Ordering::Relaxed), 3 * 2 + 4);
     assert_eq!(inner.runs.load(Ordering::Relaxed), 3 * 4 + 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn own_capability_on_one_of_two_backends() {
+    type One = Either<Shelf, Layered<Twice, Shelf>>;
+    let expected = vec![(key("ab"), "one".to_owned()), (key("abc"), "two".to_owned())];
+    let twice = Twice::default();
+    for one in [One::Left(Shelf::default()), One::Right(Layered::new(twice.clone(), Shelf::default()))] {
+        assert_eq!(one.capacity(), 7);
+        assert_eq!(work(one).await.unwrap(), expected);
+    }
+    assert_eq!(twice.seen.lock().unwrap().len(), 8);
+}
+
+/// Stores labels with a mark, and hides it. It overrides some operations and forwards the others.
+#[derive(Clone)]
+struct Marked;
+
+impl<B: Backend> BackendWrapper<B> for Marked {}
+
+impl<B: Labels> LabelsWrapper<B> for Marked {
+    type Draft = Wrapped<Self, B::Draft>;
+
+    async fn label(&self, inner: &B, key: &Key) -> Result<String> {
+        Ok(Labels::label(inner, key).await?.trim_start_matches('*').to_owned())
+    }
+
+    async fn set_labels(&self, inner: &B, keys: &[Key], label: Cow<'_, str>) -> Result<usize> {
+        inner.set_labels(keys, format!("*{label}").into()).await
+    }
+
+    async fn draft(&self, inner: &B) -> Result<Self::Draft> {
+        let mut draft = inner.draft().await?;
+        draft.append("*").await?;
+        Ok(Wrapped::new(self.clone(), draft))
+    }
+}
+
+impl<D: Draft> DraftWrapper<D> for Marked {}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn own_capability_in_a_wrapper() {
+    let marked = Wrapped::new(Marked, Shelf::default());
+    assert_eq!(marked.capacity(), 7);
+    let stored = vec![(key("ab"), "*one".to_owned()), (key("abc"), "*two".to_owned())];
+    assert_eq!(work(marked).await.unwrap(), stored, "`labels` is forwarded");
+    let twice = Twice::default();
+    assert_eq!(work(Layered::new(twice, Wrapped::new(Marked, Shelf::default()))).await.unwrap(), stored);
 }
 
 /// A backend whose operations are applied, but answer only after the timeout. It records which were applied.
@@ -515,6 +566,133 @@ async fn own_batches_are_retried_in_part() {
     let report = layered.add(10, &[1, 2, 3, 4]).await.unwrap();
     assert_eq!((report.succeeded, report.is_complete()), (4, true));
     assert_eq!(*partial.0.lock().unwrap(), [vec![10, 20, 30, 40], vec![20, 40]]);
+}
+
+/// A default body in each form of an operation.
+#[capability]
+trait Doubles: Backend {
+    #[layered(LayeredTransaction)]
+    type Sum: Sum;
+
+    #[operation(read)]
+    fn double(&self, number: u8) -> impl Future<Output = Result<u8>> + Send;
+
+    #[operation(read, batch = numbers)]
+    fn double_all(&self, numbers: &[u8]) -> impl Future<Output = Result<Vec<u8>>> + Send {
+        async move {
+            let mut doubled = Vec::new();
+            for number in numbers {
+                doubled.push(self.double(*number).await?);
+            }
+            Ok(doubled)
+        }
+    }
+
+    #[operation(read)]
+    fn doubles(&self, numbers: Vec<u8>) -> impl Stream<Item = Result<u8>> + Send {
+        stream::iter(numbers).then(|number| self.double(number))
+    }
+
+    #[operation(control, harmless)]
+    fn sum(&self) -> impl Future<Output = Result<Self::Sum>> + Send;
+}
+
+#[capability(on = LayeredTransaction)]
+trait Sum: Sized + Send + 'static {
+    #[operation(write)]
+    fn add(&mut self, number: u8) -> impl Future<Output = Result<u8>> + Send;
+
+    #[operation(write)]
+    fn add_twice(&mut self, number: u8) -> impl Future<Output = Result<u8>> + Send {
+        async move {
+            self.add(number).await?;
+            self.add(number).await
+        }
+    }
+
+    #[operation(control)]
+    fn end(self) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            drop(self);
+            Ok(())
+        }
+    }
+}
+
+impl Doubles for Shelf {
+    type Sum = u8;
+
+    async fn double(&self, number: u8) -> Result<u8> {
+        Ok(2 * number)
+    }
+
+    async fn sum(&self) -> Result<u8> {
+        Ok(0)
+    }
+}
+
+impl Sum for u8 {
+    async fn add(&mut self, number: u8) -> Result<u8> {
+        *self += number;
+        Ok(*self)
+    }
+}
+
+/// Overrides every default body, with other results.
+impl Doubles for Partial {
+    type Sum = Shelf;
+
+    async fn double(&self, number: u8) -> Result<u8> {
+        Ok(2 * number)
+    }
+
+    async fn double_all(&self, _: &[u8]) -> Result<Vec<u8>> {
+        Ok(vec![77])
+    }
+
+    fn doubles(&self, _: Vec<u8>) -> impl Stream<Item = Result<u8>> + Send {
+        stream::iter([Ok(78)])
+    }
+
+    async fn sum(&self) -> Result<Shelf> {
+        Ok(Shelf::default())
+    }
+}
+
+impl Sum for Shelf {
+    async fn add(&mut self, number: u8) -> Result<u8> {
+        Ok(number)
+    }
+
+    async fn add_twice(&mut self, _: u8) -> Result<u8> {
+        Ok(79)
+    }
+
+    async fn end(self) -> Result<()> {
+        Err(Error::new(ErrorKind::Conflict, "overridden"))
+    }
+}
+
+/// The results of every operation with a default body through a layer, which counts one call for each.
+async fn defaults<B: Doubles>(backend: B) -> (Vec<u8>, Vec<u8>, u8, bool) {
+    let count = Count::default();
+    let layered = Layered::new(count.clone(), backend);
+    let spawned = tokio::spawn(async move {
+        let doubled = layered.double_all(&[1, 2]).await.unwrap();
+        let streamed = layered.doubles(vec![3, 4]).try_collect().await.unwrap();
+        let mut sum = layered.sum().await.unwrap();
+        (doubled, streamed, sum.add_twice(5).await.unwrap(), sum.end().await.is_ok())
+    });
+    let results = spawned.await.unwrap();
+    let called = ["double_all", "doubles", "sum", "transaction_add_twice", "end"].map(|name| (name, 1));
+    assert_eq!(count.all(), BTreeMap::from(called));
+    results
+}
+
+#[tokio::test]
+async fn default_bodies_are_one_call_and_can_be_overridden() {
+    assert_eq!(defaults(Shelf::default()).await, (vec![2, 4], vec![6, 8], 10, true));
+    assert_eq!(defaults(Partial::default()).await, (vec![77], vec![78], 79, false));
 }
 
 /// The library's own capabilities work through a layer outside this crate.

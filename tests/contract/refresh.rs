@@ -1,6 +1,7 @@
 //! `refresh_once`: one refresh per token, and no new token is lost.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +12,7 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 use gateway_storage::{
     Credential, Error, ErrorKind, Memory, Storage,
-    layer::{Call, Fault, Layer, Receiver},
+    layer::{Call, Count, Fault, Layer, Receiver},
     lease::Leases,
     refresh::{Refresh, RefreshError, Refreshed, Refused},
     revision::{Conditional, Revision},
@@ -62,9 +63,13 @@ impl Provider {
 
     /// Waits until it was asked this often.
     async fn asked(&self, times: u64) {
-        while self.asked.load(Ordering::SeqCst) < times {
+        for _ in 0..10_000 {
+            if self.asked.load(Ordering::SeqCst) >= times {
+                return;
+            }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        panic!("the provider is not asked");
     }
 
     fn answer(&self) {
@@ -113,9 +118,7 @@ fn how() -> Refresh {
 
 /// Waits at most this many seconds.
 fn waiting(seconds: u64) -> Refresh {
-    let mut how = how();
-    how.wait = Duration::from_secs(seconds);
-    how
+    how().with_wait(Duration::from_secs(seconds))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -417,4 +420,98 @@ async fn long_ids_have_leases() {
         let refreshed = storage.refresh_once(&id, &how(), |_| false, refresh_at(&provider)).await;
         assert!(matches!(refreshed, Ok(Refreshed::Mine(_))), "{refreshed:?}");
     }
+}
+
+/// A credential is refreshed through the scope. Meanwhile another process, which has no scope, does not send
+/// the token.
+async fn is_sent_once<B: Conditional + Leases>(store: &Storage<Memory>, scope: &Storage<B>, prefix: &str) {
+    let max = scope.backend().max_key_bytes();
+    let lengths =
+        [max, max.saturating_sub(4), max.saturating_sub(8)].into_iter().filter(|length| *length > 0);
+    let ids = lengths.map(|length| "y".repeat(length)).chain((max > 1).then(|| "é".repeat(max / 2)));
+    for id in ids {
+        let (whole, provider) = (format!("{prefix}{id}"), Provider::gated());
+        scope.set_credential(&id, json!({ "refresh_token": 0 })).await.unwrap();
+        let running = tokio::spawn({
+            let (scope, provider) = (scope.clone(), provider.clone());
+            async move { scope.refresh_once(&id, &how(), |_| false, refresh_at(&provider)).await }
+        });
+        provider.asked(1).await;
+        let other = process(store).refresh_once(&whole, &waiting(1), |_| false, refresh_at(&provider)).await;
+        assert!(matches!(other, Err(RefreshError::Busy)), "{whole}: {other:?}");
+        provider.answer();
+        let refreshed = running.await.unwrap();
+        assert!(matches!(refreshed, Ok(Refreshed::Mine(_))), "{whole}: {refreshed:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn processes_with_and_without_a_scope_send_a_token_once() {
+    let store = store().await;
+    for name in ["acme".to_owned(), "é".to_owned(), "x".repeat(244), "x".repeat(250), "x".repeat(253)] {
+        let scope = store.scoped(&name).unwrap();
+        is_sent_once(&store, &scope, &format!("{name}/")).await;
+        if name.len() < 245 {
+            is_sent_once(&store, &scope.scoped("eu").unwrap(), &format!("{name}/eu/")).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn handles_with_and_without_a_scope_share_a_refresh() {
+    let (store, provider) = (Storage::<Memory>::open("memory:").await.unwrap(), Provider::gated());
+    let (acme, globex) = (store.scoped("acme").unwrap(), store.scoped("globex").unwrap());
+    acme.set_credential("a", json!({ "refresh_token": 0 })).await.unwrap();
+    globex.set_credential("a", json!({ "refresh_token": 0, "of": "globex" })).await.unwrap();
+    let calls = Count::default();
+    let running = tokio::spawn({
+        let (acme, provider) = (acme.clone(), provider.clone());
+        async move { refresh(&acme, &provider, &how(), 1).await }
+    });
+    provider.asked(1).await;
+    // The handle of another scope has another credential under this id.
+    let others = Arc::new(Provider::default());
+    let Ok(Refreshed::Mine(other)) = refresh(&globex, &others, &how(), 1).await else { panic!() };
+    assert_eq!(other.get("of"), Some(&json!("globex")));
+
+    let joined = tokio::spawn({
+        let (store, provider) = (store.clone().layer(calls.clone()), provider.clone());
+        let is_fresh = |credential: &Credential| credential.fields()["refresh_token"] == 1;
+        async move { store.refresh_once("acme/a", &how(), is_fresh, refresh_at(&provider)).await }
+    });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    provider.answer();
+    assert!(matches!(running.await.unwrap(), Ok(Refreshed::Mine(_))));
+    assert!(matches!(joined.await.unwrap(), Ok(Refreshed::Theirs(_))));
+    assert_eq!(provider.asked.load(Ordering::SeqCst), 1);
+    // It waits for the refresh and does not look at the store.
+    assert_eq!(calls.all(), BTreeMap::from([("get_credential", 1)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_waits_for_the_refreshes_of_all_scopes() {
+    let (storage, provider) = (store().await, Provider::gated());
+    let acme = storage.scoped("acme").unwrap();
+    acme.set_credential("a", json!({ "refresh_token": 0 })).await.unwrap();
+    let running = tokio::spawn({
+        let (acme, provider) = (acme.clone(), provider.clone());
+        async move { refresh(&acme, &provider, &how(), 1).await }
+    });
+    provider.asked(1).await;
+    let closed = tokio::spawn(storage.clone().close());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!closed.is_finished());
+    // From the close on, no token is spent.
+    let globex = storage.scoped("globex").unwrap();
+    globex.set_credential("a", json!({ "refresh_token": 0 })).await.unwrap();
+    let late = refresh(&globex, &provider, &how(), 1).await;
+    assert!(
+        matches!(&late, Err(RefreshError::Store(error)) if error.kind() == ErrorKind::Closed),
+        "{late:?}"
+    );
+    provider.answer();
+    let refreshed = running.await.unwrap();
+    assert!(matches!(refreshed, Ok(Refreshed::Mine(_))), "the new token is stored: {refreshed:?}");
+    closed.await.unwrap().unwrap();
+    assert_eq!(provider.asked.load(Ordering::SeqCst), 1);
 }

@@ -1,10 +1,11 @@
 //! An application that is generic over its backend can spawn its work: the future of every method is `Send`,
 //! for every type of key.
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use gateway_storage::{
-    CacheStore, ConfigBatch, Key, Memory, Result, Storage, UsageStore,
+    CacheStore, ConfigBatch, ErrorKind, Increment, Key, Memory, Result, Storage, UsageStore,
+    layer::Count,
     lease::{Claim, Holder, Leases},
     plan::{ApplyOptions, Plan, Rollback, RollbackOptions},
     revision::Conditional,
@@ -41,12 +42,29 @@ where
             storage.update_credential_as(id, update).await?;
         }
         assert_eq!(storage.get_credential_as::<Token>(&name).await?.token, "2!");
+        storage.set_credentials([("a", json!({})), (&*name, json!({ "token": "2!" }))]).await?.complete()?;
+        let pairs = vec![(name.clone(), storage.get_credential("a").await?)];
+        storage.set_credentials(&pairs).await?.complete()?;
+        storage.set_credentials(&[(key.clone(), storage.get_credential(&key).await?)]).await?.complete()?;
+        assert_eq!(storage.get_credentials(&["a", &*name]).await?.complete()?.len(), 2);
+        // The iterator is not `Send`, and the call does not keep it.
+        let twice = storage.get_credentials((0..2).map({
+            let key = Rc::new(&key);
+            move |_| *key
+        }));
+        assert_eq!(twice.await?.complete()?.len(), 1);
+        assert_eq!(storage.delete_credentials([&name, &name]).await?.complete()?, 2);
+        storage.set_credential(&name, json!({ "token": "2!" })).await?;
         storage.set_credential_as(key.clone(), &Token { token: "4".into() }).await?;
         storage.delete_credential(key.clone()).await?;
 
         storage.set_config(&name, json!(1)).await?;
         storage.set_config_as(&*name, &2).await?;
         assert_eq!(storage.get_config_as::<i64>(&name).await?, 2);
+        assert_eq!(storage.get_config_or(&name, 7).await?, 2);
+        assert_eq!(storage.get_config_or("none", 7).await?, 7);
+        let misfit = storage.get_config_or(&name, String::new()).await.unwrap_err();
+        assert_eq!(misfit.kind(), ErrorKind::InvalidValue, "a value that does not fit is not the default");
         assert_eq!(storage.get_config(&name).await?, json!(2).try_into()?);
         storage.delete_config(&name).await?;
         let plan = Plan::from_json(r#"[{ "set": "k", "value": 1 }]"#)?;
@@ -56,6 +74,12 @@ where
         assert_eq!(storage.increment_usage(&name, "requests", 2).await?, 2);
         assert_eq!(storage.increment_usage(name.as_str(), &Key::new("requests")?, 2).await?, 4);
         assert_eq!(storage.get_usage(&name).await?.len(), 1);
+        storage.increment_many(&[(&key, "tokens", 3), (&Key::new("a")?, "tokens", 1)]).await?.complete()?;
+        let own = vec![(name.clone(), key.clone(), 1); 2];
+        storage.increment_many(&own).await?.complete()?;
+        storage.increment_many(&[Increment::new(&key, &key, 1)]).await?.complete()?;
+        assert_eq!(storage.get_usage(&name).await?.get(key.as_str()), Some(2));
+        assert_eq!(storage.get_usage(&key).await?.get("tokens"), Some(3));
         storage.reset_usage(&name).await?;
 
         let (holder, ttl) = (Holder::random(), Duration::from_secs(9));
@@ -77,6 +101,29 @@ where
     })
     .await
     .expect("no panic")
+}
+
+/// An invalid key or credential is an error of the whole call, and no item is stored.
+#[tokio::test]
+async fn an_invalid_item_fails_the_batch_before_it_is_sent() {
+    let count = Count::default();
+    let storage = Storage::<Memory>::open("memory:").await.unwrap().layer(count.clone());
+    let good = || ("a", json!({}));
+    for (batch, kind) in [
+        ([good(), ("", json!({}))], ErrorKind::InvalidKey),
+        ([good(), ("b\n", json!({}))], ErrorKind::InvalidKey),
+        ([good(), ("b", json!(1))], ErrorKind::InvalidValue),
+    ] {
+        assert_eq!(storage.set_credentials(batch).await.unwrap_err().kind(), kind);
+    }
+    assert_eq!(storage.get_credentials(["a", ""]).await.unwrap_err().kind(), ErrorKind::InvalidKey);
+    assert_eq!(storage.delete_credentials(["a", ""]).await.unwrap_err().kind(), ErrorKind::InvalidKey);
+    for batch in [[("a", "n", 1), ("", "n", 1)], [("a", "n", 1), ("a", "\n", 1)]] {
+        assert_eq!(storage.increment_many(&batch).await.unwrap_err().kind(), ErrorKind::InvalidKey);
+    }
+    for operation in ["set_credentials", "get_credentials", "delete_credentials", "increment_many"] {
+        assert_eq!(count.of(operation), 0, "{operation}");
+    }
 }
 
 #[tokio::test]

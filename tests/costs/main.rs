@@ -111,8 +111,24 @@ fn count(backend: &str, operations: impl FnOnce()) {
 }
 
 local! {
+    either: [credentials configs conditional leases plans usage export backend];
     file: [credentials configs conditional leases plans usage export backend];
     memory: [credentials configs conditional leases plans usage cache transactions export backend];
+    scoped: [credentials configs conditional leases plans usage cache transactions export backend];
+}
+
+/// One of two backends costs a branch: no allocation more than the backend that it is, and a future as large
+/// as the larger one's and a word.
+#[test]
+fn either_costs_a_branch() {
+    let [either, file, memory] = ["either", "file", "memory"].map(meter::table);
+    let size = meter::COLUMNS.iter().position(|column| column.name == "future's bytes").unwrap();
+    for (operation, costs) in &either {
+        let (file, memory) = (&file[operation], &memory[operation]);
+        assert_eq!(costs[0], memory[0], "allocations of {operation}");
+        let larger = file[size].max(memory[size]);
+        assert!(costs[size] <= larger + 8, "the future of {operation}: {} and {larger}", costs[size]);
+    }
 }
 
 counted! {

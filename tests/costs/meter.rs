@@ -1,6 +1,10 @@
 //! Measures allocations, requests, round trips and sizes.
 
-use std::{path::Path, pin::pin, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    pin::pin,
+    time::Duration,
+};
 
 use gateway_storage::Result;
 use testkit::{
@@ -16,7 +20,7 @@ const ALLOCATIONS: Margin = Margin { above: (3, 0), below: (10, 2) };
 
 const SIZE: Margin = Margin { above: (5, 0), below: (10, 0) };
 
-const COLUMNS: [Column; 5] = [
+pub(crate) const COLUMNS: [Column; 5] = [
     Column { name: "allocations", margin: |_| ALLOCATIONS },
     Column { name: "requests", margin: |_| Margin::NONE },
     Column { name: "round trips", margin: |_| Margin::NONE },
@@ -97,9 +101,18 @@ impl<'m> Costs<'m> {
     }
 }
 
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/costs").join(name).with_extension("txt")
+}
+
+/// The pinned costs of a backend.
+pub(crate) fn table(backend: &str) -> Rows {
+    Table { path: &path(backend), title: "", columns: &COLUMNS, rewrite: "" }.read()
+}
+
 /// Compares with the table of this name. Panics if a number is outside its margin.
 pub(crate) fn check(name: &str, title: &str, columns: &[Column], rows: &Rows) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/costs").join(name).with_extension("txt");
+    let path = path(name);
     let backend = name.split('-').next().unwrap_or(name);
     let rewrite =
         format!("COSTS=write cargo test --features full,conformance,git-https --test costs {backend}");

@@ -2,7 +2,10 @@
 
 use std::any::Any;
 
-use gateway_storage::{File, FileOptions, Git, GitOptions, Memory, MongoDb, Open, Postgres, Redis, Storage};
+use gateway_storage::{
+    Either, File, FileOptions, Git, GitOptions, Memory, MongoDb, Open, Postgres, Redis, Storage,
+    scope::Scoped,
+};
 use tempfile::TempDir;
 use testkit::servers::{self, mongodb::ReplicaSet, proxy::Proxy, wire::Protocol};
 use tokio::runtime::{Builder, Runtime};
@@ -54,6 +57,20 @@ pub(crate) fn git() -> Opened<Git> {
 
 pub(crate) fn memory() -> Opened<Memory> {
     local("memory:".try_into().unwrap(), ())
+}
+
+/// One of two backends, which is `Memory`.
+pub(crate) fn either() -> Opened<Either<File, Memory>> {
+    around(memory(), |storage| Storage::new(Either::Right(storage.backend().clone())))
+}
+
+pub(crate) fn scoped() -> Opened<Scoped<Memory>> {
+    around(memory(), |storage| storage.scoped("acme").unwrap())
+}
+
+fn around<A, B>(opened: Opened<A>, put: impl FnOnce(Storage<A>) -> Storage<B>) -> Opened<B> {
+    let Opened { storage, runtime, proxy, _kept } = opened;
+    Opened { storage: put(storage), runtime, proxy, _kept }
 }
 
 pub(crate) fn mongodb(is_counted: bool) -> Opened<MongoDb> {

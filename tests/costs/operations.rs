@@ -326,6 +326,12 @@ pub(crate) fn export<B: Exportable>(meter: &mut impl Meter, on: &Storage<B>) {
         |_| bare.import(records),
         |_| async { on.backend().import(records).await?.complete() },
     );
+    meter.row(
+        "export_prefix",
+        nothing,
+        |_| bare.export_prefix("imported".to_owned()),
+        |_| async { pin!(on.export_prefix("imported")).next().await.expect("a record") },
+    );
 }
 
 pub(crate) fn backend<B: Backend>(meter: &mut impl Meter, on: &Storage<B>) {

@@ -206,7 +206,7 @@ impl Expected {
             assert_eq!(apply().await, Applied::Replayed, "{last}");
             assert_eq!(state(storage).await, self.current, "{last}");
         }
-        let filter = AuditFilter::default().with_key(&Key::new(&name(n)).unwrap());
+        let filter = AuditFilter::default().with_key(Key::new(&name(n)).unwrap());
         let filter = filter.with_status(AuditStatus::Committed);
         let committed: Vec<_> = storage.audit_plans(filter).try_collect().await.unwrap();
         let applied = committed.iter().filter(|entry| entry.action == PlanAction::Apply).count();

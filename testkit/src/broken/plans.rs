@@ -82,7 +82,8 @@ impl ConfigBatch for Broken {
     }
 
     async fn rollback_plan(&self, key: &Key, options: &RollbackOptions) -> Result<Rollback> {
-        let options = if self.has(RollbackForces) { options.clone().forced() } else { options.clone() };
+        let options =
+            if self.has(RollbackForces) { options.clone().with_force(true) } else { options.clone() };
         match self.memory.rollback_plan(key, &options).await? {
             Rollback::AlreadyRolledBack if self.has(RollbackForgets) => Ok(Rollback::RolledBack),
             Rollback::Refused { changed } if self.has(RollbackNamesOne) => {

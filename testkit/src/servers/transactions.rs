@@ -10,7 +10,7 @@ use std::{
 };
 
 use gateway_storage::{
-    ConfigStore, ConfigValue, ErrorKind, Key, Outcome, Result, Storage, Transaction, Transactional, transact,
+    ConfigStore, ConfigValue, Error, ErrorKind, Key, Outcome, Result, Storage, Transactional, transact,
 };
 use serde_json::{Value, json};
 
@@ -96,6 +96,39 @@ pub async fn readers_see_all_of_a_round_or_nothing<B: Transactional + ConfigStor
     assert_eq!(storage.list_configs().await?.len(), writers * KEYS);
     println!("{looks} looks at {} transactions, which took {tries} tries", writers * rounds);
     Ok(())
+}
+
+/// A conflict ends the transaction on the server, also if the block catches it. So the block runs again,
+/// whether it returns `Ok` or an error of its own.
+pub async fn a_caught_conflict_runs_the_block_again<B: Transactional + ConfigStore>(
+    storage: &Storage<B>,
+) -> Result<()> {
+    #[derive(Debug)]
+    struct Own;
+
+    impl From<Error> for Own {
+        fn from(_: Error) -> Self {
+            Self
+        }
+    }
+
+    for is_ok in [true, false] {
+        storage.set_config_as("caught", &0).await?;
+        let mut runs = 0;
+        let result = transact!(storage, |tx| -> Result<(), Own> {
+            runs += 1;
+            let found: u32 = tx.get_config_as("caught").await?;
+            if runs == 1 {
+                storage.set_config_as("caught", &10).await?;
+            }
+            let result = tx.set_config_as("caught", &(found + 1)).await;
+            assert_eq!(result.is_err(), runs == 1);
+            if is_ok || runs > 1 { Ok(()) } else { Err(Own) }
+        });
+        result.expect("the second run succeeds");
+        assert_eq!((runs, storage.get_config_as::<u32>("caught").await?), (2, 11));
+    }
+    storage.delete_config("caught").await
 }
 
 const ACCOUNTS: usize = 100;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use gateway_storage::{
-    Credential, ErrorKind, Exportable, Increment, Key, Outcome, Record, Transaction, revision::Condition,
+    Credential, ErrorKind, Exportable, Increment, Key, Outcome, Record, revision::Condition,
 };
 use mongodb::bson::doc;
 use serde_json::json;

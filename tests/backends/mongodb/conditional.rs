@@ -2,7 +2,7 @@
 
 use futures_util::TryStreamExt;
 use gateway_storage::{
-    Credential, ErrorKind, Exportable, MongoDb, Outcome, Record, Storage, Transaction,
+    Credential, ErrorKind, Exportable, MongoDb, Outcome, Record, Storage,
     plan::{ApplyOptions, Plan, Rollback, RollbackOptions},
     revision::{
         Condition::{Absent, Unchanged},

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_storage::{ErrorKind, MongoDb, Outcome, Storage, Transaction};
+use gateway_storage::{ErrorKind, MongoDb, Outcome, Storage};
 use serde_json::json;
 
 use super::{

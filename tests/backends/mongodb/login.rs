@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use gateway_storage::{ErrorKind, MongoDb, MongoDbOptions, Outcome, Secret, Storage, Transaction};
+use gateway_storage::{ErrorKind, MongoDb, MongoDbOptions, Outcome, Secret, Storage};
 use mongodb::{Client, bson::doc};
 use serde_json::json;
 
@@ -106,9 +106,7 @@ async fn a_changed_password_is_used() -> Result {
     let options = |secret: Secret| {
         let rest = "store?authSource=admin&directConnection=true";
         let url = format!("mongodb://app@{}/{rest}", proxy.addr);
-        let mut options = MongoDbOptions::try_from(url.as_str()).unwrap();
-        options.password = Some(secret);
-        options
+        MongoDbOptions::try_from(url).unwrap().with_password(secret)
     };
     let of_file = Storage::<MongoDb>::open(options(Secret::file(&file))).await?;
     let of_call = Storage::<MongoDb>::open(options(callback)).await?;

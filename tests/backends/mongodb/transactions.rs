@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::StreamExt;
 use gateway_storage::{
-    ConfigValue, ErrorKind, Increment, Key, MongoDb, Outcome, Storage, Transaction,
+    ConfigValue, ErrorKind, Increment, Key, MongoDb, Outcome, Storage, StorageTransaction,
     mongodb::MongoDbTransaction,
 };
 use mongodb::bson::doc;
@@ -32,6 +32,13 @@ async fn readers_see_all_of_a_round_or_nothing() -> Result {
 }
 
 #[tokio::test]
+async fn a_caught_conflict_runs_the_block_again() -> Result {
+    let storage = open(&servers::mongodb()).await;
+    transactions::a_caught_conflict_runs_the_block_again(&storage).await?;
+    storage.close().await
+}
+
+#[tokio::test]
 async fn a_standalone_server_has_no_transactions() -> Result {
     let storage = open(&servers::mongodb_alone()).await;
     let error = storage.begin().await.unwrap_err();
@@ -42,7 +49,11 @@ async fn a_standalone_server_has_no_transactions() -> Result {
 
 /// Begins a transaction that sets a value. A rollback in the background may still hold the value, so
 /// conflicts are retried.
-async fn writer_of(storage: &Storage<MongoDb>, key: &Key, value: &ConfigValue) -> Result<MongoDbTransaction> {
+async fn writer_of(
+    storage: &Storage<MongoDb>,
+    key: &Key,
+    value: &ConfigValue,
+) -> Result<StorageTransaction<MongoDbTransaction>> {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         let mut tx = storage.begin().await?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use gateway_storage::{
-    Credential, ErrorKind, Increment, Key, Outcome, Postgres, Record, Storage, Transaction,
+    Credential, ErrorKind, Increment, Key, Outcome, Postgres, Record, Storage,
     layer::{Count, Limit, Retry, Stack, Timeout},
 };
 use serde_json::json;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use gateway_storage::{ErrorKind, Outcome, Postgres, Storage, Transaction};
+use gateway_storage::{ErrorKind, Outcome, Postgres, Storage};
 use serde_json::json;
 
 use super::{

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_storage::{ErrorKind, Outcome, Postgres, Storage, Transaction};
+use gateway_storage::{ErrorKind, Outcome, Postgres, Storage};
 use serde_json::json;
 
 use super::{

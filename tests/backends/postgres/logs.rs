@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration, time::Instant};
 
-use gateway_storage::{Postgres, Storage, Transaction};
+use gateway_storage::{Postgres, Storage};
 use serde_json::json;
 
 use super::{Result, config, key, open, raw, servers::postgres::Server};

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_storage::{ErrorKind, Outcome, Postgres, PostgresOptions, Secret, Storage, Transaction};
+use gateway_storage::{ErrorKind, Outcome, Postgres, PostgresOptions, Secret, Storage};
 use serde_json::json;
 use tokio_postgres::Client;
 
@@ -74,12 +74,12 @@ async fn a_changed_password_is_read_from_its_source() -> Result {
 
     set(&administrator, "one").await;
     let token = Arc::new(Mutex::new("one".to_owned()));
-    let mut options = PostgresOptions::try_from(&*format!("{url}&schema=of_call")).unwrap();
     let read = token.clone();
-    options.password = Some(Secret::call(move || {
+    let secret = Secret::call(move || {
         let token = read.lock().unwrap().clone();
         async move { io::Result::Ok(token) }
-    }));
+    });
+    let options = PostgresOptions::try_from(format!("{url}&schema=of_call")).unwrap().with_password(secret);
     let storage = Storage::<Postgres>::open(options).await?;
     check_changes(&administrator, storage, |password| *token.lock().unwrap() = password.to_owned()).await
 }
@@ -93,12 +93,12 @@ async fn a_missing_password_is_an_error() -> Result {
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
     assert!(error.to_string().contains("/nowhere/password"), "{error}");
 
-    let mut options = PostgresOptions::try_from(&*url).unwrap();
-    options.connect_timeout = Duration::from_millis(200);
-    options.password = Some(Secret::call(|| async {
+    let secret = Secret::call(|| async {
         tokio::time::sleep(Duration::from_secs(3600)).await;
         io::Result::Ok("one".to_owned())
-    }));
+    });
+    let options = PostgresOptions::try_from(url).unwrap();
+    let options = options.with_connect_timeout(Duration::from_millis(200)).with_password(secret);
     let started = Instant::now();
     let error = Storage::<Postgres>::open(options).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_storage::{ErrorKind, Transaction};
+use gateway_storage::ErrorKind;
 use serde_json::json;
 
 use super::{Result, config, key, open, servers::postgres::Server};

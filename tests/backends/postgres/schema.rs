@@ -3,7 +3,7 @@
 use std::{process::Command, time::Duration};
 
 use gateway_storage::{
-    ErrorKind, Postgres, PostgresOptions, Storage, Transaction,
+    ErrorKind, Postgres, PostgresOptions, Storage,
     lease::{Claim, Holder},
     plan::{Applied, ApplyOptions, Plan},
 };

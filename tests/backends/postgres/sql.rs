@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::StreamExt;
 use gateway_storage::{
-    Credential, ErrorKind, Exportable, Increment, Key, Record, Transaction,
+    Credential, ErrorKind, Exportable, Increment, Key, Record,
     lease::{Claim, Holder},
     revision::Condition,
 };

@@ -22,6 +22,13 @@ async fn readers_see_all_of_a_round_or_nothing() -> Result {
     storage.close().await
 }
 
+#[tokio::test]
+async fn a_caught_conflict_runs_the_block_again() -> Result {
+    let storage = open(&servers::postgres()).await;
+    transactions::a_caught_conflict_runs_the_block_again(&storage).await?;
+    storage.close().await
+}
+
 /// Two doctors are on call, and each leaves if the other stays. Returns in how many of `rounds` both left.
 async fn write_skews(storage: &Storage<Postgres>, rounds: usize) -> Result<usize> {
     let mut skews = 0;

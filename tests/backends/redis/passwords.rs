@@ -30,8 +30,7 @@ async fn the_password_is_read_for_each_connection() -> Result {
     put("one");
     let login = format!("redis://rot@{}?min_idle=1&password_file={}", server.addr(), file.display());
     let from_file = Storage::<Redis>::open(login.as_str()).await?;
-    let mut options = RedisOptions::new(server.addr());
-    (options.username, options.password) = (Some("rot".into()), Some(callback));
+    let options = RedisOptions::new(server.addr()).with_username("rot").with_password(callback);
     let from_callback = Storage::<Redis>::open(options).await?;
     let plain = Storage::<Redis>::open(format!("redis://rot:one@{}", server.addr()).as_str()).await?;
     for password in ["two", "three"] {
@@ -66,9 +65,9 @@ async fn the_password_is_read_for_each_connection() -> Result {
 #[tokio::test]
 async fn a_slow_secret_is_a_connection_timeout() {
     let server = Server::start(&[]);
-    let mut options = RedisOptions::new(server.addr());
-    options.password = Some(Secret::call(std::future::pending::<io::Result<String>>));
-    options.dial_timeout = Duration::from_millis(200);
+    let options = RedisOptions::new(server.addr())
+        .with_password(Secret::call(std::future::pending::<io::Result<String>>))
+        .with_dial_timeout(Duration::from_millis(200));
     let error = Storage::<Redis>::open(options).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied), "{error:?}");
 }

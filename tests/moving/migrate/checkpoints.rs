@@ -39,9 +39,7 @@ impl Setup {
     }
 
     fn options(&self, checkpoint: Checkpoint) -> CopyOptions {
-        let mut options = CopyOptions::default().with_checkpoint(checkpoint);
-        options.batch = 10;
-        options
+        CopyOptions::default().with_checkpoint(checkpoint).with_batch(10)
     }
 
     async fn copy(

@@ -88,7 +88,7 @@ async fn a_dry_run_reports_everything_and_writes_nothing() {
         let count = Count::default();
         let to = base().await.layer(count.clone());
         let before = digest(&to).await;
-        let options = CopyOptions::default().with_on_conflict(policy).with_dry_run();
+        let options = CopyOptions::default().with_on_conflict(policy).with_dry_run(true);
         let report = copied(two.clone(), &to, &options).await;
         counts(&report, RecordKind::Config, wanted);
         assert!(report.dry_run && report.stopped.is_none());
@@ -183,8 +183,7 @@ async fn the_source_is_read_no_faster_than_the_target_writes() {
         Ok(config(&format!("k{n:020}"), json!(n)))
     });
     let to = memory(Vec::new()).await.layer(Stuck);
-    let mut options = CopyOptions::default();
-    (options.batch, options.concurrency) = (100, 3);
+    let options = CopyOptions::default().with_batch(100).with_concurrency(3);
     let copying = copy(endless, &to, &options, |_| ());
     assert!(tokio::time::timeout(Duration::from_secs(60), copying).await.is_err());
     let read = read.load(Ordering::Relaxed);
@@ -205,8 +204,7 @@ async fn large_records_are_written_a_few_at_a_time() {
 async fn the_rate_is_kept() {
     for (rate, count, seconds) in [(100, 1000, 10), (3, 30, 10), (10_000, 20_000, 2)] {
         let to = memory(Vec::new()).await;
-        let mut options = CopyOptions::default();
-        options.rate = NonZeroU32::new(rate);
+        let options = CopyOptions::default().with_rate(NonZeroU32::new(rate).unwrap());
         let begun = tokio::time::Instant::now();
         let report = copied(configs(count), &to, &options).await;
         assert_eq!(report.tallies.total().written, count as u64);
@@ -221,8 +219,7 @@ async fn the_rate_is_kept() {
 #[tokio::test]
 async fn progress_is_reported_and_never_decreases() {
     let to = memory(Vec::new()).await;
-    let mut options = CopyOptions::default();
-    options.batch = 10;
+    let options = CopyOptions::default().with_batch(10);
     // A channel makes a stream of the events.
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let report = copy(of(configs(100)), &to, &options, move |event| drop(sender.send(event))).await.unwrap();

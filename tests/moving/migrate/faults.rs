@@ -270,7 +270,7 @@ async fn a_pool_of_one_is_refused_if_the_copy_needs_two_connections() {
     let report = copied(configs(20), &two, &options).await.complete().unwrap();
     counts(&report, RecordKind::Config, [20, 10, 10, 0, 0]);
     // One is enough for a dry run, which does not write, and for overwriting, which does not read.
-    let _ = copied(configs(20), &one, &options.with_dry_run()).await.complete().unwrap();
+    let _ = copied(configs(20), &one, &options.with_dry_run(true)).await.complete().unwrap();
     let options = CopyOptions::default().with_on_conflict(OnConflict::Overwrite);
     let _ = copied(configs(20), &one, &options).await.complete().unwrap();
 }

@@ -89,16 +89,14 @@ async fn onto<S: Exportable, T: Exportable>(source: &Storage<S>, target: Storage
     let pair = format!("{source:?} to {target:?}");
     // The stream is boxed, as in the command, so that `copy` is compiled once per target.
     let records: BoxStream<'_, _> = Box::pin(source.export());
-    let mut options = CopyOptions::default();
-    options.filter = load.filter.clone();
+    let options = CopyOptions::default().with_filter(load.filter.clone());
     let report = copy(records, &target, &options, |_| ()).await.unwrap();
     let report = report.complete().unwrap_or_else(|error| panic!("{pair}: {error:?}"));
     assert_eq!(report.tallies.total().written, load.count, "{pair}: {}", report.tallies.total());
 
     let export: BoxStream<'_, _> = Box::pin(source.export());
     let others: BoxStream<'_, _> = Box::pin(target.export());
-    let mut options = VerifyOptions::default();
-    options.filter = load.filter.clone();
+    let options = VerifyOptions::default().with_filter(load.filter.clone());
     let verified = verify(export, others, &options, |_| ()).await.unwrap();
     assert!(verified.is_same(), "{pair}: {:?}", verified.total());
     assert_eq!(verified.total().same, load.count, "{pair}");

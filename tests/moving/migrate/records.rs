@@ -51,7 +51,7 @@ pub(crate) fn hostile_records() -> Vec<Record> {
     for (at, value) in values.iter().enumerate().filter(|(_, value)| value.to_string().len() < 1 << 16) {
         records.push(config(&format!("value {at}"), value.clone()));
     }
-    let keys = hostile_keys();
+    let keys = hostile_keys(Key::MAX_BYTES);
     for round in 0..20 {
         for (at, hostile) in keys.iter().enumerate() {
             let name = match round {

@@ -1,35 +1,30 @@
-//! A backend outside this crate that stores configs and applies plans, uses only public items, and passes the
-//! kit.
-//!
-//! `docs/own-backend.md` explains it.
+//! Plans and their audit.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard},
-    time::{Duration, Instant, SystemTime},
+    sync::Arc,
+    time::{Instant, SystemTime},
 };
 
 use futures_core::Stream;
 use futures_util::stream;
 use gateway_storage::{
-    Backend, ConfigBatch, ConfigStore, ConfigValue, Error, ErrorKind, Key, Result, Storage, StorageStats,
-    conformance,
+    ConfigBatch, ConfigValue, Key, Result,
+    history::DocumentKind,
     plan::{
         Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, Expect, MAX_AUDIT_ENTRIES,
         MAX_PLAN_BYTES, PayloadHash, Plan, PlanAction, PlanRefusal, Rollback, RollbackOptions,
     },
 };
 
-const LABEL: &str = "own";
-
-/// Configs, plans and their audit, under one lock.
-#[derive(Clone, Default)]
-struct Own(Arc<Mutex<State>>);
+use super::{
+    LABEL, Own, Store,
+    documents::{Documents, Name},
+};
 
 #[derive(Default)]
-struct State {
-    configs: BTreeMap<Key, ConfigValue>,
-    plans: BTreeMap<Key, Record>,
+pub(super) struct Plans {
+    records: BTreeMap<Key, Record>,
     /// Oldest first.
     audit: Vec<AuditEntry>,
 }
@@ -40,35 +35,23 @@ struct Record {
     payload: PayloadHash,
     mutations: usize,
     stage: Option<String>,
-    /// Each key with its values before and after the plan.
-    changes: Vec<(Key, Option<ConfigValue>, Option<ConfigValue>)>,
+    changes: Vec<Change>,
     is_rolled_back: bool,
     expires: Instant,
 }
 
-impl Own {
-    fn state(&self) -> MutexGuard<'_, State> {
-        let mut state = self.0.lock().unwrap();
+/// The texts of a config value before and after a plan.
+#[derive(Clone)]
+struct Change {
+    name: Name,
+    before: Option<Arc<str>>,
+    after: Option<Arc<str>>,
+}
+
+impl Plans {
+    fn remove_expired(&mut self) {
         let now = Instant::now();
-        state.plans.retain(|_, record| now < record.expires);
-        state
-    }
-}
-
-fn is_same(left: Option<&ConfigValue>, right: Option<&ConfigValue>) -> bool {
-    left.map(ConfigValue::to_json) == right.map(ConfigValue::to_json)
-}
-
-fn missing(key: &Key) -> Error {
-    Error::new(ErrorKind::NotFound, "no config has this key").with_key(key)
-}
-
-impl State {
-    fn put(&mut self, key: &Key, value: Option<&ConfigValue>) {
-        match value {
-            Some(value) => drop(self.configs.insert(key.clone(), value.clone())),
-            None => drop(self.configs.remove(key)),
-        }
+        self.records.retain(|_, record| now < record.expires);
     }
 
     fn record_attempt(&mut self, entry: AuditEntry) {
@@ -76,7 +59,30 @@ impl State {
         let over = self.audit.len().saturating_sub(MAX_AUDIT_ENTRIES);
         self.audit.drain(..over);
     }
+}
 
+fn name(key: &Key) -> Name {
+    (DocumentKind::Config, key.clone())
+}
+
+fn text(value: &ConfigValue) -> Arc<str> {
+    value.to_json().into()
+}
+
+/// The changes of a plan, by key; of several mutations for one key the last one decides.
+fn changes(plan: &Plan, documents: &Documents) -> Vec<Change> {
+    let last: BTreeMap<&Key, Option<&ConfigValue>> =
+        plan.mutations().iter().map(|mutation| (&mutation.key, mutation.value.as_ref())).collect();
+    last.into_iter()
+        .map(|(key, after)| Change {
+            name: name(key),
+            before: documents.get(&name(key)).cloned(),
+            after: after.map(text),
+        })
+        .collect()
+}
+
+impl Store {
     /// Applies the plan, or returns the reason for its refusal and the key of the value that caused it.
     fn apply(
         &mut self,
@@ -85,37 +91,32 @@ impl State {
         options: &ApplyOptions,
     ) -> std::result::Result<Applied, (PlanRefusal, Option<Key>)> {
         let payload = plan.payload_hash();
-        match self.plans.get(key) {
+        match self.plans.records.get(key) {
             Some(record) if record.payload != payload => return Err((PlanRefusal::OtherPayload, None)),
             Some(record) if record.is_rolled_back => return Err((PlanRefusal::RolledBack, None)),
             Some(_) => return Ok(Applied::Replayed),
             None => {}
         }
         for mutation in plan.mutations() {
-            let found = self.configs.get(&mutation.key);
+            let found = self.documents.get(&name(&mutation.key));
             let holds = match &mutation.expect {
                 None => true,
                 Some(Expect::Absent) => found.is_none(),
-                Some(Expect::Value(value)) => is_same(found, Some(value)),
+                Some(Expect::Value(value)) => found == Some(&text(value)),
             };
             if !holds {
                 return Err((PlanRefusal::Unexpected, Some(mutation.key.clone())));
             }
         }
-        let last: BTreeMap<&Key, Option<&ConfigValue>> =
-            plan.mutations().iter().map(|mutation| (&mutation.key, mutation.value.as_ref())).collect();
-        let changes: Vec<_> = last
-            .into_iter()
-            .map(|(key, after)| (key.clone(), self.configs.get(key).cloned(), after.cloned()))
-            .collect();
-        let size = |value: &Option<ConfigValue>| value.as_ref().map_or(0, |value| value.to_json().len());
-        if changes.iter().map(|(key, before, _)| key.as_str().len() + size(before)).sum::<usize>()
-            > MAX_PLAN_BYTES
-        {
+        let changes = changes(plan, &self.documents);
+        let kept = |change: &Change| {
+            change.name.1.as_str().len() + change.before.as_ref().map_or(0, |before| before.len())
+        };
+        if changes.iter().map(kept).sum::<usize>() > MAX_PLAN_BYTES {
             return Err((PlanRefusal::TooLarge, None));
         }
-        for (key, _, after) in &changes {
-            self.put(key, after.as_ref());
+        for change in &changes {
+            self.documents.put(change.name.clone(), change.after.as_deref());
         }
         let record = Record {
             payload,
@@ -125,79 +126,39 @@ impl State {
             is_rolled_back: false,
             expires: Instant::now() + options.ttl,
         };
-        self.plans.insert(key.clone(), record);
+        self.plans.records.insert(key.clone(), record);
         Ok(Applied::Applied)
     }
 
     fn roll_back(&mut self, key: &Key, force: bool) -> Result<Rollback> {
-        let Some(record) = self.plans.get_mut(key) else { return Err(PlanRefusal::NotFound.error(None)) };
+        let record = self.plans.records.get_mut(key).ok_or_else(|| PlanRefusal::NotFound.error(None))?;
         if record.is_rolled_back {
             return Ok(Rollback::AlreadyRolledBack);
         }
-        let configs = &self.configs;
+        let documents = &mut self.documents;
         let changed: Vec<Key> = record
             .changes
             .iter()
-            .filter(|(key, _, after)| !is_same(configs.get(key), after.as_ref()))
-            .map(|(key, ..)| key.clone())
+            .filter(|change| documents.get(&change.name) != change.after.as_ref())
+            .map(|change| change.name.1.clone())
             .collect();
         if !force && !changed.is_empty() {
             return Ok(Rollback::Refused { changed });
         }
         record.is_rolled_back = true;
-        for (key, before, _) in record.changes.clone() {
-            self.put(&key, before.as_ref());
+        for change in &record.changes {
+            documents.put(change.name.clone(), change.before.as_deref());
         }
         Ok(Rollback::RolledBack)
-    }
-}
-
-impl Backend for Own {
-    fn label(&self) -> &'static str {
-        LABEL
-    }
-
-    fn set_deadline(&mut self, _: Duration) {}
-
-    async fn health(&self) -> Result<()> {
-        Ok(())
-    }
-
-    async fn stats(&self) -> Result<StorageStats> {
-        let mut stats = StorageStats::new(LABEL);
-        stats.config_count = self.state().configs.len() as u64;
-        Ok(stats)
-    }
-
-    async fn close(&self) -> Result<()> {
-        Ok(())
-    }
-}
-
-impl ConfigStore for Own {
-    async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
-        self.state().configs.get(key).cloned().ok_or_else(|| missing(key))
-    }
-
-    async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
-        self.state().put(key, Some(value));
-        Ok(())
-    }
-
-    async fn delete_config(&self, key: &Key) -> Result<()> {
-        self.state().configs.remove(key).map(drop).ok_or_else(|| missing(key))
-    }
-
-    async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {
-        Ok(self.state().configs.clone())
     }
 }
 
 impl ConfigBatch for Own {
     async fn apply_plan(&self, key: &Key, plan: &Plan, options: &ApplyOptions) -> Result<Applied> {
         options.check()?;
-        let (begun, mut state) = (Instant::now(), self.state());
-        let result = state.apply(key, plan, options);
+        let (begun, mut store) = (Instant::now(), self.lock()?);
+        store.plans.remove_expired();
+        let result = store.apply(key, plan, options);
         let status = match &result {
             Ok(Applied::Applied) => AuditStatus::Committed,
             Ok(Applied::Replayed) => AuditStatus::Replayed,
@@ -211,15 +172,16 @@ impl ConfigBatch for Own {
         if let Err((refusal, _)) = &result {
             entry = entry.with_error(*refusal);
         }
-        state.record_attempt(entry);
+        store.plans.record_attempt(entry);
         result.map_err(|(refusal, key)| refusal.error(key.as_ref()))
     }
 
     async fn rollback_plan(&self, key: &Key, options: &RollbackOptions) -> Result<Rollback> {
         options.check()?;
-        let (begun, mut state) = (Instant::now(), self.state());
-        let record = state.plans.get(key).cloned();
-        let result = state.roll_back(key, options.force);
+        let (begun, mut store) = (Instant::now(), self.lock()?);
+        store.plans.remove_expired();
+        let record = store.plans.records.get(key).cloned();
+        let result = store.roll_back(key, options.force);
         let (status, refusal) = match &result {
             Ok(Rollback::RolledBack) => (AuditStatus::Committed, None),
             Ok(Rollback::AlreadyRolledBack) => (AuditStatus::Replayed, None),
@@ -234,20 +196,15 @@ impl ConfigBatch for Own {
         }
         entry = options.source.iter().fold(entry, |entry, source| entry.with_source(source));
         entry = refusal.into_iter().fold(entry, AuditEntry::with_error);
-        state.record_attempt(entry);
+        store.plans.record_attempt(entry);
         result
     }
 
     fn audit_plans(&self, filter: AuditFilter) -> impl Stream<Item = Result<AuditEntry>> + Send {
-        let audit = self.state().audit.clone();
-        let limit = filter.limit.unwrap_or(usize::MAX);
-        stream::iter(audit.into_iter().rev().filter(move |entry| filter.wants(entry)).take(limit).map(Ok))
+        let entries = self.lock().map(|store| {
+            let wanted = store.plans.audit.iter().rev().filter(|entry| filter.wants(entry));
+            wanted.take(filter.limit.unwrap_or(usize::MAX)).cloned().map(Ok).collect()
+        });
+        stream::iter(entries.unwrap_or_else(|error| vec![Err(error)]))
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn own_configs_and_plans_pass_the_kit() {
-    let storage = Storage::new(Own::default());
-    conformance::configs(&storage).await;
-    conformance::plans(&storage).await;
 }
