@@ -5,31 +5,27 @@
 
 use std::{env, error::Error};
 
-use gateway_storage::{Credential, File, FileOptions, Key, Storage};
+use gateway_storage::{File, Storage};
 use serde_json::json;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let temporary = tempfile::tempdir()?;
     let directory = env::args_os().nth(1).map_or_else(|| temporary.path().join("data"), Into::into);
-    let storage = Storage::<File>::open(FileOptions::new(directory)).await?;
+    let storage = Storage::<File>::open(directory).await?;
 
-    let mut credentials = Vec::new();
-    for number in 1..=3 {
-        let id = Key::new(&format!("cred-{number:03}"))?;
+    let credentials = (1..=3).map(|number| {
         let fields =
             json!({ "access_token": format!("token{number}"), "project_id": format!("proj{number}") });
-        credentials.push((id, Credential::try_from(fields)?));
-    }
+        (format!("cred-{number:03}"), fields)
+    });
 
     // A batch reports each failed item. `complete` turns the first failure into an error.
-    let stored = storage.set_credentials(&credentials).await?.complete()?;
+    let stored = storage.set_credentials(credentials).await?.complete()?;
     println!("stored {stored} credentials");
 
-    let mut ids: Vec<Key> = credentials.into_iter().map(|(id, _)| id).collect();
-    ids.push(Key::new("cred-999")?);
-
-    let found = storage.get_credentials(&ids).await?;
+    let ids = ["cred-001", "cred-002", "cred-003", "cred-999"];
+    let found = storage.get_credentials(ids).await?;
     for (id, credential) in &found.credentials {
         println!("found {}: {credential:?}", id.as_str());
     }
@@ -38,7 +34,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 
     // One bad item does not stop the others.
-    let deleted = storage.delete_credentials(&ids).await?;
+    let deleted = storage.delete_credentials(ids).await?;
     println!("deleted {}, failed {}", deleted.succeeded, deleted.failures.len());
 
     storage.close().await?;

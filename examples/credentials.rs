@@ -5,7 +5,7 @@
 
 use std::{env, error::Error};
 
-use gateway_storage::{File, FileOptions, OptionalExt, Storage};
+use gateway_storage::{File, OptionalExt, Storage};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -20,7 +20,7 @@ struct Token {
 async fn main() -> Result<(), Box<dyn Error>> {
     let temporary = tempfile::tempdir()?;
     let directory = env::args_os().nth(1).map_or_else(|| temporary.path().join("data"), Into::into);
-    let storage = Storage::<File>::open(FileOptions::new(directory)).await?;
+    let storage = Storage::<File>::open(directory).await?;
 
     // A credential is a JSON object. Once the call has returned, the credential survives a power failure.
     let fields = json!({

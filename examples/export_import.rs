@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args().skip(1);
     let mut url = |default: &str| arguments.next().unwrap_or_else(|| default.to_owned());
 
-    let files = Storage::<File>::open(url("file:./data").as_str()).await?;
+    let files = Storage::<File>::open(url("file:./data")).await?;
     let header = Header::new(files.label()).with_snapshot(files.exports_snapshot());
     // The file contains secrets, so only its owner may read it. It gets its final name when it is complete.
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(UNFINISHED).await?;
@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     );
 
     archive::check(fs::File::open(BACKUP).await?).await?;
-    let redis = Storage::<Redis>::open(url("redis://localhost").as_str()).await?;
+    let redis = Storage::<Redis>::open(url("redis://localhost")).await?;
     let report = copy(archive::read(fs::File::open(BACKUP).await?), &redis, &CopyOptions::default(), |_| {})
         .await?
         .complete()?;

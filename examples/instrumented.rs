@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let folder = tempfile::tempdir()?;
     let url = format!("file:{}/data", folder.path().display());
-    let storage = Storage::<File>::open(url.as_str()).await?.instrumented();
+    let storage = Storage::<File>::open(url).await?.instrumented();
 
     storage.set_credential("cred-001", json!({ "access_token": "token" })).await?;
     for _ in 0..100 {

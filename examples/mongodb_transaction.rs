@@ -5,37 +5,35 @@
 //! It needs a MongoDB replica set (one member is enough) with its URL in `MONGODB_URL`; the default is
 //! `mongodb://localhost/gateway_storage`.
 
-use gateway_storage::{Credential, Key, MongoDb, Result, Storage, Transaction, transact};
+use gateway_storage::{MongoDb, Result, Storage, transact};
 use serde_json::json;
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let url =
         std::env::var("MONGODB_URL").unwrap_or_else(|_| "mongodb://localhost/gateway_storage".to_owned());
-    let storage = Storage::<MongoDb>::open(url.as_str()).await?;
-    let (id, retry, count) = (Key::new("cred-tx-001")?, Key::new("retry_config")?, Key::new("refreshes")?);
+    let storage = Storage::<MongoDb>::open(url).await?;
+    let (id, count) = ("cred-tx-001", "refreshes");
 
     // All changes are committed together or not at all. A dropped transaction (by `?`, say) is rolled back.
     // On a standalone server, which has no transactions, `begin` is an error.
     let mut tx = storage.begin().await?;
-    let credential = Credential::try_from(json!({ "access_token": "ya29.xxx", "project_id": "my-project" }))?;
-    tx.set_credential(&id, &credential).await?;
-    tx.set_config(&retry, &json!({ "max_retries": 3, "timeout": 30 }).try_into()?).await?;
-    tx.set_config(&count, &json!(0).try_into()?).await?;
+    tx.set_credential(id, json!({ "access_token": "ya29.xxx", "project_id": "my-project" })).await?;
+    tx.set_config("retry_config", json!({ "max_retries": 3, "timeout": 30 })).await?;
+    tx.set_config_as(count, &0).await?;
     tx.commit().await?;
     println!("committed");
 
     // Ten tasks change the same records. `transact!` repeats a block that conflicts, so no update is lost.
     let tasks: Vec<_> = (0..10)
         .map(|n| {
-            let (storage, id, count) = (storage.clone(), id.clone(), count.clone());
+            let storage = storage.clone();
             tokio::spawn(async move {
                 transact!(&storage, |tx| {
-                    let refreshes = tx.get_config(&count).await?.as_i64().unwrap_or(0) + 1;
-                    let refreshed =
-                        tx.get_credential(&id).await?.with("access_token", format!("ya29.{n}"))?;
-                    tx.set_credential(&id, &refreshed).await?;
-                    tx.set_config(&count, &json!(refreshes).try_into()?).await
+                    let refreshes: i64 = tx.get_config_as(count).await?;
+                    let refreshed = tx.get_credential(id).await?.with("access_token", format!("ya29.{n}"))?;
+                    tx.set_credential(id, refreshed).await?;
+                    tx.set_config_as(count, &(refreshes + 1)).await
                 })
             })
         })
@@ -43,6 +41,6 @@ async fn main() -> Result<()> {
     for task in tasks {
         task.await.expect("no task panics")?;
     }
-    println!("refreshed {} times", storage.get_config(&count).await?.to_json());
+    println!("refreshed {} times", storage.get_config(count).await?.to_json());
     storage.close().await
 }

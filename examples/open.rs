@@ -5,7 +5,7 @@
 
 use std::{env, error::Error};
 
-use gateway_storage::{File, FileOptions, Storage};
+use gateway_storage::{File, Storage};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -13,7 +13,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let directory = env::args_os().nth(1).map_or_else(|| temporary.path().join("data"), Into::into);
 
     // Creates the store, or loads and checks it. `Storage::<File>::open("file:./data")` does the same.
-    let storage = Storage::<File>::open(FileOptions::new(directory)).await?;
+    let storage = Storage::<File>::open(directory).await?;
 
     match storage.health().await {
         Ok(()) => println!("{}: healthy", storage.label()),

@@ -28,7 +28,7 @@ async fn ask_the_provider() -> Vec<u8> {
 #[tokio::main]
 async fn main() -> Result<()> {
     let url = std::env::var("REDIS_URL").unwrap_or_else(|_| "redis://localhost/0?prefix=example:".to_owned());
-    let cache = Storage::<Redis>::open(url.as_str()).await?;
+    let cache = Storage::<Redis>::open(url).await?;
     for (pause, what) in [(0, "first"), (0, "cached"), (600, "expired")] {
         tokio::time::sleep(Duration::from_millis(pause)).await;
         let begun = Instant::now();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use gateway_storage::{
-    Credential, File, FileOptions, Storage,
+    Credential, File, Storage,
     refresh::{Refresh, RefreshError, Refreshed, Refused},
 };
 use serde_json::{Map, Value, json};
@@ -71,7 +71,7 @@ async fn expire(storage: &Storage<File>) -> gateway_storage::Result<()> {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let (provider, directory) = (Provider::start().await, tempfile::tempdir()?);
-    let storage = Storage::<File>::open(FileOptions::new(directory.path().join("data"))).await?;
+    let storage = Storage::<File>::open(directory.path().join("data")).await?;
     storage.set_credential("alice", Credential::new(fields_of(provider.log_in("alice")))?).await?;
     expire(&storage).await?;
 

@@ -152,7 +152,7 @@ impl Pool {
 pub(crate) async fn all_credentials<B: CredentialStore>(
     storage: &Storage<B>,
 ) -> Result<BTreeMap<Key, Credential>> {
-    let found = storage.get_credentials(&storage.list_credentials().await?).await?;
+    let found = storage.get_credentials(storage.list_credentials().await?).await?;
     match found.failures.into_iter().next() {
         None => Ok(found.credentials),
         Some(failure) => Err(failure.error),

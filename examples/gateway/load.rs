@@ -102,7 +102,7 @@ pub(crate) async fn store<B: CredentialStore>(
 ) -> Result<Loaded, Failure> {
     let stored: BTreeSet<Key> = storage.list_credentials().await?.into_iter().collect();
     credentials.retain(|(id, _)| !stored.contains(id));
-    let added = storage.set_credentials(&credentials).await?.complete()?;
+    let added = storage.set_credentials(credentials).await?.complete()?;
     Ok(Loaded { added, stored: stored.len() })
 }
 

@@ -47,7 +47,7 @@ impl fmt::Display for Served {
         )?;
         let mut records: BTreeMap<&str, [i64; FIELDS.len()]> = BTreeMap::new();
         for ((record, field), count) in &self.counted {
-            if let Some(column) = FIELDS.iter().position(|name| *name == field.as_str()) {
+            if let Some(column) = FIELDS.iter().position(|name| name == field) {
                 records.entry(record.as_str()).or_default()[column] = *count;
             }
         }

@@ -8,7 +8,8 @@ use std::{
 use gateway_storage::{BatchReport, Error, Increment, Key, Outcome};
 
 /// The counters in each usage record.
-pub(crate) const FIELDS: [&str; 3] = ["requests", "prompt_tokens", "completion_tokens"];
+pub(crate) static FIELDS: [Key; 3] =
+    [Key::from_static("requests"), Key::from_static("prompt_tokens"), Key::from_static("completion_tokens")];
 
 /// The results as the requests saw them. None of them was read from the store's counters.
 #[derive(Default)]
