@@ -83,13 +83,18 @@ fn check_operations() {
 
 /// In nine runs the numbers of `Memory` were equal. Those of `File` differed by up to 48 instructions for a
 /// read, which depends on the slot that arc-swap finds; by up to 15 percent for an export and a list, by up
-/// to 4 for other calls, which another thread answers, and by 2,100 instructions for a short one of them.
+/// to 4 for other calls, which another thread answers or whose ids have other hashes in each run, and by
+/// 2,100 instructions for a short one of them.
 fn margin(row: &str) -> Margin {
     let both = |margin| Margin { above: margin, below: margin };
     match row.split_once('/') {
         Some(("either" | "memory", _)) => Margin::percent(1),
-        Some((_, operation)) if operation.starts_with("get_") => both((1, 60)),
-        Some((_, operation)) if operation == "export" || operation.starts_with("list_") => both((15, 4000)),
+        Some((_, operation)) if operation.starts_with("get_") && operation != "get_credentials" => {
+            both((1, 60))
+        }
+        Some((_, operation)) if operation.starts_with("export") || operation.starts_with("list_") => {
+            both((15, 4000))
+        }
         _ => both((6, 4000)),
     }
 }
