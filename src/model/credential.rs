@@ -243,7 +243,8 @@ mod tests {
 
     #[test]
     fn redacted_has_the_names_and_no_value() {
-        let fields = json!({ "access_token": "ya29.secret", "nested": { "secret": 1 }, "a\n\"b": null });
+        // In the order of an output, which `preserve_order` of serde_json would keep.
+        let fields = json!({ "a\n\"b": null, "access_token": "ya29.secret", "nested": { "secret": 1 } });
         let redacted = Credential::try_from(fields).unwrap();
         let redacted = redacted.redacted();
         assert_eq!(
