@@ -41,7 +41,7 @@ const MANY: u64 = 3_000;
 
 /// The future of `Storage` around that of the backend costs nothing where the compiler inlines the latter. In
 /// builds where it does not, it cost 8 to 17 instructions.
-const INLINED: f64 = 20.0;
+const INLINED: f64 = 30.0;
 
 const OPERATIONS: [&str; 2] = ["get_credential", "increment_usage"];
 
@@ -85,21 +85,20 @@ fn check_operations() {
     println!("{} operations cost what is pinned", rows.len());
 }
 
-/// In nine runs the numbers of `Memory` were equal. Those of `File` differed by up to 48 instructions for a
-/// read, which depends on the slot that arc-swap finds; by up to 15 percent for an export and a list, by up
-/// to 4 for other calls, which another thread answers or whose ids have other hashes in each run, and by
-/// 2,100 instructions for a short one of them.
+/// The numbers of `Memory` are equal in runs of one build with one environment. The size of the environment
+/// moves the stack, and copies of many items then differed by up to 9 percent; builds that inline other
+/// functions differed by up to 7. Those of `File` differed by up to 115 instructions for a read, by up to 21
+/// percent for a list and an export, by up to 4 for other calls, which another thread answers, and by 2,100
+/// instructions for a short one of them.
 fn margin(row: &str) -> Margin {
     let both = |margin| Margin { above: margin, below: margin };
-    match row.split_once('/') {
-        Some(("either" | "memory", _)) => Margin::percent(1),
-        Some((_, operation)) if operation.starts_with("get_") && operation != "get_credentials" => {
-            both((1, 60))
-        }
-        Some((_, operation)) if operation.starts_with("export") || operation.starts_with("list_") => {
-            both((15, 4000))
-        }
-        _ => both((6, 4000)),
+    let (backend, operation) = row.split_once('/').unwrap_or((row, ""));
+    let is_list = ["export", "list_"].iter().any(|start| operation.starts_with(start));
+    match backend {
+        "file" if is_list => both((25, 4000)),
+        "file" if operation.starts_with("get_") => both((12, 150)),
+        "file" => both((8, 4000)),
+        _ => both((12, 60)),
     }
 }
 
