@@ -4,59 +4,35 @@
 #![expect(clippy::manual_async_fn)]
 
 mod conditional;
+mod export;
 mod flight;
 mod lease;
 pub(crate) mod refresh;
 mod transaction;
 mod update;
 
-use std::{borrow::Borrow, collections::BTreeMap, fmt, pin::pin, time::Duration};
+use std::{borrow::Borrow, collections::BTreeMap, fmt, time::Duration};
 
+pub(crate) use export::Chunk;
+pub use export::IMPORT_CHUNK;
 use flight::Flights;
 use refresh::CLOSE_WAIT;
 pub use transaction::StorageTransaction;
 pub(crate) use transaction::may_repeat;
 
 use futures_core::Stream;
-use futures_util::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{task::consume_budget, time::timeout};
+use tokio::time::timeout;
 
 use crate::{
     Backend, BatchReport, CacheEntry, CacheStore, ConfigBatch, ConfigStore, ConfigValue, Credential,
-    CredentialItem, CredentialStore, Error, Exportable, Found, IncrementItem, IntoKey, Key, Open,
-    OptionalExt, Outcome, PoolStats, Pooled, Record, RecordKind, Result, StorageStats, Transactional,
-    UsageRecord, UsageStore,
+    CredentialItem, CredentialStore, Error, Found, IncrementItem, IntoKey, Key, Open, OptionalExt, PoolStats,
+    Pooled, Result, StorageStats, Transactional, UsageRecord, UsageStore,
     layer::{Instrument, Layer, Layered, POOL_INTERVAL},
     plan::{Applied, ApplyOptions, AuditEntry, AuditFilter, Plan, Rollback, RollbackOptions},
     scope::{Scope, Scoped},
     wrap::Wrapped,
 };
-
-/// The most records that [`Storage::import`] passes to the backend in one call. A call has fewer once they
-/// reach 4 MiB.
-pub const IMPORT_CHUNK: usize = 500;
-
-/// The size in bytes at which a chunk is full.
-const CHUNK_BYTES: usize = 4 << 20;
-
-/// The records for one call of [`Exportable::import`].
-#[derive(Default)]
-pub(crate) struct Chunk {
-    pub(crate) records: Vec<Record>,
-    bytes: usize,
-}
-
-impl Chunk {
-    pub(crate) fn is_full(&self, max_records: usize) -> bool {
-        self.records.len() >= max_records || self.bytes >= CHUNK_BYTES
-    }
-
-    pub(crate) fn push(&mut self, record: Record) {
-        self.bytes += record.size();
-        self.records.push(record);
-    }
-}
 
 /// A handle to a store, typed by its backend. An application holds it, clones it and passes it around.
 ///
@@ -86,7 +62,7 @@ impl Chunk {
 /// A key is a [`Key`](crate::Key), or a string that is checked first. The promises and errors of each
 /// operation are documented at its trait: [`CredentialStore`], [`ConfigStore`], [`UsageStore`],
 /// [`CacheStore`], [`Conditional`](crate::revision::Conditional), [`Leases`](crate::lease::Leases),
-/// [`Transactional`], [`ConfigBatch`], [`Exportable`] or [`Pooled`], and for all of them at [`Backend`]. A method that takes a string may also fail with
+/// [`Transactional`], [`ConfigBatch`], [`Exportable`](crate::Exportable) or [`Pooled`], and for all of them at [`Backend`]. A method that takes a string may also fail with
 /// [`InvalidKey`](crate::ErrorKind::InvalidKey), one that takes a value with
 /// [`TooLarge`](crate::ErrorKind::TooLarge) or [`InvalidValue`](crate::ErrorKind::InvalidValue).
 ///
@@ -421,10 +397,7 @@ impl<B> Storage<B> {
     where
         B: ConfigStore,
     {
-        match self.get_config(key).await.optional()? {
-            Some(value) => value.to_typed(),
-            None => Ok(default),
-        }
+        Ok(self.get_config_as(key).await.optional()?.unwrap_or(default))
     }
 
     /// Serializes a value and stores it.
@@ -594,7 +567,7 @@ impl<B> Storage<B> {
     }
 }
 
-/// Transactions, export and import, connections.
+/// Transactions, connections.
 impl<B> Storage<B> {
     /// Begins a transaction. See [`Transactional::begin`]; [`transact!`](crate::transact) also retries
     /// conflicts.
@@ -603,90 +576,6 @@ impl<B> Storage<B> {
         B: Transactional,
     {
         self.backend.begin().await.map(StorageTransaction::new)
-    }
-
-    /// Streams all records. See [`Exportable::export`].
-    pub fn export(&self) -> impl Stream<Item = Result<Record>> + Send
-    where
-        B: Exportable,
-    {
-        self.backend.export()
-    }
-
-    /// Streams the records whose keys begin with these bytes. See [`Exportable::export_prefix`].
-    pub fn export_prefix(&self, prefix: impl Into<String>) -> impl Stream<Item = Result<Record>> + Send
-    where
-        B: Exportable,
-    {
-        self.backend.export_prefix(prefix.into())
-    }
-
-    /// Whether an export is a snapshot. See [`Exportable::exports_snapshot`].
-    #[must_use]
-    pub fn exports_snapshot(&self) -> bool
-    where
-        B: Exportable,
-    {
-        self.backend.exports_snapshot()
-    }
-
-    /// Whether the backend stores records of this kind. See [`Exportable::imports`].
-    #[must_use]
-    pub fn imports(&self, kind: RecordKind) -> bool
-    where
-        B: Exportable,
-    {
-        self.backend.imports(kind)
-    }
-
-    /// Whether records can be imported during an export. See [`Exportable::imports_while_exporting`].
-    #[must_use]
-    pub fn imports_while_exporting(&self) -> bool
-    where
-        B: Exportable,
-    {
-        self.backend.imports_while_exporting()
-    }
-
-    /// Imports a stream of records, [`IMPORT_CHUNK`] at a time, or fewer if they are large. See
-    /// [`Exportable::import`].
-    ///
-    /// # Errors
-    ///
-    /// The first error of the stream, or of the import of a whole chunk, ends it. The records before an error
-    /// of the stream are still imported, and imported records stay: the error's outcome is then
-    /// [`Unknown`](Outcome::Unknown), and the report on single records is lost. Importing again is harmless;
-    /// [`migrate::copy`](crate::migrate::copy()) counts its progress.
-    pub async fn import(&self, records: impl Stream<Item = Result<Record>> + Send) -> Result<BatchReport>
-    where
-        B: Exportable,
-    {
-        let mut records = pin!(records);
-        let (mut report, mut offset) = (BatchReport::default(), 0);
-        loop {
-            let (mut chunk, mut end) = (Chunk::default(), None);
-            while end.is_none() && !chunk.is_full(IMPORT_CHUNK) {
-                // A stream that is always ready would starve other tasks.
-                consume_budget().await;
-                match records.next().await {
-                    Some(Ok(record)) => chunk.push(record),
-                    Some(Err(error)) => end = Some(Err(error)),
-                    None => end = Some(Ok(())),
-                }
-            }
-            let ends =
-                |error: Error, offset| if offset > 0 { error.with_outcome(Outcome::Unknown) } else { error };
-            if !chunk.records.is_empty() {
-                let imported = self.backend.import(&chunk.records).await;
-                report.append(offset, imported.map_err(|error| ends(error, offset))?);
-                offset += chunk.records.len();
-            }
-            match end {
-                None => {}
-                Some(Ok(())) => return Ok(report),
-                Some(Err(error)) => return Err(ends(error, offset)),
-            }
-        }
     }
 
     /// Counts the pool's connections. See [`Pooled::pool_stats`].

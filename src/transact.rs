@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gateway_storage_macros::Setters;
 use tokio::time::Instant;
 
 use crate::{
@@ -144,7 +145,7 @@ macro_rules! transact {
 /// transact!(&storage, patient, |tx| tx.set_config_as("retries", &3).await)?;
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Setters)]
 #[non_exhaustive]
 pub struct TransactOptions {
     /// The most attempts: [`TRANSACTION_ATTEMPTS`] unless set. One is made even if this is 0.
@@ -157,20 +158,6 @@ pub struct TransactOptions {
 impl Default for TransactOptions {
     fn default() -> Self {
         Self { attempts: TRANSACTION_ATTEMPTS, time: None }
-    }
-}
-
-impl TransactOptions {
-    /// Sets the most attempts.
-    #[must_use]
-    pub const fn with_attempts(self, attempts: u32) -> Self {
-        Self { attempts, ..self }
-    }
-
-    /// Sets how long after the start an attempt may begin.
-    #[must_use]
-    pub const fn with_time(self, time: Duration) -> Self {
-        Self { time: Some(time), ..self }
     }
 }
 

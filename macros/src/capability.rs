@@ -274,8 +274,6 @@ impl<'t> Capability<'t> {
                 return Err(Error::new(signature.paren_token.span.join(), message));
             }
         };
-        let (_, mut arguments) = operation::split_receiver(signature);
-        arguments.try_for_each(|argument| operation::argument_name(argument).map(drop))?;
         if let Some(found) = find_word(signature.to_token_stream(), "Self") {
             let message = "a `#[forward]` method can't mention `Self`, which is another type with layers";
             return Err(Error::new(found.span(), message));

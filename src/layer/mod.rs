@@ -417,7 +417,7 @@ impl<L, T> LayeredTransaction<L, T> {
 pub struct Outcomes<T>(PhantomData<T>);
 
 /// The common part of the reports.
-trait Report: Sized {
+pub(crate) trait Report: Sized {
     fn failures(&mut self) -> &mut Vec<BatchFailure>;
 
     /// Adds the successful items of another report.

@@ -49,8 +49,8 @@ macro_rules! hash {
 }
 
 hash! {
-    /// SHA-256 of a plan's canonical form. Plans have the same hash if and only if they have the same
-    /// mutations in the same order.
+    /// SHA-256 of a plan's canonical form. Plans of one namespace have the same hash if and only if they have
+    /// the same mutations in the same order.
     PayloadHash, "a payload hash"
 }
 

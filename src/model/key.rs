@@ -64,6 +64,17 @@ impl Key {
         Self(SmolStr::new_static(name))
     }
 
+    /// This key after a prefix. The caller checks the prefix and the length.
+    pub(crate) fn prefixed(&self, prefix: &str) -> Self {
+        Self([prefix, self.as_str()].into_iter().collect())
+    }
+
+    /// The rest of this key after a prefix. `None` if it has another one, or no rest.
+    pub(crate) fn without_prefix(&self, prefix: &str) -> Option<Self> {
+        let rest = self.as_str().strip_prefix(prefix).filter(|rest| !rest.is_empty())?;
+        Some(Self(SmolStr::new(rest)))
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

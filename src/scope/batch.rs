@@ -1,7 +1,7 @@
 //! Batches in a scope.
 
 use super::Scope;
-use crate::{BatchFailure, Error, Key, Result};
+use crate::{BatchFailure, Key, Result, layer::Report};
 
 /// The items of a batch that fit into the scope, as they are stored, and the failures of the others.
 pub(super) struct Batch<'b, T> {
@@ -39,26 +39,23 @@ impl Scope {
 }
 
 impl<T> Batch<'_, T> {
-    /// The failures of the whole batch, by index.
-    pub(super) fn failures(self, of_items: Vec<BatchFailure>) -> Vec<BatchFailure> {
-        let mut failures = self.failures;
-        failures.extend(of_items.into_iter().filter_map(|failure| {
-            let index = *self.indices.get(failure.index)?;
-            Some(BatchFailure::new(index, (self.key)(&self.given[index]), self.scope.error(failure.error)))
-        }));
-        failures.sort_by_key(|failure| failure.index);
-        failures
-    }
-
-    /// The result of the batch. `failures_of` are the failures in it.
-    pub(super) fn settle<R>(
-        self,
-        result: Result<R, Error>,
-        failures_of: fn(&mut R) -> &mut Vec<BatchFailure>,
-    ) -> Result<R> {
+    /// The result of the batch, from that of the items.
+    pub(super) fn settle<R: Report>(self, result: Result<R>) -> Result<R> {
         let mut report = self.scope.result(result)?;
-        let of_items = std::mem::take(failures_of(&mut report));
-        *failures_of(&mut report) = self.failures(of_items);
+        let failures = report.failures();
+        *failures = failures
+            .drain(..)
+            .filter_map(|failure| {
+                let index = *self.indices.get(failure.index)?;
+                Some(BatchFailure::new(
+                    index,
+                    (self.key)(&self.given[index]),
+                    self.scope.error(failure.error),
+                ))
+            })
+            .chain(self.failures)
+            .collect();
+        failures.sort_by_key(|failure| failure.index);
         Ok(report)
     }
 }

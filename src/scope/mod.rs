@@ -104,13 +104,13 @@ impl Scope {
             let message = format!("a key in this scope has at most {max} bytes, this one {length}");
             return Err(Error::new(ErrorKind::InvalidKey, message));
         }
-        Key::new(&format!("{}{}", self.prefix, key.as_str()))
+        Ok(key.prefixed(&self.prefix))
     }
 
     /// The key in this scope of a record that is stored under this key. `None` if it is of another scope.
     #[must_use]
     pub fn inner(&self, key: &Key) -> Option<Key> {
-        key.as_str().strip_prefix(&*self.prefix).and_then(|key| Key::new(key).ok())
+        key.without_prefix(&self.prefix)
     }
 
     /// The record with another key.

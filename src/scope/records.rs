@@ -25,10 +25,6 @@ impl Scope {
     }
 }
 
-fn failures(report: &mut BatchReport) -> &mut Vec<crate::BatchFailure> {
-    &mut report.failures
-}
-
 #[deny(clippy::missing_trait_methods)]
 impl<B: CredentialStore> CredentialStoreWrapper<B> for Scope {
     async fn get_credential(&self, inner: &B, id: &Key) -> Result<Credential> {
@@ -51,7 +47,7 @@ impl<B: CredentialStore> CredentialStoreWrapper<B> for Scope {
     async fn get_credentials(&self, inner: &B, ids: &[Key]) -> Result<Found> {
         let batch = self.batch(ids, |id| id, |_, id| id);
         let found = inner.get_credentials(&batch.items).await;
-        let mut found = batch.settle(found, |found| &mut found.failures)?;
+        let mut found = batch.settle(found)?;
         found.credentials = self.own(found.credentials);
         Ok(found)
     }
@@ -59,13 +55,13 @@ impl<B: CredentialStore> CredentialStoreWrapper<B> for Scope {
     async fn set_credentials(&self, inner: &B, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
         let batch = self.batch(credentials, |(id, _)| id, |(_, credential), id| (id, credential.clone()));
         let report = inner.set_credentials(&batch.items).await;
-        batch.settle(report, failures)
+        batch.settle(report)
     }
 
     async fn delete_credentials(&self, inner: &B, ids: &[Key]) -> Result<BatchReport> {
         let batch = self.batch(ids, |id| id, |_, id| id);
         let report = inner.delete_credentials(&batch.items).await;
-        batch.settle(report, failures)
+        batch.settle(report)
     }
 }
 
@@ -119,7 +115,7 @@ impl<B: UsageStore> UsageStoreWrapper<B> for Scope {
         let rename = |increment: &Increment, key| Increment { key, ..increment.clone() };
         let batch = self.batch(increments, |increment| &increment.key, rename);
         let report = inner.increment_many(&batch.items).await;
-        batch.settle(report, failures)
+        batch.settle(report)
     }
 
     async fn get_usage(&self, inner: &B, key: &Key) -> Result<UsageRecord> {
@@ -185,7 +181,7 @@ impl<B: Exportable> ExportableWrapper<B> for Scope {
     async fn import(&self, inner: &B, records: &[Record]) -> Result<BatchReport> {
         let batch = self.batch(records, Record::key, Self::rename);
         let report = inner.import(&batch.items).await;
-        batch.settle(report, failures)
+        batch.settle(report)
     }
 }
 

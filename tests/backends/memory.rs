@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_core::Stream;
 use futures_util::{FutureExt, StreamExt, stream};
 use gateway_storage::{
     Backend, BatchReport, Error, ErrorKind, Exportable, IMPORT_CHUNK, Increment, Key, Memory, Outcome,
-    Record, Result, Storage, StorageStats,
+    Record, Result, Storage,
+    wrap::{BackendWrapper, ExportableWrapper, Wrapped},
 };
 use serde_json::json;
 
@@ -119,42 +119,15 @@ fn a_full_cache_is_not_scanned_by_each_call() {
 }
 
 /// Records the size of each import: its records and bytes.
-#[derive(Clone)]
-struct ImportSizes {
-    memory: Memory,
-    imports: Arc<Mutex<Vec<(usize, usize)>>>,
-}
+#[derive(Clone, Default)]
+struct ImportSizes(Arc<Mutex<Vec<(usize, usize)>>>);
 
-impl Backend for ImportSizes {
-    fn label(&self) -> &'static str {
-        "import_sizes"
-    }
+impl<B: Backend> BackendWrapper<B> for ImportSizes {}
 
-    fn set_deadline(&mut self, deadline: Duration) {
-        self.memory.set_deadline(deadline);
-    }
-
-    async fn health(&self) -> Result<()> {
-        self.memory.health().await
-    }
-
-    async fn stats(&self) -> Result<StorageStats> {
-        self.memory.stats().await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.memory.close().await
-    }
-}
-
-impl Exportable for ImportSizes {
-    fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
-        self.memory.export()
-    }
-
-    async fn import(&self, records: &[Record]) -> Result<BatchReport> {
-        self.imports.lock().unwrap().push((records.len(), records.iter().map(Record::size).sum()));
-        self.memory.import(records).await
+impl<B: Exportable> ExportableWrapper<B> for ImportSizes {
+    async fn import(&self, inner: &B, records: &[Record]) -> Result<BatchReport> {
+        self.0.lock().unwrap().push((records.len(), records.iter().map(Record::size).sum()));
+        inner.import(records).await
     }
 }
 
@@ -162,9 +135,9 @@ fn config(n: usize, bytes: usize) -> Result<Record> {
     Ok(Record::Config { key: key(&n.to_string()), value: json!("x".repeat(bytes)).try_into()? })
 }
 
-async fn import_sizes() -> Storage<ImportSizes> {
+async fn import_sizes() -> Storage<Wrapped<ImportSizes, Memory>> {
     let memory = Storage::<Memory>::open("memory:").await.unwrap().backend().clone();
-    Storage::new(ImportSizes { memory, imports: Arc::default() })
+    Storage::new(Wrapped::new(ImportSizes::default(), memory))
 }
 
 #[tokio::test]
@@ -174,7 +147,7 @@ async fn an_import_is_split_by_bytes_as_well_as_by_records() {
     let records = (0..20).map(|n| config(n, large)).chain((20..1500).map(|n| config(n, 1)));
     let report = storage.import(stream::iter(records)).await.unwrap();
     assert_eq!((report.succeeded, report.failures.len()), (1500, 0));
-    let imports = storage.backend().imports.lock().unwrap().clone();
+    let imports = storage.backend().parts().0.0.lock().unwrap().clone();
     assert!(imports.iter().all(|(records, _)| (1..=IMPORT_CHUNK).contains(records)), "{imports:?}");
     // 4 MiB, and the record that exceeds them.
     assert!(imports.iter().all(|(_, bytes)| *bytes < (4 << 20) + large + 100), "{imports:?}");
@@ -196,5 +169,5 @@ async fn records_before_an_error_of_the_stream_are_imported() {
     let lost = Error::new(ErrorKind::Unavailable, "the stream is lost");
     let error = storage.import(stream::iter([Err(lost)])).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
-    assert!(storage.backend().imports.lock().unwrap().is_empty(), "no record came before the error");
+    assert!(storage.backend().parts().0.0.lock().unwrap().is_empty(), "no record came before the error");
 }
