@@ -126,6 +126,7 @@ impl<D: Dial> Pool<D> {
     /// Waits for a usable connection, first come, first served. None once the pool is retired.
     async fn lease(&self) -> Result<Option<Lease<D>>> {
         let Some(mut permit) = self.queue.permit().await else { return Ok(None) };
+        let mut was_refused = false;
         loop {
             match self.pooled().await {
                 Ok(connection) if !connection.is_dead() => {
@@ -141,6 +142,8 @@ impl<D: Dial> Pool<D> {
                     let Some(next) = self.queue.permit().await else { return Ok(None) };
                     permit = next;
                 }
+                // The first connections of a pool are opened together: another one may just be accepted.
+                Err(error) if error.kind() == ErrorKind::Busy && !was_refused => was_refused = true,
                 Err(error) => return Err(error),
             }
         }

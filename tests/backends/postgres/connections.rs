@@ -218,6 +218,33 @@ async fn a_migration_that_waits_too_long_leaves_no_session() -> Result {
     open(&server.url()).await.close().await
 }
 
+/// The first calls of a store dial together, and some are refused before any is accepted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_calls_share_the_few_connections_of_a_server() -> Result {
+    let server = Server::start(&[]);
+    run(
+        &server,
+        &["CREATE ROLE limited LOGIN CONNECTION LIMIT 1", "GRANT CREATE ON DATABASE postgres TO limited"],
+    )
+    .await;
+    let url = format!("{}&pool_size=10", server.url().replace("tester@", "limited@"));
+    for round in 0..20 {
+        let storage = open(&url).await;
+        let calls = stream::iter(0..50).map(|_| storage.increment_usage("all", "n", 1));
+        let totals: Vec<_> = calls.buffer_unordered(50).collect().await;
+        for total in totals {
+            total.unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+        }
+        storage.close().await?;
+        // The server counts a session until it has ended it.
+        let sessions = "SELECT 1 FROM pg_stat_activity WHERE usename = 'limited'";
+        while !raw(&server.url()).await.query(sessions, &[]).await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    Ok(())
+}
+
 /// The server accepts fewer connections than the pool may open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_accepts_few_connections_gets_few_attempts() -> Result {
