@@ -114,7 +114,7 @@ mod transact;
 pub mod wrap;
 
 #[cfg(feature = "file")]
-pub use backend::file::{File, FileOptions};
+pub use backend::file::{File, FileOptions, MAX_PLAN_RECORDS, Sharing, Verify};
 #[cfg(feature = "git")]
 pub use backend::git::{Git, GitOptions};
 #[cfg(feature = "memory")]

@@ -22,6 +22,8 @@ pub use json::{
 pub(crate) use location::{
     Location, canonical_hosts, check_path, decode, host_and_port, invalid, is_this_machine,
 };
+#[cfg(feature = "file")]
+pub(crate) use options::readable_size;
 pub(crate) use options::{UrlOptions, from_paths, from_texts, options, options_from, readable};
 pub(crate) use plan::corrupt as corrupt_plan;
 pub use plan::{

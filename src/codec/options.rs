@@ -368,6 +368,27 @@ pub(crate) mod readable {
     }
 }
 
+/// Sizes in bytes as text, in URLs and elsewhere: `"64MiB"`.
+#[cfg(feature = "file")]
+pub(crate) mod readable_size {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+        match units.into_iter().find(|(bits, _)| *bytes > 0 && bytes.trailing_zeros() >= *bits) {
+            Some((bits, unit)) => serializer.collect_str(&format_args!("{}{unit}", bytes >> bits)),
+            None => serializer.collect_str(&format_args!("{bytes}B")),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse::<bytesize::ByteSize>()
+            .map(|size| size.as_u64())
+            .map_err(|_| de::Error::custom("must be a size such as `64MiB`"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,7 @@
 //! The name of a stored record of any kind, and its encoding as bytes.
 
+use std::ops::Range;
+
 use crate::{Error, ErrorKind, Key, Record, Result};
 
 /// The name of a record: its kind, its key and, for a counter, its field.
@@ -39,6 +41,37 @@ impl From<&Record> for RecordKey {
 }
 
 impl RecordKey {
+    /// The encodings of all audit entries.
+    pub fn audit() -> Range<Vec<u8>> {
+        names_of(AUDIT)
+    }
+
+    /// The encodings of all credentials.
+    pub fn credentials() -> Range<Vec<u8>> {
+        names_of(CREDENTIAL)
+    }
+
+    /// The encodings of all config values.
+    pub fn configs() -> Range<Vec<u8>> {
+        names_of(CONFIG)
+    }
+
+    /// The encodings of all records of plans.
+    pub fn plans() -> Range<Vec<u8>> {
+        names_of(PLAN)
+    }
+
+    /// The encodings of all counters.
+    pub fn usage() -> Range<Vec<u8>> {
+        names_of(USAGE)
+    }
+
+    /// The encodings of the counters of one usage record.
+    pub fn counters(key: &Key) -> Range<Vec<u8>> {
+        let name = |separator| [&[USAGE][..], key.as_str().as_bytes(), &[separator]].concat();
+        name(SEPARATOR)..name(SEPARATOR + 1)
+    }
+
     /// One byte for the kind, then the key. A counter's key is followed by NUL and its field. The number of
     /// an audit entry is eight bytes, big-endian.
     ///
@@ -79,6 +112,10 @@ impl RecordKey {
             _ => Err(corrupt()),
         }
     }
+}
+
+fn names_of(kind: u8) -> Range<Vec<u8>> {
+    vec![kind]..vec![kind + 1]
 }
 
 /// Decodes a key that this crate or another program stored. Other bytes are `Corrupt`.

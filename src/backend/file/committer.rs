@@ -10,12 +10,15 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    time::{Instant, timeout_at},
+};
 
 use super::{
+    draft::{Draft, Memory},
     engine::Engine,
-    state::{Draft, State},
+    reader::Reader,
 };
 use crate::{
     Error, ErrorKind, Outcome, Result,
@@ -25,12 +28,22 @@ use crate::{
 /// Writes that may wait in the queue. More wait for a slot, within their deadlines.
 const QUEUE: usize = 4096;
 
+/// The bytes that the queued writes may hold. More wait, before their values are encoded.
+const QUEUE_BYTES: usize = 64 << 20;
+
 /// The most writes in one commit, so that the first does not wait for an endless group.
 const MAX_GROUP: usize = 1024;
+
+/// A commit takes no more writes once it has this many bytes.
+const MAX_GROUP_BYTES: usize = 8 << 20;
+
+/// The space of the file system that writes leave free, so that deletes can still be written.
+const SPARE_SPACE: u64 = 1 << 20;
 
 /// The handle of the committer: the only way to change the store.
 pub(super) struct Committer {
     queue: mpsc::Sender<Message>,
+    budget: Arc<Semaphore>,
     /// The result of closing, once the store is released.
     released: watch::Receiver<Option<Result<()>>>,
     /// Declared after the queue, because the thread ends with it.
@@ -39,15 +52,14 @@ pub(super) struct Committer {
 
 enum Message {
     Write(Box<dyn Write>),
-    Compact(oneshot::Sender<Result<u64>>),
     Close,
 }
 
 impl Committer {
-    pub(super) fn start(engine: Engine, state: Arc<ArcSwap<State>>) -> Result<Self> {
+    pub(super) fn start(reader: Arc<Reader>) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
         let (releasing, released) = watch::channel(None);
-        let worker = Worker { engine, state, failed: None };
+        let worker = Worker { reader, memory: Memory::default(), failed: None };
         let thread = thread::Builder::new()
             .name("gateway-storage-file".into())
             .spawn(move || {
@@ -57,12 +69,28 @@ impl Committer {
             .map_err(|error| {
                 Error::new(ErrorKind::Unavailable, "the committer thread can't be started").with_source(error)
             })?;
-        Ok(Self { queue, released, _thread: Joined::new(thread) })
+        let budget = Arc::new(Semaphore::new(QUEUE_BYTES));
+        Ok(Self { queue, budget, released, _thread: Joined::new(thread) })
     }
 
     /// The number of waiting writes.
     pub(super) fn queued(&self) -> usize {
         self.queue.max_capacity() - self.queue.capacity()
+    }
+
+    /// Waits until the queue can hold a write of so many bytes.
+    pub(super) async fn admit(&self, bytes: usize, deadline: Duration) -> Result<Admitted> {
+        // A write that is larger than the queue waits until it is alone.
+        let bytes = bytes.clamp(MIN_WRITE_BYTES, QUEUE_BYTES) as u32;
+        let until = Instant::now() + deadline;
+        match timeout_at(until, self.budget.clone().acquire_many_owned(bytes)).await {
+            Ok(Ok(permit)) => Ok(Admitted { permit, until }),
+            Ok(Err(_)) => Err(Error::closed()),
+            Err(_) => Err(Error::new(
+                ErrorKind::Timeout,
+                "the deadline passed while the write waited for a place in the queue; it was not made",
+            )),
+        }
     }
 
     /// Queues a change and waits until it is durable or has failed.
@@ -71,13 +99,15 @@ impl Committer {
     /// dropping the future, withdraws it.
     pub(super) async fn write<T: Send + 'static>(
         &self,
-        deadline: Duration,
-        change: impl FnOnce(&mut Draft) -> Result<T> + Send + 'static,
+        admitted: Admitted,
+        change: impl FnOnce(&mut Draft<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let ticket = Ticket::default();
-        let write = Box::new(Pending { change: Some(change), result: None, reply, begun: ticket.begun() });
-        match tokio::time::timeout(deadline, self.ask(Message::Write(write), answer)).await {
+        let Admitted { permit, until } = admitted;
+        let write =
+            Box::new(Pending { change: Some(change), result: None, reply, begun: ticket.begun(), permit });
+        match timeout_at(until, self.ask(Message::Write(write), answer)).await {
             Ok(Some(result)) => result,
             Ok(None) if ticket.take() => Err(Error::closed()),
             Ok(None) => Err(abandoned()),
@@ -85,16 +115,6 @@ impl Committer {
                 ErrorKind::Timeout,
                 "the deadline passed while the write was queued; it was withdrawn",
             )),
-            Err(_) => Err(unanswered()),
-        }
-    }
-
-    /// Compacts the store after the writes that were queued before. Returns by how many bytes the file has
-    /// shrunk.
-    pub(super) async fn compact(&self, deadline: Duration) -> Result<u64> {
-        let (reply, answer) = oneshot::channel();
-        match tokio::time::timeout(deadline, self.ask(Message::Compact(reply), answer)).await {
-            Ok(answer) => answer.unwrap_or_else(|| Err(Error::closed())),
             Err(_) => Err(unanswered()),
         }
     }
@@ -131,10 +151,22 @@ fn abandoned() -> Error {
         .with_outcome(Outcome::Unknown)
 }
 
+/// What even a write of a few bytes counts for.
+const MIN_WRITE_BYTES: usize = 256;
+
+/// A place in the queue, until the deadline of the call.
+pub(super) struct Admitted {
+    permit: OwnedSemaphorePermit,
+    pub(super) until: Instant,
+}
+
 /// A queued change, with any type of result.
 trait Write: Send {
     /// Applies the change to the draft. Returns false if it was withdrawn.
-    fn apply(&mut self, draft: &mut Draft) -> bool;
+    fn apply(&mut self, draft: &mut Draft<'_>) -> bool;
+
+    /// The bytes that it counts for.
+    fn bytes(&self) -> usize;
 
     /// Answers with the change's own result, or with the error of the commit.
     fn answer(self: Box<Self>, committed: &Result<()>);
@@ -145,10 +177,15 @@ struct Pending<T, F> {
     result: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
     begun: Arc<AtomicBool>,
+    permit: OwnedSemaphorePermit,
 }
 
-impl<T: Send, F: FnOnce(&mut Draft) -> Result<T> + Send> Write for Pending<T, F> {
-    fn apply(&mut self, draft: &mut Draft) -> bool {
+impl<T: Send, F: FnOnce(&mut Draft<'_>) -> Result<T> + Send> Write for Pending<T, F> {
+    fn bytes(&self) -> usize {
+        self.permit.num_permits()
+    }
+
+    fn apply(&mut self, draft: &mut Draft<'_>) -> bool {
         if self.begun.swap(true, Ordering::AcqRel) {
             return false;
         }
@@ -168,8 +205,8 @@ impl<T: Send, F: FnOnce(&mut Draft) -> Result<T> + Send> Write for Pending<T, F>
 
 /// The thread's side.
 struct Worker {
-    engine: Engine,
-    state: Arc<ArcSwap<State>>,
+    reader: Arc<Reader>,
+    memory: Memory,
     /// The error of the first failed commit. After it the contents of the disk are unknown.
     failed: Option<Error>,
 }
@@ -177,79 +214,88 @@ struct Worker {
 impl Worker {
     fn run(mut self, mut messages: mpsc::Receiver<Message>) -> Result<()> {
         while let Some(first) = messages.blocking_recv() {
-            let mut group = Vec::new();
+            let (mut group, mut bytes) = (Vec::new(), 0);
             let mut next = Some(first);
             while let Some(message) = next {
                 match message {
-                    Message::Write(write) => group.push(write),
-                    Message::Compact(reply) => {
-                        self.commit(std::mem::take(&mut group));
-                        drop(reply.send(self.compact()));
+                    Message::Write(write) => {
+                        bytes += write.bytes();
+                        group.push(write);
                     }
                     // Queued writes are finished; later ones are refused.
                     Message::Close => messages.close(),
                 }
-                next = if group.len() < MAX_GROUP { messages.try_recv().ok() } else { None };
+                let takes_more = group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES;
+                next = if takes_more { messages.try_recv().ok() } else { None };
             }
-            self.commit(group);
+            if !group.is_empty() {
+                self.commit(group, bytes);
+            }
         }
-        self.state.store(Arc::new(State::closed()));
-        let closed = guarded(|| self.engine.close());
+        let Ok(engine) = self.reader.current().map(|current| current.engine.clone()) else { return Ok(()) };
+        self.reader.close();
+        let closed = guarded(|| engine.close());
         // After a failed write the engine can't close cleanly. That write's caller has the error; the others
         // are on disk.
         if self.failed.is_some() { Ok(()) } else { closed }
     }
 
     /// Applies a group of writes, makes them durable, publishes them, and answers each.
-    fn commit(&mut self, mut group: Vec<Box<dyn Write>>) {
-        if group.is_empty() {
-            return;
-        }
-        let mut draft = Draft::new(State::clone(&self.state.load()));
-        let applied = guarded(|| {
-            group.retain_mut(|write| write.apply(&mut draft));
-            Ok(())
-        });
-        // The draft is dropped and the disk is unchanged: the store continues.
-        if let Err(error) = applied {
-            let error = Err(error.with_outcome(Outcome::NotApplied));
-            group.into_iter().for_each(|write| write.answer(&error));
-            return;
-        }
-        let (state, writes) = draft.into_parts();
+    fn commit(&mut self, mut group: Vec<Box<dyn Write>>, bytes: usize) {
         let committed = match &self.failed {
             Some(first) => Err(refused(first)),
-            None if writes.is_empty() => self.engine.check(),
-            None => guarded(|| self.engine.commit(&writes)),
+            None => guarded(|| self.written(&mut group, bytes)),
         };
-        // A retry would fail too.
-        let committed = committed.map_err(|error| error.with_retryable(false));
-        match &committed {
-            Ok(()) if !writes.is_empty() => self.state.store(Arc::new(state)),
-            Ok(()) => {}
-            Err(error) => drop(self.failed.get_or_insert_with(|| error.clone())),
-        }
+        let committed = match committed {
+            // The panic of a change: the transaction is dropped, and the store continues.
+            Ok(Applied::Panicked) => Err(panicked().with_outcome(Outcome::NotApplied)),
+            Ok(Applied::Whole) => Ok(()),
+            // A retry would fail too.
+            Err(error) => {
+                let error = error.with_retryable(false);
+                self.failed.get_or_insert_with(|| error.clone());
+                Err(error)
+            }
+        };
         for write in group {
             write.answer(&committed);
         }
     }
 
-    fn compact(&mut self) -> Result<u64> {
-        if let Some(first) = &self.failed {
-            return Err(refused(first));
+    fn written(&mut self, group: &mut Vec<Box<dyn Write>>, bytes: usize) -> Result<Applied> {
+        let current = self.reader.current()?;
+        let engine = &current.engine;
+        // Nothing is written to a file that has lost its name.
+        engine.check()?;
+        // Before any write counts as begun: it may take long, where another process writes.
+        let transaction = engine.begin()?;
+        let mut draft = Draft::new(&transaction, &mut self.memory, is_full(engine, bytes))?;
+        let applied = guarded(|| {
+            group.retain_mut(|write| write.apply(&mut draft));
+            Ok(())
+        });
+        if applied.is_err() {
+            return Ok(Applied::Panicked);
         }
-        let compacted = guarded(|| self.engine.compact());
-        match compacted {
-            // The file is unchanged.
-            Err(error) if error.kind() == ErrorKind::Busy => Err(error),
-            Err(error) => {
-                let error = error.with_retryable(false);
-                self.failed = Some(error.clone());
-                Err(error)
-            }
-            compacted => compacted,
+        match draft.finish(engine.is_shared())? {
+            None => engine.check()?,
+            Some(changes) => self.reader.commit(&current, &changes, || engine.commit(transaction))?,
         }
+        Ok(Applied::Whole)
     }
+}
+
+/// How a group was applied.
+enum Applied {
+    Whole,
+    /// One of its changes panicked, so none was made.
+    Panicked,
+}
+
+/// Whether the file system has no space for writes of so many bytes, which are stored with pages around them.
+fn is_full(engine: &Engine, bytes: usize) -> bool {
+    let free = engine.directory().and_then(super::directory::Directory::free);
+    free.is_some_and(|free| free < SPARE_SPACE + 2 * bytes as u64)
 }
 
 #[cold]
@@ -258,9 +304,12 @@ fn refused(first: &Error) -> Error {
         .with_source(first.clone())
 }
 
+#[cold]
+fn panicked() -> Error {
+    Error::new(ErrorKind::Internal, "the storage engine panicked").with_outcome(Outcome::Unknown)
+}
+
 /// Runs the engine and catches its panics, so that callers get an answer.
 fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        Err(Error::new(ErrorKind::Internal, "the storage engine panicked").with_outcome(Outcome::Unknown))
-    })
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(panicked()))
 }

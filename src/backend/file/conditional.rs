@@ -1,47 +1,65 @@
 //! `Conditional` for `File`: the committer compares, one write after another.
 
-use super::{File, state::State};
+use super::{File, cache::weight_of, cache::weight_of_fields, draft::Draft, reader::Document, work::work};
 use crate::{
-    ErrorKind, Key, Record, Result,
+    ConfigValue, Credential, Key, Record, Result,
     capability::{Conditional, document_of},
+    codec::RecordKey,
     history::DocumentKind,
     model::{Condition, Revision},
 };
 
-fn read(state: &State, kind: DocumentKind, key: &Key) -> Result<Record> {
-    Ok(match kind {
+fn name(kind: DocumentKind, key: &Key) -> RecordKey {
+    match kind {
+        DocumentKind::Credential => RecordKey::Credential(key.clone()),
+        DocumentKind::Config => RecordKey::Config(key.clone()),
+    }
+}
+
+fn read(kind: DocumentKind, key: &Key, stored: &[u8]) -> Result<Record> {
+    let record = match kind {
         DocumentKind::Credential => {
-            Record::Credential { id: key.clone(), credential: state.credential(key)? }
+            Credential::decode(stored).map(|credential| Record::Credential { id: key.clone(), credential })
         }
-        DocumentKind::Config => Record::Config { key: key.clone(), value: state.config(key)? },
-    })
+        DocumentKind::Config => {
+            ConfigValue::decode(stored).map(|value| Record::Config { key: key.clone(), value })
+        }
+    };
+    record.map_err(|error| error.with_key(key))
 }
 
 /// The revision of the stored record. None: there is no record. A damaged record is an error.
-fn stored(state: &State, kind: DocumentKind, key: &Key) -> Result<Option<Revision>> {
-    match read(state, kind, key) {
-        Ok(record) => Ok(Some(Revision::of(&document_of(&record)?.2))),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+fn stored(draft: &mut Draft<'_>, kind: DocumentKind, key: &Key) -> Result<Option<Revision>> {
+    draft.get(&name(kind, key), |bytes| read(kind, key, bytes).map(|_| Revision::of(bytes)))
 }
 
 impl Conditional for File {
     async fn get_with_revision(&self, kind: DocumentKind, key: &Key) -> Result<(Record, Revision)> {
-        let record = read(&*self.state()?, kind, key)?;
-        let revision = Revision::of(&document_of(&record)?.2);
-        Ok((record, revision))
+        let bytes = self.store.reader.snapshot()?.get(&name(kind, key))?;
+        let bytes = bytes.ok_or_else(|| missing(kind, key))?;
+        let is_small = bytes.value().len() <= super::work::SMALL_DOCUMENT;
+        let key = key.clone();
+        work(self.deadline, is_small, move || {
+            Ok((read(kind, &key, bytes.value())?, Revision::of(bytes.value())))
+        })
+        .await
     }
 
     async fn set_if(&self, record: &Record, condition: Condition) -> Result<Revision> {
+        let admitted = self
+            .admit(match record {
+                Record::Credential { credential, .. } => weight_of_fields(credential.fields()),
+                Record::Config { value, .. } => weight_of(value),
+                Record::Usage { .. } => 0,
+            })
+            .await?;
         let (kind, key, encoded) = document_of(record)?;
-        let (record, key, new) = (record.clone(), key.clone(), Revision::of(&encoded));
-        self.write(move |draft| {
-            condition.check(&key, stored(draft.state(), kind, &key)?)?;
-            match record {
-                Record::Credential { id, credential } => draft.put_credential(id, credential, encoded),
-                Record::Config { key, value } => draft.put_config(key, value, encoded),
-                Record::Usage { .. } => {}
+        let (key, new) = (key.clone(), Revision::of(&encoded));
+        self.write_admitted(admitted, move |draft| {
+            condition.check(&key, stored(draft, kind, &key)?)?;
+            match kind {
+                DocumentKind::Credential => draft.put_credential(key, &encoded)?,
+                DocumentKind::Config => draft.put_config(key, &encoded)?,
             }
             Ok(new)
         })
@@ -50,7 +68,7 @@ impl Conditional for File {
 
     async fn delete_if(&self, kind: DocumentKind, key: &Key, revision: Revision) -> Result<()> {
         let key = key.clone();
-        self.write(move |draft| match stored(draft.state(), kind, &key)? {
+        self.write(move |draft| match stored(draft, kind, &key)? {
             Some(stored) if stored != revision => Err(Condition::conflict(&key)),
             _ => match kind {
                 DocumentKind::Credential => draft.delete_credential(&key),
@@ -58,5 +76,12 @@ impl Conditional for File {
             },
         })
         .await
+    }
+}
+
+fn missing(kind: DocumentKind, key: &Key) -> crate::Error {
+    match kind {
+        DocumentKind::Credential => Credential::missing(key),
+        DocumentKind::Config => ConfigValue::missing(key),
     }
 }

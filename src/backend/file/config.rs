@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    File,
-    work::{FEW, work},
-};
+use super::{File, cache::weight_of, reader::Document};
 use crate::{
     ConfigStore, ConfigValue, Key, Result,
     codec::{RecordKey, encode_config},
@@ -13,16 +10,13 @@ use crate::{
 
 impl ConfigStore for File {
     async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
-        self.state()?.config(key)
+        self.document(key).await
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
-        let (key, value, encoded) = (key.clone(), value.clone(), encode_config(value));
-        self.write(move |draft| {
-            draft.put_config(key, value, encoded);
-            Ok(())
-        })
-        .await
+        let admitted = self.admit(weight_of(value.value())).await?;
+        let (key, encoded) = (key.clone(), encode_config(value));
+        self.write_admitted(admitted, move |draft| draft.put_config(key, &encoded)).await
     }
 
     async fn delete_config(&self, key: &Key) -> Result<()> {
@@ -31,10 +25,16 @@ impl ConfigStore for File {
     }
 
     async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {
-        let state = self.snapshot()?;
-        work(self.deadline, state.configs.len() <= FEW, move || {
-            state.check(|name| matches!(name, RecordKey::Config(_)))?;
-            Ok(state.configs.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
+        self.read(|snapshot| {
+            snapshot
+                .records(RecordKey::configs())?
+                .map(|stored| {
+                    let stored = stored?;
+                    let key = stored.key()?;
+                    let value = ConfigValue::decode(stored.value()).map_err(|error| error.with_key(&key))?;
+                    Ok((key, value))
+                })
+                .collect()
         })
         .await
     }

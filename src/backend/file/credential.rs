@@ -1,7 +1,10 @@
 //! `CredentialStore` for `File`.
 
+use std::collections::BTreeSet;
+
 use super::{
     File,
+    cache::weight_of_fields,
     work::{FEW, copied, work},
 };
 use crate::{
@@ -11,16 +14,13 @@ use crate::{
 
 impl CredentialStore for File {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
-        self.state()?.credential(id)
+        self.document(id).await
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
-        let (id, credential, encoded) = (id.clone(), credential.clone(), encode_credential(credential));
-        self.write(move |draft| {
-            draft.put_credential(id, credential, encoded);
-            Ok(())
-        })
-        .await
+        let admitted = self.admit(weight_of_fields(credential.fields())).await?;
+        let (id, encoded) = (id.clone(), encode_credential(credential));
+        self.write_admitted(admitted, move |draft| draft.put_credential(id, &encoded)).await
     }
 
     async fn delete_credential(&self, id: &Key) -> Result<()> {
@@ -29,41 +29,33 @@ impl CredentialStore for File {
     }
 
     async fn list_credentials(&self) -> Result<Vec<Key>> {
-        let state = self.snapshot()?;
-        work(self.deadline, state.credentials.len() <= FEW, move || {
-            let damaged = state.damaged().filter_map(|name| match name {
-                RecordKey::Credential(id) => Some(id),
-                _ => None,
-            });
-            let mut ids: Vec<Key> = state.credentials.keys().chain(damaged).cloned().collect();
-            ids.sort_unstable();
-            Ok(ids)
+        self.read(|snapshot| {
+            snapshot.records(RecordKey::credentials())?.map(|stored| stored?.key()).collect()
         })
         .await
     }
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
         if ids.len() <= FEW {
-            let state = self.state()?;
-            return Ok(Found::collect(ids, |id| state.credential(id)));
+            return self.store.reader.credentials(ids);
         }
-        let (state, ids) = (self.snapshot()?, copied(ids).await);
-        work(self.deadline, false, move || Ok(Found::collect(&ids, |id| state.credential(id)))).await
+        let (store, ids) = (self.store.clone(), copied(ids).await);
+        work(self.deadline, false, move || store.reader.credentials(&ids)).await
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
         let credentials = copied(credentials).await;
-        let encode = |(id, credential)| {
-            let encoded = encode_credential(&credential);
-            (id, credential, encoded)
-        };
+        let bytes = credentials.iter().map(|(_, credential)| weight_of_fields(credential.fields())).sum();
         self.encode_and_write(
-            credentials.len(),
-            move || credentials.into_iter().map(encode).collect::<Vec<_>>(),
+            (credentials.len(), bytes),
+            move || {
+                let encode = |(id, credential)| (id, encode_credential(&credential));
+                credentials.into_iter().map(encode).collect::<Vec<_>>()
+            },
             |draft, encoded| {
                 let succeeded = encoded.len();
-                for (id, credential, encoded) in encoded {
-                    draft.put_credential(id, credential, encoded);
+                for (id, encoded) in encoded {
+                    draft.put_credential(id, &encoded)?;
                 }
                 Ok(BatchReport { succeeded, failures: Vec::new() })
             },
@@ -74,12 +66,16 @@ impl CredentialStore for File {
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
         let ids = copied(ids).await;
         self.write(move |draft| {
-            let report = BatchReport::of_deletes(&ids, |id| draft.has_credential(id));
+            let mut existing = BTreeSet::new();
             for id in &ids {
-                // An id that is given twice is not found again; the report counts this already.
-                drop(draft.delete_credential(id));
+                if draft.has_credential(id)? {
+                    existing.insert(id);
+                }
             }
-            Ok(report)
+            for id in &existing {
+                draft.delete_credential(id)?;
+            }
+            Ok(BatchReport::of_deletes(&ids, |id| existing.contains(id)))
         })
         .await
     }

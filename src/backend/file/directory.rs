@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::options::Sharing;
 use crate::{
     Error, ErrorKind, Result,
     backend::local::{
@@ -52,14 +53,17 @@ pub(super) struct Directory {
     path: PathBuf,
     handle: File,
     has_store: bool,
+    /// Whether no other process has the store open.
+    is_alone: bool,
+    sharing: Sharing,
     /// Device and inode of the store's open file.
     opened: Option<(u64, u64)>,
 }
 
 impl Directory {
-    /// Opens the directory, or creates it with [`Access::Create`], and locks it for several readers or for
-    /// one writer.
-    pub(super) fn open(path: &Path, access: Access) -> Result<Self> {
+    /// Opens the directory, or creates it with [`Access::Create`], and locks it: for this process alone if the
+    /// store is to be created or not to be shared.
+    pub(super) fn open(path: &Path, access: Access, sharing: Sharing) -> Result<Self> {
         let (path, exists) = locate(path)?;
         if !exists {
             if access != Access::Create {
@@ -72,7 +76,7 @@ impl Directory {
             .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
             .open(&path)
             .map_err(|error| io_failed(&path, "can't be opened", error))?;
-        lock(&path, &handle, access)?;
+        let is_alone = lock(&path, &handle, access, sharing)?;
         let has_store = find_store(&path, &handle, access == Access::Create)?;
         if !has_store {
             keep_private(&path, &handle, 0o700)?;
@@ -81,7 +85,34 @@ impl Directory {
             // The process that created the store may have been killed before its name was on disk.
             handle.sync_all().map_err(|error| io_failed(&path, "can't be written", error))?;
         }
-        Ok(Self { path, handle, has_store, opened: None })
+        if !has_store && !is_alone {
+            return Err(in_use(path.display()));
+        }
+        Ok(Self { path, handle, has_store, is_alone, sharing, opened: None })
+    }
+
+    /// Whether no other process had the store open when this one locked it.
+    pub(super) const fn is_alone(&self) -> bool {
+        self.is_alone
+    }
+
+    /// Lets other processes open the store, if it is to be shared.
+    pub(super) fn share(&self) -> Result<()> {
+        if self.is_alone && self.sharing != Sharing::Exclusive {
+            self.handle.lock_shared().map_err(|error| io_failed(&self.path, "can't be locked", error))?;
+        }
+        Ok(())
+    }
+
+    /// Releases the lock, before the directory is dropped.
+    pub(super) fn unlock(&self) {
+        // An error means that there is no lock.
+        drop(self.handle.unlock());
+    }
+
+    /// The bytes that the file system has left for this user, if it reports them.
+    pub(super) fn free(&self) -> Option<u64> {
+        free(&self.path)
     }
 
     /// Whether the directory has a store.
@@ -193,12 +224,20 @@ fn make(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn lock(path: &Path, handle: &File, access: Access) -> Result<()> {
-    let locked = if access == Access::Read { handle.try_lock_shared() } else { handle.try_lock() };
-    locked.map_err(|error| match error {
-        fs::TryLockError::WouldBlock => in_use(path.display()),
-        fs::TryLockError::Error(error) => io_failed(path, "can't be locked", error),
-    })
+/// Locks the directory. Returns whether this process is the only one that has it locked.
+fn lock(path: &Path, handle: &File, access: Access, sharing: Sharing) -> Result<bool> {
+    let locked = |locked: Result<(), fs::TryLockError>| match locked {
+        Ok(()) => Ok(true),
+        Err(fs::TryLockError::WouldBlock) => Ok(false),
+        Err(fs::TryLockError::Error(error)) => Err(io_failed(path, "can't be locked", error)),
+    };
+    if access != Access::Read && locked(handle.try_lock())? {
+        return Ok(true);
+    }
+    if (access == Access::Read || sharing != Sharing::Exclusive) && locked(handle.try_lock_shared())? {
+        return Ok(false);
+    }
+    Err(in_use(path.display()))
 }
 
 /// An error of a store that is open elsewhere.

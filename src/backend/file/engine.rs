@@ -1,53 +1,121 @@
-//! The storage engine: load, commit, compact. Only this file uses redb.
+//! The storage engine: open, read, begin to write, close. Only this folder's `engine`, `snapshot` and `draft`
+//! use redb.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use redb::{
-    Builder, CompactionError, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend,
-    TableDefinition, TableError, backends::FileBackend,
+use std::{
+    fs,
+    os::unix::fs::FileExt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{PoisonError, RwLock},
 };
 
+use redb::{
+    Builder, ConcurrencyMode, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable,
+    StorageBackend, TableDefinition, TableError, WriteTransaction, backends::FileBackend,
+};
+
+pub(super) use super::snapshot::Snapshot;
 use super::{
     directory::{Access, Directory, in_use},
-    state::{State, TableWrites, Writes},
+    draft,
+    options::{FileOptions, Sharing, Verify},
 };
 use crate::{Error, ErrorKind, Outcome, Result};
 
 /// The version of the format. A store with a higher version is refused; one with a lower version is upgraded.
 ///
-/// 1: credentials, config values, counters. 2: also plans and their audit.
-pub(super) const FORMAT: u64 = 2;
+/// 1: credentials, config values, counters. 2: also plans and their audit. 3: also the counts of records and
+/// the order in which plans expire.
+pub(super) const FORMAT: u64 = 3;
 
 /// Every record, by `RecordKey`: JSON for documents, eight bytes (big-endian) for a counter.
-const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
+pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
 
-/// The leases, by name. A version without leases opens the store, and neither reads nor changes this table. A
-/// store that such a version made gets the table with its first lease.
-const LEASES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("leases");
+/// The leases, by name. A store that a version without leases made gets the table with its first lease.
+pub(super) const LEASES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("leases");
 
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// The keys of plans by the time when their records expire, in milliseconds since 1970.
+pub(super) const EXPIRIES: TableDefinition<'_, (i64, &str), ()> = TableDefinition::new("plan_expiries");
+
+/// Numbers about the store, by name.
+pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FORMAT_NAME: &str = "format";
 
-/// The size of the engine's cache. It is small, because reads are served from memory: the engine needs only
-/// the pages that it writes.
-const CACHE_BYTES: usize = 8 << 20;
+/// The length of redb's header, which every commit changes.
+const HEADER_BYTES: usize = 320;
+
+/// The first bytes of the file. They are only compared: while they are the same, the file has had no commit.
+pub(super) type Header = [u8; HEADER_BYTES];
 
 /// The open store.
 pub(super) struct Engine {
     // Dropped in this order: the file is closed before the lock is released.
-    database: Database,
+    database: RwLock<Option<Database>>,
     directory: Option<Directory>,
+    /// For reading the header. None: only this process can write.
+    header: Option<fs::File>,
+}
+
+enum Database {
+    Writable(redb::Database),
+    ReadOnly(ReadOnlyDatabase),
+}
+
+/// How the database is opened.
+#[derive(Clone, Copy)]
+struct Settings {
+    cache_bytes: usize,
+    sharing: Sharing,
+    verifies: bool,
+}
+
+impl Settings {
+    fn builder(self) -> Builder {
+        let mut builder = Builder::new();
+        builder.set_cache_size(self.cache_bytes).set_check_integrity_on_open(self.verifies);
+        builder.set_concurrency_mode(match self.sharing {
+            Sharing::Exclusive => ConcurrencyMode::ExclusiveWriter,
+            Sharing::SingleWriter => ConcurrencyMode::SingleWriter,
+            Sharing::MultiWriter => ConcurrencyMode::MultiWriter,
+        });
+        builder
+    }
+
+    fn open(self, disk: impl StorageBackend, path: &str) -> Result<redb::Database> {
+        catch_panic(path, || {
+            self.builder().create_with_backend(disk).map_err(|error| describe(path, error.into()))
+        })
+    }
 }
 
 impl Engine {
-    /// Opens or creates the store in this directory, verifies all of it, and loads it.
-    pub(super) fn open(mut directory: Directory) -> Result<(Self, State)> {
+    /// Opens or creates the store in this directory, and verifies it if the options say so.
+    pub(super) fn open(mut directory: Directory, options: &FileOptions) -> Result<Self> {
         let path = directory.path().display().to_string();
+        let settings = Settings {
+            cache_bytes: usize::try_from(options.page_cache()).unwrap_or(usize::MAX),
+            sharing: options.shared,
+            // What is open in another process was verified when that process opened it.
+            verifies: options.verify == Verify::Always && directory.is_alone(),
+        };
         let disk = |file| FileBackend::new(file).map_err(|error| describe(&path, error.into()));
+        if options.read_only {
+            let file = directory.open_store(Access::Read)?;
+            directory.note(&file)?;
+            let database = catch_panic(&path, || {
+                let opened = settings.builder().open_read_only_with_backend(disk(file)?);
+                opened.map_err(|error| match error {
+                    DatabaseError::RepairAborted => unclean(&path),
+                    error => describe(&path, error.into()),
+                })
+            })?;
+            let follows = options.shared != Sharing::Exclusive;
+            return Self::checked(Database::ReadOnly(database), Some(directory), follows, &path);
+        }
         if directory.has_store() {
-            check_unopened(disk(directory.open_store(Access::Write)?)?, &path)?;
+            check_unopened(disk(directory.open_store(Access::Write)?)?, settings, &path)?;
         } else {
-            let new = database(disk(directory.new_store()?)?, &path)?;
+            let exclusive = Settings { sharing: Sharing::Exclusive, ..settings };
+            let new = exclusive.open(disk(directory.new_store()?)?, &path)?;
             initialize(&new).map_err(|error| describe(&path, error))?;
             // Closed before it is renamed, so that the store is complete and on disk when it gets its name.
             new.close().map_err(|error| describe(&path, error.into()))?;
@@ -56,51 +124,83 @@ impl Engine {
         let file = directory.open_store(Access::Write)?;
         directory.make_private(&file)?;
         directory.note(&file)?;
-        let (mut engine, state) = Self::on(disk(file)?, &path)?;
-        engine.directory = Some(directory);
-        Ok((engine, state))
+        directory.share()?;
+        let database = settings.open(disk(file)?, &path)?;
+        let follows = options.shared == Sharing::MultiWriter;
+        Self::checked(Database::Writable(database), Some(directory), follows, &path)
     }
 
-    /// Loads the store of a directory that is open for reading, without changing anything.
-    pub(super) fn read(directory: &mut Directory) -> Result<State> {
-        let path = directory.path().display().to_string();
-        let file = directory.open_store(Access::Read)?;
-        directory.note(&file)?;
-        let disk = FileBackend::new(file).map_err(|error| describe(&path, error.into()))?;
-        catch_panic(&path, || {
-            let opened = Builder::new().set_cache_size(CACHE_BYTES).open_read_only_with_backend(disk);
-            let database = opened.map_err(|error| match error {
-                DatabaseError::RepairAborted => unclean(&path),
-                error => describe(&path, error.into()),
-            })?;
-            load(&database, &path)
-        })
-    }
-
-    /// Opens the store on this disk, verifies all of it, and loads it.
-    pub(super) fn on(disk: impl StorageBackend, path: &str) -> Result<(Self, State)> {
-        let database = database(disk, path)?;
-        let state = catch_panic(path, || {
-            let state = load(&database, path)?;
-            upgrade(&database).map_err(|error| describe(path, error))?;
-            Ok(state)
+    /// The store of this database, after its format is checked and upgraded.
+    fn checked(database: Database, directory: Option<Directory>, follows: bool, path: &str) -> Result<Self> {
+        let header = match &directory {
+            Some(directory) if follows => Some(directory.open_store(Access::Read)?),
+            _ => None,
+        };
+        let engine = Self { database: RwLock::new(Some(database)), directory, header };
+        catch_panic(path, || {
+            let format =
+                engine.read_transaction().and_then(|transaction| check_format(&transaction, path))?;
+            if format < FORMAT && !engine.is_read_only() {
+                let transaction = engine.begin()?;
+                draft::upgrade(&transaction).map_err(|error| describe(path, error))?;
+                transaction
+                    .open_table(META)
+                    .map_err(redb::Error::from)
+                    .and_then(|mut meta| Ok(meta.insert(FORMAT_NAME, FORMAT).map(drop)?))
+                    .map_err(|error| describe(path, error))?;
+                transaction.commit().map_err(|error| describe(path, error.into()))?;
+            }
+            Ok(())
         })?;
-        Ok((Self { database, directory: None }, state))
+        Ok(engine)
     }
 
-    /// Checks that the path of the store still leads to the open file.
-    pub(super) fn check(&self) -> Result<()> {
-        self.directory.as_ref().map_or(Ok(()), Directory::check)
+    /// Whether other processes may write to the store while it is open here.
+    pub(super) const fn is_shared(&self) -> bool {
+        self.header.is_some()
     }
 
-    /// Commits all writes with one fsync. An error before the commit itself changes nothing.
+    fn is_read_only(&self) -> bool {
+        matches!(&*self.database.read().unwrap_or_else(PoisonError::into_inner), Some(Database::ReadOnly(_)))
+    }
+
+    /// The file's header, which differs after every commit of any process.
+    pub(super) fn header(&self) -> Result<Header> {
+        let mut header = [0; HEADER_BYTES];
+        if let Some(file) = &self.header {
+            file.read_exact_at(&mut header, 0)
+                .map_err(|error| Error::io("the store can't be read", error))?;
+        }
+        Ok(header)
+    }
+
+    fn read_transaction(&self) -> Result<redb::ReadTransaction> {
+        let transaction = match &*self.database.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(Database::Writable(database)) => database.begin_read(),
+            Some(Database::ReadOnly(database)) => database.begin_read(),
+            None => return Err(Error::closed()),
+        };
+        transaction.map_err(|error| not_read(error.into()))
+    }
+
+    /// The state after the last commit.
+    pub(super) fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::new(&self.read_transaction()?)
+    }
+
+    /// Begins the only write transaction. Waits while another process has one.
+    pub(super) fn begin(&self) -> Result<WriteTransaction> {
+        let transaction = match &*self.database.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(Database::Writable(database)) => database.begin_write(),
+            _ => return Err(Error::closed()),
+        };
+        transaction.map_err(|error| not_written(error.into()))
+    }
+
+    /// Makes the transaction durable, with one fsync, or two if the store is shared.
     ///
-    /// The path is checked before anything is written, and again afterwards, so that durable data can be
-    /// found under it.
-    pub(super) fn commit(&mut self, writes: &Writes) -> Result<()> {
-        self.check()?;
-        let transaction = self.database.begin_write().map_err(|error| not_written(error.into()))?;
-        put(&transaction, writes).map_err(not_written)?;
+    /// The path is checked again afterwards, so that durable data can be found under it.
+    pub(super) fn commit(&self, transaction: WriteTransaction) -> Result<()> {
         transaction
             .commit()
             .map_err(|error| not_written(error.into()))
@@ -108,45 +208,28 @@ impl Engine {
             .map_err(|error| error.with_outcome(Outcome::Unknown))
     }
 
-    /// Moves the free space to the end of the file and truncates it. Returns by how many bytes the file has
-    /// shrunk.
-    ///
-    /// Busy: refused, and the file is unchanged.
-    pub(super) fn compact(&mut self) -> Result<u64> {
-        use CompactionError::{EphemeralSavepointExists, PersistentSavepointExists, TransactionInProgress};
-        self.check()?;
-        let before = self.size().unwrap_or(0);
-        let compacted = self.database.compact().map_err(|error| match error {
-            EphemeralSavepointExists | PersistentSavepointExists | TransactionInProgress => {
-                Error::new(ErrorKind::Busy, "the store can't be compacted while it is being read")
-                    .with_source(error)
-            }
-            error => not_written(error.into()).with_outcome(Outcome::Unknown),
-        });
-        compacted.and_then(|_| self.check().map_err(|error| error.with_outcome(Outcome::Unknown)))?;
-        Ok(before.saturating_sub(self.size().unwrap_or(before)))
+    /// Checks that the path of the store still leads to the open file.
+    pub(super) fn check(&self) -> Result<()> {
+        self.directory.as_ref().map_or(Ok(()), Directory::check)
     }
 
-    fn size(&self) -> Option<u64> {
-        self.directory.as_ref().and_then(Directory::size)
+    pub(super) const fn directory(&self) -> Option<&Directory> {
+        self.directory.as_ref()
     }
 
     /// Closes the store cleanly, so that opening it needs no repair.
-    pub(super) fn close(self) -> Result<()> {
-        let closed = self.database.close().map_err(|error| not_written(error.into()));
-        drop(self.directory);
-        closed
+    pub(super) fn close(&self) -> Result<()> {
+        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        let closed = match database {
+            Some(Database::Writable(database)) => database.close(),
+            Some(Database::ReadOnly(database)) => database.close(),
+            None => Ok(()),
+        };
+        if let Some(directory) = &self.directory {
+            directory.unlock();
+        }
+        closed.map_err(|error| not_written(error.into()))
     }
-}
-
-fn database(disk: impl StorageBackend, path: &str) -> Result<Database> {
-    catch_panic(path, || {
-        Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .set_check_integrity_on_open(true)
-            .create_with_backend(disk)
-            .map_err(|error| describe(path, error.into()))
-    })
 }
 
 /// Reports a panic as damage: some assertions of the engine fail on damaged pages.
@@ -154,20 +237,10 @@ fn catch_panic<T>(path: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(damaged(path)))
 }
 
-fn initialize(database: &Database) -> Result<(), redb::Error> {
+fn initialize(database: &redb::Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     transaction.open_table(RECORDS)?;
-    transaction.open_table(META)?.insert(FORMAT_NAME, FORMAT)?;
-    Ok(transaction.commit()?)
-}
-
-/// Upgrades an older store. Its records are the same in this format.
-fn upgrade(database: &Database) -> Result<(), redb::Error> {
-    let format = database.begin_read()?.open_table(META)?.get(FORMAT_NAME)?.map(|format| format.value());
-    if format == Some(FORMAT) {
-        return Ok(());
-    }
-    let transaction = database.begin_write()?;
+    transaction.open_table(EXPIRIES)?;
     transaction.open_table(META)?.insert(FORMAT_NAME, FORMAT)?;
     Ok(transaction.commit()?)
 }
@@ -176,10 +249,10 @@ fn upgrade(database: &Database) -> Result<(), redb::Error> {
 /// file.
 ///
 /// A store that can't be checked this way (not closed cleanly, or damaged) is left to the opening itself.
-fn check_unopened(disk: impl StorageBackend, path: &str) -> Result<()> {
+fn check_unopened(disk: impl StorageBackend, settings: Settings, path: &str) -> Result<()> {
     let checked = catch_unwind(AssertUnwindSafe(|| {
-        let database = Builder::new().set_cache_size(CACHE_BYTES).open_read_only_with_backend(disk).ok()?;
-        Some(check_format(&database.begin_read().ok()?, path))
+        let database = settings.builder().open_read_only_with_backend(disk).ok()?;
+        Some(check_format(&database.begin_read().ok()?, path).map(drop))
     }));
     match checked {
         Ok(Some(Err(error))) if matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::Unsupported) => {
@@ -189,7 +262,7 @@ fn check_unopened(disk: impl StorageBackend, path: &str) -> Result<()> {
     }
 }
 
-fn check_format(transaction: &redb::ReadTransaction, path: &str) -> Result<()> {
+fn check_format(transaction: &redb::ReadTransaction, path: &str) -> Result<u64> {
     let format = match transaction.open_table(META) {
         Ok(meta) => {
             let format = meta.get(FORMAT_NAME).map_err(|error| describe(path, error.into()))?;
@@ -199,7 +272,13 @@ fn check_format(transaction: &redb::ReadTransaction, path: &str) -> Result<()> {
         Err(error) => return Err(describe(path, error.into())),
     };
     match format {
-        Some(1..=FORMAT) => Ok(()),
+        Some(format @ 1..=FORMAT) => match transaction.open_table(RECORDS) {
+            Ok(_) => Ok(format),
+            Err(TableError::TableDoesNotExist(_) | TableError::TableTypeMismatch { .. }) => {
+                Err(damaged(path))
+            }
+            Err(error) => Err(describe(path, error.into())),
+        },
         Some(other) => Err(Error::new(
             ErrorKind::Unsupported,
             format!("the store in {path} has format {other}; this version reads formats up to {FORMAT}"),
@@ -211,59 +290,12 @@ fn check_format(transaction: &redb::ReadTransaction, path: &str) -> Result<()> {
     }
 }
 
-fn load(database: &impl ReadableDatabase, path: &str) -> Result<State> {
-    let describe = |error: redb::Error| describe(path, error);
-    let transaction = database.begin_read().map_err(|error| describe(error.into()))?;
-    check_format(&transaction, path)?;
-    let records = transaction.open_table(RECORDS).map_err(|error| match error {
-        TableError::TableDoesNotExist(_) | TableError::TableTypeMismatch { .. } => damaged(path),
-        error => describe(error.into()),
-    })?;
-    let mut state = State::default();
-    for record in records.iter().map_err(|error| describe(error.into()))? {
-        let (key, value) = record.map_err(|error| describe(error.into()))?;
-        state.load(key.value(), value.value())?;
-    }
-    let leases = match transaction.open_table(LEASES) {
-        Ok(leases) => leases,
-        Err(TableError::TableDoesNotExist(_)) => return Ok(state),
-        Err(TableError::TableTypeMismatch { .. }) => return Err(damaged(path)),
-        Err(error) => return Err(describe(error.into())),
-    };
-    for lease in leases.iter().map_err(|error| describe(error.into()))? {
-        let (name, value) = lease.map_err(|error| describe(error.into()))?;
-        state.load_lease(name.value(), value.value());
-    }
-    Ok(state)
-}
-
-fn put(transaction: &redb::WriteTransaction, writes: &Writes) -> Result<(), redb::Error> {
-    for (table, writes) in [(RECORDS, &writes.records), (LEASES, &writes.leases)] {
-        if !writes.is_empty() {
-            put_in(transaction, table, writes)?;
-        }
-    }
-    Ok(())
-}
-
-fn put_in(
-    transaction: &redb::WriteTransaction,
-    table: TableDefinition<'_, &[u8], &[u8]>,
-    writes: &TableWrites,
-) -> Result<(), redb::Error> {
-    let mut records = transaction.open_table(table)?;
-    for (key, value) in writes {
-        match value {
-            Some(value) => records.insert(key.as_slice(), value.as_slice())?,
-            None => records.remove(key.as_slice())?,
-        };
-    }
-    Ok(())
-}
-
 #[cold]
 fn damaged(path: &str) -> Error {
-    Error::new(ErrorKind::Corrupt, format!("the store in {path} is damaged; restore it from an export"))
+    Error::new(
+        ErrorKind::Corrupt,
+        format!("the store in {path} is damaged; restore it from a backup or an export"),
+    )
 }
 
 #[cold]
@@ -301,14 +333,24 @@ fn describe(path: &str, error: redb::Error) -> Error {
 
 /// An error of a store that is being written.
 #[cold]
-fn not_written(error: redb::Error) -> Error {
-    let message = "the store can't be written";
+pub(super) fn not_written(error: redb::Error) -> Error {
+    failed("the store can't be written", error)
+}
+
+/// An error of a store that is being read.
+#[cold]
+pub(super) fn not_read(error: redb::Error) -> Error {
+    failed("the store can't be read", error)
+}
+
+fn failed(message: &'static str, error: redb::Error) -> Error {
     match error {
         redb::Error::Io(error) => {
             let code = error.raw_os_error().map(|code| format!("os error {code}"));
             let failed = Error::new(ErrorKind::Unavailable, message).with_source(error);
             code.into_iter().fold(failed, Error::with_code)
         }
+        redb::Error::DatabaseClosed => Error::closed(),
         error @ redb::Error::Corrupted(_) => Error::new(ErrorKind::Corrupt, message).with_source(error),
         error => Error::new(ErrorKind::Unavailable, message).with_source(error),
     }
@@ -327,7 +369,13 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{ConfigValue, Credential, Key, backend::file::state::Draft};
+    use crate::{
+        ConfigValue, Credential, Key,
+        backend::file::draft::{Draft, Memory},
+    };
+
+    /// All records with their bytes.
+    type Contents = Vec<(Vec<u8>, Vec<u8>)>;
 
     /// The position and data of a write.
     type UnsyncedWrite = (usize, Vec<u8>);
@@ -354,25 +402,43 @@ pub(super) mod tests {
         }
 
         /// A new store on this disk.
-        pub(in crate::backend::file) fn store(&self) -> (Engine, State) {
-            let new = database(self.clone(), "test").unwrap();
+        pub(in crate::backend::file) fn store(&self) -> Engine {
+            let new = VERIFYING.open(self.clone(), "test").unwrap();
             initialize(&new).unwrap();
             new.close().unwrap();
-            Engine::on(self.clone(), "test").unwrap()
+            Engine::on(self.clone()).unwrap()
         }
 
         /// A new store as if its file were the open one of this directory.
-        pub(in crate::backend::file) fn store_in(&self, directory: Directory) -> (Engine, State) {
-            let (mut engine, state) = self.store();
-            engine.directory = Some(directory);
-            (engine, state)
+        pub(in crate::backend::file) fn store_in(&self, directory: Directory) -> Engine {
+            Engine { directory: Some(directory), ..self.store() }
         }
     }
 
+    const VERIFYING: Settings =
+        Settings { cache_bytes: 8 << 20, sharing: Sharing::Exclusive, verifies: true };
+
     impl Engine {
-        /// Until this is dropped, the engine refuses to compact.
-        pub(in crate::backend::file) fn reader(&self) -> impl Send + use<> {
-            self.database.begin_read().unwrap()
+        /// Opens the store on this disk and verifies it.
+        pub(in crate::backend::file) fn on(disk: Disk) -> Result<Self> {
+            Self::checked(Database::Writable(VERIFYING.open(disk, "test")?), None, false, "test")
+        }
+
+        /// Commits a change.
+        pub(in crate::backend::file) fn change(&self, change: impl FnOnce(&mut Draft<'_>)) {
+            let transaction = self.begin().unwrap();
+            let mut memory = Memory::default();
+            let mut draft = Draft::new(&transaction, &mut memory, false).unwrap();
+            change(&mut draft);
+            draft.finish(false).unwrap();
+            self.commit(transaction).unwrap();
+        }
+
+        fn contents(&self) -> Result<Contents> {
+            let records = self.snapshot()?.records(..)?;
+            records
+                .map(|stored| stored.map(|stored| (stored.raw_name().to_vec(), stored.value().to_vec())))
+                .collect()
         }
     }
 
@@ -447,40 +513,31 @@ pub(super) mod tests {
     }
 
     /// The bytes and records of a closed store with a few commits.
-    fn closed_store() -> (Vec<u8>, State) {
+    fn closed_store() -> (Vec<u8>, Contents) {
         let disk = Disk::default();
-        let (mut engine, mut state) = disk.store();
+        let engine = disk.store();
         let key = |name: String| Key::new(&name).unwrap();
         for round in 0..4_i64 {
-            let mut draft = Draft::new(state);
-            for n in 0..6 {
-                let credential =
-                    Credential::try_from(json!({ "token": format!("{n}-{round}").repeat(20) })).unwrap();
-                draft.put_credential(
-                    key(format!("id-{n}")),
-                    credential.clone(),
-                    credential.to_json().into_bytes(),
-                );
-            }
-            let value = ConfigValue::new(json!({ "round": round })).unwrap();
-            draft.put_config(key("config".into()), value.clone(), value.to_json().into_bytes());
-            draft.increment(key("usage".into()), key("requests".into()), round).unwrap();
-            let (next, writes) = draft.into_parts();
-            engine.commit(&writes).unwrap();
-            state = next;
+            engine.change(|draft| {
+                for n in 0..6 {
+                    let credential =
+                        Credential::try_from(json!({ "token": format!("{n}-{round}").repeat(20) })).unwrap();
+                    draft.put_credential(key(format!("id-{n}")), credential.to_json().as_bytes()).unwrap();
+                }
+                let value = ConfigValue::new(json!({ "round": round })).unwrap();
+                draft.put_config(key("config".into()), value.to_json().as_bytes()).unwrap();
+                draft.increment(&key("usage".into()), &key("requests".into()), round).unwrap();
+            });
         }
+        let contents = engine.contents().unwrap();
         engine.close().unwrap();
         let bytes = disk.bytes.lock().unwrap().clone();
-        (bytes, state)
+        (bytes, contents)
     }
 
     /// Opens a store of these bytes: `Ok(true)` if it has exactly the expected records.
-    fn reopened(bytes: Vec<u8>, expected: &State) -> Result<bool> {
-        let (_, state) = Engine::on(Disk::holding(bytes), "test")?;
-        state.check(|_| true)?;
-        Ok(state.credentials == expected.credentials
-            && state.configs == expected.configs
-            && state.usage == expected.usage)
+    fn reopened(bytes: Vec<u8>, expected: &Contents) -> Result<bool> {
+        Ok(Engine::on(Disk::holding(bytes))?.contents()? == *expected)
     }
 
     #[test]
@@ -513,26 +570,25 @@ pub(super) mod tests {
         assert!(wrong.is_empty(), "{} bytes, {wrong:#?}", bytes.len());
         assert!(reported > 1000, "only {reported} flips were noticed");
     }
+
     #[test]
     fn acknowledged_commits_survive_power_loss() {
         let disk = Disk::default();
-        let (mut engine, mut state) = disk.store();
+        let engine = disk.store();
         let mut random = fastrand::Rng::with_seed(7);
         for n in 0..150_i64 {
-            let mut draft = Draft::new(state);
-            let credential =
-                Credential::try_from(json!({ "n": n, "text": "x".repeat(random.usize(..20_000)) })).unwrap();
-            let id = Key::new(&format!("id-{}", n % 40)).unwrap();
-            draft.put_credential(id, credential.clone(), credential.to_json().into_bytes());
-            draft.increment(Key::new("usage").unwrap(), Key::new("requests").unwrap(), 1).unwrap();
-            let (next, writes) = draft.into_parts();
-            engine.commit(&writes).unwrap();
-            state = next;
+            engine.change(|draft| {
+                let text = "x".repeat(random.usize(..20_000));
+                let credential = Credential::try_from(json!({ "n": n, "text": text })).unwrap();
+                let id = Key::new(&format!("id-{}", n % 40)).unwrap();
+                draft.put_credential(id, credential.to_json().as_bytes()).unwrap();
+                draft.increment(&Key::new("usage").unwrap(), &Key::new("requests").unwrap(), 1).unwrap();
+            });
+            let expected = engine.contents().unwrap();
             for survivors in [0.0, 0.5, 1.0] {
                 let lost = disk.after_power_loss(|| random.f64() < survivors);
-                let (_, found) = Engine::on(lost, "test").unwrap();
-                assert!(found.credentials == state.credentials, "commit {n} was acknowledged and is lost");
-                assert!(found.usage == state.usage, "commit {n} was acknowledged and is lost");
+                let found = Engine::on(lost).unwrap().contents().unwrap();
+                assert!(found == expected, "commit {n} was acknowledged and is lost");
             }
         }
     }
@@ -541,7 +597,7 @@ pub(super) mod tests {
     fn creating_a_store_on_a_full_disk_is_reported() {
         let disk = Disk::default();
         disk.full.store(true, Ordering::SeqCst);
-        let error = database(disk, "test").map(drop).unwrap_err();
+        let error = VERIFYING.open(disk, "test").map(drop).unwrap_err();
         assert_eq!((error.kind(), error.code()), (ErrorKind::Unavailable, Some("os error 28")));
     }
 }

@@ -4,12 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::{
-    File,
-    held::Held,
-    state::Draft,
-    work::{FEW, work},
-};
+use super::{File, draft::Draft, held::Held};
 use crate::{
     Key, Result,
     capability::Leases,
@@ -33,21 +28,17 @@ enum Claimed {
 }
 
 /// Claims the lease for this time in microseconds.
-fn claim(draft: &mut Draft, name: &Key, holder: &Holder, ttl: u64, now: u64) -> Claimed {
-    let stored = draft.state().leases.get(name);
-    let number = match stored {
+fn claim(draft: &mut Draft<'_>, name: &Key, holder: &Holder, ttl: u64, now: u64) -> Result<Claimed> {
+    let number = match draft.lease(name)? {
         Some(held) if now < held.ends && held.holder.as_ref() != Some(holder) => {
-            return Claimed::Left(Duration::from_micros(held.ends - now));
+            return Ok(Claimed::Left(Duration::from_micros(held.ends - now)));
         }
         Some(held) if now < held.ends => held.number,
         stored => now.max(stored.map_or(0, |held| held.number.saturating_add(1))),
     };
-    draft.remove_leases(now.saturating_sub(LEASE_MEMORY), now);
-    draft.put_lease(
-        name.clone(),
-        Held { holder: Some(holder.clone()), number, ends: now.saturating_add(ttl) },
-    );
-    Claimed::Number(number)
+    draft.remove_leases(now.saturating_sub(LEASE_MEMORY), now)?;
+    draft.put_lease(name, &Held { holder: Some(holder.clone()), number, ends: now.saturating_add(ttl) })?;
+    Ok(Claimed::Number(number))
 }
 
 impl Leases for File {
@@ -55,7 +46,7 @@ impl Leases for File {
         let (millis, begin) = (check_ttl(ttl)?, Instant::now());
         let claimed = {
             let (name, holder) = (name.clone(), holder.clone());
-            self.write(move |draft| Ok(claim(draft, &name, &holder, millis * 1000, now()))).await
+            self.write(move |draft| claim(draft, &name, &holder, millis * 1000, now())).await
         };
         Ok(match claimed.map_err(|error| error.with_key(name))? {
             Claimed::Left(left) => Claim::Theirs { left },
@@ -72,10 +63,9 @@ impl Leases for File {
             let lease = lease.clone();
             self.write(move |draft| {
                 let (name, now) = (lease.name(), now());
-                let held = draft.state().leases.get(name).filter(|held| now < held.ends && held.is(&lease));
-                let held = held.ok_or_else(|| lost(name))?.clone();
-                draft.put_lease(name.clone(), Held { ends: now.saturating_add(millis * 1000), ..held });
-                Ok(())
+                let held = draft.lease(name)?.filter(|held| now < held.ends && held.is(&lease));
+                let held = held.ok_or_else(|| lost(name))?;
+                draft.put_lease(name, &Held { ends: now.saturating_add(millis * 1000), ..held })
             })
             .await
         };
@@ -88,13 +78,12 @@ impl Leases for File {
         let millis = check_rest(rest)?;
         let released = {
             let lease = lease.clone();
-            self.write(move |draft| {
-                let held = draft.state().leases.get(lease.name()).filter(|held| held.is(&lease)).cloned();
-                if let Some(held) = held {
+            self.write(move |draft| match draft.lease(lease.name())?.filter(|held| held.is(&lease)) {
+                Some(held) => {
                     let ends = now().saturating_add(millis * 1000);
-                    draft.put_lease(lease.name().clone(), Held { holder: None, ends, ..held });
+                    draft.put_lease(lease.name(), &Held { holder: None, ends, ..held })
                 }
-                Ok(())
+                None => Ok(()),
             })
             .await
         };
@@ -102,15 +91,19 @@ impl Leases for File {
     }
 
     async fn list_leases(&self) -> Result<Vec<LeaseState>> {
-        let state = self.snapshot()?;
-        work(self.deadline, state.leases.len() <= FEW, move || {
+        self.read(|snapshot| {
             let now = now();
-            let held = state.leases.iter().filter(|(_, held)| now < held.ends);
-            let states = held.map(|(name, held)| {
-                let left = Duration::from_micros(held.ends - now);
-                LeaseState::new(name.clone(), held.holder.clone(), held.number, left)
+            let leases = snapshot.leases()?.into_iter().flatten().filter_map(|stored| match stored {
+                // One that can't be read has ended.
+                Ok(stored) => Held::decode(stored.raw_name(), stored.value()).ok().map(Ok),
+                Err(error) => Some(Err(error)),
             });
-            Ok(states.collect())
+            let held = leases.filter(|lease| !matches!(lease, Ok((_, held)) if held.ends <= now));
+            let states = held.map(|lease| {
+                let (name, held) = lease?;
+                Ok(LeaseState::new(name, held.holder, held.number, Duration::from_micros(held.ends - now)))
+            });
+            states.collect()
         })
         .await
     }
@@ -118,7 +111,10 @@ impl Leases for File {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::state::State, *};
+    use super::{
+        super::{draft::Memory, engine::tests::Disk},
+        *,
+    };
 
     fn key(name: &str) -> Key {
         Key::new(name).unwrap()
@@ -126,22 +122,25 @@ mod tests {
 
     #[test]
     fn numbers_grow_while_the_lease_is_remembered() {
-        let mut draft = Draft::new(State::default());
+        let engine = Disk::default().store();
+        let transaction = engine.begin().unwrap();
+        let mut memory = Memory::default();
+        let mut draft = Draft::new(&transaction, &mut memory, false).unwrap();
         let (holder, begin, second) = (Holder::random(), 1_000 * LEASE_MEMORY, 1_000_000);
-        let mut claimed = |name: &str, now| match claim(&mut draft, &key(name), &holder, second, now) {
-            Claimed::Number(number) => (number, draft.state().leases.len()),
-            Claimed::Left(left) => panic!("held for {left:?}"),
-        };
-        assert_eq!(claimed("a", begin), (begin, 1));
-        assert_eq!(claimed("a", begin + second), (begin + second, 1));
-        assert_eq!(claimed("b", begin + LEASE_MEMORY), (begin + LEASE_MEMORY, 2));
+        let claimed =
+            |draft: &mut Draft<'_>, name: &str, now| match claim(draft, &key(name), &holder, second, now)
+                .unwrap()
+            {
+                Claimed::Number(number) => (number, draft.lease_count()),
+                Claimed::Left(left) => panic!("held for {left:?}"),
+            };
+        assert_eq!(claimed(&mut draft, "a", begin), (begin, 1));
+        assert_eq!(claimed(&mut draft, "a", begin + second), (begin + second, 1));
+        assert_eq!(claimed(&mut draft, "b", begin + LEASE_MEMORY), (begin + LEASE_MEMORY, 2));
         let later = begin + 2 * LEASE_MEMORY + 2 * second;
-        assert_eq!(claimed("c", later), (later, 1), "leases that ended an hour ago are removed");
+        assert_eq!(claimed(&mut draft, "c", later), (later, 1), "leases that ended an hour ago are removed");
         // It was released after the clock had been set back.
-        draft.put_lease(key("c"), Held { holder: None, number: later, ends: begin });
-        match claim(&mut draft, &key("c"), &holder, second, begin) {
-            Claimed::Number(number) => assert_eq!(number, later + 1),
-            Claimed::Left(left) => panic!("held for {left:?}"),
-        }
+        draft.put_lease(&key("c"), &Held { holder: None, number: later, ends: begin }).unwrap();
+        assert_eq!(claimed(&mut draft, "c", begin).0, later + 1);
     }
 }

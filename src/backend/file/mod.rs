@@ -1,40 +1,43 @@
-//! [`File`]: reads from memory, writes to one file.
+//! [`File`]: one file, which several processes can share.
 
+mod cache;
 mod committer;
 mod conditional;
 mod config;
 mod credential;
 mod directory;
+mod draft;
 mod engine;
 mod export;
 mod held;
 mod lease;
 mod options;
 mod plan;
-mod state;
+mod reader;
+mod snapshot;
 mod usage;
 mod work;
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
-use committer::Committer;
+use committer::{Admitted, Committer};
 use directory::{Access, Directory};
+pub use draft::MAX_PLAN_RECORDS;
+use draft::{CONFIGS, CREDENTIALS, Draft, STORED_BYTES, USAGE_RECORDS};
 use engine::Engine;
 use futures_util::future;
-pub use options::FileOptions;
+pub use options::{FileOptions, Sharing, Verify};
+use reader::{Document, Reader};
 use serde_json::json;
-use state::{Draft, State};
-use work::work;
+use snapshot::Snapshot;
+use work::{FEW, FEW_VALUES, SMALL_DOCUMENT, work};
 
 use crate::{
-    Backend, Error, ErrorKind, Open, Result, StorageStats,
-    codec::{RecordKey, check_path},
-    layer::time_left,
+    Backend, Error, ErrorKind, Key, Open, Result, StorageStats, codec::check_path, layer::time_left,
 };
 
 #[doc = include_str!("docs.md")]
@@ -45,62 +48,90 @@ pub struct File {
 }
 
 struct Store {
-    state: Arc<ArcSwap<State>>,
-    writer: Writer,
+    reader: Arc<Reader>,
+    /// None: the store is open for reading only.
+    committer: Option<Committer>,
     path: PathBuf,
+    options: Details,
 }
 
-/// How the store is open.
-enum Writer {
-    Committer(Committer),
-    /// Read-only, with the directory until the store is closed.
-    ReadOnly(Mutex<Option<Directory>>),
+/// What [`stats`](Backend::stats) says of the options.
+struct Details {
+    shared: Sharing,
+    cache: u64,
 }
+
+/// The backend's name.
+const LABEL: &str = "file";
 
 /// [`stats`](Backend::stats) warns if the file system has less space left than this or than the size of the
 /// store's file.
 const LOW_SPACE: u64 = 64 << 20;
 
 impl File {
-    /// The current state, or an error once the store is closed.
-    fn state(&self) -> Result<arc_swap::Guard<Arc<State>>> {
-        let state = self.store.state.load();
-        if state.is_closed() { Err(Error::closed()) } else { Ok(state) }
+    /// Reads a document, here unless it is large.
+    async fn document<D: Document>(&self, key: &Key) -> Result<D> {
+        if let Some(document) = self.store.reader.document(key, SMALL_DOCUMENT)? {
+            return Ok(document);
+        }
+        let (store, key) = (self.store.clone(), key.clone());
+        let read = move || store.reader.document(&key, usize::MAX)?.ok_or_else(|| D::missing(&key));
+        work(self.deadline, false, read).await
     }
 
-    /// A copy of the state for another thread, in O(1).
-    fn snapshot(&self) -> Result<State> {
-        self.state().map(|state| State::clone(&state))
+    /// Reads many records from one state, here if the store has few.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Snapshot) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let snapshot = self.store.reader.snapshot()?;
+        let is_small = snapshot.len()? <= FEW as u64;
+        work(self.deadline, is_small, move || read(&snapshot)).await
     }
 
     /// Queues a change and waits until it is on disk.
     async fn write<T: Send + 'static>(
         &self,
-        change: impl FnOnce(&mut Draft) -> Result<T> + Send + 'static,
+        change: impl FnOnce(&mut Draft<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.committer()?.write(time_left(self.deadline), change).await
+        let admitted = self.admit(0).await?;
+        self.write_admitted(admitted, change).await
+    }
+
+    /// Waits until the queue has room for a value of so many bytes, which is then encoded.
+    async fn admit(&self, bytes: usize) -> Result<Admitted> {
+        self.committer()?.admit(bytes, time_left(self.deadline)).await
+    }
+
+    async fn write_admitted<T: Send + 'static>(
+        &self,
+        admitted: Admitted,
+        change: impl FnOnce(&mut Draft<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.committer()?.write(admitted, change).await
+    }
+
+    /// Encodes values of so many bytes and writes them, all within one deadline.
+    async fn encode_and_write<E: Send + 'static, T: Send + 'static>(
+        &self,
+        (values, bytes): (usize, usize),
+        encode: impl FnOnce() -> E + Send + 'static,
+        change: impl FnOnce(&mut Draft<'_>, E) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let admitted = self.admit(bytes).await?;
+        let left = admitted.until.saturating_duration_since(tokio::time::Instant::now());
+        let encoded = work(left, values <= FEW_VALUES, move || Ok(encode())).await?;
+        self.write_admitted(admitted, move |draft| change(draft, encoded)).await
     }
 
     fn committer(&self) -> Result<&Committer> {
-        match &self.store.writer {
-            Writer::Committer(committer) => Ok(committer),
-            Writer::ReadOnly(_) => {
-                self.state()?;
+        match &self.store.committer {
+            Some(committer) => Ok(committer),
+            None => {
+                self.store.reader.current()?;
                 Err(Error::new(ErrorKind::Denied, "the store was opened read-only"))
             }
         }
-    }
-
-    /// Returns the space of deleted records to the file system.
-    ///
-    /// Writes wait while it runs, which can take seconds for a large store; reads do not. Returns by how many
-    /// bytes the file has shrunk.
-    ///
-    /// # Errors
-    ///
-    /// As for a write. A call that is dropped or exceeds its deadline may still compact the file.
-    pub async fn compact(&self) -> Result<u64> {
-        self.committer()?.compact(time_left(self.deadline)).await
     }
 
     /// The size of the file and the free space of its file system, in bytes, if the system reports them
@@ -117,10 +148,14 @@ impl File {
         &self.store.path
     }
 
-    fn start(engine: Engine, state: State, path: PathBuf, deadline: Duration) -> Result<Self> {
-        let state = Arc::new(ArcSwap::from_pointee(state));
-        let writer = Writer::Committer(Committer::start(engine, state.clone())?);
-        Ok(Self { store: Arc::new(Store { state, writer, path }), deadline })
+    fn start(engine: Engine, path: PathBuf, options: &FileOptions) -> Result<Self> {
+        let reader = Arc::new(Reader::new(engine, options.document_cache())?);
+        let committer = if options.read_only { None } else { Some(Committer::start(reader.clone())?) };
+        let details = Details { shared: options.shared, cache: options.cache };
+        Ok(Self {
+            store: Arc::new(Store { reader, committer, path, options: details }),
+            deadline: options.deadline,
+        })
     }
 
     fn open_now(options: &FileOptions) -> Result<Self> {
@@ -129,15 +164,9 @@ impl File {
             (false, true) => Access::Create,
             (false, false) => Access::Write,
         };
-        let mut directory = Directory::open(&options.path, access)?;
+        let directory = Directory::open(&options.path, access, options.shared)?;
         let path = directory.path().to_owned();
-        if access != Access::Read {
-            let (engine, state) = Engine::open(directory)?;
-            return Self::start(engine, state, path, options.deadline);
-        }
-        let state = Arc::new(ArcSwap::from_pointee(Engine::read(&mut directory)?));
-        let writer = Writer::ReadOnly(Mutex::new(Some(directory)));
-        Ok(Self { store: Arc::new(Store { state, writer, path }), deadline: options.deadline })
+        Self::start(Engine::open(directory, options)?, path, options)
     }
 }
 
@@ -149,7 +178,7 @@ impl std::fmt::Debug for File {
 
 impl Backend for File {
     fn label(&self) -> &'static str {
-        state::LABEL
+        LABEL
     }
 
     fn set_deadline(&mut self, deadline: Duration) {
@@ -161,18 +190,11 @@ impl Backend for File {
     }
 
     async fn health(&self) -> Result<()> {
-        if let Writer::Committer(_) = self.store.writer {
+        if self.store.committer.is_some() {
             return self.write(|_| Ok(())).await;
         }
         let store = self.store.clone();
-        work(self.deadline, false, move || match &store.writer {
-            Writer::ReadOnly(directory) => match &*directory.lock().unwrap_or_else(PoisonError::into_inner) {
-                Some(directory) => directory.check(),
-                None => Err(Error::closed()),
-            },
-            Writer::Committer(_) => Ok(()),
-        })
-        .await
+        work(self.deadline, false, move || store.reader.current()?.engine.check()).await
     }
 
     async fn stats(&self) -> Result<StorageStats> {
@@ -182,53 +204,55 @@ impl Backend for File {
             Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
             Err(_) => false,
         };
-        let state = self.state()?;
-        let damaged = |is: fn(&RecordKey) -> bool| state.damaged().filter(|name| is(name)).count();
-        let credentials = state.credentials.len() + damaged(|name| matches!(name, RecordKey::Credential(_)));
-        let configs = state.configs.len() + damaged(|name| matches!(name, RecordKey::Config(_)));
+        let snapshot = self.store.reader.snapshot()?;
+        let numbers = work(self.deadline, snapshot.has_numbers()?, move || {
+            let number = |name| snapshot.counted(name);
+            Ok([number(CREDENTIALS)?, number(CONFIGS)?, number(USAGE_RECORDS)?, number(STORED_BYTES)?])
+        });
+        let [credential_count, config_count, usage_record_count, stored_bytes] = numbers.await?;
         let mut stats = StorageStats {
             healthy,
-            credential_count: credentials as u64,
-            config_count: configs as u64,
-            usage_record_count: state.usage.len() as u64,
+            credential_count,
+            config_count,
+            usage_record_count,
             total_size,
             ..StorageStats::new(self.label())
         };
+        let Details { shared, cache } = self.store.options;
         for (name, value) in [
             ("path", json!(self.store.path.display().to_string())),
             ("format_version", json!(engine::FORMAT)),
             ("durability", json!("every write is fsynced before it is acknowledged")),
+            ("shared", json!(shared)),
+            ("cache_bytes", json!(cache)),
+            ("cached_document_bytes", json!(self.store.reader.cache().used())),
+            ("stored_bytes", json!(stored_bytes)),
             ("free_bytes", json!(free)),
             ("warnings", json!(low_space(free, total_size))),
             ("queued_writes", json!(self.committer().map_or(0, Committer::queued))),
-            ("read_only", json!(matches!(self.store.writer, Writer::ReadOnly(_)))),
+            ("read_only", json!(self.store.committer.is_none())),
         ] {
             stats.details.insert(name.to_owned(), value);
-        }
-        let count = damaged(|_| true);
-        if count > 0 {
-            stats.details.insert("damaged_records".to_owned(), json!(count));
         }
         Ok(stats)
     }
 
     async fn close(&self) -> Result<()> {
-        match &self.store.writer {
-            Writer::Committer(committer) => committer.close(time_left(self.deadline)).await,
-            Writer::ReadOnly(directory) => {
-                self.store.state.store(Arc::new(State::closed()));
-                drop(directory.lock().unwrap_or_else(PoisonError::into_inner).take());
-                Ok(())
-            }
+        if let Some(committer) = &self.store.committer {
+            return committer.close(time_left(self.deadline)).await;
         }
+        let Ok(current) = self.store.reader.current() else { return Ok(()) };
+        self.store.reader.close();
+        work(self.deadline, false, move || current.engine.close()).await
     }
 }
 
 /// The warning for a file system that is almost full.
 fn low_space(free: Option<u64>, size: Option<u64>) -> Vec<String> {
     let free = free.filter(|free| *free < LOW_SPACE.max(size.unwrap_or(0)));
-    let warning =
-        |free| format!("the file system has {} MiB left; when it is full, all writes fail", free / (1 << 20));
+    let warning = |free| {
+        format!("the file system has {} MiB left; when it is full, only deletes succeed", free / (1 << 20))
+    };
     free.map(warning).into_iter().collect()
 }
 
@@ -266,10 +290,10 @@ mod tests {
     use serde_json::json;
 
     use super::{engine::tests::Disk, *};
-    use crate::{DEFAULT_DEADLINE, Outcome, Storage};
+    use crate::{Outcome, Storage};
 
-    fn on((engine, state): (Engine, State)) -> Storage<File> {
-        Storage::new(File::start(engine, state, PathBuf::from("test"), DEFAULT_DEADLINE).unwrap())
+    fn on(engine: Engine) -> Storage<File> {
+        Storage::new(File::start(engine, PathBuf::from("test"), &FileOptions::new("test")).unwrap())
     }
 
     fn store_on(disk: &Disk) -> Storage<File> {
@@ -313,7 +337,7 @@ mod tests {
     async fn a_directory_that_is_removed_during_a_write_is_detected_before_the_answer() {
         let base = tempfile::TempDir::new().unwrap();
         let path = base.path().join("store");
-        let mut directory = Directory::open(&path, Access::Create).unwrap();
+        let mut directory = Directory::open(&path, Access::Create, Sharing::Exclusive).unwrap();
         directory.note(&directory.new_store().unwrap()).unwrap();
         directory.finish().unwrap();
         let disk = Disk::default();
@@ -337,25 +361,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refused_compaction_and_a_panicking_change_do_not_end_the_store() {
+    async fn a_panicking_change_does_not_end_the_store() {
         let disk = Disk::default();
-        let (engine, state) = disk.store();
-        let reader = engine.reader();
-        let storage = on((engine, state));
-        let error = storage.backend().compact().await.unwrap_err();
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Busy, Outcome::NotApplied));
+        let storage = store_on(&disk);
         storage.set_config("a", json!(1)).await.unwrap();
-        drop(reader);
-        storage.backend().compact().await.unwrap();
-
         let error = storage.backend().write(|_| -> Result<()> { panic!("on purpose") }).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Internal, Outcome::NotApplied));
         storage.set_config("a", json!(2)).await.unwrap();
         storage.health().await.unwrap();
-
-        disk.cannot_sync.store(true, Ordering::SeqCst);
-        storage.set_config("b", json!("x".repeat(100_000))).await.unwrap_err();
-        storage.backend().compact().await.unwrap_err();
     }
 
     #[tokio::test]
@@ -389,7 +402,7 @@ mod tests {
         drop(storage);
 
         disk.full.store(false, Ordering::SeqCst);
-        let storage = on(Engine::on(disk, "test").unwrap());
+        let storage = on(Engine::on(disk).unwrap());
         assert_eq!(storage.get_config("a").await.unwrap().value(), &json!(1));
         for earlier in 1..n {
             storage.get_config(format!("big-{earlier}")).await.expect("it was acknowledged");
@@ -406,10 +419,10 @@ mod tests {
         assert_eq!(syncs(&disk), 1);
 
         let items: Vec<_> = (0..1000)
-            .map(|n| (crate::Key::new(&n.to_string()).unwrap(), json!({ "n": n }).try_into().unwrap()))
+            .map(|n| (Key::new(&n.to_string()).unwrap(), json!({ "n": n }).try_into().unwrap()))
             .collect();
         // The engine syncs once more when it makes the file larger, so the file is made large enough first.
-        for _ in 0..3 {
+        for _ in 0..8 {
             syncs(&disk);
             assert_eq!(storage.set_credentials(&items).await.unwrap().succeeded, 1000);
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DEFAULT_DEADLINE, Error, Result,
-    codec::{Location, UrlOptions, check_path, from_paths, from_texts, invalid, readable},
+    codec::{Location, UrlOptions, check_path, from_paths, from_texts, invalid, readable, readable_size},
 };
 
 /// Options for opening a [`File`](crate::File) store.
@@ -54,10 +54,56 @@ pub struct FileOptions {
     /// and open it there.
     #[serde(default)]
     pub read_only: bool,
+    /// What other processes on this machine may do with the store while it is open here. All of them must
+    /// use the same value. Default: [`Sharing::MultiWriter`].
+    #[serde(default)]
+    pub shared: Sharing,
+    /// When opening reads the whole store to verify it. Default: [`Verify::Always`].
+    #[serde(default)]
+    pub verify: Verify,
+    /// The memory for pages of the file and for parsed documents, in bytes, half of it for each. Default: 64 MiB.
+    /// A document of more than a 32nd of it is parsed at each read. As a text `64MiB`.
+    #[serde(default = "default_cache", with = "readable_size")]
+    pub cache: u64,
+}
+
+/// What other processes may do with a store that is open, in [`FileOptions`].
+///
+/// The modes are those of [redb](https://docs.rs/redb), which locks parts of the file. A file system without
+/// such locks, as some network file systems are, allows [`Exclusive`](Self::Exclusive) only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Sharing {
+    /// Nothing: opening the store elsewhere is [`Busy`](crate::ErrorKind::Busy). Several processes can read it
+    /// together if none writes.
+    Exclusive,
+    /// Read: one process writes, and others can open the store
+    /// [for reading](FileOptions::read_only).
+    SingleWriter,
+    /// Read and write.
+    #[default]
+    MultiWriter,
+}
+
+/// When opening a store verifies all of it, in [`FileOptions`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Verify {
+    /// At each opening, unless another process has the store open, which has verified it.
+    #[default]
+    Always,
+    /// Only if it was not closed cleanly, as far as the engine needs it.
+    Unclean,
 }
 
 fn yes() -> bool {
     true
+}
+
+fn default_cache() -> u64 {
+    64 << 20
 }
 
 fn default_deadline() -> Duration {
@@ -73,7 +119,20 @@ impl FileOptions {
             deadline: default_deadline(),
             wait: Duration::ZERO,
             read_only: false,
+            shared: Sharing::default(),
+            verify: Verify::default(),
+            cache: default_cache(),
         }
+    }
+
+    /// The part of the cache for the file's pages.
+    pub(super) fn page_cache(&self) -> u64 {
+        self.cache / 2
+    }
+
+    /// The part of the cache for parsed documents.
+    pub(super) fn document_cache(&self) -> u64 {
+        self.cache - self.page_cache()
     }
 }
 
@@ -143,7 +202,8 @@ mod tests {
             ("file:x?deadline=5", "the URL option `deadline` must be a duration such as `10s` or `250ms`"),
             (
                 "file:x?mode=1",
-                "the URL has an option that this backend does not know; its options: create, deadline, read_only, wait",
+                "the URL has an option that this backend does not know; its options: cache, create, deadline, \
+                 read_only, shared, verify, wait",
             ),
             ("file:~/data", SHELLS),
             ("file:~", SHELLS),
@@ -165,7 +225,10 @@ mod tests {
     fn options_are_serialized() {
         let options = FileOptions::new("./data");
         let text = serde_json::to_string(&options).unwrap();
-        assert_eq!(text, r#"{"path":"./data","create":true,"deadline":"10s","wait":"0s","read_only":false}"#);
+        assert_eq!(
+            text,
+            r#"{"path":"./data","create":true,"deadline":"10s","wait":"0s","read_only":false,"shared":"multi-writer","verify":"always","cache":"64MiB"}"#
+        );
         assert_eq!(serde_json::from_str::<FileOptions>(&text).unwrap(), options);
         assert!(serde_json::from_str::<FileOptions>(r#"{"path":".","pth":1}"#).is_err());
     }

@@ -1,37 +1,48 @@
 //! Plans: their records and audit are in the commit that changes the configuration.
 
 use std::{
-    sync::Arc,
+    collections::BTreeMap,
     time::{Instant, SystemTime},
 };
 
 use futures_core::Stream;
+use futures_util::{StreamExt, stream};
 
-use super::{
-    File,
-    state::{Draft, State},
-};
+use super::{File, LABEL, cache::weight_of, draft::Draft, reader::Document, snapshot::Snapshot, work::work};
 use crate::{
-    Backend, ConfigBatch, ConfigValue, Key, Result,
+    Backend, ConfigBatch, ConfigValue, ErrorKind, Key, Result,
     backend::{
         plan_step::{ApplyStep, Attempt, RollbackStep, apply_step, rollback_step},
         snapshot::stream_of,
     },
-    codec::{PlanRecord, RecordKey, encode_config, to_millis},
+    codec::{PlanRecord, RecordKey, decode_audit, encode_config, to_millis},
     plan::{Applied, ApplyOptions, AuditEntry, AuditFilter, PayloadHash, Plan, Rollback, RollbackOptions},
 };
 
-fn put(draft: &mut Draft, key: &Key, value: Option<&ConfigValue>) {
+fn put(draft: &mut Draft<'_>, key: &Key, value: Option<&ConfigValue>) -> Result<()> {
     match value {
-        Some(value) => draft.put_config(key.clone(), value.clone(), encode_config(value)),
+        Some(value) => draft.put_config(key.clone(), &encode_config(value)),
         // The value may be missing.
-        None => drop(draft.delete_config(key)),
+        None => draft.delete_config(key).or_else(|error| match error.kind() {
+            ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        }),
     }
 }
 
-/// Fails if one of these config values is damaged, because its expectation can't be checked.
-fn check<'k>(state: &State, keys: impl Iterator<Item = &'k Key> + Clone) -> Result<()> {
-    state.check(|name| matches!(name, RecordKey::Config(damaged) if keys.clone().any(|key| key == damaged)))
+/// The config values of these keys. Fails if one is damaged, because its expectation can't be checked.
+fn values<'k>(
+    draft: &mut Draft<'_>,
+    keys: impl Iterator<Item = &'k Key>,
+) -> Result<BTreeMap<Key, ConfigValue>> {
+    let mut values = BTreeMap::new();
+    for key in keys {
+        let value = draft.get(&RecordKey::Config(key.clone()), ConfigValue::decode);
+        if let Some(value) = value.map_err(|error| error.with_key(key))? {
+            values.insert(key.clone(), value);
+        }
+    }
+    Ok(values)
 }
 
 /// The arguments of the call.
@@ -44,21 +55,20 @@ struct ApplyCall {
     ttl: u64,
 }
 
-fn apply(draft: &mut Draft, call: &ApplyCall, payload: PayloadHash) -> Result<Applied> {
+fn apply(draft: &mut Draft<'_>, call: &ApplyCall, payload: PayloadHash) -> Result<Applied> {
     let ApplyCall { backend, begun, key, plan, options, ttl } = call;
     let attempt = Attempt { begun: *begun, ..Attempt::to_apply(backend, key, plan, payload, options) };
     let now = SystemTime::now();
     let applied = to_millis(now);
-    draft.remove_expired_plans(applied);
-    let state = draft.state();
-    let record = state.plan(key)?.map(|record| &**record);
-    check(state, plan.mutations().iter().map(|mutation| &mutation.key))?;
-    let step = apply_step(plan, payload, record, |key| state.configs.get(key).cloned());
+    draft.remove_expired_plans(applied)?;
+    let record = draft.plan(key)?;
+    let values = values(draft, plan.mutations().iter().map(|mutation| &mutation.key))?;
+    let step = apply_step(plan, payload, record.as_ref(), |key| values.get(key).cloned());
     let (status, error, result) = step.end();
     let entry = attempt.entry(status, error, now)?;
     if let ApplyStep::Change(changes) = step {
         for change in &changes {
-            put(draft, &change.key, change.after.as_ref());
+            put(draft, &change.key, change.after.as_ref())?;
         }
         let record = PlanRecord {
             payload,
@@ -69,33 +79,32 @@ fn apply(draft: &mut Draft, call: &ApplyCall, payload: PayloadHash) -> Result<Ap
             is_rolled_back: false,
             changes,
         };
-        draft.put_plan(key.clone(), record);
+        draft.put_plan(key, &record)?;
     }
-    draft.put_audit(entry);
+    draft.put_audit(&entry)?;
     result
 }
 
 fn roll_back(
-    draft: &mut Draft,
+    draft: &mut Draft<'_>,
     key: &Key,
     options: &RollbackOptions,
     attempt: Attempt<'_>,
 ) -> Result<Rollback> {
     let now = SystemTime::now();
-    draft.remove_expired_plans(to_millis(now));
-    let state = draft.state();
-    let record: Option<Arc<PlanRecord>> = state.plan(key)?.cloned();
-    check(state, record.iter().flat_map(|record| &record.changes).map(|change| &change.key))?;
-    let step = rollback_step(record.as_deref(), options.force, |key| state.configs.get(key).cloned());
+    draft.remove_expired_plans(to_millis(now))?;
+    let record = draft.plan(key)?;
+    let values = values(draft, record.iter().flat_map(|record| &record.changes).map(|change| &change.key))?;
+    let step = rollback_step(record.as_ref(), options.force, |key| values.get(key).cloned());
     if let (RollbackStep::Restore, Some(record)) = (&step, &record) {
         for change in &record.changes {
-            put(draft, &change.key, change.before.as_ref());
+            put(draft, &change.key, change.before.as_ref())?;
         }
-        draft.put_plan(key.clone(), PlanRecord { is_rolled_back: true, ..PlanRecord::clone(record) });
+        draft.put_plan(key, &PlanRecord { is_rolled_back: true, ..PlanRecord::clone(record) })?;
     }
-    let attempt = attempt.about(record.as_deref());
+    let attempt = attempt.about(record.as_ref());
     let (status, error, result) = step.end();
-    draft.put_audit(attempt.entry(status, error, now)?);
+    draft.put_audit(&attempt.entry(status, error, now)?)?;
     result
 }
 
@@ -110,8 +119,10 @@ impl ConfigBatch for File {
             options: options.clone(),
         };
         let plan = plan.clone();
-        let change = move |draft: &mut Draft, payload| apply(draft, &call, payload);
-        self.encode_and_write(plan.len(), move || plan.payload_hash(), change).await
+        let values = plan.mutations().iter().filter_map(|mutation| mutation.value.as_ref());
+        let bytes = values.map(|value| weight_of(value.value())).sum();
+        let change = move |draft: &mut Draft<'_>, payload| apply(draft, &call, payload);
+        self.encode_and_write((plan.len(), bytes), move || plan.payload_hash(), change).await
     }
 
     async fn rollback_plan(&self, key: &Key, options: &RollbackOptions) -> Result<Rollback> {
@@ -126,16 +137,30 @@ impl ConfigBatch for File {
     }
 
     fn audit_plans(&self, filter: AuditFilter) -> impl Stream<Item = Result<AuditEntry>> + Send {
-        stream_of(self.state().map(|state| {
-            let limit = filter.limit.unwrap_or(usize::MAX);
-            let entries = state.audit.clone();
-            let numbers: Vec<u64> = entries.keys().rev().copied().collect();
-            let wanted = numbers
-                .into_iter()
-                .filter_map(move |number| entries.get(&number).cloned())
-                .filter(move |entry| filter.wants(entry));
-            let damage = state.check(|name| matches!(name, RecordKey::Audit(_))).err();
-            wanted.map(|entry| Ok(AuditEntry::clone(&entry))).chain(damage.map(Err)).take(limit)
-        }))
+        let (snapshot, deadline) = (self.store.reader.snapshot(), self.deadline);
+        let entries = async move {
+            let snapshot = snapshot?;
+            work(deadline, false, move || entries(&snapshot, &filter)).await
+        };
+        stream::once(entries).map(|entries| stream_of(entries.map(Vec::into_iter))).flatten()
     }
+}
+
+/// The wanted entries, from the newest on, then the error of an unreadable one.
+fn entries(snapshot: &Snapshot, filter: &AuditFilter) -> Result<Vec<Result<AuditEntry>>> {
+    let (mut entries, mut damage) = (Vec::new(), None);
+    let limit = filter.limit.unwrap_or(usize::MAX);
+    for stored in snapshot.records(RecordKey::audit())?.rev() {
+        if entries.len() == limit {
+            return Ok(entries);
+        }
+        match decode_audit(LABEL, stored?.value()) {
+            Ok(entry) if filter.wants(&entry) => entries.push(Ok(entry)),
+            Ok(_) => {}
+            Err(error) => drop(damage.get_or_insert(error)),
+        }
+    }
+    entries.extend(damage.map(Err));
+    entries.truncate(limit);
+    Ok(entries)
 }

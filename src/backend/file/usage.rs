@@ -4,22 +4,44 @@ use std::collections::BTreeMap;
 
 use super::{
     File,
-    state::{Counters, State, record_of},
+    draft::decode_count,
+    snapshot::{Snapshot, Stored},
     work::{FEW, copied, work},
 };
-use crate::{BatchReport, Increment, Key, Result, UsageRecord, UsageStore, codec::RecordKey};
+use crate::{
+    BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, codec::RecordKey, error::Kind,
+};
+
+fn counter(stored: &Stored) -> Result<(Key, Key, i64)> {
+    let (key, field) = stored.counter_name()?;
+    let count = decode_count(&key, stored.value())?;
+    Ok((key, field, count))
+}
+
+/// A usage record. None: it has more counters than `most`.
+fn record(snapshot: &Snapshot, key: &Key, most: usize) -> Result<Option<UsageRecord>> {
+    let mut record = UsageRecord::default();
+    for stored in snapshot.records(RecordKey::counters(key))? {
+        let (_, field, count) = counter(&stored?)?;
+        record.set(field, count);
+        if record.len() > most {
+            return Ok(None);
+        }
+    }
+    if record.is_empty() { Err(Error::not_found(Kind::Usage, key)) } else { Ok(Some(record)) }
+}
 
 impl UsageStore for File {
     async fn increment_usage(&self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
         let (key, field) = (key.clone(), field.clone());
-        self.write(move |draft| draft.increment(key, field, delta)).await
+        self.write(move |draft| draft.increment(&key, &field, delta)).await
     }
 
     async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
         let increments = copied(increments).await;
         self.write(move |draft| {
             let results = increments.into_iter().map(|Increment { key, field, delta }| {
-                let result = draft.increment(key.clone(), field, delta);
+                let result = draft.increment(&key, &field, delta);
                 (key, result)
             });
             Ok(BatchReport::collect(results))
@@ -28,15 +50,13 @@ impl UsageStore for File {
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
-        let state = {
-            let state = self.state()?;
-            if state.usage.get(key).is_none_or(|record| record.len() <= FEW) {
-                return state.usage_record(key);
-            }
-            State::clone(&state)
-        };
+        let snapshot = self.store.reader.snapshot()?;
+        if let Some(record) = record(&snapshot, key, FEW)? {
+            return Ok(record);
+        }
         let key = key.clone();
-        work(self.deadline, false, move || state.usage_record(&key)).await
+        work(self.deadline, false, move || record(&snapshot, &key, usize::MAX).map(Option::unwrap_or_default))
+            .await
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {
@@ -45,12 +65,13 @@ impl UsageStore for File {
     }
 
     async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>> {
-        let state = self.snapshot()?;
-        let is_small =
-            state.usage.len() <= FEW && state.usage.values().map(Counters::len).sum::<usize>() <= FEW;
-        work(self.deadline, is_small, move || {
-            state.check(|name| matches!(name, RecordKey::Usage(..)))?;
-            Ok(state.usage.iter().map(|(key, record)| (key.clone(), record_of(record))).collect())
+        self.read(|snapshot| {
+            let mut records: BTreeMap<Key, UsageRecord> = BTreeMap::new();
+            for stored in snapshot.records(RecordKey::usage())? {
+                let (key, field, count) = counter(&stored?)?;
+                records.entry(key).or_default().set(field, count);
+            }
+            Ok(records)
         })
         .await
     }

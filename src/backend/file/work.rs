@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use tokio::{
     task::{spawn_blocking, yield_now},
-    time::{Instant, timeout},
+    time::timeout,
 };
 
-use super::{File, state::Draft};
 use crate::{Error, ErrorKind, Result, layer::time_left};
 
 /// Up to this number of records are read on the caller's thread, in less time than a disk access takes.
-pub(super) const FEW: usize = 1000;
+pub(super) const FEW: usize = 100;
+
+/// Up to this size a document is parsed on the caller's thread.
+pub(super) const SMALL_DOCUMENT: usize = 64 << 10;
 
 /// Up to this number of values are encoded on the caller's thread: each may have 1 MiB.
-const FEW_VALUES: usize = 8;
+pub(super) const FEW_VALUES: usize = 8;
 
 /// Runs small work here, and other work on a thread for blocking work, within the deadline. The work must
 /// change nothing.
@@ -48,19 +50,4 @@ pub(super) async fn copied<T: Clone>(items: &[T]) -> Vec<T> {
         copy.extend_from_slice(piece);
     }
     copy
-}
-
-impl File {
-    /// Encodes and writes, all within one deadline.
-    pub(super) async fn encode_and_write<E: Send + 'static, T: Send + 'static>(
-        &self,
-        values: usize,
-        encode: impl FnOnce() -> E + Send + 'static,
-        change: impl FnOnce(&mut Draft, E) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let begun = Instant::now();
-        let encoded = work(self.deadline, values <= FEW_VALUES, move || Ok(encode())).await?;
-        let deadline = self.deadline.saturating_sub(begun.elapsed());
-        Self { deadline, ..self.clone() }.write(move |draft| change(draft, encoded)).await
-    }
 }

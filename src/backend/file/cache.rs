@@ -1,0 +1,213 @@
+//! The parsed documents that are read often. A hit is what a read of the store would return.
+
+use std::{
+    hash::{BuildHasher, Hash, Hasher},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use foldhash::fast::RandomState;
+use quick_cache::{
+    DefaultHashBuilder, Equivalent, OptionsBuilder, Weighter,
+    sync::{Cache as Documents, DefaultLifecycle},
+};
+use serde_json::Value;
+
+use crate::{ConfigValue, Credential, Key, history::DocumentKind};
+
+/// No document that takes more than this part of the cache is kept.
+const LARGEST_PART: u64 = 16;
+
+/// The cache is divided into so many parts, each with a lock of its own. A part holds the largest document.
+const SHARDS: usize = 8;
+
+/// The number of versions. Keys share them by their hashes: a commit also hides the other documents of a
+/// version until they are read again.
+const VERSIONS: usize = 4096;
+
+/// What a document of average size takes, in bytes.
+const AVERAGE_WEIGHT: u64 = 2048;
+
+/// A parsed document.
+#[derive(Clone)]
+pub(super) enum Parsed {
+    Credential(Credential),
+    Config(ConfigValue),
+}
+
+/// A bounded cache of parsed documents, which is exact.
+///
+/// Each document has a version, which is odd while a commit that changes the document is on its way. An entry
+/// has the version that its reader saw before it looked into the store, and only counts while the version
+/// is the same:
+///
+/// ```text
+/// reader:     version, look into the store, add an entry with that version
+/// committer:  version + 1, commit, publish the new state, version + 2
+/// ```
+///
+/// So an entry of a read that began before the commit ended is never used afterwards, and a reader who has
+/// seen one change of a commit finds no older value of another.
+pub(super) struct Cache {
+    documents: Documents<Name, Entry, Weight, DefaultHashBuilder, DefaultLifecycle<Name, Entry>>,
+    versions: Box<[AtomicU64]>,
+    hasher: RandomState,
+    largest: u64,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct Name(DocumentKind, Key);
+
+/// [`Name`] of a borrowed key.
+#[derive(Hash)]
+struct NameRef<'k>(DocumentKind, &'k Key);
+
+impl Equivalent<Name> for NameRef<'_> {
+    fn equivalent(&self, name: &Name) -> bool {
+        self.0 == name.0 && *self.1 == name.1
+    }
+}
+
+#[derive(Clone)]
+struct Entry {
+    version: u64,
+    generation: u64,
+    weight: u64,
+    parsed: Parsed,
+}
+
+#[derive(Clone)]
+struct Weight;
+
+impl Weighter<Name, Entry> for Weight {
+    fn weight(&self, _: &Name, entry: &Entry) -> u64 {
+        entry.weight
+    }
+}
+
+/// The version of a document when a reader came for it.
+#[derive(Clone, Copy)]
+pub(super) struct Version(u64);
+
+impl Cache {
+    /// A cache of this size in bytes.
+    pub(super) fn new(bytes: u64) -> Self {
+        let options = OptionsBuilder::new()
+            .shards(SHARDS)
+            .estimated_items_capacity(usize::try_from(bytes / AVERAGE_WEIGHT).unwrap_or(usize::MAX).max(32))
+            .weight_capacity(bytes)
+            .build()
+            .expect("both capacities are given");
+        Self {
+            documents: Documents::with_options(
+                options,
+                Weight,
+                DefaultHashBuilder::default(),
+                DefaultLifecycle::default(),
+            ),
+            versions: (0..VERSIONS).map(|_| AtomicU64::new(0)).collect(),
+            hasher: RandomState::default(),
+            largest: bytes / LARGEST_PART,
+        }
+    }
+
+    /// The bytes that the documents take.
+    pub(super) fn used(&self) -> u64 {
+        self.documents.weight()
+    }
+
+    fn index(&self, kind: DocumentKind, key: &Key) -> usize {
+        let mut hasher = self.hasher.build_hasher();
+        NameRef(kind, key).hash(&mut hasher);
+        hasher.finish() as usize % VERSIONS
+    }
+
+    /// The document's version, which a reader needs before it looks into the cache and the store.
+    pub(super) fn version(&self, kind: DocumentKind, key: &Key) -> Version {
+        Version(self.versions[self.index(kind, key)].load(Ordering::Acquire))
+    }
+
+    pub(super) fn get(
+        &self,
+        version: Version,
+        generation: u64,
+        kind: DocumentKind,
+        key: &Key,
+    ) -> Option<Parsed> {
+        let found = self.documents.get(&NameRef(kind, key))?;
+        let counts = version.is_even() && found.version == version.0 && found.generation == generation;
+        counts.then_some(found.parsed)
+    }
+
+    /// Adds a document that was read from the store after its version.
+    pub(super) fn put(&self, version: Version, generation: u64, key: &Key, parsed: Parsed) {
+        if !version.is_even() {
+            return;
+        }
+        let (kind, weight) = match &parsed {
+            Parsed::Credential(credential) => {
+                (DocumentKind::Credential, weight_of_fields(credential.fields()))
+            }
+            Parsed::Config(value) => (DocumentKind::Config, weight_of(value.value())),
+        };
+        let weight = (weight + size_of::<(Name, Entry)>() + key.as_str().len()) as u64;
+        if weight <= self.largest {
+            let entry = Entry { version: version.0, generation, weight, parsed };
+            self.documents.insert(Name(kind, key.clone()), entry);
+        }
+    }
+
+    /// Hides these documents until the commit is published. Only the committer calls this, one commit at a
+    /// time.
+    pub(super) fn begin<'c>(&'c self, changed: &[(DocumentKind, Key)]) -> Committing<'c> {
+        let mut indices: Vec<usize> = changed.iter().map(|(kind, key)| self.index(*kind, key)).collect();
+        indices.sort_unstable();
+        indices.dedup();
+        for index in &indices {
+            self.versions[*index].fetch_add(1, Ordering::SeqCst);
+        }
+        for (kind, key) in changed {
+            self.documents.remove(&NameRef(*kind, key));
+        }
+        Committing { cache: self, indices }
+    }
+}
+
+impl Version {
+    /// Whether no commit that changes the document is on its way.
+    const fn is_even(self) -> bool {
+        self.0.is_multiple_of(2)
+    }
+}
+
+/// A commit that is on its way. Dropped once its state is published, or once it has failed.
+pub(super) struct Committing<'c> {
+    cache: &'c Cache,
+    indices: Vec<usize>,
+}
+
+impl Drop for Committing<'_> {
+    fn drop(&mut self) {
+        for index in &self.indices {
+            self.cache.versions[*index].fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// What an empty leaf of a `BTreeMap` with serde_json's fields takes, which has room for eleven.
+const NODE: usize = 11 * (size_of::<String>() + size_of::<Value>()) + 16;
+
+/// About how many bytes of memory a value takes beside its own 32.
+pub(super) fn weight_of(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(|item| size_of::<Value>() + weight_of(item)).sum(),
+        Value::Object(fields) => weight_of_fields(fields),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
+}
+
+/// As [`weight_of`], of an object's fields.
+pub(super) fn weight_of_fields(fields: &serde_json::Map<String, Value>) -> usize {
+    let nodes = fields.len().div_ceil(8) * NODE;
+    nodes + fields.iter().map(|(name, value)| name.len() + weight_of(value)).sum::<usize>()
+}

@@ -1,0 +1,461 @@
+//! The next state of the store: a write transaction, and what must be known of it once it is committed.
+
+use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
+
+use super::{
+    engine::{EXPIRIES, LEASES, META, RECORDS, not_written},
+    held::Held,
+};
+use crate::{
+    Error, ErrorKind, Key, Result,
+    codec::{PlanRecord, RecordKey, decode_plan, encode_audit, encode_plan},
+    error::Kind,
+    history::DocumentKind,
+    plan::{AuditEntry, MAX_AUDIT_ENTRIES},
+};
+
+/// Claims look for leases to forget no more often than this, in microseconds, because they then read all.
+const SWEEP_PAUSE: u64 = 60 * 1_000_000;
+
+/// The largest number of plan records that a store keeps: see [`File`](crate::File).
+pub const MAX_PLAN_RECORDS: u64 = 10_000;
+
+/// Names of [`META`].
+pub(super) const CREDENTIALS: &str = "credentials";
+pub(super) const CONFIGS: &str = "configs";
+pub(super) const USAGE_RECORDS: &str = "usage_records";
+pub(super) const COMMITS: &str = "commits";
+pub(super) const STORED_BYTES: &str = "stored_bytes";
+const PLANS: &str = "plans";
+
+/// What the committer keeps from one draft to the next.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// When ended leases were removed last, in microseconds since 1970.
+    leases_swept: u64,
+}
+
+type Bytes<'t> = Table<'t, &'static [u8], &'static [u8]>;
+
+/// A write transaction.
+///
+/// A method that returns [`NotFound`](ErrorKind::NotFound) or another error of its arguments changes nothing, so
+/// the other changes of the group are not affected. After an error of the engine nothing of the group is kept.
+pub(super) struct Draft<'t> {
+    transaction: &'t WriteTransaction,
+    memory: &'t mut Memory,
+    records: Bytes<'t>,
+    counts: Counts,
+    /// The first error of the engine.
+    failed: Option<Error>,
+    changed: Vec<(DocumentKind, Key)>,
+    is_changed: bool,
+    /// Whether the disk has too little space for more than deletes.
+    is_full: bool,
+}
+
+/// How the numbers of records change.
+#[derive(Default)]
+struct Counts {
+    credentials: i64,
+    configs: i64,
+    usage_records: i64,
+    plans: i64,
+    stored_bytes: i64,
+}
+
+impl Counts {
+    fn each(&self) -> [(&'static str, i64); 5] {
+        [
+            (CREDENTIALS, self.credentials),
+            (CONFIGS, self.configs),
+            (USAGE_RECORDS, self.usage_records),
+            (PLANS, self.plans),
+            (STORED_BYTES, self.stored_bytes),
+        ]
+    }
+
+    fn add(&mut self, name: &RecordKey, change: i64) {
+        match name {
+            RecordKey::Credential(_) => self.credentials += change,
+            RecordKey::Config(_) => self.configs += change,
+            RecordKey::Plan(_) => self.plans += change,
+            RecordKey::Usage(..) | RecordKey::Audit(_) => {}
+        }
+    }
+}
+
+impl<'t> Draft<'t> {
+    pub(super) fn new(
+        transaction: &'t WriteTransaction,
+        memory: &'t mut Memory,
+        is_full: bool,
+    ) -> Result<Self> {
+        let records = transaction.open_table(RECORDS).map_err(|error| not_written(error.into()))?;
+        Ok(Self {
+            transaction,
+            memory,
+            records,
+            counts: Counts::default(),
+            failed: None,
+            changed: Vec::new(),
+            is_changed: false,
+            is_full,
+        })
+    }
+
+    /// Ends the draft: the documents that it changes, or None if it changes nothing at all. With `counts_commits`
+    /// the commit gets the number after that of the commit before, which is returned, too.
+    pub(super) fn finish(self, counts_commits: bool) -> Result<Option<Changes>> {
+        if let Some(failed) = self.failed {
+            return Err(failed);
+        }
+        if !self.is_changed {
+            return Ok(None);
+        }
+        drop(self.records);
+        let number =
+            save(self.transaction, &self.counts, counts_commits).map_err(|error| not_written(error))?;
+        Ok(Some(Changes { documents: self.changed, number }))
+    }
+
+    /// Notes an error of the engine: the group must not be committed.
+    fn noted<T>(&mut self, result: Result<T, redb::Error>) -> Result<T> {
+        result.map_err(|error| {
+            let error = not_written(error);
+            self.failed.get_or_insert(error).clone()
+        })
+    }
+
+    /// Reads a record.
+    pub(super) fn get<T>(
+        &mut self,
+        name: &RecordKey,
+        read: impl FnOnce(&[u8]) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let found =
+            self.records.get(name.encode().as_slice()).map(|found| found.map(|bytes| read(bytes.value())));
+        self.noted(found.map_err(Into::into))?.transpose()
+    }
+
+    fn has(&mut self, name: &RecordKey) -> Result<bool> {
+        self.get(name, |_| Ok(())).map(|found| found.is_some())
+    }
+
+    /// Fails if the disk has no space for another record.
+    fn room(&self) -> Result<()> {
+        if self.is_full { Err(full()) } else { Ok(()) }
+    }
+
+    /// Stores a record, damaged or not before.
+    fn put(&mut self, name: &RecordKey, value: &[u8]) -> Result<()> {
+        self.room()?;
+        self.is_changed = true;
+        let encoded = name.encode();
+        let before =
+            self.records.insert(encoded.as_slice(), value).map(|old| old.map(|old| old.value().len()));
+        let before = self.noted(before.map_err(Into::into))?;
+        let old_bytes = before.map_or(0, |length| encoded.len() + length);
+        self.counts.stored_bytes += (encoded.len() + value.len()) as i64 - old_bytes as i64;
+        if before.is_none() {
+            self.counts.add(name, 1);
+        }
+        Ok(())
+    }
+
+    /// Deletes a record, damaged or not. Returns whether there was one.
+    fn remove(&mut self, name: &RecordKey) -> Result<bool> {
+        let encoded = name.encode();
+        let before = self.records.remove(encoded.as_slice()).map(|old| old.map(|old| old.value().len()));
+        let Some(length) = self.noted(before.map_err(Into::into))? else { return Ok(false) };
+        self.is_changed = true;
+        self.counts.stored_bytes -= (encoded.len() + length) as i64;
+        self.counts.add(name, -1);
+        Ok(true)
+    }
+
+    pub(super) fn put_credential(&mut self, id: Key, encoded: &[u8]) -> Result<()> {
+        self.put(&RecordKey::Credential(id.clone()), encoded)?;
+        self.changed.push((DocumentKind::Credential, id));
+        Ok(())
+    }
+
+    /// Whether the credential exists, damaged or not.
+    pub(super) fn has_credential(&mut self, id: &Key) -> Result<bool> {
+        self.has(&RecordKey::Credential(id.clone()))
+    }
+
+    pub(super) fn delete_credential(&mut self, id: &Key) -> Result<()> {
+        let existed = self.remove(&RecordKey::Credential(id.clone()))?;
+        self.changed.push((DocumentKind::Credential, id.clone()));
+        Error::unless_found(existed, Kind::Credential, id)
+    }
+
+    pub(super) fn put_config(&mut self, key: Key, encoded: &[u8]) -> Result<()> {
+        self.put(&RecordKey::Config(key.clone()), encoded)?;
+        self.changed.push((DocumentKind::Config, key));
+        Ok(())
+    }
+
+    pub(super) fn delete_config(&mut self, key: &Key) -> Result<()> {
+        let existed = self.remove(&RecordKey::Config(key.clone()))?;
+        self.changed.push((DocumentKind::Config, key.clone()));
+        Error::unless_found(existed, Kind::Config, key)
+    }
+
+    pub(super) fn increment(&mut self, key: &Key, field: &Key, delta: i64) -> Result<i64> {
+        let name = RecordKey::Usage(key.clone(), field.clone());
+        let before = self.get(&name, |bytes| decode_count(key, bytes))?;
+        let total = before.unwrap_or(0).checked_add(delta).ok_or_else(|| Error::overflow().with_key(key))?;
+        self.put_counter(key, &name, before.is_some(), total)?;
+        Ok(total)
+    }
+
+    pub(super) fn set_counter(&mut self, key: &Key, field: &Key, count: i64) -> Result<()> {
+        let name = RecordKey::Usage(key.clone(), field.clone());
+        let existed = self.has(&name)?;
+        self.put_counter(key, &name, existed, count)
+    }
+
+    fn put_counter(&mut self, key: &Key, name: &RecordKey, existed: bool, count: i64) -> Result<()> {
+        self.room()?;
+        let is_new = !existed && self.first(&RecordKey::counters(key))?.is_none();
+        self.put(name, &count.to_be_bytes())?;
+        self.counts.usage_records += i64::from(is_new);
+        Ok(())
+    }
+
+    /// The first of these names that there is.
+    fn first(&mut self, names: &std::ops::Range<Vec<u8>>) -> Result<Option<Vec<u8>>> {
+        let found =
+            self.records.range(names.start.as_slice()..names.end.as_slice()).and_then(|mut records| {
+                records.next().map(|record| record.map(|(name, _)| name.value().to_vec())).transpose()
+            });
+        self.noted(found.map_err(Into::into))
+    }
+
+    /// The last of these names that there is.
+    fn last(&mut self, names: &std::ops::Range<Vec<u8>>) -> Result<Option<Vec<u8>>> {
+        let found =
+            self.records.range(names.start.as_slice()..names.end.as_slice()).and_then(|mut records| {
+                records.next_back().map(|record| record.map(|(name, _)| name.value().to_vec())).transpose()
+            });
+        self.noted(found.map_err(Into::into))
+    }
+
+    pub(super) fn reset_usage(&mut self, key: &Key) -> Result<()> {
+        let names = RecordKey::counters(key);
+        let mut removed = 0;
+        let counters = self
+            .records
+            .extract_from_if::<&[u8], _>(names.start.as_slice()..names.end.as_slice(), |_, _| true);
+        let counters = counters.and_then(|counters| {
+            counters
+                .map(|counter| counter.map(|(name, value)| name.value().len() + value.value().len()))
+                .try_fold(0_i64, |sum, bytes| {
+                    removed += 1;
+                    bytes.map(|bytes| sum + bytes as i64)
+                })
+        });
+        let bytes = self.noted(counters.map_err(Into::into))?;
+        if removed > 0 {
+            self.is_changed = true;
+            self.counts.stored_bytes -= bytes;
+            self.counts.usage_records -= 1;
+        }
+        Error::unless_found(removed > 0, Kind::Usage, key)
+    }
+
+    /// The record of a plan, if any.
+    pub(super) fn plan(&mut self, key: &Key) -> Result<Option<PlanRecord>> {
+        self.get(&RecordKey::Plan(key.clone()), decode_plan).map_err(|error| error.with_key(key))
+    }
+
+    pub(super) fn put_plan(&mut self, key: &Key, record: &PlanRecord) -> Result<()> {
+        let name = RecordKey::Plan(key.clone());
+        if !self.has(&name)?
+            && self.number(PLANS)?.saturating_add_signed(self.counts.plans) >= MAX_PLAN_RECORDS
+        {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!(
+                    "the store has the records of {MAX_PLAN_RECORDS} plans, which is its limit: apply plans with a shorter \
+                     time to live, or wait until some expire"
+                ),
+            ));
+        }
+        self.put(&name, &encode_plan(record))?;
+        let added =
+            self.transaction.open_table(EXPIRIES).map_err(redb::Error::from).and_then(|mut expiries| {
+                Ok(expiries.insert((record.expires, key.as_str()), ()).map(drop)?)
+            });
+        self.noted(added)
+    }
+
+    /// Removes the plans that have expired at `now`.
+    pub(super) fn remove_expired_plans(&mut self, now: i64) -> Result<()> {
+        let expired = expired(self.transaction, now);
+        for key in self.noted(expired)? {
+            // The plan may have been applied again since, and then expires later.
+            let name = RecordKey::Plan(key);
+            let expires = self.get(&name, decode_plan).ok().flatten().map(|record| record.expires);
+            if expires.is_none_or(|expires| expires <= now) {
+                self.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds an entry to the audit and removes the oldest beyond the limit.
+    pub(super) fn put_audit(&mut self, entry: &AuditEntry) -> Result<()> {
+        let names = RecordKey::audit();
+        let last = self.last(&names)?.and_then(|name| audit_number(&name));
+        let number = last.map_or(0, |last| last + 1);
+        self.put(&RecordKey::Audit(number), &encode_audit(entry))?;
+        while let Some(oldest) = self.first(&names)?.and_then(|name| audit_number(&name)) {
+            if number - oldest < MAX_AUDIT_ENTRIES as u64 {
+                break;
+            }
+            self.remove(&RecordKey::Audit(oldest))?;
+        }
+        Ok(())
+    }
+
+    fn number(&mut self, name: &str) -> Result<u64> {
+        let number = self
+            .transaction
+            .open_table(META)
+            .map_err(redb::Error::from)
+            .and_then(|meta| Ok(meta.get(name)?.map_or(0, |number| number.value())));
+        self.noted(number)
+    }
+
+    /// A lease. One that can't be read has ended: no other record must wait for it.
+    pub(super) fn lease(&mut self, name: &Key) -> Result<Option<Held>> {
+        let found = self.transaction.open_table(LEASES).map_err(redb::Error::from).and_then(|leases| {
+            let held = leases.get(name.as_str().as_bytes())?;
+            Ok(held.and_then(|held| Held::decode(name.as_str().as_bytes(), held.value()).ok()))
+        });
+        Ok(self.noted(found)?.map(|(_, held)| held))
+    }
+
+    pub(super) fn put_lease(&mut self, name: &Key, held: &Held) -> Result<()> {
+        self.room()?;
+        self.is_changed = true;
+        let put = self.transaction.open_table(LEASES).map_err(redb::Error::from).and_then(|mut leases| {
+            Ok(leases.insert(name.as_str().as_bytes(), held.encode().as_slice()).map(drop)?)
+        });
+        self.noted(put)
+    }
+
+    /// Removes the leases that ended before this time, unless that was done shortly before `now`.
+    pub(super) fn remove_leases(&mut self, before: u64, now: u64) -> Result<()> {
+        // A clock that was set back must not put this off.
+        if now.abs_diff(self.memory.leases_swept) < SWEEP_PAUSE {
+            return Ok(());
+        }
+        self.memory.leases_swept = now;
+        let has_ended = |name: &[u8], bytes: &[u8]| match Held::decode(name, bytes) {
+            Ok((_, held)) => held.ends < before,
+            Err(_) => true,
+        };
+        let removed =
+            self.transaction.open_table(LEASES).map_err(redb::Error::from).and_then(|mut leases| {
+                let before = leases.len()?;
+                leases.retain(|name, bytes| !has_ended(name, bytes))?;
+                Ok(leases.len()? < before)
+            });
+        self.is_changed |= self.noted(removed)?;
+        Ok(())
+    }
+
+    /// The number of leases.
+    #[cfg(test)]
+    pub(super) fn lease_count(&self) -> u64 {
+        self.transaction.open_table(LEASES).unwrap().len().unwrap()
+    }
+}
+
+/// What a commit changes.
+pub(super) struct Changes {
+    pub(super) documents: Vec<(DocumentKind, Key)>,
+    /// The number of the commit, if they are counted.
+    pub(super) number: u64,
+}
+
+/// Writes the numbers about the store.
+fn save(transaction: &WriteTransaction, counts: &Counts, counts_commits: bool) -> Result<u64, redb::Error> {
+    let mut meta = transaction.open_table(META)?;
+    for (name, change) in counts.each().into_iter().filter(|(_, change)| *change != 0) {
+        let before = meta.get(name)?.map_or(0, |number| number.value());
+        meta.insert(name, before.saturating_add_signed(change))?;
+    }
+    if !counts_commits {
+        return Ok(0);
+    }
+    let number = meta.get(COMMITS)?.map_or(0, |number| number.value()) + 1;
+    meta.insert(COMMITS, number)?;
+    Ok(number)
+}
+
+/// Removes the entries of the plans that have expired, and returns their keys.
+fn expired(transaction: &WriteTransaction, now: i64) -> Result<Vec<Key>, redb::Error> {
+    let mut expiries = transaction.open_table(EXPIRIES)?;
+    let mut keys = Vec::new();
+    for entry in expiries.extract_from_if((i64::MIN, "")..(now.saturating_add(1), ""), |_, ()| true)? {
+        keys.extend(Key::new(entry?.0.value().1));
+    }
+    Ok(keys)
+}
+
+/// Counts the records of a store that an earlier version made.
+pub(super) fn upgrade(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    let (mut counts, mut usage_key) = (Counts::default(), None);
+    let records = transaction.open_table(RECORDS)?;
+    let mut expiries = transaction.open_table(EXPIRIES)?;
+    for record in records.iter()? {
+        let (name, value) = record?;
+        counts.stored_bytes += (name.value().len() + value.value().len()) as i64;
+        // A name that can't be read is reported by the call that comes upon it.
+        let Ok(name) = RecordKey::decode(name.value()) else { continue };
+        counts.add(&name, 1);
+        match name {
+            RecordKey::Usage(key, _) if usage_key.as_ref() != Some(&key) => {
+                counts.usage_records += 1;
+                usage_key = Some(key);
+            }
+            RecordKey::Plan(key) => {
+                if let Ok(record) = decode_plan(value.value()) {
+                    expiries.insert((record.expires, key.as_str()), ())?;
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut meta = transaction.open_table(META)?;
+    for (name, count) in counts.each() {
+        meta.insert(name, count.unsigned_abs())?;
+    }
+    Ok(())
+}
+
+/// Decodes a counter.
+pub(super) fn decode_count(key: &Key, bytes: &[u8]) -> Result<i64> {
+    let corrupt = |_| Error::new(ErrorKind::Corrupt, "a stored counter can't be read").with_key(key);
+    bytes.try_into().map(i64::from_be_bytes).map_err(corrupt)
+}
+
+/// The number of an audit entry.
+fn audit_number(name: &[u8]) -> Option<u64> {
+    match RecordKey::decode(name) {
+        Ok(RecordKey::Audit(number)) => Some(number),
+        _ => None,
+    }
+}
+
+#[cold]
+fn full() -> Error {
+    let message = "the file system is almost full: the store keeps what is left for deletes, so delete records, or make \
+                   room on the file system";
+    Error::new(ErrorKind::Unavailable, message).with_code("os error 28")
+}

@@ -1,0 +1,291 @@
+//! What calls read: a published snapshot where only this process writes, else one of their own.
+
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwapOption;
+
+use super::{
+    cache::{Cache, Parsed, Version},
+    draft::{COMMITS, Changes},
+    engine::{Engine, Header, Snapshot},
+};
+use crate::{
+    ConfigValue, Credential, Error, Found, Key, Outcome, Result,
+    codec::{RecordKey, decode_config, decode_credential},
+    error::Kind,
+    history::DocumentKind,
+};
+
+/// The reading side of a store.
+pub(super) struct Reader {
+    /// None once the store is closed.
+    current: ArcSwapOption<Current>,
+    cache: Cache,
+    /// Set while this process commits, in a store where others write, too.
+    commits: AtomicBool,
+    generations: AtomicU64,
+}
+
+/// The store at a moment.
+pub(super) struct Current {
+    pub(super) engine: Arc<Engine>,
+    view: View,
+}
+
+enum View {
+    /// Only this process writes: the state after its last commit.
+    Published(Arc<Snapshot>),
+    /// Others write, too: each call takes a snapshot. What was cached in this generation counts while the
+    /// file's header is this one.
+    Shared { header: Header, generation: u64 },
+}
+
+impl Current {
+    /// A snapshot of the newest state.
+    fn snapshot(&self) -> Result<Arc<Snapshot>> {
+        match &self.view {
+            View::Published(snapshot) => Ok(snapshot.clone()),
+            View::Shared { .. } => self.engine.snapshot().map(Arc::new),
+        }
+    }
+
+    /// The generation of what the cache may hold. None: the file has had another commit.
+    fn generation(&self) -> Result<Option<u64>> {
+        match &self.view {
+            View::Published(_) => Ok(Some(ONLY)),
+            View::Shared { header, generation } => {
+                Ok((self.engine.header()? == *header).then_some(*generation))
+            }
+        }
+    }
+}
+
+/// The generation of a store where only this process writes.
+const ONLY: u64 = 0;
+
+/// A document that the cache holds.
+pub(super) trait Document: Sized + Send + 'static {
+    const KIND: DocumentKind;
+    fn name(key: Key) -> RecordKey;
+    fn decode(bytes: &[u8]) -> Result<Self>;
+    fn missing(key: &Key) -> Error;
+    fn parsed(&self) -> Parsed;
+    fn from_cached(parsed: Parsed) -> Option<Self>;
+}
+
+impl Document for Credential {
+    const KIND: DocumentKind = DocumentKind::Credential;
+
+    fn name(key: Key) -> RecordKey {
+        RecordKey::Credential(key)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        decode_credential(bytes)
+    }
+
+    fn missing(key: &Key) -> Error {
+        Error::not_found(Kind::Credential, key)
+    }
+
+    fn parsed(&self) -> Parsed {
+        Parsed::Credential(self.clone())
+    }
+
+    fn from_cached(parsed: Parsed) -> Option<Self> {
+        match parsed {
+            Parsed::Credential(credential) => Some(credential),
+            Parsed::Config(_) => None,
+        }
+    }
+}
+
+impl Document for ConfigValue {
+    const KIND: DocumentKind = DocumentKind::Config;
+
+    fn name(key: Key) -> RecordKey {
+        RecordKey::Config(key)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        decode_config(bytes)
+    }
+
+    fn missing(key: &Key) -> Error {
+        Error::not_found(Kind::Config, key)
+    }
+
+    fn parsed(&self) -> Parsed {
+        Parsed::Config(self.clone())
+    }
+
+    fn from_cached(parsed: Parsed) -> Option<Self> {
+        match parsed {
+            Parsed::Config(value) => Some(value),
+            Parsed::Credential(_) => None,
+        }
+    }
+}
+
+impl Reader {
+    pub(super) fn new(engine: Engine, cache_bytes: u64) -> Result<Self> {
+        let reader = Self {
+            current: ArcSwapOption::empty(),
+            cache: Cache::new(cache_bytes),
+            commits: AtomicBool::new(false),
+            generations: AtomicU64::new(ONLY + 1),
+        };
+        reader.current.store(Some(Arc::new(reader.renewed(&Arc::new(engine))?)));
+        Ok(reader)
+    }
+
+    /// The store, or an error once it is closed.
+    pub(super) fn current(&self) -> Result<Arc<Current>> {
+        self.current.load_full().ok_or_else(Error::closed)
+    }
+
+    pub(super) const fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    pub(super) fn close(&self) {
+        self.current.store(None);
+    }
+
+    /// A snapshot of the newest state.
+    pub(super) fn snapshot(&self) -> Result<Arc<Snapshot>> {
+        self.current()?.snapshot()
+    }
+
+    /// Reads a document, from the cache if it has it. None: it has more bytes than `most`.
+    pub(super) fn document<D: Document>(&self, key: &Key, most: usize) -> Result<Option<D>> {
+        // Before the state: see `Cache`.
+        let version = self.cache.version(D::KIND, key);
+        let current = self.current.load();
+        let current = current.as_ref().ok_or_else(Error::closed)?;
+        let Some(generation) = current.generation()? else { return self.others_wrote(current, key, most) };
+        match self.cache.get(version, generation, D::KIND, key).and_then(D::from_cached) {
+            Some(document) => Ok(Some(document)),
+            None => self.read(current, version, generation, key, most),
+        }
+    }
+
+    #[cold]
+    fn read<D: Document>(
+        &self,
+        current: &Current,
+        version: Version,
+        generation: u64,
+        key: &Key,
+        most: usize,
+    ) -> Result<Option<D>> {
+        let document: Option<D> = current.snapshot()?.document(key, most)?;
+        if let Some(document) =
+            document.as_ref().filter(|_| current.generation().is_ok_and(|now| now.is_some()))
+        {
+            self.cache.put(version, generation, key, document.parsed());
+        }
+        Ok(document)
+    }
+
+    /// Reads a document from a store that another process has changed, or that this one is about to change.
+    #[cold]
+    fn others_wrote<D: Document>(&self, current: &Arc<Current>, key: &Key, most: usize) -> Result<Option<D>> {
+        let document = current.snapshot()?.document(key, most);
+        if !self.commits.load(Ordering::SeqCst) {
+            // If the committer has published meanwhile, its state stays.
+            self.current.compare_and_swap(current, Some(Arc::new(self.renewed(&current.engine)?)));
+        }
+        document
+    }
+
+    /// Reads credentials, all from one state.
+    pub(super) fn credentials(&self, ids: &[Key]) -> Result<Found> {
+        let current = self.current()?;
+        let snapshot = current.snapshot()?;
+        let generation = current.generation()?;
+        let read = RefCell::new(Vec::new());
+        let get = |id: &Key| {
+            let version = self.cache.version(DocumentKind::Credential, id);
+            let cached = generation
+                .and_then(|generation| self.cache.get(version, generation, DocumentKind::Credential, id));
+            if let Some(credential) = cached.and_then(Credential::from_cached) {
+                return Ok(credential);
+            }
+            let credential: Credential =
+                snapshot.document(id, usize::MAX)?.ok_or_else(|| Credential::missing(id))?;
+            read.borrow_mut().push((version, id.clone(), credential.parsed()));
+            Ok(credential)
+        };
+        let found = Found::collect(ids, get);
+        // What the cache had belongs to the snapshot only if nothing was published meanwhile.
+        let is_current = self.current.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, &current));
+        match (is_current, generation, current.generation()?) {
+            (true, Some(generation), Some(_)) => {
+                for (version, id, parsed) in read.into_inner() {
+                    self.cache.put(version, generation, &id, parsed);
+                }
+                Ok(found)
+            }
+            (_, None, _) => Ok(found),
+            _ => Ok(Found::collect(ids, |id| {
+                snapshot.document(id, usize::MAX)?.ok_or_else(|| Credential::missing(id))
+            })),
+        }
+    }
+
+    /// The store with a new generation.
+    fn renewed(&self, engine: &Arc<Engine>) -> Result<Current> {
+        let view = if engine.is_shared() {
+            let generation = self.generations.fetch_add(1, Ordering::SeqCst);
+            View::Shared { header: engine.header()?, generation }
+        } else {
+            View::Published(Arc::new(engine.snapshot()?))
+        };
+        Ok(Current { engine: engine.clone(), view })
+    }
+
+    /// Commits the changes to this store, and publishes the state after it.
+    pub(super) fn commit(
+        &self,
+        current: &Current,
+        changes: &Changes,
+        commit: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let engine = &current.engine;
+        // The write transaction keeps the others out, so only this commit lies between the two.
+        let generation = current.generation()?;
+        self.commits.store(true, Ordering::SeqCst);
+        let hidden = self.cache.begin(&changes.documents);
+        let committed = commit().and_then(|()| {
+            let after = self.after(engine, changes.number, generation);
+            after.map_err(|error| error.with_outcome(Outcome::Unknown))
+        });
+        if let Ok(current) = &committed {
+            self.current.store(Some(current.clone()));
+        }
+        self.commits.store(false, Ordering::SeqCst);
+        drop(hidden);
+        committed.map(drop)
+    }
+
+    /// The store after this process has made the commit of this number.
+    fn after(&self, engine: &Arc<Engine>, number: u64, generation: Option<u64>) -> Result<Arc<Current>> {
+        let mut current = self.renewed(engine)?;
+        if let (View::Shared { header, generation: newer }, Some(generation)) =
+            (&mut current.view, generation)
+        {
+            let is_ours = engine.snapshot()?.number(COMMITS)? == Some(number);
+            if is_ours && engine.header()? == *header {
+                *newer = generation;
+            }
+        }
+        Ok(Arc::new(current))
+    }
+}

@@ -1,0 +1,197 @@
+//! A consistent state of the store, from which any number of calls read.
+
+use std::{
+    ops::{Bound, RangeBounds},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use redb::{OwnedAccessGuard, OwnedRange, ReadOnlyTable, ReadableTable, ReadableTableMetadata, TableError};
+
+use super::{
+    draft::{CONFIGS, CREDENTIALS, STORED_BYTES, USAGE_RECORDS},
+    engine::{LEASES, META, RECORDS, not_read},
+    reader::Document,
+};
+use crate::{
+    Error, ErrorKind, Key, Result,
+    codec::{RecordKey, decode_key},
+};
+
+/// The state after a commit. Later commits do not change it.
+pub(super) struct Snapshot {
+    records: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    /// None: the store has never had a lease.
+    leases: Option<ReadOnlyTable<&'static [u8], &'static [u8]>>,
+    meta: ReadOnlyTable<&'static str, u64>,
+}
+
+impl Snapshot {
+    pub(super) fn new(transaction: &redb::ReadTransaction) -> Result<Self> {
+        let unread = |error: TableError| not_read(error.into());
+        Ok(Self {
+            records: transaction.open_table(RECORDS).map_err(unread)?,
+            leases: match transaction.open_table(LEASES) {
+                Ok(leases) => Some(leases),
+                Err(TableError::TableDoesNotExist(_)) => None,
+                Err(error) => return Err(unread(error)),
+            },
+            meta: transaction.open_table(META).map_err(unread)?,
+        })
+    }
+
+    /// A number about the store.
+    pub(super) fn number(&self, name: &str) -> Result<Option<u64>> {
+        guarded(|| self.meta.get(name).map(|number| number.map(|number| number.value())))
+    }
+
+    /// Whether the store counts its records. One of an older version does once it is opened for writing.
+    pub(super) fn has_numbers(&self) -> Result<bool> {
+        self.number(STORED_BYTES).map(|number| number.is_some())
+    }
+
+    /// A number of records, counted if the store does not have it.
+    pub(super) fn counted(&self, name: &str) -> Result<u64> {
+        if self.has_numbers()? {
+            return Ok(self.number(name)?.unwrap_or(0));
+        }
+        let names = match name {
+            CREDENTIALS => RecordKey::credentials(),
+            CONFIGS => RecordKey::configs(),
+            USAGE_RECORDS => RecordKey::usage(),
+            _ => return self.records(..)?.try_fold(0, |sum, stored| Ok(sum + stored?.bytes())),
+        };
+        let (mut count, mut last) = (0, None);
+        for stored in self.records(names)? {
+            let stored = stored?;
+            // The fields of a usage record follow a NUL, which no other name has.
+            let key = stored.raw_name().split(|byte| *byte == 0).next().map(<[u8]>::to_vec);
+            if key != last {
+                count += 1;
+                last = key;
+            }
+        }
+        Ok(count)
+    }
+
+    /// The bytes of a record.
+    pub(super) fn get(&self, name: &RecordKey) -> Result<Option<OwnedAccessGuard<&'static [u8]>>> {
+        let name = name.encode();
+        guarded(|| self.records.get_owned(name.as_slice()))
+    }
+
+    /// A document. None: it has more bytes than `most`.
+    pub(super) fn document<D: Document>(&self, key: &Key, most: usize) -> Result<Option<D>> {
+        let stored = self.get(&D::name(key.clone()))?.ok_or_else(|| D::missing(key))?;
+        if stored.value().len() > most {
+            return Ok(None);
+        }
+        D::decode(stored.value()).map(Some).map_err(|error| error.with_key(key))
+    }
+
+    /// The records of these names, in order.
+    pub(super) fn records(&self, names: impl RangeBounds<Vec<u8>>) -> Result<Records> {
+        let names = (bytes(names.start_bound()), bytes(names.end_bound()));
+        guarded(|| self.records.range_owned::<&[u8]>(names)).map(Records)
+    }
+
+    /// All leases, by name.
+    pub(super) fn leases(&self) -> Result<Option<Records>> {
+        let Some(leases) = &self.leases else { return Ok(None) };
+        guarded(|| leases.range_owned::<&[u8]>(..)).map(Records).map(Some)
+    }
+
+    /// The number of records of all kinds.
+    pub(super) fn len(&self) -> Result<u64> {
+        guarded(|| self.records.len())
+    }
+}
+
+fn bytes<'b>(bound: Bound<&'b Vec<u8>>) -> Bound<&'b [u8]> {
+    bound.map(Vec::as_slice)
+}
+
+/// Records in the order of their names, with the bytes of each.
+pub(super) struct Records(OwnedRange<&'static [u8], &'static [u8]>);
+
+impl Records {
+    /// The next record in either direction.
+    fn taken(
+        &mut self,
+        next: impl FnOnce(
+            &mut OwnedRange<&'static [u8], &'static [u8]>,
+        ) -> Option<
+            redb::Result<
+                (OwnedAccessGuard<&'static [u8]>, OwnedAccessGuard<&'static [u8]>),
+                redb::StorageError,
+            >,
+        >,
+    ) -> Option<Result<Stored>> {
+        guarded(|| next(&mut self.0).transpose())
+            .map(|found| found.map(|(name, value)| Stored { name, value }))
+            .transpose()
+    }
+}
+
+/// A stored record: its name and its bytes.
+pub(super) struct Stored {
+    name: OwnedAccessGuard<&'static [u8]>,
+    value: OwnedAccessGuard<&'static [u8]>,
+}
+
+impl Stored {
+    pub(super) fn name(&self) -> Result<RecordKey> {
+        RecordKey::decode(self.name.value())
+    }
+
+    /// The key of a credential, a config value or a plan.
+    pub(super) fn key(&self) -> Result<Key> {
+        decode_key(self.name.value().get(1..).unwrap_or_default())
+    }
+
+    /// The number of bytes of name and value.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.name.value().len() + self.value.value().len()) as u64
+    }
+
+    /// The bytes of the name.
+    pub(super) fn raw_name(&self) -> &[u8] {
+        self.name.value()
+    }
+
+    /// The key and the field of a counter.
+    pub(super) fn counter_name(&self) -> Result<(Key, Key)> {
+        match self.name()? {
+            RecordKey::Usage(key, field) => Ok((key, field)),
+            _ => Err(Error::new(ErrorKind::Corrupt, "the name of a stored record can't be read")),
+        }
+    }
+
+    pub(super) fn value(&self) -> &[u8] {
+        self.value.value()
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<Stored>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.taken(Iterator::next)
+    }
+}
+
+impl DoubleEndedIterator for Records {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.taken(DoubleEndedIterator::next_back)
+    }
+}
+
+/// Reads, and reports a panic as damage: some assertions of the engine fail on damaged pages.
+fn guarded<T>(read: impl FnOnce() -> redb::Result<T, redb::StorageError>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(read) => read.map_err(|error| not_read(error.into())),
+        Err(_) => {
+            Err(Error::new(ErrorKind::Corrupt, "the store is damaged; restore it from a backup or an export"))
+        }
+    }
+}
