@@ -269,7 +269,11 @@ impl Worker {
         engine.check()?;
         // Before any write counts as begun: it may take long, where another process writes.
         let transaction = engine.begin()?;
-        let mut draft = Draft::new(&transaction, &mut self.memory, is_full(engine, bytes))?;
+        let is_full = is_full(engine, bytes);
+        if let Some(directory) = engine.directory() {
+            directory.reserve(!is_full);
+        }
+        let mut draft = Draft::new(&transaction, &mut self.memory, is_full)?;
         let applied = guarded(|| {
             group.retain_mut(|write| write.apply(&mut draft));
             Ok(())

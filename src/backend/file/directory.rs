@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use super::options::Sharing;
@@ -21,6 +22,12 @@ const STORE: &str = "store.redb";
 
 /// A store that is being created: renamed to [`STORE`] once it is complete and on disk.
 const UNFINISHED: &str = "store.redb.new";
+
+/// Takes space that is given back once the file system is full, so that deletes can be written.
+const RESERVE: &str = "store.reserve";
+
+/// Deletes write the pages that lead to the deleted records.
+const RESERVE_BYTES: u64 = 8 << 20;
 
 /// Entries that volumes and desktops create. A directory with only these counts as empty.
 ///
@@ -56,6 +63,7 @@ pub(super) struct Directory {
     /// Whether no other process has the store open.
     is_alone: bool,
     sharing: Sharing,
+    has_reserve: AtomicBool,
     /// Device and inode of the store's open file.
     opened: Option<(u64, u64)>,
 }
@@ -88,7 +96,15 @@ impl Directory {
         if !has_store && !is_alone {
             return Err(in_use(path.display()));
         }
-        Ok(Self { path, handle, has_store, is_alone, sharing, opened: None })
+        Ok(Self {
+            path,
+            handle,
+            has_store,
+            is_alone,
+            sharing,
+            has_reserve: AtomicBool::new(false),
+            opened: None,
+        })
     }
 
     /// Whether no other process had the store open when this one locked it.
@@ -108,6 +124,28 @@ impl Directory {
     pub(super) fn unlock(&self) {
         // An error means that there is no lock.
         drop(self.handle.unlock());
+    }
+
+    /// Takes the space of the reserve, or gives it back.
+    ///
+    /// A file system without room for it, or without such a call, has no reserve: deletes then need space
+    /// that is free.
+    pub(super) fn reserve(&self, keeps: bool) {
+        if self.has_reserve.swap(keeps, Ordering::Relaxed) == keeps {
+            return;
+        }
+        let path = self.path.join(RESERVE);
+        if !keeps {
+            drop(fs::remove_file(path));
+            return;
+        }
+        let mut options = OpenOptions::new();
+        if let Ok(file) = self.open_file(RESERVE, options.write(true).create(true)) {
+            let taken = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE_BYTES);
+            if taken.is_err() {
+                drop(fs::remove_file(path));
+            }
+        }
     }
 
     /// The bytes that the file system has left for this user, if it reports them.
@@ -257,7 +295,7 @@ fn find_store(path: &Path, handle: &File, create: bool) -> Result<bool> {
     for entry in fs::read_dir(path).map_err(unreadable)? {
         match entry.map_err(unreadable)?.file_name().to_str() {
             Some(STORE) => has_store = true,
-            Some(UNFINISHED) => {}
+            Some(UNFINISHED | RESERVE) => {}
             Some(name) if is_ignored(name) => {}
             _ => has_others = true,
         }

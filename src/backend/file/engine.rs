@@ -316,6 +316,11 @@ fn describe(path: &str, error: redb::Error) -> Error {
     match error {
         // How redb reports a missing magic number.
         Io(error) if error.kind() == std::io::ErrorKind::InvalidData => damaged(path).with_source(error),
+        Io(error) if error.kind() == std::io::ErrorKind::Unsupported => Error::new(
+            ErrorKind::Unsupported,
+            format!("the file system of {path} has no locks for parts of a file: open the store with `shared=exclusive`"),
+        )
+        .with_source(error),
         Io(error) => Error::io(format!("the store in {path} can't be opened"), error),
         DatabaseAlreadyOpen | LockProtocolMismatch => in_use(path),
         UpgradeRequired(version) => Error::new(

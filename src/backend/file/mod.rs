@@ -261,7 +261,9 @@ impl Open for File {
     const SCHEMES: &'static [&'static str] = options::SCHEMES;
 
     async fn open(options: FileOptions) -> Result<Self> {
-        let wait = options.wait;
+        // Another process keeps the others out while it creates a store.
+        let brief = if options.shared == Sharing::Exclusive { Duration::ZERO } else { BRIEF_WAIT };
+        let wait = options.wait.max(brief);
         check_path(&options.path)?;
         let begun = Instant::now();
         loop {
@@ -282,6 +284,9 @@ impl Open for File {
 
 /// How often opening tries again while the store is open elsewhere.
 const RETRY_EVERY: Duration = Duration::from_millis(50);
+
+/// How long opening a shared store waits at least.
+const BRIEF_WAIT: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
