@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use super::{
+    LOW_SPACE,
     draft::{Draft, Memory},
     engine::Engine,
     reader::Reader,
@@ -270,9 +271,6 @@ impl Worker {
         // Before any write counts as begun: it may take long, where another process writes.
         let transaction = engine.begin()?;
         let is_full = is_full(engine, bytes);
-        if let Some(directory) = engine.directory() {
-            directory.reserve(!is_full);
-        }
         let mut draft = Draft::new(&transaction, &mut self.memory, is_full)?;
         let applied = guarded(|| {
             group.retain_mut(|write| write.apply(&mut draft));
@@ -297,9 +295,17 @@ enum Applied {
 }
 
 /// Whether the file system has no space for writes of so many bytes, which are stored with pages around them.
+/// Then the reserve is given back; it is taken again once there is plenty of space.
 fn is_full(engine: &Engine, bytes: usize) -> bool {
-    let free = engine.directory().and_then(super::directory::Directory::free);
-    free.is_some_and(|free| free < SPARE_SPACE + 2 * bytes as u64)
+    let Some(directory) = engine.directory() else { return false };
+    let Some(free) = directory.free() else { return false };
+    let is_full = free < SPARE_SPACE + 2 * bytes as u64;
+    if is_full {
+        directory.release_reserve();
+    } else if free > LOW_SPACE {
+        directory.take_reserve();
+    }
+    is_full
 }
 
 #[cold]

@@ -126,26 +126,25 @@ impl Directory {
         drop(self.handle.unlock());
     }
 
-    /// Takes the space of the reserve, or gives it back.
+    /// Takes the space of the reserve.
     ///
-    /// A file system without room for it, or without such a call, has no reserve: deletes then need space
-    /// that is free.
-    pub(super) fn reserve(&self, keeps: bool) {
-        if self.has_reserve.swap(keeps, Ordering::Relaxed) == keeps {
+    /// A file system without a call for it has no reserve: deletes then need space that is free.
+    pub(super) fn take_reserve(&self) {
+        if self.has_reserve.swap(true, Ordering::Relaxed) {
             return;
         }
-        let path = self.path.join(RESERVE);
-        if !keeps {
-            drop(fs::remove_file(path));
-            return;
-        }
-        let mut options = OpenOptions::new();
-        if let Ok(file) = self.open_file(RESERVE, options.write(true).create(true)) {
+        if let Ok(file) = self.open_file(RESERVE, OpenOptions::new().write(true).create(true)) {
             let taken = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE_BYTES);
             if taken.is_err() {
-                drop(fs::remove_file(path));
+                drop(fs::remove_file(self.path.join(RESERVE)));
             }
         }
+    }
+
+    /// Gives the space of the reserve back.
+    pub(super) fn release_reserve(&self) {
+        self.has_reserve.store(false, Ordering::Relaxed);
+        drop(fs::remove_file(self.path.join(RESERVE)));
     }
 
     /// The bytes that the file system has left for this user, if it reports them.

@@ -9,8 +9,8 @@ use std::{
 };
 
 use redb::{
-    Builder, ConcurrencyMode, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable,
-    StorageBackend, TableDefinition, TableError, WriteTransaction, backends::FileBackend,
+    Builder, ConcurrencyMode, DatabaseError, ReadOnlyDatabase, ReadableDatabase, StorageBackend,
+    TableDefinition, TableError, WriteTransaction, backends::FileBackend,
 };
 
 pub(super) use super::snapshot::Snapshot;

@@ -3,10 +3,9 @@
 use std::{
     ops::{Bound, RangeBounds},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
 };
 
-use redb::{OwnedAccessGuard, OwnedRange, ReadOnlyTable, ReadableTable, ReadableTableMetadata, TableError};
+use redb::{OwnedAccessGuard, OwnedRange, ReadOnlyTable, ReadableTableMetadata, TableError};
 
 use super::{
     draft::{CONFIGS, CREDENTIALS, STORED_BYTES, USAGE_RECORDS},
