@@ -185,7 +185,7 @@ impl Engine {
 
     /// The state after the last commit.
     pub(super) fn snapshot(&self) -> Result<Snapshot> {
-        Snapshot::new(&self.read_transaction()?)
+        Snapshot::new(self.read_transaction()?)
     }
 
     /// Begins the only write transaction. Waits while another process has one.

@@ -37,7 +37,10 @@ pub(crate) trait CliBackend: Open {
 
 #[cfg(feature = "file")]
 impl CliBackend for gateway_storage::File {
-    const FACTS: &[(&str, &str)] = &[("tls", "not needed: a local directory")];
+    const FACTS: &[(&str, &str)] = &[
+        ("tls", "not needed: a local directory"),
+        ("topology", "the processes of one machine, as `shared` allows"),
+    ];
 
     fn existing(options: Self::Options) -> Self::Options {
         options.with_create(false)
