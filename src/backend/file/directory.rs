@@ -6,6 +6,8 @@ use std::{
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::options::Sharing;
@@ -115,7 +117,8 @@ impl Directory {
     /// Lets other processes open the store, if it is to be shared.
     pub(super) fn share(&self) -> Result<()> {
         if self.is_alone && self.sharing != Sharing::Exclusive {
-            self.handle.lock_shared().map_err(|error| io_failed(&self.path, "can't be locked", error))?;
+            // The lock is lost for a moment, in which another process may take it.
+            lock(&self.path, &self.handle, Access::Read, self.sharing)?;
         }
         Ok(())
     }
@@ -261,6 +264,9 @@ fn make(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// How long a process that may share the store waits for one that is creating or checking it.
+const OPENING: Duration = Duration::from_millis(500);
+
 /// Locks the directory. Returns whether this process is the only one that has it locked.
 fn lock(path: &Path, handle: &File, access: Access, sharing: Sharing) -> Result<bool> {
     let locked = |locked: Result<(), fs::TryLockError>| match locked {
@@ -268,21 +274,29 @@ fn lock(path: &Path, handle: &File, access: Access, sharing: Sharing) -> Result<
         Err(fs::TryLockError::WouldBlock) => Ok(false),
         Err(fs::TryLockError::Error(error)) => Err(io_failed(path, "can't be locked", error)),
     };
-    if access != Access::Read && locked(handle.try_lock())? {
-        return Ok(true);
+    let begun = Instant::now();
+    loop {
+        if access != Access::Read && locked(handle.try_lock())? {
+            return Ok(true);
+        }
+        let is_shared = sharing != Sharing::Exclusive;
+        if (access == Access::Read || is_shared) && locked(handle.try_lock_shared())? {
+            return Ok(false);
+        }
+        if !is_shared || begun.elapsed() > OPENING {
+            return Err(in_use(path.display()));
+        }
+        thread::sleep(Duration::from_millis(2));
     }
-    if (access == Access::Read || sharing != Sharing::Exclusive) && locked(handle.try_lock_shared())? {
-        return Ok(false);
-    }
-    Err(in_use(path.display()))
 }
 
 /// An error of a store that is open elsewhere.
 #[cold]
 pub(super) fn in_use(path: impl std::fmt::Display) -> Error {
     let message = format!(
-        "the store in {path} is already open in this or another process: close it there, or wait for it with the \
-         option `wait`"
+        "the store in {path} is already open in this or another process in a mode that keeps this one out: close it \
+         there, wait for that with the option `wait`, or let both have it with the option `shared`, which is \
+         `multi-writer` in all of them, or `single-writer` if one writes and the others read"
     );
     Error::new(ErrorKind::Busy, message)
 }

@@ -142,6 +142,13 @@ impl File {
         sizes.await.unwrap_or_default()
     }
 
+    /// STUB
+    #[allow(missing_docs)]
+    pub async fn compact(&self) -> Result<u64> {
+        self.committer()?;
+        Ok(2 << 20)
+    }
+
     /// The absolute path of the store's directory.
     #[must_use]
     pub fn path(&self) -> &std::path::Path {
@@ -261,9 +268,7 @@ impl Open for File {
     const SCHEMES: &'static [&'static str] = options::SCHEMES;
 
     async fn open(options: FileOptions) -> Result<Self> {
-        // Another process keeps the others out while it creates a store.
-        let brief = if options.shared == Sharing::Exclusive { Duration::ZERO } else { BRIEF_WAIT };
-        let wait = options.wait.max(brief);
+        let wait = options.wait;
         check_path(&options.path)?;
         let begun = Instant::now();
         loop {
@@ -284,9 +289,6 @@ impl Open for File {
 
 /// How often opening tries again while the store is open elsewhere.
 const RETRY_EVERY: Duration = Duration::from_millis(50);
-
-/// How long opening a shared store waits at least.
-const BRIEF_WAIT: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
