@@ -2,8 +2,10 @@
 
 mod cache;
 mod committer;
+mod compact;
 mod conditional;
 mod config;
+mod copy;
 mod credential;
 mod directory;
 mod draft;

@@ -10,7 +10,7 @@ use redb::{OwnedAccessGuard, OwnedRange, ReadOnlyTable, ReadableTable, ReadableT
 
 use super::{
     draft::{CONFIGS, CREDENTIALS, STORED_BYTES, USAGE_RECORDS},
-    engine::{LEASES, META, RECORDS, not_read},
+    engine::{LEASES, META, Opened, RECORDS, not_read},
     reader::Document,
 };
 use crate::{
@@ -24,10 +24,12 @@ pub(super) struct Snapshot {
     /// None: the store has never had a lease.
     leases: Option<ReadOnlyTable<&'static [u8], &'static [u8]>>,
     meta: ReadOnlyTable<&'static str, u64>,
+    // Dropped last.
+    opened: Opened,
 }
 
 impl Snapshot {
-    pub(super) fn new(transaction: &redb::ReadTransaction) -> Result<Self> {
+    pub(super) fn new(transaction: &redb::ReadTransaction, opened: &Opened) -> Result<Self> {
         let unread = |error: TableError| not_read(error.into());
         Ok(Self {
             records: transaction.open_table(RECORDS).map_err(unread)?,
@@ -37,6 +39,7 @@ impl Snapshot {
                 Err(error) => return Err(unread(error)),
             },
             meta: transaction.open_table(META).map_err(unread)?,
+            opened: opened.clone(),
         })
     }
 
@@ -92,13 +95,15 @@ impl Snapshot {
     /// The records of these names, in order.
     pub(super) fn records(&self, names: impl RangeBounds<Vec<u8>>) -> Result<Records> {
         let names = (bytes(names.start_bound()), bytes(names.end_bound()));
-        guarded(|| self.records.range_owned::<&[u8]>(names)).map(Records)
+        let range = guarded(|| self.records.range_owned::<&[u8]>(names))?;
+        Ok(Records { range, _opened: self.opened.clone() })
     }
 
     /// All leases, by name.
     pub(super) fn leases(&self) -> Result<Option<Records>> {
         let Some(leases) = &self.leases else { return Ok(None) };
-        guarded(|| leases.range_owned::<&[u8]>(..)).map(Records).map(Some)
+        let range = guarded(|| leases.range_owned::<&[u8]>(..))?;
+        Ok(Some(Records { range, _opened: self.opened.clone() }))
     }
 
     /// The number of records of all kinds.
@@ -112,7 +117,11 @@ fn bytes<'b>(bound: Bound<&'b Vec<u8>>) -> Bound<&'b [u8]> {
 }
 
 /// Records in the order of their names, with the bytes of each.
-pub(super) struct Records(OwnedRange<&'static [u8], &'static [u8]>);
+pub(super) struct Records {
+    range: OwnedRange<&'static [u8], &'static [u8]>,
+    // Dropped last.
+    _opened: Opened,
+}
 
 impl Records {
     /// The next record in either direction.
@@ -127,7 +136,7 @@ impl Records {
             >,
         >,
     ) -> Option<Result<Stored>> {
-        guarded(|| next(&mut self.0).transpose())
+        guarded(|| next(&mut self.range).transpose())
             .map(|found| found.map(|(name, value)| Stored { name, value }))
             .transpose()
     }
