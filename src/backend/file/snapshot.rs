@@ -9,7 +9,7 @@ use redb::{OwnedAccessGuard, OwnedRange, ReadOnlyTable, ReadTransaction, Readabl
 
 use super::{
     draft::{CONFIGS, CREDENTIALS, STORED_BYTES, USAGE_RECORDS},
-    engine::{LEASES, META, RECORDS, not_read},
+    engine::{LEASES, META, Opened, RECORDS, not_read},
     reader::Document,
 };
 use crate::{
@@ -21,12 +21,14 @@ use crate::{
 pub(super) struct Snapshot {
     transaction: ReadTransaction,
     records: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    // Dropped last.
+    opened: Opened,
 }
 
 impl Snapshot {
-    pub(super) fn new(transaction: ReadTransaction) -> Result<Self> {
+    pub(super) fn new(transaction: ReadTransaction, opened: &Opened) -> Result<Self> {
         let records = transaction.open_table(RECORDS).map_err(|error| not_read(error.into()))?;
-        Ok(Self { transaction, records })
+        Ok(Self { transaction, records, opened: opened.clone() })
     }
 
     /// A number about the store.
@@ -81,17 +83,19 @@ impl Snapshot {
     /// The records of these names, in order.
     pub(super) fn records(&self, names: impl RangeBounds<Vec<u8>>) -> Result<Records> {
         let names = (bytes(names.start_bound()), bytes(names.end_bound()));
-        guarded(|| Ok(Records(self.records.range_owned::<&[u8]>(names)?)))
+        let range = guarded(|| Ok(self.records.range_owned::<&[u8]>(names)?))?;
+        Ok(Records { range, _opened: self.opened.clone() })
     }
 
     /// All leases, by name.
     pub(super) fn leases(&self) -> Result<Option<Records>> {
-        guarded(|| match self.transaction.open_table(LEASES) {
-            Ok(leases) => Ok(Some(Records(leases.range_owned::<&[u8]>(..)?))),
+        let range = guarded(|| match self.transaction.open_table(LEASES) {
+            Ok(leases) => Ok(Some(leases.range_owned::<&[u8]>(..)?)),
             // The store has never had a lease.
             Err(TableError::TableDoesNotExist(_)) => Ok(None),
             Err(error) => Err(error.into()),
-        })
+        })?;
+        Ok(range.map(|range| Records { range, _opened: self.opened.clone() }))
     }
 
     /// The number of records of all kinds.
@@ -105,7 +109,11 @@ fn bytes<'b>(bound: Bound<&'b Vec<u8>>) -> Bound<&'b [u8]> {
 }
 
 /// Records in the order of their names, with the bytes of each.
-pub(super) struct Records(OwnedRange<&'static [u8], &'static [u8]>);
+pub(super) struct Records {
+    range: OwnedRange<&'static [u8], &'static [u8]>,
+    // Dropped last.
+    _opened: Opened,
+}
 
 impl Records {
     /// The next record in either direction.
@@ -120,7 +128,7 @@ impl Records {
             >,
         >,
     ) -> Option<Result<Stored>> {
-        guarded(|| Ok(next(&mut self.0).transpose()?))
+        guarded(|| Ok(next(&mut self.range).transpose()?))
             .map(|found| found.map(|(name, value)| Stored { name, value }))
             .transpose()
     }
