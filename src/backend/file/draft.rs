@@ -606,6 +606,8 @@ fn full() -> Error {
 
 #[cfg(test)]
 mod tests {
+    use redb::ReadableTableMetadata as _;
+
     use super::{super::engine::tests::Disk, *};
 
     #[test]
