@@ -12,6 +12,8 @@ mod draft;
 mod engine;
 mod export;
 mod held;
+#[cfg(test)]
+mod interleaved;
 mod lease;
 mod options;
 mod plan;
