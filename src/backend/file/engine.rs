@@ -10,7 +10,8 @@ use std::{
 
 use redb::{
     Builder, ConcurrencyMode, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable,
-    StorageBackend, TableDefinition, TableError, WriteTransaction, backends::FileBackend,
+    ReadableTableMetadata, StorageBackend, TableDefinition, TableError, WriteTransaction,
+    backends::FileBackend,
 };
 
 pub(super) use super::snapshot::Snapshot;
@@ -73,7 +74,7 @@ pub(super) enum Database {
 pub(super) struct Source {
     // Dropped in this order.
     pub(super) transaction: redb::ReadTransaction,
-    _opened: Opened,
+    opened: Opened,
 }
 
 /// How the database is opened.
@@ -314,7 +315,7 @@ impl Engine {
 
     /// The state after the last commit, with all tables.
     pub(super) fn source(&self) -> Result<Source> {
-        Ok(Source { transaction: self.read_transaction()?, _opened: self.database.clone() })
+        Ok(Source { transaction: self.read_transaction()?, opened: self.database.clone() })
     }
 
     /// Begins the only write transaction. Waits while another process has one.
@@ -445,6 +446,21 @@ impl Source {
             .map_err(redb::Error::from)
             .and_then(|meta| Ok(meta.get(name)?.map(|number| number.value())));
         found.map_err(not_read)
+    }
+
+    pub(super) fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::new(&self.transaction, &self.opened)
+    }
+
+    /// What the pages of each table hold.
+    pub(super) fn tables(&self) -> Result<Vec<redb::TableStats>> {
+        let transaction = &self.transaction;
+        let stats = |table| {
+            let table = transaction.open_untyped_table(table).map_err(redb::Error::from)?;
+            Ok(table.stats()?)
+        };
+        let tables = transaction.list_tables().map_err(redb::Error::from);
+        tables.and_then(|tables| tables.map(stats).collect()).map_err(not_read)
     }
 
     fn lineage(&self) -> Result<Lineage> {

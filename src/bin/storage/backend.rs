@@ -22,6 +22,11 @@ pub(crate) trait CliBackend: Open {
         options
     }
 
+    /// Changes the options so that opening does not read the whole store to verify it.
+    fn unverified(options: Self::Options) -> Self::Options {
+        options
+    }
+
     /// Changes the options to read-only, if the backend has such a mode.
     fn to_read(_: Self::Options) -> Option<Self::Options> {
         None
@@ -35,6 +40,10 @@ impl CliBackend for gateway_storage::File {
 
     fn existing(options: Self::Options) -> Self::Options {
         options.with_create(false)
+    }
+
+    fn unverified(options: Self::Options) -> Self::Options {
+        options.with_verify(gateway_storage::Verify::Unclean)
     }
 
     fn to_read(options: Self::Options) -> Option<Self::Options> {

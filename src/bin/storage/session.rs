@@ -73,8 +73,9 @@ impl<'u, B: CliBackend> Session<'u, B> {
     ) -> Result<Storage<Layered<Log, B>>, Failure> {
         let options = self.options()?;
         let start = Instant::now();
-        let storage =
-            Storage::<B>::open(adjust(options)).await.map_err(|error| Failure::opening(self.url, &error))?;
+        let storage = Storage::<B>::open(B::unverified(adjust(options)))
+            .await
+            .map_err(|error| Failure::opening(self.url, &error))?;
         self.log.line(format_args!("open: ok in {:.1?}", start.elapsed()));
         Ok(storage.layer(self.log))
     }
