@@ -5,6 +5,7 @@
 //!
 //! `CRASH_ROUNDS=200 cargo test --all-features --test crash plan` kills 200 times instead of a few times.
 
+mod compact;
 mod plans;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod steps;
@@ -18,6 +19,7 @@ use std::{
 
 const TESTS: &[testkit::runner::Test] = &[
     ("kill_nine_loses_nothing_acknowledged", writes::kill_nine_loses_nothing_acknowledged),
+    ("kill_nine_of_a_compaction_loses_nothing", compact::kill_nine_of_a_compaction_loses_nothing),
     ("a_plan_on_a_file_is_whole_after_kill_nine", plans::on_file),
     #[cfg(feature = "redis")]
     ("a_plan_on_redis_is_whole_after_kill_nine", plans::on_redis),
@@ -58,6 +60,10 @@ fn main() {
     match arguments.next().as_deref() {
         Some("--writer") => {
             writes::writer(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap());
+        }
+        Some("--compacter") => {
+            let mut next = || arguments.next().unwrap();
+            compact::compacter(&next(), next().parse().unwrap(), &next());
         }
         Some("--applier") => {
             plans::applier(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap(), false);
