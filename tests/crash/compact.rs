@@ -159,7 +159,10 @@ pub(crate) fn kill_nine_of_a_compaction_loses_nothing() {
     assert!(interrupted > 0 && compacted > 0);
     let storage = runtime.block_on(open(&path, Sharing::Exclusive)).unwrap();
     let left: Vec<_> = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["store.redb"], "the opening has removed what was left");
+    assert!(
+        left.iter().all(|name| name != "store.redb.new"),
+        "the opening has removed what was left: {left:?}"
+    );
     runtime.block_on(storage.close()).unwrap();
 }
 

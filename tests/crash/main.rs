@@ -7,6 +7,7 @@
 
 mod compact;
 mod plans;
+mod processes;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod steps;
 mod writes;
@@ -20,6 +21,10 @@ use std::{
 const TESTS: &[testkit::runner::Test] = &[
     ("kill_nine_loses_nothing_acknowledged", writes::kill_nine_loses_nothing_acknowledged),
     ("kill_nine_of_a_compaction_loses_nothing", compact::kill_nine_of_a_compaction_loses_nothing),
+    (
+        "kill_nine_of_either_of_two_processes_loses_nothing_acknowledged",
+        processes::kill_nine_of_either_of_two_processes,
+    ),
     ("a_plan_on_a_file_is_whole_after_kill_nine", plans::on_file),
     #[cfg(feature = "redis")]
     ("a_plan_on_redis_is_whole_after_kill_nine", plans::on_redis),
@@ -64,6 +69,10 @@ fn main() {
         Some("--compacter") => {
             let mut next = || arguments.next().unwrap();
             compact::compacter(&next(), next().parse().unwrap(), &next());
+        }
+        Some("--beside") => {
+            let [url, me, first] = std::array::from_fn(|_| arguments.next().unwrap());
+            processes::writer(&url, &me, first.parse().unwrap());
         }
         Some("--applier") => {
             plans::applier(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap(), false);

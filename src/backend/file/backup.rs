@@ -120,7 +120,7 @@ fn copy_into(engine: &Engine, path: &Path, is_wanted: &dyn Fn() -> bool) -> Resu
 }
 
 fn written(engine: &Engine, directory: &Directory, is_wanted: &dyn Fn() -> bool) -> Result<u64> {
-    let source = engine.source()?;
+    let source = engine.snapshot()?;
     let disk = |file| FileBackend::new(file).map_err(|error| not_copied(error.into()));
     let mut builder = Builder::new();
     builder.set_cache_size(engine.cache_bytes() / 2);

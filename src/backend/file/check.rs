@@ -7,7 +7,6 @@ use serde::Serialize;
 use super::{
     File, LABEL,
     draft::{CONFIGS, CREDENTIALS, PLANS, STORED_BYTES, USAGE_RECORDS, decode_count},
-    engine::Source,
     held::Held,
     reader::Document,
     snapshot::{Snapshot, Stored},
@@ -106,8 +105,7 @@ impl File {
     pub async fn check(&self) -> Result<CheckReport> {
         let engine = self.store.reader.newest()?.engine.clone();
         let checked = tokio::task::spawn_blocking(move || {
-            let source = engine.source()?;
-            let snapshot = source.snapshot()?;
+            let snapshot = engine.snapshot()?;
             let size = engine.directory().and_then(super::Directory::size);
             let mut report = CheckReport {
                 checksums_verified: engine.is_verified(),
@@ -116,7 +114,7 @@ impl File {
             };
             read_all(&snapshot, &mut report)?;
             compare(&snapshot, &mut report)?;
-            measure(&source, &mut report)?;
+            measure(&snapshot, &mut report)?;
             Ok(report)
         });
         checked.await.unwrap_or_else(|_| {
@@ -190,8 +188,8 @@ fn compare_one(snapshot: &Snapshot, report: &mut CheckReport, name: &'static str
 }
 
 /// Adds up the pages of the tables.
-fn measure(source: &Source, report: &mut CheckReport) -> Result<()> {
-    for stats in source.tables()? {
+fn measure(snapshot: &Snapshot, report: &mut CheckReport) -> Result<()> {
+    for stats in snapshot.tables()? {
         report.allocated_bytes += stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes();
         report.fragmented_bytes += stats.fragmented_bytes();
     }

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    compact,
+    LOW_SPACE, compact,
     draft::{Draft, Memory},
     engine::Engine,
     reader::Reader,
@@ -341,7 +341,8 @@ impl Worker {
             current = self.reader.follow(&current)?.ok_or(lost)?;
         };
         let engine = &current.engine;
-        let mut draft = Draft::new(&transaction, &mut self.memory, is_full(engine, bytes))?;
+        let is_full = is_full(engine, bytes);
+        let mut draft = Draft::new(&transaction, &mut self.memory, is_full)?;
         draft.end_dead_copy(engine.directory())?;
         let applied = guarded(|| {
             group.retain_mut(|write| write.apply(&mut draft));
@@ -366,9 +367,17 @@ enum Applied {
 }
 
 /// Whether the file system has no space for writes of so many bytes, which are stored with pages around them.
+/// Then the reserve is given back; it is taken again once there is plenty of space.
 fn is_full(engine: &Engine, bytes: usize) -> bool {
-    let free = engine.directory().and_then(super::directory::Directory::free);
-    free.is_some_and(|free| free < SPARE_SPACE + 2 * bytes as u64)
+    let Some(directory) = engine.directory() else { return false };
+    let Some(free) = directory.free() else { return false };
+    let is_full = free < SPARE_SPACE + 2 * bytes as u64;
+    if is_full {
+        directory.release_reserve();
+    } else if free > LOW_SPACE {
+        directory.take_reserve();
+    }
+    is_full
 }
 
 #[cold]

@@ -5,7 +5,12 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::options::Sharing;
@@ -22,6 +27,12 @@ const STORE: &str = "store.redb";
 
 /// A store that is being created or compacted: renamed to [`STORE`] once it is complete and on disk.
 const UNFINISHED: &str = "store.redb.new";
+
+/// Takes space that is given back once the file system is full, so that deletes can be written.
+const RESERVE: &str = "store.reserve";
+
+/// Deletes write the pages that lead to the deleted records.
+const RESERVE_BYTES: u64 = 8 << 20;
 
 /// Entries that volumes and desktops create. A directory with only these counts as empty.
 ///
@@ -59,6 +70,7 @@ pub(super) struct Directory {
     /// Whether no other process has the store open.
     is_alone: bool,
     sharing: Sharing,
+    has_reserve: Arc<AtomicBool>,
     /// Device and inode of the store's open file.
     opened: Option<(u64, u64)>,
 }
@@ -108,7 +120,8 @@ impl Directory {
             return Err(in_use(path.display()));
         }
         let (store, handle) = (path.join(STORE), Arc::new(handle));
-        Ok(Self { path, store, handle, has_store, is_alone, sharing, opened: None })
+        let has_reserve = Arc::default();
+        Ok(Self { path, store, handle, has_store, is_alone, sharing, has_reserve, opened: None })
     }
 
     /// Whether no other process had the store open when this one locked it.
@@ -119,7 +132,8 @@ impl Directory {
     /// Lets other processes open the store, if it is to be shared.
     pub(super) fn share(&self) -> Result<()> {
         if self.is_alone && self.sharing != Sharing::Exclusive {
-            self.handle.lock_shared().map_err(|error| io_failed(&self.path, "can't be locked", error))?;
+            // The lock is lost for a moment, in which another process may take it.
+            lock(&self.path, &self.handle, Access::Read, self.sharing)?;
         }
         Ok(())
     }
@@ -128,6 +142,27 @@ impl Directory {
     pub(super) fn unlock(&self) {
         // An error means that there is no lock.
         drop(self.handle.unlock());
+    }
+
+    /// Takes the space of the reserve.
+    ///
+    /// A file system without a call for it has no reserve: deletes then need space that is free.
+    pub(super) fn take_reserve(&self) {
+        if self.has_reserve.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Ok(file) = self.open_file(RESERVE, OpenOptions::new().write(true).create(true)) {
+            let taken = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE_BYTES);
+            if taken.is_err() {
+                drop(fs::remove_file(self.path.join(RESERVE)));
+            }
+        }
+    }
+
+    /// Gives the space of the reserve back.
+    pub(super) fn release_reserve(&self) {
+        self.has_reserve.store(false, Ordering::Relaxed);
+        drop(fs::remove_file(self.path.join(RESERVE)));
     }
 
     /// The bytes that the file system has left for this user, if it reports them.
@@ -317,6 +352,9 @@ fn make(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// How long a process that may share the store waits for one that is creating or checking it.
+const OPENING: Duration = Duration::from_millis(500);
+
 /// Locks the directory. Returns whether this process is the only one that has it locked.
 fn lock(path: &Path, handle: &File, access: Access, sharing: Sharing) -> Result<bool> {
     let locked = |locked: Result<(), fs::TryLockError>| match locked {
@@ -324,21 +362,29 @@ fn lock(path: &Path, handle: &File, access: Access, sharing: Sharing) -> Result<
         Err(fs::TryLockError::WouldBlock) => Ok(false),
         Err(fs::TryLockError::Error(error)) => Err(io_failed(path, "can't be locked", error)),
     };
-    if access != Access::Read && locked(handle.try_lock())? {
-        return Ok(true);
+    let begun = Instant::now();
+    loop {
+        if access != Access::Read && locked(handle.try_lock())? {
+            return Ok(true);
+        }
+        let is_shared = sharing != Sharing::Exclusive;
+        if (access == Access::Read || is_shared) && locked(handle.try_lock_shared())? {
+            return Ok(false);
+        }
+        if !is_shared || begun.elapsed() > OPENING {
+            return Err(in_use(path.display()));
+        }
+        thread::sleep(Duration::from_millis(2));
     }
-    if (access == Access::Read || sharing != Sharing::Exclusive) && locked(handle.try_lock_shared())? {
-        return Ok(false);
-    }
-    Err(in_use(path.display()))
 }
 
 /// An error of a store that is open elsewhere.
 #[cold]
 pub(super) fn in_use(path: impl std::fmt::Display) -> Error {
     let message = format!(
-        "the store in {path} is already open in this or another process: close it there, or wait for it with the \
-         option `wait`"
+        "the store in {path} is already open in this or another process in a mode that keeps this one out: close it \
+         there, wait for that with the option `wait`, or let both have it with the option `shared`, which is \
+         `multi-writer` in all of them, or `single-writer` if one writes and the others read"
     );
     Error::new(ErrorKind::Busy, message)
 }
@@ -350,7 +396,7 @@ fn find_store(path: &Path, handle: &File, create: bool) -> Result<bool> {
     for entry in fs::read_dir(path).map_err(unreadable)? {
         match entry.map_err(unreadable)?.file_name().to_str() {
             Some(STORE) => has_store = true,
-            Some(UNFINISHED) => {}
+            Some(UNFINISHED | RESERVE) => {}
             Some(name) if is_ignored(name) => {}
             _ => has_others = true,
         }

@@ -603,3 +603,60 @@ fn full() -> Error {
                    room on the file system";
     Error::new(ErrorKind::Unavailable, message).with_code("os error 28")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::engine::tests::Disk, *};
+
+    #[test]
+    fn on_a_full_disk_only_deletes_succeed() {
+        let engine = Disk::default().store();
+        let key = |name: &str| Key::new(name).unwrap();
+        engine.change(|draft| {
+            draft.put_config(key("a"), b"1").unwrap();
+            draft.put_credential(key("b"), b"{}").unwrap();
+            draft.increment(&key("u"), &key("n"), 1).unwrap();
+        });
+        let transaction = engine.begin().unwrap();
+        let mut memory = Memory::default();
+        let mut draft = Draft::new(&transaction, &mut memory, true).unwrap();
+        for refused in [
+            draft.put_config(key("a"), b"2").unwrap_err(),
+            draft.put_credential(key("c"), b"{}").unwrap_err(),
+            draft.increment(&key("u"), &key("n"), 1).unwrap_err(),
+        ] {
+            assert_eq!((refused.kind(), refused.code()), (ErrorKind::Unavailable, Some("os error 28")));
+            assert_eq!(refused.outcome(), crate::Outcome::NotApplied);
+        }
+        draft.delete_config(&key("a")).unwrap();
+        draft.delete_credential(&key("b")).unwrap();
+        draft.reset_usage(&key("u")).unwrap();
+        assert_eq!(draft.finish(false).unwrap().unwrap().documents.len(), 2);
+        assert_eq!(transaction.open_table(RECORDS).unwrap().len().unwrap(), 0);
+    }
+
+    #[test]
+    fn records_are_counted() {
+        let engine = Disk::default().store();
+        let key = |name: &str| Key::new(name).unwrap();
+        let numbers = || {
+            let snapshot = engine.snapshot().unwrap();
+            [CREDENTIALS, CONFIGS, USAGE_RECORDS, STORED_BYTES].map(|name| snapshot.counted(name).unwrap())
+        };
+        engine.change(|draft| {
+            for (field, count) in [("m", 1), ("n", 2), ("m", 3)] {
+                draft.increment(&key("u"), &key(field), count).unwrap();
+                draft.set_counter(&key("v"), &key(field), count).unwrap();
+                draft.put_credential(key("a"), b"{}").unwrap();
+                draft.put_config(key(field), b"true").unwrap();
+            }
+        });
+        assert_eq!(numbers(), [1, 2, 2, 4 * (4 + 8) + (2 + 2) + 2 * (2 + 4)]);
+        engine.change(|draft| {
+            draft.reset_usage(&key("u")).unwrap();
+            draft.delete_config(&key("m")).unwrap();
+            assert!(draft.delete_config(&key("m")).is_err(), "it is deleted already");
+        });
+        assert_eq!(numbers(), [1, 1, 1, 2 * (4 + 8) + (2 + 2) + (2 + 4)]);
+    }
+}

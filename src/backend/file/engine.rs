@@ -9,9 +9,8 @@ use std::{
 };
 
 use redb::{
-    Builder, ConcurrencyMode, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable,
-    ReadableTableMetadata, StorageBackend, TableDefinition, TableError, WriteTransaction,
-    backends::FileBackend,
+    Builder, ConcurrencyMode, DatabaseError, ReadOnlyDatabase, ReadableDatabase, StorageBackend,
+    TableDefinition, TableError, WriteTransaction, backends::FileBackend,
 };
 
 pub(super) use super::snapshot::Snapshot;
@@ -68,13 +67,6 @@ pub(super) type Opened = Arc<RwLock<Option<Database>>>;
 pub(super) enum Database {
     Writable(redb::Database),
     ReadOnly(ReadOnlyDatabase),
-}
-
-/// A state of the store with all of its tables.
-pub(super) struct Source {
-    // Dropped in this order.
-    pub(super) transaction: redb::ReadTransaction,
-    opened: Opened,
 }
 
 /// How the database is opened.
@@ -207,7 +199,7 @@ impl Engine {
         let Some(directory) = self.directory.as_ref().filter(|_| !self.settings.read_only) else {
             return Ok(());
         };
-        if self.source()?.number(draft::COPYING)?.is_none() {
+        if self.snapshot()?.number(draft::COPYING)?.is_none() {
             return Ok(());
         }
         let transaction = self.begin()?;
@@ -228,20 +220,20 @@ impl Engine {
         let Ok(file) = directory.open_store(self.settings.access()) else { return Ok(None) };
         directory.note(&file)?;
         let settings = Settings { verifies: false, ..self.settings };
-        let lineage = self.source()?.lineage()?;
+        let lineage = Lineage::of(&self.snapshot()?)?;
         // A store of other origin must not be opened for writing, which can repair it.
         if !self.settings.read_only {
             let read_only = Settings { read_only: true, ..settings };
             let found = read_only.opened(directory.open_store(Access::Read)?, &path);
             if let Ok(found) = found {
                 let other = Self::checked(found, read_only, Some(directory.clone()), &path)?;
-                if !lineage.precedes(&other.source()?.lineage()?) {
+                if !lineage.precedes(&Lineage::of(&other.snapshot()?)?) {
                     return Ok(None);
                 }
             }
         }
         let next = Self::checked(settings.opened(file, &path)?, settings, Some(directory), &path)?;
-        let is_next = lineage.precedes(&next.source()?.lineage()?);
+        let is_next = lineage.precedes(&Lineage::of(&next.snapshot()?)?);
         Ok(is_next.then_some(next))
     }
 
@@ -310,12 +302,7 @@ impl Engine {
 
     /// The state after the last commit.
     pub(super) fn snapshot(&self) -> Result<Snapshot> {
-        Snapshot::new(&self.read_transaction()?, &self.database)
-    }
-
-    /// The state after the last commit, with all tables.
-    pub(super) fn source(&self) -> Result<Source> {
-        Ok(Source { transaction: self.read_transaction()?, opened: self.database.clone() })
+        Snapshot::new(self.read_transaction()?, &self.database)
     }
 
     /// Begins the only write transaction. Waits while another process has one.
@@ -432,39 +419,12 @@ pub(super) struct Lineage {
 }
 
 impl Lineage {
+    fn of(snapshot: &Snapshot) -> Result<Self> {
+        Ok(Self { id: snapshot.number(draft::ID)?, copies: snapshot.number(draft::COPIES)?.unwrap_or(0) })
+    }
+
     fn precedes(&self, other: &Self) -> bool {
         self.id.is_some() && self.id == other.id && self.copies < other.copies
-    }
-}
-
-impl Source {
-    /// A number about the store.
-    pub(super) fn number(&self, name: &str) -> Result<Option<u64>> {
-        let found = self
-            .transaction
-            .open_table(META)
-            .map_err(redb::Error::from)
-            .and_then(|meta| Ok(meta.get(name)?.map(|number| number.value())));
-        found.map_err(not_read)
-    }
-
-    pub(super) fn snapshot(&self) -> Result<Snapshot> {
-        Snapshot::new(&self.transaction, &self.opened)
-    }
-
-    /// What the pages of each table hold.
-    pub(super) fn tables(&self) -> Result<Vec<redb::TableStats>> {
-        let transaction = &self.transaction;
-        let stats = |table| {
-            let table = transaction.open_untyped_table(table).map_err(redb::Error::from)?;
-            Ok(table.stats()?)
-        };
-        let tables = transaction.list_tables().map_err(redb::Error::from);
-        tables.and_then(|tables| tables.map(stats).collect()).map_err(not_read)
-    }
-
-    fn lineage(&self) -> Result<Lineage> {
-        Ok(Lineage { id: self.number(draft::ID)?, copies: self.number(draft::COPIES)?.unwrap_or(0) })
     }
 }
 
@@ -494,6 +454,11 @@ fn describe(path: &str, error: redb::Error) -> Error {
     match error {
         // How redb reports a missing magic number.
         Io(error) if error.kind() == std::io::ErrorKind::InvalidData => damaged(path).with_source(error),
+        Io(error) if error.kind() == std::io::ErrorKind::Unsupported => Error::new(
+            ErrorKind::Unsupported,
+            format!("the file system of {path} has no locks for parts of a file: open the store with `shared=exclusive`"),
+        )
+        .with_source(error),
         Io(error) => Error::io(format!("the store in {path} can't be opened"), error),
         DatabaseAlreadyOpen | LockProtocolMismatch => in_use(path),
         UpgradeRequired(version) => Error::new(

@@ -147,7 +147,6 @@ impl File {
         let sizes = work(self.deadline, false, move || Ok((directory::size(&path), directory::free(&path))));
         sizes.await.unwrap_or_default()
     }
-
     /// The absolute path of the store's directory.
     #[must_use]
     pub fn path(&self) -> &std::path::Path {

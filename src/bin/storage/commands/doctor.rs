@@ -88,7 +88,7 @@ mod file {
     use serde_json::json;
 
     use super::{
-        super::{Answer, Failure, Run, Session},
+        super::{Answer, CliBackend, Failure, Run, Session},
         Check,
     };
     use crate::term::text::{grouped, several, size};
@@ -117,18 +117,21 @@ mod file {
     /// Opens the store and verifies its checksums; else opens it for reading. The second result: whether the
     /// checksums are wrong.
     async fn opened(options: FileOptions) -> Result<(Storage<File>, bool), Error> {
-        let options = options.with_create(false).with_verify(Verify::Always);
-        let to_read = || options.clone().with_read_only(true).with_verify(Verify::Unclean);
-        match Storage::<File>::open(options.clone()).await {
-            // What can be read of it is checked all the same, and nothing is changed.
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                Ok((Storage::open(to_read()).await.map_err(|_| error)?, true))
-            }
-            Err(error) if error.kind() == ErrorKind::Denied => {
-                Ok((Storage::open(to_read()).await.map_err(|_| error)?, false))
-            }
-            opened => Ok((opened?, false)),
+        let verified = options.clone().with_create(false).with_verify(Verify::Always);
+        let error = match Storage::<File>::open(verified).await {
+            Err(error) => error,
+            Ok(storage) => return Ok((storage, false)),
+        };
+        if !matches!(error.kind(), ErrorKind::Busy | ErrorKind::Corrupt | ErrorKind::Denied) {
+            return Err(error);
         }
+        // What can be read of a damaged store is checked all the same, and nothing is changed.
+        for options in File::to_read(options) {
+            if let Ok(storage) = Storage::open(options.with_verify(Verify::Unclean)).await {
+                return Ok((storage, error.kind() == ErrorKind::Corrupt));
+            }
+        }
+        Err(error)
     }
 
     fn damage(report: &CheckReport, is_damaged: bool) -> Option<String> {
