@@ -3,6 +3,7 @@
 
 mod adopt;
 mod archive;
+mod backup;
 mod conditions;
 mod git;
 mod leases;

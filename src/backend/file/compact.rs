@@ -110,10 +110,10 @@ fn copied(reader: &Arc<Reader>, line: &Line, engine: &Arc<Engine>, file: fs::Fil
     let mut round = line.write(move |draft| draft.begin_copying(id))?;
     // A copy of a store that is closed or lost meanwhile is not wanted.
     let is_wanted = || reader.current().is_ok_and(|current| !current.engine.is_other_file(engine));
-    copy_all(&engine.source()?, &copy, Lineage::Successor, &is_wanted)?;
+    copy_all(&engine.snapshot()?, &copy, Lineage::Successor, &is_wanted)?;
     for _ in 0..MAX_ROUNDS {
         let next = line.write(|draft| draft.next_round())?;
-        let names = copy_changed(&engine.source()?, &copy, round)?;
+        let names = copy_changed(&engine.snapshot()?, &copy, round)?;
         round = next;
         if names <= FEW_NAMES {
             break;
@@ -134,7 +134,7 @@ fn switched(reader: &Reader, old: &Arc<Engine>, copy: redb::Database, round: u64
     let transaction = old.begin()?;
     old.check()?;
     let directory = old.directory().ok_or_else(Error::closed)?;
-    let last = old.source()?;
+    let last = old.snapshot()?;
     if last.number(COPYING)? != Some(round) {
         return Err(Error::new(ErrorKind::Unavailable, "the compaction was ended by another process"));
     }

@@ -69,13 +69,6 @@ pub(super) enum Database {
     ReadOnly(ReadOnlyDatabase),
 }
 
-/// A state of the store with all of its tables.
-pub(super) struct Source {
-    // Dropped in this order.
-    pub(super) transaction: redb::ReadTransaction,
-    _opened: Opened,
-}
-
 /// How the database is opened.
 #[derive(Clone, Copy)]
 struct Settings {
@@ -206,7 +199,7 @@ impl Engine {
         let Some(directory) = self.directory.as_ref().filter(|_| !self.settings.read_only) else {
             return Ok(());
         };
-        if self.source()?.number(draft::COPYING)?.is_none() {
+        if self.snapshot()?.number(draft::COPYING)?.is_none() {
             return Ok(());
         }
         let transaction = self.begin()?;
@@ -227,20 +220,20 @@ impl Engine {
         let Ok(file) = directory.open_store(self.settings.access()) else { return Ok(None) };
         directory.note(&file)?;
         let settings = Settings { verifies: false, ..self.settings };
-        let lineage = self.source()?.lineage()?;
+        let lineage = Lineage::of(&self.snapshot()?)?;
         // A store of other origin must not be opened for writing, which can repair it.
         if !self.settings.read_only {
             let read_only = Settings { read_only: true, ..settings };
             let found = read_only.opened(directory.open_store(Access::Read)?, &path);
             if let Ok(found) = found {
                 let other = Self::checked(found, read_only, Some(directory.clone()), &path)?;
-                if !lineage.precedes(&other.source()?.lineage()?) {
+                if !lineage.precedes(&Lineage::of(&other.snapshot()?)?) {
                     return Ok(None);
                 }
             }
         }
         let next = Self::checked(settings.opened(file, &path)?, settings, Some(directory), &path)?;
-        let is_next = lineage.precedes(&next.source()?.lineage()?);
+        let is_next = lineage.precedes(&Lineage::of(&next.snapshot()?)?);
         Ok(is_next.then_some(next))
     }
 
@@ -310,11 +303,6 @@ impl Engine {
     /// The state after the last commit.
     pub(super) fn snapshot(&self) -> Result<Snapshot> {
         Snapshot::new(self.read_transaction()?, &self.database)
-    }
-
-    /// The state after the last commit, with all tables.
-    pub(super) fn source(&self) -> Result<Source> {
-        Ok(Source { transaction: self.read_transaction()?, _opened: self.database.clone() })
     }
 
     /// Begins the only write transaction. Waits while another process has one.
@@ -431,24 +419,12 @@ pub(super) struct Lineage {
 }
 
 impl Lineage {
+    fn of(snapshot: &Snapshot) -> Result<Self> {
+        Ok(Self { id: snapshot.number(draft::ID)?, copies: snapshot.number(draft::COPIES)?.unwrap_or(0) })
+    }
+
     fn precedes(&self, other: &Self) -> bool {
         self.id.is_some() && self.id == other.id && self.copies < other.copies
-    }
-}
-
-impl Source {
-    /// A number about the store.
-    pub(super) fn number(&self, name: &str) -> Result<Option<u64>> {
-        let found = self
-            .transaction
-            .open_table(META)
-            .map_err(redb::Error::from)
-            .and_then(|meta| Ok(meta.get(name)?.map(|number| number.value())));
-        found.map_err(not_read)
-    }
-
-    fn lineage(&self) -> Result<Lineage> {
-        Ok(Lineage { id: self.number(draft::ID)?, copies: self.number(draft::COPIES)?.unwrap_or(0) })
     }
 }
 

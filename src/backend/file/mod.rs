@@ -1,6 +1,8 @@
 //! [`File`]: one file, which several processes can share.
 
+mod backup;
 mod cache;
+mod check;
 mod committer;
 mod compact;
 mod conditional;
@@ -25,13 +27,15 @@ mod work;
 use std::{
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
+pub use backup::BackupReport;
+pub use check::{CheckReport, CheckedRecords, Miscount};
 use committer::{Admitted, Committer};
 use directory::{Access, Directory};
 pub use draft::MAX_PLAN_RECORDS;
-use draft::{CONFIGS, CREDENTIALS, Draft, STORED_BYTES, USAGE_RECORDS};
+use draft::{CONFIGS, CREDENTIALS, Draft, LAST_BACKUP, STORED_BYTES, USAGE_RECORDS};
 use engine::Engine;
 use futures_util::future;
 pub use options::{FileOptions, Sharing, Verify};
@@ -210,15 +214,18 @@ impl Backend for File {
         let snapshot = self.store.reader.snapshot()?;
         let numbers = work(self.deadline, snapshot.has_numbers()?, move || {
             let number = |name| snapshot.counted(name);
-            Ok([number(CREDENTIALS)?, number(CONFIGS)?, number(USAGE_RECORDS)?, number(STORED_BYTES)?])
+            let counts =
+                [number(CREDENTIALS)?, number(CONFIGS)?, number(USAGE_RECORDS)?, number(STORED_BYTES)?];
+            Ok((counts, snapshot.number(LAST_BACKUP)?))
         });
-        let [credential_count, config_count, usage_record_count, stored_bytes] = numbers.await?;
+        let ([credential_count, config_count, usage_record_count, stored_bytes], backed_up) = numbers.await?;
         let mut stats = StorageStats {
             healthy,
             credential_count,
             config_count,
             usage_record_count,
             total_size,
+            last_backup: backed_up.map(|millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis)),
             ..StorageStats::new(self.label())
         };
         let Details { shared, cache } = self.store.options;
