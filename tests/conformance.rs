@@ -7,11 +7,11 @@
 #![cfg(all(feature = "conformance", feature = "file", feature = "memory"))]
 
 use gateway_storage::{
-    Either, File, FileOptions, Memory, Storage, conformance, either::EitherOptions, layer::Count,
+    Either, File, FileOptions, Memory, Sharing, Storage, conformance, either::EitherOptions, layer::Count,
     scope::Scoped,
 };
 use tempfile::TempDir;
-use testkit::{listener, workload::stacked};
+use testkit::{listener, turns::Turns, workload::stacked};
 
 async fn memory() -> (Storage<Memory>, ()) {
     (Storage::open("memory:").await.expect("memory opens"), ())
@@ -23,18 +23,39 @@ async fn file() -> (Storage<File>, TempDir) {
 }
 
 async fn open_file(dir: &TempDir) -> Storage<File> {
-    Storage::open(dir.path().join("data")).await.expect("a file store opens")
+    open_as(dir, Sharing::default()).await
+}
+
+async fn open_as(dir: &TempDir, shared: Sharing) -> Storage<File> {
+    let options = FileOptions::new(dir.path().join("data")).with_shared(shared);
+    Storage::open(options).await.expect("a file store opens")
+}
+
+async fn file_exclusive() -> (Storage<File>, TempDir) {
+    let dir = memory_dir();
+    (open_as(&dir, Sharing::Exclusive).await, dir)
+}
+
+async fn file_single_writer() -> (Storage<File>, TempDir) {
+    let dir = memory_dir();
+    (open_as(&dir, Sharing::SingleWriter).await, dir)
+}
+
+/// Two handles that write to one store, and take turns.
+async fn file_two() -> (Storage<Turns<File>>, TempDir) {
+    let dir = memory_dir();
+    let handles = [open_file(&dir).await, open_file(&dir).await];
+    (Storage::new(Turns::new(handles.map(|handle| handle.backend().clone()).into())), dir)
 }
 
 /// In a memory file system where there is one, because thousands of commits would wait for a disk.
-#[cfg(feature = "git")]
-fn git_dir() -> TempDir {
+fn memory_dir() -> TempDir {
     TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).expect("a directory")
 }
 
 #[cfg(feature = "git")]
 async fn git() -> (Storage<gateway_storage::Git>, TempDir) {
-    let dir = git_dir();
+    let dir = memory_dir();
     (open_git(&dir).await, dir)
 }
 
@@ -47,7 +68,7 @@ async fn open_git(dir: &TempDir) -> Storage<gateway_storage::Git> {
 /// A store with a bare remote, to which every write is pushed before it is acknowledged.
 #[cfg(feature = "git")]
 async fn git_shared() -> (Storage<gateway_storage::Git>, TempDir) {
-    let dir = git_dir();
+    let dir = memory_dir();
     let remote = dir.path().join("remote.git");
     git2::Repository::init_bare(&remote).expect("a bare repository");
     let options = gateway_storage::GitOptions::new(dir.path().join("data"))
@@ -205,6 +226,12 @@ mod memory_deep {
     );
 }
 conforms!(file, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
+// `file` has the default mode, in which other processes can write.
+mod file_modes {
+    cases!(exclusive, file_exclusive, |storage| storage, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
+    cases!(single_writer, file_single_writer, |storage| storage, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
+    cases!(two_handles, file_two, |storage| storage, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
+}
 conforms!(either_memory, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
 conforms!(either_file, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
 mod either_transactions {

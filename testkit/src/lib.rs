@@ -1,6 +1,6 @@
 //! What the tests and benches of `gateway-storage` share: real servers, a provider of tokens, a
-//! workload of every operation, a search for secrets in logs, tables of pinned numbers, and a backend with
-//! faults.
+//! workload of every operation, a search for secrets in logs, tables of pinned numbers, a backend with faults,
+//! and several handles to one store as one backend.
 //!
 //! It is a library, so that it is compiled once and not in each test.
 
@@ -13,5 +13,7 @@ pub mod pins;
 pub mod provider;
 pub mod runner;
 pub mod servers;
+#[cfg(feature = "storage")]
+pub mod turns;
 #[cfg(feature = "storage")]
 pub mod workload;

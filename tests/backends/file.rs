@@ -14,15 +14,28 @@ use std::{
 use futures_util::{FutureExt, StreamExt};
 use gateway_storage::{
     Credential, CredentialStore, Error, ErrorKind, Exportable, File, FileOptions, Increment, Key, Outcome,
-    Record, Storage,
+    Record, Sharing, Storage, Verify,
     lease::{Claim, Holder},
-    plan::{ApplyOptions, Plan},
+    plan::{Applied, ApplyOptions, Plan},
+    revision::Condition,
 };
 use serde_json::json;
 use tempfile::TempDir;
 
 async fn open(path: impl Into<PathBuf>) -> Result<Storage<File>, Error> {
     Storage::open(FileOptions::new(path)).await
+}
+
+async fn exclusive(path: impl Into<PathBuf>) -> Result<Storage<File>, Error> {
+    shared(path, Sharing::Exclusive).await
+}
+
+async fn shared(path: impl Into<PathBuf>, shared: Sharing) -> Result<Storage<File>, Error> {
+    Storage::open(FileOptions::new(path).with_shared(shared)).await
+}
+
+async fn reading(path: impl Into<PathBuf>, shared: Sharing) -> Result<Storage<File>, Error> {
+    Storage::open(FileOptions::new(path).with_shared(shared).with_read_only(true)).await
 }
 
 async fn refused(path: impl Into<PathBuf>) -> (ErrorKind, String) {
@@ -97,13 +110,9 @@ async fn a_directory_with_other_files_is_unchanged() {
 async fn a_store_is_opened_for_reading_without_a_change() {
     let base = TempDir::new().unwrap();
     let path = base.path().join("store");
-    let read_only = || {
-        let mut config = FileOptions::new(&path);
-        config.read_only = true;
-        Storage::<File>::open(config)
-    };
+    let read_only = || reading(&path, Sharing::Exclusive);
     assert_eq!(read_only().await.unwrap_err().kind(), ErrorKind::NotFound);
-    let storage = open(&path).await.unwrap();
+    let storage = exclusive(&path).await.unwrap();
     storage.set_config("a", json!(1)).await.unwrap();
     assert_eq!(read_only().await.unwrap_err().kind(), ErrorKind::Busy, "it is being written");
     let unclean = base.path().join("unclean");
@@ -131,17 +140,19 @@ async fn a_store_is_opened_for_reading_without_a_change() {
     assert_eq!(contents(&path), before);
     fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
     fs::set_permissions(path.join("store.redb"), Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(refused(&path).await.0, ErrorKind::Busy, "one is reading");
+    for mode in [Sharing::Exclusive, Sharing::SingleWriter, Sharing::MultiWriter] {
+        assert_eq!(shared(&path, mode).await.unwrap_err().kind(), ErrorKind::Busy, "one is reading");
+    }
     fs::rename(&path, base.path().join("moved")).unwrap();
     assert_eq!(two.health().await.unwrap_err().kind(), ErrorKind::Unavailable);
     drop(two);
 
-    let mut config = FileOptions::new(&unclean);
-    config.read_only = true;
     let before = contents(&unclean);
-    let error = Storage::<File>::open(config).await.unwrap_err();
-    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, false));
-    assert!(error.to_string().contains("copy the directory to a writable location"), "{error}");
+    for mode in [Sharing::Exclusive, Sharing::SingleWriter, Sharing::MultiWriter] {
+        let error = reading(&unclean, mode).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, false));
+        assert!(error.to_string().contains("copy the directory to a writable location"), "{error}");
+    }
     assert_eq!(contents(&unclean), before);
     assert_eq!(open(&unclean).await.unwrap().get_config("a").await.unwrap().value(), &json!(1));
 }
@@ -149,12 +160,8 @@ async fn a_store_is_opened_for_reading_without_a_change() {
 #[tokio::test]
 async fn opening_waits_for_a_store_that_is_open_elsewhere() {
     let base = TempDir::new().unwrap();
-    let storage = open(base.path()).await.unwrap();
-    let waiting = |wait| {
-        let mut config = FileOptions::new(base.path());
-        config.wait = wait;
-        Storage::<File>::open(config)
-    };
+    let storage = exclusive(base.path()).await.unwrap();
+    let waiting = |wait| Storage::<File>::open(FileOptions::new(base.path()).with_wait(wait));
     let begun = Instant::now();
     let error = waiting(Duration::from_millis(120)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
@@ -231,7 +238,7 @@ async fn an_older_format_becomes_this_one() {
     storage.close().await.unwrap();
     let newer = database();
     let read = redb::ReadableDatabase::begin_read(&newer).unwrap();
-    assert_eq!(read.open_table(meta).unwrap().get("format").unwrap().unwrap().value(), 2);
+    assert_eq!(read.open_table(meta).unwrap().get("format").unwrap().unwrap().value(), 3);
 }
 
 /// A version without leases opens a store with some, as this version opens one with a table of a later one.
@@ -249,7 +256,7 @@ async fn a_store_from_before_leases_gets_their_table_and_other_tables_stay() {
         names.sort();
         names
     };
-    assert_eq!(tables(), ["meta", "records"], "the tables of a version without leases");
+    assert_eq!(tables(), ["meta", "plan_expiries", "records"], "a store that has had no lease");
     let database = redb::Database::open(base.path().join("store.redb")).unwrap();
     let write = database.begin_write().unwrap();
     let later = redb::TableDefinition::<&[u8], &[u8]>::new("later");
@@ -262,7 +269,7 @@ async fn a_store_from_before_leases_gets_their_table_and_other_tables_stay() {
     let claim = storage.claim_lease("a", &Holder::random(), Duration::from_secs(60)).await.unwrap();
     storage.backend().compact().await.unwrap();
     storage.close().await.unwrap();
-    assert_eq!(tables(), ["later", "leases", "meta", "records"]);
+    assert_eq!(tables(), ["later", "leases", "meta", "plan_expiries", "records"]);
 
     let options = FileOptions::new(base.path()).with_read_only(true);
     let storage = Storage::<File>::open(options).await.unwrap();
@@ -293,16 +300,16 @@ async fn a_newer_format_and_a_foreign_database_are_refused() {
     let database = redb::Database::open(path.join("store.redb")).unwrap();
     let write = database.begin_write().unwrap();
     let meta = redb::TableDefinition::<&str, u64>::new("meta");
-    write.open_table(meta).unwrap().insert("format", 3).unwrap();
+    write.open_table(meta).unwrap().insert("format", 4).unwrap();
     write.commit().unwrap();
     drop(database);
     let (kind, message) = refused(&path).await;
     assert_eq!(kind, ErrorKind::Unsupported);
-    assert!(message.ends_with("has format 3; this version reads formats up to 2"), "{message}");
+    assert!(message.ends_with("has format 4; this version reads formats up to 3"), "{message}");
     let database = redb::Database::open(path.join("store.redb")).unwrap();
     let format =
         redb::ReadableDatabase::begin_read(&database).unwrap().open_table(meta).unwrap().get("format");
-    assert_eq!(format.unwrap().unwrap().value(), 3, "the newer version's file is unchanged");
+    assert_eq!(format.unwrap().unwrap().value(), 4, "the newer version's file is unchanged");
 
     let path = base.path().join("foreign");
     fs::create_dir(&path).unwrap();
@@ -334,7 +341,7 @@ async fn damage_is_corrupt_and_is_not_repaired() {
     assert_eq!(open(base.path()).await.unwrap().get_config("a").await.unwrap().value(), &json!(1));
 }
 
-/// Writes raw records into the store's file.
+/// Writes raw records into the store's file, as an earlier version did, which did not count them.
 fn plant(base: &Path, records: &[(&[u8], &[u8])]) {
     const RECORDS: redb::TableDefinition<'_, &[u8], &[u8]> = redb::TableDefinition::new("records");
     let database = redb::Database::open(base.join("store.redb")).unwrap();
@@ -344,6 +351,8 @@ fn plant(base: &Path, records: &[(&[u8], &[u8])]) {
         for (name, bytes) in records {
             table.insert(name, bytes).unwrap();
         }
+        let meta = redb::TableDefinition::<&str, u64>::new("meta");
+        transaction.open_table(meta).unwrap().insert("format", 2).unwrap();
     }
     transaction.commit().unwrap();
 }
@@ -406,7 +415,6 @@ async fn an_unreadable_record_affects_only_its_key() {
     assert!(audit.len() == 2 && audit[0].is_ok() && audit[1].is_err());
     let stats = storage.stats().await.unwrap();
     assert_eq!((stats.credential_count, stats.config_count), (2, 3));
-    assert_eq!(stats.details["damaged_records"], 5);
 
     // Writing and deleting repair it permanently.
     storage.set_credential("bad", json!({})).await.unwrap();
@@ -427,12 +435,13 @@ async fn an_unreadable_record_affects_only_its_key() {
 }
 
 #[tokio::test]
-async fn one_handle_at_a_time_opens_the_store() {
+async fn one_handle_at_a_time_opens_an_exclusive_store() {
     let base = TempDir::new().unwrap();
-    let storage = open(base.path()).await.unwrap();
-    let (kind, message) = refused(base.path()).await;
-    assert_eq!(kind, ErrorKind::Busy);
-    assert!(message.contains("is already open"), "{message}");
+    let storage = exclusive(base.path()).await.unwrap();
+    for mode in [Sharing::Exclusive, Sharing::SingleWriter, Sharing::MultiWriter] {
+        busy(shared(base.path(), mode).await);
+        busy(reading(base.path(), mode).await);
+    }
 
     let other = storage.clone();
     storage.close().await.unwrap();
@@ -440,8 +449,144 @@ async fn one_handle_at_a_time_opens_the_store() {
     assert_eq!(other.set_config("a", json!(1)).await.unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(other.health().await.unwrap_err().kind(), ErrorKind::Closed);
     other.close().await.expect("closing again is fine");
-    drop(open(base.path()).await.expect("a closed store can be opened at once"));
-    drop(open(base.path()).await.expect("a dropped store can be opened at once"));
+    drop(exclusive(base.path()).await.expect("a closed store can be opened at once"));
+    drop(exclusive(base.path()).await.expect("a dropped store can be opened at once"));
+}
+
+/// Asserts that the store is refused because it is open elsewhere, with an error that says what to do.
+#[track_caller]
+fn busy(opened: Result<Storage<File>, Error>) {
+    let error = opened.expect_err("the store is open elsewhere");
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Busy, Outcome::NotApplied));
+    let message = error.to_string();
+    assert!(
+        message.contains("is already open") && message.contains("`shared`") && message.contains("`wait`"),
+        "{message}"
+    );
+}
+
+/// Each handle sees what the other has written, from its cache or not, and changes what the other has stored.
+#[tokio::test]
+async fn several_handles_write_to_a_store() {
+    let base = TempDir::new().unwrap();
+    let (one, two) = (open(base.path()).await.unwrap(), open(base.path()).await.expect("they share a store"));
+    let reader = reading(base.path(), Sharing::MultiWriter).await.expect("a reader shares it, too");
+    let id = Key::new("a").unwrap();
+    for round in 0..50 {
+        let (writer, other) = if round % 2 == 0 { (&one, &two) } else { (&two, &one) };
+        writer.set_credential(&id, json!({ "round": round })).await.unwrap();
+        writer.set_config("a", json!(round)).await.unwrap();
+        assert_eq!(other.increment_usage("a", "n", 1).await.unwrap(), round + 1);
+        for handle in [writer, other, &reader] {
+            // Twice, so that the second read is one of the cache.
+            for _ in 0..2 {
+                assert_eq!(handle.get_credential(&id).await.unwrap().get("round"), Some(&json!(round)));
+                assert_eq!(handle.get_config("a").await.unwrap().value(), &json!(round));
+            }
+            let found = handle.get_credentials(std::slice::from_ref(&id)).await.unwrap();
+            assert_eq!(found.credentials[&id].get("round"), Some(&json!(round)));
+            assert_eq!(handle.get_usage("a").await.unwrap().get("n"), Some(round + 1));
+            let stats = handle.stats().await.unwrap();
+            assert_eq!((stats.credential_count, stats.config_count, stats.usage_record_count), (1, 1, 1));
+        }
+    }
+    // A claim, a plan and a conditional write of one handle count for the other.
+    let (holder, another) = (Holder::random(), Holder::random());
+    let claim = one.claim_lease("l", &holder, Duration::from_secs(60)).await.unwrap();
+    assert!(matches!(claim, Claim::Yours(_)));
+    let claim = two.claim_lease("l", &another, Duration::from_secs(60)).await.unwrap();
+    assert!(matches!(claim, Claim::Theirs { .. }));
+    let plan = Plan::from_json(r#"[{"set":"p","value":1}]"#).unwrap();
+    let options = ApplyOptions::default();
+    assert_eq!(one.apply_plan("k", &plan, &options).await.unwrap(), Applied::Applied);
+    assert_eq!(two.apply_plan("k", &plan, &options).await.unwrap(), Applied::Replayed);
+    let first = one.set_config_if("if", json!(1), Condition::Absent).await.unwrap();
+    two.set_config_if("if", json!(2), Condition::Absent).await.unwrap_err();
+    two.set_config_if("if", json!(2), Condition::Unchanged(first)).await.unwrap();
+    one.set_config_if("if", json!(3), Condition::Unchanged(first)).await.unwrap_err();
+
+    one.delete_credential(&id).await.unwrap();
+    assert_eq!(two.get_credential(&id).await.unwrap_err().kind(), ErrorKind::NotFound);
+    one.close().await.unwrap();
+    two.set_config("a", json!("after one is closed")).await.unwrap();
+    assert_eq!(reader.get_config("a").await.unwrap().value(), &json!("after one is closed"));
+    two.close().await.unwrap();
+    assert_eq!(reader.list_configs().await.unwrap().len(), 3, "a reader goes on without a writer");
+    let three = open(base.path()).await.expect("a writer opens beside a reader");
+    three.set_config("a", json!("three")).await.unwrap();
+    assert_eq!(reader.get_config("a").await.unwrap().value(), &json!("three"));
+}
+
+#[tokio::test]
+async fn readers_follow_a_single_writer() {
+    let base = TempDir::new().unwrap();
+    let writer = shared(base.path(), Sharing::SingleWriter).await.unwrap();
+    writer.set_config("a", json!(0)).await.unwrap();
+    busy(shared(base.path(), Sharing::SingleWriter).await);
+    let reader = reading(base.path(), Sharing::SingleWriter).await.expect("it is read beside a writer");
+    for round in 1..20 {
+        writer.set_config("a", json!(round)).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(reader.get_config("a").await.unwrap().value(), &json!(round));
+        }
+    }
+    assert_eq!(reader.set_config("a", json!(1)).await.unwrap_err().kind(), ErrorKind::Denied);
+    drop(writer);
+    assert_eq!(reader.get_config("a").await.unwrap().value(), &json!(19));
+    let writer = shared(base.path(), Sharing::SingleWriter).await.expect("a reader keeps no writer out");
+    writer.set_config("a", json!("next")).await.unwrap();
+    assert_eq!(reader.get_config("a").await.unwrap().value(), &json!("next"));
+}
+
+/// Handles with other values of `shared` keep one another out, and the error says so.
+#[tokio::test]
+async fn handles_that_share_a_store_have_the_same_mode() {
+    let modes = [Sharing::Exclusive, Sharing::SingleWriter, Sharing::MultiWriter];
+    for first in modes {
+        for second in modes {
+            let base = TempDir::new().unwrap();
+            let open = shared(base.path(), first).await.unwrap();
+            open.set_config("a", json!(1)).await.unwrap();
+            match shared(base.path(), second).await {
+                Ok(_) => assert_eq!([first, second], [Sharing::MultiWriter; 2]),
+                refused => busy(refused),
+            }
+            // A mode without other writers is what a reader must know of, and those with some look the same to it.
+            let may_read = first != Sharing::Exclusive && second != Sharing::Exclusive;
+            match reading(base.path(), second).await {
+                Ok(reader) => {
+                    assert!(may_read, "{first:?}, {second:?}");
+                    open.set_config("a", json!(2)).await.unwrap();
+                    assert_eq!(reader.get_config("a").await.unwrap().value(), &json!(2));
+                }
+                refused => {
+                    assert!(!may_read, "{first:?}, {second:?}: {refused:?}");
+                    busy(refused);
+                }
+            }
+        }
+    }
+}
+
+/// Many open a new store at once, as replicas that start together do.
+#[tokio::test(flavor = "multi_thread")]
+async fn handles_that_open_a_new_store_together_share_it() {
+    for verify in [Verify::Always, Verify::Unclean] {
+        let base = TempDir::new().unwrap();
+        let opened = (0..8).map(|n| {
+            let options = FileOptions::new(base.path()).with_verify(verify);
+            tokio::spawn(async move {
+                let storage = Storage::<File>::open(options).await?;
+                storage.set_config(format!("{n}"), json!(n)).await?;
+                Ok::<_, Error>(storage)
+            })
+        });
+        for storage in futures_util::future::join_all(opened).await {
+            let storage = storage.unwrap().expect("each opens it");
+            storage.set_config("a", json!(1)).await.unwrap();
+        }
+        assert_eq!(open(base.path()).await.unwrap().list_configs().await.unwrap().len(), 9);
+    }
 }
 
 #[tokio::test]
@@ -656,5 +801,4 @@ async fn small_calls_are_answered_directly() {
     assert_eq!(storage.list_usage().now_or_never().unwrap().unwrap().len(), 1);
     assert_eq!(storage.get_usage("a").now_or_never().unwrap().unwrap().len(), 1);
     assert_eq!(storage.get_credentials(&ids).now_or_never().unwrap().unwrap().credentials.len(), 1);
-    assert_eq!(storage.export().collect::<Vec<_>>().now_or_never().unwrap().len(), 3);
 }

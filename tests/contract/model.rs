@@ -7,7 +7,7 @@ use std::{env, path::PathBuf};
 use futures_util::{StreamExt, stream};
 use gateway_storage::{
     BatchFailure, BatchReport, ConfigBatch, ConfigValue, Credential, CredentialStore, Exportable, File,
-    FileOptions, Increment, Key, Memory, Record, Result, Storage, UsageStore,
+    FileOptions, Increment, Key, Memory, Record, Result, Sharing, Storage, UsageStore,
     conformance::{hostile_keys, hostile_values},
     plan::{ApplyOptions, AuditEntry, AuditFilter, Expect, Mutation, Plan, RollbackOptions},
 };
@@ -18,9 +18,11 @@ use proptest::{
     test_runner::{Config, FileFailurePersistence, TestCaseError, TestError, TestRng, TestRunner},
 };
 use serde_json::{Map, Value, json};
+use tempfile::TempDir;
 use testkit::broken::{Broken, Fault};
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 use testkit::servers;
+use testkit::turns::Turns;
 
 #[derive(Clone, Debug)]
 enum Operation {
@@ -363,15 +365,51 @@ fn config() -> Config {
 
 #[test]
 fn file_answers_as_memory_does() {
+    file_as(Sharing::MultiWriter);
+}
+
+#[test]
+fn an_exclusive_file_answers_as_memory_does() {
+    file_as(Sharing::Exclusive);
+}
+
+#[test]
+fn a_file_of_one_writer_answers_as_memory_does() {
+    file_as(Sharing::SingleWriter);
+}
+
+fn file_as(shared: Sharing) {
     let fresh = || {
-        let dir = tempfile::TempDir::new().expect("a directory");
-        move || open_file(dir.path().join("data"))
+        let dir = memory_dir();
+        move || open_file(dir.path().join("data"), shared)
     };
     run(TestRunner::new(config()), fresh).unwrap_or_else(|error| panic!("{error}"));
 }
 
-async fn open_file(path: PathBuf) -> Storage<File> {
-    Storage::open(FileOptions::new(path)).await.expect("a file store opens")
+/// Each answer of one handle counts what another one has changed.
+#[test]
+fn two_handles_to_a_file_answer_as_memory_does() {
+    let fresh = || {
+        let dir = memory_dir();
+        move || {
+            let path = dir.path().join("data");
+            async move {
+                let one = open_file(path.clone(), Sharing::MultiWriter).await;
+                let two = open_file(path, Sharing::MultiWriter).await;
+                Storage::new(Turns::new(vec![one.backend().clone(), two.backend().clone()]))
+            }
+        }
+    };
+    run(TestRunner::new(config()), fresh).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// In a memory file system where there is one, because thousands of commits would wait for a disk.
+fn memory_dir() -> TempDir {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).expect("a directory")
+}
+
+async fn open_file(path: PathBuf, shared: Sharing) -> Storage<File> {
+    Storage::open(FileOptions::new(path).with_shared(shared)).await.expect("a file store opens")
 }
 
 #[cfg(feature = "redis")]

@@ -6,6 +6,7 @@
 //! `CRASH_ROUNDS=200 cargo test --all-features --test crash plan` kills 200 times instead of a few times.
 
 mod plans;
+mod processes;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod steps;
 mod writes;
@@ -18,6 +19,10 @@ use std::{
 
 const TESTS: &[testkit::runner::Test] = &[
     ("kill_nine_loses_nothing_acknowledged", writes::kill_nine_loses_nothing_acknowledged),
+    (
+        "kill_nine_of_either_of_two_processes_loses_nothing_acknowledged",
+        processes::kill_nine_of_either_of_two_processes,
+    ),
     ("a_plan_on_a_file_is_whole_after_kill_nine", plans::on_file),
     #[cfg(feature = "redis")]
     ("a_plan_on_redis_is_whole_after_kill_nine", plans::on_redis),
@@ -58,6 +63,10 @@ fn main() {
     match arguments.next().as_deref() {
         Some("--writer") => {
             writes::writer(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap());
+        }
+        Some("--beside") => {
+            let [url, me, first] = std::array::from_fn(|_| arguments.next().unwrap());
+            processes::writer(&url, &me, first.parse().unwrap());
         }
         Some("--applier") => {
             plans::applier(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap(), false);

@@ -27,7 +27,7 @@ fn delay(round: u64, longest: u64) -> Duration {
 }
 
 /// The number of kills per test.
-fn rounds(default: u64) -> u64 {
+pub(crate) fn rounds(default: u64) -> u64 {
     std::env::var("CRASH_ROUNDS").map_or(default, |rounds| rounds.parse().expect("CRASH_ROUNDS is a number"))
 }
 

@@ -2,8 +2,10 @@
 
 mod cache;
 mod committer;
+mod compact;
 mod conditional;
 mod config;
+mod copy;
 mod credential;
 mod directory;
 mod draft;
@@ -141,7 +143,6 @@ impl File {
         let sizes = work(self.deadline, false, move || Ok((directory::size(&path), directory::free(&path))));
         sizes.await.unwrap_or_default()
     }
-
     /// The absolute path of the store's directory.
     #[must_use]
     pub fn path(&self) -> &std::path::Path {

@@ -192,7 +192,8 @@ impl Failure {
                 failure.hint("check the URL; no command creates a database on the server")
             }
             ErrorKind::Busy if url.starts_with("file:") => failure.hint(
-                "stop the process that has it open (a gateway?), or wait for it with `?wait=30s` in the URL",
+                "stop the process that has it open (a gateway?), open the store there with `shared=multi-writer`, or wait \
+                 for it with `?wait=30s` in the URL",
             ),
             ErrorKind::Busy => {
                 failure.hint("stop the process that has it open (a gateway?), or try again later")
