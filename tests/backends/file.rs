@@ -625,7 +625,8 @@ async fn hostile_ids_do_not_escape_the_directory() {
     }
     storage.close().await.unwrap();
     let names: Vec<_> = contents(base.path()).into_iter().map(|(path, _)| path).collect();
-    assert_eq!(names, [path.join("store.redb"), base.path().join("victim.json")]);
+    let expected = [path.join("store.redb"), path.join("store.reserve"), base.path().join("victim.json")];
+    assert_eq!(names, expected);
 }
 
 #[tokio::test]

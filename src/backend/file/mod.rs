@@ -37,7 +37,7 @@ use directory::{Access, Directory};
 pub use draft::MAX_PLAN_RECORDS;
 use draft::{CONFIGS, CREDENTIALS, Draft, LAST_BACKUP, STORED_BYTES, USAGE_RECORDS};
 use engine::Engine;
-use futures_util::future;
+use futures_util::{FutureExt, future};
 pub use options::{FileOptions, Sharing, Verify};
 use reader::{Document, Reader};
 use serde_json::json;
@@ -84,7 +84,8 @@ impl File {
         }
         let (store, key) = (self.store.clone(), key.clone());
         let read = move || store.reader.document(&key, usize::MAX)?.ok_or_else(|| D::missing(&key));
-        work(self.deadline, false, read).await
+        // Boxed, because few calls get here.
+        work(self.deadline, false, read).boxed().await
     }
 
     /// Reads many records from one state, here if the store has few.
