@@ -29,7 +29,7 @@ pub struct StorageStats {
     pub total_size: Option<u64>,
     /// When the store was last backed up: the later of two times. The first is when an export through this
     /// [`Instrument`](crate::layer::Instrument) layer, or a clone of it, was last read to its end; exports of other
-    /// processes are not known. The second, which `File` stores, is that of its last backup, by whichever process.
+    /// processes are not known. The second, which `File` stores, is that of its last backup, by any process.
     /// As JSON in RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "time")]
     pub last_backup: Option<SystemTime>,

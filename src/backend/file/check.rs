@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::{
     File, LABEL,
+    document::Document,
     draft::{CONFIGS, CREDENTIALS, PLANS, STORED_BYTES, USAGE_RECORDS, decode_count},
     held::Held,
-    reader::Document,
     snapshot::{Snapshot, Stored},
 };
 use crate::{
@@ -23,8 +23,8 @@ const LISTED: usize = 20;
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct CheckReport {
-    /// Whether the checksums of the whole file were verified when this handle opened the store. Opening does so
-    /// unless [`Verify::Unclean`](crate::Verify::Unclean) is set, or another process has the store open.
+    /// Whether the checksums of the whole file were verified when this handle opened the store. Opening does
+    /// so unless [`Verify::Unclean`](crate::Verify::Unclean) is set, or another process has the store open.
     pub checksums_verified: bool,
     /// The records by kind: `credentials`, `configs`, `counters`, `plans`, `audit`, `leases`, and `unknown`.
     pub records: BTreeMap<&'static str, CheckedRecords>,
@@ -38,8 +38,8 @@ pub struct CheckReport {
     pub allocated_bytes: u64,
     /// The bytes of these pages that hold nothing.
     pub fragmented_bytes: u64,
-    /// The bytes of the file that hold nothing or are about to be free. [`compact`](File::compact) returns them to
-    /// the file system.
+    /// The bytes of the file that hold nothing or are about to be free. [`compact`](File::compact) returns
+    /// them to the file system.
     pub free_bytes: Option<u64>,
 }
 
@@ -93,8 +93,8 @@ impl CheckReport {
 }
 
 impl File {
-    /// Reads and decodes every record of one state of the store, and compares the numbers that the store keeps with
-    /// what it has. Changes nothing. Neither reads nor writes wait.
+    /// Reads and decodes every record of one state of the store, and compares the numbers that the store
+    /// keeps with what it has. Changes nothing. Neither reads nor writes wait.
     ///
     /// There is no deadline: it takes about as long as an export.
     ///

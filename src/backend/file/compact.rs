@@ -3,8 +3,8 @@
 //! ```text
 //! commit:     round 1 begins. From here on, every commit of every process notes the names that it changes
 //! copy:       all tables, from a snapshot after that commit
-//! catch up:   a commit begins the next round; the names of the round before are copied again, from a snapshot
-//!             after that commit. Repeated until a round has few names
+//! catch up:   a commit begins the next round; the names of the round before are copied again, from a
+//!             snapshot after that commit. Repeated until a round has few names
 //! last:       within a write transaction of the store, so that no process writes: the names of the last
 //!             round, then the copy gets the store's name
 //! ```
@@ -14,8 +14,8 @@
 //! new file if that has the same id and was compacted more often.
 //!
 //! A process that dies before the rename leaves an unfinished file and the notes, which the next opening or
-//! compaction removes; a committer that runs on looks for them each minute. The lock of the unfinished file says
-//! whether its process is alive.
+//! compaction removes; a committer that runs on looks for them each minute. The lock of the unfinished file
+//! says whether its process is alive.
 
 use std::{
     fs,
@@ -56,13 +56,13 @@ const FEW_NAMES: u64 = 256;
 const MAX_ROUNDS: u64 = 64;
 
 impl File {
-    /// Returns the space of deleted and replaced records to the file system, while the store is used. Returns by
-    /// how many bytes the file has shrunk.
+    /// Returns the space of deleted and replaced records to the file system, while the store is used. Returns
+    /// by how many bytes the file has shrunk.
     ///
-    /// The store is copied into a second file in its directory, which then takes the place of the first: until
-    /// then the file system needs room for both. Reads do not wait, and writes wait no longer than for another
-    /// commit. Other processes that have the store open go on with the new file. An export that is under way
-    /// goes on with the old one, whose space is free once it ends.
+    /// The store is copied into a second file in its directory, which then takes the place of the first:
+    /// until then the file system needs room for both. Reads do not wait, and writes wait no longer than for
+    /// another commit. Other processes that have the store open go on with the new file. An export that is
+    /// under way goes on with the old one, whose space is free once it ends.
     ///
     /// A file of more than 64 MiB is compacted by itself once its records take less than a quarter of it.
     ///

@@ -7,8 +7,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::{
     File,
     cache::{weight_of, weight_of_fields},
+    document::Document,
     draft::{Draft, decode_count},
-    reader::Document,
     snapshot::{Records, Snapshot, Stored},
     work::copied,
 };

@@ -1,11 +1,11 @@
 //! Tests of the cache: reads, fills and commits, stopped at each step, in every order of their steps.
 //!
-//! Whoever has seen a change of a commit sees no older value afterwards, and once the commit has ended, nobody
-//! does.
+//! A reader that has seen a change of a commit sees no older value afterwards, and once the commit has
+//! ended, no reader does.
 
 use std::{
-    cell::RefCell,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    rc::Rc,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -21,6 +21,7 @@ use super::{
     engine::{Engine, tests::Disk},
     options::{FileOptions, Sharing},
     reader::Reader,
+    steps::BETWEEN,
 };
 use crate::{Credential, Key, history::DocumentKind};
 
@@ -38,19 +39,6 @@ struct State {
     /// Whether the thread that ran last has ended its work.
     has_ended: bool,
     is_over: bool,
-}
-
-thread_local! {
-    static OWN: RefCell<Option<(Arc<Turns>, usize)>> = const { RefCell::new(None) };
-}
-
-/// In a thread of these tests: lets another thread run, and waits for its next turn.
-pub(super) fn step() {
-    let own = OWN.with_borrow(Clone::clone);
-    if let Some((turns, me)) = own {
-        turns.give_back(false);
-        turns.wait(me);
-    }
 }
 
 impl Turns {
@@ -84,7 +72,7 @@ impl Turns {
 /// What a thread does in each order.
 type Work<'w> = &'w (dyn Fn() + Sync);
 
-/// Orders of steps: all, or so many of them by chance.
+/// Orders of steps: all, or this many of them by chance.
 struct Orders {
     /// The thread that was picked at each step, and how many could have been.
     picked: Vec<(usize, usize)>,
@@ -104,7 +92,7 @@ impl Orders {
     }
 
     /// Does the work of all threads in each order. Returns the number of orders. `may_run` says whether a
-    /// thread can go on after each has had so many steps.
+    /// thread can go on after each has had this many steps.
     fn run(
         mut self,
         threads: &[Work<'_>],
@@ -119,7 +107,11 @@ impl Orders {
             for (me, work) in threads.iter().enumerate() {
                 let (turns, panicked) = (turns.clone(), &panicked);
                 scope.spawn(move || {
-                    OWN.set(Some((turns.clone(), me)));
+                    let own = turns.clone();
+                    BETWEEN.set(Some(Rc::new(move || {
+                        own.give_back(false);
+                        own.wait(me);
+                    })));
                     while turns.wait(me) {
                         // Its message is printed.
                         let is_done = catch_unwind(AssertUnwindSafe(work)).is_ok();
@@ -253,9 +245,9 @@ impl Store {
 
     /// Runs without a stop between.
     fn at_once(&self, work: impl FnOnce(&Self)) {
-        let own = OWN.take();
+        let own = BETWEEN.take();
         work(self);
-        OWN.set(own);
+        BETWEEN.set(own);
     }
 }
 

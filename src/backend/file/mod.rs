@@ -9,7 +9,9 @@ mod conditional;
 mod config;
 mod copy;
 mod credential;
+mod database;
 mod directory;
+mod document;
 mod draft;
 mod engine;
 mod export;
@@ -21,6 +23,8 @@ mod options;
 mod plan;
 mod reader;
 mod snapshot;
+mod steps;
+mod tables;
 mod usage;
 mod work;
 
@@ -33,13 +37,15 @@ use std::{
 pub use backup::BackupReport;
 pub use check::{CheckReport, CheckedRecords, Miscount};
 use committer::{Admitted, Committer};
+use compact::Watch;
 use directory::{Access, Directory};
+use document::Document;
 pub use draft::MAX_PLAN_RECORDS;
 use draft::{CONFIGS, CREDENTIALS, Draft, LAST_BACKUP, STORED_BYTES, USAGE_RECORDS};
 use engine::Engine;
 use futures_util::{FutureExt, future};
 pub use options::{FileOptions, Sharing, Verify};
-use reader::{Document, Reader};
+use reader::Reader;
 use serde_json::json;
 use snapshot::Snapshot;
 use work::{FEW, FEW_VALUES, SMALL_DOCUMENT, work};
@@ -107,7 +113,7 @@ impl File {
         self.write_admitted(admitted, change).await
     }
 
-    /// Waits until the queue has room for a value of so many bytes, which is then encoded.
+    /// Waits until the queue has room for a value of this many bytes, which is then encoded.
     async fn admit(&self, bytes: usize) -> Result<Admitted> {
         self.committer()?.admit(bytes, time_left(self.deadline)).await
     }
@@ -120,7 +126,7 @@ impl File {
         self.committer()?.write(admitted, change).await
     }
 
-    /// Encodes values of so many bytes and writes them, all within one deadline.
+    /// Encodes values of this many bytes and writes them, all within one deadline.
     async fn encode_and_write<E: Send + 'static, T: Send + 'static>(
         &self,
         (values, bytes): (usize, usize),
@@ -158,7 +164,11 @@ impl File {
 
     fn start(engine: Engine, path: PathBuf, options: &FileOptions) -> Result<Self> {
         let reader = Arc::new(Reader::new(engine, options.document_cache())?);
-        let committer = if options.read_only { None } else { Some(Committer::start(reader.clone())?) };
+        let watch = |line| {
+            let mut watch = Watch::new(reader.clone(), line);
+            move || watch.look()
+        };
+        let committer = if options.read_only { None } else { Some(Committer::start(reader.clone(), watch)?) };
         let details = Details { shared: options.shared, cache: options.cache };
         Ok(Self {
             store: Arc::new(Store { reader, committer, path, options: details }),
@@ -534,7 +544,7 @@ mod tests {
         begun.await.expect_err("it was dropped");
         for n in 0..200 {
             // Polled once, so that it is in the queue, then dropped.
-            let queued = futures_util::FutureExt::now_or_never(storage.set_config(format!("k{n}"), json!(n)));
+            let queued = FutureExt::now_or_never(storage.set_config(format!("k{n}"), json!(n)));
             assert!(queued.is_none(), "the committer is busy");
         }
         disk.stalled.store(false, Ordering::SeqCst);

@@ -12,8 +12,10 @@ use arc_swap::ArcSwapOption;
 
 use super::{
     cache::{Cache, Parsed, Version},
+    document::Document,
     draft::{COMMITS, COPYING, Changes},
     engine::{Engine, Header, Snapshot},
+    steps::step,
 };
 use crate::{
     ConfigValue, Credential, Error, Found, Key, Outcome, Result,
@@ -73,77 +75,6 @@ impl Current {
 
 /// The generation of a store where only this process writes.
 const ONLY: u64 = 0;
-
-/// A point between two steps of a read or a commit, at which a test lets another thread go on.
-#[cfg(not(test))]
-#[inline]
-const fn step() {}
-#[cfg(test)]
-use super::interleaved::step;
-
-/// A document that the cache holds.
-pub(super) trait Document: Sized + Send + 'static {
-    const KIND: DocumentKind;
-    fn name(key: Key) -> RecordKey;
-    fn decode(bytes: &[u8]) -> Result<Self>;
-    fn missing(key: &Key) -> Error;
-    fn parsed(&self) -> Parsed;
-    fn from_cached(parsed: Parsed) -> Option<Self>;
-}
-
-impl Document for Credential {
-    const KIND: DocumentKind = DocumentKind::Credential;
-
-    fn name(key: Key) -> RecordKey {
-        RecordKey::Credential(key)
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self> {
-        decode_credential(bytes)
-    }
-
-    fn missing(key: &Key) -> Error {
-        Error::not_found(Kind::Credential, key)
-    }
-
-    fn parsed(&self) -> Parsed {
-        Parsed::Credential(self.clone())
-    }
-
-    fn from_cached(parsed: Parsed) -> Option<Self> {
-        match parsed {
-            Parsed::Credential(credential) => Some(credential),
-            Parsed::Config(_) => None,
-        }
-    }
-}
-
-impl Document for ConfigValue {
-    const KIND: DocumentKind = DocumentKind::Config;
-
-    fn name(key: Key) -> RecordKey {
-        RecordKey::Config(key)
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self> {
-        decode_config(bytes)
-    }
-
-    fn missing(key: &Key) -> Error {
-        Error::not_found(Kind::Config, key)
-    }
-
-    fn parsed(&self) -> Parsed {
-        Parsed::Config(self.clone())
-    }
-
-    fn from_cached(parsed: Parsed) -> Option<Self> {
-        match parsed {
-            Parsed::Config(value) => Some(value),
-            Parsed::Credential(_) => None,
-        }
-    }
-}
 
 impl Reader {
     pub(super) fn new(engine: Engine, cache_bytes: u64) -> Result<Self> {

@@ -11,9 +11,10 @@ use redb::{
 };
 
 use super::{
+    database::Opened,
+    document::Document,
     draft::{CONFIGS, CREDENTIALS, STORED_BYTES, USAGE_RECORDS},
-    engine::{LEASES, META, Opened, RECORDS, not_read},
-    reader::Document,
+    tables::{LEASES, META, RECORDS, not_read},
 };
 use crate::{
     Error, ErrorKind, Key, Result,
