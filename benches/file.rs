@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench file` prints criterion's own report and then one table (with `-- get` only the rows
 //! whose names contain "get"). In each sample the peer runs right before ours, so that both see the machine
-//! in the same state. The table has the medians of the samples.
+//! in the same state. The table has the medians of the samples. `modes` and `growth` measure the rest.
 
 use std::{
     collections::HashMap,
@@ -19,28 +19,30 @@ use std::{
 
 use criterion::Criterion;
 use futures_util::FutureExt;
-use gateway_storage::{Credential, File, FileOptions, Key, Storage};
+use gateway_storage::{Credential, File, FileOptions, Key, Sharing, Storage};
 use redb::ReadableTable;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-const MANY: usize = 100_000;
+/// Documents that the cache holds.
+const CACHED: usize = 10_000;
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some("--open") {
-        return report_open(Path::new(&arguments.next().expect("a path")));
-    }
     let bench = Bench::new();
     let mut table = Table::default();
-    bench.reads(&mut table);
+    for (mode, name) in [
+        (Sharing::Exclusive, "exclusive"),
+        (Sharing::SingleWriter, "single writer"),
+        (Sharing::MultiWriter, "multi writer"),
+    ] {
+        bench.reads(&mut table, mode, name);
+    }
     bench.durable_sets(&mut table);
     bench.hot_counter(&mut table);
     bench.configs(&mut table);
     bench.batch(&mut table);
     table.print();
-    bench.open();
     bench.criterion().final_summary();
 }
 
@@ -109,12 +111,14 @@ impl Bench {
             .without_plots()
     }
 
-    fn store(&self, name: &str) -> Storage<File> {
-        self.runtime.block_on(Storage::open(FileOptions::new(self.folder.path().join(name)))).unwrap()
+    fn store(&self, name: &str, mode: Sharing) -> Storage<File> {
+        let mut options = FileOptions::new(self.folder.path().join(name));
+        options.shared = mode;
+        self.runtime.block_on(Storage::open(options)).unwrap()
     }
 
-    fn filled(&self, name: &str, count: usize) -> Storage<File> {
-        let storage = self.store(name);
+    fn filled(&self, name: &str, mode: Sharing, count: usize) -> Storage<File> {
+        let storage = self.store(name, mode);
         let items: Vec<_> = (0..count).map(|n| (id(n), credential(n))).collect();
         for chunk in items.chunks(10_000) {
             let report = self.runtime.block_on(storage.set_credentials(chunk)).unwrap();
@@ -149,45 +153,44 @@ impl Bench {
         table.add(row, against, samples);
     }
 
-    fn reads(&self, table: &mut Table) {
-        let storage = self.filled("reads", MANY);
-        let ids: Arc<Vec<Key>> = Arc::new((0..MANY).map(id).collect());
+    fn reads(&self, table: &mut Table, mode: Sharing, name: &str) {
+        let rows = ["1 thread", "2 threads", "2 threads and a busy writer"];
+        let rows = rows.map(|row| format!("get of a cached document, {name}, {row}"));
+        if !rows.iter().any(|row| row.contains(&self.wanted)) {
+            return;
+        }
+        let storage = self.filled(&format!("reads-{name}"), mode, CACHED);
+        let ids: Arc<Vec<Key>> = Arc::new((0..CACHED).map(id).collect());
         type Plain = RwLock<HashMap<String, Arc<Map<String, Value>>>>;
         let plain: Arc<Plain> = Arc::new(RwLock::new(
-            (0..MANY)
+            (0..CACHED)
                 .map(|n| (id(n).as_str().to_owned(), Arc::new(credential(n).fields().clone())))
                 .collect(),
         ));
+        let get = |id: &Key| {
+            black_box(storage.get_credential(id).now_or_never().expect("a read never waits").unwrap());
+        };
+        ids.iter().chain(&*ids).for_each(get);
         let ours = |count: u64| {
             let mut random = Random(count);
-            for _ in 0..count {
-                let found = storage.get_credential(&ids[random.below(MANY)]).now_or_never();
-                black_box(found.expect("a read never waits").unwrap());
-            }
+            (0..count).for_each(|_| get(&ids[random.below(CACHED)]));
         };
         let theirs = |count: u64| {
             let mut random = Random(count);
             for _ in 0..count {
-                black_box(plain.read().unwrap().get(ids[random.below(MANY)].as_str()).cloned().unwrap());
+                black_box(plain.read().unwrap().get(ids[random.below(CACHED)].as_str()).cloned().unwrap());
             }
         };
         let peer = "RwLock<HashMap>";
-        let most = u64::MAX;
-        self.row(
-            table,
-            ("get, 1 thread", peer),
-            most,
-            |n| on_threads(1, n, ours),
-            |n| on_threads(1, n, theirs),
-        );
-        self.row(
-            table,
-            ("get, 2 threads", peer),
-            most,
-            |n| on_threads(2, n, ours),
-            |n| on_threads(2, n, theirs),
-        );
-
+        for (row, threads) in rows.iter().zip([1, 2]) {
+            self.row(
+                table,
+                (row, peer),
+                u64::MAX,
+                |n| on_threads(threads, n, ours),
+                |n| on_threads(threads, n, theirs),
+            );
+        }
         // The writers replace one document without pause: the plain map's in memory, ours durably.
         let replacement = Arc::new(self.credential.fields().clone());
         let plain_write = || {
@@ -199,8 +202,8 @@ impl Bench {
         };
         self.row(
             table,
-            ("get, 2 threads and a busy writer", peer),
-            most,
+            (&rows[2], peer),
+            u64::MAX,
             |n| beside(our_write, || on_threads(2, n, ours)),
             |n| beside(plain_write, || on_threads(2, n, theirs)),
         );
@@ -208,7 +211,7 @@ impl Bench {
     }
 
     fn durable_sets(&self, table: &mut Table) {
-        let storage = self.store("sets");
+        let storage = self.store("sets", Sharing::Exclusive);
         let files = self.folder.path().join("files");
         fs::create_dir(&files).unwrap();
         let json = self.credential.to_json();
@@ -238,7 +241,7 @@ impl Bench {
     }
 
     fn hot_counter(&self, table: &mut Table) {
-        let storage = self.store("counter");
+        let storage = self.store("counter", Sharing::Exclusive);
         let redb = Redb::new(&self.folder.path().join("counter.redb"));
         let (key, field) = (Key::new("total").unwrap(), Key::new("requests").unwrap());
         self.row(
@@ -264,7 +267,7 @@ impl Bench {
     /// The cost of a write must not depend on the size of the store.
     fn configs(&self, table: &mut Table) {
         let [few, many] = [10, 1000].map(|keys| {
-            let storage = self.store(&format!("configs-{keys}"));
+            let storage = self.store(&format!("configs-{keys}"), Sharing::Exclusive);
             for n in 0..keys {
                 self.runtime.block_on(storage.set_config(id(n), json!({ "n": n }))).unwrap();
             }
@@ -290,7 +293,7 @@ impl Bench {
     }
 
     fn batch(&self, table: &mut Table) {
-        let storage = self.filled("batch", 10_000);
+        let storage = self.filled("batch", Sharing::Exclusive, 10_000);
         let items: Vec<_> = (0..1000).map(|n| (id(n * 10), credential(n))).collect();
         self.row(
             table,
@@ -313,23 +316,6 @@ impl Bench {
             },
         );
         self.runtime.block_on(storage.close()).unwrap();
-    }
-
-    /// Opens a store of 100,000 credentials in a process of its own, five times.
-    fn open(&self) {
-        if !"open".contains(&self.wanted) {
-            return;
-        }
-        self.runtime.block_on(self.filled("open", MANY).close()).unwrap();
-        println!("\nOpening {MANY} credentials of {} bytes:\n", self.credential.to_json().len());
-        println!("| open | resident memory |\n|---:|---:|");
-        for _ in 0..5 {
-            let process = std::process::Command::new(std::env::current_exe().unwrap())
-                .arg("--open")
-                .arg(self.folder.path().join("open"))
-                .status();
-            assert!(process.unwrap().success());
-        }
     }
 
     /// Runs `count` operations, shared among this many tasks, and returns the time that they took.
@@ -374,18 +360,6 @@ impl Bench {
         });
         start.elapsed()
     }
-}
-
-/// Runs in the child process of [`Bench::open`].
-fn report_open(path: &Path) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let start = Instant::now();
-    let storage: Storage<File> = runtime.block_on(Storage::open(FileOptions::new(path))).unwrap();
-    let elapsed = start.elapsed();
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim().to_owned();
-    println!("| {elapsed:.0?} | {resident} |");
-    runtime.block_on(storage.close()).unwrap();
 }
 
 /// Runs `count` operations on each of this many threads.

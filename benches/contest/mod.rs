@@ -121,6 +121,30 @@ where
     Lap { elapsed: start.elapsed(), calls }
 }
 
+/// As [`on_tasks`], for operations that block, with one thread per task.
+#[allow(dead_code, reason = "only some benchmarks have such contenders")]
+pub(crate) fn on_threads<T>(tasks: u64, count: u64, operation: impl Fn(u64) -> T + Sync) -> Lap {
+    let start = Instant::now();
+    let calls = std::thread::scope(|scope| {
+        let operation = &operation;
+        let work: Vec<_> = (0..tasks.min(count))
+            .map(|task| {
+                scope.spawn(move || {
+                    let mut calls = Vec::with_capacity((count / tasks + 1) as usize);
+                    for n in (task..count).step_by(tasks as usize) {
+                        let begun = Instant::now();
+                        black_box(operation(n));
+                        calls.push(begun.elapsed());
+                    }
+                    calls
+                })
+            })
+            .collect();
+        work.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    Lap { elapsed: start.elapsed(), calls }
+}
+
 fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
     numbers[numbers.len() / 2]

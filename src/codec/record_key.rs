@@ -56,11 +56,6 @@ impl RecordKey {
         names_of(CONFIG)
     }
 
-    /// The encodings of all records of plans.
-    pub fn plans() -> Range<Vec<u8>> {
-        names_of(PLAN)
-    }
-
     /// The encodings of all counters.
     pub fn usage() -> Range<Vec<u8>> {
         names_of(USAGE)

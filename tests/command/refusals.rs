@@ -18,7 +18,7 @@ fn invalid_urls_are_refused() {
         ("./data", "does not begin with its backend"),
         ("mysql://h", "no backend for `mysql:`"),
         ("file:", "a file URL is"),
-        ("file:x?mode=1", "options: create, deadline"),
+        ("file:x?mode=1", "options: cache, create, deadline"),
         ("file:x?deadline=5", "a duration such as `10s`"),
         ("memory:x", "the only memory URL is `memory:`"),
     ] {

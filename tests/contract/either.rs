@@ -39,7 +39,7 @@ async fn the_scheme_of_a_url_picks_the_backend() {
     assert_eq!(error.kind(), ErrorKind::InvalidValue);
     assert_eq!(error.to_string(), "the URL of this backend begins with one of `file:`, `memory:`");
     let error = Storage::<Either<File, Memory>>::open("file:./data?dedline=1s").await.unwrap_err();
-    assert!(error.to_string().contains("its options: create, deadline"), "{error}");
+    assert!(error.to_string().contains("its options: cache, create, deadline"), "{error}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //!
 //! `CRASH_ROUNDS=200 cargo test --all-features --test crash plan` kills 200 times instead of a few times.
 
+mod compact;
 mod plans;
 mod processes;
 mod shares;
@@ -24,6 +25,7 @@ const TESTS: &[testkit::runner::Test] = &[
     ("kill_nine_loses_nothing_acknowledged", writes::exclusive),
     ("kill_nine_of_a_single_writer_loses_nothing_acknowledged", writes::single_writer),
     ("kill_nine_where_others_may_write_loses_nothing_acknowledged", writes::multi_writer),
+    ("kill_nine_of_a_compaction_loses_nothing", compact::kill_nine_of_a_compaction_loses_nothing),
     (
         "kill_nine_of_either_of_two_processes_loses_nothing_acknowledged",
         processes::kill_nine_of_either_of_two_processes,
@@ -71,6 +73,10 @@ fn main() {
     match arguments.next().as_deref() {
         Some("--writer") => {
             writes::writer(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap());
+        }
+        Some("--compacter") => {
+            let mut next = || arguments.next().unwrap();
+            compact::compacter(&next(), next().parse().unwrap(), &next());
         }
         Some("--beside") => {
             let [url, me, first] = std::array::from_fn(|_| arguments.next().unwrap());

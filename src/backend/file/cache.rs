@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use crate::{ConfigValue, Credential, Key, history::DocumentKind};
 
-/// No document that takes more than this part of the cache is kept.
-const LARGEST_PART: u64 = 16;
+/// No document that takes more than this part of this cache is kept, which has three quarters of the memory.
+const LARGEST_PART: u64 = 12;
 
 /// The cache is divided into so many parts, each with a lock of its own. A part holds the largest document.
 const SHARDS: usize = 8;
@@ -149,7 +149,7 @@ impl Cache {
             }
             Parsed::Config(value) => (DocumentKind::Config, weight_of(value.value())),
         };
-        let weight = (weight + size_of::<(Name, Entry)>() + key.as_str().len()) as u64;
+        let weight = (weight + ENTRY + piece(key.as_str().len())) as u64;
         if weight <= self.largest {
             let entry = Entry { version: version.0, generation, weight, parsed };
             self.documents.insert(Name(kind, key.clone()), entry);
@@ -193,14 +193,28 @@ impl Drop for Committing<'_> {
     }
 }
 
-/// What an empty leaf of a `BTreeMap` with serde_json's fields takes, which has room for eleven.
-const NODE: usize = 11 * (size_of::<String>() + size_of::<Value>()) + 16;
+/// What an entry takes beside its document and its key's text, with the tables of the cache.
+const ENTRY: usize = size_of::<(Name, Entry)>() + 128;
+
+/// What a leaf of a `BTreeMap` with serde_json's fields takes, which has room for eleven.
+const NODE: usize = piece(11 * (size_of::<String>() + size_of::<Value>()) + 16);
+
+/// What the allocator takes for so many bytes, about.
+const fn piece(bytes: usize) -> usize {
+    match bytes {
+        0 => 0,
+        1..=24 => 32,
+        _ => (bytes + 8).next_multiple_of(16),
+    }
+}
 
 /// About how many bytes of memory a value takes beside its own 32.
 pub(super) fn weight_of(value: &Value) -> usize {
     match value {
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(|item| size_of::<Value>() + weight_of(item)).sum(),
+        Value::String(text) => piece(text.capacity()),
+        Value::Array(items) => {
+            piece(items.capacity() * size_of::<Value>()) + items.iter().map(weight_of).sum::<usize>()
+        }
         Value::Object(fields) => weight_of_fields(fields),
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
@@ -208,6 +222,11 @@ pub(super) fn weight_of(value: &Value) -> usize {
 
 /// As [`weight_of`], of an object's fields.
 pub(super) fn weight_of_fields(fields: &serde_json::Map<String, Value>) -> usize {
-    let nodes = fields.len().div_ceil(8) * NODE;
-    nodes + fields.iter().map(|(name, value)| name.len() + weight_of(value)).sum::<usize>()
+    let nodes = match fields.len() {
+        count @ ..=11 => count.min(1),
+        // A leaf that is full is divided.
+        count => count.div_ceil(6),
+    };
+    let each = fields.iter().map(|(name, value)| piece(name.capacity()) + weight_of(value));
+    nodes * NODE + each.sum::<usize>()
 }

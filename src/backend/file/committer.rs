@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use super::{
+    LOW_SPACE, compact,
     draft::{Draft, Memory},
     engine::Engine,
     reader::Reader,
@@ -46,20 +47,70 @@ pub(super) struct Committer {
     budget: Arc<Semaphore>,
     /// The result of closing, once the store is released.
     released: watch::Receiver<Option<Result<()>>>,
+    line: Line,
     /// Declared after the queue, because the thread ends with it.
     _thread: Joined,
 }
 
 enum Message {
     Write(Box<dyn Write>),
+    /// Work that takes the place of a commit.
+    Work(Box<dyn FnOnce(&Reader) -> Option<Error> + Send>),
     Close,
+}
+
+/// A way to the committer's thread for a thread of this folder, which does not keep the store open.
+#[derive(Clone)]
+pub(super) struct Line {
+    queue: mpsc::WeakSender<Message>,
+    budget: Arc<Semaphore>,
+}
+
+impl Line {
+    /// As [`Committer::write`], but waits here.
+    pub(super) fn write<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Draft<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let permit = self.budget.clone().try_acquire_many_owned(0).map_err(|_| Error::closed())?;
+        let (reply, answer) = oneshot::channel();
+        let begun = Arc::default();
+        let write = Pending { change: Some(change), result: None, reply, begun, permit };
+        self.ask(Message::Write(Box::new(write)))?;
+        answer.blocking_recv().unwrap_or_else(|_| Err(abandoned()))
+    }
+
+    /// Runs work on the committer's thread between two commits. The work's second result is an error after
+    /// which no more is written.
+    pub(super) fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Reader) -> (Result<T>, Option<Error>) + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Message::Work(Box::new(move |reader| {
+            let (result, failed) = work(reader);
+            drop(reply.send(result));
+            failed
+        })))?;
+        answer.blocking_recv().unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Unavailable, "the store takes no more writes: open it again to write"))
+        })
+    }
+
+    fn ask(&self, message: Message) -> Result<()> {
+        let queue = self.queue.upgrade().ok_or_else(Error::closed)?;
+        queue.blocking_send(message).map_err(|_| Error::closed())
+    }
 }
 
 impl Committer {
     pub(super) fn start(reader: Arc<Reader>) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
         let (releasing, released) = watch::channel(None);
-        let worker = Worker { reader, memory: Memory::default(), failed: None };
+        let budget = Arc::new(Semaphore::new(QUEUE_BYTES));
+        let line = Line { queue: queue.downgrade(), budget: budget.clone() };
+        let watch = compact::Watch::new(reader.clone(), line.clone());
+        let worker = Worker { reader, memory: Memory::default(), failed: None, watch };
         let thread = thread::Builder::new()
             .name("gateway-storage-file".into())
             .spawn(move || {
@@ -69,8 +120,11 @@ impl Committer {
             .map_err(|error| {
                 Error::new(ErrorKind::Unavailable, "the committer thread can't be started").with_source(error)
             })?;
-        let budget = Arc::new(Semaphore::new(QUEUE_BYTES));
-        Ok(Self { queue, budget, released, _thread: Joined::new(thread) })
+        Ok(Self { queue, budget, released, line, _thread: Joined::new(thread) })
+    }
+
+    pub(super) fn line(&self) -> Line {
+        self.line.clone()
     }
 
     /// The number of waiting writes.
@@ -209,12 +263,13 @@ struct Worker {
     memory: Memory,
     /// The error of the first failed commit. After it the contents of the disk are unknown.
     failed: Option<Error>,
+    watch: compact::Watch,
 }
 
 impl Worker {
     fn run(mut self, mut messages: mpsc::Receiver<Message>) -> Result<()> {
         while let Some(first) = messages.blocking_recv() {
-            let (mut group, mut bytes) = (Vec::new(), 0);
+            let (mut group, mut bytes, mut works) = (Vec::new(), 0, Vec::new());
             let mut next = Some(first);
             while let Some(message) = next {
                 match message {
@@ -222,6 +277,7 @@ impl Worker {
                         bytes += write.bytes();
                         group.push(write);
                     }
+                    Message::Work(work) => works.push(work),
                     // Queued writes are finished; later ones are refused.
                     Message::Close => messages.close(),
                 }
@@ -230,6 +286,17 @@ impl Worker {
             }
             if !group.is_empty() {
                 self.commit(group, bytes);
+            }
+            for work in works {
+                if self.failed.is_some() {
+                    break;
+                }
+                if let Ok(Some(failed)) = guarded(|| Ok(work(&self.reader))) {
+                    self.failed = Some(failed.with_retryable(false));
+                }
+            }
+            if self.failed.is_none() {
+                self.watch.look();
             }
         }
         let Ok(engine) = self.reader.current().map(|current| current.engine.clone()) else { return Ok(()) };
@@ -263,13 +330,20 @@ impl Worker {
     }
 
     fn written(&mut self, group: &mut Vec<Box<dyn Write>>, bytes: usize) -> Result<Applied> {
-        let current = self.reader.current()?;
+        let mut current = self.reader.current()?;
+        let transaction = loop {
+            // Before any write counts as begun: it may take long, where another process writes.
+            let transaction = current.engine.begin()?;
+            // Nothing is written to a file that has lost its name. Within the transaction, in which no other
+            // process can give it to a compacted file.
+            let Err(lost) = current.engine.check() else { break transaction };
+            drop(transaction);
+            current = self.reader.follow(&current)?.ok_or(lost)?;
+        };
         let engine = &current.engine;
-        // Nothing is written to a file that has lost its name.
-        engine.check()?;
-        // Before any write counts as begun: it may take long, where another process writes.
-        let transaction = engine.begin()?;
-        let mut draft = Draft::new(&transaction, &mut self.memory, is_full(engine, bytes))?;
+        let is_full = is_full(engine, bytes);
+        let mut draft = Draft::new(&transaction, &mut self.memory, is_full)?;
+        draft.end_dead_copy(engine.directory())?;
         let applied = guarded(|| {
             group.retain_mut(|write| write.apply(&mut draft));
             Ok(())
@@ -293,9 +367,17 @@ enum Applied {
 }
 
 /// Whether the file system has no space for writes of so many bytes, which are stored with pages around them.
+/// Then the reserve is given back; it is taken again once there is plenty of space.
 fn is_full(engine: &Engine, bytes: usize) -> bool {
-    let free = engine.directory().and_then(super::directory::Directory::free);
-    free.is_some_and(|free| free < SPARE_SPACE + 2 * bytes as u64)
+    let Some(directory) = engine.directory() else { return false };
+    let Some(free) = directory.free() else { return false };
+    let is_full = free < SPARE_SPACE + 2 * bytes as u64;
+    if is_full {
+        directory.release_reserve();
+    } else if free > LOW_SPACE {
+        directory.take_reserve();
+    }
+    is_full
 }
 
 #[cold]

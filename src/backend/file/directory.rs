@@ -5,6 +5,10 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -21,8 +25,14 @@ use crate::{
 /// The store's file in its directory.
 const STORE: &str = "store.redb";
 
-/// A store that is being created: renamed to [`STORE`] once it is complete and on disk.
+/// A store that is being created or compacted: renamed to [`STORE`] once it is complete and on disk.
 const UNFINISHED: &str = "store.redb.new";
+
+/// Takes space that is given back once the file system is full, so that deletes can be written.
+const RESERVE: &str = "store.reserve";
+
+/// Deletes write the pages that lead to the deleted records.
+const RESERVE_BYTES: u64 = 8 << 20;
 
 /// Entries that volumes and desktops create. A directory with only these counts as empty.
 ///
@@ -49,20 +59,39 @@ pub(super) enum Access {
     Read,
 }
 
-/// An open directory, locked for this process until it is dropped.
-#[derive(Debug)]
+/// An open directory, locked for this process until it and its clones are dropped.
+#[derive(Clone, Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    handle: File,
+    /// The path of the store's file.
+    store: PathBuf,
+    handle: Arc<File>,
     has_store: bool,
     /// Whether no other process has the store open.
     is_alone: bool,
     sharing: Sharing,
+    has_reserve: Arc<AtomicBool>,
     /// Device and inode of the store's open file.
     opened: Option<(u64, u64)>,
 }
 
 impl Directory {
+    /// Opens and locks a new or empty directory for a new store, and creates it if it is missing.
+    pub(super) fn for_new_store(path: &Path) -> Result<Self> {
+        let directory = Self::open(path, Access::Create, Sharing::Exclusive)?;
+        match directory.has_store {
+            false => Ok(directory),
+            true => Err(refused(&directory.path, "has a store; name an empty or a new directory")),
+        }
+    }
+
+    /// Whether this path leads to this directory.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        let here = self.handle.metadata().ok();
+        let there = fs::metadata(path).ok();
+        here.zip(there).is_some_and(|(here, there)| (here.dev(), here.ino()) == (there.dev(), there.ino()))
+    }
+
     /// Opens the directory, or creates it with [`Access::Create`], and locks it: for this process alone if the
     /// store is to be created or not to be shared.
     pub(super) fn open(path: &Path, access: Access, sharing: Sharing) -> Result<Self> {
@@ -90,7 +119,9 @@ impl Directory {
         if !has_store && !is_alone {
             return Err(in_use(path.display()));
         }
-        Ok(Self { path, handle, has_store, is_alone, sharing, opened: None })
+        let (store, handle) = (path.join(STORE), Arc::new(handle));
+        let has_reserve = Arc::default();
+        Ok(Self { path, store, handle, has_store, is_alone, sharing, has_reserve, opened: None })
     }
 
     /// Whether no other process had the store open when this one locked it.
@@ -101,11 +132,8 @@ impl Directory {
     /// Lets other processes open the store, if it is to be shared.
     pub(super) fn share(&self) -> Result<()> {
         if self.is_alone && self.sharing != Sharing::Exclusive {
-            // The lock is lost for a moment, in which an exclusive one may be taken.
-            self.handle.try_lock_shared().map_err(|error| match error {
-                fs::TryLockError::WouldBlock => in_use(self.path.display()),
-                fs::TryLockError::Error(error) => io_failed(&self.path, "can't be locked", error),
-            })?;
+            // The lock is lost for a moment, in which another process may take it.
+            lock(&self.path, &self.handle, Access::Read, self.sharing)?;
         }
         Ok(())
     }
@@ -114,6 +142,27 @@ impl Directory {
     pub(super) fn unlock(&self) {
         // An error means that there is no lock.
         drop(self.handle.unlock());
+    }
+
+    /// Takes the space of the reserve.
+    ///
+    /// A file system without a call for it has no reserve: deletes then need space that is free.
+    pub(super) fn take_reserve(&self) {
+        if self.has_reserve.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Ok(file) = self.open_file(RESERVE, OpenOptions::new().write(true).create(true)) {
+            let taken = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE_BYTES);
+            if taken.is_err() {
+                drop(fs::remove_file(self.path.join(RESERVE)));
+            }
+        }
+    }
+
+    /// Gives the space of the reserve back.
+    pub(super) fn release_reserve(&self) {
+        self.has_reserve.store(false, Ordering::Relaxed);
+        drop(fs::remove_file(self.path.join(RESERVE)));
     }
 
     /// The bytes that the file system has left for this user, if it reports them.
@@ -128,7 +177,16 @@ impl Directory {
 
     /// Opens the store's file.
     pub(super) fn open_store(&self, access: Access) -> Result<File> {
-        let file = self.open_file(STORE, OpenOptions::new().read(true).write(access != Access::Read))?;
+        self.open_existing(STORE, access)
+    }
+
+    /// Opens the file of a store that is complete, before [`finish`](Self::finish).
+    pub(super) fn open_unfinished(&self, access: Access) -> Result<File> {
+        self.open_existing(UNFINISHED, access)
+    }
+
+    fn open_existing(&self, name: &str, access: Access) -> Result<File> {
+        let file = self.open_file(name, OpenOptions::new().read(true).write(access != Access::Read))?;
         let length = file.metadata().map_err(|error| io_failed(&self.path, "can't be read", error))?.len();
         // The engine would take an empty file for a new store.
         if length == 0 {
@@ -144,8 +202,7 @@ impl Directory {
     pub(super) fn new_store(&self) -> Result<File> {
         // An existing one was left by a process that was killed while it created the store: it has no data
         // yet.
-        remove_if_exists(&self.path.join(UNFINISHED))
-            .map_err(|error| io_failed(&self.path, "can't be written", error))?;
+        self.remove_unfinished()?;
         let file = self.open_file(UNFINISHED, OpenOptions::new().read(true).write(true).create_new(true))?;
         let path = self.path.join(UNFINISHED);
         keep_private(&path, &file, 0o600).inspect_err(|_| drop(fs::remove_file(&path)))?;
@@ -154,8 +211,64 @@ impl Directory {
 
     /// Durably renames a store that is complete and on disk.
     pub(super) fn finish(&self) -> Result<()> {
-        fs::rename(self.path.join(UNFINISHED), self.path.join(STORE))
-            .and_then(|()| self.handle.sync_all())
+        self.rename()?;
+        self.sync()
+    }
+
+    /// Gives a store that is complete and on disk its name, in place of the one that has it.
+    pub(super) fn rename(&self) -> Result<()> {
+        fs::rename(self.path.join(UNFINISHED), &self.store)
+            .map_err(|error| io_failed(&self.path, "can't be written", error))
+    }
+
+    /// Makes the names of the files durable.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.handle.sync_all().map_err(|error| io_failed(&self.path, "can't be written", error))
+    }
+
+    /// Creates the file for a copy of the store that is to replace it. None: a process is making one.
+    ///
+    /// The file is locked, so that other processes see that the copy is being made.
+    pub(super) fn new_copy(&self) -> Result<Option<File>> {
+        let path = self.path.join(UNFINISHED);
+        let unwritten = |error| io_failed(&path, "can't be written", error);
+        loop {
+            let mut options = OpenOptions::new();
+            let file = self.open_file(UNFINISHED, options.read(true).write(true).create(true))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) => return Ok(None),
+                Err(fs::TryLockError::Error(error)) => return Err(unwritten(error)),
+            }
+            // Another process may have removed it before it was locked.
+            if is_same(&path, &file).map_err(unwritten)? {
+                file.set_len(0).map_err(unwritten)?;
+                keep_private(&path, &file, 0o600)?;
+                return Ok(Some(file));
+            }
+        }
+    }
+
+    /// Removes an unfinished copy of the store unless a process is making it. Returns whether one is.
+    pub(super) fn remove_dead_copy(&self) -> Result<bool> {
+        let path = self.path.join(UNFINISHED);
+        if !path.exists() {
+            return Ok(false);
+        }
+        let file = match self.open_file(UNFINISHED, OpenOptions::new().read(true).write(true)) {
+            Err(error) if path.exists() => return Err(error),
+            Err(_) => return Ok(false),
+            Ok(file) => file,
+        };
+        match file.try_lock() {
+            Ok(()) => self.remove_unfinished().map(|()| false),
+            Err(fs::TryLockError::WouldBlock) => Ok(true),
+            Err(fs::TryLockError::Error(error)) => Err(io_failed(&path, "can't be locked", error)),
+        }
+    }
+
+    pub(super) fn remove_unfinished(&self) -> Result<()> {
+        remove_if_exists(&self.path.join(UNFINISHED))
             .map_err(|error| io_failed(&self.path, "can't be written", error))
     }
 
@@ -175,8 +288,7 @@ impl Directory {
     /// Checks that the directory's path still leads to the open file. Writes to a removed file are lost when
     /// it is closed.
     pub(super) fn check(&self) -> Result<()> {
-        let found = fs::symlink_metadata(self.path.join(STORE));
-        match found {
+        match fs::symlink_metadata(&self.store) {
             Ok(found) if Some((found.dev(), found.ino())) == self.opened => Ok(()),
             Ok(_) => Err(gone(&self.path, "was replaced")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(gone(&self.path, "was removed")),
@@ -202,6 +314,16 @@ impl Directory {
                 io_failed(&path, "can't be opened", error)
             }
         })
+    }
+}
+
+/// Whether the path leads to this open file.
+fn is_same(path: &Path, file: &File) -> io::Result<bool> {
+    let open = file.metadata()?;
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok((found.dev(), found.ino()) == (open.dev(), open.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -274,7 +396,7 @@ fn find_store(path: &Path, handle: &File, create: bool) -> Result<bool> {
     for entry in fs::read_dir(path).map_err(unreadable)? {
         match entry.map_err(unreadable)?.file_name().to_str() {
             Some(STORE) => has_store = true,
-            Some(UNFINISHED) => {}
+            Some(UNFINISHED | RESERVE) => {}
             Some(name) if is_ignored(name) => {}
             _ => has_others = true,
         }

@@ -1,9 +1,15 @@
 //! The next state of the store: a write transaction, and what must be known of it once it is committed.
 
-use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::{
-    engine::{EXPIRIES, LEASES, META, RECORDS, not_written},
+    directory::Directory,
+    engine::{CHANGED, EXPIRIES, LEASES, META, RECORDS, not_written},
     held::Held,
 };
 use crate::{
@@ -26,14 +32,35 @@ pub(super) const CONFIGS: &str = "configs";
 pub(super) const USAGE_RECORDS: &str = "usage_records";
 pub(super) const COMMITS: &str = "commits";
 pub(super) const STORED_BYTES: &str = "stored_bytes";
-const PLANS: &str = "plans";
+pub(super) const PLANS: &str = "plans";
+/// When the store was last backed up, in milliseconds since 1970.
+pub(super) const LAST_BACKUP: &str = "last_backup";
+/// The round of the compaction that is under way.
+pub(super) const COPYING: &str = "copying";
+/// A random number that a store gets with its first compaction, and how often it was compacted since.
+pub(super) const ID: &str = "id";
+pub(super) const COPIES: &str = "copies";
+
+/// A table, in the first byte of a changed name.
+#[derive(Clone, Copy)]
+pub(super) enum Part {
+    /// The name of an expiry is its time in eight bytes (big-endian), then the key.
+    Expiry = b'e' as isize,
+    Lease = b'l' as isize,
+    Record = b'r' as isize,
+}
 
 /// What the committer keeps from one draft to the next.
 #[derive(Default)]
 pub(super) struct Memory {
     /// When ended leases were removed last, in microseconds since 1970.
     leases_swept: u64,
+    /// When a compaction was last looked for.
+    copy_seen: Option<Instant>,
 }
+
+/// How often a compaction is looked for, while the store says that there is one.
+const COPY_PAUSE: Duration = Duration::from_secs(60);
 
 type Bytes<'t> = Table<'t, &'static [u8], &'static [u8]>;
 
@@ -52,6 +79,8 @@ pub(super) struct Draft<'t> {
     is_changed: bool,
     /// Whether the disk has too little space for more than deletes.
     is_full: bool,
+    /// While the store is compacted: the round, and what changes in this draft.
+    copying: Option<(u64, BTreeSet<Vec<u8>>)>,
 }
 
 /// How the numbers of records change.
@@ -101,7 +130,72 @@ impl<'t> Draft<'t> {
             changed: Vec::new(),
             is_changed: false,
             is_full,
+            copying: number(transaction, COPYING).map_err(not_written)?.map(|round| (round, BTreeSet::new())),
         })
+    }
+
+    /// Ends a compaction whose process has died.
+    pub(super) fn end_dead_copy(&mut self, directory: Option<&Directory>) -> Result<()> {
+        let (Some(_), Some(directory)) = (&self.copying, directory) else { return Ok(()) };
+        let seen = *self.memory.copy_seen.get_or_insert_with(Instant::now);
+        if seen.elapsed() < COPY_PAUSE {
+            return Ok(());
+        }
+        self.memory.copy_seen = None;
+        if !directory.remove_dead_copy()? {
+            self.end_copying()?;
+        }
+        Ok(())
+    }
+
+    /// Begins a compaction with its first round, and gives the store its id if it has none.
+    pub(super) fn begin_copying(&mut self, id: u64) -> Result<u64> {
+        self.end_copying()?;
+        if self.number(ID)? == 0 {
+            self.set_number(ID, id)?;
+        }
+        self.next_round()
+    }
+
+    /// Begins the next round. From now on changed names are noted for it.
+    pub(super) fn next_round(&mut self) -> Result<u64> {
+        let round = self.number(COPYING)? + 1;
+        self.set_number(COPYING, round)?;
+        // What this draft has changed so far is noted, too, for the new round.
+        let names = self.copying.take().map(|(_, names)| names).unwrap_or_default();
+        self.copying = Some((round, names));
+        Ok(round)
+    }
+
+    /// Ends a compaction.
+    pub(super) fn end_copying(&mut self) -> Result<()> {
+        self.copying = None;
+        self.is_changed = true;
+        let ended = end_copying(self.transaction);
+        self.noted(ended)
+    }
+
+    /// Notes that the store was backed up at this time.
+    pub(super) fn backed_up(&mut self, millis: u64) -> Result<()> {
+        let last = self.number(LAST_BACKUP)?.max(millis);
+        self.set_number(LAST_BACKUP, last)
+    }
+
+    fn set_number(&mut self, name: &str, number: u64) -> Result<()> {
+        self.is_changed = true;
+        let set = self
+            .transaction
+            .open_table(META)
+            .map_err(redb::Error::from)
+            .and_then(|mut meta| Ok(meta.insert(name, number).map(drop)?));
+        self.noted(set)
+    }
+
+    /// Notes a changed name, if the store is being compacted.
+    fn touch(&mut self, part: Part, name: &[u8]) {
+        if let Some((_, names)) = &mut self.copying {
+            names.insert([&[part as u8], name].concat());
+        }
     }
 
     /// Ends the draft: the documents that it changes, or None if it changes nothing at all. With `counts_commits`
@@ -114,8 +208,10 @@ impl<'t> Draft<'t> {
             return Ok(None);
         }
         drop(self.records);
-        let number =
-            save(self.transaction, &self.counts, counts_commits).map_err(|error| not_written(error))?;
+        if let Some((round, names)) = self.copying.filter(|(_, names)| !names.is_empty()) {
+            note(self.transaction, round, &names).map_err(not_written)?;
+        }
+        let number = save(self.transaction, &self.counts, counts_commits).map_err(not_written)?;
         Ok(Some(Changes { documents: self.changed, number }))
     }
 
@@ -152,6 +248,7 @@ impl<'t> Draft<'t> {
         self.room()?;
         self.is_changed = true;
         let encoded = name.encode();
+        self.touch(Part::Record, &encoded);
         let before =
             self.records.insert(encoded.as_slice(), value).map(|old| old.map(|old| old.value().len()));
         let before = self.noted(before.map_err(Into::into))?;
@@ -168,6 +265,7 @@ impl<'t> Draft<'t> {
         let encoded = name.encode();
         let before = self.records.remove(encoded.as_slice()).map(|old| old.map(|old| old.value().len()));
         let Some(length) = self.noted(before.map_err(Into::into))? else { return Ok(false) };
+        self.touch(Part::Record, &encoded);
         self.is_changed = true;
         self.counts.stored_bytes -= (encoded.len() + length) as i64;
         self.counts.add(name, -1);
@@ -245,19 +343,26 @@ impl<'t> Draft<'t> {
 
     pub(super) fn reset_usage(&mut self, key: &Key) -> Result<()> {
         let names = RecordKey::counters(key);
-        let mut removed = 0;
+        let (mut removed, mut touched) = (0, Vec::new());
         let counters = self
             .records
             .extract_from_if::<&[u8], _>(names.start.as_slice()..names.end.as_slice(), |_, _| true);
         let counters = counters.and_then(|counters| {
             counters
-                .map(|counter| counter.map(|(name, value)| name.value().len() + value.value().len()))
-                .try_fold(0_i64, |sum, bytes| {
+                .map(|counter| {
+                    let (name, value) = counter?;
+                    touched.push(name.value().to_vec());
+                    Ok(name.value().len() + value.value().len())
+                })
+                .try_fold(0_i64, |sum, bytes: redb::Result<_, redb::StorageError>| {
                     removed += 1;
                     bytes.map(|bytes| sum + bytes as i64)
                 })
         });
         let bytes = self.noted(counters.map_err(Into::into))?;
+        for name in touched {
+            self.touch(Part::Record, &name);
+        }
         if removed > 0 {
             self.is_changed = true;
             self.counts.stored_bytes -= bytes;
@@ -285,6 +390,7 @@ impl<'t> Draft<'t> {
             ));
         }
         self.put(&name, &encode_plan(record))?;
+        self.touch(Part::Expiry, &expiry(record.expires, key.as_str()));
         let added =
             self.transaction.open_table(EXPIRIES).map_err(redb::Error::from).and_then(|mut expiries| {
                 Ok(expiries.insert((record.expires, key.as_str()), ()).map(drop)?)
@@ -295,7 +401,10 @@ impl<'t> Draft<'t> {
     /// Removes the plans that have expired at `now`.
     pub(super) fn remove_expired_plans(&mut self, now: i64) -> Result<()> {
         let expired = expired(self.transaction, now);
-        for key in self.noted(expired)? {
+        for (expires, key) in self.noted(expired)? {
+            self.touch(Part::Expiry, &expiry(expires, &key));
+            // A key that can't be read has no plan.
+            let Ok(key) = Key::new(&key) else { continue };
             // The plan may have been applied again since, and then expires later.
             let name = RecordKey::Plan(key);
             let expires = self.get(&name, decode_plan).ok().flatten().map(|record| record.expires);
@@ -322,12 +431,8 @@ impl<'t> Draft<'t> {
     }
 
     fn number(&mut self, name: &str) -> Result<u64> {
-        let number = self
-            .transaction
-            .open_table(META)
-            .map_err(redb::Error::from)
-            .and_then(|meta| Ok(meta.get(name)?.map_or(0, |number| number.value())));
-        self.noted(number)
+        let found = number(self.transaction, name);
+        self.noted(found).map(Option::unwrap_or_default)
     }
 
     /// A lease. One that can't be read has ended: no other record must wait for it.
@@ -342,6 +447,7 @@ impl<'t> Draft<'t> {
     pub(super) fn put_lease(&mut self, name: &Key, held: &Held) -> Result<()> {
         self.room()?;
         self.is_changed = true;
+        self.touch(Part::Lease, name.as_str().as_bytes());
         let put = self.transaction.open_table(LEASES).map_err(redb::Error::from).and_then(|mut leases| {
             Ok(leases.insert(name.as_str().as_bytes(), held.encode().as_slice()).map(drop)?)
         });
@@ -359,19 +465,29 @@ impl<'t> Draft<'t> {
             Ok((_, held)) => held.ends < before,
             Err(_) => true,
         };
+        let mut touched = Vec::new();
         let removed =
             self.transaction.open_table(LEASES).map_err(redb::Error::from).and_then(|mut leases| {
-                let before = leases.len()?;
-                leases.retain(|name, bytes| !has_ended(name, bytes))?;
-                Ok(leases.len()? < before)
+                Ok(leases.retain(|name, bytes| {
+                    let ended = has_ended(name, bytes);
+                    if ended {
+                        touched.push(name.to_vec());
+                    }
+                    !ended
+                })?)
             });
-        self.is_changed |= self.noted(removed)?;
+        self.noted(removed)?;
+        self.is_changed |= !touched.is_empty();
+        for name in touched {
+            self.touch(Part::Lease, &name);
+        }
         Ok(())
     }
 
     /// The number of leases.
     #[cfg(test)]
     pub(super) fn lease_count(&self) -> u64 {
+        use redb::ReadableTableMetadata;
         self.transaction.open_table(LEASES).unwrap().len().unwrap()
     }
 }
@@ -398,14 +514,42 @@ fn save(transaction: &WriteTransaction, counts: &Counts, counts_commits: bool) -
     Ok(number)
 }
 
-/// Removes the entries of the plans that have expired, and returns their keys.
-fn expired(transaction: &WriteTransaction, now: i64) -> Result<Vec<Key>, redb::Error> {
-    let mut expiries = transaction.open_table(EXPIRIES)?;
-    let mut keys = Vec::new();
-    for entry in expiries.extract_from_if((i64::MIN, "")..(now.saturating_add(1), ""), |_, ()| true)? {
-        keys.extend(Key::new(entry?.0.value().1));
+/// A number about the store.
+fn number(transaction: &WriteTransaction, name: &str) -> Result<Option<u64>, redb::Error> {
+    Ok(transaction.open_table(META)?.get(name)?.map(|number| number.value()))
+}
+
+/// Notes the names that a round of a compaction has to copy again.
+fn note(transaction: &WriteTransaction, round: u64, names: &BTreeSet<Vec<u8>>) -> Result<(), redb::Error> {
+    let mut changed = transaction.open_table(CHANGED)?;
+    for name in names {
+        changed.insert((round, name.as_slice()), ())?;
     }
-    Ok(keys)
+    Ok(())
+}
+
+/// Ends a compaction in this store: changed names are no longer noted.
+pub(super) fn end_copying(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    transaction.open_table(META)?.remove(COPYING)?;
+    transaction.delete_table(CHANGED)?;
+    Ok(())
+}
+
+/// The name of an expiry.
+fn expiry(expires: i64, key: &str) -> Vec<u8> {
+    [&expires.to_be_bytes()[..], key.as_bytes()].concat()
+}
+
+/// Removes the entries of the plans that have expired, and returns them.
+fn expired(transaction: &WriteTransaction, now: i64) -> Result<Vec<(i64, String)>, redb::Error> {
+    let mut expiries = transaction.open_table(EXPIRIES)?;
+    let mut found = Vec::new();
+    for entry in expiries.extract_from_if((i64::MIN, "")..(now.saturating_add(1), ""), |_, ()| true)? {
+        let name = entry?.0;
+        let (expires, key) = name.value();
+        found.push((expires, key.to_owned()));
+    }
+    Ok(found)
 }
 
 /// Counts the records of a store that an earlier version made.
@@ -458,4 +602,63 @@ fn full() -> Error {
     let message = "the file system is almost full: the store keeps what is left for deletes, so delete records, or make \
                    room on the file system";
     Error::new(ErrorKind::Unavailable, message).with_code("os error 28")
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::ReadableTableMetadata as _;
+
+    use super::{super::engine::tests::Disk, *};
+
+    #[test]
+    fn on_a_full_disk_only_deletes_succeed() {
+        let engine = Disk::default().store();
+        let key = |name: &str| Key::new(name).unwrap();
+        engine.change(|draft| {
+            draft.put_config(key("a"), b"1").unwrap();
+            draft.put_credential(key("b"), b"{}").unwrap();
+            draft.increment(&key("u"), &key("n"), 1).unwrap();
+        });
+        let transaction = engine.begin().unwrap();
+        let mut memory = Memory::default();
+        let mut draft = Draft::new(&transaction, &mut memory, true).unwrap();
+        for refused in [
+            draft.put_config(key("a"), b"2").unwrap_err(),
+            draft.put_credential(key("c"), b"{}").unwrap_err(),
+            draft.increment(&key("u"), &key("n"), 1).unwrap_err(),
+        ] {
+            assert_eq!((refused.kind(), refused.code()), (ErrorKind::Unavailable, Some("os error 28")));
+            assert_eq!(refused.outcome(), crate::Outcome::NotApplied);
+        }
+        draft.delete_config(&key("a")).unwrap();
+        draft.delete_credential(&key("b")).unwrap();
+        draft.reset_usage(&key("u")).unwrap();
+        assert_eq!(draft.finish(false).unwrap().unwrap().documents.len(), 2);
+        assert_eq!(transaction.open_table(RECORDS).unwrap().len().unwrap(), 0);
+    }
+
+    #[test]
+    fn records_are_counted() {
+        let engine = Disk::default().store();
+        let key = |name: &str| Key::new(name).unwrap();
+        let numbers = || {
+            let snapshot = engine.snapshot().unwrap();
+            [CREDENTIALS, CONFIGS, USAGE_RECORDS, STORED_BYTES].map(|name| snapshot.counted(name).unwrap())
+        };
+        engine.change(|draft| {
+            for (field, count) in [("m", 1), ("n", 2), ("m", 3)] {
+                draft.increment(&key("u"), &key(field), count).unwrap();
+                draft.set_counter(&key("v"), &key(field), count).unwrap();
+                draft.put_credential(key("a"), b"{}").unwrap();
+                draft.put_config(key(field), b"true").unwrap();
+            }
+        });
+        assert_eq!(numbers(), [1, 2, 2, 4 * (4 + 8) + (2 + 2) + 2 * (2 + 4)]);
+        engine.change(|draft| {
+            draft.reset_usage(&key("u")).unwrap();
+            draft.delete_config(&key("m")).unwrap();
+            assert!(draft.delete_config(&key("m")).is_err(), "it is deleted already");
+        });
+        assert_eq!(numbers(), [1, 1, 1, 2 * (4 + 8) + (2 + 2) + (2 + 4)]);
+    }
 }

@@ -1,16 +1,16 @@
-//! The storage engine: open, read, begin to write, close. Only this folder's `engine`, `snapshot` and `draft`
-//! use redb.
+//! The storage engine: open, read, begin to write, close. Only this folder's `engine`, `snapshot`, `draft` and
+//! `copy` use redb.
 
 use std::{
     fs,
     os::unix::fs::FileExt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use redb::{
-    Builder, ConcurrencyMode, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable,
-    StorageBackend, TableDefinition, TableError, WriteTransaction, backends::FileBackend,
+    Builder, ConcurrencyMode, DatabaseError, ReadOnlyDatabase, ReadableDatabase, StorageBackend,
+    TableDefinition, TableError, WriteTransaction, backends::FileBackend,
 };
 
 pub(super) use super::snapshot::Snapshot;
@@ -40,6 +40,10 @@ pub(super) const EXPIRIES: TableDefinition<'_, (i64, &str), ()> = TableDefinitio
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FORMAT_NAME: &str = "format";
 
+/// While the store is compacted: the names that a round of it has to copy again, by the number of the round.
+/// The first byte of a name is its table: see `draft`.
+pub(super) const CHANGED: TableDefinition<'_, (u64, &[u8]), ()> = TableDefinition::new("changed");
+
 /// The length of redb's header, which every commit changes.
 const HEADER_BYTES: usize = 320;
 
@@ -49,13 +53,18 @@ pub(super) type Header = [u8; HEADER_BYTES];
 /// The open store.
 pub(super) struct Engine {
     // Dropped in this order: the file is closed before the lock is released.
-    database: RwLock<Option<Database>>,
+    database: Opened,
     directory: Option<Directory>,
     /// For reading the header. None: only this process can write.
     header: Option<fs::File>,
+    settings: Settings,
 }
 
-enum Database {
+/// The open database. Each snapshot has it, so that it can be read until its last one is dropped. None once it
+/// is closed.
+pub(super) type Opened = Arc<RwLock<Option<Database>>>;
+
+pub(super) enum Database {
     Writable(redb::Database),
     ReadOnly(ReadOnlyDatabase),
 }
@@ -66,6 +75,7 @@ struct Settings {
     cache_bytes: usize,
     sharing: Sharing,
     verifies: bool,
+    read_only: bool,
 }
 
 impl Settings {
@@ -85,6 +95,37 @@ impl Settings {
             self.builder().create_with_backend(disk).map_err(|error| describe(path, error.into()))
         })
     }
+
+    fn open_to_read(self, disk: impl StorageBackend, path: &str) -> Result<ReadOnlyDatabase> {
+        catch_panic(path, || {
+            self.builder().open_read_only_with_backend(disk).map_err(|error| match error {
+                DatabaseError::RepairAborted => unclean(path),
+                error => describe(path, error.into()),
+            })
+        })
+    }
+
+    /// Opens the file of a store in the mode of these settings.
+    fn opened(self, file: fs::File, path: &str) -> Result<Database> {
+        let disk = FileBackend::new(file).map_err(|error| describe(path, error.into()))?;
+        match self.read_only {
+            true => self.open_to_read(disk, path).map(Database::ReadOnly),
+            false => self.open(disk, path).map(Database::Writable),
+        }
+    }
+
+    /// Whether other processes may write to the store while it is open with these settings.
+    fn follows(self) -> bool {
+        match self.sharing {
+            Sharing::Exclusive => false,
+            Sharing::SingleWriter => self.read_only,
+            Sharing::MultiWriter => true,
+        }
+    }
+
+    const fn access(self) -> Access {
+        if self.read_only { Access::Read } else { Access::Write }
+    }
 }
 
 impl Engine {
@@ -96,23 +137,18 @@ impl Engine {
             sharing: options.shared,
             // What is open in another process was verified when that process opened it.
             verifies: options.verify == Verify::Always && directory.is_alone(),
+            read_only: options.read_only,
         };
         let disk = |file| FileBackend::new(file).map_err(|error| describe(&path, error.into()));
         if options.read_only {
             let file = directory.open_store(Access::Read)?;
             directory.note(&file)?;
-            let database = catch_panic(&path, || {
-                let opened = settings.builder().open_read_only_with_backend(disk(file)?);
-                opened.map_err(|error| match error {
-                    DatabaseError::RepairAborted => unclean(&path),
-                    error => describe(&path, error.into()),
-                })
-            })?;
-            let follows = options.shared != Sharing::Exclusive;
-            return Self::checked(Database::ReadOnly(database), Some(directory), follows, &path);
+            return Self::checked(settings.opened(file, &path)?, settings, Some(directory), &path);
         }
         if directory.has_store() {
             check_unopened(disk(directory.open_store(Access::Write)?)?, settings, &path)?;
+            // Before other processes can open the store, and begin a copy of their own.
+            directory.remove_dead_copy()?;
         } else {
             let exclusive = Settings { sharing: Sharing::Exclusive, ..settings };
             let new = exclusive.open(disk(directory.new_store()?)?, &path)?;
@@ -125,18 +161,21 @@ impl Engine {
         directory.make_private(&file)?;
         directory.note(&file)?;
         directory.share()?;
-        let database = settings.open(disk(file)?, &path)?;
-        let follows = options.shared == Sharing::MultiWriter;
-        Self::checked(Database::Writable(database), Some(directory), follows, &path)
+        Self::checked(settings.opened(file, &path)?, settings, Some(directory), &path)
     }
 
     /// The store of this database, after its format is checked and upgraded.
-    fn checked(database: Database, directory: Option<Directory>, follows: bool, path: &str) -> Result<Self> {
+    fn checked(
+        database: Database,
+        settings: Settings,
+        directory: Option<Directory>,
+        path: &str,
+    ) -> Result<Self> {
         let header = match &directory {
-            Some(directory) if follows => Some(directory.open_store(Access::Read)?),
+            Some(directory) if settings.follows() => Some(directory.open_store(Access::Read)?),
             _ => None,
         };
-        let engine = Self { database: RwLock::new(Some(database)), directory, header };
+        let engine = Self { database: Arc::new(RwLock::new(Some(database))), directory, header, settings };
         catch_panic(path, || {
             let format =
                 engine.read_transaction().and_then(|transaction| check_format(&transaction, path))?;
@@ -150,9 +189,87 @@ impl Engine {
                     .map_err(|error| describe(path, error))?;
                 transaction.commit().map_err(|error| describe(path, error.into()))?;
             }
-            Ok(())
+            engine.end_dead_copy()
         })?;
         Ok(engine)
+    }
+
+    /// Ends a compaction whose process was killed.
+    fn end_dead_copy(&self) -> Result<()> {
+        let Some(directory) = self.directory.as_ref().filter(|_| !self.settings.read_only) else {
+            return Ok(());
+        };
+        if self.snapshot()?.number(draft::COPYING)?.is_none() {
+            return Ok(());
+        }
+        let transaction = self.begin()?;
+        if !directory.remove_dead_copy()? {
+            draft::end_copying(&transaction).map_err(not_written)?;
+            transaction.commit().map_err(|error| not_written(error.into()))?;
+        }
+        Ok(())
+    }
+
+    /// The store that has replaced this one by a compaction, in this or another process. None: there is none.
+    pub(super) fn successor(&self) -> Result<Option<Self>> {
+        let (true, Some(directory)) = (self.settings.follows(), &self.directory) else { return Ok(None) };
+        if directory.check().is_ok() {
+            return Ok(None);
+        }
+        let (mut directory, path) = (directory.clone(), directory.path().display().to_string());
+        let Ok(file) = directory.open_store(self.settings.access()) else { return Ok(None) };
+        directory.note(&file)?;
+        let settings = Settings { verifies: false, ..self.settings };
+        let lineage = Lineage::of(&self.snapshot()?)?;
+        // A store of other origin must not be opened for writing, which can repair it.
+        if !self.settings.read_only {
+            let read_only = Settings { read_only: true, ..settings };
+            let found = read_only.opened(directory.open_store(Access::Read)?, &path);
+            if let Ok(found) = found {
+                let other = Self::checked(found, read_only, Some(directory.clone()), &path)?;
+                if !lineage.precedes(&Lineage::of(&other.snapshot()?)?) {
+                    return Ok(None);
+                }
+            }
+        }
+        let next = Self::checked(settings.opened(file, &path)?, settings, Some(directory), &path)?;
+        let is_next = lineage.precedes(&Lineage::of(&next.snapshot()?)?);
+        Ok(is_next.then_some(next))
+    }
+
+    /// Opens the complete copy in the store's directory, which is to replace this store.
+    pub(super) fn open_copy(&self) -> Result<Self> {
+        let directory = self.directory.as_ref().ok_or_else(Error::closed)?;
+        let (mut directory, path) = (directory.clone(), directory.path().display().to_string());
+        let settings = Settings { verifies: false, ..self.settings };
+        let file = directory.open_unfinished(Access::Write)?;
+        let header = match settings.follows() {
+            true => Some(directory.open_unfinished(Access::Read)?),
+            false => None,
+        };
+        directory.note(&file)?;
+        let database = Arc::new(RwLock::new(Some(settings.opened(file, &path)?)));
+        Ok(Self { database, directory: Some(directory), header, settings })
+    }
+
+    /// Whether the two have different files open.
+    pub(super) fn is_other_file(&self, other: &Self) -> bool {
+        !Arc::ptr_eq(&self.database, &other.database)
+    }
+
+    /// Whether no snapshot of the store is held.
+    pub(super) fn is_unread(&self) -> bool {
+        Arc::strong_count(&self.database) == 1
+    }
+
+    /// The memory for pages, in bytes.
+    pub(super) const fn cache_bytes(&self) -> usize {
+        self.settings.cache_bytes
+    }
+
+    /// Whether all checksums were verified when the store was opened here.
+    pub(super) const fn is_verified(&self) -> bool {
+        self.settings.verifies
     }
 
     /// Whether other processes may write to the store while it is open here.
@@ -185,7 +302,7 @@ impl Engine {
 
     /// The state after the last commit.
     pub(super) fn snapshot(&self) -> Result<Snapshot> {
-        Snapshot::new(&self.read_transaction()?)
+        Snapshot::new(self.read_transaction()?, &self.database)
     }
 
     /// Begins the only write transaction. Waits while another process has one.
@@ -204,7 +321,11 @@ impl Engine {
         transaction
             .commit()
             .map_err(|error| not_written(error.into()))
-            .and_then(|()| self.check())
+            .and_then(|()| match self.check() {
+                // Another process has compacted the store since, and so has copied this commit.
+                Err(_) if self.successor().is_ok_and(|next| next.is_some()) => Ok(()),
+                checked => checked,
+            })
             .map_err(|error| error.with_outcome(Outcome::Unknown))
     }
 
@@ -290,6 +411,23 @@ fn check_format(transaction: &redb::ReadTransaction, path: &str) -> Result<u64> 
     }
 }
 
+/// Which store this is, and how often it was compacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lineage {
+    id: Option<u64>,
+    copies: u64,
+}
+
+impl Lineage {
+    fn of(snapshot: &Snapshot) -> Result<Self> {
+        Ok(Self { id: snapshot.number(draft::ID)?, copies: snapshot.number(draft::COPIES)?.unwrap_or(0) })
+    }
+
+    fn precedes(&self, other: &Self) -> bool {
+        self.id.is_some() && self.id == other.id && self.copies < other.copies
+    }
+}
+
 #[cold]
 fn damaged(path: &str) -> Error {
     Error::new(
@@ -316,6 +454,11 @@ fn describe(path: &str, error: redb::Error) -> Error {
     match error {
         // How redb reports a missing magic number.
         Io(error) if error.kind() == std::io::ErrorKind::InvalidData => damaged(path).with_source(error),
+        Io(error) if error.kind() == std::io::ErrorKind::Unsupported => Error::new(
+            ErrorKind::Unsupported,
+            format!("the file system of {path} has no locks for parts of a file: open the store with `shared=exclusive`"),
+        )
+        .with_source(error),
         Io(error) => Error::io(format!("the store in {path} can't be opened"), error),
         DatabaseAlreadyOpen | LockProtocolMismatch => in_use(path),
         UpgradeRequired(version) => Error::new(
@@ -416,12 +559,12 @@ pub(super) mod tests {
     }
 
     const VERIFYING: Settings =
-        Settings { cache_bytes: 8 << 20, sharing: Sharing::Exclusive, verifies: true };
+        Settings { cache_bytes: 8 << 20, sharing: Sharing::Exclusive, verifies: true, read_only: false };
 
     impl Engine {
         /// Opens the store on this disk and verifies it.
         pub(in crate::backend::file) fn on(disk: Disk) -> Result<Self> {
-            Self::checked(Database::Writable(VERIFYING.open(disk, "test")?), None, false, "test")
+            Self::checked(Database::Writable(VERIFYING.open(disk, "test")?), VERIFYING, None, "test")
         }
 
         /// Commits a change.

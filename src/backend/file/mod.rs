@@ -1,9 +1,13 @@
 //! [`File`]: one file, which several processes can share.
 
+mod backup;
 mod cache;
+mod check;
 mod committer;
+mod compact;
 mod conditional;
 mod config;
+mod copy;
 mod credential;
 mod directory;
 mod draft;
@@ -23,15 +27,17 @@ mod work;
 use std::{
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
+pub use backup::BackupReport;
+pub use check::{CheckReport, CheckedRecords, Miscount};
 use committer::{Admitted, Committer};
 use directory::{Access, Directory};
 pub use draft::MAX_PLAN_RECORDS;
-use draft::{CONFIGS, CREDENTIALS, Draft, STORED_BYTES, USAGE_RECORDS};
+use draft::{CONFIGS, CREDENTIALS, Draft, LAST_BACKUP, STORED_BYTES, USAGE_RECORDS};
 use engine::Engine;
-use futures_util::future;
+use futures_util::{FutureExt, future};
 pub use options::{FileOptions, Sharing, Verify};
 use reader::{Document, Reader};
 use serde_json::json;
@@ -78,7 +84,8 @@ impl File {
         }
         let (store, key) = (self.store.clone(), key.clone());
         let read = move || store.reader.document(&key, usize::MAX)?.ok_or_else(|| D::missing(&key));
-        work(self.deadline, false, read).await
+        // Boxed, because few calls get here.
+        work(self.deadline, false, read).boxed().await
     }
 
     /// Reads many records from one state, here if the store has few.
@@ -143,14 +150,6 @@ impl File {
         let sizes = work(self.deadline, false, move || Ok((directory::size(&path), directory::free(&path))));
         sizes.await.unwrap_or_default()
     }
-
-    /// STUB
-    #[allow(missing_docs)]
-    pub async fn compact(&self) -> Result<u64> {
-        self.committer()?;
-        Ok(2 << 20)
-    }
-
     /// The absolute path of the store's directory.
     #[must_use]
     pub fn path(&self) -> &std::path::Path {
@@ -216,15 +215,18 @@ impl Backend for File {
         let snapshot = self.store.reader.snapshot()?;
         let numbers = work(self.deadline, snapshot.has_numbers()?, move || {
             let number = |name| snapshot.counted(name);
-            Ok([number(CREDENTIALS)?, number(CONFIGS)?, number(USAGE_RECORDS)?, number(STORED_BYTES)?])
+            let counts =
+                [number(CREDENTIALS)?, number(CONFIGS)?, number(USAGE_RECORDS)?, number(STORED_BYTES)?];
+            Ok((counts, snapshot.number(LAST_BACKUP)?))
         });
-        let [credential_count, config_count, usage_record_count, stored_bytes] = numbers.await?;
+        let ([credential_count, config_count, usage_record_count, stored_bytes], backed_up) = numbers.await?;
         let mut stats = StorageStats {
             healthy,
             credential_count,
             config_count,
             usage_record_count,
             total_size,
+            last_backup: backed_up.map(|millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis)),
             ..StorageStats::new(self.label())
         };
         let Details { shared, cache } = self.store.options;

@@ -61,8 +61,8 @@ pub struct FileOptions {
     /// When opening reads the whole store to verify it. Default: [`Verify::Always`].
     #[serde(default)]
     pub verify: Verify,
-    /// The memory for pages of the file and for parsed documents, in bytes, half of it for each. Default: 64 MiB.
-    /// A document of more than a 32nd of it is parsed at each read. As a text `64MiB`.
+    /// The memory for pages of the file, a quarter of it, and for parsed documents, in bytes. Default: 64 MiB.
+    /// A document that takes more than a sixteenth of it is parsed at each read. As a text `64MiB`.
     #[serde(default = "default_cache", with = "readable_size")]
     pub cache: u64,
 }
@@ -126,8 +126,10 @@ impl FileOptions {
     }
 
     /// The part of the cache for the file's pages.
+    ///
+    /// Pages that it does not hold are mostly in the system's cache. It has to hold the upper pages of the tree.
     pub(super) fn page_cache(&self) -> u64 {
-        self.cache / 2
+        self.cache / 4
     }
 
     /// The part of the cache for parsed documents.

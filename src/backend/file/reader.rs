@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -12,7 +12,7 @@ use arc_swap::ArcSwapOption;
 
 use super::{
     cache::{Cache, Parsed, Version},
-    draft::{COMMITS, Changes},
+    draft::{COMMITS, COPYING, Changes},
     engine::{Engine, Header, Snapshot},
 };
 use crate::{
@@ -30,6 +30,8 @@ pub(super) struct Reader {
     /// Set while this process commits, in a store where others write, too.
     commits: AtomicBool,
     generations: AtomicU64,
+    /// Locked while the store is opened that has replaced this one.
+    follows: Mutex<()>,
 }
 
 /// The store at a moment.
@@ -42,8 +44,8 @@ enum View {
     /// Only this process writes: the state after its last commit.
     Published(Arc<Snapshot>),
     /// Others write, too: each call takes a snapshot. What was cached in this generation counts while the
-    /// file's header is this one.
-    Shared { header: Header, generation: u64 },
+    /// file's header is this one. While the store is compacted, another file can take its place.
+    Shared { header: Header, generation: u64, is_compacted: bool },
 }
 
 impl Current {
@@ -55,13 +57,15 @@ impl Current {
         }
     }
 
-    /// The generation of what the cache may hold. None: the file has had another commit.
+    /// The generation of what the cache may hold. None: the file has had another commit, or was replaced.
     fn generation(&self) -> Result<Option<u64>> {
         match &self.view {
             View::Published(_) => Ok(Some(ONLY)),
-            View::Shared { header, generation } => {
+            View::Shared { header, generation, is_compacted } => {
                 step();
-                Ok((self.engine.header()? == *header).then_some(*generation))
+                let is_newest =
+                    self.engine.header()? == *header && !(*is_compacted && self.engine.check().is_err());
+                Ok(is_newest.then_some(*generation))
             }
         }
     }
@@ -148,6 +152,7 @@ impl Reader {
             cache: Cache::new(cache_bytes),
             commits: AtomicBool::new(false),
             generations: AtomicU64::new(ONLY + 1),
+            follows: Mutex::new(()),
         };
         reader.current.store(Some(Arc::new(reader.renewed(&Arc::new(engine))?)));
         Ok(reader)
@@ -168,7 +173,59 @@ impl Reader {
 
     /// A snapshot of the newest state.
     pub(super) fn snapshot(&self) -> Result<Arc<Snapshot>> {
-        self.current()?.snapshot()
+        self.newest()?.snapshot()
+    }
+
+    /// The store, which is that of the file at its path.
+    pub(super) fn newest(&self) -> Result<Arc<Current>> {
+        let current = self.current()?;
+        match current.generation()? {
+            Some(_) => Ok(current),
+            None => self.renew(&current),
+        }
+    }
+
+    /// The store after another process has changed or replaced it.
+    #[cold]
+    fn renew(&self, current: &Arc<Current>) -> Result<Arc<Current>> {
+        let mut renewed = self.renewed(&current.engine)?;
+        if let View::Shared { is_compacted, .. } = &mut renewed.view
+            && *is_compacted
+            && current.engine.check().is_err()
+        {
+            if let Some(next) = self.follow(current)? {
+                return Ok(next);
+            }
+            // It was removed or replaced by something else: reads go on with what is open.
+            *is_compacted = false;
+        }
+        let renewed = Arc::new(renewed);
+        // If the committer has published meanwhile, or is about to, its state stays.
+        if !self.commits.load(Ordering::SeqCst) {
+            self.current.compare_and_swap(current, Some(renewed.clone()));
+        }
+        Ok(renewed)
+    }
+
+    /// Opens the store that has replaced this one by a compaction. None: there is none.
+    pub(super) fn follow(&self, current: &Arc<Current>) -> Result<Option<Arc<Current>>> {
+        let _alone = self.follows.lock().unwrap_or_else(PoisonError::into_inner);
+        let newer = self.current()?;
+        if newer.engine.is_other_file(&current.engine) && newer.engine.check().is_ok() {
+            return Ok(Some(newer));
+        }
+        let Some(next) = current.engine.successor()? else { return Ok(None) };
+        let next = Arc::new(next);
+        self.replace(&next).map(Some)
+    }
+
+    /// Publishes the store that has replaced this one by a compaction.
+    pub(super) fn replace(&self, next: &Arc<Engine>) -> Result<Arc<Current>> {
+        let next = Arc::new(self.renewed(next)?);
+        if let Some(old) = self.current.swap(Some(next.clone())) {
+            retire(old);
+        }
+        Ok(next)
     }
 
     /// Reads a document, from the cache if it has it. None: it has more bytes than `most`.
@@ -209,18 +266,14 @@ impl Reader {
     /// Reads a document from a store that another process has changed, or that this one is about to change.
     #[cold]
     fn others_wrote<D: Document>(&self, current: &Arc<Current>, key: &Key, most: usize) -> Result<Option<D>> {
-        let document = current.snapshot()?.document(key, most);
+        let renewed = self.renew(current)?;
         step();
-        if !self.commits.load(Ordering::SeqCst) {
-            // If the committer has published meanwhile, its state stays.
-            self.current.compare_and_swap(current, Some(Arc::new(self.renewed(&current.engine)?)));
-        }
-        document
+        renewed.snapshot()?.document(key, most)
     }
 
     /// Reads credentials, all from one state.
     pub(super) fn credentials(&self, ids: &[Key]) -> Result<Found> {
-        let current = self.current()?;
+        let current = self.newest()?;
         step();
         let snapshot = current.snapshot()?;
         let generation = current.generation()?;
@@ -260,7 +313,10 @@ impl Reader {
     fn renewed(&self, engine: &Arc<Engine>) -> Result<Current> {
         let view = if engine.is_shared() {
             let generation = self.generations.fetch_add(1, Ordering::SeqCst);
-            View::Shared { header: engine.header()?, generation }
+            // Before the look whether it is compacted: a compaction begins with a commit.
+            let header = engine.header()?;
+            let is_compacted = engine.snapshot()?.number(COPYING)?.is_some();
+            View::Shared { header, generation, is_compacted }
         } else {
             View::Published(Arc::new(engine.snapshot()?))
         };
@@ -297,7 +353,7 @@ impl Reader {
     /// The store after this process has made the commit of this number.
     fn after(&self, engine: &Arc<Engine>, number: u64, generation: Option<u64>) -> Result<Arc<Current>> {
         let mut current = self.renewed(engine)?;
-        if let (View::Shared { header, generation: newer }, Some(generation)) =
+        if let (View::Shared { header, generation: newer, .. }, Some(generation)) =
             (&mut current.view, generation)
         {
             let is_ours = engine.snapshot()?.number(COMMITS)? == Some(number);
@@ -308,3 +364,29 @@ impl Reader {
         Ok(Arc::new(current))
     }
 }
+
+/// Drops the store that was replaced, once its last reader is done or after a while. Closing its file takes
+/// time, which must not be a reader's.
+fn retire(old: Arc<Current>) {
+    let retired = std::thread::Builder::new().name("gateway-storage-old".into()).spawn(move || {
+        let mut old = Some(old);
+        let mut engine = None;
+        for _ in 0..RETIRE_LOOKS {
+            match old.take().map(Arc::try_unwrap) {
+                // Without its own snapshot.
+                Some(Ok(Current { engine: last, .. })) => engine = Some(last),
+                Some(Err(read)) => old = Some(read),
+                None => {}
+            }
+            if engine.as_ref().is_some_and(|engine| engine.is_unread()) {
+                break;
+            }
+            std::thread::sleep(RETIRE_EVERY);
+        }
+    });
+    // Without a thread it was dropped here.
+    drop(retired);
+}
+
+const RETIRE_LOOKS: u32 = 600;
+const RETIRE_EVERY: std::time::Duration = std::time::Duration::from_millis(100);

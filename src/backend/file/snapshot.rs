@@ -3,14 +3,16 @@
 use std::{
     ops::{Bound, RangeBounds},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
 };
 
-use redb::{OwnedAccessGuard, OwnedRange, ReadOnlyTable, ReadableTable, ReadableTableMetadata, TableError};
+use redb::{
+    OwnedAccessGuard, OwnedRange, ReadOnlyTable, ReadTransaction, ReadableTableMetadata, TableError,
+    TableStats,
+};
 
 use super::{
     draft::{CONFIGS, CREDENTIALS, STORED_BYTES, USAGE_RECORDS},
-    engine::{LEASES, META, RECORDS, not_read},
+    engine::{LEASES, META, Opened, RECORDS, not_read},
     reader::Document,
 };
 use crate::{
@@ -20,29 +22,34 @@ use crate::{
 
 /// The state after a commit. Later commits do not change it.
 pub(super) struct Snapshot {
+    transaction: ReadTransaction,
     records: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    /// None: the store has never had a lease.
-    leases: Option<ReadOnlyTable<&'static [u8], &'static [u8]>>,
-    meta: ReadOnlyTable<&'static str, u64>,
+    // Dropped last.
+    opened: Opened,
 }
 
 impl Snapshot {
-    pub(super) fn new(transaction: &redb::ReadTransaction) -> Result<Self> {
-        let unread = |error: TableError| not_read(error.into());
-        Ok(Self {
-            records: transaction.open_table(RECORDS).map_err(unread)?,
-            leases: match transaction.open_table(LEASES) {
-                Ok(leases) => Some(leases),
-                Err(TableError::TableDoesNotExist(_)) => None,
-                Err(error) => return Err(unread(error)),
-            },
-            meta: transaction.open_table(META).map_err(unread)?,
+    pub(super) fn new(transaction: ReadTransaction, opened: &Opened) -> Result<Self> {
+        let records = transaction.open_table(RECORDS).map_err(|error| not_read(error.into()))?;
+        Ok(Self { transaction, records, opened: opened.clone() })
+    }
+
+    /// For a copy of all tables.
+    pub(super) const fn transaction(&self) -> &ReadTransaction {
+        &self.transaction
+    }
+
+    /// What the pages of each table hold.
+    pub(super) fn tables(&self) -> Result<Vec<TableStats>> {
+        guarded(|| {
+            let tables = self.transaction.list_tables()?;
+            tables.map(|table| Ok(self.transaction.open_untyped_table(table)?.stats()?)).collect()
         })
     }
 
     /// A number about the store.
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>> {
-        guarded(|| self.meta.get(name).map(|number| number.map(|number| number.value())))
+        guarded(|| Ok(self.transaction.open_table(META)?.get(name)?.map(|number| number.value())))
     }
 
     /// Whether the store counts its records. One of an older version does once it is opened for writing.
@@ -77,7 +84,7 @@ impl Snapshot {
     /// The bytes of a record.
     pub(super) fn get(&self, name: &RecordKey) -> Result<Option<OwnedAccessGuard<&'static [u8]>>> {
         let name = name.encode();
-        guarded(|| self.records.get_owned(name.as_slice()))
+        guarded(|| Ok(self.records.get_owned(name.as_slice())?))
     }
 
     /// A document. None: it has more bytes than `most`.
@@ -92,18 +99,24 @@ impl Snapshot {
     /// The records of these names, in order.
     pub(super) fn records(&self, names: impl RangeBounds<Vec<u8>>) -> Result<Records> {
         let names = (bytes(names.start_bound()), bytes(names.end_bound()));
-        guarded(|| self.records.range_owned::<&[u8]>(names)).map(Records)
+        let range = guarded(|| Ok(self.records.range_owned::<&[u8]>(names)?))?;
+        Ok(Records { range, _opened: self.opened.clone() })
     }
 
     /// All leases, by name.
     pub(super) fn leases(&self) -> Result<Option<Records>> {
-        let Some(leases) = &self.leases else { return Ok(None) };
-        guarded(|| leases.range_owned::<&[u8]>(..)).map(Records).map(Some)
+        let range = guarded(|| match self.transaction.open_table(LEASES) {
+            Ok(leases) => Ok(Some(leases.range_owned::<&[u8]>(..)?)),
+            // The store has never had a lease.
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        })?;
+        Ok(range.map(|range| Records { range, _opened: self.opened.clone() }))
     }
 
     /// The number of records of all kinds.
     pub(super) fn len(&self) -> Result<u64> {
-        guarded(|| self.records.len())
+        guarded(|| Ok(self.records.len()?))
     }
 }
 
@@ -112,7 +125,11 @@ fn bytes<'b>(bound: Bound<&'b Vec<u8>>) -> Bound<&'b [u8]> {
 }
 
 /// Records in the order of their names, with the bytes of each.
-pub(super) struct Records(OwnedRange<&'static [u8], &'static [u8]>);
+pub(super) struct Records {
+    range: OwnedRange<&'static [u8], &'static [u8]>,
+    // Dropped last.
+    _opened: Opened,
+}
 
 impl Records {
     /// The next record in either direction.
@@ -127,7 +144,7 @@ impl Records {
             >,
         >,
     ) -> Option<Result<Stored>> {
-        guarded(|| next(&mut self.0).transpose())
+        guarded(|| Ok(next(&mut self.range).transpose()?))
             .map(|found| found.map(|(name, value)| Stored { name, value }))
             .transpose()
     }
@@ -187,9 +204,9 @@ impl DoubleEndedIterator for Records {
 }
 
 /// Reads, and reports a panic as damage: some assertions of the engine fail on damaged pages.
-fn guarded<T>(read: impl FnOnce() -> redb::Result<T, redb::StorageError>) -> Result<T> {
+fn guarded<T>(read: impl FnOnce() -> Result<T, redb::Error>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(read) => read.map_err(|error| not_read(error.into())),
+        Ok(read) => read.map_err(not_read),
         Err(_) => {
             Err(Error::new(ErrorKind::Corrupt, "the store is damaged; restore it from a backup or an export"))
         }

@@ -1,6 +1,8 @@
 //! What a backend reports to this command.
 
 use gateway_storage::{Open, RecordKind};
+#[cfg(feature = "file")]
+use gateway_storage::{Sharing, Verify};
 
 /// A backend as this command uses it.
 pub(crate) trait CliBackend: Open {
@@ -22,23 +24,37 @@ pub(crate) trait CliBackend: Open {
         options
     }
 
-    /// Changes the options to read-only, if the backend has such a mode.
-    fn to_read(_: Self::Options) -> Option<Self::Options> {
-        None
+    /// Changes the options of every command.
+    fn adjusted(options: Self::Options) -> Self::Options {
+        options
+    }
+
+    /// The ways to open a store for reading only, the best first.
+    fn to_read(_: Self::Options) -> Vec<Self::Options> {
+        Vec::new()
     }
 }
 
 #[cfg(feature = "file")]
 impl CliBackend for gateway_storage::File {
-    const FACTS: &[(&str, &str)] =
-        &[("tls", "not needed: a local directory"), ("topology", "one process at a time")];
+    const FACTS: &[(&str, &str)] = &[
+        ("tls", "not needed: a local directory"),
+        ("topology", "the processes of one machine, as `shared` allows"),
+    ];
 
     fn existing(options: Self::Options) -> Self::Options {
         options.with_create(false)
     }
 
-    fn to_read(options: Self::Options) -> Option<Self::Options> {
-        Some(options.with_read_only(true))
+    /// A command begins at once, whatever the size of the store: `doctor --check` verifies.
+    fn adjusted(options: Self::Options) -> Self::Options {
+        options.with_verify(Verify::Unclean)
+    }
+
+    /// Beside a program that is the only writer, a store can be read in the mode of that program.
+    fn to_read(options: Self::Options) -> Vec<Self::Options> {
+        let options = options.with_create(false).with_read_only(true);
+        vec![options.clone(), options.with_shared(Sharing::SingleWriter)]
     }
 }
 

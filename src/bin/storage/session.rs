@@ -36,8 +36,8 @@ impl<'u, B: CliBackend> Session<'u, B> {
         B::Options::try_from(self.url).map_err(|error| Failure::invalid(&error))
     }
 
-    /// Opens an existing store for a command that only reads. A store that can't be written is opened
-    /// read-only.
+    /// Opens an existing store for a command that only reads. A store that can't be written, or not while
+    /// another program has it open, is opened read-only.
     pub(crate) async fn read(&self) -> Result<&Storage<Layered<Log, B>>, Failure> {
         let storage = self.read_owned().await?;
         Ok(self.storage.get_or_init(|| storage))
@@ -45,17 +45,18 @@ impl<'u, B: CliBackend> Session<'u, B> {
 
     /// As [`read`](Self::read), for a caller that closes the store itself.
     pub(crate) async fn read_owned(&self) -> Result<Storage<Layered<Log, B>>, Failure> {
-        let refused = match self.opened(B::existing).await {
-            Err(failure) if failure.kind == ErrorKind::Denied.as_str() => failure,
+        let refusals = [ErrorKind::Denied.as_str(), ErrorKind::Busy.as_str()];
+        let refused = match self.opened(B::existing(self.options()?)).await {
+            Err(failure) if refusals.contains(&failure.kind) => failure,
             opened => return opened,
         };
-        match B::to_read(self.options()?) {
-            // If this fails too, report why the store can't be written.
-            Some(_) => {
-                self.opened(|options| B::to_read(options).expect("checked above")).await.map_err(|_| refused)
+        for options in B::to_read(self.options()?) {
+            if let Ok(storage) = self.opened(options).await {
+                return Ok(storage);
             }
-            None => Err(refused),
         }
+        // Why the store can't be written says more than why it can't be read.
+        Err(refused)
     }
 
     /// Opens the store with changed options.
@@ -63,18 +64,14 @@ impl<'u, B: CliBackend> Session<'u, B> {
         &self,
         adjust: fn(B::Options) -> B::Options,
     ) -> Result<&Storage<Layered<Log, B>>, Failure> {
-        let storage = self.opened(adjust).await?;
+        let storage = self.opened(adjust(self.options()?)).await?;
         Ok(self.storage.get_or_init(|| storage))
     }
 
-    async fn opened(
-        &self,
-        adjust: fn(B::Options) -> B::Options,
-    ) -> Result<Storage<Layered<Log, B>>, Failure> {
-        let options = self.options()?;
+    async fn opened(&self, options: B::Options) -> Result<Storage<Layered<Log, B>>, Failure> {
         let start = Instant::now();
-        let storage =
-            Storage::<B>::open(adjust(options)).await.map_err(|error| Failure::opening(self.url, &error))?;
+        let opened = Storage::<B>::open(B::adjusted(options)).await;
+        let storage = opened.map_err(|error| Failure::opening(self.url, &error))?;
         self.log.line(format_args!("open: ok in {:.1?}", start.elapsed()));
         Ok(storage.layer(self.log))
     }

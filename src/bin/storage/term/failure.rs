@@ -192,7 +192,8 @@ impl Failure {
                 failure.hint("check the URL; no command creates a database on the server")
             }
             ErrorKind::Busy if url.starts_with("file:") => failure.hint(
-                "stop the process that has it open (a gateway?), or wait for it with `?wait=30s` in the URL",
+                "stop the process that has it open (a gateway?), open the store there with `shared=multi-writer`, or wait \
+                 for it with `?wait=30s` in the URL",
             ),
             ErrorKind::Busy => {
                 failure.hint("stop the process that has it open (a gateway?), or try again later")
@@ -289,6 +290,13 @@ impl Failure {
     /// The operating system refuses a resource.
     pub(crate) fn system(message: &str, error: &io::Error) -> Self {
         Self::new(Exit::Error, ErrorKind::Internal.as_str(), message).because(error)
+    }
+
+    /// The store is damaged.
+    pub(crate) fn damaged(message: String) -> Self {
+        Self::new(Exit::Error, ErrorKind::Corrupt.as_str(), message).hint(
+            "write or delete the records that can't be read; or restore the store from a backup or an export",
+        )
     }
 
     /// The two stores differ.
