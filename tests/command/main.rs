@@ -4,6 +4,7 @@
 mod adopt;
 mod archive;
 mod backup;
+mod beside;
 mod conditions;
 mod git;
 mod leases;
