@@ -1,8 +1,13 @@
 //! `Exportable` for `File`.
 
+use std::time::Duration;
+
 use futures_core::Stream;
-use futures_util::{StreamExt, stream};
-use tokio::task::{JoinHandle, spawn_blocking};
+use futures_util::{StreamExt, future, stream};
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::timeout,
+};
 
 use super::{
     File,
@@ -26,33 +31,39 @@ impl Exportable for File {
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
         let (export, deadline) =
             (self.store.reader.snapshot().and_then(|snapshot| Export::new(&snapshot)), self.deadline);
-        // One piece is read while the one before it is being used.
+        // While a piece is being used, the next are parsed, and the one after them is read.
         let pieces = stream::unfold(Some(Next::First(export)), move |next| async move {
-            let piece = match next? {
-                Next::First(Ok(export)) => spawn_blocking(|| export.piece()),
-                Next::First(Err(error)) => return Some((vec![Err(error)], None)),
-                Next::Reading(piece) => piece,
+            let reading = match next? {
+                Next::First(Ok(export)) => spawn_blocking(|| export.read()),
+                Next::First(Err(error)) => return Some((Piece::failed(error), None)),
+                Next::Reading(reading) => reading,
             };
-            match tokio::time::timeout(time_left(deadline), piece).await {
-                Ok(Ok((records, rest))) => {
-                    let rest = rest.map(|export| Next::Reading(spawn_blocking(|| export.piece())));
-                    Some((records, rest))
+            match in_time(deadline, reading).await {
+                Ok((piece, rest)) => {
+                    Some((piece, rest.map(|export| Next::Reading(spawn_blocking(|| export.read())))))
                 }
-                Ok(Err(_)) => Some((
-                    vec![Err(Error::new(
-                        ErrorKind::Internal,
-                        "the export panicked, or the runtime has ended",
-                    ))],
-                    None,
-                )),
-                Err(_) => Some((
-                    vec![Err(Error::new(
-                        ErrorKind::Timeout,
-                        "the deadline passed while a part of the export was read",
-                    ))],
-                    None,
-                )),
+                Err(error) => Some((Piece::failed(error), None)),
             }
+        });
+        let parsed = pieces.map(move |piece| {
+            let parsing = spawn_blocking(|| piece.parse());
+            async move { in_time(deadline, parsing).await }
+        });
+        // The error of the first unreadable record, while there is a next piece.
+        let damage = Some(None);
+        let pieces = parsed.buffered(PARSED_AHEAD).scan(damage, |damage, parsed| {
+            let piece = damage.take().map(|earlier| match parsed {
+                Ok(Parsed { mut records, damaged, end }) => {
+                    let damaged = earlier.or(damaged);
+                    match end {
+                        None => *damage = Some(damaged),
+                        Some(end) => records.extend(end.err().or(damaged).map(Err)),
+                    }
+                    records
+                }
+                Err(error) => vec![Err(error)],
+            });
+            future::ready(piece)
         });
         pieces.map(|records| stream_of(Ok(records.into_iter()))).flatten()
     }
@@ -85,59 +96,88 @@ impl Exportable for File {
     }
 }
 
-enum Next {
-    First(Result<Export>),
-    Reading(JoinHandle<Piece>),
+/// Waits for work on a piece.
+async fn in_time<T>(deadline: Duration, work: JoinHandle<T>) -> Result<T> {
+    match timeout(time_left(deadline), work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(_)) => Err(Error::new(ErrorKind::Internal, "the export panicked, or the runtime has ended")),
+        Err(_) => {
+            Err(Error::new(ErrorKind::Timeout, "the deadline passed while a part of the export was read"))
+        }
+    }
 }
 
-/// Records, and the rest of the export.
-type Piece = (Vec<Result<Record>>, Option<Export>);
+enum Next {
+    First(Result<Export>),
+    Reading(JoinHandle<(Piece, Option<Export>)>),
+}
 
 /// A piece ends with the record that brings it to this number of bytes or records.
 const PIECE_BYTES: usize = 256 << 10;
 const PIECE_RECORDS: usize = 512;
 
+/// Pieces that are parsed at once.
+const PARSED_AHEAD: usize = 2;
+
 /// The records that are still to be exported.
 struct Export {
     documents: Records,
     counters: Records,
+}
+
+/// Records as they are stored. They are parsed together: an allocator is slow while large pages and small parts
+/// of documents take turns.
+struct Piece {
+    stored: Vec<Stored>,
+    /// None: there is a next piece. An error: the store itself can't be read.
+    end: Option<Result<()>>,
+}
+
+/// The records of a piece.
+struct Parsed {
+    records: Vec<Result<Record>>,
     /// The error of the first unreadable record.
-    damage: Option<Error>,
+    damaged: Option<Error>,
+    end: Option<Result<()>>,
 }
 
 impl Export {
     fn new(snapshot: &Snapshot) -> Result<Self> {
         let documents = RecordKey::credentials().start..RecordKey::configs().end;
-        Ok(Self {
-            documents: snapshot.records(documents)?,
-            counters: snapshot.records(RecordKey::usage())?,
-            damage: None,
-        })
+        Ok(Self { documents: snapshot.records(documents)?, counters: snapshot.records(RecordKey::usage())? })
     }
 
-    fn piece(mut self) -> Piece {
-        let (mut records, mut bytes) = (Vec::new(), 0);
-        while records.len() < PIECE_RECORDS && bytes < PIECE_BYTES {
+    fn read(mut self) -> (Piece, Option<Self>) {
+        let (mut stored, mut bytes) = (Vec::new(), 0);
+        while stored.len() < PIECE_RECORDS && bytes < PIECE_BYTES {
             match self.documents.next().or_else(|| self.counters.next()) {
-                Some(Ok(stored)) => {
-                    bytes += stored.value().len();
-                    match record(&stored) {
-                        Ok(record) => records.push(Ok(record)),
-                        Err(error) => drop(self.damage.get_or_insert(error)),
-                    }
+                Some(Ok(record)) => {
+                    bytes += record.value().len();
+                    stored.push(record);
                 }
-                // The store itself can't be read: there is no next record.
-                Some(Err(error)) => {
-                    records.push(Err(error));
-                    return (records, None);
-                }
-                None => {
-                    records.extend(self.damage.map(Err));
-                    return (records, None);
-                }
+                Some(Err(error)) => return (Piece { stored, end: Some(Err(error)) }, None),
+                None => return (Piece { stored, end: Some(Ok(())) }, None),
             }
         }
-        (records, Some(self))
+        (Piece { stored, end: None }, Some(self))
+    }
+}
+
+impl Piece {
+    fn failed(error: Error) -> Self {
+        Self { stored: Vec::new(), end: Some(Err(error)) }
+    }
+
+    fn parse(self) -> Parsed {
+        let mut damaged = None;
+        let mut records = Vec::with_capacity(self.stored.len());
+        for stored in &self.stored {
+            match record(stored) {
+                Ok(record) => records.push(Ok(record)),
+                Err(error) => drop(damaged.get_or_insert(error)),
+            }
+        }
+        Parsed { records, damaged, end: self.end }
     }
 }
 
