@@ -803,10 +803,10 @@ async fn polled<T>(call: impl Future<Output = T>) -> (Duration, Duration) {
 }
 
 /// Asserts that the longest poll of a call takes less than a quarter of `whole`, or else of the call's own
-/// duration. One of five attempts is enough, because another process may interrupt the thread.
+/// duration. One of twenty attempts is enough, because another process may interrupt the thread.
 async fn leaves_room<F: Future>(what: &str, whole: Option<Duration>, call: impl Fn() -> F) {
     let mut seen = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..20 {
         let (longest, all) = polled(call()).await;
         if longest * 4 < whole.unwrap_or(all) {
             return;

@@ -1,4 +1,4 @@
-//! A process that is stopped (SIGSTOP) in the middle of a commit, in a store to which another one writes, too.
+//! A process that is stopped (SIGSTOP) in the middle of a commit, in a store to which another one writes.
 
 use std::{
     io::{BufRead, BufReader},

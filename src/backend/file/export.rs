@@ -125,8 +125,8 @@ struct Export {
     counters: Records,
 }
 
-/// Records as they are stored. They are parsed together: an allocator is slow while large pages and small parts
-/// of documents take turns.
+/// Records as they are stored. They are parsed together: an allocator is slow while large pages and small
+/// parts of documents take turns.
 struct Piece {
     stored: Vec<Stored>,
     /// None: there is a next piece. An error: the store itself can't be read.

@@ -11,18 +11,13 @@ use std::{
 use arc_swap::ArcSwapOption;
 
 use super::{
-    cache::{Cache, Parsed, Version},
+    cache::{Cache, Version},
     document::Document,
     draft::{COMMITS, COPYING, Changes},
     engine::{Engine, Header, Snapshot},
     steps::step,
 };
-use crate::{
-    ConfigValue, Credential, Error, Found, Key, Outcome, Result,
-    codec::{RecordKey, decode_config, decode_credential},
-    error::Kind,
-    history::DocumentKind,
-};
+use crate::{Credential, Error, Found, Key, Outcome, Result, history::DocumentKind};
 
 /// The reading side of a store.
 pub(super) struct Reader {
