@@ -628,7 +628,7 @@ async fn handles_that_share_a_store_have_the_same_mode() {
                 Ok(_) => assert_eq!([first, second], [Sharing::MultiWriter; 2]),
                 refused => busy(refused),
             }
-            // A mode without other writers is what a reader must know of, and those with some look the same to it.
+            // To a reader the two modes in which others may write are the same.
             let may_read = first != Sharing::Exclusive && second != Sharing::Exclusive;
             match reading(base.path(), second).await {
                 Ok(reader) => {

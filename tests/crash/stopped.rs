@@ -1,4 +1,4 @@
-//! A process that is stopped (SIGSTOP) in the middle of a commit, in a store to which another one writes, too.
+//! A process that is stopped (SIGSTOP) in a commit, and one that writes to the same store.
 
 use std::{
     io::{BufRead, BufReader},

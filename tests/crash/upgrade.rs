@@ -51,7 +51,7 @@ pub(crate) fn killed() {
     let url = format!("file:{}", path.display());
     let (mut before, mut after) = (0, 0);
     for round in 0..rounds {
-        // Half are killed within the first moments of the upgrade, and half within the time that all of it takes.
+        // Half are killed in the first moments of the upgrade, and half in the time that all of it takes.
         let longest = if round % 2 == 0 { 20_000 } else { 200_000 };
         fs::copy(&whole, &file).unwrap();
         run_and_kill(&["--open", &url], Duration::from_micros(longest * ((round * 617 + 300) % 1000) / 1000));

@@ -1,4 +1,4 @@
-//! 64 tasks that write credentials, counters, batches and config values to one `File` store, in each of its modes.
+//! 64 tasks that write credentials, counters, batches and config values to one `File` store, in each mode.
 
 use std::{collections::BTreeMap, time::Duration};
 

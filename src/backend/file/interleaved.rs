@@ -1,16 +1,11 @@
 //! Tests of the cache: reads, fills and commits, stopped at each step, in every order of their steps.
 //!
-//! Whoever has seen a change of a commit sees no older value afterwards, and once the commit has ended, nobody
-//! does.
+//! A reader that has seen a change of a commit sees no older value afterwards, and once the commit has ended,
+//! no reader does.
 
-use std::{
-    cell::RefCell,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{
-        Arc, Condvar, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread,
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU64, Ordering},
 };
 
 use serde_json::json;
@@ -21,163 +16,9 @@ use super::{
     engine::{Engine, tests::Disk},
     options::{FileOptions, Sharing},
     reader::Reader,
+    steps::{Orders, Work, at_once},
 };
 use crate::{Credential, Key, history::DocumentKind};
-
-/// Which thread runs. One runs at a time, until its next step.
-struct Turns {
-    state: Mutex<State>,
-    /// For the scheduler, then for each thread.
-    changed: Vec<Condvar>,
-}
-
-#[derive(Default)]
-struct State {
-    /// None: the scheduler.
-    running: Option<usize>,
-    /// Whether the thread that ran last has ended its work.
-    has_ended: bool,
-    is_over: bool,
-}
-
-thread_local! {
-    static OWN: RefCell<Option<(Arc<Turns>, usize)>> = const { RefCell::new(None) };
-}
-
-/// In a thread of these tests: lets another thread run, and waits for its next turn.
-pub(super) fn step() {
-    let own = OWN.with_borrow(Clone::clone);
-    if let Some((turns, me)) = own {
-        turns.give_back(false);
-        turns.wait(me);
-    }
-}
-
-impl Turns {
-    fn give_back(&self, has_ended: bool) {
-        let mut state = self.state.lock().unwrap();
-        (state.running, state.has_ended) = (None, has_ended);
-        self.changed[0].notify_one();
-    }
-
-    /// Returns false once there are no more turns.
-    fn wait(&self, me: usize) -> bool {
-        let waits = |state: &mut State| state.running != Some(me) && !state.is_over;
-        let state = self.changed[me + 1].wait_while(self.state.lock().unwrap(), waits).unwrap();
-        !state.is_over
-    }
-
-    /// Lets this thread run until its next step. Returns whether it has ended its work.
-    fn run(&self, next: usize) -> bool {
-        let mut state = self.state.lock().unwrap();
-        state.running = Some(next);
-        self.changed[next + 1].notify_one();
-        self.changed[0].wait_while(state, |state| state.running.is_some()).unwrap().has_ended
-    }
-
-    fn end(&self) {
-        self.state.lock().unwrap().is_over = true;
-        self.changed.iter().for_each(Condvar::notify_one);
-    }
-}
-
-/// What a thread does in each order.
-type Work<'w> = &'w (dyn Fn() + Sync);
-
-/// Orders of steps: all, or so many of them by chance.
-struct Orders {
-    /// The thread that was picked at each step, and how many could have been.
-    picked: Vec<(usize, usize)>,
-    by_chance: Option<(fastrand::Rng, usize)>,
-}
-
-impl Orders {
-    fn all() -> Self {
-        Self { picked: Vec::new(), by_chance: None }
-    }
-
-    /// Some of them, the same ones in each run. `ALL_ORDERS=1` takes all.
-    fn some(count: usize) -> Self {
-        let is_all = std::env::var_os("ALL_ORDERS").is_some();
-        let by_chance = (!is_all).then(|| (fastrand::Rng::with_seed(count as u64), count));
-        Self { by_chance, ..Self::all() }
-    }
-
-    /// Does the work of all threads in each order. Returns the number of orders. `may_run` says whether a
-    /// thread can go on after each has had so many steps.
-    fn run(
-        mut self,
-        threads: &[Work<'_>],
-        may_run: impl Fn(usize, &[usize]) -> bool,
-        before: impl Fn(),
-        after: impl Fn(&[(usize, usize)]),
-    ) -> usize {
-        let changed = (0..=threads.len()).map(|_| Condvar::new()).collect();
-        let turns = Arc::new(Turns { state: Mutex::default(), changed });
-        let panicked = AtomicBool::new(false);
-        thread::scope(|scope| {
-            for (me, work) in threads.iter().enumerate() {
-                let (turns, panicked) = (turns.clone(), &panicked);
-                scope.spawn(move || {
-                    OWN.set(Some((turns.clone(), me)));
-                    while turns.wait(me) {
-                        // Its message is printed.
-                        let is_done = catch_unwind(AssertUnwindSafe(work)).is_ok();
-                        panicked.fetch_or(!is_done, Ordering::SeqCst);
-                        turns.give_back(true);
-                    }
-                });
-            }
-            let explored = catch_unwind(AssertUnwindSafe(|| {
-                for count in 1.. {
-                    before();
-                    self.once(&turns, threads.len(), &may_run);
-                    assert!(!panicked.load(Ordering::SeqCst), "in the order {:?}", self.picked);
-                    after(&self.picked);
-                    if !self.has_next() {
-                        return count;
-                    }
-                }
-                0
-            }));
-            turns.end();
-            explored.unwrap_or_else(|panic| resume_unwind(panic))
-        })
-    }
-
-    fn once(&mut self, turns: &Turns, threads: usize, may_run: impl Fn(usize, &[usize]) -> bool) {
-        let (mut done, mut steps) = (vec![false; threads], vec![0; threads]);
-        for at in 0.. {
-            let able: Vec<usize> =
-                (0..threads).filter(|next| !done[*next] && may_run(*next, &steps)).collect();
-            if able.is_empty() {
-                return;
-            }
-            if at == self.picked.len() {
-                let first = self.by_chance.as_mut().map_or(0, |(random, _)| random.usize(..able.len()));
-                self.picked.push((first, able.len()));
-            }
-            let next = able[self.picked[at].0];
-            done[next] = turns.run(next);
-            steps[next] += 1;
-        }
-    }
-
-    fn has_next(&mut self) -> bool {
-        if let Some((_, left)) = &mut self.by_chance {
-            self.picked.clear();
-            *left -= 1;
-            return *left > 0;
-        }
-        while let Some((picked, able)) = self.picked.pop() {
-            if picked + 1 < able {
-                self.picked.push((picked + 1, able));
-                return true;
-            }
-        }
-        false
-    }
-}
 
 /// Reads that have ended, in the order of their ends: the values of a read, and how many had ended before it
 /// began.
@@ -250,13 +91,6 @@ impl Store {
         assert!(values.len() == 2 && values[0] == values[1], "torn: {values:?}");
         seen.end(began, values);
     }
-
-    /// Runs without a stop between.
-    fn at_once(&self, work: impl FnOnce(&Self)) {
-        let own = OWN.take();
-        work(self);
-        OWN.set(own);
-    }
 }
 
 fn number(credential: &Credential) -> u64 {
@@ -315,7 +149,7 @@ impl<'s> Test<'s> {
 
     /// Reads both keys, and nothing comes between.
     fn watch(&self) {
-        self.store.at_once(|store| store.read(&self.seen, &store.keys.each_ref()));
+        at_once(|| self.store.read(&self.seen, &self.store.keys.each_ref()));
     }
 
     /// The commit has ended.
@@ -347,7 +181,7 @@ impl<'s> Test<'s> {
         other.commit(self.n(), &other.keys);
         let another = [Key::new("c").unwrap()];
         let commit = || self.store.commit(self.n(), &another);
-        let foreign = || other.at_once(|other| other.commit(self.n(), &other.keys));
+        let foreign = || at_once(|| other.commit(self.n(), &other.keys));
         let threads: [Work<'_>; 4] = [&|| self.fill(), &commit, &foreign, &|| self.watch()];
         // The other handle would wait for the commit here, from its first step to its third.
         let may_run = |next: usize, steps: &[usize]| next != 2 || !(1..3).contains(&steps[1]);
@@ -356,7 +190,7 @@ impl<'s> Test<'s> {
 }
 
 #[test]
-fn whoever_has_seen_a_commit_sees_all_of_it() {
+fn a_reader_that_has_seen_a_commit_sees_all_of_it() {
     let store = Store::new(Disk::default().store());
     for (reads, cached) in [(Reads::One, 2), (Reads::One, 0), (Reads::Both, 2), (Reads::Both, 1)] {
         let count = Test::new(&store, reads, cached).run(Orders::all());
@@ -370,7 +204,7 @@ fn directory() -> tempfile::TempDir {
 }
 
 #[test]
-fn whoever_has_seen_a_commit_of_this_handle_sees_all_of_it_in_a_shared_store() {
+fn a_reader_that_has_seen_a_commit_of_this_handle_sees_all_of_it_in_a_shared_store() {
     let directory = directory();
     let store = Store::on_disk(directory.path());
     for (reads, cached) in [(Reads::One, 2), (Reads::One, 0), (Reads::Both, 2)] {
@@ -380,7 +214,7 @@ fn whoever_has_seen_a_commit_of_this_handle_sees_all_of_it_in_a_shared_store() {
 }
 
 #[test]
-fn whoever_has_seen_a_commit_of_another_handle_sees_all_of_it() {
+fn a_reader_that_has_seen_a_commit_of_another_handle_sees_all_of_it() {
     let directory = directory();
     let (store, other) = (Store::on_disk(directory.path()), Store::on_disk(directory.path()));
     for (reads, cached) in [(Reads::One, 2), (Reads::One, 0), (Reads::Both, 2)] {

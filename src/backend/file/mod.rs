@@ -21,6 +21,7 @@ mod options;
 mod plan;
 mod reader;
 mod snapshot;
+mod steps;
 mod usage;
 mod work;
 

@@ -14,6 +14,7 @@ use super::{
     cache::{Cache, Parsed, Version},
     draft::{COMMITS, COPYING, Changes},
     engine::{Engine, Header, Snapshot},
+    steps::step,
 };
 use crate::{
     ConfigValue, Credential, Error, Found, Key, Outcome, Result,
@@ -73,13 +74,6 @@ impl Current {
 
 /// The generation of a store where only this process writes.
 const ONLY: u64 = 0;
-
-/// A point between two steps of a read or a commit, at which a test lets another thread go on.
-#[cfg(not(test))]
-#[inline]
-const fn step() {}
-#[cfg(test)]
-use super::interleaved::step;
 
 /// A document that the cache holds.
 pub(super) trait Document: Sized + Send + 'static {
