@@ -1,4 +1,4 @@
-//! `storage backup`, `storage compact` and `storage doctor --check`, beside a program that has the store open.
+//! `storage backup`, `compact` and `doctor --check`, beside a program that has the store open.
 
 use gateway_storage::FileOptions;
 

@@ -1,5 +1,5 @@
-//! kill -9 in the middle of a compaction, many times, on one store: beside writes of the process that compacts, and
-//! in half of the rounds while another process has the store open.
+//! kill -9 in the middle of a compaction, many times, on one store: beside writes of the process that
+//! compacts, and in half of the rounds while another process has the store open.
 
 use std::{
     path::Path,

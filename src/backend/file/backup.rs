@@ -34,32 +34,32 @@ pub struct BackupReport {
     pub records: u64,
     /// The size of the copy's file in bytes.
     pub bytes: u64,
-    /// Whether the store has the time of this backup, for [`stats`](crate::Backend::stats). Not if it is open for
-    /// reading only, or can no longer be written.
+    /// Whether the store has the time of this backup, for [`stats`](crate::Backend::stats). Not if it is open
+    /// for reading only, or can no longer be written.
     pub is_recorded: bool,
 }
 
 impl File {
-    /// Copies the whole store into a new or empty directory, while the store is used: one state of it, with all
-    /// records, plans, their audit and leases.
+    /// Copies the whole store into a new or empty directory, while the store is used: one state of it, with
+    /// all records, plans, their audit and leases.
     ///
-    /// The copy is a store. To restore it, [open](crate::Storage::open) it, or move it to where the store was while
-    /// no process has that open. It has mode 0700. It gets its name once it is on disk, all of its checksums are
-    /// verified, and it has as many records as the store had.
+    /// The copy is a store. To restore it, [open](crate::Storage::open) it, or move it to where the store was
+    /// while no process has that open. It has mode 0700. It gets its name once it is on disk, all of its
+    /// checksums are verified, and it has as many records as the store had.
     ///
     /// Neither reads nor writes wait. Until it is complete, the file of the store keeps the space of what is
     /// replaced or deleted meanwhile. The time of the copied state is stored in the store, so that
     /// [`StorageStats::last_backup`](crate::StorageStats::last_backup) has it in every process.
     ///
-    /// There is no deadline, because a large store takes longer than a call. If the future is dropped, the copy is
-    /// given up shortly afterwards and removed, unless it has its name by then.
+    /// There is no deadline, because a large store takes longer than a call. If the future is dropped, the
+    /// copy is given up shortly afterwards and removed, unless it has its name by then.
     ///
     /// # Errors
     ///
-    /// [`InvalidValue`](ErrorKind::InvalidValue) if the directory is that of the store, has a store or other files,
-    /// or is not a directory; [`Unavailable`](ErrorKind::Unavailable) if the copy can't be written;
-    /// [`Corrupt`](ErrorKind::Corrupt) if the store is too damaged to be copied. After an error there is no copy, and
-    /// directories that were created for it are removed.
+    /// [`InvalidValue`](ErrorKind::InvalidValue) if the directory is that of the store, has a store or other
+    /// files, or is not a directory; [`Unavailable`](ErrorKind::Unavailable) if the copy can't be written;
+    /// [`Corrupt`](ErrorKind::Corrupt) if the store is too damaged to be copied. After an error there is no
+    /// copy, and directories that were created for it are removed.
     pub async fn backup(&self, directory: impl AsRef<Path>) -> Result<BackupReport> {
         let current = self.store.reader.newest()?;
         let path = directory.as_ref().to_owned();

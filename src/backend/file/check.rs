@@ -23,8 +23,8 @@ const LISTED: usize = 20;
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct CheckReport {
-    /// Whether the checksums of the whole file were verified when this handle opened the store. Opening does so
-    /// unless [`Verify::Unclean`](crate::Verify::Unclean) is set, or another process has the store open.
+    /// Whether the checksums of the whole file were verified when this handle opened the store. Opening does
+    /// so unless [`Verify::Unclean`](crate::Verify::Unclean) is set, or another process has the store open.
     pub checksums_verified: bool,
     /// The records by kind: `credentials`, `configs`, `counters`, `plans`, `audit`, `leases`, and `unknown`.
     pub records: BTreeMap<&'static str, CheckedRecords>,
@@ -38,8 +38,8 @@ pub struct CheckReport {
     pub allocated_bytes: u64,
     /// The bytes of these pages that hold nothing.
     pub fragmented_bytes: u64,
-    /// The bytes of the file that hold nothing or are about to be free. [`compact`](File::compact) returns them to
-    /// the file system.
+    /// The bytes of the file that hold nothing or are about to be free. [`compact`](File::compact) returns
+    /// them to the file system.
     pub free_bytes: Option<u64>,
 }
 
@@ -93,15 +93,15 @@ impl CheckReport {
 }
 
 impl File {
-    /// Reads and decodes every record of one state of the store, and compares the numbers that the store keeps with
-    /// what it has. Changes nothing. Neither reads nor writes wait.
+    /// Reads and decodes every record of one state of the store, and compares the numbers that the store
+    /// keeps with what it has. Changes nothing. Neither reads nor writes wait.
     ///
     /// There is no deadline: it takes about as long as an export.
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](ErrorKind::Corrupt) if the file itself can't be read to its end. Unreadable records are not an
-    /// error: they are in the report.
+    /// [`Corrupt`](ErrorKind::Corrupt) if the file itself can't be read to its end. Unreadable records are
+    /// not an error: they are in the report.
     pub async fn check(&self) -> Result<CheckReport> {
         let engine = self.store.reader.newest()?.engine.clone();
         let checked = tokio::task::spawn_blocking(move || {

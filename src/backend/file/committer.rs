@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    LOW_SPACE, compact,
+    LOW_SPACE,
     draft::{Draft, Memory},
     engine::Engine,
     reader::Reader,
@@ -104,12 +104,16 @@ impl Line {
 }
 
 impl Committer {
-    pub(super) fn start(reader: Arc<Reader>) -> Result<Self> {
+    /// Starts the thread. It calls what `watch` returns after each commit.
+    pub(super) fn start(
+        reader: &Arc<Reader>,
+        watch: impl FnOnce(Line) -> Box<dyn FnMut() + Send>,
+    ) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
         let (releasing, released) = watch::channel(None);
         let budget = Arc::new(Semaphore::new(QUEUE_BYTES));
         let line = Line { queue: queue.downgrade(), budget: budget.clone() };
-        let watch = compact::Watch::new(reader.clone(), line.clone());
+        let (reader, watch) = (reader.clone(), watch(line.clone()));
         let worker = Worker { reader, memory: Memory::default(), failed: None, watch };
         let thread = thread::Builder::new()
             .name("gateway-storage-file".into())
@@ -263,7 +267,7 @@ struct Worker {
     memory: Memory,
     /// The error of the first failed commit. After it the contents of the disk are unknown.
     failed: Option<Error>,
-    watch: compact::Watch,
+    watch: Box<dyn FnMut() + Send>,
 }
 
 impl Worker {
@@ -296,7 +300,7 @@ impl Worker {
                 }
             }
             if self.failed.is_none() {
-                self.watch.look();
+                (self.watch)();
             }
         }
         let Ok(engine) = self.reader.current().map(|current| current.engine.clone()) else { return Ok(()) };

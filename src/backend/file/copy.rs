@@ -17,8 +17,8 @@ use crate::{Error, ErrorKind, Result};
 /// The tables that a copy has, or leaves out.
 const KNOWN: [&str; 5] = ["changed", "leases", "meta", "plan_expiries", "records"];
 
-/// A copy is written in commits of about so many bytes: the system then writes a little at a time, and the syncs of
-/// the store, on the same disk, do not wait for all of it.
+/// A copy is written in commits of about this size: the system then writes a little at a time, and the syncs
+/// of the store, on the same disk, do not wait for all of it.
 const PIECE_BYTES: usize = 16 << 20;
 
 /// A copy looks this often, in records, whether it is still wanted.
@@ -162,7 +162,8 @@ fn existing<K: redb::Key + 'static, V: redb::Value + 'static>(
     }
 }
 
-/// Copies a table in the order of its keys, which fills the pages of the copy. `bytes` is the size of an entry.
+/// Copies a table in the order of its keys, which fills the pages of the copy. `bytes` is the size of an
+/// entry.
 fn copy_table<K, V>(
     from: &ReadTransaction,
     target: &redb::Database,

@@ -92,8 +92,8 @@ impl Directory {
         here.zip(there).is_some_and(|(here, there)| (here.dev(), here.ino()) == (there.dev(), there.ino()))
     }
 
-    /// Opens the directory, or creates it with [`Access::Create`], and locks it: for this process alone if the
-    /// store is to be created or not to be shared.
+    /// Opens the directory, or creates it with [`Access::Create`], and locks it: for this process alone if
+    /// the store is to be created or not to be shared.
     pub(super) fn open(path: &Path, access: Access, sharing: Sharing) -> Result<Self> {
         let (path, exists) = locate(path)?;
         if !exists {

@@ -1,5 +1,5 @@
-//! The storage engine: open, read, begin to write, close. Only this folder's `engine`, `snapshot`, `draft` and
-//! `copy` use redb.
+//! The storage engine: open, read, begin to write, close. Only this folder's `engine`, `snapshot`, `draft`
+//! and `copy` use redb.
 
 use std::{
     fs,
@@ -60,8 +60,8 @@ pub(super) struct Engine {
     settings: Settings,
 }
 
-/// The open database. Each snapshot has it, so that it can be read until its last one is dropped. None once it
-/// is closed.
+/// The open database. Each snapshot has it, so that it can be read until its last one is dropped. None once
+/// it is closed.
 pub(super) type Opened = Arc<RwLock<Option<Database>>>;
 
 pub(super) enum Database {
@@ -148,7 +148,8 @@ impl Engine {
         if directory.has_store() {
             check_unopened(disk(directory.open_store(Access::Write)?)?, settings, &path)?;
             // Before other processes can open the store, and begin a copy of their own.
-            directory.remove_dead_copy()?;
+            // One that can't be removed does no harm.
+            drop(directory.remove_dead_copy());
         } else {
             let exclusive = Settings { sharing: Sharing::Exclusive, ..settings };
             let new = exclusive.open(disk(directory.new_store()?)?, &path)?;
@@ -203,7 +204,7 @@ impl Engine {
             return Ok(());
         }
         let transaction = self.begin()?;
-        if !directory.remove_dead_copy()? {
+        if !directory.remove_dead_copy().unwrap_or(true) {
             draft::end_copying(&transaction).map_err(not_written)?;
             transaction.commit().map_err(|error| not_written(error.into()))?;
         }

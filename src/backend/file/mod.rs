@@ -155,7 +155,11 @@ impl File {
 
     fn start(engine: Engine, path: PathBuf, options: &FileOptions) -> Result<Self> {
         let reader = Arc::new(Reader::new(engine, options.document_cache())?);
-        let committer = if options.read_only { None } else { Some(Committer::start(reader.clone())?) };
+        let committer = if options.read_only {
+            None
+        } else {
+            Some(Committer::start(&reader, |line| compact::watch(reader.clone(), line))?)
+        };
         let details = Details { shared: options.shared, cache: options.cache };
         Ok(Self {
             store: Arc::new(Store { reader, committer, path, options: details }),
@@ -199,7 +203,7 @@ impl Backend for File {
             return self.write(|_| Ok(())).await;
         }
         let store = self.store.clone();
-        work(self.deadline, false, move || store.reader.current()?.engine.check()).await
+        work(self.deadline, false, move || store.reader.newest()?.engine.check()).await
     }
 
     async fn stats(&self) -> Result<StorageStats> {

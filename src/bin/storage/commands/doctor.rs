@@ -24,8 +24,8 @@ Examples:
   storage doctor --output json | jq -r '.warnings[]'
   storage doctor --check           # of a `file:` store: reads every record, and says what is damaged")]
 pub(crate) struct Doctor {
-    /// Read and decode every record of a `file:` store, and verify its checksums if no other process has it open;
-    /// exit code 1 if it is damaged
+    /// Read and decode every record of a `file:` store, and verify its checksums if no other process has it
+    /// open; exit code 1 if it is damaged
     #[arg(long)]
     pub(crate) check: bool,
 }
