@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::{StreamExt, TryStreamExt};
@@ -174,6 +174,77 @@ async fn one_compaction_at_a_time() {
     assert_eq!(refused.len(), 1, "one is refused");
     assert_eq!((refused[0].kind(), refused[0].outcome()), (ErrorKind::Busy, Outcome::NotApplied));
     storage.backend().compact().await.unwrap();
+}
+
+/// In a shared mode the file is replaced under handles that read and write it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn other_handles_go_on_with_the_compacted_file() {
+    for (shared, read_only) in
+        [(Sharing::SingleWriter, true), (Sharing::MultiWriter, true), (Sharing::MultiWriter, false)]
+    {
+        let base = TempDir::new().unwrap();
+        let storage = open(base.path(), shared).await;
+        fill(&storage, 300).await;
+        let options = FileOptions::new(base.path()).with_shared(shared).with_read_only(read_only);
+        let other = Storage::<File>::open(options).await.unwrap();
+        for round in 0..10 {
+            assert_eq!(other.get_credential("filler-7").await.unwrap().get("n").unwrap(), 7);
+            storage.backend().compact().await.unwrap();
+            if round % 2 == 0 {
+                // Two compactions while the other did nothing.
+                storage.backend().compact().await.unwrap();
+            }
+            storage.set_config("a", json!(round)).await.unwrap();
+            assert_eq!(other.get_config("a").await.unwrap().value(), &json!(round));
+            other.health().await.unwrap();
+            assert_eq!(other.list_credentials().await.unwrap().len(), 300);
+            if !read_only {
+                other.set_config("b", json!(round)).await.unwrap();
+                assert_eq!(storage.get_config("b").await.unwrap().value(), &json!(round));
+                other.backend().compact().await.unwrap();
+                other.set_config("b", json!(-round)).await.unwrap();
+                assert_eq!(storage.get_config("b").await.unwrap().value(), &json!(-round));
+            }
+        }
+        // A copy of the store that is moved into its place is another store.
+        let moved = base.path().join("moved");
+        storage.backend().backup(&moved).await.unwrap();
+        storage.backend().compact().await.unwrap();
+        storage.set_config("a", json!("old")).await.unwrap();
+        assert_eq!(other.get_config("a").await.unwrap().value(), &json!("old"));
+        fs::rename(moved.join("store.redb"), base.path().join("store.redb")).unwrap();
+        for handle in [&storage, &other] {
+            let error = handle.health().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            assert!(error.to_string().contains("was replaced"), "{error}");
+            assert_eq!(handle.get_config("a").await.unwrap().value(), &json!("old"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_file_that_is_mostly_dead_is_compacted_by_itself() {
+    let base = TempDir::new().unwrap();
+    let storage = open(base.path(), Sharing::MultiWriter).await;
+    storage.set_config("kept", json!(1)).await.unwrap();
+    for n in 0..80 {
+        storage.set_config(format!("k{n}"), json!("x".repeat(1_000_000))).await.unwrap();
+    }
+    let size = || fs::metadata(base.path().join("store.redb")).unwrap().len();
+    assert!(size() > 64 << 20);
+    for n in 0..80 {
+        storage.delete_config(format!("k{n}")).await.unwrap();
+    }
+    let mut waits = 0;
+    while size() > 1 << 20 {
+        waits += 1;
+        assert!(waits < 600, "the file still has {} bytes", size());
+        storage.set_config("tick", json!(waits)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(storage.get_config("kept").await.unwrap().value(), &json!(1));
+    storage.set_config("tick", json!(0)).await.unwrap();
+    storage.close().await.unwrap();
 }
 
 /// A table of a later version would not be in the copy.
@@ -379,8 +450,33 @@ async fn the_size_of_a_compacted_file() {
     }
     let size = || fs::metadata(base.path().join("store.redb")).unwrap().len() as f64 / bytes as f64;
     let before = size();
-    let begun = std::time::Instant::now();
-    storage.backend().compact().await.unwrap();
+    let longest = async |ends: &AtomicBool| {
+        let (mut longest, mut count) = (Duration::ZERO, 0);
+        while !ends.load(Ordering::SeqCst) {
+            let begun = Instant::now();
+            storage.set_config("a", json!(count)).await.unwrap();
+            storage.get_credential("credential-7").await.unwrap();
+            longest = longest.max(begun.elapsed());
+            count += 1;
+        }
+        (longest, count)
+    };
+    let ends = AtomicBool::new(false);
+    let quiet = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        ends.store(true, Ordering::SeqCst);
+    };
+    println!(
+        "without a compaction: longest write and read, number: {:?}",
+        tokio::join!(longest(&ends), quiet).0
+    );
+    ends.store(false, Ordering::SeqCst);
+    let begun = Instant::now();
+    let compaction = async {
+        storage.backend().compact().await.unwrap();
+        ends.store(true, Ordering::SeqCst);
+    };
+    println!("beside a compaction: {:?}", tokio::join!(longest(&ends), compaction).0);
     println!("{before:.2} times the JSON before, {:.2} after, in {:?}", size(), begun.elapsed());
     assert!(size() < 1.5);
 }

@@ -56,10 +56,10 @@ impl File {
     ///
     /// # Errors
     ///
-    /// [`InvalidValue`](ErrorKind::InvalidValue) if the directory is that of the store, has a store or other files,
-    /// or is not a directory; [`Unavailable`](ErrorKind::Unavailable) if the copy can't be written;
-    /// [`Corrupt`](ErrorKind::Corrupt) if the store is too damaged to be copied. After an error there is no copy, and
-    /// directories that were created for it are removed.
+    /// [`InvalidValue`](ErrorKind::InvalidValue) if the directory is that of the store, has a store or other
+    /// files, or is not a directory; [`Unavailable`](ErrorKind::Unavailable) if the copy can't be written;
+    /// [`Corrupt`](ErrorKind::Corrupt) if the store is too damaged to be copied. After an error there is no
+    /// copy, and directories that were created for it are removed.
     pub async fn backup(&self, directory: impl AsRef<Path>) -> Result<BackupReport> {
         let current = self.store.reader.newest()?;
         let path = directory.as_ref().to_owned();

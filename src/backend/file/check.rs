@@ -100,8 +100,8 @@ impl File {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](ErrorKind::Corrupt) if the file itself can't be read to its end. Unreadable records are not an
-    /// error: they are in the report.
+    /// [`Corrupt`](ErrorKind::Corrupt) if the file itself can't be read to its end. Unreadable records are
+    /// not an error: they are in the report.
     pub async fn check(&self) -> Result<CheckReport> {
         let engine = self.store.reader.newest()?.engine.clone();
         let checked = tokio::task::spawn_blocking(move || {

@@ -47,6 +47,10 @@ const DEAD_BYTES: u64 = 64 << 20;
 /// See [`DEAD_BYTES`].
 const DEAD_FACTOR: u64 = 4;
 
+/// What a compaction leaves free of the file system for writes, beside one and a half times the bytes of the
+/// records.
+const SPARE_BYTES: u64 = 32 << 20;
+
 /// How often the size of the file is looked at, and a compaction begins by itself at most.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
@@ -87,6 +91,11 @@ fn compact(reader: &Arc<Reader>, line: &Line) -> Result<u64> {
     let engine = reader.current()?.engine.clone();
     let directory = engine.directory().cloned().ok_or_else(Error::closed)?;
     let before = directory.size().unwrap_or(0);
+    let stored = engine.snapshot()?.counted(STORED_BYTES)?;
+    if directory.free().is_some_and(|free| free < stored / 2 * 3 + SPARE_BYTES) {
+        let message = "the file system has no room for a copy of the store, which a compaction makes";
+        return Err(Error::new(ErrorKind::Unavailable, message).with_code("os error 28"));
+    }
     let Some(file) = directory.new_copy()? else {
         return Err(Error::new(ErrorKind::Busy, "the store is being compacted already"));
     };
@@ -152,8 +161,13 @@ fn switched(reader: &Reader, old: &Arc<Engine>, copy: redb::Database, round: u64
     Ok(published.err().or(unsynced).map(unknown))
 }
 
-/// Begins a compaction when most of the file is dead.
-pub(super) struct Watch {
+/// Looks, after each commit, whether most of the file is dead, and then begins a compaction.
+pub(super) fn watch(reader: Arc<Reader>, line: Line) -> Box<dyn FnMut() + Send> {
+    let mut watch = Watch::new(reader, line);
+    Box::new(move || watch.look())
+}
+
+struct Watch {
     reader: Arc<Reader>,
     line: Line,
     looked: Option<Instant>,
@@ -163,7 +177,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(reader: Arc<Reader>, line: Line) -> Self {
+    fn new(reader: Arc<Reader>, line: Line) -> Self {
         Self {
             reader,
             line,
@@ -173,8 +187,7 @@ impl Watch {
         }
     }
 
-    /// Looks at the file, after a commit.
-    pub(super) fn look(&mut self) {
+    fn look(&mut self) {
         if self.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
             return;
         }

@@ -143,7 +143,7 @@ impl<'t> Draft<'t> {
             return Ok(());
         }
         self.memory.copy_seen = None;
-        if !directory.remove_dead_copy()? {
+        if !directory.remove_dead_copy().unwrap_or(true) {
             self.end_copying()?;
         }
         Ok(())

@@ -124,7 +124,8 @@ impl Engine {
         if directory.has_store() {
             check_unopened(disk(directory.open_store(Access::Write)?)?, settings, &path)?;
             // Before other processes can open the store, and begin a copy of their own.
-            directory.remove_dead_copy()?;
+            // One that can't be removed does no harm.
+            drop(directory.remove_dead_copy());
         } else {
             let exclusive = Settings { sharing: Sharing::Exclusive, ..settings };
             let new = exclusive.open(disk(directory.new_store()?)?, &path)?;
@@ -179,7 +180,7 @@ impl Engine {
             return Ok(());
         }
         let transaction = self.begin()?;
-        if !directory.remove_dead_copy()? {
+        if !directory.remove_dead_copy().unwrap_or(true) {
             draft::end_copying(&transaction).map_err(not_written)?;
             transaction.commit().map_err(|error| not_written(error.into()))?;
         }

@@ -37,7 +37,6 @@ use std::{
 pub use backup::BackupReport;
 pub use check::{CheckReport, CheckedRecords, Miscount};
 use committer::{Admitted, Committer};
-use compact::Watch;
 use directory::{Access, Directory};
 use document::Document;
 pub use draft::MAX_PLAN_RECORDS;
@@ -164,11 +163,11 @@ impl File {
 
     fn start(engine: Engine, path: PathBuf, options: &FileOptions) -> Result<Self> {
         let reader = Arc::new(Reader::new(engine, options.document_cache())?);
-        let watch = |line| {
-            let mut watch = Watch::new(reader.clone(), line);
-            move || watch.look()
+        let committer = if options.read_only {
+            None
+        } else {
+            Some(Committer::start(reader.clone(), |line| compact::watch(reader.clone(), line))?)
         };
-        let committer = if options.read_only { None } else { Some(Committer::start(reader.clone(), watch)?) };
         let details = Details { shared: options.shared, cache: options.cache };
         Ok(Self {
             store: Arc::new(Store { reader, committer, path, options: details }),
@@ -212,7 +211,7 @@ impl Backend for File {
             return self.write(|_| Ok(())).await;
         }
         let store = self.store.clone();
-        work(self.deadline, false, move || store.reader.current()?.engine.check()).await
+        work(self.deadline, false, move || store.reader.newest()?.engine.check()).await
     }
 
     async fn stats(&self) -> Result<StorageStats> {
