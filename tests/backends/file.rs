@@ -244,8 +244,11 @@ async fn an_older_format_becomes_this_one() {
 const META: redb::TableDefinition<'_, &str, u64> = redb::TableDefinition::new("meta");
 const EXPIRIES: redb::TableDefinition<'_, (i64, &str), ()> = redb::TableDefinition::new("plan_expiries");
 
+/// The numbers of the table `meta`, and the times and keys of plans that will expire.
+type Numbers = (Vec<(String, u64)>, Vec<(i64, String)>);
+
 /// The numbers about a closed store, and when its plans expire.
-fn numbers(base: &Path) -> (Vec<(String, u64)>, Vec<(i64, String)>) {
+fn numbers(base: &Path) -> Numbers {
     let database = redb::Database::open(base.join("store.redb")).unwrap();
     let read = redb::ReadableDatabase::begin_read(&database).unwrap();
     let meta = read.open_table(META).unwrap();
@@ -272,7 +275,7 @@ async fn a_store_without_numbers_is_counted() {
         storage.increment_usage(format!("user-{}", n % 7), format!("field-{n}"), n).await.unwrap();
     }
     for n in 0..5 {
-        let plan = Plan::from_json(&format!(r#"[{{"set":"key-{n}","value":{n}}}]"#)).unwrap();
+        let plan = Plan::from_json(format!(r#"[{{"set":"key-{n}","value":{n}}}]"#)).unwrap();
         let options = ApplyOptions::default().with_ttl(Duration::from_secs(3600 * (10 - n)));
         storage.apply_plan(format!("plan-{n}"), &plan, &options).await.unwrap();
     }

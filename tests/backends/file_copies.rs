@@ -52,7 +52,7 @@ fn load(storage: &Storage<File>, ends: &Arc<AtomicBool>) -> Vec<tokio::task::Joi
                     { "set": format!("one-{task}"), "value": step },
                     { "set": format!("other-{task}"), "value": step },
                 ]);
-                let plan = Plan::from_json(&plan.to_string()).unwrap();
+                let plan = Plan::from_json(plan.to_string()).unwrap();
                 // Those of every other plan end within the test.
                 let ttl = Duration::from_millis(if step % 2 == 0 { 20 } else { 60_000 });
                 let options = ApplyOptions::default().with_ttl(ttl);
@@ -90,11 +90,8 @@ async fn assert_whole(storage: &Storage<File>) {
     for task in 0..4 {
         let ids: Vec<_> = (0..5).map(|n| Key::new(&format!("batch-{task}-{n}")).unwrap()).collect();
         let found = storage.get_credentials(&ids).await.unwrap();
-        let steps: Vec<_> = found
-            .credentials
-            .iter()
-            .map(|(_, credential)| credential.get("step").cloned().unwrap())
-            .collect();
+        let steps: Vec<_> =
+            found.credentials.values().map(|credential| credential.get("step").cloned().unwrap()).collect();
         assert!(steps.is_empty() || (steps.len() == 5 && steps.iter().all(|step| *step == steps[0])));
         assert_eq!(configs.get(&format!("one-{task}")), configs.get(&format!("other-{task}")));
         let step = steps.first().and_then(|step| step.as_i64()).unwrap_or(0);

@@ -133,7 +133,7 @@ async fn watch(storage: Storage<File>, other: String) {
         for task in 0..TASKS {
             let ids = names(&other, task);
             let found = storage.get_credentials(&ids).await.unwrap();
-            let steps: BTreeSet<u64> = found.credentials.iter().map(|(_, found)| step_of(found)).collect();
+            let steps: BTreeSet<u64> = found.credentials.values().map(step_of).collect();
             assert!(steps.len() <= 1, "the batch of task {task} is torn: {steps:?}");
             let Some(step) = steps.first().copied() else { continue };
             assert_eq!(found.credentials.len(), ids.len(), "the batch of task {task} is torn");
@@ -286,7 +286,7 @@ impl Expected {
                 continue;
             }
             let found = storage.get_credentials(&names(me, *task)).await.unwrap();
-            let steps: BTreeSet<_> = found.credentials.iter().map(|(_, found)| step_of(found)).collect();
+            let steps: BTreeSet<_> = found.credentials.values().map(step_of).collect();
             let is_whole = steps.len() <= 1 && [0, BATCH as usize].contains(&found.credentials.len());
             assert!(is_whole, "{what} is torn: {steps:?}");
             possible.check(&what, steps.first().copied());

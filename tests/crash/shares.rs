@@ -25,9 +25,8 @@ pub(crate) fn writer(url: &str, me: &str, tasks: usize) {
                 })
             })
             .collect();
-        for task in tasks {
-            task.await.unwrap();
-        }
+        // They end with the process, or if one panics.
+        futures_util::future::select_all(tasks).await.0.unwrap();
     });
 }
 

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use gateway_storage::{File, Storage};
-use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use redb::{ReadableDatabase, ReadableTableMetadata, TableDefinition};
 
 use crate::{plans::rounds, report, run_and_kill, runtime};
 

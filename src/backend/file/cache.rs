@@ -1,7 +1,7 @@
 //! The parsed documents that are read often. A hit is what a read of the store would return.
 
 use std::{
-    hash::{BuildHasher, Hash, Hasher},
+    hash::{BuildHasher, Hash},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -116,9 +116,7 @@ impl Cache {
     }
 
     fn index(&self, kind: DocumentKind, key: &Key) -> usize {
-        let mut hasher = self.hasher.build_hasher();
-        NameRef(kind, key).hash(&mut hasher);
-        hasher.finish() as usize % VERSIONS
+        self.hasher.hash_one(NameRef(kind, key)) as usize % VERSIONS
     }
 
     /// The document's version, which a reader needs before it looks into the cache and the store.

@@ -29,8 +29,10 @@ impl Exportable for File {
     /// deleted or replaced meanwhile. An unreadable record ends the stream with an error, after all readable
     /// ones.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
-        let (export, deadline) =
-            (self.store.reader.snapshot().and_then(|snapshot| Export::new(&snapshot)), self.deadline);
+        let (export, deadline) = (
+            self.store.reader.snapshot().and_then(|snapshot| Export::new(&snapshot).map(Box::new)),
+            self.deadline,
+        );
         // While a piece is being used, the next are parsed, and the one after them is read.
         let pieces = stream::unfold(Some(Next::First(export)), move |next| async move {
             let reading = match next? {
@@ -108,7 +110,7 @@ async fn in_time<T>(deadline: Duration, work: JoinHandle<T>) -> Result<T> {
 }
 
 enum Next {
-    First(Result<Export>),
+    First(Result<Box<Export>>),
     Reading(JoinHandle<(Piece, Option<Export>)>),
 }
 

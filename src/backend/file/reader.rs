@@ -37,6 +37,8 @@ pub(super) struct Current {
     view: View,
 }
 
+// Only the state of a store has one, in an `Arc`.
+#[expect(clippy::large_enum_variant)]
 enum View {
     /// Only this process writes: the state after its last commit.
     Published(Arc<Snapshot>),

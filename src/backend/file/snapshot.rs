@@ -121,7 +121,7 @@ impl Snapshot {
     }
 }
 
-fn bytes<'b>(bound: Bound<&'b Vec<u8>>) -> Bound<&'b [u8]> {
+fn bytes(bound: Bound<&Vec<u8>>) -> Bound<&[u8]> {
     bound.map(Vec::as_slice)
 }
 
