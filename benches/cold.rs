@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench cold` fills a store of a million records, takes its file from the system's cache, and
 //! reads at random on a runtime of one thread, beside a task that wakes every 5 ms. It prints how late that
-//! task was: when the reads run on the runtime's thread, as `File` does it, and when each is handed to a thread
-//! for blocking work. `--keep FOLDER` keeps the store there and uses the one that it finds.
+//! task was: when the reads run on the runtime's thread, as `File` does it, and when each is handed to a
+//! thread for blocking work. `--keep FOLDER` keeps the store there and uses the one that it finds.
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
-//! What each mode of sharing costs: `File` and redb itself, each as exclusive, single writer and multi writer.
+//! What each mode of sharing costs: `File` and redb itself, each as exclusive, single writer and multi
+//! writer.
 //!
 //! `cargo bench --bench modes` prints one table. In each sample all contenders run the same operations, one
 //! right after the other, on the same disk. The ratio is how many times faster the row's first contender is.

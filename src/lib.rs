@@ -114,7 +114,9 @@ mod transact;
 pub mod wrap;
 
 #[cfg(feature = "file")]
-pub use backend::file::{File, FileOptions, MAX_PLAN_RECORDS, Sharing, Verify};
+pub use backend::file::{
+    BackupReport, CheckReport, CheckedRecords, File, FileOptions, MAX_PLAN_RECORDS, Miscount, Sharing, Verify,
+};
 #[cfg(feature = "git")]
 pub use backend::git::{Git, GitOptions};
 #[cfg(feature = "memory")]

@@ -27,9 +27,10 @@ pub struct StorageStats {
     /// The size of the data on disk or in memory, in bytes, if the backend knows it.
     #[serde(rename = "total_size_bytes", skip_serializing_if = "Option::is_none")]
     pub total_size: Option<u64>,
-    /// When an export through this [`Instrument`](crate::layer::Instrument) layer, or a clone of it, was last
-    /// read to its end. `None` without the layer, and until the first such export of the process: other
-    /// exports are not known. As JSON in RFC 3339.
+    /// When the store was last backed up: the later of two times. The first is when an export through this
+    /// [`Instrument`](crate::layer::Instrument) layer, or a clone of it, was last read to its end; exports of other
+    /// processes are not known. The second, which `File` stores, is that of its last backup, by any process.
+    /// As JSON in RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "time")]
     pub last_backup: Option<SystemTime>,
     /// The store's performance in the last minute. `None` without an [`Instrument`](crate::layer::Instrument)

@@ -1,5 +1,5 @@
-//! What the tests and benches of `gateway-storage` share: real servers, a provider of tokens, a
-//! workload of every operation, a search for secrets in logs, tables of pinned numbers, a backend with faults,
+//! What the tests and benches of `gateway-storage` share: real servers, a provider of tokens, a workload of
+//! every operation, a search for secrets in logs, tables of pinned numbers, a backend with faults,
 //! and several handles to one store as one backend.
 //!
 //! It is a library, so that it is compiled once and not in each test.

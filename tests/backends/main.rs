@@ -2,6 +2,8 @@
 
 #[cfg(feature = "file")]
 mod file;
+#[cfg(feature = "file")]
+mod file_copies;
 #[cfg(feature = "git")]
 mod git;
 #[cfg(all(feature = "conformance", any(feature = "mongodb", feature = "postgres")))]

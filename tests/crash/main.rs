@@ -5,10 +5,14 @@
 //!
 //! `CRASH_ROUNDS=200 cargo test --all-features --test crash plan` kills 200 times instead of a few times.
 
+mod compact;
 mod plans;
 mod processes;
+mod shares;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "redis"))]
 mod steps;
+mod stopped;
+mod upgrade;
 mod writes;
 
 use std::{
@@ -18,11 +22,17 @@ use std::{
 };
 
 const TESTS: &[testkit::runner::Test] = &[
-    ("kill_nine_loses_nothing_acknowledged", writes::kill_nine_loses_nothing_acknowledged),
+    ("kill_nine_loses_nothing_acknowledged", writes::exclusive),
+    ("kill_nine_of_a_single_writer_loses_nothing_acknowledged", writes::single_writer),
+    ("kill_nine_where_others_may_write_loses_nothing_acknowledged", writes::multi_writer),
+    ("kill_nine_of_a_compaction_loses_nothing", compact::kill_nine_of_a_compaction_loses_nothing),
     (
         "kill_nine_of_either_of_two_processes_loses_nothing_acknowledged",
         processes::kill_nine_of_either_of_two_processes,
     ),
+    ("writes_wait_for_a_stopped_process_and_reads_do_not", stopped::writes_wait_and_reads_do_not),
+    ("two_processes_get_their_shares_of_commits", shares::two_processes_get_their_shares),
+    ("a_store_is_upgraded_or_as_before_after_kill_nine", upgrade::killed),
     ("a_plan_on_a_file_is_whole_after_kill_nine", plans::on_file),
     #[cfg(feature = "redis")]
     ("a_plan_on_redis_is_whole_after_kill_nine", plans::on_redis),
@@ -64,10 +74,20 @@ fn main() {
         Some("--writer") => {
             writes::writer(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap());
         }
+        Some("--compacter") => {
+            let mut next = || arguments.next().unwrap();
+            compact::compacter(&next(), next().parse().unwrap(), &next());
+        }
         Some("--beside") => {
             let [url, me, first] = std::array::from_fn(|_| arguments.next().unwrap());
             processes::writer(&url, &me, first.parse().unwrap());
         }
+        Some("--large") => stopped::writer(&arguments.next().unwrap()),
+        Some("--count") => {
+            let [url, me, tasks] = std::array::from_fn(|_| arguments.next().unwrap());
+            shares::writer(&url, &me, tasks.parse().unwrap());
+        }
+        Some("--open") => upgrade::opener(&arguments.next().unwrap()),
         Some("--applier") => {
             plans::applier(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap(), false);
         }

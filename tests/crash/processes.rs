@@ -297,7 +297,7 @@ impl Expected {
                 let record = storage.get_usage(record).await.optional().unwrap();
                 record.and_then(|record| record.get(field.as_str())).unwrap_or(0)
             };
-            // In one state of the store there are equally many of both, but these are two reads of a task that is dead.
+            // In one state of the store there are equally many of both; the task of these two reads is dead.
             let found = count(&own, &hot).await;
             assert_eq!(count(&hot, &own).await, found, "an increment_many of {me}, task {task}, is torn");
             raised.check(&format!("count of {me}, task {task}"), found);

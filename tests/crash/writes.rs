@@ -1,27 +1,26 @@
-//! 64 tasks that write credentials, counters, batches and config values to one `File` store.
+//! 64 tasks that write credentials, counters, batches and config values to one `File` store, in each mode.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use gateway_storage::{File, FileOptions, Increment, Key, OptionalExt, Result, Storage};
+use gateway_storage::{File, Increment, Key, OptionalExt, Result, Storage};
 use serde_json::json;
 
 use crate::{run_and_kill, runtime};
 
-const ROUNDS: u64 = 200;
 const TASKS: u64 = 64;
 const BATCH: u64 = 10;
 
-async fn open(path: &Path) -> Result<Storage<File>> {
-    Storage::open(FileOptions::new(path)).await
+async fn open(url: &str) -> Result<Storage<File>> {
+    Storage::open(url).await
 }
 
 fn report(word: &str, task: u64, step: u64) {
     crate::report(&format!("{word} {task} {step}"));
 }
 
-pub(crate) fn writer(path: &str, first_step: u64) {
+pub(crate) fn writer(url: &str, first_step: u64) {
     runtime().block_on(async {
-        let storage = open(Path::new(path)).await.expect("the store opens at once after a crash");
+        let storage = open(url).await.expect("the store opens at once after a crash");
         let tasks: Vec<_> =
             (0..TASKS).map(|task| tokio::spawn(write(storage.clone(), task, first_step))).collect();
         for task in tasks {
@@ -75,18 +74,32 @@ impl LastSteps {
     }
 }
 
-pub(crate) fn kill_nine_loses_nothing_acknowledged() {
+pub(crate) fn exclusive() {
+    kill_nine("exclusive", 80);
+}
+
+pub(crate) fn multi_writer() {
+    kill_nine("multi-writer", 40);
+}
+
+/// Another process has the store open for reading, all the time.
+pub(crate) fn single_writer() {
+    kill_nine("single-writer", 40);
+}
+
+fn kill_nine(shared: &str, rounds: u64) {
     let folder = tempfile::TempDir::new().unwrap();
-    let path = folder.path().join("store");
-    let runtime = runtime();
+    let url = format!("file:{}?shared={shared}", folder.path().join("store").display());
+    let (runtime, rounds) = (runtime(), crate::plans::rounds(rounds));
+    let mut reader: Option<Storage<File>> = None;
     let mut last = LastSteps::default();
     let mut counted: BTreeMap<u64, i64> = BTreeMap::new();
     let mut steps = 0;
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         // The steps of a round are higher than those of all earlier rounds.
         let first_step = round * 1_000_000;
         let lines = run_and_kill(
-            &["--writer", path.to_str().unwrap(), &first_step.to_string()],
+            &["--writer", &url, &first_step.to_string()],
             Duration::from_millis(1 + (round * 7) % 60),
         );
         let mut attempts: BTreeMap<u64, i64> = BTreeMap::new();
@@ -102,7 +115,13 @@ pub(crate) fn kill_nine_loses_nothing_acknowledged() {
         }
         steps += lines.len();
         runtime.block_on(async {
-            let storage = open(&path).await.expect("the store opens at once after a crash");
+            // The reader is there before and while the next writer repairs what the killed one has left.
+            if let Some(reader) = &reader {
+                for task in 0..TASKS {
+                    verify(reader, &last, task).await;
+                }
+            }
+            let storage = open(&url).await.expect("the store opens at once after a crash");
             for task in 0..TASKS {
                 let before = counted.get(&task).copied().unwrap_or(0);
                 let low = before + acknowledged.get(&task).copied().unwrap_or(0);
@@ -112,10 +131,13 @@ pub(crate) fn kill_nine_loses_nothing_acknowledged() {
                 counted.insert(task, now);
             }
             storage.close().await.unwrap();
+            if shared == "single-writer" && reader.is_none() {
+                reader = Some(open(&format!("{url}&read_only=true")).await.expect("a reader opens"));
+            }
         });
     }
-    println!("{ROUNDS} kills, {steps} lines read, no acknowledged write was lost");
-    assert!(steps > 10_000, "the writer was killed before it wrote");
+    println!("{rounds} kills, {steps} lines read, no acknowledged write was lost");
+    assert!(steps as u64 > rounds * 50, "the writer was killed before it wrote");
 }
 
 /// Compares the records of one task with its reported steps, and returns its counter.

@@ -17,7 +17,7 @@ use crate::{ConfigValue, Credential, Key, history::DocumentKind};
 /// No document that takes more than this part of this cache is kept, which has three quarters of the memory.
 const LARGEST_PART: u64 = 12;
 
-/// The cache is divided into so many parts, each with a lock of its own. A part holds the largest document.
+/// The cache is divided into this many parts, each with a lock of its own. A part holds the largest document.
 const SHARDS: usize = 8;
 
 /// The number of versions. Keys share them by their hashes: a commit also hides the other documents of a
@@ -248,7 +248,7 @@ const ENTRY: usize = size_of::<(Name, Entry)>() + 128;
 /// What a leaf of a `BTreeMap` with serde_json's fields takes, which has room for eleven.
 const NODE: usize = piece(11 * (size_of::<String>() + size_of::<Value>()) + 16);
 
-/// What the allocator takes for so many bytes, about.
+/// About what the allocator takes for this many bytes.
 const fn piece(bytes: usize) -> usize {
     match bytes {
         0 => 0,

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    LOW_SPACE, compact,
+    LOW_SPACE,
     draft::{Draft, Memory},
     engine::Engine,
     reader::Reader,
@@ -104,13 +104,17 @@ impl Line {
 }
 
 impl Committer {
-    pub(super) fn start(reader: Arc<Reader>) -> Result<Self> {
+    /// Starts the thread. After each commit it calls what `after_commit` returns.
+    pub(super) fn start<F: FnMut() + Send + 'static>(
+        reader: Arc<Reader>,
+        after_commit: impl FnOnce(Line) -> F,
+    ) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
         let (releasing, released) = watch::channel(None);
         let budget = Arc::new(Semaphore::new(QUEUE_BYTES));
         let line = Line { queue: queue.downgrade(), budget: budget.clone() };
-        let watch = compact::Watch::new(reader.clone(), line.clone());
-        let worker = Worker { reader, memory: Memory::default(), failed: None, watch };
+        let after_commit = after_commit(line.clone());
+        let worker = Worker { reader, memory: Memory::default(), failed: None, after_commit };
         let thread = thread::Builder::new()
             .name("gateway-storage-file".into())
             .spawn(move || {
@@ -132,7 +136,7 @@ impl Committer {
         self.queue.max_capacity() - self.queue.capacity()
     }
 
-    /// Waits until the queue can hold a write of so many bytes.
+    /// Waits until the queue can hold a write of this many bytes.
     pub(super) async fn admit(&self, bytes: usize, deadline: Duration) -> Result<Admitted> {
         // A write that is larger than the queue waits until it is alone.
         let bytes = bytes.clamp(MIN_WRITE_BYTES, QUEUE_BYTES) as u32;
@@ -258,15 +262,16 @@ impl<T: Send, F: FnOnce(&mut Draft<'_>) -> Result<T> + Send> Write for Pending<T
 }
 
 /// The thread's side.
-struct Worker {
+struct Worker<F> {
     reader: Arc<Reader>,
     memory: Memory,
     /// The error of the first failed commit. After it the contents of the disk are unknown.
     failed: Option<Error>,
-    watch: compact::Watch,
+    /// Called after each commit.
+    after_commit: F,
 }
 
-impl Worker {
+impl<F: FnMut()> Worker<F> {
     fn run(mut self, mut messages: mpsc::Receiver<Message>) -> Result<()> {
         while let Some(first) = messages.blocking_recv() {
             let (mut group, mut bytes, mut works) = (Vec::new(), 0, Vec::new());
@@ -296,7 +301,7 @@ impl Worker {
                 }
             }
             if self.failed.is_none() {
-                self.watch.look();
+                (self.after_commit)();
             }
         }
         let Ok(engine) = self.reader.current().map(|current| current.engine.clone()) else { return Ok(()) };
@@ -366,8 +371,8 @@ enum Applied {
     Panicked,
 }
 
-/// Whether the file system has no space for writes of so many bytes, which are stored with pages around them.
-/// Then the reserve is given back; it is taken again once there is plenty of space.
+/// Whether the file system has no space for writes of this many bytes, which are stored with pages around
+/// them. Then the reserve is given back; it is taken again once there is plenty of space.
 fn is_full(engine: &Engine, bytes: usize) -> bool {
     let Some(directory) = engine.directory() else { return false };
     let Some(free) = directory.free() else { return false };

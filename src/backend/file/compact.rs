@@ -3,8 +3,8 @@
 //! ```text
 //! commit:     round 1 begins. From here on, every commit of every process notes the names that it changes
 //! copy:       all tables, from a snapshot after that commit
-//! catch up:   a commit begins the next round; the names of the round before are copied again, from a snapshot
-//!             after that commit. Repeated until a round has few names
+//! catch up:   a commit begins the next round; the names of the round before are copied again, from a
+//!             snapshot after that commit. Repeated until a round has few names
 //! last:       within a write transaction of the store, so that no process writes: the names of the last
 //!             round, then the copy gets the store's name
 //! ```
@@ -14,8 +14,8 @@
 //! new file if that has the same id and was compacted more often.
 //!
 //! A process that dies before the rename leaves an unfinished file and the notes, which the next opening or
-//! compaction removes; a committer that runs on looks for them each minute. The lock of the unfinished file says
-//! whether its process is alive.
+//! compaction removes; a committer that runs on looks for them each minute. The lock of the unfinished file
+//! says whether its process is alive.
 
 use std::{
     fs,
@@ -47,6 +47,10 @@ const DEAD_BYTES: u64 = 64 << 20;
 /// See [`DEAD_BYTES`].
 const DEAD_FACTOR: u64 = 4;
 
+/// What a compaction leaves free of the file system for writes, beside one and a half times the bytes of the
+/// records.
+const SPARE_BYTES: u64 = 32 << 20;
+
 /// How often the size of the file is looked at, and a compaction begins by itself at most.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
@@ -56,13 +60,13 @@ const FEW_NAMES: u64 = 256;
 const MAX_ROUNDS: u64 = 64;
 
 impl File {
-    /// Returns the space of deleted and replaced records to the file system, while the store is used. Returns by
-    /// how many bytes the file has shrunk.
+    /// Returns the space of deleted and replaced records to the file system, while the store is used. Returns
+    /// by how many bytes the file has shrunk.
     ///
-    /// The store is copied into a second file in its directory, which then takes the place of the first: until
-    /// then the file system needs room for both. Reads do not wait, and writes wait no longer than for another
-    /// commit. Other processes that have the store open go on with the new file. An export that is under way
-    /// goes on with the old one, whose space is free once it ends.
+    /// The store is copied into a second file in its directory, which then takes the place of the first:
+    /// until then the file system needs room for both. Reads do not wait, and writes wait no longer than for
+    /// another commit. Other processes that have the store open go on with the new file. An export that is
+    /// under way goes on with the old one, whose space is free once it ends.
     ///
     /// A file of more than 64 MiB is compacted by itself once its records take less than a quarter of it.
     ///
@@ -87,6 +91,11 @@ fn compact(reader: &Arc<Reader>, line: &Line) -> Result<u64> {
     let engine = reader.current()?.engine.clone();
     let directory = engine.directory().cloned().ok_or_else(Error::closed)?;
     let before = directory.size().unwrap_or(0);
+    let stored = engine.snapshot()?.counted(STORED_BYTES)?;
+    if directory.free().is_some_and(|free| free < stored / 2 * 3 + SPARE_BYTES) {
+        let message = "the file system has no room for a copy of the store, which a compaction makes";
+        return Err(Error::new(ErrorKind::Unavailable, message).with_code("os error 28"));
+    }
     let Some(file) = directory.new_copy()? else {
         return Err(Error::new(ErrorKind::Busy, "the store is being compacted already"));
     };
@@ -110,10 +119,10 @@ fn copied(reader: &Arc<Reader>, line: &Line, engine: &Arc<Engine>, file: fs::Fil
     let mut round = line.write(move |draft| draft.begin_copying(id))?;
     // A copy of a store that is closed or lost meanwhile is not wanted.
     let is_wanted = || reader.current().is_ok_and(|current| !current.engine.is_other_file(engine));
-    copy_all(&engine.source()?, &copy, Lineage::Successor, &is_wanted)?;
+    copy_all(&engine.snapshot()?, &copy, Lineage::Successor, &is_wanted)?;
     for _ in 0..MAX_ROUNDS {
         let next = line.write(|draft| draft.next_round())?;
-        let names = copy_changed(&engine.source()?, &copy, round)?;
+        let names = copy_changed(&engine.snapshot()?, &copy, round)?;
         round = next;
         if names <= FEW_NAMES {
             break;
@@ -134,7 +143,7 @@ fn switched(reader: &Reader, old: &Arc<Engine>, copy: redb::Database, round: u64
     let transaction = old.begin()?;
     old.check()?;
     let directory = old.directory().ok_or_else(Error::closed)?;
-    let last = old.source()?;
+    let last = old.snapshot()?;
     if last.number(COPYING)? != Some(round) {
         return Err(Error::new(ErrorKind::Unavailable, "the compaction was ended by another process"));
     }
@@ -152,8 +161,13 @@ fn switched(reader: &Reader, old: &Arc<Engine>, copy: redb::Database, round: u64
     Ok(published.err().or(unsynced).map(unknown))
 }
 
-/// Begins a compaction when most of the file is dead.
-pub(super) struct Watch {
+/// Looks, after each commit, whether most of the file is dead, and then begins a compaction.
+pub(super) fn watch(reader: Arc<Reader>, line: Line) -> Box<dyn FnMut() + Send> {
+    let mut watch = Watch::new(reader, line);
+    Box::new(move || watch.look())
+}
+
+struct Watch {
     reader: Arc<Reader>,
     line: Line,
     looked: Option<Instant>,
@@ -163,7 +177,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(reader: Arc<Reader>, line: Line) -> Self {
+    fn new(reader: Arc<Reader>, line: Line) -> Self {
         Self {
             reader,
             line,
@@ -173,8 +187,7 @@ impl Watch {
         }
     }
 
-    /// Looks at the file, after a commit.
-    pub(super) fn look(&mut self) {
+    fn look(&mut self) {
         if self.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
             return;
         }

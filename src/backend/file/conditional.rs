@@ -1,6 +1,6 @@
 //! `Conditional` for `File`: the committer compares, one write after another.
 
-use super::{File, cache::weight_of, cache::weight_of_fields, draft::Draft, reader::Document, work::work};
+use super::{File, cache::weight_of, cache::weight_of_fields, document::Document, draft::Draft, work::work};
 use crate::{
     ConfigValue, Credential, Key, Record, Result,
     capability::{Conditional, document_of},

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{File, cache::weight_of, reader::Document};
+use super::{File, cache::weight_of, document::Document};
 use crate::{
     ConfigStore, ConfigValue, Key, Result,
     codec::{RecordKey, encode_config},

@@ -9,15 +9,16 @@ use redb::{
 
 use super::{
     draft::{COPIES, COPYING, ID, Part},
-    engine::{CHANGED, EXPIRIES, LEASES, META, RECORDS, Source, not_read},
+    snapshot::Snapshot,
+    tables::{CHANGED, EXPIRIES, LEASES, META, RECORDS, not_read},
 };
 use crate::{Error, ErrorKind, Result};
 
 /// The tables that a copy has, or leaves out.
 const KNOWN: [&str; 5] = ["changed", "leases", "meta", "plan_expiries", "records"];
 
-/// A copy is written in commits of about so many bytes: the system then writes a little at a time, and the syncs of
-/// the store, on the same disk, do not wait for all of it.
+/// A copy is written in commits of about this many bytes: the system then writes a little at a time, and the
+/// syncs of the store, on the same disk, do not wait for all of it.
 const PIECE_BYTES: usize = 16 << 20;
 
 /// A copy looks this often, in records, whether it is still wanted.
@@ -51,14 +52,14 @@ impl Failed {
 
 /// Copies all tables of the store. `is_wanted`: false ends the copy with an error.
 pub(super) fn copy_all(
-    source: &Source,
+    source: &Snapshot,
     target: &redb::Database,
     lineage: Lineage,
     is_wanted: &dyn Fn() -> bool,
 ) -> Result<()> {
     check_tables(source)?;
     guarded(|| {
-        let from = &source.transaction;
+        let from = source.transaction();
         copy_table(from, target, RECORDS, |(name, value)| name.len() + value.len(), is_wanted)?;
         copy_table(from, target, LEASES, |(name, value)| name.len() + value.len(), is_wanted)?;
         copy_table(from, target, EXPIRIES, |((_, key), ())| key.len() + size_of::<i64>(), is_wanted)?;
@@ -69,9 +70,9 @@ pub(super) fn copy_all(
 }
 
 /// Copies what has changed in this round of the compaction. Returns the number of names.
-pub(super) fn copy_changed(source: &Source, target: &redb::Database, round: u64) -> Result<u64> {
+pub(super) fn copy_changed(source: &Snapshot, target: &redb::Database, round: u64) -> Result<u64> {
     guarded(|| {
-        let from = &source.transaction;
+        let from = source.transaction();
         let Some(changed) = existing(from, CHANGED)? else { return Ok(0) };
         let to = target.begin_write().map_err(Failed::write)?;
         let mut names = 0;
@@ -115,7 +116,7 @@ pub(super) fn copy_changed(source: &Source, target: &redb::Database, round: u64)
 }
 
 /// Fails unless the copy has as many entries in each table as the store.
-pub(super) fn check_lengths(source: &Source, copy: &ReadTransaction) -> Result<u64> {
+pub(super) fn check_lengths(source: &Snapshot, copy: &ReadTransaction) -> Result<u64> {
     let lengths = |from: &ReadTransaction| {
         let length = |table: Option<u64>| table.unwrap_or(0);
         let of = |table: TableDefinition<'_, &'static [u8], &'static [u8]>| {
@@ -125,7 +126,7 @@ pub(super) fn check_lengths(source: &Source, copy: &ReadTransaction) -> Result<u
             existing(from, EXPIRIES)?.map(|table| table.len().map_err(Failed::read)).transpose()?;
         Ok([length(of(RECORDS)?), length(of(LEASES)?), length(expiries)])
     };
-    let (wanted, found) = (guarded(|| lengths(&source.transaction))?, guarded(|| lengths(copy))?);
+    let (wanted, found) = (guarded(|| lengths(source.transaction()))?, guarded(|| lengths(copy))?);
     match wanted == found {
         true => Ok(found[0]),
         false => Err(Error::new(ErrorKind::Internal, "the copy does not have all records of the store")),
@@ -133,8 +134,8 @@ pub(super) fn check_lengths(source: &Source, copy: &ReadTransaction) -> Result<u
 }
 
 /// Fails if the store has tables of a later version, which can't be copied.
-fn check_tables(source: &Source) -> Result<()> {
-    let mut tables = source.transaction.list_tables().map_err(|error| not_read(error.into()))?;
+fn check_tables(source: &Snapshot) -> Result<()> {
+    let mut tables = source.transaction().list_tables().map_err(|error| not_read(error.into()))?;
     match tables.find(|table| !KNOWN.contains(&table.name())) {
         None => Ok(()),
         Some(table) => Err(Error::new(
@@ -161,7 +162,8 @@ fn existing<K: redb::Key + 'static, V: redb::Value + 'static>(
     }
 }
 
-/// Copies a table in the order of its keys, which fills the pages of the copy. `bytes` is the size of an entry.
+/// Copies a table in the order of its keys, which fills the pages of the copy. `bytes` is the size of an
+/// entry.
 fn copy_table<K, V>(
     from: &ReadTransaction,
     target: &redb::Database,

@@ -76,8 +76,24 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory, or creates it with [`Access::Create`], and locks it: for this process alone if the
-    /// store is to be created or not to be shared.
+    /// Opens and locks a new or empty directory for a new store, and creates it if it is missing.
+    pub(super) fn for_new_store(path: &Path) -> Result<Self> {
+        let directory = Self::open(path, Access::Create, Sharing::Exclusive)?;
+        match directory.has_store {
+            false => Ok(directory),
+            true => Err(refused(&directory.path, "has a store; name an empty or a new directory")),
+        }
+    }
+
+    /// Whether this path leads to this directory.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        let here = self.handle.metadata().ok();
+        let there = fs::metadata(path).ok();
+        here.zip(there).is_some_and(|(here, there)| (here.dev(), here.ino()) == (there.dev(), there.ino()))
+    }
+
+    /// Opens the directory, or creates it with [`Access::Create`], and locks it: for this process alone if
+    /// the store is to be created or not to be shared.
     pub(super) fn open(path: &Path, access: Access, sharing: Sharing) -> Result<Self> {
         let (path, exists) = locate(path)?;
         if !exists {

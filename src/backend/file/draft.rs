@@ -9,8 +9,8 @@ use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::{
     directory::Directory,
-    engine::{CHANGED, EXPIRIES, LEASES, META, RECORDS, not_written},
     held::Held,
+    tables::{CHANGED, EXPIRIES, LEASES, META, RECORDS, not_written},
 };
 use crate::{
     Error, ErrorKind, Key, Result,
@@ -66,8 +66,9 @@ type Bytes<'t> = Table<'t, &'static [u8], &'static [u8]>;
 
 /// A write transaction.
 ///
-/// A method that returns [`NotFound`](ErrorKind::NotFound) or another error of its arguments changes nothing, so
-/// the other changes of the group are not affected. After an error of the engine nothing of the group is kept.
+/// A method that returns [`NotFound`](ErrorKind::NotFound) or another error of its arguments changes nothing,
+/// so the other changes of the group are not affected. After an error of the engine nothing of the group is
+/// kept.
 pub(super) struct Draft<'t> {
     transaction: &'t WriteTransaction,
     memory: &'t mut Memory,
@@ -142,7 +143,7 @@ impl<'t> Draft<'t> {
             return Ok(());
         }
         self.memory.copy_seen = None;
-        if !directory.remove_dead_copy()? {
+        if !directory.remove_dead_copy().unwrap_or(true) {
             self.end_copying()?;
         }
         Ok(())
@@ -198,8 +199,8 @@ impl<'t> Draft<'t> {
         }
     }
 
-    /// Ends the draft: the documents that it changes, or None if it changes nothing at all. With `counts_commits`
-    /// the commit gets the number after that of the commit before, which is returned, too.
+    /// Ends the draft: the documents that it changes, or None if it changes nothing at all. With
+    /// `counts_commits` the commit gets the number after that of the commit before, which is returned, too.
     pub(super) fn finish(self, counts_commits: bool) -> Result<Option<Changes>> {
         if let Some(failed) = self.failed {
             return Err(failed);

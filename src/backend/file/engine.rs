@@ -1,23 +1,23 @@
-//! The storage engine: open, read, begin to write, close. Only this folder's `engine`, `snapshot`, `draft` and
-//! `copy` use redb.
+//! The storage engine: open, read, begin to write, close. Only this folder uses redb.
 
 use std::{
     fs,
     os::unix::fs::FileExt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, PoisonError, RwLock},
 };
 
 use redb::{
-    Builder, ConcurrencyMode, DatabaseError, ReadOnlyDatabase, ReadableDatabase, StorageBackend,
-    TableDefinition, TableError, WriteTransaction, backends::FileBackend,
+    Builder, ConcurrencyMode, DatabaseError, ReadOnlyDatabase, ReadableDatabase, StorageBackend, TableError,
+    WriteTransaction, backends::FileBackend,
 };
 
 pub(super) use super::snapshot::Snapshot;
 use super::{
+    database::{Database, Opened},
     directory::{Access, Directory, in_use},
     draft,
     options::{FileOptions, Sharing, Verify},
+    tables::{EXPIRIES, META, RECORDS, not_written},
 };
 use crate::{Error, ErrorKind, Outcome, Result};
 
@@ -27,22 +27,7 @@ use crate::{Error, ErrorKind, Outcome, Result};
 /// the order in which plans expire.
 pub(super) const FORMAT: u64 = 3;
 
-/// Every record, by `RecordKey`: JSON for documents, eight bytes (big-endian) for a counter.
-pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
-
-/// The leases, by name. A store that a version without leases made gets the table with its first lease.
-pub(super) const LEASES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("leases");
-
-/// The keys of plans by the time when their records expire, in milliseconds since 1970.
-pub(super) const EXPIRIES: TableDefinition<'_, (i64, &str), ()> = TableDefinition::new("plan_expiries");
-
-/// Numbers about the store, by name.
-pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FORMAT_NAME: &str = "format";
-
-/// While the store is compacted: the names that a round of it has to copy again, by the number of the round.
-/// The first byte of a name is its table: see `draft`.
-pub(super) const CHANGED: TableDefinition<'_, (u64, &[u8]), ()> = TableDefinition::new("changed");
 
 /// The length of redb's header, which every commit changes.
 const HEADER_BYTES: usize = 320;
@@ -58,22 +43,6 @@ pub(super) struct Engine {
     /// For reading the header. None: only this process can write.
     header: Option<fs::File>,
     settings: Settings,
-}
-
-/// The open database. Each snapshot has it, so that it can be read until its last one is dropped. None once it
-/// is closed.
-pub(super) type Opened = Arc<RwLock<Option<Database>>>;
-
-pub(super) enum Database {
-    Writable(redb::Database),
-    ReadOnly(ReadOnlyDatabase),
-}
-
-/// A state of the store with all of its tables.
-pub(super) struct Source {
-    // Dropped in this order.
-    pub(super) transaction: redb::ReadTransaction,
-    _opened: Opened,
 }
 
 /// How the database is opened.
@@ -155,7 +124,8 @@ impl Engine {
         if directory.has_store() {
             check_unopened(disk(directory.open_store(Access::Write)?)?, settings, &path)?;
             // Before other processes can open the store, and begin a copy of their own.
-            directory.remove_dead_copy()?;
+            // One that can't be removed does no harm.
+            drop(directory.remove_dead_copy());
         } else {
             let exclusive = Settings { sharing: Sharing::Exclusive, ..settings };
             let new = exclusive.open(disk(directory.new_store()?)?, &path)?;
@@ -182,10 +152,10 @@ impl Engine {
             Some(directory) if settings.follows() => Some(directory.open_store(Access::Read)?),
             _ => None,
         };
-        let engine = Self { database: Arc::new(RwLock::new(Some(database))), directory, header, settings };
+        let engine = Self { database: database.into(), directory, header, settings };
         catch_panic(path, || {
             let format =
-                engine.read_transaction().and_then(|transaction| check_format(&transaction, path))?;
+                engine.database.begin_read().and_then(|transaction| check_format(&transaction, path))?;
             if format < FORMAT && !engine.is_read_only() {
                 let transaction = engine.begin()?;
                 draft::upgrade(&transaction).map_err(|error| describe(path, error))?;
@@ -206,11 +176,11 @@ impl Engine {
         let Some(directory) = self.directory.as_ref().filter(|_| !self.settings.read_only) else {
             return Ok(());
         };
-        if self.source()?.number(draft::COPYING)?.is_none() {
+        if self.snapshot()?.number(draft::COPYING)?.is_none() {
             return Ok(());
         }
         let transaction = self.begin()?;
-        if !directory.remove_dead_copy()? {
+        if !directory.remove_dead_copy().unwrap_or(true) {
             draft::end_copying(&transaction).map_err(not_written)?;
             transaction.commit().map_err(|error| not_written(error.into()))?;
         }
@@ -227,20 +197,20 @@ impl Engine {
         let Ok(file) = directory.open_store(self.settings.access()) else { return Ok(None) };
         directory.note(&file)?;
         let settings = Settings { verifies: false, ..self.settings };
-        let lineage = self.source()?.lineage()?;
+        let lineage = Lineage::of(&self.snapshot()?)?;
         // A store of other origin must not be opened for writing, which can repair it.
         if !self.settings.read_only {
             let read_only = Settings { read_only: true, ..settings };
             let found = read_only.opened(directory.open_store(Access::Read)?, &path);
             if let Ok(found) = found {
                 let other = Self::checked(found, read_only, Some(directory.clone()), &path)?;
-                if !lineage.precedes(&other.source()?.lineage()?) {
+                if !lineage.precedes(&Lineage::of(&other.snapshot()?)?) {
                     return Ok(None);
                 }
             }
         }
         let next = Self::checked(settings.opened(file, &path)?, settings, Some(directory), &path)?;
-        let is_next = lineage.precedes(&next.source()?.lineage()?);
+        let is_next = lineage.precedes(&Lineage::of(&next.snapshot()?)?);
         Ok(is_next.then_some(next))
     }
 
@@ -255,18 +225,18 @@ impl Engine {
             false => None,
         };
         directory.note(&file)?;
-        let database = Arc::new(RwLock::new(Some(settings.opened(file, &path)?)));
+        let database = settings.opened(file, &path)?.into();
         Ok(Self { database, directory: Some(directory), header, settings })
     }
 
     /// Whether the two have different files open.
     pub(super) fn is_other_file(&self, other: &Self) -> bool {
-        !Arc::ptr_eq(&self.database, &other.database)
+        !self.database.is(&other.database)
     }
 
     /// Whether no snapshot of the store is held.
     pub(super) fn is_unread(&self) -> bool {
-        Arc::strong_count(&self.database) == 1
+        self.database.is_last()
     }
 
     /// The memory for pages, in bytes.
@@ -285,7 +255,7 @@ impl Engine {
     }
 
     fn is_read_only(&self) -> bool {
-        matches!(&*self.database.read().unwrap_or_else(PoisonError::into_inner), Some(Database::ReadOnly(_)))
+        self.database.is_read_only()
     }
 
     /// The file's header, which differs after every commit of any process.
@@ -298,32 +268,14 @@ impl Engine {
         Ok(header)
     }
 
-    fn read_transaction(&self) -> Result<redb::ReadTransaction> {
-        let transaction = match &*self.database.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(Database::Writable(database)) => database.begin_read(),
-            Some(Database::ReadOnly(database)) => database.begin_read(),
-            None => return Err(Error::closed()),
-        };
-        transaction.map_err(|error| not_read(error.into()))
-    }
-
     /// The state after the last commit.
     pub(super) fn snapshot(&self) -> Result<Snapshot> {
-        Snapshot::new(self.read_transaction()?, &self.database)
-    }
-
-    /// The state after the last commit, with all tables.
-    pub(super) fn source(&self) -> Result<Source> {
-        Ok(Source { transaction: self.read_transaction()?, _opened: self.database.clone() })
+        Snapshot::new(self.database.begin_read()?, &self.database)
     }
 
     /// Begins the only write transaction. Waits while another process has one.
     pub(super) fn begin(&self) -> Result<WriteTransaction> {
-        let transaction = match &*self.database.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(Database::Writable(database)) => database.begin_write(),
-            _ => return Err(Error::closed()),
-        };
-        transaction.map_err(|error| not_written(error.into()))
+        self.database.begin_write()
     }
 
     /// Makes the transaction durable, with one fsync, or two if the store is shared.
@@ -352,16 +304,11 @@ impl Engine {
 
     /// Closes the store cleanly, so that opening it needs no repair.
     pub(super) fn close(&self) -> Result<()> {
-        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
-        let closed = match database {
-            Some(Database::Writable(database)) => database.close(),
-            Some(Database::ReadOnly(database)) => database.close(),
-            None => Ok(()),
-        };
+        let closed = self.database.close();
         if let Some(directory) = &self.directory {
             directory.unlock();
         }
-        closed.map_err(|error| not_written(error.into()))
+        closed
     }
 }
 
@@ -431,24 +378,12 @@ pub(super) struct Lineage {
 }
 
 impl Lineage {
+    fn of(snapshot: &Snapshot) -> Result<Self> {
+        Ok(Self { id: snapshot.number(draft::ID)?, copies: snapshot.number(draft::COPIES)?.unwrap_or(0) })
+    }
+
     fn precedes(&self, other: &Self) -> bool {
         self.id.is_some() && self.id == other.id && self.copies < other.copies
-    }
-}
-
-impl Source {
-    /// A number about the store.
-    pub(super) fn number(&self, name: &str) -> Result<Option<u64>> {
-        let found = self
-            .transaction
-            .open_table(META)
-            .map_err(redb::Error::from)
-            .and_then(|meta| Ok(meta.get(name)?.map(|number| number.value())));
-        found.map_err(not_read)
-    }
-
-    fn lineage(&self) -> Result<Lineage> {
-        Ok(Lineage { id: self.number(draft::ID)?, copies: self.number(draft::COPIES)?.unwrap_or(0) })
     }
 }
 
@@ -495,31 +430,6 @@ fn describe(path: &str, error: redb::Error) -> Error {
         error => {
             Error::new(ErrorKind::Internal, format!("the store in {path} can't be opened")).with_source(error)
         }
-    }
-}
-
-/// An error of a store that is being written.
-#[cold]
-pub(super) fn not_written(error: redb::Error) -> Error {
-    failed("the store can't be written", error)
-}
-
-/// An error of a store that is being read.
-#[cold]
-pub(super) fn not_read(error: redb::Error) -> Error {
-    failed("the store can't be read", error)
-}
-
-fn failed(message: &'static str, error: redb::Error) -> Error {
-    match error {
-        redb::Error::Io(error) => {
-            let code = error.raw_os_error().map(|code| format!("os error {code}"));
-            let failed = Error::new(ErrorKind::Unavailable, message).with_source(error);
-            code.into_iter().fold(failed, Error::with_code)
-        }
-        redb::Error::DatabaseClosed => Error::closed(),
-        error @ redb::Error::Corrupted(_) => Error::new(ErrorKind::Corrupt, message).with_source(error),
-        error => Error::new(ErrorKind::Unavailable, message).with_source(error),
     }
 }
 

@@ -12,8 +12,8 @@ use tokio::{
 use super::{
     File,
     cache::{weight_of, weight_of_fields},
+    document::Document,
     draft::{Draft, decode_count},
-    reader::Document,
     snapshot::{Records, Snapshot, Stored},
     work::copied,
 };
@@ -125,8 +125,8 @@ struct Export {
     counters: Records,
 }
 
-/// Records as they are stored. They are parsed together: an allocator is slow while large pages and small parts
-/// of documents take turns.
+/// Records as they are stored. They are parsed together: an allocator is slow while large pages and small
+/// parts of documents take turns.
 struct Piece {
     stored: Vec<Stored>,
     /// None: there is a next piece. An error: the store itself can't be read.

@@ -1,39 +1,50 @@
 //! [`File`]: one file, which several processes can share.
 
+mod backup;
 mod cache;
+mod check;
 mod committer;
 mod compact;
 mod conditional;
 mod config;
 mod copy;
 mod credential;
+mod database;
 mod directory;
+mod document;
 mod draft;
 mod engine;
 mod export;
 mod held;
+#[cfg(test)]
+mod interleaved;
 mod lease;
 mod options;
 mod plan;
 mod reader;
 mod snapshot;
+mod steps;
+mod tables;
 mod usage;
 mod work;
 
 use std::{
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
+pub use backup::BackupReport;
+pub use check::{CheckReport, CheckedRecords, Miscount};
 use committer::{Admitted, Committer};
 use directory::{Access, Directory};
+use document::Document;
 pub use draft::MAX_PLAN_RECORDS;
-use draft::{CONFIGS, CREDENTIALS, Draft, STORED_BYTES, USAGE_RECORDS};
+use draft::{CONFIGS, CREDENTIALS, Draft, LAST_BACKUP, STORED_BYTES, USAGE_RECORDS};
 use engine::Engine;
-use futures_util::future;
+use futures_util::{FutureExt, future};
 pub use options::{FileOptions, Sharing, Verify};
-use reader::{Document, Reader};
+use reader::Reader;
 use serde_json::json;
 use snapshot::Snapshot;
 use work::{FEW, FEW_VALUES, SMALL_DOCUMENT, work};
@@ -78,7 +89,8 @@ impl File {
         }
         let (store, key) = (self.store.clone(), key.clone());
         let read = move || store.reader.document(&key, usize::MAX)?.ok_or_else(|| D::missing(&key));
-        work(self.deadline, false, read).await
+        // Boxed, because few calls get here.
+        work(self.deadline, false, read).boxed().await
     }
 
     /// Reads many records from one state, here if the store has few.
@@ -100,7 +112,7 @@ impl File {
         self.write_admitted(admitted, change).await
     }
 
-    /// Waits until the queue has room for a value of so many bytes, which is then encoded.
+    /// Waits until the queue has room for a value of this many bytes, which is then encoded.
     async fn admit(&self, bytes: usize) -> Result<Admitted> {
         self.committer()?.admit(bytes, time_left(self.deadline)).await
     }
@@ -113,7 +125,7 @@ impl File {
         self.committer()?.write(admitted, change).await
     }
 
-    /// Encodes values of so many bytes and writes them, all within one deadline.
+    /// Encodes values of this many bytes and writes them, all within one deadline.
     async fn encode_and_write<E: Send + 'static, T: Send + 'static>(
         &self,
         (values, bytes): (usize, usize),
@@ -151,7 +163,11 @@ impl File {
 
     fn start(engine: Engine, path: PathBuf, options: &FileOptions) -> Result<Self> {
         let reader = Arc::new(Reader::new(engine, options.document_cache())?);
-        let committer = if options.read_only { None } else { Some(Committer::start(reader.clone())?) };
+        let committer = if options.read_only {
+            None
+        } else {
+            Some(Committer::start(reader.clone(), |line| compact::watch(reader.clone(), line))?)
+        };
         let details = Details { shared: options.shared, cache: options.cache };
         Ok(Self {
             store: Arc::new(Store { reader, committer, path, options: details }),
@@ -195,7 +211,7 @@ impl Backend for File {
             return self.write(|_| Ok(())).await;
         }
         let store = self.store.clone();
-        work(self.deadline, false, move || store.reader.current()?.engine.check()).await
+        work(self.deadline, false, move || store.reader.newest()?.engine.check()).await
     }
 
     async fn stats(&self) -> Result<StorageStats> {
@@ -208,15 +224,18 @@ impl Backend for File {
         let snapshot = self.store.reader.snapshot()?;
         let numbers = work(self.deadline, snapshot.has_numbers()?, move || {
             let number = |name| snapshot.counted(name);
-            Ok([number(CREDENTIALS)?, number(CONFIGS)?, number(USAGE_RECORDS)?, number(STORED_BYTES)?])
+            let counts =
+                [number(CREDENTIALS)?, number(CONFIGS)?, number(USAGE_RECORDS)?, number(STORED_BYTES)?];
+            Ok((counts, snapshot.number(LAST_BACKUP)?))
         });
-        let [credential_count, config_count, usage_record_count, stored_bytes] = numbers.await?;
+        let ([credential_count, config_count, usage_record_count, stored_bytes], backed_up) = numbers.await?;
         let mut stats = StorageStats {
             healthy,
             credential_count,
             config_count,
             usage_record_count,
             total_size,
+            last_backup: backed_up.map(|millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis)),
             ..StorageStats::new(self.label())
         };
         let Details { shared, cache } = self.store.options;
@@ -524,7 +543,7 @@ mod tests {
         begun.await.expect_err("it was dropped");
         for n in 0..200 {
             // Polled once, so that it is in the queue, then dropped.
-            let queued = futures_util::FutureExt::now_or_never(storage.set_config(format!("k{n}"), json!(n)));
+            let queued = FutureExt::now_or_never(storage.set_config(format!("k{n}"), json!(n)));
             assert!(queued.is_none(), "the committer is busy");
         }
         disk.stalled.store(false, Ordering::SeqCst);

@@ -61,8 +61,8 @@ pub struct FileOptions {
     /// When opening reads the whole store to verify it. Default: [`Verify::Always`].
     #[serde(default)]
     pub verify: Verify,
-    /// The memory for pages of the file, a quarter of it, and for parsed documents, in bytes. Default: 64 MiB.
-    /// A document that takes more than a sixteenth of it is parsed at each read. As a text `64MiB`.
+    /// The memory for pages of the file, a quarter of it, and for parsed documents, in bytes. Default:
+    /// 64 MiB. A document that takes more than a sixteenth of it is parsed at each read. As a text `64MiB`.
     #[serde(default = "default_cache", with = "readable_size")]
     pub cache: u64,
 }
@@ -75,8 +75,8 @@ pub struct FileOptions {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Sharing {
-    /// Nothing: opening the store elsewhere is [`Busy`](crate::ErrorKind::Busy). Several processes can read it
-    /// together if none writes.
+    /// Nothing: opening the store elsewhere is [`Busy`](crate::ErrorKind::Busy). Several processes can read
+    /// it together if none writes.
     Exclusive,
     /// Read: one process writes, and others can open the store
     /// [for reading](FileOptions::read_only).
@@ -127,7 +127,8 @@ impl FileOptions {
 
     /// The part of the cache for the file's pages.
     ///
-    /// Pages that it does not hold are mostly in the system's cache. It has to hold the upper pages of the tree.
+    /// Pages that it does not hold are mostly in the system's cache. It has to hold the upper pages of the
+    /// tree.
     pub(super) fn page_cache(&self) -> u64 {
         self.cache / 4
     }

@@ -8,7 +8,9 @@ use std::{
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 
-use super::{File, LABEL, cache::weight_of, draft::Draft, reader::Document, snapshot::Snapshot, work::work};
+use super::{
+    File, LABEL, cache::weight_of, document::Document, draft::Draft, snapshot::Snapshot, work::work,
+};
 use crate::{
     Backend, ConfigBatch, ConfigValue, ErrorKind, Key, Result,
     backend::{

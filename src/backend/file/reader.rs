@@ -11,16 +11,13 @@ use std::{
 use arc_swap::ArcSwapOption;
 
 use super::{
-    cache::{Cache, Parsed, Version},
+    cache::{Cache, Version},
+    document::Document,
     draft::{COMMITS, COPYING, Changes},
     engine::{Engine, Header, Snapshot},
+    steps::step,
 };
-use crate::{
-    ConfigValue, Credential, Error, Found, Key, Outcome, Result,
-    codec::{RecordKey, decode_config, decode_credential},
-    error::Kind,
-    history::DocumentKind,
-};
+use crate::{Credential, Error, Found, Key, Outcome, Result, history::DocumentKind};
 
 /// The reading side of a store.
 pub(super) struct Reader {
@@ -62,6 +59,7 @@ impl Current {
         match &self.view {
             View::Published(_) => Ok(Some(ONLY)),
             View::Shared { header, generation, is_compacted } => {
+                step();
                 let is_newest =
                     self.engine.header()? == *header && !(*is_compacted && self.engine.check().is_err());
                 Ok(is_newest.then_some(*generation))
@@ -72,70 +70,6 @@ impl Current {
 
 /// The generation of a store where only this process writes.
 const ONLY: u64 = 0;
-
-/// A document that the cache holds.
-pub(super) trait Document: Sized + Send + 'static {
-    const KIND: DocumentKind;
-    fn name(key: Key) -> RecordKey;
-    fn decode(bytes: &[u8]) -> Result<Self>;
-    fn missing(key: &Key) -> Error;
-    fn parsed(&self) -> Parsed;
-    fn from_cached(parsed: Parsed) -> Option<Self>;
-}
-
-impl Document for Credential {
-    const KIND: DocumentKind = DocumentKind::Credential;
-
-    fn name(key: Key) -> RecordKey {
-        RecordKey::Credential(key)
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self> {
-        decode_credential(bytes)
-    }
-
-    fn missing(key: &Key) -> Error {
-        Error::not_found(Kind::Credential, key)
-    }
-
-    fn parsed(&self) -> Parsed {
-        Parsed::Credential(self.clone())
-    }
-
-    fn from_cached(parsed: Parsed) -> Option<Self> {
-        match parsed {
-            Parsed::Credential(credential) => Some(credential),
-            Parsed::Config(_) => None,
-        }
-    }
-}
-
-impl Document for ConfigValue {
-    const KIND: DocumentKind = DocumentKind::Config;
-
-    fn name(key: Key) -> RecordKey {
-        RecordKey::Config(key)
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self> {
-        decode_config(bytes)
-    }
-
-    fn missing(key: &Key) -> Error {
-        Error::not_found(Kind::Config, key)
-    }
-
-    fn parsed(&self) -> Parsed {
-        Parsed::Config(self.clone())
-    }
-
-    fn from_cached(parsed: Parsed) -> Option<Self> {
-        match parsed {
-            Parsed::Config(value) => Some(value),
-            Parsed::Credential(_) => None,
-        }
-    }
-}
 
 impl Reader {
     pub(super) fn new(engine: Engine, cache_bytes: u64) -> Result<Self> {
@@ -224,9 +158,11 @@ impl Reader {
     pub(super) fn document<D: Document>(&self, key: &Key, most: usize) -> Result<Option<D>> {
         // Before the state: see `Cache`.
         let version = self.cache.version(D::KIND, key);
+        step();
         let current = self.current.load();
         let current = current.as_ref().ok_or_else(Error::closed)?;
         let Some(generation) = current.generation()? else { return self.others_wrote(current, key, most) };
+        step();
         match self.cache.get(version, generation, D::KIND, key).and_then(D::from_cached) {
             Some(document) => Ok(Some(document)),
             None => self.read(current, version, generation, key, most),
@@ -242,7 +178,9 @@ impl Reader {
         key: &Key,
         most: usize,
     ) -> Result<Option<D>> {
+        step();
         let document: Option<D> = current.snapshot()?.document(key, most)?;
+        step();
         if let Some(document) =
             document.as_ref().filter(|_| current.generation().is_ok_and(|now| now.is_some()))
         {
@@ -254,17 +192,21 @@ impl Reader {
     /// Reads a document from a store that another process has changed, or that this one is about to change.
     #[cold]
     fn others_wrote<D: Document>(&self, current: &Arc<Current>, key: &Key, most: usize) -> Result<Option<D>> {
-        self.renew(current)?.snapshot()?.document(key, most)
+        let renewed = self.renew(current)?;
+        step();
+        renewed.snapshot()?.document(key, most)
     }
 
     /// Reads credentials, all from one state.
     pub(super) fn credentials(&self, ids: &[Key]) -> Result<Found> {
         let current = self.newest()?;
+        step();
         let snapshot = current.snapshot()?;
         let generation = current.generation()?;
         let read = RefCell::new(Vec::new());
         let get = |id: &Key| {
             let version = self.cache.version(DocumentKind::Credential, id);
+            step();
             let cached = generation
                 .and_then(|generation| self.cache.get(version, generation, DocumentKind::Credential, id));
             if let Some(credential) = cached.and_then(Credential::from_cached) {
@@ -276,6 +218,7 @@ impl Reader {
             Ok(credential)
         };
         let found = Found::collect(ids, get);
+        step();
         // What the cache had belongs to the snapshot only if nothing was published meanwhile.
         let is_current = self.current.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, &current));
         match (is_current, generation, current.generation()?) {
@@ -318,13 +261,16 @@ impl Reader {
         let generation = current.generation()?;
         self.commits.store(true, Ordering::SeqCst);
         let hidden = self.cache.begin(&changes.documents);
+        step();
         let committed = commit().and_then(|()| {
+            step();
             let after = self.after(engine, changes.number, generation);
             after.map_err(|error| error.with_outcome(Outcome::Unknown))
         });
         if let Ok(current) = &committed {
             self.current.store(Some(current.clone()));
         }
+        step();
         self.commits.store(false, Ordering::SeqCst);
         drop(hidden);
         committed.map(drop)

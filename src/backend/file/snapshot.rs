@@ -5,12 +5,16 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use redb::{OwnedAccessGuard, OwnedRange, ReadOnlyTable, ReadTransaction, ReadableTableMetadata, TableError};
+use redb::{
+    OwnedAccessGuard, OwnedRange, ReadOnlyTable, ReadTransaction, ReadableTableMetadata, TableError,
+    TableStats,
+};
 
 use super::{
+    database::Opened,
+    document::Document,
     draft::{CONFIGS, CREDENTIALS, STORED_BYTES, USAGE_RECORDS},
-    engine::{LEASES, META, Opened, RECORDS, not_read},
-    reader::Document,
+    tables::{LEASES, META, RECORDS, not_read},
 };
 use crate::{
     Error, ErrorKind, Key, Result,
@@ -29,6 +33,19 @@ impl Snapshot {
     pub(super) fn new(transaction: ReadTransaction, opened: &Opened) -> Result<Self> {
         let records = transaction.open_table(RECORDS).map_err(|error| not_read(error.into()))?;
         Ok(Self { transaction, records, opened: opened.clone() })
+    }
+
+    /// For a copy of all tables.
+    pub(super) const fn transaction(&self) -> &ReadTransaction {
+        &self.transaction
+    }
+
+    /// What the pages of each table hold.
+    pub(super) fn tables(&self) -> Result<Vec<TableStats>> {
+        guarded(|| {
+            let tables = self.transaction.list_tables()?;
+            tables.map(|table| Ok(self.transaction.open_untyped_table(table)?.stats()?)).collect()
+        })
     }
 
     /// A number about the store.

@@ -9,8 +9,8 @@ use clap::{
 
 use crate::{
     commands::{
-        self, cache, completions, config, copy, credential, doctor, export, history, import, inspect, lease,
-        man, ping, plan, remote, schema, stats, usage, verify,
+        self, backup, cache, compact, completions, config, copy, credential, doctor, export, history, import,
+        inspect, lease, man, ping, plan, remote, schema, stats, usage, verify,
     },
     stores,
     term::{failure::Failure, output::Output},
@@ -170,6 +170,8 @@ pub(crate) enum Command {
     Push(remote::Push),
     #[command(subcommand)]
     Schema(schema::Command),
+    Backup(backup::Backup),
+    Compact(compact::Compact),
     Export(export::Export),
     Import(import::Import),
     Copy(copy::Copy),

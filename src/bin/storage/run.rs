@@ -2,7 +2,7 @@
 
 use crate::{
     args::{Arguments, Command},
-    commands::verify::Sampled,
+    commands::{doctor::Check, verify::Sampled},
     dispatch::on_its_backend,
     term::{failure::Failure, log::Log, output::Answer},
 };
@@ -14,6 +14,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
     match &arguments.command {
         Command::Ping(command) => on_its_backend!(url, log, command, "be pinged"),
         Command::Stats(command) => on_its_backend!(url, log, command, "be counted"),
+        Command::Doctor(doctor) if doctor.check => on_its_backend!(url, log, &Check, "be checked"),
         Command::Doctor(command) => on_its_backend!(url, log, command, "be examined"),
         Command::Credential(command) => on_its_backend!(url, log, command, "store credentials"),
         Command::Config(command) => on_its_backend!(url, log, command, "store configuration"),
@@ -34,6 +35,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
         Command::Verify(verify) => verify.run(url, log).await,
         #[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
         Command::Adopt(command) => on_its_backend!(url, log, command, "import"),
+        Command::Backup(command) => on_its_backend!(url, log, command, "be backed up as a directory"),
+        Command::Compact(command) => on_its_backend!(url, log, command, "be compacted"),
         Command::Export(command) => on_its_backend!(url, log, command, "export"),
         Command::Import(command) => on_its_backend!(url, log, command, "import"),
         Command::Inspect(inspect) => inspect.run().await,

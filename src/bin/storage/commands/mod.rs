@@ -2,7 +2,9 @@
 
 #[cfg(any(feature = "file", feature = "mongodb", feature = "postgres", feature = "redis"))]
 pub(crate) mod adopt;
+pub(crate) mod backup;
 pub(crate) mod cache;
+pub(crate) mod compact;
 pub(crate) mod completions;
 mod condition;
 pub(crate) mod config;

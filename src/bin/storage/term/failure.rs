@@ -292,6 +292,13 @@ impl Failure {
         Self::new(Exit::Error, ErrorKind::Internal.as_str(), message).because(error)
     }
 
+    /// The store is damaged.
+    pub(crate) fn damaged(message: String) -> Self {
+        Self::new(Exit::Error, ErrorKind::Corrupt.as_str(), message).hint(
+            "write or delete the records that can't be read; or restore the store from a backup or an export",
+        )
+    }
+
     /// The two stores differ.
     pub(crate) fn differences(message: impl Into<String>) -> Self {
         Self::new(Exit::Differences, "differences", message)

@@ -44,6 +44,7 @@ pub(crate) fn counts(stats: &StorageStats) -> Vec<(String, String)> {
     ];
     rows.extend(stats.connection_count.map(|count| ("connections".into(), count.to_string())));
     rows.extend(stats.total_size.map(|bytes| ("size".into(), size(bytes))));
+    rows.extend(stats.last_backup.map(|when| ("last backup".into(), rfc3339_seconds(when))));
     rows
 }
 
