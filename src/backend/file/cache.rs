@@ -1,13 +1,13 @@
 //! The parsed documents that are read often. A hit is what a read of the store would return.
 
 use std::{
-    hash::{BuildHasher, Hash},
+    hash::{BuildHasher, Hash, Hasher},
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use foldhash::fast::RandomState;
 use quick_cache::{
-    DefaultHashBuilder, Equivalent, OptionsBuilder, Weighter,
+    Equivalent, OptionsBuilder, Weighter,
     sync::{Cache as Documents, DefaultLifecycle},
 };
 use serde_json::Value;
@@ -48,22 +48,60 @@ pub(super) enum Parsed {
 /// So an entry of a read that began before the commit ended is never used afterwards, and a reader who has
 /// seen one change of a commit finds no older value of another.
 pub(super) struct Cache {
-    documents: Documents<Name, Entry, Weight, DefaultHashBuilder, DefaultLifecycle<Name, Entry>>,
+    documents: Documents<Name, Entry, Weight, Hashed, DefaultLifecycle<Name, Entry>>,
     versions: Box<[AtomicU64]>,
     hasher: RandomState,
     largest: u64,
 }
 
-#[derive(PartialEq, Eq, Hash)]
-struct Name(DocumentKind, Key);
+/// A document's name, with its hash.
+#[derive(PartialEq, Eq)]
+struct Name(DocumentKind, Key, u64);
 
 /// [`Name`] of a borrowed key.
-#[derive(Hash)]
-struct NameRef<'k>(DocumentKind, &'k Key);
+struct NameRef<'k>(DocumentKind, &'k Key, u64);
 
 impl Equivalent<Name> for NameRef<'_> {
     fn equivalent(&self, name: &Name) -> bool {
-        self.0 == name.0 && *self.1 == name.1
+        self.2 == name.2 && self.0 == name.0 && *self.1 == name.1
+    }
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.2);
+    }
+}
+
+impl Hash for NameRef<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.2);
+    }
+}
+
+/// Passes on the hash of a [`Name`].
+#[derive(Clone, Default)]
+struct Hashed(u64);
+
+impl BuildHasher for Hashed {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        Self(0)
+    }
+}
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a name's hash is one number")
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
     }
 }
 
@@ -84,9 +122,18 @@ impl Weighter<Name, Entry> for Weight {
     }
 }
 
+/// The place of the version of the documents with this hash.
+const fn index(hash: u64) -> usize {
+    hash as usize % VERSIONS
+}
+
 /// The version of a document when a reader came for it.
 #[derive(Clone, Copy)]
-pub(super) struct Version(u64);
+pub(super) struct Version {
+    number: u64,
+    /// Of the document's name.
+    hash: u64,
+}
 
 impl Cache {
     /// A cache of this size in bytes.
@@ -101,7 +148,7 @@ impl Cache {
             documents: Documents::with_options(
                 options,
                 Weight,
-                DefaultHashBuilder::default(),
+                Hashed::default(),
                 DefaultLifecycle::default(),
             ),
             versions: (0..VERSIONS).map(|_| AtomicU64::new(0)).collect(),
@@ -115,13 +162,14 @@ impl Cache {
         self.documents.weight()
     }
 
-    fn index(&self, kind: DocumentKind, key: &Key) -> usize {
-        self.hasher.hash_one(NameRef(kind, key)) as usize % VERSIONS
+    fn hash(&self, kind: DocumentKind, key: &Key) -> u64 {
+        self.hasher.hash_one((kind, key))
     }
 
     /// The document's version, which a reader needs before it looks into the cache and the store.
     pub(super) fn version(&self, kind: DocumentKind, key: &Key) -> Version {
-        Version(self.versions[self.index(kind, key)].load(Ordering::Acquire))
+        let hash = self.hash(kind, key);
+        Version { number: self.versions[index(hash)].load(Ordering::Acquire), hash }
     }
 
     pub(super) fn get(
@@ -131,8 +179,8 @@ impl Cache {
         kind: DocumentKind,
         key: &Key,
     ) -> Option<Parsed> {
-        let found = self.documents.get(&NameRef(kind, key))?;
-        let counts = version.is_even() && found.version == version.0 && found.generation == generation;
+        let found = self.documents.get(&NameRef(kind, key, version.hash))?;
+        let counts = version.is_even() && found.version == version.number && found.generation == generation;
         counts.then_some(found.parsed)
     }
 
@@ -149,22 +197,23 @@ impl Cache {
         };
         let weight = (weight + ENTRY + piece(key.as_str().len())) as u64;
         if weight <= self.largest {
-            let entry = Entry { version: version.0, generation, weight, parsed };
-            self.documents.insert(Name(kind, key.clone()), entry);
+            let entry = Entry { version: version.number, generation, weight, parsed };
+            self.documents.insert(Name(kind, key.clone(), version.hash), entry);
         }
     }
 
     /// Hides these documents until the commit is published. Only the committer calls this, one commit at a
     /// time.
     pub(super) fn begin<'c>(&'c self, changed: &[(DocumentKind, Key)]) -> Committing<'c> {
-        let mut indices: Vec<usize> = changed.iter().map(|(kind, key)| self.index(*kind, key)).collect();
+        let hashes: Vec<u64> = changed.iter().map(|(kind, key)| self.hash(*kind, key)).collect();
+        let mut indices: Vec<usize> = hashes.iter().copied().map(index).collect();
         indices.sort_unstable();
         indices.dedup();
         for index in &indices {
             self.versions[*index].fetch_add(1, Ordering::SeqCst);
         }
-        for (kind, key) in changed {
-            self.documents.remove(&NameRef(*kind, key));
+        for ((kind, key), hash) in changed.iter().zip(hashes) {
+            self.documents.remove(&NameRef(*kind, key, hash));
         }
         Committing { cache: self, indices }
     }
@@ -173,7 +222,7 @@ impl Cache {
 impl Version {
     /// Whether no commit that changes the document is on its way.
     const fn is_even(self) -> bool {
-        self.0.is_multiple_of(2)
+        self.number.is_multiple_of(2)
     }
 }
 
