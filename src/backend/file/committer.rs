@@ -55,9 +55,11 @@ pub(super) struct Committer {
 enum Message {
     Write(Box<dyn Write>),
     /// Work that takes the place of a commit.
-    Work(Box<dyn FnOnce(&Reader) -> Option<Error> + Send>),
+    Work(Work),
     Close,
 }
+
+type Work = Box<dyn FnOnce(&Reader) -> Option<Error> + Send>;
 
 /// A way to the committer's thread for a thread of this folder, which does not keep the store open.
 #[derive(Clone)]
