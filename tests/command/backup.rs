@@ -40,7 +40,7 @@ fn a_backup_beside_a_gateway_is_a_store() {
 fn a_refused_backup_says_why() {
     let place = Place::new();
     place.ok(&["config", "set", "a", "1"]);
-    std::fs::write(place.file("mine"), "mine").unwrap();
+    fs::write(place.file("mine"), "mine").unwrap();
     let itself = place.path();
     for (target, why) in [
         (itself.to_str().unwrap(), "has the store itself"),
@@ -66,7 +66,7 @@ fn a_compaction_beside_a_gateway_shrinks_the_file_of_both() {
         for n in 1..40 {
             gateway.delete_config(format!("k{n}")).await.unwrap();
         }
-        let size = || std::fs::metadata(place.path().join("store.redb")).unwrap().len();
+        let size = || fs::metadata(place.path().join("store.redb")).unwrap().len();
         let before = size();
         let freed = place.json(&["compact"])["freed_bytes"].as_u64().unwrap();
         assert!(freed > 1 << 20 && before - size() == freed, "{before} {freed}");
@@ -111,18 +111,18 @@ fn a_check_says_what_is_damaged() {
 
     // A byte of a value, which no checksum of a record would find: there is none but the page's.
     place.ok(&["credential", "set", "alice", r#"{"token":"abcdefgh"}"#]);
-    let mut bytes = std::fs::read(&file).unwrap();
+    let mut bytes = fs::read(&file).unwrap();
     let places: Vec<usize> =
         bytes.windows(8).enumerate().filter(|(_, text)| text == b"abcdefgh").map(|(at, _)| at).collect();
     for at in places {
         bytes[at] = b'X';
     }
-    std::fs::write(&file, &bytes).unwrap();
+    fs::write(&file, &bytes).unwrap();
     let ended = place.run(&["--output", "json", "doctor", "--check"]);
     assert_eq!(ended.code, Some(1), "{}", ended.err);
     let report: Value = serde_json::from_str(&ended.out).unwrap();
     assert_eq!((&report["checksums"], &report["sound"]), (&json!("damaged"), &json!(false)));
-    assert_eq!(std::fs::read(&file).unwrap(), bytes, "nothing is changed");
+    assert_eq!(fs::read(&file).unwrap(), bytes, "nothing is changed");
 
     let err = place.fails(6, &["--url", "memory:", "doctor", "--check"]);
     assert!(err.contains("`Memory` cannot be checked; backends that can: `File`"), "{err}");
