@@ -186,7 +186,22 @@ async fn other_handles_go_on_with_the_compacted_file() {
         let other = Storage::<File>::open(options).await.unwrap();
         for round in 0..10 {
             assert_eq!(other.get_credential("filler-7").await.unwrap().get("n").unwrap(), 7);
+            // It reads all the time, so also between the last commit in the old file and the rename.
+            let ends = Arc::new(AtomicBool::new(false));
+            let reads = tokio::spawn({
+                let (other, ends) = (other.clone(), ends.clone());
+                async move {
+                    while !ends.load(Ordering::SeqCst) {
+                        other.get_credential("filler-7").await.unwrap();
+                        tokio::task::yield_now().await;
+                    }
+                }
+            });
             storage.backend().compact().await.unwrap();
+            ends.store(true, Ordering::SeqCst);
+            reads.await.unwrap();
+            storage.set_config("a", json!("after")).await.unwrap();
+            assert_eq!(other.get_config("a").await.unwrap().value(), &json!("after"));
             if round % 2 == 0 {
                 // Two compactions while the other did nothing.
                 storage.backend().compact().await.unwrap();
