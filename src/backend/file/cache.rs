@@ -163,9 +163,7 @@ impl Cache {
     }
 
     fn hash(&self, kind: DocumentKind, key: &Key) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        (kind, key).hash(&mut hasher);
-        hasher.finish()
+        self.hasher.hash_one((kind, key))
     }
 
     /// The document's version, which a reader needs before it looks into the cache and the store.

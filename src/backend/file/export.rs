@@ -32,10 +32,12 @@ impl Exportable for File {
         let (export, deadline) =
             (self.store.reader.snapshot().and_then(|snapshot| Export::new(&snapshot)), self.deadline);
         // While a piece is being used, the next are parsed, and the one after them is read.
-        let pieces = stream::unfold(Some(Next::First(export)), move |next| async move {
+        let pieces = stream::unfold(Some(Next::First(Box::new(export))), move |next| async move {
             let reading = match next? {
-                Next::First(Ok(export)) => spawn_blocking(|| export.read()),
-                Next::First(Err(error)) => return Some((Piece::failed(error), None)),
+                Next::First(first) => match *first {
+                    Ok(export) => spawn_blocking(|| export.read()),
+                    Err(error) => return Some((Piece::failed(error), None)),
+                },
                 Next::Reading(reading) => reading,
             };
             match in_time(deadline, reading).await {
@@ -108,7 +110,7 @@ async fn in_time<T>(deadline: Duration, work: JoinHandle<T>) -> Result<T> {
 }
 
 enum Next {
-    First(Result<Export>),
+    First(Box<Result<Export>>),
     Reading(JoinHandle<(Piece, Option<Export>)>),
 }
 
