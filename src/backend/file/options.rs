@@ -58,7 +58,8 @@ pub struct FileOptions {
     /// use the same value. Default: [`Sharing::MultiWriter`].
     #[serde(default)]
     pub shared: Sharing,
-    /// When opening reads the whole store to verify it. Default: [`Verify::Always`].
+    /// When opening reads the whole store to verify it. Default: [`Verify::Always`]. A store that is opened
+    /// for reading only is not verified.
     #[serde(default)]
     pub verify: Verify,
     /// The memory for pages of the file, a quarter of it, and for parsed documents, in bytes. Default:
