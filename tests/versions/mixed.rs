@@ -151,7 +151,7 @@ where
 
     let opened = command(url, &["doctor"]);
     println!("{opened}");
-    if opened.contains("by a later version") {
+    if opened.contains("by a later version") || opened.contains("reads formats up to") {
         return;
     }
     let export = previous("PREVIOUS_STORAGE").args(["export", "-"]).env("STORAGE_URL", url).output().unwrap();
