@@ -12,7 +12,7 @@ use quick_cache::{
 };
 use serde_json::Value;
 
-use crate::{ConfigValue, Credential, Key, history::DocumentKind};
+use crate::{ConfigValue, Credential, Key, Record, history::DocumentKind};
 
 /// No document that takes more than this part of this cache is kept, which has three quarters of the memory.
 const LARGEST_PART: u64 = 12;
@@ -276,4 +276,13 @@ pub(super) fn weight_of_fields(fields: &serde_json::Map<String, Value>) -> usize
     };
     let each = fields.iter().map(|(name, value)| piece(name.capacity()) + weight_of(value));
     nodes * NODE + each.sum::<usize>()
+}
+
+/// As [`weight_of`], of a record's document.
+pub(super) fn weight_of_record(record: &Record) -> usize {
+    match record {
+        Record::Credential { credential, .. } => weight_of_fields(credential.fields()),
+        Record::Config { value, .. } => weight_of(value),
+        Record::Usage { .. } => 0,
+    }
 }

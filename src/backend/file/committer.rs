@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    LOW_SPACE,
+    directory::RESERVE_BYTES,
     draft::{Draft, Memory},
     engine::Engine,
     reader::Reader,
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Outcome, Result,
     backend::local::thread::{Joined, Ticket},
+    layer::later,
 };
 
 /// Writes that may wait in the queue. More wait for a slot, within their deadlines.
@@ -78,7 +79,7 @@ impl Line {
         let permit = self.budget.clone().try_acquire_many_owned(0).map_err(|_| Error::closed())?;
         let (reply, answer) = oneshot::channel();
         let begun = Arc::default();
-        let write = Pending { change: Some(change), result: None, reply, begun, permit };
+        let write = Pending { change: Some(change), result: None, reply, begun, permit, items: 1 };
         self.ask(Message::Write(Box::new(write)))?;
         answer.blocking_recv().unwrap_or_else(|_| Err(abandoned()))
     }
@@ -139,13 +140,13 @@ impl Committer {
         self.queue.max_capacity() - self.queue.capacity()
     }
 
-    /// Waits until the queue can hold a write of this many bytes.
-    pub(super) async fn admit(&self, bytes: usize, deadline: Duration) -> Result<Admitted> {
+    /// Waits until the queue can hold a write of this many items and bytes.
+    pub(super) async fn admit(&self, items: usize, bytes: usize, deadline: Duration) -> Result<Admitted> {
         // A write that is larger than the queue waits until it is alone.
-        let bytes = bytes.clamp(MIN_WRITE_BYTES, QUEUE_BYTES) as u32;
-        let until = Instant::now() + deadline;
+        let bytes = bytes.saturating_add(items.saturating_mul(ITEM_BYTES)).min(QUEUE_BYTES) as u32;
+        let until = later(Instant::now(), deadline);
         match timeout_at(until, self.budget.clone().acquire_many_owned(bytes)).await {
-            Ok(Ok(permit)) => Ok(Admitted { permit, until }),
+            Ok(Ok(permit)) => Ok(Admitted { permit, items, until }),
             Ok(Err(_)) => Err(Error::closed()),
             Err(_) => Err(Error::new(
                 ErrorKind::Timeout,
@@ -165,9 +166,9 @@ impl Committer {
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let ticket = Ticket::default();
-        let Admitted { permit, until } = admitted;
-        let write =
-            Box::new(Pending { change: Some(change), result: None, reply, begun: ticket.begun(), permit });
+        let Admitted { permit, items, until } = admitted;
+        let begun = ticket.begun();
+        let write = Box::new(Pending { change: Some(change), result: None, reply, begun, permit, items });
         match timeout_at(until, self.ask(Message::Write(write), answer)).await {
             Ok(Some(result)) => result,
             Ok(None) if ticket.take() => Err(Error::closed()),
@@ -212,12 +213,16 @@ fn abandoned() -> Error {
         .with_outcome(Outcome::Unknown)
 }
 
-/// What even a write of a few bytes counts for.
-const MIN_WRITE_BYTES: usize = 256;
+/// What an item of a write counts for beside its value.
+const ITEM_BYTES: usize = 256;
+
+/// An item may change a leaf of its own, and a page above it.
+const ITEM_PAGES: u64 = 2 * 4096;
 
 /// A place in the queue, until the deadline of the call.
 pub(super) struct Admitted {
     permit: OwnedSemaphorePermit,
+    items: usize,
     pub(super) until: Instant,
 }
 
@@ -229,6 +234,8 @@ trait Write: Send {
     /// The bytes that it counts for.
     fn bytes(&self) -> usize;
 
+    fn items(&self) -> usize;
+
     /// Answers with the change's own result, or with the error of the commit.
     fn answer(self: Box<Self>, committed: &Result<()>);
 }
@@ -239,11 +246,16 @@ struct Pending<T, F> {
     reply: oneshot::Sender<Result<T>>,
     begun: Arc<AtomicBool>,
     permit: OwnedSemaphorePermit,
+    items: usize,
 }
 
 impl<T: Send, F: FnOnce(&mut Draft<'_>) -> Result<T> + Send> Write for Pending<T, F> {
     fn bytes(&self) -> usize {
         self.permit.num_permits()
+    }
+
+    fn items(&self) -> usize {
+        self.items
     }
 
     fn apply(&mut self, draft: &mut Draft<'_>) -> bool {
@@ -349,7 +361,7 @@ impl<F: FnMut()> Worker<F> {
             current = self.reader.follow(&current)?.ok_or(lost)?;
         };
         let engine = &current.engine;
-        let is_full = is_full(engine, bytes);
+        let is_full = is_full(engine, bytes, group.iter().map(|write| write.items()).sum());
         let mut draft = Draft::new(&transaction, &mut self.memory, is_full)?;
         draft.end_dead_copy(engine.directory())?;
         let applied = guarded(|| {
@@ -374,15 +386,26 @@ enum Applied {
     Panicked,
 }
 
-/// Whether the file system has no space for writes of this many bytes, which are stored with pages around
-/// them. Then the reserve is given back; it is taken again once there is plenty of space.
-fn is_full(engine: &Engine, bytes: usize) -> bool {
+/// Whether the file system has no space for writes of this many bytes and items, whose pages are written
+/// anew.
+///
+/// Then the reserve is given back. Until there is space for the reserve again, the store counts as full, so
+/// that no other write uses it.
+fn is_full(engine: &Engine, bytes: usize, items: usize) -> bool {
     let Some(directory) = engine.directory() else { return false };
     let Some(free) = directory.free() else { return false };
-    let is_full = free < SPARE_SPACE + 2 * bytes as u64;
-    if is_full {
-        directory.release_reserve();
-    } else if free > LOW_SPACE {
+    let size = directory.size().unwrap_or(0);
+    let pages = (items as u64).saturating_mul(ITEM_PAGES).min(size);
+    let needed = SPARE_SPACE + 2 * bytes as u64 + pages;
+    if directory.has_reserve() {
+        let is_full = free < needed;
+        if is_full {
+            directory.release_reserve();
+        }
+        return is_full;
+    }
+    let is_full = free < needed + RESERVE_BYTES;
+    if !is_full {
         directory.take_reserve();
     }
     is_full

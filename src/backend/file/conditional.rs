@@ -1,6 +1,6 @@
 //! `Conditional` for `File`: the committer compares, one write after another.
 
-use super::{File, cache::weight_of, cache::weight_of_fields, document::Document, draft::Draft, work::work};
+use super::{File, cache::weight_of_record, document::Document, draft::Draft, work::work};
 use crate::{
     ConfigValue, Credential, Key, Record, Result,
     capability::{Conditional, document_of},
@@ -46,13 +46,7 @@ impl Conditional for File {
     }
 
     async fn set_if(&self, record: &Record, condition: Condition) -> Result<Revision> {
-        let admitted = self
-            .admit(match record {
-                Record::Credential { credential, .. } => weight_of_fields(credential.fields()),
-                Record::Config { value, .. } => weight_of(value),
-                Record::Usage { .. } => 0,
-            })
-            .await?;
+        let admitted = self.admit(1, weight_of_record(record)).await?;
         let (kind, key, encoded) = document_of(record)?;
         let (key, new) = (key.clone(), Revision::of(&encoded));
         self.write_admitted(admitted, move |draft| {

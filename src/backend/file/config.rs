@@ -14,7 +14,7 @@ impl ConfigStore for File {
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
-        let admitted = self.admit(weight_of(value.value())).await?;
+        let admitted = self.admit(1, weight_of(value.value())).await?;
         let (key, encoded) = (key.clone(), encode_config(value));
         self.write_admitted(admitted, move |draft| draft.put_config(key, &encoded)).await
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     File,
     cache::weight_of_fields,
-    work::{FEW, copied, work},
+    work::{FEW, SMALL_IN_BATCH, copied, work},
 };
 use crate::{
     BatchReport, Credential, CredentialStore, Found, Key, Result,
@@ -18,7 +18,7 @@ impl CredentialStore for File {
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
-        let admitted = self.admit(weight_of_fields(credential.fields())).await?;
+        let admitted = self.admit(1, weight_of_fields(credential.fields())).await?;
         let (id, encoded) = (id.clone(), encode_credential(credential));
         self.write_admitted(admitted, move |draft| draft.put_credential(id, &encoded)).await
     }
@@ -36,18 +36,23 @@ impl CredentialStore for File {
     }
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
-        if ids.len() <= FEW {
-            return self.store.reader.credentials(ids);
+        if ids.len() <= FEW
+            && let Some(found) = self.store.reader.credentials(ids, SMALL_IN_BATCH)?
+        {
+            return Ok(found);
         }
         let (store, ids) = (self.store.clone(), copied(ids).await);
-        work(self.deadline, false, move || store.reader.credentials(&ids)).await
+        let read = move || store.reader.credentials(&ids, usize::MAX).map(Option::unwrap_or_default);
+        work(self.deadline, false, read).await
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
-        let credentials = copied(credentials).await;
         let bytes = credentials.iter().map(|(_, credential)| weight_of_fields(credential.fields())).sum();
+        let admitted = self.admit(credentials.len(), bytes).await?;
+        let credentials = copied(credentials).await;
         self.encode_and_write(
-            (credentials.len(), bytes),
+            admitted,
+            credentials.len(),
             move || {
                 let encode = |(id, credential)| (id, encode_credential(&credential));
                 credentials.into_iter().map(encode).collect::<Vec<_>>()
@@ -64,8 +69,9 @@ impl CredentialStore for File {
     }
 
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
+        let admitted = self.admit(ids.len(), 0).await?;
         let ids = copied(ids).await;
-        self.write(move |draft| {
+        self.write_admitted(admitted, move |draft| {
             let mut existing = BTreeSet::new();
             for id in &ids {
                 if draft.has_credential(id)? {

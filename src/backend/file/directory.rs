@@ -5,10 +5,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -32,7 +29,7 @@ const UNFINISHED: &str = "store.redb.new";
 const RESERVE: &str = "store.reserve";
 
 /// Deletes write the pages that lead to the deleted records.
-const RESERVE_BYTES: u64 = 8 << 20;
+pub(super) const RESERVE_BYTES: u64 = 8 << 20;
 
 /// Entries that volumes and desktops create. A directory with only these counts as empty.
 ///
@@ -70,7 +67,6 @@ pub(super) struct Directory {
     /// Whether no other process has the store open.
     is_alone: bool,
     sharing: Sharing,
-    has_reserve: Arc<AtomicBool>,
     /// Device and inode of the store's open file.
     opened: Option<(u64, u64)>,
 }
@@ -120,8 +116,7 @@ impl Directory {
             return Err(in_use(path.display()));
         }
         let (store, handle) = (path.join(STORE), Arc::new(handle));
-        let has_reserve = Arc::default();
-        Ok(Self { path, store, handle, has_store, is_alone, sharing, has_reserve, opened: None })
+        Ok(Self { path, store, handle, has_store, is_alone, sharing, opened: None })
     }
 
     /// Whether no other process had the store open when this one locked it.
@@ -144,13 +139,15 @@ impl Directory {
         drop(self.handle.unlock());
     }
 
+    /// Whether space is reserved. Another process may have given it back.
+    pub(super) fn has_reserve(&self) -> bool {
+        self.path.join(RESERVE).exists()
+    }
+
     /// Takes the space of the reserve.
     ///
-    /// A file system without a call for it has no reserve: deletes then need space that is free.
+    /// A file system without a call for it has no reserve: as much space is then left free.
     pub(super) fn take_reserve(&self) {
-        if self.has_reserve.swap(true, Ordering::Relaxed) {
-            return;
-        }
         if let Ok(file) = self.open_file(RESERVE, OpenOptions::new().write(true).create(true)) {
             let taken = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE_BYTES);
             if taken.is_err() {
@@ -161,7 +158,6 @@ impl Directory {
 
     /// Gives the space of the reserve back.
     pub(super) fn release_reserve(&self) {
-        self.has_reserve.store(false, Ordering::Relaxed);
         drop(fs::remove_file(self.path.join(RESERVE)));
     }
 

@@ -377,9 +377,10 @@ impl<'t> Draft<'t> {
         self.get(&RecordKey::Plan(key.clone()), decode_plan).map_err(|error| error.with_key(key))
     }
 
-    pub(super) fn put_plan(&mut self, key: &Key, record: &PlanRecord) -> Result<()> {
-        let name = RecordKey::Plan(key.clone());
-        if !self.has(&name)?
+    /// Fails if the record of this plan can't be stored. Asked before the plan changes anything.
+    pub(super) fn check_plan(&mut self, key: &Key) -> Result<()> {
+        self.room()?;
+        if !self.has(&RecordKey::Plan(key.clone()))?
             && self.number(PLANS)?.saturating_add_signed(self.counts.plans) >= MAX_PLAN_RECORDS
         {
             return Err(Error::new(
@@ -390,7 +391,11 @@ impl<'t> Draft<'t> {
                 ),
             ));
         }
-        self.put(&name, &encode_plan(record))?;
+        Ok(())
+    }
+
+    pub(super) fn put_plan(&mut self, key: &Key, record: &PlanRecord) -> Result<()> {
+        self.put(&RecordKey::Plan(key.clone()), &encode_plan(record))?;
         self.touch(Part::Expiry, &expiry(record.expires, key.as_str()));
         let added =
             self.transaction.open_table(EXPIRIES).map_err(redb::Error::from).and_then(|mut expiries| {

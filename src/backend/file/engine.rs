@@ -258,6 +258,11 @@ impl Engine {
         self.database.is_read_only()
     }
 
+    /// Whether every process counts its commits.
+    pub(super) fn counts_commits(&self) -> bool {
+        self.settings.sharing == Sharing::MultiWriter
+    }
+
     /// The file's header, which differs after every commit of any process.
     pub(super) fn header(&self) -> Result<Header> {
         let mut header = [0; HEADER_BYTES];

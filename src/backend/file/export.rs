@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     File,
-    cache::{weight_of, weight_of_fields},
+    cache::weight_of_record,
     document::Document,
     draft::{Draft, decode_count},
     snapshot::{Records, Snapshot, Stored},
@@ -75,10 +75,11 @@ impl Exportable for File {
     }
 
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
+        let admitted = self.admit(records.len(), records.iter().map(weight_of_record).sum()).await?;
         let records = copied(records).await;
-        let bytes = records.iter().map(weight).sum();
         self.encode_and_write(
-            (records.len(), bytes),
+            admitted,
+            records.len(),
             move || {
                 let encode = |record| {
                     let encoded = encode(&record);
@@ -200,14 +201,6 @@ fn record(stored: &Stored) -> Result<Record> {
         RecordKey::Audit(_) | RecordKey::Plan(_) => {
             Err(Error::new(ErrorKind::Internal, "an export has a plan"))
         }
-    }
-}
-
-fn weight(record: &Record) -> usize {
-    match record {
-        Record::Credential { credential, .. } => weight_of_fields(credential.fields()),
-        Record::Config { value, .. } => weight_of(value),
-        Record::Usage { .. } => 0,
     }
 }
 

@@ -47,7 +47,7 @@ pub use options::{FileOptions, Sharing, Verify};
 use reader::Reader;
 use serde_json::json;
 use snapshot::Snapshot;
-use work::{FEW, FEW_VALUES, SMALL_DOCUMENT, work};
+use work::{FEW, FEW_VALUES, SMALL_DOCUMENT, SMALL_STORE, work};
 
 use crate::{
     Backend, Error, ErrorKind, Key, Open, Result, StorageStats, codec::check_path, layer::time_left,
@@ -99,7 +99,8 @@ impl File {
         read: impl FnOnce(&Snapshot) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let snapshot = self.store.reader.snapshot()?;
-        let is_small = snapshot.len()? <= FEW as u64;
+        let is_small = snapshot.len()? <= FEW as u64
+            && snapshot.number(STORED_BYTES)?.is_some_and(|bytes| bytes <= SMALL_STORE);
         work(self.deadline, is_small, move || read(&snapshot)).await
     }
 
@@ -108,13 +109,14 @@ impl File {
         &self,
         change: impl FnOnce(&mut Draft<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let admitted = self.admit(0).await?;
+        let admitted = self.admit(1, 0).await?;
         self.write_admitted(admitted, change).await
     }
 
-    /// Waits until the queue has room for a value of this many bytes, which is then encoded.
-    async fn admit(&self, bytes: usize) -> Result<Admitted> {
-        self.committer()?.admit(bytes, time_left(self.deadline)).await
+    /// Waits until the queue has room for this many items with values of this many bytes in all, which are
+    /// then copied and encoded.
+    async fn admit(&self, items: usize, bytes: usize) -> Result<Admitted> {
+        self.committer()?.admit(items, bytes, time_left(self.deadline)).await
     }
 
     async fn write_admitted<T: Send + 'static>(
@@ -125,14 +127,14 @@ impl File {
         self.committer()?.write(admitted, change).await
     }
 
-    /// Encodes values of this many bytes and writes them, all within one deadline.
+    /// Encodes values and writes them, all within the deadline of the admission.
     async fn encode_and_write<E: Send + 'static, T: Send + 'static>(
         &self,
-        (values, bytes): (usize, usize),
+        admitted: Admitted,
+        values: usize,
         encode: impl FnOnce() -> E + Send + 'static,
         change: impl FnOnce(&mut Draft<'_>, E) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let admitted = self.admit(bytes).await?;
         let left = admitted.until.saturating_duration_since(tokio::time::Instant::now());
         let encoded = work(left, values <= FEW_VALUES, move || Ok(encode())).await?;
         self.write_admitted(admitted, move |draft| change(draft, encoded)).await

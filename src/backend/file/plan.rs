@@ -69,6 +69,7 @@ fn apply(draft: &mut Draft<'_>, call: &ApplyCall, payload: PayloadHash) -> Resul
     let (status, error, result) = step.end();
     let entry = attempt.entry(status, error, now)?;
     if let ApplyStep::Change(changes) = step {
+        draft.check_plan(key)?;
         for change in &changes {
             put(draft, &change.key, change.after.as_ref())?;
         }
@@ -99,6 +100,7 @@ fn roll_back(
     let values = values(draft, record.iter().flat_map(|record| &record.changes).map(|change| &change.key))?;
     let step = rollback_step(record.as_ref(), options.force, |key| values.get(key).cloned());
     if let (RollbackStep::Restore, Some(record)) = (&step, &record) {
+        draft.check_plan(key)?;
         for change in &record.changes {
             put(draft, &change.key, change.before.as_ref())?;
         }
@@ -112,8 +114,12 @@ fn roll_back(
 
 impl ConfigBatch for File {
     async fn apply_plan(&self, key: &Key, plan: &Plan, options: &ApplyOptions) -> Result<Applied> {
+        let ttl = options.check()?;
+        let values = plan.mutations().iter().filter_map(|mutation| mutation.value.as_ref());
+        let bytes = values.map(|value| weight_of(value.value())).sum();
+        let admitted = self.admit(plan.len(), bytes).await?;
         let call = ApplyCall {
-            ttl: options.check()?,
+            ttl,
             backend: self.label(),
             begun: Instant::now(),
             key: key.clone(),
@@ -121,10 +127,8 @@ impl ConfigBatch for File {
             options: options.clone(),
         };
         let plan = plan.clone();
-        let values = plan.mutations().iter().filter_map(|mutation| mutation.value.as_ref());
-        let bytes = values.map(|value| weight_of(value.value())).sum();
         let change = move |draft: &mut Draft<'_>, payload| apply(draft, &call, payload);
-        self.encode_and_write((plan.len(), bytes), move || plan.payload_hash(), change).await
+        self.encode_and_write(admitted, plan.len(), move || plan.payload_hash(), change).await
     }
 
     async fn rollback_plan(&self, key: &Key, options: &RollbackOptions) -> Result<Rollback> {
@@ -165,4 +169,56 @@ fn entries(snapshot: &Snapshot, filter: &AuditFilter) -> Result<Vec<Result<Audit
     entries.extend(damage.map(Err));
     entries.truncate(limit);
     Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        MAX_PLAN_RECORDS, Outcome,
+        backend::file::{
+            draft::{Memory, PLANS},
+            engine::tests::Disk,
+            tables::META,
+        },
+    };
+
+    fn key(name: &str) -> Key {
+        Key::new(name).unwrap()
+    }
+
+    /// Applies a plan that deletes `a` and sets `b`, and expects that it is refused and changes neither.
+    fn refused(draft: &mut Draft<'_>) -> crate::Error {
+        let plan =
+            Plan::from_json(json!([{ "delete": "a" }, { "set": "b", "value": 2 }]).to_string()).unwrap();
+        let options = ApplyOptions::default();
+        let ttl = options.check().unwrap();
+        let payload = plan.payload_hash();
+        let call = ApplyCall { backend: LABEL, begun: Instant::now(), key: key("p"), plan, options, ttl };
+        let refused = apply(draft, &call, payload).unwrap_err();
+        assert_eq!(refused.outcome(), Outcome::NotApplied);
+        let mut stored = |name| draft.get(&RecordKey::Config(key(name)), |bytes| Ok(bytes.to_vec())).unwrap();
+        assert_eq!((stored("a"), stored("b")), (Some(b"1".to_vec()), None));
+        refused
+    }
+
+    #[test]
+    fn a_plan_whose_record_can_not_be_stored_changes_nothing() {
+        let engine = Disk::default().store();
+        engine.change(|draft| draft.put_config(key("a"), b"1").unwrap());
+
+        let transaction = engine.begin().unwrap();
+        let mut memory = Memory::default();
+        let mut draft = Draft::new(&transaction, &mut memory, true).unwrap();
+        assert_eq!(refused(&mut draft).code(), Some("os error 28"));
+        drop(draft);
+        transaction.abort().unwrap();
+
+        let transaction = engine.begin().unwrap();
+        transaction.open_table(META).unwrap().insert(PLANS, MAX_PLAN_RECORDS).unwrap();
+        let mut draft = Draft::new(&transaction, &mut memory, false).unwrap();
+        assert_eq!(refused(&mut draft).kind(), ErrorKind::Busy);
+    }
 }

@@ -1,7 +1,7 @@
 //! What calls read: a published snapshot where only this process writes, else one of their own.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -44,7 +44,9 @@ enum View {
     Published(Arc<Snapshot>),
     /// Others write, too: each call takes a snapshot. What was cached in this generation counts while the
     /// file's header is this one. While the store is compacted, another file can take its place.
-    Shared { header: Header, generation: u64, is_compacted: bool },
+    ///
+    /// `commits` is the number of commits that were ever made, if all processes count them.
+    Shared { header: Header, generation: u64, is_compacted: bool, commits: Option<u64> },
 }
 
 impl Current {
@@ -60,12 +62,25 @@ impl Current {
     fn generation(&self) -> Result<Option<u64>> {
         match &self.view {
             View::Published(_) => Ok(Some(ONLY)),
-            View::Shared { header, generation, is_compacted } => {
+            View::Shared { header, generation, is_compacted, .. } => {
                 step();
                 let is_newest =
                     self.engine.header()? == *header && !(*is_compacted && self.engine.check().is_err());
                 Ok(is_newest.then_some(*generation))
             }
+        }
+    }
+}
+
+impl Current {
+    /// Keeps the generation of an earlier moment, since which this many commits were made that may have
+    /// changed documents.
+    fn keep_generation(&mut self, earlier: &Self, own: u64) {
+        if let View::Shared { generation, commits: Some(now), .. } = &mut self.view
+            && let View::Shared { generation: before, commits: Some(then), .. } = &earlier.view
+            && *now == then + own
+        {
+            *generation = *before;
         }
     }
 }
@@ -117,6 +132,8 @@ impl Reader {
     #[cold]
     fn renew(&self, current: &Arc<Current>) -> Result<Arc<Current>> {
         let mut renewed = self.renewed(&current.engine)?;
+        // Closing a store changes the header, too, and no record.
+        renewed.keep_generation(current, 0);
         if let View::Shared { is_compacted, .. } = &mut renewed.view
             && *is_compacted
             && current.engine.check().is_err()
@@ -199,13 +216,20 @@ impl Reader {
         renewed.snapshot()?.document(key, most)
     }
 
-    /// Reads credentials, all from one state.
-    pub(super) fn credentials(&self, ids: &[Key]) -> Result<Found> {
+    /// Reads credentials, all from one state. None: one that is not cached has more bytes than `most`.
+    pub(super) fn credentials(&self, ids: &[Key], most: usize) -> Result<Option<Found>> {
         let current = self.newest()?;
         step();
         let snapshot = current.snapshot()?;
         let generation = current.generation()?;
-        let read = RefCell::new(Vec::new());
+        let (read, is_large) = (RefCell::new(Vec::new()), Cell::new(false));
+        let stored = |id: &Key| match snapshot.document::<Credential>(id, most)? {
+            Some(credential) => Ok(credential),
+            None => {
+                is_large.set(true);
+                Err(Credential::missing(id))
+            }
+        };
         let get = |id: &Key| {
             let version = self.cache.version(DocumentKind::Credential, id);
             step();
@@ -214,12 +238,11 @@ impl Reader {
             if let Some(credential) = cached.and_then(Credential::from_cached) {
                 return Ok(credential);
             }
-            let credential: Credential =
-                snapshot.document(id, usize::MAX)?.ok_or_else(|| Credential::missing(id))?;
+            let credential = stored(id)?;
             read.borrow_mut().push((version, id.clone(), credential.parsed()));
             Ok(credential)
         };
-        let found = Found::collect(ids, get);
+        let mut found = Found::collect(ids, get);
         step();
         // What the cache had belongs to the snapshot only if nothing was published meanwhile.
         let is_current = self.current.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, &current));
@@ -228,13 +251,11 @@ impl Reader {
                 for (version, id, parsed) in read.into_inner() {
                     self.cache.put(version, generation, &id, parsed);
                 }
-                Ok(found)
             }
-            (_, None, _) => Ok(found),
-            _ => Ok(Found::collect(ids, |id| {
-                snapshot.document(id, usize::MAX)?.ok_or_else(|| Credential::missing(id))
-            })),
+            (_, None, _) => {}
+            _ => found = Found::collect(ids, stored),
         }
+        Ok((!is_large.get()).then_some(found))
     }
 
     /// The store with a new generation.
@@ -243,8 +264,10 @@ impl Reader {
             let generation = self.generations.fetch_add(1, Ordering::SeqCst);
             // Before the look whether it is compacted: a compaction begins with a commit.
             let header = engine.header()?;
-            let is_compacted = engine.snapshot()?.number(COPYING)?.is_some();
-            View::Shared { header, generation, is_compacted }
+            let snapshot = engine.snapshot()?;
+            let is_compacted = snapshot.number(COPYING)?.is_some();
+            let commits = if engine.counts_commits() { snapshot.number(COMMITS)? } else { None };
+            View::Shared { header, generation, is_compacted, commits }
         } else {
             View::Published(Arc::new(engine.snapshot()?))
         };
@@ -259,37 +282,38 @@ impl Reader {
         commit: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let engine = &current.engine;
-        // The write transaction keeps the others out, so only this commit lies between the two.
-        let generation = current.generation()?;
-        self.commits.store(true, Ordering::SeqCst);
+        let commits = Commits::begin(&self.commits);
         let hidden = self.cache.begin(&changes.documents);
         step();
         let committed = commit().and_then(|()| {
             step();
-            let after = self.after(engine, changes.number, generation);
-            after.map_err(|error| error.with_outcome(Outcome::Unknown))
+            self.renewed(engine).map_err(|error| error.with_outcome(Outcome::Unknown))
         });
-        if let Ok(current) = &committed {
-            self.current.store(Some(current.clone()));
-        }
+        let committed = committed.map(|mut after| {
+            // What was cached before still counts if no other commit lies between.
+            after.keep_generation(current, 1);
+            self.current.store(Some(Arc::new(after)));
+        });
         step();
-        self.commits.store(false, Ordering::SeqCst);
+        drop(commits);
         drop(hidden);
-        committed.map(drop)
+        committed
     }
+}
 
-    /// The store after this process has made the commit of this number.
-    fn after(&self, engine: &Arc<Engine>, number: u64, generation: Option<u64>) -> Result<Arc<Current>> {
-        let mut current = self.renewed(engine)?;
-        if let (View::Shared { header, generation: newer, .. }, Some(generation)) =
-            (&mut current.view, generation)
-        {
-            let is_ours = engine.snapshot()?.number(COMMITS)? == Some(number);
-            if is_ours && engine.header()? == *header {
-                *newer = generation;
-            }
-        }
-        Ok(Arc::new(current))
+/// Tells readers that this process commits, until it is dropped.
+struct Commits<'r>(&'r AtomicBool);
+
+impl<'r> Commits<'r> {
+    fn begin(commits: &'r AtomicBool) -> Self {
+        commits.store(true, Ordering::SeqCst);
+        Self(commits)
+    }
+}
+
+impl Drop for Commits<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
     }
 }
 

@@ -38,8 +38,9 @@ impl UsageStore for File {
     }
 
     async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
+        let admitted = self.admit(increments.len(), 0).await?;
         let increments = copied(increments).await;
-        self.write(move |draft| {
+        self.write_admitted(admitted, move |draft| {
             let results = increments.into_iter().map(|Increment { key, field, delta }| {
                 let result = draft.increment(&key, &field, delta);
                 (key, result)

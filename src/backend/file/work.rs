@@ -12,6 +12,12 @@ use crate::{Error, ErrorKind, Result, layer::time_left};
 /// Up to this number of records are read on the caller's thread, in less time than a disk access takes.
 pub(super) const FEW: usize = 100;
 
+/// Up to this size all records of a store are parsed on the caller's thread.
+pub(super) const SMALL_STORE: u64 = 256 << 10;
+
+/// Up to this size a document of a batch is parsed on the caller's thread.
+pub(super) const SMALL_IN_BATCH: usize = 8 << 10;
+
 /// Up to this size a document is parsed on the caller's thread.
 pub(super) const SMALL_DOCUMENT: usize = 64 << 10;
 
