@@ -37,21 +37,22 @@ pub struct FileOptions {
     /// The deadline of each call. Default: [`DEFAULT_DEADLINE`]. Opening has no deadline.
     #[serde(default = "default_deadline", with = "readable")]
     pub deadline: Duration,
-    /// How long opening waits while another process or another handle has the store open. Default: zero,
-    /// which is [`Busy`](crate::ErrorKind::Busy) at once.
+    /// How long opening waits while another process or another handle has the store open in a mode that keeps
+    /// this one out. Default: zero, which is [`Busy`](crate::ErrorKind::Busy), at once with
+    /// [`Sharing::Exclusive`] and after half a second with the others.
     ///
-    /// Use it when a new process takes over from an old one, with the time that the old one needs to stop. On
-    /// Kubernetes set the strategy `Recreate`: with `RollingUpdate` the old pod ends only once the new one is
-    /// ready, so the wait would not end.
+    /// Use it when a new process takes over from an old one, with the time that the old one needs to stop. If
+    /// the store is not shared, set the strategy `Recreate` on Kubernetes: with `RollingUpdate` the old pod
+    /// ends only once the new one is ready, so the wait would not end.
     #[serde(default, with = "readable")]
     pub wait: Duration,
     /// Whether the store is opened for reading only: on a read-only medium, or by a user without write
-    /// permission. Changes nothing in the directory. Several processes can read a store at once, and none can
-    /// write to it meanwhile. Default: `false`.
+    /// permission. Changes nothing in the directory. Several processes can read a store at once; with
+    /// [`Sharing::Exclusive`] none can write to it meanwhile. Default: `false`.
     ///
     /// Writes are [`Denied`](crate::ErrorKind::Denied), and [`health`](crate::Backend::health) checks reads.
-    /// A store that was not closed cleanly needs a repair first: copy its directory to a writable location,
-    /// and open it there.
+    /// A store that was not closed cleanly, and that no other process has open, needs a repair first: copy its
+    /// directory to a writable location, and open it there.
     #[serde(default)]
     pub read_only: bool,
     /// What other processes on this machine may do with the store while it is open here. All of them must
