@@ -51,8 +51,8 @@ pub struct FileOptions {
     /// [`Sharing::Exclusive`] none can write to it meanwhile. Default: `false`.
     ///
     /// Writes are [`Denied`](crate::ErrorKind::Denied), and [`health`](crate::Backend::health) checks reads.
-    /// A store that was not closed cleanly, and that no other process has open, needs a repair first: copy its
-    /// directory to a writable location, and open it there.
+    /// A store that was not closed cleanly, and that no other process has open, needs a repair first: copy
+    /// its directory to a writable location, and open it there.
     #[serde(default)]
     pub read_only: bool,
     /// What other processes on this machine may do with the store while it is open here. All of them must
