@@ -170,7 +170,7 @@ pub(super) fn watch(reader: Arc<Reader>, line: Line) -> Box<dyn FnMut() + Send> 
 struct Watch {
     reader: Arc<Reader>,
     line: Line,
-    looked: Option<Instant>,
+    looked: Instant,
     /// The file must have this size for the next one: a compaction that frees nothing is not repeated soon.
     least: Arc<AtomicU64>,
     is_running: Arc<AtomicBool>,
@@ -181,17 +181,18 @@ impl Watch {
         Self {
             reader,
             line,
-            looked: None,
+            // Not at once: a short command would begin a compaction, and give it up at its end.
+            looked: Instant::now(),
             least: Arc::new(AtomicU64::new(DEAD_BYTES)),
             is_running: Arc::default(),
         }
     }
 
     fn look(&mut self) {
-        if self.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
+        if self.looked.elapsed() < LOOK_EVERY {
             return;
         }
-        self.looked = Some(Instant::now());
+        self.looked = Instant::now();
         let Some(size) = self.dead_size() else { return };
         if self.is_running.swap(true, Ordering::AcqRel) {
             return;
