@@ -252,18 +252,25 @@ impl Directory {
     /// Removes an unfinished copy of the store unless a process is making it. Returns whether one is.
     pub(super) fn remove_dead_copy(&self) -> Result<bool> {
         let path = self.path.join(UNFINISHED);
-        if !path.exists() {
-            return Ok(false);
-        }
-        let file = match self.open_file(UNFINISHED, OpenOptions::new().read(true).write(true)) {
-            Err(error) if path.exists() => return Err(error),
-            Err(_) => return Ok(false),
-            Ok(file) => file,
-        };
-        match file.try_lock() {
-            Ok(()) => self.remove_unfinished().map(|()| false),
-            Err(fs::TryLockError::WouldBlock) => Ok(true),
-            Err(fs::TryLockError::Error(error)) => Err(io_failed(&path, "can't be locked", error)),
+        let unlocked = |error| io_failed(&path, "can't be locked", error);
+        loop {
+            if !path.exists() {
+                return Ok(false);
+            }
+            let file = match self.open_file(UNFINISHED, OpenOptions::new().read(true).write(true)) {
+                Err(error) if path.exists() => return Err(error),
+                Err(_) => return Ok(false),
+                Ok(file) => file,
+            };
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) => return Ok(true),
+                Err(fs::TryLockError::Error(error)) => return Err(unlocked(error)),
+            }
+            // Another process may have removed it before it was locked, and have begun another one.
+            if is_same(&path, &file).map_err(unlocked)? {
+                return self.remove_unfinished().map(|()| false);
+            }
         }
     }
 
