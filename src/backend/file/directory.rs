@@ -112,10 +112,6 @@ impl Directory {
         if !has_store {
             keep_private(&path, &handle, 0o700)?;
         }
-        if access != Access::Read {
-            // The process that created the store may have been killed before its name was on disk.
-            handle.sync_all().map_err(|error| io_failed(&path, "can't be written", error))?;
-        }
         if !has_store && !is_alone {
             return Err(in_use(path.display()));
         }

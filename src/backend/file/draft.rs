@@ -135,7 +135,7 @@ impl<'t> Draft<'t> {
         })
     }
 
-    /// Ends a compaction whose process has died.
+    /// Ends a compaction whose process was killed.
     pub(super) fn end_dead_copy(&mut self, directory: Option<&Directory>) -> Result<()> {
         let (Some(_), Some(directory)) = (&self.copying, directory) else { return Ok(()) };
         let seen = *self.memory.copy_seen.get_or_insert_with(Instant::now);

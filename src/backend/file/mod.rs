@@ -20,6 +20,7 @@ mod held;
 mod interleaved;
 mod lease;
 mod options;
+mod overlay;
 mod plan;
 mod reader;
 mod snapshot;
