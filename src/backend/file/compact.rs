@@ -13,7 +13,7 @@
 //! before each read while the old file says that it is compacted, which it says for good. It then opens the
 //! new file if that has the same id and was compacted more often.
 //!
-//! A process that dies before the rename leaves an unfinished file and the notes, which the next opening or
+//! A process that is killed before the rename leaves an unfinished file and the notes, which the next opening or
 //! compaction removes; a committer that runs on looks for them each minute. The lock of the unfinished file
 //! says whether its process is alive.
 
@@ -113,13 +113,7 @@ fn compact(reader: &Arc<Reader>, line: &Line) -> Result<u64> {
 }
 
 /// Makes the copy, and gives it the place of the store.
-fn copied(
-    reader: &Arc<Reader>,
-    line: &Line,
-    engine: &Arc<Engine>,
-    file: fs::File,
-    first: u64,
-) -> Result<()> {
+fn copied(reader: &Arc<Reader>, line: &Line, engine: &Arc<Engine>, file: fs::File, first: u64) -> Result<()> {
     let copy = Builder::new()
         .set_cache_size(engine.cache_bytes() / 2)
         .create_with_backend(FileBackend::new(file).map_err(|error| not_copied(error.into()))?)
