@@ -13,9 +13,9 @@
 //! before each read while the old file says that it is compacted, which it says for good. It then opens the
 //! new file if that has the same id and was compacted more often.
 //!
-//! A process that is killed before the rename leaves an unfinished file and the notes, which the next opening or
-//! compaction removes; a committer that runs on looks for them each minute. The lock of the unfinished file
-//! says whether its process is alive.
+//! A process that is killed before the rename leaves an unfinished file and the notes, which the next opening
+//! or compaction removes; a committer that runs on looks for them each minute. The lock of the unfinished
+//! file says whether its process still runs.
 
 use std::{
     fs,

@@ -35,7 +35,7 @@ pub(super) const STORED_BYTES: &str = "stored_bytes";
 pub(super) const PLANS: &str = "plans";
 /// When the store was last backed up, in milliseconds since 1970.
 pub(super) const LAST_BACKUP: &str = "last_backup";
-/// The round of the compaction that is under way. The first one is random, so that it tells compactions apart.
+/// The round of the compaction that is under way. The first is random, so that it tells compactions apart.
 pub(super) const COPYING: &str = "copying";
 /// A random number that a store gets with its first compaction, and how often it was compacted since.
 pub(super) const ID: &str = "id";

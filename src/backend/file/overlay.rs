@@ -1,7 +1,7 @@
 //! A file that is changed in memory only, so that a database which needs a repair can be looked at.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs::File,
     io,
     os::unix::fs::FileExt,
@@ -90,13 +90,11 @@ impl StorageBackend for Overlay {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         for (number, from, bytes) in parts(offset, data.len()) {
-            if !written.blocks.contains_key(&number) {
-                let stored = self.stored(number)?;
-                written.blocks.insert(number, stored);
-            }
-            if let Some(block) = written.blocks.get_mut(&number) {
-                block[from..from + bytes.len()].copy_from_slice(&data[bytes]);
-            }
+            let block = match written.blocks.entry(number) {
+                Entry::Occupied(changed) => changed.into_mut(),
+                Entry::Vacant(unchanged) => unchanged.insert(self.stored(number)?),
+            };
+            block[from..from + bytes.len()].copy_from_slice(&data[bytes]);
         }
         Ok(())
     }
