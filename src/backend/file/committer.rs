@@ -319,8 +319,7 @@ impl<F: FnMut()> Worker<F> {
                 (self.after_commit)();
             }
         }
-        let Ok(engine) = self.reader.current().map(|current| current.engine.clone()) else { return Ok(()) };
-        self.reader.close();
+        let Some(engine) = self.reader.close() else { return Ok(()) };
         let closed = guarded(|| engine.close());
         // After a failed write the engine can't close cleanly. That write's caller has the error; the others
         // are on disk.

@@ -13,9 +13,9 @@
 //! before each read while the old file says that it is compacted, which it says for good. It then opens the
 //! new file if that has the same id and was compacted more often.
 //!
-//! A process that dies before the rename leaves an unfinished file and the notes, which the next opening or
-//! compaction removes; a committer that runs on looks for them each minute. The lock of the unfinished file
-//! says whether its process is alive.
+//! A process that is killed before the rename leaves an unfinished file and the notes, which the next opening
+//! or compaction removes; a committer that runs on looks for them each minute. The lock of the unfinished
+//! file says whether its process still runs.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redb::{Builder, ReadableDatabase, backends::FileBackend};
+use redb::{Builder, backends::FileBackend};
 
 use super::{
     File,
@@ -99,29 +99,32 @@ fn compact(reader: &Arc<Reader>, line: &Line) -> Result<u64> {
     let Some(file) = directory.new_copy()? else {
         return Err(Error::new(ErrorKind::Busy, "the store is being compacted already"));
     };
-    let copied = copied(reader, line, &engine, file);
+    // Not 0, and so far from the largest number that no round overflows.
+    let first = random() / 2 + 1;
+    let copied = copied(reader, line, &engine, file, first);
     if let Err(error) = copied {
-        // If this fails, too, the next opening does it. The file first: without it the notes are ended.
-        drop(directory.remove_unfinished());
-        drop(line.write(|draft| draft.end_copying()));
+        // If this fails, too, the next opening does it. Neither touches the compaction of another process,
+        // which may have begun since.
+        drop(directory.remove_dead_copy());
+        drop(line.write(move |draft| draft.end_rounds(first..=first + MAX_ROUNDS)));
         return Err(error);
     }
     Ok(before.saturating_sub(directory.size().unwrap_or(before)))
 }
 
 /// Makes the copy, and gives it the place of the store.
-fn copied(reader: &Arc<Reader>, line: &Line, engine: &Arc<Engine>, file: fs::File) -> Result<()> {
+fn copied(reader: &Arc<Reader>, line: &Line, engine: &Arc<Engine>, file: fs::File, first: u64) -> Result<()> {
     let copy = Builder::new()
         .set_cache_size(engine.cache_bytes() / 2)
         .create_with_backend(FileBackend::new(file).map_err(|error| not_copied(error.into()))?)
         .map_err(|error| not_copied(error.into()))?;
-    let id = RandomState::new().hash_one(std::process::id());
-    let mut round = line.write(move |draft| draft.begin_copying(id))?;
+    line.write(move |draft| draft.begin_copying(random(), first))?;
+    let mut round = first;
     // A copy of a store that is closed or lost meanwhile is not wanted.
     let is_wanted = || reader.current().is_ok_and(|current| !current.engine.is_other_file(engine));
     copy_all(&engine.snapshot()?, &copy, Lineage::Successor, &is_wanted)?;
     for _ in 0..MAX_ROUNDS {
-        let next = line.write(|draft| draft.next_round())?;
+        let next = line.write(move |draft| draft.next_round(round))?;
         let names = copy_changed(&engine.snapshot()?, &copy, round)?;
         round = next;
         if names <= FEW_NAMES {
@@ -136,6 +139,10 @@ fn copied(reader: &Arc<Reader>, line: &Line, engine: &Arc<Engine>, file: fs::Fil
     })
 }
 
+fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
+
 /// Copies the last round while no process can write, and gives the copy the place of the store.
 ///
 /// The second error: the copy has taken the place, but its name may not be on disk.
@@ -148,10 +155,12 @@ fn switched(reader: &Reader, old: &Arc<Engine>, copy: redb::Database, round: u64
         return Err(Error::new(ErrorKind::Unavailable, "the compaction was ended by another process"));
     }
     copy_changed(&last, &copy, round)?;
-    check_lengths(&last, &copy.begin_read().map_err(|error| not_copied(error.into()))?)?;
-    // Closed and opened again before it gets its name: nothing but the rename can fail afterwards.
+    // Closed and opened again before it gets its name: what can still fail then is the rename, to publish it
+    // and to sync its name.
     copy.close().map_err(|error| not_copied(error.into()))?;
     let next = Arc::new(old.open_copy()?);
+    // Only now: for a moment it was not locked.
+    check_lengths(&last, next.snapshot()?.transaction())?;
     directory.rename()?;
     let published = reader.replace(&next);
     let unsynced = directory.sync().err();
@@ -170,7 +179,7 @@ pub(super) fn watch(reader: Arc<Reader>, line: Line) -> Box<dyn FnMut() + Send> 
 struct Watch {
     reader: Arc<Reader>,
     line: Line,
-    looked: Option<Instant>,
+    looked: Instant,
     /// The file must have this size for the next one: a compaction that frees nothing is not repeated soon.
     least: Arc<AtomicU64>,
     is_running: Arc<AtomicBool>,
@@ -181,17 +190,18 @@ impl Watch {
         Self {
             reader,
             line,
-            looked: None,
+            // Not at once: a short command would begin a compaction, and give it up at its end.
+            looked: Instant::now(),
             least: Arc::new(AtomicU64::new(DEAD_BYTES)),
             is_running: Arc::default(),
         }
     }
 
     fn look(&mut self) {
-        if self.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
+        if self.looked.elapsed() < LOOK_EVERY {
             return;
         }
-        self.looked = Some(Instant::now());
+        self.looked = Instant::now();
         let Some(size) = self.dead_size() else { return };
         if self.is_running.swap(true, Ordering::AcqRel) {
             return;

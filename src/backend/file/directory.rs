@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -107,10 +107,6 @@ impl Directory {
         let has_store = find_store(&path, &handle, access == Access::Create)?;
         if !has_store {
             keep_private(&path, &handle, 0o700)?;
-        }
-        if access != Access::Read {
-            // The process that created the store may have been killed before its name was on disk.
-            handle.sync_all().map_err(|error| io_failed(&path, "can't be written", error))?;
         }
         if !has_store && !is_alone {
             return Err(in_use(path.display()));
@@ -239,8 +235,38 @@ impl Directory {
             // Another process may have removed it before it was locked.
             if is_same(&path, &file).map_err(unwritten)? {
                 file.set_len(0).map_err(unwritten)?;
-                keep_private(&path, &file, 0o600)?;
+                self.own(&file).inspect_err(|_| drop(fs::remove_file(&path)))?;
                 return Ok(Some(file));
+            }
+        }
+    }
+
+    /// Gives the copy the owner, the group and the mode of the store: those who use the store must be able to
+    /// use the copy, also if root makes it.
+    fn own(&self, copy: &File) -> Result<()> {
+        let path = self.path.join(UNFINISHED);
+        keep_private(&path, copy, 0o600)?;
+        let of = |found: fs::Metadata| (found.uid(), found.gid(), found.mode() & 0o777);
+        let unread = |error| io_failed(&path, "can't be read", error);
+        let found = || copy.metadata().map(of).map_err(unread);
+        let wanted @ (uid, gid, mode) = of(fs::symlink_metadata(&self.store).map_err(unread)?);
+        let now = found()?;
+        let mut given = Ok(());
+        if (now.0, now.1) != (uid, gid) {
+            given = fchown(copy, Some(uid), Some(gid));
+        }
+        if given.is_ok() && found()?.2 != mode {
+            given = copy.set_permissions(Permissions::from_mode(mode));
+        }
+        match given {
+            Ok(()) if found()? == wanted => Ok(()),
+            given => {
+                let message = format!(
+                    "the copy of the store in {} can't be given the owner, the group and the mode of the store: compact                      it as the user with the id {uid}, which the store belongs to",
+                    self.path.display()
+                );
+                let denied = Error::new(ErrorKind::Denied, message);
+                Err(given.err().into_iter().fold(denied, Error::with_source))
             }
         }
     }
@@ -248,18 +274,25 @@ impl Directory {
     /// Removes an unfinished copy of the store unless a process is making it. Returns whether one is.
     pub(super) fn remove_dead_copy(&self) -> Result<bool> {
         let path = self.path.join(UNFINISHED);
-        if !path.exists() {
-            return Ok(false);
-        }
-        let file = match self.open_file(UNFINISHED, OpenOptions::new().read(true).write(true)) {
-            Err(error) if path.exists() => return Err(error),
-            Err(_) => return Ok(false),
-            Ok(file) => file,
-        };
-        match file.try_lock() {
-            Ok(()) => self.remove_unfinished().map(|()| false),
-            Err(fs::TryLockError::WouldBlock) => Ok(true),
-            Err(fs::TryLockError::Error(error)) => Err(io_failed(&path, "can't be locked", error)),
+        let unlocked = |error| io_failed(&path, "can't be locked", error);
+        loop {
+            if !path.exists() {
+                return Ok(false);
+            }
+            let file = match self.open_file(UNFINISHED, OpenOptions::new().read(true).write(true)) {
+                Err(error) if path.exists() => return Err(error),
+                Err(_) => return Ok(false),
+                Ok(file) => file,
+            };
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) => return Ok(true),
+                Err(fs::TryLockError::Error(error)) => return Err(unlocked(error)),
+            }
+            // Another process may have removed it before it was locked, and have begun another one.
+            if is_same(&path, &file).map_err(unlocked)? {
+                return self.remove_unfinished().map(|()| false);
+            }
         }
     }
 
@@ -456,4 +489,23 @@ fn gone(path: &Path, how: &str) -> Error {
 #[cold]
 fn missing(path: &Path) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no store in {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_has_the_owner_and_the_mode_of_the_store() {
+        let base = tempfile::TempDir::new().unwrap();
+        let directory = Directory::for_new_store(&base.path().join("store")).unwrap();
+        drop(directory.new_store().unwrap());
+        directory.finish().unwrap();
+        // Only root can give a file away.
+        drop(fchown(File::open(&directory.store).unwrap(), Some(12345), Some(54321)));
+        let store = fs::metadata(&directory.store).unwrap();
+        fs::set_permissions(&directory.store, Permissions::from_mode(0o640)).unwrap();
+        let copy = directory.new_copy().unwrap().unwrap().metadata().unwrap();
+        assert_eq!((copy.uid(), copy.gid(), copy.mode() & 0o777), (store.uid(), store.gid(), 0o640));
+    }
 }

@@ -35,7 +35,7 @@ pub(super) const STORED_BYTES: &str = "stored_bytes";
 pub(super) const PLANS: &str = "plans";
 /// When the store was last backed up, in milliseconds since 1970.
 pub(super) const LAST_BACKUP: &str = "last_backup";
-/// The round of the compaction that is under way.
+/// The round of the compaction that is under way. The first is random, so that it tells compactions apart.
 pub(super) const COPYING: &str = "copying";
 /// A random number that a store gets with its first compaction, and how often it was compacted since.
 pub(super) const ID: &str = "id";
@@ -135,7 +135,7 @@ impl<'t> Draft<'t> {
         })
     }
 
-    /// Ends a compaction whose process has died.
+    /// Ends a compaction whose process was killed.
     pub(super) fn end_dead_copy(&mut self, directory: Option<&Directory>) -> Result<()> {
         let (Some(_), Some(directory)) = (&self.copying, directory) else { return Ok(()) };
         let seen = *self.memory.copy_seen.get_or_insert_with(Instant::now);
@@ -150,22 +150,36 @@ impl<'t> Draft<'t> {
     }
 
     /// Begins a compaction with its first round, and gives the store its id if it has none.
-    pub(super) fn begin_copying(&mut self, id: u64) -> Result<u64> {
+    pub(super) fn begin_copying(&mut self, id: u64, first: u64) -> Result<()> {
         self.end_copying()?;
         if self.number(ID)? == 0 {
             self.set_number(ID, id)?;
         }
-        self.next_round()
+        self.begin_round(first)
     }
 
-    /// Begins the next round. From now on changed names are noted for it.
-    pub(super) fn next_round(&mut self) -> Result<u64> {
-        let round = self.number(COPYING)? + 1;
+    /// Begins the round after this one, unless the compaction was ended. From now on changed names are noted
+    /// for it.
+    pub(super) fn next_round(&mut self, round: u64) -> Result<u64> {
+        if self.number(COPYING)? != round {
+            let message = "the compaction was ended by another process";
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
+        self.begin_round(round + 1)?;
+        Ok(round + 1)
+    }
+
+    fn begin_round(&mut self, round: u64) -> Result<()> {
         self.set_number(COPYING, round)?;
         // What this draft has changed so far is noted, too, for the new round.
         let names = self.copying.take().map(|(_, names)| names).unwrap_or_default();
         self.copying = Some((round, names));
-        Ok(round)
+        Ok(())
+    }
+
+    /// Ends the compaction that has one of these rounds, if it is under way.
+    pub(super) fn end_rounds(&mut self, rounds: std::ops::RangeInclusive<u64>) -> Result<()> {
+        if rounds.contains(&self.number(COPYING)?) { self.end_copying() } else { Ok(()) }
     }
 
     /// Ends a compaction.

@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::FileExt,
     panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
 };
 
 use redb::{
@@ -17,6 +18,7 @@ use super::{
     directory::{Access, Directory, in_use},
     draft,
     options::{FileOptions, Sharing, Verify},
+    overlay::Overlay,
     tables::{EXPIRIES, META, RECORDS, not_written},
 };
 use crate::{Error, ErrorKind, Outcome, Result};
@@ -28,6 +30,13 @@ use crate::{Error, ErrorKind, Outcome, Result};
 pub(super) const FORMAT: u64 = 3;
 
 const FORMAT_NAME: &str = "format";
+
+/// How often the file at the path is opened, if another process compacts the store each time.
+const OPENINGS: usize = 8;
+
+/// After a commit, how often it is looked whether the store was compacted, and how long after an error.
+const LOOKS: usize = 5;
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The length of redb's header, which every commit changes.
 const HEADER_BYTES: usize = 320;
@@ -90,6 +99,35 @@ impl Settings {
         }
     }
 
+    /// A second handle of the store's open file, for its header, if other processes write to it. Not opened
+    /// by its path, which may lead to another file by then.
+    fn header(self, file: &fs::File, path: &str) -> Result<Option<fs::File>> {
+        let header = self.follows().then(|| file.try_clone()).transpose();
+        header.map_err(|error| describe(path, error.into()))
+    }
+
+    /// Which store this file has. Writes nothing to it: if it needs a repair, that is made in memory.
+    fn lineage(self, file: fs::File, path: &str) -> Result<Lineage> {
+        let failed = |error: redb::Error| describe(path, error);
+        let unclean = file.try_clone().map_err(|error| failed(error.into()))?;
+        let builder = Self { verifies: false, ..self }.builder();
+        let disk = FileBackend::new(file).map_err(|error| failed(error.into()))?;
+        catch_panic(path, || {
+            let database = match builder.open_read_only_with_backend(disk) {
+                Ok(database) => Database::ReadOnly(database),
+                Err(DatabaseError::RepairAborted) => {
+                    let disk = Overlay::new(unclean).map_err(|error| failed(error.into()))?;
+                    let settings = Self { sharing: Sharing::Exclusive, verifies: false, ..self };
+                    Database::Writable(settings.open(disk, path)?)
+                }
+                Err(error) => return Err(failed(error.into())),
+            };
+            let database = Opened::from(database);
+            check_format(&database.begin_read()?, path)?;
+            Lineage::of(&Snapshot::new(database.begin_read()?, &database)?)
+        })
+    }
+
     /// Whether other processes may write to the store while it is open with these settings.
     fn follows(self) -> bool {
         match self.sharing {
@@ -106,7 +144,7 @@ impl Settings {
 
 impl Engine {
     /// Opens or creates the store in this directory, and verifies it if the options say so.
-    pub(super) fn open(mut directory: Directory, options: &FileOptions) -> Result<Self> {
+    pub(super) fn open(directory: Directory, options: &FileOptions) -> Result<Self> {
         let path = directory.path().display().to_string();
         let settings = Settings {
             cache_bytes: usize::try_from(options.page_cache()).unwrap_or(usize::MAX),
@@ -117,9 +155,7 @@ impl Engine {
         };
         let disk = |file| FileBackend::new(file).map_err(|error| describe(&path, error.into()));
         if options.read_only {
-            let file = directory.open_store(Access::Read)?;
-            directory.note(&file)?;
-            return Self::checked(settings.opened(file, &path)?, settings, Some(directory), &path);
+            return Self::at_path(directory, settings, &path);
         }
         if directory.has_store() {
             check_unopened(disk(directory.open_store(Access::Write)?)?, settings, &path)?;
@@ -134,30 +170,44 @@ impl Engine {
             new.close().map_err(|error| describe(&path, error.into()))?;
             directory.finish()?;
         }
-        let file = directory.open_store(Access::Write)?;
-        directory.make_private(&file)?;
-        directory.note(&file)?;
+        directory.make_private(&directory.open_store(Access::Write)?)?;
         directory.share()?;
-        Self::checked(settings.opened(file, &path)?, settings, Some(directory), &path)
+        Self::at_path(directory, settings, &path)
     }
 
-    /// The store of this database, after its format is checked and upgraded.
+    /// Opens the file at the store's path.
+    fn at_path(mut directory: Directory, settings: Settings, path: &str) -> Result<Self> {
+        for _ in 0..OPENINGS {
+            let file = directory.open_store(settings.access())?;
+            directory.note(&file)?;
+            if !settings.read_only {
+                // The process that gave the file its name may have been killed before that was on disk.
+                directory.sync()?;
+            }
+            let header = settings.header(&file, path)?;
+            let database = settings.opened(file, path)?;
+            if let Some(engine) = Self::checked(database, header, settings, Some(directory.clone()), path)? {
+                return Ok(engine);
+            }
+        }
+        Err(Error::new(ErrorKind::Busy, format!("the store in {path} is replaced again and again")))
+    }
+
+    /// The store of this database, after its format is checked and upgraded. None: another process has
+    /// compacted the store since its file was opened.
     fn checked(
         database: Database,
+        header: Option<fs::File>,
         settings: Settings,
         directory: Option<Directory>,
         path: &str,
-    ) -> Result<Self> {
-        let header = match &directory {
-            Some(directory) if settings.follows() => Some(directory.open_store(Access::Read)?),
-            _ => None,
-        };
+    ) -> Result<Option<Self>> {
         let engine = Self { database: database.into(), directory, header, settings };
-        catch_panic(path, || {
+        let is_at_path = catch_panic(path, || {
             let format =
                 engine.database.begin_read().and_then(|transaction| check_format(&transaction, path))?;
             if format < FORMAT && !engine.is_read_only() {
-                let transaction = engine.begin()?;
+                let Some(transaction) = engine.begin_at_path()? else { return Ok(false) };
                 draft::upgrade(&transaction).map_err(|error| describe(path, error))?;
                 transaction
                     .open_table(META)
@@ -168,50 +218,73 @@ impl Engine {
             }
             engine.end_dead_copy()
         })?;
-        Ok(engine)
+        Ok(is_at_path.then_some(engine))
     }
 
-    /// Ends a compaction whose process was killed.
-    fn end_dead_copy(&self) -> Result<()> {
+    /// Begins to write, unless the path leads to another file by then. The old file must not change: its
+    /// other readers see by its last state that they have to look for another one.
+    fn begin_at_path(&self) -> Result<Option<WriteTransaction>> {
+        let transaction = self.begin()?;
+        Ok(self.check().is_ok().then_some(transaction))
+    }
+
+    /// Ends a compaction whose process was killed. False: another process has compacted the store since.
+    fn end_dead_copy(&self) -> Result<bool> {
         let Some(directory) = self.directory.as_ref().filter(|_| !self.settings.read_only) else {
-            return Ok(());
+            return Ok(true);
         };
         if self.snapshot()?.number(draft::COPYING)?.is_none() {
-            return Ok(());
+            return Ok(true);
         }
-        let transaction = self.begin()?;
+        let Some(transaction) = self.begin_at_path()? else { return Ok(false) };
         if !directory.remove_dead_copy().unwrap_or(true) {
             draft::end_copying(&transaction).map_err(not_written)?;
             transaction.commit().map_err(|error| not_written(error.into()))?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The store that has replaced this one by a compaction, in this or another process. None: there is none.
     pub(super) fn successor(&self) -> Result<Option<Self>> {
-        let (true, Some(directory)) = (self.settings.follows(), &self.directory) else { return Ok(None) };
-        if directory.check().is_ok() {
+        let Some(directory) = self.directory.as_ref().filter(|_| self.settings.follows()) else {
+            return Ok(None);
+        };
+        // A store of other origin must not be opened for writing, which can repair and upgrade it.
+        if !self.is_replaced()? {
             return Ok(None);
         }
-        let (mut directory, path) = (directory.clone(), directory.path().display().to_string());
-        let Ok(file) = directory.open_store(self.settings.access()) else { return Ok(None) };
-        directory.note(&file)?;
+        let path = directory.path().display().to_string();
         let settings = Settings { verifies: false, ..self.settings };
-        let lineage = Lineage::of(&self.snapshot()?)?;
-        // A store of other origin must not be opened for writing, which can repair it.
-        if !self.settings.read_only {
-            let read_only = Settings { read_only: true, ..settings };
-            let found = read_only.opened(directory.open_store(Access::Read)?, &path);
-            if let Ok(found) = found {
-                let other = Self::checked(found, read_only, Some(directory.clone()), &path)?;
-                if !lineage.precedes(&Lineage::of(&other.snapshot()?)?) {
-                    return Ok(None);
-                }
-            }
-        }
-        let next = Self::checked(settings.opened(file, &path)?, settings, Some(directory), &path)?;
-        let is_next = lineage.precedes(&Lineage::of(&next.snapshot()?)?);
+        let next = Self::at_path(directory.clone(), settings, &path)?;
+        let is_next = Lineage::of(&self.snapshot()?)?.precedes(&Lineage::of(&next.snapshot()?)?);
         Ok(is_next.then_some(next))
+    }
+
+    /// Whether the path leads to a store that has replaced this one by a compaction. Writes nothing. An error
+    /// says nothing about that.
+    fn is_replaced(&self) -> Result<bool> {
+        let Some(directory) = self.directory.as_ref().filter(|_| self.settings.follows()) else {
+            return Ok(false);
+        };
+        if directory.check().is_ok() {
+            return Ok(false);
+        }
+        let path = directory.path().display().to_string();
+        let found = directory.open_store(Access::Read).and_then(|file| self.settings.lineage(file, &path));
+        match found {
+            Ok(found) => Ok(Lineage::of(&self.snapshot()?)?.precedes(&found)),
+            // There is no file, or one that is not a store that this version can read.
+            Err(error) if error.code() == Some("os error 2") => Ok(false),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Corrupt | ErrorKind::InvalidValue | ErrorKind::Unsupported
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Opens the complete copy in the store's directory, which is to replace this store.
@@ -220,10 +293,7 @@ impl Engine {
         let (mut directory, path) = (directory.clone(), directory.path().display().to_string());
         let settings = Settings { verifies: false, ..self.settings };
         let file = directory.open_unfinished(Access::Write)?;
-        let header = match settings.follows() {
-            true => Some(directory.open_unfinished(Access::Read)?),
-            false => None,
-        };
+        let header = settings.header(&file, &path)?;
         directory.note(&file)?;
         let database = settings.opened(file, &path)?.into();
         Ok(Self { database, directory: Some(directory), header, settings })
@@ -292,10 +362,21 @@ impl Engine {
             .map_err(|error| not_written(error.into()))
             .and_then(|()| match self.check() {
                 // Another process has compacted the store since, and so has copied this commit.
-                Err(_) if self.successor().is_ok_and(|next| next.is_some()) => Ok(()),
+                Err(_) if self.was_replaced() => Ok(()),
                 checked => checked,
             })
             .map_err(|error| error.with_outcome(Outcome::Unknown))
+    }
+
+    /// As [`is_replaced`](Self::is_replaced), after an error for a moment (too many open files) looked again.
+    fn was_replaced(&self) -> bool {
+        for _ in 0..LOOKS {
+            match self.is_replaced() {
+                Ok(is_replaced) => return is_replaced,
+                Err(_) => std::thread::sleep(LOOK_AGAIN),
+            }
+        }
+        false
     }
 
     /// Checks that the path of the store still leads to the open file.
@@ -442,6 +523,7 @@ fn describe(path: &str, error: redb::Error) -> Error {
 pub(super) mod tests {
     use std::{
         io,
+        path::Path,
         sync::{
             Arc, Mutex,
             atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -453,7 +535,10 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         ConfigValue, Credential, Key,
-        backend::file::draft::{Draft, Memory},
+        backend::file::{
+            copy::{self, copy_all},
+            draft::{Draft, Memory},
+        },
     };
 
     /// All records with their bytes.
@@ -503,7 +588,8 @@ pub(super) mod tests {
     impl Engine {
         /// Opens the store on this disk and verifies it.
         pub(in crate::backend::file) fn on(disk: Disk) -> Result<Self> {
-            Self::checked(Database::Writable(VERIFYING.open(disk, "test")?), VERIFYING, None, "test")
+            let database = Database::Writable(VERIFYING.open(disk, "test")?);
+            Ok(Self::checked(database, None, VERIFYING, None, "test")?.unwrap())
         }
 
         /// Commits a change.
@@ -528,7 +614,7 @@ pub(super) mod tests {
         /// Returns once a sync waits: the committer has begun with a write and can begin no other.
         pub(in crate::backend::file) async fn stalls(&self) {
             while !self.waits.load(Ordering::SeqCst) {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
 
@@ -572,7 +658,7 @@ pub(super) mod tests {
         fn sync_data(&self) -> io::Result<()> {
             while self.stalled.load(Ordering::SeqCst) {
                 self.waits.store(true, Ordering::SeqCst);
-                std::thread::sleep(std::time::Duration::from_millis(1));
+                std::thread::sleep(Duration::from_millis(1));
             }
             self.waits.store(false, Ordering::SeqCst);
             self.syncs.fetch_add(1, Ordering::SeqCst);
@@ -673,6 +759,70 @@ pub(super) mod tests {
                 assert!(found == expected, "commit {n} was acknowledged and is lost");
             }
         }
+    }
+
+    /// A store that other processes write, too.
+    fn shared(path: &Path) -> Engine {
+        Engine::open(directory(path), &FileOptions::new(path)).unwrap()
+    }
+
+    fn directory(path: &Path) -> Directory {
+        Directory::open(path, Access::Create, Sharing::MultiWriter).unwrap()
+    }
+
+    /// Puts a copy of this file, in the state in which it is now, in the place of the store.
+    fn replace(path: &Path, file: &Path) {
+        fs::copy(file, path.join("store.redb.new")).unwrap();
+        fs::rename(path.join("store.redb.new"), path.join("store.redb")).unwrap();
+    }
+
+    #[test]
+    fn an_opening_changes_no_file_that_a_compaction_has_replaced() {
+        let base = tempfile::TempDir::new().unwrap();
+        let path = base.path().join("store");
+        let engine = shared(&path);
+        engine.change(|draft| draft.begin_copying(1, 7).unwrap());
+        // Another process has opened the file, and waits for the compaction, which holds the transaction.
+        let (mut directory, settings) = (directory(&path), engine.settings);
+        let file = directory.open_store(Access::Write).unwrap();
+        directory.note(&file).unwrap();
+        let header = settings.header(&file, "test").unwrap();
+        let database = settings.opened(file, "test").unwrap();
+        replace(&path, &path.join("store.redb"));
+        let checked = Engine::checked(database, header, settings, Some(directory), "test").unwrap();
+        assert!(checked.is_none(), "it must open the new file");
+        assert_eq!(engine.snapshot().unwrap().number(draft::COPYING).unwrap(), Some(7));
+    }
+
+    #[test]
+    fn only_a_successor_is_followed_and_no_other_file_is_changed() {
+        let base = tempfile::TempDir::new().unwrap();
+        let (path, other) = (base.path().join("store"), base.path().join("other"));
+        let engine = shared(&path);
+        engine.change(|draft| draft.begin_copying(1, 7).unwrap());
+        assert!(engine.successor().unwrap().is_none());
+        // The file of an open store needs a repair.
+        let copied = shared(&other);
+        let is_unclean = |path: &Path| {
+            let settings = Settings { read_only: true, ..engine.settings };
+            settings.opened(fs::File::open(path.join("store.redb")).unwrap(), "test").is_err()
+        };
+        copied.change(|draft| draft.begin_copying(2, 7).unwrap());
+        replace(&path, &other.join("store.redb"));
+        assert!(is_unclean(&path));
+        let before = fs::read(path.join("store.redb")).unwrap();
+        assert!(engine.successor().unwrap().is_none());
+        assert!(fs::read(path.join("store.redb")).unwrap() == before, "it was changed");
+
+        // Also that of a compaction whose process was killed afterwards.
+        let copy = base.path().join("copy");
+        let disk = fs::File::options().read(true).write(true).create_new(true).open(&copy).unwrap();
+        let database = engine.settings.open(FileBackend::new(disk).unwrap(), "test").unwrap();
+        copy_all(&engine.snapshot().unwrap(), &database, copy::Lineage::Successor, &|| true).unwrap();
+        replace(&path, &copy);
+        assert!(is_unclean(&path));
+        let next = engine.successor().unwrap().unwrap();
+        assert_eq!(next.snapshot().unwrap().number(draft::COPIES).unwrap(), Some(1));
     }
 
     #[test]

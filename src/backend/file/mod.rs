@@ -20,6 +20,7 @@ mod held;
 mod interleaved;
 mod lease;
 mod options;
+mod overlay;
 mod plan;
 mod reader;
 mod snapshot;
@@ -263,9 +264,9 @@ impl Backend for File {
         if let Some(committer) = &self.store.committer {
             return committer.close(time_left(self.deadline)).await;
         }
-        let Ok(current) = self.store.reader.current() else { return Ok(()) };
-        self.store.reader.close();
-        work(self.deadline, false, move || current.engine.close()).await
+        let reader = self.store.reader.clone();
+        let close = move || reader.close().map_or(Ok(()), |engine| engine.close());
+        work(self.deadline, false, close).await
     }
 }
 

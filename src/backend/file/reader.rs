@@ -110,8 +110,11 @@ impl Reader {
         &self.cache
     }
 
-    pub(super) fn close(&self) {
-        self.current.store(None);
+    /// Closes the store for reads, and returns it.
+    pub(super) fn close(&self) -> Option<Arc<Engine>> {
+        // Until no store is being opened, which the directory's lock must outlive.
+        let _alone = self.follows.lock().unwrap_or_else(PoisonError::into_inner);
+        self.current.swap(None).map(|current| current.engine.clone())
     }
 
     /// A snapshot of the newest state.
@@ -167,9 +170,9 @@ impl Reader {
     /// Publishes the store that has replaced this one by a compaction.
     pub(super) fn replace(&self, next: &Arc<Engine>) -> Result<Arc<Current>> {
         let next = Arc::new(self.renewed(next)?);
-        if let Some(old) = self.current.swap(Some(next.clone())) {
-            retire(old);
-        }
+        // A closed store stays closed.
+        let old = self.current.rcu(|old| old.as_ref().map(|_| next.clone()));
+        retire(old.ok_or_else(Error::closed)?);
         Ok(next)
     }
 
@@ -342,3 +345,18 @@ fn retire(old: Arc<Current>) {
 
 const RETIRE_LOOKS: u32 = 600;
 const RETIRE_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::{super::engine::tests::Disk, *};
+
+    #[test]
+    fn a_closed_store_stays_closed() {
+        let reader = Reader::new(Disk::default().store(), 0).unwrap();
+        let next = Arc::new(Disk::default().store());
+        reader.replace(&next).unwrap();
+        assert!(!reader.close().unwrap().is_other_file(&next));
+        assert!(reader.replace(&next).is_err());
+        assert!(reader.current().is_err());
+    }
+}

@@ -67,6 +67,10 @@ pub(crate) struct Pool<D: Dial> {
 /// How long a permit is withheld, multiplied by the number of withheld permits.
 const WITHHOLD_TIME: Duration = Duration::from_secs(1);
 
+/// A call without a connection is dialed for this often more if the server is full, each after a
+/// [pause](RETRY_PAUSE).
+const MAX_REFUSALS: u32 = 5;
+
 /// A connection in use. When dropped, it is cleaned up if needed and returned to the pool.
 pub(crate) struct Lease<D: Dial>(Option<Held<D>>);
 
@@ -126,7 +130,7 @@ impl<D: Dial> Pool<D> {
     /// Waits for a usable connection, first come, first served. None once the pool is retired.
     async fn lease(&self) -> Result<Option<Lease<D>>> {
         let Some(mut permit) = self.queue.permit().await else { return Ok(None) };
-        let mut was_refused = false;
+        let mut refusals = 0;
         loop {
             match self.pooled().await {
                 Ok(connection) if !connection.is_dead() => {
@@ -142,8 +146,9 @@ impl<D: Dial> Pool<D> {
                     let Some(next) = self.queue.permit().await else { return Ok(None) };
                     permit = next;
                 }
-                // The first connections of a pool are opened together: another one may just be accepted.
-                Err(error) if error.kind() == ErrorKind::Busy && !was_refused => was_refused = true,
+                // The first connections of a pool are opened together, and a server counts one that was closed
+                // for a while: another attempt may be accepted.
+                Err(error) if error.kind() == ErrorKind::Busy && refusals < MAX_REFUSALS => refusals += 1,
                 Err(error) => return Err(error),
             }
         }
